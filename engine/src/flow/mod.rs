@@ -1,0 +1,9 @@
+//! The flows: backup, restore, verify, prune, catch-up, drill. Each is one call with everything it
+//! needs as an argument, a cancellation token and a report as its result.
+
+pub mod backup;
+pub mod catch_up;
+pub mod drill;
+pub mod prune;
+pub mod reader;
+pub mod verify;

@@ -1,0 +1,25 @@
+//! What `lifeboatd` and `lifeboat` share: capture, the vault, restore and drill.
+//!
+//! Arrows point one way: [`flow`] (backup, restore, verify, prune, catch-up, drill) uses [`vault`]
+//! (packs, manifests, keyring) and [`replica`]; these use [`bytes`] (chunk, compress, encrypt,
+//! sign); everything rests on the foundation ([`error`], [`id`], [`clock`], [`config`]).
+//! [`source`] and [`drill`] know databases and nothing of the vault.
+//!
+//! The library touches no terminal and no environment variable, and reads time only through
+//! [`clock::Clock`].
+
+pub mod bytes;
+pub mod clock;
+pub mod config;
+pub mod drill;
+pub mod error;
+pub mod flow;
+pub mod id;
+pub mod keys;
+pub mod replica;
+pub mod schedule;
+pub mod source;
+pub mod state;
+pub mod vault;
+
+pub use error::{Class, Error, Result};

@@ -1,0 +1,195 @@
+//! A replica: one whole copy of the vault, in one region.
+//!
+//! Every implementation keeps the guarantees written on [`Replica`]'s methods, and passes the one
+//! conformance suite (`tests/tests/replica_conformance.rs`). Keys are relative to the vault's prefix, made of
+//! `/`-separated segments of `A-Za-z0-9-_.`, none of them `.` or `..`.
+
+use std::fmt;
+use std::sync::Arc;
+use std::time::Duration;
+
+use async_trait::async_trait;
+use bytes::Bytes;
+use chrono::{DateTime, Utc};
+
+use crate::config::{Config, ReplicaConfig};
+use crate::error::{Class, Error, Result};
+use crate::id::Name;
+
+/// What a listing says of an object.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ObjectMeta {
+    /// Relative to the vault's prefix.
+    pub key: String,
+    /// In bytes.
+    pub size: u64,
+    /// By the replica's own clock.
+    pub modified: DateTime<Utc>,
+}
+
+/// What failed, as far as callers must tell the cases apart.
+#[derive(Debug, thiserror::Error)]
+pub enum ReplicaErrorKind {
+    /// No such object.
+    #[error("no such object")]
+    NotFound,
+    /// [`Replica::put_new`] met an existing object.
+    #[error("the object exists already")]
+    AlreadyExists,
+    /// Credentials or permissions.
+    #[error("access denied: {0}")]
+    Denied(String),
+    /// The bucket, directory or endpoint is wrong.
+    #[error("misconfigured: {0}")]
+    Misconfigured(String),
+    /// What arrived is not what was sent, or not what the key promises.
+    #[error("corrupt transfer: {0}")]
+    Corrupt(String),
+    /// The replica asks to come back later, answered with a server error, or reset the connection.
+    #[error("unavailable: {0}")]
+    Unavailable(String),
+    /// No answer within the deadline.
+    #[error("no answer within {0:?}")]
+    TimedOut(Duration),
+    /// Anything else.
+    #[error("{0}")]
+    Other(String),
+}
+
+/// A failed operation: which, on what, where, why.
+#[derive(Debug, thiserror::Error)]
+#[error("replica {replica}: cannot {operation} {key}: {kind}")]
+pub struct ReplicaError {
+    /// Its name.
+    pub replica: Name,
+    /// `put`, `get`, `look up`, `list`, `delete`, `probe`.
+    pub operation: &'static str,
+    /// The object's key, or the prefix.
+    pub key: String,
+    /// What failed.
+    pub kind: ReplicaErrorKind,
+}
+
+impl ReplicaError {
+    /// Whether the same request may succeed if sent again. The one place that decides.
+    #[must_use]
+    pub fn is_retryable(&self) -> bool {
+        match self.kind {
+            ReplicaErrorKind::Corrupt(_) | ReplicaErrorKind::Unavailable(_) | ReplicaErrorKind::TimedOut(_) => true,
+            ReplicaErrorKind::NotFound
+            | ReplicaErrorKind::AlreadyExists
+            | ReplicaErrorKind::Denied(_)
+            | ReplicaErrorKind::Misconfigured(_)
+            | ReplicaErrorKind::Other(_) => false,
+        }
+    }
+
+    /// Whether the object is simply not there.
+    #[must_use]
+    pub fn is_not_found(&self) -> bool {
+        matches!(self.kind, ReplicaErrorKind::NotFound)
+    }
+}
+
+impl From<ReplicaError> for Error {
+    fn from(error: ReplicaError) -> Self {
+        let hint = match &error.kind {
+            ReplicaErrorKind::Denied(_) => Some("check the credentials and the bucket policy of this replica"),
+            ReplicaErrorKind::Misconfigured(_) => {
+                Some("check this replica's section of the configuration, then run `lifeboat check`")
+            }
+            ReplicaErrorKind::Unavailable(_) | ReplicaErrorKind::TimedOut(_) => {
+                Some("check that the replica is reachable; another replica can be named with --replica")
+            }
+            ReplicaErrorKind::NotFound
+            | ReplicaErrorKind::AlreadyExists
+            | ReplicaErrorKind::Corrupt(_)
+            | ReplicaErrorKind::Other(_) => None,
+        };
+        let wrapped = Self::new(Class::Storage, error.to_string());
+        match hint {
+            Some(hint) => wrapped.hint(hint),
+            None => wrapped,
+        }
+    }
+}
+
+/// One copy of the vault.
+///
+/// Every method has the deadline of its [`ReplicaConfig::timeout`], may be called concurrently, and may be
+/// cancelled by dropping its future: an object then exists whole or not at all.
+#[async_trait]
+pub trait Replica: Send + Sync + fmt::Debug {
+    /// Its name in the configuration.
+    fn name(&self) -> &Name;
+
+    /// Its region.
+    fn region(&self) -> &str;
+
+    /// Creates an object that must not exist yet.
+    ///
+    /// On `Ok` the object is durable, whole and visible to every later call. On `AlreadyExists`
+    /// the existing object is untouched. After any other error it exists whole or not at all.
+    /// Of several concurrent calls with one key, at most one succeeds.
+    async fn put_new(&self, key: &str, body: Bytes) -> Result<(), ReplicaError>;
+
+    /// Creates or replaces an object, atomically: readers see the old or the new one, whole.
+    /// Only for the few objects that may change (keyring wraps, `hosts/<host>.json`).
+    async fn put_replace(&self, key: &str, body: Bytes) -> Result<(), ReplicaError>;
+
+    /// The whole object, its transfer checked against the length that the replica announced.
+    async fn get(&self, key: &str) -> Result<Bytes, ReplicaError>;
+
+    /// What is known of an object; `None` if it does not exist.
+    async fn head(&self, key: &str) -> Result<Option<ObjectMeta>, ReplicaError>;
+
+    /// Every object whose key begins with `prefix` (any string; "" lists all), sorted by key, complete, however many pages it takes.
+    async fn list(&self, prefix: &str) -> Result<Vec<ObjectMeta>, ReplicaError>;
+
+    /// Removes an object; no error if it is not there. In a versioned bucket the current version is hidden, not gone.
+    async fn delete(&self, key: &str) -> Result<(), ReplicaError>;
+
+    /// Tries out what the replica can do, with a throw-away object below `probe/`, and leaves nothing behind.
+    /// With `write` false only reads.
+    async fn probe(&self, write: bool) -> Result<Probe, ReplicaError>;
+}
+
+/// What [`Replica::probe`] found.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Probe {
+    /// Whether `put_new` refuses an existing key. `None` where it was not tried.
+    pub conditional_writes: Option<bool>,
+    /// Whether old versions are kept; `None` where it cannot be known.
+    pub versioning: Option<bool>,
+    /// Whether Object Lock is on; `None` where it cannot be known.
+    pub object_lock: Option<bool>,
+    /// Whether writing was permitted.
+    pub can_write: Option<bool>,
+    /// Whether deleting was permitted.
+    pub can_delete: Option<bool>,
+    /// The replica's clock minus ours, where it tells.
+    pub clock_skew_seconds: Option<i64>,
+}
+
+/// A replica that flows share.
+pub type SharedReplica = Arc<dyn Replica>;
+
+/// Opens one replica, retries included; connects lazily.
+///
+/// # Errors
+/// [`Class::Configuration`] or [`Class::Keys`] when its CA file or credential file cannot be read.
+pub async fn open(replica: &ReplicaConfig, vault_prefix: &str) -> Result<SharedReplica> {
+    todo!("{replica:?} {vault_prefix}")
+}
+
+/// Opens every configured replica.
+///
+/// # Errors
+/// As [`open`].
+pub async fn open_all(config: &Config) -> Result<Vec<SharedReplica>> {
+    let mut replicas = Vec::with_capacity(config.replicas.len());
+    for replica in &config.replicas {
+        replicas.push(open(replica, &config.vault_prefix).await?);
+    }
+    Ok(replicas)
+}
