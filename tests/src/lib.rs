@@ -1,1 +1,11 @@
-//! x
+//! The harness of the whole-system tests and of the demo: real servers, real tools, real programs.
+
+pub mod ports;
+pub mod postgres;
+pub mod programs;
+pub mod proxy;
+pub mod s3;
+pub mod sample;
+pub mod tls;
+pub mod tools;
+pub mod vault;

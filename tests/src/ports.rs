@@ -1,0 +1,1 @@
+//! Free TCP ports, probed, never assumed.

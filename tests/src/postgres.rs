@@ -1,0 +1,1 @@
+//! Real throw-away PostgreSQL servers.

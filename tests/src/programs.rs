@@ -1,0 +1,1 @@
+//! The built lifeboatd and lifeboat, run as an operator runs them.

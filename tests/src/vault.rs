@@ -1,0 +1,1 @@
+//! A vault in directories or regions, for whole-system tests.
