@@ -13,7 +13,7 @@ use std::sync::Arc;
 use crate::bytes::chunk::ChunkIdKey;
 use crate::bytes::seal::HostKey;
 use crate::bytes::sign::{Signer, SignerKey};
-use crate::config::{Config, KeysConfig};
+use crate::config::KeysConfig;
 use crate::error::{Error, Result};
 use crate::id::Name;
 
@@ -113,33 +113,10 @@ pub struct ReaderKeys {
     pub trusted_drill_signers: Vec<SignerKey>,
 }
 
-impl ReaderKeys {
-    /// The identities as `age` takes them.
-    pub(crate) fn identities(&self) -> impl Iterator<Item = &dyn age::Identity> {
-        self.identities.iter().map(|identity| identity.as_ref() as &dyn age::Identity)
-    }
-}
-
 /// Parses minisign public keys.
 ///
 /// # Errors
 /// As [`SignerKey::parse`].
 pub fn parse_signers<'a>(keys: impl IntoIterator<Item = &'a String>) -> Result<Vec<SignerKey>> {
     keys.into_iter().map(|key| SignerKey::parse(key)).collect()
-}
-
-/// Every operations recipient that must read what is written for `dataset`: this host's and the standbys'.
-///
-/// # Errors
-/// [`Class::Configuration`](crate::Class::Configuration): a standby recipient that does not parse.
-pub(crate) fn readers_of(config: &Config, dataset: &Name, keys: &HostKeys) -> Result<Vec<age::x25519::Recipient>> {
-    let mut readers = vec![keys.operations.to_public(), keys.dataset(dataset)?.recipient.clone()];
-    for standby in config.dataset(dataset).map(|dataset| dataset.standby_recipients.as_slice()).unwrap_or_default() {
-        let recipient = standby.parse().map_err(|why: &str| {
-            Error::configuration(format!("dataset {dataset}: standby recipient {standby}: {why}"))
-                .hint("use the operations_recipient from hosts/<host>.json of the standby host")
-        })?;
-        readers.push(recipient);
-    }
-    Ok(readers)
 }
