@@ -57,7 +57,11 @@ impl Evidence {
             return Err(format!("{} is dead, and the drill did not notice", self.dead).into());
         }
         if self.second == 0 || self.second * 2 > self.first {
-            return Err(format!("the second backup stored {} bytes after {}: nothing was deduplicated", self.second, self.first).into());
+            return Err(format!(
+                "the second backup stored {} bytes after {}: nothing was deduplicated",
+                self.second, self.first
+            )
+            .into());
         }
         Ok(())
     }
@@ -102,17 +106,35 @@ impl fmt::Display for Evidence {
         );
         let rows = [
             ("dataset", DATASET.to_owned()),
-            ("lost", format!("{}: {}", self.dead, drill["replicas_unreachable"][self.dead].as_str().unwrap_or("not noticed!"))),
-            ("restored from", format!("{} alone", drill["replicas_used"])),
+            (
+                "lost",
+                format!(
+                    "{}: {}",
+                    self.dead,
+                    drill["replicas_unreachable"][self.dead].as_str().unwrap_or("not noticed!")
+                ),
+            ),
+            ("restored from", names(&drill["replicas_used"])),
             ("snapshot", drill["snapshot"].as_str().unwrap_or("none").to_owned()),
-            ("restored", format!("{} into {}", megabytes(drill["restored_bytes"].as_u64().unwrap_or(0)), drill["engine"].as_str().unwrap_or("?"))),
+            (
+                "restored",
+                format!(
+                    "{} into {}",
+                    megabytes(drill["restored_bytes"].as_u64().unwrap_or(0)),
+                    drill["engine"].as_str().unwrap_or("?")
+                ),
+            ),
             ("level reached", drill["reached"].as_str().unwrap_or("none").to_owned()),
             ("compared, equal", compared),
             ("recovery time", seconds(&drill["rto_seconds"], &drill["rto_objective_seconds"])),
             ("recovery point", seconds(&drill["rpo_seconds"], &drill["rpo_objective_seconds"])),
             ("first backup", format!("{} stored per region", megabytes(self.first))),
             ("second backup", format!("{} stored per region", megabytes(self.second))),
-            ("verdict", self.verdict().map_or_else(|error| format!("NOT PROVED: {error}"), |()| "PROVED with one region dead".to_owned())),
+            (
+                "verdict",
+                self.verdict()
+                    .map_or_else(|error| format!("NOT PROVED: {error}"), |()| "PROVED with one region dead".to_owned()),
+            ),
         ];
         let width = rows.iter().map(|(_, value)| value.chars().count()).max().unwrap_or(0);
         let rule = format!("+-{:-<16}-+-{:-<width$}-+", "", "");
@@ -122,6 +144,11 @@ impl fmt::Display for Evidence {
         }
         writeln!(f, "{rule}")
     }
+}
+
+fn names(list: &Value) -> String {
+    let names: Vec<&str> = list.as_array().into_iter().flatten().filter_map(Value::as_str).collect();
+    names.join(" and ")
 }
 
 fn megabytes(bytes: u64) -> String {

@@ -7,10 +7,10 @@ use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use lifeboat_tests::ports;
 use lifeboat_tests::postgres::Postgres;
 use lifeboat_tests::programs::{self, Output, run_until};
 use lifeboat_tests::s3::Region;
-use lifeboat_tests::{ports, tools};
 use serde_json::Value;
 use tempfile::TempDir;
 use tokio::process::Command;

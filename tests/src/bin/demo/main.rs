@@ -15,7 +15,7 @@ use std::time::Duration;
 
 use evidence::Evidence;
 use hosts::{BackupHost, DrillHost, Owner};
-use lifeboat_tests::postgres::{self, Postgres};
+use lifeboat_tests::postgres::Postgres;
 use lifeboat_tests::s3::Region;
 use lifeboat_tests::{programs, sample};
 use tokio::signal::unix::{SignalKind, signal};
@@ -80,11 +80,14 @@ async fn step<T>(stop: &CancellationToken, what: &str, work: impl Future<Output 
 
 async fn tell(stop: &CancellationToken) -> Result<()> {
     let begun = Instant::now();
-    println!("Lifeboat: lose a region, restore from the other, prove it equal. All servers are real and thrown away.\n");
+    println!(
+        "Lifeboat: lose a region, restore from the other, prove it equal. All servers are real and thrown away.\n"
+    );
     programs::directory();
 
     println!("The machines");
-    let mut north = step(stop, "  region eu-north-1: an S3 server with TLS", async { Ok(Region::start(NORTH).await) }).await?;
+    let mut north =
+        step(stop, "  region eu-north-1: an S3 server with TLS", async { Ok(Region::start(NORTH).await) }).await?;
     let south = step(stop, "  region eu-south-2: another", async { Ok(Region::start(SOUTH).await) }).await?;
     let database = step(stop, "  a PostgreSQL server in eu-north-1", async { Ok(Postgres::start().await) }).await?;
     step(stop, "  a shop in it: some 200 MB in tables, partitions, large objects, roles, 11 scripts", async {
@@ -96,7 +99,8 @@ async fn tell(stop: &CancellationToken) -> Result<()> {
     .await?;
 
     println!("The keys");
-    let owner = step(stop, "  the owner's master identity, by age-keygen; it goes into the safe", Owner::prepare(stop)).await?;
+    let owner =
+        step(stop, "  the owner's master identity, by age-keygen; it goes into the safe", Owner::prepare(stop)).await?;
     let backup_host = BackupHost::prepare(&owner, &database, [&north, &south])?;
     let made = step(stop, "  lifeboat init: vault, keyring, host keys", backup_host.init(stop)).await?;
     let drill_host = DrillHost::prepare(&made, &backup_host, [&north, &south])?;
@@ -110,7 +114,8 @@ async fn tell(stop: &CancellationToken) -> Result<()> {
         Ok(())
     })
     .await?;
-    step(stop, "  lifeboatd --once: the second backup, what is known is not stored again", backup_host.back_up(stop)).await?;
+    step(stop, "  lifeboatd --once: the second backup, what is known is not stored again", backup_host.back_up(stop))
+        .await?;
     let second = evidence::stored_bytes(&south, DATASET).await? - first;
 
     println!("The disaster");
@@ -122,10 +127,19 @@ async fn tell(stop: &CancellationToken) -> Result<()> {
     .await?;
 
     println!("The proof");
-    let drill = step(stop, "  lifeboat drill on a host with the drill identity alone: restore, check, dump, compare", drill_host.drill(stop)).await?;
+    let drill = step(
+        stop,
+        "  lifeboat drill on a host with the drill identity alone: restore, check, dump, compare",
+        drill_host.drill(stop),
+    )
+    .await?;
 
     let evidence = Evidence { drill, dead: NORTH, alive: SOUTH, first, second, total: begun.elapsed() };
     let file = evidence.write()?;
-    println!("\n{evidence}\nThe whole story took {:.0} s; the report is {}", begun.elapsed().as_secs_f64(), file.display());
+    println!(
+        "\n{evidence}\nThe whole story took {:.0} s; the report is {}",
+        begun.elapsed().as_secs_f64(),
+        file.display()
+    );
     evidence.verdict()
 }
