@@ -1,2 +1,10 @@
-//! Bytes in, bytes out: chunk, compress, encrypt, seal, sign. No I/O, no clock.
+//! Bytes in, bytes out: chunk, compress, encrypt, seal, sign. No I/O, no clock, no names.
+//!
+//! `FORMAT.md` specifies what each of these produces.
+
+pub mod chunk;
+pub mod compress;
+pub mod crypt;
+pub mod seal;
 pub mod sign;
+pub mod varint;

@@ -3,7 +3,12 @@
 
 pub mod backup;
 pub mod catch_up;
+mod copy;
+mod documents;
 pub mod drill;
+mod inventory;
+mod pack_fetch;
 pub mod prune;
 pub mod reader;
+pub mod streams;
 pub mod verify;

@@ -1,31 +1,45 @@
-//! Keys: who holds what. See `SECURITY.md` for the trust they carry.
+//! Keys: who holds what. `SECURITY.md` says what trust they carry.
 //!
-//! A backup host holds a [`HostKeys`]; whoever reads holds a [`ReaderKeys`]. No type here prints a secret.
+//! A backup host holds [`HostKeys`]; whoever reads holds [`ReaderKeys`]. No type here prints a secret.
+
+mod bundle;
+mod identities;
+mod init;
+mod recipients;
 
 use std::collections::BTreeMap;
-use std::path::PathBuf;
 use std::sync::Arc;
 
-use serde::Serialize;
-
+use crate::bytes::chunk::ChunkIdKey;
+use crate::bytes::seal::HostKey;
 use crate::bytes::sign::{Signer, SignerKey};
-use crate::clock::SharedClock;
-use crate::config::{Config, KeysConfig, Secret};
-use crate::error::Result;
+use crate::config::KeysConfig;
+use crate::error::{Error, Result};
 use crate::id::Name;
-use crate::replica::SharedReplica;
+
+pub use identities::parse_identities;
+pub use init::{DRILL_HOST_FOLDER, InitItem, InitOptions, InitReport, init};
+pub use recipients::parse_recipients;
 
 /// An age identity of any kind that this program can use.
 pub type SharedIdentity = Arc<dyn age::Identity + Send + Sync>;
 
 /// What a backup host holds: nothing in it decrypts a pack.
 pub struct HostKeys {
+    /// The vault they belong to.
+    pub vault: String,
+    /// Seals local secrets.
+    pub host_key: HostKey,
     /// Opens this host's manifests and index segments.
     pub operations: age::x25519::Identity,
     /// Signs snapshots and prune records.
     pub signer: Signer,
     /// Public half and chunk-id key of each dataset.
     pub datasets: BTreeMap<Name, DatasetKeys>,
+    /// Whose snapshots this host builds on: its own signer and the configured ones.
+    pub trusted_signers: Vec<SignerKey>,
+    /// Whose drill reports protect a snapshot from prune.
+    pub trusted_drill_signers: Vec<SignerKey>,
 }
 
 /// What a backup host holds of one dataset.
@@ -36,7 +50,7 @@ pub struct DatasetKeys {
     /// Packs are encrypted to it.
     pub recipient: age::x25519::Recipient,
     /// Names chunks and derives the gear table.
-    pub chunk_id_key: Secret,
+    pub chunk_id_key: ChunkIdKey,
 }
 
 impl HostKeys {
@@ -44,8 +58,47 @@ impl HostKeys {
     ///
     /// # Errors
     /// [`Class::Keys`](crate::Class::Keys): missing (run `lifeboat init`), unreadable, or sealed under another host key.
-    pub fn load(keys: &KeysConfig) -> Result<Self> {
-        todo!("{keys:?}")
+    pub fn load(config: &KeysConfig) -> Result<Self> {
+        if !config.host_bundle.path().exists() || !config.host_key.path().exists() {
+            let missing = if config.host_key.path().exists() { &config.host_bundle } else { &config.host_key };
+            return Err(Error::keys(format!("this host has no keys: {} is missing", missing.path().display()))
+                .hint("run `lifeboat init` on this host; if its keys were lost, `lifeboat init --identity MASTER`"));
+        }
+        let host_key = HostKey::parse(&config.host_key.read()?)?;
+        let bundle = bundle::Bundle::read(&config.host_bundle, &host_key)?;
+        let signer = bundle.signer()?;
+        let mut trusted_signers = vec![signer.public()];
+        trusted_signers.extend(parse_signers(&config.trusted_signers)?);
+        let drill_signers = config.trusted_drill_signers.iter().chain(&bundle.drill_signer);
+        Ok(Self {
+            operations: bundle.operations()?,
+            datasets: bundle.dataset_keys()?,
+            trusted_drill_signers: parse_signers(drill_signers)?,
+            vault: bundle.vault.clone(),
+            host_key,
+            signer,
+            trusted_signers,
+        })
+    }
+
+    /// The keys of one dataset.
+    ///
+    /// # Errors
+    /// [`Class::Keys`](crate::Class::Keys): the dataset was added to the configuration after the last `init`.
+    pub fn dataset(&self, dataset: &Name) -> Result<&DatasetKeys> {
+        self.datasets.get(dataset).ok_or_else(|| {
+            Error::keys(format!("this host has no keys for dataset {dataset}")).hint("run `lifeboat init` again")
+        })
+    }
+
+    /// What this host can read with: manifests and index segments, no pack.
+    #[must_use]
+    pub fn reader(&self) -> ReaderKeys {
+        ReaderKeys {
+            identities: vec![Arc::new(self.operations.clone())],
+            trusted_signers: self.trusted_signers.clone(),
+            trusted_drill_signers: self.trusted_drill_signers.clone(),
+        }
     }
 }
 
@@ -60,61 +113,10 @@ pub struct ReaderKeys {
     pub trusted_drill_signers: Vec<SignerKey>,
 }
 
-/// Parses an age identity file: X25519, ssh private key without passphrase, or plugin.
+/// Parses minisign public keys.
 ///
 /// # Errors
-/// [`Class::Keys`](crate::Class::Keys) if there is none in it. `shown` names the file in errors.
-pub fn parse_identities(text: &Secret, shown: &str) -> Result<Vec<SharedIdentity>> {
-    todo!("{text:?} {shown}")
-}
-
-/// What `init` is to do beyond the configuration.
-#[derive(Default)]
-pub struct InitOptions {
-    /// On a new host taking over, or to grant drill recipients again: opens the keyring.
-    pub identities: Vec<SharedIdentity>,
-}
-
-/// A file that `init` made or found.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
-pub struct InitItem {
-    /// Local path or vault key.
-    pub what: String,
-    /// Made now, or there before.
-    pub created: bool,
-    /// Which machine it belongs on, or what to do with it, in plain words.
-    pub advice: String,
-}
-
-/// What `init` did.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
-pub struct InitReport {
-    /// The vault.
-    pub vault: String,
-    /// Minisign public key of this host, for `trusted_signers` of readers.
-    pub signer: String,
-    /// Minisign public key of the drill host, for `trusted_drill_signers`.
-    pub drill_signer: Option<String>,
-    /// The drill host's recipient.
-    pub drill_recipient: Option<String>,
-    /// Local files.
-    pub files: Vec<InitItem>,
-    /// Objects, with the replicas that hold them.
-    pub objects: Vec<InitItem>,
-    /// Replicas that were not reached; run it again.
-    pub unreached: Vec<String>,
-}
-
-/// Makes the vault, or what is missing of it. Never overwrites a key, may be run again.
-///
-/// # Errors
-/// No master recipient, no replica reachable, a vault of another id in a replica, or a key file that cannot be written.
-pub async fn init(
-    config: &Config,
-    replicas: &[SharedReplica],
-    options: &InitOptions,
-    clock: &SharedClock,
-) -> Result<InitReport> {
-    let _ = (replicas.len(), options.identities.len(), clock.now(), None::<PathBuf>);
-    todo!("{config:?}")
+/// As [`SignerKey::parse`].
+pub fn parse_signers<'a>(keys: impl IntoIterator<Item = &'a String>) -> Result<Vec<SignerKey>> {
+    keys.into_iter().map(|key| SignerKey::parse(key)).collect()
 }

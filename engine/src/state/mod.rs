@@ -1,8 +1,25 @@
-//! The state directory: caches, journals, locks. All of it can be lost; the next run rebuilds it.
+//! The state directory: locks, caches, the journal. All of it can be lost; the next run rebuilds it.
+//!
+//! ```text
+//! lock                            held by the daemon
+//! datasets/<dataset>/lock         held by the one run that works on the dataset
+//! datasets/<dataset>/cache/…      exact copies of small vault objects, whose signatures were checked (ciphertext)
+//! datasets/<dataset>/journal      packs uploaded since the last commit (sealed)
+//! datasets/<dataset>/unreferenced since when packs are unreferenced (plain: ids and times)
+//! datasets/<dataset>/scratch/…    a run's temporary files
+//! ```
+//!
+//! Locks are advisory file locks: the system releases them when their holder ends, however it ends.
 
+pub mod cache;
+pub mod journal;
+
+use std::fs::{DirBuilder, File, OpenOptions, TryLockError};
+use std::io::Write;
+use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
-use crate::error::Result;
+use crate::error::{Class, Context, Error, Result};
 use crate::id::Name;
 
 /// The state directory, created 0700.
@@ -14,16 +31,24 @@ pub struct StateDirectory {
 /// Held while somebody works; released on drop, also by a crash.
 #[derive(Debug)]
 pub struct Lock {
-    _file: std::fs::File,
+    _file: File,
 }
 
 impl StateDirectory {
     /// Opens or creates it.
     ///
     /// # Errors
-    /// It cannot be created or is accessible to others.
+    /// [`Class::Storage`] if it cannot be created, [`Class::Configuration`] if others may write to it.
     pub fn open(root: &Path) -> Result<Self> {
-        todo!("{root:?}")
+        create_private(root)?;
+        let metadata = root
+            .metadata()
+            .context(Class::Storage, || format!("cannot look at the state directory {}", root.display()))?;
+        if metadata.permissions().mode() & 0o022 != 0 {
+            return Err(Error::configuration(format!("the state directory {} is writable by others", root.display()))
+                .hint(format!("chmod 0700 {}", root.display())));
+        }
+        Ok(Self { root: root.to_owned() })
     }
 
     /// Its path.
@@ -37,7 +62,8 @@ impl StateDirectory {
     /// # Errors
     /// Another process holds it.
     pub fn lock_daemon(&self) -> Result<Lock> {
-        todo!()
+        lock(&self.root.join("lock"), "another lifeboatd")
+            .map_err(|error| error.hint("stop the other daemon, or give this one a state_directory of its own"))
     }
 
     /// The lock of the one run that may work on a dataset. Waits for nothing.
@@ -45,7 +71,8 @@ impl StateDirectory {
     /// # Errors
     /// Another run holds it.
     pub fn lock_dataset(&self, dataset: &Name) -> Result<Lock> {
-        todo!("{dataset}")
+        lock(&self.dataset(dataset)?.join("lock"), &format!("another run on dataset {dataset}"))
+            .map_err(|error| error.hint("wait until it has ended; `lifeboatd status` shows what is running"))
     }
 
     /// A private, empty directory for a run's temporary files.
@@ -53,6 +80,94 @@ impl StateDirectory {
     /// # Errors
     /// It cannot be emptied or created.
     pub fn scratch(&self, dataset: &Name) -> Result<PathBuf> {
-        todo!("{dataset}")
+        let path = self.dataset(dataset)?.join("scratch");
+        match std::fs::remove_dir_all(&path) {
+            Ok(()) => {}
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => {}
+            Err(error) => {
+                return Err(Error::storage(format!("cannot empty {}", path.display())).because(error));
+            }
+        }
+        create_private(&path)?;
+        Ok(path)
+    }
+
+    /// The directory of one dataset.
+    pub(crate) fn dataset(&self, dataset: &Name) -> Result<PathBuf> {
+        let path = self.root.join("datasets").join(dataset.as_str());
+        create_private(&path)?;
+        Ok(path)
+    }
+}
+
+fn create_private(path: &Path) -> Result<()> {
+    DirBuilder::new().recursive(true).mode(0o700).create(path).map_err(|error| {
+        Error::storage(format!("cannot create {}", path.display()))
+            .because(error)
+            .hint("check that the directory above it exists, belongs to the user Lifeboat runs as, and has free space")
+    })
+}
+
+fn lock(path: &Path, holder: &str) -> Result<Lock> {
+    let file = OpenOptions::new()
+        .create(true)
+        .truncate(false)
+        .write(true)
+        .mode(0o600)
+        .open(path)
+        .context(Class::Storage, || format!("cannot open the lock {}", path.display()))?;
+    match file.try_lock() {
+        Ok(()) => Ok(Lock { _file: file }),
+        Err(TryLockError::WouldBlock) => Err(Error::failed(format!("{holder} holds {}", path.display()))),
+        Err(TryLockError::Error(error)) => {
+            Err(Error::storage(format!("cannot lock {}", path.display())).because(error))
+        }
+    }
+}
+
+/// Replaces `path` with `content`, atomically and durably: readers see the old or the new file, whole.
+///
+/// # Errors
+/// [`Class::Storage`]: the old file is untouched.
+pub fn replace_file(path: &Path, content: &[u8]) -> Result<()> {
+    let write = || -> std::io::Result<()> {
+        let folder = path.parent().unwrap_or(Path::new("."));
+        let mut file = tempfile::Builder::new().prefix(".new-").tempfile_in(folder)?;
+        file.write_all(content)?;
+        file.as_file().sync_all()?;
+        file.persist(path)?;
+        File::open(folder)?.sync_all()
+    };
+    write().context(Class::Storage, || format!("cannot write {}", path.display()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_second_daemon_and_a_second_run_are_refused() -> Result<()> {
+        let place = tempfile::tempdir().context(Class::Failed, || "no temporary directory")?;
+        let state = StateDirectory::open(&place.path().join("state"))?;
+        let shop: Name = "shop".parse()?;
+        let held = (state.lock_daemon()?, state.lock_dataset(&shop)?);
+        assert!(state.lock_daemon().is_err() && state.lock_dataset(&shop).is_err());
+        assert!(state.lock_dataset(&"other".parse()?).is_ok());
+        drop(held);
+        assert!(state.lock_daemon().is_ok() && state.lock_dataset(&shop).is_ok());
+        Ok(())
+    }
+
+    #[test]
+    fn scratch_is_empty_and_private() -> Result<()> {
+        let place = tempfile::tempdir().context(Class::Failed, || "no temporary directory")?;
+        let state = StateDirectory::open(place.path())?;
+        let shop: Name = "shop".parse()?;
+        replace_file(&state.scratch(&shop)?.join("left"), b"x")?;
+        let scratch = state.scratch(&shop)?;
+        assert!(!scratch.join("left").exists());
+        let mode = scratch.metadata().map(|metadata| metadata.permissions().mode() & 0o777).unwrap_or_default();
+        assert_eq!(mode, 0o700);
+        Ok(())
     }
 }

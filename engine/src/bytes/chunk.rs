@@ -1,0 +1,169 @@
+//! Content-defined chunks: FastCDC (Xia et al., 2016 and 2020) with a gear table that is a secret of the dataset.
+//!
+//! Boundaries depend only on the bytes, the key and the average size, never on how the bytes were
+//! fed. Without the key, sizes of chunks do not tell which known file a dataset holds. A chunk's id is BLAKE3 of its
+//! plaintext, keyed.
+
+use bytes::{Bytes, BytesMut};
+use fastcdc::v2020::{Normalization, cut_gear, select_masks};
+use zeroize::Zeroizing;
+
+use crate::error::{Error, Result};
+use crate::id::ChunkId;
+
+const GEAR_CONTEXT: &str = "lifeboat v1 gear table";
+
+/// Names a dataset's chunks and derives its gear table. 256 bits; wiped on drop.
+#[derive(Clone)]
+pub struct ChunkIdKey(Zeroizing<[u8; 32]>);
+
+impl ChunkIdKey {
+    /// Takes the key over.
+    ///
+    /// # Errors
+    /// It is not 32 bytes long.
+    pub fn new(bytes: &[u8]) -> Result<Self> {
+        let key = bytes.try_into().map_err(|_| Error::keys("a chunk-id key is not 32 bytes long"))?;
+        Ok(Self(Zeroizing::new(key)))
+    }
+
+    /// The key itself.
+    #[must_use]
+    pub fn expose(&self) -> &[u8; 32] {
+        &self.0
+    }
+
+    /// Names a chunk.
+    #[must_use]
+    pub fn id_of(&self, chunk: &[u8]) -> ChunkId {
+        crate::id::Digest(*blake3::keyed_hash(&self.0, chunk).as_bytes())
+    }
+
+    fn gear(&self) -> Zeroizing<Vec<u64>> {
+        let mut bytes = Zeroizing::new([0; 256 * 8]);
+        blake3::Hasher::new_derive_key(GEAR_CONTEXT).update(&*self.0).finalize_xof().fill(&mut *bytes);
+        let words = bytes.as_chunks::<8>().0.iter().map(|word| u64::from_le_bytes(*word));
+        Zeroizing::new(words.collect())
+    }
+}
+
+/// Cuts one stream.
+pub struct Chunker {
+    average: usize,
+    gear: Zeroizing<Vec<u64>>,
+    shifted_gear: Zeroizing<Vec<u64>>,
+    buffer: BytesMut,
+}
+
+impl Chunker {
+    /// Cuts into chunks of `average` bytes (a power of two, 64 KiB to 4 MiB), at least a quarter and at most four times that,
+    /// the last one aside.
+    #[must_use]
+    pub fn new(key: &ChunkIdKey, average: u32) -> Self {
+        let gear = key.gear();
+        let shifted_gear = Zeroizing::new(gear.iter().map(|word| word << 1).collect());
+        Self { average: average as usize, gear, shifted_gear, buffer: BytesMut::new() }
+    }
+
+    /// The longest chunk it cuts, in bytes.
+    #[must_use]
+    pub fn longest(&self) -> usize {
+        self.average * 4
+    }
+
+    /// Appends bytes of the stream.
+    pub fn feed(&mut self, data: &[u8]) {
+        if self.buffer.capacity() - self.buffer.len() < data.len() {
+            self.buffer.reserve((self.longest() * 2).max(data.len()));
+        }
+        self.buffer.extend_from_slice(data);
+    }
+
+    /// The next chunk whose end is certain; `None`: feed more, or call [`Self::rest`].
+    pub fn next_chunk(&mut self) -> Option<Bytes> {
+        (self.buffer.len() >= self.longest()).then(|| self.cut())
+    }
+
+    /// After the last byte was fed: the remaining chunks, one a call.
+    pub fn rest(&mut self) -> Option<Bytes> {
+        (!self.buffer.is_empty()).then(|| self.cut())
+    }
+
+    fn cut(&mut self) -> Bytes {
+        let (small, large) = select_masks(self.average, Normalization::Level1);
+        let window = &self.buffer[..self.buffer.len().min(self.longest())];
+        let (_, length) = cut_gear(
+            window,
+            self.average / 4,
+            self.average,
+            self.longest(),
+            small,
+            large,
+            small << 1,
+            large << 1,
+            &self.gear,
+            &self.shifted_gear,
+        );
+        self.buffer.split_to(length).freeze()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    const AVERAGE: u32 = 64 << 10;
+
+    fn key(byte: u8) -> ChunkIdKey {
+        ChunkIdKey(Zeroizing::new([byte; 32]))
+    }
+
+    fn noise(length: usize, seed: u64) -> Vec<u8> {
+        let mut data = vec![0; length];
+        blake3::Hasher::new().update(&seed.to_le_bytes()).finalize_xof().fill(&mut data);
+        data
+    }
+
+    fn chunks(key: &ChunkIdKey, data: &[u8], piece: usize) -> Vec<Bytes> {
+        let mut chunker = Chunker::new(key, AVERAGE);
+        let mut found = Vec::new();
+        for part in data.chunks(piece) {
+            chunker.feed(part);
+            found.extend(std::iter::from_fn(|| chunker.next_chunk()));
+        }
+        found.extend(std::iter::from_fn(|| chunker.rest()));
+        found
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(16))]
+        #[test]
+        fn boundaries_do_not_depend_on_how_bytes_are_fed(seed: u64, length in 0usize..2_000_000, piece in 1000usize..600_000) {
+            let data = noise(length, seed);
+            let found = chunks(&key(1), &data, piece);
+            prop_assert_eq!(&found, &chunks(&key(1), &data, usize::MAX));
+            prop_assert_eq!(found.concat(), data);
+            prop_assert!(found.iter().all(|chunk| chunk.len() <= 4 * AVERAGE as usize));
+        }
+    }
+
+    #[test]
+    fn an_insertion_changes_only_the_chunks_around_it() {
+        let mut data = noise(8 << 20, 7);
+        let before = chunks(&key(1), &data, 1 << 20);
+        data.splice(4_000_000..4_000_000, *b"inserted");
+        let after = chunks(&key(1), &data, 1 << 20);
+        let new = after.iter().filter(|chunk| !before.contains(chunk)).count();
+        assert!((1..=4).contains(&new), "{new} chunks changed");
+    }
+
+    #[test]
+    fn another_key_cuts_elsewhere_and_names_differently() {
+        let data = noise(4 << 20, 7);
+        let mine: Vec<usize> = chunks(&key(1), &data, 1 << 20).iter().map(Bytes::len).collect();
+        let theirs: Vec<usize> = chunks(&key(2), &data, 1 << 20).iter().map(Bytes::len).collect();
+        assert_ne!(mine, theirs);
+        assert_ne!(key(1).id_of(&data), key(2).id_of(&data));
+    }
+}

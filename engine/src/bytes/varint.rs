@@ -1,0 +1,66 @@
+//! Unsigned LEB128 variable-length integers, at most ten bytes, shortest form only.
+
+/// Appends `value`.
+pub fn put(out: &mut Vec<u8>, mut value: u64) {
+    while value >= 0x80 {
+        out.push((value as u8 & 0x7f) | 0x80);
+        value >>= 7;
+    }
+    out.push(value as u8);
+}
+
+/// Takes a value off the front of `input`; `None` if it is cut short, too large, or not in its shortest form.
+pub fn take(input: &mut &[u8]) -> Option<u64> {
+    let mut value = 0u64;
+    for (position, &byte) in input.iter().take(10).enumerate() {
+        let bits = u64::from(byte & 0x7f);
+        if position == 9 && bits > 1 {
+            return None;
+        }
+        value |= bits << (7 * position);
+        if byte & 0x80 == 0 {
+            if byte == 0 && position > 0 {
+                return None;
+            }
+            *input = input.get(position + 1..)?;
+            return Some(value);
+        }
+    }
+    None
+}
+
+/// Takes `N` bytes off the front of `input`.
+pub fn take_bytes<const N: usize>(input: &mut &[u8]) -> Option<[u8; N]> {
+    let (head, rest) = input.split_first_chunk::<N>()?;
+    *input = rest;
+    Some(*head)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    proptest! {
+        #[test]
+        fn gives_back_what_was_put(values in prop::collection::vec(any::<u64>(), 0..20)) {
+            let mut bytes = Vec::new();
+            values.iter().for_each(|value| put(&mut bytes, *value));
+            let mut input = bytes.as_slice();
+            for value in values {
+                prop_assert_eq!(take(&mut input), Some(value));
+            }
+            prop_assert!(input.is_empty());
+        }
+    }
+
+    #[test]
+    fn refuses_cut_overlong_and_padded_numbers() {
+        for bad in [&[][..], &[0x80][..], &[0xff; 10][..], &[0x80, 0x00][..]] {
+            assert_eq!(take(&mut &bad[..]), None, "{bad:x?} passed");
+        }
+        let mut largest = Vec::new();
+        put(&mut largest, u64::MAX);
+        assert_eq!(take(&mut largest.as_slice()), Some(u64::MAX));
+    }
+}

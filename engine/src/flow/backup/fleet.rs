@@ -1,0 +1,144 @@
+//! The replicas of one run: all get everything at once; one that fails falls behind and is left alone for the
+//! rest of the run; fewer than `min_replicas` left ends it.
+
+use std::collections::{BTreeMap, HashSet};
+use std::sync::{Mutex, PoisonError};
+
+use bytes::Bytes;
+
+use crate::error::{Class, Error, Result};
+use crate::flow::documents::combine;
+use crate::flow::inventory::Inventory;
+use crate::id::{Name, PackId};
+use crate::replica::SharedReplica;
+use crate::vault::layout;
+use crate::vault::manifest::PackRef;
+
+/// Proof that a pack is durable in these replicas. Only [`Fleet::upload`] makes one.
+pub(super) struct Receipt {
+    pub pack: PackRef,
+    replicas: HashSet<Name>,
+}
+
+pub(super) struct Fleet {
+    dataset: Name,
+    members: Vec<Inventory>,
+    behind: Mutex<BTreeMap<Name, String>>,
+    required: usize,
+}
+
+impl Fleet {
+    /// # Errors
+    /// [`Class::Storage`]: fewer than `required` replicas answered.
+    pub(super) fn new(
+        dataset: &Name,
+        members: Vec<Inventory>,
+        failed: BTreeMap<Name, Error>,
+        required: usize,
+    ) -> Result<Self> {
+        let behind = failed.iter().map(|(name, error)| (name.clone(), error.chain())).collect();
+        if members.len() < required {
+            let what =
+                format!("only {} of the {required} replicas that min_replicas demands can be used", members.len());
+            return Err(combine(what, failed.into_values().collect()));
+        }
+        Ok(Self { dataset: dataset.clone(), members, behind: Mutex::new(behind), required })
+    }
+
+    pub(super) fn members(&self) -> &[Inventory] {
+        &self.members
+    }
+
+    /// Why replicas fell behind.
+    pub(super) fn behind(&self) -> BTreeMap<Name, String> {
+        self.behind.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    fn is_behind(&self, replica: &Name) -> bool {
+        self.behind.lock().unwrap_or_else(PoisonError::into_inner).contains_key(replica)
+    }
+
+    /// Members that did not fail so far.
+    pub(super) fn healthy(&self) -> Vec<&Inventory> {
+        self.members.iter().filter(|member| !self.is_behind(member.replica.name())).collect()
+    }
+
+    /// Notes that a replica failed.
+    pub(super) fn fell_behind(&self, replica: &Name, error: &Error) {
+        tracing::warn!(%replica, error = %error.chain(), "this replica falls behind; the run goes on without it");
+        self.behind
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .entry(replica.clone())
+            .or_insert_with(|| error.chain());
+    }
+
+    /// The error of a run that reaches too few replicas.
+    pub(super) fn too_few(&self, what: &str, reached: usize) -> Error {
+        let reasons: Vec<String> = self.behind().into_iter().map(|(name, why)| format!("{name}: {why}")).collect();
+        Error::new(Class::Storage, format!("{what} reached {reached} replicas, min_replicas demands {}", self.required))
+            .because(reasons.join("; "))
+            .hint("nothing was committed; run `lifeboat check`, then back up again: packs already uploaded are reused")
+    }
+
+    /// Puts one object into each of `replicas` at once; those that fail fall behind. Returns those that hold it.
+    async fn put_all(&self, replicas: &[SharedReplica], key: &str, body: &Bytes) -> HashSet<Name> {
+        let puts = replicas.iter().map(|replica| async {
+            match replica.put_new(key, body.clone()).await {
+                Ok(()) => Some(replica.name().clone()),
+                Err(error) => {
+                    self.fell_behind(replica.name(), &error.into());
+                    None
+                }
+            }
+        });
+        futures::future::join_all(puts).await.into_iter().flatten().collect()
+    }
+
+    /// Makes a pack durable in every healthy replica.
+    ///
+    /// # Errors
+    /// Fewer than the required replicas took it.
+    pub(super) async fn upload(&self, pack: PackRef, ciphertext: &Bytes) -> Result<Receipt> {
+        let replicas: Vec<SharedReplica> = self.healthy().into_iter().map(|member| member.replica.clone()).collect();
+        let key = layout::pack(&self.dataset, &pack.0);
+        let replicas = self.put_all(&replicas, &key, ciphertext).await;
+        if replicas.len() < self.required {
+            return Err(self.too_few("a pack", replicas.len()));
+        }
+        Ok(Receipt { pack, replicas })
+    }
+
+    /// Puts an object into each of `replicas`; returns those that took it.
+    ///
+    /// # Errors
+    /// Fewer than the required replicas took it.
+    pub(super) async fn put_to(
+        &self,
+        replicas: &[SharedReplica],
+        key: &str,
+        body: &Bytes,
+        what: &str,
+    ) -> Result<Vec<SharedReplica>> {
+        let took = self.put_all(replicas, key, body).await;
+        if took.len() < self.required {
+            return Err(self.too_few(what, took.len()));
+        }
+        Ok(replicas.iter().filter(|replica| took.contains(replica.name())).cloned().collect())
+    }
+
+    /// Healthy members that hold every one of `packs`: by listing, or by receipt of this run.
+    pub(super) fn complete(&self, packs: &[PackRef], receipts: &[Receipt]) -> Vec<&Inventory> {
+        self.healthy().into_iter().filter(|member| self.missing(member, packs, receipts).is_empty()).collect()
+    }
+
+    /// The packs that a member lacks.
+    pub(super) fn missing(&self, member: &Inventory, packs: &[PackRef], receipts: &[Receipt]) -> Vec<PackRef> {
+        let uploaded: HashSet<PackId> = receipts
+            .iter()
+            .filter(|receipt| receipt.replicas.contains(member.replica.name()))
+            .map(|receipt| receipt.pack.0)
+            .collect();
+        packs.iter().filter(|pack| !member.has(pack) && !uploaded.contains(&pack.0)).copied().collect()
+    }
+}

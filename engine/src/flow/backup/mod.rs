@@ -1,0 +1,373 @@
+//! Backup: source → chunk → identify → compress → pack → encrypt → every replica → commit.
+//!
+//! - **Consistency**: a snapshot exists once its signature does. Order of writes: packs, index segment and its
+//!   signature, manifest, signature; each step durable in at least `min_replicas` replicas before the next
+//!   begins.
+//! - **Failure**: whatever fails before the last step leaves no snapshot, only packs that the next run finds in the
+//!   journal and uses.
+//! - **Cancellation**: obeyed until the commit begins; the commit itself is a few small objects and is finished.
+//! - **Replicas**: one that fails is left behind for the rest of the run. A replica gets the manifest only if it
+//!   holds every pack that the manifest names.
+
+mod chunk_index;
+mod fleet;
+mod pipeline;
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::sync::atomic::AtomicU64;
+
+use bytes::Bytes;
+use chrono::{DateTime, TimeDelta, Utc};
+use serde::Serialize;
+use tokio_util::sync::CancellationToken;
+
+use self::chunk_index::ChunkIndex;
+use self::fleet::Fleet;
+use self::pipeline::{Captured, Pipeline, Shared};
+use super::copy::copy_pack;
+use super::documents::{Documents, sign_encrypted};
+use super::inventory::{Inventory, all_snapshots};
+use crate::clock::SharedClock;
+use crate::config::{Config, Dataset};
+use crate::error::{Class, Context, Error, Result};
+use crate::id::{Name, SnapshotId};
+use crate::keys::HostKeys;
+use crate::replica::SharedReplica;
+use crate::source::{CaptureContext, Source, SourceFacts};
+use crate::state::StateDirectory;
+use crate::state::cache::ObjectCache;
+use crate::state::journal::Journal;
+use crate::vault::index::IndexSegment;
+use crate::vault::info::VaultInfo;
+use crate::vault::layout;
+use crate::vault::manifest::{MANIFEST_VERSION, Manifest, PackRef, StreamEntry, Totals, encode_extents};
+
+/// Figures of a run while it runs, in bytes.
+#[derive(Debug, Default)]
+pub struct Progress {
+    /// Read from the source.
+    pub read: AtomicU64,
+    /// Of these, already stored.
+    pub deduplicated: AtomicU64,
+    /// Ciphertext that reached enough replicas or is on its way.
+    pub stored: AtomicU64,
+}
+
+/// Everything a backup needs.
+pub struct Backup<'a> {
+    /// The installation.
+    pub config: &'a Config,
+    /// What to back up.
+    pub dataset: &'a Dataset,
+    /// How to read it.
+    pub source: &'a dyn Source,
+    /// This host's keys.
+    pub keys: &'a HostKeys,
+    /// Where it goes.
+    pub replicas: &'a [SharedReplica],
+    /// Caches and journal. The caller holds the dataset's lock.
+    pub state: &'a StateDirectory,
+    /// The time.
+    pub clock: SharedClock,
+    /// Updated while it runs.
+    pub progress: Arc<Progress>,
+    /// Fired: abort, commit nothing.
+    pub cancel: CancellationToken,
+}
+
+/// How a replica fared.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct ReplicaOutcome {
+    /// Its name.
+    pub replica: Name,
+    /// Whether it holds the snapshot whole.
+    pub complete: bool,
+    /// Why not.
+    pub error: Option<String>,
+}
+
+/// A committed snapshot.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct BackupReport {
+    /// What was backed up.
+    pub dataset: Name,
+    /// The new snapshot.
+    pub snapshot: SnapshotId,
+    /// When it began and ended.
+    pub started: DateTime<Utc>,
+    /// When it was committed.
+    pub finished: DateTime<Utc>,
+    /// How long it took.
+    pub duration_seconds: f64,
+    /// Bytes captured.
+    pub raw_bytes: u64,
+    /// Of these, already stored.
+    pub deduplicated_bytes: u64,
+    /// Bytes added to each complete replica.
+    pub stored_bytes: u64,
+    /// Packs added.
+    pub new_packs: u64,
+    /// How each replica fared.
+    pub replicas: Vec<ReplicaOutcome>,
+    /// What an operator should know.
+    pub warnings: Vec<String>,
+}
+
+impl Backup<'_> {
+    /// Runs it. `Ok` only when the snapshot is committed in at least `min_replicas` replicas.
+    ///
+    /// # Errors
+    /// By class: source, storage, keys, integrity; no snapshot exists then.
+    pub async fn run(&self) -> Result<BackupReport> {
+        let (began, now) = (self.clock.elapsed(), self.clock.now());
+        let dataset = &self.dataset.name;
+        let keys = self.keys.dataset(dataset)?.clone();
+        let generation = keys.generation;
+        let (members, failed) = self.look(generation).await;
+        let fleet = Fleet::new(dataset, members, failed, self.config.min_replicas)?;
+
+        let cache = ObjectCache::open(self.state, dataset)?;
+        let reader = self.keys.reader();
+        let documents = Documents { vault: &self.keys.vault, dataset, keys: &reader, cache: Some(&cache) };
+        let mut warnings = Vec::new();
+        let predecessor = self.predecessor(&documents, fleet.members(), &mut warnings).await;
+        let started = predecessor.as_ref().map_or(now, |last| now.max(last.time() + TimeDelta::milliseconds(1)));
+        let snapshot = SnapshotId::new(started, rand::random());
+        let journal = Journal::open(self.state, dataset, &self.keys.host_key, generation)?;
+        let index = ChunkIndex::build(&documents, fleet.members(), generation, journal.read(), &mut warnings).await;
+
+        let cancel = self.cancel.child_token();
+        let shared = Arc::new(Shared {
+            index,
+            keys,
+            fleet,
+            journal,
+            progress: self.progress.clone(),
+            cancel,
+            chunk_size: self.dataset.chunk_size,
+            compression: self.dataset.compression,
+            threads: self.config.limits.cpu,
+            memory: self.config.limits.memory,
+        });
+        let (captured, facts) = self.capture(&shared).await?;
+        warnings.extend(facts.warnings.iter().cloned());
+        let finished = self.clock.now();
+        if self.cancel.is_cancelled() {
+            return Err(Error::cancelled(&format!("the backup of {dataset}")));
+        }
+
+        let targets = self.complete_replicas(&shared, &captured).await?;
+        let mut manifest = Manifest {
+            version: MANIFEST_VERSION,
+            vault: self.keys.vault.clone(),
+            dataset: dataset.clone(),
+            snapshot: snapshot.clone(),
+            predecessor,
+            generation,
+            host: self.config.host.clone(),
+            started,
+            finished,
+            source: facts,
+            packs: captured.packs.clone(),
+            streams: captured.streams.iter().map(stream_entry).collect(),
+            totals: Totals {
+                raw_bytes: captured.streams.iter().map(|stream| stream.length).sum(),
+                deduplicated_bytes: captured.deduplicated,
+                stored_bytes: captured.stored,
+                new_packs: captured.receipts.len() as u64,
+            },
+        };
+        let targets = self.commit(&shared, &captured, &mut manifest, targets, &cache).await?;
+        if let Err(error) = shared.journal.clear() {
+            warnings.push(error.chain());
+        }
+        Ok(BackupReport {
+            dataset: dataset.clone(),
+            snapshot,
+            started,
+            finished: self.clock.now(),
+            duration_seconds: self.clock.elapsed().saturating_sub(began).as_secs_f64(),
+            raw_bytes: manifest.totals.raw_bytes,
+            deduplicated_bytes: manifest.totals.deduplicated_bytes,
+            stored_bytes: manifest.totals.stored_bytes,
+            new_packs: manifest.totals.new_packs,
+            replicas: self.outcomes(&shared.fleet, &targets),
+            warnings,
+        })
+    }
+
+    /// Lists every replica, and refuses those that could not restore what this run would write.
+    async fn look(&self, generation: u32) -> (Vec<Inventory>, BTreeMap<Name, Error>) {
+        let dataset = &self.dataset.name;
+        let keyring = layout::keyring_generation(dataset, generation);
+        let (inventories, mut failed) = Inventory::take_all(self.replicas, dataset).await;
+        let mut members = Vec::new();
+        for inventory in inventories {
+            let usable = async {
+                let replica = &inventory.replica;
+                let info = replica.get(layout::VAULT).await.map_err(|error| {
+                    let missing = error.is_not_found();
+                    let error = Error::from(error);
+                    if missing { error.hint("run `lifeboat init`: this replica holds no vault") } else { error }
+                })?;
+                let info = VaultInfo::parse(&info, replica.name())?;
+                if info.vault != self.keys.vault {
+                    return Err(Error::configuration(format!(
+                        "replica {} holds another vault ({})",
+                        replica.name(),
+                        info.vault
+                    ))
+                    .hint("check vault_prefix and bucket"));
+                }
+                if !inventory.keyring.contains(&keyring) {
+                    return Err(Error::keys(format!(
+                        "replica {} lacks {keyring}: it alone could not restore",
+                        replica.name()
+                    ))
+                    .hint("run `lifeboat init` again"));
+                }
+                Ok(())
+            };
+            match usable.await {
+                Ok(()) => members.push(inventory),
+                Err(error) => drop(failed.insert(inventory.replica.name().clone(), error)),
+            }
+        }
+        (members, failed)
+    }
+
+    /// The newest snapshot that a trusted signer made.
+    async fn predecessor(
+        &self,
+        documents: &Documents<'_>,
+        members: &[Inventory],
+        warnings: &mut Vec<String>,
+    ) -> Option<SnapshotId> {
+        let replicas: Vec<SharedReplica> = members.iter().map(|member| member.replica.clone()).collect();
+        for snapshot in all_snapshots(members).into_iter().rev() {
+            match documents.manifest_from_any(&replicas, &snapshot).await {
+                Ok(_) => return Some(snapshot),
+                Err(error) => warnings.push(format!("snapshot {snapshot} is not built upon: {}", error.chain())),
+            }
+        }
+        None
+    }
+
+    /// Source and pipeline side by side; reports whichever failed first.
+    async fn capture(&self, shared: &Arc<Shared>) -> Result<(Captured, SourceFacts)> {
+        let cx = CaptureContext {
+            scratch: self.state.scratch(&self.dataset.name)?,
+            stall: self.config.limits.stall,
+            cancel: shared.cancel.clone(),
+        };
+        let pipeline = Pipeline::start(shared.clone());
+        let sink = pipeline.sink();
+        let facts = self.source.capture(&sink, &cx).await;
+        drop(sink);
+        let pipeline_failed = shared.cancel.is_cancelled() && !self.cancel.is_cancelled();
+        if facts.is_err() {
+            shared.cancel.cancel();
+        }
+        let captured = pipeline.finish().await;
+        if let Err(error) = std::fs::remove_dir_all(&cx.scratch) {
+            tracing::warn!(%error, path = %cx.scratch.display(), "cannot remove temporary files");
+        }
+        match (facts, captured) {
+            _ if self.cancel.is_cancelled() => Err(Error::cancelled(&format!("the backup of {}", self.dataset.name))),
+            (Err(_), Err(error)) if pipeline_failed => Err(error),
+            (Err(error), _) | (Ok(_), Err(error)) => Err(error),
+            (Ok(facts), Ok(captured)) => Ok((captured, facts)),
+        }
+    }
+
+    /// The replicas that hold every pack of the snapshot; where too few do, packs are copied between replicas.
+    async fn complete_replicas(&self, shared: &Shared, captured: &Captured) -> Result<Vec<SharedReplica>> {
+        let (fleet, required) = (&shared.fleet, self.config.min_replicas);
+        let mut complete: Vec<SharedReplica> =
+            fleet.complete(&captured.packs, &captured.receipts).iter().map(|member| member.replica.clone()).collect();
+        for member in fleet.healthy() {
+            let missing = fleet.missing(member, &captured.packs, &captured.receipts);
+            if complete.len() >= required {
+                break;
+            }
+            if missing.is_empty() {
+                continue;
+            }
+            match self.copy_missing(fleet, member, &missing).await {
+                Ok(()) => complete.push(member.replica.clone()),
+                Err(error) => fleet.fell_behind(member.replica.name(), &error),
+            }
+        }
+        if complete.len() < required {
+            return Err(fleet.too_few("the snapshot", complete.len()));
+        }
+        Ok(complete)
+    }
+
+    async fn copy_missing(&self, fleet: &Fleet, member: &Inventory, missing: &[PackRef]) -> Result<()> {
+        let sources: Vec<&SharedReplica> = fleet
+            .healthy()
+            .into_iter()
+            .map(|other| &other.replica)
+            .filter(|other| other.name() != member.replica.name())
+            .collect();
+        for pack in missing {
+            copy_pack(&self.dataset.name, pack, &sources, member.replica.as_ref()).await?;
+        }
+        Ok(())
+    }
+
+    /// Index segment, manifest, signature: each step durable in enough replicas before the next.
+    async fn commit(
+        &self,
+        shared: &Shared,
+        captured: &Captured,
+        manifest: &mut Manifest,
+        mut targets: Vec<SharedReplica>,
+        cache: &ObjectCache,
+    ) -> Result<Vec<SharedReplica>> {
+        let (fleet, dataset) = (&shared.fleet, &manifest.dataset);
+        if !captured.unindexed.is_empty() {
+            let segment = IndexSegment { generation: manifest.generation, packs: captured.unindexed.clone() };
+            let key = layout::index(dataset, &manifest.snapshot);
+            let index = sign_encrypted(key, &segment.to_bytes(), self.dataset, self.keys)?;
+            manifest.totals.stored_bytes += index.object.len() as u64;
+            targets = fleet.put_to(&targets, &index.key, &index.object, "the index segment").await?;
+            let signature = layout::signature(&index.key);
+            targets = fleet.put_to(&targets, &signature, &index.signature, "the index segment's signature").await?;
+            cache.put(&index.key, &index.object);
+        }
+        let json = serde_json::to_vec(manifest).context(Class::Failed, || "cannot write the manifest")?;
+        let signed = sign_encrypted(layout::manifest(dataset, &manifest.snapshot), &json, self.dataset, self.keys)?;
+        let signature: Bytes = signed.signature.clone();
+        targets = fleet.put_to(&targets, &signed.key, &signed.object, "the manifest").await?;
+        targets =
+            fleet.put_to(&targets, &layout::signature(&signed.key), &signature, "the manifest's signature").await?;
+        cache.put(&signed.key, &signed.object);
+        Ok(targets)
+    }
+
+    fn outcomes(&self, fleet: &Fleet, targets: &[SharedReplica]) -> Vec<ReplicaOutcome> {
+        let behind = fleet.behind();
+        let outcome = |replica: &SharedReplica| {
+            let complete = targets.iter().any(|target| target.name() == replica.name());
+            let error = (!complete).then(|| {
+                let lacking = || "it lacks older packs; the daemon copies them".to_owned();
+                behind.get(replica.name()).cloned().unwrap_or_else(lacking)
+            });
+            ReplicaOutcome { replica: replica.name().clone(), complete, error }
+        };
+        self.replicas.iter().map(outcome).collect()
+    }
+}
+
+fn stream_entry(stream: &pipeline::CapturedStream) -> StreamEntry {
+    StreamEntry {
+        name: stream.name.clone(),
+        length: stream.length,
+        blake3: stream.blake3,
+        exit: stream.exit,
+        extents: encode_extents(&stream.extents),
+    }
+}

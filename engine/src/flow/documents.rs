@@ -1,0 +1,178 @@
+//! Reads and writes the signed, encrypted documents of a dataset: manifests and index segments.
+//!
+//! What this module returns was signed by a trusted signer for exactly this vault and key, decrypted, and parsed.
+
+use age::{Identity, Recipient};
+use bytes::Bytes;
+
+use crate::bytes::compress::{Compressor, decompress_document};
+use crate::bytes::crypt;
+use crate::bytes::sign::{Signer, SignerKey, verify};
+use crate::config::Dataset;
+use crate::error::{Class, Context, Error, Result};
+use crate::id::{Name, SnapshotId};
+use crate::keys::{HostKeys, ReaderKeys};
+use crate::replica::{Replica, SharedReplica};
+use crate::state::cache::ObjectCache;
+use crate::vault::index::IndexSegment;
+use crate::vault::layout;
+use crate::vault::manifest::Manifest;
+
+/// Larger than the manifest of any snapshot that fits a vault: some 10 million extents.
+const LARGEST: usize = 256 << 20;
+const LEVEL: i32 = 3;
+
+/// Reads documents of one dataset.
+pub(super) struct Documents<'a> {
+    pub vault: &'a str,
+    pub dataset: &'a Name,
+    pub keys: &'a ReaderKeys,
+    /// Documents enter it once their signature was checked.
+    pub cache: Option<&'a ObjectCache>,
+}
+
+impl Documents<'_> {
+    /// The manifest as this replica holds it.
+    pub(super) async fn manifest(&self, replica: &dyn Replica, snapshot: &SnapshotId) -> Result<Manifest> {
+        let key = layout::manifest(self.dataset, snapshot);
+        let json = self.open(&key, &self.fetch(replica, &key).await?)?;
+        Manifest::parse(&json, self.vault, self.dataset, snapshot)
+    }
+
+    /// The manifest from the first replica that gives a good one.
+    pub(super) async fn manifest_from_any(
+        &self,
+        replicas: &[SharedReplica],
+        snapshot: &SnapshotId,
+    ) -> Result<Manifest> {
+        let key = layout::manifest(self.dataset, snapshot);
+        if let Some(manifest) =
+            self.cached(&key).and_then(|json| Manifest::parse(&json, self.vault, self.dataset, snapshot).ok())
+        {
+            return Ok(manifest);
+        }
+        let mut errors = Vec::new();
+        for replica in replicas {
+            match self.manifest(replica.as_ref(), snapshot).await {
+                Ok(manifest) => return Ok(manifest),
+                Err(error) => errors.push(error),
+            }
+        }
+        Err(combine(format!("no replica gives the manifest of {}/{snapshot}", self.dataset), errors))
+    }
+
+    /// The index segment as this replica holds it.
+    pub(super) async fn index(&self, replica: &dyn Replica, snapshot: &SnapshotId) -> Result<IndexSegment> {
+        let key = layout::index(self.dataset, snapshot);
+        IndexSegment::parse(&self.open(&key, &self.fetch(replica, &key).await?)?)
+    }
+
+    /// The index segment from the first replica that gives a good one.
+    pub(super) async fn index_from_any(
+        &self,
+        replicas: &[SharedReplica],
+        snapshot: &SnapshotId,
+    ) -> Result<IndexSegment> {
+        let key = layout::index(self.dataset, snapshot);
+        if let Some(segment) = self.cached(&key).and_then(|bytes| IndexSegment::parse(&bytes).ok()) {
+            return Ok(segment);
+        }
+        let mut errors = Vec::new();
+        for replica in replicas {
+            match self.index(replica.as_ref(), snapshot).await {
+                Ok(segment) => return Ok(segment),
+                Err(error) => errors.push(error),
+            }
+        }
+        Err(combine(format!("no replica gives the index segment of {}/{snapshot}", self.dataset), errors))
+    }
+
+    fn cached(&self, key: &str) -> Option<Vec<u8>> {
+        self.open(key, &self.cache?.get(key)?).ok()
+    }
+
+    /// The object, its signature checked.
+    async fn fetch(&self, replica: &dyn Replica, key: &str) -> Result<Bytes> {
+        let object = fetch_signed(replica, key, self.vault, &self.keys.trusted_signers).await?;
+        if let Some(cache) = self.cache {
+            cache.put(key, &object);
+        }
+        Ok(object)
+    }
+
+    fn open(&self, key: &str, object: &[u8]) -> Result<Vec<u8>> {
+        let identities = self.keys.identities.iter().map(|identity| identity.as_ref() as &dyn Identity);
+        crypt::decrypt(identities, object, LARGEST)
+            .and_then(|compressed| decompress_document(&compressed, LARGEST as u64))
+            .map_err(|error| error.within(format!("cannot open {key}")))
+    }
+}
+
+/// Fetches an object and its signature and checks that a trusted signer signed it for this key.
+pub(super) async fn fetch_signed(
+    replica: &dyn Replica,
+    key: &str,
+    vault: &str,
+    trusted: &[SignerKey],
+) -> Result<Bytes> {
+    let signature_key = layout::signature(key);
+    let fetched = tokio::try_join!(replica.get(key), replica.get(&signature_key));
+    let (object, signature) = fetched.map_err(|error| {
+        let missing = error.is_not_found();
+        let error = Error::from(error);
+        if missing { Error::integrity(error.message()) } else { error }
+    })?;
+    verify(trusted, &object, &signature, &layout::trusted_comment(vault, key))
+        .map_err(|error| error.within(format!("replica {}: {key} is refused", replica.name())))?;
+    Ok(object)
+}
+
+/// One error out of those of several replicas; the gravest class decides.
+pub(super) fn combine(what: String, errors: Vec<Error>) -> Error {
+    let gravity = |class: Class| match class {
+        Class::Keys => 3,
+        Class::Integrity => 2,
+        Class::Storage => 1,
+        _ => 0,
+    };
+    let class = errors.iter().map(Error::class).max_by_key(|class| gravity(*class)).unwrap_or(Class::Integrity);
+    let hint =
+        errors.iter().find(|error| error.class() == class).and_then(|error| error.hint_text().map(str::to_owned));
+    let reasons: Vec<String> = errors.iter().map(Error::chain).collect();
+    let combined = Error::new(class, what);
+    let combined = if reasons.is_empty() { combined } else { combined.because(reasons.join("; ")) };
+    match hint {
+        Some(hint) => combined.hint(hint),
+        None => combined,
+    }
+}
+
+/// An object and its signature, ready to be put.
+#[derive(Clone)]
+pub(super) struct SignedObject {
+    pub key: String,
+    pub object: Bytes,
+    pub signature: Bytes,
+}
+
+/// Signs a plain object.
+pub(super) fn sign_plain(key: String, object: Vec<u8>, vault: &str, signer: &Signer) -> Result<SignedObject> {
+    let signature = signer.sign(&object, &layout::trusted_comment(vault, &key))?;
+    Ok(SignedObject { key, object: object.into(), signature: signature.into() })
+}
+
+/// Compresses, encrypts to everybody who reads documents of `dataset`, and signs.
+pub(super) fn sign_encrypted(key: String, content: &[u8], dataset: &Dataset, keys: &HostKeys) -> Result<SignedObject> {
+    let mut readers = vec![keys.operations.to_public(), keys.dataset(&dataset.name)?.recipient.clone()];
+    for standby in &dataset.standby_recipients {
+        let recipient = standby.parse().map_err(|why: &str| {
+            Error::configuration(format!("dataset {}: standby recipient {standby}: {why}", dataset.name))
+                .hint("use the operations_recipient from hosts/<host>.json of the standby host")
+        })?;
+        readers.push(recipient);
+    }
+    let compressed = Compressor::new(LEVEL)?.compress(content)?;
+    let sealed = crypt::encrypt(readers.iter().map(|reader| reader as &dyn Recipient), &compressed)
+        .context(Class::Keys, || format!("cannot encrypt {key}"))?;
+    sign_plain(key, sealed, &keys.vault, &keys.signer)
+}

@@ -1,0 +1,103 @@
+//! What each replica holds of one dataset, by one listing a replica.
+
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+
+use crate::error::{Error, Result};
+use crate::id::{Name, PackId, SnapshotId};
+use crate::replica::SharedReplica;
+use crate::vault::layout;
+use crate::vault::manifest::{Manifest, PackRef};
+
+/// What one replica holds of one dataset.
+#[derive(Clone)]
+pub(super) struct Inventory {
+    pub replica: SharedReplica,
+    /// Packs and their sizes.
+    pub packs: HashMap<PackId, u64>,
+    /// Manifests with a signature: committed snapshots.
+    pub snapshots: BTreeSet<SnapshotId>,
+    /// Manifests without: an interrupted commit.
+    pub unsigned: BTreeSet<SnapshotId>,
+    /// Index segments with a signature.
+    pub indexes: BTreeSet<SnapshotId>,
+    /// Drill reports with a signature.
+    pub drills: BTreeSet<SnapshotId>,
+    /// Prune records with a signature.
+    pub prunes: BTreeSet<SnapshotId>,
+    /// Objects of no known kind.
+    pub strangers: Vec<String>,
+    /// Keyring objects.
+    pub keyring: BTreeSet<String>,
+}
+
+impl Inventory {
+    /// Lists a replica. One that holds no vault, or another one, is refused.
+    pub(super) async fn take(replica: &SharedReplica, dataset: &Name) -> Result<Self> {
+        let (folder, keyring) = (layout::dataset(dataset), layout::keyring(dataset));
+        let (objects, keyring) = tokio::try_join!(replica.list(&folder), replica.list(&keyring))?;
+        let mut inventory = Self {
+            replica: replica.clone(),
+            packs: HashMap::new(),
+            snapshots: BTreeSet::new(),
+            unsigned: BTreeSet::new(),
+            indexes: BTreeSet::new(),
+            drills: BTreeSet::new(),
+            prunes: BTreeSet::new(),
+            strangers: Vec::new(),
+            keyring: keyring.into_iter().map(|object| object.key).collect(),
+        };
+        let keys: BTreeSet<&str> = objects.iter().map(|object| object.key.as_str()).collect();
+        for object in &objects {
+            let key = object.key.as_str();
+            let signed = || keys.contains(layout::signature(key).as_str());
+            if let Some(pack) = layout::parse_pack(dataset, key) {
+                inventory.packs.insert(pack, object.size);
+            } else if let Some(snapshot) = layout::parse_manifest(dataset, key) {
+                if signed() { &mut inventory.snapshots } else { &mut inventory.unsigned }.insert(snapshot);
+            } else if let Some(snapshot) = layout::parse_index(dataset, key) {
+                if signed() {
+                    inventory.indexes.insert(snapshot);
+                }
+            } else if let Some(id) = layout::parse_json(&layout::drills(dataset), key) {
+                inventory.drills.insert(id);
+            } else if let Some(id) = layout::parse_json(&layout::prunes(dataset), key) {
+                if signed() {
+                    inventory.prunes.insert(id);
+                }
+            } else if !key.ends_with(".minisig") {
+                inventory.strangers.push(key.to_owned());
+            }
+        }
+        Ok(inventory)
+    }
+
+    /// Lists every replica at once.
+    pub(super) async fn take_all(replicas: &[SharedReplica], dataset: &Name) -> (Vec<Self>, BTreeMap<Name, Error>) {
+        let taken = futures::future::join_all(replicas.iter().map(|replica| Self::take(replica, dataset))).await;
+        let (mut inventories, mut failed) = (Vec::new(), BTreeMap::new());
+        for (replica, inventory) in replicas.iter().zip(taken) {
+            match inventory {
+                Ok(inventory) => inventories.push(inventory),
+                Err(error) => drop(failed.insert(replica.name().clone(), error)),
+            }
+        }
+        (inventories, failed)
+    }
+
+    /// Whether it holds this pack, by name and size.
+    pub(super) fn has(&self, pack: &PackRef) -> bool {
+        self.packs.get(&pack.0) == Some(&pack.1)
+    }
+
+    /// Whether it can restore this snapshot alone, as far as a listing tells.
+    pub(super) fn is_complete(&self, manifest: &Manifest) -> bool {
+        self.snapshots.contains(&manifest.snapshot)
+            && self.keyring.contains(&layout::keyring_generation(&manifest.dataset, manifest.generation))
+            && manifest.packs.iter().all(|pack| self.has(pack))
+    }
+}
+
+/// Every committed snapshot that any of them holds, oldest first.
+pub(super) fn all_snapshots(inventories: &[Inventory]) -> BTreeSet<SnapshotId> {
+    inventories.iter().flat_map(|inventory| inventory.snapshots.iter().cloned()).collect()
+}

@@ -1,0 +1,133 @@
+//! The host bundle: this host's secrets in one file, sealed with AES-256-GCM under the host key.
+//!
+//! It also keeps the wrapped keyring objects it made, so that an `init` that was cut short, or a replica that is added
+//! later, gets them: nothing else on this host could make them again.
+
+use std::collections::BTreeMap;
+
+use age::secrecy::ExposeSecret;
+use serde::{Deserialize, Serialize};
+use zeroize::{Zeroize, Zeroizing};
+
+use super::DatasetKeys;
+use crate::bytes::chunk::ChunkIdKey;
+use crate::bytes::seal::HostKey;
+use crate::bytes::sign::Signer;
+use crate::config::{Secret, SecretRef};
+use crate::error::{Class, Context, Error, Result};
+use crate::id::Name;
+use crate::state::replace_file;
+
+const PURPOSE: &str = "lifeboat host keys";
+
+/// As it is written, sealed.
+#[derive(Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Bundle {
+    pub vault: String,
+    operations: String,
+    /// Base64 of the operations identity, wrapped to the masters.
+    pub wrapped_operations: String,
+    signer: String,
+    pub drill_recipient: Option<String>,
+    pub drill_signer: Option<String>,
+    pub datasets: BTreeMap<Name, BundledDataset>,
+}
+
+#[derive(Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct BundledDataset {
+    pub generation: u32,
+    pub recipient: String,
+    chunk_id_key: String,
+    /// Base64 of the keyring object.
+    pub wrapped: String,
+    /// The recipients it is wrapped to, sorted.
+    pub granted: Vec<String>,
+}
+
+impl Drop for Bundle {
+    fn drop(&mut self) {
+        self.operations.zeroize();
+        self.signer.zeroize();
+    }
+}
+
+impl Drop for BundledDataset {
+    fn drop(&mut self) {
+        self.chunk_id_key.zeroize();
+    }
+}
+
+impl BundledDataset {
+    pub(super) fn new(
+        generation: u32,
+        recipient: &age::x25519::Recipient,
+        key: &ChunkIdKey,
+        wrapped: &[u8],
+        granted: Vec<String>,
+    ) -> Self {
+        Self {
+            generation,
+            recipient: recipient.to_string(),
+            chunk_id_key: data_encoding::HEXLOWER.encode(key.expose()),
+            wrapped: data_encoding::BASE64.encode(wrapped),
+            granted,
+        }
+    }
+}
+
+impl Bundle {
+    pub(super) fn new(
+        vault: String,
+        operations: &age::x25519::Identity,
+        wrapped: &[u8],
+        signer: &Signer,
+    ) -> Result<Self> {
+        Ok(Self {
+            vault,
+            operations: operations.to_string().expose_secret().to_owned(),
+            wrapped_operations: data_encoding::BASE64.encode(wrapped),
+            signer: signer.to_text()?.to_string(),
+            drill_recipient: None,
+            drill_signer: None,
+            datasets: BTreeMap::new(),
+        })
+    }
+
+    pub(super) fn read(place: &SecretRef, key: &HostKey) -> Result<Self> {
+        let sealed = place.read()?;
+        let shown = place.path().display();
+        let plain = key.open(PURPOSE, sealed.expose()).map_err(|error| {
+            error.within(format!("cannot open the host keys {shown}")).hint(
+                "restore the pair host.key and host-keys together, or set this host up anew with `lifeboat init --identity MASTER`",
+            )
+        })?;
+        serde_json::from_slice(&plain).map_err(|_| Error::keys(format!("the host keys {shown} are of another version")))
+    }
+
+    pub(super) fn write(&self, place: &SecretRef, key: &HostKey) -> Result<()> {
+        let plain = Zeroizing::new(serde_json::to_vec(self).context(Class::Keys, || "cannot write the host keys")?);
+        replace_file(place.path(), &key.seal(PURPOSE, &plain)?)
+    }
+
+    pub(super) fn operations(&self) -> Result<age::x25519::Identity> {
+        self.operations.parse().map_err(|_| Error::keys("the operations identity of this host is damaged"))
+    }
+
+    pub(super) fn signer(&self) -> Result<Signer> {
+        Signer::parse(&Secret::new(self.signer.as_bytes().to_vec()))
+    }
+
+    pub(super) fn dataset_keys(&self) -> Result<BTreeMap<Name, DatasetKeys>> {
+        let mut keys = BTreeMap::new();
+        for (name, bundled) in &self.datasets {
+            let damaged = || Error::keys(format!("the keys of dataset {name} are damaged"));
+            let hex = data_encoding::HEXLOWER.decode(bundled.chunk_id_key.as_bytes());
+            let chunk_id_key = ChunkIdKey::new(&Zeroizing::new(hex.map_err(|_| damaged())?))?;
+            let recipient = bundled.recipient.parse().map_err(|_| damaged())?;
+            keys.insert(name.clone(), DatasetKeys { generation: bundled.generation, recipient, chunk_id_key });
+        }
+        Ok(keys)
+    }
+}

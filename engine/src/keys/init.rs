@@ -1,0 +1,440 @@
+//! `init`: makes the vault, this host's keys and the keyring, or whatever of it is missing.
+//!
+//! Crash safety: secrets are sealed into the local bundle, together with their wrapped form, before anything is
+//! uploaded, and uploads are `put_new`. Run again, `init` finishes what is missing. It never overwrites
+//! a key; the only objects it replaces are `hosts/<host>.json` and, given an identity, keyring wraps whose recipients changed.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fs::OpenOptions;
+use std::io::Write;
+use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
+use std::path::Path;
+
+use bytes::Bytes;
+use serde::Serialize;
+
+use super::bundle::{Bundle, BundledDataset};
+use super::{SharedIdentity, parse_recipients};
+use crate::bytes::chunk::ChunkIdKey;
+use crate::bytes::crypt;
+use crate::bytes::seal::HostKey;
+use crate::bytes::sign::Signer;
+use crate::clock::SharedClock;
+use crate::config::Config;
+use crate::error::{Class, Context, Error, Result};
+use crate::id::Name;
+use crate::replica::SharedReplica;
+use crate::vault::info::{FORMAT_VERSION, HostInfo, VaultInfo};
+use crate::vault::keyring::DatasetSecrets;
+use crate::vault::layout;
+
+/// Below the key directory: files that belong on the drill host.
+pub const DRILL_HOST_FOLDER: &str = "drill-host";
+
+const SMALL: usize = 1 << 20;
+
+/// What `init` is to do beyond the configuration.
+#[derive(Default)]
+pub struct InitOptions {
+    /// On a new host taking over, or to change who is granted what: opens the keyring.
+    pub identities: Vec<SharedIdentity>,
+}
+
+/// A file or object that `init` made or found.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct InitItem {
+    /// Local path or vault key.
+    pub what: String,
+    /// Made now, or there before.
+    pub created: bool,
+    /// Which machine it belongs on, or what to do with it, in plain words.
+    pub advice: String,
+}
+
+/// What `init` did.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct InitReport {
+    /// The vault.
+    pub vault: String,
+    /// Minisign public key of this host, for `trusted_signers` of readers.
+    pub signer: String,
+    /// Minisign public key of the drill host, for `trusted_drill_signers`.
+    pub drill_signer: Option<String>,
+    /// The drill host's recipient.
+    pub drill_recipient: Option<String>,
+    /// Local files.
+    pub files: Vec<InitItem>,
+    /// Objects that were made or replaced, by key.
+    pub objects: Vec<InitItem>,
+    /// Replicas that were not reached, and why; run it again.
+    pub unreached: Vec<String>,
+    /// What remains to be done, in plain words.
+    pub notes: Vec<String>,
+}
+
+/// Makes the vault, or what is missing of it. Never overwrites a key, may be run again.
+///
+/// # Errors
+/// No master recipient, no replica reachable, vaults of different ids, a keyring that needs an identity, or a key file that cannot be written.
+pub async fn init(
+    config: &Config,
+    replicas: &[SharedReplica],
+    options: &InitOptions,
+    clock: &SharedClock,
+) -> Result<InitReport> {
+    if config.keys.master_recipients.is_empty() {
+        return Err(Error::configuration("[keys] master_recipients is empty: nobody could restore")
+            .hint("make an identity offline with `age-keygen`, keep it off this host, and name its public key"));
+    }
+    let remote = Remote::look(replicas).await?;
+    let mut files = Vec::new();
+    let mut notes = Vec::new();
+    let host_key = local_host_key(config, &mut files)?;
+    let known = open_bundle(config, &host_key, &mut files)?;
+    let vault = remote.vault_info(known.as_ref(), clock)?;
+    let mut bundle = match known {
+        Some(bundle) => bundle,
+        None => new_bundle(config, &vault, &remote, options)?,
+    };
+    make_drill_keys(config, &mut bundle, &mut files)?;
+    let granted = granted(config, &bundle);
+    let mut rewrapped = BTreeSet::new();
+    for dataset in config.datasets.iter().map(|dataset| &dataset.name) {
+        match bundle.datasets.get(dataset) {
+            None => {
+                let made = dataset_keys(dataset, &vault.vault, &granted, &remote, options)?;
+                bundle.datasets.insert(dataset.clone(), made);
+            }
+            Some(known) if known.granted != granted && options.identities.is_empty() => notes.push(format!(
+                "dataset {dataset}: master or drill recipients changed since its keyring was written; run `lifeboat init --identity MASTER` to apply that"
+            )),
+            Some(known) if known.granted != granted => {
+                let generation = known.generation;
+                let made = rewrap(dataset, generation, &vault.vault, &granted, &remote, options)?;
+                bundle.datasets.insert(dataset.clone(), made);
+                rewrapped.insert(layout::keyring_generation(dataset, generation));
+            }
+            Some(_) => {}
+        }
+    }
+    bundle.write(&config.keys.host_bundle, &host_key)?;
+    let objects = upload(config, &vault, &bundle, &remote, &rewrapped).await?;
+    Ok(InitReport {
+        vault: vault.vault,
+        signer: bundle.signer()?.public().to_string(),
+        drill_signer: bundle.drill_signer.clone(),
+        drill_recipient: bundle.drill_recipient.clone(),
+        files,
+        objects,
+        unreached: remote.unreached,
+        notes,
+    })
+}
+
+/// The small objects of every replica that answers.
+struct Remote<'a> {
+    reached: Vec<(&'a SharedReplica, BTreeMap<String, Bytes>)>,
+    unreached: Vec<String>,
+}
+
+impl<'a> Remote<'a> {
+    async fn look(replicas: &'a [SharedReplica]) -> Result<Self> {
+        let mut remote = Self { reached: Vec::new(), unreached: Vec::new() };
+        for replica in replicas {
+            match small_objects(replica).await {
+                Ok(objects) => remote.reached.push((replica, objects)),
+                Err(error) => remote.unreached.push(error.chain()),
+            }
+        }
+        if remote.reached.is_empty() {
+            return Err(Error::storage(format!("no replica could be reached: {}", remote.unreached.join("; ")))
+                .hint("run `lifeboat check` for details"));
+        }
+        Ok(remote)
+    }
+
+    /// What the replicas say, or what a vault that is being made will say.
+    fn vault_info(&self, bundle: Option<&Bundle>, clock: &SharedClock) -> Result<VaultInfo> {
+        let mut found: Option<(VaultInfo, &Name)> = None;
+        for (replica, objects) in &self.reached {
+            let Some(data) = objects.get(layout::VAULT) else { continue };
+            let info = VaultInfo::parse(data, replica.name())?;
+            match &found {
+                Some((other, place)) if other.vault != info.vault => {
+                    return Err(Error::configuration(format!(
+                        "replica {} holds vault {}, replica {place} holds vault {}",
+                        replica.name(),
+                        info.vault,
+                        other.vault
+                    ))
+                    .hint("give one of them another vault_prefix or bucket"));
+                }
+                Some(_) => {}
+                None => found = Some((info, replica.name())),
+            }
+        }
+        match (found, bundle) {
+            (Some((info, _)), Some(bundle)) if bundle.vault != info.vault => Err(Error::configuration(format!(
+                "this host's keys belong to vault {}, the replicas hold vault {}",
+                bundle.vault, info.vault
+            ))
+            .hint("check vault_prefix and the buckets; the vault that these keys belong to is not there")),
+            (Some((info, _)), _) => Ok(info),
+            (None, bundle) => {
+                let fresh = || data_encoding::HEXLOWER.encode(&rand::random::<[u8; 16]>());
+                let vault = bundle.map_or_else(fresh, |bundle| bundle.vault.clone());
+                Ok(VaultInfo { format: FORMAT_VERSION, vault, created: clock.now() })
+            }
+        }
+    }
+
+    fn get(&self, key: &str) -> Option<&Bytes> {
+        self.reached.iter().find_map(|(_, objects)| objects.get(key))
+    }
+}
+
+async fn small_objects(replica: &SharedReplica) -> Result<BTreeMap<String, Bytes>> {
+    let mut objects = BTreeMap::new();
+    let mut keys = vec![layout::VAULT.to_owned()];
+    for folder in [layout::KEYRING, layout::HOSTS] {
+        keys.extend(replica.list(folder).await?.into_iter().map(|object| object.key));
+    }
+    for key in keys {
+        match replica.get(&key).await {
+            Ok(body) => drop(objects.insert(key, body)),
+            Err(error) if error.is_not_found() => {}
+            Err(error) => return Err(error.into()),
+        }
+    }
+    Ok(objects)
+}
+
+fn local_host_key(config: &Config, files: &mut Vec<InitItem>) -> Result<HostKey> {
+    let place = config.keys.host_key.path();
+    let advice = "stays on this host (0600, or a systemd credential); it opens host-keys".to_owned();
+    let created = !place.exists();
+    let key = if created {
+        if config.keys.host_bundle.path().exists() {
+            return Err(Error::keys(format!(
+                "{} exists but {} is missing",
+                config.keys.host_bundle.path().display(),
+                place.display()
+            ))
+            .hint(
+                "restore the host key; if it is lost, move host-keys away and run `lifeboat init --identity MASTER`",
+            ));
+        }
+        let key = HostKey::generate();
+        write_new(place, key.to_text().as_bytes())?;
+        key
+    } else {
+        HostKey::parse(&config.keys.host_key.read()?)?
+    };
+    files.push(InitItem { what: place.display().to_string(), created, advice });
+    Ok(key)
+}
+
+fn open_bundle(config: &Config, host_key: &HostKey, files: &mut Vec<InitItem>) -> Result<Option<Bundle>> {
+    let place = config.keys.host_bundle.path();
+    let created = !place.exists();
+    files.push(InitItem {
+        what: place.display().to_string(),
+        created,
+        advice: "stays on this host; sealed under host.key; opens manifests, never a pack".to_owned(),
+    });
+    if created { Ok(None) } else { Bundle::read(&config.keys.host_bundle, host_key).map(Some) }
+}
+
+fn new_bundle(config: &Config, vault: &VaultInfo, remote: &Remote<'_>, options: &InitOptions) -> Result<Bundle> {
+    let masters = parse_recipients(&config.keys.master_recipients)?;
+    let wrapped_key = layout::host_identity(&config.host);
+    let (operations, wrapped) = match remote.get(&wrapped_key) {
+        Some(wrapped) => {
+            let text = open_with(options, wrapped, &wrapped_key)?;
+            let line = std::str::from_utf8(&text).ok().and_then(|text| text.lines().find_map(|line| line.parse().ok()));
+            (line.ok_or_else(|| Error::integrity(format!("{wrapped_key} is damaged")))?, wrapped.to_vec())
+        }
+        None => {
+            let identity = age::x25519::Identity::generate();
+            let text = zeroize::Zeroizing::new(format!(
+                "# lifeboat operations key\n# vault: {}\n# host: {}\n{}\n",
+                vault.vault,
+                config.host,
+                age::secrecy::ExposeSecret::expose_secret(&identity.to_string())
+            ));
+            let wrapped =
+                crypt::encrypt(masters.iter().map(|master| master.as_ref() as &dyn age::Recipient), text.as_bytes())?;
+            (identity, wrapped)
+        }
+    };
+    Bundle::new(vault.vault.clone(), &operations, &wrapped, &Signer::generate()?)
+}
+
+fn make_drill_keys(config: &Config, bundle: &mut Bundle, files: &mut Vec<InitItem>) -> Result<()> {
+    if !config.keys.drill_recipients.is_empty() || bundle.drill_recipient.is_some() {
+        return Ok(());
+    }
+    let folder = config.keys.directory.join(DRILL_HOST_FOLDER);
+    std::fs::DirBuilder::new()
+        .recursive(true)
+        .mode(0o700)
+        .create(&folder)
+        .context(Class::Keys, || format!("cannot create {}", folder.display()))?;
+    let identity = age::x25519::Identity::generate();
+    let signer = Signer::generate()?;
+    let text = zeroize::Zeroizing::new(format!(
+        "# lifeboat drill identity\n{}\n",
+        age::secrecy::ExposeSecret::expose_secret(&identity.to_string())
+    ));
+    for (name, content) in [("drill-identity", text.as_bytes()), ("drill-signer", signer.to_text()?.as_bytes())] {
+        let place = folder.join(name);
+        write_new(&place, content)?;
+        files.push(InitItem {
+            what: place.display().to_string(),
+            created: true,
+            advice:
+                "MOVE it to the drill host's key directory: as long as it is here, this host can read its own backups"
+                    .to_owned(),
+        });
+    }
+    bundle.drill_recipient = Some(identity.to_public().to_string());
+    bundle.drill_signer = Some(signer.public().to_string());
+    Ok(())
+}
+
+/// Everybody who may open a dataset, sorted.
+fn granted(config: &Config, bundle: &Bundle) -> Vec<String> {
+    let all = config.keys.master_recipients.iter().chain(&config.keys.drill_recipients).chain(&bundle.drill_recipient);
+    all.cloned().collect::<BTreeSet<_>>().into_iter().collect()
+}
+
+fn dataset_keys(
+    dataset: &Name,
+    vault: &str,
+    granted: &[String],
+    remote: &Remote<'_>,
+    options: &InitOptions,
+) -> Result<BundledDataset> {
+    let known = remote.reached.iter().flat_map(|(_, objects)| objects.keys());
+    if let Some(newest) = known.filter_map(|key| layout::parse_keyring_generation(dataset, key)).max() {
+        return rewrap(dataset, newest, vault, granted, remote, options);
+    }
+    let secrets = DatasetSecrets {
+        vault: vault.to_owned(),
+        dataset: dataset.clone(),
+        generation: 1,
+        identity: age::x25519::Identity::generate(),
+        chunk_id_key: ChunkIdKey::new(&rand::random::<[u8; 32]>())?,
+    };
+    wrap(&secrets, granted)
+}
+
+/// Opens a keyring object with the given identities and wraps its content to `granted`.
+fn rewrap(
+    dataset: &Name,
+    generation: u32,
+    vault: &str,
+    granted: &[String],
+    remote: &Remote<'_>,
+    options: &InitOptions,
+) -> Result<BundledDataset> {
+    let key = layout::keyring_generation(dataset, generation);
+    let wrapped = remote.get(&key).ok_or_else(|| {
+        Error::keys(format!("{key} is in no replica that could be reached"))
+            .hint("run `lifeboat check`, then try again")
+    })?;
+    let text = open_with(options, wrapped, &key)?;
+    wrap(&DatasetSecrets::parse(&text, vault, dataset, generation)?, granted)
+}
+
+fn wrap(secrets: &DatasetSecrets, granted: &[String]) -> Result<BundledDataset> {
+    let recipients = parse_recipients(granted)?;
+    let wrapped = crypt::encrypt(
+        recipients.iter().map(|recipient| recipient.as_ref() as &dyn age::Recipient),
+        secrets.to_text().as_bytes(),
+    )?;
+    let public = secrets.identity.to_public();
+    Ok(BundledDataset::new(secrets.generation, &public, &secrets.chunk_id_key, &wrapped, granted.to_vec()))
+}
+
+fn open_with(options: &InitOptions, wrapped: &[u8], key: &str) -> Result<zeroize::Zeroizing<Vec<u8>>> {
+    if options.identities.is_empty() {
+        return Err(Error::keys(format!("the vault already holds {key}, and this host does not have its content"))
+            .hint("to take over, run `lifeboat init --identity MASTER`; for something new, choose another host or dataset name"));
+    }
+    let identities = options.identities.iter().map(|identity| identity.as_ref() as &dyn age::Identity);
+    crypt::decrypt(identities, wrapped, SMALL)
+        .map(zeroize::Zeroizing::new)
+        .map_err(|error| error.within(format!("cannot open {key}")).hint("pass the identity of a master recipient"))
+}
+
+/// Brings every reached replica up to what the bundle and the other replicas hold.
+async fn upload(
+    config: &Config,
+    vault: &VaultInfo,
+    bundle: &Bundle,
+    remote: &Remote<'_>,
+    rewrapped: &BTreeSet<String>,
+) -> Result<Vec<InitItem>> {
+    let damaged = || Error::keys("the host keys are damaged");
+    let unpack = |text: &str| data_encoding::BASE64.decode(text.as_bytes()).map(Bytes::from).map_err(|_| damaged());
+    let json =
+        |value: serde_json::Result<Vec<u8>>| value.map(Bytes::from).context(Class::Failed, || "cannot write JSON");
+    let mut wanted: BTreeMap<String, Bytes> = BTreeMap::new();
+    for (_, objects) in &remote.reached {
+        for (key, body) in objects {
+            wanted.entry(key.clone()).or_insert_with(|| body.clone());
+        }
+    }
+    wanted.insert(layout::VAULT.to_owned(), json(serde_json::to_vec_pretty(vault))?);
+    wanted.entry(layout::host_identity(&config.host)).or_insert(unpack(&bundle.wrapped_operations)?);
+    for (dataset, keys) in &bundle.datasets {
+        let key = layout::keyring_generation(dataset, keys.generation);
+        let body = unpack(&keys.wrapped)?;
+        if rewrapped.contains(&key) {
+            wanted.insert(key, body);
+        } else {
+            wanted.entry(key).or_insert(body);
+        }
+    }
+    let host = HostInfo {
+        host: config.host.clone(),
+        operations_recipient: bundle.operations()?.to_public().to_string(),
+        signer: bundle.signer()?.public().to_string(),
+    };
+    let host_key = layout::host(&config.host);
+    wanted.insert(host_key.clone(), json(serde_json::to_vec_pretty(&host))?);
+
+    let mut written: BTreeMap<String, Vec<&str>> = BTreeMap::new();
+    for (replica, objects) in &remote.reached {
+        // vault.json first: whatever else is there belongs to it.
+        let (first, others): (Vec<_>, Vec<_>) = wanted.iter().partition(|(key, _)| *key == layout::VAULT);
+        for (key, body) in first.into_iter().chain(others) {
+            let replace = rewrapped.contains(key) || *key == host_key;
+            match objects.get(key) {
+                Some(there) if !replace || there == body => continue,
+                Some(_) => replica.put_replace(key, body.clone()).await?,
+                None => replica.put_new(key, body.clone()).await?,
+            }
+            written.entry(key.clone()).or_default().push(replica.name().as_str());
+        }
+    }
+    let item = |(key, places): (String, Vec<&str>)| InitItem {
+        what: key,
+        created: true,
+        advice: format!("in {}", places.join(", ")),
+    };
+    Ok(written.into_iter().map(item).collect())
+}
+
+fn write_new(path: &Path, content: &[u8]) -> Result<()> {
+    let write = || -> std::io::Result<()> {
+        if let Some(folder) = path.parent() {
+            std::fs::DirBuilder::new().recursive(true).mode(0o700).create(folder)?;
+        }
+        let mut file = OpenOptions::new().create_new(true).write(true).mode(0o600).open(path)?;
+        file.write_all(content)?;
+        file.sync_all()
+    };
+    write().context(Class::Keys, || format!("cannot write the key file {}", path.display()))
+}

@@ -1,0 +1,36 @@
+//! Recipients from text: `age1…`, `ssh-ed25519 …`, `ssh-rsa …`, and plugins (`age1NAME1…`).
+
+use std::collections::BTreeMap;
+
+use age::plugin::{Recipient as PluginRecipient, RecipientPluginV1};
+use age::{NoCallbacks, Recipient};
+
+use crate::error::{Class, Context, Error, Result};
+
+/// Parses recipients. Those of one plugin share one process of it.
+///
+/// # Errors
+/// [`Class::Configuration`] for one that does not parse, [`Class::Keys`] for a plugin that is not installed.
+pub fn parse_recipients(texts: &[String]) -> Result<Vec<Box<dyn Recipient + Send + Sync>>> {
+    let mut recipients: Vec<Box<dyn Recipient + Send + Sync>> = Vec::new();
+    let mut plugins: BTreeMap<String, Vec<PluginRecipient>> = BTreeMap::new();
+    for text in texts {
+        if let Ok(native) = text.parse::<age::x25519::Recipient>() {
+            recipients.push(Box::new(native));
+        } else if let Ok(ssh) = text.parse::<age::ssh::Recipient>() {
+            recipients.push(Box::new(ssh));
+        } else if let Ok(plugin) = text.parse::<PluginRecipient>() {
+            plugins.entry(plugin.plugin().to_owned()).or_default().push(plugin);
+        } else {
+            return Err(Error::configuration(format!("`{text}` is not an age recipient"))
+                .hint("use age1…, an ssh-ed25519 public key, or the recipient of an age plugin"));
+        }
+    }
+    for (name, of_plugin) in plugins {
+        let plugin = RecipientPluginV1::new(&name, &of_plugin, &[], NoCallbacks)
+            .context(Class::Keys, || format!("cannot use the recipients of the age plugin {name}"))
+            .map_err(|error| error.hint(format!("install age-plugin-{name} in the PATH")))?;
+        recipients.push(Box::new(plugin));
+    }
+    Ok(recipients)
+}

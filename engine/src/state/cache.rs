@@ -1,0 +1,61 @@
+//! Local copies of small, immutable vault objects (manifests, index segments), as ciphertext.
+//!
+//! An object enters only after its signature was checked, so what is here need not be checked again. A
+//! copy that is damaged or missing is fetched anew by the caller.
+
+use std::path::PathBuf;
+
+use super::{StateDirectory, create_private, replace_file};
+use crate::error::Result;
+use crate::id::Name;
+
+/// The cache of one dataset.
+#[derive(Debug, Clone)]
+pub struct ObjectCache {
+    folder: PathBuf,
+}
+
+impl ObjectCache {
+    /// Opens it.
+    ///
+    /// # Errors
+    /// Its directory cannot be created.
+    pub fn open(state: &StateDirectory, dataset: &Name) -> Result<Self> {
+        let folder = state.dataset(dataset)?.join("cache");
+        create_private(&folder)?;
+        Ok(Self { folder })
+    }
+
+    /// The copy of the object `key`, if there is one.
+    #[must_use]
+    pub fn get(&self, key: &str) -> Option<Vec<u8>> {
+        std::fs::read(self.path(key)).ok()
+    }
+
+    /// Keeps a copy. A cache that cannot be written costs time later, not correctness now.
+    pub fn put(&self, key: &str, object: &[u8]) {
+        if let Err(error) = replace_file(&self.path(key), object) {
+            tracing::warn!(error = %error.chain(), "cannot keep a local copy; it will be fetched again");
+        }
+    }
+
+    /// Forgets a copy.
+    pub fn remove(&self, key: &str) {
+        let _ = std::fs::remove_file(self.path(key));
+    }
+
+    /// Forgets every copy whose key `keep` refuses.
+    pub fn retain(&self, keep: impl Fn(&str) -> bool) {
+        let entries = std::fs::read_dir(&self.folder).into_iter().flatten().flatten();
+        for name in entries.filter_map(|entry| entry.file_name().into_string().ok()) {
+            let key = name.replace('!', "/");
+            if !keep(&key) {
+                self.remove(&key);
+            }
+        }
+    }
+
+    fn path(&self, key: &str) -> PathBuf {
+        self.folder.join(key.replace('/', "!"))
+    }
+}
