@@ -10,6 +10,7 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 
+use aws_sdk_s3::primitives::ByteStream;
 use bytes::Bytes;
 use futures::stream::{self, StreamExt};
 use lifeboat_engine::Class;
@@ -33,6 +34,7 @@ async fn conforms(replica: SharedReplica, expected: &Probe) {
     listings_are_complete_sorted_and_by_any_prefix(&*replica).await;
     delete_is_idempotent(&*replica).await;
     probe_is_truthful_and_leaves_nothing(&*replica, expected).await;
+    cancelled_put_leaves_all_or_nothing(&replica).await;
 }
 
 async fn put_new_creates_and_leaves_existing_objects_alone(replica: &dyn Replica) {
@@ -208,6 +210,25 @@ async fn probe_is_truthful_and_leaves_nothing(replica: &dyn Replica, expected: &
     assert_eq!(replica.list("").await.unwrap(), []);
 }
 
+async fn cancelled_put_leaves_all_or_nothing(replica: &SharedReplica) {
+    let body = Bytes::from(vec![9; 4 * 1024 * 1024]);
+    let key = |delay: u64| format!("cancelled/{delay}");
+    let delays = [0, 1, 3, 10, 30, 100];
+    for delay in delays {
+        let key = key(delay);
+        let _ = tokio::time::timeout(Duration::from_millis(delay), replica.put_new(&key, body.clone())).await;
+        match replica.get(&key).await {
+            Ok(found) => assert_eq!(found, body, "cancelled after {delay} ms"),
+            Err(error) => assert!(error.is_not_found(), "{error}"),
+        }
+    }
+    // What was under way may still arrive, whole.
+    tokio::time::sleep(Duration::from_millis(500)).await;
+    for delay in delays {
+        replica.delete(&key(delay)).await.unwrap();
+    }
+}
+
 fn all_permitted() -> Probe {
     Probe {
         conditional_writes: Some(true),
@@ -289,14 +310,15 @@ async fn two_s3_regions_conform_each_on_its_own() {
 
     let config = north.replica_config("north");
     let ReplicaKind::S3(bucket) = &config.kind else { unreachable!("regions are S3") };
-    conforms(Arc::new(S3Replica::open(&config, bucket, "").await.unwrap()), &told).await;
-
-    let locked = Probe { versioning: Some(true), object_lock: Some(true), ..told };
-    conforms(open(&south.replica_config("south"), "teams/a/vault").await.unwrap(), &locked).await;
+    let bare = Arc::new(S3Replica::open(&config, bucket, "").await.unwrap());
+    let retrying = open(&south.replica_config("south"), "teams/a/vault").await.unwrap();
+    let locked = Probe { versioning: Some(true), object_lock: Some(true), ..told.clone() };
+    tokio::join!(conforms(bare, &told), conforms(retrying, &locked));
 
     only_the_prefix_is_touched(&north).await;
     versions_of_the_probe_are_removed(&south).await;
     packs_have_the_storage_class(&north).await;
+    bodies_that_arrive_changed_are_refused(&north).await;
     wrong_credentials_are_denied(&north).await;
     unknown_buckets_are_misconfigured(&north).await;
     untrusted_authorities_are_named(&north, &south).await;
@@ -331,6 +353,16 @@ async fn packs_have_the_storage_class(region: &Region) {
         assert_eq!(class.filter(|class| class != "STANDARD").as_deref(), expected, "{key}");
         replica.delete(key).await.unwrap();
     }
+}
+
+/// The stores under test check what the replica's choice of checksum relies on.
+async fn bodies_that_arrive_changed_are_refused(region: &Region) {
+    let sent = region.client().put_object().bucket(region.bucket()).key("changed");
+    // CRC64NVME of other bytes.
+    let sent = sent.body(ByteStream::from_static(b"changed on the way")).checksum_crc64_nvme("AAAAAAAAAAA=");
+    let error = sent.send().await.unwrap_err();
+    assert_eq!(error.raw_response().unwrap().status().as_u16(), 400, "{error:?}");
+    assert!(open(&region.replica_config("north"), "").await.unwrap().get("changed").await.unwrap_err().is_not_found());
 }
 
 async fn wrong_credentials_are_denied(region: &Region) {
@@ -393,6 +425,26 @@ async fn lost_regions_are_unavailable(mut region: Region) {
     assert!(matches!(error.kind, ReplicaErrorKind::Unavailable(_)), "{error}");
     region.restart().await;
     assert_eq!(replica.get("kept").await.unwrap(), "x");
+}
+
+#[tokio::test]
+async fn missing_credentials_are_denied_and_said_so() {
+    let config = ReplicaConfig {
+        name: "north".parse().unwrap(),
+        region: "eu-north-1".to_owned(),
+        kind: ReplicaKind::S3(S3Config {
+            bucket: "backups".to_owned(),
+            endpoint: Some("http://127.0.0.1:1".parse().unwrap()),
+            path_style: true,
+            ca_file: None,
+            storage_class: None,
+            credentials: S3Credentials::Profile("no-such-profile-here".to_owned()),
+        }),
+        timeout: Duration::from_secs(5),
+    };
+    let error = open(&config, "").await.unwrap().list("").await.unwrap_err();
+    assert!(matches!(error.kind, ReplicaErrorKind::Denied(_)), "{error}");
+    assert!(error.to_string().contains("no credentials were found"), "{error}");
 }
 
 #[tokio::test]

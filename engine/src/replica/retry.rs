@@ -70,7 +70,7 @@ impl Retry {
             if start.elapsed() + pause >= self.policy.budget {
                 return Err(error);
             }
-            tracing::debug!(replica = %error.replica, attempt, %error, "trying again");
+            tracing::warn!(attempt, %error, "trying again");
             tokio::time::sleep(pause).await;
             attempt += 1;
         }
