@@ -22,7 +22,7 @@ use super::{ObjectMeta, Probe, Replica, ReplicaError, ReplicaErrorKind, trial};
 use crate::config::ReplicaConfig;
 use crate::id::Name;
 
-/// A [`Replica`] in a directory. See the [module](self) for what it promises.
+/// A [`Replica`] in a directory. Its module begins with what it promises.
 #[derive(Debug)]
 pub struct DirectoryReplica {
     name: Name,

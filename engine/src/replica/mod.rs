@@ -1,7 +1,7 @@
 //! A replica: one whole copy of the vault, in one region.
 //!
 //! Every implementation keeps the guarantees written on [`Replica`]'s methods, and passes the one
-//! conformance suite (`tests/tests/replica_conformance.rs`). Keys are relative to the vault's prefix, at most
+//! conformance suite (`tests/tests/replica_conformance/`). Keys are relative to the vault's prefix, at most
 //! 512 bytes, made of `/`-separated segments of 1 to 200 of `A-Za-z0-9-_.`, none of which begins with a dot.
 //!
 //! - **Deadlines** are kept by the implementations: one for each request, so that a listing has one a page.

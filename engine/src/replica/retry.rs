@@ -41,7 +41,7 @@ impl RetryPolicy {
     }
 }
 
-/// Any replica, with retries. See the [module](self) for what it promises.
+/// Any replica, with retries. Its module begins with what it promises.
 #[derive(Debug)]
 pub struct Retry {
     inner: SharedReplica,

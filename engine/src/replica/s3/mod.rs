@@ -31,7 +31,7 @@ mod probe;
 /// The most that is reserved on the word of a store; larger objects grow as they arrive.
 const LARGEST_RESERVATION: usize = 64 * 1024 * 1024;
 
-/// A [`Replica`] in an S3 bucket. See the [module](self) for what it promises.
+/// A [`Replica`] in an S3 bucket. Its module begins with what it promises.
 pub struct S3Replica {
     name: Name,
     region: String,
