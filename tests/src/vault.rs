@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use bytes::Bytes;
-use lifeboat_engine::clock::{Clock, ManualClock, SharedClock, SystemClock};
+use lifeboat_engine::clock::{ManualClock, SharedClock, SystemClock};
 use lifeboat_engine::config::{
     CommandConfig, Config, Dataset, DrillConfig, KeysConfig, Limits, Objectives, ProofLevel, ReplicaConfig,
     ReplicaKind, Retention, Secret, SecretRef, SourceConfig,
@@ -141,7 +141,8 @@ impl TestVault {
         let opened = replica::open_all(&config).await.unwrap_or_else(|error| panic!("{error:?}"));
         let clock = ManualClock::at(SystemClock::shared().now());
         let shared: SharedClock = clock.clone();
-        let init = init(&config, &opened, &InitOptions::default(), &shared).await.unwrap_or_else(|error| panic!("{error:?}"));
+        let init =
+            init(&config, &opened, &InitOptions::default(), &shared).await.unwrap_or_else(|error| panic!("{error:?}"));
         Self { place, config, replicas: opened, clock, master, init }
     }
 
