@@ -57,14 +57,14 @@ async fn resets_refusals_and_server_errors_are_retried_then_unavailable(region: 
     let (proxy, replica) = behind_proxy(region).await;
     for mode in [Mode::Reset, Mode::Refuse, Mode::Status(500), Mode::Status(503), Mode::Status(429)] {
         proxy.set(mode);
-        for operation in ["put", "get", "delete", "list"] {
-            let outcome = match operation {
-                "put" => replica.put_new("object", Bytes::from_static(b"x")).await,
-                "get" => replica.get("object").await.map(drop),
-                "delete" => replica.delete("object").await,
-                _ => replica.list("").await.map(drop),
-            };
-            let error = outcome.expect_err(operation);
+        let outcomes = tokio::join!(
+            replica.put_new("object", Bytes::from_static(b"x")),
+            async { replica.get("object").await.map(drop) },
+            replica.delete("object"),
+            async { replica.list("").await.map(drop) },
+        );
+        for outcome in [outcomes.0, outcomes.1, outcomes.2, outcomes.3] {
+            let error = outcome.unwrap_err();
             assert!(matches!(error.kind, ReplicaErrorKind::Unavailable(_)), "{mode:?}: {error}");
         }
         if mode != Mode::Refuse {

@@ -9,6 +9,7 @@
 
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, ErrorKind, Read, Write};
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -21,7 +22,7 @@ use super::{ObjectMeta, Probe, Replica, ReplicaError, ReplicaErrorKind, trial};
 use crate::config::ReplicaConfig;
 use crate::id::Name;
 
-/// A [`Replica`] in a directory. See the [module](self) for what it promises.
+/// A [`Replica`] in a directory. Its module begins with what it promises.
 #[derive(Debug)]
 pub struct DirectoryReplica {
     name: Name,
@@ -298,6 +299,8 @@ impl Temporary {
                 let flags = rustix::fs::RenameFlags::NOREPLACE;
                 Ok(rustix::fs::renameat_with(rustix::fs::CWD, &self.path, rustix::fs::CWD, place, flags)?)
             }
+            // NFS repeats a request whose answer was lost, and then meets its own link.
+            Err(error) if error.kind() == ErrorKind::AlreadyExists && self.path.metadata()?.nlink() == 2 => Ok(()),
             outcome => outcome,
         }
     }

@@ -1,7 +1,7 @@
 //! A replica: one whole copy of the vault, in one region.
 //!
 //! Every implementation keeps the guarantees written on [`Replica`]'s methods, and passes the one
-//! conformance suite (`tests/tests/replica_conformance.rs`). Keys are relative to the vault's prefix, at most
+//! conformance suite (`tests/tests/replica_conformance/`). Keys are relative to the vault's prefix, at most
 //! 512 bytes, made of `/`-separated segments of 1 to 200 of `A-Za-z0-9-_.`, none of which begins with a dot.
 //!
 //! - **Deadlines** are kept by the implementations: one for each request, so that a listing has one a page.
@@ -72,7 +72,7 @@ pub enum ReplicaErrorKind {
 
 /// A failed operation: which, on what, where, why.
 #[derive(Debug, thiserror::Error)]
-#[error("replica {replica}: cannot {operation} {key}: {kind}")]
+#[error("replica {replica}: cannot {operation} {}: {kind}", if key.is_empty() { "the vault" } else { key })]
 pub struct ReplicaError {
     /// Its name.
     pub replica: Name,
@@ -130,9 +130,10 @@ impl From<ReplicaError> for Error {
 
 /// One copy of the vault.
 ///
-/// Every request has the deadline of its [`ReplicaConfig::timeout`]; with retries no operation takes longer than
-/// twice that, listings aside, where it holds for each page. Every method may be called concurrently, and may be
-/// cancelled by dropping its future: an object then exists whole or not at all.
+/// Every request has the deadline of its [`ReplicaConfig::timeout`], a listing for each page. With retries, none is
+/// sent after that time, so that an operation ends within twice as long; [`put_new`](Self::put_new) may then take
+/// as long again to look whose object it met. Every method may be called concurrently, and may be cancelled by
+/// dropping its future: an object then exists whole or not at all.
 #[async_trait]
 pub trait Replica: Send + Sync + fmt::Debug {
     /// Its name in the configuration.

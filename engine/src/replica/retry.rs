@@ -41,7 +41,7 @@ impl RetryPolicy {
     }
 }
 
-/// Any replica, with retries. See the [module](self) for what it promises.
+/// Any replica, with retries. Its module begins with what it promises.
 #[derive(Debug)]
 pub struct Retry {
     inner: SharedReplica,
@@ -70,7 +70,7 @@ impl Retry {
             if start.elapsed() + pause >= self.policy.budget {
                 return Err(error);
             }
-            tracing::debug!(replica = %error.replica, attempt, %error, "trying again");
+            tracing::warn!(attempt, %error, "trying again");
             tokio::time::sleep(pause).await;
             attempt += 1;
         }

@@ -29,7 +29,7 @@ where
     }
     let cause: &(dyn StdError + 'static) = error;
     if let Some(credentials) = find::<CredentialsError>(cause) {
-        return Kind::Denied(tidy(&format!("no usable credentials: {}", last_text(credentials))));
+        return classify_credentials(credentials);
     }
     if let Some(tls) = find::<rustls::Error>(cause) {
         return classify_tls(tls);
@@ -84,6 +84,15 @@ fn classify_answer(status: u16, code: &str, message: &str) -> Kind {
         }
         _ => Kind::Other(text()),
     }
+}
+
+fn classify_credentials(error: &CredentialsError) -> Kind {
+    let stage = match error {
+        CredentialsError::CredentialsNotLoaded(_) => "no credentials were found where the configuration says",
+        _ => "the credentials could not be loaded",
+    };
+    let cause = error.source().map(|cause| format!(": {}", last_text(cause))).unwrap_or_default();
+    Kind::Denied(tidy(&format!("{stage}{cause}")))
 }
 
 fn classify_tls(error: &rustls::Error) -> Kind {

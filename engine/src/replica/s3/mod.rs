@@ -13,7 +13,6 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use aws_sdk_s3::Client;
-use aws_sdk_s3::operation::list_objects_v2::ListObjectsV2Output;
 use aws_sdk_s3::primitives::{ByteStream, DateTime as SdkDateTime};
 use aws_sdk_s3::types::{ChecksumAlgorithm, StorageClass};
 use bytes::{Bytes, BytesMut};
@@ -32,7 +31,7 @@ mod probe;
 /// The most that is reserved on the word of a store; larger objects grow as they arrive.
 const LARGEST_RESERVATION: usize = 64 * 1024 * 1024;
 
-/// A [`Replica`] in an S3 bucket. See the [module](self) for what it promises.
+/// A [`Replica`] in an S3 bucket. Its module begins with what it promises.
 pub struct S3Replica {
     name: Name,
     region: String,
@@ -121,15 +120,31 @@ impl S3Replica {
         .await
     }
 
-    async fn page(&self, prefix: &str, continuation: Option<String>) -> Result<ListObjectsV2Output, ReplicaErrorKind> {
-        self.client
+    /// One page of a listing, and where the next one begins.
+    async fn page(
+        &self,
+        prefix: &str,
+        continuation: Option<String>,
+    ) -> Result<(Vec<ObjectMeta>, Option<String>), ReplicaErrorKind> {
+        let root = key::below(&self.vault_prefix, "");
+        let page = self
+            .client
             .list_objects_v2()
             .bucket(&self.bucket)
-            .prefix(key::below(&self.vault_prefix, prefix))
+            .prefix(format!("{root}{prefix}"))
             .set_continuation_token(continuation)
             .send()
             .await
-            .map_err(|error| errors::classify(&error))
+            .map_err(|error| errors::classify(&error))?;
+        let mut found = Vec::with_capacity(page.contents().len());
+        for object in page.contents() {
+            let key = object.key().and_then(|key| key.strip_prefix(&root)).unwrap_or_default();
+            // Consoles leave objects named like folders; they are none of ours.
+            if key::check(key).is_ok() {
+                found.push(describe(key, object.size, object.last_modified)?);
+            }
+        }
+        Ok((found, page.next_continuation_token))
     }
 
     /// An answer to HEAD has no body: a missing bucket looks like a missing object until this told them apart.
@@ -205,23 +220,11 @@ impl Replica for S3Replica {
     }
 
     async fn list(&self, prefix: &str) -> Result<Vec<ObjectMeta>, ReplicaError> {
-        let root = key::below(&self.vault_prefix, "");
-        let mut found = Vec::new();
-        let mut continuation = None;
-        loop {
-            let page = self.request("list", prefix, self.page(prefix, continuation)).await?;
-            for object in page.contents() {
-                let key = object.key().and_then(|key| key.strip_prefix(&root)).unwrap_or_default();
-                // Consoles leave objects named like folders; they are none of ours.
-                if key::check(key).is_ok() {
-                    let described = async { describe(key, object.size, object.last_modified) };
-                    found.push(self.request("list", key, described).await?);
-                }
-            }
-            continuation = page.next_continuation_token;
-            if continuation.is_none() || page.is_truncated != Some(true) {
-                break;
-            }
+        let (mut found, mut next) = self.request("list", prefix, self.page(prefix, None)).await?;
+        while next.is_some() {
+            let (page, after) = self.request("list", prefix, self.page(prefix, next)).await?;
+            found.extend(page);
+            next = after;
         }
         found.sort_unstable_by(|a, b| a.key.cmp(&b.key));
         Ok(found)

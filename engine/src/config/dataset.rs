@@ -1,0 +1,199 @@
+//! Validates one `[[dataset]]`.
+
+use toml::Spanned;
+
+use super::raw::{RawDataset, RawDrill, RawSource, Text};
+use super::validate::Validator;
+use super::{
+    CommandConfig, Dataset, DrillConfig, DrillQuery, Objectives, PostgresConfig, PostgresConnection, ProofLevel,
+    ReplicaConfig, Retention, SourceConfig, defaults, units,
+};
+use crate::schedule::Schedule;
+
+/// `None` where something of it cannot be used; what, is in the findings.
+pub(super) fn validate(v: &mut Validator<'_>, raw: Spanned<RawDataset>, replicas: &[ReplicaConfig]) -> Option<Dataset> {
+    let raw = raw.into_inner();
+    let home_region = v.filled(&raw.home_region)?;
+    if !replicas.is_empty() && replicas.iter().all(|replica| replica.region == home_region) {
+        v.findings.add(
+            raw.home_region.span(),
+            format!("every replica is in {home_region}, where the database lives"),
+            "add a replica in another region: that is what survives the loss of this one",
+        );
+    }
+    for standby in &raw.standby_recipients {
+        if standby.get_ref().parse::<age::x25519::Recipient>().is_err() {
+            let problem = format!("`{}` is not an operations recipient", standby.get_ref());
+            v.findings.add(
+                standby.span(),
+                problem,
+                "use operations_recipient from hosts/<host>.json of the standby host",
+            );
+        }
+    }
+    let source = source(v, &raw.source, &raw.name);
+    let retention = Retention {
+        keep_last: raw.retention.keep_last,
+        hourly: raw.retention.hourly,
+        daily: raw.retention.daily,
+        weekly: raw.retention.weekly,
+        monthly: raw.retention.monthly,
+        yearly: raw.retention.yearly,
+        within: v.unit(raw.retention.within.as_ref(), units::duration),
+        grace: v.unit(raw.retention.grace.as_ref(), units::duration).unwrap_or(defaults::GRACE),
+    };
+    let objectives = Objectives {
+        rpo: v.unit(raw.objectives.rpo.as_ref(), units::duration),
+        rto: v.unit(raw.objectives.rto.as_ref(), units::duration),
+    };
+    let schedule = schedule(v, &raw);
+    let chunk_size = chunk_size(v, raw.chunk_size.as_ref());
+    let compression = raw.compression.as_ref().map_or(defaults::COMPRESSION, |level| *level.get_ref());
+    if !(1..=19).contains(&compression) {
+        let span = raw.compression.as_ref().map_or(0..0, Spanned::span);
+        v.findings.add(span, format!("compression = {compression}"), "use 1 (fast) to 19 (small)");
+    }
+    let source = source?;
+    let drill = drill(v, raw.drill, &source);
+    Some(Dataset {
+        name: v.name(&raw.name)?,
+        home_region,
+        source,
+        schedule,
+        retention,
+        objectives,
+        chunk_size,
+        compression,
+        standby_recipients: raw.standby_recipients.into_iter().map(Spanned::into_inner).collect(),
+        drill,
+    })
+}
+
+fn schedule(v: &mut Validator<'_>, raw: &RawDataset) -> Option<Schedule> {
+    let jitter = v.unit(raw.jitter.as_ref(), units::duration).unwrap_or_default();
+    let zone = raw.time_zone.as_ref();
+    let time_zone = zone.map_or(Ok(chrono_tz::UTC), |zone| zone.get_ref().parse::<chrono_tz::Tz>());
+    let time_zone = time_zone.unwrap_or_else(|_| {
+        let span = zone.map_or(0..0, Spanned::span);
+        let shown = zone.map(|zone| zone.get_ref().as_str()).unwrap_or_default();
+        v.findings.add(span, format!("`{shown}` is not a time zone"), "use an IANA name such as Europe/Berlin");
+        chrono_tz::UTC
+    });
+    let text = raw.schedule.as_ref()?;
+    match Schedule::parse(text.get_ref(), time_zone, jitter) {
+        Ok(schedule) => Some(schedule),
+        Err(error) => {
+            v.findings.add(text.span(), error.chain(), error.hint_text().unwrap_or_default());
+            None
+        }
+    }
+}
+
+fn chunk_size(v: &mut Validator<'_>, text: Option<&Text>) -> u32 {
+    let size = v.unit(text, units::size).unwrap_or(u64::from(defaults::CHUNK_SIZE));
+    match u32::try_from(size) {
+        Ok(size) if size.is_power_of_two() && (64 << 10..=4 << 20).contains(&size) => size,
+        _ => {
+            let span = text.map_or(0..0, Spanned::span);
+            v.findings.add(span, "this chunk size is not usable", "use a power of two from 64KiB to 4MiB");
+            defaults::CHUNK_SIZE
+        }
+    }
+}
+
+fn source(v: &mut Validator<'_>, raw: &RawSource, at: &Text) -> Option<SourceConfig> {
+    match raw {
+        RawSource::Sqlite { path } => Some(SourceConfig::Sqlite { path: v.path(path) }),
+        RawSource::Command { argv, environment, expected_status, stream } => {
+            if argv.first().is_none_or(|program| program.is_empty()) {
+                v.findings.add(at.span(), "argv of its source is empty", "name a program and its arguments");
+                return None;
+            }
+            let stream = stream.clone().unwrap_or_else(|| defaults::STREAM.to_owned());
+            if stream.is_empty() || stream.len() > 200 || stream.chars().any(char::is_control) {
+                v.findings.add(
+                    at.span(),
+                    "the stream of its source is not usable",
+                    "use 1 to 200 bytes without control characters",
+                );
+            }
+            Some(SourceConfig::Command(CommandConfig {
+                argv: argv.clone(),
+                environment: environment.clone(),
+                expected_status: *expected_status,
+                stream,
+            }))
+        }
+        RawSource::Postgres { url, service, socket, port, user, password, databases, client_directories } => {
+            let connection = match (url, service, socket) {
+                (Some(url), None, None) => postgres_url(v, url)?,
+                (None, Some(service), None) => PostgresConnection::Service(v.filled(service)?),
+                (None, None, Some(socket)) => PostgresConnection::Socket {
+                    directory: v.path(socket),
+                    port: port.unwrap_or(5432),
+                    user: user.clone(),
+                },
+                _ => {
+                    let problem = "its source must be reached in exactly one way";
+                    v.findings.add(at.span(), problem, "give one of url, service or socket");
+                    return None;
+                }
+            };
+            if socket.is_none() && (port.is_some() || user.is_some()) {
+                v.findings.add(at.span(), "port and user belong to socket", "put them into the url or the service");
+            }
+            Some(SourceConfig::Postgres(PostgresConfig {
+                connection,
+                password: password.as_ref().map(|password| v.secret(password)),
+                databases: databases.clone(),
+                client_directories: client_directories.iter().map(|directory| v.path(directory)).collect(),
+            }))
+        }
+    }
+}
+
+fn postgres_url(v: &mut Validator<'_>, text: &Text) -> Option<PostgresConnection> {
+    let remedy = "use postgresql://user@host:5432/database?sslmode=verify-full";
+    let url = url::Url::parse(text.get_ref()).ok().filter(|url| matches!(url.scheme(), "postgresql" | "postgres"));
+    let Some(url) = url else {
+        // The text itself may hold a password, so it is not shown.
+        v.findings.add(text.span(), "this is not a PostgreSQL URL", remedy);
+        return None;
+    };
+    if url.password().is_some() || url.query_pairs().any(|(key, _)| key == "password") {
+        v.findings.add(
+            text.span(),
+            "a URL must not hold a password",
+            "use password = \"credential:NAME\" or a 0600 file",
+        );
+        return None;
+    }
+    Some(PostgresConnection::Url(url))
+}
+
+fn drill(v: &mut Validator<'_>, raw: RawDrill, source: &SourceConfig) -> DrillConfig {
+    let highest = if matches!(source, SourceConfig::Command(_)) { ProofLevel::Fetched } else { ProofLevel::Proved };
+    let level = match &raw.level {
+        None => highest,
+        Some(text) => {
+            let levels = [ProofLevel::Fetched, ProofLevel::Loaded, ProofLevel::Checked, ProofLevel::Proved];
+            let level = levels.into_iter().find(|level| level.as_str() == text.get_ref());
+            if level.is_none_or(|level| level > highest) {
+                let problem =
+                    format!("level = \"{}\" cannot be for a source of kind {}", text.get_ref(), source.engine());
+                let possible: Vec<_> =
+                    levels.iter().filter(|level| **level <= highest).map(|level| level.as_str()).collect();
+                v.findings.add(text.span(), problem, format!("use {}", possible.join(", ")));
+            }
+            level.unwrap_or(highest)
+        }
+    };
+    let queries = raw.queries.into_iter();
+    DrillConfig {
+        level,
+        queries: queries
+            .map(|query| DrillQuery { database: query.database, sql: query.sql, expect: query.expect })
+            .collect(),
+        server_directories: raw.server_directories.iter().map(|directory| v.path(directory)).collect(),
+    }
+}
