@@ -31,7 +31,7 @@ pub(super) fn validate(v: &mut Validator<'_>, raw: Spanned<RawDataset>, replicas
             );
         }
     }
-    let source = source(v, &raw.source, &raw.name);
+    let source = source(v, &raw.source);
     let retention = Retention {
         keep_last: raw.retention.keep_last,
         hourly: raw.retention.hourly,
@@ -101,55 +101,94 @@ fn chunk_size(v: &mut Validator<'_>, text: Option<&Text>) -> u32 {
     }
 }
 
-fn source(v: &mut Validator<'_>, raw: &RawSource, at: &Text) -> Option<SourceConfig> {
-    match raw {
-        RawSource::Sqlite { path } => Some(SourceConfig::Sqlite { path: v.path(path) }),
-        RawSource::Command { argv, environment, expected_status, stream } => {
-            if argv.first().is_none_or(|program| program.is_empty()) {
-                v.findings.add(at.span(), "argv of its source is empty", "name a program and its arguments");
-                return None;
-            }
-            let stream = stream.clone().unwrap_or_else(|| defaults::STREAM.to_owned());
-            if stream.is_empty() || stream.len() > 200 || stream.chars().any(char::is_control) {
-                v.findings.add(
-                    at.span(),
-                    "the stream of its source is not usable",
-                    "use 1 to 200 bytes without control characters",
-                );
-            }
-            Some(SourceConfig::Command(CommandConfig {
-                argv: argv.clone(),
-                environment: environment.clone(),
-                expected_status: *expected_status,
-                stream,
-            }))
+fn source(v: &mut Validator<'_>, raw: &RawSource) -> Option<SourceConfig> {
+    let place = raw.kind.span();
+    let postgres_keys = [
+        ("url", raw.url.as_ref().map(Spanned::span)),
+        ("service", raw.service.as_ref().map(Spanned::span)),
+        ("socket", raw.socket.as_ref().map(Spanned::span)),
+        ("port", raw.port.as_ref().map(Spanned::span)),
+        ("user", raw.user.as_ref().map(Spanned::span)),
+        ("password", raw.password.as_ref().map(Spanned::span)),
+        ("databases", raw.databases.as_ref().map(Spanned::span)),
+        ("client_directories", raw.client_directories.as_ref().map(Spanned::span)),
+    ];
+    let sqlite_keys = [("path", raw.path.as_ref().map(Spanned::span))];
+    let command_keys = [
+        ("argv", raw.argv.as_ref().map(Spanned::span)),
+        ("environment", raw.environment.as_ref().map(Spanned::span)),
+        ("expected_status", raw.expected_status.as_ref().map(Spanned::span)),
+        ("stream", raw.stream.as_ref().map(Spanned::span)),
+    ];
+    match raw.kind.get_ref().as_str() {
+        "postgres" => {
+            v.foreign("postgres", sqlite_keys);
+            v.foreign("postgres", command_keys);
+            postgres(v, raw).map(SourceConfig::Postgres)
         }
-        RawSource::Postgres { url, service, socket, port, user, password, databases, client_directories } => {
-            let connection = match (url, service, socket) {
-                (Some(url), None, None) => postgres_url(v, url)?,
-                (None, Some(service), None) => PostgresConnection::Service(v.filled(service)?),
-                (None, None, Some(socket)) => PostgresConnection::Socket {
-                    directory: v.path(socket),
-                    port: port.unwrap_or(5432),
-                    user: user.clone(),
-                },
-                _ => {
-                    let problem = "its source must be reached in exactly one way";
-                    v.findings.add(at.span(), problem, "give one of url, service or socket");
-                    return None;
-                }
-            };
-            if socket.is_none() && (port.is_some() || user.is_some()) {
-                v.findings.add(at.span(), "port and user belong to socket", "put them into the url or the service");
-            }
-            Some(SourceConfig::Postgres(PostgresConfig {
-                connection,
-                password: password.as_ref().map(|password| v.secret(password)),
-                databases: databases.clone(),
-                client_directories: client_directories.iter().map(|directory| v.path(directory)).collect(),
-            }))
+        "sqlite" => {
+            v.foreign("sqlite", postgres_keys);
+            v.foreign("sqlite", command_keys);
+            let path = v.required(raw.path.as_ref(), "path", &place)?;
+            Some(SourceConfig::Sqlite { path: v.path(path) })
+        }
+        "command" => {
+            v.foreign("command", postgres_keys);
+            v.foreign("command", sqlite_keys);
+            command(v, raw).map(SourceConfig::Command)
+        }
+        other => {
+            v.findings.add(place, format!("there are no sources of kind `{other}`"), "use postgres, sqlite or command");
+            None
         }
     }
+}
+
+fn command(v: &mut Validator<'_>, raw: &RawSource) -> Option<CommandConfig> {
+    let argv = v.required(raw.argv.as_ref(), "argv", &raw.kind.span())?;
+    if argv.get_ref().first().is_none_or(String::is_empty) {
+        v.findings.add(argv.span(), "argv is empty", "name a program and its arguments");
+        return None;
+    }
+    let stream = raw.stream.as_ref().map_or(defaults::STREAM, |stream| stream.get_ref().as_str());
+    if stream.is_empty() || stream.len() > 200 || stream.chars().any(char::is_control) {
+        let span = raw.stream.as_ref().map_or(0..0, Spanned::span);
+        v.findings.add(span, "this stream name is not usable", "use 1 to 200 bytes without control characters");
+    }
+    Some(CommandConfig {
+        argv: argv.get_ref().clone(),
+        environment: raw.environment.as_ref().map(|environment| environment.get_ref().clone()).unwrap_or_default(),
+        expected_status: raw.expected_status.as_ref().map_or(0, |status| *status.get_ref()),
+        stream: stream.to_owned(),
+    })
+}
+
+fn postgres(v: &mut Validator<'_>, raw: &RawSource) -> Option<PostgresConfig> {
+    let connection = match (&raw.url, &raw.service, &raw.socket) {
+        (Some(url), None, None) => postgres_url(v, url)?,
+        (None, Some(service), None) => PostgresConnection::Service(v.filled(service)?),
+        (None, None, Some(socket)) => PostgresConnection::Socket {
+            directory: v.path(socket),
+            port: raw.port.as_ref().map_or(5432, |port| *port.get_ref()),
+            user: raw.user.as_ref().map(|user| user.get_ref().clone()),
+        },
+        _ => {
+            let problem = "a PostgreSQL server is reached in exactly one way";
+            v.findings.add(raw.kind.span(), problem, "give one of url, service or socket");
+            return None;
+        }
+    };
+    if raw.socket.is_none() && (raw.port.is_some() || raw.user.is_some()) {
+        let remedy = "put them into the url or the service";
+        v.findings.add(raw.kind.span(), "port and user belong to socket", remedy);
+    }
+    let directories = raw.client_directories.as_ref().map(|list| list.get_ref().as_slice()).unwrap_or_default();
+    Some(PostgresConfig {
+        connection,
+        password: raw.password.as_ref().map(|password| v.secret(password)),
+        databases: raw.databases.as_ref().map(|list| list.get_ref().clone()).unwrap_or_default(),
+        client_directories: directories.iter().map(|directory| v.path(directory)).collect(),
+    })
 }
 
 fn postgres_url(v: &mut Validator<'_>, text: &Text) -> Option<PostgresConnection> {

@@ -57,30 +57,25 @@ pub(super) struct RawLimits {
     pub shutdown: Option<Text>,
 }
 
+/// The keys of every kind; which belong to which is validated.
 #[derive(Deserialize)]
-#[serde(tag = "kind", rename_all = "lowercase", deny_unknown_fields)]
-pub(super) enum RawReplica {
-    S3 {
-        name: Text,
-        region: Text,
-        bucket: Text,
-        endpoint: Option<Text>,
-        #[serde(default)]
-        path_style: bool,
-        #[serde(default)]
-        allow_http: bool,
-        ca_file: Option<Text>,
-        storage_class: Option<String>,
-        profile: Option<Text>,
-        credentials: Option<Text>,
-        timeout: Option<Text>,
-    },
-    Directory {
-        name: Text,
-        region: Text,
-        path: Text,
-        timeout: Option<Text>,
-    },
+#[serde(deny_unknown_fields)]
+pub(super) struct RawReplica {
+    pub name: Text,
+    pub kind: Text,
+    pub region: Text,
+    pub timeout: Option<Text>,
+    // kind = "directory"
+    pub path: Option<Text>,
+    // kind = "s3"
+    pub bucket: Option<Text>,
+    pub endpoint: Option<Text>,
+    pub path_style: Option<Spanned<bool>>,
+    pub allow_http: Option<Spanned<bool>>,
+    pub ca_file: Option<Text>,
+    pub storage_class: Option<Text>,
+    pub profile: Option<Text>,
+    pub credentials: Option<Text>,
 }
 
 #[derive(Deserialize)]
@@ -104,32 +99,27 @@ pub(super) struct RawDataset {
     pub drill: RawDrill,
 }
 
+/// The keys of every kind; which belong to which is validated.
 #[derive(Deserialize)]
-#[serde(tag = "kind", rename_all = "lowercase", deny_unknown_fields)]
-pub(super) enum RawSource {
-    Postgres {
-        url: Option<Text>,
-        service: Option<Text>,
-        socket: Option<Text>,
-        port: Option<u16>,
-        user: Option<String>,
-        password: Option<Text>,
-        #[serde(default)]
-        databases: Vec<String>,
-        #[serde(default)]
-        client_directories: Vec<Text>,
-    },
-    Sqlite {
-        path: Text,
-    },
-    Command {
-        argv: Vec<String>,
-        #[serde(default)]
-        environment: BTreeMap<String, String>,
-        #[serde(default)]
-        expected_status: i32,
-        stream: Option<String>,
-    },
+#[serde(deny_unknown_fields)]
+pub(super) struct RawSource {
+    pub kind: Text,
+    // kind = "postgres"
+    pub url: Option<Text>,
+    pub service: Option<Text>,
+    pub socket: Option<Text>,
+    pub port: Option<Spanned<u16>>,
+    pub user: Option<Text>,
+    pub password: Option<Text>,
+    pub databases: Option<Spanned<Vec<String>>>,
+    pub client_directories: Option<Spanned<Vec<Text>>>,
+    // kind = "sqlite"
+    pub path: Option<Text>,
+    // kind = "command"
+    pub argv: Option<Spanned<Vec<String>>>,
+    pub environment: Option<Spanned<BTreeMap<String, String>>>,
+    pub expected_status: Option<Spanned<i32>>,
+    pub stream: Option<Text>,
 }
 
 #[derive(Deserialize, Default)]

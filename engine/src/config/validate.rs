@@ -132,51 +132,85 @@ impl<'a> Validator<'a> {
     }
 
     fn replica(&mut self, raw: Spanned<RawReplica>) -> Option<ReplicaConfig> {
-        match raw.into_inner() {
-            RawReplica::Directory { name, region, path, timeout } => Some(ReplicaConfig {
-                kind: ReplicaKind::Directory { path: self.path(&path) },
-                timeout: self.unit(timeout.as_ref(), units::duration).unwrap_or(defaults::TIMEOUT),
-                name: self.name(&name)?,
-                region: self.filled(&region)?,
-            }),
-            RawReplica::S3 {
-                name,
-                region,
-                bucket,
-                endpoint,
-                path_style,
-                allow_http,
-                ca_file,
-                storage_class,
-                profile,
-                credentials,
-                timeout,
-            } => {
-                let credentials = match (&profile, &credentials) {
-                    (Some(profile), Some(_)) => {
-                        self.findings.add(profile.span(), "both profile and credentials", "keep one of them");
-                        S3Credentials::Default
-                    }
-                    (Some(profile), None) => S3Credentials::Profile(profile.get_ref().clone()),
-                    (None, Some(place)) => S3Credentials::File(self.secret(place)),
-                    (None, None) => S3Credentials::Default,
-                };
-                let s3 = S3Config {
-                    bucket: self.filled(&bucket)?,
-                    endpoint: endpoint.and_then(|endpoint| self.endpoint(&endpoint, allow_http)),
-                    path_style,
-                    ca_file: ca_file.map(|path| self.path(&path)),
-                    storage_class,
-                    credentials,
-                };
-                Some(ReplicaConfig {
-                    kind: ReplicaKind::S3(s3),
-                    timeout: self.unit(timeout.as_ref(), units::duration).unwrap_or(defaults::TIMEOUT),
-                    name: self.name(&name)?,
-                    region: self.filled(&region)?,
-                })
+        let whole = raw.span();
+        let raw = raw.into_inner();
+        let s3_keys = [
+            ("bucket", raw.bucket.as_ref().map(Spanned::span)),
+            ("endpoint", raw.endpoint.as_ref().map(Spanned::span)),
+            ("path_style", raw.path_style.as_ref().map(Spanned::span)),
+            ("allow_http", raw.allow_http.as_ref().map(Spanned::span)),
+            ("ca_file", raw.ca_file.as_ref().map(Spanned::span)),
+            ("storage_class", raw.storage_class.as_ref().map(Spanned::span)),
+            ("profile", raw.profile.as_ref().map(Spanned::span)),
+            ("credentials", raw.credentials.as_ref().map(Spanned::span)),
+        ];
+        let kind = match raw.kind.get_ref().as_str() {
+            "directory" => {
+                self.foreign("directory", s3_keys);
+                let path = self.required(raw.path.as_ref(), "path", &whole)?;
+                ReplicaKind::Directory { path: self.path(path) }
+            }
+            "s3" => {
+                self.foreign("s3", [("path", raw.path.as_ref().map(Spanned::span))]);
+                ReplicaKind::S3(self.s3(&raw, &whole)?)
+            }
+            other => {
+                self.findings.add(
+                    raw.kind.span(),
+                    format!("there are no replicas of kind `{other}`"),
+                    "use s3 or directory",
+                );
+                return None;
+            }
+        };
+        Some(ReplicaConfig {
+            kind,
+            timeout: self.unit(raw.timeout.as_ref(), units::duration).unwrap_or(defaults::TIMEOUT),
+            name: self.name(&raw.name)?,
+            region: self.filled(&raw.region)?,
+        })
+    }
+
+    fn s3(&mut self, raw: &RawReplica, whole: &Range<usize>) -> Option<S3Config> {
+        let credentials = match (&raw.profile, &raw.credentials) {
+            (Some(profile), Some(_)) => {
+                self.findings.add(profile.span(), "both profile and credentials", "keep one of them");
+                S3Credentials::Default
+            }
+            (Some(profile), None) => S3Credentials::Profile(profile.get_ref().clone()),
+            (None, Some(place)) => S3Credentials::File(self.secret(place)),
+            (None, None) => S3Credentials::Default,
+        };
+        let is = |flag: &Option<Spanned<bool>>| flag.as_ref().is_some_and(|flag| *flag.get_ref());
+        let bucket = self.required(raw.bucket.as_ref(), "bucket", whole)?;
+        Some(S3Config {
+            bucket: self.filled(bucket)?,
+            endpoint: raw.endpoint.as_ref().and_then(|endpoint| self.endpoint(endpoint, is(&raw.allow_http))),
+            path_style: is(&raw.path_style),
+            ca_file: raw.ca_file.as_ref().map(|path| self.path(path)),
+            storage_class: raw.storage_class.as_ref().map(|class| class.get_ref().clone()),
+            credentials,
+        })
+    }
+
+    /// Keys that are there but belong to another kind.
+    pub(super) fn foreign<const N: usize>(&mut self, kind: &str, keys: [(&str, Option<Range<usize>>); N]) {
+        for (key, span) in keys {
+            if let Some(span) = span {
+                self.findings.add(
+                    span,
+                    format!("`{key}` does not belong to kind = \"{kind}\""),
+                    "remove it, or correct the kind",
+                );
             }
         }
+    }
+
+    pub(super) fn required<'t, T>(&mut self, value: Option<&'t T>, key: &str, place: &Range<usize>) -> Option<&'t T> {
+        if value.is_none() {
+            self.findings.add(place.clone(), format!("`{key}` is missing"), "");
+        }
+        value
     }
 
     fn endpoint(&mut self, text: &Text, allow_http: bool) -> Option<url::Url> {

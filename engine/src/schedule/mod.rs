@@ -52,7 +52,7 @@ impl Schedule {
             alternatives: fields.quartz().iter().map(parse).collect::<Result<_>>()?,
             every_hour: fields.every_hour(),
         };
-        if schedule.next_naive(NaiveDateTime::UNIX_EPOCH).is_none() {
+        if schedule.next_naive(DateTime::UNIX_EPOCH.naive_utc()).is_none() {
             return Err(Error::configuration(format!("`{expression}` never fires"))
                 .hint("check day of month and month: 30 2 names no day"));
         }
