@@ -218,9 +218,11 @@ fn given_replica(given: &GivenReplica) -> Result<Option<ReplicaConfig>> {
         (None, None) => return Ok(None),
         (Some(path), None) => ("directory", "local".to_owned(), ReplicaKind::Directory { path: path.clone() }),
         (None, Some(bucket)) => {
-            let region = given.s3_region.clone().ok_or_else(|| Error::usage("--s3-bucket needs --s3-region"))?;
-            if let Some(endpoint) = given.s3_endpoint.as_ref().filter(|endpoint| !is_private_enough(endpoint)) {
-                return Err(Error::usage(format!("--s3-endpoint {endpoint} would be spoken to without TLS"))
+            let region = given.s3_region.clone().ok_or_else(|| {
+                Error::usage("--s3-bucket needs --s3-region").hint("such as --s3-region eu-central-1")
+            })?;
+            if given.s3_endpoint.as_ref().is_some_and(|endpoint| !is_private_enough(endpoint)) {
+                return Err(Error::usage("--s3-endpoint would be spoken to without TLS")
                     .hint("use https; plain http is for the loopback only"));
             }
             let s3 = S3Config {

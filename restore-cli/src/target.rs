@@ -6,18 +6,19 @@
 use std::path::PathBuf;
 
 use lifeboat_engine::config::PostgresConnection;
+use lifeboat_engine::{Error, Result};
 use url::Url;
 
 const DEFAULT_PORT: u16 = 5432;
 
-/// Parses the argument.
+/// Parses the argument. Not a clap parser: clap's refusals repeat the value.
 ///
 /// # Errors
 /// What is wrong with it, without a secret.
-pub(crate) fn parse(text: &str) -> Result<PostgresConnection, String> {
+pub(crate) fn parse(text: &str) -> Result<PostgresConnection> {
     if let Some(service) = text.strip_prefix("service:") {
         return match service {
-            "" => Err("`service:` needs a name of pg_service.conf".to_owned()),
+            "" => Err(refused("`service:` needs a name of pg_service.conf")),
             name => Ok(PostgresConnection::Service(name.to_owned())),
         };
     }
@@ -25,36 +26,35 @@ pub(crate) fn parse(text: &str) -> Result<PostgresConnection, String> {
         return parse_socket(socket);
     }
     // The parser's own message may quote what could be a password.
-    let url = Url::parse(text).map_err(|_| {
-        "this is not a URL; write postgresql://user@host/database, service:NAME or socket:DIRECTORY".to_owned()
-    })?;
+    let url = Url::parse(text).map_err(|_| refused("it is not a URL"))?;
     if !matches!(url.scheme(), "postgres" | "postgresql") {
-        return Err("a database URL begins with postgresql://".to_owned());
+        return Err(refused("a database URL begins with postgresql://"));
     }
     if url.password().is_some() || url.query_pairs().any(|(name, _)| matches!(&*name, "password" | "sslpassword")) {
-        return Err(
-            "a password on the command line is visible to every user of this machine: leave it out, change it, \
-                    and use --password-file or ~/.pgpass"
-                .to_owned(),
-        );
+        return Err(Error::usage(
+            "--to-postgres holds a password, and every user of this machine can see a command line",
+        )
+        .hint("leave it out, change it, and use --password-file or ~/.pgpass"));
     }
     Ok(PostgresConnection::Url(url))
 }
 
-fn parse_socket(text: &str) -> Result<PostgresConnection, String> {
+fn refused(why: &str) -> Error {
+    Error::usage(format!("--to-postgres cannot be used: {why}"))
+        .hint("write postgresql://user@host/database, service:NAME, or socket:/run/postgresql?port=5433&user=postgres")
+}
+
+fn parse_socket(text: &str) -> Result<PostgresConnection> {
     let (directory, options) = text.split_once('?').unwrap_or((text, ""));
     if !directory.starts_with('/') {
-        return Err("`socket:` needs the absolute path of the socket's directory".to_owned());
+        return Err(refused("`socket:` needs the absolute path of the socket's directory"));
     }
     let (mut port, mut user) = (DEFAULT_PORT, None);
     for (name, value) in url::form_urlencoded::parse(options.as_bytes()) {
         match &*name {
-            "port" => port = value.parse().map_err(|_| format!("`{value}` is not a port number"))?,
+            "port" => port = value.parse().map_err(|_| refused("that is not a port number"))?,
             "user" => user = Some(value.into_owned()),
-            _ => {
-                return Err("a socket takes `port` and `user`, such as socket:/run/postgresql?port=5433&user=postgres"
-                    .to_owned());
-            }
+            _ => return Err(refused("a socket takes `port` and `user`")),
         }
     }
     Ok(PostgresConnection::Socket { directory: PathBuf::from(directory), port, user })
@@ -103,7 +103,7 @@ mod tests {
             "mysql://shop:hunter2@db",
             "socket:/run?password=hunter2",
         ] {
-            let error = parse(bad).unwrap_err();
+            let error = format!("{:?}", parse(bad).unwrap_err());
             assert!(!error.contains("hunter2"), "{bad}: {error}");
         }
     }

@@ -7,7 +7,7 @@ use std::fmt;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use lifeboat_engine::config::{Config, PostgresConnection, SourceConfig};
+use lifeboat_engine::config::{Config, SourceConfig};
 use lifeboat_engine::flow::streams::SnapshotStreams;
 use lifeboat_engine::id::{Name, SnapshotId};
 use lifeboat_engine::source::{self, CaptureContext, RestoreOutcome, StoredStreams, StreamReader, Target};
@@ -38,8 +38,8 @@ pub(crate) struct Args {
     #[command(flatten)]
     selection: Selection,
     /// A server: postgresql://user@host/database, service:NAME, or socket:DIR[?port=5432&user=NAME]
-    #[arg(long, value_name = "SERVER", value_parser = target::parse)]
-    to_postgres: Option<PostgresConnection>,
+    #[arg(long, value_name = "SERVER")]
+    to_postgres: Option<String>,
     /// A directory, one file a stream; created if missing
     #[arg(long, value_name = "DIR")]
     to_directory: Option<PathBuf>,
@@ -135,7 +135,8 @@ async fn target(args: &Args, session: &Session, config: Option<&Config>) -> Resu
     if let Some(path) = &args.to_directory {
         return Ok(Some(Target::Directory { path: path.clone(), overwrite: args.overwrite }));
     }
-    let Some(connection) = &args.to_postgres else { return Ok(None) };
+    let Some(server) = &args.to_postgres else { return Ok(None) };
+    let connection = target::parse(server)?;
     let password = match args.password_file.clone() {
         Some(file) => {
             let read = async {
@@ -152,7 +153,7 @@ async fn target(args: &Args, session: &Session, config: Option<&Config>) -> Resu
         _ => Vec::new(),
     };
     Ok(Some(Target::Postgres {
-        connection: connection.clone(),
+        connection,
         password,
         client_directories,
         databases: args.databases.clone(),
