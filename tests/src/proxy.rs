@@ -1,1 +1,219 @@
 //! A TCP proxy that misbehaves on command.
+//!
+//! Deterministic: nothing in it is random, and each connection behaves as the mode says that was due when it was
+//! accepted. Changing the mode closes the connections that are open, so that kept-alive ones cannot evade it.
+
+#![allow(clippy::expect_used)]
+
+use std::collections::VecDeque;
+use std::net::{Ipv4Addr, SocketAddr};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::watch;
+use tokio::task::{JoinHandle, JoinSet};
+
+/// How connections are treated.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Mode {
+    /// Everything passes both ways.
+    Pass,
+    /// Connections are accepted; nothing is ever answered.
+    Hang,
+    /// Connections are accepted and reset.
+    Reset,
+    /// Connections are refused: nobody listens. Cannot be part of a script.
+    Refuse,
+    /// Requests are read and answered with this HTTP status and no body, without asking upstream.
+    Status(u16),
+    /// Requests pass; after so many bytes of answer the connection is reset. With 0 upstream has done its work
+    /// and begun to answer, and the client never learns it.
+    CutAfter(usize),
+}
+
+/// A listening proxy; dropping it closes everything.
+pub struct Proxy {
+    address: SocketAddr,
+    shared: Arc<Shared>,
+    task: JoinHandle<()>,
+}
+
+struct Shared {
+    upstream: Option<SocketAddr>,
+    mode: watch::Sender<Mode>,
+    script: Mutex<VecDeque<Mode>>,
+    connections: Mutex<usize>,
+}
+
+impl Shared {
+    fn script(&self) -> MutexGuard<'_, VecDeque<Mode>> {
+        self.script.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn connections(&self) -> MutexGuard<'_, usize> {
+        self.connections.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Proxy {
+    /// A proxy before `upstream`, in [`Mode::Pass`].
+    ///
+    /// # Panics
+    /// If no port can be bound.
+    pub async fn start(upstream: SocketAddr) -> Self {
+        Self::listen(Some(upstream), Mode::Pass).await
+    }
+
+    /// A server of its own, which never passes anything on: for every mode but [`Mode::Pass`] and
+    /// [`Mode::CutAfter`], which reset here.
+    ///
+    /// # Panics
+    /// If no port can be bound.
+    pub async fn standalone(mode: Mode) -> Self {
+        Self::listen(None, mode).await
+    }
+
+    async fn listen(upstream: Option<SocketAddr>, mode: Mode) -> Self {
+        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.expect("a free port");
+        let address = listener.local_addr().expect("a bound address");
+        let (mode, changes) = watch::channel(mode);
+        let shared = Arc::new(Shared { upstream, mode, script: Mutex::default(), connections: Mutex::default() });
+        let task = tokio::spawn(accept(listener, address, shared.clone(), changes));
+        Self { address, shared, task }
+    }
+
+    /// Where it listens.
+    #[must_use]
+    pub fn address(&self) -> SocketAddr {
+        self.address
+    }
+
+    /// Closes what is open and treats new connections as `mode` says.
+    pub fn set(&self, mode: Mode) {
+        self.play([], mode);
+    }
+
+    /// Closes what is open, treats each of the next connections as the script says, one mode each, then as `mode`.
+    pub fn play(&self, script: impl IntoIterator<Item = Mode>, mode: Mode) {
+        *self.shared.script() = script.into_iter().collect();
+        *self.shared.connections() = 0;
+        self.shared.mode.send_replace(mode);
+    }
+
+    /// How many connections were accepted since the mode was last set.
+    #[must_use]
+    pub fn connections(&self) -> usize {
+        *self.shared.connections()
+    }
+}
+
+impl Drop for Proxy {
+    fn drop(&mut self) {
+        self.task.abort();
+    }
+}
+
+async fn accept(listener: TcpListener, address: SocketAddr, shared: Arc<Shared>, mut changes: watch::Receiver<Mode>) {
+    let mut listener = Some(listener);
+    let mut open = JoinSet::new();
+    loop {
+        let mode = *changes.borrow_and_update();
+        if mode == Mode::Refuse {
+            listener = None;
+        } else if listener.is_none() {
+            listener = Some(TcpListener::bind(address).await.expect("its port again"));
+        }
+        let next = async {
+            match &listener {
+                Some(listener) => listener.accept().await,
+                None => std::future::pending().await,
+            }
+        };
+        tokio::select! {
+            biased;
+            changed = changes.changed() => {
+                open.abort_all();
+                if changed.is_err() {
+                    return;
+                }
+            }
+            accepted = next => {
+                let Ok((client, _)) = accepted else { continue };
+                *shared.connections() += 1;
+                let mode = shared.script().pop_front().unwrap_or(mode);
+                open.spawn(treat(client, mode, shared.upstream));
+            }
+        }
+    }
+}
+
+async fn treat(mut client: TcpStream, mode: Mode, upstream: Option<SocketAddr>) {
+    match (mode, upstream) {
+        (Mode::Hang, _) => std::future::pending().await,
+        (Mode::Status(status), _) => answer(&mut client, status).await,
+        (Mode::Pass, Some(upstream)) => forward(client, upstream, usize::MAX).await,
+        (Mode::CutAfter(bytes), Some(upstream)) => forward(client, upstream, bytes).await,
+        (Mode::Pass | Mode::CutAfter(_), None) | (Mode::Reset | Mode::Refuse, _) => reset(&client),
+    }
+}
+
+/// The socket sends RST instead of FIN when it is dropped.
+fn reset(client: &TcpStream) {
+    let _ = client.set_zero_linger();
+}
+
+/// Passes bytes until either side closes, or until `limit` bytes of answer were passed and another one is due.
+async fn forward(mut client: TcpStream, upstream: SocketAddr, mut limit: usize) {
+    let Ok(mut server) = TcpStream::connect(upstream).await else { return reset(&client) };
+    let (mut request, mut answer) = (vec![0; 64 * 1024], vec![0; 64 * 1024]);
+    loop {
+        let passed = tokio::select! {
+            read = client.read(&mut request) => match read {
+                Ok(length @ 1..) => server.write_all(&request[..length]).await,
+                _ => return,
+            },
+            read = server.read(&mut answer) => match read {
+                Ok(length @ 1..) => {
+                    let passing = length.min(limit);
+                    let passed = client.write_all(&answer[..passing]).await;
+                    if passing < length {
+                        return reset(&client);
+                    }
+                    limit -= passing;
+                    passed
+                }
+                _ => return,
+            },
+        };
+        if passed.is_err() {
+            return reset(&client);
+        }
+    }
+}
+
+/// Reads one request whole, body included, and answers it.
+async fn answer(client: &mut TcpStream, status: u16) {
+    let mut request = Vec::new();
+    let head = loop {
+        match client.read_buf(&mut request).await {
+            Ok(1..) => {}
+            _ => return,
+        }
+        if let Some(end) = request.windows(4).position(|window| window == b"\r\n\r\n") {
+            break end + 4;
+        }
+    };
+    let text = String::from_utf8_lossy(&request[..head]).to_ascii_lowercase();
+    let length = text.lines().find_map(|line| line.strip_prefix("content-length:"));
+    let length: usize = length.and_then(|length| length.trim().parse().ok()).unwrap_or_default();
+    while request.len() < head + length {
+        match client.read_buf(&mut request).await {
+            Ok(1..) => {}
+            _ => return,
+        }
+    }
+    let answer = format!("HTTP/1.1 {status} as told\r\ncontent-length: 0\r\nconnection: close\r\n\r\n");
+    let _ = client.write_all(answer.as_bytes()).await;
+    let _ = client.shutdown().await;
+}

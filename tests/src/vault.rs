@@ -1,1 +1,312 @@
-//! A vault in directories or regions, for whole-system tests.
+//! A vault in directories, with a master identity, for tests of the flows. Everything in it is real but the region.
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use async_trait::async_trait;
+use bytes::Bytes;
+use lifeboat_engine::clock::{ManualClock, SharedClock, SystemClock};
+use lifeboat_engine::config::{
+    CommandConfig, Config, Dataset, DrillConfig, KeysConfig, Limits, Objectives, ProofLevel, ReplicaConfig,
+    ReplicaKind, Retention, Secret, SecretRef, SourceConfig,
+};
+use lifeboat_engine::flow::backup::{Backup, BackupReport, Progress};
+use lifeboat_engine::flow::prune::{Prune, PruneOutcome, PrunePlan};
+use lifeboat_engine::flow::reader::VaultReader;
+use lifeboat_engine::id::{Name, SnapshotId};
+use lifeboat_engine::keys::{HostKeys, InitOptions, InitReport, ReaderKeys, SharedIdentity, init, parse_identities};
+use lifeboat_engine::replica::{self, SharedReplica};
+use lifeboat_engine::source::{CaptureContext, Source, SourceFacts, StoredStreams, StreamSink};
+use lifeboat_engine::state::StateDirectory;
+use lifeboat_engine::{Error, Result};
+use rand::{RngExt, SeedableRng};
+use tempfile::TempDir;
+use tokio_util::sync::CancellationToken;
+
+/// A name that is known to be valid.
+///
+/// # Panics
+/// It is not.
+#[must_use]
+pub fn name(text: &str) -> Name {
+    text.parse().unwrap_or_else(|error| panic!("{error:?}"))
+}
+
+/// `length` bytes that do not compress, the same for the same seed.
+#[must_use]
+pub fn noise(length: usize, seed: u64) -> Vec<u8> {
+    let mut data = vec![0; length];
+    rand_chacha::ChaCha8Rng::seed_from_u64(seed).fill(data.as_mut_slice());
+    data
+}
+
+/// A source whose streams are given.
+#[derive(Debug, Default, Clone)]
+pub struct MemorySource {
+    /// Name and content of each stream.
+    pub streams: Vec<(String, Vec<u8>)>,
+    /// Fail after this many bytes of the last stream.
+    pub fail_after: Option<usize>,
+    /// Drop the last stream without finishing it, and report success all the same.
+    pub abandon: bool,
+}
+
+impl MemorySource {
+    /// One stream, `data`.
+    #[must_use]
+    pub fn of(content: impl Into<Vec<u8>>) -> Self {
+        Self { streams: vec![("data".to_owned(), content.into())], ..Self::default() }
+    }
+}
+
+#[async_trait]
+impl Source for MemorySource {
+    async fn capture(&self, sink: &dyn StreamSink, _cx: &CaptureContext) -> Result<SourceFacts> {
+        for (at, (name, content)) in self.streams.iter().enumerate() {
+            let last = at + 1 == self.streams.len();
+            let mut writer = sink.open(name)?;
+            let mut written = 0;
+            for piece in content.chunks(200_000) {
+                if last && self.fail_after.is_some_and(|limit| written >= limit) {
+                    return Err(Error::source_failed("the source failed, as it was told to"));
+                }
+                writer.write(Bytes::copy_from_slice(piece)).await?;
+                written += piece.len();
+            }
+            if !(last && self.abandon) {
+                writer.finish(0).await?;
+            }
+        }
+        Ok(SourceFacts { engine: "command".to_owned(), ..SourceFacts::default() })
+    }
+}
+
+/// A vault with directories for replicas: `r1` in region `east`, `r2` in `west`, `r3` in `north`.
+pub struct TestVault {
+    /// Everything lies below it.
+    pub place: TempDir,
+    /// The backup host's configuration; change it at will.
+    pub config: Config,
+    /// The configured replicas.
+    pub replicas: Vec<SharedReplica>,
+    /// Stands still until it is told to move.
+    pub clock: Arc<ManualClock>,
+    /// The owner's identity file, made by the real `age-keygen`.
+    pub master: PathBuf,
+    /// What `init` said.
+    pub init: InitReport,
+}
+
+/// The dataset of every [`TestVault`].
+pub const DATASET: &str = "shop";
+
+impl TestVault {
+    /// Makes a vault with `replicas` directories, of which `min_replicas` must hold a snapshot.
+    ///
+    /// # Panics
+    /// On any failure, as all of the harness does.
+    pub async fn new(replicas: usize, min_replicas: usize) -> Self {
+        let place = tempfile::tempdir().unwrap_or_else(|error| panic!("no temporary directory: {error}"));
+        let master = place.path().join("master.txt");
+        let made = std::process::Command::new(crate::tools::find("age-keygen")).arg("-o").arg(&master).output();
+        let made = made.unwrap_or_else(|error| panic!("age-keygen: {error}"));
+        assert!(made.status.success(), "age-keygen failed");
+        let text = String::from_utf8_lossy(&made.stderr).into_owned();
+        let recipient = text.trim().rsplit(' ').next().unwrap_or_default().to_owned();
+        let regions = ["east", "west", "north", "south"];
+        let config = Config {
+            host: name("db1"),
+            vault_prefix: "vault".to_owned(),
+            state_directory: place.path().join("state"),
+            min_replicas,
+            listen: ([127, 0, 0, 1], 0).into(),
+            control_socket: place.path().join("control.sock"),
+            keys: keys_config(place.path().join("keys"), vec![recipient]),
+            limits: limits(),
+            replicas: (1..=replicas)
+                .map(|n| ReplicaConfig {
+                    name: name(&format!("r{n}")),
+                    region: regions[n - 1].to_owned(),
+                    kind: ReplicaKind::Directory { path: place.path().join(format!("r{n}")) },
+                    timeout: Duration::from_secs(20),
+                })
+                .collect(),
+            datasets: vec![dataset(DATASET)],
+        };
+        for n in 1..=replicas {
+            std::fs::create_dir(place.path().join(format!("r{n}"))).unwrap_or_else(|error| panic!("{error}"));
+        }
+        let opened = replica::open_all(&config).await.unwrap_or_else(|error| panic!("{error:?}"));
+        let clock = ManualClock::at(SystemClock::shared().now());
+        let shared: SharedClock = clock.clone();
+        let init =
+            init(&config, &opened, &InitOptions::default(), &shared).await.unwrap_or_else(|error| panic!("{error:?}"));
+        Self { place, config, replicas: opened, clock, master, init }
+    }
+
+    /// Where replica `n` (from 1) keeps its objects.
+    #[must_use]
+    pub fn replica_path(&self, n: usize) -> PathBuf {
+        self.place.path().join(format!("r{n}")).join("vault")
+    }
+
+    /// The backup host's keys.
+    ///
+    /// # Errors
+    /// As [`HostKeys::load`].
+    pub fn keys(&self) -> Result<HostKeys> {
+        HostKeys::load(&self.config.keys)
+    }
+
+    /// The owner's identities.
+    ///
+    /// # Panics
+    /// The identity file cannot be read.
+    #[must_use]
+    pub fn master_identities(&self) -> Vec<SharedIdentity> {
+        let text = std::fs::read(&self.master).unwrap_or_else(|error| panic!("{error}"));
+        parse_identities(&Secret::new(text), "master").unwrap_or_else(|error| panic!("{error:?}"))
+    }
+
+    /// Backs `source` up, one second later than the last time.
+    ///
+    /// # Errors
+    /// As [`Backup::run`].
+    pub async fn backup(&self, source: &dyn Source) -> Result<BackupReport> {
+        self.backup_to(source, &self.replicas).await
+    }
+
+    /// Backs `source` up to other replicas than the configured ones, such as misbehaving ones.
+    ///
+    /// # Errors
+    /// As [`Backup::run`].
+    pub async fn backup_to(&self, source: &dyn Source, replicas: &[SharedReplica]) -> Result<BackupReport> {
+        self.clock.advance(Duration::from_secs(1));
+        let keys = self.keys()?;
+        let state = StateDirectory::open(&self.config.state_directory)?;
+        let _lock = state.lock_dataset(&name(DATASET))?;
+        Backup {
+            config: &self.config,
+            dataset: &self.config.datasets[0],
+            source,
+            keys: &keys,
+            replicas,
+            state: &state,
+            clock: self.clock.clone(),
+            progress: Arc::new(Progress::default()),
+            cancel: CancellationToken::new(),
+        }
+        .run()
+        .await
+    }
+
+    /// What the owner reads with: the master identity, the backup host's signer.
+    #[must_use]
+    pub fn owner(&self) -> ReaderKeys {
+        let keys = self.keys().unwrap_or_else(|error| panic!("{error:?}"));
+        ReaderKeys { identities: self.master_identities(), ..keys.reader() }
+    }
+
+    /// Opens the vault with `keys`.
+    ///
+    /// # Errors
+    /// As [`VaultReader::open`].
+    pub async fn open(&self, keys: ReaderKeys) -> Result<VaultReader> {
+        VaultReader::open(&self.replicas, keys, limits(), CancellationToken::new()).await
+    }
+
+    /// Restores every stream of a snapshot as the owner.
+    ///
+    /// # Errors
+    /// As the reader's.
+    pub async fn restore(&self, snapshot: &SnapshotId) -> Result<BTreeMap<String, Vec<u8>>> {
+        let reader = self.open(self.owner()).await?;
+        read_all(&reader.streams(&name(DATASET), snapshot).await?).await
+    }
+
+    /// Plans a prune and carries it out.
+    ///
+    /// # Errors
+    /// As [`Prune::plan`] and [`Prune::execute`].
+    pub async fn prune(&self) -> Result<(PrunePlan, PruneOutcome)> {
+        let keys = self.keys()?;
+        let state = StateDirectory::open(&self.config.state_directory)?;
+        let prune = Prune {
+            config: &self.config,
+            dataset: &self.config.datasets[0],
+            keys: &keys,
+            replicas: &self.replicas,
+            state: &state,
+            clock: self.clock.clone(),
+            cancel: CancellationToken::new(),
+        };
+        let plan = prune.plan().await?;
+        let outcome = prune.execute(&plan).await?;
+        Ok((plan, outcome))
+    }
+}
+
+/// Reads every stream to its end.
+///
+/// # Errors
+/// As the streams'.
+pub async fn read_all(streams: &dyn StoredStreams) -> Result<BTreeMap<String, Vec<u8>>> {
+    let mut all = BTreeMap::new();
+    for stream in streams.names() {
+        let mut reader = streams.open(&stream).await?;
+        let mut content = Vec::new();
+        while let Some(piece) = reader.next().await? {
+            content.extend_from_slice(&piece);
+        }
+        all.insert(stream, content);
+    }
+    Ok(all)
+}
+
+fn keys_config(directory: PathBuf, master_recipients: Vec<String>) -> KeysConfig {
+    KeysConfig {
+        host_key: SecretRef::file(directory.join("host.key")),
+        host_bundle: SecretRef::file(directory.join("host-keys")),
+        drill_identity: SecretRef::file(directory.join("drill-identity")),
+        drill_signer: SecretRef::file(directory.join("drill-signer")),
+        directory,
+        master_recipients,
+        drill_recipients: Vec::new(),
+        trusted_signers: Vec::new(),
+        trusted_drill_signers: Vec::new(),
+    }
+}
+
+/// Limits of a small machine.
+#[must_use]
+pub fn limits() -> Limits {
+    Limits {
+        cpu: 2,
+        memory: 128 << 20,
+        stall: Duration::from_secs(20),
+        run: Duration::from_secs(600),
+        shutdown: Duration::from_secs(5),
+    }
+}
+
+fn dataset(text: &str) -> Dataset {
+    Dataset {
+        name: name(text),
+        home_region: "home".to_owned(),
+        source: SourceConfig::Command(CommandConfig {
+            argv: vec!["true".to_owned()],
+            environment: BTreeMap::new(),
+            expected_status: 0,
+            stream: "data".to_owned(),
+        }),
+        schedule: None,
+        retention: Retention { grace: Duration::from_secs(86_400), ..Retention::default() },
+        objectives: Objectives::default(),
+        chunk_size: 64 << 10,
+        compression: 3,
+        standby_recipients: Vec::new(),
+        drill: DrillConfig { level: ProofLevel::Fetched, queries: Vec::new(), server_directories: Vec::new() },
+    }
+}

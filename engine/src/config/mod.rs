@@ -2,19 +2,27 @@
 //!
 //! Two stages. `raw` mirrors the file and denies unknown keys; validation turns it into [`Config`],
 //! whose every value is usable as it stands. Each refusal names file, line and remedy. Defaults stand
-//! in one place (`defaults`) and in the annotated example that operators install.
+//! in one place (`defaults.rs`) and in the annotated example that operators install.
 //!
 //! A [`Config`] holds names of secrets ([`SecretRef`]), never secrets.
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use self::validate::Validator;
+use crate::error::{Error, Result};
 use crate::id::Name;
 use crate::schedule::Schedule;
 
+mod dataset;
+mod defaults;
+mod findings;
+mod raw;
 mod secret;
+mod units;
+mod validate;
 
 pub use secret::{Secret, SecretRef};
 
@@ -338,7 +346,35 @@ impl Config {
     /// # Errors
     /// [`Class::Configuration`](crate::Class::Configuration), with every finding (file, line,
     /// remedy), not only the first.
-    pub fn load(path: &std::path::Path, surroundings: &Surroundings) -> crate::Result<Self> {
-        todo!("{path:?} {surroundings:?}")
+    pub fn load(path: &Path, surroundings: &Surroundings) -> Result<Self> {
+        let text = std::fs::read_to_string(path).map_err(|error| {
+            Error::configuration(format!("cannot read the configuration {}", path.display()))
+                .because(error)
+                .hint("name it with --config, or copy lifeboat.toml from the examples and fill it in")
+        })?;
+        Self::parse(&text, path, surroundings)
+    }
+
+    /// Validates the text of a file; `path` names it in findings.
+    ///
+    /// # Errors
+    /// As [`Self::load`].
+    pub fn parse(text: &str, path: &Path, surroundings: &Surroundings) -> Result<Self> {
+        let mut validator = Validator::new(path, text, surroundings);
+        let config = match toml::from_str(text) {
+            Ok(raw) => validator.config(raw),
+            Err(error) => {
+                validator.findings.add(error.span().unwrap_or_default(), findings::explain(error.message()), "");
+                None
+            }
+        };
+        match (validator.findings.into_error(), config) {
+            (None, Some(config)) => Ok(config),
+            (Some(error), _) => Err(error),
+            (None, None) => Err(Error::configuration(format!("{} cannot be used", path.display()))),
+        }
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -1,11 +1,12 @@
 //! Secrets by reference: a systemd credential or a 0600 file, read when needed, wiped after use.
 
 use std::fmt;
+use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
 use zeroize::Zeroizing;
 
-use crate::error::Result;
+use crate::error::{Class, Context, Error, Result};
 
 /// Where a secret is. `credential:NAME` is resolved when the configuration is read: NAME in
 /// `$CREDENTIALS_DIRECTORY` under systemd, else in `keys.directory`.
@@ -30,10 +31,30 @@ impl SecretRef {
     /// Reads it.
     ///
     /// # Errors
-    /// [`Class::Keys`](crate::Class::Keys) if it is missing, unreadable, not a regular file, or
-    /// readable by group or others.
+    /// [`Class::Keys`] if it is missing, unreadable, not a regular file, or accessible to group or others.
     pub fn read(&self) -> Result<Secret> {
-        todo!("{:?}", self.path)
+        let shown = self.path.display();
+        self.check_mode()?;
+        let bytes = std::fs::read(&self.path).context(Class::Keys, || format!("cannot read the secret {shown}"))?;
+        Ok(Secret::new(bytes))
+    }
+
+    /// Whether it is a regular file that nobody else can open; a file that does not exist passes.
+    ///
+    /// # Errors
+    /// [`Class::Keys`] otherwise.
+    pub fn check_mode(&self) -> Result<()> {
+        let Ok(metadata) = std::fs::metadata(&self.path) else { return Ok(()) };
+        let shown = self.path.display();
+        if !metadata.is_file() {
+            return Err(Error::keys(format!("the secret {shown} is not a regular file")));
+        }
+        let mode = metadata.permissions().mode() & 0o777;
+        if mode & 0o077 != 0 {
+            return Err(Error::keys(format!("the secret {shown} is accessible to others (mode {mode:04o})"))
+                .hint(format!("chmod 0600 {shown}; if others may have read it, replace it")));
+        }
+        Ok(())
     }
 }
 

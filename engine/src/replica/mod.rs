@@ -1,8 +1,12 @@
 //! A replica: one whole copy of the vault, in one region.
 //!
 //! Every implementation keeps the guarantees written on [`Replica`]'s methods, and passes the one
-//! conformance suite (`tests/tests/replica_conformance.rs`). Keys are relative to the vault's prefix, made of
-//! `/`-separated segments of `A-Za-z0-9-_.`, none of them `.` or `..`.
+//! conformance suite (`tests/tests/replica_conformance/`). Keys are relative to the vault's prefix, at most
+//! 512 bytes, made of `/`-separated segments of 1 to 200 of `A-Za-z0-9-_.`, none of which begins with a dot.
+//!
+//! - **Deadlines** are kept by the implementations: one for each request, so that a listing has one a page.
+//! - **Retries** are [`Retry`]'s alone; the SDK's own are off.
+//! - **Secrets** are held by the S3 client and appear in no error and no `Debug`.
 
 use std::fmt;
 use std::sync::Arc;
@@ -12,9 +16,19 @@ use async_trait::async_trait;
 use bytes::Bytes;
 use chrono::{DateTime, Utc};
 
-use crate::config::{Config, ReplicaConfig};
+use crate::config::{Config, ReplicaConfig, ReplicaKind};
 use crate::error::{Class, Error, Result};
 use crate::id::Name;
+
+mod directory;
+mod key;
+mod retry;
+mod s3;
+mod trial;
+
+pub use directory::DirectoryReplica;
+pub use retry::{Retry, RetryPolicy};
+pub use s3::S3Replica;
 
 /// What a listing says of an object.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -58,7 +72,7 @@ pub enum ReplicaErrorKind {
 
 /// A failed operation: which, on what, where, why.
 #[derive(Debug, thiserror::Error)]
-#[error("replica {replica}: cannot {operation} {key}: {kind}")]
+#[error("replica {replica}: cannot {operation} {}: {kind}", if key.is_empty() { "the vault" } else { key })]
 pub struct ReplicaError {
     /// Its name.
     pub replica: Name,
@@ -116,8 +130,10 @@ impl From<ReplicaError> for Error {
 
 /// One copy of the vault.
 ///
-/// Every method has the deadline of its [`ReplicaConfig::timeout`], may be called concurrently, and may be
-/// cancelled by dropping its future: an object then exists whole or not at all.
+/// Every request has the deadline of its [`ReplicaConfig::timeout`], a listing for each page. With retries, none is
+/// sent after that time, so that an operation ends within twice as long; [`put_new`](Self::put_new) may then take
+/// as long again to look whose object it met. Every method may be called concurrently, and may be cancelled by
+/// dropping its future: an object then exists whole or not at all.
 #[async_trait]
 pub trait Replica: Send + Sync + fmt::Debug {
     /// Its name in the configuration.
@@ -179,7 +195,11 @@ pub type SharedReplica = Arc<dyn Replica>;
 /// # Errors
 /// [`Class::Configuration`] or [`Class::Keys`] when its CA file or credential file cannot be read.
 pub async fn open(replica: &ReplicaConfig, vault_prefix: &str) -> Result<SharedReplica> {
-    todo!("{replica:?} {vault_prefix}")
+    let bare: SharedReplica = match &replica.kind {
+        ReplicaKind::S3(s3) => Arc::new(S3Replica::open(replica, s3, vault_prefix).await?),
+        ReplicaKind::Directory { path } => Arc::new(DirectoryReplica::new(replica, path, vault_prefix)),
+    };
+    Ok(Arc::new(Retry::new(bare, RetryPolicy::within(replica.timeout))))
 }
 
 /// Opens every configured replica.

@@ -34,6 +34,8 @@ use crate::vault::pack::{PackBuilder, PlainPack, TARGET_SIZE};
 const FED_AHEAD: usize = 8;
 /// Chunks of all streams that wait to be packed.
 const CHUNKS_AHEAD: usize = 16;
+/// How long a failed run waits for packs in flight.
+const DRAIN: std::time::Duration = std::time::Duration::from_secs(5);
 /// Memory of a pack in flight: its plaintext and its ciphertext.
 const PACK_MEMORY: u64 = 2 * (TARGET_SIZE as u64 + (4 << 20));
 
@@ -312,10 +314,13 @@ impl Packer {
             packed = self.pack(items) => packed,
             () = cancel.cancelled() => Err(Error::cancelled("the run")),
         };
-        if packed.is_err() {
+        if let Err(error) = packed {
             cancel.cancel();
+            // What is on its way may still become durable and reach the journal: the next run need not send it again.
+            let drain = async { while self.flights.join_next().await.is_some() {} };
+            let _ = tokio::time::timeout(DRAIN, drain).await;
+            return Err(error);
         }
-        packed?;
         self.captured()
     }
 

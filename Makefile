@@ -1,0 +1,55 @@
+# Everything an operator or contributor runs. `make help` lists it.
+.DEFAULT_GOAL := help
+SHELL := /bin/bash
+.SHELLFLAGS := -euo pipefail -c
+
+CARGO   ?= cargo
+PREFIX  ?= /usr/local
+DESTDIR ?=
+
+bindir         = $(DESTDIR)$(PREFIX)/bin
+sharedir       = $(DESTDIR)$(PREFIX)/share
+libdir         = $(DESTDIR)$(if $(filter /usr,$(PREFIX)),/usr/lib,$(PREFIX)/lib)
+# systemd, sysusers and tmpfiles look below /usr/local/lib as well as below /usr/lib.
+unitdir        = $(libdir)/systemd/system
+sysconfdir     = $(DESTDIR)/etc/lifeboat
+scripts        = scripts/setup .ci/run
+
+.PHONY: help setup demo test lint install
+
+help: ## list the targets
+	@sed -n 's/^\([a-z]*\):[^#]*## \(.*\)/  make \1\t\2/p' $(firstword $(MAKEFILE_LIST)) | expand -t 18
+
+setup: ## install what building, testing and the demo need (idempotent; asks apt and PyPI only for what is missing)
+	@scripts/setup
+
+demo: setup ## lose a region, restore from the other, prove it equal: on real servers, report in target/demo/report.json
+	$(CARGO) build --locked --workspace --bins
+	$(CARGO) run --locked --quiet --package lifeboat-tests --bin demo
+
+test: lint ## format, lints and all tests
+	$(CARGO) build --locked --workspace --bins
+	$(CARGO) test --locked --workspace
+
+lint: setup ## format and lints alone
+	$(CARGO) fmt --all --check
+	$(CARGO) clippy --locked --workspace --all-targets -- -D warnings
+	shellcheck $(scripts)
+
+install: ## install programs, manuals, units and examples; DESTDIR= and PREFIX= as usual
+	$(CARGO) build --locked --release --package lifeboat --package lifeboatd
+	install -d '$(bindir)' '$(unitdir)' '$(libdir)/sysusers.d' '$(libdir)/tmpfiles.d' '$(sysconfdir)' '$(sharedir)/man/man1' \
+		'$(sharedir)/bash-completion/completions' '$(sharedir)/zsh/site-functions' '$(sharedir)/fish/vendor_completions.d' '$(sharedir)/lifeboat'
+	install -m 0755 target/release/lifeboat target/release/lifeboatd '$(bindir)'
+	target/release/lifeboat man '$(sharedir)/man/man1'
+	target/release/lifeboat completions bash > '$(sharedir)/bash-completion/completions/lifeboat'
+	target/release/lifeboat completions zsh > '$(sharedir)/zsh/site-functions/_lifeboat'
+	target/release/lifeboat completions fish > '$(sharedir)/fish/vendor_completions.d/lifeboat.fish'
+	for unit in lifeboatd.service lifeboat-drill@.service lifeboat-drill@.timer; do \
+		sed 's|/usr/local/bin|$(PREFIX)/bin|' "systemd/$$unit" | install -m 0644 /dev/stdin "$(unitdir)/$$unit"; \
+	done
+	install -m 0644 systemd/sysusers.conf '$(libdir)/sysusers.d/lifeboat.conf'
+	install -m 0644 systemd/tmpfiles.conf '$(libdir)/tmpfiles.d/lifeboat.conf'
+	install -m 0644 config/lifeboat.toml '$(sysconfdir)/lifeboat.toml.example'
+	install -m 0644 config/prometheus-rules.yml config/grafana-dashboard.json '$(sharedir)/lifeboat'
+	@echo 'Next, on the machine itself: systemd-sysusers && systemd-tmpfiles --create && systemctl daemon-reload; then README.md'

@@ -1,0 +1,26 @@
+//! Every default, in one place. The annotated example names the same values, and a test compares them.
+
+use std::time::Duration;
+
+pub(super) const STATE_DIRECTORY: &str = "/var/lib/lifeboat";
+pub(super) const LISTEN: &str = "127.0.0.1:9187";
+pub(super) const CONTROL_SOCKET: &str = "/run/lifeboat/control.sock";
+pub(super) const KEY_DIRECTORY: &str = "/etc/lifeboat/keys";
+pub(super) const HOST_KEY: &str = "credential:host.key";
+pub(super) const HOST_BUNDLE: &str = "host-keys";
+pub(super) const DRILL_IDENTITY: &str = "credential:drill-identity";
+pub(super) const DRILL_SIGNER: &str = "credential:drill-signer";
+pub(super) const MEMORY: u64 = 192 << 20;
+pub(super) const STALL: Duration = Duration::from_secs(10 * 60);
+pub(super) const RUN: Duration = Duration::from_secs(24 * 3600);
+pub(super) const SHUTDOWN: Duration = Duration::from_secs(60);
+pub(super) const TIMEOUT: Duration = Duration::from_secs(60);
+pub(super) const CHUNK_SIZE: u32 = 1 << 20;
+pub(super) const COMPRESSION: i32 = 3;
+pub(super) const GRACE: Duration = Duration::from_secs(24 * 3600);
+pub(super) const STREAM: &str = "stdout";
+
+/// With two or more replicas a snapshot must reach two.
+pub(super) fn min_replicas(replicas: usize) -> usize {
+    replicas.clamp(1, 2)
+}

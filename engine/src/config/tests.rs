@@ -1,0 +1,134 @@
+use super::*;
+
+const KEY: &str = "age1ql3z7hjy54pw3hyww5ayyfg7zqgvc7w3j2elw8zmrj2kg5sfn9aqmcac8p";
+
+fn good() -> String {
+    format!(
+        r#"host = "db1"
+state_directory = "/var/lib/lifeboat"
+[keys]
+directory = "/nonexistent/keys"
+master_recipients = ["{KEY}"]
+[[replica]]
+name = "frankfurt"
+kind = "s3"
+region = "eu-central-1"
+bucket = "backups-a"
+[[replica]]
+name = "ireland"
+kind = "s3"
+region = "eu-west-1"
+bucket = "backups-b"
+endpoint = "https://s3.example.com"
+[[dataset]]
+name = "shop"
+home_region = "eu-central-1"
+schedule = "15 2 * * *"
+[dataset.source]
+kind = "postgres"
+url = "postgresql://backup@db/postgres"
+"#
+    )
+}
+
+fn parse(text: &str) -> Result<Config> {
+    Config::parse(text, Path::new("lifeboat.toml"), &Surroundings::default())
+}
+
+/// The findings after one replacement.
+fn refused(from: &str, to: &str) -> String {
+    let text = good();
+    assert!(text.contains(from), "the sample does not contain {from}");
+    match parse(&text.replacen(from, to, 1)) {
+        Ok(_) => panic!("`{to}` passed"),
+        Err(error) => {
+            assert_eq!(error.class(), crate::Class::Configuration);
+            error.message().to_owned()
+        }
+    }
+}
+
+#[test]
+fn a_good_file_gets_its_defaults() -> Result<()> {
+    let config = parse(&good())?;
+    assert_eq!((config.min_replicas, config.limits.memory), (2, 192 << 20));
+    assert_eq!(config.keys.host_key.path(), Path::new("/nonexistent/keys/host.key"));
+    let shop = &config.datasets[0];
+    assert_eq!((shop.chunk_size, shop.compression, shop.drill.level), (1 << 20, 3, ProofLevel::Proved));
+    assert!(shop.retention.keeps_everything());
+    Ok(())
+}
+
+#[test]
+fn each_refusal_names_file_line_and_remedy() {
+    for (from, to, line, said) in [
+        ("host = \"db1\"", "host = \"db1\"\nmin_replica = 1", 2, "did you mean `min_replicas`?"),
+        ("host = \"db1\"", "host = \"Db1\"", 1, "a-z"),
+        ("state_directory = \"/var", "state_directory = \"var", 2, "absolute path"),
+        (KEY, "age1nonsense", 5, "is not an age recipient"),
+        ("https://s3.example.com", "http://s3.example.com", 16, "allow_http = true"),
+        ("https://s3.example.com", "https://key:secret@s3.example.com", 16, "must not hold credentials"),
+        ("region = \"eu-west-1\"", "region = \"eu-central-1\"", 19, "another region"),
+        ("15 2 * * *", "15 26 * * *", 20, "hour"),
+        ("15 2 * * *", "0 15 2 * * *", 20, "five fields"),
+        ("backup@db/postgres", "backup:hunter2@db/postgres", 23, "must not hold a password"),
+        ("name = \"ireland\"", "name = \"frankfurt\"", 1, "names are unique"),
+        ("schedule = \"15 2 * * *\"", "chunk_size = \"3MiB\"", 20, "power of two"),
+        ("schedule = \"15 2 * * *\"", "compression = 20", 20, "1 (fast) to 19"),
+        ("schedule = \"15 2 * * *\"", "time_zone = \"Mars\"", 20, "IANA"),
+        ("schedule = \"15 2 * * *\"", "jitter = \"soon\"", 20, "not a duration"),
+        ("kind = \"postgres\"", "kind = \"postgres\"\nservice = \"x\"", 22, "exactly one way"),
+        ("kind = \"postgres\"", "kind = \"mysql\"", 22, "use postgres, sqlite or command"),
+        ("kind = \"postgres\"", "kind = \"postgres\"\npath = \"/x\"", 23, "does not belong to kind"),
+    ] {
+        let message = refused(from, to);
+        assert!(message.contains(said), "{to}: {message}");
+        assert!(message.contains("lifeboat.toml:"), "{to}: {message}");
+        assert!(message.contains(&format!("lifeboat.toml:{line}:")), "{to}: expected line {line}: {message}");
+        assert!(!message.contains("hunter2"), "a password is shown: {message}");
+    }
+}
+
+#[test]
+fn all_findings_come_at_once() {
+    let text = good().replace("15 2 * * *", "never").replace("https://s3", "http://s3");
+    let message = parse(&text).map(|_| ()).map_err(|error| error.message().to_owned());
+    assert_eq!(message.map_err(|message| message.lines().count()), Err(2));
+}
+
+#[test]
+fn min_replicas_is_between_one_and_all() {
+    for (count, good_count) in [(0, false), (1, true), (2, true), (3, false)] {
+        let text = good().replacen("host =", &format!("min_replicas = {count}\nhost ="), 1);
+        assert_eq!(parse(&text).is_ok(), good_count, "min_replicas = {count}");
+    }
+}
+
+#[test]
+fn a_secret_that_others_can_read_is_refused() -> Result<()> {
+    use std::os::unix::fs::PermissionsExt;
+    let place = tempfile::tempdir().map_err(|error| Error::failed(error.to_string()))?;
+    let secret = place.path().join("s3");
+    std::fs::write(&secret, "x").map_err(|error| Error::failed(error.to_string()))?;
+    let line = format!("bucket = \"backups-a\"\ncredentials = \"{}\"", secret.display());
+    let text = good().replacen("bucket = \"backups-a\"", &line, 1);
+    for (mode, passes) in [(0o600, true), (0o400, true), (0o640, false), (0o604, false)] {
+        let _ = std::fs::set_permissions(&secret, std::fs::Permissions::from_mode(mode));
+        assert_eq!(parse(&text).is_ok(), passes, "mode {mode:o}");
+    }
+    Ok(())
+}
+
+#[test]
+fn credentials_come_from_systemd_where_it_hands_them_over() -> Result<()> {
+    let place = tempfile::tempdir().map_err(|error| Error::failed(error.to_string()))?;
+    let handed = place.path().join("host.key");
+    std::fs::write(&handed, "x").map_err(|error| Error::failed(error.to_string()))?;
+    let mode = std::os::unix::fs::PermissionsExt::from_mode(0o400);
+    std::fs::set_permissions(&handed, mode).map_err(|error| Error::failed(error.to_string()))?;
+    let surroundings = Surroundings { credentials_directory: Some(place.path().to_owned()) };
+    let config = Config::parse(&good(), Path::new("lifeboat.toml"), &surroundings)?;
+    assert_eq!(config.keys.host_key.path(), handed);
+    assert_eq!(config.keys.drill_identity.path(), Path::new("/nonexistent/keys/drill-identity"));
+    Ok(())
+}

@@ -1,0 +1,201 @@
+//! Against a replica whose answers are scripted. What it cannot prove, that real failures look like these, is in
+//! `tests/tests/replica_faults.rs`.
+
+#![allow(clippy::unwrap_used, clippy::expect_used)]
+
+use std::collections::VecDeque;
+use std::sync::{Arc, Mutex};
+
+use super::*;
+
+/// One answer of the script.
+enum Answer {
+    Stores,
+    Fails(ReplicaErrorKind),
+    /// The work is done, but its answer is lost.
+    StoresThenFails(ReplicaErrorKind),
+    Hangs(Duration),
+}
+
+#[derive(Default)]
+struct Scripted {
+    script: Mutex<VecDeque<Answer>>,
+    stored: Mutex<Option<Bytes>>,
+    calls: Mutex<u32>,
+}
+
+impl std::fmt::Debug for Scripted {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Scripted")
+    }
+}
+
+fn error(kind: ReplicaErrorKind) -> ReplicaError {
+    ReplicaError { replica: "fake".parse().unwrap(), operation: "put", key: "k".to_owned(), kind }
+}
+
+fn unavailable() -> ReplicaErrorKind {
+    ReplicaErrorKind::Unavailable("503".to_owned())
+}
+
+impl Scripted {
+    async fn answer(&self, store: impl FnOnce() -> Result<(), ReplicaErrorKind>) -> Result<(), ReplicaError> {
+        *self.calls.lock().unwrap() += 1;
+        let next = self.script.lock().unwrap().pop_front().unwrap_or(Answer::Stores);
+        match next {
+            Answer::Stores => store().map_err(error),
+            Answer::Fails(kind) => Err(error(kind)),
+            Answer::StoresThenFails(kind) => {
+                store().map_err(error)?;
+                Err(error(kind))
+            }
+            Answer::Hangs(time) => {
+                tokio::time::sleep(time).await;
+                Err(error(ReplicaErrorKind::TimedOut(time)))
+            }
+        }
+    }
+}
+
+#[async_trait]
+impl Replica for Scripted {
+    fn name(&self) -> &Name {
+        unreachable!("no test asks")
+    }
+
+    fn region(&self) -> &'static str {
+        "nowhere"
+    }
+
+    async fn put_new(&self, _: &str, body: Bytes) -> Result<(), ReplicaError> {
+        self.answer(|| {
+            let mut stored = self.stored.lock().unwrap();
+            if stored.is_some() {
+                return Err(ReplicaErrorKind::AlreadyExists);
+            }
+            *stored = Some(body);
+            Ok(())
+        })
+        .await
+    }
+
+    async fn put_replace(&self, _: &str, body: Bytes) -> Result<(), ReplicaError> {
+        self.answer(|| {
+            *self.stored.lock().unwrap() = Some(body);
+            Ok(())
+        })
+        .await
+    }
+
+    async fn get(&self, _: &str) -> Result<Bytes, ReplicaError> {
+        self.answer(|| Ok(())).await?;
+        self.stored.lock().unwrap().clone().ok_or_else(|| error(ReplicaErrorKind::NotFound))
+    }
+
+    async fn head(&self, _: &str) -> Result<Option<ObjectMeta>, ReplicaError> {
+        self.answer(|| Ok(())).await.map(|()| None)
+    }
+
+    async fn list(&self, _: &str) -> Result<Vec<ObjectMeta>, ReplicaError> {
+        self.answer(|| Ok(())).await.map(|()| Vec::new())
+    }
+
+    async fn delete(&self, _: &str) -> Result<(), ReplicaError> {
+        self.answer(|| Ok(())).await
+    }
+
+    async fn probe(&self, _: bool) -> Result<Probe, ReplicaError> {
+        Err(error(ReplicaErrorKind::NotFound))
+    }
+}
+
+fn scripted(script: impl IntoIterator<Item = Answer>) -> (Arc<Scripted>, Retry) {
+    let fake = Arc::new(Scripted { script: Mutex::new(script.into_iter().collect()), ..Scripted::default() });
+    let retry = Retry::new(fake.clone(), RetryPolicy::within(Duration::from_secs(60)));
+    (fake, retry)
+}
+
+fn calls(fake: &Scripted) -> u32 {
+    *fake.calls.lock().unwrap()
+}
+
+#[tokio::test(start_paused = true)]
+async fn succeeds_after_failures_that_pass() {
+    let (fake, retry) = scripted([
+        Answer::Fails(unavailable()),
+        Answer::Fails(ReplicaErrorKind::Corrupt("short".to_owned())),
+        Answer::Hangs(Duration::from_secs(1)),
+    ]);
+    retry.put_replace("k", Bytes::from_static(b"x")).await.unwrap();
+    assert_eq!(calls(&fake), 4);
+}
+
+#[tokio::test(start_paused = true)]
+async fn gives_up_after_the_last_attempt_with_the_last_error() {
+    let (fake, retry) = scripted((0..9).map(|_| Answer::Fails(unavailable())));
+    let failed = retry.delete("k").await.unwrap_err();
+    assert!(matches!(failed.kind, ReplicaErrorKind::Unavailable(_)));
+    assert_eq!(calls(&fake), 4);
+}
+
+#[tokio::test(start_paused = true)]
+async fn does_not_repeat_what_cannot_succeed() {
+    for kind in [
+        ReplicaErrorKind::NotFound,
+        ReplicaErrorKind::Denied("no".to_owned()),
+        ReplicaErrorKind::Misconfigured("no".to_owned()),
+        ReplicaErrorKind::Other("no".to_owned()),
+    ] {
+        let (fake, retry) = scripted([Answer::Fails(kind)]);
+        retry.head("k").await.unwrap_err();
+        assert_eq!(calls(&fake), 1);
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn begins_no_attempt_after_the_deadline() {
+    let (fake, retry) = scripted([Answer::Hangs(Duration::from_secs(61))]);
+    let start = Instant::now();
+    retry.list("").await.unwrap_err();
+    assert_eq!(calls(&fake), 1);
+    assert_eq!(start.elapsed(), Duration::from_secs(61));
+
+    let (fake, retry) = scripted([Answer::Hangs(Duration::from_secs(59))]);
+    retry.list("").await.unwrap();
+    assert_eq!(calls(&fake), 2);
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_object_stored_by_a_lost_attempt_is_ours() {
+    let (fake, retry) = scripted([Answer::StoresThenFails(unavailable())]);
+    retry.put_new("k", Bytes::from_static(b"ours")).await.unwrap();
+    assert_eq!(calls(&fake), 3, "put, put, get");
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_object_that_another_stored_meanwhile_is_not_ours() {
+    let (fake, retry) = scripted([Answer::Fails(unavailable())]);
+    *fake.stored.lock().unwrap() = Some(Bytes::from_static(b"theirs"));
+    let failed = retry.put_new("k", Bytes::from_static(b"ours..")).await.unwrap_err();
+    assert!(matches!(failed.kind, ReplicaErrorKind::AlreadyExists));
+    assert_eq!(*fake.stored.lock().unwrap(), Some(Bytes::from_static(b"theirs")));
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_object_met_at_the_first_attempt_is_never_ours() {
+    let (fake, retry) = scripted([]);
+    *fake.stored.lock().unwrap() = Some(Bytes::from_static(b"same"));
+    let failed = retry.put_new("k", Bytes::from_static(b"same")).await.unwrap_err();
+    assert!(matches!(failed.kind, ReplicaErrorKind::AlreadyExists));
+    assert_eq!(calls(&fake), 1);
+}
+
+#[test]
+fn pauses_grow_and_stay_bounded() {
+    let policy = RetryPolicy::within(Duration::from_secs(60));
+    for attempt in 1..40 {
+        let full = (policy.pause * (1 << (attempt - 1).min(16))).min(policy.longest_pause);
+        let pause = policy.pause_after(attempt);
+        assert!(pause <= full && pause >= full / 2, "{pause:?} after attempt {attempt}");
+    }
+}

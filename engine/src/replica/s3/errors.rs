@@ -1,0 +1,177 @@
+//! From what the SDK and the store say to what callers must tell apart.
+//!
+//! Texts of the store are shown, but bounded and stripped of control characters: a log line stays a line.
+
+use std::error::Error as StdError;
+use std::io;
+
+use aws_credential_types::provider::error::CredentialsError;
+use aws_sdk_s3::error::{ProvideErrorMetadata, SdkError};
+use aws_sdk_s3::primitives::ByteStreamError;
+use aws_smithy_runtime_api::client::orchestrator::HttpResponse;
+
+use crate::replica::ReplicaErrorKind as Kind;
+
+const LONGEST_TEXT: usize = 300;
+
+/// Sorts any failed request. Deadlines are kept by the caller; a timeout here is that of the connection.
+pub(super) fn classify<E>(error: &SdkError<E, HttpResponse>) -> Kind
+where
+    E: ProvideErrorMetadata + StdError + Send + Sync + 'static,
+{
+    if let Some(response) = error.raw_response() {
+        let status = response.status().as_u16();
+        let (code, message) = match error.as_service_error() {
+            Some(error) => (error.code().unwrap_or_default(), error.message().unwrap_or_default()),
+            None => ("", "the answer is not one of S3"),
+        };
+        return classify_answer(status, code, message);
+    }
+    let cause: &(dyn StdError + 'static) = error;
+    if let Some(credentials) = find::<CredentialsError>(cause) {
+        return classify_credentials(credentials);
+    }
+    if let Some(tls) = find::<rustls::Error>(cause) {
+        return classify_tls(tls);
+    }
+    let text = tidy(&last_text(cause));
+    match error {
+        SdkError::DispatchFailure(failure) if failure.is_timeout() => {
+            Kind::Unavailable(format!("no connection: {text}"))
+        }
+        SdkError::ConstructionFailure(_) => Kind::Other(text),
+        _ => Kind::Unavailable(text),
+    }
+}
+
+/// Sorts the failure of a body that had begun to arrive.
+pub(super) fn classify_body(error: &ByteStreamError) -> Kind {
+    let text = tidy(&last_text(error));
+    if find::<io::Error>(error).is_some() {
+        Kind::Unavailable(format!("the transfer broke off: {text}"))
+    } else {
+        Kind::Corrupt(text)
+    }
+}
+
+/// The one table of what an answer means. `code` and `message` are empty where the answer had no body.
+fn classify_answer(status: u16, code: &str, message: &str) -> Kind {
+    let text = || {
+        let code = if code.is_empty() { String::new() } else { format!(" {code}") };
+        let message = if message.is_empty() { String::new() } else { format!(": {message}") };
+        tidy(&format!("HTTP {status}{code}{message}"))
+    };
+    match (status, code) {
+        (_, "NoSuchBucket") => Kind::Misconfigured("no such bucket".to_owned()),
+        (_, "ExpiredToken" | "InvalidToken" | "InvalidAccessKeyId" | "SignatureDoesNotMatch") => Kind::Denied(text()),
+        (
+            _,
+            "BadDigest"
+            | "InvalidDigest"
+            | "IncompleteBody"
+            | "XAmzContentSHA256Mismatch"
+            | "XAmzContentChecksumMismatch",
+        ) => Kind::Corrupt(text()),
+        (_, "RequestTimeout" | "SlowDown") => Kind::Unavailable(text()),
+        (_, "NotImplemented") => Kind::Misconfigured(text()),
+        (401 | 403, _) => Kind::Denied(text()),
+        (404, "" | "NoSuchKey" | "NotFound") => Kind::NotFound,
+        (412, _) => Kind::AlreadyExists,
+        (408 | 409 | 425 | 429 | 500.., _) => Kind::Unavailable(text()),
+        (300..=399, _) => Kind::Misconfigured(format!("{}; is the region right?", text())),
+        (_, "AuthorizationHeaderMalformed" | "IllegalLocationConstraintException" | "InvalidBucketName") => {
+            Kind::Misconfigured(text())
+        }
+        _ => Kind::Other(text()),
+    }
+}
+
+fn classify_credentials(error: &CredentialsError) -> Kind {
+    let stage = match error {
+        CredentialsError::CredentialsNotLoaded(_) => "no credentials were found where the configuration says",
+        _ => "the credentials could not be loaded",
+    };
+    let cause = error.source().map(|cause| format!(": {}", last_text(cause))).unwrap_or_default();
+    Kind::Denied(tidy(&format!("{stage}{cause}")))
+}
+
+fn classify_tls(error: &rustls::Error) -> Kind {
+    match error {
+        rustls::Error::InvalidCertificate(reason) => {
+            Kind::Misconfigured(format!("the certificate of the server is not trusted: {reason}"))
+        }
+        rustls::Error::DecryptError => Kind::Unavailable(error.to_string()),
+        _ => Kind::Misconfigured(format!("TLS failed: {error}")),
+    }
+}
+
+/// Every error of the chain. The payload of an `io::Error` is skipped by its `source`, so it is asked for first.
+fn chain<'error>(error: &'error (dyn StdError + 'static)) -> impl Iterator<Item = &'error (dyn StdError + 'static)> {
+    std::iter::successors(Some(error), |&error| match error.downcast_ref::<io::Error>() {
+        Some(io) => io.get_ref().map(|inner| inner as &(dyn StdError + 'static)),
+        None => error.source(),
+    })
+}
+
+fn find<'error, E: StdError + 'static>(error: &'error (dyn StdError + 'static)) -> Option<&'error E> {
+    chain(error).find_map(|error| error.downcast_ref::<E>())
+}
+
+/// The innermost text says most: the outer ones are the SDK's names of its own stages.
+fn last_text(error: &(dyn StdError + 'static)) -> String {
+    chain(error).last().map(ToString::to_string).unwrap_or_default()
+}
+
+fn tidy(text: &str) -> String {
+    text.chars().map(|c| if c.is_control() { ' ' } else { c }).take(LONGEST_TEXT).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn word(kind: &Kind) -> &'static str {
+        match kind {
+            Kind::NotFound => "not found",
+            Kind::AlreadyExists => "exists",
+            Kind::Denied(_) => "denied",
+            Kind::Misconfigured(_) => "misconfigured",
+            Kind::Corrupt(_) => "corrupt",
+            Kind::Unavailable(_) => "unavailable",
+            Kind::TimedOut(_) => "timed out",
+            Kind::Other(_) => "other",
+        }
+    }
+
+    #[test]
+    fn answers_mean_what_callers_act_on() {
+        for (status, code, expected) in [
+            (301, "PermanentRedirect", "misconfigured"),
+            (400, "AuthorizationHeaderMalformed", "misconfigured"),
+            (400, "BadDigest", "corrupt"),
+            (400, "ExpiredToken", "denied"),
+            (400, "InvalidArgument", "other"),
+            (400, "RequestTimeout", "unavailable"),
+            (403, "", "denied"),
+            (403, "RequestTimeTooSkewed", "denied"),
+            (404, "", "not found"),
+            (404, "NoSuchBucket", "misconfigured"),
+            (404, "NoSuchKey", "not found"),
+            (409, "ConditionalRequestConflict", "unavailable"),
+            (412, "PreconditionFailed", "exists"),
+            (429, "", "unavailable"),
+            (500, "InternalError", "unavailable"),
+            (501, "NotImplemented", "misconfigured"),
+            (503, "SlowDown", "unavailable"),
+        ] {
+            assert_eq!(word(&classify_answer(status, code, "")), expected, "{status} {code}");
+        }
+    }
+
+    #[test]
+    fn texts_of_the_store_are_bounded_and_stay_on_one_line() {
+        let kind = classify_answer(500, "InternalError", &format!("a\nb\u{1b}[31m{}", "x".repeat(9999)));
+        let text = kind.to_string();
+        assert!(text.len() < 400 && !text.contains(['\n', '\u{1b}']), "{text}");
+    }
+}

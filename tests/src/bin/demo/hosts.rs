@@ -1,0 +1,203 @@
+//! The machines of the story, each a directory of its own: the owner's safe, the backup host beside the database, and
+//! the drill host, which holds no more than a drill host should.
+
+use std::fmt::Write;
+use std::fs;
+use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use lifeboat_tests::ports;
+use lifeboat_tests::postgres::Postgres;
+use lifeboat_tests::programs::{self, Output, run_until};
+use lifeboat_tests::s3::Region;
+use serde_json::Value;
+use tempfile::TempDir;
+use tokio::process::Command;
+use tokio_util::sync::CancellationToken;
+
+use crate::{DATASET, NORTH, Result};
+
+const DEADLINE: Duration = Duration::from_secs(600);
+
+/// Holds the master identity, offline.
+pub(crate) struct Owner {
+    _safe: TempDir,
+    recipient: String,
+}
+
+impl Owner {
+    /// Makes the master identity with the stock tool.
+    pub(crate) async fn prepare(stop: &CancellationToken) -> Result<Self> {
+        let safe = machine()?;
+        let identity = safe.path().join("master.age");
+        finish(run_until(Command::new("age-keygen").arg("-o").arg(&identity), DEADLINE, stop).await?)?;
+        let public = finish(run_until(Command::new("age-keygen").arg("-y").arg(&identity), DEADLINE, stop).await?)?;
+        Ok(Self { _safe: safe, recipient: public.stdout.trim().to_owned() })
+    }
+}
+
+/// Beside the database: configuration, state, and keys that open no pack.
+pub(crate) struct BackupHost {
+    home: TempDir,
+}
+
+impl BackupHost {
+    /// Writes its configuration.
+    pub(crate) fn prepare(owner: &Owner, database: &Postgres, regions: [&Region; 2]) -> Result<Self> {
+        let home = machine()?;
+        let root = home.path().display();
+        let mut config = format!(
+            r#"
+host = "shop-db"
+vault_prefix = "lifeboat"
+state_directory = "{root}/state"
+control_socket = "{root}/control.sock"
+listen = "127.0.0.1:{port}"
+min_replicas = 2
+
+[keys]
+directory = "{root}/keys"
+master_recipients = ["{master}"]
+
+[[dataset]]
+name = "{DATASET}"
+home_region = "{NORTH}"
+objectives = {{ rpo = "1h", rto = "10m" }}
+
+[dataset.source]
+kind = "postgres"
+url = "{url}"
+databases = ["{DATASET}"]
+"#,
+            port = ports::free(),
+            master = owner.recipient,
+            url = database.url(DATASET),
+        );
+        write_replicas(&mut config, home.path(), regions)?;
+        fs::write(home.path().join("lifeboat.toml"), config)?;
+        Ok(Self { home })
+    }
+
+    /// Makes vault and keys.
+    pub(crate) async fn init(&self, stop: &CancellationToken) -> Result<Value> {
+        Ok(self.lifeboat(&["init", "--json"], stop).await?.json()?)
+    }
+
+    /// Everything is as it must be.
+    pub(crate) async fn check(&self, stop: &CancellationToken) -> Result<()> {
+        self.lifeboat(&["check"], stop).await.map(drop)
+    }
+
+    /// Backs up all datasets now.
+    pub(crate) async fn back_up(&self, stop: &CancellationToken) -> Result<()> {
+        let mut lifeboatd = program(&programs::lifeboatd(), self.home.path());
+        finish(run_until(lifeboatd.arg("--once"), DEADLINE, stop).await?).map(drop)
+    }
+
+    async fn lifeboat(&self, arguments: &[&str], stop: &CancellationToken) -> Result<Output> {
+        let mut lifeboat = program(&programs::lifeboat(), self.home.path());
+        finish(run_until(lifeboat.args(arguments), DEADLINE, stop).await?)
+    }
+
+    fn keys_for_the_drill_host(&self) -> PathBuf {
+        self.home.path().join("keys/drill-host")
+    }
+}
+
+/// Holds the drill identity, a key to sign its reports, and read access: nothing of the backup host.
+pub(crate) struct DrillHost {
+    home: TempDir,
+}
+
+impl DrillHost {
+    /// Takes over the keys that `init` made for it, and pins the signer that `init` named.
+    pub(crate) fn prepare(made: &Value, backup_host: &BackupHost, regions: [&Region; 2]) -> Result<Self> {
+        let home = machine()?;
+        let root = home.path().display();
+        let signer = made["signer"].as_str().ok_or("init did not name the host's signer")?;
+        let drill_signer = made["drill_signer"].as_str().ok_or("init did not name the drill host's signer")?;
+        let mut config = format!(
+            r#"
+host = "drill"
+vault_prefix = "lifeboat"
+state_directory = "{root}/state"
+
+[keys]
+directory = "{root}/keys"
+trusted_signers = ["{signer}"]
+trusted_drill_signers = ["{drill_signer}"]
+"#
+        );
+        write_replicas(&mut config, home.path(), regions)?;
+        fs::write(home.path().join("lifeboat.toml"), config)?;
+        // Moved, not copied: from now on the backup host cannot read its own backups.
+        fs::rename(backup_host.keys_for_the_drill_host(), home.path().join("keys"))?;
+        Ok(Self { home })
+    }
+
+    /// The drill's report, whatever it found.
+    pub(crate) async fn drill(&self, stop: &CancellationToken) -> Result<Value> {
+        let mut lifeboat = program(&programs::lifeboat(), self.home.path());
+        let output = run_until(lifeboat.args(["drill", DATASET, "--json"]), DEADLINE, stop).await?;
+        if stop.is_cancelled() {
+            return Err("interrupted".into());
+        }
+        Ok(output.json()?)
+    }
+}
+
+/// A directory that only its owner may enter.
+fn machine() -> Result<TempDir> {
+    let home = tempfile::Builder::new().prefix("lifeboat-demo-").tempdir()?;
+    fs::set_permissions(home.path(), fs::Permissions::from_mode(0o700))?;
+    fs::DirBuilder::new().mode(0o700).create(home.path().join("state"))?;
+    Ok(home)
+}
+
+/// Both regions as replicas; each machine gets its own copy of certificate authority and credentials.
+fn write_replicas(config: &mut String, home: &Path, regions: [&Region; 2]) -> Result<()> {
+    for region in regions {
+        let name = region.name();
+        let ca_file = home.join(format!("{name}.pem"));
+        let credentials = home.join(format!("{name}.credentials"));
+        fs::copy(region.ca_file(), &ca_file)?;
+        fs::copy(region.credential_file(), &credentials)?;
+        write!(
+            config,
+            r#"
+[[replica]]
+name = "{name}"
+region = "{name}"
+kind = "s3"
+bucket = "{bucket}"
+endpoint = "{endpoint}"
+path_style = true
+ca_file = "{ca_file}"
+credentials = {{ file = "{credentials}" }}
+"#,
+            bucket = region.bucket(),
+            endpoint = region.endpoint(),
+            ca_file = ca_file.display(),
+            credentials = credentials.display(),
+        )?;
+    }
+    Ok(())
+}
+
+/// A program on the machine `home`, with an environment that holds nothing of ours.
+fn program(path: &Path, home: &Path) -> Command {
+    let mut command = Command::new(path);
+    command.env_clear().env("HOME", home).current_dir(home);
+    for kept in ["PATH", "TMPDIR"] {
+        if let Some(value) = std::env::var_os(kept) {
+            command.env(kept, value);
+        }
+    }
+    command.arg("--config").arg(home.join("lifeboat.toml"));
+    command
+}
+
+fn finish(output: Output) -> Result<Output> {
+    if output.status.success() { Ok(output) } else { Err(output.to_string().into()) }
+}

@@ -1,0 +1,145 @@
+//! The demonstration: a database is backed up to two regions, one region is lost, the other restores it, and a drill
+//! proves the restored database equal. Everything is real: PostgreSQL, two S3 servers with TLS, the two programs run as
+//! an operator runs them, on three "machines" that share no file: backup host, drill host, and the owner's safe.
+//!
+//! Exits 0 only if proved with one region dead; writes `target/demo/report.json`. Cleans up on failure, SIGINT and
+//! SIGTERM too.
+#![allow(clippy::print_stdout, clippy::print_stderr)]
+
+mod evidence;
+mod hosts;
+
+use std::io::Write;
+use std::process::ExitCode;
+use std::time::Duration;
+
+use evidence::Evidence;
+use hosts::{BackupHost, DrillHost, Owner};
+use lifeboat_tests::postgres::Postgres;
+use lifeboat_tests::s3::Region;
+use lifeboat_tests::{programs, sample};
+use tokio::signal::unix::{SignalKind, signal};
+use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
+
+/// The dataset, and the database it holds.
+const DATASET: &str = "shop";
+const NORTH: &str = "eu-north-1";
+const SOUTH: &str = "eu-south-2";
+/// 1.0 is some 200 MB.
+const SCALE: f64 = 1.0;
+/// After a signal, for the running program to clean up.
+const WIND_DOWN: Duration = Duration::from_secs(45);
+
+type Result<T> = std::result::Result<T, Box<dyn std::error::Error>>;
+
+#[tokio::main]
+async fn main() -> ExitCode {
+    let stop = CancellationToken::new();
+    let story = tell(&stop);
+    tokio::pin!(story);
+    let outcome = tokio::select! {
+        outcome = &mut story => outcome,
+        interrupted = interruption() => {
+            stop.cancel();
+            eprintln!("\nStopping, and cleaning up.");
+            // The story notices between steps, and a running program is told by SIGTERM; dropping it ends the servers.
+            let _ = tokio::time::timeout(WIND_DOWN, &mut story).await;
+            interrupted.and(Err("interrupted".into()))
+        }
+    };
+    match outcome {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("\nNOT PROVED: {error}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+async fn interruption() -> Result<()> {
+    let mut terminate = signal(SignalKind::terminate())?;
+    tokio::select! {
+        interrupt = tokio::signal::ctrl_c() => Ok(interrupt?),
+        _ = terminate.recv() => Ok(()),
+    }
+}
+
+/// Announces `what`, does it, says how long it took.
+async fn step<T>(stop: &CancellationToken, what: &str, work: impl Future<Output = Result<T>>) -> Result<T> {
+    if stop.is_cancelled() {
+        return Err("interrupted".into());
+    }
+    print!("{what:<90}");
+    std::io::stdout().flush()?;
+    let begun = Instant::now();
+    let outcome = work.await;
+    println!("{:>6.1} s{}", begun.elapsed().as_secs_f64(), if outcome.is_ok() { "" } else { "  FAILED" });
+    outcome
+}
+
+async fn tell(stop: &CancellationToken) -> Result<()> {
+    let begun = Instant::now();
+    println!(
+        "Lifeboat: lose a region, restore from the other, prove it equal. All servers are real and thrown away.\n"
+    );
+    programs::directory();
+
+    println!("The machines");
+    let mut north =
+        step(stop, "  region eu-north-1: an S3 server with TLS", async { Ok(Region::start(NORTH).await) }).await?;
+    let south = step(stop, "  region eu-south-2: another", async { Ok(Region::start(SOUTH).await) }).await?;
+    let database = step(stop, "  a PostgreSQL server in eu-north-1", async { Ok(Postgres::start().await) }).await?;
+    step(stop, "  a shop in it: some 200 MB in tables, partitions, large objects, roles, 11 scripts", async {
+        database.create_database(DATASET).await;
+        database.run_sql(DATASET, sample::schema_sql()).await;
+        database.run_sql(DATASET, &sample::fill_sql(SCALE)).await;
+        Ok(())
+    })
+    .await?;
+
+    println!("The keys");
+    let owner =
+        step(stop, "  the owner's master identity, by age-keygen; it goes into the safe", Owner::prepare(stop)).await?;
+    let backup_host = BackupHost::prepare(&owner, &database, [&north, &south])?;
+    let made = step(stop, "  lifeboat init: vault, keyring, host keys", backup_host.init(stop)).await?;
+    let drill_host = DrillHost::prepare(&made, &backup_host, [&north, &south])?;
+    step(stop, "  lifeboat check: both regions answer and keep what they promise", backup_host.check(stop)).await?;
+
+    println!("The backups");
+    step(stop, "  lifeboatd --once: the first backup, to both regions at once", backup_host.back_up(stop)).await?;
+    let first = evidence::stored_bytes(&south, DATASET).await?;
+    step(stop, "  a business day goes by in the shop", async {
+        database.run_sql(DATASET, sample::change_sql()).await;
+        Ok(())
+    })
+    .await?;
+    step(stop, "  lifeboatd --once: the second backup, what is known is not stored again", backup_host.back_up(stop))
+        .await?;
+    let second = evidence::stored_bytes(&south, DATASET).await? - first;
+
+    println!("The disaster");
+    step(stop, "  region eu-north-1 is killed, and the shop's database with it", async {
+        north.kill();
+        drop(database);
+        Ok(())
+    })
+    .await?;
+
+    println!("The proof");
+    let drill = step(
+        stop,
+        "  lifeboat drill on a host with the drill identity alone: restore, check, dump, compare",
+        drill_host.drill(stop),
+    )
+    .await?;
+
+    let evidence = Evidence { drill, dead: NORTH, alive: SOUTH, first, second, total: begun.elapsed() };
+    let file = evidence.write()?;
+    println!(
+        "\n{evidence}\nThe whole story took {:.0} s; the report is {}",
+        begun.elapsed().as_secs_f64(),
+        file.display()
+    );
+    evidence.verdict()
+}

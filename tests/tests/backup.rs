@@ -1,0 +1,168 @@
+//! Backup and restore through the vault: what is stored comes back, once, and success is never claimed early.
+#![allow(clippy::unwrap_used, clippy::expect_used)]
+
+use lifeboat_engine::Class;
+use lifeboat_engine::id::SnapshotId;
+use lifeboat_tests::vault::{DATASET, MemorySource, TestVault, name, noise, read_all};
+
+fn objects(vault: &TestVault, replica: usize, part: &str) -> Vec<std::path::PathBuf> {
+    let mut found = Vec::new();
+    let mut folders = vec![vault.replica_path(replica)];
+    while let Some(folder) = folders.pop() {
+        for entry in std::fs::read_dir(folder).unwrap().flatten() {
+            if entry.file_type().unwrap().is_dir() {
+                folders.push(entry.path());
+            } else if entry.path().to_string_lossy().contains(part) {
+                found.push(entry.path());
+            }
+        }
+    }
+    found.sort();
+    found
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_was_backed_up_comes_back_from_either_replica_alone() {
+    let vault = TestVault::new(2, 2).await;
+    let source = MemorySource {
+        streams: vec![
+            ("globals".to_owned(), b"CREATE ROLE app;".to_vec()),
+            ("database/shop".to_owned(), [noise(3_000_000, 1), vec![b'x'; 9_000_000], noise(2_000_000, 2)].concat()),
+            ("empty".to_owned(), Vec::new()),
+        ],
+        ..MemorySource::default()
+    };
+    let report = vault.backup(&source).await.unwrap();
+    assert!(report.replicas.iter().all(|replica| replica.complete));
+    assert_eq!(report.raw_bytes, 14_000_016);
+    for lost in [1, 2] {
+        let (there, away) = (vault.replica_path(lost), vault.place.path().join("lost"));
+        std::fs::rename(&there, &away).unwrap();
+        let restored = vault.restore(&report.snapshot).await.unwrap();
+        for (stream, content) in &source.streams {
+            assert!(restored[stream] == *content, "stream {stream} differs without replica {lost}");
+        }
+        std::fs::rename(&away, &there).unwrap();
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn unchanged_data_is_not_stored_again_also_after_the_state_directory_was_lost() {
+    let vault = TestVault::new(2, 2).await;
+    let mut data = noise(6_000_000, 3);
+    let first = vault.backup(&MemorySource::of(data.clone())).await.unwrap();
+    assert!(first.stored_bytes > 6_000_000);
+    let second = vault.backup(&MemorySource::of(data.clone())).await.unwrap();
+    assert_eq!((second.new_packs, second.stored_bytes), (0, 0));
+    assert_eq!(second.deduplicated_bytes, 6_000_000);
+
+    std::fs::remove_dir_all(&vault.config.state_directory).unwrap();
+    data[3_000_000] ^= 1;
+    let third = vault.backup(&MemorySource::of(data.clone())).await.unwrap();
+    assert!(third.stored_bytes < 1_000_000, "{} bytes were stored again", third.stored_bytes);
+    assert!(vault.restore(&third.snapshot).await.unwrap()["data"] == data);
+    let reader = vault.open(vault.owner()).await.unwrap();
+    let manifest = reader.manifest(&name(DATASET), &third.snapshot).await.unwrap();
+    assert_eq!(manifest.predecessor, Some(second.snapshot));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn repeats_inside_one_snapshot_are_stored_once() {
+    let vault = TestVault::new(1, 1).await;
+    let block = noise(4_000_000, 4);
+    let source = MemorySource {
+        streams: vec![("a".to_owned(), block.clone()), ("b".to_owned(), [block.clone(), block].concat())],
+        ..MemorySource::default()
+    };
+    let report = vault.backup(&source).await.unwrap();
+    assert!(report.stored_bytes < 5_000_000, "{}", report.stored_bytes);
+    let restored = vault.restore(&report.snapshot).await.unwrap();
+    assert!(source.streams.iter().all(|(stream, content)| restored[stream] == *content));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_source_that_fails_or_is_cut_short_commits_nothing() {
+    let vault = TestVault::new(2, 2).await;
+    let good = vault.backup(&MemorySource::of(noise(100_000, 5))).await.unwrap();
+    let failing = MemorySource { fail_after: Some(2_000_000), ..MemorySource::of(noise(9_000_000, 6)) };
+    let error = vault.backup(&failing).await.unwrap_err();
+    assert_eq!(error.class(), Class::Source, "{error:?}");
+    let abandoned = MemorySource { abandon: true, ..MemorySource::of(noise(300_000, 7)) };
+    let error = vault.backup(&abandoned).await.unwrap_err();
+    assert_eq!(error.class(), Class::Source, "{error:?}");
+    assert!(error.message().contains("`data`"), "{error:?}");
+
+    let reader = vault.open(vault.owner()).await.unwrap();
+    let listed: Vec<SnapshotId> =
+        reader.snapshots(&name(DATASET)).await.unwrap().into_iter().map(|listed| listed.snapshot).collect();
+    assert_eq!(listed, [good.snapshot]);
+    assert_eq!(objects(&vault, 1, "/snapshots/").len(), 2);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn packs_of_a_failed_run_are_used_by_the_next() {
+    let vault = TestVault::new(1, 1).await;
+    // More than one pack, so that whole packs are durable before the source fails.
+    let data = noise(40_000_000, 8);
+    let failing = MemorySource { fail_after: Some(39_000_000), ..MemorySource::of(data.clone()) };
+    vault.backup(&failing).await.unwrap_err();
+    let left: u64 = objects(&vault, 1, "/packs/").iter().map(|pack| pack.metadata().unwrap().len()).sum();
+    assert!(left > 15_000_000, "only {left} bytes were durable");
+    let report = vault.backup(&MemorySource::of(data.clone())).await.unwrap();
+    assert!(report.stored_bytes < 41_000_000 - left, "{} stored, {left} were there", report.stored_bytes);
+    // Their chunks are in this snapshot's index segment now: nothing is stored again without journal and cache.
+    std::fs::remove_dir_all(&vault.config.state_directory).unwrap();
+    let again = vault.backup(&MemorySource::of(data.clone())).await.unwrap();
+    assert_eq!(again.stored_bytes, 0);
+    assert!(vault.restore(&again.snapshot).await.unwrap()["data"] == data);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_pack_that_vanished_is_uploaded_again_by_the_next_run() {
+    let vault = TestVault::new(2, 2).await;
+    let data = noise(1_000_000, 9);
+    vault.backup(&MemorySource::of(data.clone())).await.unwrap();
+    for replica in [1, 2] {
+        objects(&vault, replica, "/packs/").iter().for_each(|pack| std::fs::remove_file(pack).unwrap());
+    }
+    let report = vault.backup(&MemorySource::of(data.clone())).await.unwrap();
+    assert!(report.stored_bytes > 1_000_000);
+    assert!(vault.restore(&report.snapshot).await.unwrap()["data"] == data);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_pack_that_one_replica_lost_is_copied_there_before_min_replicas_is_claimed() {
+    let vault = TestVault::new(2, 2).await;
+    let data = noise(1_000_000, 10);
+    vault.backup(&MemorySource::of(data.clone())).await.unwrap();
+    objects(&vault, 1, "/packs/").iter().for_each(|pack| std::fs::remove_file(pack).unwrap());
+    let report = vault.backup(&MemorySource::of(data.clone())).await.unwrap();
+    assert_eq!(report.stored_bytes, 0);
+    assert!(report.replicas.iter().all(|replica| replica.complete), "{:?}", report.replicas);
+    std::fs::remove_dir_all(vault.replica_path(2)).unwrap();
+    assert!(vault.restore(&report.snapshot).await.unwrap()["data"] == data);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_first_snapshots_packs_concatenate_to_the_dump() {
+    let vault = TestVault::new(1, 1).await;
+    let data = [noise(20_000_000, 11), vec![b'z'; 40_000_000]].concat();
+    let report = vault.backup(&MemorySource::of(data.clone())).await.unwrap();
+    let reader = vault.open(vault.owner()).await.unwrap();
+    let streams = reader.streams(&name(DATASET), &report.snapshot).await.unwrap();
+    let stream = &streams.manifest().streams[0];
+    let extents = streams.manifest().extents(stream).unwrap();
+    // z repeats, so only what is not a repeat is in order without gaps.
+    assert_eq!((extents[0].pack, extents[0].offset), (0, 0));
+    assert!(read_all(&streams).await.unwrap()["data"] == data);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn too_few_replicas_is_a_failure_that_commits_nothing() {
+    let vault = TestVault::new(2, 2).await;
+    std::fs::rename(vault.replica_path(2), vault.place.path().join("away")).unwrap();
+    let error = vault.backup(&MemorySource::of("x")).await.unwrap_err();
+    assert_eq!(error.class(), Class::Storage, "{error:?}");
+    assert!(error.chain().contains("min_replicas") && error.chain().contains("r2"), "{error:?}");
+    assert!(objects(&vault, 1, "/snapshots/").is_empty());
+}

@@ -1,0 +1,113 @@
+//! What operators hang on their walls: the alert rules fire when they should and stay silent when they should, and
+//! rules and dashboard ask only for metrics that exist.
+#![allow(clippy::unwrap_used, clippy::expect_used)]
+
+use std::collections::BTreeSet;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+/// What `lifeboatd` and `lifeboat drill` export.
+const METRICS: &[&str] = &[
+    "lifeboat_backup_duration_seconds",
+    "lifeboat_backup_last_attempt_timestamp_seconds",
+    "lifeboat_backup_last_status",
+    "lifeboat_backup_last_success_timestamp_seconds",
+    "lifeboat_backup_raw_bytes",
+    "lifeboat_backup_runs_total",
+    "lifeboat_backup_stored_bytes",
+    "lifeboat_build_info",
+    "lifeboat_drill_last_level",
+    "lifeboat_drill_last_success_timestamp_seconds",
+    "lifeboat_drill_recovery_point_age_seconds",
+    "lifeboat_drill_restore_duration_seconds",
+    "lifeboat_objective_seconds",
+    "lifeboat_replica_last_complete_timestamp_seconds",
+    "lifeboat_replica_up",
+    "lifeboat_schedule_expected_interval_seconds",
+];
+
+fn config() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap().join("config")
+}
+
+fn promtool(arguments: &[&str]) {
+    let output = Command::new("promtool")
+        .args(arguments)
+        .current_dir(config())
+        .output()
+        .expect("promtool runs (scripts/setup installs it)");
+    let said = [output.stdout, output.stderr].concat();
+    assert!(output.status.success(), "promtool {arguments:?}:\n{}", String::from_utf8_lossy(&said));
+}
+
+/// Every `lifeboat_…` word of `text`.
+fn metrics_in(text: &str) -> BTreeSet<&str> {
+    text.split(|c: char| !c.is_ascii_alphanumeric() && c != '_').filter(|word| word.starts_with("lifeboat_")).collect()
+}
+
+fn read(name: &str) -> String {
+    std::fs::read_to_string(config().join(name)).unwrap()
+}
+
+#[test]
+fn alert_rules_are_valid() {
+    promtool(&["check", "rules", "prometheus-rules.yml"]);
+}
+
+#[test]
+fn alerts_fire_beyond_their_limits_and_are_silent_within() {
+    promtool(&["test", "rules", "prometheus-rules.test.yml"]);
+}
+
+#[test]
+fn every_alert_is_unit_tested_to_fire() {
+    let rules = read("prometheus-rules.yml");
+    let tests = read("prometheus-rules.test.yml");
+    let alerts: Vec<&str> = rules.lines().filter_map(|line| line.trim().strip_prefix("- alert: ")).collect();
+    assert!(!alerts.is_empty());
+    for alert in alerts {
+        let runbook = format!("runbook: OPERATIONS.md#{}", alert.to_lowercase());
+        assert!(rules.contains(&runbook), "{alert} has no `{runbook}`");
+        assert!(tests.contains(&runbook), "no unit test expects {alert} to fire");
+    }
+}
+
+#[test]
+fn rules_ask_only_for_metrics_that_exist() {
+    for metric in metrics_in(&read("prometheus-rules.yml")) {
+        assert!(METRICS.contains(&metric), "nothing exports {metric}");
+    }
+}
+
+#[test]
+fn dashboard_shows_every_metric_and_no_other() {
+    let text = read("grafana-dashboard.json");
+    let dashboard: serde_json::Value = serde_json::from_str(&text).expect("valid JSON");
+    let panels = dashboard["panels"].as_array().expect("panels");
+    let mut shown = BTreeSet::new();
+    for panel in panels.iter().filter(|panel| panel["type"] != "row") {
+        let targets = panel["targets"].as_array().unwrap_or_else(|| panic!("{} asks for nothing", panel["title"]));
+        assert!(!targets.is_empty(), "{} asks for nothing", panel["title"]);
+        for target in targets {
+            shown.extend(metrics_in(target["expr"].as_str().expect("a PromQL expression")));
+        }
+    }
+    assert_eq!(shown, METRICS.iter().copied().collect());
+}
+
+#[test]
+fn dashboard_panels_have_ids_of_their_own_and_do_not_overlap() {
+    let dashboard: serde_json::Value = serde_json::from_str(&read("grafana-dashboard.json")).unwrap();
+    let mut ids = BTreeSet::new();
+    let mut cells = BTreeSet::new();
+    for panel in dashboard["panels"].as_array().unwrap() {
+        assert!(ids.insert(panel["id"].as_u64().unwrap()), "the id of {} is taken", panel["title"]);
+        let [x, y, w, h] = ["x", "y", "w", "h"].map(|key| panel["gridPos"][key].as_u64().unwrap());
+        assert!(x + w <= 24, "{} is too wide", panel["title"]);
+        for column in x..x + w {
+            for line in y..y + h {
+                assert!(cells.insert((column, line)), "{} covers another panel", panel["title"]);
+            }
+        }
+    }
+}

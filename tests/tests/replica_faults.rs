@@ -1,0 +1,151 @@
+//! Replicas that fail: each fault becomes the right error in bounded time, passes unnoticed when it passes in time,
+//! and never makes two objects of one or none of it.
+
+#![allow(clippy::unwrap_used, clippy::expect_used)]
+
+use std::net::SocketAddr;
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+use lifeboat_engine::config::{ReplicaConfig, ReplicaKind};
+use lifeboat_engine::replica::{ReplicaErrorKind, SharedReplica, open};
+use lifeboat_tests::proxy::{Mode, Proxy};
+use lifeboat_tests::s3::Region;
+
+const DEADLINE: Duration = Duration::from_secs(2);
+
+/// The region as seen through what listens at `address`, without TLS.
+fn through(region: &Region, address: SocketAddr) -> ReplicaConfig {
+    let mut config = region.replica_config("north");
+    config.timeout = DEADLINE;
+    if let ReplicaKind::S3(s3) = &mut config.kind {
+        s3.endpoint = Some(format!("http://{address}").parse().unwrap());
+        s3.ca_file = None;
+    }
+    config
+}
+
+async fn behind_proxy(region: &Region) -> (Proxy, SharedReplica) {
+    let proxy = Proxy::start(region.plain_address()).await;
+    let replica = open(&through(region, proxy.address()), "vault").await.unwrap();
+    (proxy, replica)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn faults_of_a_region_become_the_right_errors_or_pass_unnoticed() {
+    let region = Region::start("eu-north-1").await;
+    hanging_is_noticed_at_the_deadline(&region).await;
+    resets_refusals_and_server_errors_are_retried_then_unavailable(&region).await;
+    one_failure_passes_unnoticed(&region).await;
+    refusals_are_not_repeated(&region).await;
+    lost_answer_to_a_put_is_no_conflict_with_ourselves(&region).await;
+    lost_answer_does_not_claim_the_object_of_another(&region).await;
+    download_cut_short_is_never_taken_for_whole(&region).await;
+    hanging_tls_handshake_is_noticed_at_the_deadline(&region).await;
+}
+
+async fn hanging_is_noticed_at_the_deadline(region: &Region) {
+    let (proxy, replica) = behind_proxy(region).await;
+    proxy.set(Mode::Hang);
+    let begin = Instant::now();
+    let error = replica.list("").await.unwrap_err();
+    assert!(matches!(error.kind, ReplicaErrorKind::TimedOut(DEADLINE)), "{error}");
+    assert!(begin.elapsed() < DEADLINE + Duration::from_secs(1), "{:?}", begin.elapsed());
+}
+
+async fn resets_refusals_and_server_errors_are_retried_then_unavailable(region: &Region) {
+    let (proxy, replica) = behind_proxy(region).await;
+    for mode in [Mode::Reset, Mode::Refuse, Mode::Status(500), Mode::Status(503), Mode::Status(429)] {
+        proxy.set(mode);
+        let outcomes = tokio::join!(
+            replica.put_new("object", Bytes::from_static(b"x")),
+            async { replica.get("object").await.map(drop) },
+            replica.delete("object"),
+            async { replica.list("").await.map(drop) },
+        );
+        for outcome in [outcomes.0, outcomes.1, outcomes.2, outcomes.3] {
+            let error = outcome.unwrap_err();
+            assert!(matches!(error.kind, ReplicaErrorKind::Unavailable(_)), "{mode:?}: {error}");
+        }
+        if mode != Mode::Refuse {
+            // Three attempts at least: the fourth may fall behind the short deadline of this test.
+            assert!(proxy.connections() >= 12, "{mode:?}: {} attempts", proxy.connections());
+        }
+    }
+}
+
+async fn one_failure_passes_unnoticed(region: &Region) {
+    let (proxy, replica) = behind_proxy(region).await;
+    for (number, fault) in [Mode::Reset, Mode::Status(500), Mode::CutAfter(10)].into_iter().enumerate() {
+        let key = format!("once/{number}");
+        proxy.play([fault], Mode::Pass);
+        replica.put_replace(&key, Bytes::from_static(b"x")).await.unwrap();
+        proxy.play([fault], Mode::Pass);
+        assert_eq!(replica.get(&key).await.unwrap(), "x");
+        proxy.play([fault], Mode::Pass);
+        assert_eq!(replica.list("once/").await.unwrap().len(), number + 1);
+        assert!(proxy.connections() >= 2, "{fault:?} was not met");
+    }
+    // The connection refused: the server is there again before the attempts end.
+    proxy.set(Mode::Refuse);
+    let (found, ()) = tokio::join!(replica.head("once/0"), async {
+        tokio::time::sleep(Duration::from_millis(200)).await;
+        proxy.set(Mode::Pass);
+    });
+    assert_eq!(found.unwrap().unwrap().size, 1);
+}
+
+async fn refusals_are_not_repeated(region: &Region) {
+    let proxy = Proxy::standalone(Mode::Status(403)).await;
+    let replica = open(&through(region, proxy.address()), "vault").await.unwrap();
+    let error = replica.get("object").await.unwrap_err();
+    assert!(matches!(error.kind, ReplicaErrorKind::Denied(_)), "{error}");
+    assert_eq!(proxy.connections(), 1);
+    proxy.set(Mode::Status(404));
+    assert!(replica.get("object").await.unwrap_err().is_not_found());
+    assert_eq!(proxy.connections(), 1);
+    replica.delete("object").await.unwrap();
+}
+
+async fn lost_answer_to_a_put_is_no_conflict_with_ourselves(region: &Region) {
+    let (proxy, replica) = behind_proxy(region).await;
+    let body = Bytes::from(vec![7; 300_000]);
+    proxy.play([Mode::CutAfter(0)], Mode::Pass);
+    replica.put_new("lost/ours", body.clone()).await.unwrap();
+    assert!(proxy.connections() >= 2, "the fault was not met");
+    assert_eq!(replica.get("lost/ours").await.unwrap(), body);
+    let again = replica.put_new("lost/ours", body).await.unwrap_err();
+    assert!(matches!(again.kind, ReplicaErrorKind::AlreadyExists), "{again}");
+}
+
+async fn lost_answer_does_not_claim_the_object_of_another(region: &Region) {
+    let (proxy, replica) = behind_proxy(region).await;
+    replica.put_new("lost/theirs", Bytes::from_static(b"theirs")).await.unwrap();
+    proxy.play([Mode::CutAfter(0)], Mode::Pass);
+    let error = replica.put_new("lost/theirs", Bytes::from_static(b"ours..")).await.unwrap_err();
+    assert!(matches!(error.kind, ReplicaErrorKind::AlreadyExists), "{error}");
+    assert_eq!(replica.get("lost/theirs").await.unwrap(), "theirs");
+}
+
+async fn download_cut_short_is_never_taken_for_whole(region: &Region) {
+    let (proxy, replica) = behind_proxy(region).await;
+    replica.put_new("large", Bytes::from(vec![1; 2_000_000])).await.unwrap();
+    proxy.set(Mode::CutAfter(1_000_000));
+    let error = replica.get("large").await.unwrap_err();
+    assert!(matches!(error.kind, ReplicaErrorKind::Unavailable(_) | ReplicaErrorKind::Corrupt(_)), "{error}");
+    proxy.play([Mode::CutAfter(1_000_000)], Mode::Pass);
+    assert_eq!(replica.get("large").await.unwrap().len(), 2_000_000);
+}
+
+async fn hanging_tls_handshake_is_noticed_at_the_deadline(region: &Region) {
+    let proxy = Proxy::standalone(Mode::Hang).await;
+    let mut config = region.replica_config("north");
+    config.timeout = DEADLINE;
+    if let ReplicaKind::S3(s3) = &mut config.kind {
+        s3.endpoint = Some(format!("https://{}", proxy.address()).parse().unwrap());
+    }
+    let begin = Instant::now();
+    let error = open(&config, "vault").await.unwrap().get("object").await.unwrap_err();
+    assert!(matches!(error.kind, ReplicaErrorKind::TimedOut(_) | ReplicaErrorKind::Unavailable(_)), "{error}");
+    assert!(begin.elapsed() < DEADLINE * 2, "{:?}", begin.elapsed());
+}

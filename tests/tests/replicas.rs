@@ -1,0 +1,153 @@
+//! Many replicas: one that fails falls behind and is caught up; prune deletes only what nothing needs.
+#![allow(clippy::unwrap_used, clippy::expect_used)]
+
+use std::collections::BTreeSet;
+use std::time::Duration;
+
+use lifeboat_engine::flow::catch_up::{ReplicaState, catch_up};
+use lifeboat_engine::flow::verify::verify;
+use lifeboat_engine::id::SnapshotId;
+use lifeboat_engine::state::StateDirectory;
+use lifeboat_tests::vault::{DATASET, MemorySource, TestVault, name, noise};
+use tokio_util::sync::CancellationToken;
+
+async fn caught_up(vault: &TestVault) -> Vec<ReplicaState> {
+    let state = StateDirectory::open(&vault.config.state_directory).unwrap();
+    let keys = vault.keys().unwrap();
+    catch_up(&vault.config.datasets[0], &keys, &vault.replicas, &state, &CancellationToken::new()).await.unwrap()
+}
+
+async fn problems(vault: &TestVault) -> Vec<String> {
+    let reader = vault.open(vault.owner()).await.unwrap();
+    let report = verify(&reader, &name(DATASET), None, true, &CancellationToken::new()).await.unwrap();
+    report.findings.into_iter().map(|finding| finding.problem).chain(report.notes).collect()
+}
+
+async fn listed(vault: &TestVault) -> Vec<SnapshotId> {
+    let reader = vault.open(vault.owner()).await.unwrap();
+    reader.snapshots(&name(DATASET)).await.unwrap().into_iter().map(|listed| listed.snapshot).collect()
+}
+
+fn away(vault: &TestVault, replica: usize) {
+    std::fs::rename(vault.replica_path(replica), vault.place.path().join("away")).unwrap();
+}
+
+fn back(vault: &TestVault, replica: usize) {
+    std::fs::rename(vault.place.path().join("away"), vault.replica_path(replica)).unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_replica_that_was_away_falls_behind_and_is_caught_up_with_ciphertext() {
+    let vault = TestVault::new(2, 1).await;
+    vault.backup(&MemorySource::of(noise(500_000, 1))).await.unwrap();
+    away(&vault, 2);
+    let report = vault.backup(&MemorySource::of(noise(900_000, 2))).await.unwrap();
+    let complete: Vec<bool> = report.replicas.iter().map(|replica| replica.complete).collect();
+    assert_eq!(complete, [true, false]);
+    assert!(report.replicas[1].error.is_some());
+    back(&vault, 2);
+    let states = caught_up(&vault).await;
+    assert_eq!((states[1].behind, states[1].last_complete.as_ref()), (0, Some(&report.snapshot)));
+    assert!(states[1].copied_bytes > 900_000 && states[0].copied_objects == 0);
+    assert_eq!(problems(&vault).await, Vec::<String>::new());
+    away(&vault, 1);
+    assert!(vault.restore(&report.snapshot).await.unwrap()["data"] == noise(900_000, 2));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn lost_and_cut_packs_are_healed_from_the_other_replica() {
+    let vault = TestVault::new(2, 2).await;
+    vault.backup(&MemorySource::of(noise(40_000_000, 3))).await.unwrap();
+    let packs = vault.replica_path(1).join("datasets/shop/packs");
+    let mut files: Vec<_> = std::fs::read_dir(packs).unwrap().flatten().map(|entry| entry.path()).collect();
+    files.sort();
+    let file = |folder: &std::path::Path| std::fs::read_dir(folder).unwrap().next().unwrap().unwrap().path();
+    std::fs::remove_file(file(&files[0])).unwrap();
+    let cut = std::fs::read(file(&files[1])).unwrap();
+    std::fs::write(file(&files[1]), &cut[..cut.len() / 2]).unwrap();
+    let states = caught_up(&vault).await;
+    assert_eq!((states[0].copied_objects, states[0].behind), (2, 0));
+    assert_eq!(problems(&vault).await, Vec::<String>::new());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn prune_removes_what_retention_lets_go_and_its_packs_after_the_grace_period() {
+    let mut vault = TestVault::new(2, 2).await;
+    vault.config.datasets[0].retention.keep_last = 2;
+    let mut snapshots = Vec::new();
+    for seed in 0..4 {
+        snapshots.push(vault.backup(&MemorySource::of(noise(400_000, seed))).await.unwrap().snapshot);
+    }
+    let (plan, outcome) = vault.prune().await.unwrap();
+    assert_eq!(plan.removed().cloned().collect::<Vec<_>>(), snapshots[..2]);
+    assert_eq!((outcome.snapshots, outcome.packs, plan.waiting.len()), (2, 0, 4));
+    assert_eq!(listed(&vault).await, snapshots[2..]);
+
+    vault.clock.advance(Duration::from_secs(86_400 - 1));
+    assert_eq!(vault.prune().await.unwrap().1.packs, 0, "a pack went before its grace period was over");
+    vault.clock.advance(Duration::from_secs(1));
+    let (plan, outcome) = vault.prune().await.unwrap();
+    assert_eq!((outcome.packs, plan.segments.len()), (4, 4));
+    assert!(outcome.failures.is_empty());
+    assert_eq!(problems(&vault).await, Vec::<String>::new());
+    for (seed, snapshot) in [(2, &snapshots[2]), (3, &snapshots[3])] {
+        assert!(vault.restore(snapshot).await.unwrap()["data"] == noise(400_000, seed));
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_pack_that_is_needed_again_during_its_grace_period_stays() {
+    let mut vault = TestVault::new(1, 1).await;
+    vault.config.datasets[0].retention.keep_last = 1;
+    vault.backup(&MemorySource::of(noise(400_000, 1))).await.unwrap();
+    vault.backup(&MemorySource::of(noise(400_000, 2))).await.unwrap();
+    assert_eq!(vault.prune().await.unwrap().0.waiting.len(), 1);
+    let third = vault.backup(&MemorySource::of(noise(400_000, 1))).await.unwrap();
+    assert_eq!(third.stored_bytes, 0, "the pack that waits is not used");
+    vault.clock.advance(Duration::from_secs(2 * 86_400));
+    vault.prune().await.unwrap();
+    assert!(vault.restore(&third.snapshot).await.unwrap()["data"] == noise(400_000, 1));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_newest_complete_snapshot_of_a_replica_that_is_behind_is_never_removed() {
+    let mut vault = TestVault::new(2, 1).await;
+    vault.config.datasets[0].retention.keep_last = 1;
+    let first = vault.backup(&MemorySource::of(noise(400_000, 1))).await.unwrap().snapshot;
+    away(&vault, 2);
+    let second = vault.backup(&MemorySource::of(noise(400_000, 2))).await.unwrap().snapshot;
+    back(&vault, 2);
+    let (plan, _) = vault.prune().await.unwrap();
+    assert!(plan.removed().next().is_none(), "{:?}", plan.verdicts);
+    assert_eq!(listed(&vault).await, [first, second]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_pruned_snapshot_is_not_brought_back_by_a_replica_that_was_away() {
+    let mut vault = TestVault::new(3, 2).await;
+    vault.config.datasets[0].retention.keep_last = 1;
+    let first = vault.backup(&MemorySource::of(noise(400_000, 1))).await.unwrap().snapshot;
+    let second = vault.backup(&MemorySource::of(noise(400_000, 2))).await.unwrap().snapshot;
+    away(&vault, 3);
+    let (plan, outcome) = vault.prune().await.unwrap();
+    assert_eq!((outcome.snapshots, plan.skipped.len()), (1, 1), "{outcome:?}");
+    back(&vault, 3);
+    let states = caught_up(&vault).await;
+    assert_eq!(states.iter().map(|state| state.behind).collect::<BTreeSet<_>>(), BTreeSet::from([0]));
+    assert!(!vault.replica_path(1).join(format!("datasets/shop/snapshots/{first}.json.zst.age")).exists());
+    vault.prune().await.unwrap();
+    assert_eq!(listed(&vault).await, [second]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn nothing_is_deleted_while_a_manifest_cannot_be_read() {
+    let mut vault = TestVault::new(1, 1).await;
+    vault.config.datasets[0].retention.keep_last = 1;
+    let first = vault.backup(&MemorySource::of(noise(400_000, 1))).await.unwrap().snapshot;
+    vault.backup(&MemorySource::of(noise(400_000, 2))).await.unwrap();
+    std::fs::remove_dir_all(&vault.config.state_directory).unwrap();
+    let manifest = vault.replica_path(1).join(format!("datasets/shop/snapshots/{first}.json.zst.age"));
+    std::fs::write(manifest, b"damaged").unwrap();
+    let error = vault.prune().await.err().expect("prune went on");
+    assert!(error.message().contains("nothing of dataset shop may be deleted"), "{error:?}");
+}

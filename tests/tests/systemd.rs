@@ -1,0 +1,95 @@
+//! The units, judged by systemd itself. Without a running manager it still checks every key, path and dependency, and
+//! scores the sandbox; that the programs run inside it is for a machine with systemd to show.
+#![allow(clippy::unwrap_used, clippy::expect_used)]
+
+use std::fs;
+use std::path::Path;
+use std::process::Command;
+
+use lifeboat_tests::programs;
+use tempfile::TempDir;
+
+const SERVICES: [&str; 2] = ["lifeboatd.service", "lifeboat-drill@.service"];
+const TIMER: &str = "lifeboat-drill@.timer";
+
+/// The units as `make install` installs them, with the built programs in the place of installed ones.
+fn installed_units() -> TempDir {
+    let source = Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap().join("systemd");
+    let programs = programs::directory();
+    let units = TempDir::new().unwrap();
+    for name in SERVICES.iter().chain([&TIMER]) {
+        let unit = fs::read_to_string(source.join(name)).unwrap();
+        assert!(!unit.contains("Exec") || unit.contains("/usr/local/bin/"), "{name} runs something else");
+        fs::write(units.path().join(name), unit.replace("/usr/local/bin", programs.to_str().unwrap())).unwrap();
+    }
+    units
+}
+
+/// What `systemd-analyze verify` has to say. It exits 0 on an unknown key, so only silence counts.
+fn verify(unit: &Path) -> String {
+    let output = Command::new("systemd-analyze")
+        // The manual pages named in Documentation= are installed with the programs, not here.
+        .args(["verify", "--man=no"])
+        .arg(unit)
+        .output()
+        .expect("systemd-analyze runs (scripts/setup installs it)");
+    String::from_utf8([output.stdout, output.stderr].concat()).unwrap()
+}
+
+/// The exposure that `systemd-analyze security` computes: 0.0 is locked up, 10.0 is bare.
+fn exposure(unit: &Path) -> f64 {
+    let output = Command::new("systemd-analyze")
+        .args(["security", "--offline=yes", "--no-pager"])
+        .arg(unit)
+        .output()
+        .expect("systemd-analyze runs (scripts/setup installs it)");
+    let text = String::from_utf8(output.stdout).unwrap();
+    let verdict = text.lines().find(|line| line.contains("Overall exposure level")).unwrap_or_else(|| {
+        panic!("no verdict on {}: {text}{}", unit.display(), String::from_utf8_lossy(&output.stderr))
+    });
+    verdict.split_once(": ").unwrap().1.split(' ').next().unwrap().parse().unwrap()
+}
+
+#[test]
+fn units_verify_without_a_word() {
+    let units = installed_units();
+    for name in SERVICES.iter().chain([&TIMER]) {
+        assert_eq!(verify(&units.path().join(name)), "", "{name}");
+    }
+}
+
+#[test]
+fn verification_would_notice_a_misspelt_key_and_a_missing_program() {
+    let units = installed_units();
+    let unit = units.path().join(SERVICES[0]);
+    let good = fs::read_to_string(&unit).unwrap();
+    fs::write(&unit, good.replace("KillMode=", "KilMode=")).unwrap();
+    assert!(verify(&unit).contains("KilMode"));
+    fs::write(&unit, good.replace("/lifeboatd ", "/lifeboatx ")).unwrap();
+    assert!(verify(&unit).contains("lifeboatx"));
+}
+
+#[test]
+fn sandbox_scores_below_two() {
+    let units = installed_units();
+    for name in SERVICES {
+        let exposure = exposure(&units.path().join(name));
+        assert!(exposure < 2.0, "{name} scores {exposure}");
+    }
+}
+
+#[test]
+fn scoring_would_notice_a_missing_sandbox() {
+    let units = installed_units();
+    let unit = units.path().join(SERVICES[0]);
+    let open: Vec<String> = fs::read_to_string(&unit)
+        .unwrap()
+        .lines()
+        .filter(|line| {
+            !["Protect", "Private", "Restrict", "SystemCall", "Capability"].iter().any(|key| line.starts_with(key))
+        })
+        .map(str::to_owned)
+        .collect();
+    fs::write(&unit, open.join("\n")).unwrap();
+    assert!(exposure(&unit) > 5.0);
+}

@@ -1,0 +1,161 @@
+//! Who can do what: the promises about keys, tried.
+#![allow(clippy::unwrap_used, clippy::expect_used)]
+
+use std::path::Path;
+use std::process::Command;
+use std::sync::Arc;
+
+use lifeboat_engine::clock::SharedClock;
+use lifeboat_engine::config::Secret;
+use lifeboat_engine::keys::{DRILL_HOST_FOLDER, InitOptions, ReaderKeys, init, parse_identities};
+use lifeboat_engine::{Class, replica};
+use lifeboat_tests::tools;
+use lifeboat_tests::vault::{DATASET, MemorySource, TestVault, name, noise, read_all};
+
+fn files(folder: &Path) -> Vec<std::path::PathBuf> {
+    let mut found = Vec::new();
+    for entry in std::fs::read_dir(folder).into_iter().flatten().flatten() {
+        if entry.file_type().unwrap().is_dir() {
+            found.extend(files(&entry.path()));
+        } else {
+            found.push(entry.path());
+        }
+    }
+    found
+}
+
+/// Every age identity that can be had from these bytes.
+fn identities_in(bytes: &[u8]) -> Vec<String> {
+    let text = String::from_utf8_lossy(bytes);
+    text.split(|c: char| !(c.is_ascii_alphanumeric() || c == '-'))
+        .filter(|word| word.starts_with("AGE-SECRET-KEY-1"))
+        .map(str::to_owned)
+        .collect()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn nothing_on_a_backup_host_decrypts_a_pack() {
+    let vault = TestVault::new(2, 2).await;
+    vault.backup(&MemorySource::of(noise(1_000_000, 1))).await.unwrap();
+    // As `init` says, the drill host's files leave this host.
+    let keys = &vault.config.keys;
+    std::fs::rename(keys.directory.join(DRILL_HOST_FOLDER), vault.place.path().join("drill-host")).unwrap();
+
+    let mut identities = Vec::new();
+    let held: Vec<_> = files(&keys.directory).into_iter().chain(files(&vault.config.state_directory)).collect();
+    assert!(held.len() > 4, "{held:?}");
+    for file in &held {
+        identities.extend(identities_in(&std::fs::read(file).unwrap()));
+    }
+    // A thief has host.key and so opens host-keys too.
+    let host_key = lifeboat_engine::bytes::seal::HostKey::parse(&keys.host_key.read().unwrap()).unwrap();
+    let sealed = std::fs::read(keys.host_bundle.path()).unwrap();
+    let opened = host_key.open("lifeboat host keys", &sealed).unwrap();
+    identities.extend(identities_in(&opened));
+    assert_eq!(identities.len(), 1, "the operations identity, and no other, is on the host");
+    let bundle: serde_json::Value = serde_json::from_slice(&opened).unwrap();
+    let raw_keys = [bundle["datasets"][DATASET]["chunk_id_key"].as_str().unwrap().to_owned()];
+
+    let packs = files(&vault.replica_path(1).join("datasets/shop/packs"));
+    assert!(!packs.is_empty());
+    for identity in identities.iter().chain(&raw_keys) {
+        let place = vault.place.path().join("stolen.txt");
+        std::fs::write(&place, format!("{identity}\n")).unwrap();
+        for pack in &packs {
+            let tried = Command::new(tools::find("age")).arg("-d").arg("-i").arg(&place).arg(pack).output().unwrap();
+            assert!(!tried.status.success(), "a key on the backup host opens a pack");
+        }
+        for keyring in files(&vault.replica_path(1).join("keyring")) {
+            let tried =
+                Command::new(tools::find("age")).arg("-d").arg("-i").arg(&place).arg(&keyring).output().unwrap();
+            assert!(!tried.status.success(), "a key on the backup host opens the keyring");
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_drill_identity_restores_and_the_operations_identity_does_not() {
+    let vault = TestVault::new(1, 1).await;
+    let snapshot = vault.backup(&MemorySource::of(noise(1_000_000, 1))).await.unwrap().snapshot;
+    let drill = std::fs::read(vault.config.keys.directory.join(DRILL_HOST_FOLDER).join("drill-identity")).unwrap();
+    let owner = vault.owner();
+    let drill_keys = ReaderKeys { identities: parse_identities(&Secret::new(drill), "drill").unwrap(), ..owner };
+    let reader = vault.open(drill_keys).await.unwrap();
+    let streams = reader.streams(&name(DATASET), &snapshot).await.unwrap();
+    assert!(read_all(&streams).await.unwrap()["data"] == noise(1_000_000, 1));
+
+    let host = vault.open(vault.keys().unwrap().reader()).await.unwrap();
+    assert_eq!(host.manifest(&name(DATASET), &snapshot).await.unwrap().snapshot, snapshot);
+    assert_eq!(host.streams(&name(DATASET), &snapshot).await.err().unwrap().class(), Class::Keys);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn init_run_again_changes_nothing_and_serves_a_new_replica() {
+    let mut vault = TestVault::new(1, 1).await;
+    let snapshot = vault.backup(&MemorySource::of("x")).await.unwrap().snapshot;
+    let before: Vec<_> =
+        files(&vault.config.keys.directory).into_iter().map(|file| std::fs::read(file).unwrap()).collect();
+    let mut second = vault.config.replicas[0].clone();
+    second.name = name("r2");
+    let place = vault.place.path().join("r2");
+    std::fs::create_dir(&place).unwrap();
+    second.kind = lifeboat_engine::config::ReplicaKind::Directory { path: place };
+    vault.config.replicas.push(second);
+    let replicas = replica::open_all(&vault.config).await.unwrap();
+    let clock: SharedClock = vault.clock.clone();
+    let report = init(&vault.config, &replicas, &InitOptions::default(), &clock).await.unwrap();
+    assert!(report.files.iter().all(|file| !file.created), "{report:?}");
+    assert_eq!(report.vault, vault.init.vault);
+    assert!(report.objects.iter().all(|object| object.advice == "in r2"), "{:?}", report.objects);
+    let after: Vec<_> = files(&vault.config.keys.directory)
+        .into_iter()
+        .filter(|file| file.file_name().unwrap() != "host-keys")
+        .map(|file| std::fs::read(file).unwrap())
+        .collect();
+    assert!(after.iter().all(|content| before.contains(content)), "a key file changed");
+    assert_eq!(vault.restore(&snapshot).await.unwrap()["data"], b"x");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_new_host_takes_over_with_the_master_identity_and_not_without() {
+    let mut vault = TestVault::new(1, 1).await;
+    let data = noise(2_000_000, 1);
+    let first = vault.backup(&MemorySource::of(data.clone())).await.unwrap().snapshot;
+    let old_signer = vault.keys().unwrap().signer.public();
+    std::fs::remove_dir_all(&vault.config.keys.directory).unwrap();
+    std::fs::remove_dir_all(&vault.config.state_directory).unwrap();
+    let clock: SharedClock = vault.clock.clone();
+    let refused = init(&vault.config, &vault.replicas, &InitOptions::default(), &clock).await.unwrap_err();
+    assert_eq!(refused.class(), Class::Keys, "{refused:?}");
+    assert!(refused.hint_text().unwrap().contains("--identity"), "{refused:?}");
+
+    std::fs::remove_dir_all(&vault.config.keys.directory).unwrap();
+    let options = InitOptions { identities: vault.master_identities() };
+    init(&vault.config, &vault.replicas, &options, &clock).await.unwrap();
+    // The new host trusts its predecessor's snapshots because the operator says so, and deduplicates against them.
+    vault.config.keys.trusted_signers = vec![old_signer.to_string()];
+    let second = vault.backup(&MemorySource::of(data.clone())).await.unwrap();
+    assert_eq!(second.stored_bytes, 0);
+    for snapshot in [&first, &second.snapshot] {
+        assert!(vault.restore(snapshot).await.unwrap()["data"] == data);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn recipients_that_changed_are_applied_only_with_an_identity() {
+    let mut vault = TestVault::new(1, 1).await;
+    let snapshot = vault.backup(&MemorySource::of("x")).await.unwrap().snapshot;
+    let newcomer = age::x25519::Identity::generate();
+    vault.config.keys.drill_recipients = vec![newcomer.to_public().to_string()];
+    let clock: SharedClock = vault.clock.clone();
+    let report = init(&vault.config, &vault.replicas, &InitOptions::default(), &clock).await.unwrap();
+    assert_eq!(report.notes.len(), 1, "{report:?}");
+    let keys = ReaderKeys { identities: vec![Arc::new(newcomer)], ..vault.owner() };
+    let reader = vault.open(keys.clone()).await.unwrap();
+    assert!(reader.streams(&name(DATASET), &snapshot).await.is_err());
+    let options = InitOptions { identities: vault.master_identities() };
+    init(&vault.config, &vault.replicas, &options, &clock).await.unwrap();
+    let reader = vault.open(keys).await.unwrap();
+    let streams = reader.streams(&name(DATASET), &snapshot).await.unwrap();
+    assert_eq!(read_all(&streams).await.unwrap()["data"], b"x");
+}
