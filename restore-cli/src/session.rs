@@ -3,7 +3,6 @@
 use std::fs::Permissions;
 use std::os::unix::fs::PermissionsExt;
 use std::path::PathBuf;
-use std::time::Duration;
 
 use lifeboat_engine::clock::SharedClock;
 use lifeboat_engine::config::{
@@ -54,7 +53,7 @@ impl Session {
             }
             let vault_prefix = self.globals.given.vault_prefix.as_deref().unwrap_or_default().trim_matches('/');
             let vault_prefix = vault_prefix.to_owned();
-            return Ok(Place { config: None, replicas: vec![replica], vault_prefix, limits: default_limits() });
+            return Ok(Place { config: None, replicas: vec![replica], vault_prefix, limits: Limits::default() });
         }
         let config = self.configuration()?;
         let mut replicas = config.replicas.clone();
@@ -221,9 +220,9 @@ fn given_replica(given: &GivenReplica) -> Result<Option<ReplicaConfig>> {
             let region = given.s3_region.clone().ok_or_else(|| {
                 Error::usage("--s3-bucket needs --s3-region").hint("such as --s3-region eu-central-1")
             })?;
-            if given.s3_endpoint.as_ref().is_some_and(|endpoint| !is_private_enough(endpoint)) {
-                return Err(Error::usage("--s3-endpoint would be spoken to without TLS")
-                    .hint("use https; plain http is for the loopback only"));
+            if given.s3_endpoint.as_ref().is_some_and(|endpoint| !is_acceptable(endpoint)) {
+                return Err(Error::usage("--s3-endpoint is not an https URL, or holds credentials")
+                    .hint("use https; plain http is for the loopback only; credentials go into --s3-credentials"));
             }
             let s3 = S3Config {
                 bucket: bucket.clone(),
@@ -239,32 +238,21 @@ fn given_replica(given: &GivenReplica) -> Result<Option<ReplicaConfig>> {
             ("s3", region, ReplicaKind::S3(s3))
         }
     };
-    Ok(Some(ReplicaConfig { name: name.parse()?, region, kind, timeout: Duration::from_secs(60) }))
+    Ok(Some(ReplicaConfig { name: name.parse()?, region, kind, timeout: ReplicaConfig::DEFAULT_TIMEOUT }))
 }
 
-fn is_private_enough(endpoint: &url::Url) -> bool {
+fn is_acceptable(endpoint: &url::Url) -> bool {
     let loopback = match endpoint.host() {
         Some(url::Host::Domain(host)) => host == "localhost",
         Some(url::Host::Ipv4(address)) => address.is_loopback(),
         Some(url::Host::Ipv6(address)) => address.is_loopback(),
         None => false,
     };
-    endpoint.scheme() == "https" || (endpoint.scheme() == "http" && loopback)
+    let bare = endpoint.username().is_empty() && endpoint.password().is_none();
+    bare && (endpoint.scheme() == "https" || (endpoint.scheme() == "http" && loopback))
 }
 
-/// Without a configuration: what a restore may use.
-fn default_limits() -> Limits {
-    let day = Duration::from_secs(86_400);
-    Limits {
-        cpu: std::thread::available_parallelism().map_or(1, usize::from),
-        memory: 512 << 20,
-        stall: Duration::from_secs(600),
-        run: day,
-        shutdown: Duration::from_secs(60),
-    }
-}
-
-/// Where nothing can be done without a class: for `map_err`.
+/// Turns an I/O error of the local disk into ours: for `map_err`.
 pub(crate) fn storage(what: String) -> impl FnOnce(std::io::Error) -> Error {
     move |error| Error::new(Class::Storage, what).because(error)
 }
@@ -296,11 +284,13 @@ mod tests {
     }
 
     #[test]
-    fn plain_http_is_for_the_loopback_only() {
+    fn endpoints_have_tls_or_are_on_the_loopback_and_hold_no_credentials() {
         for good in ["https://s3.example", "http://localhost:1", "http://127.0.0.1:1", "http://[::1]:1"] {
             assert!(given_replica(&s3(good)).is_ok(), "{good}");
         }
-        for bad in ["http://s3.example", "http://localhost.example", "http://10.0.0.1", "ftp://localhost"] {
+        for bad in
+            ["http://s3.example", "http://localhost.example", "http://10.0.0.1", "ftp://localhost", "https://a:b@s3"]
+        {
             let error = given_replica(&s3(bad)).unwrap_err();
             assert_eq!(error.class(), Class::Usage, "{bad}");
         }

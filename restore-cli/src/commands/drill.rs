@@ -130,6 +130,7 @@ impl Plan {
         let fallback =
             self.place.config.as_ref().filter(|_| !in_vault).map(|config| local_file(config, &drilled.report));
         if let Some(file) = args.report.clone().or(fallback) {
+            let file = std::path::absolute(file).map_err(storage("cannot tell where --report points".to_owned()))?;
             write_report(&file, &drilled.report, self.signer.as_ref())?;
             drilled.file = Some(file);
         }

@@ -7,7 +7,7 @@ use std::fmt;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use lifeboat_engine::config::{Config, SourceConfig};
+use lifeboat_engine::config::{Config, PostgresConnection, SourceConfig};
 use lifeboat_engine::flow::streams::SnapshotStreams;
 use lifeboat_engine::id::{Name, SnapshotId};
 use lifeboat_engine::source::{self, CaptureContext, RestoreOutcome, StoredStreams, StreamReader, Target};
@@ -82,8 +82,9 @@ pub(crate) async fn run(args: &Args, session: &Session) -> Result<()> {
     if args.stdout.is_some() && session.out.is_json() {
         return Err(Error::usage("--json and --stdout both want standard output"));
     }
+    let connection = args.to_postgres.as_deref().map(target::parse).transpose()?;
     let place = session.place()?;
-    let target = target(args, session, place.config.as_ref()).await?;
+    let target = target(args, session, connection, place.config.as_ref()).await?;
     let reader = session.reader(&place, Need::Packs).await?;
     session.datasets(&reader, Some(&args.dataset)).await?;
     let began = session.clock.elapsed();
@@ -131,12 +132,16 @@ fn elapsed(session: &Session, since: Duration) -> Duration {
 }
 
 /// `None`: standard output.
-async fn target(args: &Args, session: &Session, config: Option<&Config>) -> Result<Option<Target>> {
+async fn target(
+    args: &Args,
+    session: &Session,
+    connection: Option<PostgresConnection>,
+    config: Option<&Config>,
+) -> Result<Option<Target>> {
     if let Some(path) = &args.to_directory {
         return Ok(Some(Target::Directory { path: path.clone(), overwrite: args.overwrite }));
     }
-    let Some(server) = &args.to_postgres else { return Ok(None) };
-    let connection = target::parse(server)?;
+    let Some(connection) = connection else { return Ok(None) };
     let password = match args.password_file.clone() {
         Some(file) => {
             let read = async {
