@@ -78,7 +78,7 @@ impl Installation {
     }
 
     /// As the owner, with one replica and nothing else.
-    fn from_one_replica(&self, arguments: &[&str]) -> Output {
+    fn with_one_replica(&self, arguments: &[&str]) -> Output {
         let master = self.vault.master.to_str().unwrap();
         let flags =
             ["--directory", "r2", "--vault-prefix", "vault", "-i", master, "--trusted-signer", &self.vault.init.signer];
@@ -130,18 +130,18 @@ async fn one_replica_and_an_identity_are_enough_to_restore() {
     fs::remove_dir_all(place.path("state")).unwrap();
     fs::rename(place.path("keys"), place.path("keys-are-gone")).unwrap();
 
-    let listed = json(&place.from_one_replica(&["list", "--json"]));
+    let listed = json(&place.with_one_replica(&["list", "--json"]));
     let snapshots = listed["snapshots"].as_array().unwrap();
     assert_eq!(snapshots.len(), 2);
     assert_eq!(snapshots[1]["raw_bytes"], place.contents[1].len());
 
-    let latest = place.from_one_replica(&["restore", DATASET, "--stdout", "data"]);
+    let latest = place.with_one_replica(&["restore", DATASET, "--stdout", "data"]);
     assert_eq!(code(&latest), 0, "{}", stderr(&latest));
     assert!(latest.stdout == place.contents[1], "the newest snapshot is not what was captured");
-    let first = place.from_one_replica(&["restore", DATASET, "--snapshot", &place.snapshots[0], "--stdout", "data"]);
+    let first = place.with_one_replica(&["restore", DATASET, "--snapshot", &place.snapshots[0], "--stdout", "data"]);
     assert!(first.stdout == place.contents[0], "the first snapshot is not what was captured");
 
-    let shown = place.from_one_replica(&["show", DATASET, "latest"]);
+    let shown = place.with_one_replica(&["show", DATASET, "latest"]);
     assert!(stdout(&shown).contains(&place.snapshots[0]), "its predecessor is named: {}", stdout(&shown));
 }
 
@@ -168,7 +168,7 @@ async fn a_restore_without_the_right_keys_is_exit_7_and_says_where_they_are() {
     assert!(wrong.stdout.is_empty());
 
     fs::set_permissions(master, fs::Permissions::from_mode(0o644)).unwrap();
-    let readable = place.from_one_replica(&restore);
+    let readable = place.with_one_replica(&restore);
     assert_eq!(code(&readable), 7);
     assert!(stderr(&readable).contains("chmod 0600"), "{}", stderr(&readable));
     // The backup host itself holds no key that opens data.
