@@ -14,6 +14,8 @@ libdir         = $(DESTDIR)$(if $(filter /usr,$(PREFIX)),/usr/lib,$(PREFIX)/lib)
 unitdir        = $(libdir)/systemd/system
 sysconfdir     = $(DESTDIR)/etc/lifeboat
 scripts        = scripts/setup .ci/run
+# Where cargo leaves what it builds. Tests and demo are told, so that they do not build the programs again.
+built          = $(or $(CARGO_TARGET_DIR),$(CURDIR)/target)
 
 .PHONY: help setup demo test lint install
 
@@ -25,11 +27,11 @@ setup: ## install what building, testing and the demo need (idempotent; asks apt
 
 demo: setup ## lose a region, restore from the other, prove it equal: on real servers, report in target/demo/report.json
 	$(CARGO) build --locked --workspace --bins
-	$(CARGO) run --locked --quiet --package lifeboat-tests --bin demo
+	LIFEBOAT_BIN_DIR='$(built)/debug' '$(built)/debug/demo'
 
 test: lint ## format, lints and all tests
-	$(CARGO) build --locked --workspace --bins
-	$(CARGO) test --locked --workspace
+	$(CARGO) build --locked --workspace --bins --tests
+	LIFEBOAT_BIN_DIR='$(built)/debug' $(CARGO) test --locked --workspace
 
 lint: setup ## format and lints alone
 	$(CARGO) fmt --all --check
@@ -40,11 +42,11 @@ install: ## install programs, manuals, units and examples; DESTDIR= and PREFIX= 
 	$(CARGO) build --locked --release --package lifeboat --package lifeboatd
 	install -d '$(bindir)' '$(unitdir)' '$(libdir)/sysusers.d' '$(libdir)/tmpfiles.d' '$(sysconfdir)' '$(sharedir)/man/man1' \
 		'$(sharedir)/bash-completion/completions' '$(sharedir)/zsh/site-functions' '$(sharedir)/fish/vendor_completions.d' '$(sharedir)/lifeboat'
-	install -m 0755 target/release/lifeboat target/release/lifeboatd '$(bindir)'
-	target/release/lifeboat man '$(sharedir)/man/man1'
-	target/release/lifeboat completions bash > '$(sharedir)/bash-completion/completions/lifeboat'
-	target/release/lifeboat completions zsh > '$(sharedir)/zsh/site-functions/_lifeboat'
-	target/release/lifeboat completions fish > '$(sharedir)/fish/vendor_completions.d/lifeboat.fish'
+	install -m 0755 '$(built)/release/lifeboat' '$(built)/release/lifeboatd' '$(bindir)'
+	'$(built)/release/lifeboat' man '$(sharedir)/man/man1'
+	'$(built)/release/lifeboat' completions bash > '$(sharedir)/bash-completion/completions/lifeboat'
+	'$(built)/release/lifeboat' completions zsh > '$(sharedir)/zsh/site-functions/_lifeboat'
+	'$(built)/release/lifeboat' completions fish > '$(sharedir)/fish/vendor_completions.d/lifeboat.fish'
 	for unit in lifeboatd.service lifeboat-drill@.service lifeboat-drill@.timer; do \
 		sed 's|/usr/local/bin|$(PREFIX)/bin|' "systemd/$$unit" | install -m 0644 /dev/stdin "$(unitdir)/$$unit"; \
 	done

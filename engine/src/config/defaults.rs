@@ -3,11 +3,11 @@
 use std::time::Duration;
 
 pub(super) const STATE_DIRECTORY: &str = "/var/lib/lifeboat";
-pub(super) const LISTEN: &str = "127.0.0.1:9187";
+pub(super) const LISTEN: &str = "127.0.0.1:9847";
 pub(super) const CONTROL_SOCKET: &str = "/run/lifeboat/control.sock";
 pub(super) const KEY_DIRECTORY: &str = "/etc/lifeboat/keys";
 pub(super) const HOST_KEY: &str = "credential:host.key";
-pub(super) const HOST_BUNDLE: &str = "host-keys";
+pub(super) const HOST_BUNDLE: &str = "credential:host-keys";
 pub(super) const DRILL_IDENTITY: &str = "credential:drill-identity";
 pub(super) const DRILL_SIGNER: &str = "credential:drill-signer";
 pub(super) const MEMORY: u64 = 192 << 20;

@@ -13,13 +13,20 @@ use crate::error::{Class, Context, Error, Result};
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct SecretRef {
     path: PathBuf,
+    by_systemd: bool,
 }
 
 impl SecretRef {
     /// The secret in this file.
     #[must_use]
     pub fn file(path: impl Into<PathBuf>) -> Self {
-        Self { path: path.into() }
+        Self { path: path.into(), by_systemd: false }
+    }
+
+    /// A credential that systemd handed over. It guards who reads it by an access list, so the mode says nothing.
+    #[must_use]
+    pub fn handed_over(path: impl Into<PathBuf>) -> Self {
+        Self { path: path.into(), by_systemd: true }
     }
 
     /// Where it is.
@@ -50,7 +57,7 @@ impl SecretRef {
             return Err(Error::keys(format!("the secret {shown} is not a regular file")));
         }
         let mode = metadata.permissions().mode() & 0o777;
-        if mode & 0o077 != 0 {
+        if mode & 0o077 != 0 && !self.by_systemd {
             return Err(Error::keys(format!("the secret {shown} is accessible to others (mode {mode:04o})"))
                 .hint(format!("chmod 0600 {shown}; if others may have read it, replace it")));
         }

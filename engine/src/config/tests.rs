@@ -124,7 +124,7 @@ fn credentials_come_from_systemd_where_it_hands_them_over() -> Result<()> {
     let place = tempfile::tempdir().map_err(|error| Error::failed(error.to_string()))?;
     let handed = place.path().join("host.key");
     std::fs::write(&handed, "x").map_err(|error| Error::failed(error.to_string()))?;
-    let mode = std::os::unix::fs::PermissionsExt::from_mode(0o400);
+    let mode = std::os::unix::fs::PermissionsExt::from_mode(0o440);
     std::fs::set_permissions(&handed, mode).map_err(|error| Error::failed(error.to_string()))?;
     let surroundings = Surroundings { credentials_directory: Some(place.path().to_owned()) };
     let config = Config::parse(&good(), Path::new("lifeboat.toml"), &surroundings)?;

@@ -63,7 +63,7 @@ impl<'a> Validator<'a> {
             vault_prefix: self.prefix(raw.vault_prefix.as_ref()),
             state_directory: self.path_or(raw.state_directory.as_ref(), defaults::STATE_DIRECTORY),
             min_replicas,
-            listen: self.parsed(raw.listen.as_ref(), defaults::LISTEN, "an address and port such as 127.0.0.1:9187")?,
+            listen: self.parsed(raw.listen.as_ref(), defaults::LISTEN, "an address and port such as 127.0.0.1:9847")?,
             control_socket: self.path_or(raw.control_socket.as_ref(), defaults::CONTROL_SOCKET),
             keys,
             limits,
@@ -98,10 +98,7 @@ impl<'a> Validator<'a> {
             trusted_signers: texts(&raw.trusted_signers),
             trusted_drill_signers: texts(&raw.trusted_drill_signers),
             host_key: self.secret_or(raw.host_key.as_ref(), defaults::HOST_KEY),
-            host_bundle: match &raw.host_bundle {
-                Some(text) => self.secret(text),
-                None => SecretRef::file(self.key_directory.join(defaults::HOST_BUNDLE)),
-            },
+            host_bundle: self.secret_or(raw.host_bundle.as_ref(), defaults::HOST_BUNDLE),
             drill_identity: self.secret_or(raw.drill_identity.as_ref(), defaults::DRILL_IDENTITY),
             drill_signer: self.secret_or(raw.drill_signer.as_ref(), defaults::DRILL_SIGNER),
         }
@@ -313,8 +310,10 @@ impl<'a> Validator<'a> {
         let secret = match text.strip_prefix("credential:") {
             Some(name) if !name.is_empty() && !name.contains('/') && !name.starts_with('.') => {
                 let handed = self.surroundings.credentials_directory.as_ref().map(|folder| folder.join(name));
-                let handed = handed.filter(|path| path.exists());
-                SecretRef::file(handed.unwrap_or_else(|| self.key_directory.join(name)))
+                match handed.filter(|path| path.exists()) {
+                    Some(path) => SecretRef::handed_over(path),
+                    None => SecretRef::file(self.key_directory.join(name)),
+                }
             }
             None if Path::new(text).is_absolute() => SecretRef::file(text),
             _ => {

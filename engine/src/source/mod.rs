@@ -6,6 +6,12 @@
 //! tail of the tool's stderr and never a secret; no child process survives the call, also when its future is
 //! dropped.
 
+mod command;
+mod directory;
+pub(crate) mod postgres;
+pub(crate) mod process;
+pub(crate) mod sqlite;
+
 use std::collections::BTreeMap;
 use std::fmt;
 use std::path::{Path, PathBuf};
@@ -17,7 +23,7 @@ use serde::{Deserialize, Serialize};
 use tokio_util::sync::CancellationToken;
 
 use crate::config::{PostgresConnection, SourceConfig};
-use crate::error::Result;
+use crate::error::{Error, Result};
 
 /// What the source tells of a capture; goes into the manifest, so never a secret.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -100,7 +106,11 @@ pub trait StreamReader: Send {
 /// The source that `config` describes.
 #[must_use]
 pub fn from_config(config: &SourceConfig) -> Box<dyn Source> {
-    todo!("{config:?}")
+    match config {
+        SourceConfig::Postgres(config) => Box::new(postgres::capture::PostgresSource(config.clone())),
+        SourceConfig::Sqlite { path } => Box::new(sqlite::SqliteSource { path: path.clone() }),
+        SourceConfig::Command(config) => Box::new(command::CommandSource(config.clone())),
+    }
 }
 
 /// Where a snapshot is restored to.
@@ -145,8 +155,20 @@ pub struct RestoreOutcome {
 /// # Errors
 /// [`Class::Usage`](crate::Class::Usage) for a target that is not empty, [`Class::Source`](crate::Class::Source) for a failing tool.
 pub async fn load(streams: &dyn StoredStreams, target: &Target, cx: &CaptureContext) -> Result<RestoreOutcome> {
-    let _ = cx;
-    todo!("{target:?} {:?}", streams.names())
+    match target {
+        Target::Directory { path, overwrite } => directory::load(streams, path, *overwrite, cx).await,
+        Target::Postgres { connection, password, client_directories, databases, rename, overwrite } => {
+            if streams.facts().engine != "postgres" {
+                return Err(Error::usage(format!(
+                    "a snapshot of `{}` cannot be restored into PostgreSQL",
+                    streams.facts().engine
+                ))
+                .hint("restore it into a directory"));
+            }
+            let wanted = postgres::load::Wanted { databases, rename: rename.as_deref(), overwrite: *overwrite };
+            postgres::load::load(streams, connection, password.as_ref(), client_directories, &wanted, cx).await
+        }
+    }
 }
 
 /// A client tool found on this machine.
@@ -162,5 +184,10 @@ pub struct ToolFound {
 
 /// The database client tools on this machine, for `lifeboat check`.
 pub async fn installed_tools(extra: &[&Path]) -> Vec<ToolFound> {
-    todo!("{extra:?}")
+    let cx = CaptureContext {
+        scratch: PathBuf::from("/nonexistent"),
+        stall: Duration::from_secs(10),
+        cancel: CancellationToken::new(),
+    };
+    postgres::clients::tools(extra, &cx).await
 }

@@ -59,22 +59,12 @@ min_replicas = 2
 [keys]
 directory = "{root}/keys"
 master_recipients = ["{master}"]
-
-[[dataset]]
-name = "{DATASET}"
-home_region = "{NORTH}"
-objectives = {{ rpo = "1h", rto = "10m" }}
-
-[dataset.source]
-kind = "postgres"
-url = "{url}"
-databases = ["{DATASET}"]
 "#,
             port = ports::free(),
             master = owner.recipient,
-            url = database.url(DATASET),
         );
         write_replicas(&mut config, home.path(), regions)?;
+        write_dataset(&mut config, database)?;
         fs::write(home.path().join("lifeboat.toml"), config)?;
         Ok(Self { home })
     }
@@ -112,7 +102,12 @@ pub(crate) struct DrillHost {
 
 impl DrillHost {
     /// Takes over the keys that `init` made for it, and pins the signer that `init` named.
-    pub(crate) fn prepare(made: &Value, backup_host: &BackupHost, regions: [&Region; 2]) -> Result<Self> {
+    pub(crate) fn prepare(
+        made: &Value,
+        backup_host: &BackupHost,
+        database: &Postgres,
+        regions: [&Region; 2],
+    ) -> Result<Self> {
         let home = machine()?;
         let root = home.path().display();
         let signer = made["signer"].as_str().ok_or("init did not name the host's signer")?;
@@ -130,6 +125,7 @@ trusted_drill_signers = ["{drill_signer}"]
 "#
         );
         write_replicas(&mut config, home.path(), regions)?;
+        write_dataset(&mut config, database)?;
         fs::write(home.path().join("lifeboat.toml"), config)?;
         // Moved, not copied: from now on the backup host cannot read its own backups.
         fs::rename(backup_host.keys_for_the_drill_host(), home.path().join("keys"))?;
@@ -174,7 +170,7 @@ bucket = "{bucket}"
 endpoint = "{endpoint}"
 path_style = true
 ca_file = "{ca_file}"
-credentials = {{ file = "{credentials}" }}
+credentials = "{credentials}"
 "#,
             bucket = region.bucket(),
             endpoint = region.endpoint(),
@@ -182,6 +178,32 @@ credentials = {{ file = "{credentials}" }}
             credentials = credentials.display(),
         )?;
     }
+    Ok(())
+}
+
+/// The shop, with what was promised about it and what a restored one must answer.
+fn write_dataset(config: &mut String, database: &Postgres) -> Result<()> {
+    write!(
+        config,
+        r#"
+[[dataset]]
+name = "{DATASET}"
+home_region = "{NORTH}"
+objectives = {{ rpo = "1h", rto = "10m" }}
+
+[dataset.source]
+kind = "postgres"
+url = "{url}"
+databases = ["{DATASET}"]
+
+[dataset.drill]
+queries = [
+    {{ database = "{DATASET}", sql = "SELECT count(*) > 1000 FROM shop.orders", expect = "t" }},
+    {{ database = "{DATASET}", sql = "SELECT count(*) FROM shop.documents WHERE sha256(lo_get(content)) <> sha256", expect = "0" }},
+]
+"#,
+        url = database.url(DATASET),
+    )?;
     Ok(())
 }
 

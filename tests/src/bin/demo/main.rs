@@ -103,7 +103,7 @@ async fn tell(stop: &CancellationToken) -> Result<()> {
         step(stop, "  the owner's master identity, by age-keygen; it goes into the safe", Owner::prepare(stop)).await?;
     let backup_host = BackupHost::prepare(&owner, &database, [&north, &south])?;
     let made = step(stop, "  lifeboat init: vault, keyring, host keys", backup_host.init(stop)).await?;
-    let drill_host = DrillHost::prepare(&made, &backup_host, [&north, &south])?;
+    let drill_host = DrillHost::prepare(&made, &backup_host, &database, [&north, &south])?;
     step(stop, "  lifeboat check: both regions answer and keep what they promise", backup_host.check(stop)).await?;
 
     println!("The backups");

@@ -1,0 +1,103 @@
+//! The `globals` stream: SQL of `pg_dumpall --globals-only`, taken apart by statement.
+//!
+//! What a restore leaves out: roles that are already there, and tablespaces, which name directories of another machine.
+
+use std::collections::BTreeSet;
+
+/// The last line of a complete stream.
+pub(crate) const END_MARKER: &str = "-- PostgreSQL database cluster dump complete";
+
+/// The statements to run on a server that already has the roles `existing`.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub(crate) struct Script {
+    pub(crate) sql: String,
+    /// Whether a tablespace was left out.
+    pub(crate) tablespaces: bool,
+}
+
+/// Chooses the statements. `pg_dumpall` writes each on a line of its own, except that quoted text may hold line breaks.
+pub(crate) fn script(globals: &str, existing: &BTreeSet<String>) -> Script {
+    let mut script = Script::default();
+    for statement in statements(globals) {
+        let words = statement.trim_start();
+        let skipped =
+            if let Some(rest) = words.strip_prefix("CREATE ROLE ").or_else(|| words.strip_prefix("ALTER ROLE ")) {
+                existing.contains(&identifier(rest))
+            } else {
+                words.contains(" TABLESPACE ") && {
+                    script.tablespaces = true;
+                    true
+                }
+            };
+        if !skipped {
+            script.sql.push_str(statement);
+        }
+    }
+    script
+}
+
+/// Splits at line ends outside quotes; comments and `\restrict` lines are left out.
+pub(crate) fn statements(text: &str) -> Vec<&str> {
+    let mut statements = Vec::new();
+    let (mut start, mut quote) = (0, None);
+    let mut comment = false;
+    for (at, c) in text.char_indices() {
+        match (quote, c) {
+            _ if comment => {}
+            (None, '\'' | '"') => quote = Some(c),
+            (Some(open), c) if open == c => quote = None,
+            (None, '-') if text[start..at].trim().is_empty() && text[at..].starts_with("--") => comment = true,
+            _ => {}
+        }
+        if c == '\n' && quote.is_none() {
+            let line = &text[start..=at];
+            if !comment && !line.trim().is_empty() && !line.starts_with('\\') {
+                statements.push(line);
+            }
+            (start, comment) = (at + 1, false);
+        }
+    }
+    statements
+}
+
+/// The SQL identifier at the front of `text`.
+fn identifier(text: &str) -> String {
+    let Some(quoted) = text.strip_prefix('"') else {
+        return text.split(|c: char| c.is_whitespace() || c == ';').next().unwrap_or_default().to_owned();
+    };
+    let mut name = String::new();
+    let mut characters = quoted.chars().peekable();
+    while let Some(c) = characters.next() {
+        match c {
+            '"' if characters.peek() == Some(&'"') => {
+                characters.next();
+                name.push('"');
+            }
+            '"' => break,
+            other => name.push(other),
+        }
+    }
+    name
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const GLOBALS: &str = "--\n-- it's a comment\n--\n\\restrict x\nSET client_encoding = 'UTF8';\n\nCREATE ROLE postgres;\nALTER ROLE postgres WITH SUPERUSER;\nCREATE ROLE \"we\"\"ird\nname\";\nALTER ROLE \"we\"\"ird\nname\" WITH LOGIN PASSWORD 'a\nb';\nCREATE TABLESPACE fast OWNER postgres LOCATION '/ssd';\nGRANT x TO y;\n";
+
+    #[test]
+    fn existing_roles_and_tablespaces_are_left_out() {
+        let script = script(GLOBALS, &BTreeSet::from(["postgres".to_owned()]));
+        assert!(script.tablespaces);
+        assert_eq!(
+            script.sql,
+            "SET client_encoding = 'UTF8';\nCREATE ROLE \"we\"\"ird\nname\";\nALTER ROLE \"we\"\"ird\nname\" WITH LOGIN PASSWORD 'a\nb';\nGRANT x TO y;\n"
+        );
+        let known = BTreeSet::from(["we\"ird\nname".to_owned()]);
+        assert!(
+            !super::script(GLOBALS, &known).sql.contains("weird")
+                && !super::script(GLOBALS, &known).sql.contains("LOGIN")
+        );
+    }
+}
