@@ -1,2 +1,23 @@
-//! x
-fn main() {}
+//! `lifeboat`: lists, restores, verifies, drills and prunes what lifeboatd backed up.
+//!
+//! It needs a replica, an identity and trusted signers, and nothing of the daemon's: a restore works
+//! when the backup host is gone. `run` reads the environment; no other module does.
+
+mod access;
+mod cli;
+mod commands;
+mod exit;
+mod human;
+mod output;
+mod progress;
+mod run;
+mod session;
+mod table;
+mod target;
+mod textfile;
+
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    run::run(std::env::args_os())
+}

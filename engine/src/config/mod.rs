@@ -97,6 +97,19 @@ pub struct Limits {
     pub shutdown: Duration,
 }
 
+impl Default for Limits {
+    /// What a run may use where no configuration says so.
+    fn default() -> Self {
+        Self {
+            cpu: std::thread::available_parallelism().map_or(1, usize::from),
+            memory: defaults::MEMORY,
+            stall: defaults::STALL,
+            run: defaults::RUN,
+            shutdown: defaults::SHUTDOWN,
+        }
+    }
+}
+
 /// One `[[replica]]`.
 #[derive(Debug, Clone)]
 pub struct ReplicaConfig {
@@ -108,6 +121,11 @@ pub struct ReplicaConfig {
     pub kind: ReplicaKind,
     /// Deadline of one remote operation.
     pub timeout: Duration,
+}
+
+impl ReplicaConfig {
+    /// [`Self::timeout`] where no configuration says so.
+    pub const DEFAULT_TIMEOUT: Duration = defaults::TIMEOUT;
 }
 
 /// How a replica is reached.

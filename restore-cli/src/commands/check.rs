@@ -1,0 +1,408 @@
+//! `check`: whether this installation works, and in plain words what is weak.
+//!
+//! Broken is what would make a backup or a restore fail, and decides the exit code. Weak is what works today.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::path::{Path, PathBuf};
+
+use lifeboat_engine::config::{Config, ReplicaConfig, SourceConfig};
+use lifeboat_engine::keys::{DRILL_HOST_FOLDER, HostKeys};
+use lifeboat_engine::replica::{self, Probe};
+use lifeboat_engine::source::{self, ToolFound};
+use lifeboat_engine::vault::layout;
+use lifeboat_engine::{Class, Error, Result};
+use serde::Serialize;
+
+use crate::session::{Place, Session};
+use crate::table::Plain;
+
+/// S3 refuses requests that are 15 minutes off; long before that, times in reports mislead.
+const LARGEST_SKEW_SECONDS: i64 = 30;
+
+/// Check replicas, keys and tools, and say in plain words what is broken or weak
+#[derive(Debug, clap::Args)]
+pub(crate) struct Args {}
+
+#[derive(Serialize)]
+struct Checked {
+    replicas: Vec<ReplicaCheck>,
+    tools: Vec<ToolFound>,
+    broken: Vec<Broken>,
+    weak: Vec<String>,
+}
+
+#[derive(Serialize)]
+struct Broken {
+    class: &'static str,
+    #[serde(skip)]
+    error_class: Class,
+    what: String,
+}
+
+#[derive(Serialize)]
+struct ReplicaCheck {
+    replica: String,
+    region: String,
+    /// Why it cannot be used.
+    error: Option<String>,
+    has_vault: Option<bool>,
+    conditional_writes: Option<bool>,
+    versioning: Option<bool>,
+    object_lock: Option<bool>,
+    can_write: Option<bool>,
+    can_delete: Option<bool>,
+    clock_skew_seconds: Option<i64>,
+}
+
+pub(crate) async fn run(_: &Args, session: &Session) -> Result<()> {
+    let place = session.place()?;
+    let write = place.config.as_ref().is_some_and(|config| !config.datasets.is_empty());
+    let probes = futures::future::join_all(place.replicas.iter().map(|replica| probe(&place, replica, write)));
+    let probed = session.cancellable("the check", async { Ok(probes.await) }).await?;
+    let directories = client_directories(place.config.as_ref());
+    let tools = source::installed_tools(&directories);
+    let tools = session.cancellable("the check", async { Ok(tools.await) }).await?;
+
+    let mut checked = Checked { replicas: Vec::new(), tools, broken: Vec::new(), weak: Vec::new() };
+    for (replica, result) in probed {
+        checked.judge_replica(replica, result, write);
+    }
+    if let Some(config) = &place.config {
+        checked.judge_installation(config);
+    }
+    session.out.result(&checked)?;
+    checked.verdict()
+}
+
+type Probed = Result<(Probe, bool)>;
+
+async fn probe<'a>(place: &Place, config: &'a ReplicaConfig, write: bool) -> (&'a ReplicaConfig, Probed) {
+    let look = async {
+        let replica = replica::open(config, &place.vault_prefix).await?;
+        let probe = replica.probe(write).await?;
+        let has_vault = replica.head(layout::VAULT).await?.is_some();
+        Ok((probe, has_vault))
+    };
+    (config, look.await)
+}
+
+fn client_directories(config: Option<&Config>) -> Vec<&Path> {
+    let mut directories: Vec<&Path> = Vec::new();
+    for dataset in config.iter().flat_map(|config| &config.datasets) {
+        if let SourceConfig::Postgres(postgres) = &dataset.source {
+            directories.extend(postgres.client_directories.iter().map(PathBuf::as_path));
+        }
+        directories.extend(dataset.drill.server_directories.iter().map(PathBuf::as_path));
+    }
+    directories
+}
+
+impl Checked {
+    fn broken(&mut self, class: Class, what: String) {
+        self.broken.push(Broken { class: class.as_str(), error_class: class, what });
+    }
+
+    fn judge_replica(&mut self, config: &ReplicaConfig, probed: Probed, write: bool) {
+        let name = &config.name;
+        let mut check = ReplicaCheck {
+            replica: name.to_string(),
+            region: config.region.clone(),
+            error: None,
+            has_vault: None,
+            conditional_writes: None,
+            versioning: None,
+            object_lock: None,
+            can_write: None,
+            can_delete: None,
+            clock_skew_seconds: None,
+        };
+        match probed {
+            Err(error) => {
+                let hint = error.hint_text().map(|hint| format!(" ({hint})")).unwrap_or_default();
+                check.error = Some(error.chain());
+                self.broken(error.class(), format!("replica {name} cannot be used: {}{hint}", error.chain()));
+            }
+            Ok((probe, has_vault)) => {
+                check.has_vault = Some(has_vault);
+                check.conditional_writes = probe.conditional_writes;
+                check.versioning = probe.versioning;
+                check.object_lock = probe.object_lock;
+                check.can_write = probe.can_write;
+                check.can_delete = probe.can_delete;
+                check.clock_skew_seconds = probe.clock_skew_seconds;
+                self.judge_probe(name.as_str(), &probe, has_vault, write);
+            }
+        }
+        self.replicas.push(check);
+    }
+
+    fn judge_probe(&mut self, name: &str, probe: &Probe, has_vault: bool, write: bool) {
+        if write && probe.can_write == Some(false) {
+            self.broken(
+                Class::Storage,
+                format!("replica {name} refuses to be written: no backup reaches it; grant its credentials PutObject"),
+            );
+        }
+        let mut weak = |when: bool, what: &str| {
+            if when {
+                self.weak.push(format!("replica {name} {what}"));
+            }
+        };
+        weak(!has_vault, "holds no vault at this prefix yet: run `lifeboat init`");
+        weak(
+            probe.conditional_writes == Some(false),
+            "ignores conditional writes: two hosts that make a vault or a key at the same moment could overwrite each other",
+        );
+        weak(
+            probe.versioning == Some(false),
+            "keeps no old versions: whoever steals the write credentials can delete every backup in it; turn versioning on",
+        );
+        weak(
+            probe.object_lock == Some(false),
+            "has no Object Lock: even old versions can be deleted with enough rights; turn it on for at least one replica",
+        );
+        weak(
+            write && probe.can_delete == Some(false),
+            "does not let this host delete: that is safe, but prune cannot make room there",
+        );
+        if let Some(skew) = probe.clock_skew_seconds.filter(|skew| skew.abs() > LARGEST_SKEW_SECONDS) {
+            let way = if skew > 0 { "ahead of" } else { "behind" };
+            self.weak.push(format!(
+                "the clock of replica {name} is {} s {way} this host's: check that this host synchronises its clock",
+                skew.abs()
+            ));
+        }
+    }
+
+    fn judge_installation(&mut self, config: &Config) {
+        self.judge_spread(config);
+        self.judge_datasets(config);
+        self.judge_keys(config);
+    }
+
+    fn judge_spread(&mut self, config: &Config) {
+        let mut regions: BTreeMap<&str, usize> = BTreeMap::new();
+        for replica in &config.replicas {
+            *regions.entry(&replica.region).or_default() += 1;
+        }
+        match (config.replicas.len(), regions.len()) {
+            (1, _) => self.weak.push("there is one replica only: lose it, and there is no backup".to_owned()),
+            (_, 1) => self.weak.push("all replicas are in one region: one disaster takes them all".to_owned()),
+            _ => {}
+        }
+        if config.datasets.is_empty() {
+            return;
+        }
+        let working = self.replicas.iter().filter(|replica| replica.error.is_none()).count();
+        if working < config.min_replicas {
+            self.broken(
+                Class::Storage,
+                format!("{working} replicas work and min_replicas is {}: every backup will fail", config.min_replicas),
+            );
+        }
+        if config.min_replicas == 1 && config.replicas.len() > 1 {
+            self.weak.push(
+                "min_replicas is 1: a backup counts as done when a single region has it, which may be the one that burns"
+                    .to_owned(),
+            );
+        }
+    }
+
+    fn judge_datasets(&mut self, config: &Config) {
+        for dataset in &config.datasets {
+            let name = &dataset.name;
+            if dataset.schedule.is_none() {
+                self.weak.push(format!("dataset {name} has no schedule: it is backed up only when somebody asks"));
+            }
+            if dataset.objectives.rpo.is_none() || dataset.objectives.rto.is_none() {
+                self.weak
+                    .push(format!("dataset {name} has no RPO or RTO objective: a drill measures, but cannot judge"));
+            }
+            if dataset.retention.keeps_everything() {
+                self.weak.push(format!("dataset {name} has no retention rule: nothing is ever removed"));
+            }
+            let needs_client = matches!(dataset.source, SourceConfig::Postgres(_));
+            if needs_client && !self.tools.iter().any(|tool| tool.tool == "pg_dump") {
+                self.broken(
+                    Class::Configuration,
+                    format!("dataset {name} needs pg_dump and there is none: install postgresql-client, or name its directory in client_directories"),
+                );
+            }
+        }
+    }
+
+    fn judge_keys(&mut self, config: &Config) {
+        if config.keys.directory.join(DRILL_HOST_FOLDER).join("drill-identity").exists() {
+            self.weak.push(format!(
+                "the drill identity is still on this host, in {}: it can read its own backups; move it to the drill host",
+                config.keys.directory.join(DRILL_HOST_FOLDER).display()
+            ));
+        }
+        if config.keys.drill_identity.path().exists() {
+            if let Err(error) = config.keys.drill_identity.read() {
+                self.broken(error.class(), error.chain());
+            }
+            if config.keys.trusted_signers.is_empty() && !config.keys.host_bundle.path().exists() {
+                self.broken(
+                    Class::Keys,
+                    "trusted_signers is empty: no snapshot can be believed; add the signer that `lifeboat init` printed"
+                        .to_owned(),
+                );
+            }
+        }
+        if config.datasets.is_empty() {
+            return;
+        }
+        if !config.keys.host_key.path().exists() && !config.keys.host_bundle.path().exists() {
+            self.weak.push("this host has no keys yet, so it cannot back up: run `lifeboat init`".to_owned());
+            return;
+        }
+        match HostKeys::load(&config.keys) {
+            Err(error) => self.broken(error.class(), error.chain()),
+            Ok(keys) => {
+                for dataset in config.datasets.iter().filter(|dataset| !keys.datasets.contains_key(&dataset.name)) {
+                    self.broken(
+                        Class::Keys,
+                        format!("dataset {} has no keys: run `lifeboat init` again", dataset.name),
+                    );
+                }
+            }
+        }
+    }
+
+    /// The first thing that is broken decides.
+    fn verdict(&self) -> Result<()> {
+        let Some(first) = self.broken.first() else { return Ok(()) };
+        let more = match self.broken.len() - 1 {
+            0 => String::new(),
+            more => format!(" (and {more} more)"),
+        };
+        Err(Error::new(first.error_class, format!("{}{more}", first.what)))
+    }
+}
+
+impl fmt::Display for Checked {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let word = |answer: Option<bool>| match answer {
+            Some(true) => "yes".to_owned(),
+            Some(false) => "NO".to_owned(),
+            None => "-".to_owned(),
+        };
+        let mut replicas = Plain::new(&[
+            "REPLICA",
+            "REGION",
+            "ANSWERS",
+            "VAULT",
+            "WRITE",
+            "DELETE",
+            "CONDITIONAL",
+            "VERSIONS",
+            "LOCK",
+            ">CLOCK",
+        ]);
+        for check in &self.replicas {
+            replicas.row([
+                check.replica.clone(),
+                check.region.clone(),
+                word(Some(check.error.is_none())),
+                word(check.has_vault),
+                word(check.can_write),
+                word(check.can_delete),
+                word(check.conditional_writes),
+                word(check.versioning),
+                word(check.object_lock),
+                check.clock_skew_seconds.map_or("-".to_owned(), |skew| format!("{skew:+} s")),
+            ]);
+        }
+        write!(f, "{replicas}\n\n")?;
+        let mut tools = Plain::new(&["TOOL", "VERSION", "PATH"]);
+        for tool in &self.tools {
+            tools.row([tool.tool.clone(), tool.version.clone(), tool.path.display().to_string()]);
+        }
+        write!(f, "{tools}")?;
+        for broken in &self.broken {
+            write!(f, "\n\n BROKEN  {}", broken.what)?;
+        }
+        for weak in &self.weak {
+            write!(f, "\n\n weak    {weak}")?;
+        }
+        if self.broken.is_empty() && self.weak.is_empty() {
+            write!(f, "\n\n Nothing is broken, nothing is weak.")?;
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used, reason = "tests")]
+mod tests {
+    use super::*;
+    use lifeboat_engine::config::ReplicaKind;
+    use std::time::Duration;
+
+    fn replica() -> ReplicaConfig {
+        ReplicaConfig {
+            name: "north".parse().unwrap(),
+            region: "eu-north".to_owned(),
+            kind: ReplicaKind::Directory { path: "/r".into() },
+            timeout: Duration::from_secs(1),
+        }
+    }
+
+    fn probe() -> Probe {
+        Probe {
+            conditional_writes: Some(true),
+            versioning: Some(true),
+            object_lock: Some(true),
+            can_write: Some(true),
+            can_delete: Some(true),
+            clock_skew_seconds: Some(LARGEST_SKEW_SECONDS),
+        }
+    }
+
+    fn judged(probed: Probed, write: bool) -> Checked {
+        let mut checked = Checked { replicas: Vec::new(), tools: Vec::new(), broken: Vec::new(), weak: Vec::new() };
+        checked.judge_replica(&replica(), probed, write);
+        checked
+    }
+
+    #[test]
+    fn a_good_replica_has_no_weakness_and_an_unknown_is_none() {
+        let good = judged(Ok((probe(), true)), true);
+        assert!(good.verdict().is_ok() && good.weak.is_empty(), "{good}");
+        assert!(good.to_string().contains("Nothing is broken, nothing is weak."));
+        let unknown = Probe { versioning: None, object_lock: None, clock_skew_seconds: None, ..probe() };
+        assert!(judged(Ok((unknown, true)), true).weak.is_empty());
+    }
+
+    #[test]
+    fn each_weakness_is_said_in_plain_words_and_breaks_nothing() {
+        for (weak, words) in [
+            (Probe { conditional_writes: Some(false), ..probe() }, "ignores conditional writes"),
+            (Probe { versioning: Some(false), ..probe() }, "keeps no old versions"),
+            (Probe { object_lock: Some(false), ..probe() }, "no Object Lock"),
+            (Probe { can_delete: Some(false), ..probe() }, "prune cannot make room"),
+            (Probe { clock_skew_seconds: Some(-31), ..probe() }, "is 31 s behind this host's"),
+        ] {
+            let checked = judged(Ok((weak, true)), true);
+            assert!(checked.verdict().is_ok());
+            assert_eq!(checked.weak.len(), 1);
+            assert!(checked.weak[0].contains(words), "{}", checked.weak[0]);
+        }
+    }
+
+    #[test]
+    fn a_dead_or_read_only_replica_decides_the_exit_code() {
+        let dead =
+            judged(Err(Error::storage("replica north: cannot list: timed out").hint("look at the network")), true);
+        assert_eq!(dead.verdict().unwrap_err().class(), Class::Storage);
+        assert!(dead.to_string().contains("look at the network"));
+        let misconfigured = judged(Err(Error::configuration("no such bucket")), true);
+        assert_eq!(misconfigured.verdict().unwrap_err().class(), Class::Configuration);
+        let read_only = Probe { can_write: Some(false), ..probe() };
+        assert_eq!(judged(Ok((read_only.clone(), true)), true).verdict().unwrap_err().class(), Class::Storage);
+        // A drill host need not write.
+        assert!(judged(Ok((read_only, true)), false).verdict().is_ok());
+    }
+}

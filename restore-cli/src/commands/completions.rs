@@ -1,0 +1,19 @@
+//! `completions`: a completion script for a shell.
+
+use clap_complete::Shell;
+use lifeboat_engine::Result;
+
+use crate::cli;
+use crate::session::Session;
+
+/// Print a completion script for a shell
+#[derive(Debug, clap::Args)]
+pub(crate) struct Args {
+    shell: Shell,
+}
+
+pub(crate) fn run(args: &Args, session: &Session) -> Result<()> {
+    let mut script = Vec::new();
+    clap_complete::generate(args.shell, &mut cli::command(), "lifeboat", &mut script);
+    session.out.bytes(&script)
+}

@@ -1,0 +1,173 @@
+//! `drill`: restores into a throw-away database, proves it equal, and leaves evidence.
+//!
+//! Whatever happens, also when no replica answers or a signal comes, the metrics tell of the attempt and the exit code is not 0
+//! unless the required level was reached. Nothing is left behind but the report.
+
+use std::path::{Path, PathBuf};
+
+use clap::builder::{PossibleValuesParser, TypedValueParser};
+use lifeboat_engine::bytes::sign::Signer;
+use lifeboat_engine::config::{Config, DrillConfig, Objectives, ProofLevel};
+use lifeboat_engine::flow::drill::{self as flow, Drill, DrillReport};
+use lifeboat_engine::flow::reader::VaultReader;
+use lifeboat_engine::id::Name;
+use lifeboat_engine::state::replace_file;
+use lifeboat_engine::vault::layout;
+use lifeboat_engine::{Error, Result};
+
+use super::drill_view::Drilled;
+use crate::access::Need;
+use crate::cli::Selection;
+use crate::session::{Session, storage};
+use crate::textfile::{Outcome, Textfile};
+
+const LEVELS: [ProofLevel; 4] = [ProofLevel::Fetched, ProofLevel::Loaded, ProofLevel::Checked, ProofLevel::Proved];
+
+/// Restore into a throw-away database, check it, prove it equal, measure, report
+///
+/// Exit 0 means that the required level was reached within the objectives; 8 that it was reached, but not within them.
+#[derive(Debug, clap::Args)]
+pub(crate) struct Args {
+    dataset: Name,
+    #[command(flatten)]
+    pub(crate) selection: Selection,
+    /// The level to reach; without it the configuration's, or `proved`
+    #[arg(long, value_parser = PossibleValuesParser::new(LEVELS.map(ProofLevel::as_str)).map(|word| level(&word)))]
+    level: Option<ProofLevel>,
+    /// Also write the report here, and its signature beside it if a drill signer is at hand
+    #[arg(long, value_name = "FILE")]
+    report: Option<PathBuf>,
+    /// Write metrics for node-exporter's textfile collector
+    #[arg(long, value_name = "FILE.prom")]
+    textfile: Option<PathBuf>,
+    /// Do not write the report into the vault
+    #[arg(long)]
+    no_publish: bool,
+}
+
+fn level(word: &str) -> ProofLevel {
+    LEVELS.into_iter().find(|level| level.as_str() == word).unwrap_or(ProofLevel::Proved)
+}
+
+pub(crate) async fn run(args: &Args, session: &Session) -> Result<()> {
+    let textfile = args.textfile.as_deref().map(Textfile::open).transpose()?;
+    let (objectives, result) = match Plan::make(args, session) {
+        Ok(plan) => (plan.objectives, plan.run(args, session).await),
+        Err(error) => (Objectives::default(), Err(error)),
+    };
+    if let Some(textfile) = textfile {
+        let report = result.as_ref().ok().map(|(drilled, _)| &drilled.report);
+        textfile.record(
+            &args.dataset,
+            &Outcome {
+                ended: report.map_or_else(|| session.clock.now(), |report| report.finished),
+                passed: report.is_some_and(|report| report.passed),
+                reached: report.and_then(|report| report.reached),
+                rto_seconds: report.and_then(|report| report.rto_seconds),
+                rpo_seconds: report.and_then(|report| report.rpo_seconds),
+                objectives,
+            },
+        )?;
+    }
+    let (drilled, error) = result?;
+    session.out.result(&drilled)?;
+    error.map_or(Ok(()), Err)
+}
+
+/// What is known before the vault is opened.
+struct Plan {
+    place: crate::session::Place,
+    settings: DrillConfig,
+    objectives: Objectives,
+    signer: Option<Signer>,
+}
+
+impl Plan {
+    fn make(args: &Args, session: &Session) -> Result<Self> {
+        let place = session.place()?;
+        let dataset = place.config.as_ref().and_then(|config| config.dataset(&args.dataset));
+        let mut settings = dataset.map_or_else(without_settings, |dataset| dataset.drill.clone());
+        settings.level = args.level.unwrap_or(settings.level);
+        let objectives = dataset.map(|dataset| dataset.objectives).unwrap_or_default();
+        let signer = place.config.as_ref().map(signer).transpose()?.flatten();
+        Ok(Self { place, settings, objectives, signer })
+    }
+
+    /// The drill's own failure is the error beside the report; an `Err` means that there is no report.
+    async fn run(&self, args: &Args, session: &Session) -> Result<(Drilled, Option<Error>)> {
+        let reader = session.reader(&self.place, Need::Packs).await?;
+        let scratch = session.scratch()?;
+        let drill = Drill {
+            reader: &reader,
+            dataset: &args.dataset,
+            selector: args.selection.selector(),
+            settings: &self.settings,
+            objectives: self.objectives,
+            scratch: scratch.path().to_owned(),
+            clock: session.clock.clone(),
+            cancel: session.cancel.clone(),
+        };
+        let (report, error) = drill.run().await;
+        let mut drilled = Drilled { report, published: None, file: None };
+        match self.keep(args, session, &reader, &mut drilled).await {
+            Ok(()) => Ok((drilled, error)),
+            // The drill's own failure matters more.
+            Err(lost) => {
+                session.out.warning(format!("the report is not kept: {}", lost.chain()));
+                Ok((drilled, error.or(Some(lost))))
+            }
+        }
+    }
+
+    /// In the vault if it can be signed and written there, in a file if that was asked for or nothing else is left.
+    async fn keep(&self, args: &Args, session: &Session, reader: &VaultReader, drilled: &mut Drilled) -> Result<()> {
+        let cancelled = session.cancel.is_cancelled();
+        if let Some(signer) = self.signer.as_ref().filter(|_| !args.no_publish && !cancelled) {
+            let published = session.cancellable("publishing", flow::publish(reader, &drilled.report, signer)).await?;
+            drilled.published = Some(published);
+        }
+        let in_vault = drilled.published.as_ref().is_some_and(|published| !published.replicas.is_empty());
+        let fallback =
+            self.place.config.as_ref().filter(|_| !in_vault).map(|config| local_file(config, &drilled.report));
+        if let Some(file) = args.report.clone().or(fallback) {
+            let file = std::path::absolute(file).map_err(storage("cannot tell where --report points".to_owned()))?;
+            write_report(&file, &drilled.report, self.signer.as_ref())?;
+            drilled.file = Some(file);
+        }
+        Ok(())
+    }
+}
+
+/// Where a dataset has no settings here, as on a drill host: all the way, and the operator has no queries.
+fn without_settings() -> DrillConfig {
+    DrillConfig { level: ProofLevel::Proved, queries: Vec::new(), server_directories: Vec::new() }
+}
+
+/// The drill host's signing key, where it has one.
+fn signer(config: &Config) -> Result<Option<Signer>> {
+    let place = &config.keys.drill_signer;
+    if !place.path().exists() {
+        return Ok(None);
+    }
+    let named = |error: Error| error.within(format!("the drill signer {} cannot be used", place.path().display()));
+    Signer::parse(&place.read()?).map(Some).map_err(named)
+}
+
+fn local_file(config: &Config, report: &DrillReport) -> PathBuf {
+    config.state_directory.join("drills").join(report.dataset.as_str()).join(format!("{}.json", report.drill))
+}
+
+/// The report as it would lie in the vault, its signature beside it.
+fn write_report(file: &Path, report: &DrillReport, signer: Option<&Signer>) -> Result<()> {
+    let json = serde_json::to_vec_pretty(report).map_err(|error| Error::failed("cannot write JSON").because(error))?;
+    if let Some(folder) = file.parent() {
+        std::fs::create_dir_all(folder).map_err(storage(format!("cannot create {}", folder.display())))?;
+    }
+    if let Some(signer) = signer {
+        let comment = layout::trusted_comment(&report.vault, &layout::drill(&report.dataset, &report.drill));
+        let mut signature = file.as_os_str().to_owned();
+        signature.push(".minisig");
+        replace_file(Path::new(&signature), signer.sign(&json, &comment)?.as_bytes())?;
+    }
+    replace_file(file, &json)
+}

@@ -1,0 +1,187 @@
+//! How a drill reads: verdict first, then what was restored, how long each phase took, and what was compared.
+
+use std::fmt;
+use std::path::PathBuf;
+
+use lifeboat_engine::config::ProofLevel;
+use lifeboat_engine::flow::drill::{DrillReport, Published};
+use lifeboat_engine::id::Name;
+use serde::Serialize;
+
+use crate::human;
+use crate::table::Plain;
+
+/// A report, and where it went. In JSON the report's fields stand at the top.
+#[derive(Serialize)]
+pub(crate) struct Drilled {
+    #[serde(flatten)]
+    pub(crate) report: DrillReport,
+    /// `None`: it was not offered to the vault.
+    pub(crate) published: Option<Published>,
+    /// The local file.
+    pub(crate) file: Option<PathBuf>,
+}
+
+impl fmt::Display for Drilled {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let report = &self.report;
+        writeln!(f, "Drill of {}: {}\n", report.dataset, verdict(report))?;
+        writeln!(f, "{}\n", Plain::facts(self.facts()))?;
+        let mut phases = Plain::new(&["PHASE", ">TIME"]);
+        for phase in &report.phases {
+            phases.row([phase.phase.clone(), human::seconds(phase.seconds)]);
+        }
+        write!(f, "{phases}")?;
+        if !report.checks.is_empty() {
+            let mut checks = Plain::new(&["CHECK", "", "DETAIL"]);
+            for check in &report.checks {
+                let state = if check.passed { "passed" } else { "FAILED" };
+                checks.row([check.check.clone(), state.to_owned(), check.detail.clone()]);
+            }
+            write!(f, "\n\n{checks}")?;
+        }
+        for difference in report.proof.iter().flat_map(|proof| &proof.differences) {
+            write!(f, "\n DIFFERS: {difference}")?;
+        }
+        Ok(())
+    }
+}
+
+fn verdict(report: &DrillReport) -> String {
+    let reached = report.reached.map_or("NOTHING", ProofLevel::as_str).to_uppercase();
+    match (report.passed, report.objectives_missed().as_slice()) {
+        (true, []) => reached,
+        (true, missed) => format!("{reached}, OBJECTIVE MISSED ({})", missed.join(", ")),
+        (false, _) => format!("FAILED, reached {reached} of {}", report.required.as_str().to_uppercase()),
+    }
+}
+
+fn measured(actual: Option<f64>, objective: Option<f64>) -> String {
+    match (actual, objective) {
+        (None, _) => "not measured".to_owned(),
+        (Some(actual), None) => format!("{}, no objective", human::seconds(actual)),
+        (Some(actual), Some(objective)) => {
+            let word = if actual > objective { "MISSED" } else { "met" };
+            format!("{}, objective {} {word}", human::seconds(actual), human::seconds(objective))
+        }
+    }
+}
+
+fn names(names: &[Name]) -> String {
+    names.iter().map(Name::as_str).collect::<Vec<_>>().join(", ")
+}
+
+impl Drilled {
+    fn facts(&self) -> Vec<(&'static str, String)> {
+        let report = &self.report;
+        let mut facts = vec![
+            ("snapshot", report.snapshot.as_ref().map_or("none".to_owned(), ToString::to_string)),
+            ("database", report.engine.clone().unwrap_or_default()),
+            ("read from", names(&report.replicas_used)),
+        ];
+        facts.extend(report.replicas_unreachable.iter().map(|(name, why)| ("NOT REACHED", format!("{name}: {why}"))));
+        facts.extend([
+            ("restored", human::bytes(report.restored_bytes)),
+            ("time to restore (RTO)", measured(report.rto_seconds, report.rto_objective_seconds)),
+            ("age of data (RPO)", measured(report.rpo_seconds, report.rpo_objective_seconds)),
+        ]);
+        if let Some(proof) = &report.proof {
+            let compared = [
+                human::count(proof.definitions, "definition"),
+                human::count(proof.tables, "table"),
+                human::count(proof.rows, "row"),
+                human::count(proof.large_objects, "large object"),
+            ];
+            let verdict = if proof.is_equal() { "equal" } else { "NOT EQUAL" };
+            facts.push(("compared", format!("{}: {verdict}", compared.join(", "))));
+        }
+        facts.push(("error", report.error.clone().unwrap_or_default()));
+        if let Some(published) = &self.published {
+            facts.push(("report in", names(&published.replicas)));
+            facts.extend(published.refused.iter().map(|(name, why)| ("report refused by", format!("{name}: {why}"))));
+        }
+        facts.push(("report file", self.file.as_ref().map(|file| file.display().to_string()).unwrap_or_default()));
+        facts.retain(|(_, value)| !value.is_empty());
+        facts
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used, reason = "tests")]
+mod tests {
+    use super::*;
+    use std::collections::BTreeMap;
+
+    use lifeboat_engine::drill::{CheckResult, ProofResult};
+    use lifeboat_engine::flow::drill::Phase;
+
+    fn drilled() -> Drilled {
+        let report = DrillReport {
+            version: 1,
+            drill: "20261123T200000000Z-9f2c81ac".parse().unwrap(),
+            vault: "v".to_owned(),
+            dataset: "shop".parse().unwrap(),
+            snapshot: Some("20261123T183244123Z-9f2c81aa".parse().unwrap()),
+            engine: Some("postgres 15.14".to_owned()),
+            started: "2026-11-23T20:00:00Z".parse().unwrap(),
+            finished: "2026-11-23T20:01:00Z".parse().unwrap(),
+            replicas_used: vec!["south".parse().unwrap()],
+            replicas_unreachable: BTreeMap::from([("north".parse().unwrap(), "timed out".to_owned())]),
+            required: ProofLevel::Proved,
+            reached: Some(ProofLevel::Proved),
+            passed: true,
+            error: None,
+            phases: vec![Phase { phase: "load".to_owned(), seconds: 41.2 }],
+            restored_bytes: 211_077_529,
+            rto_seconds: Some(41.2),
+            rpo_seconds: Some(720.0),
+            rto_objective_seconds: Some(600.0),
+            rpo_objective_seconds: None,
+            checks: vec![CheckResult { check: "pg_amcheck".to_owned(), passed: true, detail: "no finding".to_owned() }],
+            proof: Some(ProofResult {
+                definitions: 214,
+                tables: 31,
+                rows: 1_204_332,
+                large_objects: 1,
+                differences: Vec::new(),
+            }),
+        };
+        Drilled { report, published: None, file: None }
+    }
+
+    #[test]
+    fn a_proved_drill_reads_as_one() {
+        let text = drilled().to_string();
+        for part in [
+            "Drill of shop: PROVED\n",
+            "NOT REACHED            north: timed out",
+            "41.2 s, objective 10 min met",
+            "12 min, no objective",
+            "214 definitions, 31 tables, 1,204,332 rows, 1 large object: equal",
+            "pg_amcheck  passed  no finding",
+        ] {
+            assert!(text.contains(part), "{part} is not in\n{text}");
+        }
+    }
+
+    #[test]
+    fn a_failure_and_a_missed_objective_cannot_be_overlooked() {
+        let mut late = drilled();
+        late.report.rto_seconds = Some(600.1);
+        assert!(late.to_string().starts_with("Drill of shop: PROVED, OBJECTIVE MISSED (rto)"), "{late}");
+        let mut failed = drilled();
+        (failed.report.passed, failed.report.reached) = (false, Some(ProofLevel::Checked));
+        failed.report.proof.as_mut().unwrap().differences.push("table items: 1 row is missing".to_owned());
+        let text = failed.to_string();
+        assert!(text.starts_with("Drill of shop: FAILED, reached CHECKED of PROVED"), "{text}");
+        assert!(text.contains("NOT EQUAL") && text.contains("DIFFERS: table items: 1 row is missing"), "{text}");
+    }
+
+    #[test]
+    fn json_is_the_report_with_two_fields_more() {
+        let json = serde_json::to_value(drilled()).unwrap();
+        assert_eq!(json["reached"], "proved");
+        assert_eq!(json["passed"], true);
+        assert!(json.get("published").is_some() && json.get("file").is_some());
+    }
+}

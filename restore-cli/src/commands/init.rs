@@ -1,0 +1,106 @@
+//! `init`: makes the vault and the keys, and says which file belongs on which host.
+
+use std::fmt;
+
+use lifeboat_engine::keys::{self, InitItem, InitOptions, InitReport};
+use lifeboat_engine::{Error, Result};
+use serde::Serialize;
+
+use crate::access;
+use crate::session::Session;
+use crate::table::Plain;
+
+/// Make the vault and the keys, or what is missing of them; never overwrites a key and can be run again
+///
+/// With --identity MASTER it takes over for a lost host, or applies changed master and drill recipients.
+#[derive(Debug, clap::Args)]
+pub(crate) struct Args {}
+
+#[derive(Serialize)]
+#[serde(transparent)]
+struct Made(InitReport);
+
+pub(crate) async fn run(_: &Args, session: &Session) -> Result<()> {
+    let config = session.configuration()?;
+    if session.globals.replica.is_some() {
+        return Err(Error::usage("init works on every replica").hint("leave --replica out; it may be run again"));
+    }
+    let options = InitOptions { identities: access::given_identities(session).await? };
+    let replicas = lifeboat_engine::replica::open_all(&config).await?;
+    let work = keys::init(&config, &replicas, &options, &session.clock);
+    let report = session.cancellable("init", work).await?;
+    let unreached = report.unreached.clone();
+    session.out.result(&Made(report))?;
+    match unreached.as_slice() {
+        [] => Ok(()),
+        _ => Err(Error::storage(format!("not every replica was reached: {}", unreached.join("; ")))
+            .hint("everything made so far is safe: run `lifeboat init` again when they answer")),
+    }
+}
+
+impl fmt::Display for Made {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let report = &self.0;
+        writeln!(f, "Vault {}\n\nFiles on this host", report.vault)?;
+        writeln!(f, "{}", items(&report.files, "FILE"))?;
+        if report.objects.is_empty() {
+            writeln!(f, "\nEvery replica that answered has what it needs.")?;
+        } else {
+            writeln!(f, "\nWritten to the vault\n{}", items(&report.objects, "OBJECT"))?;
+        }
+        writeln!(f, "\nPublic keys: write them down where a thief of this host cannot change them")?;
+        let mut keys = vec![("signer, for trusted_signers of every reader", report.signer.clone())];
+        if let Some(signer) = &report.drill_signer {
+            keys.push(("drill signer, for trusted_drill_signers", signer.clone()));
+        }
+        if let Some(recipient) = &report.drill_recipient {
+            keys.push(("drill recipient", recipient.clone()));
+        }
+        write!(f, "{}", Plain::facts(keys))?;
+        for note in &report.notes {
+            write!(f, "\n\n note: {note}")?;
+        }
+        Ok(())
+    }
+}
+
+fn items(items: &[InitItem], header: &str) -> Plain {
+    let mut table = Plain::new(&["", header, "WHAT TO DO WITH IT"]);
+    for item in items {
+        let state = if item.created { "made" } else { "kept" };
+        table.row([state.to_owned(), item.what.clone(), item.advice.clone()]);
+    }
+    table
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn shows_the_signer_and_where_each_file_belongs() {
+        let made = Made(InitReport {
+            vault: "0123".to_owned(),
+            signer: "RWsigner".to_owned(),
+            drill_signer: Some("RWdrill".to_owned()),
+            drill_recipient: None,
+            files: vec![InitItem {
+                what: "/etc/lifeboat/keys/drill-host/drill-identity".to_owned(),
+                created: true,
+                advice: "MOVE it".to_owned(),
+            }],
+            objects: Vec::new(),
+            unreached: Vec::new(),
+            notes: vec!["recipients changed".to_owned()],
+        });
+        let text = made.to_string();
+        for part in
+            ["RWsigner", "RWdrill", "made  /etc/lifeboat/keys/drill-host/drill-identity  MOVE it", "note: recip"]
+        {
+            assert!(text.contains(part), "{part} is not in\n{text}");
+        }
+        assert!(!text.contains("drill recipient"));
+        let json = serde_json::to_value(&made).map(|json| json["signer"].clone()).unwrap_or_default();
+        assert_eq!(json, "RWsigner");
+    }
+}

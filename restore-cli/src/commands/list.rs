@@ -1,0 +1,171 @@
+//! `list`: which snapshots there are, how old, how large, and where.
+
+use std::collections::BTreeMap;
+use std::fmt;
+
+use chrono::{DateTime, Utc};
+use futures::StreamExt;
+use lifeboat_engine::flow::reader::{Listed, VaultReader};
+use lifeboat_engine::id::{Name, SnapshotId};
+use lifeboat_engine::vault::manifest::Manifest;
+use lifeboat_engine::{Class, Error, Result};
+use serde::Serialize;
+
+use crate::access::Need;
+use crate::human;
+use crate::session::Session;
+use crate::table::Plain;
+
+/// Manifests that are fetched at once.
+const AT_ONCE: usize = 8;
+
+/// List snapshots: age, size, and the replicas that hold them
+#[derive(Debug, clap::Args)]
+pub(crate) struct Args {
+    /// Only this dataset
+    dataset: Option<Name>,
+}
+
+#[derive(Serialize)]
+struct Listing {
+    vault: String,
+    unreachable: BTreeMap<Name, String>,
+    snapshots: Vec<Row>,
+}
+
+#[derive(Serialize)]
+struct Row {
+    dataset: Name,
+    snapshot: SnapshotId,
+    time: DateTime<Utc>,
+    age_seconds: f64,
+    /// Known only if the manifest opens and is believed.
+    raw_bytes: Option<u64>,
+    stored_bytes: Option<u64>,
+    replicas: Vec<Name>,
+    /// Why the manifest is not to be used.
+    problem: Option<String>,
+}
+
+pub(crate) async fn run(args: &Args, session: &Session) -> Result<()> {
+    let place = session.place()?;
+    let reader = session.reader(&place, Need::Manifests).await?;
+    let mut snapshots = Vec::new();
+    let mut locked = None;
+    for dataset in session.datasets(&reader, args.dataset.as_ref()).await? {
+        let rows = session.cancellable("listing", rows(session, &reader, &dataset, &mut locked)).await?;
+        snapshots.extend(rows);
+    }
+    if let Some(error) = locked {
+        session.out.note(format!("sizes are unknown, as no manifest opens: {}; pass --identity", error.chain()));
+    }
+    for row in &snapshots {
+        if let Some(problem) = &row.problem {
+            session.out.warning(format!("{} {} cannot be believed: {problem}", row.dataset, row.snapshot));
+        }
+    }
+    let (vault, unreachable) = (reader.vault_id().to_owned(), reader.unreachable().clone());
+    session.out.result(&Listing { vault, unreachable, snapshots })
+}
+
+async fn rows(session: &Session, reader: &VaultReader, dataset: &Name, locked: &mut Option<Error>) -> Result<Vec<Row>> {
+    let listed = reader.snapshots(dataset).await?;
+    let now = session.clock.now();
+    if reader.keys().identities.is_empty() {
+        locked.get_or_insert_with(|| Error::keys("no identity is at hand"));
+        return Ok(listed.into_iter().map(|listed| row(dataset, listed, now)).collect());
+    }
+    let opened: Vec<(Listed, Result<Manifest>)> = futures::stream::iter(listed)
+        .map(|listed| async move {
+            let manifest = reader.manifest(dataset, &listed.snapshot).await;
+            (listed, manifest)
+        })
+        .buffered(AT_ONCE)
+        .collect()
+        .await;
+    let mut rows = Vec::with_capacity(opened.len());
+    for (listed, manifest) in opened {
+        let mut row = row(dataset, listed, now);
+        match manifest {
+            Ok(manifest) => {
+                row.raw_bytes = Some(manifest.totals.raw_bytes);
+                row.stored_bytes = Some(manifest.totals.stored_bytes);
+            }
+            Err(error) if error.class() == Class::Keys => drop(locked.get_or_insert(error)),
+            Err(error) => row.problem = Some(error.chain()),
+        }
+        rows.push(row);
+    }
+    Ok(rows)
+}
+
+fn row(dataset: &Name, listed: Listed, now: DateTime<Utc>) -> Row {
+    let time = listed.snapshot.time();
+    Row {
+        dataset: dataset.clone(),
+        snapshot: listed.snapshot,
+        time,
+        age_seconds: (now - time).as_seconds_f64().max(0.0),
+        raw_bytes: None,
+        stored_bytes: None,
+        replicas: listed.replicas,
+        problem: None,
+    }
+}
+
+impl fmt::Display for Listing {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if self.snapshots.is_empty() {
+            return write!(f, "No snapshots.");
+        }
+        let mut table = Plain::new(&["DATASET", "SNAPSHOT", "TAKEN", ">AGE", ">SIZE", ">STORED", "REPLICAS"]);
+        let size = |row: &Row, bytes: Option<u64>| match bytes {
+            Some(bytes) => human::bytes(bytes),
+            None if row.problem.is_some() => "BAD".to_owned(),
+            None => "-".to_owned(),
+        };
+        for row in &self.snapshots {
+            table.row([
+                row.dataset.to_string(),
+                row.snapshot.to_string(),
+                human::time(row.time),
+                human::seconds(row.age_seconds),
+                size(row, row.raw_bytes),
+                size(row, row.stored_bytes),
+                row.replicas.iter().map(Name::as_str).collect::<Vec<_>>().join(", "),
+            ]);
+        }
+        write!(f, "{table}")
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used, reason = "tests")]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn shows_one_line_a_snapshot_and_marks_what_is_bad_or_unknown() {
+        let now = "2026-11-23T20:00:00Z".parse().unwrap();
+        let listed = |id: &str| Listed {
+            snapshot: id.parse().unwrap(),
+            replicas: vec!["north".parse().unwrap(), "south".parse().unwrap()],
+        };
+        let dataset: Name = "shop".parse().unwrap();
+        let mut good = row(&dataset, listed("20261123T183244123Z-9f2c81aa"), now);
+        (good.raw_bytes, good.stored_bytes) = (Some(211_077_529), Some(1024));
+        let unknown = row(&dataset, listed("20261123T193244123Z-9f2c81ab"), now);
+        let mut bad = row(&dataset, listed("20261123T195959123Z-9f2c81ac"), now);
+        bad.problem = Some("forged".to_owned());
+        let listing =
+            Listing { vault: "v".to_owned(), unreachable: BTreeMap::new(), snapshots: vec![good, unknown, bad] };
+        let text = listing.to_string();
+        let lines: Vec<&str> = text.lines().collect();
+        assert_eq!(lines.len(), 4);
+        assert!(lines[1].contains("1 h 27 min  201.3 MiB  1.0 KiB  north, south"), "{text}");
+        assert!(lines[2].contains(" -  ") && lines[3].contains("BAD"), "{text}");
+        let json = serde_json::to_value(&listing).unwrap();
+        assert_eq!(json["snapshots"][0]["raw_bytes"], 211_077_529);
+        assert_eq!(json["snapshots"][2]["problem"], "forged");
+    }
+}

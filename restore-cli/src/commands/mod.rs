@@ -1,0 +1,14 @@
+//! One command a file: its flags, what it does, how its result reads.
+
+pub(crate) mod check;
+pub(crate) mod completions;
+pub(crate) mod drill;
+mod drill_view;
+pub(crate) mod init;
+pub(crate) mod list;
+pub(crate) mod man;
+pub(crate) mod prune;
+pub(crate) mod restore;
+pub(crate) mod show;
+pub(crate) mod trigger;
+pub(crate) mod verify;

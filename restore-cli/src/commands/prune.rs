@@ -1,0 +1,212 @@
+//! `prune`: plans what retention lets go, shows it, and does it after consent.
+//!
+//! The dataset's lock is held from the plan to its execution, so what was shown is what is done.
+
+use std::fmt;
+
+use lifeboat_engine::config::{Config, Dataset};
+use lifeboat_engine::flow::prune::{DeadPack, Prune, PruneOutcome, PrunePlan};
+use lifeboat_engine::id::Name;
+use lifeboat_engine::keys::HostKeys;
+use lifeboat_engine::replica::SharedReplica;
+use lifeboat_engine::state::StateDirectory;
+use lifeboat_engine::{Class, Error, Result};
+use serde::Serialize;
+
+use crate::human;
+use crate::session::Session;
+use crate::table::Plain;
+
+/// Remove what retention lets go: shows the plan, then asks; runs on a backup host
+#[derive(Debug, clap::Args)]
+pub(crate) struct Args {
+    /// Only this dataset
+    dataset: Option<Name>,
+    /// Only show the plan
+    #[arg(long)]
+    dry_run: bool,
+    /// Do not ask
+    #[arg(long, conflicts_with = "dry_run")]
+    yes: bool,
+}
+
+/// A plan, and what came of it.
+#[derive(Serialize)]
+struct Pruned {
+    plan: PrunePlan,
+    /// `None` if it was only planned.
+    outcome: Option<PruneOutcome>,
+}
+
+/// All datasets.
+#[derive(Serialize)]
+#[serde(transparent)]
+struct AllPruned(Vec<Pruned>);
+
+pub(crate) async fn run(args: &Args, session: &Session) -> Result<()> {
+    let config = session.configuration()?;
+    if session.globals.replica.is_some() {
+        return Err(Error::usage("prune looks at every replica, as each must keep a complete snapshot")
+            .hint("leave --replica out; a replica that does not answer is left alone"));
+    }
+    if session.out.is_json() && !args.dry_run && !args.yes {
+        return Err(Error::usage("with --json nobody can be asked").hint("pass --dry-run or --yes"));
+    }
+    let keys = HostKeys::load(&config.keys)?;
+    let replicas = lifeboat_engine::replica::open_all(&config).await?;
+    let state = StateDirectory::open(&config.state_directory)?;
+    let mut all = Vec::new();
+    for dataset in chosen(&config, args.dataset.as_ref())? {
+        let context = Context { config: &config, keys: &keys, replicas: &replicas, state: &state };
+        all.push(prune(args, session, &context, dataset).await?);
+    }
+    let failures: Vec<String> =
+        all.iter().filter_map(|pruned| pruned.outcome.as_ref()).flat_map(|outcome| outcome.failures.clone()).collect();
+    if session.out.is_json() {
+        session.out.result(&AllPruned(all))?;
+    }
+    if failures.is_empty() {
+        return Ok(());
+    }
+    Err(Error::new(Class::Storage, format!("not everything could be removed: {}", failures.join("; ")))
+        .hint("nothing that is needed is gone; run `lifeboat prune` again later"))
+}
+
+struct Context<'a> {
+    config: &'a Config,
+    keys: &'a HostKeys,
+    replicas: &'a [SharedReplica],
+    state: &'a StateDirectory,
+}
+
+fn chosen<'a>(config: &'a Config, only: Option<&Name>) -> Result<Vec<&'a Dataset>> {
+    match only {
+        None => Ok(config.datasets.iter().collect()),
+        Some(name) => config.dataset(name).map(|dataset| vec![dataset]).ok_or_else(|| {
+            Error::usage(format!("the configuration has no dataset {name}"))
+                .hint("only a dataset of this host's configuration has a retention to prune by")
+        }),
+    }
+}
+
+async fn prune(args: &Args, session: &Session, context: &Context<'_>, dataset: &Dataset) -> Result<Pruned> {
+    let _lock = context.state.lock_dataset(&dataset.name)?;
+    let prune = Prune {
+        config: context.config,
+        dataset,
+        keys: context.keys,
+        replicas: context.replicas,
+        state: context.state,
+        clock: session.clock.clone(),
+        cancel: session.cancel.clone(),
+    };
+    let plan = session.cancellable("planning", prune.plan()).await?;
+    session.out.text(PlanView(&plan))?;
+    if args.dry_run {
+        return Ok(Pruned { plan, outcome: None });
+    }
+    // A plan without deletions is still carried out: it notes since when packs are unreferenced.
+    if !plan.is_empty() || !plan.segments.is_empty() {
+        session.confirm(args.yes, format!("Remove this from dataset {} for good?", dataset.name)).await?;
+    }
+    // Not dropped half-way: it stops by itself between two deletions.
+    let outcome = prune.execute(&plan).await?;
+    session.out.text(OutcomeView(&outcome))?;
+    Ok(Pruned { plan, outcome: Some(outcome) })
+}
+
+struct PlanView<'a>(&'a PrunePlan);
+
+impl fmt::Display for PlanView<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let plan = self.0;
+        writeln!(f, "Dataset {}", plan.dataset)?;
+        let mut table = Plain::new(&["", "SNAPSHOT", "TAKEN", "WHY"]);
+        for verdict in &plan.verdicts {
+            let (fate, why) = if verdict.keep_because.is_empty() {
+                ("GOES", "no retention rule keeps it".to_owned())
+            } else {
+                ("stays", verdict.keep_because.join(", "))
+            };
+            table.row([fate.to_owned(), verdict.snapshot.to_string(), human::time(verdict.snapshot.time()), why]);
+        }
+        write!(f, "{table}")?;
+        let sum = |packs: &[DeadPack]| {
+            format!(
+                "{}, {}",
+                human::count(packs.len() as u64, "pack"),
+                human::bytes(packs.iter().map(|pack| pack.size).sum())
+            )
+        };
+        write!(f, "\n\n {} to remove over all replicas", sum(&plan.packs))?;
+        if !plan.waiting.is_empty() {
+            write!(f, "\n {} unused, but still within the grace period", sum(&plan.waiting))?;
+        }
+        for (replica, why) in &plan.skipped {
+            write!(f, "\n replica {replica} is left alone: {why}")?;
+        }
+        Ok(())
+    }
+}
+
+struct OutcomeView<'a>(&'a PruneOutcome);
+
+impl fmt::Display for OutcomeView<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let outcome = self.0;
+        writeln!(
+            f,
+            " removed {} and {}, {}",
+            human::count(outcome.snapshots, "snapshot"),
+            human::count(outcome.packs, "pack"),
+            human::bytes(outcome.bytes)
+        )
+    }
+}
+
+impl fmt::Display for AllPruned {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.iter().try_for_each(|pruned| write!(f, "{}", PlanView(&pruned.plan)))
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used, reason = "tests")]
+mod tests {
+    use super::*;
+    use lifeboat_engine::flow::prune::Verdict;
+
+    #[test]
+    fn a_plan_says_what_goes_what_stays_and_why() {
+        let pack = DeadPack {
+            replica: "north".parse().unwrap(),
+            key: "datasets/shop/packs/aa/x".to_owned(),
+            size: 16 << 20,
+            unreferenced_since: "2026-11-20T00:00:00Z".parse().unwrap(),
+        };
+        let plan = PrunePlan {
+            dataset: "shop".parse().unwrap(),
+            verdicts: vec![
+                Verdict { snapshot: "20261121T183244123Z-9f2c81aa".parse().unwrap(), keep_because: Vec::new() },
+                Verdict {
+                    snapshot: "20261123T183244123Z-9f2c81ab".parse().unwrap(),
+                    keep_because: vec!["last 1 of 1".to_owned(), "the newest".to_owned()],
+                },
+            ],
+            packs: vec![pack.clone()],
+            waiting: vec![pack.clone(), pack],
+            segments: Vec::new(),
+            skipped: vec![("south".parse().unwrap(), "timed out".to_owned())],
+        };
+        let text = PlanView(&plan).to_string();
+        for part in [
+            "GOES   20261121T183244123Z-9f2c81aa",
+            "last 1 of 1, the newest",
+            "1 pack, 16.0 MiB to remove",
+            "2 packs, 32.0 MiB unused, but still within the grace period",
+            "replica south is left alone: timed out",
+        ] {
+            assert!(text.contains(part), "{part} is not in\n{text}");
+        }
+    }
+}

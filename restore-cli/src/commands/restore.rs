@@ -1,0 +1,237 @@
+//! `restore`: a snapshot, or one stream of it, to where it is wanted.
+//!
+//! Success means that every byte was checked against the signed manifest and every tool ended with success. A stream
+//! on standard output is checked as it flows: what came before a non-zero exit is not to be used.
+
+use std::fmt;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use lifeboat_engine::config::{Config, PostgresConnection, SourceConfig};
+use lifeboat_engine::flow::streams::SnapshotStreams;
+use lifeboat_engine::id::{Name, SnapshotId};
+use lifeboat_engine::source::{self, CaptureContext, RestoreOutcome, StoredStreams, StreamReader, Target};
+use lifeboat_engine::vault::manifest::Manifest;
+use lifeboat_engine::{Error, Result};
+use serde::Serialize;
+use tokio::io::AsyncWriteExt;
+
+use crate::access::{self, Need};
+use crate::cli::Selection;
+use crate::human;
+use crate::progress::Progress;
+use crate::session::{Session, storage};
+use crate::table::Plain;
+use crate::target;
+
+/// Streams of single databases are named so; all others belong to the whole server.
+const DATABASE: &str = "database/";
+
+/// Not `requires = "to_postgres"`: clap waives a requirement that another target's presence rules out.
+const NOT_A_SERVER: [&str; 2] = ["to_directory", "stdout"];
+
+/// Restore a snapshot into a PostgreSQL server, a directory, or one stream to standard output
+#[derive(Debug, clap::Args)]
+#[command(group = clap::ArgGroup::new("target").required(true).args(["to_postgres", "to_directory", "stdout"]))]
+pub(crate) struct Args {
+    dataset: Name,
+    #[command(flatten)]
+    selection: Selection,
+    /// A server: postgresql://user@host/database, service:NAME, or socket:DIR[?port=5432&user=NAME]
+    #[arg(long, value_name = "SERVER")]
+    to_postgres: Option<String>,
+    /// A directory, one file a stream; created if missing
+    #[arg(long, value_name = "DIR")]
+    to_directory: Option<PathBuf>,
+    /// One stream to standard output; `lifeboat show` names them
+    #[arg(long, value_name = "STREAM")]
+    stdout: Option<String>,
+    /// File with the password of the server (mode 0600); `-` reads standard input
+    #[arg(long, value_name = "FILE", conflicts_with_all = NOT_A_SERVER)]
+    password_file: Option<PathBuf>,
+    /// Only this database of the snapshot, may be repeated
+    #[arg(long = "database", value_name = "NAME", conflicts_with_all = NOT_A_SERVER)]
+    databases: Vec<String>,
+    /// Restore the one --database under another name
+    #[arg(long, value_name = "NEW", requires = "databases")]
+    rename: Option<String>,
+    /// Also where something is there already: it is dropped first
+    #[arg(long, conflicts_with = "stdout")]
+    overwrite: bool,
+    /// Do not ask before overwriting
+    #[arg(long)]
+    yes: bool,
+}
+
+#[derive(Serialize)]
+struct Restored {
+    dataset: Name,
+    snapshot: SnapshotId,
+    target: String,
+    #[serde(flatten)]
+    outcome: RestoreOutcome,
+    restored_bytes: u64,
+    seconds: f64,
+    read_from: Vec<Name>,
+}
+
+pub(crate) async fn run(args: &Args, session: &Session) -> Result<()> {
+    if args.rename.is_some() && args.databases.len() != 1 {
+        return Err(Error::usage("--rename goes with exactly one --database"));
+    }
+    if args.stdout.is_some() && session.out.is_json() {
+        return Err(Error::usage("--json and --stdout both want standard output"));
+    }
+    let connection = args.to_postgres.as_deref().map(target::parse).transpose()?;
+    let place = session.place()?;
+    let target = target(args, session, connection, place.config.as_ref()).await?;
+    let reader = session.reader(&place, Need::Packs).await?;
+    session.datasets(&reader, Some(&args.dataset)).await?;
+    let began = session.clock.elapsed();
+    let open = async {
+        let snapshot = reader.select(&args.dataset, &args.selection.selector()).await?;
+        reader.streams(&args.dataset, &snapshot).await
+    };
+    let streams = session.cancellable("opening the snapshot", open).await?;
+    let manifest = streams.manifest();
+    let age = human::seconds((session.clock.now() - manifest.started).as_seconds_f64());
+    session.out.note(format!("snapshot {} of {}, data {age} old", manifest.snapshot, args.dataset));
+
+    let Some(target) = target else {
+        let name = args.stdout.as_deref().unwrap_or_default();
+        return session.cancellable("the restore", to_stdout(&streams, name)).await;
+    };
+    if args.overwrite {
+        session.confirm(args.yes, question(args, manifest, &target)).await?;
+    }
+    let scratch = session.scratch()?;
+    let cx = CaptureContext {
+        scratch: scratch.path().to_owned(),
+        stall: place.limits.stall,
+        cancel: session.cancel.clone(),
+    };
+    let total = wanted_bytes(manifest, &args.databases);
+    let progress = Progress::follow(streams.delivered_counter(), total, args.dataset.as_str());
+    // Not dropped on a signal: `load` obeys the token and cleans up after itself.
+    let outcome = source::load(&streams, &target, &cx).await;
+    drop(progress);
+    let outcome = outcome?;
+    session.out.result(&Restored {
+        dataset: args.dataset.clone(),
+        snapshot: manifest.snapshot.clone(),
+        target: describe(&target),
+        outcome,
+        restored_bytes: streams.delivered(),
+        seconds: elapsed(session, began).as_secs_f64(),
+        read_from: streams.read_from(),
+    })
+}
+
+fn elapsed(session: &Session, since: Duration) -> Duration {
+    session.clock.elapsed().saturating_sub(since)
+}
+
+/// `None`: standard output.
+async fn target(
+    args: &Args,
+    session: &Session,
+    connection: Option<PostgresConnection>,
+    config: Option<&Config>,
+) -> Result<Option<Target>> {
+    if let Some(path) = &args.to_directory {
+        return Ok(Some(Target::Directory { path: path.clone(), overwrite: args.overwrite }));
+    }
+    let Some(connection) = connection else { return Ok(None) };
+    let password = match args.password_file.clone() {
+        Some(file) => {
+            let read = async {
+                let read = tokio::task::spawn_blocking(move || access::read_secret(&file)).await;
+                read.map_err(|error| Error::keys("cannot read the password").because(error))?
+            };
+            Some(session.cancellable("reading the password", read).await?)
+        }
+        None => None,
+    };
+    let source = config.and_then(|config| config.dataset(&args.dataset)).map(|dataset| &dataset.source);
+    let client_directories = match source {
+        Some(SourceConfig::Postgres(postgres)) => postgres.client_directories.clone(),
+        _ => Vec::new(),
+    };
+    Ok(Some(Target::Postgres {
+        connection,
+        password,
+        client_directories,
+        databases: args.databases.clone(),
+        rename: args.rename.clone(),
+        overwrite: args.overwrite,
+    }))
+}
+
+async fn to_stdout(streams: &SnapshotStreams, name: &str) -> Result<()> {
+    let failed = || storage("cannot write the stream to standard output".to_owned());
+    let mut stream: Box<dyn StreamReader> = streams.open(name).await?;
+    let length = streams.manifest().streams.iter().find(|entry| entry.name == name).map_or(0, |entry| entry.length);
+    let progress = Progress::follow(streams.delivered_counter(), length, name);
+    let mut stdout = tokio::io::stdout();
+    while let Some(piece) = stream.next().await? {
+        stdout.write_all(&piece).await.map_err(failed())?;
+    }
+    stdout.flush().await.map_err(failed())?;
+    drop(progress);
+    Ok(())
+}
+
+/// What would be lost, in words that name it.
+fn question(args: &Args, manifest: &Manifest, target: &Target) -> String {
+    match target {
+        Target::Postgres { rename: Some(name), .. } => {
+            format!("If database {name} exists at {}, it is dropped first.", describe(target))
+        }
+        Target::Postgres { .. } => {
+            let names: Vec<&str> = manifest
+                .streams
+                .iter()
+                .filter_map(|stream| stream.name.strip_prefix(DATABASE))
+                .filter(|name| args.databases.is_empty() || args.databases.iter().any(|wanted| wanted == name))
+                .collect();
+            format!(
+                "Of the databases {}, those that exist at {} are dropped first.",
+                names.join(", "),
+                describe(target)
+            )
+        }
+        Target::Directory { .. } => format!("Files of the same names in {} are replaced.", describe(target)),
+    }
+}
+
+fn describe(target: &Target) -> String {
+    match target {
+        Target::Postgres { connection, .. } => target::describe(connection),
+        Target::Directory { path, .. } => path.display().to_string(),
+    }
+}
+
+/// Bytes of the streams that will be read.
+fn wanted_bytes(manifest: &Manifest, databases: &[String]) -> u64 {
+    let wanted = |name: &str| match name.strip_prefix(DATABASE) {
+        Some(database) => databases.is_empty() || databases.iter().any(|wanted| wanted == database),
+        None => true,
+    };
+    manifest.streams.iter().filter(|stream| wanted(&stream.name)).map(|stream| stream.length).sum()
+}
+
+impl fmt::Display for Restored {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let read_from: Vec<&str> = self.read_from.iter().map(Name::as_str).collect();
+        let mut facts = vec![
+            ("restored", format!("{} {}", self.dataset, self.snapshot)),
+            ("to", self.target.clone()),
+            ("written", self.outcome.written.join(", ")),
+            ("size", human::bytes(self.restored_bytes)),
+            ("took", human::seconds(self.seconds)),
+            ("read from", read_from.join(", ")),
+        ];
+        facts.extend(self.outcome.warnings.iter().map(|warning| ("warning", warning.clone())));
+        write!(f, "{}", Plain::facts(facts))
+    }
+}

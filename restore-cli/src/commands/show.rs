@@ -1,0 +1,169 @@
+//! `show`: what one snapshot is made of.
+
+use std::fmt;
+
+use chrono::{DateTime, Utc};
+use lifeboat_engine::Result;
+use lifeboat_engine::flow::reader::Selector;
+use lifeboat_engine::id::{Digest, Name, SnapshotId};
+use lifeboat_engine::source::SourceFacts;
+use lifeboat_engine::vault::manifest::{Manifest, Totals};
+use serde::Serialize;
+
+use crate::access::Need;
+use crate::cli;
+use crate::human;
+use crate::session::Session;
+use crate::table::Plain;
+
+/// Show one snapshot: source, streams, sizes, and the replicas that hold it
+#[derive(Debug, clap::Args)]
+pub(crate) struct Args {
+    dataset: Name,
+    /// Snapshot id, or `latest`
+    #[arg(value_parser = cli::parse_snapshot)]
+    snapshot: Selector,
+}
+
+#[derive(Serialize)]
+struct Description {
+    vault: String,
+    dataset: Name,
+    snapshot: SnapshotId,
+    predecessor: Option<SnapshotId>,
+    host: Name,
+    started: DateTime<Utc>,
+    finished: DateTime<Utc>,
+    source: SourceFacts,
+    streams: Vec<Stream>,
+    totals: Totals,
+    packs: usize,
+    replicas: Vec<Name>,
+}
+
+#[derive(Serialize)]
+struct Stream {
+    name: String,
+    bytes: u64,
+    blake3: Digest,
+    exit: i32,
+}
+
+pub(crate) async fn run(args: &Args, session: &Session) -> Result<()> {
+    let place = session.place()?;
+    let reader = session.reader(&place, Need::Manifests).await?;
+    session.datasets(&reader, Some(&args.dataset)).await?;
+    let look = async {
+        let snapshot = reader.select(&args.dataset, &args.snapshot).await?;
+        let listed = reader.snapshots(&args.dataset).await?;
+        let replicas = listed.into_iter().find(|listed| listed.snapshot == snapshot).map(|listed| listed.replicas);
+        Ok((reader.manifest(&args.dataset, &snapshot).await?, replicas.unwrap_or_default()))
+    };
+    let (manifest, replicas) = session.cancellable("reading the snapshot", look).await?;
+    session.out.result(&describe(manifest, replicas))
+}
+
+fn describe(manifest: Manifest, replicas: Vec<Name>) -> Description {
+    let stream = |entry: lifeboat_engine::vault::manifest::StreamEntry| Stream {
+        name: entry.name,
+        bytes: entry.length,
+        blake3: entry.blake3,
+        exit: entry.exit,
+    };
+    Description {
+        vault: manifest.vault,
+        dataset: manifest.dataset,
+        snapshot: manifest.snapshot,
+        predecessor: manifest.predecessor,
+        host: manifest.host,
+        started: manifest.started,
+        finished: manifest.finished,
+        source: manifest.source,
+        streams: manifest.streams.into_iter().map(stream).collect(),
+        totals: manifest.totals,
+        packs: manifest.packs.len(),
+        replicas,
+    }
+}
+
+impl fmt::Display for Description {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let took = (self.finished - self.started).as_seconds_f64();
+        let version = self.source.server_version.as_deref().unwrap_or_default();
+        let tools: Vec<String> = self.source.tools.iter().map(|(tool, version)| format!("{tool} {version}")).collect();
+        let totals = &self.totals;
+        let mut facts = vec![
+            ("dataset", self.dataset.to_string()),
+            ("snapshot", self.snapshot.to_string()),
+            ("predecessor", self.predecessor.as_ref().map_or("none, the first".to_owned(), ToString::to_string)),
+            ("taken", format!("{}, in {}, by host {}", human::time(self.started), human::seconds(took), self.host)),
+            ("source", format!("{} {version}", self.source.engine).trim_end().to_owned()),
+            ("tools", tools.join(", ")),
+            ("size", human::bytes(totals.raw_bytes)),
+            ("known before", human::bytes(totals.deduplicated_bytes)),
+            (
+                "stored",
+                format!("{} in {}", human::bytes(totals.stored_bytes), human::count(totals.new_packs, "new pack")),
+            ),
+            ("needs", human::count(self.packs as u64, "pack")),
+            ("replicas", self.replicas.iter().map(Name::as_str).collect::<Vec<_>>().join(", ")),
+        ];
+        facts.retain(|(_, value)| !value.is_empty());
+        writeln!(f, "{}\n", Plain::facts(facts))?;
+        let mut streams = Plain::new(&["STREAM", ">SIZE", "BLAKE3"]);
+        for stream in &self.streams {
+            streams.row([stream.name.clone(), human::bytes(stream.bytes), stream.blake3.to_string()]);
+        }
+        write!(f, "{streams}")?;
+        for (name, value) in &self.source.details {
+            write!(f, "\n {name}: {value}")?;
+        }
+        for warning in &self.source.warnings {
+            write!(f, "\n warning: {warning}")?;
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used, reason = "tests")]
+mod tests {
+    use super::*;
+    use lifeboat_engine::vault::manifest::StreamEntry;
+
+    #[test]
+    fn describes_a_first_snapshot_without_its_extents() {
+        let time: DateTime<Utc> = "2026-11-23T18:32:44.123Z".parse().unwrap();
+        let snapshot = SnapshotId::new(time, 1);
+        let manifest = Manifest {
+            version: 1,
+            vault: "v".to_owned(),
+            dataset: "shop".parse().unwrap(),
+            snapshot: snapshot.clone(),
+            predecessor: None,
+            generation: 1,
+            host: "db1".parse().unwrap(),
+            started: time,
+            finished: time + chrono::TimeDelta::seconds(75),
+            source: SourceFacts { engine: "sqlite".to_owned(), ..SourceFacts::default() },
+            packs: Vec::new(),
+            streams: vec![StreamEntry {
+                name: "database".to_owned(),
+                length: 2048,
+                blake3: Digest::of(b"x"),
+                exit: 0,
+                extents: "AAAA".to_owned(),
+            }],
+            totals: Totals { raw_bytes: 2048, ..Totals::default() },
+        };
+        let description = describe(manifest, vec!["north".parse().unwrap()]);
+        let text = description.to_string();
+        for part in
+            ["none, the first", "2026-11-23 18:32:44 UTC, in 1 min 15 s, by host db1", "database", "2.0 KiB", "north"]
+        {
+            assert!(text.contains(part), "{part} is not in\n{text}");
+        }
+        assert!(!text.contains("tools"), "what is unknown is not shown:\n{text}");
+        assert!(serde_json::to_value(&description).unwrap()["streams"][0].get("extents").is_none());
+    }
+}

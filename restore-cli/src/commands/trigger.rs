@@ -1,0 +1,172 @@
+//! `trigger`: asks the daemon for a run now, and waits for its report.
+//!
+//! The protocol is one line of JSON each way over the daemon's control socket.
+
+use std::fmt;
+use std::path::Path;
+
+use lifeboat_engine::id::Name;
+use lifeboat_engine::{Class, Error, Result};
+use serde::{Deserialize, Serialize};
+use serde_json::{Value, json};
+use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
+use tokio::net::UnixStream;
+
+use crate::exit;
+use crate::human;
+use crate::session::Session;
+use crate::table::Plain;
+
+const LONGEST_ANSWER: u64 = 1 << 20;
+
+/// Ask the daemon to back up a dataset now, and wait for the result
+#[derive(Debug, clap::Args)]
+pub(crate) struct Args {
+    dataset: Name,
+}
+
+#[derive(Deserialize)]
+struct Answer {
+    ok: bool,
+    report: Option<Value>,
+    error: Option<String>,
+    class: Option<String>,
+    hint: Option<String>,
+}
+
+/// The daemon's report, passed on as it came.
+#[derive(Serialize)]
+#[serde(transparent)]
+struct Report(Value);
+
+pub(crate) async fn run(args: &Args, session: &Session) -> Result<()> {
+    let config = session.configuration()?;
+    if config.dataset(&args.dataset).is_none() {
+        let names: Vec<&str> = config.datasets.iter().map(|dataset| dataset.name.as_str()).collect();
+        return Err(Error::usage(format!("the configuration has no dataset {}", args.dataset))
+            .hint(format!("it has: {}", names.join(", "))));
+    }
+    let answer = ask(&config.control_socket, &args.dataset);
+    let report = session.cancellable("waiting for the daemon (its run goes on)", answer).await?;
+    session.out.result(&Report(report))
+}
+
+/// Sends the command and waits as long as the run takes.
+async fn ask(socket: &Path, dataset: &Name) -> Result<Value> {
+    let unreachable = |error: std::io::Error| {
+        Error::failed(format!("lifeboatd does not answer on {}", socket.display())).because(error).hint(
+            "start it (`systemctl start lifeboatd`), run this as a member of its group, or run `lifeboatd --once` instead",
+        )
+    };
+    let mut stream = UnixStream::connect(socket).await.map_err(unreachable)?;
+    let line = format!("{}\n", json!({ "command": "trigger", "dataset": dataset }));
+    stream.write_all(line.as_bytes()).await.map_err(unreachable)?;
+    let mut answer = String::new();
+    BufReader::new(stream.take(LONGEST_ANSWER)).read_line(&mut answer).await.map_err(unreachable)?;
+    if answer.is_empty() {
+        return Err(Error::failed("lifeboatd closed the connection without an answer")
+            .hint("it was stopped or the run was aborted; see its log"));
+    }
+    interpret(&answer, dataset)
+}
+
+fn interpret(answer: &str, dataset: &Name) -> Result<Value> {
+    let answer: Answer = serde_json::from_str(answer).map_err(|error| {
+        Error::failed("the answer of lifeboatd cannot be understood")
+            .because(error)
+            .hint("lifeboat and lifeboatd should be of the same version")
+    })?;
+    if answer.ok {
+        return Ok(answer.report.unwrap_or(Value::Null));
+    }
+    let class = answer.class.as_deref().map_or(Class::Failed, exit::class_of);
+    let message = answer.error.unwrap_or_else(|| format!("the backup of {dataset} failed"));
+    let error = Error::new(class, message);
+    Err(match answer.hint {
+        Some(hint) => error.hint(hint),
+        None => error,
+    })
+}
+
+impl fmt::Display for Report {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let report = &self.0;
+        let bytes = |field: &str| report[field].as_u64().map(human::bytes).unwrap_or_default();
+        let text = |field: &str| report[field].as_str().unwrap_or_default().to_owned();
+        let mut facts = vec![
+            ("dataset", text("dataset")),
+            ("snapshot", text("snapshot")),
+            ("took", report["duration_seconds"].as_f64().map(human::seconds).unwrap_or_default()),
+            ("size", bytes("raw_bytes")),
+            ("known before", bytes("deduplicated_bytes")),
+            ("stored", bytes("stored_bytes")),
+        ];
+        for replica in report["replicas"].as_array().into_iter().flatten() {
+            let name = replica["replica"].as_str().unwrap_or_default();
+            let state = match replica["complete"].as_bool() {
+                Some(true) => "complete".to_owned(),
+                _ => format!("BEHIND: {}", replica["error"].as_str().unwrap_or("not complete")),
+            };
+            facts.push(("replica", format!("{name}: {state}")));
+        }
+        for warning in report["warnings"].as_array().into_iter().flatten() {
+            facts.push(("warning", warning.as_str().unwrap_or_default().to_owned()));
+        }
+        facts.retain(|(_, value)| !value.is_empty());
+        write!(f, "{}", Plain::facts(facts))
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used, reason = "tests")]
+mod tests {
+    use super::*;
+    use tokio::net::UnixListener;
+
+    fn shop() -> Name {
+        "shop".parse().unwrap()
+    }
+
+    #[tokio::test]
+    async fn asks_over_the_socket_and_passes_the_report_on() {
+        let place = tempfile::tempdir().unwrap();
+        let socket = place.path().join("control.sock");
+        let listener = UnixListener::bind(&socket).unwrap();
+        let daemon = tokio::spawn(async move {
+            let (stream, _) = listener.accept().await.unwrap();
+            let mut stream = BufReader::new(stream);
+            let mut line = String::new();
+            stream.read_line(&mut line).await.unwrap();
+            stream.write_all(b"{\"ok\":true,\"report\":{\"snapshot\":\"s1\",\"raw_bytes\":2048}}\n").await.unwrap();
+            line
+        });
+        let report = ask(&socket, &shop()).await.unwrap();
+        assert_eq!(daemon.await.unwrap(), "{\"command\":\"trigger\",\"dataset\":\"shop\"}\n");
+        let text = Report(report).to_string();
+        assert!(text.contains("s1") && text.contains("2.0 KiB") && !text.contains("took"), "{text}");
+    }
+
+    #[tokio::test]
+    async fn a_daemon_that_is_away_or_hangs_up_is_a_clear_error() {
+        let place = tempfile::tempdir().unwrap();
+        let socket = place.path().join("control.sock");
+        let error = ask(&socket, &shop()).await.unwrap_err();
+        assert!(error.hint_text().unwrap().contains("systemctl start lifeboatd"));
+        let listener = UnixListener::bind(&socket).unwrap();
+        tokio::spawn(async move {
+            let (stream, _) = listener.accept().await.unwrap();
+            BufReader::new(stream).read_line(&mut String::new()).await.unwrap();
+        });
+        let error = ask(&socket, &shop()).await.unwrap_err();
+        assert!(error.message().contains("without an answer"), "{error:?}");
+    }
+
+    #[test]
+    fn a_failed_run_keeps_the_class_and_hint_of_the_daemon() {
+        let answer = r#"{"ok":false,"error":"replica north: full","class":"storage","hint":"make room"}"#;
+        let error = interpret(answer, &shop()).unwrap_err();
+        assert_eq!((error.class(), error.hint_text()), (Class::Storage, Some("make room")));
+        assert!(interpret("garbage", &shop()).is_err());
+        assert_eq!(interpret(r#"{"ok":false}"#, &shop()).unwrap_err().class(), Class::Failed);
+    }
+}

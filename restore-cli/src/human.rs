@@ -1,0 +1,94 @@
+//! Sizes, durations and times as people read them.
+
+use chrono::{DateTime, Utc};
+
+const KIB: f64 = 1024.0;
+
+/// `512 B`, `64.0 KiB`, `201.3 MiB`.
+pub(crate) fn bytes(bytes: u64) -> String {
+    let mut value = bytes as f64;
+    if value < KIB {
+        return format!("{bytes} B");
+    }
+    let mut unit = "B";
+    for next in ["KiB", "MiB", "GiB", "TiB", "PiB"] {
+        // What would be shown as 1024.0 of a unit is 1.0 of the next.
+        if value < KIB - 0.05 {
+            break;
+        }
+        value /= KIB;
+        unit = next;
+    }
+    format!("{value:.1} {unit}")
+}
+
+/// `0.4 s`, `41.2 s`, `12 min 3 s`, `3 h 5 min`, `2 d 4 h`.
+pub(crate) fn seconds(seconds: f64) -> String {
+    let tenths = (seconds.max(0.0) * 10.0).round();
+    if tenths < 600.0 {
+        return format!("{:.1} s", tenths / 10.0);
+    }
+    let whole = seconds.round() as u64;
+    let (large, small) = match whole {
+        ..3_600 => ((whole / 60, "min"), (whole % 60, "s")),
+        3_600..86_400 => ((whole / 3_600, "h"), (whole % 3_600 / 60, "min")),
+        _ => ((whole / 86_400, "d"), (whole % 86_400 / 3_600, "h")),
+    };
+    if small.0 == 0 {
+        format!("{} {}", large.0, large.1)
+    } else {
+        format!("{} {} {} {}", large.0, large.1, small.0, small.1)
+    }
+}
+
+/// `2026-11-23 18:32:44 UTC`.
+pub(crate) fn time(time: DateTime<Utc>) -> String {
+    time.format("%Y-%m-%d %H:%M:%S UTC").to_string()
+}
+
+/// `1 pack`, `2 packs`, `1,204,332 rows`.
+pub(crate) fn count(n: u64, noun: &str) -> String {
+    let digits = n.to_string();
+    let mut grouped = String::new();
+    for (at, digit) in digits.chars().enumerate() {
+        if at > 0 && (digits.len() - at).is_multiple_of(3) {
+            grouped.push(',');
+        }
+        grouped.push(digit);
+    }
+    format!("{grouped} {noun}{}", if n == 1 { "" } else { "s" })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn sizes_change_unit_at_the_boundary() {
+        assert_eq!(bytes(0), "0 B");
+        assert_eq!(bytes(1023), "1023 B");
+        assert_eq!(bytes(1024), "1.0 KiB");
+        assert_eq!(bytes((1 << 20) - 1), "1.0 MiB");
+        assert_eq!(bytes(211_077_529), "201.3 MiB");
+        assert_eq!(bytes(u64::MAX), "16384.0 PiB");
+    }
+
+    #[test]
+    fn durations_show_the_two_largest_units() {
+        assert_eq!(seconds(0.0), "0.0 s");
+        assert_eq!(seconds(59.94), "59.9 s");
+        assert_eq!(seconds(59.96), "1 min");
+        assert_eq!(seconds(723.4), "12 min 3 s");
+        assert_eq!(seconds(3_600.0), "1 h");
+        assert_eq!(seconds(11_100.0), "3 h 5 min");
+        assert_eq!(seconds(86_400.0 * 2.0 + 3_600.0 * 4.0), "2 d 4 h");
+    }
+
+    #[test]
+    fn counts_are_grouped_and_plural() {
+        assert_eq!(count(1, "table"), "1 table");
+        assert_eq!(count(0, "table"), "0 tables");
+        assert_eq!(count(1_204_332, "row"), "1,204,332 rows");
+        assert_eq!(count(999, "row"), "999 rows");
+    }
+}

@@ -1,0 +1,132 @@
+//! One invocation: read the surroundings, parse, obey signals, run the command, turn its error into an exit code.
+//!
+//! SIGINT and SIGTERM cancel: the command stops what it started (throw-away servers too) and returns. A second signal ends
+//! the process at once. Blocking reads of the terminal do not hold up the end.
+
+use std::ffi::OsString;
+use std::process::ExitCode;
+use std::time::Duration;
+
+use clap::error::ErrorKind;
+use lifeboat_engine::clock::SystemClock;
+use lifeboat_engine::config::Surroundings;
+use lifeboat_engine::{Class, Error, Result};
+use tokio::signal::unix::{SignalKind, signal};
+use tokio_util::sync::CancellationToken;
+use tracing_subscriber::filter::LevelFilter;
+
+use crate::cli::{self, Cli, Command, Globals};
+use crate::commands;
+use crate::output::Output;
+use crate::session::Session;
+
+/// As a shell reports a process that SIGINT ended.
+const INTERRUPTED: i32 = 130;
+
+/// Runs the command line `arguments`, program name first.
+pub(crate) fn run(arguments: impl Iterator<Item = OsString>) -> ExitCode {
+    let arguments: Vec<OsString> = arguments.collect();
+    let json = arguments.iter().any(|argument| argument == "--json");
+    let cli = match cli::parse(arguments) {
+        Ok(cli) => cli,
+        Err(error) => return explain(&error, Output::new(json, false)),
+    };
+    let out = Output::new(cli.globals.json, cli.globals.quiet);
+    start_log(&cli.globals);
+    match execute(cli, out) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            out.error(&error);
+            ExitCode::from(error.class().exit_code())
+        }
+    }
+}
+
+/// Help, version, or what is wrong with the command line.
+fn explain(error: &clap::Error, out: Output) -> ExitCode {
+    let text = error.render().to_string();
+    match error.kind() {
+        ErrorKind::DisplayHelp | ErrorKind::DisplayVersion => {
+            return match out.bytes(text.as_bytes()) {
+                Ok(()) => ExitCode::SUCCESS,
+                Err(error) => ExitCode::from(error.class().exit_code()),
+            };
+        }
+        _ if out.is_json() => {
+            let what = text.lines().next().unwrap_or_default().trim_start_matches("error: ");
+            out.error(&Error::usage(what).hint("`lifeboat --help` explains the commands and their flags"));
+        }
+        _ => out.plain_error(&text),
+    }
+    ExitCode::from(Class::Usage.exit_code())
+}
+
+fn execute(cli: Cli, out: Output) -> Result<()> {
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .enable_all()
+        .build()
+        .map_err(|error| Error::failed("cannot start").because(error))?;
+    let session = Session {
+        globals: cli.globals,
+        out,
+        clock: SystemClock::shared(),
+        cancel: CancellationToken::new(),
+        surroundings: Surroundings { credentials_directory: std::env::var_os("CREDENTIALS_DIRECTORY").map(Into::into) },
+        temporary: std::env::temp_dir(),
+    };
+    let result = runtime.block_on(async {
+        obey_signals(&session)?;
+        dispatch(cli.command, &session).await
+    });
+    runtime.shutdown_timeout(Duration::from_millis(200));
+    result
+}
+
+async fn dispatch(command: Command, session: &Session) -> Result<()> {
+    match command {
+        Command::List(args) => commands::list::run(&args, session).await,
+        Command::Show(args) => commands::show::run(&args, session).await,
+        Command::Restore(args) => commands::restore::run(&args, session).await,
+        Command::Verify(args) => commands::verify::run(&args, session).await,
+        Command::Drill(args) => commands::drill::run(&args, session).await,
+        Command::Prune(args) => commands::prune::run(&args, session).await,
+        Command::Init(args) => commands::init::run(&args, session).await,
+        Command::Check(args) => commands::check::run(&args, session).await,
+        Command::Trigger(args) => commands::trigger::run(&args, session).await,
+        Command::Completions(args) => commands::completions::run(&args, session),
+        Command::Man(args) => commands::man::run(&args, session),
+    }
+}
+
+fn obey_signals(session: &Session) -> Result<()> {
+    let listen = |kind| signal(kind).map_err(|error| Error::failed("cannot listen for signals").because(error));
+    let (mut interrupt, mut terminate) = (listen(SignalKind::interrupt())?, listen(SignalKind::terminate())?);
+    let (cancel, out) = (session.cancel.clone(), session.out);
+    tokio::spawn(async move {
+        tokio::select! { _ = interrupt.recv() => {}, _ = terminate.recv() => {} }
+        out.note("stopping; a second signal ends at once and may leave things behind");
+        cancel.cancel();
+        tokio::select! { _ = interrupt.recv() => {}, _ = terminate.recv() => {} }
+        std::process::exit(INTERRUPTED);
+    });
+    Ok(())
+}
+
+fn start_log(globals: &Globals) {
+    let level = match (globals.quiet, globals.verbose) {
+        (true, _) => LevelFilter::ERROR,
+        (false, 0) => LevelFilter::WARN,
+        (false, 1) => LevelFilter::INFO,
+        (false, _) => LevelFilter::DEBUG,
+    };
+    // Other crates' details are not the operator's concern, and may hold more than they should.
+    let ours = format!("{},lifeboat={level},lifeboat_engine={level}", level.min(LevelFilter::WARN));
+    let builder = tracing_subscriber::fmt()
+        .with_writer(std::io::stderr)
+        .with_env_filter(tracing_subscriber::EnvFilter::new(ours));
+    if globals.json {
+        builder.json().init();
+    } else {
+        builder.with_target(false).without_time().compact().init();
+    }
+}

@@ -1,0 +1,268 @@
+//! Drill metrics for node-exporter's textfile collector.
+//!
+//! One file may be shared by several datasets: a drill replaces the samples of its own and keeps the others'. A drill that
+//! failed keeps the time of the last success and the last measurements. Readers see the old file or the new one, whole.
+//! A file with metrics that are not ours is refused, before the drill begins.
+
+use std::collections::BTreeMap;
+use std::fmt::Write as _;
+use std::fs::{File, Permissions};
+use std::io::Write as _;
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
+
+use chrono::{DateTime, Utc};
+use lifeboat_engine::config::{Objectives, ProofLevel};
+use lifeboat_engine::id::Name;
+use lifeboat_engine::{Error, Result};
+
+use crate::session::storage;
+
+const LAST_SUCCESS: &str = "lifeboat_drill_last_success_timestamp_seconds";
+const LAST_ATTEMPT: &str = "lifeboat_drill_last_attempt_timestamp_seconds";
+const LAST_STATUS: &str = "lifeboat_drill_last_status";
+const LAST_LEVEL: &str = "lifeboat_drill_last_level";
+const RESTORE_DURATION: &str = "lifeboat_drill_restore_duration_seconds";
+const RECOVERY_POINT_AGE: &str = "lifeboat_drill_recovery_point_age_seconds";
+const OBJECTIVE: &str = "lifeboat_objective_seconds";
+
+/// All gauges, in the order they are written.
+const FAMILIES: [(&str, &str); 7] = [
+    (LAST_SUCCESS, "When the last drill that reached its level ended; 0 if none ever did."),
+    (LAST_ATTEMPT, "When the last drill ended, whatever came of it."),
+    (LAST_STATUS, "Whether the last drill reached its level."),
+    (LAST_LEVEL, "What the last drill reached: 0 nothing, 1 fetched, 2 loaded, 3 checked, 4 proved."),
+    (RESTORE_DURATION, "From the start of the last drill that restored to the loaded database."),
+    (RECOVERY_POINT_AGE, "Age of the data when the last drill that found a snapshot began."),
+    (OBJECTIVE, "What was promised, rpo and rto."),
+];
+
+/// What is told of a drill.
+#[derive(Debug, Clone, PartialEq)]
+pub(crate) struct Outcome {
+    pub(crate) ended: DateTime<Utc>,
+    pub(crate) passed: bool,
+    pub(crate) reached: Option<ProofLevel>,
+    pub(crate) rto_seconds: Option<f64>,
+    pub(crate) rpo_seconds: Option<f64>,
+    pub(crate) objectives: Objectives,
+}
+
+/// A file for the textfile collector.
+#[derive(Debug, Clone)]
+pub(crate) struct Textfile(PathBuf);
+
+/// Family, then labels as written, to the value as written.
+type Samples = BTreeMap<(usize, String), String>;
+
+impl Textfile {
+    /// Looks whether `path` can be used, so that a drill does not fail after hours.
+    ///
+    /// # Errors
+    /// Its directory is missing, or it holds what is not ours.
+    pub(crate) fn open(path: &Path) -> Result<Self> {
+        let file = Self(path.to_owned());
+        let folder = file.folder();
+        if !folder.is_dir() {
+            return Err(Error::usage(format!("there is no directory {}", folder.display()))
+                .hint("create the directory that node-exporter collects from, or pass another --textfile"));
+        }
+        file.read().map(|_| file)
+    }
+
+    /// Replaces the samples of `dataset`.
+    ///
+    /// # Errors
+    /// The file cannot be read or written; the old one is untouched.
+    pub(crate) fn record(&self, dataset: &Name, outcome: &Outcome) -> Result<()> {
+        let failed = || format!("cannot write the metrics {}", self.0.display());
+        // Held until the end: another drill that shares the file must see what this one wrote.
+        let folder = File::open(self.folder()).map_err(storage(failed()))?;
+        folder.lock().map_err(storage(failed()))?;
+        let mut samples = self.read()?;
+        update(&mut samples, dataset, outcome);
+        let mut file = tempfile::Builder::new()
+            .prefix(".lifeboat-")
+            .permissions(Permissions::from_mode(0o644))
+            .tempfile_in(self.folder())
+            .map_err(storage(failed()))?;
+        file.write_all(render(&samples).as_bytes()).map_err(storage(failed()))?;
+        file.as_file().sync_all().map_err(storage(failed()))?;
+        file.persist(&self.0).map_err(|error| storage(failed())(error.error))?;
+        Ok(())
+    }
+
+    fn folder(&self) -> &Path {
+        self.0.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."))
+    }
+
+    fn read(&self) -> Result<Samples> {
+        let text = match std::fs::read_to_string(&self.0) {
+            Ok(text) => text,
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(Samples::new()),
+            Err(error) => return Err(storage(format!("cannot read the metrics {}", self.0.display()))(error)),
+        };
+        parse(&text).ok_or_else(|| {
+            Error::usage(format!("{} holds something else than drill metrics", self.0.display()))
+                .hint("give drills a file of their own with --textfile, or remove this one")
+        })
+    }
+}
+
+fn update(samples: &mut Samples, dataset: &Name, outcome: &Outcome) {
+    let labels = |more: &str| format!("dataset=\"{dataset}\"{more}");
+    let mut set = |family: &str, labels: String, value: String| {
+        samples.insert((family_index(family).unwrap_or_default(), labels), value);
+    };
+    let ended = seconds(outcome.ended.timestamp_millis() as f64 / 1000.0);
+    set(LAST_ATTEMPT, labels(""), ended.clone());
+    set(LAST_STATUS, labels(""), u8::from(outcome.passed).to_string());
+    set(LAST_LEVEL, labels(""), outcome.reached.map_or(0, |level| level as u8).to_string());
+    if outcome.passed {
+        set(LAST_SUCCESS, labels(""), ended);
+    }
+    for (family, measured) in [(RESTORE_DURATION, outcome.rto_seconds), (RECOVERY_POINT_AGE, outcome.rpo_seconds)] {
+        if let Some(measured) = measured {
+            set(family, labels(""), seconds(measured));
+        }
+    }
+    for (objective, promised) in [("rpo", outcome.objectives.rpo), ("rto", outcome.objectives.rto)] {
+        let labels = labels(&format!(",objective=\"{objective}\""));
+        let key = (family_index(OBJECTIVE).unwrap_or_default(), labels);
+        match promised {
+            Some(promised) => drop(samples.insert(key, seconds(promised.as_secs_f64()))),
+            None => drop(samples.remove(&key)),
+        }
+    }
+    samples.entry((0, labels(""))).or_insert_with(|| "0".to_owned());
+}
+
+fn family_index(name: &str) -> Option<usize> {
+    FAMILIES.iter().position(|(family, _)| *family == name)
+}
+
+fn seconds(value: f64) -> String {
+    format!("{value:.3}")
+}
+
+fn parse(text: &str) -> Option<Samples> {
+    let lines = text.lines().filter(|line| !line.trim().is_empty() && !line.starts_with('#'));
+    lines
+        .map(|line| {
+            let (name, rest) = line.split_once('{')?;
+            let (labels, value) = rest.rsplit_once("} ")?;
+            value.parse::<f64>().ok()?;
+            Some(((family_index(name)?, labels.to_owned()), value.to_owned()))
+        })
+        .collect()
+}
+
+fn render(samples: &Samples) -> String {
+    let mut text = String::new();
+    let mut last = None;
+    for ((family, labels), value) in samples {
+        let (name, help) = FAMILIES[*family];
+        if last != Some(family) {
+            let _ = writeln!(text, "# HELP {name} {help}\n# TYPE {name} gauge");
+            last = Some(family);
+        }
+        let _ = writeln!(text, "{name}{{{labels}}} {value}");
+    }
+    text
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used, clippy::expect_used, reason = "tests")]
+mod tests {
+    use super::*;
+    use std::process::{Command, Stdio};
+    use std::time::Duration;
+
+    fn outcome(ended: i64, passed: bool) -> Outcome {
+        Outcome {
+            ended: DateTime::from_timestamp(ended, 0).unwrap(),
+            passed,
+            reached: passed.then_some(ProofLevel::Proved),
+            rto_seconds: passed.then_some(41.25),
+            rpo_seconds: passed.then_some(600.0),
+            objectives: Objectives { rpo: Some(Duration::from_secs(3600)), rto: None },
+        }
+    }
+
+    fn name(text: &str) -> Name {
+        text.parse().unwrap()
+    }
+
+    #[test]
+    fn passes_the_linter_of_prometheus() {
+        let place = tempfile::tempdir().unwrap();
+        let path = place.path().join("drill.prom");
+        Textfile::open(&path).unwrap().record(&name("shop"), &outcome(1_795_000_000, true)).unwrap();
+        Textfile::open(&path).unwrap().record(&name("other.db"), &outcome(1_795_000_100, false)).unwrap();
+        let linter = Command::new("promtool")
+            .args(["check", "metrics"])
+            .stdin(File::open(&path).unwrap())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .output()
+            .expect("promtool, of the package prometheus, must be installed");
+        let said = String::from_utf8_lossy(&[linter.stdout, linter.stderr].concat()).into_owned();
+        assert!(linter.status.success() && said.is_empty(), "{said}");
+        assert_eq!(path.metadata().unwrap().permissions().mode() & 0o444, 0o444, "node-exporter must read it");
+        let left = std::fs::read_dir(place.path()).unwrap().count();
+        assert_eq!(left, 1, "nothing but the file is left");
+    }
+
+    #[test]
+    fn a_failed_drill_keeps_the_last_success_and_shows_the_failure() {
+        let mut samples = Samples::new();
+        update(&mut samples, &name("shop"), &outcome(1000, true));
+        update(&mut samples, &name("shop"), &outcome(2000, false));
+        let text = render(&samples);
+        for line in [
+            "lifeboat_drill_last_success_timestamp_seconds{dataset=\"shop\"} 1000.000",
+            "lifeboat_drill_last_attempt_timestamp_seconds{dataset=\"shop\"} 2000.000",
+            "lifeboat_drill_last_status{dataset=\"shop\"} 0",
+            "lifeboat_drill_last_level{dataset=\"shop\"} 0",
+            "lifeboat_drill_restore_duration_seconds{dataset=\"shop\"} 41.250",
+            "lifeboat_objective_seconds{dataset=\"shop\",objective=\"rpo\"} 3600.000",
+        ] {
+            assert!(text.lines().any(|found| found == line), "{line} is not in\n{text}");
+        }
+    }
+
+    #[test]
+    fn a_first_failure_reports_that_no_drill_ever_succeeded() {
+        let mut samples = Samples::new();
+        update(&mut samples, &name("shop"), &outcome(2000, false));
+        let text = render(&samples);
+        assert!(text.contains("lifeboat_drill_last_success_timestamp_seconds{dataset=\"shop\"} 0\n"), "{text}");
+        assert!(!text.contains("restore_duration"), "nothing was measured: {text}");
+    }
+
+    #[test]
+    fn other_datasets_keep_their_values_and_dropped_objectives_go() {
+        let mut samples = Samples::new();
+        update(&mut samples, &name("shop"), &outcome(1000, true));
+        let before = render(&samples);
+        let mut samples = parse(&before).unwrap();
+        let without = Outcome { objectives: Objectives::default(), ..outcome(2000, true) };
+        update(&mut samples, &name("other"), &outcome(2000, true));
+        update(&mut samples, &name("other"), &without);
+        let text = render(&samples);
+        for line in before.lines() {
+            assert!(text.lines().any(|found| found == line), "{line} was lost");
+        }
+        assert!(!text.contains("lifeboat_objective_seconds{dataset=\"other\""), "{text}");
+    }
+
+    #[test]
+    fn a_file_of_somebody_else_is_left_alone() {
+        let place = tempfile::tempdir().unwrap();
+        let path = place.path().join("raid.prom");
+        std::fs::write(&path, "node_md_disks{device=\"md0\"} 2\n").unwrap();
+        assert!(Textfile::open(&path).is_err());
+        assert!(Textfile::open(&place.path().join("missing/drill.prom")).is_err());
+        assert_eq!(std::fs::read_to_string(&path).unwrap(), "node_md_disks{device=\"md0\"} 2\n");
+    }
+}

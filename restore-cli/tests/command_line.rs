@@ -1,0 +1,119 @@
+//! The program as a shell meets it: exit codes, which stream says what, and what it generates.
+#![allow(clippy::unwrap_used, clippy::expect_used)]
+
+use std::path::Path;
+use std::process::{Command, Output, Stdio};
+
+use serde_json::Value;
+
+fn lifeboat(arguments: &[&str]) -> Output {
+    Command::new(env!("CARGO_BIN_EXE_lifeboat"))
+        .args(arguments)
+        .env_remove("LIFEBOAT_CONFIG")
+        .stdin(Stdio::null())
+        .output()
+        .expect("the program starts")
+}
+
+fn stdout(output: &Output) -> String {
+    String::from_utf8(output.stdout.clone()).unwrap()
+}
+
+fn stderr(output: &Output) -> String {
+    String::from_utf8(output.stderr.clone()).unwrap()
+}
+
+#[test]
+fn help_goes_to_standard_output_and_explains_the_exit_codes() {
+    for arguments in [&["--help"][..], &["drill", "--help"], &["help", "restore"]] {
+        let output = lifeboat(arguments);
+        assert_eq!(output.status.code(), Some(0), "{arguments:?}");
+        assert!(stdout(&output).contains("8  everything worked, but outside the objectives"), "{}", stdout(&output));
+        assert!(output.stderr.is_empty());
+    }
+}
+
+#[test]
+fn a_wrong_command_line_is_exit_2_with_nothing_on_standard_output() {
+    for arguments in [
+        &["nonsense"][..],
+        &[],
+        &["restore", "shop"],
+        &["restore", "shop", "--to-directory", "/x", "--stdout", "y"],
+        &["list", "--directory", "/a", "--s3-bucket", "b", "--s3-region", "eu"],
+        &["list", "--s3-endpoint", "https://s3.example"],
+        &["list", "--directory", "/a", "--replica", "north"],
+        &["prune", "--directory", "/a"],
+        &["init", "--directory", "/a"],
+        &["restore", "shop", "--stdout", "globals", "--json"],
+        &["restore", "shop", "--to-postgres", "service:x", "--database", "a", "--database", "b", "--rename", "c"],
+    ] {
+        let output = lifeboat(arguments);
+        assert_eq!(output.status.code(), Some(2), "{arguments:?}: {}", stderr(&output));
+        assert!(output.stdout.is_empty() && !output.stderr.is_empty(), "{arguments:?}");
+    }
+}
+
+#[test]
+fn a_missing_configuration_is_exit_3_and_names_the_way_out() {
+    let output = lifeboat(&["list", "--config", "/nonexistent/lifeboat.toml"]);
+    assert_eq!(output.status.code(), Some(3));
+    let said = stderr(&output);
+    assert!(said.starts_with("error: there is no configuration /nonexistent/lifeboat.toml\n"), "{said}");
+    assert!(said.contains("  next: ") && said.contains("--directory"), "{said}");
+}
+
+#[test]
+fn errors_are_json_with_json_also_those_of_the_command_line() {
+    for (arguments, class, code) in [
+        (&["--json", "list", "--config", "/nonexistent/lifeboat.toml"][..], "configuration", 3),
+        (&["restore", "shop", "--json"], "usage", 2),
+        (&["list", "--s3-bucket", "b", "--json"], "usage", 2),
+    ] {
+        let output = lifeboat(arguments);
+        assert_eq!(output.status.code(), Some(code), "{arguments:?}");
+        assert!(output.stdout.is_empty());
+        let said = stderr(&output);
+        let last: Value = serde_json::from_str(said.lines().last().unwrap()).expect(&said);
+        let error = &last["error"];
+        assert_eq!(error["class"], class);
+        assert_eq!(error["exit_code"], code);
+        assert!(error["message"].is_string() && error["causes"].is_array() && error["hint"].is_string(), "{said}");
+    }
+}
+
+#[test]
+fn a_password_on_the_command_line_is_refused_and_not_repeated() {
+    let output = lifeboat(&["restore", "shop", "--to-postgres", "postgresql://shop:hunter2@db/shop"]);
+    assert_eq!(output.status.code(), Some(2));
+    let said = stderr(&output);
+    assert!(said.contains("--password-file"), "{said}");
+    assert!(!said.contains("hunter2"), "the shell knows it, the log of a job must not: {said}");
+}
+
+#[test]
+fn completions_are_made_for_every_shell() {
+    for shell in ["bash", "zsh", "fish", "elvish", "powershell"] {
+        let output = lifeboat(&["completions", shell]);
+        assert!(output.status.success());
+        assert!(stdout(&output).contains("to-postgres"), "{shell}");
+    }
+    let script = stdout(&lifeboat(&["completions", "bash"]));
+    let mut bash = Command::new("bash").args(["-n"]).stdin(Stdio::piped()).spawn().unwrap();
+    std::io::Write::write_all(&mut bash.stdin.take().unwrap(), script.as_bytes()).unwrap();
+    assert!(bash.wait().unwrap().success());
+}
+
+#[test]
+fn the_manual_has_a_page_for_every_command_and_names_the_exit_codes() {
+    let page = stdout(&lifeboat(&["man"]));
+    assert!(page.contains(".TH lifeboat 1") && page.contains("Exit codes"), "{page}");
+    let place = tempfile::tempdir().unwrap();
+    let directory = place.path().join("share/man1");
+    assert!(lifeboat(&["man", directory.to_str().unwrap()]).status.success());
+    for page in ["lifeboat.1", "lifeboat-restore.1", "lifeboat-drill.1", "lifeboat-completions.1"] {
+        assert!(directory.join(page).is_file(), "{page}");
+    }
+    let into_file = Path::new(env!("CARGO_MANIFEST_DIR")).join("Cargo.toml/man1");
+    assert_eq!(lifeboat(&["man", into_file.to_str().unwrap()]).status.code(), Some(5));
+}

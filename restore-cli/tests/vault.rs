@@ -1,0 +1,336 @@
+//! The program against a real vault in directories: what an operator types on the worst day, and what it answers.
+#![allow(clippy::unwrap_used, clippy::expect_used)]
+
+use std::fs;
+use std::io::Write;
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output, Stdio};
+use std::time::{Duration, Instant};
+
+use lifeboat_tests::vault::{DATASET, MemorySource, TestVault, noise};
+use serde_json::Value;
+
+/// A vault with two replicas and two snapshots, and a configuration file for each host.
+struct Installation {
+    vault: TestVault,
+    contents: [Vec<u8>; 2],
+    snapshots: [String; 2],
+}
+
+impl Installation {
+    async fn new() -> Self {
+        let vault = TestVault::new(2, 2).await;
+        let contents = [noise(700_000, 1), [noise(700_000, 1), b"and one line more".to_vec()].concat()];
+        let mut snapshots = Vec::new();
+        for content in &contents {
+            let report = vault.backup(&MemorySource::of(content.clone())).await.expect("the backup succeeds");
+            snapshots.push(report.snapshot.to_string());
+        }
+        let installation = Self { vault, contents, snapshots: snapshots.try_into().unwrap() };
+        installation.write_configurations();
+        installation
+    }
+
+    fn path(&self, name: &str) -> PathBuf {
+        self.vault.place.path().join(name)
+    }
+
+    fn write_configurations(&self) {
+        let root = self.vault.place.path().display();
+        let replicas: String = (1..=2)
+            .map(|n| {
+                format!(
+                    "[[replica]]\nname = \"r{n}\"\nregion = \"{}\"\nkind = \"directory\"\npath = \"{root}/r{n}\"\n",
+                    ["east", "west"][n - 1]
+                )
+            })
+            .collect();
+        let recipient = &self.vault.config.keys.master_recipients[0];
+        let backup = format!(
+            "host = \"db1\"\nvault_prefix = \"vault\"\nstate_directory = \"{root}/state\"\ncontrol_socket = \"{root}/control.sock\"\n\
+             [keys]\ndirectory = \"{root}/keys\"\nhost_key = \"{root}/keys/host.key\"\nmaster_recipients = [\"{recipient}\"]\n{replicas}\
+             [[dataset]]\nname = \"{DATASET}\"\nhome_region = \"home\"\nretention = {{ keep_last = 1 }}\n\
+             source = {{ kind = \"command\", argv = [\"true\"], stream = \"data\" }}\n"
+        );
+        let drill = format!(
+            "host = \"drill\"\nvault_prefix = \"vault\"\nstate_directory = \"{root}/drill-state\"\n\
+             [keys]\ndirectory = \"{root}/keys/drill-host\"\ntrusted_signers = [\"{}\"]\n{replicas}",
+            self.vault.init.signer
+        );
+        fs::write(self.path("backup.toml"), backup).unwrap();
+        fs::write(self.path("drill.toml"), drill).unwrap();
+    }
+
+    fn command(&self, arguments: &[&str]) -> Command {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_lifeboat"));
+        command
+            .args(arguments)
+            .current_dir(self.vault.place.path())
+            .env_clear()
+            .env("PATH", std::env::var("PATH").unwrap());
+        command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
+        command
+    }
+
+    fn run(&self, arguments: &[&str]) -> Output {
+        self.command(arguments).output().expect("the program starts")
+    }
+
+    /// As the owner, with one replica and nothing else.
+    fn with_one_replica(&self, arguments: &[&str]) -> Output {
+        let master = self.vault.master.to_str().unwrap();
+        let flags =
+            ["--directory", "r2", "--vault-prefix", "vault", "-i", master, "--trusted-signer", &self.vault.init.signer];
+        self.run(&[&flags[..], arguments].concat())
+    }
+
+    fn on(&self, host: &str, arguments: &[&str]) -> Output {
+        let config = self.path(&format!("{host}.toml"));
+        self.run(&[&["--config", config.to_str().unwrap()][..], arguments].concat())
+    }
+
+    fn a_pack(&self, replica: usize) -> PathBuf {
+        let mut folders = vec![self.vault.replica_path(replica).join("datasets/shop/packs")];
+        while let Some(folder) = folders.pop() {
+            for entry in fs::read_dir(folder).unwrap() {
+                let path = entry.unwrap().path();
+                if path.is_dir() {
+                    folders.push(path);
+                } else {
+                    return path;
+                }
+            }
+        }
+        unreachable!("the replica holds no pack")
+    }
+}
+
+fn stderr(output: &Output) -> String {
+    String::from_utf8_lossy(&output.stderr).into_owned()
+}
+
+fn stdout(output: &Output) -> String {
+    String::from_utf8_lossy(&output.stdout).into_owned()
+}
+
+fn json(output: &Output) -> Value {
+    serde_json::from_slice(&output.stdout)
+        .unwrap_or_else(|error| panic!("{error}: {}{}", stdout(output), stderr(output)))
+}
+
+fn code(output: &Output) -> i32 {
+    output.status.code().expect("it exits")
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn one_replica_and_an_identity_are_enough_to_restore() {
+    let place = Installation::new().await;
+    fs::remove_dir_all(place.path("r1")).unwrap();
+    fs::remove_dir_all(place.path("state")).unwrap();
+    fs::rename(place.path("keys"), place.path("keys-are-gone")).unwrap();
+
+    let listed = json(&place.with_one_replica(&["list", "--json"]));
+    let snapshots = listed["snapshots"].as_array().unwrap();
+    assert_eq!(snapshots.len(), 2);
+    assert_eq!(snapshots[1]["raw_bytes"], place.contents[1].len());
+
+    let latest = place.with_one_replica(&["restore", DATASET, "--stdout", "data"]);
+    assert_eq!(code(&latest), 0, "{}", stderr(&latest));
+    assert!(latest.stdout == place.contents[1], "the newest snapshot is not what was captured");
+    let first = place.with_one_replica(&["restore", DATASET, "--snapshot", &place.snapshots[0], "--stdout", "data"]);
+    assert!(first.stdout == place.contents[0], "the first snapshot is not what was captured");
+
+    let shown = place.with_one_replica(&["show", DATASET, "latest"]);
+    assert!(stdout(&shown).contains(&place.snapshots[0]), "its predecessor is named: {}", stdout(&shown));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_restore_without_the_right_keys_is_exit_7_and_says_where_they_are() {
+    let place = Installation::new().await;
+    let (signer, master) = (place.vault.init.signer.clone(), place.vault.master.clone());
+    let one = ["--directory", "r1", "--vault-prefix", "vault"];
+    let restore = ["restore", DATASET, "--stdout", "data"];
+    let master = master.to_str().unwrap();
+
+    let no_identity = place.run(&[&one[..], &["--trusted-signer", &signer], &restore].concat());
+    assert_eq!(code(&no_identity), 7);
+    assert!(stderr(&no_identity).contains("  next: pass --identity"), "{}", stderr(&no_identity));
+    let no_signer = place.run(&[&one[..], &["-i", master], &restore].concat());
+    assert_eq!(code(&no_signer), 7);
+    assert!(stderr(&no_signer).contains("`lifeboat init` printed it"), "{}", stderr(&no_signer));
+
+    let stranger = place.path("stranger");
+    assert!(Command::new("age-keygen").arg("-o").arg(&stranger).stderr(Stdio::null()).status().unwrap().success());
+    let wrong =
+        place.run(&[&one[..], &["--trusted-signer", &signer, "-i", stranger.to_str().unwrap()], &restore].concat());
+    assert_eq!(code(&wrong), 7, "{}", stderr(&wrong));
+    assert!(wrong.stdout.is_empty());
+
+    fs::set_permissions(master, fs::Permissions::from_mode(0o644)).unwrap();
+    let readable = place.with_one_replica(&restore);
+    assert_eq!(code(&readable), 7);
+    assert!(stderr(&readable).contains("chmod 0600"), "{}", stderr(&readable));
+    // The backup host itself holds no key that opens data.
+    assert_eq!(code(&place.on("backup", &restore)), 7);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_identity_may_come_through_a_pipe() {
+    let place = Installation::new().await;
+    let arguments =
+        ["--directory", "r1", "--vault-prefix", "vault", "-i", "-", "--trusted-signer", &place.vault.init.signer];
+    let mut child = place.command(&[&arguments[..], &["restore", DATASET, "--stdout", "data"]].concat());
+    let mut child = child.stdin(Stdio::piped()).spawn().unwrap();
+    child.stdin.take().unwrap().write_all(&fs::read(&place.vault.master).unwrap()).unwrap();
+    let output = child.wait_with_output().unwrap();
+    assert_eq!(code(&output), 0, "{}", stderr(&output));
+    assert!(output.stdout == place.contents[1]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn without_an_identity_ids_are_listed_and_on_the_backup_host_sizes_too() {
+    let place = Installation::new().await;
+    let one = ["--directory", "r1", "--vault-prefix", "vault", "--trusted-signer", &place.vault.init.signer];
+    let output = place.run(&[&one[..], &["list"]].concat());
+    assert_eq!(code(&output), 0, "{}", stderr(&output));
+    assert!(stdout(&output).contains(&place.snapshots[0]));
+    assert!(stderr(&output).contains("sizes are unknown"), "{}", stderr(&output));
+    let listed = json(&place.on("backup", &["list", DATASET, "--json"]));
+    assert_eq!(listed["snapshots"][0]["raw_bytes"], place.contents[0].len());
+    assert_eq!(listed["snapshots"][0]["replicas"], serde_json::json!(["r1", "r2"]));
+    let unknown = place.on("backup", &["list", "shopp"]);
+    assert_eq!(code(&unknown), 2);
+    assert!(stderr(&unknown).contains("it has: shop"), "{}", stderr(&unknown));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn verify_tells_good_from_damaged_from_unreachable() {
+    let place = Installation::new().await;
+    let good = place.on("backup", &["verify", "--json"]);
+    assert_eq!(code(&good), 0, "{}{}", stdout(&good), stderr(&good));
+    assert_eq!(json(&good)["datasets"][DATASET]["snapshots"], 2);
+    let deep = place.on("drill", &["verify", "--read-data", "--json"]);
+    assert_eq!(code(&deep), 0, "{}{}", stdout(&deep), stderr(&deep));
+    assert!(json(&deep)["datasets"][DATASET]["decrypted_bytes"].as_u64().unwrap() > 1_400_000);
+
+    let pack = place.a_pack(1);
+    let mut content = fs::read(&pack).unwrap();
+    let middle = content.len() / 2;
+    content[middle] ^= 1;
+    fs::set_permissions(&pack, fs::Permissions::from_mode(0o600)).unwrap();
+    fs::write(&pack, content).unwrap();
+    let damaged = place.on("backup", &["verify", DATASET]);
+    assert_eq!(code(&damaged), 6, "{}", stderr(&damaged));
+    assert!(stdout(&damaged).contains("PROBLEM in replica r1"), "{}", stdout(&damaged));
+    assert_eq!(code(&place.on("backup", &["verify", "--replica", "r2"])), 0, "the other replica is whole");
+
+    fs::rename(place.path("r1"), place.path("unmounted")).unwrap();
+    let unreachable = place.on("backup", &["verify", "--json"]);
+    assert_eq!(code(&unreachable), 5, "{}", stderr(&unreachable));
+    assert!(json(&unreachable)["unreachable"].get("r1").is_some());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_drill_leaves_signed_evidence_and_metrics() {
+    let place = Installation::new().await;
+    let drill =
+        ["drill", DATASET, "--level", "fetched", "--report", "report.json", "--textfile", "drill.prom", "--json"];
+    let output = place.on("drill", &drill);
+    assert_eq!(code(&output), 0, "{}{}", stdout(&output), stderr(&output));
+    let said = json(&output);
+    assert_eq!(said["reached"], "fetched");
+    assert_eq!(said["published"]["replicas"], serde_json::json!(["r1", "r2"]));
+    let report: Value = serde_json::from_slice(&fs::read(place.path("report.json")).unwrap()).unwrap();
+    assert_eq!(report["drill"], said["drill"]);
+
+    let signer = place.vault.init.drill_signer.as_deref().unwrap();
+    let published = place
+        .vault
+        .replica_path(2)
+        .join(format!("datasets/{DATASET}/drills/{}.json", report["drill"].as_str().unwrap()));
+    for file in [place.path("report.json"), published] {
+        let checked = Command::new("minisign").args(["-V", "-P", signer, "-m"]).arg(&file).output().unwrap();
+        assert!(checked.status.success(), "{}: {}", file.display(), stderr(&checked));
+    }
+    let metrics = fs::read_to_string(place.path("drill.prom")).unwrap();
+    assert!(metrics.contains("lifeboat_drill_last_status{dataset=\"shop\"} 1\n"), "{metrics}");
+    assert!(metrics.contains("lifeboat_drill_last_level{dataset=\"shop\"} 1\n"), "{metrics}");
+
+    // No replica answers: there is nothing to report on, and the metrics say so all the same.
+    for replica in ["r1", "r2"] {
+        fs::rename(place.path(replica), place.path(&format!("{replica}-lost"))).unwrap();
+    }
+    let failed = place.on("drill", &drill);
+    assert_eq!(code(&failed), 5, "{}", stderr(&failed));
+    let after = fs::read_to_string(place.path("drill.prom")).unwrap();
+    assert!(after.contains("lifeboat_drill_last_status{dataset=\"shop\"} 0\n"), "{after}");
+    let success =
+        |text: &str| text.lines().find(|line| line.starts_with("lifeboat_drill_last_success")).map(str::to_owned);
+    assert_eq!(success(&after), success(&metrics));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_drill_that_cannot_publish_keeps_its_report_in_a_file() {
+    let place = Installation::new().await;
+    fs::remove_file(place.path("keys/drill-host/drill-signer")).unwrap();
+    let output = place.on("drill", &["drill", DATASET, "--level", "fetched", "--json"]);
+    assert_eq!(code(&output), 0, "{}", stderr(&output));
+    let said = json(&output);
+    assert_eq!(said["published"], Value::Null);
+    let file = said["file"].as_str().unwrap();
+    assert!(file.starts_with(place.path("drill-state/drills/shop").to_str().unwrap()), "{file}");
+    assert!(Path::new(file).is_file() && !Path::new(&format!("{file}.minisig")).exists());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn prune_plans_asks_and_only_then_removes() {
+    let place = Installation::new().await;
+    let planned = json(&place.on("backup", &["prune", "--dry-run", "--json"]));
+    assert_eq!(planned[0]["outcome"], Value::Null);
+    assert_eq!(planned[0]["plan"]["verdicts"][0]["keep_because"], serde_json::json!([]));
+    let unasked = place.on("backup", &["prune"]);
+    assert_eq!(code(&unasked), 2, "nobody can be asked");
+    assert!(stdout(&unasked).contains("GOES"), "the plan is shown: {}", stdout(&unasked));
+    assert_eq!(json(&place.on("backup", &["list", "--json"]))["snapshots"].as_array().unwrap().len(), 2);
+
+    let done = json(&place.on("backup", &["prune", "--yes", "--json"]));
+    assert_eq!(done[0]["outcome"]["snapshots"], 1);
+    let left = json(&place.on("backup", &["list", "--json"]));
+    assert_eq!(left["snapshots"][0]["snapshot"], place.snapshots[1]);
+    assert_eq!(left["snapshots"].as_array().unwrap().len(), 1);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn init_run_again_keeps_every_key_and_names_the_signer() {
+    let place = Installation::new().await;
+    let before = fs::read(place.path("keys/host.key")).unwrap();
+    let output = place.on("backup", &["init"]);
+    assert_eq!(code(&output), 0, "{}", stderr(&output));
+    assert!(stdout(&output).contains(&place.vault.init.signer), "{}", stdout(&output));
+    assert_eq!(fs::read(place.path("keys/host.key")).unwrap(), before);
+    fs::rename(place.path("r2"), place.path("r2-away")).unwrap();
+    let partly = place.on("backup", &["init", "--json"]);
+    assert_eq!(code(&partly), 5, "one replica was not reached");
+    assert_eq!(json(&partly)["signer"], place.vault.init.signer);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_signal_ends_it_even_while_it_waits_for_a_key() {
+    let place = Installation::new().await;
+    let fifo = place.path("key.fifo");
+    assert!(Command::new("mkfifo").arg(&fifo).status().unwrap().success());
+    let mut command = place.command(&["list", "--directory", "r1", "--vault-prefix", "vault", "-i"]);
+    let mut child = command.arg(&fifo).spawn().unwrap();
+    std::thread::sleep(Duration::from_millis(500));
+    assert!(child.try_wait().unwrap().is_none(), "it waits for the key");
+    assert!(Command::new("kill").args(["-TERM", &child.id().to_string()]).status().unwrap().success());
+    let deadline = Instant::now() + Duration::from_secs(10);
+    while child.try_wait().unwrap().is_none() {
+        assert!(Instant::now() < deadline, "it did not end");
+        std::thread::sleep(Duration::from_millis(50));
+    }
+    let output = child.wait_with_output().unwrap();
+    assert_eq!(code(&output), 1);
+    assert!(stderr(&output).contains("error: reading an identity was cancelled"), "{}", stderr(&output));
+}
