@@ -316,6 +316,50 @@ async fn init_run_again_keeps_every_key_and_names_the_signer() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_restore_into_a_directory_overwrites_only_when_it_is_meant() {
+    let place = Installation::new().await;
+    let restore = ["restore", DATASET, "--to-directory", "out"];
+    let first = place.with_one_replica(&[&restore[..], &["--json"]].concat());
+    assert_eq!(code(&first), 0, "{}", stderr(&first));
+    let said = json(&first);
+    assert_eq!(said["restored_bytes"], place.contents[1].len());
+    assert_eq!(said["read_from"], serde_json::json!(["directory"]));
+    let file = place.path(said["written"][0].as_str().unwrap());
+    assert!(fs::read(&file).unwrap() == place.contents[1]);
+
+    fs::write(&file, "changed since").unwrap();
+    for (flags, why) in [(&[][..], "is not empty"), (&["--overwrite"], "pass --yes")] {
+        let refused = place.with_one_replica(&[&restore[..], flags].concat());
+        assert_eq!(code(&refused), 2, "{flags:?}");
+        assert!(stderr(&refused).contains(why), "{}", stderr(&refused));
+        assert_eq!(fs::read(&file).unwrap(), b"changed since");
+    }
+    let meant = place.with_one_replica(&[&restore[..], &["--overwrite", "--yes"]].concat());
+    assert_eq!(code(&meant), 0, "{}", stderr(&meant));
+    assert!(fs::read(&file).unwrap() == place.contents[1]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn check_says_what_is_weak_and_fails_on_what_is_broken() {
+    let place = Installation::new().await;
+    let weak = place.on("backup", &["check"]);
+    assert_eq!(code(&weak), 0, "{}{}", stdout(&weak), stderr(&weak));
+    for words in ["has no schedule", "no RPO or RTO objective", "the drill identity is still on this host"] {
+        assert!(stdout(&weak).contains(words), "{words} is not in\n{}", stdout(&weak));
+    }
+    let drill_host = json(&place.on("drill", &["check", "--json"]));
+    assert_eq!(drill_host["broken"], serde_json::json!([]));
+    assert_eq!(drill_host["replicas"][0]["can_write"], Value::Null, "a drill host is not asked to write");
+
+    fs::rename(place.path("r1"), place.path("unmounted")).unwrap();
+    let broken = place.on("backup", &["check", "--json"]);
+    assert!(matches!(code(&broken), 3 | 5), "{}", stderr(&broken));
+    assert!(json(&broken)["broken"][0]["what"].as_str().unwrap().contains("replica r1"), "{}", stdout(&broken));
+    // One replica by flags, as on the day of a restore.
+    assert_eq!(code(&place.run(&["check", "--directory", "r2", "--vault-prefix", "vault"])), 0);
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_signal_ends_it_even_while_it_waits_for_a_key() {
     let place = Installation::new().await;
     let fifo = place.path("key.fifo");
