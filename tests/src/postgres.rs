@@ -1,1 +1,228 @@
-//! Real throw-away PostgreSQL servers.
+//! Real throw-away PostgreSQL servers: a unix socket in a short private path, no durability, gone on drop.
+//!
+//! PostgreSQL refuses to run as root, so root starts it as the user `postgres`, or `nobody` where there is none.
+
+#![allow(clippy::expect_used)]
+
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
+use std::process::Stdio;
+use std::time::{Duration, Instant};
+
+use lifeboat_engine::config::PostgresConnection;
+use tempfile::TempDir;
+use tokio::process::{Child, Command};
+
+use crate::{ports, tools};
+
+const DEADLINE: Duration = Duration::from_secs(60);
+
+/// How clients reach a server.
+enum Door {
+    /// The socket directory; everybody on this machine is trusted.
+    Socket,
+    /// TCP on the loopback, with a password for the role `postgres`.
+    Password { port: u16, password: String },
+}
+
+/// A running server.
+pub struct Postgres {
+    place: TempDir,
+    programs: PathBuf,
+    server: Child,
+    door: Door,
+}
+
+impl Postgres {
+    /// Starts the newest server that Debian's packages installed.
+    ///
+    /// # Panics
+    /// Nothing is installed, or it does not start; as all of the harness does.
+    pub async fn start() -> Self {
+        Self::start_from(&tools::postgresql(), Door::Socket).await
+    }
+
+    /// Starts the server of these programs.
+    ///
+    /// # Panics
+    /// As [`Self::start`].
+    pub async fn start_with(programs: &Path) -> Self {
+        Self::start_from(programs, Door::Socket).await
+    }
+
+    /// Starts a server that asks for `password` and listens on TCP.
+    ///
+    /// # Panics
+    /// As [`Self::start`].
+    pub async fn start_with_password(password: &str) -> Self {
+        let door = Door::Password { port: ports::free(), password: password.to_owned() };
+        Self::start_from(&tools::postgresql(), door).await
+    }
+
+    async fn start_from(programs: &Path, door: Door) -> Self {
+        let place = tempfile::Builder::new().prefix("lifeboat-pg-").tempdir_in("/tmp").expect("a temporary directory");
+        // Clients pass through to the socket; the data directory is the server's own.
+        std::fs::set_permissions(place.path(), std::fs::Permissions::from_mode(0o711)).expect("permissions");
+        let data = place.path().join("data");
+        std::fs::create_dir(&data).expect("a data directory");
+        if let Some((user, group)) = unprivileged() {
+            for path in [place.path(), &data] {
+                std::os::unix::fs::chown(path, Some(user), Some(group)).expect("chown");
+            }
+        }
+        let mut init = vec!["--username=postgres", "--encoding=UTF8", "--locale=C.UTF-8", "--no-sync"];
+        let secret = place.path().join("password");
+        let secret_option = format!("--pwfile={}", secret.display());
+        match &door {
+            Door::Socket => init.push("--auth=trust"),
+            Door::Password { password, .. } => {
+                std::fs::write(&secret, password).expect("a password file");
+                init.extend(["--auth=scram-sha-256", &secret_option]);
+            }
+        }
+        let mut initdb = Command::new(programs.join("initdb"));
+        initdb.arg("-D").arg(&data).args(init).current_dir(place.path());
+        as_unprivileged(&mut initdb);
+        let made = initdb.output().await.expect("initdb runs");
+        assert!(made.status.success(), "initdb: {}", String::from_utf8_lossy(&made.stderr));
+        let mut server = Command::new(programs.join("postgres"));
+        server.arg("-D").arg(&data).arg("-k").arg(place.path()).current_dir(place.path());
+        match &door {
+            Door::Socket => server.args(["-c", "listen_addresses="]),
+            Door::Password { port, .. } => server.args(["-c", "listen_addresses=127.0.0.1", "-p", &port.to_string()]),
+        };
+        server.args(["-c", "fsync=off", "-c", "synchronous_commit=off", "-c", "full_page_writes=off"]);
+        server.args(["-c", "max_wal_size=4GB", "-c", "shared_buffers=128MB"]);
+        as_unprivileged(&mut server);
+        let log = std::fs::File::create(place.path().join("log")).expect("a log");
+        let server = server.stdin(Stdio::null()).stdout(log.try_clone().expect("a log")).stderr(log).process_group(0);
+        let server = server.kill_on_drop(true).spawn().expect("postgres runs");
+        let postgres = Self { place, programs: programs.to_owned(), server, door };
+        let began = Instant::now();
+        while postgres.try_query("postgres", "SELECT 1").await.is_err() {
+            let log = std::fs::read_to_string(postgres.place.path().join("log")).unwrap_or_default();
+            assert!(began.elapsed() < DEADLINE, "PostgreSQL does not start: {log}");
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+        postgres
+    }
+
+    /// How Lifeboat is told to connect.
+    ///
+    /// # Panics
+    /// Never: the URL is well-formed.
+    #[must_use]
+    pub fn connection(&self) -> PostgresConnection {
+        match &self.door {
+            Door::Socket => PostgresConnection::Socket {
+                directory: self.place.path().to_owned(),
+                port: 5432,
+                user: Some("postgres".to_owned()),
+            },
+            Door::Password { .. } => PostgresConnection::Url(self.url("postgres").parse().expect("a URL")),
+        }
+    }
+
+    /// The URL of a database, without the password.
+    #[must_use]
+    pub fn url(&self, database: &str) -> String {
+        match &self.door {
+            Door::Socket => format!("postgresql://postgres@/{database}?host={}", self.place.path().display()),
+            Door::Password { port, .. } => format!("postgresql://postgres@127.0.0.1:{port}/{database}"),
+        }
+    }
+
+    /// Where its programs are.
+    #[must_use]
+    pub fn programs(&self) -> &Path {
+        &self.programs
+    }
+
+    /// Makes an empty database.
+    ///
+    /// # Panics
+    /// It cannot be made.
+    pub async fn create_database(&self, name: &str) {
+        let quoted = name.replace('"', "\"\"");
+        self.run_sql("postgres", &format!("CREATE DATABASE \"{quoted}\" TEMPLATE template0")).await;
+    }
+
+    /// Runs a script, to its first error.
+    ///
+    /// # Panics
+    /// On that error.
+    pub async fn run_sql(&self, database: &str, sql: &str) {
+        self.try_query(database, sql).await.unwrap_or_else(|error| panic!("{error}"));
+    }
+
+    /// Runs a script and gives its output, unaligned.
+    ///
+    /// # Panics
+    /// On the first error.
+    pub async fn query(&self, database: &str, sql: &str) -> String {
+        self.try_query(database, sql).await.unwrap_or_else(|error| panic!("{error}"))
+    }
+
+    /// Runs a script and gives its output, unaligned, or its error.
+    ///
+    /// # Errors
+    /// What `psql` said.
+    ///
+    /// # Panics
+    /// `psql` cannot be run.
+    pub async fn try_query(&self, database: &str, sql: &str) -> Result<String, String> {
+        let script = tempfile::NamedTempFile::new_in(self.place.path()).expect("a script");
+        std::fs::write(script.path(), sql).expect("a script");
+        let escaped = database.replace('\\', "\\\\").replace('\'', "\\'");
+        let mut psql = Command::new(self.programs.join("psql"));
+        psql.args(["-X", "-q", "-A", "-t", "-v", "ON_ERROR_STOP=1", "-U", "postgres", "-f"]).arg(script.path());
+        psql.arg("-d").arg(format!("dbname='{escaped}'"));
+        match &self.door {
+            Door::Socket => psql.arg("-h").arg(self.place.path()),
+            Door::Password { port, password } => {
+                psql.args(["-h", "127.0.0.1", "-p", &port.to_string()]).env("PGPASSWORD", password)
+            }
+        };
+        let done = psql.stdin(Stdio::null()).output().await.expect("psql runs");
+        if done.status.success() {
+            Ok(String::from_utf8_lossy(&done.stdout).into_owned())
+        } else {
+            Err(String::from_utf8_lossy(&done.stderr).into_owned())
+        }
+    }
+}
+
+impl Drop for Postgres {
+    fn drop(&mut self) {
+        let group = self.server.id().and_then(|id| i32::try_from(id).ok()).and_then(rustix::process::Pid::from_raw);
+        if let Some(group) = group {
+            // SIGQUIT is PostgreSQL's immediate shutdown: it takes its children and its shared memory along.
+            let _ = rustix::process::kill_process(group, rustix::process::Signal::QUIT);
+            let began = Instant::now();
+            while matches!(self.server.try_wait(), Ok(None)) && began.elapsed() < Duration::from_secs(5) {
+                std::thread::sleep(Duration::from_millis(20));
+            }
+            let _ = rustix::process::kill_process_group(group, rustix::process::Signal::KILL);
+        }
+    }
+}
+
+/// User and group to run a server as, when we are root.
+fn unprivileged() -> Option<(u32, u32)> {
+    if !rustix::process::geteuid().is_root() {
+        return None;
+    }
+    let users = std::fs::read_to_string("/etc/passwd").unwrap_or_default();
+    let entry = |name: &str| {
+        let line = users.lines().find(|line| line.split(':').next() == Some(name))?;
+        let mut fields = line.split(':').skip(2);
+        Some((fields.next()?.parse().ok()?, fields.next()?.parse().ok()?))
+    };
+    entry("postgres").or_else(|| entry("nobody"))
+}
+
+fn as_unprivileged(command: &mut Command) {
+    if let Some((user, group)) = unprivileged() {
+        command.uid(user).gid(group);
+    }
+}

@@ -21,6 +21,19 @@ pub fn find(name: &str) -> PathBuf {
     found.unwrap_or_else(|| panic!("`{name}` is not installed: run `make setup`"))
 }
 
+/// The programs of a PostgreSQL server and its clients, all of one version.
+///
+/// # Panics
+/// If they are nowhere.
+#[must_use]
+pub fn postgresql() -> PathBuf {
+    let whole = |directory: &PathBuf| {
+        ["initdb", "postgres", "psql", "pg_dump"].iter().all(|program| directory.join(program).is_file())
+    };
+    let found = directories().into_iter().find(whole);
+    found.unwrap_or_else(|| panic!("no PostgreSQL server is installed: run `make setup`"))
+}
+
 fn directories() -> Vec<PathBuf> {
     let mut directories: Vec<PathBuf> = std::env::var_os("LIFEBOAT_TOOLS").map(PathBuf::from).into_iter().collect();
     directories.push(workspace().join(".tools/bin"));

@@ -1,0 +1,356 @@
+//! Sources against real servers: what is captured can be loaded again, and nothing that failed looks like success.
+#![allow(clippy::unwrap_used, clippy::expect_used)]
+
+use std::collections::BTreeMap;
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use async_trait::async_trait;
+use bytes::Bytes;
+use lifeboat_engine::config::{CommandConfig, PostgresConfig, Secret, SecretRef, SourceConfig};
+use lifeboat_engine::source::{
+    CaptureContext, SourceFacts, StoredStreams, StreamReader, StreamSink, StreamWriter, Target, from_config, load,
+};
+use lifeboat_engine::{Class, Error, Result};
+use lifeboat_tests::postgres::Postgres;
+use lifeboat_tests::tools;
+use tempfile::TempDir;
+use tokio_util::sync::CancellationToken;
+
+/// Streams in memory: what was written, and whether it was finished.
+#[derive(Default, Clone)]
+struct Memory {
+    streams: Arc<Mutex<BTreeMap<String, (Vec<u8>, Option<i32>)>>>,
+    order: Arc<Mutex<Vec<String>>>,
+    facts: SourceFacts,
+}
+
+struct MemoryWriter(Memory, String);
+
+impl StreamSink for Memory {
+    fn open(&self, name: &str) -> Result<Box<dyn StreamWriter>> {
+        self.order.lock().unwrap().push(name.to_owned());
+        assert!(self.streams.lock().unwrap().insert(name.to_owned(), (Vec::new(), None)).is_none());
+        Ok(Box::new(MemoryWriter(self.clone(), name.to_owned())))
+    }
+}
+
+#[async_trait]
+impl StreamWriter for MemoryWriter {
+    async fn write(&mut self, data: Bytes) -> Result<()> {
+        self.0.streams.lock().unwrap().get_mut(&self.1).unwrap().0.extend_from_slice(&data);
+        Ok(())
+    }
+
+    async fn finish(self: Box<Self>, exit: i32) -> Result<()> {
+        self.0.streams.lock().unwrap().get_mut(&self.1).unwrap().1 = Some(exit);
+        Ok(())
+    }
+}
+
+struct MemoryReader(std::vec::IntoIter<Vec<u8>>, bool);
+
+#[async_trait]
+impl StreamReader for MemoryReader {
+    async fn next(&mut self) -> Result<Option<Bytes>> {
+        match self.0.next() {
+            None if self.1 => Err(Error::integrity("the stream is damaged, as the test wants it")),
+            piece => Ok(piece.map(Bytes::from)),
+        }
+    }
+}
+
+#[async_trait]
+impl StoredStreams for Memory {
+    fn names(&self) -> Vec<String> {
+        self.order.lock().unwrap().clone()
+    }
+
+    fn facts(&self) -> &SourceFacts {
+        &self.facts
+    }
+
+    async fn open(&self, name: &str) -> Result<Box<dyn StreamReader>> {
+        let content = self.streams.lock().unwrap()[name].0.clone();
+        let pieces: Vec<Vec<u8>> = content.chunks(100_000).map(<[u8]>::to_vec).collect();
+        let damaged = self.facts.details.contains_key("damaged");
+        Ok(Box::new(MemoryReader(pieces.into_iter(), damaged)))
+    }
+}
+
+impl Memory {
+    fn finished(&self) -> Vec<String> {
+        let streams = self.streams.lock().unwrap();
+        streams.iter().filter(|(_, (_, exit))| exit.is_some()).map(|(name, _)| name.clone()).collect()
+    }
+}
+
+fn context(place: &TempDir) -> CaptureContext {
+    CaptureContext {
+        scratch: place.path().to_owned(),
+        stall: Duration::from_secs(20),
+        cancel: CancellationToken::new(),
+    }
+}
+
+fn postgres(server: &Postgres) -> PostgresConfig {
+    PostgresConfig {
+        connection: server.connection(),
+        password: None,
+        databases: Vec::new(),
+        client_directories: vec![server.programs().to_owned()],
+    }
+}
+
+async fn captured(config: SourceConfig, cx: &CaptureContext) -> Result<Memory> {
+    let mut memory = Memory::default();
+    memory.facts = from_config(&config).capture(&memory, cx).await?;
+    Ok(memory)
+}
+
+const SCHEMA: &str = r#"
+CREATE ROLE "Bücher leser" LOGIN PASSWORD 'gehe''im';
+CREATE ROLE owner_of_all NOLOGIN;
+GRANT owner_of_all TO "Bücher leser";
+CREATE TABLE "größe" (id int GENERATED ALWAYS AS IDENTITY PRIMARY KEY, text text DEFAULT E'a\tb', half numeric GENERATED ALWAYS AS (1) STORED);
+ALTER TABLE "größe" OWNER TO owner_of_all;
+INSERT INTO "größe" (text) SELECT 'Zeile ' || n || E' 日本\n\\.' FROM generate_series(1, 2000) n;
+SELECT lo_from_bytea(4711, 'large object content');
+"#;
+
+#[tokio::test(flavor = "multi_thread")]
+async fn postgres_is_captured_and_loaded_into_another_server() {
+    let (from, to) = (Postgres::start().await, Postgres::start().await);
+    let odd = "an \"odd\" näme='x'";
+    from.create_database(odd).await;
+    from.run_sql(odd, SCHEMA).await;
+    let place = TempDir::new().unwrap();
+    let cx = context(&place);
+    let memory = captured(SourceConfig::Postgres(postgres(&from)), &cx).await.unwrap();
+    assert_eq!(memory.names(), ["globals".to_owned(), format!("database/{odd}"), "database/postgres".to_owned()]);
+    assert_eq!(memory.finished().len(), 3);
+    assert!(memory.facts.server_version.as_deref().unwrap().starts_with(char::is_numeric));
+    assert_eq!(memory.facts.details["superuser"], "postgres");
+
+    let target = |overwrite, rename: Option<&str>| Target::Postgres {
+        connection: to.connection(),
+        password: None,
+        client_directories: vec![to.programs().to_owned()],
+        databases: vec![odd.to_owned()],
+        rename: rename.map(str::to_owned),
+        overwrite,
+    };
+    let outcome = load(&memory, &target(false, None), &cx).await.unwrap();
+    assert_eq!(outcome.written, [odd]);
+    let sums =
+        r#"SELECT count(*), md5(string_agg(text, '|' ORDER BY id)), convert_from(lo_get(4711), 'UTF8') FROM "größe""#;
+    assert_eq!(to.query(odd, sums).await, from.query(odd, sums).await);
+    let hash = "SELECT rolpassword FROM pg_authid WHERE rolname = 'Bücher leser'";
+    assert_eq!(to.query("postgres", hash).await, from.query("postgres", hash).await);
+
+    // What is there is not touched unless told so.
+    to.run_sql(odd, "DELETE FROM \"größe\"").await;
+    let refused = load(&memory, &target(false, None), &cx).await.unwrap_err();
+    assert_eq!(refused.class(), Class::Usage, "{refused:?}");
+    load(&memory, &target(false, Some("copy")), &cx).await.unwrap();
+    assert_eq!(to.query("copy", sums).await, from.query(odd, sums).await);
+    load(&memory, &target(true, None), &cx).await.unwrap();
+    assert_eq!(to.query(odd, sums).await, from.query(odd, sums).await);
+
+    // A stream that turns out damaged at its end leaves no database behind.
+    let mut damaged = memory.clone();
+    damaged.facts.details.insert("damaged".to_owned(), String::new());
+    damaged.order = Arc::new(Mutex::new(vec![format!("database/{odd}")]));
+    let refused = load(&damaged, &target(false, Some("half")), &cx).await.unwrap_err();
+    assert_eq!(refused.class(), Class::Integrity, "{refused:?}");
+    assert_eq!(to.query("postgres", "SELECT count(*) FROM pg_database WHERE datname = 'half'").await.trim(), "0");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_password_is_used_and_seen_in_no_process_list() {
+    let password = "hush:\\pass-4711";
+    let server = Postgres::start_with_password(password).await;
+    server.run_sql("postgres", "CREATE TABLE t AS SELECT n, repeat('x', 2000) FROM generate_series(1, 20000) n").await;
+    let place = TempDir::new().unwrap();
+    let cx = context(&place);
+    let secret = place.path().join("secret");
+    std::fs::write(&secret, password).unwrap();
+    std::fs::set_permissions(&secret, std::fs::Permissions::from_mode(0o600)).unwrap();
+    let config = PostgresConfig { password: Some(SecretRef::file(&secret)), ..postgres(&server) };
+    let watched = tokio::task::spawn_blocking(|| {
+        let (mut seen, mut tools) = (false, false);
+        for _ in 0..150 {
+            for entry in std::fs::read_dir("/proc").unwrap().flatten() {
+                let line = std::fs::read(entry.path().join("cmdline")).unwrap_or_default();
+                let line = String::from_utf8_lossy(&line);
+                seen |= line.contains("hush:");
+                tools |= line.contains("pg_dump");
+            }
+            std::thread::sleep(Duration::from_millis(10));
+        }
+        (seen, tools)
+    });
+    captured(SourceConfig::Postgres(config), &cx).await.unwrap();
+    let (seen, tools) = watched.await.unwrap();
+    assert!(tools, "the dump was over before it was looked at");
+    assert!(!seen, "the password stands in a process list");
+    let left: Vec<_> = std::fs::read_dir(place.path()).unwrap().flatten().map(|entry| entry.file_name()).collect();
+    assert_eq!(left, ["secret"], "the password file is left behind");
+
+    let wrong = PostgresConfig { password: None, ..postgres(&server) };
+    let error = captured(SourceConfig::Postgres(wrong), &cx).await.err().unwrap();
+    assert_eq!(error.class(), Class::Source, "{error:?}");
+    let _ = Secret::new(Vec::new());
+}
+
+/// A directory of client tools in which `pg_dump` is a script.
+fn fake_clients(real: &Path, place: &TempDir, pg_dump: Option<&str>) -> PathBuf {
+    let folder = place.path().join("clients");
+    std::fs::create_dir(&folder).unwrap();
+    for tool in ["psql", "pg_dumpall", "pg_restore"] {
+        std::os::unix::fs::symlink(real.join(tool), folder.join(tool)).unwrap();
+    }
+    let script = folder.join("pg_dump");
+    let real = real.join("pg_dump");
+    let body = pg_dump.unwrap_or("exit 127");
+    let text = format!("#!/bin/sh\nreal={}\n[ \"$1\" = --version ] && exec $real --version\n{body}\n", real.display());
+    std::fs::write(&script, text).unwrap();
+    std::fs::set_permissions(&script, std::fs::Permissions::from_mode(0o755)).unwrap();
+    folder
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_dump_tool_that_fails_is_killed_or_stalls_fails_the_capture() {
+    let server = Postgres::start().await;
+    server.run_sql("postgres", "CREATE TABLE t AS SELECT n, md5(n::text) FROM generate_series(1, 50000) n").await;
+    for (how, body, said) in [
+        ("halfway", "$real \"$@\" | head -c 300000; echo 'lost connection' >&2; exit 1", "lost connection"),
+        ("killed", "$real \"$@\" | head -c 300000; kill -9 $$", "signal 9"),
+        ("stalling", "$real \"$@\" | head -c 300000; sleep 600", "delivered nothing"),
+        ("empty", "exit 0", "wrote nothing"),
+        ("wrong", "echo this is no archive", "does not begin as an archive"),
+    ] {
+        let place = TempDir::new().unwrap();
+        let cx = CaptureContext { stall: Duration::from_secs(2), ..context(&place) };
+        let clients = fake_clients(server.programs(), &place, Some(body));
+        let memory = Memory::default();
+        let config = PostgresConfig { client_directories: vec![clients], ..postgres(&server) };
+        let error = from_config(&SourceConfig::Postgres(config)).capture(&memory, &cx).await.unwrap_err();
+        assert_eq!(error.class(), Class::Source, "{how}: {error:?}");
+        assert!(error.chain().contains(said), "{how}: {error:?}");
+        assert_eq!(memory.finished(), ["globals"], "{how}: the broken stream counts as finished");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn client_tools_that_are_too_old_are_refused_and_fitting_ones_chosen() {
+    let newer = tools::workspace().join(".tools/pg18/bin");
+    assert!(newer.join("postgres").is_file(), "PostgreSQL 18 is not installed: run `make setup`");
+    let server = Postgres::start_with(&newer).await;
+    let place = TempDir::new().unwrap();
+    let cx = context(&place);
+    let only_old = PostgresConfig { client_directories: Vec::new(), ..postgres(&server) };
+    let error = captured(SourceConfig::Postgres(only_old), &cx).await.err().unwrap();
+    assert!(error.message().contains("version 18") && error.chain().contains("too old"), "{error:?}");
+    assert!(error.hint_text().unwrap().contains("postgresql-client-18"), "{error:?}");
+    let memory = captured(SourceConfig::Postgres(postgres(&server)), &cx).await.unwrap();
+    assert!(memory.facts.tools["pg_dump"].starts_with("18"), "{:?}", memory.facts);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn sqlite_is_consistent_while_a_writer_is_active() {
+    let place = TempDir::new().unwrap();
+    let path = place.path().join("app.db");
+    let writer = rusqlite::Connection::open(&path).unwrap();
+    writer.execute_batch("PRAGMA journal_mode=WAL; CREATE TABLE a(n); CREATE TABLE b(n);").unwrap();
+    let stop = CancellationToken::new();
+    let stopped = stop.clone();
+    let writing = tokio::task::spawn_blocking(move || {
+        let mut n = 0;
+        while !stopped.is_cancelled() {
+            n += 1;
+            // Both tables always hold the same rows; a torn copy would not.
+            let sql = format!("BEGIN; INSERT INTO a VALUES({n}); INSERT INTO b VALUES({n}); COMMIT;");
+            writer.execute_batch(&sql).unwrap();
+        }
+        n
+    });
+    tokio::time::sleep(Duration::from_millis(200)).await;
+    for round in 0..5 {
+        let scratch = TempDir::new().unwrap();
+        let memory = captured(SourceConfig::Sqlite { path: path.clone() }, &context(&scratch)).await.unwrap();
+        let target = scratch.path().join("restored");
+        let target = Target::Directory { path: target, overwrite: false };
+        let outcome = load(&memory, &target, &context(&scratch)).await.unwrap();
+        let copy = rusqlite::Connection::open(&outcome.written[0]).unwrap();
+        let counts: (i64, i64) = copy
+            .query_row("SELECT (SELECT count(*) FROM a), (SELECT count(*) FROM b)", [], |row| {
+                Ok((row.get(0)?, row.get(1)?))
+            })
+            .unwrap();
+        assert!(counts.0 == counts.1 && counts.0 > 0, "round {round}: {counts:?}");
+        assert!(outcome.written[0].ends_with("database.sqlite"));
+    }
+    stop.cancel();
+    assert!(writing.await.unwrap() > 5);
+    let missing = SourceConfig::Sqlite { path: place.path().join("none.db") };
+    let error = captured(missing, &context(&place)).await.err().unwrap();
+    assert!(error.message().contains("no SQLite database"), "{error:?}");
+}
+
+fn command(script: &str, expected_status: i32) -> SourceConfig {
+    SourceConfig::Command(CommandConfig {
+        argv: vec!["/bin/sh".to_owned(), "-c".to_owned(), script.to_owned()],
+        environment: BTreeMap::from([("GIVEN".to_owned(), "value".to_owned())]),
+        expected_status,
+        stream: "out".to_owned(),
+    })
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_command_gets_its_environment_only_and_must_end_as_expected() {
+    let place = TempDir::new().unwrap();
+    let cx = context(&place);
+    let memory = captured(command("env; exit 3", 3), &cx).await.unwrap();
+    let environment = String::from_utf8(memory.streams.lock().unwrap()["out"].0.clone()).unwrap();
+    assert!(environment.contains("GIVEN=value") && !environment.contains("CARGO"), "{environment}");
+    let error = captured(command("echo oops >&2; exit 2", 0), &cx).await.err().unwrap();
+    assert!(error.message().contains("status 2") && error.message().contains("oops"), "{error:?}");
+    let gone = SourceConfig::Command(CommandConfig {
+        argv: vec!["/nonexistent/tool".to_owned()],
+        environment: BTreeMap::new(),
+        expected_status: 0,
+        stream: "out".to_owned(),
+    });
+    assert!(captured(gone, &cx).await.err().unwrap().hint_text().unwrap().contains("install"));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_cancelled_or_dropped_capture_leaves_no_child() {
+    let alive = |mark: &str| {
+        std::fs::read_dir("/proc").unwrap().flatten().any(|entry| {
+            let line = std::fs::read(entry.path().join("cmdline")).unwrap_or_default();
+            String::from_utf8_lossy(&line).contains(mark)
+        })
+    };
+    for (mark, cancel) in [("4711.25", true), ("4712.25", false)] {
+        let place = TempDir::new().unwrap();
+        let cx = context(&place);
+        let config = command(&format!("echo x; sleep {mark} & sleep {mark}"), 0);
+        let (token, run) = (cx.cancel.clone(), captured(config, &cx));
+        if cancel {
+            let later = async {
+                tokio::time::sleep(Duration::from_millis(500)).await;
+                token.cancel();
+            };
+            let (result, ()) = tokio::join!(run, later);
+            assert!(result.is_err());
+        } else {
+            assert!(tokio::time::timeout(Duration::from_millis(500), run).await.is_err());
+        }
+        tokio::time::sleep(Duration::from_millis(300)).await;
+        assert!(!alive(mark), "a child of the command is alive (cancel: {cancel})");
+    }
+}
