@@ -301,6 +301,29 @@ async fn prune_plans_asks_and_only_then_removes() {
     assert_eq!(left["snapshots"].as_array().unwrap().len(), 1);
 }
 
+/// Runs the backup host's `prune` on a terminal, where a person types `answer`.
+fn prune_on_a_terminal(place: &Installation, answer: &str) -> Output {
+    let line = format!("{} --config backup.toml prune", env!("CARGO_BIN_EXE_lifeboat"));
+    let mut script = Command::new("script");
+    script.args(["--quiet", "--return", "--command", &line, "/dev/null"]).current_dir(place.vault.place.path());
+    let mut child = script.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().expect("script, of bsdutils");
+    child.stdin.take().unwrap().write_all(format!("{answer}\n").as_bytes()).unwrap();
+    child.wait_with_output().unwrap()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn on_a_terminal_only_yes_means_yes() {
+    let place = Installation::new().await;
+    for answer in ["", "y", "no"] {
+        let refused = prune_on_a_terminal(&place, answer);
+        assert_eq!(code(&refused), 1, "{}", stdout(&refused));
+        assert!(stdout(&refused).contains("not confirmed; nothing was changed"), "{}", stdout(&refused));
+    }
+    let agreed = prune_on_a_terminal(&place, "yes");
+    assert_eq!(code(&agreed), 0, "{}", stdout(&agreed));
+    assert!(stdout(&agreed).contains("removed 1 snapshot"), "{}", stdout(&agreed));
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn init_run_again_keeps_every_key_and_names_the_signer() {
     let place = Installation::new().await;
