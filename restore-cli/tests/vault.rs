@@ -55,7 +55,9 @@ impl Installation {
         );
         let drill = format!(
             "host = \"drill\"\nvault_prefix = \"vault\"\nstate_directory = \"{root}/drill-state\"\n\
-             [keys]\ndirectory = \"{root}/keys/drill-host\"\ntrusted_signers = [\"{}\"]\n{replicas}",
+             [keys]\ndirectory = \"{root}/keys/drill-host\"\ntrusted_signers = [\"{}\"]\n{replicas}\
+             [[dataset]]\nname = \"{DATASET}\"\nhome_region = \"home\"\nobjectives = {{ rpo = \"1h\", rto = \"10m\" }}\n\
+             source = {{ kind = \"command\", argv = [\"true\"], stream = \"data\" }}\n",
             self.vault.init.signer
         );
         fs::write(self.path("backup.toml"), backup).unwrap();
@@ -256,6 +258,7 @@ async fn a_drill_leaves_signed_evidence_and_metrics() {
     let metrics = fs::read_to_string(place.path("drill.prom")).unwrap();
     assert!(metrics.contains("lifeboat_drill_last_status{dataset=\"shop\"} 1\n"), "{metrics}");
     assert!(metrics.contains("lifeboat_drill_last_level{dataset=\"shop\"} 1\n"), "{metrics}");
+    assert!(metrics.contains("lifeboat_objective_seconds{dataset=\"shop\",objective=\"rto\"} 600.000\n"), "{metrics}");
 
     // No replica answers: there is nothing to report on, and the metrics say so all the same.
     for replica in ["r1", "r2"] {
@@ -372,6 +375,7 @@ async fn check_says_what_is_weak_and_fails_on_what_is_broken() {
     }
     let drill_host = json(&place.on("drill", &["check", "--json"]));
     assert_eq!(drill_host["broken"], serde_json::json!([]));
+    assert_eq!(drill_host["weak"].as_array().unwrap().len(), 2, "only that its replicas are directories: {drill_host}");
     assert_eq!(drill_host["replicas"][0]["can_write"], Value::Null, "a drill host is not asked to write");
 
     fs::rename(place.path("r1"), place.path("unmounted")).unwrap();
