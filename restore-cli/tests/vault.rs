@@ -274,6 +274,21 @@ async fn a_drill_leaves_signed_evidence_and_metrics() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_drill_that_only_misses_an_objective_is_exit_8() {
+    let place = Installation::new().await;
+    let config = fs::read_to_string(place.path("drill.toml")).unwrap();
+    fs::write(place.path("drill.toml"), config.replace("rpo = \"1h\"", "rpo = \"1s\"")).unwrap();
+    // The harness gives each snapshot a second of its own, ahead of the wall clock.
+    std::thread::sleep(Duration::from_millis(3_500));
+    let late = place.on("drill", &["drill", DATASET, "--textfile", "drill.prom"]);
+    assert_eq!(code(&late), 8, "{}{}", stdout(&late), stderr(&late));
+    assert!(stdout(&late).starts_with("Drill of shop: FETCHED, OBJECTIVE MISSED (rpo)"), "{}", stdout(&late));
+    assert!(stderr(&late).contains("error: the drill succeeded, but missed its objectives: rpo"), "{}", stderr(&late));
+    let metrics = fs::read_to_string(place.path("drill.prom")).unwrap();
+    assert!(metrics.contains("lifeboat_drill_last_status{dataset=\"shop\"} 1\n"), "it restored: {metrics}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_drill_that_cannot_publish_keeps_its_report_in_a_file() {
     let place = Installation::new().await;
     fs::remove_file(place.path("keys/drill-host/drill-signer")).unwrap();
