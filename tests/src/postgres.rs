@@ -127,7 +127,7 @@ impl Postgres {
     #[must_use]
     pub fn url(&self, database: &str) -> String {
         match &self.door {
-            Door::Socket => format!("postgresql://postgres@/{database}?host={}", self.place.path().display()),
+            Door::Socket => format!("postgresql:///{database}?host={}&user=postgres", self.place.path().display()),
             Door::Password { port, .. } => format!("postgresql://postgres@127.0.0.1:{port}/{database}"),
         }
     }

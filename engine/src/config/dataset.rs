@@ -192,7 +192,7 @@ fn postgres(v: &mut Validator<'_>, raw: &RawSource) -> Option<PostgresConfig> {
 }
 
 fn postgres_url(v: &mut Validator<'_>, text: &Text) -> Option<PostgresConnection> {
-    let remedy = "use postgresql://user@host:5432/database?sslmode=verify-full";
+    let remedy = "use postgresql://user@host:5432/database?sslmode=verify-full; without a host write postgresql:///database?user=…, or use socket";
     let url = url::Url::parse(text.get_ref()).ok().filter(|url| matches!(url.scheme(), "postgresql" | "postgres"));
     let Some(url) = url else {
         // The text itself may hold a password, so it is not shown.
