@@ -1,2 +1,16 @@
-//! x
+//! `lifeboatd`: captures databases on schedule, keeps every replica complete, serves metrics.
+//!
+//! `run` reads the environment; no other module does.
+
+mod installation;
+mod metrics;
+mod notify;
+mod runner;
+mod scheduler;
+mod status;
+mod words;
+
+#[cfg(test)]
+mod sample;
+
 fn main() {}

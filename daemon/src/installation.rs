@@ -1,0 +1,45 @@
+//! One configuration, opened: what runs work with. A reload makes a new one; runs under way finish on the old.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use chrono::{DateTime, Utc};
+use lifeboat_engine::config::{Config, Dataset};
+use lifeboat_engine::error::{Error, Result};
+use lifeboat_engine::id::Name;
+use lifeboat_engine::keys::HostKeys;
+use lifeboat_engine::replica::{self, SharedReplica};
+
+pub(crate) struct Installation {
+    pub config: Config,
+    pub keys: HostKeys,
+    pub replicas: Vec<SharedReplica>,
+    /// The longest time between two scheduled starts of each scheduled dataset. Computed once: it takes a while.
+    pub intervals: BTreeMap<Name, Duration>,
+}
+
+impl Installation {
+    /// Opens keys and replicas. Replicas are not contacted.
+    ///
+    /// # Errors
+    /// The keys are missing or do not open, or a replica's files cannot be read.
+    pub(crate) async fn open(config: Config, now: DateTime<Utc>) -> Result<Self> {
+        let keys = HostKeys::load(&config.keys)?;
+        let replicas = replica::open_all(&config).await?;
+        let scheduled = config.datasets.iter().filter_map(|dataset| Some((&dataset.name, dataset.schedule.as_ref()?)));
+        let intervals = scheduled.map(|(name, schedule)| (name.clone(), schedule.expected_interval(now))).collect();
+        Ok(Self { config, keys, replicas, intervals })
+    }
+
+    /// The dataset of that name.
+    ///
+    /// # Errors
+    /// There is none.
+    pub(crate) fn dataset(&self, name: &Name) -> Result<&Dataset> {
+        self.config.dataset(name).ok_or_else(|| {
+            let names: Vec<&str> = self.config.datasets.iter().map(|dataset| dataset.name.as_str()).collect();
+            let known = if names.is_empty() { "no dataset".to_owned() } else { names.join(", ") };
+            Error::usage(format!("the configuration has no dataset {name}")).hint(format!("it has: {known}"))
+        })
+    }
+}

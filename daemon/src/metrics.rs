@@ -1,0 +1,211 @@
+//! `/metrics`: what is remembered, as Prometheus reads it.
+//!
+//! Metrics are computed from the status at each scrape and held nowhere else, so they cannot drift from it. Every series
+//! exists from the start, as zero. Times are unix timestamps, not ages; sizes bytes; durations seconds.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use chrono::{DateTime, Utc};
+use lifeboat_engine::config::Config;
+use lifeboat_engine::error::{Class, Context, Result};
+use lifeboat_engine::id::Name;
+use prometheus::{GaugeVec, IntCounterVec, Opts, Registry, TextEncoder};
+
+use crate::status::DatasetStatus;
+
+/// What a scrape shows.
+pub(crate) struct Snapshot<'a> {
+    pub config: &'a Config,
+    /// The longest time between two scheduled starts.
+    pub intervals: &'a BTreeMap<Name, Duration>,
+    pub statuses: &'a BTreeMap<Name, DatasetStatus>,
+    pub running: Option<&'a Name>,
+    /// Replicas that answered when they were last asked.
+    pub up: &'a BTreeMap<Name, bool>,
+}
+
+/// A registry that is filled once.
+struct Page {
+    registry: Registry,
+}
+
+type Series<'a, T> = Vec<(Vec<&'a str>, T)>;
+
+impl Page {
+    fn gauge(&self, name: &str, help: &str, labels: &[&str], series: Series<'_, f64>) -> prometheus::Result<()> {
+        let gauge = GaugeVec::new(Opts::new(name, help), labels)?;
+        for (values, value) in series {
+            gauge.get_metric_with_label_values(&values)?.set(value);
+        }
+        self.registry.register(Box::new(gauge))
+    }
+
+    fn counter(&self, name: &str, help: &str, labels: &[&str], series: Series<'_, u64>) -> prometheus::Result<()> {
+        let counter = IntCounterVec::new(Opts::new(name, help), labels)?;
+        for (values, value) in series {
+            counter.get_metric_with_label_values(&values)?.inc_by(value);
+        }
+        self.registry.register(Box::new(counter))
+    }
+}
+
+/// The page in the text format.
+///
+/// # Errors
+/// None is expected: names and labels are fixed.
+pub(crate) fn render(snapshot: &Snapshot<'_>) -> Result<String> {
+    let page = Page { registry: Registry::new() };
+    let filled =
+        backups(&page, snapshot).and_then(|()| promises(&page, snapshot)).and_then(|()| replicas(&page, snapshot));
+    filled
+        .and_then(|()| TextEncoder::new().encode_to_string(&page.registry.gather()))
+        .context(Class::Failed, || "cannot write the metrics")
+}
+
+fn backups(page: &Page, snapshot: &Snapshot<'_>) -> prometheus::Result<()> {
+    let label = ["dataset"];
+    let each = |value: fn(&DatasetStatus) -> f64| -> Series<'_, f64> {
+        datasets(snapshot).map(|(name, status)| (vec![name], value(&status))).collect()
+    };
+    page.gauge(
+        "lifeboat_backup_last_success_timestamp_seconds",
+        "When the capture of the newest successful backup began: how old the data of a restore would be. 0: never.",
+        &label,
+        each(|status| timestamp(status.last_success)),
+    )?;
+    page.gauge(
+        "lifeboat_backup_last_attempt_timestamp_seconds",
+        "When the last backup began, successful or not. 0: never.",
+        &label,
+        each(|status| timestamp(status.last_attempt)),
+    )?;
+    page.gauge(
+        "lifeboat_backup_last_status",
+        "1 if the last backup succeeded, 0 if it failed or there was none.",
+        &label,
+        each(|status| f64::from(u8::from(status.succeeded))),
+    )?;
+    page.gauge(
+        "lifeboat_backup_duration_seconds",
+        "How long the last successful backup took.",
+        &label,
+        each(|status| status.duration_seconds),
+    )?;
+    page.gauge(
+        "lifeboat_backup_raw_bytes",
+        "Bytes that the last successful backup captured from the database.",
+        &label,
+        each(|status| status.raw_bytes as f64),
+    )?;
+    page.gauge(
+        "lifeboat_backup_stored_bytes",
+        "Bytes that the last successful backup added to each replica, after deduplication, compression and encryption.",
+        &label,
+        each(|status| status.stored_bytes as f64),
+    )?;
+    let running = |name: &str| f64::from(u8::from(snapshot.running.is_some_and(|running| running.as_str() == name)));
+    page.gauge(
+        "lifeboat_backup_running",
+        "1 while a backup runs.",
+        &label,
+        datasets(snapshot).map(|(name, _)| (vec![name], running(name))).collect(),
+    )?;
+    page.counter(
+        "lifeboat_backup_runs_total",
+        "Backups that ended, by result.",
+        &["dataset", "result"],
+        datasets(snapshot)
+            .flat_map(|(name, status)| {
+                [(vec![name, "success"], status.successes), (vec![name, "failure"], status.failures)]
+            })
+            .collect(),
+    )?;
+    page.counter(
+        "lifeboat_prune_removed_snapshots_total",
+        "Snapshots that retention removed.",
+        &label,
+        datasets(snapshot).map(|(name, status)| (vec![name], status.pruned_snapshots)).collect(),
+    )
+}
+
+fn promises(page: &Page, snapshot: &Snapshot<'_>) -> prometheus::Result<()> {
+    let seconds = |duration: Option<Duration>| duration.unwrap_or_default().as_secs_f64();
+    let datasets = &snapshot.config.datasets;
+    page.gauge(
+        "lifeboat_schedule_expected_interval_seconds",
+        "The longest time between two scheduled backups. 0: not scheduled.",
+        &["dataset"],
+        datasets
+            .iter()
+            .map(|dataset| {
+                let interval = snapshot.intervals.get(&dataset.name).copied();
+                (vec![dataset.name.as_str()], seconds(interval))
+            })
+            .collect(),
+    )?;
+    page.gauge(
+        "lifeboat_objective_seconds",
+        "What was promised: rpo, the age of the data that a restore gives; rto, the time that it takes. 0: nothing.",
+        &["dataset", "objective"],
+        datasets
+            .iter()
+            .flat_map(|dataset| {
+                let (name, promised) = (dataset.name.as_str(), dataset.objectives);
+                [(vec![name, "rpo"], seconds(promised.rpo)), (vec![name, "rto"], seconds(promised.rto))]
+            })
+            .collect(),
+    )?;
+    page.gauge(
+        "lifeboat_build_info",
+        "Always 1; the version is in the label.",
+        &["version"],
+        vec![(vec![env!("CARGO_PKG_VERSION")], 1.0)],
+    )
+}
+
+fn replicas(page: &Page, snapshot: &Snapshot<'_>) -> prometheus::Result<()> {
+    let names = || snapshot.config.replicas.iter().map(|replica| &replica.name);
+    let is_up = |name: &Name| f64::from(u8::from(snapshot.up.get(name).copied().unwrap_or_default()));
+    page.gauge(
+        "lifeboat_replica_up",
+        "1 if the replica answered when it was last asked, which is every minute.",
+        &["replica"],
+        names().map(|name| (vec![name.as_str()], is_up(name))).collect(),
+    )?;
+    let (mut complete, mut behind) = (Vec::new(), Vec::new());
+    for (dataset, status) in datasets(snapshot) {
+        for name in names() {
+            let standing = status.replicas.get(name).cloned().unwrap_or_default();
+            complete.push((vec![dataset, name.as_str()], timestamp(standing.last_complete)));
+            behind.push((vec![dataset, name.as_str()], standing.behind as f64));
+        }
+    }
+    let labels = ["dataset", "replica"];
+    page.gauge(
+        "lifeboat_replica_last_complete_timestamp_seconds",
+        "When the capture of the newest backup began that this replica holds whole. 0: it holds none.",
+        &labels,
+        complete,
+    )?;
+    page.gauge(
+        "lifeboat_replica_behind_snapshots",
+        "Snapshots that the replica lacked, or held in part, when it was last compared with the others.",
+        &labels,
+        behind,
+    )
+}
+
+fn datasets<'a>(snapshot: &'a Snapshot<'_>) -> impl Iterator<Item = (&'a str, DatasetStatus)> {
+    snapshot.config.datasets.iter().map(|dataset| {
+        let status = snapshot.statuses.get(&dataset.name).cloned().unwrap_or_default();
+        (dataset.name.as_str(), status)
+    })
+}
+
+fn timestamp(time: Option<DateTime<Utc>>) -> f64 {
+    time.map_or(0.0, |time| time.timestamp_millis() as f64 / 1000.0)
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,283 @@
+//! One run: lock → backup → prune, and what is remembered of it.
+//!
+//! - **Success** is the committed snapshot. What fails after it (prune, the status file) is a warning of the report.
+//! - **Deadline**: a run that takes longer than `limits.run` is cancelled, and aborted if it does not obey.
+//! - **Cancellation**: nothing is committed; the next start of the dataset counts as missed, and is made up for.
+
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+use lifeboat_engine::clock::SharedClock;
+use lifeboat_engine::config::Dataset;
+use lifeboat_engine::error::{Error, Result};
+use lifeboat_engine::flow::backup::{Backup, BackupReport, Progress};
+use lifeboat_engine::flow::catch_up::{ReplicaState, catch_up};
+use lifeboat_engine::flow::prune::{Prune, PruneOutcome};
+use lifeboat_engine::id::Name;
+use lifeboat_engine::source;
+use lifeboat_engine::state::StateDirectory;
+use serde::Serialize;
+use tokio_util::sync::CancellationToken;
+use tracing::Instrument;
+
+use crate::installation::Installation;
+use crate::notify;
+use crate::status::Ledger;
+use crate::words;
+
+/// How often a run tells how far it is.
+const PROGRESS: Duration = Duration::from_secs(10);
+/// How long cancelled work may take to clean up before it is dropped.
+pub(crate) const OBEY: Duration = Duration::from_secs(10);
+
+/// A successful run.
+#[derive(Debug, Clone, Serialize)]
+pub(crate) struct RunReport {
+    #[serde(flatten)]
+    pub backup: BackupReport,
+    /// What retention removed; none where everything is kept or prune failed.
+    pub pruned: Option<PruneOutcome>,
+}
+
+/// What runs need beyond the installation.
+#[derive(Clone)]
+pub(crate) struct Runner {
+    pub state: StateDirectory,
+    pub ledger: Arc<Ledger>,
+    pub clock: SharedClock,
+}
+
+impl Runner {
+    /// Backs `dataset` up and prunes it.
+    ///
+    /// # Errors
+    /// No snapshot was committed. The error is logged and remembered already.
+    pub(crate) async fn run(
+        &self,
+        installation: &Installation,
+        dataset: &Name,
+        cancel: &CancellationToken,
+    ) -> Result<RunReport> {
+        let run = format!("{:016x}", rand::random::<u64>());
+        let span = tracing::info_span!("run", %dataset, %run);
+        let work = async {
+            let result = self.locked(installation, dataset, cancel).await;
+            match &result {
+                Ok(report) => tracing::info!("{}", words::report(report)),
+                Err(error) => tracing::error!(
+                    class = error.class().as_str(),
+                    hint = error.hint_text().unwrap_or_default(),
+                    "backup failed: {}",
+                    error.chain()
+                ),
+            }
+            result
+        };
+        work.instrument(span).await
+    }
+
+    async fn locked(
+        &self,
+        installation: &Installation,
+        dataset: &Name,
+        cancel: &CancellationToken,
+    ) -> Result<RunReport> {
+        let dataset = installation.dataset(dataset)?;
+        let _lock = self.state.lock_dataset(&dataset.name)?;
+        let before = self.ledger.get(&dataset.name).considered;
+        let began = self.clock.now();
+        // Remembered before it starts, so that a run that takes the daemon down with it is not started at once again.
+        self.ledger.update(&dataset.name, |status| {
+            status.last_attempt = Some(began);
+            status.considered = Some(began);
+        });
+        let result = self.within_deadline(installation, dataset, cancel).await;
+        self.ledger.update(&dataset.name, |status| match &result {
+            Ok(report) => {
+                status.succeeded = true;
+                status.error = None;
+                status.successes += 1;
+                status.last_success = Some(report.snapshot.time());
+                status.duration_seconds = report.duration_seconds;
+                status.raw_bytes = report.raw_bytes;
+                status.stored_bytes = report.stored_bytes;
+                for outcome in report.replicas.iter() {
+                    let replica = status.replicas.entry(outcome.replica.clone()).or_default();
+                    if outcome.complete {
+                        replica.last_complete = Some(report.snapshot.time());
+                    } else {
+                        replica.behind += 1;
+                    }
+                }
+            }
+            Err(error) => {
+                status.succeeded = false;
+                status.error = Some(error.chain());
+                status.failures += 1;
+                if cancel.is_cancelled() {
+                    status.considered = before;
+                }
+            }
+        });
+        let mut backup = result?;
+        let pruned = match self.prune(installation, dataset, cancel).await {
+            Ok(pruned) => pruned,
+            Err(error) => {
+                tracing::warn!("old snapshots were not pruned: {}", error.chain());
+                backup.warnings.push(format!("old snapshots were not pruned: {}", error.chain()));
+                None
+            }
+        };
+        for warning in &backup.warnings {
+            tracing::warn!("{warning}");
+        }
+        Ok(RunReport { backup, pruned })
+    }
+
+    /// The backup, stopped after `limits.run`.
+    async fn within_deadline(
+        &self,
+        installation: &Installation,
+        dataset: &Dataset,
+        cancel: &CancellationToken,
+    ) -> Result<BackupReport> {
+        let limit = installation.config.limits.run;
+        let stop = cancel.child_token();
+        let backup = self.backup(installation, dataset, &stop);
+        tokio::pin!(backup);
+        let late = tokio::select! {
+            result = &mut backup => return result,
+            () = tokio::time::sleep(limit) => true,
+            () = cancel.cancelled() => false,
+        };
+        stop.cancel();
+        // A commit that has begun is finished, and then the run has succeeded after all.
+        match tokio::time::timeout(OBEY, backup).await {
+            Ok(Ok(report)) => Ok(report),
+            _ if late => Err(Error::failed(format!(
+                "the backup of {} took longer than limits.run ({}) and was stopped",
+                dataset.name,
+                words::duration(limit.as_secs_f64())
+            ))
+            .hint("see what is slow in the log; what was stored is used by the next run; or raise limits.run")),
+            Ok(Err(error)) => Err(error),
+            Err(_) => Err(Error::cancelled(&format!("the backup of {}", dataset.name))),
+        }
+    }
+
+    async fn backup(
+        &self,
+        installation: &Installation,
+        dataset: &Dataset,
+        cancel: &CancellationToken,
+    ) -> Result<BackupReport> {
+        let progress = Arc::new(Progress::default());
+        let source = source::from_config(&dataset.source);
+        let backup = Backup {
+            config: &installation.config,
+            dataset,
+            source: source.as_ref(),
+            keys: &installation.keys,
+            replicas: &installation.replicas,
+            state: &self.state,
+            clock: self.clock.clone(),
+            progress: progress.clone(),
+            cancel: cancel.clone(),
+        };
+        tracing::info!("backup of {} started", dataset.name);
+        tokio::select! {
+            result = backup.run() => result,
+            never = tell(&dataset.name, &progress) => match never {},
+        }
+    }
+
+    async fn prune(
+        &self,
+        installation: &Installation,
+        dataset: &Dataset,
+        cancel: &CancellationToken,
+    ) -> Result<Option<PruneOutcome>> {
+        if dataset.retention.keeps_everything() || cancel.is_cancelled() {
+            return Ok(None);
+        }
+        let prune = Prune {
+            config: &installation.config,
+            dataset,
+            keys: &installation.keys,
+            replicas: &installation.replicas,
+            state: &self.state,
+            clock: self.clock.clone(),
+            cancel: cancel.clone(),
+        };
+        let work = async { prune.execute(&prune.plan().await?).await };
+        let outcome = tokio::select! {
+            result = work => result?,
+            () = async { cancel.cancelled().await; tokio::time::sleep(OBEY).await } => return Err(Error::cancelled("prune")),
+        };
+        for failure in &outcome.failures {
+            tracing::warn!("prune: {failure}");
+        }
+        if outcome.snapshots + outcome.packs > 0 {
+            tracing::info!(snapshots = outcome.snapshots, packs = outcome.packs, bytes = outcome.bytes, "pruned");
+        }
+        self.ledger.update(&dataset.name, |status| status.pruned_snapshots += outcome.snapshots);
+        Ok(Some(outcome))
+    }
+
+    /// Brings replicas up to date for `dataset`. Returns early when `cancel` fires; what was copied stays.
+    ///
+    /// # Errors
+    /// The dataset is in use, no replica can be listed, or cancelled.
+    pub(crate) async fn catch_up(
+        &self,
+        installation: &Installation,
+        dataset: &Name,
+        cancel: &CancellationToken,
+    ) -> Result<Vec<ReplicaState>> {
+        let dataset = installation.dataset(dataset)?;
+        let _lock = self.state.lock_dataset(&dataset.name)?;
+        let states = tokio::select! {
+            states = catch_up(dataset, &installation.keys, &installation.replicas, &self.state, cancel) => states?,
+            () = cancel.cancelled() => return Err(Error::cancelled("the catch-up")),
+        };
+        for state in states.iter().filter(|state| state.copied_objects > 0) {
+            let (objects, bytes) = (state.copied_objects, state.copied_bytes);
+            tracing::info!(dataset = %dataset.name, replica = %state.replica, objects, bytes, "replica caught up");
+        }
+        self.ledger.update(&dataset.name, |status| {
+            for state in &states {
+                let replica = status.replicas.entry(state.replica.clone()).or_default();
+                replica.behind = state.behind;
+                // A replica that did not answer holds what it held.
+                if state.error.is_none() || state.last_complete.is_some() {
+                    replica.last_complete = state.last_complete.as_ref().map(|snapshot| snapshot.time());
+                }
+            }
+        });
+        Ok(states)
+    }
+}
+
+/// Tells how far a run is, for as long as it is polled.
+async fn tell(dataset: &Name, progress: &Progress) -> std::convert::Infallible {
+    let mut ticks = tokio::time::interval(PROGRESS);
+    ticks.tick().await;
+    let mut before = 0;
+    loop {
+        ticks.tick().await;
+        let read = progress.read.load(Ordering::Relaxed);
+        let deduplicated = progress.deduplicated.load(Ordering::Relaxed);
+        let stored = progress.stored.load(Ordering::Relaxed);
+        let rate = (read - before) / PROGRESS.as_secs();
+        before = read;
+        tracing::info!(read, deduplicated, stored, rate, "backing up");
+        notify::status(&format!(
+            "Backing up {dataset}: {} read, {} known, {} stored, {}/s",
+            words::bytes(read),
+            words::bytes(deduplicated),
+            words::bytes(stored),
+            words::bytes(rate)
+        ));
+    }
+}

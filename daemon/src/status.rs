@@ -1,0 +1,221 @@
+//! What the daemon remembers of each dataset, in one small file each, so that metrics and schedules survive a restart.
+//!
+//! - **Writers** hold the dataset's lock, be it the daemon or `--once`; [`Ledger::refresh`] reads what another process wrote.
+//! - **Damage**: a file that is missing or cannot be understood counts as empty, with a warning. It can be lost.
+//! - **Disk**: a file that cannot be written is logged, and what was to be written is kept in memory.
+
+use std::collections::BTreeMap;
+use std::io::ErrorKind;
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::SystemTime;
+
+use chrono::{DateTime, Utc};
+use lifeboat_engine::id::Name;
+use lifeboat_engine::state::{self, StateDirectory};
+use serde::{Deserialize, Serialize};
+
+/// What is remembered of one dataset.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
+pub(crate) struct DatasetStatus {
+    /// The scheduler is done with starts up to this time.
+    pub considered: Option<DateTime<Utc>>,
+    /// When the last run began.
+    pub last_attempt: Option<DateTime<Utc>>,
+    /// When the capture of the newest committed snapshot began: the age of the data.
+    pub last_success: Option<DateTime<Utc>>,
+    /// Whether the last run succeeded.
+    pub succeeded: bool,
+    /// Why it did not.
+    pub error: Option<String>,
+    /// How long the last successful run took.
+    pub duration_seconds: f64,
+    /// Bytes that the last successful run captured.
+    pub raw_bytes: u64,
+    /// Bytes that it added to each complete replica.
+    pub stored_bytes: u64,
+    /// Runs that succeeded.
+    pub successes: u64,
+    /// Runs that failed.
+    pub failures: u64,
+    /// Snapshots that prune removed.
+    pub pruned_snapshots: u64,
+    /// How each replica stands.
+    pub replicas: BTreeMap<Name, ReplicaStatus>,
+}
+
+/// How one replica stands for one dataset.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
+pub(crate) struct ReplicaStatus {
+    /// The newest snapshot that it holds whole.
+    pub last_complete: Option<DateTime<Utc>>,
+    /// Snapshots that it lacks, or holds in part.
+    pub behind: u64,
+}
+
+/// The status of every dataset.
+#[derive(Debug)]
+pub(crate) struct Ledger {
+    root: PathBuf,
+    entries: Mutex<BTreeMap<Name, Entry>>,
+}
+
+/// Tells one content of a file from the next: each is a new file under the old name.
+type Version = (SystemTime, u64);
+
+#[derive(Debug, Default)]
+struct Entry {
+    status: DatasetStatus,
+    /// Of the file when it was last read or written here.
+    version: Option<Version>,
+}
+
+impl Ledger {
+    /// Reads what is remembered of `datasets`.
+    pub(crate) fn open<'a>(state: &StateDirectory, datasets: impl IntoIterator<Item = &'a Name>) -> Self {
+        let ledger = Self { root: state.path().join("datasets"), entries: Mutex::default() };
+        for dataset in datasets {
+            ledger.refresh(dataset);
+        }
+        ledger
+    }
+
+    /// What is remembered of `dataset`.
+    pub(crate) fn get(&self, dataset: &Name) -> DatasetStatus {
+        self.lock().get(dataset).map(|entry| entry.status.clone()).unwrap_or_default()
+    }
+
+    /// Reads the file again if another process wrote it.
+    pub(crate) fn refresh(&self, dataset: &Name) {
+        let path = self.path(dataset);
+        let version = version(&path);
+        let mut entries = self.lock();
+        let entry = entries.entry(dataset.clone()).or_default();
+        if version.is_some() && version != entry.version {
+            *entry = Entry { status: read(&path), version };
+        }
+    }
+
+    /// Changes what is remembered of `dataset`. The caller holds the dataset's lock.
+    pub(crate) fn update(&self, dataset: &Name, change: impl FnOnce(&mut DatasetStatus)) {
+        self.refresh(dataset);
+        let path = self.path(dataset);
+        let mut entries = self.lock();
+        let entry = entries.entry(dataset.clone()).or_default();
+        change(&mut entry.status);
+        let written = serde_json::to_vec_pretty(&entry.status)
+            .map_err(|error| error.to_string())
+            .and_then(|text| state::replace_file(&path, &text).map_err(|error| error.chain()));
+        match written {
+            Ok(()) => entry.version = version(&path),
+            Err(error) => {
+                tracing::warn!(%dataset, %error, "the status cannot be written; metrics would forget it at a restart");
+            }
+        }
+    }
+
+    fn path(&self, dataset: &Name) -> PathBuf {
+        self.root.join(dataset.as_str()).join("status.json")
+    }
+
+    fn lock(&self) -> MutexGuard<'_, BTreeMap<Name, Entry>> {
+        self.entries.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+fn version(path: &Path) -> Option<Version> {
+    let metadata = path.metadata().ok()?;
+    Some((metadata.modified().ok()?, metadata.ino()))
+}
+
+fn read(path: &Path) -> DatasetStatus {
+    let text = match std::fs::read(path) {
+        Ok(text) => text,
+        Err(error) => {
+            if error.kind() != ErrorKind::NotFound {
+                tracing::warn!(path = %path.display(), %error, "the status cannot be read; starting from zero");
+            }
+            return DatasetStatus::default();
+        }
+    };
+    serde_json::from_slice(&text).unwrap_or_else(|error| {
+        tracing::warn!(path = %path.display(), %error, "the status is damaged; starting from zero");
+        DatasetStatus::default()
+    })
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used, reason = "tests")]
+mod tests {
+    use super::*;
+
+    struct Place(tempfile::TempDir);
+
+    impl Place {
+        fn new() -> (Self, Name) {
+            let shop: Name = "shop".parse().unwrap();
+            let place = tempfile::tempdir().unwrap();
+            std::fs::create_dir_all(place.path().join("datasets/shop")).unwrap();
+            (Self(place), shop)
+        }
+
+        fn ledger(&self, dataset: &Name) -> Ledger {
+            Ledger::open(&StateDirectory::open(self.0.path()).unwrap(), [dataset])
+        }
+
+        fn file(&self) -> PathBuf {
+            self.0.path().join("datasets/shop/status.json")
+        }
+    }
+
+    #[test]
+    fn what_is_remembered_survives_a_restart() {
+        let (place, shop) = Place::new();
+        let now = DateTime::from_timestamp(1_795_459_999, 0).unwrap();
+        place.ledger(&shop).update(&shop, |status| {
+            status.last_success = Some(now);
+            status.successes = 3;
+            status.replicas.insert("north".parse().unwrap(), ReplicaStatus { last_complete: Some(now), behind: 1 });
+        });
+        let status = place.ledger(&shop).get(&shop);
+        assert_eq!((status.last_success, status.successes, status.failures), (Some(now), 3, 0));
+        assert_eq!(status.replicas[&"north".parse().unwrap()].behind, 1);
+    }
+
+    #[test]
+    fn a_damaged_file_counts_as_empty_and_is_replaced() {
+        let (place, shop) = Place::new();
+        for damage in [&b""[..], b"{\"successes\": 3", b"[]", b"\0\0\0\0"] {
+            std::fs::write(place.file(), damage).unwrap();
+            let ledger = place.ledger(&shop);
+            assert_eq!(ledger.get(&shop), DatasetStatus::default());
+            ledger.update(&shop, |status| status.failures += 1);
+            assert_eq!(place.ledger(&shop).get(&shop).failures, 1);
+        }
+    }
+
+    #[test]
+    fn a_status_that_cannot_be_written_stays_in_memory() {
+        let (place, shop) = Place::new();
+        let ledger = place.ledger(&shop);
+        std::fs::remove_dir_all(place.0.path().join("datasets")).unwrap();
+        ledger.update(&shop, |status| status.successes += 1);
+        ledger.update(&shop, |status| status.successes += 1);
+        assert_eq!(ledger.get(&shop).successes, 2);
+    }
+
+    #[test]
+    fn what_another_process_wrote_is_seen() {
+        let (place, shop) = Place::new();
+        let (daemon, once) = (place.ledger(&shop), place.ledger(&shop));
+        once.update(&shop, |status| status.successes += 1);
+        daemon.refresh(&shop);
+        assert_eq!(daemon.get(&shop).successes, 1);
+        daemon.update(&shop, |status| status.successes += 1);
+        once.update(&shop, |status| status.successes += 1);
+        assert_eq!(once.get(&shop).successes, 3);
+    }
+}
