@@ -2,7 +2,10 @@
 //!
 //! `run` reads the environment; no other module does.
 
+mod control;
+mod http;
 mod installation;
+mod live;
 mod metrics;
 mod notify;
 mod runner;

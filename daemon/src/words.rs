@@ -1,5 +1,7 @@
 //! Sizes, durations and reports in one line, as people read them.
 
+use chrono::{DateTime, Utc};
+
 use crate::runner::RunReport;
 
 /// `512 B`, `64.0 KiB`, `201.3 MiB`.
@@ -25,6 +27,11 @@ pub(crate) fn duration(seconds: f64) -> String {
         60..3_600 => format!("{} min {} s", whole / 60, whole % 60),
         _ => format!("{} h {} min", whole / 3_600, whole % 3_600 / 60),
     }
+}
+
+/// `2026-11-23 18:32:44 UTC`.
+pub(crate) fn time(time: DateTime<Utc>) -> String {
+    time.format("%Y-%m-%d %H:%M:%S UTC").to_string()
 }
 
 /// What a run did.

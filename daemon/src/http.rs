@@ -1,0 +1,55 @@
+//! The HTTP endpoint: `/metrics`, `/healthz` (the loop turns), `/readyz` (a backup could succeed now).
+//!
+//! It shows no secret and takes no input. Bind it to the loopback or a network that Prometheus reaches.
+
+use std::sync::Arc;
+
+use axum::Router;
+use axum::extract::State;
+use axum::http::{StatusCode, header};
+use axum::response::{IntoResponse, Response};
+use axum::routing::get;
+use lifeboat_engine::error::{Class, Context, Result};
+use tokio::net::TcpListener;
+use tokio_util::sync::CancellationToken;
+
+use crate::live::Live;
+
+/// Serves until `stop` fires.
+///
+/// # Errors
+/// The listener fails.
+pub(crate) async fn serve(listener: TcpListener, live: Arc<Live>, stop: CancellationToken) -> Result<()> {
+    let router = Router::new()
+        .route("/metrics", get(metrics))
+        .route("/healthz", get(healthz))
+        .route("/readyz", get(readyz))
+        .with_state(live);
+    // Connections that are kept alive must not hold up the end.
+    tokio::select! {
+        served = async { axum::serve(listener, router).await } => served.context(Class::Failed, || "the metrics endpoint failed"),
+        () = stop.cancelled() => Ok(()),
+    }
+}
+
+async fn metrics(State(live): State<Arc<Live>>) -> Response {
+    match live.metrics() {
+        Ok(page) => ([(header::CONTENT_TYPE, prometheus::TEXT_FORMAT)], page).into_response(),
+        Err(error) => (StatusCode::INTERNAL_SERVER_ERROR, format!("{}\n", error.chain())).into_response(),
+    }
+}
+
+async fn healthz(State(live): State<Arc<Live>>) -> (StatusCode, &'static str) {
+    if live.is_healthy() {
+        (StatusCode::OK, "ok\n")
+    } else {
+        (StatusCode::SERVICE_UNAVAILABLE, "the scheduler hangs\n")
+    }
+}
+
+async fn readyz(State(live): State<Arc<Live>>) -> (StatusCode, String) {
+    match live.unready() {
+        None => (StatusCode::OK, "ok\n".to_owned()),
+        Some(why) => (StatusCode::SERVICE_UNAVAILABLE, format!("{why}\n")),
+    }
+}
