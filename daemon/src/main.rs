@@ -1,19 +1,29 @@
 //! `lifeboatd`: captures databases on schedule, keeps every replica complete, serves metrics.
 //!
-//! `run` reads the environment; no other module does.
+//! `scheduler` decides when, `runner` runs, `status` remembers, `metrics` shows; `daemon` is the loop around them.
+//! `run` reads the environment; no other module does, save for systemd's own variables in `notify`.
 
+mod cli;
 mod control;
+mod daemon;
 mod http;
 mod installation;
 mod live;
+mod log;
 mod metrics;
 mod notify;
+mod run;
 mod runner;
 mod scheduler;
 mod status;
+mod upkeep;
 mod words;
 
 #[cfg(test)]
 mod sample;
 
-fn main() {}
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    run::run(std::env::args_os())
+}

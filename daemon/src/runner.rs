@@ -4,10 +4,12 @@
 //! - **Deadline**: a run that takes longer than `limits.run` is cancelled, and aborted if it does not obey.
 //! - **Cancellation**: nothing is committed; the next start of the dataset counts as missed, and is made up for.
 
+use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
+use futures::FutureExt;
 use lifeboat_engine::clock::SharedClock;
 use lifeboat_engine::config::Dataset;
 use lifeboat_engine::error::{Error, Result};
@@ -92,7 +94,12 @@ impl Runner {
             status.last_attempt = Some(began);
             status.considered = Some(began);
         });
-        let result = self.within_deadline(installation, dataset, cancel).await;
+        // A bug must not end the daemon, nor go unnoticed.
+        let result = AssertUnwindSafe(self.within_deadline(installation, dataset, cancel)).catch_unwind().await;
+        let result = result.unwrap_or_else(|_| {
+            Err(Error::failed(format!("the backup of {} broke down", dataset.name))
+                .hint("this is a bug of Lifeboat: report it with the log around this line"))
+        });
         self.ledger.update(&dataset.name, |status| match &result {
             Ok(report) => {
                 status.succeeded = true;
@@ -251,7 +258,7 @@ impl Runner {
                 replica.behind = state.behind;
                 // A replica that did not answer holds what it held.
                 if state.error.is_none() || state.last_complete.is_some() {
-                    replica.last_complete = state.last_complete.as_ref().map(|snapshot| snapshot.time());
+                    replica.last_complete = state.last_complete.as_ref().map(lifeboat_engine::id::SnapshotId::time);
                 }
             }
         });

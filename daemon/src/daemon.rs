@@ -1,0 +1,391 @@
+//! The daemon: one loop that starts runs, takes in their ends, and obeys signals.
+//!
+//! - **Start**: lock, keys, endpoints bound, then systemd hears READY.
+//! - **Reload** (SIGHUP): an invalid configuration changes nothing. Runs under way finish on the old one. Addresses and the
+//!   state directory stay until a restart.
+//! - **End** (SIGTERM, SIGINT): no new runs; the one under way may finish within `limits.shutdown`, then it is
+//!   cancelled; whoever waits gets an answer; the metrics endpoint is last. A second signal cancels at once.
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use chrono::{DateTime, Utc};
+use lifeboat_engine::clock::SharedClock;
+use lifeboat_engine::config::{Config, Surroundings};
+use lifeboat_engine::error::{Class, Context, Error, Result};
+use lifeboat_engine::id::Name;
+use lifeboat_engine::state::{Lock, StateDirectory};
+use tokio::net::TcpListener;
+use tokio::signal::unix::{Signal, SignalKind, signal};
+use tokio::sync::{mpsc, oneshot};
+use tokio::task::JoinHandle;
+use tokio::time::timeout;
+use tokio_util::sync::CancellationToken;
+
+use crate::control::protocol::Answer;
+use crate::control::{self, Trigger};
+use crate::http;
+use crate::installation::Installation;
+use crate::live::Live;
+use crate::notify;
+use crate::runner::{OBEY, RunReport, Runner};
+use crate::scheduler::Scheduler;
+use crate::status::Ledger;
+use crate::upkeep::Upkeep;
+
+/// The loop turns at least this often, so that it sees a clock that was set.
+const TURN: Duration = Duration::from_secs(5);
+/// Runs that may wait to be queued.
+const TRIGGERS: usize = 32;
+/// Ends what is left of the endpoints.
+const FAREWELL: Duration = Duration::from_secs(2);
+
+/// Where the configuration came from.
+pub(crate) struct Origin {
+    pub path: PathBuf,
+    pub surroundings: Surroundings,
+}
+
+/// A daemon whose endpoints are bound.
+pub(crate) struct Daemon {
+    origin: Origin,
+    live: Arc<Live>,
+    runner: Runner,
+    scheduler: Scheduler,
+    upkeep: Upkeep,
+    run: Option<Run>,
+    /// Who waits for the next run of a dataset.
+    waiting: BTreeMap<Name, Vec<oneshot::Sender<Answer>>>,
+    triggers: mpsc::Receiver<Trigger>,
+    signals: Signals,
+    endpoints: Endpoints,
+    _lock: Lock,
+}
+
+struct Run {
+    dataset: Name,
+    cancel: CancellationToken,
+    task: JoinHandle<Result<RunReport>>,
+    waiting: Vec<oneshot::Sender<Answer>>,
+}
+
+struct Signals {
+    terminate: Signal,
+    interrupt: Signal,
+    hangup: Signal,
+}
+
+struct Endpoints {
+    http: JoinHandle<Result<()>>,
+    stop_http: CancellationToken,
+    control: JoinHandle<()>,
+    stop_control: CancellationToken,
+    socket: PathBuf,
+}
+
+enum Event {
+    Turn,
+    Trigger(Trigger),
+    Ended(Result<RunReport>),
+    Reload,
+    Stop,
+}
+
+impl Daemon {
+    /// Takes the lock, opens keys and replicas, binds the endpoints.
+    ///
+    /// # Errors
+    /// Another daemon runs, the keys are missing, an address is taken.
+    pub(crate) async fn start(config: Config, origin: Origin, clock: SharedClock) -> Result<Self> {
+        let signals = Signals::listen()?;
+        let state = StateDirectory::open(&config.state_directory)?;
+        let lock = state.lock_daemon()?;
+        let installation = Arc::new(Installation::open(config, clock.now()).await?);
+        let config = &installation.config;
+        let ledger = Arc::new(Ledger::open(&state, config.datasets.iter().map(|dataset| &dataset.name)));
+        let live = Arc::new(Live::new(installation.clone(), ledger.clone(), clock.clone()));
+
+        let listener = TcpListener::bind(config.listen).await.map_err(|error| {
+            Error::failed(format!("cannot listen on {}", config.listen))
+                .because(error)
+                .hint("another program listens there, or the address is not this host's: change `listen`")
+        })?;
+        let address = listener.local_addr().context(Class::Failed, || "cannot tell the address of the endpoint")?;
+        let (stop_http, stop_control) = (CancellationToken::new(), CancellationToken::new());
+        let (sender, triggers) = mpsc::channel(TRIGGERS);
+        let socket = config.control_socket.clone();
+        let control = control::serve(control::bind(&socket)?, live.clone(), sender, stop_control.clone());
+        let endpoints = Endpoints {
+            http: tokio::spawn(http::serve(listener, live.clone(), stop_http.clone())),
+            control: tokio::spawn(control),
+            stop_http,
+            stop_control,
+            socket,
+        };
+        tracing::info!(
+            version = env!("CARGO_PKG_VERSION"),
+            %address,
+            datasets = config.datasets.len(),
+            replicas = config.replicas.len(),
+            "lifeboatd started"
+        );
+        let runner = Runner { state, ledger, clock };
+        let scheduler = Scheduler::new(config, |dataset| considered(&runner, dataset));
+        let upkeep = Upkeep::new(runner.clone(), live.clone());
+        Ok(Self {
+            origin,
+            live,
+            runner,
+            scheduler,
+            upkeep,
+            run: None,
+            waiting: BTreeMap::new(),
+            triggers,
+            signals,
+            endpoints,
+            _lock: lock,
+        })
+    }
+
+    /// Runs until a signal ends it.
+    ///
+    /// # Errors
+    /// An endpoint broke down.
+    pub(crate) async fn run(mut self) -> Result<()> {
+        notify::ready();
+        loop {
+            self.turn().await;
+            match self.event().await {
+                Event::Turn => {}
+                Event::Trigger(trigger) => {
+                    self.scheduler.request(&trigger.dataset);
+                    self.waiting.entry(trigger.dataset).or_default().push(trigger.answer);
+                }
+                Event::Ended(result) => self.ended(result),
+                Event::Reload => self.reload().await,
+                Event::Stop => break,
+            }
+            if self.endpoints.http.is_finished() {
+                self.stop().await;
+                return Err(Error::failed("the metrics endpoint broke down"));
+            }
+        }
+        self.stop().await;
+        Ok(())
+    }
+
+    /// Starts what is due.
+    async fn turn(&mut self) {
+        if let Some((dataset, cause)) = self.scheduler.start(self.runner.clock.now()) {
+            tracing::debug!(%dataset, ?cause, "due");
+            self.upkeep.make_way(&dataset).await;
+            let (runner, installation, cancel) =
+                (self.runner.clone(), self.live.installation(), CancellationToken::new());
+            let (name, stop) = (dataset.clone(), cancel.clone());
+            let task = tokio::spawn(async move { runner.run(&installation, &name, &stop).await });
+            notify::status(&format!("Backing up {dataset}"));
+            let waiting = self.waiting.remove(&dataset).unwrap_or_default();
+            self.run = Some(Run { dataset, cancel, task, waiting });
+        }
+        self.upkeep.turn(self.scheduler.running()).await;
+        let installation = self.live.installation();
+        let names = installation.config.datasets.iter().map(|dataset| &dataset.name);
+        let next = names.filter_map(|name| Some((name.clone(), self.scheduler.next_start(name)?))).collect();
+        self.live.turned(self.scheduler.running(), next);
+        if self.run.is_none() {
+            notify::status(&self.idle());
+        }
+        notify::alive();
+    }
+
+    /// Waits until something happens, but not for long.
+    async fn event(&mut self) -> Event {
+        let pause = notify::watchdog().map_or(TURN, |watchdog| TURN.min(watchdog));
+        let due = self.scheduler.wake_at().map(|due| (due - self.runner.clock.now()).to_std().unwrap_or_default());
+        tokio::select! {
+            result = end_of(&mut self.run) => Event::Ended(result),
+            Some(trigger) = self.triggers.recv() => Event::Trigger(trigger),
+            event = self.signals.next() => event,
+            () = tokio::time::sleep(due.unwrap_or(pause).min(pause)) => Event::Turn,
+        }
+    }
+
+    fn ended(&mut self, result: Result<RunReport>) {
+        self.scheduler.finished();
+        let Some(run) = self.run.take() else { return };
+        self.upkeep.want(&run.dataset);
+        let answer = Answer::from(result);
+        for waiting in run.waiting {
+            // Whoever hung up does not want it any more.
+            let _ = waiting.send(answer.clone());
+        }
+    }
+
+    async fn reload(&mut self) {
+        notify::reloading();
+        match self.installation().await {
+            Ok(installation) => {
+                let old = self.live.installation();
+                let (before, after) = (&old.config, &installation.config);
+                if (before.listen, &before.control_socket, &before.state_directory)
+                    != (after.listen, &after.control_socket, &after.state_directory)
+                {
+                    tracing::warn!("listen, control_socket and state_directory change with the next restart only");
+                }
+                let runner = &self.runner;
+                self.scheduler.reload(after, |dataset| considered(runner, dataset));
+                let gone: Vec<Name> =
+                    self.waiting.keys().filter(|name| after.dataset(name).is_none()).cloned().collect();
+                for dataset in gone {
+                    for waiting in self.waiting.remove(&dataset).unwrap_or_default() {
+                        let error = Error::usage(format!("the configuration has no dataset {dataset} any more"));
+                        let _ = waiting.send(error.into());
+                    }
+                }
+                for dataset in &after.datasets {
+                    self.upkeep.want(&dataset.name);
+                }
+                tracing::info!(
+                    datasets = after.datasets.len(),
+                    replicas = after.replicas.len(),
+                    "configuration reloaded"
+                );
+                self.live.install(Arc::new(installation));
+            }
+            Err(error) => tracing::error!(
+                hint = error.hint_text().unwrap_or_default(),
+                "not reloaded, the old configuration stays: {}",
+                error.chain()
+            ),
+        }
+        notify::ready();
+    }
+
+    async fn installation(&self) -> Result<Installation> {
+        let config = Config::load(&self.origin.path, &self.origin.surroundings)?;
+        Installation::open(config, self.runner.clock.now()).await
+    }
+
+    async fn stop(mut self) {
+        tracing::info!("stopping");
+        notify::stopping();
+        self.live.stop();
+        self.triggers.close();
+        self.waiting.clear();
+        self.endpoints.stop_control.cancel();
+        self.upkeep.stop().await;
+        if self.run.is_some() {
+            let result = self.drain().await;
+            self.ended(result);
+        }
+        while let Ok(trigger) = self.triggers.try_recv() {
+            drop(trigger);
+        }
+        if timeout(FAREWELL, &mut self.endpoints.control).await.is_err() {
+            self.endpoints.control.abort();
+        }
+        if let Err(error) = std::fs::remove_file(&self.endpoints.socket) {
+            tracing::debug!(%error, "the control socket cannot be removed");
+        }
+        self.endpoints.stop_http.cancel();
+        if timeout(FAREWELL, &mut self.endpoints.http).await.is_err() {
+            self.endpoints.http.abort();
+        }
+        tracing::info!("stopped");
+    }
+
+    /// Lets the run finish, then cancels it, then drops it.
+    async fn drain(&mut self) -> Result<RunReport> {
+        let limit = self.live.installation().config.limits.shutdown;
+        if let Some(run) = &self.run {
+            tracing::info!(dataset = %run.dataset, seconds = limit.as_secs(), "waiting for the run to finish");
+        }
+        let patience = tokio::time::sleep(limit);
+        tokio::pin!(patience);
+        let mut alive = tokio::time::interval(notify::watchdog().map_or(TURN, |watchdog| TURN.min(watchdog)));
+        loop {
+            tokio::select! {
+                result = end_of(&mut self.run) => return result,
+                () = &mut patience => break,
+                () = self.signals.stop() => break,
+                _ = alive.tick() => {
+                    self.live.turned(self.scheduler.running(), BTreeMap::new());
+                    notify::alive();
+                }
+            }
+        }
+        if let Some(run) = &self.run {
+            tracing::warn!(dataset = %run.dataset, "the run is cancelled; it is made up for after the next start");
+            run.cancel.cancel();
+        }
+        // The run itself gives the flow as long as `OBEY` to obey.
+        match timeout(OBEY + FAREWELL, end_of(&mut self.run)).await {
+            Ok(result) => result,
+            Err(_) => {
+                if let Some(run) = &self.run {
+                    run.task.abort();
+                }
+                end_of(&mut self.run).await
+            }
+        }
+    }
+
+    fn idle(&self) -> String {
+        let installation = self.live.installation();
+        let names = installation.config.datasets.iter().map(|dataset| &dataset.name);
+        let next = names.filter_map(|name| Some((self.scheduler.next_start(name)?, name))).min();
+        match next {
+            Some((at, dataset)) => format!("Idle; next is {dataset} at {}", crate::words::time(at)),
+            None => "Idle; nothing is scheduled".to_owned(),
+        }
+    }
+}
+
+/// The end of the run. Never, if there is none.
+async fn end_of(run: &mut Option<Run>) -> Result<RunReport> {
+    match run {
+        Some(run) => (&mut run.task).await.unwrap_or_else(|error| {
+            Err(Error::failed(format!("the backup of {} was aborted", run.dataset)).because(error))
+        }),
+        None => std::future::pending().await,
+    }
+}
+
+/// Up to when the starts of `dataset` are done with. One that was never seen begins now, and that is remembered, so
+/// that a start which passes while the daemon is down is made up for.
+fn considered(runner: &Runner, dataset: &Name) -> DateTime<Utc> {
+    runner.ledger.refresh(dataset);
+    let now = runner.clock.now();
+    let known = runner.ledger.get(dataset).considered;
+    if known.is_none()
+        && let Ok(_lock) = runner.state.lock_dataset(dataset)
+    {
+        runner.ledger.update(dataset, |status| status.considered = Some(now));
+    }
+    known.unwrap_or(now)
+}
+
+impl Signals {
+    fn listen() -> Result<Self> {
+        let listen = |kind| signal(kind).context(Class::Failed, || "cannot listen for signals");
+        Ok(Self {
+            terminate: listen(SignalKind::terminate())?,
+            interrupt: listen(SignalKind::interrupt())?,
+            hangup: listen(SignalKind::hangup())?,
+        })
+    }
+
+    async fn next(&mut self) -> Event {
+        tokio::select! {
+            _ = self.terminate.recv() => Event::Stop,
+            _ = self.interrupt.recv() => Event::Stop,
+            _ = self.hangup.recv() => Event::Reload,
+        }
+    }
+
+    async fn stop(&mut self) {
+        tokio::select! { _ = self.terminate.recv() => {}, _ = self.interrupt.recv() => {} }
+    }
+}

@@ -1,0 +1,190 @@
+//! One invocation: read the surroundings, parse, do what is asked, turn its error into an exit code.
+
+use std::ffi::OsString;
+use std::io::Write;
+use std::process::ExitCode;
+use std::sync::Arc;
+use std::time::Duration;
+
+use clap::Parser;
+use lifeboat_engine::clock::{SharedClock, SystemClock};
+use lifeboat_engine::config::{Config, Surroundings};
+use lifeboat_engine::error::{Class, Context, Error, Result};
+use lifeboat_engine::id::Name;
+use lifeboat_engine::state::StateDirectory;
+use tokio::signal::unix::{SignalKind, signal};
+use tokio_util::sync::CancellationToken;
+
+use crate::cli::{Cli, Command};
+use crate::control::client::ask;
+use crate::control::protocol;
+use crate::daemon::{Daemon, Origin};
+use crate::installation::Installation;
+use crate::log;
+use crate::runner::Runner;
+use crate::status::Ledger;
+use crate::words;
+
+/// Runs the command line `arguments`, program name first.
+pub(crate) fn run(arguments: impl Iterator<Item = OsString>) -> ExitCode {
+    let cli = match Cli::try_parse_from(arguments) {
+        Ok(cli) => cli,
+        Err(error) => {
+            // Help on standard output, errors on standard error; where neither can be written nothing can be said.
+            let _ = error.print();
+            return ExitCode::from(if error.use_stderr() { Class::Usage.exit_code() } else { 0 });
+        }
+    };
+    match execute(cli) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            complain(&error);
+            ExitCode::from(error.class().exit_code())
+        }
+    }
+}
+
+fn execute(cli: Cli) -> Result<()> {
+    let surroundings =
+        Surroundings { credentials_directory: std::env::var_os("CREDENTIALS_DIRECTORY").map(Into::into) };
+    let config = Config::load(&cli.config, &surroundings)?;
+    if cli.mode.check_config {
+        return say(&summary(&config));
+    }
+    let runtime =
+        tokio::runtime::Builder::new_multi_thread().enable_all().build().context(Class::Failed, || "cannot start")?;
+    let clock = SystemClock::shared();
+    let result = runtime.block_on(async {
+        match (cli.command, cli.mode.once) {
+            (Some(_), Some(_)) => Err(Error::usage("--once runs by itself, without a daemon to ask")),
+            (Some(command), None) => {
+                let command = match command {
+                    Command::Trigger { dataset } => protocol::Command::Trigger { dataset },
+                    Command::Status => protocol::Command::Status {},
+                };
+                let (report, summary) = ask(&config.control_socket, &command).await?;
+                say(&if cli.json { report.to_string() } else { summary })
+            }
+            (None, Some(datasets)) => {
+                log::start(cli.log, cli.log_level, under_journald())?;
+                once(config, datasets, cli.json, clock).await
+            }
+            (None, None) => {
+                log::start(cli.log, cli.log_level, under_journald())?;
+                Daemon::start(config, Origin { path: cli.config, surroundings }, clock).await?.run().await
+            }
+        }
+    });
+    runtime.shutdown_timeout(Duration::from_secs(1));
+    result
+}
+
+/// Runs `datasets`, or all, one after the other. The daemon may be running.
+async fn once(config: Config, datasets: Vec<Name>, json: bool, clock: SharedClock) -> Result<()> {
+    let state = StateDirectory::open(&config.state_directory)?;
+    let installation = Installation::open(config, clock.now()).await?;
+    let all = || installation.config.datasets.iter().map(|dataset| dataset.name.clone()).collect();
+    let datasets: Vec<Name> = if datasets.is_empty() { all() } else { datasets };
+    for dataset in &datasets {
+        installation.dataset(dataset)?;
+    }
+    if datasets.is_empty() {
+        return Err(Error::configuration("the configuration has no dataset to back up").hint("add a [[dataset]]"));
+    }
+    let cancel = cancelled_by_signals()?;
+    let runner = Runner { ledger: Arc::new(Ledger::open(&state, &datasets)), state, clock };
+    let mut worst: Option<Error> = None;
+    for dataset in &datasets {
+        match runner.run(&installation, dataset, &cancel).await {
+            Ok(report) => {
+                let words = words::report(&report);
+                say(&if json { to_json(&report)? } else { words })?;
+                if let Err(error) = runner.catch_up(&installation, dataset, &cancel).await {
+                    tracing::warn!(%dataset, "replicas were not caught up: {}", error.chain());
+                }
+            }
+            Err(error) => {
+                if json {
+                    say(&to_json(&failure(dataset, &error))?)?;
+                }
+                // The worst failure is told at the end.
+                let (better, worse) = match worst.take() {
+                    Some(known) if known.class().exit_code() >= error.class().exit_code() => (Some(error), known),
+                    known => (known, error),
+                };
+                if let Some(error) = better {
+                    complain(&error);
+                }
+                worst = Some(worse);
+            }
+        }
+        if cancel.is_cancelled() {
+            break;
+        }
+    }
+    worst.map_or(Ok(()), Err)
+}
+
+/// A failed run, as `--json` shows it.
+fn failure(dataset: &Name, error: &Error) -> serde_json::Value {
+    serde_json::json!({
+        "dataset": dataset,
+        "error": error.chain(),
+        "class": error.class().as_str(),
+        "hint": error.hint_text(),
+    })
+}
+
+fn to_json(value: &impl serde::Serialize) -> Result<String> {
+    serde_json::to_string(value).context(Class::Failed, || "cannot write the report")
+}
+
+fn summary(config: &Config) -> String {
+    let replicas = config.replicas.iter().map(|replica| format!("{} ({})", replica.name, replica.region));
+    let datasets = config.datasets.iter().map(|dataset| match &dataset.schedule {
+        Some(schedule) => format!("{} ({}, {})", dataset.name, schedule.expression(), schedule.time_zone()),
+        None => format!("{} (not scheduled)", dataset.name),
+    });
+    format!(
+        "ok: host {}\n  replicas: {}; a snapshot needs {}\n  datasets: {}",
+        config.host,
+        replicas.collect::<Vec<_>>().join(", "),
+        config.min_replicas,
+        datasets.collect::<Vec<_>>().join(", "),
+    )
+}
+
+fn cancelled_by_signals() -> Result<CancellationToken> {
+    let listen = |kind| signal(kind).context(Class::Failed, || "cannot listen for signals");
+    let (mut terminate, mut interrupt) = (listen(SignalKind::terminate())?, listen(SignalKind::interrupt())?);
+    let cancel = CancellationToken::new();
+    let fire = cancel.clone();
+    tokio::spawn(async move {
+        tokio::select! { _ = terminate.recv() => {}, _ = interrupt.recv() => {} }
+        fire.cancel();
+    });
+    Ok(cancel)
+}
+
+fn under_journald() -> bool {
+    std::env::var_os("JOURNAL_STREAM").is_some()
+}
+
+fn say(text: &str) -> Result<()> {
+    writeln!(std::io::stdout().lock(), "{text}").context(Class::Failed, || "cannot write to standard output")
+}
+
+/// What failed, every cause, what to do next.
+fn complain(error: &Error) {
+    let mut text = format!("error: {}", error.message());
+    let mut cause = std::error::Error::source(error);
+    while let Some(why) = cause {
+        text.push_str(&format!("\n  why: {why}"));
+        cause = why.source();
+    }
+    if let Some(hint) = error.hint_text() {
+        text.push_str(&format!("\n  next: {hint}"));
+    }
+    // Where standard error is gone, the exit code still tells.
+    let _ = writeln!(std::io::stderr().lock(), "{text}");
+}
