@@ -12,6 +12,7 @@ use lifeboat_engine::config::{Config, Surroundings};
 use lifeboat_engine::error::{Class, Context, Error, Result};
 use lifeboat_engine::id::Name;
 use lifeboat_engine::state::StateDirectory;
+use serde_json::json;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 
@@ -35,10 +36,11 @@ pub(crate) fn run(arguments: impl Iterator<Item = OsString>) -> ExitCode {
             return ExitCode::from(if error.use_stderr() { Class::Usage.exit_code() } else { 0 });
         }
     };
+    let json = cli.json;
     match execute(cli) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
-            complain(&error);
+            complain(&error, json);
             ExitCode::from(error.class().exit_code())
         }
     }
@@ -49,7 +51,9 @@ fn execute(cli: Cli) -> Result<()> {
         Surroundings { credentials_directory: std::env::var_os("CREDENTIALS_DIRECTORY").map(Into::into) };
     let config = Config::load(&cli.config, &surroundings)?;
     if cli.mode.check_config {
-        return say(&summary(&config));
+        let (replicas, datasets) = (config.replicas.len(), config.datasets.len());
+        let json = json!({ "ok": true, "replicas": replicas, "datasets": datasets });
+        return say(&if cli.json { json.to_string() } else { summary(&config) });
     }
     let runtime =
         tokio::runtime::Builder::new_multi_thread().enable_all().build().context(Class::Failed, || "cannot start")?;
@@ -113,7 +117,7 @@ async fn once(config: Config, datasets: Vec<Name>, json: bool, clock: SharedCloc
                     known => (known, error),
                 };
                 if let Some(error) = better {
-                    complain(&error);
+                    complain(&error, json);
                 }
                 worst = Some(worse);
             }
@@ -127,7 +131,7 @@ async fn once(config: Config, datasets: Vec<Name>, json: bool, clock: SharedCloc
 
 /// A failed run, as `--json` shows it.
 fn failure(dataset: &Name, error: &Error) -> serde_json::Value {
-    serde_json::json!({
+    json!({
         "dataset": dataset,
         "error": error.chain(),
         "class": error.class().as_str(),
@@ -175,16 +179,24 @@ fn say(text: &str) -> Result<()> {
 }
 
 /// What failed, every cause, what to do next.
-fn complain(error: &Error) {
-    let mut text = format!("error: {}", error.message());
-    let mut cause = std::error::Error::source(error);
-    while let Some(why) = cause {
-        text.push_str(&format!("\n  why: {why}"));
-        cause = why.source();
-    }
-    if let Some(hint) = error.hint_text() {
-        text.push_str(&format!("\n  next: {hint}"));
-    }
+fn complain(error: &Error, as_json: bool) {
+    let first = std::error::Error::source(error);
+    let causes: Vec<String> =
+        std::iter::successors(first, |cause| cause.source()).map(|cause| cause.to_string()).collect();
+    let text = if as_json {
+        json!({ "error": {
+            "class": error.class().as_str(),
+            "message": error.message(),
+            "causes": causes,
+            "hint": error.hint_text(),
+            "exit_code": error.class().exit_code(),
+        } })
+        .to_string()
+    } else {
+        let why = causes.iter().map(|cause| format!("\n  why: {cause}"));
+        let next = error.hint_text().map(|hint| format!("\n  next: {hint}"));
+        format!("error: {}{}", error.message(), why.chain(next).collect::<String>())
+    };
     // Where standard error is gone, the exit code still tells.
     let _ = writeln!(std::io::stderr().lock(), "{text}");
 }

@@ -39,6 +39,7 @@ pub(crate) enum Command {
 
 /// Flags that every command takes.
 #[derive(Debug, Clone, Args)]
+#[command(next_help_heading = "Options of every command")]
 pub(crate) struct Globals {
     /// Configuration file; not read when --directory or --s3-bucket names the replica
     #[arg(

@@ -13,12 +13,16 @@ const CLASSES: [(Class, &str); 8] = [
     (Class::ObjectiveMissed, "everything worked, but outside the objectives"),
 ];
 
+/// As a shell reports a process that SIGINT ended.
+pub(crate) const INTERRUPTED: u8 = 130;
+
 /// The section of `--help` and of the manual.
 pub(crate) fn help() -> String {
     let mut text = "Exit codes:\n  0  success".to_owned();
     for (class, meaning) in CLASSES {
         text.push_str(&format!("\n  {}  {meaning}", class.exit_code()));
     }
+    text.push_str(&format!("\n  {INTERRUPTED}  ended at once by a second signal"));
     text
 }
 

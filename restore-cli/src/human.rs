@@ -22,9 +22,12 @@ pub(crate) fn bytes(bytes: u64) -> String {
     format!("{value:.1} {unit}")
 }
 
-/// `0.4 s`, `41.2 s`, `12 min 3 s`, `3 h 5 min`, `2 d 4 h`.
+/// `12 ms`, `41.2 s`, `12 min 3 s`, `3 h 5 min`, `2 d 4 h`.
 pub(crate) fn seconds(seconds: f64) -> String {
-    let tenths = (seconds.max(0.0) * 10.0).round();
+    if seconds < 0.9995 {
+        return format!("{:.0} ms", seconds.max(0.0) * 1000.0);
+    }
+    let tenths = (seconds * 10.0).round();
     if tenths < 600.0 {
         return format!("{:.1} s", tenths / 10.0);
     }
@@ -75,7 +78,9 @@ mod tests {
 
     #[test]
     fn durations_show_the_two_largest_units() {
-        assert_eq!(seconds(0.0), "0.0 s");
+        assert_eq!(seconds(-1.0), "0 ms");
+        assert_eq!(seconds(0.9994), "999 ms");
+        assert_eq!(seconds(0.9996), "1.0 s");
         assert_eq!(seconds(59.94), "59.9 s");
         assert_eq!(seconds(59.96), "1 min");
         assert_eq!(seconds(723.4), "12 min 3 s");

@@ -17,11 +17,9 @@ use tracing_subscriber::filter::LevelFilter;
 
 use crate::cli::{self, Cli, Command, Globals};
 use crate::commands;
+use crate::exit;
 use crate::output::Output;
 use crate::session::Session;
-
-/// As a shell reports a process that SIGINT ended.
-const INTERRUPTED: i32 = 130;
 
 /// Runs the command line `arguments`, program name first.
 pub(crate) fn run(arguments: impl Iterator<Item = OsString>) -> ExitCode {
@@ -107,7 +105,7 @@ fn obey_signals(session: &Session) -> Result<()> {
         out.note("stopping; a second signal ends at once and may leave things behind");
         cancel.cancel();
         tokio::select! { _ = interrupt.recv() => {}, _ = terminate.recv() => {} }
-        std::process::exit(INTERRUPTED);
+        std::process::exit(exit::INTERRUPTED.into());
     });
     Ok(())
 }

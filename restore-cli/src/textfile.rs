@@ -45,7 +45,8 @@ pub(crate) struct Outcome {
     pub(crate) reached: Option<ProofLevel>,
     pub(crate) rto_seconds: Option<f64>,
     pub(crate) rpo_seconds: Option<f64>,
-    pub(crate) objectives: Objectives,
+    /// `None`: not known this time.
+    pub(crate) objectives: Option<Objectives>,
 }
 
 /// A file for the textfile collector.
@@ -126,7 +127,8 @@ fn update(samples: &mut Samples, dataset: &Name, outcome: &Outcome) {
             set(family, labels(""), seconds(measured));
         }
     }
-    for (objective, promised) in [("rpo", outcome.objectives.rpo), ("rto", outcome.objectives.rto)] {
+    let known = outcome.objectives.map(|objectives| [("rpo", objectives.rpo), ("rto", objectives.rto)]);
+    for (objective, promised) in known.into_iter().flatten() {
         let labels = labels(&format!(",objective=\"{objective}\""));
         let key = (family_index(OBJECTIVE).unwrap_or_default(), labels);
         match promised {
@@ -185,7 +187,7 @@ mod tests {
             reached: passed.then_some(ProofLevel::Proved),
             rto_seconds: passed.then_some(41.25),
             rpo_seconds: passed.then_some(600.0),
-            objectives: Objectives { rpo: Some(Duration::from_secs(3600)), rto: None },
+            objectives: passed.then_some(Objectives { rpo: Some(Duration::from_secs(3600)), rto: None }),
         }
     }
 
@@ -246,7 +248,7 @@ mod tests {
         update(&mut samples, &name("shop"), &outcome(1000, true));
         let before = render(&samples);
         let mut samples = parse(&before).unwrap();
-        let without = Outcome { objectives: Objectives::default(), ..outcome(2000, true) };
+        let without = Outcome { objectives: Some(Objectives::default()), ..outcome(2000, true) };
         update(&mut samples, &name("other"), &outcome(2000, true));
         update(&mut samples, &name("other"), &without);
         let text = render(&samples);

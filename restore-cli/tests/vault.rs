@@ -55,7 +55,9 @@ impl Installation {
         );
         let drill = format!(
             "host = \"drill\"\nvault_prefix = \"vault\"\nstate_directory = \"{root}/drill-state\"\n\
-             [keys]\ndirectory = \"{root}/keys/drill-host\"\ntrusted_signers = [\"{}\"]\n{replicas}",
+             [keys]\ndirectory = \"{root}/keys/drill-host\"\ntrusted_signers = [\"{}\"]\n{replicas}\
+             [[dataset]]\nname = \"{DATASET}\"\nhome_region = \"home\"\nobjectives = {{ rpo = \"1h\", rto = \"10m\" }}\n\
+             source = {{ kind = \"command\", argv = [\"true\"], stream = \"data\" }}\n",
             self.vault.init.signer
         );
         fs::write(self.path("backup.toml"), backup).unwrap();
@@ -256,6 +258,7 @@ async fn a_drill_leaves_signed_evidence_and_metrics() {
     let metrics = fs::read_to_string(place.path("drill.prom")).unwrap();
     assert!(metrics.contains("lifeboat_drill_last_status{dataset=\"shop\"} 1\n"), "{metrics}");
     assert!(metrics.contains("lifeboat_drill_last_level{dataset=\"shop\"} 1\n"), "{metrics}");
+    assert!(metrics.contains("lifeboat_objective_seconds{dataset=\"shop\",objective=\"rto\"} 600.000\n"), "{metrics}");
 
     // No replica answers: there is nothing to report on, and the metrics say so all the same.
     for replica in ["r1", "r2"] {
@@ -268,6 +271,21 @@ async fn a_drill_leaves_signed_evidence_and_metrics() {
     let success =
         |text: &str| text.lines().find(|line| line.starts_with("lifeboat_drill_last_success")).map(str::to_owned);
     assert_eq!(success(&after), success(&metrics));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_drill_that_only_misses_an_objective_is_exit_8() {
+    let place = Installation::new().await;
+    let config = fs::read_to_string(place.path("drill.toml")).unwrap();
+    fs::write(place.path("drill.toml"), config.replace("rpo = \"1h\"", "rpo = \"1s\"")).unwrap();
+    // The harness gives each snapshot a second of its own, ahead of the wall clock.
+    std::thread::sleep(Duration::from_millis(3_500));
+    let late = place.on("drill", &["drill", DATASET, "--textfile", "drill.prom"]);
+    assert_eq!(code(&late), 8, "{}{}", stdout(&late), stderr(&late));
+    assert!(stdout(&late).starts_with("Drill of shop: FETCHED, OBJECTIVE MISSED (rpo)"), "{}", stdout(&late));
+    assert!(stderr(&late).contains("error: the drill succeeded, but missed its objectives: rpo"), "{}", stderr(&late));
+    let metrics = fs::read_to_string(place.path("drill.prom")).unwrap();
+    assert!(metrics.contains("lifeboat_drill_last_status{dataset=\"shop\"} 1\n"), "it restored: {metrics}");
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -301,6 +319,29 @@ async fn prune_plans_asks_and_only_then_removes() {
     assert_eq!(left["snapshots"].as_array().unwrap().len(), 1);
 }
 
+/// Runs the backup host's `prune` on a terminal, where a person types `answer`.
+fn prune_on_a_terminal(place: &Installation, answer: &str) -> Output {
+    let line = format!("{} --config backup.toml prune", env!("CARGO_BIN_EXE_lifeboat"));
+    let mut script = Command::new("script");
+    script.args(["--quiet", "--return", "--command", &line, "/dev/null"]).current_dir(place.vault.place.path());
+    let mut child = script.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().expect("script, of bsdutils");
+    child.stdin.take().unwrap().write_all(format!("{answer}\n").as_bytes()).unwrap();
+    child.wait_with_output().unwrap()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn on_a_terminal_only_yes_means_yes() {
+    let place = Installation::new().await;
+    for answer in ["", "y", "no"] {
+        let refused = prune_on_a_terminal(&place, answer);
+        assert_eq!(code(&refused), 1, "{}", stdout(&refused));
+        assert!(stdout(&refused).contains("not confirmed; nothing was changed"), "{}", stdout(&refused));
+    }
+    let agreed = prune_on_a_terminal(&place, "yes");
+    assert_eq!(code(&agreed), 0, "{}", stdout(&agreed));
+    assert!(stdout(&agreed).contains("removed 1 snapshot"), "{}", stdout(&agreed));
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn init_run_again_keeps_every_key_and_names_the_signer() {
     let place = Installation::new().await;
@@ -313,6 +354,51 @@ async fn init_run_again_keeps_every_key_and_names_the_signer() {
     let partly = place.on("backup", &["init", "--json"]);
     assert_eq!(code(&partly), 5, "one replica was not reached");
     assert_eq!(json(&partly)["signer"], place.vault.init.signer);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_restore_into_a_directory_overwrites_only_when_it_is_meant() {
+    let place = Installation::new().await;
+    let restore = ["restore", DATASET, "--to-directory", "out"];
+    let first = place.with_one_replica(&[&restore[..], &["--json"]].concat());
+    assert_eq!(code(&first), 0, "{}", stderr(&first));
+    let said = json(&first);
+    assert_eq!(said["restored_bytes"], place.contents[1].len());
+    assert_eq!(said["read_from"], serde_json::json!(["directory"]));
+    let file = place.path(said["written"][0].as_str().unwrap());
+    assert!(fs::read(&file).unwrap() == place.contents[1]);
+
+    fs::write(&file, "changed since").unwrap();
+    for (flags, why) in [(&[][..], "is not empty"), (&["--overwrite"], "pass --yes")] {
+        let refused = place.with_one_replica(&[&restore[..], flags].concat());
+        assert_eq!(code(&refused), 2, "{flags:?}");
+        assert!(stderr(&refused).contains(why), "{}", stderr(&refused));
+        assert_eq!(fs::read(&file).unwrap(), b"changed since");
+    }
+    let meant = place.with_one_replica(&[&restore[..], &["--overwrite", "--yes"]].concat());
+    assert_eq!(code(&meant), 0, "{}", stderr(&meant));
+    assert!(fs::read(&file).unwrap() == place.contents[1]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn check_says_what_is_weak_and_fails_on_what_is_broken() {
+    let place = Installation::new().await;
+    let weak = place.on("backup", &["check"]);
+    assert_eq!(code(&weak), 0, "{}{}", stdout(&weak), stderr(&weak));
+    for words in ["has no schedule", "no RPO or RTO objective", "the drill identity is still on this host"] {
+        assert!(stdout(&weak).contains(words), "{words} is not in\n{}", stdout(&weak));
+    }
+    let drill_host = json(&place.on("drill", &["check", "--json"]));
+    assert_eq!(drill_host["broken"], serde_json::json!([]));
+    assert_eq!(drill_host["weak"].as_array().unwrap().len(), 2, "only that its replicas are directories: {drill_host}");
+    assert_eq!(drill_host["replicas"][0]["can_write"], Value::Null, "a drill host is not asked to write");
+
+    fs::rename(place.path("r1"), place.path("unmounted")).unwrap();
+    let broken = place.on("backup", &["check", "--json"]);
+    assert!(matches!(code(&broken), 3 | 5), "{}", stderr(&broken));
+    assert!(json(&broken)["broken"][0]["what"].as_str().unwrap().contains("replica r1"), "{}", stdout(&broken));
+    // One replica by flags, as on the day of a restore.
+    assert_eq!(code(&place.run(&["check", "--directory", "r2", "--vault-prefix", "vault"])), 0);
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -2,11 +2,11 @@
 //!
 //! Broken is what would make a backup or a restore fail, and decides the exit code. Weak is what works today.
 
-use std::collections::BTreeMap;
+use std::collections::BTreeSet;
 use std::fmt;
 use std::path::{Path, PathBuf};
 
-use lifeboat_engine::config::{Config, ReplicaConfig, SourceConfig};
+use lifeboat_engine::config::{Config, ReplicaConfig, ReplicaKind, SourceConfig};
 use lifeboat_engine::keys::{DRILL_HOST_FOLDER, HostKeys};
 use lifeboat_engine::replica::{self, Probe};
 use lifeboat_engine::source::{self, ToolFound};
@@ -57,7 +57,7 @@ struct ReplicaCheck {
 
 pub(crate) async fn run(_: &Args, session: &Session) -> Result<()> {
     let place = session.place()?;
-    let write = place.config.as_ref().is_some_and(|config| !config.datasets.is_empty());
+    let write = place.config.as_ref().is_some_and(backs_up);
     let probes = futures::future::join_all(place.replicas.iter().map(|replica| probe(&place, replica, write)));
     let probed = session.cancellable("the check", async { Ok(probes.await) }).await?;
     let directories = client_directories(place.config.as_ref());
@@ -85,6 +85,12 @@ async fn probe<'a>(place: &Place, config: &'a ReplicaConfig, write: bool) -> (&'
         Ok((probe, has_vault))
     };
     (config, look.await)
+}
+
+/// A drill host names datasets too, for their objectives: its keys tell it apart.
+fn backs_up(config: &Config) -> bool {
+    let host_keys = config.keys.host_key.path().exists() || config.keys.host_bundle.path().exists();
+    !config.datasets.is_empty() && (host_keys || !config.keys.drill_identity.path().exists())
 }
 
 fn client_directories(config: Option<&Config>) -> Vec<&Path> {
@@ -131,13 +137,14 @@ impl Checked {
                 check.can_write = probe.can_write;
                 check.can_delete = probe.can_delete;
                 check.clock_skew_seconds = probe.clock_skew_seconds;
-                self.judge_probe(name.as_str(), &probe, has_vault, write);
+                self.judge_probe(config, &probe, has_vault, write);
             }
         }
         self.replicas.push(check);
     }
 
-    fn judge_probe(&mut self, name: &str, probe: &Probe, has_vault: bool, write: bool) {
+    fn judge_probe(&mut self, config: &ReplicaConfig, probe: &Probe, has_vault: bool, write: bool) {
+        let name = &config.name;
         if write && probe.can_write == Some(false) {
             self.broken(
                 Class::Storage,
@@ -154,14 +161,21 @@ impl Checked {
             probe.conditional_writes == Some(false),
             "ignores conditional writes: two hosts that make a vault or a key at the same moment could overwrite each other",
         );
-        weak(
-            probe.versioning == Some(false),
-            "keeps no old versions: whoever steals the write credentials can delete every backup in it; turn versioning on",
-        );
-        weak(
-            probe.object_lock == Some(false),
-            "has no Object Lock: even old versions can be deleted with enough rights; turn it on for at least one replica",
-        );
+        if matches!(config.kind, ReplicaKind::Directory { .. }) {
+            weak(
+                true,
+                "is a directory: whoever may write to it can delete every backup in it; lock at least one other replica",
+            );
+        } else {
+            weak(
+                probe.versioning == Some(false),
+                "keeps no old versions: whoever steals the write credentials can delete every backup in it; turn versioning and Object Lock on",
+            );
+            weak(
+                probe.versioning != Some(false) && probe.object_lock == Some(false),
+                "has no Object Lock: old versions can be deleted by whoever has the rights; turn it on for at least one replica",
+            );
+        }
         weak(
             write && probe.can_delete == Some(false),
             "does not let this host delete: that is safe, but prune cannot make room there",
@@ -176,22 +190,22 @@ impl Checked {
     }
 
     fn judge_installation(&mut self, config: &Config) {
-        self.judge_spread(config);
+        // With --replica the others are not known.
+        if self.replicas.len() == config.replicas.len() {
+            self.judge_spread(config);
+        }
         self.judge_datasets(config);
         self.judge_keys(config);
     }
 
     fn judge_spread(&mut self, config: &Config) {
-        let mut regions: BTreeMap<&str, usize> = BTreeMap::new();
-        for replica in &config.replicas {
-            *regions.entry(&replica.region).or_default() += 1;
-        }
+        let regions: BTreeSet<&str> = config.replicas.iter().map(|replica| replica.region.as_str()).collect();
         match (config.replicas.len(), regions.len()) {
             (1, _) => self.weak.push("there is one replica only: lose it, and there is no backup".to_owned()),
             (_, 1) => self.weak.push("all replicas are in one region: one disaster takes them all".to_owned()),
             _ => {}
         }
-        if config.datasets.is_empty() {
+        if !backs_up(config) {
             return;
         }
         let working = self.replicas.iter().filter(|replica| replica.error.is_none()).count();
@@ -212,12 +226,15 @@ impl Checked {
     fn judge_datasets(&mut self, config: &Config) {
         for dataset in &config.datasets {
             let name = &dataset.name;
-            if dataset.schedule.is_none() {
-                self.weak.push(format!("dataset {name} has no schedule: it is backed up only when somebody asks"));
-            }
             if dataset.objectives.rpo.is_none() || dataset.objectives.rto.is_none() {
                 self.weak
                     .push(format!("dataset {name} has no RPO or RTO objective: a drill measures, but cannot judge"));
+            }
+            if !backs_up(config) {
+                continue;
+            }
+            if dataset.schedule.is_none() {
+                self.weak.push(format!("dataset {name} has no schedule: it is backed up only when somebody asks"));
             }
             if dataset.retention.keeps_everything() {
                 self.weak.push(format!("dataset {name} has no retention rule: nothing is ever removed"));
@@ -251,7 +268,7 @@ impl Checked {
                 );
             }
         }
-        if config.datasets.is_empty() {
+        if !backs_up(config) {
             return;
         }
         if !config.keys.host_key.path().exists() && !config.keys.host_bundle.path().exists() {
@@ -320,15 +337,13 @@ impl fmt::Display for Checked {
         for tool in &self.tools {
             tools.row([tool.tool.clone(), tool.version.clone(), tool.path.display().to_string()]);
         }
-        write!(f, "{tools}")?;
-        for broken in &self.broken {
-            write!(f, "\n\n BROKEN  {}", broken.what)?;
-        }
-        for weak in &self.weak {
-            write!(f, "\n\n weak    {weak}")?;
+        writeln!(f, "{tools}")?;
+        let findings = self.broken.iter().map(|broken| ("BROKEN", &broken.what));
+        for (word, what) in findings.chain(self.weak.iter().map(|weak| ("weak", weak))) {
+            write!(f, "\n {word}: {what}")?;
         }
         if self.broken.is_empty() && self.weak.is_empty() {
-            write!(f, "\n\n Nothing is broken, nothing is weak.")?;
+            write!(f, "\n Nothing is broken, nothing is weak.")?;
         }
         Ok(())
     }
@@ -338,14 +353,21 @@ impl fmt::Display for Checked {
 #[allow(clippy::unwrap_used, reason = "tests")]
 mod tests {
     use super::*;
-    use lifeboat_engine::config::ReplicaKind;
+    use lifeboat_engine::config::{S3Config, S3Credentials};
     use std::time::Duration;
 
     fn replica() -> ReplicaConfig {
         ReplicaConfig {
             name: "north".parse().unwrap(),
             region: "eu-north".to_owned(),
-            kind: ReplicaKind::Directory { path: "/r".into() },
+            kind: ReplicaKind::S3(S3Config {
+                bucket: "b".to_owned(),
+                endpoint: None,
+                path_style: false,
+                ca_file: None,
+                storage_class: None,
+                credentials: S3Credentials::Default,
+            }),
             timeout: Duration::from_secs(1),
         }
     }
@@ -380,7 +402,7 @@ mod tests {
     fn each_weakness_is_said_in_plain_words_and_breaks_nothing() {
         for (weak, words) in [
             (Probe { conditional_writes: Some(false), ..probe() }, "ignores conditional writes"),
-            (Probe { versioning: Some(false), ..probe() }, "keeps no old versions"),
+            (Probe { versioning: Some(false), object_lock: Some(false), ..probe() }, "keeps no old versions"),
             (Probe { object_lock: Some(false), ..probe() }, "no Object Lock"),
             (Probe { can_delete: Some(false), ..probe() }, "prune cannot make room"),
             (Probe { clock_skew_seconds: Some(-31), ..probe() }, "is 31 s behind this host's"),

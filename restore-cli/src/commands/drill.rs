@@ -28,6 +28,7 @@ const LEVELS: [ProofLevel; 4] = [ProofLevel::Fetched, ProofLevel::Loaded, ProofL
 /// Exit 0 means that the required level was reached within the objectives; 8 that it was reached, but not within them.
 #[derive(Debug, clap::Args)]
 pub(crate) struct Args {
+    /// Name of the dataset
     dataset: Name,
     #[command(flatten)]
     pub(crate) selection: Selection,
@@ -52,26 +53,23 @@ fn level(word: &str) -> ProofLevel {
 pub(crate) async fn run(args: &Args, session: &Session) -> Result<()> {
     let textfile = args.textfile.as_deref().map(Textfile::open).transpose()?;
     let (objectives, result) = match Plan::make(args, session) {
-        Ok(plan) => (plan.objectives, plan.run(args, session).await),
-        Err(error) => (Objectives::default(), Err(error)),
+        Ok(plan) => (Some(plan.objectives), plan.run(args, session).await),
+        Err(error) => (None, Err(error)),
     };
-    if let Some(textfile) = textfile {
-        let report = result.as_ref().ok().map(|(drilled, _)| &drilled.report);
-        textfile.record(
-            &args.dataset,
-            &Outcome {
-                ended: report.map_or_else(|| session.clock.now(), |report| report.finished),
-                passed: report.is_some_and(|report| report.passed),
-                reached: report.and_then(|report| report.reached),
-                rto_seconds: report.and_then(|report| report.rto_seconds),
-                rpo_seconds: report.and_then(|report| report.rpo_seconds),
-                objectives,
-            },
-        )?;
-    }
+    let report = result.as_ref().ok().map(|(drilled, _)| &drilled.report);
+    let outcome = Outcome {
+        ended: report.map_or_else(|| session.clock.now(), |report| report.finished),
+        passed: report.is_some_and(|report| report.passed),
+        reached: report.and_then(|report| report.reached),
+        rto_seconds: report.and_then(|report| report.rto_seconds),
+        rpo_seconds: report.and_then(|report| report.rpo_seconds),
+        objectives,
+    };
+    let recorded = textfile.map_or(Ok(()), |textfile| textfile.record(&args.dataset, &outcome));
     let (drilled, error) = result?;
-    session.out.result(&drilled)?;
-    error.map_or(Ok(()), Err)
+    let shown = session.out.result(&drilled);
+    // What the drill found comes before what became of telling it.
+    error.map_or(Ok(()), Err).and(recorded).and(shown)
 }
 
 /// What is known before the vault is opened.
@@ -127,12 +125,17 @@ impl Plan {
             drilled.published = Some(published);
         }
         let in_vault = drilled.published.as_ref().is_some_and(|published| !published.replicas.is_empty());
-        let fallback =
-            self.place.config.as_ref().filter(|_| !in_vault).map(|config| local_file(config, &drilled.report));
-        if let Some(file) = args.report.clone().or(fallback) {
+        if let Some(file) = &args.report {
             let file = std::path::absolute(file).map_err(storage("cannot tell where --report points".to_owned()))?;
             write_report(&file, &drilled.report, self.signer.as_ref())?;
             drilled.file = Some(file);
+        } else if let Some(config) = self.place.config.as_ref().filter(|_| !in_vault) {
+            let file = local_file(config, &drilled.report);
+            match write_report(&file, &drilled.report, self.signer.as_ref()) {
+                Ok(()) => drilled.file = Some(file),
+                // Nobody asked for this file, so its loss does not make the drill fail.
+                Err(error) => session.out.warning(format!("the report is not kept: {}", error.chain())),
+            }
         }
         Ok(())
     }

@@ -34,6 +34,7 @@ const NOT_A_SERVER: [&str; 2] = ["to_directory", "stdout"];
 #[derive(Debug, clap::Args)]
 #[command(group = clap::ArgGroup::new("target").required(true).args(["to_postgres", "to_directory", "stdout"]))]
 pub(crate) struct Args {
+    /// Name of the dataset
     dataset: Name,
     #[command(flatten)]
     selection: Selection,

@@ -19,6 +19,7 @@ use crate::table::Plain;
 /// Show one snapshot: source, streams, sizes, and the replicas that hold it
 #[derive(Debug, clap::Args)]
 pub(crate) struct Args {
+    /// Name of the dataset
     dataset: Name,
     /// Snapshot id, or `latest`
     #[arg(value_parser = cli::parse_snapshot)]

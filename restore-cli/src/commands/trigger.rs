@@ -22,6 +22,7 @@ const LONGEST_ANSWER: u64 = 1 << 20;
 /// Ask the daemon to back up a dataset now, and wait for the result
 #[derive(Debug, clap::Args)]
 pub(crate) struct Args {
+    /// Name of the dataset
     dataset: Name,
 }
 
