@@ -181,8 +181,7 @@ fn say(text: &str) -> Result<()> {
 /// What failed, every cause, what to do next.
 fn complain(error: &Error, as_json: bool) {
     let first = std::error::Error::source(error);
-    let causes: Vec<String> =
-        std::iter::successors(first, |cause| cause.source()).map(|cause| cause.to_string()).collect();
+    let causes: Vec<String> = std::iter::successors(first, |cause| cause.source()).map(ToString::to_string).collect();
     let text = if as_json {
         json!({ "error": {
             "class": error.class().as_str(),

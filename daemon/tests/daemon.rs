@@ -58,6 +58,13 @@ impl Host {
         std::fs::write(self.config(), text.replace("127.0.0.1:0", &format!("127.0.0.1:{}", self.port))).unwrap();
     }
 
+    /// Gives every dataset a source that takes until it is stopped, and the installation these limits.
+    fn slow_down(&self, limits: &str) {
+        let text = std::fs::read_to_string(self.config()).unwrap();
+        let text = text.replace("shutdown = \"5s\"", limits).replace("\"printf\"", "\"sleep\"");
+        std::fs::write(self.config(), text.replace("\"sleep\", \"shop\"", "\"sleep\", \"300\"")).unwrap();
+    }
+
     fn config(&self) -> std::path::PathBuf {
         self.place.path().join("lifeboat.toml")
     }
@@ -135,9 +142,6 @@ fn ends(mut daemon: Daemon) -> Option<i32> {
 fn said(output: &Output) -> String {
     format!("{}{}", String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr))
 }
-
-/// A source that takes until it is stopped.
-const SLOW: &str = "source = { kind = \"command\", argv = [\"sleep\", \"300\"] }";
 
 #[tokio::test(flavor = "multi_thread")]
 async fn once_reports_each_dataset_and_ends_with_the_worst_failure() {
@@ -219,11 +223,21 @@ async fn a_reload_takes_good_configurations_and_refuses_bad_ones() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_run_beyond_its_limit_is_stopped_and_remembered_as_failed() {
+    let host = Host::new(&[("shop", "")]).await;
+    host.slow_down("shutdown = \"5s\"\nrun = \"1s\"");
+    let output = host.run(&["--once", "shop"]);
+    assert!(output.status.code() == Some(1) && said(&output).contains("limits.run"), "{}", said(&output));
+    let _daemon = host.start();
+    assert_eq!(host.metric("lifeboat_backup_runs_total{dataset=\"shop\",result=\"failure\"}"), 1.0);
+    let status = host.run(&["status"]);
+    assert!(said(&status).contains("the last run FAILED: the backup of shop took longer"), "{}", said(&status));
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn the_end_cancels_a_run_that_takes_too_long_and_answers_who_waits() {
     let host = Host::new(&[("shop", "")]).await;
-    let text = std::fs::read_to_string(host.config()).unwrap();
-    let slow = text.lines().map(|line| if line.starts_with("source") { SLOW } else { line });
-    std::fs::write(host.config(), slow.collect::<Vec<_>>().join("\n").replace("\"5s\"", "\"1s\"")).unwrap();
+    host.slow_down("shutdown = \"1s\"");
     let daemon = host.start();
     let waiting = host.command(&["trigger", "shop"]).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
     until("the run has begun", || host.metric("lifeboat_backup_running{dataset=\"shop\"}") == 1.0);
