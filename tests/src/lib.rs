@@ -6,6 +6,7 @@ pub mod programs;
 pub mod proxy;
 pub mod s3;
 pub mod sample;
+pub mod streams;
 pub mod tls;
 pub mod tools;
 pub mod vault;

@@ -7,85 +7,14 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use async_trait::async_trait;
-use bytes::Bytes;
 use lifeboat_engine::config::{CommandConfig, PostgresConfig, Secret, SecretRef, SourceConfig};
-use lifeboat_engine::source::{
-    CaptureContext, SourceFacts, StoredStreams, StreamReader, StreamSink, StreamWriter, Target, from_config, load,
-};
-use lifeboat_engine::{Class, Error, Result};
+use lifeboat_engine::source::{CaptureContext, StoredStreams, Target, from_config, load};
+use lifeboat_engine::{Class, Result};
 use lifeboat_tests::postgres::Postgres;
+use lifeboat_tests::streams::MemoryStreams as Memory;
 use lifeboat_tests::tools;
 use tempfile::TempDir;
 use tokio_util::sync::CancellationToken;
-
-/// Streams in memory: what was written, and whether it was finished.
-#[derive(Default, Clone)]
-struct Memory {
-    streams: Arc<Mutex<BTreeMap<String, (Vec<u8>, Option<i32>)>>>,
-    order: Arc<Mutex<Vec<String>>>,
-    facts: SourceFacts,
-}
-
-struct MemoryWriter(Memory, String);
-
-impl StreamSink for Memory {
-    fn open(&self, name: &str) -> Result<Box<dyn StreamWriter>> {
-        self.order.lock().unwrap().push(name.to_owned());
-        assert!(self.streams.lock().unwrap().insert(name.to_owned(), (Vec::new(), None)).is_none());
-        Ok(Box::new(MemoryWriter(self.clone(), name.to_owned())))
-    }
-}
-
-#[async_trait]
-impl StreamWriter for MemoryWriter {
-    async fn write(&mut self, data: Bytes) -> Result<()> {
-        self.0.streams.lock().unwrap().get_mut(&self.1).unwrap().0.extend_from_slice(&data);
-        Ok(())
-    }
-
-    async fn finish(self: Box<Self>, exit: i32) -> Result<()> {
-        self.0.streams.lock().unwrap().get_mut(&self.1).unwrap().1 = Some(exit);
-        Ok(())
-    }
-}
-
-struct MemoryReader(std::vec::IntoIter<Vec<u8>>, bool);
-
-#[async_trait]
-impl StreamReader for MemoryReader {
-    async fn next(&mut self) -> Result<Option<Bytes>> {
-        match self.0.next() {
-            None if self.1 => Err(Error::integrity("the stream is damaged, as the test wants it")),
-            piece => Ok(piece.map(Bytes::from)),
-        }
-    }
-}
-
-#[async_trait]
-impl StoredStreams for Memory {
-    fn names(&self) -> Vec<String> {
-        self.order.lock().unwrap().clone()
-    }
-
-    fn facts(&self) -> &SourceFacts {
-        &self.facts
-    }
-
-    async fn open(&self, name: &str) -> Result<Box<dyn StreamReader>> {
-        let content = self.streams.lock().unwrap()[name].0.clone();
-        let pieces: Vec<Vec<u8>> = content.chunks(100_000).map(<[u8]>::to_vec).collect();
-        let damaged = self.facts.details.contains_key("damaged");
-        Ok(Box::new(MemoryReader(pieces.into_iter(), damaged)))
-    }
-}
-
-impl Memory {
-    fn finished(&self) -> Vec<String> {
-        let streams = self.streams.lock().unwrap();
-        streams.iter().filter(|(_, (_, exit))| exit.is_some()).map(|(name, _)| name.clone()).collect()
-    }
-}
 
 fn context(place: &TempDir) -> CaptureContext {
     CaptureContext {

@@ -4,13 +4,15 @@
 //! an unprivileged user even when started as root, and is stopped and removed by `stop`, on drop, on
 //! cancellation and on SIGINT alike.
 
-use std::path::PathBuf;
+mod multiset;
+mod postgres;
+mod sqlite;
 
 use async_trait::async_trait;
 use serde::{Deserialize, Serialize};
 
-use crate::config::{DrillConfig, DrillQuery};
-use crate::error::Result;
+use crate::config::{DrillConfig, DrillQuery, PostgresConnection};
+use crate::error::{Error, Result};
 use crate::source::{CaptureContext, SourceFacts, StoredStreams};
 
 /// One check and what it found.
@@ -53,6 +55,9 @@ pub trait ThrowAway: Send {
     /// Its version, as it tells it.
     fn server_version(&self) -> &str;
 
+    /// How to reach it, where it is a server.
+    fn connection(&self) -> Option<PostgresConnection>;
+
     /// Loads the snapshot with no error tolerated.
     async fn load(&mut self, streams: &dyn StoredStreams) -> Result<()>;
 
@@ -77,6 +82,11 @@ pub async fn start(
     drill: &DrillConfig,
     cx: &CaptureContext,
 ) -> Result<Option<Box<dyn ThrowAway>>> {
-    let _: Option<PathBuf> = None;
-    todo!("{facts:?} {drill:?} {cx:?}")
+    match facts.engine.as_str() {
+        "postgres" => Ok(Some(Box::new(postgres::start(facts, drill, cx).await?))),
+        "sqlite" => Ok(Some(Box::new(sqlite::SqliteThrowAway::new(cx)?))),
+        "command" => Ok(None),
+        other => Err(Error::integrity(format!("the snapshot is of an unknown engine `{other}`"))
+            .hint("use the version of Lifeboat that wrote it, or a newer one")),
+    }
 }

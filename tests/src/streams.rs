@@ -1,0 +1,86 @@
+//! Streams in memory, between a source and a loader.
+#![allow(clippy::unwrap_used)]
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex};
+
+use async_trait::async_trait;
+use bytes::Bytes;
+use lifeboat_engine::source::{SourceFacts, StoredStreams, StreamReader, StreamSink, StreamWriter};
+use lifeboat_engine::{Error, Result};
+
+/// Streams in memory: what was written, and whether it was finished.
+#[derive(Debug, Default, Clone)]
+pub struct MemoryStreams {
+    /// Content by name, and the exit status once finished.
+    pub streams: Arc<Mutex<BTreeMap<String, (Vec<u8>, Option<i32>)>>>,
+    /// Names in the order of capture.
+    pub order: Arc<Mutex<Vec<String>>>,
+    /// What the source told. With a detail `damaged`, every stream ends in an error.
+    pub facts: SourceFacts,
+}
+
+struct MemoryWriter(MemoryStreams, String);
+
+impl StreamSink for MemoryStreams {
+    fn open(&self, name: &str) -> Result<Box<dyn StreamWriter>> {
+        self.order.lock().unwrap().push(name.to_owned());
+        assert!(self.streams.lock().unwrap().insert(name.to_owned(), (Vec::new(), None)).is_none());
+        Ok(Box::new(MemoryWriter(self.clone(), name.to_owned())))
+    }
+}
+
+#[async_trait]
+impl StreamWriter for MemoryWriter {
+    async fn write(&mut self, data: Bytes) -> Result<()> {
+        self.0.streams.lock().unwrap().get_mut(&self.1).unwrap().0.extend_from_slice(&data);
+        Ok(())
+    }
+
+    async fn finish(self: Box<Self>, exit: i32) -> Result<()> {
+        self.0.streams.lock().unwrap().get_mut(&self.1).unwrap().1 = Some(exit);
+        Ok(())
+    }
+}
+
+struct MemoryReader(std::vec::IntoIter<Vec<u8>>, bool);
+
+#[async_trait]
+impl StreamReader for MemoryReader {
+    async fn next(&mut self) -> Result<Option<Bytes>> {
+        match self.0.next() {
+            None if self.1 => Err(Error::integrity("the stream is damaged, as the test wants it")),
+            piece => Ok(piece.map(Bytes::from)),
+        }
+    }
+}
+
+#[async_trait]
+impl StoredStreams for MemoryStreams {
+    fn names(&self) -> Vec<String> {
+        self.order.lock().unwrap().clone()
+    }
+
+    fn facts(&self) -> &SourceFacts {
+        &self.facts
+    }
+
+    async fn open(&self, name: &str) -> Result<Box<dyn StreamReader>> {
+        let content = self.streams.lock().unwrap()[name].0.clone();
+        let pieces: Vec<Vec<u8>> = content.chunks(100_000).map(<[u8]>::to_vec).collect();
+        let damaged = self.facts.details.contains_key("damaged");
+        Ok(Box::new(MemoryReader(pieces.into_iter(), damaged)))
+    }
+}
+
+impl MemoryStreams {
+    /// Streams that were finished.
+    ///
+    /// # Panics
+    /// A test thread panicked before.
+    #[must_use]
+    pub fn finished(&self) -> Vec<String> {
+        let streams = self.streams.lock().unwrap();
+        streams.iter().filter(|(_, (_, exit))| exit.is_some()).map(|(name, _)| name.clone()).collect()
+    }
+}

@@ -1,0 +1,268 @@
+//! The proof of equality, attacked: every difference between what was stored and what was restored must be found and named,
+//! and nothing else.
+#![allow(clippy::unwrap_used, clippy::expect_used)]
+
+use std::time::Duration;
+
+use lifeboat_engine::config::{DrillConfig, DrillQuery, PostgresConfig, PostgresConnection, ProofLevel, SourceConfig};
+use lifeboat_engine::drill::{self, ThrowAway};
+use lifeboat_engine::source::{CaptureContext, from_config};
+use lifeboat_tests::postgres::Postgres;
+use lifeboat_tests::streams::MemoryStreams;
+use lifeboat_tests::tools;
+use tempfile::TempDir;
+use tokio::process::Command;
+use tokio_util::sync::CancellationToken;
+
+const SCHEMA: &str = r#"
+CREATE ROLE app LOGIN PASSWORD 'x';
+CREATE ROLE "Leser ü";
+GRANT app TO "Leser ü";
+CREATE TYPE mood AS ENUM ('gut', 'schlecht');
+CREATE TABLE plain (id int PRIMARY KEY, text text DEFAULT 'd', mood mood);
+INSERT INTO plain SELECT n, CASE n % 4 WHEN 0 THEN NULL WHEN 1 THEN '\N' WHEN 2 THEN E'tab\tnew\nline\\back' ELSE 'ünï 日本' END, 'gut' FROM generate_series(1, 3000) n;
+CREATE TABLE parts (day date, amount numeric, twice numeric GENERATED ALWAYS AS (amount * 2) STORED) PARTITION BY RANGE (day);
+CREATE TABLE parts_a PARTITION OF parts FOR VALUES FROM ('2026-01-01') TO ('2026-07-01');
+CREATE TABLE parts_b PARTITION OF parts FOR VALUES FROM ('2026-07-01') TO ('2027-01-01');
+INSERT INTO parts SELECT date '2026-01-01' + n % 360, n FROM generate_series(1, 1000) n;
+CREATE TABLE twins (n int);
+INSERT INTO twins VALUES (1), (1), (2);
+CREATE INDEX parts_amount ON parts (amount);
+CREATE SEQUENCE counter;
+SELECT setval('counter', 41);
+CREATE MATERIALIZED VIEW sums AS SELECT mood, count(*) FROM plain GROUP BY mood;
+CREATE FUNCTION sly() RETURNS text LANGUAGE sql AS $$ SELECT '
+--
+-- Name: plain; Type: TABLE; Schema: public; Owner: postgres
+--
+-- Data for Name: twins; Type: TABLE DATA; Schema: public; Owner: postgres
+--
+COPY public.twins (n) FROM stdin;
+1
+\.
+\restrict me
+-- Dumped from database version 1
+' $$;
+COMMENT ON FUNCTION sly() IS 'looks like a dump';
+SELECT lo_from_bytea(4711, 'large one');
+SELECT lo_from_bytea(4712, decode(repeat('00ff', 30000), 'hex'));
+GRANT SELECT ON plain TO app;
+"#;
+
+fn context(place: &TempDir) -> CaptureContext {
+    CaptureContext {
+        scratch: place.path().to_owned(),
+        stall: Duration::from_secs(60),
+        cancel: CancellationToken::new(),
+    }
+}
+
+fn settings() -> DrillConfig {
+    DrillConfig { level: ProofLevel::Proved, queries: Vec::new(), server_directories: Vec::new() }
+}
+
+async fn captured() -> MemoryStreams {
+    let server = Postgres::start().await;
+    server.create_database("shop").await;
+    server.create_database("other").await;
+    server.run_sql("shop", SCHEMA).await;
+    server.run_sql("other", "CREATE TABLE t AS SELECT 1 AS n").await;
+    let place = TempDir::new().unwrap();
+    let config = PostgresConfig {
+        connection: server.connection(),
+        password: None,
+        databases: Vec::new(),
+        client_directories: vec![server.programs().to_owned()],
+    };
+    let mut streams = MemoryStreams::default();
+    streams.facts = from_config(&SourceConfig::Postgres(config)).capture(&streams, &context(&place)).await.unwrap();
+    streams
+}
+
+/// Runs SQL in the throw-away server.
+async fn sabotage(server: &dyn ThrowAway, database: &str, sql: &str) {
+    let Some(PostgresConnection::Socket { directory, user, .. }) = server.connection() else { panic!("no socket") };
+    let psql = Command::new(tools::postgresql().join("psql"))
+        .args(["-X", "-q", "-v", "ON_ERROR_STOP=1", "-U", &user.unwrap(), "-d", database, "-c", sql, "-h"])
+        .arg(directory)
+        .output()
+        .await
+        .unwrap();
+    assert!(psql.status.success(), "{sql}: {}", String::from_utf8_lossy(&psql.stderr));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn equal_servers_are_proved_and_each_sabotage_is_found_and_named() {
+    let streams = captured().await;
+    let place = TempDir::new().unwrap();
+    let cx = context(&place);
+    let mut server = drill::start(&streams.facts, &settings(), &cx).await.unwrap().unwrap();
+    server.load(&streams).await.unwrap();
+    let queries = [
+        DrillQuery {
+            database: Some("shop".to_owned()),
+            sql: "SELECT count(*) FROM plain".to_owned(),
+            expect: Some("3000".to_owned()),
+        },
+        DrillQuery {
+            database: Some("shop".to_owned()),
+            sql: "SELECT count(*) FROM plain".to_owned(),
+            expect: Some("3001".to_owned()),
+        },
+        DrillQuery { database: Some("shop".to_owned()), sql: "DELETE FROM plain".to_owned(), expect: None },
+    ];
+    let checks = server.check(&queries).await.unwrap();
+    let passed: Vec<bool> = checks.iter().map(|check| check.passed).collect();
+    assert_eq!(passed, [true, true, true, true, false, false], "{checks:?}");
+
+    let proof = server.prove(&streams).await.unwrap();
+    assert!(proof.is_equal(), "{:?}", proof.differences);
+    assert_eq!((proof.rows, proof.large_objects), (3000 + 1000 + 3 + 1, 2));
+    assert!(proof.tables >= 5 && proof.definitions > 20, "{proof:?}");
+
+    // Rewritten in another order: the same data.
+    sabotage(server.as_ref(), "shop", "UPDATE plain SET text = text WHERE id % 7 = 0; UPDATE twins SET n = n").await;
+    let proof = server.prove(&streams).await.unwrap();
+    assert!(proof.is_equal(), "heap order counts: {:?}", proof.differences);
+
+    for (sql, undo, named) in [
+        (
+            "UPDATE plain SET text = 'y' WHERE id = 17",
+            "UPDATE plain SET text = '\\N' WHERE id = 17",
+            "public.plain: rows differ",
+        ),
+        (
+            "UPDATE plain SET text = NULL WHERE id = 17",
+            "UPDATE plain SET text = '\\N' WHERE id = 17",
+            "public.plain: rows differ",
+        ),
+        ("DELETE FROM twins WHERE n = 2", "INSERT INTO twins VALUES (2)", "public.twins: 3 rows stored, 2 restored"),
+        (
+            "INSERT INTO twins VALUES (2)",
+            "DELETE FROM twins WHERE ctid = (SELECT max(ctid) FROM twins WHERE n = 2)",
+            "public.twins: 3 rows stored, 4 restored",
+        ),
+        (
+            "UPDATE twins SET n = 2 WHERE ctid = (SELECT min(ctid) FROM twins WHERE n = 1)",
+            "UPDATE twins SET n = 1 WHERE ctid = (SELECT min(ctid) FROM twins WHERE n = 2)",
+            "public.twins: rows differ",
+        ),
+        (
+            "DROP INDEX parts_amount",
+            "CREATE INDEX parts_amount ON parts (amount)",
+            "INDEX public.parts_amount is missing",
+        ),
+        ("SELECT setval('counter', 42)", "SELECT setval('counter', 41)", "SEQUENCE SET public.counter"),
+        (
+            "ALTER TABLE plain ALTER text SET DEFAULT 'e'",
+            "ALTER TABLE plain ALTER text SET DEFAULT 'd'",
+            "TABLE public.plain",
+        ),
+        ("REVOKE SELECT ON plain FROM app", "GRANT SELECT ON plain TO app", "public.TABLE plain"),
+        (
+            "ALTER TABLE plain OWNER TO app",
+            "ALTER TABLE plain OWNER TO postgres; GRANT SELECT ON plain TO app",
+            "TABLE public.plain",
+        ),
+        ("SELECT lo_put(4711, 0, 'L')", "SELECT lo_put(4711, 0, 'l')", "large object 4711"),
+        ("CREATE ROLE intruder", "DROP ROLE intruder", "CREATE ROLE intruder is only in the restored"),
+        ("ALTER ROLE app NOLOGIN", "ALTER ROLE app LOGIN", "ALTER ROLE app"),
+        ("CREATE DATABASE more", "DROP DATABASE more", "\"more\" is only in the restored"),
+        ("ALTER DATABASE other SET work_mem = '8MB'", "ALTER DATABASE other RESET work_mem", "\"other\""),
+    ] {
+        sabotage(server.as_ref(), "shop", sql).await;
+        let proof = server.prove(&streams).await.unwrap();
+        assert!(
+            proof.differences.iter().any(|difference| difference.contains(named)),
+            "{sql}: {:?}",
+            proof.differences
+        );
+        sabotage(server.as_ref(), "shop", undo).await;
+    }
+    let proof = server.prove(&streams).await.unwrap();
+    assert!(proof.is_equal(), "undone, yet: {:?}", proof.differences);
+
+    let body = "CREATE OR REPLACE FUNCTION sly() RETURNS text LANGUAGE sql AS $$ SELECT '' $$";
+    sabotage(server.as_ref(), "shop", body).await;
+    sabotage(server.as_ref(), "postgres", "DROP DATABASE other").await;
+    let proof = server.prove(&streams).await.unwrap();
+    for named in ["FUNCTION public.sly()", "\"other\" is missing"] {
+        assert!(proof.differences.iter().any(|difference| difference.contains(named)), "{:?}", proof.differences);
+    }
+    assert!(!proof.differences.iter().any(|difference| difference.contains("SCRAM")), "a password hash is shown");
+    server.stop().await.unwrap();
+    assert_eq!(std::fs::read_dir(place.path()).unwrap().count(), 0, "files are left behind");
+}
+
+fn alive(mark: &std::path::Path) -> bool {
+    let mark = mark.to_string_lossy().into_owned();
+    std::fs::read_dir("/proc").unwrap().flatten().any(|entry| {
+        let line = std::fs::read(entry.path().join("cmdline")).unwrap_or_default();
+        String::from_utf8_lossy(&line).contains(&mark)
+    })
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_throw_away_server_that_is_dropped_leaves_nothing() {
+    let streams = captured().await;
+    let place = TempDir::new().unwrap();
+    let server = drill::start(&streams.facts, &settings(), &context(&place)).await.unwrap().unwrap();
+    assert!(alive(place.path()));
+    drop(server);
+    assert!(!alive(place.path()), "the server is alive");
+    assert_eq!(std::fs::read_dir(place.path()).unwrap().count(), 0, "files are left behind");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_missing_server_version_is_a_clear_error() {
+    let place = TempDir::new().unwrap();
+    let mut facts = MemoryStreams::default().facts;
+    facts.engine = "postgres".to_owned();
+    facts.server_version = Some("9.6.24".to_owned());
+    let error = drill::start(&facts, &settings(), &context(&place)).await.err().unwrap();
+    assert!(error.hint_text().unwrap().contains("postgresql-9"), "{error:?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn sqlite_is_proved_by_content_and_each_sabotage_is_found() {
+    let place = TempDir::new().unwrap();
+    let path = place.path().join("app.db");
+    let sql = "PRAGMA user_version = 7; CREATE TABLE a(n INTEGER PRIMARY KEY, t, b BLOB); CREATE TABLE w(k PRIMARY KEY, v) WITHOUT ROWID;
+        CREATE INDEX i ON a(t); CREATE VIEW v AS SELECT * FROM a; CREATE TRIGGER g AFTER INSERT ON a BEGIN SELECT 1; END;
+        INSERT INTO a VALUES (1, 'x', x'00ff'), (2, NULL, 1.5), (3, '1', 1); INSERT INTO w VALUES ('ü', 1);";
+    rusqlite::Connection::open(&path).unwrap().execute_batch(sql).unwrap();
+    let mut streams = MemoryStreams::default();
+    let source = from_config(&SourceConfig::Sqlite { path: path.clone() });
+    streams.facts = source.capture(&streams, &context(&place)).await.unwrap();
+    let scratch = TempDir::new().unwrap();
+    let mut file = drill::start(&streams.facts, &settings(), &context(&scratch)).await.unwrap().unwrap();
+    file.load(&streams).await.unwrap();
+    let query = DrillQuery { database: None, sql: "SELECT count(*) FROM a".to_owned(), expect: Some("3".to_owned()) };
+    assert!(file.check(&[query]).await.unwrap().iter().all(|check| check.passed));
+    let proof = file.prove(&streams).await.unwrap();
+    assert!(proof.is_equal(), "{:?}", proof.differences);
+    assert_eq!((proof.rows, proof.tables), (4, 2));
+
+    let restored = scratch.path().join("sqlite/restored.sqlite");
+    let whole = std::fs::read(&restored).unwrap();
+    for (sql, named) in [
+        ("UPDATE a SET t = 'y' WHERE n = 1", "table a: rows differ"),
+        ("UPDATE a SET t = 1 WHERE n = 3", "table a: rows differ"),
+        ("DELETE FROM w", "table w: 1 rows stored, 0 restored"),
+        ("DROP INDEX i", "index i is missing"),
+        ("DROP TRIGGER g", "trigger g is missing"),
+        ("PRAGMA user_version = 8", "user_version"),
+    ] {
+        rusqlite::Connection::open(&restored).unwrap().execute_batch(sql).unwrap();
+        let proof = file.prove(&streams).await.unwrap();
+        assert!(
+            proof.differences.iter().any(|difference| difference.contains(named)),
+            "{sql}: {:?}",
+            proof.differences
+        );
+        std::fs::write(&restored, &whole).unwrap();
+        let _ = std::fs::remove_file(scratch.path().join("sqlite/again.sqlite"));
+    }
+    file.stop().await.unwrap();
+    assert_eq!(std::fs::read_dir(scratch.path()).unwrap().count(), 0);
+}
