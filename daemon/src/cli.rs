@@ -2,8 +2,11 @@
 
 use std::path::PathBuf;
 
-use clap::{Parser, Subcommand, ValueEnum};
+use clap::{Args, Parser, Subcommand};
 use lifeboat_engine::id::Name;
+use tracing::level_filters::LevelFilter;
+
+use crate::log::Format;
 
 const EXIT_CODES: &str = "Exit codes:
   0  success
@@ -13,68 +16,67 @@ const EXIT_CODES: &str = "Exit codes:
   4  a database or dump tool failed
   5  a replica or the local disk failed
   6  stored data is missing, damaged or forged
-  7  a key is missing, wrong, unreadable or not trusted";
+  7  a key is missing, wrong, unreadable or not trusted
+  8  everything worked, but outside the objectives
 
-/// Back up databases to other regions: on schedule, encrypted, deduplicated.
+Signals:
+  SIGHUP           read the configuration again; an invalid one changes nothing
+  SIGTERM, SIGINT  end; the run under way may finish within limits.shutdown, a second signal cancels it";
+
+/// Captures databases on schedule and keeps every replica complete
 #[derive(Debug, Parser)]
 #[command(name = "lifeboatd", version, after_help = EXIT_CODES)]
 pub(crate) struct Cli {
-    /// The configuration file
-    #[arg(long, env = "LIFEBOAT_CONFIG", default_value = "/etc/lifeboat/lifeboat.toml", global = true)]
-    pub(crate) config: PathBuf,
-    /// Check the configuration and end
-    #[arg(long, conflicts_with = "once")]
-    pub(crate) check_config: bool,
-    /// Back up now, all datasets or the named ones, and end with the worst result
-    #[arg(long, num_args = 0.., value_name = "DATASET")]
-    pub(crate) once: Option<Vec<Name>>,
-    /// Results as JSON, one document a line
+    /// The configuration
+    #[arg(
+        long,
+        global = true,
+        env = "LIFEBOAT_CONFIG",
+        value_name = "PATH",
+        default_value = "/etc/lifeboat/lifeboat.toml"
+    )]
+    pub config: PathBuf,
+
+    #[command(flatten)]
+    pub mode: Mode,
+
+    /// Reports on standard output as JSON, one document a line
     #[arg(long, global = true)]
-    pub(crate) json: bool,
-    /// Where and how to log
-    #[arg(long, value_enum, default_value = "auto", global = true)]
-    pub(crate) log: LogFormat,
-    /// What to log: a level, or directives such as `lifeboat_engine=debug`
-    #[arg(long, default_value = "info", global = true)]
-    pub(crate) log_level: String,
+    pub json: bool,
+
+    /// How the log is written
+    #[arg(long, global = true, value_enum, default_value = "auto", value_name = "FORMAT")]
+    pub log: Format,
+
+    /// How much is logged: error, warn, info, debug, trace
+    #[arg(long, global = true, default_value = "info", value_name = "LEVEL")]
+    pub log_level: LevelFilter,
+
     #[command(subcommand)]
-    pub(crate) command: Option<Command>,
+    pub command: Option<Command>,
 }
 
-/// What a running daemon is asked.
+/// What to do instead of staying.
+#[derive(Debug, Args)]
+#[group(multiple = false)]
+pub(crate) struct Mode {
+    /// Check the configuration, print every finding, and end
+    #[arg(long)]
+    pub check_config: bool,
+
+    /// Back up the named datasets, or all, now, and end; the exit code is that of the worst failure
+    #[arg(long, num_args = 0.., value_name = "DATASET")]
+    pub once: Option<Vec<Name>>,
+}
+
+/// What is asked of the running daemon.
 #[derive(Debug, Subcommand)]
 pub(crate) enum Command {
     /// Ask the running daemon to back up a dataset now, and wait for the result
     Trigger {
-        /// Which dataset
+        /// Which
         dataset: Name,
     },
-    /// Ask the running daemon what it is doing
+    /// Ask the running daemon how everything stands
     Status,
-}
-
-/// How log lines look.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
-pub(crate) enum LogFormat {
-    /// journald under systemd, text on a terminal, else JSON
-    Auto,
-    /// One JSON object a line, on standard error
-    Json,
-    /// The journal, with fields
-    Journald,
-    /// For people, on standard error
-    Text,
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use clap::CommandFactory;
-
-    #[test]
-    fn the_command_line_is_consistent_and_tells_the_exit_codes() {
-        let mut command = Cli::command();
-        command.clone().debug_assert();
-        assert!(command.render_long_help().to_string().contains("  7  a key"));
-    }
 }

@@ -1,356 +1,391 @@
-//! The daemon's loop: one place decides what runs next; everything else answers to it.
+//! The daemon: one loop that starts runs, takes in their ends, and obeys signals.
 //!
-//! - **One thing at a time**: runs of all datasets queue up, so that a host is never busier than one run makes it. A catch-up
-//!   gives way to a run.
-//! - **Shutdown**, in this order: no new work; what runs may finish until `limits.shutdown`, then it is aborted, which commits
-//!   nothing; the control socket; the endpoint last.
-//! - **Reload**: a configuration that cannot be used changes nothing; a run keeps the one it began with.
+//! - **Start**: lock, keys, endpoints bound, then systemd hears READY.
+//! - **Reload** (SIGHUP): an invalid configuration changes nothing. Runs under way finish on the old one. Addresses and the
+//!   state directory stay until a restart.
+//! - **End** (SIGTERM, SIGINT): no new runs; the one under way may finish within `limits.shutdown`, then it is
+//!   cancelled; whoever waits gets an answer; the metrics endpoint is last. A second signal cancels at once.
 
-use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::collections::BTreeMap;
 use std::path::PathBuf;
-use std::sync::atomic::{AtomicI64, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 use std::time::Duration;
 
+use chrono::{DateTime, Utc};
 use lifeboat_engine::clock::SharedClock;
-use lifeboat_engine::config::Surroundings;
-use lifeboat_engine::error::{Class, Context};
-use lifeboat_engine::flow::backup::BackupReport;
+use lifeboat_engine::config::{Config, Surroundings};
+use lifeboat_engine::error::{Class, Context, Error, Result};
 use lifeboat_engine::id::Name;
-use lifeboat_engine::vault::layout;
-use lifeboat_engine::{Error, Result};
-use serde_json::{Value, json};
-use tokio::signal::unix::{SignalKind, signal};
+use lifeboat_engine::state::{Lock, StateDirectory};
+use tokio::net::TcpListener;
+use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::{mpsc, oneshot};
 use tokio::task::JoinHandle;
+use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 
-use crate::control::{self, Call, Request};
-use crate::http::{self, Health};
+use crate::control::protocol::Answer;
+use crate::control::{self, Trigger};
+use crate::http;
 use crate::installation::Installation;
-use crate::metrics::{self, Live};
+use crate::live::Live;
+use crate::notify;
+use crate::runner::{OBEY, RunReport, Runner};
 use crate::scheduler::Scheduler;
-use crate::status::StatusBook;
-use crate::{notify, runner};
+use crate::status::Ledger;
+use crate::upkeep::Upkeep;
 
-const TICK: Duration = Duration::from_secs(1);
-/// A loop that has not turned for this long is stuck.
-const STUCK_SECONDS: i64 = 60;
-const ASK_REPLICAS: Duration = Duration::from_secs(60);
-const CATCH_UP: Duration = Duration::from_secs(300);
-const ABORT: Duration = Duration::from_secs(30);
+/// The loop turns at least this often, so that it sees a clock that was set.
+const TURN: Duration = Duration::from_secs(5);
+/// Runs that may wait to be queued.
+const TRIGGERS: usize = 32;
+/// Ends what is left of the endpoints.
+const FAREWELL: Duration = Duration::from_secs(2);
 
-type Answer = oneshot::Sender<Result<Value>>;
-
-/// What the endpoint sees.
-struct Shared {
-    installation: Mutex<Arc<Installation>>,
-    book: StatusBook,
-    live: Mutex<Live>,
-    ticked: AtomicI64,
-    clock: SharedClock,
+/// Where the configuration came from.
+pub(crate) struct Origin {
+    pub path: PathBuf,
+    pub surroundings: Surroundings,
 }
 
-impl Shared {
-    fn installation(&self) -> Arc<Installation> {
-        self.installation.lock().unwrap_or_else(PoisonError::into_inner).clone()
-    }
-
-    fn live(&self) -> Live {
-        self.live.lock().unwrap_or_else(PoisonError::into_inner).clone()
-    }
-}
-
-impl Health for Shared {
-    fn metrics(&self) -> Result<String> {
-        metrics::render(&self.installation().config, &self.book.snapshot(), &self.live(), self.clock.now())
-    }
-
-    fn unhealthy(&self) -> Option<String> {
-        let still = self.clock.now().timestamp() - self.ticked.load(Ordering::Relaxed);
-        (still > STUCK_SECONDS).then(|| format!("the scheduler has stood still for {still} s"))
-    }
-
-    fn unready(&self) -> Option<String> {
-        let required = self.installation().config.min_replicas;
-        let up = self.live().up.values().filter(|up| **up).count();
-        (up < required).then(|| format!("{up} replicas answer, a backup needs {required}"))
-    }
-}
-
-/// What is under way.
-struct Running {
-    /// `None`: a catch-up.
-    dataset: Option<Name>,
-    task: JoinHandle<Option<Result<BackupReport>>>,
-    cancel: CancellationToken,
-}
-
-struct Daemon {
-    path: PathBuf,
-    surroundings: Surroundings,
-    shared: Arc<Shared>,
+/// A daemon whose endpoints are bound.
+pub(crate) struct Daemon {
+    origin: Origin,
+    live: Arc<Live>,
+    runner: Runner,
     scheduler: Scheduler,
-    queue: VecDeque<Name>,
-    waiting: BTreeMap<Name, Vec<Answer>>,
-    running: Option<Running>,
-    catch_up_due: bool,
+    upkeep: Upkeep,
+    run: Option<Run>,
+    /// Who waits for the next run of a dataset.
+    waiting: BTreeMap<Name, Vec<oneshot::Sender<Answer>>>,
+    triggers: mpsc::Receiver<Trigger>,
+    signals: Signals,
+    endpoints: Endpoints,
+    _lock: Lock,
 }
 
-/// Runs until SIGTERM or SIGINT.
-///
-/// # Errors
-/// It could not start.
-pub(crate) async fn run(path: PathBuf, surroundings: Surroundings, clock: SharedClock) -> Result<()> {
-    let installation = Arc::new(Installation::open(&path, &surroundings, clock.clone()).await?);
-    let _lock = installation.state.lock_daemon()?;
-    let book = StatusBook::open(&installation.state);
-    let scheduler = Scheduler::new(&installation.config, &book.last_attempts(), clock.now());
-    let endpoint = http::bind(installation.config.listen).await?;
-    let socket_path = installation.config.control_socket.clone();
-    let socket = control::bind(&socket_path)?;
-    let shared = Arc::new(Shared {
-        installation: Mutex::new(installation),
-        book,
-        live: Mutex::default(),
-        ticked: AtomicI64::new(clock.now().timestamp()),
-        clock,
-    });
-    let (calls, received) = mpsc::channel(16);
-    let serving = tokio::spawn(control::serve(socket, calls));
-    let stop_endpoint = CancellationToken::new();
-    let endpoint = tokio::spawn(http::serve(endpoint, shared.clone(), stop_endpoint.clone()));
-    let asking = tokio::spawn(ask_replicas(shared.clone()));
-    let mut daemon = Daemon {
-        path,
-        surroundings,
-        shared,
-        scheduler,
-        queue: VecDeque::new(),
-        waiting: BTreeMap::new(),
-        running: None,
-        catch_up_due: false,
-    };
-    daemon.serve(received).await?;
+struct Run {
+    dataset: Name,
+    cancel: CancellationToken,
+    task: JoinHandle<Result<RunReport>>,
+    waiting: Vec<oneshot::Sender<Answer>>,
+}
 
-    notify::stopping();
-    tracing::info!("stopping");
-    daemon.drain().await;
-    serving.abort();
-    asking.abort();
-    let _ = std::fs::remove_file(socket_path);
-    stop_endpoint.cancel();
-    let _ = tokio::time::timeout(Duration::from_secs(5), endpoint).await;
-    Ok(())
+struct Signals {
+    terminate: Signal,
+    interrupt: Signal,
+    hangup: Signal,
+}
+
+struct Endpoints {
+    http: JoinHandle<Result<()>>,
+    stop_http: CancellationToken,
+    control: JoinHandle<()>,
+    stop_control: CancellationToken,
+    socket: PathBuf,
+}
+
+enum Event {
+    Turn,
+    Trigger(Trigger),
+    Ended(Result<RunReport>),
+    Reload,
+    Stop,
 }
 
 impl Daemon {
-    async fn serve(&mut self, mut calls: mpsc::Receiver<Call>) -> Result<()> {
-        let listen = |kind| signal(kind).context(Class::Failed, || "cannot listen for signals");
-        let (mut terminate, mut interrupt) = (listen(SignalKind::terminate())?, listen(SignalKind::interrupt())?);
-        let mut hangup = listen(SignalKind::hangup())?;
-        let mut tick = tokio::time::interval(TICK);
-        let mut catch_up = tokio::time::interval(CATCH_UP);
-        let watchdog = notify::watchdog_interval();
-        let mut barked = self.shared.clock.elapsed();
-        notify::ready();
-        notify::status("waiting for the next backup");
-        tracing::info!(datasets = self.shared.installation().config.datasets.len(), "ready");
-        loop {
-            tokio::select! {
-                _ = tick.tick() => {
-                    let now = self.shared.clock.now();
-                    self.shared.ticked.store(now.timestamp(), Ordering::Relaxed);
-                    for dataset in self.scheduler.due(now) {
-                        self.enqueue(dataset);
-                    }
-                    let elapsed = self.shared.clock.elapsed();
-                    if watchdog.is_some_and(|interval| elapsed.saturating_sub(barked) >= interval) {
-                        notify::alive();
-                        barked = elapsed;
-                    }
-                }
-                _ = catch_up.tick() => self.catch_up_due = true,
-                Some(call) = calls.recv() => self.answer(call),
-                finished = ended(&mut self.running) => self.finished(finished),
-                _ = hangup.recv() => self.reload().await,
-                _ = terminate.recv() => return Ok(()),
-                _ = interrupt.recv() => return Ok(()),
-            }
-            self.start_next();
-        }
-    }
+    /// Takes the lock, opens keys and replicas, binds the endpoints.
+    ///
+    /// # Errors
+    /// Another daemon runs, the keys are missing, an address is taken.
+    pub(crate) async fn start(config: Config, origin: Origin, clock: SharedClock) -> Result<Self> {
+        let signals = Signals::listen()?;
+        let state = StateDirectory::open(&config.state_directory)?;
+        let lock = state.lock_daemon()?;
+        let installation = Arc::new(Installation::open(config, clock.now()).await?);
+        let config = &installation.config;
+        let ledger = Arc::new(Ledger::open(&state, config.datasets.iter().map(|dataset| &dataset.name)));
+        let live = Arc::new(Live::new(installation.clone(), ledger.clone(), clock.clone()));
 
-    fn enqueue(&mut self, dataset: Name) {
-        let running = self.running.as_ref().and_then(|running| running.dataset.as_ref());
-        if running == Some(&dataset) {
-            tracing::warn!(%dataset, "is due while its last backup still runs; this start is left out");
-        } else if !self.queue.contains(&dataset) {
-            self.queue.push_back(dataset);
-        }
-        // A catch-up gives way; it goes on later where it stopped.
-        if let Some(running) = self.running.as_ref().filter(|running| running.dataset.is_none()) {
-            running.cancel.cancel();
-        }
-    }
-
-    fn answer(&mut self, call: Call) {
-        match call.request {
-            Request::Status => drop(call.answer.send(Ok(self.describe()))),
-            Request::Trigger { dataset } => {
-                if self.shared.installation().config.dataset(&dataset).is_none() {
-                    let error = Error::usage(format!("lifeboatd has no dataset {dataset}"));
-                    drop(
-                        call.answer
-                            .send(Err(error.hint("after a change of the configuration: systemctl reload lifeboatd"))),
-                    );
-                    return;
-                }
-                self.waiting.entry(dataset.clone()).or_default().push(call.answer);
-                self.enqueue(dataset);
-            }
-        }
-    }
-
-    fn describe(&self) -> Value {
-        let installation = self.shared.installation();
-        let running = self.running.as_ref().and_then(|running| running.dataset.as_ref());
-        let next: BTreeMap<&str, _> = installation
-            .config
-            .datasets
-            .iter()
-            .map(|dataset| (dataset.name.as_str(), self.scheduler.next(&dataset.name)))
-            .collect();
-        json!({
-            "running": running,
-            "queued": self.queue,
-            "next": next,
-            "replicas_up": self.shared.live().up,
-            "datasets": self.shared.book.snapshot(),
+        let listener = TcpListener::bind(config.listen).await.map_err(|error| {
+            Error::failed(format!("cannot listen on {}", config.listen))
+                .because(error)
+                .hint("another program listens there, or the address is not this host's: change `listen`")
+        })?;
+        let address = listener.local_addr().context(Class::Failed, || "cannot tell the address of the endpoint")?;
+        let (stop_http, stop_control) = (CancellationToken::new(), CancellationToken::new());
+        let (sender, triggers) = mpsc::channel(TRIGGERS);
+        let socket = config.control_socket.clone();
+        let control = control::serve(control::bind(&socket)?, live.clone(), sender, stop_control.clone());
+        let endpoints = Endpoints {
+            http: tokio::spawn(http::serve(listener, live.clone(), stop_http.clone())),
+            control: tokio::spawn(control),
+            stop_http,
+            stop_control,
+            socket,
+        };
+        tracing::info!(
+            version = env!("CARGO_PKG_VERSION"),
+            %address,
+            datasets = config.datasets.len(),
+            replicas = config.replicas.len(),
+            "lifeboatd started"
+        );
+        let runner = Runner { state, ledger, clock };
+        let scheduler = Scheduler::new(config, |dataset| considered(&runner, dataset));
+        let upkeep = Upkeep::new(runner.clone(), live.clone());
+        Ok(Self {
+            origin,
+            live,
+            runner,
+            scheduler,
+            upkeep,
+            run: None,
+            waiting: BTreeMap::new(),
+            triggers,
+            signals,
+            endpoints,
+            _lock: lock,
         })
     }
 
-    fn start_next(&mut self) {
-        if self.running.is_some() {
-            return;
+    /// Runs until a signal ends it.
+    ///
+    /// # Errors
+    /// An endpoint broke down.
+    pub(crate) async fn run(mut self) -> Result<()> {
+        notify::ready();
+        loop {
+            self.turn().await;
+            match self.event().await {
+                Event::Turn => {}
+                Event::Trigger(trigger) => {
+                    self.scheduler.request(&trigger.dataset);
+                    self.waiting.entry(trigger.dataset).or_default().push(trigger.answer);
+                }
+                Event::Ended(result) => self.ended(result),
+                Event::Reload => self.reload().await,
+                Event::Stop => break,
+            }
+            if self.endpoints.http.is_finished() {
+                self.stop().await;
+                return Err(Error::failed("the metrics endpoint broke down"));
+            }
         }
-        let (shared, cancel) = (self.shared.clone(), CancellationToken::new());
-        let (installation, token) = (shared.installation(), cancel.clone());
-        let (dataset, task) = if let Some(dataset) = self.queue.pop_front() {
-            self.shared.live.lock().unwrap_or_else(PoisonError::into_inner).running = BTreeSet::from([dataset.clone()]);
-            notify::status(&format!("backing up {dataset}"));
-            let name = dataset.clone();
-            let run = async move { Some(runner::run(&installation, &name, &shared.book, &token).await) };
-            (Some(dataset), tokio::spawn(run))
-        } else if std::mem::take(&mut self.catch_up_due) {
-            let run = async move {
-                runner::replicate_all(&installation, &shared.book, &token).await;
-                None
-            };
-            (None, tokio::spawn(run))
-        } else {
-            return;
-        };
-        self.running = Some(Running { dataset, task, cancel });
+        self.stop().await;
+        Ok(())
     }
 
-    fn finished(&mut self, (dataset, result): (Option<Name>, Option<Result<BackupReport>>)) {
-        self.shared.live.lock().unwrap_or_else(PoisonError::into_inner).running.clear();
-        notify::status("waiting for the next backup");
-        let Some(dataset) = dataset else { return };
-        for answer in self.waiting.remove(&dataset).unwrap_or_default() {
-            let reply = match &result {
-                Some(Ok(report)) => Ok(json!(report)),
-                Some(Err(error)) => Err(copy_of(error)),
-                None => Err(Error::failed(format!("the run of {dataset} broke off")).hint("see the daemon's log")),
-            };
-            drop(answer.send(reply));
+    /// Starts what is due.
+    async fn turn(&mut self) {
+        if let Some((dataset, cause)) = self.scheduler.start(self.runner.clock.now()) {
+            tracing::debug!(%dataset, ?cause, "due");
+            self.upkeep.make_way(&dataset).await;
+            let (runner, installation, cancel) =
+                (self.runner.clone(), self.live.installation(), CancellationToken::new());
+            let (name, stop) = (dataset.clone(), cancel.clone());
+            let task = tokio::spawn(async move { runner.run(&installation, &name, &stop).await });
+            notify::status(&format!("Backing up {dataset}"));
+            let waiting = self.waiting.remove(&dataset).unwrap_or_default();
+            self.run = Some(Run { dataset, cancel, task, waiting });
+        }
+        self.upkeep.turn(self.scheduler.running()).await;
+        let installation = self.live.installation();
+        let names = installation.config.datasets.iter().map(|dataset| &dataset.name);
+        let next = names.filter_map(|name| Some((name.clone(), self.scheduler.next_start(name)?))).collect();
+        self.live.turned(self.scheduler.running(), next);
+        if self.run.is_none() {
+            notify::status(&self.idle());
+        }
+        notify::alive();
+    }
+
+    /// Waits until something happens, but not for long.
+    async fn event(&mut self) -> Event {
+        let pause = notify::watchdog().map_or(TURN, |watchdog| TURN.min(watchdog));
+        let due = self.scheduler.wake_at().map(|due| (due - self.runner.clock.now()).to_std().unwrap_or_default());
+        tokio::select! {
+            result = end_of(&mut self.run) => Event::Ended(result),
+            Some(trigger) = self.triggers.recv() => Event::Trigger(trigger),
+            event = self.signals.next() => event,
+            () = tokio::time::sleep(due.unwrap_or(pause).min(pause)) => Event::Turn,
+        }
+    }
+
+    fn ended(&mut self, result: Result<RunReport>) {
+        self.scheduler.finished();
+        let Some(run) = self.run.take() else { return };
+        self.upkeep.want(&run.dataset);
+        let answer = Answer::from(result);
+        for waiting in run.waiting {
+            // Whoever hung up does not want it any more.
+            let _ = waiting.send(answer.clone());
         }
     }
 
     async fn reload(&mut self) {
         notify::reloading();
-        let before = self.shared.installation();
-        match Installation::open(&self.path, &self.surroundings, self.shared.clock.clone()).await {
-            Ok(after) => {
-                let fixed = |installation: &Installation| {
-                    let config = &installation.config;
-                    (config.state_directory.clone(), config.listen, config.control_socket.clone())
-                };
-                if fixed(&before) == fixed(&after) {
-                    self.scheduler =
-                        Scheduler::new(&after.config, &self.shared.book.last_attempts(), self.shared.clock.now());
-                    self.queue.retain(|dataset| after.config.dataset(dataset).is_some());
-                    *self.shared.installation.lock().unwrap_or_else(PoisonError::into_inner) = Arc::new(after);
-                    tracing::info!("configuration reloaded");
-                } else {
-                    tracing::error!(
-                        "state_directory, listen and control_socket change only by a restart; nothing was reloaded"
-                    );
+        match self.installation().await {
+            Ok(installation) => {
+                let old = self.live.installation();
+                let (before, after) = (&old.config, &installation.config);
+                if (before.listen, &before.control_socket, &before.state_directory)
+                    != (after.listen, &after.control_socket, &after.state_directory)
+                {
+                    tracing::warn!("listen, control_socket and state_directory change with the next restart only");
                 }
+                let runner = &self.runner;
+                self.scheduler.reload(after, |dataset| considered(runner, dataset));
+                let gone: Vec<Name> =
+                    self.waiting.keys().filter(|name| after.dataset(name).is_none()).cloned().collect();
+                for dataset in gone {
+                    for waiting in self.waiting.remove(&dataset).unwrap_or_default() {
+                        let error = Error::usage(format!("the configuration has no dataset {dataset} any more"));
+                        let _ = waiting.send(error.into());
+                    }
+                }
+                for dataset in &after.datasets {
+                    self.upkeep.want(&dataset.name);
+                }
+                tracing::info!(
+                    datasets = after.datasets.len(),
+                    replicas = after.replicas.len(),
+                    "configuration reloaded"
+                );
+                self.live.install(Arc::new(installation));
             }
-            Err(error) => {
-                tracing::error!(error = %error.chain(), "the new configuration is refused; the old one stays")
-            }
+            Err(error) => tracing::error!(
+                hint = error.hint_text().unwrap_or_default(),
+                "not reloaded, the old configuration stays: {}",
+                error.chain()
+            ),
         }
         notify::ready();
     }
 
-    /// Lets what runs finish, or aborts it when its time is over.
-    async fn drain(&mut self) {
-        let patience = self.shared.installation().config.limits.shutdown;
-        let Some(Running { dataset, mut task, cancel }) = self.running.take() else { return };
-        if dataset.is_none() {
-            cancel.cancel();
-        }
-        if let Ok(ended) = tokio::time::timeout(patience, &mut task).await {
-            self.finished((dataset, ended.ok().flatten()));
-            return;
-        }
-        tracing::warn!("a backup did not end in time and is aborted; nothing of it is committed");
-        cancel.cancel();
-        if tokio::time::timeout(ABORT, &mut task).await.is_err() {
-            task.abort();
-        }
+    async fn installation(&self) -> Result<Installation> {
+        let config = Config::load(&self.origin.path, &self.origin.surroundings)?;
+        Installation::open(config, self.runner.clock.now()).await
     }
-}
 
-/// Waits for what runs; for ever where nothing does.
-async fn ended(running: &mut Option<Running>) -> (Option<Name>, Option<Result<BackupReport>>) {
-    let Some(current) = running else { return std::future::pending().await };
-    let result = (&mut current.task).await;
-    let dataset = running.take().and_then(|running| running.dataset);
-    match result {
-        Ok(result) => (dataset, result),
-        Err(error) => {
-            tracing::error!(%error, "a run broke off");
-            (dataset, None)
+    async fn stop(mut self) {
+        tracing::info!("stopping");
+        notify::stopping();
+        self.live.stop();
+        self.triggers.close();
+        self.waiting.clear();
+        self.endpoints.stop_control.cancel();
+        self.upkeep.stop().await;
+        if self.run.is_some() {
+            let result = self.drain().await;
+            self.ended(result);
         }
+        while let Ok(trigger) = self.triggers.try_recv() {
+            drop(trigger);
+        }
+        if timeout(FAREWELL, &mut self.endpoints.control).await.is_err() {
+            self.endpoints.control.abort();
+        }
+        if let Err(error) = std::fs::remove_file(&self.endpoints.socket) {
+            tracing::debug!(%error, "the control socket cannot be removed");
+        }
+        self.endpoints.stop_http.cancel();
+        if timeout(FAREWELL, &mut self.endpoints.http).await.is_err() {
+            self.endpoints.http.abort();
+        }
+        tracing::info!("stopped");
     }
-}
 
-fn copy_of(error: &Error) -> Error {
-    let copy = Error::new(error.class(), error.chain());
-    match error.hint_text() {
-        Some(hint) => copy.hint(hint),
-        None => copy,
-    }
-}
-
-/// Asks each replica once a minute whether it is there.
-async fn ask_replicas(shared: Arc<Shared>) {
-    let mut interval = tokio::time::interval(ASK_REPLICAS);
-    loop {
-        interval.tick().await;
-        let installation = shared.installation();
-        let asked = installation.replicas.iter().map(|replica| async move {
-            let there = replica.head(layout::VAULT).await;
-            if let Err(error) = &there {
-                tracing::warn!(%error, "a replica does not answer");
+    /// Lets the run finish, then cancels it, then drops it.
+    async fn drain(&mut self) -> Result<RunReport> {
+        let limit = self.live.installation().config.limits.shutdown;
+        if let Some(run) = &self.run {
+            tracing::info!(dataset = %run.dataset, seconds = limit.as_secs(), "waiting for the run to finish");
+        }
+        let patience = tokio::time::sleep(limit);
+        tokio::pin!(patience);
+        let mut alive = tokio::time::interval(notify::watchdog().map_or(TURN, |watchdog| TURN.min(watchdog)));
+        loop {
+            tokio::select! {
+                result = end_of(&mut self.run) => return result,
+                () = &mut patience => break,
+                () = self.signals.stop() => break,
+                _ = alive.tick() => {
+                    self.live.turned(self.scheduler.running(), BTreeMap::new());
+                    notify::alive();
+                }
             }
-            (replica.name().clone(), matches!(there, Ok(Some(_))))
-        });
-        let up = futures::future::join_all(asked).await.into_iter().collect();
-        shared.live.lock().unwrap_or_else(PoisonError::into_inner).up = up;
+        }
+        if let Some(run) = &self.run {
+            tracing::warn!(dataset = %run.dataset, "the run is cancelled; it is made up for after the next start");
+            run.cancel.cancel();
+        }
+        // The run itself gives the flow as long as `OBEY` to obey.
+        match timeout(OBEY + FAREWELL, end_of(&mut self.run)).await {
+            Ok(result) => result,
+            Err(_) => {
+                if let Some(run) = &self.run {
+                    run.task.abort();
+                }
+                end_of(&mut self.run).await
+            }
+        }
+    }
+
+    fn idle(&self) -> String {
+        let installation = self.live.installation();
+        let names = installation.config.datasets.iter().map(|dataset| &dataset.name);
+        let next = names.filter_map(|name| Some((self.scheduler.next_start(name)?, name))).min();
+        match next {
+            Some((at, dataset)) => format!("Idle; next is {dataset} at {}", crate::words::time(at)),
+            None => "Idle; nothing is scheduled".to_owned(),
+        }
+    }
+}
+
+/// The end of the run. Never, if there is none.
+async fn end_of(run: &mut Option<Run>) -> Result<RunReport> {
+    match run {
+        Some(run) => (&mut run.task).await.unwrap_or_else(|error| {
+            Err(Error::failed(format!("the backup of {} was aborted", run.dataset)).because(error))
+        }),
+        None => std::future::pending().await,
+    }
+}
+
+/// Up to when the starts of `dataset` are done with. One that was never seen begins now, and that is remembered, so
+/// that a start which passes while the daemon is down is made up for.
+fn considered(runner: &Runner, dataset: &Name) -> DateTime<Utc> {
+    runner.ledger.refresh(dataset);
+    let now = runner.clock.now();
+    let known = runner.ledger.get(dataset).considered;
+    if known.is_none()
+        && let Ok(_lock) = runner.state.lock_dataset(dataset)
+    {
+        runner.ledger.update(dataset, |status| status.considered = Some(now));
+    }
+    known.unwrap_or(now)
+}
+
+impl Signals {
+    fn listen() -> Result<Self> {
+        let listen = |kind| signal(kind).context(Class::Failed, || "cannot listen for signals");
+        Ok(Self {
+            terminate: listen(SignalKind::terminate())?,
+            interrupt: listen(SignalKind::interrupt())?,
+            hangup: listen(SignalKind::hangup())?,
+        })
+    }
+
+    async fn next(&mut self) -> Event {
+        tokio::select! {
+            _ = self.terminate.recv() => Event::Stop,
+            _ = self.interrupt.recv() => Event::Stop,
+            _ = self.hangup.recv() => Event::Reload,
+        }
+    }
+
+    async fn stop(&mut self) {
+        tokio::select! { _ = self.terminate.recv() => {}, _ = self.interrupt.recv() => {} }
     }
 }

@@ -1,36 +1,45 @@
-//! Everything that one configuration stands for, opened: keys, replicas, state directory.
+//! One configuration, opened: what runs work with. A reload makes a new one; runs under way finish on the old.
 
-use std::path::Path;
+use std::collections::BTreeMap;
+use std::time::Duration;
 
-use lifeboat_engine::Result;
-use lifeboat_engine::clock::SharedClock;
-use lifeboat_engine::config::{Config, Surroundings};
+use chrono::{DateTime, Utc};
+use lifeboat_engine::config::{Config, Dataset};
+use lifeboat_engine::error::{Error, Result};
+use lifeboat_engine::id::Name;
 use lifeboat_engine::keys::HostKeys;
 use lifeboat_engine::replica::{self, SharedReplica};
-use lifeboat_engine::state::StateDirectory;
 
-/// An installation. A reload makes a new one; runs that are under way keep theirs.
 pub(crate) struct Installation {
-    pub(crate) config: Config,
-    pub(crate) keys: HostKeys,
-    pub(crate) replicas: Vec<SharedReplica>,
-    pub(crate) state: StateDirectory,
-    pub(crate) clock: SharedClock,
+    pub config: Config,
+    pub keys: HostKeys,
+    pub replicas: Vec<SharedReplica>,
+    /// The longest time between two scheduled starts of each scheduled dataset. Computed once: it takes a while.
+    pub intervals: BTreeMap<Name, Duration>,
 }
 
 impl Installation {
-    /// Opens what the file at `path` says.
+    /// Opens keys and replicas. Replicas are not contacted.
     ///
     /// # Errors
-    /// The configuration, the keys or the state directory cannot be used.
-    pub(crate) async fn open(path: &Path, surroundings: &Surroundings, clock: SharedClock) -> Result<Self> {
-        let config = Config::load(path, surroundings)?;
+    /// The keys are missing or do not open, or a replica's files cannot be read.
+    pub(crate) async fn open(config: Config, now: DateTime<Utc>) -> Result<Self> {
         let keys = HostKeys::load(&config.keys)?;
-        let state = StateDirectory::open(&config.state_directory)?;
         let replicas = replica::open_all(&config).await?;
-        for dataset in &config.datasets {
-            keys.dataset(&dataset.name)?;
-        }
-        Ok(Self { config, keys, replicas, state, clock })
+        let scheduled = config.datasets.iter().filter_map(|dataset| Some((&dataset.name, dataset.schedule.as_ref()?)));
+        let intervals = scheduled.map(|(name, schedule)| (name.clone(), schedule.expected_interval(now))).collect();
+        Ok(Self { config, keys, replicas, intervals })
+    }
+
+    /// The dataset of that name.
+    ///
+    /// # Errors
+    /// There is none.
+    pub(crate) fn dataset(&self, name: &Name) -> Result<&Dataset> {
+        self.config.dataset(name).ok_or_else(|| {
+            let names: Vec<&str> = self.config.datasets.iter().map(|dataset| dataset.name.as_str()).collect();
+            let known = if names.is_empty() { "no dataset".to_owned() } else { names.join(", ") };
+            Error::usage(format!("the configuration has no dataset {name}")).hint(format!("it has: {known}"))
+        })
     }
 }

@@ -1,23 +1,29 @@
-//! `lifeboatd`: schedules backups, keeps replicas complete, serves metrics.
+//! `lifeboatd`: captures databases on schedule, keeps every replica complete, serves metrics.
 //!
-//! `run` reads arguments and environment and prints; no other module does.
+//! `scheduler` decides when, `runner` runs, `status` remembers, `metrics` shows; `daemon` is the loop around them.
+//! `run` reads the environment; no other module does, save for systemd's own variables in `notify`.
 
 mod cli;
 mod control;
 mod daemon;
 mod http;
 mod installation;
-mod logging;
+mod live;
+mod log;
 mod metrics;
 mod notify;
-mod once;
 mod run;
 mod runner;
 mod scheduler;
 mod status;
+mod upkeep;
+mod words;
+
+#[cfg(test)]
+mod sample;
 
 use std::process::ExitCode;
 
 fn main() -> ExitCode {
-    run::run()
+    run::run(std::env::args_os())
 }

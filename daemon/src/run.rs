@@ -1,142 +1,201 @@
-//! From the command line to an exit code: reads arguments and environment, prints results and errors.
-#![allow(clippy::print_stdout, clippy::print_stderr, reason = "the one module that prints")]
+//! One invocation: read the surroundings, parse, do what is asked, turn its error into an exit code.
 
-use std::path::PathBuf;
+use std::ffi::OsString;
+use std::io::Write;
 use std::process::ExitCode;
+use std::sync::Arc;
+use std::time::Duration;
 
 use clap::Parser;
-use lifeboat_engine::clock::SystemClock;
+use lifeboat_engine::clock::{SharedClock, SystemClock};
 use lifeboat_engine::config::{Config, Surroundings};
-use lifeboat_engine::error::{Class, Context};
-use lifeboat_engine::flow::backup::BackupReport;
+use lifeboat_engine::error::{Class, Context, Error, Result};
 use lifeboat_engine::id::Name;
-use lifeboat_engine::{Error, Result};
+use lifeboat_engine::state::StateDirectory;
 use serde_json::json;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 
 use crate::cli::{Cli, Command};
-use crate::control::{self, Request};
+use crate::control::client::ask;
+use crate::control::protocol;
+use crate::daemon::{Daemon, Origin};
 use crate::installation::Installation;
-use crate::{daemon, logging, once};
+use crate::log;
+use crate::runner::Runner;
+use crate::status::Ledger;
+use crate::words;
 
-pub(crate) fn run() -> ExitCode {
-    let cli = Cli::parse();
-    match start(&cli) {
+/// Runs the command line `arguments`, program name first.
+pub(crate) fn run(arguments: impl Iterator<Item = OsString>) -> ExitCode {
+    let cli = match Cli::try_parse_from(arguments) {
+        Ok(cli) => cli,
+        Err(error) => {
+            // Help on standard output, errors on standard error; where neither can be written nothing can be said.
+            let _ = error.print();
+            return ExitCode::from(if error.use_stderr() { Class::Usage.exit_code() } else { 0 });
+        }
+    };
+    let json = cli.json;
+    match execute(cli) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
-            show(&error, cli.json);
+            complain(&error, json);
             ExitCode::from(error.class().exit_code())
         }
     }
 }
 
-fn start(cli: &Cli) -> Result<()> {
-    let by_systemd = std::env::var_os("JOURNAL_STREAM").is_some();
+fn execute(cli: Cli) -> Result<()> {
     let surroundings =
-        Surroundings { credentials_directory: std::env::var_os("CREDENTIALS_DIRECTORY").map(PathBuf::from) };
-    if cli.check_config {
-        return check(cli, &surroundings);
+        Surroundings { credentials_directory: std::env::var_os("CREDENTIALS_DIRECTORY").map(Into::into) };
+    let config = Config::load(&cli.config, &surroundings)?;
+    if cli.mode.check_config {
+        let (replicas, datasets) = (config.replicas.len(), config.datasets.len());
+        let json = json!({ "ok": true, "replicas": replicas, "datasets": datasets });
+        return say(&if cli.json { json.to_string() } else { summary(&config) });
     }
-    logging::start(cli.log, &cli.log_level, by_systemd)?;
-    let runtime = tokio::runtime::Builder::new_multi_thread()
-        .enable_all()
-        .build()
-        .context(Class::Failed, || "cannot start the runtime")?;
+    let runtime =
+        tokio::runtime::Builder::new_multi_thread().enable_all().build().context(Class::Failed, || "cannot start")?;
+    let clock = SystemClock::shared();
     let result = runtime.block_on(async {
-        match (&cli.command, &cli.once) {
-            (Some(command), _) => ask(cli, command, &surroundings).await,
-            (None, Some(datasets)) => run_once(cli, datasets, &surroundings).await,
-            (None, None) => daemon::run(cli.config.clone(), surroundings, SystemClock::shared()).await,
+        match (cli.command, cli.mode.once) {
+            (Some(_), Some(_)) => Err(Error::usage("--once runs by itself, without a daemon to ask")),
+            (Some(command), None) => {
+                let command = match command {
+                    Command::Trigger { dataset } => protocol::Command::Trigger { dataset },
+                    Command::Status => protocol::Command::Status {},
+                };
+                let (report, summary) = ask(&config.control_socket, &command).await?;
+                say(&if cli.json { report.to_string() } else { summary })
+            }
+            (None, Some(datasets)) => {
+                log::start(cli.log, cli.log_level, under_journald())?;
+                once(config, datasets, cli.json, clock).await
+            }
+            (None, None) => {
+                log::start(cli.log, cli.log_level, under_journald())?;
+                Daemon::start(config, Origin { path: cli.config, surroundings }, clock).await?.run().await
+            }
         }
     });
-    runtime.shutdown_timeout(std::time::Duration::from_secs(5));
+    runtime.shutdown_timeout(Duration::from_secs(1));
     result
 }
 
-fn check(cli: &Cli, surroundings: &Surroundings) -> Result<()> {
-    let config = Config::load(&cli.config, surroundings)?;
-    let (replicas, datasets) = (config.replicas.len(), config.datasets.len());
-    if cli.json {
-        println!("{}", json!({ "ok": true, "replicas": replicas, "datasets": datasets }));
-    } else {
-        println!("{}: ok, {replicas} replicas, {datasets} datasets", cli.config.display());
+/// Runs `datasets`, or all, one after the other. The daemon may be running.
+async fn once(config: Config, datasets: Vec<Name>, json: bool, clock: SharedClock) -> Result<()> {
+    let state = StateDirectory::open(&config.state_directory)?;
+    let installation = Installation::open(config, clock.now()).await?;
+    let all = || installation.config.datasets.iter().map(|dataset| dataset.name.clone()).collect();
+    let datasets: Vec<Name> = if datasets.is_empty() { all() } else { datasets };
+    for dataset in &datasets {
+        installation.dataset(dataset)?;
     }
-    Ok(())
-}
-
-async fn ask(cli: &Cli, command: &Command, surroundings: &Surroundings) -> Result<()> {
-    let config = Config::load(&cli.config, surroundings)?;
-    let request = match command {
-        Command::Trigger { dataset } => Request::Trigger { dataset: dataset.clone() },
-        Command::Status => Request::Status,
-    };
-    let answer = control::ask(&config.control_socket, &request).await?;
-    let text = if cli.json { answer.to_string() } else { format!("{answer:#}") };
-    println!("{text}");
-    Ok(())
-}
-
-async fn run_once(cli: &Cli, datasets: &[Name], surroundings: &Surroundings) -> Result<()> {
-    let installation = Installation::open(&cli.config, surroundings, SystemClock::shared()).await?;
-    let cancel = CancellationToken::new();
-    let token = cancel.clone();
-    let mut terminate = signal(SignalKind::terminate()).context(Class::Failed, || "cannot listen for signals")?;
-    tokio::spawn(async move {
-        tokio::select! {
-            _ = terminate.recv() => {}
-            _ = tokio::signal::ctrl_c() => {}
+    if datasets.is_empty() {
+        return Err(Error::configuration("the configuration has no dataset to back up").hint("add a [[dataset]]"));
+    }
+    let cancel = cancelled_by_signals()?;
+    let runner = Runner { ledger: Arc::new(Ledger::open(&state, &datasets)), state, clock };
+    let mut worst: Option<Error> = None;
+    for dataset in &datasets {
+        match runner.run(&installation, dataset, &cancel).await {
+            Ok(report) => {
+                let words = words::report(&report);
+                say(&if json { to_json(&report)? } else { words })?;
+                if let Err(error) = runner.catch_up(&installation, dataset, &cancel).await {
+                    tracing::warn!(%dataset, "replicas were not caught up: {}", error.chain());
+                }
+            }
+            Err(error) => {
+                if json {
+                    say(&to_json(&failure(dataset, &error))?)?;
+                }
+                // The worst failure is told at the end.
+                let (better, worse) = match worst.take() {
+                    Some(known) if known.class().exit_code() >= error.class().exit_code() => (Some(error), known),
+                    known => (known, error),
+                };
+                if let Some(error) = better {
+                    complain(&error, json);
+                }
+                worst = Some(worse);
+            }
         }
-        token.cancel();
-    });
-    let several = datasets.len() != 1;
-    once::once(&installation, datasets, &cancel, |dataset, result| match result {
-        Ok(report) if cli.json => println!("{}", json!(report)),
-        Ok(report) => println!("{}", sentence(report)),
-        // The worst one is shown at the end; with several, each is.
-        Err(error) if several => eprintln!("{dataset}: {}", error.chain()),
-        Err(_) => {}
-    })
-    .await
+        if cancel.is_cancelled() {
+            break;
+        }
+    }
+    worst.map_or(Ok(()), Err)
 }
 
-fn sentence(report: &BackupReport) -> String {
-    const MIB: f64 = (1 << 20) as f64;
-    let complete = report.replicas.iter().filter(|replica| replica.complete).count();
-    let behind: Vec<String> = report
-        .replicas
-        .iter()
-        .filter_map(|replica| Some(format!("; {} is behind: {}", replica.replica, replica.error.as_ref()?)))
-        .collect();
+/// A failed run, as `--json` shows it.
+fn failure(dataset: &Name, error: &Error) -> serde_json::Value {
+    json!({
+        "dataset": dataset,
+        "error": error.chain(),
+        "class": error.class().as_str(),
+        "hint": error.hint_text(),
+    })
+}
+
+fn to_json(value: &impl serde::Serialize) -> Result<String> {
+    serde_json::to_string(value).context(Class::Failed, || "cannot write the report")
+}
+
+fn summary(config: &Config) -> String {
+    let replicas = config.replicas.iter().map(|replica| format!("{} ({})", replica.name, replica.region));
+    let datasets = config.datasets.iter().map(|dataset| match &dataset.schedule {
+        Some(schedule) => format!("{} ({}, {})", dataset.name, schedule.expression(), schedule.time_zone()),
+        None => format!("{} (not scheduled)", dataset.name),
+    });
     format!(
-        "{}: snapshot {}: {:.1} MiB, {:.1} MiB known before, {:.1} MiB stored in each of {complete} replicas, {:.1} s{}",
-        report.dataset,
-        report.snapshot,
-        report.raw_bytes as f64 / MIB,
-        report.deduplicated_bytes as f64 / MIB,
-        report.stored_bytes as f64 / MIB,
-        report.duration_seconds,
-        behind.concat()
+        "ok: host {}\n  replicas: {}; a snapshot needs {}\n  datasets: {}",
+        config.host,
+        replicas.collect::<Vec<_>>().join(", "),
+        config.min_replicas,
+        datasets.collect::<Vec<_>>().join(", "),
     )
 }
 
-fn show(error: &Error, as_json: bool) {
-    let (what, why) = (error.message(), error.chain());
-    let why = why.strip_prefix(what).unwrap_or_default().trim_start_matches(": ");
-    if as_json {
-        let code = error.class().exit_code();
-        let class = error.class().as_str();
-        eprintln!(
-            "{}",
-            json!({ "error": { "class": class, "message": what, "why": why, "hint": error.hint_text(), "exit_code": code } })
-        );
-        return;
-    }
-    eprintln!("error: {what}");
-    if !why.is_empty() {
-        eprintln!("  why: {why}");
-    }
-    if let Some(hint) = error.hint_text() {
-        eprintln!("  next: {hint}");
-    }
+fn cancelled_by_signals() -> Result<CancellationToken> {
+    let listen = |kind| signal(kind).context(Class::Failed, || "cannot listen for signals");
+    let (mut terminate, mut interrupt) = (listen(SignalKind::terminate())?, listen(SignalKind::interrupt())?);
+    let cancel = CancellationToken::new();
+    let fire = cancel.clone();
+    tokio::spawn(async move {
+        tokio::select! { _ = terminate.recv() => {}, _ = interrupt.recv() => {} }
+        fire.cancel();
+    });
+    Ok(cancel)
+}
+
+fn under_journald() -> bool {
+    std::env::var_os("JOURNAL_STREAM").is_some()
+}
+
+fn say(text: &str) -> Result<()> {
+    writeln!(std::io::stdout().lock(), "{text}").context(Class::Failed, || "cannot write to standard output")
+}
+
+/// What failed, every cause, what to do next.
+fn complain(error: &Error, as_json: bool) {
+    let first = std::error::Error::source(error);
+    let causes: Vec<String> = std::iter::successors(first, |cause| cause.source()).map(ToString::to_string).collect();
+    let text = if as_json {
+        json!({ "error": {
+            "class": error.class().as_str(),
+            "message": error.message(),
+            "causes": causes,
+            "hint": error.hint_text(),
+            "exit_code": error.class().exit_code(),
+        } })
+        .to_string()
+    } else {
+        let why = causes.iter().map(|cause| format!("\n  why: {cause}"));
+        let next = error.hint_text().map(|hint| format!("\n  next: {hint}"));
+        format!("error: {}{}", error.message(), why.chain(next).collect::<String>())
+    };
+    // Where standard error is gone, the exit code still tells.
+    let _ = writeln!(std::io::stderr().lock(), "{text}");
 }

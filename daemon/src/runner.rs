@@ -1,190 +1,290 @@
-//! One run: lock → backup → prune → catch-up. Whatever happens after the commit does not undo the success.
+//! One run: lock → backup → prune, and what is remembered of it.
+//!
+//! - **Success** is the committed snapshot. What fails after it (prune, the status file) is a warning of the report.
+//! - **Deadline**: a run that takes longer than `limits.run` is cancelled, and aborted if it does not obey.
+//! - **Cancellation**: nothing is committed; the next start of the dataset counts as missed, and is made up for.
 
+use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
+use futures::FutureExt;
+use lifeboat_engine::clock::SharedClock;
 use lifeboat_engine::config::Dataset;
+use lifeboat_engine::error::{Error, Result};
 use lifeboat_engine::flow::backup::{Backup, BackupReport, Progress};
-use lifeboat_engine::flow::catch_up::catch_up;
-use lifeboat_engine::flow::prune::Prune;
+use lifeboat_engine::flow::catch_up::{ReplicaState, catch_up};
+use lifeboat_engine::flow::prune::{Prune, PruneOutcome};
 use lifeboat_engine::id::Name;
 use lifeboat_engine::source;
-use lifeboat_engine::{Error, Result};
+use lifeboat_engine::state::StateDirectory;
+use serde::Serialize;
 use tokio_util::sync::CancellationToken;
 use tracing::Instrument;
 
 use crate::installation::Installation;
 use crate::notify;
-use crate::status::StatusBook;
+use crate::status::Ledger;
+use crate::words;
 
+/// How often a run tells how far it is.
 const PROGRESS: Duration = Duration::from_secs(10);
-/// How long a run that was told to stop may take to do so.
-const ABORT: Duration = Duration::from_secs(60);
+/// How long cancelled work may take to clean up before it is dropped.
+pub(crate) const OBEY: Duration = Duration::from_secs(10);
 
-/// Backs a dataset up, and keeps its replicas in order. Every log line carries the dataset and a run id.
-///
-/// # Errors
-/// The backup's. What fails after the commit is logged, and tried again later.
-pub(crate) async fn run(
-    installation: &Installation,
-    dataset: &Name,
-    book: &StatusBook,
-    cancel: &CancellationToken,
-) -> Result<BackupReport> {
-    let run = format!("{:08x}", rand::random::<u32>());
-    let span = tracing::info_span!("run", %dataset, run);
-    run_in_span(installation, dataset, book, cancel).instrument(span).await
+/// A successful run.
+#[derive(Debug, Clone, Serialize)]
+pub(crate) struct RunReport {
+    #[serde(flatten)]
+    pub backup: BackupReport,
+    /// What retention removed; none where everything is kept or prune failed.
+    pub pruned: Option<PruneOutcome>,
 }
 
-async fn run_in_span(
-    installation: &Installation,
-    dataset: &Name,
-    book: &StatusBook,
-    cancel: &CancellationToken,
-) -> Result<BackupReport> {
-    let Installation { config, state, clock, .. } = installation;
-    let dataset = config.dataset(dataset).ok_or_else(|| {
-        let names: Vec<&str> = config.datasets.iter().map(|dataset| dataset.name.as_str()).collect();
-        Error::usage(format!("the configuration has no dataset {dataset}"))
-            .hint(format!("it has: {}", names.join(", ")))
-    })?;
-    let _lock = state.lock_dataset(&dataset.name)?;
-    book.attempted(&dataset.name, clock.now());
-    let began = clock.elapsed();
-    tracing::info!("backup begins");
-    let result = backup(installation, dataset, cancel).await;
-    match &result {
-        Ok(report) => {
-            book.succeeded(report);
-            log_success(report);
-            tidy_up(installation, dataset, book, cancel).await;
+/// What runs need beyond the installation.
+#[derive(Clone)]
+pub(crate) struct Runner {
+    pub state: StateDirectory,
+    pub ledger: Arc<Ledger>,
+    pub clock: SharedClock,
+}
+
+impl Runner {
+    /// Backs `dataset` up and prunes it.
+    ///
+    /// # Errors
+    /// No snapshot was committed. The error is logged and remembered already.
+    pub(crate) async fn run(
+        &self,
+        installation: &Installation,
+        dataset: &Name,
+        cancel: &CancellationToken,
+    ) -> Result<RunReport> {
+        let run = format!("{:016x}", rand::random::<u64>());
+        let span = tracing::info_span!("run", %dataset, %run);
+        let work = async {
+            let result = self.locked(installation, dataset, cancel).await;
+            match &result {
+                Ok(report) => tracing::info!("{}", words::report(report)),
+                Err(error) => tracing::error!(
+                    class = error.class().as_str(),
+                    hint = error.hint_text().unwrap_or_default(),
+                    "backup failed: {}",
+                    error.chain()
+                ),
+            }
+            result
+        };
+        work.instrument(span).await
+    }
+
+    async fn locked(
+        &self,
+        installation: &Installation,
+        dataset: &Name,
+        cancel: &CancellationToken,
+    ) -> Result<RunReport> {
+        let dataset = installation.dataset(dataset)?;
+        let _lock = self.state.lock_dataset(&dataset.name)?;
+        let before = self.ledger.get(&dataset.name).considered;
+        let began = self.clock.now();
+        // Remembered before it starts, so that a run that takes the daemon down with it is not started at once again.
+        self.ledger.update(&dataset.name, |status| {
+            status.last_attempt = Some(began);
+            status.considered = Some(began);
+        });
+        // A bug must not end the daemon, nor go unnoticed.
+        let result = AssertUnwindSafe(self.within_deadline(installation, dataset, cancel)).catch_unwind().await;
+        let result = result.unwrap_or_else(|_| {
+            Err(Error::failed(format!("the backup of {} broke down", dataset.name))
+                .hint("this is a bug of Lifeboat: report it with the log around this line"))
+        });
+        self.ledger.update(&dataset.name, |status| match &result {
+            Ok(report) => {
+                status.succeeded = true;
+                status.error = None;
+                status.successes += 1;
+                status.last_success = Some(report.snapshot.time());
+                status.duration_seconds = report.duration_seconds;
+                status.raw_bytes = report.raw_bytes;
+                status.stored_bytes = report.stored_bytes;
+                for outcome in report.replicas.iter() {
+                    let replica = status.replicas.entry(outcome.replica.clone()).or_default();
+                    if outcome.complete {
+                        replica.last_complete = Some(report.snapshot.time());
+                    } else {
+                        replica.behind += 1;
+                    }
+                }
+            }
+            Err(error) => {
+                status.succeeded = false;
+                status.error = Some(error.chain());
+                status.failures += 1;
+                if cancel.is_cancelled() {
+                    status.considered = before;
+                }
+            }
+        });
+        let mut backup = result?;
+        let pruned = match self.prune(installation, dataset, cancel).await {
+            Ok(pruned) => pruned,
+            Err(error) => {
+                tracing::warn!("old snapshots were not pruned: {}", error.chain());
+                backup.warnings.push(format!("old snapshots were not pruned: {}", error.chain()));
+                None
+            }
+        };
+        for warning in &backup.warnings {
+            tracing::warn!("{warning}");
         }
-        Err(error) => {
-            book.failed(&dataset.name, error, clock.elapsed().saturating_sub(began).as_secs_f64());
-            tracing::error!(
-                class = error.class().as_str(),
-                error = %error.chain(),
-                next = error.hint_text().unwrap_or_default(),
-                "backup failed"
-            );
+        Ok(RunReport { backup, pruned })
+    }
+
+    /// The backup, stopped after `limits.run`.
+    async fn within_deadline(
+        &self,
+        installation: &Installation,
+        dataset: &Dataset,
+        cancel: &CancellationToken,
+    ) -> Result<BackupReport> {
+        let limit = installation.config.limits.run;
+        let stop = cancel.child_token();
+        let backup = self.backup(installation, dataset, &stop);
+        tokio::pin!(backup);
+        let late = tokio::select! {
+            result = &mut backup => return result,
+            () = tokio::time::sleep(limit) => true,
+            () = cancel.cancelled() => false,
+        };
+        stop.cancel();
+        // A commit that has begun is finished, and then the run has succeeded after all.
+        match tokio::time::timeout(OBEY, backup).await {
+            Ok(Ok(report)) => Ok(report),
+            _ if late => Err(Error::failed(format!(
+                "the backup of {} took longer than limits.run ({}) and was stopped",
+                dataset.name,
+                words::duration(limit.as_secs_f64())
+            ))
+            .hint("see what is slow in the log; what was stored is used by the next run; or raise limits.run")),
+            Ok(Err(error)) => Err(error),
+            Err(_) => Err(Error::cancelled(&format!("the backup of {}", dataset.name))),
         }
     }
-    result
-}
 
-/// The backup, within the time that a run may take.
-async fn backup(installation: &Installation, dataset: &Dataset, cancel: &CancellationToken) -> Result<BackupReport> {
-    let Installation { config, keys, replicas, state, clock } = installation;
-    let (progress, stop) = (Arc::new(Progress::default()), cancel.child_token());
-    let source = source::from_config(&dataset.source);
-    let backup = Backup {
-        config,
-        dataset,
-        source: source.as_ref(),
-        keys,
-        replicas,
-        state,
-        clock: clock.clone(),
-        progress: progress.clone(),
-        cancel: stop.clone(),
-    };
-    let running = backup.run();
-    tokio::pin!(running);
-    tokio::select! {
-        result = &mut running => return result,
-        () = tell_progress(&dataset.name, &progress) => {}
-        () = tokio::time::sleep(config.limits.run) => {}
+    async fn backup(
+        &self,
+        installation: &Installation,
+        dataset: &Dataset,
+        cancel: &CancellationToken,
+    ) -> Result<BackupReport> {
+        let progress = Arc::new(Progress::default());
+        let source = source::from_config(&dataset.source);
+        let backup = Backup {
+            config: &installation.config,
+            dataset,
+            source: source.as_ref(),
+            keys: &installation.keys,
+            replicas: &installation.replicas,
+            state: &self.state,
+            clock: self.clock.clone(),
+            progress: progress.clone(),
+            cancel: cancel.clone(),
+        };
+        tracing::info!("backup of {} started", dataset.name);
+        tokio::select! {
+            result = backup.run() => result,
+            never = tell(&dataset.name, &progress) => match never {},
+        }
     }
-    stop.cancel();
-    let _ = tokio::time::timeout(ABORT, &mut running).await;
-    Err(Error::failed(format!(
-        "the backup of {} took longer than {:?} and was stopped",
-        dataset.name, config.limits.run
-    ))
-    .hint("find out what is slow; a longer limit is [limits] run"))
+
+    async fn prune(
+        &self,
+        installation: &Installation,
+        dataset: &Dataset,
+        cancel: &CancellationToken,
+    ) -> Result<Option<PruneOutcome>> {
+        if dataset.retention.keeps_everything() || cancel.is_cancelled() {
+            return Ok(None);
+        }
+        let prune = Prune {
+            config: &installation.config,
+            dataset,
+            keys: &installation.keys,
+            replicas: &installation.replicas,
+            state: &self.state,
+            clock: self.clock.clone(),
+            cancel: cancel.clone(),
+        };
+        let work = async { prune.execute(&prune.plan().await?).await };
+        let outcome = tokio::select! {
+            result = work => result?,
+            () = async { cancel.cancelled().await; tokio::time::sleep(OBEY).await } => return Err(Error::cancelled("prune")),
+        };
+        for failure in &outcome.failures {
+            tracing::warn!("prune: {failure}");
+        }
+        if outcome.snapshots + outcome.packs > 0 {
+            tracing::info!(snapshots = outcome.snapshots, packs = outcome.packs, bytes = outcome.bytes, "pruned");
+        }
+        self.ledger.update(&dataset.name, |status| status.pruned_snapshots += outcome.snapshots);
+        Ok(Some(outcome))
+    }
+
+    /// Brings replicas up to date for `dataset`. Returns early when `cancel` fires; what was copied stays.
+    ///
+    /// # Errors
+    /// The dataset is in use, no replica can be listed, or cancelled.
+    pub(crate) async fn catch_up(
+        &self,
+        installation: &Installation,
+        dataset: &Name,
+        cancel: &CancellationToken,
+    ) -> Result<Vec<ReplicaState>> {
+        let dataset = installation.dataset(dataset)?;
+        let _lock = self.state.lock_dataset(&dataset.name)?;
+        let states = tokio::select! {
+            states = catch_up(dataset, &installation.keys, &installation.replicas, &self.state, cancel) => states?,
+            () = cancel.cancelled() => return Err(Error::cancelled("the catch-up")),
+        };
+        for state in states.iter().filter(|state| state.copied_objects > 0) {
+            let (objects, bytes) = (state.copied_objects, state.copied_bytes);
+            tracing::info!(dataset = %dataset.name, replica = %state.replica, objects, bytes, "replica caught up");
+        }
+        self.ledger.update(&dataset.name, |status| {
+            for state in &states {
+                let replica = status.replicas.entry(state.replica.clone()).or_default();
+                replica.behind = state.behind;
+                // A replica that did not answer holds what it held.
+                if state.error.is_none() || state.last_complete.is_some() {
+                    replica.last_complete = state.last_complete.as_ref().map(lifeboat_engine::id::SnapshotId::time);
+                }
+            }
+        });
+        Ok(states)
+    }
 }
 
-/// Says every few seconds how far the run is; never ends.
-async fn tell_progress(dataset: &Name, progress: &Progress) {
-    const MIB: f64 = (1 << 20) as f64;
+/// Tells how far a run is, for as long as it is polled.
+async fn tell(dataset: &Name, progress: &Progress) -> std::convert::Infallible {
+    let mut ticks = tokio::time::interval(PROGRESS);
+    ticks.tick().await;
     let mut before = 0;
     loop {
-        tokio::time::sleep(PROGRESS).await;
+        ticks.tick().await;
         let read = progress.read.load(Ordering::Relaxed);
         let deduplicated = progress.deduplicated.load(Ordering::Relaxed);
         let stored = progress.stored.load(Ordering::Relaxed);
-        let rate = (read - before) as f64 / MIB / PROGRESS.as_secs_f64();
+        let rate = (read - before) / PROGRESS.as_secs();
         before = read;
-        tracing::info!(read, deduplicated, stored, rate_mib_per_second = format!("{rate:.1}"), "progress");
-        let (read, stored) = (read as f64 / MIB, stored as f64 / MIB);
-        notify::status(&format!("{dataset}: {read:.0} MiB read, {stored:.0} MiB stored, {rate:.1} MiB/s"));
-    }
-}
-
-fn log_success(report: &BackupReport) {
-    tracing::info!(
-        snapshot = %report.snapshot,
-        seconds = report.duration_seconds,
-        raw_bytes = report.raw_bytes,
-        deduplicated_bytes = report.deduplicated_bytes,
-        stored_bytes = report.stored_bytes,
-        "backup committed"
-    );
-    for replica in report.replicas.iter().filter(|replica| !replica.complete) {
-        tracing::warn!(replica = %replica.replica, why = replica.error.as_deref().unwrap_or_default(), "replica is behind");
-    }
-    for warning in &report.warnings {
-        tracing::warn!(warning, "worth knowing");
-    }
-}
-
-/// Prune and catch-up, after a commit. The caller holds the dataset's lock.
-async fn tidy_up(installation: &Installation, dataset: &Dataset, book: &StatusBook, cancel: &CancellationToken) {
-    let Installation { config, keys, replicas, state, clock } = installation;
-    if !dataset.retention.keeps_everything() {
-        let prune = Prune { config, dataset, keys, replicas, state, clock: clock.clone(), cancel: cancel.clone() };
-        let pruned = async { prune.execute(&prune.plan().await?).await };
-        match pruned.await {
-            Ok(outcome) => {
-                book.pruned(&dataset.name, outcome.snapshots);
-                tracing::info!(snapshots = outcome.snapshots, packs = outcome.packs, bytes = outcome.bytes, "pruned");
-                outcome.failures.iter().for_each(|failure| tracing::warn!(failure, "prune will try this again"));
-            }
-            Err(error) => tracing::error!(error = %error.chain(), "prune failed"),
-        }
-    }
-    replicate(installation, dataset, book, cancel).await;
-}
-
-/// Brings the replicas of one dataset up to date. The caller holds its lock.
-async fn replicate(installation: &Installation, dataset: &Dataset, book: &StatusBook, cancel: &CancellationToken) {
-    let Installation { keys, replicas, state, .. } = installation;
-    match catch_up(dataset, keys, replicas, state, cancel).await {
-        Ok(states) => {
-            book.caught_up(&dataset.name, &states);
-            for state in states {
-                if state.copied_objects > 0 {
-                    let (objects, bytes) = (state.copied_objects, state.copied_bytes);
-                    tracing::info!(replica = %state.replica, objects, bytes, behind = state.behind, "replica caught up");
-                }
-                if let Some(why) = state.error {
-                    tracing::warn!(replica = %state.replica, behind = state.behind, why, "replica stays behind");
-                }
-            }
-        }
-        Err(error) => tracing::warn!(error = %error.chain(), "replicas could not be compared"),
-    }
-}
-
-/// Brings the replicas of every dataset up to date; a dataset that somebody else works on is left out.
-pub(crate) async fn replicate_all(installation: &Installation, book: &StatusBook, cancel: &CancellationToken) {
-    for dataset in &installation.config.datasets {
-        if cancel.is_cancelled() {
-            return;
-        }
-        let Ok(_lock) = installation.state.lock_dataset(&dataset.name) else { continue };
-        let span = tracing::info_span!("catch_up", dataset = %dataset.name);
-        replicate(installation, dataset, book, cancel).instrument(span).await;
+        tracing::info!(read, deduplicated, stored, rate, "backing up");
+        notify::status(&format!(
+            "Backing up {dataset}: {} read, {} known, {} stored, {}/s",
+            words::bytes(read),
+            words::bytes(deduplicated),
+            words::bytes(stored),
+            words::bytes(rate)
+        ));
     }
 }

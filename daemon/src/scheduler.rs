@@ -1,137 +1,143 @@
-//! Who is due when. A pure state machine: it is told the time and reads no clock.
+//! When which dataset runs: a state machine over the time it is told. It reads no clock, starts nothing, writes nothing.
 //!
-//! A dataset that missed fires while the daemon was down runs once, at once. A dataset that was never backed up waits for its
-//! first fire.
+//! - **Jitter**: each dataset starts later than its schedule by a fixed part of its jitter, decided by host and dataset.
+//! - **Downtime**: starts that passed while the daemon was down, or while another run took its time, are made up
+//!   for by one run, however many they were.
+//! - **Overlap**: one run at a time, over all datasets. Requests of operators go first, in their order.
+//! - **Clock**: a clock that was set back does not silence a dataset.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, VecDeque};
 
-use chrono::{DateTime, Utc};
-use lifeboat_engine::config::Config;
+use chrono::{DateTime, TimeDelta, Utc};
+use lifeboat_engine::config::{Config, Dataset};
 use lifeboat_engine::id::Name;
 use lifeboat_engine::schedule::Schedule;
+use serde::Serialize;
 
-struct Entry {
-    schedule: Schedule,
-    seed: String,
-    next: Option<DateTime<Utc>>,
+/// Why a run starts.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub(crate) enum Cause {
+    /// Its time has come.
+    Schedule,
+    /// Its time came while it could not run.
+    CatchUp,
+    /// An operator asked.
+    Trigger,
 }
 
-/// The next start of every scheduled dataset.
+/// A start that is later than this is a catch-up.
+const PUNCTUAL: TimeDelta = TimeDelta::minutes(1);
+
+/// Decides which dataset runs next.
+#[derive(Debug)]
 pub(crate) struct Scheduler {
     entries: BTreeMap<Name, Entry>,
+    /// Asked for by operators and not yet started.
+    requested: VecDeque<Name>,
+    running: Option<Name>,
+}
+
+#[derive(Debug)]
+struct Entry {
+    schedule: Option<Schedule>,
+    jitter: TimeDelta,
+    /// Starts up to this time are done with.
+    considered: DateTime<Utc>,
+    /// The first start after `considered`.
+    due: Option<DateTime<Utc>>,
 }
 
 impl Scheduler {
-    /// Plans from `now` on; `last_attempts` are remembered from before a restart.
-    pub(crate) fn new(config: &Config, last_attempts: &BTreeMap<Name, DateTime<Utc>>, now: DateTime<Utc>) -> Self {
-        let scheduled = config.datasets.iter().filter_map(|dataset| {
-            let schedule = dataset.schedule.clone()?;
-            let seed = format!("{}/{}", config.host, dataset.name);
-            let since = last_attempts.get(&dataset.name).copied().unwrap_or(now).min(now);
-            let next = start_after(&schedule, &seed, since);
-            Some((dataset.name.clone(), Entry { schedule, seed, next }))
-        });
-        Self { entries: scheduled.collect() }
+    /// For every dataset of `config`. `considered` tells up to which time its starts are done with: the start of the last attempt, or
+    /// when the dataset was first seen.
+    pub(crate) fn new(config: &Config, considered: impl Fn(&Name) -> DateTime<Utc>) -> Self {
+        let mut scheduler = Self { entries: BTreeMap::new(), requested: VecDeque::new(), running: None };
+        scheduler.reload(config, considered);
+        scheduler
     }
 
-    /// Datasets whose time has come. Each is named once, however many fires were missed.
-    pub(crate) fn due(&mut self, now: DateTime<Utc>) -> Vec<Name> {
-        let mut due = Vec::new();
-        for (name, entry) in &mut self.entries {
-            if entry.next.is_some_and(|next| next <= now) {
-                due.push(name.clone());
-                entry.next = start_after(&entry.schedule, &entry.seed, now);
-            }
+    /// Takes the datasets of a new configuration. What runs, runs on; requests for datasets that are gone are dropped.
+    pub(crate) fn reload(&mut self, config: &Config, considered: impl Fn(&Name) -> DateTime<Utc>) {
+        let entry = |dataset: &Dataset| Entry::new(&config.host, dataset, considered(&dataset.name));
+        self.entries = config.datasets.iter().map(|dataset| (dataset.name.clone(), entry(dataset))).collect();
+        self.requested.retain(|dataset| self.entries.contains_key(dataset));
+    }
+
+    /// Queues a run of `dataset`; one that is queued already serves both.
+    pub(crate) fn request(&mut self, dataset: &Name) {
+        if self.entries.contains_key(dataset) && !self.requested.contains(dataset) {
+            self.requested.push_back(dataset.clone());
         }
-        due
     }
 
-    /// When a dataset starts next.
-    pub(crate) fn next(&self, dataset: &Name) -> Option<DateTime<Utc>> {
-        self.entries.get(dataset)?.next
+    /// The run that is to start now, if any. It counts as running until [`Self::finished`].
+    pub(crate) fn start(&mut self, now: DateTime<Utc>) -> Option<(Name, Cause)> {
+        for entry in self.entries.values_mut().filter(|entry| entry.considered > now) {
+            entry.consider(now);
+        }
+        if self.running.is_some() {
+            return None;
+        }
+        let (dataset, cause) = match self.requested.pop_front() {
+            Some(dataset) => (dataset, Cause::Trigger),
+            None => {
+                let (due, dataset) = self.earliest().filter(|(due, _)| *due <= now)?;
+                (dataset.clone(), if now - due > PUNCTUAL { Cause::CatchUp } else { Cause::Schedule })
+            }
+        };
+        if let Some(entry) = self.entries.get_mut(&dataset) {
+            entry.consider(now);
+        }
+        self.running = Some(dataset.clone());
+        Some((dataset, cause))
+    }
+
+    /// The run has ended.
+    pub(crate) fn finished(&mut self) {
+        self.running = None;
+    }
+
+    /// What runs.
+    pub(crate) fn running(&self) -> Option<&Name> {
+        self.running.as_ref()
+    }
+
+    /// When [`Self::start`] may have something next. None: not before a request or the end of the run.
+    pub(crate) fn wake_at(&self) -> Option<DateTime<Utc>> {
+        match (&self.running, self.requested.is_empty()) {
+            (Some(_), _) => None,
+            (None, false) => Some(DateTime::UNIX_EPOCH),
+            (None, true) => self.earliest().map(|(due, _)| due),
+        }
+    }
+
+    /// When a dataset starts next by schedule.
+    pub(crate) fn next_start(&self, dataset: &Name) -> Option<DateTime<Utc>> {
+        self.entries.get(dataset)?.due
+    }
+
+    fn earliest(&self) -> Option<(DateTime<Utc>, &Name)> {
+        self.entries.iter().filter_map(|(name, entry)| Some((entry.due?, name))).min()
     }
 }
 
-/// The first start after `since`: a start is a fire and its jitter.
-fn start_after(schedule: &Schedule, seed: &str, since: DateTime<Utc>) -> Option<DateTime<Utc>> {
-    // The fire before `since` may start after it, by its jitter.
-    let jitter = schedule.jittered(DateTime::UNIX_EPOCH, seed) - DateTime::UNIX_EPOCH;
-    let fire = schedule.next_after(since - jitter)?;
-    Some(schedule.jittered(fire, seed))
+impl Entry {
+    fn new(host: &Name, dataset: &Dataset, considered: DateTime<Utc>) -> Self {
+        let seed = format!("{host}/{}", dataset.name);
+        let epoch = DateTime::UNIX_EPOCH;
+        let jitter = dataset.schedule.as_ref().map_or(TimeDelta::zero(), |s| s.jittered(epoch, &seed) - epoch);
+        let mut entry = Self { schedule: dataset.schedule.clone(), jitter, considered, due: None };
+        entry.consider(considered);
+        entry
+    }
+
+    fn consider(&mut self, time: DateTime<Utc>) {
+        self.considered = time;
+        let fire = self.schedule.as_ref().and_then(|schedule| schedule.next_after(time - self.jitter));
+        self.due = fire.map(|fire| fire + self.jitter);
+    }
 }
 
 #[cfg(test)]
-#[allow(clippy::unwrap_used, reason = "tests")]
-mod tests {
-    use super::*;
-    use chrono::TimeDelta;
-    use lifeboat_engine::config::Surroundings;
-
-    fn config(schedule: &str, zone: &str, jitter: &str) -> Config {
-        let text = format!(
-            "host = \"db1\"\n[[replica]]\nname = \"r\"\nkind = \"directory\"\nregion = \"far\"\npath = \"/r\"\n\
-             [[dataset]]\nname = \"shop\"\nhome_region = \"near\"\nschedule = \"{schedule}\"\ntime_zone = \"{zone}\"\n\
-             jitter = \"{jitter}\"\n[dataset.source]\nkind = \"sqlite\"\npath = \"/db\"\n"
-        );
-        Config::parse(&text, "test.toml".as_ref(), &Surroundings::default()).unwrap()
-    }
-
-    fn time(text: &str) -> DateTime<Utc> {
-        text.parse().unwrap()
-    }
-
-    /// Starts within `days`, looked at once a minute.
-    fn starts(scheduler: &mut Scheduler, from: DateTime<Utc>, days: i64) -> Vec<DateTime<Utc>> {
-        let minutes = (0..days * 24 * 60).map(|minute| from + TimeDelta::minutes(minute));
-        minutes.filter(|now| !scheduler.due(*now).is_empty()).collect()
-    }
-
-    #[test]
-    fn a_daily_run_happens_once_a_day_through_a_year_of_clock_changes() {
-        let config = config("30 2 * * *", "Europe/Berlin", "0s");
-        let from = time("2026-01-01T00:00:00Z");
-        let starts = starts(&mut Scheduler::new(&config, &BTreeMap::new(), from), from, 365);
-        assert_eq!(starts.len(), 365);
-        assert!(starts.windows(2).all(|pair| pair[1] - pair[0] <= TimeDelta::hours(25)));
-    }
-
-    #[test]
-    fn missed_fires_are_caught_up_once() {
-        let config = config("0 * * * *", "UTC", "0s");
-        let shop: Name = "shop".parse().unwrap();
-        let last = BTreeMap::from([(shop.clone(), time("2026-11-20T10:00:05Z"))]);
-        let now = time("2026-11-24T09:30:00Z");
-        let mut scheduler = Scheduler::new(&config, &last, now);
-        assert_eq!(scheduler.due(now), [shop.clone()]);
-        assert_eq!(scheduler.due(now), []);
-        assert_eq!(scheduler.next(&shop), Some(time("2026-11-24T10:00:00Z")));
-    }
-
-    #[test]
-    fn nothing_missed_is_nothing_caught_up_and_a_new_dataset_waits() {
-        let config = config("0 3 * * *", "UTC", "0s");
-        let shop: Name = "shop".parse().unwrap();
-        let now = time("2026-11-24T09:30:00Z");
-        let last = BTreeMap::from([(shop, time("2026-11-24T03:00:00Z"))]);
-        assert_eq!(Scheduler::new(&config, &last, now).due(now), []);
-        assert_eq!(Scheduler::new(&config, &BTreeMap::new(), now).due(now), []);
-    }
-
-    #[test]
-    fn jitter_delays_every_start_alike_and_loses_none() {
-        let config = config("0 * * * *", "UTC", "50m");
-        let from = time("2026-11-24T00:00:00Z");
-        let starts = starts(&mut Scheduler::new(&config, &BTreeMap::new(), from), from, 3);
-        assert!(starts.len() >= 71, "{}", starts.len());
-        assert!(starts.windows(2).all(|pair| pair[1] - pair[0] == TimeDelta::hours(1)));
-    }
-
-    #[test]
-    fn a_restart_between_fire_and_jittered_start_keeps_the_start() {
-        let config = config("0 3 * * *", "UTC", "50m");
-        let shop: Name = "shop".parse().unwrap();
-        let before = Scheduler::new(&config, &BTreeMap::new(), time("2026-11-24T02:59:00Z")).next(&shop);
-        let after = Scheduler::new(&config, &BTreeMap::new(), time("2026-11-24T03:00:01Z")).next(&shop);
-        assert_eq!(before, after);
-    }
-}
+mod tests;

@@ -1,142 +1,150 @@
-//! What metrics need to know, kept through restarts in `status.json`.
+//! What the daemon remembers of each dataset, in one small file each, so that metrics and schedules survive a restart.
 //!
-//! The file is written whole, durably, and renamed into place. Lost or damaged, it begins anew; a disk that is full costs the
-//! memory, never a run.
+//! - **Writers** hold the dataset's lock, be it the daemon or `--once`; [`Ledger::refresh`] reads what another process wrote.
+//! - **Damage**: a file that is missing or cannot be understood counts as empty, with a warning. It can be lost.
+//! - **Disk**: a file that cannot be written is logged, and what was to be written is kept in memory.
 
 use std::collections::BTreeMap;
-use std::path::PathBuf;
-use std::sync::{Mutex, PoisonError};
+use std::io::ErrorKind;
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::SystemTime;
 
 use chrono::{DateTime, Utc};
-use lifeboat_engine::flow::backup::BackupReport;
-use lifeboat_engine::flow::catch_up::ReplicaState;
 use lifeboat_engine::id::Name;
-use lifeboat_engine::state::{StateDirectory, replace_file};
+use lifeboat_engine::state::{self, StateDirectory};
 use serde::{Deserialize, Serialize};
 
-/// Of one dataset.
+/// What is remembered of one dataset.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 #[serde(default)]
 pub(crate) struct DatasetStatus {
-    pub(crate) last_attempt: Option<DateTime<Utc>>,
-    /// When the last committed snapshot was begun: the age of the data counts from here.
-    pub(crate) last_success: Option<DateTime<Utc>>,
-    pub(crate) last_succeeded: bool,
-    pub(crate) last_error: Option<String>,
-    pub(crate) duration_seconds: f64,
-    pub(crate) raw_bytes: u64,
-    pub(crate) stored_bytes: u64,
-    pub(crate) successes: u64,
-    pub(crate) failures: u64,
-    pub(crate) pruned_snapshots: u64,
-    pub(crate) replicas: BTreeMap<Name, ReplicaStatus>,
+    /// The scheduler is done with starts up to this time.
+    pub considered: Option<DateTime<Utc>>,
+    /// When the last run began.
+    pub last_attempt: Option<DateTime<Utc>>,
+    /// When the capture of the newest committed snapshot began: the age of the data.
+    pub last_success: Option<DateTime<Utc>>,
+    /// Whether the last run succeeded.
+    pub succeeded: bool,
+    /// Why it did not.
+    pub error: Option<String>,
+    /// How long the last successful run took.
+    pub duration_seconds: f64,
+    /// Bytes that the last successful run captured.
+    pub raw_bytes: u64,
+    /// Bytes that it added to each complete replica.
+    pub stored_bytes: u64,
+    /// Runs that succeeded.
+    pub successes: u64,
+    /// Runs that failed.
+    pub failures: u64,
+    /// Snapshots that prune removed.
+    pub pruned_snapshots: u64,
+    /// How each replica stands.
+    pub replicas: BTreeMap<Name, ReplicaStatus>,
 }
 
-/// Of one dataset in one replica.
+/// How one replica stands for one dataset.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 #[serde(default)]
 pub(crate) struct ReplicaStatus {
-    /// Time of the newest snapshot that it holds whole.
-    pub(crate) last_complete: Option<DateTime<Utc>>,
-    pub(crate) behind: u64,
+    /// The newest snapshot that it holds whole.
+    pub last_complete: Option<DateTime<Utc>>,
+    /// Snapshots that it lacks, or holds in part.
+    pub behind: u64,
 }
 
-/// By dataset.
-pub(crate) type Status = BTreeMap<Name, DatasetStatus>;
-
-/// The status, in memory and on disk.
-pub(crate) struct StatusBook {
-    path: PathBuf,
-    status: Mutex<Status>,
+/// The status of every dataset.
+#[derive(Debug)]
+pub(crate) struct Ledger {
+    root: PathBuf,
+    entries: Mutex<BTreeMap<Name, Entry>>,
 }
 
-impl StatusBook {
-    /// Reads what is remembered.
-    pub(crate) fn open(state: &StateDirectory) -> Self {
-        let path = state.path().join("status.json");
-        let status = match std::fs::read(&path) {
-            Ok(text) => serde_json::from_slice(&text).unwrap_or_else(|error| {
-                tracing::warn!(%error, path = %path.display(), "the status cannot be read; metrics begin at zero");
-                Status::new()
-            }),
-            Err(_) => Status::new(),
-        };
-        Self { path, status: Mutex::new(status) }
+/// Tells one content of a file from the next: each is a new file under the old name.
+type Version = (SystemTime, u64);
+
+#[derive(Debug, Default)]
+struct Entry {
+    status: DatasetStatus,
+    /// Of the file when it was last read or written here.
+    version: Option<Version>,
+}
+
+impl Ledger {
+    /// Reads what is remembered of `datasets`.
+    pub(crate) fn open<'a>(state: &StateDirectory, datasets: impl IntoIterator<Item = &'a Name>) -> Self {
+        let ledger = Self { root: state.path().join("datasets"), entries: Mutex::default() };
+        for dataset in datasets {
+            ledger.refresh(dataset);
+        }
+        ledger
     }
 
-    /// As it is now.
-    pub(crate) fn snapshot(&self) -> Status {
-        self.status.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    /// What is remembered of `dataset`.
+    pub(crate) fn get(&self, dataset: &Name) -> DatasetStatus {
+        self.lock().get(dataset).map(|entry| entry.status.clone()).unwrap_or_default()
     }
 
-    /// When each dataset was last tried.
-    pub(crate) fn last_attempts(&self) -> BTreeMap<Name, DateTime<Utc>> {
-        let status = self.snapshot();
-        status.into_iter().filter_map(|(name, status)| Some((name, status.last_attempt?))).collect()
-    }
-
-    /// A run begins.
-    pub(crate) fn attempted(&self, dataset: &Name, now: DateTime<Utc>) {
-        self.change(dataset, |status| status.last_attempt = Some(now));
-    }
-
-    /// A run has committed a snapshot.
-    pub(crate) fn succeeded(&self, report: &BackupReport) {
-        self.change(&report.dataset, |status| {
-            status.last_success = Some(report.started);
-            status.last_succeeded = true;
-            status.last_error = None;
-            status.duration_seconds = report.duration_seconds;
-            status.raw_bytes = report.raw_bytes;
-            status.stored_bytes = report.stored_bytes;
-            status.successes += 1;
-            for outcome in &report.replicas {
-                let replica = status.replicas.entry(outcome.replica.clone()).or_default();
-                if outcome.complete {
-                    replica.last_complete = Some(report.started);
-                } else {
-                    replica.behind += 1;
-                }
-            }
-        });
-    }
-
-    /// A run has failed.
-    pub(crate) fn failed(&self, dataset: &Name, error: &lifeboat_engine::Error, duration_seconds: f64) {
-        self.change(dataset, |status| {
-            status.last_succeeded = false;
-            status.last_error = Some(error.chain());
-            status.duration_seconds = duration_seconds;
-            status.failures += 1;
-        });
-    }
-
-    /// Snapshots were pruned.
-    pub(crate) fn pruned(&self, dataset: &Name, snapshots: u64) {
-        self.change(dataset, |status| status.pruned_snapshots += snapshots);
-    }
-
-    /// What a catch-up found.
-    pub(crate) fn caught_up(&self, dataset: &Name, states: &[ReplicaState]) {
-        self.change(dataset, |status| {
-            for state in states {
-                let replica = status.replicas.entry(state.replica.clone()).or_default();
-                replica.behind = state.behind;
-                if let Some(snapshot) = &state.last_complete {
-                    replica.last_complete = Some(snapshot.time());
-                }
-            }
-        });
-    }
-
-    fn change(&self, dataset: &Name, change: impl FnOnce(&mut DatasetStatus)) {
-        let mut status = self.status.lock().unwrap_or_else(PoisonError::into_inner);
-        change(status.entry(dataset.clone()).or_default());
-        let text = serde_json::to_vec_pretty(&*status).unwrap_or_default();
-        if let Err(error) = replace_file(&self.path, &text) {
-            tracing::error!(error = %error.chain(), "the status cannot be kept; after a restart metrics would be older");
+    /// Reads the file again if another process wrote it.
+    pub(crate) fn refresh(&self, dataset: &Name) {
+        let path = self.path(dataset);
+        let version = version(&path);
+        let mut entries = self.lock();
+        let entry = entries.entry(dataset.clone()).or_default();
+        if version.is_some() && version != entry.version {
+            *entry = Entry { status: read(&path), version };
         }
     }
+
+    /// Changes what is remembered of `dataset`. The caller holds the dataset's lock.
+    pub(crate) fn update(&self, dataset: &Name, change: impl FnOnce(&mut DatasetStatus)) {
+        self.refresh(dataset);
+        let path = self.path(dataset);
+        let mut entries = self.lock();
+        let entry = entries.entry(dataset.clone()).or_default();
+        change(&mut entry.status);
+        let written = serde_json::to_vec_pretty(&entry.status)
+            .map_err(|error| error.to_string())
+            .and_then(|text| state::replace_file(&path, &text).map_err(|error| error.chain()));
+        match written {
+            Ok(()) => entry.version = version(&path),
+            Err(error) => {
+                tracing::warn!(%dataset, %error, "the status cannot be written; metrics would forget it at a restart");
+            }
+        }
+    }
+
+    fn path(&self, dataset: &Name) -> PathBuf {
+        self.root.join(dataset.as_str()).join("status.json")
+    }
+
+    fn lock(&self) -> MutexGuard<'_, BTreeMap<Name, Entry>> {
+        self.entries.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+fn version(path: &Path) -> Option<Version> {
+    let metadata = path.metadata().ok()?;
+    Some((metadata.modified().ok()?, metadata.ino()))
+}
+
+fn read(path: &Path) -> DatasetStatus {
+    let text = match std::fs::read(path) {
+        Ok(text) => text,
+        Err(error) => {
+            if error.kind() != ErrorKind::NotFound {
+                tracing::warn!(path = %path.display(), %error, "the status cannot be read; starting from zero");
+            }
+            return DatasetStatus::default();
+        }
+    };
+    serde_json::from_slice(&text).unwrap_or_else(|error| {
+        tracing::warn!(path = %path.display(), %error, "the status is damaged; starting from zero");
+        DatasetStatus::default()
+    })
 }
 
 #[cfg(test)]
@@ -144,30 +152,70 @@ impl StatusBook {
 mod tests {
     use super::*;
 
-    #[test]
-    fn survives_a_restart_and_begins_anew_when_damaged() {
-        let place = tempfile::tempdir().unwrap();
-        let state = StateDirectory::open(place.path()).unwrap();
-        let shop: Name = "shop".parse().unwrap();
-        let book = StatusBook::open(&state);
-        book.attempted(&shop, DateTime::UNIX_EPOCH);
-        book.failed(&shop, &lifeboat_engine::Error::storage("full"), 1.5);
-        book.pruned(&shop, 3);
-        let again = StatusBook::open(&state).snapshot();
-        assert_eq!(again, book.snapshot());
-        assert_eq!((again[&shop].failures, again[&shop].pruned_snapshots), (1, 3));
-        std::fs::write(place.path().join("status.json"), "{").unwrap();
-        assert!(StatusBook::open(&state).snapshot().is_empty());
+    struct Place(tempfile::TempDir);
+
+    impl Place {
+        fn new() -> (Self, Name) {
+            let shop: Name = "shop".parse().unwrap();
+            let place = tempfile::tempdir().unwrap();
+            std::fs::create_dir_all(place.path().join("datasets/shop")).unwrap();
+            (Self(place), shop)
+        }
+
+        fn ledger(&self, dataset: &Name) -> Ledger {
+            Ledger::open(&StateDirectory::open(self.0.path()).unwrap(), [dataset])
+        }
+
+        fn file(&self) -> PathBuf {
+            self.0.path().join("datasets/shop/status.json")
+        }
     }
 
     #[test]
-    fn a_disk_that_cannot_be_written_does_not_stop_anything() {
-        let place = tempfile::tempdir().unwrap();
-        let state = StateDirectory::open(&place.path().join("state")).unwrap();
-        let book = StatusBook::open(&state);
-        std::fs::remove_dir_all(state.path()).unwrap();
-        let shop: Name = "shop".parse().unwrap();
-        book.attempted(&shop, DateTime::UNIX_EPOCH);
-        assert_eq!(book.snapshot()[&shop].last_attempt, Some(DateTime::UNIX_EPOCH));
+    fn what_is_remembered_survives_a_restart() {
+        let (place, shop) = Place::new();
+        let now = DateTime::from_timestamp(1_795_459_999, 0).unwrap();
+        place.ledger(&shop).update(&shop, |status| {
+            status.last_success = Some(now);
+            status.successes = 3;
+            status.replicas.insert("north".parse().unwrap(), ReplicaStatus { last_complete: Some(now), behind: 1 });
+        });
+        let status = place.ledger(&shop).get(&shop);
+        assert_eq!((status.last_success, status.successes, status.failures), (Some(now), 3, 0));
+        assert_eq!(status.replicas[&"north".parse().unwrap()].behind, 1);
+    }
+
+    #[test]
+    fn a_damaged_file_counts_as_empty_and_is_replaced() {
+        let (place, shop) = Place::new();
+        for damage in [&b""[..], b"{\"successes\": 3", b"[]", b"\0\0\0\0"] {
+            std::fs::write(place.file(), damage).unwrap();
+            let ledger = place.ledger(&shop);
+            assert_eq!(ledger.get(&shop), DatasetStatus::default());
+            ledger.update(&shop, |status| status.failures += 1);
+            assert_eq!(place.ledger(&shop).get(&shop).failures, 1);
+        }
+    }
+
+    #[test]
+    fn a_status_that_cannot_be_written_stays_in_memory() {
+        let (place, shop) = Place::new();
+        let ledger = place.ledger(&shop);
+        std::fs::remove_dir_all(place.0.path().join("datasets")).unwrap();
+        ledger.update(&shop, |status| status.successes += 1);
+        ledger.update(&shop, |status| status.successes += 1);
+        assert_eq!(ledger.get(&shop).successes, 2);
+    }
+
+    #[test]
+    fn what_another_process_wrote_is_seen() {
+        let (place, shop) = Place::new();
+        let (daemon, once) = (place.ledger(&shop), place.ledger(&shop));
+        once.update(&shop, |status| status.successes += 1);
+        daemon.refresh(&shop);
+        assert_eq!(daemon.get(&shop).successes, 1);
+        daemon.update(&shop, |status| status.successes += 1);
+        once.update(&shop, |status| status.successes += 1);
+        assert_eq!(once.get(&shop).successes, 3);
     }
 }

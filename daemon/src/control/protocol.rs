@@ -1,0 +1,107 @@
+//! The words of the control socket: one JSON document a line, each way.
+
+use lifeboat_engine::error::{Class, Error, Result};
+use lifeboat_engine::id::Name;
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+
+use crate::live::StatusReport;
+use crate::runner::RunReport;
+use crate::words;
+
+/// What is asked.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "command", rename_all = "lowercase", deny_unknown_fields)]
+pub(crate) enum Command {
+    /// Back up now; the answer comes when the run has ended.
+    Trigger {
+        /// Which.
+        dataset: Name,
+    },
+    /// How everything stands.
+    Status {},
+}
+
+/// What is answered.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
+pub(crate) struct Answer {
+    pub ok: bool,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub report: Option<Value>,
+    /// The report in words.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub summary: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub error: Option<String>,
+    /// As [`Class::as_str`].
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub class: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub hint: Option<String>,
+}
+
+impl Answer {
+    fn good(report: &impl Serialize, summary: String) -> Self {
+        match serde_json::to_value(report) {
+            Ok(report) => Self { ok: true, report: Some(report), summary: Some(summary), ..Self::default() },
+            Err(error) => Error::failed("cannot write the report").because(error).into(),
+        }
+    }
+
+    /// The answer as it is for the one who asked.
+    ///
+    /// # Errors
+    /// What the daemon answered.
+    pub(crate) fn into_result(self) -> Result<(Value, String)> {
+        if self.ok {
+            return Ok((self.report.unwrap_or_default(), self.summary.unwrap_or_default()));
+        }
+        let class = self.class.map_or(Class::Failed, |word| class_of(&word));
+        let error = Error::new(class, self.error.unwrap_or_else(|| "lifeboatd refused".to_owned()));
+        Err(match self.hint {
+            Some(hint) => error.hint(hint),
+            None => error,
+        })
+    }
+}
+
+impl From<Error> for Answer {
+    fn from(error: Error) -> Self {
+        Self {
+            error: Some(error.chain()),
+            class: Some(error.class().as_str().to_owned()),
+            hint: error.hint_text().map(str::to_owned),
+            ..Self::default()
+        }
+    }
+}
+
+impl From<Result<RunReport>> for Answer {
+    fn from(result: Result<RunReport>) -> Self {
+        match result {
+            Ok(report) => Self::good(&report, words::report(&report)),
+            Err(error) => error.into(),
+        }
+    }
+}
+
+impl From<StatusReport> for Answer {
+    fn from(report: StatusReport) -> Self {
+        Self::good(&report, report.summary())
+    }
+}
+
+/// The class of a word; one that is not known is a plain failure.
+fn class_of(word: &str) -> Class {
+    let classes = [
+        Class::Usage,
+        Class::Configuration,
+        Class::Source,
+        Class::Storage,
+        Class::Integrity,
+        Class::Keys,
+        Class::ObjectiveMissed,
+    ];
+    classes.into_iter().find(|class| class.as_str() == word).unwrap_or(Class::Failed)
+}

@@ -1,0 +1,194 @@
+//! What the endpoints show of the daemon: the loop writes, `http` and `control` read. Nothing here waits.
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use chrono::{DateTime, Utc};
+use lifeboat_engine::clock::SharedClock;
+use lifeboat_engine::error::Result;
+use lifeboat_engine::id::Name;
+use serde::Serialize;
+
+use crate::installation::Installation;
+use crate::metrics;
+use crate::status::{DatasetStatus, Ledger};
+use crate::words;
+
+/// A loop that has not turned for this long hangs.
+const HUNG: Duration = Duration::from_secs(60);
+
+pub(crate) struct Live {
+    ledger: Arc<Ledger>,
+    clock: SharedClock,
+    state: Mutex<State>,
+}
+
+struct State {
+    installation: Arc<Installation>,
+    running: Option<Name>,
+    next: BTreeMap<Name, DateTime<Utc>>,
+    /// Replicas that answered when they were last asked. Empty before they were.
+    up: BTreeMap<Name, bool>,
+    /// When the loop last turned.
+    turned: Duration,
+    stopping: bool,
+}
+
+/// The answer to `status`.
+#[derive(Debug, Serialize)]
+pub(crate) struct StatusReport {
+    pub version: &'static str,
+    pub running: Option<Name>,
+    pub stopping: bool,
+    /// Whether each replica answered when it was last asked.
+    pub replicas: BTreeMap<Name, bool>,
+    pub datasets: BTreeMap<Name, DatasetReport>,
+}
+
+/// One dataset in [`StatusReport`].
+#[derive(Debug, Serialize)]
+pub(crate) struct DatasetReport {
+    /// When it starts next by schedule.
+    pub next: Option<DateTime<Utc>>,
+    #[serde(flatten)]
+    pub status: DatasetStatus,
+}
+
+impl Live {
+    pub(crate) fn new(installation: Arc<Installation>, ledger: Arc<Ledger>, clock: SharedClock) -> Self {
+        let state = State {
+            installation,
+            running: None,
+            next: BTreeMap::new(),
+            up: BTreeMap::new(),
+            turned: clock.elapsed(),
+            stopping: false,
+        };
+        Self { ledger, clock, state: Mutex::new(state) }
+    }
+
+    /// What new runs work with.
+    pub(crate) fn installation(&self) -> Arc<Installation> {
+        self.lock().installation.clone()
+    }
+
+    /// After a reload.
+    pub(crate) fn install(&self, installation: Arc<Installation>) {
+        self.lock().installation = installation;
+    }
+
+    /// The loop turned.
+    pub(crate) fn turned(&self, running: Option<&Name>, next: BTreeMap<Name, DateTime<Utc>>) {
+        let mut state = self.lock();
+        state.turned = self.clock.elapsed();
+        state.running = running.cloned();
+        state.next = next;
+    }
+
+    /// A replica was asked. Tells whether that is news.
+    pub(crate) fn heard(&self, replica: &Name, up: bool) -> bool {
+        self.lock().up.insert(replica.clone(), up) != Some(up)
+    }
+
+    /// The end began.
+    pub(crate) fn stop(&self) {
+        self.lock().stopping = true;
+    }
+
+    /// Whether the loop turns.
+    pub(crate) fn is_healthy(&self) -> bool {
+        self.clock.elapsed().saturating_sub(self.lock().turned) < HUNG
+    }
+
+    /// Why a backup could not succeed now, if so.
+    pub(crate) fn unready(&self) -> Option<String> {
+        let state = self.lock();
+        let config = &state.installation.config;
+        let up = config.replicas.iter().filter(|replica| state.up.get(&replica.name) == Some(&true)).count();
+        if state.stopping {
+            Some("stopping".to_owned())
+        } else if up < config.min_replicas {
+            Some(format!("{up} of {} replicas are up, min_replicas is {}", config.replicas.len(), config.min_replicas))
+        } else {
+            None
+        }
+    }
+
+    /// The page of `/metrics`.
+    ///
+    /// # Errors
+    /// As [`metrics::render`].
+    pub(crate) fn metrics(&self) -> Result<String> {
+        let (installation, running, up) = {
+            let state = self.lock();
+            (state.installation.clone(), state.running.clone(), state.up.clone())
+        };
+        metrics::render(&metrics::Snapshot {
+            config: &installation.config,
+            intervals: &installation.intervals,
+            statuses: &self.statuses(&installation),
+            running: running.as_ref(),
+            up: &up,
+        })
+    }
+
+    /// The answer to `status`.
+    pub(crate) fn report(&self) -> StatusReport {
+        let statuses = self.statuses(&self.installation());
+        let state = self.lock();
+        let datasets = statuses.into_iter().map(|(name, status)| {
+            let next = state.next.get(&name).copied();
+            (name, DatasetReport { next, status })
+        });
+        StatusReport {
+            version: env!("CARGO_PKG_VERSION"),
+            running: state.running.clone(),
+            stopping: state.stopping,
+            replicas: state.up.clone(),
+            datasets: datasets.collect(),
+        }
+    }
+
+    fn statuses(&self, installation: &Installation) -> BTreeMap<Name, DatasetStatus> {
+        let names = installation.config.datasets.iter().map(|dataset| &dataset.name);
+        let status = |name: &Name| {
+            self.ledger.refresh(name);
+            (name.clone(), self.ledger.get(name))
+        };
+        names.map(status).collect()
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl StatusReport {
+    /// A line for each dataset and replica.
+    pub(crate) fn summary(&self) -> String {
+        let mut lines = vec![match &self.running {
+            _ if self.stopping => "lifeboatd is stopping".to_owned(),
+            Some(dataset) => format!("backing up {dataset}"),
+            None => "idle".to_owned(),
+        }];
+        for (name, dataset) in &self.datasets {
+            let status = &dataset.status;
+            let newest =
+                status.last_success.map_or("never backed up".to_owned(), |t| format!("newest {}", words::time(t)));
+            let next = dataset.next.map_or("not scheduled".to_owned(), |t| format!("next {}", words::time(t)));
+            let failed = match &status.error {
+                Some(error) => format!("; the last run FAILED: {error}"),
+                None => String::new(),
+            };
+            lines.push(format!("dataset {name}: {newest}, {next}{failed}"));
+            for (replica, standing) in status.replicas.iter().filter(|(_, standing)| standing.behind > 0) {
+                lines.push(format!("dataset {name}: replica {replica} lacks {} snapshots", standing.behind));
+            }
+        }
+        for (name, up) in &self.replicas {
+            lines.push(format!("replica {name}: {}", if *up { "up" } else { "DOWN; `lifeboat check` says why" }));
+        }
+        lines.join("\n")
+    }
+}

@@ -1,0 +1,66 @@
+//! The log: one event a line, to the journal or standard error.
+
+use std::io::IsTerminal;
+
+use lifeboat_engine::error::{Class, Context, Result};
+use tracing::level_filters::LevelFilter;
+use tracing_subscriber::layer::{Layer, SubscriberExt};
+use tracing_subscriber::registry::Registry;
+use tracing_subscriber::util::SubscriberInitExt;
+use tracing_subscriber::{EnvFilter, fmt};
+
+/// How it is written.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+pub(crate) enum Format {
+    /// journald where standard error goes to the journal, text on a terminal, else json
+    Auto,
+    /// The journal, with fields
+    Journald,
+    /// Lines for people, on standard error
+    Text,
+    /// One JSON document a line, on standard error
+    Json,
+}
+
+impl Format {
+    /// What `auto` stands for here.
+    fn resolve(self, under_journald: bool, terminal: bool) -> Self {
+        match self {
+            Self::Auto if under_journald => Self::Journald,
+            Self::Auto if terminal => Self::Text,
+            Self::Auto => Self::Json,
+            given => given,
+        }
+    }
+}
+
+/// Starts it. `under_journald`: systemd connected standard error to the journal.
+///
+/// # Errors
+/// The journal cannot be reached.
+pub(crate) fn start(format: Format, level: LevelFilter, under_journald: bool) -> Result<()> {
+    let layer: Box<dyn Layer<Registry> + Send + Sync> = match format
+        .resolve(under_journald, std::io::stderr().is_terminal())
+    {
+        Format::Journald => tracing_journald::layer().context(Class::Failed, || "cannot reach the journal")?.boxed(),
+        Format::Text => fmt::layer().with_writer(std::io::stderr).with_target(false).compact().boxed(),
+        Format::Json | Format::Auto => fmt::layer().json().flatten_event(true).with_writer(std::io::stderr).boxed(),
+    };
+    // Other crates' details are not the operator's concern, and may hold more than they should.
+    let filter = format!("{},lifeboatd={level},lifeboat_engine={level}", level.min(LevelFilter::WARN));
+    let registry = tracing_subscriber::registry().with(layer.with_filter(EnvFilter::new(filter)));
+    registry.try_init().context(Class::Failed, || "cannot start the log")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn auto_goes_where_somebody_reads() {
+        assert_eq!(Format::Auto.resolve(true, false), Format::Journald);
+        assert_eq!(Format::Auto.resolve(false, true), Format::Text);
+        assert_eq!(Format::Auto.resolve(false, false), Format::Json);
+        assert_eq!(Format::Text.resolve(true, false), Format::Text);
+    }
+}

@@ -1,0 +1,96 @@
+#![allow(clippy::unwrap_used, reason = "tests")]
+
+use std::io::Write;
+use std::process::{Command, Stdio};
+
+use super::*;
+use crate::sample;
+use crate::status::ReplicaStatus;
+
+fn page(statuses: &BTreeMap<Name, DatasetStatus>) -> String {
+    let config = sample::config(&[
+        ("shop", "schedule = \"@daily\"\nobjectives = { rpo = \"26h\", rto = \"1h\" }"),
+        ("wiki", ""),
+    ]);
+    let name = |text: &str| text.parse::<Name>().unwrap();
+    let intervals = BTreeMap::from([(name("shop"), Duration::from_secs(86_400))]);
+    let up = BTreeMap::from([(name("ireland"), true)]);
+    let running = name("shop");
+    render(&Snapshot { config: &config, intervals: &intervals, statuses, running: Some(&running), up: &up }).unwrap()
+}
+
+#[test]
+fn every_series_exists_from_the_start() {
+    let page = page(&BTreeMap::new());
+    for dataset in ["shop", "wiki"] {
+        for metric in [
+            "last_success_timestamp_seconds",
+            "last_attempt_timestamp_seconds",
+            "last_status",
+            "duration_seconds",
+            "raw_bytes",
+            "stored_bytes",
+        ] {
+            assert!(
+                page.contains(&format!("lifeboat_backup_{metric}{{dataset=\"{dataset}\"}} 0\n")),
+                "{metric}\n{page}"
+            );
+        }
+        for result in ["success", "failure"] {
+            let line = format!("lifeboat_backup_runs_total{{dataset=\"{dataset}\",result=\"{result}\"}} 0\n");
+            assert!(page.contains(&line), "{line}\n{page}");
+        }
+        assert!(page.contains(&format!("lifeboat_prune_removed_snapshots_total{{dataset=\"{dataset}\"}} 0\n")));
+        for replica in ["frankfurt", "ireland"] {
+            for metric in ["last_complete_timestamp_seconds", "behind_snapshots"] {
+                let line = format!("lifeboat_replica_{metric}{{dataset=\"{dataset}\",replica=\"{replica}\"}} 0\n");
+                assert!(page.contains(&line), "{line}\n{page}");
+            }
+        }
+    }
+    for line in [
+        "lifeboat_backup_running{dataset=\"shop\"} 1\n",
+        "lifeboat_backup_running{dataset=\"wiki\"} 0\n",
+        "lifeboat_schedule_expected_interval_seconds{dataset=\"shop\"} 86400\n",
+        "lifeboat_schedule_expected_interval_seconds{dataset=\"wiki\"} 0\n",
+        "lifeboat_objective_seconds{dataset=\"shop\",objective=\"rpo\"} 93600\n",
+        "lifeboat_objective_seconds{dataset=\"wiki\",objective=\"rto\"} 0\n",
+        "lifeboat_replica_up{replica=\"frankfurt\"} 0\n",
+        "lifeboat_replica_up{replica=\"ireland\"} 1\n",
+        concat!("lifeboat_build_info{version=\"", env!("CARGO_PKG_VERSION"), "\"} 1\n"),
+    ] {
+        assert!(page.contains(line), "{line}\n{page}");
+    }
+}
+
+#[test]
+fn what_is_remembered_is_shown() {
+    let at = DateTime::from_timestamp(1_795_459_999, 500_000_000);
+    let replicas = BTreeMap::from([("ireland".parse().unwrap(), ReplicaStatus { last_complete: at, behind: 2 })]);
+    let status =
+        DatasetStatus { last_success: at, succeeded: true, successes: 7, replicas, ..DatasetStatus::default() };
+    let page = page(&BTreeMap::from([("shop".parse().unwrap(), status)]));
+    for line in [
+        "lifeboat_backup_last_success_timestamp_seconds{dataset=\"shop\"} 1795459999.5\n",
+        "lifeboat_backup_last_status{dataset=\"shop\"} 1\n",
+        "lifeboat_backup_runs_total{dataset=\"shop\",result=\"success\"} 7\n",
+        "lifeboat_replica_last_complete_timestamp_seconds{dataset=\"shop\",replica=\"ireland\"} 1795459999.5\n",
+        "lifeboat_replica_behind_snapshots{dataset=\"shop\",replica=\"ireland\"} 2\n",
+    ] {
+        assert!(page.contains(line), "{line}\n{page}");
+    }
+}
+
+#[test]
+fn promtool_finds_nothing_to_complain_about() {
+    let mut promtool = Command::new("promtool")
+        .args(["check", "metrics"])
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    promtool.stdin.take().unwrap().write_all(page(&BTreeMap::new()).as_bytes()).unwrap();
+    let output = promtool.wait_with_output().unwrap();
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+}

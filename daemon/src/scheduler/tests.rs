@@ -1,0 +1,126 @@
+#![allow(clippy::unwrap_used, reason = "tests")]
+
+use super::*;
+use crate::sample;
+
+const BERLIN: &str = "schedule = \"30 2 * * *\"\ntime_zone = \"Europe/Berlin\"";
+const HOURLY: &str = "schedule = \"@hourly\"";
+
+fn time(text: &str) -> DateTime<Utc> {
+    text.parse().unwrap()
+}
+
+fn scheduler(datasets: &[(&str, &str)], considered: &str) -> Scheduler {
+    Scheduler::new(&sample::config(datasets), |_| time(considered))
+}
+
+/// Lives from `from` to `to`; each run takes `duration`. Gives the starts.
+fn live(scheduler: &mut Scheduler, from: &str, to: &str, duration: TimeDelta) -> Vec<(DateTime<Utc>, String, Cause)> {
+    let (mut now, end) = (time(from), time(to));
+    let mut starts = Vec::new();
+    while now < end {
+        if let Some((dataset, cause)) = scheduler.start(now) {
+            starts.push((now, dataset.to_string(), cause));
+            assert_eq!(scheduler.start(now), None, "two runs at once");
+            now += duration;
+            scheduler.finished();
+        } else {
+            now = scheduler.wake_at().map_or(end, |wake| wake.max(now));
+        }
+    }
+    starts
+}
+
+#[test]
+fn a_daily_dataset_runs_once_a_day_through_a_year_with_both_clock_changes() {
+    let mut scheduler = scheduler(&[("shop", BERLIN)], "2026-01-01T00:00:00Z");
+    let starts = live(&mut scheduler, "2026-01-01T00:00:00Z", "2027-01-01T00:00:00Z", TimeDelta::minutes(20));
+    assert_eq!(starts.len(), 365);
+    assert!(starts.iter().all(|(_, _, cause)| *cause == Cause::Schedule));
+    let gaps: Vec<i64> = starts.windows(2).map(|pair| (pair[1].0 - pair[0].0).num_minutes()).collect();
+    // The spring run waits for the end of the gap, so it is half an hour late, and the one after it makes up for that.
+    assert!(gaps.iter().all(|gap| [1440, 1410, 1500].contains(gap)), "{gaps:?}");
+}
+
+#[test]
+fn missed_starts_are_made_up_for_by_one_run() {
+    let mut scheduler = scheduler(&[("shop", HOURLY)], "2026-03-01T00:00:00Z");
+    let starts = live(&mut scheduler, "2026-03-09T10:20:00Z", "2026-03-09T12:10:00Z", TimeDelta::minutes(1));
+    let told: Vec<(String, Cause)> =
+        starts.into_iter().map(|(at, _, cause)| (at.format("%H:%M").to_string(), cause)).collect();
+    assert_eq!(
+        told,
+        [
+            ("10:20".to_owned(), Cause::CatchUp),
+            ("11:00".to_owned(), Cause::Schedule),
+            ("12:00".to_owned(), Cause::Schedule)
+        ]
+    );
+}
+
+#[test]
+fn a_restart_between_two_starts_makes_up_for_nothing() {
+    let mut scheduler = scheduler(&[("shop", HOURLY)], "2026-03-01T10:00:00Z");
+    assert_eq!(scheduler.start(time("2026-03-01T10:59:59Z")), None);
+    let started = scheduler.start(time("2026-03-01T11:00:00Z"));
+    assert_eq!(started.map(|(_, cause)| cause), Some(Cause::Schedule));
+}
+
+#[test]
+fn a_run_longer_than_the_interval_does_not_overlap_and_is_followed_by_one() {
+    let mut scheduler = scheduler(&[("shop", HOURLY)], "2026-03-01T00:30:00Z");
+    let starts = live(&mut scheduler, "2026-03-01T00:30:00Z", "2026-03-01T06:00:00Z", TimeDelta::minutes(150));
+    let at: Vec<String> = starts.iter().map(|(at, _, _)| at.format("%H:%M").to_string()).collect();
+    assert_eq!(at, ["01:00", "03:30"]);
+}
+
+#[test]
+fn datasets_run_one_after_the_other_and_requests_go_first() {
+    let mut scheduler = scheduler(&[("a", HOURLY), ("b", HOURLY), ("c", "")], "2026-03-01T00:30:00Z");
+    let now = time("2026-03-01T01:00:00Z");
+    let name = |text: &str| text.parse::<Name>().unwrap();
+    for asked in ["b", "c", "c", "stranger"] {
+        scheduler.request(&name(asked));
+    }
+    let mut order = Vec::new();
+    while let Some((dataset, cause)) = scheduler.start(now) {
+        assert_eq!(scheduler.running(), Some(&dataset));
+        assert!(scheduler.wake_at().is_none());
+        order.push((dataset.to_string(), cause));
+        scheduler.finished();
+    }
+    let order: Vec<(&str, Cause)> = order.iter().map(|(dataset, cause)| (dataset.as_str(), *cause)).collect();
+    // The request of b serves its scheduled start as well.
+    assert_eq!(order, [("b", Cause::Trigger), ("c", Cause::Trigger), ("a", Cause::Schedule)]);
+    assert_eq!(scheduler.next_start(&name("c")), None);
+}
+
+#[test]
+fn jitter_moves_every_start_by_the_same_and_loses_none() {
+    // Longer than the interval: even then each hour has its start.
+    let jittered = "schedule = \"@hourly\"\njitter = \"3h\"";
+    let mut scheduler = scheduler(&[("shop", jittered)], "2026-03-01T00:00:00Z");
+    let starts = live(&mut scheduler, "2026-03-01T00:00:00Z", "2026-05-01T00:00:00Z", TimeDelta::minutes(1));
+    assert!((61 * 24 - 3..=61 * 24).contains(&starts.len()), "{}", starts.len());
+    assert!(starts.windows(2).all(|pair| pair[1].0 - pair[0].0 == TimeDelta::hours(1)));
+}
+
+#[test]
+fn a_clock_that_was_set_back_silences_nobody() {
+    let mut scheduler = scheduler(&[("shop", HOURLY)], "2031-01-01T00:00:00Z");
+    assert_eq!(scheduler.start(time("2026-03-01T00:10:00Z")), None);
+    assert_eq!(scheduler.wake_at(), Some(time("2026-03-01T01:00:00Z")));
+}
+
+#[test]
+fn a_reload_keeps_what_runs_and_drops_what_is_gone() {
+    let mut scheduler = scheduler(&[("a", HOURLY), ("b", HOURLY)], "2026-03-01T00:30:00Z");
+    let now = time("2026-03-01T01:00:00Z");
+    assert!(scheduler.start(now).is_some());
+    scheduler.request(&"b".parse().unwrap());
+    scheduler.reload(&sample::config(&[("a", "schedule = \"0 5 * * *\"")]), |_| now);
+    assert_eq!(scheduler.running().map(Name::as_str), Some("a"));
+    scheduler.finished();
+    assert_eq!(scheduler.start(now), None);
+    assert_eq!(scheduler.wake_at(), Some(time("2026-03-01T05:00:00Z")));
+}

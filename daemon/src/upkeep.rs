@@ -1,0 +1,170 @@
+//! What goes on beside runs: replicas that are behind are caught up, and every replica is asked whether it is there.
+//!
+//! A catch-up may take days (a new replica), so a run of its dataset interrupts it; what was copied stays.
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures::future::join_all;
+use lifeboat_engine::error::Result;
+use lifeboat_engine::flow::catch_up::ReplicaState;
+use lifeboat_engine::id::Name;
+use lifeboat_engine::vault::layout;
+use tokio::task::JoinHandle;
+use tokio_util::sync::CancellationToken;
+
+use crate::live::Live;
+use crate::runner::Runner;
+
+/// How often replicas that are behind are looked at.
+const CATCH_UP: Duration = Duration::from_secs(5 * 60);
+/// How often replicas are asked whether they are there.
+const ASK: Duration = Duration::from_secs(60);
+
+/// Work beside the runs. [`Self::turn`] never waits.
+pub(crate) struct Upkeep {
+    runner: Runner,
+    live: Arc<Live>,
+    /// Datasets to catch up, one after the other.
+    wanted: BTreeSet<Name>,
+    /// Datasets whose last catch-up failed.
+    failed: BTreeSet<Name>,
+    job: Option<Job>,
+    asking: Option<JoinHandle<()>>,
+    next_pass: Duration,
+    next_ask: Duration,
+}
+
+struct Job {
+    dataset: Name,
+    cancel: CancellationToken,
+    task: JoinHandle<Result<Vec<ReplicaState>>>,
+}
+
+impl Upkeep {
+    /// Looks at every dataset soon.
+    pub(crate) fn new(runner: Runner, live: Arc<Live>) -> Self {
+        let wanted = live.installation().config.datasets.iter().map(|dataset| dataset.name.clone()).collect();
+        let now = runner.clock.elapsed();
+        Self {
+            runner,
+            live,
+            wanted,
+            failed: BTreeSet::new(),
+            job: None,
+            asking: None,
+            next_pass: now + CATCH_UP,
+            next_ask: now,
+        }
+    }
+
+    /// Catches `dataset` up soon.
+    pub(crate) fn want(&mut self, dataset: &Name) {
+        self.wanted.insert(dataset.clone());
+    }
+
+    /// Starts what is due and takes in what has ended.
+    pub(crate) async fn turn(&mut self, running: Option<&Name>) {
+        let now = self.runner.clock.elapsed();
+        if now >= self.next_ask && self.asking.as_ref().is_none_or(JoinHandle::is_finished) {
+            self.next_ask = now + ASK;
+            self.asking = Some(tokio::spawn(ask(self.live.clone())));
+        }
+        if now >= self.next_pass {
+            self.next_pass = now + CATCH_UP;
+            self.want_those_behind();
+        }
+        if self.job.as_ref().is_some_and(|job| job.task.is_finished()) {
+            self.settle().await;
+        }
+        if self.job.is_none()
+            && let Some(dataset) = self.wanted.iter().find(|dataset| Some(*dataset) != running).cloned()
+        {
+            self.wanted.remove(&dataset);
+            self.start(dataset);
+        }
+    }
+
+    /// Leaves `dataset` to a run: interrupts its catch-up, and waits until its lock is free.
+    pub(crate) async fn make_way(&mut self, dataset: &Name) {
+        if let Some(job) = self.job.as_ref().filter(|job| job.dataset == *dataset) {
+            job.cancel.cancel();
+            self.settle().await;
+        }
+    }
+
+    /// Ends everything.
+    pub(crate) async fn stop(&mut self) {
+        if let Some(asking) = self.asking.take() {
+            asking.abort();
+        }
+        if let Some(job) = &self.job {
+            job.cancel.cancel();
+            self.settle().await;
+        }
+    }
+
+    fn want_those_behind(&mut self) {
+        let installation = self.live.installation();
+        for dataset in &installation.config.datasets {
+            let status = self.runner.ledger.get(&dataset.name);
+            let behind = status.replicas.values().any(|replica| replica.behind > 0);
+            if behind || self.failed.contains(&dataset.name) {
+                self.wanted.insert(dataset.name.clone());
+            }
+        }
+    }
+
+    fn start(&mut self, dataset: Name) {
+        let (runner, installation, cancel) = (self.runner.clone(), self.live.installation(), CancellationToken::new());
+        let (name, stop) = (dataset.clone(), cancel.clone());
+        let task = tokio::spawn(async move { runner.catch_up(&installation, &name, &stop).await });
+        self.job = Some(Job { dataset, cancel, task });
+    }
+
+    /// Waits for the end of the job, which is near.
+    async fn settle(&mut self) {
+        let Some(job) = self.job.take() else { return };
+        let dataset = &job.dataset;
+        self.failed.remove(dataset);
+        match job.task.await {
+            Ok(Ok(states)) => {
+                for state in states {
+                    if let Some(error) = state.error {
+                        tracing::warn!(%dataset, replica = %state.replica, "replica stays behind: {error}");
+                        self.failed.insert(dataset.clone());
+                    }
+                }
+            }
+            // A run interrupted it, and wants it again when it has ended.
+            Ok(Err(_)) if job.cancel.is_cancelled() => {}
+            Ok(Err(error)) => {
+                tracing::warn!(%dataset, hint = error.hint_text().unwrap_or_default(), "no catch-up: {}", error.chain());
+                self.failed.insert(dataset.clone());
+            }
+            Err(error) => {
+                tracing::error!(%dataset, %error, "the catch-up broke down");
+                self.failed.insert(dataset.clone());
+            }
+        }
+    }
+}
+
+/// Asks every replica for its vault.
+async fn ask(live: Arc<Live>) {
+    let installation = live.installation();
+    join_all(installation.replicas.iter().map(async |replica| {
+        let name = replica.name();
+        let found = replica.head(layout::VAULT).await;
+        let up = matches!(found, Ok(Some(_)));
+        if live.heard(name, up) {
+            match found {
+                Ok(Some(_)) => tracing::info!(replica = %name, "replica is up"),
+                Ok(None) => tracing::warn!(replica = %name, "replica is down: it holds no vault; run `lifeboat init`"),
+                Err(error) => tracing::warn!(replica = %name, "replica is down: {error}"),
+            }
+        }
+    }))
+    .await;
+}

@@ -1,0 +1,71 @@
+//! Sizes, durations and reports in one line, as people read them.
+
+use chrono::{DateTime, Utc};
+
+use crate::runner::RunReport;
+
+/// `512 B`, `64.0 KiB`, `201.3 MiB`.
+pub(crate) fn bytes(bytes: u64) -> String {
+    let mut value = bytes as f64;
+    let mut units = ["B", "KiB", "MiB", "GiB", "TiB", "PiB"].into_iter();
+    let mut unit = units.next().unwrap_or_default();
+    // What would be shown as 1024.0 of a unit is 1.0 of the next.
+    while value >= 1023.95
+        && let Some(next) = units.next()
+    {
+        value /= 1024.0;
+        unit = next;
+    }
+    if unit == "B" { format!("{bytes} B") } else { format!("{value:.1} {unit}") }
+}
+
+/// `41.2 s`, `12 min 3 s`, `3 h 5 min`.
+pub(crate) fn duration(seconds: f64) -> String {
+    let whole = seconds.round() as u64;
+    match whole {
+        ..60 => format!("{seconds:.1} s"),
+        60..3_600 => format!("{} min {} s", whole / 60, whole % 60),
+        _ => format!("{} h {} min", whole / 3_600, whole % 3_600 / 60),
+    }
+}
+
+/// `2026-11-23 18:32:44 UTC`.
+pub(crate) fn time(time: DateTime<Utc>) -> String {
+    time.format("%Y-%m-%d %H:%M:%S UTC").to_string()
+}
+
+/// What a run did.
+pub(crate) fn report(report: &RunReport) -> String {
+    let backup = &report.backup;
+    let mut line = format!(
+        "{}: snapshot {}, {} in {}, {} known before, {} stored",
+        backup.dataset,
+        backup.snapshot,
+        bytes(backup.raw_bytes),
+        duration(backup.duration_seconds),
+        bytes(backup.deduplicated_bytes),
+        bytes(backup.stored_bytes),
+    );
+    let behind = backup.replicas.iter().filter(|replica| !replica.complete);
+    let behind: Vec<&str> = behind.map(|replica| replica.replica.as_str()).collect();
+    match behind.as_slice() {
+        [] => line.push_str(&format!(", in all {} replicas", backup.replicas.len())),
+        behind => line.push_str(&format!(", BEHIND: {}", behind.join(", "))),
+    }
+    if let Some(pruned) = report.pruned.as_ref().filter(|pruned| pruned.snapshots > 0) {
+        line.push_str(&format!(", {} old removed", pruned.snapshots));
+    }
+    line
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn sizes_and_durations_change_unit_at_the_boundary() {
+        assert_eq!([bytes(0), bytes(1023), bytes(1024)], ["0 B", "1023 B", "1.0 KiB"]);
+        assert_eq!([bytes((1 << 20) - 1), bytes(u64::MAX)], ["1.0 MiB", "16384.0 PiB"]);
+        assert_eq!([duration(59.4), duration(61.0), duration(11_100.0)], ["59.4 s", "1 min 1 s", "3 h 5 min"]);
+    }
+}
