@@ -9,11 +9,14 @@ use bytes::Bytes;
 use lifeboat_engine::source::{SourceFacts, StoredStreams, StreamReader, StreamSink, StreamWriter};
 use lifeboat_engine::{Error, Result};
 
+/// Content and exit status of each stream, by name.
+pub type Contents = BTreeMap<String, (Vec<u8>, Option<i32>)>;
+
 /// Streams in memory: what was written, and whether it was finished.
 #[derive(Debug, Default, Clone)]
 pub struct MemoryStreams {
     /// Content by name, and the exit status once finished.
-    pub streams: Arc<Mutex<BTreeMap<String, (Vec<u8>, Option<i32>)>>>,
+    pub streams: Arc<Mutex<Contents>>,
     /// Names in the order of capture.
     pub order: Arc<Mutex<Vec<String>>>,
     /// What the source told. With a detail `damaged`, every stream ends in an error.

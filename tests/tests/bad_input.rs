@@ -51,7 +51,9 @@ const KINDS: [(&str, &str); 5] = [
 ];
 
 /// Each way to harm a file, by name.
-fn harms() -> Vec<(&'static str, fn(&Path))> {
+type Harm = fn(&Path);
+
+fn harms() -> Vec<(&'static str, Harm)> {
     vec![
         ("missing", |path| std::fs::remove_file(path).unwrap()),
         ("empty", |path| std::fs::write(path, b"").unwrap()),

@@ -148,6 +148,6 @@ async fn nothing_is_deleted_while_a_manifest_cannot_be_read() {
     std::fs::remove_dir_all(&vault.config.state_directory).unwrap();
     let manifest = vault.replica_path(1).join(format!("datasets/shop/snapshots/{first}.json.zst.age"));
     std::fs::write(manifest, b"damaged").unwrap();
-    let error = vault.prune().await.err().expect("prune went on");
+    let error = vault.prune().await.expect_err("prune went on");
     assert!(error.message().contains("nothing of dataset shop may be deleted"), "{error:?}");
 }

@@ -54,7 +54,10 @@ pub async fn catch_up(
     let name = &dataset.name;
     let (inventories, failed) = Inventory::take_all(replicas, name).await;
     if inventories.is_empty() {
-        return Err(combine(format!("no replica can be listed for dataset {name}"), failed.into_values().collect()));
+        return Err(combine(
+            format!("no replica can be listed for dataset {name}"),
+            &failed.into_values().collect::<Vec<_>>(),
+        ));
     }
     let cache = ObjectCache::open(state, name)?;
     let reader = keys.reader();
@@ -200,6 +203,6 @@ impl CatchUp<'_> {
                 Err(error) => errors.push(error),
             }
         }
-        Err(combine(format!("no replica gives a good {key}"), errors))
+        Err(combine(format!("no replica gives a good {key}"), &errors))
     }
 }

@@ -58,7 +58,7 @@ impl Documents<'_> {
                 Err(error) => errors.push(error),
             }
         }
-        Err(combine(format!("no replica gives the manifest of {}/{snapshot}", self.dataset), errors))
+        Err(combine(format!("no replica gives the manifest of {}/{snapshot}", self.dataset), &errors))
     }
 
     /// The index segment as this replica holds it.
@@ -84,7 +84,7 @@ impl Documents<'_> {
                 Err(error) => errors.push(error),
             }
         }
-        Err(combine(format!("no replica gives the index segment of {}/{snapshot}", self.dataset), errors))
+        Err(combine(format!("no replica gives the index segment of {}/{snapshot}", self.dataset), &errors))
     }
 
     fn cached(&self, key: &str) -> Option<Vec<u8>> {
@@ -128,7 +128,7 @@ pub(super) async fn fetch_signed(
 }
 
 /// One error out of those of several replicas; the gravest class decides.
-pub(super) fn combine(what: String, errors: Vec<Error>) -> Error {
+pub(super) fn combine(what: String, errors: &[Error]) -> Error {
     let gravity = |class: Class| match class {
         Class::Keys => 3,
         Class::Integrity => 2,

@@ -96,7 +96,7 @@ impl PackFetcher {
                 }
             }
         }
-        Err(combine(format!("no replica gives pack {} of dataset {}", pack.0, self.dataset), errors))
+        Err(combine(format!("no replica gives pack {} of dataset {}", pack.0, self.dataset), &errors))
     }
 
     async fn fetch_from(&self, replica: &dyn Replica, pack: &PackRef) -> Result<Bytes> {

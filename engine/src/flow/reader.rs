@@ -107,7 +107,7 @@ impl VaultReader {
                 }
             }
         }
-        let vault = vault.ok_or_else(|| combine("no replica of the vault can be read".to_owned(), errors))?;
+        let vault = vault.ok_or_else(|| combine("no replica of the vault can be read".to_owned(), &errors))?;
         Ok(Self { vault, replicas: reached, unreachable, keys, limits, cancel, dataset_identities: Mutex::default() })
     }
 
@@ -239,7 +239,7 @@ impl VaultReader {
                 Err(error) => errors.push(error),
             }
         }
-        let error = combine(format!("the keys of dataset {dataset} cannot be opened"), errors);
+        let error = combine(format!("the keys of dataset {dataset} cannot be opened"), &errors);
         Err(if error.hint_text().is_some() {
             error
         } else {
@@ -297,6 +297,6 @@ impl VaultReader {
                 }
             }
         }
-        if answered { Ok(objects) } else { Err(combine(format!("no replica lists {prefix}"), errors)) }
+        if answered { Ok(objects) } else { Err(combine(format!("no replica lists {prefix}"), &errors)) }
     }
 }

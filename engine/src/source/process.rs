@@ -286,7 +286,10 @@ pub(crate) async fn feed(
         };
         tokio::pin!(feeding, reading);
         let (mut fed, mut read): (Option<Result<bool>>, Option<Result<()>>) = (None, None);
-        while !(fed.is_some() && read.is_some()) && !matches!(fed, Some(Err(_))) && !matches!(read, Some(Err(_))) {
+        while fed.is_none() || read.is_none() {
+            if matches!(fed, Some(Err(_))) || matches!(read, Some(Err(_))) {
+                break;
+            }
             tokio::select! {
                 result = &mut feeding, if fed.is_none() => fed = Some(result),
                 result = &mut reading, if read.is_none() => read = Some(result),

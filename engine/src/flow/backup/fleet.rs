@@ -40,7 +40,7 @@ impl Fleet {
         if members.len() < required {
             let what =
                 format!("only {} of the {required} replicas that min_replicas demands can be used", members.len());
-            return Err(combine(what, failed.into_values().collect()));
+            return Err(combine(what, &failed.into_values().collect::<Vec<_>>()));
         }
         Ok(Self { dataset: dataset.clone(), members, behind: Mutex::new(behind), required })
     }

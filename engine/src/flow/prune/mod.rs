@@ -169,7 +169,7 @@ impl Prune<'_> {
         if inventories.is_empty() {
             return Err(combine(
                 format!("no replica can be listed for dataset {dataset}"),
-                failed.into_values().collect(),
+                &failed.into_values().collect::<Vec<_>>(),
             ));
         }
         let cache = ObjectCache::open(self.state, dataset)?;

@@ -7,6 +7,9 @@ use chrono::{DateTime, Datelike, TimeDelta, Utc};
 
 use crate::config::Retention;
 
+/// The number of the period that a time falls into.
+type Period = fn(&DateTime<Utc>) -> i64;
+
 /// Why each of `times` (oldest first) stays; empty: it goes.
 pub(super) fn reasons(times: &[DateTime<Utc>], retention: &Retention, now: DateTime<Utc>) -> Vec<Vec<String>> {
     let mut reasons = vec![Vec::new(); times.len()];
@@ -14,7 +17,7 @@ pub(super) fn reasons(times: &[DateTime<Utc>], retention: &Retention, now: DateT
         reasons.iter_mut().for_each(|reason| reason.push("no retention rule".to_owned()));
         return reasons;
     }
-    let rules: [(&str, u32, fn(&DateTime<Utc>) -> i64); 6] = [
+    let rules: [(&str, u32, Period); 6] = [
         ("last", retention.keep_last, DateTime::timestamp_millis),
         ("hourly", retention.hourly, |time| time.timestamp().div_euclid(3600)),
         ("daily", retention.daily, |time| i64::from(time.num_days_from_ce())),
