@@ -131,7 +131,7 @@ fn lock(path: &Path, holder: &str) -> Result<Lock> {
 /// [`Class::Storage`]: the old file is untouched.
 pub fn replace_file(path: &Path, content: &[u8]) -> Result<()> {
     let write = || -> std::io::Result<()> {
-        let folder = path.parent().unwrap_or(Path::new("."));
+        let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
         let mut file = tempfile::Builder::new().prefix(".new-").tempfile_in(folder)?;
         file.write_all(content)?;
         file.as_file().sync_all()?;

@@ -89,9 +89,9 @@ impl Reader {
             let end = piece.iter().position(|byte| *byte == b'\n');
             let (part, rest) = piece.split_at(end.unwrap_or(piece.len()));
             if self.place == Place::Rows {
-                self.row_part(part)
+                self.row_part(part);
             } else {
-                self.line_part(part)
+                self.line_part(part);
             }
             if end.is_some() {
                 if self.place == Place::Rows { self.row_end() } else { self.line_end() }

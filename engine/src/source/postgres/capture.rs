@@ -48,6 +48,12 @@ impl Source for PostgresSource {
         if server.tablespaces {
             warnings.push("the server has tablespaces; a restore puts everything into the default one".to_owned());
         }
+        if clients.major > server.major {
+            warnings.push(format!(
+                "dumped by client tools of version {}: only PostgreSQL {} or newer can load that; install postgresql-client-{}",
+                clients.version, clients.major, server.major
+            ));
+        }
         let databases = self.databases(&clients, &connection, cx).await?;
 
         capture_globals(&clients, &connection, &server, sink, cx, &mut warnings).await?;

@@ -3,6 +3,7 @@
 //! `pg_dump` refuses a server newer than itself, and a newer `pg_restore` writes settings that an older server does not know. So: the
 //! server's own major version where it is installed, else the smallest newer one.
 
+use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 
 use crate::error::{Error, Result};
@@ -33,10 +34,13 @@ fn directories(extra: &[PathBuf]) -> Vec<PathBuf> {
     let debian = std::fs::read_dir(DEBIAN).into_iter().flatten().flatten().map(|entry| entry.path().join("bin"));
     directories.extend(debian);
     directories.extend(std::env::var_os("PATH").iter().flat_map(std::env::split_paths));
+    // `/bin` may be `/usr/bin`.
+    let mut seen = BTreeSet::new();
+    directories.retain(|directory| std::fs::canonicalize(directory).is_ok_and(|real| seen.insert(real)));
     directories
 }
 
-/// Every set of client tools on this machine. With directories given, only those that hold a `pg_dump` are looked at first.
+/// Every set of client tools on this machine, those in `extra` first.
 pub(crate) async fn installed(extra: &[PathBuf], cx: &CaptureContext) -> Vec<Clients> {
     let mut found: Vec<Clients> = Vec::new();
     for directory in directories(extra) {
@@ -93,17 +97,14 @@ fn best(server: u32, found: &[Clients]) -> Option<&Clients> {
 /// For `lifeboat check`.
 pub(crate) async fn tools(extra: &[&Path], cx: &CaptureContext) -> Vec<ToolFound> {
     let extra: Vec<PathBuf> = extra.iter().map(|path| (*path).to_owned()).collect();
-    let mut tools: Vec<ToolFound> = installed(&extra, cx)
-        .await
-        .into_iter()
+    let found = installed(&extra, cx).await.into_iter();
+    found
         .map(|clients| ToolFound {
             tool: "pg_dump".to_owned(),
             path: clients.tool("pg_dump"),
             version: clients.version,
         })
-        .collect();
-    tools.dedup_by(|a, b| a.path == b.path);
-    tools
+        .collect()
 }
 
 #[cfg(test)]

@@ -1,0 +1,100 @@
+//! Our software is not needed to recover: the script in FORMAT.md, as it is printed there, restores with stock tools.
+#![allow(clippy::unwrap_used, clippy::expect_used)]
+
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output};
+
+use lifeboat_engine::id::SnapshotId;
+use lifeboat_tests::tools;
+use lifeboat_tests::vault::{MemorySource, TestVault, noise};
+
+fn script(place: &Path) -> PathBuf {
+    let format = std::fs::read_to_string(tools::workspace().join("FORMAT.md")).unwrap();
+    let (_, rest) = format.split_once("```bash\n").expect("FORMAT.md has a script");
+    let (text, _) = rest.split_once("\n```\n").unwrap();
+    assert!(text.lines().count() < 60, "the script has grown");
+    let path = place.join("recover.sh");
+    std::fs::write(&path, format!("{text}\n")).unwrap();
+    path
+}
+
+fn recover(vault: &TestVault, copy: &Path, signer: &str, snapshot: &str, out: &Path) -> Output {
+    let mut bash = Command::new("bash");
+    bash.arg(script(vault.place.path())).arg(copy).arg(&vault.master).args([signer, "shop", snapshot]).arg(out);
+    bash.output().unwrap()
+}
+
+fn copied(vault: &TestVault) -> PathBuf {
+    let copy = vault.place.path().join("copy");
+    let done = Command::new("cp").arg("-r").arg(vault.replica_path(1)).arg(&copy).status().unwrap();
+    assert!(done.success());
+    copy
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn any_snapshot_comes_back_with_stock_tools_also_a_deduplicated_one() {
+    for tool in ["age", "zstd", "minisign", "b3sum", "python3"] {
+        let _ = tools::find(tool);
+    }
+    let vault = TestVault::new(1, 1).await;
+    let mut data = noise(40_000_000, 1);
+    let source = |data: &[u8]| MemorySource {
+        streams: vec![
+            ("globals".to_owned(), b"CREATE ROLE app;\n".to_vec()),
+            ("database/sh op".to_owned(), data.to_vec()),
+            ("database/empty".to_owned(), Vec::new()),
+        ],
+        ..MemorySource::default()
+    };
+    let mut snapshots: Vec<(SnapshotId, Vec<u8>)> = Vec::new();
+    for edit in [0, 20_000_000] {
+        data.splice(edit..edit, *b"a business day");
+        let report = vault.backup(&source(&data)).await.unwrap();
+        snapshots.push((report.snapshot, data.clone()));
+    }
+    let copy = copied(&vault);
+    // Nothing but the copy, the master identity and the signer's public key.
+    std::fs::remove_dir_all(&vault.config.keys.directory).unwrap();
+    std::fs::remove_dir_all(&vault.config.state_directory).unwrap();
+    let named = [snapshots[0].0.as_str(), snapshots[1].0.as_str(), "latest"];
+    for (at, (name, expected)) in named.into_iter().zip([&snapshots[0].1, &snapshots[1].1, &snapshots[1].1]).enumerate()
+    {
+        let out = vault.place.path().join(format!("out{at}"));
+        let done = recover(&vault, &copy, &vault.init.signer, name, &out);
+        assert!(done.status.success(), "{name}: {}", String::from_utf8_lossy(&done.stderr));
+        assert!(!String::from_utf8_lossy(&done.stderr).contains("not checked"));
+        assert!(std::fs::read(out.join("database/sh op")).unwrap() == *expected, "{name} differs");
+        assert_eq!(std::fs::read(out.join("globals")).unwrap(), b"CREATE ROLE app;\n");
+        assert!(std::fs::read(out.join("database/empty")).unwrap().is_empty());
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_script_refuses_strangers_swaps_and_damage() {
+    let vault = TestVault::new(1, 1).await;
+    let first = vault.backup(&MemorySource::of(noise(1_000_000, 1))).await.unwrap().snapshot;
+    let second = vault.backup(&MemorySource::of(noise(1_000_000, 2))).await.unwrap().snapshot;
+    let stranger = TestVault::new(1, 1).await;
+    let copy = copied(&vault);
+    let refused = |signer: &str, snapshot: &SnapshotId, out: &str| {
+        let done = recover(&vault, &copy, signer, snapshot.as_str(), &vault.place.path().join(out));
+        assert!(!done.status.success(), "{out} passed");
+    };
+    refused(&stranger.init.signer, &first, "signed by a stranger");
+    let snapshots = copy.join("datasets/shop/snapshots");
+    for ending in [".json.zst.age", ".json.zst.age.minisig"] {
+        std::fs::rename(snapshots.join(format!("{second}{ending}")), snapshots.join(format!("{first}{ending}")))
+            .unwrap();
+    }
+    refused(&vault.init.signer, &first, "swapped");
+    std::fs::remove_dir_all(&copy).unwrap();
+    let copy = copied(&vault);
+    let found = Command::new("find").arg(copy.join("datasets/shop/packs")).args(["-name", "*.age"]).output().unwrap();
+    for pack in String::from_utf8(found.stdout).unwrap().lines() {
+        let mut content = std::fs::read(pack).unwrap();
+        let middle = content.len() / 2;
+        content[middle] ^= 1;
+        std::fs::write(pack, content).unwrap();
+    }
+    refused(&vault.init.signer, &second, "damaged");
+}
