@@ -17,7 +17,7 @@ scripts        = scripts/setup .ci/run
 # Where cargo leaves what it builds. Tests and demo are told, so that they do not build the programs again.
 built          = $(or $(CARGO_TARGET_DIR),$(CURDIR)/target)
 
-.PHONY: help setup demo test lint install
+.PHONY: help setup demo test lint bench install
 
 help: ## list the targets
 	@sed -n 's/^\([a-z]*\):[^#]*## \(.*\)/  make \1\t\2/p' $(firstword $(MAKEFILE_LIST)) | expand -t 18
@@ -38,6 +38,10 @@ lint: setup ## format and lints alone
 	$(CARGO) clippy --locked --workspace --all-targets -- -D warnings
 	shellcheck $(scripts)
 
+bench: setup ## measure speed, memory and size beside peers; SIZE= in MiB; target/bench/results.json
+	$(CARGO) build --locked --release --package lifeboat --package lifeboatd
+	scripts/bench --mib $(or $(SIZE),256)
+
 install: ## install programs, manuals, units and examples; DESTDIR= and PREFIX= as usual
 	$(CARGO) build --locked --release --package lifeboat --package lifeboatd
 	install -d '$(bindir)' '$(unitdir)' '$(libdir)/sysusers.d' '$(libdir)/tmpfiles.d' '$(sysconfdir)' '$(sharedir)/man/man1' \
@@ -53,5 +57,6 @@ install: ## install programs, manuals, units and examples; DESTDIR= and PREFIX= 
 	install -m 0644 systemd/sysusers.conf '$(libdir)/sysusers.d/lifeboat.conf'
 	install -m 0644 systemd/tmpfiles.conf '$(libdir)/tmpfiles.d/lifeboat.conf'
 	install -m 0644 config/lifeboat.toml '$(sysconfdir)/lifeboat.toml.example'
+	install -m 0644 config/minimal.toml config/drill-host.toml '$(sharedir)/lifeboat'
 	install -m 0644 config/prometheus-rules.yml config/grafana-dashboard.json '$(sharedir)/lifeboat'
 	@echo 'Next, on the machine itself: systemd-sysusers && systemd-tmpfiles --create && systemctl daemon-reload; then README.md'

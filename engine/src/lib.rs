@@ -5,8 +5,8 @@
 //! sign); everything rests on the foundation ([`error`], [`id`], [`clock`], [`config`]).
 //! [`source`] and [`drill`] know databases and nothing of the vault.
 //!
-//! The library touches no terminal and no environment variable, and reads time only through
-//! [`clock::Clock`].
+//! The library touches no terminal and reads time only through [`clock::Clock`]. Of the environment it reads only what it hands to
+//! client tools: `PATH`, `HOME`, and where PostgreSQL's service and password files are.
 
 pub mod bytes;
 pub mod clock;

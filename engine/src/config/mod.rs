@@ -255,7 +255,7 @@ pub enum PostgresConnection {
 pub struct CommandConfig {
     /// Program and arguments; no shell.
     pub argv: Vec<String>,
-    /// Added to a minimal environment (`PATH`, `LANG`, `HOME`).
+    /// Added to a minimal environment (`PATH`, `HOME`, `LC_ALL=C.UTF-8`).
     pub environment: BTreeMap<String, String>,
     /// The exit status that means success.
     pub expected_status: i32,

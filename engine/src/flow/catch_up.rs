@@ -13,6 +13,7 @@ use super::copy::{copy_pack, put_once};
 use super::documents::{Documents, combine, fetch_signed};
 use super::inventory::{Inventory, all_snapshots};
 use super::prune::pruned_snapshots;
+use crate::bytes::sign::SignerKey;
 use crate::config::Dataset;
 use crate::error::{Error, Result};
 use crate::id::{Name, SnapshotId};
@@ -52,7 +53,7 @@ pub async fn catch_up(
     cancel: &CancellationToken,
 ) -> Result<Vec<ReplicaState>> {
     let name = &dataset.name;
-    let (inventories, failed) = Inventory::take_all(replicas, name).await;
+    let (inventories, failed) = Inventory::take_all(replicas, &keys.vault, name).await;
     if inventories.is_empty() {
         return Err(combine(
             format!("no replica can be listed for dataset {name}"),
@@ -141,6 +142,13 @@ impl CatchUp<'_> {
                 self.objects += 1;
                 self.target.packs.insert(pack.0, pack.1);
             }
+            let (snapshot, dataset) = (&manifest.snapshot, self.dataset);
+            if !self.target.indexes.contains(snapshot)
+                && self.others.iter().any(|other| other.indexes.contains(snapshot))
+            {
+                self.copy_signed(&layout::index(dataset, snapshot), |other| other.indexes.contains(snapshot)).await?;
+                self.target.indexes.insert(snapshot.clone());
+            }
             if !self.target.snapshots.contains(&manifest.snapshot) {
                 let key = layout::manifest(self.dataset, &manifest.snapshot);
                 self.copy_signed(&key, |other| other.snapshots.contains(&manifest.snapshot)).await?;
@@ -150,7 +158,7 @@ impl CatchUp<'_> {
         self.copy_others().await
     }
 
-    /// Index segments, drill reports and prune records that the others hold.
+    /// Index segments of snapshots that are gone, drill reports and prune records that the others hold.
     async fn copy_others(&mut self) -> Result<()> {
         let union = |of: fn(&Inventory) -> &BTreeSet<SnapshotId>, own: &BTreeSet<SnapshotId>| -> Vec<SnapshotId> {
             let all: BTreeSet<&SnapshotId> = self.others.iter().flat_map(|other| of(other)).collect();
@@ -158,8 +166,14 @@ impl CatchUp<'_> {
         };
         let indexes = union(|other| &other.indexes, &self.target.indexes);
         let prunes = union(|other| &other.prunes, &self.target.prunes);
+        let drills = union(|other| &other.drills, &self.target.drills);
         for id in indexes {
             self.copy_signed(&layout::index(self.dataset, &id), |other| other.indexes.contains(&id)).await?;
+        }
+        let trusted = &self.keys.trusted_drill_signers;
+        for id in drills.into_iter().filter(|_| !trusted.is_empty()) {
+            let key = layout::drill(self.dataset, &id);
+            self.copy_signed_by(trusted, &key, |other| other.drills.contains(&id)).await?;
         }
         // Only the newest record matters, and prune writes it everywhere it acts.
         if let Some(id) = prunes.last().filter(|id| self.target.prunes.last().is_none_or(|own| own < id)) {
@@ -185,12 +199,22 @@ impl CatchUp<'_> {
 
     /// Copies an object, then its signature, from the first that gives a good pair.
     async fn copy_signed(&mut self, key: &str, holds: impl Fn(&Inventory) -> bool) -> Result<()> {
+        let keys = self.keys;
+        self.copy_signed_by(&keys.trusted_signers, key, holds).await
+    }
+
+    async fn copy_signed_by(
+        &mut self,
+        trusted: &[SignerKey],
+        key: &str,
+        holds: impl Fn(&Inventory) -> bool,
+    ) -> Result<()> {
         let signature_key = layout::signature(key);
         let mut errors = Vec::new();
         for other in self.others.iter().filter(|other| holds(other)) {
             let source = other.replica.as_ref();
             let fetched = async {
-                let object = fetch_signed(source, key, &self.keys.vault, &self.keys.trusted_signers).await?;
+                let object = fetch_signed(source, key, &self.keys.vault, trusted).await?;
                 Ok::<_, Error>((object, source.get(&signature_key).await?))
             };
             match fetched.await {

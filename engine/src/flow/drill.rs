@@ -87,7 +87,7 @@ pub struct DrillReport {
     pub phases: Vec<Phase>,
     /// Bytes restored.
     pub restored_bytes: u64,
-    /// From the start of the drill to a loaded database, seconds; `None` if it was not loaded.
+    /// From the start of the drill until everything was loaded, or fetched where that is all; seconds. `None` if it failed before.
     pub rto_seconds: Option<f64>,
     /// Age of the restored data when the drill began, seconds.
     pub rpo_seconds: Option<f64>,

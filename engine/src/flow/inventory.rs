@@ -5,6 +5,7 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 use crate::error::{Error, Result};
 use crate::id::{Name, PackId, SnapshotId};
 use crate::replica::SharedReplica;
+use crate::vault::info::VaultInfo;
 use crate::vault::layout;
 use crate::vault::manifest::{Manifest, PackRef};
 
@@ -32,7 +33,17 @@ pub(super) struct Inventory {
 
 impl Inventory {
     /// Lists a replica. One that holds no vault, or another one, is refused.
-    pub(super) async fn take(replica: &SharedReplica, dataset: &Name) -> Result<Self> {
+    pub(super) async fn take(replica: &SharedReplica, vault: &str, dataset: &Name) -> Result<Self> {
+        let info = replica.get(layout::VAULT).await.map_err(|error| {
+            let missing = error.is_not_found();
+            let error = Error::from(error);
+            if missing { error.hint("this replica holds no vault: check it, or run `lifeboat init`") } else { error }
+        })?;
+        let found = VaultInfo::parse(&info, replica.name())?.vault;
+        if found != vault {
+            return Err(Error::configuration(format!("replica {} holds another vault ({found})", replica.name()))
+                .hint("check vault_prefix and bucket"));
+        }
         let (folder, keyring) = (layout::dataset(dataset), layout::keyring(dataset));
         let (objects, keyring) = tokio::try_join!(replica.list(&folder), replica.list(&keyring))?;
         let mut inventory = Self {
@@ -59,7 +70,9 @@ impl Inventory {
                     inventory.indexes.insert(snapshot);
                 }
             } else if let Some(id) = layout::parse_json(&layout::drills(dataset), key) {
-                inventory.drills.insert(id);
+                if signed() {
+                    inventory.drills.insert(id);
+                }
             } else if let Some(id) = layout::parse_json(&layout::prunes(dataset), key) {
                 if signed() {
                     inventory.prunes.insert(id);
@@ -72,8 +85,12 @@ impl Inventory {
     }
 
     /// Lists every replica at once.
-    pub(super) async fn take_all(replicas: &[SharedReplica], dataset: &Name) -> (Vec<Self>, BTreeMap<Name, Error>) {
-        let taken = futures::future::join_all(replicas.iter().map(|replica| Self::take(replica, dataset))).await;
+    pub(super) async fn take_all(
+        replicas: &[SharedReplica],
+        vault: &str,
+        dataset: &Name,
+    ) -> (Vec<Self>, BTreeMap<Name, Error>) {
+        let taken = futures::future::join_all(replicas.iter().map(|replica| Self::take(replica, vault, dataset))).await;
         let (mut inventories, mut failed) = (Vec::new(), BTreeMap::new());
         for (replica, inventory) in replicas.iter().zip(taken) {
             match inventory {

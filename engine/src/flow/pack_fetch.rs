@@ -124,7 +124,7 @@ pub(super) async fn fetch_ciphertext(replica: &dyn Replica, dataset: &Name, pack
         .context(Class::Failed, || "a worker thread failed")?;
     ciphertext.filter(|ciphertext| ciphertext.len() as u64 == size).ok_or_else(|| {
         Error::integrity(format!("replica {}: pack {id} does not have the content it is named for", replica.name()))
-            .hint("run `lifeboat verify`; restore from another replica, then let the daemon heal this one")
+            .hint("another replica may hold it whole; remove the damaged object from this one, and the daemon copies it anew")
     })
 }
 

@@ -64,7 +64,7 @@ pub async fn verify(
     read_data: bool,
     cancel: &CancellationToken,
 ) -> Result<VerifyReport> {
-    let (inventories, failed) = Inventory::take_all(reader.replicas(), dataset).await;
+    let (inventories, failed) = Inventory::take_all(reader.replicas(), reader.vault_id(), dataset).await;
     let keys = reader.document_keys(dataset).await;
     let pruned = pruned_snapshots(&reader.documents(dataset, &keys), &inventories).await;
     let everywhere: BTreeSet<&SnapshotId> = inventories.iter().flat_map(|inventory| &inventory.snapshots).collect();

@@ -28,6 +28,8 @@ pub(super) struct Bundle {
     operations: String,
     /// Base64 of the operations identity, wrapped to the masters.
     pub wrapped_operations: String,
+    /// The masters it is wrapped to, sorted.
+    pub masters: Vec<String>,
     signer: String,
     pub drill_recipient: Option<String>,
     pub drill_signer: Option<String>,
@@ -78,21 +80,23 @@ impl BundledDataset {
 }
 
 impl Bundle {
-    pub(super) fn new(
-        vault: String,
-        operations: &age::x25519::Identity,
-        wrapped: &[u8],
-        signer: &Signer,
-    ) -> Result<Self> {
+    /// Not wrapped yet.
+    pub(super) fn new(vault: String, operations: &age::x25519::Identity, signer: &Signer) -> Result<Self> {
         Ok(Self {
             vault,
             operations: operations.to_string().expose_secret().to_owned(),
-            wrapped_operations: data_encoding::BASE64.encode(wrapped),
+            wrapped_operations: String::new(),
+            masters: Vec::new(),
             signer: signer.to_text()?.to_string(),
             drill_recipient: None,
             drill_signer: None,
             datasets: BTreeMap::new(),
         })
+    }
+
+    pub(super) fn set_wrapped_operations(&mut self, wrapped: &[u8], masters: Vec<String>) {
+        self.wrapped_operations = data_encoding::BASE64.encode(wrapped);
+        self.masters = masters;
     }
 
     pub(super) fn read(place: &SecretRef, key: &HostKey) -> Result<Self> {

@@ -2,7 +2,8 @@
 //!
 //! Crash safety: secrets are sealed into the local bundle, together with their wrapped form, before anything is
 //! uploaded, and uploads are `put_new`. Run again, `init` finishes what is missing. It never overwrites
-//! a key; the only objects it replaces are `hosts/<host>.json` and, given an identity, keyring wraps whose recipients changed.
+//! a key; the only objects it replaces are `hosts/<host>.json` and keyring wraps whose recipients changed: this host's own at once,
+//! a dataset's when it is given an identity that opens it.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs::OpenOptions;
@@ -102,7 +103,11 @@ pub async fn init(
     for dataset in config.datasets.iter().map(|dataset| &dataset.name) {
         match bundle.datasets.get(dataset) {
             None => {
-                let made = dataset_keys(dataset, &vault.vault, &granted, &remote, options)?;
+                let (made, taken_over) = dataset_keys(dataset, &vault.vault, &granted, &remote, options)?;
+                if taken_over {
+                    // Whoever it was wrapped to before, now it is these.
+                    rewrapped.insert(layout::keyring_generation(dataset, made.generation));
+                }
                 bundle.datasets.insert(dataset.clone(), made);
             }
             Some(known) if known.granted != granted && options.identities.is_empty() => notes.push(format!(
@@ -116,6 +121,13 @@ pub async fn init(
             }
             Some(_) => {}
         }
+    }
+    let masters: Vec<String> =
+        config.keys.master_recipients.iter().cloned().collect::<BTreeSet<_>>().into_iter().collect();
+    if bundle.masters != masters {
+        let wrapped = wrap_operations(config, &vault.vault, &bundle.operations()?)?;
+        bundle.set_wrapped_operations(&wrapped, masters);
+        rewrapped.insert(layout::host_identity(&config.host));
     }
     bundle.write(&config.keys.host_bundle, &host_key)?;
     let objects = upload(config, &vault, &bundle, &remote, &rewrapped).await?;
@@ -246,28 +258,27 @@ fn open_bundle(config: &Config, host_key: &HostKey, files: &mut Vec<InitItem>) -
 }
 
 fn new_bundle(config: &Config, vault: &VaultInfo, remote: &Remote<'_>, options: &InitOptions) -> Result<Bundle> {
-    let masters = parse_recipients(&config.keys.master_recipients)?;
     let wrapped_key = layout::host_identity(&config.host);
-    let (operations, wrapped) = match remote.get(&wrapped_key) {
+    let operations = match remote.get(&wrapped_key) {
         Some(wrapped) => {
             let text = open_with(options, wrapped, &wrapped_key)?;
             let line = std::str::from_utf8(&text).ok().and_then(|text| text.lines().find_map(|line| line.parse().ok()));
-            (line.ok_or_else(|| Error::integrity(format!("{wrapped_key} is damaged")))?, wrapped.to_vec())
+            line.ok_or_else(|| Error::integrity(format!("{wrapped_key} is damaged")))?
         }
-        None => {
-            let identity = age::x25519::Identity::generate();
-            let text = zeroize::Zeroizing::new(format!(
-                "# lifeboat operations key\n# vault: {}\n# host: {}\n{}\n",
-                vault.vault,
-                config.host,
-                age::secrecy::ExposeSecret::expose_secret(&identity.to_string())
-            ));
-            let wrapped =
-                crypt::encrypt(masters.iter().map(|master| master.as_ref() as &dyn age::Recipient), text.as_bytes())?;
-            (identity, wrapped)
-        }
+        None => age::x25519::Identity::generate(),
     };
-    Bundle::new(vault.vault.clone(), &operations, &wrapped, &Signer::generate()?)
+    Bundle::new(vault.vault.clone(), &operations, &Signer::generate()?)
+}
+
+/// The operations identity of this host as a keyring object for the masters.
+fn wrap_operations(config: &Config, vault: &str, identity: &age::x25519::Identity) -> Result<Vec<u8>> {
+    let masters = parse_recipients(&config.keys.master_recipients)?;
+    let text = zeroize::Zeroizing::new(format!(
+        "# lifeboat operations key\n# vault: {vault}\n# host: {}\n{}\n",
+        config.host,
+        age::secrecy::ExposeSecret::expose_secret(&identity.to_string())
+    ));
+    crypt::encrypt(masters.iter().map(|master| master.as_ref() as &dyn age::Recipient), text.as_bytes())
 }
 
 fn make_drill_keys(config: &Config, bundle: &mut Bundle, files: &mut Vec<InitItem>) -> Result<()> {
@@ -302,22 +313,25 @@ fn make_drill_keys(config: &Config, bundle: &mut Bundle, files: &mut Vec<InitIte
     Ok(())
 }
 
-/// Everybody who may open a dataset, sorted.
+/// Everybody who may open a dataset, sorted. The drill identity that `init` made counts until the configuration names drill
+/// recipients; from then on these are all.
 fn granted(config: &Config, bundle: &Bundle) -> Vec<String> {
-    let all = config.keys.master_recipients.iter().chain(&config.keys.drill_recipients).chain(&bundle.drill_recipient);
+    let made = bundle.drill_recipient.iter().filter(|_| config.keys.drill_recipients.is_empty());
+    let all = config.keys.master_recipients.iter().chain(&config.keys.drill_recipients).chain(made);
     all.cloned().collect::<BTreeSet<_>>().into_iter().collect()
 }
 
+/// New keys, or those that the vault holds; and whether it held them.
 fn dataset_keys(
     dataset: &Name,
     vault: &str,
     granted: &[String],
     remote: &Remote<'_>,
     options: &InitOptions,
-) -> Result<BundledDataset> {
+) -> Result<(BundledDataset, bool)> {
     let known = remote.reached.iter().flat_map(|(_, objects)| objects.keys());
     if let Some(newest) = known.filter_map(|key| layout::parse_keyring_generation(dataset, key)).max() {
-        return rewrap(dataset, newest, vault, granted, remote, options);
+        return Ok((rewrap(dataset, newest, vault, granted, remote, options)?, true));
     }
     let secrets = DatasetSecrets {
         vault: vault.to_owned(),
@@ -326,7 +340,7 @@ fn dataset_keys(
         identity: age::x25519::Identity::generate(),
         chunk_id_key: ChunkIdKey::new(&rand::random::<[u8; 32]>())?,
     };
-    wrap(&secrets, granted)
+    Ok((wrap(&secrets, granted)?, false))
 }
 
 /// Opens a keyring object with the given identities and wraps its content to `granted`.
@@ -387,7 +401,13 @@ async fn upload(
         }
     }
     wanted.insert(layout::VAULT.to_owned(), json(serde_json::to_vec_pretty(vault))?);
-    wanted.entry(layout::host_identity(&config.host)).or_insert(unpack(&bundle.wrapped_operations)?);
+    let host_identity = layout::host_identity(&config.host);
+    let operations = unpack(&bundle.wrapped_operations)?;
+    if rewrapped.contains(&host_identity) {
+        wanted.insert(host_identity, operations);
+    } else {
+        wanted.entry(host_identity).or_insert(operations);
+    }
     for (dataset, keys) in &bundle.datasets {
         let key = layout::keyring_generation(dataset, keys.generation);
         let body = unpack(&keys.wrapped)?;

@@ -39,7 +39,6 @@ use crate::state::StateDirectory;
 use crate::state::cache::ObjectCache;
 use crate::state::journal::Journal;
 use crate::vault::index::IndexSegment;
-use crate::vault::info::VaultInfo;
 use crate::vault::layout;
 use crate::vault::manifest::{MANIFEST_VERSION, Manifest, PackRef, StreamEntry, Totals, encode_extents};
 
@@ -201,38 +200,13 @@ impl Backup<'_> {
     async fn look(&self, generation: u32) -> (Vec<Inventory>, BTreeMap<Name, Error>) {
         let dataset = &self.dataset.name;
         let keyring = layout::keyring_generation(dataset, generation);
-        let (inventories, mut failed) = Inventory::take_all(self.replicas, dataset).await;
-        let mut members = Vec::new();
-        for inventory in inventories {
-            let usable = async {
-                let replica = &inventory.replica;
-                let info = replica.get(layout::VAULT).await.map_err(|error| {
-                    let missing = error.is_not_found();
-                    let error = Error::from(error);
-                    if missing { error.hint("run `lifeboat init`: this replica holds no vault") } else { error }
-                })?;
-                let info = VaultInfo::parse(&info, replica.name())?;
-                if info.vault != self.keys.vault {
-                    return Err(Error::configuration(format!(
-                        "replica {} holds another vault ({})",
-                        replica.name(),
-                        info.vault
-                    ))
-                    .hint("check vault_prefix and bucket"));
-                }
-                if !inventory.keyring.contains(&keyring) {
-                    return Err(Error::keys(format!(
-                        "replica {} lacks {keyring}: it alone could not restore",
-                        replica.name()
-                    ))
-                    .hint("run `lifeboat init` again"));
-                }
-                Ok(())
-            };
-            match usable.await {
-                Ok(()) => members.push(inventory),
-                Err(error) => drop(failed.insert(inventory.replica.name().clone(), error)),
-            }
+        let (inventories, mut failed) = Inventory::take_all(self.replicas, &self.keys.vault, dataset).await;
+        let (members, lacking): (Vec<_>, Vec<_>) =
+            inventories.into_iter().partition(|inventory| inventory.keyring.contains(&keyring));
+        for inventory in lacking {
+            let replica = inventory.replica.name();
+            let error = Error::keys(format!("replica {replica} lacks {keyring}: it alone could not restore"));
+            failed.insert(replica.clone(), error.hint("run `lifeboat init` again"));
         }
         (members, failed)
     }

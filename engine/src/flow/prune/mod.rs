@@ -165,7 +165,7 @@ impl Prune<'_> {
 
     async fn look(&self) -> Result<View> {
         let dataset = &self.dataset.name;
-        let (inventories, failed) = Inventory::take_all(self.replicas, dataset).await;
+        let (inventories, failed) = Inventory::take_all(self.replicas, &self.keys.vault, dataset).await;
         if inventories.is_empty() {
             return Err(combine(
                 format!("no replica can be listed for dataset {dataset}"),
