@@ -8,6 +8,7 @@ use lifeboat_engine::config::{DrillConfig, DrillQuery, PostgresConfig, PostgresC
 use lifeboat_engine::drill::{self, ThrowAway};
 use lifeboat_engine::source::{CaptureContext, from_config};
 use lifeboat_tests::postgres::Postgres;
+use lifeboat_tests::sample;
 use lifeboat_tests::streams::MemoryStreams;
 use lifeboat_tests::tools;
 use tempfile::TempDir;
@@ -67,7 +68,10 @@ async fn captured() -> MemoryStreams {
     server.create_database("other").await;
     server.run_sql("shop", SCHEMA).await;
     server.run_sql("other", "CREATE TABLE t AS SELECT 1 AS n").await;
-    let place = TempDir::new().unwrap();
+    captured_from(&server, &context(&TempDir::new().unwrap())).await
+}
+
+async fn captured_from(server: &Postgres, cx: &CaptureContext) -> MemoryStreams {
     let config = PostgresConfig {
         connection: server.connection(),
         password: None,
@@ -75,7 +79,7 @@ async fn captured() -> MemoryStreams {
         client_directories: vec![server.programs().to_owned()],
     };
     let mut streams = MemoryStreams::default();
-    streams.facts = from_config(&SourceConfig::Postgres(config)).capture(&streams, &context(&place)).await.unwrap();
+    streams.facts = from_config(&SourceConfig::Postgres(config)).capture(&streams, cx).await.unwrap();
     streams
 }
 
@@ -192,6 +196,26 @@ async fn equal_servers_are_proved_and_each_sabotage_is_found_and_named() {
     assert!(!proof.differences.iter().any(|difference| difference.contains("SCRAM")), "a password hash is shown");
     server.stop().await.unwrap();
     assert_eq!(std::fs::read_dir(place.path()).unwrap().count(), 0, "files are left behind");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_database_with_a_little_of_everything_is_proved() {
+    let source = Postgres::start().await;
+    source.create_database("shop").await;
+    source.run_sql("shop", sample::schema_sql()).await;
+    source.run_sql("shop", &sample::fill_sql(0.02)).await;
+    source.run_sql("shop", sample::change_sql()).await;
+    let place = TempDir::new().unwrap();
+    let cx = context(&place);
+    let streams = captured_from(&source, &cx).await;
+    drop(source);
+    let mut server = drill::start(&streams.facts, &settings(), &cx).await.unwrap().unwrap();
+    server.load(&streams).await.unwrap();
+    assert!(server.check(&[]).await.unwrap().iter().all(|check| check.passed));
+    let proof = server.prove(&streams).await.unwrap();
+    assert!(proof.is_equal(), "{:?}", proof.differences);
+    assert!(proof.rows > 10_000 && proof.tables > 10 && proof.large_objects > 1, "{proof:?}");
+    server.stop().await.unwrap();
 }
 
 fn alive(mark: &std::path::Path) -> bool {

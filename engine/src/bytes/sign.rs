@@ -23,7 +23,7 @@ impl SignerKey {
     /// [`Class::Configuration`]: not a minisign public key.
     pub fn parse(text: &str) -> Result<Self> {
         let key = PublicKey::from_base64(text.trim()).map_err(|cause| {
-            Error::configuration(format!("`{text}` is not a minisign public key"))
+            Error::configuration("this is not a minisign public key")
                 .because(cause)
                 .hint("use the line that begins with RW, as `lifeboat init` prints it")
         })?;

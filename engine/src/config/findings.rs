@@ -38,7 +38,14 @@ impl<'a> Findings<'a> {
 }
 
 /// The message of a TOML error, with a near miss where a key is unknown.
+///
+/// A value is never repeated: it may be a secret in the wrong place.
 pub(super) fn explain(message: &str) -> String {
+    if let Some((before, rest)) = message.split_once("string \"")
+        && let Some((_, after)) = rest.rsplit_once('"')
+    {
+        return format!("{before}text{after}");
+    }
     let quoted: Vec<&str> = message.split('`').skip(1).step_by(2).collect();
     let Some((unknown, known)) = quoted.split_first().filter(|_| message.starts_with("unknown field")) else {
         return message.to_owned();

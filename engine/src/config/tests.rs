@@ -72,6 +72,8 @@ fn each_refusal_names_file_line_and_remedy() {
         ("15 2 * * *", "15 26 * * *", 20, "hour"),
         ("15 2 * * *", "0 15 2 * * *", 20, "five fields"),
         ("backup@db/postgres", "backup:hunter2@db/postgres", 23, "must not hold a password"),
+        ("url = \"postgresql", "password = \"hunter2\"\nurl = \"postgresql", 23, "names no secret"),
+        ("host = \"db1\"", "host = \"db1\"\nmin_replicas = \"hunter2\"", 2, "invalid type: text"),
         ("name = \"ireland\"", "name = \"frankfurt\"", 1, "names are unique"),
         ("schedule = \"15 2 * * *\"", "chunk_size = \"3MiB\"", 20, "power of two"),
         ("schedule = \"15 2 * * *\"", "compression = 20", 20, "1 (fast) to 19"),

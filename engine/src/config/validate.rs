@@ -46,6 +46,7 @@ impl<'a> Validator<'a> {
             );
         }
         self.unique("replica", replicas.iter().map(|replica| &replica.name));
+        self.apart(&replicas);
         let datasets: Vec<_> =
             raw.dataset.into_iter().filter_map(|raw| dataset::validate(self, raw, &replicas)).collect();
         self.unique("dataset", datasets.iter().map(|dataset| &dataset.name));
@@ -76,7 +77,7 @@ impl<'a> Validator<'a> {
         self.key_directory = self.path_or(raw.directory.as_ref(), defaults::KEY_DIRECTORY);
         for recipient in raw.master_recipients.iter().chain(&raw.drill_recipients) {
             if !is_recipient(recipient.get_ref()) {
-                let problem = format!("`{}` is not an age recipient", recipient.get_ref());
+                let problem = "this is not an age recipient";
                 self.findings.add(
                     recipient.span(),
                     problem,
@@ -86,7 +87,7 @@ impl<'a> Validator<'a> {
         }
         for signer in raw.trusted_signers.iter().chain(&raw.trusted_drill_signers) {
             if SignerKey::parse(signer.get_ref()).is_err() {
-                let problem = format!("`{}` is not a minisign public key", signer.get_ref());
+                let problem = "this is not a minisign public key";
                 self.findings.add(signer.span(), problem, "use the line beginning with RW that `lifeboat init` prints");
             }
         }
@@ -214,7 +215,7 @@ impl<'a> Validator<'a> {
         let url = match url::Url::parse(text.get_ref()) {
             Ok(url) if matches!(url.scheme(), "http" | "https") && url.has_host() => url,
             _ => {
-                let problem = format!("`{}` is not an endpoint", text.get_ref());
+                let problem = "this is not an endpoint";
                 self.findings.add(text.span(), problem, "use a URL such as https://s3.example.com");
                 return None;
             }
@@ -263,6 +264,23 @@ impl<'a> Validator<'a> {
         for name in names {
             if !seen.insert(name.clone()) {
                 self.findings.add(0..0, format!("two of [[{what}]] are named `{name}`"), "names are unique");
+            }
+        }
+    }
+
+    /// Two replicas in one place are one copy.
+    fn apart(&mut self, replicas: &[ReplicaConfig]) {
+        let place = |replica: &ReplicaConfig| match &replica.kind {
+            ReplicaKind::Directory { path } => path.display().to_string(),
+            ReplicaKind::S3(s3) => {
+                format!("{} {}", s3.endpoint.as_ref().map_or(replica.region.as_str(), url::Url::as_str), s3.bucket)
+            }
+        };
+        let mut seen = BTreeSet::new();
+        for replica in replicas {
+            if !seen.insert(place(replica)) {
+                let problem = format!("replica {} is in the same place as another one", replica.name);
+                self.findings.add(0..0, problem, "one place holds one copy: give it a bucket or directory of its own");
             }
         }
     }
@@ -317,7 +335,7 @@ impl<'a> Validator<'a> {
             }
             None if Path::new(text).is_absolute() => SecretRef::file(text),
             _ => {
-                let problem = format!("`{text}` names no secret");
+                let problem = "this names no secret";
                 self.findings.add(span.clone(), problem, "use \"credential:NAME\" or the absolute path of a 0600 file");
                 SecretRef::file(text)
             }

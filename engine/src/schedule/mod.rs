@@ -20,8 +20,9 @@ use crate::error::{Class, Context, Error, Result};
 
 /// Larger than any shift of a clock, smaller than a day.
 const SHIFT: TimeDelta = TimeDelta::hours(3);
-/// How many fires [`Schedule::expected_interval`] looks at.
-const FIRES: usize = 1000;
+/// What [`Schedule::expected_interval`] looks at: a month, but at least a few fires.
+const MONTH: TimeDelta = TimeDelta::days(35);
+const FEW: usize = 8;
 
 /// A cron expression in a time zone.
 #[derive(Debug, Clone)]
@@ -89,14 +90,22 @@ impl Schedule {
         }
     }
 
-    /// The longest time between two consecutive fires among the next thousand, or of the year after `time`: what an alert on a late backup may expect.
+    /// The longest time between two consecutive fires of the month after `time`, or of the next few fires where these are
+    /// further apart: what an alert on a late backup may expect.
     #[must_use]
     pub fn expected_interval(&self, time: DateTime<Utc>) -> Duration {
-        let end = time + TimeDelta::days(366);
-        let fires = std::iter::successors(self.next_after(time), |last| self.next_after(*last));
-        let fires: Vec<_> = fires.take(FIRES).take_while(|fire| *fire < end).collect();
+        let start = time.with_timezone(&self.time_zone).naive_local();
+        let (mut fires, mut naive) = (Vec::new(), start);
+        while let Some(next) = self.next_naive(naive) {
+            if next > start + MONTH && fires.len() >= FEW {
+                break;
+            }
+            fires.extend(self.resolve(next).into_iter().flatten());
+            naive = next;
+        }
+        fires.sort_unstable();
         let longest = fires.windows(2).map(|pair| pair[1] - pair[0]).max();
-        longest.and_then(|gap| gap.to_std().ok()).unwrap_or(Duration::from_secs(366 * 86_400))
+        longest.and_then(|gap| gap.to_std().ok()).unwrap_or_default()
     }
 
     /// When the run of a `fire` starts: later by a fixed part of the jitter that `seed` (host and dataset) decides,

@@ -89,7 +89,13 @@ fn refuses_what_is_not_five_good_fields() {
 fn the_expected_interval_is_the_longest_gap() {
     let from = time("2026-11-24T00:00:00Z");
     assert_eq!(schedule("0 3 * * *", "UTC").expected_interval(from), Duration::from_secs(86_400));
-    assert_eq!(schedule("0 3 * * *", BERLIN).expected_interval(from), Duration::from_secs(25 * 3600));
+    let autumn = time("2026-10-01T00:00:00Z");
+    assert_eq!(schedule("0 3 * * *", BERLIN).expected_interval(autumn), Duration::from_secs(25 * 3600));
+    assert_eq!(
+        schedule("* 9-17 * * 1-5", "UTC").expected_interval(from),
+        Duration::from_secs((2 * 24 + 15) * 3600 + 60)
+    );
+    assert_eq!(schedule("0 0 29 2 *", "UTC").expected_interval(from), Duration::from_secs(1461 * 86_400));
     assert_eq!(schedule("0 3 * * 1-5", "UTC").expected_interval(from), Duration::from_secs(3 * 86_400));
 }
 

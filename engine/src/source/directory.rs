@@ -55,7 +55,9 @@ async fn write(streams: &dyn StoredStreams, name: &str, file: &Path, cx: &Captur
         }
         out.flush().await.context(Class::Source, failed)?;
         out.sync_all().await.context(Class::Source, failed)?;
-        fs::rename(&temporary, file).await.context(Class::Source, failed)
+        fs::rename(&temporary, file).await.context(Class::Source, failed)?;
+        let folder = fs::File::open(folder).await.context(Class::Source, failed)?;
+        folder.sync_all().await.context(Class::Source, failed)
     };
     let copied = copied.await;
     if copied.is_err() {
@@ -74,7 +76,7 @@ fn file_of(engine: &str, stream: &str) -> Result<PathBuf> {
     };
     let path = PathBuf::from(&named);
     let inside = path.components().all(|part| matches!(part, Component::Normal(_)));
-    if inside && !named.is_empty() && !named.ends_with('/') {
+    if inside && named.split('/').all(|segment| !segment.is_empty() && segment != ".") {
         Ok(path)
     } else {
         Err(Error::integrity(format!("stream `{}` cannot become a file", stream.escape_debug()))
@@ -88,7 +90,7 @@ mod tests {
 
     #[test]
     fn no_stream_name_escapes_the_directory() {
-        for bad in ["", "/etc/passwd", "../x", "a/../../x", "a/"] {
+        for bad in ["", "/etc/passwd", "../x", "a/../../x", "a/", "a//b", "./a"] {
             assert!(file_of("command", bad).is_err(), "{bad} passed");
         }
         // A database may be named like this; the dot entries it makes stay inside or are refused.

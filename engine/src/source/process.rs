@@ -148,12 +148,9 @@ impl Drop for Tool {
 }
 
 impl Tool {
-    /// Kills its whole group, unless it has ended.
+    /// Kills what is left of its group, once: also what a tool that has ended itself left behind.
     fn kill(&mut self) {
-        if matches!(self.child.try_wait(), Ok(Some(_))) {
-            return;
-        }
-        if let Some(group) = self.group {
+        if let Some(group) = self.group.take() {
             let _ = kill_process_group(group, Signal::KILL);
         }
     }
@@ -221,6 +218,7 @@ impl Tool {
             () = self.cancel.cancelled() => return Err(Error::cancelled(&self.name)),
         };
         let status = status.map_err(|_| self.stalled())?;
+        self.kill();
         // Its grandchildren may hold stderr open; what it said itself is there by now.
         let _ = tokio::time::timeout(Duration::from_secs(1), &mut self.listener).await;
         status.context(Class::Source, || format!("cannot wait for {}", self.name))
@@ -263,6 +261,7 @@ pub(crate) async fn feed(
     stream: &mut dyn StreamReader,
     mut out: impl FnMut(&[u8]) -> Result<()> + Send,
 ) -> Result<()> {
+    let cancel = invocation.cancel.clone();
     let mut tool = invocation.start(true)?;
     let mut stdin = tool.take_stdin();
     let (fed, read) = {
@@ -293,6 +292,7 @@ pub(crate) async fn feed(
             tokio::select! {
                 result = &mut feeding, if fed.is_none() => fed = Some(result),
                 result = &mut reading, if read.is_none() => read = Some(result),
+                () = cancel.cancelled() => read = Some(Err(Error::failed("the work was cancelled"))),
             }
         }
         (fed, read)

@@ -8,6 +8,7 @@ use bytes::BytesMut;
 use rusqlite::backup::{Backup, StepResult};
 use rusqlite::{Connection, OpenFlags};
 use tokio::io::AsyncReadExt;
+use tokio_util::sync::CancellationToken;
 
 use super::{CaptureContext, Source, SourceFacts, StreamSink};
 use crate::error::{Class, Context, Error, Result};
@@ -15,6 +16,8 @@ use crate::error::{Class, Context, Error, Result};
 /// Name of the one stream.
 pub(crate) const STREAM: &str = "database";
 const PIECE: usize = 256 << 10;
+/// Copied between two looks at whether to stop.
+const PAGES: i32 = 2000;
 const HEADER: &[u8; 16] = b"SQLite format 3\0";
 
 /// Captures one database file.
@@ -26,9 +29,12 @@ pub(super) struct SqliteSource {
 #[async_trait]
 impl Source for SqliteSource {
     async fn capture(&self, sink: &dyn StreamSink, cx: &CaptureContext) -> Result<SourceFacts> {
-        let (source, copy, for_thread) = (self.path.clone(), cx.scratch.join("sqlite-copy"), cx.clone());
+        let (source, copy, stall) = (self.path.clone(), cx.scratch.join("sqlite-copy"), cx.stall);
+        // Fires also when this future is dropped, so that no thread goes on writing.
+        let stop = cx.cancel.child_token();
+        let _stops_when_dropped = stop.clone().drop_guard();
         let target = copy.clone();
-        tokio::task::spawn_blocking(move || copy_database(&source, &target, &for_thread))
+        tokio::task::spawn_blocking(move || copy_database(&source, &target, stall, &stop))
             .await
             .context(Class::Failed, || "a worker thread failed")??;
 
@@ -57,28 +63,37 @@ impl Source for SqliteSource {
     }
 }
 
-/// One step copies everything under one read transaction, so a writer can delay it but never be mixed in.
-fn copy_database(source: &Path, target: &Path, cx: &CaptureContext) -> Result<()> {
+/// Copies page by page under one read transaction, so a writer can delay it but never be mixed in.
+fn copy_database(source: &Path, target: &Path, stall: Duration, stop: &CancellationToken) -> Result<()> {
     let shown = source.display();
     if !source.is_file() {
         return Err(Error::source_failed(format!("there is no SQLite database at {shown}"))
             .hint("check the path, and that the user Lifeboat runs as may read it and its directory"));
     }
-    let failed = || format!("cannot copy the SQLite database {shown}");
-    let from = Connection::open_with_flags(source, OpenFlags::SQLITE_OPEN_READ_ONLY).context(Class::Source, failed)?;
+    let failed = |error: rusqlite::Error| {
+        let full = error.sqlite_error_code() == Some(rusqlite::ErrorCode::DiskFull);
+        let class = if full { Class::Storage } else { Class::Source };
+        Error::new(class, format!("cannot copy the SQLite database {shown}")).because(error)
+    };
+    let from = Connection::open_with_flags(source, OpenFlags::SQLITE_OPEN_READ_ONLY).map_err(failed)?;
+    from.busy_timeout(stall).map_err(failed)?;
+    from.execute_batch("BEGIN; SELECT count(*) FROM sqlite_schema").map_err(failed)?;
     let _ = std::fs::remove_file(target);
-    let mut to = Connection::open(target).context(Class::Storage, failed)?;
-    let backup = Backup::new(&from, &mut to).context(Class::Source, failed)?;
-    let began = Instant::now();
+    let mut to = Connection::open(target).map_err(failed)?;
+    let backup = Backup::new(&from, &mut to).map_err(failed)?;
+    let mut progressed = Instant::now();
     loop {
-        match backup.step(-1).context(Class::Source, failed)? {
+        match backup.step(PAGES).map_err(failed)? {
             StepResult::Done => return Ok(()),
-            _ if cx.cancel.is_cancelled() => return Err(Error::cancelled("the capture")),
-            _ if began.elapsed() > cx.stall => {
-                return Err(Error::source_failed(format!("{shown} has been locked for {:?}", cx.stall))
+            StepResult::More => progressed = Instant::now(),
+            _ if progressed.elapsed() > stall => {
+                return Err(Error::source_failed(format!("{shown} has been locked for {stall:?}"))
                     .hint("a writer holds an exclusive transaction; end it, or allow a longer [limits] stall"));
             }
             _ => std::thread::sleep(Duration::from_millis(50)),
+        }
+        if stop.is_cancelled() {
+            return Err(Error::cancelled("the capture"));
         }
     }
 }

@@ -124,7 +124,7 @@ impl PostgresThrowAway {
             (Err(error), _) => CheckResult { check, passed: false, detail: error.chain() },
             (Ok(_), None) => CheckResult { check, passed: true, detail: "ran".to_owned() },
             (Ok(answer), Some(expected)) => {
-                let first = answer.lines().next().unwrap_or_default().split('\u{1f}').next().unwrap_or_default();
+                let first = answer.split(['\0', '\u{1f}']).next().unwrap_or_default();
                 let detail = format!("expected {expected}, found {first}");
                 CheckResult { check, passed: first == expected, detail }
             }

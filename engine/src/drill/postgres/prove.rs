@@ -11,15 +11,13 @@ use super::digest::{DatabaseDigest, Reader};
 use super::server::ThrowAwayServer;
 use super::shown;
 use crate::error::Result;
-use crate::source::postgres::capture::{conninfo, rows};
+use crate::source::postgres::capture::{DATABASES, conninfo, rows};
 use crate::source::postgres::connect::Connection;
-use crate::source::postgres::globals::statements;
+use crate::source::postgres::globals::{is_of_tablespace, statements};
 use crate::source::postgres::load::read_globals;
 use crate::source::postgres::{DATABASE, GLOBALS};
 use crate::source::process::{Invocation, Tool, feed, output};
 use crate::source::{CaptureContext, StoredStreams, StreamReader};
-
-const DATABASES: &str = "SELECT datname FROM pg_database WHERE datallowconn AND NOT datistemplate ORDER BY datname";
 
 /// Compares everything.
 pub(super) async fn prove(
@@ -100,7 +98,7 @@ async fn compare_globals(
     let text = read_globals(streams).await?;
     let connection = Connection::new(&server.connection(), None, cx)?;
     let name = conninfo("template1");
-    let mut arguments = vec!["--globals-only", "-w", "-d", &name];
+    let mut arguments = vec!["--globals-only", "--encoding=UTF8", "-w", "-d", &name];
     if !text.contains(" PASSWORD '") {
         arguments.push("--no-role-passwords");
     }
@@ -119,7 +117,7 @@ fn globals(text: &str, superuser: &str, key: ProofKey) -> Titled {
     let own = [format!("ROLE {superuser} "), format!("ROLE {superuser};"), format!("ROLE \"{superuser}\"")];
     for statement in statements(text) {
         let bootstrap = own.iter().any(|own| statement.contains(own.as_str()));
-        if bootstrap || statement.contains(" TABLESPACE ") || !statement.contains(' ') {
+        if bootstrap || is_of_tablespace(statement) || !statement.contains(' ') {
             continue;
         }
         let title: Vec<&str> = statement.trim_end_matches(['\n', ';']).split(' ').take(3).collect();

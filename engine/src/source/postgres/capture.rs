@@ -1,6 +1,7 @@
 //! Captures a server: facts, globals, databases.
 
 use std::collections::BTreeMap;
+use std::ffi::OsStr;
 
 use async_trait::async_trait;
 
@@ -17,7 +18,12 @@ const ARCHIVE_MAGIC: &[u8] = b"PGDMP";
 /// Facts that every capture asks for: one row, values separated by a unit separator.
 const FACTS: &str = "SELECT current_setting('server_version'), (SELECT rolname FROM pg_roles WHERE oid = 10), \
     pg_encoding_to_char(encoding), datcollate, datctype, (SELECT count(*) FROM pg_tablespace WHERE oid > 16383), \
-    (SELECT rolsuper FROM pg_roles WHERE rolname = current_user) FROM pg_database WHERE datname = 'template0'";
+    has_table_privilege('pg_authid', 'SELECT') FROM pg_database WHERE datname = 'template0'";
+
+/// Databases that can be dumped; one that was left half-dropped (limit -2) cannot.
+pub(crate) const DATABASES: &str =
+    "SELECT datname FROM pg_database WHERE datallowconn AND NOT datistemplate AND datconnlimit <> -2 ORDER BY datname";
+const CLOSED: &str = "SELECT datname FROM pg_database WHERE NOT datistemplate AND (NOT datallowconn OR datconnlimit = -2) ORDER BY datname";
 
 /// Captures the configured server.
 #[derive(Debug, Clone)]
@@ -33,7 +39,7 @@ pub(crate) struct ServerFacts {
     collate: String,
     ctype: String,
     tablespaces: bool,
-    is_superuser: bool,
+    reads_passwords: bool,
 }
 
 #[async_trait]
@@ -56,6 +62,10 @@ impl Source for PostgresSource {
         }
         let databases = self.databases(&clients, &connection, cx).await?;
 
+        let closed = query(&clients, &connection, connection.maintenance_database(), CLOSED, cx).await?;
+        for database in rows(&closed).iter().filter(|database| !databases.contains(database)) {
+            warnings.push(format!("database {database} accepts no connections and is not backed up"));
+        }
         capture_globals(&clients, &connection, &server, sink, cx, &mut warnings).await?;
         for database in &databases {
             capture_database(&clients, &connection, database, sink, cx).await?;
@@ -78,8 +88,7 @@ impl Source for PostgresSource {
 
 impl PostgresSource {
     async fn databases(&self, clients: &Clients, connection: &Connection, cx: &CaptureContext) -> Result<Vec<String>> {
-        let sql = "SELECT datname FROM pg_database WHERE datallowconn AND NOT datistemplate ORDER BY datname";
-        let there = rows(&query(clients, connection, connection.maintenance_database(), sql, cx).await?);
+        let there = rows(&query(clients, connection, connection.maintenance_database(), DATABASES, cx).await?);
         if self.0.databases.is_empty() {
             return Ok(there);
         }
@@ -103,8 +112,8 @@ impl ServerFacts {
                 "check address, role and password; the role needs to read all data: a superuser, or a member of pg_read_all_data",
             )
         })?;
-        let fields: Vec<&str> = answer.trim_end_matches('\n').split('\u{1f}').collect();
-        let [version, superuser, encoding, collate, ctype, tablespaces, is_superuser] = fields[..] else {
+        let fields: Vec<&str> = answer.split('\u{1f}').collect();
+        let [version, superuser, encoding, collate, ctype, tablespaces, reads_passwords] = fields[..] else {
             return Err(Error::source_failed("the PostgreSQL server gave an answer that is not understood"));
         };
         let version = version.split_whitespace().next().unwrap_or_default().to_owned();
@@ -117,12 +126,12 @@ impl ServerFacts {
             collate: collate.to_owned(),
             ctype: ctype.to_owned(),
             tablespaces: tablespaces != "0",
-            is_superuser: is_superuser == "t",
+            reads_passwords: reads_passwords == "t",
         })
     }
 }
 
-/// Runs one statement; fields are separated by U+001F, rows by NUL-free line ends.
+/// Runs one statement; fields are separated by U+001F, rows by NUL.
 ///
 /// # Errors
 /// As `psql`'s.
@@ -133,14 +142,32 @@ pub(crate) async fn query(
     sql: &str,
     cx: &CaptureContext,
 ) -> Result<String> {
-    let arguments =
-        ["-X", "-A", "-t", "-q", "-w", "-F", "\u{1f}", "-v", "ON_ERROR_STOP=1", "-d", &conninfo(database), "-c", sql];
-    output(Invocation::new(&clients.tool("psql"), arguments, cx).envs(connection.variables())).await
+    let arguments = [
+        "-X",
+        "-A",
+        "-t",
+        "-q",
+        "-w",
+        "-0",
+        "-F",
+        "\u{1f}",
+        "-v",
+        "ON_ERROR_STOP=1",
+        "-v",
+        "VERBOSITY=terse",
+        "-d",
+        &conninfo(database),
+        "-c",
+        sql,
+    ];
+    let encoding = [("PGCLIENTENCODING", OsStr::new("UTF8"))];
+    let psql = Invocation::new(&clients.tool("psql"), arguments, cx).envs(connection.variables()).envs(encoding);
+    output(psql).await.map(|answer| answer.trim_end_matches(['\0', '\n']).to_owned())
 }
 
-/// The lines of an answer of one column.
+/// The rows of an answer of one column.
 pub(crate) fn rows(answer: &str) -> Vec<String> {
-    answer.lines().filter(|line| !line.is_empty()).map(str::to_owned).collect()
+    answer.split('\0').filter(|row| !row.is_empty()).map(str::to_owned).collect()
 }
 
 /// A database's name as a connection string: tools would take a bare name with `=` in it for one.
@@ -157,8 +184,8 @@ async fn capture_globals(
     warnings: &mut Vec<String>,
 ) -> Result<()> {
     let database = conninfo(connection.maintenance_database());
-    let mut arguments = vec!["--globals-only", "-w", "-d", &database];
-    if !server.is_superuser {
+    let mut arguments = vec!["--globals-only", "--encoding=UTF8", "-w", "-d", &database];
+    if !server.reads_passwords {
         warnings.push("the role may not read password hashes: roles are captured without passwords".to_owned());
         arguments.push("--no-role-passwords");
     }

@@ -10,6 +10,8 @@ use crate::error::{Error, Result};
 use crate::source::process::{Invocation, output};
 use crate::source::{CaptureContext, ToolFound};
 
+/// What makes a set.
+const TOOLS: [&str; 4] = ["pg_dump", "pg_dumpall", "pg_restore", "psql"];
 const DEBIAN: &str = "/usr/lib/postgresql";
 
 /// A directory with `pg_dump`, `pg_dumpall`, `pg_restore` and `psql` of one version.
@@ -45,7 +47,7 @@ pub(crate) async fn installed(extra: &[PathBuf], cx: &CaptureContext) -> Vec<Cli
     let mut found: Vec<Clients> = Vec::new();
     for directory in directories(extra) {
         let tool = directory.join("pg_dump");
-        if !tool.is_file() {
+        if !TOOLS.iter().all(|tool| directory.join(tool).is_file()) {
             continue;
         }
         let Ok(text) = output(Invocation::new(&tool, ["--version"], cx)).await else { continue };

@@ -20,15 +20,19 @@ pub(crate) fn script(globals: &str, existing: &BTreeSet<String>) -> Script {
     let mut script = Script::default();
     for statement in statements(globals) {
         let words = statement.trim_start();
-        let skipped =
-            if let Some(rest) = words.strip_prefix("CREATE ROLE ").or_else(|| words.strip_prefix("ALTER ROLE ")) {
-                existing.contains(&identifier(rest))
-            } else {
-                words.contains(" TABLESPACE ") && {
-                    script.tablespaces = true;
-                    true
-                }
-            };
+        let of_tablespace = is_of_tablespace(words);
+        script.tablespaces |= of_tablespace;
+        let of_existing = ["CREATE ROLE ", "ALTER ROLE ", "COMMENT ON ROLE "]
+            .iter()
+            .find_map(|verb| words.strip_prefix(verb))
+            .is_some_and(|rest| existing.contains(&identifier(rest).0));
+        // A membership between roles that are both there would give one of them more than it has.
+        let of_both = words.strip_prefix("GRANT ").is_some_and(|rest| {
+            let (role, rest) = identifier(rest);
+            let member = rest.strip_prefix(" TO ").map(|rest| identifier(rest).0);
+            member.is_some_and(|member| existing.contains(&role) && existing.contains(&member))
+        });
+        let skipped = of_tablespace || of_existing || of_both;
         if !skipped {
             script.sql.push_str(statement);
         }
@@ -60,24 +64,28 @@ pub(crate) fn statements(text: &str) -> Vec<&str> {
     statements
 }
 
-/// The SQL identifier at the front of `text`.
-fn identifier(text: &str) -> String {
+/// Whether a statement is about a tablespace.
+pub(crate) fn is_of_tablespace(statement: &str) -> bool {
+    let verbs = ["CREATE TABLESPACE ", "ALTER TABLESPACE ", "COMMENT ON TABLESPACE "];
+    let grant = ["GRANT ", "REVOKE "].iter().any(|verb| statement.starts_with(verb));
+    verbs.iter().any(|verb| statement.starts_with(verb)) || (grant && statement.contains(" ON TABLESPACE "))
+}
+
+/// The SQL identifier at the front of `text`, and what follows it.
+fn identifier(text: &str) -> (String, &str) {
     let Some(quoted) = text.strip_prefix('"') else {
-        return text.split(|c: char| c.is_whitespace() || c == ';').next().unwrap_or_default().to_owned();
+        let end = text.find(|c: char| c.is_whitespace() || c == ';').unwrap_or(text.len());
+        return (text[..end].to_owned(), &text[end..]);
     };
     let mut name = String::new();
-    let mut characters = quoted.chars().peekable();
-    while let Some(c) = characters.next() {
-        match c {
-            '"' if characters.peek() == Some(&'"') => {
-                characters.next();
-                name.push('"');
-            }
-            '"' => break,
-            other => name.push(other),
-        }
+    let mut rest = quoted;
+    while let Some((part, after)) = rest.split_once('"') {
+        name.push_str(part);
+        let Some(again) = after.strip_prefix('"') else { return (name, after) };
+        name.push('"');
+        rest = again;
     }
-    name
+    (name, "")
 }
 
 #[cfg(test)]
@@ -94,6 +102,8 @@ mod tests {
             script.sql,
             "SET client_encoding = 'UTF8';\nCREATE ROLE \"we\"\"ird\nname\";\nALTER ROLE \"we\"\"ird\nname\" WITH LOGIN PASSWORD 'a\nb';\nGRANT x TO y;\n"
         );
+        let all = BTreeSet::from(["postgres", "x", "y"].map(str::to_owned));
+        assert!(!super::script(GLOBALS, &all).sql.contains("GRANT"), "an existing role gains a membership");
         let known = BTreeSet::from(["we\"ird\nname".to_owned()]);
         assert!(
             !super::script(GLOBALS, &known).sql.contains("weird")

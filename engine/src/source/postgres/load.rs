@@ -49,7 +49,7 @@ pub(crate) async fn load(
 
     let chosen = choose(&streams.names(), wanted)?;
     for (_, target) in &chosen {
-        server.make_room(target, wanted.overwrite).await?;
+        server.refuse_occupied(target, wanted.overwrite).await?;
     }
     let mut outcome = RestoreOutcome::default();
     if streams.names().iter().any(|name| name == GLOBALS) {
@@ -60,6 +60,12 @@ pub(crate) async fn load(
     }
     for (database, target) in chosen {
         let mut stream = streams.open(&format!("{DATABASE}{database}")).await?;
+        server.make_room(&target, wanted.overwrite).await?;
+        if database != target {
+            outcome.warnings.push(format!(
+                "{target}: under another name a database keeps neither owner, grants and settings of its own nor its encoding and locale"
+            ));
+        }
         server.restore_database(&database, &target, stream.as_mut()).await?;
         outcome.written.push(target);
     }
@@ -119,7 +125,8 @@ impl Server<'_> {
         let existing: BTreeSet<String> = rows(&self.query("SELECT rolname FROM pg_roles").await?).into_iter().collect();
         let script = globals::script(text, &existing);
         let database = conninfo(self.connection.maintenance_database());
-        let arguments = ["-X", "-q", "-w", "-v", "ON_ERROR_STOP=1", "-1", "-f", "-", "-d", &database];
+        let arguments =
+            ["-X", "-q", "-w", "-v", "ON_ERROR_STOP=1", "-v", "VERBOSITY=terse", "-1", "-f", "-", "-d", &database];
         let psql = Invocation::new(&self.clients.tool("psql"), arguments, self.cx).envs(self.connection.variables());
         feed(psql, &mut Once(Some(script.sql.into())), |_| Ok(()))
             .await
@@ -137,6 +144,9 @@ impl Server<'_> {
         target: &str,
         archive: &mut dyn StreamReader,
     ) -> Result<()> {
+        if self.exists(target).await? {
+            return Err(Error::source_failed(format!("somebody has just created a database {target}")));
+        }
         // A database cannot be created or dropped from within itself.
         let elsewhere = conninfo(self.outside(target));
         let within = conninfo(target);
@@ -171,21 +181,28 @@ impl Server<'_> {
         if usual == target { "template1" } else { usual }
     }
 
-    /// Refuses a target that holds something, or empties it.
+    /// Refuses a target that holds something that somebody made.
+    async fn refuse_occupied(&self, target: &str, overwrite: bool) -> Result<()> {
+        if overwrite || !self.exists(target).await? {
+            return Ok(());
+        }
+        // What is there from the start has a number below 16384.
+        let catalogs = ["pg_class", "pg_proc", "pg_type", "pg_namespace", "pg_extension", "pg_largeobject_metadata"];
+        let counts = catalogs.map(|catalog| format!("(SELECT count(*) FROM {catalog} WHERE oid >= 16384)"));
+        let made = self.query_in(target, &format!("SELECT {}", counts.join(" + "))).await?;
+        if made.trim() == "0" {
+            return Ok(());
+        }
+        Err(Error::usage(format!("database {target} exists and is not empty"))
+            .hint("restore under another name with --rename, or pass --overwrite to drop it first"))
+    }
+
+    /// Drops a target that is there.
     async fn make_room(&self, target: &str, overwrite: bool) -> Result<()> {
         if !self.exists(target).await? {
             return Ok(());
         }
-        let sql = "SELECT (SELECT count(*) FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace \
-            WHERE n.nspname NOT IN ('pg_catalog', 'information_schema') AND n.nspname !~ '^pg_(toast|temp)') \
-            + (SELECT count(*) FROM pg_proc p JOIN pg_namespace n ON n.oid = p.pronamespace \
-            WHERE n.nspname NOT IN ('pg_catalog', 'information_schema')) \
-            + (SELECT count(*) FROM pg_largeobject_metadata)";
-        let empty = self.query_in(target, sql).await?.trim() == "0";
-        if !empty && !overwrite {
-            return Err(Error::usage(format!("database {target} exists and is not empty"))
-                .hint("restore under another name with --rename, or pass --overwrite to drop it first"));
-        }
+        self.refuse_occupied(target, overwrite).await?;
         let force = if overwrite { " WITH (FORCE)" } else { "" };
         let drop = format!("DROP DATABASE {}{force}", quoted(target));
         let dropped = self.query_in(self.outside(target), &drop).await;

@@ -1,0 +1,155 @@
+//! A backup host as an operator sets it up: a configuration file, keys made by `lifeboat init`, the built programs.
+#![allow(clippy::expect_used)]
+
+use std::fmt::Write;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use lifeboat_engine::config::{ReplicaConfig, ReplicaKind, S3Credentials};
+use serde_json::Value;
+use tempfile::TempDir;
+use tokio::process::Command;
+
+use crate::programs::{self, Output, run};
+use crate::{ports, tools};
+
+const DEADLINE: Duration = Duration::from_secs(120);
+
+/// One backup host with one dataset, `data`.
+pub struct BackupHost {
+    place: TempDir,
+    /// The signer that `init` printed.
+    pub signer: String,
+}
+
+impl BackupHost {
+    /// Writes a configuration with these `[[replica]]` and `[dataset.source]` sections, makes a master identity with the real
+    /// `age-keygen`, and runs `lifeboat init`.
+    ///
+    /// # Panics
+    /// On any failure, as all of the harness does.
+    pub async fn set_up(replicas: &[String], source: &str) -> Self {
+        let place = tempfile::Builder::new().prefix("lifeboat-host-").tempdir_in("/tmp").expect("a directory");
+        let mut host = Self { place, signer: String::new() };
+        let mut keygen = Command::new(tools::find("age-keygen"));
+        let made = run(keygen.arg("-o").arg(host.master()), DEADLINE).await.expect("age-keygen runs");
+        assert!(made.status.success(), "{}", made.stderr);
+        host.configure(1, replicas, source).await;
+        let init = host.lifeboat(&["--json", "init"]).await;
+        assert!(init.status.success(), "{}", init.stderr);
+        host.signer = init.json().expect("a report")["signer"].as_str().expect("a signer").to_owned();
+        host
+    }
+
+    /// Writes the configuration anew.
+    ///
+    /// # Panics
+    /// As [`Self::set_up`].
+    pub async fn configure(&self, min_replicas: usize, replicas: &[String], source: &str) {
+        let mut keygen = Command::new(tools::find("age-keygen"));
+        let public = run(keygen.arg("-y").arg(self.master()), DEADLINE).await.expect("age-keygen runs");
+        let root = self.path().display();
+        let text = format!(
+            "host = \"host\"\nvault_prefix = \"vault\"\nstate_directory = \"{root}/state\"\nmin_replicas = {min_replicas}\n\
+             control_socket = \"{root}/control.sock\"\nlisten = \"127.0.0.1:{port}\"\n\
+             [keys]\ndirectory = \"{root}/keys\"\nmaster_recipients = [\"{master}\"]\n[limits]\ncpu = 2\nstall = \"60s\"\n\
+             {replicas}\n[[dataset]]\nname = \"data\"\nhome_region = \"home\"\nchunk_size = \"64KiB\"\n[dataset.source]\n{source}\n",
+            port = ports::free(),
+            master = public.stdout.trim(),
+            replicas = replicas.join("\n"),
+        );
+        std::fs::write(self.config(), text).expect("a configuration");
+    }
+
+    /// Its directory.
+    #[must_use]
+    pub fn path(&self) -> &Path {
+        self.place.path()
+    }
+
+    /// Its configuration file.
+    #[must_use]
+    pub fn config(&self) -> PathBuf {
+        self.path().join("lifeboat.toml")
+    }
+
+    /// The owner's identity file, which a real host does not have.
+    #[must_use]
+    pub fn master(&self) -> PathBuf {
+        self.path().join("master.txt")
+    }
+
+    /// The daemon, ready to be given arguments.
+    #[must_use]
+    pub fn lifeboatd(&self) -> Command {
+        let mut command = Command::new(programs::lifeboatd());
+        command.arg("--config").arg(self.config());
+        command
+    }
+
+    /// One backup now; its report where it succeeded.
+    ///
+    /// # Panics
+    /// The program cannot be run, or prints no report although it succeeds.
+    pub async fn once(&self) -> (Output, Value) {
+        let output =
+            run(self.lifeboatd().args(["--json", "--log", "text", "--once"]), DEADLINE).await.expect("lifeboatd runs");
+        let report = if output.status.success() {
+            serde_json::from_str(output.stdout.lines().next().unwrap_or_default()).expect("a report")
+        } else {
+            Value::Null
+        };
+        (output, report)
+    }
+
+    /// The CLI with the host's configuration.
+    ///
+    /// # Panics
+    /// The program cannot be run.
+    pub async fn lifeboat(&self, arguments: &[&str]) -> Output {
+        let mut command = Command::new(programs::lifeboat());
+        command.arg("--config").arg(self.config()).args(arguments);
+        run(&mut command, DEADLINE).await.expect("lifeboat runs")
+    }
+
+    /// Restores the newest snapshot of `data` with the master identity, from one replica alone.
+    ///
+    /// # Panics
+    /// It fails.
+    pub async fn restored_from(&self, replica: &str) -> Vec<u8> {
+        let out = self.path().join(format!("restored-{replica}"));
+        let (master, target) = (self.master().display().to_string(), out.display().to_string());
+        let words = ["--replica", replica, "--identity", &master, "restore", "data", "--to-directory", &target];
+        let output = self.lifeboat(&words).await;
+        assert!(output.status.success(), "{}", output.stderr);
+        std::fs::read(out.join("stdout")).expect("the restored stream")
+    }
+}
+
+/// The `[[replica]]` section of a region or a directory.
+///
+/// # Panics
+/// Never: writing into a string cannot fail.
+#[must_use]
+pub fn section(replica: &ReplicaConfig) -> String {
+    let mut text = format!("[[replica]]\nname = \"{}\"\nregion = \"{}\"\n", replica.name, replica.region);
+    match &replica.kind {
+        ReplicaKind::Directory { path } => {
+            writeln!(text, "kind = \"directory\"\npath = \"{}\"", path.display()).expect("text");
+        }
+        ReplicaKind::S3(s3) => {
+            writeln!(text, "kind = \"s3\"\nbucket = \"{}\"\npath_style = {}", s3.bucket, s3.path_style).expect("text");
+            if let Some(endpoint) = &s3.endpoint {
+                writeln!(text, "endpoint = \"{endpoint}\"").expect("text");
+            }
+            if let Some(file) = &s3.ca_file {
+                writeln!(text, "ca_file = \"{}\"", file.display()).expect("text");
+            }
+            if let S3Credentials::File(secret) = &s3.credentials {
+                writeln!(text, "credentials = \"{}\"", secret.path().display()).expect("text");
+            }
+        }
+    }
+    writeln!(text, "timeout = \"{}s\"", replica.timeout.as_secs()).expect("text");
+    text
+}
