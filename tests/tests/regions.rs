@@ -1,0 +1,171 @@
+//! The promises as a stranger would try them: one region and one identity are enough; a drill that is interrupted leaves nothing; a
+//! real Prometheus sees the daemon.
+#![allow(clippy::unwrap_used, clippy::expect_used)]
+
+use std::path::Path;
+use std::process::Stdio;
+use std::time::{Duration, Instant};
+
+use lifeboat_tests::host::{BackupHost, section};
+use lifeboat_tests::postgres::Postgres;
+use lifeboat_tests::programs::{self, run, signal, terminate};
+use lifeboat_tests::s3::{Bucket, Region};
+use lifeboat_tests::{ports, sample, tools};
+use tokio::process::Command;
+
+const DEADLINE: Duration = Duration::from_secs(120);
+
+async fn shop() -> Postgres {
+    let database = Postgres::start().await;
+    database.create_database("shop").await;
+    database.run_sql("shop", sample::schema_sql()).await;
+    database.run_sql("shop", &sample::fill_sql(0.02)).await;
+    database
+}
+
+fn source(database: &Postgres) -> String {
+    format!("kind = \"postgres\"\nurl = \"{}\"\ndatabases = [\"shop\"]", database.url("postgres"))
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn one_region_and_the_master_identity_restore_without_configuration_or_keys() {
+    let (mut near, far) = (Region::start("near").await, Region::start_with("far", Bucket::Locked).await);
+    let database = shop().await;
+    let replicas = [section(&near.replica_config("near")), section(&far.replica_config("far"))];
+    let host = BackupHost::set_up(&replicas, &source(&database)).await;
+    host.configure(2, &replicas, &source(&database)).await;
+    let check = host.lifeboat(&["check"]).await;
+    assert!(check.status.success(), "{} {}", check.stdout, check.stderr);
+    let (first, before) = host.once().await;
+    assert!(first.status.success(), "{}", first.stderr);
+    database.run_sql("shop", sample::change_sql()).await;
+    let (second, after) = host.once().await;
+    assert!(second.status.success(), "{}", second.stderr);
+    assert_eq!(after["replicas"][1]["complete"], true, "{after}");
+
+    near.kill();
+    let owner = tempfile::tempdir().unwrap();
+    let master = owner.path().join("master.txt");
+    std::fs::copy(host.master(), &master).unwrap();
+    let signer = host.signer.clone();
+    drop(host);
+    let lifeboat = |words: Vec<String>| {
+        let mut command = Command::new(programs::lifeboat());
+        command.args(["--s3-bucket", far.bucket(), "--s3-region", far.name(), "--s3-path-style"]);
+        command.arg("--s3-endpoint").arg(far.endpoint().as_str()).arg("--s3-ca-file").arg(far.ca_file());
+        command.arg("--s3-credentials").arg(far.credential_file()).args(["--vault-prefix", "vault"]);
+        command.args(["--trusted-signer", &signer, "--identity"]).arg(&master).args(words);
+        async move { run(&mut command, DEADLINE).await.unwrap() }
+    };
+    let words = |text: &str| text.split(' ').map(str::to_owned).collect::<Vec<_>>();
+    let list = lifeboat(words("--json list data")).await;
+    assert!(list.status.success(), "{}", list.stderr);
+    assert_eq!(list.json().unwrap()["snapshots"].as_array().unwrap().len(), 2);
+    let verify = lifeboat(words("verify data --read-data")).await;
+    assert!(verify.status.success(), "{} {}", verify.stdout, verify.stderr);
+
+    let new = Postgres::start().await;
+    let restore = lifeboat(words(&format!("restore data --to-postgres {}", new.url("postgres")))).await;
+    assert!(restore.status.success(), "{}", restore.stderr);
+    for table in ["shop.customers", "shop.orders", "shop.products"] {
+        let sum = format!("SELECT count(*), sum(hashtext(t::text)) FROM {table} t");
+        assert_eq!(new.query("shop", &sum).await, database.query("shop", &sum).await, "{table} differs");
+    }
+    // The state before the business day, by time, into files.
+    let out = owner.path().join("out");
+    let at = before["started"].as_str().unwrap();
+    let restore = lifeboat(words(&format!("restore data --at {at} --to-directory {}", out.display()))).await;
+    assert!(restore.status.success(), "{}", restore.stderr);
+    let archive = std::fs::read(out.join("database/shop.dump")).unwrap();
+    assert!(archive.starts_with(b"PGDMP") && out.join("globals.sql").is_file());
+    let stdout = lifeboat(words("restore data --stdout globals")).await;
+    assert!(stdout.status.success() && stdout.stdout.contains("CREATE ROLE"), "{}", stdout.stderr);
+}
+
+fn alive(mark: &Path) -> bool {
+    let mark = mark.to_string_lossy().into_owned();
+    std::fs::read_dir("/proc").unwrap().flatten().any(|entry| {
+        let line = std::fs::read(entry.path().join("cmdline")).unwrap_or_default();
+        let line = String::from_utf8_lossy(&line);
+        line.contains(&mark) && line.contains("postgres")
+    })
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_interrupted_drill_leaves_no_server_and_no_files() {
+    let far = Region::start("far").await;
+    let database = shop().await;
+    let host = BackupHost::set_up(&[section(&far.replica_config("far"))], &source(&database)).await;
+    assert!(host.once().await.0.status.success());
+    let scratch = tempfile::Builder::new().prefix("lifeboat-drill-test-").tempdir_in("/tmp").unwrap();
+    std::fs::set_permissions(scratch.path(), std::os::unix::fs::PermissionsExt::from_mode(0o711)).unwrap();
+    for stop in [rustix::process::Signal::INT, rustix::process::Signal::TERM] {
+        let mut drill = Command::new(programs::lifeboat());
+        drill.arg("--config").arg(host.config()).arg("--identity").arg(host.master()).args(["drill", "data"]);
+        drill.env("TMPDIR", scratch.path()).stdout(Stdio::null()).stderr(Stdio::piped());
+        let child = drill.spawn().unwrap();
+        let began = Instant::now();
+        while !alive(scratch.path()) {
+            assert!(began.elapsed() < DEADLINE, "no throw-away server was started");
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+        signal(&child, stop);
+        let output = child.wait_with_output().await.unwrap();
+        assert_eq!(output.status.code(), Some(1), "{}", String::from_utf8_lossy(&output.stderr));
+        assert!(!alive(scratch.path()), "the throw-away server is alive after {stop:?}");
+        let left: Vec<_> = std::fs::read_dir(scratch.path()).unwrap().flatten().map(|entry| entry.path()).collect();
+        assert!(left.is_empty(), "{left:?} are left after {stop:?}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_real_prometheus_scrapes_the_daemon() {
+    let far = Region::start("far").await;
+    let replicas = [section(&far.replica_config("far"))];
+    let source = "kind = \"command\"\nargv = [\"echo\", \"data\"]";
+    let host = BackupHost::set_up(&replicas, source).await;
+    assert!(host.once().await.0.status.success());
+    let config = std::fs::read_to_string(host.config()).unwrap();
+    let listen = config.lines().find_map(|line| line.strip_prefix("listen = ")).unwrap().trim_matches('"').to_owned();
+    let mut daemon = host.lifeboatd().stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
+
+    let place = tempfile::tempdir().unwrap();
+    let rules = tools::workspace().join("config/prometheus-rules.yml");
+    let yaml = format!(
+        "global: {{ scrape_interval: 200ms }}\nrule_files: ['{}']\n\
+         scrape_configs: [{{ job_name: lifeboat, static_configs: [{{ targets: ['{listen}'] }}] }}]\n",
+        rules.display()
+    );
+    std::fs::write(place.path().join("prometheus.yml"), yaml).unwrap();
+    let address = format!("127.0.0.1:{}", ports::free());
+    let mut prometheus = Command::new(tools::find("prometheus"))
+        .arg(format!("--config.file={}", place.path().join("prometheus.yml").display()))
+        .arg(format!("--storage.tsdb.path={}", place.path().join("data").display()))
+        .arg(format!("--web.listen-address={address}"))
+        .stdout(Stdio::null())
+        .stderr(Stdio::null())
+        .kill_on_drop(true)
+        .spawn()
+        .unwrap();
+    let query = |expression: &'static str| {
+        let mut promtool = Command::new(tools::find("promtool"));
+        promtool.args(["query", "instant", &format!("http://{address}"), expression]);
+        async move { run(&mut promtool, DEADLINE).await.unwrap().stdout }
+    };
+    let began = Instant::now();
+    let found = loop {
+        let found = query(
+            "lifeboat_backup_last_success_timestamp_seconds{dataset=\"data\"} > 0 and on() lifeboat_replica_up == 1",
+        )
+        .await;
+        if found.contains("dataset=\"data\"") {
+            break found;
+        }
+        assert!(began.elapsed() < Duration::from_secs(60), "Prometheus does not see the backup: {found}");
+        tokio::time::sleep(Duration::from_millis(200)).await;
+    };
+    assert!(found.contains("job=\"lifeboat\""), "{found}");
+    assert!(!query("ALERTS{alertstate=\"firing\"}").await.contains("LifeboatBackup"), "a healthy backup alarms");
+    terminate(&mut prometheus).await.unwrap();
+    assert!(terminate(&mut daemon).await.unwrap().success());
+}
