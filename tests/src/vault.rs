@@ -1,7 +1,7 @@
 //! A vault in directories, with a master identity, for tests of the flows. Everything in it is real but the region.
 
 use std::collections::BTreeMap;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -32,6 +32,24 @@ use tokio_util::sync::CancellationToken;
 #[must_use]
 pub fn name(text: &str) -> Name {
     text.parse().unwrap_or_else(|error| panic!("{error:?}"))
+}
+
+/// Every file below `folder`, sorted; none if there is no such folder.
+///
+/// # Panics
+/// An entry cannot be looked at.
+#[must_use]
+pub fn files_below(folder: &Path) -> Vec<PathBuf> {
+    let mut found = Vec::new();
+    for entry in std::fs::read_dir(folder).into_iter().flatten().flatten() {
+        if entry.path().is_dir() {
+            found.extend(files_below(&entry.path()));
+        } else {
+            found.push(entry.path());
+        }
+    }
+    found.sort();
+    found
 }
 
 /// `length` bytes that do not compress, the same for the same seed.

@@ -3,22 +3,11 @@
 
 use lifeboat_engine::Class;
 use lifeboat_engine::id::SnapshotId;
-use lifeboat_tests::vault::{DATASET, MemorySource, TestVault, name, noise, read_all};
+use lifeboat_tests::vault::{DATASET, MemorySource, TestVault, files_below, name, noise, read_all};
 
 fn objects(vault: &TestVault, replica: usize, part: &str) -> Vec<std::path::PathBuf> {
-    let mut found = Vec::new();
-    let mut folders = vec![vault.replica_path(replica)];
-    while let Some(folder) = folders.pop() {
-        for entry in std::fs::read_dir(folder).unwrap().flatten() {
-            if entry.file_type().unwrap().is_dir() {
-                folders.push(entry.path());
-            } else if entry.path().to_string_lossy().contains(part) {
-                found.push(entry.path());
-            }
-        }
-    }
-    found.sort();
-    found
+    let all = files_below(&vault.replica_path(replica)).into_iter();
+    all.filter(|file| file.to_string_lossy().contains(part)).collect()
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -9,24 +9,11 @@ use lifeboat_engine::Class;
 use lifeboat_engine::flow::verify::verify;
 use lifeboat_engine::id::SnapshotId;
 use lifeboat_engine::keys::ReaderKeys;
-use lifeboat_tests::vault::{DATASET, MemorySource, TestVault, name, noise};
+use lifeboat_tests::vault::{DATASET, MemorySource, TestVault, files_below, name, noise};
 use tokio_util::sync::CancellationToken;
 
-fn files(folder: &Path) -> Vec<PathBuf> {
-    let mut found = Vec::new();
-    for entry in std::fs::read_dir(folder).into_iter().flatten().flatten() {
-        if entry.file_type().unwrap().is_dir() {
-            found.extend(files(&entry.path()));
-        } else {
-            found.push(entry.path());
-        }
-    }
-    found.sort();
-    found
-}
-
 fn one(vault: &TestVault, replica: usize, folder: &str, ending: &str) -> PathBuf {
-    let all = files(&vault.replica_path(replica).join(folder));
+    let all = files_below(&vault.replica_path(replica).join(folder));
     all.into_iter().find(|file| file.to_string_lossy().ends_with(ending)).expect("there is such an object")
 }
 

@@ -88,6 +88,19 @@ async fn postgres_is_captured_and_loaded_into_another_server() {
     load(&memory, &target(true, None), &cx).await.unwrap();
     assert_eq!(to.query(odd, sums).await, from.query(odd, sums).await);
 
+    // Everything, the database that we connect through included.
+    let everything = Target::Postgres {
+        connection: to.connection(),
+        password: None,
+        client_directories: vec![to.programs().to_owned()],
+        databases: Vec::new(),
+        rename: None,
+        overwrite: true,
+    };
+    let outcome = load(&memory, &everything, &cx).await.unwrap();
+    assert_eq!(outcome.written, [odd, "postgres"]);
+    assert_eq!(to.query(odd, sums).await, from.query(odd, sums).await);
+
     // A stream that turns out damaged at its end leaves no database behind.
     let mut damaged = memory.clone();
     damaged.facts.details.insert("damaged".to_owned(), String::new());

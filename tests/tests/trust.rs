@@ -1,7 +1,6 @@
 //! Who can do what: the promises about keys, tried.
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
-use std::path::Path;
 use std::process::Command;
 use std::sync::Arc;
 
@@ -11,19 +10,7 @@ use lifeboat_engine::id::SnapshotId;
 use lifeboat_engine::keys::{DRILL_HOST_FOLDER, InitOptions, ReaderKeys, init, parse_identities};
 use lifeboat_engine::{Class, replica};
 use lifeboat_tests::tools;
-use lifeboat_tests::vault::{DATASET, MemorySource, TestVault, name, noise, read_all};
-
-fn files(folder: &Path) -> Vec<std::path::PathBuf> {
-    let mut found = Vec::new();
-    for entry in std::fs::read_dir(folder).into_iter().flatten().flatten() {
-        if entry.file_type().unwrap().is_dir() {
-            found.extend(files(&entry.path()));
-        } else {
-            found.push(entry.path());
-        }
-    }
-    found
-}
+use lifeboat_tests::vault::{DATASET, MemorySource, TestVault, files_below, name, noise, read_all};
 
 /// Every age identity that can be had from these bytes.
 fn identities_in(bytes: &[u8]) -> Vec<String> {
@@ -43,7 +30,8 @@ async fn nothing_on_a_backup_host_decrypts_a_pack() {
     std::fs::rename(keys.directory.join(DRILL_HOST_FOLDER), vault.place.path().join("drill-host")).unwrap();
 
     let mut identities = Vec::new();
-    let held: Vec<_> = files(&keys.directory).into_iter().chain(files(&vault.config.state_directory)).collect();
+    let held: Vec<_> =
+        files_below(&keys.directory).into_iter().chain(files_below(&vault.config.state_directory)).collect();
     assert!(held.len() > 4, "{held:?}");
     for file in &held {
         identities.extend(identities_in(&std::fs::read(file).unwrap()));
@@ -57,7 +45,7 @@ async fn nothing_on_a_backup_host_decrypts_a_pack() {
     let bundle: serde_json::Value = serde_json::from_slice(&opened).unwrap();
     let raw_keys = [bundle["datasets"][DATASET]["chunk_id_key"].as_str().unwrap().to_owned()];
 
-    let packs = files(&vault.replica_path(1).join("datasets/shop/packs"));
+    let packs = files_below(&vault.replica_path(1).join("datasets/shop/packs"));
     assert!(!packs.is_empty());
     for identity in identities.iter().chain(&raw_keys) {
         let place = vault.place.path().join("stolen.txt");
@@ -66,7 +54,7 @@ async fn nothing_on_a_backup_host_decrypts_a_pack() {
             let tried = Command::new(tools::find("age")).arg("-d").arg("-i").arg(&place).arg(pack).output().unwrap();
             assert!(!tried.status.success(), "a key on the backup host opens a pack");
         }
-        for keyring in files(&vault.replica_path(1).join("keyring")) {
+        for keyring in files_below(&vault.replica_path(1).join("keyring")) {
             let tried =
                 Command::new(tools::find("age")).arg("-d").arg("-i").arg(&place).arg(&keyring).output().unwrap();
             assert!(!tried.status.success(), "a key on the backup host opens the keyring");
@@ -95,7 +83,7 @@ async fn init_run_again_changes_nothing_and_serves_a_new_replica() {
     let mut vault = TestVault::new(1, 1).await;
     let snapshot = vault.backup(&MemorySource::of("x")).await.unwrap().snapshot;
     let before: Vec<_> =
-        files(&vault.config.keys.directory).into_iter().map(|file| std::fs::read(file).unwrap()).collect();
+        files_below(&vault.config.keys.directory).into_iter().map(|file| std::fs::read(file).unwrap()).collect();
     let mut second = vault.config.replicas[0].clone();
     second.name = name("r2");
     let place = vault.place.path().join("r2");
@@ -108,7 +96,7 @@ async fn init_run_again_changes_nothing_and_serves_a_new_replica() {
     assert!(report.files.iter().all(|file| !file.created), "{report:?}");
     assert_eq!(report.vault, vault.init.vault);
     assert!(report.objects.iter().all(|object| object.advice == "in r2"), "{:?}", report.objects);
-    let after: Vec<_> = files(&vault.config.keys.directory)
+    let after: Vec<_> = files_below(&vault.config.keys.directory)
         .into_iter()
         .filter(|file| file.file_name().unwrap() != "host-keys")
         .map(|file| std::fs::read(file).unwrap())

@@ -1,28 +1,28 @@
 //! zstd: one complete frame a call, content size in the frame header, no checksum (ids and age authenticate).
 
+use std::cell::RefCell;
 use std::io;
 
 use crate::error::{Class, Context, Error, Result};
 
-/// Compresses; keep one a thread, its tables are reused.
-pub struct Compressor(zstd::bulk::Compressor<'static>);
+thread_local! {
+    /// Its tables are megabytes: one a thread, and reused.
+    static COMPRESSOR: RefCell<Option<(i32, zstd::bulk::Compressor<'static>)>> = const { RefCell::new(None) };
+}
 
-impl Compressor {
-    /// For `level` 1 to 19.
-    ///
-    /// # Errors
-    /// No memory for its tables.
-    pub fn new(level: i32) -> Result<Self> {
-        zstd::bulk::Compressor::new(level).map(Self).context(Class::Failed, || "cannot set up zstd")
-    }
-
-    /// One frame.
-    ///
-    /// # Errors
-    /// No memory.
-    pub fn compress(&mut self, data: &[u8]) -> Result<Vec<u8>> {
-        self.0.compress(data).context(Class::Failed, || "zstd cannot compress")
-    }
+/// One frame of `data`, at `level` 1 to 19.
+///
+/// # Errors
+/// No memory.
+pub fn compress(level: i32, data: &[u8]) -> Result<Vec<u8>> {
+    COMPRESSOR.with_borrow_mut(|kept| {
+        if kept.as_ref().is_none_or(|(of, _)| *of != level) {
+            let new = zstd::bulk::Compressor::new(level).context(Class::Failed, || "cannot set up zstd")?;
+            *kept = Some((level, new));
+        }
+        let (_, compressor) = kept.as_mut().ok_or_else(|| Error::failed("zstd is not set up"))?;
+        compressor.compress(data).context(Class::Failed, || "zstd cannot compress")
+    })
 }
 
 /// Decompresses one frame into exactly `out`.

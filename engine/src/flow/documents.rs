@@ -5,7 +5,7 @@
 use age::{Identity, Recipient};
 use bytes::Bytes;
 
-use crate::bytes::compress::{Compressor, decompress_document};
+use crate::bytes::compress::{compress, decompress_document};
 use crate::bytes::crypt;
 use crate::bytes::sign::{Signer, SignerKey, verify};
 use crate::config::Dataset;
@@ -171,7 +171,7 @@ pub(super) fn sign_encrypted(key: String, content: &[u8], dataset: &Dataset, key
         })?;
         readers.push(recipient);
     }
-    let compressed = Compressor::new(LEVEL)?.compress(content)?;
+    let compressed = compress(LEVEL, content)?;
     let sealed = crypt::encrypt(readers.iter().map(|reader| reader as &dyn Recipient), &compressed)
         .context(Class::Keys, || format!("cannot encrypt {key}"))?;
     sign_plain(key, sealed, &keys.vault, &keys.signer)

@@ -4,6 +4,7 @@
 //! looking is an error.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 
 use futures::{StreamExt, TryStreamExt};
 use serde::Serialize;
@@ -14,7 +15,7 @@ use super::inventory::Inventory;
 use super::pack_fetch;
 use super::prune::pruned_snapshots;
 use super::reader::VaultReader;
-use crate::error::{Class, Error, Result};
+use crate::error::{Class, Context, Error, Result};
 use crate::id::{Name, PackId, SnapshotId};
 use crate::keys::ReaderKeys;
 use crate::vault::keyring::DatasetSecrets;
@@ -102,7 +103,7 @@ struct Judge<'a> {
     dataset: &'a Name,
     keys: &'a ReaderKeys,
     inventory: &'a Inventory,
-    secrets: BTreeMap<u32, DatasetSecrets>,
+    secrets: BTreeMap<u32, Arc<DatasetSecrets>>,
     report: &'a mut VerifyReport,
 }
 
@@ -168,12 +169,13 @@ impl Judge<'_> {
             if !self.inventory.keyring.contains(&key) {
                 self.finding(key, "is missing: this replica alone could not restore");
                 if read_data {
-                    self.secrets.insert(generation, self.reader.secrets(self.dataset, generation).await?);
+                    let secrets = self.reader.secrets(self.dataset, generation).await?;
+                    self.secrets.insert(generation, Arc::new(secrets));
                 }
                 continue;
             }
             match alone.secrets(self.dataset, generation).await {
-                Ok(secrets) => drop(self.secrets.insert(generation, secrets)),
+                Ok(secrets) => drop(self.secrets.insert(generation, Arc::new(secrets))),
                 Err(error) if error.class() == Class::Keys && read_data => return Err(error),
                 // On a backup host nothing opens it: present is all that can be said.
                 Err(error) if error.class() == Class::Keys => {}
@@ -203,11 +205,10 @@ impl Judge<'_> {
                 }
                 let looked = async {
                     let ciphertext = pack_fetch::fetch_ciphertext(replica.as_ref(), dataset, &pack).await?;
-                    match secrets.get(&generation).filter(|_| read_data) {
-                        Some(secrets) => tokio::task::block_in_place(|| pack_fetch::open(&ciphertext, pack.2, secrets))
-                            .map(|content| content.len() as u64),
-                        None => Ok(0),
-                    }
+                    let Some(secrets) = secrets.get(&generation).filter(|_| read_data).cloned() else { return Ok(0) };
+                    let opened = tokio::task::spawn_blocking(move || pack_fetch::open(&ciphertext, pack.2, &secrets));
+                    let content = opened.await.context(Class::Failed, || "a worker thread failed")??;
+                    Ok(content.len() as u64)
                 };
                 Ok((pack, snapshot, looked.await))
             })

@@ -167,16 +167,15 @@ pub fn read_content(plaintext: &[u8], content: u64, key: &ChunkIdKey) -> Result<
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::bytes::compress::Compressor;
 
     fn key() -> Result<ChunkIdKey> {
         ChunkIdKey::new(&[7; 32])
     }
 
     fn pack_of(chunks: &[&[u8]]) -> Result<PlainPack> {
-        let (key, mut compressor, mut builder) = (key()?, Compressor::new(3)?, PackBuilder::default());
+        let (key, mut builder) = (key()?, PackBuilder::default());
         for chunk in chunks {
-            builder.push(key.id_of(chunk), chunk.len(), &compressor.compress(chunk)?);
+            builder.push(key.id_of(chunk), chunk.len(), &compress::compress(3, chunk)?);
         }
         Ok(builder.finish())
     }

@@ -19,7 +19,7 @@ use super::Progress;
 use super::chunk_index::ChunkIndex;
 use super::fleet::{Fleet, Receipt};
 use crate::bytes::chunk::Chunker;
-use crate::bytes::compress::Compressor;
+use crate::bytes::compress::compress;
 use crate::bytes::crypt;
 use crate::error::{Class, Context, Error, Result};
 use crate::id::{ChunkId, Digest};
@@ -250,7 +250,7 @@ impl Intake {
         let permit = runtime.block_on(self.compressors.clone().acquire_owned()).map_err(|_| stopped())?;
         let level = self.shared.compression;
         runtime.spawn_blocking(move || {
-            let frame = Compressor::new(level).and_then(|mut compressor| compressor.compress(&chunk));
+            let frame = compress(level, &chunk);
             drop(permit);
             // The packer is gone only when the run has failed.
             let _ = result.send(frame);
