@@ -19,8 +19,8 @@ use crate::vault::layout;
 use crate::vault::manifest::PackRef;
 use crate::vault::pack;
 
-/// Memory of one pack on its way: its content, or its ciphertext and plaintext, whichever is more.
-const PACK_MEMORY: u64 = pack::MAX_CONTENT as u64;
+/// Memory of one pack on its way: content, ciphertext and plaintext.
+const PACK_MEMORY: u64 = (pack::MAX_CONTENT + 2 * pack::TARGET_SIZE) as u64;
 
 /// Frames that do not compress, the table and the padding stay below this.
 const LARGEST_PLAINTEXT: usize = pack::MAX_CONTENT + (16 << 20);

@@ -153,6 +153,7 @@ impl StreamReader for ExtentReader {
             let Some((visit, fetch)) = self.ahead.pop_front() else {
                 return self.verdict().map(|()| None);
             };
+            self.fetch_ahead();
             let content = tokio::select! {
                 content = fetch => content.context(Class::Failed, || "a fetch was aborted")??,
                 () = self.cancel.cancelled() => return Err(Error::failed("the restore was cancelled")),
