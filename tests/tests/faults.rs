@@ -12,7 +12,7 @@ use lifeboat_tests::proxy::{Mode, Proxy};
 use lifeboat_tests::s3::Region;
 use lifeboat_tests::vault::{name, noise};
 use serde_json::Value;
-use tokio::process::{Child, Command};
+use tokio::process::Child;
 
 fn directory(replica: &str, path: &Path) -> String {
     std::fs::create_dir_all(path).unwrap();
@@ -180,19 +180,24 @@ async fn a_source_that_fails_is_exit_4_and_leaves_what_was_there() {
     assert_whole(&host, 1).await;
 }
 
-/// A directory that is full, and is unmounted when dropped.
+/// A directory that is full, and is unmounted when dropped. Mounting takes root, or `sudo` as for `make setup`.
 struct FullDisk(PathBuf);
 
+fn as_root(program: &str) -> std::process::Command {
+    if rustix::process::geteuid().is_root() {
+        return std::process::Command::new(program);
+    }
+    let mut sudo = std::process::Command::new("sudo");
+    sudo.args(["-n", program]);
+    sudo
+}
+
 impl FullDisk {
-    async fn mount(path: &Path) -> Self {
+    fn mount(path: &Path) -> Self {
         std::fs::create_dir_all(path).unwrap();
-        let mut mount = Command::new("mount");
-        let done = mount.args(["-t", "tmpfs", "-o", "size=1m,mode=0700", "tmpfs"]).arg(path).output().await.unwrap();
-        assert!(
-            done.status.success(),
-            "this test mounts a small tmpfs and so needs root: {}",
-            String::from_utf8_lossy(&done.stderr)
-        );
+        let options = format!("size=1m,mode=0700,uid={}", rustix::process::geteuid().as_raw());
+        let done = as_root("mount").args(["-t", "tmpfs", "-o", &options, "tmpfs"]).arg(path).output().unwrap();
+        assert!(done.status.success(), "cannot mount a small tmpfs: {}", String::from_utf8_lossy(&done.stderr));
         Self(path.to_owned())
     }
 
@@ -204,7 +209,7 @@ impl FullDisk {
 
 impl Drop for FullDisk {
     fn drop(&mut self) {
-        let _ = std::process::Command::new("umount").arg("-l").arg(&self.0).status();
+        let _ = as_root("umount").arg("-l").arg(&self.0).status();
     }
 }
 
@@ -219,7 +224,7 @@ async fn a_full_disk_under_the_state_directory_is_exit_5_and_heals() {
     let host = BackupHost::set_up(&replicas, &source("echo good")).await;
     assert!(host.once().await.0.status.success());
     std::fs::remove_dir_all(host.path().join("state")).unwrap();
-    let disk = FullDisk::mount(&host.path().join("state")).await;
+    let disk = FullDisk::mount(&host.path().join("state"));
     disk.fill();
     for what in [source("head -c 2000000 /dev/urandom"), sqlite.clone()] {
         host.configure(1, &replicas, &what).await;
