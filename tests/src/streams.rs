@@ -23,20 +23,24 @@ pub struct MemoryStreams {
     pub facts: SourceFacts,
 }
 
-struct MemoryWriter(MemoryStreams, String);
+struct MemoryWriter(MemoryStreams, String, Vec<u8>);
 
 impl StreamSink for MemoryStreams {
     fn open(&self, name: &str) -> Result<Box<dyn StreamWriter>> {
         self.order.lock().unwrap().push(name.to_owned());
         assert!(self.streams.lock().unwrap().insert(name.to_owned(), (Vec::new(), None)).is_none());
-        Ok(Box::new(MemoryWriter(self.clone(), name.to_owned())))
+        Ok(Box::new(MemoryWriter(self.clone(), name.to_owned(), vec![0; 100_000])))
     }
 }
 
 #[async_trait]
 impl StreamWriter for MemoryWriter {
-    async fn write(&mut self, data: Bytes) -> Result<()> {
-        self.0.streams.lock().unwrap().get_mut(&self.1).unwrap().0.extend_from_slice(&data);
+    async fn space(&mut self) -> Result<&mut [u8]> {
+        Ok(&mut self.2)
+    }
+
+    async fn filled(&mut self, length: usize) -> Result<()> {
+        self.0.streams.lock().unwrap().get_mut(&self.1).unwrap().0.extend_from_slice(&self.2[..length]);
         Ok(())
     }
 

@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use bytes::Bytes;
+use lifeboat_engine::bytes::compress::Compression;
 use lifeboat_engine::clock::{ManualClock, SharedClock, SystemClock};
 use lifeboat_engine::config::{
     CommandConfig, Config, Dataset, DrillConfig, KeysConfig, Limits, Objectives, ProofLevel, ReplicaConfig,
@@ -323,7 +324,7 @@ fn dataset(text: &str) -> Dataset {
         retention: Retention { grace: Duration::from_secs(86_400), ..Retention::default() },
         objectives: Objectives::default(),
         chunk_size: 64 << 10,
-        compression: 3,
+        compression: Compression::Auto,
         standby_recipients: Vec::new(),
         drill: DrillConfig { level: ProofLevel::Fetched, queries: Vec::new(), server_directories: Vec::new() },
     }

@@ -4,10 +4,11 @@
 //! fed. Without the key, sizes of chunks do not tell which known file a dataset holds. A chunk's id is BLAKE3 of its
 //! plaintext, keyed.
 
-use bytes::{Bytes, BytesMut};
+use bytes::Bytes;
 use fastcdc::v2020::{Normalization, cut_gear, select_masks};
 use zeroize::Zeroizing;
 
+use super::buffers::Buffer;
 use crate::error::{Error, Result};
 use crate::id::ChunkId;
 
@@ -47,12 +48,55 @@ impl ChunkIdKey {
     }
 }
 
+/// Bytes of a stream on their way into a [`Chunker`]: a reused buffer with room in front for what the block before left.
+pub struct Block {
+    buffer: Buffer,
+    begin: usize,
+    end: usize,
+}
+
+impl Block {
+    /// An empty block of `headroom + body` bytes, in `buffer`.
+    #[must_use]
+    pub fn new(mut buffer: Buffer, headroom: usize, body: usize) -> Self {
+        buffer.resize(headroom + body, 0);
+        Self { buffer, begin: headroom, end: headroom }
+    }
+
+    /// Where the next bytes of the stream go; empty when it is full.
+    pub fn space(&mut self) -> &mut [u8] {
+        &mut self.buffer[self.end..]
+    }
+
+    /// So many bytes were put into [`Self::space`].
+    pub fn filled(&mut self, length: usize) {
+        self.end = (self.end + length).min(self.buffer.len());
+    }
+
+    /// What was put into it.
+    #[must_use]
+    pub fn content(&self) -> &[u8] {
+        &self.buffer[self.begin..self.end]
+    }
+
+    /// Puts `before` in front of the content.
+    fn after(mut self, before: &[u8]) -> Bytes {
+        let begin = self.begin - before.len();
+        self.buffer[begin..self.begin].copy_from_slice(before);
+        let end = self.end;
+        self.buffer.freeze().slice(begin..end)
+    }
+}
+
 /// Cuts one stream.
 pub struct Chunker {
     average: usize,
     gear: Zeroizing<Vec<u64>>,
     shifted_gear: Zeroizing<Vec<u64>>,
-    buffer: BytesMut,
+    /// What is not cut yet.
+    window: Bytes,
+    /// What the block before left, kept apart so that its buffer can be reused.
+    left: Vec<u8>,
 }
 
 impl Chunker {
@@ -62,41 +106,50 @@ impl Chunker {
     pub fn new(key: &ChunkIdKey, average: u32) -> Self {
         let gear = key.gear();
         let shifted_gear = Zeroizing::new(gear.iter().map(|word| word << 1).collect());
-        Self { average: average as usize, gear, shifted_gear, buffer: BytesMut::new() }
+        Self { average: average as usize, gear, shifted_gear, window: Bytes::new(), left: Vec::new() }
     }
 
-    /// The longest chunk it cuts, in bytes.
+    /// The longest chunk that is cut for this average, in bytes: the headroom that blocks must have.
     #[must_use]
-    pub fn longest(&self) -> usize {
-        self.average * 4
+    pub fn longest(average: u32) -> usize {
+        average as usize * 4
     }
 
-    /// Appends bytes of the stream.
-    pub fn feed(&mut self, data: &[u8]) {
-        if self.buffer.capacity() - self.buffer.len() < data.len() {
-            self.buffer.reserve((self.longest() * 2).max(data.len()));
-        }
-        self.buffer.extend_from_slice(data);
+    /// Takes the next bytes of the stream, once [`Self::next_chunk`] has given all there was.
+    pub fn feed(&mut self, block: Block) {
+        // What is left is shorter than the longest chunk, or it would have been cut.
+        self.window = block.after(&self.left);
+        self.left.clear();
     }
 
     /// The next chunk whose end is certain; `None`: feed more, or call [`Self::rest`].
     pub fn next_chunk(&mut self) -> Option<Bytes> {
-        (self.buffer.len() >= self.longest()).then(|| self.cut())
+        let length = self.cut();
+        if length < self.window.len() || length == self.average * 4 {
+            return Some(self.window.split_to(length));
+        }
+        self.left.extend_from_slice(&self.window);
+        self.window = Bytes::new();
+        None
     }
 
     /// After the last byte was fed: the remaining chunks, one a call.
     pub fn rest(&mut self) -> Option<Bytes> {
-        (!self.buffer.is_empty()).then(|| self.cut())
+        if self.window.is_empty() {
+            self.window = Bytes::from(std::mem::take(&mut self.left));
+        }
+        let length = self.cut();
+        (length > 0).then(|| self.window.split_to(length))
     }
 
-    fn cut(&mut self) -> Bytes {
+    /// Where the window's first chunk ends; the window's length if it does not.
+    fn cut(&self) -> usize {
         let (small, large) = select_masks(self.average, Normalization::Level1);
-        let window = &self.buffer[..self.buffer.len().min(self.longest())];
         let (_, length) = cut_gear(
-            window,
+            &self.window,
             self.average / 4,
             self.average,
-            self.longest(),
+            self.average * 4,
             small,
             large,
             small << 1,
@@ -104,13 +157,15 @@ impl Chunker {
             &self.gear,
             &self.shifted_gear,
         );
-        self.buffer.split_to(length).freeze()
+        length
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::bytes::buffers::BufferPool;
+    use crate::error::{Class, Context};
     use proptest::prelude::*;
 
     const AVERAGE: u32 = 64 << 10;
@@ -125,15 +180,22 @@ mod tests {
         data
     }
 
-    fn chunks(key: &ChunkIdKey, data: &[u8], piece: usize) -> Vec<Bytes> {
+    /// Feeds `data` in blocks of `block` bytes.
+    fn chunks(key: &ChunkIdKey, data: &[u8], block: usize) -> Result<Vec<Bytes>> {
+        let runtime = tokio::runtime::Builder::new_current_thread().build().context(Class::Failed, || "no runtime")?;
+        let headroom = Chunker::longest(AVERAGE);
+        let pool = BufferPool::new(data.len() / block + 2, headroom);
         let mut chunker = Chunker::new(key, AVERAGE);
         let mut found = Vec::new();
-        for part in data.chunks(piece) {
-            chunker.feed(part);
+        for part in data.chunks(block) {
+            let mut block = Block::new(runtime.block_on(pool.take())?, headroom, part.len());
+            block.space().copy_from_slice(part);
+            block.filled(part.len());
+            chunker.feed(block);
             found.extend(std::iter::from_fn(|| chunker.next_chunk()));
         }
         found.extend(std::iter::from_fn(|| chunker.rest()));
-        found
+        Ok(found)
     }
 
     proptest! {
@@ -141,29 +203,31 @@ mod tests {
         #[test]
         fn boundaries_do_not_depend_on_how_bytes_are_fed(seed: u64, length in 0usize..2_000_000, piece in 1000usize..600_000) {
             let data = noise(length, seed);
-            let found = chunks(&key(1), &data, piece);
-            prop_assert_eq!(&found, &chunks(&key(1), &data, usize::MAX));
+            let found = chunks(&key(1), &data, piece).unwrap();
+            prop_assert_eq!(&found, &chunks(&key(1), &data, usize::MAX).unwrap());
             prop_assert_eq!(found.concat(), data);
             prop_assert!(found.iter().all(|chunk| chunk.len() <= 4 * AVERAGE as usize));
         }
     }
 
     #[test]
-    fn an_insertion_changes_only_the_chunks_around_it() {
+    fn an_insertion_changes_only_the_chunks_around_it() -> Result<()> {
         let mut data = noise(8 << 20, 7);
-        let before = chunks(&key(1), &data, 1 << 20);
+        let before = chunks(&key(1), &data, 1 << 20)?;
         data.splice(4_000_000..4_000_000, *b"inserted");
-        let after = chunks(&key(1), &data, 1 << 20);
+        let after = chunks(&key(1), &data, 1 << 20)?;
         let new = after.iter().filter(|chunk| !before.contains(chunk)).count();
         assert!((1..=4).contains(&new), "{new} chunks changed");
+        Ok(())
     }
 
     #[test]
-    fn another_key_cuts_elsewhere_and_names_differently() {
+    fn another_key_cuts_elsewhere_and_names_differently() -> Result<()> {
         let data = noise(4 << 20, 7);
-        let mine: Vec<usize> = chunks(&key(1), &data, 1 << 20).iter().map(Bytes::len).collect();
-        let theirs: Vec<usize> = chunks(&key(2), &data, 1 << 20).iter().map(Bytes::len).collect();
+        let mine: Vec<usize> = chunks(&key(1), &data, 1 << 20)?.iter().map(Bytes::len).collect();
+        let theirs: Vec<usize> = chunks(&key(2), &data, 1 << 20)?.iter().map(Bytes::len).collect();
         assert_ne!(mine, theirs);
         assert_ne!(key(1).id_of(&data), key(2).id_of(&data));
+        Ok(())
     }
 }

@@ -2,6 +2,7 @@
 //!
 //! `FORMAT.md` specifies what each of these produces.
 
+pub mod buffers;
 pub mod chunk;
 pub mod compress;
 pub mod crypt;

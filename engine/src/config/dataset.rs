@@ -2,13 +2,16 @@
 
 use toml::Spanned;
 
-use super::raw::{RawDataset, RawDrill, RawSource, Text};
+use super::raw::{RawCompression, RawDataset, RawDrill, RawSource, Text};
 use super::validate::Validator;
 use super::{
     CommandConfig, Dataset, DrillConfig, DrillQuery, Objectives, PostgresConfig, PostgresConnection, ProofLevel,
     ReplicaConfig, Retention, SourceConfig, defaults, units,
 };
+use crate::bytes::compress::Compression;
 use crate::schedule::Schedule;
+
+const LEVELS: &str = "use \"auto\", or 1 (fast) to 19 (small)";
 
 /// `None` where something of it cannot be used; what, is in the findings.
 pub(super) fn validate(v: &mut Validator<'_>, raw: Spanned<RawDataset>, replicas: &[ReplicaConfig]) -> Option<Dataset> {
@@ -48,11 +51,7 @@ pub(super) fn validate(v: &mut Validator<'_>, raw: Spanned<RawDataset>, replicas
     };
     let schedule = schedule(v, &raw);
     let chunk_size = chunk_size(v, raw.chunk_size.as_ref());
-    let compression = raw.compression.as_ref().map_or(defaults::COMPRESSION, |level| *level.get_ref());
-    if !(1..=19).contains(&compression) {
-        let span = raw.compression.as_ref().map_or(0..0, Spanned::span);
-        v.findings.add(span, format!("compression = {compression}"), "use 1 (fast) to 19 (small)");
-    }
+    let compression = compression(v, raw.compression.as_ref());
     let source = source?;
     let drill = drill(v, raw.drill, &source);
     Some(Dataset {
@@ -67,6 +66,17 @@ pub(super) fn validate(v: &mut Validator<'_>, raw: Spanned<RawDataset>, replicas
         standby_recipients: raw.standby_recipients.into_iter().map(Spanned::into_inner).collect(),
         drill,
     })
+}
+
+fn compression(v: &mut Validator<'_>, raw: Option<&Spanned<RawCompression>>) -> Compression {
+    let Some(wanted) = raw else { return defaults::COMPRESSION };
+    match wanted.get_ref() {
+        RawCompression::Level(level @ 1..=19) => return Compression::Level(*level),
+        RawCompression::Word(word) if word == "auto" => return Compression::Auto,
+        RawCompression::Level(level) => v.findings.add(wanted.span(), format!("compression = {level}"), LEVELS),
+        RawCompression::Word(word) => v.findings.add(wanted.span(), format!("compression = \"{word}\""), LEVELS),
+    }
+    defaults::COMPRESSION
 }
 
 fn schedule(v: &mut Validator<'_>, raw: &RawDataset) -> Option<Schedule> {

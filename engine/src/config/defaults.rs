@@ -2,6 +2,8 @@
 
 use std::time::Duration;
 
+use crate::bytes::compress::Compression;
+
 pub(super) const STATE_DIRECTORY: &str = "/var/lib/lifeboat";
 pub(super) const LISTEN: &str = "127.0.0.1:9847";
 pub(super) const CONTROL_SOCKET: &str = "/run/lifeboat/control.sock";
@@ -16,7 +18,7 @@ pub(super) const RUN: Duration = Duration::from_secs(24 * 3600);
 pub(super) const SHUTDOWN: Duration = Duration::from_secs(60);
 pub(super) const TIMEOUT: Duration = Duration::from_secs(60);
 pub(super) const CHUNK_SIZE: u32 = 1 << 20;
-pub(super) const COMPRESSION: i32 = 3;
+pub(super) const COMPRESSION: Compression = Compression::Auto;
 pub(super) const GRACE: Duration = Duration::from_secs(24 * 3600);
 pub(super) const STREAM: &str = "stdout";
 

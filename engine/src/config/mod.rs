@@ -12,6 +12,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use self::validate::Validator;
+use crate::bytes::compress::Compression;
 use crate::error::{Error, Result};
 use crate::id::Name;
 use crate::schedule::Schedule;
@@ -186,7 +187,7 @@ pub struct Dataset {
     /// Average chunk size in bytes, a power of two, 64 KiB to 4 MiB.
     pub chunk_size: u32,
     /// zstd level, 1 to 19.
-    pub compression: i32,
+    pub compression: Compression,
     /// Operations recipients (`age1…`) of other hosts that may take over this dataset.
     pub standby_recipients: Vec<String>,
     /// How it is drilled.

@@ -88,7 +88,7 @@ pub(super) struct RawDataset {
     pub time_zone: Option<Text>,
     pub jitter: Option<Text>,
     pub chunk_size: Option<Text>,
-    pub compression: Option<Spanned<i32>>,
+    pub compression: Option<Spanned<RawCompression>>,
     #[serde(default)]
     pub standby_recipients: Vec<Text>,
     #[serde(default)]
@@ -97,6 +97,14 @@ pub(super) struct RawDataset {
     pub objectives: RawObjectives,
     #[serde(default)]
     pub drill: RawDrill,
+}
+
+/// `"auto"` or a level.
+#[derive(Deserialize)]
+#[serde(untagged, expecting = "expected \"auto\" or a level, 1 to 19")]
+pub(super) enum RawCompression {
+    Level(i32),
+    Word(String),
 }
 
 /// The keys of every kind; which belong to which is validated.

@@ -1,4 +1,5 @@
 use super::*;
+use crate::bytes::compress::Compression;
 
 const KEY: &str = "age1ql3z7hjy54pw3hyww5ayyfg7zqgvc7w3j2elw8zmrj2kg5sfn9aqmcac8p";
 
@@ -54,7 +55,7 @@ fn a_good_file_gets_its_defaults() -> Result<()> {
     assert_eq!((config.min_replicas, config.limits.memory), (2, 192 << 20));
     assert_eq!(config.keys.host_key.path(), Path::new("/nonexistent/keys/host.key"));
     let shop = &config.datasets[0];
-    assert_eq!((shop.chunk_size, shop.compression, shop.drill.level), (1 << 20, 3, ProofLevel::Proved));
+    assert_eq!((shop.chunk_size, shop.compression, shop.drill.level), (1 << 20, Compression::Auto, ProofLevel::Proved));
     assert!(shop.retention.keeps_everything());
     Ok(())
 }

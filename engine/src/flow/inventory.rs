@@ -21,6 +21,8 @@ pub(super) struct Inventory {
     pub unsigned: BTreeSet<SnapshotId>,
     /// Index segments with a signature.
     pub indexes: BTreeSet<SnapshotId>,
+    /// The length of them all.
+    pub index_bytes: u64,
     /// Drill reports with a signature.
     pub drills: BTreeSet<SnapshotId>,
     /// Prune records with a signature.
@@ -52,6 +54,7 @@ impl Inventory {
             snapshots: BTreeSet::new(),
             unsigned: BTreeSet::new(),
             indexes: BTreeSet::new(),
+            index_bytes: 0,
             drills: BTreeSet::new(),
             prunes: BTreeSet::new(),
             strangers: Vec::new(),
@@ -68,6 +71,7 @@ impl Inventory {
             } else if let Some(snapshot) = layout::parse_index(dataset, key) {
                 if signed() {
                     inventory.indexes.insert(snapshot);
+                    inventory.index_bytes += object.size;
                 }
             } else if let Some(id) = layout::parse_json(&layout::drills(dataset), key) {
                 if signed() {

@@ -7,6 +7,7 @@ mod copy;
 mod documents;
 pub mod drill;
 mod inventory;
+mod pack_cache;
 mod pack_fetch;
 pub mod prune;
 pub mod reader;

@@ -1,97 +1,84 @@
-//! Fetches packs: any replica, checked, decrypted, decompressed, and kept while memory allows.
-//!
-//! A replica that fails is asked last from then on. Two readers that want the same pack at once share one fetch.
+//! Fetches packs: from the fastest replica that gives them, checked, decrypted, and decompressed as far as they are wanted.
 
-use std::collections::{BTreeSet, VecDeque};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Instant;
 
 use bytes::Bytes;
-use tokio::sync::OnceCell;
+use tokio::sync::Semaphore;
 
 use super::documents::combine;
+use crate::bytes::buffers::Buffer;
 use crate::bytes::crypt;
-use crate::config::Limits;
 use crate::error::{Class, Context, Error, Result};
 use crate::id::{Digest, Name};
 use crate::replica::{Replica, SharedReplica};
 use crate::vault::keyring::DatasetSecrets;
 use crate::vault::layout;
 use crate::vault::manifest::PackRef;
-use crate::vault::pack;
+use crate::vault::pack::{self, Content};
 
-/// Memory of one pack on its way: content, ciphertext and plaintext.
-const PACK_MEMORY: u64 = (pack::MAX_CONTENT + 2 * pack::TARGET_SIZE) as u64;
-
-/// Frames that do not compress, the table and the padding stay below this.
-const LARGEST_PLAINTEXT: usize = pack::MAX_CONTENT + (16 << 20);
+/// How much of the old measurement of a replica is left after a new one.
+const MEMORY: f64 = 0.7;
 
 /// Fetches the packs of one dataset.
 pub(super) struct PackFetcher {
     dataset: Name,
     replicas: Vec<SharedReplica>,
     secrets: Arc<DatasetSecrets>,
-    slots: usize,
-    recent: Mutex<VecDeque<(Digest, Arc<OnceCell<Bytes>>)>>,
-    failing: Mutex<BTreeSet<Name>>,
-    used: Mutex<BTreeSet<Name>>,
+    /// Threads that decrypt and decompress.
+    cpu: Arc<Semaphore>,
+    seen: Mutex<BTreeMap<Name, Seen>>,
+}
+
+/// What was seen of a replica.
+#[derive(Default, Clone, Copy)]
+struct Seen {
+    /// Seconds a byte, the newest weighing most; `None` before the first pack.
+    pace: Option<f64>,
+    asked: u32,
+    gave: bool,
+    failed: bool,
+}
+
+impl Seen {
+    /// What one more pack is expected to cost here. A replica that has failed comes last, and one that owes its first
+    /// answer is not asked again meanwhile if another one answers.
+    fn cost(&self) -> (bool, f64) {
+        let pace = self.pace.unwrap_or(if self.asked == 0 { 0.0 } else { f64::MAX });
+        (self.failed, pace * f64::from(self.asked + 1))
+    }
 }
 
 impl PackFetcher {
-    pub(super) fn new(dataset: Name, replicas: Vec<SharedReplica>, secrets: DatasetSecrets, limits: &Limits) -> Self {
+    pub(super) fn new(dataset: Name, replicas: Vec<SharedReplica>, secrets: DatasetSecrets, cpu: usize) -> Self {
         Self {
             dataset,
             replicas,
             secrets: Arc::new(secrets),
-            slots: usize::try_from(limits.memory / PACK_MEMORY).unwrap_or(usize::MAX).clamp(2, 16),
-            recent: Mutex::default(),
-            failing: Mutex::default(),
-            used: Mutex::default(),
+            cpu: Arc::new(Semaphore::new(cpu)),
+            seen: Mutex::default(),
         }
-    }
-
-    /// How many packs may be fetched ahead of the one in use.
-    pub(super) fn ahead(&self) -> usize {
-        (self.slots - 1).clamp(1, 8)
     }
 
     /// Replicas that packs came from.
     pub(super) fn used(&self) -> Vec<Name> {
-        self.used.lock().unwrap_or_else(PoisonError::into_inner).iter().cloned().collect()
+        self.seen().iter().filter(|(_, seen)| seen.gave).map(|(name, _)| name.clone()).collect()
     }
 
-    /// The content of a pack.
-    pub(super) async fn content(&self, pack: &PackRef) -> Result<Bytes> {
-        let cell = self.slot(pack.0);
-        cell.get_or_try_init(|| self.fetch(pack)).await.cloned()
+    fn seen(&self) -> MutexGuard<'_, BTreeMap<Name, Seen>> {
+        self.seen.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn slot(&self, id: Digest) -> Arc<OnceCell<Bytes>> {
-        let mut recent = self.recent.lock().unwrap_or_else(PoisonError::into_inner);
-        let cell = match recent.iter().position(|(known, _)| *known == id).and_then(|at| recent.remove(at)) {
-            Some((_, cell)) => cell,
-            None => Arc::default(),
-        };
-        recent.push_back((id, cell.clone()));
-        if recent.len() > self.slots {
-            recent.pop_front();
-        }
-        cell
-    }
-
-    async fn fetch(&self, pack: &PackRef) -> Result<Bytes> {
-        let failing = self.failing.lock().unwrap_or_else(PoisonError::into_inner).clone();
-        let (last, first): (Vec<_>, Vec<_>) =
-            self.replicas.iter().partition(|replica| failing.contains(replica.name()));
-        let mut errors = Vec::new();
-        for replica in first.into_iter().chain(last) {
-            match self.fetch_from(replica.as_ref(), pack).await {
-                Ok(content) => {
-                    self.used.lock().unwrap_or_else(PoisonError::into_inner).insert(replica.name().clone());
-                    return Ok(content);
-                }
+    /// The chunks of a pack that `wanted` touches, decompressed into `out`.
+    pub(super) async fn fetch(&self, pack: &PackRef, wanted: &[(u64, u64)], out: Buffer) -> Result<Content> {
+        let mut untried: Vec<&SharedReplica> = self.replicas.iter().collect();
+        let (mut errors, mut out) = (Vec::new(), Some(out));
+        while let Some(replica) = self.cheapest(&mut untried) {
+            match self.fetch_from(replica.as_ref(), pack, wanted, out.take().unwrap_or_default()).await {
+                Ok(content) => return Ok(content),
                 Err(error) => {
                     tracing::warn!(replica = %replica.name(), error = %error.chain(), "a pack cannot be had here");
-                    self.failing.lock().unwrap_or_else(PoisonError::into_inner).insert(replica.name().clone());
                     errors.push(error);
                 }
             }
@@ -99,13 +86,65 @@ impl PackFetcher {
         Err(combine(format!("no replica gives pack {} of dataset {}", pack.0, self.dataset), &errors))
     }
 
-    async fn fetch_from(&self, replica: &dyn Replica, pack: &PackRef) -> Result<Bytes> {
-        let ciphertext = fetch_ciphertext(replica, &self.dataset, pack).await?;
-        let (secrets, content) = (self.secrets.clone(), pack.2);
-        tokio::task::spawn_blocking(move || open(&ciphertext, content, &secrets))
+    fn cheapest<'a>(&self, untried: &mut Vec<&'a SharedReplica>) -> Option<&'a SharedReplica> {
+        let seen = self.seen();
+        let cost = |replica: &SharedReplica| seen.get(replica.name()).copied().unwrap_or_default().cost();
+        let cheaper = |a: &(bool, f64), b: &(bool, f64)| a.0.cmp(&b.0).then(a.1.total_cmp(&b.1));
+        let (at, _) = untried.iter().map(|replica| cost(replica)).enumerate().min_by(|(_, a), (_, b)| cheaper(a, b))?;
+        Some(untried.remove(at))
+    }
+
+    async fn fetch_from(
+        &self,
+        replica: &dyn Replica,
+        pack: &PackRef,
+        wanted: &[(u64, u64)],
+        out: Buffer,
+    ) -> Result<Content> {
+        let name = replica.name();
+        self.seen().entry(name.clone()).or_default().asked += 1;
+        let asked = Asked { fetcher: self, name };
+        let began = Instant::now();
+        let ciphertext = fetch_ciphertext(replica, &self.dataset, pack).await;
+        let took = began.elapsed();
+        let content = async {
+            let (ciphertext, secrets, content) = (ciphertext?, self.secrets.clone(), pack.2);
+            let (wanted, cpu) = (wanted.to_vec(), self.cpu.clone().acquire_owned().await);
+            tokio::task::spawn_blocking(move || {
+                let _cpu = cpu;
+                open(&ciphertext, content, &secrets, &wanted, out)
+            })
             .await
             .context(Class::Failed, || "a worker thread failed")?
-            .map_err(|error| error.within(format!("replica {}: pack {} is damaged", replica.name(), pack.0)))
+            .map_err(|error| error.within(format!("replica {name}: pack {} is damaged", pack.0)))
+        };
+        let content = content.await;
+        drop(asked);
+        let mut seen = self.seen();
+        let seen = seen.entry(name.clone()).or_default();
+        match &content {
+            Ok(_) => {
+                let pace = took.as_secs_f64() / pack.1.max(1) as f64;
+                seen.pace = Some(seen.pace.map_or(pace, |before| MEMORY * before + (1.0 - MEMORY) * pace));
+                seen.gave = true;
+            }
+            Err(_) => seen.failed = true,
+        }
+        content
+    }
+}
+
+/// A request under way; also one whose future is dropped comes to its end here.
+struct Asked<'a> {
+    fetcher: &'a PackFetcher,
+    name: &'a Name,
+}
+
+impl Drop for Asked<'_> {
+    fn drop(&mut self) {
+        if let Some(seen) = self.fetcher.seen().get_mut(self.name) {
+            seen.asked -= 1;
+        }
     }
 }
 
@@ -128,9 +167,15 @@ pub(super) async fn fetch_ciphertext(replica: &dyn Replica, dataset: &Name, pack
     })
 }
 
-/// Decrypts, decompresses and checks a pack. CPU work.
-pub(super) fn open(ciphertext: &[u8], content: u64, secrets: &DatasetSecrets) -> Result<Bytes> {
+/// Decrypts a pack, decompresses what is wanted of it, and checks that. CPU work.
+pub(super) fn open(
+    ciphertext: &[u8],
+    content: u64,
+    secrets: &DatasetSecrets,
+    wanted: &[(u64, u64)],
+    out: Buffer,
+) -> Result<Content> {
     let identity = std::iter::once(&secrets.identity as &dyn age::Identity);
-    let plaintext = crypt::decrypt(identity, ciphertext, LARGEST_PLAINTEXT)?;
-    pack::read_content(&plaintext, content, &secrets.chunk_id_key)
+    let mut plaintext = crypt::decrypting(identity, ciphertext)?;
+    pack::read(&mut plaintext, content, &secrets.chunk_id_key, wanted, out)
 }

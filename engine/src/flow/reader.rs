@@ -201,8 +201,8 @@ impl VaultReader {
     pub async fn streams(&self, dataset: &Name, snapshot: &SnapshotId) -> Result<SnapshotStreams> {
         let manifest = self.manifest(dataset, snapshot).await?;
         let secrets = self.secrets(dataset, manifest.generation).await?;
-        let fetcher = PackFetcher::new(dataset.clone(), self.replicas.clone(), secrets, &self.limits);
-        Ok(SnapshotStreams::new(manifest, fetcher, self.cancel.clone()))
+        let fetcher = PackFetcher::new(dataset.clone(), self.replicas.clone(), secrets, self.limits.cpu);
+        SnapshotStreams::new(manifest, fetcher, self.limits.memory, self.cancel.clone())
     }
 
     /// The same vault as one replica alone holds it.

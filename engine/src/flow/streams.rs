@@ -3,7 +3,7 @@
 //! The last thing a stream gives is its verdict: an error instead of the end if its length or BLAKE3 is not
 //! the manifest's.
 
-use std::collections::VecDeque;
+use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
@@ -12,25 +12,46 @@ use bytes::Bytes;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::AbortOnDropHandle;
 
+use super::pack_cache::{PackCache, Pin};
 use super::pack_fetch::PackFetcher;
 use crate::error::{Class, Context, Error, Result};
 use crate::id::{Digest, Name};
 use crate::source::{SourceFacts, StoredStreams, StreamReader};
 use crate::vault::manifest::{Extent, Manifest};
+use crate::vault::pack::Content;
 
-const PIECE: usize = 1 << 20;
+/// A stream is given in pieces of at most this many bytes.
+const PIECE: u64 = 1 << 20;
+/// Packs that a stream may ask for ahead, if there is room.
+const AHEAD: usize = 16;
 
 /// The streams of one snapshot, fetched from whichever replica gives them.
 pub struct SnapshotStreams {
     manifest: Arc<Manifest>,
-    fetcher: Arc<PackFetcher>,
+    packs: Arc<PackCache>,
     delivered: Arc<AtomicU64>,
     cancel: CancellationToken,
 }
 
+/// What was read from replicas so far, and what for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Reading {
+    /// Bytes of packs that were fetched.
+    pub fetched: u64,
+    /// What the content of all streams amounts to in packs, had each part been fetched once and nothing else.
+    pub needed: u64,
+}
+
 impl SnapshotStreams {
-    pub(super) fn new(manifest: Manifest, fetcher: PackFetcher, cancel: CancellationToken) -> Self {
-        Self { manifest: Arc::new(manifest), fetcher: Arc::new(fetcher), delivered: Arc::default(), cancel }
+    pub(super) fn new(
+        manifest: Manifest,
+        fetcher: PackFetcher,
+        memory: u64,
+        cancel: CancellationToken,
+    ) -> Result<Self> {
+        let extents = manifest.streams.iter().map(|stream| manifest.extents(stream)).collect::<Result<Vec<_>>>()?;
+        let packs = PackCache::new(fetcher, &manifest.packs, extents.iter().map(Vec::as_slice), memory);
+        Ok(Self { manifest: Arc::new(manifest), packs: Arc::new(packs), delivered: Arc::default(), cancel })
     }
 
     /// What they belong to.
@@ -42,7 +63,14 @@ impl SnapshotStreams {
     /// Replicas that packs were read from so far.
     #[must_use]
     pub fn read_from(&self) -> Vec<Name> {
-        self.fetcher.used()
+        self.packs.fetcher().used()
+    }
+
+    /// What was read from them so far.
+    #[must_use]
+    pub fn reading(&self) -> Reading {
+        let (fetched, needed) = self.packs.fetched_and_needed();
+        Reading { fetched, needed }
     }
 
     /// Plaintext bytes delivered so far.
@@ -76,10 +104,11 @@ impl StoredStreams for SnapshotStreams {
         Ok(Box::new(ExtentReader {
             name: name.to_owned(),
             visits: visits(self.manifest.extents(stream)?),
+            begun: 0,
             manifest: self.manifest.clone(),
-            fetcher: self.fetcher.clone(),
+            packs: self.packs.clone(),
             ahead: VecDeque::new(),
-            current: VecDeque::new(),
+            current: None,
             hasher: blake3::Hasher::new(),
             expected: (stream.length, stream.blake3),
             delivered: self.delivered.clone(),
@@ -91,27 +120,38 @@ impl StoredStreams for SnapshotStreams {
 /// One stay in one pack.
 struct Visit {
     pack: u32,
-    extents: Vec<Extent>,
+    extents: VecDeque<Extent>,
+    /// The number of the next stay in the same pack.
+    next: Option<usize>,
 }
 
 fn visits(extents: Vec<Extent>) -> VecDeque<Visit> {
     let mut visits: VecDeque<Visit> = VecDeque::new();
     for extent in extents {
         match visits.back_mut() {
-            Some(visit) if visit.pack == extent.pack => visit.extents.push(extent),
-            _ => visits.push_back(Visit { pack: extent.pack, extents: vec![extent] }),
+            Some(visit) if visit.pack == extent.pack => visit.extents.push_back(extent),
+            _ => visits.push_back(Visit { pack: extent.pack, extents: VecDeque::from([extent]), next: None }),
         }
+    }
+    let mut later = HashMap::new();
+    for (number, visit) in visits.iter_mut().enumerate().rev() {
+        visit.next = later.insert(visit.pack, number);
     }
     visits
 }
 
+/// A pack that was asked for.
+type Asked = AbortOnDropHandle<(Pin, Result<Content>)>;
+
 struct ExtentReader {
     name: String,
+    /// The first `begun` of them are in `ahead`.
     visits: VecDeque<Visit>,
+    begun: usize,
     manifest: Arc<Manifest>,
-    fetcher: Arc<PackFetcher>,
-    ahead: VecDeque<(Visit, AbortOnDropHandle<Result<Bytes>>)>,
-    current: VecDeque<Bytes>,
+    packs: Arc<PackCache>,
+    ahead: VecDeque<Asked>,
+    current: Option<(Visit, Pin, Content)>,
     hasher: blake3::Hasher,
     expected: (u64, Digest),
     delivered: Arc<AtomicU64>,
@@ -119,13 +159,56 @@ struct ExtentReader {
 }
 
 impl ExtentReader {
+    /// Asks for packs in the order of their use, as far as there is room.
     fn fetch_ahead(&mut self) {
-        while self.ahead.len() < self.fetcher.ahead() {
-            let Some(visit) = self.visits.pop_front() else { return };
-            let (fetcher, pack) = (self.fetcher.clone(), self.manifest.packs[visit.pack as usize]);
-            let fetch = tokio::spawn(async move { fetcher.content(&pack).await });
-            self.ahead.push_back((visit, AbortOnDropHandle::new(fetch)));
+        while self.begun < self.visits.len().min(AHEAD) {
+            let Some(pin) = self.packs.try_pin(self.visits[self.begun].pack) else { return };
+            self.ask(pin);
         }
+    }
+
+    fn ask(&mut self, pin: Pin) {
+        let fetch = tokio::spawn(async move {
+            let content = pin.content().await;
+            (pin, content)
+        });
+        self.ahead.push_back(AbortOnDropHandle::new(fetch));
+        self.begun += 1;
+    }
+
+    /// Goes on to the next pack; `false` after the last.
+    async fn turn(&mut self) -> Result<bool> {
+        if let Some((visit, pin, content)) = self.current.take() {
+            drop(content);
+            pin.visited(visit.next);
+        }
+        self.fetch_ahead();
+        let Some(first) = self.visits.front() else { return Ok(false) };
+        if self.ahead.is_empty() {
+            let pin = self.packs.pin(first.pack).await?;
+            self.ask(pin);
+        }
+        let (Some(asked), Some(visit)) = (self.ahead.pop_front(), self.visits.pop_front()) else { return Ok(false) };
+        self.begun -= 1;
+        let (pin, content) = asked.await.context(Class::Failed, || "a fetch was aborted")?;
+        self.current = Some((visit, pin, content?));
+        self.fetch_ahead();
+        Ok(true)
+    }
+
+    /// The next piece of the current pack.
+    fn piece(&mut self) -> Result<Option<Bytes>> {
+        let Some((visit, _, content)) = &mut self.current else { return Ok(None) };
+        let Some(extent) = visit.extents.front_mut() else { return Ok(None) };
+        let length = extent.length.min(PIECE);
+        let piece = content
+            .slice(extent.offset, length)
+            .ok_or_else(|| Error::integrity(format!("snapshot {} names what no pack holds", self.manifest.snapshot)))?;
+        (extent.offset, extent.length) = (extent.offset + length, extent.length - length);
+        if extent.length == 0 {
+            visit.extents.pop_front();
+        }
+        Ok(Some(piece))
     }
 
     fn verdict(&self) -> Result<()> {
@@ -144,27 +227,18 @@ impl ExtentReader {
 impl StreamReader for ExtentReader {
     async fn next(&mut self) -> Result<Option<Bytes>> {
         loop {
-            if let Some(piece) = self.current.pop_front() {
+            if let Some(piece) = self.piece()? {
                 self.hasher.update(&piece);
                 self.delivered.fetch_add(piece.len() as u64, Ordering::Relaxed);
                 return Ok(Some(piece));
             }
-            self.fetch_ahead();
-            let Some((visit, fetch)) = self.ahead.pop_front() else {
+            let cancel = self.cancel.clone();
+            let turned = tokio::select! {
+                turned = self.turn() => turned?,
+                () = cancel.cancelled() => return Err(Error::failed("the restore was cancelled")),
+            };
+            if !turned {
                 return self.verdict().map(|()| None);
-            };
-            self.fetch_ahead();
-            let content = tokio::select! {
-                content = fetch => content.context(Class::Failed, || "a fetch was aborted")??,
-                () = self.cancel.cancelled() => return Err(Error::failed("the restore was cancelled")),
-            };
-            for extent in visit.extents {
-                let (mut from, end) = (extent.offset as usize, (extent.offset + extent.length) as usize);
-                while from < end {
-                    let to = end.min(from + PIECE);
-                    self.current.push_back(content.slice(from..to));
-                    from = to;
-                }
             }
         }
     }

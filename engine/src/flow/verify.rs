@@ -15,6 +15,7 @@ use super::inventory::Inventory;
 use super::pack_fetch;
 use super::prune::pruned_snapshots;
 use super::reader::VaultReader;
+use crate::bytes::buffers::Buffer;
 use crate::error::{Class, Context, Error, Result};
 use crate::id::{Name, PackId, SnapshotId};
 use crate::keys::ReaderKeys;
@@ -206,9 +207,12 @@ impl Judge<'_> {
                 let looked = async {
                     let ciphertext = pack_fetch::fetch_ciphertext(replica.as_ref(), dataset, &pack).await?;
                     let Some(secrets) = secrets.get(&generation).filter(|_| read_data).cloned() else { return Ok(0) };
-                    let opened = tokio::task::spawn_blocking(move || pack_fetch::open(&ciphertext, pack.2, &secrets));
+                    let opened = tokio::task::spawn_blocking(move || {
+                        let all = [(0, pack.2)];
+                        pack_fetch::open(&ciphertext, pack.2, &secrets, &all, Buffer::default())
+                    });
                     let content = opened.await.context(Class::Failed, || "a worker thread failed")??;
-                    Ok(content.len() as u64)
+                    Ok(content.length() as u64)
                 };
                 Ok((pack, snapshot, looked.await))
             })

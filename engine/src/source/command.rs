@@ -23,9 +23,7 @@ impl Source for CommandSource {
         let environment = self.0.environment.iter().map(|(name, value)| (name.as_str(), OsStr::new(value)));
         let mut tool = Invocation::new(Path::new(program), arguments, cx).envs(environment).start(false)?;
         let mut stream = sink.open(&self.0.stream)?;
-        while let Some(piece) = tool.read().await? {
-            stream.write(piece).await?;
-        }
+        tool.pump(stream.as_mut(), |_| Ok(())).await?;
         let exit = tool.finish(self.0.expected_status).await?;
         stream.finish(exit).await?;
         Ok(SourceFacts { engine: "command".to_owned(), ..SourceFacts::default() })

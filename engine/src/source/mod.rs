@@ -68,8 +68,22 @@ pub trait StreamSink: Send + Sync {
 /// Takes the bytes of one stream.
 #[async_trait]
 pub trait StreamWriter: Send {
-    /// Appends; waits while the pipeline is full.
-    async fn write(&mut self, data: Bytes) -> Result<()>;
+    /// Room for the next bytes of the stream, at least for one; waits while the pipeline is full.
+    async fn space(&mut self) -> Result<&mut [u8]>;
+
+    /// So many bytes were put at the beginning of [`space`](Self::space): the stream is that much longer.
+    async fn filled(&mut self, length: usize) -> Result<()>;
+
+    /// Appends bytes that lie elsewhere.
+    async fn write(&mut self, mut data: Bytes) -> Result<()> {
+        while !data.is_empty() {
+            let space = self.space().await?;
+            let part = data.split_to(data.len().min(space.len()));
+            space[..part.len()].copy_from_slice(&part);
+            self.filled(part.len()).await?;
+        }
+        Ok(())
+    }
 
     /// The stream is complete. `exit` is the tool's exit status, 0 where no tool ran.
     async fn finish(self: Box<Self>, exit: i32) -> Result<()>;

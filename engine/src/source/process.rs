@@ -6,6 +6,7 @@
 //! - **Cancellation**: when a [`Tool`] is dropped, its whole process group is killed.
 
 use std::ffi::{OsStr, OsString};
+use std::os::fd::AsFd;
 use std::path::Path;
 use std::process::{ExitStatus, Stdio};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -18,10 +19,12 @@ use tokio::process::{Child, ChildStdin, ChildStdout, Command};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::AbortOnDropHandle;
 
-use super::{CaptureContext, StreamReader};
+use super::{CaptureContext, StreamReader, StreamWriter};
 use crate::error::{Class, Context, Error, Result};
 
 const PIECE: usize = 256 << 10;
+/// The largest pipe that Linux gives to everybody.
+const PIPE: usize = 1 << 20;
 const TAIL: usize = 8 << 10;
 /// Most that [`output`] collects.
 const COLLECTED: usize = 64 << 20;
@@ -92,6 +95,10 @@ impl Invocation {
             let error = Error::source_failed(format!("cannot run {name}")).because(error);
             if missing { error.hint(format!("install {name}, or correct its path")) } else { error }
         })?;
+        // The system's default pipe is 64 KiB: a page fault of ours would stop the tool.
+        for pipe in child.stdout.as_ref().map(AsFd::as_fd).into_iter().chain(child.stdin.as_ref().map(AsFd::as_fd)) {
+            let _ = rustix::pipe::fcntl_setpipe_size(pipe, PIPE);
+        }
         let group = child.id().and_then(|id| Pid::from_raw(i32::try_from(id).unwrap_or(0)));
         let tail = Arc::new(Mutex::new(Vec::new()));
         let mut stderr = child.stderr.take();
@@ -182,6 +189,36 @@ impl Tool {
             Ok(Err(error)) => Err(Error::source_failed(format!("cannot read from {}", self.name)).because(error)),
             Err(_) => Err(self.stalled()),
         }
+    }
+
+    /// Streams its standard output, from here to its end, straight into `stream`; `look` sees each piece, in order.
+    ///
+    /// # Errors
+    /// As [`Self::read`], and what `look` and `stream` object to.
+    pub(crate) async fn pump(
+        &mut self,
+        stream: &mut dyn StreamWriter,
+        mut look: impl FnMut(&[u8]) -> Result<()> + Send,
+    ) -> Result<()> {
+        while let Some(stdout) = &mut self.stdout {
+            let space = stream.space().await?;
+            let read = tokio::select! {
+                read = tokio::time::timeout(self.stall, stdout.read(space)) => read,
+                () = self.cancel.cancelled() => return Err(Error::cancelled(&self.name)),
+            };
+            match read {
+                Ok(Ok(0)) => self.stdout = None,
+                Ok(Ok(read)) => {
+                    look(&space[..read])?;
+                    stream.filled(read).await?;
+                }
+                Ok(Err(error)) => {
+                    return Err(Error::source_failed(format!("cannot read from {}", self.name)).because(error));
+                }
+                Err(_) => return Err(self.stalled()),
+            }
+        }
+        Ok(())
     }
 
     fn stalled(&self) -> Error {

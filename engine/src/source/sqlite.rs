@@ -4,7 +4,6 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use async_trait::async_trait;
-use bytes::BytesMut;
 use rusqlite::backup::{Backup, StepResult};
 use rusqlite::{Connection, OpenFlags};
 use tokio::io::AsyncReadExt;
@@ -15,7 +14,6 @@ use crate::error::{Class, Context, Error, Result};
 
 /// Name of the one stream.
 pub(crate) const STREAM: &str = "database";
-const PIECE: usize = 256 << 10;
 /// Copied between two looks at whether to stop.
 const PAGES: i32 = 2000;
 const HEADER: &[u8; 16] = b"SQLite format 3\0";
@@ -40,18 +38,17 @@ impl Source for SqliteSource {
 
         let mut file = tokio::fs::File::open(&copy).await.context(Class::Storage, || "cannot read the copy")?;
         let mut stream = sink.open(STREAM)?;
-        let mut buffer = BytesMut::new();
         let mut first = true;
         loop {
-            buffer.reserve(PIECE);
-            let read = file.read_buf(&mut buffer).await.context(Class::Storage, || "cannot read the copy")?;
+            let space = stream.space().await?;
+            let read = file.read(space).await.context(Class::Storage, || "cannot read the copy")?;
             if read == 0 {
                 break;
             }
-            if std::mem::take(&mut first) && !buffer.starts_with(HEADER) {
+            if std::mem::take(&mut first) && !space.starts_with(HEADER) {
                 return Err(Error::source_failed(format!("{} is not an SQLite database", self.path.display())));
             }
-            stream.write(buffer.split().freeze()).await?;
+            stream.filled(read).await?;
         }
         stream.finish(0).await?;
         let _ = tokio::fs::remove_file(&copy).await;

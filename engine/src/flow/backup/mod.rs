@@ -10,7 +10,10 @@
 //!   holds every pack that the manifest names.
 
 mod chunk_index;
+mod chunk_table;
 mod fleet;
+mod intake;
+mod packer;
 mod pipeline;
 
 use std::collections::BTreeMap;
@@ -24,7 +27,7 @@ use tokio_util::sync::CancellationToken;
 
 use self::chunk_index::ChunkIndex;
 use self::fleet::Fleet;
-use self::pipeline::{Captured, Pipeline, Shared};
+use self::pipeline::{Buffers, Captured, Pipeline, Shared};
 use super::copy::copy_pack;
 use super::documents::{Documents, sign_encrypted};
 use super::inventory::{Inventory, all_snapshots};
@@ -147,7 +150,7 @@ impl Backup<'_> {
             chunk_size: self.dataset.chunk_size,
             compression: self.dataset.compression,
             threads: self.config.limits.cpu,
-            memory: self.config.limits.memory,
+            buffers: Buffers::new(self.config.limits.memory, self.dataset.chunk_size, self.config.limits.cpu),
         });
         let (captured, facts) = self.capture(&shared).await?;
         warnings.extend(facts.warnings.iter().cloned());

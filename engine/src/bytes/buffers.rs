@@ -1,0 +1,143 @@
+//! Reused buffers: what a pool holds is all the memory its users ever take, and nobody pays for fresh pages twice.
+//!
+//! A pool gives out at most as many buffers as it was made for; whoever wants one more waits for one to come back.
+//! A buffer comes back when it, or the last [`Bytes`] made of it, is dropped. Its old content stays in it.
+
+use std::ops::{Deref, DerefMut};
+use std::sync::{Arc, Mutex, PoisonError};
+
+use bytes::Bytes;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+
+use crate::error::{Error, Result};
+
+/// At most `count` buffers of about `capacity` bytes each.
+#[derive(Clone)]
+pub struct BufferPool {
+    free: Arc<Mutex<Vec<Vec<u8>>>>,
+    permits: Arc<Semaphore>,
+    capacity: usize,
+    count: usize,
+}
+
+impl BufferPool {
+    /// Takes no memory yet: buffers are made when they are first wanted.
+    #[must_use]
+    pub fn new(count: usize, capacity: usize) -> Self {
+        Self { free: Arc::default(), permits: Arc::new(Semaphore::new(count)), capacity, count }
+    }
+
+    /// How many there are, in use or not.
+    #[must_use]
+    pub fn count(&self) -> usize {
+        self.count
+    }
+
+    /// Waits for a buffer.
+    ///
+    /// # Errors
+    /// Never in practice: the pool cannot be closed.
+    pub async fn take(&self) -> Result<Buffer> {
+        let permit = self.permits.clone().acquire_owned().await;
+        permit.map(|permit| self.lend(permit)).map_err(|_| Error::failed("a buffer pool was closed"))
+    }
+
+    /// A buffer, if one can be had at once.
+    #[must_use]
+    pub fn try_take(&self) -> Option<Buffer> {
+        self.permits.clone().try_acquire_owned().ok().map(|permit| self.lend(permit))
+    }
+
+    fn lend(&self, permit: OwnedSemaphorePermit) -> Buffer {
+        let kept = self.free.lock().unwrap_or_else(PoisonError::into_inner).pop();
+        let bytes = kept.unwrap_or_else(|| Vec::with_capacity(self.capacity));
+        Buffer { bytes, home: Some((self.free.clone(), permit)) }
+    }
+
+    /// As [`Self::take`], on a thread that may block; it must be one of a tokio runtime.
+    ///
+    /// # Errors
+    /// As [`Self::take`].
+    pub fn take_blocking(&self) -> Result<Buffer> {
+        tokio::runtime::Handle::current().block_on(self.take())
+    }
+}
+
+/// A buffer on loan, or one that belongs to nobody.
+#[derive(Default)]
+pub struct Buffer {
+    bytes: Vec<u8>,
+    home: Option<(Arc<Mutex<Vec<Vec<u8>>>>, OwnedSemaphorePermit)>,
+}
+
+impl Buffer {
+    /// Its content as shared bytes; it goes back once the last of them is gone.
+    #[must_use]
+    pub fn freeze(self) -> Bytes {
+        Bytes::from_owner(self)
+    }
+}
+
+impl Drop for Buffer {
+    fn drop(&mut self) {
+        if let Some((free, _permit)) = &self.home {
+            free.lock().unwrap_or_else(PoisonError::into_inner).push(std::mem::take(&mut self.bytes));
+        }
+    }
+}
+
+impl AsRef<[u8]> for Buffer {
+    fn as_ref(&self) -> &[u8] {
+        &self.bytes
+    }
+}
+
+impl Deref for Buffer {
+    type Target = Vec<u8>;
+
+    fn deref(&self) -> &Vec<u8> {
+        &self.bytes
+    }
+}
+
+impl DerefMut for Buffer {
+    fn deref_mut(&mut self) -> &mut Vec<u8> {
+        &mut self.bytes
+    }
+}
+
+impl std::io::Write for Buffer {
+    fn write(&mut self, data: &[u8]) -> std::io::Result<usize> {
+        self.bytes.extend_from_slice(data);
+        Ok(data.len())
+    }
+
+    fn flush(&mut self) -> std::io::Result<()> {
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use futures::FutureExt;
+
+    #[tokio::test]
+    async fn gives_out_no_more_than_its_count_and_the_same_memory_again() -> Result<()> {
+        let pool = BufferPool::new(2, 100);
+        let (mut first, second) = (pool.take().await?, pool.take().await?);
+        assert!(pool.take().now_or_never().is_none(), "a third buffer was given out");
+        first.extend_from_slice(b"content");
+        let place = first.as_ptr();
+        let shared = first.freeze();
+        let part = shared.slice(2..4);
+        drop(shared);
+        assert!(pool.take().now_or_never().is_none(), "a buffer came back while a part of it was in use");
+        assert_eq!(&part[..], b"nt");
+        drop(part);
+        let again = pool.take().await?;
+        assert_eq!(again.as_ptr(), place);
+        drop(second);
+        Ok(())
+    }
+}

@@ -1,0 +1,148 @@
+//! Chunk id → place, small: 18 bytes a chunk, whatever the map's size.
+//!
+//! An id is a keyed hash, so its bits are as good as random: the first 12 choose one of 4096 shards, 80 more tell
+//! chunks apart in it. Two different chunks agree in these 92 bits with a probability of 2⁻⁹²; a run that looks up n chunks
+//! among m known ones errs with n·m·2⁻⁹²: 2·10⁻¹⁴ for ten million (10 TB) each, 2·10⁻⁸ for ten thousand million. Whoever
+//! does not know the dataset's key cannot search for such a pair.
+//!
+//! A shard is a sorted array: nothing is spent on pointers or empty slots, and an insertion moves some 20 KiB at most in
+//! a table of ten million.
+
+use crate::id::ChunkId;
+
+const SHARDS: usize = 4096;
+const FINGERPRINT: usize = 10;
+
+/// Where a chunk lies: the number of a pack, and the offset in its content.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Place {
+    pub pack: u32,
+    pub offset: u32,
+}
+
+/// Fingerprint, pack, offset.
+#[derive(Clone, Copy)]
+struct Entry([u8; FINGERPRINT + 8]);
+
+impl Entry {
+    fn new(id: &ChunkId, place: Place) -> Self {
+        let mut bytes = [0; FINGERPRINT + 8];
+        bytes[..FINGERPRINT].copy_from_slice(fingerprint(id));
+        bytes[FINGERPRINT..FINGERPRINT + 4].copy_from_slice(&place.pack.to_le_bytes());
+        bytes[FINGERPRINT + 4..].copy_from_slice(&place.offset.to_le_bytes());
+        Self(bytes)
+    }
+
+    fn fingerprint(&self) -> &[u8] {
+        &self.0[..FINGERPRINT]
+    }
+
+    fn place(&self) -> Place {
+        let word = |at: usize| self.0[at..at + 4].iter().rev().fold(0, |word, byte| word << 8 | u32::from(*byte));
+        Place { pack: word(FINGERPRINT), offset: word(FINGERPRINT + 4) }
+    }
+}
+
+fn shard(id: &ChunkId) -> usize {
+    usize::from(id.0[0]) << 4 | usize::from(id.0[1] >> 4)
+}
+
+fn fingerprint(id: &ChunkId) -> &[u8] {
+    &id.0[2..2 + FINGERPRINT]
+}
+
+/// A map that is being made.
+pub(super) struct Builder(Vec<Vec<Entry>>);
+
+impl Builder {
+    /// `expected` entries fit without growth.
+    pub(super) fn new(expected: usize) -> Self {
+        let each = expected / SHARDS;
+        // Shards are filled at random: four standard deviations more than the mean is enough for nearly all.
+        let most = each + 4 * each.isqrt();
+        Self((0..SHARDS).map(|_| Vec::with_capacity(most)).collect())
+    }
+
+    /// Of several places for one chunk the first counts.
+    pub(super) fn add(&mut self, id: &ChunkId, place: Place) {
+        push(&mut self.0[shard(id)], Entry::new(id, place));
+    }
+
+    pub(super) fn finish(mut self) -> ChunkTable {
+        for shard in &mut self.0 {
+            shard.sort_by(|a, b| a.fingerprint().cmp(b.fingerprint()));
+            shard.dedup_by(|later, first| later.fingerprint() == first.fingerprint());
+        }
+        ChunkTable(self.0)
+    }
+}
+
+/// The map.
+pub(super) struct ChunkTable(Vec<Vec<Entry>>);
+
+impl ChunkTable {
+    /// Where the chunk lies.
+    pub(super) fn find(&self, id: &ChunkId) -> Option<Place> {
+        let shard = &self.0[shard(id)];
+        search(shard, id).ok().map(|at| shard[at].place())
+    }
+
+    /// Says where a chunk lies, anew or for the first time.
+    pub(super) fn put(&mut self, id: &ChunkId, place: Place) {
+        let shard = &mut self.0[shard(id)];
+        match search(shard, id) {
+            Ok(at) => shard[at] = Entry::new(id, place),
+            Err(at) => {
+                push(shard, Entry::new(id, place));
+                shard[at..].rotate_right(1);
+            }
+        }
+    }
+}
+
+fn search(shard: &[Entry], id: &ChunkId) -> Result<usize, usize> {
+    shard.binary_search_by(|entry| entry.fingerprint().cmp(fingerprint(id)))
+}
+
+/// Grows by an eighth: doubling would waste more than it saves.
+fn push(shard: &mut Vec<Entry>, entry: Entry) {
+    if shard.len() == shard.capacity() {
+        shard.reserve_exact(shard.len() / 8 + 4);
+    }
+    shard.push(entry);
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::HashMap;
+
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::id::Digest;
+
+    fn id(seed: u16) -> ChunkId {
+        Digest(*blake3::hash(&seed.to_le_bytes()).as_bytes())
+    }
+
+    proptest! {
+        #[test]
+        fn agrees_with_a_plain_map(built: Vec<(u16, u32)>, put: Vec<(u16, u32)>, expected in 0usize..5000) {
+            let mut model = HashMap::new();
+            let place = |number: u32| Place { pack: number, offset: !number };
+            let mut builder = Builder::new(expected);
+            for (seed, number) in &built {
+                builder.add(&id(*seed), place(*number));
+                model.entry(*seed).or_insert(place(*number));
+            }
+            let mut table = builder.finish();
+            for (seed, number) in put {
+                table.put(&id(seed), place(number));
+                model.insert(seed, place(number));
+            }
+            for seed in 0..=u16::MAX {
+                prop_assert_eq!(table.find(&id(seed)), model.get(&seed).copied());
+            }
+        }
+    }
+}

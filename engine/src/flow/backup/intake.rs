@@ -1,0 +1,195 @@
+//! The first half of the pipeline: streams are written into blocks, cut into chunks, identified; new chunks are compressed.
+
+use std::sync::{Arc, Mutex, PoisonError, mpsc as jobs};
+
+use async_trait::async_trait;
+use bytes::Bytes;
+use tokio::sync::{mpsc, oneshot};
+use tokio_util::sync::CancellationToken;
+
+use super::pipeline::{Item, Shared, stopped};
+use crate::bytes::buffers::Buffer;
+use crate::bytes::chunk::{Block, Chunker};
+use crate::bytes::compress::{Compressor, Effort};
+use crate::error::{Class, Context, Error, Result};
+use crate::id::Digest;
+use crate::source::{StreamSink, StreamWriter};
+
+/// Blocks of a stream that wait to be chunked.
+const BLOCKS_AHEAD: usize = 2;
+
+/// A chunk to be compressed. The number of frames bounds the number of jobs.
+struct Job {
+    chunk: Bytes,
+    effort: Arc<Effort>,
+    frame: Buffer,
+    result: oneshot::Sender<Result<Buffer>>,
+}
+
+pub(super) struct Intake {
+    shared: Arc<Shared>,
+    items: mpsc::Sender<Item>,
+    jobs: jobs::Sender<Job>,
+    names: Mutex<Vec<String>>,
+}
+
+impl Intake {
+    /// Starts the threads that compress; they end when the last user of the intake is gone.
+    pub(super) fn start(shared: Arc<Shared>, items: mpsc::Sender<Item>) -> Self {
+        let (sender, queue) = jobs::channel();
+        let queue = Arc::new(Mutex::new(queue));
+        for _ in 0..shared.threads {
+            let queue = queue.clone();
+            tokio::task::spawn_blocking(move || compress_all(&queue));
+        }
+        Self { shared, items, jobs: sender, names: Mutex::default() }
+    }
+
+    /// Chunks and identifies one stream, on a thread of its own.
+    fn chunk_stream(&self, stream: usize, name: String, mut fed: mpsc::Receiver<Piece>) -> Result<()> {
+        self.send(|| Item::Begin { stream, name })?;
+        let mut chunker = Chunker::new(&self.shared.keys.chunk_id_key, self.shared.chunk_size);
+        let effort = Arc::new(Effort::new(self.shared.compression));
+        while let Some(piece) = fed.blocking_recv() {
+            match piece {
+                Piece::Block(block) => {
+                    chunker.feed(block);
+                    while let Some(chunk) = chunker.next_chunk() {
+                        self.identify(stream, &effort, chunk)?;
+                    }
+                }
+                Piece::End { length, blake3, exit } => {
+                    while let Some(chunk) = chunker.rest() {
+                        self.identify(stream, &effort, chunk)?;
+                    }
+                    return self.send(|| Item::End { stream, length, blake3, exit });
+                }
+            }
+        }
+        // Dropped without its end: the packer has no `End` for it, and refuses.
+        Ok(())
+    }
+
+    fn identify(&self, stream: usize, effort: &Arc<Effort>, chunk: Bytes) -> Result<()> {
+        let (shared, length) = (&self.shared, chunk.len());
+        let id = shared.keys.chunk_id_key.id_of(&chunk);
+        if let Some(place) = shared.index.find_older(&id) {
+            return self.send(|| Item::Known { stream, place, length });
+        }
+        // Before its place in the queue: whoever has a place must not wait for what those behind him hold.
+        let frame_buffer = shared.buffers.frames.take_blocking()?;
+        let (result, frame) = oneshot::channel();
+        let mut job = Some(Job { chunk, effort: effort.clone(), frame: frame_buffer, result });
+        self.send(|| {
+            // Decided while the place in the queue is ours: a repeat never overtakes its first.
+            if shared.index.claim(&id) {
+                Item::New { stream, id, length, frame }
+            } else {
+                job = None;
+                Item::Repeated { stream, id, length }
+            }
+        })?;
+        job.map_or(Ok(()), |job| self.jobs.send(job).map_err(|_| stopped()))
+    }
+
+    fn send(&self, item: impl FnOnce() -> Item) -> Result<()> {
+        let place = tokio::runtime::Handle::current().block_on(self.items.reserve()).map_err(|_| stopped())?;
+        place.send(item());
+        Ok(())
+    }
+}
+
+fn compress_all(queue: &Mutex<jobs::Receiver<Job>>) {
+    let mut compressor = Compressor::default();
+    loop {
+        let next = queue.lock().unwrap_or_else(PoisonError::into_inner).recv();
+        let Ok(Job { chunk, effort, mut frame, result }) = next else { return };
+        let compressed = compressor.compress(&effort, &chunk, &mut frame).map(|()| frame);
+        // The packer is gone only when the run has failed.
+        let _ = result.send(compressed);
+    }
+}
+
+/// Opens streams into the pipeline.
+pub(super) struct Sink(pub(super) Arc<Intake>);
+
+impl StreamSink for Sink {
+    fn open(&self, name: &str) -> Result<Box<dyn StreamWriter>> {
+        let legal = !name.is_empty() && name.len() <= 200 && !name.chars().any(char::is_control);
+        let mut names = self.0.names.lock().unwrap_or_else(PoisonError::into_inner);
+        if !legal || names.iter().any(|taken| taken == name) {
+            return Err(Error::source_failed(format!("a stream cannot be named `{}`", name.escape_debug())));
+        }
+        let stream = names.len();
+        names.push(name.to_owned());
+        drop(names);
+        let (pieces, fed) = mpsc::channel(BLOCKS_AHEAD);
+        let (intake, name) = (self.0.clone(), name.to_owned());
+        let worker = tokio::task::spawn_blocking(move || intake.chunk_stream(stream, name, fed));
+        let (shared, cancel) = (self.0.shared.clone(), self.0.shared.cancel.clone());
+        Ok(Box::new(Writer { shared, cancel, block: None, hasher: blake3::Hasher::new(), pieces, worker }))
+    }
+}
+
+enum Piece {
+    Block(Block),
+    End { length: u64, blake3: Digest, exit: i32 },
+}
+
+struct Writer {
+    shared: Arc<Shared>,
+    cancel: CancellationToken,
+    /// The one that is being filled.
+    block: Option<Block>,
+    hasher: blake3::Hasher,
+    pieces: mpsc::Sender<Piece>,
+    worker: tokio::task::JoinHandle<Result<()>>,
+}
+
+impl Writer {
+    async fn pass_on(&self, piece: Piece) -> Result<()> {
+        tokio::select! {
+            sent = self.pieces.send(piece) => sent.map_err(|_| stopped()),
+            () = self.cancel.cancelled() => Err(stopped()),
+        }
+    }
+}
+
+#[async_trait]
+impl StreamWriter for Writer {
+    async fn space(&mut self) -> Result<&mut [u8]> {
+        let block = match self.block.take() {
+            Some(block) => block,
+            None => {
+                let buffers = &self.shared.buffers;
+                let buffer = tokio::select! {
+                    buffer = buffers.blocks.take() => buffer?,
+                    () = self.cancel.cancelled() => return Err(stopped()),
+                };
+                Block::new(buffer, Chunker::longest(self.shared.chunk_size), buffers.block)
+            }
+        };
+        Ok(self.block.insert(block).space())
+    }
+
+    async fn filled(&mut self, length: usize) -> Result<()> {
+        let Some(mut block) = self.block.take() else { return Ok(()) };
+        self.hasher.update(&block.space()[..length]);
+        self.shared.progress.read.fetch_add(length as u64, std::sync::atomic::Ordering::Relaxed);
+        block.filled(length);
+        if block.space().is_empty() {
+            return self.pass_on(Piece::Block(block)).await;
+        }
+        self.block = Some(block);
+        Ok(())
+    }
+
+    async fn finish(mut self: Box<Self>, exit: i32) -> Result<()> {
+        if let Some(block) = self.block.take() {
+            self.pass_on(Piece::Block(block)).await?;
+        }
+        let (length, blake3) = (self.hasher.count(), Digest(*self.hasher.finalize().as_bytes()));
+        self.pass_on(Piece::End { length, blake3, exit }).await?;
+        self.worker.await.context(Class::Failed, || "a worker thread failed")?
+    }
+}

@@ -1,0 +1,292 @@
+//! The second half of the pipeline: chunks become extents; new ones are packed, encrypted as they come, and uploaded.
+
+use std::collections::{BTreeMap, HashMap};
+use std::io::Write;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+use age::stream::StreamWriter as AgeWriter;
+use tokio::runtime::Handle;
+use tokio::sync::mpsc;
+use tokio::task::JoinSet;
+
+use super::chunk_table::Place;
+use super::fleet::Receipt;
+use super::pipeline::{Captured, CapturedStream, Item, Shared, stopped};
+use crate::bytes::buffers::Buffer;
+use crate::bytes::crypt;
+use crate::error::{Class, Context, Error, Result};
+use crate::id::{ChunkId, Digest};
+use crate::vault::index::IndexedPack;
+use crate::vault::manifest::{Extent, PackRef, push_extent};
+use crate::vault::pack::{ChunkEntry, PackWriter};
+
+/// How long a failed run waits for packs in flight.
+const DRAIN: Duration = Duration::from_secs(5);
+/// Packs that are filled at once, for streams that are open at once.
+const SLOTS: usize = 4;
+
+/// Which pack an extent means while the run lasts.
+type PackNumber = u32;
+
+struct Open {
+    name: String,
+    slot: usize,
+    extents: Vec<Extent>,
+    end: Option<(u64, Digest, i32)>,
+}
+
+/// Where the chunks of one or more streams are packed.
+#[derive(Default)]
+struct Slot {
+    streams: usize,
+    filling: Option<(PackNumber, PackWriter<AgeWriter<Ciphertext>>)>,
+}
+
+/// Ciphertext and its BLAKE3, as it comes.
+struct Ciphertext {
+    bytes: Buffer,
+    hasher: blake3::Hasher,
+}
+
+impl Write for Ciphertext {
+    fn write(&mut self, data: &[u8]) -> std::io::Result<usize> {
+        self.hasher.update(data);
+        self.bytes.write(data)
+    }
+
+    fn flush(&mut self) -> std::io::Result<()> {
+        Ok(())
+    }
+}
+
+/// An encrypted pack on its way.
+struct SealedPack {
+    number: PackNumber,
+    ciphertext: Ciphertext,
+    entries: Vec<ChunkEntry>,
+    content: u64,
+}
+
+/// A pack that has arrived.
+struct Landed {
+    number: PackNumber,
+    indexed: IndexedPack,
+    receipt: Receipt,
+}
+
+pub(super) struct Packer {
+    shared: Arc<Shared>,
+    runtime: Handle,
+    streams: BTreeMap<usize, Open>,
+    slots: Vec<Slot>,
+    /// The number of each older pack that is referred to.
+    older: HashMap<u32, PackNumber>,
+    /// By number; `None` while it is filled or in flight.
+    packs: Vec<Option<PackRef>>,
+    flights: JoinSet<Result<Landed>>,
+    unindexed: Vec<IndexedPack>,
+    receipts: Vec<Receipt>,
+    deduplicated: u64,
+}
+
+impl Packer {
+    /// Within the runtime that uploads.
+    pub(super) fn new(shared: Arc<Shared>) -> Self {
+        // Half of the packs may be filling, while the others are under way.
+        let slots = (shared.buffers.packs.count() / 2).clamp(1, SLOTS);
+        Self {
+            shared,
+            runtime: Handle::current(),
+            streams: BTreeMap::new(),
+            slots: std::iter::repeat_with(Slot::default).take(slots).collect(),
+            older: HashMap::new(),
+            packs: Vec::new(),
+            flights: JoinSet::new(),
+            unindexed: Vec::new(),
+            receipts: Vec::new(),
+            deduplicated: 0,
+        }
+    }
+
+    /// On a thread that may block.
+    pub(super) fn run(mut self, mut items: mpsc::Receiver<Item>) -> Result<Captured> {
+        if let Err(error) = self.pack(&mut items) {
+            self.shared.cancel.cancel();
+            // What is on its way may still become durable and reach the journal: the next run need not send it again.
+            let mut cause = None;
+            let drain = async {
+                while let Some(landed) = self.flights.join_next().await {
+                    cause = cause.take().or(landed.ok().and_then(Result::err));
+                }
+            };
+            let _ = self.runtime.block_on(async { tokio::time::timeout(DRAIN, drain).await });
+            return Err(cause.unwrap_or(error));
+        }
+        self.captured()
+    }
+
+    /// Waits, but not for a run that was cancelled.
+    fn wait<T>(&self, future: impl Future<Output = T>) -> Result<T> {
+        let cancel = self.shared.cancel.clone();
+        self.runtime.block_on(async {
+            tokio::select! {
+                biased;
+                value = future => Ok(value),
+                () = cancel.cancelled() => Err(Error::cancelled("the run")),
+            }
+        })
+    }
+
+    fn pack(&mut self, items: &mut mpsc::Receiver<Item>) -> Result<()> {
+        while let Some(item) = self.wait(items.recv())? {
+            match item {
+                Item::Begin { stream, name } => self.begin(stream, name),
+                Item::Known { stream, place, length } => self.refer_to_older(stream, place, length),
+                Item::Repeated { stream, id, length } => {
+                    let place = self.shared.index.placed(&id).ok_or_else(stopped)?;
+                    self.count_deduplicated(length);
+                    self.refer(stream, place.pack, place.offset, length);
+                }
+                Item::New { stream, id, length, frame } => {
+                    let frame = self.wait(frame)?.map_err(|_| stopped())??;
+                    self.store(stream, id, length, &frame)?;
+                }
+                Item::End { stream, length, blake3, exit } => {
+                    if let Some(open) = self.streams.get_mut(&stream) {
+                        open.end = Some((length, blake3, exit));
+                        self.slots[open.slot].streams -= 1;
+                    }
+                }
+            }
+        }
+        for slot in 0..self.slots.len() {
+            self.close(slot)?;
+        }
+        while !self.flights.is_empty() {
+            let mut flights = std::mem::take(&mut self.flights);
+            let landed = self.wait(flights.join_next());
+            self.flights = flights;
+            self.land(landed?)?;
+        }
+        Ok(())
+    }
+
+    fn begin(&mut self, stream: usize, name: String) {
+        let slot = (0..self.slots.len()).min_by_key(|slot| self.slots[*slot].streams).unwrap_or_default();
+        self.slots[slot].streams += 1;
+        self.streams.insert(stream, Open { name, slot, extents: Vec::new(), end: None });
+    }
+
+    fn refer(&mut self, stream: usize, pack: PackNumber, offset: u32, length: usize) {
+        if let Some(open) = self.streams.get_mut(&stream) {
+            push_extent(&mut open.extents, Extent { pack, offset: u64::from(offset), length: length as u64 });
+        }
+    }
+
+    fn count_deduplicated(&mut self, length: usize) {
+        self.deduplicated += length as u64;
+        self.shared.progress.deduplicated.fetch_add(length as u64, Ordering::Relaxed);
+    }
+
+    fn refer_to_older(&mut self, stream: usize, place: Place, length: usize) {
+        let number = *self.older.entry(place.pack).or_insert_with(|| {
+            let (pack, uncommitted) = self.shared.index.pack(place);
+            self.packs.push(Some(pack));
+            self.unindexed.extend(uncommitted.cloned());
+            self.packs.len() as PackNumber - 1
+        });
+        self.count_deduplicated(length);
+        self.refer(stream, number, place.offset, length);
+    }
+
+    fn store(&mut self, stream: usize, id: ChunkId, length: usize, frame: &[u8]) -> Result<()> {
+        let slot = self.streams.get(&stream).map(|open| open.slot).ok_or_else(stopped)?;
+        let (number, mut pack) = match self.slots[slot].filling.take() {
+            Some(filling) => filling,
+            None => self.new_pack()?,
+        };
+        let offset = pack.push(id, length, frame)? as u32;
+        let full = pack.is_full();
+        self.slots[slot].filling = Some((number, pack));
+        self.shared.index.place(&id, Place { pack: number, offset });
+        self.refer(stream, number, offset, length);
+        if full { self.close(slot) } else { Ok(()) }
+    }
+
+    /// Waits while too many are under way.
+    fn new_pack(&mut self) -> Result<(PackNumber, PackWriter<AgeWriter<Ciphertext>>)> {
+        while let Some(landed) = self.flights.try_join_next() {
+            self.land(Some(landed))?;
+        }
+        let mut bytes = self.wait(self.shared.buffers.packs.take())??;
+        bytes.clear();
+        let recipient = std::iter::once(&self.shared.keys.recipient as &dyn age::Recipient);
+        let ciphertext = Ciphertext { bytes, hasher: blake3::Hasher::new() };
+        let pack = PackWriter::new(crypt::encrypting(recipient, ciphertext)?);
+        self.packs.push(None);
+        Ok((self.packs.len() as PackNumber - 1, pack))
+    }
+
+    /// Sends the slot's pack on its way.
+    fn close(&mut self, slot: usize) -> Result<()> {
+        let Some((number, pack)) = self.slots[slot].filling.take() else { return Ok(()) };
+        let filled = pack.finish()?;
+        let ciphertext = filled.out.finish().context(Class::Failed, || "age cannot encrypt")?;
+        let pack = SealedPack { number, ciphertext, entries: filled.entries, content: filled.content };
+        let shared = self.shared.clone();
+        let flight = async move {
+            let flown = fly(&shared, pack).await;
+            if flown.is_err() {
+                // Whoever waits for a buffer or for the source learns of it; the error itself lands below.
+                shared.cancel.cancel();
+            }
+            flown
+        };
+        self.flights.spawn_on(flight, &self.runtime);
+        Ok(())
+    }
+
+    fn land(&mut self, landed: Option<Result<Result<Landed>, tokio::task::JoinError>>) -> Result<()> {
+        let Some(landed) = landed else { return Ok(()) };
+        let Landed { number, indexed, receipt } = landed.context(Class::Failed, || "an upload task failed")??;
+        self.packs[number as usize] = Some(receipt.pack);
+        self.unindexed.push(indexed);
+        self.receipts.push(receipt);
+        Ok(())
+    }
+
+    fn captured(self) -> Result<Captured> {
+        let mut streams = Vec::with_capacity(self.streams.len());
+        for open in self.streams.into_values() {
+            let Some((length, blake3, exit)) = open.end else {
+                return Err(Error::source_failed(format!("stream `{}` ended before it was complete", open.name))
+                    .hint("nothing was committed; see the source's own error above"));
+            };
+            streams.push(CapturedStream { name: open.name, length, blake3, exit, extents: open.extents });
+        }
+        let packs: Option<Vec<PackRef>> = self.packs.into_iter().collect();
+        Ok(Captured {
+            streams,
+            packs: packs.ok_or_else(|| Error::failed("a pack was not uploaded"))?,
+            unindexed: self.unindexed,
+            stored: self.receipts.iter().map(|receipt| receipt.pack.1).sum(),
+            receipts: self.receipts,
+            deduplicated: self.deduplicated,
+        })
+    }
+}
+
+/// Uploads a pack everywhere and notes it in the journal.
+async fn fly(shared: &Arc<Shared>, pack: SealedPack) -> Result<Landed> {
+    let SealedPack { number, ciphertext: Ciphertext { bytes, hasher }, entries, content } = pack;
+    let (id, size) = (Digest(*hasher.finalize().as_bytes()), bytes.len() as u64);
+    let receipt = shared.fleet.upload(PackRef(id, size, content), &bytes.freeze()).await?;
+    shared.progress.stored.fetch_add(size, Ordering::Relaxed);
+    let indexed = IndexedPack { id, size, chunks: entries.iter().map(|entry| (entry.id, entry.length)).collect() };
+    let (noted, noting) = (indexed.clone(), shared.clone());
+    let note = tokio::task::spawn_blocking(move || noting.journal.append(&noted));
+    note.await.context(Class::Failed, || "a worker thread failed")??;
+    Ok(Landed { number, indexed, receipt })
+}
