@@ -224,7 +224,7 @@ async fn sqlite_is_consistent_while_a_writer_is_active() {
         let scratch = TempDir::new().unwrap();
         let memory = captured(SourceConfig::Sqlite { path: path.clone() }, &context(&scratch)).await.unwrap();
         let target = scratch.path().join("restored");
-        let target = Target::Directory { path: target, overwrite: false };
+        let target = Target::Directory { path: target, overwrite: false, sync: false };
         let outcome = load(&memory, &target, &context(&scratch)).await.unwrap();
         let copy = rusqlite::Connection::open(&outcome.written[0]).unwrap();
         let counts: (i64, i64) = copy
@@ -240,6 +240,34 @@ async fn sqlite_is_consistent_while_a_writer_is_active() {
     let missing = SourceConfig::Sqlite { path: place.path().join("none.db") };
     let error = captured(missing, &context(&place)).await.err().unwrap();
     assert!(error.message().contains("no SQLite database"), "{error:?}");
+}
+
+#[tokio::test]
+async fn a_file_is_captured_as_it_is_and_refused_if_it_changes() {
+    let place = TempDir::new().unwrap();
+    let path = place.path().join("export.bin");
+    let content: Vec<u8> = (0..3_000_000_u32).flat_map(|n| (n % 251).to_le_bytes()).collect();
+    std::fs::write(&path, &content).unwrap();
+    let memory = captured(SourceConfig::File { path: path.clone() }, &context(&place)).await.unwrap();
+    assert_eq!(memory.finished(), ["export.bin"]);
+    assert!(memory.streams.lock().unwrap()["export.bin"].0 == content);
+
+    let stop = CancellationToken::new();
+    let (stopped, grown) = (stop.clone(), path.clone());
+    let growing = tokio::task::spawn_blocking(move || {
+        let mut file = std::fs::OpenOptions::new().append(true).open(grown).unwrap();
+        while !stopped.is_cancelled() {
+            std::io::Write::write_all(&mut file, b"more").unwrap();
+        }
+    });
+    let error = captured(SourceConfig::File { path: path.clone() }, &context(&place)).await.err().unwrap();
+    stop.cancel();
+    growing.await.unwrap();
+    assert!(error.message().contains("changed while it was read"), "{error:?}");
+    let nowhere = SourceConfig::File { path: place.path().join("none") };
+    assert!(captured(nowhere, &context(&place)).await.is_err());
+    let folder = SourceConfig::File { path: place.path().to_owned() };
+    assert!(captured(folder, &context(&place)).await.err().unwrap().message().contains("is a directory"));
 }
 
 fn command(script: &str, expected_status: i32) -> SourceConfig {

@@ -5,10 +5,10 @@
 //! plaintext, keyed.
 
 use bytes::Bytes;
-use fastcdc::v2020::{Normalization, cut_gear, select_masks};
 use zeroize::Zeroizing;
 
 use super::buffers::Buffer;
+use super::cut::Cutter;
 use crate::error::{Error, Result};
 use crate::id::ChunkId;
 
@@ -40,11 +40,14 @@ impl ChunkIdKey {
         crate::id::Digest(*blake3::keyed_hash(&self.0, chunk).as_bytes())
     }
 
-    fn gear(&self) -> Zeroizing<Vec<u64>> {
+    fn gear(&self) -> Box<Zeroizing<[u64; 256]>> {
         let mut bytes = Zeroizing::new([0; 256 * 8]);
         blake3::Hasher::new_derive_key(GEAR_CONTEXT).update(&*self.0).finalize_xof().fill(&mut *bytes);
-        let words = bytes.as_chunks::<8>().0.iter().map(|word| u64::from_le_bytes(*word));
-        Zeroizing::new(words.collect())
+        let mut gear = Box::new(Zeroizing::new([0; 256]));
+        for (word, bytes) in gear.iter_mut().zip(bytes.as_chunks::<8>().0) {
+            *word = u64::from_le_bytes(*bytes);
+        }
+        gear
     }
 }
 
@@ -90,9 +93,7 @@ impl Block {
 
 /// Cuts one stream.
 pub struct Chunker {
-    average: usize,
-    gear: Zeroizing<Vec<u64>>,
-    shifted_gear: Zeroizing<Vec<u64>>,
+    cutter: Cutter,
     /// What is not cut yet.
     window: Bytes,
     /// What the block before left, kept apart so that its buffer can be reused.
@@ -104,9 +105,7 @@ impl Chunker {
     /// the last one aside.
     #[must_use]
     pub fn new(key: &ChunkIdKey, average: u32) -> Self {
-        let gear = key.gear();
-        let shifted_gear = Zeroizing::new(gear.iter().map(|word| word << 1).collect());
-        Self { average: average as usize, gear, shifted_gear, window: Bytes::new(), left: Vec::new() }
+        Self { cutter: Cutter::new(key.gear(), average as usize), window: Bytes::new(), left: Vec::new() }
     }
 
     /// The longest chunk that is cut for this average, in bytes: the headroom that blocks must have.
@@ -124,8 +123,8 @@ impl Chunker {
 
     /// The next chunk whose end is certain; `None`: feed more, or call [`Self::rest`].
     pub fn next_chunk(&mut self) -> Option<Bytes> {
-        let length = self.cut();
-        if length < self.window.len() || length == self.average * 4 {
+        let length = self.cutter.cut(&self.window);
+        if length < self.window.len() || length == self.cutter.longest() {
             return Some(self.window.split_to(length));
         }
         self.left.extend_from_slice(&self.window);
@@ -138,26 +137,8 @@ impl Chunker {
         if self.window.is_empty() {
             self.window = Bytes::from(std::mem::take(&mut self.left));
         }
-        let length = self.cut();
+        let length = self.cutter.cut(&self.window);
         (length > 0).then(|| self.window.split_to(length))
-    }
-
-    /// Where the window's first chunk ends; the window's length if it does not.
-    fn cut(&self) -> usize {
-        let (small, large) = select_masks(self.average, Normalization::Level1);
-        let (_, length) = cut_gear(
-            &self.window,
-            self.average / 4,
-            self.average,
-            self.average * 4,
-            small,
-            large,
-            small << 1,
-            large << 1,
-            &self.gear,
-            &self.shifted_gear,
-        );
-        length
     }
 }
 

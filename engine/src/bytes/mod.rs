@@ -6,6 +6,7 @@ pub mod buffers;
 pub mod chunk;
 pub mod compress;
 pub mod crypt;
+mod cut;
 pub mod seal;
 pub mod sign;
 pub mod varint;

@@ -123,7 +123,7 @@ fn source(v: &mut Validator<'_>, raw: &RawSource) -> Option<SourceConfig> {
         ("databases", raw.databases.as_ref().map(Spanned::span)),
         ("client_directories", raw.client_directories.as_ref().map(Spanned::span)),
     ];
-    let sqlite_keys = [("path", raw.path.as_ref().map(Spanned::span))];
+    let path_keys = [("path", raw.path.as_ref().map(Spanned::span))];
     let command_keys = [
         ("argv", raw.argv.as_ref().map(Spanned::span)),
         ("environment", raw.environment.as_ref().map(Spanned::span)),
@@ -132,23 +132,28 @@ fn source(v: &mut Validator<'_>, raw: &RawSource) -> Option<SourceConfig> {
     ];
     match raw.kind.get_ref().as_str() {
         "postgres" => {
-            v.foreign("postgres", sqlite_keys);
+            v.foreign("postgres", path_keys);
             v.foreign("postgres", command_keys);
             postgres(v, raw).map(SourceConfig::Postgres)
         }
-        "sqlite" => {
-            v.foreign("sqlite", postgres_keys);
-            v.foreign("sqlite", command_keys);
+        kind @ ("sqlite" | "file") => {
+            v.foreign(kind, postgres_keys);
+            v.foreign(kind, command_keys);
             let path = v.required(raw.path.as_ref(), "path", &place)?;
-            Some(SourceConfig::Sqlite { path: v.path(path) })
+            let path = v.path(path);
+            Some(if kind == "file" { SourceConfig::File { path } } else { SourceConfig::Sqlite { path } })
         }
         "command" => {
             v.foreign("command", postgres_keys);
-            v.foreign("command", sqlite_keys);
+            v.foreign("command", path_keys);
             command(v, raw).map(SourceConfig::Command)
         }
         other => {
-            v.findings.add(place, format!("there are no sources of kind `{other}`"), "use postgres, sqlite or command");
+            v.findings.add(
+                place,
+                format!("there are no sources of kind `{other}`"),
+                "use postgres, sqlite, file or command",
+            );
             None
         }
     }

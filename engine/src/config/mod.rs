@@ -204,17 +204,23 @@ pub enum SourceConfig {
         /// The database file.
         path: PathBuf,
     },
+    /// A file or block device, as it is.
+    File {
+        /// Where it lies.
+        path: PathBuf,
+    },
     /// The standard output of a program.
     Command(CommandConfig),
 }
 
 impl SourceConfig {
-    /// The engine's word: `postgres`, `sqlite`, `command`.
+    /// The engine's word: `postgres`, `sqlite`, `file`, `command`.
     #[must_use]
     pub fn engine(&self) -> &'static str {
         match self {
             Self::Postgres(_) => "postgres",
             Self::Sqlite { .. } => "sqlite",
+            Self::File { .. } => "file",
             Self::Command(_) => "command",
         }
     }

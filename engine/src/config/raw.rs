@@ -121,7 +121,7 @@ pub(super) struct RawSource {
     pub password: Option<Text>,
     pub databases: Option<Spanned<Vec<String>>>,
     pub client_directories: Option<Spanned<Vec<Text>>>,
-    // kind = "sqlite"
+    // kind = "sqlite" or "file"
     pub path: Option<Text>,
     // kind = "command"
     pub argv: Option<Spanned<Vec<String>>>,

@@ -85,7 +85,7 @@ pub async fn start(
     match facts.engine.as_str() {
         "postgres" => Ok(Some(Box::new(postgres::start(facts, drill, cx).await?))),
         "sqlite" => Ok(Some(Box::new(sqlite::SqliteThrowAway::new(cx)?))),
-        "command" => Ok(None),
+        "file" | "command" => Ok(None),
         other => Err(Error::integrity(format!("the snapshot is of an unknown engine `{other}`"))
             .hint("use the version of Lifeboat that wrote it, or a newer one")),
     }

@@ -42,6 +42,14 @@ pub struct Reading {
     pub needed: u64,
 }
 
+impl Reading {
+    /// Fetched by needed: 1 where every byte that was read was wanted, and wanted once.
+    #[must_use]
+    pub fn amplification(&self) -> f64 {
+        self.fetched as f64 / self.needed.max(1) as f64
+    }
+}
+
 impl SnapshotStreams {
     pub(super) fn new(
         manifest: Manifest,

@@ -1,18 +1,26 @@
 //! Restores into a directory: each stream becomes a file.
 
+use std::fs::{File, OpenOptions};
+use std::io::Write;
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Component, Path, PathBuf};
 
-use tokio::fs::{self, OpenOptions};
-use tokio::io::AsyncWriteExt;
+use bytes::Bytes;
+use tokio::fs;
+use tokio::sync::mpsc;
 
 use super::{CaptureContext, RestoreOutcome, StoredStreams};
 use crate::error::{Class, Context, Error, Result};
 
-/// Writes every stream under a temporary name, checks it, makes it durable, and renames it.
+/// Pieces that wait to be written.
+const AHEAD: usize = 4;
+
+/// Writes every stream under a temporary name, checks it, and renames it; with `sync` it is durable then.
 pub(super) async fn load(
     streams: &dyn StoredStreams,
     path: &Path,
     overwrite: bool,
+    sync: bool,
     cx: &CaptureContext,
 ) -> Result<RestoreOutcome> {
     fs::create_dir_all(path).await.context(Class::Source, || format!("cannot create {}", path.display()))?;
@@ -25,45 +33,57 @@ pub(super) async fn load(
     let mut outcome = RestoreOutcome::default();
     for name in streams.names() {
         let file = path.join(file_of(&streams.facts().engine, &name)?);
-        write(streams, &name, &file, cx).await?;
+        // What is there now must not be lost to a crash before the new is.
+        let sync = sync || file.symlink_metadata().is_ok();
+        write(streams, &name, &file, sync, cx).await?;
         outcome.written.push(file.display().to_string());
     }
     Ok(outcome)
 }
 
-async fn write(streams: &dyn StoredStreams, name: &str, file: &Path, cx: &CaptureContext) -> Result<()> {
+async fn write(streams: &dyn StoredStreams, name: &str, file: &Path, sync: bool, cx: &CaptureContext) -> Result<()> {
     let failed = || format!("cannot write {}", file.display());
-    let folder = file.parent().unwrap_or(Path::new("."));
-    fs::create_dir_all(folder).await.context(Class::Source, failed)?;
+    let folder = file.parent().unwrap_or(Path::new(".")).to_owned();
+    fs::create_dir_all(&folder).await.context(Class::Source, failed)?;
     let base = file.file_name().map(|base| base.to_string_lossy().into_owned()).unwrap_or_default();
     let temporary = folder.join(format!(".{base}.part"));
-    let mut stream = streams.open(name).await?;
     let _ = fs::remove_file(&temporary).await;
-    let mut out = OpenOptions::new()
-        .write(true)
-        .create_new(true)
-        .mode(0o600)
-        .open(&temporary)
-        .await
-        .context(Class::Source, failed)?;
+    let out =
+        OpenOptions::new().write(true).create_new(true).mode(0o600).open(&temporary).context(Class::Source, failed)?;
+    let mut stream = streams.open(name).await?;
+    let (pieces, queue) = mpsc::channel(AHEAD);
+    let writing = tokio::task::spawn_blocking(move || write_pieces(out, queue, sync));
     let copied = async {
         while let Some(piece) = stream.next().await? {
             if cx.cancel.is_cancelled() {
                 return Err(Error::failed("the restore was cancelled"));
             }
-            out.write_all(&piece).await.context(Class::Source, failed)?;
+            if pieces.send(piece).await.is_err() {
+                // The writer has failed, and says why.
+                break;
+            }
         }
-        out.flush().await.context(Class::Source, failed)?;
-        out.sync_all().await.context(Class::Source, failed)?;
+        drop(pieces);
+        writing.await.context(Class::Failed, || "a worker thread failed")?.context(Class::Source, failed)?;
         fs::rename(&temporary, file).await.context(Class::Source, failed)?;
-        let folder = fs::File::open(folder).await.context(Class::Source, failed)?;
-        folder.sync_all().await.context(Class::Source, failed)
+        if sync {
+            let folder = fs::File::open(folder).await.context(Class::Source, failed)?;
+            folder.sync_all().await.context(Class::Source, failed)?;
+        }
+        Ok(())
     };
     let copied = copied.await;
     if copied.is_err() {
         let _ = fs::remove_file(&temporary).await;
     }
     copied
+}
+
+fn write_pieces(mut out: File, mut queue: mpsc::Receiver<Bytes>, sync: bool) -> std::io::Result<()> {
+    while let Some(piece) = queue.blocking_recv() {
+        out.write_all(&piece)?;
+    }
+    if sync { out.sync_all() } else { Ok(()) }
 }
 
 /// The file that a stream becomes: what the tools of its engine expect.

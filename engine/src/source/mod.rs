@@ -8,6 +8,7 @@
 
 mod command;
 mod directory;
+mod file;
 pub(crate) mod postgres;
 pub(crate) mod process;
 pub(crate) mod sqlite;
@@ -28,7 +29,7 @@ use crate::error::{Error, Result};
 /// What the source tells of a capture; goes into the manifest, so never a secret.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct SourceFacts {
-    /// `postgres`, `sqlite`, `command`.
+    /// `postgres`, `sqlite`, `file`, `command`.
     pub engine: String,
     /// As the server tells it, such as `15.14`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -123,6 +124,7 @@ pub fn from_config(config: &SourceConfig) -> Box<dyn Source> {
     match config {
         SourceConfig::Postgres(config) => Box::new(postgres::capture::PostgresSource(config.clone())),
         SourceConfig::Sqlite { path } => Box::new(sqlite::SqliteSource { path: path.clone() }),
+        SourceConfig::File { path } => Box::new(file::FileSource { path: path.clone() }),
         SourceConfig::Command(config) => Box::new(command::CommandSource(config.clone())),
     }
 }
@@ -146,12 +148,14 @@ pub enum Target {
         overwrite: bool,
     },
     /// A directory: each stream becomes a file (`database/shop` becomes `database/shop`), written under a
-    /// temporary name, checked, fsynced, renamed.
+    /// temporary name, checked, renamed.
     Directory {
         /// Created if missing; must be empty unless `overwrite`.
         path: PathBuf,
         /// Write into a directory that is not empty; existing files of the same names are replaced.
         overwrite: bool,
+        /// Return only when the files are on stable storage. A file that replaces another always is.
+        sync: bool,
     },
 }
 
@@ -170,7 +174,7 @@ pub struct RestoreOutcome {
 /// [`Class::Usage`](crate::Class::Usage) for a target that is not empty, [`Class::Source`](crate::Class::Source) for a failing tool.
 pub async fn load(streams: &dyn StoredStreams, target: &Target, cx: &CaptureContext) -> Result<RestoreOutcome> {
     match target {
-        Target::Directory { path, overwrite } => directory::load(streams, path, *overwrite, cx).await,
+        Target::Directory { path, overwrite, sync } => directory::load(streams, path, *overwrite, *sync, cx).await,
         Target::Postgres { connection, password, client_directories, databases, rename, overwrite } => {
             if streams.facts().engine != "postgres" {
                 return Err(Error::usage(format!(

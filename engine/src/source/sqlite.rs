@@ -6,9 +6,9 @@ use std::time::{Duration, Instant};
 use async_trait::async_trait;
 use rusqlite::backup::{Backup, StepResult};
 use rusqlite::{Connection, OpenFlags};
-use tokio::io::AsyncReadExt;
 use tokio_util::sync::CancellationToken;
 
+use super::file::stream_file;
 use super::{CaptureContext, Source, SourceFacts, StreamSink};
 use crate::error::{Class, Context, Error, Result};
 
@@ -36,20 +36,9 @@ impl Source for SqliteSource {
             .await
             .context(Class::Failed, || "a worker thread failed")??;
 
-        let mut file = tokio::fs::File::open(&copy).await.context(Class::Storage, || "cannot read the copy")?;
-        let mut stream = sink.open(STREAM)?;
-        let mut first = true;
-        loop {
-            let space = stream.space().await?;
-            let read = file.read(space).await.context(Class::Storage, || "cannot read the copy")?;
-            if read == 0 {
-                break;
-            }
-            if std::mem::take(&mut first) && !space.starts_with(HEADER) {
-                return Err(Error::source_failed(format!("{} is not an SQLite database", self.path.display())));
-            }
-            stream.filled(read).await?;
-        }
+        let stream = stream_file(&copy, sink.open(STREAM)?, HEADER, cx)
+            .await
+            .map_err(|error| error.within(format!("cannot read the copy of {}", self.path.display())))?;
         stream.finish(0).await?;
         let _ = tokio::fs::remove_file(&copy).await;
         Ok(SourceFacts {

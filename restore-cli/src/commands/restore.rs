@@ -59,6 +59,9 @@ pub(crate) struct Args {
     /// Also where something is there already: it is dropped first
     #[arg(long, conflicts_with = "stdout")]
     overwrite: bool,
+    /// Return only when the restored files are on stable storage
+    #[arg(long, conflicts_with_all = ["stdout", "to_postgres"])]
+    sync: bool,
     /// Do not ask before overwriting
     #[arg(long)]
     yes: bool,
@@ -74,6 +77,10 @@ struct Restored {
     restored_bytes: u64,
     seconds: f64,
     read_from: Vec<Name>,
+    /// Bytes of packs that were fetched.
+    fetched_bytes: u64,
+    /// These, by what the whole snapshot amounts to in packs.
+    read_amplification: f64,
 }
 
 pub(crate) async fn run(args: &Args, session: &Session) -> Result<()> {
@@ -116,7 +123,7 @@ pub(crate) async fn run(args: &Args, session: &Session) -> Result<()> {
     // Not dropped on a signal: `load` obeys the token and cleans up after itself.
     let outcome = source::load(&streams, &target, &cx).await;
     drop(progress);
-    let outcome = outcome?;
+    let (outcome, reading) = (outcome?, streams.reading());
     session.out.result(&Restored {
         dataset: args.dataset.clone(),
         snapshot: manifest.snapshot.clone(),
@@ -125,6 +132,8 @@ pub(crate) async fn run(args: &Args, session: &Session) -> Result<()> {
         restored_bytes: streams.delivered(),
         seconds: elapsed(session, began).as_secs_f64(),
         read_from: streams.read_from(),
+        fetched_bytes: reading.fetched,
+        read_amplification: reading.amplification(),
     })
 }
 
@@ -140,7 +149,7 @@ async fn target(
     config: Option<&Config>,
 ) -> Result<Option<Target>> {
     if let Some(path) = &args.to_directory {
-        return Ok(Some(Target::Directory { path: path.clone(), overwrite: args.overwrite }));
+        return Ok(Some(Target::Directory { path: path.clone(), overwrite: args.overwrite, sync: args.sync }));
     }
     let Some(connection) = connection else { return Ok(None) };
     let password = match args.password_file.clone() {
@@ -230,7 +239,7 @@ impl fmt::Display for Restored {
             ("written", self.outcome.written.join(", ")),
             ("size", human::bytes(self.restored_bytes)),
             ("took", human::seconds(self.seconds)),
-            ("read from", read_from.join(", ")),
+            ("read from", format!("{}: {}", read_from.join(", "), human::bytes(self.fetched_bytes))),
         ];
         facts.extend(self.outcome.warnings.iter().map(|warning| ("warning", warning.clone())));
         write!(f, "{}", Plain::facts(facts))
