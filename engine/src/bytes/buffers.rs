@@ -11,10 +11,12 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use crate::error::{Error, Result};
 
+type Free = Arc<Mutex<Vec<Vec<u8>>>>;
+
 /// At most `count` buffers of about `capacity` bytes each.
 #[derive(Clone)]
 pub struct BufferPool {
-    free: Arc<Mutex<Vec<Vec<u8>>>>,
+    free: Free,
     permits: Arc<Semaphore>,
     capacity: usize,
     count: usize,
@@ -42,16 +44,10 @@ impl BufferPool {
         permit.map(|permit| self.lend(permit)).map_err(|_| Error::failed("a buffer pool was closed"))
     }
 
-    /// A buffer, if one can be had at once.
-    #[must_use]
-    pub fn try_take(&self) -> Option<Buffer> {
-        self.permits.clone().try_acquire_owned().ok().map(|permit| self.lend(permit))
-    }
-
     fn lend(&self, permit: OwnedSemaphorePermit) -> Buffer {
         let kept = self.free.lock().unwrap_or_else(PoisonError::into_inner).pop();
         let bytes = kept.unwrap_or_else(|| Vec::with_capacity(self.capacity));
-        Buffer { bytes, home: Some((self.free.clone(), permit)) }
+        Buffer { bytes, home: Some((Some(self.free.clone()), permit)) }
     }
 
     /// As [`Self::take`], on a thread that may block; it must be one of a tokio runtime.
@@ -67,10 +63,17 @@ impl BufferPool {
 #[derive(Default)]
 pub struct Buffer {
     bytes: Vec<u8>,
-    home: Option<(Arc<Mutex<Vec<Vec<u8>>>>, OwnedSemaphorePermit)>,
+    /// Where it goes, and what it goes with.
+    home: Option<(Option<Free>, OwnedSemaphorePermit)>,
 }
 
 impl Buffer {
+    /// One of `length` zeros that no pool knows. `permit` is returned when it is gone.
+    #[must_use]
+    pub fn zeroed(length: usize, permit: Option<OwnedSemaphorePermit>) -> Self {
+        Self { bytes: vec![0; length], home: permit.map(|permit| (None, permit)) }
+    }
+
     /// Its content as shared bytes; it goes back once the last of them is gone.
     #[must_use]
     pub fn freeze(self) -> Bytes {
@@ -80,7 +83,7 @@ impl Buffer {
 
 impl Drop for Buffer {
     fn drop(&mut self) {
-        if let Some((free, _permit)) = &self.home {
+        if let Some((Some(free), _)) = &self.home {
             free.lock().unwrap_or_else(PoisonError::into_inner).push(std::mem::take(&mut self.bytes));
         }
     }

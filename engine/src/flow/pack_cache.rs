@@ -13,17 +13,17 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use tokio::sync::{OnceCell, OwnedSemaphorePermit, Semaphore};
 
 use super::pack_fetch::PackFetcher;
-use crate::bytes::buffers::{Buffer, BufferPool};
+use crate::bytes::buffers::Buffer;
 use crate::error::{Error, Result};
 use crate::vault::manifest::{Extent, PackRef};
-use crate::vault::pack::{Content, MAX_CONTENT, TARGET_CONTENT};
+use crate::vault::pack::{Content, MAX_CONTENT};
 
 /// What the program needs beside the packs at hand.
 const PROGRAM: u64 = 56 << 20;
 /// One permit of the budget.
 const UNIT: u64 = 64 << 10;
-/// Less than this is not worth a large buffer.
-const SMALL: u64 = 8 << 20;
+/// No visit.
+const NEVER: usize = usize::MAX;
 
 /// What is wanted of one pack.
 struct Wanted {
@@ -32,26 +32,31 @@ struct Wanted {
     ranges: Vec<(u64, u64)>,
     /// How many visits are still to come, of all streams.
     visits: usize,
-    at_hand: Option<AtHand>,
 }
 
 /// A pack that is fetched or being fetched.
 struct AtHand {
     cell: Arc<OnceCell<Content>>,
-    permit: OwnedSemaphorePermit,
+    /// Until it is fetched; then the content has it.
+    permit: Option<OwnedSemaphorePermit>,
     /// Readers that use it or have asked for it.
     pinned: usize,
     /// The visit of its last reader that will need it next.
     next: usize,
 }
 
+#[derive(Default)]
+struct State {
+    wanted: HashMap<u32, Wanted>,
+    at_hand: HashMap<u32, AtHand>,
+}
+
 /// The packs of one snapshot.
 pub(super) struct PackCache {
     fetcher: PackFetcher,
-    packs: Mutex<HashMap<u32, Wanted>>,
+    state: Mutex<State>,
     budget: Arc<Semaphore>,
     most: u32,
-    contents: BufferPool,
     /// What all its ranges amount to, as ciphertext.
     needed: u64,
     fetched: AtomicU64,
@@ -73,7 +78,6 @@ impl PackCache {
                     reference: packs[extent.pack as usize],
                     ranges: Vec::new(),
                     visits: 0,
-                    at_hand: None,
                 });
                 pack.ranges.push((extent.offset, extent.length));
                 pack.visits += usize::from(last != Some(extent.pack));
@@ -83,14 +87,11 @@ impl PackCache {
         wanted.values_mut().for_each(|pack| join(&mut pack.ranges));
         let needed = wanted.values().map(|pack| share(&pack.reference, length(&pack.ranges))).sum();
         let most = u32::try_from(memory.saturating_sub(PROGRAM) / UNIT).unwrap_or(u32::MAX).max(1024);
-        let contents =
-            BufferPool::new((u64::from(most) * UNIT / TARGET_CONTENT as u64) as usize + 1, TARGET_CONTENT + (4 << 20));
         Self {
             fetcher,
-            packs: Mutex::new(wanted),
+            state: Mutex::new(State { wanted, at_hand: HashMap::new() }),
             budget: Arc::new(Semaphore::new(most as usize)),
             most,
-            contents,
             needed,
             fetched: AtomicU64::new(0),
         }
@@ -106,20 +107,19 @@ impl PackCache {
         (self.fetched.load(Ordering::Relaxed), self.needed)
     }
 
-    fn packs(&self) -> MutexGuard<'_, HashMap<u32, Wanted>> {
-        self.packs.lock().unwrap_or_else(PoisonError::into_inner)
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Pins a pack if that takes no waiting.
     pub(super) fn try_pin(self: &Arc<Self>, pack: u32) -> Option<Pin> {
-        let mut packs = self.packs();
-        let wanted = packs.get_mut(&pack)?;
-        if let Some(at_hand) = &mut wanted.at_hand {
-            at_hand.pinned += 1;
-            return Some(Pin { cache: self.clone(), pack, cell: at_hand.cell.clone(), next: usize::MAX });
+        let mut state = self.state();
+        if let Some(pin) = self.pin_at_hand(&mut state, pack) {
+            return Some(pin);
         }
-        let permit = self.budget.clone().try_acquire_many_owned(self.cost(wanted)).ok()?;
-        Some(self.pin_new(pack, wanted, permit))
+        let cost = self.cost(state.wanted.get(&pack)?);
+        let permit = self.budget.clone().try_acquire_many_owned(cost).ok()?;
+        Some(self.pin_new(&mut state, pack, permit))
     }
 
     /// Pins a pack; waits for memory. The caller must hold no pin.
@@ -127,26 +127,28 @@ impl PackCache {
         if let Some(pin) = self.try_pin(pack) {
             return Ok(pin);
         }
-        let unknown = || Error::integrity("a pack is wanted that no stream names");
-        let cost = self.packs().get(&pack).map(|wanted| self.cost(wanted)).ok_or_else(unknown)?;
+        let cost = self.state().wanted.get(&pack).map(|wanted| self.cost(wanted)).ok_or_else(unknown)?;
         let permit = self.budget.clone().acquire_many_owned(cost).await;
         let permit = permit.map_err(|_| Error::failed("the budget of packs was closed"))?;
-        let mut packs = self.packs();
-        let wanted = packs.get_mut(&pack).ok_or_else(unknown)?;
+        let mut state = self.state();
         // Another reader may have begun it meanwhile.
-        match &mut wanted.at_hand {
-            Some(at_hand) => {
-                at_hand.pinned += 1;
-                Ok(Pin { cache: self.clone(), pack, cell: at_hand.cell.clone(), next: usize::MAX })
-            }
-            None => Ok(self.pin_new(pack, wanted, permit)),
-        }
+        Ok(match self.pin_at_hand(&mut state, pack) {
+            Some(pin) => pin,
+            None => self.pin_new(&mut state, pack, permit),
+        })
     }
 
-    fn pin_new(self: &Arc<Self>, pack: u32, wanted: &mut Wanted, permit: OwnedSemaphorePermit) -> Pin {
+    fn pin_at_hand(self: &Arc<Self>, state: &mut State, pack: u32) -> Option<Pin> {
+        let at_hand = state.at_hand.get_mut(&pack)?;
+        at_hand.pinned += 1;
+        Some(Pin { cache: self.clone(), pack, cell: at_hand.cell.clone(), visited: None })
+    }
+
+    fn pin_new(self: &Arc<Self>, state: &mut State, pack: u32, permit: OwnedSemaphorePermit) -> Pin {
         let cell = Arc::new(OnceCell::new());
-        wanted.at_hand = Some(AtHand { cell: cell.clone(), permit, pinned: 1, next: usize::MAX });
-        Pin { cache: self.clone(), pack, cell, next: usize::MAX }
+        let at_hand = AtHand { cell: cell.clone(), permit: Some(permit), pinned: 1, next: NEVER };
+        state.at_hand.insert(pack, at_hand);
+        Pin { cache: self.clone(), pack, cell, visited: None }
     }
 
     /// Ciphertext and content while it is fetched, in permits; never more than half of all.
@@ -156,58 +158,55 @@ impl PackCache {
     }
 
     async fn fetch(&self, pack: u32) -> Result<Content> {
-        let found = self.packs().get(&pack).map(|wanted| (wanted.reference, wanted.ranges.clone()));
-        let (reference, ranges) = found.ok_or_else(|| Error::integrity("a pack is wanted that no stream names"))?;
-        let large = length(&ranges) > SMALL;
-        // The budget bounds what is at hand; a buffer that can be had at once is only faster than a new one.
-        let out = if large { self.contents.try_take().unwrap_or_default() } else { Buffer::default() };
-        let content = self.fetcher.fetch(&reference, &ranges, out).await?;
+        let (reference, ranges, held, mut permit) = {
+            let mut state = self.state();
+            let permit = state.at_hand.get_mut(&pack).and_then(|at_hand| at_hand.permit.take());
+            let wanted = state.wanted.get(&pack).ok_or_else(unknown)?;
+            (wanted.reference, wanted.ranges.clone(), held(wanted), permit)
+        };
+        // The content keeps its part until its last byte was delivered; the ciphertext's part is free after the fetch.
+        let units = held.div_ceil(UNIT) as usize;
+        let part = permit.as_mut().and_then(|permit| permit.split(units.min(permit.num_permits())));
+        let content = self.fetcher.fetch(&reference, &ranges, Buffer::zeroed(held as usize, part)).await?;
         self.fetched.fetch_add(reference.1, Ordering::Relaxed);
-        if let Some(Wanted { at_hand: Some(at_hand), .. }) = self.packs().get_mut(&pack) {
-            // The ciphertext is gone.
-            let held = (content.length() as u64).div_ceil(UNIT) as usize;
-            drop(at_hand.permit.split(at_hand.permit.num_permits().saturating_sub(held)));
-        }
         Ok(content)
     }
 
-    fn unpin(&self, pack: u32, visited: bool, next: usize) {
-        let mut packs = self.packs();
-        let Some(wanted) = packs.get_mut(&pack) else { return };
-        wanted.visits = wanted.visits.saturating_sub(usize::from(visited));
-        let Some(at_hand) = &mut wanted.at_hand else { return };
+    /// `visited`: a visit is over, and its reader will be back at the visit of this number.
+    fn unpin(&self, pack: u32, visited: Option<usize>) {
+        let mut state = self.state();
+        let state = &mut *state;
+        let (Some(wanted), Some(at_hand)) = (state.wanted.get_mut(&pack), state.at_hand.get_mut(&pack)) else { return };
         at_hand.pinned -= 1;
-        if visited {
+        if let Some(next) = visited {
             at_hand.next = next;
+            wanted.visits = wanted.visits.saturating_sub(1);
         }
         if at_hand.pinned == 0 && (wanted.visits == 0 || at_hand.cell.get().is_none()) {
-            wanted.at_hand = None;
+            state.at_hand.remove(&pack);
         }
-        self.evict(&mut packs);
+        self.evict(&mut state.at_hand);
     }
 
-    /// Forgets what nobody has pinned until half of the budget is free of it: what is needed last, first.
-    fn evict(&self, packs: &mut HashMap<u32, Wanted>) {
-        let unpinned = |wanted: &Wanted| {
-            wanted
-                .at_hand
-                .as_ref()
-                .filter(|at_hand| at_hand.pinned == 0)
-                .map(|at_hand| (at_hand.next, at_hand.permit.num_permits()))
+    /// Forgets what nobody has pinned until that is half of the budget at most: what is needed last, first.
+    fn evict(&self, at_hand: &mut HashMap<u32, AtHand>) {
+        let kept = |(pack, at_hand): (&u32, &AtHand)| {
+            let content = at_hand.cell.get().filter(|_| at_hand.pinned == 0)?;
+            Some((at_hand.next, *pack, content.length() as u64))
         };
-        let mut kept: usize = packs.values().filter_map(unpinned).map(|(_, permits)| permits).sum();
-        while kept > self.most as usize / 2 {
-            let last = packs
-                .iter()
-                .filter_map(|(pack, wanted)| Some((*pack, unpinned(wanted)?)))
-                .max_by_key(|(_, (next, _))| *next);
-            let Some((pack, (_, permits))) = last else { return };
-            kept -= permits;
-            if let Some(wanted) = packs.get_mut(&pack) {
-                wanted.at_hand = None;
-            }
+        let mut kept: Vec<(usize, u32, u64)> = at_hand.iter().filter_map(kept).collect();
+        let mut bytes: u64 = kept.iter().map(|(_, _, length)| length).sum();
+        kept.sort_unstable();
+        while bytes > u64::from(self.most) * UNIT / 2 {
+            let Some((_, pack, length)) = kept.pop() else { return };
+            bytes -= length;
+            at_hand.remove(&pack);
         }
     }
+}
+
+fn unknown() -> Error {
+    Error::integrity("a pack is wanted that no stream names")
 }
 
 /// A pack that stays at hand as long as this exists.
@@ -215,8 +214,7 @@ pub(super) struct Pin {
     cache: Arc<PackCache>,
     pack: u32,
     cell: Arc<OnceCell<Content>>,
-    /// See [`Self::visited`].
-    next: usize,
+    visited: Option<usize>,
 }
 
 impl Pin {
@@ -227,13 +225,13 @@ impl Pin {
 
     /// The visit is over; the reader's visit number `next` will want it again, if any does.
     pub(super) fn visited(mut self, next: Option<usize>) {
-        self.next = next.unwrap_or(usize::MAX - 1);
+        self.visited = Some(next.unwrap_or(NEVER));
     }
 }
 
 impl Drop for Pin {
     fn drop(&mut self) {
-        self.cache.unpin(self.pack, self.next != usize::MAX, self.next);
+        self.cache.unpin(self.pack, self.visited);
     }
 }
 

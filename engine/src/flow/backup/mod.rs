@@ -41,9 +41,12 @@ use crate::source::{CaptureContext, Source, SourceFacts};
 use crate::state::StateDirectory;
 use crate::state::cache::ObjectCache;
 use crate::state::journal::Journal;
-use crate::vault::index::IndexSegment;
+use crate::vault::index::{IndexSegment, IndexedPack};
 use crate::vault::layout;
 use crate::vault::manifest::{MANIFEST_VERSION, Manifest, PackRef, StreamEntry, Totals, encode_extents};
+
+/// Most chunks in one index segment, a pack more or less: about 9 MB.
+const SEGMENT: usize = 1 << 18;
 
 /// Figures of a run while it runs, in bytes.
 #[derive(Debug, Default)]
@@ -305,14 +308,15 @@ impl Backup<'_> {
         cache: &ObjectCache,
     ) -> Result<Vec<SharedReplica>> {
         let (fleet, dataset) = (&shared.fleet, &manifest.dataset);
-        if !captured.unindexed.is_empty() {
-            let segment = IndexSegment { generation: manifest.generation, packs: captured.unindexed.clone() };
-            let key = layout::index(dataset, &manifest.snapshot);
-            let index = sign_encrypted(key, &segment.to_bytes(), self.dataset, self.keys)?;
+        for (packs, last) in segments(&captured.unindexed) {
+            // A segment is found by listing and read as a whole: whose name the earlier ones bear is of no matter.
+            let id = if last { manifest.snapshot.clone() } else { SnapshotId::new(manifest.started, rand::random()) };
+            let segment = IndexSegment { generation: manifest.generation, packs: packs.to_vec() };
+            let index = sign_encrypted(layout::index(dataset, &id), &segment.to_bytes(), self.dataset, self.keys)?;
             manifest.totals.stored_bytes += index.object.len() as u64;
-            targets = fleet.put_to(&targets, &index.key, &index.object, "the index segment").await?;
+            targets = fleet.put_to(&targets, &index.key, &index.object, "an index segment").await?;
             let signature = layout::signature(&index.key);
-            targets = fleet.put_to(&targets, &signature, &index.signature, "the index segment's signature").await?;
+            targets = fleet.put_to(&targets, &signature, &index.signature, "an index segment's signature").await?;
             cache.put(&index.key, &index.object);
         }
         let json = serde_json::to_vec(manifest).context(Class::Failed, || "cannot write the manifest")?;
@@ -339,6 +343,21 @@ impl Backup<'_> {
     }
 }
 
+/// Packs by the segment that will list them, and whether it is the last: each small enough to be read at once.
+fn segments(packs: &[IndexedPack]) -> impl Iterator<Item = (&[IndexedPack], bool)> {
+    let mut rest = packs;
+    std::iter::from_fn(move || {
+        let mut chunks = 0;
+        let fits = rest.iter().take_while(|pack| {
+            chunks += pack.chunks.len();
+            chunks <= SEGMENT
+        });
+        let (segment, later) = rest.split_at(fits.count().max(1).min(rest.len()));
+        rest = later;
+        (!segment.is_empty()).then_some((segment, rest.is_empty()))
+    })
+}
+
 fn stream_entry(stream: &pipeline::CapturedStream) -> StreamEntry {
     StreamEntry {
         name: stream.name.clone(),
@@ -346,5 +365,26 @@ fn stream_entry(stream: &pipeline::CapturedStream) -> StreamEntry {
         blake3: stream.blake3,
         exit: stream.exit,
         extents: encode_extents(&stream.extents),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::id::Digest;
+
+    #[test]
+    fn segments_hold_every_pack_once_and_only_the_last_is_last() {
+        let pack =
+            |chunks: usize| IndexedPack { id: Digest([1; 32]), size: 1, chunks: vec![(Digest([2; 32]), 1); chunks] };
+        let cut = |packs: &[IndexedPack]| -> Vec<(usize, bool)> {
+            segments(packs).map(|(packs, last)| (packs.iter().map(|pack| pack.chunks.len()).sum(), last)).collect()
+        };
+        assert_eq!(cut(&[]), []);
+        assert_eq!(cut(&[pack(3), pack(4)]), [(7, true)]);
+        assert_eq!(
+            cut(&[pack(SEGMENT), pack(1), pack(SEGMENT + 9)]),
+            [(SEGMENT, false), (1, false), (SEGMENT + 9, true)]
+        );
     }
 }
