@@ -44,6 +44,12 @@ impl BufferPool {
         permit.map(|permit| self.lend(permit)).map_err(|_| Error::failed("a buffer pool was closed"))
     }
 
+    /// A buffer, if one can be had at once.
+    #[must_use]
+    pub fn try_take(&self) -> Option<Buffer> {
+        self.permits.clone().try_acquire_owned().ok().map(|permit| self.lend(permit))
+    }
+
     fn lend(&self, permit: OwnedSemaphorePermit) -> Buffer {
         let kept = self.free.lock().unwrap_or_else(PoisonError::into_inner).pop();
         let bytes = kept.unwrap_or_else(|| Vec::with_capacity(self.capacity));
@@ -70,8 +76,8 @@ pub struct Buffer {
 impl Buffer {
     /// One of `length` zeros that no pool knows. `permit` is returned when it is gone.
     #[must_use]
-    pub fn zeroed(length: usize, permit: Option<OwnedSemaphorePermit>) -> Self {
-        Self { bytes: vec![0; length], home: permit.map(|permit| (None, permit)) }
+    pub fn zeroed(length: usize, permit: OwnedSemaphorePermit) -> Self {
+        Self { bytes: vec![0; length], home: Some((None, permit)) }
     }
 
     /// Its content as shared bytes; it goes back once the last of them is gone.

@@ -101,7 +101,7 @@ pub struct Chunker {
 }
 
 impl Chunker {
-    /// Cuts into chunks of `average` bytes (a power of two, 64 KiB to 4 MiB), at least a quarter and at most four times that,
+    /// Cuts into chunks of `average` bytes (a power of two, 64 KiB to 4 MiB), at least half and at most four times that,
     /// the last one aside.
     #[must_use]
     pub fn new(key: &ChunkIdKey, average: u32) -> Self {

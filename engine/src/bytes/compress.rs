@@ -11,8 +11,8 @@ const FAST: i32 = 1;
 const THOROUGH: i32 = 3;
 /// How much larger frames may be for the sake of speed.
 const WORTH: f64 = 1.02;
-/// Of so many chunks, one is compressed at both levels.
-const SAMPLED: u64 = 64;
+/// Of so many chunks, one is compressed at both levels; more often at first.
+const SAMPLED: u64 = 256;
 /// How much of the old measurement is left after a new one.
 const MEMORY: f64 = 0.75;
 /// The level that looks least: what does not compress comes out as it is, nearly as fast as it can be copied.
@@ -69,8 +69,9 @@ impl Effort {
             Compression::Level(level) => Plan { level, also: None, probe },
             Compression::Auto => {
                 let fast = learnt.fast <= WORTH * learnt.thorough;
+                let sampled = learnt.chunks.is_power_of_two() || learnt.chunks.is_multiple_of(SAMPLED);
                 let (level, other) = if fast { (FAST, THOROUGH) } else { (THOROUGH, FAST) };
-                Plan { level, also: (learnt.chunks % SAMPLED == 1).then_some(other), probe }
+                Plan { level, also: sampled.then_some(other), probe }
             }
         }
     }

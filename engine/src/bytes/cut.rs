@@ -32,7 +32,7 @@ impl Cutter {
 
     /// The length of the chunk at the beginning of `window`: all of it, if it ends nowhere in there.
     pub(super) fn cut(&self, window: &[u8]) -> usize {
-        let shortest = self.average / 4;
+        let shortest = self.average / 2;
         let window = &window[..window.len().min(self.longest())];
         // As the crate does, which looks at two bytes at a time: an odd last one is no boundary.
         let end = window.len() & !1;
@@ -102,7 +102,7 @@ mod tests {
             let data: Vec<u8> = bytes::<300_000>(seed, "data")[..length].iter().map(|byte| byte % letters).collect();
             let shifted: Vec<u64> = gear.iter().map(|word| word << 1).collect();
             let (s, l) = (cutter.strict, cutter.lax);
-            let (_, theirs) = cut_gear(&data, 16 << 10, 64 << 10, 256 << 10, s, l, s << 1, l << 1, &gear, &shifted);
+            let (_, theirs) = cut_gear(&data, 32 << 10, 64 << 10, 256 << 10, s, l, s << 1, l << 1, &gear, &shifted);
             prop_assert_eq!(cutter.cut(&data), theirs);
         }
     }

@@ -2,7 +2,8 @@
 //!
 //! - **Plan**: every range that any stream of the snapshot takes from a pack is known beforehand. What is fetched
 //!   of a pack is all of that and nothing else, and a pack is forgotten once its last range was taken.
-//! - **Bounds**: one budget. At most half of it is kept for later; what is needed last goes first.
+//! - **Bounds**: what is wanted of a pack lies in a large buffer of a pool, or, if it is little, in memory of its own
+//!   under a budget. Some of both is kept for later visits; what is needed last goes first.
 //! - **No deadlock**: a reader waits for memory only while it holds none that only it can free: for the pack it needs next.
 //!   Packs ahead of that are begun only if there is room at once.
 
@@ -13,14 +14,18 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use tokio::sync::{OnceCell, OwnedSemaphorePermit, Semaphore};
 
 use super::pack_fetch::PackFetcher;
-use crate::bytes::buffers::Buffer;
+use crate::bytes::buffers::{Buffer, BufferPool};
 use crate::error::{Error, Result};
 use crate::vault::manifest::{Extent, PackRef};
-use crate::vault::pack::{Content, MAX_CONTENT};
+use crate::vault::pack::{Content, MAX_CONTENT, TARGET_CONTENT};
 
-/// What the program needs beside the packs at hand.
-const PROGRAM: u64 = 56 << 20;
-/// One permit of the budget.
+/// What the program needs beside the packs at hand, ciphertext on its way included.
+const PROGRAM: u64 = 64 << 20;
+/// A large buffer: the target, and the chunk that exceeds it.
+const LARGE: u64 = TARGET_CONTENT as u64 + (2 << 20);
+/// What is wanted of a pack is little up to here.
+const LITTLE: u64 = 4 << 20;
+/// One permit of the budget for what is little.
 const UNIT: u64 = 64 << 10;
 /// No visit.
 const NEVER: usize = usize::MAX;
@@ -37,15 +42,21 @@ struct Wanted {
 /// A pack that is fetched or being fetched.
 struct AtHand {
     cell: Arc<OnceCell<Content>>,
-    /// Until it is fetched; then the content has it.
-    permit: Option<OwnedSemaphorePermit>,
+    /// Until it is fetched; then it is the content's.
+    room: Option<Room>,
     /// Readers that use it or have asked for it.
     pinned: usize,
     /// The visit of its last reader that will need it next.
     next: usize,
 }
 
-#[derive(Default)]
+/// Where a pack's content will lie.
+enum Room {
+    Large(Buffer),
+    /// Enough for ciphertext and content.
+    Little(OwnedSemaphorePermit),
+}
+
 struct State {
     wanted: HashMap<u32, Wanted>,
     at_hand: HashMap<u32, AtHand>,
@@ -55,7 +66,9 @@ struct State {
 pub(super) struct PackCache {
     fetcher: PackFetcher,
     state: Mutex<State>,
+    large: BufferPool,
     budget: Arc<Semaphore>,
+    /// Permits of the budget.
     most: u32,
     /// What all its ranges amount to, as ciphertext.
     needed: u64,
@@ -86,10 +99,13 @@ impl PackCache {
         }
         wanted.values_mut().for_each(|pack| join(&mut pack.ranges));
         let needed = wanted.values().map(|pack| share(&pack.reference, length(&pack.ranges))).sum();
-        let most = u32::try_from(memory.saturating_sub(PROGRAM) / UNIT).unwrap_or(u32::MAX).max(1024);
+        let most = u32::try_from(memory / 8 / UNIT).unwrap_or(u32::MAX).max(256);
+        let large = memory.saturating_sub(PROGRAM + u64::from(most) * UNIT) / LARGE;
+        let large = usize::try_from(large).unwrap_or(usize::MAX).clamp(2, 16);
         Self {
             fetcher,
             state: Mutex::new(State { wanted, at_hand: HashMap::new() }),
+            large: BufferPool::new(large, LARGE as usize),
             budget: Arc::new(Semaphore::new(most as usize)),
             most,
             needed,
@@ -117,9 +133,11 @@ impl PackCache {
         if let Some(pin) = self.pin_at_hand(&mut state, pack) {
             return Some(pin);
         }
-        let cost = self.cost(state.wanted.get(&pack)?);
-        let permit = self.budget.clone().try_acquire_many_owned(cost).ok()?;
-        Some(self.pin_new(&mut state, pack, permit))
+        let room = match self.cost(state.wanted.get(&pack)?) {
+            None => Room::Large(self.large.try_take()?),
+            Some(cost) => Room::Little(self.budget.clone().try_acquire_many_owned(cost).ok()?),
+        };
+        Some(self.pin_new(&mut state, pack, room))
     }
 
     /// Pins a pack; waits for memory. The caller must hold no pin.
@@ -128,13 +146,16 @@ impl PackCache {
             return Ok(pin);
         }
         let cost = self.state().wanted.get(&pack).map(|wanted| self.cost(wanted)).ok_or_else(unknown)?;
-        let permit = self.budget.clone().acquire_many_owned(cost).await;
-        let permit = permit.map_err(|_| Error::failed("the budget of packs was closed"))?;
+        let closed = |_| Error::failed("the budget of packs was closed");
+        let room = match cost {
+            None => Room::Large(self.large.take().await?),
+            Some(cost) => Room::Little(self.budget.clone().acquire_many_owned(cost).await.map_err(closed)?),
+        };
         let mut state = self.state();
         // Another reader may have begun it meanwhile.
         Ok(match self.pin_at_hand(&mut state, pack) {
             Some(pin) => pin,
-            None => self.pin_new(&mut state, pack, permit),
+            None => self.pin_new(&mut state, pack, room),
         })
     }
 
@@ -144,30 +165,38 @@ impl PackCache {
         Some(Pin { cache: self.clone(), pack, cell: at_hand.cell.clone(), visited: None })
     }
 
-    fn pin_new(self: &Arc<Self>, state: &mut State, pack: u32, permit: OwnedSemaphorePermit) -> Pin {
+    fn pin_new(self: &Arc<Self>, state: &mut State, pack: u32, room: Room) -> Pin {
         let cell = Arc::new(OnceCell::new());
-        let at_hand = AtHand { cell: cell.clone(), permit: Some(permit), pinned: 1, next: NEVER };
+        let at_hand = AtHand { cell: cell.clone(), room: Some(room), pinned: 1, next: NEVER };
         state.at_hand.insert(pack, at_hand);
         Pin { cache: self.clone(), pack, cell, visited: None }
     }
 
-    /// Ciphertext and content while it is fetched, in permits; never more than half of all.
-    fn cost(&self, wanted: &Wanted) -> u32 {
+    /// Ciphertext and content while it is fetched, in permits, never more than half of all; `None` where it takes a large buffer.
+    fn cost(&self, wanted: &Wanted) -> Option<u32> {
         let bytes = wanted.reference.1 + held(wanted);
-        u32::try_from(bytes.div_ceil(UNIT)).unwrap_or(u32::MAX).min(self.most / 2)
+        let permits = u32::try_from(bytes.div_ceil(UNIT)).unwrap_or(u32::MAX);
+        (held(wanted) <= LITTLE).then_some(permits.min(self.most / 2))
     }
 
     async fn fetch(&self, pack: u32) -> Result<Content> {
-        let (reference, ranges, held, mut permit) = {
+        let (reference, ranges, held, room) = {
             let mut state = self.state();
-            let permit = state.at_hand.get_mut(&pack).and_then(|at_hand| at_hand.permit.take());
+            let room = state.at_hand.get_mut(&pack).and_then(|at_hand| at_hand.room.take());
             let wanted = state.wanted.get(&pack).ok_or_else(unknown)?;
-            (wanted.reference, wanted.ranges.clone(), held(wanted), permit)
+            (wanted.reference, wanted.ranges.clone(), held(wanted), room)
         };
-        // The content keeps its part until its last byte was delivered; the ciphertext's part is free after the fetch.
-        let units = held.div_ceil(UNIT) as usize;
-        let part = permit.as_mut().and_then(|permit| permit.split(units.min(permit.num_permits())));
-        let content = self.fetcher.fetch(&reference, &ranges, Buffer::zeroed(held as usize, part)).await?;
+        let (out, _ciphertext) = match room {
+            Some(Room::Large(buffer)) => (buffer, None),
+            Some(Room::Little(mut permit)) => {
+                // The content keeps its part until its last byte was delivered; the ciphertext's is free after the fetch.
+                let part = permit.split(held.div_ceil(UNIT) as usize);
+                (part.map_or_else(Buffer::default, |part| Buffer::zeroed(held as usize, part)), Some(permit))
+            }
+            // A fetch that failed is tried again by another reader, which waits for this pack and nothing else.
+            None => (Buffer::default(), None),
+        };
+        let content = self.fetcher.fetch(&reference, &ranges, out).await?;
         self.fetched.fetch_add(reference.1, Ordering::Relaxed);
         Ok(content)
     }
@@ -188,19 +217,27 @@ impl PackCache {
         self.evict(&mut state.at_hand);
     }
 
-    /// Forgets what nobody has pinned until that is half of the budget at most: what is needed last, first.
+    /// Forgets what nobody has pinned, what is needed last first, until little is left: half of the budget, and a third of
+    /// the large buffers.
     fn evict(&self, at_hand: &mut HashMap<u32, AtHand>) {
         let kept = |(pack, at_hand): (&u32, &AtHand)| {
             let content = at_hand.cell.get().filter(|_| at_hand.pinned == 0)?;
             Some((at_hand.next, *pack, content.length() as u64))
         };
         let mut kept: Vec<(usize, u32, u64)> = at_hand.iter().filter_map(kept).collect();
-        let mut bytes: u64 = kept.iter().map(|(_, _, length)| length).sum();
         kept.sort_unstable();
-        while bytes > u64::from(self.most) * UNIT / 2 {
-            let Some((_, pack, length)) = kept.pop() else { return };
-            bytes -= length;
-            at_hand.remove(&pack);
+        let (mut large, mut little) = (0, 0);
+        for (_, pack, length) in kept {
+            let fits = if length > LITTLE {
+                large += 1;
+                large <= self.large.count() / 3
+            } else {
+                little += length;
+                little <= u64::from(self.most) * UNIT / 2
+            };
+            if !fits {
+                at_hand.remove(&pack);
+            }
         }
     }
 }

@@ -100,6 +100,10 @@ impl StoredStreams for SnapshotStreams {
         self.manifest.streams.iter().map(|stream| stream.name.clone()).collect()
     }
 
+    fn length(&self, name: &str) -> Option<u64> {
+        self.manifest.streams.iter().find(|stream| stream.name == name).map(|stream| stream.length)
+    }
+
     fn facts(&self) -> &SourceFacts {
         &self.manifest.source
     }

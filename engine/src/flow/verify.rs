@@ -12,7 +12,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::documents::fetch_signed;
 use super::inventory::Inventory;
-use super::pack_fetch;
+use super::pack_fetch::{self, Check};
 use super::prune::pruned_snapshots;
 use super::reader::VaultReader;
 use crate::bytes::buffers::Buffer;
@@ -209,7 +209,7 @@ impl Judge<'_> {
                     let Some(secrets) = secrets.get(&generation).filter(|_| read_data).cloned() else { return Ok(0) };
                     let opened = tokio::task::spawn_blocking(move || {
                         let all = [(0, pack.2)];
-                        pack_fetch::open(&ciphertext, pack.2, &secrets, &all, Buffer::default())
+                        pack_fetch::open(&ciphertext, pack.2, &secrets, &all, Check::Yes, Buffer::default())
                     });
                     let content = opened.await.context(Class::Failed, || "a worker thread failed")??;
                     Ok(content.length() as u64)

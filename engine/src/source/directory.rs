@@ -50,9 +50,10 @@ async fn write(streams: &dyn StoredStreams, name: &str, file: &Path, sync: bool,
     let _ = fs::remove_file(&temporary).await;
     let out =
         OpenOptions::new().write(true).create_new(true).mode(0o600).open(&temporary).context(Class::Source, failed)?;
+    let length = streams.length(name);
     let mut stream = streams.open(name).await?;
     let (pieces, queue) = mpsc::channel(AHEAD);
-    let writing = tokio::task::spawn_blocking(move || write_pieces(out, queue, sync));
+    let writing = tokio::task::spawn_blocking(move || write_pieces(out, length, queue, sync));
     let copied = async {
         while let Some(piece) = stream.next().await? {
             if cx.cancel.is_cancelled() {
@@ -79,7 +80,19 @@ async fn write(streams: &dyn StoredStreams, name: &str, file: &Path, sync: bool,
     copied
 }
 
-fn write_pieces(mut out: File, mut queue: mpsc::Receiver<Bytes>, sync: bool) -> std::io::Result<()> {
+fn write_pieces(
+    mut out: File,
+    length: Option<u64>,
+    mut queue: mpsc::Receiver<Bytes>,
+    sync: bool,
+) -> std::io::Result<()> {
+    // A disk that is too small says so before the first byte; and space that is set aside is written faster.
+    if let Some(length) = length.filter(|length| *length > 0) {
+        match rustix::fs::fallocate(&out, rustix::fs::FallocateFlags::empty(), 0, length) {
+            Err(rustix::io::Errno::OPNOTSUPP | rustix::io::Errno::NOSYS) | Ok(()) => {}
+            Err(error) => return Err(error.into()),
+        }
+    }
     while let Some(piece) = queue.blocking_recv() {
         out.write_all(&piece)?;
     }

@@ -12,6 +12,9 @@ use async_trait::async_trait;
 use super::{CaptureContext, Source, SourceFacts, StreamSink, StreamWriter};
 use crate::error::{Class, Context, Error, Result};
 
+/// Read at once: what was read is hashed while it is in the processor's cache.
+const PIECE: usize = 256 << 10;
+
 /// Captures one file, which must not change meanwhile.
 #[derive(Debug, Clone)]
 pub(super) struct FileSource {
@@ -65,6 +68,8 @@ pub(super) async fn stream_file(
         let mut from = File::open(&file).context(Class::Source, failed)?;
         loop {
             let space = runtime.block_on(stream.space())?;
+            let most = space.len().min(PIECE);
+            let space = &mut space[..most];
             let length = from.read(space).context(Class::Source, failed)?;
             if length == 0 {
                 return Ok(stream);

@@ -103,6 +103,12 @@ pub trait StoredStreams: Send + Sync {
     /// In the order of capture.
     fn names(&self) -> Vec<String>;
 
+    /// How long a stream is, in bytes, where that is known.
+    fn length(&self, name: &str) -> Option<u64> {
+        let _ = name;
+        None
+    }
+
     /// What the source told when it was captured.
     fn facts(&self) -> &SourceFacts;
 

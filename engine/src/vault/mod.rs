@@ -2,6 +2,7 @@
 //!
 //! Nothing here talks to a replica: these are the objects, as bytes.
 
+pub mod chunk_table;
 pub mod index;
 pub mod info;
 pub mod keyring;

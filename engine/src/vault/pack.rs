@@ -182,15 +182,15 @@ impl Content {
     }
 }
 
-/// Reads from a pack's plaintext the chunks that `wanted` touches (ranges of its content, in order), checks each
-/// one's id, and leaves the others as they are.
+/// Reads from a pack's plaintext the chunks that `wanted` touches (ranges of its content, in order), and leaves the
+/// others as they are. With `key`, checks each one's id.
 ///
 /// # Errors
 /// Damaged, or its content is not `content` bytes long.
 pub fn read(
     plaintext: &mut (impl Read + Seek),
     content: u64,
-    key: &ChunkIdKey,
+    key: Option<&ChunkIdKey>,
     wanted: &[(u64, u64)],
     mut out: Buffer,
 ) -> Result<Content> {
@@ -222,7 +222,7 @@ pub fn read(
             out.resize(to, 0);
         }
         frames.decompress(&frame, &mut out[at..to])?;
-        if key.id_of(&out[at..to]) != entry.id {
+        if key.is_some_and(|key| key.id_of(&out[at..to]) != entry.id) {
             return Err(Error::integrity(format!("chunk {} does not have the content it is named for", entry.id)));
         }
         match runs.last_mut() {
@@ -254,7 +254,7 @@ mod tests {
     }
 
     fn read_all(plaintext: &[u8], content: u64) -> Result<Bytes> {
-        let all = read(&mut Cursor::new(plaintext), content, &key()?, &[(0, content)], Buffer::default())?;
+        let all = read(&mut Cursor::new(plaintext), content, Some(&key()?), &[(0, content)], Buffer::default())?;
         all.slice(0, content).ok_or_else(|| Error::failed("not everything was read"))
     }
 
@@ -271,7 +271,8 @@ mod tests {
     #[test]
     fn gives_only_the_chunks_that_are_wanted() -> Result<()> {
         let pack = pack_of(&[b"aaaa", b"bbbb", b"cccc", b"dddd", b"eeee"])?;
-        let read = |wanted: &[(u64, u64)]| read(&mut Cursor::new(&pack.out), 20, &key()?, wanted, Buffer::default());
+        let read =
+            |wanted: &[(u64, u64)]| read(&mut Cursor::new(&pack.out), 20, Some(&key()?), wanted, Buffer::default());
         let some = read(&[(1, 2), (9, 2), (12, 1)])?;
         assert_eq!(some.length(), 12);
         let slices = [(0, 4), (1, 2), (8, 8), (9, 5)].map(|(offset, length)| some.slice(offset, length));

@@ -6,11 +6,11 @@
 use std::collections::{BTreeSet, HashMap, HashSet};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
-use super::chunk_table::{self, ChunkTable, Place};
 use crate::flow::documents::Documents;
 use crate::flow::inventory::Inventory;
 use crate::id::{ChunkId, SnapshotId};
 use crate::replica::SharedReplica;
+use crate::vault::chunk_table::{self, ChunkTable, Place};
 use crate::vault::index::IndexedPack;
 use crate::vault::manifest::PackRef;
 

@@ -10,7 +10,6 @@
 //!   holds every pack that the manifest names.
 
 mod chunk_index;
-mod chunk_table;
 mod fleet;
 mod intake;
 mod packer;

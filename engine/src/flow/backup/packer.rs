@@ -11,13 +11,13 @@ use tokio::runtime::Handle;
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 
-use super::chunk_table::Place;
 use super::fleet::Receipt;
 use super::pipeline::{Captured, CapturedStream, Item, Shared, stopped};
 use crate::bytes::buffers::Buffer;
 use crate::bytes::crypt;
 use crate::error::{Class, Context, Error, Result};
 use crate::id::{ChunkId, Digest};
+use crate::vault::chunk_table::Place;
 use crate::vault::index::IndexedPack;
 use crate::vault::manifest::{Extent, PackRef, push_extent};
 use crate::vault::pack::{ChunkEntry, PackWriter};

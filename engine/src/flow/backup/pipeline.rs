@@ -15,7 +15,6 @@ use tokio_util::sync::{CancellationToken, DropGuard};
 
 use super::Progress;
 use super::chunk_index::ChunkIndex;
-use super::chunk_table::Place;
 use super::fleet::{Fleet, Receipt};
 use super::intake::{Intake, Sink};
 use super::packer::Packer;
@@ -26,6 +25,7 @@ use crate::error::{Class, Context, Error, Result};
 use crate::id::{ChunkId, Digest};
 use crate::keys::DatasetKeys;
 use crate::state::journal::Journal;
+use crate::vault::chunk_table::Place;
 use crate::vault::index::IndexedPack;
 use crate::vault::manifest::{Extent, PackRef};
 use crate::vault::pack::TARGET_SIZE;

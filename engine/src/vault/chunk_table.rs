@@ -15,8 +15,10 @@ const FINGERPRINT: usize = 10;
 
 /// Where a chunk lies: the number of a pack, and the offset in its content.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct Place {
+pub struct Place {
+    /// As the table's user counts packs.
     pub pack: u32,
+    /// In bytes.
     pub offset: u32,
 }
 
@@ -52,11 +54,12 @@ fn fingerprint(id: &ChunkId) -> &[u8] {
 }
 
 /// A map that is being made.
-pub(super) struct Builder(Vec<Vec<Entry>>);
+pub struct Builder(Vec<Vec<Entry>>);
 
 impl Builder {
     /// `expected` entries fit without growth.
-    pub(super) fn new(expected: usize) -> Self {
+    #[must_use]
+    pub fn new(expected: usize) -> Self {
         let each = expected / SHARDS;
         // Shards are filled at random: four standard deviations more than the mean is enough for nearly all.
         let most = each + 4 * each.isqrt();
@@ -64,11 +67,13 @@ impl Builder {
     }
 
     /// Of several places for one chunk the first counts.
-    pub(super) fn add(&mut self, id: &ChunkId, place: Place) {
+    pub fn add(&mut self, id: &ChunkId, place: Place) {
         push(&mut self.0[shard(id)], Entry::new(id, place));
     }
 
-    pub(super) fn finish(mut self) -> ChunkTable {
+    /// The map of all that was added.
+    #[must_use]
+    pub fn finish(mut self) -> ChunkTable {
         for shard in &mut self.0 {
             shard.sort_by(|a, b| a.fingerprint().cmp(b.fingerprint()));
             shard.dedup_by(|later, first| later.fingerprint() == first.fingerprint());
@@ -78,17 +83,18 @@ impl Builder {
 }
 
 /// The map.
-pub(super) struct ChunkTable(Vec<Vec<Entry>>);
+pub struct ChunkTable(Vec<Vec<Entry>>);
 
 impl ChunkTable {
     /// Where the chunk lies.
-    pub(super) fn find(&self, id: &ChunkId) -> Option<Place> {
+    #[must_use]
+    pub fn find(&self, id: &ChunkId) -> Option<Place> {
         let shard = &self.0[shard(id)];
         search(shard, id).ok().map(|at| shard[at].place())
     }
 
     /// Says where a chunk lies, anew or for the first time.
-    pub(super) fn put(&mut self, id: &ChunkId, place: Place) {
+    pub fn put(&mut self, id: &ChunkId, place: Place) {
         let shard = &mut self.0[shard(id)];
         match search(shard, id) {
             Ok(at) => shard[at] = Entry::new(id, place),

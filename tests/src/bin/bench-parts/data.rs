@@ -1,0 +1,151 @@
+//! Data that looks like the uncompressed dump of an invented shop: the same bytes for the same size and edits.
+//!
+//! Rows in the manner of COPY, four tables in turn, a block of rows each: customers (names, addresses, random tokens), orders
+//! (numbers, states, times), events (JSON) and notes (sentences). Row `n` depends on `n` alone, so that a deleted or inserted
+//! block leaves all others as they are.
+
+use std::io::Write;
+
+use rand::{RngExt, SeedableRng};
+use rand_chacha::ChaCha8Rng;
+
+use super::Result;
+
+/// Rows of one table before the next one's.
+const BLOCK: u64 = 20_000;
+const FIRST: [&str; 12] =
+    ["Anna", "Bela", "Chiara", "Dmitri", "Elif", "Farid", "Greta", "Hugo", "Ines", "Jonas", "Katya", "Liam"];
+const LAST: [&str; 12] =
+    ["Meyer", "Novak", "Okafor", "Petrov", "Quinn", "Rossi", "Schmidt", "Tanaka", "Ueda", "Varga", "Weber", "Young"];
+const STATES: [&str; 5] = ["new", "paid", "sent", "delivered", "returned"];
+const KINDS: [&str; 4] = ["view", "search", "basket", "order"];
+
+/// A change between two versions: rows `from..to` are left out, or followed by as many new ones.
+struct Edits {
+    deleted: std::ops::Range<u64>,
+    inserted_after: u64,
+    inserted: u64,
+    /// Single rows that changed: each so many, from the given row on.
+    changed_every: u64,
+    changed: std::ops::Range<u64>,
+    /// Grows by so many MiB.
+    appended: usize,
+}
+
+impl Edits {
+    /// `append=MIB`, `delete=FROM:ROWS`, `insert=AFTER:ROWS`, `change=FROM:ROWS`, separated by commas.
+    fn parse(text: &str) -> Result<Self> {
+        let mut edits =
+            Self { deleted: 0..0, inserted_after: 0, inserted: 0, changed_every: 1, changed: 0..0, appended: 0 };
+        for edit in text.split(',').filter(|edit| !edit.is_empty()) {
+            let (verb, number) = edit.split_once('=').ok_or("an edit looks like delete=1000:50")?;
+            let (at, rows) = number.split_once(':').unwrap_or(("0", number));
+            let (at, rows): (u64, u64) = (at.parse()?, rows.parse()?);
+            match verb {
+                "append" => edits.appended = usize::try_from(rows)?,
+                "delete" => edits.deleted = at..at + rows,
+                "insert" => (edits.inserted_after, edits.inserted) = (at, rows),
+                "change" => edits.changed = at..at + rows,
+                _ => return Err(format!("unknown edit `{verb}`").into()),
+            }
+        }
+        Ok(edits)
+    }
+}
+
+/// Writes `mib` MiB to standard output, with `edits`.
+pub(super) fn write(mib: &str, edits: &str) -> Result<()> {
+    let edits = Edits::parse(edits)?;
+    let wanted = (mib.parse::<usize>()? + edits.appended) << 20;
+    let mut out = std::io::stdout().lock();
+    let (mut block, mut written, mut row) = (Vec::with_capacity(1 << 21), 0, 0_u64);
+    let words = words();
+    while written < wanted {
+        block.clear();
+        while block.len() < 1 << 20 {
+            if !edits.deleted.contains(&row) {
+                let changed = edits.changed.contains(&row) && row % edits.changed_every == 0;
+                push_row(&mut block, &words, row, u64::from(changed))?;
+            }
+            if edits.inserted > 0 && row == edits.inserted_after {
+                for new in 0..edits.inserted {
+                    push_row(&mut block, &words, row / BLOCK * BLOCK + new, 7)?;
+                }
+            }
+            row += 1;
+        }
+        block.truncate(wanted - written);
+        out.write_all(&block)?;
+        written += block.len();
+    }
+    Ok(out.flush()?)
+}
+
+/// A vocabulary in which the first words are the common ones.
+fn words() -> Vec<String> {
+    let mut random = ChaCha8Rng::seed_from_u64(4711);
+    let mut word = || -> String {
+        let length = random.random_range(2..9);
+        (0..length).map(|_| char::from(b"etaoinshrdlucmfw"[random.random_range(0..16)])).collect()
+    };
+    (0..2048).map(|_| word()).collect()
+}
+
+fn push_row(out: &mut Vec<u8>, words: &[String], row: u64, version: u64) -> Result<()> {
+    let mut state = (row + 1).wrapping_mul(0x9E37_79B9_7F4A_7C15) ^ version.wrapping_mul(0xD1B5_4A32_D192_ED03);
+    // xorshift64*: quick, and every row has its own.
+    let mut next = |below: u64| {
+        state ^= state >> 12;
+        state ^= state << 25;
+        state ^= state >> 27;
+        (state.wrapping_mul(0x2545_F491_4F6C_DD1D) >> 33) % below
+    };
+    let (second, day) = (row / 9 % 60, 1 + row / 400_000 % 28);
+    let time = format_args!("2026-10-{day:02} {:02}:{:02}:{second:02}", row / 32_400 % 24, row / 540 % 60).to_string();
+    match row / BLOCK % 4 {
+        0 => {
+            let (first, last) = (FIRST[next(12) as usize], LAST[next(12) as usize]);
+            let (street, city) = (&words[next(400) as usize], &words[next(90) as usize]);
+            writeln!(
+                out,
+                "{row}\t{first} {last}\t{}.{}{}@example.com\t{street} street {}\t{city}\t{:08x}{:08x}\t{time}",
+                first.to_lowercase(),
+                last.to_lowercase(),
+                next(9999),
+                next(180),
+                next(1 << 32),
+                next(1 << 32)
+            )?;
+        }
+        1 => {
+            let (cents, state) = (next(30_000), STATES[(next(25) as f64).sqrt() as usize]);
+            writeln!(
+                out,
+                "{row}\t{}\t{}.{:02}\t{state}\t{time}\t\\N\tf\t{}",
+                next(40_000) + row / 40,
+                cents / 100,
+                cents % 100,
+                1 + next(4)
+            )?;
+        }
+        2 => writeln!(
+            out,
+            "{row}\t{time}\t{{\"type\": \"{}\", \"session\": {}, \"page\": \"/products/{}\", \"ms\": {}, \"ok\": {}}}",
+            KINDS[next(4) as usize],
+            row / 13,
+            next(5000),
+            next(900),
+            next(50) != 0
+        )?,
+        _ => {
+            write!(out, "{row}\t{time}\t")?;
+            for _ in 0..6 + next(14) {
+                // Squared: common words come first.
+                let rank = next(45) * next(45);
+                write!(out, "{} ", words[rank as usize])?;
+            }
+            writeln!(out, "\t{}", next(5))?;
+        }
+    }
+    Ok(())
+}
