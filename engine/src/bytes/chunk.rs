@@ -143,6 +143,7 @@ impl Chunker {
 }
 
 #[cfg(test)]
+#[allow(clippy::unwrap_used, reason = "tests")]
 mod tests {
     use super::*;
     use crate::bytes::buffers::BufferPool;

@@ -80,6 +80,7 @@ impl Cutter {
 }
 
 #[cfg(test)]
+#[allow(clippy::unwrap_used, reason = "tests")]
 mod tests {
     use fastcdc::v2020::cut_gear;
     use proptest::prelude::*;

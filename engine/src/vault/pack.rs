@@ -276,7 +276,7 @@ mod tests {
         let some = read(&[(1, 2), (9, 2), (12, 1)])?;
         assert_eq!(some.length(), 12);
         let slices = [(0, 4), (1, 2), (8, 8), (9, 5)].map(|(offset, length)| some.slice(offset, length));
-        assert_eq!(slices.map(|slice| slice.unwrap_or_default()), ["aaaa", "aa", "ccccdddd", "cccdd"]);
+        assert_eq!(slices.map(Option::unwrap_or_default), ["aaaa", "aa", "ccccdddd", "cccdd"]);
         for outside in [(3, 2), (4, 1), (7, 2), (15, 2), (16, 1), (40, 1)] {
             assert_eq!(some.slice(outside.0, outside.1), None, "{outside:?}");
         }
