@@ -55,7 +55,7 @@ fn a_good_file_gets_its_defaults() -> Result<()> {
     assert_eq!((config.min_replicas, config.limits.memory), (2, 192 << 20));
     assert_eq!(config.keys.host_key.path(), Path::new("/nonexistent/keys/host.key"));
     let shop = &config.datasets[0];
-    assert_eq!((shop.chunk_size, shop.compression, shop.drill.level), (1 << 20, Compression::Auto, ProofLevel::Proved));
+    assert_eq!((shop.chunk_size, shop.compression, shop.drill.level), (512 << 10, Compression::Auto, ProofLevel::Proved));
     assert!(shop.retention.keeps_everything());
     Ok(())
 }
@@ -78,10 +78,11 @@ fn each_refusal_names_file_line_and_remedy() {
         ("name = \"ireland\"", "name = \"frankfurt\"", 1, "names are unique"),
         ("schedule = \"15 2 * * *\"", "chunk_size = \"3MiB\"", 20, "power of two"),
         ("schedule = \"15 2 * * *\"", "compression = 20", 20, "1 (fast) to 19"),
+        ("schedule = \"15 2 * * *\"", "compression = \"best\"", 20, "use \"auto\""),
         ("schedule = \"15 2 * * *\"", "time_zone = \"Mars\"", 20, "IANA"),
         ("schedule = \"15 2 * * *\"", "jitter = \"soon\"", 20, "not a duration"),
         ("kind = \"postgres\"", "kind = \"postgres\"\nservice = \"x\"", 22, "exactly one way"),
-        ("kind = \"postgres\"", "kind = \"mysql\"", 22, "use postgres, sqlite or command"),
+        ("kind = \"postgres\"", "kind = \"mysql\"", 22, "use postgres, sqlite, file or command"),
         ("kind = \"postgres\"", "kind = \"postgres\"\npath = \"/x\"", 23, "does not belong to kind"),
     ] {
         let message = refused(from, to);
