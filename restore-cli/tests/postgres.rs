@@ -30,6 +30,8 @@ async fn captured() -> TestVault {
         password: None,
         databases: vec!["shop".to_owned(), "blog".to_owned()],
         client_directories: vec![server.programs().to_owned()],
+        jobs: None,
+        large_table: 64 << 20,
     });
     vault.config.datasets[0].source = config.clone();
     vault.backup(source::from_config(&config).as_ref()).await.expect("the backup succeeds");

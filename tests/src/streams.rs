@@ -19,7 +19,7 @@ pub struct MemoryStreams {
     pub streams: Arc<Mutex<Contents>>,
     /// Names in the order of capture.
     pub order: Arc<Mutex<Vec<String>>>,
-    /// What the source told. With a detail `damaged`, every stream ends in an error.
+    /// What the source told. With a detail `damaged`, the stream that it names ends in an error, or every one if it names none.
     pub facts: SourceFacts,
 }
 
@@ -75,7 +75,7 @@ impl StoredStreams for MemoryStreams {
     async fn open(&self, name: &str) -> Result<Box<dyn StreamReader>> {
         let content = self.streams.lock().unwrap()[name].0.clone();
         let pieces: Vec<Vec<u8>> = content.chunks(100_000).map(<[u8]>::to_vec).collect();
-        let damaged = self.facts.details.contains_key("damaged");
+        let damaged = self.facts.details.get("damaged").is_some_and(|which| which.is_empty() || which == name);
         Ok(Box::new(MemoryReader(pieces.into_iter(), damaged)))
     }
 }

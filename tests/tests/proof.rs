@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use lifeboat_engine::config::{DrillConfig, DrillQuery, PostgresConfig, PostgresConnection, ProofLevel, SourceConfig};
 use lifeboat_engine::drill::{self, ThrowAway};
-use lifeboat_engine::source::{CaptureContext, from_config};
+use lifeboat_engine::source::{CaptureContext, StoredStreams, from_config};
 use lifeboat_tests::postgres::Postgres;
 use lifeboat_tests::sample;
 use lifeboat_tests::streams::MemoryStreams;
@@ -54,6 +54,7 @@ fn context(place: &TempDir) -> CaptureContext {
     CaptureContext {
         scratch: place.path().to_owned(),
         stall: Duration::from_secs(60),
+        jobs: 3,
         cancel: CancellationToken::new(),
     }
 }
@@ -62,21 +63,24 @@ fn settings() -> DrillConfig {
     DrillConfig { level: ProofLevel::Proved, queries: Vec::new(), server_directories: Vec::new() }
 }
 
-async fn captured() -> MemoryStreams {
+/// Tables of at least `large_table` bytes are in streams of their own.
+async fn captured(large_table: u64) -> MemoryStreams {
     let server = Postgres::start().await;
     server.create_database("shop").await;
     server.create_database("other").await;
     server.run_sql("shop", SCHEMA).await;
     server.run_sql("other", "CREATE TABLE t AS SELECT 1 AS n").await;
-    captured_from(&server, &context(&TempDir::new().unwrap())).await
+    captured_from(&server, large_table, &context(&TempDir::new().unwrap())).await
 }
 
-async fn captured_from(server: &Postgres, cx: &CaptureContext) -> MemoryStreams {
+async fn captured_from(server: &Postgres, large_table: u64, cx: &CaptureContext) -> MemoryStreams {
     let config = PostgresConfig {
         connection: server.connection(),
         password: None,
         databases: Vec::new(),
         client_directories: vec![server.programs().to_owned()],
+        jobs: None,
+        large_table,
     };
     let mut streams = MemoryStreams::default();
     streams.facts = from_config(&SourceConfig::Postgres(config)).capture(&streams, cx).await.unwrap();
@@ -97,11 +101,23 @@ async fn sabotage(server: &dyn ThrowAway, database: &str, sql: &str) {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn equal_servers_are_proved_and_each_sabotage_is_found_and_named() {
-    let streams = captured().await;
+    let streams = captured(u64::MAX).await;
+    assert!(streams.names().iter().any(|name| name == "database/shop"));
+    prove_and_sabotage(&streams).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn so_are_servers_whose_tables_were_captured_side_by_side() {
+    let streams = captured(0).await;
+    assert!(streams.names().iter().any(|name| name == "table/shop/public/plain"));
+    prove_and_sabotage(&streams).await;
+}
+
+async fn prove_and_sabotage(streams: &MemoryStreams) {
     let place = TempDir::new().unwrap();
     let cx = context(&place);
     let mut server = drill::start(&streams.facts, &settings(), &cx).await.unwrap().unwrap();
-    server.load(&streams).await.unwrap();
+    server.load(streams).await.unwrap();
     let queries = [
         DrillQuery {
             database: Some("shop".to_owned()),
@@ -119,14 +135,14 @@ async fn equal_servers_are_proved_and_each_sabotage_is_found_and_named() {
     let passed: Vec<bool> = checks.iter().map(|check| check.passed).collect();
     assert_eq!(passed, [true, true, true, true, false, false], "{checks:?}");
 
-    let proof = server.prove(&streams).await.unwrap();
+    let proof = server.prove(streams).await.unwrap();
     assert!(proof.is_equal(), "{:?}", proof.differences);
     assert_eq!((proof.rows, proof.large_objects), (3000 + 1000 + 3 + 1, 2));
     assert!(proof.tables >= 5 && proof.definitions > 20, "{proof:?}");
 
     // Rewritten in another order: the same data.
     sabotage(server.as_ref(), "shop", "UPDATE plain SET text = text WHERE id % 7 = 0; UPDATE twins SET n = n").await;
-    let proof = server.prove(&streams).await.unwrap();
+    let proof = server.prove(streams).await.unwrap();
     assert!(proof.is_equal(), "heap order counts: {:?}", proof.differences);
 
     for (sql, undo, named) in [
@@ -175,7 +191,7 @@ async fn equal_servers_are_proved_and_each_sabotage_is_found_and_named() {
         ("ALTER DATABASE other SET work_mem = '8MB'", "ALTER DATABASE other RESET work_mem", "\"other\""),
     ] {
         sabotage(server.as_ref(), "shop", sql).await;
-        let proof = server.prove(&streams).await.unwrap();
+        let proof = server.prove(streams).await.unwrap();
         assert!(
             proof.differences.iter().any(|difference| difference.contains(named)),
             "{sql}: {:?}",
@@ -183,13 +199,13 @@ async fn equal_servers_are_proved_and_each_sabotage_is_found_and_named() {
         );
         sabotage(server.as_ref(), "shop", undo).await;
     }
-    let proof = server.prove(&streams).await.unwrap();
+    let proof = server.prove(streams).await.unwrap();
     assert!(proof.is_equal(), "undone, yet: {:?}", proof.differences);
 
     let body = "CREATE OR REPLACE FUNCTION sly() RETURNS text LANGUAGE sql AS $$ SELECT '' $$";
     sabotage(server.as_ref(), "shop", body).await;
     sabotage(server.as_ref(), "postgres", "DROP DATABASE other").await;
-    let proof = server.prove(&streams).await.unwrap();
+    let proof = server.prove(streams).await.unwrap();
     for named in ["FUNCTION public.sly()", "\"other\" is missing"] {
         assert!(proof.differences.iter().any(|difference| difference.contains(named)), "{:?}", proof.differences);
     }
@@ -207,7 +223,8 @@ async fn a_database_with_a_little_of_everything_is_proved() {
     source.run_sql("shop", sample::change_sql()).await;
     let place = TempDir::new().unwrap();
     let cx = context(&place);
-    let streams = captured_from(&source, &cx).await;
+    let streams = captured_from(&source, 0, &cx).await;
+    assert!(streams.names().iter().filter(|name| name.starts_with("table/shop/")).count() > 10);
     drop(source);
     let mut server = drill::start(&streams.facts, &settings(), &cx).await.unwrap().unwrap();
     server.load(&streams).await.unwrap();
@@ -228,7 +245,7 @@ fn alive(mark: &std::path::Path) -> bool {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_throw_away_server_that_is_dropped_leaves_nothing() {
-    let streams = captured().await;
+    let streams = captured(u64::MAX).await;
     let place = TempDir::new().unwrap();
     let server = drill::start(&streams.facts, &settings(), &context(&place)).await.unwrap().unwrap();
     assert!(alive(place.path()));

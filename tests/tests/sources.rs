@@ -20,6 +20,7 @@ fn context(place: &TempDir) -> CaptureContext {
     CaptureContext {
         scratch: place.path().to_owned(),
         stall: Duration::from_secs(20),
+        jobs: 3,
         cancel: CancellationToken::new(),
     }
 }
@@ -30,6 +31,8 @@ fn postgres(server: &Postgres) -> PostgresConfig {
         password: None,
         databases: Vec::new(),
         client_directories: vec![server.programs().to_owned()],
+        jobs: None,
+        large_table: 64 << 20,
     }
 }
 

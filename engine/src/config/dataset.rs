@@ -122,6 +122,8 @@ fn source(v: &mut Validator<'_>, raw: &RawSource) -> Option<SourceConfig> {
         ("password", raw.password.as_ref().map(Spanned::span)),
         ("databases", raw.databases.as_ref().map(Spanned::span)),
         ("client_directories", raw.client_directories.as_ref().map(Spanned::span)),
+        ("jobs", raw.jobs.as_ref().map(Spanned::span)),
+        ("large_table", raw.large_table.as_ref().map(Spanned::span)),
     ];
     let path_keys = [("path", raw.path.as_ref().map(Spanned::span))];
     let command_keys = [
@@ -197,12 +199,17 @@ fn postgres(v: &mut Validator<'_>, raw: &RawSource) -> Option<PostgresConfig> {
         let remedy = "put them into the url or the service";
         v.findings.add(raw.kind.span(), "port and user belong to socket", remedy);
     }
+    if let Some(jobs) = raw.jobs.as_ref().filter(|jobs| *jobs.get_ref() == 0) {
+        v.findings.add(jobs.span(), "jobs = 0", "use at least 1, or leave it out for as many as limits.cpu");
+    }
     let directories = raw.client_directories.as_ref().map(|list| list.get_ref().as_slice()).unwrap_or_default();
     Some(PostgresConfig {
         connection,
         password: raw.password.as_ref().map(|password| v.secret(password)),
         databases: raw.databases.as_ref().map(|list| list.get_ref().clone()).unwrap_or_default(),
         client_directories: directories.iter().map(|directory| v.path(directory)).collect(),
+        jobs: raw.jobs.as_ref().map(|jobs| *jobs.get_ref()),
+        large_table: v.unit(raw.large_table.as_ref(), units::size).unwrap_or(defaults::LARGE_TABLE),
     })
 }
 

@@ -18,6 +18,7 @@ pub(super) const RUN: Duration = Duration::from_secs(24 * 3600);
 pub(super) const SHUTDOWN: Duration = Duration::from_secs(60);
 pub(super) const TIMEOUT: Duration = Duration::from_secs(60);
 pub(super) const CHUNK_SIZE: u32 = 512 << 10;
+pub(super) const LARGE_TABLE: u64 = 64 << 20;
 pub(super) const COMPRESSION: Compression = Compression::Auto;
 pub(super) const GRACE: Duration = Duration::from_secs(24 * 3600);
 pub(super) const STREAM: &str = "stdout";

@@ -237,6 +237,10 @@ pub struct PostgresConfig {
     pub databases: Vec<String>,
     /// Directories with client tools to consider before the system's.
     pub client_directories: Vec<PathBuf>,
+    /// Connections that a capture may use at once; `None`: as many as [`Limits::cpu`].
+    pub jobs: Option<usize>,
+    /// A table of at least this many bytes is captured in a stream of its own, if there may be several connections.
+    pub large_table: u64,
 }
 
 /// How to connect to PostgreSQL. None of these holds a password.

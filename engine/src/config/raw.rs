@@ -121,6 +121,8 @@ pub(super) struct RawSource {
     pub password: Option<Text>,
     pub databases: Option<Spanned<Vec<String>>>,
     pub client_directories: Option<Spanned<Vec<Text>>>,
+    pub jobs: Option<Spanned<usize>>,
+    pub large_table: Option<Text>,
     // kind = "sqlite" or "file"
     pub path: Option<Text>,
     // kind = "command"

@@ -55,7 +55,10 @@ fn a_good_file_gets_its_defaults() -> Result<()> {
     assert_eq!((config.min_replicas, config.limits.memory), (2, 192 << 20));
     assert_eq!(config.keys.host_key.path(), Path::new("/nonexistent/keys/host.key"));
     let shop = &config.datasets[0];
-    assert_eq!((shop.chunk_size, shop.compression, shop.drill.level), (512 << 10, Compression::Auto, ProofLevel::Proved));
+    assert_eq!(
+        (shop.chunk_size, shop.compression, shop.drill.level),
+        (512 << 10, Compression::Auto, ProofLevel::Proved)
+    );
     assert!(shop.retention.keeps_everything());
     Ok(())
 }
@@ -77,6 +80,8 @@ fn each_refusal_names_file_line_and_remedy() {
         ("host = \"db1\"", "host = \"db1\"\nmin_replicas = \"hunter2\"", 2, "invalid type: text"),
         ("name = \"ireland\"", "name = \"frankfurt\"", 1, "names are unique"),
         ("schedule = \"15 2 * * *\"", "chunk_size = \"3MiB\"", 20, "power of two"),
+        ("kind = \"postgres\"", "kind = \"postgres\"\njobs = 0", 23, "at least 1"),
+        ("kind = \"postgres\"", "kind = \"command\"\njobs = 2", 23, "does not belong to kind"),
         ("schedule = \"15 2 * * *\"", "compression = 20", 20, "1 (fast) to 19"),
         ("schedule = \"15 2 * * *\"", "compression = \"best\"", 20, "use \"auto\""),
         ("schedule = \"15 2 * * *\"", "time_zone = \"Mars\"", 20, "IANA"),

@@ -35,6 +35,8 @@ pub struct Drill<'a> {
     pub settings: &'a DrillConfig,
     /// What was promised.
     pub objectives: Objectives,
+    /// Connections over which the throw-away database is loaded, checked and compared at once.
+    pub jobs: usize,
     /// Private directory for the throw-away database.
     pub scratch: PathBuf,
     /// The time.
@@ -129,7 +131,12 @@ impl Drill<'_> {
         report.rpo_seconds = Some(age.as_seconds_f64().max(0.0));
         phase.stop(report);
 
-        let cx = CaptureContext { scratch: self.scratch.clone(), stall: STALL, cancel: self.cancel.clone() };
+        let cx = CaptureContext {
+            scratch: self.scratch.clone(),
+            stall: STALL,
+            jobs: self.jobs,
+            cancel: self.cancel.clone(),
+        };
         let facts = streams.facts();
         report.engine =
             Some(format!("{} {}", facts.engine, facts.server_version.as_deref().unwrap_or_default()).trim().to_owned());

@@ -9,6 +9,7 @@ use bytes::Bytes;
 use tokio::fs;
 use tokio::sync::mpsc;
 
+use super::postgres::parts::Part;
 use super::{CaptureContext, RestoreOutcome, StoredStreams};
 use crate::error::{Class, Context, Error, Result};
 
@@ -103,7 +104,7 @@ fn write_pieces(
 fn file_of(engine: &str, stream: &str) -> Result<PathBuf> {
     let named = match (engine, stream) {
         ("postgres", "globals") => "globals.sql".to_owned(),
-        ("postgres", name) if name.starts_with("database/") => format!("{name}.dump"),
+        ("postgres", name) if Part::of_stream(name).is_some() => format!("{name}.dump"),
         ("sqlite", super::sqlite::STREAM) => "database.sqlite".to_owned(),
         (_, name) => name.to_owned(),
     };
@@ -128,6 +129,7 @@ mod tests {
         }
         // A database may be named like this; the dot entries it makes stay inside or are refused.
         assert!(file_of("postgres", "database/../x").is_err());
+        assert_eq!(file_of("postgres", "table/shop/s/t").ok(), Some(PathBuf::from("table/shop/s/t.dump")));
         assert_eq!(file_of("postgres", "database/shop").ok(), Some(PathBuf::from("database/shop.dump")));
         assert_eq!(file_of("sqlite", "database").ok(), Some(PathBuf::from("database.sqlite")));
     }

@@ -52,6 +52,8 @@ pub struct CaptureContext {
     pub scratch: PathBuf,
     /// No byte for this long: the source is stopped and fails.
     pub stall: Duration,
+    /// At most so many connections or tools at once, where a source can use several.
+    pub jobs: usize,
     /// Fired: stop children and return an error soon.
     pub cancel: CancellationToken,
 }
@@ -195,6 +197,12 @@ pub async fn load(streams: &dyn StoredStreams, target: &Target, cx: &CaptureCont
     }
 }
 
+/// The database of a PostgreSQL server that a stream is all or part of; `None` for streams of other kinds.
+#[must_use]
+pub fn database_of(stream: &str) -> Option<&str> {
+    postgres::parts::Part::of_stream(stream).map(|(_, database)| database)
+}
+
 /// A client tool found on this machine.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct ToolFound {
@@ -211,6 +219,7 @@ pub async fn installed_tools(extra: &[&Path]) -> Vec<ToolFound> {
     let cx = CaptureContext {
         scratch: PathBuf::from("/nonexistent"),
         stall: Duration::from_secs(10),
+        jobs: 1,
         cancel: CancellationToken::new(),
     };
     postgres::clients::tools(extra, &cx).await

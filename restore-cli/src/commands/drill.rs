@@ -101,6 +101,7 @@ impl Plan {
             selector: args.selection.selector(),
             settings: &self.settings,
             objectives: self.objectives,
+            jobs: self.place.limits.cpu,
             scratch: scratch.path().to_owned(),
             clock: session.clock.clone(),
             cancel: session.cancel.clone(),

@@ -3,7 +3,9 @@
 //! Success means that every byte was checked against the signed manifest and every tool ended with success. A stream
 //! on standard output is checked as it flows: what came before a non-zero exit is not to be used.
 
+use std::collections::BTreeSet;
 use std::fmt;
+use std::num::NonZeroUsize;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -23,9 +25,6 @@ use crate::progress::Progress;
 use crate::session::{Session, storage};
 use crate::table::Plain;
 use crate::target;
-
-/// Streams of single databases are named so; all others belong to the whole server.
-const DATABASE: &str = "database/";
 
 /// Not `requires = "to_postgres"`: clap waives a requirement that another target's presence rules out.
 const NOT_A_SERVER: [&str; 2] = ["to_directory", "stdout"];
@@ -56,6 +55,9 @@ pub(crate) struct Args {
     /// Restore the one --database under another name
     #[arg(long, value_name = "NEW", requires = "databases")]
     rename: Option<String>,
+    /// Load over so many connections at once [default: as many as limits.cpu, or cores]
+    #[arg(long, value_name = "N", conflicts_with_all = NOT_A_SERVER)]
+    jobs: Option<NonZeroUsize>,
     /// Also where something is there already: it is dropped first
     #[arg(long, conflicts_with = "stdout")]
     overwrite: bool,
@@ -116,6 +118,7 @@ pub(crate) async fn run(args: &Args, session: &Session) -> Result<()> {
     let cx = CaptureContext {
         scratch: scratch.path().to_owned(),
         stall: place.limits.stall,
+        jobs: args.jobs.map_or(place.limits.cpu, NonZeroUsize::get),
         cancel: session.cancel.clone(),
     };
     let total = wanted_bytes(manifest, &args.databases);
@@ -198,12 +201,13 @@ fn question(args: &Args, manifest: &Manifest, target: &Target) -> String {
             format!("If database {name} exists at {}, it is dropped first.", describe(target))
         }
         Target::Postgres { .. } => {
-            let names: Vec<&str> = manifest
+            let names: BTreeSet<&str> = manifest
                 .streams
                 .iter()
-                .filter_map(|stream| stream.name.strip_prefix(DATABASE))
+                .filter_map(|stream| source::database_of(&stream.name))
                 .filter(|name| args.databases.is_empty() || args.databases.iter().any(|wanted| wanted == name))
                 .collect();
+            let names: Vec<&str> = names.into_iter().collect();
             format!(
                 "Of the databases {}, those that exist at {} are dropped first.",
                 names.join(", "),
@@ -223,7 +227,7 @@ fn describe(target: &Target) -> String {
 
 /// Bytes of the streams that will be read.
 fn wanted_bytes(manifest: &Manifest, databases: &[String]) -> u64 {
-    let wanted = |name: &str| match name.strip_prefix(DATABASE) {
+    let wanted = |name: &str| match source::database_of(name) {
         Some(database) => databases.is_empty() || databases.iter().any(|wanted| wanted == database),
         None => true,
     };

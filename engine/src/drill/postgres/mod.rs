@@ -11,12 +11,13 @@ use self::server::ThrowAwayServer;
 use super::{CheckResult, ProofResult, ThrowAway};
 use crate::config::{DrillConfig, DrillQuery, PostgresConnection};
 use crate::error::{Error, Result};
+use crate::source::postgres::GLOBALS;
 use crate::source::postgres::capture::{conninfo, query, rows};
 use crate::source::postgres::clients::major_of;
 use crate::source::postgres::connect::Connection;
 use crate::source::postgres::load::{quoted, read_globals};
-use crate::source::postgres::{DATABASE, GLOBALS};
-use crate::source::process::{Invocation, output};
+use crate::source::postgres::parts::by_database;
+use crate::source::process::output;
 use crate::source::{CaptureContext, SourceFacts, StoredStreams};
 
 /// A throw-away server with a snapshot in it.
@@ -49,17 +50,16 @@ impl ThrowAway for PostgresThrowAway {
 
     async fn load(&mut self, streams: &dyn StoredStreams) -> Result<()> {
         let server = self.server.server(&self.cx)?;
-        if streams.names().iter().any(|name| name == GLOBALS) {
+        let names = streams.names();
+        if names.iter().any(|name| name == GLOBALS) {
             server.restore_globals(&read_globals(streams).await?).await?;
         }
-        for name in streams.names() {
-            let Some(database) = name.strip_prefix(DATABASE) else { continue };
+        for (database, parts) in by_database(&names) {
             if database == "postgres" {
                 // Every new cluster has one.
                 server.query_in("template1", "DROP DATABASE postgres").await?;
             }
-            let mut archive = streams.open(&name).await?;
-            server.restore_database(database, database, archive.as_mut()).await?;
+            server.restore_database(streams, database, &parts, database).await?;
             self.databases.push(database.to_owned());
         }
         if self.databases.is_empty() {
@@ -94,11 +94,9 @@ impl PostgresThrowAway {
         let server = self.server.server(&self.cx)?;
         let there = "SELECT 1 FROM pg_extension WHERE extname = 'amcheck'";
         let had_it = !rows(&server.query_in(database, there).await?).is_empty();
-        let connection = Connection::new(&self.server.connection(), None, &self.cx)?;
-        let name = conninfo(database);
-        let arguments = ["--no-password", "--install-missing", &name];
-        let tool = Invocation::new(&self.server.clients.tool("pg_amcheck"), arguments, &self.cx);
-        let checked = output(tool.envs(connection.variables())).await;
+        let jobs = format!("--jobs={}", self.cx.jobs);
+        let tool = server.tool("pg_amcheck", ["--no-password", "--install-missing", &jobs, &conninfo(database)]);
+        let checked = output(tool).await;
         if !had_it {
             server.query_in(database, "DROP EXTENSION IF EXISTS amcheck").await?;
         }

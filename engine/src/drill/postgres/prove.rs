@@ -1,21 +1,22 @@
-//! Proves that a restored server equals a snapshot: globals as statements, each database as its [digest](super::digest).
+//! Proves that a restored server equals a snapshot: globals as statements, each part of a database as its [digest](super::digest).
 //!
 //! Both sides go through the same `pg_restore`: the stored archive as it is, the restored database through a fresh dump.
 
 use async_trait::async_trait;
 use bytes::Bytes;
+use futures::{FutureExt, StreamExt, TryStreamExt, stream};
 
 use super::super::ProofResult;
 use super::super::multiset::{Multiset, ProofKey, Titled, shorten, tell};
 use super::digest::{DatabaseDigest, Reader};
 use super::server::ThrowAwayServer;
 use super::shown;
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::source::postgres::capture::{DATABASES, conninfo, rows};
-use crate::source::postgres::connect::Connection;
 use crate::source::postgres::globals::{is_of_tablespace, statements};
 use crate::source::postgres::load::read_globals;
-use crate::source::postgres::{DATABASE, GLOBALS};
+use crate::source::postgres::parts::{Part, TableName, by_database};
+use crate::source::postgres::{GLOBALS, Server, tables};
 use crate::source::process::{Invocation, Tool, feed, output};
 use crate::source::{CaptureContext, StoredStreams, StreamReader};
 
@@ -28,43 +29,77 @@ pub(super) async fn prove(
 ) -> Result<ProofResult> {
     let key: ProofKey = rand::random();
     let mut proof = ProofResult::default();
-    let there = rows(&server.server(cx)?.query_in("template1", DATABASES).await?);
+    let superuser = server.superuser();
+    let server = server.server(cx)?;
+    let there = rows(&server.query_in("template1", DATABASES).await?);
     let names = streams.names();
-    let stored: Vec<&str> = names.iter().filter_map(|name| name.strip_prefix(DATABASE)).collect();
-    for database in there.iter().filter(|name| !stored.contains(&name.as_str()) && *name != "postgres") {
+    let stored = by_database(&names);
+    for database in there.iter().filter(|name| !stored.contains_key(name.as_str()) && *name != "postgres") {
         proof.differences.push(format!("database {} is only in the restored server", shown(database)));
     }
     if names.iter().any(|name| name == GLOBALS) {
-        compare_globals(server, streams, key, &mut proof, cx).await?;
+        compare_globals(&server, superuser, streams, key, &mut proof).await?;
     }
-    for database in stored {
+    for (database, parts) in stored {
         if !there.iter().any(|name| name == database) || !loaded.iter().any(|name| name == database) {
             proof.differences.push(format!("database {} is missing in the restored server", shown(database)));
             continue;
         }
-        let mut archive = streams.open(&format!("{DATABASE}{database}")).await?;
-        let stored = digest(server, archive.as_mut(), key, cx).await?;
-        let connection = Connection::new(&server.connection(), None, cx)?;
-        let name = conninfo(database);
-        let arguments = ["--format=custom", "--compress=0", "-w", "-d", &name];
-        let dump = Invocation::new(&server.clients.tool("pg_dump"), arguments, cx).envs(connection.variables());
-        let restored = digest(server, &mut Dump(Some(dump.start(false)?)), key, cx).await?;
-        count(&stored, &mut proof);
-        compare(database, &stored, &restored, &mut proof);
+        compare_database(&server, database, &parts, streams, key, &mut proof).await?;
     }
     shorten(&mut proof);
     Ok(proof)
 }
 
+/// Part by part, each dumped anew as it was when it was captured; as many at once as there may be connections.
+async fn compare_database(
+    server: &Server<'_>,
+    database: &str,
+    parts: &[(Part, &str)],
+    streams: &dyn StoredStreams,
+    key: ProofKey,
+    proof: &mut ProofResult,
+) -> Result<()> {
+    let wanted = |part: &Part| if let Part::Table(name) = part { Some(name.clone()) } else { None };
+    let wanted: Vec<TableName> = parts.iter().filter_map(|(part, _)| wanted(part)).collect();
+    let tables = tables::named(server, database, &wanted.iter().collect::<Vec<_>>()).await?;
+    let gone: Vec<&TableName> = wanted.iter().filter(|name| tables.iter().all(|table| table.name != **name)).collect();
+    if !gone.is_empty() {
+        let missing = |name: &&TableName| format!("{}: table {} is missing", shown(database), name.quoted());
+        proof.differences.extend(gone.iter().map(missing));
+        return Ok(());
+    }
+    let digests = parts.iter().map(|(part, stream)| {
+        let (server, tables) = (server, &tables);
+        async move {
+            let mut archive = streams.open(stream).await?;
+            let stored = digest(server, part, archive.as_mut(), key).await?;
+            let dump = server.dump_tool(database, part.dump_arguments(tables)).start(false)?;
+            let restored = digest(server, part, &mut Dump(Some(dump)), key).await?;
+            Ok::<_, Error>((stored, restored))
+        }
+        .boxed()
+    });
+    let digests: Vec<_> = digests.collect();
+    let digests: Vec<_> = stream::iter(digests).buffer_unordered(server.cx.jobs).try_collect().await?;
+    for (stored, restored) in digests {
+        count(&stored, proof);
+        compare(database, &stored, &restored, proof);
+    }
+    Ok(())
+}
+
 /// What `pg_restore` makes of an archive.
 async fn digest(
-    server: &ThrowAwayServer,
+    server: &Server<'_>,
+    part: &Part,
     archive: &mut dyn StreamReader,
     key: ProofKey,
-    cx: &CaptureContext,
 ) -> Result<DatabaseDigest> {
     let mut reader = Reader::new(key);
-    let render = Invocation::new(&server.clients.tool("pg_restore"), ["--create", "-f", "-"], cx);
+    let create = part.creates().then_some("--create");
+    let arguments = create.into_iter().chain(["-f", "-"]);
+    let render = Invocation::new(&server.clients.tool("pg_restore"), arguments, server.cx);
     feed(render, archive, |piece| {
         reader.update(piece);
         Ok(())
@@ -89,22 +124,20 @@ fn compare(database: &str, stored: &DatabaseDigest, restored: &DatabaseDigest, p
 }
 
 async fn compare_globals(
-    server: &ThrowAwayServer,
+    server: &Server<'_>,
+    superuser: &str,
     streams: &dyn StoredStreams,
     key: ProofKey,
     proof: &mut ProofResult,
-    cx: &CaptureContext,
 ) -> Result<()> {
     let text = read_globals(streams).await?;
-    let connection = Connection::new(&server.connection(), None, cx)?;
     let name = conninfo("template1");
     let mut arguments = vec!["--globals-only", "--encoding=UTF8", "-w", "-d", &name];
     if !text.contains(" PASSWORD '") {
         arguments.push("--no-role-passwords");
     }
-    let dump = Invocation::new(&server.clients.tool("pg_dumpall"), arguments, cx).envs(connection.variables());
-    let restored = globals(&output(dump).await?, server.superuser(), key);
-    let stored = globals(&text, server.superuser(), key);
+    let restored = globals(&output(server.tool("pg_dumpall", arguments)).await?, superuser, key);
+    let stored = globals(&text, superuser, key);
     proof.definitions += stored.values().map(|statements| statements.count).sum::<u64>();
     tell("globals:", "statements", &stored, &restored, &mut proof.differences);
     Ok(())

@@ -15,9 +15,9 @@ use tokio::process::{Child, Command};
 use crate::config::PostgresConnection;
 use crate::error::{Class, Context, Error, Result};
 use crate::source::CaptureContext;
+use crate::source::postgres::Server;
 use crate::source::postgres::clients::{self, Clients};
 use crate::source::postgres::connect::Connection;
-use crate::source::postgres::load::Server;
 use crate::source::process::{Invocation, output};
 
 const START: Duration = Duration::from_secs(60);

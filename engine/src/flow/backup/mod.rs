@@ -238,6 +238,7 @@ impl Backup<'_> {
         let cx = CaptureContext {
             scratch: self.state.scratch(&self.dataset.name)?,
             stall: self.config.limits.stall,
+            jobs: self.config.limits.cpu,
             cancel: shared.cancel.clone(),
         };
         let pipeline = Pipeline::start(shared.clone());

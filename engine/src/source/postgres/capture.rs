@@ -4,17 +4,23 @@ use std::collections::BTreeMap;
 use std::ffi::OsStr;
 
 use async_trait::async_trait;
+use futures::{FutureExt, StreamExt, TryStreamExt, stream};
 
-use super::clients::{self, Clients, major_of};
+use super::clients::{Clients, major_of};
 use super::connect::Connection;
+use super::export::ExportedSnapshot;
 use super::globals::END_MARKER;
-use super::{DATABASE, GLOBALS};
-use crate::config::{PostgresConfig, Secret};
+use super::parts::{Part, Table};
+use super::{GLOBALS, Server, tables};
+use crate::config::{PostgresConfig, Secret, SecretRef};
 use crate::error::{Error, Result};
 use crate::source::process::{Invocation, output};
 use crate::source::{CaptureContext, Source, SourceFacts, StreamSink};
 
 const ARCHIVE_MAGIC: &[u8] = b"PGDMP";
+/// Milliseconds that the dump of a table waits for its lock. The session that exported the snapshot has it already: whoever
+/// else is before us in the queue waits for that session, and so for us.
+const LOCK_WAIT: u32 = 10_000;
 /// Facts that every capture asks for: one row, values separated by a unit separator.
 const FACTS: &str = "SELECT current_setting('server_version'), (SELECT rolname FROM pg_roles WHERE oid = 10), \
     pg_encoding_to_char(encoding), datcollate, datctype, (SELECT count(*) FROM pg_tablespace WHERE oid > 16383), \
@@ -45,41 +51,39 @@ pub(crate) struct ServerFacts {
 #[async_trait]
 impl Source for PostgresSource {
     async fn capture(&self, sink: &dyn StreamSink, cx: &CaptureContext) -> Result<SourceFacts> {
-        let password: Option<Secret> = self.0.password.as_ref().map(crate::config::SecretRef::read).transpose()?;
-        let connection = Connection::new(&self.0.connection, password.as_ref(), cx)?;
-        let first = clients::newest(&self.0.client_directories, cx).await?;
-        let server = ServerFacts::ask(&first, &connection, cx).await?;
-        let clients = clients::choose(server.major, &self.0.client_directories, cx).await?;
+        let password: Option<Secret> = self.0.password.as_ref().map(SecretRef::read).transpose()?;
+        let (server, facts) =
+            Server::reach(&self.0.connection, password.as_ref(), &self.0.client_directories, cx).await?;
         let mut warnings = Vec::new();
-        if server.tablespaces {
+        if facts.tablespaces {
             warnings.push("the server has tablespaces; a restore puts everything into the default one".to_owned());
         }
-        if clients.major > server.major {
+        if server.clients.major > facts.major {
             warnings.push(format!(
                 "dumped by client tools of version {}: only PostgreSQL {} or newer can load that; install postgresql-client-{}",
-                clients.version, clients.major, server.major
+                server.clients.version, server.clients.major, facts.major
             ));
         }
-        let databases = self.databases(&clients, &connection, cx).await?;
+        let databases = self.databases(&server).await?;
 
-        let closed = query(&clients, &connection, connection.maintenance_database(), CLOSED, cx).await?;
+        let closed = server.query(CLOSED).await?;
         for database in rows(&closed).iter().filter(|database| !databases.contains(database)) {
             warnings.push(format!("database {database} accepts no connections and is not backed up"));
         }
-        capture_globals(&clients, &connection, &server, sink, cx, &mut warnings).await?;
+        capture_globals(&server, &facts, sink, &mut warnings).await?;
         for database in &databases {
-            capture_database(&clients, &connection, database, sink, cx).await?;
+            capture_database(&server, database, &self.0, sink).await?;
         }
         let details = [
-            ("superuser", server.superuser),
-            ("encoding", server.encoding),
-            ("collate", server.collate),
-            ("ctype", server.ctype),
+            ("superuser", facts.superuser),
+            ("encoding", facts.encoding),
+            ("collate", facts.collate),
+            ("ctype", facts.ctype),
         ];
         Ok(SourceFacts {
             engine: "postgres".to_owned(),
-            server_version: Some(server.version),
-            tools: BTreeMap::from([("pg_dump".to_owned(), clients.version)]),
+            server_version: Some(facts.version),
+            tools: BTreeMap::from([("pg_dump".to_owned(), server.clients.version)]),
             details: details.into_iter().map(|(name, value)| (name.to_owned(), value)).collect(),
             warnings,
         })
@@ -87,8 +91,8 @@ impl Source for PostgresSource {
 }
 
 impl PostgresSource {
-    async fn databases(&self, clients: &Clients, connection: &Connection, cx: &CaptureContext) -> Result<Vec<String>> {
-        let there = rows(&query(clients, connection, connection.maintenance_database(), DATABASES, cx).await?);
+    async fn databases(&self, server: &Server<'_>) -> Result<Vec<String>> {
+        let there = rows(&server.query(DATABASES).await?);
         if self.0.databases.is_empty() {
             return Ok(there);
         }
@@ -176,21 +180,18 @@ pub(crate) fn conninfo(database: &str) -> String {
 }
 
 async fn capture_globals(
-    clients: &Clients,
-    connection: &Connection,
-    server: &ServerFacts,
+    server: &Server<'_>,
+    facts: &ServerFacts,
     sink: &dyn StreamSink,
-    cx: &CaptureContext,
     warnings: &mut Vec<String>,
 ) -> Result<()> {
-    let database = conninfo(connection.maintenance_database());
+    let database = conninfo(server.connection.maintenance_database());
     let mut arguments = vec!["--globals-only", "--encoding=UTF8", "-w", "-d", &database];
-    if !server.reads_passwords {
+    if !facts.reads_passwords {
         warnings.push("the role may not read password hashes: roles are captured without passwords".to_owned());
         arguments.push("--no-role-passwords");
     }
-    let mut tool =
-        Invocation::new(&clients.tool("pg_dumpall"), arguments, cx).envs(connection.variables()).start(false)?;
+    let mut tool = server.tool("pg_dumpall", arguments).start(false)?;
     let mut stream = sink.open(GLOBALS)?;
     let mut tail = Vec::new();
     while let Some(piece) = tool.read().await? {
@@ -206,36 +207,61 @@ async fn capture_globals(
     stream.finish(exit).await
 }
 
+/// Dumps a database: as one archive, or, where it has large tables and may be read over several connections, in
+/// [parts](super::parts) side by side.
 async fn capture_database(
-    clients: &Clients,
-    connection: &Connection,
+    server: &Server<'_>,
     database: &str,
+    config: &PostgresConfig,
     sink: &dyn StreamSink,
-    cx: &CaptureContext,
 ) -> Result<()> {
-    let name = conninfo(database);
-    let arguments = ["--format=custom", "--compress=0", "-w", "-d", &name];
-    let mut tool =
-        Invocation::new(&clients.tool("pg_dump"), arguments, cx).envs(connection.variables()).start(false)?;
-    let mut stream = sink.open(&format!("{DATABASE}{database}"))?;
+    let jobs = config.jobs.unwrap_or(server.cx.jobs);
+    let tables = if jobs > 1 { tables::large(server, database, config.large_table).await? } else { Vec::new() };
+    if tables.is_empty() {
+        return dump(server, database, &Part::Whole, &tables, None, sink).await;
+    }
+    let snapshot = ExportedSnapshot::take(server, database, &tables).await?;
+    // The first locks all tables that have no part of their own, so none may come before it.
+    let mut parts = vec![Part::Data, Part::PreData, Part::PostData];
+    parts.extend(tables.iter().map(|table| Part::Table(table.name.clone())));
+    let dumps: Vec<_> =
+        parts.iter().map(|part| dump(server, database, part, &tables, Some(&snapshot), sink).boxed()).collect();
+    stream::iter(dumps).buffer_unordered(jobs).try_collect::<()>().await?;
+    snapshot.end().await
+}
+
+async fn dump(
+    server: &Server<'_>,
+    database: &str,
+    part: &Part,
+    tables: &[Table],
+    snapshot: Option<&ExportedSnapshot>,
+    sink: &dyn StreamSink,
+) -> Result<()> {
+    let stream = part.stream(database).ok_or_else(|| Error::failed("a table was chosen whose stream has no name"))?;
+    let mut arguments = part.dump_arguments(tables);
+    if let Some(snapshot) = snapshot {
+        arguments.push(format!("--snapshot={}", snapshot.id()));
+    }
+    if matches!(part, Part::Table(_)) {
+        arguments.push(format!("--lock-wait-timeout={LOCK_WAIT}"));
+    }
+    let mut tool = server.dump_tool(database, arguments).start(false)?;
+    let mut writer = sink.open(&stream)?;
     let mut begun = false;
-    while let Some(piece) = tool.read().await? {
+    tool.pump(writer.as_mut(), |piece| {
         if !begun && !piece.starts_with(ARCHIVE_MAGIC) {
-            return Err(Error::source_failed(format!(
-                "pg_dump of {database} does not begin as an archive does{}",
-                tool.said()
-            )));
+            return Err(Error::source_failed(format!("pg_dump of {stream} does not begin as an archive does")));
         }
         begun = true;
-        stream.write(piece).await?;
-    }
+        Ok(())
+    })
+    .await?;
     let exit = tool.finish(0).await.map_err(|error| {
-        error
-            .within(format!("cannot dump database {database}"))
-            .hint("see what pg_dump said; run it by hand as the same user")
+        error.within(format!("cannot dump {stream}")).hint("see what pg_dump said; run it by hand as the same user")
     })?;
     if !begun {
-        return Err(Error::source_failed(format!("pg_dump of {database} wrote nothing")));
+        return Err(Error::source_failed(format!("pg_dump of {stream} wrote nothing")));
     }
-    stream.finish(exit).await
+    writer.finish(exit).await
 }

@@ -4,26 +4,22 @@
 //! is dropped again.
 
 use std::collections::BTreeSet;
+use std::ffi::OsStr;
+use std::io::Write;
 use std::path::PathBuf;
 
-use super::capture::{ServerFacts, conninfo, query, rows};
-use super::clients::{self, Clients};
-use super::connect::Connection;
-use super::{DATABASE, GLOBALS, globals};
+use futures::{FutureExt, StreamExt, TryStreamExt, stream};
+
+use super::capture::{conninfo, rows};
+use super::parts::{Part, by_database};
+use super::{GLOBALS, Server, globals};
 use crate::config::{PostgresConnection, Secret};
 use crate::error::{Class, Context, Error, Result};
-use crate::source::process::{Invocation, feed};
+use crate::source::process::feed;
 use crate::source::{CaptureContext, RestoreOutcome, StoredStreams, StreamReader};
 
 /// Globals are small: roles, memberships, settings.
 const LARGEST_GLOBALS: usize = 256 << 20;
-
-/// A server to load into.
-pub(crate) struct Server<'a> {
-    pub(crate) clients: Clients,
-    pub(crate) connection: Connection,
-    pub(crate) cx: &'a CaptureContext,
-}
 
 /// What to load.
 pub(crate) struct Wanted<'a> {
@@ -41,46 +37,42 @@ pub(crate) async fn load(
     wanted: &Wanted<'_>,
     cx: &CaptureContext,
 ) -> Result<RestoreOutcome> {
-    let connection = Connection::new(to, password, cx)?;
-    let first = clients::newest(client_directories, cx).await?;
-    let facts = ServerFacts::ask(&first, &connection, cx).await?;
-    let clients = clients::choose(facts.major, client_directories, cx).await?;
-    let server = Server { clients, connection, cx };
-
-    let chosen = choose(&streams.names(), wanted)?;
+    let (server, _) = Server::reach(to, password, client_directories, cx).await?;
+    let names = streams.names();
+    let databases = by_database(&names);
+    let chosen = choose(&databases.keys().copied().collect::<Vec<_>>(), wanted)?;
     for (_, target) in &chosen {
         server.refuse_occupied(target, wanted.overwrite).await?;
     }
     let mut outcome = RestoreOutcome::default();
-    if streams.names().iter().any(|name| name == GLOBALS) {
+    if names.iter().any(|name| name == GLOBALS) {
         let text = read_globals(streams).await?;
         if server.restore_globals(&text).await? {
             outcome.warnings.push("tablespaces were left out: everything is in the default one".to_owned());
         }
     }
     for (database, target) in chosen {
-        let mut stream = streams.open(&format!("{DATABASE}{database}")).await?;
         server.make_room(&target, wanted.overwrite).await?;
         if database != target {
             outcome.warnings.push(format!(
                 "{target}: under another name a database keeps neither owner, grants and settings of its own nor its encoding and locale"
             ));
         }
-        server.restore_database(&database, &target, stream.as_mut()).await?;
+        server.restore_database(streams, &database, &databases[database.as_str()], &target).await?;
         outcome.written.push(target);
     }
     Ok(outcome)
 }
 
 /// Each database of the snapshot that is wanted, and the name it gets.
-fn choose(names: &[String], wanted: &Wanted<'_>) -> Result<Vec<(String, String)>> {
-    let there: Vec<&str> = names.iter().filter_map(|name| name.strip_prefix(DATABASE)).collect();
+fn choose(there: &[&str], wanted: &Wanted<'_>) -> Result<Vec<(String, String)>> {
     if let Some(missing) = wanted.databases.iter().find(|name| !there.contains(&name.as_str())) {
         return Err(Error::usage(format!("the snapshot has no database `{missing}`"))
             .hint(format!("it has: {}", there.join(", "))));
     }
     let chosen: Vec<&str> = there
-        .into_iter()
+        .iter()
+        .copied()
         .filter(|name| wanted.databases.is_empty() || wanted.databases.iter().any(|w| w == name))
         .collect();
     match wanted.rename {
@@ -107,16 +99,6 @@ pub(crate) async fn read_globals(streams: &dyn StoredStreams) -> Result<String> 
 }
 
 impl Server<'_> {
-    /// One statement's answer, from the maintenance database.
-    pub(crate) async fn query(&self, sql: &str) -> Result<String> {
-        self.query_in(self.connection.maintenance_database(), sql).await
-    }
-
-    /// One statement's answer.
-    pub(crate) async fn query_in(&self, database: &str, sql: &str) -> Result<String> {
-        query(&self.clients, &self.connection, database, sql, self.cx).await
-    }
-
     /// Creates the roles that are not there. Returns whether tablespaces were left out.
     ///
     /// # Errors
@@ -127,40 +109,27 @@ impl Server<'_> {
         let database = conninfo(self.connection.maintenance_database());
         let arguments =
             ["-X", "-q", "-w", "-v", "ON_ERROR_STOP=1", "-v", "VERBOSITY=terse", "-1", "-f", "-", "-d", &database];
-        let psql = Invocation::new(&self.clients.tool("psql"), arguments, self.cx).envs(self.connection.variables());
-        feed(psql, &mut Once(Some(script.sql.into())), |_| Ok(()))
+        feed(self.tool("psql", arguments), &mut Once(Some(script.sql.into())), |_| Ok(()))
             .await
             .map_err(|error| error.within("cannot restore roles and other globals"))?;
         Ok(script.tablespaces)
     }
 
-    /// Creates the database `target`, which must not exist, and loads the archive into it; drops it again on failure.
+    /// Creates the database `target`, which must not exist, and loads all `parts` into it; drops it again on failure.
     ///
     /// # Errors
-    /// The stream's, or `pg_restore`'s.
+    /// A stream's, or `pg_restore`'s.
     pub(crate) async fn restore_database(
         &self,
+        streams: &dyn StoredStreams,
         database: &str,
+        parts: &[(Part, &str)],
         target: &str,
-        archive: &mut dyn StreamReader,
     ) -> Result<()> {
         if self.exists(target).await? {
             return Err(Error::source_failed(format!("somebody has just created a database {target}")));
         }
-        // A database cannot be created or dropped from within itself.
-        let elsewhere = conninfo(self.outside(target));
-        let within = conninfo(target);
-        let mut arguments = vec!["--exit-on-error", "-w"];
-        if database == target {
-            arguments.extend(["--create", "-d", &elsewhere]);
-        } else {
-            let create = format!("CREATE DATABASE {} TEMPLATE template0", quoted(target));
-            self.query_in(self.outside(target), &create).await?;
-            arguments.extend(["-d", &within]);
-        }
-        let restore =
-            Invocation::new(&self.clients.tool("pg_restore"), arguments, self.cx).envs(self.connection.variables());
-        let loaded = feed(restore, archive, |_| Ok(())).await;
+        let loaded = self.load_parts(streams, database, parts, target).await;
         if loaded.is_err() {
             let drop = format!("DROP DATABASE IF EXISTS {} WITH (FORCE)", quoted(target));
             if let Err(error) = self.query_in(self.outside(target), &drop).await {
@@ -168,6 +137,58 @@ impl Server<'_> {
             }
         }
         loaded.map_err(|error| error.within(format!("cannot restore database {database}")))
+    }
+
+    /// Definitions first, then rows over several connections, then what is built upon them.
+    async fn load_parts(
+        &self,
+        streams: &dyn StoredStreams,
+        database: &str,
+        parts: &[(Part, &str)],
+        target: &str,
+    ) -> Result<()> {
+        let Some(((_, first), rest)) = parts.split_first().filter(|((part, _), _)| part.creates()) else {
+            return Err(Error::integrity(format!("the snapshot has no definitions of database {database}")));
+        };
+        // A database cannot be created from within itself.
+        let (within, elsewhere) = (conninfo(target), conninfo(self.outside(target)));
+        if database == target {
+            self.load_stream(streams, first, &["--create", "-d", &elsewhere]).await?;
+        } else {
+            let create = format!("CREATE DATABASE {} TEMPLATE template0", quoted(target));
+            self.query_in(self.outside(target), &create).await?;
+            self.load_stream(streams, first, &["-d", &within]).await?;
+        }
+        let (last, mut rows): (Vec<_>, Vec<_>) = rest.iter().partition(|(part, _)| *part == Part::PostData);
+        // The longest first: the others find a place beside it.
+        rows.sort_by_key(|(_, stream)| std::cmp::Reverse(streams.length(stream)));
+        let arguments = ["-d", &within];
+        let loads: Vec<_> = rows.iter().map(|(_, name)| self.load_stream(streams, name, &arguments).boxed()).collect();
+        stream::iter(loads).buffer_unordered(self.cx.jobs).try_collect::<()>().await?;
+        for (_, name) in last {
+            self.load_from_file(streams, name, target).await?;
+        }
+        Ok(())
+    }
+
+    async fn load_stream(&self, streams: &dyn StoredStreams, name: &str, arguments: &[&str]) -> Result<()> {
+        let mut archive = streams.open(name).await?;
+        let restore = self.tool("pg_restore", ["--exit-on-error", "-w"].iter().chain(arguments));
+        feed(restore, archive.as_mut(), |_| Ok(())).await.map_err(|error| error.within(format!("cannot load {name}")))
+    }
+
+    /// `pg_restore` works over several connections only if it can seek in the archive. One without rows is small.
+    async fn load_from_file(&self, streams: &dyn StoredStreams, name: &str, target: &str) -> Result<()> {
+        let failed = || format!("cannot write {name} to {}", self.cx.scratch.display());
+        let mut file = tempfile::NamedTempFile::new_in(&self.cx.scratch).context(Class::Storage, failed)?;
+        let mut archive = streams.open(name).await?;
+        while let Some(piece) = archive.next().await? {
+            file.write_all(&piece).context(Class::Storage, failed)?;
+        }
+        let (jobs, within) = (format!("--jobs={}", self.cx.jobs), conninfo(target));
+        let arguments = ["--exit-on-error", "-w", &jobs, "-d", &within].map(OsStr::new);
+        let restore = self.tool("pg_restore", arguments.into_iter().chain([file.path().as_os_str()]));
+        feed(restore, &mut Once(None), |_| Ok(())).await.map_err(|error| error.within(format!("cannot load {name}")))
     }
 
     async fn exists(&self, database: &str) -> Result<bool> {

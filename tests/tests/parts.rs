@@ -1,0 +1,207 @@
+//! PostgreSQL databases that are captured and loaded over several connections at once.
+#![allow(clippy::unwrap_used, clippy::expect_used)]
+
+use std::os::unix::fs::PermissionsExt;
+use std::process::Command;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use lifeboat_engine::config::{PostgresConfig, PostgresConnection, SourceConfig};
+use lifeboat_engine::source::{CaptureContext, StoredStreams, Target, from_config, load};
+use lifeboat_engine::{Class, Result};
+use lifeboat_tests::postgres::Postgres;
+use lifeboat_tests::streams::MemoryStreams;
+use tempfile::TempDir;
+use tokio_util::sync::CancellationToken;
+
+/// Two tables whose sums are equal in every state that anybody may see.
+const SCHEMA: &str = r#"
+CREATE SCHEMA "we.ird/ näme";
+CREATE TABLE debit (id int GENERATED ALWAYS AS IDENTITY PRIMARY KEY, amount int NOT NULL);
+CREATE TABLE credit (id serial PRIMARY KEY, debit int REFERENCES debit, amount int NOT NULL, note text);
+CREATE TABLE "we.ird/ näme"."quote "" d" (n int PRIMARY KEY, half numeric GENERATED ALWAYS AS (1) STORED);
+CREATE TABLE days (day date, n int) PARTITION BY RANGE (day);
+CREATE TABLE days_1 PARTITION OF days FOR VALUES FROM ('2026-01-01') TO ('2026-02-01');
+CREATE TABLE empty (n int);
+INSERT INTO debit (amount) SELECT n % 100 FROM generate_series(1, 20000) n;
+INSERT INTO credit (debit, amount, note) SELECT id, amount, md5(id::text) FROM debit;
+INSERT INTO "we.ird/ näme"."quote "" d" SELECT n FROM generate_series(1, 3000) n;
+INSERT INTO days SELECT date '2026-01-01' + n % 31, n FROM generate_series(1, 1000) n;
+CREATE MATERIALIZED VIEW total AS SELECT sum(amount) AS amount FROM credit;
+CREATE INDEX ON credit (note);
+SELECT lo_from_bytea(4711, 'large object content');
+"#;
+const SUMS: &str = r#"SELECT (SELECT sum(amount) FROM debit), (SELECT sum(amount) FROM credit), (SELECT count(*) FROM "we.ird/ näme"."quote "" d"),
+    (SELECT count(*) FROM days), (SELECT amount FROM total), convert_from(lo_get(4711), 'UTF8')"#;
+
+fn context(place: &TempDir) -> CaptureContext {
+    CaptureContext {
+        scratch: place.path().to_owned(),
+        stall: Duration::from_secs(60),
+        jobs: 3,
+        cancel: CancellationToken::new(),
+    }
+}
+
+async fn capture(server: &Postgres, clients: &std::path::Path, cx: &CaptureContext) -> Result<MemoryStreams> {
+    let config = PostgresConfig {
+        connection: server.connection(),
+        password: None,
+        databases: vec!["bank".to_owned()],
+        client_directories: vec![clients.to_owned()],
+        jobs: None,
+        large_table: 0,
+    };
+    let mut streams = MemoryStreams::default();
+    streams.facts = from_config(&SourceConfig::Postgres(config)).capture(&streams, cx).await?;
+    Ok(streams)
+}
+
+fn target(to: &Postgres, rename: Option<&str>) -> Target {
+    Target::Postgres {
+        connection: to.connection(),
+        password: None,
+        client_directories: vec![to.programs().to_owned()],
+        databases: vec!["bank".to_owned()],
+        rename: rename.map(str::to_owned),
+        overwrite: false,
+    }
+}
+
+async fn bank() -> Postgres {
+    let server = Postgres::start().await;
+    server.create_database("bank").await;
+    server.run_sql("bank", SCHEMA).await;
+    server
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn all_parts_are_of_one_state_while_others_write_and_give_the_whole_database_back() {
+    let (from, to) = (bank().await, Postgres::start().await);
+    let place = TempDir::new().unwrap();
+    let cx = context(&place);
+    let stop = Arc::new(AtomicBool::new(false));
+    // Never a state in which the sums differ, but one after another in which both are others.
+    let writing = async {
+        let mut rounds = 0;
+        while !stop.load(Ordering::Relaxed) {
+            let both = "BEGIN; UPDATE debit SET amount = amount + 1 WHERE id <= 100; UPDATE credit SET amount = amount + 1 WHERE id <= 100; COMMIT;";
+            from.run_sql("bank", both).await;
+            rounds += 1;
+        }
+        rounds
+    };
+    let capturing = async {
+        let streams = capture(&from, from.programs(), &cx).await.unwrap();
+        stop.store(true, Ordering::Relaxed);
+        streams
+    };
+    let (rounds, streams) = tokio::join!(writing, capturing);
+    assert!(rounds > 2, "nobody wrote meanwhile");
+    let mut names = streams.names();
+    names.sort();
+    assert_eq!(
+        names,
+        [
+            "data/bank",
+            "globals",
+            "post-data/bank",
+            "pre-data/bank",
+            "table/bank/public/credit",
+            "table/bank/public/days_1",
+            "table/bank/public/debit",
+            "table/bank/public/empty",
+            "table/bank/we%2Eird%2F%20n%C3%A4me/quote%20%22%20d",
+        ]
+    );
+    assert_eq!(streams.finished().len(), names.len());
+    assert_eq!(
+        from.query(
+            "bank",
+            "SELECT count(*) FROM pg_locks WHERE mode = 'AccessShareLock' AND relation = 'debit'::regclass"
+        )
+        .await
+        .trim(),
+        "0"
+    );
+
+    for name in ["bank", "copy"] {
+        load(&streams, &target(&to, (name != "bank").then_some(name)), &cx).await.unwrap();
+        let sums = to.query(name, SUMS).await;
+        let sums: Vec<&str> = sums.trim().split('|').collect();
+        assert_eq!(sums[0], sums[1], "debit and credit are of two states");
+        assert_eq!(sums[2..4], ["3000", "1000"]);
+        assert_eq!((sums[4], sums[5]), (sums[1], "large object content"), "the view was filled before its table was");
+        to.run_sql(name, "INSERT INTO credit (debit, amount) VALUES (1, 1); INSERT INTO debit (amount) VALUES (1)")
+            .await;
+        let refused = to.try_query(name, "INSERT INTO credit (debit, amount) VALUES (-1, 1)").await.unwrap_err();
+        assert!(refused.contains("foreign key"), "{refused}");
+    }
+    assert!(std::fs::read_dir(place.path()).unwrap().next().is_none(), "files are left behind");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn stock_tools_load_the_parts_from_a_directory() {
+    let (from, to) = (bank().await, Postgres::start().await);
+    let place = TempDir::new().unwrap();
+    let out = place.path().join("out");
+    let cx = context(&place);
+    let streams = capture(&from, from.programs(), &cx).await.unwrap();
+    load(&streams, &Target::Directory { path: out.clone(), overwrite: false, sync: false }, &cx).await.unwrap();
+    // As OPERATIONS.md prints it.
+    let script = "pg_restore --exit-on-error --create -d postgres pre-data/bank.dump
+        find data/bank.dump table/bank -name '*.dump' -print0 | xargs -0 -P 2 -n 1 pg_restore --exit-on-error -d bank
+        pg_restore --exit-on-error -j 2 -d bank post-data/bank.dump";
+    let path = format!("{}:/usr/bin:/bin", to.programs().display());
+    let PostgresConnection::Socket { directory, .. } = to.connection() else { panic!("no socket") };
+    let done = Command::new("bash")
+        .args(["-euo", "pipefail", "-c", script])
+        .current_dir(&out)
+        .env("PATH", path)
+        .env("PGHOST", directory)
+        .env("PGUSER", "postgres")
+        .output()
+        .unwrap();
+    assert!(done.status.success(), "{}", String::from_utf8_lossy(&done.stderr));
+    assert_eq!(to.query("bank", SUMS).await, from.query("bank", SUMS).await);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_dump_of_one_table_that_is_cut_short_fails_the_capture() {
+    let from = bank().await;
+    let place = TempDir::new().unwrap();
+    // Client tools among which pg_dump breaks off in one table.
+    let clients = place.path().join("clients");
+    std::fs::create_dir(&clients).unwrap();
+    for tool in ["pg_dumpall", "pg_restore", "psql"] {
+        std::os::unix::fs::symlink(from.programs().join(tool), clients.join(tool)).unwrap();
+    }
+    let wrapper = format!(
+        "#!/bin/bash\ncase \"$*\" in *--table=*credit*) {0}/pg_dump \"$@\" | head -c 100000; exit 1 ;; *) exec {0}/pg_dump \"$@\" ;; esac\n",
+        from.programs().display()
+    );
+    std::fs::write(clients.join("pg_dump"), wrapper).unwrap();
+    std::fs::set_permissions(clients.join("pg_dump"), PermissionsExt::from_mode(0o755)).unwrap();
+    let error = capture(&from, &clients, &context(&place)).await.unwrap_err();
+    assert_eq!(error.class(), Class::Source);
+    assert!(error.chain().contains("cannot dump table/bank/public/credit"), "{error:?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_part_that_turns_out_damaged_leaves_no_database_behind() {
+    let (from, to) = (bank().await, Postgres::start().await);
+    let place = TempDir::new().unwrap();
+    let cx = context(&place);
+    let mut damaged = capture(&from, from.programs(), &cx).await.unwrap();
+    damaged.facts.details.insert("damaged".to_owned(), "table/bank/public/credit".to_owned());
+    damaged.order.lock().unwrap().retain(|name| name != "globals");
+    let refused = load(&damaged, &target(&to, None), &cx).await.unwrap_err();
+    assert_eq!(refused.class(), Class::Integrity, "{refused:?}");
+    assert_eq!(to.query("postgres", "SELECT count(*) FROM pg_database WHERE datname = 'bank'").await.trim(), "0");
+
+    // One without its definitions is no database.
+    damaged.order.lock().unwrap().retain(|name| name != "pre-data/bank");
+    let refused = load(&damaged, &target(&to, None), &cx).await.unwrap_err();
+    assert!(refused.chain().contains("no definitions"), "{refused:?}");
+}
