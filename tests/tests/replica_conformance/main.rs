@@ -14,6 +14,7 @@ use bytes::Bytes;
 use lifeboat_engine::Class;
 use lifeboat_engine::config::{ReplicaConfig, ReplicaKind, S3Config, S3Credentials, SecretRef};
 use lifeboat_engine::replica::{DirectoryReplica, Probe, ReplicaError, ReplicaErrorKind, S3Replica, open};
+use lifeboat_engine::schedule::bandwidth::Bandwidth;
 use lifeboat_tests::s3::{Bucket, Region, write_credential_file};
 use lifeboat_tests::tls::Certificates;
 use tempfile::TempDir;
@@ -39,6 +40,7 @@ fn directory_config(directory: &TempDir) -> ReplicaConfig {
         region: "attic".to_owned(),
         kind: ReplicaKind::Directory { path: directory.path().to_owned() },
         timeout: Duration::from_secs(30),
+        bandwidth: Bandwidth::default(),
     }
 }
 
@@ -234,6 +236,7 @@ async fn missing_credentials_are_denied_and_said_so() {
             credentials: S3Credentials::Profile("no-such-profile-here".to_owned()),
         }),
         timeout: Duration::from_secs(5),
+        bandwidth: Bandwidth::default(),
     };
     let error = open(&config, "").await.unwrap().list("").await.unwrap_err();
     assert!(matches!(error.kind, ReplicaErrorKind::Denied(_)), "{error}");
@@ -257,6 +260,7 @@ async fn unusable_ca_and_credential_files_are_refused_at_once() {
             credentials: S3Credentials::File(SecretRef::file(&credentials)),
         }),
         timeout: Duration::from_secs(5),
+        bandwidth: Bandwidth::default(),
     };
     write_credential_file(&credentials, "someone", "something");
     let garbage = "-----BEGIN CERTIFICATE-----\nbm90IGEgY2VydGlmaWNhdGU=\n-----END CERTIFICATE-----\n";
