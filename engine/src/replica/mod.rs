@@ -4,7 +4,9 @@
 //! conformance suite (`tests/tests/replica_conformance/`). Keys are relative to the vault's prefix, at most
 //! 512 bytes, made of `/`-separated segments of 1 to 200 of `A-Za-z0-9-_.`, none of which begins with a dot.
 //!
-//! - **Deadlines** are kept by the implementations: one for each request, so that a listing has one a page.
+//! - **Deadlines** are kept by the implementations: one for each request, so that a listing has one a page. They count
+//!   what the replica takes, not what a cap on the bandwidth makes wait (`waiting.rs`).
+//! - **Bandwidth**: a cap is kept by the implementations too, by one pacer each (`pacer.rs`).
 //! - **Retries** are [`Retry`]'s alone; the SDK's own are off.
 //! - **Secrets** are held by the S3 client and appear in no error and no `Debug`.
 
@@ -22,9 +24,11 @@ use crate::id::Name;
 
 mod directory;
 mod key;
+mod pacer;
 mod retry;
 mod s3;
 mod trial;
+mod waiting;
 
 pub use directory::DirectoryReplica;
 pub use retry::{Retry, RetryPolicy};
@@ -132,7 +136,7 @@ impl From<ReplicaError> for Error {
 ///
 /// Every request has the deadline of its [`ReplicaConfig::timeout`], a listing for each page. With retries, none is
 /// sent after that time, so that an operation ends within twice as long; [`put_new`](Self::put_new) may then take
-/// as long again to look whose object it met. Every method may be called concurrently, and may be cancelled by
+/// as long again to look whose object it met. Waiting for a cap on the bandwidth comes on top. Every method may be called concurrently, and may be cancelled by
 /// dropping its future: an object then exists whole or not at all.
 #[async_trait]
 pub trait Replica: Send + Sync + fmt::Debug {

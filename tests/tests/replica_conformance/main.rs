@@ -1,5 +1,5 @@
-//! One suite of guarantees, kept by every replica: the directory, the directory with retries, and S3 against real
-//! SeaweedFS regions over TLS.
+//! One suite of guarantees, kept by every replica: the directory, the directory with gate and retries, and S3 against
+//! real SeaweedFS regions over TLS; and each of them under a cap on the bandwidth.
 //!
 //! What it cannot prove: that a body survives a power cut, and that stores other than SeaweedFS keep their word;
 //! `lifeboat check` probes those where they are.
@@ -62,6 +62,25 @@ async fn directory_conforms() {
 async fn directory_with_retries_conforms_without_a_prefix() {
     let directory = TempDir::new().unwrap();
     conforms(open(&directory_config(&directory), "").await.unwrap(), &all_permitted()).await;
+}
+
+/// Enough for the suite to end soon, and so little that every body is passed in pieces and waits for most of them.
+fn capped(mut config: ReplicaConfig) -> ReplicaConfig {
+    config.bandwidth = Bandwidth::always(Some(24 << 20));
+    config
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn capped_directory_conforms() {
+    let directory = TempDir::new().unwrap();
+    conforms(open(&capped(directory_config(&directory)), "vault").await.unwrap(), &all_permitted()).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn capped_s3_conforms() {
+    let region = Region::start("eu-north-1").await;
+    let told = Probe { clock_skew_seconds: Some(0), ..all_permitted() };
+    conforms(open(&capped(region.replica_config("north")), "vault").await.unwrap(), &told).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
