@@ -11,6 +11,7 @@ use lifeboat_engine::config::{
 use lifeboat_engine::flow::reader::VaultReader;
 use lifeboat_engine::id::Name;
 use lifeboat_engine::replica::{self, SharedReplica};
+use lifeboat_engine::schedule::bandwidth::Bandwidth;
 use lifeboat_engine::{Class, Error, Result};
 use tempfile::TempDir;
 use tokio_util::sync::CancellationToken;
@@ -238,7 +239,13 @@ fn given_replica(given: &GivenReplica) -> Result<Option<ReplicaConfig>> {
             ("s3", region, ReplicaKind::S3(s3))
         }
     };
-    Ok(Some(ReplicaConfig { name: name.parse()?, region, kind, timeout: ReplicaConfig::DEFAULT_TIMEOUT }))
+    Ok(Some(ReplicaConfig {
+        name: name.parse()?,
+        region,
+        kind,
+        timeout: ReplicaConfig::DEFAULT_TIMEOUT,
+        bandwidth: Bandwidth::default(),
+    }))
 }
 
 fn is_acceptable(endpoint: &url::Url) -> bool {

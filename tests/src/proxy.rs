@@ -7,6 +7,7 @@
 
 use std::collections::VecDeque;
 use std::net::{Ipv4Addr, SocketAddr};
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -44,6 +45,7 @@ struct Shared {
     mode: watch::Sender<Mode>,
     script: Mutex<VecDeque<Mode>>,
     connections: Mutex<usize>,
+    requested: AtomicUsize,
 }
 
 impl Shared {
@@ -78,7 +80,13 @@ impl Proxy {
         let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.expect("a free port");
         let address = listener.local_addr().expect("a bound address");
         let (mode, changes) = watch::channel(mode);
-        let shared = Arc::new(Shared { upstream, mode, script: Mutex::default(), connections: Mutex::default() });
+        let shared = Arc::new(Shared {
+            upstream,
+            mode,
+            script: Mutex::default(),
+            connections: Mutex::default(),
+            requested: AtomicUsize::default(),
+        });
         let task = tokio::spawn(accept(listener, address, shared.clone(), changes));
         Self { address, shared, task }
     }
@@ -105,6 +113,12 @@ impl Proxy {
     #[must_use]
     pub fn connections(&self) -> usize {
         *self.shared.connections()
+    }
+
+    /// How many bytes of requests were passed on since it began.
+    #[must_use]
+    pub fn requested(&self) -> usize {
+        self.shared.requested.load(Ordering::Relaxed)
     }
 }
 
@@ -142,18 +156,19 @@ async fn accept(listener: TcpListener, address: SocketAddr, shared: Arc<Shared>,
                 let Ok((client, _)) = accepted else { continue };
                 *shared.connections() += 1;
                 let mode = shared.script().pop_front().unwrap_or(mode);
-                open.spawn(treat(client, mode, shared.upstream));
+                open.spawn(treat(client, mode, shared.clone()));
             }
         }
     }
 }
 
-async fn treat(mut client: TcpStream, mode: Mode, upstream: Option<SocketAddr>) {
-    match (mode, upstream) {
+async fn treat(mut client: TcpStream, mode: Mode, shared: Arc<Shared>) {
+    let requested = &shared.requested;
+    match (mode, shared.upstream) {
         (Mode::Hang, _) => std::future::pending().await,
         (Mode::Status(status), _) => answer(&mut client, status).await,
-        (Mode::Pass, Some(upstream)) => forward(client, upstream, usize::MAX).await,
-        (Mode::CutAfter(bytes), Some(upstream)) => forward(client, upstream, bytes).await,
+        (Mode::Pass, Some(upstream)) => forward(client, upstream, usize::MAX, requested).await,
+        (Mode::CutAfter(bytes), Some(upstream)) => forward(client, upstream, bytes, requested).await,
         (Mode::Pass | Mode::CutAfter(_), None) | (Mode::Reset | Mode::Refuse, _) => reset(&client),
     }
 }
@@ -164,13 +179,16 @@ fn reset(client: &TcpStream) {
 }
 
 /// Passes bytes until either side closes, or until `limit` bytes of answer were passed and another one is due.
-async fn forward(mut client: TcpStream, upstream: SocketAddr, mut limit: usize) {
+async fn forward(mut client: TcpStream, upstream: SocketAddr, mut limit: usize, requested: &AtomicUsize) {
     let Ok(mut server) = TcpStream::connect(upstream).await else { return reset(&client) };
     let (mut request, mut answer) = (vec![0; 64 * 1024], vec![0; 64 * 1024]);
     loop {
         let passed = tokio::select! {
             read = client.read(&mut request) => match read {
-                Ok(length @ 1..) => server.write_all(&request[..length]).await,
+                Ok(length @ 1..) => {
+                    requested.fetch_add(length, Ordering::Relaxed);
+                    server.write_all(&request[..length]).await
+                }
                 _ => return,
             },
             read = server.read(&mut answer) => match read {

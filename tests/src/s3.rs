@@ -28,6 +28,7 @@ use aws_sdk_s3::types::{BucketVersioningStatus, VersioningConfiguration};
 use aws_smithy_http_client::tls::rustls_provider::CryptoMode;
 use aws_smithy_http_client::tls::{Provider, TlsContext, TrustStore};
 use lifeboat_engine::config::{ReplicaConfig, ReplicaKind, S3Config, S3Credentials, SecretRef};
+use lifeboat_engine::schedule::bandwidth::Bandwidth;
 use tempfile::TempDir;
 use tokio::time::Instant;
 use url::Url;
@@ -171,6 +172,7 @@ impl Region {
                 credentials: S3Credentials::File(SecretRef::file(&self.credential_file)),
             }),
             timeout: Duration::from_secs(30),
+            bandwidth: Bandwidth::default(),
         }
     }
 

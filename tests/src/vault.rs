@@ -19,6 +19,7 @@ use lifeboat_engine::flow::reader::VaultReader;
 use lifeboat_engine::id::{Name, SnapshotId};
 use lifeboat_engine::keys::{HostKeys, InitOptions, InitReport, ReaderKeys, SharedIdentity, init, parse_identities};
 use lifeboat_engine::replica::{self, SharedReplica};
+use lifeboat_engine::schedule::bandwidth::Bandwidth;
 use lifeboat_engine::source::{CaptureContext, Source, SourceFacts, StoredStreams, StreamSink};
 use lifeboat_engine::state::StateDirectory;
 use lifeboat_engine::{Error, Result};
@@ -150,6 +151,7 @@ impl TestVault {
                     region: regions[n - 1].to_owned(),
                     kind: ReplicaKind::Directory { path: place.path().join(format!("r{n}")) },
                     timeout: Duration::from_secs(20),
+                    bandwidth: Bandwidth::default(),
                 })
                 .collect(),
             datasets: vec![dataset(DATASET)],

@@ -7,6 +7,7 @@ use std::process::Stdio;
 use std::time::{Duration, Instant};
 
 use lifeboat_engine::config::{ReplicaConfig, ReplicaKind};
+use lifeboat_engine::schedule::bandwidth::Bandwidth;
 use lifeboat_tests::host::{BackupHost, section};
 use lifeboat_tests::proxy::{Mode, Proxy};
 use lifeboat_tests::s3::Region;
@@ -21,6 +22,7 @@ fn directory(replica: &str, path: &Path) -> String {
         region: format!("region-{replica}"),
         kind: ReplicaKind::Directory { path: path.to_owned() },
         timeout: Duration::from_secs(20),
+        bandwidth: Bandwidth::default(),
     })
 }
 

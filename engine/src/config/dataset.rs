@@ -81,14 +81,7 @@ fn compression(v: &mut Validator<'_>, raw: Option<&Spanned<RawCompression>>) -> 
 
 fn schedule(v: &mut Validator<'_>, raw: &RawDataset) -> Option<Schedule> {
     let jitter = v.unit(raw.jitter.as_ref(), units::duration).unwrap_or_default();
-    let zone = raw.time_zone.as_ref();
-    let time_zone = zone.map_or(Ok(chrono_tz::UTC), |zone| zone.get_ref().parse::<chrono_tz::Tz>());
-    let time_zone = time_zone.unwrap_or_else(|_| {
-        let span = zone.map_or(0..0, Spanned::span);
-        let shown = zone.map(|zone| zone.get_ref().as_str()).unwrap_or_default();
-        v.findings.add(span, format!("`{shown}` is not a time zone"), "use an IANA name such as Europe/Berlin");
-        chrono_tz::UTC
-    });
+    let time_zone = v.time_zone(raw.time_zone.as_ref());
     let text = raw.schedule.as_ref()?;
     match Schedule::parse(text.get_ref(), time_zone, jitter) {
         Ok(schedule) => Some(schedule),

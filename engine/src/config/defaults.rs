@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use crate::bytes::compress::Compression;
+use crate::schedule::bandwidth::{Days, Rate};
 
 pub(super) const STATE_DIRECTORY: &str = "/var/lib/lifeboat";
 pub(super) const LISTEN: &str = "127.0.0.1:9847";
@@ -17,6 +18,9 @@ pub(super) const STALL: Duration = Duration::from_secs(10 * 60);
 pub(super) const RUN: Duration = Duration::from_secs(24 * 3600);
 pub(super) const SHUTDOWN: Duration = Duration::from_secs(60);
 pub(super) const TIMEOUT: Duration = Duration::from_secs(60);
+pub(super) const BANDWIDTH: Rate = None;
+pub(super) const BANDWIDTH_DAYS: Days = Days::ALL;
+pub(super) const TIME_ZONE: chrono_tz::Tz = chrono_tz::UTC;
 pub(super) const CHUNK_SIZE: u32 = 512 << 10;
 pub(super) const LARGE_TABLE: u64 = 64 << 20;
 pub(super) const COMPRESSION: Compression = Compression::Auto;

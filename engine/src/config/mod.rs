@@ -16,7 +16,9 @@ use crate::bytes::compress::Compression;
 use crate::error::{Error, Result};
 use crate::id::Name;
 use crate::schedule::Schedule;
+use crate::schedule::bandwidth::Bandwidth;
 
+mod bandwidth;
 mod dataset;
 mod defaults;
 mod findings;
@@ -122,6 +124,8 @@ pub struct ReplicaConfig {
     pub kind: ReplicaKind,
     /// Deadline of one remote operation.
     pub timeout: Duration,
+    /// How many bytes a second may pass to and from it, and when.
+    pub bandwidth: Bandwidth,
 }
 
 impl ReplicaConfig {

@@ -65,6 +65,10 @@ pub(super) struct RawReplica {
     pub kind: Text,
     pub region: Text,
     pub timeout: Option<Text>,
+    pub bandwidth: Option<Text>,
+    pub time_zone: Option<Text>,
+    #[serde(default)]
+    pub bandwidth_windows: Vec<RawBandwidthWindow>,
     // kind = "directory"
     pub path: Option<Text>,
     // kind = "s3"
@@ -76,6 +80,15 @@ pub(super) struct RawReplica {
     pub storage_class: Option<Text>,
     pub profile: Option<Text>,
     pub credentials: Option<Text>,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct RawBandwidthWindow {
+    pub days: Option<Text>,
+    pub from: Text,
+    pub to: Text,
+    pub rate: Text,
 }
 
 #[derive(Deserialize)]

@@ -141,3 +141,57 @@ fn credentials_come_from_systemd_where_it_hands_them_over() -> Result<()> {
     assert_eq!(config.keys.drill_identity.path(), Path::new("/nonexistent/keys/drill-identity"));
     Ok(())
 }
+
+/// The second replica with these lines.
+fn with_bandwidth(lines: &str) -> String {
+    good().replacen("bucket = \"backups-b\"", &format!("bucket = \"backups-b\"\n{lines}"), 1)
+}
+
+#[test]
+fn caps_are_read_with_their_windows_and_time_zone() -> Result<()> {
+    let config = parse(&with_bandwidth(
+        r#"bandwidth = "20MiB/s"
+time_zone = "Europe/Berlin"
+bandwidth_windows = [
+  { days = "mon-fri", from = "08:00", to = "18:00", rate = "5MiB/s" },
+  { from = "22:00", to = "06:00", rate = "unlimited" },
+]"#,
+    ))?;
+    assert!(!config.replicas[0].bandwidth.is_capped());
+    let bandwidth = &config.replicas[1].bandwidth;
+    for (time, rate) in [
+        // Tuesday and Sunday, an hour ahead of UTC.
+        ("2026-11-24T06:59:59Z", Some(20 << 20)),
+        ("2026-11-24T07:00:00Z", Some(5 << 20)),
+        ("2026-11-24T20:59:59Z", Some(20 << 20)),
+        ("2026-11-24T21:00:00Z", None),
+        ("2026-11-29T12:00:00Z", Some(20 << 20)),
+    ] {
+        assert_eq!(bandwidth.rate(time.parse().unwrap_or_default()), rate, "{time}");
+    }
+    Ok(())
+}
+
+#[test]
+fn caps_that_mean_nothing_are_refused_with_line_and_remedy() {
+    let window = |keys: &str| format!("bandwidth_windows = [\n  {{ {keys} }},\n]");
+    for (lines, line, said) in [
+        ("bandwidth = \"20MiB\"".to_owned(), 16, "such as \"20MiB/s\""),
+        ("bandwidth = \"0B/s\"".to_owned(), 16, "at least \"64KiB/s\""),
+        ("time_zone = \"Mars\"".to_owned(), 16, "IANA"),
+        (window(r#"days = "workdays", from = "08:00", to = "18:00", rate = "5MiB/s""#), 17, "such as \"mon-fri\""),
+        (window(r#"from = "8", to = "18:00", rate = "5MiB/s""#), 17, "\"00:00\" to \"24:00\""),
+        (window(r#"from = "24:00", to = "18:00", rate = "5MiB/s""#), 17, "name the next day"),
+        (window(r#"from = "08:00", to = "08:00", rate = "5MiB/s""#), 17, "for a whole day"),
+        (window(r#"from = "08:00", to = "18:00", rate = "slow""#), 17, "or \"unlimited\""),
+        (window(r#"from = "08:00", until = "18:00", rate = "5MiB/s""#), 17, "unknown key `until`"),
+        (window(r#"from = "08:00", to = "18:00""#), 17, "missing field"),
+    ] {
+        let message = match parse(&with_bandwidth(&lines)) {
+            Ok(_) => panic!("`{lines}` passed"),
+            Err(error) => error.message().to_owned(),
+        };
+        assert!(message.contains(said), "{lines}: {message}");
+        assert!(message.contains(&format!("lifeboat.toml:{line}:")), "{lines}: expected line {line}: {message}");
+    }
+}

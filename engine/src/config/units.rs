@@ -1,6 +1,11 @@
-//! Durations and sizes as operators write them: `90s`, `15m`, `24h`, `30d`; `512KiB`, `192MiB`, `2GiB`.
+//! Durations and sizes as operators write them: `90s`, `15m`, `24h`, `30d`; `512KiB`, `192MiB`, `2GiB`; `20MiB/s`.
 
 use std::time::Duration;
+
+use crate::schedule::bandwidth::Rate;
+
+/// In bytes a second.
+const SLOWEST: u64 = 64 << 10;
 
 /// Parses one number and one unit: s, m, h, d or w.
 pub(super) fn duration(text: &str) -> Result<Duration, String> {
@@ -31,6 +36,21 @@ pub(super) fn size(text: &str) -> Result<u64, String> {
     total.ok_or_else(|| format!("`{text}` is not a size such as \"192MiB\""))
 }
 
+/// Parses a size a second, such as `20MiB/s`, or `unlimited`, which is `None`.
+pub(super) fn rate(text: &str) -> Result<Rate, String> {
+    if text == "unlimited" {
+        return Ok(None);
+    }
+    let bytes = text.strip_suffix("/s").and_then(|text| size(text.trim_end()).ok());
+    match bytes {
+        Some(bytes @ SLOWEST..) => Ok(Some(bytes)),
+        Some(_) => Err(format!("`{text}` is too slow for a backup ever to end: use at least \"64KiB/s\"")),
+        None => Err(format!(
+            "`{text}` is not a rate: write a number and B, KiB, MiB or GiB a second, such as \"20MiB/s\", or \"unlimited\""
+        )),
+    }
+}
+
 fn split(text: &str) -> (&str, &str) {
     let end = text.find(|c: char| !c.is_ascii_digit()).unwrap_or(text.len());
     (&text[..end], text[end..].trim_start())
@@ -46,6 +66,13 @@ mod tests {
         assert_eq!(duration("30d"), Ok(Duration::from_secs(30 * 86_400)));
         assert_eq!(size("192MiB"), Ok(192 << 20));
         assert_eq!(size("1 GiB"), Ok(1 << 30));
+        assert_eq!(
+            (rate("20MiB/s"), rate("64 KiB/s"), rate("unlimited")),
+            (Ok(Some(20 << 20)), Ok(Some(64 << 10)), Ok(None))
+        );
+        for bad in ["", "20MiB", "20Mbit/s", "20MB/s", "0B/s", "65535B/s", "/s", "20MiB/m", "none"] {
+            assert!(rate(bad).is_err(), "{bad} passed");
+        }
         for bad in ["", "5", "m", "-5m", "1.5h", "5 minutes", "99999999999999999999d", "18446744073709551615w"] {
             assert!(duration(bad).is_err(), "{bad} passed");
         }

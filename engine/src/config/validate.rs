@@ -10,7 +10,7 @@ use toml::Spanned;
 use super::findings::Findings;
 use super::raw::{RawConfig, RawKeys, RawLimits, RawReplica, Text};
 use super::{Config, KeysConfig, Limits, ReplicaConfig, ReplicaKind, S3Config, S3Credentials, SecretRef, Surroundings};
-use super::{dataset, defaults, units};
+use super::{bandwidth, dataset, defaults, units};
 use crate::bytes::sign::SignerKey;
 use crate::id::Name;
 
@@ -164,6 +164,7 @@ impl<'a> Validator<'a> {
         Some(ReplicaConfig {
             kind,
             timeout: self.unit(raw.timeout.as_ref(), units::duration).unwrap_or(defaults::TIMEOUT),
+            bandwidth: bandwidth::validate(self, &raw),
             name: self.name(&raw.name)?,
             region: self.filled(&raw.region)?,
         })
@@ -355,6 +356,15 @@ impl<'a> Validator<'a> {
                 None
             }
         }
+    }
+
+    pub(super) fn time_zone(&mut self, name: Option<&Text>) -> chrono_tz::Tz {
+        let Some(name) = name else { return defaults::TIME_ZONE };
+        name.get_ref().parse().unwrap_or_else(|_| {
+            let problem = format!("`{}` is not a time zone", name.get_ref());
+            self.findings.add(name.span(), problem, "use an IANA name such as Europe/Berlin");
+            defaults::TIME_ZONE
+        })
     }
 
     fn parsed<T: FromStr>(&mut self, text: Option<&Text>, default: &str, wanted: &str) -> Option<T> {

@@ -6,21 +6,26 @@
 //! - **Folders**: a key cannot be an object and a folder of others at once, as it could in S3; no vault needs that.
 //! - **The configured directory must exist**: one that does not is an unmounted disk, not an empty vault.
 //! - **Deadlines**: a call that exceeds its deadline returns, while its thread may still finish what it began.
+//! - **A cap on the bandwidth** paces the pieces that are written and read; the page cache may hold them back.
 
 use std::fs::{self, File, OpenOptions};
-use std::io::{self, ErrorKind, Read, Write};
+use std::io::{self, ErrorKind};
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
 use bytes::Bytes;
 use chrono::{DateTime, Utc};
 
-use super::key;
-use super::{ObjectMeta, Probe, Replica, ReplicaError, ReplicaErrorKind, trial};
+use self::leaves::Leaves;
+use super::pacer::Pacer;
+use super::{ObjectMeta, Probe, Replica, ReplicaError, ReplicaErrorKind, key, trial, waiting};
 use crate::config::ReplicaConfig;
 use crate::id::Name;
+
+mod leaves;
 
 /// A [`Replica`] in a directory. Its module begins with what it promises.
 #[derive(Debug)]
@@ -28,6 +33,7 @@ pub struct DirectoryReplica {
     name: Name,
     region: String,
     timeout: Duration,
+    pacer: Option<Arc<Pacer>>,
     tree: Tree,
 }
 
@@ -39,7 +45,8 @@ impl DirectoryReplica {
             name: replica.name.clone(),
             region: replica.region.clone(),
             timeout: replica.timeout,
-            tree: Tree { mount: path.to_owned(), root: path.join(vault_prefix) },
+            pacer: Pacer::new(&replica.bandwidth),
+            tree: Tree { mount: path.to_owned(), root: path.join(vault_prefix), leaves: Leaves::default() },
         }
     }
 
@@ -50,11 +57,11 @@ impl DirectoryReplica {
         work: impl FnOnce(&Tree) -> Result<T, ReplicaErrorKind> + Send + 'static,
     ) -> Result<T, ReplicaError> {
         let tree = self.tree.clone();
-        let task = tokio::task::spawn_blocking(move || work(&tree));
-        let outcome = match tokio::time::timeout(self.timeout, task).await {
-            Ok(Ok(outcome)) => outcome,
-            Ok(Err(_)) => Err(ReplicaErrorKind::Other("the worker thread was stopped".to_owned())),
-            Err(_) => Err(ReplicaErrorKind::TimedOut(self.timeout)),
+        let task = leaves::blocking(self.pacer.as_ref(), move |leaves| work(&Tree { leaves, ..tree }));
+        let outcome = match waiting::within(self.timeout, task).await {
+            Some(Ok(outcome)) => outcome,
+            Some(Err(_)) => Err(ReplicaErrorKind::Other("the worker thread was stopped".to_owned())),
+            None => Err(ReplicaErrorKind::TimedOut(self.timeout)),
         };
         outcome.map_err(|kind| ReplicaError { replica: self.name.clone(), operation, key: key.to_owned(), kind })
     }
@@ -140,6 +147,8 @@ struct Tree {
     mount: PathBuf,
     /// Where the vault begins.
     root: PathBuf,
+    /// Of the one call that this is for.
+    leaves: Leaves,
 }
 
 impl Tree {
@@ -152,7 +161,7 @@ impl Tree {
             return Err(ReplicaErrorKind::AlreadyExists);
         }
         create_folders(folder).map_err(|error| classify(&error))?;
-        let temporary = Temporary::write(folder, body).map_err(|error| classify(&error))?;
+        let temporary = Temporary::write(folder, body, &self.leaves).map_err(|error| classify(&error))?;
         match existing {
             Existing::Keep => temporary.link_to(&place),
             Existing::Replace => fs::rename(&temporary.path, &place),
@@ -168,8 +177,7 @@ impl Tree {
         let read = || {
             let mut file = File::open(self.root.join(key))?;
             let announced = file.metadata()?.len();
-            let mut body = Vec::with_capacity(usize::try_from(announced).unwrap_or_default());
-            file.read_to_end(&mut body)?;
+            let body = self.leaves.read(&mut file, usize::try_from(announced).unwrap_or_default())?;
             Ok((announced, body))
         };
         let (announced, body) = read().map_err(|error| self.missing_or(&error))?;
@@ -282,11 +290,11 @@ struct Temporary {
 }
 
 impl Temporary {
-    fn write(folder: &Path, body: &[u8]) -> io::Result<Self> {
+    fn write(folder: &Path, body: &[u8], leaves: &Leaves) -> io::Result<Self> {
         let path = folder.join(format!(".lifeboat-{:016x}.tmp", rand::random::<u64>()));
         let mut file = OpenOptions::new().write(true).create_new(true).open(&path)?;
         let temporary = Self { path };
-        file.write_all(body)?;
+        leaves.write(&mut file, body)?;
         file.sync_all()?;
         Ok(temporary)
     }

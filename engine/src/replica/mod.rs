@@ -4,8 +4,10 @@
 //! conformance suite (`tests/tests/replica_conformance/`). Keys are relative to the vault's prefix, at most
 //! 512 bytes, made of `/`-separated segments of 1 to 200 of `A-Za-z0-9-_.`, none of which begins with a dot.
 //!
-//! - **Deadlines** are kept by the implementations: one for each request, so that a listing has one a page.
-//! - **Retries** are [`Retry`]'s alone; the SDK's own are off.
+//! - **Deadlines** are kept by the implementations: one for each request, so that a listing has one a page. They count
+//!   what the replica takes, not what a cap on the bandwidth or the gate makes wait (`waiting.rs`).
+//! - **Bandwidth**: a cap is kept by the implementations too, by one pacer each (`pacer.rs`).
+//! - **Concurrency** of large transfers is [`Gate`]'s; **retries** are [`Retry`]'s alone; the SDK's own are off.
 //! - **Secrets** are held by the S3 client and appear in no error and no `Debug`.
 
 use std::fmt;
@@ -21,12 +23,16 @@ use crate::error::{Class, Error, Result};
 use crate::id::Name;
 
 mod directory;
+mod gate;
 mod key;
+mod pacer;
 mod retry;
 mod s3;
 mod trial;
+mod waiting;
 
 pub use directory::DirectoryReplica;
+pub use gate::Gate;
 pub use retry::{Retry, RetryPolicy};
 pub use s3::S3Replica;
 
@@ -132,7 +138,7 @@ impl From<ReplicaError> for Error {
 ///
 /// Every request has the deadline of its [`ReplicaConfig::timeout`], a listing for each page. With retries, none is
 /// sent after that time, so that an operation ends within twice as long; [`put_new`](Self::put_new) may then take
-/// as long again to look whose object it met. Every method may be called concurrently, and may be cancelled by
+/// as long again to look whose object it met. Waiting for the gate or for a cap on the bandwidth comes on top. Every method may be called concurrently, and may be cancelled by
 /// dropping its future: an object then exists whole or not at all.
 #[async_trait]
 pub trait Replica: Send + Sync + fmt::Debug {
@@ -190,7 +196,8 @@ pub struct Probe {
 /// A replica that flows share.
 pub type SharedReplica = Arc<dyn Replica>;
 
-/// Opens one replica, retries included; connects lazily.
+/// Opens one replica, retries and gate included; connects lazily. The gate is within the retries: each attempt queues, is
+/// timed and counts by itself, and a pause between two attempts keeps nobody out.
 ///
 /// # Errors
 /// [`Class::Configuration`] or [`Class::Keys`] when its CA file or credential file cannot be read.
@@ -199,7 +206,8 @@ pub async fn open(replica: &ReplicaConfig, vault_prefix: &str) -> Result<SharedR
         ReplicaKind::S3(s3) => Arc::new(S3Replica::open(replica, s3, vault_prefix).await?),
         ReplicaKind::Directory { path } => Arc::new(DirectoryReplica::new(replica, path, vault_prefix)),
     };
-    Ok(Arc::new(Retry::new(bare, RetryPolicy::within(replica.timeout))))
+    let gated = Arc::new(Gate::new(bare));
+    Ok(Arc::new(Retry::new(gated, RetryPolicy::within(replica.timeout))))
 }
 
 /// Opens every configured replica.

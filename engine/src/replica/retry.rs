@@ -1,7 +1,7 @@
 //! Retries: the one place that sends a request again.
 //!
 //! - Only what [`ReplicaError::is_retryable`] allows, a bounded number of times, with jittered exponential pauses,
-//!   and never once the operation has taken as long as its deadline.
+//!   and never once the operation has taken as long as its deadline, without what it waited for its turn on our side.
 //! - An attempt that failed without an answer may have done its work. Every operation but [`Replica::put_new`] can
 //!   simply be repeated; there, an object that then exists is ours exactly if it holds our bytes.
 
@@ -12,6 +12,7 @@ use async_trait::async_trait;
 use bytes::Bytes;
 use tokio::time::Instant;
 
+use super::waiting::Waiting;
 use super::{ObjectMeta, Probe, Replica, ReplicaError, ReplicaErrorKind, SharedReplica};
 use crate::id::Name;
 
@@ -59,15 +60,16 @@ impl Retry {
     where
         F: Future<Output = Result<T, ReplicaError>>,
     {
-        let start = Instant::now();
+        let (start, waiting) = (Instant::now(), Waiting::default());
         let mut attempt = 1;
         loop {
-            let error = match call().await {
+            let error = match waiting.count(call()).await {
                 Err(error) if error.is_retryable() && attempt < self.policy.attempts => error,
                 outcome => return outcome,
             };
             let pause = self.policy.pause_after(attempt);
-            if start.elapsed() + pause >= self.policy.budget {
+            let used = start.elapsed().saturating_sub(waiting.total());
+            if used + pause >= self.policy.budget {
                 return Err(error);
             }
             tracing::warn!(attempt, %error, "trying again");

@@ -7,6 +7,7 @@
 //!   that nothing that runs "every half hour" pauses for an hour;
 //! - day of month and day of week are ORed when both are restricted.
 
+pub mod bandwidth;
 mod fields;
 
 use std::str::FromStr;

@@ -354,6 +354,7 @@ impl fmt::Display for Checked {
 mod tests {
     use super::*;
     use lifeboat_engine::config::{S3Config, S3Credentials};
+    use lifeboat_engine::schedule::bandwidth::Bandwidth;
     use std::time::Duration;
 
     fn replica() -> ReplicaConfig {
@@ -369,6 +370,7 @@ mod tests {
                 credentials: S3Credentials::Default,
             }),
             timeout: Duration::from_secs(1),
+            bandwidth: Bandwidth::default(),
         }
     }
 

@@ -1,5 +1,5 @@
-//! One suite of guarantees, kept by every replica: the directory, the directory with retries, and S3 against real
-//! SeaweedFS regions over TLS.
+//! One suite of guarantees, kept by every replica: the directory, the directory with gate and retries, and S3 against
+//! real SeaweedFS regions over TLS; and each of them under a cap on the bandwidth.
 //!
 //! What it cannot prove: that a body survives a power cut, and that stores other than SeaweedFS keep their word;
 //! `lifeboat check` probes those where they are.
@@ -14,6 +14,7 @@ use bytes::Bytes;
 use lifeboat_engine::Class;
 use lifeboat_engine::config::{ReplicaConfig, ReplicaKind, S3Config, S3Credentials, SecretRef};
 use lifeboat_engine::replica::{DirectoryReplica, Probe, ReplicaError, ReplicaErrorKind, S3Replica, open};
+use lifeboat_engine::schedule::bandwidth::Bandwidth;
 use lifeboat_tests::s3::{Bucket, Region, write_credential_file};
 use lifeboat_tests::tls::Certificates;
 use tempfile::TempDir;
@@ -39,6 +40,7 @@ fn directory_config(directory: &TempDir) -> ReplicaConfig {
         region: "attic".to_owned(),
         kind: ReplicaKind::Directory { path: directory.path().to_owned() },
         timeout: Duration::from_secs(30),
+        bandwidth: Bandwidth::default(),
     }
 }
 
@@ -60,6 +62,25 @@ async fn directory_conforms() {
 async fn directory_with_retries_conforms_without_a_prefix() {
     let directory = TempDir::new().unwrap();
     conforms(open(&directory_config(&directory), "").await.unwrap(), &all_permitted()).await;
+}
+
+/// Enough for the suite to end soon, and so little that every body is passed in pieces and waits for most of them.
+fn capped(mut config: ReplicaConfig) -> ReplicaConfig {
+    config.bandwidth = Bandwidth::always(Some(24 << 20));
+    config
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn capped_directory_conforms() {
+    let directory = TempDir::new().unwrap();
+    conforms(open(&capped(directory_config(&directory)), "vault").await.unwrap(), &all_permitted()).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn capped_s3_conforms() {
+    let region = Region::start("eu-north-1").await;
+    let told = Probe { clock_skew_seconds: Some(0), ..all_permitted() };
+    conforms(open(&capped(region.replica_config("north")), "vault").await.unwrap(), &told).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -234,6 +255,7 @@ async fn missing_credentials_are_denied_and_said_so() {
             credentials: S3Credentials::Profile("no-such-profile-here".to_owned()),
         }),
         timeout: Duration::from_secs(5),
+        bandwidth: Bandwidth::default(),
     };
     let error = open(&config, "").await.unwrap().list("").await.unwrap_err();
     assert!(matches!(error.kind, ReplicaErrorKind::Denied(_)), "{error}");
@@ -257,6 +279,7 @@ async fn unusable_ca_and_credential_files_are_refused_at_once() {
             credentials: S3Credentials::File(SecretRef::file(&credentials)),
         }),
         timeout: Duration::from_secs(5),
+        bandwidth: Bandwidth::default(),
     };
     write_credential_file(&credentials, "someone", "something");
     let garbage = "-----BEGIN CERTIFICATE-----\nbm90IGEgY2VydGlmaWNhdGU=\n-----END CERTIFICATE-----\n";

@@ -15,6 +15,8 @@ enum Answer {
     /// The work is done, but its answer is lost.
     StoresThenFails(ReplicaErrorKind),
     Hangs(Duration),
+    /// Has no turn on our side for so long, then fails.
+    WaitsThenFails(Duration),
 }
 
 #[derive(Default)]
@@ -52,6 +54,11 @@ impl Scripted {
             Answer::Hangs(time) => {
                 tokio::time::sleep(time).await;
                 Err(error(ReplicaErrorKind::TimedOut(time)))
+            }
+            Answer::WaitsThenFails(time) => {
+                let _turn = Waiting::current().begin();
+                tokio::time::sleep(time).await;
+                Err(error(unavailable()))
             }
         }
     }
@@ -163,6 +170,13 @@ async fn begins_no_attempt_after_the_deadline() {
     let (fake, retry) = scripted([Answer::Hangs(Duration::from_secs(59))]);
     retry.list("").await.unwrap();
     assert_eq!(calls(&fake), 2);
+}
+
+#[tokio::test(start_paused = true)]
+async fn waiting_for_a_turn_on_our_side_costs_no_attempt() {
+    let (fake, retry) = scripted((0..9).map(|_| Answer::WaitsThenFails(Duration::from_secs(3600))));
+    retry.list("").await.unwrap_err();
+    assert_eq!(calls(&fake), 4);
 }
 
 #[tokio::test(start_paused = true)]

@@ -19,9 +19,10 @@ use aws_smithy_http_client::tls::{Provider, TlsContext, TrustStore};
 use rustls::pki_types::CertificateDer;
 use rustls::pki_types::pem::PemObject;
 
-use super::credentials;
+use super::{credentials, paced};
 use crate::config::{ReplicaConfig, S3Config, S3Credentials};
 use crate::error::{Class, Context, Error, Result};
+use crate::replica::pacer::Pacer;
 
 /// Nobody waits longer than this for a connection, TLS included.
 const LONGEST_CONNECT: Duration = Duration::from_secs(10);
@@ -32,7 +33,7 @@ pub(super) async fn build(replica: &ReplicaConfig, s3: &S3Config) -> Result<Clie
         .behavior_version(BehaviorVersion::v2026_01_12())
         .region(region.clone())
         .force_path_style(s3.path_style)
-        .http_client(transport(replica, s3)?)
+        .http_client(paced::paced(transport(replica, s3)?, Pacer::new(&replica.bandwidth)))
         .timeout_config(TimeoutConfig::builder().connect_timeout(replica.timeout.min(LONGEST_CONNECT)).build())
         .retry_config(RetryConfig::disabled())
         // Every request has a deadline of ours; a slow line is not an error before it.

@@ -4,6 +4,7 @@
 //!   store checks and keeps; what comes back is checked against that and against its announced length.
 //! - **Atomicity** is the store's: PutObject shows whole objects only; `If-None-Match: *` guards what must be new.
 //! - **Deadlines**: one for each request, body included; establishing a connection has a shorter one.
+//! - **A cap on the bandwidth** paces bodies below the SDK (`paced.rs`).
 //! - **Order** of listings is ours: not every store sorts.
 
 use std::fmt;
@@ -18,7 +19,7 @@ use aws_sdk_s3::types::{ChecksumAlgorithm, StorageClass};
 use bytes::{Bytes, BytesMut};
 use chrono::{DateTime, Utc};
 
-use super::{ObjectMeta, Probe, Replica, ReplicaError, ReplicaErrorKind, key};
+use super::{ObjectMeta, Probe, Replica, ReplicaError, ReplicaErrorKind, key, waiting};
 use crate::config::{ReplicaConfig, S3Config};
 use crate::error::Result;
 use crate::id::Name;
@@ -26,6 +27,7 @@ use crate::id::Name;
 mod client;
 mod credentials;
 mod errors;
+mod paced;
 mod probe;
 
 /// The most that is reserved on the word of a store; larger objects grow as they arrive.
@@ -77,10 +79,8 @@ impl S3Replica {
         key: &str,
         work: impl Future<Output = Result<T, ReplicaErrorKind>> + Send,
     ) -> Result<T, ReplicaError> {
-        let outcome = match tokio::time::timeout(self.timeout, work).await {
-            Ok(outcome) => outcome,
-            Err(_) => Err(ReplicaErrorKind::TimedOut(self.timeout)),
-        };
+        let outcome = waiting::within(self.timeout, work).await;
+        let outcome = outcome.unwrap_or(Err(ReplicaErrorKind::TimedOut(self.timeout)));
         outcome.map_err(|kind| ReplicaError { replica: self.name.clone(), operation, key: key.to_owned(), kind })
     }
 

@@ -1,0 +1,47 @@
+//! Validates the bandwidth keys of one `[[replica]]`.
+
+use super::raw::{RawBandwidthWindow, RawReplica, Text};
+use super::validate::Validator;
+use super::{defaults, units};
+use crate::schedule::bandwidth::{Bandwidth, Days, Window, parse_time_of_day};
+
+/// The defaults in the place of what cannot be used; what, is in the findings.
+pub(super) fn validate(v: &mut Validator<'_>, raw: &RawReplica) -> Bandwidth {
+    let rate = v.unit(raw.bandwidth.as_ref(), units::rate).unwrap_or(defaults::BANDWIDTH);
+    let windows = raw.bandwidth_windows.iter().filter_map(|raw| window(v, raw)).collect();
+    Bandwidth::new(rate, windows, v.time_zone(raw.time_zone.as_ref()))
+}
+
+fn window(v: &mut Validator<'_>, raw: &RawBandwidthWindow) -> Option<Window> {
+    let days = match &raw.days {
+        None => Some(defaults::BANDWIDTH_DAYS),
+        Some(text) => {
+            let days = Days::parse(text.get_ref());
+            if days.is_none() {
+                let problem = format!("`{}` names no days", text.get_ref());
+                v.findings.add(text.span(), problem, "use mon, tue, wed, thu, fri, sat, sun, such as \"mon-fri\"");
+            }
+            days
+        }
+    };
+    let (from, to) = (time_of_day(v, &raw.from), time_of_day(v, &raw.to));
+    let rate = v.unit(Some(&raw.rate), units::rate);
+    let window = Window { days: days?, from: from?, to: to?, rate: rate? };
+    if raw.from.get_ref() == "24:00" {
+        v.findings.add(raw.from.span(), "no window begins at 24:00", "use \"00:00\" and name the next day");
+    }
+    if window.from == window.to {
+        let remedy = "for a whole day use from = \"00:00\", to = \"24:00\"";
+        v.findings.add(raw.to.span(), "this window ends where it begins", remedy);
+    }
+    Some(window)
+}
+
+fn time_of_day(v: &mut Validator<'_>, text: &Text) -> Option<u32> {
+    let time = parse_time_of_day(text.get_ref());
+    if time.is_none() {
+        let problem = format!("`{}` is not a time of day", text.get_ref());
+        v.findings.add(text.span(), problem, "use hours and minutes, \"00:00\" to \"24:00\"");
+    }
+    time
+}
