@@ -12,6 +12,7 @@ use lifeboat_engine::source::{CaptureContext, StoredStreams, Target, from_config
 use lifeboat_engine::{Class, Result};
 use lifeboat_tests::postgres::Postgres;
 use lifeboat_tests::streams::MemoryStreams;
+use lifeboat_tests::tools;
 use tempfile::TempDir;
 use tokio_util::sync::CancellationToken;
 
@@ -106,8 +107,7 @@ async fn all_parts_are_of_one_state_while_others_write_and_give_the_whole_databa
         [
             "data/bank",
             "globals",
-            "post-data/bank",
-            "pre-data/bank",
+            "schema/bank",
             "table/bank/public/credit",
             "table/bank/public/days_1",
             "table/bank/public/debit",
@@ -149,14 +149,13 @@ async fn stock_tools_load_the_parts_from_a_directory() {
     let cx = context(&place);
     let streams = capture(&from, from.programs(), &cx).await.unwrap();
     load(&streams, &Target::Directory { path: out.clone(), overwrite: false, sync: false }, &cx).await.unwrap();
-    // As OPERATIONS.md prints it.
-    let script = "pg_restore --exit-on-error --create -d postgres pre-data/bank.dump
-        find data/bank.dump table/bank -name '*.dump' -print0 | xargs -0 -P 2 -n 1 pg_restore --exit-on-error -d bank
-        pg_restore --exit-on-error -j 2 -d bank post-data/bank.dump";
+    let operations = std::fs::read_to_string(tools::workspace().join("OPERATIONS.md")).unwrap();
+    let (_, runbook) = operations.split_once("PostgreSQL's own tools load").unwrap();
+    let script = runbook.split("```").nth(1).unwrap().replace("shop", "bank");
     let path = format!("{}:/usr/bin:/bin", to.programs().display());
     let PostgresConnection::Socket { directory, .. } = to.connection() else { panic!("no socket") };
     let done = Command::new("bash")
-        .args(["-euo", "pipefail", "-c", script])
+        .args(["-euo", "pipefail", "-c", &script])
         .current_dir(&out)
         .env("PATH", path)
         .env("PGHOST", directory)
@@ -201,7 +200,7 @@ async fn a_part_that_turns_out_damaged_leaves_no_database_behind() {
     assert_eq!(to.query("postgres", "SELECT count(*) FROM pg_database WHERE datname = 'bank'").await.trim(), "0");
 
     // One without its definitions is no database.
-    damaged.order.lock().unwrap().retain(|name| name != "pre-data/bank");
+    damaged.order.lock().unwrap().retain(|name| name != "schema/bank");
     let refused = load(&damaged, &target(&to, None), &cx).await.unwrap_err();
     assert!(refused.chain().contains("no definitions"), "{refused:?}");
 }

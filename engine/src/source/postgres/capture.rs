@@ -222,7 +222,7 @@ async fn capture_database(
     }
     let snapshot = ExportedSnapshot::take(server, database, &tables).await?;
     // The first locks all tables that have no part of their own, so none may come before it.
-    let mut parts = vec![Part::Data, Part::PreData, Part::PostData];
+    let mut parts = vec![Part::Data, Part::Schema];
     parts.extend(tables.iter().map(|table| Part::Table(table.name.clone())));
     let dumps: Vec<_> =
         parts.iter().map(|part| dump(server, database, part, &tables, Some(&snapshot), sink).boxed()).collect();

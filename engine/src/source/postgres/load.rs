@@ -8,18 +8,30 @@ use std::ffi::OsStr;
 use std::io::Write;
 use std::path::PathBuf;
 
-use futures::{FutureExt, StreamExt, TryStreamExt, stream};
+use futures::stream::FuturesUnordered;
+use futures::{FutureExt, StreamExt, TryFutureExt};
+use tempfile::NamedTempFile;
 
+use super::builds::{Builds, EntryId};
 use super::capture::{conninfo, rows};
-use super::parts::{Part, by_database};
+use super::parts::{Part, TableName, by_database};
 use super::{GLOBALS, Server, globals};
 use crate::config::{PostgresConnection, Secret};
 use crate::error::{Class, Context, Error, Result};
-use crate::source::process::feed;
+use crate::source::process::{feed, output};
 use crate::source::{CaptureContext, RestoreOutcome, StoredStreams, StreamReader};
 
 /// Globals are small: roles, memberships, settings.
 const LARGEST_GLOBALS: usize = 256 << 20;
+
+/// `pg_restore` stops at the first error, and never asks for a password.
+const STRICT: [&str; 2] = ["--exit-on-error", "-w"];
+
+/// A step of loading that has come to its end.
+enum Done<'a> {
+    Rows(&'a Part),
+    Built(EntryId),
+}
 
 /// What to load.
 pub(crate) struct Wanted<'a> {
@@ -139,7 +151,6 @@ impl Server<'_> {
         loaded.map_err(|error| error.within(format!("cannot restore database {database}")))
     }
 
-    /// Definitions first, then rows over several connections, then what is built upon them.
     async fn load_parts(
         &self,
         streams: &dyn StoredStreams,
@@ -147,48 +158,109 @@ impl Server<'_> {
         parts: &[(Part, &str)],
         target: &str,
     ) -> Result<()> {
-        let Some(((_, first), rest)) = parts.split_first().filter(|((part, _), _)| part.creates()) else {
+        let Some(((first, name), rows)) = parts.split_first().filter(|((part, _), _)| part.creates()) else {
             return Err(Error::integrity(format!("the snapshot has no definitions of database {database}")));
         };
         // A database cannot be created from within itself.
-        let (within, elsewhere) = (conninfo(target), conninfo(self.outside(target)));
-        if database == target {
-            self.load_stream(streams, first, &["--create", "-d", &elsewhere]).await?;
+        let into = if database == target {
+            vec!["--create".to_owned(), "-d".to_owned(), conninfo(self.outside(target))]
         } else {
             let create = format!("CREATE DATABASE {} TEMPLATE template0", quoted(target));
             self.query_in(self.outside(target), &create).await?;
-            self.load_stream(streams, first, &["-d", &within]).await?;
+            vec!["-d".to_owned(), conninfo(target)]
+        };
+        if *first == Part::Whole {
+            return self.load_stream(streams, name, &into).await;
         }
-        let (last, mut rows): (Vec<_>, Vec<_>) = rest.iter().partition(|(part, _)| *part == Part::PostData);
-        // The longest first: the others find a place beside it.
-        rows.sort_by_key(|(_, stream)| std::cmp::Reverse(streams.length(stream)));
-        let arguments = ["-d", &within];
-        let loads: Vec<_> = rows.iter().map(|(_, name)| self.load_stream(streams, name, &arguments).boxed()).collect();
-        stream::iter(loads).buffer_unordered(self.cx.jobs).try_collect::<()>().await?;
-        for (_, name) in last {
-            self.load_from_file(streams, name, target).await?;
-        }
-        Ok(())
+        let definitions = self.definitions(streams, name).await?;
+        let section = [into, vec!["--section=pre-data".to_owned()]].concat();
+        self.load_file(&definitions, &section).await?;
+        self.load_rows(streams, rows, &definitions, target).await
     }
 
-    async fn load_stream(&self, streams: &dyn StoredStreams, name: &str, arguments: &[&str]) -> Result<()> {
-        let mut archive = streams.open(name).await?;
-        let restore = self.tool("pg_restore", ["--exit-on-error", "-w"].iter().chain(arguments));
-        feed(restore, archive.as_mut(), |_| Ok(())).await.map_err(|error| error.within(format!("cannot load {name}")))
-    }
-
-    /// `pg_restore` works over several connections only if it can seek in the archive. One without rows is small.
-    async fn load_from_file(&self, streams: &dyn StoredStreams, name: &str, target: &str) -> Result<()> {
+    /// The definitions in a file: `pg_restore` reads them more than once, and works over several connections only if it can
+    /// seek. Without rows they are small.
+    async fn definitions(&self, streams: &dyn StoredStreams, name: &str) -> Result<NamedTempFile> {
         let failed = || format!("cannot write {name} to {}", self.cx.scratch.display());
-        let mut file = tempfile::NamedTempFile::new_in(&self.cx.scratch).context(Class::Storage, failed)?;
+        let mut file = NamedTempFile::new_in(&self.cx.scratch).context(Class::Storage, failed)?;
         let mut archive = streams.open(name).await?;
         while let Some(piece) = archive.next().await? {
             file.write_all(&piece).context(Class::Storage, failed)?;
         }
-        let (jobs, within) = (format!("--jobs={}", self.cx.jobs), conninfo(target));
-        let arguments = ["--exit-on-error", "-w", &jobs, "-d", &within].map(OsStr::new);
-        let restore = self.tool("pg_restore", arguments.into_iter().chain([file.path().as_os_str()]));
-        feed(restore, &mut Once(None), |_| Ok(())).await.map_err(|error| error.within(format!("cannot load {name}")))
+        Ok(file)
+    }
+
+    /// Rows over several connections, the longest first; between them, and after, what is built upon them.
+    async fn load_rows(
+        &self,
+        streams: &dyn StoredStreams,
+        rows: &[(Part, &str)],
+        definitions: &NamedTempFile,
+        target: &str,
+    ) -> Result<()> {
+        let into = ["-d".to_owned(), conninfo(target)];
+        let table = |part: &Part| if let Part::Table(name) = part { Some(name.clone()) } else { None };
+        let tables: Vec<TableName> = rows.iter().filter_map(|(part, _)| table(part)).collect();
+        let before = self.list(definitions, "--section=pre-data").await?;
+        let after = self.list(definitions, "--section=post-data").await?;
+        let mut builds = Builds::new(&before, &after, &tables);
+        let mut rows: Vec<&(Part, &str)> = rows.iter().collect();
+        rows.sort_by_key(|(_, stream)| streams.length(stream));
+        let mut running = FuturesUnordered::new();
+        loop {
+            while running.len() < self.cx.jobs.max(1) {
+                if let Some((part, name)) = rows.pop() {
+                    let load = self.load_stream(streams, name, &into);
+                    running.push(load.map_ok(move |()| Done::Rows(part)).boxed());
+                } else if let Some(entry) = builds.next() {
+                    let build = self.build(definitions, vec![entry], &into);
+                    running.push(build.map_ok(move |()| Done::Built(entry)).boxed());
+                } else {
+                    break;
+                }
+            }
+            match running.next().await.transpose()? {
+                Some(Done::Rows(Part::Table(name))) => builds.loaded(name),
+                Some(Done::Rows(_)) => {}
+                Some(Done::Built(entry)) => builds.built(entry),
+                None => break,
+            }
+        }
+        drop(running);
+        let into = [format!("--jobs={}", self.cx.jobs), "-d".to_owned(), conninfo(target)];
+        self.build(definitions, builds.rest().to_vec(), &into).await
+    }
+
+    async fn load_stream(&self, streams: &dyn StoredStreams, name: &str, arguments: &[String]) -> Result<()> {
+        let mut archive = streams.open(name).await?;
+        let restore = self.tool("pg_restore", STRICT.into_iter().chain(arguments.iter().map(String::as_str)));
+        feed(restore, archive.as_mut(), |_| Ok(())).await.map_err(|error| error.within(format!("cannot load {name}")))
+    }
+
+    async fn load_file(&self, file: &NamedTempFile, arguments: &[String]) -> Result<()> {
+        let arguments = STRICT.into_iter().chain(arguments.iter().map(String::as_str)).map(OsStr::new);
+        let restore = self.tool("pg_restore", arguments.chain([file.path().as_os_str()]));
+        feed(restore, &mut Once(None), |_| Ok(())).await
+    }
+
+    async fn list(&self, file: &NamedTempFile, section: &str) -> Result<String> {
+        let arguments = ["--list", "--verbose", section].map(OsStr::new);
+        output(self.tool("pg_restore", arguments.into_iter().chain([file.path().as_os_str()]))).await
+    }
+
+    /// Indexes, constraints and whatever else comes after rows, by their numbers in the archive.
+    async fn build(&self, definitions: &NamedTempFile, entries: Vec<EntryId>, into: &[String]) -> Result<()> {
+        if entries.is_empty() {
+            return Ok(());
+        }
+        let failed = || format!("cannot write to {}", self.cx.scratch.display());
+        let mut list = NamedTempFile::new_in(&self.cx.scratch).context(Class::Storage, failed)?;
+        let lines: String = entries.iter().map(|entry| format!("{entry};\n")).collect();
+        list.write_all(lines.as_bytes()).context(Class::Storage, failed)?;
+        let chosen = format!("--use-list={}", list.path().display());
+        let arguments = [into, &["--section=post-data".to_owned(), chosen]].concat();
+        let built = self.load_file(definitions, &arguments).await;
+        built.map_err(|error| error.within("cannot build indexes and constraints"))
     }
 
     async fn exists(&self, database: &str) -> Result<bool> {

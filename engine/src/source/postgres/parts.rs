@@ -1,10 +1,10 @@
 //! The streams that a database is captured in, and their names.
 //!
 //! A database is one archive (`database/<name>`), unless it has large tables and may be read over several connections. Then it is
-//! taken apart, all under one exported snapshot: its definitions (`pre-data/<name>`), the rows of each large table
-//! (`table/<name>/<schema>/<table>`), all other rows and the large objects (`data/<name>`), and what is built upon rows, such as
-//! indexes (`post-data/<name>`). Each is a custom-format archive that stock `pg_restore` loads; loaded in this order, they
-//! give what the one archive gives. What belongs to which section is PostgreSQL's own division (`pg_dump --section`).
+//! taken apart, all under one exported snapshot: its definitions (`schema/<name>`), the rows of each large table
+//! (`table/<name>/<schema>/<table>`), and all other rows and the large objects (`data/<name>`). Each is a custom-format archive
+//! that stock `pg_restore` loads: the section `pre-data` of the definitions, then all rows in any order, then the section `post-data`
+//! of the definitions (indexes, constraints, triggers) give what the one archive gives.
 
 use std::collections::BTreeMap;
 
@@ -17,19 +17,17 @@ const ENCODED: &AsciiSet = &NON_ALPHANUMERIC.remove(b'-').remove(b'_');
 /// No stream's name is longer, in bytes.
 const LONGEST: usize = 200;
 
-/// A part of a database; parts are loaded in this order, tables and `Data` side by side.
+/// A part of a database. In this order they are read.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) enum Part {
     /// All of it.
     Whole,
     /// Definitions.
-    PreData,
+    Schema,
     /// Rows of the tables that have no part of their own, and large objects.
     Data,
     /// Rows of one table.
     Table(TableName),
-    /// Indexes, constraints, triggers, materialized views.
-    PostData,
 }
 
 /// Which table.
@@ -60,9 +58,8 @@ impl Part {
     pub(crate) fn stream(&self, database: &str) -> Option<String> {
         let name = match self {
             Self::Whole => format!("database/{database}"),
-            Self::PreData => format!("pre-data/{database}"),
+            Self::Schema => format!("schema/{database}"),
             Self::Data => format!("data/{database}"),
-            Self::PostData => format!("post-data/{database}"),
             Self::Table(TableName { schema, name }) => {
                 let [schema, name] = [schema, name].map(|text| utf8_percent_encode(text, ENCODED));
                 format!("table/{database}/{schema}/{name}")
@@ -76,9 +73,8 @@ impl Part {
         let (kind, rest) = stream.split_once('/')?;
         Some(match kind {
             "database" => (Self::Whole, rest),
-            "pre-data" => (Self::PreData, rest),
+            "schema" => (Self::Schema, rest),
             "data" => (Self::Data, rest),
-            "post-data" => (Self::PostData, rest),
             "table" => {
                 // From the end: the name of a database may hold a slash.
                 let mut words = rest.rsplitn(3, '/');
@@ -96,8 +92,7 @@ impl Part {
         let without = |name: &TableName| format!("--exclude-table-data={}", name.quoted());
         match self {
             Self::Whole => Vec::new(),
-            Self::PreData => section("pre-data"),
-            Self::PostData => section("post-data"),
+            Self::Schema => [section("pre-data"), section("post-data")].concat(),
             Self::Data => {
                 let mut arguments = section("data");
                 arguments.extend(tables.iter().map(|table| without(&table.name)));
@@ -115,11 +110,11 @@ impl Part {
 
     /// Whether loading it may create the database.
     pub(crate) fn creates(&self) -> bool {
-        matches!(self, Self::Whole | Self::PreData)
+        matches!(self, Self::Whole | Self::Schema)
     }
 }
 
-/// The parts of each database among `streams`, in the order of loading, with their streams.
+/// The parts of each database among `streams`, in order, with their streams.
 pub(crate) fn by_database(streams: &[String]) -> BTreeMap<&str, Vec<(Part, &str)>> {
     let mut databases: BTreeMap<&str, Vec<(Part, &str)>> = BTreeMap::new();
     for stream in streams {
@@ -144,7 +139,7 @@ mod tests {
         for database in ["shop", "a/b", "table/x", "ü \" %2F"] {
             let tables = [("public", "orders"), ("a/b", "c.d"), ("..", "."), ("%2F", "grün\n")];
             let tables = tables.map(|(schema, name)| Part::Table(table(schema, name)));
-            for part in [Part::Whole, Part::PreData, Part::Data, Part::PostData].into_iter().chain(tables) {
+            for part in [Part::Whole, Part::Schema, Part::Data].into_iter().chain(tables) {
                 let stream = part.stream(database).unwrap_or_default();
                 assert_eq!(Part::of_stream(&stream), Some((part, database)), "{stream}");
             }
@@ -160,12 +155,11 @@ mod tests {
     }
 
     #[test]
-    fn parts_come_in_the_order_of_loading() {
-        let streams =
-            ["globals", "post-data/a", "table/a/s/t", "database/b", "data/a", "pre-data/a"].map(str::to_owned);
+    fn definitions_come_first() {
+        let streams = ["globals", "table/a/s/t", "database/b", "data/a", "schema/a"].map(str::to_owned);
         let databases = by_database(&streams);
         let order: Vec<&str> = databases["a"].iter().map(|(_, stream)| *stream).collect();
-        assert_eq!(order, ["pre-data/a", "data/a", "table/a/s/t", "post-data/a"]);
+        assert_eq!(order, ["schema/a", "data/a", "table/a/s/t"]);
         assert_eq!(databases["b"], [(Part::Whole, "database/b")]);
         assert_eq!(databases.len(), 2);
     }

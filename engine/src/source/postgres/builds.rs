@@ -1,0 +1,171 @@
+//! What is built upon rows, and when it can be: the indexes and constraints of a large table as soon as all rows that they need
+//! are there, while other tables are still being loaded. `pg_restore --jobs` does the same, but wants all rows in one file.
+//!
+//! Everything is read from the lists that `pg_restore --list --verbose` prints of the definitions. What is not understood beyond
+//! doubt is built at the end, by `pg_restore --jobs` itself.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use super::parts::TableName;
+
+/// Kinds that need nothing but rows and each other.
+const KINDS: [&str; 3] = ["INDEX ", "CONSTRAINT ", "FK CONSTRAINT "];
+/// Kinds of what holds rows.
+const RELATIONS: [&str; 4] = ["TABLE", "FOREIGN TABLE", "VIEW", "MATERIALIZED VIEW"];
+
+/// As an archive numbers its entries.
+pub(super) type EntryId = u32;
+
+/// One entry of an archive.
+struct Entry<'a> {
+    id: EntryId,
+    /// Its line, from the kind on.
+    what: &'a str,
+    needs: Vec<EntryId>,
+}
+
+/// An index or a constraint.
+struct Build {
+    tables: BTreeSet<TableName>,
+    after: BTreeSet<EntryId>,
+    begun: bool,
+}
+
+/// The indexes and constraints that need not wait for the end.
+pub(super) struct Builds {
+    early: BTreeMap<EntryId, Build>,
+    loaded: BTreeSet<TableName>,
+    done: BTreeSet<EntryId>,
+    /// All others, in the archive's order.
+    rest: Vec<EntryId>,
+}
+
+impl Builds {
+    /// `definitions`: the list of what is there before the rows; `upon_rows`: of what is built after; `tables`: those whose
+    /// rows are loaded apart.
+    pub(super) fn new(definitions: &str, upon_rows: &str, tables: &[TableName]) -> Self {
+        let definitions = entries(definitions);
+        let mut known: BTreeMap<EntryId, Option<&TableName>> =
+            definitions.iter().filter(|entry| !is_relation(entry.what)).map(|entry| (entry.id, None)).collect();
+        for table in tables {
+            // A table's own line begins like this. If another one does too, because names hold blanks, neither is believed.
+            let begins = format!("TABLE {} {} ", table.schema, table.name);
+            let mut matching = definitions.iter().filter(|entry| entry.what.starts_with(&begins));
+            if let (Some(entry), None) = (matching.next(), matching.next()) {
+                known.insert(entry.id, Some(table));
+            }
+        }
+        let (mut early, mut rest) = (BTreeMap::new(), Vec::new());
+        for entry in entries(upon_rows) {
+            let mut build = Build { tables: BTreeSet::new(), after: BTreeSet::new(), begun: false };
+            let understood = entry.needs.iter().all(|needed| match known.get(needed) {
+                Some(table) => {
+                    build.tables.extend(table.cloned());
+                    true
+                }
+                None => early.contains_key(needed) && build.after.insert(*needed),
+            });
+            let is_kind = KINDS.iter().any(|kind| entry.what.starts_with(kind));
+            if is_kind && understood && !build.tables.is_empty() {
+                early.insert(entry.id, build);
+            } else {
+                rest.push(entry.id);
+            }
+        }
+        Self { early, loaded: BTreeSet::new(), done: BTreeSet::new(), rest }
+    }
+
+    /// All rows of a table are there.
+    pub(super) fn loaded(&mut self, table: &TableName) {
+        self.loaded.insert(table.clone());
+    }
+
+    /// It is built.
+    pub(super) fn built(&mut self, entry: EntryId) {
+        self.done.insert(entry);
+    }
+
+    /// One that can be built now; each is given once.
+    pub(super) fn next(&mut self) -> Option<EntryId> {
+        let ready =
+            |build: &Build| !build.begun && build.tables.is_subset(&self.loaded) && build.after.is_subset(&self.done);
+        let (id, build) = self.early.iter_mut().find(|(_, build)| ready(build))?;
+        build.begun = true;
+        Some(*id)
+    }
+
+    /// What is left when all rows are there and [`Self::next`] gives no more.
+    pub(super) fn rest(&self) -> &[EntryId] {
+        &self.rest
+    }
+}
+
+fn is_relation(what: &str) -> bool {
+    RELATIONS.iter().any(|kind| what.strip_prefix(kind).is_some_and(|rest| rest.starts_with(' ')))
+}
+
+/// Lines such as `3206; 2606 16419 CONSTRAINT public orders orders_pkey shop`, each followed by `;	depends on: 214 216` if it does.
+fn entries(list: &str) -> Vec<Entry<'_>> {
+    let mut entries: Vec<Entry<'_>> = Vec::new();
+    for line in list.lines() {
+        if let Some(numbers) = line.strip_prefix(";\tdepends on:") {
+            if let Some(entry) = entries.last_mut() {
+                entry.needs = numbers.split_whitespace().filter_map(|number| number.parse().ok()).collect();
+            }
+        } else if let Some((id, rest)) = line.split_once("; ")
+            && let Ok(id) = id.parse()
+            && let Some(what) = rest.splitn(3, ' ').nth(2)
+        {
+            entries.push(Entry { id, what, needs: Vec::new() });
+        }
+    }
+    entries
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const DEFINITIONS: &str = ";\n; Selected TOC Entries:\n;\n3360; 0 0 ENCODING - ENCODING \n2; 3079 16384 EXTENSION - btree_gin \n\
+        214; 1259 16403 TABLE public customers postgres\n215; 1259 16408 TABLE public orders postgres\n;\tdepends on: 2\n\
+        216; 1259 16413 TABLE public small postgres\n217; 1259 16414 TABLE public odd one postgres\n\
+        218; 1259 16415 TABLE public odd postgres\n";
+    const UPON_ROWS: &str = "3206; 2606 16419 CONSTRAINT public customers customers_pkey postgres\n;\tdepends on: 214\n\
+        3207; 1259 16429 INDEX public orders_gin postgres\n;\tdepends on: 215 2\n\
+        3208; 1259 16430 INDEX public small_index postgres\n;\tdepends on: 216\n\
+        3209; 1259 16431 INDEX public odd_index postgres\n;\tdepends on: 218\n\
+        3212; 2606 16422 FK CONSTRAINT public orders orders_fkey postgres\n;\tdepends on: 3206 215 214\n\
+        3213; 2606 16423 FK CONSTRAINT public orders small_fkey postgres\n;\tdepends on: 215 216\n\
+        3214; 2620 16424 TRIGGER public orders t postgres\n;\tdepends on: 215\n\
+        3215; 2606 16425 FK CONSTRAINT public orders unknown_fkey postgres\n;\tdepends on: 215 9999\n\
+        3216; 0 0 MATERIALIZED VIEW DATA public v postgres\n;\tdepends on: 9998\n";
+
+    fn builds() -> (Builds, [TableName; 3]) {
+        let tables =
+            ["customers", "orders", "odd"].map(|name| TableName { schema: "public".to_owned(), name: name.to_owned() });
+        (Builds::new(DEFINITIONS, UPON_ROWS, &tables), tables)
+    }
+
+    #[test]
+    fn each_is_given_once_when_its_rows_and_what_it_needs_are_there() {
+        let (mut builds, [customers, orders, _]) = builds();
+        assert_eq!(builds.next(), None);
+        builds.loaded(&orders);
+        assert_eq!((builds.next(), builds.next()), (Some(3207), None));
+        builds.loaded(&customers);
+        assert_eq!((builds.next(), builds.next()), (Some(3206), None), "a foreign key before the key it refers to");
+        builds.built(3206);
+        assert_eq!((builds.next(), builds.next()), (Some(3212), None));
+    }
+
+    #[test]
+    fn what_is_not_understood_or_needs_other_rows_waits_for_the_end() {
+        let (mut builds, tables) = builds();
+        // `odd` may be the line of `odd one`: neither is believed.
+        assert_eq!(builds.rest(), [3208, 3209, 3213, 3214, 3215, 3216]);
+        tables.iter().for_each(|table| builds.loaded(table));
+        builds.built(3206);
+        let given: BTreeSet<EntryId> = std::iter::from_fn(|| builds.next()).collect();
+        assert_eq!(given, BTreeSet::from([3206, 3207, 3212]));
+    }
+}
