@@ -91,14 +91,14 @@ async fn a_source_that_fails_or_is_cut_short_commits_nothing() {
 #[tokio::test(flavor = "multi_thread")]
 async fn packs_of_a_failed_run_are_used_by_the_next() {
     let vault = TestVault::new(1, 1).await;
-    // More than one pack, so that whole packs are durable before the source fails.
-    let data = noise(40_000_000, 8);
-    let failing = MemorySource { fail_after: Some(39_000_000), ..MemorySource::of(data.clone()) };
+    // More than the pipeline holds, so that whole packs are durable before the source fails.
+    let data = noise(120_000_000, 8);
+    let failing = MemorySource { fail_after: Some(119_000_000), ..MemorySource::of(data.clone()) };
     vault.backup(&failing).await.unwrap_err();
     let left: u64 = objects(&vault, 1, "/packs/").iter().map(|pack| pack.metadata().unwrap().len()).sum();
     assert!(left > 15_000_000, "only {left} bytes were durable");
     let report = vault.backup(&MemorySource::of(data.clone())).await.unwrap();
-    assert!(report.stored_bytes < 41_000_000 - left, "{} stored, {left} were there", report.stored_bytes);
+    assert!(report.stored_bytes < 121_000_000 - left, "{} stored, {left} were there", report.stored_bytes);
     // Their chunks are in this snapshot's index segment now: nothing is stored again without journal and cache.
     std::fs::remove_dir_all(&vault.config.state_directory).unwrap();
     let again = vault.backup(&MemorySource::of(data.clone())).await.unwrap();

@@ -17,6 +17,8 @@ use crate::source::{StreamSink, StreamWriter};
 
 /// Blocks of a stream that wait to be chunked.
 const BLOCKS_AHEAD: usize = 2;
+/// Chunks of a stream that wait to be identified.
+const CHUNKS_CUT: usize = 8;
 
 /// A chunk to be compressed. The number of frames bounds the number of jobs.
 struct Job {
@@ -45,28 +47,42 @@ impl Intake {
         Self { shared, items, jobs: sender, names: Mutex::default() }
     }
 
-    /// Chunks and identifies one stream, on a thread of its own.
-    fn chunk_stream(&self, stream: usize, name: String, mut fed: mpsc::Receiver<Piece>) -> Result<()> {
-        self.send(|| Item::Begin { stream, name })?;
+    /// Cuts one stream, on a thread of its own.
+    fn cut_stream(&self, mut fed: mpsc::Receiver<Piece>, cut: &mpsc::Sender<Cut>) -> Result<()> {
         let mut chunker = Chunker::new(&self.shared.keys.chunk_id_key, self.shared.chunk_size);
-        let effort = Arc::new(Effort::new(self.shared.compression));
+        let pass_on = |part: Cut| cut.blocking_send(part).map_err(|_| stopped());
         while let Some(piece) = fed.blocking_recv() {
             match piece {
                 Piece::Block(block) => {
                     chunker.feed(block);
                     while let Some(chunk) = chunker.next_chunk() {
-                        self.identify(stream, &effort, chunk)?;
+                        pass_on(Cut::Chunk(chunk))?;
                     }
                 }
                 Piece::End { length, blake3, exit } => {
                     while let Some(chunk) = chunker.rest() {
-                        self.identify(stream, &effort, chunk)?;
+                        pass_on(Cut::Chunk(chunk))?;
                     }
+                    return pass_on(Cut::End { length, blake3, exit });
+                }
+            }
+        }
+        // Dropped without its end: the packer gets no `End` for it, and refuses.
+        Ok(())
+    }
+
+    /// Identifies the chunks of one stream, on another thread of its own.
+    fn identify_stream(&self, stream: usize, name: String, mut cut: mpsc::Receiver<Cut>) -> Result<()> {
+        self.send(|| Item::Begin { stream, name })?;
+        let effort = Arc::new(Effort::new(self.shared.compression));
+        while let Some(part) = cut.blocking_recv() {
+            match part {
+                Cut::Chunk(chunk) => self.identify(stream, &effort, chunk)?,
+                Cut::End { length, blake3, exit } => {
                     return self.send(|| Item::End { stream, length, blake3, exit });
                 }
             }
         }
-        // Dropped without its end: the packer has no `End` for it, and refuses.
         Ok(())
     }
 
@@ -124,11 +140,19 @@ impl StreamSink for Sink {
         names.push(name.to_owned());
         drop(names);
         let (pieces, fed) = mpsc::channel(BLOCKS_AHEAD);
-        let (intake, name) = (self.0.clone(), name.to_owned());
-        let worker = tokio::task::spawn_blocking(move || intake.chunk_stream(stream, name, fed));
+        let (chunks, cut) = mpsc::channel(CHUNKS_CUT);
+        let (cutting, identifying, name) = (self.0.clone(), self.0.clone(), name.to_owned());
+        tokio::task::spawn_blocking(move || cutting.cut_stream(fed, &chunks));
+        // The other one can only fail when this one is gone.
+        let worker = tokio::task::spawn_blocking(move || identifying.identify_stream(stream, name, cut));
         let (shared, cancel) = (self.0.shared.clone(), self.0.shared.cancel.clone());
         Ok(Box::new(Writer { shared, cancel, block: None, hasher: blake3::Hasher::new(), pieces, worker }))
     }
+}
+
+enum Cut {
+    Chunk(Bytes),
+    End { length: u64, blake3: Digest, exit: i32 },
 }
 
 enum Piece {

@@ -1,6 +1,6 @@
 //! The pipeline of one run: stream writers → chunk and identify → compress → pack and encrypt → upload.
 //!
-//! - **Threads**: one for each stream that is open (chunk, identify: [`intake`](super::intake)), `limits.cpu` that
+//! - **Threads**: two for each stream that is open (chunk; identify: [`intake`](super::intake)), `limits.cpu` that
 //!   compress, one that packs and encrypts ([`packer`](super::packer)); the source's pipe and the uploads are tokio's.
 //! - **Order**: a stream's chunks reach the packer in the stream's order, so its extents are in order. Streams that are
 //!   open one after the other fill packs one after the other; those open at once have a pack each, while there are enough.

@@ -4,6 +4,7 @@
 //! Everything is read from the lists that `pg_restore --list --verbose` prints of the definitions. What is not understood beyond
 //! doubt is built at the end, by `pg_restore --jobs` itself.
 
+use std::cmp::Reverse;
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::parts::TableName;
@@ -25,9 +26,12 @@ struct Entry<'a> {
 }
 
 /// An index or a constraint.
+#[derive(Default)]
 struct Build {
     tables: BTreeSet<TableName>,
     after: BTreeSet<EntryId>,
+    /// Another one comes after it.
+    wanted: bool,
     begun: bool,
 }
 
@@ -55,9 +59,9 @@ impl Builds {
                 known.insert(entry.id, Some(table));
             }
         }
-        let (mut early, mut rest) = (BTreeMap::new(), Vec::new());
+        let (mut early, mut rest): (BTreeMap<EntryId, Build>, _) = (BTreeMap::new(), Vec::new());
         for entry in entries(upon_rows) {
-            let mut build = Build { tables: BTreeSet::new(), after: BTreeSet::new(), begun: false };
+            let mut build = Build::default();
             let understood = entry.needs.iter().all(|needed| match known.get(needed) {
                 Some(table) => {
                     build.tables.extend(table.cloned());
@@ -67,6 +71,9 @@ impl Builds {
             });
             let is_kind = KINDS.iter().any(|kind| entry.what.starts_with(kind));
             if is_kind && understood && !build.tables.is_empty() {
+                for needed in &build.after {
+                    early.entry(*needed).and_modify(|needed| needed.wanted = true);
+                }
                 early.insert(entry.id, build);
             } else {
                 rest.push(entry.id);
@@ -85,11 +92,15 @@ impl Builds {
         self.done.insert(entry);
     }
 
-    /// One that can be built now; each is given once.
+    /// One that can be built now; each is given once. What others wait for comes first, then what joins tables, since it takes
+    /// longest.
     pub(super) fn next(&mut self) -> Option<EntryId> {
-        let ready =
-            |build: &Build| !build.begun && build.tables.is_subset(&self.loaded) && build.after.is_subset(&self.done);
-        let (id, build) = self.early.iter_mut().find(|(_, build)| ready(build))?;
+        let (loaded, done) = (&self.loaded, &self.done);
+        let ready = self
+            .early
+            .iter_mut()
+            .filter(|(_, build)| !build.begun && build.tables.is_subset(loaded) && build.after.is_subset(done));
+        let (id, build) = ready.max_by_key(|(id, build)| (build.wanted, build.tables.len(), Reverse(**id)))?;
         build.begun = true;
         Some(*id)
     }
