@@ -1,7 +1,7 @@
 //! Data that looks like the uncompressed dump of an invented shop: the same bytes for the same size and edits.
 //!
-//! Rows in the manner of COPY, four tables in turn, a block of rows each: customers (names, addresses, random tokens), orders
-//! (numbers, states, times), events (JSON) and notes (sentences). Row `n` depends on `n` alone, so that a deleted or inserted
+//! Rows in the manner of COPY, tables in turn, a block of rows each: customers (names, addresses, random tokens), orders
+//! (numbers, states, times), events (JSON) and, fewer, notes (sentences). Row `n` depends on `n` alone, so that a deleted or inserted
 //! block leaves all others as they are.
 
 use std::io::Write;
@@ -13,12 +13,24 @@ use super::Result;
 
 /// Rows of one table before the next one's.
 const BLOCK: u64 = 20_000;
+const TURNS: [Table; 8] = {
+    use Table::{Customers, Events, Notes, Orders};
+    [Customers, Orders, Events, Orders, Events, Orders, Events, Notes]
+};
 const FIRST: [&str; 12] =
     ["Anna", "Bela", "Chiara", "Dmitri", "Elif", "Farid", "Greta", "Hugo", "Ines", "Jonas", "Katya", "Liam"];
 const LAST: [&str; 12] =
     ["Meyer", "Novak", "Okafor", "Petrov", "Quinn", "Rossi", "Schmidt", "Tanaka", "Ueda", "Varga", "Weber", "Young"];
 const STATES: [&str; 5] = ["new", "paid", "sent", "delivered", "returned"];
 const KINDS: [&str; 4] = ["view", "search", "basket", "order"];
+
+#[derive(Clone, Copy)]
+enum Table {
+    Customers,
+    Orders,
+    Events,
+    Notes,
+}
 
 /// A change between two versions: rows `from..to` are left out, or followed by as many new ones.
 struct Edits {
@@ -102,8 +114,8 @@ fn push_row(out: &mut Vec<u8>, words: &[String], row: u64, version: u64) -> Resu
     };
     let (second, day) = (row / 9 % 60, 1 + row / 400_000 % 28);
     let time = format_args!("2026-10-{day:02} {:02}:{:02}:{second:02}", row / 32_400 % 24, row / 540 % 60).to_string();
-    match row / BLOCK % 4 {
-        0 => {
+    match TURNS[(row / BLOCK % 8) as usize] {
+        Table::Customers => {
             let (first, last) = (FIRST[next(12) as usize], LAST[next(12) as usize]);
             let (street, city) = (&words[next(400) as usize], &words[next(90) as usize]);
             writeln!(
@@ -117,7 +129,7 @@ fn push_row(out: &mut Vec<u8>, words: &[String], row: u64, version: u64) -> Resu
                 next(1 << 32)
             )?;
         }
-        1 => {
+        Table::Orders => {
             let (cents, state) = (next(30_000), STATES[(next(25) as f64).sqrt() as usize]);
             writeln!(
                 out,
@@ -128,7 +140,7 @@ fn push_row(out: &mut Vec<u8>, words: &[String], row: u64, version: u64) -> Resu
                 1 + next(4)
             )?;
         }
-        2 => writeln!(
+        Table::Events => writeln!(
             out,
             "{row}\t{time}\t{{\"type\": \"{}\", \"session\": {}, \"page\": \"/products/{}\", \"ms\": {}, \"ok\": {}}}",
             KINDS[next(4) as usize],
@@ -137,7 +149,7 @@ fn push_row(out: &mut Vec<u8>, words: &[String], row: u64, version: u64) -> Resu
             next(900),
             next(50) != 0
         )?,
-        _ => {
+        Table::Notes => {
             write!(out, "{row}\t{time}\t")?;
             for _ in 0..6 + next(14) {
                 // Squared: common words come first.

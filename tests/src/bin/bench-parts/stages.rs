@@ -14,7 +14,7 @@ use serde_json::json;
 
 use super::Result;
 
-const AVERAGE: u32 = 1 << 20;
+const AVERAGE: u32 = 512 << 10;
 const BLOCK: usize = 8 << 20;
 
 /// Adds up the processor time of one stage.
