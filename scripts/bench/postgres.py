@@ -6,17 +6,19 @@ import glob
 import os
 import pathlib
 import pwd
+import shlex
 import shutil
 import subprocess
 import sys
 
 import measure
 import tools
-from cases import say
+from measure import say
 
 CASES = ["pg-capture", "pg-restore"]
 DATABASE = "bench"
-# Some 230 MiB of dump a unit.
+# MiB of dump a unit, about, before compression.
+UNIT = 230
 TABLES = """
 CREATE TABLE customers AS SELECT g AS id, 'customer ' || g AS name, 'user' || (g::bigint * 7919 % 1000003) || '@example.com' AS email,
     md5(g::text) AS token, timestamptz '2026-01-01' + g * interval '1 second' AS created, (ARRAY['DE','FR','IE','US','SE'])[1 + g % 5] AS country
@@ -39,17 +41,22 @@ class Server:
     """A server on a socket of its own, without durability; PostgreSQL refuses root."""
 
     def __init__(self, place: pathlib.Path) -> None:
-        self.place, self.programs = place, pathlib.Path(sorted(glob.glob("/usr/lib/postgresql/*/bin"))[-1])
+        found = sorted(map(pathlib.Path, glob.glob("/usr/lib/postgresql/*/bin")), key=lambda path: int(path.parts[-2]))
+        if not found:
+            sys.exit("PostgreSQL is not installed: run `make bench`, which sets up what is needed")
+        self.place, self.programs = place, found[-1]
         place.mkdir()
         place.chmod(0o777)
         self.user = pwd.getpwnam("postgres").pw_name if os.geteuid() == 0 else None
 
     def tool(self, name: str, *words: str) -> None:
         switch = ["runuser", "-u", self.user, "--"] if self.user else []
-        command = [*switch, str(self.programs / name), *words]
-        done = subprocess.run(command, capture_output=True, text=True, cwd="/")
-        if done.returncode != 0:
-            sys.exit(f"{command}: {done.stderr}{done.stdout}")
+        # The server keeps the file that is its output: a pipe would not end before it.
+        with open(self.place / f"{name}.log", "w+") as said:
+            done = subprocess.run([*switch, self.programs / name, *words], check=False, stdout=said, stderr=said, cwd="/")
+            if done.returncode != 0:
+                said.seek(0)
+                sys.exit(f"{name}: exit {done.returncode}: {said.read()}")
 
     def start(self) -> None:
         self.tool("initdb", "-D", f"{self.place}/data", "-U", "postgres", "-A", "trust", "-E", "UTF8", "--locale=C.UTF-8")
@@ -57,6 +64,7 @@ class Server:
         self.tool("pg_ctl", "-D", f"{self.place}/data", "-o", options, "-w", "-l", f"{self.place}/log", "start")
 
     def stop(self) -> None:
+        """At once; whether it runs or not."""
         with contextlib.suppress(SystemExit):
             self.tool("pg_ctl", "-D", f"{self.place}/data", "-m", "immediate", "stop")
 
@@ -65,22 +73,30 @@ class Server:
 
     def sql(self, database: str, text: str) -> str:
         command = self.connected("psql", "-qXAt", "-v", "ON_ERROR_STOP=1", "-d", database)
-        return subprocess.run(command, input=text, check=True, capture_output=True, text=True).stdout.strip()
+        done = subprocess.run(command, check=False, input=text, capture_output=True, text=True)
+        if done.returncode != 0:
+            sys.exit(f"psql: {done.stderr}")
+        return done.stdout.strip()
 
     def fresh(self) -> None:
         self.sql("postgres", f"DROP DATABASE IF EXISTS {DATABASE} WITH (FORCE);")
         self.sql("postgres", "CHECKPOINT;")
 
-    def counts(self) -> str:
+    def sums(self) -> str:
+        """Of every row's hash, table by table."""
         tables = ("customers", "orders", "events")
         return self.sql(DATABASE, "SELECT " + ", ".join(f"(SELECT sum(hashtext(t::text)::bigint) FROM {t} t)" for t in tables))
 
 
+def units(arguments: argparse.Namespace) -> int:
+    return max(arguments.pg_mib // UNIT, 1)
+
+
 def run(place: pathlib.Path, arguments: argparse.Namespace) -> list[dict]:
-    say(f"PostgreSQL, about {arguments.pg_mib} MiB of dump: captured and restored")
+    say(f"PostgreSQL, about {units(arguments) * UNIT} MiB of dump: captured and restored")
     server = Server(place / "pg")
-    server.start()
     try:
+        server.start()
         return _run(server, place, arguments)
     finally:
         server.stop()
@@ -88,35 +104,39 @@ def run(place: pathlib.Path, arguments: argparse.Namespace) -> list[dict]:
 
 def _run(server: Server, place: pathlib.Path, arguments: argparse.Namespace) -> list[dict]:
     server.sql("postgres", f"CREATE DATABASE {DATABASE}")
-    server.sql(DATABASE, TABLES.format(unit=max(arguments.pg_mib // 230, 1)))
-    server.sql(DATABASE, "VACUUM ANALYZE")
-    wanted = server.counts()
+    server.sql(DATABASE, TABLES.format(unit=units(arguments)))
+    wanted = server.sums()
     source = f'kind = "postgres"\nsocket = "{server.place}"\nuser = "postgres"\ndatabases = ["{DATABASE}"]'
-    key = place / "pg-key"
-    subprocess.run(["age-keygen", "-o", key], check=True, capture_output=True)
-    recipient = subprocess.run(["age-keygen", "-y", key], check=True, capture_output=True, text=True).stdout.strip()
+    recipient = tools.age_key(place / "pg-key")
+    directory, file = place / "pg-directory", place / "pg.age"
+    url = f"postgresql:///postgres?host={server.place}&user=postgres"
     dumps = {
-        "pg_dump -Fc | age": " ".join(server.connected("pg_dump", "-Fc", DATABASE)) + f" | age -r {recipient} > '{place}/pg.age'",
-        "pg_dump -Fd -j2": server.connected("pg_dump", "-Fd", "-j2", "-f", str(place / "pg-directory"), DATABASE),
+        "pg_dump -Fc | age": f"{shlex.join(server.connected('pg_dump', '-Fc', DATABASE))} | age -r {recipient} > '{file}'",
+        "pg_dump -Fd -j2": server.connected("pg_dump", "-Fd", "-j2", "-f", str(directory), DATABASE),
     }
-    restore = {"pg_restore -j2": server.connected("pg_restore", "-j2", "--create", "-d", "postgres", str(place / "pg-directory"))}
-    capture, load = {}, {}
+    load = server.connected("pg_restore", "-j2", "--create", "-d", "postgres", str(directory))
+    captured, restored = {}, {}
     for number in range(arguments.rounds):
+        shutil.rmtree(directory, ignore_errors=True)
+        # Whoever loaded it last, it is captured in the same state.
+        server.sql(DATABASE, "VACUUM ANALYZE")
+        server.sql(DATABASE, "CHECKPOINT")
         tool = tools.Lifeboat(place / f"pg-lifeboat-{number}", source=source)
-        result = tool.daemon()
-        capture.setdefault("lifeboat", []).append({**result, "stored_bytes": tools.size(tool.repository)})
-        shutil.rmtree(place / "pg-directory", ignore_errors=True)
-        for name, command in dumps.items():
-            result = measure.run(command)
-            stored = tools.size(place / "pg-directory") if "-Fd" in name else (place / "pg.age").stat().st_size
-            capture.setdefault(name, []).append({**result, "stored_bytes": stored})
-        url = f"postgresql:///postgres?host={server.place}&user=postgres"
-        server.fresh()
-        load.setdefault("lifeboat", []).append(tool.command("restore", "data", "--to-postgres", url, master=True))
-        if server.counts() != wanted:
-            sys.exit("lifeboat restored something else")
-        for name, command in restore.items():
+        for name in tools.in_turn(["lifeboat", *dumps], number):
+            result = tool.daemon() if name == "lifeboat" else measure.run(dumps[name])
+            written = {"lifeboat": tool.repository, "pg_dump -Fd -j2": directory}.get(name)
+            stored = tools.size(written) if written else file.stat().st_size
+            captured.setdefault(name, []).append({**result, "stored_bytes": stored})
+        for name in tools.in_turn(["lifeboat", "pg_restore -j2"], number):
+            if "pg-restore" not in arguments.case:
+                continue
             server.fresh()
-            load.setdefault(name, []).append(measure.run(command))
+            ours = name == "lifeboat"
+            result = tool.command("restore", "data", "--to-postgres", url, master=True) if ours else measure.run(load)
+            restored.setdefault(name, []).append(result)
+            if server.sums() != wanted:
+                sys.exit(f"{name} restored something else")
         shutil.rmtree(tool.place)
-    return [measure.case("pg-capture", capture), measure.case("pg-restore", load)]
+    also = {"server": measure.tell(server.programs / "postgres", "--version").strip(), "dump_mib_about": units(arguments) * UNIT}
+    results = [measure.case("pg-capture", captured, **also)]
+    return results + ([measure.case("pg-restore", restored, **also)] if restored else [])

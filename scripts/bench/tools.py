@@ -1,25 +1,35 @@
 """The tools that are measured: each backs up a stream into a repository of its own and restores it."""
 
+import functools
 import json
 import os
 import pathlib
 import shutil
-import subprocess
 
 import measure
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 PROGRAMS = pathlib.Path(os.environ.get("LIFEBOAT_BIN_DIR", ROOT / "target/release"))
+PARTS = PROGRAMS / "bench-parts"
 
 
 def size(folder: pathlib.Path) -> int:
     return sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
 
 
+def age_key(path: pathlib.Path) -> str:
+    """Makes an identity; gives its recipient."""
+    measure.tell("age-keygen", "-o", path)
+    return measure.tell("age-keygen", "-y", path).strip()
+
+
 class Tool:
     """`backup` and `restore` measure; a backup adds what it stored."""
 
     name = ""
+    # What its default would not say.
+    setting = ""
+    version = "--version"
 
     def __init__(self, place: pathlib.Path) -> None:
         self.place, self.repository, self.out = place, place / "repository", place / "out"
@@ -32,8 +42,6 @@ class Tool:
 
     def restore(self) -> dict:
         shutil.rmtree(self.out, ignore_errors=True)
-        # Pages that the one before left to be written are not this one's to wait for.
-        os.sync()
         return self._restore()
 
     def restored(self) -> pathlib.Path:
@@ -48,15 +56,15 @@ class Tool:
 
 class Lifeboat(Tool):
     name = "lifeboat"
+    setting = "source kind file, defaults (compression auto: zstd level 1 or 3)"
 
     def __init__(self, place: pathlib.Path, replicas: int = 1, source: str | None = None, more: str = "") -> None:
         super().__init__(place)
         self.master, self.config, self.data = place / "master.txt", place / "lifeboat.toml", place / "data"
-        subprocess.run(["age-keygen", "-o", self.master], check=True, capture_output=True)
-        recipient = subprocess.run(["age-keygen", "-y", self.master], check=True, capture_output=True, text=True).stdout
+        recipient = age_key(self.master)
         text = (
             f'host = "bench"\nstate_directory = "{place}/state"\ncontrol_socket = "{place}/control"\n'
-            f'[keys]\ndirectory = "{place}/keys"\nmaster_recipients = ["{recipient.strip()}"]\n'
+            f'[keys]\ndirectory = "{place}/keys"\nmaster_recipients = ["{recipient}"]\n'
         )
         for number in range(replicas):
             folder = self.repository if number == 0 else place / f"replica-{number}"
@@ -65,7 +73,7 @@ class Lifeboat(Tool):
         source = source or f'kind = "file"\npath = "{self.data}"'
         text += f'[[dataset]]\nname = "data"\nhome_region = "near"\n[dataset.source]\n{source}\n{more}'
         self.config.write_text(text)
-        self.command("init")
+        measure.tell(PROGRAMS / "lifeboat", "--config", self.config, "init")
 
     def command(self, *words, master: bool = False) -> dict:
         identity = ["--identity", self.master] if master else []
@@ -87,11 +95,17 @@ class Lifeboat(Tool):
 
 class Restic(Tool):
     name = "restic"
+    setting = "standard input, defaults (compression auto)"
+    version = "version"
 
     def __init__(self, place: pathlib.Path) -> None:
         super().__init__(place)
         self.environment = {"RESTIC_PASSWORD": "bench", "RESTIC_CACHE_DIR": str(place / "cache")}
-        measure.run([self.name, "-r", self.repository, "init"], self.environment)
+        self._init()
+
+    def _init(self) -> None:
+        with measure.unmeasured():
+            measure.run([self.name, "-r", self.repository, "init"], self.environment)
 
     def _backup(self, source: pathlib.Path) -> dict:
         line = [self.name, "-r", self.repository, "backup", "--stdin", "--stdin-filename", "data"]
@@ -103,11 +117,13 @@ class Restic(Tool):
 
 class Rustic(Restic):
     name = "rustic"
+    setting = "standard input, defaults"
+    version = "--version"
 
     def __init__(self, place: pathlib.Path) -> None:
         Tool.__init__(self, place)
         self.environment = {"RUSTIC_PASSWORD": "bench", "RUSTIC_CACHE_DIR": str(place / "cache")}
-        measure.run([self.name, "-r", self.repository, "init"], self.environment)
+        self._init()
 
     def _backup(self, source: pathlib.Path) -> dict:
         line = [self.name, "-r", self.repository, "backup", "--stdin-filename", "data", "-"]
@@ -119,12 +135,14 @@ class Rustic(Restic):
 
 class Borg(Tool):
     name = "borg"
+    setting = "standard input, repokey-blake2, zstd level 3"
 
     def __init__(self, place: pathlib.Path) -> None:
         super().__init__(place)
         self.environment = {"BORG_PASSPHRASE": "bench", "BORG_BASE_DIR": str(place / "base")}
         self.archives = 0
-        measure.run([self.name, "init", "--encryption", "repokey-blake2", self.repository], self.environment)
+        with measure.unmeasured():
+            measure.run([self.name, "init", "--encryption", "repokey-blake2", self.repository], self.environment)
 
     def _backup(self, source: pathlib.Path) -> dict:
         self.archives += 1
@@ -139,23 +157,23 @@ class Borg(Tool):
 
 
 class Pipe(Tool):
-    """No deduplication, no index, no manifest: the least that anybody would do."""
+    """No deduplication, no index, no manifest, nothing synced to disk: the least that anybody would do."""
 
     name = "zstd|age"
+    setting = "standard input, zstd -3 -T2; not synced to disk"
 
     def __init__(self, place: pathlib.Path) -> None:
         super().__init__(place)
         self.repository.mkdir()
         self.key = place / "key"
-        subprocess.run(["age-keygen", "-o", self.key], check=True, capture_output=True)
-        self.recipient = subprocess.run(["age-keygen", "-y", self.key], check=True, capture_output=True, text=True).stdout
+        self.recipient = age_key(self.key)
 
     def backup(self, source: pathlib.Path) -> dict:
         (self.repository / "data").unlink(missing_ok=True)
         return super().backup(source)
 
     def _backup(self, source: pathlib.Path) -> dict:
-        line = f"zstd -q -3 -T2 | age -r {self.recipient.strip()} > '{self.repository}/data'"
+        line = f"zstd -q -3 -T2 | age -r {self.recipient} > '{self.repository}/data'"
         return measure.run(line, source=source)
 
     def _restore(self) -> dict:
@@ -163,12 +181,26 @@ class Pipe(Tool):
         return measure.run(f"age -d -i '{self.key}' '{self.repository}/data' | zstd -dq > '{self.out}/data'")
 
 
+@functools.cache
 def peers() -> list[type[Tool]]:
     """Those that are installed, Lifeboat first."""
     found: list[type[Tool]] = [Lifeboat, Pipe]
     for tool in (Restic, Borg, Rustic):
         if shutil.which(tool.name):
             found.append(tool)
-        elif tool is not Rustic:
-            print(f"{tool.name} is not installed and is left out")
+        else:
+            measure.say(f"{tool.name} is not installed and is left out")
     return found
+
+
+def in_turn(kinds: list, number: int) -> list:
+    """Another one begins each round."""
+    first = number % len(kinds)
+    return kinds[first:] + kinds[:first]
+
+
+def versions() -> dict[str, str]:
+    """Of every program that takes part."""
+    commands = [[PROGRAMS / "lifeboat", "--version"], ["zstd", "--version"], ["age", "--version"]]
+    commands += [[kind.name, kind.version] for kind in peers() if kind not in (Lifeboat, Pipe)]
+    return {pathlib.Path(command[0]).name: measure.tell(*command).strip().splitlines()[0] for command in commands}
