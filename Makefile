@@ -38,9 +38,11 @@ lint: setup ## format and lints alone
 	$(CARGO) clippy --locked --workspace --all-targets -- -D warnings
 	shellcheck $(scripts)
 
-bench: setup ## measure speed, memory and size beside peers; SIZE= in MiB; target/bench/results.json
-	$(CARGO) build --locked --release --package lifeboat --package lifeboatd
-	scripts/bench --mib $(or $(SIZE),256)
+bench: ## speed, memory and size beside peers, into target/bench/; all cases, or CASES="first unchanged"; SIZE= and PG_MIB= in MiB, GIB=, ROUNDS=
+	@scripts/setup --bench
+	$(CARGO) build --locked --release --workspace --bins
+	LIFEBOAT_BIN_DIR='$(built)/release' python3 -B scripts/bench $(if $(SIZE),--mib $(SIZE)) $(if $(ROUNDS),--rounds $(ROUNDS)) \
+		$(if $(GIB),--gib $(GIB)) $(if $(PG_MIB),--pg-mib $(PG_MIB)) $(if $(CASES),--case $(CASES))
 
 install: ## install programs, manuals, units and examples; DESTDIR= and PREFIX= as usual
 	$(CARGO) build --locked --release --package lifeboat --package lifeboatd

@@ -18,8 +18,8 @@ fn main() -> ExitCode {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
     let words: Vec<&str> = arguments.iter().map(String::as_str).collect();
     let done = match words[..] {
-        ["data", mib] => data::write(mib, ""),
-        ["data", mib, edits] => data::write(mib, edits),
+        ["data", mib] => data(mib, ""),
+        ["data", mib, edits] => data(mib, edits),
         ["stages", file, level, scratch] => stages::measure(Path::new(file), level, Path::new(scratch)),
         ["index", chunks] => index::measure(chunks),
         ["seed-snapshots", config, count] => seed::snapshots(Path::new(config), count),
@@ -33,4 +33,8 @@ fn main() -> ExitCode {
             ExitCode::FAILURE
         }
     }
+}
+
+fn data(mib: &str, edits: &str) -> Result<()> {
+    data::write(&mut std::io::stdout().lock(), mib.parse()?, edits)
 }

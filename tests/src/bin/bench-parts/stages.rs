@@ -1,23 +1,29 @@
 //! Each stage of the pipeline alone, on one thread, on the same bytes: what the machine cannot do faster.
+//!
+//! Buffers are reused as the engine reuses them, so that no stage pays for fresh memory. Every byte goes all the way: what comes
+//! back is compared with what went in.
 
 use std::fs::File;
 use std::io::{Cursor, Read, Write};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::Instant;
 
-use lifeboat_engine::bytes::buffers::{Buffer, BufferPool};
+use lifeboat_engine::bytes::buffers::BufferPool;
 use lifeboat_engine::bytes::chunk::{Block, ChunkIdKey, Chunker};
 use lifeboat_engine::bytes::compress::{Compression, Compressor, Effort};
 use lifeboat_engine::bytes::crypt;
+use lifeboat_engine::id::ChunkId;
 use lifeboat_engine::vault::pack::{self, PackWriter};
-use serde_json::json;
+use serde_json::{Map, Value, json};
 
 use super::Result;
 
-const AVERAGE: u32 = 1 << 20;
+/// The default of `chunk_size`.
+const AVERAGE: u32 = 512 << 10;
 const BLOCK: usize = 8 << 20;
 
-/// Adds up the processor time of one stage.
+/// Adds up the seconds of one stage.
+#[derive(Default)]
 struct Stage(f64);
 
 impl Stage {
@@ -29,111 +35,188 @@ impl Stage {
     }
 }
 
+/// What a first backup does with every byte; an unchanged one stops before `compress`.
+#[derive(Default)]
+struct Backup {
+    read: Stage,
+    hash: Stage,
+    chunk: Stage,
+    identify: Stage,
+    compress: Stage,
+    encrypt: Stage,
+    name: Stage,
+    write: Stage,
+}
+
+#[derive(Default)]
+struct Restore {
+    fetch: Stage,
+    check: Stage,
+    decrypt: Stage,
+    decompress: Stage,
+    hash: Stage,
+    deliver: Stage,
+}
+
+/// A pack on its way out and back.
+struct Packs {
+    backup: Backup,
+    restore: Restore,
+    identity: age::x25519::Identity,
+    file: PathBuf,
+    out: File,
+    frames: Vec<u8>,
+    chunks: Vec<(ChunkId, usize, usize)>,
+    content: usize,
+    ciphertext: Vec<u8>,
+    plaintext: Vec<u8>,
+    space: BufferPool,
+    restored: blake3::Hasher,
+    stored: usize,
+}
+
 /// Prints the seconds of each stage of a first backup of `file`, and of its restore.
 pub(super) fn measure(file: &Path, level: &str, scratch: &Path) -> Result<()> {
     let compression = if level == "auto" { Compression::Auto } else { Compression::Level(level.parse()?) };
-    let mut stages: [Stage; 14] = std::array::from_fn(|_| Stage(0.0));
-    let [read, cut, identify, hash, compress, encrypt, name, write, fetch, check, open, unpack, again, deliver] =
-        &mut stages;
-    let key = ChunkIdKey::new(&[7; 32])?;
-    let (identity, effort) = (age::x25519::Identity::generate(), Effort::new(compression));
-    let recipient = identity.to_public();
+    let (key, effort) = (ChunkIdKey::new(&[7; 32])?, Effort::new(compression));
     let (mut chunker, mut compressor, mut frame) = (Chunker::new(&key, AVERAGE), Compressor::default(), Vec::new());
-    let (mut stream, mut restored) = (blake3::Hasher::new(), blake3::Hasher::new());
     let runtime = tokio::runtime::Builder::new_current_thread().build()?;
     let pool = BufferPool::new(3, Chunker::longest(AVERAGE) + BLOCK);
-    let mut source = File::open(file)?;
-    let mut out = File::create(scratch.join("restored"))?;
-    let (mut pack, mut chunks, mut packs, mut stored) = (Vec::new(), Vec::new(), 0, 0);
-    let (mut end, mut space) = (false, Buffer::default());
+    let (mut source, mut stream, mut end) = (File::open(file)?, blake3::Hasher::new(), false);
+    let mut packs = Packs {
+        backup: Backup::default(),
+        restore: Restore::default(),
+        identity: age::x25519::Identity::generate(),
+        file: scratch.join("pack"),
+        out: File::create(scratch.join("restored"))?,
+        frames: Vec::new(),
+        chunks: Vec::new(),
+        content: 0,
+        ciphertext: Vec::new(),
+        plaintext: Vec::new(),
+        space: BufferPool::new(1, pack::MAX_CONTENT),
+        restored: blake3::Hasher::new(),
+        stored: 0,
+    };
     while !end {
         let mut block = Block::new(runtime.block_on(pool.take())?, Chunker::longest(AVERAGE), BLOCK);
-        read.time(|| -> std::io::Result<()> {
-            while !block.space().is_empty() {
-                let length = source.read(block.space())?;
-                if length == 0 {
-                    end = true;
-                    break;
-                }
-                block.filled(length);
-            }
-            Ok(())
-        })?;
-        hash.time(|| stream.update(block.content()));
+        end = packs.backup.read.time(|| fill(&mut block, &mut source))?;
+        packs.backup.hash.time(|| stream.update(block.content()));
         chunker.feed(block);
         loop {
-            let chunk =
-                cut.time(|| if end { chunker.next_chunk().or_else(|| chunker.rest()) } else { chunker.next_chunk() });
-            let Some(chunk) = chunk else { break };
-            let id = identify.time(|| key.id_of(&chunk));
-            compress.time(|| compressor.compress(&effort, &chunk, &mut frame))?;
-            chunks.push((id, chunk.len(), frame.len()));
-            pack.extend_from_slice(&frame);
-            let content: usize = chunks.iter().map(|(_, length, _)| length).sum();
-            if pack.len() < pack::TARGET_SIZE && content < pack::TARGET_CONTENT {
-                continue;
-            }
-            let sealed = encrypt.time(|| seal(&recipient, &pack, &chunks))?;
-            let place = scratch.join(format!("pack-{packs}"));
-            let digest = name.time(|| blake3::hash(&sealed));
-            write.time(|| store(&place, &sealed))?;
-            (packs, stored) = (packs + 1, stored + sealed.len());
-            // And back.
-            let ciphertext = fetch.time(|| std::fs::read(&place))?;
-            if check.time(|| blake3::hash(&ciphertext)) != digest {
-                return Err("a pack came back changed".into());
-            }
-            let mut plaintext = Vec::new();
-            open.time(|| -> Result<()> {
-                let identity = std::iter::once(&identity as &dyn age::Identity);
-                crypt::decrypting(identity, &ciphertext)?.read_to_end(&mut plaintext)?;
-                Ok(())
-            })?;
-            let whole = [(0, content as u64)];
-            let content = unpack.time(|| {
-                pack::read(&mut Cursor::new(&plaintext), content as u64, None, &whole, std::mem::take(&mut space))
-            })?;
-            let bytes = content.slice(0, content.length() as u64).ok_or("a pack came back short")?;
-            again.time(|| restored.update(&bytes));
-            deliver.time(|| out.write_all(&bytes))?;
-            std::fs::remove_file(&place)?;
-            (pack, chunks) = (Vec::new(), Vec::new());
+            let next = || chunker.next_chunk().or_else(|| if end { chunker.rest() } else { None });
+            let Some(chunk) = packs.backup.chunk.time(next) else { break };
+            let id = packs.backup.identify.time(|| key.id_of(&chunk));
+            packs.backup.compress.time(|| compressor.compress(&effort, &chunk, &mut frame))?;
+            packs.push(id, chunk.len(), &frame)?;
         }
     }
-    let seconds = stages.map(|stage| stage.0);
-    let names = [
-        "read",
-        "chunk",
-        "identify",
-        "hash",
-        "compress",
-        "encrypt",
-        "name",
-        "write",
-        "fetch",
-        "check",
-        "decrypt",
-        "decompress",
-        "hash_again",
-        "deliver",
-    ];
-    let stages: serde_json::Map<String, serde_json::Value> =
-        names.iter().zip(seconds).map(|(name, seconds)| ((*name).to_owned(), json!(seconds))).collect();
-    let sum = |from: usize, to: usize| seconds[from..to].iter().sum::<f64>();
-    println!(
-        "{}",
-        json!({ "stages": stages, "first": sum(0, 8), "unchanged": sum(0, 4), "restore": sum(8, 14), "stored_bytes": stored })
-    );
+    packs.there_and_back()?;
+    if packs.restored.finalize() != stream.finalize() {
+        return Err("something else came back than went in".into());
+    }
+    packs.print();
     Ok(())
 }
 
+/// Whether the source has ended.
+fn fill(block: &mut Block, source: &mut File) -> std::io::Result<bool> {
+    while !block.space().is_empty() {
+        let length = source.read(block.space())?;
+        if length == 0 {
+            return Ok(true);
+        }
+        block.filled(length);
+    }
+    Ok(false)
+}
+
+impl Packs {
+    fn push(&mut self, id: ChunkId, length: usize, frame: &[u8]) -> Result<()> {
+        self.chunks.push((id, length, frame.len()));
+        self.frames.extend_from_slice(frame);
+        self.content += length;
+        if self.frames.len() >= pack::TARGET_SIZE || self.content >= pack::TARGET_CONTENT {
+            self.there_and_back()?;
+        }
+        Ok(())
+    }
+
+    fn there_and_back(&mut self) -> Result<()> {
+        if self.chunks.is_empty() {
+            return Ok(());
+        }
+        let Self { backup, restore, .. } = self;
+        let sealed = std::mem::take(&mut self.ciphertext);
+        let sealed = backup.encrypt.time(|| seal(&self.identity.to_public(), &self.frames, &self.chunks, sealed))?;
+        let digest = backup.name.time(|| blake3::hash(&sealed));
+        backup.write.time(|| store(&self.file, &sealed))?;
+        self.stored += sealed.len();
+        self.ciphertext = sealed;
+
+        self.ciphertext.clear();
+        restore.fetch.time(|| File::open(&self.file)?.read_to_end(&mut self.ciphertext))?;
+        if restore.check.time(|| blake3::hash(&self.ciphertext)) != digest {
+            return Err("a pack came back changed".into());
+        }
+        self.plaintext.clear();
+        restore.decrypt.time(|| -> Result<usize> {
+            let identity = std::iter::once(&self.identity as &dyn age::Identity);
+            Ok(crypt::decrypting(identity, &self.ciphertext)?.read_to_end(&mut self.plaintext)?)
+        })?;
+        let (length, space) = (self.content as u64, self.space.try_take().ok_or("the buffer is not back")?);
+        let mut plaintext = Cursor::new(&self.plaintext);
+        let content = restore.decompress.time(|| pack::read(&mut plaintext, length, None, &[(0, length)], space))?;
+        let bytes = content.slice(0, length).ok_or("a pack came back short")?;
+        restore.hash.time(|| self.restored.update(&bytes));
+        restore.deliver.time(|| self.out.write_all(&bytes))?;
+        std::fs::remove_file(&self.file)?;
+        self.frames.clear();
+        self.chunks.clear();
+        self.content = 0;
+        Ok(())
+    }
+
+    fn print(&self) {
+        let (backup, restore) = (&self.backup, &self.restore);
+        let unchanged =
+            [("read", &backup.read), ("hash", &backup.hash), ("chunk", &backup.chunk), ("identify", &backup.identify)];
+        let more = [
+            ("compress", &backup.compress),
+            ("encrypt", &backup.encrypt),
+            ("name", &backup.name),
+            ("write", &backup.write),
+        ];
+        let back = [
+            ("fetch", &restore.fetch),
+            ("check", &restore.check),
+            ("decrypt", &restore.decrypt),
+            ("decompress", &restore.decompress),
+            ("hash_again", &restore.hash),
+            ("deliver", &restore.deliver),
+        ];
+        let sum = |stages: &[(&str, &Stage)]| stages.iter().map(|(_, stage)| stage.0).sum::<f64>();
+        let all = unchanged.iter().chain(&more).chain(&back);
+        let stages: Map<String, Value> = all.map(|(name, stage)| ((*name).to_owned(), json!(stage.0))).collect();
+        println!(
+            "{}",
+            json!({ "stages": stages, "first": sum(&unchanged) + sum(&more), "unchanged": sum(&unchanged),
+                "restore": sum(&back), "stored_bytes": self.stored })
+        );
+    }
+}
+
+/// As [`crypt::encrypt`] does it, into a buffer that was used before.
 fn seal(
     recipient: &age::x25519::Recipient,
     frames: &[u8],
-    chunks: &[(lifeboat_engine::id::ChunkId, usize, usize)],
+    chunks: &[(ChunkId, usize, usize)],
+    mut out: Vec<u8>,
 ) -> Result<Vec<u8>> {
+    out.clear();
+    out.reserve(frames.len() + (1 << 20));
     let recipient = std::iter::once(recipient as &dyn age::Recipient);
-    let mut pack = PackWriter::new(crypt::encrypting(recipient, Vec::with_capacity(frames.len() + (1 << 20)))?);
+    let mut pack = PackWriter::new(crypt::encrypting(recipient, out)?);
     let mut rest = frames;
     for (id, length, frame) in chunks {
         let (this, later) = rest.split_at(*frame);

@@ -1,0 +1,110 @@
+//! `make bench` keeps working: its data is what it is said to be, its parts print what its scripts read. Nothing is measured.
+#![allow(clippy::unwrap_used, clippy::expect_used)]
+
+use std::path::Path;
+use std::process::Command;
+
+use serde_json::Value;
+use tempfile::TempDir;
+
+const MIB: &str = "8";
+
+fn output(command: &mut Command) -> Vec<u8> {
+    let done = command.output().unwrap();
+    assert!(done.status.success(), "{command:?}: {}", String::from_utf8_lossy(&done.stderr));
+    done.stdout
+}
+
+fn parts(words: &[&str]) -> Vec<u8> {
+    output(Command::new(env!("CARGO_BIN_EXE_bench-parts")).args(words))
+}
+
+/// Asserts that every one of `fields` is a number above zero.
+fn assert_numbers(said: &Value, fields: &[&str]) {
+    for field in fields {
+        assert!(said[field].as_f64().is_some_and(|number| number > 0.0), "{field} in {said}");
+    }
+}
+
+/// The number that a row begins with.
+fn row(line: &[u8]) -> u64 {
+    let digits = line.split(|byte| *byte == b'\t').next().unwrap();
+    str::from_utf8(digits).unwrap().parse().unwrap()
+}
+
+#[test]
+fn the_same_arguments_give_the_same_bytes_and_an_append_only_appends() {
+    let data = parts(&["data", MIB]);
+    assert_eq!(data.len(), 8 << 20);
+    assert!(data == parts(&["data", MIB, ""]), "the same arguments give other bytes");
+    let longer = parts(&["data", MIB, "append=1"]);
+    assert_eq!(longer.len(), 9 << 20);
+    assert!(longer.starts_with(&data), "an append changes what was there");
+}
+
+#[test]
+fn a_deleted_block_leaves_all_other_rows() {
+    let data = parts(&["data", MIB]);
+    let without = parts(&["data", MIB, "delete=30000:500"]);
+    assert_eq!(without.len(), data.len(), "later rows take the place");
+    let left: Vec<&[u8]> =
+        data.split_inclusive(|byte| *byte == b'\n').filter(|line| !(30_000..30_500).contains(&row(line))).collect();
+    let left = left.concat();
+    assert!(left.len() < data.len(), "the block was never there");
+    assert!(without.starts_with(&left), "more than the block is gone");
+}
+
+#[test]
+fn stages_carry_every_byte_and_say_what_the_scripts_read() {
+    let place = TempDir::new().unwrap();
+    let (file, data) = (place.path().join("data"), parts(&["data", MIB]));
+    std::fs::write(&file, &data).unwrap();
+    let said = parts(&["stages", file.to_str().unwrap(), "auto", place.path().to_str().unwrap()]);
+    // Less than a pack: the last one counts, too.
+    assert!(std::fs::read(place.path().join("restored")).unwrap() == data, "something else came back");
+    let said: Value = serde_json::from_slice(&said).unwrap();
+    assert_numbers(&said, &["first", "unchanged", "restore", "stored_bytes"]);
+    let names = ["read", "hash", "chunk", "identify", "compress", "encrypt", "name", "write"];
+    assert_numbers(&said["stages"], &names);
+    assert_numbers(&said["stages"], &["fetch", "check", "decrypt", "decompress", "hash_again", "deliver"]);
+    let sum: f64 = names.iter().map(|name| said["stages"][name].as_f64().unwrap()).sum();
+    assert!((sum - said["first"].as_f64().unwrap()).abs() < 1e-6, "{said}");
+}
+
+#[test]
+fn index_says_what_the_scripts_read() {
+    let said: Value = serde_json::from_slice(&parts(&["index", "20000"])).unwrap();
+    assert_numbers(&said, &["build_seconds", "table_mib", "lookup_ns", "hash_of_a_chunk_ns"]);
+}
+
+#[test]
+fn the_scripts_compile_and_know_their_cases() {
+    let (root, cache) = (Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap(), TempDir::new().unwrap());
+    let python = || {
+        let mut command = Command::new("python3");
+        command.current_dir(root).env("PYTHONPYCACHEPREFIX", cache.path());
+        command
+    };
+    let files: Vec<_> =
+        std::fs::read_dir(root.join("scripts/bench")).unwrap().map(|file| file.unwrap().path()).collect();
+    let files = files.iter().filter(|file| file.extension().is_some_and(|extension| extension == "py"));
+    output(python().args(["-m", "py_compile"]).args(files));
+    let help = String::from_utf8(output(python().args(["scripts/bench", "--help"]))).unwrap();
+    for case in [
+        "first",
+        "unchanged",
+        "append-5pct",
+        "block-change",
+        "restore-fresh",
+        "restore-after-30",
+        "stream-8g",
+        "restore-8g",
+        "pg-capture",
+        "pg-restore",
+        "list-100k",
+        "prune-plan-100k",
+        "index-10m",
+    ] {
+        assert!(help.contains(case), "{case} is missing:\n{help}");
+    }
+}
