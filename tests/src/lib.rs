@@ -1,5 +1,6 @@
 //! The harness of the whole-system tests and of the demo: real servers, real tools, real programs.
 
+pub mod checksum;
 pub mod host;
 pub mod ports;
 pub mod postgres;

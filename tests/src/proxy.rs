@@ -31,6 +31,8 @@ pub enum Mode {
     /// Requests pass; after so many bytes of answer the connection is reset. With 0 upstream has done its work
     /// and begun to answer, and the client never learns it.
     CutAfter(usize),
+    /// Everything passes, but the byte of the answer that has so many before it is changed.
+    DamageAt(usize),
 }
 
 /// A listening proxy; dropping it closes everything.
@@ -46,6 +48,7 @@ struct Shared {
     script: Mutex<VecDeque<Mode>>,
     connections: Mutex<usize>,
     requested: AtomicUsize,
+    answered: AtomicUsize,
 }
 
 impl Shared {
@@ -67,8 +70,8 @@ impl Proxy {
         Self::listen(Some(upstream), Mode::Pass).await
     }
 
-    /// A server of its own, which never passes anything on: for every mode but [`Mode::Pass`] and
-    /// [`Mode::CutAfter`], which reset here.
+    /// A server of its own, which never passes anything on: for every mode but [`Mode::Pass`],
+    /// [`Mode::CutAfter`] and [`Mode::DamageAt`], which reset here.
     ///
     /// # Panics
     /// If no port can be bound.
@@ -86,6 +89,7 @@ impl Proxy {
             script: Mutex::default(),
             connections: Mutex::default(),
             requested: AtomicUsize::default(),
+            answered: AtomicUsize::default(),
         });
         let task = tokio::spawn(accept(listener, address, shared.clone(), changes));
         Self { address, shared, task }
@@ -119,6 +123,12 @@ impl Proxy {
     #[must_use]
     pub fn requested(&self) -> usize {
         self.shared.requested.load(Ordering::Relaxed)
+    }
+
+    /// How many bytes of answers were passed on since it began.
+    #[must_use]
+    pub fn answered(&self) -> usize {
+        self.shared.answered.load(Ordering::Relaxed)
     }
 }
 
@@ -163,13 +173,17 @@ async fn accept(listener: TcpListener, address: SocketAddr, shared: Arc<Shared>,
 }
 
 async fn treat(mut client: TcpStream, mode: Mode, shared: Arc<Shared>) {
-    let requested = &shared.requested;
     match (mode, shared.upstream) {
         (Mode::Hang, _) => std::future::pending().await,
         (Mode::Status(status), _) => answer(&mut client, status).await,
-        (Mode::Pass, Some(upstream)) => forward(client, upstream, usize::MAX, requested).await,
-        (Mode::CutAfter(bytes), Some(upstream)) => forward(client, upstream, bytes, requested).await,
-        (Mode::Pass | Mode::CutAfter(_), None) | (Mode::Reset | Mode::Refuse, _) => reset(&client),
+        (Mode::Pass, Some(upstream)) => forward(client, upstream, Fate::WHOLE, &shared).await,
+        (Mode::CutAfter(bytes), Some(upstream)) => {
+            forward(client, upstream, Fate { limit: bytes, ..Fate::WHOLE }, &shared).await;
+        }
+        (Mode::DamageAt(place), Some(upstream)) => {
+            forward(client, upstream, Fate { damage: Some(place), ..Fate::WHOLE }, &shared).await;
+        }
+        (Mode::Pass | Mode::CutAfter(_) | Mode::DamageAt(_), None) | (Mode::Reset | Mode::Refuse, _) => reset(&client),
     }
 }
 
@@ -178,27 +192,45 @@ fn reset(client: &TcpStream) {
     let _ = client.set_zero_linger();
 }
 
+/// What becomes of the answers of a connection.
+#[derive(Clone, Copy)]
+struct Fate {
+    /// So many bytes are passed.
+    limit: usize,
+    /// The byte that is changed.
+    damage: Option<usize>,
+}
+
+impl Fate {
+    const WHOLE: Self = Self { limit: usize::MAX, damage: None };
+}
+
 /// Passes bytes until either side closes, or until `limit` bytes of answer were passed and another one is due.
-async fn forward(mut client: TcpStream, upstream: SocketAddr, mut limit: usize, requested: &AtomicUsize) {
+async fn forward(mut client: TcpStream, upstream: SocketAddr, fate: Fate, shared: &Shared) {
+    let mut answered = 0;
     let Ok(mut server) = TcpStream::connect(upstream).await else { return reset(&client) };
     let (mut request, mut answer) = (vec![0; 64 * 1024], vec![0; 64 * 1024]);
     loop {
         let passed = tokio::select! {
             read = client.read(&mut request) => match read {
                 Ok(length @ 1..) => {
-                    requested.fetch_add(length, Ordering::Relaxed);
+                    shared.requested.fetch_add(length, Ordering::Relaxed);
                     server.write_all(&request[..length]).await
                 }
                 _ => return,
             },
             read = server.read(&mut answer) => match read {
                 Ok(length @ 1..) => {
-                    let passing = length.min(limit);
+                    if let Some(place) = fate.damage.and_then(|place| place.checked_sub(answered)) {
+                        answer[..length].get_mut(place).into_iter().for_each(|byte| *byte ^= 1);
+                    }
+                    let passing = length.min(fate.limit - answered);
                     let passed = client.write_all(&answer[..passing]).await;
                     if passing < length {
                         return reset(&client);
                     }
-                    limit -= passing;
+                    answered += passing;
+                    shared.answered.fetch_add(passing, Ordering::Relaxed);
                     passed
                 }
                 _ => return,

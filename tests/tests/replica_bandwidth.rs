@@ -8,6 +8,7 @@ use bytes::Bytes;
 use lifeboat_engine::config::{ReplicaConfig, ReplicaKind};
 use lifeboat_engine::replica::{ReplicaErrorKind, SharedReplica, open};
 use lifeboat_engine::schedule::bandwidth::Bandwidth;
+use lifeboat_tests::checksum::crc64nvme;
 use lifeboat_tests::proxy::{Mode, Proxy};
 use lifeboat_tests::s3::Region;
 use lifeboat_tests::vault::noise;
@@ -121,7 +122,7 @@ async fn a_paced_request_is_announced_and_signed_like_any_other() {
         let (head, put) = tokio::join!(head_of_a_request(listener), replica.put_new("object", body));
         put.unwrap();
         let named = |line: &&str| {
-            ["content-", "x-amz-content-sha256", "x-amz-checksum", "transfer-"]
+            ["content-", "x-amz-content-sha256", "x-amz-checksum", "x-amz-trailer", "transfer-"]
                 .iter()
                 .any(|name| line.starts_with(name))
         };
@@ -133,7 +134,11 @@ async fn a_paced_request_is_announced_and_signed_like_any_other() {
     assert!(heads[1].contains(&format!("content-length: {MIB}")), "{heads:?}");
     let sha256 = heads[1].iter().find_map(|line| line.strip_prefix("x-amz-content-sha256: ")).unwrap();
     assert!(sha256.len() == 64 && sha256.bytes().all(|byte| byte.is_ascii_hexdigit()), "{heads:?}");
-    assert!(!format!("{heads:?}").contains("chunked"), "{heads:?}");
+    // What `head_of_a_request` gives is in small letters.
+    let checksum = format!("x-amz-checksum-crc64nvme: {}", crc64nvme(&noise(MIB, 4)).to_ascii_lowercase());
+    assert!(heads[1].contains(&checksum), "{heads:?} without {checksum}");
+    let told = format!("{heads:?}");
+    assert!(!told.contains("chunked") && !told.contains("trailer"), "{heads:?}");
 }
 
 /// While the put lasts, no 200 ms bring much more than their share.

@@ -8,7 +8,8 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use lifeboat_engine::config::{ReplicaConfig, ReplicaKind};
-use lifeboat_engine::replica::{ReplicaErrorKind, SharedReplica, open};
+use lifeboat_engine::replica::{Replica, ReplicaErrorKind, S3Replica, SharedReplica, open};
+use lifeboat_engine::schedule::bandwidth::Bandwidth;
 use lifeboat_tests::proxy::{Mode, Proxy};
 use lifeboat_tests::s3::Region;
 
@@ -41,6 +42,7 @@ async fn faults_of_a_region_become_the_right_errors_or_pass_unnoticed() {
     lost_answer_to_a_put_is_no_conflict_with_ourselves(&region).await;
     lost_answer_does_not_claim_the_object_of_another(&region).await;
     download_cut_short_is_never_taken_for_whole(&region).await;
+    damaged_download_is_refused_by_the_replica_itself(&region).await;
     hanging_tls_handshake_is_noticed_at_the_deadline(&region).await;
 }
 
@@ -135,6 +137,33 @@ async fn download_cut_short_is_never_taken_for_whole(region: &Region) {
     assert!(matches!(error.kind, ReplicaErrorKind::Unavailable(_) | ReplicaErrorKind::Corrupt(_)), "{error}");
     proxy.play([Mode::CutAfter(1_000_000)], Mode::Pass);
     assert_eq!(replica.get("large").await.unwrap().len(), 2_000_000);
+}
+
+async fn damaged_download_is_refused_by_the_replica_itself(region: &Region) {
+    let body = Bytes::from(vec![5; 2_000_000]);
+    for cap in [None, Some(64 << 20)] {
+        let proxy = Proxy::start(region.plain_address()).await;
+        let mut config = through(region, proxy.address());
+        config.bandwidth = Bandwidth::always(cap);
+        let ReplicaKind::S3(s3) = &config.kind else { unreachable!("regions are S3") };
+        let bare = async || S3Replica::open(&config, s3, "vault").await.unwrap();
+        bare().await.put_replace("damaged", body.clone()).await.unwrap();
+        // Behind the head, in the middle, and as near to the end as no head is long.
+        for place in [4_000, 1_000_000, 2_000_000] {
+            proxy.set(Mode::DamageAt(place));
+            // A client that was open before may still try the connection that was closed just now.
+            let error = bare().await.get("damaged").await.unwrap_err();
+            assert!(matches!(error.kind, ReplicaErrorKind::Corrupt(_)), "{cap:?}, byte {place}: {error}");
+            assert!(error.to_string().contains("checksum"), "{cap:?}, byte {place}: {error}");
+            assert_eq!(proxy.connections(), 1, "{cap:?}, byte {place}");
+        }
+        // It is fetched again, and whole then.
+        let replica = open(&config, "vault").await.unwrap();
+        proxy.play([Mode::DamageAt(1_000_000)], Mode::Pass);
+        let before = proxy.answered();
+        assert!(replica.get("damaged").await.unwrap() == body, "{cap:?}: the bytes differ");
+        assert!(proxy.answered() - before > 2 * body.len(), "{cap:?}: the fault was not met");
+    }
 }
 
 async fn hanging_tls_handshake_is_noticed_at_the_deadline(region: &Region) {

@@ -159,7 +159,8 @@ pub trait Replica: Send + Sync + fmt::Debug {
     /// Only for the few objects that may change (keyring wraps, `hosts/<host>.json`).
     async fn put_replace(&self, key: &str, body: Bytes) -> Result<(), ReplicaError>;
 
-    /// The whole object, its transfer checked against the length that the replica announced.
+    /// The whole object, its transfer checked against the length that the replica announced, and against the checksum
+    /// that came with it where the replica keeps one.
     async fn get(&self, key: &str) -> Result<Bytes, ReplicaError>;
 
     /// What is known of an object; `None` if it does not exist.

@@ -10,13 +10,16 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use aws_sdk_s3::primitives::ByteStream;
+use aws_sdk_s3::types::ChecksumMode;
 use bytes::Bytes;
 use lifeboat_engine::Class;
 use lifeboat_engine::config::{ReplicaConfig, ReplicaKind, S3Config, S3Credentials, SecretRef};
 use lifeboat_engine::replica::{DirectoryReplica, Probe, ReplicaError, ReplicaErrorKind, S3Replica, open};
 use lifeboat_engine::schedule::bandwidth::Bandwidth;
+use lifeboat_tests::checksum::crc64nvme;
 use lifeboat_tests::s3::{Bucket, Region, write_credential_file};
 use lifeboat_tests::tls::Certificates;
+use lifeboat_tests::vault::noise;
 use tempfile::TempDir;
 
 mod suite;
@@ -132,6 +135,7 @@ async fn two_s3_regions_conform_each_on_its_own() {
     only_the_prefix_is_touched(&north).await;
     versions_of_the_probe_are_removed(&south).await;
     packs_have_the_storage_class(&north).await;
+    checksums_are_kept(&north).await;
     bodies_that_arrive_changed_are_refused(&north).await;
     wrong_credentials_are_denied(&north).await;
     unknown_buckets_are_misconfigured(&north).await;
@@ -165,6 +169,27 @@ async fn packs_have_the_storage_class(region: &Region) {
         let head = region.client().head_object().bucket(region.bucket()).key(format!("vault/{key}"));
         let class = head.send().await.unwrap().storage_class.map(|class| class.as_str().to_owned());
         assert_eq!(class.filter(|class| class != "STANDARD").as_deref(), expected, "{key}");
+        replica.delete(key).await.unwrap();
+    }
+}
+
+/// The checksum that goes with a body comes back with it: the store has it, not only has looked at it.
+async fn checksums_are_kept(region: &Region) {
+    for (config, key) in [
+        (region.replica_config("north"), "checksum/plain"),
+        (capped(region.replica_config("north")), "checksum/capped"),
+    ] {
+        let replica = open(&config, "vault").await.unwrap();
+        for body in [noise(3 << 20, 7), Vec::new()] {
+            replica.put_replace(key, body.clone().into()).await.unwrap();
+            let (client, full) = (region.client(), format!("vault/{key}"));
+            let head = client.head_object().bucket(region.bucket()).key(&full).checksum_mode(ChecksumMode::Enabled);
+            let kept = head.send().await.unwrap().checksum_crc64_nvme;
+            assert_eq!(kept.as_deref(), Some(crc64nvme(&body).as_str()), "{key}, {} bytes", body.len());
+            let got = client.get_object().bucket(region.bucket()).key(&full).checksum_mode(ChecksumMode::Enabled);
+            assert_eq!(got.send().await.unwrap().checksum_crc64_nvme, kept, "{key}, {} bytes", body.len());
+            assert!(replica.get(key).await.unwrap() == body, "{key}");
+        }
         replica.delete(key).await.unwrap();
     }
 }

@@ -1,10 +1,14 @@
 //! The replicas of one run: all get everything at once; one that fails falls behind and is left alone for the
 //! rest of the run; fewer than `min_replicas` left ends it.
+//!
+//! Whatever is queued for a replica or under way to it when it falls behind is given up at that moment: a replica that
+//! hangs delays a run by its first failure only.
 
 use std::collections::{BTreeMap, HashSet};
 use std::sync::{Mutex, PoisonError};
 
 use bytes::Bytes;
+use tokio_util::sync::CancellationToken;
 
 use crate::error::{Class, Error, Result};
 use crate::flow::documents::combine;
@@ -24,6 +28,8 @@ pub(super) struct Fleet {
     dataset: Name,
     members: Vec<Inventory>,
     behind: Mutex<BTreeMap<Name, String>>,
+    /// Fired when a member falls behind.
+    left: BTreeMap<Name, CancellationToken>,
     required: usize,
 }
 
@@ -42,7 +48,8 @@ impl Fleet {
                 format!("only {} of the {required} replicas that min_replicas demands can be used", members.len());
             return Err(combine(what, &failed.into_values().collect::<Vec<_>>()));
         }
-        Ok(Self { dataset: dataset.clone(), members, behind: Mutex::new(behind), required })
+        let left = members.iter().map(|member| (member.replica.name().clone(), CancellationToken::new())).collect();
+        Ok(Self { dataset: dataset.clone(), members, behind: Mutex::new(behind), left, required })
     }
 
     pub(super) fn members(&self) -> &[Inventory] {
@@ -63,7 +70,7 @@ impl Fleet {
         self.members.iter().filter(|member| !self.is_behind(member.replica.name())).collect()
     }
 
-    /// Notes that a replica failed.
+    /// Notes that a replica failed, and gives up every put to it.
     pub(super) fn fell_behind(&self, replica: &Name, error: &Error) {
         tracing::warn!(%replica, error = %error.chain(), "this replica falls behind; the run goes on without it");
         self.behind
@@ -71,6 +78,17 @@ impl Fleet {
             .unwrap_or_else(PoisonError::into_inner)
             .entry(replica.clone())
             .or_insert_with(|| error.chain());
+        if let Some(left) = self.left.get(replica) {
+            left.cancel();
+        }
+    }
+
+    /// Ends when a replica falls behind.
+    async fn left_behind(&self, replica: &Name) {
+        match self.left.get(replica) {
+            Some(left) => left.cancelled().await,
+            None => std::future::pending().await,
+        }
     }
 
     /// The error of a run that reaches too few replicas.
@@ -81,10 +99,16 @@ impl Fleet {
             .hint("nothing was committed; run `lifeboat check`, then back up again: packs already uploaded are reused")
     }
 
-    /// Puts one object into each of `replicas` at once; those that fail fall behind. Returns those that hold it.
+    /// Puts one object into each of `replicas` at once; those that fail fall behind, and those that are behind get
+    /// nothing more. Returns those that hold it.
     async fn put_all(&self, replicas: &[SharedReplica], key: &str, body: &Bytes) -> HashSet<Name> {
         let puts = replicas.iter().map(|replica| async {
-            match replica.put_new(key, body.clone()).await {
+            let put = tokio::select! {
+                biased;
+                () = self.left_behind(replica.name()) => return None,
+                put = replica.put_new(key, body.clone()) => put,
+            };
+            match put {
                 Ok(()) => Some(replica.name().clone()),
                 Err(error) => {
                     self.fell_behind(replica.name(), &error.into());
@@ -142,3 +166,6 @@ impl Fleet {
         packs.iter().filter(|pack| !member.has(pack) && !uploaded.contains(&pack.0)).copied().collect()
     }
 }
+
+#[cfg(test)]
+mod tests;

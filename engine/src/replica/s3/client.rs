@@ -38,7 +38,9 @@ pub(super) async fn build(replica: &ReplicaConfig, s3: &S3Config) -> Result<Clie
         .retry_config(RetryConfig::disabled())
         // Every request has a deadline of ours; a slow line is not an error before it.
         .stalled_stream_protection(StalledStreamProtectionConfig::disabled())
-        .request_checksum_calculation(RequestChecksumCalculation::WhenRequired)
+        // `WhenRequired` would leave out what PutObject names. Bodies in memory get a header; streams would be sent chunked.
+        .request_checksum_calculation(RequestChecksumCalculation::WhenSupported)
+        // GetObject asks for the checksum by itself, and a body that does not match ends in an error.
         .response_checksum_validation(ResponseChecksumValidation::WhenSupported);
     let config = match &s3.endpoint {
         // The SDK appends paths to the endpoint as text.

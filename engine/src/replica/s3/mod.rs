@@ -1,7 +1,8 @@
 //! A replica in an S3 bucket, on AWS or any store that speaks S3 version 4 signatures and conditional writes.
 //!
-//! - **Integrity**: bodies are sent from memory in one PutObject, with their SHA-256 signed and a CRC64NVME that the
-//!   store checks and keeps; what comes back is checked against that and against its announced length.
+//! - **Integrity**: bodies are sent from memory in one PutObject, with their SHA-256 signed and a CRC64NVME in a header,
+//!   which the store checks and keeps; what comes back is checked against that and against its announced length. Of a
+//!   store that keeps no checksums the length alone is checked here, and the rest by those who know what they fetch.
 //! - **Atomicity** is the store's: PutObject shows whole objects only; `If-None-Match: *` guards what must be new.
 //! - **Deadlines**: one for each request, body included; establishing a connection has a shorter one.
 //! - **A cap on the bandwidth** paces bodies below the SDK (`paced.rs`).
