@@ -115,7 +115,7 @@ fn is_relation(what: &str) -> bool {
     RELATIONS.iter().any(|kind| what.strip_prefix(kind).is_some_and(|rest| rest.starts_with(' ')))
 }
 
-/// Lines such as `3206; 2606 16419 CONSTRAINT public orders orders_pkey shop`, each followed by `;	depends on: 214 216` if it does.
+/// Lines such as `3206; 2606 16419 CONSTRAINT public orders orders_pkey shop`, each followed by `; depends on: 214 216`, with a tab, if it does.
 fn entries(list: &str) -> Vec<Entry<'_>> {
     let mut entries: Vec<Entry<'_>> = Vec::new();
     for line in list.lines() {
