@@ -60,7 +60,7 @@ fn stages_carry_every_byte_and_say_what_the_scripts_read() {
     let (file, data) = (place.path().join("data"), parts(&["data", MIB]));
     std::fs::write(&file, &data).unwrap();
     let said = parts(&["stages", file.to_str().unwrap(), "auto", place.path().to_str().unwrap()]);
-    // Less than a pack: the last one counts, too.
+    // One pack, and not a full one: it counts, too.
     assert!(std::fs::read(place.path().join("restored")).unwrap() == data, "something else came back");
     let said: Value = serde_json::from_slice(&said).unwrap();
     assert_numbers(&said, &["first", "unchanged", "restore", "stored_bytes"]);
