@@ -1,7 +1,7 @@
 //! What is built upon rows, and when it can be: the indexes and constraints of a large table as soon as all rows that they need
 //! are there, while other tables are still being loaded. `pg_restore --jobs` does the same, but wants all rows in one file.
 //!
-//! Everything is read from the lists that `pg_restore --list --verbose` prints of the definitions. What is not understood beyond
+//! Everything is read from the list that `pg_restore --list --verbose` prints of the definitions. What is not understood beyond
 //! doubt is built at the end, by `pg_restore --jobs` itself.
 
 use std::cmp::Reverse;
@@ -9,10 +9,24 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use super::parts::TableName;
 
-/// Kinds that need nothing but rows and each other.
-const KINDS: [&str; 3] = ["INDEX ", "CONSTRAINT ", "FK CONSTRAINT "];
-/// Kinds of what holds rows.
-const RELATIONS: [&str; 4] = ["TABLE", "FOREIGN TABLE", "VIEW", "MATERIALIZED VIEW"];
+/// What need not wait for the end, ...
+const EARLY: [&str; 3] = ["INDEX", "CONSTRAINT", "FK CONSTRAINT"];
+/// ... if beside tables and each other it needs nothing but these, which are there before the rows are.
+const BEFORE: [&str; 13] = [
+    "SCHEMA",
+    "EXTENSION",
+    "TYPE",
+    "DOMAIN",
+    "FUNCTION",
+    "PROCEDURE",
+    "AGGREGATE",
+    "OPERATOR",
+    "OPERATOR CLASS",
+    "OPERATOR FAMILY",
+    "COLLATION",
+    "ACCESS METHOD",
+    "TEXT SEARCH CONFIGURATION",
+];
 
 /// As an archive numbers its entries.
 pub(super) type EntryId = u32;
@@ -26,7 +40,6 @@ struct Entry<'a> {
 }
 
 /// An index or a constraint.
-#[derive(Default)]
 struct Build {
     tables: BTreeSet<TableName>,
     after: BTreeSet<EntryId>,
@@ -40,41 +53,36 @@ pub(super) struct Builds {
     early: BTreeMap<EntryId, Build>,
     loaded: BTreeSet<TableName>,
     done: BTreeSet<EntryId>,
-    /// All others, in the archive's order.
+    /// All other entries, in the archive's order.
     rest: Vec<EntryId>,
 }
 
 impl Builds {
-    /// `definitions`: the list of what is there before the rows; `upon_rows`: of what is built after; `tables`: those whose
-    /// rows are loaded apart.
-    pub(super) fn new(definitions: &str, upon_rows: &str, tables: &[TableName]) -> Self {
-        let definitions = entries(definitions);
-        let mut known: BTreeMap<EntryId, Option<&TableName>> =
-            definitions.iter().filter(|entry| !is_relation(entry.what)).map(|entry| (entry.id, None)).collect();
+    /// `list`: of the definitions; `tables`: those whose rows are loaded apart.
+    pub(super) fn new(list: &str, tables: &[TableName]) -> Self {
+        let entries = entries(list);
+        let before = entries.iter().filter(|entry| BEFORE.iter().any(|kind| entry.is(kind)));
+        let mut known: BTreeMap<EntryId, Option<&TableName>> = before.map(|entry| (entry.id, None)).collect();
         for table in tables {
             // A table's own line begins like this. If another one does too, because names hold blanks, neither is believed.
             let begins = format!("TABLE {} {} ", table.schema, table.name);
-            let mut matching = definitions.iter().filter(|entry| entry.what.starts_with(&begins));
+            let mut matching = entries.iter().filter(|entry| entry.what.starts_with(&begins));
             if let (Some(entry), None) = (matching.next(), matching.next()) {
                 known.insert(entry.id, Some(table));
             }
         }
         let (mut early, mut rest): (BTreeMap<EntryId, Build>, _) = (BTreeMap::new(), Vec::new());
-        for entry in entries(upon_rows) {
-            let mut build = Build::default();
-            let understood = entry.needs.iter().all(|needed| match known.get(needed) {
-                Some(table) => {
-                    build.tables.extend(table.cloned());
-                    true
-                }
-                None => early.contains_key(needed) && build.after.insert(*needed),
-            });
-            let is_kind = KINDS.iter().any(|kind| entry.what.starts_with(kind));
-            if is_kind && understood && !build.tables.is_empty() {
-                for needed in &build.after {
+        for entry in &entries {
+            let understood = entry.needs.iter().all(|needed| known.contains_key(needed) || early.contains_key(needed));
+            let tables: BTreeSet<TableName> =
+                entry.needs.iter().filter_map(|needed| (*known.get(needed)?).cloned()).collect();
+            if EARLY.iter().any(|kind| entry.is(kind)) && understood && !tables.is_empty() {
+                let after: BTreeSet<EntryId> =
+                    entry.needs.iter().copied().filter(|needed| early.contains_key(needed)).collect();
+                for needed in &after {
                     early.entry(*needed).and_modify(|needed| needed.wanted = true);
                 }
-                early.insert(entry.id, build);
+                early.insert(entry.id, Build { tables, after, wanted: false, begun: false });
             } else {
                 rest.push(entry.id);
             }
@@ -111,8 +119,13 @@ impl Builds {
     }
 }
 
-fn is_relation(what: &str) -> bool {
-    RELATIONS.iter().any(|kind| what.strip_prefix(kind).is_some_and(|rest| rest.starts_with(' ')))
+impl Entry<'_> {
+    /// Whether it is of this kind: a kind is followed by a schema, or by `-`. `INDEX ATTACH` begins with a kind, and so may a schema;
+    /// what is taken for another kind by that is built at the end.
+    fn is(&self, kind: &str) -> bool {
+        let after = self.what.strip_prefix(kind).and_then(|rest| rest.strip_prefix(' '));
+        after.is_some_and(|rest| !rest.starts_with(|c: char| c.is_ascii_uppercase()))
+    }
 }
 
 /// Lines such as `3206; 2606 16419 CONSTRAINT public orders orders_pkey shop`, each followed by `; depends on: 214 216`, with a tab, if it does.
@@ -137,11 +150,11 @@ fn entries(list: &str) -> Vec<Entry<'_>> {
 mod tests {
     use super::*;
 
-    const DEFINITIONS: &str = ";\n; Selected TOC Entries:\n;\n3360; 0 0 ENCODING - ENCODING \n2; 3079 16384 EXTENSION - btree_gin \n\
+    const LIST: &str = ";\n; Selected TOC Entries:\n;\n3360; 0 0 ENCODING - ENCODING \n2; 3079 16384 EXTENSION - btree_gin \n\
         214; 1259 16403 TABLE public customers postgres\n215; 1259 16408 TABLE public orders postgres\n;\tdepends on: 2\n\
         216; 1259 16413 TABLE public small postgres\n217; 1259 16414 TABLE public odd one postgres\n\
-        218; 1259 16415 TABLE public odd postgres\n";
-    const UPON_ROWS: &str = "3206; 2606 16419 CONSTRAINT public customers customers_pkey postgres\n;\tdepends on: 214\n\
+        218; 1259 16415 TABLE public odd postgres\n\
+        3206; 2606 16419 CONSTRAINT public customers customers_pkey postgres\n;\tdepends on: 214\n\
         3207; 1259 16429 INDEX public orders_gin postgres\n;\tdepends on: 215 2\n\
         3208; 1259 16430 INDEX public small_index postgres\n;\tdepends on: 216\n\
         3209; 1259 16431 INDEX public odd_index postgres\n;\tdepends on: 218\n\
@@ -149,12 +162,14 @@ mod tests {
         3213; 2606 16423 FK CONSTRAINT public orders small_fkey postgres\n;\tdepends on: 215 216\n\
         3214; 2620 16424 TRIGGER public orders t postgres\n;\tdepends on: 215\n\
         3215; 2606 16425 FK CONSTRAINT public orders unknown_fkey postgres\n;\tdepends on: 215 9999\n\
-        3216; 0 0 MATERIALIZED VIEW DATA public v postgres\n;\tdepends on: 9998\n";
+        3216; 0 0 MATERIALIZED VIEW DATA public v postgres\n;\tdepends on: 9998\n\
+        3217; 0 0 INDEX ATTACH public orders_gin postgres\n;\tdepends on: 3207 215\n\
+        3218; 2606 16426 FK CONSTRAINT public orders trigger_fkey postgres\n;\tdepends on: 215 3214\n";
 
     fn builds() -> (Builds, [TableName; 3]) {
         let tables =
             ["customers", "orders", "odd"].map(|name| TableName { schema: "public".to_owned(), name: name.to_owned() });
-        (Builds::new(DEFINITIONS, UPON_ROWS, &tables), tables)
+        (Builds::new(LIST, &tables), tables)
     }
 
     #[test]
@@ -173,7 +188,8 @@ mod tests {
     fn what_is_not_understood_or_needs_other_rows_waits_for_the_end() {
         let (mut builds, tables) = builds();
         // `odd` may be the line of `odd one`: neither is believed.
-        assert_eq!(builds.rest(), [3208, 3209, 3213, 3214, 3215, 3216]);
+        let rest: Vec<EntryId> = builds.rest().iter().copied().filter(|id| *id > 3000 && *id != 3360).collect();
+        assert_eq!(rest, [3208, 3209, 3213, 3214, 3215, 3216, 3217, 3218]);
         tables.iter().for_each(|table| builds.loaded(table));
         builds.built(3206);
         let given: BTreeSet<EntryId> = std::iter::from_fn(|| builds.next()).collect();

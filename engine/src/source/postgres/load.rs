@@ -14,7 +14,7 @@ use tempfile::NamedTempFile;
 
 use super::builds::{Builds, EntryId};
 use super::capture::{conninfo, rows};
-use super::parts::{Part, TableName, by_database};
+use super::parts::{Part, Stored, TableName, by_database};
 use super::{GLOBALS, Server, globals};
 use crate::config::{PostgresConnection, Secret};
 use crate::error::{Class, Context, Error, Result};
@@ -52,7 +52,7 @@ pub(crate) async fn load(
     let (server, _) = Server::reach(to, password, client_directories, cx).await?;
     let names = streams.names();
     let databases = by_database(&names);
-    let chosen = choose(&databases.keys().copied().collect::<Vec<_>>(), wanted)?;
+    let chosen = choose(&databases, wanted)?;
     for (_, target) in &chosen {
         server.refuse_occupied(target, wanted.overwrite).await?;
     }
@@ -63,37 +63,36 @@ pub(crate) async fn load(
             outcome.warnings.push("tablespaces were left out: everything is in the default one".to_owned());
         }
     }
-    for (database, target) in chosen {
+    for ((database, parts), target) in chosen {
         server.make_room(&target, wanted.overwrite).await?;
-        if database != target {
+        if *database != target {
             outcome.warnings.push(format!(
                 "{target}: under another name a database keeps neither owner, grants and settings of its own nor its encoding and locale"
             ));
         }
-        server.restore_database(streams, &database, &databases[database.as_str()], &target).await?;
+        server.restore_database(streams, database, parts, &target).await?;
         outcome.written.push(target);
     }
     Ok(outcome)
 }
 
-/// Each database of the snapshot that is wanted, and the name it gets.
-fn choose(there: &[&str], wanted: &Wanted<'_>) -> Result<Vec<(String, String)>> {
-    if let Some(missing) = wanted.databases.iter().find(|name| !there.contains(&name.as_str())) {
+/// Each database that is wanted, and the name it gets.
+fn choose<'a, 'b>(there: &'b [Stored<'a>], wanted: &Wanted<'_>) -> Result<Vec<(&'b Stored<'a>, String)>> {
+    if let Some(missing) = wanted.databases.iter().find(|name| !there.iter().any(|stored| stored.0 == **name)) {
+        let names: Vec<&str> = there.iter().map(|stored| stored.0).collect();
         return Err(Error::usage(format!("the snapshot has no database `{missing}`"))
-            .hint(format!("it has: {}", there.join(", "))));
+            .hint(format!("it has: {}", names.join(", "))));
     }
-    let chosen: Vec<&str> = there
-        .iter()
-        .copied()
-        .filter(|name| wanted.databases.is_empty() || wanted.databases.iter().any(|w| w == name))
-        .collect();
-    match wanted.rename {
-        Some(_) if chosen.len() != 1 => {
-            Err(Error::usage(format!("{} databases cannot get one name", chosen.len()))
+    let chosen =
+        there.iter().filter(|stored| wanted.databases.is_empty() || wanted.databases.iter().any(|w| w == stored.0));
+    let chosen: Vec<&Stored<'_>> = chosen.collect();
+    match (wanted.rename, chosen.as_slice()) {
+        (Some(name), [only]) => Ok(vec![(*only, name.to_owned())]),
+        (Some(_), several) => {
+            Err(Error::usage(format!("{} databases cannot get one name", several.len()))
                 .hint("choose one with --database"))
         }
-        Some(name) => Ok(vec![(chosen[0].to_owned(), name.to_owned())]),
-        None => Ok(chosen.into_iter().map(|name| (name.to_owned(), name.to_owned())).collect()),
+        (None, all) => Ok(all.iter().map(|stored| (*stored, stored.0.to_owned())).collect()),
     }
 }
 
@@ -201,9 +200,7 @@ impl Server<'_> {
         let into = ["-d".to_owned(), conninfo(target)];
         let table = |part: &Part| if let Part::Table(name) = part { Some(name.clone()) } else { None };
         let tables: Vec<TableName> = rows.iter().filter_map(|(part, _)| table(part)).collect();
-        let before = self.list(definitions, "--section=pre-data").await?;
-        let after = self.list(definitions, "--section=post-data").await?;
-        let mut builds = Builds::new(&before, &after, &tables);
+        let mut builds = Builds::new(&self.list(definitions).await?, &tables);
         let mut rows: Vec<&(Part, &str)> = rows.iter().collect();
         rows.sort_by_key(|(_, stream)| streams.length(stream));
         let mut running = FuturesUnordered::new();
@@ -243,9 +240,9 @@ impl Server<'_> {
         feed(restore, &mut Once(None), |_| Ok(())).await
     }
 
-    async fn list(&self, file: &NamedTempFile, section: &str) -> Result<String> {
-        let arguments = ["--list", "--verbose", section].map(OsStr::new);
-        output(self.tool("pg_restore", arguments.into_iter().chain([file.path().as_os_str()]))).await
+    async fn list(&self, file: &NamedTempFile) -> Result<String> {
+        let arguments = [OsStr::new("--list"), OsStr::new("--verbose"), file.path().as_os_str()];
+        output(self.tool("pg_restore", arguments)).await
     }
 
     /// Indexes, constraints and whatever else comes after rows, by their numbers in the archive.

@@ -6,8 +6,6 @@
 //! that stock `pg_restore` loads: the section `pre-data` of the definitions, then all rows in any order, then the section `post-data`
 //! of the definitions (indexes, constraints, triggers) give what the one archive gives.
 
-use std::collections::BTreeMap;
-
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, percent_decode_str, utf8_percent_encode};
 
 use super::load::quoted;
@@ -114,15 +112,21 @@ impl Part {
     }
 }
 
-/// The parts of each database among `streams`, in order, with their streams.
-pub(crate) fn by_database(streams: &[String]) -> BTreeMap<&str, Vec<(Part, &str)>> {
-    let mut databases: BTreeMap<&str, Vec<(Part, &str)>> = BTreeMap::new();
+/// A database of a snapshot: its name, its parts in order, and their streams.
+pub(crate) type Stored<'a> = (&'a str, Vec<(Part, &'a str)>);
+
+/// The databases among `streams`, in the order of capture.
+pub(crate) fn by_database(streams: &[String]) -> Vec<Stored<'_>> {
+    let mut databases: Vec<Stored<'_>> = Vec::new();
     for stream in streams {
-        if let Some((part, database)) = Part::of_stream(stream) {
-            databases.entry(database).or_default().push((part, stream));
+        let Some((part, database)) = Part::of_stream(stream) else { continue };
+        // The parts of a database were captured together.
+        match databases.iter_mut().rev().find(|(name, _)| *name == database) {
+            Some((_, parts)) => parts.push((part, stream)),
+            None => databases.push((database, vec![(part, stream)])),
         }
     }
-    databases.values_mut().for_each(|parts| parts.sort());
+    databases.iter_mut().for_each(|(_, parts)| parts.sort());
     databases
 }
 
@@ -158,9 +162,9 @@ mod tests {
     fn definitions_come_first() {
         let streams = ["globals", "table/a/s/t", "database/b", "data/a", "schema/a"].map(str::to_owned);
         let databases = by_database(&streams);
-        let order: Vec<&str> = databases["a"].iter().map(|(_, stream)| *stream).collect();
+        let order: Vec<&str> = databases[0].1.iter().map(|(_, stream)| *stream).collect();
         assert_eq!(order, ["schema/a", "data/a", "table/a/s/t"]);
-        assert_eq!(databases["b"], [(Part::Whole, "database/b")]);
+        assert_eq!(databases[1], ("b", vec![(Part::Whole, "database/b")]));
         assert_eq!(databases.len(), 2);
     }
 
