@@ -1,8 +1,11 @@
 //! Backup and restore through the vault: what is stored comes back, once, and success is never claimed early.
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
-use lifeboat_engine::Class;
+use async_trait::async_trait;
+use bytes::Bytes;
 use lifeboat_engine::id::SnapshotId;
+use lifeboat_engine::source::{CaptureContext, Source, SourceFacts, StreamSink};
+use lifeboat_engine::{Class, Result};
 use lifeboat_tests::vault::{DATASET, MemorySource, TestVault, files_below, name, noise, read_all};
 
 fn objects(vault: &TestVault, replica: usize, part: &str) -> Vec<std::path::PathBuf> {
@@ -33,6 +36,43 @@ async fn what_was_backed_up_comes_back_from_either_replica_alone() {
         }
         std::fs::rename(&away, &there).unwrap();
     }
+}
+
+/// Streams with the same content, all written at once.
+#[derive(Debug)]
+struct Twins {
+    content: Vec<u8>,
+    streams: usize,
+}
+
+#[async_trait]
+impl Source for Twins {
+    async fn capture(&self, sink: &dyn StreamSink, _: &CaptureContext) -> Result<SourceFacts> {
+        let write = async |number: usize| {
+            let mut writer = sink.open(&format!("twin{number}"))?;
+            for piece in self.content.chunks(100_000) {
+                writer.write(Bytes::copy_from_slice(piece)).await?;
+            }
+            writer.finish(0).await
+        };
+        for written in futures::future::join_all((0..self.streams).map(write)).await {
+            written?;
+        }
+        Ok(SourceFacts { engine: "command".to_owned(), ..SourceFacts::default() })
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn streams_that_are_written_at_once_store_what_they_share_once() {
+    let mut vault = TestVault::new(1, 1).await;
+    // Little memory for many streams.
+    vault.config.limits.memory = 128 << 20;
+    let twins = Twins { content: noise(12_000_000, 11), streams: 9 };
+    let report = vault.backup(&twins).await.unwrap();
+    assert_eq!(report.raw_bytes, 9 * 12_000_000);
+    assert!(report.stored_bytes < 13_000_000, "{} stored", report.stored_bytes);
+    let restored = vault.restore(&report.snapshot).await.unwrap();
+    assert!(restored.len() == 9 && restored.values().all(|content| *content == twins.content));
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -30,11 +30,17 @@ INSERT INTO credit (debit, amount, note) SELECT id, amount, md5(id::text) FROM d
 INSERT INTO "we.ird/ näme"."quote "" d" SELECT n FROM generate_series(1, 3000) n;
 INSERT INTO days SELECT date '2026-01-01' + n % 31, n FROM generate_series(1, 1000) n;
 CREATE MATERIALIZED VIEW total AS SELECT sum(amount) AS amount FROM credit;
-CREATE INDEX ON credit (note);
+CREATE INDEX credit_note ON credit (note);
+ALTER TABLE debit ADD credit int REFERENCES credit;
+COMMENT ON CONSTRAINT credit_pkey ON credit IS 'kept';
+COMMENT ON INDEX credit_note IS 'kept';
+COMMENT ON CONSTRAINT debit_credit_fkey ON debit IS 'kept';
+COMMENT ON TABLE debit IS 'kept';
 SELECT lo_from_bytea(4711, 'large object content');
 "#;
 const SUMS: &str = r#"SELECT (SELECT sum(amount) FROM debit), (SELECT sum(amount) FROM credit), (SELECT count(*) FROM "we.ird/ näme"."quote "" d"),
-    (SELECT count(*) FROM days), (SELECT amount FROM total), convert_from(lo_get(4711), 'UTF8')"#;
+    (SELECT count(*) FROM days), (SELECT amount FROM total), convert_from(lo_get(4711), 'UTF8'),
+    (SELECT count(*) FROM pg_description WHERE description = 'kept')"#;
 
 fn context(place: &TempDir) -> CaptureContext {
     CaptureContext {
@@ -133,12 +139,33 @@ async fn all_parts_are_of_one_state_while_others_write_and_give_the_whole_databa
         assert_eq!(sums[0], sums[1], "debit and credit are of two states");
         assert_eq!(sums[2..4], ["3000", "1000"]);
         assert_eq!((sums[4], sums[5]), (sums[1], "large object content"), "the view was filled before its table was");
+        assert_eq!(sums[6], "4", "comments were lost");
         to.run_sql(name, "INSERT INTO credit (debit, amount) VALUES (1, 1); INSERT INTO debit (amount) VALUES (1)")
             .await;
         let refused = to.try_query(name, "INSERT INTO credit (debit, amount) VALUES (-1, 1)").await.unwrap_err();
         assert!(refused.contains("foreign key"), "{refused}");
     }
     assert!(std::fs::read_dir(place.path()).unwrap().next().is_none(), "files are left behind");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_database_in_another_encoding_with_names_of_its_own_comes_back() {
+    let (from, to) = (Postgres::start().await, Postgres::start().await);
+    let create = "CREATE DATABASE bank ENCODING 'LATIN1' TEMPLATE template0 LC_COLLATE 'C' LC_CTYPE 'C'";
+    from.run_sql("postgres", create).await;
+    let schema = r#"SET client_encoding = 'UTF8'; CREATE TABLE "grün" (id serial PRIMARY KEY, t text); CREATE TABLE plain (id serial PRIMARY KEY, t text);
+        INSERT INTO "grün" (t) SELECT 'Größe' FROM generate_series(1, 100); INSERT INTO plain (t) SELECT 'Größe' FROM generate_series(1, 200);
+        CREATE INDEX "schön" ON plain (t); CREATE VIEW "übersicht" AS SELECT * FROM plain;"#;
+    from.run_sql("bank", schema).await;
+    let place = TempDir::new().unwrap();
+    let cx = context(&place);
+    let streams = capture(&from, from.programs(), &cx).await.unwrap();
+    let tables: Vec<String> = streams.names().into_iter().filter(|name| name.starts_with("table/")).collect();
+    assert_eq!(tables, ["table/bank/public/plain"]);
+    load(&streams, &target(&to, None), &cx).await.unwrap();
+    let sums = "SET client_encoding = 'UTF8'; SELECT count(*), (SELECT count(*) FROM \"grün\"), min(t), pg_encoding_to_char(encoding), nextval('plain_id_seq') FROM \"übersicht\", pg_database WHERE datname = current_database() GROUP BY encoding";
+    assert_eq!(to.query("bank", sums).await, from.query("bank", sums).await);
+    assert_eq!(to.query("bank", "SELECT count(*) FROM pg_class WHERE relname LIKE 'sch_n'").await.trim(), "1");
 }
 
 #[tokio::test(flavor = "multi_thread")]

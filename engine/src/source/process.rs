@@ -26,6 +26,8 @@ const PIECE: usize = 256 << 10;
 /// The largest pipe that Linux gives to everybody.
 const PIPE: usize = 1 << 20;
 const TAIL: usize = 8 << 10;
+/// After these PostgreSQL's tools repeat statements and rows.
+const STATEMENTS: [&str; 2] = ["Command was:", "CONTEXT:"];
 /// Most that [`output`] collects.
 const COLLECTED: usize = 64 << 20;
 
@@ -261,10 +263,12 @@ impl Tool {
         status.context(Class::Source, || format!("cannot wait for {}", self.name))
     }
 
-    /// What it said last, for an error.
+    /// What it said last, for an error: without the statement that failed, which may hold a password, and without its row.
     pub(crate) fn said(&self) -> String {
         let tail = self.tail.lock().unwrap_or_else(PoisonError::into_inner);
         let text = String::from_utf8_lossy(&tail);
+        let end = STATEMENTS.iter().filter_map(|mark| text.find(mark)).min();
+        let text = &text[..end.unwrap_or(text.len())];
         let clean: String = text.chars().map(|c| if c.is_control() { ' ' } else { c }).collect();
         let clean = clean.split_whitespace().collect::<Vec<_>>().join(" ");
         if clean.is_empty() { String::new() } else { format!(", saying: {clean}") }
@@ -274,8 +278,18 @@ impl Tool {
 /// Runs a tool to its end and collects its standard output, at most 64 MiB.
 ///
 /// # Errors
-/// As [`Tool::read`] and [`Tool::finish`].
+/// As [`Tool::read`] and [`Tool::finish`]; or it is not UTF-8.
 pub(crate) async fn output(invocation: Invocation) -> Result<String> {
+    let name = invocation.name.clone();
+    let collected = output_bytes(invocation).await?;
+    String::from_utf8(collected).context(Class::Source, || format!("{name} does not answer in UTF-8"))
+}
+
+/// As [`output`], in whatever encoding.
+///
+/// # Errors
+/// As [`Tool::read`] and [`Tool::finish`].
+pub(crate) async fn output_bytes(invocation: Invocation) -> Result<Vec<u8>> {
     let mut tool = invocation.start(false)?;
     let mut collected = Vec::new();
     while let Some(piece) = tool.read().await? {
@@ -285,7 +299,7 @@ pub(crate) async fn output(invocation: Invocation) -> Result<String> {
         }
     }
     tool.finish(0).await?;
-    String::from_utf8(collected).context(Class::Source, || format!("{} does not answer in UTF-8", tool.name))
+    Ok(collected)
 }
 
 /// Feeds a stream to a tool's standard input, to the stream's checked end, then waits for the tool's success. Its standard output goes to
@@ -348,7 +362,7 @@ pub(crate) async fn feed(
 }
 
 impl Tool {
-    /// As [`Self::read`] without the stall limit: a tool that is fed may be silent as long as it is fed.
+    /// As [`Self::read`] without the stall limit: a tool that is fed, or builds an index, may be silent for as long as that takes.
     async fn read_unhurried(&mut self) -> Result<Option<Bytes>> {
         let limit = std::mem::replace(&mut self.stall, Duration::from_secs(7 * 86_400));
         let read = self.read().await;

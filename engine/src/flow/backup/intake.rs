@@ -33,6 +33,8 @@ pub(super) struct Intake {
     items: mpsc::Sender<Item>,
     jobs: jobs::Sender<Job>,
     names: Mutex<Vec<String>>,
+    /// Held while an item is decided upon and sent.
+    order: Mutex<()>,
 }
 
 impl Intake {
@@ -44,7 +46,7 @@ impl Intake {
             let queue = queue.clone();
             tokio::task::spawn_blocking(move || compress_all(&queue));
         }
-        Self { shared, items, jobs: sender, names: Mutex::default() }
+        Self { shared, items, jobs: sender, names: Mutex::default(), order: Mutex::default() }
     }
 
     /// Cuts one stream, on a thread of its own.
@@ -97,7 +99,7 @@ impl Intake {
         let (result, frame) = oneshot::channel();
         let mut job = Some(Job { chunk, effort: effort.clone(), frame: frame_buffer, result });
         self.send(|| {
-            // Decided while the place in the queue is ours: a repeat never overtakes its first.
+            // Decided as it is sent: a repeat never overtakes its first, of whichever stream that is.
             if shared.index.claim(&id) {
                 Item::New { stream, id, length, frame }
             } else {
@@ -110,6 +112,7 @@ impl Intake {
 
     fn send(&self, item: impl FnOnce() -> Item) -> Result<()> {
         let place = tokio::runtime::Handle::current().block_on(self.items.reserve()).map_err(|_| stopped())?;
+        let _order = self.order.lock().unwrap_or_else(PoisonError::into_inner);
         place.send(item());
         Ok(())
     }

@@ -43,9 +43,19 @@ struct Entry<'a> {
 struct Build {
     tables: BTreeSet<TableName>,
     after: BTreeSet<EntryId>,
+    /// Others may be built on the same tables meanwhile, if they are such, too: an index locks out nothing but writers.
+    shares: bool,
     /// Another one comes after it.
     wanted: bool,
     begun: bool,
+}
+
+impl Build {
+    /// Whether they must not run at once: constraints lock their tables one after the other, and two of them might wait for each
+    /// other for ever.
+    fn conflicts(&self, other: &Self) -> bool {
+        !(self.shares && other.shares) && !self.tables.is_disjoint(&other.tables)
+    }
 }
 
 /// The indexes and constraints that need not wait for the end.
@@ -53,14 +63,17 @@ pub(super) struct Builds {
     early: BTreeMap<EntryId, Build>,
     loaded: BTreeSet<TableName>,
     done: BTreeSet<EntryId>,
-    /// All other entries, in the archive's order.
-    rest: Vec<EntryId>,
+    /// Whatever comes after rows, in the archive's order.
+    all: Vec<EntryId>,
 }
 
 impl Builds {
-    /// `list`: of the definitions; `tables`: those whose rows are loaded apart.
-    pub(super) fn new(list: &str, tables: &[TableName]) -> Self {
+    /// `list`: of the definitions, with what each needs; `upon_rows`: of those of them that come after rows; `tables`: those whose
+    /// rows are loaded apart.
+    pub(super) fn new(list: &str, upon_rows: &str, tables: &[TableName]) -> Self {
         let entries = entries(list);
+        let all: Vec<EntryId> = self::entries(upon_rows).iter().map(|entry| entry.id).collect();
+        let after_rows: BTreeSet<&EntryId> = all.iter().collect();
         let before = entries.iter().filter(|entry| BEFORE.iter().any(|kind| entry.is(kind)));
         let mut known: BTreeMap<EntryId, Option<&TableName>> = before.map(|entry| (entry.id, None)).collect();
         for table in tables {
@@ -71,23 +84,23 @@ impl Builds {
                 known.insert(entry.id, Some(table));
             }
         }
-        let (mut early, mut rest): (BTreeMap<EntryId, Build>, _) = (BTreeMap::new(), Vec::new());
-        for entry in &entries {
-            let understood = entry.needs.iter().all(|needed| known.contains_key(needed) || early.contains_key(needed));
+        let mut early: BTreeMap<EntryId, Build> = BTreeMap::new();
+        for entry in entries.iter().filter(|entry| after_rows.contains(&entry.id)) {
+            let needs = |needed: &EntryId| known.contains_key(needed) || early.contains_key(needed);
             let tables: BTreeSet<TableName> =
                 entry.needs.iter().filter_map(|needed| (*known.get(needed)?).cloned()).collect();
-            if EARLY.iter().any(|kind| entry.is(kind)) && understood && !tables.is_empty() {
+            let is_early = EARLY.iter().any(|kind| entry.is(kind)) && entry.needs.iter().all(needs);
+            if is_early && !tables.is_empty() {
                 let after: BTreeSet<EntryId> =
                     entry.needs.iter().copied().filter(|needed| early.contains_key(needed)).collect();
                 for needed in &after {
                     early.entry(*needed).and_modify(|needed| needed.wanted = true);
                 }
-                early.insert(entry.id, Build { tables, after, wanted: false, begun: false });
-            } else {
-                rest.push(entry.id);
+                let shares = entry.is("INDEX");
+                early.insert(entry.id, Build { tables, after, shares, wanted: false, begun: false });
             }
         }
-        Self { early, loaded: BTreeSet::new(), done: BTreeSet::new(), rest }
+        Self { early, loaded: BTreeSet::new(), done: BTreeSet::new(), all }
     }
 
     /// All rows of a table are there.
@@ -100,22 +113,27 @@ impl Builds {
         self.done.insert(entry);
     }
 
-    /// One that can be built now; each is given once. What others wait for comes first, then what joins tables, since it takes
-    /// longest.
+    /// One that can be built now, beside those that were given and are not built yet; each is given once. What others wait for
+    /// comes first, then what joins tables, since it takes longest.
     pub(super) fn next(&mut self) -> Option<EntryId> {
-        let (loaded, done) = (&self.loaded, &self.done);
-        let ready = self
-            .early
-            .iter_mut()
-            .filter(|(_, build)| !build.begun && build.tables.is_subset(loaded) && build.after.is_subset(done));
-        let (id, build) = ready.max_by_key(|(id, build)| (build.wanted, build.tables.len(), Reverse(**id)))?;
-        build.begun = true;
-        Some(*id)
+        let running = |(id, build): &(&EntryId, &Build)| build.begun && !self.done.contains(*id);
+        let running: Vec<&Build> = self.early.iter().filter(running).map(|(_, build)| build).collect();
+        let ready = self.early.iter().filter(|(_, build)| {
+            !build.begun
+                && build.tables.is_subset(&self.loaded)
+                && build.after.is_subset(&self.done)
+                && !running.iter().any(|other| build.conflicts(other))
+        });
+        let (id, _) = ready.max_by_key(|(id, build)| (build.wanted, build.tables.len(), Reverse(**id)))?;
+        let id = *id;
+        self.early.entry(id).and_modify(|build| build.begun = true);
+        Some(id)
     }
 
-    /// What is left when all rows are there and [`Self::next`] gives no more.
-    pub(super) fn rest(&self) -> &[EntryId] {
-        &self.rest
+    /// What is left once everything was built that [`Self::next`] gave; `None`: all of it.
+    pub(super) fn rest(&self) -> Option<Vec<EntryId>> {
+        let left = || self.all.iter().copied().filter(|id| !self.done.contains(id)).collect();
+        (!self.done.is_empty()).then(left)
     }
 }
 
@@ -169,15 +187,18 @@ mod tests {
     fn builds() -> (Builds, [TableName; 3]) {
         let tables =
             ["customers", "orders", "odd"].map(|name| TableName { schema: "public".to_owned(), name: name.to_owned() });
-        (Builds::new(LIST, &tables), tables)
+        let upon_rows: Vec<&str> =
+            LIST.lines().filter(|line| line.starts_with('3') && !line.starts_with("3360")).collect();
+        (Builds::new(LIST, &upon_rows.join("\n"), &tables), tables)
     }
 
     #[test]
     fn each_is_given_once_when_its_rows_and_what_it_needs_are_there() {
         let (mut builds, [customers, orders, _]) = builds();
-        assert_eq!(builds.next(), None);
+        assert_eq!((builds.next(), builds.rest()), (None, None));
         builds.loaded(&orders);
         assert_eq!((builds.next(), builds.next()), (Some(3207), None));
+        builds.built(3207);
         builds.loaded(&customers);
         assert_eq!((builds.next(), builds.next()), (Some(3206), None), "a foreign key before the key it refers to");
         builds.built(3206);
@@ -185,14 +206,26 @@ mod tests {
     }
 
     #[test]
+    fn what_locks_a_table_runs_alone_on_it() {
+        let (mut builds, [customers, orders, _]) = builds();
+        builds.loaded(&orders);
+        builds.loaded(&customers);
+        assert_eq!(builds.next(), Some(3206));
+        builds.built(3206);
+        assert_eq!((builds.next(), builds.next()), (Some(3212), None), "an index beside a constraint on its table");
+        builds.built(3212);
+        assert_eq!((builds.next(), builds.next()), (Some(3207), None));
+    }
+
+    #[test]
     fn what_is_not_understood_or_needs_other_rows_waits_for_the_end() {
         let (mut builds, tables) = builds();
-        // `odd` may be the line of `odd one`: neither is believed.
-        let rest: Vec<EntryId> = builds.rest().iter().copied().filter(|id| *id > 3000 && *id != 3360).collect();
-        assert_eq!(rest, [3208, 3209, 3213, 3214, 3215, 3216, 3217, 3218]);
         tables.iter().for_each(|table| builds.loaded(table));
-        builds.built(3206);
-        let given: BTreeSet<EntryId> = std::iter::from_fn(|| builds.next()).collect();
-        assert_eq!(given, BTreeSet::from([3206, 3207, 3212]));
+        while let Some(id) = builds.next() {
+            builds.built(id);
+        }
+        // `odd` may be the line of `odd one`: neither is believed.
+        let rest = [3208, 3209, 3213, 3214, 3215, 3216, 3217, 3218];
+        assert_eq!(builds.rest().as_deref(), Some(&rest[..]));
     }
 }

@@ -18,9 +18,13 @@ use crate::source::process::{Invocation, output};
 use crate::source::{CaptureContext, Source, SourceFacts, StreamSink};
 
 const ARCHIVE_MAGIC: &[u8] = b"PGDMP";
-/// Milliseconds that the dump of a table waits for its lock. The session that exported the snapshot has it already: whoever
-/// else is before us in the queue waits for that session, and so for us.
+/// Milliseconds that a dump under an exported snapshot waits for a lock on a table. The exporting session has those of large
+/// tables already: whoever is before us in their queues waits for that session, and so for us.
 const LOCK_WAIT: u32 = 10_000;
+/// The same where tables are locked that the exporting session has not locked.
+const LOCK_WAIT_OTHERS: u32 = 60_000;
+/// Connections that a capture uses at most unless it is told otherwise: the server has other work.
+const JOBS: usize = 4;
 /// Facts that every capture asks for: one row, values separated by a unit separator.
 const FACTS: &str = "SELECT current_setting('server_version'), (SELECT rolname FROM pg_roles WHERE oid = 10), \
     pg_encoding_to_char(encoding), datcollate, datctype, (SELECT count(*) FROM pg_tablespace WHERE oid > 16383), \
@@ -215,13 +219,13 @@ async fn capture_database(
     config: &PostgresConfig,
     sink: &dyn StreamSink,
 ) -> Result<()> {
-    let jobs = config.jobs.unwrap_or(server.cx.jobs);
+    let jobs = config.jobs.unwrap_or(server.cx.jobs.min(JOBS));
     let tables = if jobs > 1 { tables::large(server, database, config.large_table).await? } else { Vec::new() };
     if tables.is_empty() {
         return dump(server, database, &Part::Whole, &tables, None, sink).await;
     }
     let snapshot = ExportedSnapshot::take(server, database, &tables).await?;
-    // The first locks all tables that have no part of their own, so none may come before it.
+    // The first two lock the tables that have no part of their own, as they begin: the sooner the better.
     let mut parts = vec![Part::Data, Part::Schema];
     parts.extend(tables.iter().map(|table| Part::Table(table.name.clone())));
     let dumps: Vec<_> =
@@ -240,11 +244,11 @@ async fn dump(
 ) -> Result<()> {
     let stream = part.stream(database).ok_or_else(|| Error::failed("a table was chosen whose stream has no name"))?;
     let mut arguments = part.dump_arguments(tables);
+    let mut hint = "see what pg_dump said; run it by hand as the same user";
     if let Some(snapshot) = snapshot {
-        arguments.push(format!("--snapshot={}", snapshot.id()));
-    }
-    if matches!(part, Part::Table(_)) {
-        arguments.push(format!("--lock-wait-timeout={LOCK_WAIT}"));
+        let wait = if matches!(part, Part::Table(_)) { LOCK_WAIT } else { LOCK_WAIT_OTHERS };
+        arguments.extend([format!("--snapshot={}", snapshot.id()), format!("--lock-wait-timeout={wait}")]);
+        hint = "see what pg_dump said; if it waited for a lock, somebody wants to alter, truncate or drop a table that is being dumped: run it again after that, or set jobs = 1";
     }
     let mut tool = server.dump_tool(database, arguments).start(false)?;
     let mut writer = sink.open(&stream)?;
@@ -257,9 +261,7 @@ async fn dump(
         Ok(())
     })
     .await?;
-    let exit = tool.finish(0).await.map_err(|error| {
-        error.within(format!("cannot dump {stream}")).hint("see what pg_dump said; run it by hand as the same user")
-    })?;
+    let exit = tool.finish(0).await.map_err(|error| error.within(format!("cannot dump {stream}")).hint(hint))?;
     if !begun {
         return Err(Error::source_failed(format!("pg_dump of {stream} wrote nothing")));
     }

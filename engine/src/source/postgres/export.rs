@@ -4,6 +4,9 @@
 //! The session that exports it first locks the tables whose dumps will begin later, as `pg_dump --jobs` does: nobody drops,
 //! empties or alters them meanwhile. Locks and snapshot last until [`ExportedSnapshot::end`], or until this is dropped.
 
+use std::ffi::OsStr;
+use std::time::Duration;
+
 use tokio::io::AsyncWriteExt;
 use tokio::process::ChildStdin;
 
@@ -21,17 +24,18 @@ pub(super) struct ExportedSnapshot {
 }
 
 impl ExportedSnapshot {
-    /// Waits for the locks, not longer than `cx.stall`.
+    /// Waits for the locks, for each not longer than half of `cx.stall`.
     ///
     /// # Errors
     /// A table is gone or may not be read; or somebody keeps it locked.
     pub(super) async fn take(server: &Server<'_>, database: &str, tables: &[Table]) -> Result<Self> {
         let name = conninfo(database);
         let arguments = ["-X", "-A", "-t", "-q", "-w", "-v", "ON_ERROR_STOP=1", "-v", "VERBOSITY=terse", "-d", &name];
-        let mut session = server.tool("psql", arguments).start(true)?;
+        let encoding = [("PGCLIENTENCODING", OsStr::new("UTF8"))];
+        let mut session = server.tool("psql", arguments).envs(encoding).start(true)?;
         let failed = || format!("cannot export a snapshot of database {database}");
         let mut input = session.take_stdin().ok_or_else(|| Error::failed("psql takes no input"))?;
-        input.write_all(script(tables).as_bytes()).await.context(Class::Source, failed)?;
+        input.write_all(script(tables, server.cx.stall / 2).as_bytes()).await.context(Class::Source, failed)?;
         let mut answer = Vec::new();
         while !answer.contains(&b'\n') {
             match session.read().await.map_err(|error| error.within(failed()))? {
@@ -67,13 +71,16 @@ impl ExportedSnapshot {
     }
 }
 
-/// Locks come first: the snapshot must not be older than they are.
-fn script(tables: &[Table]) -> String {
+/// Locks come first: the snapshot must not be older than they are. The server gives up waiting for them before we do: a session
+/// whose client is gone would go on waiting, and hold what it has.
+fn script(tables: &[Table], patience: Duration) -> String {
     // Limits that this server does not know are none.
-    let mut script = String::from(
-        "SELECT set_config(name, '0', false) FROM pg_settings WHERE name IN ('statement_timeout', 'lock_timeout', \
+    let mut script = format!(
+        "SELECT set_config(name, '0', false) FROM pg_settings WHERE name IN ('statement_timeout', \
          'idle_in_transaction_session_timeout', 'transaction_timeout') \\g /dev/null\n\
+         SET lock_timeout = {};\n\
          BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY;\n",
+        patience.as_millis()
     );
     for table in tables {
         script.push_str(&format!("LOCK TABLE ONLY {} IN ACCESS SHARE MODE;\n", table.name.quoted()));

@@ -18,7 +18,7 @@ use super::parts::{Part, Stored, TableName, by_database};
 use super::{GLOBALS, Server, globals};
 use crate::config::{PostgresConnection, Secret};
 use crate::error::{Class, Context, Error, Result};
-use crate::source::process::{feed, output};
+use crate::source::process::{feed, output_bytes};
 use crate::source::{CaptureContext, RestoreOutcome, StoredStreams, StreamReader};
 
 /// Globals are small: roles, memberships, settings.
@@ -189,7 +189,7 @@ impl Server<'_> {
         Ok(file)
     }
 
-    /// Rows over several connections, the longest first; between them, and after, what is built upon them.
+    /// Rows over several connections, the longest first; beside the last of them, and after, what is built upon them.
     async fn load_rows(
         &self,
         streams: &dyn StoredStreams,
@@ -200,7 +200,12 @@ impl Server<'_> {
         let into = ["-d".to_owned(), conninfo(target)];
         let table = |part: &Part| if let Part::Table(name) = part { Some(name.clone()) } else { None };
         let tables: Vec<TableName> = rows.iter().filter_map(|(part, _)| table(part)).collect();
-        let mut builds = Builds::new(&self.list(definitions).await?, &tables);
+        // Without the lists everything is built at the end.
+        let (list, upon_rows) = self.lists(definitions).await.unwrap_or_else(|error| {
+            tracing::warn!(error = %error.chain(), "indexes are built only after all rows");
+            Default::default()
+        });
+        let mut builds = Builds::new(&list, &upon_rows, &tables);
         let mut rows: Vec<&(Part, &str)> = rows.iter().collect();
         rows.sort_by_key(|(_, stream)| streams.length(stream));
         let mut running = FuturesUnordered::new();
@@ -210,7 +215,7 @@ impl Server<'_> {
                     let load = self.load_stream(streams, name, &into);
                     running.push(load.map_ok(move |()| Done::Rows(part)).boxed());
                 } else if let Some(entry) = builds.next() {
-                    let build = self.build(definitions, vec![entry], &into);
+                    let build = self.build(definitions, Some(vec![entry]), &into);
                     running.push(build.map_ok(move |()| Done::Built(entry)).boxed());
                 } else {
                     break;
@@ -225,7 +230,7 @@ impl Server<'_> {
         }
         drop(running);
         let into = [format!("--jobs={}", self.cx.jobs), "-d".to_owned(), conninfo(target)];
-        self.build(definitions, builds.rest().to_vec(), &into).await
+        self.build(definitions, builds.rest(), &into).await
     }
 
     async fn load_stream(&self, streams: &dyn StoredStreams, name: &str, arguments: &[String]) -> Result<()> {
@@ -240,23 +245,32 @@ impl Server<'_> {
         feed(restore, &mut Once(None), |_| Ok(())).await
     }
 
-    async fn list(&self, file: &NamedTempFile) -> Result<String> {
-        let arguments = [OsStr::new("--list"), OsStr::new("--verbose"), file.path().as_os_str()];
-        output(self.tool("pg_restore", arguments)).await
+    /// Everything in the definitions, with what it needs; and what of it comes after rows. Names are in whatever encoding the
+    /// database has: what is not UTF-8 is not understood, and does no harm.
+    async fn lists(&self, file: &NamedTempFile) -> Result<(String, String)> {
+        let list = async |how: &str| {
+            let arguments = [OsStr::new("--list"), OsStr::new(how), file.path().as_os_str()];
+            let list = output_bytes(self.tool("pg_restore", arguments)).await?;
+            Ok::<_, Error>(String::from_utf8_lossy(&list).into_owned())
+        };
+        Ok((list("--verbose").await?, list("--section=post-data").await?))
     }
 
-    /// Indexes, constraints and whatever else comes after rows, by their numbers in the archive.
-    async fn build(&self, definitions: &NamedTempFile, entries: Vec<EntryId>, into: &[String]) -> Result<()> {
-        if entries.is_empty() {
-            return Ok(());
-        }
+    /// Indexes, constraints and whatever else comes after rows, by their numbers in the archive; `None`: all of it.
+    async fn build(&self, definitions: &NamedTempFile, entries: Option<Vec<EntryId>>, into: &[String]) -> Result<()> {
         let failed = || format!("cannot write to {}", self.cx.scratch.display());
         let mut list = NamedTempFile::new_in(&self.cx.scratch).context(Class::Storage, failed)?;
-        let lines: String = entries.iter().map(|entry| format!("{entry};\n")).collect();
-        list.write_all(lines.as_bytes()).context(Class::Storage, failed)?;
-        let chosen = format!("--use-list={}", list.path().display());
-        let arguments = [into, &["--section=post-data".to_owned(), chosen]].concat();
-        let built = self.load_file(definitions, &arguments).await;
+        // Not both: with a list, `pg_restore` would take comments for those of what stands before them there.
+        let chosen = match entries {
+            Some(entries) if entries.is_empty() => return Ok(()),
+            Some(entries) => {
+                let lines: String = entries.iter().map(|entry| format!("{entry};\n")).collect();
+                list.write_all(lines.as_bytes()).context(Class::Storage, failed)?;
+                format!("--use-list={}", list.path().display())
+            }
+            None => "--section=post-data".to_owned(),
+        };
+        let built = self.load_file(definitions, &[into, &[chosen]].concat()).await;
         built.map_err(|error| error.within("cannot build indexes and constraints"))
     }
 

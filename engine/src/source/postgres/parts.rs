@@ -51,6 +51,13 @@ impl TableName {
     }
 }
 
+impl Table {
+    /// Whether its names are the same in every encoding.
+    pub(super) fn is_ascii(&self) -> bool {
+        std::iter::once(&self.name).chain(&self.sequences).all(|name| name.schema.is_ascii() && name.name.is_ascii())
+    }
+}
+
 impl Part {
     /// The name of its stream; `None` for a table whose name is too long for one.
     pub(crate) fn stream(&self, database: &str) -> Option<String> {
