@@ -98,6 +98,8 @@ pub struct Chunker {
     window: Bytes,
     /// What the block before left, kept apart so that its buffer can be reused.
     left: Vec<u8>,
+    /// So many bytes of the next chunk were looked at already: it does not end there.
+    scanned: usize,
 }
 
 impl Chunker {
@@ -105,7 +107,7 @@ impl Chunker {
     /// the last one aside.
     #[must_use]
     pub fn new(key: &ChunkIdKey, average: u32) -> Self {
-        Self { cutter: Cutter::new(key.gear(), average as usize), window: Bytes::new(), left: Vec::new() }
+        Self { cutter: Cutter::new(key.gear(), average as usize), window: Bytes::new(), left: Vec::new(), scanned: 0 }
     }
 
     /// The longest chunk that is cut for this average, in bytes: the headroom that blocks must have.
@@ -123,10 +125,13 @@ impl Chunker {
 
     /// The next chunk whose end is certain; `None`: feed more, or call [`Self::rest`].
     pub fn next_chunk(&mut self) -> Option<Bytes> {
-        let length = self.cutter.cut(&self.window);
+        let length = self.cutter.cut(&self.window, self.scanned);
         if length < self.window.len() || length == self.cutter.longest() {
+            self.scanned = 0;
             return Some(self.window.split_to(length));
         }
+        // An odd last byte was not looked at.
+        self.scanned = length & !1;
         self.left.extend_from_slice(&self.window);
         self.window = Bytes::new();
         None
@@ -137,7 +142,7 @@ impl Chunker {
         if self.window.is_empty() {
             self.window = Bytes::from(std::mem::take(&mut self.left));
         }
-        let length = self.cutter.cut(&self.window);
+        let length = self.cutter.cut(&self.window, std::mem::take(&mut self.scanned));
         (length > 0).then(|| self.window.split_to(length))
     }
 }

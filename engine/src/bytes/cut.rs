@@ -30,15 +30,16 @@ impl Cutter {
         self.average * 4
     }
 
-    /// The length of the chunk at the beginning of `window`: all of it, if it ends nowhere in there.
-    pub(super) fn cut(&self, window: &[u8]) -> usize {
+    /// The length of the chunk at the beginning of `window`: all of it, if it ends nowhere in there. In its first `scanned` bytes it is
+    /// known not to end.
+    pub(super) fn cut(&self, window: &[u8], scanned: usize) -> usize {
         let shortest = self.average / 2;
         let window = &window[..window.len().min(self.longest())];
         // As the crate does, which looks at two bytes at a time: an odd last one is no boundary.
         let end = window.len() & !1;
         let middle = self.average.min(end);
-        self.boundary(window, shortest, shortest, middle, self.strict)
-            .or_else(|| self.boundary(window, shortest, middle, end, self.lax))
+        self.boundary(window, shortest, shortest.max(scanned), middle, self.strict)
+            .or_else(|| self.boundary(window, shortest, middle.max(scanned), end, self.lax))
             .unwrap_or(window.len())
     }
 
@@ -104,7 +105,7 @@ mod tests {
             let shifted: Vec<u64> = gear.iter().map(|word| word << 1).collect();
             let (s, l) = (cutter.strict, cutter.lax);
             let (_, theirs) = cut_gear(&data, 32 << 10, 64 << 10, 256 << 10, s, l, s << 1, l << 1, &gear, &shifted);
-            prop_assert_eq!(cutter.cut(&data), theirs);
+            prop_assert_eq!(cutter.cut(&data, 0), theirs);
         }
     }
 }

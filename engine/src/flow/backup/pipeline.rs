@@ -32,8 +32,8 @@ use crate::vault::pack::TARGET_SIZE;
 
 /// Chunks of all streams that wait to be packed.
 const CHUNKS_AHEAD: usize = 32;
-/// A block holds at least this much of a stream: what is rescanned at its end is small against it.
-const BLOCK: usize = 8 << 20;
+/// A block holds at least this much of a stream: small enough to be cut and identified while the processor's caches hold it.
+const BLOCK: usize = 2 << 20;
 /// A pack's ciphertext: frames may exceed the target by one.
 const PACK: usize = TARGET_SIZE + (2 << 20);
 
