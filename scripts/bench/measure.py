@@ -21,7 +21,7 @@ LOOKS = 10
 # Telling shared pages apart costs milliseconds: it is done when a tree has grown by so much since it was done last.
 GROWN = 1.03
 MEMORY = (
-    "of one process, the kernel's own high-water mark of its resident memory; of several, the resident memory of the whole tree, sampled"
+    "of one process, the kernel's own mark of the most that was resident (VmHWM); of several, the resident memory of the tree, sampled"
     f" every {INTERVAL * 1000:.0f} ms, shared pages once (PSS, taken whenever the sum of their RSS is {(GROWN - 1) * 100:.0f} % above the"
     " largest so far); the largest of all rounds"
 )
@@ -60,6 +60,15 @@ def _resident(pid: int) -> int:
         return 0
 
 
+def _mark(pid: int) -> int:
+    """The most that was ever resident of a process, as the kernel keeps it. (`ru_maxrss` would count the parent before `exec`.)"""
+    try:
+        with open(f"/proc/{pid}/status") as status:
+            return next(int(line.split()[1]) << 10 for line in status if line.startswith("VmHWM:"))
+    except (OSError, StopIteration):
+        return 0
+
+
 def _share(pid: int) -> int:
     """As `_resident`, but a page that is shared counts for each process in part."""
     try:
@@ -75,19 +84,21 @@ class Watch(threading.Thread):
     def __init__(self, pid: int) -> None:
         super().__init__(daemon=True)
         self.pid, self.peak, self.looked_at, self.done = pid, 0, 0.0, threading.Event()
-        self.tree, self.alone = [pid], True
+        self.tree = [pid]
 
     def run(self) -> None:
         number = 0
+        self.look()
         while not self.done.wait(INTERVAL):
             if number % LOOKS == 0:
                 self.tree = _tree(self.pid)
-                self.alone &= len(self.tree) == 1
             number += 1
-            if not self.alone:
-                self.look()
+            self.look()
 
     def look(self) -> None:
+        if len(self.tree) == 1:
+            self.peak = max(self.peak, _mark(self.pid))
+            return
         resident = sum(map(_resident, self.tree))
         # The shares are at most what is resident.
         if resident > max(self.peak, self.looked_at * GROWN):
@@ -153,7 +164,7 @@ def run(command: list | str, environment: dict[str, str] | None = None, source: 
         return {
             "seconds": seconds,
             "cpu_seconds": usage.ru_utime + usage.ru_stime,
-            "peak_rss_mib": (usage.ru_maxrss / 2**10) if watch.alone else (watch.peak / 2**20),
+            "peak_rss_mib": watch.peak / 2**20,
             "output": out.read(),
         }
 

@@ -54,7 +54,8 @@ impl Build {
     /// Whether they must not run at once: constraints lock their tables one after the other, and two of them might wait for each
     /// other for ever.
     fn conflicts(&self, other: &Self) -> bool {
-        !(self.shares && other.shares) && !self.tables.is_disjoint(&other.tables)
+        let apart = self.tables.is_disjoint(&other.tables);
+        !(apart || self.shares && other.shares)
     }
 }
 
