@@ -226,7 +226,13 @@ async fn a_part_that_turns_out_damaged_leaves_no_database_behind() {
     assert_eq!(refused.class(), Class::Integrity, "{refused:?}");
     assert_eq!(to.query("postgres", "SELECT count(*) FROM pg_database WHERE datname = 'bank'").await.trim(), "0");
 
-    // One without its definitions is no database.
+    // One without the rows of all other tables, or without its definitions, is no database.
+    let whole = damaged.order.lock().unwrap().clone();
+    damaged.facts.details.clear();
+    damaged.order.lock().unwrap().retain(|name| name != "data/bank");
+    let refused = load(&damaged, &target(&to, None), &cx).await.unwrap_err();
+    assert!(refused.chain().contains("not all rows"), "{refused:?}");
+    *damaged.order.lock().unwrap() = whole;
     damaged.order.lock().unwrap().retain(|name| name != "schema/bank");
     let refused = load(&damaged, &target(&to, None), &cx).await.unwrap_err();
     assert!(refused.chain().contains("no definitions"), "{refused:?}");

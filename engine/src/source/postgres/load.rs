@@ -150,6 +150,7 @@ impl Server<'_> {
         loaded.map_err(|error| error.within(format!("cannot restore database {database}")))
     }
 
+    /// One archive as it is; or definitions first, then the rows, and what is built upon them.
     async fn load_parts(
         &self,
         streams: &dyn StoredStreams,
@@ -170,6 +171,9 @@ impl Server<'_> {
         };
         if *first == Part::Whole {
             return self.load_stream(streams, name, &into).await;
+        }
+        if !rows.iter().any(|(part, _)| *part == Part::Data) {
+            return Err(Error::integrity(format!("the snapshot has not all rows of database {database}")));
         }
         let definitions = self.definitions(streams, name).await?;
         let section = [into, vec!["--section=pre-data".to_owned()]].concat();
