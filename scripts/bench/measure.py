@@ -14,7 +14,7 @@ import threading
 import time
 
 PAGE = os.sysconf("SC_PAGE_SIZE")
-# Looking costs time that the tool would have had: for a program of many threads, as much as a third of a core every 5 ms.
+# Looking costs time that the tool would have had: children are found thread by thread.
 INTERVAL = 0.02
 # So many looks until children are looked for again.
 LOOKS = 10

@@ -1,8 +1,8 @@
-//! What is built upon rows, and when it can be: the indexes and constraints of a large table as soon as all rows that they need
-//! are there, while other tables are still being loaded. `pg_restore --jobs` does the same, but wants all rows in one file.
+//! What is built upon rows, and when it can be: the indexes and constraints of a large table once all rows that they need are
+//! there, beside tables that are still being loaded. `pg_restore --jobs` does the same, but wants all rows in one file.
 //!
-//! Everything is read from the list that `pg_restore --list --verbose` prints of the definitions. What is not understood beyond
-//! doubt is built at the end, by `pg_restore --jobs` itself.
+//! Everything is read from lists that `pg_restore --list` prints of the definitions. What is not understood beyond doubt is built
+//! at the end, by `pg_restore --jobs` itself.
 
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, BTreeSet};
