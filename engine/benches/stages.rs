@@ -47,7 +47,7 @@ fn pool() -> BufferPool {
 
 /// All of the data, ready to be cut.
 fn block(pool: &BufferPool) -> Block {
-    let mut block = Block::new(pool.try_take().unwrap(), Chunker::longest(AVERAGE), MIB << 20);
+    let mut block = Block::new(pool.try_take_for(1).unwrap(), Chunker::longest(AVERAGE), MIB << 20);
     block.space().copy_from_slice(&DATA);
     block.filled(MIB << 20);
     block

@@ -40,17 +40,34 @@ impl BufferPool {
     /// # Errors
     /// Never in practice: the pool cannot be closed.
     pub async fn take(&self) -> Result<Buffer> {
-        let permit = self.permits.clone().acquire_owned().await;
-        permit.map(|permit| self.lend(permit)).map_err(|_| Error::failed("a buffer pool was closed"))
+        self.take_for(self.capacity).await
     }
 
-    /// A buffer, if one can be had at once.
+    /// Waits for a buffer for `length` bytes. One that is larger than the pool's own counts as several of them, or as all,
+    /// and is not kept.
+    ///
+    /// # Errors
+    /// As [`Self::take`].
+    pub async fn take_for(&self, length: usize) -> Result<Buffer> {
+        let permit = self.permits.clone().acquire_many_owned(self.weight(length)).await;
+        permit.map(|permit| self.lend(length, permit)).map_err(|_| Error::failed("a buffer pool was closed"))
+    }
+
+    /// As [`Self::take_for`], if one can be had at once.
     #[must_use]
-    pub fn try_take(&self) -> Option<Buffer> {
-        self.permits.clone().try_acquire_owned().ok().map(|permit| self.lend(permit))
+    pub fn try_take_for(&self, length: usize) -> Option<Buffer> {
+        let permit = self.permits.clone().try_acquire_many_owned(self.weight(length));
+        permit.ok().map(|permit| self.lend(length, permit))
     }
 
-    fn lend(&self, permit: OwnedSemaphorePermit) -> Buffer {
+    fn weight(&self, length: usize) -> u32 {
+        length.div_ceil(self.capacity.max(1)).clamp(1, self.count) as u32
+    }
+
+    fn lend(&self, length: usize, permit: OwnedSemaphorePermit) -> Buffer {
+        if length > self.capacity {
+            return Buffer { bytes: Vec::with_capacity(length), home: Some((None, permit)) };
+        }
         let kept = self.free.lock().unwrap_or_else(PoisonError::into_inner).pop();
         let bytes = kept.unwrap_or_else(|| Vec::with_capacity(self.capacity));
         Buffer { bytes, home: Some((Some(self.free.clone()), permit)) }
@@ -74,12 +91,6 @@ pub struct Buffer {
 }
 
 impl Buffer {
-    /// One of `length` zeros that no pool knows. `permit` is returned when it is gone.
-    #[must_use]
-    pub fn zeroed(length: usize, permit: OwnedSemaphorePermit) -> Self {
-        Self { bytes: vec![0; length], home: Some((None, permit)) }
-    }
-
     /// Its content as shared bytes; it goes back once the last of them is gone.
     #[must_use]
     pub fn freeze(self) -> Bytes {
@@ -147,6 +158,24 @@ mod tests {
         let again = pool.take().await?;
         assert_eq!(again.as_ptr(), place);
         drop(second);
+        Ok(())
+    }
+    #[tokio::test]
+    async fn a_large_buffer_counts_as_several_and_is_not_kept() -> Result<()> {
+        let pool = BufferPool::new(3, 100);
+        let large = pool.take_for(150).await?;
+        assert!(large.capacity() >= 150);
+        let small = pool.take_for(1).await?;
+        assert!(pool.try_take_for(1).is_none(), "more was given out than there is");
+        drop(large);
+        assert!(pool.try_take_for(300).is_none(), "more was given out than there is");
+        drop(small);
+        // More than all of it is had once nothing else is out.
+        let all = pool.try_take_for(1000).ok_or_else(|| Error::failed("a buffer is not back"))?;
+        assert!(pool.try_take_for(1).is_none(), "more was given out than there is");
+        drop(all);
+        let again = [pool.take().await?, pool.take().await?, pool.take().await?];
+        assert!(again.iter().all(|buffer| buffer.capacity() < 150), "a large buffer was kept");
         Ok(())
     }
 }

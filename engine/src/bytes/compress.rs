@@ -182,8 +182,8 @@ impl Frames {
 ///
 /// # Errors
 /// [`Class::Integrity`]: damaged, or more than `limit` bytes.
-pub fn decompress_document(data: &[u8], limit: u64) -> Result<Vec<u8>> {
-    let mut decoder = zstd::stream::read::Decoder::with_buffer(data).context(Class::Failed, || "cannot set up zstd")?;
+pub fn decompress_document(data: impl io::Read, limit: u64) -> Result<Vec<u8>> {
+    let mut decoder = zstd::stream::read::Decoder::new(data).context(Class::Failed, || "cannot set up zstd")?;
     let mut text = Vec::new();
     let read = io::copy(&mut io::Read::take(&mut decoder, limit + 1), &mut text)
         .context(Class::Integrity, || "zstd cannot decompress")?;

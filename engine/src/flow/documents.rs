@@ -102,8 +102,8 @@ impl Documents<'_> {
 
     fn open(&self, key: &str, object: &[u8]) -> Result<Vec<u8>> {
         let identities = self.keys.identities.iter().map(|identity| identity.as_ref() as &dyn Identity);
-        crypt::decrypt(identities, object, LARGEST)
-            .and_then(|compressed| decompress_document(&compressed, LARGEST as u64))
+        crypt::decrypting(identities, object)
+            .and_then(|compressed| decompress_document(compressed, LARGEST as u64))
             .map_err(|error| error.within(format!("cannot open {key}")))
     }
 }

@@ -1,9 +1,9 @@
 //! The packs that a restore has at hand: fetched ahead of use, and kept for a later use while memory allows.
 //!
-//! - **Plan**: every range that any stream of the snapshot takes from a pack is known beforehand. What is fetched
-//!   of a pack is all of that and nothing else, and a pack is forgotten once its last range was taken.
-//! - **Bounds**: what is wanted of a pack lies in a large buffer of a pool, or, if it is little, in memory of its own
-//!   under a budget. Some of both is kept for later visits; what is needed last goes first.
+//! - **Plan**: every range that any stream of the snapshot takes from a pack is known beforehand. What is kept of a
+//!   pack is the frames of those and nothing else, still compressed, and a pack is forgotten once its last range was taken.
+//! - **Bounds**: one budget for ciphertext on its way and for what is kept of it. Of what nobody uses just now at most half
+//!   the budget is kept for later visits; what is needed last goes first.
 //! - **No deadlock**: a reader waits for memory only while it holds none that only it can free: for the pack it needs next.
 //!   Packs ahead of that are begun only if there is room at once.
 
@@ -14,19 +14,14 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use tokio::sync::{OnceCell, OwnedSemaphorePermit, Semaphore};
 
 use super::pack_fetch::PackFetcher;
-use crate::bytes::buffers::{Buffer, BufferPool};
 use crate::error::{Error, Result};
 use crate::vault::manifest::{Extent, PackRef};
-use crate::vault::pack::{Content, MAX_CONTENT, TARGET_CONTENT};
+use crate::vault::pack::Excerpt;
 
-/// What the program needs beside the packs at hand, ciphertext on its way included.
-const PROGRAM: u64 = 64 << 20;
-/// A large buffer: the target, and the chunk that exceeds it.
-const LARGE: u64 = TARGET_CONTENT as u64 + (2 << 20);
-/// What is wanted of a pack is little up to here.
-const LITTLE: u64 = 4 << 20;
-/// One permit of the budget for what is little.
+/// One permit of the budget.
 const UNIT: u64 = 64 << 10;
+/// The least budget: two ordinary packs.
+const LEAST: u64 = 64 << 20;
 /// No visit.
 const NEVER: usize = usize::MAX;
 
@@ -42,20 +37,16 @@ struct Wanted {
 /// A pack that is fetched or being fetched.
 struct AtHand {
     cell: Arc<OnceCell<Content>>,
-    /// Until it is fetched; then it is the content's.
-    room: Option<Room>,
+    /// Room for ciphertext and frames until it is fetched; then it is the content's.
+    room: Option<OwnedSemaphorePermit>,
     /// Readers that use it or have asked for it.
     pinned: usize,
     /// The visit of its last reader that will need it next.
     next: usize,
 }
 
-/// Where a pack's content will lie.
-enum Room {
-    Large(Buffer),
-    /// Enough for ciphertext and content.
-    Little(OwnedSemaphorePermit),
-}
+/// What was wanted of a pack. Its room is free once nobody has it any more.
+pub(super) type Content = Arc<(Excerpt, Option<OwnedSemaphorePermit>)>;
 
 struct State {
     wanted: HashMap<u32, Wanted>,
@@ -66,7 +57,6 @@ struct State {
 pub(super) struct PackCache {
     fetcher: PackFetcher,
     state: Mutex<State>,
-    large: BufferPool,
     budget: Arc<Semaphore>,
     /// Permits of the budget.
     most: u32,
@@ -76,7 +66,7 @@ pub(super) struct PackCache {
 }
 
 impl PackCache {
-    /// `streams`: the extents of every stream of the snapshot.
+    /// `streams`: the extents of every stream of the snapshot. `memory`: the budget, in bytes.
     pub(super) fn new<'a>(
         fetcher: PackFetcher,
         packs: &[PackRef],
@@ -99,13 +89,10 @@ impl PackCache {
         }
         wanted.values_mut().for_each(|pack| join(&mut pack.ranges));
         let needed = wanted.values().map(|pack| share(&pack.reference, length(&pack.ranges))).sum();
-        let most = u32::try_from(memory / 8 / UNIT).unwrap_or(u32::MAX).max(256);
-        let large = memory.saturating_sub(PROGRAM + u64::from(most) * UNIT) / LARGE;
-        let large = usize::try_from(large).unwrap_or(usize::MAX).clamp(2, 16);
+        let most = u32::try_from(memory.max(LEAST) / UNIT).unwrap_or(u32::MAX >> 3);
         Self {
             fetcher,
             state: Mutex::new(State { wanted, at_hand: HashMap::new() }),
-            large: BufferPool::new(large, LARGE as usize),
             budget: Arc::new(Semaphore::new(most as usize)),
             most,
             needed,
@@ -133,10 +120,8 @@ impl PackCache {
         if let Some(pin) = self.pin_at_hand(&mut state, pack) {
             return Some(pin);
         }
-        let room = match self.cost(state.wanted.get(&pack)?) {
-            None => Room::Large(self.large.try_take()?),
-            Some(cost) => Room::Little(self.budget.clone().try_acquire_many_owned(cost).ok()?),
-        };
+        let cost = self.cost(state.wanted.get(&pack)?);
+        let room = self.budget.clone().try_acquire_many_owned(cost).ok()?;
         Some(self.pin_new(&mut state, pack, room))
     }
 
@@ -146,11 +131,8 @@ impl PackCache {
             return Ok(pin);
         }
         let cost = self.state().wanted.get(&pack).map(|wanted| self.cost(wanted)).ok_or_else(unknown)?;
-        let closed = |_| Error::failed("the budget of packs was closed");
-        let room = match cost {
-            None => Room::Large(self.large.take().await?),
-            Some(cost) => Room::Little(self.budget.clone().acquire_many_owned(cost).await.map_err(closed)?),
-        };
+        let room = self.budget.clone().acquire_many_owned(cost).await;
+        let room = room.map_err(|_| Error::failed("the budget of packs was closed"))?;
         let mut state = self.state();
         // Another reader may have begun it meanwhile.
         Ok(match self.pin_at_hand(&mut state, pack) {
@@ -165,40 +147,36 @@ impl PackCache {
         Some(Pin { cache: self.clone(), pack, cell: at_hand.cell.clone(), visited: None })
     }
 
-    fn pin_new(self: &Arc<Self>, state: &mut State, pack: u32, room: Room) -> Pin {
+    fn pin_new(self: &Arc<Self>, state: &mut State, pack: u32, room: OwnedSemaphorePermit) -> Pin {
         let cell = Arc::new(OnceCell::new());
         let at_hand = AtHand { cell: cell.clone(), room: Some(room), pinned: 1, next: NEVER };
         state.at_hand.insert(pack, at_hand);
         Pin { cache: self.clone(), pack, cell, visited: None }
     }
 
-    /// Ciphertext and content while it is fetched, in permits, never more than half of all; `None` where it takes a large buffer.
-    fn cost(&self, wanted: &Wanted) -> Option<u32> {
-        let bytes = wanted.reference.1 + held(wanted);
-        let permits = u32::try_from(bytes.div_ceil(UNIT)).unwrap_or(u32::MAX);
-        (held(wanted) <= LITTLE).then_some(permits.min(self.most / 2))
+    /// Ciphertext and frames while it is fetched, in permits, never more than half of all.
+    fn cost(&self, wanted: &Wanted) -> u32 {
+        // Whole chunks, so perhaps some more than is wanted.
+        let frames = share(&wanted.reference, length(&wanted.ranges)) * 5 / 4 + (1 << 20);
+        permits(wanted.reference.1 + frames.min(wanted.reference.1)).min(self.most / 2)
     }
 
     async fn fetch(&self, pack: u32) -> Result<Content> {
-        let (reference, ranges, held, room) = {
+        let (reference, ranges, room) = {
             let mut state = self.state();
             let room = state.at_hand.get_mut(&pack).and_then(|at_hand| at_hand.room.take());
             let wanted = state.wanted.get(&pack).ok_or_else(unknown)?;
-            (wanted.reference, wanted.ranges.clone(), held(wanted), room)
+            (wanted.reference, wanted.ranges.clone(), room)
         };
-        let (out, _ciphertext) = match room {
-            Some(Room::Large(buffer)) => (buffer, None),
-            Some(Room::Little(mut permit)) => {
-                // The content keeps its part until its last byte was delivered; the ciphertext's is free after the fetch.
-                let part = permit.split(held.div_ceil(UNIT) as usize);
-                (part.map_or_else(Buffer::default, |part| Buffer::zeroed(held as usize, part)), Some(permit))
-            }
-            // A fetch that failed is tried again by another reader, which waits for this pack and nothing else.
-            None => (Buffer::default(), None),
-        };
-        let content = self.fetcher.fetch(&reference, &ranges, out).await?;
+        let excerpt = self.fetcher.fetch(&reference, &ranges).await?;
         self.fetched.fetch_add(reference.1, Ordering::Relaxed);
-        Ok(content)
+        // The ciphertext's part is free now. A fetch that failed is tried again by another reader, which waits for this pack
+        // and nothing else: that one has no room.
+        let room = room.and_then(|mut room| {
+            let kept = permits(excerpt.size() as u64).min(room.num_permits() as u32);
+            room.split(kept as usize)
+        });
+        Ok(Arc::new((excerpt, room)))
     }
 
     /// `visited`: a visit is over, and its reader will be back at the visit of this number.
@@ -217,29 +195,27 @@ impl PackCache {
         self.evict(&mut state.at_hand);
     }
 
-    /// Forgets what nobody has pinned, what is needed last first, until little is left: half of the budget, and a third of
-    /// the large buffers.
+    /// Forgets what nobody has pinned, what is needed last first, until half of the budget holds it.
     fn evict(&self, at_hand: &mut HashMap<u32, AtHand>) {
         let kept = |(pack, at_hand): (&u32, &AtHand)| {
             let content = at_hand.cell.get().filter(|_| at_hand.pinned == 0)?;
-            Some((at_hand.next, *pack, content.length() as u64))
+            Some((at_hand.next, *pack, permits(content.0.size() as u64)))
         };
-        let mut kept: Vec<(usize, u32, u64)> = at_hand.iter().filter_map(kept).collect();
+        let mut kept: Vec<(usize, u32, u32)> = at_hand.iter().filter_map(kept).collect();
         kept.sort_unstable();
-        let (mut large, mut little) = (0, 0);
-        for (_, pack, length) in kept {
-            let fits = if length > LITTLE {
-                large += 1;
-                large <= self.large.count() / 3
-            } else {
-                little += length;
-                little <= u64::from(self.most) * UNIT / 2
-            };
-            if !fits {
+        let mut sum = 0;
+        for (_, pack, permits) in kept {
+            sum += permits;
+            if sum > self.most / 2 {
                 at_hand.remove(&pack);
             }
         }
     }
+}
+
+/// So many bytes, in permits.
+fn permits(bytes: u64) -> u32 {
+    u32::try_from(bytes.div_ceil(UNIT)).unwrap_or(u32::MAX)
 }
 
 fn unknown() -> Error {
@@ -285,11 +261,6 @@ fn join(ranges: &mut Vec<(u64, u64)>) {
 
 fn length(ranges: &[(u64, u64)]) -> u64 {
     ranges.iter().map(|(_, length)| length).sum()
-}
-
-/// What is decompressed of a pack: whole chunks, so perhaps some more than is wanted.
-fn held(wanted: &Wanted) -> u64 {
-    (length(&wanted.ranges) * 5 / 4 + (1 << 20)).min(wanted.reference.2).min(MAX_CONTENT as u64)
 }
 
 /// The part of a pack's ciphertext that so many bytes of its content amount to.

@@ -1,4 +1,4 @@
-//! Fetches packs: from the fastest replica that gives them, checked, decrypted, and decompressed as far as they are wanted.
+//! Fetches packs: from the fastest replica that gives them, checked, and decrypted as far as they are wanted.
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -8,7 +8,6 @@ use bytes::Bytes;
 use tokio::sync::Semaphore;
 
 use super::documents::combine;
-use crate::bytes::buffers::Buffer;
 use crate::bytes::crypt;
 use crate::error::{Class, Context, Error, Result};
 use crate::id::{Digest, Name};
@@ -16,7 +15,7 @@ use crate::replica::{Replica, SharedReplica};
 use crate::vault::keyring::DatasetSecrets;
 use crate::vault::layout;
 use crate::vault::manifest::PackRef;
-use crate::vault::pack::{self, Content};
+use crate::vault::pack::{self, Excerpt};
 
 /// How much of the old measurement of a replica is left after a new one.
 const MEMORY: f64 = 0.7;
@@ -70,13 +69,26 @@ impl PackFetcher {
         self.seen.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// The chunks of a pack that `wanted` touches, decompressed into `out`.
-    pub(super) async fn fetch(&self, pack: &PackRef, wanted: &[(u64, u64)], out: Buffer) -> Result<Content> {
+    /// Runs CPU work on one of the threads there are for it.
+    pub(super) async fn on_cpu<T: Send + 'static>(
+        &self,
+        work: impl FnOnce() -> Result<T> + Send + 'static,
+    ) -> Result<T> {
+        let cpu = self.cpu.clone().acquire_owned().await;
+        let work = tokio::task::spawn_blocking(move || {
+            let _cpu = cpu;
+            work()
+        });
+        work.await.context(Class::Failed, || "a worker thread failed")?
+    }
+
+    /// The chunks of a pack that `wanted` touches.
+    pub(super) async fn fetch(&self, pack: &PackRef, wanted: &[(u64, u64)]) -> Result<Excerpt> {
         let mut untried: Vec<&SharedReplica> = self.replicas.iter().collect();
-        let (mut errors, mut out) = (Vec::new(), Some(out));
+        let mut errors = Vec::new();
         while let Some(replica) = self.cheapest(&mut untried) {
-            match self.fetch_from(replica.as_ref(), pack, wanted, out.take().unwrap_or_default()).await {
-                Ok(content) => return Ok(content),
+            match self.fetch_from(replica.as_ref(), pack, wanted).await {
+                Ok(excerpt) => return Ok(excerpt),
                 Err(error) => {
                     tracing::warn!(replica = %replica.name(), error = %error.chain(), "a pack cannot be had here");
                     errors.push(error);
@@ -94,35 +106,23 @@ impl PackFetcher {
         Some(untried.remove(at))
     }
 
-    async fn fetch_from(
-        &self,
-        replica: &dyn Replica,
-        pack: &PackRef,
-        wanted: &[(u64, u64)],
-        out: Buffer,
-    ) -> Result<Content> {
+    async fn fetch_from(&self, replica: &dyn Replica, pack: &PackRef, wanted: &[(u64, u64)]) -> Result<Excerpt> {
         let name = replica.name();
         self.seen().entry(name.clone()).or_default().asked += 1;
         let asked = Asked { fetcher: self, name };
         let began = Instant::now();
         let ciphertext = fetch_ciphertext(replica, &self.dataset, pack).await;
         let took = began.elapsed();
-        let content = async {
-            let (ciphertext, secrets, content) = (ciphertext?, self.secrets.clone(), pack.2);
-            let (wanted, cpu) = (wanted.to_vec(), self.cpu.clone().acquire_owned().await);
-            tokio::task::spawn_blocking(move || {
-                let _cpu = cpu;
-                open(&ciphertext, content, &secrets, &wanted, Check::No, out)
-            })
-            .await
-            .context(Class::Failed, || "a worker thread failed")?
-            .map_err(|error| error.within(format!("replica {name}: pack {} is damaged", pack.0)))
+        let excerpt = async {
+            let (ciphertext, secrets, content, wanted) = (ciphertext?, self.secrets.clone(), pack.2, wanted.to_vec());
+            let excerpt = self.on_cpu(move || open(&ciphertext, content, &secrets, &wanted)).await;
+            excerpt.map_err(|error| error.within(format!("replica {name}: pack {} is damaged", pack.0)))
         };
-        let content = content.await;
+        let excerpt = excerpt.await;
         drop(asked);
         let mut seen = self.seen();
         let seen = seen.entry(name.clone()).or_default();
-        match &content {
+        match &excerpt {
             Ok(_) => {
                 let pace = took.as_secs_f64() / pack.1.max(1) as f64;
                 seen.pace = Some(seen.pace.map_or(pace, |before| MEMORY * before + (1.0 - MEMORY) * pace));
@@ -130,7 +130,7 @@ impl PackFetcher {
             }
             Err(_) => seen.failed = true,
         }
-        content
+        excerpt
     }
 }
 
@@ -167,25 +167,13 @@ pub(super) async fn fetch_ciphertext(replica: &dyn Replica, dataset: &Name, pack
     })
 }
 
-/// Whether the id of each chunk is checked. A restore need not: the signed manifest names the ciphertext by its hash, and the
-/// hash of the whole stream is checked at the end. Who looks for the chunk that is wrong must.
-#[derive(Clone, Copy, PartialEq, Eq)]
-pub(super) enum Check {
-    Yes,
-    No,
-}
-
-/// Decrypts a pack and decompresses what is wanted of it. CPU work.
+/// Decrypts of a pack what is wanted. CPU work.
 pub(super) fn open(
     ciphertext: &[u8],
     content: u64,
     secrets: &DatasetSecrets,
     wanted: &[(u64, u64)],
-    check: Check,
-    out: Buffer,
-) -> Result<Content> {
+) -> Result<Excerpt> {
     let identity = std::iter::once(&secrets.identity as &dyn age::Identity);
-    let mut plaintext = crypt::decrypting(identity, ciphertext)?;
-    let key = (check == Check::Yes).then_some(&secrets.chunk_id_key);
-    pack::read(&mut plaintext, content, key, wanted, out)
+    pack::read(&mut crypt::decrypting(identity, ciphertext)?, content, wanted)
 }

@@ -1,4 +1,4 @@
-//! The streams of one snapshot: extents → packs, fetched ahead of use → bytes, in order.
+//! The streams of one snapshot: extents → packs, fetched ahead of use → pieces, decompressed side by side → bytes, in order.
 //!
 //! The last thing a stream gives is its verdict: an error instead of the end if its length or BLAKE3 is not
 //! the manifest's.
@@ -12,23 +12,29 @@ use bytes::Bytes;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::AbortOnDropHandle;
 
-use super::pack_cache::{PackCache, Pin};
+use super::pack_cache::{Content, PackCache, Pin};
 use super::pack_fetch::PackFetcher;
+use crate::bytes::buffers::BufferPool;
 use crate::error::{Class, Context, Error, Result};
 use crate::id::{Digest, Name};
 use crate::source::{SourceFacts, StoredStreams, StreamReader};
 use crate::vault::manifest::{Extent, Manifest};
-use crate::vault::pack::Content;
 
-/// A stream is given in pieces of at most this many bytes.
-const PIECE: u64 = 1 << 20;
-/// Packs that a stream may ask for ahead, if there is room.
-const AHEAD: usize = 16;
+/// What is decompressed at once, unless a single chunk is longer: little enough to be hashed and written while it is in the
+/// processor's cache.
+const PIECE: usize = 1 << 20;
+/// A buffer for a piece: an ordinary chunk fits, however long.
+const SPACE: u64 = 2 << 20;
+/// What the program needs beside packs and pieces.
+const PROGRAM: u64 = 48 << 20;
+/// Packs that a stream asks for ahead, if there is room: at first, and at most.
+const AHEAD: (usize, usize) = (2, 16);
 
 /// The streams of one snapshot, fetched from whichever replica gives them.
 pub struct SnapshotStreams {
     manifest: Arc<Manifest>,
     packs: Arc<PackCache>,
+    buffers: BufferPool,
     delivered: Arc<AtomicU64>,
     cancel: CancellationToken,
 }
@@ -58,8 +64,11 @@ impl SnapshotStreams {
         cancel: CancellationToken,
     ) -> Result<Self> {
         let extents = manifest.streams.iter().map(|stream| manifest.extents(stream)).collect::<Result<Vec<_>>>()?;
-        let packs = PackCache::new(fetcher, &manifest.packs, extents.iter().map(Vec::as_slice), memory);
-        Ok(Self { manifest: Arc::new(manifest), packs: Arc::new(packs), delivered: Arc::default(), cancel })
+        let pieces = memory / 8;
+        let packs = memory.saturating_sub(PROGRAM + pieces);
+        let packs = PackCache::new(fetcher, &manifest.packs, extents.iter().map(Vec::as_slice), packs);
+        let buffers = BufferPool::new((pieces / SPACE).clamp(4, 1 << 10) as usize, SPACE as usize);
+        Ok(Self { manifest: Arc::new(manifest), packs: Arc::new(packs), buffers, delivered: Arc::default(), cancel })
     }
 
     /// What they belong to.
@@ -119,8 +128,11 @@ impl StoredStreams for SnapshotStreams {
             begun: 0,
             manifest: self.manifest.clone(),
             packs: self.packs.clone(),
+            buffers: self.buffers.clone(),
             ahead: VecDeque::new(),
+            at_once: AHEAD.0,
             current: None,
+            pieces: VecDeque::new(),
             hasher: blake3::Hasher::new(),
             expected: (stream.length, stream.blake3),
             delivered: self.delivered.clone(),
@@ -162,8 +174,13 @@ struct ExtentReader {
     begun: usize,
     manifest: Arc<Manifest>,
     packs: Arc<PackCache>,
+    buffers: BufferPool,
     ahead: VecDeque<Asked>,
+    /// Packs to ask for ahead: one more each time that one had to be waited for.
+    at_once: usize,
     current: Option<(Visit, Pin, Content)>,
+    /// Being decompressed, in order.
+    pieces: VecDeque<AbortOnDropHandle<Result<Bytes>>>,
     hasher: blake3::Hasher,
     expected: (u64, Digest),
     delivered: Arc<AtomicU64>,
@@ -173,7 +190,7 @@ struct ExtentReader {
 impl ExtentReader {
     /// Asks for packs in the order of their use, as far as there is room.
     fn fetch_ahead(&mut self) {
-        while self.begun < self.visits.len().min(AHEAD) {
+        while self.begun < self.visits.len().min(self.at_once) {
             let Some(pin) = self.packs.try_pin(self.visits[self.begun].pack) else { return };
             self.ask(pin);
         }
@@ -188,14 +205,19 @@ impl ExtentReader {
         self.begun += 1;
     }
 
-    /// Goes on to the next pack; `false` after the last.
-    async fn turn(&mut self) -> Result<bool> {
-        if let Some((visit, pin, content)) = self.current.take() {
-            drop(content);
+    /// Goes on to the next pack; `false` after the last, or if it is not there yet and the caller would not wait.
+    async fn turn(&mut self, wait: bool) -> Result<bool> {
+        if let Some((visit, pin, _)) = self.current.take() {
             pin.visited(visit.next);
         }
         self.fetch_ahead();
         let Some(first) = self.visits.front() else { return Ok(false) };
+        if !self.ahead.front().is_some_and(AbortOnDropHandle::is_finished) {
+            if !wait {
+                return Ok(false);
+            }
+            self.at_once = (self.at_once + 1).min(AHEAD.1);
+        }
         if self.ahead.is_empty() {
             let pin = self.packs.pin(first.pack).await?;
             self.ask(pin);
@@ -208,19 +230,45 @@ impl ExtentReader {
         Ok(true)
     }
 
-    /// The next piece of the current pack.
-    fn piece(&mut self) -> Result<Option<Bytes>> {
-        let Some((visit, _, content)) = &mut self.current else { return Ok(None) };
-        let Some(extent) = visit.extents.front_mut() else { return Ok(None) };
-        let length = extent.length.min(PIECE);
-        let piece = content
-            .slice(extent.offset, length)
-            .ok_or_else(|| Error::integrity(format!("snapshot {} names what no pack holds", self.manifest.snapshot)))?;
-        (extent.offset, extent.length) = (extent.offset + length, extent.length - length);
-        if extent.length == 0 {
+    /// Begins to decompress the next piece; `false` after the last, or if that took waiting and the caller would not.
+    async fn begin_piece(&mut self, wait: bool) -> Result<bool> {
+        while self.current.as_ref().is_none_or(|(visit, ..)| visit.extents.is_empty()) {
+            if !self.turn(wait).await? {
+                return Ok(false);
+            }
+        }
+        let Some((visit, _, content)) = &mut self.current else { return Ok(false) };
+        let Some(front) = visit.extents.front_mut() else { return Ok(false) };
+        let unknown = || Error::integrity(format!("snapshot {} names what no pack holds", self.manifest.snapshot));
+        let unit = content.0.unit(front.offset, front.length, PIECE).ok_or_else(unknown)?;
+        let mut buffer = match self.buffers.try_take_for(unit.space) {
+            Some(buffer) => buffer,
+            None if wait => self.buffers.take_for(unit.space).await?,
+            None => return Ok(false),
+        };
+        let offset = front.offset;
+        (front.offset, front.length) = (offset + unit.length, front.length - unit.length);
+        if front.length == 0 {
             visit.extents.pop_front();
         }
-        Ok(Some(piece))
+        let (packs, content) = (self.packs.clone(), content.clone());
+        let decompress = move || {
+            let place = content.0.decompress(offset, unit, &mut buffer)?;
+            Ok(buffer.freeze().slice(place))
+        };
+        let piece = tokio::spawn(async move { packs.fetcher().on_cpu(decompress).await });
+        self.pieces.push_back(AbortOnDropHandle::new(piece));
+        Ok(true)
+    }
+
+    /// The next piece.
+    async fn piece(&mut self) -> Result<Option<Bytes>> {
+        if self.pieces.is_empty() && !self.begin_piece(true).await? {
+            return Ok(None);
+        }
+        while self.begin_piece(false).await? {}
+        let Some(piece) = self.pieces.pop_front() else { return Ok(None) };
+        piece.await.context(Class::Failed, || "a worker was aborted")?.map(Some)
     }
 
     fn verdict(&self) -> Result<()> {
@@ -238,20 +286,18 @@ impl ExtentReader {
 #[async_trait]
 impl StreamReader for ExtentReader {
     async fn next(&mut self) -> Result<Option<Bytes>> {
-        loop {
-            if let Some(piece) = self.piece()? {
+        let cancel = self.cancel.clone();
+        let piece = tokio::select! {
+            piece = self.piece() => piece?,
+            () = cancel.cancelled() => return Err(Error::failed("the restore was cancelled")),
+        };
+        match piece {
+            Some(piece) => {
                 self.hasher.update(&piece);
                 self.delivered.fetch_add(piece.len() as u64, Ordering::Relaxed);
-                return Ok(Some(piece));
+                Ok(Some(piece))
             }
-            let cancel = self.cancel.clone();
-            let turned = tokio::select! {
-                turned = self.turn() => turned?,
-                () = cancel.cancelled() => return Err(Error::failed("the restore was cancelled")),
-            };
-            if !turned {
-                return self.verdict().map(|()| None);
-            }
+            None => self.verdict().map(|()| None),
         }
     }
 }

@@ -40,7 +40,8 @@ impl IndexedPack {
         let id = Digest(varint::take_bytes(input)?);
         let size = varint::take(input)?;
         let count = varint::take(input)?;
-        let mut chunks = Vec::new();
+        // Each takes 33 bytes at least: a damaged count makes no room for more than there can be.
+        let mut chunks = Vec::with_capacity(usize::try_from(count).ok()?.min(input.len() / 33));
         for _ in 0..count {
             chunks.push((Digest(varint::take_bytes(input)?), u32::try_from(varint::take(input)?).ok()?));
         }

@@ -5,10 +5,8 @@
 //! `age -d PACK | zstd -d` gives the content, and sizes tell little.
 
 use std::io::{Read, Seek, SeekFrom, Write};
+use std::ops::Range;
 
-use bytes::Bytes;
-
-use crate::bytes::buffers::Buffer;
 use crate::bytes::chunk::ChunkIdKey;
 use crate::bytes::compress::Frames;
 use crate::bytes::{crypt, varint};
@@ -18,11 +16,11 @@ use crate::id::{ChunkId, Digest};
 /// A pack is closed once its frames reach this many bytes, …
 pub const TARGET_SIZE: usize = 16 << 20;
 
-/// … or its content this many: what a restore must hold in memory of one pack.
+/// … or its content this many, so that the part of a stream that one loss takes is bounded.
 pub const TARGET_CONTENT: usize = 32 << 20;
 
 /// No pack holds more content than this: the target and one chunk of the largest kind.
-pub const MAX_CONTENT: usize = TARGET_CONTENT + (16 << 20);
+const MAX_CONTENT: usize = TARGET_CONTENT + (16 << 20);
 
 const PADDED_TO: usize = 64 << 10;
 const SKIPPABLE: [u8; 4] = 0x184D_2A50_u32.to_le_bytes();
@@ -123,7 +121,6 @@ pub struct FilledPack<W> {
 /// # Errors
 /// Not a pack, or damaged.
 pub fn read_table(plaintext: &mut (impl Read + Seek)) -> Result<Vec<ChunkEntry>> {
-    let damaged = || Error::integrity("this is not a pack: its chunk table is damaged");
     let mut trailer = [0; TRAILER];
     let end = plaintext.seek(SeekFrom::End(-(TRAILER as i64))).context(Class::Integrity, || crypt::DAMAGED)?;
     plaintext.read_exact(&mut trailer).context(Class::Integrity, || crypt::DAMAGED)?;
@@ -137,6 +134,10 @@ pub fn read_table(plaintext: &mut (impl Read + Seek)) -> Result<Vec<ChunkEntry>>
     let mut frame = vec![0; (end - table_at) as usize];
     plaintext.read_exact(&mut frame).context(Class::Integrity, || crypt::DAMAGED)?;
     parse_table(&frame, table_at).ok_or_else(damaged)
+}
+
+fn damaged() -> Error {
+    Error::integrity("this is not a pack: its chunk table is damaged")
 }
 
 fn parse_table(mut rest: &[u8], table_at: u64) -> Option<Vec<ChunkEntry>> {
@@ -157,81 +158,143 @@ fn parse_table(mut rest: &[u8], table_at: u64) -> Option<Vec<ChunkEntry>> {
     (header == SKIPPABLE && table.is_empty() && frames == table_at && content <= MAX_CONTENT).then_some(entries)
 }
 
-/// Some of a pack's chunks, decompressed.
-#[derive(Debug, Clone)]
-pub struct Content {
-    bytes: Bytes,
-    /// Runs of neighbouring chunks: where they begin in the pack's content, how long they are, and where they lie in `bytes`.
-    runs: Vec<(u64, u64, usize)>,
+/// Some of a pack's chunks, still compressed: a fraction of what they hold.
+#[derive(Debug)]
+pub struct Excerpt {
+    frames: Vec<u8>,
+    /// In order.
+    chunks: Vec<Held>,
 }
 
-impl Content {
-    /// This range of the pack's content; `None` if it was not asked for.
+#[derive(Debug)]
+struct Held {
+    entry: ChunkEntry,
+    /// Where it begins in the pack's content.
+    begin: u64,
+    /// Where its frame begins in the excerpt.
+    at: usize,
+}
+
+impl Held {
+    fn end(&self) -> u64 {
+        self.begin + u64::from(self.entry.length)
+    }
+}
+
+/// A part of a pack's content that is decompressed at once.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Unit {
+    /// How many bytes of it are wanted.
+    pub length: u64,
+    /// What its chunks take, whole.
+    pub space: usize,
+}
+
+impl Excerpt {
+    /// Bytes of memory that it takes, near enough.
     #[must_use]
-    pub fn slice(&self, offset: u64, length: u64) -> Option<Bytes> {
-        let run = self.runs.partition_point(|run| run.0 <= offset).checked_sub(1)?;
-        let (begin, long, at) = self.runs[run];
-        let from = at + (offset - begin) as usize;
-        (offset + length <= begin + long).then(|| self.bytes.slice(from..from + length as usize))
+    pub fn size(&self) -> usize {
+        self.frames.capacity() + self.chunks.capacity() * size_of::<Held>()
     }
 
-    /// How many bytes it holds.
+    /// What of the next `length` bytes from `offset` of the content on to decompress at once: whole chunks of at most `target`
+    /// bytes together, or one. `None` if the byte at `offset` is not here.
     #[must_use]
-    pub fn length(&self) -> usize {
-        self.runs.iter().map(|run| run.1 as usize).sum()
+    pub fn unit(&self, offset: u64, length: u64, target: usize) -> Option<Unit> {
+        let chunks = self.chunks_from(offset)?;
+        let (begin, mut end) = (chunks.first()?.begin, chunks.first()?.end());
+        for next in &chunks[1..] {
+            if next.begin != end || end >= offset + length || next.end() - begin > target as u64 {
+                break;
+            }
+            end = next.end();
+        }
+        Some(Unit { length: (end - offset).min(length), space: (end - begin) as usize })
+    }
+
+    /// The chunk that holds the byte at `offset`, and those after it.
+    fn chunks_from(&self, offset: u64) -> Option<&[Held]> {
+        let chunks = &self.chunks[self.chunks.partition_point(|chunk| chunk.end() <= offset)..];
+        chunks.first().filter(|chunk| chunk.begin <= offset).map(|_| chunks)
+    }
+
+    /// Decompresses a [`unit`](Self::unit) that begins at `offset` into `out`, whose old content is of no matter; says where in
+    /// `out` it lies.
+    ///
+    /// # Errors
+    /// Damaged.
+    pub fn decompress(&self, offset: u64, unit: Unit, out: &mut Vec<u8>) -> Result<Range<usize>> {
+        let chunks = self.chunks_from(offset).unwrap_or_default();
+        // What is in a used buffer is written over; only what it never held must be made.
+        if out.len() < unit.space {
+            out.resize(unit.space, 0);
+        }
+        let (mut frames, mut at) = (Frames::new()?, 0);
+        for chunk in chunks.iter().take_while(|chunk| chunk.begin < offset + unit.length) {
+            let to = at + chunk.entry.length as usize;
+            frames.decompress(self.frame(chunk), out.get_mut(at..to).ok_or_else(damaged)?)?;
+            at = to;
+        }
+        let from = chunks.first().map_or(0, |chunk| offset - chunk.begin) as usize;
+        let to = from + unit.length as usize;
+        if to <= at { Ok(from..to) } else { Err(damaged()) }
+    }
+
+    fn frame(&self, chunk: &Held) -> &[u8] {
+        &self.frames[chunk.at..][..chunk.entry.frame as usize]
+    }
+
+    /// Decompresses every chunk and checks its id; says how many bytes they hold.
+    ///
+    /// # Errors
+    /// Damaged, or a chunk is not what it is named for.
+    pub fn check(&self, key: &ChunkIdKey) -> Result<u64> {
+        let (mut frames, mut plain) = (Frames::new()?, Vec::new());
+        for chunk in &self.chunks {
+            plain.resize(chunk.entry.length as usize, 0);
+            frames.decompress(self.frame(chunk), &mut plain)?;
+            if key.id_of(&plain) != chunk.entry.id {
+                let id = chunk.entry.id;
+                return Err(Error::integrity(format!("chunk {id} does not have the content it is named for")));
+            }
+        }
+        Ok(self.chunks.iter().map(|chunk| u64::from(chunk.entry.length)).sum())
     }
 }
 
 /// Reads from a pack's plaintext the chunks that `wanted` touches (ranges of its content, in order), and leaves the
-/// others as they are. With `key`, checks each one's id.
+/// others as they are.
 ///
 /// # Errors
 /// Damaged, or its content is not `content` bytes long.
-pub fn read(
-    plaintext: &mut (impl Read + Seek),
-    content: u64,
-    key: Option<&ChunkIdKey>,
-    wanted: &[(u64, u64)],
-    mut out: Buffer,
-) -> Result<Content> {
+pub fn read(plaintext: &mut (impl Read + Seek), content: u64, wanted: &[(u64, u64)]) -> Result<Excerpt> {
     let entries = read_table(plaintext)?;
     let total: u64 = entries.iter().map(|entry| u64::from(entry.length)).sum();
     if total != content {
         return Err(Error::integrity(format!("a pack holds {total} bytes where the manifest says {content}")));
     }
-    let (mut frames, mut frame, mut wanted) = (Frames::new()?, Vec::new(), wanted.iter().peekable());
-    let mut runs: Vec<(u64, u64, usize)> = Vec::new();
-    let (mut offset, mut frame_at, mut read_to, mut at) = (0_u64, 0_u64, None, 0);
-    for entry in &entries {
-        let (begin, end) = (offset, offset + u64::from(entry.length));
-        let begin_frame = frame_at;
-        (offset, frame_at) = (end, frame_at + u64::from(entry.frame));
-        while wanted.next_if(|(from, length)| from + length <= begin).is_some() {}
-        if wanted.peek().is_none_or(|(from, _)| *from >= end) {
-            continue;
+    // Where each chunk's frame is in the plaintext.
+    let mut found: Vec<(Held, u64)> = Vec::new();
+    let (mut wanted, mut begin, mut frame_at, mut at) = (wanted.iter().peekable(), 0_u64, 0_u64, 0);
+    for entry in entries {
+        let held = Held { entry, begin, at };
+        let from = frame_at;
+        (begin, frame_at) = (held.end(), frame_at + u64::from(entry.frame));
+        while wanted.next_if(|(from, length)| from + length <= held.begin).is_some() {}
+        if wanted.peek().is_some_and(|(from, _)| *from < held.end()) {
+            at += entry.frame as usize;
+            found.push((held, from));
         }
-        if read_to != Some(begin_frame) {
-            plaintext.seek(SeekFrom::Start(begin_frame)).context(Class::Integrity, || crypt::DAMAGED)?;
-        }
-        frame.resize(entry.frame as usize, 0);
-        plaintext.read_exact(&mut frame).context(Class::Integrity, || crypt::DAMAGED)?;
-        read_to = Some(frame_at);
-        let to = at + entry.length as usize;
-        // What is in a used buffer is written over; only what it never held must be made.
-        if out.len() < to {
-            out.resize(to, 0);
-        }
-        frames.decompress(&frame, &mut out[at..to])?;
-        if key.is_some_and(|key| key.id_of(&out[at..to]) != entry.id) {
-            return Err(Error::integrity(format!("chunk {} does not have the content it is named for", entry.id)));
-        }
-        match runs.last_mut() {
-            Some((from, length, _)) if *from + *length == begin => *length += end - begin,
-            _ => runs.push((begin, end - begin, at)),
-        }
-        at = to;
     }
-    Ok(Content { bytes: out.freeze(), runs })
+    // Neighbours are read at once.
+    let mut frames = vec![0; at];
+    for run in found.chunk_by(|(held, from), (_, next)| from + u64::from(held.entry.frame) == *next) {
+        let (first, last) = (&run[0], &run[run.len() - 1].0);
+        plaintext.seek(SeekFrom::Start(first.1)).context(Class::Integrity, || crypt::DAMAGED)?;
+        let to = last.at + last.entry.frame as usize;
+        plaintext.read_exact(&mut frames[first.0.at..to]).context(Class::Integrity, || crypt::DAMAGED)?;
+    }
+    Ok(Excerpt { frames, chunks: found.into_iter().map(|(held, _)| held).collect() })
 }
 
 #[cfg(test)]
@@ -253,16 +316,31 @@ mod tests {
         writer.finish()
     }
 
-    fn read_all(plaintext: &[u8], content: u64) -> Result<Bytes> {
-        let all = read(&mut Cursor::new(plaintext), content, Some(&key()?), &[(0, content)], Buffer::default())?;
-        all.slice(0, content).ok_or_else(|| Error::failed("not everything was read"))
+    /// This range, unit by unit.
+    fn range(excerpt: &Excerpt, mut offset: u64, length: u64, target: usize) -> Result<Vec<u8>> {
+        let (end, mut all, mut out) = (offset + length, Vec::new(), vec![b'x'; 3]);
+        while offset < end {
+            let unit = excerpt.unit(offset, end - offset, target).ok_or_else(damaged)?;
+            assert!(unit.length > 0, "a unit of nothing at {offset}");
+            let place = excerpt.decompress(offset, unit, &mut out)?;
+            all.extend_from_slice(&out[place]);
+            offset += unit.length;
+        }
+        Ok(all)
+    }
+
+    /// All of it, each chunk's id checked.
+    fn read_all(plaintext: &[u8], content: u64) -> Result<Vec<u8>> {
+        let all = read(&mut Cursor::new(plaintext), content, &[(0, content)])?;
+        assert_eq!(all.check(&key()?)?, content);
+        range(&all, 0, content, 5)
     }
 
     #[test]
     fn gives_its_content_back_and_is_padded() -> Result<()> {
         let pack = pack_of(&[b"one", b"", b"two two two"])?;
         assert_eq!(pack.out.len() % PADDED_TO, 0);
-        assert_eq!(read_all(&pack.out, 14)?, b"onetwo two two"[..]);
+        assert_eq!(read_all(&pack.out, 14)?, b"onetwo two two");
         assert_eq!(read_table(&mut Cursor::new(&pack.out))?, pack.entries);
         assert!(read_all(&pack.out, 13).is_err());
         Ok(())
@@ -271,24 +349,48 @@ mod tests {
     #[test]
     fn gives_only_the_chunks_that_are_wanted() -> Result<()> {
         let pack = pack_of(&[b"aaaa", b"bbbb", b"cccc", b"dddd", b"eeee"])?;
-        let read =
-            |wanted: &[(u64, u64)]| read(&mut Cursor::new(&pack.out), 20, Some(&key()?), wanted, Buffer::default());
+        let read = |wanted: &[(u64, u64)]| read(&mut Cursor::new(&pack.out), 20, wanted);
         let some = read(&[(1, 2), (9, 2), (12, 1)])?;
-        assert_eq!(some.length(), 12);
-        let slices = [(0, 4), (1, 2), (8, 8), (9, 5)].map(|(offset, length)| some.slice(offset, length));
-        assert_eq!(slices.map(Option::unwrap_or_default), ["aaaa", "aa", "ccccdddd", "cccdd"]);
-        for outside in [(3, 2), (4, 1), (7, 2), (15, 2), (16, 1), (40, 1)] {
-            assert_eq!(some.slice(outside.0, outside.1), None, "{outside:?}");
+        assert_eq!(some.chunks.iter().map(|chunk| chunk.begin).collect::<Vec<_>>(), [0, 8, 12]);
+        for target in [1, 4, 8, 100] {
+            for (offset, length, due) in [(0, 4, "aaaa"), (1, 2, "aa"), (8, 8, "ccccdddd"), (9, 5, "cccdd")] {
+                assert_eq!(range(&some, offset, length, target)?, due.as_bytes(), "{offset}, {length}, {target}");
+            }
+            for (offset, length) in [(3, 2), (4, 1), (7, 2), (15, 2), (16, 1), (40, 1)] {
+                assert!(range(&some, offset, length, target).is_err(), "{offset}, {length}");
+            }
         }
-        assert_eq!(read(&[])?.length(), 0);
-        assert_eq!(read(&[(3, 14)])?.slice(3, 14), Some(Bytes::from_static(b"abbbbccccdddde")));
+        assert!(read(&[])?.chunks.is_empty());
+        assert_eq!(range(&read(&[(3, 14)])?, 3, 14, 8)?, b"abbbbccccdddde");
+        Ok(())
+    }
+
+    #[test]
+    fn a_unit_ends_with_a_chunk_and_is_no_longer_than_wanted() -> Result<()> {
+        let pack = pack_of(&[b"aaaa", b"bbbb", b"cccc"])?;
+        let all = read(&mut Cursor::new(&pack.out), 12, &[(0, 12)])?;
+        for (offset, length, target, due) in [
+            (0, 12, 4, (4, 4)),
+            (0, 12, 8, (8, 8)),
+            (0, 12, 11, (8, 8)),
+            (0, 12, 12, (12, 12)),
+            (0, 12, 1, (4, 4)),
+            (2, 10, 8, (6, 8)),
+            (2, 1, 8, (1, 4)),
+            (0, 4, 100, (4, 4)),
+            (0, 5, 100, (5, 8)),
+        ] {
+            let due = Unit { length: due.0, space: due.1 };
+            assert_eq!(all.unit(offset, length, target), Some(due), "{offset}, {length}, {target}");
+        }
+        assert_eq!(all.unit(12, 1, 8), None);
         Ok(())
     }
 
     #[test]
     fn a_stock_zstd_decoder_reads_the_content() -> Result<()> {
         let pack = pack_of(&[b"one", b"two two two"])?;
-        assert_eq!(compress::decompress_document(&pack.out, 1 << 20)?, b"onetwo two two");
+        assert_eq!(compress::decompress_document(&*pack.out, 1 << 20)?, b"onetwo two two");
         Ok(())
     }
 
@@ -302,7 +404,7 @@ mod tests {
             let mut changed = pack.out.clone();
             changed[position] ^= 0x10;
             let content = read_all(&changed, 14);
-            assert!(content.is_err() || content? == b"onetwo two two"[..], "flipped bit in byte {position} passed");
+            assert!(content.is_err() || content? == b"onetwo two two", "flipped bit in byte {position} passed");
         }
         Ok(())
     }

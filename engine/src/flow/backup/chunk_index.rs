@@ -3,7 +3,7 @@
 //! Only packs of the current key generation count that at least one replica lists with the right size: a chunk
 //! whose pack is gone is unknown, and so is uploaded again. Chunks of the run itself are added as it meets them.
 
-use std::collections::{BTreeSet, HashMap, HashSet};
+use std::collections::{BTreeSet, HashMap};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use crate::flow::documents::Documents;
@@ -126,9 +126,9 @@ impl Builder {
     }
 
     fn finish(mut self, crashed: Vec<IndexedPack>) -> ChunkIndex {
-        let committed: HashSet<_> = self.packs.iter().map(|pack| pack.0).collect();
-        let crashed = crashed.into_iter().filter(|pack| !committed.contains(&pack.id));
-        let uncommitted = crashed.map(|pack| (self.add(&pack), pack)).collect();
+        let mut crashed: HashMap<_, _> = crashed.into_iter().map(|pack| (pack.id, pack)).collect();
+        self.packs.iter().for_each(|pack| drop(crashed.remove(&pack.0)));
+        let uncommitted = crashed.into_values().map(|pack| (self.add(&pack), pack)).collect();
         ChunkIndex { packs: self.packs, uncommitted, table: Mutex::new(self.table.finish()) }
     }
 }

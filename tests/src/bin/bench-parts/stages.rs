@@ -21,7 +21,9 @@ use super::Result;
 
 /// The default of `chunk_size`.
 const AVERAGE: u32 = 512 << 10;
-const BLOCK: usize = 8 << 20;
+const BLOCK: usize = 2 << 20;
+/// What a restore decompresses at once.
+const PIECE: usize = 1 << 20;
 
 /// Adds up the seconds of one stage.
 #[derive(Default)]
@@ -71,7 +73,7 @@ struct Packs {
     content: usize,
     ciphertext: Vec<u8>,
     plaintext: Vec<u8>,
-    space: BufferPool,
+    piece: Vec<u8>,
     restored: blake3::Hasher,
     stored: usize,
 }
@@ -95,7 +97,7 @@ pub(super) fn measure(file: &Path, level: &str, scratch: &Path) -> Result<()> {
         content: 0,
         ciphertext: Vec::new(),
         plaintext: Vec::new(),
-        space: BufferPool::new(1, pack::MAX_CONTENT),
+        piece: Vec::new(),
         restored: blake3::Hasher::new(),
         stored: 0,
     };
@@ -165,13 +167,18 @@ impl Packs {
             let identity = std::iter::once(&self.identity as &dyn age::Identity);
             Ok(crypt::decrypting(identity, &self.ciphertext)?.read_to_end(&mut self.plaintext)?)
         })?;
-        let (length, space) = (self.content as u64, self.space.try_take().ok_or("the buffer is not back")?);
+        let (mut offset, length) = (0, self.content as u64);
         let mut plaintext = Cursor::new(&self.plaintext);
-        let content = restore.decompress.time(|| pack::read(&mut plaintext, length, None, &[(0, length)], space))?;
-        let bytes = content.slice(0, length).ok_or("a pack came back short")?;
-        restore.hash.time(|| self.restored.update(&bytes));
-        // In the same place each time: a virtual machine's fresh pages may cost more than all stages, which is no stage's doing.
-        restore.deliver.time(|| self.out.write_all_at(&bytes, 0))?;
+        let excerpt = restore.decompress.time(|| pack::read(&mut plaintext, length, &[(0, length)]))?;
+        while offset < length {
+            let unit = excerpt.unit(offset, length - offset, PIECE).ok_or("a pack came back short")?;
+            let place = restore.decompress.time(|| excerpt.decompress(offset, unit, &mut self.piece))?;
+            let bytes = &self.piece[place];
+            restore.hash.time(|| self.restored.update(bytes));
+            // In the same place each time: a virtual machine's fresh pages may cost more than all stages, which is no stage's doing.
+            restore.deliver.time(|| self.out.write_all_at(bytes, offset))?;
+            offset += unit.length;
+        }
         std::fs::remove_file(&self.file)?;
         self.frames.clear();
         self.chunks.clear();
