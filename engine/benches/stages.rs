@@ -17,7 +17,7 @@ use lifeboat_engine::bytes::chunk::{Block, ChunkIdKey, Chunker};
 use lifeboat_engine::bytes::compress::{self, Compression, Compressor, Effort, Frames};
 use lifeboat_engine::bytes::crypt;
 use lifeboat_engine::id::{ChunkId, Digest};
-use lifeboat_engine::vault::chunk_table::{Builder, ChunkTable, Place};
+use lifeboat_engine::vault::chunk_table::{Builder, ChunkTable};
 
 /// What `data` expects of the program that it is part of.
 type Result<T> = std::result::Result<T, Box<dyn std::error::Error>>;
@@ -117,7 +117,7 @@ fn id(number: u64) -> ChunkId {
 
 fn table(chunks: u64) -> ChunkTable {
     let mut builder = Builder::new(usize::try_from(chunks).unwrap());
-    (0..chunks).for_each(|number| builder.add(&id(number), Place { pack: number as u32, offset: 0 }));
+    (0..chunks).for_each(|number| builder.add(&id(number), number as u32));
     builder.finish()
 }
 

@@ -62,6 +62,10 @@ impl Block {
     /// An empty block of `headroom + body` bytes, in `buffer`.
     #[must_use]
     pub fn new(mut buffer: Buffer, headroom: usize, body: usize) -> Self {
+        if buffer.is_empty() {
+            // Fresh zeros cost nothing before they are touched, and most of the headroom never is.
+            *buffer = vec![0; headroom + body];
+        }
         buffer.resize(headroom + body, 0);
         Self { buffer, begin: headroom, end: headroom }
     }
@@ -89,6 +93,16 @@ impl Block {
         let end = self.end;
         self.buffer.freeze().slice(begin..end)
     }
+}
+
+/// What [`Chunker::peek`] sees.
+pub enum Peek {
+    /// The bytes up to a boundary.
+    Chunk(Bytes),
+    /// No boundary.
+    No,
+    /// Too little was fed to tell.
+    More,
 }
 
 /// Cuts one stream.
@@ -132,9 +146,32 @@ impl Chunker {
         }
         // An odd last byte was not looked at.
         self.scanned = length & !1;
+        self.set_aside();
+        None
+    }
+
+    /// Whether the next chunk may be `length` bytes long: there is a boundary. What is before it is not searched for another
+    /// one; whoever knows that there is none goes on with [`Self::skip`]. After [`Peek::More`], more must be fed, or the end has come.
+    pub fn peek(&mut self, length: usize) -> Peek {
+        match self.cutter.ends(&self.window, length) {
+            Some(true) => Peek::Chunk(self.window.slice(..length)),
+            Some(false) => Peek::No,
+            None => {
+                self.set_aside();
+                Peek::More
+            }
+        }
+    }
+
+    /// Takes the next `length` bytes as a chunk.
+    pub fn skip(&mut self, length: usize) {
+        self.window = self.window.split_off(length.min(self.window.len()));
+        self.scanned = 0;
+    }
+
+    fn set_aside(&mut self) {
         self.left.extend_from_slice(&self.window);
         self.window = Bytes::new();
-        None
     }
 
     /// After the last byte was fed: the remaining chunks, one a call.

@@ -43,6 +43,23 @@ impl Cutter {
             .unwrap_or(window.len())
     }
 
+    /// Whether a chunk that begins where `window` does, and ends nowhere before, ends after `length` bytes; `None`: that cannot be
+    /// told before `window` is longer.
+    pub(super) fn ends(&self, window: &[u8], length: usize) -> Option<bool> {
+        let shortest = self.average / 2;
+        if length == self.longest() {
+            return (window.len() >= length).then_some(true);
+        }
+        if !(shortest..self.longest()).contains(&length) {
+            return Some(false);
+        }
+        let mask = if length < self.average { self.strict } else { self.lax };
+        let seen = window[..window.len() & !1].get(..=length)?;
+        let hash =
+            seen[shortest.max(seen.len().saturating_sub(WINDOW))..].iter().fold(0, |hash, b| self.step(hash, *b));
+        Some(hash & mask == 0)
+    }
+
     /// The first boundary in `from..to`, where the hash began at `begin`.
     fn boundary(&self, window: &[u8], begin: usize, mut from: usize, to: usize, mask: u64) -> Option<usize> {
         let hash_before = |at: usize| {
@@ -106,6 +123,11 @@ mod tests {
             let (s, l) = (cutter.strict, cutter.lax);
             let (_, theirs) = cut_gear(&data, 32 << 10, 64 << 10, 256 << 10, s, l, s << 1, l << 1, &gear, &shifted);
             prop_assert_eq!(cutter.cut(&data, 0), theirs);
+            if theirs < data.len() {
+                prop_assert_eq!(cutter.ends(&data, theirs), Some(true));
+            }
+            let first = (0..theirs).find(|length| cutter.ends(&data, *length) == Some(true));
+            prop_assert_eq!(first, None);
         }
     }
 }

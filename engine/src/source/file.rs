@@ -12,7 +12,7 @@ use async_trait::async_trait;
 use super::{CaptureContext, Source, SourceFacts, StreamSink, StreamWriter};
 use crate::error::{Class, Context, Error, Result};
 
-/// Read at once: what was read is hashed while it is in the processor's cache.
+/// Read at once, at most.
 const PIECE: usize = 256 << 10;
 
 /// Captures one file, which must not change meanwhile.

@@ -1,4 +1,4 @@
-//! Chunk id → place, small: 18 bytes a chunk, whatever the map's size.
+//! Chunk id → number, small: 14 bytes a chunk, whatever the map's size.
 //!
 //! An id is a keyed hash, so its bits are as good as random: the first 12 choose one of 4096 shards, 80 more tell
 //! chunks apart in it. Two different chunks agree in these 92 bits with a probability of 2⁻⁹²; a run that looks up n chunks
@@ -13,25 +13,15 @@ use crate::id::ChunkId;
 const SHARDS: usize = 4096;
 const FINGERPRINT: usize = 10;
 
-/// Where a chunk lies: the number of a pack, and the offset in its content.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Place {
-    /// As the table's user counts packs.
-    pub pack: u32,
-    /// In bytes.
-    pub offset: u32,
-}
-
-/// Fingerprint, pack, offset.
+/// Fingerprint, number.
 #[derive(Clone, Copy)]
-struct Entry([u8; FINGERPRINT + 8]);
+struct Entry([u8; FINGERPRINT + 4]);
 
 impl Entry {
-    fn new(id: &ChunkId, place: Place) -> Self {
-        let mut bytes = [0; FINGERPRINT + 8];
+    fn new(id: &ChunkId, number: u32) -> Self {
+        let mut bytes = [0; FINGERPRINT + 4];
         bytes[..FINGERPRINT].copy_from_slice(fingerprint(id));
-        bytes[FINGERPRINT..FINGERPRINT + 4].copy_from_slice(&place.pack.to_le_bytes());
-        bytes[FINGERPRINT + 4..].copy_from_slice(&place.offset.to_le_bytes());
+        bytes[FINGERPRINT..].copy_from_slice(&number.to_le_bytes());
         Self(bytes)
     }
 
@@ -39,9 +29,8 @@ impl Entry {
         &self.0[..FINGERPRINT]
     }
 
-    fn place(&self) -> Place {
-        let word = |at: usize| self.0[at..at + 4].iter().rev().fold(0, |word, byte| word << 8 | u32::from(*byte));
-        Place { pack: word(FINGERPRINT), offset: word(FINGERPRINT + 4) }
+    fn number(&self) -> u32 {
+        self.0[FINGERPRINT..].iter().rev().fold(0, |number, byte| number << 8 | u32::from(*byte))
     }
 }
 
@@ -61,14 +50,14 @@ impl Builder {
     #[must_use]
     pub fn new(expected: usize) -> Self {
         let each = expected / SHARDS;
-        // Shards are filled at random: four standard deviations more than the mean is enough for nearly all.
-        let most = each + 4 * each.isqrt();
+        // Shards are filled at random: two standard deviations more than the mean is enough for nearly all.
+        let most = each + 2 * each.isqrt();
         Self((0..SHARDS).map(|_| Vec::with_capacity(most)).collect())
     }
 
-    /// Of several places for one chunk the first counts.
-    pub fn add(&mut self, id: &ChunkId, place: Place) {
-        push(&mut self.0[shard(id)], Entry::new(id, place));
+    /// Of several numbers for one chunk the first counts.
+    pub fn add(&mut self, id: &ChunkId, number: u32) {
+        push(&mut self.0[shard(id)], Entry::new(id, number));
     }
 
     /// The map of all that was added.
@@ -86,20 +75,20 @@ impl Builder {
 pub struct ChunkTable(Vec<Vec<Entry>>);
 
 impl ChunkTable {
-    /// Where the chunk lies.
+    /// The chunk's number.
     #[must_use]
-    pub fn find(&self, id: &ChunkId) -> Option<Place> {
+    pub fn find(&self, id: &ChunkId) -> Option<u32> {
         let shard = &self.0[shard(id)];
-        search(shard, id).ok().map(|at| shard[at].place())
+        search(shard, id).ok().map(|at| shard[at].number())
     }
 
-    /// Says where a chunk lies, anew or for the first time.
-    pub fn put(&mut self, id: &ChunkId, place: Place) {
+    /// Gives a chunk a number, anew or for the first time.
+    pub fn put(&mut self, id: &ChunkId, number: u32) {
         let shard = &mut self.0[shard(id)];
         match search(shard, id) {
-            Ok(at) => shard[at] = Entry::new(id, place),
+            Ok(at) => shard[at] = Entry::new(id, number),
             Err(at) => {
-                push(shard, Entry::new(id, place));
+                push(shard, Entry::new(id, number));
                 shard[at..].rotate_right(1);
             }
         }
@@ -135,16 +124,15 @@ mod tests {
         #[test]
         fn agrees_with_a_plain_map(built: Vec<(u16, u32)>, put: Vec<(u16, u32)>, expected in 0usize..5000) {
             let mut model = HashMap::new();
-            let place = |number: u32| Place { pack: number, offset: !number };
             let mut builder = Builder::new(expected);
             for (seed, number) in &built {
-                builder.add(&id(*seed), place(*number));
-                model.entry(*seed).or_insert(place(*number));
+                builder.add(&id(*seed), *number);
+                model.entry(*seed).or_insert(*number);
             }
             let mut table = builder.finish();
             for (seed, number) in put {
-                table.put(&id(seed), place(number));
-                model.insert(seed, place(number));
+                table.put(&id(seed), number);
+                model.insert(seed, number);
             }
             for seed in 0..=u16::MAX {
                 prop_assert_eq!(table.find(&id(seed)), model.get(&seed).copied());

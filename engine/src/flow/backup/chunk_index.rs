@@ -2,6 +2,9 @@
 //!
 //! Only packs of the current key generation count that at least one replica lists with the right size: a chunk
 //! whose pack is gone is unknown, and so is uploaded again. Chunks of the run itself are added as it meets them.
+//!
+//! Older chunks are numbered as they were stored, one pack after the other: a number tells a chunk's place, its length, and
+//! which one came next.
 
 use std::collections::{BTreeSet, HashMap};
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -10,39 +13,75 @@ use crate::flow::documents::Documents;
 use crate::flow::inventory::Inventory;
 use crate::id::{ChunkId, SnapshotId};
 use crate::replica::SharedReplica;
-use crate::vault::chunk_table::{self, ChunkTable, Place};
+use crate::vault::chunk_table::{self, ChunkTable};
 use crate::vault::index::IndexedPack;
 use crate::vault::manifest::PackRef;
 
-/// Packs of this run are numbered from here, older ones from 0.
+/// Chunks of this run are numbered from here, older ones from 0. Two thousand million of those are a thousand terabytes.
 const OWN: u32 = 1 << 31;
 /// A chunk of this run that no pack holds yet.
-const UNPLACED: Place = Place { pack: u32::MAX, offset: 0 };
+const UNPLACED: u32 = u32::MAX;
 
 /// What a chunk takes in an index segment: its id, its length, a share of its pack's record.
 const BYTES_PER_CHUNK: u64 = 35;
 
+/// Where a chunk lies: the number of a pack, and the offset in its content.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Place {
+    /// Among older packs, or among those of this run.
+    pub pack: u32,
+    /// In bytes.
+    pub offset: u32,
+}
+
 /// Every chunk that need not be stored again.
 pub(super) struct ChunkIndex {
-    packs: Vec<PackRef>,
+    older: Older,
     /// Packs in no index segment yet: whoever refers to one must add it to its own.
     uncommitted: HashMap<u32, IndexedPack>,
-    table: Mutex<ChunkTable>,
+    known: Mutex<Known>,
+}
+
+/// Chunks of older packs, by number.
+#[derive(Default)]
+struct Older {
+    lengths: Vec<u32>,
+    /// Each with the number of its first chunk.
+    packs: Vec<(PackRef, u32)>,
+}
+
+struct Known {
+    table: ChunkTable,
+    /// Where this run's own chunks lie, by number from [`OWN`] on.
+    own: Vec<Place>,
 }
 
 impl ChunkIndex {
-    fn table(&self) -> MutexGuard<'_, ChunkTable> {
-        self.table.lock().unwrap_or_else(PoisonError::into_inner)
+    fn known(&self) -> MutexGuard<'_, Known> {
+        self.known.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Where an earlier run stored a chunk; [`Self::pack`] knows the pack.
-    pub(super) fn find_older(&self, id: &ChunkId) -> Option<Place> {
-        self.table().find(id).filter(|place| place.pack < OWN)
+    /// The number of a chunk that an earlier run stored.
+    pub(super) fn find_older(&self, id: &ChunkId) -> Option<u32> {
+        self.known().table.find(id).filter(|number| *number < OWN)
+    }
+
+    /// The length of an older chunk; `None` if none has this number.
+    pub(super) fn length(&self, number: u32) -> Option<u32> {
+        self.older.lengths.get(number as usize).copied()
+    }
+
+    /// Where an older chunk lies; [`Self::pack`] knows the pack.
+    pub(super) fn place(&self, number: u32) -> Place {
+        let Older { lengths, packs } = &self.older;
+        let pack = packs.partition_point(|(_, first)| *first <= number).saturating_sub(1);
+        let first = packs[pack].1;
+        Place { pack: pack as u32, offset: lengths[first as usize..number as usize].iter().sum() }
     }
 
     /// Whether the caller is the first of this run with a chunk that is in no older pack: he must store it, nobody else will.
     pub(super) fn claim(&self, id: &ChunkId) -> bool {
-        let mut table = self.table();
+        let table = &mut self.known().table;
         let first = table.find(id).is_none();
         if first {
             table.put(id, UNPLACED);
@@ -51,19 +90,23 @@ impl ChunkIndex {
     }
 
     /// Says where a claimed chunk was stored: in which pack of this run.
-    pub(super) fn place(&self, id: &ChunkId, place: Place) {
-        self.table().put(id, Place { pack: OWN | place.pack, ..place });
+    pub(super) fn stored(&self, id: &ChunkId, place: Place) {
+        let mut known = self.known();
+        let number = OWN | known.own.len() as u32;
+        known.own.push(place);
+        known.table.put(id, number);
     }
 
     /// Where this run stored a chunk.
     pub(super) fn placed(&self, id: &ChunkId) -> Option<Place> {
-        let place = self.table().find(id).filter(|place| place.pack >= OWN && *place != UNPLACED)?;
-        Some(Place { pack: place.pack & !OWN, ..place })
+        let known = self.known();
+        let number = known.table.find(id).filter(|number| *number >= OWN)?;
+        known.own.get((number & !OWN) as usize).copied()
     }
 
     /// An older pack; and its record if it is in no index segment yet.
     pub(super) fn pack(&self, place: Place) -> (PackRef, Option<&IndexedPack>) {
-        (self.packs[place.pack as usize], self.uncommitted.get(&place.pack))
+        (self.older.packs[place.pack as usize].0, self.uncommitted.get(&place.pack))
     }
 
     /// Reads every index segment that any replica holds, and the journal.
@@ -103,7 +146,7 @@ impl ChunkIndex {
 
 /// An index that is being made.
 struct Builder {
-    packs: Vec<PackRef>,
+    older: Older,
     table: chunk_table::Builder,
 }
 
@@ -111,24 +154,77 @@ impl Builder {
     /// `segments`: the length of all index segments, encrypted; what they hold does not compress.
     fn new(segments: u64) -> Self {
         let expected = usize::try_from(segments / BYTES_PER_CHUNK).unwrap_or(usize::MAX);
-        Self { packs: Vec::new(), table: chunk_table::Builder::new(expected) }
+        let older = Older { lengths: Vec::with_capacity(expected), packs: Vec::new() };
+        Self { older, table: chunk_table::Builder::new(expected) }
     }
 
     /// Adds a pack; returns its number.
     fn add(&mut self, pack: &IndexedPack) -> u32 {
-        let (number, mut offset) = (self.packs.len() as u32, 0);
+        let Older { lengths, packs } = &mut self.older;
+        packs.push((PackRef(pack.id, pack.size, pack.content()), lengths.len() as u32));
         for (id, length) in &pack.chunks {
-            self.table.add(id, Place { pack: number, offset });
-            offset += length;
+            // One too many to be numbered is stored again where it is met.
+            if lengths.len() < OWN as usize {
+                self.table.add(id, lengths.len() as u32);
+                lengths.push(*length);
+            }
         }
-        self.packs.push(PackRef(pack.id, pack.size, u64::from(offset)));
-        number
+        packs.len() as u32 - 1
     }
 
     fn finish(mut self, crashed: Vec<IndexedPack>) -> ChunkIndex {
         let mut crashed: HashMap<_, _> = crashed.into_iter().map(|pack| (pack.id, pack)).collect();
-        self.packs.iter().for_each(|pack| drop(crashed.remove(&pack.0)));
+        self.older.packs.iter().for_each(|(pack, _)| drop(crashed.remove(&pack.0)));
         let uncommitted = crashed.into_values().map(|pack| (self.add(&pack), pack)).collect();
-        ChunkIndex { packs: self.packs, uncommitted, table: Mutex::new(self.table.finish()) }
+        let known = Mutex::new(Known { table: self.table.finish(), own: Vec::new() });
+        ChunkIndex { older: self.older, uncommitted, known }
+    }
+}
+
+#[cfg(test)]
+impl ChunkIndex {
+    /// Of these packs alone.
+    pub(super) fn of(packs: impl Iterator<Item = IndexedPack>) -> Self {
+        let mut builder = Builder::new(0);
+        for pack in packs {
+            builder.add(&pack);
+        }
+        builder.finish(Vec::new())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::id::Digest;
+
+    #[test]
+    fn a_number_tells_pack_offset_and_length() {
+        let pack = |id: u8, chunks: &[(u8, u32)]| IndexedPack {
+            id: Digest([id; 32]),
+            size: 1,
+            chunks: chunks.iter().map(|(id, length)| (Digest([*id; 32]), *length)).collect(),
+        };
+        let packs = [pack(100, &[(1, 10), (2, 20)]), pack(101, &[]), pack(102, &[(3, 30), (1, 10), (4, 40)])];
+        let index = ChunkIndex::of(packs.into_iter());
+        for (id, pack, offset, length) in [(1, 100, 0, 10), (2, 100, 10, 20), (3, 102, 0, 30), (4, 102, 40, 40)] {
+            let number = index.find_older(&Digest([id; 32]));
+            let place = number.map(|number| index.place(number));
+            let found = place.map(|place| (index.pack(place).0.0, place.offset));
+            assert_eq!(found, Some((Digest([pack; 32]), offset)), "chunk {id}");
+            assert_eq!(number.and_then(|number| index.length(number)), Some(length));
+        }
+        assert_eq!((index.length(5), index.find_older(&Digest([9; 32]))), (None, None));
+    }
+
+    #[test]
+    fn a_chunk_of_this_run_is_claimed_once_and_found_once_it_is_placed() {
+        let (index, id) = (ChunkIndex::of(std::iter::empty()), Digest([1; 32]));
+        assert!(index.claim(&id) && !index.claim(&id));
+        assert_eq!((index.placed(&id), index.find_older(&id)), (None, None));
+        let place = Place { pack: 3, offset: 7 };
+        index.stored(&id, place);
+        assert_eq!((index.placed(&id), index.find_older(&id)), (Some(place), None));
+        assert!(!index.claim(&id));
     }
 }

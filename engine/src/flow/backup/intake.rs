@@ -1,4 +1,4 @@
-//! The first half of the pipeline: streams are written into blocks, cut into chunks, identified; new chunks are compressed.
+//! The first half of the pipeline: streams are written into blocks, cut into chunks, hashed and identified; new chunks are compressed.
 
 use std::sync::{Arc, Mutex, PoisonError, mpsc as jobs};
 
@@ -8,6 +8,7 @@ use tokio::sync::{mpsc, oneshot};
 use tokio_util::sync::CancellationToken;
 
 use super::pipeline::{Item, Shared, stopped};
+use super::sequence::{Follower, Guesser, sequence};
 use crate::bytes::buffers::Buffer;
 use crate::bytes::chunk::{Block, Chunker};
 use crate::bytes::compress::{Compressor, Effort};
@@ -50,22 +51,23 @@ impl Intake {
     }
 
     /// Cuts one stream, on a thread of its own.
-    fn cut_stream(&self, mut fed: mpsc::Receiver<Piece>, cut: &mpsc::Sender<Cut>) -> Result<()> {
-        let mut chunker = Chunker::new(&self.shared.keys.chunk_id_key, self.shared.chunk_size);
+    fn cut_stream(&self, mut fed: mpsc::Receiver<Piece>, mut guesser: Guesser, cut: &mpsc::Sender<Cut>) -> Result<()> {
+        let (index, key) = (&self.shared.index, &self.shared.keys.chunk_id_key);
+        let mut chunker = Chunker::new(key, self.shared.chunk_size);
         let pass_on = |part: Cut| cut.blocking_send(part).map_err(|_| stopped());
         while let Some(piece) = fed.blocking_recv() {
             match piece {
                 Piece::Block(block) => {
                     chunker.feed(block);
-                    while let Some(chunk) = chunker.next_chunk() {
-                        pass_on(Cut::Chunk(chunk))?;
+                    while let Some((chunk, older)) = guesser.next_chunk(&mut chunker, index, key) {
+                        pass_on(Cut::Chunk { chunk, older })?;
                     }
                 }
-                Piece::End { length, blake3, exit } => {
+                Piece::End { exit } => {
                     while let Some(chunk) = chunker.rest() {
-                        pass_on(Cut::Chunk(chunk))?;
+                        pass_on(Cut::Chunk { chunk, older: None })?;
                     }
-                    return pass_on(Cut::End { length, blake3, exit });
+                    return pass_on(Cut::End { exit });
                 }
             }
         }
@@ -73,14 +75,27 @@ impl Intake {
         Ok(())
     }
 
-    /// Identifies the chunks of one stream, on another thread of its own.
-    fn identify_stream(&self, stream: usize, name: String, mut cut: mpsc::Receiver<Cut>) -> Result<()> {
+    /// Hashes one stream and identifies its chunks, on another thread of its own.
+    fn identify_stream(
+        &self,
+        stream: usize,
+        name: String,
+        mut follower: Follower,
+        mut cut: mpsc::Receiver<Cut>,
+    ) -> Result<()> {
         self.send(|| Item::Begin { stream, name })?;
-        let effort = Arc::new(Effort::new(self.shared.compression));
+        let (effort, mut hasher) = (Arc::new(Effort::new(self.shared.compression)), blake3::Hasher::new());
         while let Some(part) = cut.blocking_recv() {
             match part {
-                Cut::Chunk(chunk) => self.identify(stream, &effort, chunk)?,
-                Cut::End { length, blake3, exit } => {
+                Cut::Chunk { chunk, older } => {
+                    hasher.update(&chunk);
+                    follower.saw(match older {
+                        Some(number) => self.refer(stream, number, chunk.len()).map(|()| older)?,
+                        None => self.identify(stream, &effort, chunk)?,
+                    });
+                }
+                Cut::End { exit } => {
+                    let (length, blake3) = (hasher.count(), Digest(*hasher.finalize().as_bytes()));
                     return self.send(|| Item::End { stream, length, blake3, exit });
                 }
             }
@@ -88,11 +103,18 @@ impl Intake {
         Ok(())
     }
 
-    fn identify(&self, stream: usize, effort: &Arc<Effort>, chunk: Bytes) -> Result<()> {
+    /// A chunk that an earlier run stored.
+    fn refer(&self, stream: usize, number: u32, length: usize) -> Result<()> {
+        let place = self.shared.index.place(number);
+        self.send(|| Item::Known { stream, place, length })
+    }
+
+    /// Gives the chunk's number if an earlier run stored it; else has it stored.
+    fn identify(&self, stream: usize, effort: &Arc<Effort>, chunk: Bytes) -> Result<Option<u32>> {
         let (shared, length) = (&self.shared, chunk.len());
         let id = shared.keys.chunk_id_key.id_of(&chunk);
-        if let Some(place) = shared.index.find_older(&id) {
-            return self.send(|| Item::Known { stream, place, length });
+        if let Some(number) = shared.index.find_older(&id) {
+            return self.refer(stream, number, length).map(|()| Some(number));
         }
         // Before its place in the queue: whoever has a place must not wait for what those behind him hold.
         let frame_buffer = shared.buffers.frames.take_blocking()?;
@@ -107,7 +129,8 @@ impl Intake {
                 Item::Repeated { stream, id, length }
             }
         })?;
-        job.map_or(Ok(()), |job| self.jobs.send(job).map_err(|_| stopped()))
+        job.map_or(Ok(()), |job| self.jobs.send(job).map_err(|_| stopped()))?;
+        Ok(None)
     }
 
     fn send(&self, item: impl FnOnce() -> Item) -> Result<()> {
@@ -145,22 +168,29 @@ impl StreamSink for Sink {
         let (pieces, fed) = mpsc::channel(BLOCKS_AHEAD);
         let (chunks, cut) = mpsc::channel(CHUNKS_CUT);
         let (cutting, identifying, name) = (self.0.clone(), self.0.clone(), name.to_owned());
-        tokio::task::spawn_blocking(move || cutting.cut_stream(fed, &chunks));
+        let (guesser, follower) = sequence();
+        tokio::task::spawn_blocking(move || cutting.cut_stream(fed, guesser, &chunks));
         // The other one can only fail when this one is gone.
-        let worker = tokio::task::spawn_blocking(move || identifying.identify_stream(stream, name, cut));
+        let worker = tokio::task::spawn_blocking(move || identifying.identify_stream(stream, name, follower, cut));
         let (shared, cancel) = (self.0.shared.clone(), self.0.shared.cancel.clone());
-        Ok(Box::new(Writer { shared, cancel, block: None, hasher: blake3::Hasher::new(), pieces, worker }))
+        Ok(Box::new(Writer { shared, cancel, block: None, pieces, worker }))
     }
 }
 
 enum Cut {
-    Chunk(Bytes),
-    End { length: u64, blake3: Digest, exit: i32 },
+    /// `older`: its number, if it is known already that an earlier run stored it.
+    Chunk {
+        chunk: Bytes,
+        older: Option<u32>,
+    },
+    End {
+        exit: i32,
+    },
 }
 
 enum Piece {
     Block(Block),
-    End { length: u64, blake3: Digest, exit: i32 },
+    End { exit: i32 },
 }
 
 struct Writer {
@@ -168,7 +198,6 @@ struct Writer {
     cancel: CancellationToken,
     /// The one that is being filled.
     block: Option<Block>,
-    hasher: blake3::Hasher,
     pieces: mpsc::Sender<Piece>,
     worker: tokio::task::JoinHandle<Result<()>>,
 }
@@ -201,7 +230,6 @@ impl StreamWriter for Writer {
 
     async fn filled(&mut self, length: usize) -> Result<()> {
         let Some(mut block) = self.block.take() else { return Ok(()) };
-        self.hasher.update(&block.space()[..length]);
         self.shared.progress.read.fetch_add(length as u64, std::sync::atomic::Ordering::Relaxed);
         block.filled(length);
         if block.space().is_empty() {
@@ -215,8 +243,7 @@ impl StreamWriter for Writer {
         if let Some(block) = self.block.take() {
             self.pass_on(Piece::Block(block)).await?;
         }
-        let (length, blake3) = (self.hasher.count(), Digest(*self.hasher.finalize().as_bytes()));
-        self.pass_on(Piece::End { length, blake3, exit }).await?;
+        self.pass_on(Piece::End { exit }).await?;
         self.worker.await.context(Class::Failed, || "a worker thread failed")?
     }
 }

@@ -14,6 +14,7 @@ mod fleet;
 mod intake;
 mod packer;
 mod pipeline;
+mod sequence;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;

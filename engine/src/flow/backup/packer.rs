@@ -11,13 +11,13 @@ use tokio::runtime::Handle;
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 
+use super::chunk_index::Place;
 use super::fleet::Receipt;
 use super::pipeline::{Captured, CapturedStream, Item, Shared, stopped};
 use crate::bytes::buffers::Buffer;
 use crate::bytes::crypt;
 use crate::error::{Class, Context, Error, Result};
 use crate::id::{ChunkId, Digest};
-use crate::vault::chunk_table::Place;
 use crate::vault::index::IndexedPack;
 use crate::vault::manifest::{Extent, PackRef, push_extent};
 use crate::vault::pack::{ChunkEntry, PackWriter};
@@ -86,7 +86,8 @@ pub(super) struct Packer {
     /// By number; `None` while it is filled or in flight.
     packs: Vec<Option<PackRef>>,
     flights: JoinSet<Result<Landed>>,
-    unindexed: Vec<IndexedPack>,
+    /// Packs that no index segment holds yet, in the order of their numbers: so a later run finds chunks in the order of the stream.
+    unindexed: BTreeMap<PackNumber, IndexedPack>,
     receipts: Vec<Receipt>,
     deduplicated: u64,
 }
@@ -104,7 +105,7 @@ impl Packer {
             older: HashMap::new(),
             packs: Vec::new(),
             flights: JoinSet::new(),
-            unindexed: Vec::new(),
+            unindexed: BTreeMap::new(),
             receipts: Vec::new(),
             deduplicated: 0,
         }
@@ -193,9 +194,10 @@ impl Packer {
     fn refer_to_older(&mut self, stream: usize, place: Place, length: usize) {
         let number = *self.older.entry(place.pack).or_insert_with(|| {
             let (pack, uncommitted) = self.shared.index.pack(place);
+            let number = self.packs.len() as PackNumber;
             self.packs.push(Some(pack));
-            self.unindexed.extend(uncommitted.cloned());
-            self.packs.len() as PackNumber - 1
+            self.unindexed.extend(uncommitted.map(|pack| (number, pack.clone())));
+            number
         });
         self.count_deduplicated(length);
         self.refer(stream, number, place.offset, length);
@@ -210,7 +212,7 @@ impl Packer {
         let offset = pack.push(id, length, frame)? as u32;
         let full = pack.is_full();
         self.slots[slot].filling = Some((number, pack));
-        self.shared.index.place(&id, Place { pack: number, offset });
+        self.shared.index.stored(&id, Place { pack: number, offset });
         self.refer(stream, number, offset, length);
         if full { self.close(slot) } else { Ok(()) }
     }
@@ -252,7 +254,7 @@ impl Packer {
         let Some(landed) = landed else { return Ok(()) };
         let Landed { number, indexed, receipt } = landed.context(Class::Failed, || "an upload task failed")??;
         self.packs[number as usize] = Some(receipt.pack);
-        self.unindexed.push(indexed);
+        self.unindexed.insert(number, indexed);
         self.receipts.push(receipt);
         Ok(())
     }
@@ -270,7 +272,7 @@ impl Packer {
         Ok(Captured {
             streams,
             packs: packs.ok_or_else(|| Error::failed("a pack was not uploaded"))?,
-            unindexed: self.unindexed,
+            unindexed: self.unindexed.into_values().collect(),
             stored: self.receipts.iter().map(|receipt| receipt.pack.1).sum(),
             receipts: self.receipts,
             deduplicated: self.deduplicated,

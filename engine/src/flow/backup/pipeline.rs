@@ -1,6 +1,6 @@
-//! The pipeline of one run: stream writers → chunk and identify → compress → pack and encrypt → upload.
+//! The pipeline of one run: stream writers → chunk → hash and identify → compress → pack and encrypt → upload.
 //!
-//! - **Threads**: two for each stream that is open (chunk; identify: [`intake`](super::intake)), `limits.cpu` that
+//! - **Threads**: two for each stream that is open (chunk; hash and identify: [`intake`](super::intake)), `limits.cpu` that
 //!   compress, one that packs and encrypts ([`packer`](super::packer)); the source's pipe and the uploads are tokio's.
 //! - **Order**: a stream's chunks reach the packer in the stream's order, so its extents are in order. Streams that are
 //!   open one after the other fill packs one after the other; those open at once have a pack each, while there are enough.
@@ -14,7 +14,7 @@ use tokio::sync::{mpsc, oneshot};
 use tokio_util::sync::{CancellationToken, DropGuard};
 
 use super::Progress;
-use super::chunk_index::ChunkIndex;
+use super::chunk_index::{ChunkIndex, Place};
 use super::fleet::{Fleet, Receipt};
 use super::intake::{Intake, Sink};
 use super::packer::Packer;
@@ -25,7 +25,6 @@ use crate::error::{Class, Context, Error, Result};
 use crate::id::{ChunkId, Digest};
 use crate::keys::DatasetKeys;
 use crate::state::journal::Journal;
-use crate::vault::chunk_table::Place;
 use crate::vault::index::IndexedPack;
 use crate::vault::manifest::{Extent, PackRef};
 use crate::vault::pack::TARGET_SIZE;

@@ -1,6 +1,9 @@
 //! What is built upon rows, and when it can be: the indexes and constraints of a large table once all rows that they need are
 //! there, beside tables that are still being loaded. `pg_restore --jobs` does the same, but wants all rows in one file.
 //!
+//! What comes first is what the longest chain waits for: rows, the key upon them, the foreign key upon that. How long each takes
+//! is guessed from how long the rows are.
+//!
 //! Everything is read from lists that `pg_restore --list` prints of the definitions. What is not understood beyond doubt is built
 //! at the end, by `pg_restore --jobs` itself.
 
@@ -45,8 +48,8 @@ struct Build {
     after: BTreeSet<EntryId>,
     /// Others may be built on the same tables meanwhile, if they are such, too: an index locks out nothing but writers.
     shares: bool,
-    /// Another one comes after it.
-    wanted: bool,
+    /// How long it and the longest chain after it take, in bytes of rows that are loaded meanwhile.
+    urgency: u64,
     begun: bool,
 }
 
@@ -69,15 +72,15 @@ pub(super) struct Builds {
 }
 
 impl Builds {
-    /// `list`: of the definitions, with what each needs; `upon_rows`: of those of them that come after rows; `tables`: those whose
-    /// rows are loaded apart.
-    pub(super) fn new(list: &str, upon_rows: &str, tables: &[TableName]) -> Self {
+    /// `list`: of the definitions, with what each needs; `upon_rows`: of those of them that come after rows; `lengths`: of those
+    /// tables whose rows are loaded apart.
+    pub(super) fn new(list: &str, upon_rows: &str, lengths: &BTreeMap<TableName, u64>) -> Self {
         let entries = entries(list);
         let all: Vec<EntryId> = self::entries(upon_rows).iter().map(|entry| entry.id).collect();
         let after_rows: BTreeSet<&EntryId> = all.iter().collect();
         let before = entries.iter().filter(|entry| BEFORE.iter().any(|kind| entry.is(kind)));
         let mut known: BTreeMap<EntryId, Option<&TableName>> = before.map(|entry| (entry.id, None)).collect();
-        for table in tables {
+        for table in lengths.keys() {
             // A table's own line begins like this. If another one does too, because names hold blanks, neither is believed.
             let begins = format!("TABLE {} {} ", table.schema, table.name);
             let mut matching = entries.iter().filter(|entry| entry.what.starts_with(&begins));
@@ -85,7 +88,7 @@ impl Builds {
                 known.insert(entry.id, Some(table));
             }
         }
-        let mut early: BTreeMap<EntryId, Build> = BTreeMap::new();
+        let (mut early, mut order): (BTreeMap<EntryId, Build>, Vec<EntryId>) = Default::default();
         for entry in entries.iter().filter(|entry| after_rows.contains(&entry.id)) {
             let needs = |needed: &EntryId| known.contains_key(needed) || early.contains_key(needed);
             let tables: BTreeSet<TableName> =
@@ -94,14 +97,25 @@ impl Builds {
             if is_early && !tables.is_empty() {
                 let after: BTreeSet<EntryId> =
                     entry.needs.iter().copied().filter(|needed| early.contains_key(needed)).collect();
-                for needed in &after {
-                    early.entry(*needed).and_modify(|needed| needed.wanted = true);
-                }
-                let shares = entry.is("INDEX");
-                early.insert(entry.id, Build { tables, after, shares, wanted: false, begun: false });
+                // An index or a key sorts one column or two; a foreign key joins whole tables.
+                let rows: u64 = tables.iter().filter_map(|table| lengths.get(table)).sum();
+                let urgency = 1 + if entry.is("FK CONSTRAINT") { rows / 3 * 2 } else { rows / 3 };
+                early.insert(entry.id, Build { tables, after, shares: entry.is("INDEX"), urgency, begun: false });
+                order.push(entry.id);
             }
         }
+        // Whatever needs an entry stands after it.
+        for id in order.iter().rev() {
+            let chain = early.values().filter(|later| later.after.contains(id)).map(|later| later.urgency).max();
+            early.entry(*id).and_modify(|build| build.urgency += chain.unwrap_or_default());
+        }
         Self { early, loaded: BTreeSet::new(), done: BTreeSet::new(), all }
+    }
+
+    /// How long the longest chain of builds takes that begins with this table's rows.
+    pub(super) fn upon(&self, table: &TableName) -> u64 {
+        let upon = self.early.values().filter(|build| build.tables.contains(table));
+        upon.map(|build| build.urgency).max().unwrap_or_default()
     }
 
     /// All rows of a table are there.
@@ -114,9 +128,9 @@ impl Builds {
         self.done.insert(entry);
     }
 
-    /// One that can be built now, beside those that were given and are not built yet; each is given once. What others wait for
-    /// comes first, then what joins tables, since it takes longest.
-    pub(super) fn next(&mut self) -> Option<EntryId> {
+    /// One that can be built now, beside those that were given and are not built yet, if it is more urgent than `others`; each is
+    /// given once.
+    pub(super) fn next(&mut self, others: u64) -> Option<EntryId> {
         let running = |(id, build): &(&EntryId, &Build)| build.begun && !self.done.contains(*id);
         let running: Vec<&Build> = self.early.iter().filter(running).map(|(_, build)| build).collect();
         let ready = self.early.iter().filter(|(_, build)| {
@@ -125,8 +139,8 @@ impl Builds {
                 && build.after.is_subset(&self.done)
                 && !running.iter().any(|other| build.conflicts(other))
         });
-        let (id, _) = ready.max_by_key(|(id, build)| (build.wanted, build.tables.len(), Reverse(**id)))?;
-        let id = *id;
+        let (id, build) = ready.max_by_key(|(id, build)| (build.urgency, Reverse(**id)))?;
+        let id = Some(*id).filter(|_| build.urgency > others)?;
         self.early.entry(id).and_modify(|build| build.begun = true);
         Some(id)
     }
@@ -190,20 +204,30 @@ mod tests {
             ["customers", "orders", "odd"].map(|name| TableName { schema: "public".to_owned(), name: name.to_owned() });
         let upon_rows: Vec<&str> =
             LIST.lines().filter(|line| line.starts_with('3') && !line.starts_with("3360")).collect();
-        (Builds::new(LIST, &upon_rows.join("\n"), &tables), tables)
+        let lengths = tables.iter().cloned().zip([300, 900, 90]).collect();
+        (Builds::new(LIST, &upon_rows.join("\n"), &lengths), tables)
     }
 
     #[test]
     fn each_is_given_once_when_its_rows_and_what_it_needs_are_there() {
         let (mut builds, [customers, orders, _]) = builds();
-        assert_eq!((builds.next(), builds.rest()), (None, None));
+        assert_eq!((builds.next(0), builds.rest()), (None, None));
         builds.loaded(&orders);
-        assert_eq!((builds.next(), builds.next()), (Some(3207), None));
+        assert_eq!((builds.next(0), builds.next(0)), (Some(3207), None));
         builds.built(3207);
         builds.loaded(&customers);
-        assert_eq!((builds.next(), builds.next()), (Some(3206), None), "a foreign key before the key it refers to");
+        assert_eq!((builds.next(0), builds.next(0)), (Some(3206), None), "a foreign key before the key it refers to");
         builds.built(3206);
-        assert_eq!((builds.next(), builds.next()), (Some(3212), None));
+        assert_eq!((builds.next(0), builds.next(0)), (Some(3212), None));
+    }
+
+    #[test]
+    fn what_the_longest_chain_waits_for_is_most_urgent() {
+        let (mut builds, tables) = builds();
+        // The key and the foreign key upon it; the foreign key; the index of a table that is not believed.
+        assert_eq!(tables.each_ref().map(|table| builds.upon(table)), [101 + 801, 801, 0]);
+        builds.loaded(&tables[0]);
+        assert_eq!((builds.next(902), builds.next(901)), (None, Some(3206)));
     }
 
     #[test]
@@ -211,18 +235,18 @@ mod tests {
         let (mut builds, [customers, orders, _]) = builds();
         builds.loaded(&orders);
         builds.loaded(&customers);
-        assert_eq!(builds.next(), Some(3206));
+        assert_eq!(builds.next(0), Some(3206));
         builds.built(3206);
-        assert_eq!((builds.next(), builds.next()), (Some(3212), None), "an index beside a constraint on its table");
+        assert_eq!((builds.next(0), builds.next(0)), (Some(3212), None), "an index beside a constraint on its table");
         builds.built(3212);
-        assert_eq!((builds.next(), builds.next()), (Some(3207), None));
+        assert_eq!((builds.next(0), builds.next(0)), (Some(3207), None));
     }
 
     #[test]
     fn what_is_not_understood_or_needs_other_rows_waits_for_the_end() {
         let (mut builds, tables) = builds();
         tables.iter().for_each(|table| builds.loaded(table));
-        while let Some(id) = builds.next() {
+        while let Some(id) = builds.next(0) {
             builds.built(id);
         }
         // `odd` may be the line of `odd one`: neither is believed.

@@ -3,7 +3,7 @@
 //! Nothing that exists is changed unless the caller said `overwrite`; a database that was created here and could not be loaded whole
 //! is dropped again.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::ffi::OsStr;
 use std::io::Write;
 use std::path::PathBuf;
@@ -193,7 +193,8 @@ impl Server<'_> {
         Ok(file)
     }
 
-    /// Rows over several connections, the longest first; beside the last of them, and after, what is built upon them.
+    /// Rows over several connections; beside them, and after, what is built upon those that are there. What the longest chain
+    /// waits for comes first.
     async fn load_rows(
         &self,
         streams: &dyn StoredStreams,
@@ -202,25 +203,34 @@ impl Server<'_> {
         target: &str,
     ) -> Result<()> {
         let into = ["-d".to_owned(), conninfo(target)];
-        let table = |part: &Part| if let Part::Table(name) = part { Some(name.clone()) } else { None };
-        let tables: Vec<TableName> = rows.iter().filter_map(|(part, _)| table(part)).collect();
+        let length = |stream: &str| streams.length(stream).unwrap_or_default();
+        let table = |(part, stream): &(Part, &str)| match part {
+            Part::Table(name) => Some((name.clone(), length(stream))),
+            _ => None,
+        };
+        let lengths: BTreeMap<TableName, u64> = rows.iter().filter_map(table).collect();
         // Without the lists everything is built at the end.
         let (list, upon_rows) = self.lists(definitions).await.unwrap_or_else(|error| {
             tracing::warn!(error = %error.chain(), "indexes are built only after all rows");
             Default::default()
         });
-        let mut builds = Builds::new(&list, &upon_rows, &tables);
-        let mut rows: Vec<&(Part, &str)> = rows.iter().collect();
-        rows.sort_by_key(|(_, stream)| streams.length(stream));
+        let mut builds = Builds::new(&list, &upon_rows, &lengths);
+        let urgency = |(part, stream): &(Part, &str)| {
+            let upon = if let Part::Table(name) = part { builds.upon(name) } else { 0 };
+            length(stream) + upon
+        };
+        let mut rows: Vec<(u64, &(Part, &str))> = rows.iter().map(|rows| (urgency(rows), rows)).collect();
+        rows.sort_by_key(|(urgency, _)| *urgency);
         let mut running = FuturesUnordered::new();
         loop {
             while running.len() < self.cx.jobs.max(1) {
-                if let Some((part, name)) = rows.pop() {
-                    let load = self.load_stream(streams, name, &into);
-                    running.push(load.map_ok(move |()| Done::Rows(part)).boxed());
-                } else if let Some(entry) = builds.next() {
+                let others = rows.last().map_or(0, |(urgency, _)| *urgency);
+                if let Some(entry) = builds.next(others) {
                     let build = self.build(definitions, Some(vec![entry]), &into);
                     running.push(build.map_ok(move |()| Done::Built(entry)).boxed());
+                } else if let Some((_, (part, name))) = rows.pop() {
+                    let load = self.load_stream(streams, name, &into);
+                    running.push(load.map_ok(move |()| Done::Rows(part)).boxed());
                 } else {
                     break;
                 }

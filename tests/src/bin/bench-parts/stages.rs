@@ -38,7 +38,7 @@ impl Stage {
     }
 }
 
-/// What a first backup does with every byte; an unchanged one stops before `compress`.
+/// What a first backup does with every byte; an unchanged one reads, hashes and identifies, and searches for no boundary.
 #[derive(Default)]
 struct Backup {
     read: Stage,
@@ -188,9 +188,9 @@ impl Packs {
 
     fn print(&self) {
         let (backup, restore) = (&self.backup, &self.restore);
-        let unchanged =
-            [("read", &backup.read), ("hash", &backup.hash), ("chunk", &backup.chunk), ("identify", &backup.identify)];
+        let unchanged = [("read", &backup.read), ("hash", &backup.hash), ("identify", &backup.identify)];
         let more = [
+            ("chunk", &backup.chunk),
             ("compress", &backup.compress),
             ("encrypt", &backup.encrypt),
             ("name", &backup.name),
