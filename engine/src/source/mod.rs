@@ -9,6 +9,7 @@
 mod command;
 mod directory;
 mod file;
+pub(crate) mod pipes;
 pub(crate) mod postgres;
 pub(crate) mod process;
 pub(crate) mod sqlite;

@@ -14,17 +14,16 @@ use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
 use rustix::process::{Pid, Signal, kill_process_group};
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::process::{Child, ChildStdin, ChildStdout, Command};
+use tokio::io::AsyncReadExt;
+use tokio::process::{Child, Command};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::AbortOnDropHandle;
 
+use super::pipes::{Drain, Filler, PIPE};
 use super::{CaptureContext, StreamReader, StreamWriter};
 use crate::error::{Class, Context, Error, Result};
 
 const PIECE: usize = 256 << 10;
-/// The largest pipe that Linux gives to everybody.
-const PIPE: usize = 1 << 20;
 const TAIL: usize = 8 << 10;
 /// After these PostgreSQL's tools repeat statements and rows.
 const STATEMENTS: [&str; 2] = ["Command was:", "CONTEXT:"];
@@ -115,8 +114,8 @@ impl Invocation {
             }
         });
         Ok(Tool {
-            stdin: child.stdin.take(),
-            stdout: child.stdout.take(),
+            stdin: child.stdin.take().map(Filler::new),
+            stdout: child.stdout.take().map(Drain::new),
             child,
             group,
             name,
@@ -141,8 +140,8 @@ pub(crate) struct Tool {
     child: Child,
     group: Option<Pid>,
     name: String,
-    stdin: Option<ChildStdin>,
-    stdout: Option<ChildStdout>,
+    stdin: Option<Filler>,
+    stdout: Option<Drain>,
     tail: Arc<Mutex<Vec<u8>>>,
     listener: AbortOnDropHandle<()>,
     stall: Duration,
@@ -165,7 +164,7 @@ impl Tool {
     }
 
     /// Its standard input, once.
-    pub(crate) fn take_stdin(&mut self) -> Option<ChildStdin> {
+    pub(crate) fn take_stdin(&mut self) -> Option<Filler> {
         self.stdin.take()
     }
 

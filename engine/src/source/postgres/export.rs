@@ -7,20 +7,18 @@
 use std::ffi::OsStr;
 use std::time::Duration;
 
-use tokio::io::AsyncWriteExt;
-use tokio::process::ChildStdin;
-
 use super::Server;
 use super::capture::conninfo;
 use super::parts::Table;
 use crate::error::{Class, Context, Error, Result};
+use crate::source::pipes::Filler;
 use crate::source::process::Tool;
 
 /// A transaction that holds it.
 pub(super) struct ExportedSnapshot {
     id: String,
     session: Tool,
-    input: ChildStdin,
+    input: Filler,
 }
 
 impl ExportedSnapshot {
