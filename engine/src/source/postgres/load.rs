@@ -12,6 +12,7 @@ use futures::stream::FuturesUnordered;
 use futures::{FutureExt, StreamExt, TryFutureExt};
 use tempfile::NamedTempFile;
 
+use super::archive::LongBlocks;
 use super::builds::{Builds, EntryId};
 use super::capture::{conninfo, rows};
 use super::parts::{Part, Stored, TableName, by_database};
@@ -250,7 +251,11 @@ impl Server<'_> {
     async fn load_stream(&self, streams: &dyn StoredStreams, name: &str, arguments: &[String]) -> Result<()> {
         let mut archive = streams.open(name).await?;
         let restore = self.tool("pg_restore", STRICT.into_iter().chain(arguments.iter().map(String::as_str)));
-        feed(restore, archive.as_mut(), |_| Ok(())).await.map_err(|error| error.within(format!("cannot load {name}")))
+        let loaded = match Part::of_stream(name) {
+            Some((Part::Table(_), _)) => feed(restore, &mut LongBlocks::new(archive.as_mut()), |_| Ok(())).await,
+            _ => feed(restore, archive.as_mut(), |_| Ok(())).await,
+        };
+        loaded.map_err(|error| error.within(format!("cannot load {name}")))
     }
 
     async fn load_file(&self, file: &NamedTempFile, arguments: &[String]) -> Result<()> {

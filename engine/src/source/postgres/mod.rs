@@ -15,6 +15,7 @@ use super::process::Invocation;
 use crate::config::{PostgresConnection, Secret};
 use crate::error::Result;
 
+mod archive;
 mod builds;
 pub(crate) mod capture;
 pub(crate) mod clients;
