@@ -160,6 +160,7 @@ mod tests {
         drop(second);
         Ok(())
     }
+
     #[tokio::test]
     async fn a_large_buffer_counts_as_several_and_is_not_kept() -> Result<()> {
         let pool = BufferPool::new(3, 100);
