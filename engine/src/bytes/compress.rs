@@ -178,13 +178,13 @@ impl Frames {
     }
 }
 
-/// Decompresses every frame of a small document.
+/// Decompresses every frame of a document; room is made for `expected` bytes at first.
 ///
 /// # Errors
 /// [`Class::Integrity`]: damaged, or more than `limit` bytes.
-pub fn decompress_document(data: impl io::Read, limit: u64) -> Result<Vec<u8>> {
+pub fn decompress_document(data: impl io::Read, expected: usize, limit: u64) -> Result<Vec<u8>> {
     let mut decoder = zstd::stream::read::Decoder::new(data).context(Class::Failed, || "cannot set up zstd")?;
-    let mut text = Vec::new();
+    let mut text = Vec::with_capacity(expected);
     let read = io::copy(&mut io::Read::take(&mut decoder, limit + 1), &mut text)
         .context(Class::Integrity, || "zstd cannot decompress")?;
     if read > limit {

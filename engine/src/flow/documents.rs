@@ -64,7 +64,7 @@ impl Documents<'_> {
     /// The index segment as this replica holds it.
     pub(super) async fn index(&self, replica: &dyn Replica, snapshot: &SnapshotId) -> Result<IndexSegment> {
         let key = layout::index(self.dataset, snapshot);
-        IndexSegment::parse(&self.open(&key, &self.fetch(replica, &key).await?)?)
+        IndexSegment::open(self.open(&key, &self.fetch(replica, &key).await?)?)
     }
 
     /// The index segment from the first replica that gives a good one.
@@ -74,7 +74,7 @@ impl Documents<'_> {
         snapshot: &SnapshotId,
     ) -> Result<IndexSegment> {
         let key = layout::index(self.dataset, snapshot);
-        if let Some(segment) = self.cached(&key).and_then(|bytes| IndexSegment::parse(&bytes).ok()) {
+        if let Some(segment) = self.cached(&key).and_then(|bytes| IndexSegment::open(bytes).ok()) {
             return Ok(segment);
         }
         let mut errors = Vec::new();
@@ -103,7 +103,7 @@ impl Documents<'_> {
     fn open(&self, key: &str, object: &[u8]) -> Result<Vec<u8>> {
         let identities = self.keys.identities.iter().map(|identity| identity.as_ref() as &dyn Identity);
         crypt::decrypting(identities, object)
-            .and_then(|compressed| decompress_document(compressed, LARGEST as u64))
+            .and_then(|compressed| decompress_document(compressed, object.len(), LARGEST as u64))
             .map_err(|error| error.within(format!("cannot open {key}")))
     }
 }

@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 use crate::error::{Error, Result};
 use crate::id::{Name, PackId, SnapshotId};
-use crate::replica::SharedReplica;
+use crate::replica::{ObjectMeta, SharedReplica};
 use crate::vault::info::VaultInfo;
 use crate::vault::layout;
 use crate::vault::manifest::{Manifest, PackRef};
@@ -47,7 +47,7 @@ impl Inventory {
                 .hint("check vault_prefix and bucket"));
         }
         let (folder, keyring) = (layout::dataset(dataset), layout::keyring(dataset));
-        let (objects, keyring) = tokio::try_join!(replica.list(&folder), replica.list(&keyring))?;
+        let keyring = replica.list(&keyring).await?.into_iter().map(|object| object.key).collect();
         let mut inventory = Self {
             replica: replica.clone(),
             packs: HashMap::new(),
@@ -58,34 +58,53 @@ impl Inventory {
             drills: BTreeSet::new(),
             prunes: BTreeSet::new(),
             strangers: Vec::new(),
-            keyring: keyring.into_iter().map(|object| object.key).collect(),
+            keyring,
         };
+        // Packs are many and are noted page by page; of the rest, an object and its signature need not be on one page.
+        let (mut others, mut next) = (Vec::new(), None);
+        loop {
+            let page = replica.list_page(&folder, next.as_deref()).await?;
+            for object in page.objects {
+                match layout::parse_pack(dataset, &object.key) {
+                    Some(pack) => drop(inventory.packs.insert(pack, object.size)),
+                    None => others.push(object),
+                }
+            }
+            next = page.next;
+            if next.is_none() {
+                break;
+            }
+        }
+        inventory.note(dataset, &others);
+        Ok(inventory)
+    }
+
+    /// Sorts out all that are no packs.
+    fn note(&mut self, dataset: &Name, objects: &[ObjectMeta]) {
         let keys: BTreeSet<&str> = objects.iter().map(|object| object.key.as_str()).collect();
-        for object in &objects {
+        for object in objects {
             let key = object.key.as_str();
             let signed = || keys.contains(layout::signature(key).as_str());
-            if let Some(pack) = layout::parse_pack(dataset, key) {
-                inventory.packs.insert(pack, object.size);
-            } else if let Some(snapshot) = layout::parse_manifest(dataset, key) {
-                if signed() { &mut inventory.snapshots } else { &mut inventory.unsigned }.insert(snapshot);
+            if let Some(snapshot) = layout::parse_manifest(dataset, key) {
+                if signed() { &mut self.snapshots } else { &mut self.unsigned }.insert(snapshot);
             } else if let Some(snapshot) = layout::parse_index(dataset, key) {
                 if signed() {
-                    inventory.indexes.insert(snapshot);
-                    inventory.index_bytes += object.size;
+                    self.indexes.insert(snapshot);
+                    self.index_bytes += object.size;
                 }
             } else if let Some(id) = layout::parse_json(&layout::drills(dataset), key) {
                 if signed() {
-                    inventory.drills.insert(id);
+                    self.drills.insert(id);
                 }
             } else if let Some(id) = layout::parse_json(&layout::prunes(dataset), key) {
                 if signed() {
-                    inventory.prunes.insert(id);
+                    self.prunes.insert(id);
                 }
-            } else if !key.ends_with(".minisig") {
-                inventory.strangers.push(key.to_owned());
+            } else if !layout::is_signature(key) {
+                self.strangers.push(key.to_owned());
             }
         }
-        Ok(inventory)
+        self.strangers.sort_unstable();
     }
 
     /// Lists every replica at once.

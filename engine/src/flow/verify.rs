@@ -244,7 +244,8 @@ impl Judge<'_> {
             if cancel.is_cancelled() {
                 return Err(Error::failed("the verification was cancelled"));
             }
-            if let Err(error) = self.reader.documents(self.dataset, self.keys).index(replica, snapshot).await {
+            let segment = self.reader.documents(self.dataset, self.keys).index(replica, snapshot).await;
+            if let Err(error) = segment.and_then(|segment| segment.packs().try_for_each(|pack| pack.map(drop))) {
                 self.finding(layout::index(self.dataset, snapshot), error.chain());
             }
         }

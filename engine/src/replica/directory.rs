@@ -21,11 +21,14 @@ use chrono::{DateTime, Utc};
 
 use self::leaves::Leaves;
 use super::pacer::Pacer;
-use super::{ObjectMeta, Probe, Replica, ReplicaError, ReplicaErrorKind, key, trial, waiting};
+use super::{ObjectMeta, Page, Probe, Replica, ReplicaError, ReplicaErrorKind, key, trial, waiting};
 use crate::config::ReplicaConfig;
 use crate::id::Name;
 
 mod leaves;
+
+/// A page of a listing ends with the folder that makes it this long.
+const FULL_PAGE: usize = 1000;
 
 /// A [`Replica`] in a directory. Its module begins with what it promises.
 #[derive(Debug)]
@@ -107,9 +110,9 @@ impl Replica for DirectoryReplica {
         self.with_key("look up", key, Tree::head).await
     }
 
-    async fn list(&self, prefix: &str) -> Result<Vec<ObjectMeta>, ReplicaError> {
-        let owned = prefix.to_owned();
-        self.blocking("list", prefix, move |tree| tree.list(&owned)).await
+    async fn list_page(&self, prefix: &str, next: Option<&str>) -> Result<Page, ReplicaError> {
+        let (owned, next) = (prefix.to_owned(), next.map(str::to_owned));
+        self.blocking("list", prefix, move |tree| tree.list_page(&owned, next.as_deref())).await
     }
 
     async fn delete(&self, key: &str) -> Result<(), ReplicaError> {
@@ -208,24 +211,26 @@ impl Tree {
         }
     }
 
-    fn list(&self, prefix: &str) -> Result<Vec<ObjectMeta>, ReplicaErrorKind> {
+    /// `next` names the folders that are still to be visited, one a line.
+    fn list_page(&self, prefix: &str, next: Option<&str>) -> Result<Page, ReplicaErrorKind> {
         self.check_mounted()?;
         // Only whole segments of the prefix name a folder; the rest filters names.
         let folder = prefix.rsplit_once('/').map_or("", |(folder, _)| folder);
         if !folder.is_empty() && key::check(folder).is_err() {
-            return Ok(Vec::new());
+            return Ok(Page::default());
         }
-        let mut found = Vec::new();
-        let mut open = vec![folder.to_owned()];
-        while let Some(folder) = open.pop() {
-            let visit = self.visit(&folder, prefix, &mut open, &mut found);
+        let mut objects = Vec::new();
+        let mut open: Vec<String> = next.unwrap_or(folder).split('\n').map(str::to_owned).collect();
+        while objects.len() < FULL_PAGE
+            && let Some(folder) = open.pop()
+        {
+            let visit = self.visit(&folder, prefix, &mut open, &mut objects);
             // A folder that vanished meanwhile holds nothing.
             if let Err(error) = visit.or_else(|error| if is_missing(&error) { Ok(()) } else { Err(error) }) {
                 return Err(classify(&error));
             }
         }
-        found.sort_unstable_by(|a, b| a.key.cmp(&b.key));
-        Ok(found)
+        Ok(Page { objects, next: (!open.is_empty()).then(|| open.join("\n")) })
     }
 
     fn visit(&self, folder: &str, prefix: &str, open: &mut Vec<String>, found: &mut Vec<ObjectMeta>) -> io::Result<()> {

@@ -25,7 +25,7 @@ use tokio::sync::Notify;
 use tokio::time::Instant;
 
 use super::waiting::Waiting;
-use super::{ObjectMeta, Probe, Replica, ReplicaError, ReplicaErrorKind, SharedReplica};
+use super::{ObjectMeta, Page, Probe, Replica, ReplicaError, ReplicaErrorKind, SharedReplica};
 use crate::id::Name;
 
 const LEAST: usize = 1;
@@ -285,8 +285,8 @@ impl Replica for Gate {
         self.inner.head(key).await
     }
 
-    async fn list(&self, prefix: &str) -> Result<Vec<ObjectMeta>, ReplicaError> {
-        self.inner.list(prefix).await
+    async fn list_page(&self, prefix: &str, next: Option<&str>) -> Result<Page, ReplicaError> {
+        self.inner.list_page(prefix, next).await
     }
 
     async fn delete(&self, key: &str) -> Result<(), ReplicaError> {

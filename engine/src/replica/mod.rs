@@ -47,6 +47,15 @@ pub struct ObjectMeta {
     pub modified: DateTime<Utc>,
 }
 
+/// A part of a listing, in no order.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Page {
+    /// Some thousand at most, as a rule.
+    pub objects: Vec<ObjectMeta>,
+    /// What the next page is asked for with; `None` after the last one.
+    pub next: Option<String>,
+}
+
 /// What failed, as far as callers must tell the cases apart.
 #[derive(Debug, thiserror::Error)]
 pub enum ReplicaErrorKind {
@@ -166,8 +175,21 @@ pub trait Replica: Send + Sync + fmt::Debug {
     /// What is known of an object; `None` if it does not exist.
     async fn head(&self, key: &str) -> Result<Option<ObjectMeta>, ReplicaError>;
 
-    /// Every object whose key begins with `prefix` (any string; "" lists all), sorted by key, complete, however many pages it takes.
-    async fn list(&self, prefix: &str) -> Result<Vec<ObjectMeta>, ReplicaError>;
+    /// A page of the objects whose key begins with `prefix` (any string; "" lists all): the first one, or what
+    /// [`next`](Page::next) of the one before stands for. What exists throughout the listing is on exactly one page.
+    async fn list_page(&self, prefix: &str, next: Option<&str>) -> Result<Page, ReplicaError>;
+
+    /// All pages at once, sorted by key. For what is known to be few: it all lies in memory.
+    async fn list(&self, prefix: &str) -> Result<Vec<ObjectMeta>, ReplicaError> {
+        let Page { mut objects, mut next } = self.list_page(prefix, None).await?;
+        while next.is_some() {
+            let page = self.list_page(prefix, next.as_deref()).await?;
+            objects.extend(page.objects);
+            next = page.next;
+        }
+        objects.sort_unstable_by(|a, b| a.key.cmp(&b.key));
+        Ok(objects)
+    }
 
     /// Removes an object; no error if it is not there. In a versioned bucket the current version is hidden, not gone.
     async fn delete(&self, key: &str) -> Result<(), ReplicaError>;

@@ -13,7 +13,7 @@ use bytes::Bytes;
 use tokio::time::Instant;
 
 use super::waiting::Waiting;
-use super::{ObjectMeta, Probe, Replica, ReplicaError, ReplicaErrorKind, SharedReplica};
+use super::{ObjectMeta, Page, Probe, Replica, ReplicaError, ReplicaErrorKind, SharedReplica};
 use crate::id::Name;
 
 /// How often and how patiently.
@@ -117,8 +117,8 @@ impl Replica for Retry {
         self.repeat(|| self.inner.head(key)).await
     }
 
-    async fn list(&self, prefix: &str) -> Result<Vec<ObjectMeta>, ReplicaError> {
-        self.repeat(|| self.inner.list(prefix)).await
+    async fn list_page(&self, prefix: &str, next: Option<&str>) -> Result<Page, ReplicaError> {
+        self.repeat(|| self.inner.list_page(prefix, next)).await
     }
 
     async fn delete(&self, key: &str) -> Result<(), ReplicaError> {

@@ -48,10 +48,10 @@ impl Journal {
         while let Some((length, tail)) = rest.split_first_chunk::<4>() {
             let length = u32::from_le_bytes(*length);
             let Some((sealed, tail)) = tail.split_at_checked(length.min(LARGEST_RECORD) as usize) else { break };
-            let record = self.key.open(PURPOSE, sealed).and_then(|plain| IndexSegment::parse(&plain));
+            let record = self.key.open(PURPOSE, sealed).and_then(|plain| IndexSegment::open(plain.to_vec()));
             let Ok(segment) = record else { break };
             if segment.generation == self.generation {
-                packs.extend(segment.packs);
+                packs.extend(segment.packs().map_while(Result::ok));
             }
             rest = tail;
         }
@@ -63,8 +63,8 @@ impl Journal {
     /// # Errors
     /// [`Class::Storage`], such as a full disk.
     pub fn append(&self, pack: &IndexedPack) -> Result<()> {
-        let segment = IndexSegment { generation: self.generation, packs: vec![pack.clone()] };
-        let sealed = self.key.seal(PURPOSE, &segment.to_bytes())?;
+        let record = IndexSegment::write(self.generation, std::slice::from_ref(pack));
+        let sealed = self.key.seal(PURPOSE, &record)?;
         let write = || -> std::io::Result<()> {
             let mut file = OpenOptions::new().create(true).append(true).mode(0o600).open(&self.path)?;
             file.write_all(&[&(sealed.len() as u32).to_le_bytes(), sealed.as_slice()].concat())?;

@@ -12,34 +12,46 @@ use crate::id::ChunkId;
 
 const SHARDS: usize = 4096;
 const FINGERPRINT: usize = 10;
+const ENTRY: usize = FINGERPRINT + 4;
 
-/// Fingerprint, number.
+/// Fingerprint, number; both big-endian, so that they sort as one number.
 #[derive(Clone, Copy)]
-struct Entry([u8; FINGERPRINT + 4]);
+struct Entry([u8; ENTRY]);
 
 impl Entry {
     fn new(id: &ChunkId, number: u32) -> Self {
-        let mut bytes = [0; FINGERPRINT + 4];
-        bytes[..FINGERPRINT].copy_from_slice(fingerprint(id));
-        bytes[FINGERPRINT..].copy_from_slice(&number.to_le_bytes());
+        let mut bytes = [0; ENTRY];
+        bytes[..FINGERPRINT].copy_from_slice(&id.0[2..2 + FINGERPRINT]);
+        bytes[FINGERPRINT..].copy_from_slice(&number.to_be_bytes());
         Self(bytes)
     }
 
-    fn fingerprint(&self) -> &[u8] {
-        &self.0[..FINGERPRINT]
+    #[inline]
+    fn of(key: u128) -> Self {
+        let [_, _, bytes @ ..] = key.to_be_bytes();
+        Self(bytes)
+    }
+
+    /// The fingerprint above, the number in the lowest 32 bits.
+    #[inline]
+    fn key(&self) -> u128 {
+        let mut bytes = [0; 16];
+        bytes[2..].copy_from_slice(&self.0);
+        u128::from_be_bytes(bytes)
+    }
+
+    #[inline]
+    fn fingerprint(&self) -> u128 {
+        self.key() >> 32
     }
 
     fn number(&self) -> u32 {
-        self.0[FINGERPRINT..].iter().rev().fold(0, |number, byte| number << 8 | u32::from(*byte))
+        self.key() as u32
     }
 }
 
 fn shard(id: &ChunkId) -> usize {
     usize::from(id.0[0]) << 4 | usize::from(id.0[1] >> 4)
-}
-
-fn fingerprint(id: &ChunkId) -> &[u8] {
-    &id.0[2..2 + FINGERPRINT]
 }
 
 /// A map that is being made.
@@ -55,7 +67,7 @@ impl Builder {
         Self((0..SHARDS).map(|_| Vec::with_capacity(most)).collect())
     }
 
-    /// Of several numbers for one chunk the first counts.
+    /// Of several numbers for one chunk the lowest counts.
     pub fn add(&mut self, id: &ChunkId, number: u32) {
         push(&mut self.0[shard(id)], Entry::new(id, number));
     }
@@ -63,9 +75,14 @@ impl Builder {
     /// The map of all that was added.
     #[must_use]
     pub fn finish(mut self) -> ChunkTable {
+        let mut keys = Vec::new();
         for shard in &mut self.0 {
-            shard.sort_by(|a, b| a.fingerprint().cmp(b.fingerprint()));
-            shard.dedup_by(|later, first| later.fingerprint() == first.fingerprint());
+            keys.clear();
+            keys.extend(shard.iter().map(Entry::key));
+            keys.sort_unstable();
+            keys.dedup_by_key(|key| *key >> 32);
+            shard.clear();
+            shard.extend(keys.iter().map(|key| Entry::of(*key)));
         }
         ChunkTable(self.0)
     }
@@ -96,15 +113,15 @@ impl ChunkTable {
 }
 
 fn search(shard: &[Entry], id: &ChunkId) -> Result<usize, usize> {
-    shard.binary_search_by(|entry| entry.fingerprint().cmp(fingerprint(id)))
+    shard.binary_search_by_key(&Entry::new(id, 0).fingerprint(), Entry::fingerprint)
 }
 
 /// Grows by an eighth: doubling would waste more than it saves.
-fn push(shard: &mut Vec<Entry>, entry: Entry) {
-    if shard.len() == shard.capacity() {
-        shard.reserve_exact(shard.len() / 8 + 4);
+pub(crate) fn push<T>(many: &mut Vec<T>, one: T) {
+    if many.len() == many.capacity() {
+        many.reserve_exact(many.len() / 8 + 4);
     }
-    shard.push(entry);
+    many.push(one);
 }
 
 #[cfg(test)]
@@ -127,7 +144,8 @@ mod tests {
             let mut builder = Builder::new(expected);
             for (seed, number) in &built {
                 builder.add(&id(*seed), *number);
-                model.entry(*seed).or_insert(*number);
+                let lowest: &mut u32 = model.entry(*seed).or_insert(*number);
+                *lowest = (*lowest).min(*number);
             }
             let mut table = builder.finish();
             for (seed, number) in put {

@@ -6,6 +6,9 @@ use crate::id::{ChunkId, Digest, PackId};
 
 const MAGIC: &[u8; 8] = b"LBINDEX1";
 
+/// The most chunks in one segment, a pack more or less: about 2 MB.
+pub const SEGMENT: usize = 1 << 16;
+
 /// A pack, as whoever deduplicates must know it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct IndexedPack {
@@ -49,43 +52,62 @@ impl IndexedPack {
     }
 }
 
-/// The packs that one snapshot added, all of one key generation.
-#[derive(Debug, Clone, PartialEq, Eq)]
+/// A segment of packs that one snapshot added, all of one key generation: read pack by pack, for it may be large.
+#[derive(Debug)]
 pub struct IndexSegment {
     /// The key generation of its packs.
     pub generation: u32,
-    /// Its packs.
-    pub packs: Vec<IndexedPack>,
+    packs: u64,
+    bytes: Vec<u8>,
+    /// Where the first pack's record begins.
+    records: usize,
 }
 
 impl IndexSegment {
-    /// As bytes, neither compressed nor encrypted.
+    /// A segment as bytes, neither compressed nor encrypted.
     #[must_use]
-    pub fn to_bytes(&self) -> Vec<u8> {
+    pub fn write(generation: u32, packs: &[IndexedPack]) -> Vec<u8> {
         let mut out = MAGIC.to_vec();
-        varint::put(&mut out, u64::from(self.generation));
-        varint::put(&mut out, self.packs.len() as u64);
-        self.packs.iter().for_each(|pack| pack.write(&mut out));
+        varint::put(&mut out, u64::from(generation));
+        varint::put(&mut out, packs.len() as u64);
+        packs.iter().for_each(|pack| pack.write(&mut out));
         out
     }
 
-    /// Parses what [`Self::to_bytes`] wrote.
+    /// Opens what [`Self::write`] wrote.
     ///
     /// # Errors
-    /// Damaged, or of another version.
-    pub fn parse(bytes: &[u8]) -> Result<Self> {
-        let parse = || {
+    /// It does not begin as one of this version.
+    pub fn open(bytes: Vec<u8>) -> Result<Self> {
+        let begin = || {
             let mut input = bytes.strip_prefix(MAGIC)?;
             let generation = u32::try_from(varint::take(&mut input)?).ok()?;
-            let count = varint::take(&mut input)?;
-            let mut packs = Vec::new();
-            for _ in 0..count {
-                packs.push(IndexedPack::read(&mut input)?);
-            }
-            input.is_empty().then_some(Self { generation, packs })
+            let packs = varint::take(&mut input)?;
+            Some((generation, packs, bytes.len() - input.len()))
         };
-        parse().ok_or_else(|| Error::integrity("this is not an index segment of version 1"))
+        let (generation, packs, records) = begin().ok_or_else(damaged)?;
+        Ok(Self { generation, packs, bytes, records })
     }
+
+    /// Its packs; an error, and the end, where the bytes are damaged.
+    pub fn packs(&self) -> impl Iterator<Item = Result<IndexedPack>> {
+        let (mut input, mut left) = (&self.bytes[self.records..], self.packs);
+        std::iter::from_fn(move || {
+            if left == 0 {
+                return (!std::mem::take(&mut input).is_empty()).then(|| Err(damaged()));
+            }
+            let pack = IndexedPack::read(&mut input).ok_or_else(damaged);
+            left -= 1;
+            if pack.is_err() {
+                (input, left) = (&[], 0);
+            }
+            Some(pack)
+        })
+    }
+}
+
+fn damaged() -> Error {
+    Error::integrity("this is not an index segment of version 1")
 }
 
 #[cfg(test)]
@@ -99,13 +121,18 @@ mod tests {
             size: 1 << 24,
             chunks: vec![(Digest([byte + 1; 32]), 1 << 20), (Digest([byte + 2; 32]), 5)],
         };
-        let segment = IndexSegment { generation: 3, packs: vec![pack(1), pack(9)] };
-        let bytes = segment.to_bytes();
-        assert_eq!(IndexSegment::parse(&bytes)?, segment);
+        let packs = [pack(1), pack(9)];
+        let bytes = IndexSegment::write(3, &packs);
+        let parse = |bytes: &[u8]| -> Result<(u32, Vec<IndexedPack>)> {
+            let segment = IndexSegment::open(bytes.to_vec())?;
+            Ok((segment.generation, segment.packs().collect::<Result<_>>()?))
+        };
+        assert_eq!(parse(&bytes)?, (3, packs.to_vec()));
         assert_eq!(pack(1).content(), (1 << 20) + 5);
         for length in 0..bytes.len() {
-            assert!(IndexSegment::parse(&bytes[..length]).is_err(), "cut at {length} passed");
+            assert!(parse(&bytes[..length]).is_err(), "cut at {length} passed");
         }
+        assert!(parse(&[&bytes[..], b"x"].concat()).is_err(), "something behind the last pack passed");
         Ok(())
     }
 }

@@ -147,6 +147,12 @@ pub fn signature(key: &str) -> String {
     format!("{key}{SIGNATURE}")
 }
 
+/// Whether it is one.
+#[must_use]
+pub fn is_signature(key: &str) -> bool {
+    key.ends_with(SIGNATURE)
+}
+
 /// What a signature says it is for, its trusted comment: vault id and key.
 #[must_use]
 pub fn trusted_comment(vault: &str, key: &str) -> String {

@@ -11,7 +11,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use crate::flow::documents::Documents;
 use crate::flow::inventory::Inventory;
-use crate::id::{ChunkId, SnapshotId};
+use crate::id::{ChunkId, PackId, SnapshotId};
 use crate::replica::SharedReplica;
 use crate::vault::chunk_table::{self, ChunkTable};
 use crate::vault::index::IndexedPack;
@@ -45,9 +45,31 @@ pub(super) struct ChunkIndex {
 /// Chunks of older packs, by number.
 #[derive(Default)]
 struct Older {
-    lengths: Vec<u32>,
-    /// Each with the number of its first chunk.
-    packs: Vec<(PackRef, u32)>,
+    lengths: Vec<Length>,
+    packs: Vec<OlderPack>,
+}
+
+/// Of a chunk, less one: the largest has 16 MiB.
+struct Length([u8; 3]);
+
+impl Length {
+    fn new(length: u32) -> Option<Self> {
+        let [0, bytes @ ..] = length.checked_sub(1)?.to_be_bytes() else { return None };
+        Some(Self(bytes))
+    }
+
+    fn get(&self) -> u32 {
+        let [a, b, c] = self.0;
+        u32::from_be_bytes([0, a, b, c]) + 1
+    }
+}
+
+struct OlderPack {
+    id: PackId,
+    /// Of its ciphertext.
+    size: u64,
+    /// The number of its first chunk.
+    first: u32,
 }
 
 struct Known {
@@ -68,15 +90,17 @@ impl ChunkIndex {
 
     /// The length of an older chunk; `None` if none has this number.
     pub(super) fn length(&self, number: u32) -> Option<u32> {
-        self.older.lengths.get(number as usize).copied()
+        self.older.lengths.get(number as usize).map(Length::get)
     }
 
     /// Where an older chunk lies; [`Self::pack`] knows the pack.
     pub(super) fn place(&self, number: u32) -> Place {
         let Older { lengths, packs } = &self.older;
-        let pack = packs.partition_point(|(_, first)| *first <= number).saturating_sub(1);
-        let first = packs[pack].1;
-        Place { pack: pack as u32, offset: lengths[first as usize..number as usize].iter().sum() }
+        let pack = packs.partition_point(|pack| pack.first <= number).saturating_sub(1);
+        Place {
+            pack: pack as u32,
+            offset: lengths[packs[pack].first as usize..number as usize].iter().map(Length::get).sum(),
+        }
     }
 
     /// Whether the caller is the first of this run with a chunk that is in no older pack: he must store it, nobody else will.
@@ -106,7 +130,10 @@ impl ChunkIndex {
 
     /// An older pack; and its record if it is in no index segment yet.
     pub(super) fn pack(&self, place: Place) -> (PackRef, Option<&IndexedPack>) {
-        (self.older.packs[place.pack as usize].0, self.uncommitted.get(&place.pack))
+        let (Older { lengths, packs }, at) = (&self.older, place.pack as usize);
+        let end = packs.get(at + 1).map_or(lengths.len(), |next| next.first as usize);
+        let content = lengths[packs[at].first as usize..end].iter().map(|length| u64::from(length.get())).sum();
+        (PackRef(packs[at].id, packs[at].size, content), self.uncommitted.get(&place.pack))
     }
 
     /// Reads every index segment that any replica holds, and the journal.
@@ -121,8 +148,9 @@ impl ChunkIndex {
     ) -> Self {
         let present =
             |pack: &IndexedPack| inventories.iter().any(|inventory| inventory.packs.get(&pack.id) == Some(&pack.size));
+        let most = |count: fn(&Inventory) -> u64| inventories.iter().map(count).max().unwrap_or_default();
         let mut index =
-            Builder::new(inventories.iter().map(|inventory| inventory.index_bytes).max().unwrap_or_default());
+            Builder::new(most(|inventory| inventory.index_bytes), most(|inventory| inventory.packs.len() as u64));
         let segments: BTreeSet<&SnapshotId> = inventories.iter().flat_map(|inventory| &inventory.indexes).collect();
         for snapshot in segments {
             let holders: Vec<SharedReplica> = inventories
@@ -132,8 +160,8 @@ impl ChunkIndex {
                 .collect();
             match documents.index_from_any(&holders, snapshot).await {
                 Ok(segment) if segment.generation == generation => {
-                    for pack in segment.packs.iter().filter(|pack| present(pack)) {
-                        index.add(pack);
+                    for pack in segment.packs().map_while(Result::ok).filter(present) {
+                        index.add(&pack);
                     }
                 }
                 Ok(_) => {}
@@ -151,30 +179,30 @@ struct Builder {
 }
 
 impl Builder {
-    /// `segments`: the length of all index segments, encrypted; what they hold does not compress.
-    fn new(segments: u64) -> Self {
+    /// `segments`: the length of all index segments, encrypted; what they hold does not compress. `packs`: their number.
+    fn new(segments: u64, packs: u64) -> Self {
         let expected = usize::try_from(segments / BYTES_PER_CHUNK).unwrap_or(usize::MAX);
-        let older = Older { lengths: Vec::with_capacity(expected), packs: Vec::new() };
+        let older = Older { lengths: Vec::with_capacity(expected), packs: Vec::with_capacity(packs as usize) };
         Self { older, table: chunk_table::Builder::new(expected) }
     }
 
     /// Adds a pack; returns its number.
     fn add(&mut self, pack: &IndexedPack) -> u32 {
         let Older { lengths, packs } = &mut self.older;
-        packs.push((PackRef(pack.id, pack.size, pack.content()), lengths.len() as u32));
-        for (id, length) in &pack.chunks {
-            // One too many to be numbered is stored again where it is met.
-            if lengths.len() < OWN as usize {
-                self.table.add(id, lengths.len() as u32);
-                lengths.push(*length);
-            }
+        packs.push(OlderPack { id: pack.id, size: pack.size, first: lengths.len() as u32 });
+        // Chunks too many to be numbered, or of a length that this program does not make, are stored again where they are met.
+        let known: Option<Vec<Length>> = pack.chunks.iter().map(|(_, length)| Length::new(*length)).collect();
+        let known = known.filter(|known| lengths.len() + known.len() <= OWN as usize).unwrap_or_default();
+        for ((id, _), length) in pack.chunks.iter().zip(known) {
+            self.table.add(id, lengths.len() as u32);
+            chunk_table::push(lengths, length);
         }
         packs.len() as u32 - 1
     }
 
     fn finish(mut self, crashed: Vec<IndexedPack>) -> ChunkIndex {
         let mut crashed: HashMap<_, _> = crashed.into_iter().map(|pack| (pack.id, pack)).collect();
-        self.older.packs.iter().for_each(|(pack, _)| drop(crashed.remove(&pack.0)));
+        self.older.packs.iter().for_each(|pack| drop(crashed.remove(&pack.id)));
         let uncommitted = crashed.into_values().map(|pack| (self.add(&pack), pack)).collect();
         let known = Mutex::new(Known { table: self.table.finish(), own: Vec::new() });
         ChunkIndex { older: self.older, uncommitted, known }
@@ -185,7 +213,7 @@ impl Builder {
 impl ChunkIndex {
     /// Of these packs alone.
     pub(super) fn of(packs: impl Iterator<Item = IndexedPack>) -> Self {
-        let mut builder = Builder::new(0);
+        let mut builder = Builder::new(0, 0);
         for pack in packs {
             builder.add(&pack);
         }

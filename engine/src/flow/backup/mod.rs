@@ -41,12 +41,9 @@ use crate::source::{CaptureContext, Source, SourceFacts};
 use crate::state::StateDirectory;
 use crate::state::cache::ObjectCache;
 use crate::state::journal::Journal;
-use crate::vault::index::{IndexSegment, IndexedPack};
+use crate::vault::index::{IndexSegment, IndexedPack, SEGMENT};
 use crate::vault::layout;
 use crate::vault::manifest::{MANIFEST_VERSION, Manifest, PackRef, StreamEntry, Totals, encode_extents};
-
-/// Most chunks in one index segment, a pack more or less: about 9 MB.
-const SEGMENT: usize = 1 << 18;
 
 /// Figures of a run while it runs, in bytes.
 #[derive(Debug, Default)]
@@ -312,8 +309,8 @@ impl Backup<'_> {
         for (packs, last) in segments(&captured.unindexed) {
             // A segment is found by listing and read as a whole: whose name the earlier ones bear is of no matter.
             let id = if last { manifest.snapshot.clone() } else { SnapshotId::new(manifest.started, rand::random()) };
-            let segment = IndexSegment { generation: manifest.generation, packs: packs.to_vec() };
-            let index = sign_encrypted(layout::index(dataset, &id), &segment.to_bytes(), self.dataset, self.keys)?;
+            let segment = IndexSegment::write(manifest.generation, packs);
+            let index = sign_encrypted(layout::index(dataset, &id), &segment, self.dataset, self.keys)?;
             manifest.totals.stored_bytes += index.object.len() as u64;
             targets = fleet.put_to(&targets, &index.key, &index.object, "an index segment").await?;
             let signature = layout::signature(&index.key);

@@ -289,9 +289,11 @@ impl Prune<'_> {
                 else {
                     continue;
                 };
-                let gone = segment.packs.iter().all(|pack| {
-                    !inventory.packs.contains_key(&pack.id)
-                        || going.contains(&(replica, layout::pack(dataset, &pack.id).as_str()))
+                let gone = segment.packs().all(|pack| {
+                    pack.is_ok_and(|pack| {
+                        !inventory.packs.contains_key(&pack.id)
+                            || going.contains(&(replica, layout::pack(dataset, &pack.id).as_str()))
+                    })
                 });
                 if gone {
                     segments.push((replica.clone(), layout::index(dataset, snapshot)));

@@ -222,7 +222,7 @@ impl Replica for Slow {
         unreachable!("no test asks")
     }
 
-    async fn list(&self, _: &str) -> Result<Vec<ObjectMeta>, ReplicaError> {
+    async fn list_page(&self, _: &str, _: Option<&str>) -> Result<Page, ReplicaError> {
         unreachable!("no test asks")
     }
 

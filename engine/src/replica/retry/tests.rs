@@ -103,8 +103,8 @@ impl Replica for Scripted {
         self.answer(|| Ok(())).await.map(|()| None)
     }
 
-    async fn list(&self, _: &str) -> Result<Vec<ObjectMeta>, ReplicaError> {
-        self.answer(|| Ok(())).await.map(|()| Vec::new())
+    async fn list_page(&self, _: &str, _: Option<&str>) -> Result<Page, ReplicaError> {
+        self.answer(|| Ok(())).await.map(|()| Page::default())
     }
 
     async fn delete(&self, _: &str) -> Result<(), ReplicaError> {

@@ -6,7 +6,6 @@
 //! - **Atomicity** is the store's: PutObject shows whole objects only; `If-None-Match: *` guards what must be new.
 //! - **Deadlines**: one for each request, body included; establishing a connection has a shorter one.
 //! - **A cap on the bandwidth** paces bodies below the SDK (`paced.rs`).
-//! - **Order** of listings is ours: not every store sorts.
 
 use std::fmt;
 use std::future::Future;
@@ -20,7 +19,7 @@ use aws_sdk_s3::types::{ChecksumAlgorithm, StorageClass};
 use bytes::{Bytes, BytesMut};
 use chrono::{DateTime, Utc};
 
-use super::{ObjectMeta, Probe, Replica, ReplicaError, ReplicaErrorKind, key, waiting};
+use super::{ObjectMeta, Page, Probe, Replica, ReplicaError, ReplicaErrorKind, key, waiting};
 use crate::config::{ReplicaConfig, S3Config};
 use crate::error::Result;
 use crate::id::Name;
@@ -121,31 +120,26 @@ impl S3Replica {
         .await
     }
 
-    /// One page of a listing, and where the next one begins.
-    async fn page(
-        &self,
-        prefix: &str,
-        continuation: Option<String>,
-    ) -> Result<(Vec<ObjectMeta>, Option<String>), ReplicaErrorKind> {
+    async fn page(&self, prefix: &str, continuation: Option<&str>) -> Result<Page, ReplicaErrorKind> {
         let root = key::below(&self.vault_prefix, "");
         let page = self
             .client
             .list_objects_v2()
             .bucket(&self.bucket)
             .prefix(format!("{root}{prefix}"))
-            .set_continuation_token(continuation)
+            .set_continuation_token(continuation.map(str::to_owned))
             .send()
             .await
             .map_err(|error| errors::classify(&error))?;
-        let mut found = Vec::with_capacity(page.contents().len());
+        let mut objects = Vec::with_capacity(page.contents().len());
         for object in page.contents() {
             let key = object.key().and_then(|key| key.strip_prefix(&root)).unwrap_or_default();
             // Consoles leave objects named like folders; they are none of ours.
             if key::check(key).is_ok() {
-                found.push(describe(key, object.size, object.last_modified)?);
+                objects.push(describe(key, object.size, object.last_modified)?);
             }
         }
-        Ok((found, page.next_continuation_token))
+        Ok(Page { objects, next: page.next_continuation_token })
     }
 
     /// An answer to HEAD has no body: a missing bucket looks like a missing object until this told them apart.
@@ -220,15 +214,8 @@ impl Replica for S3Replica {
         .await
     }
 
-    async fn list(&self, prefix: &str) -> Result<Vec<ObjectMeta>, ReplicaError> {
-        let (mut found, mut next) = self.request("list", prefix, self.page(prefix, None)).await?;
-        while next.is_some() {
-            let (page, after) = self.request("list", prefix, self.page(prefix, next)).await?;
-            found.extend(page);
-            next = after;
-        }
-        found.sort_unstable_by(|a, b| a.key.cmp(&b.key));
-        Ok(found)
+    async fn list_page(&self, prefix: &str, next: Option<&str>) -> Result<Page, ReplicaError> {
+        self.request("list", prefix, self.page(prefix, next)).await
     }
 
     async fn delete(&self, key: &str) -> Result<(), ReplicaError> {

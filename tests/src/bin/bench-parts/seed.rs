@@ -10,7 +10,7 @@ use lifeboat_engine::config::{Config, ReplicaKind, Surroundings};
 use lifeboat_engine::id::{Digest, Name, SnapshotId};
 use lifeboat_engine::keys::HostKeys;
 use lifeboat_engine::source::SourceFacts;
-use lifeboat_engine::vault::index::{IndexSegment, IndexedPack};
+use lifeboat_engine::vault::index::{IndexSegment, IndexedPack, SEGMENT};
 use lifeboat_engine::vault::layout;
 use lifeboat_engine::vault::manifest::{
     Extent, MANIFEST_VERSION, Manifest, PackRef, StreamEntry, Totals, encode_extents,
@@ -20,7 +20,7 @@ use super::Result;
 
 /// Chunks of a pack, and of a segment.
 const IN_PACK: u64 = 32;
-const IN_SEGMENT: u64 = 1 << 18;
+const IN_SEGMENT: u64 = SEGMENT as u64;
 
 struct Seed {
     root: PathBuf,
@@ -132,7 +132,7 @@ pub(super) fn index(config: &Path, chunks: &str) -> Result<()> {
             .collect();
         packs.iter().try_for_each(|pack| seed.put_pack(&pack.id, pack.size))?;
         let id = SnapshotId::new(begin + TimeDelta::hours(i64::try_from(segment)?), 1);
-        seed.put_signed(&layout::index(&seed.dataset, &id), &IndexSegment { generation, packs }.to_bytes())?;
+        seed.put_signed(&layout::index(&seed.dataset, &id), &IndexSegment::write(generation, &packs))?;
     }
     Ok(())
 }

@@ -11,7 +11,7 @@ use tokio::time::{Instant, sleep};
 
 use super::*;
 use crate::id::Digest;
-use crate::replica::{Gate, ObjectMeta, Probe, Replica, ReplicaError, ReplicaErrorKind, Retry, RetryPolicy};
+use crate::replica::{Gate, ObjectMeta, Page, Probe, Replica, ReplicaError, ReplicaErrorKind, Retry, RetryPolicy};
 
 const DEADLINE: Duration = Duration::from_secs(60);
 /// What the gate lets pass at first.
@@ -70,7 +70,7 @@ impl Replica for Fake {
         unreachable!("no test asks")
     }
 
-    async fn list(&self, _: &str) -> Result<Vec<ObjectMeta>, ReplicaError> {
+    async fn list_page(&self, _: &str, _: Option<&str>) -> Result<Page, ReplicaError> {
         unreachable!("no test asks")
     }
 
