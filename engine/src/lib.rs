@@ -17,6 +17,7 @@ pub mod flow;
 pub mod id;
 pub mod keys;
 pub mod replica;
+pub mod rows;
 pub mod schedule;
 pub mod source;
 pub mod state;

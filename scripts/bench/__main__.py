@@ -21,11 +21,13 @@ import chart
 import many
 import measure
 import postgres
+import rows
 import tools
 
 GROUPS = [
     (cases.BACKUPS, cases.backups),
     (cases.INCREMENTS, cases.increments),
+    (rows.CASES, rows.run),
     (cases.LONG, cases.long_streams),
     (postgres.CASES, postgres.run),
     (many.CASES, many.run),
@@ -66,7 +68,7 @@ def check(arguments: argparse.Namespace) -> None:
             sys.exit(f"{program} is not installed: run `make bench`, which sets up what is needed")
     # Data, repositories and what is restored, at the largest; generously.
     wanted = set(arguments.case)
-    needed = [(cases.BACKUPS + cases.INCREMENTS, 6 * arguments.mib), (cases.LONG, 3072 * arguments.gib)]
+    needed = [(cases.BACKUPS + cases.INCREMENTS + rows.CASES, 6 * arguments.mib), (cases.LONG, 3072 * arguments.gib)]
     needed.append((postgres.CASES, 8 * arguments.pg_mib))
     mib = max((size for names, size in needed if wanted & set(names)), default=0)
     free = shutil.disk_usage(arguments.directory).free >> 20

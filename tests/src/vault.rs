@@ -10,7 +10,7 @@ use bytes::Bytes;
 use lifeboat_engine::bytes::compress::Compression;
 use lifeboat_engine::clock::{ManualClock, SharedClock, SystemClock};
 use lifeboat_engine::config::{
-    CommandConfig, Config, Dataset, DrillConfig, KeysConfig, Limits, Objectives, ProofLevel, ReplicaConfig,
+    CommandConfig, Config, Dataset, Dedup, DrillConfig, KeysConfig, Limits, Objectives, ProofLevel, ReplicaConfig,
     ReplicaKind, Retention, Secret, SecretRef, SourceConfig,
 };
 use lifeboat_engine::flow::backup::{Backup, BackupReport, Progress};
@@ -326,6 +326,7 @@ fn dataset(text: &str) -> Dataset {
         retention: Retention { grace: Duration::from_secs(86_400), ..Retention::default() },
         objectives: Objectives::default(),
         chunk_size: 64 << 10,
+        dedup: Dedup::Rows,
         compression: Compression::Auto,
         standby_recipients: Vec::new(),
         drill: DrillConfig { level: ProofLevel::Fetched, queries: Vec::new(), server_directories: Vec::new() },

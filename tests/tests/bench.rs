@@ -55,6 +55,27 @@ fn a_deleted_block_leaves_all_other_rows() {
 }
 
 #[test]
+fn scattered_edits_strike_as_many_rows_as_they_say() {
+    let data = parts(&["data", MIB]);
+    let rows: Vec<&[u8]> = data.split_inclusive(|byte| *byte == b'\n').collect();
+    for (edit, least, most) in
+        [("scatter=1:10", 0.008, 0.012), ("scatter=1:100", 0.09, 0.11), ("move=1:50", 0.09, 0.105)]
+    {
+        let edited = parts(&["data", MIB, edit]);
+        assert_eq!(edited.len(), data.len());
+        let edited: Vec<&[u8]> = edited.split_inclusive(|byte| *byte == b'\n').collect();
+        let at_its_place = |place: &usize| edited.get(*place).is_some_and(|line| *line == rows[*place]);
+        let share = if edit.starts_with("move") {
+            let numbers = |lines: &[&[u8]]| lines.iter().map(|line| row(line)).collect::<Vec<_>>();
+            numbers(&edited[..40_000]).windows(2).filter(|pair| pair[1] != pair[0] + 1).count() as f64 / 40_000.0
+        } else {
+            (0..rows.len() - 1).filter(|place| !at_its_place(place)).count() as f64 / rows.len() as f64
+        };
+        assert!((least..most).contains(&share), "{edit}: {share:.4} of the rows");
+    }
+}
+
+#[test]
 fn stages_carry_every_byte_and_say_what_the_scripts_read() {
     let place = TempDir::new().unwrap();
     let (file, data) = (place.path().join("data"), parts(&["data", MIB]));
@@ -89,7 +110,7 @@ fn the_scripts_compile_and_know_their_cases() {
         std::fs::read_dir(root.join("scripts/bench")).unwrap().map(|file| file.unwrap().path()).collect();
     let files = files.iter().filter(|file| file.extension().is_some_and(|extension| extension == "py"));
     output(python().args(["-m", "py_compile"]).args(files));
-    let help = String::from_utf8(output(python().args(["scripts/bench", "--help"]))).unwrap();
+    let help = String::from_utf8(output(python().env("COLUMNS", "1000").args(["scripts/bench", "--help"]))).unwrap();
     for case in [
         "first",
         "unchanged",
@@ -97,6 +118,13 @@ fn the_scripts_compile_and_know_their_cases() {
         "block-change",
         "restore-fresh",
         "restore-after-30",
+        "scatter-1pct",
+        "scatter-0.1pct",
+        "scatter-10pct",
+        "moved-5pct",
+        "column-added",
+        "increments-30",
+        "restore-increments-30",
         "stream-8g",
         "restore-8g",
         "pg-capture",

@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use super::Dedup;
 use crate::bytes::compress::Compression;
 use crate::schedule::bandwidth::{Days, Rate};
 
@@ -23,6 +24,7 @@ pub(super) const BANDWIDTH_DAYS: Days = Days::ALL;
 pub(super) const TIME_ZONE: chrono_tz::Tz = chrono_tz::UTC;
 pub(super) const CHUNK_SIZE: u32 = 512 << 10;
 pub(super) const LARGE_TABLE: u64 = 64 << 20;
+pub(super) const DEDUP: Dedup = Dedup::Rows;
 pub(super) const COMPRESSION: Compression = Compression::Auto;
 pub(super) const GRACE: Duration = Duration::from_secs(24 * 3600);
 pub(super) const STREAM: &str = "stdout";

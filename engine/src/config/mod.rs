@@ -173,6 +173,16 @@ pub enum S3Credentials {
     File(SecretRef),
 }
 
+/// How finely repeats are found.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Dedup {
+    /// Rows of the snapshot before, and whole chunks.
+    Rows,
+    /// Whole chunks alone.
+    Chunks,
+}
+
 /// One `[[dataset]]`.
 #[derive(Debug, Clone)]
 pub struct Dataset {
@@ -190,6 +200,8 @@ pub struct Dataset {
     pub objectives: Objectives,
     /// Average chunk size in bytes, a power of two, 64 KiB to 4 MiB.
     pub chunk_size: u32,
+    /// How finely repeats are found.
+    pub dedup: Dedup,
     /// zstd level, 1 to 19.
     pub compression: Compression,
     /// Operations recipients (`age1…`) of other hosts that may take over this dataset.

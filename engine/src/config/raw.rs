@@ -7,6 +7,8 @@ use std::collections::BTreeMap;
 use serde::Deserialize;
 use toml::Spanned;
 
+use super::Dedup;
+
 pub(super) type Text = Spanned<String>;
 
 #[derive(Deserialize)]
@@ -101,6 +103,7 @@ pub(super) struct RawDataset {
     pub time_zone: Option<Text>,
     pub jitter: Option<Text>,
     pub chunk_size: Option<Text>,
+    pub dedup: Option<Spanned<Dedup>>,
     pub compression: Option<Spanned<RawCompression>>,
     #[serde(default)]
     pub standby_recipients: Vec<Text>,

@@ -3,6 +3,7 @@
 
 pub mod backup;
 pub mod catch_up;
+mod chunks;
 mod copy;
 mod documents;
 pub mod drill;
@@ -11,5 +12,6 @@ mod pack_cache;
 mod pack_fetch;
 pub mod prune;
 pub mod reader;
+mod spans;
 pub mod streams;
 pub mod verify;

@@ -1,11 +1,12 @@
 //! The packs that a restore has at hand: fetched ahead of use, and kept for a later use while memory allows.
 //!
-//! - **Plan**: every range that any stream of the snapshot takes from a pack is known beforehand. What is kept of a
-//!   pack is the frames of those and nothing else, still compressed, and a pack is forgotten once its last range was taken.
+//! - **Plan**: what any stream of the snapshot takes from a pack is known beforehand. What is kept of a
+//!   pack is the frames of that and nothing else, still compressed, and a pack is forgotten once its last span was read.
 //! - **Bounds**: one budget for ciphertext on its way and for what is kept of it. Of what nobody uses just now at most half
 //!   the budget is kept for later visits; what is needed last goes first.
-//! - **No deadlock**: a reader waits for memory only while it holds none that only it can free: for the pack it needs next.
-//!   Packs ahead of that are begun only if there is room at once.
+//! - **No deadlock**: a reader waits for memory only while it holds none that only it can free: for the first pack of the span it
+//!   needs next. The other packs of that span, which are small where they are many, do not wait; spans ahead are begun only if there is
+//!   room at once.
 
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -14,8 +15,9 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use tokio::sync::{OnceCell, OwnedSemaphorePermit, Semaphore};
 
 use super::pack_fetch::PackFetcher;
+use super::spans::Span;
 use crate::error::{Error, Result};
-use crate::vault::manifest::{Extent, PackRef};
+use crate::vault::manifest::{Extents, PackRef};
 use crate::vault::pack::Excerpt;
 
 /// One permit of the budget.
@@ -28,9 +30,10 @@ const NEVER: usize = usize::MAX;
 /// What is wanted of one pack.
 struct Wanted {
     reference: PackRef,
-    /// Ranges of its content, in order, apart from each other.
-    ranges: Vec<(u64, u64)>,
-    /// How many visits are still to come, of all streams.
+    grains: Grains,
+    /// How many bytes of its content extents name, together.
+    named: u64,
+    /// How many spans of all streams need it still.
     visits: usize,
 }
 
@@ -66,29 +69,32 @@ pub(super) struct PackCache {
 }
 
 impl PackCache {
-    /// `streams`: the extents of every stream of the snapshot. `memory`: the budget, in bytes.
+    /// `streams`: the extents of every stream of the snapshot, and its spans. `memory`: the budget, in bytes.
     pub(super) fn new<'a>(
         fetcher: PackFetcher,
         packs: &[PackRef],
-        streams: impl Iterator<Item = &'a [Extent]>,
+        streams: impl Iterator<Item = (&'a Extents, &'a [Span])>,
         memory: u64,
     ) -> Self {
         let mut wanted: HashMap<u32, Wanted> = HashMap::new();
-        for extents in streams {
-            let mut last = None;
-            for extent in extents {
+        for (extents, spans) in streams {
+            for extent in extents.iter() {
                 let pack = wanted.entry(extent.pack).or_insert_with(|| Wanted {
                     reference: packs[extent.pack as usize],
-                    ranges: Vec::new(),
+                    grains: Grains::default(),
+                    named: 0,
                     visits: 0,
                 });
-                pack.ranges.push((extent.offset, extent.length));
-                pack.visits += usize::from(last != Some(extent.pack));
-                last = Some(extent.pack);
+                pack.grains.insert(extent.offset, extent.length);
+                pack.named += extent.length;
+            }
+            for number in spans.iter().flat_map(|span| span.packs.keys()) {
+                wanted.entry(*number).and_modify(|pack| pack.visits += 1);
             }
         }
-        wanted.values_mut().for_each(|pack| join(&mut pack.ranges));
-        let needed = wanted.values().map(|pack| share(&pack.reference, length(&pack.ranges))).sum();
+        // What repeats itself is named more than once, and needed once.
+        let needed = |pack: &Wanted| share(&pack.reference, pack.named.min(pack.grains.length()));
+        let needed = wanted.values().map(needed).sum();
         let most = u32::try_from(memory.max(LEAST) / UNIT).unwrap_or(u32::MAX >> 3);
         Self {
             fetcher,
@@ -122,7 +128,7 @@ impl PackCache {
         }
         let cost = self.cost(state.wanted.get(&pack)?);
         let room = self.budget.clone().try_acquire_many_owned(cost).ok()?;
-        Some(self.pin_new(&mut state, pack, room))
+        Some(self.pin_new(&mut state, pack, Some(room)))
     }
 
     /// Pins a pack; waits for memory. The caller must hold no pin.
@@ -137,7 +143,22 @@ impl PackCache {
         // Another reader may have begun it meanwhile.
         Ok(match self.pin_at_hand(&mut state, pack) {
             Some(pin) => pin,
-            None => self.pin_new(&mut state, pack, room),
+            None => self.pin_new(&mut state, pack, Some(room)),
+        })
+    }
+
+    /// Pins a pack though there may be no room for it: for a span that needs several at once.
+    pub(super) fn pin_beyond(self: &Arc<Self>, pack: u32) -> Result<Pin> {
+        if let Some(pin) = self.try_pin(pack) {
+            return Ok(pin);
+        }
+        let mut state = self.state();
+        if !state.wanted.contains_key(&pack) {
+            return Err(unknown());
+        }
+        Ok(match self.pin_at_hand(&mut state, pack) {
+            Some(pin) => pin,
+            None => self.pin_new(&mut state, pack, None),
         })
     }
 
@@ -147,9 +168,9 @@ impl PackCache {
         Some(Pin { cache: self.clone(), pack, cell: at_hand.cell.clone(), visited: None })
     }
 
-    fn pin_new(self: &Arc<Self>, state: &mut State, pack: u32, room: OwnedSemaphorePermit) -> Pin {
+    fn pin_new(self: &Arc<Self>, state: &mut State, pack: u32, room: Option<OwnedSemaphorePermit>) -> Pin {
         let cell = Arc::new(OnceCell::new());
-        let at_hand = AtHand { cell: cell.clone(), room: Some(room), pinned: 1, next: NEVER };
+        let at_hand = AtHand { cell: cell.clone(), room, pinned: 1, next: NEVER };
         state.at_hand.insert(pack, at_hand);
         Pin { cache: self.clone(), pack, cell, visited: None }
     }
@@ -157,7 +178,7 @@ impl PackCache {
     /// Ciphertext and frames while it is fetched, in permits, never more than half of all.
     fn cost(&self, wanted: &Wanted) -> u32 {
         // Whole chunks, so perhaps some more than is wanted.
-        let frames = share(&wanted.reference, length(&wanted.ranges)) * 5 / 4 + (1 << 20);
+        let frames = share(&wanted.reference, wanted.grains.length()) * 5 / 4 + (1 << 20);
         permits(wanted.reference.1 + frames.min(wanted.reference.1)).min(self.most / 2)
     }
 
@@ -166,7 +187,7 @@ impl PackCache {
             let mut state = self.state();
             let room = state.at_hand.get_mut(&pack).and_then(|at_hand| at_hand.room.take());
             let wanted = state.wanted.get(&pack).ok_or_else(unknown)?;
-            (wanted.reference, wanted.ranges.clone(), room)
+            (wanted.reference, wanted.grains.ranges(), room)
         };
         let excerpt = self.fetcher.fetch(&reference, &ranges).await?;
         self.fetched.fetch_add(reference.1, Ordering::Relaxed);
@@ -231,6 +252,11 @@ pub(super) struct Pin {
 }
 
 impl Pin {
+    /// Its number.
+    pub(super) fn pack(&self) -> u32 {
+        self.pack
+    }
+
     /// What was wanted of it; fetches it unless somebody has.
     pub(super) async fn content(&self) -> Result<Content> {
         self.cell.get_or_try_init(|| self.cache.fetch(self.pack)).await.cloned()
@@ -248,19 +274,39 @@ impl Drop for Pin {
     }
 }
 
-fn join(ranges: &mut Vec<(u64, u64)>) {
-    ranges.sort_unstable();
-    ranges.dedup_by(|later, first| {
-        let touches = later.0 <= first.0 + first.1;
-        if touches {
-            first.1 = first.1.max(later.0 + later.1 - first.0);
-        }
-        touches
-    });
-}
+/// A part of a pack's content, to 16 KiB: extents may be millions.
+#[derive(Default)]
+struct Grains(Vec<u64>);
 
-fn length(ranges: &[(u64, u64)]) -> u64 {
-    ranges.iter().map(|(_, length)| length).sum()
+impl Grains {
+    const SIZE: u64 = 16 << 10;
+
+    fn insert(&mut self, offset: u64, length: u64) {
+        for grain in offset / Self::SIZE..(offset + length).div_ceil(Self::SIZE) {
+            let word = (grain / 64) as usize;
+            if self.0.len() <= word {
+                self.0.resize(word + 1, 0);
+            }
+            self.0[word] |= 1 << (grain % 64);
+        }
+    }
+
+    fn length(&self) -> u64 {
+        self.0.iter().map(|word| u64::from(word.count_ones())).sum::<u64>() * Self::SIZE
+    }
+
+    /// In order, apart from each other.
+    fn ranges(&self) -> Vec<(u64, u64)> {
+        let mut ranges: Vec<(u64, u64)> = Vec::new();
+        let set = (0..self.0.len() as u64 * 64).filter(|grain| self.0[(grain / 64) as usize] >> (grain % 64) & 1 == 1);
+        for offset in set.map(|grain| grain * Self::SIZE) {
+            match ranges.last_mut() {
+                Some((begin, length)) if *begin + *length == offset => *length += Self::SIZE,
+                _ => ranges.push((offset, Self::SIZE)),
+            }
+        }
+        ranges
+    }
 }
 
 /// The part of a pack's ciphertext that so many bytes of its content amount to.
@@ -273,10 +319,13 @@ mod tests {
     use super::*;
 
     #[test]
-    fn ranges_are_joined_where_they_touch_or_overlap() {
-        let mut ranges = vec![(10, 5), (0, 4), (4, 2), (12, 10), (30, 1), (30, 1)];
-        join(&mut ranges);
-        assert_eq!(ranges, [(0, 6), (10, 12), (30, 1)]);
-        assert_eq!(length(&ranges), 19);
+    fn grains_cover_what_was_inserted() {
+        const GRAIN: u64 = Grains::SIZE;
+        let mut grains = Grains::default();
+        for (offset, length) in [(0, 1), (GRAIN - 1, 2), (5 * GRAIN, GRAIN), (100 * GRAIN + 7, 3 * GRAIN), (5, 5)] {
+            grains.insert(offset, length);
+        }
+        assert_eq!(grains.ranges(), [(0, 2 * GRAIN), (5 * GRAIN, GRAIN), (100 * GRAIN, 4 * GRAIN)]);
+        assert_eq!(grains.length(), 7 * GRAIN);
     }
 }

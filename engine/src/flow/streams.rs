@@ -1,4 +1,7 @@
-//! The streams of one snapshot: extents → packs, fetched ahead of use → pieces, decompressed side by side → bytes, in order.
+//! The streams of one snapshot: extents → spans, whose packs are fetched ahead of use → pieces, decompressed side by side → bytes, in
+//! order.
+//!
+//! A long extent is decompressed to where it is wanted; short ones are put together from chunks (`chunks.rs`).
 //!
 //! The last thing a stream gives is its verdict: an error instead of the end if its length or BLAKE3 is not
 //! the manifest's.
@@ -12,13 +15,16 @@ use bytes::Bytes;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::AbortOnDropHandle;
 
+use super::chunks::ChunkCache;
 use super::pack_cache::{Content, PackCache, Pin};
 use super::pack_fetch::PackFetcher;
+use super::spans::{Span, plan};
 use crate::bytes::buffers::BufferPool;
 use crate::error::{Class, Context, Error, Result};
 use crate::id::{Digest, Name};
 use crate::source::{SourceFacts, StoredStreams, StreamReader};
-use crate::vault::manifest::{Extent, Manifest};
+use crate::vault::manifest::{Extent, Extents, Manifest};
+use crate::vault::pack::Unit;
 
 /// What is decompressed at once, unless a single chunk is longer: little enough to be hashed and written while it is in the
 /// processor's cache.
@@ -26,15 +32,21 @@ const PIECE: usize = 1 << 20;
 /// A buffer for a piece: an ordinary chunk fits, however long.
 const SPACE: u64 = 2 << 20;
 /// What the program needs beside packs and pieces.
-const PROGRAM: u64 = 48 << 20;
-/// Packs that a stream asks for ahead, if there is room: at first, and at most.
+const PROGRAM: u64 = 96 << 20;
+/// An extent that is shorter is put together with others.
+const LONG: u64 = 1 << 20;
+/// Spans that a stream asks for ahead, if there is room: at first, and at most.
 const AHEAD: (usize, usize) = (2, 16);
 
 /// The streams of one snapshot, fetched from whichever replica gives them.
 pub struct SnapshotStreams {
     manifest: Arc<Manifest>,
+    /// Of each stream.
+    extents: Vec<Extents>,
     packs: Arc<PackCache>,
     buffers: BufferPool,
+    /// What chunks may take that are put together, for each stream.
+    chunks: usize,
     delivered: Arc<AtomicU64>,
     cancel: CancellationToken,
 }
@@ -66,9 +78,12 @@ impl SnapshotStreams {
         let extents = manifest.streams.iter().map(|stream| manifest.extents(stream)).collect::<Result<Vec<_>>>()?;
         let pieces = memory / 8;
         let packs = memory.saturating_sub(PROGRAM + pieces);
-        let packs = PackCache::new(fetcher, &manifest.packs, extents.iter().map(Vec::as_slice), packs);
+        let spans: Vec<Vec<Span>> = extents.iter().map(|extents| plan(extents.iter())).collect();
+        let planned = extents.iter().zip(spans.iter().map(Vec::as_slice));
+        let packs = PackCache::new(fetcher, &manifest.packs, planned, packs);
         let buffers = BufferPool::new((pieces / SPACE).clamp(4, 1 << 10) as usize, SPACE as usize);
-        Ok(Self { manifest: Arc::new(manifest), packs: Arc::new(packs), buffers, delivered: Arc::default(), cancel })
+        let (manifest, packs, delivered) = (Arc::new(manifest), Arc::new(packs), Arc::default());
+        Ok(Self { manifest, extents, packs, buffers, chunks: pieces as usize / 2, delivered, cancel })
     }
 
     /// What they belong to.
@@ -118,17 +133,20 @@ impl StoredStreams for SnapshotStreams {
     }
 
     async fn open(&self, name: &str) -> Result<Box<dyn StreamReader>> {
-        let stream = self.manifest.streams.iter().find(|stream| stream.name == name).ok_or_else(|| {
+        let number = self.manifest.streams.iter().position(|stream| stream.name == name).ok_or_else(|| {
             Error::usage(format!("snapshot {} has no stream `{name}`", self.manifest.snapshot))
                 .hint(format!("it has: {}", self.names().join(", ")))
         })?;
+        let (stream, extents) = (&self.manifest.streams[number], &self.extents[number]);
         Ok(Box::new(ExtentReader {
             name: name.to_owned(),
-            visits: visits(self.manifest.extents(stream)?),
+            spans: plan(extents.iter()).into(),
+            extents: Box::new(extents.iter()),
             begun: 0,
             manifest: self.manifest.clone(),
             packs: self.packs.clone(),
             buffers: self.buffers.clone(),
+            chunks: Arc::new(ChunkCache::new(self.chunks)),
             ahead: VecDeque::new(),
             at_once: AHEAD.0,
             current: None,
@@ -141,44 +159,35 @@ impl StoredStreams for SnapshotStreams {
     }
 }
 
-/// One stay in one pack.
-struct Visit {
-    pack: u32,
+/// The packs of a span, each with the next span that needs it.
+type Pins = Vec<(Pin, Option<usize>)>;
+/// What they hold.
+type Contents = Arc<HashMap<u32, Content>>;
+/// A span that was asked for.
+type Asked = AbortOnDropHandle<(Pins, Result<Contents>)>;
+
+/// A span that is read.
+struct Current {
     extents: VecDeque<Extent>,
-    /// The number of the next stay in the same pack.
-    next: Option<usize>,
+    pins: Pins,
+    contents: Contents,
 }
-
-fn visits(extents: Vec<Extent>) -> VecDeque<Visit> {
-    let mut visits: VecDeque<Visit> = VecDeque::new();
-    for extent in extents {
-        match visits.back_mut() {
-            Some(visit) if visit.pack == extent.pack => visit.extents.push_back(extent),
-            _ => visits.push_back(Visit { pack: extent.pack, extents: VecDeque::from([extent]), next: None }),
-        }
-    }
-    let mut later = HashMap::new();
-    for (number, visit) in visits.iter_mut().enumerate().rev() {
-        visit.next = later.insert(visit.pack, number);
-    }
-    visits
-}
-
-/// A pack that was asked for.
-type Asked = AbortOnDropHandle<(Pin, Result<Content>)>;
 
 struct ExtentReader {
     name: String,
     /// The first `begun` of them are in `ahead`.
-    visits: VecDeque<Visit>,
+    spans: VecDeque<Span>,
     begun: usize,
+    /// Of all spans from the first of `spans` on.
+    extents: Box<dyn Iterator<Item = Extent> + Send>,
     manifest: Arc<Manifest>,
     packs: Arc<PackCache>,
     buffers: BufferPool,
+    chunks: Arc<ChunkCache>,
     ahead: VecDeque<Asked>,
-    /// Packs to ask for ahead: one more each time that one had to be waited for.
+    /// Spans to ask for ahead: one more each time that one had to be waited for.
     at_once: usize,
-    current: Option<(Visit, Pin, Content)>,
+    current: Option<Current>,
     /// Being decompressed, in order.
     pieces: VecDeque<AbortOnDropHandle<Result<Bytes>>>,
     hasher: blake3::Hasher,
@@ -188,30 +197,50 @@ struct ExtentReader {
 }
 
 impl ExtentReader {
-    /// Asks for packs in the order of their use, as far as there is room.
+    /// Asks for spans in the order of their use, as far as there is room.
     fn fetch_ahead(&mut self) {
-        while self.begun < self.visits.len().min(self.at_once) {
-            let Some(pin) = self.packs.try_pin(self.visits[self.begun].pack) else { return };
-            self.ask(pin);
+        while self.begun < self.spans.len().min(self.at_once) {
+            let wanted = &self.spans[self.begun].packs;
+            let pins: Option<Pins> =
+                wanted.iter().map(|(pack, next)| Some((self.packs.try_pin(*pack)?, *next))).collect();
+            let Some(pins) = pins else { return };
+            self.ask(pins);
         }
     }
 
-    fn ask(&mut self, pin: Pin) {
+    /// Waits for room for the first span.
+    async fn wait_for_room(&mut self) -> Result<()> {
+        let Some(span) = self.spans.front() else { return Ok(()) };
+        let mut pins = Pins::new();
+        for (pack, next) in &span.packs {
+            let pin = if pins.is_empty() { self.packs.pin(*pack).await? } else { self.packs.pin_beyond(*pack)? };
+            pins.push((pin, *next));
+        }
+        self.ask(pins);
+        Ok(())
+    }
+
+    fn ask(&mut self, pins: Pins) {
         let fetch = tokio::spawn(async move {
-            let content = pin.content().await;
-            (pin, content)
+            let contents = futures::future::try_join_all(
+                pins.iter().map(|(pin, _)| async { Ok::<_, Error>((pin.pack(), pin.content().await?)) }),
+            );
+            let contents = contents.await.map(|contents| Arc::new(HashMap::from_iter(contents)));
+            (pins, contents)
         });
         self.ahead.push_back(AbortOnDropHandle::new(fetch));
         self.begun += 1;
     }
 
-    /// Goes on to the next pack; `false` after the last, or if it is not there yet and the caller would not wait.
+    /// Goes on to the next span; `false` after the last, or if it is not there yet and the caller would not wait.
     async fn turn(&mut self, wait: bool) -> Result<bool> {
-        if let Some((visit, pin, _)) = self.current.take() {
-            pin.visited(visit.next);
+        if let Some(current) = self.current.take() {
+            current.pins.into_iter().for_each(|(pin, next)| pin.visited(next));
         }
         self.fetch_ahead();
-        let Some(first) = self.visits.front() else { return Ok(false) };
+        if self.spans.is_empty() {
+            return Ok(false);
+        }
         if !self.ahead.front().is_some_and(AbortOnDropHandle::is_finished) {
             if !wait {
                 return Ok(false);
@@ -219,44 +248,62 @@ impl ExtentReader {
             self.at_once = (self.at_once + 1).min(AHEAD.1);
         }
         if self.ahead.is_empty() {
-            let pin = self.packs.pin(first.pack).await?;
-            self.ask(pin);
+            self.wait_for_room().await?;
         }
-        let (Some(asked), Some(visit)) = (self.ahead.pop_front(), self.visits.pop_front()) else { return Ok(false) };
+        let (Some(asked), Some(span)) = (self.ahead.pop_front(), self.spans.pop_front()) else { return Ok(false) };
         self.begun -= 1;
-        let (pin, content) = asked.await.context(Class::Failed, || "a fetch was aborted")?;
-        self.current = Some((visit, pin, content?));
+        let (pins, contents) = asked.await.context(Class::Failed, || "a fetch was aborted")?;
+        let extents = self.extents.by_ref().take(span.extents).collect();
+        self.current = Some(Current { extents, pins, contents: contents? });
         self.fetch_ahead();
         Ok(true)
     }
 
     /// Begins to decompress the next piece; `false` after the last, or if that took waiting and the caller would not.
     async fn begin_piece(&mut self, wait: bool) -> Result<bool> {
-        while self.current.as_ref().is_none_or(|(visit, ..)| visit.extents.is_empty()) {
+        while self.current.as_ref().is_none_or(|current| current.extents.is_empty()) {
             if !self.turn(wait).await? {
                 return Ok(false);
             }
         }
-        let Some((visit, _, content)) = &mut self.current else { return Ok(false) };
-        let Some(front) = visit.extents.front_mut() else { return Ok(false) };
-        let unknown = || Error::integrity(format!("snapshot {} names what no pack holds", self.manifest.snapshot));
-        let unit = content.0.unit(front.offset, front.length, PIECE).ok_or_else(unknown)?;
-        let mut buffer = match self.buffers.try_take_for(unit.space) {
+        let Some(Current { extents, contents, .. }) = &mut self.current else { return Ok(false) };
+        let work = match extents.front_mut() {
+            Some(front) if front.length >= LONG => {
+                let unknown =
+                    || Error::integrity(format!("snapshot {} names what no pack holds", self.manifest.snapshot));
+                let content = contents.get(&front.pack).ok_or_else(unknown)?.clone();
+                let unit = content.0.unit(front.offset, front.length, PIECE).ok_or_else(unknown)?;
+                Work::Unit { content, offset: front.offset, unit }
+            }
+            _ => Work::Parts { count: short(extents), contents: contents.clone() },
+        };
+        let space = work.space();
+        let mut buffer = match self.buffers.try_take_for(space) {
             Some(buffer) => buffer,
-            None if wait => self.buffers.take_for(unit.space).await?,
+            None if wait => self.buffers.take_for(space).await?,
             None => return Ok(false),
         };
-        let offset = front.offset;
-        (front.offset, front.length) = (offset + unit.length, front.length - unit.length);
-        if front.length == 0 {
-            visit.extents.pop_front();
-        }
-        let (packs, content) = (self.packs.clone(), content.clone());
-        let decompress = move || {
-            let place = content.0.decompress(offset, unit, &mut buffer)?;
-            Ok(buffer.freeze().slice(place))
+        let Some(Current { extents, .. }) = &mut self.current else { return Ok(false) };
+        let chunks = self.chunks.clone();
+        let piece: Box<dyn FnOnce() -> Result<Bytes> + Send> = match work {
+            Work::Unit { content, offset, unit } => {
+                take_front(extents, unit.length);
+                Box::new(move || {
+                    let place = content.0.decompress(offset, unit, &mut buffer)?;
+                    Ok(buffer.freeze().slice(place))
+                })
+            }
+            Work::Parts { count, contents } => {
+                let parts: Vec<Extent> = extents.drain(..count).collect();
+                Box::new(move || {
+                    buffer.clear();
+                    chunks.gather(&parts, |pack| contents.get(&pack).map(|content| &content.0), &mut buffer)?;
+                    Ok(buffer.freeze())
+                })
+            }
         };
-        let piece = tokio::spawn(async move { packs.fetcher().on_cpu(decompress).await });
+        let packs = self.packs.clone();
+        let piece = tokio::spawn(async move { packs.fetcher().on_cpu(piece).await });
         self.pieces.push_back(AbortOnDropHandle::new(piece));
         Ok(true)
     }
@@ -280,6 +327,43 @@ impl ExtentReader {
             "stream `{}` of snapshot {} is not what was captured: {} bytes with BLAKE3 {}, expected {} bytes with {}",
             self.name, self.manifest.snapshot, found.0, found.1, self.expected.0, self.expected.1
         )))
+    }
+}
+
+/// What becomes of a piece.
+enum Work {
+    /// Of a long extent.
+    Unit { content: Content, offset: u64, unit: Unit },
+    /// So many short ones.
+    Parts { count: usize, contents: Contents },
+}
+
+impl Work {
+    fn space(&self) -> usize {
+        match self {
+            Self::Unit { unit, .. } => unit.space,
+            Self::Parts { .. } => PIECE + LONG as usize,
+        }
+    }
+}
+
+/// How many short extents from the first on make a piece.
+fn short(extents: &VecDeque<Extent>) -> usize {
+    let mut length = 0;
+    let piece = extents.iter().take_while(|extent| {
+        let more = extent.length < LONG && length < PIECE as u64;
+        length += extent.length;
+        more
+    });
+    piece.count()
+}
+
+fn take_front(extents: &mut VecDeque<Extent>, length: u64) {
+    if let Some(front) = extents.front_mut() {
+        (front.offset, front.length) = (front.offset + length, front.length - length);
+        if front.length == 0 {
+            extents.pop_front();
+        }
     }
 }
 

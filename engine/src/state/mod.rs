@@ -5,6 +5,7 @@
 //! datasets/<dataset>/lock         held by the one run that works on the dataset
 //! datasets/<dataset>/cache/…      exact copies of small vault objects, whose signatures were checked (ciphertext)
 //! datasets/<dataset>/journal      packs uploaded since the last commit (sealed)
+//! datasets/<dataset>/rows/…       keyed hashes of the rows of the newest snapshot (sealed)
 //! datasets/<dataset>/unreferenced since when packs are unreferenced (plain: ids and times)
 //! datasets/<dataset>/scratch/…    a run's temporary files
 //! ```
@@ -13,6 +14,7 @@
 
 pub mod cache;
 pub mod journal;
+pub mod rows;
 
 use std::fs::{DirBuilder, File, OpenOptions, TryLockError};
 use std::io::Write;

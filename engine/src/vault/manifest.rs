@@ -1,5 +1,7 @@
 //! The manifest of a snapshot: what it holds and where. See "Manifests" in `FORMAT.md`.
 
+use std::sync::Arc;
+
 use chrono::{DateTime, Utc};
 use data_encoding::BASE64;
 use serde::{Deserialize, Serialize};
@@ -139,25 +141,42 @@ impl Manifest {
     ///
     /// # Errors
     /// [`Class::Integrity`] otherwise.
-    pub fn extents(&self, stream: &StreamEntry) -> Result<Vec<Extent>> {
+    pub fn extents(&self, stream: &StreamEntry) -> Result<Extents> {
         let refused = || Error::integrity(format!("the extents of stream `{}` are damaged", stream.name));
         let bytes = BASE64.decode(stream.extents.as_bytes()).map_err(|_| refused())?;
-        let mut input = bytes.as_slice();
-        let mut extents = Vec::new();
-        let mut total = 0_u64;
-        while !input.is_empty() {
-            let pack = varint::take(&mut input).and_then(|n| u32::try_from(n).ok()).ok_or_else(refused)?;
-            let offset = varint::take(&mut input).ok_or_else(refused)?;
-            let length = varint::take(&mut input).ok_or_else(refused)?;
+        let (mut rest, mut total) = (bytes.as_slice(), 0_u64);
+        while !rest.is_empty() {
+            let Extent { pack, offset, length } = take_extent(&mut rest).ok_or_else(refused)?;
             let PackRef(_, _, content) = self.packs.get(pack as usize).ok_or_else(refused)?;
             let end = offset.checked_add(length).ok_or_else(refused)?;
             total = total.checked_add(length).ok_or_else(refused)?;
             if length == 0 || end > *content {
                 return Err(refused());
             }
-            extents.push(Extent { pack, offset, length });
         }
-        if total == stream.length { Ok(extents) } else { Err(refused()) }
+        if total == stream.length { Ok(Extents(bytes.into())) } else { Err(refused()) }
+    }
+}
+
+fn take_extent(input: &mut &[u8]) -> Option<Extent> {
+    let pack = u32::try_from(varint::take(input)?).ok()?;
+    Some(Extent { pack, offset: varint::take(input)?, length: varint::take(input)? })
+}
+
+/// The extents of a stream, checked; as they are stored, for there may be millions.
+#[derive(Debug, Clone)]
+pub struct Extents(Arc<[u8]>);
+
+impl Extents {
+    /// All of them, in the stream's order.
+    pub fn iter(&self) -> impl Iterator<Item = Extent> + Send + use<> {
+        let (bytes, mut at) = (self.0.clone(), 0);
+        std::iter::from_fn(move || {
+            let mut rest = &bytes[at..];
+            let extent = take_extent(&mut rest);
+            at = bytes.len() - rest.len();
+            extent
+        })
     }
 }
 
@@ -207,7 +226,7 @@ mod tests {
         assert_eq!(extents.len(), 2);
         let manifest = manifest(&extents, 1045)?;
         assert_eq!(parse(&manifest, "v")?, manifest);
-        assert_eq!(manifest.extents(&manifest.streams[0])?, extents);
+        assert_eq!(manifest.extents(&manifest.streams[0])?.iter().collect::<Vec<_>>(), extents);
         Ok(())
     }
 

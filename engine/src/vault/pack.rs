@@ -240,6 +240,13 @@ impl Excerpt {
         if to <= at { Ok(from..to) } else { Err(damaged()) }
     }
 
+    /// Where the chunk that holds the byte at `offset` begins and ends; `None` if it is not here.
+    #[must_use]
+    pub fn chunk_at(&self, offset: u64) -> Option<Range<u64>> {
+        let chunk = self.chunks_from(offset)?.first()?;
+        Some(chunk.begin..chunk.end())
+    }
+
     fn frame(&self, chunk: &Held) -> &[u8] {
         &self.frames[chunk.at..][..chunk.entry.frame as usize]
     }

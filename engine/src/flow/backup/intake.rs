@@ -1,4 +1,4 @@
-//! The first half of the pipeline: streams are written into blocks, cut into chunks, hashed and identified; new chunks are compressed.
+//! The first half of the pipeline: streams are written into blocks, cut into chunks and identified; new chunks are compressed.
 
 use std::sync::{Arc, Mutex, PoisonError, mpsc as jobs};
 
@@ -7,13 +7,13 @@ use bytes::Bytes;
 use tokio::sync::{mpsc, oneshot};
 use tokio_util::sync::CancellationToken;
 
+use super::identify::Identifier;
 use super::pipeline::{Item, Shared, stopped};
-use super::sequence::{Follower, Guesser, sequence};
+use super::sequence::{Follower, Guessed, Guesser, sequence};
 use crate::bytes::buffers::Buffer;
 use crate::bytes::chunk::{Block, Chunker};
 use crate::bytes::compress::{Compressor, Effort};
 use crate::error::{Class, Context, Error, Result};
-use crate::id::Digest;
 use crate::source::{StreamSink, StreamWriter};
 
 /// Blocks of a stream that wait to be chunked.
@@ -22,17 +22,17 @@ const BLOCKS_AHEAD: usize = 2;
 const CHUNKS_CUT: usize = 8;
 
 /// A chunk to be compressed. The number of frames bounds the number of jobs.
-struct Job {
-    chunk: Bytes,
-    effort: Arc<Effort>,
-    frame: Buffer,
-    result: oneshot::Sender<Result<Buffer>>,
+pub(super) struct Job {
+    pub chunk: Bytes,
+    pub effort: Arc<Effort>,
+    pub frame: Buffer,
+    pub result: oneshot::Sender<Result<Buffer>>,
 }
 
 pub(super) struct Intake {
-    shared: Arc<Shared>,
+    pub(super) shared: Arc<Shared>,
     items: mpsc::Sender<Item>,
-    jobs: jobs::Sender<Job>,
+    pub(super) jobs: jobs::Sender<Job>,
     names: Mutex<Vec<String>>,
     /// Held while an item is decided upon and sent.
     order: Mutex<()>,
@@ -59,13 +59,13 @@ impl Intake {
             match piece {
                 Piece::Block(block) => {
                     chunker.feed(block);
-                    while let Some((chunk, older)) = guesser.next_chunk(&mut chunker, index, key) {
-                        pass_on(Cut::Chunk { chunk, older })?;
+                    while let Some((chunk, guessed)) = guesser.next_chunk(&mut chunker, index, key) {
+                        pass_on(Cut::Chunk { chunk, guessed })?;
                     }
                 }
                 Piece::End { exit } => {
                     while let Some(chunk) = chunker.rest() {
-                        pass_on(Cut::Chunk { chunk, older: None })?;
+                        pass_on(Cut::Chunk { chunk, guessed: None })?;
                     }
                     return pass_on(Cut::End { exit });
                 }
@@ -75,7 +75,7 @@ impl Intake {
         Ok(())
     }
 
-    /// Hashes one stream and identifies its chunks, on another thread of its own.
+    /// Identifies the chunks of one stream, on another thread of its own.
     fn identify_stream(
         &self,
         stream: usize,
@@ -83,57 +83,17 @@ impl Intake {
         mut follower: Follower,
         mut cut: mpsc::Receiver<Cut>,
     ) -> Result<()> {
-        self.send(|| Item::Begin { stream, name })?;
-        let (effort, mut hasher) = (Arc::new(Effort::new(self.shared.compression)), blake3::Hasher::new());
+        let mut identifier = Identifier::new(self, stream, name)?;
         while let Some(part) = cut.blocking_recv() {
             match part {
-                Cut::Chunk { chunk, older } => {
-                    hasher.update(&chunk);
-                    follower.saw(match older {
-                        Some(number) => self.refer(stream, number, chunk.len()).map(|()| older)?,
-                        None => self.identify(stream, &effort, chunk)?,
-                    });
-                }
-                Cut::End { exit } => {
-                    let (length, blake3) = (hasher.count(), Digest(*hasher.finalize().as_bytes()));
-                    return self.send(|| Item::End { stream, length, blake3, exit });
-                }
+                Cut::Chunk { chunk, guessed } => follower.saw(identifier.chunk(chunk, guessed)?),
+                Cut::End { exit } => return identifier.end(exit),
             }
         }
         Ok(())
     }
 
-    /// A chunk that an earlier run stored.
-    fn refer(&self, stream: usize, number: u32, length: usize) -> Result<()> {
-        let place = self.shared.index.place(number);
-        self.send(|| Item::Known { stream, place, length })
-    }
-
-    /// Gives the chunk's number if an earlier run stored it; else has it stored.
-    fn identify(&self, stream: usize, effort: &Arc<Effort>, chunk: Bytes) -> Result<Option<u32>> {
-        let (shared, length) = (&self.shared, chunk.len());
-        let id = shared.keys.chunk_id_key.id_of(&chunk);
-        if let Some(number) = shared.index.find_older(&id) {
-            return self.refer(stream, number, length).map(|()| Some(number));
-        }
-        // Before its place in the queue: whoever has a place must not wait for what those behind him hold.
-        let frame_buffer = shared.buffers.frames.take_blocking()?;
-        let (result, frame) = oneshot::channel();
-        let mut job = Some(Job { chunk, effort: effort.clone(), frame: frame_buffer, result });
-        self.send(|| {
-            // Decided as it is sent: a repeat never overtakes its first, of whichever stream that is.
-            if shared.index.claim(&id) {
-                Item::New { stream, id, length, frame }
-            } else {
-                job = None;
-                Item::Repeated { stream, id, length }
-            }
-        })?;
-        job.map_or(Ok(()), |job| self.jobs.send(job).map_err(|_| stopped()))?;
-        Ok(None)
-    }
-
-    fn send(&self, item: impl FnOnce() -> Item) -> Result<()> {
+    pub(super) fn send(&self, item: impl FnOnce() -> Item) -> Result<()> {
         let place = tokio::runtime::Handle::current().block_on(self.items.reserve()).map_err(|_| stopped())?;
         let _order = self.order.lock().unwrap_or_else(PoisonError::into_inner);
         place.send(item());
@@ -178,14 +138,8 @@ impl StreamSink for Sink {
 }
 
 enum Cut {
-    /// `older`: its number, if it is known already that an earlier run stored it.
-    Chunk {
-        chunk: Bytes,
-        older: Option<u32>,
-    },
-    End {
-        exit: i32,
-    },
+    Chunk { chunk: Bytes, guessed: Option<Guessed> },
+    End { exit: i32 },
 }
 
 enum Piece {

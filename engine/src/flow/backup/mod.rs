@@ -11,9 +11,11 @@
 
 mod chunk_index;
 mod fleet;
+mod identify;
 mod intake;
 mod packer;
 mod pipeline;
+mod rows;
 mod sequence;
 
 use std::collections::BTreeMap;
@@ -28,19 +30,22 @@ use tokio_util::sync::CancellationToken;
 use self::chunk_index::ChunkIndex;
 use self::fleet::Fleet;
 use self::pipeline::{Buffers, Captured, Pipeline, Shared};
+use self::rows::Rows;
 use super::copy::copy_pack;
 use super::documents::{Documents, sign_encrypted};
 use super::inventory::{Inventory, all_snapshots};
 use crate::clock::SharedClock;
-use crate::config::{Config, Dataset};
+use crate::config::{Config, Dataset, Dedup};
 use crate::error::{Class, Context, Error, Result};
 use crate::id::{Name, SnapshotId};
-use crate::keys::HostKeys;
+use crate::keys::{DatasetKeys, HostKeys};
 use crate::replica::SharedReplica;
+use crate::rows::units::UnitCutter;
 use crate::source::{CaptureContext, Source, SourceFacts};
 use crate::state::StateDirectory;
 use crate::state::cache::ObjectCache;
 use crate::state::journal::Journal;
+use crate::state::rows::RowIndex;
 use crate::vault::index::{IndexSegment, IndexedPack, SEGMENT};
 use crate::vault::layout;
 use crate::vault::manifest::{MANIFEST_VERSION, Manifest, PackRef, StreamEntry, Totals, encode_extents};
@@ -134,14 +139,19 @@ impl Backup<'_> {
         let documents = Documents { vault: &self.keys.vault, dataset, keys: &reader, cache: Some(&cache) };
         let mut warnings = Vec::new();
         let predecessor = self.predecessor(&documents, fleet.members(), &mut warnings).await;
-        let started = predecessor.as_ref().map_or(now, |last| now.max(last.time() + TimeDelta::milliseconds(1)));
+        let started =
+            predecessor.as_ref().map_or(now, |last| now.max(last.snapshot.time() + TimeDelta::milliseconds(1)));
         let snapshot = SnapshotId::new(started, rand::random());
         let journal = Journal::open(self.state, dataset, &self.keys.host_key, generation)?;
         let index = ChunkIndex::build(&documents, fleet.members(), generation, journal.read(), &mut warnings).await;
 
+        let rows = self.rows(&keys, predecessor.as_ref(), fleet.members())?;
+        let predecessor = predecessor.map(|manifest| manifest.snapshot);
+
         let cancel = self.cancel.child_token();
         let shared = Arc::new(Shared {
             index,
+            rows,
             keys,
             fleet,
             journal,
@@ -184,6 +194,13 @@ impl Backup<'_> {
         if let Err(error) = shared.journal.clear() {
             warnings.push(error.chain());
         }
+        if let Some(rows) = &shared.rows {
+            let (streams, said) = rows.finish();
+            warnings.extend(said);
+            if let Err(error) = rows.remember(&snapshot, generation, &streams) {
+                warnings.push(error.chain());
+            }
+        }
         Ok(BackupReport {
             dataset: dataset.clone(),
             snapshot,
@@ -220,15 +237,31 @@ impl Backup<'_> {
         documents: &Documents<'_>,
         members: &[Inventory],
         warnings: &mut Vec<String>,
-    ) -> Option<SnapshotId> {
+    ) -> Option<Manifest> {
         let replicas: Vec<SharedReplica> = members.iter().map(|member| member.replica.clone()).collect();
         for snapshot in all_snapshots(members).into_iter().rev() {
             match documents.manifest_from_any(&replicas, &snapshot).await {
-                Ok(_) => return Some(snapshot),
+                Ok(manifest) => return Some(manifest),
                 Err(error) => warnings.push(format!("snapshot {snapshot} is not built upon: {}", error.chain())),
             }
         }
         None
+    }
+
+    /// What rows are compared with, where they are.
+    fn rows(
+        &self,
+        keys: &DatasetKeys,
+        predecessor: Option<&Manifest>,
+        members: &[Inventory],
+    ) -> Result<Option<Arc<Rows>>> {
+        let index = RowIndex::open(self.state, &self.dataset.name, &self.keys.host_key)?;
+        if self.dataset.dedup == Dedup::Chunks {
+            index.clear();
+            return Ok(None);
+        }
+        let cutter = UnitCutter::new(&keys.chunk_id_key);
+        Rows::new(index, cutter, predecessor, keys.generation, members).map(Arc::new).map(Some)
     }
 
     /// Source and pipeline side by side; reports whichever failed first.

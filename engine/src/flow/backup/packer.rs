@@ -13,11 +13,12 @@ use tokio::task::JoinSet;
 
 use super::chunk_index::Place;
 use super::fleet::Receipt;
-use super::pipeline::{Captured, CapturedStream, Item, Shared, stopped};
+use super::pipeline::{Captured, CapturedStream, Item, NewChunk, Shared, stopped};
+use super::rows::Part;
 use crate::bytes::buffers::Buffer;
 use crate::bytes::crypt;
 use crate::error::{Class, Context, Error, Result};
-use crate::id::{ChunkId, Digest};
+use crate::id::{Digest, PackId};
 use crate::vault::index::IndexedPack;
 use crate::vault::manifest::{Extent, PackRef, push_extent};
 use crate::vault::pack::{ChunkEntry, PackWriter};
@@ -81,8 +82,10 @@ pub(super) struct Packer {
     runtime: Handle,
     streams: BTreeMap<usize, Open>,
     slots: Vec<Slot>,
-    /// The number of each older pack that is referred to.
+    /// The number of each older pack that is referred to, by its number in the index, …
     older: HashMap<u32, PackNumber>,
+    /// … and by its id.
+    numbers: HashMap<PackId, PackNumber>,
     /// By number; `None` while it is filled or in flight.
     packs: Vec<Option<PackRef>>,
     flights: JoinSet<Result<Landed>>,
@@ -103,6 +106,7 @@ impl Packer {
             streams: BTreeMap::new(),
             slots: std::iter::repeat_with(Slot::default).take(slots).collect(),
             older: HashMap::new(),
+            numbers: HashMap::new(),
             packs: Vec::new(),
             flights: JoinSet::new(),
             unindexed: BTreeMap::new(),
@@ -148,12 +152,14 @@ impl Packer {
                 Item::Repeated { stream, id, length } => {
                     let place = self.shared.index.placed(&id).ok_or_else(stopped)?;
                     self.count_deduplicated(length);
-                    self.refer(stream, place.pack, place.offset, length);
+                    self.refer(stream, place.pack, place.offset.into(), length);
                 }
-                Item::New { stream, id, length, frame } => {
-                    let frame = self.wait(frame)?.map_err(|_| stopped())??;
-                    self.store(stream, id, length, &frame)?;
+                Item::New { stream, chunk } => {
+                    let length = chunk.length;
+                    let place = self.store(stream, chunk)?;
+                    self.refer(stream, place.pack, place.offset.into(), length);
                 }
+                Item::Mixed { stream, parts, new } => self.mix(stream, parts, new)?,
                 Item::End { stream, length, blake3, exit } => {
                     if let Some(open) = self.streams.get_mut(&stream) {
                         open.end = Some((length, blake3, exit));
@@ -180,9 +186,9 @@ impl Packer {
         self.streams.insert(stream, Open { name, slot, extents: Vec::new(), end: None });
     }
 
-    fn refer(&mut self, stream: usize, pack: PackNumber, offset: u32, length: usize) {
+    fn refer(&mut self, stream: usize, pack: PackNumber, offset: u64, length: usize) {
         if let Some(open) = self.streams.get_mut(&stream) {
-            push_extent(&mut open.extents, Extent { pack, offset: u64::from(offset), length: length as u64 });
+            push_extent(&mut open.extents, Extent { pack, offset, length: length as u64 });
         }
     }
 
@@ -192,29 +198,68 @@ impl Packer {
     }
 
     fn refer_to_older(&mut self, stream: usize, place: Place, length: usize) {
-        let number = *self.older.entry(place.pack).or_insert_with(|| {
-            let (pack, uncommitted) = self.shared.index.pack(place);
-            let number = self.packs.len() as PackNumber;
-            self.packs.push(Some(pack));
-            self.unindexed.extend(uncommitted.map(|pack| (number, pack.clone())));
-            number
-        });
+        let number = match self.older.get(&place.pack) {
+            Some(number) => *number,
+            None => {
+                let (pack, uncommitted) = self.shared.index.pack(place);
+                let uncommitted = uncommitted.cloned();
+                let number = self.number(pack);
+                self.unindexed.extend(uncommitted.map(|pack| (number, pack)));
+                self.older.insert(place.pack, number);
+                number
+            }
+        };
         self.count_deduplicated(length);
-        self.refer(stream, number, place.offset, length);
+        self.refer(stream, number, place.offset.into(), length);
     }
 
-    fn store(&mut self, stream: usize, id: ChunkId, length: usize, frame: &[u8]) -> Result<()> {
+    /// The number of a pack that is stored already.
+    fn number(&mut self, pack: PackRef) -> PackNumber {
+        let next = self.packs.len() as PackNumber;
+        let number = *self.numbers.entry(pack.0).or_insert(next);
+        if number == next {
+            self.packs.push(Some(pack));
+        }
+        number
+    }
+
+    fn mix(&mut self, stream: usize, parts: Vec<Part>, new: Option<NewChunk>) -> Result<()> {
+        let mut place = new.map(|chunk| self.store(stream, chunk)).transpose()?;
+        for part in parts {
+            match part {
+                Part::Known { place, length } => self.refer_to_older(stream, place, length),
+                Part::Older { pack, offset, length } => {
+                    let number = self.number(pack);
+                    self.count_deduplicated(length);
+                    self.refer(stream, number, offset, length);
+                }
+                Part::New { length } => {
+                    let place = place.as_mut().ok_or_else(stopped)?;
+                    self.refer(stream, place.pack, place.offset.into(), length);
+                    place.offset += length as u32;
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Puts a chunk into the stream's pack.
+    fn store(&mut self, stream: usize, chunk: NewChunk) -> Result<Place> {
+        let NewChunk { id, length, frame } = chunk;
+        let frame = self.wait(frame)?.map_err(|_| stopped())??;
         let slot = self.streams.get(&stream).map(|open| open.slot).ok_or_else(stopped)?;
         let (number, mut pack) = match self.slots[slot].filling.take() {
             Some(filling) => filling,
             None => self.new_pack()?,
         };
-        let offset = pack.push(id, length, frame)? as u32;
+        let place = Place { pack: number, offset: pack.push(id, length, &frame)? as u32 };
         let full = pack.is_full();
         self.slots[slot].filling = Some((number, pack));
-        self.shared.index.stored(&id, Place { pack: number, offset });
-        self.refer(stream, number, offset, length);
-        if full { self.close(slot) } else { Ok(()) }
+        self.shared.index.stored(&id, place);
+        if full {
+            self.close(slot)?;
+        }
+        Ok(place)
     }
 
     /// Waits while too many are under way.

@@ -18,6 +18,7 @@ use super::chunk_index::{ChunkIndex, Place};
 use super::fleet::{Fleet, Receipt};
 use super::intake::{Intake, Sink};
 use super::packer::Packer;
+use super::rows::{Part, Rows};
 use crate::bytes::buffers::{Buffer, BufferPool};
 use crate::bytes::chunk::Chunker;
 use crate::bytes::compress::Compression;
@@ -39,6 +40,8 @@ const PACK: usize = TARGET_SIZE + (2 << 20);
 /// What all stages of a run share.
 pub(super) struct Shared {
     pub index: ChunkIndex,
+    /// Where rows are deduplicated, too.
+    pub rows: Option<Arc<Rows>>,
     pub keys: DatasetKeys,
     pub fleet: Fleet,
     pub journal: Journal,
@@ -99,6 +102,13 @@ pub(super) struct Captured {
     pub stored: u64,
 }
 
+/// A chunk to be stored.
+pub(super) struct NewChunk {
+    pub id: ChunkId,
+    pub length: usize,
+    pub frame: oneshot::Receiver<Result<Buffer>>,
+}
+
 /// What the packer is told, in the order of each stream.
 pub(super) enum Item {
     Begin {
@@ -119,9 +129,13 @@ pub(super) enum Item {
     },
     New {
         stream: usize,
-        id: ChunkId,
-        length: usize,
-        frame: oneshot::Receiver<Result<Buffer>>,
+        chunk: NewChunk,
+    },
+    /// From here and there; what is new of it, in order, is one chunk.
+    Mixed {
+        stream: usize,
+        parts: Vec<Part>,
+        new: Option<NewChunk>,
     },
     End {
         stream: usize,

@@ -14,6 +14,7 @@ use bytes::Bytes;
 
 use super::chunk_index::ChunkIndex;
 use crate::bytes::chunk::{ChunkIdKey, Chunker, Peek};
+use crate::id::ChunkId;
 
 /// A chunk's place in its stream, and its number in the index, when the one before it has the number before.
 #[derive(Clone, Copy)]
@@ -30,6 +31,13 @@ pub(super) fn sequence() -> (Guesser, Follower) {
     (Guesser { seen: seen.clone(), at: 0, next: None, missed: None }, Follower { seen, at: 0, last: None })
 }
 
+/// A chunk that an older run stored.
+#[derive(Clone, Copy)]
+pub(super) struct Guessed {
+    pub id: ChunkId,
+    pub number: u32,
+}
+
 /// Cuts a stream's next chunk.
 pub(super) struct Guesser {
     seen: Shared,
@@ -39,21 +47,22 @@ pub(super) struct Guesser {
 }
 
 impl Guesser {
-    /// As [`Chunker::next_chunk`]; with the chunk's number where it was guessed.
+    /// As [`Chunker::next_chunk`]; with what is known of the chunk where it was guessed.
     pub(super) fn next_chunk(
         &mut self,
         chunker: &mut Chunker,
         index: &ChunkIndex,
         key: &ChunkIdKey,
-    ) -> Option<(Bytes, Option<u32>)> {
+    ) -> Option<(Bytes, Option<Guessed>)> {
         if let Some(number) = self.guess() {
             let peek = index.length(number).map_or(Peek::No, |length| chunker.peek(length as usize));
             match peek {
                 Peek::Chunk(chunk) => {
-                    if let Some(number) = index.find_older(&key.id_of(&chunk)) {
+                    let id = key.id_of(&chunk);
+                    if let Some(number) = index.find_older(&id) {
                         chunker.skip(chunk.len());
                         (self.at, self.next) = (self.at + 1, number.checked_add(1));
-                        return Some((chunk, Some(number)));
+                        return Some((chunk, Some(Guessed { id, number })));
                     }
                 }
                 Peek::More => return None,
@@ -129,7 +138,7 @@ mod tests {
                 };
                 let Some((chunk, number)) = next else { break };
                 guessed += usize::from(number.is_some());
-                late.push_back(number.or_else(|| index?.find_older(&key.id_of(&chunk))));
+                late.push_back(number.map(|guessed| guessed.number).or_else(|| index?.find_older(&key.id_of(&chunk))));
                 if late.len() > lag {
                     follower.saw(late.pop_front().flatten());
                 }

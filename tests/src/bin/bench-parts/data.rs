@@ -41,14 +41,30 @@ struct Edits {
     inserted: u64,
     /// Rows with another content.
     changed: std::ops::Range<u64>,
+    /// Seeds, and how many rows of a thousand have another content each time, all over.
+    scattered: Vec<(u64, u64)>,
+    /// The same, of rows that are left out and come at the end of their table's block instead.
+    moved: (u64, u64),
+    /// Every order has one column more.
+    column: bool,
     /// Grows by so many MiB.
     appended: usize,
 }
 
 impl Edits {
-    /// `append=MIB`, `delete=FROM:ROWS`, `insert=AFTER:ROWS`, `change=FROM:ROWS`, separated by commas.
+    /// `append=MIB`, `delete=FROM:ROWS`, `insert=AFTER:ROWS`, `change=FROM:ROWS`, `scatter=SEED:PER_MILLE`,
+    /// `move=SEED:PER_MILLE`, `column=1`, separated by commas.
     fn parse(text: &str) -> Result<Self> {
-        let mut edits = Self { deleted: 0..0, inserted_after: 0, inserted: 0, changed: 0..0, appended: 0 };
+        let mut edits = Self {
+            deleted: 0..0,
+            inserted_after: 0,
+            inserted: 0,
+            changed: 0..0,
+            appended: 0,
+            scattered: Vec::new(),
+            moved: (0, 0),
+            column: false,
+        };
         for edit in text.split(',').filter(|edit| !edit.is_empty()) {
             let (verb, number) = edit.split_once('=').ok_or("an edit looks like delete=1000:50")?;
             let (at, rows) = number.split_once(':').unwrap_or(("0", number));
@@ -58,11 +74,27 @@ impl Edits {
                 "delete" => edits.deleted = at..at + rows,
                 "insert" => (edits.inserted_after, edits.inserted) = (at, rows),
                 "change" => edits.changed = at..at + rows,
+                "scatter" => edits.scattered.push((at, rows)),
+                "move" => edits.moved = (at, rows),
+                "column" => edits.column = rows > 0,
                 _ => return Err(format!("unknown edit `{verb}`").into()),
             }
         }
         Ok(edits)
     }
+
+    /// Which content a row has.
+    fn version(&self, row: u64) -> u64 {
+        let changed = u64::from(self.changed.contains(&row));
+        let scattered = self.scattered.iter().rev().find(|(seed, rate)| hits(row, *seed, *rate));
+        scattered.map_or(changed, |(seed, _)| 100 + seed)
+    }
+}
+
+/// Whether a row is one of those that a seed chooses.
+fn hits(row: u64, seed: u64, per_mille: u64) -> bool {
+    let mixed = (row ^ seed << 40).wrapping_mul(0x9E37_79B9_7F4A_7C15);
+    (mixed ^ mixed >> 32).wrapping_mul(0xD6E8_FEB8_6659_FD93) >> 40 < per_mille * (1 << 24) / 1000
 }
 
 /// Writes `mib` MiB, with `edits`.
@@ -70,16 +102,21 @@ pub(super) fn write(out: &mut impl Write, mib: usize, edits: &str) -> Result<()>
     let edits = Edits::parse(edits)?;
     let wanted = (mib + edits.appended) << 20;
     let (mut block, mut written, mut row) = (Vec::with_capacity(1 << 21), 0, 0_u64);
-    let words = words();
+    let (words, mut moved) = (words(), Vec::new());
     while written < wanted {
         block.clear();
         while block.len() < 1 << 20 {
+            let moves = hits(row, edits.moved.0, edits.moved.1);
             if !edits.deleted.contains(&row) {
-                push_row(&mut block, &words, row, u64::from(edits.changed.contains(&row)))?;
+                let out = if moves { &mut moved } else { &mut block };
+                push_row(out, &words, row, edits.version(row), edits.column)?;
+            }
+            if row % BLOCK == BLOCK - 1 {
+                block.append(&mut moved);
             }
             if edits.inserted > 0 && row == edits.inserted_after {
                 for new in 0..edits.inserted {
-                    push_row(&mut block, &words, row / BLOCK * BLOCK + new, 7)?;
+                    push_row(&mut block, &words, row / BLOCK * BLOCK + new, 7, edits.column)?;
                 }
             }
             row += 1;
@@ -101,7 +138,7 @@ fn words() -> Vec<String> {
     (0..2048).map(|_| word()).collect()
 }
 
-fn push_row(out: &mut Vec<u8>, words: &[String], row: u64, version: u64) -> Result<()> {
+fn push_row(out: &mut Vec<u8>, words: &[String], row: u64, version: u64, column: bool) -> Result<()> {
     let mut state = (row + 1).wrapping_mul(0x9E37_79B9_7F4A_7C15) ^ version.wrapping_mul(0xD1B5_4A32_D192_ED03);
     // xorshift64*: quick, and every row has its own.
     let mut next = |below: u64| {
@@ -131,11 +168,12 @@ fn push_row(out: &mut Vec<u8>, words: &[String], row: u64, version: u64) -> Resu
             let (cents, state) = (next(30_000), STATES[(next(25) as f64).sqrt() as usize]);
             writeln!(
                 out,
-                "{row}\t{}\t{}.{:02}\t{state}\t{time}\t\\N\tf\t{}",
+                "{row}\t{}\t{}.{:02}\t{state}\t{time}\t\\N\tf\t{}{}",
                 next(40_000) + row / 40,
                 cents / 100,
                 cents % 100,
-                1 + next(4)
+                1 + next(4),
+                if column { "\tstandard" } else { "" }
             )?;
         }
         Table::Events => writeln!(

@@ -1,0 +1,152 @@
+//! Names the chunks of one stream and decides what becomes of each: referred to, put together from what is stored, or stored.
+//!
+//! What is new of chunks that are put together is collected until it is worth a chunk of its own.
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+use tokio::sync::oneshot;
+
+use super::intake::{Intake, Job};
+use super::pipeline::{Item, NewChunk, stopped};
+use super::rows::{Part, StreamRows};
+use super::sequence::Guessed;
+use crate::bytes::compress::Effort;
+use crate::error::Result;
+use crate::id::{ChunkId, Digest};
+
+/// New bytes among old ones that are stored as one chunk: enough to compress well, …
+const WORTH_A_CHUNK: usize = 512 << 10;
+/// … and the most parts that wait for it.
+const MOST_PARTS: usize = 1 << 14;
+
+/// Of one stream.
+pub(super) struct Identifier<'a> {
+    intake: &'a Intake,
+    stream: usize,
+    effort: Arc<Effort>,
+    hasher: blake3::Hasher,
+    rows: Option<StreamRows>,
+    /// What the packer is not told yet, …
+    parts: Vec<Part>,
+    /// … and what of it is new.
+    new: Vec<u8>,
+}
+
+impl<'a> Identifier<'a> {
+    /// Begins a stream.
+    pub(super) fn new(intake: &'a Intake, stream: usize, name: String) -> Result<Self> {
+        let shared = &intake.shared;
+        let rows = shared.rows.as_ref().map(|rows| rows.stream(&name));
+        intake.send(|| Item::Begin { stream, name })?;
+        let effort = Arc::new(Effort::new(shared.compression));
+        Ok(Self { intake, stream, effort, hasher: blake3::Hasher::new(), rows, parts: Vec::new(), new: Vec::new() })
+    }
+
+    /// The next chunk; gives its number if an earlier run stored it.
+    pub(super) fn chunk(&mut self, chunk: Bytes, guessed: Option<Guessed>) -> Result<Option<u32>> {
+        self.hasher.update(&chunk);
+        let shared = &self.intake.shared;
+        let (id, number) = match guessed {
+            Some(Guessed { id, number }) => (id, Some(number)),
+            None => {
+                let id = shared.keys.chunk_id_key.id_of(&chunk);
+                (id, shared.index.find_older(&id))
+            }
+        };
+        if let Some(number) = number {
+            if let Some(rows) = &mut self.rows {
+                rows.known(&id, &chunk);
+            }
+            return self.refer(number, chunk.len()).map(|()| Some(number));
+        }
+        match self.rows.as_mut().and_then(|rows| rows.look(&id, &chunk)) {
+            Some(parts) => self.put_together(parts, &chunk)?,
+            None => self.store(id, chunk)?,
+        }
+        Ok(None)
+    }
+
+    /// After the last chunk.
+    pub(super) fn end(mut self, exit: i32) -> Result<()> {
+        self.pass_on()?;
+        if let Some(rows) = self.rows {
+            rows.end();
+        }
+        let (stream, length, blake3) = (self.stream, self.hasher.count(), Digest(*self.hasher.finalize().as_bytes()));
+        self.intake.send(|| Item::End { stream, length, blake3, exit })
+    }
+
+    /// A chunk that an earlier run stored.
+    fn refer(&mut self, number: u32, length: usize) -> Result<()> {
+        let (stream, place) = (self.stream, self.intake.shared.index.place(number));
+        if self.parts.is_empty() {
+            return self.intake.send(|| Item::Known { stream, place, length });
+        }
+        self.parts.push(Part::Known { place, length });
+        self.pass_on_if_enough()
+    }
+
+    fn put_together(&mut self, parts: Vec<Part>, chunk: &[u8]) -> Result<()> {
+        let mut at = 0;
+        for part in &parts {
+            let length = part.length();
+            if matches!(part, Part::New { .. }) {
+                self.new.extend_from_slice(&chunk[at..at + length]);
+            }
+            at += length;
+        }
+        self.parts.extend(parts);
+        self.pass_on_if_enough()
+    }
+
+    fn pass_on_if_enough(&mut self) -> Result<()> {
+        if self.new.len() >= WORTH_A_CHUNK || self.parts.len() >= MOST_PARTS { self.pass_on() } else { Ok(()) }
+    }
+
+    /// Tells the packer what was collected.
+    fn pass_on(&mut self) -> Result<()> {
+        if self.parts.is_empty() {
+            return Ok(());
+        }
+        let (stream, parts, new) = (self.stream, std::mem::take(&mut self.parts), std::mem::take(&mut self.new));
+        if new.is_empty() {
+            return self.intake.send(|| Item::Mixed { stream, parts, new: None });
+        }
+        let id = self.intake.shared.keys.chunk_id_key.id_of(&new);
+        let (chunk, job) = self.prepare(id, Bytes::from(new))?;
+        self.intake.send(|| Item::Mixed { stream, parts, new: Some(chunk) })?;
+        self.intake.compress(job)
+    }
+
+    fn store(&mut self, id: ChunkId, chunk: Bytes) -> Result<()> {
+        self.pass_on()?;
+        let (stream, length) = (self.stream, chunk.len());
+        let (chunk, job) = self.prepare(id, chunk)?;
+        let mut job = Some(job);
+        self.intake.send(|| {
+            // Decided as it is sent: a repeat never overtakes its first, of whichever stream that is.
+            if self.intake.shared.index.claim(&id) {
+                Item::New { stream, chunk }
+            } else {
+                job = None;
+                Item::Repeated { stream, id, length }
+            }
+        })?;
+        job.map_or(Ok(()), |job| self.intake.compress(job))
+    }
+
+    /// Before its place in the queue is taken: whoever has a place must not wait for what those behind him hold.
+    fn prepare(&self, id: ChunkId, chunk: Bytes) -> Result<(NewChunk, Job)> {
+        let buffer = self.intake.shared.buffers.frames.take_blocking()?;
+        let (result, frame) = oneshot::channel();
+        let new = NewChunk { id, length: chunk.len(), frame };
+        Ok((new, Job { chunk, effort: self.effort.clone(), frame: buffer, result }))
+    }
+}
+
+impl Intake {
+    fn compress(&self, job: Job) -> Result<()> {
+        self.jobs.send(job).map_err(|_| stopped())
+    }
+}

@@ -1,0 +1,241 @@
+//! Finds the units of a new chunk among those of the dataset's older stream.
+//!
+//! A **pointer** walks through the older stream as the new one comes: most often the next unit is the next one there, or one of
+//! the few after it. Where it is not, it is looked up among all units of the chunks **at hand**: those that the pointer came through
+//! last, and the one that resembles the new chunk most, wherever it lies (both hold the same smallest hash). Whatever is found
+//! nowhere is new.
+//!
+//! What was found is believed only where the sums of its group agree (`parity.rs`).
+//!
+//! **Work** for each unit is bounded: some comparisons and one look-up; for each chunk, one older chunk or two are opened, plus
+//! one each time the pointer leaves a chunk.
+
+use std::collections::{HashMap, VecDeque};
+
+use super::parity::{Element, GROUP};
+use super::sketch::{Look, Sketch};
+use super::units::Unit;
+
+/// How many units ahead are tried before all others.
+const NEAR: usize = 8;
+/// Older chunks that stay at hand from one new chunk to the next.
+const AT_HAND: usize = 8;
+
+/// The older stream.
+pub trait Older {
+    /// Its chunk of this number; `None` if there is none or it cannot be read.
+    fn sketch(&mut self, chunk: u32) -> Option<Sketch>;
+    /// The chunk whose smallest hash this is.
+    fn resembling(&mut self, smallest: Element) -> Option<u32>;
+}
+
+/// Bytes of the new chunk that lie in the older stream.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Run {
+    /// Where in the new chunk.
+    pub at: u32,
+    /// In which older chunk.
+    pub chunk: u32,
+    /// Where in it.
+    pub offset: u32,
+    /// How many.
+    pub length: u32,
+}
+
+/// A unit of the older stream.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Place {
+    chunk: u32,
+    unit: u32,
+}
+
+struct Held {
+    chunk: u32,
+    sketch: Sketch,
+    /// Its units are in [`Matcher::looks`].
+    indexed: bool,
+}
+
+/// Follows one stream.
+#[derive(Default)]
+pub struct Matcher {
+    /// The latest last.
+    held: VecDeque<Held>,
+    looks: HashMap<Look, Place>,
+    /// What should come next.
+    pointer: Option<Place>,
+    /// Comparisons, look-ups and units opened so far.
+    work: u64,
+}
+
+impl Matcher {
+    /// The new stream holds an older chunk as a whole: the one after it should come next.
+    pub fn follow(&mut self, chunk: u32) {
+        self.pointer = chunk.checked_add(1).map(|chunk| Place { chunk, unit: 0 });
+    }
+
+    /// Steps taken so far.
+    #[must_use]
+    pub fn work(&self) -> u64 {
+        self.work
+    }
+
+    /// What of a new chunk with these units is in the older stream; in order. The rest is new.
+    pub fn find(&mut self, units: &[Unit], older: &mut impl Older) -> Vec<Run> {
+        self.forget();
+        if let Some(Place { chunk, .. }) = self.pointer {
+            self.hold(chunk, older);
+        }
+        if let Some(smallest) = smallest(units)
+            && let Some(chunk) = older.resembling(smallest)
+        {
+            self.hold(chunk, older);
+        }
+        let mut found = Vec::with_capacity(units.len());
+        for at in 0..units.len() {
+            let place = self.next(&units[at..], older);
+            if let Some(place) = place {
+                self.pointer = Some(Place { unit: place.unit + 1, ..place });
+            }
+            found.push(place);
+        }
+        self.believe(units, &mut found);
+        self.runs(units, &found)
+    }
+
+    /// Where the first of `units` is.
+    fn next(&mut self, units: &[Unit], older: &mut impl Older) -> Option<Place> {
+        if let Some(pointer) = self.pointer {
+            let mut place = pointer;
+            for skipped in 0..=NEAR {
+                place = self.normal(place, older);
+                if self.is_here(&units[..1], place) && (skipped == 0 || self.goes_on(units, place)) {
+                    return Some(place);
+                }
+                place.unit += 1;
+            }
+        }
+        self.index();
+        self.work += 1;
+        let place = *self.looks.get(&Look::from(&units[0]))?;
+        (self.is_here(&units[..1], place) && self.goes_on(units, place)).then_some(place)
+    }
+
+    /// The first of the next chunk instead of the one after the last of a chunk.
+    fn normal(&mut self, mut place: Place, older: &mut impl Older) -> Place {
+        while self.get(place.chunk).is_some_and(|sketch| place.unit as usize >= sketch.len()) {
+            place = Place { chunk: place.chunk + 1, unit: 0 };
+            self.hold(place.chunk, older);
+        }
+        place
+    }
+
+    /// Whether the unit after the first one is where it should be, too, as far as that can be seen.
+    fn goes_on(&mut self, units: &[Unit], place: Place) -> bool {
+        let next = Place { unit: place.unit + 1, ..place };
+        let known = self.get(place.chunk).is_some_and(|sketch| (next.unit as usize) < sketch.len());
+        units.len() < 2 || !known || self.is_here(&units[1..2], next)
+    }
+
+    fn is_here(&mut self, units: &[Unit], place: Place) -> bool {
+        self.work += 1;
+        let there = self.get(place.chunk).filter(|sketch| (place.unit as usize) < sketch.len());
+        there.is_some_and(|sketch| sketch.look(place.unit as usize) == Look::from(&units[0]))
+    }
+
+    fn get(&self, chunk: u32) -> Option<&Sketch> {
+        self.held.iter().rev().find(|held| held.chunk == chunk).map(|held| &held.sketch)
+    }
+
+    /// Has a chunk at hand, if it can be read.
+    fn hold(&mut self, chunk: u32, older: &mut impl Older) {
+        if self.get(chunk).is_some() {
+            return;
+        }
+        let Some(sketch) = older.sketch(chunk) else { return };
+        self.work += sketch.len() as u64;
+        self.held.push_back(Held { chunk, sketch, indexed: false });
+    }
+
+    /// Between two chunks: only the latest stay at hand.
+    fn forget(&mut self) {
+        while self.held.len() > AT_HAND
+            && let Some(Held { chunk, sketch, indexed }) = self.held.pop_front()
+        {
+            for unit in (0..sketch.len()).filter(|_| indexed) {
+                let look = sketch.look(unit);
+                if self.looks.get(&look).is_some_and(|place| place.chunk == chunk) {
+                    self.looks.remove(&look);
+                }
+            }
+        }
+    }
+
+    /// Makes every unit at hand known by its look; of several that look alike, the first.
+    fn index(&mut self) {
+        for held in self.held.iter_mut().filter(|held| !held.indexed) {
+            held.indexed = true;
+            self.work += held.sketch.len() as u64;
+            for unit in 0..held.sketch.len() {
+                let place = Place { chunk: held.chunk, unit: unit as u32 };
+                self.looks.entry(held.sketch.look(unit)).or_insert(place);
+            }
+        }
+    }
+
+    /// Drops what its group does not agree with.
+    fn believe(&self, units: &[Unit], found: &mut [Option<Place>]) {
+        let group = |place: &Place| (place.chunk, place.unit as usize / GROUP);
+        let mut at = 0;
+        while at < found.len() {
+            let Some(first) = found[at] else {
+                at += 1;
+                continue;
+            };
+            // All that were found one after the other in this group, with new units in between.
+            let (mut hashes, mut last, mut end) = ([None; GROUP], None, at);
+            for (number, place) in found.iter().enumerate().skip(at) {
+                let Some(place) = place else { continue };
+                if group(place) != group(&first) || last.is_some_and(|last| place.unit <= last) {
+                    break;
+                }
+                hashes[place.unit as usize % GROUP] = Some(units[number].hash);
+                (last, end) = (Some(place.unit), number + 1);
+            }
+            let agrees = self.get(first.chunk).is_some_and(|sketch| sketch.agrees(group(&first).1, &hashes));
+            if !agrees {
+                found[at..end].fill(None);
+            }
+            at = end;
+        }
+    }
+
+    fn runs(&self, units: &[Unit], found: &[Option<Place>]) -> Vec<Run> {
+        let (mut runs, mut at): (Vec<Run>, u32) = (Vec::new(), 0);
+        for (unit, place) in units.iter().zip(found) {
+            let length = u32::from(unit.length);
+            if let Some((place, sketch)) = place.and_then(|place| Some((place, self.get(place.chunk)?))) {
+                let (offset, _) = sketch.range(place.unit as usize);
+                match runs.last_mut() {
+                    Some(run)
+                        if (run.at + run.length, run.chunk, run.offset + run.length) == (at, place.chunk, offset) =>
+                    {
+                        run.length += length;
+                    }
+                    _ => runs.push(Run { at, chunk: place.chunk, offset, length }),
+                }
+            }
+            at += length;
+        }
+        runs
+    }
+}
+
+/// Of all hashes of a chunk: chunks that have much in common most often have this in common.
+#[must_use]
+pub fn smallest(units: &[Unit]) -> Option<Element> {
+    units.iter().map(|unit| unit.hash).min()
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,218 @@
+//! Tells whether units that look alike are alike, though only a few bits of each are kept.
+//!
+//! Of each unit of a group 16 bits are kept, its **mark**, and of the group eight **sums** of the units' whole hashes, F₀ … Fₙ₋₁:
+//! Sⱼ = Σ (i+1)ʲ·Fᵢ modulo p = 2⁶¹ − 1, j = 0 … 7. They are the check symbols of a Reed-Solomon code.
+//!
+//! [`Sums::agree`] is given the hashes of those units that were found again, by mark and length. Of the others, u at most eight, the
+//! first u sums give the hashes (a Vandermonde system); the remaining 8 − u sums and the u marks must agree with
+//! them. Suppose e ≥ 1 of those that were found are not what they seem:
+//!
+//! - each of them has the mark of another unit: 2⁻¹⁶ each, as hashes are pseudo-random and the key is secret;
+//! - if e ≤ 8 − u, the remaining sums disagree, for certain: any 8 columns of the code are independent;
+//! - if e > 8 − u, they agree with probability p^-(8−u), and the u marks with 2^-16u.
+//!
+//! So a group is wrongly believed with a probability of at most 2^-(16e + 61(8−u) + 16u) where e > 8 − u, largest for u = 8 and
+//! e = 1: 2⁻¹⁴⁴. That is for each group in which something was changed and taken for unchanged; for 10¹² (2⁴⁰) such groups 2⁻¹⁰⁴.
+//! What is left is a collision of the hashes themselves, where a unit was changed into one with the same 61 bits: 2⁻⁶¹ for each unit that
+//! was changed and lies in its old place, 2⁻²¹ for 10¹² of them.
+
+/// Units of a group.
+pub const GROUP: usize = 64;
+/// Sums of a group: so many of its units may be missing.
+pub const SUMS: usize = 8;
+
+const P: u64 = (1 << 61) - 1;
+
+/// A hash: an integer modulo 2⁶¹ − 1.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Element(u64);
+
+impl From<u64> for Element {
+    fn from(value: u64) -> Self {
+        let folded = (value & P) + (value >> 61);
+        Self(if folded >= P { folded - P } else { folded })
+    }
+}
+
+impl Element {
+    /// The bits of it that are kept of every unit.
+    #[must_use]
+    pub fn mark(self) -> u16 {
+        self.0 as u16
+    }
+
+    /// As a number below 2⁶¹ − 1.
+    #[must_use]
+    pub fn get(self) -> u64 {
+        self.0
+    }
+
+    fn plus(self, other: Self) -> Self {
+        Self::from(self.0 + other.0)
+    }
+
+    fn minus(self, other: Self) -> Self {
+        Self::from(self.0 + P - other.0)
+    }
+
+    fn times(self, other: Self) -> Self {
+        Self(product(self.0, other.0))
+    }
+}
+
+const fn product(a: u64, b: u64) -> u64 {
+    let product = a as u128 * b as u128;
+    let folded = (product as u64 & P) + (product >> 61) as u64;
+    if folded >= P { folded - P } else { folded }
+}
+
+/// What divides by the numbers below [`GROUP`]: n to the power p − 2 (Fermat).
+const INVERSES: [Element; GROUP] = {
+    let mut inverses = [Element(0); GROUP];
+    let mut n = 1;
+    while n < GROUP {
+        let (mut power, mut result, mut exponent) = (n as u64, 1, P - 2);
+        while exponent > 0 {
+            if exponent & 1 == 1 {
+                result = product(result, power);
+            }
+            power = product(power, power);
+            exponent >>= 1;
+        }
+        inverses[n] = Element(result);
+        n += 1;
+    }
+    inverses
+};
+
+/// The sums of one group.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Sums(pub [Element; SUMS]);
+
+impl Sums {
+    /// Of these hashes, at most [`GROUP`].
+    #[must_use]
+    pub fn of(hashes: impl Iterator<Item = Element>) -> Self {
+        let mut sums = Self::default();
+        hashes.enumerate().for_each(|(place, hash)| sums.add(place, hash, Element::plus));
+        sums
+    }
+
+    fn add(&mut self, place: usize, hash: Element, op: fn(Element, Element) -> Element) {
+        let (node, mut term) = (Element::from(place as u64 + 1), hash);
+        for sum in &mut self.0 {
+            *sum = op(*sum, term);
+            term = term.times(node);
+        }
+    }
+
+    /// Whether these are the sums of a group with these `marks`, of whose hashes some are known.
+    #[must_use]
+    pub fn agree(&self, marks: &[u16], known: &[Option<Element>]) -> bool {
+        let mut rest = *self;
+        let mut missing = [0; SUMS];
+        let mut count = 0;
+        for (place, hash) in known.iter().enumerate() {
+            match hash {
+                Some(hash) => rest.add(place, *hash, Element::minus),
+                None if count == SUMS => return false,
+                None => {
+                    missing[count] = place;
+                    count += 1;
+                }
+            }
+        }
+        let missing = &missing[..count];
+        let mut found = rest.0;
+        solve(missing, &mut found[..count]);
+        for (place, hash) in missing.iter().zip(found) {
+            if hash.mark() != marks[*place] {
+                return false;
+            }
+            rest.add(*place, hash, Element::minus);
+        }
+        rest == Self::default()
+    }
+}
+
+/// Solves Σ xₘ·(placeₘ+1)ʲ = bⱼ, j = 0 … u−1, for x, in place. Golub and Van Loan, Matrix Computations, algorithm 4.6.2 (Björck and
+/// Pereyra, 1970). `places` ascend.
+fn solve(places: &[usize], b: &mut [Element]) {
+    let size = places.len();
+    for (k, place) in places.iter().enumerate() {
+        let node = Element::from(*place as u64 + 1);
+        for i in (k + 1..size).rev() {
+            b[i] = b[i].minus(node.times(b[i - 1]));
+        }
+    }
+    for k in (0..size.saturating_sub(1)).rev() {
+        for i in k + 1..size {
+            b[i] = b[i].times(INVERSES[places[i] - places[i - k - 1]]);
+        }
+        for i in k..size - 1 {
+            b[i] = b[i].minus(b[i + 1]);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn group() -> impl Strategy<Value = Vec<Element>> {
+        prop::collection::vec(any::<u64>().prop_map(Element::from), 1..=GROUP)
+    }
+
+    proptest! {
+        #[test]
+        fn arithmetic_is_that_of_the_field(a: u64, b: u64, c in 1_u64..GROUP as u64) {
+            let (x, y) = (Element::from(a), Element::from(b));
+            let (a, b, p) = (u128::from(a), u128::from(b), u128::from(P));
+            prop_assert_eq!(u128::from(x.0), a % p);
+            prop_assert_eq!(u128::from(x.plus(y).0), (a + b) % p);
+            prop_assert_eq!(u128::from(x.minus(y).0), (a % p + p - b % p) % p);
+            prop_assert_eq!(u128::from(x.times(y).0), (a % p) * (b % p) % p);
+            prop_assert_eq!(x.times(INVERSES[c as usize]).times(Element::from(c)), x);
+        }
+
+        #[test]
+        fn a_group_agrees_with_itself_though_some_are_missing(hashes in group(), missing in prop::collection::vec(0_usize..GROUP, 0..=SUMS)) {
+            let sums = Sums::of(hashes.iter().copied());
+            let marks: Vec<u16> = hashes.iter().map(|hash| hash.mark()).collect();
+            let mut known: Vec<Option<Element>> = hashes.into_iter().map(Some).collect();
+            missing.iter().filter(|place| **place < marks.len()).for_each(|place| known[*place] = None);
+            prop_assert!(sums.agree(&marks, &known));
+        }
+
+        #[test]
+        fn a_group_does_not_agree_with_another_one(
+            hashes in group(),
+            wrong in prop::collection::vec((0_usize..GROUP, 1_u64..1 << 45), 1..4),
+            missing in prop::collection::vec(0_usize..GROUP, 0..=SUMS),
+        ) {
+            let sums = Sums::of(hashes.iter().copied());
+            let marks: Vec<u16> = hashes.iter().map(|hash| hash.mark()).collect();
+            let mut known: Vec<Option<Element>> = hashes.iter().copied().map(Some).collect();
+            missing.iter().filter(|place| **place < marks.len()).for_each(|place| known[*place] = None);
+            for (place, by) in wrong {
+                // The same mark, another hash.
+                if let Some(Some(hash)) = known.get_mut(place) {
+                    *hash = Element::from(hash.0 ^ by << 16);
+                }
+            }
+            let changed = known.iter().zip(&hashes).any(|(known, hash)| known.is_some_and(|known| known != *hash));
+            prop_assert_eq!(sums.agree(&marks, &known), !changed);
+        }
+    }
+
+    #[test]
+    fn more_missing_than_sums_are_too_many() {
+        let hashes: Vec<Element> = (0..GROUP as u64).map(|n| Element::from(n * 12_345_678_901)).collect();
+        let marks: Vec<u16> = hashes.iter().map(|hash| hash.mark()).collect();
+        let known: Vec<Option<Element>> =
+            hashes.iter().enumerate().map(|(place, hash)| (place > SUMS).then_some(*hash)).collect();
+        assert!(!Sums::of(hashes.iter().copied()).agree(&marks, &known));
+    }
+}

@@ -1,0 +1,104 @@
+"""Rows changed all over: what the next backup stores, and how fast the newest of many such snapshots is restored."""
+
+import argparse
+import pathlib
+import shutil
+import sys
+
+import measure
+import tools
+from cases import digest, make
+from measure import say
+
+EDITS = {
+    "scatter-0.1pct": "scatter=1:1",
+    "scatter-1pct": "scatter=1:10",
+    "scatter-10pct": "scatter=1:100",
+    "moved-5pct": "move=1:50",
+    "column-added": "column=1",
+}
+INCREMENTS = ["increments-30", "restore-increments-30"]
+CASES = [*EDITS, *INCREMENTS]
+# A pipe knows no increments.
+KINDS = [tools.Lifeboat, tools.Restic, tools.Borg, tools.Rustic]
+
+
+def run(place: pathlib.Path, arguments: argparse.Namespace) -> list[dict]:
+    wanted = set(arguments.case)
+    found = _edits(place, arguments, [name for name in EDITS if name in wanted]) if wanted & set(EDITS) else []
+    return found + (_increments(place, arguments) if wanted & set(INCREMENTS) else [])
+
+
+def _kinds() -> list[type[tools.Tool]]:
+    return [kind for kind in KINDS if kind in tools.peers()]
+
+
+def _edits(place: pathlib.Path, arguments: argparse.Namespace, names: list[str]) -> list[dict]:
+    mib = arguments.mib
+    say(f"{mib} MiB: {', '.join(names)}")
+    first, results = make(place / "first", mib), []
+    used = {kind.name: kind(place / f"rows-{kind.name}") for kind in _kinds()}
+    for name in names:
+        version, figures = make(place / "version", mib, EDITS[name]), {}
+        for number in range(arguments.rounds):
+            for kind in tools.in_turn(list(used), number):
+                # Anew each time: nobody shall find what an earlier round stored.
+                shutil.rmtree(used[kind].place)
+                used[kind] = type(used[kind])(used[kind].place)
+                with measure.unmeasured():
+                    used[kind].backup(first)
+                figures.setdefault(kind, []).append(used[kind].backup(version))
+        wanted = digest(version)
+        for kind, tool in used.items():
+            with measure.unmeasured():
+                tool.restore()
+            if digest(tool.restored()) != wanted:
+                sys.exit(f"{kind} restored something else")
+            shutil.rmtree(tool.out)
+        results.append(_case(name, {kind: figures[kind] for kind in used}))
+    for tool in used.values():
+        shutil.rmtree(tool.place)
+    return results
+
+
+def _case(name: str, figures: dict[str, list[dict]], **also) -> dict:
+    stored = {kind: measure.medians(rounds)["stored_bytes"] for kind, rounds in figures.items()}
+    best = min((size for kind, size in stored.items() if kind != "lifeboat"), default=0)
+    if best:
+        also["stored_to_best_peer"] = stored["lifeboat"] / best
+    return measure.case(name, figures, **also)
+
+
+def _increments(place: pathlib.Path, arguments: argparse.Namespace) -> list[dict]:
+    """Thirty snapshots, in each of which another hundredth of the rows was changed."""
+    mib = arguments.mib
+    say(f"{mib} MiB: thirty increments of 1 %")
+    used = {kind.name: kind(place / f"scattered-{kind.name}") for kind in _kinds()}
+    version, totals = place / "version", {kind: [] for kind in used}
+    for number in range(31):
+        make(version, mib, ",".join(f"scatter={seed}:10" for seed in range(1, number + 1)))
+        for kind, tool in used.items():
+            totals[kind].append(tool.backup(version))
+    sums = {
+        kind: [{**rounds[-1], **{key: sum(one[key] for one in rounds) for key in ("seconds", "cpu_seconds", "stored_bytes")},
+                "peak_rss_mib": max(one["peak_rss_mib"] for one in rounds)}]
+        for kind, rounds in totals.items()
+    }
+    fresh = tools.Lifeboat(place / "scattered-fresh")
+    fresh.backup(version)
+    wanted, restored, beside = digest(version), {}, []
+    for number in range(arguments.rounds):
+        beside.append(fresh.restore())
+        for kind in tools.in_turn(list(used), number):
+            restored.setdefault(kind, []).append(used[kind].restore())
+            if digest(used[kind].restored()) != wanted:
+                sys.exit(f"{kind} restored something else")
+            shutil.rmtree(used[kind].out)
+    also = {"fresh_seconds": measure.medians(beside)["seconds"]}
+    also["speed_of_fresh"] = also["fresh_seconds"] / measure.medians(restored["lifeboat"])["seconds"]
+    for tool in (fresh, *used.values()):
+        shutil.rmtree(tool.place)
+    return [
+        _case("increments-30", sums),
+        measure.case("restore-increments-30", {kind: restored[kind] for kind in used}, **also),
+    ]

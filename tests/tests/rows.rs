@@ -1,0 +1,188 @@
+//! Rows: a changed row costs a row, whatever was edited comes back, and a lost or stale index costs bytes alone.
+#![allow(clippy::unwrap_used, clippy::expect_used)]
+
+use lifeboat_engine::config::Dedup;
+use lifeboat_engine::flow::backup::BackupReport;
+use lifeboat_tests::vault::{MemorySource, TestVault, files_below, noise};
+use proptest::prelude::*;
+
+fn row(n: usize, version: usize) -> String {
+    let mixed = (n * 1_000_003 + version * 7_777_777).wrapping_mul(0x9E37_79B9_7F4A_7C15);
+    format!(
+        "{n}\tcustomer {}\t{:016x}\tstreet {}\t{:016x}\t{version}\n",
+        mixed % 9973,
+        mixed,
+        mixed % 577,
+        mixed.rotate_left(17)
+    )
+}
+
+fn table(rows: usize) -> Vec<String> {
+    (0..rows).map(|n| row(n, 0)).collect()
+}
+
+fn bytes(rows: &[String]) -> Vec<u8> {
+    rows.concat().into_bytes()
+}
+
+/// One row in a hundred, others each time.
+fn change(rows: &mut [String], version: usize) {
+    (0..rows.len()).filter(|n| n * 7919 % 100 == version % 100).for_each(|n| rows[n] = row(n, version));
+}
+
+async fn backup(vault: &TestVault, data: &[u8]) -> BackupReport {
+    let report = vault.backup(&MemorySource::of(data)).await.unwrap();
+    assert!(vault.restore(&report.snapshot).await.unwrap()["data"] == data, "{} differs", report.snapshot);
+    report
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_hundredth_of_the_rows_costs_a_hundredth_and_not_the_table() {
+    let vault = TestVault::new(1, 1).await;
+    let mut rows = table(100_000);
+    let first = backup(&vault, &bytes(&rows)).await;
+    for version in 1..=4 {
+        change(&mut rows, version);
+        let report = backup(&vault, &bytes(&rows)).await;
+        assert!(report.stored_bytes * 12 < first.stored_bytes, "{} of {}", report.stored_bytes, first.stored_bytes);
+        let again = backup(&vault, &bytes(&rows)).await;
+        assert_eq!(again.new_packs, 0, "{again:?}");
+        assert_eq!(report.warnings, [""; 0]);
+    }
+    let index: u64 = files_below(&vault.config.state_directory)
+        .iter()
+        .filter(|file| file.to_string_lossy().contains("/rows/"))
+        .map(|file| file.metadata().unwrap().len())
+        .sum();
+    let most = bytes(&rows).len() as u64 / 25;
+    assert!(index > 0 && index <= most, "the row index takes {index} bytes, {most} are allowed");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_row_index_that_is_lost_or_damaged_is_made_anew_and_that_is_said() {
+    let vault = TestVault::new(1, 1).await;
+    let mut rows = table(40_000);
+    let first = backup(&vault, &bytes(&rows)).await;
+    let index = || -> Vec<_> {
+        let files = files_below(&vault.config.state_directory).into_iter();
+        files.filter(|file| file.to_string_lossy().contains("/rows/")).collect()
+    };
+    for (version, damage) in [(1, "lost"), (2, "cut short"), (3, "flipped")] {
+        for file in index() {
+            let mut content = std::fs::read(&file).unwrap();
+            match damage {
+                "lost" => std::fs::remove_file(&file).unwrap(),
+                "cut short" => std::fs::write(&file, &content[..content.len() / 2]).unwrap(),
+                _ => {
+                    let middle = content.len() / 2;
+                    content[middle] ^= 1;
+                    std::fs::write(&file, content).unwrap();
+                }
+            }
+        }
+        change(&mut rows, version);
+        let report = backup(&vault, &bytes(&rows)).await;
+        assert!(report.warnings.iter().any(|warning| warning.contains("row index")), "{damage}: {:?}", report.warnings);
+        change(&mut rows, version + 50);
+        let next = backup(&vault, &bytes(&rows)).await;
+        assert!(next.warnings.is_empty(), "{:?}", next.warnings);
+        assert!(
+            next.stored_bytes * 10 < first.stored_bytes,
+            "{damage}: {} of {}",
+            next.stored_bytes,
+            first.stored_bytes
+        );
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn with_chunks_alone_nothing_is_remembered() {
+    let mut vault = TestVault::new(1, 1).await;
+    let rows = bytes(&table(10_000));
+    backup(&vault, &rows).await;
+    let remembered = |vault: &TestVault| {
+        files_below(&vault.config.state_directory).iter().any(|file| file.to_string_lossy().contains("/rows/"))
+    };
+    assert!(remembered(&vault));
+    vault.config.datasets[0].dedup = Dedup::Chunks;
+    backup(&vault, &rows).await;
+    assert!(!remembered(&vault));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_pack_that_is_gone_from_every_replica_is_not_built_upon() {
+    let vault = TestVault::new(1, 1).await;
+    let mut rows = table(60_000);
+    backup(&vault, &bytes(&rows)).await;
+    let packs =
+        files_below(&vault.replica_path(1)).into_iter().filter(|file| file.to_string_lossy().contains("/packs/"));
+    packs.for_each(|pack| std::fs::remove_file(pack).unwrap());
+    change(&mut rows, 1);
+    backup(&vault, &bytes(&rows)).await;
+}
+
+fn edit(rows: &mut Vec<String>, at: f64, kind: usize, count: usize, version: usize) {
+    let at = (rows.len() as f64 * at) as usize;
+    let end = (at + count).min(rows.len());
+    match kind {
+        0 => drop(rows.drain(at..end)),
+        1 => drop(rows.splice(at..at, (0..count).map(|n| row(n, version)))),
+        2 => (at..end).for_each(|n| rows[n] = row(n, version)),
+        3 => {
+            let moved: Vec<String> = rows.drain(at..end).collect();
+            rows.extend(moved);
+        }
+        _ => change(rows, version),
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(6))]
+    #[test]
+    fn any_increments_and_prunes_leave_snapshots_that_restore(
+        count in 0_usize..40_000,
+        binary: bool,
+        steps in prop::collection::vec(prop::collection::vec((0.0..1.0, 0_usize..5, 0_usize..3000), 1..6), 1..6),
+        prune_after in 0_usize..6,
+    ) {
+        let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
+        runtime.block_on(async {
+            let mut vault = TestVault::new(1, 1).await;
+            let mut rows = table(count);
+            let text = |rows: &[String]| -> Vec<u8> {
+                let plain = bytes(rows);
+                // A keystream that repeats: as good as binary, and still the same where rows are the same.
+                if binary { plain.iter().map(|byte| byte.wrapping_mul(5) ^ 0x5a).collect() } else { plain }
+            };
+            backup(&vault, &text(&rows)).await;
+            for (step, edits) in steps.into_iter().enumerate() {
+                for (at, kind, count) in edits {
+                    edit(&mut rows, at, kind, count, step + 1);
+                }
+                backup(&vault, &text(&rows)).await;
+                if step == prune_after {
+                    vault.config.datasets[0].retention.keep_last = 1;
+                    vault.prune().await.unwrap();
+                }
+            }
+        });
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn strange_streams_come_back() {
+    let vault = TestVault::new(1, 1).await;
+    let line = b"all the same, all the same\n";
+    for data in [
+        line.repeat(100_000),
+        line.repeat(100_001),
+        vec![b'x'; 3_000_000],
+        vec![b'x'; 3_000_001],
+        noise(3_000_000, 1),
+        [noise(3_000_000, 1), line.to_vec()].concat(),
+        [&line[..5], &noise(3_000_000, 1)].concat(),
+        Vec::new(),
+    ] {
+        backup(&vault, &data).await;
+    }
+}
