@@ -18,8 +18,10 @@ use super::units::Unit;
 
 /// How many units ahead are tried before all others.
 const NEAR: usize = 8;
+/// How many units in a row may be changed before the others are looked for elsewhere.
+const CHANGED: usize = 16;
 /// Older chunks that stay at hand from one new chunk to the next.
-const AT_HAND: usize = 8;
+const AT_HAND: usize = 4;
 
 /// The older stream.
 pub trait Older {
@@ -64,6 +66,8 @@ pub struct Matcher {
     looks: HashMap<Look, Place>,
     /// What should come next.
     pointer: Option<Place>,
+    /// The unit before was nowhere.
+    lost: bool,
     /// Comparisons, look-ups and units opened so far.
     work: u64,
 }
@@ -105,20 +109,33 @@ impl Matcher {
 
     /// Where the first of `units` is.
     fn next(&mut self, units: &[Unit], older: &mut impl Older) -> Option<Place> {
-        if let Some(pointer) = self.pointer {
-            let mut place = pointer;
-            for skipped in 0..=NEAR {
-                place = self.normal(place, older);
-                if self.is_here(&units[..1], place) && (skipped == 0 || self.goes_on(units, place)) {
-                    return Some(place);
-                }
-                place.unit += 1;
-            }
+        if let Some(place) = self.near(units, older) {
+            self.lost = false;
+            return Some(place);
+        }
+        // Rows that were changed where they are: the walk goes on behind them.
+        if !self.lost && (1..units.len().min(CHANGED)).any(|next| self.near(&units[next..], older).is_some()) {
+            return None;
         }
         self.index();
         self.work += 1;
-        let place = *self.looks.get(&Look::from(&units[0]))?;
-        (self.is_here(&units[..1], place) && self.goes_on(units, place)).then_some(place)
+        let place = self.looks.get(&Look::from(&units[0])).copied();
+        let place = place.filter(|place| self.is_here(&units[..1], *place) && self.goes_on(units, *place));
+        self.lost = place.is_none();
+        place
+    }
+
+    /// Where the first of `units` is, if that is at the pointer or a little ahead.
+    fn near(&mut self, units: &[Unit], older: &mut impl Older) -> Option<Place> {
+        let mut place = self.pointer?;
+        for skipped in 0..=NEAR {
+            place = self.normal(place, older);
+            if self.is_here(&units[..1], place) && (skipped == 0 || self.goes_on(units, place)) {
+                return Some(place);
+            }
+            place.unit += 1;
+        }
+        None
     }
 
     /// The first of the next chunk instead of the one after the last of a chunk.
