@@ -261,7 +261,8 @@ impl Backup<'_> {
             return Ok(None);
         }
         let cutter = UnitCutter::new(&keys.chunk_id_key);
-        Rows::new(index, cutter, predecessor, keys.generation, members).map(Arc::new).map(Some)
+        let memory = self.config.limits.memory;
+        Rows::new(index, cutter, predecessor, keys.generation, members, memory).map(Arc::new).map(Some)
     }
 
     /// Source and pipeline side by side; reports whichever failed first.

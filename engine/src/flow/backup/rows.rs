@@ -4,9 +4,12 @@
 //! lie. Chunks are looked up first, as a whole: among all that packs hold, then among those of the older stream that no pack
 //! holds as a whole, because they were put together from rows.
 //!
-//! A chunk of which less than half is found is stored whole: it costs little more, and a restore reads it at once.
+//! **A chunk is stored whole instead** where it should not be put together: less than half of it is found, so that little is saved; it would
+//! have more than [`PARTS_PER_MIB`] parts, which a restore must gather (rows that were changed at different times add up to that, and
+//! begin anew from there); or the run has so many parts already that what is known of them would exceed its share of `limits.memory`.
 
 use std::collections::HashMap;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use super::chunk_index::Place;
@@ -19,11 +22,18 @@ use crate::rows::units::{Unit, UnitCutter};
 use crate::state::rows::{NewStream, OlderStream, RowIndex, StreamWriter};
 use crate::vault::manifest::{Extent, Manifest, PackRef};
 
+/// The most parts of a chunk.
+const PARTS_PER_MIB: usize = 1024;
+/// Bytes of `limits.memory` for each part of a run: some hundred are needed.
+const MEMORY_FOR_A_PART: u64 = 512;
+
 /// What a run knows of rows.
 pub(super) struct Rows {
     index: RowIndex,
     cutter: UnitCutter,
     base: Option<Base>,
+    /// How many parts there may be still.
+    room: AtomicUsize,
     finished: Mutex<Finished>,
 }
 
@@ -93,10 +103,12 @@ impl Rows {
         predecessor: Option<&Manifest>,
         generation: u32,
         inventories: &[Inventory],
+        memory: u64,
     ) -> Result<Self> {
+        let room = AtomicUsize::new(usize::try_from(memory / MEMORY_FOR_A_PART).unwrap_or(usize::MAX));
         let base = predecessor.filter(|manifest| manifest.generation == generation);
         let base = base.map(|manifest| Base::new(manifest, inventories)).transpose()?;
-        Ok(Self { index, cutter, base, finished: Mutex::default() })
+        Ok(Self { index, cutter, base, room, finished: Mutex::default() })
     }
 
     /// Begins a stream.
@@ -157,7 +169,7 @@ impl StreamRows {
             let (begin, length) = self.older.as_ref()?.0.range(number);
             let found = self.place(begin, length as usize, &mut parts);
             self.keep(number);
-            return worth(found, chunk).then_some(parts);
+            return self.worth(found, chunk, &parts).then_some(parts);
         }
         self.learn(id, chunk);
         let (older, _) = self.older.as_mut()?;
@@ -170,7 +182,15 @@ impl StreamRows {
             at = (run.at + run.length) as usize;
         }
         push_new(&mut parts, chunk.len() - at);
-        worth(found, chunk).then_some(parts)
+        self.worth(found, chunk, &parts).then_some(parts)
+    }
+
+    /// Whether to put a chunk together.
+    fn worth(&self, found: usize, chunk: &[u8], parts: &[Part]) -> bool {
+        let count = parts.len();
+        found >= chunk.len() / 2
+            && (count << 20) <= PARTS_PER_MIB * chunk.len()
+            && self.rows.room.try_update(Ordering::Relaxed, Ordering::Relaxed, |room| room.checked_sub(count)).is_ok()
     }
 
     /// After the last chunk.
@@ -241,10 +261,6 @@ impl StreamRows {
         }
         found
     }
-}
-
-fn worth(found: usize, chunk: &[u8]) -> bool {
-    found >= chunk.len() / 2
 }
 
 fn push_new(parts: &mut Vec<Part>, more: usize) {
