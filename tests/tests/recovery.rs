@@ -38,8 +38,17 @@ async fn any_snapshot_comes_back_with_stock_tools_also_a_deduplicated_one() {
     }
     let vault = TestVault::new(1, 1).await;
     let mut data = noise(40_000_000, 1);
-    let source = |data: &[u8]| MemorySource {
+    // Rows of which one in fifty is another one each time: put together from several packs.
+    let table = |version: usize| -> Vec<u8> {
+        let row = |n: usize| {
+            let version = if n % 50 == version { version } else { 0 };
+            format!("{n}\t{:016x}\t{:016x}\t{version}\n", n.wrapping_mul(0x9E37_79B9_7F4A_7C15), n * 7919 + version)
+        };
+        (0..40_000).flat_map(|n| row(n).into_bytes()).collect()
+    };
+    let source = |data: &[u8], version: usize| MemorySource {
         streams: vec![
+            ("table".to_owned(), table(version)),
             ("globals".to_owned(), b"CREATE ROLE app;\n".to_vec()),
             ("database/sh op".to_owned(), data.to_vec()),
             ("database/empty".to_owned(), Vec::new()),
@@ -47,9 +56,9 @@ async fn any_snapshot_comes_back_with_stock_tools_also_a_deduplicated_one() {
         ..MemorySource::default()
     };
     let mut snapshots: Vec<(SnapshotId, Vec<u8>)> = Vec::new();
-    for edit in [0, 20_000_000] {
+    for (version, edit) in [0, 20_000_000].into_iter().enumerate() {
         data.splice(edit..edit, *b"a business day");
-        let report = vault.backup(&source(&data)).await.unwrap();
+        let report = vault.backup(&source(&data, version)).await.unwrap();
         snapshots.push((report.snapshot, data.clone()));
     }
     let copy = copied(&vault);
@@ -65,6 +74,7 @@ async fn any_snapshot_comes_back_with_stock_tools_also_a_deduplicated_one() {
         assert!(!String::from_utf8_lossy(&done.stderr).contains("not checked"));
         assert!(std::fs::read(out.join("database/sh op")).unwrap() == *expected, "{name} differs");
         assert_eq!(std::fs::read(out.join("globals")).unwrap(), b"CREATE ROLE app;\n");
+        assert!(std::fs::read(out.join("table")).unwrap() == table(at.min(1)), "{name} differs in its rows");
         assert!(std::fs::read(out.join("database/empty")).unwrap().is_empty());
     }
 }

@@ -30,6 +30,8 @@ use crate::vault::chunk_table::{self, ChunkTable};
 const MAGIC: &[u8; 8] = b"LBROWS01";
 const STREAM: &str = "lifeboat rows: stream";
 const KEY: &str = "lifeboat rows: key of sketches";
+/// Of sketches that are being written.
+const UNFINISHED: &str = "new";
 /// A sealed block of a `.stream` file holds so much.
 const BLOCK: usize = 1 << 20;
 /// Bytes of a chunk's id that are kept.
@@ -75,7 +77,15 @@ impl RowIndex {
     pub fn open(state: &StateDirectory, dataset: &Name, host_key: &HostKey) -> Result<Self> {
         let folder = state.dataset(dataset)?.join("rows");
         create_private(&folder)?;
-        Ok(Self { folder, host_key: host_key.clone() })
+        let index = Self { folder, host_key: host_key.clone() };
+        // What a run that failed has left.
+        index.remove(|path| path.extension().is_some_and(|extension| extension == UNFINISHED));
+        Ok(index)
+    }
+
+    fn remove(&self, which: impl Fn(&Path) -> bool) {
+        let entries = fs::read_dir(&self.folder).into_iter().flatten().flatten();
+        entries.map(|entry| entry.path()).filter(|path| which(path)).for_each(|path| drop(fs::remove_file(path)));
     }
 
     fn stream_path(&self, name: &str) -> PathBuf {
@@ -126,6 +136,10 @@ impl RowIndex {
         self.folder.join(format!("{name}.sketches"))
     }
 
+    fn unfinished_path(&self, name: &str) -> PathBuf {
+        self.folder.join(format!("{name}.{UNFINISHED}"))
+    }
+
     /// Begins a stream of the next snapshot, as a successor of `older`.
     #[must_use]
     pub fn write(&self, name: &str, older: Option<Arc<OlderStream>>) -> StreamWriter {
@@ -150,7 +164,11 @@ impl RowIndex {
             varint::put(&mut plain, stream.files.len() as u64);
             for name in &stream.files {
                 plain.extend_from_slice(&u128::from_str_radix(name, 16).unwrap_or_default().to_le_bytes());
-                keep.insert(self.sketches_path(name));
+                let (unfinished, finished) = (self.unfinished_path(name), self.sketches_path(name));
+                if unfinished.exists() {
+                    fs::rename(&unfinished, &finished).context(Class::Storage, || "cannot write the row index")?;
+                }
+                keep.insert(finished);
             }
             for Chunk { id, length, smallest, sketch } in &stream.chunks {
                 plain.extend_from_slice(id);
@@ -163,11 +181,7 @@ impl RowIndex {
             self.write_sealed(&path, &plain)?;
             keep.insert(path);
         }
-        for entry in fs::read_dir(&self.folder).into_iter().flatten().flatten() {
-            if !keep.contains(&entry.path()) {
-                let _ = fs::remove_file(entry.path());
-            }
-        }
+        self.remove(|path| !keep.contains(path));
         Ok(())
     }
 
@@ -368,7 +382,8 @@ impl StreamWriter {
         let key = HostKey::generate();
         let sealed =
             self.index.host_key.seal(KEY, key.to_text().as_bytes()).map_err(|_| io::Error::other("sealing failed"))?;
-        let file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(self.index.sketches_path(name))?;
+        let file =
+            OpenOptions::new().write(true).create_new(true).mode(0o600).open(self.index.unfinished_path(name))?;
         let mut out = BufWriter::with_capacity(256 << 10, file);
         out.write_all(&(sealed.len() as u16).to_le_bytes())?;
         out.write_all(&sealed)?;
@@ -422,6 +437,15 @@ mod tests {
         let index = RowIndex::open(&state, &"shop".parse()?, &HostKey::generate())?;
         let ids: [SnapshotId; 3] =
             [1, 2, 3].map(|n| SnapshotId::new(chrono::DateTime::UNIX_EPOCH + chrono::TimeDelta::hours(n), 1));
+        let mut writer = index.write("data", None);
+        add(&mut writer, 0)?;
+        writer.finish()?;
+        assert_eq!(files(&index), 1);
+        assert_eq!(
+            files(&RowIndex::open(&state, &"shop".parse()?, &index.host_key)?),
+            0,
+            "a failed run left something"
+        );
         let mut writer = index.write("data", None);
         (0..40).try_for_each(|seed| add(&mut writer, seed))?;
         index.replace(&ids[0], 1, &[writer.finish()?])?;
