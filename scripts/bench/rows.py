@@ -1,8 +1,11 @@
 """Rows changed all over: what the next backup stores, and how fast the newest of many such snapshots is restored."""
 
 import argparse
+import contextlib
 import pathlib
+import random
 import shutil
+import sqlite3
 import sys
 
 import measure
@@ -16,6 +19,8 @@ EDITS = {
     "scatter-10pct": "scatter=1:100",
     "moved-5pct": "move=1:50",
     "column-added": "column=1",
+    # Pages of a database file: made by SQLite itself.
+    "sqlite-scatter": None,
 }
 INCREMENTS = ["increments-30", "restore-increments-30"]
 CASES = [*EDITS, *INCREMENTS]
@@ -36,10 +41,14 @@ def _kinds() -> list[type[tools.Tool]]:
 def _edits(place: pathlib.Path, arguments: argparse.Namespace, names: list[str]) -> list[dict]:
     mib = arguments.mib
     say(f"{mib} MiB: {', '.join(names)}")
-    first, results = make(place / "first", mib), []
+    plain, results = make(place / "first", mib), []
     used = {kind.name: kind(place / f"rows-{kind.name}") for kind in _kinds()}
     for name in names:
-        version, figures = make(place / "version", mib, EDITS[name]), {}
+        figures: dict[str, list[dict]] = {}
+        if EDITS[name]:
+            first, version = plain, make(place / "version", mib, EDITS[name])
+        else:
+            first, version = _database(place, mib)
         for number in range(arguments.rounds):
             for kind in tools.in_turn(list(used), number):
                 # Anew each time: nobody shall find what an earlier round stored.
@@ -59,6 +68,22 @@ def _edits(place: pathlib.Path, arguments: argparse.Namespace, names: list[str])
     for tool in used.values():
         shutil.rmtree(tool.place)
     return results
+
+
+def _database(place: pathlib.Path, mib: int) -> tuple[pathlib.Path, pathlib.Path]:
+    """The file of a database of about this size, and the same after a hundredth of its rows was updated."""
+    before, after = place / "before.sqlite", place / "after.sqlite"
+    before.unlink(missing_ok=True)
+    numbers = random.Random(1)
+    with contextlib.closing(sqlite3.connect(before)) as database, database:
+        database.execute("CREATE TABLE orders (id INTEGER PRIMARY KEY, customer TEXT, token TEXT, amount INTEGER)")
+        rows = ((n, f"customer {numbers.randrange(9999)}", f"{numbers.getrandbits(256):064x}", n % 977) for n in range(mib * 9500))
+        database.executemany("INSERT INTO orders VALUES (?, ?, ?, ?)", rows)
+    shutil.copyfile(before, after)
+    with contextlib.closing(sqlite3.connect(after)) as database, database:
+        changed = ((numbers.randrange(5000), row) for row in numbers.sample(range(mib * 9500), mib * 95))
+        database.executemany("UPDATE orders SET amount = ? WHERE id = ?", changed)
+    return before, after
 
 
 def _case(name: str, figures: dict[str, list[dict]], **also) -> dict:

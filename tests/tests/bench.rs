@@ -123,6 +123,7 @@ fn the_scripts_compile_and_know_their_cases() {
         "scatter-10pct",
         "moved-5pct",
         "column-added",
+        "sqlite-scatter",
         "increments-30",
         "restore-increments-30",
         "stream-8g",

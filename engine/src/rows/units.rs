@@ -17,7 +17,7 @@ const ORDINARY: usize = 100;
 /// A unit of lines that has so many bytes ends with the next one.
 const ENOUGH: usize = 1024;
 /// A line longer than this may end elsewhere.
-const LONG: usize = 512;
+const LONG: usize = 192;
 /// No line is longer.
 const LONGEST: usize = 4096;
 /// Fractional part of the golden ratio: its multiples are spread evenly.

@@ -166,8 +166,8 @@ impl StreamRows {
     pub(super) fn look(&mut self, id: &ChunkId, chunk: &[u8]) -> Option<Vec<Part>> {
         if let Some(number) = self.find(id) {
             let mut parts = Vec::new();
-            let (begin, length) = self.older.as_ref()?.0.range(number);
-            let found = self.place(begin, length as usize, &mut parts);
+            let (begin, _) = self.older.as_ref()?.0.range(number);
+            let found = self.place(begin, chunk.len(), &mut parts);
             self.keep(number);
             return self.worth(found, chunk, &parts).then_some(parts);
         }
