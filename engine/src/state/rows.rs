@@ -20,7 +20,7 @@ use super::{StateDirectory, create_private, replace_file};
 use crate::bytes::seal::HostKey;
 use crate::bytes::varint;
 use crate::config::Secret;
-use crate::error::{Class, Context, Result};
+use crate::error::{Class, Context, Error, Result};
 use crate::id::{ChunkId, Digest, Name, SnapshotId};
 use crate::rows::matcher::Older;
 use crate::rows::parity::Element;
@@ -34,6 +34,10 @@ const KEY: &str = "lifeboat rows: key of sketches";
 const UNFINISHED: &str = "new";
 /// A sealed block of a `.stream` file holds so much.
 const BLOCK: usize = 1 << 20;
+/// So many bytes are left free where the state directory is: the journal matters more.
+const LEFT_FREE: u64 = 1 << 30;
+/// Sketches between two looks at what is free.
+const LOOK: usize = 256;
 /// Bytes of a chunk's id that are kept.
 const ID: usize = 16;
 
@@ -134,6 +138,15 @@ impl RowIndex {
 
     fn sketches_path(&self, name: &str) -> PathBuf {
         self.folder.join(format!("{name}.sketches"))
+    }
+
+    fn check_free(&self) -> Result<()> {
+        let free = rustix::fs::statvfs(&self.folder).map(|found| found.f_bavail * found.f_frsize);
+        if free.is_ok_and(|free| free < LEFT_FREE) {
+            return Err(Error::storage(format!("less than 1 GiB is free at {}", self.folder.display()))
+                .hint("the row index takes up to 4 % of the data's size: make room, or set dedup = \"chunks\""));
+        }
+        Ok(())
     }
 
     fn unfinished_path(&self, name: &str) -> PathBuf {
@@ -364,6 +377,9 @@ impl StreamWriter {
     }
 
     fn push(&mut self, id: [u8; ID], length: u32, smallest: Element, sketch: &[u8]) -> Result<()> {
+        if self.chunks.len().is_multiple_of(LOOK) {
+            self.index.check_free()?;
+        }
         if self.own.is_none() {
             let name = format!("{:032x}", rand::random::<u128>());
             self.own = Some(self.begin(&name).context(Class::Storage, || "cannot write the row index")?);
@@ -394,11 +410,22 @@ impl StreamWriter {
     ///
     /// # Errors
     /// [`Class::Storage`].
-    pub fn finish(self) -> Result<NewStream> {
-        if let Some((_, mut out, ..)) = self.own {
+    pub fn finish(mut self) -> Result<NewStream> {
+        if let Some((_, out, ..)) = &mut self.own {
             out.flush().context(Class::Storage, || "cannot write the row index")?;
         }
-        Ok(NewStream { name: self.name, files: self.files, chunks: self.chunks })
+        self.own = None;
+        let (name, files) = (std::mem::take(&mut self.name), std::mem::take(&mut self.files));
+        Ok(NewStream { name, files, chunks: std::mem::take(&mut self.chunks) })
+    }
+}
+
+impl Drop for StreamWriter {
+    /// One that was not finished leaves nothing.
+    fn drop(&mut self) {
+        if let Some((file, ..)) = self.own.take() {
+            let _ = fs::remove_file(self.index.unfinished_path(&self.files[file as usize]));
+        }
     }
 }
 
@@ -441,6 +468,10 @@ mod tests {
         add(&mut writer, 0)?;
         writer.finish()?;
         assert_eq!(files(&index), 1);
+        let mut writer = index.write("data", None);
+        add(&mut writer, 0)?;
+        drop(writer);
+        assert_eq!(files(&index), 1, "a stream that was given up left something");
         assert_eq!(
             files(&RowIndex::open(&state, &"shop".parse()?, &index.host_key)?),
             0,
