@@ -1,0 +1,89 @@
+//! A stream as the newest snapshot has it: its chunks in memory, their sketches on disk.
+
+use std::io;
+use std::os::unix::fs::FileExt;
+use std::sync::Arc;
+
+use super::{Chunk, ID, Sketches, purpose, short};
+use crate::id::{ChunkId, Digest};
+use crate::rows::matcher::Older;
+use crate::rows::parity::Element;
+use crate::rows::sketch::Sketch;
+use crate::vault::chunk_table::{self, ChunkTable};
+
+/// A stream of the newest snapshot.
+pub struct OlderStream {
+    pub(super) chunks: Vec<Chunk>,
+    /// Where each begins in the stream.
+    begins: Vec<u64>,
+    pub(super) files: Vec<Sketches>,
+    ids: ChunkTable,
+    resembling: ChunkTable,
+    /// Its files hold much that is not needed.
+    pub(super) wasteful: bool,
+}
+
+impl OlderStream {
+    pub(super) fn new(chunks: Vec<Chunk>, files: Vec<Sketches>) -> Self {
+        let (mut ids, mut resembling) =
+            (chunk_table::Builder::new(chunks.len()), chunk_table::Builder::new(chunks.len()));
+        let (mut begins, mut begin, mut needed) = (Vec::with_capacity(chunks.len()), 0, 0);
+        for (chunk, number) in chunks.iter().zip(0..) {
+            ids.add(&padded(&chunk.id), number);
+            resembling.add(&spread(chunk.smallest), number);
+            begins.push(begin);
+            begin += u64::from(chunk.length);
+            needed += u64::from(chunk.sketch.length);
+        }
+        let held: u64 = files.iter().filter_map(|file| file.file.metadata().ok()).map(|metadata| metadata.len()).sum();
+        let wasteful = held > needed + needed / 10 + (64 << 10);
+        Self { chunks, begins, files, ids: ids.finish(), resembling: resembling.finish(), wasteful }
+    }
+
+    /// The chunk with this id.
+    #[must_use]
+    pub fn find(&self, id: &ChunkId) -> Option<u32> {
+        let short = short(id);
+        self.ids.find(&padded(&short)).filter(|number| self.chunks[*number as usize].id == short)
+    }
+
+    /// Where a chunk begins in the stream, and its length.
+    #[must_use]
+    pub fn range(&self, chunk: u32) -> (u64, u32) {
+        (self.begins[chunk as usize], self.chunks[chunk as usize].length)
+    }
+
+    fn sealed(&self, chunk: &Chunk) -> io::Result<Vec<u8>> {
+        let mut sealed = vec![0; chunk.sketch.length as usize];
+        self.files[chunk.sketch.file as usize].file.read_exact_at(&mut sealed, chunk.sketch.offset)?;
+        Ok(sealed)
+    }
+
+    pub(super) fn bytes(&self, chunk: &Chunk) -> Option<Vec<u8>> {
+        let key = &self.files[chunk.sketch.file as usize].key;
+        Some(key.open(&purpose(&chunk.id), &self.sealed(chunk).ok()?).ok()?.to_vec())
+    }
+}
+
+impl Older for Arc<OlderStream> {
+    fn sketch(&mut self, chunk: u32) -> Option<Sketch> {
+        Sketch::parse(&self.bytes(self.chunks.get(chunk as usize)?)?)
+    }
+
+    fn resembling(&mut self, smallest: Element) -> Option<u32> {
+        let number = self.resembling.find(&spread(smallest))?;
+        (self.chunks[number as usize].smallest == smallest).then_some(number)
+    }
+}
+
+/// The table wants bits that are as good as random; an id's are.
+fn padded(id: &[u8; ID]) -> ChunkId {
+    let mut bytes = [0; 32];
+    bytes[..ID].copy_from_slice(id);
+    Digest(bytes)
+}
+
+/// Those of a smallest hash are not.
+fn spread(smallest: Element) -> ChunkId {
+    Digest::of(&smallest.get().to_le_bytes())
+}

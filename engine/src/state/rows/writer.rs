@@ -1,0 +1,113 @@
+//! Writes the sketches of a stream while it is captured.
+
+use std::fs::{self, File, OpenOptions};
+use std::io::{self, BufWriter, Write};
+use std::os::unix::fs::OpenOptionsExt;
+use std::sync::Arc;
+
+use super::{Chunk, ID, KEY, LOOK, NewStream, OlderStream, Place, RowIndex, purpose, short};
+use crate::bytes::seal::HostKey;
+use crate::error::{Class, Context, Result};
+use crate::id::ChunkId;
+use crate::rows::parity::Element;
+use crate::rows::sketch::Sketch;
+
+/// Remembers a stream while it is captured. Its files are of no use before [`RowIndex::replace`].
+pub struct StreamWriter {
+    index: RowIndex,
+    name: String,
+    older: Option<Arc<OlderStream>>,
+    files: Vec<String>,
+    chunks: Vec<Chunk>,
+    /// The file that is being written: its number, and how long it is.
+    own: Option<(u32, BufWriter<File>, HostKey, u64)>,
+}
+
+impl StreamWriter {
+    pub(super) fn new(index: RowIndex, name: String, older: Option<Arc<OlderStream>>) -> Self {
+        Self { index, name, older, files: Vec::new(), chunks: Vec::new(), own: None }
+    }
+
+    /// The next chunk is one of the older stream.
+    ///
+    /// # Errors
+    /// [`Class::Storage`].
+    pub fn keep(&mut self, number: u32) -> Result<()> {
+        let Some(older) = self.older.clone() else { return Ok(()) };
+        let chunk = older.chunks[number as usize];
+        if older.wasteful {
+            let sketch = older.bytes(&chunk).unwrap_or_default();
+            return self.push(chunk.id, chunk.length, chunk.smallest, &sketch);
+        }
+        let name = &older.files[chunk.sketch.file as usize].name;
+        let file = match self.files.iter().position(|file| file == name) {
+            Some(file) => file,
+            None => {
+                self.files.push(name.clone());
+                self.files.len() - 1
+            }
+        };
+        self.chunks.push(Chunk { sketch: Place { file: file as u32, ..chunk.sketch }, ..chunk });
+        Ok(())
+    }
+
+    /// The next chunk is a new one.
+    ///
+    /// # Errors
+    /// [`Class::Storage`].
+    pub fn add(&mut self, id: &ChunkId, length: u32, smallest: Element, sketch: &Sketch) -> Result<()> {
+        self.push(short(id), length, smallest, &sketch.to_bytes()?)
+    }
+
+    fn push(&mut self, id: [u8; ID], length: u32, smallest: Element, sketch: &[u8]) -> Result<()> {
+        if self.chunks.len().is_multiple_of(LOOK) {
+            self.index.check_free()?;
+        }
+        if self.own.is_none() {
+            let name = format!("{:032x}", rand::random::<u128>());
+            self.own = Some(self.begin(&name).context(Class::Storage, || "cannot write the row index")?);
+            self.files.push(name);
+        }
+        let Some((file, out, key, offset)) = &mut self.own else { return Ok(()) };
+        let sealed = key.seal(&purpose(&id), sketch)?;
+        out.write_all(&sealed).context(Class::Storage, || "cannot write the row index")?;
+        let sketch = Place { file: *file, offset: *offset, length: sealed.len() as u32 };
+        *offset += sealed.len() as u64;
+        self.chunks.push(Chunk { id, length, smallest, sketch });
+        Ok(())
+    }
+
+    fn begin(&self, name: &str) -> io::Result<(u32, BufWriter<File>, HostKey, u64)> {
+        let key = HostKey::generate();
+        let sealed =
+            self.index.host_key.seal(KEY, key.to_text().as_bytes()).map_err(|_| io::Error::other("sealing failed"))?;
+        let file =
+            OpenOptions::new().write(true).create_new(true).mode(0o600).open(self.index.unfinished_path(name))?;
+        let mut out = BufWriter::with_capacity(256 << 10, file);
+        out.write_all(&(sealed.len() as u16).to_le_bytes())?;
+        out.write_all(&sealed)?;
+        Ok((self.files.len() as u32, out, key, 2 + sealed.len() as u64))
+    }
+
+    /// After the last chunk.
+    ///
+    /// # Errors
+    /// [`Class::Storage`].
+    pub fn finish(mut self) -> Result<NewStream> {
+        if let Some((_, out, ..)) = &mut self.own {
+            out.flush().context(Class::Storage, || "cannot write the row index")?;
+        }
+        self.own = None;
+        let (name, files) = (std::mem::take(&mut self.name), std::mem::take(&mut self.files));
+        Ok(NewStream { name, files, chunks: std::mem::take(&mut self.chunks) })
+    }
+}
+
+impl Drop for StreamWriter {
+    /// One that was not finished leaves nothing.
+    fn drop(&mut self) {
+        if let Some((file, ..)) = self.own.take() {
+            let _ = fs::remove_file(self.index.unfinished_path(&self.files[file as usize]));
+        }
+    }
+}
