@@ -96,6 +96,41 @@ async fn a_row_index_that_is_lost_or_damaged_is_made_anew_and_that_is_said() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn sketches_that_cannot_be_read_are_said() {
+    let vault = TestVault::new(1, 1).await;
+    let mut rows = table(40_000);
+    backup(&vault, &bytes(&rows)).await;
+    let files = files_below(&vault.config.state_directory).into_iter();
+    for file in files.filter(|file| file.extension().is_some_and(|extension| extension == "sketches")) {
+        let mut content = std::fs::read(&file).unwrap();
+        // All but the file's own key.
+        content[300..].fill(0);
+        std::fs::write(&file, content).unwrap();
+    }
+    change(&mut rows, 1);
+    let report = backup(&vault, &bytes(&rows)).await;
+    assert!(report.warnings.iter().any(|warning| warning.contains("row index is damaged")), "{:?}", report.warnings);
+    change(&mut rows, 51);
+    assert_eq!(backup(&vault, &bytes(&rows)).await.warnings, [""; 0]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn rows_too_short_to_be_remembered_cost_no_more_than_allowed() {
+    let vault = TestVault::new(1, 1).await;
+    // Whether such a line ends a unit is the same for all of them: it does for one in some ten.
+    for line in (0..60).map(|n| format!("line {n}\n")) {
+        let data = line.repeat(400_000 / line.len()).into_bytes();
+        backup(&vault, &data).await;
+        let index: u64 = files_below(&vault.config.state_directory)
+            .iter()
+            .filter(|file| file.to_string_lossy().contains("/rows/"))
+            .map(|file| file.metadata().unwrap().len())
+            .sum();
+        assert!(index * 25 <= data.len() as u64, "{line:?}: {index} bytes of index");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn chunks_that_would_have_too_many_parts_are_stored_anew() {
     let vault = TestVault::new(1, 1).await;
     let mut rows = table(50_000);

@@ -1,7 +1,8 @@
 //! Cuts bytes into units, rows as far as they have rows, and names each by a keyed hash.
 //!
 //! - A **line** ends with its newline. A line of [`ORDINARY`] bytes or more ends a **unit**; of shorter ones so many in proportion, which
-//!   their own bytes decide. So units have some hundred bytes, however short the rows, and an edit leaves those before and after it.
+//!   their own bytes decide, but none before [`LEAST`] bytes. So units have some hundred bytes, however short the rows, and an edit leaves
+//!   those before and after it.
 //! - Where no newline comes for [`LONG`] bytes, four bytes next to each other decide, once in 256 places; at [`LONGEST`] it ends anyway.
 //! - The **hash** is SipHash-1-3 (Aumasson and Bernstein, 2012), a keyed pseudo-random function, modulo 2⁶¹ − 1.
 
@@ -14,6 +15,8 @@ use crate::bytes::chunk::ChunkIdKey;
 const CONTEXT: &str = "lifeboat v1 row hashes";
 /// Every line this long ends a unit.
 const ORDINARY: usize = 100;
+/// No unit but a chunk's last has fewer bytes, though all lines be the same and say that they end one.
+const LEAST: usize = 32;
 /// A unit of lines that has so many bytes ends with the next one.
 const ENOUGH: usize = 1024;
 /// A line longer than this may end elsewhere.
@@ -63,7 +66,7 @@ fn unit_length(bytes: &[u8]) -> usize {
         let line = &bytes[at..];
         let length = line_length(line);
         at += length;
-        if at >= ENOUGH || at == bytes.len() || ends_a_unit(&line[..length]) {
+        if at >= ENOUGH || at == bytes.len() || at >= LEAST && ends_a_unit(&line[..length]) {
             return at;
         }
     }
@@ -123,6 +126,15 @@ mod tests {
             let units = cut(&data);
             prop_assert_eq!(units.iter().map(|unit| usize::from(unit.length)).sum::<usize>(), data.len());
             prop_assert!(units.iter().all(|unit| (1..=ENOUGH + LONGEST).contains(&usize::from(unit.length))));
+        }
+    }
+
+    #[test]
+    fn whatever_line_is_repeated_units_are_not_many() {
+        for line in (0_u16..2000).map(|n| format!("{n:x}\n")).chain(["\n".to_owned()]) {
+            let data = line.repeat(2000 / line.len());
+            let units = cut(data.as_bytes());
+            assert!((units.len() - 1) * LEAST <= data.len(), "{line:?}: {} units of {} bytes", units.len(), data.len());
         }
     }
 

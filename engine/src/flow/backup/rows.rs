@@ -195,6 +195,12 @@ impl StreamRows {
 
     /// After the last chunk.
     pub(super) fn end(mut self) {
+        let unreadable = self.older.as_ref().map_or(0, |(older, _)| older.unreadable());
+        if unreadable > 0 {
+            self.rows.finished().warnings.push(format!(
+                "the row index is damaged: {unreadable} times a chunk's rows could not be compared; where they changed they are stored again"
+            ));
+        }
         if let Some(finished) = self.write(StreamWriter::finish) {
             self.rows.finished().streams.push(finished);
         }

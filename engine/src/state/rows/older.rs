@@ -3,6 +3,7 @@
 use std::io;
 use std::os::unix::fs::FileExt;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 use super::{Chunk, ID, Sketches, purpose, short};
 use crate::id::{ChunkId, Digest};
@@ -21,6 +22,7 @@ pub struct OlderStream {
     resembling: ChunkTable,
     /// Its files hold much that is not needed.
     pub(super) wasteful: bool,
+    unreadable: AtomicUsize,
 }
 
 impl OlderStream {
@@ -37,7 +39,15 @@ impl OlderStream {
         }
         let held: u64 = files.iter().filter_map(|file| file.file.metadata().ok()).map(|metadata| metadata.len()).sum();
         let wasteful = held > needed + needed / 10 + (64 << 10);
-        Self { chunks, begins, files, ids: ids.finish(), resembling: resembling.finish(), wasteful }
+        Self {
+            chunks,
+            begins,
+            files,
+            ids: ids.finish(),
+            resembling: resembling.finish(),
+            wasteful,
+            unreadable: AtomicUsize::new(0),
+        }
     }
 
     /// The chunk with this id.
@@ -59,9 +69,20 @@ impl OlderStream {
         Ok(sealed)
     }
 
+    /// A chunk's sketch as it was written.
     pub(super) fn bytes(&self, chunk: &Chunk) -> Option<Vec<u8>> {
         let key = &self.files[chunk.sketch.file as usize].key;
-        Some(key.open(&purpose(&chunk.id), &self.sealed(chunk).ok()?).ok()?.to_vec())
+        let bytes = self.sealed(chunk).ok().and_then(|sealed| key.open(&purpose(&chunk.id), &sealed).ok());
+        if bytes.is_none() {
+            self.unreadable.fetch_add(1, Ordering::Relaxed);
+        }
+        Some(bytes?.to_vec())
+    }
+
+    /// How many sketches could not be read so far.
+    #[must_use]
+    pub fn unreadable(&self) -> usize {
+        self.unreadable.load(Ordering::Relaxed)
     }
 }
 

@@ -5,7 +5,7 @@ use std::io::{self, BufWriter, Write};
 use std::os::unix::fs::OpenOptionsExt;
 use std::sync::Arc;
 
-use super::{Chunk, ID, KEY, LOOK, NewStream, OlderStream, Place, RowIndex, purpose, short};
+use super::{Chunk, ID, KEY, LOOK, NewStream, OlderStream, Place, RowIndex, WORTH, purpose, short};
 use crate::bytes::seal::HostKey;
 use crate::error::{Class, Context, Result};
 use crate::id::ChunkId;
@@ -56,14 +56,14 @@ impl StreamWriter {
     /// # Errors
     /// [`Class::Storage`].
     pub fn add(&mut self, id: &ChunkId, length: u32, smallest: Element, sketch: &Sketch) -> Result<()> {
-        self.push(short(id), length, smallest, &sketch.to_bytes()?)
+        let sketch = sketch.to_bytes()?;
+        let worth = sketch.len() * WORTH <= length as usize;
+        self.push(short(id), length, smallest, if worth { &sketch } else { &[] })
     }
 
     fn push(&mut self, id: [u8; ID], length: u32, smallest: Element, sketch: &[u8]) -> Result<()> {
-        if self.chunks.len().is_multiple_of(LOOK) {
-            self.index.check_free()?;
-        }
         if self.own.is_none() {
+            self.index.check_free()?;
             let name = format!("{:032x}", rand::random::<u128>());
             self.own = Some(self.begin(&name).context(Class::Storage, || "cannot write the row index")?);
             self.files.push(name);
@@ -72,7 +72,11 @@ impl StreamWriter {
         let sealed = key.seal(&purpose(&id), sketch)?;
         out.write_all(&sealed).context(Class::Storage, || "cannot write the row index")?;
         let sketch = Place { file: *file, offset: *offset, length: sealed.len() as u32 };
+        let begin = *offset;
         *offset += sealed.len() as u64;
+        if begin / LOOK != *offset / LOOK {
+            self.index.check_free()?;
+        }
         self.chunks.push(Chunk { id, length, smallest, sketch });
         Ok(())
     }
