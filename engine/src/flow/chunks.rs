@@ -28,7 +28,7 @@ struct State {
     spare: Option<Vec<u8>>,
 }
 
-/// Of one stream.
+/// Of one snapshot, for all its streams.
 pub(super) struct ChunkCache {
     most: usize,
     state: Mutex<State>,

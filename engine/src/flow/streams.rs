@@ -45,8 +45,8 @@ pub struct SnapshotStreams {
     extents: Vec<Extents>,
     packs: Arc<PackCache>,
     buffers: BufferPool,
-    /// What chunks may take that are put together, for each stream.
-    chunks: usize,
+    /// Of which short extents are put together.
+    chunks: Arc<ChunkCache>,
     delivered: Arc<AtomicU64>,
     cancel: CancellationToken,
 }
@@ -82,8 +82,9 @@ impl SnapshotStreams {
         let planned = extents.iter().zip(spans.iter().map(Vec::as_slice));
         let packs = PackCache::new(fetcher, &manifest.packs, planned, packs);
         let buffers = BufferPool::new((pieces / SPACE).clamp(4, 1 << 10) as usize, SPACE as usize);
+        let chunks = Arc::new(ChunkCache::new(pieces as usize / 2));
         let (manifest, packs, delivered) = (Arc::new(manifest), Arc::new(packs), Arc::default());
-        Ok(Self { manifest, extents, packs, buffers, chunks: pieces as usize / 2, delivered, cancel })
+        Ok(Self { manifest, extents, packs, buffers, chunks, delivered, cancel })
     }
 
     /// What they belong to.
@@ -146,7 +147,7 @@ impl StoredStreams for SnapshotStreams {
             manifest: self.manifest.clone(),
             packs: self.packs.clone(),
             buffers: self.buffers.clone(),
-            chunks: Arc::new(ChunkCache::new(self.chunks)),
+            chunks: self.chunks.clone(),
             ahead: VecDeque::new(),
             at_once: AHEAD.0,
             current: None,
