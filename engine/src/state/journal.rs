@@ -50,8 +50,9 @@ impl Journal {
             let Some((sealed, tail)) = tail.split_at_checked(length.min(LARGEST_RECORD) as usize) else { break };
             let record = self.key.open(PURPOSE, sealed).and_then(|plain| IndexSegment::open(plain.to_vec()));
             let Ok(segment) = record else { break };
+            let Ok(record) = segment.packs().collect::<Result<Vec<_>>>() else { break };
             if segment.generation == self.generation {
-                packs.extend(segment.packs().map_while(Result::ok));
+                packs.extend(record);
             }
             rest = tail;
         }

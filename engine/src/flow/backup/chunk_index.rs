@@ -9,6 +9,7 @@
 use std::collections::{BTreeSet, HashMap};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
+use crate::error::Error;
 use crate::flow::documents::Documents;
 use crate::flow::inventory::Inventory;
 use crate::id::{ChunkId, PackId, SnapshotId};
@@ -152,6 +153,7 @@ impl ChunkIndex {
         let mut index =
             Builder::new(most(|inventory| inventory.index_bytes), most(|inventory| inventory.packs.len() as u64));
         let segments: BTreeSet<&SnapshotId> = inventories.iter().flat_map(|inventory| &inventory.indexes).collect();
+        let mut less = |error: &Error| warnings.push(format!("less is deduplicated: {}", error.chain()));
         for snapshot in segments {
             let holders: Vec<SharedReplica> = inventories
                 .iter()
@@ -160,12 +162,16 @@ impl ChunkIndex {
                 .collect();
             match documents.index_from_any(&holders, snapshot).await {
                 Ok(segment) if segment.generation == generation => {
-                    for pack in segment.packs().map_while(Result::ok).filter(present) {
-                        index.add(&pack);
+                    for pack in segment.packs() {
+                        match pack {
+                            Ok(pack) if present(&pack) => drop(index.add(&pack)),
+                            Ok(_) => {}
+                            Err(error) => less(&error),
+                        }
                     }
                 }
                 Ok(_) => {}
-                Err(error) => warnings.push(format!("less is deduplicated: {}", error.chain())),
+                Err(error) => less(&error),
             }
         }
         index.finish(journalled.into_iter().filter(present).collect())
