@@ -147,18 +147,21 @@ async fn pieces_arrive_smoothly(proxy: &Proxy) {
     let begin = (Instant::now(), proxy.requested());
     tokio::time::sleep(LOOK).await;
     let mut last = (Instant::now(), proxy.requested());
-    let mut looks = 0;
+    let mut shares = Vec::new();
     while last.1 - begin.1 < 5 * MIB / 2 {
         tokio::time::sleep(LOOK).await;
         let now = (Instant::now(), proxy.requested());
         let share = RATE as f64 * (now.0 - last.0).as_secs_f64();
         let came = (now.1 - last.1) as f64;
-        // Less may come: a busy machine gives no time to send it.
         assert!(came < share * 1.5 + 65_536.0, "{came} bytes instead of {share}");
-        (last, looks) = (now, looks + 1);
+        shares.push(came / share);
+        last = now;
         assert!(begin.0.elapsed() < Duration::from_secs(5), "nothing arrives");
     }
-    assert!(looks >= 3, "{looks} looks");
+    assert!(shares.len() >= 3, "{} looks", shares.len());
+    // Of all looks: a busy machine may give no time to send in one of them.
+    let slow = shares.iter().filter(|share| **share <= 0.3).count();
+    assert!(slow <= 1, "too little came in {slow} looks: {shares:.2?}");
 }
 
 async fn a_server_that_hangs_is_noticed_at_the_deadline(region: &Region, proxy: &Proxy) {
