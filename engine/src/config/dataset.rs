@@ -62,7 +62,7 @@ pub(super) fn validate(v: &mut Validator<'_>, raw: Spanned<RawDataset>, replicas
         retention,
         objectives,
         chunk_size,
-        dedup: raw.dedup.map(Spanned::into_inner).unwrap_or(defaults::DEDUP),
+        dedup: raw.dedup.unwrap_or(defaults::DEDUP),
         compression,
         standby_recipients: raw.standby_recipients.into_iter().map(Spanned::into_inner).collect(),
         drill,

@@ -103,7 +103,7 @@ pub(super) struct RawDataset {
     pub time_zone: Option<Text>,
     pub jitter: Option<Text>,
     pub chunk_size: Option<Text>,
-    pub dedup: Option<Spanned<Dedup>>,
+    pub dedup: Option<Dedup>,
     pub compression: Option<Spanned<RawCompression>>,
     #[serde(default)]
     pub standby_recipients: Vec<Text>,

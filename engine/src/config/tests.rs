@@ -84,6 +84,7 @@ fn each_refusal_names_file_line_and_remedy() {
         ("kind = \"postgres\"", "kind = \"command\"\njobs = 2", 23, "does not belong to kind"),
         ("schedule = \"15 2 * * *\"", "compression = 20", 20, "1 (fast) to 19"),
         ("schedule = \"15 2 * * *\"", "compression = \"best\"", 20, "use \"auto\""),
+        ("schedule = \"15 2 * * *\"", "dedup = \"best\"", 20, "`rows` or `chunks`"),
         ("schedule = \"15 2 * * *\"", "time_zone = \"Mars\"", 20, "IANA"),
         ("schedule = \"15 2 * * *\"", "jitter = \"soon\"", 20, "not a duration"),
         ("kind = \"postgres\"", "kind = \"postgres\"\nservice = \"x\"", 22, "exactly one way"),
