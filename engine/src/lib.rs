@@ -3,7 +3,7 @@
 //! Arrows point one way: [`flow`] (backup, restore, verify, prune, catch-up, drill) uses [`vault`]
 //! (packs, manifests, keyring) and [`replica`]; these use [`bytes`] (chunk, compress, encrypt,
 //! sign); everything rests on the foundation ([`error`], [`id`], [`clock`], [`config`]).
-//! [`rows`] finds in memory what was stored before, and knows nothing of where.
+//! [`rows`] tells which bytes are the same as before, and knows nothing of where they are stored.
 //! [`source`] and [`drill`] know databases and nothing of the vault.
 //!
 //! The library touches no terminal and reads time only through [`clock::Clock`]. Of the environment it reads only what it hands to

@@ -1,11 +1,12 @@
 //! The pipeline of one run: stream writers → chunk → hash and identify → compress → pack and encrypt → upload.
 //!
-//! - **Threads**: two for each stream that is open (chunk; hash and identify: [`intake`](super::intake)), `limits.cpu` that
-//!   compress, one that packs and encrypts ([`packer`](super::packer)); the source's pipe and the uploads are tokio's.
+//! - **Threads**: two for each stream that is open (chunk: [`intake`](super::intake); hash, identify and look for rows:
+//!   [`identify`](super::identify)), `limits.cpu` that compress, one that packs and encrypts ([`packer`](super::packer)); the source's pipe and the uploads are tokio's.
 //! - **Order**: a stream's chunks reach the packer in the stream's order, so its extents are in order. Streams that are
 //!   open one after the other fill packs one after the other; those open at once have a pack each, while there are enough.
 //! - **Bounds**: blocks of streams, frames and packs lie in buffers of three pools, whose shares of
-//!   `limits.memory` are fixed here; whoever is faster waits for a buffer.
+//!   `limits.memory` are fixed here; whoever is faster waits for a buffer. New rows among old ones are collected beside them, up to a
+//!   chunk and half a MiB a stream.
 //! - **Failure**: the first error cancels the run's token; everybody else stops at the next step.
 
 use std::sync::Arc;
