@@ -2,7 +2,11 @@
 //!
 //! A pool gives out at most as many buffers as it was made for; whoever wants one more waits for one to come back.
 //! A buffer comes back when it, or the last [`Bytes`] made of it, is dropped. Its old content stays in it.
+//!
+//! Where budgets count bytes instead of buffers, [`spare`] gives large ones of any size. The system's allocator would keep those for
+//! each thread that ever made one: several times of what is in use.
 
+use std::collections::VecDeque;
 use std::ops::{Deref, DerefMut};
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -12,6 +16,39 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use crate::error::{Error, Result};
 
 type Free = Arc<Mutex<Vec<Vec<u8>>>>;
+
+/// A larger buffer is worth to be used again.
+const LARGE: usize = 1 << 20;
+/// Bytes of spare buffers, at most.
+const SPARE: usize = 48 << 20;
+
+/// Buffers that nobody uses just now; the last came back last.
+static SPARES: Mutex<VecDeque<Vec<u8>>> = Mutex::new(VecDeque::new());
+
+/// A buffer with a capacity of at least `length` bytes, perhaps a used one.
+#[must_use]
+pub fn spare(length: usize) -> Buffer {
+    if length < LARGE {
+        return Buffer { bytes: Vec::with_capacity(length), home: Home::Nowhere };
+    }
+    // So that lengths that are much the same fit each other's buffers.
+    let capacity = length.next_multiple_of(LARGE);
+    let mut spares = SPARES.lock().unwrap_or_else(PoisonError::into_inner);
+    let fits = |spare: &Vec<u8>| (length..=capacity + capacity / 4).contains(&spare.capacity());
+    let found = spares.iter().rposition(fits).and_then(|at| spares.remove(at));
+    Buffer { bytes: found.unwrap_or_else(|| Vec::with_capacity(capacity)), home: Home::Spares }
+}
+
+fn keep_spare(bytes: Vec<u8>) {
+    let mut spares = SPARES.lock().unwrap_or_else(PoisonError::into_inner);
+    spares.push_back(bytes);
+    let mut sum: usize = spares.iter().map(Vec::capacity).sum();
+    while sum > SPARE
+        && let Some(oldest) = spares.pop_front()
+    {
+        sum -= oldest.capacity();
+    }
+}
 
 /// At most `count` buffers of about `capacity` bytes each.
 #[derive(Clone)]
@@ -66,11 +103,11 @@ impl BufferPool {
 
     fn lend(&self, length: usize, permit: OwnedSemaphorePermit) -> Buffer {
         if length > self.capacity {
-            return Buffer { bytes: Vec::with_capacity(length), home: Some((None, permit)) };
+            return Buffer { bytes: Vec::with_capacity(length), home: Home::Counted { _permit: permit } };
         }
         let kept = self.free.lock().unwrap_or_else(PoisonError::into_inner).pop();
         let bytes = kept.unwrap_or_else(|| Vec::with_capacity(self.capacity));
-        Buffer { bytes, home: Some((Some(self.free.clone()), permit)) }
+        Buffer { bytes, home: Home::Pool { free: self.free.clone(), _permit: permit } }
     }
 
     /// As [`Self::take`], on a thread that may block; it must be one of a tokio runtime.
@@ -83,11 +120,26 @@ impl BufferPool {
 }
 
 /// A buffer on loan, or one that belongs to nobody.
-#[derive(Default)]
+#[derive(Debug, Default)]
 pub struct Buffer {
     bytes: Vec<u8>,
-    /// Where it goes, and what it goes with.
-    home: Option<(Option<Free>, OwnedSemaphorePermit)>,
+    home: Home,
+}
+
+/// Where a buffer goes.
+#[derive(Debug, Default)]
+enum Home {
+    #[default]
+    Nowhere,
+    Spares,
+    Pool {
+        free: Free,
+        _permit: OwnedSemaphorePermit,
+    },
+    /// Nowhere, but it counts as one of a pool's while it is there.
+    Counted {
+        _permit: OwnedSemaphorePermit,
+    },
 }
 
 impl Buffer {
@@ -100,8 +152,11 @@ impl Buffer {
 
 impl Drop for Buffer {
     fn drop(&mut self) {
-        if let Some((Some(free), _)) = &self.home {
-            free.lock().unwrap_or_else(PoisonError::into_inner).push(std::mem::take(&mut self.bytes));
+        let bytes = std::mem::take(&mut self.bytes);
+        match &self.home {
+            Home::Nowhere | Home::Counted { .. } => {}
+            Home::Spares => keep_spare(bytes),
+            Home::Pool { free, .. } => free.lock().unwrap_or_else(PoisonError::into_inner).push(bytes),
         }
     }
 }
@@ -159,6 +214,22 @@ mod tests {
         assert_eq!(again.as_ptr(), place);
         drop(second);
         Ok(())
+    }
+
+    #[test]
+    fn a_spare_buffer_is_used_again_where_it_fits_and_spares_are_bounded() {
+        // Others may take and give meanwhile: of these sizes only this test does.
+        let place = |buffer: &Buffer| buffer.as_ptr();
+        let first = spare(45 << 20);
+        let was = place(&first);
+        drop(first);
+        assert_ne!(place(&spare(30 << 20)), was, "much larger than is needed");
+        drop(spare(45 << 20));
+        let again = spare((45 << 20) - 5);
+        assert!(again.capacity() >= (45 << 20) - 5);
+        drop((again, spare(44 << 20)));
+        let kept: usize = SPARES.lock().unwrap_or_else(PoisonError::into_inner).iter().map(Vec::capacity).sum();
+        assert!(kept <= SPARE, "{kept} bytes are kept");
     }
 
     #[tokio::test]

@@ -32,7 +32,7 @@ const PIECE: usize = 1 << 20;
 /// A buffer for a piece: an ordinary chunk fits, however long.
 const SPACE: u64 = 2 << 20;
 /// What the program needs beside packs and pieces.
-const PROGRAM: u64 = 96 << 20;
+const PROGRAM: u64 = 64 << 20;
 /// An extent that is shorter is put together with others.
 const LONG: u64 = 1 << 20;
 /// Spans that a stream asks for ahead, if there is room: at first, and at most.

@@ -185,7 +185,7 @@ impl Tree {
         };
         let (announced, body) = read().map_err(|error| self.missing_or(&error))?;
         if body.len() as u64 == announced {
-            Ok(Bytes::from(body))
+            Ok(body.freeze())
         } else {
             Err(ReplicaErrorKind::Corrupt(format!("{} of {announced} bytes arrived", body.len())))
         }

@@ -7,6 +7,7 @@
 use std::io::{Read, Seek, SeekFrom, Write};
 use std::ops::Range;
 
+use crate::bytes::buffers::{Buffer, spare};
 use crate::bytes::chunk::ChunkIdKey;
 use crate::bytes::compress::Frames;
 use crate::bytes::{crypt, varint};
@@ -161,7 +162,7 @@ fn parse_table(mut rest: &[u8], table_at: u64) -> Option<Vec<ChunkEntry>> {
 /// Some of a pack's chunks, still compressed: a fraction of what they hold.
 #[derive(Debug)]
 pub struct Excerpt {
-    frames: Vec<u8>,
+    frames: Buffer,
     /// In order.
     chunks: Vec<Held>,
 }
@@ -194,7 +195,7 @@ impl Excerpt {
     /// Bytes of memory that it takes, near enough.
     #[must_use]
     pub fn size(&self) -> usize {
-        self.frames.capacity() + self.chunks.capacity() * size_of::<Held>()
+        self.frames.len() + self.chunks.capacity() * size_of::<Held>()
     }
 
     /// What of the next `length` bytes from `offset` of the content on to decompress at once: whole chunks of at most `target`
@@ -294,7 +295,8 @@ pub fn read(plaintext: &mut (impl Read + Seek), content: u64, wanted: &[(u64, u6
         }
     }
     // Neighbours are read at once.
-    let mut frames = vec![0; at];
+    let mut frames = spare(at);
+    frames.resize(at, 0);
     for run in found.chunk_by(|(held, from), (_, next)| from + u64::from(held.entry.frame) == *next) {
         let (first, last) = (&run[0], &run[run.len() - 1].0);
         plaintext.seek(SeekFrom::Start(first.1)).context(Class::Integrity, || crypt::DAMAGED)?;

@@ -10,6 +10,7 @@ use std::sync::Arc;
 use tokio::sync::{mpsc, oneshot};
 use tokio::task::{JoinError, spawn_blocking};
 
+use crate::bytes::buffers::{Buffer, spare};
 use crate::replica::pacer::Pacer;
 use crate::replica::waiting::Waiting;
 
@@ -53,8 +54,9 @@ impl Leaves {
     }
 
     /// Reads to the end, which is expected after `announced` bytes.
-    pub(super) fn read(&self, file: &mut File, announced: usize) -> io::Result<Vec<u8>> {
-        let mut body = Vec::with_capacity(announced);
+    pub(super) fn read(&self, file: &mut File, announced: usize) -> io::Result<Buffer> {
+        let mut body = spare(announced);
+        body.clear();
         while body.len() < announced {
             let leave = self.leave(announced - body.len())?;
             if Read::by_ref(file).take(leave as u64).read_to_end(&mut body)? == 0 {

@@ -16,10 +16,11 @@ use async_trait::async_trait;
 use aws_sdk_s3::Client;
 use aws_sdk_s3::primitives::{ByteStream, DateTime as SdkDateTime};
 use aws_sdk_s3::types::{ChecksumAlgorithm, StorageClass};
-use bytes::{Bytes, BytesMut};
+use bytes::Bytes;
 use chrono::{DateTime, Utc};
 
 use super::{ObjectMeta, Page, Probe, Replica, ReplicaError, ReplicaErrorKind, key, waiting};
+use crate::bytes::buffers::spare;
 use crate::config::{ReplicaConfig, S3Config};
 use crate::error::Result;
 use crate::id::Name;
@@ -188,7 +189,8 @@ impl Replica for S3Replica {
                 .content_length
                 .and_then(|length| usize::try_from(length).ok())
                 .ok_or_else(|| ReplicaErrorKind::Corrupt("the store announced no length".to_owned()))?;
-            let mut body = BytesMut::with_capacity(announced.min(LARGEST_RESERVATION));
+            let mut body = spare(announced.min(LARGEST_RESERVATION));
+            body.clear();
             while let Some(piece) = object.body.next().await {
                 body.extend_from_slice(&piece.map_err(|error| errors::classify_body(&error))?);
             }
