@@ -5,7 +5,7 @@ use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use crate::error::{Error, Result};
-use crate::vault::manifest::Extent;
+use crate::vault::extents::Extent;
 use crate::vault::pack::Excerpt;
 
 /// By pack, and where it begins in its content.

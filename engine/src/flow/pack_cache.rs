@@ -17,7 +17,8 @@ use tokio::sync::{OnceCell, OwnedSemaphorePermit, Semaphore};
 use super::pack_fetch::PackFetcher;
 use super::spans::Span;
 use crate::error::{Error, Result};
-use crate::vault::manifest::{Extents, PackRef};
+use crate::vault::extents::Extents;
+use crate::vault::manifest::PackRef;
 use crate::vault::pack::Excerpt;
 
 /// One permit of the budget.

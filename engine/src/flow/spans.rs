@@ -5,7 +5,7 @@
 
 use std::collections::{BTreeMap, HashMap};
 
-use crate::vault::manifest::Extent;
+use crate::vault::extents::Extent;
 
 /// A span that is shorter than this goes on in the next pack.
 const ENOUGH: u64 = 8 << 20;

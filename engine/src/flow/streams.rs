@@ -23,7 +23,8 @@ use crate::bytes::buffers::BufferPool;
 use crate::error::{Class, Context, Error, Result};
 use crate::id::{Digest, Name};
 use crate::source::{SourceFacts, StoredStreams, StreamReader};
-use crate::vault::manifest::{Extent, Extents, Manifest};
+use crate::vault::extents::{Extent, Extents};
+use crate::vault::manifest::Manifest;
 use crate::vault::pack::Unit;
 
 /// What is decompressed at once, unless a single chunk is longer: little enough to be hashed and written while it is in the

@@ -3,6 +3,7 @@
 //! Nothing here talks to a replica: these are the objects, as bytes.
 
 pub mod chunk_table;
+pub mod extents;
 pub mod index;
 pub mod info;
 pub mod keyring;

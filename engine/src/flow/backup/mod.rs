@@ -48,7 +48,7 @@ use crate::state::journal::Journal;
 use crate::state::rows::RowIndex;
 use crate::vault::index::{IndexSegment, IndexedPack, SEGMENT};
 use crate::vault::layout;
-use crate::vault::manifest::{MANIFEST_VERSION, Manifest, PackRef, StreamEntry, Totals, encode_extents};
+use crate::vault::manifest::{MANIFEST_VERSION, Manifest, PackRef, StreamEntry, Totals};
 
 /// Figures of a run while it runs, in bytes.
 #[derive(Debug, Default)]
@@ -396,7 +396,7 @@ fn stream_entry(stream: &pipeline::CapturedStream) -> StreamEntry {
         length: stream.length,
         blake3: stream.blake3,
         exit: stream.exit,
-        extents: encode_extents(&stream.extents),
+        extents: stream.extents.to_text(),
     }
 }
 

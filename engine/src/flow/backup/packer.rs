@@ -19,8 +19,9 @@ use crate::bytes::buffers::Buffer;
 use crate::bytes::crypt;
 use crate::error::{Class, Context, Error, Result};
 use crate::id::{Digest, PackId};
+use crate::vault::extents::{Extent, ExtentsWriter};
 use crate::vault::index::IndexedPack;
-use crate::vault::manifest::{Extent, PackRef, push_extent};
+use crate::vault::manifest::PackRef;
 use crate::vault::pack::{ChunkEntry, PackWriter};
 
 /// How long a failed run waits for packs in flight.
@@ -34,7 +35,7 @@ type PackNumber = u32;
 struct Open {
     name: String,
     slot: usize,
-    extents: Vec<Extent>,
+    extents: ExtentsWriter,
     end: Option<(u64, Digest, i32)>,
 }
 
@@ -148,16 +149,16 @@ impl Packer {
         while let Some(item) = self.wait(items.recv())? {
             match item {
                 Item::Begin { stream, name } => self.begin(stream, name),
-                Item::Known { stream, place, length } => self.refer_to_older(stream, place, length),
+                Item::Known { stream, place, length } => self.refer_to_older(stream, place, length)?,
                 Item::Repeated { stream, id, length } => {
                     let place = self.shared.index.placed(&id).ok_or_else(stopped)?;
                     self.count_deduplicated(length);
-                    self.refer(stream, place.pack, place.offset.into(), length);
+                    self.refer(stream, place.pack, place.offset.into(), length)?;
                 }
                 Item::New { stream, chunk } => {
                     let length = chunk.length;
                     let place = self.store(stream, chunk)?;
-                    self.refer(stream, place.pack, place.offset.into(), length);
+                    self.refer(stream, place.pack, place.offset.into(), length)?;
                 }
                 Item::Mixed { stream, parts, new } => self.mix(stream, parts, new)?,
                 Item::End { stream, length, blake3, exit } => {
@@ -183,13 +184,12 @@ impl Packer {
     fn begin(&mut self, stream: usize, name: String) {
         let slot = (0..self.slots.len()).min_by_key(|slot| self.slots[*slot].streams).unwrap_or_default();
         self.slots[slot].streams += 1;
-        self.streams.insert(stream, Open { name, slot, extents: Vec::new(), end: None });
+        self.streams.insert(stream, Open { name, slot, extents: ExtentsWriter::default(), end: None });
     }
 
-    fn refer(&mut self, stream: usize, pack: PackNumber, offset: u64, length: usize) {
-        if let Some(open) = self.streams.get_mut(&stream) {
-            push_extent(&mut open.extents, Extent { pack, offset, length: length as u64 });
-        }
+    fn refer(&mut self, stream: usize, pack: PackNumber, offset: u64, length: usize) -> Result<()> {
+        let open = self.streams.get_mut(&stream).ok_or_else(stopped)?;
+        open.extents.push(Extent { pack, offset, length: length as u64 })
     }
 
     fn count_deduplicated(&mut self, length: usize) {
@@ -197,7 +197,7 @@ impl Packer {
         self.shared.progress.deduplicated.fetch_add(length as u64, Ordering::Relaxed);
     }
 
-    fn refer_to_older(&mut self, stream: usize, place: Place, length: usize) {
+    fn refer_to_older(&mut self, stream: usize, place: Place, length: usize) -> Result<()> {
         let number = match self.older.get(&place.pack) {
             Some(number) => *number,
             None => {
@@ -210,7 +210,7 @@ impl Packer {
             }
         };
         self.count_deduplicated(length);
-        self.refer(stream, number, place.offset.into(), length);
+        self.refer(stream, number, place.offset.into(), length)
     }
 
     /// The number of a pack that is stored already.
@@ -227,15 +227,15 @@ impl Packer {
         let mut place = new.map(|chunk| self.store(stream, chunk)).transpose()?;
         for part in parts {
             match part {
-                Part::Known { place, length } => self.refer_to_older(stream, place, length),
+                Part::Known { place, length } => self.refer_to_older(stream, place, length)?,
                 Part::Older { pack, offset, length } => {
                     let number = self.number(pack);
                     self.count_deduplicated(length);
-                    self.refer(stream, number, offset, length);
+                    self.refer(stream, number, offset, length)?;
                 }
                 Part::New { length } => {
                     let place = place.as_mut().ok_or_else(stopped)?;
-                    self.refer(stream, place.pack, place.offset.into(), length);
+                    self.refer(stream, place.pack, place.offset.into(), length)?;
                     place.offset += length as u32;
                 }
             }
@@ -311,7 +311,7 @@ impl Packer {
                 return Err(Error::source_failed(format!("stream `{}` ended before it was complete", open.name))
                     .hint("nothing was committed; see the source's own error above"));
             };
-            streams.push(CapturedStream { name: open.name, length, blake3, exit, extents: open.extents });
+            streams.push(CapturedStream { name: open.name, length, blake3, exit, extents: open.extents.finish()? });
         }
         let packs: Option<Vec<PackRef>> = self.packs.into_iter().collect();
         Ok(Captured {

@@ -27,8 +27,9 @@ use crate::error::{Class, Context, Error, Result};
 use crate::id::{ChunkId, Digest};
 use crate::keys::DatasetKeys;
 use crate::state::journal::Journal;
+use crate::vault::extents::Extents;
 use crate::vault::index::IndexedPack;
-use crate::vault::manifest::{Extent, PackRef};
+use crate::vault::manifest::PackRef;
 use crate::vault::pack::TARGET_SIZE;
 
 /// Chunks of all streams that wait to be packed.
@@ -88,7 +89,7 @@ pub(super) struct CapturedStream {
     pub blake3: Digest,
     pub exit: i32,
     /// Packs by their place in [`Captured::packs`].
-    pub extents: Vec<Extent>,
+    pub extents: Extents,
 }
 
 /// Everything that one run captured.

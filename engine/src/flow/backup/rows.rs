@@ -20,12 +20,13 @@ use crate::rows::matcher::{Matcher, smallest};
 use crate::rows::sketch::Sketch;
 use crate::rows::units::{Unit, UnitCutter};
 use crate::state::rows::{NewStream, OlderStream, RowIndex, StreamWriter};
-use crate::vault::manifest::{Extent, Manifest, PackRef};
+use crate::vault::extents::{Extents, Finder};
+use crate::vault::manifest::{Manifest, PackRef};
 
 /// The most parts of a chunk.
-const PARTS_PER_MIB: usize = 1024;
-/// Bytes of `limits.memory` for each part of a run: some hundred are needed.
-const MEMORY_FOR_A_PART: u64 = 512;
+const PARTS_PER_MIB: usize = 8192;
+/// Bytes of `limits.memory` for each part of a run: some five are needed.
+const MEMORY_FOR_A_PART: u64 = 32;
 
 /// What a run knows of rows.
 pub(super) struct Rows {
@@ -43,9 +44,6 @@ struct Finished {
     warnings: Vec<String>,
 }
 
-/// Extents, each with its place in the stream.
-type Placed = Arc<[(u64, Extent)]>;
-
 /// The snapshot before.
 struct Base {
     snapshot: SnapshotId,
@@ -53,7 +51,7 @@ struct Base {
     /// Each, if some replica holds it.
     packs: Vec<Option<PackRef>>,
     /// By stream.
-    streams: HashMap<String, Placed>,
+    streams: HashMap<String, Extents>,
 }
 
 /// Some bytes of a stream, in order.
@@ -79,12 +77,7 @@ impl Base {
         let present = |pack: &PackRef| inventories.iter().any(|inventory| inventory.has(pack));
         let mut streams = HashMap::new();
         for stream in &manifest.streams {
-            let mut begin = 0;
-            let placed = manifest.extents(stream)?.iter().map(|extent| {
-                begin += extent.length;
-                (begin - extent.length, extent)
-            });
-            streams.insert(stream.name.clone(), placed.collect());
+            streams.insert(stream.name.clone(), manifest.extents(stream)?);
         }
         Ok(Self {
             snapshot: manifest.snapshot.clone(),
@@ -121,7 +114,7 @@ impl Rows {
                     "the row index of stream `{name}` is missing or stale: only whole chunks are deduplicated this time"
                 ));
             }
-            Some((Arc::new(stream?), extents))
+            Some((Arc::new(stream?), Finder::new(extents)))
         });
         let writer = self.index.write(name, older.as_ref().map(|(older, _)| older.clone()));
         StreamRows { rows: self.clone(), older, writer: Some(writer), matcher: Matcher::default(), units: Vec::new() }
@@ -146,7 +139,7 @@ impl Rows {
 /// One stream that is captured.
 pub(super) struct StreamRows {
     rows: Arc<Rows>,
-    older: Option<(Arc<OlderStream>, Placed)>,
+    older: Option<(Arc<OlderStream>, Finder)>,
     /// `None` once it has failed: the next run compares this stream by chunks.
     writer: Option<StreamWriter>,
     matcher: Matcher,
@@ -245,12 +238,11 @@ impl StreamRows {
     }
 
     /// Appends where these bytes of the older stream lie; says how many of them are there.
-    fn place(&self, mut begin: u64, mut length: usize, parts: &mut Vec<Part>) -> usize {
-        let (Some((_, extents)), Some(base)) = (&self.older, &self.rows.base) else { return 0 };
+    fn place(&mut self, mut begin: u64, mut length: usize, parts: &mut Vec<Part>) -> usize {
+        let (Some((_, extents)), Some(base)) = (&mut self.older, &self.rows.base) else { return 0 };
         let mut found = 0;
-        let mut at = extents.partition_point(|(start, extent)| start + extent.length <= begin);
         while length > 0 {
-            let Some((start, extent)) = extents.get(at) else {
+            let Some((start, extent)) = extents.find(begin) else {
                 push_new(parts, length);
                 break;
             };
@@ -263,7 +255,7 @@ impl StreamRows {
                 }
                 None => push_new(parts, some as usize),
             }
-            (begin, length, at) = (begin + some, length - some as usize, at + 1);
+            (begin, length) = (begin + some, length - some as usize);
         }
         found
     }

@@ -10,11 +10,10 @@ use lifeboat_engine::config::{Config, ReplicaKind, Surroundings};
 use lifeboat_engine::id::{Digest, Name, SnapshotId};
 use lifeboat_engine::keys::HostKeys;
 use lifeboat_engine::source::SourceFacts;
+use lifeboat_engine::vault::extents::{Extent, ExtentsWriter};
 use lifeboat_engine::vault::index::{IndexSegment, IndexedPack, SEGMENT};
 use lifeboat_engine::vault::layout;
-use lifeboat_engine::vault::manifest::{
-    Extent, MANIFEST_VERSION, Manifest, PackRef, StreamEntry, Totals, encode_extents,
-};
+use lifeboat_engine::vault::manifest::{MANIFEST_VERSION, Manifest, PackRef, StreamEntry, Totals};
 
 use super::Result;
 
@@ -88,7 +87,8 @@ pub(super) fn snapshots(config: &Path, count: &str) -> Result<()> {
         }
         let started = begin + TimeDelta::hours(i64::try_from(snapshot)?);
         let id = SnapshotId::new(started, u32::try_from(snapshot)?);
-        let extents: Vec<Extent> = (0..4).map(|pack| Extent { pack, offset: 0, length: size }).collect();
+        let mut extents = ExtentsWriter::default();
+        (0..4).try_for_each(|pack| extents.push(Extent { pack, offset: 0, length: size }))?;
         let manifest = Manifest {
             version: MANIFEST_VERSION,
             vault: seed.keys.vault.clone(),
@@ -106,7 +106,7 @@ pub(super) fn snapshots(config: &Path, count: &str) -> Result<()> {
                 length: 4 * size,
                 blake3: number("stream", snapshot),
                 exit: 0,
-                extents: encode_extents(&extents),
+                extents: extents.finish()?.to_text(),
             }],
             totals: Totals { raw_bytes: 4 * size, deduplicated_bytes: 3 * size, stored_bytes: size, new_packs: 1 },
         };
