@@ -18,7 +18,7 @@ use crate::error::{Error, Result};
 type Free = Arc<Mutex<Vec<Vec<u8>>>>;
 
 /// A larger buffer is worth to be used again.
-const LARGE: usize = 1 << 20;
+const LARGE: usize = 256 << 10;
 /// Bytes of spare buffers, at most.
 const SPARE: usize = 48 << 20;
 

@@ -1,5 +1,6 @@
 //! zstd: one complete frame a call, content size in the frame header, no checksum (ids and age authenticate).
 
+use std::cell::RefCell;
 use std::io;
 use std::sync::{Mutex, PoisonError};
 
@@ -154,27 +155,27 @@ pub fn compress(level: i32, data: &[u8]) -> Result<Vec<u8>> {
     zstd::bulk::compress(data, level).context(Class::Failed, || "zstd cannot compress")
 }
 
-/// Decompresses frames, one after the other.
-pub struct Frames(zstd::bulk::Decompressor<'static>);
+thread_local! {
+    /// Its tables are set up once for each thread.
+    static DECOMPRESSOR: RefCell<Option<zstd::bulk::Decompressor<'static>>> = const { RefCell::new(None) };
+}
 
-impl Frames {
-    /// # Errors
-    /// No memory.
-    pub fn new() -> Result<Self> {
-        zstd::bulk::Decompressor::new().map(Self).context(Class::Failed, || "cannot set up zstd")
-    }
-
-    /// Decompresses one frame into exactly `out`.
-    ///
-    /// # Errors
-    /// [`Class::Integrity`]: not a frame, or one of another length.
-    pub fn decompress(&mut self, frame: &[u8], out: &mut [u8]) -> Result<()> {
-        let length = self.0.decompress_to_buffer(frame, out).context(Class::Integrity, || "zstd cannot decompress")?;
-        if length == out.len() {
-            Ok(())
-        } else {
-            Err(Error::integrity(format!("a frame holds {length} bytes where {} are due", out.len())))
-        }
+/// Decompresses one frame into exactly `out`.
+///
+/// # Errors
+/// [`Class::Integrity`]: not a frame, or one of another length.
+pub fn decompress(frame: &[u8], out: &mut [u8]) -> Result<()> {
+    let length = DECOMPRESSOR.with_borrow_mut(|decompressor| {
+        let zstd = match decompressor {
+            Some(zstd) => zstd,
+            none => none.insert(zstd::bulk::Decompressor::new().context(Class::Failed, || "cannot set up zstd")?),
+        };
+        zstd.decompress_to_buffer(frame, out).context(Class::Integrity, || "zstd cannot decompress")
+    })?;
+    if length == out.len() {
+        Ok(())
+    } else {
+        Err(Error::integrity(format!("a frame holds {length} bytes where {} are due", out.len())))
     }
 }
 
@@ -205,7 +206,7 @@ mod tests {
 
     fn read_back(frame: &[u8], chunk: &[u8]) -> Result<()> {
         let mut out = vec![0; chunk.len()];
-        Frames::new()?.decompress(frame, &mut out)?;
+        decompress(frame, &mut out)?;
         assert!(out == chunk, "a frame gives something else back");
         Ok(())
     }

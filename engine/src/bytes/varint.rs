@@ -20,7 +20,18 @@ pub fn take_signed(input: &mut &[u8]) -> Option<i64> {
 }
 
 /// Takes a value off the front of `input`; `None` if it is cut short, too large, or not in its shortest form.
+#[inline]
 pub fn take(input: &mut &[u8]) -> Option<u64> {
+    match *input {
+        [byte, rest @ ..] if *byte < 0x80 => {
+            *input = rest;
+            Some(u64::from(*byte))
+        }
+        _ => take_long(input),
+    }
+}
+
+fn take_long(input: &mut &[u8]) -> Option<u64> {
     let mut value = 0u64;
     for (position, &byte) in input.iter().take(10).enumerate() {
         let bits = u64::from(byte & 0x7f);

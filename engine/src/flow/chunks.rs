@@ -1,9 +1,10 @@
 //! Chunks that were decompressed and are needed again soon: rows lie here and there in them, and each is decompressed once where
-//! memory allows. The least recently used go first; their memory is used again.
+//! memory allows. The least recently used go first.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+use crate::bytes::buffers::{Buffer, spare};
 use crate::error::{Error, Result};
 use crate::vault::extents::Extent;
 use crate::vault::pack::Excerpt;
@@ -12,7 +13,7 @@ use crate::vault::pack::Excerpt;
 type Key = (u32, u64);
 
 /// Filled by whoever needs it first.
-type Cell = Arc<Mutex<Option<Arc<Vec<u8>>>>>;
+type Cell = Arc<Mutex<Option<Arc<Buffer>>>>;
 
 struct Kept {
     cell: Cell,
@@ -25,7 +26,6 @@ struct State {
     kept: HashMap<Key, Kept>,
     bytes: usize,
     uses: u64,
-    spare: Option<Vec<u8>>,
 }
 
 /// Of one snapshot, for all its streams.
@@ -53,7 +53,7 @@ impl ChunkCache {
     ) -> Result<()> {
         let unknown = || Error::integrity("the snapshot names what no pack holds");
         // Extents take turns between a few chunks.
-        let mut open: Vec<(u32, std::ops::Range<u64>, Arc<Vec<u8>>)> = Vec::new();
+        let mut open: Vec<(u32, std::ops::Range<u64>, Arc<Buffer>)> = Vec::new();
         for extent in extents {
             let (mut offset, end) = (extent.offset, extent.offset + extent.length);
             while offset < end {
@@ -80,27 +80,27 @@ impl ChunkCache {
         Ok(())
     }
 
-    fn chunk(&self, pack: u32, excerpt: &Excerpt, range: &std::ops::Range<u64>) -> Result<Arc<Vec<u8>>> {
+    fn chunk(&self, pack: u32, excerpt: &Excerpt, range: &std::ops::Range<u64>) -> Result<Arc<Buffer>> {
         let length = (range.end - range.start) as usize;
-        let (cell, spare) = self.cell((pack, range.start), length);
+        let cell = self.cell((pack, range.start), length);
         let mut chunk = cell.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(chunk) = &*chunk {
             return Ok(chunk.clone());
         }
-        let mut bytes = spare.unwrap_or_default();
+        let mut bytes = spare(length);
         let unit = excerpt.unit(range.start, length as u64, length);
         let unit = unit.ok_or_else(|| Error::integrity("a chunk is not where it was"))?;
         excerpt.decompress(range.start, unit, &mut bytes)?;
         Ok(chunk.insert(Arc::new(bytes)).clone())
     }
 
-    fn cell(&self, key: Key, length: usize) -> (Cell, Option<Vec<u8>>) {
+    fn cell(&self, key: Key, length: usize) -> Cell {
         let mut state = self.state();
         let state = &mut *state;
         state.uses += 1;
         if let Some(kept) = state.kept.get_mut(&key) {
             kept.used = state.uses;
-            return (kept.cell.clone(), None);
+            return kept.cell.clone();
         }
         let cell = Cell::default();
         state.bytes += length;
@@ -112,9 +112,7 @@ impl ChunkCache {
             let oldest = *oldest;
             let Some(kept) = state.kept.remove(&oldest) else { break };
             state.bytes -= kept.length;
-            let chunk = Arc::into_inner(kept.cell).and_then(|cell| cell.into_inner().ok().flatten());
-            state.spare = chunk.and_then(Arc::into_inner).or(state.spare.take());
         }
-        (cell, state.spare.take())
+        cell
     }
 }

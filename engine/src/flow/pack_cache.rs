@@ -17,19 +17,43 @@ use tokio::sync::{OnceCell, OwnedSemaphorePermit, Semaphore};
 use super::pack_fetch::PackFetcher;
 use super::spans::Span;
 use crate::error::{Error, Result};
-use crate::vault::extents::Extents;
+use crate::vault::extents::Extent;
 use crate::vault::manifest::PackRef;
 use crate::vault::pack::Excerpt;
 
 /// One permit of the budget.
 const UNIT: u64 = 64 << 10;
-/// The least budget: two ordinary packs.
-const LEAST: u64 = 64 << 20;
 /// No visit.
 const NEVER: usize = usize::MAX;
 
+/// What all streams of a snapshot want of each of its packs.
+pub(super) struct Wanted(Vec<WantedPack>);
+
+impl Wanted {
+    /// Nothing yet.
+    pub(super) fn new(packs: &[PackRef]) -> Self {
+        let nothing =
+            |reference: &PackRef| WantedPack { reference: *reference, grains: Grains::default(), named: 0, visits: 0 };
+        Self(packs.iter().map(nothing).collect())
+    }
+
+    /// This, too.
+    pub(super) fn add(&mut self, extent: &Extent) {
+        let pack = &mut self.0[extent.pack as usize];
+        pack.grains.insert(extent.offset, extent.length);
+        pack.named += extent.length;
+    }
+
+    /// By this span.
+    pub(super) fn visit(&mut self, span: &Span) {
+        for (pack, _) in &span.packs {
+            self.0[*pack as usize].visits += 1;
+        }
+    }
+}
+
 /// What is wanted of one pack.
-struct Wanted {
+struct WantedPack {
     reference: PackRef,
     grains: Grains,
     /// How many bytes of its content extents name, together.
@@ -53,7 +77,8 @@ struct AtHand {
 pub(super) type Content = Arc<(Excerpt, Option<OwnedSemaphorePermit>)>;
 
 struct State {
-    wanted: HashMap<u32, Wanted>,
+    /// By number.
+    wanted: Vec<WantedPack>,
     at_hand: HashMap<u32, AtHand>,
 }
 
@@ -70,33 +95,12 @@ pub(super) struct PackCache {
 }
 
 impl PackCache {
-    /// `streams`: the extents of every stream of the snapshot, and its spans. `memory`: the budget, in bytes.
-    pub(super) fn new<'a>(
-        fetcher: PackFetcher,
-        packs: &[PackRef],
-        streams: impl Iterator<Item = (&'a Extents, &'a [Span])>,
-        memory: u64,
-    ) -> Self {
-        let mut wanted: HashMap<u32, Wanted> = HashMap::new();
-        for (extents, spans) in streams {
-            for extent in extents.iter() {
-                let pack = wanted.entry(extent.pack).or_insert_with(|| Wanted {
-                    reference: packs[extent.pack as usize],
-                    grains: Grains::default(),
-                    named: 0,
-                    visits: 0,
-                });
-                pack.grains.insert(extent.offset, extent.length);
-                pack.named += extent.length;
-            }
-            for number in spans.iter().flat_map(|span| span.packs.keys()) {
-                wanted.entry(*number).and_modify(|pack| pack.visits += 1);
-            }
-        }
+    /// `memory`: the budget, in bytes.
+    pub(super) fn new(fetcher: PackFetcher, Wanted(wanted): Wanted, memory: u64) -> Self {
         // What repeats itself is named more than once, and needed once.
-        let needed = |pack: &Wanted| share(&pack.reference, pack.named.min(pack.grains.length()));
-        let needed = wanted.values().map(needed).sum();
-        let most = u32::try_from(memory.max(LEAST) / UNIT).unwrap_or(u32::MAX >> 3);
+        let needed = |pack: &WantedPack| share(&pack.reference, pack.named.min(pack.grains.length()));
+        let needed = wanted.iter().map(needed).sum();
+        let most = u32::try_from(memory / UNIT).unwrap_or(u32::MAX >> 3);
         Self {
             fetcher,
             state: Mutex::new(State { wanted, at_hand: HashMap::new() }),
@@ -127,7 +131,7 @@ impl PackCache {
         if let Some(pin) = self.pin_at_hand(&mut state, pack) {
             return Some(pin);
         }
-        let cost = self.cost(state.wanted.get(&pack)?);
+        let cost = self.cost(state.wanted.get(pack as usize)?);
         let room = self.budget.clone().try_acquire_many_owned(cost).ok()?;
         Some(self.pin_new(&mut state, pack, Some(room)))
     }
@@ -137,7 +141,7 @@ impl PackCache {
         if let Some(pin) = self.try_pin(pack) {
             return Ok(pin);
         }
-        let cost = self.state().wanted.get(&pack).map(|wanted| self.cost(wanted)).ok_or_else(unknown)?;
+        let cost = self.state().wanted.get(pack as usize).map(|wanted| self.cost(wanted)).ok_or_else(unknown)?;
         let room = self.budget.clone().acquire_many_owned(cost).await;
         let room = room.map_err(|_| Error::failed("the budget of packs was closed"))?;
         let mut state = self.state();
@@ -154,7 +158,7 @@ impl PackCache {
             return Ok(pin);
         }
         let mut state = self.state();
-        if !state.wanted.contains_key(&pack) {
+        if pack as usize >= state.wanted.len() {
             return Err(unknown());
         }
         Ok(match self.pin_at_hand(&mut state, pack) {
@@ -177,7 +181,7 @@ impl PackCache {
     }
 
     /// Ciphertext and frames while it is fetched, in permits, never more than half of all.
-    fn cost(&self, wanted: &Wanted) -> u32 {
+    fn cost(&self, wanted: &WantedPack) -> u32 {
         // Whole chunks, so perhaps some more than is wanted.
         let frames = share(&wanted.reference, wanted.grains.length()) * 5 / 4 + (1 << 20);
         permits(wanted.reference.1 + frames.min(wanted.reference.1)).min(self.most / 2)
@@ -187,7 +191,7 @@ impl PackCache {
         let (reference, ranges, room) = {
             let mut state = self.state();
             let room = state.at_hand.get_mut(&pack).and_then(|at_hand| at_hand.room.take());
-            let wanted = state.wanted.get(&pack).ok_or_else(unknown)?;
+            let wanted = state.wanted.get(pack as usize).ok_or_else(unknown)?;
             (wanted.reference, wanted.grains.ranges(), room)
         };
         let excerpt = self.fetcher.fetch(&reference, &ranges).await?;
@@ -205,7 +209,9 @@ impl PackCache {
     fn unpin(&self, pack: u32, visited: Option<usize>) {
         let mut state = self.state();
         let state = &mut *state;
-        let (Some(wanted), Some(at_hand)) = (state.wanted.get_mut(&pack), state.at_hand.get_mut(&pack)) else { return };
+        let (Some(wanted), Some(at_hand)) = (state.wanted.get_mut(pack as usize), state.at_hand.get_mut(&pack)) else {
+            return;
+        };
         at_hand.pinned -= 1;
         if let Some(next) = visited {
             at_hand.next = next;

@@ -55,7 +55,8 @@ impl PackFetcher {
             dataset,
             replicas,
             secrets: Arc::new(secrets),
-            cpu: Arc::new(Semaphore::new(cpu)),
+            // One may wait for a chunk that another one decompresses.
+            cpu: Arc::new(Semaphore::new(cpu + 1)),
             seen: Mutex::default(),
         }
     }

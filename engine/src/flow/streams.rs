@@ -16,15 +16,15 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::AbortOnDropHandle;
 
 use super::chunks::ChunkCache;
-use super::pack_cache::{Content, PackCache, Pin};
+use super::pack_cache::{Content, PackCache, Pin, Wanted};
 use super::pack_fetch::PackFetcher;
-use super::spans::{Span, plan};
+use super::spans::{Planner, Span};
 use crate::bytes::buffers::BufferPool;
 use crate::error::{Class, Context, Error, Result};
 use crate::id::{Digest, Name};
 use crate::source::{SourceFacts, StoredStreams, StreamReader};
 use crate::vault::extents::{Extent, Extents};
-use crate::vault::manifest::Manifest;
+use crate::vault::manifest::{Manifest, PackRef};
 use crate::vault::pack::Unit;
 
 /// What is decompressed at once, unless a single chunk is longer: little enough to be hashed and written while it is in the
@@ -33,7 +33,9 @@ const PIECE: usize = 1 << 20;
 /// A buffer for a piece: an ordinary chunk fits, however long.
 const SPACE: u64 = 2 << 20;
 /// What the program needs beside packs and pieces.
-const PROGRAM: u64 = 64 << 20;
+const PROGRAM: u64 = 56 << 20;
+/// The least for packs: two ordinary ones.
+const LEAST: u64 = 64 << 20;
 /// An extent that is shorter is put together with others.
 const LONG: u64 = 1 << 20;
 /// Spans that a stream asks for ahead, if there is room: at first, and at most.
@@ -43,7 +45,7 @@ const AHEAD: (usize, usize) = (2, 16);
 pub struct SnapshotStreams {
     manifest: Arc<Manifest>,
     /// Of each stream.
-    extents: Vec<Extents>,
+    plans: Vec<(Extents, Arc<[Span]>)>,
     packs: Arc<PackCache>,
     buffers: BufferPool,
     /// Of which short extents are put together.
@@ -76,16 +78,25 @@ impl SnapshotStreams {
         memory: u64,
         cancel: CancellationToken,
     ) -> Result<Self> {
-        let extents = manifest.streams.iter().map(|stream| manifest.extents(stream)).collect::<Result<Vec<_>>>()?;
-        let pieces = memory / 8;
-        let packs = memory.saturating_sub(PROGRAM + pieces);
-        let spans: Vec<Vec<Span>> = extents.iter().map(|extents| plan(extents.iter())).collect();
-        let planned = extents.iter().zip(spans.iter().map(Vec::as_slice));
-        let packs = PackCache::new(fetcher, &manifest.packs, planned, packs);
+        let (pieces, chunks) = (memory / 8, memory / 8);
+        let packs = memory.saturating_sub(PROGRAM + pieces + chunks).max(LEAST);
+        let sizes: Vec<u64> = manifest.packs.iter().map(|PackRef(_, size, _)| *size).collect();
+        let (mut wanted, mut plans) = (Wanted::new(&manifest.packs), Vec::new());
+        for stream in &manifest.streams {
+            let mut planner = Planner::new(&sizes, packs / 4 * 3);
+            let extents = manifest.read_extents(stream, |extent| {
+                planner.push(extent);
+                wanted.add(extent);
+            })?;
+            let spans = planner.finish();
+            spans.iter().for_each(|span| wanted.visit(span));
+            plans.push((extents, spans.into()));
+        }
+        let packs = PackCache::new(fetcher, wanted, packs);
         let buffers = BufferPool::new((pieces / SPACE).clamp(4, 1 << 10) as usize, SPACE as usize);
-        let chunks = Arc::new(ChunkCache::new(pieces as usize / 2));
+        let chunks = Arc::new(ChunkCache::new(chunks as usize));
         let (manifest, packs, delivered) = (Arc::new(manifest), Arc::new(packs), Arc::default());
-        Ok(Self { manifest, extents, packs, buffers, chunks, delivered, cancel })
+        Ok(Self { manifest, plans, packs, buffers, chunks, delivered, cancel })
     }
 
     /// What they belong to.
@@ -139,10 +150,11 @@ impl StoredStreams for SnapshotStreams {
             Error::usage(format!("snapshot {} has no stream `{name}`", self.manifest.snapshot))
                 .hint(format!("it has: {}", self.names().join(", ")))
         })?;
-        let (stream, extents) = (&self.manifest.streams[number], &self.extents[number]);
+        let (stream, (extents, spans)) = (&self.manifest.streams[number], &self.plans[number]);
         Ok(Box::new(ExtentReader {
             name: name.to_owned(),
-            spans: plan(extents.iter()).into(),
+            spans: spans.clone(),
+            turned: 0,
             extents: Box::new(extents.iter()),
             begun: 0,
             manifest: self.manifest.clone(),
@@ -177,10 +189,12 @@ struct Current {
 
 struct ExtentReader {
     name: String,
-    /// The first `begun` of them are in `ahead`.
-    spans: VecDeque<Span>,
+    spans: Arc<[Span]>,
+    /// So many of them were turned to, …
+    turned: usize,
+    /// … and so many asked for.
     begun: usize,
-    /// Of all spans from the first of `spans` on.
+    /// Of all spans that were not turned to.
     extents: Box<dyn Iterator<Item = Extent> + Send>,
     manifest: Arc<Manifest>,
     packs: Arc<PackCache>,
@@ -201,7 +215,7 @@ struct ExtentReader {
 impl ExtentReader {
     /// Asks for spans in the order of their use, as far as there is room.
     fn fetch_ahead(&mut self) {
-        while self.begun < self.spans.len().min(self.at_once) {
+        while self.begun < self.spans.len().min(self.turned + self.at_once) {
             let wanted = &self.spans[self.begun].packs;
             let pins: Option<Pins> =
                 wanted.iter().map(|(pack, next)| Some((self.packs.try_pin(*pack)?, *next))).collect();
@@ -212,7 +226,7 @@ impl ExtentReader {
 
     /// Waits for room for the first span.
     async fn wait_for_room(&mut self) -> Result<()> {
-        let Some(span) = self.spans.front() else { return Ok(()) };
+        let Some(span) = self.spans.get(self.turned) else { return Ok(()) };
         let mut pins = Pins::new();
         for (pack, next) in &span.packs {
             let pin = if pins.is_empty() { self.packs.pin(*pack).await? } else { self.packs.pin_beyond(*pack)? };
@@ -240,7 +254,7 @@ impl ExtentReader {
             current.pins.into_iter().for_each(|(pin, next)| pin.visited(next));
         }
         self.fetch_ahead();
-        if self.spans.is_empty() {
+        if self.turned == self.spans.len() {
             return Ok(false);
         }
         if !self.ahead.front().is_some_and(AbortOnDropHandle::is_finished) {
@@ -252,8 +266,8 @@ impl ExtentReader {
         if self.ahead.is_empty() {
             self.wait_for_room().await?;
         }
-        let (Some(asked), Some(span)) = (self.ahead.pop_front(), self.spans.pop_front()) else { return Ok(false) };
-        self.begun -= 1;
+        let (Some(asked), Some(span)) = (self.ahead.pop_front(), self.spans.get(self.turned)) else { return Ok(false) };
+        self.turned += 1;
         let (pins, contents) = asked.await.context(Class::Failed, || "a fetch was aborted")?;
         let extents = self.extents.by_ref().take(span.extents).collect();
         self.current = Some(Current { extents, pins, contents: contents? });

@@ -10,7 +10,7 @@ use std::sync::Arc;
 use data_encoding::BASE64;
 use zstd::zstd_safe;
 
-use crate::bytes::compress::{self, Frames};
+use crate::bytes::compress;
 use crate::bytes::varint;
 use crate::error::Result;
 
@@ -50,10 +50,14 @@ pub struct Extents {
 }
 
 impl Extents {
-    /// Reads them as a manifest holds them. Each is inside its pack, whose length `content` tells, and together they are `length` bytes
-    /// long; `None` if not.
-    #[must_use]
-    pub fn parse(text: &str, length: u64, content: impl Fn(u32) -> Option<u64>) -> Option<Self> {
+    /// Reads them as a manifest holds them, and shows each to `each`. Each is inside its pack, whose length `content` tells, and
+    /// together they are `length` bytes long; `None` if not.
+    pub fn parse(
+        text: &str,
+        length: u64,
+        content: impl Fn(u32) -> Option<u64>,
+        mut each: impl FnMut(&Extent),
+    ) -> Option<Self> {
         let frames = BASE64.decode(text.as_bytes()).ok()?;
         let (mut blocks, mut at, mut begin) = (Vec::new(), 0, 0_u64);
         while at < frames.len() {
@@ -62,6 +66,7 @@ impl Extents {
             for extent in open(&frames[at..end])? {
                 let inside = extent.offset.checked_add(extent.length)? <= content(extent.pack)?;
                 begin = begin.checked_add(extent.length).filter(|_| inside && extent.length > 0)?;
+                each(&extent);
             }
             at = end;
         }
@@ -132,7 +137,8 @@ impl ExtentsWriter {
     /// # Errors
     /// No memory.
     pub fn finish(mut self) -> Result<Extents> {
-        if !self.pending.is_empty() {
+        // One block at least, so that `zstd` has something to read.
+        if !self.pending.is_empty() || self.blocks.is_empty() {
             self.close()?;
         }
         Ok(Extents { frames: self.frames.into(), blocks: self.blocks.into() })
@@ -172,25 +178,24 @@ fn columns(extents: &[Extent]) -> Vec<u8> {
 fn open(frame: &[u8]) -> Option<Vec<Extent>> {
     let plain = zstd_safe::get_frame_content_size(frame).ok()?.filter(|plain| *plain <= MAX_PLAIN)?;
     let mut bytes = vec![0; plain as usize];
-    Frames::new().ok()?.decompress(frame, &mut bytes).ok()?;
+    compress::decompress(frame, &mut bytes).ok()?;
     let (mut input, mut ends) = (bytes.as_slice(), Ends::default());
     let count = varint::take(&mut input).filter(|count| *count <= plain)?;
     let mut extents = Vec::with_capacity(count as usize);
     for _ in 0..count {
         extents.push(Extent { pack: u32::try_from(varint::take(&mut input)?).ok()?, offset: 0, length: 0 });
     }
-    // Lengths come after all gaps.
-    let mut lengths = input;
+    let mut gaps = Vec::with_capacity(count as usize);
     for _ in 0..count {
-        varint::take(&mut lengths)?;
+        gaps.push(varint::take_signed(&mut input)?);
     }
-    for extent in &mut extents {
-        extent.length = varint::take(&mut lengths)?;
+    for (extent, gap) in extents.iter_mut().zip(gaps) {
+        extent.length = varint::take(&mut input)?;
         let end = ends.of(extent.pack)?;
-        extent.offset = end.checked_add_signed(varint::take_signed(&mut input)?)?;
+        extent.offset = end.checked_add_signed(gap)?;
         *end = extent.offset.checked_add(extent.length)?;
     }
-    lengths.is_empty().then_some(extents)
+    input.is_empty().then_some(extents)
 }
 
 /// Finds extents by where they lie in the stream, mostly one after the other.
@@ -266,7 +271,7 @@ mod tests {
         #[test]
         fn come_back_as_they_were(extents in some()) {
             let text = written(&extents)?.to_text();
-            let parsed = Extents::parse(&text, length(&extents), |_| Some(u64::MAX));
+            let parsed = Extents::parse(&text, length(&extents), |_| Some(u64::MAX), |_| ());
             let mut merged: Vec<Extent> = Vec::new();
             for extent in extents {
                 match merged.last_mut() {
@@ -281,7 +286,7 @@ mod tests {
         fn whatever_else_is_refused_without_harm(bytes in prop::collection::vec(any::<u8>(), 0..200)) {
             let framed = compress::compress(1, &bytes)?;
             for bytes in [bytes, framed] {
-                let _ = Extents::parse(&BASE64.encode(&bytes), 5, |_| Some(u64::MAX));
+                let _ = Extents::parse(&BASE64.encode(&bytes), 5, |_| Some(u64::MAX), |_| ());
             }
         }
     }
@@ -290,7 +295,7 @@ mod tests {
     fn millions_take_little_and_are_found_by_their_place() -> Result<()> {
         let all = many();
         let extents = written(&all)?;
-        assert_eq!(Extents::parse(&extents.to_text(), length(&all), |_| Some(u64::MAX)), Some(extents.clone()));
+        assert_eq!(Extents::parse(&extents.to_text(), length(&all), |_| Some(u64::MAX), |_| ()), Some(extents.clone()));
         assert!(extents.iter().eq(all.iter().copied()));
         assert!(extents.to_text().len() < 3 * all.len(), "{} bytes for {}", extents.to_text().len(), all.len());
         let (mut finder, mut begin) = (Finder::new(extents), 0);
@@ -309,8 +314,9 @@ mod tests {
     fn refuses_extents_outside_their_pack_or_of_another_sum() -> Result<()> {
         let contents = |pack: u32| [1000, 50].get(pack as usize).copied();
         let inside = Extent { pack: 1, offset: 5, length: 45 };
-        let parse =
-            |extent, length| Ok::<_, crate::Error>(Extents::parse(&written(&[extent])?.to_text(), length, contents));
+        let parse = |extent, length| {
+            Ok::<_, crate::Error>(Extents::parse(&written(&[extent])?.to_text(), length, contents, |_| ()))
+        };
         assert!(parse(inside, 45)?.is_some());
         for (extent, length) in [
             (Extent { length: 46, ..inside }, 46),
@@ -321,8 +327,8 @@ mod tests {
         ] {
             assert_eq!(parse(extent, length)?, None, "{extent:?} of {length} passed");
         }
-        assert_eq!(Extents::parse("?", 0, contents), None);
-        assert!(Extents::parse("", 0, contents).is_some());
+        assert_eq!(Extents::parse("?", 0, contents, |_| ()), None);
+        assert!(Extents::parse("", 0, contents, |_| ()).is_some());
         Ok(())
     }
 }

@@ -9,7 +9,7 @@ use std::ops::Range;
 
 use crate::bytes::buffers::{Buffer, spare};
 use crate::bytes::chunk::ChunkIdKey;
-use crate::bytes::compress::Frames;
+use crate::bytes::compress::decompress;
 use crate::bytes::{crypt, varint};
 use crate::error::{Class, Context, Error, Result};
 use crate::id::{ChunkId, Digest};
@@ -67,6 +67,12 @@ impl<W: Write> PackWriter<W> {
         self.frames += frame.len();
         self.content += length;
         Ok(offset)
+    }
+
+    /// Bytes of all frames so far.
+    #[must_use]
+    pub fn size(&self) -> usize {
+        self.frames
     }
 
     /// Whether it should be closed.
@@ -230,10 +236,10 @@ impl Excerpt {
         if out.len() < unit.space {
             out.resize(unit.space, 0);
         }
-        let (mut frames, mut at) = (Frames::new()?, 0);
+        let mut at = 0;
         for chunk in chunks.iter().take_while(|chunk| chunk.begin < offset + unit.length) {
             let to = at + chunk.entry.length as usize;
-            frames.decompress(self.frame(chunk), out.get_mut(at..to).ok_or_else(damaged)?)?;
+            decompress(self.frame(chunk), out.get_mut(at..to).ok_or_else(damaged)?)?;
             at = to;
         }
         let from = chunks.first().map_or(0, |chunk| offset - chunk.begin) as usize;
@@ -257,10 +263,10 @@ impl Excerpt {
     /// # Errors
     /// Damaged, or a chunk is not what it is named for.
     pub fn check(&self, key: &ChunkIdKey) -> Result<u64> {
-        let (mut frames, mut plain) = (Frames::new()?, Vec::new());
+        let mut plain = Vec::new();
         for chunk in &self.chunks {
             plain.resize(chunk.entry.length as usize, 0);
-            frames.decompress(self.frame(chunk), &mut plain)?;
+            decompress(self.frame(chunk), &mut plain)?;
             if key.id_of(&plain) != chunk.entry.id {
                 let id = chunk.entry.id;
                 return Err(Error::integrity(format!("chunk {id} does not have the content it is named for")));

@@ -16,7 +16,7 @@ use crate::error::Result;
 use crate::id::{ChunkId, Digest};
 
 /// New bytes among old ones that are stored as one chunk: enough to compress well, …
-const WORTH_A_CHUNK: usize = 512 << 10;
+const WORTH_A_CHUNK: usize = 256 << 10;
 /// … and the most parts that wait for it.
 const MOST_PARTS: usize = 1 << 14;
 

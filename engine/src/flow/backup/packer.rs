@@ -26,6 +26,9 @@ use crate::vault::pack::{ChunkEntry, PackWriter};
 
 /// How long a failed run waits for packs in flight.
 const DRAIN: Duration = Duration::from_secs(5);
+/// A pack that holds rows of changed chunks is full with so many bytes: a restore needs a pack of each snapshot that changed some of
+/// a chunk's rows, all at the same time.
+const ROW_PACK: usize = 1 << 20;
 /// Packs that are filled at once, for streams that are open at once.
 const SLOTS: usize = 4;
 
@@ -225,6 +228,10 @@ impl Packer {
 
     fn mix(&mut self, stream: usize, parts: Vec<Part>, new: Option<NewChunk>) -> Result<()> {
         let mut place = new.map(|chunk| self.store(stream, chunk)).transpose()?;
+        let slot = self.streams.get(&stream).map(|open| open.slot).ok_or_else(stopped)?;
+        if self.slots[slot].filling.as_ref().is_some_and(|(_, pack)| pack.size() >= ROW_PACK) {
+            self.close(slot)?;
+        }
         for part in parts {
             match part {
                 Part::Known { place, length } => self.refer_to_older(stream, place, length)?,

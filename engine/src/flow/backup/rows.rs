@@ -8,7 +8,7 @@
 //! have more than [`PARTS_PER_MIB`] parts, which a restore must gather (rows that were changed at different times add up to that, and
 //! begin anew from there); or the run has so many parts already that what is known of them would exceed its share of `limits.memory`.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -23,8 +23,10 @@ use crate::state::rows::{NewStream, OlderStream, RowIndex, StreamWriter};
 use crate::vault::extents::{Extents, Finder};
 use crate::vault::manifest::{Manifest, PackRef};
 
-/// The most parts of a chunk.
+/// The most parts of a chunk, …
 const PARTS_PER_MIB: usize = 8192;
+/// … and the most packs that these lie in.
+const PACKS: usize = 40;
 /// Bytes of `limits.memory` for each part of a run: some five are needed.
 const MEMORY_FOR_A_PART: u64 = 32;
 
@@ -183,6 +185,7 @@ impl StreamRows {
         let count = parts.len();
         found >= chunk.len() / 2
             && (count << 20) <= PARTS_PER_MIB * chunk.len()
+            && packs(parts) <= PACKS
             && self.rows.room.try_update(Ordering::Relaxed, Ordering::Relaxed, |room| room.checked_sub(count)).is_ok()
     }
 
@@ -259,6 +262,15 @@ impl StreamRows {
         }
         found
     }
+}
+
+/// How many older packs these parts lie in, at least.
+fn packs(parts: &[Part]) -> usize {
+    let pack = |part: &Part| match part {
+        Part::Older { pack, .. } => Some(pack.0),
+        Part::Known { .. } | Part::New { .. } => None,
+    };
+    parts.iter().filter_map(pack).collect::<HashSet<_>>().len()
 }
 
 fn push_new(parts: &mut Vec<Part>, more: usize) {
