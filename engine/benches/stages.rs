@@ -17,6 +17,8 @@ use lifeboat_engine::bytes::chunk::{Block, ChunkIdKey, Chunker};
 use lifeboat_engine::bytes::compress::{self, Compression, Compressor, Effort};
 use lifeboat_engine::bytes::crypt;
 use lifeboat_engine::id::{ChunkId, Digest};
+use lifeboat_engine::rows::sketch::Sketch;
+use lifeboat_engine::rows::units::UnitCutter;
 use lifeboat_engine::vault::chunk_table::{Builder, ChunkTable};
 
 /// What `data` expects of the program that it is part of.
@@ -80,6 +82,28 @@ fn compress(bencher: Bencher, level: i32) {
     let effort = Effort::new(Compression::Level(level));
     bencher.counter(all()).bench_local(|| {
         CHUNKS.iter().for_each(|chunk| compressor.compress(&effort, chunk, &mut frame).unwrap());
+    });
+}
+
+#[divan::bench]
+fn cut_units(bencher: Bencher) {
+    let (cutter, mut units) = (UnitCutter::new(&KEY), Vec::new());
+    bencher.counter(all()).bench_local(|| CHUNKS.iter().for_each(|chunk| cutter.cut(chunk, &mut units)));
+}
+
+#[divan::bench]
+fn sketch(bencher: Bencher) {
+    let cutter = UnitCutter::new(&KEY);
+    let units: Vec<_> = CHUNKS
+        .iter()
+        .map(|chunk| {
+            let mut units = Vec::new();
+            cutter.cut(chunk, &mut units);
+            units
+        })
+        .collect();
+    bencher.counter(all()).bench_local(|| {
+        units.iter().for_each(|units| drop(black_box(Sketch::of(units).to_bytes().unwrap())));
     });
 }
 

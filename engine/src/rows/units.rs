@@ -50,33 +50,27 @@ impl UnitCutter {
     /// The units of `chunk`, in order: their lengths sum to its length.
     pub fn cut(&self, chunk: &[u8], units: &mut Vec<Unit>) {
         units.clear();
-        let mut rest = chunk;
-        while !rest.is_empty() {
-            let (unit, after) = rest.split_at(unit_length(rest));
-            units.push(Unit { hash: Element::from(self.0.hash(unit)), length: unit.len() as u16 });
-            rest = after;
+        let (mut begin, mut line) = (0, 0);
+        let mut newlines = memchr::memchr_iter(b'\n', chunk).peekable();
+        while line < chunk.len() {
+            while newlines.next_if(|newline| *newline < line).is_some() {}
+            let end = match newlines.peek() {
+                Some(newline) if newline - line < LONG => newline + 1,
+                _ => line + long_line(&chunk[line..]),
+            };
+            let length = end - begin;
+            if length >= ENOUGH || end == chunk.len() || length >= LEAST && ends_a_unit(&chunk[line..end]) {
+                let hash = Element::from(self.0.hash(&chunk[begin..end]));
+                units.push(Unit { hash, length: length as u16 });
+                begin = end;
+            }
+            line = end;
         }
     }
 }
 
-/// The length of the first unit of `bytes`, which are not empty.
-fn unit_length(bytes: &[u8]) -> usize {
-    let mut at = 0;
-    loop {
-        let line = &bytes[at..];
-        let length = line_length(line);
-        at += length;
-        if at >= ENOUGH || at == bytes.len() || at >= LEAST && ends_a_unit(&line[..length]) {
-            return at;
-        }
-    }
-}
-
-fn line_length(bytes: &[u8]) -> usize {
-    let near = &bytes[..bytes.len().min(LONG)];
-    if let Some(newline) = memchr::memchr(b'\n', near) {
-        return newline + 1;
-    }
+/// The length of a line that has no newline near.
+fn long_line(bytes: &[u8]) -> usize {
     let most = bytes.len().min(LONGEST);
     let end = bytes[..most].windows(4).skip(LONG).position(|four| {
         let word = u32::from_le_bytes([four[0], four[1], four[2], four[3]]);
