@@ -6,13 +6,13 @@ use std::process::{Command, Output};
 
 use lifeboat_engine::id::SnapshotId;
 use lifeboat_tests::tools;
-use lifeboat_tests::vault::{MemorySource, TestVault, noise};
+use lifeboat_tests::vault::{DATASET, MemorySource, TestVault, name, noise};
 
 fn script(place: &Path) -> PathBuf {
     let format = std::fs::read_to_string(tools::workspace().join("FORMAT.md")).unwrap();
     let (_, rest) = format.split_once("```bash\n").expect("FORMAT.md has a script");
     let (text, _) = rest.split_once("\n```\n").unwrap();
-    assert!(text.lines().count() < 60, "the script has grown");
+    assert!(text.lines().count() < 80, "the script has grown");
     let path = place.join("recover.sh");
     std::fs::write(&path, format!("{text}\n")).unwrap();
     path
@@ -38,13 +38,14 @@ async fn any_snapshot_comes_back_with_stock_tools_also_a_deduplicated_one() {
     }
     let vault = TestVault::new(1, 1).await;
     let mut data = noise(40_000_000, 1);
-    // Rows of which one in fifty is another one each time: put together from several packs.
+    // Rows of which another one in 64 is changed each time: put together from several packs, in the end by a map.
     let table = |version: usize| -> Vec<u8> {
         let row = |n: usize| {
-            let version = if n % 50 == version { version } else { 0 };
+            let changed = n.wrapping_mul(0x9E37_79B9_7F4A_7C15) >> 40 & 63;
+            let version = if changed <= version { changed } else { 0 };
             format!("{n}\t{:016x}\t{:016x}\t{version}\n", n.wrapping_mul(0x9E37_79B9_7F4A_7C15), n * 7919 + version)
         };
-        (0..40_000).flat_map(|n| row(n).into_bytes()).collect()
+        (0..500_000).flat_map(|n| row(n).into_bytes()).collect()
     };
     let source = |data: &[u8], version: usize| MemorySource {
         streams: vec![
@@ -56,25 +57,29 @@ async fn any_snapshot_comes_back_with_stock_tools_also_a_deduplicated_one() {
         ..MemorySource::default()
     };
     let mut snapshots: Vec<(SnapshotId, Vec<u8>)> = Vec::new();
-    for (version, edit) in [0, 20_000_000].into_iter().enumerate() {
+    for (version, edit) in [0, 20_000_000, 30_000_000, 10_000_000].into_iter().enumerate() {
         data.splice(edit..edit, *b"a business day");
         let report = vault.backup(&source(&data, version)).await.unwrap();
         snapshots.push((report.snapshot, data.clone()));
+    }
+    let reader = vault.open(vault.owner()).await.unwrap();
+    for ((snapshot, _), maps) in snapshots.iter().zip([0, 0, 0, 1]) {
+        let manifest = reader.manifest(&name(DATASET), snapshot).await.unwrap();
+        assert_eq!(manifest.streams.iter().filter(|stream| stream.map.is_some()).count(), maps, "{snapshot}");
     }
     let copy = copied(&vault);
     // Nothing but the copy, the master identity and the signer's public key.
     std::fs::remove_dir_all(&vault.config.keys.directory).unwrap();
     std::fs::remove_dir_all(&vault.config.state_directory).unwrap();
-    let named = [snapshots[0].0.as_str(), snapshots[1].0.as_str(), "latest"];
-    for (at, (name, expected)) in named.into_iter().zip([&snapshots[0].1, &snapshots[1].1, &snapshots[1].1]).enumerate()
-    {
+    for (at, (snapshot, expected)) in snapshots.iter().enumerate() {
+        let name = if at + 1 == snapshots.len() { "latest" } else { snapshot.as_str() };
         let out = vault.place.path().join(format!("out{at}"));
         let done = recover(&vault, &copy, &vault.init.signer, name, &out);
         assert!(done.status.success(), "{name}: {}", String::from_utf8_lossy(&done.stderr));
         assert!(!String::from_utf8_lossy(&done.stderr).contains("not checked"));
         assert!(std::fs::read(out.join("database/sh op")).unwrap() == *expected, "{name} differs");
         assert_eq!(std::fs::read(out.join("globals")).unwrap(), b"CREATE ROLE app;\n");
-        assert!(std::fs::read(out.join("table")).unwrap() == table(at.min(1)), "{name} differs in its rows");
+        assert!(std::fs::read(out.join("table")).unwrap() == table(at), "{name} differs in its rows");
         assert!(std::fs::read(out.join("database/empty")).unwrap().is_empty());
     }
 }

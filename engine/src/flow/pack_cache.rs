@@ -84,7 +84,7 @@ struct State {
 
 /// The packs of one snapshot.
 pub(super) struct PackCache {
-    fetcher: PackFetcher,
+    fetcher: Arc<PackFetcher>,
     state: Mutex<State>,
     budget: Arc<Semaphore>,
     /// Permits of the budget.
@@ -96,7 +96,7 @@ pub(super) struct PackCache {
 
 impl PackCache {
     /// `memory`: the budget, in bytes.
-    pub(super) fn new(fetcher: PackFetcher, Wanted(wanted): Wanted, memory: u64) -> Self {
+    pub(super) fn new(fetcher: Arc<PackFetcher>, Wanted(wanted): Wanted, memory: u64) -> Self {
         // What repeats itself is named more than once, and needed once.
         let needed = |pack: &WantedPack| share(&pack.reference, pack.named.min(pack.grains.length()));
         let needed = wanted.iter().map(needed).sum();

@@ -202,7 +202,7 @@ impl VaultReader {
         let manifest = self.manifest(dataset, snapshot).await?;
         let secrets = self.secrets(dataset, manifest.generation).await?;
         let fetcher = PackFetcher::new(dataset.clone(), self.replicas.clone(), secrets, self.limits.cpu);
-        SnapshotStreams::new(manifest, fetcher, self.limits.memory, self.cancel.clone())
+        SnapshotStreams::open(manifest, fetcher, self.limits.memory, self.cancel.clone()).await
     }
 
     /// The same vault as one replica alone holds it.

@@ -25,6 +25,7 @@ use crate::id::{Digest, Name};
 use crate::source::{SourceFacts, StoredStreams, StreamReader};
 use crate::vault::extents::{Extent, Extents};
 use crate::vault::manifest::{Manifest, PackRef};
+use crate::vault::map::StreamMap;
 use crate::vault::pack::Unit;
 
 /// What is decompressed at once, unless a single chunk is longer: little enough to be hashed and written while it is in the
@@ -44,6 +45,8 @@ const AHEAD: (usize, usize) = (2, 16);
 /// The streams of one snapshot, fetched from whichever replica gives them.
 pub struct SnapshotStreams {
     manifest: Arc<Manifest>,
+    /// What was read for the maps.
+    before: Reading,
     /// Of each stream.
     plans: Vec<(Extents, Arc<[Span]>)>,
     packs: Arc<PackCache>,
@@ -72,9 +75,32 @@ impl Reading {
 }
 
 impl SnapshotStreams {
-    pub(super) fn new(
+    /// Reads the maps there are, and plans.
+    pub(super) async fn open(
         manifest: Manifest,
         fetcher: PackFetcher,
+        memory: u64,
+        cancel: CancellationToken,
+    ) -> Result<Self> {
+        let (fetcher, nothing) = (Arc::new(fetcher), Reading { fetched: 0, needed: 0 });
+        let stored = Self::plan(manifest.maps(), &HashMap::new(), nothing, fetcher.clone(), memory, cancel.clone())?;
+        let mut maps = HashMap::new();
+        for stream in &manifest.streams {
+            let Some(entry) = &stream.map else { continue };
+            let (mut reader, mut bytes) = (stored.open(&stream.name).await?, Vec::new());
+            while let Some(piece) = reader.next().await? {
+                bytes.extend_from_slice(&piece);
+            }
+            maps.insert(stream.name.clone(), manifest.map(stream, entry, &bytes)?);
+        }
+        Self::plan(manifest, &maps, stored.reading(), fetcher, memory, cancel)
+    }
+
+    fn plan(
+        manifest: Manifest,
+        maps: &HashMap<String, StreamMap>,
+        before: Reading,
+        fetcher: Arc<PackFetcher>,
         memory: u64,
         cancel: CancellationToken,
     ) -> Result<Self> {
@@ -84,10 +110,18 @@ impl SnapshotStreams {
         let (mut wanted, mut plans) = (Wanted::new(&manifest.packs), Vec::new());
         for stream in &manifest.streams {
             let mut planner = Planner::new(&sizes, packs / 4 * 3);
-            let extents = manifest.read_extents(stream, |extent| {
+            let mut look = |extent: &Extent| {
                 planner.push(extent);
                 wanted.add(extent);
-            })?;
+            };
+            let extents = match maps.get(&stream.name) {
+                None => manifest.extents(stream, look)?,
+                Some(map) => {
+                    let extents = manifest.resolve(&manifest.extents(stream, |_| ())?, map)?;
+                    extents.iter().for_each(|extent| look(&extent));
+                    extents
+                }
+            };
             let spans = planner.finish();
             spans.iter().for_each(|span| wanted.visit(span));
             plans.push((extents, spans.into()));
@@ -96,7 +130,7 @@ impl SnapshotStreams {
         let buffers = BufferPool::new((pieces / SPACE).clamp(4, 1 << 10) as usize, SPACE as usize);
         let chunks = Arc::new(ChunkCache::new(chunks as usize));
         let (manifest, packs, delivered) = (Arc::new(manifest), Arc::new(packs), Arc::default());
-        Ok(Self { manifest, plans, packs, buffers, chunks, delivered, cancel })
+        Ok(Self { manifest, before, plans, packs, buffers, chunks, delivered, cancel })
     }
 
     /// What they belong to.
@@ -115,7 +149,7 @@ impl SnapshotStreams {
     #[must_use]
     pub fn reading(&self) -> Reading {
         let (fetched, needed) = self.packs.fetched_and_needed();
-        Reading { fetched, needed }
+        Reading { fetched: self.before.fetched + fetched, needed: self.before.needed + needed }
     }
 
     /// Plaintext bytes delivered so far.

@@ -1,6 +1,6 @@
 //! Where the bytes of a stream lie: extents, byte ranges of packs' contents, in the order of the stream. See "Extents" in `FORMAT.md`.
 //!
-//! Where rows were changed all over, there are millions. They are kept as a manifest holds them, in compressed blocks of some two bytes
+//! Where rows were changed all over, there are millions. They are kept as they are stored, in compressed blocks of some two bytes
 //! an extent, and only a block at a time is opened.
 
 use std::collections::VecDeque;
@@ -18,15 +18,18 @@ use crate::error::Result;
 const BLOCK: usize = 16 << 10;
 /// What a block may take as plain bytes.
 const MAX_PLAIN: u64 = 1 << 20;
-/// A compression level worth its time: blocks are small, and are kept in every snapshot.
-const LEVEL: i32 = 9;
+/// A higher level would save three per cent.
+const LEVEL: i32 = 3;
 /// Blocks that a [`Finder`] has open.
 const OPEN: usize = 4;
 
-/// A byte range of one pack's content.
+/// What an extent names instead of a pack if it lies in the older stream that a map tells of (`map.rs`).
+pub const OLDER: u32 = u32::MAX;
+
+/// A byte range of one pack's content, or of an older stream.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Extent {
-    /// Index into a table of packs.
+    /// Index into a table of packs, or [`OLDER`].
     pub pack: u32,
     /// Where it begins in the pack's content.
     pub offset: u64,
@@ -50,15 +53,24 @@ pub struct Extents {
 }
 
 impl Extents {
-    /// Reads them as a manifest holds them, and shows each to `each`. Each is inside its pack, whose length `content` tells, and
-    /// together they are `length` bytes long; `None` if not.
+    /// Reads them as a manifest holds them: [`Self::read`] of base64.
     pub fn parse(
         text: &str,
         length: u64,
         content: impl Fn(u32) -> Option<u64>,
+        each: impl FnMut(&Extent),
+    ) -> Option<Self> {
+        Self::read(BASE64.decode(text.as_bytes()).ok()?, length, content, each)
+    }
+
+    /// Reads blocks, and shows each extent to `each`. Each is inside its pack, whose length `content` tells, and
+    /// together they are `length` bytes long; `None` if not.
+    pub fn read(
+        frames: Vec<u8>,
+        length: u64,
+        content: impl Fn(u32) -> Option<u64>,
         mut each: impl FnMut(&Extent),
     ) -> Option<Self> {
-        let frames = BASE64.decode(text.as_bytes()).ok()?;
         let (mut blocks, mut at, mut begin) = (Vec::new(), 0, 0_u64);
         while at < frames.len() {
             let end = at + zstd_safe::find_frame_compressed_size(&frames[at..]).ok()?;
@@ -77,6 +89,12 @@ impl Extents {
     #[must_use]
     pub fn to_text(&self) -> String {
         BASE64.encode(&self.frames)
+    }
+
+    /// As blocks.
+    #[must_use]
+    pub fn bytes(&self) -> &[u8] {
+        &self.frames
     }
 
     fn open(&self, block: usize) -> Option<Vec<Extent>> {
@@ -152,7 +170,7 @@ struct Ends(Vec<u64>);
 impl Ends {
     fn of(&mut self, pack: u32) -> Option<&mut u64> {
         // Indexes into the table of a manifest: a few for each GiB.
-        let at = usize::try_from(pack).ok().filter(|at| *at < 1 << 24)?;
+        let at = usize::try_from(written(pack)).ok().filter(|at| *at < 1 << 24)?;
         if self.0.len() <= at {
             self.0.resize(at + 1, 0);
         }
@@ -160,11 +178,16 @@ impl Ends {
     }
 }
 
+/// [`OLDER`] as 0, packs from 1 on.
+fn written(pack: u32) -> u64 {
+    pack.wrapping_add(1).into()
+}
+
 /// The plain bytes of a block.
 fn columns(extents: &[Extent]) -> Vec<u8> {
     let (mut out, mut ends) = (Vec::with_capacity(5 * extents.len()), Ends::default());
     varint::put(&mut out, extents.len() as u64);
-    extents.iter().for_each(|extent| varint::put(&mut out, extent.pack.into()));
+    extents.iter().for_each(|extent| varint::put(&mut out, written(extent.pack)));
     for extent in extents {
         let Some(end) = ends.of(extent.pack) else { continue };
         varint::put_signed(&mut out, extent.offset.wrapping_sub(*end) as i64);
@@ -183,7 +206,8 @@ fn open(frame: &[u8]) -> Option<Vec<Extent>> {
     let count = varint::take(&mut input).filter(|count| *count <= plain)?;
     let mut extents = Vec::with_capacity(count as usize);
     for _ in 0..count {
-        extents.push(Extent { pack: u32::try_from(varint::take(&mut input)?).ok()?, offset: 0, length: 0 });
+        let pack = u32::try_from(varint::take(&mut input)?).ok()?.wrapping_sub(1);
+        extents.push(Extent { pack, offset: 0, length: 0 });
     }
     let mut gaps = Vec::with_capacity(count as usize);
     for _ in 0..count {
@@ -242,7 +266,7 @@ mod tests {
 
     use super::*;
 
-    fn written(extents: &[Extent]) -> Result<Extents> {
+    fn write(extents: &[Extent]) -> Result<Extents> {
         let mut writer = ExtentsWriter::default();
         extents.iter().try_for_each(|extent| writer.push(*extent))?;
         writer.finish()
@@ -253,7 +277,7 @@ mod tests {
     }
 
     fn some() -> impl Strategy<Value = Vec<Extent>> {
-        let extent = (0_u32..200, 0_u64..1 << 40, 1_u64..1 << 30);
+        let extent = (prop_oneof![0_u32..200, Just(OLDER)], 0_u64..1 << 40, 1_u64..1 << 30);
         let extent = extent.prop_map(|(pack, offset, length)| Extent { pack, offset, length });
         prop::collection::vec(extent, 0..100)
     }
@@ -270,7 +294,7 @@ mod tests {
     proptest! {
         #[test]
         fn come_back_as_they_were(extents in some()) {
-            let text = written(&extents)?.to_text();
+            let text = write(&extents)?.to_text();
             let parsed = Extents::parse(&text, length(&extents), |_| Some(u64::MAX), |_| ());
             let mut merged: Vec<Extent> = Vec::new();
             for extent in extents {
@@ -294,7 +318,7 @@ mod tests {
     #[test]
     fn millions_take_little_and_are_found_by_their_place() -> Result<()> {
         let all = many();
-        let extents = written(&all)?;
+        let extents = write(&all)?;
         assert_eq!(Extents::parse(&extents.to_text(), length(&all), |_| Some(u64::MAX), |_| ()), Some(extents.clone()));
         assert!(extents.iter().eq(all.iter().copied()));
         assert!(extents.to_text().len() < 3 * all.len(), "{} bytes for {}", extents.to_text().len(), all.len());
@@ -315,7 +339,7 @@ mod tests {
         let contents = |pack: u32| [1000, 50].get(pack as usize).copied();
         let inside = Extent { pack: 1, offset: 5, length: 45 };
         let parse = |extent, length| {
-            Ok::<_, crate::Error>(Extents::parse(&written(&[extent])?.to_text(), length, contents, |_| ()))
+            Ok::<_, crate::Error>(Extents::parse(&write(&[extent])?.to_text(), length, contents, |_| ()))
         };
         assert!(parse(inside, 45)?.is_some());
         for (extent, length) in [

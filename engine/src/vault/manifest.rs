@@ -1,12 +1,15 @@
 //! The manifest of a snapshot: what it holds and where. See "Manifests" in `FORMAT.md`.
 
+use std::collections::HashMap;
+
 use chrono::{DateTime, Utc};
 use serde::{Deserialize, Serialize};
 
 use crate::error::{Class, Context, Error, Result};
 use crate::id::{Digest, Name, PackId, SnapshotId};
 use crate::source::SourceFacts;
-use crate::vault::extents::{Extent, Extents};
+use crate::vault::extents::{Extent, Extents, OLDER};
+use crate::vault::map::StreamMap;
 
 /// The one version of the manifest that this program writes and reads.
 pub const MANIFEST_VERSION: u32 = 2;
@@ -61,6 +64,23 @@ pub struct StreamEntry {
     pub exit: i32,
     /// As [`Extents::to_text`] gives them.
     pub extents: String,
+    /// Of the older stream that some of them lie in.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub map: Option<MapEntry>,
+}
+
+/// A map ([`StreamMap`]), where it lies.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct MapEntry {
+    /// How long the older stream is.
+    pub covers: u64,
+    /// Of the map itself, in bytes.
+    pub length: u64,
+    /// Of the map itself.
+    pub blake3: Digest,
+    /// Where the map itself lies, in packs alone.
+    pub extents: String,
 }
 
 /// Sums over a snapshot.
@@ -98,22 +118,59 @@ impl Manifest {
         Ok(manifest)
     }
 
-    /// The extents of one of its streams, each inside its pack, their lengths the stream's.
+    /// The extents of one of its streams, each inside its pack or inside the older stream, their lengths the stream's; shows each to
+    /// `each` on the way, as there may be millions.
     ///
     /// # Errors
     /// [`Class::Integrity`] otherwise.
-    pub fn extents(&self, stream: &StreamEntry) -> Result<Extents> {
-        self.read_extents(stream, |_| ())
-    }
-
-    /// As [`Self::extents`], and shows each to `each` on the way: there may be millions.
-    ///
-    /// # Errors
-    /// As [`Self::extents`].
-    pub fn read_extents(&self, stream: &StreamEntry, each: impl FnMut(&Extent)) -> Result<Extents> {
-        let content = |pack: u32| self.packs.get(pack as usize).map(|PackRef(_, _, content)| *content);
+    pub fn extents(&self, stream: &StreamEntry, each: impl FnMut(&Extent)) -> Result<Extents> {
+        let content = |pack: u32| match pack {
+            OLDER => stream.map.as_ref().map(|map| map.covers),
+            pack => self.packs.get(pack as usize).map(|PackRef(_, _, content)| *content),
+        };
         Extents::parse(&stream.extents, stream.length, content, each)
             .ok_or_else(|| Error::integrity(format!("the extents of stream `{}` are damaged", stream.name)))
+    }
+
+    /// The same snapshot with the maps of its streams, by the same names, instead of these.
+    #[must_use]
+    pub fn maps(&self) -> Self {
+        let stream = |stream: &StreamEntry| {
+            let MapEntry { length, blake3, extents, .. } = stream.map.clone()?;
+            Some(StreamEntry { name: stream.name.clone(), length, blake3, exit: 0, extents, map: None })
+        };
+        Self { streams: self.streams.iter().filter_map(stream).collect(), ..self.clone() }
+    }
+
+    /// Where a map lies: pieces of packs.
+    ///
+    /// # Errors
+    /// [`Class::Integrity`]: its extents are damaged.
+    pub fn map_extents(&self, entry: &MapEntry) -> Result<Vec<(PackRef, Extent)>> {
+        let content = |pack: u32| self.packs.get(pack as usize).map(|PackRef(_, _, content)| *content);
+        let extents = Extents::parse(&entry.extents, entry.length, content, |_| ());
+        let extents = extents.ok_or_else(|| Error::integrity("the extents of a map are damaged"))?;
+        Ok(extents.iter().map(|extent| (self.packs[extent.pack as usize], extent)).collect())
+    }
+
+    /// The map of a stream, from its bytes.
+    ///
+    /// # Errors
+    /// [`Class::Integrity`]: damaged, or it names a pack that this manifest does not.
+    pub fn map(&self, stream: &StreamEntry, entry: &MapEntry, bytes: &[u8]) -> Result<StreamMap> {
+        let contents: HashMap<PackId, u64> = self.packs.iter().map(|PackRef(id, _, content)| (*id, *content)).collect();
+        StreamMap::parse(bytes, entry.covers, |pack| contents.get(pack).copied())
+            .ok_or_else(|| Error::integrity(format!("the map of stream `{}` is damaged", stream.name)))
+    }
+
+    /// Extents of one of its streams, those that lie in the older stream as `map` tells.
+    ///
+    /// # Errors
+    /// [`Class::Integrity`], as [`Self::map`].
+    pub fn resolve(&self, extents: &Extents, map: &StreamMap) -> Result<Extents> {
+        let numbers: HashMap<PackId, u32> = self.packs.iter().zip(0..).map(|(pack, number)| (pack.0, number)).collect();
+        let known: Option<Vec<u32>> = map.packs.iter().map(|pack| numbers.get(pack).copied()).collect();
+        map.resolve(extents, &known.ok_or_else(|| Error::integrity("a map names a pack that its manifest does not"))?)
     }
 }
 
@@ -143,6 +200,7 @@ mod tests {
                 blake3: Digest::of(b""),
                 exit: 0,
                 extents: writer.finish()?.to_text(),
+                map: None,
             }],
             totals: Totals::default(),
         })
@@ -158,7 +216,7 @@ mod tests {
         let extents = [Extent { pack: 0, offset: 0, length: 1000 }, Extent { pack: 1, offset: 5, length: 45 }];
         let manifest = manifest(&extents, 1045)?;
         assert_eq!(parse(&manifest, "v")?, manifest);
-        assert_eq!(manifest.extents(&manifest.streams[0])?.iter().collect::<Vec<_>>(), extents);
+        assert_eq!(manifest.extents(&manifest.streams[0], |_| ())?.iter().collect::<Vec<_>>(), extents);
         Ok(())
     }
 
@@ -166,7 +224,7 @@ mod tests {
     fn refuses_extents_that_it_has_no_pack_for() -> Result<()> {
         let beyond = Extent { pack: 1, offset: 5, length: 46 };
         let manifest = parse(&manifest(&[beyond], 46)?, "v")?;
-        assert!(manifest.extents(&manifest.streams[0]).is_err());
+        assert!(manifest.extents(&manifest.streams[0], |_| ()).is_err());
         Ok(())
     }
 

@@ -9,5 +9,6 @@ pub mod info;
 pub mod keyring;
 pub mod layout;
 pub mod manifest;
+pub mod map;
 pub mod pack;
 pub mod prune_record;

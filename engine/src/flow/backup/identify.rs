@@ -8,7 +8,7 @@ use bytes::Bytes;
 use tokio::sync::oneshot;
 
 use super::intake::{Intake, Job};
-use super::pipeline::{Item, NewChunk, stopped};
+use super::pipeline::{Item, MAP_OF, NewChunk, stopped};
 use super::rows::{Part, StreamRows};
 use super::sequence::Guessed;
 use crate::bytes::compress::Effort;
@@ -37,7 +37,7 @@ impl<'a> Identifier<'a> {
     /// Begins a stream.
     pub(super) fn new(intake: &'a Intake, stream: usize, name: String) -> Result<Self> {
         let shared = &intake.shared;
-        let rows = shared.rows.as_ref().map(|rows| rows.stream(&name));
+        let rows = shared.rows.as_ref().filter(|_| !name.starts_with(MAP_OF)).map(|rows| rows.stream(&name));
         intake.send(|| Item::Begin { stream, name })?;
         let effort = Arc::new(Effort::new(shared.compression));
         Ok(Self { intake, stream, effort, hasher: blake3::Hasher::new(), rows, parts: Vec::new(), new: Vec::new() })

@@ -1,5 +1,6 @@
 //! The first half of the pipeline: streams are written into blocks, cut into chunks and identified; new chunks are compressed.
 
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, mpsc as jobs};
 
 use async_trait::async_trait;
@@ -8,7 +9,7 @@ use tokio::sync::{mpsc, oneshot};
 use tokio_util::sync::CancellationToken;
 
 use super::identify::Identifier;
-use super::pipeline::{Item, Shared, stopped};
+use super::pipeline::{Item, MAP_OF, Shared, stopped};
 use super::sequence::{Follower, Guessed, Guesser, sequence};
 use crate::bytes::buffers::Buffer;
 use crate::bytes::chunk::{Block, Chunker};
@@ -34,6 +35,7 @@ pub(super) struct Intake {
     items: mpsc::Sender<Item>,
     pub(super) jobs: jobs::Sender<Job>,
     names: Mutex<Vec<String>>,
+    streams: AtomicUsize,
     /// Held while an item is decided upon and sent.
     order: Mutex<()>,
 }
@@ -47,7 +49,14 @@ impl Intake {
             let queue = queue.clone();
             tokio::task::spawn_blocking(move || compress_all(&queue));
         }
-        Self { shared, items, jobs: sender, names: Mutex::default(), order: Mutex::default() }
+        Self {
+            shared,
+            items,
+            jobs: sender,
+            names: Mutex::default(),
+            streams: AtomicUsize::new(0),
+            order: Mutex::default(),
+        }
     }
 
     /// Cuts one stream, on a thread of its own.
@@ -122,18 +131,29 @@ impl StreamSink for Sink {
         if !legal || names.iter().any(|taken| taken == name) {
             return Err(Error::source_failed(format!("a stream cannot be named `{}`", name.escape_debug())));
         }
-        let stream = names.len();
         names.push(name.to_owned());
         drop(names);
+        Ok(self.begin(name.to_owned()))
+    }
+}
+
+impl Sink {
+    /// Opens what holds the map of a stream.
+    pub(super) fn open_map(&self, stream: &str) -> Box<dyn StreamWriter> {
+        self.begin(format!("{MAP_OF}{stream}"))
+    }
+
+    fn begin(&self, name: String) -> Box<dyn StreamWriter> {
+        let stream = self.0.streams.fetch_add(1, Ordering::Relaxed);
         let (pieces, fed) = mpsc::channel(BLOCKS_AHEAD);
         let (chunks, cut) = mpsc::channel(CHUNKS_CUT);
-        let (cutting, identifying, name) = (self.0.clone(), self.0.clone(), name.to_owned());
+        let (cutting, identifying) = (self.0.clone(), self.0.clone());
         let (guesser, follower) = sequence();
         tokio::task::spawn_blocking(move || cutting.cut_stream(fed, guesser, &chunks));
         // The other one can only fail when this one is gone.
         let worker = tokio::task::spawn_blocking(move || identifying.identify_stream(stream, name, follower, cut));
         let (shared, cancel) = (self.0.shared.clone(), self.0.shared.cancel.clone());
-        Ok(Box::new(Writer { shared, cancel, block: None, pieces, worker }))
+        Box::new(Writer { shared, cancel, block: None, pieces, worker })
     }
 }
 
@@ -184,7 +204,7 @@ impl StreamWriter for Writer {
 
     async fn filled(&mut self, length: usize) -> Result<()> {
         let Some(mut block) = self.block.take() else { return Ok(()) };
-        self.shared.progress.read.fetch_add(length as u64, std::sync::atomic::Ordering::Relaxed);
+        self.shared.progress.read.fetch_add(length as u64, Ordering::Relaxed);
         block.filled(length);
         if block.space().is_empty() {
             return self.pass_on(Piece::Block(block)).await;

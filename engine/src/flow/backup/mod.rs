@@ -10,9 +10,11 @@
 //!   holds every pack that the manifest names.
 
 mod chunk_index;
+mod entries;
 mod fleet;
 mod identify;
 mod intake;
+mod older;
 mod packer;
 mod pipeline;
 mod rows;
@@ -28,8 +30,11 @@ use serde::Serialize;
 use tokio_util::sync::CancellationToken;
 
 use self::chunk_index::ChunkIndex;
+use self::entries::entries;
 use self::fleet::Fleet;
-use self::pipeline::{Buffers, Captured, Pipeline, Shared};
+use self::intake::Sink;
+use self::older::OlderSnapshot;
+use self::pipeline::{Buffers, Captured, MAP_OF, Pipeline, Shared};
 use self::rows::Rows;
 use super::copy::copy_pack;
 use super::documents::{Documents, sign_encrypted};
@@ -48,7 +53,7 @@ use crate::state::journal::Journal;
 use crate::state::rows::RowIndex;
 use crate::vault::index::{IndexSegment, IndexedPack, SEGMENT};
 use crate::vault::layout;
-use crate::vault::manifest::{MANIFEST_VERSION, Manifest, PackRef, StreamEntry, Totals};
+use crate::vault::manifest::{MANIFEST_VERSION, Manifest, PackRef, Totals};
 
 /// Figures of a run while it runs, in bytes.
 #[derive(Debug, Default)]
@@ -162,7 +167,10 @@ impl Backup<'_> {
             threads: self.config.limits.cpu,
             buffers: Buffers::new(self.config.limits.memory, self.dataset.chunk_size, self.config.limits.cpu),
         });
-        let (captured, facts) = self.capture(&shared).await?;
+        let (mut captured, facts) = self.capture(&shared).await?;
+        let raw_bytes =
+            captured.streams.iter().filter(|stream| !stream.name.starts_with(MAP_OF)).map(|stream| stream.length).sum();
+        let streams = entries(&mut captured, &shared.rows.as_ref().map(|rows| rows.maps()).unwrap_or_default())?;
         warnings.extend(facts.warnings.iter().cloned());
         let finished = self.clock.now();
         if self.cancel.is_cancelled() {
@@ -182,9 +190,9 @@ impl Backup<'_> {
             finished,
             source: facts,
             packs: captured.packs.clone(),
-            streams: captured.streams.iter().map(stream_entry).collect(),
+            streams,
             totals: Totals {
-                raw_bytes: captured.streams.iter().map(|stream| stream.length).sum(),
+                raw_bytes,
                 deduplicated_bytes: captured.deduplicated,
                 stored_bytes: captured.stored,
                 new_packs: captured.receipts.len() as u64,
@@ -261,8 +269,9 @@ impl Backup<'_> {
             return Ok(None);
         }
         let cutter = UnitCutter::new(&keys.chunk_id_key);
-        let memory = self.config.limits.memory;
-        Rows::new(index, cutter, predecessor, keys.generation, members, memory).map(Arc::new).map(Some)
+        let base = predecessor.filter(|manifest| manifest.generation == keys.generation);
+        let base = base.map(|manifest| OlderSnapshot::new(manifest, &index, members)).transpose()?;
+        Ok(Some(Arc::new(Rows::new(index, cutter, base, self.config.limits.memory))))
     }
 
     /// Source and pipeline side by side; reports whichever failed first.
@@ -275,7 +284,10 @@ impl Backup<'_> {
         };
         let pipeline = Pipeline::start(shared.clone());
         let sink = pipeline.sink();
-        let facts = self.source.capture(&sink, &cx).await;
+        let facts = match self.source.capture(&sink, &cx).await {
+            Ok(facts) => store_maps(shared, &sink).await.map(|()| facts),
+            Err(error) => Err(error),
+        };
         drop(sink);
         let pipeline_failed = shared.cancel.is_cancelled() && !self.cancel.is_cancelled();
         if facts.is_err() {
@@ -390,14 +402,16 @@ fn segments(packs: &[IndexedPack]) -> impl Iterator<Item = (&[IndexedPack], bool
     })
 }
 
-fn stream_entry(stream: &pipeline::CapturedStream) -> StreamEntry {
-    StreamEntry {
-        name: stream.name.clone(),
-        length: stream.length,
-        blake3: stream.blake3,
-        exit: stream.exit,
-        extents: stream.extents.to_text(),
+/// Stores the maps that this run has made and needs.
+async fn store_maps(shared: &Shared, sink: &Sink) -> Result<()> {
+    for (name, map) in shared.rows.as_ref().map(|rows| rows.maps()).unwrap_or_default() {
+        if let Some(bytes) = map.made() {
+            let mut writer = sink.open_map(&name);
+            writer.write(bytes.clone()).await?;
+            writer.finish(0).await?;
+        }
     }
+    Ok(())
 }
 
 #[cfg(test)]

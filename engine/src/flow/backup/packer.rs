@@ -13,13 +13,13 @@ use tokio::task::JoinSet;
 
 use super::chunk_index::Place;
 use super::fleet::Receipt;
-use super::pipeline::{Captured, CapturedStream, Item, NewChunk, Shared, stopped};
+use super::pipeline::{Captured, CapturedStream, Item, MAP_OF, NewChunk, Shared, stopped};
 use super::rows::Part;
 use crate::bytes::buffers::Buffer;
 use crate::bytes::crypt;
 use crate::error::{Class, Context, Error, Result};
 use crate::id::{Digest, PackId};
-use crate::vault::extents::{Extent, ExtentsWriter};
+use crate::vault::extents::{Extent, ExtentsWriter, OLDER};
 use crate::vault::index::IndexedPack;
 use crate::vault::manifest::PackRef;
 use crate::vault::pack::{ChunkEntry, PackWriter};
@@ -151,7 +151,7 @@ impl Packer {
     fn pack(&mut self, items: &mut mpsc::Receiver<Item>) -> Result<()> {
         while let Some(item) = self.wait(items.recv())? {
             match item {
-                Item::Begin { stream, name } => self.begin(stream, name),
+                Item::Begin { stream, name } => self.begin(stream, name)?,
                 Item::Known { stream, place, length } => self.refer_to_older(stream, place, length)?,
                 Item::Repeated { stream, id, length } => {
                     let place = self.shared.index.placed(&id).ok_or_else(stopped)?;
@@ -165,9 +165,13 @@ impl Packer {
                 }
                 Item::Mixed { stream, parts, new } => self.mix(stream, parts, new)?,
                 Item::End { stream, length, blake3, exit } => {
-                    if let Some(open) = self.streams.get_mut(&stream) {
-                        open.end = Some((length, blake3, exit));
-                        self.slots[open.slot].streams -= 1;
+                    let open = self.streams.get_mut(&stream).ok_or_else(stopped)?;
+                    open.end = Some((length, blake3, exit));
+                    let (slot, map) = (open.slot, open.name.starts_with(MAP_OF));
+                    self.slots[slot].streams -= 1;
+                    // A restore reads maps first, and wants nothing else of their packs then.
+                    if map {
+                        self.close(slot)?;
                     }
                 }
             }
@@ -184,10 +188,14 @@ impl Packer {
         Ok(())
     }
 
-    fn begin(&mut self, stream: usize, name: String) {
+    fn begin(&mut self, stream: usize, name: String) -> Result<()> {
         let slot = (0..self.slots.len()).min_by_key(|slot| self.slots[*slot].streams).unwrap_or_default();
+        if name.starts_with(MAP_OF) {
+            self.close(slot)?;
+        }
         self.slots[slot].streams += 1;
         self.streams.insert(stream, Open { name, slot, extents: ExtentsWriter::default(), end: None });
+        Ok(())
     }
 
     fn refer(&mut self, stream: usize, pack: PackNumber, offset: u64, length: usize) -> Result<()> {
@@ -239,6 +247,10 @@ impl Packer {
                     let number = self.number(pack);
                     self.count_deduplicated(length);
                     self.refer(stream, number, offset, length)?;
+                }
+                Part::Mapped { offset, length } => {
+                    self.count_deduplicated(length);
+                    self.refer(stream, OLDER, offset, length)?;
                 }
                 Part::New { length } => {
                     let place = place.as_mut().ok_or_else(stopped)?;

@@ -82,6 +82,9 @@ impl Buffers {
     }
 }
 
+/// Begins the name of what holds the map of a stream; no source's stream is called so.
+pub(super) const MAP_OF: char = '\u{1}';
+
 /// One stream, captured.
 pub(super) struct CapturedStream {
     pub name: String,

@@ -1,40 +1,39 @@
 //! Row deduplication of one run: what of a new chunk lies in the stream as it was in the snapshot before.
 //!
-//! The row index (`state/rows.rs`) tells which bytes of the older stream a new chunk repeats, the older manifest's extents where those
-//! lie. Chunks are looked up first, as a whole: among all that packs hold, then among those of the older stream that no pack
+//! The row index (`state/rows`) tells which bytes of the older stream a new chunk repeats, the older manifest's extents and the map
+//! they need (`older.rs`) where those lie. Chunks are looked up first, as a whole: among all that packs hold, then among those of the older stream that no pack
 //! holds as a whole, because they were put together from rows.
 //!
 //! **A chunk is stored whole instead** where it should not be put together: less than half of it is found, so that little is saved; it would
-//! have more than [`PARTS_PER_MIB`] parts, which a restore must gather (rows that were changed at different times add up to that, and
+//! have more than [`PARTS_PER_MIB`] parts or lie in more than [`PACKS`] packs, which a restore must gather (rows that were changed at different times add up to that, and
 //! begin anew from there); or the run has so many parts already that what is known of them would exceed its share of `limits.memory`.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::{BTreeMap, HashSet};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use super::chunk_index::Place;
+use super::older::{OlderSnapshot, OlderWalk, UsedMap};
 use crate::error::Result;
-use crate::flow::inventory::Inventory;
 use crate::id::{ChunkId, SnapshotId};
 use crate::rows::matcher::{Matcher, smallest};
 use crate::rows::sketch::Sketch;
 use crate::rows::units::{Unit, UnitCutter};
 use crate::state::rows::{NewStream, OlderStream, RowIndex, StreamWriter};
-use crate::vault::extents::{Extents, Finder};
-use crate::vault::manifest::{Manifest, PackRef};
+use crate::vault::manifest::PackRef;
 
 /// The most parts of a chunk, …
 const PARTS_PER_MIB: usize = 8192;
 /// … and the most packs that these lie in.
 const PACKS: usize = 40;
-/// Bytes of `limits.memory` for each part of a run: some five are needed.
-const MEMORY_FOR_A_PART: u64 = 32;
+/// Bytes of `limits.memory` for each part of a run: some seven are needed.
+const MEMORY_FOR_A_PART: u64 = 16;
 
 /// What a run knows of rows.
 pub(super) struct Rows {
     index: RowIndex,
     cutter: UnitCutter,
-    base: Option<Base>,
+    base: Option<OlderSnapshot>,
     /// How many parts there may be still.
     room: AtomicUsize,
     finished: Mutex<Finished>,
@@ -43,17 +42,9 @@ pub(super) struct Rows {
 #[derive(Default)]
 struct Finished {
     streams: Vec<NewStream>,
+    /// Streams that lie in their older selves.
+    mapped: BTreeMap<String, Arc<UsedMap>>,
     warnings: Vec<String>,
-}
-
-/// The snapshot before.
-struct Base {
-    snapshot: SnapshotId,
-    generation: u32,
-    /// Each, if some replica holds it.
-    packs: Vec<Option<PackRef>>,
-    /// By stream.
-    streams: HashMap<String, Extents>,
 }
 
 /// Some bytes of a stream, in order.
@@ -62,6 +53,8 @@ pub(super) enum Part {
     Known { place: Place, length: usize },
     /// In a pack of the snapshot before.
     Older { pack: PackRef, offset: u64, length: usize },
+    /// In the older stream that the stream's map tells of.
+    Mapped { offset: u64, length: usize },
     /// Nowhere yet.
     New { length: usize },
 }
@@ -69,57 +62,43 @@ pub(super) enum Part {
 impl Part {
     pub(super) fn length(&self) -> usize {
         match self {
-            Self::Known { length, .. } | Self::Older { length, .. } | Self::New { length } => *length,
+            Self::Known { length, .. }
+            | Self::Older { length, .. }
+            | Self::Mapped { length, .. }
+            | Self::New { length } => *length,
         }
-    }
-}
-
-impl Base {
-    fn new(manifest: &Manifest, inventories: &[Inventory]) -> Result<Self> {
-        let present = |pack: &PackRef| inventories.iter().any(|inventory| inventory.has(pack));
-        let mut streams = HashMap::new();
-        for stream in &manifest.streams {
-            streams.insert(stream.name.clone(), manifest.extents(stream)?);
-        }
-        Ok(Self {
-            snapshot: manifest.snapshot.clone(),
-            generation: manifest.generation,
-            packs: manifest.packs.iter().map(|pack| present(pack).then_some(*pack)).collect(),
-            streams,
-        })
     }
 }
 
 impl Rows {
-    /// For a run that comes after `predecessor`.
-    pub(super) fn new(
-        index: RowIndex,
-        cutter: UnitCutter,
-        predecessor: Option<&Manifest>,
-        generation: u32,
-        inventories: &[Inventory],
-        memory: u64,
-    ) -> Result<Self> {
+    /// For a run that comes after `base`.
+    pub(super) fn new(index: RowIndex, cutter: UnitCutter, base: Option<OlderSnapshot>, memory: u64) -> Self {
         let room = AtomicUsize::new(usize::try_from(memory / MEMORY_FOR_A_PART).unwrap_or(usize::MAX));
-        let base = predecessor.filter(|manifest| manifest.generation == generation);
-        let base = base.map(|manifest| Base::new(manifest, inventories)).transpose()?;
-        Ok(Self { index, cutter, base, room, finished: Mutex::default() })
+        Self { index, cutter, base, room, finished: Mutex::default() }
     }
 
     /// Begins a stream.
     pub(super) fn stream(self: &Arc<Self>, name: &str) -> StreamRows {
-        let older = self.base.as_ref().and_then(|base| {
-            let extents = base.streams.get(name)?.clone();
+        let older = self.base.as_ref().filter(|base| base.had(name)).and_then(|base| {
             let stream = self.index.stream(&base.snapshot, base.generation, name);
-            if stream.is_none() {
+            let found = stream.map(Arc::new).zip(base.walk(name));
+            if found.is_none() {
                 self.finished().warnings.push(format!(
                     "the row index of stream `{name}` is missing or stale: only whole chunks are deduplicated this time"
                 ));
             }
-            Some((Arc::new(stream?), Finder::new(extents)))
+            found
         });
         let writer = self.index.write(name, older.as_ref().map(|(older, _)| older.clone()));
-        StreamRows { rows: self.clone(), older, writer: Some(writer), matcher: Matcher::default(), units: Vec::new() }
+        StreamRows {
+            rows: self.clone(),
+            name: name.to_owned(),
+            older,
+            writer: Some(writer),
+            matcher: Matcher::default(),
+            units: Vec::new(),
+            mapped: false,
+        }
     }
 
     fn finished(&self) -> std::sync::MutexGuard<'_, Finished> {
@@ -128,24 +107,44 @@ impl Rows {
 
     /// What the run is to be remembered by, and what an operator should know.
     pub(super) fn finish(&self) -> (Vec<NewStream>, Vec<String>) {
-        let finished = std::mem::take(&mut *self.finished());
-        (finished.streams, finished.warnings)
+        let mut finished = self.finished();
+        (std::mem::take(&mut finished.streams), std::mem::take(&mut finished.warnings))
+    }
+
+    /// The maps that streams of this run need, by stream; complete once all have ended.
+    pub(super) fn maps(&self) -> BTreeMap<String, Arc<UsedMap>> {
+        self.finished().mapped.clone()
     }
 
     /// After the commit: `snapshot` is what the next run compares with.
     pub(super) fn remember(&self, snapshot: &SnapshotId, generation: u32, streams: &[NewStream]) -> Result<()> {
-        self.index.replace(snapshot, generation, streams)
+        let maps = self.maps();
+        let maps = maps.iter().map(|(name, map)| (name.as_str(), map.made().map(|bytes| &bytes[..]))).collect();
+        self.index.replace(snapshot, generation, streams, &maps)
     }
 }
 
 /// One stream that is captured.
 pub(super) struct StreamRows {
     rows: Arc<Rows>,
-    older: Option<(Arc<OlderStream>, Finder)>,
+    name: String,
+    older: Option<(Arc<OlderStream>, OlderWalk)>,
     /// `None` once it has failed: the next run compares this stream by chunks.
     writer: Option<StreamWriter>,
     matcher: Matcher,
     units: Vec<Unit>,
+    /// Some of it lies in its older self.
+    mapped: bool,
+}
+
+/// What it takes to put a chunk together.
+#[derive(Default)]
+pub(super) struct Weight {
+    /// Bytes that need not be stored.
+    pub found: usize,
+    /// Extents in packs, and the packs.
+    pub extents: usize,
+    pub packs: HashSet<u32>,
 }
 
 impl StreamRows {
@@ -159,34 +158,35 @@ impl StreamRows {
 
     /// The next chunk, which no pack holds as a whole: where its bytes are; `None` if it should be stored as a whole.
     pub(super) fn look(&mut self, id: &ChunkId, chunk: &[u8]) -> Option<Vec<Part>> {
+        let (mut parts, mut weight) = (Vec::new(), Weight::default());
         if let Some(number) = self.find(id) {
-            let mut parts = Vec::new();
-            let (begin, _) = self.older.as_ref()?.0.range(number);
-            let found = self.place(begin, chunk.len(), &mut parts);
+            let (older, walk) = self.older.as_mut()?;
+            walk.place(older.range(number).0, chunk.len(), &mut parts, &mut weight);
             self.keep(number);
-            return self.worth(found, chunk, &parts).then_some(parts);
+            return self.worth(&weight, chunk, &parts).then_some(parts);
         }
         self.learn(id, chunk);
-        let (older, _) = self.older.as_mut()?;
-        let runs = self.matcher.find(&self.units, older);
-        let (mut parts, mut at, mut found) = (Vec::new(), 0, 0);
-        for run in runs {
+        let (older, walk) = self.older.as_mut()?;
+        let mut at = 0;
+        for run in self.matcher.find(&self.units, older) {
             push_new(&mut parts, run.at as usize - at);
-            let (begin, _) = self.older.as_ref()?.0.range(run.chunk);
-            found += self.place(begin + u64::from(run.offset), run.length as usize, &mut parts);
+            let (begin, _) = older.range(run.chunk);
+            walk.place(begin + u64::from(run.offset), run.length as usize, &mut parts, &mut weight);
             at = (run.at + run.length) as usize;
         }
         push_new(&mut parts, chunk.len() - at);
-        self.worth(found, chunk, &parts).then_some(parts)
+        self.worth(&weight, chunk, &parts).then_some(parts)
     }
 
     /// Whether to put a chunk together.
-    fn worth(&self, found: usize, chunk: &[u8], parts: &[Part]) -> bool {
-        let count = parts.len();
-        found >= chunk.len() / 2
+    fn worth(&mut self, weight: &Weight, chunk: &[u8], parts: &[Part]) -> bool {
+        let count = weight.extents + parts.iter().filter(|part| matches!(part, Part::New { .. })).count();
+        let worth = weight.found >= chunk.len() / 2
             && (count << 20) <= PARTS_PER_MIB * chunk.len()
-            && packs(parts) <= PACKS
-            && self.rows.room.try_update(Ordering::Relaxed, Ordering::Relaxed, |room| room.checked_sub(count)).is_ok()
+            && weight.packs.len() <= PACKS
+            && self.rows.room.try_update(Ordering::Relaxed, Ordering::Relaxed, |room| room.checked_sub(count)).is_ok();
+        self.mapped |= worth && parts.iter().any(|part| matches!(part, Part::Mapped { .. }));
+        worth
     }
 
     /// After the last chunk.
@@ -196,6 +196,9 @@ impl StreamRows {
             self.rows.finished().warnings.push(format!(
                 "the row index is damaged: {unreadable} times a chunk's rows could not be compared; where they changed they are stored again"
             ));
+        }
+        if let Some(map) = self.older.as_ref().filter(|_| self.mapped).and_then(|(_, walk)| walk.map()) {
+            self.rows.finished().mapped.insert(self.name.clone(), map);
         }
         if let Some(finished) = self.write(StreamWriter::finish) {
             self.rows.finished().streams.push(finished);
@@ -239,41 +242,10 @@ impl StreamRows {
         self.writer = None;
         self.rows.finished().warnings.push(format!("the next run deduplicates whole chunks alone: {}", error.chain()));
     }
-
-    /// Appends where these bytes of the older stream lie; says how many of them are there.
-    fn place(&mut self, mut begin: u64, mut length: usize, parts: &mut Vec<Part>) -> usize {
-        let (Some((_, extents)), Some(base)) = (&mut self.older, &self.rows.base) else { return 0 };
-        let mut found = 0;
-        while length > 0 {
-            let Some((start, extent)) = extents.find(begin) else {
-                push_new(parts, length);
-                break;
-            };
-            let skipped = begin - start;
-            let some = (extent.length - skipped).min(length as u64);
-            match base.packs[extent.pack as usize] {
-                Some(pack) => {
-                    parts.push(Part::Older { pack, offset: extent.offset + skipped, length: some as usize });
-                    found += some as usize;
-                }
-                None => push_new(parts, some as usize),
-            }
-            (begin, length) = (begin + some, length - some as usize);
-        }
-        found
-    }
 }
 
-/// How many older packs these parts lie in, at least.
-fn packs(parts: &[Part]) -> usize {
-    let pack = |part: &Part| match part {
-        Part::Older { pack, .. } => Some(pack.0),
-        Part::Known { .. } | Part::New { .. } => None,
-    };
-    parts.iter().filter_map(pack).collect::<HashSet<_>>().len()
-}
-
-fn push_new(parts: &mut Vec<Part>, more: usize) {
+/// Appends bytes that are not there.
+pub(super) fn push_new(parts: &mut Vec<Part>, more: usize) {
     match parts.last_mut() {
         Some(Part::New { length }) => *length += more,
         _ if more > 0 => parts.push(Part::New { length: more }),

@@ -2,6 +2,7 @@
 //!
 //! ```text
 //! rows/<hash of the name>.stream   snapshot, generation, name; each chunk's id, length, smallest hash, and where its sketch lies
+//! rows/<hash of the name>.map      the stream's map, where the newest snapshot uses one: the packs are not for this host to open
 //! rows/<random>.sketches           a key of its own, sealed under the host key; sketches, each sealed under that key for its chunk's id
 //! ```
 //!
@@ -10,7 +11,7 @@
 //! more than is needed. Of a chunk whose sketch would take more than a 25th of its bytes an empty one is kept: its rows are not found again. So
 //! the index takes at most 4 %, once for what is remembered and once for what is being written. Whatever cannot be read, or belongs to another snapshot than the newest, is as good as missing.
 
-use std::collections::HashSet;
+use std::collections::{BTreeMap, HashSet};
 use std::fs::{self, File};
 use std::io::{self, Read};
 use std::path::{Path, PathBuf};
@@ -32,10 +33,11 @@ pub use writer::StreamWriter;
 
 const MAGIC: &[u8; 8] = b"LBROWS01";
 const STREAM: &str = "lifeboat rows: stream";
+const MAP: &str = "lifeboat rows: map";
 const KEY: &str = "lifeboat rows: key of sketches";
 /// Of sketches that are being written.
 const UNFINISHED: &str = "new";
-/// A sealed block of a `.stream` file holds so much.
+/// A sealed block of a `.stream` or `.map` file holds so much.
 const BLOCK: usize = 1 << 20;
 /// So many bytes are left free where the state directory is: the journal matters more.
 const LEFT_FREE: u64 = 1 << 30;
@@ -97,14 +99,20 @@ impl RowIndex {
         entries.map(|entry| entry.path()).filter(|path| which(path)).for_each(|path| drop(fs::remove_file(path)));
     }
 
-    fn stream_path(&self, name: &str) -> PathBuf {
-        self.folder.join(format!("{}.stream", &Digest::of(name.as_bytes()).to_string()[..32]))
+    fn path(&self, name: &str, extension: &str) -> PathBuf {
+        self.folder.join(format!("{}.{extension}", &Digest::of(name.as_bytes()).to_string()[..32]))
+    }
+
+    /// The map of a stream, if it is the one with this hash.
+    #[must_use]
+    pub fn map(&self, name: &str, blake3: &Digest) -> Option<Vec<u8>> {
+        self.read_sealed(&self.path(name, "map"), MAP).filter(|map| Digest::of(map) == *blake3)
     }
 
     /// A stream as it was in `snapshot`, if that is what is remembered.
     #[must_use]
     pub fn stream(&self, snapshot: &SnapshotId, generation: u32, name: &str) -> Option<OlderStream> {
-        let plain = self.read_sealed(&self.stream_path(name))?;
+        let plain = self.read_sealed(&self.path(name, "stream"), STREAM)?;
         let mut input = plain.strip_prefix(header(snapshot, generation, name).as_slice())?;
         let mut files = Vec::new();
         for _ in 0..varint::take(&mut input)? {
@@ -164,12 +172,26 @@ impl RowIndex {
         StreamWriter::new(self.clone(), name.to_owned(), older)
     }
 
-    /// From now on these streams are what is remembered, as those of `snapshot`.
+    /// From now on these streams are what is remembered, as those of `snapshot`; and of the streams in `maps` these maps, or those
+    /// that are remembered already.
     ///
     /// # Errors
     /// [`Class::Storage`], such as a full disk.
-    pub fn replace(&self, snapshot: &SnapshotId, generation: u32, streams: &[NewStream]) -> Result<()> {
+    pub fn replace(
+        &self,
+        snapshot: &SnapshotId,
+        generation: u32,
+        streams: &[NewStream],
+        maps: &BTreeMap<&str, Option<&[u8]>>,
+    ) -> Result<()> {
         let mut keep = HashSet::new();
+        for (name, map) in maps {
+            let path = self.path(name, "map");
+            if let Some(map) = map {
+                self.write_sealed(&path, MAP, map)?;
+            }
+            keep.insert(path);
+        }
         for stream in streams {
             let mut plain = header(snapshot, generation, &stream.name);
             varint::put(&mut plain, stream.files.len() as u64);
@@ -188,8 +210,8 @@ impl RowIndex {
                     varint::put(&mut plain, number);
                 }
             }
-            let path = self.stream_path(&stream.name);
-            self.write_sealed(&path, &plain)?;
+            let path = self.path(&stream.name, "stream");
+            self.write_sealed(&path, STREAM, &plain)?;
             keep.insert(path);
         }
         self.remove(|path| !keep.contains(path));
@@ -201,18 +223,18 @@ impl RowIndex {
         let _ = fs::remove_dir_all(&self.folder);
     }
 
-    fn write_sealed(&self, path: &Path, plain: &[u8]) -> Result<()> {
+    fn write_sealed(&self, path: &Path, what: &str, plain: &[u8]) -> Result<()> {
         let mut sealed = Vec::with_capacity(plain.len() + plain.len() / BLOCK * 64 + 64);
         let count = plain.chunks(BLOCK).count();
         for (number, block) in plain.chunks(BLOCK).enumerate() {
-            let block = self.host_key.seal(&format!("{STREAM} {number} of {count}"), block)?;
+            let block = self.host_key.seal(&format!("{what} {number} of {count}"), block)?;
             sealed.extend_from_slice(&(block.len() as u32).to_le_bytes());
             sealed.extend_from_slice(&block);
         }
         replace_file(path, &sealed)
     }
 
-    fn read_sealed(&self, path: &Path) -> Option<Vec<u8>> {
+    fn read_sealed(&self, path: &Path, what: &str) -> Option<Vec<u8>> {
         let sealed = fs::read(path).ok()?;
         let (mut blocks, mut rest) = (Vec::new(), sealed.as_slice());
         while !rest.is_empty() {
@@ -223,7 +245,7 @@ impl RowIndex {
         }
         let mut plain = Vec::with_capacity(sealed.len());
         for (number, block) in blocks.iter().enumerate() {
-            let purpose = format!("{STREAM} {number} of {}", blocks.len());
+            let purpose = format!("{what} {number} of {}", blocks.len());
             plain.extend_from_slice(&self.host_key.open(&purpose, block).ok()?);
         }
         Some(plain)

@@ -40,7 +40,7 @@ fn streams_are_remembered_changed_and_forgotten() -> Result<()> {
     assert_eq!(files(&RowIndex::open(&state, &"shop".parse()?, &index.host_key)?), 0, "a failed run left something");
     let mut writer = index.write("data", None);
     (0..40).try_for_each(|seed| add(&mut writer, seed))?;
-    index.replace(&ids[0], 1, &[writer.finish()?])?;
+    index.replace(&ids[0], 1, &[writer.finish()?], &BTreeMap::new())?;
     assert!(index.stream(&ids[1], 1, "data").is_none() && index.stream(&ids[0], 2, "data").is_none());
     assert!(index.stream(&ids[0], 1, "other").is_none());
 
@@ -56,7 +56,7 @@ fn streams_are_remembered_changed_and_forgotten() -> Result<()> {
     for seed in 0..40 {
         if seed % 2 == 0 { writer.keep(seed as u32)? } else { add(&mut writer, 100 + seed)? }
     }
-    index.replace(&ids[1], 1, &[writer.finish()?])?;
+    index.replace(&ids[1], 1, &[writer.finish()?], &BTreeMap::new())?;
     assert_eq!(files(&index), 3);
     let mut half = index.stream(&ids[1], 1, "data").map(Arc::new).ok_or_else(|| crate::Error::failed("forgotten"))?;
     assert_eq!(half.sketch(6), Some(Sketch::of(&units(6, 50))));
@@ -64,7 +64,7 @@ fn streams_are_remembered_changed_and_forgotten() -> Result<()> {
     Arc::get_mut(&mut half).ok_or_else(|| crate::Error::failed("shared"))?.wasteful = true;
     let mut writer = index.write("data", Some(half));
     (0..40).try_for_each(|number| writer.keep(number))?;
-    index.replace(&ids[2], 1, &[writer.finish()?])?;
+    index.replace(&ids[2], 1, &[writer.finish()?], &BTreeMap::new())?;
     assert_eq!(files(&index), 2);
     let mut again = index.stream(&ids[2], 1, "data").map(Arc::new).ok_or_else(|| crate::Error::failed("forgotten"))?;
     assert_eq!(again.sketch(6), Some(Sketch::of(&units(6, 50))));
@@ -75,7 +75,7 @@ fn streams_are_remembered_changed_and_forgotten() -> Result<()> {
     let chunks = &mut Arc::get_mut(&mut again).ok_or_else(|| crate::Error::failed("shared"))?.chunks;
     chunks[6].sketch = chunks[8].sketch;
     assert_eq!(again.sketch(6), None);
-    index.replace(&ids[2], 1, &[])?;
+    index.replace(&ids[2], 1, &[], &BTreeMap::new())?;
     assert_eq!(files(&index), 0);
     Ok(())
 }

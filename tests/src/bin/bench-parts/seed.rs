@@ -107,6 +107,7 @@ pub(super) fn snapshots(config: &Path, count: &str) -> Result<()> {
                 blake3: number("stream", snapshot),
                 exit: 0,
                 extents: extents.finish()?.to_text(),
+                map: None,
             }],
             totals: Totals { raw_bytes: 4 * size, deduplicated_bytes: 3 * size, stored_bytes: size, new_packs: 1 },
         };

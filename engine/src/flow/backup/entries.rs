@@ -1,0 +1,64 @@
+//! What a manifest tells of the streams that a run captured.
+
+use std::collections::{BTreeMap, HashMap};
+use std::sync::Arc;
+
+use super::older::{Origin, UsedMap};
+use super::pipeline::{Captured, CapturedStream, MAP_OF};
+use crate::error::Result;
+use crate::id::PackId;
+use crate::vault::extents::{Extent, ExtentsWriter};
+use crate::vault::manifest::{MapEntry, PackRef, StreamEntry};
+
+/// The entries of all streams, with the maps that they need; adds the packs of these.
+pub(super) fn entries(captured: &mut Captured, maps: &BTreeMap<String, Arc<UsedMap>>) -> Result<Vec<StreamEntry>> {
+    let (made, streams): (Vec<_>, Vec<_>) =
+        std::mem::take(&mut captured.streams).into_iter().partition(|stream| stream.name.starts_with(MAP_OF));
+    let made: HashMap<String, CapturedStream> =
+        made.into_iter().map(|map| (map.name[MAP_OF.len_utf8()..].to_owned(), map)).collect();
+    let mut packs = Packs::new(&mut captured.packs);
+    let mut entries = Vec::with_capacity(streams.len());
+    for stream in streams {
+        let used = maps.get(&stream.name);
+        used.iter().flat_map(|map| &map.packs).for_each(|pack| _ = packs.number(pack));
+        let map = match used.map(|map| (map.covers, &map.origin)) {
+            Some((_, Origin::Kept { entry, extents })) => {
+                let mut writer = ExtentsWriter::default();
+                for (pack, extent) in extents {
+                    writer.push(Extent { pack: packs.number(pack), ..*extent })?;
+                }
+                Some(MapEntry { extents: writer.finish()?.to_text(), ..entry.clone() })
+            }
+            Some((covers, Origin::Made(_))) => made.get(&stream.name).map(|map| MapEntry {
+                covers,
+                length: map.length,
+                blake3: map.blake3,
+                extents: map.extents.to_text(),
+            }),
+            None => None,
+        };
+        let CapturedStream { name, length, blake3, exit, extents } = stream;
+        entries.push(StreamEntry { name, length, blake3, exit, extents: extents.to_text(), map });
+    }
+    Ok(entries)
+}
+
+/// A manifest's packs, while more are added.
+struct Packs<'a> {
+    packs: &'a mut Vec<PackRef>,
+    numbers: HashMap<PackId, u32>,
+}
+
+impl<'a> Packs<'a> {
+    fn new(packs: &'a mut Vec<PackRef>) -> Self {
+        let numbers = packs.iter().zip(0..).map(|(pack, number)| (pack.0, number)).collect();
+        Self { packs, numbers }
+    }
+
+    fn number(&mut self, pack: &PackRef) -> u32 {
+        *self.numbers.entry(pack.0).or_insert_with(|| {
+            self.packs.push(*pack);
+            self.packs.len() as u32 - 1
+        })
+    }
+}

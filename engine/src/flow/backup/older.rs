@@ -1,0 +1,196 @@
+//! The snapshot before: where the bytes of its streams lie, and what a new snapshot writes to refer to them.
+//!
+//! Its extents name packs, and the older stream of a map where it has one. As they add up, a new map is made of all of them, now and
+//! then: the new snapshot refers to the whole older stream, which that map tells of, and so begins with few extents again.
+
+use std::collections::{HashMap, HashSet};
+use std::sync::Arc;
+
+use bytes::Bytes;
+
+use super::rows::{Part, Weight, push_new};
+use crate::error::Result;
+use crate::flow::inventory::Inventory;
+use crate::id::{PackId, SnapshotId};
+use crate::state::rows::RowIndex;
+use crate::vault::extents::{Extent, Extents, ExtentsWriter, Finder, OLDER};
+use crate::vault::manifest::{Manifest, MapEntry, PackRef, StreamEntry};
+use crate::vault::map::StreamMap;
+
+/// Extents of so many bytes are worth a map: it takes a pack of its own, …
+const WORTH: usize = 32 << 10;
+/// … and of so many of the map that they come on top of, a new one. Snapshots then write about as much for extents as for maps.
+const PART: usize = 3;
+
+/// The snapshot before.
+pub(super) struct OlderSnapshot {
+    pub(super) snapshot: SnapshotId,
+    pub(super) generation: u32,
+    /// Each, if some replica holds it.
+    packs: Arc<[Option<PackRef>]>,
+    /// By stream; `None` where the map is not known.
+    streams: HashMap<String, Option<Older>>,
+}
+
+/// One of its streams.
+struct Older {
+    /// As a new snapshot refers to it.
+    written: Extents,
+    /// In packs alone.
+    resolved: Extents,
+    map: Option<Arc<UsedMap>>,
+}
+
+/// A map that a stream of the new snapshot needs.
+pub(super) struct UsedMap {
+    /// How long the older stream is.
+    pub(super) covers: u64,
+    /// The packs that it names, and those that it lies in.
+    pub(super) packs: Vec<PackRef>,
+    pub(super) origin: Origin,
+}
+
+/// Where a map comes from.
+pub(super) enum Origin {
+    /// The snapshot before has it: there, in these of its packs.
+    Kept { entry: MapEntry, extents: Vec<(PackRef, Extent)> },
+    /// This run makes it.
+    Made(Bytes),
+}
+
+impl UsedMap {
+    /// Its bytes, if it is new.
+    pub(super) fn made(&self) -> Option<&Bytes> {
+        match &self.origin {
+            Origin::Kept { .. } => None,
+            Origin::Made(bytes) => Some(bytes),
+        }
+    }
+}
+
+impl OlderSnapshot {
+    /// As its manifest and this host's row index tell.
+    pub(super) fn new(manifest: &Manifest, index: &RowIndex, inventories: &[Inventory]) -> Result<Self> {
+        let present = |pack: &PackRef| inventories.iter().any(|inventory| inventory.has(pack));
+        let packs: Arc<[Option<PackRef>]> = manifest.packs.iter().map(|pack| present(pack).then_some(*pack)).collect();
+        let mut streams = HashMap::new();
+        for stream in &manifest.streams {
+            streams.insert(stream.name.clone(), Older::new(manifest, stream, index, &packs)?);
+        }
+        Ok(Self { snapshot: manifest.snapshot.clone(), generation: manifest.generation, packs, streams })
+    }
+
+    /// Whether it has this stream.
+    pub(super) fn had(&self, stream: &str) -> bool {
+        self.streams.contains_key(stream)
+    }
+
+    /// A stream, to find bytes of it.
+    pub(super) fn walk(&self, stream: &str) -> Option<OlderWalk> {
+        let Older { written, resolved, map } = self.streams.get(stream)?.as_ref()?;
+        Some(OlderWalk {
+            packs: self.packs.clone(),
+            written: Finder::new(written.clone()),
+            resolved: Finder::new(resolved.clone()),
+            map: map.clone(),
+        })
+    }
+}
+
+impl Older {
+    /// `None` if its map is not at hand.
+    fn new(
+        manifest: &Manifest,
+        stream: &StreamEntry,
+        index: &RowIndex,
+        packs: &[Option<PackRef>],
+    ) -> Result<Option<Self>> {
+        let written = manifest.extents(stream, |_| ())?;
+        let Some(entry) = &stream.map else {
+            let whole = Self { written: written.clone(), resolved: written, map: None };
+            return Ok(Some(if whole.written.bytes().len() > WORTH {
+                whole.mapped(manifest, stream, packs)?
+            } else {
+                whole
+            }));
+        };
+        let Some(bytes) = index.map(&stream.name, &entry.blake3) else { return Ok(None) };
+        let Ok(map) = manifest.map(stream, entry, &bytes) else { return Ok(None) };
+        let Ok(resolved) = manifest.resolve(&written, &map) else { return Ok(None) };
+        let much = written.bytes().len() > WORTH && written.bytes().len() * PART > bytes.len();
+        let own = manifest.map_extents(entry)?;
+        let all = own.iter().map(|(pack, _)| pack.0).chain(map.packs).collect();
+        let used = used(packs, all);
+        Ok(Some(match used {
+            // What is lost can be left out of extents, not of a map.
+            None => Self { written: resolved.clone(), resolved, map: None },
+            Some(_) if much => {
+                Self { written: resolved.clone(), resolved, map: None }.mapped(manifest, stream, packs)?
+            }
+            Some(packs) => {
+                let origin = Origin::Kept { entry: entry.clone(), extents: own };
+                Self { written, resolved, map: Some(Arc::new(UsedMap { covers: entry.covers, packs, origin })) }
+            }
+        }))
+    }
+
+    /// As all of a new map's older stream.
+    fn mapped(self, manifest: &Manifest, stream: &StreamEntry, packs: &[Option<PackRef>]) -> Result<Self> {
+        let ids: Vec<PackId> = manifest.packs.iter().map(|pack| pack.0).collect();
+        let map = StreamMap::of(&self.resolved, &ids)?;
+        let origin = Origin::Made(map.to_bytes().into());
+        let Some(packs) = used(packs, map.packs.into_iter().collect()) else { return Ok(self) };
+        let mut written = ExtentsWriter::default();
+        written.push(Extent { pack: OLDER, offset: 0, length: stream.length })?;
+        let map = UsedMap { covers: stream.length, packs, origin };
+        Ok(Self { written: written.finish()?, map: Some(Arc::new(map)), ..self })
+    }
+}
+
+/// These packs; `None` if one is on no replica.
+fn used(packs: &[Option<PackRef>], mut ids: HashSet<PackId>) -> Option<Vec<PackRef>> {
+    let found: Vec<PackRef> = packs.iter().flatten().filter(|pack| ids.remove(&pack.0)).copied().collect();
+    ids.is_empty().then_some(found)
+}
+
+/// Finds bytes of one stream.
+pub(super) struct OlderWalk {
+    packs: Arc<[Option<PackRef>]>,
+    written: Finder,
+    resolved: Finder,
+    map: Option<Arc<UsedMap>>,
+}
+
+impl OlderWalk {
+    /// Appends where these bytes lie, and adds what they weigh.
+    pub(super) fn place(&mut self, begin: u64, length: usize, parts: &mut Vec<Part>, weight: &mut Weight) {
+        let (mut at, end) = (begin, begin + length as u64);
+        while let Some((start, extent)) = self.written.find(at).filter(|_| at < end) {
+            let skipped = at - start;
+            let some = (extent.length - skipped).min(end - at);
+            let (offset, length) = (extent.offset + skipped, some as usize);
+            let pack = self.packs.get(extent.pack as usize).copied().flatten();
+            match pack {
+                _ if extent.pack == OLDER => parts.push(Part::Mapped { offset, length }),
+                Some(pack) => parts.push(Part::Older { pack, offset, length }),
+                None => push_new(parts, length),
+            }
+            if extent.pack == OLDER || pack.is_some() {
+                weight.found += length;
+            }
+            at += some;
+        }
+        push_new(parts, (end - at) as usize);
+        let mut at = begin;
+        while let Some((start, extent)) = self.resolved.find(at).filter(|_| at < end) {
+            weight.extents += 1;
+            weight.packs.insert(extent.pack);
+            at = start + extent.length;
+        }
+    }
+
+    /// The map that this takes.
+    pub(super) fn map(&self) -> Option<Arc<UsedMap>> {
+        self.map.clone()
+    }
+}
