@@ -110,17 +110,13 @@ impl SnapshotStreams {
         let (mut wanted, mut plans) = (Wanted::new(&manifest.packs), Vec::new());
         for stream in &manifest.streams {
             let mut planner = Planner::new(&sizes, packs / 4 * 3);
-            let mut look = |extent: &Extent| {
+            let look = |extent: &Extent| {
                 planner.push(extent);
                 wanted.add(extent);
             };
             let extents = match maps.get(&stream.name) {
                 None => manifest.extents(stream, look)?,
-                Some(map) => {
-                    let extents = manifest.resolve(&manifest.extents(stream, |_| ())?, map)?;
-                    extents.iter().for_each(|extent| look(&extent));
-                    extents
-                }
+                Some(map) => manifest.resolve(&manifest.extents(stream, |_| ())?, map, look)?,
             };
             let spans = planner.finish();
             spans.iter().for_each(|span| wanted.visit(span));

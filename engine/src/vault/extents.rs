@@ -228,20 +228,32 @@ pub struct Finder {
     extents: Extents,
     /// Blocks by number, each extent with its place in the stream; the newest last.
     open: VecDeque<(usize, Vec<(u64, Extent)>)>,
+    /// What was found last: in which of these blocks, and where in it.
+    last: (usize, usize),
 }
 
 impl Finder {
     /// Of these.
     #[must_use]
     pub fn new(extents: Extents) -> Self {
-        Self { extents, open: VecDeque::new() }
+        Self { extents, open: VecDeque::new(), last: (0, 0) }
     }
 
     /// The extent that holds the byte at `position` of the stream, and where it begins there.
     pub fn find(&mut self, position: u64) -> Option<(u64, Extent)> {
+        let holds = |(begin, extent): &&(u64, Extent)| *begin <= position && position < begin + extent.length;
+        let (open, at) = self.last;
+        if let Some((_, extents)) = self.open.get(open) {
+            for at in [at, at + 1] {
+                if let Some(found) = extents.get(at).filter(holds) {
+                    self.last = (open, at);
+                    return Some(*found);
+                }
+            }
+        }
         let block = self.extents.blocks.partition_point(|block| block.begin <= position).checked_sub(1)?;
-        let extents = match self.open.iter().position(|(number, _)| *number == block) {
-            Some(at) => &self.open[at].1,
+        let open = match self.open.iter().position(|(number, _)| *number == block) {
+            Some(open) => open,
             None => {
                 let mut begin = self.extents.blocks[block].begin;
                 let placed = self.extents.open(block)?.into_iter().map(|extent| {
@@ -252,10 +264,12 @@ impl Finder {
                     self.open.pop_front();
                 }
                 self.open.push_back((block, placed.collect()));
-                &self.open.back()?.1
+                self.open.len() - 1
             }
         };
+        let extents = &self.open[open].1;
         let at = extents.partition_point(|(begin, extent)| begin + extent.length <= position);
+        self.last = (open, at);
         extents.get(at).copied()
     }
 }

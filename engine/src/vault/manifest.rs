@@ -163,14 +163,15 @@ impl Manifest {
             .ok_or_else(|| Error::integrity(format!("the map of stream `{}` is damaged", stream.name)))
     }
 
-    /// Extents of one of its streams, those that lie in the older stream as `map` tells.
+    /// Extents of one of its streams, those that lie in the older stream as `map` tells; each is shown to `each` on the way.
     ///
     /// # Errors
     /// [`Class::Integrity`], as [`Self::map`].
-    pub fn resolve(&self, extents: &Extents, map: &StreamMap) -> Result<Extents> {
+    pub fn resolve(&self, extents: &Extents, map: &StreamMap, each: impl FnMut(&Extent)) -> Result<Extents> {
         let numbers: HashMap<PackId, u32> = self.packs.iter().zip(0..).map(|(pack, number)| (pack.0, number)).collect();
         let known: Option<Vec<u32>> = map.packs.iter().map(|pack| numbers.get(pack).copied()).collect();
-        map.resolve(extents, &known.ok_or_else(|| Error::integrity("a map names a pack that its manifest does not"))?)
+        let known = known.ok_or_else(|| Error::integrity("a map names a pack that its manifest does not"))?;
+        map.resolve(extents, &known, each)
     }
 }
 

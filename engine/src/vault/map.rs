@@ -61,16 +61,20 @@ impl StreamMap {
         Some(Self { packs, extents: Extents::read(bytes.to_vec(), length, content, |_| ())? })
     }
 
-    /// Extents of which some lie in this older stream, as extents in packs alone; `numbers` are those of this map's packs where
-    /// `extents` name packs.
+    /// Extents of which some lie in this older stream, as extents in packs alone, each shown to `each` on the way; `numbers` are those
+    /// of this map's packs where `extents` name packs.
     ///
     /// # Errors
     /// No memory.
-    pub fn resolve(&self, extents: &Extents, numbers: &[u32]) -> Result<Extents> {
+    pub fn resolve(&self, extents: &Extents, numbers: &[u32], mut each: impl FnMut(&Extent)) -> Result<Extents> {
         let (mut writer, mut finder) = (ExtentsWriter::default(), Finder::new(self.extents.clone()));
+        let mut push = |extent: Extent| {
+            each(&extent);
+            writer.push(extent)
+        };
         for extent in extents.iter() {
             if extent.pack != OLDER {
-                writer.push(extent)?;
+                push(extent)?;
                 continue;
             }
             let (mut at, end) = (extent.offset, extent.offset + extent.length);
@@ -78,7 +82,7 @@ impl StreamMap {
                 let skipped = at - begin;
                 let length = (older.length - skipped).min(end - at);
                 let pack = numbers[older.pack as usize];
-                writer.push(Extent { pack, offset: older.offset + skipped, length })?;
+                push(Extent { pack, offset: older.offset + skipped, length })?;
                 at += length;
             }
         }
@@ -131,7 +135,7 @@ mod tests {
         let map = StreamMap::of(&extents(&[(5, 100, 50), (2, 0, 30), (5, 150, 20)])?, &ids())?;
         let newer = extents(&[(OLDER, 0, 40), (7, 3, 4), (OLDER, 45, 40), (OLDER, 10, 1), (OLDER, 99, 1)])?;
         let due = extents(&[(5, 100, 40), (7, 3, 4), (5, 145, 5), (2, 0, 30), (5, 150, 5), (5, 110, 1), (5, 169, 1)])?;
-        let found = map.resolve(&newer, &[5, 2])?;
+        let found = map.resolve(&newer, &[5, 2], |_| ())?;
         if found == due { Ok(()) } else { Err(Error::failed(format!("{:?}", found.iter().collect::<Vec<_>>()))) }
     }
 }

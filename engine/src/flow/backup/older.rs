@@ -116,7 +116,7 @@ impl Older {
         };
         let Some(bytes) = index.map(&stream.name, &entry.blake3) else { return Ok(None) };
         let Ok(map) = manifest.map(stream, entry, &bytes) else { return Ok(None) };
-        let Ok(resolved) = manifest.resolve(&written, &map) else { return Ok(None) };
+        let Ok(resolved) = manifest.resolve(&written, &map, |_| ()) else { return Ok(None) };
         let much = written.bytes().len() > WORTH && written.bytes().len() * PART > bytes.len();
         let own = manifest.map_extents(entry)?;
         let all = own.iter().map(|(pack, _)| pack.0).chain(map.packs).collect();
