@@ -113,8 +113,8 @@ mod tests {
 
     #[test]
     fn packs_in_turn_are_one_span_and_know_when_they_are_needed_again() {
-        let mut of: Vec<(u32, u64)> = (0..2000).map(|n| (if n % 2 == 0 { 0 } else { 7 }, 5000)).collect();
-        of.extend((0..2000).map(|n| (if n % 2 == 0 { 1 } else { 7 }, 5000)));
+        let mut of: Vec<(u32, u64)> = (0..2000).map(|n| (if n % 2 == 0 { 0 } else { 7 }, 20_000)).collect();
+        of.extend((0..2000).map(|n| (if n % 2 == 0 { 1 } else { 7 }, 20_000)));
         let spans = plan(extents(&of), SIZES, MOST);
         assert_eq!(spans.iter().map(|span| span.extents).sum::<usize>(), 4000);
         assert_eq!(

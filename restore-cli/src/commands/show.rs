@@ -154,6 +154,7 @@ mod tests {
                 blake3: Digest::of(b"x"),
                 exit: 0,
                 extents: "AAAA".to_owned(),
+                map: None,
             }],
             totals: Totals { raw_bytes: 2048, ..Totals::default() },
         };
