@@ -18,9 +18,9 @@ use crate::error::{Error, Result};
 type Free = Arc<Mutex<Vec<Vec<u8>>>>;
 
 /// A larger buffer is worth to be used again.
-const LARGE: usize = 256 << 10;
+const LARGE: usize = 64 << 10;
 /// Bytes of spare buffers, at most.
-const SPARE: usize = 48 << 20;
+const SPARE: usize = 96 << 20;
 
 /// Buffers that nobody uses just now; the last came back last.
 static SPARES: Mutex<VecDeque<Vec<u8>>> = Mutex::new(VecDeque::new());
@@ -220,14 +220,14 @@ mod tests {
     fn a_spare_buffer_is_used_again_where_it_fits_and_spares_are_bounded() {
         // Others may take and give meanwhile: of these sizes only this test does.
         let place = |buffer: &Buffer| buffer.as_ptr();
-        let first = spare(45 << 20);
+        let first = spare(23 << 20);
         let was = place(&first);
         drop(first);
-        assert_ne!(place(&spare(30 << 20)), was, "much larger than is needed");
-        drop(spare(45 << 20));
-        let again = spare((45 << 20) - 5);
-        assert!(again.capacity() >= (45 << 20) - 5);
-        drop((again, spare(44 << 20)));
+        assert_ne!(place(&spare(15 << 20)), was, "much larger than is needed");
+        drop(spare(23 << 20));
+        let again = spare((23 << 20) - 5);
+        assert!(again.capacity() >= (23 << 20) - 5);
+        drop((again, spare(22 << 20)));
         let kept: usize = SPARES.lock().unwrap_or_else(PoisonError::into_inner).iter().map(Vec::capacity).sum();
         assert!(kept <= SPARE, "{kept} bytes are kept");
     }

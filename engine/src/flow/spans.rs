@@ -6,7 +6,7 @@
 use crate::vault::extents::Extent;
 
 /// A span that is shorter than this goes on in the next pack.
-const ENOUGH: u64 = 32 << 20;
+const ENOUGH: u64 = 8 << 20;
 /// The packs of one span.
 const MOST_PACKS: usize = 64;
 

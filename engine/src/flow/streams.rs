@@ -12,6 +12,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use async_trait::async_trait;
 use bytes::Bytes;
+use futures::{StreamExt, TryStreamExt};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::AbortOnDropHandle;
 
@@ -34,11 +35,13 @@ const PIECE: usize = 1 << 20;
 /// A buffer for a piece: an ordinary chunk fits, however long.
 const SPACE: u64 = 2 << 20;
 /// What the program needs beside packs and pieces.
-const PROGRAM: u64 = 56 << 20;
+const PROGRAM: u64 = 96 << 20;
 /// The least for packs: two ordinary ones.
-const LEAST: u64 = 64 << 20;
+const LEAST: u64 = 48 << 20;
 /// An extent that is shorter is put together with others.
 const LONG: u64 = 1 << 20;
+/// Packs of a span that are fetched at once.
+const AT_ONCE: usize = 4;
 /// Spans that a stream asks for ahead, if there is room: at first, and at most.
 const AHEAD: (usize, usize) = (2, 16);
 
@@ -104,12 +107,12 @@ impl SnapshotStreams {
         memory: u64,
         cancel: CancellationToken,
     ) -> Result<Self> {
-        let (pieces, chunks) = (memory / 8, memory / 8);
+        let (pieces, chunks) = (memory / 12, memory / 12);
         let packs = memory.saturating_sub(PROGRAM + pieces + chunks).max(LEAST);
         let sizes: Vec<u64> = manifest.packs.iter().map(|PackRef(_, size, _)| *size).collect();
         let (mut wanted, mut plans) = (Wanted::new(&manifest.packs), Vec::new());
         for stream in &manifest.streams {
-            let mut planner = Planner::new(&sizes, packs / 4 * 3);
+            let mut planner = Planner::new(&sizes, packs / 2);
             let look = |extent: &Extent| {
                 planner.push(extent);
                 wanted.add(extent);
@@ -268,11 +271,11 @@ impl ExtentReader {
 
     fn ask(&mut self, pins: Pins) {
         let fetch = tokio::spawn(async move {
-            let contents = futures::future::try_join_all(
-                pins.iter().map(|(pin, _)| async { Ok::<_, Error>((pin.pack(), pin.content().await?)) }),
-            );
-            let contents = contents.await.map(|contents| Arc::new(HashMap::from_iter(contents)));
-            (pins, contents)
+            let fetches: Vec<_> =
+                pins.iter().map(|(pin, _)| async { Ok::<_, Error>((pin.pack(), pin.content().await?)) }).collect();
+            let fetches = futures::stream::iter(fetches).buffer_unordered(AT_ONCE);
+            let contents: Result<HashMap<u32, Content>> = fetches.try_collect().await;
+            (pins, contents.map(Arc::new))
         });
         self.ahead.push_back(AbortOnDropHandle::new(fetch));
         self.begun += 1;

@@ -28,7 +28,7 @@ use crate::vault::pack::{ChunkEntry, PackWriter};
 const DRAIN: Duration = Duration::from_secs(5);
 /// A pack that holds rows of changed chunks is full with so many bytes: a restore needs a pack of each snapshot that changed some of
 /// a chunk's rows, all at the same time.
-const ROW_PACK: usize = 1 << 20;
+const ROW_PACK: usize = 512 << 10;
 /// Packs that are filled at once, for streams that are open at once.
 const SLOTS: usize = 4;
 
