@@ -98,7 +98,7 @@ pub struct Totals {
 }
 
 impl Manifest {
-    /// Parses a manifest and checks that it belongs where it was found; of its extents see [`Self::extents`].
+    /// Parses a manifest and checks that it is consistent in itself and belongs where it was found.
     ///
     /// # Errors
     /// [`Class::Integrity`]: damaged, of another version, or of another vault, dataset or snapshot.
@@ -114,6 +114,12 @@ impl Manifest {
                 "belongs to {}/{} of vault {}",
                 manifest.dataset, manifest.snapshot, manifest.vault
             )));
+        }
+        for stream in &manifest.streams {
+            let checked = manifest.extents(stream, |_| ()).map(drop);
+            let checked =
+                checked.and_then(|()| stream.map.iter().try_for_each(|map| manifest.map_extents(map).map(drop)));
+            checked.map_err(|error| refused(format!("is inconsistent: {error}")))?;
         }
         Ok(manifest)
     }
@@ -224,8 +230,25 @@ mod tests {
     #[test]
     fn refuses_extents_that_it_has_no_pack_for() -> Result<()> {
         let beyond = Extent { pack: 1, offset: 5, length: 46 };
-        let manifest = parse(&manifest(&[beyond], 46)?, "v")?;
-        assert!(manifest.extents(&manifest.streams[0], |_| ()).is_err());
+        assert!(parse(&manifest(&[beyond], 46)?, "v").is_err());
+        Ok(())
+    }
+
+    #[test]
+    fn refuses_an_older_stream_without_a_map_or_with_one_that_lies_nowhere() -> Result<()> {
+        let mut mapped = manifest(&[Extent { pack: OLDER, offset: 5, length: 45 }], 45)?;
+        assert!(parse(&mapped, "v").is_err(), "no map");
+        let extents = manifest(&[Extent { pack: 1, offset: 0, length: 50 }], 50)?.streams[0].extents.clone();
+        let entry = MapEntry { covers: 50, length: 50, blake3: Digest::of(b""), extents };
+        for (entry, good) in [
+            (entry.clone(), true),
+            (MapEntry { covers: 49, ..entry.clone() }, false),
+            (MapEntry { length: 49, ..entry.clone() }, false),
+            (MapEntry { extents: mapped.streams[0].extents.clone(), ..entry }, false),
+        ] {
+            mapped.streams[0].map = Some(entry);
+            assert_eq!(parse(&mapped, "v").is_ok(), good, "{:?}", mapped.streams[0].map);
+        }
         Ok(())
     }
 
