@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use super::older::{Origin, UsedMap};
 use super::pipeline::{Captured, CapturedStream, MAP_OF};
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::id::PackId;
 use crate::vault::extents::{Extent, ExtentsWriter};
 use crate::vault::manifest::{MapEntry, PackRef, StreamEntry};
@@ -29,12 +29,11 @@ pub(super) fn entries(captured: &mut Captured, maps: &BTreeMap<String, Arc<UsedM
                 }
                 Some(MapEntry { extents: writer.finish()?.to_text(), ..entry.clone() })
             }
-            Some((covers, Origin::Made(_))) => made.get(&stream.name).map(|map| MapEntry {
-                covers,
-                length: map.length,
-                blake3: map.blake3,
-                extents: map.extents.to_text(),
-            }),
+            Some((covers, Origin::Made(_))) => {
+                let lost = || Error::failed(format!("the map of stream `{}` was not stored", stream.name));
+                let CapturedStream { length, blake3, extents, .. } = made.get(&stream.name).ok_or_else(lost)?;
+                Some(MapEntry { covers, length: *length, blake3: *blake3, extents: extents.to_text() })
+            }
             None => None,
         };
         let CapturedStream { name, length, blake3, exit, extents } = stream;

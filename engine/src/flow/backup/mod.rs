@@ -34,7 +34,7 @@ use self::entries::entries;
 use self::fleet::Fleet;
 use self::intake::Sink;
 use self::older::OlderSnapshot;
-use self::pipeline::{Buffers, Captured, MAP_OF, Pipeline, Shared};
+use self::pipeline::{Buffers, Captured, Pipeline, Shared};
 use self::rows::Rows;
 use super::copy::copy_pack;
 use super::documents::{Documents, sign_encrypted};
@@ -168,8 +168,6 @@ impl Backup<'_> {
             buffers: Buffers::new(self.config.limits.memory, self.dataset.chunk_size, self.config.limits.cpu),
         });
         let (mut captured, facts) = self.capture(&shared).await?;
-        let raw_bytes =
-            captured.streams.iter().filter(|stream| !stream.name.starts_with(MAP_OF)).map(|stream| stream.length).sum();
         let streams = entries(&mut captured, &shared.rows.as_ref().map(|rows| rows.maps()).unwrap_or_default())?;
         warnings.extend(facts.warnings.iter().cloned());
         let finished = self.clock.now();
@@ -190,13 +188,13 @@ impl Backup<'_> {
             finished,
             source: facts,
             packs: captured.packs.clone(),
-            streams,
             totals: Totals {
-                raw_bytes,
+                raw_bytes: streams.iter().map(|stream| stream.length).sum(),
                 deduplicated_bytes: captured.deduplicated,
                 stored_bytes: captured.stored,
                 new_packs: captured.receipts.len() as u64,
             },
+            streams,
         };
         let targets = self.commit(&shared, &captured, &mut manifest, targets, &cache).await?;
         if let Err(error) = shared.journal.clear() {
