@@ -55,8 +55,7 @@ impl PackFetcher {
             dataset,
             replicas,
             secrets: Arc::new(secrets),
-            // One may wait for a chunk that another one decompresses.
-            cpu: Arc::new(Semaphore::new(cpu + 1)),
+            cpu: Arc::new(Semaphore::new(cpu)),
             seen: Mutex::default(),
         }
     }
