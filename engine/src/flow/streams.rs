@@ -90,11 +90,15 @@ impl SnapshotStreams {
         let mut maps = HashMap::new();
         for stream in &manifest.streams {
             let Some(entry) = &stream.map else { continue };
-            let (mut reader, mut bytes) = (stored.open(&stream.name).await?, Vec::new());
-            while let Some(piece) = reader.next().await? {
-                bytes.extend_from_slice(&piece);
-            }
-            maps.insert(stream.name.clone(), manifest.map(stream, entry, &bytes)?);
+            let read = async {
+                let (mut reader, mut bytes) = (stored.open(&stream.name).await?, Vec::new());
+                while let Some(piece) = reader.next().await? {
+                    bytes.extend_from_slice(&piece);
+                }
+                Ok::<_, Error>(bytes)
+            };
+            let read = read.await.map_err(|error| error.within(format!("the map of stream `{}`", stream.name)));
+            maps.insert(stream.name.clone(), manifest.map(stream, entry, &read?)?);
         }
         Self::plan(manifest, &maps, stored.reading(), fetcher, memory, cancel)
     }
