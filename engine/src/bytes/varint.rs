@@ -1,6 +1,7 @@
 //! Unsigned LEB128 variable-length integers, at most ten bytes, shortest form only.
 
 /// Appends `value`.
+#[inline]
 pub fn put(out: &mut Vec<u8>, mut value: u64) {
     while value >= 0x80 {
         out.push((value as u8 & 0x7f) | 0x80);

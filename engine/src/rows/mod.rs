@@ -6,6 +6,7 @@
 //! chunk → units (rows, [`units`]) → found among the older stream's ([`matcher`]), of which a [`sketch`] is kept of each
 //! chunk → believed where the sums of a group agree ([`parity`]) → runs of older bytes, and new ones between.
 
+mod hash;
 pub mod matcher;
 pub mod parity;
 pub mod sketch;

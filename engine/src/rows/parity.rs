@@ -1,20 +1,20 @@
 //! Tells whether units that look alike are alike, though only a few bits of each are kept.
 //!
-//! Of each unit of a group 16 bits are kept, its **mark**, and of the group eight **sums** of the units' whole hashes, F₀ … Fₙ₋₁:
+//! Of each unit of a group 12 bits are kept, its **mark**, and of the group eight **sums** of the units' whole hashes, F₀ … Fₙ₋₁:
 //! Sⱼ = Σ (i+1)ʲ·Fᵢ modulo p = 2⁶¹ − 1, j = 0 … 7. They are the check symbols of a Reed-Solomon code.
 //!
 //! [`Sums::agree`] is given the hashes of those units that were found again, by mark and length. Of the others, u at most eight, the
 //! first u sums give the hashes (a Vandermonde system); the remaining 8 − u sums and the u marks must agree with
 //! them. Suppose e ≥ 1 of those that were found are not what they seem:
 //!
-//! - each of them has the mark of another unit: 2⁻¹⁶ each, as hashes are pseudo-random and the key is secret;
+//! - each of them has the mark of another unit: 2⁻¹² each, as hashes are pseudo-random and the key is secret;
 //! - if e ≤ 8 − u, the remaining sums disagree, for certain: any 8 columns of the code are independent;
-//! - if e > 8 − u, they agree with probability p^-(8−u), and the u marks with 2^-16u.
+//! - if e > 8 − u, they agree with probability p^-(8−u), and the u marks with 2^-12u.
 //!
-//! So a group is wrongly believed with a probability of at most 2^-(16e + 61(8−u) + 16u) where e > 8 − u, largest for u = 8 and
-//! e = 1: 2⁻¹⁴⁴. That is for each group in which something was changed and taken for unchanged; for 10¹² (2⁴⁰) such groups 2⁻¹⁰⁴.
-//! What is left is a collision of the hashes themselves, where a unit was changed into one with the same 61 bits: 2⁻⁶¹ for each unit that
-//! was changed and lies in its old place, 2⁻²¹ for 10¹² of them.
+//! So a group is wrongly believed with a probability of at most 2^-(12e + 61(8−u) + 12u) where e > 8 − u, largest for u = 8 and
+//! e = 1: 2⁻¹⁰⁸. That is for each group in which something was changed and taken for unchanged; for 10¹² (2⁴⁰) such groups 2⁻⁶⁸.
+//! What is left is a collision of the hashes themselves, where a unit was changed into one with the same 61 bits: 2⁻⁶⁰ for each unit that
+//! was changed and lies in its old place (`hash.rs`), 2⁻²⁰ for 10¹² of them.
 
 /// Units of a group.
 pub const GROUP: usize = 64;
@@ -38,7 +38,7 @@ impl Element {
     /// The bits of it that are kept of every unit.
     #[must_use]
     pub fn mark(self) -> u16 {
-        self.0 as u16
+        self.0 as u16 & 0xFFF
     }
 
     /// As a number below 2⁶¹ − 1.

@@ -1,7 +1,7 @@
-//! What is remembered of a chunk, to know its units again: 16 bits and the length of each, eight sums of each group.
+//! What is remembered of a chunk, to know its units again: 12 bits and the length of each, eight sums of each group.
 //!
-//! As bytes: varint number of units; two bytes for each mark; 64 for each group's sums; then the lengths, a varint each, compressed. Some
-//! three and a half bytes a unit.
+//! As bytes: varint number of units; three bytes for every two marks; 64 for each group's sums; then the lengths, a varint each, compressed. Some
+//! three bytes a unit.
 
 use super::parity::{Element, GROUP, Sums};
 use super::units::Unit;
@@ -75,7 +75,10 @@ impl Sketch {
     pub fn to_bytes(&self) -> crate::Result<Vec<u8>> {
         let mut out = Vec::with_capacity(self.len() * 5);
         varint::put(&mut out, self.len() as u64);
-        self.marks.iter().for_each(|mark| out.extend_from_slice(&mark.to_le_bytes()));
+        for pair in self.marks.chunks(2) {
+            let pair = u32::from(pair[0]) | u32::from(*pair.get(1).unwrap_or(&0)) << 12;
+            out.extend_from_slice(&pair.to_le_bytes()[..3]);
+        }
         for sum in self.sums.iter().flat_map(|sums| sums.0) {
             out.extend_from_slice(&sum.get().to_le_bytes());
         }
@@ -93,8 +96,10 @@ impl Sketch {
     #[must_use]
     pub fn parse(mut bytes: &[u8]) -> Option<Self> {
         let count = varint::take(&mut bytes).filter(|count| *count <= LONGEST)? as usize;
-        let (marks, mut bytes) = bytes.split_at_checked(2 * count)?;
-        let marks = marks.as_chunks().0.iter().map(|mark| u16::from_le_bytes(*mark)).collect();
+        let (pairs, mut bytes) = bytes.split_at_checked(3 * count.div_ceil(2))?;
+        let pairs = pairs.as_chunks().0.iter().map(|[a, b, c]| u32::from_le_bytes([*a, *b, *c, 0]));
+        let mut marks: Vec<_> = pairs.flat_map(|pair| [pair as u16 & 0xFFF, (pair >> 12) as u16]).collect();
+        marks.truncate(count);
         let mut sums = Vec::with_capacity(count.div_ceil(GROUP));
         for _ in 0..count.div_ceil(GROUP) {
             let mut group = Sums::default();

@@ -1,0 +1,116 @@
+//! The keyed hash of a unit: a pseudo-random function, fast on inputs of some hundred bytes.
+//!
+//! 1. **NH** (Black, Halevi, Krawczyk, Krovetz and Rogaway, "UMAC", 1999; on words of 64 bits as in VMAC, Krovetz, 2006): sixteen bytes
+//!    are two words a and b, and give (a + k)·(b + k′) with two words of the key that are theirs alone. The last sixteen bytes give one
+//!    more, so that no tail is left over. The length and all products are summed modulo 2¹²⁸. Whatever two units are compared, over
+//!    all keys their sums are the same with a probability of at most 2⁻⁶³; of units of one length, 2⁻⁶⁴.
+//! 2. **SipHash-1-3** (Aumasson and Bernstein, 2012) of that sum, modulo 2⁶¹ − 1. NH alone tells units apart but is no secret of theirs:
+//!    sums of its values could cancel in a group's sums (`parity.rs`). Through a pseudo-random function they are as good as random.
+
+use siphasher::sip::SipHasher13;
+use zeroize::Zeroizing;
+
+use super::parity::Element;
+use crate::bytes::chunk::ChunkIdKey;
+
+const CONTEXT: &str = "lifeboat v1 row hashes";
+const BLOCK: usize = 16;
+
+/// Hashes with the key of one dataset.
+pub(super) struct UnitHasher {
+    sip: SipHasher13,
+    /// Two words of the key for the last block, and for each block in order.
+    last: [u64; 2],
+    blocks: Zeroizing<Vec<[u64; 2]>>,
+}
+
+impl UnitHasher {
+    /// Of the dataset with this chunk-id key; for units of at most `longest` bytes.
+    pub(super) fn new(key: &ChunkIdKey, longest: usize) -> Self {
+        let mut words = Zeroizing::new(vec![[0; BLOCK]; 2 + longest / BLOCK]);
+        blake3::Hasher::new_derive_key(CONTEXT).update(key.expose()).finalize_xof().fill(words.as_flattened_mut());
+        Self {
+            sip: SipHasher13::new_with_key(&words[0]),
+            last: pair(&words[1]),
+            blocks: Zeroizing::new(words[2..].iter().map(pair).collect()),
+        }
+    }
+
+    #[inline]
+    pub(super) fn hash(&self, unit: &[u8]) -> Element {
+        Element::from(self.sip.hash(&self.nh(unit).to_le_bytes()))
+    }
+
+    #[inline]
+    fn nh(&self, unit: &[u8]) -> u128 {
+        let mut sum = unit.len() as u128;
+        for (block, key) in unit.as_chunks().0.iter().zip(&**self.blocks) {
+            sum = sum.wrapping_add(product(block, key));
+        }
+        let last = unit.last_chunk().copied().unwrap_or_else(|| {
+            let mut short = [0; BLOCK];
+            short[..unit.len()].copy_from_slice(unit);
+            short
+        });
+        sum.wrapping_add(product(&last, &self.last))
+    }
+}
+
+#[inline]
+fn product(block: &[u8; BLOCK], [k, l]: &[u64; 2]) -> u128 {
+    let [a, b] = pair(block);
+    u128::from(a.wrapping_add(*k)) * u128::from(b.wrapping_add(*l))
+}
+
+/// Two little-endian words.
+#[inline]
+fn pair(block: &[u8; BLOCK]) -> [u64; 2] {
+    let both = u128::from_le_bytes(*block);
+    [both as u64, (both >> 64) as u64]
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used, reason = "tests")]
+mod tests {
+    use std::collections::HashSet;
+
+    use super::*;
+
+    fn hasher(key: u8) -> UnitHasher {
+        UnitHasher::new(&ChunkIdKey::new(&[key; 32]).unwrap(), 200)
+    }
+
+    #[test]
+    fn every_byte_and_the_length_count() {
+        let hasher = hasher(1);
+        let mut seen = HashSet::new();
+        for length in 0..=200 {
+            let unit = vec![b'a'; length];
+            assert!(seen.insert(hasher.hash(&unit)), "{length}");
+            for at in 0..length {
+                for bit in [0, 7] {
+                    let mut other = unit.clone();
+                    other[at] ^= 1 << bit;
+                    assert!(seen.insert(hasher.hash(&other)), "bit {bit} of byte {at} of {length}");
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn another_key_hashes_differently() {
+        let (ours, theirs) = (hasher(1), hasher(2));
+        assert!((0..=200).all(|length| ours.hash(&vec![0; length]) != theirs.hash(&vec![0; length])));
+    }
+
+    #[test]
+    fn nh_is_that_of_the_paper() {
+        let (hasher, unit): (_, Vec<u8>) = (hasher(1), (0..50).collect());
+        let word = |at: usize| u64::from_le_bytes(unit[at..at + 8].try_into().unwrap());
+        let expected = [(0, hasher.blocks[0]), (16, hasher.blocks[1]), (32, hasher.blocks[2]), (34, hasher.last)]
+            .into_iter()
+            .map(|(at, [k, l])| u128::from(word(at).wrapping_add(k)) * u128::from(word(at + 8).wrapping_add(l)))
+            .fold(50, u128::wrapping_add);
+        assert_eq!(hasher.nh(&unit), expected);
+    }
+}
