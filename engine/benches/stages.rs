@@ -17,7 +17,7 @@ use lifeboat_engine::bytes::chunk::{Block, ChunkIdKey, Chunker};
 use lifeboat_engine::bytes::compress::{self, Compression, Compressor, Effort};
 use lifeboat_engine::bytes::crypt;
 use lifeboat_engine::id::{ChunkId, Digest};
-use lifeboat_engine::rows::sketch::Sketch;
+use lifeboat_engine::rows::sketch as sketches;
 use lifeboat_engine::rows::units::UnitCutter;
 use lifeboat_engine::vault::chunk_table::{Builder, ChunkTable};
 
@@ -103,7 +103,7 @@ fn sketch(bencher: Bencher) {
         })
         .collect();
     bencher.counter(all()).bench_local(|| {
-        units.iter().for_each(|units| drop(black_box(Sketch::of(units).to_bytes().unwrap())));
+        units.iter().for_each(|units| drop(black_box(sketches::sketch(units).unwrap())));
     });
 }
 

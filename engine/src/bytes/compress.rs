@@ -24,6 +24,8 @@ const STORED_ABOVE: f64 = 0.97;
 const PROBES: usize = 4;
 const PROBE: usize = 8 << 10;
 
+type Zstd = zstd::bulk::Compressor<'static>;
+
 /// How hard to compress.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Compression {
@@ -90,7 +92,7 @@ impl Effort {
 
 /// Compresses chunk by chunk, with megabytes of tables that it keeps: one a thread.
 #[derive(Default)]
-pub struct Compressor(Option<zstd::bulk::Compressor<'static>>);
+pub struct Compressor(Option<Zstd>);
 
 impl Compressor {
     /// One frame of `chunk` into `frame`, whose old content is dropped.
@@ -98,11 +100,7 @@ impl Compressor {
     /// # Errors
     /// No memory.
     pub fn compress(&mut self, effort: &Effort, chunk: &[u8], frame: &mut Vec<u8>) -> Result<()> {
-        let zstd = match &mut self.0 {
-            Some(zstd) => zstd,
-            none => none.insert(zstd::bulk::Compressor::new(FAST).context(Class::Failed, || "cannot set up zstd")?),
-        };
-        press(zstd, effort, chunk, frame).context(Class::Failed, || "zstd cannot compress")
+        press(set_up(&mut self.0)?, effort, chunk, frame).context(Class::Failed, || "zstd cannot compress")
     }
 }
 
@@ -152,11 +150,23 @@ fn looks_incompressible(
 /// # Errors
 /// No memory.
 pub fn compress(level: i32, data: &[u8]) -> Result<Vec<u8>> {
-    zstd::bulk::compress(data, level).context(Class::Failed, || "zstd cannot compress")
+    COMPRESSOR.with_borrow_mut(|compressor| {
+        let zstd = set_up(compressor)?;
+        zstd.set_compression_level(level).context(Class::Failed, || "zstd cannot compress")?;
+        zstd.compress(data).context(Class::Failed, || "zstd cannot compress")
+    })
+}
+
+fn set_up(compressor: &mut Option<Zstd>) -> Result<&mut Zstd> {
+    Ok(match compressor {
+        Some(zstd) => zstd,
+        none => none.insert(zstd::bulk::Compressor::new(FAST).context(Class::Failed, || "cannot set up zstd")?),
+    })
 }
 
 thread_local! {
-    /// Its tables are set up once for each thread.
+    /// Tables are set up once for each thread.
+    static COMPRESSOR: RefCell<Option<Zstd>> = const { RefCell::new(None) };
     static DECOMPRESSOR: RefCell<Option<zstd::bulk::Decompressor<'static>>> = const { RefCell::new(None) };
 }
 

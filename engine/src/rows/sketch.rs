@@ -1,7 +1,7 @@
 //! What is remembered of a chunk, to know its units again: 12 bits and the length of each, eight sums of each group.
 //!
-//! As bytes: varint number of units; three bytes for every two marks; 64 for each group's sums; then the lengths, a varint each, compressed. Some
-//! three bytes a unit.
+//! As bytes: varint number of units; three bytes for every two marks; 64 for each group's sums; then the lengths, a varint each,
+//! compressed. Some three bytes a unit.
 
 use super::parity::{Element, GROUP, Sums};
 use super::units::Unit;
@@ -20,22 +20,29 @@ pub struct Sketch {
     sums: Vec<Sums>,
 }
 
-impl Sketch {
-    /// Of these units.
-    #[must_use]
-    pub fn of(units: &[Unit]) -> Self {
-        let mut end = 0;
-        let ends = units.iter().map(|unit| {
-            end += u32::from(unit.length);
-            end
-        });
-        Self {
-            marks: units.iter().map(|unit| unit.hash.mark()).collect(),
-            ends: ends.collect(),
-            sums: units.chunks(GROUP).map(|group| Sums::of(group.iter().map(|unit| unit.hash))).collect(),
+/// The sketch of these units, as bytes.
+///
+/// # Errors
+/// No memory.
+pub fn sketch(units: &[Unit]) -> crate::Result<Vec<u8>> {
+    let mut out = Vec::with_capacity(units.len() * 4 + 100);
+    varint::put(&mut out, units.len() as u64);
+    for pair in units.chunks(2) {
+        let mark = |at: usize| pair.get(at).map_or(0, |unit| u32::from(unit.hash.mark()));
+        out.extend_from_slice(&(mark(0) | mark(1) << 12).to_le_bytes()[..3]);
+    }
+    for group in units.chunks(GROUP) {
+        for sum in Sums::of(group.iter().map(|unit| unit.hash)).0 {
+            out.extend_from_slice(&sum.get().to_le_bytes());
         }
     }
+    let mut lengths = Vec::with_capacity(units.len() * 2);
+    units.iter().for_each(|unit| varint::put(&mut lengths, u64::from(unit.length)));
+    out.extend_from_slice(&compress(1, &lengths)?);
+    Ok(out)
+}
 
+impl Sketch {
     /// The number of units.
     #[must_use]
     pub fn len(&self) -> usize {
@@ -68,31 +75,7 @@ impl Sketch {
         self.sums[group].agree(marks, &found[..marks.len()])
     }
 
-    /// As bytes.
-    ///
-    /// # Errors
-    /// No memory.
-    pub fn to_bytes(&self) -> crate::Result<Vec<u8>> {
-        let mut out = Vec::with_capacity(self.len() * 5);
-        varint::put(&mut out, self.len() as u64);
-        for pair in self.marks.chunks(2) {
-            let pair = u32::from(pair[0]) | u32::from(*pair.get(1).unwrap_or(&0)) << 12;
-            out.extend_from_slice(&pair.to_le_bytes()[..3]);
-        }
-        for sum in self.sums.iter().flat_map(|sums| sums.0) {
-            out.extend_from_slice(&sum.get().to_le_bytes());
-        }
-        let mut lengths = Vec::with_capacity(self.len() * 2);
-        let mut begin = 0;
-        for end in &self.ends {
-            varint::put(&mut lengths, u64::from(end - begin));
-            begin = *end;
-        }
-        out.extend_from_slice(&compress(1, &lengths)?);
-        Ok(out)
-    }
-
-    /// What [`Self::to_bytes`] wrote; `None` if it is damaged.
+    /// What [`sketch`] wrote; `None` if it is damaged.
     #[must_use]
     pub fn parse(mut bytes: &[u8]) -> Option<Self> {
         let count = varint::take(&mut bytes).filter(|count| *count <= LONGEST)? as usize;
@@ -134,6 +117,13 @@ impl From<&Unit> for Look {
 }
 
 #[cfg(test)]
+impl Sketch {
+    pub(crate) fn of(units: &[Unit]) -> Self {
+        sketch(units).ok().and_then(|bytes| Self::parse(&bytes)).unwrap_or_else(|| unreachable!("it parses"))
+    }
+}
+
+#[cfg(test)]
 mod tests {
     use super::*;
 
@@ -143,11 +133,16 @@ mod tests {
             |n: u64| Unit { hash: Element::from(n.wrapping_mul(0x1234_5678_9ABC_DEF1)), length: 1 + (n % 300) as u16 };
         for count in [0, 1, 63, 64, 65, 200] {
             let units: Vec<Unit> = (0..count).map(unit).collect();
-            let sketch = Sketch::of(&units);
-            let bytes = sketch.to_bytes()?;
-            assert_eq!(Sketch::parse(&bytes).as_ref(), Some(&sketch));
+            let bytes = sketch(&units)?;
+            let parsed = Sketch::parse(&bytes).ok_or_else(|| crate::Error::failed("not parsed"))?;
+            assert_eq!(parsed.len(), units.len());
+            assert!(units.iter().enumerate().all(|(at, unit)| parsed.look(at) == Look::from(unit)));
+            for (group, units) in units.chunks(GROUP).enumerate() {
+                let mut found = [None; GROUP];
+                found.iter_mut().zip(units).for_each(|(found, unit)| *found = Some(unit.hash));
+                assert!(parsed.agrees(group, &found));
+            }
             assert!((0..bytes.len()).all(|length| Sketch::parse(&bytes[..length]).is_none()), "{count}");
-            assert!(units.iter().enumerate().all(|(at, unit)| sketch.look(at) == Look::from(unit)));
         }
         Ok(())
     }

@@ -18,7 +18,7 @@ use super::older::{OlderSnapshot, OlderWalk, UsedMap};
 use crate::error::Result;
 use crate::id::{ChunkId, SnapshotId};
 use crate::rows::matcher::{Matcher, smallest};
-use crate::rows::sketch::Sketch;
+use crate::rows::sketch::sketch;
 use crate::rows::units::{Unit, UnitCutter};
 use crate::state::rows::{NewStream, OlderStream, RowIndex, StreamWriter};
 use crate::vault::manifest::PackRef;
@@ -218,8 +218,9 @@ impl StreamRows {
     /// Cuts the chunk into units and remembers them.
     fn learn(&mut self, id: &ChunkId, chunk: &[u8]) {
         self.rows.cutter.cut(chunk, &mut self.units);
-        let (sketch, smallest) = (Sketch::of(&self.units), smallest(&self.units).unwrap_or_default());
-        self.remember(|writer| writer.add(id, chunk.len() as u32, smallest, &sketch));
+        let units = &self.units;
+        let (sketch, smallest) = (sketch(units), smallest(units).unwrap_or_default());
+        self.remember(|writer| writer.add(id, chunk.len() as u32, smallest, &sketch?));
     }
 
     fn remember(&mut self, write: impl FnOnce(&mut StreamWriter) -> Result<()>) {

@@ -1,6 +1,6 @@
 use super::*;
 use crate::rows::matcher::{Older, smallest};
-use crate::rows::sketch::Sketch;
+use crate::rows::sketch::{Sketch, sketch};
 use crate::rows::units::Unit;
 
 fn units(seed: u64, count: u64) -> Vec<Unit> {
@@ -15,7 +15,7 @@ fn id(seed: u64) -> ChunkId {
 
 fn add(writer: &mut StreamWriter, seed: u64) -> Result<()> {
     let units = units(seed, 50);
-    writer.add(&id(seed), 5000, smallest(&units).unwrap_or_default(), &Sketch::of(&units))
+    writer.add(&id(seed), 5000, smallest(&units).unwrap_or_default(), &sketch(&units)?)
 }
 
 fn files(index: &RowIndex) -> usize {

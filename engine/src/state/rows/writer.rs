@@ -10,7 +10,6 @@ use crate::bytes::seal::HostKey;
 use crate::error::{Class, Context, Result};
 use crate::id::ChunkId;
 use crate::rows::parity::Element;
-use crate::rows::sketch::Sketch;
 
 /// Remembers a stream while it is captured. Its files are of no use before [`RowIndex::replace`].
 pub struct StreamWriter {
@@ -51,14 +50,13 @@ impl StreamWriter {
         Ok(())
     }
 
-    /// The next chunk is a new one.
+    /// The next chunk is a new one, with this sketch.
     ///
     /// # Errors
     /// [`Class::Storage`].
-    pub fn add(&mut self, id: &ChunkId, length: u32, smallest: Element, sketch: &Sketch) -> Result<()> {
-        let sketch = sketch.to_bytes()?;
+    pub fn add(&mut self, id: &ChunkId, length: u32, smallest: Element, sketch: &[u8]) -> Result<()> {
         let worth = sketch.len() * WORTH <= length as usize;
-        self.push(short(id), length, smallest, if worth { &sketch } else { &[] })
+        self.push(short(id), length, smallest, if worth { sketch } else { &[] })
     }
 
     fn push(&mut self, id: [u8; ID], length: u32, smallest: Element, sketch: &[u8]) -> Result<()> {
