@@ -4,10 +4,13 @@
 //!    are two words a and b, and give (a + k)·(b + k′) with two words of the key that are theirs alone. The last sixteen bytes give one
 //!    more, so that no tail is left over. The length and all products are summed modulo 2¹²⁸. Whatever two units are compared, over
 //!    all keys their sums are the same with a probability of at most 2⁻⁶³; of units of one length, 2⁻⁶⁴.
-//! 2. **SipHash-1-3** (Aumasson and Bernstein, 2012) of that sum, modulo 2⁶¹ − 1. NH alone tells units apart but is no secret of theirs:
-//!    sums of its values could cancel in a group's sums (`parity.rs`). Through a pseudo-random function they are as good as random.
+//! 2. **AES-128** (FIPS 197) of that sum, of which the first 64 bits count, modulo 2⁶¹ − 1. NH alone tells units apart, but its values
+//!    could cancel in a group's sums (`parity.rs`); through a pseudo-random function they are as good as random. Many blocks at once
+//!    cost a processor little.
 
-use siphasher::sip::SipHasher13;
+use aes_gcm::aes::Aes128Enc;
+pub(super) use aes_gcm::aes::Block;
+use aes_gcm::aes::cipher::{BlockCipherEncrypt, KeyInit};
 use zeroize::Zeroizing;
 
 use super::parity::Element;
@@ -18,7 +21,7 @@ const BLOCK: usize = 16;
 
 /// Hashes with the key of one dataset.
 pub(super) struct UnitHasher {
-    sip: SipHasher13,
+    aes: Aes128Enc,
     /// Two words of the key for the last block, and for each block in order.
     last: [u64; 2],
     blocks: Zeroizing<Vec<[u64; 2]>>,
@@ -30,15 +33,22 @@ impl UnitHasher {
         let mut words = Zeroizing::new(vec![[0; BLOCK]; 2 + longest / BLOCK]);
         blake3::Hasher::new_derive_key(CONTEXT).update(key.expose()).finalize_xof().fill(words.as_flattened_mut());
         Self {
-            sip: SipHasher13::new_with_key(&words[0]),
+            aes: Aes128Enc::new(&words[0].into()),
             last: pair(&words[1]),
             blocks: Zeroizing::new(words[2..].iter().map(pair).collect()),
         }
     }
 
+    /// The first step, for one unit.
     #[inline]
-    pub(super) fn hash(&self, unit: &[u8]) -> Element {
-        Element::from(self.sip.hash(&self.nh(unit).to_le_bytes()))
+    pub(super) fn begin(&self, unit: &[u8]) -> Block {
+        self.nh(unit).to_le_bytes().into()
+    }
+
+    /// The second, for many: their hashes.
+    pub(super) fn finish(&self, begun: &mut [Block]) -> impl Iterator<Item = Element> {
+        self.aes.encrypt_blocks(begun);
+        begun.iter().map(|block| Element::from(pair(&(*block).into())[0]))
     }
 
     #[inline]
@@ -83,15 +93,16 @@ mod tests {
     #[test]
     fn every_byte_and_the_length_count() {
         let hasher = hasher(1);
+        let hash = |unit: &[u8]| hasher.finish(&mut [hasher.begin(unit)]).next().unwrap();
         let mut seen = HashSet::new();
         for length in 0..=200 {
             let unit = vec![b'a'; length];
-            assert!(seen.insert(hasher.hash(&unit)), "{length}");
+            assert!(seen.insert(hash(&unit)), "{length}");
             for at in 0..length {
                 for bit in [0, 7] {
                     let mut other = unit.clone();
                     other[at] ^= 1 << bit;
-                    assert!(seen.insert(hasher.hash(&other)), "bit {bit} of byte {at} of {length}");
+                    assert!(seen.insert(hash(&other)), "bit {bit} of byte {at} of {length}");
                 }
             }
         }
@@ -99,8 +110,11 @@ mod tests {
 
     #[test]
     fn another_key_hashes_differently() {
-        let (ours, theirs) = (hasher(1), hasher(2));
-        assert!((0..=200).all(|length| ours.hash(&vec![0; length]) != theirs.hash(&vec![0; length])));
+        let hash = |hasher: UnitHasher| {
+            let mut begun: Vec<_> = (0..=200).map(|length| hasher.begin(&vec![0; length])).collect();
+            hasher.finish(&mut begun).collect::<Vec<_>>()
+        };
+        assert!(hash(hasher(1)).iter().zip(hash(hasher(2))).all(|(ours, theirs)| *ours != theirs));
     }
 
     #[test]

@@ -7,7 +7,7 @@
 
 use wide::u8x16;
 
-use super::hash::UnitHasher;
+use super::hash::{Block, UnitHasher};
 use super::parity::Element;
 use crate::bytes::chunk::ChunkIdKey;
 
@@ -23,6 +23,8 @@ const LONG: usize = 192;
 const LONGEST: usize = 4096;
 /// Bytes that are searched for newlines at once: where these come every hundred bytes, that is twice as fast as one after the other.
 const BLOCK: usize = 64;
+/// Units whose hashes are finished together.
+const AT_ONCE: usize = 32;
 /// Fractional part of the golden ratio: its multiples are spread evenly.
 const SPREAD: u64 = 0x9E37_79B9_7F4A_7C15;
 
@@ -48,7 +50,7 @@ impl UnitCutter {
     /// The units of `chunk`, in order: their lengths sum to its length.
     pub fn cut(&self, chunk: &[u8], units: &mut Vec<Unit>) {
         units.clear();
-        let mut walk = Walk { chunk, hasher: &self.0, units, begin: 0, line: 0 };
+        let mut walk = Walk { chunk, hasher: &self.0, units, begun: Default::default(), count: 0, begin: 0, line: 0 };
         let (blocks, rest) = chunk.as_chunks();
         let mut last = [0; BLOCK];
         last[..rest.len()].copy_from_slice(rest);
@@ -65,6 +67,7 @@ impl UnitCutter {
         if walk.begin < chunk.len() {
             walk.end_unit(chunk.len());
         }
+        walk.finish();
     }
 }
 
@@ -73,6 +76,9 @@ struct Walk<'a> {
     chunk: &'a [u8],
     hasher: &'a UnitHasher,
     units: &'a mut Vec<Unit>,
+    /// The last ones, whose hashes are not finished.
+    begun: [Block; AT_ONCE],
+    count: usize,
     begin: usize,
     line: usize,
 }
@@ -111,8 +117,19 @@ impl Walk<'_> {
     #[inline]
     fn end_unit(&mut self, end: usize) {
         let unit = &self.chunk[self.begin..end];
-        self.units.push(Unit { hash: self.hasher.hash(unit), length: unit.len() as u16 });
-        self.begin = end;
+        self.units.push(Unit { hash: Element::default(), length: unit.len() as u16 });
+        self.begun[self.count] = self.hasher.begin(unit);
+        (self.begin, self.count) = (end, self.count + 1);
+        if self.count == AT_ONCE {
+            self.finish();
+        }
+    }
+
+    fn finish(&mut self) {
+        let first = self.units.len() - self.count;
+        let hashes = self.hasher.finish(&mut self.begun[..self.count]);
+        self.units[first..].iter_mut().zip(hashes).for_each(|(unit, hash)| unit.hash = hash);
+        self.count = 0;
     }
 }
 
