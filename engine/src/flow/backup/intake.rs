@@ -8,9 +8,9 @@ use bytes::Bytes;
 use tokio::sync::{mpsc, oneshot};
 use tokio_util::sync::CancellationToken;
 
-use super::identify::Identifier;
+use super::dedup::Deduplicator;
 use super::pipeline::{Item, MAP_OF, Shared, stopped};
-use super::sequence::{Follower, Guessed, Guesser, sequence};
+use super::sequence::{Identified, Sequence};
 use crate::bytes::buffers::Buffer;
 use crate::bytes::chunk::{Block, Chunker};
 use crate::bytes::compress::{Compressor, Effort};
@@ -19,7 +19,7 @@ use crate::source::{StreamSink, StreamWriter};
 
 /// Blocks of a stream that wait to be chunked.
 const BLOCKS_AHEAD: usize = 2;
-/// Chunks of a stream that wait to be identified.
+/// Chunks of a stream that wait to be looked for.
 const CHUNKS_CUT: usize = 8;
 
 /// A chunk to be compressed. The number of frames bounds the number of jobs.
@@ -59,22 +59,22 @@ impl Intake {
         }
     }
 
-    /// Cuts one stream, on a thread of its own.
-    fn cut_stream(&self, mut fed: mpsc::Receiver<Piece>, mut guesser: Guesser, cut: &mpsc::Sender<Cut>) -> Result<()> {
-        let (index, key) = (&self.shared.index, &self.shared.keys.chunk_id_key);
-        let mut chunker = Chunker::new(key, self.shared.chunk_size);
+    /// Cuts one stream and identifies its chunks, on a thread of its own.
+    fn cut_stream(&self, mut fed: mpsc::Receiver<Piece>, cut: &mpsc::Sender<Cut>) -> Result<()> {
+        let Shared { index, keys, chunk_size, .. } = &*self.shared;
+        let mut sequence = Sequence::new(index, &keys.chunk_id_key, *chunk_size);
         let pass_on = |part: Cut| cut.blocking_send(part).map_err(|_| stopped());
         while let Some(piece) = fed.blocking_recv() {
             match piece {
                 Piece::Block(block) => {
-                    chunker.feed(block);
-                    while let Some((chunk, guessed)) = guesser.next_chunk(&mut chunker, index, key) {
-                        pass_on(Cut::Chunk { chunk, guessed })?;
+                    sequence.feed(block);
+                    while let Some(chunk) = sequence.next_chunk() {
+                        pass_on(Cut::Chunk(chunk))?;
                     }
                 }
                 Piece::End { exit } => {
-                    while let Some(chunk) = chunker.rest() {
-                        pass_on(Cut::Chunk { chunk, guessed: None })?;
+                    while let Some(chunk) = sequence.rest() {
+                        pass_on(Cut::Chunk(chunk))?;
                     }
                     return pass_on(Cut::End { exit });
                 }
@@ -84,19 +84,13 @@ impl Intake {
         Ok(())
     }
 
-    /// Identifies the chunks of one stream, on another thread of its own.
-    fn identify_stream(
-        &self,
-        stream: usize,
-        name: String,
-        mut follower: Follower,
-        mut cut: mpsc::Receiver<Cut>,
-    ) -> Result<()> {
-        let mut identifier = Identifier::new(self, stream, name)?;
+    /// Looks for the chunks of one stream, on another thread of its own.
+    fn dedup_stream(&self, stream: usize, name: String, mut cut: mpsc::Receiver<Cut>) -> Result<()> {
+        let mut deduplicator = Deduplicator::new(self, stream, name)?;
         while let Some(part) = cut.blocking_recv() {
             match part {
-                Cut::Chunk { chunk, guessed } => follower.saw(identifier.chunk(chunk, guessed)?),
-                Cut::End { exit } => return identifier.end(exit),
+                Cut::Chunk(chunk) => deduplicator.chunk(chunk)?,
+                Cut::End { exit } => return deduplicator.end(exit),
             }
         }
         Ok(())
@@ -147,18 +141,17 @@ impl Sink {
         let stream = self.0.streams.fetch_add(1, Ordering::Relaxed);
         let (pieces, fed) = mpsc::channel(BLOCKS_AHEAD);
         let (chunks, cut) = mpsc::channel(CHUNKS_CUT);
-        let (cutting, identifying) = (self.0.clone(), self.0.clone());
-        let (guesser, follower) = sequence();
-        tokio::task::spawn_blocking(move || cutting.cut_stream(fed, guesser, &chunks));
+        let (cutting, looking) = (self.0.clone(), self.0.clone());
+        tokio::task::spawn_blocking(move || cutting.cut_stream(fed, &chunks));
         // The other one can only fail when this one is gone.
-        let worker = tokio::task::spawn_blocking(move || identifying.identify_stream(stream, name, follower, cut));
+        let worker = tokio::task::spawn_blocking(move || looking.dedup_stream(stream, name, cut));
         let (shared, cancel) = (self.0.shared.clone(), self.0.shared.cancel.clone());
         Box::new(Writer { shared, cancel, block: None, pieces, worker })
     }
 }
 
 enum Cut {
-    Chunk { chunk: Bytes, guessed: Option<Guessed> },
+    Chunk(Identified),
     End { exit: i32 },
 }
 

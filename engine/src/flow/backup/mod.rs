@@ -10,9 +10,9 @@
 //!   holds every pack that the manifest names.
 
 mod chunk_index;
+mod dedup;
 mod entries;
 mod fleet;
-mod identify;
 mod intake;
 mod older;
 mod packer;

@@ -1,4 +1,4 @@
-//! Names the chunks of one stream and decides what becomes of each: referred to, put together from what is stored, or stored.
+//! Decides what becomes of each chunk of one stream: referred to, put together from what is stored, or stored.
 //!
 //! What is new of chunks that are put together is collected until it is worth a chunk of its own.
 
@@ -10,7 +10,7 @@ use tokio::sync::oneshot;
 use super::intake::{Intake, Job};
 use super::pipeline::{Item, MAP_OF, NewChunk, stopped};
 use super::rows::{Part, StreamRows};
-use super::sequence::Guessed;
+use super::sequence::Identified;
 use crate::bytes::compress::Effort;
 use crate::error::Result;
 use crate::id::{ChunkId, Digest};
@@ -21,7 +21,7 @@ const WORTH_A_CHUNK: usize = 256 << 10;
 const MOST_PARTS: usize = 1 << 14;
 
 /// Of one stream.
-pub(super) struct Identifier<'a> {
+pub(super) struct Deduplicator<'a> {
     intake: &'a Intake,
     stream: usize,
     effort: Arc<Effort>,
@@ -33,7 +33,7 @@ pub(super) struct Identifier<'a> {
     new: Vec<u8>,
 }
 
-impl<'a> Identifier<'a> {
+impl<'a> Deduplicator<'a> {
     /// Begins a stream.
     pub(super) fn new(intake: &'a Intake, stream: usize, name: String) -> Result<Self> {
         let shared = &intake.shared;
@@ -43,28 +43,19 @@ impl<'a> Identifier<'a> {
         Ok(Self { intake, stream, effort, hasher: blake3::Hasher::new(), rows, parts: Vec::new(), new: Vec::new() })
     }
 
-    /// The next chunk; gives its number if an earlier run stored it.
-    pub(super) fn chunk(&mut self, chunk: Bytes, guessed: Option<Guessed>) -> Result<Option<u32>> {
+    /// The next chunk.
+    pub(super) fn chunk(&mut self, Identified { chunk, id, older }: Identified) -> Result<()> {
         self.hasher.update(&chunk);
-        let shared = &self.intake.shared;
-        let (id, number) = match guessed {
-            Some(Guessed { id, number }) => (id, Some(number)),
-            None => {
-                let id = shared.keys.chunk_id_key.id_of(&chunk);
-                (id, shared.index.find_older(&id))
-            }
-        };
-        if let Some(number) = number {
+        if let Some(number) = older {
             if let Some(rows) = &mut self.rows {
                 rows.known(&id, &chunk);
             }
-            return self.refer(number, chunk.len()).map(|()| Some(number));
+            return self.refer(number, chunk.len());
         }
         match self.rows.as_mut().and_then(|rows| rows.look(&id, &chunk)) {
-            Some(parts) => self.put_together(parts, &chunk)?,
-            None => self.store(id, chunk)?,
+            Some(parts) => self.put_together(parts, &chunk),
+            None => self.store(id, chunk),
         }
-        Ok(None)
     }
 
     /// After the last chunk.
