@@ -28,6 +28,10 @@ pub fn take(input: &mut &[u8]) -> Option<u64> {
             *input = rest;
             Some(u64::from(*byte))
         }
+        [low, high, rest @ ..] if (1..0x80).contains(high) => {
+            *input = rest;
+            Some(u64::from(*low & 0x7f) | u64::from(*high) << 7)
+        }
         _ => take_long(input),
     }
 }

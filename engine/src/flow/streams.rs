@@ -24,9 +24,9 @@ use crate::bytes::buffers::BufferPool;
 use crate::error::{Class, Context, Error, Result};
 use crate::id::{Digest, Name};
 use crate::source::{SourceFacts, StoredStreams, StreamReader};
-use crate::vault::extents::{Extent, Extents};
+use crate::vault::extents::Extent;
 use crate::vault::manifest::{Manifest, PackRef};
-use crate::vault::map::StreamMap;
+use crate::vault::map::{Resolved, StreamMap};
 use crate::vault::pack::Unit;
 
 /// What is decompressed at once, unless a single chunk is longer: little enough to be hashed and written while it is in the
@@ -51,7 +51,7 @@ pub struct SnapshotStreams {
     /// What was read for the maps.
     before: Reading,
     /// Of each stream.
-    plans: Vec<(Extents, Arc<[Span]>)>,
+    plans: Vec<(Resolved, Arc<[Span]>)>,
     packs: Arc<PackCache>,
     buffers: BufferPool,
     /// Of which short extents are put together.
@@ -116,15 +116,16 @@ impl SnapshotStreams {
         let sizes: Vec<u64> = manifest.packs.iter().map(|PackRef(_, size, _)| *size).collect();
         let (mut wanted, mut plans) = (Wanted::new(&manifest.packs), Vec::new());
         for stream in &manifest.streams {
-            let mut planner = Planner::new(&sizes, packs / 2);
-            let look = |extent: &Extent| {
-                planner.push(extent);
-                wanted.add(extent);
-            };
+            let extents = manifest.extents(stream)?;
             let extents = match maps.get(&stream.name) {
-                None => manifest.extents(stream, look)?,
-                Some(map) => manifest.resolve(&manifest.extents(stream, |_| ())?, map, look)?,
+                None => extents.into(),
+                Some(map) => manifest.resolve(extents, map)?,
             };
+            let mut planner = Planner::new(&sizes, packs / 2);
+            for extent in extents.iter() {
+                planner.push(&extent);
+                wanted.add(&extent);
+            }
             let spans = planner.finish();
             spans.iter().for_each(|span| wanted.visit(span));
             plans.push((extents, spans.into()));
@@ -192,7 +193,7 @@ impl StoredStreams for SnapshotStreams {
             name: name.to_owned(),
             spans: spans.clone(),
             turned: 0,
-            extents: Box::new(extents.iter()),
+            extents: extents.iter(),
             begun: 0,
             manifest: self.manifest.clone(),
             packs: self.packs.clone(),

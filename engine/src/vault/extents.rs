@@ -54,23 +54,14 @@ pub struct Extents {
 
 impl Extents {
     /// Reads them as a manifest holds them: [`Self::read`] of base64.
-    pub fn parse(
-        text: &str,
-        length: u64,
-        content: impl Fn(u32) -> Option<u64>,
-        each: impl FnMut(&Extent),
-    ) -> Option<Self> {
-        Self::read(BASE64.decode(text.as_bytes()).ok()?, length, content, each)
+    pub fn parse(text: &str, length: u64, content: impl Fn(u32) -> Option<u64>) -> Option<Self> {
+        Self::read(BASE64.decode(text.as_bytes()).ok()?, length, content)
     }
 
-    /// Reads blocks, and shows each extent to `each`. Each is inside its pack, whose length `content` tells, and
-    /// together they are `length` bytes long; `None` if not.
-    pub fn read(
-        frames: Vec<u8>,
-        length: u64,
-        content: impl Fn(u32) -> Option<u64>,
-        mut each: impl FnMut(&Extent),
-    ) -> Option<Self> {
+    /// Reads blocks. Each extent is inside its pack, whose length `content` tells, and together they are `length` bytes long;
+    /// `None` if not.
+    pub fn read(frames: impl Into<Arc<[u8]>>, length: u64, content: impl Fn(u32) -> Option<u64>) -> Option<Self> {
+        let frames = frames.into();
         let (mut blocks, mut at, mut begin) = (Vec::new(), 0, 0_u64);
         while at < frames.len() {
             let end = at + zstd_safe::find_frame_compressed_size(&frames[at..]).ok()?;
@@ -78,11 +69,10 @@ impl Extents {
             for extent in open(&frames[at..end])? {
                 let inside = extent.offset.checked_add(extent.length)? <= content(extent.pack)?;
                 begin = begin.checked_add(extent.length).filter(|_| inside && extent.length > 0)?;
-                each(&extent);
             }
             at = end;
         }
-        (begin == length).then(|| Self { frames: frames.into(), blocks: blocks.into() })
+        (begin == length).then(|| Self { frames, blocks: blocks.into() })
     }
 
     /// As a manifest holds them.
@@ -95,6 +85,16 @@ impl Extents {
     #[must_use]
     pub fn bytes(&self) -> &[u8] {
         &self.frames
+    }
+
+    /// Of these.
+    ///
+    /// # Errors
+    /// No memory.
+    pub fn of(extents: impl IntoIterator<Item = Extent>) -> Result<Self> {
+        let mut writer = ExtentsWriter::default();
+        extents.into_iter().try_for_each(|extent| writer.push(extent))?;
+        writer.finish()
     }
 
     fn open(&self, block: usize) -> Option<Vec<Extent>> {
@@ -280,12 +280,6 @@ mod tests {
 
     use super::*;
 
-    fn write(extents: &[Extent]) -> Result<Extents> {
-        let mut writer = ExtentsWriter::default();
-        extents.iter().try_for_each(|extent| writer.push(*extent))?;
-        writer.finish()
-    }
-
     fn length(extents: &[Extent]) -> u64 {
         extents.iter().map(|extent| extent.length).sum()
     }
@@ -308,8 +302,8 @@ mod tests {
     proptest! {
         #[test]
         fn come_back_as_they_were(extents in some()) {
-            let text = write(&extents)?.to_text();
-            let parsed = Extents::parse(&text, length(&extents), |_| Some(u64::MAX), |_| ());
+            let text = Extents::of(extents.iter().copied())?.to_text();
+            let parsed = Extents::parse(&text, length(&extents), |_| Some(u64::MAX));
             let mut merged: Vec<Extent> = Vec::new();
             for extent in extents {
                 match merged.last_mut() {
@@ -324,7 +318,7 @@ mod tests {
         fn whatever_else_is_refused_without_harm(bytes in prop::collection::vec(any::<u8>(), 0..200)) {
             let framed = compress::compress(1, &bytes)?;
             for bytes in [bytes, framed] {
-                let _ = Extents::parse(&BASE64.encode(&bytes), 5, |_| Some(u64::MAX), |_| ());
+                let _ = Extents::parse(&BASE64.encode(&bytes), 5, |_| Some(u64::MAX));
             }
         }
     }
@@ -332,8 +326,8 @@ mod tests {
     #[test]
     fn millions_take_little_and_are_found_by_their_place() -> Result<()> {
         let all = many();
-        let extents = write(&all)?;
-        assert_eq!(Extents::parse(&extents.to_text(), length(&all), |_| Some(u64::MAX), |_| ()), Some(extents.clone()));
+        let extents = Extents::of(all.iter().copied())?;
+        assert_eq!(Extents::parse(&extents.to_text(), length(&all), |_| Some(u64::MAX)), Some(extents.clone()));
         assert!(extents.iter().eq(all.iter().copied()));
         assert!(extents.to_text().len() < 3 * all.len(), "{} bytes for {}", extents.to_text().len(), all.len());
         let (mut finder, mut begin) = (Finder::new(extents), 0);
@@ -352,9 +346,8 @@ mod tests {
     fn refuses_extents_outside_their_pack_or_of_another_sum() -> Result<()> {
         let contents = |pack: u32| [1000, 50].get(pack as usize).copied();
         let inside = Extent { pack: 1, offset: 5, length: 45 };
-        let parse = |extent, length| {
-            Ok::<_, crate::Error>(Extents::parse(&write(&[extent])?.to_text(), length, contents, |_| ()))
-        };
+        let parse =
+            |extent, length| Ok::<_, crate::Error>(Extents::parse(&Extents::of([extent])?.to_text(), length, contents));
         assert!(parse(inside, 45)?.is_some());
         for (extent, length) in [
             (Extent { length: 46, ..inside }, 46),
@@ -365,8 +358,8 @@ mod tests {
         ] {
             assert_eq!(parse(extent, length)?, None, "{extent:?} of {length} passed");
         }
-        assert_eq!(Extents::parse("?", 0, contents, |_| ()), None);
-        assert!(Extents::parse("", 0, contents, |_| ()).is_some());
+        assert_eq!(Extents::parse("?", 0, contents), None);
+        assert!(Extents::parse("", 0, contents).is_some());
         Ok(())
     }
 }

@@ -9,7 +9,7 @@ use crate::error::{Class, Context, Error, Result};
 use crate::id::{Digest, Name, PackId, SnapshotId};
 use crate::source::SourceFacts;
 use crate::vault::extents::{Extent, Extents, OLDER};
-use crate::vault::map::StreamMap;
+use crate::vault::map::{Resolved, StreamMap};
 
 /// The one version of the manifest that this program writes and reads.
 pub const MANIFEST_VERSION: u32 = 2;
@@ -116,7 +116,7 @@ impl Manifest {
             )));
         }
         for stream in &manifest.streams {
-            let checked = manifest.extents(stream, |_| ()).map(drop);
+            let checked = manifest.extents(stream).map(drop);
             let checked =
                 checked.and_then(|()| stream.map.iter().try_for_each(|map| manifest.map_extents(map).map(drop)));
             checked.map_err(|error| refused(format!("is inconsistent: {error}")))?;
@@ -129,12 +129,12 @@ impl Manifest {
     ///
     /// # Errors
     /// [`Class::Integrity`] otherwise.
-    pub fn extents(&self, stream: &StreamEntry, each: impl FnMut(&Extent)) -> Result<Extents> {
+    pub fn extents(&self, stream: &StreamEntry) -> Result<Extents> {
         let content = |pack: u32| match pack {
             OLDER => stream.map.as_ref().map(|map| map.covers),
             pack => self.packs.get(pack as usize).map(|PackRef(_, _, content)| *content),
         };
-        Extents::parse(&stream.extents, stream.length, content, each)
+        Extents::parse(&stream.extents, stream.length, content)
             .ok_or_else(|| Error::integrity(format!("the extents of stream `{}` are damaged", stream.name)))
     }
 
@@ -154,7 +154,7 @@ impl Manifest {
     /// [`Class::Integrity`]: its extents are damaged.
     pub fn map_extents(&self, entry: &MapEntry) -> Result<Vec<(PackRef, Extent)>> {
         let content = |pack: u32| self.packs.get(pack as usize).map(|PackRef(_, _, content)| *content);
-        let extents = Extents::parse(&entry.extents, entry.length, content, |_| ());
+        let extents = Extents::parse(&entry.extents, entry.length, content);
         let extents = extents.ok_or_else(|| Error::integrity("the extents of a map are damaged"))?;
         Ok(extents.iter().map(|extent| (self.packs[extent.pack as usize], extent)).collect())
     }
@@ -169,26 +169,24 @@ impl Manifest {
             .ok_or_else(|| Error::integrity(format!("the map of stream `{}` is damaged", stream.name)))
     }
 
-    /// Extents of one of its streams, those that lie in the older stream as `map` tells; each is shown to `each` on the way.
+    /// Where all of a stream lies, if some of it lies in the older stream that `map` tells of.
     ///
     /// # Errors
     /// [`Class::Integrity`], as [`Self::map`].
-    pub fn resolve(&self, extents: &Extents, map: &StreamMap, each: impl FnMut(&Extent)) -> Result<Extents> {
+    pub fn resolve(&self, extents: Extents, map: &StreamMap) -> Result<Resolved> {
         let numbers: HashMap<PackId, u32> = self.packs.iter().zip(0..).map(|(pack, number)| (pack.0, number)).collect();
-        let known: Option<Vec<u32>> = map.packs.iter().map(|pack| numbers.get(pack).copied()).collect();
-        let known = known.ok_or_else(|| Error::integrity("a map names a pack that its manifest does not"))?;
-        map.resolve(extents, &known, each)
+        let numbers: Option<Vec<u32>> = map.packs.iter().map(|pack| numbers.get(pack).copied()).collect();
+        let numbers = numbers.ok_or_else(|| Error::integrity("a map names a pack that its manifest does not"))?;
+        Ok(Resolved::new(extents, map, numbers))
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::vault::extents::ExtentsWriter;
 
     fn manifest(extents: &[Extent], length: u64) -> Result<Manifest> {
-        let mut writer = ExtentsWriter::default();
-        extents.iter().try_for_each(|extent| writer.push(*extent))?;
+        let extents = Extents::of(extents.iter().copied())?;
         Ok(Manifest {
             version: MANIFEST_VERSION,
             vault: "v".to_owned(),
@@ -206,7 +204,7 @@ mod tests {
                 length,
                 blake3: Digest::of(b""),
                 exit: 0,
-                extents: writer.finish()?.to_text(),
+                extents: extents.to_text(),
                 map: None,
             }],
             totals: Totals::default(),
@@ -223,7 +221,7 @@ mod tests {
         let extents = [Extent { pack: 0, offset: 0, length: 1000 }, Extent { pack: 1, offset: 5, length: 45 }];
         let manifest = manifest(&extents, 1045)?;
         assert_eq!(parse(&manifest, "v")?, manifest);
-        assert_eq!(manifest.extents(&manifest.streams[0], |_| ())?.iter().collect::<Vec<_>>(), extents);
+        assert_eq!(manifest.extents(&manifest.streams[0])?.iter().collect::<Vec<_>>(), extents);
         Ok(())
     }
 

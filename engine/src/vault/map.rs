@@ -5,11 +5,12 @@
 //! a map was made; a map never refers to another one.
 
 use std::collections::HashMap;
+use std::sync::Arc;
 
 use crate::bytes::varint;
 use crate::error::Result;
 use crate::id::{Digest, PackId};
-use crate::vault::extents::{Extent, Extents, ExtentsWriter, Finder, OLDER};
+use crate::vault::extents::{Extent, Extents, Finder, OLDER};
 
 /// Where an older stream lies.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -26,15 +27,15 @@ impl StreamMap {
     /// # Errors
     /// No memory.
     pub fn of(extents: &Extents, packs: &[PackId]) -> Result<Self> {
-        let (mut table, mut numbers, mut writer) = (Vec::new(), HashMap::new(), ExtentsWriter::default());
-        for extent in extents.iter() {
+        let (mut table, mut numbers) = (Vec::new(), HashMap::new());
+        let extents = Extents::of(extents.iter().map(|extent| {
             let pack = *numbers.entry(extent.pack).or_insert_with(|| {
                 table.push(packs[extent.pack as usize]);
                 table.len() as u32 - 1
             });
-            writer.push(Extent { pack, ..extent })?;
-        }
-        Ok(Self { packs: table, extents: writer.finish()? })
+            Extent { pack, ..extent }
+        }))?;
+        Ok(Self { packs: table, extents })
     }
 
     /// As it is stored.
@@ -58,35 +59,52 @@ impl StreamMap {
             packs.push(pack);
         }
         let content = |pack: u32| lengths.get(pack as usize).copied();
-        Some(Self { packs, extents: Extents::read(bytes.to_vec(), length, content, |_| ())? })
+        Some(Self { packs, extents: Extents::read(bytes, length, content)? })
+    }
+}
+
+/// Where all of a stream lies, though a map may tell of some: nothing is worked out before it is asked for.
+#[derive(Debug, Clone)]
+pub struct Resolved {
+    extents: Extents,
+    /// Those of the older stream, with the numbers of its packs among those that `extents` name.
+    older: Option<(Extents, Arc<[u32]>)>,
+}
+
+impl From<Extents> for Resolved {
+    /// In packs alone.
+    fn from(extents: Extents) -> Self {
+        Self { extents, older: None }
+    }
+}
+
+impl Resolved {
+    /// Those that lie in the older stream as `map` tells, whose packs have these numbers here.
+    #[must_use]
+    pub fn new(extents: Extents, map: &StreamMap, numbers: Vec<u32>) -> Self {
+        Self { extents, older: Some((map.extents.clone(), numbers.into())) }
     }
 
-    /// Extents of which some lie in this older stream, as extents in packs alone, each shown to `each` on the way; `numbers` are those
-    /// of this map's packs where `extents` name packs.
-    ///
-    /// # Errors
-    /// No memory.
-    pub fn resolve(&self, extents: &Extents, numbers: &[u32], mut each: impl FnMut(&Extent)) -> Result<Extents> {
-        let (mut writer, mut finder) = (ExtentsWriter::default(), Finder::new(self.extents.clone()));
-        let mut push = |extent: Extent| {
-            each(&extent);
-            writer.push(extent)
-        };
-        for extent in extents.iter() {
-            if extent.pack != OLDER {
-                push(extent)?;
-                continue;
+    /// In packs alone, in the stream's order.
+    #[must_use]
+    pub fn iter(&self) -> Box<dyn Iterator<Item = Extent> + Send> {
+        let mut extents = self.extents.iter();
+        let Some((older, numbers)) = self.older.clone() else { return Box::new(extents) };
+        let (mut finder, mut at, mut end) = (Finder::new(older), 0, 0);
+        Box::new(std::iter::from_fn(move || {
+            if at == end {
+                let extent = extents.next()?;
+                if extent.pack != OLDER {
+                    return Some(extent);
+                }
+                (at, end) = (extent.offset, extent.offset + extent.length);
             }
-            let (mut at, end) = (extent.offset, extent.offset + extent.length);
-            while let Some((begin, older)) = finder.find(at).filter(|_| at < end) {
-                let skipped = at - begin;
-                let length = (older.length - skipped).min(end - at);
-                let pack = numbers[older.pack as usize];
-                push(Extent { pack, offset: older.offset + skipped, length })?;
-                at += length;
-            }
-        }
-        writer.finish()
+            let (begin, older) = finder.find(at)?;
+            let skipped = at - begin;
+            let length = (older.length - skipped).min(end - at);
+            at += length;
+            Some(Extent { pack: *numbers.get(older.pack as usize)?, offset: older.offset + skipped, length })
+        }))
     }
 }
 
@@ -96,11 +114,7 @@ mod tests {
     use crate::error::Error;
 
     fn extents(of: &[(u32, u64, u64)]) -> Result<Extents> {
-        let mut writer = ExtentsWriter::default();
-        of.iter().try_for_each(|(pack, offset, length)| {
-            writer.push(Extent { pack: *pack, offset: *offset, length: *length })
-        })?;
-        writer.finish()
+        Extents::of(of.iter().map(|(pack, offset, length)| Extent { pack: *pack, offset: *offset, length: *length }))
     }
 
     fn ids() -> Vec<PackId> {
@@ -135,7 +149,7 @@ mod tests {
         let map = StreamMap::of(&extents(&[(5, 100, 50), (2, 0, 30), (5, 150, 20)])?, &ids())?;
         let newer = extents(&[(OLDER, 0, 40), (7, 3, 4), (OLDER, 45, 40), (OLDER, 10, 1), (OLDER, 99, 1)])?;
         let due = extents(&[(5, 100, 40), (7, 3, 4), (5, 145, 5), (2, 0, 30), (5, 150, 5), (5, 110, 1), (5, 169, 1)])?;
-        let found = map.resolve(&newer, &[5, 2], |_| ())?;
+        let found = Extents::of(Resolved::new(newer, &map, vec![5, 2]).iter())?;
         if found == due { Ok(()) } else { Err(Error::failed(format!("{:?}", found.iter().collect::<Vec<_>>()))) }
     }
 }

@@ -13,7 +13,7 @@ use crate::error::Result;
 use crate::flow::inventory::Inventory;
 use crate::id::{PackId, SnapshotId};
 use crate::state::rows::RowIndex;
-use crate::vault::extents::{Extent, Extents, ExtentsWriter, Finder, OLDER};
+use crate::vault::extents::{Extent, Extents, Finder, OLDER};
 use crate::vault::manifest::{Manifest, MapEntry, PackRef, StreamEntry};
 use crate::vault::map::StreamMap;
 
@@ -105,7 +105,7 @@ impl Older {
         index: &RowIndex,
         packs: &[Option<PackRef>],
     ) -> Result<Option<Self>> {
-        let written = manifest.extents(stream, |_| ())?;
+        let written = manifest.extents(stream)?;
         let Some(entry) = &stream.map else {
             let whole = Self { written: written.clone(), resolved: written, map: None };
             return Ok(Some(if whole.written.bytes().len() > WORTH {
@@ -116,7 +116,8 @@ impl Older {
         };
         let Some(bytes) = index.map(&stream.name, &entry.blake3) else { return Ok(None) };
         let Ok(map) = manifest.map(stream, entry, &bytes) else { return Ok(None) };
-        let Ok(resolved) = manifest.resolve(&written, &map, |_| ()) else { return Ok(None) };
+        let Ok(resolved) = manifest.resolve(written.clone(), &map) else { return Ok(None) };
+        let resolved = Extents::of(resolved.iter())?;
         let much = written.bytes().len() > WORTH && written.bytes().len() * PART > bytes.len();
         let own = manifest.map_extents(entry)?;
         let all = own.iter().map(|(pack, _)| pack.0).chain(map.packs).collect();
@@ -140,10 +141,9 @@ impl Older {
         let map = StreamMap::of(&self.resolved, &ids)?;
         let origin = Origin::Made(map.to_bytes().into());
         let Some(packs) = used(packs, map.packs.into_iter().collect()) else { return Ok(self) };
-        let mut written = ExtentsWriter::default();
-        written.push(Extent { pack: OLDER, offset: 0, length: stream.length })?;
+        let written = Extents::of([Extent { pack: OLDER, offset: 0, length: stream.length }])?;
         let map = UsedMap { covers: stream.length, packs, origin };
-        Ok(Self { written: written.finish()?, map: Some(Arc::new(map)), ..self })
+        Ok(Self { written, map: Some(Arc::new(map)), ..self })
     }
 }
 
