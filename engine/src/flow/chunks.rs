@@ -2,6 +2,7 @@
 //! memory allows. The least recently used go first.
 
 use std::collections::HashMap;
+use std::ops::Range;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use crate::bytes::buffers::{Buffer, spare};
@@ -51,47 +52,42 @@ impl ChunkCache {
         packs: impl Fn(u32) -> Option<&'a Excerpt>,
         out: &mut Vec<u8>,
     ) -> Result<()> {
-        let unknown = || Error::integrity("the snapshot names what no pack holds");
-        // Extents take turns between a few chunks.
-        let mut open: Vec<(u32, std::ops::Range<u64>, Arc<Buffer>)> = Vec::new();
+        let mut chunks: Vec<Needed> = Vec::new();
+        // Of which chunk, and what of it.
+        let mut parts: Vec<(usize, Range<usize>)> = Vec::with_capacity(extents.len());
+        // Extents take turns between a few chunks, and a pack's are read in order, mostly: the last of each pack, by number.
+        let mut open: Vec<usize> = Vec::new();
         for extent in extents {
             let (mut offset, end) = (extent.offset, extent.offset + extent.length);
             while offset < end {
-                let here = open.iter().position(|(pack, range, _)| *pack == extent.pack && range.contains(&offset));
-                let at = match here {
-                    Some(at) => at,
+                let here = |at: &&usize| chunks[**at].pack == extent.pack && chunks[**at].range.contains(&offset);
+                let at = match open.iter().find(here) {
+                    Some(at) => *at,
                     None => {
                         let excerpt = packs(extent.pack).ok_or_else(unknown)?;
                         let range = excerpt.chunk_at(offset).ok_or_else(unknown)?;
-                        let chunk = self.chunk(extent.pack, excerpt, &range)?;
-                        // A pack's chunks are read in order, mostly: the one before is not needed any more.
-                        open.retain(|(pack, ..)| *pack != extent.pack);
-                        open.push((extent.pack, range, chunk));
-                        open.len() - 1
+                        open.retain(|at| chunks[*at].pack != extent.pack);
+                        open.push(chunks.len());
+                        chunks.push(self.needed(extent.pack, excerpt, range));
+                        chunks.len() - 1
                     }
                 };
-                let (_, range, chunk) = &open[at];
+                let range = &chunks[at].range;
                 let to = end.min(range.end);
-                let bytes = chunk.get((offset - range.start) as usize..(to - range.start) as usize);
-                out.extend_from_slice(bytes.ok_or_else(unknown)?);
+                parts.push((at, (offset - range.start) as usize..(to - range.start) as usize));
                 offset = to;
             }
+        }
+        let chunks = decompress(&chunks)?;
+        for (at, range) in parts {
+            out.extend_from_slice(chunks[at].get(range).ok_or_else(unknown)?);
         }
         Ok(())
     }
 
-    fn chunk(&self, pack: u32, excerpt: &Excerpt, range: &std::ops::Range<u64>) -> Result<Arc<Buffer>> {
-        let length = (range.end - range.start) as usize;
-        let cell = self.cell((pack, range.start), length);
-        let mut chunk = cell.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(chunk) = &*chunk {
-            return Ok(chunk.clone());
-        }
-        let mut bytes = spare(length);
-        let unit = excerpt.unit(range.start, length as u64, length);
-        let unit = unit.ok_or_else(|| Error::integrity("a chunk is not where it was"))?;
-        excerpt.decompress(range.start, unit, &mut bytes)?;
-        Ok(chunk.insert(Arc::new(bytes)).clone())
+    fn needed<'a>(&self, pack: u32, excerpt: &'a Excerpt, range: Range<u64>) -> Needed<'a> {
+        let cell = self.cell((pack, range.start), (range.end - range.start) as usize);
+        Needed { pack, excerpt, range, cell }
     }
 
     fn cell(&self, key: Key, length: usize) -> Cell {
@@ -115,4 +111,41 @@ impl ChunkCache {
         }
         cell
     }
+}
+
+/// A chunk that a piece needs.
+struct Needed<'a> {
+    pack: u32,
+    excerpt: &'a Excerpt,
+    range: Range<u64>,
+    cell: Cell,
+}
+
+/// All of these. What another thread decompresses just now is waited for last: pieces that follow each other need the same chunks,
+/// and their threads are to share the work.
+fn decompress(chunks: &[Needed]) -> Result<Vec<Arc<Buffer>>> {
+    for chunk in chunks {
+        if let Ok(mut cell) = chunk.cell.try_lock() {
+            chunk.fill(&mut cell)?;
+        }
+    }
+    chunks.iter().map(|chunk| chunk.fill(&mut chunk.cell.lock().unwrap_or_else(PoisonError::into_inner))).collect()
+}
+
+impl Needed<'_> {
+    fn fill(&self, cell: &mut Option<Arc<Buffer>>) -> Result<Arc<Buffer>> {
+        if let Some(chunk) = cell {
+            return Ok(chunk.clone());
+        }
+        let length = (self.range.end - self.range.start) as usize;
+        let mut bytes = spare(length);
+        let unit = self.excerpt.unit(self.range.start, length as u64, length);
+        let unit = unit.ok_or_else(|| Error::integrity("a chunk is not where it was"))?;
+        self.excerpt.decompress(self.range.start, unit, &mut bytes)?;
+        Ok(cell.insert(Arc::new(bytes)).clone())
+    }
+}
+
+fn unknown() -> Error {
+    Error::integrity("the snapshot names what no pack holds")
 }
