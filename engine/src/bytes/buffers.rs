@@ -31,11 +31,12 @@ pub fn spare(length: usize) -> Buffer {
     if length < LARGE {
         return Buffer { bytes: Vec::with_capacity(length), home: Home::Nowhere };
     }
-    // So that lengths that are much the same fit each other's buffers.
+    // Of those that lie idle the smallest that fits: one that is too large, by half at most, wastes less than one more.
     let capacity = length.next_multiple_of(LARGE);
     let mut spares = SPARES.lock().unwrap_or_else(PoisonError::into_inner);
-    let fits = |spare: &Vec<u8>| (length..=capacity + capacity / 4).contains(&spare.capacity());
-    let found = spares.iter().rposition(fits).and_then(|at| spares.remove(at));
+    let fits = |spare: &&Vec<u8>| (length..=2 * capacity).contains(&spare.capacity());
+    let smallest = spares.iter().filter(fits).map(Vec::capacity).min();
+    let found = spares.iter().rposition(|spare| Some(spare.capacity()) == smallest).and_then(|at| spares.remove(at));
     Buffer { bytes: found.unwrap_or_else(|| Vec::with_capacity(capacity)), home: Home::Spares }
 }
 
@@ -222,7 +223,7 @@ mod tests {
         let first = spare(23 << 20);
         let was = first.as_ptr();
         drop(first);
-        assert_ne!(spare(15 << 20).as_ptr(), was, "much larger than is needed");
+        assert_ne!(spare(11 << 20).as_ptr(), was, "much larger than is needed");
         let again = spare((23 << 20) - 5);
         assert_eq!((again.as_ptr(), again.capacity()), (was, 23 << 20), "it was not used again");
         let more: Vec<Buffer> = (0..2 * SPARE / (23 << 20)).map(|_| spare(23 << 20)).collect();
