@@ -147,7 +147,7 @@ async fn chunks_whose_rows_would_lie_in_too_many_parts_or_packs_are_stored_anew(
         // The snapshots that changed rows, and the chunks' own.
         assert!(streams.manifest().packs.len() <= 42, "{} packs", streams.manifest().packs.len());
         let stream = &streams.manifest().streams[0];
-        let extents = streams.manifest().extents(stream, |_| ()).unwrap().iter().count() as u64;
+        let extents = streams.manifest().extents(stream).unwrap().iter().count() as u64;
         assert!(stream.map.is_none() && extents << 20 <= 8200 * stream.length, "{extents} of {}", stream.length);
     }
     assert!((1..=4).contains(&anew), "stored anew {anew} times");
