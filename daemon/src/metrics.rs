@@ -98,6 +98,18 @@ fn backups(page: &Page, snapshot: &Snapshot<'_>) -> prometheus::Result<()> {
         &label,
         each(|status| status.raw_bytes as f64),
     )?;
+    let by_rows = |status: &DatasetStatus| status.row_bytes;
+    let by_chunks = |status: &DatasetStatus| status.deduplicated_bytes.saturating_sub(status.row_bytes);
+    page.gauge(
+        "lifeboat_backup_deduplicated_bytes",
+        "Bytes that the last successful backup captured and need not store, found in whole chunks or row by row.",
+        &["dataset", "by"],
+        datasets(snapshot)
+            .flat_map(|(name, status)| {
+                [(vec![name, "chunks"], by_chunks(&status) as f64), (vec![name, "rows"], by_rows(&status) as f64)]
+            })
+            .collect(),
+    )?;
     page.gauge(
         "lifeboat_backup_stored_bytes",
         "Bytes that the last successful backup added to each replica, after deduplication, compression and encryption.",

@@ -108,6 +108,8 @@ impl Runner {
                 status.last_success = Some(report.snapshot.time());
                 status.duration_seconds = report.duration_seconds;
                 status.raw_bytes = report.raw_bytes;
+                status.deduplicated_bytes = report.deduplicated_bytes;
+                status.row_bytes = report.row_bytes;
                 status.stored_bytes = report.stored_bytes;
                 for outcome in report.replicas.iter() {
                     let replica = status.replicas.entry(outcome.replica.clone()).or_default();

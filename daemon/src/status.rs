@@ -34,6 +34,10 @@ pub(crate) struct DatasetStatus {
     pub duration_seconds: f64,
     /// Bytes that the last successful run captured.
     pub raw_bytes: u64,
+    /// Of these, found in older packs or twice, …
+    pub deduplicated_bytes: u64,
+    /// … and of those, found row by row.
+    pub row_bytes: u64,
     /// Bytes that it added to each complete replica.
     pub stored_bytes: u64,
     /// Runs that succeeded.

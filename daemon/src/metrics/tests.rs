@@ -36,6 +36,10 @@ fn every_series_exists_from_the_start() {
                 "{metric}\n{page}"
             );
         }
+        for by in ["chunks", "rows"] {
+            let line = format!("lifeboat_backup_deduplicated_bytes{{by=\"{by}\",dataset=\"{dataset}\"}} 0\n");
+            assert!(page.contains(&line), "{line}\n{page}");
+        }
         for result in ["success", "failure"] {
             let line = format!("lifeboat_backup_runs_total{{dataset=\"{dataset}\",result=\"{result}\"}} 0\n");
             assert!(page.contains(&line), "{line}\n{page}");
@@ -67,12 +71,21 @@ fn every_series_exists_from_the_start() {
 fn what_is_remembered_is_shown() {
     let at = DateTime::from_timestamp(1_795_459_999, 500_000_000);
     let replicas = BTreeMap::from([("ireland".parse().unwrap(), ReplicaStatus { last_complete: at, behind: 2 })]);
-    let status =
-        DatasetStatus { last_success: at, succeeded: true, successes: 7, replicas, ..DatasetStatus::default() };
+    let status = DatasetStatus {
+        last_success: at,
+        succeeded: true,
+        deduplicated_bytes: 1000,
+        row_bytes: 300,
+        successes: 7,
+        replicas,
+        ..DatasetStatus::default()
+    };
     let page = page(&BTreeMap::from([("shop".parse().unwrap(), status)]));
     for line in [
         "lifeboat_backup_last_success_timestamp_seconds{dataset=\"shop\"} 1795459999.5\n",
         "lifeboat_backup_last_status{dataset=\"shop\"} 1\n",
+        "lifeboat_backup_deduplicated_bytes{by=\"chunks\",dataset=\"shop\"} 700\n",
+        "lifeboat_backup_deduplicated_bytes{by=\"rows\",dataset=\"shop\"} 300\n",
         "lifeboat_backup_runs_total{dataset=\"shop\",result=\"success\"} 7\n",
         "lifeboat_replica_last_complete_timestamp_seconds{dataset=\"shop\",replica=\"ireland\"} 1795459999.5\n",
         "lifeboat_replica_behind_snapshots{dataset=\"shop\",replica=\"ireland\"} 2\n",

@@ -54,40 +54,39 @@ impl ChunkCache {
     ) -> Result<()> {
         let mut chunks: Vec<Needed> = Vec::new();
         // Of which chunk, and what of it.
-        let mut parts: Vec<(usize, Range<usize>)> = Vec::with_capacity(extents.len());
-        // Extents take turns between a few chunks, and a pack's are read in order, mostly: the last of each pack, by number.
-        let mut open: Vec<usize> = Vec::new();
+        let mut parts: Vec<(u32, Range<u32>)> = Vec::with_capacity(extents.len());
+        // Extents take turns between packs, and what they take of one is in order, mostly: its last chunk, by the pack's number.
+        let mut last: Vec<u32> = Vec::new();
         for extent in extents {
+            let pack = extent.pack as usize;
+            if last.len() <= pack {
+                last.resize(pack + 1, u32::MAX);
+            }
             let (mut offset, end) = (extent.offset, extent.offset + extent.length);
             while offset < end {
-                let here = |at: &&usize| chunks[**at].pack == extent.pack && chunks[**at].range.contains(&offset);
-                let at = match open.iter().find(here) {
-                    Some(at) => *at,
-                    None => {
-                        let excerpt = packs(extent.pack).ok_or_else(unknown)?;
-                        let range = excerpt.chunk_at(offset).ok_or_else(unknown)?;
-                        open.retain(|at| chunks[*at].pack != extent.pack);
-                        open.push(chunks.len());
-                        chunks.push(self.needed(extent.pack, excerpt, range));
-                        chunks.len() - 1
-                    }
-                };
-                let range = &chunks[at].range;
+                if !chunks.get(last[pack] as usize).is_some_and(|chunk| chunk.range.contains(&offset)) {
+                    let excerpt = packs(extent.pack).ok_or_else(unknown)?;
+                    let range = excerpt.chunk_at(offset).ok_or_else(unknown)?;
+                    last[pack] = chunks.len() as u32;
+                    chunks.push(self.needed(extent.pack, excerpt, range));
+                }
+                let range = &chunks[last[pack] as usize].range;
                 let to = end.min(range.end);
-                parts.push((at, (offset - range.start) as usize..(to - range.start) as usize));
+                parts.push((last[pack], (offset - range.start) as u32..(to - range.start) as u32));
                 offset = to;
             }
         }
         let chunks = decompress(&chunks)?;
+        let chunks: Vec<&[u8]> = chunks.iter().map(|chunk| chunk.as_slice()).collect();
         for (at, range) in parts {
-            out.extend_from_slice(chunks[at].get(range).ok_or_else(unknown)?);
+            out.extend_from_slice(&chunks[at as usize][range.start as usize..range.end as usize]);
         }
         Ok(())
     }
 
     fn needed<'a>(&self, pack: u32, excerpt: &'a Excerpt, range: Range<u64>) -> Needed<'a> {
         let cell = self.cell((pack, range.start), (range.end - range.start) as usize);
-        Needed { pack, excerpt, range, cell }
+        Needed { excerpt, range, cell }
     }
 
     fn cell(&self, key: Key, length: usize) -> Cell {
@@ -115,7 +114,6 @@ impl ChunkCache {
 
 /// A chunk that a piece needs.
 struct Needed<'a> {
-    pack: u32,
     excerpt: &'a Excerpt,
     range: Range<u64>,
     cell: Cell,

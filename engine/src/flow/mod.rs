@@ -2,6 +2,7 @@
 //! needs as an argument, a cancellation token and a report as its result.
 
 pub mod backup;
+mod batches;
 pub mod catch_up;
 mod chunks;
 mod copy;
@@ -15,3 +16,4 @@ pub mod reader;
 mod spans;
 pub mod streams;
 pub mod verify;
+mod workers;

@@ -44,6 +44,21 @@ impl Wanted {
         pack.named += extent.length;
     }
 
+    /// And what these want.
+    pub(super) fn join(&mut self, Self(others): Self) {
+        for (pack, other) in self.0.iter_mut().zip(others) {
+            pack.grains.join(other.grains);
+            pack.named += other.named;
+            pack.visits += other.visits;
+        }
+    }
+
+    /// Which ranges of a pack, and how many bytes extents name.
+    #[cfg(test)]
+    pub(super) fn of(&self, pack: usize) -> (Vec<(u64, u64)>, u64) {
+        (self.0[pack].grains.ranges(), self.0[pack].named)
+    }
+
     /// By this span.
     pub(super) fn visit(&mut self, span: &Span) {
         for (pack, _) in &span.packs {
@@ -296,6 +311,11 @@ impl Grains {
             }
             self.0[word] |= 1 << (grain % 64);
         }
+    }
+
+    fn join(&mut self, Self(others): Self) {
+        self.0.resize(self.0.len().max(others.len()), 0);
+        self.0.iter_mut().zip(others).for_each(|(word, other)| *word |= other);
     }
 
     fn length(&self) -> u64 {

@@ -5,9 +5,9 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
 
 use bytes::Bytes;
-use tokio::sync::Semaphore;
 
 use super::documents::combine;
+use super::workers::Workers;
 use crate::bytes::crypt;
 use crate::error::{Class, Context, Error, Result};
 use crate::id::{Digest, Name};
@@ -25,8 +25,8 @@ pub(super) struct PackFetcher {
     dataset: Name,
     replicas: Vec<SharedReplica>,
     secrets: Arc<DatasetSecrets>,
-    /// Threads that decrypt and decompress.
-    cpu: Arc<Semaphore>,
+    /// Who decrypts and decompresses.
+    workers: Workers,
     seen: Mutex<BTreeMap<Name, Seen>>,
 }
 
@@ -50,14 +50,8 @@ impl Seen {
 }
 
 impl PackFetcher {
-    pub(super) fn new(dataset: Name, replicas: Vec<SharedReplica>, secrets: DatasetSecrets, cpu: usize) -> Self {
-        Self {
-            dataset,
-            replicas,
-            secrets: Arc::new(secrets),
-            cpu: Arc::new(Semaphore::new(cpu)),
-            seen: Mutex::default(),
-        }
+    pub(super) fn new(dataset: Name, replicas: Vec<SharedReplica>, secrets: DatasetSecrets, workers: Workers) -> Self {
+        Self { dataset, replicas, secrets: Arc::new(secrets), workers, seen: Mutex::default() }
     }
 
     /// Replicas that packs came from.
@@ -69,17 +63,9 @@ impl PackFetcher {
         self.seen.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Runs CPU work on one of the threads there are for it.
-    pub(super) async fn on_cpu<T: Send + 'static>(
-        &self,
-        work: impl FnOnce() -> Result<T> + Send + 'static,
-    ) -> Result<T> {
-        let cpu = self.cpu.clone().acquire_owned().await;
-        let work = tokio::task::spawn_blocking(move || {
-            let _cpu = cpu;
-            work()
-        });
-        work.await.context(Class::Failed, || "a worker thread failed")?
+    /// Who decrypts and decompresses.
+    pub(super) fn workers(&self) -> &Workers {
+        &self.workers
     }
 
     /// The chunks of a pack that `wanted` touches.
@@ -115,7 +101,8 @@ impl PackFetcher {
         let took = began.elapsed();
         let excerpt = async {
             let (ciphertext, secrets, content, wanted) = (ciphertext?, self.secrets.clone(), pack.2, wanted.to_vec());
-            let excerpt = self.on_cpu(move || open(&ciphertext, content, &secrets, &wanted)).await;
+            let excerpt = self.workers.begin(move || open(&ciphertext, content, &secrets, &wanted)).await;
+            let excerpt = excerpt.context(Class::Failed, || "a worker thread failed")?;
             excerpt.map_err(|error| error.within(format!("replica {name}: pack {} is damaged", pack.0)))
         };
         let excerpt = excerpt.await;

@@ -12,6 +12,7 @@ use tokio_util::sync::CancellationToken;
 use super::documents::{Documents, combine};
 use super::pack_fetch::PackFetcher;
 use super::streams::SnapshotStreams;
+use super::workers::Workers;
 use crate::bytes::crypt;
 use crate::config::Limits;
 use crate::error::{Error, Result};
@@ -201,8 +202,8 @@ impl VaultReader {
     pub async fn streams(&self, dataset: &Name, snapshot: &SnapshotId) -> Result<SnapshotStreams> {
         let manifest = self.manifest(dataset, snapshot).await?;
         let secrets = self.secrets(dataset, manifest.generation).await?;
-        let fetcher = PackFetcher::new(dataset.clone(), self.replicas.clone(), secrets, self.limits.cpu);
-        SnapshotStreams::open(manifest, fetcher, self.limits.memory, self.cancel.clone()).await
+        let fetcher = PackFetcher::new(dataset.clone(), self.replicas.clone(), secrets, Workers::new(self.limits.cpu)?);
+        SnapshotStreams::open(manifest, fetcher, &self.limits, self.cancel.clone()).await
     }
 
     /// The same vault as one replica alone holds it.

@@ -1,5 +1,5 @@
-//! The streams of one snapshot: extents → spans, whose packs are fetched ahead of use → pieces, decompressed side by side → bytes, in
-//! order.
+//! The streams of one snapshot: extents → spans, whose packs are fetched ahead of use → batches of extents → pieces, decompressed side by
+//! side → bytes, in order.
 //!
 //! A long extent is decompressed to where it is wanted; short ones are put together from chunks (`chunks.rs`).
 //!
@@ -13,21 +13,24 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use async_trait::async_trait;
 use bytes::Bytes;
 use futures::{StreamExt, TryStreamExt};
+use tokio::sync::mpsc::Receiver;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::AbortOnDropHandle;
 
+use super::batches::{Batch, LONG, What, batches};
 use super::chunks::ChunkCache;
 use super::pack_cache::{Content, PackCache, Pin, Wanted};
 use super::pack_fetch::PackFetcher;
-use super::spans::{Planner, Span};
+use super::spans::{Span, plan};
+use super::workers::Work;
 use crate::bytes::buffers::BufferPool;
+use crate::config::Limits;
 use crate::error::{Class, Context, Error, Result};
 use crate::id::{Digest, Name};
 use crate::source::{SourceFacts, StoredStreams, StreamReader};
 use crate::vault::extents::Extent;
-use crate::vault::manifest::{Manifest, PackRef};
+use crate::vault::manifest::Manifest;
 use crate::vault::map::{Resolved, StreamMap};
-use crate::vault::pack::Unit;
 
 /// What is decompressed at once, unless a single chunk is longer: little enough to be hashed and written while it is in the
 /// processor's cache.
@@ -38,8 +41,6 @@ const SPACE: u64 = 2 << 20;
 const PROGRAM: u64 = 96 << 20;
 /// The least for packs: two ordinary ones.
 const LEAST: u64 = 48 << 20;
-/// An extent that is shorter is put together with others.
-const LONG: u64 = 1 << 20;
 /// Packs of a span that are fetched at once.
 const AT_ONCE: usize = 4;
 /// Spans that a stream asks for ahead, if there is room: at first, and at most.
@@ -82,11 +83,11 @@ impl SnapshotStreams {
     pub(super) async fn open(
         manifest: Manifest,
         fetcher: PackFetcher,
-        memory: u64,
+        limits: &Limits,
         cancel: CancellationToken,
     ) -> Result<Self> {
         let (fetcher, nothing) = (Arc::new(fetcher), Reading { fetched: 0, needed: 0 });
-        let stored = Self::plan(manifest.maps(), &HashMap::new(), nothing, fetcher.clone(), memory, cancel.clone())?;
+        let stored = Self::plan(manifest.maps(), &HashMap::new(), nothing, fetcher.clone(), limits, cancel.clone())?;
         let mut maps = HashMap::new();
         for stream in &manifest.streams {
             let Some(entry) = &stream.map else { continue };
@@ -100,7 +101,7 @@ impl SnapshotStreams {
             let read = read.await.map_err(|error| error.within(format!("the map of stream `{}`", stream.name)));
             maps.insert(stream.name.clone(), manifest.map(stream, entry, &read?)?);
         }
-        Self::plan(manifest, &maps, stored.reading(), fetcher, memory, cancel)
+        Self::plan(manifest, &maps, stored.reading(), fetcher, limits, cancel)
     }
 
     fn plan(
@@ -108,26 +109,21 @@ impl SnapshotStreams {
         maps: &HashMap<String, StreamMap>,
         before: Reading,
         fetcher: Arc<PackFetcher>,
-        memory: u64,
+        limits: &Limits,
         cancel: CancellationToken,
     ) -> Result<Self> {
-        let (pieces, chunks) = (memory / 12, memory / 12);
-        let packs = memory.saturating_sub(PROGRAM + pieces + chunks).max(LEAST);
-        let sizes: Vec<u64> = manifest.packs.iter().map(|PackRef(_, size, _)| *size).collect();
+        let (pieces, chunks) = (limits.memory / 12, limits.memory / 12);
+        let packs = limits.memory.saturating_sub(PROGRAM + pieces + chunks).max(LEAST);
         let (mut wanted, mut plans) = (Wanted::new(&manifest.packs), Vec::new());
+        let contents = manifest.contents();
         for stream in &manifest.streams {
-            let extents = manifest.extents(stream)?;
+            let extents = manifest.extents(stream, &contents)?;
             let extents = match maps.get(&stream.name) {
                 None => extents.into(),
                 Some(map) => manifest.resolve(extents, map)?,
             };
-            let mut planner = Planner::new(&sizes, packs / 2);
-            for extent in extents.iter() {
-                planner.push(&extent);
-                wanted.add(&extent);
-            }
-            let spans = planner.finish();
-            spans.iter().for_each(|span| wanted.visit(span));
+            let spans = plan(&extents, &manifest.packs, packs / 2, limits.cpu, &mut wanted);
+            let spans = spans.map_err(|error| error.within(format!("stream `{}`", stream.name)))?;
             plans.push((extents, spans.into()));
         }
         let packs = PackCache::new(fetcher, wanted, packs);
@@ -193,7 +189,8 @@ impl StoredStreams for SnapshotStreams {
             name: name.to_owned(),
             spans: spans.clone(),
             turned: 0,
-            extents: extents.iter(),
+            batches: batches(extents, spans.clone()),
+            batch: None,
             begun: 0,
             manifest: self.manifest.clone(),
             packs: self.packs.clone(),
@@ -220,7 +217,6 @@ type Asked = AbortOnDropHandle<(Pins, Result<Contents>)>;
 
 /// A span that is read.
 struct Current {
-    extents: VecDeque<Extent>,
     pins: Pins,
     contents: Contents,
 }
@@ -232,8 +228,9 @@ struct ExtentReader {
     turned: usize,
     /// … and so many asked for.
     begun: usize,
-    /// Of all spans that were not turned to.
-    extents: Box<dyn Iterator<Item = Extent> + Send>,
+    batches: Receiver<Batch>,
+    /// What is left of the last one.
+    batch: Option<Batch>,
     manifest: Arc<Manifest>,
     packs: Arc<PackCache>,
     buffers: BufferPool,
@@ -243,7 +240,7 @@ struct ExtentReader {
     at_once: usize,
     current: Option<Current>,
     /// Being decompressed, in order.
-    pieces: VecDeque<AbortOnDropHandle<Result<Bytes>>>,
+    pieces: VecDeque<Work<Bytes>>,
     hasher: blake3::Hasher,
     expected: (u64, Digest),
     delivered: Arc<AtomicU64>,
@@ -286,11 +283,16 @@ impl ExtentReader {
         self.begun += 1;
     }
 
-    /// Goes on to the next span; `false` after the last, or if it is not there yet and the caller would not wait.
-    async fn turn(&mut self, wait: bool) -> Result<bool> {
+    /// The span that was read is over.
+    fn leave(&mut self) {
         if let Some(current) = self.current.take() {
             current.pins.into_iter().for_each(|(pin, next)| pin.visited(next));
         }
+    }
+
+    /// Goes on to the next span; `false` after the last, or if it is not there yet and the caller would not wait.
+    async fn turn(&mut self, wait: bool) -> Result<bool> {
+        self.leave();
         self.fetch_ahead();
         if self.turned == self.spans.len() {
             return Ok(false);
@@ -304,61 +306,67 @@ impl ExtentReader {
         if self.ahead.is_empty() {
             self.wait_for_room().await?;
         }
-        let (Some(asked), Some(span)) = (self.ahead.pop_front(), self.spans.get(self.turned)) else { return Ok(false) };
+        let Some(asked) = self.ahead.pop_front() else { return Ok(false) };
         self.turned += 1;
         let (pins, contents) = asked.await.context(Class::Failed, || "a fetch was aborted")?;
-        let extents = self.extents.by_ref().take(span.extents).collect();
-        self.current = Some(Current { extents, pins, contents: contents? });
+        self.current = Some(Current { pins, contents: contents? });
         self.fetch_ahead();
         Ok(true)
     }
 
     /// Begins to decompress the next piece; `false` after the last, or if that took waiting and the caller would not.
     async fn begin_piece(&mut self, wait: bool) -> Result<bool> {
-        while self.current.as_ref().is_none_or(|current| current.extents.is_empty()) {
-            if !self.turn(wait).await? {
-                return Ok(false);
-            }
+        if self.batch.is_none() {
+            self.batch = if wait { self.batches.recv().await } else { self.batches.try_recv().ok() };
         }
-        let Some(Current { extents, contents, .. }) = &mut self.current else { return Ok(false) };
-        let work = match extents.front_mut() {
-            Some(front) if front.length >= LONG => {
+        if self.batch.as_ref().is_some_and(|batch| self.turned <= batch.span) && !self.turn(wait).await? {
+            return Ok(false);
+        }
+        let (Some(batch), Some(Current { contents, .. })) = (&self.batch, &self.current) else {
+            if wait {
+                self.leave();
+            }
+            return Ok(false);
+        };
+        let unit = match &batch.what {
+            What::Some(_) => None,
+            What::One(extent) => {
                 let unknown =
                     || Error::integrity(format!("snapshot {} names what no pack holds", self.manifest.snapshot));
-                let content = contents.get(&front.pack).ok_or_else(unknown)?.clone();
-                let unit = content.0.unit(front.offset, front.length, PIECE).ok_or_else(unknown)?;
-                Work::Unit { content, offset: front.offset, unit }
+                let content = contents.get(&extent.pack).ok_or_else(unknown)?.clone();
+                let unit = content.0.unit(extent.offset, extent.length, PIECE).ok_or_else(unknown)?;
+                Some((content, unit))
             }
-            _ => Work::Parts { count: short(extents), contents: contents.clone() },
         };
-        let space = work.space();
+        let space = unit.as_ref().map_or(PIECE + LONG as usize, |(_, unit)| unit.space);
         let mut buffer = match self.buffers.try_take_for(space) {
             Some(buffer) => buffer,
             None if wait => self.buffers.take_for(space).await?,
             None => return Ok(false),
         };
-        let Some(Current { extents, .. }) = &mut self.current else { return Ok(false) };
-        let chunks = self.chunks.clone();
-        let piece: Box<dyn FnOnce() -> Result<Bytes> + Send> = match work {
-            Work::Unit { content, offset, unit } => {
-                take_front(extents, unit.length);
+        let piece: Box<dyn FnOnce() -> Result<Bytes> + Send> = match (self.batch.take(), unit) {
+            (Some(Batch { span, what: What::One(extent) }), Some((content, unit))) => {
+                let Extent { pack, offset, length } = extent;
+                if unit.length < length {
+                    let rest = Extent { pack, offset: offset + unit.length, length: length - unit.length };
+                    self.batch = Some(Batch { span, what: What::One(rest) });
+                }
                 Box::new(move || {
                     let place = content.0.decompress(offset, unit, &mut buffer)?;
                     Ok(buffer.freeze().slice(place))
                 })
             }
-            Work::Parts { count, contents } => {
-                let parts: Vec<Extent> = extents.drain(..count).collect();
+            (Some(Batch { what: What::Some(parts), .. }), _) => {
+                let (chunks, contents) = (self.chunks.clone(), contents.clone());
                 Box::new(move || {
                     buffer.clear();
                     chunks.gather(&parts, |pack| contents.get(&pack).map(|content| &content.0), &mut buffer)?;
                     Ok(buffer.freeze())
                 })
             }
+            _ => return Ok(false),
         };
-        let packs = self.packs.clone();
-        let piece = tokio::spawn(async move { packs.fetcher().on_cpu(piece).await });
-        self.pieces.push_back(AbortOnDropHandle::new(piece));
+        self.pieces.push_back(self.packs.fetcher().workers().begin(piece));
         Ok(true)
     }
 
@@ -381,43 +389,6 @@ impl ExtentReader {
             "stream `{}` of snapshot {} is not what was captured: {} bytes with BLAKE3 {}, expected {} bytes with {}",
             self.name, self.manifest.snapshot, found.0, found.1, self.expected.0, self.expected.1
         )))
-    }
-}
-
-/// What becomes of a piece.
-enum Work {
-    /// Of a long extent.
-    Unit { content: Content, offset: u64, unit: Unit },
-    /// So many short ones.
-    Parts { count: usize, contents: Contents },
-}
-
-impl Work {
-    fn space(&self) -> usize {
-        match self {
-            Self::Unit { unit, .. } => unit.space,
-            Self::Parts { .. } => PIECE + LONG as usize,
-        }
-    }
-}
-
-/// How many short extents from the first on make a piece.
-fn short(extents: &VecDeque<Extent>) -> usize {
-    let mut length = 0;
-    let piece = extents.iter().take_while(|extent| {
-        let more = extent.length < LONG && length < PIECE as u64;
-        length += extent.length;
-        more
-    });
-    piece.count()
-}
-
-fn take_front(extents: &mut VecDeque<Extent>, length: u64) {
-    if let Some(front) = extents.front_mut() {
-        (front.offset, front.length) = (front.offset + length, front.length - length);
-        if front.length == 0 {
-            extents.pop_front();
-        }
     }
 }
 

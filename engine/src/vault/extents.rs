@@ -1,7 +1,7 @@
 //! Where the bytes of a stream lie: extents, byte ranges of packs' contents, in the order of the stream. See "Extents" in `FORMAT.md`.
 //!
 //! Where rows were changed all over, there are millions. They are kept as they are stored, in compressed blocks of some two bytes
-//! an extent, and only a block at a time is opened.
+//! an extent, and only a block at a time is opened, and then checked: whoever reads extents comes to an early end at a block that is damaged.
 
 use std::collections::VecDeque;
 use std::ops::Range;
@@ -15,13 +15,15 @@ use crate::bytes::varint;
 use crate::error::Result;
 
 /// Extents of a block.
-const BLOCK: usize = 16 << 10;
+pub(super) const BLOCK: usize = 16 << 10;
 /// What a block may take as plain bytes.
 const MAX_PLAIN: u64 = 1 << 20;
 /// A higher level would save three per cent.
 const LEVEL: i32 = 3;
 /// Blocks that a [`Finder`] has open.
 const OPEN: usize = 4;
+/// Before each block, a skippable frame of eight bytes: how long its extents are together.
+const HEADER: [u8; 8] = [0x50, 0x2A, 0x4D, 0x18, 8, 0, 0, 0];
 
 /// What an extent names instead of a pack if it lies in the older stream that a map tells of (`map.rs`).
 pub const OLDER: u32 = u32::MAX;
@@ -37,42 +39,61 @@ pub struct Extent {
     pub length: u64,
 }
 
+/// How far extents may reach.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Bounds {
+    /// The lengths of the packs' contents, by number.
+    pub packs: Arc<[u64]>,
+    /// The length of the older stream; 0 if there is none.
+    pub older: u64,
+}
+
+impl Bounds {
+    /// Whether there are these bytes.
+    fn hold(&self, extent: &Extent) -> bool {
+        let content = if extent.pack == OLDER { Some(&self.older) } else { self.packs.get(extent.pack as usize) };
+        let end = extent.offset.checked_add(extent.length);
+        extent.length > 0 && content.zip(end).is_some_and(|(content, end)| end <= *content)
+    }
+}
+
 /// Some extents, one after the other.
 #[derive(Debug, Clone, PartialEq, Eq)]
 struct Block {
     frame: Range<usize>,
-    /// Where it begins in the stream.
-    begin: u64,
+    /// Where it begins and ends in the stream.
+    places: Range<u64>,
 }
 
-/// The extents of a stream, checked.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
+/// The extents of a stream.
+#[derive(Debug, Clone, Default)]
 pub struct Extents {
     frames: Arc<[u8]>,
     blocks: Arc<[Block]>,
+    /// `None`: made here.
+    bounds: Option<Bounds>,
 }
 
 impl Extents {
     /// Reads them as a manifest holds them: [`Self::read`] of base64.
-    pub fn parse(text: &str, length: u64, content: impl Fn(u32) -> Option<u64>) -> Option<Self> {
-        Self::read(BASE64.decode(text.as_bytes()).ok()?, length, content)
+    pub fn parse(text: &str, length: u64, bounds: Bounds) -> Option<Self> {
+        Self::read(BASE64.decode(text.as_bytes()).ok()?, length, bounds)
     }
 
-    /// Reads blocks. Each extent is inside its pack, whose length `content` tells, and together they are `length` bytes long;
-    /// `None` if not.
-    pub fn read(frames: impl Into<Arc<[u8]>>, length: u64, content: impl Fn(u32) -> Option<u64>) -> Option<Self> {
+    /// Blocks whose extents are `length` bytes long together, by what stands before the blocks; `None` if not.
+    pub fn read(frames: impl Into<Arc<[u8]>>, length: u64, bounds: Bounds) -> Option<Self> {
         let frames = frames.into();
         let (mut blocks, mut at, mut begin) = (Vec::new(), 0, 0_u64);
         while at < frames.len() {
-            let end = at + zstd_safe::find_frame_compressed_size(&frames[at..]).ok()?;
-            blocks.push(Block { frame: at..end, begin });
-            for extent in open(&frames[at..end])? {
-                let inside = extent.offset.checked_add(extent.length)? <= content(extent.pack)?;
-                begin = begin.checked_add(extent.length).filter(|_| inside && extent.length > 0)?;
-            }
-            at = end;
+            let (header, rest) = frames[at..].split_first_chunk::<8>().filter(|(header, _)| **header == HEADER)?;
+            let (length, rest) = rest.split_first_chunk::<8>()?;
+            let frame = at + header.len() + length.len();
+            let end = begin.checked_add(u64::from_le_bytes(*length))?;
+            at = frame + zstd_safe::find_frame_compressed_size(rest).ok()?;
+            blocks.push(Block { frame: frame..at, places: begin..end });
+            begin = end;
         }
-        (begin == length).then(|| Self { frames, blocks: blocks.into() })
+        (begin == length).then(|| Self { frames, blocks: blocks.into(), bounds: Some(bounds) })
     }
 
     /// As a manifest holds them.
@@ -97,14 +118,44 @@ impl Extents {
         writer.finish()
     }
 
-    fn open(&self, block: usize) -> Option<Vec<Extent>> {
-        open(&self.frames[self.blocks.get(block)?.frame.clone()])
+    /// How many blocks there are.
+    #[must_use]
+    pub fn blocks(&self) -> usize {
+        self.blocks.len()
+    }
+
+    /// How long the stream is.
+    #[must_use]
+    pub fn length(&self) -> u64 {
+        self.blocks.last().map_or(0, |block| block.places.end)
+    }
+
+    /// Whether all blocks are as they should be.
+    #[must_use]
+    pub fn are_whole(&self) -> bool {
+        self.iter().map(|extent| extent.length).sum::<u64>() == self.length()
+    }
+
+    /// Reads a block into `extents`; nothing of one that is damaged.
+    fn open(&self, block: usize, extents: &mut Vec<Extent>) {
+        let Block { frame, places } = &self.blocks[block];
+        let good = open(&self.frames[frame.clone()], extents).is_some()
+            && extents.iter().try_fold(places.start, |at, extent| at.checked_add(extent.length)) == Some(places.end)
+            && self.bounds.as_ref().is_none_or(|bounds| extents.iter().all(|extent| bounds.hold(extent)));
+        if !good {
+            extents.clear();
+        }
     }
 
     /// All of them, in the stream's order.
     pub fn iter(&self) -> impl Iterator<Item = Extent> + Send + use<> {
         let extents = self.clone();
-        (0..self.blocks.len()).filter_map(move |block| extents.open(block)).flatten()
+        let blocks = (0..self.blocks.len()).map(move |block| {
+            let mut opened = Vec::new();
+            extents.open(block, &mut opened);
+            (!opened.is_empty()).then_some(opened)
+        });
+        blocks.map_while(|opened| opened).flatten()
     }
 }
 
@@ -142,10 +193,13 @@ impl ExtentsWriter {
     }
 
     fn close(&mut self) -> Result<()> {
+        let places = self.begin..self.begin + std::mem::take(&mut self.length);
+        self.frames.extend(HEADER);
+        self.frames.extend((places.end - places.start).to_le_bytes());
         let at = self.frames.len();
         self.frames.extend(compress::compress(LEVEL, &columns(&self.pending))?);
-        self.blocks.push(Block { frame: at..self.frames.len(), begin: self.begin });
-        self.begin += std::mem::take(&mut self.length);
+        self.begin = places.end;
+        self.blocks.push(Block { frame: at..self.frames.len(), places });
         self.pending.clear();
         Ok(())
     }
@@ -159,37 +213,31 @@ impl ExtentsWriter {
         if !self.pending.is_empty() || self.blocks.is_empty() {
             self.close()?;
         }
-        Ok(Extents { frames: self.frames.into(), blocks: self.blocks.into() })
+        Ok(Extents { frames: self.frames.into(), blocks: self.blocks.into(), bounds: None })
     }
 }
 
-/// The ends of the last extents, by pack.
-#[derive(Default)]
-struct Ends(Vec<u64>);
-
-impl Ends {
-    fn of(&mut self, pack: u32) -> Option<&mut u64> {
-        // Indexes into the table of a manifest: a few for each GiB.
-        let at = usize::try_from(written(pack)).ok().filter(|at| *at < 1 << 24)?;
-        if self.0.len() <= at {
-            self.0.resize(at + 1, 0);
-        }
-        self.0.get_mut(at)
-    }
-}
+/// Packs that a manifest's table may have: a few for each GiB.
+const MOST_PACKS: u64 = 1 << 24;
 
 /// [`OLDER`] as 0, packs from 1 on.
 fn written(pack: u32) -> u64 {
     pack.wrapping_add(1).into()
 }
 
+/// The ends of the last extents, by what is [`written`] of their pack, the largest of which is `last`.
+fn ends(last: u64) -> Vec<u64> {
+    vec![0; last as usize + 1]
+}
+
 /// The plain bytes of a block.
 fn columns(extents: &[Extent]) -> Vec<u8> {
-    let (mut out, mut ends) = (Vec::with_capacity(5 * extents.len()), Ends::default());
+    let mut ends = ends(extents.iter().map(|extent| written(extent.pack)).max().unwrap_or_default());
+    let mut out = Vec::with_capacity(5 * extents.len());
     varint::put(&mut out, extents.len() as u64);
     extents.iter().for_each(|extent| varint::put(&mut out, written(extent.pack)));
     for extent in extents {
-        let Some(end) = ends.of(extent.pack) else { continue };
+        let end = &mut ends[written(extent.pack) as usize];
         varint::put_signed(&mut out, extent.offset.wrapping_sub(*end) as i64);
         *end = extent.offset + extent.length;
     }
@@ -197,37 +245,50 @@ fn columns(extents: &[Extent]) -> Vec<u8> {
     out
 }
 
-/// Reads a block.
-fn open(frame: &[u8]) -> Option<Vec<Extent>> {
+/// Reads a block into `extents`.
+fn open(frame: &[u8], extents: &mut Vec<Extent>) -> Option<()> {
+    extents.clear();
     let plain = zstd_safe::get_frame_content_size(frame).ok()?.filter(|plain| *plain <= MAX_PLAIN)?;
     let mut bytes = vec![0; plain as usize];
     compress::decompress(frame, &mut bytes).ok()?;
-    let (mut input, mut ends) = (bytes.as_slice(), Ends::default());
+    let mut input = bytes.as_slice();
     let count = varint::take(&mut input).filter(|count| *count <= plain)?;
-    let mut extents = Vec::with_capacity(count as usize);
+    extents.reserve(count as usize);
+    let mut last = 0;
     for _ in 0..count {
-        let pack = u32::try_from(varint::take(&mut input)?).ok()?.wrapping_sub(1);
-        extents.push(Extent { pack, offset: 0, length: 0 });
+        let pack = varint::take(&mut input)?;
+        last = last.max(pack);
+        extents.push(Extent { pack: (pack as u32).wrapping_sub(1), offset: 0, length: 0 });
     }
-    let mut gaps = Vec::with_capacity(count as usize);
-    for _ in 0..count {
-        gaps.push(varint::take_signed(&mut input)?);
+    let mut ends = if last < MOST_PACKS { ends(last) } else { return None };
+    // The gap, until the length is known.
+    for extent in &mut *extents {
+        extent.offset = varint::take_signed(&mut input)? as u64;
     }
-    for (extent, gap) in extents.iter_mut().zip(gaps) {
+    for extent in &mut *extents {
+        let end = &mut ends[written(extent.pack) as usize];
         extent.length = varint::take(&mut input)?;
-        let end = ends.of(extent.pack)?;
-        extent.offset = end.checked_add_signed(gap)?;
+        extent.offset = end.checked_add_signed(extent.offset as i64)?;
         *end = extent.offset.checked_add(extent.length)?;
     }
-    input.is_empty().then_some(extents)
+    input.is_empty().then_some(())
+}
+
+/// A block that a [`Finder`] has open.
+#[derive(Debug, Default)]
+struct OpenBlock {
+    number: usize,
+    extents: Vec<Extent>,
+    /// Where each begins in the stream.
+    begins: Vec<u64>,
 }
 
 /// Finds extents by where they lie in the stream, mostly one after the other.
 #[derive(Debug)]
 pub struct Finder {
     extents: Extents,
-    /// Blocks by number, each extent with its place in the stream; the newest last.
-    open: VecDeque<(usize, Vec<(u64, Extent)>)>,
+    /// The newest last.
+    open: VecDeque<OpenBlock>,
     /// What was found last: in which of these blocks, and where in it.
     last: (usize, usize),
 }
@@ -241,36 +302,78 @@ impl Finder {
 
     /// The extent that holds the byte at `position` of the stream, and where it begins there.
     pub fn find(&mut self, position: u64) -> Option<(u64, Extent)> {
-        let holds = |(begin, extent): &&(u64, Extent)| *begin <= position && position < begin + extent.length;
-        let (open, at) = self.last;
-        if let Some((_, extents)) = self.open.get(open) {
-            for at in [at, at + 1] {
-                if let Some(found) = extents.get(at).filter(holds) {
-                    self.last = (open, at);
-                    return Some(*found);
+        let (open, at) = self.locate(position)?;
+        let block = &self.open[open];
+        Some((block.begins[at], block.extents[at]))
+    }
+
+    /// Shows `each` the extents, or parts of them, that hold these bytes of the stream, at most `most`; says how many bytes they
+    /// hold.
+    pub fn show(&mut self, places: Range<u64>, most: usize, mut each: impl FnMut(Extent)) -> u64 {
+        let (mut position, mut shown) = (places.start, 0);
+        while position < places.end
+            && shown < most
+            && let Some((open, at)) = self.locate(position)
+        {
+            let block = &self.open[open];
+            let (mut next, mut skipped) = (at, position - block.begins[at]);
+            for extent in block.extents[at..].iter().take(most - shown) {
+                let length = (extent.length - skipped).min(places.end - position);
+                each(Extent { offset: extent.offset + skipped, length, ..*extent });
+                (next, shown, skipped) = (next + 1, shown + 1, 0);
+                position += length;
+                if position == places.end {
+                    break;
                 }
             }
+            self.last = (open, next - 1);
         }
-        let block = self.extents.blocks.partition_point(|block| block.begin <= position).checked_sub(1)?;
-        let open = match self.open.iter().position(|(number, _)| *number == block) {
+        position - places.start
+    }
+
+    /// Which block that is open, and which extent in it, holds the byte at `position`.
+    fn locate(&mut self, position: u64) -> Option<(usize, usize)> {
+        let (open, at) = self.last;
+        if let Some(block) = self.open.get(open)
+            && let Some(at) = [at, at + 1].into_iter().find(|at| block.holds(*at, position))
+        {
+            self.last = (open, at);
+            return Some(self.last);
+        }
+        let number = self.extents.blocks.partition_point(|block| block.places.end <= position);
+        let open = match self.open.iter().position(|open| open.number == number) {
             Some(open) => open,
+            None if number == self.extents.blocks.len() => return None,
             None => {
-                let mut begin = self.extents.blocks[block].begin;
-                let placed = self.extents.open(block)?.into_iter().map(|extent| {
-                    begin += extent.length;
-                    (begin - extent.length, extent)
-                });
-                if self.open.len() == OPEN {
-                    self.open.pop_front();
-                }
-                self.open.push_back((block, placed.collect()));
+                let oldest = if self.open.len() == OPEN { self.open.pop_front() } else { None };
+                let mut block = oldest.unwrap_or_default();
+                block.open(&self.extents, number);
+                self.open.push_back(block);
                 self.open.len() - 1
             }
         };
-        let extents = &self.open[open].1;
-        let at = extents.partition_point(|(begin, extent)| begin + extent.length <= position);
+        let block = &self.open[open];
+        let at = block.begins.partition_point(|begin| *begin <= position).checked_sub(1)?;
         self.last = (open, at);
-        extents.get(at).copied()
+        block.holds(at, position).then_some(self.last)
+    }
+}
+
+impl OpenBlock {
+    fn open(&mut self, extents: &Extents, number: usize) {
+        self.number = number;
+        extents.open(number, &mut self.extents);
+        let mut begin = extents.blocks[number].places.start;
+        self.begins.clear();
+        self.begins.extend(self.extents.iter().map(|extent| {
+            begin += extent.length;
+            begin - extent.length
+        }));
+    }
+
+    fn holds(&self, at: usize, position: u64) -> bool {
+        let end = |begin: &u64| begin + self.extents[at].length;
+        self.begins.get(at).is_some_and(|begin| *begin <= position && position < end(begin))
     }
 }
 
@@ -290,6 +393,10 @@ mod tests {
         prop::collection::vec(extent, 0..100)
     }
 
+    fn far() -> Bounds {
+        Bounds { packs: [u64::MAX; 200].into(), older: u64::MAX }
+    }
+
     /// Pieces of two packs in turn, enough for several blocks.
     fn many() -> Vec<Extent> {
         let extent = |n: u64| match n % 2 {
@@ -303,7 +410,7 @@ mod tests {
         #[test]
         fn come_back_as_they_were(extents in some()) {
             let text = Extents::of(extents.iter().copied())?.to_text();
-            let parsed = Extents::parse(&text, length(&extents), |_| Some(u64::MAX));
+            let parsed = Extents::parse(&text, length(&extents), far());
             let mut merged: Vec<Extent> = Vec::new();
             for extent in extents {
                 match merged.last_mut() {
@@ -318,7 +425,11 @@ mod tests {
         fn whatever_else_is_refused_without_harm(bytes in prop::collection::vec(any::<u8>(), 0..200)) {
             let framed = compress::compress(1, &bytes)?;
             for bytes in [bytes, framed] {
-                let _ = Extents::parse(&BASE64.encode(&bytes), 5, |_| Some(u64::MAX));
+                let block = [&HEADER[..], &5_u64.to_le_bytes(), &bytes].concat();
+                for bytes in [bytes, block] {
+                    let parsed = Extents::parse(&BASE64.encode(&bytes), 5, far());
+                    prop_assert!(parsed.is_none_or(|extents| extents.iter().map(|extent| extent.length).sum::<u64>() <= 5));
+                }
             }
         }
     }
@@ -327,7 +438,8 @@ mod tests {
     fn millions_take_little_and_are_found_by_their_place() -> Result<()> {
         let all = many();
         let extents = Extents::of(all.iter().copied())?;
-        assert_eq!(Extents::parse(&extents.to_text(), length(&all), |_| Some(u64::MAX)), Some(extents.clone()));
+        let parsed = Extents::parse(&extents.to_text(), length(&all), far());
+        assert!(parsed.is_some_and(|parsed| parsed.iter().eq(all.iter().copied())));
         assert!(extents.iter().eq(all.iter().copied()));
         assert!(extents.to_text().len() < 3 * all.len(), "{} bytes for {}", extents.to_text().len(), all.len());
         let (mut finder, mut begin) = (Finder::new(extents), 0);
@@ -344,11 +456,13 @@ mod tests {
 
     #[test]
     fn refuses_extents_outside_their_pack_or_of_another_sum() -> Result<()> {
-        let contents = |pack: u32| [1000, 50].get(pack as usize).copied();
+        let bounds = Bounds { packs: [1000, 50].into(), older: 0 };
         let inside = Extent { pack: 1, offset: 5, length: 45 };
-        let parse =
-            |extent, length| Ok::<_, crate::Error>(Extents::parse(&Extents::of([extent])?.to_text(), length, contents));
-        assert!(parse(inside, 45)?.is_some());
+        let refused = |extent, length| {
+            let parsed = Extents::parse(&Extents::of([extent])?.to_text(), length, bounds.clone());
+            Ok::<_, crate::Error>(!parsed.is_some_and(|extents| extents.are_whole() && extents.iter().eq([extent])))
+        };
+        assert!(!refused(inside, 45)?);
         for (extent, length) in [
             (Extent { length: 46, ..inside }, 46),
             (Extent { pack: 2, ..inside }, 45),
@@ -356,10 +470,27 @@ mod tests {
             (Extent { length: 0, ..inside }, 0),
             (inside, 44),
         ] {
-            assert_eq!(parse(extent, length)?, None, "{extent:?} of {length} passed");
+            assert!(refused(extent, length)?, "{extent:?} of {length} passed");
         }
-        assert_eq!(Extents::parse("?", 0, contents), None);
-        assert!(Extents::parse("", 0, contents).is_some());
+        assert!(Extents::parse("?", 0, bounds.clone()).is_none());
+        assert!(Extents::parse("", 0, bounds).is_some());
+        Ok(())
+    }
+
+    #[test]
+    fn a_block_that_is_not_as_long_as_it_says_ends_what_is_read() -> Result<()> {
+        let all = many();
+        let extents = Extents::of(all.iter().copied())?;
+        let (mut bytes, second) = (extents.bytes().to_vec(), extents.blocks[1].clone());
+        // The first block takes a byte of the second: the sum is as before.
+        for (frame, change) in [(extents.blocks[0].frame.start, 1), (second.frame.start, u64::MAX)] {
+            let length =
+                u64::from_le_bytes(bytes[frame - 8..frame].try_into().unwrap_or_default()).wrapping_add(change);
+            bytes[frame - 8..frame].copy_from_slice(&length.to_le_bytes());
+        }
+        let parsed = Extents::read(bytes, length(&all), far()).unwrap_or_default();
+        assert_eq!((parsed.blocks(), parsed.iter().count(), parsed.are_whole()), (3, 0, false));
+        assert_eq!(Finder::new(parsed).find(second.places.start + 5), None);
         Ok(())
     }
 }

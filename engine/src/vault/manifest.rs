@@ -1,6 +1,7 @@
 //! The manifest of a snapshot: what it holds and where. See "Manifests" in `FORMAT.md`.
 
 use std::collections::HashMap;
+use std::sync::Arc;
 
 use chrono::{DateTime, Utc};
 use serde::{Deserialize, Serialize};
@@ -8,7 +9,7 @@ use serde::{Deserialize, Serialize};
 use crate::error::{Class, Context, Error, Result};
 use crate::id::{Digest, Name, PackId, SnapshotId};
 use crate::source::SourceFacts;
-use crate::vault::extents::{Extent, Extents, OLDER};
+use crate::vault::extents::{Bounds, Extent, Extents};
 use crate::vault::map::{Resolved, StreamMap};
 
 /// The one version of the manifest that this program writes and reads.
@@ -91,6 +92,9 @@ pub struct Totals {
     pub raw_bytes: u64,
     /// Of these, found in older packs or twice in this snapshot.
     pub deduplicated_bytes: u64,
+    /// Of these, rows found in chunks that are new.
+    #[serde(default)]
+    pub row_bytes: u64,
     /// Ciphertext of the packs and the index segment that this snapshot added.
     pub stored_bytes: u64,
     /// Packs that this snapshot added.
@@ -98,7 +102,7 @@ pub struct Totals {
 }
 
 impl Manifest {
-    /// Parses a manifest and checks that it is consistent in itself and belongs where it was found.
+    /// Parses a manifest and checks that it belongs where it was found; its extents are checked when they are asked for.
     ///
     /// # Errors
     /// [`Class::Integrity`]: damaged, of another version, or of another vault, dataset or snapshot.
@@ -115,26 +119,22 @@ impl Manifest {
                 manifest.dataset, manifest.snapshot, manifest.vault
             )));
         }
-        for stream in &manifest.streams {
-            let checked = manifest.extents(stream).map(drop);
-            let checked =
-                checked.and_then(|()| stream.map.iter().try_for_each(|map| manifest.map_extents(map).map(drop)));
-            checked.map_err(|error| refused(format!("is inconsistent: {error}")))?;
-        }
         Ok(manifest)
     }
 
-    /// The extents of one of its streams, each inside its pack or inside the older stream, their lengths the stream's; shows each to
-    /// `each` on the way, as there may be millions.
+    /// The lengths of its packs' contents, by number.
+    #[must_use]
+    pub fn contents(&self) -> Arc<[u64]> {
+        self.packs.iter().map(|PackRef(_, _, content)| *content).collect()
+    }
+
+    /// The extents of one of its streams, each inside its pack or inside the older stream; `contents` are [`Self::contents`].
     ///
     /// # Errors
-    /// [`Class::Integrity`] otherwise.
-    pub fn extents(&self, stream: &StreamEntry) -> Result<Extents> {
-        let content = |pack: u32| match pack {
-            OLDER => stream.map.as_ref().map(|map| map.covers),
-            pack => self.packs.get(pack as usize).map(|PackRef(_, _, content)| *content),
-        };
-        Extents::parse(&stream.extents, stream.length, content)
+    /// [`Class::Integrity`]: their lengths are not the stream's.
+    pub fn extents(&self, stream: &StreamEntry, contents: &Arc<[u64]>) -> Result<Extents> {
+        let older = stream.map.as_ref().map_or(0, |map| map.covers);
+        Extents::parse(&stream.extents, stream.length, Bounds { packs: contents.clone(), older })
             .ok_or_else(|| Error::integrity(format!("the extents of stream `{}` are damaged", stream.name)))
     }
 
@@ -153,8 +153,8 @@ impl Manifest {
     /// # Errors
     /// [`Class::Integrity`]: its extents are damaged.
     pub fn map_extents(&self, entry: &MapEntry) -> Result<Vec<(PackRef, Extent)>> {
-        let content = |pack: u32| self.packs.get(pack as usize).map(|PackRef(_, _, content)| *content);
-        let extents = Extents::parse(&entry.extents, entry.length, content);
+        let bounds = Bounds { packs: self.contents(), older: 0 };
+        let extents = Extents::parse(&entry.extents, entry.length, bounds).filter(Extents::are_whole);
         let extents = extents.ok_or_else(|| Error::integrity("the extents of a map are damaged"))?;
         Ok(extents.iter().map(|extent| (self.packs[extent.pack as usize], extent)).collect())
     }
@@ -184,6 +184,7 @@ impl Manifest {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::vault::extents::OLDER;
 
     fn manifest(extents: &[Extent], length: u64) -> Result<Manifest> {
         let extents = Extents::of(extents.iter().copied())?;
@@ -216,28 +217,42 @@ mod tests {
         Manifest::parse(&json, vault, &"shop".parse()?, &"20261123T183244123Z-9f2c81aa".parse()?)
     }
 
+    /// All extents that it has.
+    fn extents(manifest: &Manifest) -> Result<Vec<Extent>> {
+        let stream = &manifest.streams[0];
+        let extents = manifest.extents(stream, &manifest.contents())?;
+        let mut all: Vec<Extent> = extents.iter().collect();
+        if !extents.are_whole() {
+            return Err(Error::integrity("damaged"));
+        }
+        if let Some(map) = &stream.map {
+            all.extend(manifest.map_extents(map)?.iter().map(|(_, extent)| extent));
+        }
+        Ok(all)
+    }
+
     #[test]
     fn comes_back_with_its_extents() -> Result<()> {
         let extents = [Extent { pack: 0, offset: 0, length: 1000 }, Extent { pack: 1, offset: 5, length: 45 }];
         let manifest = manifest(&extents, 1045)?;
         assert_eq!(parse(&manifest, "v")?, manifest);
-        assert_eq!(manifest.extents(&manifest.streams[0])?.iter().collect::<Vec<_>>(), extents);
+        assert_eq!(self::extents(&manifest)?, extents);
         Ok(())
     }
 
     #[test]
     fn refuses_extents_that_it_has_no_pack_for() -> Result<()> {
         let beyond = Extent { pack: 1, offset: 5, length: 46 };
-        assert!(parse(&manifest(&[beyond], 46)?, "v").is_err());
+        assert!(extents(&manifest(&[beyond], 46)?).is_err());
         Ok(())
     }
 
     #[test]
     fn refuses_an_older_stream_without_a_map_or_with_one_that_lies_nowhere() -> Result<()> {
         let mut mapped = manifest(&[Extent { pack: OLDER, offset: 5, length: 45 }], 45)?;
-        assert!(parse(&mapped, "v").is_err(), "no map");
-        let extents = manifest(&[Extent { pack: 1, offset: 0, length: 50 }], 50)?.streams[0].extents.clone();
-        let entry = MapEntry { covers: 50, length: 50, blake3: Digest::of(b""), extents };
+        assert!(extents(&mapped).is_err(), "no map");
+        let whole = manifest(&[Extent { pack: 1, offset: 0, length: 50 }], 50)?.streams[0].extents.clone();
+        let entry = MapEntry { covers: 50, length: 50, blake3: Digest::of(b""), extents: whole };
         for (entry, good) in [
             (entry.clone(), true),
             (MapEntry { covers: 49, ..entry.clone() }, false),
@@ -245,7 +260,7 @@ mod tests {
             (MapEntry { extents: mapped.streams[0].extents.clone(), ..entry }, false),
         ] {
             mapped.streams[0].map = Some(entry);
-            assert_eq!(parse(&mapped, "v").is_ok(), good, "{:?}", mapped.streams[0].map);
+            assert_eq!(extents(&mapped).is_ok(), good, "{:?}", mapped.streams[0].map);
         }
         Ok(())
     }

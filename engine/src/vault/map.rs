@@ -5,15 +5,16 @@
 //! a map was made; a map never refers to another one.
 
 use std::collections::HashMap;
+use std::ops::Range;
 use std::sync::Arc;
 
 use crate::bytes::varint;
 use crate::error::Result;
 use crate::id::{Digest, PackId};
-use crate::vault::extents::{Extent, Extents, Finder, OLDER};
+use crate::vault::extents::{BLOCK, Bounds, Extent, Extents, Finder, OLDER};
 
 /// Where an older stream lies.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone)]
 pub struct StreamMap {
     /// The packs that its extents name by number.
     pub packs: Vec<PackId>,
@@ -49,7 +50,7 @@ impl StreamMap {
     }
 
     /// What [`Self::to_bytes`] wrote, of a stream of `length` bytes; `content` tells the length of a pack's content. `None` if it is
-    /// damaged, or a pack is not known.
+    /// damaged, as far as that is seen without opening blocks, or a pack is not known.
     pub fn parse(mut bytes: &[u8], length: u64, content: impl Fn(&PackId) -> Option<u64>) -> Option<Self> {
         let count = u32::from_le_bytes(varint::take_bytes(&mut bytes)?);
         let (mut packs, mut lengths) = (Vec::new(), Vec::new());
@@ -58,8 +59,8 @@ impl StreamMap {
             lengths.push(content(&pack)?);
             packs.push(pack);
         }
-        let content = |pack: u32| lengths.get(pack as usize).copied();
-        Some(Self { packs, extents: Extents::read(bytes, length, content)? })
+        let bounds = Bounds { packs: lengths.into(), older: 0 };
+        Some(Self { packs, extents: Extents::read(bytes, length, bounds)? })
     }
 }
 
@@ -85,26 +86,97 @@ impl Resolved {
         Self { extents, older: Some((map.extents.clone(), numbers.into())) }
     }
 
-    /// In packs alone, in the stream's order.
+    /// How many blocks tell of it.
     #[must_use]
-    pub fn iter(&self) -> Box<dyn Iterator<Item = Extent> + Send> {
-        let mut extents = self.extents.iter();
-        let Some((older, numbers)) = self.older.clone() else { return Box::new(extents) };
-        let (mut finder, mut at, mut end) = (Finder::new(older), 0, 0);
-        Box::new(std::iter::from_fn(move || {
-            if at == end {
-                let extent = extents.next()?;
-                if extent.pack != OLDER {
-                    return Some(extent);
+    pub fn blocks(&self) -> usize {
+        self.extents.blocks() + self.older.as_ref().map_or(0, |(older, _)| older.blocks())
+    }
+
+    /// How long the stream is.
+    #[must_use]
+    pub fn length(&self) -> u64 {
+        self.extents.length()
+    }
+
+    /// Nothing yet: [`Walk::turn_to`] says where.
+    #[must_use]
+    pub fn walk(&self) -> Walk {
+        let (older, numbers) = self.older.clone().unwrap_or_default();
+        let (own, older) = (Finder::new(self.extents.clone()), Finder::new(older));
+        Walk { own, places: 0..0, some: Vec::new(), at: 0, done: 0, older, numbers }
+    }
+
+    /// In packs alone, in the stream's order.
+    pub fn iter(&self) -> impl Iterator<Item = Extent> + Send + use<> {
+        let mut walk = self.walk();
+        walk.turn_to(0..self.length());
+        std::iter::from_fn(move || {
+            let mut some = Vec::new();
+            walk.next(&mut some).then_some(some)
+        })
+        .flatten()
+    }
+}
+
+/// Works out where a part of a stream lies, some thousand extents at a time.
+#[derive(Debug)]
+pub struct Walk {
+    own: Finder,
+    /// What of the stream is still to be asked for.
+    places: Range<u64>,
+    /// What was asked for.
+    some: Vec<Extent>,
+    /// So many of these are worked out, …
+    at: usize,
+    /// … and so many bytes of the next.
+    done: u64,
+    older: Finder,
+    numbers: Arc<[u32]>,
+}
+
+impl Walk {
+    /// Goes to these bytes of the stream.
+    pub fn turn_to(&mut self, places: Range<u64>) {
+        self.places = places;
+        self.some.clear();
+        (self.at, self.done) = (0, 0);
+    }
+
+    /// The next extents, in packs alone, instead of what `out` held; `false` after the last, or before what is damaged.
+    pub fn next(&mut self, out: &mut Vec<Extent>) -> bool {
+        out.clear();
+        while out.len() < BLOCK {
+            let Some(extent) = self.some.get(self.at) else {
+                self.some.clear();
+                self.at = 0;
+                let shown = self.own.show(self.places.clone(), BLOCK, |extent| self.some.push(extent));
+                self.places.start += shown;
+                if shown == 0 {
+                    break;
                 }
-                (at, end) = (extent.offset, extent.offset + extent.length);
+                continue;
+            };
+            if extent.pack != OLDER {
+                out.push(*extent);
+                self.at += 1;
+                continue;
             }
-            let (begin, older) = finder.find(at)?;
-            let skipped = at - begin;
-            let length = (older.length - skipped).min(end - at);
-            at += length;
-            Some(Extent { pack: *numbers.get(older.pack as usize)?, offset: older.offset + skipped, length })
-        }))
+            let places = extent.offset + self.done..extent.offset + extent.length;
+            let numbers = &self.numbers;
+            let shown = self.older.show(places, BLOCK - out.len(), |older| {
+                out.push(Extent { pack: numbers[older.pack as usize], ..older });
+            });
+            self.done += shown;
+            if shown == 0 {
+                // Damaged.
+                self.turn_to(0..0);
+                break;
+            }
+            if self.done == extent.length {
+                (self.at, self.done) = (self.at + 1, 0);
+            }
+        }
+        !out.is_empty()
     }
 }
 
@@ -127,12 +199,15 @@ mod tests {
         assert_eq!(map.packs, [ids()[5], ids()[2]]);
         let bytes = map.to_bytes();
         let content = |id: &PackId| map.packs.contains(id).then_some(170);
-        assert_eq!(StreamMap::parse(&bytes, 100, content), Some(map.clone()));
-        assert_eq!(StreamMap::parse(&bytes, 99, content), None);
-        assert_eq!(StreamMap::parse(&bytes, 100, |id| content(id).map(|_| 169)), None, "an extent beyond its pack");
-        assert_eq!(StreamMap::parse(&bytes, 100, |id| Some(170).filter(|_| *id == ids()[5])), None, "an unknown pack");
+        let parse = |bytes: &[u8], length, content: &dyn Fn(&PackId) -> Option<u64>| {
+            StreamMap::parse(bytes, length, content).filter(|map| map.extents.are_whole()).map(|map| map.to_bytes())
+        };
+        assert_eq!(parse(&bytes, 100, &content), Some(bytes.clone()));
+        assert_eq!(parse(&bytes, 99, &content), None);
+        assert_eq!(parse(&bytes, 100, &|id| content(id).map(|_| 169)), None, "an extent beyond its pack");
+        assert_eq!(parse(&bytes, 100, &|id| Some(170).filter(|_| *id == ids()[5])), None, "an unknown pack");
         for end in 0..bytes.len() {
-            assert_eq!(StreamMap::parse(&bytes[..end], 100, content), None, "cut at {end}");
+            assert_eq!(parse(&bytes[..end], 100, &content), None, "cut at {end}");
         }
         Ok(())
     }
@@ -140,7 +215,8 @@ mod tests {
     #[test]
     fn a_map_tells_of_no_older_stream() -> Result<()> {
         let nested = StreamMap { packs: ids(), extents: extents(&[(OLDER, 0, 10)])? };
-        assert_eq!(StreamMap::parse(&nested.to_bytes(), 10, |_| Some(100)), None);
+        let parsed = StreamMap::parse(&nested.to_bytes(), 10, |_| Some(100));
+        assert!(parsed.is_none_or(|map| !map.extents.are_whole()));
         Ok(())
     }
 
@@ -150,6 +226,10 @@ mod tests {
         let newer = extents(&[(OLDER, 0, 40), (7, 3, 4), (OLDER, 45, 40), (OLDER, 10, 1), (OLDER, 99, 1)])?;
         let due = extents(&[(5, 100, 40), (7, 3, 4), (5, 145, 5), (2, 0, 30), (5, 150, 5), (5, 110, 1), (5, 169, 1)])?;
         let found = Extents::of(Resolved::new(newer, &map, vec![5, 2]).iter())?;
-        if found == due { Ok(()) } else { Err(Error::failed(format!("{:?}", found.iter().collect::<Vec<_>>()))) }
+        if found.bytes() == due.bytes() {
+            Ok(())
+        } else {
+            Err(Error::failed(format!("{:?}", found.iter().collect::<Vec<_>>())))
+        }
     }
 }

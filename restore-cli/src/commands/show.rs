@@ -101,7 +101,15 @@ impl fmt::Display for Description {
             ("source", format!("{} {version}", self.source.engine).trim_end().to_owned()),
             ("tools", tools.join(", ")),
             ("size", human::bytes(totals.raw_bytes)),
-            ("known before", human::bytes(totals.deduplicated_bytes)),
+            (
+                "known before",
+                match totals.row_bytes {
+                    0 => human::bytes(totals.deduplicated_bytes),
+                    rows => {
+                        format!("{}, {} of it row by row", human::bytes(totals.deduplicated_bytes), human::bytes(rows))
+                    }
+                },
+            ),
             (
                 "stored",
                 format!("{} in {}", human::bytes(totals.stored_bytes), human::count(totals.new_packs, "new pack")),
@@ -156,13 +164,24 @@ mod tests {
                 extents: "AAAA".to_owned(),
                 map: None,
             }],
-            totals: Totals { raw_bytes: 2048, ..Totals::default() },
+            totals: Totals {
+                raw_bytes: 2048,
+                deduplicated_bytes: 1024,
+                row_bytes: 512,
+                stored_bytes: 1024,
+                new_packs: 1,
+            },
         };
         let description = describe(manifest, vec!["north".parse().unwrap()]);
         let text = description.to_string();
-        for part in
-            ["none, the first", "2026-11-23 18:32:44 UTC, in 1 min 15 s, by host db1", "database", "2.0 KiB", "north"]
-        {
+        for part in [
+            "none, the first",
+            "2026-11-23 18:32:44 UTC, in 1 min 15 s, by host db1",
+            "database",
+            "2.0 KiB",
+            "1.0 KiB, 512 B of it row by row",
+            "north",
+        ] {
             assert!(text.contains(part), "{part} is not in\n{text}");
         }
         assert!(!text.contains("tools"), "what is unknown is not shown:\n{text}");

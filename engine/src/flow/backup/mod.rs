@@ -116,6 +116,8 @@ pub struct BackupReport {
     pub raw_bytes: u64,
     /// Of these, already stored.
     pub deduplicated_bytes: u64,
+    /// Of these, rows found in chunks that are new.
+    pub row_bytes: u64,
     /// Bytes added to each complete replica.
     pub stored_bytes: u64,
     /// Packs added.
@@ -191,6 +193,7 @@ impl Backup<'_> {
             totals: Totals {
                 raw_bytes: streams.iter().map(|stream| stream.length).sum(),
                 deduplicated_bytes: captured.deduplicated,
+                row_bytes: captured.rows,
                 stored_bytes: captured.stored,
                 new_packs: captured.receipts.len() as u64,
             },
@@ -215,6 +218,7 @@ impl Backup<'_> {
             duration_seconds: self.clock.elapsed().saturating_sub(began).as_secs_f64(),
             raw_bytes: manifest.totals.raw_bytes,
             deduplicated_bytes: manifest.totals.deduplicated_bytes,
+            row_bytes: manifest.totals.row_bytes,
             stored_bytes: manifest.totals.stored_bytes,
             new_packs: manifest.totals.new_packs,
             replicas: self.outcomes(&shared.fleet, &targets),

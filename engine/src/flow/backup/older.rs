@@ -105,7 +105,7 @@ impl Older {
         index: &RowIndex,
         packs: &[Option<PackRef>],
     ) -> Result<Option<Self>> {
-        let written = manifest.extents(stream)?;
+        let written = manifest.extents(stream, &manifest.contents())?;
         let Some(entry) = &stream.map else {
             let whole = Self { written: written.clone(), resolved: written, map: None };
             return Ok(Some(if whole.written.bytes().len() > WORTH {
@@ -118,6 +118,9 @@ impl Older {
         let Ok(map) = manifest.map(stream, entry, &bytes) else { return Ok(None) };
         let Ok(resolved) = manifest.resolve(written.clone(), &map) else { return Ok(None) };
         let resolved = Extents::of(resolved.iter())?;
+        if resolved.length() != stream.length {
+            return Ok(None);
+        }
         let much = written.bytes().len() > WORTH && written.bytes().len() * PART > bytes.len();
         let own = manifest.map_extents(entry)?;
         let all = own.iter().map(|(pack, _)| pack.0).chain(map.packs).collect();
@@ -139,6 +142,9 @@ impl Older {
     fn mapped(self, manifest: &Manifest, stream: &StreamEntry, packs: &[Option<PackRef>]) -> Result<Self> {
         let ids: Vec<PackId> = manifest.packs.iter().map(|pack| pack.0).collect();
         let map = StreamMap::of(&self.resolved, &ids)?;
+        if map.extents.length() != stream.length {
+            return Ok(self);
+        }
         let origin = Origin::Made(map.to_bytes().into());
         let Some(packs) = used(packs, map.packs.into_iter().collect()) else { return Ok(self) };
         let written = Extents::of([Extent { pack: OLDER, offset: 0, length: stream.length }])?;

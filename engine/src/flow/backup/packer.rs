@@ -97,6 +97,8 @@ pub(super) struct Packer {
     unindexed: BTreeMap<PackNumber, IndexedPack>,
     receipts: Vec<Receipt>,
     deduplicated: u64,
+    /// Of these, in chunks that are new.
+    rows: u64,
 }
 
 impl Packer {
@@ -116,6 +118,7 @@ impl Packer {
             unindexed: BTreeMap::new(),
             receipts: Vec::new(),
             deduplicated: 0,
+            rows: 0,
         }
     }
 
@@ -235,6 +238,7 @@ impl Packer {
     }
 
     fn mix(&mut self, stream: usize, parts: Vec<Part>, new: Option<NewChunk>) -> Result<()> {
+        let before = self.deduplicated;
         let mut place = new.map(|chunk| self.store(stream, chunk)).transpose()?;
         let slot = self.streams.get(&stream).map(|open| open.slot).ok_or_else(stopped)?;
         if self.slots[slot].filling.as_ref().is_some_and(|(_, pack)| pack.size() >= ROW_PACK) {
@@ -259,6 +263,7 @@ impl Packer {
                 }
             }
         }
+        self.rows += self.deduplicated - before;
         Ok(())
     }
 
@@ -340,6 +345,7 @@ impl Packer {
             stored: self.receipts.iter().map(|receipt| receipt.pack.1).sum(),
             receipts: self.receipts,
             deduplicated: self.deduplicated,
+            rows: self.rows,
         })
     }
 }

@@ -104,6 +104,8 @@ pub(super) struct Captured {
     pub unindexed: Vec<IndexedPack>,
     pub receipts: Vec<Receipt>,
     pub deduplicated: u64,
+    /// Of these, rows found in chunks that are new.
+    pub rows: u64,
     pub stored: u64,
 }
 

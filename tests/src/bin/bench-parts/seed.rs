@@ -109,7 +109,13 @@ pub(super) fn snapshots(config: &Path, count: &str) -> Result<()> {
                 extents: extents.finish()?.to_text(),
                 map: None,
             }],
-            totals: Totals { raw_bytes: 4 * size, deduplicated_bytes: 3 * size, stored_bytes: size, new_packs: 1 },
+            totals: Totals {
+                raw_bytes: 4 * size,
+                deduplicated_bytes: 3 * size,
+                row_bytes: 0,
+                stored_bytes: size,
+                new_packs: 1,
+            },
         };
         seed.put_signed(&layout::manifest(&seed.dataset, &id), &serde_json::to_vec(&manifest)?)?;
     }

@@ -1,0 +1,73 @@
+//! The extents of a stream ahead of its reader: worked out beside it, in batches that it can put to work.
+
+use std::ops::ControlFlow;
+use std::sync::Arc;
+
+use tokio::sync::mpsc::{Receiver, Sender, channel};
+
+use super::spans::Span;
+use crate::vault::extents::Extent;
+use crate::vault::map::Resolved;
+
+/// An extent that is shorter is put together with others, to about as much.
+pub(super) const LONG: u64 = 1 << 20;
+/// Extents of a batch.
+const MOST: usize = 16 << 10;
+/// Batches ahead.
+const AHEAD: usize = 8;
+
+/// What comes next in a stream. It is all of one span.
+pub(super) struct Batch {
+    /// The span's number.
+    pub span: usize,
+    /// What.
+    pub what: What,
+}
+
+/// What a batch holds.
+pub(super) enum What {
+    /// A long extent.
+    One(Extent),
+    /// Short ones.
+    Some(Vec<Extent>),
+}
+
+/// All of a stream, span by span. Must be called on a runtime; ends when the receiver is dropped.
+pub(super) fn batches(extents: &Resolved, spans: Arc<[Span]>) -> Receiver<Batch> {
+    let (sender, receiver) = channel(AHEAD);
+    let mut walk = extents.walk();
+    tokio::spawn(async move {
+        let mut some = Vec::new();
+        for (number, span) in spans.iter().enumerate() {
+            walk.turn_to(span.places.clone());
+            let (mut batch, mut length) = (Vec::new(), 0);
+            while walk.next(&mut some) {
+                for extent in &some {
+                    if (length >= LONG || extent.length >= LONG || batch.len() == MOST) && !batch.is_empty() {
+                        length = 0;
+                        if send(&sender, number, std::mem::take(&mut batch)).await.is_break() {
+                            return;
+                        }
+                    }
+                    batch.push(*extent);
+                    length += extent.length;
+                }
+            }
+            if !batch.is_empty() && send(&sender, number, batch).await.is_break() {
+                return;
+            }
+        }
+    });
+    receiver
+}
+
+async fn send(sender: &Sender<Batch>, span: usize, batch: Vec<Extent>) -> ControlFlow<()> {
+    let what = match batch[..] {
+        [extent] if extent.length >= LONG => What::One(extent),
+        _ => What::Some(batch),
+    };
+    match sender.send(Batch { span, what }).await {
+        Ok(()) => ControlFlow::Continue(()),
+        Err(_) => ControlFlow::Break(()),
+    }
+}
