@@ -6,6 +6,7 @@
 
 use std::collections::BTreeSet;
 
+use futures::StreamExt;
 use serde::Serialize;
 use tokio_util::sync::CancellationToken;
 
@@ -65,13 +66,11 @@ pub async fn catch_up(
     let documents = Documents { vault: &keys.vault, dataset: name, keys: &reader, cache: Some(&cache) };
     let pruned = pruned_snapshots(&documents, &inventories).await;
     let mut manifests = Vec::new();
-    for snapshot in all_snapshots(&inventories).difference(&pruned) {
-        let holders: Vec<SharedReplica> = inventories
-            .iter()
-            .filter(|inventory| inventory.snapshots.contains(snapshot))
-            .map(|inventory| inventory.replica.clone())
-            .collect();
-        match documents.manifest_from_any(&holders, snapshot).await {
+    let snapshots = all_snapshots(&inventories);
+    let snapshots = snapshots.difference(&pruned).cloned();
+    let mut read = std::pin::pin!(documents.manifests(&inventories, snapshots));
+    while let Some((snapshot, manifest)) = read.next().await {
+        match manifest {
             Ok(manifest) => manifests.push(manifest),
             Err(error) => tracing::warn!(%snapshot, error = %error.chain(), "this snapshot is not copied"),
         }

@@ -4,7 +4,9 @@
 
 use age::{Identity, Recipient};
 use bytes::Bytes;
+use futures::{Stream, StreamExt};
 
+use super::inventory::Inventory;
 use crate::bytes::compress::{compress, decompress_document};
 use crate::bytes::crypt;
 use crate::bytes::sign::{Signer, SignerKey, verify};
@@ -21,6 +23,8 @@ use crate::vault::manifest::Manifest;
 /// Larger than the manifest of any snapshot that fits a vault: some 10 million extents.
 const LARGEST: usize = 256 << 20;
 const LEVEL: i32 = 3;
+/// Manifests that are fetched and opened at once.
+const AT_ONCE: usize = 16;
 
 /// Reads documents of one dataset.
 pub(super) struct Documents<'a> {
@@ -35,8 +39,7 @@ impl Documents<'_> {
     /// The manifest as this replica holds it.
     pub(super) async fn manifest(&self, replica: &dyn Replica, snapshot: &SnapshotId) -> Result<Manifest> {
         let key = layout::manifest(self.dataset, snapshot);
-        let json = self.open(&key, &self.fetch(replica, &key).await?)?;
-        Manifest::parse(&json, self.vault, self.dataset, snapshot)
+        self.open_manifest(&key, self.fetch(replica, &key).await?, snapshot).await
     }
 
     /// The manifest from the first replica that gives a good one.
@@ -46,8 +49,8 @@ impl Documents<'_> {
         snapshot: &SnapshotId,
     ) -> Result<Manifest> {
         let key = layout::manifest(self.dataset, snapshot);
-        if let Some(manifest) =
-            self.cached(&key).and_then(|json| Manifest::parse(&json, self.vault, self.dataset, snapshot).ok())
+        if let Some(object) = self.cached(&key)
+            && let Ok(manifest) = self.open_manifest(&key, object, snapshot).await
         {
             return Ok(manifest);
         }
@@ -61,10 +64,31 @@ impl Documents<'_> {
         Err(combine(format!("no replica gives the manifest of {}/{snapshot}", self.dataset), &errors))
     }
 
+    /// Many manifests, some of them fetched and opened at once, in order. They come without their extents, which may be long, and
+    /// which nobody needs who looks through many.
+    pub(super) fn manifests<'b>(
+        &'b self,
+        inventories: &'b [Inventory],
+        snapshots: impl IntoIterator<Item = SnapshotId> + 'b,
+    ) -> impl Stream<Item = (SnapshotId, Result<Manifest>)> + 'b {
+        let read = move |snapshot: SnapshotId| async move {
+            let holders = inventories.iter().filter(|inventory| inventory.snapshots.contains(&snapshot));
+            let holders: Vec<SharedReplica> = holders.map(|inventory| inventory.replica.clone()).collect();
+            let manifest = self.manifest_from_any(&holders, &snapshot).await;
+            (snapshot, manifest.map(Manifest::without_extents))
+        };
+        futures::stream::iter(snapshots).map(read).buffered(AT_ONCE)
+    }
+
+    async fn open_manifest(&self, key: &str, object: Bytes, snapshot: &SnapshotId) -> Result<Manifest> {
+        let (vault, dataset, snapshot) = (self.vault.to_owned(), self.dataset.clone(), snapshot.clone());
+        self.open(key, object, move |json| Manifest::parse(&json, &vault, &dataset, &snapshot)).await
+    }
+
     /// The index segment as this replica holds it.
     pub(super) async fn index(&self, replica: &dyn Replica, snapshot: &SnapshotId) -> Result<IndexSegment> {
         let key = layout::index(self.dataset, snapshot);
-        IndexSegment::open(self.open(&key, &self.fetch(replica, &key).await?)?)
+        self.open(&key, self.fetch(replica, &key).await?, IndexSegment::open).await
     }
 
     /// The index segment from the first replica that gives a good one.
@@ -74,7 +98,9 @@ impl Documents<'_> {
         snapshot: &SnapshotId,
     ) -> Result<IndexSegment> {
         let key = layout::index(self.dataset, snapshot);
-        if let Some(segment) = self.cached(&key).and_then(|bytes| IndexSegment::open(bytes).ok()) {
+        if let Some(object) = self.cached(&key)
+            && let Ok(segment) = self.open(&key, object, IndexSegment::open).await
+        {
             return Ok(segment);
         }
         let mut errors = Vec::new();
@@ -87,8 +113,8 @@ impl Documents<'_> {
         Err(combine(format!("no replica gives the index segment of {}/{snapshot}", self.dataset), &errors))
     }
 
-    fn cached(&self, key: &str) -> Option<Vec<u8>> {
-        self.open(key, &self.cache?.get(key)?).ok()
+    fn cached(&self, key: &str) -> Option<Bytes> {
+        self.cache?.get(key).map(Bytes::from)
     }
 
     /// The object, its signature checked.
@@ -100,11 +126,22 @@ impl Documents<'_> {
         Ok(object)
     }
 
-    fn open(&self, key: &str, object: &[u8]) -> Result<Vec<u8>> {
-        let identities = self.keys.identities.iter().map(|identity| identity.as_ref() as &dyn Identity);
-        crypt::decrypting(identities, object)
-            .and_then(|compressed| decompress_document(compressed, object.len(), LARGEST as u64))
-            .map_err(|error| error.within(format!("cannot open {key}")))
+    /// Decrypts and parses an object, on a thread that may take its time.
+    async fn open<T: Send + 'static>(
+        &self,
+        key: &str,
+        object: Bytes,
+        parse: impl FnOnce(Vec<u8>) -> Result<T> + Send + 'static,
+    ) -> Result<T> {
+        let identities = self.keys.identities.clone();
+        let opened = tokio::task::spawn_blocking(move || {
+            let identities = identities.iter().map(|identity| identity.as_ref() as &dyn Identity);
+            let plain = crypt::decrypting(identities, &object)
+                .and_then(|compressed| decompress_document(compressed, object.len(), LARGEST as u64));
+            plain.map(parse)
+        });
+        let opened = opened.await.context(Class::Failed, || "a worker thread failed")?;
+        opened.map_err(|error| error.within(format!("cannot open {key}")))?
     }
 }
 

@@ -132,7 +132,8 @@ impl Judge<'_> {
                 return Err(Error::failed("the verification was cancelled"));
             }
             let documents = self.reader.documents(self.dataset, self.keys);
-            match documents.manifest(self.inventory.replica.as_ref(), &snapshot).await {
+            let manifest = documents.manifest(self.inventory.replica.as_ref(), &snapshot).await;
+            match manifest.and_then(|manifest| manifest.check_extents().map(|()| manifest.without_extents())) {
                 Ok(manifest) => drop(manifests.insert(snapshot, manifest)),
                 Err(error) => self.finding(layout::manifest(self.dataset, &snapshot), error.chain()),
             }

@@ -122,6 +122,28 @@ impl Manifest {
         Ok(manifest)
     }
 
+    /// Checks all its extents, as nobody does who only names packs.
+    ///
+    /// # Errors
+    /// [`Class::Integrity`]: some are damaged.
+    pub fn check_extents(&self) -> Result<()> {
+        let contents = self.contents();
+        for stream in &self.streams {
+            if !self.extents(stream, &contents)?.are_whole() {
+                return Err(Error::integrity(format!("the extents of stream `{}` are damaged", stream.name)));
+            }
+            stream.map.iter().try_for_each(|entry| self.map_extents(entry).map(drop))?;
+        }
+        Ok(())
+    }
+
+    /// All of it but where its streams lie.
+    #[must_use]
+    pub fn without_extents(mut self) -> Self {
+        self.streams.iter_mut().for_each(|stream| stream.extents = String::new());
+        self
+    }
+
     /// The lengths of its packs' contents, by number.
     #[must_use]
     pub fn contents(&self) -> Arc<[u64]> {
@@ -219,12 +241,9 @@ mod tests {
 
     /// All extents that it has.
     fn extents(manifest: &Manifest) -> Result<Vec<Extent>> {
+        manifest.check_extents()?;
         let stream = &manifest.streams[0];
-        let extents = manifest.extents(stream, &manifest.contents())?;
-        let mut all: Vec<Extent> = extents.iter().collect();
-        if !extents.are_whole() {
-            return Err(Error::integrity("damaged"));
-        }
+        let mut all: Vec<Extent> = manifest.extents(stream, &manifest.contents())?.iter().collect();
         if let Some(map) = &stream.map {
             all.extend(manifest.map_extents(map)?.iter().map(|(_, extent)| extent));
         }

@@ -7,13 +7,13 @@ use std::sync::Arc;
 use bytes::Bytes;
 use tokio::sync::oneshot;
 
-use super::intake::{Intake, Job};
+use super::intake::{End, Intake, Job};
 use super::pipeline::{Item, MAP_OF, NewChunk, stopped};
 use super::rows::{Part, StreamRows};
 use super::sequence::Identified;
 use crate::bytes::compress::Effort;
 use crate::error::Result;
-use crate::id::{ChunkId, Digest};
+use crate::id::ChunkId;
 
 /// New bytes among old ones that are stored as one chunk: enough to compress well, …
 const WORTH_A_CHUNK: usize = 256 << 10;
@@ -25,7 +25,6 @@ pub(super) struct Deduplicator<'a> {
     intake: &'a Intake,
     stream: usize,
     effort: Arc<Effort>,
-    hasher: blake3::Hasher,
     rows: Option<StreamRows>,
     /// What the packer is not told yet, …
     parts: Vec<Part>,
@@ -40,17 +39,17 @@ impl<'a> Deduplicator<'a> {
         let rows = shared.rows.as_ref().filter(|_| !name.starts_with(MAP_OF)).map(|rows| rows.stream(&name));
         intake.send(|| Item::Begin { stream, name })?;
         let effort = Arc::new(Effort::new(shared.compression));
-        Ok(Self { intake, stream, effort, hasher: blake3::Hasher::new(), rows, parts: Vec::new(), new: Vec::new() })
+        Ok(Self { intake, stream, effort, rows, parts: Vec::new(), new: Vec::new() })
     }
 
     /// The next chunk.
     pub(super) fn chunk(&mut self, Identified { chunk, id, older }: Identified) -> Result<()> {
-        self.hasher.update(&chunk);
         if let Some(number) = older {
             if let Some(rows) = &mut self.rows {
                 rows.known(&id, &chunk);
             }
-            return self.refer(number, chunk.len());
+            self.parts.push(Part::Known { place: self.intake.shared.index.place(number), length: chunk.len() });
+            return self.pass_on_if_enough();
         }
         match self.rows.as_mut().and_then(|rows| rows.look(&id, &chunk)) {
             Some(parts) => self.put_together(parts, &chunk),
@@ -59,23 +58,18 @@ impl<'a> Deduplicator<'a> {
     }
 
     /// After the last chunk.
-    pub(super) fn end(mut self, exit: i32) -> Result<()> {
+    pub(super) fn end(mut self, end: End) -> Result<()> {
         self.pass_on()?;
         if let Some(rows) = self.rows {
             rows.end();
         }
-        let (stream, length, blake3) = (self.stream, self.hasher.count(), Digest(*self.hasher.finalize().as_bytes()));
-        self.intake.send(|| Item::End { stream, length, blake3, exit })
+        let stream = self.stream;
+        self.intake.send(|| Item::End { stream, end })
     }
 
-    /// A chunk that an earlier run stored.
-    fn refer(&mut self, number: u32, length: usize) -> Result<()> {
-        let (stream, place) = (self.stream, self.intake.shared.index.place(number));
-        if self.parts.is_empty() {
-            return self.intake.send(|| Item::Known { stream, place, length });
-        }
-        self.parts.push(Part::Known { place, length });
-        self.pass_on_if_enough()
+    /// There may be no next chunk for a while.
+    pub(super) fn pause(&mut self) -> Result<()> {
+        if self.new.is_empty() { self.pass_on() } else { Ok(()) }
     }
 
     fn put_together(&mut self, parts: Vec<Part>, chunk: &[u8]) -> Result<()> {

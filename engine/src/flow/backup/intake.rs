@@ -15,12 +15,13 @@ use crate::bytes::buffers::Buffer;
 use crate::bytes::chunk::{Block, Chunker};
 use crate::bytes::compress::{Compressor, Effort};
 use crate::error::{Class, Context, Error, Result};
+use crate::id::Digest;
 use crate::source::{StreamSink, StreamWriter};
 
 /// Blocks of a stream that wait to be chunked.
 const BLOCKS_AHEAD: usize = 2;
-/// Chunks of a stream that wait to be looked for.
-const CHUNKS_CUT: usize = 8;
+/// As many whose chunks wait to be looked for.
+const BLOCKS_CUT: usize = 2;
 
 /// A chunk to be compressed. The number of frames bounds the number of jobs.
 pub(super) struct Job {
@@ -63,20 +64,17 @@ impl Intake {
     fn cut_stream(&self, mut fed: mpsc::Receiver<Piece>, cut: &mpsc::Sender<Cut>) -> Result<()> {
         let Shared { index, keys, chunk_size, .. } = &*self.shared;
         let mut sequence = Sequence::new(index, &keys.chunk_id_key, *chunk_size);
+        // All of a block at once: threads that are woken for each chunk would spend their time on that.
         let pass_on = |part: Cut| cut.blocking_send(part).map_err(|_| stopped());
         while let Some(piece) = fed.blocking_recv() {
             match piece {
                 Piece::Block(block) => {
                     sequence.feed(block);
-                    while let Some(chunk) = sequence.next_chunk() {
-                        pass_on(Cut::Chunk(chunk))?;
-                    }
+                    pass_on(Cut::Chunks(std::iter::from_fn(|| sequence.next_chunk()).collect()))?;
                 }
-                Piece::End { exit } => {
-                    while let Some(chunk) = sequence.rest() {
-                        pass_on(Cut::Chunk(chunk))?;
-                    }
-                    return pass_on(Cut::End { exit });
+                Piece::End(end) => {
+                    pass_on(Cut::Chunks(std::iter::from_fn(|| sequence.rest()).collect()))?;
+                    return pass_on(Cut::End(end));
                 }
             }
         }
@@ -89,8 +87,11 @@ impl Intake {
         let mut deduplicator = Deduplicator::new(self, stream, name)?;
         while let Some(part) = cut.blocking_recv() {
             match part {
-                Cut::Chunk(chunk) => deduplicator.chunk(chunk)?,
-                Cut::End { exit } => return deduplicator.end(exit),
+                Cut::Chunks(chunks) => {
+                    chunks.into_iter().try_for_each(|chunk| deduplicator.chunk(chunk))?;
+                    deduplicator.pause()?;
+                }
+                Cut::End(end) => return deduplicator.end(end),
             }
         }
         Ok(())
@@ -140,24 +141,31 @@ impl Sink {
     fn begin(&self, name: String) -> Box<dyn StreamWriter> {
         let stream = self.0.streams.fetch_add(1, Ordering::Relaxed);
         let (pieces, fed) = mpsc::channel(BLOCKS_AHEAD);
-        let (chunks, cut) = mpsc::channel(CHUNKS_CUT);
+        let (chunks, cut) = mpsc::channel(BLOCKS_CUT);
         let (cutting, looking) = (self.0.clone(), self.0.clone());
         tokio::task::spawn_blocking(move || cutting.cut_stream(fed, &chunks));
         // The other one can only fail when this one is gone.
         let worker = tokio::task::spawn_blocking(move || looking.dedup_stream(stream, name, cut));
         let (shared, cancel) = (self.0.shared.clone(), self.0.shared.cancel.clone());
-        Box::new(Writer { shared, cancel, block: None, pieces, worker })
+        Box::new(Writer { shared, cancel, block: None, hasher: blake3::Hasher::new(), pieces, worker })
     }
 }
 
 enum Cut {
-    Chunk(Identified),
-    End { exit: i32 },
+    Chunks(Vec<Identified>),
+    End(End),
 }
 
 enum Piece {
     Block(Block),
-    End { exit: i32 },
+    End(End),
+}
+
+/// What is known of a stream after its last byte.
+pub(super) struct End {
+    pub length: u64,
+    pub blake3: Digest,
+    pub exit: i32,
 }
 
 struct Writer {
@@ -165,6 +173,8 @@ struct Writer {
     cancel: CancellationToken,
     /// The one that is being filled.
     block: Option<Block>,
+    /// Of the whole stream: its bytes are hashed while the processor's caches hold them.
+    hasher: blake3::Hasher,
     pieces: mpsc::Sender<Piece>,
     worker: tokio::task::JoinHandle<Result<()>>,
 }
@@ -198,6 +208,7 @@ impl StreamWriter for Writer {
     async fn filled(&mut self, length: usize) -> Result<()> {
         let Some(mut block) = self.block.take() else { return Ok(()) };
         self.shared.progress.read.fetch_add(length as u64, Ordering::Relaxed);
+        self.hasher.update(&block.space()[..length]);
         block.filled(length);
         if block.space().is_empty() {
             return self.pass_on(Piece::Block(block)).await;
@@ -210,7 +221,8 @@ impl StreamWriter for Writer {
         if let Some(block) = self.block.take() {
             self.pass_on(Piece::Block(block)).await?;
         }
-        self.pass_on(Piece::End { exit }).await?;
+        let (length, blake3) = (self.hasher.count(), Digest(*self.hasher.finalize().as_bytes()));
+        self.pass_on(Piece::End(End { length, blake3, exit })).await?;
         self.worker.await.context(Class::Failed, || "a worker thread failed")?
     }
 }

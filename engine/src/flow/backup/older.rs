@@ -98,14 +98,14 @@ impl OlderSnapshot {
 }
 
 impl Older {
-    /// `None` if its map is not at hand.
+    /// `None` if its extents are damaged or its map is not at hand.
     fn new(
         manifest: &Manifest,
         stream: &StreamEntry,
         index: &RowIndex,
         packs: &[Option<PackRef>],
     ) -> Result<Option<Self>> {
-        let written = manifest.extents(stream, &manifest.contents())?;
+        let Ok(written) = manifest.extents(stream, &manifest.contents()) else { return Ok(None) };
         let Some(entry) = &stream.map else {
             let whole = Self { written: written.clone(), resolved: written, map: None };
             return Ok(Some(if whole.written.bytes().len() > WORTH {
@@ -122,7 +122,7 @@ impl Older {
             return Ok(None);
         }
         let much = written.bytes().len() > WORTH && written.bytes().len() * PART > bytes.len();
-        let own = manifest.map_extents(entry)?;
+        let Ok(own) = manifest.map_extents(entry) else { return Ok(None) };
         let all = own.iter().map(|(pack, _)| pack.0).chain(map.packs).collect();
         let used = used(packs, all);
         Ok(Some(match used {

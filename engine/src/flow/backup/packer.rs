@@ -13,6 +13,7 @@ use tokio::task::JoinSet;
 
 use super::chunk_index::Place;
 use super::fleet::Receipt;
+use super::intake::End;
 use super::pipeline::{Captured, CapturedStream, Item, MAP_OF, NewChunk, Shared, stopped};
 use super::rows::Part;
 use crate::bytes::buffers::Buffer;
@@ -39,7 +40,7 @@ struct Open {
     name: String,
     slot: usize,
     extents: ExtentsWriter,
-    end: Option<(u64, Digest, i32)>,
+    end: Option<End>,
 }
 
 /// Where the chunks of one or more streams are packed.
@@ -155,7 +156,6 @@ impl Packer {
         while let Some(item) = self.wait(items.recv())? {
             match item {
                 Item::Begin { stream, name } => self.begin(stream, name)?,
-                Item::Known { stream, place, length } => self.refer_to_older(stream, place, length)?,
                 Item::Repeated { stream, id, length } => {
                     let place = self.shared.index.placed(&id).ok_or_else(stopped)?;
                     self.count_deduplicated(length);
@@ -167,9 +167,9 @@ impl Packer {
                     self.refer(stream, place.pack, place.offset.into(), length)?;
                 }
                 Item::Mixed { stream, parts, new } => self.mix(stream, parts, new)?,
-                Item::End { stream, length, blake3, exit } => {
+                Item::End { stream, end } => {
                     let open = self.streams.get_mut(&stream).ok_or_else(stopped)?;
-                    open.end = Some((length, blake3, exit));
+                    open.end = Some(end);
                     let (slot, map) = (open.slot, open.name.starts_with(MAP_OF));
                     self.slots[slot].streams -= 1;
                     // A restore reads maps first, and wants nothing else of their packs then.
@@ -238,10 +238,9 @@ impl Packer {
     }
 
     fn mix(&mut self, stream: usize, parts: Vec<Part>, new: Option<NewChunk>) -> Result<()> {
-        let before = self.deduplicated;
         let mut place = new.map(|chunk| self.store(stream, chunk)).transpose()?;
         let slot = self.streams.get(&stream).map(|open| open.slot).ok_or_else(stopped)?;
-        if self.slots[slot].filling.as_ref().is_some_and(|(_, pack)| pack.size() >= ROW_PACK) {
+        if place.is_some() && self.slots[slot].filling.as_ref().is_some_and(|(_, pack)| pack.size() >= ROW_PACK) {
             self.close(slot)?;
         }
         for part in parts {
@@ -250,10 +249,12 @@ impl Packer {
                 Part::Older { pack, offset, length } => {
                     let number = self.number(pack);
                     self.count_deduplicated(length);
+                    self.rows += length as u64;
                     self.refer(stream, number, offset, length)?;
                 }
                 Part::Mapped { offset, length } => {
                     self.count_deduplicated(length);
+                    self.rows += length as u64;
                     self.refer(stream, OLDER, offset, length)?;
                 }
                 Part::New { length } => {
@@ -263,7 +264,6 @@ impl Packer {
                 }
             }
         }
-        self.rows += self.deduplicated - before;
         Ok(())
     }
 
@@ -331,7 +331,7 @@ impl Packer {
     fn captured(self) -> Result<Captured> {
         let mut streams = Vec::with_capacity(self.streams.len());
         for open in self.streams.into_values() {
-            let Some((length, blake3, exit)) = open.end else {
+            let Some(End { length, blake3, exit }) = open.end else {
                 return Err(Error::source_failed(format!("stream `{}` ended before it was complete", open.name))
                     .hint("nothing was committed; see the source's own error above"));
             };

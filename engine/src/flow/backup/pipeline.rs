@@ -15,9 +15,9 @@ use tokio::sync::{mpsc, oneshot};
 use tokio_util::sync::{CancellationToken, DropGuard};
 
 use super::Progress;
-use super::chunk_index::{ChunkIndex, Place};
+use super::chunk_index::ChunkIndex;
 use super::fleet::{Fleet, Receipt};
-use super::intake::{Intake, Sink};
+use super::intake::{End, Intake, Sink};
 use super::packer::Packer;
 use super::rows::{Part, Rows};
 use crate::bytes::buffers::{Buffer, BufferPool};
@@ -122,12 +122,6 @@ pub(super) enum Item {
         stream: usize,
         name: String,
     },
-    /// A chunk that an earlier snapshot stored.
-    Known {
-        stream: usize,
-        place: Place,
-        length: usize,
-    },
     /// A chunk that this run met before.
     Repeated {
         stream: usize,
@@ -146,9 +140,7 @@ pub(super) enum Item {
     },
     End {
         stream: usize,
-        length: u64,
-        blake3: Digest,
-        exit: i32,
+        end: End,
     },
 }
 

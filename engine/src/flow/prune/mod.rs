@@ -14,6 +14,7 @@ mod unreferenced;
 use std::collections::{BTreeMap, BTreeSet, HashSet};
 
 use chrono::{DateTime, TimeDelta, Utc};
+use futures::{StreamExt, TryStreamExt};
 use serde::Serialize;
 use tokio_util::sync::CancellationToken;
 
@@ -176,24 +177,15 @@ impl Prune<'_> {
         let reader = self.keys.reader();
         let documents = Documents { vault: &self.keys.vault, dataset, keys: &reader, cache: Some(&cache) };
         let pruned = pruned_snapshots(&documents, &inventories).await;
-        let (mut manifests, mut leftovers) = (BTreeMap::new(), Vec::new());
-        for snapshot in all_snapshots(&inventories) {
-            if pruned.contains(&snapshot) {
-                leftovers.push(snapshot);
-                continue;
-            }
-            let holders: Vec<SharedReplica> = inventories
-                .iter()
-                .filter(|inventory| inventory.snapshots.contains(&snapshot))
-                .map(|inventory| inventory.replica.clone())
-                .collect();
-            let manifest = documents.manifest_from_any(&holders, &snapshot).await.map_err(|error| {
-                error.within(format!("nothing of dataset {dataset} may be deleted")).hint(
-                    "run `lifeboat verify`; let the daemon heal the replica, or remove the object by hand if it was forged",
-                )
-            })?;
-            manifests.insert(snapshot, manifest);
-        }
+        let (leftovers, snapshots): (Vec<_>, Vec<_>) =
+            all_snapshots(&inventories).into_iter().partition(|snapshot| pruned.contains(snapshot));
+        let manifests =
+            documents.manifests(&inventories, snapshots).map(|(snapshot, manifest)| Ok((snapshot, manifest?)));
+        let manifests = manifests.try_collect().await.map_err(|error: Error| {
+            error.within(format!("nothing of dataset {dataset} may be deleted")).hint(
+                "run `lifeboat verify`; let the daemon heal the replica, or remove the object by hand if it was forged",
+            )
+        })?;
         let skipped = failed.into_iter().map(|(name, error)| (name, error.chain())).collect();
         Ok(View { inventories, manifests, pruned, leftovers, skipped, cache })
     }
