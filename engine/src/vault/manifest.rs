@@ -92,8 +92,7 @@ pub struct Totals {
     pub raw_bytes: u64,
     /// Of these, found in older packs or twice in this snapshot.
     pub deduplicated_bytes: u64,
-    /// Of these, rows found in chunks that are new.
-    #[serde(default)]
+    /// Of these, in chunks that no pack holds as a whole: rows were found.
     pub row_bytes: u64,
     /// Ciphertext of the packs and the index segment that this snapshot added.
     pub stored_bytes: u64,

@@ -116,7 +116,7 @@ pub struct BackupReport {
     pub raw_bytes: u64,
     /// Of these, already stored.
     pub deduplicated_bytes: u64,
-    /// Of these, rows found in chunks that are new.
+    /// Of these, in chunks that no pack holds as a whole: rows were found.
     pub row_bytes: u64,
     /// Bytes added to each complete replica.
     pub stored_bytes: u64,

@@ -104,7 +104,7 @@ pub(super) struct Captured {
     pub unindexed: Vec<IndexedPack>,
     pub receipts: Vec<Receipt>,
     pub deduplicated: u64,
-    /// Of these, rows found in chunks that are new.
+    /// Of these, in chunks that no pack holds as a whole: rows were found.
     pub rows: u64,
     pub stored: u64,
 }
