@@ -179,9 +179,9 @@ async fn a_pack_that_is_gone_from_every_replica_is_not_built_upon() {
     backup(&vault, &bytes(&rows)).await;
 }
 
-/// One row in 32 here and there, others each time.
+/// One row in 64 here and there, others each time.
 fn change_much(rows: &mut [String], version: usize) {
-    let changes = |n: &usize| n.wrapping_mul(0x9E37_79B9_7F4A_7C15) >> 40 & 31 == version & 31;
+    let changes = |n: &usize| n.wrapping_mul(0x9E37_79B9_7F4A_7C15) >> 40 & 63 == version & 63;
     (0..rows.len()).filter(changes).for_each(|n| rows[n] = row(n, version));
 }
 

@@ -7,6 +7,7 @@ pub mod chunk;
 pub mod compress;
 pub mod crypt;
 mod cut;
+pub mod planes;
 pub mod seal;
 pub mod sign;
 pub mod varint;

@@ -10,17 +10,6 @@ pub fn put(out: &mut Vec<u8>, mut value: u64) {
     out.push(value as u8);
 }
 
-/// Appends a signed value, as 2n or, if it is negative, −2n − 1.
-pub fn put_signed(out: &mut Vec<u8>, value: i64) {
-    put(out, (value << 1 ^ value >> 63) as u64);
-}
-
-/// Takes a signed value off the front of `input`; `None` as [`take`].
-#[inline]
-pub fn take_signed(input: &mut &[u8]) -> Option<i64> {
-    take(input).map(|value| (value >> 1) as i64 ^ -((value & 1) as i64))
-}
-
 /// Takes a value off the front of `input`; `None` if it is cut short, too large, or not in its shortest form.
 #[inline]
 pub fn take(input: &mut &[u8]) -> Option<u64> {
@@ -81,15 +70,6 @@ mod tests {
                 prop_assert_eq!(take(&mut input), Some(value));
             }
             prop_assert!(input.is_empty());
-        }
-    }
-
-    #[test]
-    fn small_signed_numbers_are_short_whichever_their_sign() {
-        for (value, length) in [(0, 1), (63, 1), (-64, 1), (64, 2), (-65, 2), (i64::MAX, 10), (i64::MIN, 10)] {
-            let mut bytes = Vec::new();
-            put_signed(&mut bytes, value);
-            assert_eq!((bytes.len(), take_signed(&mut bytes.as_slice())), (length, Some(value)));
         }
     }
 

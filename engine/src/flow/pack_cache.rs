@@ -9,6 +9,7 @@
 //!   room at once.
 
 use std::collections::HashMap;
+use std::ops::Range;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
@@ -17,7 +18,7 @@ use tokio::sync::{OnceCell, OwnedSemaphorePermit, Semaphore};
 use super::pack_fetch::PackFetcher;
 use super::spans::Span;
 use crate::error::{Error, Result};
-use crate::vault::extents::Extent;
+use crate::vault::extents::Reach;
 use crate::vault::manifest::PackRef;
 use crate::vault::pack::Excerpt;
 
@@ -38,19 +39,10 @@ impl Wanted {
     }
 
     /// This, too.
-    pub(super) fn add(&mut self, extent: &Extent) {
-        let pack = &mut self.0[extent.pack as usize];
-        pack.grains.insert(extent.offset, extent.length);
-        pack.named += extent.length;
-    }
-
-    /// And what these want.
-    pub(super) fn join(&mut self, Self(others): Self) {
-        for (pack, other) in self.0.iter_mut().zip(others) {
-            pack.grains.join(other.grains);
-            pack.named += other.named;
-            pack.visits += other.visits;
-        }
+    pub(super) fn add(&mut self, reach: &Reach) {
+        let pack = &mut self.0[reach.pack as usize];
+        pack.grains.insert(reach.range.clone());
+        pack.named += reach.named;
     }
 
     /// Which ranges of a pack, and how many bytes extents name.
@@ -303,19 +295,14 @@ struct Grains(Vec<u64>);
 impl Grains {
     const SIZE: u64 = 16 << 10;
 
-    fn insert(&mut self, offset: u64, length: u64) {
-        for grain in offset / Self::SIZE..(offset + length).div_ceil(Self::SIZE) {
+    fn insert(&mut self, range: Range<u64>) {
+        for grain in range.start / Self::SIZE..range.end.div_ceil(Self::SIZE) {
             let word = (grain / 64) as usize;
             if self.0.len() <= word {
                 self.0.resize(word + 1, 0);
             }
             self.0[word] |= 1 << (grain % 64);
         }
-    }
-
-    fn join(&mut self, Self(others): Self) {
-        self.0.resize(self.0.len().max(others.len()), 0);
-        self.0.iter_mut().zip(others).for_each(|(word, other)| *word |= other);
     }
 
     fn length(&self) -> u64 {
@@ -350,7 +337,7 @@ mod tests {
         const GRAIN: u64 = Grains::SIZE;
         let mut grains = Grains::default();
         for (offset, length) in [(0, 1), (GRAIN - 1, 2), (5 * GRAIN, GRAIN), (100 * GRAIN + 7, 3 * GRAIN), (5, 5)] {
-            grains.insert(offset, length);
+            grains.insert(offset..offset + length);
         }
         assert_eq!(grains.ranges(), [(0, 2 * GRAIN), (5 * GRAIN, GRAIN), (100 * GRAIN, 4 * GRAIN)]);
         assert_eq!(grains.length(), 7 * GRAIN);

@@ -5,22 +5,17 @@
 
 use std::collections::HashMap;
 use std::ops::Range;
-use std::thread;
 
 use super::pack_cache::Wanted;
 use crate::error::{Error, Result};
-use crate::vault::extents::Extent;
+use crate::vault::extents::Reach;
 use crate::vault::manifest::PackRef;
 use crate::vault::map::Resolved;
 
 /// A span that is shorter than this goes on in the next pack.
 const ENOUGH: u64 = 8 << 20;
 /// The packs of one span.
-const MOST_PACKS: usize = 64;
-/// Blocks of extents that are worth a thread, and threads at most: each has its own notes of all packs.
-const WORTH: usize = 16;
-const MOST_THREADS: usize = 4;
-
+const MOST_PACKS: usize = 80;
 /// A part of a stream.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct Span {
@@ -30,99 +25,90 @@ pub(super) struct Span {
     pub packs: Vec<(u32, Option<usize>)>,
 }
 
-/// Plans one stream, on so many threads at most, and adds what it wants of the packs. Packs of `most` bytes of ciphertext together may
-/// be needed by one span.
+/// Plans one stream, and adds what it wants of the packs. Packs of `most` bytes of ciphertext together may be needed by one span.
 ///
 /// # Errors
-/// [`Class::Integrity`](crate::Class::Integrity): the extents are damaged. Where there is a plan they are not.
-pub(super) fn plan(
-    extents: &Resolved,
-    packs: &[PackRef],
-    most: u64,
-    threads: usize,
-    wanted: &mut Wanted,
-) -> Result<Vec<Span>> {
+/// [`Class::Integrity`](crate::Class::Integrity): the extents are damaged.
+pub(super) fn plan(extents: &Resolved, packs: &[PackRef], most: u64, wanted: &mut Wanted) -> Result<Vec<Span>> {
     let sizes: Vec<u64> = packs.iter().map(|PackRef(_, size, _)| *size).collect();
-    let part = |places: Range<u64>, wanted: &mut Wanted| {
-        let (mut planner, mut walk, mut some) = (Planner::new(&sizes, most, places.start), extents.walk(), Vec::new());
-        walk.turn_to(places.clone());
-        while walk.next(&mut some) {
-            for extent in &some {
-                planner.push(extent);
-                wanted.add(extent);
-            }
+    let mut planner = Planner::new(&sizes, most);
+    let whole = extents.outline(|length, reaches| {
+        let taken = planner.push(length, reaches);
+        if taken {
+            reaches.iter().for_each(|reach| wanted.add(reach));
         }
-        if planner.at == places.end { Ok(planner.spans) } else { Err(Error::integrity("its extents are damaged")) }
-    };
-    let (length, parts) = (extents.length(), (extents.blocks() / WORTH).min(threads).clamp(1, MOST_THREADS) as u64);
-    let border = |part: u64| (u128::from(length) * u128::from(part) / u128::from(parts)) as u64;
-    let spans = thread::scope(|scope| {
-        let part = &part;
-        let others: Vec<_> = (1..parts)
-            .map(|number| {
-                scope.spawn(move || {
-                    let mut wanted = Wanted::new(packs);
-                    (part(border(number)..border(number + 1), &mut wanted), wanted)
-                })
-            })
-            .collect();
-        let mut spans = part(0..border(1), wanted)?;
-        for other in others {
-            let (more, others) = other.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic));
-            spans.extend(more?);
-            wanted.join(others);
-        }
-        Ok::<_, Error>(spans)
+        taken
     });
-    let mut spans = spans?;
+    if !whole {
+        return Err(Error::integrity("its extents are damaged"));
+    }
+    let mut spans = planner.spans;
     link(&mut spans);
     spans.iter().for_each(|span| wanted.visit(span));
     Ok(spans)
 }
 
-/// Plans the spans of one stream or a part of it, extent by extent.
+/// Plans the spans of one stream, stretch by stretch.
 struct Planner<'a> {
     sizes: &'a [u64],
     most: u64,
     /// The number of the last span that needs a pack, from 1.
     last: Vec<usize>,
     spans: Vec<Span>,
-    /// Where the next extent begins in the stream.
+    /// Where the next stretch begins.
     at: u64,
     /// The sum of the last span's packs.
     held: u64,
+    /// The packs of a stretch that its span does not need otherwise.
+    more: Vec<u32>,
 }
 
 impl<'a> Planner<'a> {
-    /// From the byte `at` of the stream on. Packs of `most` bytes of ciphertext together may be needed by one span; `sizes` by
-    /// number.
-    fn new(sizes: &'a [u64], most: u64, at: u64) -> Self {
-        Self { sizes, most, last: vec![0; sizes.len()], spans: Vec::new(), at, held: 0 }
+    /// Packs of `most` bytes of ciphertext together may be needed by one span; `sizes` by number.
+    fn new(sizes: &'a [u64], most: u64) -> Self {
+        Self { sizes, most, last: vec![0; sizes.len()], spans: Vec::new(), at: 0, held: 0, more: Vec::new() }
     }
 
-    /// The next extent.
-    fn push(&mut self, extent: &Extent) {
-        let number = extent.pack as usize;
-        let (size, count, end) = (self.sizes[number], self.spans.len(), self.at + extent.length);
-        match self.spans.last_mut() {
-            Some(span) if self.last[number] == count => span.places.end = end,
-            Some(span)
-                if self.at - span.places.start < ENOUGH
-                    && span.packs.len() < MOST_PACKS
-                    && self.held + size <= self.most =>
-            {
-                span.places.end = end;
-                span.packs.push((extent.pack, None));
-                self.held += size;
-                self.last[number] = count;
+    /// The next stretch; `false`, and nothing has changed, if it takes too many packs at once.
+    fn push(&mut self, length: u64, reaches: &[Reach]) -> bool {
+        let size = self.more_than(self.spans.len(), reaches);
+        let fits = self.spans.last().is_some_and(|span| {
+            self.more.is_empty()
+                || self.at - span.places.start < ENOUGH
+                    && span.packs.len() + self.more.len() <= MOST_PACKS
+                    && self.held + size <= self.most
+        });
+        if fits {
+            self.held += size;
+        } else {
+            let size = self.more_than(self.spans.len() + 1, reaches);
+            if self.more.len() > 1 && (self.more.len() > MOST_PACKS || size > self.most) {
+                return false;
             }
-            _ => {
-                self.spans.push(Span { places: self.at..end, packs: vec![(extent.pack, None)] });
-                self.held = size;
-                self.last[number] = count + 1;
+            self.spans.push(Span { places: self.at..self.at, packs: Vec::new() });
+            self.held = size;
+        }
+        self.at += length;
+        let number = self.spans.len();
+        if let Some(span) = self.spans.last_mut() {
+            span.places.end = self.at;
+            for pack in &self.more {
+                span.packs.push((*pack, None));
+                self.last[*pack as usize] = number;
             }
         }
-        self.at = end;
+        true
+    }
+
+    /// Finds the packs that these take and the span of this number does not need yet; says how large they are.
+    fn more_than(&mut self, span: usize, reaches: &[Reach]) -> u64 {
+        self.more.clear();
+        for Reach { pack, .. } in reaches {
+            if self.last[*pack as usize] != span && !self.more.contains(pack) {
+                self.more.push(*pack);
+            }
+        }
+        self.more.iter().map(|pack| self.sizes[*pack as usize]).sum()
     }
 }
 
@@ -140,15 +126,15 @@ fn link(spans: &mut [Span]) {
 mod tests {
     use super::*;
     use crate::id::Digest;
-    use crate::vault::extents::Extents;
+    use crate::vault::extents::{Bounds, Extent, Extents};
 
     fn extents(of: &[(u32, u64)]) -> impl Iterator<Item = Extent> {
         of.iter().map(|(pack, length)| Extent { pack: *pack, offset: 0, length: *length })
     }
 
     fn plan(extents: impl Iterator<Item = Extent>, sizes: &[u64], most: u64) -> Vec<Span> {
-        let mut planner = Planner::new(sizes, most, 0);
-        extents.for_each(|extent| planner.push(&extent));
+        let mut planner = Planner::new(sizes, most);
+        extents.for_each(|extent| assert!(planner.push(extent.length, &[(&extent).into()])));
         let mut spans = planner.spans;
         link(&mut spans);
         spans
@@ -184,35 +170,37 @@ mod tests {
     }
 
     #[test]
-    fn threads_plan_the_same_stream_side_by_side() -> Result<()> {
-        let of = |n: u64| Extent { pack: (n % 9) as u32, offset: n * 1000, length: 500 + n % 100 };
-        let extents: Vec<Extent> = (0..600_000).map(of).collect();
-        let resolved = Resolved::from(Extents::of(extents.iter().copied())?);
-        assert!(resolved.blocks() >= 2 * WORTH, "{} blocks", resolved.blocks());
-        let packs: Vec<PackRef> = (0..9).map(|n: u8| PackRef(Digest::of(&[n]), 1 << 20, 1 << 40)).collect();
-        let planned = |threads| {
-            let mut wanted = Wanted::new(&packs);
-            let spans = super::plan(&resolved, &packs, MOST, threads, &mut wanted)?;
-            assert!(spans.windows(2).all(|two| two[0].places.end == two[1].places.start));
-            assert_eq!((spans[0].places.start, spans[spans.len() - 1].places.end), (0, resolved.length()));
-            let last: Vec<_> = spans[spans.len() - 1].packs.iter().map(|(_, next)| *next).collect();
-            assert_eq!(last, [None; 9]);
-            assert!(
-                spans[..spans.len() - 1]
-                    .iter()
-                    .enumerate()
-                    .all(|(n, span)| span.packs.iter().all(|pack| pack.1 == Some(n + 1)))
-            );
-            Ok::<_, Error>((0..9).map(|pack| wanted.of(pack)).collect::<Vec<_>>())
-        };
-        assert_eq!(planned(2)?, planned(1)?);
+    fn what_takes_several_packs_at_once_begins_a_span_only_if_these_are_not_too_many() {
+        let reach = |pack| Reach { pack, range: 0..10, named: 10 };
+        let mut planner = Planner::new(SIZES, 3 << 20);
+        assert!(planner.push(ENOUGH, &[reach(0), reach(1), reach(0)]));
+        assert!(planner.push(5, &[reach(1)]), "goes on");
+        assert!(!planner.push(5, &[reach(2), reach(1), reach(3), reach(4)]));
+        assert!(planner.push(5, &[reach(2), reach(1), reach(2), reach(3)]));
+        assert_eq!(packs(&planner.spans), [vec![0, 1], vec![2, 1, 3]]);
+        assert_eq!(planner.spans[1].places, ENOUGH + 5..ENOUGH + 10);
+    }
+
+    #[test]
+    fn what_is_planned_is_wanted_and_damage_is_told() -> Result<()> {
+        let some = [(0, 32 << 20), (1, 700), (0, 900)];
+        let resolved = |of| Extents::of(extents(of)).map(Resolved::from);
+        let pack: Vec<PackRef> = (0..2).map(|n: u8| PackRef(Digest::of(&[n]), 1 << 20, 40 << 20)).collect();
+        let mut wanted = Wanted::new(&pack);
+        let spans = super::plan(&resolved(&some)?, &pack, MOST, &mut wanted)?;
+        assert_eq!(packs(&spans), [vec![0], vec![1, 0]]);
+        assert_eq!([wanted.of(0), wanted.of(1)], [(vec![(0, 32 << 20)], (32 << 20) + 900), (vec![(0, 16 << 10)], 700)]);
+        let mut bytes = Extents::of(extents(&some))?.bytes().to_vec();
+        *bytes.last_mut().unwrap_or(&mut 0) ^= 0x40;
+        let damaged = Extents::read(bytes, (32 << 20) + 1600, Bounds { packs: [40 << 20; 2].into(), older: 0 });
+        assert!(damaged.is_none_or(|damaged| super::plan(&damaged.into(), &pack, MOST, &mut wanted).is_err()));
         Ok(())
     }
 
     #[test]
     fn the_packs_of_a_span_are_few_and_not_large() {
         let of: Vec<(u32, u64)> = (0..1000).map(|n| (n % 100, 1000)).collect();
-        for (most, due) in [(MOST, 64), (MOST / 2, 32), (0, 1)] {
+        for (most, due) in [(2 * MOST, MOST_PACKS), (MOST, 64), (MOST / 2, 32), (0, 1)] {
             let spans = plan(extents(&of), SIZES, most);
             assert_eq!(spans.iter().map(|span| span.packs.len()).max(), Some(due));
             assert_eq!(spans.iter().map(|span| span.places.end - span.places.start).sum::<u64>(), 1_000_000);

@@ -92,11 +92,12 @@ impl SnapshotStreams {
         for stream in &manifest.streams {
             let Some(entry) = &stream.map else { continue };
             let read = async {
-                let (mut reader, mut bytes) = (stored.open(&stream.name).await?, Vec::new());
+                let (mut reader, mut bytes) =
+                    (stored.open(&stream.name).await?, Vec::with_capacity(entry.length as usize));
                 while let Some(piece) = reader.next().await? {
                     bytes.extend_from_slice(&piece);
                 }
-                Ok::<_, Error>(bytes)
+                Ok::<_, Error>(Bytes::from(bytes))
             };
             let read = read.await.map_err(|error| error.within(format!("the map of stream `{}`", stream.name)));
             maps.insert(stream.name.clone(), manifest.map(stream, entry, &read?)?);
@@ -122,7 +123,7 @@ impl SnapshotStreams {
                 None => extents.into(),
                 Some(map) => manifest.resolve(extents, map)?,
             };
-            let spans = plan(&extents, &manifest.packs, packs / 2, limits.cpu, &mut wanted);
+            let spans = plan(&extents, &manifest.packs, packs / 2, &mut wanted);
             let spans = spans.map_err(|error| error.within(format!("stream `{}`", stream.name)))?;
             plans.push((extents, spans.into()));
         }

@@ -3,6 +3,7 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
+use bytes::Bytes;
 use chrono::{DateTime, Utc};
 use serde::{Deserialize, Serialize};
 
@@ -184,7 +185,7 @@ impl Manifest {
     ///
     /// # Errors
     /// [`Class::Integrity`]: damaged, or it names a pack that this manifest does not.
-    pub fn map(&self, stream: &StreamEntry, entry: &MapEntry, bytes: &[u8]) -> Result<StreamMap> {
+    pub fn map(&self, stream: &StreamEntry, entry: &MapEntry, bytes: &Bytes) -> Result<StreamMap> {
         let contents: HashMap<PackId, u64> = self.packs.iter().map(|PackRef(id, _, content)| (*id, *content)).collect();
         StreamMap::parse(bytes, entry.covers, |pack| contents.get(pack).copied())
             .ok_or_else(|| Error::integrity(format!("the map of stream `{}` is damaged", stream.name)))

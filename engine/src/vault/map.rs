@@ -8,6 +8,8 @@ use std::collections::HashMap;
 use std::ops::Range;
 use std::sync::Arc;
 
+use bytes::Bytes;
+
 use crate::bytes::varint;
 use crate::error::Result;
 use crate::id::{Digest, PackId};
@@ -41,35 +43,36 @@ impl StreamMap {
 
     /// As it is stored.
     #[must_use]
-    pub fn to_bytes(&self) -> Vec<u8> {
+    pub fn to_bytes(&self) -> Bytes {
         let mut out = Vec::with_capacity(4 + 32 * self.packs.len() + self.extents.bytes().len());
         out.extend_from_slice(&(self.packs.len() as u32).to_le_bytes());
         self.packs.iter().for_each(|pack| out.extend_from_slice(&pack.0));
         out.extend_from_slice(self.extents.bytes());
-        out
+        out.into()
     }
 
     /// What [`Self::to_bytes`] wrote, of a stream of `length` bytes; `content` tells the length of a pack's content. `None` if it is
     /// damaged, as far as that is seen without opening blocks, or a pack is not known.
-    pub fn parse(mut bytes: &[u8], length: u64, content: impl Fn(&PackId) -> Option<u64>) -> Option<Self> {
-        let count = u32::from_le_bytes(varint::take_bytes(&mut bytes)?);
+    pub fn parse(bytes: &Bytes, length: u64, content: impl Fn(&PackId) -> Option<u64>) -> Option<Self> {
+        let mut rest = &bytes[..];
+        let count = u32::from_le_bytes(varint::take_bytes(&mut rest)?);
         let (mut packs, mut lengths) = (Vec::new(), Vec::new());
         for _ in 0..count {
-            let pack = Digest(varint::take_bytes(&mut bytes)?);
+            let pack = Digest(varint::take_bytes(&mut rest)?);
             lengths.push(content(&pack)?);
             packs.push(pack);
         }
         let bounds = Bounds { packs: lengths.into(), older: 0 };
-        Some(Self { packs, extents: Extents::read(bytes, length, bounds)? })
+        Some(Self { packs, extents: Extents::read(bytes.slice_ref(rest), length, bounds)? })
     }
 }
 
 /// Where all of a stream lies, though a map may tell of some: nothing is worked out before it is asked for.
 #[derive(Debug, Clone)]
 pub struct Resolved {
-    extents: Extents,
+    pub(super) extents: Extents,
     /// Those of the older stream, with the numbers of its packs among those that `extents` name.
-    older: Option<(Extents, Arc<[u32]>)>,
+    pub(super) older: Option<(Extents, Arc<[u32]>)>,
 }
 
 impl From<Extents> for Resolved {
@@ -84,12 +87,6 @@ impl Resolved {
     #[must_use]
     pub fn new(extents: Extents, map: &StreamMap, numbers: Vec<u32>) -> Self {
         Self { extents, older: Some((map.extents.clone(), numbers.into())) }
-    }
-
-    /// How many blocks tell of it.
-    #[must_use]
-    pub fn blocks(&self) -> usize {
-        self.extents.blocks() + self.older.as_ref().map_or(0, |(older, _)| older.blocks())
     }
 
     /// How long the stream is.
@@ -199,7 +196,7 @@ mod tests {
         assert_eq!(map.packs, [ids()[5], ids()[2]]);
         let bytes = map.to_bytes();
         let content = |id: &PackId| map.packs.contains(id).then_some(170);
-        let parse = |bytes: &[u8], length, content: &dyn Fn(&PackId) -> Option<u64>| {
+        let parse = |bytes: &Bytes, length, content: &dyn Fn(&PackId) -> Option<u64>| {
             StreamMap::parse(bytes, length, content).filter(|map| map.extents.are_whole()).map(|map| map.to_bytes())
         };
         assert_eq!(parse(&bytes, 100, &content), Some(bytes.clone()));
@@ -207,7 +204,7 @@ mod tests {
         assert_eq!(parse(&bytes, 100, &|id| content(id).map(|_| 169)), None, "an extent beyond its pack");
         assert_eq!(parse(&bytes, 100, &|id| Some(170).filter(|_| *id == ids()[5])), None, "an unknown pack");
         for end in 0..bytes.len() {
-            assert_eq!(parse(&bytes[..end], 100, &content), None, "cut at {end}");
+            assert_eq!(parse(&bytes.slice(..end), 100, &content), None, "cut at {end}");
         }
         Ok(())
     }

@@ -10,5 +10,6 @@ pub mod keyring;
 pub mod layout;
 pub mod manifest;
 pub mod map;
+pub mod outline;
 pub mod pack;
 pub mod prune_record;

@@ -17,6 +17,7 @@ mod intake;
 mod older;
 mod packer;
 mod pipeline;
+mod renewal;
 mod rows;
 mod sequence;
 

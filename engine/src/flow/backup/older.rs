@@ -4,10 +4,12 @@
 //! then: the new snapshot refers to the whole older stream, which that map tells of, and so begins with few extents again.
 
 use std::collections::{HashMap, HashSet};
+use std::ops::Range;
 use std::sync::Arc;
 
 use bytes::Bytes;
 
+use super::renewal::Scatter;
 use super::rows::{Part, Weight, push_new};
 use crate::error::Result;
 use crate::flow::inventory::Inventory;
@@ -39,6 +41,8 @@ struct Older {
     /// In packs alone.
     resolved: Extents,
     map: Option<Arc<UsedMap>>,
+    /// What of it is to be stored anew.
+    renewed: Range<u64>,
 }
 
 /// A map that a stream of the new snapshot needs.
@@ -87,12 +91,13 @@ impl OlderSnapshot {
 
     /// A stream, to find bytes of it.
     pub(super) fn walk(&self, stream: &str) -> Option<OlderWalk> {
-        let Older { written, resolved, map } = self.streams.get(stream)?.as_ref()?;
+        let Older { written, resolved, map, renewed } = self.streams.get(stream)?.as_ref()?;
         Some(OlderWalk {
             packs: self.packs.clone(),
             written: Finder::new(written.clone()),
             resolved: Finder::new(resolved.clone()),
             map: map.clone(),
+            renewed: renewed.clone(),
         })
     }
 }
@@ -107,33 +112,39 @@ impl Older {
     ) -> Result<Option<Self>> {
         let Ok(written) = manifest.extents(stream, &manifest.contents()) else { return Ok(None) };
         let Some(entry) = &stream.map else {
-            let whole = Self { written: written.clone(), resolved: written, map: None };
+            let mut scatter = Scatter::default();
+            written.for_each(|extent| scatter.add(&extent));
+            let renewed = scatter.stretch();
+            let whole = Self { written: written.clone(), resolved: written, map: None, renewed };
             return Ok(Some(if whole.written.bytes().len() > WORTH {
                 whole.mapped(manifest, stream, packs)?
             } else {
                 whole
             }));
         };
-        let Some(bytes) = index.map(&stream.name, &entry.blake3) else { return Ok(None) };
+        let Some(bytes) = index.map(&stream.name, &entry.blake3).map(Bytes::from) else { return Ok(None) };
         let Ok(map) = manifest.map(stream, entry, &bytes) else { return Ok(None) };
         let Ok(resolved) = manifest.resolve(written.clone(), &map) else { return Ok(None) };
-        let resolved = Extents::of(resolved.iter())?;
+        let mut scatter = Scatter::default();
+        let resolved = Extents::of(resolved.iter().inspect(|extent| scatter.add(extent)))?;
         if resolved.length() != stream.length {
             return Ok(None);
         }
+        let renewed = scatter.stretch();
         let much = written.bytes().len() > WORTH && written.bytes().len() * PART > bytes.len();
         let Ok(own) = manifest.map_extents(entry) else { return Ok(None) };
         let all = own.iter().map(|(pack, _)| pack.0).chain(map.packs).collect();
         let used = used(packs, all);
         Ok(Some(match used {
             // What is lost can be left out of extents, not of a map.
-            None => Self { written: resolved.clone(), resolved, map: None },
+            None => Self { written: resolved.clone(), resolved, map: None, renewed },
             Some(_) if much => {
-                Self { written: resolved.clone(), resolved, map: None }.mapped(manifest, stream, packs)?
+                Self { written: resolved.clone(), resolved, map: None, renewed }.mapped(manifest, stream, packs)?
             }
             Some(packs) => {
                 let origin = Origin::Kept { entry: entry.clone(), extents: own };
-                Self { written, resolved, map: Some(Arc::new(UsedMap { covers: entry.covers, packs, origin })) }
+                let map = Some(Arc::new(UsedMap { covers: entry.covers, packs, origin }));
+                Self { written, resolved, map, renewed }
             }
         }))
     }
@@ -145,7 +156,7 @@ impl Older {
         if map.extents.length() != stream.length {
             return Ok(self);
         }
-        let origin = Origin::Made(map.to_bytes().into());
+        let origin = Origin::Made(map.to_bytes());
         let Some(packs) = used(packs, map.packs.into_iter().collect()) else { return Ok(self) };
         let written = Extents::of([Extent { pack: OLDER, offset: 0, length: stream.length }])?;
         let map = UsedMap { covers: stream.length, packs, origin };
@@ -165,6 +176,7 @@ pub(super) struct OlderWalk {
     written: Finder,
     resolved: Finder,
     map: Option<Arc<UsedMap>>,
+    renewed: Range<u64>,
 }
 
 impl OlderWalk {
@@ -193,6 +205,11 @@ impl OlderWalk {
             weight.packs.insert(extent.pack);
             at = start + extent.length;
         }
+    }
+
+    /// Whether what lies here is to be stored anew.
+    pub(super) fn renewed(&self, position: u64) -> bool {
+        self.renewed.contains(&position)
     }
 
     /// The map that this takes.

@@ -6,7 +6,7 @@
 //!
 //! **A chunk is stored whole instead** where it should not be put together: less than half of it is found, so that little is saved; it
 //! would have more than [`PARTS_PER_MIB`] parts or lie in more than [`PACKS`] packs, which a restore must gather (rows that were changed
-//! at different times add up to that, and begin anew from there); or the run has so many parts already that what is known of them would
+//! at different times add up to that); it lies in the stretch of the stream that is renewed (`renewal.rs`); or the run has so many parts already that what is known of them would
 //! exceed its share of `limits.memory`.
 
 use std::collections::{BTreeMap, HashSet};
@@ -26,7 +26,7 @@ use crate::vault::manifest::PackRef;
 /// The most parts of a chunk, …
 const PARTS_PER_MIB: usize = 8192;
 /// … and the most packs that these lie in.
-const PACKS: usize = 40;
+const PACKS: usize = 64;
 /// Bytes of `limits.memory` for each part of a run: some seven are needed.
 const MEMORY_FOR_A_PART: u64 = 16;
 
@@ -162,21 +162,27 @@ impl StreamRows {
         let (mut parts, mut weight) = (Vec::new(), Weight::default());
         if let Some(number) = self.find(id) {
             let (older, walk) = self.older.as_mut()?;
-            walk.place(older.range(number).0, chunk.len(), &mut parts, &mut weight);
+            let (begin, _) = older.range(number);
+            let renewed = walk.renewed(begin);
+            if !renewed {
+                walk.place(begin, chunk.len(), &mut parts, &mut weight);
+            }
             self.keep(number);
             return self.worth(&weight, chunk, &parts).then_some(parts);
         }
         self.learn(id, chunk);
         let (older, walk) = self.older.as_mut()?;
-        let mut at = 0;
+        let (mut at, mut renewed) = (0, 0);
         for run in self.matcher.find(&self.units, older) {
             push_new(&mut parts, run.at as usize - at);
             let (begin, _) = older.range(run.chunk);
-            walk.place(begin + u64::from(run.offset), run.length as usize, &mut parts, &mut weight);
+            let begin = begin + u64::from(run.offset);
+            renewed += if walk.renewed(begin) { run.length as usize } else { 0 };
+            walk.place(begin, run.length as usize, &mut parts, &mut weight);
             at = (run.at + run.length) as usize;
         }
         push_new(&mut parts, chunk.len() - at);
-        self.worth(&weight, chunk, &parts).then_some(parts)
+        (renewed < chunk.len() / 2 && self.worth(&weight, chunk, &parts)).then_some(parts)
     }
 
     /// Whether to put a chunk together.

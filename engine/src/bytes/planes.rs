@@ -1,0 +1,79 @@
+//! Numbers in planes: LEB128 turned by a right angle. First the lowest seven bits of each, with the eighth set if it has more; then the
+//! next seven of each of those that have; and so on. Numbers of one kind compress better so, plane by plane, and are read without a
+//! branch for each.
+
+/// No number has more, so that none exceeds 63 bits.
+const MOST: usize = 9;
+
+/// The planes of some numbers below 2⁶³, the lowest first; one at least.
+#[must_use]
+pub fn planes(numbers: &[u64]) -> Vec<Vec<u8>> {
+    let (mut planes, mut rest) = (Vec::new(), numbers.to_vec());
+    while planes.is_empty() || !rest.is_empty() {
+        planes.push(rest.iter().map(|number| *number as u8 & 0x7f | u8::from(*number > 0x7f) << 7).collect());
+        rest.retain(|number| *number > 0x7f);
+        rest.iter_mut().for_each(|number| *number >>= 7);
+    }
+    planes
+}
+
+/// Takes so many numbers off the front of `input`; `None` if they are cut short or too large.
+pub fn take(input: &mut &[u8], count: usize) -> Option<Vec<u64>> {
+    let mut planes = Vec::new();
+    let mut more = count;
+    while planes.is_empty() || more > 0 {
+        let plane = input.split_off(..more).filter(|_| planes.len() < MOST)?;
+        more = plane.iter().filter(|byte| **byte > 0x7f).count();
+        planes.push(plane);
+    }
+    // From the highest down; each number takes the next one of those above if it has more. One is there though none be left.
+    let mut above = vec![0];
+    for plane in planes.into_iter().rev() {
+        let mut next = 0;
+        let mut numbers = Vec::with_capacity(plane.len() + 1);
+        numbers.extend(plane.iter().map(|byte| {
+            let more = u64::from(byte >> 7);
+            let number = u64::from(byte & 0x7f) | (above[next] & more.wrapping_neg()) << 7;
+            next += more as usize;
+            number
+        }));
+        numbers.push(0);
+        above = numbers;
+    }
+    above.pop();
+    Some(above)
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    proptest! {
+        #[test]
+        fn come_back_as_they_were(bits in prop::collection::vec((any::<u64>(), 1_u32..64), 0..500), rest in any::<[u8; 3]>()) {
+            let numbers: Vec<u64> = bits.iter().map(|(number, bits)| number >> (64 - bits)).collect();
+            let mut bytes = planes(&numbers).concat();
+            let whole = bytes.len();
+            bytes.extend(rest);
+            let mut input = bytes.as_slice();
+            let taken = take(&mut input, numbers.len());
+            prop_assert_eq!(taken.as_ref(), Some(&numbers));
+            prop_assert_eq!(input, &rest);
+            prop_assert!(whole == 0 || take(&mut &bytes[..whole - 1], numbers.len()).is_none());
+        }
+
+        #[test]
+        fn whatever_else_does_no_harm(bytes in prop::collection::vec(any::<u8>(), 0..200), count in 0_usize..100) {
+            let numbers = take(&mut bytes.as_slice(), count);
+            prop_assert!(numbers.is_none_or(|numbers| numbers.len() == count && numbers.iter().all(|number| *number < 1 << 63)));
+        }
+    }
+
+    #[test]
+    fn lie_as_format_md_says() {
+        assert_eq!(planes(&[1, 300, 127, 70_000]), [vec![1, 0xac, 0x7f, 0xf0], vec![2, 0xa2], vec![4]]);
+        assert_eq!(planes(&[]), [Vec::<u8>::new()]);
+    }
+}

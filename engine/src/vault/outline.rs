@@ -1,0 +1,200 @@
+//! What a plan must know of a stream: which parts of it lie in which packs. Of millions of extents in an older stream, most blocks are
+//! taken by what they say of themselves, and not opened.
+
+use std::ops::Range;
+
+use crate::vault::extents::{BLOCK, Extent, Extents, Finder, OLDER, Reach};
+use crate::vault::map::Resolved;
+
+/// A block that tells of more than this is opened: extents are few there.
+const LONG: u64 = 8 << 20;
+
+impl Resolved {
+    /// Tells `each` stretch of the stream, in order: how long it is, and what it takes of packs. If the answer is that this is too much
+    /// at once, it is told extent by extent. `false` if extents are damaged; those of blocks that are not opened may be.
+    pub fn outline(&self, mut each: impl FnMut(u64, &[Reach]) -> bool) -> bool {
+        let Some((older, numbers)) = &self.older else {
+            let mut told = 0;
+            self.extents.for_each(|extent| {
+                each(extent.length, &[Reach::from(&extent)]);
+                told += extent.length;
+            });
+            return told == self.length();
+        };
+        let finder = Finder::new(older.clone());
+        let mut group = Group {
+            older,
+            numbers,
+            finder,
+            each,
+            extents: Vec::new(),
+            block: 0,
+            places: 0..0,
+            covered: 0,
+            end: 0,
+            told: 0,
+        };
+        self.extents.for_each(|extent| group.push(extent));
+        group.tell();
+        group.told == self.length()
+    }
+}
+
+/// Extents one after the other, of which those in the older stream lie in one of its blocks, in order.
+struct Group<'a, F> {
+    older: &'a Extents,
+    /// Of its packs.
+    numbers: &'a [u32],
+    finder: Finder,
+    each: F,
+    extents: Vec<Extent>,
+    /// In which block, where that is, …
+    block: usize,
+    places: Range<u64>,
+    /// … how much of it they are, and where the last one ends.
+    covered: u64,
+    end: u64,
+    /// So many bytes of the stream were told of.
+    told: u64,
+}
+
+impl<F: FnMut(u64, &[Reach]) -> bool> Group<'_, F> {
+    fn push(&mut self, extent: Extent) {
+        if self.extents.len() >= BLOCK {
+            self.tell();
+        }
+        if extent.pack != OLDER {
+            self.extents.push(extent);
+            return;
+        }
+        let (mut offset, end) = (extent.offset, extent.offset + extent.length);
+        while offset < end {
+            if !self.places.contains(&offset) || offset < self.end {
+                self.tell();
+                let Some(block) = self.older.block_at(offset) else { return };
+                (self.block, self.places) = (block, self.older.places(block));
+            }
+            self.end = end.min(self.places.end);
+            self.covered += self.end - offset;
+            self.extents.push(Extent { offset, length: self.end - offset, ..extent });
+            offset = self.end;
+        }
+    }
+
+    /// Tells of all, and begins anew.
+    fn tell(&mut self) {
+        if !self.tell_at_once() {
+            for extent in &self.extents {
+                if extent.pack == OLDER {
+                    self.told += self.finder.show(extent.offset..extent.offset + extent.length, usize::MAX, |older| {
+                        let extent = Extent { pack: self.numbers[older.pack as usize], ..older };
+                        (self.each)(extent.length, &[Reach::from(&extent)]);
+                    });
+                } else {
+                    self.told += extent.length;
+                    (self.each)(extent.length, &[extent.into()]);
+                }
+            }
+        }
+        self.extents.clear();
+        (self.covered, self.end) = (0, 0);
+    }
+
+    /// If they are most of a block: tells what that one reaches, and they in packs.
+    fn tell_at_once(&mut self) -> bool {
+        let whole = self.places.end - self.places.start;
+        if whole > LONG || self.covered <= whole / 2 {
+            return false;
+        }
+        let mut reaches = self.older.reaches(self.block);
+        let own = Reach::of(self.extents.iter().filter(|extent| extent.pack != OLDER));
+        if reaches.is_empty() || own.is_empty() && self.extents.iter().any(|extent| extent.pack != OLDER) {
+            return false;
+        }
+        for reach in &mut reaches {
+            reach.pack = self.numbers[reach.pack as usize];
+            reach.named = (u128::from(reach.named) * u128::from(self.covered) / u128::from(whole)) as u64;
+        }
+        reaches.extend(own);
+        let length = self.extents.iter().map(|extent| extent.length).sum();
+        let taken = (self.each)(length, &reaches);
+        self.told += if taken { length } else { 0 };
+        taken
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::error::Result;
+    use crate::id::{Digest, PackId};
+    use crate::vault::map::StreamMap;
+
+    const ROW: u64 = 150;
+
+    /// A stream of rows in turn from two packs, some 40 MiB, and a newer one of which `own` tells.
+    fn resolved(own: impl IntoIterator<Item = Extent>) -> Result<Resolved> {
+        let older = (0..280_000).map(|n| Extent { pack: (n % 2) as u32, offset: n / 2 * ROW, length: ROW - n % 2 });
+        let ids: Vec<PackId> = (0..3_u8).map(|n| Digest::of(&[n])).collect();
+        let map = StreamMap::of(&Extents::of(older)?, &ids)?;
+        Ok(Resolved::new(Extents::of(own)?, &map, vec![0, 1]))
+    }
+
+    /// Most of the older stream: every fiftieth row is changed, and one comes from elsewhere.
+    fn own() -> Vec<Extent> {
+        let row = |n: u64| match n {
+            4007 => Extent { pack: OLDER, offset: 11_000_000, length: 90 },
+            n if n % 2 == 0 => Extent { pack: 2, offset: n * 50, length: 100 },
+            _ => Extent { pack: OLDER, offset: n / 2 * 50 * ROW, length: 49 * ROW },
+        };
+        (0..10_000).map(row).collect()
+    }
+
+    #[test]
+    fn tells_what_the_extents_need_though_few_blocks_are_opened() -> Result<()> {
+        let resolved = resolved(own())?;
+        let (mut stretches, mut all) = (0, resolved.iter().peekable());
+        let mut left = 0;
+        assert!(resolved.outline(|length, reaches| {
+            stretches += 1;
+            left += length;
+            while let Some(extent) = all.next_if(|extent| extent.length <= left) {
+                left -= extent.length;
+                assert!(reaches.iter().any(|reach| reach.holds(&extent)), "{extent:?} is not in {reaches:?}");
+            }
+            true
+        }));
+        assert_eq!((left, all.next()), (0, None));
+        assert!(stretches * 20 < resolved.iter().count(), "{stretches} stretches");
+        Ok(())
+    }
+
+    #[test]
+    fn what_is_too_much_at_once_is_told_one_by_one() -> Result<()> {
+        let resolved = resolved(own())?;
+        let mut told = Vec::new();
+        assert!(resolved.outline(|length, reaches| {
+            let one = reaches.len() == 1;
+            if one {
+                told.push((length, reaches[0].clone()));
+            }
+            one
+        }));
+        // A row may be told in two parts, where a block of the older stream ends.
+        let bytes = |of: &[(u64, Reach)]| of.iter().map(|(length, _)| length).sum::<u64>();
+        let due: Vec<_> = resolved.iter().map(|extent| (extent.length, Reach::from(&extent))).collect();
+        assert_eq!(bytes(&told), bytes(&due));
+        assert!(told.len() - due.len() < 20, "{} for {}", told.len(), due.len());
+        Ok(())
+    }
+
+    #[test]
+    fn damage_is_told() -> Result<()> {
+        for own in [vec![Extent { pack: OLDER, offset: 45_000_000, length: 10 }], vec![]] {
+            let none = own.is_empty();
+            let resolved = resolved(own)?;
+            assert_eq!(resolved.outline(|_, _| true), none);
+        }
+        Ok(())
+    }
+}
