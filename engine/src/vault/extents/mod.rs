@@ -9,6 +9,8 @@ mod reach;
 
 use std::ops::Range;
 use std::sync::Arc;
+use std::sync::mpsc::sync_channel;
+use std::thread;
 
 use bytes::Bytes;
 use data_encoding::BASE64;
@@ -20,6 +22,9 @@ use crate::error::Result;
 
 /// Extents of a block.
 pub(super) const BLOCK: usize = 16 << 10;
+/// Blocks that are opened ahead.
+const AHEAD: usize = 4;
+
 /// What an extent names instead of a pack if it lies in the older stream that a map tells of (`map.rs`).
 pub const OLDER: u32 = u32::MAX;
 
@@ -160,16 +165,25 @@ impl Extents {
         if reaches.iter().all(known) { reaches } else { Vec::new() }
     }
 
-    /// Shows `each` all of them, in the stream's order, or all before what is damaged.
+    /// Shows `each` all of them, in the stream's order, or all before what is damaged. Another thread opens blocks ahead.
     pub fn for_each(&self, mut each: impl FnMut(Extent)) {
-        let mut opened = Vec::new();
-        for block in 0..self.blocks.len() {
-            self.open(block, &mut opened);
-            if opened.is_empty() {
-                return;
+        thread::scope(|scope| {
+            let (sender, receiver) = sync_channel(AHEAD);
+            let mut open = move |block| {
+                let mut opened = Vec::new();
+                self.open(block, &mut opened);
+                sender.send(opened).is_ok()
+            };
+            let blocks = self.blocks.len();
+            if blocks > AHEAD {
+                scope.spawn(move || (0..blocks).all(open));
+            } else {
+                (0..blocks).all(&mut open);
+                drop(open);
             }
-            opened.iter().for_each(|extent| each(*extent));
-        }
+            let whole = receiver.iter().take_while(|opened| !opened.is_empty());
+            whole.for_each(|opened| opened.into_iter().for_each(&mut each));
+        });
     }
 
     /// All of them, in the stream's order.
