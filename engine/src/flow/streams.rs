@@ -42,7 +42,7 @@ const PROGRAM: u64 = 96 << 20;
 /// The least for packs: two ordinary ones.
 const LEAST: u64 = 48 << 20;
 /// Packs of a span that are fetched at once.
-const AT_ONCE: usize = 4;
+const AT_ONCE: usize = 8;
 /// Spans that a stream asks for ahead, if there is room: at first, and at most.
 const AHEAD: (usize, usize) = (2, 16);
 
