@@ -42,7 +42,7 @@ impl Wanted {
     pub(super) fn add(&mut self, reach: &Reach) {
         let pack = &mut self.0[reach.pack as usize];
         pack.grains.insert(reach.range.clone());
-        pack.named += reach.named;
+        pack.named = pack.named.saturating_add(reach.named);
     }
 
     /// Which ranges of a pack, and how many bytes extents name.

@@ -39,6 +39,13 @@ pub struct Extent {
     pub length: u64,
 }
 
+impl Extent {
+    /// Where it begins and ends in the pack's content, if there are such places.
+    fn places(&self) -> Option<Range<u64>> {
+        Some(self.offset..self.offset.checked_add(self.length)?)
+    }
+}
+
 /// How far extents may reach.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Bounds {
@@ -50,15 +57,9 @@ pub struct Bounds {
 
 impl Bounds {
     /// Whether there are these bytes.
-    fn hold(&self, extent: &Extent) -> bool {
-        let end = extent.offset.checked_add(extent.length);
-        extent.length > 0 && end.is_some_and(|end| self.reach(extent.pack, end))
-    }
-
-    /// Whether the content of a pack, or the older stream, goes to `end`.
-    fn reach(&self, pack: u32, end: u64) -> bool {
+    fn hold(&self, pack: u32, places: Option<Range<u64>>) -> bool {
         let content = if pack == OLDER { Some(&self.older) } else { self.packs.get(pack as usize) };
-        content.is_some_and(|content| end <= *content)
+        content.zip(places).is_some_and(|(content, places)| !places.is_empty() && places.end <= *content)
     }
 }
 
@@ -138,7 +139,10 @@ impl Extents {
     /// Reads a block into `extents`; nothing of one that is damaged.
     fn open(&self, block: usize, extents: &mut Vec<Extent>) {
         let good = self.blocks[block].open(&self.frames, extents).is_some()
-            && self.bounds.as_ref().is_none_or(|bounds| extents.iter().all(|extent| bounds.hold(extent)));
+            && self
+                .bounds
+                .as_ref()
+                .is_none_or(|bounds| extents.iter().all(|extent| bounds.hold(extent.pack, extent.places())));
         if !good {
             extents.clear();
         }
@@ -161,7 +165,9 @@ impl Extents {
     #[must_use]
     pub fn reaches(&self, block: usize) -> Vec<Reach> {
         let reaches = self.blocks[block].reaches(&self.frames);
-        let known = |reach: &Reach| self.bounds.as_ref().is_none_or(|bounds| bounds.reach(reach.pack, reach.range.end));
+        let known = |reach: &Reach| {
+            self.bounds.as_ref().is_none_or(|bounds| bounds.hold(reach.pack, Some(reach.range.clone())))
+        };
         if reaches.iter().all(known) { reaches } else { Vec::new() }
     }
 
@@ -361,6 +367,25 @@ mod tests {
         bytes[reaches.start + 1] = 8;
         let parsed = Extents::read(bytes, extents.length(), far()).unwrap_or_default();
         assert!(parsed.iter().eq(extents.iter()) && !parsed.are_whole());
+        Ok(())
+    }
+
+    #[test]
+    fn reaches_beyond_what_there_is_are_not_believed() -> Result<()> {
+        let of = |reach: [u8; 5]| {
+            let block = [&block::SKIPPABLE[..], &13_u32.to_le_bytes(), &45_u64.to_le_bytes(), &reach].concat();
+            let extents = Extents::of([Extent { pack: 1, offset: 5, length: 45 }])?;
+            let bytes = [&block, &extents.bytes()[extents.blocks[0].reaches.end..]].concat();
+            let read = Extents::read(bytes, 45, Bounds { packs: [1000, 50].into(), older: 0 });
+            Ok::<_, crate::Error>(read.unwrap_or_default())
+        };
+        assert_eq!(of([1, 2, 5, 45, 45])?.reaches(0), [Reach { pack: 1, range: 5..50, named: 45 }]);
+        // Beyond the pack; of no pack that there is; of an older stream, though there is none; of nothing.
+        for reach in [[1, 2, 6, 45, 45], [1, 3, 5, 45, 45], [1, 0, 0, 0, 0], [1, 2, 5, 0, 0]] {
+            let extents = of(reach)?;
+            assert_eq!(extents.reaches(0), [], "{reach:?}");
+            assert_eq!(extents.iter().count(), 1, "the block itself is good");
+        }
         Ok(())
     }
 
