@@ -154,6 +154,29 @@ async fn chunks_whose_rows_would_lie_in_too_many_parts_or_packs_are_stored_anew(
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn what_is_scattered_too_much_is_stored_anew_a_stretch_in_each_backup() {
+    let vault = TestVault::new(1, 1).await;
+    let mut rows = table(600_000);
+    // Two stretches of 16 MiB and one that is shorter.
+    let stretches = bytes(&rows).len().div_ceil(16 << 20);
+    assert_eq!(stretches, 3);
+    backup(&vault, &bytes(&rows)).await;
+    // One row in 32, others each time: after some of these there are more than 4096 parts a MiB.
+    let mut new = Vec::new();
+    for version in 1..=10 {
+        let changes = |n: &usize| n.wrapping_mul(0x9E37_79B9_7F4A_7C15) >> 40 & 31 == version;
+        (0..rows.len()).filter(changes).for_each(|n| rows[n] = row(n, version));
+        let report = backup(&vault, &bytes(&rows)).await;
+        new.push(report.raw_bytes - report.deduplicated_bytes);
+    }
+    let changed = new[0];
+    let renewed: Vec<bool> = new.iter().map(|new| *new > 2 * changed).collect();
+    let first = renewed.iter().position(|renewed| *renewed).unwrap();
+    assert!(first >= 3 && renewed[first..].starts_with(&[true, true, true, false]), "{new:?}");
+    assert!(new.iter().all(|new| *new < (17 << 20) + changed), "more than a stretch at once: {new:?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn with_chunks_alone_nothing_is_remembered() {
     let mut vault = TestVault::new(1, 1).await;
     let rows = bytes(&table(10_000));

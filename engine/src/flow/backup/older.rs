@@ -112,7 +112,7 @@ impl Older {
     ) -> Result<Option<Self>> {
         let Ok(written) = manifest.extents(stream, &manifest.contents()) else { return Ok(None) };
         let Some(entry) = &stream.map else {
-            let mut scatter = Scatter::default();
+            let mut scatter = Scatter::new(stream.length);
             written.for_each(|extent| scatter.add(&extent));
             let renewed = scatter.stretch();
             let whole = Self { written: written.clone(), resolved: written, map: None, renewed };
@@ -125,7 +125,7 @@ impl Older {
         let Some(bytes) = index.map(&stream.name, &entry.blake3).map(Bytes::from) else { return Ok(None) };
         let Ok(map) = manifest.map(stream, entry, &bytes) else { return Ok(None) };
         let Ok(resolved) = manifest.resolve(written.clone(), &map) else { return Ok(None) };
-        let mut scatter = Scatter::default();
+        let mut scatter = Scatter::new(stream.length);
         let resolved = Extents::of(resolved.iter().inspect(|extent| scatter.add(extent)))?;
         if resolved.length() != stream.length {
             return Ok(None);

@@ -20,22 +20,39 @@ const LEAST: u64 = 16;
 /// What is nearly as much as the most.
 const NEARLY: f64 = 0.875;
 
+/// How scattered a stretch is: sums over its MiB.
 #[derive(Debug, Default, Clone, Copy)]
-struct Mebibyte {
-    parts: u32,
-    packs: u32,
+struct Stretch {
+    parts: u64,
+    packs: u64,
+    mebibytes: u64,
+}
+
+impl Stretch {
+    /// 1 is just too much.
+    fn scattered(&self) -> f64 {
+        f64::max(self.parts as f64 / PARTS, self.packs as f64 / PACKS) / self.mebibytes as f64
+    }
 }
 
 /// How scattered a stream is.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(super) struct Scatter {
-    mebibytes: Vec<Mebibyte>,
+    /// In MiB, of each stretch.
+    size: u64,
+    stretches: Vec<Stretch>,
     length: u64,
     /// The last MiB of each pack, by number, counted from 1.
     last: Vec<u64>,
 }
 
 impl Scatter {
+    /// Of a stream of this length.
+    pub(super) fn new(length: u64) -> Self {
+        let size = ((length >> 20) / SHARE).max(LEAST);
+        Self { size, stretches: Vec::new(), length: 0, last: Vec::new() }
+    }
+
     /// The next extent.
     pub(super) fn add(&mut self, extent: &Extent) {
         let (begin, pack) = (self.length, extent.pack as usize);
@@ -44,34 +61,27 @@ impl Scatter {
             self.last.resize(pack + 1, 0);
         }
         for number in (begin >> 20) + 1..=self.length.div_ceil(1 << 20) {
-            if number as usize > self.mebibytes.len() {
-                self.mebibytes.push(Mebibyte::default());
+            let at = ((number - 1) / self.size) as usize;
+            if at == self.stretches.len() {
+                self.stretches.push(Stretch::default());
             }
-            let mebibyte = &mut self.mebibytes[number as usize - 1];
-            mebibyte.parts += 1;
-            mebibyte.packs += u32::from(self.last[pack] != number);
+            let stretch = &mut self.stretches[at];
+            stretch.mebibytes = number - at as u64 * self.size;
+            stretch.parts += 1;
+            stretch.packs += u64::from(self.last[pack] != number);
             self.last[pack] = number;
         }
     }
 
     /// The stretch that should be stored anew; empty if none should.
     pub(super) fn stretch(&self) -> Range<u64> {
-        let size = (self.mebibytes.len() as u64 / SHARE).max(LEAST);
-        let stretches = self.mebibytes.chunks(size as usize);
-        let scattered: Vec<f64> = stretches
-            .map(|some| f64::max(mean(some, |one| one.parts) / PARTS, mean(some, |one| one.packs) / PACKS))
-            .collect();
-        let most = scattered.iter().copied().fold(0.0, f64::max);
-        let first = scattered.iter().position(|scattered| most > 1.0 && *scattered >= (NEARLY * most).max(1.0));
-        first.map_or(0..0, |first| {
-            let begin = (first as u64 * size) << 20;
-            begin..begin + (size << 20)
+        let most = self.stretches.iter().map(Stretch::scattered).fold(0.0, f64::max);
+        let much = |stretch: &Stretch| most > 1.0 && stretch.scattered() >= (NEARLY * most).max(1.0);
+        self.stretches.iter().position(much).map_or(0..0, |first| {
+            let begin = (first as u64 * self.size) << 20;
+            begin..begin + (self.size << 20)
         })
     }
-}
-
-fn mean(of: &[Mebibyte], what: impl Fn(&Mebibyte) -> u32) -> f64 {
-    of.iter().map(|one| f64::from(what(one))).sum::<f64>() / of.len() as f64
 }
 
 #[cfg(test)]
@@ -87,7 +97,7 @@ mod tests {
     }
 
     fn stretch(of: &[Extent]) -> Range<u64> {
-        let mut scatter = Scatter::default();
+        let mut scatter = Scatter::new(of.iter().map(|extent| extent.length).sum());
         of.iter().for_each(|extent| scatter.add(extent));
         scatter.stretch()
     }

@@ -182,7 +182,7 @@ impl StreamRows {
             at = (run.at + run.length) as usize;
         }
         push_new(&mut parts, chunk.len() - at);
-        (renewed < chunk.len() / 2 && self.worth(&weight, chunk, &parts)).then_some(parts)
+        (2 * renewed < chunk.len() && self.worth(&weight, chunk, &parts)).then_some(parts)
     }
 
     /// Whether to put a chunk together.
