@@ -10,7 +10,7 @@ use crate::error::{Class, Context, Error, Result};
 const FAST: i32 = 1;
 /// … and the one that is thorough: `auto` takes the first unless the second is worth its time.
 const THOROUGH: i32 = 3;
-/// How much larger frames may be for the sake of speed: level 3 takes half as long again. Rows of one kind take turns with others, so what
+/// How much larger frames may be for the sake of speed: level 3 takes half as long again. Where rows of several kinds take turns, what
 /// chunks tell varies by some per cent; a bound within that would let chance decide.
 const WORTH: f64 = 1.05;
 /// Of so many chunks, one is compressed at both levels; more often at first.

@@ -66,7 +66,8 @@ pub struct SnapshotStreams {
 pub struct Reading {
     /// Bytes of packs that were fetched.
     pub fetched: u64,
-    /// What the content of all streams amounts to in packs, had each part been fetched once and nothing else.
+    /// What the content of all streams amounts to in packs, had each part been fetched once and nothing else; about that, where
+    /// it is known by what blocks of extents say they reach.
     pub needed: u64,
 }
 

@@ -74,10 +74,9 @@ impl Finder {
             self.last = (open, at);
             return Some(self.last);
         }
-        let number = self.extents.blocks.partition_point(|block| block.places.end <= position);
+        let number = self.extents.block_at(position)?;
         let open = match self.open.iter().position(|open| open.number == number) {
             Some(open) => open,
-            None if number == self.extents.blocks.len() => return None,
             None => {
                 let oldest = if self.open.len() == OPEN { self.open.pop_front() } else { None };
                 let mut block = oldest.unwrap_or_default();

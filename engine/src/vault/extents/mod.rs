@@ -112,12 +112,6 @@ impl Extents {
         writer.finish()
     }
 
-    /// How many blocks there are.
-    #[must_use]
-    pub fn blocks(&self) -> usize {
-        self.blocks.len()
-    }
-
     /// How long the stream is.
     #[must_use]
     pub fn length(&self) -> u64 {
@@ -400,7 +394,7 @@ mod tests {
             bytes[at - 8..at].copy_from_slice(&length.to_le_bytes());
         }
         let parsed = Extents::read(bytes, length(&all), far()).unwrap_or_default();
-        assert_eq!((parsed.blocks(), parsed.iter().count(), parsed.are_whole()), (3, 0, false));
+        assert_eq!((parsed.blocks.len(), parsed.iter().count(), parsed.are_whole()), (3, 0, false));
         assert_eq!(Finder::new(parsed).find(second.places.start + 5), None);
         Ok(())
     }
