@@ -19,29 +19,31 @@ pub fn planes(numbers: &[u64]) -> Vec<Vec<u8>> {
 
 /// Takes so many numbers off the front of `input`; `None` if they are cut short or too large.
 pub fn take(input: &mut &[u8], count: usize) -> Option<Vec<u64>> {
-    let mut planes = Vec::new();
-    let mut more = count;
-    while planes.is_empty() || more > 0 {
-        let plane = input.split_off(..more).filter(|_| planes.len() < MOST)?;
-        more = plane.iter().filter(|byte| **byte > 0x7f).count();
-        planes.push(plane);
+    let plane = input.split_off(..count)?;
+    let mut numbers: Vec<u64> = plane.iter().map(|byte| u64::from(byte & 0x7f)).collect();
+    // Which of them have more. Each place is written and counts only if it is one: a branch could not be foretold.
+    let mut places = vec![0_u32; count];
+    let mut found = 0;
+    for (place, byte) in (0..).zip(plane) {
+        places[found] = place;
+        found += usize::from(byte >> 7);
     }
-    // From the highest down; each number takes the next one of those above if it has more. One is there though none be left.
-    let mut above = vec![0];
-    for plane in planes.into_iter().rev() {
-        let mut next = 0;
-        let mut numbers = Vec::with_capacity(plane.len() + 1);
-        numbers.extend(plane.iter().map(|byte| {
-            let more = u64::from(byte >> 7);
-            let number = u64::from(byte & 0x7f) | (above[next] & more.wrapping_neg()) << 7;
-            next += more as usize;
-            number
-        }));
-        numbers.push(0);
-        above = numbers;
+    places.truncate(found);
+    for number in 1.. {
+        if places.is_empty() {
+            break;
+        }
+        let plane = input.split_off(..places.len()).filter(|_| number < MOST)?;
+        let mut found = 0;
+        for (at, byte) in plane.iter().enumerate() {
+            let place = places[at];
+            numbers[place as usize] |= u64::from(byte & 0x7f) << (7 * number);
+            places[found] = place;
+            found += usize::from(byte >> 7);
+        }
+        places.truncate(found);
     }
-    above.pop();
-    Some(above)
+    Some(numbers)
 }
 
 #[cfg(test)]

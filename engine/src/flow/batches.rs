@@ -42,15 +42,17 @@ pub(super) fn batches(extents: &Resolved, spans: Arc<[Span]>) -> Receiver<Batch>
             walk.turn_to(span.places.clone());
             let (mut batch, mut length) = (Vec::new(), 0);
             while walk.next(&mut some) {
-                for extent in &some {
-                    if (length >= LONG || extent.length >= LONG || batch.len() == MOST) && !batch.is_empty() {
+                let mut rest = &some[..];
+                while !rest.is_empty() {
+                    let more = fitting(rest, MOST - batch.len(), &mut length);
+                    batch.extend_from_slice(&rest[..more]);
+                    rest = &rest[more..];
+                    if !rest.is_empty() {
                         length = 0;
                         if send(&sender, number, std::mem::take(&mut batch)).await.is_break() {
                             return;
                         }
                     }
-                    batch.push(*extent);
-                    length += extent.length;
                 }
             }
             if !batch.is_empty() && send(&sender, number, batch).await.is_break() {
@@ -59,6 +61,20 @@ pub(super) fn batches(extents: &Resolved, spans: Arc<[Span]>) -> Receiver<Batch>
         }
     });
     receiver
+}
+
+/// How many of these a batch takes yet, that is `length` bytes long and will be as long as is told: at most `most`. A long one is taken
+/// by an empty batch alone.
+fn fitting(extents: &[Extent], most: usize, length: &mut u64) -> usize {
+    let mut taken = 0;
+    for extent in extents.iter().take(most) {
+        if *length >= LONG || extent.length >= LONG && *length > 0 {
+            break;
+        }
+        *length += extent.length;
+        taken += 1;
+    }
+    taken
 }
 
 async fn send(sender: &Sender<Batch>, span: usize, batch: Vec<Extent>) -> ControlFlow<()> {

@@ -361,9 +361,9 @@ impl ExtentReader {
             (Some(Batch { what: What::Some(parts), .. }), _) => {
                 let (chunks, contents) = (self.chunks.clone(), contents.clone());
                 Box::new(move || {
-                    buffer.clear();
-                    chunks.gather(&parts, |pack| contents.get(&pack).map(|content| &content.0), &mut buffer)?;
-                    Ok(buffer.freeze())
+                    let packs = |pack| contents.get(&pack).map(|content| &content.0);
+                    let length = chunks.gather(&parts, packs, &mut buffer)?;
+                    Ok(buffer.freeze().slice(..length))
                 })
             }
             _ => return Ok(false),

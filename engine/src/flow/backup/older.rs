@@ -113,7 +113,7 @@ impl Older {
         let Ok(written) = manifest.extents(stream, &manifest.contents()) else { return Ok(None) };
         let Some(entry) = &stream.map else {
             let mut scatter = Scatter::new(stream.length);
-            written.for_each(|extent| scatter.add(&extent));
+            written.iter().for_each(|extent| scatter.add(&extent));
             let renewed = scatter.stretch();
             let whole = Self { written: written.clone(), resolved: written, map: None, renewed };
             return Ok(Some(if whole.written.bytes().len() > WORTH {

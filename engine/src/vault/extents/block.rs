@@ -5,8 +5,8 @@ use std::ops::Range;
 
 use zstd::zstd_safe;
 
-use super::Extent;
 use super::reach::{self, Reach};
+use super::{Bounds, Extent};
 use crate::bytes::{compress, planes};
 use crate::error::Result;
 
@@ -68,14 +68,13 @@ impl Block {
         reach::read(&bytes[self.reaches.clone()]).unwrap_or_default()
     }
 
-    /// Reads its extents; `None` if it is damaged.
-    pub(super) fn open(&self, bytes: &[u8], extents: &mut Vec<Extent>) -> Option<()> {
+    /// Reads its extents; `None` if it is damaged, or one is outside of `bounds`.
+    pub(super) fn open(&self, bytes: &[u8], bounds: Option<&Bounds>, extents: &mut Vec<Extent>) -> Option<()> {
         extents.clear();
         let mut plain = vec![0; usize::try_from(self.plain).ok().filter(|_| self.plain <= MAX_PLAIN)?];
         compress::decompress(&bytes[self.frames.clone()], &mut plain).ok()?;
-        read(&plain, extents)?;
-        let end = extents.iter().try_fold(self.places.start, |at, extent| at.checked_add(extent.length));
-        (end == Some(self.places.end)).then_some(())
+        let length = read(&plain, bounds, extents)?;
+        (self.places.start.checked_add(length) == Some(self.places.end)).then_some(())
     }
 }
 
@@ -87,9 +86,13 @@ pub(super) fn written(pack: u32) -> u64 {
     pack.wrapping_add(1).into()
 }
 
-/// The reverse.
+/// The reverse; `None` if there can be no such pack.
 pub(super) fn pack(written: u64) -> Option<u32> {
-    (written < MOST_PACKS).then(|| (written as u32).wrapping_sub(1))
+    (written < MOST_PACKS).then(|| unwritten(written))
+}
+
+fn unwritten(pack: u64) -> u32 {
+    (pack as u32).wrapping_sub(1)
 }
 
 /// Where the extents of each pack begin, if those of a pack stand together, in order, and packs in the order of their numbers.
@@ -132,8 +135,8 @@ fn parts(extents: &[Extent]) -> Vec<Vec<u8>> {
     parts
 }
 
-/// Reads the extents of a block from its plain bytes.
-fn read(mut plain: &[u8], extents: &mut Vec<Extent>) -> Option<()> {
+/// Reads the extents of a block from its plain bytes; says how long they are together.
+fn read(mut plain: &[u8], bounds: Option<&Bounds>, extents: &mut Vec<Extent>) -> Option<u64> {
     let (count, rest) = plain.split_first_chunk()?;
     let count = u32::from_le_bytes(*count) as usize;
     plain = rest;
@@ -143,20 +146,27 @@ fn read(mut plain: &[u8], extents: &mut Vec<Extent>) -> Option<()> {
         return None;
     }
     let mut places = places(&packs);
-    let mut begin = 0;
-    for end in places.iter().skip(1).map(|end| *end as usize).chain([count]) {
-        let mut at = 0_u64;
+    let (mut begin, mut sum) = (0, 0_u64);
+    let ends = places.iter().skip(1).map(|end| *end as usize).chain([count]);
+    for (pack, end) in (0..).zip(ends) {
+        let (mut at, mut furthest, mut shortest) = (0_u64, 0, u64::MAX);
         for (offset, length) in offsets[begin..end].iter_mut().zip(&lengths[begin..end]) {
             *offset = at.checked_add_signed(signed(*offset))?;
             at = offset.checked_add(*length)?;
+            sum = sum.checked_add(*length)?;
+            (furthest, shortest) = (furthest.max(at), shortest.min(*length));
+        }
+        let within = |bounds: &Bounds| shortest > 0 && bounds.hold(unwritten(pack), 0..furthest);
+        if end > begin && !bounds.is_none_or(within) {
+            return None;
         }
         begin = end;
     }
     extents.extend(packs.iter().map(|pack| {
         let at = next(&mut places, *pack);
-        Extent { pack: (*pack as u32).wrapping_sub(1), offset: offsets[at], length: lengths[at] }
+        Extent { pack: unwritten(*pack), offset: offsets[at], length: lengths[at] }
     }));
-    Some(())
+    Some(sum)
 }
 
 /// 2n or, if it is negative, −2n − 1.

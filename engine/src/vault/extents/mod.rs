@@ -9,8 +9,6 @@ mod reach;
 
 use std::ops::Range;
 use std::sync::Arc;
-use std::sync::mpsc::sync_channel;
-use std::thread;
 
 use bytes::Bytes;
 use data_encoding::BASE64;
@@ -22,8 +20,6 @@ use crate::error::Result;
 
 /// Extents of a block.
 pub(super) const BLOCK: usize = 16 << 10;
-/// Blocks that are opened ahead.
-const AHEAD: usize = 4;
 
 /// What an extent names instead of a pack if it lies in the older stream that a map tells of (`map.rs`).
 pub const OLDER: u32 = u32::MAX;
@@ -39,13 +35,6 @@ pub struct Extent {
     pub length: u64,
 }
 
-impl Extent {
-    /// Where it begins and ends in the pack's content, if there are such places.
-    fn places(&self) -> Option<Range<u64>> {
-        Some(self.offset..self.offset.checked_add(self.length)?)
-    }
-}
-
 /// How far extents may reach.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Bounds {
@@ -57,9 +46,9 @@ pub struct Bounds {
 
 impl Bounds {
     /// Whether there are these bytes.
-    fn hold(&self, pack: u32, places: Option<Range<u64>>) -> bool {
+    fn hold(&self, pack: u32, places: Range<u64>) -> bool {
         let content = if pack == OLDER { Some(&self.older) } else { self.packs.get(pack as usize) };
-        content.zip(places).is_some_and(|(content, places)| !places.is_empty() && places.end <= *content)
+        content.is_some_and(|content| !places.is_empty() && places.end <= *content)
     }
 }
 
@@ -130,14 +119,15 @@ impl Extents {
         })
     }
 
+    /// How many blocks there are.
+    #[must_use]
+    pub fn blocks(&self) -> usize {
+        self.blocks.len()
+    }
+
     /// Reads a block into `extents`; nothing of one that is damaged.
-    fn open(&self, block: usize, extents: &mut Vec<Extent>) {
-        let good = self.blocks[block].open(&self.frames, extents).is_some()
-            && self
-                .bounds
-                .as_ref()
-                .is_none_or(|bounds| extents.iter().all(|extent| bounds.hold(extent.pack, extent.places())));
-        if !good {
+    pub fn open(&self, block: usize, extents: &mut Vec<Extent>) {
+        if self.blocks[block].open(&self.frames, self.bounds.as_ref(), extents).is_none() {
             extents.clear();
         }
     }
@@ -159,34 +149,12 @@ impl Extents {
     #[must_use]
     pub fn reaches(&self, block: usize) -> Vec<Reach> {
         let reaches = self.blocks[block].reaches(&self.frames);
-        let known = |reach: &Reach| {
-            self.bounds.as_ref().is_none_or(|bounds| bounds.hold(reach.pack, Some(reach.range.clone())))
-        };
+        let known =
+            |reach: &Reach| self.bounds.as_ref().is_none_or(|bounds| bounds.hold(reach.pack, reach.range.clone()));
         if reaches.iter().all(known) { reaches } else { Vec::new() }
     }
 
-    /// Shows `each` all of them, in the stream's order, or all before what is damaged. Another thread opens blocks ahead.
-    pub fn for_each(&self, mut each: impl FnMut(Extent)) {
-        thread::scope(|scope| {
-            let (sender, receiver) = sync_channel(AHEAD);
-            let mut open = move |block| {
-                let mut opened = Vec::new();
-                self.open(block, &mut opened);
-                sender.send(opened).is_ok()
-            };
-            let blocks = self.blocks.len();
-            if blocks > AHEAD {
-                scope.spawn(move || (0..blocks).all(open));
-            } else {
-                (0..blocks).all(&mut open);
-                drop(open);
-            }
-            let whole = receiver.iter().take_while(|opened| !opened.is_empty());
-            whole.for_each(|opened| opened.into_iter().for_each(&mut each));
-        });
-    }
-
-    /// All of them, in the stream's order.
+    /// All of them, in the stream's order, or all before what is damaged.
     pub fn iter(&self) -> impl Iterator<Item = Extent> + Send + use<> {
         let extents = self.clone();
         let blocks = (0..self.blocks.len()).map(move |block| {
