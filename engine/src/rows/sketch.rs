@@ -1,12 +1,12 @@
 //! What is remembered of a chunk, to know its units again: 12 bits and the length of each, eight sums of each group.
 //!
-//! As bytes: varint number of units; three bytes for every two marks; 64 for each group's sums; then the lengths, a varint each,
-//! compressed. Some three bytes a unit.
+//! As bytes: varint number of units; three bytes for every two marks; 64 for each group's sums; then the lengths in planes
+//! (`bytes/planes.rs`), compressed. Some three bytes a unit.
 
 use super::parity::{Element, GROUP, Sums};
 use super::units::Unit;
 use crate::bytes::compress::{compress, decompress_document};
-use crate::bytes::varint;
+use crate::bytes::{planes, varint};
 
 /// No chunk is longer.
 const LONGEST: u64 = 16 << 20;
@@ -36,9 +36,8 @@ pub fn sketch(units: &[Unit]) -> crate::Result<Vec<u8>> {
             out.extend_from_slice(&sum.get().to_le_bytes());
         }
     }
-    let mut lengths = Vec::with_capacity(units.len() * 2);
-    units.iter().for_each(|unit| varint::put(&mut lengths, u64::from(unit.length)));
-    out.extend_from_slice(&compress(1, &lengths)?);
+    let lengths: Vec<u64> = units.iter().map(|unit| u64::from(unit.length)).collect();
+    out.extend_from_slice(&compress(1, &planes::planes(&lengths).concat())?);
     Ok(out)
 }
 
@@ -93,8 +92,8 @@ impl Sketch {
         }
         let lengths = decompress_document(bytes, 2 * count, 3 * LONGEST).ok()?;
         let (mut lengths, mut end, mut ends) = (lengths.as_slice(), 0_u32, Vec::with_capacity(count));
-        for _ in 0..count {
-            end = end.checked_add(u32::from(u16::try_from(varint::take(&mut lengths)?).ok()?))?;
+        for length in planes::take(&mut lengths, count)? {
+            end = end.checked_add(u32::from(u16::try_from(length).ok()?))?;
             ends.push(end);
         }
         lengths.is_empty().then_some(Self { marks, ends, sums })
@@ -126,6 +125,8 @@ impl Sketch {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::bytes::chunk::ChunkIdKey;
+    use crate::rows::units::UnitCutter;
 
     #[test]
     fn parses_back_and_is_refused_when_cut_anywhere() -> crate::Result<()> {
@@ -143,6 +144,36 @@ mod tests {
                 assert!(parsed.agrees(group, &found));
             }
             assert!((0..bytes.len()).all(|length| Sketch::parse(&bytes[..length]).is_none()), "{count}");
+        }
+        Ok(())
+    }
+
+    #[test]
+    fn however_long_rows_are_a_sketch_takes_at_most_a_25th_of_them() -> crate::Result<()> {
+        let cutter = UnitCutter::new(&ChunkIdKey::new(&[1; 32])?);
+        let mut noise = blake3::Hasher::new().finalize_xof();
+        let mut next = || {
+            let mut bytes = [0; 8];
+            noise.fill(&mut bytes);
+            u64::from_le_bytes(bytes)
+        };
+        for (shortest, more) in
+            [(20_usize, 1_u64), (40, 1), (84, 1), (85, 1), (20, 20), (30, 60), (50, 40), (60, 80), (84, 30), (20, 200)]
+        {
+            let mut chunk = Vec::new();
+            while chunk.len() < 1 << 20 {
+                let mut row = String::new();
+                let length = shortest + (next() % more) as usize;
+                while row.len() < length {
+                    row += &format!("{:x}", next());
+                }
+                chunk.extend_from_slice(&row.as_bytes()[..length - 1]);
+                chunk.push(b'\n');
+            }
+            let mut units = Vec::new();
+            cutter.cut(&chunk, &mut units);
+            let taken = sketch(&units)?.len() as f64 / chunk.len() as f64;
+            assert!(taken < 0.039, "{taken:.4} for rows of {shortest} to {} bytes", shortest as u64 + more - 1);
         }
         Ok(())
     }

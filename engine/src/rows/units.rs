@@ -12,7 +12,7 @@ use super::parity::Element;
 use crate::bytes::chunk::ChunkIdKey;
 
 /// Every line this long ends a unit.
-const ORDINARY: usize = 100;
+const ORDINARY: usize = 88;
 /// No unit but a chunk's last has fewer bytes, though all lines be the same and say that they end one.
 const LEAST: usize = 32;
 /// A unit of lines that has so many bytes ends with the next one.

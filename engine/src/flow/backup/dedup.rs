@@ -19,12 +19,20 @@ use crate::id::ChunkId;
 const WORTH_A_CHUNK: usize = 256 << 10;
 /// … and the most parts that wait for it.
 const MOST_PARTS: usize = 1 << 14;
+/// New bytes among old ones that are at most such a part of the stream are compressed harder.
+const LITTLE: u64 = 32;
 
 /// Of one stream.
 pub(super) struct Deduplicator<'a> {
     intake: &'a Intake,
     stream: usize,
+    /// For whole chunks, …
     effort: Arc<Effort>,
+    /// … and for what is new among old, as long as that is little.
+    effort_of_little: Arc<Effort>,
+    /// Bytes of the stream so far, and those of them that were compressed harder.
+    length: u64,
+    little: u64,
     rows: Option<StreamRows>,
     /// What the packer is not told yet, …
     parts: Vec<Part>,
@@ -38,12 +46,15 @@ impl<'a> Deduplicator<'a> {
         let shared = &intake.shared;
         let rows = shared.rows.as_ref().filter(|_| !name.starts_with(MAP_OF)).map(|rows| rows.stream(&name));
         intake.send(|| Item::Begin { stream, name })?;
-        let effort = Arc::new(Effort::new(shared.compression));
-        Ok(Self { intake, stream, effort, rows, parts: Vec::new(), new: Vec::new() })
+        let effort = |compression| Arc::new(Effort::new(compression));
+        let (effort, effort_of_little) = (effort(shared.compression), effort(shared.compression.of_little()));
+        let (parts, new) = (Vec::new(), Vec::new());
+        Ok(Self { intake, stream, effort, effort_of_little, length: 0, little: 0, rows, parts, new })
     }
 
     /// The next chunk.
     pub(super) fn chunk(&mut self, Identified { chunk, id, older }: Identified) -> Result<()> {
+        self.length += chunk.len() as u64;
         if let Some(number) = older {
             if let Some(rows) = &mut self.rows {
                 rows.known(&id, &chunk);
@@ -99,7 +110,10 @@ impl<'a> Deduplicator<'a> {
             return self.intake.send(|| Item::Mixed { stream, parts, new: None });
         }
         let id = self.intake.shared.keys.chunk_id_key.id_of(&new);
-        let (chunk, job) = self.prepare(id, Bytes::from(new))?;
+        let little = self.little + new.len() as u64 <= self.length / LITTLE;
+        self.little += if little { new.len() as u64 } else { 0 };
+        let effort = if little { &self.effort_of_little } else { &self.effort };
+        let (chunk, job) = self.prepare(id, Bytes::from(new), effort)?;
         self.intake.send(|| Item::Mixed { stream, parts, new: Some(chunk) })?;
         self.intake.compress(job)
     }
@@ -107,7 +121,7 @@ impl<'a> Deduplicator<'a> {
     fn store(&mut self, id: ChunkId, chunk: Bytes) -> Result<()> {
         self.pass_on()?;
         let (stream, length) = (self.stream, chunk.len());
-        let (chunk, job) = self.prepare(id, chunk)?;
+        let (chunk, job) = self.prepare(id, chunk, &self.effort)?;
         let mut job = Some(job);
         self.intake.send(|| {
             // Decided as it is sent: a repeat never overtakes its first, of whichever stream that is.
@@ -122,11 +136,11 @@ impl<'a> Deduplicator<'a> {
     }
 
     /// Before its place in the queue is taken: whoever has a place must not wait for what those behind him hold.
-    fn prepare(&self, id: ChunkId, chunk: Bytes) -> Result<(NewChunk, Job)> {
+    fn prepare(&self, id: ChunkId, chunk: Bytes, effort: &Arc<Effort>) -> Result<(NewChunk, Job)> {
         let buffer = self.intake.shared.buffers.frames.take_blocking()?;
         let (result, frame) = oneshot::channel();
         let new = NewChunk { id, length: chunk.len(), frame };
-        Ok((new, Job { chunk, effort: self.effort.clone(), frame: buffer, result }))
+        Ok((new, Job { chunk, effort: effort.clone(), frame: buffer, result }))
     }
 }
 

@@ -1,6 +1,6 @@
-//! The pipeline of one run: stream writers → chunk and identify → hash and look for rows → compress → pack and encrypt → upload.
+//! The pipeline of one run: stream writers, which hash → chunk and identify → look for rows → compress → pack and encrypt → upload.
 //!
-//! - **Threads**: two for each stream that is open (chunk and identify: [`sequence`](super::sequence); hash the stream and look for rows:
+//! - **Threads**: two for each stream that is open (chunk and identify: [`sequence`](super::sequence); look for rows:
 //!   [`dedup`](super::dedup)), `limits.cpu` that compress, one that packs and encrypts ([`packer`](super::packer)); the source's pipe and the uploads are tokio's.
 //! - **Order**: a stream's chunks reach the packer in the stream's order, so its extents are in order. Streams that are
 //!   open one after the other fill packs one after the other; those open at once have a pack each, while there are enough.

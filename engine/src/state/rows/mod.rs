@@ -32,7 +32,7 @@ mod writer;
 pub use older::OlderStream;
 pub use writer::StreamWriter;
 
-const MAGIC: &[u8; 8] = b"LBROWS02";
+const MAGIC: &[u8; 8] = b"LBROWS03";
 const STREAM: &str = "lifeboat rows: stream";
 const MAP: &str = "lifeboat rows: map";
 const KEY: &str = "lifeboat rows: key of sketches";
