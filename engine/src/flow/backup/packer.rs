@@ -27,8 +27,8 @@ use crate::vault::pack::{ChunkEntry, PackWriter};
 
 /// How long a failed run waits for packs in flight.
 const DRAIN: Duration = Duration::from_secs(5);
-/// A pack that holds rows of changed chunks is full with so many bytes: a restore needs a pack of each snapshot that changed some of
-/// a chunk's rows, all at the same time.
+/// A pack that holds rows of changed chunks is full with so many bytes, and one that has as many takes no rows: a restore needs a pack
+/// of each snapshot that changed some of a chunk's rows, all at the same time.
 const ROW_PACK: usize = 512 << 10;
 /// Packs that are filled at once, for streams that are open at once.
 const SLOTS: usize = 4;
@@ -47,7 +47,15 @@ struct Open {
 #[derive(Default)]
 struct Slot {
     streams: usize,
-    filling: Option<(PackNumber, PackWriter<AgeWriter<Ciphertext>>)>,
+    filling: Option<Filling>,
+}
+
+/// A pack that is not full.
+struct Filling {
+    number: PackNumber,
+    pack: PackWriter<AgeWriter<Ciphertext>>,
+    /// It holds rows of changed chunks.
+    rows: bool,
 }
 
 /// Ciphertext and its BLAKE3, as it comes.
@@ -163,7 +171,7 @@ impl Packer {
                 }
                 Item::New { stream, chunk } => {
                     let length = chunk.length;
-                    let place = self.store(stream, chunk)?;
+                    let place = self.store(stream, chunk, false)?;
                     self.refer(stream, place.pack, place.offset.into(), length)?;
                 }
                 Item::Mixed { stream, parts, new } => self.mix(stream, parts, new)?,
@@ -238,11 +246,7 @@ impl Packer {
     }
 
     fn mix(&mut self, stream: usize, parts: Vec<Part>, new: Option<NewChunk>) -> Result<()> {
-        let mut place = new.map(|chunk| self.store(stream, chunk)).transpose()?;
-        let slot = self.streams.get(&stream).map(|open| open.slot).ok_or_else(stopped)?;
-        if place.is_some() && self.slots[slot].filling.as_ref().is_some_and(|(_, pack)| pack.size() >= ROW_PACK) {
-            self.close(slot)?;
-        }
+        let mut place = new.map(|chunk| self.store(stream, chunk, true)).transpose()?;
         for part in parts {
             match part {
                 Part::Known { place, length } => self.refer_to_older(stream, place, length)?,
@@ -267,18 +271,22 @@ impl Packer {
         Ok(())
     }
 
-    /// Puts a chunk into the stream's pack.
-    fn store(&mut self, stream: usize, chunk: NewChunk) -> Result<Place> {
+    /// Puts a chunk, which may be rows of changed ones, into the stream's pack.
+    fn store(&mut self, stream: usize, chunk: NewChunk, rows: bool) -> Result<Place> {
         let NewChunk { id, length, frame } = chunk;
         let frame = self.wait(frame)?.map_err(|_| stopped())??;
         let slot = self.streams.get(&stream).map(|open| open.slot).ok_or_else(stopped)?;
-        let (number, mut pack) = match self.slots[slot].filling.take() {
+        if rows && self.slots[slot].filling.as_ref().is_some_and(|filling| filling.pack.size() >= ROW_PACK) {
+            self.close(slot)?;
+        }
+        let mut filling = match self.slots[slot].filling.take() {
             Some(filling) => filling,
             None => self.new_pack()?,
         };
-        let place = Place { pack: number, offset: pack.push(id, length, &frame)? as u32 };
-        let full = pack.is_full();
-        self.slots[slot].filling = Some((number, pack));
+        let place = Place { pack: filling.number, offset: filling.pack.push(id, length, &frame)? as u32 };
+        filling.rows |= rows;
+        let full = filling.pack.is_full() || filling.rows && filling.pack.size() >= ROW_PACK;
+        self.slots[slot].filling = Some(filling);
         self.shared.index.stored(&id, place);
         if full {
             self.close(slot)?;
@@ -287,7 +295,7 @@ impl Packer {
     }
 
     /// Waits while too many are under way.
-    fn new_pack(&mut self) -> Result<(PackNumber, PackWriter<AgeWriter<Ciphertext>>)> {
+    fn new_pack(&mut self) -> Result<Filling> {
         while let Some(landed) = self.flights.try_join_next() {
             self.land(Some(landed))?;
         }
@@ -297,12 +305,12 @@ impl Packer {
         let ciphertext = Ciphertext { bytes, hasher: blake3::Hasher::new() };
         let pack = PackWriter::new(crypt::encrypting(recipient, ciphertext)?);
         self.packs.push(None);
-        Ok((self.packs.len() as PackNumber - 1, pack))
+        Ok(Filling { number: self.packs.len() as PackNumber - 1, pack, rows: false })
     }
 
     /// Sends the slot's pack on its way.
     fn close(&mut self, slot: usize) -> Result<()> {
-        let Some((number, pack)) = self.slots[slot].filling.take() else { return Ok(()) };
+        let Some(Filling { number, pack, .. }) = self.slots[slot].filling.take() else { return Ok(()) };
         let filled = pack.finish()?;
         let ciphertext = filled.out.finish().context(Class::Failed, || "age cannot encrypt")?;
         let pack = SealedPack { number, ciphertext, entries: filled.entries, content: filled.content };
