@@ -1,7 +1,10 @@
 //! Chunks that were decompressed and are needed again soon: rows lie here and there in them, and each is decompressed once where
 //! memory allows. The least recently used go first.
+//!
+//! What a stream takes of a pack is in order, mostly: where it has come to the next chunk, the one before is let go at once, so that the next
+//! one is written to where the processor's caches have it. One that was let go too early is kept as the others are.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, VecDeque};
 use std::ops::Range;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
@@ -12,6 +15,8 @@ use crate::vault::pack::Excerpt;
 
 /// So many bytes are copied at once.
 const BLOCK: usize = 64;
+/// Of so many chunks that were let go it is remembered.
+const LEFT: usize = 64;
 
 /// By pack, and where it begins in its content.
 type Key = (u32, u64);
@@ -23,6 +28,8 @@ struct Kept {
     cell: Cell,
     length: usize,
     used: u64,
+    /// It was let go, and is back.
+    back: bool,
 }
 
 #[derive(Default)]
@@ -30,6 +37,8 @@ struct State {
     kept: HashMap<Key, Kept>,
     bytes: usize,
     uses: u64,
+    /// Chunks that were let go, the last at the back.
+    left: VecDeque<Key>,
 }
 
 /// Of one snapshot, for all its streams.
@@ -60,10 +69,20 @@ impl ChunkCache {
         if out.len() < length {
             out.resize(length, 0);
         }
-        let mut chunks: Vec<Needed> = Vec::new();
-        // Of which chunk, and what of it.
-        let mut parts: Vec<(u32, Range<u32>)> = Vec::with_capacity(extents.len());
-        // Extents take turns between packs, and what they take of one is in order, mostly: its last chunk, by the pack's number.
+        let Located { chunks, parts, over } = self.locate(extents, packs)?;
+        let plain = decompress(&chunks)?;
+        let (mut rest, from): (_, Vec<&[u8]>) = (&mut out[..length], plain.iter().map(|chunk| &chunk[..]).collect());
+        for (chunk, range) in parts {
+            rest = put(&from[chunk as usize][range.start as usize..], (range.end - range.start) as usize, rest);
+        }
+        drop((chunks, plain));
+        self.leave(&over);
+        Ok(length)
+    }
+
+    fn locate<'a>(&self, extents: &[Extent], packs: impl Fn(u32) -> Option<&'a Excerpt>) -> Result<Located<'a>> {
+        let (mut chunks, mut parts, mut over) = (Vec::<Needed>::new(), Vec::with_capacity(extents.len()), Vec::new());
+        // Extents take turns between packs: the last chunk of each, by the pack's number.
         let mut last: Vec<u32> = Vec::new();
         for extent in extents {
             let pack = extent.pack as usize;
@@ -72,7 +91,10 @@ impl ChunkCache {
             }
             let (mut offset, end) = (extent.offset, extent.offset + extent.length);
             while offset < end {
-                if !chunks.get(last[pack] as usize).is_some_and(|chunk| chunk.range.contains(&offset)) {
+                let before = chunks.get(last[pack] as usize);
+                if !before.is_some_and(|chunk| chunk.range.contains(&offset)) {
+                    let before = before.filter(|before| before.range.end <= offset);
+                    over.extend(before.map(|before| (extent.pack, before.range.start)));
                     let excerpt = packs(extent.pack).ok_or_else(unknown)?;
                     let range = excerpt.chunk_at(offset).ok_or_else(unknown)?;
                     last[pack] = chunks.len() as u32;
@@ -84,13 +106,7 @@ impl ChunkCache {
                 offset = to;
             }
         }
-        let chunks = decompress(&chunks)?;
-        let chunks: Vec<&[u8]> = chunks.iter().map(|chunk| chunk.as_slice()).collect();
-        let mut rest = &mut out[..length];
-        for (at, range) in parts {
-            rest = put(&chunks[at as usize][range.start as usize..], (range.end - range.start) as usize, rest);
-        }
-        Ok(length)
+        Ok(Located { chunks, parts, over })
     }
 
     fn needed<'a>(&self, pack: u32, excerpt: &'a Excerpt, range: Range<u64>) -> Needed<'a> {
@@ -108,7 +124,8 @@ impl ChunkCache {
         }
         let cell = Cell::default();
         state.bytes += length;
-        state.kept.insert(key, Kept { cell: cell.clone(), length, used: state.uses });
+        let back = state.left.contains(&key);
+        state.kept.insert(key, Kept { cell: cell.clone(), length, used: state.uses, back });
         while state.bytes > self.most
             && let Some((oldest, _)) = state.kept.iter().min_by_key(|(_, kept)| kept.used)
             && *oldest != key
@@ -119,6 +136,30 @@ impl ChunkCache {
         }
         cell
     }
+
+    /// Lets go of chunks that the stream has left behind.
+    fn leave(&self, over: &[Key]) {
+        let mut state = self.state();
+        for key in over {
+            if state.kept.get(key).is_some_and(|kept| !kept.back)
+                && let Some(kept) = state.kept.remove(key)
+            {
+                state.bytes -= kept.length;
+                state.left.push_back(*key);
+            }
+        }
+        let many = state.left.len().saturating_sub(LEFT);
+        state.left.drain(..many);
+    }
+}
+
+/// What a piece is put together from.
+struct Located<'a> {
+    chunks: Vec<Needed<'a>>,
+    /// Of which of these, and what of it, in order.
+    parts: Vec<(u32, Range<u32>)>,
+    /// Chunks behind which the stream goes on.
+    over: Vec<Key>,
 }
 
 /// A chunk that a piece needs.

@@ -129,7 +129,9 @@ impl SnapshotStreams {
             plans.push((extents, spans.into()));
         }
         let packs = PackCache::new(fetcher, wanted, packs);
-        let buffers = BufferPool::new((pieces / SPACE).clamp(4, 1 << 10) as usize, SPACE as usize);
+        // More ahead than keeps the workers busy would not be in the processor's cache any more when it is hashed and written.
+        let ahead = (pieces / SPACE).min(2 * limits.cpu as u64 + 2).max(4);
+        let buffers = BufferPool::new(ahead as usize, SPACE as usize);
         let chunks = Arc::new(ChunkCache::new(chunks as usize));
         let (manifest, packs, delivered) = (Arc::new(manifest), Arc::new(packs), Arc::default());
         Ok(Self { manifest, before, plans, packs, buffers, chunks, delivered, cancel })
