@@ -161,7 +161,7 @@ async fn what_is_scattered_too_much_is_stored_anew_a_stretch_in_each_backup() {
     let stretches = bytes(&rows).len().div_ceil(16 << 20);
     assert_eq!(stretches, 3);
     backup(&vault, &bytes(&rows)).await;
-    // One row in 32, others each time: after some of these there are more than 3840 parts a MiB.
+    // One row in 32, others each time: after some of these there are more than 3712 parts a MiB.
     let mut new = Vec::new();
     for version in 1..=10 {
         let changes = |n: &usize| n.wrapping_mul(0x9E37_79B9_7F4A_7C15) >> 40 & 31 == version;

@@ -30,6 +30,9 @@ const DRAIN: Duration = Duration::from_secs(5);
 /// A pack that holds rows of changed chunks is full with so many bytes, and one that has as many takes no rows: a restore needs a pack
 /// of each snapshot that changed some of a chunk's rows, all at the same time.
 const ROW_PACK: usize = 512 << 10;
+/// A pack of a map is full with so many bytes: nothing else of a restore can begin before the map is there, so its packs are fetched
+/// and opened side by side.
+const MAP_PACK: usize = 2 << 20;
 /// Packs that are filled at once, for streams that are open at once.
 const SLOTS: usize = 4;
 
@@ -275,7 +278,8 @@ impl Packer {
     fn store(&mut self, stream: usize, chunk: NewChunk, rows: bool) -> Result<Place> {
         let NewChunk { id, length, frame } = chunk;
         let frame = self.wait(frame)?.map_err(|_| stopped())??;
-        let slot = self.streams.get(&stream).map(|open| open.slot).ok_or_else(stopped)?;
+        let open = self.streams.get(&stream).ok_or_else(stopped)?;
+        let (slot, map) = (open.slot, open.name.starts_with(MAP_OF));
         if rows && self.slots[slot].filling.as_ref().is_some_and(|filling| filling.pack.size() >= ROW_PACK) {
             self.close(slot)?;
         }
@@ -285,7 +289,14 @@ impl Packer {
         };
         let place = Place { pack: filling.number, offset: filling.pack.push(id, length, &frame)? as u32 };
         filling.rows |= rows;
-        let full = filling.pack.is_full() || filling.rows && filling.pack.size() >= ROW_PACK;
+        let most = if map {
+            MAP_PACK
+        } else if filling.rows {
+            ROW_PACK
+        } else {
+            usize::MAX
+        };
+        let full = filling.pack.is_full() || filling.pack.size() >= most;
         self.slots[slot].filling = Some(filling);
         self.shared.index.stored(&id, place);
         if full {
