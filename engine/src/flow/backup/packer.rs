@@ -28,11 +28,9 @@ use crate::vault::pack::{ChunkEntry, PackWriter};
 /// How long a failed run waits for packs in flight.
 const DRAIN: Duration = Duration::from_secs(5);
 /// A pack that holds rows of changed chunks is full with so many bytes, and one that has as many takes no rows: a restore needs a pack
-/// of each snapshot that changed some of a chunk's rows, all at the same time.
-const ROW_PACK: usize = 512 << 10;
-/// A pack of a map is full with so many bytes: nothing else of a restore can begin before the map is there, so its packs are fetched
-/// and opened side by side.
-const MAP_PACK: usize = 2 << 20;
+/// of each snapshot that changed some of a chunk's rows, all at the same time. The same of a map: nothing else of a restore can begin
+/// before the map is there, so it is fetched and opened side by side.
+const SMALL_PACK: usize = 512 << 10;
 /// Packs that are filled at once, for streams that are open at once.
 const SLOTS: usize = 4;
 
@@ -280,7 +278,7 @@ impl Packer {
         let frame = self.wait(frame)?.map_err(|_| stopped())??;
         let open = self.streams.get(&stream).ok_or_else(stopped)?;
         let (slot, map) = (open.slot, open.name.starts_with(MAP_OF));
-        if rows && self.slots[slot].filling.as_ref().is_some_and(|filling| filling.pack.size() >= ROW_PACK) {
+        if rows && self.slots[slot].filling.as_ref().is_some_and(|filling| filling.pack.size() >= SMALL_PACK) {
             self.close(slot)?;
         }
         let mut filling = match self.slots[slot].filling.take() {
@@ -289,14 +287,7 @@ impl Packer {
         };
         let place = Place { pack: filling.number, offset: filling.pack.push(id, length, &frame)? as u32 };
         filling.rows |= rows;
-        let most = if map {
-            MAP_PACK
-        } else if filling.rows {
-            ROW_PACK
-        } else {
-            usize::MAX
-        };
-        let full = filling.pack.is_full() || filling.pack.size() >= most;
+        let full = filling.pack.is_full() || (map || filling.rows) && filling.pack.size() >= SMALL_PACK;
         self.slots[slot].filling = Some(filling);
         self.shared.index.stored(&id, place);
         if full {
