@@ -19,8 +19,9 @@ type Free = Arc<Mutex<Vec<Vec<u8>>>>;
 
 /// A larger buffer is worth to be used again.
 const LARGE: usize = 64 << 10;
-/// Bytes of spare buffers, at most.
-const SPARE: usize = 96 << 20;
+/// Bytes of spare buffers, at most. With more of them some lie idle, of sizes that nobody wants any more; with half as many, large ones are
+/// given back to the system and asked for again.
+const SPARE: usize = 48 << 20;
 
 /// Buffers that nobody uses just now; the last came back last.
 static SPARES: Mutex<VecDeque<Vec<u8>>> = Mutex::new(VecDeque::new());

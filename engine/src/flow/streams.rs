@@ -305,7 +305,9 @@ impl ExtentReader {
             if !wait {
                 return Ok(false);
             }
-            self.at_once = (self.at_once + 1).min(AHEAD.1);
+            // The first is always waited for.
+            let one_more = usize::from(self.turned > 0);
+            self.at_once = (self.at_once + one_more).min(AHEAD.1);
         }
         if self.ahead.is_empty() {
             self.wait_for_room().await?;
