@@ -111,17 +111,21 @@ def _increments(place: pathlib.Path, arguments: argparse.Namespace) -> list[dict
     }
     fresh = tools.Lifeboat(place / "scattered-fresh")
     fresh.backup(version)
-    wanted, restored, beside = digest(version), {}, []
+    wanted, restored, everybody = digest(version), {}, {**used, "fresh": fresh}
     for number in range(arguments.rounds):
-        beside.append(fresh.restore())
-        for kind in tools.in_turn(list(used), number):
-            restored.setdefault(kind, []).append(used[kind].restore())
-            if digest(used[kind].restored()) != wanted:
-                sys.exit(f"{kind} restored something else")
-            shutil.rmtree(used[kind].out)
-    also = {"fresh_seconds": measure.medians(beside)["seconds"]}
-    also["speed_of_fresh"] = also["fresh_seconds"] / measure.medians(restored["lifeboat"])["seconds"]
-    for tool in (fresh, *used.values()):
+        for name in tools.in_turn(list(everybody), number):
+            tool = everybody[name]
+            restored.setdefault(name, []).append(tool.restore())
+            if digest(tool.restored()) != wanted:
+                sys.exit(f"{name} restored something else")
+            shutil.rmtree(tool.out)
+    newest, beside = measure.medians(restored["lifeboat"]), measure.medians(restored["fresh"])
+    also = {
+        "fresh_seconds": beside["seconds"],
+        "speed_of_fresh": beside["seconds"] / newest["seconds"],
+        "cpu_of_fresh": beside["cpu_seconds"] / newest["cpu_seconds"],
+    }
+    for tool in everybody.values():
         shutil.rmtree(tool.place)
     return [
         _case("increments-30", sums),

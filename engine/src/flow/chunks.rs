@@ -210,3 +210,100 @@ impl Needed<'_> {
 fn unknown() -> Error {
     Error::integrity("the snapshot names what no pack holds")
 }
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used, reason = "tests")]
+mod tests {
+    use std::io::Cursor;
+
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::bytes::compress::compress;
+    use crate::id::Digest;
+    use crate::vault::pack::{PackWriter, read};
+
+    const CHUNK: usize = 1000;
+
+    /// What packs hold, and the packs: chunks of a thousand bytes.
+    fn packs(count: u8, chunks: usize) -> Vec<(Vec<u8>, Excerpt)> {
+        let pack = |number: u8| {
+            let mut content = vec![0; chunks * CHUNK];
+            blake3::Hasher::new().update(&[number]).finalize_xof().fill(&mut content);
+            let mut writer = PackWriter::new(Vec::new());
+            for chunk in content.chunks(CHUNK) {
+                writer.push(Digest::of(chunk), chunk.len(), &compress(1, chunk).unwrap()).unwrap();
+            }
+            let (pack, length) = (writer.finish().unwrap().out, content.len() as u64);
+            let excerpt = read(&mut Cursor::new(pack), length, &[(0, length)]).unwrap();
+            (content, excerpt)
+        };
+        (0..count).map(pack).collect()
+    }
+
+    fn extent(pack: u32, offset: usize, length: usize) -> Extent {
+        Extent { pack, offset: offset as u64, length: length as u64 }
+    }
+
+    fn kept(cache: &ChunkCache) -> Vec<Key> {
+        let mut kept: Vec<Key> = cache.state().kept.keys().copied().collect();
+        kept.sort_unstable();
+        kept
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(64))]
+        #[test]
+        fn gives_what_the_extents_hold(
+            of in prop::collection::vec((0_u32..3, 0..4 * CHUNK, 1..700_usize), 1..60),
+            most in 0..6 * CHUNK,
+            used in 0..9000_usize,
+        ) {
+            let packs = packs(3, 5);
+            let extents: Vec<Extent> = of.into_iter().map(|(pack, offset, length)| extent(pack, offset, length)).collect();
+            let cache = ChunkCache::new(most);
+            // A used buffer, with something else in it.
+            let mut out = vec![b'x'; used];
+            for some in extents.chunks(7) {
+                let due: Vec<u8> = some
+                    .iter()
+                    .flat_map(|Extent { pack, offset, length }| {
+                        &packs[*pack as usize].0[*offset as usize..(*offset + *length) as usize]
+                    })
+                    .copied()
+                    .collect();
+                let length = cache.gather(some, |pack| packs.get(pack as usize).map(|(_, pack)| pack), &mut out).unwrap();
+                prop_assert_eq!(&out[..length], due);
+                let state = cache.state();
+                prop_assert_eq!(state.bytes, state.kept.values().map(|kept| kept.length).sum::<usize>());
+            }
+        }
+    }
+
+    #[test]
+    fn what_is_left_behind_is_let_go_unless_it_comes_back() -> Result<()> {
+        let packs = packs(1, 5);
+        let cache = ChunkCache::new(5 * CHUNK);
+        let gather = |of: &[(usize, usize)]| {
+            let extents: Vec<Extent> = of.iter().map(|(offset, length)| extent(0, *offset, *length)).collect();
+            cache.gather(&extents, |_| Some(&packs[0].1), &mut Vec::new()).map(drop)
+        };
+        gather(&[(10, 50), (100, 20), (1500, 100)])?;
+        assert_eq!(kept(&cache), [(0, 1000)]);
+        gather(&[(900, 50), (1900, 200)])?;
+        // The first was let go too early: it is kept now. The second is left behind for the first time.
+        assert_eq!(kept(&cache), [(0, 0), (0, 2000)]);
+        gather(&[(2100, 10), (3000, 10), (20, 10)])?;
+        assert_eq!(kept(&cache), [(0, 0), (0, 3000)]);
+        Ok(())
+    }
+
+    #[test]
+    fn what_no_pack_holds_is_told() {
+        let (packs, cache) = (packs(1, 2), ChunkCache::new(CHUNK));
+        let gather =
+            |extent| cache.gather(&[extent], |pack| packs.get(pack as usize).map(|(_, pack)| pack), &mut Vec::new());
+        assert!(gather(extent(0, 1990, 20)).is_err());
+        assert!(gather(extent(1, 0, 1)).is_err());
+    }
+}
