@@ -202,9 +202,9 @@ async fn a_pack_that_is_gone_from_every_replica_is_not_built_upon() {
     backup(&vault, &bytes(&rows)).await;
 }
 
-/// One row in 64 here and there, others each time.
+/// One row in 128 here and there, others each time: so few that maps are made long before anything is renewed.
 fn change_much(rows: &mut [String], version: usize) {
-    let changes = |n: &usize| n.wrapping_mul(0x9E37_79B9_7F4A_7C15) >> 40 & 63 == version & 63;
+    let changes = |n: &usize| n.wrapping_mul(0x9E37_79B9_7F4A_7C15) >> 40 & 127 == version & 127;
     (0..rows.len()).filter(changes).for_each(|n| rows[n] = row(n, version));
 }
 
@@ -216,7 +216,7 @@ async fn map_of(vault: &TestVault, report: &BackupReport) -> Option<MapEntry> {
 #[tokio::test(flavor = "multi_thread")]
 async fn extents_that_add_up_go_into_maps_that_snapshots_share() {
     let mut vault = TestVault::new(1, 1).await;
-    let mut rows = table(150_000);
+    let mut rows = table(300_000);
     let (mut maps, mut reports) = (Vec::new(), Vec::new());
     for version in 0..16 {
         if version > 0 {
@@ -250,8 +250,8 @@ async fn extents_that_add_up_go_into_maps_that_snapshots_share() {
 #[tokio::test(flavor = "multi_thread")]
 async fn without_its_map_or_with_a_pack_of_it_lost_a_stream_is_stored_anew_as_far_as_needed() {
     let vault = TestVault::new(1, 1).await;
-    let mut rows = table(150_000);
-    for version in 0..7 {
+    let mut rows = table(300_000);
+    for version in 0..10 {
         change_much(&mut rows, version);
         backup(&vault, &bytes(&rows)).await;
     }
@@ -261,16 +261,16 @@ async fn without_its_map_or_with_a_pack_of_it_lost_a_stream_is_stored_anew_as_fa
     };
     assert_eq!(local(&vault).len(), 1);
     std::fs::write(&local(&vault)[0], b"damaged").unwrap();
-    change_much(&mut rows, 7);
+    change_much(&mut rows, 10);
     let report = backup(&vault, &bytes(&rows)).await;
     assert!(report.warnings.iter().any(|warning| warning.contains("missing or stale")), "{:?}", report.warnings);
     assert_eq!((map_of(&vault, &report).await, local(&vault).len()), (None, 0));
 
     let mut newest = report.snapshot;
-    for version in 8..15 {
+    for version in 11..21 {
         change_much(&mut rows, version);
         let report = backup(&vault, &bytes(&rows)).await;
-        if version == 14 {
+        if version == 20 {
             assert!(map_of(&vault, &report).await.is_some() && local(&vault).len() == 1);
         }
         newest = report.snapshot;
@@ -282,7 +282,7 @@ async fn without_its_map_or_with_a_pack_of_it_lost_a_stream_is_stored_anew_as_fa
     }
     let error = vault.restore(&newest).await.unwrap_err();
     assert!(error.chain().contains("the map of stream `data`"), "{}", error.chain());
-    change_much(&mut rows, 15);
+    change_much(&mut rows, 21);
     assert_eq!(map_of(&vault, &backup(&vault, &bytes(&rows)).await).await, None);
 }
 
