@@ -1,9 +1,13 @@
 //! Rows: a changed row costs a row, whatever was edited comes back, and a lost or stale index costs bytes alone.
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
+use std::collections::BTreeSet;
+
 use lifeboat_engine::config::Dedup;
 use lifeboat_engine::flow::backup::BackupReport;
-use lifeboat_engine::vault::manifest::MapEntry;
+use lifeboat_engine::id::PackId;
+use lifeboat_engine::vault::extents::OLDER;
+use lifeboat_engine::vault::manifest::{MapEntry, PackRef};
 use lifeboat_tests::vault::{DATASET, MemorySource, TestVault, files_below, name, noise};
 use proptest::prelude::*;
 
@@ -160,7 +164,10 @@ async fn what_is_scattered_too_much_is_stored_anew_a_stretch_in_each_backup() {
     // Two stretches of 16 MiB and one that is shorter.
     let stretches = bytes(&rows).len().div_ceil(16 << 20);
     assert_eq!(stretches, 3);
-    backup(&vault, &bytes(&rows)).await;
+    let first = backup(&vault, &bytes(&rows)).await;
+    let reader = vault.open(vault.owner()).await.unwrap();
+    let first = reader.manifest(&name(DATASET), &first.snapshot).await.unwrap();
+    let mut known: BTreeSet<PackId> = first.packs.iter().map(|pack| pack.0).collect();
     // One row in 32, others each time: after some of these there are more than 3712 parts a MiB.
     let mut new = Vec::new();
     for version in 1..=10 {
@@ -168,6 +175,16 @@ async fn what_is_scattered_too_much_is_stored_anew_a_stretch_in_each_backup() {
         (0..rows.len()).filter(changes).for_each(|n| rows[n] = row(n, version));
         let report = backup(&vault, &bytes(&rows)).await;
         new.push(report.raw_bytes - report.deduplicated_bytes);
+        // Rows do not lie in the large packs of what is renewed: whoever needs some of them would have to hold all of that.
+        let reader = vault.open(vault.owner()).await.unwrap();
+        let manifest = reader.manifest(&name(DATASET), &report.snapshot).await.unwrap();
+        let extents = manifest.extents(&manifest.streams[0], &manifest.contents()).unwrap();
+        let rows = extents.iter().filter(|extent| extent.pack != OLDER && extent.length < 400);
+        let packs: BTreeSet<u32> = rows.map(|extent| extent.pack).collect();
+        let packs = packs.into_iter().map(|pack| manifest.packs[pack as usize]);
+        let largest = packs.filter(|pack| !known.contains(&pack.0)).map(|PackRef(_, size, _)| size).max();
+        assert!(largest.is_some_and(|largest| largest <= 1 << 20), "rows lie in a pack of {largest:?} bytes");
+        known.extend(manifest.packs.iter().map(|pack| pack.0));
     }
     let changed = new[0];
     let renewed: Vec<bool> = new.iter().map(|new| *new > 2 * changed).collect();
