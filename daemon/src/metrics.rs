@@ -138,6 +138,18 @@ fn backups(page: &Page, snapshot: &Snapshot<'_>) -> prometheus::Result<()> {
         "Snapshots that retention removed.",
         &label,
         datasets(snapshot).map(|(name, status)| (vec![name], status.pruned_snapshots)).collect(),
+    )?;
+    page.gauge(
+        "lifeboat_vault_stored_bytes",
+        "Ciphertext of the packs that snapshots need, in each complete replica; as the last prune saw it, 0 before.",
+        &label,
+        each(|status| status.space.stored_bytes as f64),
+    )?;
+    page.gauge(
+        "lifeboat_vault_unused_bytes",
+        "Of lifeboat_vault_stored_bytes, what no snapshot needs: the rest of packs of which only a part is needed.",
+        &label,
+        each(|status| status.space.unused_bytes as f64),
     )
 }
 

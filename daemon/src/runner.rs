@@ -230,7 +230,10 @@ impl Runner {
         if outcome.snapshots + outcome.packs > 0 {
             tracing::info!(snapshots = outcome.snapshots, packs = outcome.packs, bytes = outcome.bytes, "pruned");
         }
-        self.ledger.update(&dataset.name, |status| status.pruned_snapshots += outcome.snapshots);
+        self.ledger.update(&dataset.name, |status| {
+            status.pruned_snapshots += outcome.snapshots;
+            status.space = outcome.space;
+        });
         Ok(Some(outcome))
     }
 

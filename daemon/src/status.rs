@@ -12,6 +12,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::SystemTime;
 
 use chrono::{DateTime, Utc};
+use lifeboat_engine::flow::prune::Space;
 use lifeboat_engine::id::Name;
 use lifeboat_engine::state::{self, StateDirectory};
 use serde::{Deserialize, Serialize};
@@ -46,6 +47,8 @@ pub(crate) struct DatasetStatus {
     pub failures: u64,
     /// Snapshots that prune removed.
     pub pruned_snapshots: u64,
+    /// What each complete replica stored after the last prune, and how much of that no snapshot needs.
+    pub space: Space,
     /// How each replica stands.
     pub replicas: BTreeMap<Name, ReplicaStatus>,
 }

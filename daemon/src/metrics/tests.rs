@@ -45,6 +45,9 @@ fn every_series_exists_from_the_start() {
             assert!(page.contains(&line), "{line}\n{page}");
         }
         assert!(page.contains(&format!("lifeboat_prune_removed_snapshots_total{{dataset=\"{dataset}\"}} 0\n")));
+        for metric in ["stored", "unused"] {
+            assert!(page.contains(&format!("lifeboat_vault_{metric}_bytes{{dataset=\"{dataset}\"}} 0\n")));
+        }
         for replica in ["frankfurt", "ireland"] {
             for metric in ["last_complete_timestamp_seconds", "behind_snapshots"] {
                 let line = format!("lifeboat_replica_{metric}{{dataset=\"{dataset}\",replica=\"{replica}\"}} 0\n");

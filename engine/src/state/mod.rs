@@ -7,6 +7,7 @@
 //! datasets/<dataset>/journal      packs uploaded since the last commit (sealed)
 //! datasets/<dataset>/rows/…       keyed hashes of the rows of the newest snapshot (sealed)
 //! datasets/<dataset>/unreferenced since when packs are unreferenced (plain: ids and times)
+//! datasets/<dataset>/sparse       packs that the next snapshots are not to need (plain: ids)
 //! datasets/<dataset>/scratch/…    a run's temporary files
 //! ```
 //!
@@ -15,6 +16,7 @@
 pub mod cache;
 pub mod journal;
 pub mod rows;
+pub mod sparse;
 
 use std::fs::{DirBuilder, File, OpenOptions, TryLockError};
 use std::io::Write;

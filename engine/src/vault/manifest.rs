@@ -42,6 +42,9 @@ pub struct Manifest {
     pub source: SourceFacts,
     /// Every pack that its extents refer to.
     pub packs: Vec<PackRef>,
+    /// Of the content of each, as many bytes as no extent of this snapshot names; what is not told is 0.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub unused: Vec<u64>,
     /// In the order of capture.
     pub streams: Vec<StreamEntry>,
     /// Sums.
@@ -137,6 +140,11 @@ impl Manifest {
         Ok(())
     }
 
+    /// Its packs, and how much of each it does not need.
+    pub fn packs_and_unused(&self) -> impl Iterator<Item = (&PackRef, u64)> {
+        self.packs.iter().zip(self.unused.iter().copied().chain(std::iter::repeat(0)))
+    }
+
     /// All of it but where its streams lie.
     #[must_use]
     pub fn without_extents(mut self) -> Self {
@@ -222,6 +230,7 @@ mod tests {
             finished: DateTime::UNIX_EPOCH,
             source: SourceFacts::default(),
             packs: vec![PackRef(Digest::of(b"a"), 100, 1000), PackRef(Digest::of(b"b"), 100, 50)],
+            unused: Vec::new(),
             streams: vec![StreamEntry {
                 name: "globals".to_owned(),
                 length,

@@ -5,7 +5,7 @@
 use std::fmt;
 
 use lifeboat_engine::config::{Config, Dataset};
-use lifeboat_engine::flow::prune::{DeadPack, Prune, PruneOutcome, PrunePlan};
+use lifeboat_engine::flow::prune::{DeadPack, Prune, PruneOutcome, PrunePlan, Space};
 use lifeboat_engine::id::Name;
 use lifeboat_engine::keys::HostKeys;
 use lifeboat_engine::replica::SharedReplica;
@@ -142,6 +142,18 @@ impl fmt::Display for PlanView<'_> {
         if !plan.waiting.is_empty() {
             write!(f, "\n {} unused, but still within the grace period", sum(&plan.waiting))?;
         }
+        let Space { stored_bytes, unused_bytes } = plan.space;
+        write!(f, "\n {} stay in each replica", human::bytes(stored_bytes))?;
+        if unused_bytes > 0 {
+            write!(f, ", {} of them in packs of which only a part is needed", human::bytes(unused_bytes))?;
+        }
+        if !plan.sparse.is_empty() {
+            write!(
+                f,
+                "\n {} of which little is needed: the next backup stores that again, and they go when older snapshots have",
+                human::count(plan.sparse.len() as u64, "pack")
+            )?;
+        }
         for (replica, why) in &plan.skipped {
             write!(f, "\n replica {replica} is left alone: {why}")?;
         }
@@ -175,6 +187,7 @@ impl fmt::Display for AllPruned {
 mod tests {
     use super::*;
     use lifeboat_engine::flow::prune::Verdict;
+    use lifeboat_engine::id::Digest;
 
     #[test]
     fn a_plan_says_what_goes_what_stays_and_why() {
@@ -197,6 +210,8 @@ mod tests {
             waiting: vec![pack.clone(), pack],
             segments: Vec::new(),
             skipped: vec![("south".parse().unwrap(), "timed out".to_owned())],
+            space: Space { stored_bytes: 100 << 20, unused_bytes: 5 << 20 },
+            sparse: [Digest::of(b"a")].into(),
         };
         let text = PlanView(&plan).to_string();
         for part in [
@@ -204,6 +219,8 @@ mod tests {
             "last 1 of 1, the newest",
             "1 pack, 16.0 MiB to remove",
             "2 packs, 32.0 MiB unused, but still within the grace period",
+            "100.0 MiB stay in each replica, 5.0 MiB of them",
+            "1 pack of which little is needed",
             "replica south is left alone: timed out",
         ] {
             assert!(text.contains(part), "{part} is not in\n{text}");

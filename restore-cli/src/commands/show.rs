@@ -156,6 +156,7 @@ mod tests {
             finished: time + chrono::TimeDelta::seconds(75),
             source: SourceFacts { engine: "sqlite".to_owned(), ..SourceFacts::default() },
             packs: Vec::new(),
+            unused: Vec::new(),
             streams: vec![StreamEntry {
                 name: "database".to_owned(),
                 length: 2048,

@@ -7,11 +7,15 @@ use super::older::{Origin, UsedMap};
 use super::pipeline::{Captured, CapturedStream, MAP_OF};
 use crate::error::{Error, Result};
 use crate::id::PackId;
-use crate::vault::extents::{Extent, ExtentsWriter};
+use crate::vault::extents::{Extent, Extents, ExtentsWriter};
 use crate::vault::manifest::{MapEntry, PackRef, StreamEntry};
+use crate::vault::map::{Resolved, StreamMap};
 
-/// The entries of all streams, with the maps that they need; adds the packs of these.
-pub(super) fn entries(captured: &mut Captured, maps: &BTreeMap<String, Arc<UsedMap>>) -> Result<Vec<StreamEntry>> {
+/// The entries of all streams, with the maps that they need, whose packs are added; and how much of each pack no stream needs.
+pub(super) fn entries(
+    captured: &mut Captured,
+    maps: &BTreeMap<String, Arc<UsedMap>>,
+) -> Result<(Vec<StreamEntry>, Vec<u64>)> {
     let (made, streams): (Vec<_>, Vec<_>) =
         std::mem::take(&mut captured.streams).into_iter().partition(|stream| stream.name.starts_with(MAP_OF));
     let made: HashMap<String, CapturedStream> =
@@ -21,17 +25,21 @@ pub(super) fn entries(captured: &mut Captured, maps: &BTreeMap<String, Arc<UsedM
     for stream in streams {
         let used = maps.get(&stream.name);
         used.iter().flat_map(|map| &map.packs).for_each(|pack| _ = packs.number(pack));
-        let map = match used.map(|map| (map.covers, &map.origin)) {
+        packs.resolve(stream.extents.clone(), used.map(|map| &map.older)).for_each(|extent| packs.name(&extent));
+        let map = match used.map(|map| (map.older.extents.length(), &map.origin)) {
             Some((_, Origin::Kept { entry, extents })) => {
                 let mut writer = ExtentsWriter::default();
                 for (pack, extent) in extents {
-                    writer.push(Extent { pack: packs.number(pack), ..*extent })?;
+                    let extent = Extent { pack: packs.number(pack), ..*extent };
+                    packs.name(&extent);
+                    writer.push(extent)?;
                 }
                 Some(MapEntry { extents: writer.finish()?.to_text(), ..entry.clone() })
             }
             Some((covers, Origin::Made(_))) => {
                 let lost = || Error::failed(format!("the map of stream `{}` was not stored", stream.name));
                 let CapturedStream { length, blake3, extents, .. } = made.get(&stream.name).ok_or_else(lost)?;
+                extents.iter().for_each(|extent| packs.name(&extent));
                 Some(MapEntry { covers, length: *length, blake3: *blake3, extents: extents.to_text() })
             }
             None => None,
@@ -39,25 +47,47 @@ pub(super) fn entries(captured: &mut Captured, maps: &BTreeMap<String, Arc<UsedM
         let CapturedStream { name, length, blake3, exit, extents } = stream;
         entries.push(StreamEntry { name, length, blake3, exit, extents: extents.to_text(), map });
     }
-    Ok(entries)
+    Ok((entries, packs.unused()))
 }
 
 /// A manifest's packs, while more are added.
 struct Packs<'a> {
     packs: &'a mut Vec<PackRef>,
     numbers: HashMap<PackId, u32>,
+    /// So many bytes of each are named, as often as they are.
+    named: Vec<u64>,
 }
 
 impl<'a> Packs<'a> {
     fn new(packs: &'a mut Vec<PackRef>) -> Self {
         let numbers = packs.iter().zip(0..).map(|(pack, number)| (pack.0, number)).collect();
-        Self { packs, numbers }
+        let named = vec![0; packs.len()];
+        Self { packs, numbers, named }
     }
 
     fn number(&mut self, pack: &PackRef) -> u32 {
         *self.numbers.entry(pack.0).or_insert_with(|| {
             self.packs.push(*pack);
+            self.named.push(0);
             self.packs.len() as u32 - 1
         })
+    }
+
+    /// In packs alone; those of the map are known.
+    fn resolve(&self, extents: Extents, map: Option<&StreamMap>) -> impl Iterator<Item = Extent> + use<> {
+        let resolved = match map {
+            Some(map) => Resolved::new(extents, map, map.packs.iter().map(|pack| self.numbers[pack]).collect()),
+            None => extents.into(),
+        };
+        resolved.iter()
+    }
+
+    fn name(&mut self, extent: &Extent) {
+        self.named[extent.pack as usize] += extent.length;
+    }
+
+    fn unused(&self) -> Vec<u64> {
+        let each = self.packs.iter().zip(&self.named);
+        each.map(|(PackRef(_, _, content), named)| content.saturating_sub(*named)).collect()
     }
 }

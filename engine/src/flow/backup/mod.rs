@@ -48,10 +48,10 @@ use crate::keys::{DatasetKeys, HostKeys};
 use crate::replica::SharedReplica;
 use crate::rows::units::UnitCutter;
 use crate::source::{CaptureContext, Source, SourceFacts};
-use crate::state::StateDirectory;
 use crate::state::cache::ObjectCache;
 use crate::state::journal::Journal;
 use crate::state::rows::RowIndex;
+use crate::state::{StateDirectory, sparse};
 use crate::vault::index::{IndexSegment, IndexedPack, SEGMENT};
 use crate::vault::layout;
 use crate::vault::manifest::{MANIFEST_VERSION, Manifest, PackRef, Totals};
@@ -171,7 +171,8 @@ impl Backup<'_> {
             buffers: Buffers::new(self.config.limits.memory, self.dataset.chunk_size, self.config.limits.cpu),
         });
         let (mut captured, facts) = self.capture(&shared).await?;
-        let streams = entries(&mut captured, &shared.rows.as_ref().map(|rows| rows.maps()).unwrap_or_default())?;
+        let (streams, unused) =
+            entries(&mut captured, &shared.rows.as_ref().map(|rows| rows.maps()).unwrap_or_default())?;
         warnings.extend(facts.warnings.iter().cloned());
         let finished = self.clock.now();
         if self.cancel.is_cancelled() {
@@ -191,6 +192,7 @@ impl Backup<'_> {
             finished,
             source: facts,
             packs: captured.packs.clone(),
+            unused,
             totals: Totals {
                 raw_bytes: streams.iter().map(|stream| stream.length).sum(),
                 deduplicated_bytes: captured.deduplicated,
@@ -232,8 +234,11 @@ impl Backup<'_> {
         let dataset = &self.dataset.name;
         let keyring = layout::keyring_generation(dataset, generation);
         let (inventories, mut failed) = Inventory::take_all(self.replicas, &self.keys.vault, dataset).await;
-        let (members, lacking): (Vec<_>, Vec<_>) =
+        let (mut members, lacking): (Vec<_>, Vec<_>) =
             inventories.into_iter().partition(|inventory| inventory.keyring.contains(&keyring));
+        // A pack that is not seen is not referred to: what is needed of it is stored again.
+        let sparse = sparse::read(self.state, dataset);
+        members.iter_mut().for_each(|member| member.packs.retain(|pack, _| !sparse.contains(pack)));
         for inventory in lacking {
             let replica = inventory.replica.name();
             let error = Error::keys(format!("replica {replica} lacks {keyring}: it alone could not restore"));

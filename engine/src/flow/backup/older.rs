@@ -47,8 +47,8 @@ struct Older {
 
 /// A map that a stream of the new snapshot needs.
 pub(super) struct UsedMap {
-    /// How long the older stream is.
-    pub(super) covers: u64,
+    /// What it tells.
+    pub(super) older: StreamMap,
     /// The packs that it names, and those that it lies in.
     pub(super) packs: Vec<PackRef>,
     pub(super) origin: Origin,
@@ -133,7 +133,7 @@ impl Older {
         let renewed = scatter.stretch();
         let much = written.bytes().len() > WORTH && written.bytes().len() * PART > bytes.len();
         let Ok(own) = manifest.map_extents(entry) else { return Ok(None) };
-        let all = own.iter().map(|(pack, _)| pack.0).chain(map.packs).collect();
+        let all = own.iter().map(|(pack, _)| pack.0).chain(map.packs.iter().copied()).collect();
         let used = used(packs, all);
         Ok(Some(match used {
             // What is lost can be left out of extents, not of a map.
@@ -143,7 +143,7 @@ impl Older {
             }
             Some(packs) => {
                 let origin = Origin::Kept { entry: entry.clone(), extents: own };
-                let map = Some(Arc::new(UsedMap { covers: entry.covers, packs, origin }));
+                let map = Some(Arc::new(UsedMap { older: map, packs, origin }));
                 Self { written, resolved, map, renewed }
             }
         }))
@@ -157,9 +157,9 @@ impl Older {
             return Ok(self);
         }
         let origin = Origin::Made(map.to_bytes());
-        let Some(packs) = used(packs, map.packs.into_iter().collect()) else { return Ok(self) };
+        let Some(packs) = used(packs, map.packs.iter().copied().collect()) else { return Ok(self) };
         let written = Extents::of([Extent { pack: OLDER, offset: 0, length: stream.length }])?;
-        let map = UsedMap { covers: stream.length, packs, origin };
+        let map = UsedMap { older: map, packs, origin };
         Ok(Self { written, map: Some(Arc::new(map)), ..self })
     }
 }

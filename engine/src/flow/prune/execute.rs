@@ -10,6 +10,7 @@ use crate::flow::documents::{SignedObject, sign_plain};
 use crate::flow::inventory::Inventory;
 use crate::id::{Name, SnapshotId};
 use crate::replica::SharedReplica;
+use crate::state::sparse;
 use crate::vault::layout;
 use crate::vault::prune_record::PruneRecord;
 
@@ -20,7 +21,7 @@ impl Prune<'_> {
     /// The replicas cannot be listed any more, or the local state cannot be written. A single failed deletion is not an error: it is in
     /// the outcome and planned again next time.
     pub async fn execute(&self, plan: &PrunePlan) -> Result<PruneOutcome> {
-        let mut outcome = PruneOutcome::default();
+        let mut outcome = PruneOutcome { space: plan.space, ..PruneOutcome::default() };
         let removed: BTreeSet<SnapshotId> = plan.removed().cloned().collect();
         let view = self.look().await?;
         let record = if removed.is_empty() { None } else { Some(self.record(&view, &removed)?) };
@@ -33,6 +34,7 @@ impl Prune<'_> {
         }
         outcome.snapshots = gone.len() as u64;
         unreferenced::write(self.state, &self.dataset.name, &remember(plan))?;
+        sparse::write(self.state, &self.dataset.name, &plan.sparse)?;
         let keep: BTreeSet<String> = view
             .inventories
             .iter()

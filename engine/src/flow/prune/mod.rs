@@ -9,6 +9,7 @@
 
 mod execute;
 mod retention;
+mod space;
 mod unreferenced;
 
 use std::collections::{BTreeMap, BTreeSet, HashSet};
@@ -18,6 +19,7 @@ use futures::{StreamExt, TryStreamExt};
 use serde::Serialize;
 use tokio_util::sync::CancellationToken;
 
+pub use self::space::Space;
 use super::documents::{Documents, combine, fetch_signed};
 use super::drill::DrillReport;
 use super::inventory::{Inventory, all_snapshots};
@@ -28,8 +30,8 @@ use crate::error::{Error, Result};
 use crate::id::{Name, PackId, SnapshotId};
 use crate::keys::HostKeys;
 use crate::replica::SharedReplica;
-use crate::state::StateDirectory;
 use crate::state::cache::ObjectCache;
+use crate::state::{StateDirectory, sparse};
 use crate::vault::layout;
 use crate::vault::manifest::Manifest;
 use crate::vault::prune_record::PruneRecord;
@@ -89,6 +91,10 @@ pub struct PrunePlan {
     pub segments: Vec<(Name, String)>,
     /// Replicas that are left alone this time, and why.
     pub skipped: Vec<(Name, String)>,
+    /// What is stored in packs that stay.
+    pub space: Space,
+    /// Those of them that the next backup does not build upon: so little of each is needed that it is stored again instead.
+    pub sparse: BTreeSet<PackId>,
 }
 
 impl PrunePlan {
@@ -113,6 +119,8 @@ pub struct PruneOutcome {
     pub packs: u64,
     /// Their bytes.
     pub bytes: u64,
+    /// What is stored in packs that stay.
+    pub space: Space,
     /// What failed; it stays and is planned again next time.
     pub failures: Vec<String>,
 }
@@ -125,7 +133,6 @@ impl Prune<'_> {
     pub async fn plan(&self) -> Result<PrunePlan> {
         let view = self.look().await?;
         let now = self.clock.now();
-        let manifests: Vec<&Manifest> = view.manifests.values().collect();
         let times: Vec<DateTime<Utc>> = view.manifests.keys().map(SnapshotId::time).collect();
         let reasons = retention::reasons(&times, &self.dataset.retention, now);
         let mut verdicts: Vec<Verdict> = view
@@ -146,11 +153,14 @@ impl Prune<'_> {
             .filter(|verdict| !verdict.keep_because.is_empty())
             .map(|verdict| &verdict.snapshot)
             .collect();
-        let referenced: HashSet<PackId> = manifests
-            .iter()
-            .filter(|manifest| stays.contains(&manifest.snapshot))
-            .flat_map(|manifest| manifest.packs.iter().map(|pack| pack.0))
-            .collect();
+        let stay = || view.manifests.values().filter(|manifest| stays.contains(&manifest.snapshot));
+        let referenced: HashSet<PackId> =
+            stay().flat_map(|manifest| manifest.packs.iter().map(|pack| pack.0)).collect();
+        let mut sparse = sparse::read(self.state, &self.dataset.name);
+        // Until it is gone, whichever replica has it: a run that saw it would build upon it again.
+        let is_there = |pack: &PackId| view.inventories.iter().any(|inventory| inventory.packs.contains_key(pack));
+        sparse.retain(|pack| is_there(pack) || !view.skipped.is_empty());
+        let (space, sparse) = space::measure(stay(), sparse);
         let mut plan = PrunePlan {
             dataset: self.dataset.name.clone(),
             verdicts,
@@ -158,6 +168,8 @@ impl Prune<'_> {
             waiting: Vec::new(),
             segments: Vec::new(),
             skipped: view.skipped.clone(),
+            space,
+            sparse,
         };
         self.plan_packs(&view, &referenced, now, &mut plan)?;
         self.plan_segments(&view, &mut plan).await;

@@ -100,6 +100,7 @@ pub(super) fn snapshots(config: &Path, count: &str) -> Result<()> {
             started,
             finished: started,
             source: SourceFacts { engine: "file".to_owned(), ..SourceFacts::default() },
+            unused: vec![0; packs.len()],
             packs,
             streams: vec![StreamEntry {
                 name: "data".to_owned(),

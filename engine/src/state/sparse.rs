@@ -1,0 +1,20 @@
+//! Packs of which snapshots need so little that the next ones are not to need them: prune decides, the next backup does not refer to them.
+//!
+//! Lost memory only means that prune decides again.
+
+use std::collections::BTreeSet;
+
+use crate::error::{Class, Context, Result};
+use crate::id::{Name, PackId};
+use crate::state::{StateDirectory, replace_file};
+
+/// None if nothing is remembered.
+pub(crate) fn read(state: &StateDirectory, dataset: &Name) -> BTreeSet<PackId> {
+    let text = state.dataset(dataset).ok().and_then(|folder| std::fs::read(folder.join("sparse")).ok());
+    text.and_then(|text| serde_json::from_slice(&text).ok()).unwrap_or_default()
+}
+
+pub(crate) fn write(state: &StateDirectory, dataset: &Name, packs: &BTreeSet<PackId>) -> Result<()> {
+    let text = serde_json::to_vec(packs).context(Class::Failed, || "cannot write JSON")?;
+    replace_file(&state.dataset(dataset)?.join("sparse"), &text)
+}

@@ -1,0 +1,90 @@
+//! Space: what packs hold that no snapshot needs is counted in bytes, and given back though nobody here can read a pack.
+#![allow(clippy::unwrap_used, clippy::expect_used)]
+
+use std::time::Duration;
+
+use lifeboat_engine::id::PackId;
+use lifeboat_engine::vault::manifest::Manifest;
+use lifeboat_tests::vault::{DATASET, MemorySource, TestVault, name, noise};
+
+const MIB: usize = 1 << 20;
+
+/// Backs `data` up and restores it.
+async fn backup(vault: &TestVault, data: &[u8]) -> Manifest {
+    let report = vault.backup(&MemorySource::of(data)).await.unwrap();
+    assert!(vault.restore(&report.snapshot).await.unwrap()["data"] == data, "{} differs", report.snapshot);
+    vault.open(vault.owner()).await.unwrap().manifest(&name(DATASET), &report.snapshot).await.unwrap()
+}
+
+fn packs(manifest: &Manifest) -> Vec<PackId> {
+    manifest.packs.iter().map(|pack| pack.0).collect()
+}
+
+/// One row in `of`, others each time.
+fn change(rows: &mut [String], version: usize, of: usize) {
+    let mixed = |n: usize| n.wrapping_mul(0x9E37_79B9_7F4A_7C15) >> 20;
+    for n in (0..rows.len()).filter(|n| mixed(*n) % of == version % of) {
+        rows[n] =
+            format!("{n}\t{:016x}\t{:016x}\t{version}\n", mixed(n + version * 7_777_777), mixed(n * 31 + version));
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn manifests_say_what_of_each_pack_is_unused_to_the_byte() {
+    let vault = TestVault::new(1, 1).await;
+    let mut rows: Vec<String> = vec![String::new(); 250_000];
+    change(&mut rows, 0, 1);
+    let (mut mapped, mut unused) = (0, 0);
+    for version in 0..14 {
+        if version > 0 {
+            change(&mut rows, version, 100);
+        }
+        let manifest = backup(&vault, rows.concat().as_bytes()).await;
+        // Rows are all different: each byte of a pack is named once, or not at all.
+        let needed: u64 = manifest.packs_and_unused().map(|(pack, unused)| pack.2 - unused).sum();
+        let map = manifest.streams[0].map.as_ref().map_or(0, |map| map.length);
+        assert_eq!(needed, manifest.totals.raw_bytes + map, "version {version}");
+        mapped += usize::from(map > 0);
+        unused = manifest.unused.iter().filter(|unused| **unused > 0).count();
+    }
+    assert!(mapped > 3 && unused > 3, "{mapped} snapshots with maps, {unused} packs of which not all is needed");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_pack_of_which_little_is_needed_is_given_back() {
+    let mut vault = TestVault::new(2, 2).await;
+    vault.config.datasets[0].retention.keep_last = 1;
+    let old = noise(12 * MIB, 1);
+    let first = backup(&vault, &old).await;
+    let data = [noise(20 * MIB, 2), old[4 * MIB..6 * MIB].to_vec()].concat();
+    let second = backup(&vault, &data).await;
+    let [worn] = packs(&first)[..] else { panic!("more than one pack: {:?}", first.packs) };
+    assert!(packs(&second).contains(&worn), "nothing was found in the old pack");
+
+    // Both snapshots: all is needed. The newer one: a sixth of the old pack.
+    vault.config.datasets[0].retention.keep_last = 2;
+    let (plan, _) = vault.prune().await.unwrap();
+    assert!(plan.sparse.is_empty() && plan.space.unused_bytes == 0, "{plan:?}");
+    vault.config.datasets[0].retention.keep_last = 1;
+    let (plan, outcome) = vault.prune().await.unwrap();
+    let unused = outcome.space.unused_bytes as usize;
+    assert!((9 * MIB..11 * MIB).contains(&unused) && outcome.space == plan.space, "{:?}", plan.space);
+    assert_eq!(plan.sparse, [worn].into());
+
+    let third = backup(&vault, &data).await;
+    assert!(!packs(&third).contains(&worn), "the old pack is still needed");
+    let again = third.totals.stored_bytes as usize;
+    assert!((MIB..4 * MIB).contains(&again), "stored again: {again}");
+    let (plan, _) = vault.prune().await.unwrap();
+    assert!(plan.waiting.iter().any(|pack| pack.key.contains(&worn.to_string())), "{plan:?}");
+    // It is not found again while it waits.
+    let fourth = backup(&vault, &data).await;
+    assert_eq!((fourth.totals.stored_bytes, packs(&fourth).contains(&worn)), (0, false));
+    vault.clock.advance(Duration::from_secs(2 * 86_400));
+    let (_, outcome) = vault.prune().await.unwrap();
+    assert!(outcome.bytes > 2 * old.len() as u64, "it is still there: {outcome:?}");
+    let (plan, _) = vault.prune().await.unwrap();
+    assert!(plan.sparse.is_empty(), "{plan:?}");
+    assert!(plan.space.unused_bytes < MIB as u64, "{:?}", plan.space);
+    backup(&vault, &data).await;
+}
