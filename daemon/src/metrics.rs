@@ -147,7 +147,7 @@ fn backups(page: &Page, snapshot: &Snapshot<'_>) -> prometheus::Result<()> {
     )?;
     page.gauge(
         "lifeboat_vault_unused_bytes",
-        "Of lifeboat_vault_stored_bytes, what no snapshot needs: the rest of packs of which only a part is needed.",
+        "Of lifeboat_vault_stored_bytes, what no snapshot needs: estimated by how much of each pack one needs at most.",
         &label,
         each(|status| status.space.unused_bytes as f64),
     )

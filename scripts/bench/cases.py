@@ -73,14 +73,16 @@ def backups(place: pathlib.Path, arguments: argparse.Namespace) -> list[dict]:
         edits = f"delete={mib * 1000}:{mib * 20},insert={mib * 6000}:{mib * 20}"
         changed["block-change"] = make(place / "edited", mib, edits)
     found: dict[str, dict[str, list[dict]]] = {name: {} for name in BACKUPS}
+    kinds = [*tools.peers(), tools.Chunks]
     limit = Limit(first, place)
     for number in range(arguments.rounds):
         limit.look()
-        for kind in tools.in_turn(tools.peers(), number):
+        for kind in tools.in_turn(kinds, number):
             tool = kind(place / f"{kind.name.replace('|', '-')}-{number}")
             steps = [("first", tool.backup, first), ("unchanged", tool.backup, first), ("restore-fresh", tool.restore, None)]
             # The pipe knows no increments: its first backup says it all.
-            steps += [(name, tool.backup, version) for name, version in changed.items() if kind is not tools.Pipe]
+            if kind not in (tools.Pipe, tools.Chunks):
+                steps += [(name, tool.backup, version) for name, version in changed.items()]
             for name, step, version in steps:
                 if name != "first" and name not in arguments.case:
                     continue
@@ -96,9 +98,17 @@ def backups(place: pathlib.Path, arguments: argparse.Namespace) -> list[dict]:
             stages = {"first": "first", "restore-fresh": "restore"}.get(name, "unchanged")
             length = changed.get(name, first).stat().st_size
             ordered = {kind.name: figures[kind.name] for kind in tools.peers() if kind.name in figures}
-            results.append(measure.case(name, ordered, limit.seconds(stages, length)))
+            results.append(measure.case(name, ordered, limit.seconds(stages, length), **_beside_chunks(figures)))
     results[0]["limit_stages"] = limit.stages()
     return results
+
+
+def _beside_chunks(figures: dict[str, list[dict]]) -> dict[str, float]:
+    """What it costs to look for rows, too."""
+    if tools.Chunks.name not in figures:
+        return {}
+    seconds = measure.medians(figures[tools.Chunks.name])["seconds"]
+    return {"chunks_seconds": seconds, "speed_of_chunks": seconds / measure.medians(figures[tools.Lifeboat.name])["seconds"]}
 
 
 def increments(place: pathlib.Path, arguments: argparse.Namespace) -> list[dict]:

@@ -57,6 +57,7 @@ class Tool:
 class Lifeboat(Tool):
     name = "lifeboat"
     setting = "source kind file, defaults (compression auto: zstd level 1 or 3)"
+    dedup = "rows"
 
     def __init__(self, place: pathlib.Path, replicas: int = 1, source: str | None = None, more: str = "") -> None:
         super().__init__(place)
@@ -71,7 +72,7 @@ class Lifeboat(Tool):
             folder.mkdir()
             text += f'[[replica]]\nname = "local{number}"\nkind = "directory"\nregion = "far{number}"\npath = "{folder}"\n'
         source = source or f'kind = "file"\npath = "{self.data}"'
-        text += f'[[dataset]]\nname = "data"\nhome_region = "near"\n[dataset.source]\n{source}\n{more}'
+        text += f'[[dataset]]\nname = "data"\nhome_region = "near"\ndedup = "{self.dedup}"\n[dataset.source]\n{source}\n{more}'
         self.config.write_text(text)
         measure.tell(PROGRAMS / "lifeboat", "--config", self.config, "init")
 
@@ -91,6 +92,13 @@ class Lifeboat(Tool):
         result = self.command("--json", "restore", "data", "--to-directory", self.out, master=True)
         said = json.loads(result["output"])
         return {**result, "read_amplification": said["read_amplification"]}
+
+
+class Chunks(Lifeboat):
+    """Looks for whole chunks alone."""
+
+    name = "chunks"
+    dedup = "chunks"
 
 
 class Restic(Tool):

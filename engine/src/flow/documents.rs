@@ -200,6 +200,10 @@ pub(super) fn sign_plain(key: String, object: Vec<u8>, vault: &str, signer: &Sig
 
 /// Compresses, encrypts to everybody who reads documents of `dataset`, and signs.
 pub(super) fn sign_encrypted(key: String, content: &[u8], dataset: &Dataset, keys: &HostKeys) -> Result<SignedObject> {
+    if content.len() > LARGEST {
+        return Err(Error::failed(format!("{key} would take {} MiB, more than is ever read", content.len() >> 20))
+            .hint("make `chunk_size` of the dataset larger, or set dedup = \"chunks\""));
+    }
     let mut readers = vec![keys.operations.to_public(), keys.dataset(&dataset.name)?.recipient.clone()];
     for standby in &dataset.standby_recipients {
         let recipient = standby.parse().map_err(|why: &str| {

@@ -42,7 +42,8 @@ pub struct Manifest {
     pub source: SourceFacts,
     /// Every pack that its extents refer to.
     pub packs: Vec<PackRef>,
-    /// Of the content of each, as many bytes as no extent of this snapshot names; what is not told is 0.
+    /// Of the content of each, as many bytes as this snapshot does not need: the content less what its streams, by way of maps or not, and
+    /// its maps lie in. Some of that may be needed several times, so there may be more. What is not told is 0.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub unused: Vec<u64>,
     /// In the order of capture.

@@ -29,9 +29,9 @@ impl StreamMap {
     ///
     /// # Errors
     /// No memory.
-    pub fn of(extents: &Extents, packs: &[PackId]) -> Result<Self> {
+    pub fn of(extents: impl IntoIterator<Item = Extent>, packs: &[PackId]) -> Result<Self> {
         let (mut table, mut numbers) = (Vec::new(), HashMap::new());
-        let extents = Extents::of(extents.iter().map(|extent| {
+        let extents = Extents::of(extents.into_iter().map(|extent| {
             let pack = *numbers.entry(extent.pack).or_insert_with(|| {
                 table.push(packs[extent.pack as usize]);
                 table.len() as u32 - 1
@@ -192,7 +192,7 @@ mod tests {
 
     #[test]
     fn names_the_packs_it_needs_and_comes_back() -> Result<()> {
-        let map = StreamMap::of(&extents(&[(5, 100, 50), (2, 0, 30), (5, 150, 20)])?, &ids())?;
+        let map = StreamMap::of(extents(&[(5, 100, 50), (2, 0, 30), (5, 150, 20)])?.iter(), &ids())?;
         assert_eq!(map.packs, [ids()[5], ids()[2]]);
         let bytes = map.to_bytes();
         let content = |id: &PackId| map.packs.contains(id).then_some(170);
@@ -219,7 +219,7 @@ mod tests {
 
     #[test]
     fn what_lies_in_the_older_stream_is_found_in_packs() -> Result<()> {
-        let map = StreamMap::of(&extents(&[(5, 100, 50), (2, 0, 30), (5, 150, 20)])?, &ids())?;
+        let map = StreamMap::of(extents(&[(5, 100, 50), (2, 0, 30), (5, 150, 20)])?.iter(), &ids())?;
         let newer = extents(&[(OLDER, 0, 40), (7, 3, 4), (OLDER, 45, 40), (OLDER, 10, 1), (OLDER, 99, 1)])?;
         let due = extents(&[(5, 100, 40), (7, 3, 4), (5, 145, 5), (2, 0, 30), (5, 150, 5), (5, 110, 1), (5, 169, 1)])?;
         let found = Extents::of(Resolved::new(newer, &map, vec![5, 2]).iter())?;

@@ -176,7 +176,7 @@ mod tests {
     fn resolved(own: impl IntoIterator<Item = Extent>) -> Result<Resolved> {
         let older = (0..280_000).map(|n| Extent { pack: (n % 2) as u32, offset: n / 2 * ROW, length: ROW - n % 2 });
         let ids: Vec<PackId> = (0..3_u8).map(|n| Digest::of(&[n])).collect();
-        let map = StreamMap::of(&Extents::of(older)?, &ids)?;
+        let map = StreamMap::of(older, &ids)?;
         Ok(Resolved::new(Extents::of(own)?, &map, vec![0, 1]))
     }
 

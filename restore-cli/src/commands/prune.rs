@@ -105,7 +105,7 @@ async fn prune(args: &Args, session: &Session, context: &Context<'_>, dataset: &
     if args.dry_run {
         return Ok(Pruned { plan, outcome: None });
     }
-    // A plan without deletions is still carried out: it notes since when packs are unreferenced.
+    // A plan without deletions is still carried out: it notes since when packs are unreferenced, and which are sparse.
     if !plan.is_empty() || !plan.segments.is_empty() {
         session.confirm(args.yes, format!("Remove this from dataset {} for good?", dataset.name)).await?;
     }
@@ -143,15 +143,16 @@ impl fmt::Display for PlanView<'_> {
             write!(f, "\n {} unused, but still within the grace period", sum(&plan.waiting))?;
         }
         let Space { stored_bytes, unused_bytes } = plan.space;
-        write!(f, "\n {} stay in each replica", human::bytes(stored_bytes))?;
-        if unused_bytes > 0 {
-            write!(f, ", {} of them in packs of which only a part is needed", human::bytes(unused_bytes))?;
-        }
-        if !plan.sparse.is_empty() {
+        let (stored, unused) = (human::bytes(stored_bytes), human::bytes(unused_bytes));
+        write!(
+            f,
+            "\n {stored} in packs that snapshots need, in each complete replica; no snapshot needs {unused} of it"
+        )?;
+        if plan.again_bytes > 0 {
+            let again = human::bytes(plan.again_bytes);
             write!(
                 f,
-                "\n {} of which little is needed: the next backup stores that again, and they go when older snapshots have",
-                human::count(plan.sparse.len() as u64, "pack")
+                "\n {again} of the newest lie in packs otherwise empty: the next backup stores that again, to let them go"
             )?;
         }
         for (replica, why) in &plan.skipped {
@@ -212,6 +213,7 @@ mod tests {
             skipped: vec![("south".parse().unwrap(), "timed out".to_owned())],
             space: Space { stored_bytes: 100 << 20, unused_bytes: 5 << 20 },
             sparse: [Digest::of(b"a")].into(),
+            again_bytes: 1 << 20,
         };
         let text = PlanView(&plan).to_string();
         for part in [
@@ -219,8 +221,8 @@ mod tests {
             "last 1 of 1, the newest",
             "1 pack, 16.0 MiB to remove",
             "2 packs, 32.0 MiB unused, but still within the grace period",
-            "100.0 MiB stay in each replica, 5.0 MiB of them",
-            "1 pack of which little is needed",
+            "100.0 MiB in packs that snapshots need, in each complete replica; no snapshot needs 5.0 MiB of it",
+            "1.0 MiB of the newest lie in packs otherwise empty",
             "replica south is left alone: timed out",
         ] {
             assert!(text.contains(part), "{part} is not in\n{text}");

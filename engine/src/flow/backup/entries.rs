@@ -25,13 +25,13 @@ pub(super) fn entries(
     for stream in streams {
         let used = maps.get(&stream.name);
         used.iter().flat_map(|map| &map.packs).for_each(|pack| _ = packs.number(pack));
-        packs.resolve(stream.extents.clone(), used.map(|map| &map.older)).for_each(|extent| packs.name(&extent));
+        packs.resolve(stream.extents.clone(), used.map(|map| &map.older)).for_each(|extent| packs.count(&extent));
         let map = match used.map(|map| (map.older.extents.length(), &map.origin)) {
             Some((_, Origin::Kept { entry, extents })) => {
                 let mut writer = ExtentsWriter::default();
                 for (pack, extent) in extents {
                     let extent = Extent { pack: packs.number(pack), ..*extent };
-                    packs.name(&extent);
+                    packs.count(&extent);
                     writer.push(extent)?;
                 }
                 Some(MapEntry { extents: writer.finish()?.to_text(), ..entry.clone() })
@@ -39,7 +39,7 @@ pub(super) fn entries(
             Some((covers, Origin::Made(_))) => {
                 let lost = || Error::failed(format!("the map of stream `{}` was not stored", stream.name));
                 let CapturedStream { length, blake3, extents, .. } = made.get(&stream.name).ok_or_else(lost)?;
-                extents.iter().for_each(|extent| packs.name(&extent));
+                extents.iter().for_each(|extent| packs.count(&extent));
                 Some(MapEntry { covers, length: *length, blake3: *blake3, extents: extents.to_text() })
             }
             None => None,
@@ -54,21 +54,21 @@ pub(super) fn entries(
 struct Packs<'a> {
     packs: &'a mut Vec<PackRef>,
     numbers: HashMap<PackId, u32>,
-    /// So many bytes of each are named, as often as they are.
-    named: Vec<u64>,
+    /// So many bytes of each are needed: as often as extents name them.
+    needed: Vec<u64>,
 }
 
 impl<'a> Packs<'a> {
     fn new(packs: &'a mut Vec<PackRef>) -> Self {
         let numbers = packs.iter().zip(0..).map(|(pack, number)| (pack.0, number)).collect();
-        let named = vec![0; packs.len()];
-        Self { packs, numbers, named }
+        let needed = vec![0; packs.len()];
+        Self { packs, numbers, needed }
     }
 
     fn number(&mut self, pack: &PackRef) -> u32 {
         *self.numbers.entry(pack.0).or_insert_with(|| {
             self.packs.push(*pack);
-            self.named.push(0);
+            self.needed.push(0);
             self.packs.len() as u32 - 1
         })
     }
@@ -82,12 +82,12 @@ impl<'a> Packs<'a> {
         resolved.iter()
     }
 
-    fn name(&mut self, extent: &Extent) {
-        self.named[extent.pack as usize] += extent.length;
+    fn count(&mut self, extent: &Extent) {
+        self.needed[extent.pack as usize] += extent.length;
     }
 
     fn unused(&self) -> Vec<u64> {
-        let each = self.packs.iter().zip(&self.named);
-        each.map(|(PackRef(_, _, content), named)| content.saturating_sub(*named)).collect()
+        let each = self.packs.iter().zip(&self.needed);
+        each.map(|(PackRef(_, _, content), needed)| content.saturating_sub(*needed)).collect()
     }
 }

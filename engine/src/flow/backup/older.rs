@@ -1,7 +1,8 @@
 //! The snapshot before: where the bytes of its streams lie, and what a new snapshot writes to refer to them.
 //!
 //! Its extents name packs, and the older stream of a map where it has one. As they add up, a new map is made of all of them, now and
-//! then: the new snapshot refers to the whole older stream, which that map tells of, and so begins with few extents again.
+//! then: the new snapshot refers to the whole older stream, which that map tells of, and so begins with few extents again. What lies in
+//! packs that no replica has, or that prune wants to go, is left out of that stream.
 
 use std::collections::{HashMap, HashSet};
 use std::ops::Range;
@@ -15,13 +16,13 @@ use crate::error::Result;
 use crate::flow::inventory::Inventory;
 use crate::id::{PackId, SnapshotId};
 use crate::state::rows::RowIndex;
-use crate::vault::extents::{Extent, Extents, Finder, OLDER};
+use crate::vault::extents::{Extent, Extents, ExtentsWriter, Finder, OLDER};
 use crate::vault::manifest::{Manifest, MapEntry, PackRef, StreamEntry};
 use crate::vault::map::StreamMap;
 
 /// Extents of so many bytes are worth a map: it takes a pack of its own, …
 const WORTH: usize = 32 << 10;
-/// … and of so many of the map that they come on top of, a new one. Snapshots then write about as much for extents as for maps.
+/// … and of such a part of the map that they come on top of, a new one. Snapshots then write about as much for extents as for maps.
 const PART: usize = 3;
 
 /// The snapshot before.
@@ -115,12 +116,7 @@ impl Older {
             let mut scatter = Scatter::new(stream.length);
             written.iter().for_each(|extent| scatter.add(&extent));
             let renewed = scatter.stretch();
-            let whole = Self { written: written.clone(), resolved: written, map: None, renewed };
-            return Ok(Some(if whole.written.bytes().len() > WORTH {
-                whole.mapped(manifest, stream, packs)?
-            } else {
-                whole
-            }));
+            return Self::in_packs(written, renewed).mapped(manifest, stream, packs).map(Some);
         };
         let Some(bytes) = index.map(&stream.name, &entry.blake3).map(Bytes::from) else { return Ok(None) };
         let Ok(map) = manifest.map(stream, entry, &bytes) else { return Ok(None) };
@@ -134,33 +130,45 @@ impl Older {
         let much = written.bytes().len() > WORTH && written.bytes().len() * PART > bytes.len();
         let Ok(own) = manifest.map_extents(entry) else { return Ok(None) };
         let all = own.iter().map(|(pack, _)| pack.0).chain(map.packs.iter().copied()).collect();
-        let used = used(packs, all);
-        Ok(Some(match used {
-            // What is lost can be left out of extents, not of a map.
-            None => Self { written: resolved.clone(), resolved, map: None, renewed },
-            Some(_) if much => {
-                Self { written: resolved.clone(), resolved, map: None, renewed }.mapped(manifest, stream, packs)?
-            }
+        match used(packs, all).filter(|_| !much) {
             Some(packs) => {
                 let origin = Origin::Kept { entry: entry.clone(), extents: own };
                 let map = Some(Arc::new(UsedMap { older: map, packs, origin }));
-                Self { written, resolved, map, renewed }
+                Ok(Some(Self { written, resolved, map, renewed }))
             }
-        }))
+            None => Self::in_packs(resolved, renewed).mapped(manifest, stream, packs).map(Some),
+        }
     }
 
-    /// As all of a new map's older stream.
+    fn in_packs(resolved: Extents, renewed: Range<u64>) -> Self {
+        Self { written: resolved.clone(), resolved, map: None, renewed }
+    }
+
+    /// With a new map of all that is in these packs, if that is worth it.
     fn mapped(self, manifest: &Manifest, stream: &StreamEntry, packs: &[Option<PackRef>]) -> Result<Self> {
-        let ids: Vec<PackId> = manifest.packs.iter().map(|pack| pack.0).collect();
-        let map = StreamMap::of(&self.resolved, &ids)?;
-        if map.extents.length() != stream.length {
+        if self.resolved.bytes().len() <= WORTH {
             return Ok(self);
         }
-        let origin = Origin::Made(map.to_bytes());
-        let Some(packs) = used(packs, map.packs.iter().copied().collect()) else { return Ok(self) };
-        let written = Extents::of([Extent { pack: OLDER, offset: 0, length: stream.length }])?;
-        let map = UsedMap { older: map, packs, origin };
-        Ok(Self { written, map: Some(Arc::new(map)), ..self })
+        let is_there = |extent: &Extent| packs[extent.pack as usize].is_some();
+        let (mut written, mut covers, mut length) = (ExtentsWriter::default(), 0, 0);
+        for extent in self.resolved.iter() {
+            length += extent.length;
+            let there = is_there(&extent);
+            written.push(if there { Extent { pack: OLDER, offset: covers, ..extent } } else { extent })?;
+            covers += if there { extent.length } else { 0 };
+        }
+        if covers == 0 || length != stream.length {
+            return Ok(self);
+        }
+        let ids: Vec<PackId> = manifest.packs.iter().map(|pack| pack.0).collect();
+        let contents: HashMap<PackId, u64> = packs.iter().flatten().map(|pack| (pack.0, pack.2)).collect();
+        let bytes = StreamMap::of(self.resolved.iter().filter(is_there), &ids)?.to_bytes();
+        // Read again, so that it takes no memory of its own.
+        let older = StreamMap::parse(&bytes, covers, |pack| contents.get(pack).copied());
+        let Some(older) = older else { return Ok(self) };
+        let Some(packs) = used(packs, older.packs.iter().copied().collect()) else { return Ok(self) };
+        let map = Some(Arc::new(UsedMap { older, packs, origin: Origin::Made(bytes) }));
+        Ok(Self { written: written.finish()?, map, ..self })
     }
 }
 

@@ -19,6 +19,7 @@ use futures::{StreamExt, TryStreamExt};
 use serde::Serialize;
 use tokio_util::sync::CancellationToken;
 
+use self::space::Packs;
 pub use self::space::Space;
 use super::documents::{Documents, combine, fetch_signed};
 use super::drill::DrillReport;
@@ -91,10 +92,12 @@ pub struct PrunePlan {
     pub segments: Vec<(Name, String)>,
     /// Replicas that are left alone this time, and why.
     pub skipped: Vec<(Name, String)>,
-    /// What is stored in packs that stay.
+    /// What is stored in packs that snapshots need.
     pub space: Space,
-    /// Those of them that the next backup does not build upon: so little of each is needed that it is stored again instead.
+    /// Packs that backups do not build upon until they are gone: so little of each is needed that it is stored again.
     pub sparse: BTreeSet<PackId>,
+    /// What the next backup stores again of these, before it is compressed.
+    pub again_bytes: u64,
 }
 
 impl PrunePlan {
@@ -119,7 +122,7 @@ pub struct PruneOutcome {
     pub packs: u64,
     /// Their bytes.
     pub bytes: u64,
-    /// What is stored in packs that stay.
+    /// What is stored in packs that snapshots need.
     pub space: Space,
     /// What failed; it stays and is planned again next time.
     pub failures: Vec<String>,
@@ -153,14 +156,8 @@ impl Prune<'_> {
             .filter(|verdict| !verdict.keep_because.is_empty())
             .map(|verdict| &verdict.snapshot)
             .collect();
-        let stay = || view.manifests.values().filter(|manifest| stays.contains(&manifest.snapshot));
-        let referenced: HashSet<PackId> =
-            stay().flat_map(|manifest| manifest.packs.iter().map(|pack| pack.0)).collect();
-        let mut sparse = sparse::read(self.state, &self.dataset.name);
-        // Until it is gone, whichever replica has it: a run that saw it would build upon it again.
-        let is_there = |pack: &PackId| view.inventories.iter().any(|inventory| inventory.packs.contains_key(pack));
-        sparse.retain(|pack| is_there(pack) || !view.skipped.is_empty());
-        let (space, sparse) = space::measure(stay(), sparse);
+        let packs = Packs::of(view.manifests.values().filter(|manifest| stays.contains(&manifest.snapshot)));
+        let sparse = self.sparse(&view, &packs);
         let mut plan = PrunePlan {
             dataset: self.dataset.name.clone(),
             verdicts,
@@ -168,10 +165,11 @@ impl Prune<'_> {
             waiting: Vec::new(),
             segments: Vec::new(),
             skipped: view.skipped.clone(),
-            space,
+            space: packs.space(),
+            again_bytes: packs.needed_of(&sparse),
             sparse,
         };
-        self.plan_packs(&view, &referenced, now, &mut plan)?;
+        self.plan_packs(&view, &packs, now, &mut plan)?;
         self.plan_segments(&view, &mut plan).await;
         Ok(plan)
     }
@@ -248,18 +246,25 @@ impl Prune<'_> {
         newest
     }
 
-    fn plan_packs(
-        &self,
-        view: &View,
-        referenced: &HashSet<PackId>,
-        now: DateTime<Utc>,
-        plan: &mut PrunePlan,
-    ) -> Result<()> {
+    /// Those that backups do not build upon.
+    fn sparse(&self, view: &View, packs: &Packs<'_>) -> BTreeSet<PackId> {
+        let mut sparse = sparse::read(self.state, &self.dataset.name);
+        if view.skipped.is_empty() {
+            // Not before it is gone: a run that saw it would build upon it again.
+            let is_there = |pack: &PackId| view.inventories.iter().any(|inventory| inventory.packs.contains_key(pack));
+            sparse.retain(is_there);
+            let more = packs.sparse(&sparse);
+            sparse.extend(more);
+        }
+        sparse
+    }
+
+    fn plan_packs(&self, view: &View, needed: &Packs<'_>, now: DateTime<Utc>, plan: &mut PrunePlan) -> Result<()> {
         let known = unreferenced::read(self.state, &self.dataset.name)?;
         let grace = TimeDelta::from_std(self.dataset.retention.grace).unwrap_or(TimeDelta::MAX);
         for inventory in &view.inventories {
             let replica = inventory.replica.name();
-            for (pack, size) in inventory.packs.iter().filter(|(pack, _)| !referenced.contains(pack)) {
+            for (pack, size) in inventory.packs.iter().filter(|(pack, _)| !needed.contains(pack)) {
                 let since = known.get(replica).and_then(|packs| packs.get(pack)).copied().unwrap_or(now);
                 let dead = DeadPack {
                     replica: replica.clone(),

@@ -31,64 +31,84 @@ pub struct Space {
     pub unused_bytes: u64,
 }
 
-/// A pack that some snapshot needs.
+/// The packs that some snapshots need.
+pub(super) struct Packs<'a> {
+    packs: HashMap<PackId, PackUse>,
+    newest: Option<&'a Manifest>,
+}
+
 #[derive(Clone, Copy)]
-struct Use {
+struct PackUse {
+    /// Of its ciphertext.
     size: u64,
     content: u64,
-    unused: u64,
+    /// Of its content.
+    needed: u64,
 }
 
-impl Use {
-    fn needed(&self) -> u64 {
-        self.content - self.unused
-    }
-
+impl PackUse {
     /// Of the ciphertext.
     fn unused_bytes(&self) -> u64 {
-        (u128::from(self.size) * u128::from(self.unused) / u128::from(self.content.max(1))) as u64
+        (u128::from(self.size) * u128::from(self.content - self.needed) / u128::from(self.content.max(1))) as u64
     }
 
-    fn is_sparse(&self) -> bool {
-        self.content > 0 && self.needed().saturating_mul(ONE_OF) <= self.content
+    /// How much of it is needed, as a number to compare.
+    fn share(&self) -> u128 {
+        (u128::from(self.needed) << 64) / u128::from(self.content.max(1))
     }
 }
 
-/// What these snapshots, oldest first, leave unused, and the packs that are sparse, with those that were before.
-pub(super) fn measure<'a>(
-    snapshots: impl IntoIterator<Item = &'a Manifest>,
-    mut sparse: BTreeSet<PackId>,
-) -> (Space, BTreeSet<PackId>) {
-    let mut packs: HashMap<PackId, Use> = HashMap::new();
-    let mut newest = None;
-    for manifest in snapshots {
-        for (PackRef(id, size, content), unused) in manifest.packs_and_unused() {
-            let unused = unused.min(*content);
-            let pack = packs.entry(*id).or_insert(Use { size: *size, content: *content, unused });
-            pack.unused = pack.unused.min(unused);
+impl<'a> Packs<'a> {
+    /// Of these snapshots, oldest first.
+    pub(super) fn of(snapshots: impl IntoIterator<Item = &'a Manifest>) -> Self {
+        let (mut packs, mut newest) = (HashMap::<PackId, PackUse>::new(), None);
+        for manifest in snapshots {
+            for (PackRef(id, size, content), unused) in manifest.packs_and_unused() {
+                let pack = packs.entry(*id).or_insert(PackUse { size: *size, content: *content, needed: 0 });
+                pack.needed = pack.needed.max(pack.content.saturating_sub(unused));
+            }
+            newest = Some(manifest);
         }
-        newest = Some(manifest);
+        Self { packs, newest }
     }
-    let space = Space {
-        stored_bytes: packs.values().map(|pack| pack.size).sum(),
-        unused_bytes: packs.values().map(Use::unused_bytes).sum(),
-    };
-    let Some(newest) = newest else { return (space, sparse) };
-    let of_newest = newest.packs.iter().filter_map(|pack| Some((pack.0, *packs.get(&pack.0)?)));
-    let (due, others): (Vec<_>, Vec<_>) = of_newest.partition(|(id, _)| sparse.contains(id));
-    let mut more: Vec<_> = others.into_iter().filter(|(_, pack)| pack.is_sparse()).collect();
-    if more.iter().map(|(_, pack)| pack.unused_bytes()).sum::<u64>() <= space.stored_bytes / WORTH {
-        return (space, sparse);
+
+    pub(super) fn contains(&self, pack: &PackId) -> bool {
+        self.packs.contains_key(pack)
     }
-    // The emptiest first.
-    more.sort_by_key(|(id, pack)| (u128::from(pack.needed()) * u128::from(u32::MAX) / u128::from(pack.content), *id));
-    let most = (newest.totals.raw_bytes / SHARE).max(LEAST);
-    let mut needed: u64 = due.iter().map(|(_, pack)| pack.needed()).sum();
-    sparse.extend(more.into_iter().map_while(|(id, pack)| {
-        needed += pack.needed();
-        (needed <= most).then_some(id)
-    }));
-    (space, sparse)
+
+    pub(super) fn space(&self) -> Space {
+        Space {
+            stored_bytes: self.packs.values().map(|pack| pack.size).sum(),
+            unused_bytes: self.packs.values().map(PackUse::unused_bytes).sum(),
+        }
+    }
+
+    /// Those that are sparse, if that is worth it, besides these that are already.
+    pub(super) fn sparse(&self, known: &BTreeSet<PackId>) -> Vec<PackId> {
+        let Some(newest) = self.newest else { return Vec::new() };
+        let of_newest = newest.packs.iter().filter_map(|pack| Some((pack.0, *self.packs.get(&pack.0)?)));
+        let (due, others): (Vec<_>, Vec<_>) = of_newest.partition(|(id, _)| known.contains(id));
+        let is_sparse = |pack: &PackUse| pack.needed.saturating_mul(ONE_OF) <= pack.content;
+        let mut sparse: Vec<_> = others.into_iter().filter(|(_, pack)| is_sparse(pack)).collect();
+        if sparse.iter().map(|(_, pack)| pack.unused_bytes()).sum::<u64>() <= self.space().stored_bytes / WORTH {
+            return Vec::new();
+        }
+        // The emptiest first.
+        sparse.sort_by_key(|(id, pack)| (pack.share(), *id));
+        let most = (newest.totals.raw_bytes / SHARE).max(LEAST);
+        let mut needed: u64 = due.iter().map(|(_, pack)| pack.needed).sum();
+        let fits = sparse.into_iter().map_while(|(id, pack)| {
+            needed += pack.needed;
+            (needed <= most).then_some(id)
+        });
+        fits.collect()
+    }
+
+    /// Of the content of these packs, what the newest snapshot needs.
+    pub(super) fn needed_of(&self, sparse: &BTreeSet<PackId>) -> u64 {
+        let packs = self.newest.iter().flat_map(|newest| newest.packs_and_unused());
+        packs.filter(|(pack, _)| sparse.contains(&pack.0)).map(|(pack, unused)| pack.2.saturating_sub(unused)).sum()
+    }
 }
 
 #[cfg(test)]
@@ -126,7 +146,7 @@ mod tests {
     }
 
     fn sparse(snapshots: &[Manifest], known: &[u8]) -> BTreeSet<PackId> {
-        measure(snapshots, ids(known)).1
+        Packs::of(snapshots).sparse(&ids(known)).into_iter().collect()
     }
 
     fn ids(packs: &[u8]) -> BTreeSet<PackId> {
@@ -135,7 +155,7 @@ mod tests {
 
     #[test]
     fn what_the_neediest_snapshot_leaves_is_unused() -> Result<()> {
-        let space = |snapshots: &[Manifest]| measure(snapshots, BTreeSet::new()).0;
+        let space = |snapshots: &[Manifest]| Packs::of(snapshots).space();
         let snapshots = [snapshot(100, &[(1, 40), (2, 30)])?, snapshot(100, &[(2, 20), (3, 10)])?];
         assert_eq!(space(&snapshots), Space { stored_bytes: 30 * MIB, unused_bytes: 10 * MIB });
         assert_eq!(space(&snapshots[1..]), Space { stored_bytes: 20 * MIB, unused_bytes: (5 + 7) * MIB + MIB / 2 });
@@ -168,7 +188,8 @@ mod tests {
         let needs = [(1, 9), (2, 1), (3, 10), (4, 2), (5, 8)];
         assert_eq!(sparse(&[snapshot(100, &needs)?], &[]), ids(&[2, 4, 5]), "16 MiB");
         assert_eq!(sparse(&[snapshot(30 * 32, &needs)?], &[]), ids(&[1, 2, 3, 4, 5]), "a 32nd");
-        assert_eq!(sparse(&[snapshot(100, &needs)?], &[5]), ids(&[2, 4, 5]), "what is still due counts");
+        assert_eq!(sparse(&[snapshot(100, &needs)?], &[5]), ids(&[2, 4]), "what is still due counts");
+        assert_eq!(Packs::of(&[snapshot(9, &needs)?]).needed_of(&ids(&[2, 5, 7])), 9 * MIB);
         Ok(())
     }
 }
