@@ -18,7 +18,7 @@ use lifeboat_engine::bytes::compress::{self, Compression, Compressor, Effort};
 use lifeboat_engine::bytes::crypt;
 use lifeboat_engine::id::{ChunkId, Digest};
 use lifeboat_engine::rows::sketch as sketches;
-use lifeboat_engine::rows::units::UnitCutter;
+use lifeboat_engine::rows::units::{Fineness, UnitCutter};
 use lifeboat_engine::vault::chunk_table::{Builder, ChunkTable};
 
 /// What `data` expects of the program that it is part of.
@@ -88,7 +88,9 @@ fn compress(bencher: Bencher, level: i32) {
 #[divan::bench]
 fn cut_units(bencher: Bencher) {
     let (cutter, mut units) = (UnitCutter::new(&KEY), Vec::new());
-    bencher.counter(all()).bench_local(|| CHUNKS.iter().for_each(|chunk| cutter.cut(chunk, &mut units)));
+    bencher
+        .counter(all())
+        .bench_local(|| CHUNKS.iter().for_each(|chunk| cutter.cut(chunk, Fineness::SomeLines, &mut units)));
 }
 
 #[divan::bench]
@@ -98,7 +100,7 @@ fn sketch(bencher: Bencher) {
         .iter()
         .map(|chunk| {
             let mut units = Vec::new();
-            cutter.cut(chunk, &mut units);
+            cutter.cut(chunk, Fineness::SomeLines, &mut units);
             units
         })
         .collect();

@@ -66,7 +66,9 @@ pub struct Matcher {
     looks: HashMap<Look, Place>,
     /// What should come next.
     pointer: Option<Place>,
-    /// The unit before was nowhere.
+    /// The unit before was not found, …
+    missed: bool,
+    /// … and looked for everywhere.
     lost: bool,
     /// Comparisons, look-ups and units opened so far.
     work: u64,
@@ -76,6 +78,15 @@ impl Matcher {
     /// The new stream holds an older chunk as a whole: the one after it should come next.
     pub fn follow(&mut self, chunk: u32) {
         self.pointer = chunk.checked_add(1).map(|chunk| Place { chunk, unit: 0 });
+    }
+
+    /// The older chunk that the next new one should begin in; the first one to begin with.
+    #[must_use]
+    pub fn expected(&self) -> u32 {
+        let Some(Place { chunk, unit }) = self.pointer else { return 0 };
+        // Its last units may have been changed.
+        let is_over = self.get(chunk).is_some_and(|sketch| unit as usize + CHANGED > sketch.len());
+        chunk.saturating_add(u32::from(is_over))
     }
 
     /// Steps taken so far.
@@ -98,6 +109,7 @@ impl Matcher {
         let mut found = Vec::with_capacity(units.len());
         for at in 0..units.len() {
             let place = self.next(&units[at..], older);
+            self.missed = place.is_none();
             if let Some(place) = place {
                 self.pointer = Some(Place { unit: place.unit + 1, ..place });
             }
@@ -125,12 +137,13 @@ impl Matcher {
         place
     }
 
-    /// Where the first of `units` is, if that is at the pointer or a little ahead.
+    /// Where the first of `units` is, if that is at the pointer or a little ahead. Behind a unit that was not found, the one after it must
+    /// agree, too.
     fn near(&mut self, units: &[Unit], older: &mut impl Older) -> Option<Place> {
         let mut place = self.pointer?;
         for skipped in 0..=NEAR {
             place = self.normal(place, older);
-            if self.is_here(&units[..1], place) && (skipped == 0 || self.goes_on(units, place)) {
+            if self.is_here(&units[..1], place) && (skipped == 0 && !self.missed || self.goes_on(units, place)) {
                 return Some(place);
             }
             place.unit += 1;

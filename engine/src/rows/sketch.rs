@@ -126,7 +126,7 @@ impl Sketch {
 mod tests {
     use super::*;
     use crate::bytes::chunk::ChunkIdKey;
-    use crate::rows::units::UnitCutter;
+    use crate::rows::units::{Fineness, UnitCutter};
 
     #[test]
     fn parses_back_and_is_refused_when_cut_anywhere() -> crate::Result<()> {
@@ -171,7 +171,7 @@ mod tests {
                 chunk.push(b'\n');
             }
             let mut units = Vec::new();
-            cutter.cut(&chunk, &mut units);
+            cutter.cut(&chunk, Fineness::SomeLines, &mut units);
             let taken = sketch(&units)?.len() as f64 / chunk.len() as f64;
             assert!(taken < 0.039, "{taken:.4} for rows of {shortest} to {} bytes", shortest as u64 + more - 1);
         }

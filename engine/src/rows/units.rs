@@ -1,8 +1,8 @@
 //! Cuts bytes into units, rows as far as they have rows, and names each by a keyed hash.
 //!
-//! - A **line** ends with its newline. A line of [`ORDINARY`] bytes or more ends a **unit**; of shorter ones so many in proportion, which
-//!   their own bytes decide, but none before [`LEAST`] bytes. So units have some hundred bytes, however short the rows, and an edit leaves
-//!   those before and after it.
+//! - A **line** ends with its newline. A line of [`ORDINARY`] bytes or more ends a **unit**; of shorter ones each, or, so that units have some
+//!   hundred bytes however short the rows, so many in proportion, which their own bytes decide; but none before [`LEAST`] bytes. An edit
+//!   leaves the units before and after it.
 //! - Where no newline comes for [`LONG`] bytes, four bytes next to each other decide, once in 256 places; at [`LONGEST`] it ends anyway.
 
 use wide::u8x16;
@@ -37,6 +37,15 @@ pub struct Unit {
     pub length: u16,
 }
 
+/// Which lines end a unit.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Fineness {
+    /// Each: a changed row costs no more than itself.
+    EachLine,
+    /// Of short ones only some: there are fewer units to remember.
+    SomeLines,
+}
+
 /// Cuts and hashes with the key of one dataset.
 pub struct UnitCutter(UnitHasher);
 
@@ -48,9 +57,11 @@ impl UnitCutter {
     }
 
     /// The units of `chunk`, in order: their lengths sum to its length.
-    pub fn cut(&self, chunk: &[u8], units: &mut Vec<Unit>) {
+    pub fn cut(&self, chunk: &[u8], fineness: Fineness, units: &mut Vec<Unit>) {
         units.clear();
-        let mut walk = Walk { chunk, hasher: &self.0, units, begun: Default::default(), count: 0, begin: 0, line: 0 };
+        let each_line = fineness == Fineness::EachLine;
+        let (begun, count, begin, line) = Default::default();
+        let mut walk = Walk { chunk, hasher: &self.0, each_line, units, begun, count, begin, line };
         let (blocks, rest) = chunk.as_chunks();
         let mut last = [0; BLOCK];
         last[..rest.len()].copy_from_slice(rest);
@@ -75,6 +86,7 @@ impl UnitCutter {
 struct Walk<'a> {
     chunk: &'a [u8],
     hasher: &'a UnitHasher,
+    each_line: bool,
     units: &'a mut Vec<Unit>,
     /// The last ones, whose hashes are not finished.
     begun: [Block; AT_ONCE],
@@ -108,7 +120,7 @@ impl Walk<'_> {
     #[inline]
     fn end_line(&mut self, end: usize) {
         let length = end - self.begin;
-        if length >= ENOUGH || length >= LEAST && ends_a_unit(&self.chunk[self.line..end]) {
+        if length >= ENOUGH || length >= LEAST && (self.each_line || ends_a_unit(&self.chunk[self.line..end])) {
             self.end_unit(end);
         }
         self.line = end;
@@ -163,9 +175,9 @@ mod tests {
 
     use super::*;
 
-    fn cut(data: &[u8]) -> Vec<Unit> {
+    fn cut(data: &[u8], fineness: Fineness) -> Vec<Unit> {
         let mut units = Vec::new();
-        UnitCutter::new(&ChunkIdKey::new(&[1; 32]).unwrap()).cut(data, &mut units);
+        UnitCutter::new(&ChunkIdKey::new(&[1; 32]).unwrap()).cut(data, fineness, &mut units);
         units
     }
 
@@ -177,17 +189,29 @@ mod tests {
         #[test]
         fn units_cover_the_chunk_and_are_bounded(data in prop::collection::vec(any::<u8>(), 0..9000), letters in 1_u8..) {
             let data: Vec<u8> = data.iter().map(|byte| byte % letters).collect();
-            let units = cut(&data);
-            prop_assert_eq!(units.iter().map(|unit| usize::from(unit.length)).sum::<usize>(), data.len());
-            prop_assert!(units.iter().all(|unit| (1..=ENOUGH + LONGEST).contains(&usize::from(unit.length))));
+            for fineness in [Fineness::SomeLines, Fineness::EachLine] {
+                let units = cut(&data, fineness);
+                prop_assert_eq!(units.iter().map(|unit| usize::from(unit.length)).sum::<usize>(), data.len());
+                prop_assert!(units.iter().all(|unit| (1..=ENOUGH + LONGEST).contains(&usize::from(unit.length))));
+            }
         }
+    }
+
+    #[test]
+    fn each_line_ends_a_unit_or_some_do() {
+        let line = |n: usize| format!("{n:>40}\n");
+        let data: String = (0..5000).map(line).collect();
+        let lengths = |fineness| cut(data.as_bytes(), fineness).iter().map(|unit| unit.length).collect::<Vec<_>>();
+        assert_eq!(lengths(Fineness::EachLine), [41; 5000]);
+        let some = lengths(Fineness::SomeLines);
+        assert!((1500..3500).contains(&some.len()), "{} units", some.len());
     }
 
     #[test]
     fn whatever_line_is_repeated_units_are_not_many() {
         for line in (0_u16..2000).map(|n| format!("{n:x}\n")).chain(["\n".to_owned()]) {
             let data = line.repeat(2000 / line.len());
-            let units = cut(data.as_bytes());
+            let units = cut(data.as_bytes(), Fineness::EachLine);
             assert!((units.len() - 1) * LEAST <= data.len(), "{line:?}: {} units of {} bytes", units.len(), data.len());
         }
     }
@@ -195,10 +219,10 @@ mod tests {
     #[test]
     fn an_edit_leaves_the_units_around_it() {
         for data in [rows(20_000), rows(20_000).into_iter().map(|byte| byte.wrapping_mul(3) | 1).collect()] {
-            let before = cut(&data);
+            let before = cut(&data, Fineness::SomeLines);
             let mut edited = data.clone();
             edited.splice(100_000..100_000, *b"x");
-            let after = cut(&edited);
+            let after = cut(&edited, Fineness::SomeLines);
             let new = after.iter().filter(|unit| !before.contains(unit)).count();
             assert!((1..=8).contains(&new), "{new} of {} units are new", after.len());
         }
@@ -208,9 +232,9 @@ mod tests {
     fn another_key_hashes_differently() {
         let data = rows(100);
         let mut theirs = Vec::new();
-        UnitCutter::new(&ChunkIdKey::new(&[2; 32]).unwrap()).cut(&data, &mut theirs);
+        UnitCutter::new(&ChunkIdKey::new(&[2; 32]).unwrap()).cut(&data, Fineness::SomeLines, &mut theirs);
         assert!(
-            cut(&data)
+            cut(&data, Fineness::SomeLines)
                 .iter()
                 .zip(&theirs)
                 .all(|(mine, theirs)| mine.hash != theirs.hash && mine.length == theirs.length)

@@ -19,7 +19,7 @@ use crate::error::Result;
 use crate::id::{ChunkId, SnapshotId};
 use crate::rows::matcher::{Matcher, smallest};
 use crate::rows::sketch::sketch;
-use crate::rows::units::{Unit, UnitCutter};
+use crate::rows::units::{Fineness, Unit, UnitCutter};
 use crate::state::rows::{NewStream, OlderStream, RowIndex, StreamWriter};
 use crate::vault::manifest::PackRef;
 
@@ -223,10 +223,25 @@ impl StreamRows {
 
     /// Cuts the chunk into units and remembers them.
     fn learn(&mut self, id: &ChunkId, chunk: &[u8]) {
-        self.rows.cutter.cut(chunk, &mut self.units);
-        let units = &self.units;
-        let (sketch, smallest) = (sketch(units), smallest(units).unwrap_or_default());
-        self.remember(|writer| writer.add(id, chunk.len() as u32, smallest, &sketch?));
+        // As the older chunk was cut that should come here, or else they could not be compared.
+        let older = self.older.as_ref().and_then(|(older, _)| older.fineness(self.matcher.expected()));
+        let has_room =
+            |rows: &Self, sketch| rows.writer.as_ref().is_some_and(|writer| writer.has_room(chunk.len(), sketch));
+        let own = || if has_room(self, 0) { Fineness::EachLine } else { Fineness::SomeLines };
+        let mut fineness = older.unwrap_or_else(own);
+        let mut sketch = self.cut(chunk, fineness);
+        let length = sketch.as_ref().map_or(0, Vec::len);
+        if older.is_none() && fineness == Fineness::EachLine && !has_room(self, length) {
+            fineness = Fineness::SomeLines;
+            sketch = self.cut(chunk, fineness);
+        }
+        let smallest = smallest(&self.units).unwrap_or_default();
+        self.remember(|writer| writer.add(id, chunk.len() as u32, fineness, smallest, &sketch?));
+    }
+
+    fn cut(&mut self, chunk: &[u8], fineness: Fineness) -> Result<Vec<u8>> {
+        self.rows.cutter.cut(chunk, fineness, &mut self.units);
+        sketch(&self.units)
     }
 
     fn remember(&mut self, write: impl FnOnce(&mut StreamWriter) -> Result<()>) {

@@ -4,7 +4,7 @@ use proptest::prelude::*;
 
 use super::*;
 use crate::bytes::chunk::ChunkIdKey;
-use crate::rows::units::UnitCutter;
+use crate::rows::units::{Fineness, UnitCutter};
 
 /// Bytes cut into chunks as content tells, and remembered.
 struct Stream {
@@ -21,7 +21,7 @@ fn cutter() -> UnitCutter {
 
 fn units(chunk: &[u8]) -> Vec<Unit> {
     let mut units = Vec::new();
-    cutter().cut(chunk, &mut units);
+    cutter().cut(chunk, Fineness::SomeLines, &mut units);
     units
 }
 

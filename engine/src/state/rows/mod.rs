@@ -1,14 +1,14 @@
 //! The row index of a dataset: sketches of the chunks of its newest snapshot's streams, in the order of each stream.
 //!
 //! ```text
-//! rows/<hash of the name>.stream   snapshot, generation, name; each chunk's id, length, smallest hash, and where its sketch lies
+//! rows/<hash of the name>.stream   snapshot, generation, name; each chunk's id, length, fineness, smallest hash, and where its sketch lies
 //! rows/<hash of the name>.map      the stream's map, where the newest snapshot uses one: the packs are not for this host to open
 //! rows/<random>.sketches           a key of its own, sealed under the host key; sketches, each sealed under that key for its chunk's id
 //! ```
 //!
 //! All of it is sealed (AES-256-GCM), and holds keyed hashes and positions, never data. A chunk that stays keeps its sketch where it is;
 //! files that no stream needs any more go after each commit, and sketches are written anew once their files hold a tenth more than is
-//! needed. Of a chunk whose sketch would take more than a 25th of its bytes an empty one is kept: its rows are not found again. So
+//! needed. Where sketches would take more than a 25th of the stream so far, an empty one is kept: the chunk's rows are not found again. So
 //! sketches take at most 4 % of a stream, and a map 2 % (8192 parts a MiB); once for what is remembered and once for what is being
 //! written. Whatever cannot be read, or belongs to another snapshot than the newest, is as good as missing.
 
@@ -25,6 +25,7 @@ use crate::config::Secret;
 use crate::error::{Class, Context, Error, Result};
 use crate::id::{ChunkId, Digest, Name, SnapshotId};
 use crate::rows::parity::Element;
+use crate::rows::units::Fineness;
 
 mod older;
 mod writer;
@@ -32,7 +33,7 @@ mod writer;
 pub use older::OlderStream;
 pub use writer::StreamWriter;
 
-const MAGIC: &[u8; 8] = b"LBROWS03";
+const MAGIC: &[u8; 8] = b"LBROWS04";
 const STREAM: &str = "lifeboat rows: stream";
 const MAP: &str = "lifeboat rows: map";
 const KEY: &str = "lifeboat rows: key of sketches";
@@ -44,8 +45,12 @@ const BLOCK: usize = 1 << 20;
 const LEFT_FREE: u64 = 1 << 30;
 /// Bytes of sketches between two looks at what is free.
 const LOOK: u64 = 16 << 20;
-/// A sketch that takes more than this part of its chunk is not kept.
-const WORTH: usize = 25;
+/// Sketches take at most this part of a stream, …
+const MOST: f64 = 25.0;
+/// … and where a stream begins to be remembered, of each line while they take no more than this part of it.
+const ROOMY: f64 = 27.0;
+/// Once they take more: only some lines, until they take no more than this.
+const ROOMY_AGAIN: f64 = 30.0;
 /// Bytes of a chunk's id that are kept.
 const ID: usize = 16;
 
@@ -70,6 +75,7 @@ struct Place {
 struct Chunk {
     id: [u8; ID],
     length: u32,
+    fineness: Fineness,
     smallest: Element,
     sketch: Place,
 }
@@ -126,6 +132,7 @@ impl RowIndex {
                 id: varint::take_bytes(&mut input)?,
                 smallest: Element::from(u64::from_le_bytes(varint::take_bytes(&mut input)?)),
                 length: u32::try_from(varint::take(&mut input)?).ok()?,
+                fineness: if varint::take(&mut input)? == 0 { Fineness::SomeLines } else { Fineness::EachLine },
                 sketch: Place {
                     file: u32::try_from(varint::take(&mut input)?)
                         .ok()
@@ -204,10 +211,11 @@ impl RowIndex {
                 }
                 keep.insert(finished);
             }
-            for Chunk { id, length, smallest, sketch } in &stream.chunks {
+            for Chunk { id, length, fineness, smallest, sketch } in &stream.chunks {
                 plain.extend_from_slice(id);
                 plain.extend_from_slice(&smallest.get().to_le_bytes());
-                for number in [u64::from(*length), u64::from(sketch.file), sketch.offset, u64::from(sketch.length)] {
+                let (fineness, Place { file, offset, length: sketch }) = (*fineness == Fineness::EachLine, *sketch);
+                for number in [u64::from(*length), u64::from(fineness), u64::from(file), offset, u64::from(sketch)] {
                     varint::put(&mut plain, number);
                 }
             }

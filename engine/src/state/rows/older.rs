@@ -10,6 +10,7 @@ use crate::id::{ChunkId, Digest};
 use crate::rows::matcher::Older;
 use crate::rows::parity::Element;
 use crate::rows::sketch::Sketch;
+use crate::rows::units::Fineness;
 use crate::vault::chunk_table::{self, ChunkTable};
 
 /// A stream of the newest snapshot.
@@ -61,6 +62,12 @@ impl OlderStream {
     #[must_use]
     pub fn range(&self, chunk: u32) -> (u64, u32) {
         (self.begins[chunk as usize], self.chunks[chunk as usize].length)
+    }
+
+    /// How a chunk was cut; `None` if there is no such chunk.
+    #[must_use]
+    pub fn fineness(&self, chunk: u32) -> Option<Fineness> {
+        self.chunks.get(chunk as usize).map(|chunk| chunk.fineness)
     }
 
     fn sealed(&self, chunk: &Chunk) -> io::Result<Vec<u8>> {

@@ -15,7 +15,7 @@ fn id(seed: u64) -> ChunkId {
 
 fn add(writer: &mut StreamWriter, seed: u64) -> Result<()> {
     let units = units(seed, 50);
-    writer.add(&id(seed), 5000, smallest(&units).unwrap_or_default(), &sketch(&units)?)
+    writer.add(&id(seed), 5000, Fineness::SomeLines, smallest(&units).unwrap_or_default(), &sketch(&units)?)
 }
 
 fn files(index: &RowIndex) -> usize {

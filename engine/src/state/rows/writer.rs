@@ -5,11 +5,12 @@ use std::io::{self, BufWriter, Write};
 use std::os::unix::fs::OpenOptionsExt;
 use std::sync::Arc;
 
-use super::{Chunk, ID, KEY, LOOK, NewStream, OlderStream, Place, RowIndex, WORTH, purpose, short};
+use super::{Chunk, KEY, LOOK, MOST, NewStream, OlderStream, Place, ROOMY, ROOMY_AGAIN, RowIndex, purpose, short};
 use crate::bytes::seal::HostKey;
 use crate::error::{Class, Context, Result};
 use crate::id::ChunkId;
 use crate::rows::parity::Element;
+use crate::rows::units::Fineness;
 
 /// Remembers a stream while it is captured. Its files are of no use before [`RowIndex::replace`].
 pub struct StreamWriter {
@@ -18,13 +19,16 @@ pub struct StreamWriter {
     older: Option<Arc<OlderStream>>,
     files: Vec<String>,
     chunks: Vec<Chunk>,
+    /// Of the stream so far, and of its sketches.
+    bytes: u64,
+    sketches: u64,
     /// The file that is being written: its number, and how long it is.
     own: Option<(u32, BufWriter<File>, HostKey, u64)>,
 }
 
 impl StreamWriter {
     pub(super) fn new(index: RowIndex, name: String, older: Option<Arc<OlderStream>>) -> Self {
-        Self { index, name, older, files: Vec::new(), chunks: Vec::new(), own: None }
+        Self { index, name, older, files: Vec::new(), chunks: Vec::new(), bytes: 0, sketches: 0, own: None }
     }
 
     /// The next chunk is one of the older stream.
@@ -36,7 +40,7 @@ impl StreamWriter {
         let chunk = older.chunks[number as usize];
         if older.wasteful {
             let sketch = older.bytes(&chunk).unwrap_or_default();
-            return self.push(chunk.id, chunk.length, chunk.smallest, &sketch);
+            return self.push(chunk, &sketch);
         }
         let name = &older.files[chunk.sketch.file as usize].name;
         let file = match self.files.iter().position(|file| file == name) {
@@ -46,20 +50,48 @@ impl StreamWriter {
                 self.files.len() - 1
             }
         };
-        self.chunks.push(Chunk { sketch: Place { file: file as u32, ..chunk.sketch }, ..chunk });
+        self.note(Chunk { sketch: Place { file: file as u32, ..chunk.sketch }, ..chunk });
         Ok(())
+    }
+
+    fn note(&mut self, chunk: Chunk) {
+        self.bytes += u64::from(chunk.length);
+        self.sketches += u64::from(chunk.sketch.length);
+        self.chunks.push(chunk);
+    }
+
+    /// Whether there is room for a sketch of each line, if the next chunk has this length and its sketch so many bytes.
+    #[must_use]
+    pub fn has_room(&self, length: usize, sketch: usize) -> bool {
+        // Not one like this and one like that in turn: the next run must guess which is which.
+        let before = self.chunks.last().is_none_or(|chunk| chunk.fineness == Fineness::EachLine);
+        self.part(length, sketch) <= if before { 1.0 / ROOMY } else { 1.0 / ROOMY_AGAIN }
+    }
+
+    /// Which part of the stream so far sketches take, with those of a next chunk.
+    fn part(&self, length: usize, sketch: usize) -> f64 {
+        (self.sketches + sketch as u64) as f64 / (self.bytes + length as u64) as f64
     }
 
     /// The next chunk is a new one, with this sketch.
     ///
     /// # Errors
     /// [`Class::Storage`].
-    pub fn add(&mut self, id: &ChunkId, length: u32, smallest: Element, sketch: &[u8]) -> Result<()> {
-        let worth = sketch.len() * WORTH <= length as usize;
-        self.push(short(id), length, smallest, if worth { sketch } else { &[] })
+    pub fn add(
+        &mut self,
+        id: &ChunkId,
+        length: u32,
+        fineness: Fineness,
+        smallest: Element,
+        sketch: &[u8],
+    ) -> Result<()> {
+        let kept = if self.part(length as usize, sketch.len()) <= 1.0 / MOST { sketch } else { &[] };
+        let nowhere = Place { file: 0, offset: 0, length: 0 };
+        self.push(Chunk { id: short(id), length, fineness, smallest, sketch: nowhere }, kept)
     }
 
-    fn push(&mut self, id: [u8; ID], length: u32, smallest: Element, sketch: &[u8]) -> Result<()> {
+    /// A chunk with this sketch, wherever it lay.
+    fn push(&mut self, chunk: Chunk, sketch: &[u8]) -> Result<()> {
         if self.own.is_none() {
             self.index.check_free()?;
             let name = format!("{:032x}", rand::random::<u128>());
@@ -67,7 +99,7 @@ impl StreamWriter {
             self.files.push(name);
         }
         let Some((file, out, key, offset)) = &mut self.own else { return Ok(()) };
-        let sealed = key.seal(&purpose(&id), sketch)?;
+        let sealed = key.seal(&purpose(&chunk.id), sketch)?;
         out.write_all(&sealed).context(Class::Storage, || "cannot write the row index")?;
         let sketch = Place { file: *file, offset: *offset, length: sealed.len() as u32 };
         let begin = *offset;
@@ -75,7 +107,7 @@ impl StreamWriter {
         if begin / LOOK != *offset / LOOK {
             self.index.check_free()?;
         }
-        self.chunks.push(Chunk { id, length, smallest, sketch });
+        self.note(Chunk { sketch, ..chunk });
         Ok(())
     }
 
