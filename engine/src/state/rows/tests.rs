@@ -79,3 +79,38 @@ fn streams_are_remembered_changed_and_forgotten() -> Result<()> {
     assert_eq!(files(&index), 0);
     Ok(())
 }
+
+#[test]
+fn sketches_take_no_more_than_a_25th_of_whatever_begins_a_stream() -> Result<()> {
+    let place = tempfile::tempdir().context(Class::Failed, || "no temporary directory")?;
+    let index = RowIndex::open(&StateDirectory::open(place.path())?, &"shop".parse()?, &HostKey::generate())?;
+    let snapshot = SnapshotId::new(chrono::DateTime::UNIX_EPOCH, 1);
+    let is_bounded = |writer: &StreamWriter| {
+        let mut sums = (0, 0);
+        writer.chunks.iter().all(|chunk| {
+            sums = (sums.0 + u64::from(chunk.sketch.length), sums.1 + u64::from(chunk.length));
+            // What seals an empty one.
+            sums.0 as f64 <= sums.1 as f64 / MOST + 64.0 * writer.chunks.len() as f64
+        })
+    };
+    let kept = |writer: &StreamWriter| writer.chunks.iter().filter(|chunk| chunk.sketch.length > 64).count();
+    // Chunks of few units, then of as many as do not fit for long.
+    let mut writer = index.write("data", None);
+    assert!(writer.has_room(100_000, 0));
+    for seed in 0..100 {
+        let (units, length) = (units(seed, if seed < 50 { 500 } else { 4000 }), 100_000);
+        writer.add(&id(seed), length, Fineness::EachLine, smallest(&units).unwrap_or_default(), &sketch(&units)?)?;
+    }
+    assert!((52..95).contains(&kept(&writer)) && is_bounded(&writer), "{} are kept", kept(&writer));
+    assert!(!writer.has_room(100_000, 0));
+    let lost = writer.chunks.iter().filter(|chunk| chunk.fineness == Fineness::SomeLines).count();
+    assert_eq!(lost, 100 - kept(&writer));
+    index.replace(&snapshot, 1, &[writer.finish()?], &BTreeMap::new())?;
+
+    // The first ones go: the others do not fit any more.
+    let older = index.stream(&snapshot, 1, "data").map(Arc::new).ok_or_else(|| crate::Error::failed("forgotten"))?;
+    let mut writer = index.write("data", Some(older));
+    (45..100).try_for_each(|number| writer.keep(number))?;
+    assert!((6..40).contains(&kept(&writer)) && is_bounded(&writer), "{} are kept", kept(&writer));
+    Ok(())
+}

@@ -18,7 +18,7 @@ pub struct StreamWriter {
     name: String,
     older: Option<Arc<OlderStream>>,
     files: Vec<String>,
-    chunks: Vec<Chunk>,
+    pub(super) chunks: Vec<Chunk>,
     /// Of the stream so far, and of its sketches.
     bytes: u64,
     sketches: u64,
@@ -38,6 +38,9 @@ impl StreamWriter {
     pub fn keep(&mut self, number: u32) -> Result<()> {
         let Some(older) = self.older.clone() else { return Ok(()) };
         let chunk = older.chunks[number as usize];
+        if !self.fits(chunk.length, chunk.sketch.length as usize) {
+            return self.forget(chunk);
+        }
         if older.wasteful {
             let sketch = older.bytes(&chunk).unwrap_or_default();
             return self.push(chunk, &sketch);
@@ -85,9 +88,18 @@ impl StreamWriter {
         smallest: Element,
         sketch: &[u8],
     ) -> Result<()> {
-        let kept = if self.part(length as usize, sketch.len()) <= 1.0 / MOST { sketch } else { &[] };
         let nowhere = Place { file: 0, offset: 0, length: 0 };
-        self.push(Chunk { id: short(id), length, fineness, smallest, sketch: nowhere }, kept)
+        let chunk = Chunk { id: short(id), length, fineness, smallest, sketch: nowhere };
+        if self.fits(length, sketch.len()) { self.push(chunk, sketch) } else { self.forget(chunk) }
+    }
+
+    fn fits(&self, length: u32, sketch: usize) -> bool {
+        self.part(length as usize, sketch) <= 1.0 / MOST
+    }
+
+    /// A chunk of which nothing is kept: the next run begins with it anew, and with less.
+    fn forget(&mut self, chunk: Chunk) -> Result<()> {
+        self.push(Chunk { fineness: Fineness::SomeLines, ..chunk }, &[])
     }
 
     /// A chunk with this sketch, wherever it lay.
