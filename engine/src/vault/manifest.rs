@@ -213,13 +213,10 @@ impl Manifest {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::vault::extents::OLDER;
-
-    fn manifest(extents: &[Extent], length: u64) -> Result<Manifest> {
-        let extents = Extents::of(extents.iter().copied())?;
-        Ok(Manifest {
+impl Manifest {
+    /// Of no stream, in these packs.
+    pub(crate) fn of_packs(packs: Vec<PackRef>) -> Result<Self> {
+        Ok(Self {
             version: MANIFEST_VERSION,
             vault: "v".to_owned(),
             dataset: "shop".parse()?,
@@ -230,8 +227,23 @@ mod tests {
             started: DateTime::UNIX_EPOCH,
             finished: DateTime::UNIX_EPOCH,
             source: SourceFacts::default(),
-            packs: vec![PackRef(Digest::of(b"a"), 100, 1000), PackRef(Digest::of(b"b"), 100, 50)],
+            packs,
             unused: Vec::new(),
+            streams: Vec::new(),
+            totals: Totals::default(),
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::vault::extents::OLDER;
+
+    fn manifest(extents: &[Extent], length: u64) -> Result<Manifest> {
+        let extents = Extents::of(extents.iter().copied())?;
+        let packs = vec![PackRef(Digest::of(b"a"), 100, 1000), PackRef(Digest::of(b"b"), 100, 50)];
+        Ok(Manifest {
             streams: vec![StreamEntry {
                 name: "globals".to_owned(),
                 length,
@@ -240,7 +252,7 @@ mod tests {
                 extents: extents.to_text(),
                 map: None,
             }],
-            totals: Totals::default(),
+            ..Manifest::of_packs(packs)?
         })
     }
 

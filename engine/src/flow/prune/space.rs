@@ -116,8 +116,7 @@ mod tests {
     use super::*;
     use crate::error::Result;
     use crate::id::Digest;
-    use crate::source::SourceFacts;
-    use crate::vault::manifest::{MANIFEST_VERSION, Totals};
+    use crate::vault::manifest::Totals;
 
     const MIB: u64 = 1 << 20;
 
@@ -127,21 +126,11 @@ mod tests {
 
     /// Needs these MiB of the content of packs, each of 40 MiB, stored in 10.
     fn snapshot(raw: u64, needs: &[(u8, u64)]) -> Result<Manifest> {
+        let packs = needs.iter().map(|(pack, _)| PackRef(id(*pack), 10 * MIB, 40 * MIB)).collect();
         Ok(Manifest {
-            version: MANIFEST_VERSION,
-            vault: "v".to_owned(),
-            dataset: "shop".parse()?,
-            snapshot: "20261123T183244123Z-9f2c81aa".parse()?,
-            predecessor: None,
-            generation: 1,
-            host: "db1".parse()?,
-            started: chrono::DateTime::UNIX_EPOCH,
-            finished: chrono::DateTime::UNIX_EPOCH,
-            source: SourceFacts::default(),
-            packs: needs.iter().map(|(pack, _)| PackRef(id(*pack), 10 * MIB, 40 * MIB)).collect(),
             unused: needs.iter().map(|(_, needed)| (40 - needed) * MIB).collect(),
-            streams: Vec::new(),
             totals: Totals { raw_bytes: raw * MIB, ..Totals::default() },
+            ..Manifest::of_packs(packs)?
         })
     }
 
