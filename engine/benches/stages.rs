@@ -90,7 +90,7 @@ fn cut_units(bencher: Bencher) {
     let (cutter, mut units) = (UnitCutter::new(&KEY), Vec::new());
     bencher
         .counter(all())
-        .bench_local(|| CHUNKS.iter().for_each(|chunk| cutter.cut(chunk, Fineness::SomeLines, &mut units)));
+        .bench_local(|| CHUNKS.iter().for_each(|chunk| cutter.cut(chunk, Fineness::EachLine, &mut units)));
 }
 
 #[divan::bench]
@@ -100,7 +100,7 @@ fn sketch(bencher: Bencher) {
         .iter()
         .map(|chunk| {
             let mut units = Vec::new();
-            cutter.cut(chunk, Fineness::SomeLines, &mut units);
+            cutter.cut(chunk, Fineness::EachLine, &mut units);
             units
         })
         .collect();

@@ -80,8 +80,10 @@ def backups(place: pathlib.Path, arguments: argparse.Namespace) -> list[dict]:
         for kind in tools.in_turn(kinds, number):
             tool = kind(place / f"{kind.name.replace('|', '-')}-{number}")
             steps = [("first", tool.backup, first), ("unchanged", tool.backup, first), ("restore-fresh", tool.restore, None)]
-            # The pipe knows no increments: its first backup says it all.
-            if kind not in (tools.Pipe, tools.Chunks):
+            if kind is tools.Chunks:
+                steps = steps[:2]
+            elif kind is not tools.Pipe:
+                # The pipe knows no increments: its first backup says it all.
                 steps += [(name, tool.backup, version) for name, version in changed.items()]
             for name, step, version in steps:
                 if name != "first" and name not in arguments.case:

@@ -219,12 +219,13 @@ mod tests {
     #[test]
     fn an_edit_leaves_the_units_around_it() {
         for data in [rows(20_000), rows(20_000).into_iter().map(|byte| byte.wrapping_mul(3) | 1).collect()] {
-            let before = cut(&data, Fineness::SomeLines);
             let mut edited = data.clone();
             edited.splice(100_000..100_000, *b"x");
-            let after = cut(&edited, Fineness::SomeLines);
-            let new = after.iter().filter(|unit| !before.contains(unit)).count();
-            assert!((1..=8).contains(&new), "{new} of {} units are new", after.len());
+            for fineness in [Fineness::SomeLines, Fineness::EachLine] {
+                let (before, after) = (cut(&data, fineness), cut(&edited, fineness));
+                let new = after.iter().filter(|unit| !before.contains(unit)).count();
+                assert!((1..=8).contains(&new), "{new} of {} units are new", after.len());
+            }
         }
     }
 
