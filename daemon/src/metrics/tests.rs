@@ -3,6 +3,8 @@
 use std::io::Write;
 use std::process::{Command, Stdio};
 
+use lifeboat_engine::flow::prune::Space;
+
 use super::*;
 use crate::sample;
 use crate::status::ReplicaStatus;
@@ -80,6 +82,7 @@ fn what_is_remembered_is_shown() {
         deduplicated_bytes: 1000,
         row_bytes: 300,
         successes: 7,
+        space: Space { stored_bytes: 900, unused_bytes: 80 },
         replicas,
         ..DatasetStatus::default()
     };
@@ -90,6 +93,8 @@ fn what_is_remembered_is_shown() {
         "lifeboat_backup_deduplicated_bytes{by=\"chunks\",dataset=\"shop\"} 700\n",
         "lifeboat_backup_deduplicated_bytes{by=\"rows\",dataset=\"shop\"} 300\n",
         "lifeboat_backup_runs_total{dataset=\"shop\",result=\"success\"} 7\n",
+        "lifeboat_vault_stored_bytes{dataset=\"shop\"} 900\n",
+        "lifeboat_vault_unused_bytes{dataset=\"shop\"} 80\n",
         "lifeboat_replica_last_complete_timestamp_seconds{dataset=\"shop\",replica=\"ireland\"} 1795459999.5\n",
         "lifeboat_replica_behind_snapshots{dataset=\"shop\",replica=\"ireland\"} 2\n",
     ] {
