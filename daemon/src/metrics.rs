@@ -141,7 +141,7 @@ fn backups(page: &Page, snapshot: &Snapshot<'_>) -> prometheus::Result<()> {
     )?;
     page.gauge(
         "lifeboat_vault_stored_bytes",
-        "Ciphertext of the packs that snapshots need, in each complete replica; as the last prune saw it, 0 before.",
+        "Ciphertext of the packs that snapshots need, in each complete replica; as the daemon's last prune saw it, 0 before.",
         &label,
         each(|status| status.space.stored_bytes as f64),
     )?;

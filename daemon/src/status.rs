@@ -47,7 +47,7 @@ pub(crate) struct DatasetStatus {
     pub failures: u64,
     /// Snapshots that prune removed.
     pub pruned_snapshots: u64,
-    /// What each complete replica stored after the last prune, and how much of that no snapshot needs.
+    /// What each complete replica stored after the daemon's last prune, and how much of that no snapshot needs.
     pub space: Space,
     /// How each replica stands.
     pub replicas: BTreeMap<Name, ReplicaStatus>,

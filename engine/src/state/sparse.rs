@@ -1,6 +1,6 @@
 //! Packs of which snapshots need so little that the next ones are not to need them: prune decides, the next backup does not refer to them.
 //!
-//! Lost memory only means that prune decides again.
+//! If this is lost, those that are not gone yet may be built upon again, until prune decides again: it costs room, and nothing else.
 
 use std::collections::BTreeSet;
 

@@ -152,7 +152,7 @@ impl fmt::Display for PlanView<'_> {
             let again = human::bytes(plan.again_bytes);
             write!(
                 f,
-                "\n {again} of the newest lie in packs otherwise empty: the next backup stores that again, to let them go"
+                "\n after this, backups store {again} of the newest again, so that packs of which little is needed can go"
             )?;
         }
         for (replica, why) in &plan.skipped {
@@ -222,7 +222,7 @@ mod tests {
             "1 pack, 16.0 MiB to remove",
             "2 packs, 32.0 MiB unused, but still within the grace period",
             "100.0 MiB in packs that snapshots need, in each complete replica; no snapshot needs 5.0 MiB of it",
-            "1.0 MiB of the newest lie in packs otherwise empty",
+            "backups store 1.0 MiB of the newest again",
             "replica south is left alone: timed out",
         ] {
             assert!(text.contains(part), "{part} is not in\n{text}");

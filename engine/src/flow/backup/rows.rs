@@ -27,7 +27,7 @@ use crate::vault::manifest::PackRef;
 const PARTS_PER_MIB: usize = 8192;
 /// … and the most packs that these lie in.
 const PACKS: usize = 64;
-/// Bytes of `limits.memory` for each part of a run: some nine are needed.
+/// Bytes of `limits.memory` for each part of a run: some seven are needed, and about two more where there is a map.
 const MEMORY_FOR_A_PART: u64 = 16;
 
 /// What a run knows of rows.
