@@ -11,8 +11,14 @@ pub fn planes(numbers: &[u64]) -> Vec<Vec<u8>> {
     let (mut planes, mut rest) = (Vec::new(), numbers.to_vec());
     while planes.is_empty() || !rest.is_empty() {
         planes.push(rest.iter().map(|number| *number as u8 & 0x7f | u8::from(*number > 0x7f) << 7).collect());
-        rest.retain(|number| *number > 0x7f);
-        rest.iter_mut().for_each(|number| *number >>= 7);
+        // Those that have more. Each is written and counts only if it has: a branch could not be foretold.
+        let mut found = 0;
+        for at in 0..rest.len() {
+            let number = rest[at];
+            rest[found] = number >> 7;
+            found += usize::from(number > 0x7f);
+        }
+        rest.truncate(found);
     }
     planes
 }
@@ -21,7 +27,7 @@ pub fn planes(numbers: &[u64]) -> Vec<Vec<u8>> {
 pub fn take(input: &mut &[u8], count: usize) -> Option<Vec<u64>> {
     let plane = input.split_off(..count)?;
     let mut numbers: Vec<u64> = plane.iter().map(|byte| u64::from(byte & 0x7f)).collect();
-    // Which of them have more. Each place is written and counts only if it is one: a branch could not be foretold.
+    // Which of them have more; likewise without a branch.
     let mut places = vec![0_u32; count];
     let mut found = 0;
     for (place, byte) in (0..).zip(plane) {

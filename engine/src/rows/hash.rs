@@ -1,9 +1,9 @@
 //! The keyed hash of a unit: a pseudo-random function, fast on inputs of some hundred bytes.
 //!
 //! 1. **NH** (Black, Halevi, Krawczyk, Krovetz and Rogaway, "UMAC", 1999; on words of 64 bits as in VMAC, Krovetz, 2006): sixteen bytes
-//!    are two words a and b, and give (a + k)·(b + k′) with two words of the key that are theirs alone. The last sixteen bytes give one
-//!    more, so that no tail is left over. The length and all products are summed modulo 2¹²⁸. Whatever two units are compared, over
-//!    all keys their sums are the same with a probability of at most 2⁻⁶³; of units of one length, 2⁻⁶⁴.
+//!    are two words a and b, and give (a + k)·(b + k′) with two words of the key that are theirs alone. The bytes are taken by 32, and
+//!    the last 32 count once more, so that no tail is left over. The length and all products are summed modulo 2¹²⁸. Whatever two units are
+//!    compared, over all keys their sums are the same with a probability of at most 2⁻⁶³; of units of one length, 2⁻⁶⁴.
 //! 2. **AES-128** (FIPS 197) of that sum, of which the first 64 bits count, modulo 2⁶¹ − 1. NH alone tells units apart, but its values
 //!    could cancel in a group's sums (`parity.rs`); through a pseudo-random function they are as good as random. Many blocks at once
 //!    cost a processor little.
@@ -17,25 +17,30 @@ use super::parity::Element;
 use crate::bytes::chunk::ChunkIdKey;
 
 const CONTEXT: &str = "lifeboat v1 row hashes";
-const BLOCK: usize = 16;
+/// Bytes that are taken at once. With sixteen, a processor would guess wrong more often how many there are.
+const BLOCK: usize = 32;
+/// Two words of the key for each sixteen bytes.
+type BlockKey = [[u64; 2]; BLOCK / 16];
 
 /// Hashes with the key of one dataset.
 pub(super) struct UnitHasher {
     aes: Aes128Enc,
     /// Two words of the key for the last block, and for each block in order.
-    last: [u64; 2],
-    blocks: Zeroizing<Vec<[u64; 2]>>,
+    last: BlockKey,
+    blocks: Zeroizing<Vec<BlockKey>>,
 }
 
 impl UnitHasher {
     /// Of the dataset with this chunk-id key; for units of at most `longest` bytes.
     pub(super) fn new(key: &ChunkIdKey, longest: usize) -> Self {
-        let mut words = Zeroizing::new(vec![[0; BLOCK]; 2 + longest / BLOCK]);
-        blake3::Hasher::new_derive_key(CONTEXT).update(key.expose()).finalize_xof().fill(words.as_flattened_mut());
+        let mut words = Zeroizing::new(vec![[[0; 16]; BLOCK / 16]; 2 + longest / BLOCK]);
+        let mut stream = blake3::Hasher::new_derive_key(CONTEXT).update(key.expose()).finalize_xof();
+        stream.fill(words.as_flattened_mut().as_flattened_mut());
+        let key = |block: &[[u8; 16]; BLOCK / 16]| block.each_ref().map(pair);
         Self {
-            aes: Aes128Enc::new(&words[0].into()),
-            last: pair(&words[1]),
-            blocks: Zeroizing::new(words[2..].iter().map(pair).collect()),
+            aes: Aes128Enc::new(&words[0][0].into()),
+            last: key(&words[1]),
+            blocks: Zeroizing::new(words[2..].iter().map(key).collect()),
         }
     }
 
@@ -55,26 +60,29 @@ impl UnitHasher {
     fn nh(&self, unit: &[u8]) -> u128 {
         let mut sum = unit.len() as u128;
         for (block, key) in unit.as_chunks().0.iter().zip(&**self.blocks) {
-            sum = sum.wrapping_add(product(block, key));
+            sum = sum.wrapping_add(products(block, key));
         }
         let last = unit.last_chunk().copied().unwrap_or_else(|| {
             let mut short = [0; BLOCK];
             short[..unit.len()].copy_from_slice(unit);
             short
         });
-        sum.wrapping_add(product(&last, &self.last))
+        sum.wrapping_add(products(&last, &self.last))
     }
 }
 
 #[inline]
-fn product(block: &[u8; BLOCK], [k, l]: &[u64; 2]) -> u128 {
-    let [a, b] = pair(block);
-    u128::from(a.wrapping_add(*k)) * u128::from(b.wrapping_add(*l))
+fn products(block: &[u8; BLOCK], key: &BlockKey) -> u128 {
+    let products = block.as_chunks().0.iter().zip(key).map(|(words, [k, l])| {
+        let [a, b] = pair(words);
+        u128::from(a.wrapping_add(*k)) * u128::from(b.wrapping_add(*l))
+    });
+    products.fold(0, u128::wrapping_add)
 }
 
 /// Two little-endian words.
 #[inline]
-fn pair(block: &[u8; BLOCK]) -> [u64; 2] {
+fn pair(block: &[u8; 16]) -> [u64; 2] {
     let both = u128::from_le_bytes(*block);
     [both as u64, (both >> 64) as u64]
 }
@@ -121,7 +129,8 @@ mod tests {
     fn nh_is_that_of_the_paper() {
         let (hasher, unit): (_, Vec<u8>) = (hasher(1), (0..50).collect());
         let word = |at: usize| u64::from_le_bytes(unit[at..at + 8].try_into().unwrap());
-        let expected = [(0, hasher.blocks[0]), (16, hasher.blocks[1]), (32, hasher.blocks[2]), (34, hasher.last)]
+        let [first, last] = [hasher.blocks[0], hasher.last];
+        let expected = [(0, first[0]), (16, first[1]), (18, last[0]), (34, last[1])]
             .into_iter()
             .map(|(at, [k, l])| u128::from(word(at).wrapping_add(k)) * u128::from(word(at + 8).wrapping_add(l)))
             .fold(50, u128::wrapping_add);

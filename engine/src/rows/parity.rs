@@ -16,12 +16,16 @@
 //! What is left is a collision of the hashes themselves, where a unit was changed into one with the same 61 bits: 2⁻⁶⁰ for each unit that
 //! was changed and lies in its old place (`hash.rs`), 2⁻²⁰ for 10¹² of them.
 
+use wide::u64x2;
+
 /// Units of a group.
 pub const GROUP: usize = 64;
 /// Sums of a group: so many of its units may be missing.
 pub const SUMS: usize = 8;
 
 const P: u64 = (1 << 61) - 1;
+/// The lower half of a hash.
+const HALF: u64 = (1 << 31) - 1;
 
 /// A hash: an integer modulo 2⁶¹ − 1.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -62,17 +66,26 @@ const fn product(a: u64, b: u64) -> u64 {
     if folded >= P { folded - P } else { folded }
 }
 
-/// The nodes' powers: (place+1)ʲ.
-const POWERS: [[u64; SUMS]; GROUP] = {
-    let mut powers = [[1; SUMS]; GROUP];
-    let mut place = 0;
-    while place < GROUP {
-        let mut j = 1;
-        while j < SUMS {
-            powers[place][j] = product(powers[place][j - 1], place as u64 + 1);
-            j += 1;
+/// Powers by binomials: (i+1)ʲ = Σₖ `POWERS[j][k]`·C(i, k). They are the k-th differences of 1ʲ, 2ʲ, 3ʲ, … (Newton's series).
+const POWERS: [[u64; SUMS]; SUMS] = {
+    let mut powers = [[1; SUMS]; SUMS];
+    let mut j = 0;
+    while j < SUMS {
+        let mut at = 0;
+        while at < SUMS {
+            powers[j][at] = (at as u64 + 1).pow(j as u32);
+            at += 1;
         }
-        place += 1;
+        let mut k = 1;
+        while k < SUMS {
+            let mut at = SUMS - 1;
+            while at >= k {
+                powers[j][at] -= powers[j][at - 1];
+                at -= 1;
+            }
+            k += 1;
+        }
+        j += 1;
     }
     powers
 };
@@ -102,21 +115,25 @@ pub struct Sums(pub [Element; SUMS]);
 
 impl Sums {
     /// Of these hashes, at most [`GROUP`].
+    ///
+    /// Nothing is multiplied for each hash, since a stream has as many as it has rows. From the last to the first, each of eight numbers adds the
+    /// one before it, and the first adds the hash: that gives Σ C(i, k)·Fᵢ, k = 0 … 7, of which the powers are put together. Halves of
+    /// hashes are summed beside each other: as C(64, 8) < 2³³, 64 bits are enough.
     #[must_use]
-    pub fn of(hashes: impl Iterator<Item = Element>) -> Self {
-        Self::placed(hashes.enumerate())
-    }
-
-    /// Of hashes at these places.
-    fn placed(hashes: impl Iterator<Item = (usize, Element)>) -> Self {
-        // 64 products of two numbers below 2⁶¹ fit, so that one reduction is enough.
-        let mut wide = [0_u128; SUMS];
-        for (place, hash) in hashes {
-            for (sum, power) in wide.iter_mut().zip(&POWERS[place]) {
-                *sum += u128::from(hash.0) * u128::from(*power);
+    pub fn of(hashes: impl DoubleEndedIterator<Item = Element>) -> Self {
+        let mut halves = [u64x2::ZERO; SUMS];
+        for hash in hashes.rev() {
+            for k in (1..SUMS).rev() {
+                halves[k] += halves[k - 1];
             }
+            halves[0] += u64x2::new([hash.0 & HALF, hash.0 >> HALF.count_ones()]);
         }
-        Self(wide.map(|sum| {
+        let binomial = halves.map(|half| {
+            let [low, high] = half.to_array().map(u128::from);
+            low + (high << HALF.count_ones())
+        });
+        Self(POWERS.map(|powers| {
+            let sum: u128 = powers.iter().zip(binomial).map(|(power, sum)| u128::from(*power) * sum).sum();
             let folded = (sum & u128::from(P)) + (sum >> 61);
             Element::from((folded as u64 & P) + (folded >> 61) as u64)
         }))
@@ -141,12 +158,12 @@ impl Sums {
             count += 1;
         }
         let missing = &missing[..count];
-        let given = known.iter().enumerate().filter_map(|(place, hash)| Some((place, (*hash)?)));
-        let rest = self.minus(&Self::placed(given));
-        let mut found = rest.0;
+        let mut hashes = [Element::default(); GROUP];
+        hashes.iter_mut().zip(known).for_each(|(hash, known)| *hash = known.unwrap_or_default());
+        let mut found = self.minus(&Self::of(hashes.into_iter())).0;
         solve(missing, &mut found[..count]);
-        let found = || missing.iter().copied().zip(found);
-        found().all(|(place, hash)| hash.mark() == marks[place]) && rest == Self::placed(found())
+        missing.iter().zip(found).for_each(|(place, hash)| hashes[*place] = hash);
+        missing.iter().all(|place| hashes[*place].mark() == marks[*place]) && *self == Self::of(hashes.into_iter())
     }
 }
 
@@ -192,6 +209,16 @@ mod tests {
         }
 
         #[test]
+        fn sums_are_those_of_powers(hashes in group()) {
+            let sum = |j: u32| {
+                let products = hashes.iter().zip(1_u64..).map(|(hash, node)| hash.times(Element::from(node.pow(j))));
+                products.fold(0, |sum, product| (sum + u128::from(product.0)) % u128::from(P))
+            };
+            let sums = Sums::of(hashes.iter().copied()).0.map(|sum| u128::from(sum.0));
+            prop_assert_eq!(sums, std::array::from_fn(|j| sum(j as u32)));
+        }
+
+        #[test]
         fn a_group_agrees_with_itself_though_some_are_missing(hashes in group(), missing in prop::collection::vec(0_usize..GROUP, 0..=SUMS)) {
             let sums = Sums::of(hashes.iter().copied());
             let marks: Vec<u16> = hashes.iter().map(|hash| hash.mark()).collect();
@@ -219,6 +246,15 @@ mod tests {
             let changed = known.iter().zip(&hashes).any(|(known, hash)| known.is_some_and(|known| known != *hash));
             prop_assert_eq!(sums.agree(&marks, &known), !changed);
         }
+    }
+
+    #[test]
+    fn the_largest_hashes_fit() {
+        let largest = Element(P - 1);
+        let sums = Sums::of([largest; GROUP].into_iter());
+        let powers = |j: u32| (1..=GROUP as u64).map(|node| u128::from(node.pow(j))).sum::<u128>() % u128::from(P);
+        let expected = std::array::from_fn(|j| Element::from((u128::from(P) - powers(j as u32)) as u64));
+        assert_eq!(sums.0, expected);
     }
 
     #[test]

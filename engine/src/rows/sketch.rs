@@ -5,7 +5,7 @@
 
 use super::parity::{Element, GROUP, Sums};
 use super::units::Unit;
-use crate::bytes::compress::{compress, decompress_document};
+use crate::bytes::compress::{compress_by_frequency, decompress_document};
 use crate::bytes::{planes, varint};
 
 /// No chunk is longer.
@@ -27,9 +27,11 @@ pub struct Sketch {
 pub fn sketch(units: &[Unit]) -> crate::Result<Vec<u8>> {
     let mut out = Vec::with_capacity(units.len() * 4 + 100);
     varint::put(&mut out, units.len() as u64);
-    for pair in units.chunks(2) {
-        let mark = |at: usize| pair.get(at).map_or(0, |unit| u32::from(unit.hash.mark()));
-        out.extend_from_slice(&(mark(0) | mark(1) << 12).to_le_bytes()[..3]);
+    let (pairs, last) = units.as_chunks();
+    let nothing = Unit { hash: Element::default(), length: 0 };
+    for [first, second] in pairs.iter().copied().chain(last.iter().map(|last| [*last, nothing])) {
+        let [a, b, c, _] = (u32::from(first.hash.mark()) | u32::from(second.hash.mark()) << 12).to_le_bytes();
+        out.extend_from_slice(&[a, b, c]);
     }
     for group in units.chunks(GROUP) {
         for sum in Sums::of(group.iter().map(|unit| unit.hash)).0 {
@@ -37,7 +39,7 @@ pub fn sketch(units: &[Unit]) -> crate::Result<Vec<u8>> {
         }
     }
     let lengths: Vec<u64> = units.iter().map(|unit| u64::from(unit.length)).collect();
-    out.extend_from_slice(&compress(1, &planes::planes(&lengths).concat())?);
+    out.extend_from_slice(&compress_by_frequency(&planes::planes(&lengths).concat())?);
     Ok(out)
 }
 

@@ -60,8 +60,7 @@ impl UnitCutter {
     pub fn cut(&self, chunk: &[u8], fineness: Fineness, units: &mut Vec<Unit>) {
         units.clear();
         let each_line = fineness == Fineness::EachLine;
-        let (begun, count, begin, line) = Default::default();
-        let mut walk = Walk { chunk, hasher: &self.0, each_line, units, begun, count, begin, line };
+        let mut walk = Walk { chunk, each_line, units, begin: 0, line: 0 };
         let (blocks, rest) = chunk.as_chunks();
         let mut last = [0; BLOCK];
         last[..rest.len()].copy_from_slice(rest);
@@ -78,19 +77,30 @@ impl UnitCutter {
         if walk.begin < chunk.len() {
             walk.end_unit(chunk.len());
         }
-        walk.finish();
+        self.hash(chunk, units);
+    }
+
+    /// In a walk of its own: nothing that a processor must guess comes between one unit and the next.
+    fn hash(&self, chunk: &[u8], units: &mut [Unit]) {
+        let mut begin = 0;
+        let mut begun = [Block::default(); AT_ONCE];
+        for units in units.chunks_mut(AT_ONCE) {
+            for (begun, unit) in begun.iter_mut().zip(&*units) {
+                let end = begin + usize::from(unit.length);
+                *begun = self.0.begin(&chunk[begin..end]);
+                begin = end;
+            }
+            let hashes = self.0.finish(&mut begun[..units.len()]);
+            units.iter_mut().zip(hashes).for_each(|(unit, hash)| unit.hash = hash);
+        }
     }
 }
 
 /// The way through a chunk: where its unit and its line begin.
 struct Walk<'a> {
     chunk: &'a [u8],
-    hasher: &'a UnitHasher,
     each_line: bool,
     units: &'a mut Vec<Unit>,
-    /// The last ones, whose hashes are not finished.
-    begun: [Block; AT_ONCE],
-    count: usize,
     begin: usize,
     line: usize,
 }
@@ -128,20 +138,8 @@ impl Walk<'_> {
 
     #[inline]
     fn end_unit(&mut self, end: usize) {
-        let unit = &self.chunk[self.begin..end];
-        self.units.push(Unit { hash: Element::default(), length: unit.len() as u16 });
-        self.begun[self.count] = self.hasher.begin(unit);
-        (self.begin, self.count) = (end, self.count + 1);
-        if self.count == AT_ONCE {
-            self.finish();
-        }
-    }
-
-    fn finish(&mut self) {
-        let first = self.units.len() - self.count;
-        let hashes = self.hasher.finish(&mut self.begun[..self.count]);
-        self.units[first..].iter_mut().zip(hashes).for_each(|(unit, hash)| unit.hash = hash);
-        self.count = 0;
+        self.units.push(Unit { hash: Element::default(), length: (end - self.begin) as u16 });
+        self.begin = end;
     }
 }
 

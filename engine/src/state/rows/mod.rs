@@ -33,7 +33,7 @@ mod writer;
 pub use older::OlderStream;
 pub use writer::StreamWriter;
 
-const MAGIC: &[u8; 8] = b"LBROWS04";
+const MAGIC: &[u8; 8] = b"LBROWS05";
 const STREAM: &str = "lifeboat rows: stream";
 const MAP: &str = "lifeboat rows: map";
 const KEY: &str = "lifeboat rows: key of sketches";
