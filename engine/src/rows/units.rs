@@ -1,8 +1,8 @@
 //! Cuts bytes into units, rows as far as they have rows, and names each by a keyed hash.
 //!
-//! - A **line** ends with its newline. A line of [`ORDINARY`] bytes or more ends a **unit**; of shorter ones each, or, so that units have some
-//!   hundred bytes however short the rows, so many in proportion, which their own bytes decide; but none before [`LEAST`] bytes. An edit
-//!   leaves the units before and after it.
+//! - A **line** ends with its newline, but the first of a unit has [`LEAST`] bytes. A line of [`ORDINARY`] bytes or more ends a **unit**; of
+//!   shorter ones each, or, so that units have some hundred bytes however short the rows, so many in proportion, which their own bytes
+//!   decide. An edit leaves the units before and after it.
 //! - Where no newline comes for [`LONG`] bytes, four bytes next to each other decide, once in 256 places; at [`LONGEST`] it ends anyway.
 
 use wide::u8x16;
@@ -21,8 +21,9 @@ const ENOUGH: usize = 1024;
 const LONG: usize = 192;
 /// No line is longer.
 const LONGEST: usize = 4096;
-/// Bytes that are searched for newlines at once: where these come every hundred bytes, that is twice as fast as one after the other.
-const BLOCK: usize = 64;
+/// Bytes that are searched for a newline at once. The first of them are those after [`LEAST`], whatever was before: so rows of one length
+/// take one number of steps, which a processor foretells.
+const BLOCK: usize = 32;
 /// Units whose hashes are finished together.
 const AT_ONCE: usize = 32;
 /// Fractional part of the golden ratio: its multiples are spread evenly.
@@ -59,95 +60,78 @@ impl UnitCutter {
     /// The units of `chunk`, in order: their lengths sum to its length.
     pub fn cut(&self, chunk: &[u8], fineness: Fineness, units: &mut Vec<Unit>) {
         units.clear();
-        let each_line = fineness == Fineness::EachLine;
-        let mut walk = Walk { chunk, each_line, units, begin: 0, line: 0 };
-        let (blocks, rest) = chunk.as_chunks();
-        let mut last = [0; BLOCK];
-        last[..rest.len()].copy_from_slice(rest);
-        for (number, block) in blocks.iter().chain([&last]).enumerate() {
-            let mut newlines = newlines(block);
-            while newlines != 0 {
-                walk.newline(number * BLOCK + newlines.trailing_zeros() as usize);
-                newlines &= newlines - 1;
+        let (mut begun, mut count) = ([Block::default(); AT_ONCE], 0);
+        for unit in (Walk { rest: chunk, each_line: fineness == Fineness::EachLine }) {
+            units.push(Unit { hash: Element::default(), length: unit.len() as u16 });
+            begun[count] = self.0.begin(unit);
+            count += 1;
+            if count == AT_ONCE {
+                self.finish(&mut begun, units);
+                count = 0;
             }
         }
-        while walk.line < chunk.len() {
-            walk.long_line();
-        }
-        if walk.begin < chunk.len() {
-            walk.end_unit(chunk.len());
-        }
-        self.hash(chunk, units);
+        self.finish(&mut begun[..count], units);
     }
 
-    /// In a walk of its own: nothing that a processor must guess comes between one unit and the next.
-    fn hash(&self, chunk: &[u8], units: &mut [Unit]) {
-        let mut begin = 0;
-        let mut begun = [Block::default(); AT_ONCE];
-        for units in units.chunks_mut(AT_ONCE) {
-            for (begun, unit) in begun.iter_mut().zip(&*units) {
-                let end = begin + usize::from(unit.length);
-                *begun = self.0.begin(&chunk[begin..end]);
-                begin = end;
-            }
-            let hashes = self.0.finish(&mut begun[..units.len()]);
-            units.iter_mut().zip(hashes).for_each(|(unit, hash)| unit.hash = hash);
-        }
+    /// Gives the last units their hashes.
+    fn finish(&self, begun: &mut [Block], units: &mut [Unit]) {
+        let first = units.len() - begun.len();
+        units[first..].iter_mut().zip(self.0.finish(begun)).for_each(|(unit, hash)| unit.hash = hash);
     }
 }
 
-/// The way through a chunk: where its unit and its line begin.
+/// The way through a chunk, unit by unit.
 struct Walk<'a> {
-    chunk: &'a [u8],
+    rest: &'a [u8],
     each_line: bool,
-    units: &'a mut Vec<Unit>,
-    begin: usize,
-    line: usize,
 }
 
-impl Walk<'_> {
-    #[inline]
-    fn newline(&mut self, at: usize) {
-        while at >= self.line + LONG {
-            self.long_line();
-        }
-        if at >= self.line {
-            self.end_line(at + 1);
-        }
-    }
-
-    /// Ends a line that has no newline near.
-    fn long_line(&mut self) {
-        let rest = &self.chunk[self.line..];
-        let most = rest.len().min(LONGEST);
-        let end = rest[..most].windows(4).skip(LONG).position(|four| {
-            let word = u32::from_le_bytes([four[0], four[1], four[2], four[3]]);
-            four[3] == b'\n' || word.wrapping_mul(SPREAD as u32) >> 24 == 0
-        });
-        self.end_line(self.line + end.map_or(most, |at| LONG + at + 4));
-    }
+impl<'a> Iterator for Walk<'a> {
+    type Item = &'a [u8];
 
     #[inline]
-    fn end_line(&mut self, end: usize) {
-        let length = end - self.begin;
-        if length >= ENOUGH || length >= LEAST && (self.each_line || ends_a_unit(&self.chunk[self.line..end])) {
-            self.end_unit(end);
+    fn next(&mut self) -> Option<&'a [u8]> {
+        let (mut line, mut end) = (0, line_end(self.rest, 0, LEAST - 1));
+        while end < self.rest.len() && end < ENOUGH && !self.each_line && !ends_a_unit(&self.rest[line..end]) {
+            line = end;
+            end = line_end(self.rest, line, line);
         }
-        self.line = end;
+        self.rest.split_off(..end).filter(|unit| !unit.is_empty())
     }
+}
 
-    #[inline]
-    fn end_unit(&mut self, end: usize) {
-        self.units.push(Unit { hash: Element::default(), length: (end - self.begin) as u16 });
-        self.begin = end;
+/// Where the line ends that begins at `line`; its newline is searched from `from` on.
+#[inline]
+fn line_end(bytes: &[u8], line: usize, from: usize) -> usize {
+    let mut at = from;
+    while at < line + LONG {
+        let rest = bytes.get(at..).unwrap_or_default();
+        let Some(block) = rest.first_chunk() else {
+            return rest.iter().position(|byte| *byte == b'\n').map_or(bytes.len(), |found| at + found + 1);
+        };
+        match newlines(block) {
+            0 => at += BLOCK,
+            found => return at + found.trailing_zeros() as usize + 1,
+        }
     }
+    long_line_end(bytes, line, at)
+}
+
+/// Where a line ends that has no newline before `from`.
+fn long_line_end(bytes: &[u8], line: usize, from: usize) -> usize {
+    let most = bytes.len().min(line + LONGEST);
+    let end = bytes.get(from..most).unwrap_or_default().windows(4).position(|four| {
+        let word = u32::from_le_bytes([four[0], four[1], four[2], four[3]]);
+        four[3] == b'\n' || word.wrapping_mul(SPREAD as u32) >> 24 == 0
+    });
+    end.map_or(most, |at| from + at + 4)
 }
 
 /// A bit for each byte, the first the lowest: whether it is a newline.
 #[inline]
-fn newlines(block: &[u8; BLOCK]) -> u64 {
+fn newlines(block: &[u8; BLOCK]) -> u32 {
     let parts = block.as_chunks().0.iter().rev();
-    parts.fold(0, |bits, part| bits << 16 | u64::from(u8x16::new(*part).simd_eq(u8x16::splat(b'\n')).to_bitmask()))
+    parts.fold(0, |bits, part| bits << 16 | u8x16::new(*part).simd_eq(u8x16::splat(b'\n')).to_bitmask())
 }
 
 /// By its first and last bytes and those in its middle.
