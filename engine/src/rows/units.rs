@@ -1,8 +1,8 @@
 //! Cuts bytes into units, rows as far as they have rows, and names each by a keyed hash.
 //!
-//! - A **line** ends with its newline, but the first of a unit has [`LEAST`] bytes. A line of [`ORDINARY`] bytes or more ends a **unit**; of
-//!   shorter ones each, or, so that units have some hundred bytes however short the rows, so many in proportion, which their own bytes
-//!   decide. An edit leaves the units before and after it.
+//! - A **line** ends with its newline, but the first of a unit has at least [`LEAST`] bytes. A line of [`ORDINARY`] bytes or more ends a
+//!   **unit**; of shorter ones each, or, so that units have some hundred bytes however short the rows, so many in proportion, which their own
+//!   bytes decide. An edit leaves the units before and after it.
 //! - Where no newline comes for [`LONG`] bytes, four bytes next to each other decide, once in 256 places; at [`LONGEST`] it ends anyway.
 
 use wide::u8x16;
@@ -21,8 +21,8 @@ const ENOUGH: usize = 1024;
 const LONG: usize = 192;
 /// No line is longer.
 const LONGEST: usize = 4096;
-/// Bytes that are searched for a newline at once. The first of them are those after [`LEAST`], whatever was before: so rows of one length
-/// take one number of steps, which a processor foretells.
+/// Bytes that are searched for a newline at once, from where the unit may end: so rows of one length take one number of steps, which a
+/// processor foretells.
 const BLOCK: usize = 32;
 /// Units whose hashes are finished together.
 const AT_ONCE: usize = 32;
@@ -104,7 +104,7 @@ impl<'a> Iterator for Walk<'a> {
 #[inline]
 fn line_end(bytes: &[u8], line: usize, from: usize) -> usize {
     let mut at = from;
-    while at < line + LONG {
+    while at + BLOCK <= line + LONG {
         let rest = bytes.get(at..).unwrap_or_default();
         let Some(block) = rest.first_chunk() else {
             return rest.iter().position(|byte| *byte == b'\n').map_or(bytes.len(), |found| at + found + 1);
@@ -196,6 +196,15 @@ mod tests {
             let units = cut(data.as_bytes(), Fineness::EachLine);
             assert!((units.len() - 1) * LEAST <= data.len(), "{line:?}: {} units of {} bytes", units.len(), data.len());
         }
+    }
+
+    #[test]
+    fn without_newlines_a_unit_may_end_once_long_bytes_are_over() {
+        let data: Vec<u8> = rows(20_000).into_iter().map(|byte| byte.wrapping_mul(3) | 1).collect();
+        let lengths: Vec<_> = cut(&data, Fineness::EachLine).iter().map(|unit| usize::from(unit.length)).collect();
+        let (_, whole) = lengths.split_last().unwrap();
+        assert!(whole.iter().all(|length| *length >= LONG), "{:?}", whole.iter().min());
+        assert!(whole.iter().any(|length| *length < LONG + BLOCK / 2), "{:?}", whole.iter().min());
     }
 
     #[test]
