@@ -24,8 +24,8 @@ pub const GROUP: usize = 64;
 pub const SUMS: usize = 8;
 
 const P: u64 = (1 << 61) - 1;
-/// The lower half of a hash.
-const HALF: u64 = (1 << 31) - 1;
+/// Bits of the lower half of a hash.
+const HALF: u32 = 31;
 
 /// A hash: an integer modulo 2⁶¹ − 1.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -126,11 +126,11 @@ impl Sums {
             for k in (1..SUMS).rev() {
                 halves[k] += halves[k - 1];
             }
-            halves[0] += u64x2::new([hash.0 & HALF, hash.0 >> HALF.count_ones()]);
+            halves[0] += u64x2::new([hash.0 & ((1 << HALF) - 1), hash.0 >> HALF]);
         }
         let binomial = halves.map(|half| {
             let [low, high] = half.to_array().map(u128::from);
-            low + (high << HALF.count_ones())
+            low + (high << HALF)
         });
         Self(POWERS.map(|powers| {
             let sum: u128 = powers.iter().zip(binomial).map(|(power, sum)| u128::from(*power) * sum).sum();
