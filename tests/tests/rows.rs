@@ -189,7 +189,7 @@ async fn what_is_scattered_too_much_is_stored_anew_a_stretch_in_each_backup() {
     let reader = vault.open(vault.owner()).await.unwrap();
     let first = reader.manifest(&name(DATASET), &first.snapshot).await.unwrap();
     let mut known: BTreeSet<PackId> = first.packs.iter().map(|pack| pack.0).collect();
-    // One row in 32, others each time: after some of these there are more than 3,328 parts a MiB.
+    // One row in 32, others each time: after some of these there are more than 3,200 parts a MiB.
     let mut new = Vec::new();
     for version in 1..=10 {
         let changes = |n: &usize| n.wrapping_mul(0x9E37_79B9_7F4A_7C15) >> 40 & 31 == version;

@@ -1,7 +1,7 @@
 //! Packs: many chunks in one age file. See "Packs" in `FORMAT.md`.
 //!
 //! The plaintext is a run of complete zstd frames, one a chunk, then two skippable frames: the
-//! chunk table, and padding up to a multiple of 64 KiB, whose last 16 bytes say where the table is. So
+//! chunk table, and padding, whose last 16 bytes say where the table is. So
 //! `age -d PACK | zstd -d` gives the content, and sizes tell little.
 
 use std::io::{Read, Seek, SeekFrom, Write};
@@ -23,7 +23,12 @@ pub const TARGET_CONTENT: usize = 32 << 20;
 /// No pack holds more content than this: the target and one chunk of the largest kind.
 const MAX_CONTENT: usize = TARGET_CONTENT + (16 << 20);
 
+/// A pack's plaintext is padded to a multiple of this, …
 const PADDED_TO: usize = 64 << 10;
+/// … or of this, if it has more than that and less than [`LARGE`]: each night stores some packs of half a MiB, and a
+/// sixteenth of them would be padding.
+const FINELY_PADDED_TO: usize = 16 << 10;
+const LARGE: usize = 1 << 20;
 const SKIPPABLE: [u8; 4] = 0x184D_2A50_u32.to_le_bytes();
 const TRAILER_MAGIC: [u8; 8] = *b"LBPACK01";
 const TRAILER: usize = 16;
@@ -96,13 +101,18 @@ impl<W: Write> PackWriter<W> {
         let mut tail = Vec::new();
         skippable_frame(&mut tail, &table);
         let unpadded = self.frames + tail.len() + FRAME_HEADER + TRAILER;
-        let mut padding = vec![0; unpadded.next_multiple_of(PADDED_TO) - unpadded];
+        let mut padding = vec![0; padded(unpadded) - unpadded];
         padding.extend_from_slice(&(self.frames as u64).to_le_bytes());
         padding.extend_from_slice(&TRAILER_MAGIC);
         skippable_frame(&mut tail, &padding);
         self.out.write_all(&tail).context(Class::Failed, || UNWRITABLE)?;
         Ok(FilledPack { out: self.out, entries: self.entries, content: self.content as u64 })
     }
+}
+
+fn padded(length: usize) -> usize {
+    let finely = (PADDED_TO..LARGE).contains(&length);
+    length.next_multiple_of(if finely { FINELY_PADDED_TO } else { PADDED_TO })
 }
 
 const UNWRITABLE: &str = "cannot write a pack";
@@ -359,6 +369,13 @@ mod tests {
         assert_eq!(read_table(&mut Cursor::new(&pack.out))?, pack.entries);
         assert!(read_all(&pack.out, 13).is_err());
         Ok(())
+    }
+
+    #[test]
+    fn sizes_tell_little() {
+        for (length, due) in [(1, 64), (64, 64), (65, 80), (513, 528), (1023, 1024), (1025, 1088), (6100, 6144)] {
+            assert_eq!(padded(length << 10), due << 10, "{length} KiB");
+        }
     }
 
     #[test]

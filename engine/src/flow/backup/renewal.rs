@@ -10,7 +10,7 @@ use std::ops::Range;
 use crate::vault::extents::Extent;
 
 /// What is too much: so many parts of a MiB, on average, less than half of what a chunk may have, …
-const PARTS: f64 = 3328.0;
+const PARTS: f64 = 3200.0;
 /// … or so many packs that these lie in.
 const PACKS: f64 = 32.0;
 /// The stretch: this part of a stream, …
