@@ -10,7 +10,7 @@ import sys
 
 import measure
 import tools
-from cases import digest, make
+from cases import RESTORES, digest, make, restore_each
 from measure import say
 
 EDITS = {
@@ -112,13 +112,8 @@ def _increments(place: pathlib.Path, arguments: argparse.Namespace) -> list[dict
     fresh = tools.Lifeboat(place / "scattered-fresh")
     fresh.backup(version)
     wanted, restored, everybody = digest(version), {}, {**used, "fresh": fresh}
-    for number in range(arguments.rounds):
-        for name in tools.in_turn(list(everybody), number):
-            tool = everybody[name]
-            restored.setdefault(name, []).append(tool.restore())
-            if digest(tool.restored()) != wanted:
-                sys.exit(f"{name} restored something else")
-            shutil.rmtree(tool.out)
+    for number in range(RESTORES * arguments.rounds):
+        restore_each(everybody, number, wanted, restored)
     newest, beside = measure.medians(restored["lifeboat"]), measure.medians(restored["fresh"])
     also = {
         "fresh_seconds": beside["seconds"],
