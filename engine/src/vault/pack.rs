@@ -25,8 +25,8 @@ const MAX_CONTENT: usize = TARGET_CONTENT + (16 << 20);
 
 /// A pack's plaintext is padded to a multiple of this, …
 const PADDED_TO: usize = 64 << 10;
-/// … or of this, if it has more than that and less than [`LARGE`]: each night stores some packs of half a MiB, and a
-/// sixteenth of them would be padding.
+/// … or of this, if it has more than that and less than [`LARGE`]: a backup of changed rows stores some packs of half a MiB, and the
+/// coarse padding takes a sixteenth of such a pack on average.
 const FINELY_PADDED_TO: usize = 16 << 10;
 const LARGE: usize = 1 << 20;
 const SKIPPABLE: [u8; 4] = 0x184D_2A50_u32.to_le_bytes();
@@ -110,6 +110,7 @@ impl<W: Write> PackWriter<W> {
     }
 }
 
+/// How long a plaintext of `length` bytes is with its padding.
 fn padded(length: usize) -> usize {
     let finely = (PADDED_TO..LARGE).contains(&length);
     length.next_multiple_of(if finely { FINELY_PADDED_TO } else { PADDED_TO })
@@ -372,7 +373,7 @@ mod tests {
     }
 
     #[test]
-    fn sizes_tell_little() {
+    fn between_64_kib_and_1_mib_it_is_padded_finely() {
         for (length, due) in [(1, 64), (64, 64), (65, 80), (513, 528), (1023, 1024), (1025, 1088), (6100, 6144)] {
             assert_eq!(padded(length << 10), due << 10, "{length} KiB");
         }
