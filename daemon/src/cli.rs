@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand};
-use lifeboat_engine::id::Name;
+use lifeboat_engine::format::id::Name;
 use tracing::level_filters::LevelFilter;
 
 use crate::log::Format;

@@ -12,10 +12,11 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use chrono::{DateTime, Utc};
+use lifeboat_engine::base::{Class, Context, Error, Result};
 use lifeboat_engine::clock::SharedClock;
 use lifeboat_engine::config::{Config, Surroundings};
-use lifeboat_engine::error::{Class, Context, Error, Result};
-use lifeboat_engine::id::Name;
+use lifeboat_engine::databases::ToolEnvironment;
+use lifeboat_engine::format::id::Name;
 use lifeboat_engine::state::{Lock, StateDirectory};
 use tokio::net::TcpListener;
 use tokio::signal::unix::{Signal, SignalKind, signal};
@@ -30,7 +31,8 @@ use crate::http;
 use crate::installation::Installation;
 use crate::live::Live;
 use crate::notify;
-use crate::runner::{OBEY, RunReport, Runner};
+use crate::run_report::RunReport;
+use crate::runner::{OBEY, Runner};
 use crate::scheduler::Scheduler;
 use crate::status::Ledger;
 use crate::upkeep::Upkeep;
@@ -46,6 +48,8 @@ const FAREWELL: Duration = Duration::from_secs(2);
 pub(crate) struct Origin {
     pub path: PathBuf,
     pub surroundings: Surroundings,
+    /// What client tools inherit of the environment.
+    pub tools: ToolEnvironment,
 }
 
 /// A daemon whose endpoints are bound.
@@ -102,7 +106,7 @@ impl Daemon {
         let signals = Signals::listen()?;
         let state = StateDirectory::open(&config.state_directory)?;
         let lock = state.lock_daemon()?;
-        let installation = Arc::new(Installation::open(config, clock.now()).await?);
+        let installation = Arc::new(Installation::open(config, &clock).await?);
         let config = &installation.config;
         let ledger = Arc::new(Ledger::open(&state, config.datasets.iter().map(|dataset| &dataset.name)));
         let live = Arc::new(Live::new(installation.clone(), ledger.clone(), clock.clone()));
@@ -131,7 +135,7 @@ impl Daemon {
             replicas = config.replicas.len(),
             "lifeboatd started"
         );
-        let runner = Runner { state, ledger, clock };
+        let runner = Runner { state, ledger, clock, tools: origin.tools.clone() };
         let scheduler = Scheduler::new(config, |dataset| considered(&runner, dataset));
         let upkeep = Upkeep::new(runner.clone(), live.clone());
         Ok(Self {
@@ -265,7 +269,7 @@ impl Daemon {
 
     async fn installation(&self) -> Result<Installation> {
         let config = Config::load(&self.origin.path, &self.origin.surroundings)?;
-        Installation::open(config, self.runner.clock.now()).await
+        Installation::open(config, &self.runner.clock).await
     }
 
     async fn stop(mut self) {

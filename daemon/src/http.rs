@@ -9,7 +9,7 @@ use axum::extract::State;
 use axum::http::{StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use axum::routing::get;
-use lifeboat_engine::error::{Class, Context, Result};
+use lifeboat_engine::base::{Class, Context, Result};
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 

@@ -3,12 +3,12 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use chrono::{DateTime, Utc};
+use lifeboat_engine::base::{Error, Result};
+use lifeboat_engine::clock::SharedClock;
 use lifeboat_engine::config::{Config, Dataset};
-use lifeboat_engine::error::{Error, Result};
-use lifeboat_engine::id::Name;
+use lifeboat_engine::format::id::Name;
 use lifeboat_engine::keys::HostKeys;
-use lifeboat_engine::replica::{self, SharedReplica};
+use lifeboat_engine::store::SharedReplica;
 
 pub(crate) struct Installation {
     pub config: Config,
@@ -23,11 +23,12 @@ impl Installation {
     ///
     /// # Errors
     /// The keys are missing or do not open, or a replica's files cannot be read.
-    pub(crate) async fn open(config: Config, now: DateTime<Utc>) -> Result<Self> {
+    pub(crate) async fn open(config: Config, clock: &SharedClock) -> Result<Self> {
         let keys = HostKeys::load(&config.keys)?;
-        let replicas = replica::open_all(&config).await?;
+        let replicas = config.open_replicas(clock).await?;
         let scheduled = config.datasets.iter().filter_map(|dataset| Some((&dataset.name, dataset.schedule.as_ref()?)));
-        let intervals = scheduled.map(|(name, schedule)| (name.clone(), schedule.expected_interval(now))).collect();
+        let intervals =
+            scheduled.map(|(name, schedule)| (name.clone(), schedule.expected_interval(clock.now()))).collect();
         Ok(Self { config, keys, replicas, intervals })
     }
 

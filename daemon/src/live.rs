@@ -5,9 +5,9 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use chrono::{DateTime, Utc};
+use lifeboat_engine::base::Result;
 use lifeboat_engine::clock::SharedClock;
-use lifeboat_engine::error::Result;
-use lifeboat_engine::id::Name;
+use lifeboat_engine::format::id::Name;
 use serde::Serialize;
 
 use crate::installation::Installation;

@@ -2,7 +2,7 @@
 
 use std::io::IsTerminal;
 
-use lifeboat_engine::error::{Class, Context, Result};
+use lifeboat_engine::base::{Class, Context, Result};
 use tracing::level_filters::LevelFilter;
 use tracing_subscriber::layer::{Layer, SubscriberExt};
 use tracing_subscriber::registry::Registry;
@@ -47,7 +47,7 @@ pub(crate) fn start(format: Format, level: LevelFilter, under_journald: bool) ->
         Format::Json | Format::Auto => fmt::layer().json().flatten_event(true).with_writer(std::io::stderr).boxed(),
     };
     // Other crates' details are not the operator's concern, and may hold more than they should.
-    let filter = format!("{},lifeboatd={level},lifeboat_engine={level}", level.min(LevelFilter::WARN));
+    let filter = format!("{},lifeboat={level}", level.min(LevelFilter::WARN));
     let registry = tracing_subscriber::registry().with(layer.with_filter(EnvFilter::new(filter)));
     registry.try_init().context(Class::Failed, || "cannot start the log")
 }

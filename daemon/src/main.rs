@@ -13,6 +13,7 @@ mod log;
 mod metrics;
 mod notify;
 mod run;
+mod run_report;
 mod runner;
 mod scheduler;
 mod status;

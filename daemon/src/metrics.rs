@@ -7,9 +7,9 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use chrono::{DateTime, Utc};
+use lifeboat_engine::base::{Class, Context, Result};
 use lifeboat_engine::config::Config;
-use lifeboat_engine::error::{Class, Context, Result};
-use lifeboat_engine::id::Name;
+use lifeboat_engine::format::id::Name;
 use prometheus::{GaugeVec, IntCounterVec, Opts, Registry, TextEncoder};
 
 use crate::status::DatasetStatus;

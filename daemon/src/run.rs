@@ -7,10 +7,11 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use clap::Parser;
+use lifeboat_engine::base::{Class, Context, Error, Result};
 use lifeboat_engine::clock::{SharedClock, SystemClock};
 use lifeboat_engine::config::{Config, Surroundings};
-use lifeboat_engine::error::{Class, Context, Error, Result};
-use lifeboat_engine::id::Name;
+use lifeboat_engine::databases::{ToolEnvironment, registry};
+use lifeboat_engine::format::id::Name;
 use lifeboat_engine::state::StateDirectory;
 use serde_json::json;
 use tokio::signal::unix::{SignalKind, signal};
@@ -24,7 +25,6 @@ use crate::installation::Installation;
 use crate::log;
 use crate::runner::Runner;
 use crate::status::Ledger;
-use crate::words;
 
 /// Runs the command line `arguments`, program name first.
 pub(crate) fn run(arguments: impl Iterator<Item = OsString>) -> ExitCode {
@@ -75,7 +75,10 @@ fn execute(cli: Cli) -> Result<()> {
             }
             (None, None) => {
                 log::start(cli.log, cli.log_level, under_journald())?;
-                Daemon::start(config, Origin { path: cli.config, surroundings }, clock).await?.run().await
+                Daemon::start(config, Origin { path: cli.config, surroundings, tools: tool_environment() }, clock)
+                    .await?
+                    .run()
+                    .await
             }
         }
     });
@@ -83,10 +86,15 @@ fn execute(cli: Cli) -> Result<()> {
     result
 }
 
+/// What client tools inherit of the environment.
+fn tool_environment() -> ToolEnvironment {
+    registry::tool_environment(|name| std::env::var_os(name))
+}
+
 /// Runs `datasets`, or all, one after the other. The daemon may be running.
 async fn once(config: Config, datasets: Vec<Name>, json: bool, clock: SharedClock) -> Result<()> {
     let state = StateDirectory::open(&config.state_directory)?;
-    let installation = Installation::open(config, clock.now()).await?;
+    let installation = Installation::open(config, &clock).await?;
     let all = || installation.config.datasets.iter().map(|dataset| dataset.name.clone()).collect();
     let datasets: Vec<Name> = if datasets.is_empty() { all() } else { datasets };
     for dataset in &datasets {
@@ -96,12 +104,12 @@ async fn once(config: Config, datasets: Vec<Name>, json: bool, clock: SharedCloc
         return Err(Error::configuration("the configuration has no dataset to back up").hint("add a [[dataset]]"));
     }
     let cancel = cancelled_by_signals()?;
-    let runner = Runner { ledger: Arc::new(Ledger::open(&state, &datasets)), state, clock };
+    let runner = Runner { ledger: Arc::new(Ledger::open(&state, &datasets)), state, clock, tools: tool_environment() };
     let mut worst: Option<Error> = None;
     for dataset in &datasets {
         match runner.run(&installation, dataset, &cancel).await {
             Ok(report) => {
-                let words = words::report(&report);
+                let words = report.line();
                 say(&if json { to_json(&report)? } else { words })?;
                 if let Err(error) = runner.catch_up(&installation, dataset, &cancel).await {
                     tracing::warn!(%dataset, "replicas were not caught up: {}", error.chain());

@@ -10,21 +10,21 @@ use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use futures::FutureExt;
+use lifeboat_engine::backup::{Backup, BackupReport, Progress};
+use lifeboat_engine::base::{Error, Result};
 use lifeboat_engine::clock::SharedClock;
 use lifeboat_engine::config::Dataset;
-use lifeboat_engine::error::{Error, Result};
-use lifeboat_engine::flow::backup::{Backup, BackupReport, Progress};
-use lifeboat_engine::flow::catch_up::{ReplicaState, catch_up};
-use lifeboat_engine::flow::prune::{Prune, PruneOutcome};
-use lifeboat_engine::id::Name;
-use lifeboat_engine::source;
+use lifeboat_engine::databases::ToolEnvironment;
+use lifeboat_engine::format::id::Name;
+use lifeboat_engine::keep::catch_up::{ReplicaState, catch_up};
+use lifeboat_engine::keep::prune::{Prune, PruneOutcome};
 use lifeboat_engine::state::StateDirectory;
-use serde::Serialize;
 use tokio_util::sync::CancellationToken;
 use tracing::Instrument;
 
 use crate::installation::Installation;
 use crate::notify;
+use crate::run_report::RunReport;
 use crate::status::Ledger;
 use crate::words;
 
@@ -33,21 +33,14 @@ const PROGRESS: Duration = Duration::from_secs(10);
 /// How long cancelled work may take to clean up before it is dropped.
 pub(crate) const OBEY: Duration = Duration::from_secs(10);
 
-/// A successful run.
-#[derive(Debug, Clone, Serialize)]
-pub(crate) struct RunReport {
-    #[serde(flatten)]
-    pub backup: BackupReport,
-    /// What retention removed; none where everything is kept or prune failed.
-    pub pruned: Option<PruneOutcome>,
-}
-
 /// What runs need beyond the installation.
 #[derive(Clone)]
 pub(crate) struct Runner {
     pub state: StateDirectory,
     pub ledger: Arc<Ledger>,
     pub clock: SharedClock,
+    /// What client tools inherit of the environment.
+    pub tools: ToolEnvironment,
 }
 
 impl Runner {
@@ -66,7 +59,7 @@ impl Runner {
         let work = async {
             let result = self.locked(installation, dataset, cancel).await;
             match &result {
-                Ok(report) => tracing::info!("{}", words::report(report)),
+                Ok(report) => tracing::info!("{}", report.line()),
                 Err(error) => tracing::error!(
                     class = error.class().as_str(),
                     hint = error.hint_text().unwrap_or_default(),
@@ -182,11 +175,11 @@ impl Runner {
         cancel: &CancellationToken,
     ) -> Result<BackupReport> {
         let progress = Arc::new(Progress::default());
-        let source = source::from_config(&dataset.source);
         let backup = Backup {
             config: &installation.config,
             dataset,
-            source: source.as_ref(),
+            source: dataset.source.as_ref(),
+            environment: &self.tools,
             keys: &installation.keys,
             replicas: &installation.replicas,
             state: &self.state,
@@ -263,7 +256,8 @@ impl Runner {
                 replica.behind = state.behind;
                 // A replica that did not answer holds what it held.
                 if state.error.is_none() || state.last_complete.is_some() {
-                    replica.last_complete = state.last_complete.as_ref().map(lifeboat_engine::id::SnapshotId::time);
+                    replica.last_complete =
+                        state.last_complete.as_ref().map(lifeboat_engine::format::id::SnapshotId::time);
                 }
             }
         });

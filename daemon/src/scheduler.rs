@@ -10,7 +10,7 @@ use std::collections::{BTreeMap, VecDeque};
 
 use chrono::{DateTime, TimeDelta, Utc};
 use lifeboat_engine::config::{Config, Dataset};
-use lifeboat_engine::id::Name;
+use lifeboat_engine::format::id::Name;
 use lifeboat_engine::schedule::Schedule;
 use serde::Serialize;
 

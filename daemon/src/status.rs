@@ -12,9 +12,10 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::SystemTime;
 
 use chrono::{DateTime, Utc};
-use lifeboat_engine::flow::prune::Space;
-use lifeboat_engine::id::Name;
-use lifeboat_engine::state::{self, StateDirectory};
+use lifeboat_engine::format::id::Name;
+use lifeboat_engine::keep::prune::Space;
+use lifeboat_engine::state;
+use lifeboat_engine::state::StateDirectory;
 use serde::{Deserialize, Serialize};
 
 /// What is remembered of one dataset.

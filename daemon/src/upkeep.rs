@@ -7,10 +7,10 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use futures::future::join_all;
-use lifeboat_engine::error::Result;
-use lifeboat_engine::flow::catch_up::ReplicaState;
-use lifeboat_engine::id::Name;
-use lifeboat_engine::vault::layout;
+use lifeboat_engine::base::Result;
+use lifeboat_engine::format::id::Name;
+use lifeboat_engine::format::layout;
+use lifeboat_engine::keep::catch_up::ReplicaState;
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 

@@ -1,8 +1,6 @@
-//! Sizes, durations and reports in one line, as people read them.
+//! Sizes, durations and times in one line, as people read them.
 
 use chrono::{DateTime, Utc};
-
-use crate::runner::RunReport;
 
 /// `512 B`, `64.0 KiB`, `201.3 MiB`.
 pub(crate) fn bytes(bytes: u64) -> String {
@@ -32,30 +30,6 @@ pub(crate) fn duration(seconds: f64) -> String {
 /// `2026-11-23 18:32:44 UTC`.
 pub(crate) fn time(time: DateTime<Utc>) -> String {
     time.format("%Y-%m-%d %H:%M:%S UTC").to_string()
-}
-
-/// What a run did.
-pub(crate) fn report(report: &RunReport) -> String {
-    let backup = &report.backup;
-    let mut line = format!(
-        "{}: snapshot {}, {} in {}, {} known before, {} stored",
-        backup.dataset,
-        backup.snapshot,
-        bytes(backup.raw_bytes),
-        duration(backup.duration_seconds),
-        bytes(backup.deduplicated_bytes),
-        bytes(backup.stored_bytes),
-    );
-    let behind = backup.replicas.iter().filter(|replica| !replica.complete);
-    let behind: Vec<&str> = behind.map(|replica| replica.replica.as_str()).collect();
-    match behind.as_slice() {
-        [] => line.push_str(&format!(", in all {} replicas", backup.replicas.len())),
-        behind => line.push_str(&format!(", BEHIND: {}", behind.join(", "))),
-    }
-    if let Some(pruned) = report.pruned.as_ref().filter(|pruned| pruned.snapshots > 0) {
-        line.push_str(&format!(", {} old removed", pruned.snapshots));
-    }
-    line
 }
 
 #[cfg(test)]

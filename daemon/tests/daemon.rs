@@ -15,7 +15,6 @@ use std::time::{Duration, Instant};
 use lifeboat_engine::clock::SystemClock;
 use lifeboat_engine::config::{Config, Surroundings};
 use lifeboat_engine::keys::{InitOptions, init};
-use lifeboat_engine::replica;
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
@@ -48,7 +47,7 @@ impl Host {
         let host = Self { place, port };
         host.configure(datasets);
         let config = Config::load(&host.config(), &Surroundings::default()).unwrap();
-        let replicas = replica::open_all(&config).await.unwrap();
+        let replicas = config.open_replicas(&SystemClock::shared()).await.unwrap();
         init(&config, &replicas, &InitOptions::default(), &SystemClock::shared()).await.unwrap();
         host
     }

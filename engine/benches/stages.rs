@@ -12,14 +12,16 @@ use std::sync::LazyLock;
 use bytes::Bytes;
 use divan::counter::{BytesCount, ItemsCount};
 use divan::{Bencher, black_box};
-use lifeboat_engine::bytes::buffers::BufferPool;
-use lifeboat_engine::bytes::chunk::{Block, ChunkIdKey, Chunker};
-use lifeboat_engine::bytes::compress::{self, Compression, Compressor, Effort};
-use lifeboat_engine::bytes::crypt;
-use lifeboat_engine::id::{ChunkId, Digest};
-use lifeboat_engine::rows::sketch as sketches;
-use lifeboat_engine::rows::units::{Fineness, UnitCutter};
-use lifeboat_engine::vault::chunk_table::{Builder, ChunkTable};
+use lifeboat_engine::backup::compress::{Compression, Compressor, Effort};
+use lifeboat_engine::base::buffers::BufferPool;
+use lifeboat_engine::format::chunk_id::ChunkIdKey;
+use lifeboat_engine::format::frames;
+use lifeboat_engine::format::id::{ChunkId, Digest};
+
+use lifeboat_engine::stages;
+use lifeboat_engine::stages::{Block, Chunker};
+use lifeboat_engine::stages::{Builder, ChunkTable};
+use lifeboat_engine::stages::{Fineness, UnitCutter};
 
 /// What `data` expects of the program that it is part of.
 type Result<T> = std::result::Result<T, Box<dyn std::error::Error>>;
@@ -36,7 +38,7 @@ static DATA: LazyLock<Vec<u8>> = LazyLock::new(|| {
 });
 static CHUNKS: LazyLock<Vec<Bytes>> = LazyLock::new(|| cut(block(&pool())));
 static FRAMES: LazyLock<Vec<Vec<u8>>> =
-    LazyLock::new(|| CHUNKS.iter().map(|chunk| compress::compress(1, chunk).unwrap()).collect());
+    LazyLock::new(|| CHUNKS.iter().map(|chunk| frames::compress(1, chunk).unwrap()).collect());
 static IDENTITY: LazyLock<age::x25519::Identity> = LazyLock::new(age::x25519::Identity::generate);
 
 fn main() {
@@ -105,7 +107,7 @@ fn sketch(bencher: Bencher) {
         })
         .collect();
     bencher.counter(all()).bench_local(|| {
-        units.iter().for_each(|units| drop(black_box(sketches::sketch(units).unwrap())));
+        units.iter().for_each(|units| drop(black_box(stages::sketch(units).unwrap())));
     });
 }
 
@@ -114,7 +116,7 @@ fn decompress(bencher: Bencher) {
     let mut out = vec![0; Chunker::longest(AVERAGE)];
     let pairs: Vec<_> = FRAMES.iter().zip(CHUNKS.iter()).collect();
     bencher.counter(all()).bench_local(|| {
-        pairs.iter().for_each(|(frame, chunk)| compress::decompress(frame, &mut out[..chunk.len()]).unwrap());
+        pairs.iter().for_each(|(frame, chunk)| frames::decompress(frame, &mut out[..chunk.len()]).unwrap());
     });
 }
 
@@ -123,17 +125,17 @@ fn encrypt(bencher: Bencher) {
     let recipient = IDENTITY.to_public();
     bencher
         .counter(all())
-        .bench_local(|| crypt::encrypt(std::iter::once(&recipient as &dyn age::Recipient), &DATA).unwrap());
+        .bench_local(|| stages::encrypt(std::iter::once(&recipient as &dyn age::Recipient), &DATA).unwrap());
 }
 
 #[divan::bench]
 fn decrypt(bencher: Bencher) {
-    let sealed = crypt::encrypt(std::iter::once(&IDENTITY.to_public() as &dyn age::Recipient), &DATA).unwrap();
+    let sealed = stages::encrypt(std::iter::once(&IDENTITY.to_public() as &dyn age::Recipient), &DATA).unwrap();
     let mut plaintext = Vec::with_capacity(MIB << 20);
     bencher.counter(all()).bench_local(|| {
         plaintext.clear();
         let identity = std::iter::once(&*IDENTITY as &dyn age::Identity);
-        crypt::decrypting(identity, &sealed).unwrap().read_to_end(&mut plaintext).unwrap()
+        stages::decrypting(identity, &sealed).unwrap().read_to_end(&mut plaintext).unwrap()
     });
 }
 

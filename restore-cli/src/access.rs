@@ -7,8 +7,8 @@
 use std::io::Read;
 use std::path::Path;
 
-use lifeboat_engine::bytes::sign::SignerKey;
 use lifeboat_engine::config::{Config, Secret, SecretRef};
+use lifeboat_engine::keys::sign::SignerKey;
 use lifeboat_engine::keys::{HostKeys, ReaderKeys, SharedIdentity, parse_identities, parse_signers};
 use lifeboat_engine::{Class, Error, Result};
 

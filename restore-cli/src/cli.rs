@@ -5,8 +5,8 @@ use std::path::PathBuf;
 
 use chrono::{DateTime, Utc};
 use clap::{ArgAction, Args, CommandFactory, FromArgMatches, Parser, Subcommand};
-use lifeboat_engine::flow::reader::Selector;
-use lifeboat_engine::id::Name;
+use lifeboat_engine::format::id::Name;
+use lifeboat_engine::restore::Selector;
 
 use crate::commands::{check, completions, drill, init, list, man, prune, restore, show, trigger, verify};
 use crate::exit;

@@ -11,9 +11,9 @@ mod human;
 mod output;
 mod progress;
 mod run;
+mod server;
 mod session;
 mod table;
-mod target;
 mod textfile;
 
 use std::process::ExitCode;

@@ -10,6 +10,7 @@ use std::time::Duration;
 use clap::error::ErrorKind;
 use lifeboat_engine::clock::SystemClock;
 use lifeboat_engine::config::Surroundings;
+use lifeboat_engine::databases::registry;
 use lifeboat_engine::{Class, Error, Result};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
@@ -70,6 +71,7 @@ fn execute(cli: Cli, out: Output) -> Result<()> {
         clock: SystemClock::shared(),
         cancel: CancellationToken::new(),
         surroundings: Surroundings { credentials_directory: std::env::var_os("CREDENTIALS_DIRECTORY").map(Into::into) },
+        tools: registry::tool_environment(|name| std::env::var_os(name)),
         temporary: std::env::temp_dir(),
     };
     let result = runtime.block_on(async {
@@ -118,7 +120,7 @@ fn start_log(globals: &Globals) {
         (false, _) => LevelFilter::DEBUG,
     };
     // Other crates' details are not the operator's concern, and may hold more than they should.
-    let ours = format!("{},lifeboat={level},lifeboat_engine={level}", level.min(LevelFilter::WARN));
+    let ours = format!("{},lifeboat={level}", level.min(LevelFilter::WARN));
     let builder = tracing_subscriber::fmt()
         .with_writer(std::io::stderr)
         .with_env_filter(tracing_subscriber::EnvFilter::new(ours));

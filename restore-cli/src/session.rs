@@ -8,10 +8,12 @@ use lifeboat_engine::clock::SharedClock;
 use lifeboat_engine::config::{
     Config, Limits, ReplicaConfig, ReplicaKind, S3Config, S3Credentials, SecretRef, Surroundings,
 };
-use lifeboat_engine::flow::reader::VaultReader;
-use lifeboat_engine::id::Name;
-use lifeboat_engine::replica::{self, SharedReplica};
-use lifeboat_engine::schedule::bandwidth::Bandwidth;
+use lifeboat_engine::databases::ToolEnvironment;
+use lifeboat_engine::format::id::Name;
+use lifeboat_engine::restore::VaultReader;
+use lifeboat_engine::store;
+use lifeboat_engine::store::SharedReplica;
+use lifeboat_engine::store::bandwidth::Bandwidth;
 use lifeboat_engine::{Class, Error, Result};
 use tempfile::TempDir;
 use tokio_util::sync::CancellationToken;
@@ -28,6 +30,8 @@ pub(crate) struct Session {
     /// Fired by SIGINT and SIGTERM.
     pub(crate) cancel: CancellationToken,
     pub(crate) surroundings: Surroundings,
+    /// What client tools inherit of the environment.
+    pub(crate) tools: ToolEnvironment,
     /// Where private temporary directories are made.
     pub(crate) temporary: PathBuf,
 }
@@ -94,7 +98,7 @@ impl Session {
     /// No identity or trusted signer is at hand, or no replica answers.
     pub(crate) async fn reader(&self, place: &Place, need: Need) -> Result<VaultReader> {
         let keys = access::reader_keys(self, place.config.as_ref(), need).await?;
-        let replicas = place.open_for_reading(self.out).await?;
+        let replicas = place.open_for_reading(self.out, &self.clock).await?;
         let opened = VaultReader::open(&replicas, keys, place.limits.clone(), self.cancel.clone());
         let reader = self.cancellable("opening the vault", opened).await?;
         for (replica, why) in reader.unreachable() {
@@ -175,10 +179,10 @@ impl Session {
 
 impl Place {
     /// Opens what can be opened: one replica whose files are broken must not stop a restore from another.
-    async fn open_for_reading(&self, out: Output) -> Result<Vec<SharedReplica>> {
+    async fn open_for_reading(&self, out: Output, clock: &SharedClock) -> Result<Vec<SharedReplica>> {
         let (mut replicas, mut first) = (Vec::new(), None);
         for replica in &self.replicas {
-            match replica::open(replica, &self.vault_prefix).await {
+            match store::open(replica, &self.vault_prefix, clock).await {
                 Ok(replica) => replicas.push(replica),
                 Err(error) => {
                     if self.replicas.len() > 1 {

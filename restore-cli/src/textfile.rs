@@ -13,7 +13,7 @@ use std::path::{Path, PathBuf};
 
 use chrono::{DateTime, Utc};
 use lifeboat_engine::config::{Objectives, ProofLevel};
-use lifeboat_engine::id::Name;
+use lifeboat_engine::format::id::Name;
 use lifeboat_engine::{Error, Result};
 
 use crate::session::storage;

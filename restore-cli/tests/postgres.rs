@@ -5,8 +5,7 @@ use std::fs;
 use std::os::unix::fs::PermissionsExt;
 use std::process::{Command, Output, Stdio};
 
-use lifeboat_engine::config::{PostgresConfig, SourceConfig};
-use lifeboat_engine::source;
+use lifeboat_engine::databases::postgres::{PostgresConfig, PostgresConnection, PostgresSource};
 use lifeboat_tests::postgres::Postgres;
 use lifeboat_tests::vault::{DATASET, TestVault};
 
@@ -25,7 +24,7 @@ async fn captured() -> TestVault {
             .await;
     }
     let mut vault = TestVault::new(1, 1).await;
-    let config = SourceConfig::Postgres(PostgresConfig {
+    let config = PostgresSource(PostgresConfig {
         connection: server.connection(),
         password: None,
         databases: vec!["shop".to_owned(), "blog".to_owned()],
@@ -33,8 +32,8 @@ async fn captured() -> TestVault {
         jobs: None,
         large_table: 64 << 20,
     });
-    vault.config.datasets[0].source = config.clone();
-    vault.backup(source::from_config(&config).as_ref()).await.expect("the backup succeeds");
+    vault.config.datasets[0].source = std::sync::Arc::new(config.clone());
+    vault.backup(&config).await.expect("the backup succeeds");
     vault
 }
 
@@ -57,7 +56,7 @@ fn explained(output: &Output) -> String {
 
 /// The argument that names a server by its socket.
 fn socket(server: &Postgres) -> String {
-    let lifeboat_engine::config::PostgresConnection::Socket { directory, port, user } = server.connection() else {
+    let PostgresConnection::Socket { directory, port, user } = server.connection() else {
         panic!("the harness gives a socket")
     };
     format!("socket:{}?port={port}&user={}", directory.display(), user.unwrap_or_default())

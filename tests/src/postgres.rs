@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 use std::process::Stdio;
 use std::time::{Duration, Instant};
 
-use lifeboat_engine::config::PostgresConnection;
+use lifeboat_engine::databases::postgres::PostgresConnection;
 use tempfile::TempDir;
 use tokio::process::{Child, Command};
 

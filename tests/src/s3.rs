@@ -4,7 +4,7 @@
 //! # async fn example() {
 //! use lifeboat_tests::s3::Region;
 //! let mut north = Region::start("eu-north-1").await;
-//! let replica = lifeboat_engine::replica::open(&north.replica_config("north"), "vault").await;
+//! let replica = lifeboat_engine::store::open(&north.replica_config("north"), "vault").await;
 //! north.kill(); // the region is lost; `restart` brings it back with its data
 //! # }
 //! ```
@@ -28,7 +28,7 @@ use aws_sdk_s3::types::{BucketVersioningStatus, VersioningConfiguration};
 use aws_smithy_http_client::tls::rustls_provider::CryptoMode;
 use aws_smithy_http_client::tls::{Provider, TlsContext, TrustStore};
 use lifeboat_engine::config::{ReplicaConfig, ReplicaKind, S3Config, S3Credentials, SecretRef};
-use lifeboat_engine::schedule::bandwidth::Bandwidth;
+use lifeboat_engine::store::bandwidth::Bandwidth;
 use tempfile::TempDir;
 use tokio::time::Instant;
 use url::Url;

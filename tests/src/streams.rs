@@ -6,7 +6,8 @@ use std::sync::{Arc, Mutex};
 
 use async_trait::async_trait;
 use bytes::Bytes;
-use lifeboat_engine::source::{SourceFacts, StoredStreams, StreamReader, StreamSink, StreamWriter};
+use lifeboat_engine::base::facts::SourceFacts;
+use lifeboat_engine::databases::streams::{StoredStreams, StreamReader, StreamSink, StreamWriter};
 use lifeboat_engine::{Error, Result};
 
 /// Content and exit status of each stream, by name.

@@ -3,6 +3,8 @@
 use std::ffi::OsStr;
 use std::path::{Path, PathBuf};
 
+use lifeboat_engine::databases::{ToolEnvironment, registry};
+
 /// The directory of the workspace.
 #[must_use]
 pub fn workspace() -> PathBuf {
@@ -19,6 +21,12 @@ pub fn workspace() -> PathBuf {
 pub fn find(name: &str) -> PathBuf {
     let found = directories().into_iter().map(|directory| directory.join(name)).find(|program| program.is_file());
     found.unwrap_or_else(|| panic!("`{name}` is not installed: run `make setup`"))
+}
+
+/// What client tools inherit of this process's environment, as the programs hand it in.
+#[must_use]
+pub fn environment() -> ToolEnvironment {
+    registry::tool_environment(|name| std::env::var_os(name))
 }
 
 /// The programs of a PostgreSQL server and its clients, all of one version.

@@ -7,25 +7,31 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use bytes::Bytes;
-use lifeboat_engine::bytes::compress::Compression;
+use lifeboat_engine::backup::compress::Compression;
+use lifeboat_engine::backup::{Backup, BackupReport, Progress};
+use lifeboat_engine::base::facts::SourceFacts;
 use lifeboat_engine::clock::{ManualClock, SharedClock, SystemClock};
 use lifeboat_engine::config::{
-    CommandConfig, Config, Dataset, Dedup, DrillConfig, KeysConfig, Limits, Objectives, ProofLevel, ReplicaConfig,
-    ReplicaKind, Retention, Secret, SecretRef, SourceConfig,
+    Config, Dataset, Dedup, DrillConfig, KeysConfig, Limits, Objectives, ProofLevel, ReplicaConfig, ReplicaKind,
+    Retention, Secret, SecretRef,
 };
-use lifeboat_engine::flow::backup::{Backup, BackupReport, Progress};
-use lifeboat_engine::flow::prune::{Prune, PruneOutcome, PrunePlan};
-use lifeboat_engine::flow::reader::VaultReader;
-use lifeboat_engine::id::{Name, SnapshotId};
+use lifeboat_engine::databases::command::CommandConfig;
+use lifeboat_engine::databases::command::{Command, CommandSource};
+use lifeboat_engine::databases::streams::{StoredStreams, StreamSink};
+use lifeboat_engine::databases::{Database, Source, WorkContext};
+use lifeboat_engine::format::id::{Name, SnapshotId};
+use lifeboat_engine::keep::prune::{Prune, PruneOutcome, PrunePlan};
 use lifeboat_engine::keys::{HostKeys, InitOptions, InitReport, ReaderKeys, SharedIdentity, init, parse_identities};
-use lifeboat_engine::replica::{self, SharedReplica};
-use lifeboat_engine::schedule::bandwidth::Bandwidth;
-use lifeboat_engine::source::{CaptureContext, Source, SourceFacts, StoredStreams, StreamSink};
+use lifeboat_engine::restore::VaultReader;
 use lifeboat_engine::state::StateDirectory;
+use lifeboat_engine::store::SharedReplica;
+use lifeboat_engine::store::bandwidth::Bandwidth;
 use lifeboat_engine::{Error, Result};
 use rand::{RngExt, SeedableRng};
 use tempfile::TempDir;
 use tokio_util::sync::CancellationToken;
+
+use crate::tools;
 
 /// A name that is known to be valid.
 ///
@@ -83,7 +89,11 @@ impl MemorySource {
 
 #[async_trait]
 impl Source for MemorySource {
-    async fn capture(&self, sink: &dyn StreamSink, _cx: &CaptureContext) -> Result<SourceFacts> {
+    fn database(&self) -> &'static dyn Database {
+        &Command
+    }
+
+    async fn capture(&self, sink: &dyn StreamSink, _cx: &WorkContext) -> Result<SourceFacts> {
         for (at, (name, content)) in self.streams.iter().enumerate() {
             let last = at + 1 == self.streams.len();
             let mut writer = sink.open(name)?;
@@ -159,7 +169,7 @@ impl TestVault {
         for n in 1..=replicas {
             std::fs::create_dir(place.path().join(format!("r{n}"))).unwrap_or_else(|error| panic!("{error}"));
         }
-        let opened = replica::open_all(&config).await.unwrap_or_else(|error| panic!("{error:?}"));
+        let opened = config.open_replicas(&SystemClock::shared()).await.unwrap_or_else(|error| panic!("{error:?}"));
         let clock = ManualClock::at(SystemClock::shared().now());
         let shared: SharedClock = clock.clone();
         let init =
@@ -212,6 +222,7 @@ impl TestVault {
             config: &self.config,
             dataset: &self.config.datasets[0],
             source,
+            environment: &tools::environment(),
             keys: &keys,
             replicas,
             state: &state,
@@ -316,12 +327,12 @@ fn dataset(text: &str) -> Dataset {
     Dataset {
         name: name(text),
         home_region: "home".to_owned(),
-        source: SourceConfig::Command(CommandConfig {
+        source: Arc::new(CommandSource(CommandConfig {
             argv: vec!["true".to_owned()],
             environment: BTreeMap::new(),
             expected_status: 0,
             stream: "data".to_owned(),
-        }),
+        })),
         schedule: None,
         retention: Retention { grace: Duration::from_secs(86_400), ..Retention::default() },
         objectives: Objectives::default(),

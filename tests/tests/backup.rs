@@ -3,8 +3,10 @@
 
 use async_trait::async_trait;
 use bytes::Bytes;
-use lifeboat_engine::id::SnapshotId;
-use lifeboat_engine::source::{CaptureContext, Source, SourceFacts, StreamSink};
+use lifeboat_engine::base::facts::SourceFacts;
+use lifeboat_engine::databases::streams::StreamSink;
+use lifeboat_engine::databases::{Source, WorkContext};
+use lifeboat_engine::format::id::SnapshotId;
 use lifeboat_engine::{Class, Result};
 use lifeboat_tests::vault::{DATASET, MemorySource, TestVault, files_below, name, noise, read_all};
 
@@ -47,7 +49,11 @@ struct Twins {
 
 #[async_trait]
 impl Source for Twins {
-    async fn capture(&self, sink: &dyn StreamSink, _: &CaptureContext) -> Result<SourceFacts> {
+    fn database(&self) -> &'static dyn Database {
+        &Command
+    }
+
+    async fn capture(&self, sink: &dyn StreamSink, _: &WorkContext) -> Result<SourceFacts> {
         let write = async |number: usize| {
             let mut writer = sink.open(&format!("twin{number}"))?;
             for piece in self.content.chunks(100_000) {

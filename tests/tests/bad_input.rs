@@ -6,8 +6,8 @@
 use std::path::{Path, PathBuf};
 
 use lifeboat_engine::Class;
-use lifeboat_engine::flow::verify::verify;
-use lifeboat_engine::id::SnapshotId;
+use lifeboat_engine::format::id::SnapshotId;
+use lifeboat_engine::keep::verify::verify;
 use lifeboat_engine::keys::ReaderKeys;
 use lifeboat_tests::vault::{DATASET, MemorySource, TestVault, files_below, name, noise};
 use tokio_util::sync::CancellationToken;

@@ -7,7 +7,7 @@ use std::process::Stdio;
 use std::time::{Duration, Instant};
 
 use lifeboat_engine::config::{ReplicaConfig, ReplicaKind};
-use lifeboat_engine::schedule::bandwidth::Bandwidth;
+use lifeboat_engine::store::bandwidth::Bandwidth;
 use lifeboat_tests::host::{BackupHost, section};
 use lifeboat_tests::proxy::{Mode, Proxy};
 use lifeboat_tests::s3::Region;

@@ -7,8 +7,9 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use lifeboat_engine::config::{PostgresConfig, PostgresConnection, SourceConfig};
-use lifeboat_engine::source::{CaptureContext, StoredStreams, Target, from_config, load};
+use lifeboat_engine::databases::postgres::{PostgresConfig, PostgresConnection, PostgresSource, PostgresTarget};
+use lifeboat_engine::databases::streams::StoredStreams;
+use lifeboat_engine::databases::{Source, Target, Wanted, WorkContext, load};
 use lifeboat_engine::{Class, Result};
 use lifeboat_tests::postgres::Postgres;
 use lifeboat_tests::streams::MemoryStreams;
@@ -42,16 +43,17 @@ const SUMS: &str = r#"SELECT (SELECT sum(amount) FROM debit), (SELECT sum(amount
     (SELECT count(*) FROM days), (SELECT amount FROM total), convert_from(lo_get(4711), 'UTF8'),
     (SELECT count(*) FROM pg_description WHERE description = 'kept')"#;
 
-fn context(place: &TempDir) -> CaptureContext {
-    CaptureContext {
+fn context(place: &TempDir) -> WorkContext {
+    WorkContext {
         scratch: place.path().to_owned(),
         stall: Duration::from_secs(60),
         jobs: 3,
+        environment: tools::environment(),
         cancel: CancellationToken::new(),
     }
 }
 
-async fn capture(server: &Postgres, clients: &std::path::Path, cx: &CaptureContext) -> Result<MemoryStreams> {
+async fn capture(server: &Postgres, clients: &std::path::Path, cx: &WorkContext) -> Result<MemoryStreams> {
     let config = PostgresConfig {
         connection: server.connection(),
         password: None,
@@ -61,18 +63,18 @@ async fn capture(server: &Postgres, clients: &std::path::Path, cx: &CaptureConte
         large_table: 0,
     };
     let mut streams = MemoryStreams::default();
-    streams.facts = from_config(&SourceConfig::Postgres(config)).capture(&streams, cx).await?;
+    streams.facts = PostgresSource(config).capture(&streams, cx).await?;
     Ok(streams)
 }
 
 fn target(to: &Postgres, rename: Option<&str>) -> Target {
-    Target::Postgres {
-        connection: to.connection(),
-        password: None,
-        client_directories: vec![to.programs().to_owned()],
-        databases: vec!["bank".to_owned()],
-        rename: rename.map(str::to_owned),
-        overwrite: false,
+    Target::Server {
+        server: Box::new(PostgresTarget {
+            connection: to.connection(),
+            password: None,
+            client_directories: vec![to.programs().to_owned()],
+        }),
+        wanted: Wanted { databases: vec!["bank".to_owned()], rename: rename.map(str::to_owned), overwrite: false },
     }
 }
 

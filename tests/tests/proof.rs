@@ -4,9 +4,13 @@
 
 use std::time::Duration;
 
-use lifeboat_engine::config::{DrillConfig, DrillQuery, PostgresConfig, PostgresConnection, ProofLevel, SourceConfig};
-use lifeboat_engine::drill::{self, ThrowAway};
-use lifeboat_engine::source::{CaptureContext, StoredStreams, from_config};
+use lifeboat_engine::Result;
+use lifeboat_engine::base::facts::SourceFacts;
+use lifeboat_engine::databases::postgres::{PostgresConfig, PostgresSource};
+use lifeboat_engine::databases::proof::DrillQuery;
+use lifeboat_engine::databases::sqlite::SqliteSource;
+use lifeboat_engine::databases::streams::StoredStreams;
+use lifeboat_engine::databases::{Source, ThrowAway, WorkContext, registry};
 use lifeboat_tests::postgres::Postgres;
 use lifeboat_tests::sample;
 use lifeboat_tests::streams::MemoryStreams;
@@ -50,17 +54,19 @@ SELECT lo_from_bytea(4712, decode(repeat('00ff', 30000), 'hex'));
 GRANT SELECT ON plain TO app;
 "#;
 
-fn context(place: &TempDir) -> CaptureContext {
-    CaptureContext {
+fn context(place: &TempDir) -> WorkContext {
+    WorkContext {
         scratch: place.path().to_owned(),
         stall: Duration::from_secs(60),
         jobs: 3,
+        environment: tools::environment(),
         cancel: CancellationToken::new(),
     }
 }
 
-fn settings() -> DrillConfig {
-    DrillConfig { level: ProofLevel::Proved, queries: Vec::new(), server_directories: Vec::new() }
+/// Starts a throw-away database of the engine that `facts` name.
+async fn start(facts: &SourceFacts, cx: &WorkContext) -> Result<Option<Box<dyn ThrowAway>>> {
+    registry::find(&facts.engine).expect("a known engine").throw_away(facts, &[], cx).await
 }
 
 /// Tables of at least `large_table` bytes are in streams of their own.
@@ -73,7 +79,7 @@ async fn captured(large_table: u64) -> MemoryStreams {
     captured_from(&server, large_table, &context(&TempDir::new().unwrap())).await
 }
 
-async fn captured_from(server: &Postgres, large_table: u64, cx: &CaptureContext) -> MemoryStreams {
+async fn captured_from(server: &Postgres, large_table: u64, cx: &WorkContext) -> MemoryStreams {
     let config = PostgresConfig {
         connection: server.connection(),
         password: None,
@@ -83,16 +89,16 @@ async fn captured_from(server: &Postgres, large_table: u64, cx: &CaptureContext)
         large_table,
     };
     let mut streams = MemoryStreams::default();
-    streams.facts = from_config(&SourceConfig::Postgres(config)).capture(&streams, cx).await.unwrap();
+    streams.facts = PostgresSource(config).capture(&streams, cx).await.unwrap();
     streams
 }
 
 /// Runs SQL in the throw-away server.
 async fn sabotage(server: &dyn ThrowAway, database: &str, sql: &str) {
-    let Some(PostgresConnection::Socket { directory, user, .. }) = server.connection() else { panic!("no socket") };
+    let address = server.address().expect("a server");
     let psql = Command::new(tools::postgresql().join("psql"))
-        .args(["-X", "-q", "-v", "ON_ERROR_STOP=1", "-U", &user.unwrap(), "-d", database, "-c", sql, "-h"])
-        .arg(directory)
+        .args(["-X", "-q", "-v", "ON_ERROR_STOP=1", "-U", &address.user, "-d", database, "-c", sql, "-h"])
+        .arg(address.socket_directory)
         .output()
         .await
         .unwrap();
@@ -116,7 +122,7 @@ async fn so_are_servers_whose_tables_were_captured_side_by_side() {
 async fn prove_and_sabotage(streams: &MemoryStreams) {
     let place = TempDir::new().unwrap();
     let cx = context(&place);
-    let mut server = drill::start(&streams.facts, &settings(), &cx).await.unwrap().unwrap();
+    let mut server = start(&streams.facts, &cx).await.unwrap().unwrap();
     server.load(streams).await.unwrap();
     let queries = [
         DrillQuery {
@@ -226,7 +232,7 @@ async fn a_database_with_a_little_of_everything_is_proved() {
     let streams = captured_from(&source, 0, &cx).await;
     assert!(streams.names().iter().filter(|name| name.starts_with("table/shop/")).count() > 10);
     drop(source);
-    let mut server = drill::start(&streams.facts, &settings(), &cx).await.unwrap().unwrap();
+    let mut server = start(&streams.facts, &cx).await.unwrap().unwrap();
     server.load(&streams).await.unwrap();
     assert!(server.check(&[]).await.unwrap().iter().all(|check| check.passed));
     let proof = server.prove(&streams).await.unwrap();
@@ -247,7 +253,7 @@ fn alive(mark: &std::path::Path) -> bool {
 async fn a_throw_away_server_that_is_dropped_leaves_nothing() {
     let streams = captured(u64::MAX).await;
     let place = TempDir::new().unwrap();
-    let server = drill::start(&streams.facts, &settings(), &context(&place)).await.unwrap().unwrap();
+    let server = start(&streams.facts, &context(&place)).await.unwrap().unwrap();
     assert!(alive(place.path()));
     drop(server);
     assert!(!alive(place.path()), "the server is alive");
@@ -260,7 +266,7 @@ async fn a_missing_server_version_is_a_clear_error() {
     let mut facts = MemoryStreams::default().facts;
     facts.engine = "postgres".to_owned();
     facts.server_version = Some("9.6.24".to_owned());
-    let error = drill::start(&facts, &settings(), &context(&place)).await.err().unwrap();
+    let error = start(&facts, &context(&place)).await.err().unwrap();
     assert!(error.hint_text().unwrap().contains("postgresql-9"), "{error:?}");
 }
 
@@ -273,10 +279,10 @@ async fn sqlite_is_proved_by_content_and_each_sabotage_is_found() {
         INSERT INTO a VALUES (1, 'x', x'00ff'), (2, NULL, 1.5), (3, '1', 1); INSERT INTO w VALUES ('ü', 1);";
     rusqlite::Connection::open(&path).unwrap().execute_batch(sql).unwrap();
     let mut streams = MemoryStreams::default();
-    let source = from_config(&SourceConfig::Sqlite { path: path.clone() });
+    let source = SqliteSource { path: path.clone() };
     streams.facts = source.capture(&streams, &context(&place)).await.unwrap();
     let scratch = TempDir::new().unwrap();
-    let mut file = drill::start(&streams.facts, &settings(), &context(&scratch)).await.unwrap().unwrap();
+    let mut file = start(&streams.facts, &context(&scratch)).await.unwrap().unwrap();
     file.load(&streams).await.unwrap();
     let query = DrillQuery { database: None, sql: "SELECT count(*) FROM a".to_owned(), expect: Some("3".to_owned()) };
     assert!(file.check(&[query]).await.unwrap().iter().all(|check| check.passed));

@@ -4,7 +4,7 @@
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 
-use lifeboat_engine::id::SnapshotId;
+use lifeboat_engine::format::id::SnapshotId;
 use lifeboat_tests::tools;
 use lifeboat_tests::vault::{DATASET, MemorySource, TestVault, name, noise};
 

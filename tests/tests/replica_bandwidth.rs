@@ -5,9 +5,10 @@
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
+use lifeboat_engine::clock::SystemClock;
 use lifeboat_engine::config::{ReplicaConfig, ReplicaKind};
-use lifeboat_engine::replica::{ReplicaErrorKind, SharedReplica, open};
-use lifeboat_engine::schedule::bandwidth::Bandwidth;
+use lifeboat_engine::store::bandwidth::Bandwidth;
+use lifeboat_engine::store::{ReplicaErrorKind, SharedReplica, open};
 use lifeboat_tests::checksum::crc64nvme;
 use lifeboat_tests::proxy::{Mode, Proxy};
 use lifeboat_tests::s3::Region;
@@ -69,7 +70,7 @@ async fn a_capped_directory_keeps_to_its_cap_beyond_its_deadline() {
         timeout: DEADLINE,
         bandwidth: Bandwidth::default(),
     };
-    let replica = open(&capped(config, DEADLINE), "vault").await.unwrap();
+    let replica = open(&capped(config, DEADLINE), "vault", &SystemClock::shared()).await.unwrap();
     keeps_to_its_cap(&replica).await;
     // A call that is given up ends with its next piece, and leaves nothing behind.
     let put = replica.put_new("given/up", Bytes::from(noise(4 * MIB, 2)));
@@ -82,7 +83,7 @@ async fn a_capped_directory_keeps_to_its_cap_beyond_its_deadline() {
 async fn a_capped_region_keeps_to_its_cap_beyond_its_deadline_and_smoothly() {
     let region = Region::start("eu-north-1").await;
     let proxy = Proxy::start(region.plain_address()).await;
-    let replica = open(&through(&region, &proxy, DEADLINE), "vault").await.unwrap();
+    let replica = open(&through(&region, &proxy, DEADLINE), "vault", &SystemClock::shared()).await.unwrap();
     tokio::join!(keeps_to_its_cap(&replica), pieces_arrive_smoothly(&proxy));
     a_server_that_hangs_is_noticed_at_the_deadline(&region, &proxy).await;
 }
@@ -117,7 +118,7 @@ async fn a_paced_request_is_announced_and_signed_like_any_other() {
             s3.endpoint = Some(format!("http://{}", listener.local_addr().unwrap()).parse().unwrap());
             s3.ca_file = None;
         }
-        let replica = open(&config, "vault").await.unwrap();
+        let replica = open(&config, "vault", &SystemClock::shared()).await.unwrap();
         let body = Bytes::from(noise(MIB, 4));
         let (head, put) = tokio::join!(head_of_a_request(listener), replica.put_new("object", body));
         put.unwrap();
@@ -165,7 +166,7 @@ async fn pieces_arrive_smoothly(proxy: &Proxy) {
 }
 
 async fn a_server_that_hangs_is_noticed_at_the_deadline(region: &Region, proxy: &Proxy) {
-    let replica = open(&through(region, proxy, DEADLINE), "vault").await.unwrap();
+    let replica = open(&through(region, proxy, DEADLINE), "vault", &SystemClock::shared()).await.unwrap();
     proxy.set(Mode::Hang);
     let begin = Instant::now();
     let error = replica.put_new("hangs", Bytes::from(noise(100_000, 3))).await.unwrap_err();

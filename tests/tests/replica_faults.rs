@@ -7,9 +7,10 @@ use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
+use lifeboat_engine::clock::SystemClock;
 use lifeboat_engine::config::{ReplicaConfig, ReplicaKind};
-use lifeboat_engine::replica::{Replica, ReplicaErrorKind, S3Replica, SharedReplica, open};
-use lifeboat_engine::schedule::bandwidth::Bandwidth;
+use lifeboat_engine::store::bandwidth::Bandwidth;
+use lifeboat_engine::store::{Replica, ReplicaErrorKind, S3Replica, SharedReplica, open};
 use lifeboat_tests::proxy::{Mode, Proxy};
 use lifeboat_tests::s3::Region;
 
@@ -28,7 +29,7 @@ fn through(region: &Region, address: SocketAddr) -> ReplicaConfig {
 
 async fn behind_proxy(region: &Region) -> (Proxy, SharedReplica) {
     let proxy = Proxy::start(region.plain_address()).await;
-    let replica = open(&through(region, proxy.address()), "vault").await.unwrap();
+    let replica = open(&through(region, proxy.address()), "vault", &SystemClock::shared()).await.unwrap();
     (proxy, replica)
 }
 
@@ -99,7 +100,7 @@ async fn one_failure_passes_unnoticed(region: &Region) {
 
 async fn refusals_are_not_repeated(region: &Region) {
     let proxy = Proxy::standalone(Mode::Status(403)).await;
-    let replica = open(&through(region, proxy.address()), "vault").await.unwrap();
+    let replica = open(&through(region, proxy.address()), "vault", &SystemClock::shared()).await.unwrap();
     let error = replica.get("object").await.unwrap_err();
     assert!(matches!(error.kind, ReplicaErrorKind::Denied(_)), "{error}");
     assert_eq!(proxy.connections(), 1);
@@ -146,7 +147,7 @@ async fn damaged_download_is_refused_by_the_replica_itself(region: &Region) {
         let mut config = through(region, proxy.address());
         config.bandwidth = Bandwidth::always(cap);
         let ReplicaKind::S3(s3) = &config.kind else { unreachable!("regions are S3") };
-        let bare = async || S3Replica::open(&config, s3, "vault").await.unwrap();
+        let bare = async || S3Replica::open(&config, s3, "vault", SystemClock::shared()).await.unwrap();
         bare().await.put_replace("damaged", body.clone()).await.unwrap();
         // Behind the head, in the middle, and as near to the end as no head is long.
         for place in [4_000, 1_000_000, 2_000_000] {
@@ -158,7 +159,7 @@ async fn damaged_download_is_refused_by_the_replica_itself(region: &Region) {
             assert_eq!(proxy.connections(), 1, "{cap:?}, byte {place}");
         }
         // It is fetched again, and whole then.
-        let replica = open(&config, "vault").await.unwrap();
+        let replica = open(&config, "vault", &SystemClock::shared()).await.unwrap();
         proxy.play([Mode::DamageAt(1_000_000)], Mode::Pass);
         let before = proxy.answered();
         assert!(replica.get("damaged").await.unwrap() == body, "{cap:?}: the bytes differ");
@@ -174,7 +175,7 @@ async fn hanging_tls_handshake_is_noticed_at_the_deadline(region: &Region) {
         s3.endpoint = Some(format!("https://{}", proxy.address()).parse().unwrap());
     }
     let begin = Instant::now();
-    let error = open(&config, "vault").await.unwrap().get("object").await.unwrap_err();
+    let error = open(&config, "vault", &SystemClock::shared()).await.unwrap().get("object").await.unwrap_err();
     assert!(matches!(error.kind, ReplicaErrorKind::TimedOut(_) | ReplicaErrorKind::Unavailable(_)), "{error}");
     assert!(begin.elapsed() < DEADLINE * 2, "{:?}", begin.elapsed());
 }

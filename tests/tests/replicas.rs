@@ -4,9 +4,9 @@
 use std::collections::BTreeSet;
 use std::time::Duration;
 
-use lifeboat_engine::flow::catch_up::{ReplicaState, catch_up};
-use lifeboat_engine::flow::verify::verify;
-use lifeboat_engine::id::SnapshotId;
+use lifeboat_engine::format::id::SnapshotId;
+use lifeboat_engine::keep::catch_up::{ReplicaState, catch_up};
+use lifeboat_engine::keep::verify::verify;
 use lifeboat_engine::state::StateDirectory;
 use lifeboat_tests::vault::{DATASET, MemorySource, TestVault, name, noise};
 use tokio_util::sync::CancellationToken;

@@ -3,11 +3,11 @@
 
 use std::collections::BTreeSet;
 
+use lifeboat_engine::backup::BackupReport;
 use lifeboat_engine::config::Dedup;
-use lifeboat_engine::flow::backup::BackupReport;
-use lifeboat_engine::id::PackId;
-use lifeboat_engine::vault::extents::OLDER;
-use lifeboat_engine::vault::manifest::{MapEntry, PackRef};
+use lifeboat_engine::format::extents::OLDER;
+use lifeboat_engine::format::id::PackId;
+use lifeboat_engine::format::manifest::{MapEntry, PackRef};
 use lifeboat_tests::vault::{DATASET, MemorySource, TestVault, files_below, name, noise};
 use proptest::prelude::*;
 

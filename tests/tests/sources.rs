@@ -7,8 +7,13 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use lifeboat_engine::config::{CommandConfig, PostgresConfig, Secret, SecretRef, SourceConfig};
-use lifeboat_engine::source::{CaptureContext, StoredStreams, Target, from_config, load};
+use lifeboat_engine::config::{Secret, SecretRef};
+use lifeboat_engine::databases::command::{CommandConfig, CommandSource};
+use lifeboat_engine::databases::file::FileSource;
+use lifeboat_engine::databases::postgres::{PostgresConfig, PostgresSource, PostgresTarget};
+use lifeboat_engine::databases::sqlite::SqliteSource;
+use lifeboat_engine::databases::streams::StoredStreams;
+use lifeboat_engine::databases::{Source, Target, Wanted, WorkContext, load};
 use lifeboat_engine::{Class, Result};
 use lifeboat_tests::postgres::Postgres;
 use lifeboat_tests::streams::MemoryStreams as Memory;
@@ -16,11 +21,12 @@ use lifeboat_tests::tools;
 use tempfile::TempDir;
 use tokio_util::sync::CancellationToken;
 
-fn context(place: &TempDir) -> CaptureContext {
-    CaptureContext {
+fn context(place: &TempDir) -> WorkContext {
+    WorkContext {
         scratch: place.path().to_owned(),
         stall: Duration::from_secs(20),
         jobs: 3,
+        environment: tools::environment(),
         cancel: CancellationToken::new(),
     }
 }
@@ -36,9 +42,9 @@ fn postgres(server: &Postgres) -> PostgresConfig {
     }
 }
 
-async fn captured(config: SourceConfig, cx: &CaptureContext) -> Result<Memory> {
+async fn captured(config: impl Source, cx: &WorkContext) -> Result<Memory> {
     let mut memory = Memory::default();
-    memory.facts = from_config(&config).capture(&memory, cx).await?;
+    memory.facts = config.capture(&memory, cx).await?;
     Ok(memory)
 }
 
@@ -60,19 +66,19 @@ async fn postgres_is_captured_and_loaded_into_another_server() {
     from.run_sql(odd, SCHEMA).await;
     let place = TempDir::new().unwrap();
     let cx = context(&place);
-    let memory = captured(SourceConfig::Postgres(postgres(&from)), &cx).await.unwrap();
+    let memory = captured(PostgresSource(postgres(&from)), &cx).await.unwrap();
     assert_eq!(memory.names(), ["globals".to_owned(), format!("database/{odd}"), "database/postgres".to_owned()]);
     assert_eq!(memory.finished().len(), 3);
     assert!(memory.facts.server_version.as_deref().unwrap().starts_with(char::is_numeric));
     assert_eq!(memory.facts.details["superuser"], "postgres");
 
-    let target = |overwrite, rename: Option<&str>| Target::Postgres {
-        connection: to.connection(),
-        password: None,
-        client_directories: vec![to.programs().to_owned()],
-        databases: vec![odd.to_owned()],
-        rename: rename.map(str::to_owned),
-        overwrite,
+    let target = |overwrite, rename: Option<&str>| Target::Server {
+        server: Box::new(PostgresTarget {
+            connection: to.connection(),
+            password: None,
+            client_directories: vec![to.programs().to_owned()],
+        }),
+        wanted: Wanted { databases: vec![odd.to_owned()], rename: rename.map(str::to_owned), overwrite: overwrite },
     };
     let outcome = load(&memory, &target(false, None), &cx).await.unwrap();
     assert_eq!(outcome.written, [odd]);
@@ -92,13 +98,13 @@ async fn postgres_is_captured_and_loaded_into_another_server() {
     assert_eq!(to.query(odd, sums).await, from.query(odd, sums).await);
 
     // Everything, the database that we connect through included.
-    let everything = Target::Postgres {
-        connection: to.connection(),
-        password: None,
-        client_directories: vec![to.programs().to_owned()],
-        databases: Vec::new(),
-        rename: None,
-        overwrite: true,
+    let everything = Target::Server {
+        server: Box::new(PostgresTarget {
+            connection: to.connection(),
+            password: None,
+            client_directories: vec![to.programs().to_owned()],
+        }),
+        wanted: Wanted { databases: Vec::new(), rename: None, overwrite: true },
     };
     let outcome = load(&memory, &everything, &cx).await.unwrap();
     assert_eq!(outcome.written, [odd, "postgres"]);
@@ -137,7 +143,7 @@ async fn the_password_is_used_and_seen_in_no_process_list() {
         }
         (seen, tools)
     });
-    captured(SourceConfig::Postgres(config), &cx).await.unwrap();
+    captured(PostgresSource(config), &cx).await.unwrap();
     let (seen, tools) = watched.await.unwrap();
     assert!(tools, "the dump was over before it was looked at");
     assert!(!seen, "the password stands in a process list");
@@ -145,7 +151,7 @@ async fn the_password_is_used_and_seen_in_no_process_list() {
     assert_eq!(left, ["secret"], "the password file is left behind");
 
     let wrong = PostgresConfig { password: None, ..postgres(&server) };
-    let error = captured(SourceConfig::Postgres(wrong), &cx).await.err().unwrap();
+    let error = captured(PostgresSource(wrong), &cx).await.err().unwrap();
     assert_eq!(error.class(), Class::Source, "{error:?}");
     let _ = Secret::new(Vec::new());
 }
@@ -178,11 +184,11 @@ async fn a_dump_tool_that_fails_is_killed_or_stalls_fails_the_capture() {
         ("wrong", "echo this is no archive", "does not begin as an archive"),
     ] {
         let place = TempDir::new().unwrap();
-        let cx = CaptureContext { stall: Duration::from_secs(2), ..context(&place) };
+        let cx = WorkContext { stall: Duration::from_secs(2), ..context(&place) };
         let clients = fake_clients(server.programs(), &place, Some(body));
         let memory = Memory::default();
         let config = PostgresConfig { client_directories: vec![clients], ..postgres(&server) };
-        let error = from_config(&SourceConfig::Postgres(config)).capture(&memory, &cx).await.unwrap_err();
+        let error = PostgresSource(config).capture(&memory, &cx).await.unwrap_err();
         assert_eq!(error.class(), Class::Source, "{how}: {error:?}");
         assert!(error.chain().contains(said), "{how}: {error:?}");
         assert_eq!(memory.finished(), ["globals"], "{how}: the broken stream counts as finished");
@@ -197,10 +203,10 @@ async fn client_tools_that_are_too_old_are_refused_and_fitting_ones_chosen() {
     let place = TempDir::new().unwrap();
     let cx = context(&place);
     let only_old = PostgresConfig { client_directories: Vec::new(), ..postgres(&server) };
-    let error = captured(SourceConfig::Postgres(only_old), &cx).await.err().unwrap();
+    let error = captured(PostgresSource(only_old), &cx).await.err().unwrap();
     assert!(error.message().contains("version 18") && error.chain().contains("too old"), "{error:?}");
     assert!(error.hint_text().unwrap().contains("postgresql-client-18"), "{error:?}");
-    let memory = captured(SourceConfig::Postgres(postgres(&server)), &cx).await.unwrap();
+    let memory = captured(PostgresSource(postgres(&server)), &cx).await.unwrap();
     assert!(memory.facts.tools["pg_dump"].starts_with("18"), "{:?}", memory.facts);
 }
 
@@ -225,7 +231,7 @@ async fn sqlite_is_consistent_while_a_writer_is_active() {
     tokio::time::sleep(Duration::from_millis(200)).await;
     for round in 0..5 {
         let scratch = TempDir::new().unwrap();
-        let memory = captured(SourceConfig::Sqlite { path: path.clone() }, &context(&scratch)).await.unwrap();
+        let memory = captured(SqliteSource { path: path.clone() }, &context(&scratch)).await.unwrap();
         let target = scratch.path().join("restored");
         let target = Target::Directory { path: target, overwrite: false, sync: false };
         let outcome = load(&memory, &target, &context(&scratch)).await.unwrap();
@@ -240,7 +246,7 @@ async fn sqlite_is_consistent_while_a_writer_is_active() {
     }
     stop.cancel();
     assert!(writing.await.unwrap() > 5);
-    let missing = SourceConfig::Sqlite { path: place.path().join("none.db") };
+    let missing = SqliteSource { path: place.path().join("none.db") };
     let error = captured(missing, &context(&place)).await.err().unwrap();
     assert!(error.message().contains("no SQLite database"), "{error:?}");
 }
@@ -251,7 +257,7 @@ async fn a_file_is_captured_as_it_is_and_refused_if_it_changes() {
     let path = place.path().join("export.bin");
     let content: Vec<u8> = (0..3_000_000_u32).flat_map(|n| (n % 251).to_le_bytes()).collect();
     std::fs::write(&path, &content).unwrap();
-    let memory = captured(SourceConfig::File { path: path.clone() }, &context(&place)).await.unwrap();
+    let memory = captured(FileSource { path: path.clone() }, &context(&place)).await.unwrap();
     assert_eq!(memory.finished(), ["export.bin"]);
     assert!(memory.streams.lock().unwrap()["export.bin"].0 == content);
 
@@ -263,18 +269,18 @@ async fn a_file_is_captured_as_it_is_and_refused_if_it_changes() {
             std::io::Write::write_all(&mut file, b"more").unwrap();
         }
     });
-    let error = captured(SourceConfig::File { path: path.clone() }, &context(&place)).await.err().unwrap();
+    let error = captured(FileSource { path: path.clone() }, &context(&place)).await.err().unwrap();
     stop.cancel();
     growing.await.unwrap();
     assert!(error.message().contains("changed while it was read"), "{error:?}");
-    let nowhere = SourceConfig::File { path: place.path().join("none") };
+    let nowhere = FileSource { path: place.path().join("none") };
     assert!(captured(nowhere, &context(&place)).await.is_err());
-    let folder = SourceConfig::File { path: place.path().to_owned() };
+    let folder = FileSource { path: place.path().to_owned() };
     assert!(captured(folder, &context(&place)).await.err().unwrap().message().contains("is a directory"));
 }
 
-fn command(script: &str, expected_status: i32) -> SourceConfig {
-    SourceConfig::Command(CommandConfig {
+fn command(script: &str, expected_status: i32) -> CommandSource {
+    CommandSource(CommandConfig {
         argv: vec!["/bin/sh".to_owned(), "-c".to_owned(), script.to_owned()],
         environment: BTreeMap::from([("GIVEN".to_owned(), "value".to_owned())]),
         expected_status,
@@ -291,7 +297,7 @@ async fn a_command_gets_its_environment_only_and_must_end_as_expected() {
     assert!(environment.contains("GIVEN=value") && !environment.contains("CARGO"), "{environment}");
     let error = captured(command("echo oops >&2; exit 2", 0), &cx).await.err().unwrap();
     assert!(error.message().contains("status 2") && error.message().contains("oops"), "{error:?}");
-    let gone = SourceConfig::Command(CommandConfig {
+    let gone = CommandSource(CommandConfig {
         argv: vec!["/nonexistent/tool".to_owned()],
         environment: BTreeMap::new(),
         expected_status: 0,

@@ -3,8 +3,8 @@
 
 use std::time::Duration;
 
-use lifeboat_engine::id::PackId;
-use lifeboat_engine::vault::manifest::Manifest;
+use lifeboat_engine::format::id::PackId;
+use lifeboat_engine::format::manifest::Manifest;
 use lifeboat_tests::vault::{DATASET, MemorySource, TestVault, name, noise};
 
 const MIB: usize = 1 << 20;

@@ -6,9 +6,9 @@ use std::sync::Arc;
 
 use lifeboat_engine::clock::SharedClock;
 use lifeboat_engine::config::Secret;
-use lifeboat_engine::id::SnapshotId;
+use lifeboat_engine::format::id::SnapshotId;
 use lifeboat_engine::keys::{DRILL_HOST_FOLDER, InitOptions, ReaderKeys, init, parse_identities};
-use lifeboat_engine::{Class, replica};
+use lifeboat_engine::{Class, store};
 use lifeboat_tests::tools;
 use lifeboat_tests::vault::{DATASET, MemorySource, TestVault, files_below, name, noise, read_all};
 
@@ -37,7 +37,7 @@ async fn nothing_on_a_backup_host_decrypts_a_pack() {
         identities.extend(identities_in(&std::fs::read(file).unwrap()));
     }
     // A thief has host.key and so opens host-keys too.
-    let host_key = lifeboat_engine::bytes::seal::HostKey::parse(&keys.host_key.read().unwrap()).unwrap();
+    let host_key = lifeboat_engine::keys::seal::HostKey::parse(&keys.host_key.read().unwrap()).unwrap();
     let sealed = std::fs::read(keys.host_bundle.path()).unwrap();
     let opened = host_key.open("lifeboat host keys", &sealed).unwrap();
     identities.extend(identities_in(&opened));

@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use lifeboat_engine::error::{Error, Result};
+use lifeboat_engine::base::{Error, Result};
 use serde_json::Value;
 use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
 use tokio::net::UnixStream;

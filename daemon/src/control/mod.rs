@@ -13,8 +13,8 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
-use lifeboat_engine::error::{Class, Context, Error, Result};
-use lifeboat_engine::id::Name;
+use lifeboat_engine::base::{Class, Context, Error, Result};
+use lifeboat_engine::format::id::Name;
 use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
 use tokio::net::{UnixListener, UnixStream};
 use tokio::sync::{Semaphore, mpsc, oneshot};

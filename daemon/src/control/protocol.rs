@@ -1,13 +1,12 @@
 //! The words of the control socket: one JSON document a line, each way.
 
-use lifeboat_engine::error::{Class, Error, Result};
-use lifeboat_engine::id::Name;
+use lifeboat_engine::base::{Class, Error, Result};
+use lifeboat_engine::format::id::Name;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use crate::live::StatusReport;
-use crate::runner::RunReport;
-use crate::words;
+use crate::run_report::RunReport;
 
 /// What is asked.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -80,7 +79,7 @@ impl From<Error> for Answer {
 impl From<Result<RunReport>> for Answer {
     fn from(result: Result<RunReport>) -> Self {
         match result {
-            Ok(report) => Self::good(&report, words::report(&report)),
+            Ok(report) => Self::good(&report, report.line()),
             Err(error) => error.into(),
         }
     }

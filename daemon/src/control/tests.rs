@@ -1,9 +1,8 @@
 #![allow(clippy::unwrap_used, reason = "tests")]
 
-use lifeboat_engine::clock::{Clock, ManualClock, SharedClock, SystemClock};
+use lifeboat_engine::clock::{ManualClock, SharedClock, SystemClock};
 use lifeboat_engine::config::{Config, Surroundings};
 use lifeboat_engine::keys::{InitOptions, init};
-use lifeboat_engine::replica;
 use lifeboat_engine::state::StateDirectory;
 use tempfile::TempDir;
 
@@ -32,11 +31,11 @@ impl Server {
         let config = Config::parse(&text, Path::new("lifeboat.toml"), &Surroundings::default()).unwrap();
         let clock = ManualClock::at(SystemClock::shared().now());
         let shared: SharedClock = clock.clone();
-        let replicas = replica::open_all(&config).await.unwrap();
+        let replicas = config.open_replicas(&SystemClock::shared()).await.unwrap();
         init(&config, &replicas, &InitOptions::default(), &shared).await.unwrap();
         let state = StateDirectory::open(&config.state_directory).unwrap();
         let ledger = Arc::new(Ledger::open(&state, []));
-        let installation = Arc::new(Installation::open(config, clock.now()).await.unwrap());
+        let installation = Arc::new(Installation::open(config, &shared).await.unwrap());
         let live = Arc::new(Live::new(installation, ledger, shared));
         let (sender, triggers) = mpsc::channel(4);
         let stop = CancellationToken::new();

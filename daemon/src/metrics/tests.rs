@@ -3,7 +3,7 @@
 use std::io::Write;
 use std::process::{Command, Stdio};
 
-use lifeboat_engine::flow::prune::Space;
+use lifeboat_engine::keep::prune::Space;
 
 use super::*;
 use crate::sample;

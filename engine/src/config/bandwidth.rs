@@ -1,18 +1,20 @@
 //! Validates the bandwidth keys of one `[[replica]]`.
 
-use super::raw::{RawBandwidthWindow, RawReplica, Text};
-use super::validate::Validator;
-use super::{defaults, units};
-use crate::schedule::bandwidth::{Bandwidth, Days, Window, parse_time_of_day};
+use lifeboat_base::settings::{SettingsReader, Text};
+use lifeboat_store::bandwidth::{Bandwidth, Days, Window, parse_rate, parse_time_of_day};
+
+use super::defaults;
+use super::fields::time_zone;
+use super::raw::{RawBandwidthWindow, RawReplica};
 
 /// The defaults in the place of what cannot be used; what, is in the findings.
-pub(super) fn validate(v: &mut Validator<'_>, raw: &RawReplica) -> Bandwidth {
-    let rate = v.unit(raw.bandwidth.as_ref(), units::rate).unwrap_or(defaults::BANDWIDTH);
+pub(crate) fn validate(v: &mut SettingsReader<'_>, raw: &RawReplica) -> Bandwidth {
+    let rate = v.unit(raw.bandwidth.as_ref(), parse_rate).unwrap_or(defaults::BANDWIDTH);
     let windows = raw.bandwidth_windows.iter().filter_map(|raw| window(v, raw)).collect();
-    Bandwidth::new(rate, windows, v.time_zone(raw.time_zone.as_ref()))
+    Bandwidth::new(rate, windows, time_zone(v, raw.time_zone.as_ref()))
 }
 
-fn window(v: &mut Validator<'_>, raw: &RawBandwidthWindow) -> Option<Window> {
+fn window(v: &mut SettingsReader<'_>, raw: &RawBandwidthWindow) -> Option<Window> {
     let days = match &raw.days {
         None => Some(defaults::BANDWIDTH_DAYS),
         Some(text) => {
@@ -25,7 +27,7 @@ fn window(v: &mut Validator<'_>, raw: &RawBandwidthWindow) -> Option<Window> {
         }
     };
     let (from, to) = (time_of_day(v, &raw.from), time_of_day(v, &raw.to));
-    let rate = v.unit(Some(&raw.rate), units::rate);
+    let rate = v.unit(Some(&raw.rate), parse_rate);
     let window = Window { days: days?, from: from?, to: to?, rate: rate? };
     if raw.from.get_ref() == "24:00" {
         v.findings.add(raw.from.span(), "no window begins at 24:00", "use \"00:00\" and name the next day");
@@ -37,7 +39,7 @@ fn window(v: &mut Validator<'_>, raw: &RawBandwidthWindow) -> Option<Window> {
     Some(window)
 }
 
-fn time_of_day(v: &mut Validator<'_>, text: &Text) -> Option<u32> {
+fn time_of_day(v: &mut SettingsReader<'_>, text: &Text) -> Option<u32> {
     let time = parse_time_of_day(text.get_ref());
     if time.is_none() {
         let problem = format!("`{}` is not a time of day", text.get_ref());

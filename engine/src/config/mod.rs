@@ -6,28 +6,33 @@
 //!
 //! A [`Config`] holds names of secrets ([`SecretRef`]), never secrets.
 
-use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::Duration;
 
-use self::validate::Validator;
-use crate::bytes::compress::Compression;
-use crate::error::{Error, Result};
-use crate::id::Name;
+use lifeboat_base::clock::SharedClock;
+pub use lifeboat_base::secret::{Secret, SecretRef};
+use lifeboat_base::settings::SettingsReader;
+pub use lifeboat_base::settings::Surroundings;
+use lifeboat_base::{Error, Result};
+use lifeboat_databases::Source;
+pub use lifeboat_databases::proof::{DrillQuery, ProofLevel};
+use lifeboat_format::id::Name;
+pub use lifeboat_store::{ReplicaConfig, ReplicaKind, S3Config, S3Credentials};
+
+use lifeboat_store::SharedReplica;
+
+use crate::backup::compress::Compression;
 use crate::schedule::Schedule;
-use crate::schedule::bandwidth::Bandwidth;
 
 mod bandwidth;
 mod dataset;
 mod defaults;
-mod findings;
+mod fields;
 mod raw;
-mod secret;
-mod units;
+mod replica;
 mod validate;
-
-pub use secret::{Secret, SecretRef};
 
 /// One installation, as validated.
 #[derive(Debug, Clone)]
@@ -55,6 +60,14 @@ pub struct Config {
 }
 
 impl Config {
+    /// Opens every replica.
+    ///
+    /// # Errors
+    /// As [`lifeboat_store::open`], for the first that cannot be opened.
+    pub async fn open_replicas(&self, clock: &SharedClock) -> Result<Vec<SharedReplica>> {
+        lifeboat_store::open_all(&self.replicas, &self.vault_prefix, clock).await
+    }
+
     /// The dataset of that name.
     #[must_use]
     pub fn dataset(&self, name: &Name) -> Option<&Dataset> {
@@ -113,66 +126,6 @@ impl Default for Limits {
     }
 }
 
-/// One `[[replica]]`.
-#[derive(Debug, Clone)]
-pub struct ReplicaConfig {
-    /// Names it in metrics, logs and `--replica`.
-    pub name: Name,
-    /// Where it is. Compared with `home_region`.
-    pub region: String,
-    /// How it is reached.
-    pub kind: ReplicaKind,
-    /// Deadline of one remote operation.
-    pub timeout: Duration,
-    /// How many bytes a second may pass to and from it, and when.
-    pub bandwidth: Bandwidth,
-}
-
-impl ReplicaConfig {
-    /// [`Self::timeout`] where no configuration says so.
-    pub const DEFAULT_TIMEOUT: Duration = defaults::TIMEOUT;
-}
-
-/// How a replica is reached.
-#[derive(Debug, Clone)]
-pub enum ReplicaKind {
-    /// An S3 bucket.
-    S3(S3Config),
-    /// A directory: another disk, an NFS mount, a copy of a bucket.
-    Directory {
-        /// Its path.
-        path: PathBuf,
-    },
-}
-
-/// An S3 bucket.
-#[derive(Debug, Clone)]
-pub struct S3Config {
-    /// The bucket.
-    pub bucket: String,
-    /// None: AWS, by region.
-    pub endpoint: Option<url::Url>,
-    /// `endpoint/bucket/key` instead of `bucket.endpoint/key`.
-    pub path_style: bool,
-    /// PEM file with the certificate authorities to trust instead of the built-in ones.
-    pub ca_file: Option<PathBuf>,
-    /// Storage class of packs, as S3 spells it.
-    pub storage_class: Option<String>,
-    /// Where the credentials come from.
-    pub credentials: S3Credentials,
-}
-
-/// Where S3 credentials come from.
-#[derive(Debug, Clone)]
-pub enum S3Credentials {
-    /// The default AWS chain.
-    Default,
-    /// A profile of the AWS shared configuration.
-    Profile(String),
-    /// A file in the AWS shared-credentials format (`[default]` section) or a systemd credential of that content.
-    File(SecretRef),
-}
-
 /// How finely repeats are found.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Deserialize)]
 #[serde(rename_all = "lowercase")]
@@ -191,7 +144,7 @@ pub struct Dataset {
     /// Where the database lives; at least one replica is elsewhere.
     pub home_region: String,
     /// What is captured.
-    pub source: SourceConfig,
+    pub source: Arc<dyn Source>,
     /// When. None: only by `--once` and `trigger`.
     pub schedule: Option<Schedule>,
     /// What is kept.
@@ -208,86 +161,6 @@ pub struct Dataset {
     pub standby_recipients: Vec<String>,
     /// How it is drilled.
     pub drill: DrillConfig,
-}
-
-/// What is captured.
-#[derive(Debug, Clone)]
-pub enum SourceConfig {
-    /// A PostgreSQL server.
-    Postgres(PostgresConfig),
-    /// An SQLite file.
-    Sqlite {
-        /// The database file.
-        path: PathBuf,
-    },
-    /// A file or block device, as it is.
-    File {
-        /// Where it lies.
-        path: PathBuf,
-    },
-    /// The standard output of a program.
-    Command(CommandConfig),
-}
-
-impl SourceConfig {
-    /// The engine's word: `postgres`, `sqlite`, `file`, `command`.
-    #[must_use]
-    pub fn engine(&self) -> &'static str {
-        match self {
-            Self::Postgres(_) => "postgres",
-            Self::Sqlite { .. } => "sqlite",
-            Self::File { .. } => "file",
-            Self::Command(_) => "command",
-        }
-    }
-}
-
-/// A PostgreSQL server.
-#[derive(Debug, Clone)]
-pub struct PostgresConfig {
-    /// How to connect.
-    pub connection: PostgresConnection,
-    /// The password, where one is needed and `~/.pgpass` is not wanted.
-    pub password: Option<SecretRef>,
-    /// Which databases; empty: all that accept connections, templates aside.
-    pub databases: Vec<String>,
-    /// Directories with client tools to consider before the system's.
-    pub client_directories: Vec<PathBuf>,
-    /// Connections over which a capture dumps at once; `None`: as many as [`Limits::cpu`], 4 at most. One more holds the snapshot.
-    pub jobs: Option<usize>,
-    /// A table of at least this many bytes is captured in a stream of its own, if there may be several connections.
-    pub large_table: u64,
-}
-
-/// How to connect to PostgreSQL. None of these holds a password.
-#[derive(Debug, Clone)]
-pub enum PostgresConnection {
-    /// `postgresql://user@host:port/database?sslmode=…`.
-    Url(url::Url),
-    /// A name in `pg_service.conf`.
-    Service(String),
-    /// A unix socket directory, with port and user.
-    Socket {
-        /// Directory of the socket.
-        directory: PathBuf,
-        /// Port number, part of the socket's name.
-        port: u16,
-        /// Role to connect as.
-        user: Option<String>,
-    },
-}
-
-/// The standard output of a program is the stream.
-#[derive(Debug, Clone)]
-pub struct CommandConfig {
-    /// Program and arguments; no shell.
-    pub argv: Vec<String>,
-    /// Added to a minimal environment (`PATH`, `HOME`, `LC_ALL=C.UTF-8`).
-    pub environment: BTreeMap<String, String>,
-    /// The exit status that means success.
-    pub expected_status: i32,
-    /// Names the stream.
-    pub stream: String,
 }
 
 /// What is kept. A snapshot stays if any rule keeps it.
@@ -340,56 +213,11 @@ pub struct DrillConfig {
     pub server_directories: Vec<PathBuf>,
 }
 
-/// How far a drill went; each level includes those before.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, serde::Serialize, serde::Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum ProofLevel {
-    /// Every object present, signatures and hashes right, decrypts.
-    Fetched = 1,
-    /// A fresh throw-away server loaded it without an error.
-    Loaded = 2,
-    /// Engine checks and the operator's queries pass.
-    Checked = 3,
-    /// Dumped again it equals the snapshot.
-    Proved = 4,
-}
-
-impl ProofLevel {
-    /// The word used in configuration and reports.
-    #[must_use]
-    pub fn as_str(self) -> &'static str {
-        match self {
-            Self::Fetched => "fetched",
-            Self::Loaded => "loaded",
-            Self::Checked => "checked",
-            Self::Proved => "proved",
-        }
-    }
-}
-
-/// A query of the operator's, run in the restored database.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct DrillQuery {
-    /// Which database; None: the only one, or SQLite.
-    pub database: Option<String>,
-    /// One statement.
-    pub sql: String,
-    /// What it must return: the first column of the first row as text. None: it must only succeed.
-    pub expect: Option<String>,
-}
-
-/// What the programs know from their surroundings and the library must not look up itself.
-#[derive(Debug, Clone, Default)]
-pub struct Surroundings {
-    /// `$CREDENTIALS_DIRECTORY`.
-    pub credentials_directory: Option<PathBuf>,
-}
-
 impl Config {
     /// Reads and validates the file at `path`.
     ///
     /// # Errors
-    /// [`Class::Configuration`](crate::Class::Configuration), with every finding (file, line,
+    /// [`Class::Configuration`](lifeboat_base::Class::Configuration), with every finding (file, line,
     /// remedy), not only the first.
     pub fn load(path: &Path, surroundings: &Surroundings) -> Result<Self> {
         let text = std::fs::read_to_string(path).map_err(|error| {
@@ -405,15 +233,10 @@ impl Config {
     /// # Errors
     /// As [`Self::load`].
     pub fn parse(text: &str, path: &Path, surroundings: &Surroundings) -> Result<Self> {
-        let mut validator = Validator::new(path, text, surroundings);
-        let config = match toml::from_str(text) {
-            Ok(raw) => validator.config(raw),
-            Err(error) => {
-                validator.findings.add(error.span().unwrap_or_default(), findings::explain(error.message()), "");
-                None
-            }
-        };
-        match (validator.findings.into_error(), config) {
+        let mut reader = SettingsReader::new(path, text, surroundings, PathBuf::from(defaults::KEY_DIRECTORY));
+        let config =
+            raw::parse(text, &mut reader).and_then(|(raw, sources)| validate::config(&mut reader, raw, sources));
+        match (reader.findings.into_error(), config) {
             (None, Some(config)) => Ok(config),
             (Some(error), _) => Err(error),
             (None, None) => Err(Error::configuration(format!("{} cannot be used", path.display()))),

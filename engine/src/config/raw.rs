@@ -2,18 +2,16 @@
 //!
 //! Values that validation may refuse carry their place in the file ([`Spanned`]).
 
-use std::collections::BTreeMap;
-
+use lifeboat_base::settings::{Section, SettingsReader, Text, explain};
 use serde::Deserialize;
 use toml::Spanned;
+use toml::de::{DeTable, DeValue};
 
 use super::Dedup;
 
-pub(super) type Text = Spanned<String>;
-
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
-pub(super) struct RawConfig {
+pub(crate) struct RawConfig {
     pub host: Text,
     #[serde(default)]
     pub vault_prefix: Option<Text>,
@@ -33,7 +31,7 @@ pub(super) struct RawConfig {
 
 #[derive(Deserialize, Default)]
 #[serde(deny_unknown_fields)]
-pub(super) struct RawKeys {
+pub(crate) struct RawKeys {
     pub directory: Option<Text>,
     #[serde(default)]
     pub master_recipients: Vec<Text>,
@@ -51,7 +49,7 @@ pub(super) struct RawKeys {
 
 #[derive(Deserialize, Default)]
 #[serde(deny_unknown_fields)]
-pub(super) struct RawLimits {
+pub(crate) struct RawLimits {
     pub cpu: Option<Spanned<usize>>,
     pub memory: Option<Text>,
     pub stall: Option<Text>,
@@ -62,7 +60,7 @@ pub(super) struct RawLimits {
 /// The keys of every kind; which belong to which is validated.
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
-pub(super) struct RawReplica {
+pub(crate) struct RawReplica {
     pub name: Text,
     pub kind: Text,
     pub region: Text,
@@ -86,7 +84,7 @@ pub(super) struct RawReplica {
 
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
-pub(super) struct RawBandwidthWindow {
+pub(crate) struct RawBandwidthWindow {
     pub days: Option<Text>,
     pub from: Text,
     pub to: Text,
@@ -95,10 +93,9 @@ pub(super) struct RawBandwidthWindow {
 
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
-pub(super) struct RawDataset {
+pub(crate) struct RawDataset {
     pub name: Text,
     pub home_region: Text,
-    pub source: RawSource,
     pub schedule: Option<Text>,
     pub time_zone: Option<Text>,
     pub jitter: Option<Text>,
@@ -118,39 +115,14 @@ pub(super) struct RawDataset {
 /// `"auto"` or a level.
 #[derive(Deserialize)]
 #[serde(untagged, expecting = "expected \"auto\" or a level, 1 to 19")]
-pub(super) enum RawCompression {
+pub(crate) enum RawCompression {
     Level(i32),
     Word(String),
 }
 
-/// The keys of every kind; which belong to which is validated.
-#[derive(Deserialize)]
-#[serde(deny_unknown_fields)]
-pub(super) struct RawSource {
-    pub kind: Text,
-    // kind = "postgres"
-    pub url: Option<Text>,
-    pub service: Option<Text>,
-    pub socket: Option<Text>,
-    pub port: Option<Spanned<u16>>,
-    pub user: Option<Text>,
-    pub password: Option<Text>,
-    pub databases: Option<Spanned<Vec<String>>>,
-    pub client_directories: Option<Spanned<Vec<Text>>>,
-    pub jobs: Option<Spanned<usize>>,
-    pub large_table: Option<Text>,
-    // kind = "sqlite" or "file"
-    pub path: Option<Text>,
-    // kind = "command"
-    pub argv: Option<Spanned<Vec<String>>>,
-    pub environment: Option<Spanned<BTreeMap<String, String>>>,
-    pub expected_status: Option<Spanned<i32>>,
-    pub stream: Option<Text>,
-}
-
 #[derive(Deserialize, Default)]
 #[serde(deny_unknown_fields)]
-pub(super) struct RawRetention {
+pub(crate) struct RawRetention {
     #[serde(default)]
     pub keep_last: u32,
     #[serde(default)]
@@ -169,14 +141,14 @@ pub(super) struct RawRetention {
 
 #[derive(Deserialize, Default)]
 #[serde(deny_unknown_fields)]
-pub(super) struct RawObjectives {
+pub(crate) struct RawObjectives {
     pub rpo: Option<Text>,
     pub rto: Option<Text>,
 }
 
 #[derive(Deserialize, Default)]
 #[serde(deny_unknown_fields)]
-pub(super) struct RawDrill {
+pub(crate) struct RawDrill {
     pub level: Option<Text>,
     #[serde(default)]
     pub queries: Vec<RawQuery>,
@@ -186,8 +158,43 @@ pub(super) struct RawDrill {
 
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
-pub(super) struct RawQuery {
+pub(crate) struct RawQuery {
     pub database: Option<String>,
     pub sql: String,
     pub expect: Option<String>,
+}
+
+/// Parses the text. Source tables are taken out first, one for each `[[dataset]]` in order: only
+/// their engines know their keys. `None` where it is not TOML or has unknown keys: what is wrong,
+/// is in the findings.
+pub(super) fn parse<'t>(
+    text: &'t str,
+    reader: &mut SettingsReader<'_>,
+) -> Option<(RawConfig, Vec<Option<Section<'t>>>)> {
+    let refuse = |error: toml::de::Error, reader: &mut SettingsReader<'_>| {
+        reader.findings.add(error.span().unwrap_or_default(), explain(error.message()), "");
+    };
+    let mut document = match DeTable::parse(text) {
+        Ok(document) => document,
+        Err(error) => {
+            refuse(error, reader);
+            return None;
+        }
+    };
+    let mut sources = Vec::new();
+    if let Some(DeValue::Array(datasets)) = document.get_mut().get_mut("dataset").map(Spanned::get_mut) {
+        for dataset in datasets.iter_mut() {
+            let place = dataset.span();
+            if let DeValue::Table(table) = dataset.get_mut() {
+                sources.push(Section::take(table, place, "source", reader));
+            }
+        }
+    }
+    match RawConfig::deserialize(toml::de::Deserializer::from(document)) {
+        Ok(raw) => Some((raw, sources)),
+        Err(error) => {
+            refuse(error, reader);
+            None
+        }
+    }
 }

@@ -1,5 +1,5 @@
 use super::*;
-use crate::bytes::compress::Compression;
+use crate::backup::compress::Compression;
 
 const KEY: &str = "age1ql3z7hjy54pw3hyww5ayyfg7zqgvc7w3j2elw8zmrj2kg5sfn9aqmcac8p";
 
@@ -43,7 +43,7 @@ fn refused(from: &str, to: &str) -> String {
     match parse(&text.replacen(from, to, 1)) {
         Ok(_) => panic!("`{to}` passed"),
         Err(error) => {
-            assert_eq!(error.class(), crate::Class::Configuration);
+            assert_eq!(error.class(), lifeboat_base::Class::Configuration);
             error.message().to_owned()
         }
     }

@@ -9,21 +9,21 @@ use age::secrecy::ExposeSecret;
 use serde::{Deserialize, Serialize};
 use zeroize::{Zeroize, Zeroizing};
 
-use super::DatasetKeys;
-use crate::bytes::chunk::ChunkIdKey;
-use crate::bytes::seal::HostKey;
-use crate::bytes::sign::Signer;
-use crate::config::{Secret, SecretRef};
-use crate::error::{Class, Context, Error, Result};
-use crate::id::Name;
+use crate::keys::DatasetKeys;
+use crate::keys::seal::HostKey;
+use crate::keys::sign::Signer;
 use crate::state::replace_file;
+use lifeboat_base::secret::{Secret, SecretRef};
+use lifeboat_base::{Class, Context, Error, Result};
+use lifeboat_format::chunk_id::ChunkIdKey;
+use lifeboat_format::id::Name;
 
 const PURPOSE: &str = "lifeboat host keys";
 
 /// As it is written, sealed.
 #[derive(Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
-pub(super) struct Bundle {
+pub(crate) struct Bundle {
     pub vault: String,
     operations: String,
     /// Base64 of the operations identity, wrapped to the masters.
@@ -38,7 +38,7 @@ pub(super) struct Bundle {
 
 #[derive(Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
-pub(super) struct BundledDataset {
+pub(crate) struct BundledDataset {
     pub generation: u32,
     pub recipient: String,
     chunk_id_key: String,
@@ -62,7 +62,7 @@ impl Drop for BundledDataset {
 }
 
 impl BundledDataset {
-    pub(super) fn new(
+    pub(crate) fn new(
         generation: u32,
         recipient: &age::x25519::Recipient,
         key: &ChunkIdKey,
@@ -81,7 +81,7 @@ impl BundledDataset {
 
 impl Bundle {
     /// Not wrapped yet.
-    pub(super) fn new(vault: String, operations: &age::x25519::Identity, signer: &Signer) -> Result<Self> {
+    pub(crate) fn new(vault: String, operations: &age::x25519::Identity, signer: &Signer) -> Result<Self> {
         Ok(Self {
             vault,
             operations: operations.to_string().expose_secret().to_owned(),
@@ -94,12 +94,12 @@ impl Bundle {
         })
     }
 
-    pub(super) fn set_wrapped_operations(&mut self, wrapped: &[u8], masters: Vec<String>) {
+    pub(crate) fn set_wrapped_operations(&mut self, wrapped: &[u8], masters: Vec<String>) {
         self.wrapped_operations = data_encoding::BASE64.encode(wrapped);
         self.masters = masters;
     }
 
-    pub(super) fn read(place: &SecretRef, key: &HostKey) -> Result<Self> {
+    pub(crate) fn read(place: &SecretRef, key: &HostKey) -> Result<Self> {
         let sealed = place.read()?;
         let shown = place.path().display();
         let plain = key.open(PURPOSE, sealed.expose()).map_err(|error| {
@@ -110,20 +110,20 @@ impl Bundle {
         serde_json::from_slice(&plain).map_err(|_| Error::keys(format!("the host keys {shown} are of another version")))
     }
 
-    pub(super) fn write(&self, place: &SecretRef, key: &HostKey) -> Result<()> {
+    pub(crate) fn write(&self, place: &SecretRef, key: &HostKey) -> Result<()> {
         let plain = Zeroizing::new(serde_json::to_vec(self).context(Class::Keys, || "cannot write the host keys")?);
         replace_file(place.path(), &key.seal(PURPOSE, &plain)?)
     }
 
-    pub(super) fn operations(&self) -> Result<age::x25519::Identity> {
+    pub(crate) fn operations(&self) -> Result<age::x25519::Identity> {
         self.operations.parse().map_err(|_| Error::keys("the operations identity of this host is damaged"))
     }
 
-    pub(super) fn signer(&self) -> Result<Signer> {
+    pub(crate) fn signer(&self) -> Result<Signer> {
         Signer::parse(&Secret::new(self.signer.as_bytes().to_vec()))
     }
 
-    pub(super) fn dataset_keys(&self) -> Result<BTreeMap<Name, DatasetKeys>> {
+    pub(crate) fn dataset_keys(&self) -> Result<BTreeMap<Name, DatasetKeys>> {
         let mut keys = BTreeMap::new();
         for (name, bundled) in &self.datasets {
             let damaged = || Error::keys(format!("the keys of dataset {name} are damaged"));

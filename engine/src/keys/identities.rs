@@ -2,9 +2,9 @@
 
 use std::sync::Arc;
 
-use super::SharedIdentity;
-use crate::config::Secret;
-use crate::error::{Class, Context, Error, Result};
+use crate::keys::SharedIdentity;
+use lifeboat_base::secret::Secret;
+use lifeboat_base::{Class, Context, Error, Result};
 
 /// Parses an age identity file or an OpenSSH private key. `shown` names the file in errors.
 ///

@@ -14,20 +14,23 @@ use std::path::Path;
 use bytes::Bytes;
 use serde::Serialize;
 
-use super::bundle::{Bundle, BundledDataset};
-use super::{SharedIdentity, parse_recipients};
-use crate::bytes::chunk::ChunkIdKey;
-use crate::bytes::crypt;
-use crate::bytes::seal::HostKey;
-use crate::bytes::sign::Signer;
-use crate::clock::SharedClock;
 use crate::config::Config;
-use crate::error::{Class, Context, Error, Result};
-use crate::id::Name;
-use crate::replica::SharedReplica;
-use crate::vault::info::{FORMAT_VERSION, HostInfo, VaultInfo};
-use crate::vault::keyring::DatasetSecrets;
-use crate::vault::layout;
+use crate::keys::PackKeys;
+use crate::keys::bundle::{Bundle, BundledDataset};
+use crate::keys::crypt;
+use crate::keys::seal::HostKey;
+use crate::keys::sign::Signer;
+use crate::keys::{SharedIdentity, parse_recipients};
+use age::secrecy::ExposeSecret;
+use lifeboat_base::clock::SharedClock;
+use lifeboat_base::{Class, Context, Error, Result};
+use lifeboat_format::chunk_id::ChunkIdKey;
+use lifeboat_format::id::Name;
+use lifeboat_format::info::{FORMAT_VERSION, HostInfo, VaultInfo};
+use lifeboat_format::keyring::DatasetSecrets;
+use lifeboat_format::layout;
+use lifeboat_store::SharedReplica;
+use zeroize::Zeroizing;
 
 /// Below the key directory: files that belong on the drill host.
 pub const DRILL_HOST_FOLDER: &str = "drill-host";
@@ -273,7 +276,7 @@ fn new_bundle(config: &Config, vault: &VaultInfo, remote: &Remote<'_>, options: 
 /// The operations identity of this host as a keyring object for the masters.
 fn wrap_operations(config: &Config, vault: &str, identity: &age::x25519::Identity) -> Result<Vec<u8>> {
     let masters = parse_recipients(&config.keys.master_recipients)?;
-    let text = zeroize::Zeroizing::new(format!(
+    let text = Zeroizing::new(format!(
         "# lifeboat operations key\n# vault: {vault}\n# host: {}\n{}\n",
         config.host,
         age::secrecy::ExposeSecret::expose_secret(&identity.to_string())
@@ -293,7 +296,7 @@ fn make_drill_keys(config: &Config, bundle: &mut Bundle, files: &mut Vec<InitIte
         .context(Class::Keys, || format!("cannot create {}", folder.display()))?;
     let identity = age::x25519::Identity::generate();
     let signer = Signer::generate()?;
-    let text = zeroize::Zeroizing::new(format!(
+    let text = Zeroizing::new(format!(
         "# lifeboat drill identity\n{}\n",
         age::secrecy::ExposeSecret::expose_secret(&identity.to_string())
     ));
@@ -337,10 +340,10 @@ fn dataset_keys(
         vault: vault.to_owned(),
         dataset: dataset.clone(),
         generation: 1,
-        identity: age::x25519::Identity::generate(),
+        identity: Zeroizing::new(age::x25519::Identity::generate().to_string().expose_secret().to_owned()),
         chunk_id_key: ChunkIdKey::new(&rand::random::<[u8; 32]>())?,
     };
-    Ok((wrap(&secrets, granted)?, false))
+    Ok((wrap(secrets, granted)?, false))
 }
 
 /// Opens a keyring object with the given identities and wraps its content to `granted`.
@@ -358,27 +361,28 @@ fn rewrap(
             .hint("run `lifeboat check`, then try again")
     })?;
     let text = open_with(options, wrapped, &key)?;
-    wrap(&DatasetSecrets::parse(&text, vault, dataset, generation)?, granted)
+    wrap(DatasetSecrets::parse(&text, vault, dataset, generation)?, granted)
 }
 
-fn wrap(secrets: &DatasetSecrets, granted: &[String]) -> Result<BundledDataset> {
+fn wrap(secrets: DatasetSecrets, granted: &[String]) -> Result<BundledDataset> {
     let recipients = parse_recipients(granted)?;
     let wrapped = crypt::encrypt(
         recipients.iter().map(|recipient| recipient.as_ref() as &dyn age::Recipient),
         secrets.to_text().as_bytes(),
     )?;
-    let public = secrets.identity.to_public();
-    Ok(BundledDataset::new(secrets.generation, &public, &secrets.chunk_id_key, &wrapped, granted.to_vec()))
+    let (generation, keys) = (secrets.generation, PackKeys::of(secrets)?);
+    let public = keys.identity.to_public();
+    Ok(BundledDataset::new(generation, &public, &keys.chunk_id_key, &wrapped, granted.to_vec()))
 }
 
-fn open_with(options: &InitOptions, wrapped: &[u8], key: &str) -> Result<zeroize::Zeroizing<Vec<u8>>> {
+fn open_with(options: &InitOptions, wrapped: &[u8], key: &str) -> Result<Zeroizing<Vec<u8>>> {
     if options.identities.is_empty() {
         return Err(Error::keys(format!("the vault already holds {key}, and this host does not have its content"))
             .hint("to take over, run `lifeboat init --identity MASTER`; for something new, choose another host or dataset name"));
     }
     let identities = options.identities.iter().map(|identity| identity.as_ref() as &dyn age::Identity);
     crypt::decrypt(identities, wrapped, SMALL)
-        .map(zeroize::Zeroizing::new)
+        .map(Zeroizing::new)
         .map_err(|error| error.within(format!("cannot open {key}")).hint("pass the identity of a master recipient"))
 }
 

@@ -3,19 +3,23 @@
 //! A backup host holds [`HostKeys`]; whoever reads holds [`ReaderKeys`]. No type here prints a secret.
 
 mod bundle;
+pub(crate) mod crypt;
 mod identities;
 mod init;
 mod recipients;
+pub mod seal;
+pub mod sign;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use crate::bytes::chunk::ChunkIdKey;
-use crate::bytes::seal::HostKey;
-use crate::bytes::sign::{Signer, SignerKey};
 use crate::config::KeysConfig;
-use crate::error::{Error, Result};
-use crate::id::Name;
+use crate::keys::seal::HostKey;
+use crate::keys::sign::{Signer, SignerKey};
+use lifeboat_base::{Error, Result};
+use lifeboat_format::chunk_id::ChunkIdKey;
+use lifeboat_format::id::Name;
+use lifeboat_format::keyring::DatasetSecrets;
 
 pub use identities::parse_identities;
 pub use init::{DRILL_HOST_FOLDER, InitItem, InitOptions, InitReport, init};
@@ -57,7 +61,7 @@ impl HostKeys {
     /// Opens the sealed bundle with the host key.
     ///
     /// # Errors
-    /// [`Class::Keys`](crate::Class::Keys): missing (run `lifeboat init`), unreadable, or sealed under another host key.
+    /// [`Class::Keys`](lifeboat_base::Class::Keys): missing (run `lifeboat init`), unreadable, or sealed under another host key.
     pub fn load(config: &KeysConfig) -> Result<Self> {
         if !config.host_bundle.path().exists() || !config.host_key.path().exists() {
             let missing = if config.host_key.path().exists() { &config.host_bundle } else { &config.host_key };
@@ -84,7 +88,7 @@ impl HostKeys {
     /// The keys of one dataset.
     ///
     /// # Errors
-    /// [`Class::Keys`](crate::Class::Keys): the dataset was added to the configuration after the last `init`.
+    /// [`Class::Keys`](lifeboat_base::Class::Keys): the dataset was added to the configuration after the last `init`.
     pub fn dataset(&self, dataset: &Name) -> Result<&DatasetKeys> {
         self.datasets.get(dataset).ok_or_else(|| {
             Error::keys(format!("this host has no keys for dataset {dataset}")).hint("run `lifeboat init` again")
@@ -99,6 +103,26 @@ impl HostKeys {
             trusted_signers: self.trusted_signers.clone(),
             trusted_drill_signers: self.trusted_drill_signers.clone(),
         }
+    }
+}
+
+/// What opens and checks the packs of one key generation of a dataset.
+pub(crate) struct PackKeys {
+    pub(crate) identity: age::x25519::Identity,
+    pub(crate) chunk_id_key: ChunkIdKey,
+}
+
+impl PackKeys {
+    /// Those of a keyring object.
+    ///
+    /// # Errors
+    /// [`Class::Integrity`](lifeboat_base::Class::Integrity): its identity is damaged.
+    pub(crate) fn of(secrets: DatasetSecrets) -> Result<Self> {
+        let DatasetSecrets { dataset, generation, identity, chunk_id_key, .. } = secrets;
+        let identity = identity.parse().map_err(|_| {
+            Error::integrity(format!("the keyring object of {dataset}/{generation} has a damaged identity"))
+        })?;
+        Ok(Self { identity, chunk_id_key })
     }
 }
 

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use age::plugin::{Recipient as PluginRecipient, RecipientPluginV1};
 use age::{NoCallbacks, Recipient};
 
-use crate::error::{Class, Context, Error, Result};
+use lifeboat_base::{Class, Context, Error, Result};
 
 /// Parses recipients. Those of one plugin share one process of it.
 ///

@@ -9,12 +9,12 @@
 //!    cost a processor little.
 
 use aes_gcm::aes::Aes128Enc;
-pub(super) use aes_gcm::aes::Block;
+pub(crate) use aes_gcm::aes::Block;
 use aes_gcm::aes::cipher::{BlockCipherEncrypt, KeyInit};
 use zeroize::Zeroizing;
 
-use super::parity::Element;
-use crate::bytes::chunk::ChunkIdKey;
+use crate::rows::parity::Element;
+use lifeboat_format::chunk_id::ChunkIdKey;
 
 const CONTEXT: &str = "lifeboat v1 row hashes";
 /// Bytes that are taken at once. With sixteen, a processor would guess wrong more often how many there are.
@@ -23,7 +23,7 @@ const BLOCK: usize = 32;
 type BlockKey = [[u64; 2]; BLOCK / 16];
 
 /// Hashes with the key of one dataset.
-pub(super) struct UnitHasher {
+pub(crate) struct UnitHasher {
     aes: Aes128Enc,
     /// Two words of the key for the last block, and for each block in order.
     last: BlockKey,
@@ -32,7 +32,7 @@ pub(super) struct UnitHasher {
 
 impl UnitHasher {
     /// Of the dataset with this chunk-id key; for units of at most `longest` bytes.
-    pub(super) fn new(key: &ChunkIdKey, longest: usize) -> Self {
+    pub(crate) fn new(key: &ChunkIdKey, longest: usize) -> Self {
         let mut words = Zeroizing::new(vec![[[0; 16]; BLOCK / 16]; 2 + longest / BLOCK]);
         let mut stream = blake3::Hasher::new_derive_key(CONTEXT).update(key.expose()).finalize_xof();
         stream.fill(words.as_flattened_mut().as_flattened_mut());
@@ -46,12 +46,12 @@ impl UnitHasher {
 
     /// The first step, for one unit.
     #[inline]
-    pub(super) fn begin(&self, unit: &[u8]) -> Block {
+    pub(crate) fn begin(&self, unit: &[u8]) -> Block {
         self.nh(unit).to_le_bytes().into()
     }
 
     /// The second, for many: their hashes.
-    pub(super) fn finish(&self, begun: &mut [Block]) -> impl Iterator<Item = Element> {
+    pub(crate) fn finish(&self, begun: &mut [Block]) -> impl Iterator<Item = Element> {
         self.aes.encrypt_blocks(begun);
         begun.iter().map(|block| Element::from(pair(&(*block).into())[0]))
     }

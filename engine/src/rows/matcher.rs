@@ -12,9 +12,9 @@
 
 use std::collections::{HashMap, VecDeque};
 
-use super::parity::{Element, GROUP};
-use super::sketch::{Look, Sketch};
-use super::units::Unit;
+use crate::rows::parity::{Element, GROUP};
+use crate::rows::sketch::{Look, Sketch};
+use crate::rows::units::Unit;
 
 /// How many units ahead are tried before all others.
 const NEAR: usize = 8;
@@ -24,7 +24,7 @@ const CHANGED: usize = 16;
 const AT_HAND: usize = 4;
 
 /// The older stream.
-pub trait Older {
+pub(crate) trait Older {
     /// Its chunk of this number; `None` if there is none or it cannot be read.
     fn sketch(&mut self, chunk: u32) -> Option<Sketch>;
     /// The chunk whose smallest hash this is.
@@ -33,7 +33,7 @@ pub trait Older {
 
 /// Bytes of the new chunk that lie in the older stream.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Run {
+pub(crate) struct Run {
     /// Where in the new chunk.
     pub at: u32,
     /// In which older chunk.
@@ -60,7 +60,7 @@ struct Held {
 
 /// Follows one stream.
 #[derive(Default)]
-pub struct Matcher {
+pub(crate) struct Matcher {
     /// The latest last.
     held: VecDeque<Held>,
     looks: HashMap<Look, Place>,
@@ -76,13 +76,13 @@ pub struct Matcher {
 
 impl Matcher {
     /// The new stream holds an older chunk as a whole: the one after it should come next.
-    pub fn follow(&mut self, chunk: u32) {
+    pub(crate) fn follow(&mut self, chunk: u32) {
         self.pointer = chunk.checked_add(1).map(|chunk| Place { chunk, unit: 0 });
     }
 
     /// The older chunk that the next new one should begin in; the first one to begin with.
     #[must_use]
-    pub fn expected(&self) -> u32 {
+    pub(crate) fn expected(&self) -> u32 {
         let Some(Place { chunk, unit }) = self.pointer else { return 0 };
         // Its last units may have been changed.
         let is_over = self.get(chunk).is_some_and(|sketch| unit as usize + CHANGED > sketch.len());
@@ -90,13 +90,14 @@ impl Matcher {
     }
 
     /// Steps taken so far.
+    #[cfg(test)]
     #[must_use]
-    pub fn work(&self) -> u64 {
+    pub(crate) fn work(&self) -> u64 {
         self.work
     }
 
     /// What of a new chunk with these units is in the older stream; in order. The rest is new.
-    pub fn find(&mut self, units: &[Unit], older: &mut impl Older) -> Vec<Run> {
+    pub(crate) fn find(&mut self, units: &[Unit], older: &mut impl Older) -> Vec<Run> {
         self.forget();
         if let Some(Place { chunk, .. }) = self.pointer {
             self.hold(chunk, older);
@@ -263,7 +264,7 @@ impl Matcher {
 
 /// Of all hashes of a chunk: chunks that have much in common most often have this in common.
 #[must_use]
-pub fn smallest(units: &[Unit]) -> Option<Element> {
+pub(crate) fn smallest(units: &[Unit]) -> Option<Element> {
     units.iter().map(|unit| unit.hash).min()
 }
 

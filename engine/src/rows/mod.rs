@@ -7,7 +7,7 @@
 //! chunk → believed where the sums of a group agree ([`parity`]) → runs of older bytes, and new ones between.
 
 mod hash;
-pub mod matcher;
-pub mod parity;
-pub mod sketch;
-pub mod units;
+pub(crate) mod matcher;
+pub(crate) mod parity;
+pub(crate) mod sketch;
+pub(crate) mod units;

@@ -19,9 +19,9 @@
 use wide::u64x2;
 
 /// Units of a group.
-pub const GROUP: usize = 64;
+pub(crate) const GROUP: usize = 64;
 /// Sums of a group: so many of its units may be missing.
-pub const SUMS: usize = 8;
+pub(crate) const SUMS: usize = 8;
 
 const P: u64 = (1 << 61) - 1;
 /// Bits of the lower half of a hash.
@@ -111,7 +111,7 @@ const INVERSES: [Element; GROUP] = {
 
 /// The sums of one group.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub struct Sums(pub [Element; SUMS]);
+pub(crate) struct Sums(pub [Element; SUMS]);
 
 impl Sums {
     /// Of these hashes, at most [`GROUP`].
@@ -120,7 +120,7 @@ impl Sums {
     /// one before it, and the first adds the hash: that gives Σ C(i, k)·Fᵢ, k = 0 … 7, of which the powers are put together. Halves of
     /// hashes are summed beside each other: as C(64, 8) < 2³³, 64 bits are enough.
     #[must_use]
-    pub fn of(hashes: impl DoubleEndedIterator<Item = Element>) -> Self {
+    pub(crate) fn of(hashes: impl DoubleEndedIterator<Item = Element>) -> Self {
         let mut halves = [u64x2::ZERO; SUMS];
         for hash in hashes.rev() {
             for k in (1..SUMS).rev() {
@@ -147,7 +147,7 @@ impl Sums {
 
     /// Whether these are the sums of a group with these `marks`, of whose hashes some are known.
     #[must_use]
-    pub fn agree(&self, marks: &[u16], known: &[Option<Element>]) -> bool {
+    pub(crate) fn agree(&self, marks: &[u16], known: &[Option<Element>]) -> bool {
         let mut missing = [0; SUMS];
         let mut count = 0;
         for (place, _) in known.iter().enumerate().filter(|(_, hash)| hash.is_none()) {

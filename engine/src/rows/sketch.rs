@@ -3,17 +3,17 @@
 //! As bytes: varint number of units; three bytes for every two marks; 64 for each group's sums; then the lengths in planes
 //! (`bytes/planes.rs`), compressed. Some three bytes a unit.
 
-use super::parity::{Element, GROUP, Sums};
-use super::units::Unit;
-use crate::bytes::compress::{compress_by_frequency, decompress_document};
-use crate::bytes::{planes, varint};
+use crate::rows::parity::{Element, GROUP, Sums};
+use crate::rows::units::Unit;
+use lifeboat_format::frames::{compress_by_frequency, decompress_document};
+use lifeboat_format::{planes, varint};
 
 /// No chunk is longer.
 const LONGEST: u64 = 16 << 20;
 
 /// The units of one chunk, in order.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Sketch {
+pub(crate) struct Sketch {
     marks: Vec<u16>,
     /// Where each ends in the chunk.
     ends: Vec<u32>,
@@ -24,7 +24,7 @@ pub struct Sketch {
 ///
 /// # Errors
 /// No memory.
-pub fn sketch(units: &[Unit]) -> crate::Result<Vec<u8>> {
+pub fn sketch(units: &[Unit]) -> lifeboat_base::Result<Vec<u8>> {
     let mut out = Vec::with_capacity(units.len() * 4 + 100);
     varint::put(&mut out, units.len() as u64);
     let (pairs, last) = units.as_chunks();
@@ -46,39 +46,33 @@ pub fn sketch(units: &[Unit]) -> crate::Result<Vec<u8>> {
 impl Sketch {
     /// The number of units.
     #[must_use]
-    pub fn len(&self) -> usize {
+    pub(crate) fn len(&self) -> usize {
         self.marks.len()
-    }
-
-    /// Whether it has none.
-    #[must_use]
-    pub fn is_empty(&self) -> bool {
-        self.marks.is_empty()
     }
 
     /// Where a unit begins and ends.
     #[must_use]
-    pub fn range(&self, unit: usize) -> (u32, u32) {
+    pub(crate) fn range(&self, unit: usize) -> (u32, u32) {
         (if unit == 0 { 0 } else { self.ends[unit - 1] }, self.ends[unit])
     }
 
     /// What can be told apart at a glance: mark and length.
     #[must_use]
-    pub fn look(&self, unit: usize) -> Look {
+    pub(crate) fn look(&self, unit: usize) -> Look {
         let (begin, end) = self.range(unit);
         Look { mark: self.marks[unit], length: (end - begin) as u16 }
     }
 
     /// Whether the units of one group are what they were found to be: the hash of each that was found.
     #[must_use]
-    pub fn agrees(&self, group: usize, found: &[Option<Element>; GROUP]) -> bool {
+    pub(crate) fn agrees(&self, group: usize, found: &[Option<Element>; GROUP]) -> bool {
         let marks = &self.marks[group * GROUP..self.marks.len().min((group + 1) * GROUP)];
         self.sums[group].agree(marks, &found[..marks.len()])
     }
 
     /// What [`sketch`] wrote; `None` if it is damaged.
     #[must_use]
-    pub fn parse(mut bytes: &[u8]) -> Option<Self> {
+    pub(crate) fn parse(mut bytes: &[u8]) -> Option<Self> {
         let count = varint::take(&mut bytes).filter(|count| *count <= LONGEST)? as usize;
         let (pairs, mut bytes) = bytes.split_at_checked(3 * count.div_ceil(2))?;
         let pairs = pairs.as_chunks().0.iter().map(|[a, b, c]| u32::from_le_bytes([*a, *b, *c, 0]));
@@ -104,7 +98,7 @@ impl Sketch {
 
 /// What two units have in common that seem to be the same.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub struct Look {
+pub(crate) struct Look {
     /// Some bits of its hash.
     pub mark: u16,
     /// In bytes.
@@ -127,17 +121,17 @@ impl Sketch {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::bytes::chunk::ChunkIdKey;
     use crate::rows::units::{Fineness, UnitCutter};
+    use lifeboat_format::chunk_id::ChunkIdKey;
 
     #[test]
-    fn parses_back_and_is_refused_when_cut_anywhere() -> crate::Result<()> {
+    fn parses_back_and_is_refused_when_cut_anywhere() -> lifeboat_base::Result<()> {
         let unit =
             |n: u64| Unit { hash: Element::from(n.wrapping_mul(0x1234_5678_9ABC_DEF1)), length: 1 + (n % 300) as u16 };
         for count in [0, 1, 63, 64, 65, 200] {
             let units: Vec<Unit> = (0..count).map(unit).collect();
             let bytes = sketch(&units)?;
-            let parsed = Sketch::parse(&bytes).ok_or_else(|| crate::Error::failed("not parsed"))?;
+            let parsed = Sketch::parse(&bytes).ok_or_else(|| lifeboat_base::Error::failed("not parsed"))?;
             assert_eq!(parsed.len(), units.len());
             assert!(units.iter().enumerate().all(|(at, unit)| parsed.look(at) == Look::from(unit)));
             for (group, units) in units.chunks(GROUP).enumerate() {
@@ -151,7 +145,7 @@ mod tests {
     }
 
     #[test]
-    fn however_long_rows_are_a_sketch_takes_at_most_a_25th_of_them() -> crate::Result<()> {
+    fn however_long_rows_are_a_sketch_takes_at_most_a_25th_of_them() -> lifeboat_base::Result<()> {
         let cutter = UnitCutter::new(&ChunkIdKey::new(&[1; 32])?);
         let mut noise = blake3::Hasher::new().finalize_xof();
         let mut next = || {

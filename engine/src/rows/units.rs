@@ -7,9 +7,9 @@
 
 use wide::u8x16;
 
-use super::hash::{Block, UnitHasher};
-use super::parity::Element;
-use crate::bytes::chunk::ChunkIdKey;
+use crate::rows::hash::{Block, UnitHasher};
+use crate::rows::parity::Element;
+use lifeboat_format::chunk_id::ChunkIdKey;
 
 /// Every line this long ends a unit.
 const ORDINARY: usize = 88;

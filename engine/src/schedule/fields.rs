@@ -3,13 +3,13 @@
 //! That crate wants seconds first, counts Sunday as 1, and ANDs the two day fields; here days of week are written as names,
 //! and an OR becomes two expressions.
 
-use crate::error::{Error, Result};
+use lifeboat_base::{Error, Result};
 
 const MONTHS: [&str; 12] = ["jan", "feb", "mar", "apr", "may", "jun", "jul", "aug", "sep", "oct", "nov", "dec"];
 const DAYS: [&str; 7] = ["sun", "mon", "tue", "wed", "thu", "fri", "sat"];
 
 /// The fields, each as the values it allows.
-pub(super) struct Fields {
+pub(crate) struct Fields {
     minute: Field,
     hour: Field,
     day: Field,
@@ -24,7 +24,7 @@ struct Field {
 }
 
 impl Fields {
-    pub(super) fn parse(expression: &str) -> Result<Self> {
+    pub(crate) fn parse(expression: &str) -> Result<Self> {
         let expanded = match expression.trim() {
             "@hourly" => "0 * * * *",
             "@daily" | "@midnight" => "0 0 * * *",
@@ -56,12 +56,12 @@ impl Fields {
     }
 
     /// Whether it fires in every hour of a day.
-    pub(super) fn every_hour(&self) -> bool {
+    pub(crate) fn every_hour(&self) -> bool {
         self.hour.values.len() == 24
     }
 
     /// One expression for the `cron` crate, or two whose fires are united.
-    pub(super) fn quartz(&self) -> Vec<String> {
+    pub(crate) fn quartz(&self) -> Vec<String> {
         let (minute, hour, month) = (self.minute.list(), self.hour.list(), self.month.list());
         let names: Vec<&str> = self.weekday.values.iter().map(|day| DAYS[*day as usize]).collect();
         let (day, weekday) = (self.day.list(), names.join(","));

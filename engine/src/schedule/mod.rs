@@ -7,7 +7,6 @@
 //!   that nothing that runs "every half hour" pauses for an hour;
 //! - day of month and day of week are ORed when both are restricted.
 
-pub mod bandwidth;
 mod fields;
 
 use std::str::FromStr;
@@ -16,8 +15,8 @@ use std::time::Duration;
 use chrono::{DateTime, LocalResult, NaiveDateTime, TimeDelta, TimeZone, Utc};
 use chrono_tz::Tz;
 
-use self::fields::Fields;
-use crate::error::{Class, Context, Error, Result};
+use crate::schedule::fields::Fields;
+use lifeboat_base::{Class, Context, Error, Result};
 
 /// Larger than any shift of a clock, smaller than a day.
 const SHIFT: TimeDelta = TimeDelta::hours(3);

@@ -5,9 +5,9 @@
 
 use std::path::PathBuf;
 
-use super::{StateDirectory, create_private, replace_file};
-use crate::error::Result;
-use crate::id::Name;
+use crate::state::{StateDirectory, create_private, replace_file};
+use lifeboat_base::Result;
+use lifeboat_format::id::Name;
 
 /// The cache of one dataset.
 #[derive(Debug, Clone)]

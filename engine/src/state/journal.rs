@@ -8,11 +8,11 @@ use std::io::{Read, Write};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::PathBuf;
 
-use super::StateDirectory;
-use crate::bytes::seal::HostKey;
-use crate::error::{Class, Context, Result};
-use crate::id::Name;
-use crate::vault::index::{IndexSegment, IndexedPack};
+use crate::keys::seal::HostKey;
+use crate::state::StateDirectory;
+use lifeboat_base::{Class, Context, Result};
+use lifeboat_format::id::Name;
+use lifeboat_format::index::{IndexSegment, IndexedPack};
 
 const PURPOSE: &str = "lifeboat journal";
 const LARGEST_RECORD: u32 = 64 << 20;
@@ -91,7 +91,7 @@ impl Journal {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::id::Digest;
+    use lifeboat_format::id::Digest;
 
     #[test]
     fn records_survive_and_a_cut_one_ends_it() -> Result<()> {

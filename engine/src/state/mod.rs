@@ -14,8 +14,9 @@
 //! Locks are advisory file locks: the system releases them when their holder ends, however it ends.
 
 pub mod cache;
+pub(crate) mod chunk_table;
 pub mod journal;
-pub mod rows;
+pub mod row_index;
 pub mod sparse;
 
 use std::fs::{DirBuilder, File, OpenOptions, TryLockError};
@@ -23,8 +24,8 @@ use std::io::Write;
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
-use crate::error::{Class, Context, Error, Result};
-use crate::id::Name;
+use lifeboat_base::{Class, Context, Error, Result};
+use lifeboat_format::id::Name;
 
 /// The state directory, created 0700.
 #[derive(Debug, Clone)]

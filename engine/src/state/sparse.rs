@@ -4,9 +4,9 @@
 
 use std::collections::BTreeSet;
 
-use crate::error::{Class, Context, Result};
-use crate::id::{Name, PackId};
 use crate::state::{StateDirectory, replace_file};
+use lifeboat_base::{Class, Context, Result};
+use lifeboat_format::id::{Name, PackId};
 
 /// None if nothing is remembered.
 pub(crate) fn read(state: &StateDirectory, dataset: &Name) -> BTreeSet<PackId> {

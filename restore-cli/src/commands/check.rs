@@ -4,13 +4,15 @@
 
 use std::collections::BTreeSet;
 use std::fmt;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
+use std::time::Duration;
 
-use lifeboat_engine::config::{Config, ReplicaConfig, ReplicaKind, SourceConfig};
+use lifeboat_engine::clock::SharedClock;
+use lifeboat_engine::config::{Config, ReplicaConfig, ReplicaKind};
+use lifeboat_engine::databases::{ToolFound, WorkContext, registry};
+use lifeboat_engine::format::layout;
 use lifeboat_engine::keys::{DRILL_HOST_FOLDER, HostKeys};
-use lifeboat_engine::replica::{self, Probe};
-use lifeboat_engine::source::{self, ToolFound};
-use lifeboat_engine::vault::layout;
+use lifeboat_engine::store::{self, Probe};
 use lifeboat_engine::{Class, Error, Result};
 use serde::Serialize;
 
@@ -19,6 +21,9 @@ use crate::table::Plain;
 
 /// S3 refuses requests that are 15 minutes off; long before that, times in reports mislead.
 const LARGEST_SKEW_SECONDS: i64 = 30;
+
+/// A client tool that does not tell its version within this time is not counted.
+const TOOL_ANSWER: Duration = Duration::from_secs(10);
 
 /// Check replicas, keys and tools, and say in plain words what is broken or weak
 #[derive(Debug, clap::Args)]
@@ -58,10 +63,18 @@ struct ReplicaCheck {
 pub(crate) async fn run(_: &Args, session: &Session) -> Result<()> {
     let place = session.place()?;
     let write = place.config.as_ref().is_some_and(backs_up);
-    let probes = futures::future::join_all(place.replicas.iter().map(|replica| probe(&place, replica, write)));
+    let probes =
+        futures::future::join_all(place.replicas.iter().map(|replica| probe(&place, replica, write, &session.clock)));
     let probed = session.cancellable("the check", async { Ok(probes.await) }).await?;
     let directories = client_directories(place.config.as_ref());
-    let tools = source::installed_tools(&directories);
+    let cx = WorkContext {
+        scratch: session.temporary.clone(),
+        stall: TOOL_ANSWER,
+        jobs: 1,
+        environment: session.tools.clone(),
+        cancel: session.cancel.clone(),
+    };
+    let tools = registry::client_tools(&directories, &cx);
     let tools = session.cancellable("the check", async { Ok(tools.await) }).await?;
 
     let mut checked = Checked { replicas: Vec::new(), tools, broken: Vec::new(), weak: Vec::new() };
@@ -77,9 +90,14 @@ pub(crate) async fn run(_: &Args, session: &Session) -> Result<()> {
 
 type Probed = Result<(Probe, bool)>;
 
-async fn probe<'a>(place: &Place, config: &'a ReplicaConfig, write: bool) -> (&'a ReplicaConfig, Probed) {
+async fn probe<'a>(
+    place: &Place,
+    config: &'a ReplicaConfig,
+    write: bool,
+    clock: &SharedClock,
+) -> (&'a ReplicaConfig, Probed) {
     let look = async {
-        let replica = replica::open(config, &place.vault_prefix).await?;
+        let replica = store::open(config, &place.vault_prefix, clock).await?;
         let probe = replica.probe(write).await?;
         let has_vault = replica.head(layout::VAULT).await?.is_some();
         Ok((probe, has_vault))
@@ -93,13 +111,11 @@ fn backs_up(config: &Config) -> bool {
     !config.datasets.is_empty() && (host_keys || !config.keys.drill_identity.path().exists())
 }
 
-fn client_directories(config: Option<&Config>) -> Vec<&Path> {
-    let mut directories: Vec<&Path> = Vec::new();
+fn client_directories(config: Option<&Config>) -> Vec<PathBuf> {
+    let mut directories = Vec::new();
     for dataset in config.iter().flat_map(|config| &config.datasets) {
-        if let SourceConfig::Postgres(postgres) = &dataset.source {
-            directories.extend(postgres.client_directories.iter().map(PathBuf::as_path));
-        }
-        directories.extend(dataset.drill.server_directories.iter().map(PathBuf::as_path));
+        directories.extend_from_slice(dataset.source.client_directories());
+        directories.extend_from_slice(&dataset.drill.server_directories);
     }
     directories
 }
@@ -239,11 +255,11 @@ impl Checked {
             if dataset.retention.keeps_everything() {
                 self.weak.push(format!("dataset {name} has no retention rule: nothing is ever removed"));
             }
-            let needs_client = matches!(dataset.source, SourceConfig::Postgres(_));
-            if needs_client && !self.tools.iter().any(|tool| tool.tool == "pg_dump") {
+            let needed = dataset.source.database().client_tool();
+            if let Some(needed) = needed.filter(|needed| self.tools.iter().all(|found| found.tool != needed.tool)) {
                 self.broken(
                     Class::Configuration,
-                    format!("dataset {name} needs pg_dump and there is none: install postgresql-client, or name its directory in client_directories"),
+                    format!("dataset {name} needs {} and there is none: {}", needed.tool, needed.remedy),
                 );
             }
         }
@@ -354,7 +370,7 @@ impl fmt::Display for Checked {
 mod tests {
     use super::*;
     use lifeboat_engine::config::{S3Config, S3Credentials};
-    use lifeboat_engine::schedule::bandwidth::Bandwidth;
+    use lifeboat_engine::store::bandwidth::Bandwidth;
     use std::time::Duration;
 
     fn replica() -> ReplicaConfig {

@@ -6,13 +6,13 @@
 use std::path::{Path, PathBuf};
 
 use clap::builder::{PossibleValuesParser, TypedValueParser};
-use lifeboat_engine::bytes::sign::Signer;
 use lifeboat_engine::config::{Config, DrillConfig, Objectives, ProofLevel};
-use lifeboat_engine::flow::drill::{self as flow, Drill, DrillReport};
-use lifeboat_engine::flow::reader::VaultReader;
-use lifeboat_engine::id::Name;
+use lifeboat_engine::drill::{self as flow, Drill, DrillReport};
+use lifeboat_engine::format::id::Name;
+use lifeboat_engine::format::layout;
+use lifeboat_engine::keys::sign::Signer;
+use lifeboat_engine::restore::VaultReader;
 use lifeboat_engine::state::replace_file;
-use lifeboat_engine::vault::layout;
 use lifeboat_engine::{Error, Result};
 
 use super::drill_view::Drilled;
@@ -96,6 +96,7 @@ impl Plan {
         let reader = session.reader(&self.place, Need::Packs).await?;
         let scratch = session.scratch()?;
         let drill = Drill {
+            environment: &session.tools,
             reader: &reader,
             dataset: &args.dataset,
             selector: args.selection.selector(),

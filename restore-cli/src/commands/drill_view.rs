@@ -4,8 +4,8 @@ use std::fmt;
 use std::path::PathBuf;
 
 use lifeboat_engine::config::ProofLevel;
-use lifeboat_engine::flow::drill::{DrillReport, Published};
-use lifeboat_engine::id::Name;
+use lifeboat_engine::drill::{DrillReport, Published};
+use lifeboat_engine::format::id::Name;
 use serde::Serialize;
 
 use crate::human;
@@ -112,8 +112,8 @@ mod tests {
     use super::*;
     use std::collections::BTreeMap;
 
-    use lifeboat_engine::drill::{CheckResult, ProofResult};
-    use lifeboat_engine::flow::drill::Phase;
+    use lifeboat_engine::databases::proof::{CheckResult, ProofResult};
+    use lifeboat_engine::drill::Phase;
 
     fn drilled() -> Drilled {
         let report = DrillReport {

@@ -2,7 +2,8 @@
 
 use std::fmt;
 
-use lifeboat_engine::keys::{self, InitItem, InitOptions, InitReport};
+use lifeboat_engine::keys;
+use lifeboat_engine::keys::{InitItem, InitOptions, InitReport};
 use lifeboat_engine::{Error, Result};
 use serde::Serialize;
 
@@ -26,7 +27,7 @@ pub(crate) async fn run(_: &Args, session: &Session) -> Result<()> {
         return Err(Error::usage("init works on every replica").hint("leave --replica out; it may be run again"));
     }
     let options = InitOptions { identities: access::given_identities(session).await? };
-    let replicas = lifeboat_engine::replica::open_all(&config).await?;
+    let replicas = config.open_replicas(&session.clock).await?;
     let work = keys::init(&config, &replicas, &options, &session.clock);
     let report = session.cancellable("init", work).await?;
     let unreached = report.unreached.clone();

@@ -5,9 +5,9 @@ use std::fmt;
 
 use chrono::{DateTime, Utc};
 use futures::StreamExt;
-use lifeboat_engine::flow::reader::{Listed, VaultReader};
-use lifeboat_engine::id::{Name, SnapshotId};
-use lifeboat_engine::vault::manifest::Manifest;
+use lifeboat_engine::format::id::{Name, SnapshotId};
+use lifeboat_engine::format::manifest::Manifest;
+use lifeboat_engine::restore::{Listed, VaultReader};
 use lifeboat_engine::{Class, Error, Result};
 use serde::Serialize;
 

@@ -5,11 +5,11 @@
 use std::fmt;
 
 use lifeboat_engine::config::{Config, Dataset};
-use lifeboat_engine::flow::prune::{DeadPack, Prune, PruneOutcome, PrunePlan, Space};
-use lifeboat_engine::id::Name;
+use lifeboat_engine::format::id::Name;
+use lifeboat_engine::keep::prune::{DeadPack, Prune, PruneOutcome, PrunePlan, Space};
 use lifeboat_engine::keys::HostKeys;
-use lifeboat_engine::replica::SharedReplica;
 use lifeboat_engine::state::StateDirectory;
+use lifeboat_engine::store::SharedReplica;
 use lifeboat_engine::{Class, Error, Result};
 use serde::Serialize;
 
@@ -53,7 +53,7 @@ pub(crate) async fn run(args: &Args, session: &Session) -> Result<()> {
         return Err(Error::usage("with --json nobody can be asked").hint("pass --dry-run or --yes"));
     }
     let keys = HostKeys::load(&config.keys)?;
-    let replicas = lifeboat_engine::replica::open_all(&config).await?;
+    let replicas = config.open_replicas(&session.clock).await?;
     let state = StateDirectory::open(&config.state_directory)?;
     let mut all = Vec::new();
     for dataset in chosen(&config, args.dataset.as_ref())? {
@@ -187,8 +187,8 @@ impl fmt::Display for AllPruned {
 #[allow(clippy::unwrap_used, reason = "tests")]
 mod tests {
     use super::*;
-    use lifeboat_engine::flow::prune::Verdict;
-    use lifeboat_engine::id::Digest;
+    use lifeboat_engine::format::id::Digest;
+    use lifeboat_engine::keep::prune::Verdict;
 
     #[test]
     fn a_plan_says_what_goes_what_stays_and_why() {

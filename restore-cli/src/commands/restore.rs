@@ -9,11 +9,12 @@ use std::num::NonZeroUsize;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use lifeboat_engine::config::{Config, PostgresConnection, SourceConfig};
-use lifeboat_engine::flow::streams::SnapshotStreams;
-use lifeboat_engine::id::{Name, SnapshotId};
-use lifeboat_engine::source::{self, CaptureContext, RestoreOutcome, StoredStreams, StreamReader, Target};
-use lifeboat_engine::vault::manifest::Manifest;
+use lifeboat_engine::config::Config;
+use lifeboat_engine::databases::streams::{StoredStreams, StreamReader};
+use lifeboat_engine::databases::{RestoreOutcome, Target, Wanted, WorkContext, load, registry};
+use lifeboat_engine::format::id::{Name, SnapshotId};
+use lifeboat_engine::format::manifest::Manifest;
+use lifeboat_engine::restore::SnapshotStreams;
 use lifeboat_engine::{Error, Result};
 use serde::Serialize;
 use tokio::io::AsyncWriteExt;
@@ -22,24 +23,23 @@ use crate::access::{self, Need};
 use crate::cli::Selection;
 use crate::human;
 use crate::progress::Progress;
+use crate::server::{ServerFlag, TARGETS};
 use crate::session::{Session, storage};
 use crate::table::Plain;
-use crate::target;
 
 /// Not `requires = "to_postgres"`: clap waives a requirement that another target's presence rules out.
 const NOT_A_SERVER: [&str; 2] = ["to_directory", "stdout"];
 
 /// Restore a snapshot into a PostgreSQL server, a directory, or one stream to standard output
 #[derive(Debug, clap::Args)]
-#[command(group = clap::ArgGroup::new("target").required(true).args(["to_postgres", "to_directory", "stdout"]))]
+#[command(group = clap::ArgGroup::new(TARGETS).required(true).args(["to_directory", "stdout"]))]
 pub(crate) struct Args {
     /// Name of the dataset
     dataset: Name,
     #[command(flatten)]
     selection: Selection,
-    /// A server: postgresql://user@host/database, service:NAME, or socket:DIR[?port=5432&user=NAME]
-    #[arg(long, value_name = "SERVER")]
-    to_postgres: Option<String>,
+    #[command(flatten)]
+    server: ServerFlag,
     /// A directory, one file a stream; created if missing
     #[arg(long, value_name = "DIR")]
     to_directory: Option<PathBuf>,
@@ -62,7 +62,7 @@ pub(crate) struct Args {
     #[arg(long, conflicts_with = "stdout")]
     overwrite: bool,
     /// Return only when the restored files are on stable storage
-    #[arg(long, conflicts_with_all = ["stdout", "to_postgres"])]
+    #[arg(long, conflicts_with = "stdout")]
     sync: bool,
     /// Do not ask before overwriting
     #[arg(long)]
@@ -92,9 +92,13 @@ pub(crate) async fn run(args: &Args, session: &Session) -> Result<()> {
     if args.stdout.is_some() && session.out.is_json() {
         return Err(Error::usage("--json and --stdout both want standard output"));
     }
-    let connection = args.to_postgres.as_deref().map(target::parse).transpose()?;
+    if args.sync && args.to_directory.is_none() {
+        return Err(Error::usage("--sync goes with --to-directory"));
+    }
+    // A wrong address is refused before anything is asked or read.
+    args.server.server(None, None)?;
     let place = session.place()?;
-    let target = target(args, session, connection, place.config.as_ref()).await?;
+    let target = target(args, session, place.config.as_ref()).await?;
     let reader = session.reader(&place, Need::Packs).await?;
     session.datasets(&reader, Some(&args.dataset)).await?;
     let began = session.clock.elapsed();
@@ -115,16 +119,17 @@ pub(crate) async fn run(args: &Args, session: &Session) -> Result<()> {
         session.confirm(args.yes, question(args, manifest, &target)).await?;
     }
     let scratch = session.scratch()?;
-    let cx = CaptureContext {
+    let cx = WorkContext {
         scratch: scratch.path().to_owned(),
         stall: place.limits.stall,
         jobs: args.jobs.map_or(place.limits.cpu, NonZeroUsize::get),
+        environment: session.tools.clone(),
         cancel: session.cancel.clone(),
     };
     let total = wanted_bytes(manifest, &args.databases);
     let progress = Progress::follow(streams.delivered_counter(), total, args.dataset.as_str());
     // Not dropped on a signal: `load` obeys the token and cleans up after itself.
-    let outcome = source::load(&streams, &target, &cx).await;
+    let outcome = load(&streams, &target, &cx).await;
     drop(progress);
     let (outcome, reading) = (outcome?, streams.reading());
     session.out.result(&Restored {
@@ -145,16 +150,10 @@ fn elapsed(session: &Session, since: Duration) -> Duration {
 }
 
 /// `None`: standard output.
-async fn target(
-    args: &Args,
-    session: &Session,
-    connection: Option<PostgresConnection>,
-    config: Option<&Config>,
-) -> Result<Option<Target>> {
+async fn target(args: &Args, session: &Session, config: Option<&Config>) -> Result<Option<Target>> {
     if let Some(path) = &args.to_directory {
         return Ok(Some(Target::Directory { path: path.clone(), overwrite: args.overwrite, sync: args.sync }));
     }
-    let Some(connection) = connection else { return Ok(None) };
     let password = match args.password_file.clone() {
         Some(file) => {
             let read = async {
@@ -165,19 +164,9 @@ async fn target(
         }
         None => None,
     };
-    let source = config.and_then(|config| config.dataset(&args.dataset)).map(|dataset| &dataset.source);
-    let client_directories = match source {
-        Some(SourceConfig::Postgres(postgres)) => postgres.client_directories.clone(),
-        _ => Vec::new(),
-    };
-    Ok(Some(Target::Postgres {
-        connection,
-        password,
-        client_directories,
-        databases: args.databases.clone(),
-        rename: args.rename.clone(),
-        overwrite: args.overwrite,
-    }))
+    let source = config.and_then(|config| config.dataset(&args.dataset)).map(|dataset| dataset.source.as_ref());
+    let wanted = Wanted { databases: args.databases.clone(), rename: args.rename.clone(), overwrite: args.overwrite };
+    Ok(args.server.server(password, source)?.map(|server| Target::Server { server, wanted }))
 }
 
 async fn to_stdout(streams: &SnapshotStreams, name: &str) -> Result<()> {
@@ -197,14 +186,14 @@ async fn to_stdout(streams: &SnapshotStreams, name: &str) -> Result<()> {
 /// What would be lost, in words that name it.
 fn question(args: &Args, manifest: &Manifest, target: &Target) -> String {
     match target {
-        Target::Postgres { rename: Some(name), .. } => {
+        Target::Server { wanted: Wanted { rename: Some(name), .. }, .. } => {
             format!("If database {name} exists at {}, it is dropped first.", describe(target))
         }
-        Target::Postgres { .. } => {
+        Target::Server { server, .. } => {
             let names: BTreeSet<&str> = manifest
                 .streams
                 .iter()
-                .filter_map(|stream| source::database_of(&stream.name))
+                .filter_map(|stream| server.database().database_of(&stream.name))
                 .filter(|name| args.databases.is_empty() || args.databases.iter().any(|wanted| wanted == name))
                 .collect();
             let names: Vec<&str> = names.into_iter().collect();
@@ -220,14 +209,15 @@ fn question(args: &Args, manifest: &Manifest, target: &Target) -> String {
 
 fn describe(target: &Target) -> String {
     match target {
-        Target::Postgres { connection, .. } => target::describe(connection),
+        Target::Server { server, .. } => server.describe(),
         Target::Directory { path, .. } => path.display().to_string(),
     }
 }
 
 /// Bytes of the streams that will be read.
 fn wanted_bytes(manifest: &Manifest, databases: &[String]) -> u64 {
-    let wanted = |name: &str| match source::database_of(name) {
+    let engine = registry::find(&manifest.source.engine);
+    let wanted = |name: &str| match engine.and_then(|engine| engine.database_of(name)) {
         Some(database) => databases.is_empty() || databases.iter().any(|wanted| wanted == database),
         None => true,
     };

@@ -4,10 +4,10 @@ use std::fmt;
 
 use chrono::{DateTime, Utc};
 use lifeboat_engine::Result;
-use lifeboat_engine::flow::reader::Selector;
-use lifeboat_engine::id::{Digest, Name, SnapshotId};
-use lifeboat_engine::source::SourceFacts;
-use lifeboat_engine::vault::manifest::{Manifest, Totals};
+use lifeboat_engine::base::facts::SourceFacts;
+use lifeboat_engine::format::id::{Digest, Name, SnapshotId};
+use lifeboat_engine::format::manifest::{Manifest, Totals};
+use lifeboat_engine::restore::Selector;
 use serde::Serialize;
 
 use crate::access::Need;
@@ -65,7 +65,7 @@ pub(crate) async fn run(args: &Args, session: &Session) -> Result<()> {
 }
 
 fn describe(manifest: Manifest, replicas: Vec<Name>) -> Description {
-    let stream = |entry: lifeboat_engine::vault::manifest::StreamEntry| Stream {
+    let stream = |entry: lifeboat_engine::format::manifest::StreamEntry| Stream {
         name: entry.name,
         bytes: entry.length,
         blake3: entry.blake3,
@@ -138,7 +138,7 @@ impl fmt::Display for Description {
 #[allow(clippy::unwrap_used, reason = "tests")]
 mod tests {
     use super::*;
-    use lifeboat_engine::vault::manifest::StreamEntry;
+    use lifeboat_engine::format::manifest::StreamEntry;
 
     #[test]
     fn describes_a_first_snapshot_without_its_extents() {

@@ -5,7 +5,7 @@
 use std::fmt;
 use std::path::Path;
 
-use lifeboat_engine::id::Name;
+use lifeboat_engine::format::id::Name;
 use lifeboat_engine::{Class, Error, Result};
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};

@@ -3,9 +3,10 @@
 use std::collections::BTreeMap;
 use std::fmt;
 
-use lifeboat_engine::flow::reader::Selector;
-use lifeboat_engine::flow::verify::{self, VerifyReport};
-use lifeboat_engine::id::Name;
+use lifeboat_engine::format::id::Name;
+use lifeboat_engine::keep::verify;
+use lifeboat_engine::keep::verify::VerifyReport;
+use lifeboat_engine::restore::Selector;
 use lifeboat_engine::{Class, Error, Result};
 use serde::Serialize;
 
@@ -110,7 +111,7 @@ impl fmt::Display for Verification {
 #[allow(clippy::unwrap_used, reason = "tests")]
 mod tests {
     use super::*;
-    use lifeboat_engine::flow::verify::Finding;
+    use lifeboat_engine::keep::verify::Finding;
 
     fn verification() -> Verification {
         Verification {

@@ -3,8 +3,8 @@
 use proptest::prelude::*;
 
 use super::*;
-use crate::bytes::chunk::ChunkIdKey;
 use crate::rows::units::{Fineness, UnitCutter};
+use lifeboat_format::chunk_id::ChunkIdKey;
 
 /// Bytes cut into chunks as content tells, and remembered.
 struct Stream {

@@ -3,9 +3,9 @@
 
 use std::time::Instant;
 
-use lifeboat_engine::bytes::chunk::ChunkIdKey;
-use lifeboat_engine::id::{ChunkId, Digest};
-use lifeboat_engine::vault::chunk_table::Builder;
+use lifeboat_engine::format::chunk_id::ChunkIdKey;
+use lifeboat_engine::format::id::{ChunkId, Digest};
+use lifeboat_engine::stages::Builder;
 use serde_json::json;
 
 use super::Result;

@@ -5,15 +5,16 @@ use std::fs::{self, File};
 use std::path::{Path, PathBuf};
 
 use chrono::{DateTime, TimeDelta, Utc};
-use lifeboat_engine::bytes::{compress, crypt};
+use lifeboat_engine::base::facts::SourceFacts;
 use lifeboat_engine::config::{Config, ReplicaKind, Surroundings};
-use lifeboat_engine::id::{Digest, Name, SnapshotId};
+use lifeboat_engine::format::extents::{Extent, ExtentsWriter};
+use lifeboat_engine::format::frames;
+use lifeboat_engine::format::id::{Digest, Name, SnapshotId};
+use lifeboat_engine::format::index::{IndexSegment, IndexedPack, SEGMENT};
+use lifeboat_engine::format::layout;
+use lifeboat_engine::format::manifest::{MANIFEST_VERSION, Manifest, PackRef, StreamEntry, Totals};
 use lifeboat_engine::keys::HostKeys;
-use lifeboat_engine::source::SourceFacts;
-use lifeboat_engine::vault::extents::{Extent, ExtentsWriter};
-use lifeboat_engine::vault::index::{IndexSegment, IndexedPack, SEGMENT};
-use lifeboat_engine::vault::layout;
-use lifeboat_engine::vault::manifest::{MANIFEST_VERSION, Manifest, PackRef, StreamEntry, Totals};
+use lifeboat_engine::stages::crypt;
 
 use super::Result;
 

@@ -9,12 +9,14 @@ use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::time::Instant;
 
-use lifeboat_engine::bytes::buffers::BufferPool;
-use lifeboat_engine::bytes::chunk::{Block, ChunkIdKey, Chunker};
-use lifeboat_engine::bytes::compress::{Compression, Compressor, Effort};
-use lifeboat_engine::bytes::crypt;
-use lifeboat_engine::id::ChunkId;
-use lifeboat_engine::vault::pack::{self, PackWriter};
+use lifeboat_engine::backup::compress::{Compression, Compressor, Effort};
+use lifeboat_engine::base::buffers::BufferPool;
+use lifeboat_engine::format::chunk_id::ChunkIdKey;
+use lifeboat_engine::format::id::ChunkId;
+use lifeboat_engine::format::pack;
+use lifeboat_engine::format::pack::PackWriter;
+use lifeboat_engine::stages::crypt;
+use lifeboat_engine::stages::{Block, Chunker};
 use serde_json::{Map, Value, json};
 
 use super::Result;

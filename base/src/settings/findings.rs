@@ -1,0 +1,61 @@
+//! What is wrong with a configuration file: each with its line and a remedy, all at once.
+
+use std::ops::Range;
+use std::path::Path;
+
+use crate::error::Error;
+
+/// Collects findings while the file is validated.
+pub struct Findings<'a> {
+    path: &'a Path,
+    text: &'a str,
+    found: Vec<(usize, String)>,
+}
+
+impl<'a> Findings<'a> {
+    /// No findings yet.
+    #[must_use]
+    pub fn new(path: &'a Path, text: &'a str) -> Self {
+        Self { path, text, found: Vec::new() }
+    }
+
+    /// Adds what is wrong at `span`; `remedy` says what to write instead.
+    pub fn add(&mut self, span: Range<usize>, problem: impl AsRef<str>, remedy: impl AsRef<str>) {
+        let line = self.text.get(..span.start).map_or(1, |before| before.matches('\n').count() + 1);
+        let remedy = remedy.as_ref();
+        let separator = if remedy.is_empty() { "" } else { ": " };
+        self.found.push((line, format!("{}{separator}{remedy}", problem.as_ref())));
+    }
+
+    /// All findings as one error, or none.
+    pub fn into_error(mut self) -> Option<Error> {
+        self.found.sort();
+        let shown: Vec<String> =
+            self.found.iter().map(|(line, text)| format!("{}:{line}: {text}", self.path.display())).collect();
+        (!shown.is_empty()).then(|| {
+            Error::configuration(shown.join("\n"))
+                .hint("correct the file, then check it with `lifeboatd --check-config`")
+        })
+    }
+}
+
+/// The message of a TOML error, with a near miss where a key is unknown.
+///
+/// A value is never repeated: it may be a secret in the wrong place.
+#[must_use]
+pub fn explain(message: &str) -> String {
+    if let Some((before, rest)) = message.split_once("string \"")
+        && let Some((_, after)) = rest.rsplit_once('"')
+    {
+        return format!("{before}text{after}");
+    }
+    let quoted: Vec<&str> = message.split('`').skip(1).step_by(2).collect();
+    let Some((unknown, known)) = quoted.split_first().filter(|_| message.starts_with("unknown field")) else {
+        return message.to_owned();
+    };
+    let nearest = known.iter().map(|key| (strsim::damerau_levenshtein(unknown, key), key)).min();
+    match nearest {
+        Some((distance, key)) if distance <= 3 => format!("unknown key `{unknown}`: did you mean `{key}`?"),
+        _ => format!("unknown key `{unknown}`: known here are {}", known.join(", ")),
+    }
+}

@@ -1,0 +1,152 @@
+//! What every section of the configuration is read with: findings, paths, secrets and units.
+//!
+//! The configuration file is one, but its sections belong to several crates: each engine parses the
+//! `[dataset.source]` table of its own kind. They all use a [`SettingsReader`], so that a refusal
+//! looks the same everywhere: file, line, and what to write instead.
+
+mod findings;
+mod section;
+pub mod units;
+
+use std::ops::Range;
+use std::path::{Path, PathBuf};
+use std::str::FromStr;
+
+use toml::Spanned;
+
+pub use self::findings::{Findings, explain};
+pub use self::section::Section;
+use crate::secret::SecretRef;
+
+/// A text and where it stands in the file.
+pub type Text = Spanned<String>;
+
+/// What the programs know from their surroundings and the library must not look up itself.
+#[derive(Debug, Clone, Default)]
+pub struct Surroundings {
+    /// `$CREDENTIALS_DIRECTORY`.
+    pub credentials_directory: Option<PathBuf>,
+}
+
+/// Validates the values of one file and collects what is wrong with them.
+pub struct SettingsReader<'a> {
+    /// What is wrong so far.
+    pub findings: Findings<'a>,
+    surroundings: &'a Surroundings,
+    key_directory: PathBuf,
+}
+
+impl<'a> SettingsReader<'a> {
+    /// A reader for the file at `path`, whose text is `text`.
+    #[must_use]
+    pub fn new(path: &'a Path, text: &'a str, surroundings: &'a Surroundings, key_directory: PathBuf) -> Self {
+        Self { findings: Findings::new(path, text), surroundings, key_directory }
+    }
+
+    /// From now on `credential:NAME` is looked for in `directory` where systemd hands nothing over.
+    pub fn look_for_keys_in(&mut self, directory: PathBuf) {
+        self.key_directory = directory;
+    }
+
+    /// Keys that are there but belong to another kind.
+    pub fn foreign<const N: usize>(&mut self, kind: &str, keys: [(&str, Option<Range<usize>>); N]) {
+        for (key, span) in keys {
+            if let Some(span) = span {
+                self.findings.add(
+                    span,
+                    format!("`{key}` does not belong to kind = \"{kind}\""),
+                    "remove it, or correct the kind",
+                );
+            }
+        }
+    }
+
+    /// A value that must be there; what is missing is told at `place`.
+    pub fn required<'t, T>(&mut self, value: Option<&'t T>, key: &str, place: &Range<usize>) -> Option<&'t T> {
+        if value.is_none() {
+            self.findings.add(place.clone(), format!("`{key}` is missing"), "");
+        }
+        value
+    }
+
+    /// A text that must not be empty.
+    pub fn filled(&mut self, text: &Text) -> Option<String> {
+        if text.get_ref().trim().is_empty() {
+            self.findings.add(text.span(), "this must not be empty", "");
+            return None;
+        }
+        Some(text.get_ref().clone())
+    }
+
+    /// An absolute path; another one becomes a finding.
+    pub fn path(&mut self, text: &Text) -> PathBuf {
+        let path = PathBuf::from(text.get_ref());
+        if !path.is_absolute() {
+            self.findings.add(text.span(), format!("`{}` is not an absolute path", text.get_ref()), "begin it with /");
+        }
+        path
+    }
+
+    /// A path, or the `default`.
+    pub fn path_or(&mut self, text: Option<&Text>, default: &str) -> PathBuf {
+        text.map_or_else(|| PathBuf::from(default), |text| self.path(text))
+    }
+
+    /// Where a secret is: `credential:NAME`, or the absolute path of a 0600 file.
+    pub fn secret(&mut self, text: &Text) -> SecretRef {
+        self.resolve(text.get_ref(), text.span())
+    }
+
+    /// A secret, or the `default` place.
+    pub fn secret_or(&mut self, text: Option<&Text>, default: &str) -> SecretRef {
+        match text {
+            Some(text) => self.secret(text),
+            None => self.resolve(default, 0..0),
+        }
+    }
+
+    fn resolve(&mut self, text: &str, span: Range<usize>) -> SecretRef {
+        let secret = match text.strip_prefix("credential:") {
+            Some(name) if !name.is_empty() && !name.contains('/') && !name.starts_with('.') => {
+                let handed = self.surroundings.credentials_directory.as_ref().map(|folder| folder.join(name));
+                match handed.filter(|path| path.exists()) {
+                    Some(path) => SecretRef::handed_over(path),
+                    None => SecretRef::file(self.key_directory.join(name)),
+                }
+            }
+            None if Path::new(text).is_absolute() => SecretRef::file(text),
+            _ => {
+                let problem = "this names no secret";
+                self.findings.add(span.clone(), problem, "use \"credential:NAME\" or the absolute path of a 0600 file");
+                SecretRef::file(text)
+            }
+        };
+        if let Err(error) = secret.check_mode() {
+            self.findings.add(span, error.message(), error.hint_text().unwrap_or_default());
+        }
+        secret
+    }
+
+    /// A value with a unit, read by `parse`; what it objects to becomes a finding.
+    pub fn unit<T>(&mut self, text: Option<&Text>, parse: fn(&str) -> Result<T, String>) -> Option<T> {
+        let text = text?;
+        match parse(text.get_ref()) {
+            Ok(value) => Some(value),
+            Err(problem) => {
+                self.findings.add(text.span(), problem, "");
+                None
+            }
+        }
+    }
+
+    /// A value that is parsed by its type; `wanted` says what it should be.
+    pub fn parsed<T: FromStr>(&mut self, text: Option<&Text>, default: &str, wanted: &str) -> Option<T> {
+        let value = text.map_or(default, |text| text.get_ref().as_str());
+        let parsed = value.parse().ok();
+        if parsed.is_none() {
+            let span = text.map_or(0..0, Spanned::span);
+            self.findings.add(span, format!("`{value}` is not {wanted}"), "");
+        }
+        parsed
+    }
+}

@@ -1,0 +1,77 @@
+//! A table of the configuration whose keys only its own kind knows.
+
+use std::ops::Range;
+
+use serde::de::DeserializeOwned;
+use toml::Spanned;
+use toml::de::{DeTable, DeValue, ValueDeserializer};
+
+use super::{SettingsReader, Text, explain};
+
+/// A table with a `kind`, taken out of the file before the rest of it is read.
+pub struct Section<'t> {
+    kind: Text,
+    table: Spanned<DeTable<'t>>,
+}
+
+impl<'t> Section<'t> {
+    /// Takes the table `name` out of `parent`, which stands at `place`. `None` where there is none, or no `kind` in it: why,
+    /// is in the findings.
+    pub fn take(
+        parent: &mut DeTable<'t>,
+        place: Range<usize>,
+        name: &str,
+        reader: &mut SettingsReader<'_>,
+    ) -> Option<Self> {
+        let Some(value) = parent.remove(name) else {
+            reader.findings.add(place, format!("`{name}` is missing"), "");
+            return None;
+        };
+        let span = value.span();
+        let DeValue::Table(mut table) = value.into_inner() else {
+            reader.findings.add(span, format!("`{name}` is not a table"), format!("write [dataset.{name}]"));
+            return None;
+        };
+        let Some(kind) = table.remove("kind") else {
+            reader.findings.add(span, "`kind` is missing", "");
+            return None;
+        };
+        let Some(word) = kind.get_ref().as_str().map(str::to_owned) else {
+            reader.findings.add(kind.span(), "`kind` is not a text", "write it in quotes");
+            return None;
+        };
+        Some(Self { kind: Spanned::new(kind.span(), word), table: Spanned::new(span, table) })
+    }
+
+    /// What it is a section of.
+    #[must_use]
+    pub fn kind(&self) -> &Text {
+        &self.kind
+    }
+
+    /// Where `kind` stands: what concerns the section as a whole is told there.
+    #[must_use]
+    pub fn place(&self) -> Range<usize> {
+        self.kind.span()
+    }
+
+    /// Its keys, and where they stand.
+    #[must_use]
+    pub fn keys(&self) -> Vec<(String, Range<usize>)> {
+        self.table.get_ref().iter().map(|(key, _)| (key.get_ref().to_string(), key.span())).collect()
+    }
+
+    /// Its keys as `T`, which denies unknown ones. `None` where they do not fit: why, is in the
+    /// findings.
+    pub fn read<T: DeserializeOwned>(self, reader: &mut SettingsReader<'_>) -> Option<T> {
+        let span = self.table.span();
+        let value = Spanned::new(span.clone(), DeValue::Table(self.table.into_inner()));
+        match T::deserialize(ValueDeserializer::from(value)) {
+            Ok(read) => Some(read),
+            Err(error) => {
+                reader.findings.add(error.span().unwrap_or(span), explain(error.message()), "");
+                None
+            }
+        }
+    }
+}

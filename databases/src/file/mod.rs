@@ -1,0 +1,147 @@
+//! `file`: the bytes of a file or block device: a dump that something else wrote, a volume's snapshot.
+
+use std::fs::Metadata;
+use std::io::Read;
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use async_trait::async_trait;
+
+use lifeboat_base::settings::{Section, SettingsReader, Text};
+use serde::Deserialize;
+
+use crate::database::Database;
+use crate::database::{Source, WorkContext};
+use crate::proof::ProofLevel;
+use crate::streams::{StreamSink, StreamWriter};
+use lifeboat_base::facts::SourceFacts;
+use lifeboat_base::{Class, Context, Error, Result};
+
+const KIND: &str = "file";
+/// Read at once, at most.
+const MAX_READ_BYTES: usize = 256 << 10;
+
+/// The engine.
+#[derive(Debug)]
+pub struct File;
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct RawFile {
+    path: Option<Text>,
+}
+
+#[async_trait]
+impl Database for File {
+    fn kind(&self) -> &'static str {
+        KIND
+    }
+
+    fn keys(&self) -> &'static [&'static str] {
+        &["path"]
+    }
+
+    fn source(&self, section: Section<'_>, reader: &mut SettingsReader<'_>) -> Option<Box<dyn Source>> {
+        let place = section.place();
+        let raw: RawFile = section.read(reader)?;
+        let path = reader.required(raw.path.as_ref(), "path", &place)?;
+        Some(Box::new(FileSource { path: reader.path(path) }))
+    }
+
+    fn highest_level(&self) -> ProofLevel {
+        ProofLevel::Fetched
+    }
+}
+
+/// Captures one file, which must not change meanwhile.
+#[derive(Debug, Clone)]
+pub struct FileSource {
+    /// Where it lies.
+    pub path: PathBuf,
+}
+
+#[async_trait]
+impl Source for FileSource {
+    fn database(&self) -> &'static dyn Database {
+        &File
+    }
+
+    async fn capture(&self, sink: &dyn StreamSink, cx: &WorkContext) -> Result<SourceFacts> {
+        let name = self.path.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
+        let stream = sink.open(&name)?;
+        let before = look(&self.path)?;
+        let stream = stream_file(&self.path, stream, &[], cx).await?;
+        let after = look(&self.path)?;
+        if (before.dev(), before.ino(), before.len(), before.mtime(), before.mtime_nsec())
+            != (after.dev(), after.ino(), after.len(), after.mtime(), after.mtime_nsec())
+        {
+            return Err(Error::source_failed(format!("{} changed while it was read", self.path.display()))
+                .hint("back it up when its writer has finished; have the writer rename it into place"));
+        }
+        stream.finish(0).await?;
+        Ok(SourceFacts { engine: KIND.to_owned(), ..SourceFacts::default() })
+    }
+}
+
+fn look(path: &Path) -> Result<Metadata> {
+    let metadata = path.metadata().context(Class::Source, || format!("cannot read {}", path.display()));
+    let metadata =
+        metadata.map_err(|error| error.hint("check the path, and that the user Lifeboat runs as may read it"))?;
+    if metadata.is_dir() {
+        return Err(Error::source_failed(format!("{} is a directory", path.display()))
+            .hint("name a file, or use kind = \"command\" with tar"));
+    }
+    Ok(metadata)
+}
+
+/// Streams a file that begins with `magic`, on a thread of its own; gives the writer back, unfinished.
+pub(crate) async fn stream_file(
+    path: &Path,
+    mut stream: Box<dyn StreamWriter>,
+    magic: &'static [u8],
+    cx: &WorkContext,
+) -> Result<Box<dyn StreamWriter>> {
+    // Fires also when this future is dropped, so that no thread goes on reading.
+    let stop = cx.cancel.child_token();
+    let _stops_when_dropped = stop.clone().drop_guard();
+    let (file, read) = (path.to_owned(), Arc::new(AtomicU64::new(0)));
+    let (progress, runtime) = (read.clone(), tokio::runtime::Handle::current());
+    let mut reading = tokio::task::spawn_blocking(move || {
+        let failed = || format!("cannot read {}", file.display());
+        let mut from = std::fs::File::open(&file).context(Class::Source, failed)?;
+        loop {
+            let space = runtime.block_on(stream.space())?;
+            let most = space.len().min(MAX_READ_BYTES);
+            let space = &mut space[..most];
+            let length = from.read(space).context(Class::Source, failed)?;
+            if length == 0 {
+                return Ok(stream);
+            }
+            if progress.fetch_add(length as u64, Ordering::Relaxed) == 0 && !space.starts_with(magic) {
+                return Err(Error::source_failed(format!("{} does not begin as it should", file.display())));
+            }
+            runtime.block_on(stream.filled(length))?;
+            if stop.is_cancelled() {
+                return Err(Error::cancelled("the capture"));
+            }
+        }
+    });
+    let mut seen = None;
+    loop {
+        tokio::select! {
+            done = &mut reading => return done.context(Class::Failed, || "a worker thread failed")?,
+            () = cx.cancel.cancelled() => return Err(Error::cancelled("the capture")),
+            () = tokio::time::sleep(cx.stall) => {
+                let now = Some(read.load(Ordering::Relaxed));
+                if now == seen {
+                    let shown = path.display();
+                    return Err(Error::source_failed(format!("{shown} has given nothing for {:?}", cx.stall))
+                        .hint("look at the disk or the mount; a longer limit is [limits] stall"));
+                }
+                seen = now;
+            }
+        }
+    }
+}

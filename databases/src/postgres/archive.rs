@@ -1,0 +1,350 @@
+//! A table's archive on its way into `pg_restore`, with longer data blocks.
+//!
+//! `pg_dump -Fc -Z0` writes a block for each row, and `pg_restore` sends a message for each block, which costs the server
+//! more than many a row itself. Where blocks begin means nothing: here neighbours become one of up to 64 KiB. What is not
+//! understood beyond doubt passes as it is.
+//!
+//! The format: PostgreSQL's `pg_backup_archiver.c` (`ReadHead`, `ReadToc`) and `pg_backup_custom.c`.
+
+use bytes::Bytes;
+
+use crate::streams::StreamReader;
+use lifeboat_base::Result;
+
+/// Archive versions, minor, of PostgreSQL 10 to 18.
+const VERSIONS: std::ops::RangeInclusive<u8> = 12..=16;
+/// Magic, version, sizes of integers and offsets, format.
+const HEAD: usize = 11;
+const CUSTOM: u8 = 1;
+/// Of table data.
+const DATA: u8 = 1;
+/// A sign and four bytes.
+const INT: usize = 5;
+/// No longer block is made of several.
+const BLOCK: usize = 64 << 10;
+/// The list of what is in the archive of one table ends before this.
+const LONGEST_LIST: usize = 256 << 10;
+
+/// Gives the archive that `inner` gives.
+pub(crate) struct LongBlocks<'a> {
+    inner: &'a mut dyn StreamReader,
+    place: Place,
+    /// What of the archive is too short to be understood yet.
+    kept: Vec<u8>,
+}
+
+#[derive(Clone, Copy)]
+enum Place {
+    /// Before the end of the list.
+    List,
+    /// Before the kind and the number of a data item.
+    Item,
+    /// Before the length of a block.
+    Length,
+    /// Within a block.
+    Content { left: usize },
+    /// What follows is not understood.
+    Beyond,
+}
+
+impl<'a> LongBlocks<'a> {
+    pub(crate) fn new(inner: &'a mut dyn StreamReader) -> Self {
+        Self { inner, place: Place::List, kept: Vec::new() }
+    }
+
+    /// Takes a piece of the archive.
+    fn take(&mut self, piece: &[u8]) -> Vec<u8> {
+        let mut out = Vec::with_capacity(self.kept.len() + piece.len() + INT);
+        let whole;
+        let mut rest = piece;
+        if !self.kept.is_empty() {
+            whole = [&std::mem::take(&mut self.kept), piece].concat();
+            rest = &whole;
+        }
+        // Where the length of the block stands that is being made.
+        let mut block: Option<usize> = None;
+        let close = |out: &mut Vec<u8>, block: &mut Option<usize>| {
+            if let Some(at) = block.take() {
+                let length = (out.len() - at - INT) as u32;
+                out[at + 1..at + INT].copy_from_slice(&length.to_le_bytes());
+            }
+        };
+        loop {
+            match self.place {
+                Place::List => match end_of_list(rest) {
+                    Parsed::Until(end) => {
+                        out.extend_from_slice(&rest[..end]);
+                        (rest, self.place) = (&rest[end..], Place::Item);
+                    }
+                    Parsed::More if rest.len() < LONGEST_LIST => break,
+                    Parsed::More | Parsed::Unknown => self.place = Place::Beyond,
+                },
+                Place::Item if rest.len() <= INT => break,
+                Place::Item => {
+                    self.place = if rest[0] == DATA { Place::Length } else { Place::Beyond };
+                    if rest[0] == DATA {
+                        out.extend_from_slice(&rest[..=INT]);
+                        rest = &rest[1 + INT..];
+                    }
+                }
+                Place::Length => {
+                    let Some((length, after)) = rest.split_first_chunk::<INT>() else { break };
+                    let [sign, length @ ..] = *length;
+                    let left = u32::from_le_bytes(length) as usize;
+                    if sign != 0 {
+                        self.place = Place::Beyond;
+                        continue;
+                    }
+                    if left == 0 || block.is_some_and(|at| out.len() - at - INT + left > BLOCK) {
+                        close(&mut out, &mut block);
+                    }
+                    if left == 0 {
+                        out.extend_from_slice(&[0; INT]);
+                        self.place = Place::Item;
+                    } else {
+                        self.place = Place::Content { left };
+                    }
+                    rest = after;
+                }
+                Place::Content { left } => {
+                    if rest.is_empty() {
+                        break;
+                    }
+                    block.get_or_insert_with(|| {
+                        out.extend_from_slice(&[0; INT]);
+                        out.len() - INT
+                    });
+                    let (content, after) = rest.split_at(left.min(rest.len()));
+                    out.extend_from_slice(content);
+                    let left = left - content.len();
+                    self.place = if left == 0 { Place::Length } else { Place::Content { left } };
+                    rest = after;
+                }
+                Place::Beyond => {
+                    close(&mut out, &mut block);
+                    out.extend_from_slice(rest);
+                    rest = &[];
+                    break;
+                }
+            }
+        }
+        // A row may go on in the next block.
+        close(&mut out, &mut block);
+        self.kept = rest.to_vec();
+        out
+    }
+}
+
+#[async_trait::async_trait]
+impl StreamReader for LongBlocks<'_> {
+    async fn next(&mut self) -> Result<Option<Bytes>> {
+        while let Some(piece) = self.inner.next().await? {
+            let out = self.take(&piece);
+            if !out.is_empty() {
+                return Ok(Some(out.into()));
+            }
+        }
+        // An archive that ends too early does so for `pg_restore`, too.
+        let rest = std::mem::take(&mut self.kept);
+        Ok((!rest.is_empty()).then(|| rest.into()))
+    }
+}
+
+enum Parsed {
+    Until(usize),
+    More,
+    Unknown,
+}
+
+/// Where the list ends in an archive that begins with `archive`.
+fn end_of_list(archive: &[u8]) -> Parsed {
+    let Some(head) = archive.get(..HEAD) else { return Parsed::More };
+    let known = head.starts_with(b"PGDMP\x01") && VERSIONS.contains(&head[6]);
+    if !known || head[8..] != [INT as u8 - 1, 8, CUSTOM] {
+        return Parsed::Unknown;
+    }
+    let minor = head[6];
+    let mut list = List { archive, at: HEAD };
+    let parse = |list: &mut List<'_>| {
+        // Compression; seconds to the year and whether it is summer; database and versions.
+        if minor >= 15 {
+            list.skip(1)?;
+        } else {
+            list.int()?;
+        }
+        (0..7).try_for_each(|_| list.int().map(drop))?;
+        (0..3).try_for_each(|_| list.string().map(drop))?;
+        for _ in 0..list.int()? {
+            // Number, whether it has data; catalogue and object, tag, kind; section; definition, drop, copy, schema, tablespace;
+            // access method; kind of relation; owner, whether it had OIDs; what it needs; where its data is.
+            (0..2).try_for_each(|_| list.int().map(drop))?;
+            (0..4).try_for_each(|_| list.string().map(drop))?;
+            list.int()?;
+            (0..5 + usize::from(minor >= 14)).try_for_each(|_| list.string().map(drop))?;
+            if minor >= 16 {
+                list.int()?;
+            }
+            (0..2).try_for_each(|_| list.string().map(drop))?;
+            while list.string()? {}
+            list.skip(1 + 8)?;
+        }
+        Some(list.at)
+    };
+    parse(&mut list).map_or(Parsed::More, Parsed::Until)
+}
+
+struct List<'a> {
+    archive: &'a [u8],
+    at: usize,
+}
+
+impl List<'_> {
+    fn skip(&mut self, length: usize) -> Option<()> {
+        self.at = self.at.checked_add(length).filter(|at| *at <= self.archive.len())?;
+        Some(())
+    }
+
+    fn int(&mut self) -> Option<i64> {
+        let [sign, value @ ..] = *self.archive.get(self.at..)?.first_chunk::<INT>()?;
+        self.at += INT;
+        let value = i64::from(u32::from_le_bytes(value));
+        Some(if sign == 0 { value } else { -value })
+    }
+
+    /// Whether there is one.
+    fn string(&mut self) -> Option<bool> {
+        let length = self.int()?;
+        self.skip(usize::try_from(length).unwrap_or(0))?;
+        Some(length >= 0)
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used, reason = "tests")]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn int(value: i64) -> Vec<u8> {
+        [&[u8::from(value < 0)], &(value.unsigned_abs() as u32).to_le_bytes()[..]].concat()
+    }
+
+    fn string(text: &str) -> Vec<u8> {
+        [int(text.len() as i64), text.as_bytes().to_vec()].concat()
+    }
+
+    /// As `pg_dump` of this archive version begins.
+    fn head(minor: u8) -> Vec<u8> {
+        let mut archive = b"PGDMP".to_vec();
+        archive.extend([1, minor, 0, 4, 8, 1]);
+        archive.extend(if minor >= 15 { vec![0] } else { int(0) });
+        (0..7).for_each(|n| archive.extend(int(n)));
+        ["db", "15.1", "15.2"].iter().for_each(|text| archive.extend(string(text)));
+        archive.extend(int(2));
+        for entry in 0..2 {
+            archive.extend([int(entry), int(1)].concat());
+            ["0", "0", "t", "TABLE DATA"].iter().for_each(|text| archive.extend(string(text)));
+            archive.extend(int(3));
+            ["", "", "COPY t FROM stdin;\n", "public", ""].iter().for_each(|text| archive.extend(string(text)));
+            archive.extend(if minor >= 14 { int(-1) } else { Vec::new() });
+            archive.extend(if minor >= 16 { int(114) } else { Vec::new() });
+            ["owner", "false"].iter().for_each(|text| archive.extend(string(text)));
+            archive.extend(if entry == 1 { [string("0"), int(-1)].concat() } else { int(-1) });
+            archive.push(1);
+            archive.extend([0; 8]);
+        }
+        archive
+    }
+
+    fn item(blocks: &[Vec<u8>]) -> Vec<u8> {
+        let mut item = [vec![DATA], int(7)].concat();
+        blocks.iter().for_each(|block| item.extend([int(block.len() as i64), block.clone()].concat()));
+        [item, int(0)].concat()
+    }
+
+    struct Pieces(std::vec::IntoIter<Vec<u8>>);
+
+    #[async_trait::async_trait]
+    impl StreamReader for Pieces {
+        async fn next(&mut self) -> Result<Option<Bytes>> {
+            Ok(self.0.next().map(Bytes::from))
+        }
+    }
+
+    fn through(archive: &[u8], piece: usize) -> Vec<u8> {
+        let pieces: Vec<Vec<u8>> = archive.chunks(piece).map(<[u8]>::to_vec).collect();
+        let (mut inner, mut all) = (Pieces(pieces.into_iter()), Vec::new());
+        let mut long = LongBlocks::new(&mut inner);
+        while let Some(piece) = futures::executor::block_on(long.next()).unwrap() {
+            all.extend_from_slice(&piece);
+        }
+        all
+    }
+
+    /// The blocks of each item, after the list.
+    fn items(mut archive: &[u8]) -> Vec<Vec<Vec<u8>>> {
+        let mut items = Vec::new();
+        while !archive.is_empty() {
+            assert_eq!(archive[..6], [vec![DATA], int(7)].concat());
+            archive = &archive[6..];
+            let mut blocks = Vec::new();
+            loop {
+                let length = u32::from_le_bytes(archive[1..5].try_into().unwrap()) as usize;
+                let (block, rest) = archive[5..].split_at(length);
+                archive = rest;
+                if length == 0 {
+                    break;
+                }
+                blocks.push(block.to_vec());
+            }
+            items.push(blocks);
+        }
+        items
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(64))]
+        #[test]
+        fn content_is_the_same_in_fewer_blocks(
+            minor in VERSIONS,
+            lengths in prop::collection::vec(prop::collection::vec(1usize..3000, 0..200), 0..3),
+            piece in 1usize..100_000,
+        ) {
+            let blocks = |lengths: &Vec<usize>| -> Vec<Vec<u8>> {
+                lengths.iter().enumerate().map(|(number, length)| vec![number as u8; *length]).collect()
+            };
+            let given: Vec<Vec<Vec<u8>>> = lengths.iter().map(blocks).collect();
+            let archive = [head(minor), given.iter().flat_map(|blocks| item(blocks)).collect()].concat();
+            let found = through(&archive, piece);
+            prop_assert_eq!(&found[..head(minor).len()], &head(minor)[..]);
+            let found = items(&found[head(minor).len()..]);
+            prop_assert_eq!(found.len(), given.len());
+            for (found, given) in found.iter().zip(&given) {
+                prop_assert_eq!(found.concat(), given.concat());
+                prop_assert!(found.iter().all(|block| block.len() <= BLOCK));
+            }
+            let whole = items(&through(&archive, usize::MAX)[head(minor).len()..]);
+            for (found, given) in whole.iter().zip(&given) {
+                prop_assert!(found.len() <= given.concat().len() / (BLOCK - 3000) + 1, "{} blocks", found.len());
+            }
+        }
+    }
+
+    #[test]
+    fn what_is_not_understood_passes_as_it_is() {
+        let rows = item(&[b"1\tone\n".to_vec(), b"2\ttwo\n".to_vec()]);
+        let good = [head(14), rows.clone()].concat();
+        let mut newer = good.clone();
+        newer[6] = 17;
+        let blobs = [head(14), vec![3], rows.clone()].concat();
+        let negative = [head(14), rows[..6].to_vec(), int(-1), rows.clone()].concat();
+        let cut: Vec<&[u8]> = (0..head(14).len()).map(|length| &good[..length]).collect();
+        for archive in [&newer, &blobs, &negative, &b"no archive".to_vec()].map(Vec::as_slice).into_iter().chain(cut) {
+            for piece in [1, 7, usize::MAX] {
+                assert!(through(archive, piece) == archive, "{} bytes were changed", archive.len());
+            }
+        }
+        assert_ne!(through(&good, usize::MAX), good);
+    }
+}

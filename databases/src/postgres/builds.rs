@@ -1,0 +1,256 @@
+//! What is built upon rows, and when it can be: the indexes and constraints of a large table once all rows that they need are
+//! there, beside tables that are still being loaded. `pg_restore --jobs` does the same, but wants all rows in one file.
+//!
+//! What comes first is what the longest chain waits for: rows, the key upon them, the foreign key upon that. How long each takes
+//! is guessed from how long the rows are.
+//!
+//! Everything is read from lists that `pg_restore --list` prints of the definitions. What is not understood beyond doubt is built
+//! at the end, by `pg_restore --jobs` itself.
+
+use std::cmp::Reverse;
+use std::collections::{BTreeMap, BTreeSet};
+
+use crate::postgres::parts::TableName;
+
+/// What need not wait for the end, ...
+const EARLY: [&str; 3] = ["INDEX", "CONSTRAINT", "FK CONSTRAINT"];
+/// ... if beside tables and each other it needs nothing but these, which are there before the rows are.
+const BEFORE: [&str; 13] = [
+    "SCHEMA",
+    "EXTENSION",
+    "TYPE",
+    "DOMAIN",
+    "FUNCTION",
+    "PROCEDURE",
+    "AGGREGATE",
+    "OPERATOR",
+    "OPERATOR CLASS",
+    "OPERATOR FAMILY",
+    "COLLATION",
+    "ACCESS METHOD",
+    "TEXT SEARCH CONFIGURATION",
+];
+
+/// As an archive numbers its entries.
+pub(crate) type EntryId = u32;
+
+/// One entry of an archive.
+struct Entry<'a> {
+    id: EntryId,
+    /// Its line, from the kind on.
+    what: &'a str,
+    needs: Vec<EntryId>,
+}
+
+/// An index or a constraint.
+struct Build {
+    tables: BTreeSet<TableName>,
+    after: BTreeSet<EntryId>,
+    /// Others may be built on the same tables meanwhile, if they are such, too: an index locks out nothing but writers.
+    shares: bool,
+    /// How long it and the longest chain after it take, in bytes of rows that are loaded meanwhile.
+    urgency: u64,
+    begun: bool,
+}
+
+impl Build {
+    /// Whether they must not run at once: constraints lock their tables one after the other, and two of them might wait for each
+    /// other for ever.
+    fn conflicts(&self, other: &Self) -> bool {
+        let apart = self.tables.is_disjoint(&other.tables);
+        !(apart || self.shares && other.shares)
+    }
+}
+
+/// The indexes and constraints that need not wait for the end.
+pub(crate) struct Builds {
+    early: BTreeMap<EntryId, Build>,
+    loaded: BTreeSet<TableName>,
+    done: BTreeSet<EntryId>,
+    /// Whatever comes after rows, in the archive's order.
+    all: Vec<EntryId>,
+}
+
+impl Builds {
+    /// `list`: of the definitions, with what each needs; `upon_rows`: of those of them that come after rows; `lengths`: of those
+    /// tables whose rows are loaded apart.
+    pub(crate) fn new(list: &str, upon_rows: &str, lengths: &BTreeMap<TableName, u64>) -> Self {
+        let entries = entries(list);
+        let all: Vec<EntryId> = self::entries(upon_rows).iter().map(|entry| entry.id).collect();
+        let after_rows: BTreeSet<&EntryId> = all.iter().collect();
+        let before = entries.iter().filter(|entry| BEFORE.iter().any(|kind| entry.is(kind)));
+        let mut known: BTreeMap<EntryId, Option<&TableName>> = before.map(|entry| (entry.id, None)).collect();
+        for table in lengths.keys() {
+            // A table's own line begins like this. If another one does too, because names hold blanks, neither is believed.
+            let begins = format!("TABLE {} {} ", table.schema, table.name);
+            let mut matching = entries.iter().filter(|entry| entry.what.starts_with(&begins));
+            if let (Some(entry), None) = (matching.next(), matching.next()) {
+                known.insert(entry.id, Some(table));
+            }
+        }
+        let (mut early, mut order): (BTreeMap<EntryId, Build>, Vec<EntryId>) = Default::default();
+        for entry in entries.iter().filter(|entry| after_rows.contains(&entry.id)) {
+            let needs = |needed: &EntryId| known.contains_key(needed) || early.contains_key(needed);
+            let tables: BTreeSet<TableName> =
+                entry.needs.iter().filter_map(|needed| (*known.get(needed)?).cloned()).collect();
+            let is_early = EARLY.iter().any(|kind| entry.is(kind)) && entry.needs.iter().all(needs);
+            if is_early && !tables.is_empty() {
+                let after: BTreeSet<EntryId> =
+                    entry.needs.iter().copied().filter(|needed| early.contains_key(needed)).collect();
+                // An index or a key sorts one column or two; a foreign key joins whole tables.
+                let rows: u64 = tables.iter().filter_map(|table| lengths.get(table)).sum();
+                let urgency = 1 + if entry.is("FK CONSTRAINT") { rows / 3 * 2 } else { rows / 3 };
+                early.insert(entry.id, Build { tables, after, shares: entry.is("INDEX"), urgency, begun: false });
+                order.push(entry.id);
+            }
+        }
+        // Whatever needs an entry stands after it.
+        for id in order.iter().rev() {
+            let chain = early.values().filter(|later| later.after.contains(id)).map(|later| later.urgency).max();
+            early.entry(*id).and_modify(|build| build.urgency += chain.unwrap_or_default());
+        }
+        Self { early, loaded: BTreeSet::new(), done: BTreeSet::new(), all }
+    }
+
+    /// How long the longest chain of builds takes that begins with this table's rows.
+    pub(crate) fn upon(&self, table: &TableName) -> u64 {
+        let upon = self.early.values().filter(|build| build.tables.contains(table));
+        upon.map(|build| build.urgency).max().unwrap_or_default()
+    }
+
+    /// All rows of a table are there.
+    pub(crate) fn loaded(&mut self, table: &TableName) {
+        self.loaded.insert(table.clone());
+    }
+
+    /// It is built.
+    pub(crate) fn built(&mut self, entry: EntryId) {
+        self.done.insert(entry);
+    }
+
+    /// One that can be built now, beside those that were given and are not built yet, if it is more urgent than `others`; each is
+    /// given once.
+    pub(crate) fn next(&mut self, others: u64) -> Option<EntryId> {
+        let running = |(id, build): &(&EntryId, &Build)| build.begun && !self.done.contains(*id);
+        let running: Vec<&Build> = self.early.iter().filter(running).map(|(_, build)| build).collect();
+        let ready = self.early.iter().filter(|(_, build)| {
+            !build.begun
+                && build.tables.is_subset(&self.loaded)
+                && build.after.is_subset(&self.done)
+                && !running.iter().any(|other| build.conflicts(other))
+        });
+        let (id, build) = ready.max_by_key(|(id, build)| (build.urgency, Reverse(**id)))?;
+        let id = Some(*id).filter(|_| build.urgency > others)?;
+        self.early.entry(id).and_modify(|build| build.begun = true);
+        Some(id)
+    }
+
+    /// What is left once everything was built that [`Self::next`] gave; `None`: all of it.
+    pub(crate) fn rest(&self) -> Option<Vec<EntryId>> {
+        let left = || self.all.iter().copied().filter(|id| !self.done.contains(id)).collect();
+        (!self.done.is_empty()).then(left)
+    }
+}
+
+impl Entry<'_> {
+    /// Whether it is of this kind: a kind is followed by a schema, or by `-`. `INDEX ATTACH` begins with a kind, and so may a schema;
+    /// what is taken for another kind by that is built at the end.
+    fn is(&self, kind: &str) -> bool {
+        let after = self.what.strip_prefix(kind).and_then(|rest| rest.strip_prefix(' '));
+        after.is_some_and(|rest| !rest.starts_with(|c: char| c.is_ascii_uppercase()))
+    }
+}
+
+/// Lines such as `3206; 2606 16419 CONSTRAINT public orders orders_pkey shop`, each followed by `; depends on: 214 216`, with a tab, if it does.
+fn entries(list: &str) -> Vec<Entry<'_>> {
+    let mut entries: Vec<Entry<'_>> = Vec::new();
+    for line in list.lines() {
+        if let Some(numbers) = line.strip_prefix(";\tdepends on:") {
+            if let Some(entry) = entries.last_mut() {
+                entry.needs = numbers.split_whitespace().filter_map(|number| number.parse().ok()).collect();
+            }
+        } else if let Some((id, rest)) = line.split_once("; ")
+            && let Ok(id) = id.parse()
+            && let Some(what) = rest.splitn(3, ' ').nth(2)
+        {
+            entries.push(Entry { id, what, needs: Vec::new() });
+        }
+    }
+    entries
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const LIST: &str = ";\n; Selected TOC Entries:\n;\n3360; 0 0 ENCODING - ENCODING \n2; 3079 16384 EXTENSION - btree_gin \n\
+        214; 1259 16403 TABLE public customers postgres\n215; 1259 16408 TABLE public orders postgres\n;\tdepends on: 2\n\
+        216; 1259 16413 TABLE public small postgres\n217; 1259 16414 TABLE public odd one postgres\n\
+        218; 1259 16415 TABLE public odd postgres\n\
+        3206; 2606 16419 CONSTRAINT public customers customers_pkey postgres\n;\tdepends on: 214\n\
+        3207; 1259 16429 INDEX public orders_gin postgres\n;\tdepends on: 215 2\n\
+        3208; 1259 16430 INDEX public small_index postgres\n;\tdepends on: 216\n\
+        3209; 1259 16431 INDEX public odd_index postgres\n;\tdepends on: 218\n\
+        3212; 2606 16422 FK CONSTRAINT public orders orders_fkey postgres\n;\tdepends on: 3206 215 214\n\
+        3213; 2606 16423 FK CONSTRAINT public orders small_fkey postgres\n;\tdepends on: 215 216\n\
+        3214; 2620 16424 TRIGGER public orders t postgres\n;\tdepends on: 215\n\
+        3215; 2606 16425 FK CONSTRAINT public orders unknown_fkey postgres\n;\tdepends on: 215 9999\n\
+        3216; 0 0 MATERIALIZED VIEW DATA public v postgres\n;\tdepends on: 9998\n\
+        3217; 0 0 INDEX ATTACH public orders_gin postgres\n;\tdepends on: 3207 215\n\
+        3218; 2606 16426 FK CONSTRAINT public orders trigger_fkey postgres\n;\tdepends on: 215 3214\n";
+
+    fn builds() -> (Builds, [TableName; 3]) {
+        let tables =
+            ["customers", "orders", "odd"].map(|name| TableName { schema: "public".to_owned(), name: name.to_owned() });
+        let upon_rows: Vec<&str> =
+            LIST.lines().filter(|line| line.starts_with('3') && !line.starts_with("3360")).collect();
+        let lengths = tables.iter().cloned().zip([300, 900, 90]).collect();
+        (Builds::new(LIST, &upon_rows.join("\n"), &lengths), tables)
+    }
+
+    #[test]
+    fn each_is_given_once_when_its_rows_and_what_it_needs_are_there() {
+        let (mut builds, [customers, orders, _]) = builds();
+        assert_eq!((builds.next(0), builds.rest()), (None, None));
+        builds.loaded(&orders);
+        assert_eq!((builds.next(0), builds.next(0)), (Some(3207), None));
+        builds.built(3207);
+        builds.loaded(&customers);
+        assert_eq!((builds.next(0), builds.next(0)), (Some(3206), None), "a foreign key before the key it refers to");
+        builds.built(3206);
+        assert_eq!((builds.next(0), builds.next(0)), (Some(3212), None));
+    }
+
+    #[test]
+    fn what_the_longest_chain_waits_for_is_most_urgent() {
+        let (mut builds, tables) = builds();
+        // The key and the foreign key upon it; the foreign key; the index of a table that is not believed.
+        assert_eq!(tables.each_ref().map(|table| builds.upon(table)), [101 + 801, 801, 0]);
+        builds.loaded(&tables[0]);
+        assert_eq!((builds.next(902), builds.next(901)), (None, Some(3206)));
+    }
+
+    #[test]
+    fn what_locks_a_table_runs_alone_on_it() {
+        let (mut builds, [customers, orders, _]) = builds();
+        builds.loaded(&orders);
+        builds.loaded(&customers);
+        assert_eq!(builds.next(0), Some(3206));
+        builds.built(3206);
+        assert_eq!((builds.next(0), builds.next(0)), (Some(3212), None), "an index beside a constraint on its table");
+        builds.built(3212);
+        assert_eq!((builds.next(0), builds.next(0)), (Some(3207), None));
+    }
+
+    #[test]
+    fn what_is_not_understood_or_needs_other_rows_waits_for_the_end() {
+        let (mut builds, tables) = builds();
+        tables.iter().for_each(|table| builds.loaded(table));
+        while let Some(id) = builds.next(0) {
+            builds.built(id);
+        }
+        // `odd` may be the line of `odd one`: neither is believed.
+        let rest = [3208, 3209, 3213, 3214, 3215, 3216, 3217, 3218];
+        assert_eq!(builds.rest().as_deref(), Some(&rest[..]));
+    }
+}

@@ -1,0 +1,183 @@
+//! Captures a server: facts, globals, databases.
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+
+use async_trait::async_trait;
+use futures::{FutureExt, StreamExt, TryStreamExt, stream};
+use lifeboat_base::facts::SourceFacts;
+use lifeboat_base::secret::{Secret, SecretRef};
+use lifeboat_base::{Error, Result};
+
+use super::export::ExportedSnapshot;
+use super::globals::{END_MARKER, GLOBALS};
+use super::parts::{Part, Table};
+use super::server::{Server, ServerFacts};
+use super::settings::PostgresConfig;
+use super::sql::{DATABASES, conninfo, rows};
+use super::{KIND, Postgres, tables};
+use crate::database::{Database, Source, WorkContext};
+use crate::streams::StreamSink;
+
+const ARCHIVE_MAGIC: &[u8] = b"PGDMP";
+/// Milliseconds that a dump under an exported snapshot waits for a lock on a table. The exporting session has those of large
+/// tables already: whoever is before us in their queues waits for that session, and so for us.
+const LOCK_WAIT: u32 = 10_000;
+/// The same where tables are locked that the exporting session has not locked.
+const LOCK_WAIT_OTHERS: u32 = 60_000;
+/// Connections that a capture uses at most unless it is told otherwise: the server has other work.
+const JOBS: usize = 4;
+const CLOSED: &str = "SELECT datname FROM pg_database WHERE NOT datistemplate AND (NOT datallowconn OR datconnlimit = -2) ORDER BY datname";
+
+/// Captures the configured server.
+#[derive(Debug, Clone)]
+pub struct PostgresSource(pub PostgresConfig);
+
+#[async_trait]
+impl Source for PostgresSource {
+    fn database(&self) -> &'static dyn Database {
+        &Postgres
+    }
+
+    fn client_directories(&self) -> &[PathBuf] {
+        &self.0.client_directories
+    }
+
+    async fn capture(&self, sink: &dyn StreamSink, cx: &WorkContext) -> Result<SourceFacts> {
+        let password: Option<Secret> = self.0.password.as_ref().map(SecretRef::read).transpose()?;
+        let (server, facts) =
+            Server::reach(&self.0.connection, password.as_ref(), &self.0.client_directories, cx).await?;
+        let mut warnings = Vec::new();
+        if facts.tablespaces {
+            warnings.push("the server has tablespaces; a restore puts everything into the default one".to_owned());
+        }
+        if server.clients.major > facts.major {
+            warnings.push(format!(
+                "dumped by client tools of version {}: only PostgreSQL {} or newer can load that; install postgresql-client-{}",
+                server.clients.version, server.clients.major, facts.major
+            ));
+        }
+        let databases = self.databases(&server).await?;
+
+        let closed = server.query(CLOSED).await?;
+        for database in rows(&closed).iter().filter(|database| !databases.contains(database)) {
+            warnings.push(format!("database {database} accepts no connections and is not backed up"));
+        }
+        capture_globals(&server, &facts, sink, &mut warnings).await?;
+        for database in &databases {
+            capture_database(&server, database, &self.0, sink).await?;
+        }
+        let details = [
+            ("superuser", facts.superuser),
+            ("encoding", facts.encoding),
+            ("collate", facts.collate),
+            ("ctype", facts.ctype),
+        ];
+        Ok(SourceFacts {
+            engine: KIND.to_owned(),
+            server_version: Some(facts.version),
+            tools: BTreeMap::from([("pg_dump".to_owned(), server.clients.version)]),
+            details: details.into_iter().map(|(name, value)| (name.to_owned(), value)).collect(),
+            warnings,
+        })
+    }
+}
+
+impl PostgresSource {
+    async fn databases(&self, server: &Server<'_>) -> Result<Vec<String>> {
+        let there = rows(&server.query(DATABASES).await?);
+        if self.0.databases.is_empty() {
+            return Ok(there);
+        }
+        match self.0.databases.iter().find(|wanted| !there.contains(wanted)) {
+            None => Ok(self.0.databases.clone()),
+            Some(missing) => Err(Error::source_failed(format!("the server has no database `{missing}`"))
+                .hint(format!("it has: {}", there.join(", ")))),
+        }
+    }
+}
+
+async fn capture_globals(
+    server: &Server<'_>,
+    facts: &ServerFacts,
+    sink: &dyn StreamSink,
+    warnings: &mut Vec<String>,
+) -> Result<()> {
+    let database = conninfo(server.connection.maintenance_database());
+    let mut arguments = vec!["--globals-only", "--encoding=UTF8", "-w", "-d", &database];
+    if !facts.reads_passwords {
+        warnings.push("the role may not read password hashes: roles are captured without passwords".to_owned());
+        arguments.push("--no-role-passwords");
+    }
+    let mut tool = server.tool("pg_dumpall", arguments).start(false)?;
+    let mut stream = sink.open(GLOBALS)?;
+    let mut tail = Vec::new();
+    while let Some(piece) = tool.read().await? {
+        tail.extend_from_slice(&piece);
+        let excess = tail.len().saturating_sub(512);
+        tail.drain(..excess);
+        stream.write(piece).await?;
+    }
+    let exit = tool.finish(0).await?;
+    if !String::from_utf8_lossy(&tail).contains(END_MARKER) {
+        return Err(Error::source_failed("pg_dumpall ended without its end marker: the globals are cut short"));
+    }
+    stream.finish(exit).await
+}
+
+/// Dumps a database: as one archive, or, where it has large tables and may be read over several connections, in
+/// [parts](crate::postgres::parts) side by side.
+async fn capture_database(
+    server: &Server<'_>,
+    database: &str,
+    config: &PostgresConfig,
+    sink: &dyn StreamSink,
+) -> Result<()> {
+    let jobs = config.jobs.unwrap_or(server.cx.jobs.min(JOBS));
+    let tables = if jobs > 1 { tables::large(server, database, config.large_table).await? } else { Vec::new() };
+    if tables.is_empty() {
+        return dump(server, database, &Part::Whole, &tables, None, sink).await;
+    }
+    let snapshot = ExportedSnapshot::take(server, database, &tables).await?;
+    // The first two lock the tables that have no part of their own, as they begin: the sooner the better.
+    let mut parts = vec![Part::Data, Part::Schema];
+    parts.extend(tables.iter().map(|table| Part::Table(table.name.clone())));
+    let dumps: Vec<_> =
+        parts.iter().map(|part| dump(server, database, part, &tables, Some(&snapshot), sink).boxed()).collect();
+    stream::iter(dumps).buffer_unordered(jobs).try_collect::<()>().await?;
+    snapshot.end().await
+}
+
+async fn dump(
+    server: &Server<'_>,
+    database: &str,
+    part: &Part,
+    tables: &[Table],
+    snapshot: Option<&ExportedSnapshot>,
+    sink: &dyn StreamSink,
+) -> Result<()> {
+    let stream = part.stream(database).ok_or_else(|| Error::failed("a table was chosen whose stream has no name"))?;
+    let mut arguments = part.dump_arguments(tables);
+    let mut hint = "see what pg_dump said; run it by hand as the same user";
+    if let Some(snapshot) = snapshot {
+        let wait = if matches!(part, Part::Table(_)) { LOCK_WAIT } else { LOCK_WAIT_OTHERS };
+        arguments.extend([format!("--snapshot={}", snapshot.id()), format!("--lock-wait-timeout={wait}")]);
+        hint = "see what pg_dump said; if it waited for a lock, somebody wants to alter, truncate or drop a table that is being dumped: run it again after that, or set jobs = 1";
+    }
+    let mut tool = server.dump_tool(database, arguments).start(false)?;
+    let mut writer = sink.open(&stream)?;
+    let mut begun = false;
+    tool.pump(writer.as_mut(), |piece| {
+        if !begun && !piece.starts_with(ARCHIVE_MAGIC) {
+            return Err(Error::source_failed(format!("pg_dump of {stream} does not begin as an archive does")));
+        }
+        begun = true;
+        Ok(())
+    })
+    .await?;
+    let exit = tool.finish(0).await.map_err(|error| error.within(format!("cannot dump {stream}")).hint(hint))?;
+    if !begun {
+        return Err(Error::source_failed(format!("pg_dump of {stream} wrote nothing")));
+    }
+    writer.finish(exit).await
+}

@@ -1,0 +1,167 @@
+//! How client tools are told where to connect: by environment, and a private password file. Never by argv.
+
+use std::ffi::{OsStr, OsString};
+use std::io::Write;
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::PathBuf;
+
+use zeroize::Zeroizing;
+
+use crate::database::WorkContext;
+use crate::postgres::settings::PostgresConnection;
+use lifeboat_base::secret::Secret;
+use lifeboat_base::{Class, Context, Error, Result};
+
+/// Where service files and passwords of the user are whom Lifeboat runs as.
+pub(super) const INHERITED: [&str; 3] = ["PGSERVICEFILE", "PGSYSCONFDIR", "PGPASSFILE"];
+
+/// Environment of client tools for one server. Removes its password file on drop.
+#[derive(Debug)]
+pub(crate) struct Connection {
+    variables: Vec<(&'static str, OsString)>,
+    password_file: Option<PathBuf>,
+    database: Option<String>,
+}
+
+impl Connection {
+    /// Prepares the environment; a password goes into a 0600 file in `cx.scratch`.
+    ///
+    /// # Errors
+    /// The file cannot be written; or the URL has an option that is not known.
+    pub(crate) fn new(to: &PostgresConnection, password: Option<&Secret>, cx: &WorkContext) -> Result<Self> {
+        let mut variables: Vec<(&'static str, OsString)> =
+            vec![("PGCONNECT_TIMEOUT", "20".into()), ("PGAPPNAME", "lifeboat".into())];
+        let mut database = None;
+        match to {
+            PostgresConnection::Service(service) => variables.push(("PGSERVICE", service.into())),
+            PostgresConnection::Socket { directory, port, user } => {
+                variables.push(("PGHOST", directory.into()));
+                variables.push(("PGPORT", port.to_string().into()));
+                variables.extend(user.as_ref().map(|user| ("PGUSER", OsString::from(user))));
+            }
+            PostgresConnection::Url(url) => database = from_url(url, &mut variables)?,
+        }
+        // Service files and passwords of the user Lifeboat runs as stay usable.
+        variables.extend(INHERITED.iter().filter_map(|name| Some((*name, cx.environment.get(name)?.to_owned()))));
+        let mut connection = Self { variables, password_file: None, database };
+        if let Some(password) = password {
+            let path = write_password(password, cx)?;
+            connection.variables.retain(|(name, _)| *name != "PGPASSFILE");
+            connection.variables.push(("PGPASSFILE", path.clone().into()));
+            connection.password_file = Some(path);
+        }
+        Ok(connection)
+    }
+
+    /// For an [`Invocation`](crate::tool::process::Invocation).
+    pub(crate) fn variables(&self) -> impl Iterator<Item = (&str, &OsStr)> {
+        self.variables.iter().map(|(name, value)| (*name, value.as_os_str()))
+    }
+
+    /// Adds a variable.
+    pub(crate) fn with(mut self, name: &'static str, value: impl Into<OsString>) -> Self {
+        self.variables.push((name, value.into()));
+        self
+    }
+
+    /// The database to connect to for questions about the server.
+    pub(crate) fn maintenance_database(&self) -> &str {
+        self.database.as_deref().unwrap_or("postgres")
+    }
+}
+
+impl Drop for Connection {
+    fn drop(&mut self) {
+        if let Some(path) = &self.password_file {
+            let _ = std::fs::remove_file(path);
+        }
+    }
+}
+
+fn write_password(password: &Secret, cx: &WorkContext) -> Result<PathBuf> {
+    let text = std::str::from_utf8(password.expose()).context(Class::Keys, || "the database password is not UTF-8")?;
+    let text = text.trim_end_matches(['\r', '\n']);
+    if text.contains('\n') {
+        return Err(Error::keys("the database password holds a line break"));
+    }
+    let escaped = Zeroizing::new(text.replace('\\', "\\\\").replace(':', "\\:"));
+    let path = cx.scratch.join(format!("pgpass-{:08x}", rand::random::<u32>()));
+    let write = || -> std::io::Result<()> {
+        let mut file = std::fs::OpenOptions::new().create_new(true).write(true).mode(0o600).open(&path)?;
+        file.write_all(b"*:*:*:*:")?;
+        file.write_all(escaped.as_bytes())?;
+        file.write_all(b"\n")
+    };
+    write().context(Class::Storage, || format!("cannot write the password file {}", path.display()))?;
+    Ok(path)
+}
+
+fn from_url(url: &url::Url, variables: &mut Vec<(&'static str, OsString)>) -> Result<Option<String>> {
+    let decode = |text: &str| -> String {
+        let pairs = format!("x={}", text.replace('+', "%2B"));
+        url::form_urlencoded::parse(pairs.as_bytes()).next().map(|(_, value)| value.into_owned()).unwrap_or_default()
+    };
+    if let Some(host) = url.host_str().filter(|host| !host.is_empty()) {
+        variables.push(("PGHOST", decode(host.trim_matches(['[', ']'])).into()));
+    }
+    variables.extend(url.port().map(|port| ("PGPORT", port.to_string().into())));
+    if !url.username().is_empty() {
+        variables.push(("PGUSER", decode(url.username()).into()));
+    }
+    let mut database = Some(decode(url.path().trim_start_matches('/'))).filter(|name| !name.is_empty());
+    for (key, value) in url.query_pairs() {
+        let name = match key.as_ref() {
+            "host" => "PGHOST",
+            "hostaddr" => "PGHOSTADDR",
+            "port" => "PGPORT",
+            "user" => "PGUSER",
+            "sslmode" => "PGSSLMODE",
+            "sslrootcert" => "PGSSLROOTCERT",
+            "sslcert" => "PGSSLCERT",
+            "sslkey" => "PGSSLKEY",
+            "sslcrl" => "PGSSLCRL",
+            "channel_binding" => "PGCHANNELBINDING",
+            "target_session_attrs" => "PGTARGETSESSIONATTRS",
+            "options" => "PGOPTIONS",
+            "application_name" => "PGAPPNAME",
+            "connect_timeout" => "PGCONNECT_TIMEOUT",
+            "gssencmode" => "PGGSSENCMODE",
+            "dbname" => {
+                database = Some(value.into_owned());
+                continue;
+            }
+            other => {
+                return Err(Error::configuration(format!("the PostgreSQL URL has an unknown option `{other}`"))
+                    .hint("put it into a service of pg_service.conf and use service = \"…\""));
+            }
+        };
+        variables.retain(|(known, _)| *known != name);
+        variables.push((name, value.into_owned().into()));
+    }
+    Ok(database)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn variables(url: &str) -> Result<(Vec<String>, Option<String>)> {
+        let url = url.parse().map_err(|_| Error::failed("not a URL"))?;
+        let mut variables = Vec::new();
+        let database = from_url(&url, &mut variables)?;
+        let shown = variables.iter().map(|(name, value)| format!("{name}={}", value.to_string_lossy())).collect();
+        Ok((shown, database))
+    }
+
+    #[test]
+    fn urls_become_environment() -> Result<()> {
+        let (found, database) = variables("postgresql://b%40ckup@db.example:5433/my%20shop?sslmode=verify-full")?;
+        assert_eq!(found, ["PGHOST=db.example", "PGPORT=5433", "PGUSER=b@ckup", "PGSSLMODE=verify-full"]);
+        assert_eq!(database.as_deref(), Some("my shop"));
+        let (found, database) = variables("postgresql:///shop?host=/run/postgresql&port=5434")?;
+        assert_eq!(found, ["PGHOST=/run/postgresql", "PGPORT=5434"]);
+        assert_eq!(database.as_deref(), Some("shop"));
+        assert!(variables("postgresql://db/?nonsense=1").is_err());
+        Ok(())
+    }
+}

@@ -1,0 +1,112 @@
+//! `postgres`: roles and globals as SQL, databases as custom-format archives without compression of
+//! their own.
+//!
+//! Streams: `globals` (`pg_dumpall --globals-only`), then the [parts] of each database
+//! (`pg_dump -Fc -Z0`). Each database is consistent in itself; several databases of one server are
+//! captured one after the other, as PostgreSQL offers no snapshot across databases.
+
+mod archive;
+mod builds;
+mod capture;
+mod clients;
+mod connect;
+mod export;
+mod globals;
+mod load;
+mod parts;
+mod server;
+mod settings;
+mod sql;
+mod tables;
+mod target;
+mod throw_away;
+
+use std::path::PathBuf;
+
+use async_trait::async_trait;
+use lifeboat_base::Result;
+use lifeboat_base::facts::SourceFacts;
+use lifeboat_base::secret::Secret;
+use lifeboat_base::settings::{Section, SettingsReader};
+
+pub use self::capture::PostgresSource;
+pub use self::settings::{PostgresConfig, PostgresConnection};
+pub use self::target::PostgresTarget;
+use crate::database::{ClientTool, Database, ServerTarget, Source, ThrowAway, ToolFound, WorkContext};
+use crate::proof::ProofLevel;
+
+const KIND: &str = "postgres";
+
+/// The engine.
+#[derive(Debug)]
+pub struct Postgres;
+
+#[async_trait]
+impl Database for Postgres {
+    fn kind(&self) -> &'static str {
+        KIND
+    }
+
+    fn keys(&self) -> &'static [&'static str] {
+        &settings::KEYS
+    }
+
+    fn source(&self, section: Section<'_>, reader: &mut SettingsReader<'_>) -> Option<Box<dyn Source>> {
+        settings::parse(section, reader).map(|config| Box::new(PostgresSource(config)) as Box<dyn Source>)
+    }
+
+    fn highest_level(&self) -> ProofLevel {
+        ProofLevel::Proved
+    }
+
+    fn file_of(&self, stream: &str) -> String {
+        match stream {
+            globals::GLOBALS => "globals.sql".to_owned(),
+            archive if parts::Part::of_stream(archive).is_some() => format!("{archive}.dump"),
+            other => other.to_owned(),
+        }
+    }
+
+    fn database_of<'s>(&self, stream: &'s str) -> Option<&'s str> {
+        parts::Part::of_stream(stream).map(|(_, database)| database)
+    }
+
+    fn address_form(&self) -> Option<&'static str> {
+        Some(target::ADDRESS_FORM)
+    }
+
+    fn server(
+        &self,
+        address: &str,
+        password: Option<Secret>,
+        source: Option<&dyn Source>,
+    ) -> Result<Box<dyn ServerTarget>> {
+        let connection = target::parse(address)?;
+        let client_directories = source.map(Source::client_directories).unwrap_or_default().to_vec();
+        Ok(Box::new(PostgresTarget { connection, password, client_directories }))
+    }
+
+    async fn throw_away(
+        &self,
+        facts: &SourceFacts,
+        directories: &[PathBuf],
+        cx: &WorkContext,
+    ) -> Result<Option<Box<dyn ThrowAway>>> {
+        Ok(Some(Box::new(throw_away::start(facts, directories, cx).await?)))
+    }
+
+    fn client_tool(&self) -> Option<ClientTool> {
+        Some(ClientTool {
+            tool: "pg_dump",
+            remedy: "install postgresql-client, or name its directory in client_directories",
+        })
+    }
+
+    async fn client_tools(&self, directories: &[PathBuf], cx: &WorkContext) -> Vec<ToolFound> {
+        clients::tools(directories, cx).await
+    }
+
+    fn inherited_variables(&self) -> &'static [&'static str] {
+        &connect::INHERITED
+    }
+}

@@ -1,0 +1,195 @@
+//! The streams that a database is captured in, and their names.
+//!
+//! A database is one archive (`database/<name>`), unless it has large tables and may be read over several connections. Then it is
+//! taken apart, all under one exported snapshot: its definitions (`schema/<name>`), the rows of each large table
+//! (`table/<name>/<schema>/<table>`), and all other rows and the large objects (`data/<name>`). Each is a custom-format archive
+//! that stock `pg_restore` loads: the section `pre-data` of the definitions, then all rows in any order, then the section `post-data`
+//! of the definitions (indexes, constraints, triggers) give what the one archive gives.
+
+use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, percent_decode_str, utf8_percent_encode};
+
+use super::sql::quoted;
+
+/// What stands for itself in the names of schemas and tables.
+const ENCODED: &AsciiSet = &NON_ALPHANUMERIC.remove(b'-').remove(b'_');
+/// No stream's name is longer, in bytes.
+const LONGEST: usize = 200;
+
+/// A part of a database. In this order they are read.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) enum Part {
+    /// All of it.
+    Whole,
+    /// Definitions.
+    Schema,
+    /// Rows of the tables that have no part of their own, and large objects.
+    Data,
+    /// Rows of one table.
+    Table(TableName),
+}
+
+/// Which table.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) struct TableName {
+    pub(crate) schema: String,
+    pub(crate) name: String,
+}
+
+/// A table that is captured in a stream of its own.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Table {
+    pub(crate) name: TableName,
+    /// Sequences that belong to its columns. Their values are in [`Part::Data`], as those of all sequences: a sequence does not heed
+    /// snapshots, so two dumps may find two values.
+    pub(crate) sequences: Vec<TableName>,
+}
+
+impl TableName {
+    /// As SQL, and as a pattern of `pg_dump`, in which nothing in double quotes has a meaning.
+    pub(crate) fn quoted(&self) -> String {
+        format!("{}.{}", quoted(&self.schema), quoted(&self.name))
+    }
+}
+
+impl Table {
+    /// Whether its names are the same in every encoding.
+    pub(crate) fn is_ascii(&self) -> bool {
+        std::iter::once(&self.name).chain(&self.sequences).all(|name| name.schema.is_ascii() && name.name.is_ascii())
+    }
+}
+
+impl Part {
+    /// The name of its stream; `None` for a table whose name is too long for one.
+    pub(crate) fn stream(&self, database: &str) -> Option<String> {
+        let name = match self {
+            Self::Whole => format!("database/{database}"),
+            Self::Schema => format!("schema/{database}"),
+            Self::Data => format!("data/{database}"),
+            Self::Table(TableName { schema, name }) => {
+                let [schema, name] = [schema, name].map(|text| utf8_percent_encode(text, ENCODED));
+                format!("table/{database}/{schema}/{name}")
+            }
+        };
+        (name.len() <= LONGEST).then_some(name)
+    }
+
+    /// Part and database of a stream; `None` for a stream of another kind.
+    pub(crate) fn of_stream(stream: &str) -> Option<(Self, &str)> {
+        let (kind, rest) = stream.split_once('/')?;
+        Some(match kind {
+            "database" => (Self::Whole, rest),
+            "schema" => (Self::Schema, rest),
+            "data" => (Self::Data, rest),
+            "table" => {
+                // From the end: the name of a database may hold a slash.
+                let mut words = rest.rsplitn(3, '/');
+                let mut decoded = || Some(percent_decode_str(words.next()?).decode_utf8().ok()?.into_owned());
+                let (name, schema) = (decoded()?, decoded()?);
+                (Self::Table(TableName { schema, name }), words.next()?)
+            }
+            _ => return None,
+        })
+    }
+
+    /// What `pg_dump` must be told for this part of a database in which `tables` have parts of their own.
+    pub(crate) fn dump_arguments(&self, tables: &[Table]) -> Vec<String> {
+        let section = |name: &str| vec![format!("--section={name}")];
+        let without = |name: &TableName| format!("--exclude-table-data={}", name.quoted());
+        match self {
+            Self::Whole => Vec::new(),
+            Self::Schema => [section("pre-data"), section("post-data")].concat(),
+            Self::Data => {
+                let mut arguments = section("data");
+                arguments.extend(tables.iter().map(|table| without(&table.name)));
+                arguments
+            }
+            Self::Table(name) => {
+                let mut arguments = section("data");
+                arguments.push(format!("--table={}", name.quoted()));
+                let table = tables.iter().find(|table| table.name == *name);
+                arguments.extend(table.iter().flat_map(|table| &table.sequences).map(without));
+                arguments
+            }
+        }
+    }
+
+    /// Whether loading it may create the database.
+    pub(crate) fn creates(&self) -> bool {
+        matches!(self, Self::Whole | Self::Schema)
+    }
+}
+
+/// A database of a snapshot: its name, its parts in order, and their streams.
+pub(crate) type Stored<'a> = (&'a str, Vec<(Part, &'a str)>);
+
+/// The databases among `streams`, in the order of capture.
+pub(crate) fn by_database(streams: &[String]) -> Vec<Stored<'_>> {
+    let mut databases: Vec<Stored<'_>> = Vec::new();
+    for stream in streams {
+        let Some((part, database)) = Part::of_stream(stream) else { continue };
+        // The parts of a database were captured together.
+        match databases.iter_mut().rev().find(|(name, _)| *name == database) {
+            Some((_, parts)) => parts.push((part, stream)),
+            None => databases.push((database, vec![(part, stream)])),
+        }
+    }
+    databases.iter_mut().for_each(|(_, parts)| parts.sort());
+    databases
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn table(schema: &str, name: &str) -> TableName {
+        TableName { schema: schema.to_owned(), name: name.to_owned() }
+    }
+
+    #[test]
+    fn streams_are_named_so_that_part_and_database_can_be_read_again() {
+        for database in ["shop", "a/b", "table/x", "ü \" %2F"] {
+            let tables = [("public", "orders"), ("a/b", "c.d"), ("..", "."), ("%2F", "grün\n")];
+            let tables = tables.map(|(schema, name)| Part::Table(table(schema, name)));
+            for part in [Part::Whole, Part::Schema, Part::Data].into_iter().chain(tables) {
+                let stream = part.stream(database).unwrap_or_default();
+                assert_eq!(Part::of_stream(&stream), Some((part, database)), "{stream}");
+            }
+        }
+        assert_eq!(
+            Part::Table(table("public", "order_items")).stream("shop").as_deref(),
+            Some("table/shop/public/order_items")
+        );
+        assert_eq!(Part::Table(table(&"ü".repeat(31), &"ü".repeat(31))).stream("shop"), None);
+        for other in ["globals", "stdout", "table/shop", "table/shop/public", "files/x"] {
+            assert_eq!(Part::of_stream(other), None, "{other}");
+        }
+    }
+
+    #[test]
+    fn definitions_come_first() {
+        let streams = ["globals", "table/a/s/t", "database/b", "data/a", "schema/a"].map(str::to_owned);
+        let databases = by_database(&streams);
+        let order: Vec<&str> = databases[0].1.iter().map(|(_, stream)| *stream).collect();
+        assert_eq!(order, ["schema/a", "data/a", "table/a/s/t"]);
+        assert_eq!(databases[1], ("b", vec![(Part::Whole, "database/b")]));
+        assert_eq!(databases.len(), 2);
+    }
+
+    #[test]
+    fn each_row_and_each_sequence_is_in_exactly_one_part() {
+        let orders = Table { name: table("public", "orders"), sequences: vec![table("public", "orders_id_seq")] };
+        let tables = [orders.clone(), Table { name: table("public", "a\"b"), sequences: Vec::new() }];
+        assert_eq!(
+            Part::Data.dump_arguments(&tables),
+            [
+                "--section=data",
+                "--exclude-table-data=\"public\".\"orders\"",
+                "--exclude-table-data=\"public\".\"a\"\"b\""
+            ]
+        );
+        assert_eq!(
+            Part::Table(orders.name).dump_arguments(&tables),
+            ["--section=data", "--table=\"public\".\"orders\"", "--exclude-table-data=\"public\".\"orders_id_seq\""]
+        );
+    }
+}

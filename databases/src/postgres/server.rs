@@ -1,0 +1,110 @@
+//! A server that is there: what it is, the client tools that fit it, and how they reach it.
+
+use std::ffi::OsStr;
+use std::path::PathBuf;
+
+use lifeboat_base::secret::Secret;
+use lifeboat_base::{Error, Result};
+
+use super::clients::{self, Clients, major_of};
+use super::connect::Connection;
+use super::settings::PostgresConnection;
+use super::sql::{conninfo, query};
+use crate::database::WorkContext;
+use crate::tool::process::Invocation;
+
+/// Facts that every capture asks for: one row, values separated by a unit separator.
+const FACTS: &str = "SELECT current_setting('server_version'), (SELECT rolname FROM pg_roles WHERE oid = 10), \
+    pg_encoding_to_char(encoding), datcollate, datctype, (SELECT count(*) FROM pg_tablespace WHERE oid > 16383), \
+    has_table_privilege('pg_authid', 'SELECT') FROM pg_database WHERE datname = 'template0'";
+
+/// What a server says of itself.
+#[derive(Debug, Clone)]
+pub(crate) struct ServerFacts {
+    pub(crate) version: String,
+    pub(crate) major: u32,
+    pub(crate) superuser: String,
+    pub(crate) encoding: String,
+    pub(crate) collate: String,
+    pub(crate) ctype: String,
+    pub(crate) tablespaces: bool,
+    pub(crate) reads_passwords: bool,
+}
+
+impl ServerFacts {
+    /// Asks the server.
+    ///
+    /// # Errors
+    /// It cannot be reached or does not let us in.
+    pub(crate) async fn ask(clients: &Clients, connection: &Connection, cx: &WorkContext) -> Result<Self> {
+        let database = connection.maintenance_database();
+        let answer = query(clients, connection, database, FACTS, cx).await.map_err(|error| {
+            error.within("cannot ask the PostgreSQL server").hint(
+                "check address, role and password; the role needs to read all data: a superuser, or a member of pg_read_all_data",
+            )
+        })?;
+        let fields: Vec<&str> = answer.split('\u{1f}').collect();
+        let [version, superuser, encoding, collate, ctype, tablespaces, reads_passwords] = fields[..] else {
+            return Err(Error::source_failed("the PostgreSQL server gave an answer that is not understood"));
+        };
+        let version = version.split_whitespace().next().unwrap_or_default().to_owned();
+        Ok(Self {
+            major: major_of(&version)
+                .ok_or_else(|| Error::source_failed(format!("unknown server version `{version}`")))?,
+            version,
+            superuser: superuser.to_owned(),
+            encoding: encoding.to_owned(),
+            collate: collate.to_owned(),
+            ctype: ctype.to_owned(),
+            tablespaces: tablespaces != "0",
+            reads_passwords: reads_passwords == "t",
+        })
+    }
+}
+
+/// A server: how to connect, and client tools that fit it.
+pub(crate) struct Server<'a> {
+    pub(crate) clients: Clients,
+    pub(crate) connection: Connection,
+    pub(crate) cx: &'a WorkContext,
+}
+
+impl<'a> Server<'a> {
+    /// Asks it what it is, and chooses the tools.
+    ///
+    /// # Errors
+    /// It does not answer, or no tools fit.
+    pub(crate) async fn reach(
+        at: &PostgresConnection,
+        password: Option<&Secret>,
+        client_directories: &[PathBuf],
+        cx: &'a WorkContext,
+    ) -> Result<(Self, ServerFacts)> {
+        let connection = Connection::new(at, password, cx)?;
+        let first = clients::newest(client_directories, cx).await?;
+        let facts = ServerFacts::ask(&first, &connection, cx).await?;
+        let clients = clients::choose(facts.major, client_directories, cx).await?;
+        Ok((Self { clients, connection, cx }, facts))
+    }
+
+    /// One statement's answer, from the maintenance database.
+    pub(crate) async fn query(&self, sql: &str) -> Result<String> {
+        self.query_in(self.connection.maintenance_database(), sql).await
+    }
+
+    /// One statement's answer.
+    pub(crate) async fn query_in(&self, database: &str, sql: &str) -> Result<String> {
+        query(&self.clients, &self.connection, database, sql, self.cx).await
+    }
+
+    /// A client tool that connects to it.
+    pub(crate) fn tool<A: AsRef<OsStr>>(&self, name: &str, arguments: impl IntoIterator<Item = A>) -> Invocation {
+        Invocation::new(&self.clients.tool(name), arguments, self.cx).envs(self.connection.variables())
+    }
+
+    /// `pg_dump` of a database, as a custom-format archive.
+    pub(crate) fn dump_tool(&self, database: &str, more: Vec<String>) -> Invocation {
+        let usual = ["--format=custom", "--compress=0", "-w", "-d", &conninfo(database)].map(str::to_owned);
+        self.tool("pg_dump", usual.into_iter().chain(more))
+    }
+}

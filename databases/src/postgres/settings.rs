@@ -1,0 +1,123 @@
+//! The `[dataset.source]` table of `kind = "postgres"`.
+
+use std::path::PathBuf;
+
+use lifeboat_base::secret::SecretRef;
+use lifeboat_base::settings::{Section, SettingsReader, Text, units};
+use serde::Deserialize;
+use toml::Spanned;
+
+/// A table of at least this many bytes has a stream of its own unless the file says otherwise.
+const DEFAULT_LARGE_TABLE_BYTES: u64 = 64 << 20;
+const DEFAULT_PORT: u16 = 5432;
+
+/// A PostgreSQL server.
+#[derive(Debug, Clone)]
+pub struct PostgresConfig {
+    /// How to connect.
+    pub connection: PostgresConnection,
+    /// The password, where one is needed and `~/.pgpass` is not wanted.
+    pub password: Option<SecretRef>,
+    /// Which databases; empty: all that accept connections, templates aside.
+    pub databases: Vec<String>,
+    /// Directories with client tools to consider before the system's.
+    pub client_directories: Vec<PathBuf>,
+    /// Connections over which a capture dumps at once; `None`: as many as `limits.cpu`, 4 at most. One more holds the snapshot.
+    pub jobs: Option<usize>,
+    /// A table of at least this many bytes is captured in a stream of its own, if there may be several connections.
+    pub large_table: u64,
+}
+
+/// How to connect to PostgreSQL. None of these holds a password.
+#[derive(Debug, Clone)]
+pub enum PostgresConnection {
+    /// `postgresql://user@host:port/database?sslmode=…`.
+    Url(url::Url),
+    /// A name in `pg_service.conf`.
+    Service(String),
+    /// A unix socket directory, with port and user.
+    Socket {
+        /// Directory of the socket.
+        directory: PathBuf,
+        /// Port number, part of the socket's name.
+        port: u16,
+        /// Role to connect as.
+        user: Option<String>,
+    },
+}
+
+/// The keys of the table.
+pub(super) const KEYS: [&str; 10] =
+    ["url", "service", "socket", "port", "user", "password", "databases", "client_directories", "jobs", "large_table"];
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct RawPostgres {
+    url: Option<Text>,
+    service: Option<Text>,
+    socket: Option<Text>,
+    port: Option<Spanned<u16>>,
+    user: Option<Text>,
+    password: Option<Text>,
+    #[serde(default)]
+    databases: Vec<String>,
+    #[serde(default)]
+    client_directories: Vec<Text>,
+    jobs: Option<Spanned<usize>>,
+    large_table: Option<Text>,
+}
+
+/// Validates the table.
+pub(super) fn parse(section: Section<'_>, reader: &mut SettingsReader<'_>) -> Option<PostgresConfig> {
+    let place = section.place();
+    let raw: RawPostgres = section.read(reader)?;
+    let connection = match (&raw.url, &raw.service, &raw.socket) {
+        (Some(url), None, None) => url_of(reader, url)?,
+        (None, Some(service), None) => PostgresConnection::Service(reader.filled(service)?),
+        (None, None, Some(socket)) => PostgresConnection::Socket {
+            directory: reader.path(socket),
+            port: raw.port.as_ref().map_or(DEFAULT_PORT, |port| *port.get_ref()),
+            user: raw.user.as_ref().map(|user| user.get_ref().clone()),
+        },
+        _ => {
+            let problem = "a PostgreSQL server is reached in exactly one way";
+            reader.findings.add(place, problem, "give one of url, service or socket");
+            return None;
+        }
+    };
+    if raw.socket.is_none() && (raw.port.is_some() || raw.user.is_some()) {
+        let remedy = "put them into the url or the service";
+        reader.findings.add(place, "port and user belong to socket", remedy);
+    }
+    if let Some(jobs) = raw.jobs.as_ref().filter(|jobs| *jobs.get_ref() == 0) {
+        reader.findings.add(jobs.span(), "jobs = 0", "use at least 1, or leave it out for as many as limits.cpu");
+    }
+    Some(PostgresConfig {
+        connection,
+        password: raw.password.as_ref().map(|password| reader.secret(password)),
+        databases: raw.databases,
+        client_directories: raw.client_directories.iter().map(|directory| reader.path(directory)).collect(),
+        jobs: raw.jobs.as_ref().map(|jobs| *jobs.get_ref()),
+        large_table: reader.unit(raw.large_table.as_ref(), units::size).unwrap_or(DEFAULT_LARGE_TABLE_BYTES),
+    })
+}
+
+fn url_of(reader: &mut SettingsReader<'_>, text: &Text) -> Option<PostgresConnection> {
+    let remedy = "use postgresql://user@host:5432/database?sslmode=verify-full; \
+        without a host write postgresql:///database?user=…, or use socket";
+    let url = url::Url::parse(text.get_ref()).ok().filter(|url| matches!(url.scheme(), "postgresql" | "postgres"));
+    let Some(url) = url else {
+        // The text itself may hold a password, so it is not shown.
+        reader.findings.add(text.span(), "this is not a PostgreSQL URL", remedy);
+        return None;
+    };
+    if url.password().is_some() || url.query_pairs().any(|(key, _)| key == "password") {
+        reader.findings.add(
+            text.span(),
+            "a URL must not hold a password",
+            "use password = \"credential:NAME\" or a 0600 file",
+        );
+        return None;
+    }
+    Some(PostgresConnection::Url(url))
+}

@@ -1,0 +1,67 @@
+//! SQL as text: statements through `psql`, and how names and strings are quoted.
+
+use std::ffi::OsStr;
+
+use lifeboat_base::Result;
+
+use super::clients::Clients;
+use super::connect::Connection;
+use crate::database::WorkContext;
+use crate::tool::process::{Invocation, output};
+
+/// Databases that can be dumped; one that was left half-dropped (limit -2) cannot.
+pub(crate) const DATABASES: &str =
+    "SELECT datname FROM pg_database WHERE datallowconn AND NOT datistemplate AND datconnlimit <> -2 ORDER BY datname";
+/// Runs one statement; fields are separated by U+001F, rows by NUL.
+///
+/// # Errors
+/// As `psql`'s.
+pub(crate) async fn query(
+    clients: &Clients,
+    connection: &Connection,
+    database: &str,
+    sql: &str,
+    cx: &WorkContext,
+) -> Result<String> {
+    let arguments = [
+        "-X",
+        "-A",
+        "-t",
+        "-q",
+        "-w",
+        "-0",
+        "-F",
+        "\u{1f}",
+        "-v",
+        "ON_ERROR_STOP=1",
+        "-v",
+        "VERBOSITY=terse",
+        "-d",
+        &conninfo(database),
+        "-c",
+        sql,
+    ];
+    let encoding = [("PGCLIENTENCODING", OsStr::new("UTF8"))];
+    let psql = Invocation::new(&clients.tool("psql"), arguments, cx).envs(connection.variables()).envs(encoding);
+    output(psql).await.map(|answer| answer.trim_end_matches(['\0', '\n']).to_owned())
+}
+
+/// The rows of an answer of one column.
+pub(crate) fn rows(answer: &str) -> Vec<String> {
+    answer.split('\0').filter(|row| !row.is_empty()).map(str::to_owned).collect()
+}
+
+/// A database's name as a connection string: tools would take a bare name with `=` in it for one.
+pub(crate) fn conninfo(database: &str) -> String {
+    format!("dbname='{}'", database.replace('\\', "\\\\").replace('\'', "\\'"))
+}
+
+/// An SQL identifier.
+pub(crate) fn quoted(name: &str) -> String {
+    format!("\"{}\"", name.replace('"', "\"\""))
+}
+
+/// An SQL string.
+pub(crate) fn literal(text: &str) -> String {
+    format!("'{}'", text.replace('\'', "''"))
+}

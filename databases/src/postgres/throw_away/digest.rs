@@ -1,0 +1,311 @@
+//! Reads the SQL text that `pg_restore -f -` makes of an archive, and keeps what must be equal.
+//!
+//! Definitions are kept as hashes of their text by title; the rows of each table as a [`Multiset`], because heap order
+//! is not data; large objects by number. Left out are only the two `-- Dumped` comments of the preamble and the lines `\restrict TOKEN` and
+//! `\unrestrict TOKEN` with the preamble's own random token. Every other byte reaches some hash.
+//!
+//! Text inside a function body may look like a header or like data; a [`Lexer`] tells that it is quoted. Should it ever be wrong, order
+//! would count where it need not, or titles would be odd: equality is claimed of every byte all the same. Memory holds one hash a
+//! definition, and never a row.
+
+use crate::postgres::throw_away::lexer::Lexer;
+use crate::proof::multiset::{Multiset, ProofKey, Titled};
+
+/// Longer lines are neither headers nor `COPY` statements: 1600 columns fit.
+const LONGEST_LINE: usize = 256 << 10;
+
+/// What is kept of one database.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub(crate) struct DatabaseDigest {
+    /// By type and name.
+    pub(crate) definitions: Titled,
+    /// By schema and name.
+    pub(crate) tables: Titled,
+    /// By number.
+    pub(crate) large_objects: Titled,
+}
+
+/// Reads the text in pieces.
+pub(crate) struct Reader {
+    key: ProofKey,
+    digest: DatabaseDigest,
+    place: Place,
+    section: Section,
+    /// The random word of `\restrict`.
+    token: Option<Vec<u8>>,
+    line: Vec<u8>,
+    /// The line is longer than the buffer: its beginning is hashed already.
+    overlong: bool,
+    /// At the beginning of the line.
+    lexer: Lexer,
+    row: Row,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Place {
+    Preamble,
+    Text,
+    Rows,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Kind {
+    Definition,
+    TableData,
+    LargeObjects,
+}
+
+struct Section {
+    kind: Kind,
+    title: String,
+    hasher: blake3::Hasher,
+}
+
+struct Row {
+    hasher: blake3::Hasher,
+    length: u64,
+    begins: [u8; 2],
+}
+
+impl Reader {
+    pub(crate) fn new(key: ProofKey) -> Self {
+        let hasher = || blake3::Hasher::new_keyed(&key);
+        Self {
+            key,
+            digest: DatabaseDigest::default(),
+            place: Place::Preamble,
+            section: Section { kind: Kind::Definition, title: "settings".to_owned(), hasher: hasher() },
+            token: None,
+            line: Vec::new(),
+            overlong: false,
+            lexer: Lexer::default(),
+            row: Row { hasher: hasher(), length: 0, begins: [0; 2] },
+        }
+    }
+
+    /// Reads a piece.
+    pub(crate) fn update(&mut self, mut piece: &[u8]) {
+        while !piece.is_empty() {
+            let end = piece.iter().position(|byte| *byte == b'\n');
+            let (part, rest) = piece.split_at(end.unwrap_or(piece.len()));
+            if self.place == Place::Rows {
+                self.row_part(part);
+            } else {
+                self.line_part(part);
+            }
+            if end.is_some() {
+                if self.place == Place::Rows { self.row_end() } else { self.line_end() }
+            }
+            piece = rest.get(1..).unwrap_or_default();
+        }
+    }
+
+    /// After the last piece.
+    pub(crate) fn finish(mut self) -> DatabaseDigest {
+        if !self.line.is_empty() {
+            self.line_end();
+        }
+        self.end_section();
+        self.digest
+    }
+
+    fn row_part(&mut self, part: &[u8]) {
+        for (at, byte) in part.iter().take(2).enumerate() {
+            if let Some(place) = self.row.begins.get_mut(self.row.length as usize + at) {
+                *place = *byte;
+            }
+        }
+        self.row.length += part.len() as u64;
+        self.row.hasher.update(part);
+    }
+
+    fn row_end(&mut self) {
+        if self.row.length == 2 && self.row.begins == *b"\\." {
+            self.place = Place::Text;
+        } else {
+            self.digest.tables.entry(self.section.title.clone()).or_default().add(&self.row.hasher);
+        }
+        self.row = Row { hasher: blake3::Hasher::new_keyed(&self.key), length: 0, begins: [0; 2] };
+    }
+
+    fn line_part(&mut self, part: &[u8]) {
+        if self.overlong {
+            self.section.hasher.update(part);
+            self.lexer.update(part);
+            return;
+        }
+        self.line.extend_from_slice(part);
+        if self.line.len() > LONGEST_LINE {
+            self.overlong = true;
+            self.section.hasher.update(&self.line);
+            self.lexer.update(&self.line);
+            self.line.clear();
+        }
+    }
+
+    fn line_end(&mut self) {
+        let line = std::mem::take(&mut self.line);
+        if std::mem::take(&mut self.overlong) {
+            self.section.hasher.update(b"\n");
+            self.lexer.update(b"\n");
+            return;
+        }
+        if self.is_volatile(&line) {
+            return;
+        }
+        let plain = self.lexer.is_plain();
+        self.lexer.update(&line);
+        self.lexer.update(b"\n");
+        if plain {
+            self.structure(&line);
+        }
+        self.section.hasher.update(&line).update(b"\n");
+        if plain
+            && self.section.kind == Kind::TableData
+            && line.starts_with(b"COPY ")
+            && line.ends_with(b" FROM stdin;")
+        {
+            self.place = Place::Rows;
+            self.digest.tables.entry(self.section.title.clone()).or_default();
+        }
+    }
+
+    /// A line outside quotes may begin a section.
+    fn structure(&mut self, line: &[u8]) {
+        if let Some((kind, title)) = header(line) {
+            self.end_section();
+            self.place = Place::Text;
+            self.section = Section { kind, title, hasher: blake3::Hasher::new_keyed(&self.key) };
+        }
+        if self.section.kind == Kind::LargeObjects
+            && let Some(number) = large_object(line)
+        {
+            self.end_section();
+            self.section =
+                Section { kind: Kind::LargeObjects, title: number, hasher: blake3::Hasher::new_keyed(&self.key) };
+        }
+    }
+
+    fn is_volatile(&mut self, line: &[u8]) -> bool {
+        if self.place == Place::Preamble {
+            if line.starts_with(b"-- Dumped ") {
+                return true;
+            }
+            if let Some(token) = line.strip_prefix(b"\\restrict ") {
+                self.token = Some(token.to_vec());
+                return true;
+            }
+        }
+        let ours = |word: &[u8]| line.strip_prefix(word).is_some_and(|token| self.token.as_deref() == Some(token));
+        ours(b"\\restrict ") || ours(b"\\unrestrict ")
+    }
+
+    fn end_section(&mut self) {
+        let titled = match self.section.kind {
+            Kind::Definition | Kind::TableData => &mut self.digest.definitions,
+            Kind::LargeObjects => &mut self.digest.large_objects,
+        };
+        let title = match self.section.kind {
+            Kind::TableData => format!("TABLE DATA {}", self.section.title),
+            Kind::Definition | Kind::LargeObjects => self.section.title.clone(),
+        };
+        let multiset: &mut Multiset = titled.entry(title).or_default();
+        multiset.add(&self.section.hasher);
+    }
+}
+
+/// Kind and title of `-- Name: …; Type: …; Schema: …; Owner: …`.
+fn header(line: &[u8]) -> Option<(Kind, String)> {
+    let text = std::str::from_utf8(line).ok()?.strip_prefix("-- ")?;
+    let text = text.strip_prefix("Data for ").unwrap_or(text).strip_prefix("Name: ")?;
+    let (name, rest) = text.rsplit_once("; Type: ")?;
+    let (kind, rest) = rest.split_once("; Schema: ")?;
+    let schema = rest.split_once("; Owner: ").map_or(rest, |(schema, _)| schema);
+    let full = if schema == "-" { name.to_owned() } else { format!("{schema}.{name}") };
+    Some(match kind {
+        "TABLE DATA" => (Kind::TableData, full),
+        "BLOBS" => (Kind::LargeObjects, "(frame)".to_owned()),
+        _ => (Kind::Definition, format!("{kind} {full}")),
+    })
+}
+
+/// The number in `SELECT pg_catalog.lo_open('4711', 131072);`.
+fn large_object(line: &[u8]) -> Option<String> {
+    let rest = std::str::from_utf8(line).ok()?.strip_prefix("SELECT pg_catalog.lo_open('")?;
+    rest.split_once('\'').map(|(number, _)| number.to_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn digest(text: &str, piece: usize) -> DatabaseDigest {
+        let mut reader = Reader::new([3; 32]);
+        text.as_bytes().chunks(piece).for_each(|piece| reader.update(piece));
+        reader.finish()
+    }
+
+    fn dump(token: &str, body: &str, rows: &str) -> String {
+        format!(
+            "--\n-- PostgreSQL database dump\n--\n\n\\restrict {token}\n\n-- Dumped from database version 15.{}\nSET x = 0;\n\
+             --\n-- Name: f(); Type: FUNCTION; Schema: public; Owner: o\n--\n\n{body}\n\n\
+             --\n-- Data for Name: t; Type: TABLE DATA; Schema: public; Owner: o\n--\n\n\
+             COPY public.t (a, b) FROM stdin;\n{rows}\\.\n\n\n\\unrestrict {token}\n\n",
+            token.len()
+        )
+    }
+
+    #[test]
+    fn row_order_tokens_versions_and_pieces_do_not_matter() {
+        let a = dump("abc", "CREATE FUNCTION f()", "1\tx\n2\ty\n");
+        let b = dump("defgh", "CREATE FUNCTION f()", "2\ty\n1\tx\n");
+        for piece in [1, 2, 7, 64, 10_000] {
+            assert_eq!(digest(&a, piece), digest(&b, 10_000), "in pieces of {piece}");
+        }
+        assert_eq!(digest(&a, 5).tables["public.t"].count, 2);
+    }
+
+    #[test]
+    fn anything_else_does() {
+        let good = dump("abc", "CREATE FUNCTION f()", "1\tx\n2\ty\n");
+        for (body, rows) in [
+            ("CREATE FUNCTION f() ", "1\tx\n2\ty\n"),
+            ("CREATE FUNCTION f()", "1\tx\n2\tz\n"),
+            ("CREATE FUNCTION f()", "1\tx\n"),
+            ("CREATE FUNCTION f()", "1\tx\n2\ty\n2\ty\n"),
+            ("CREATE FUNCTION f()", "1\tx\n2\ty\n\\\\.\n"),
+            ("CREATE FUNCTION f()\n\\restrict other", "1\tx\n2\ty\n"),
+            ("CREATE FUNCTION f()\n-- Dumped by me", "1\tx\n2\ty\n"),
+        ] {
+            assert_ne!(digest(&good, 10_000), digest(&dump("abc", body, rows), 10_000), "{body} {rows}");
+        }
+    }
+
+    #[test]
+    fn text_that_looks_like_headers_or_data_hides_nothing() {
+        let sly = "CREATE FUNCTION f() AS $$\n-- Data for Name: x; Type: TABLE DATA; Schema: s; Owner: o\nCOPY x FROM stdin;\n\
+                   hidden?\n\\.\n$$";
+        let good = digest(&dump("abc", sly, "1\n"), 10_000);
+        assert_eq!(good, digest(&dump("xyz", sly, "1\n"), 3));
+        assert_ne!(good, digest(&dump("abc", &sly.replace("hidden", "changed"), "1\n"), 10_000));
+        assert_ne!(good, digest(&dump("abc", &sly.replace("$$\n--", "$$ \n--"), "1\n"), 10_000));
+    }
+
+    #[test]
+    fn long_lines_are_hashed_and_not_kept() {
+        let long = "x".repeat(3 * LONGEST_LINE);
+        let a = digest(&dump("abc", &long, &format!("{long}\n")), 9_999);
+        assert_eq!(a, digest(&dump("abc", &long, &format!("{long}\n")), 100_000));
+        assert_ne!(a, digest(&dump("abc", &format!("{long}y"), &format!("{long}\n")), 100_000));
+        assert_ne!(a, digest(&dump("abc", &long, &format!("{long}y\n")), 100_000));
+    }
+
+    #[test]
+    fn large_objects_are_told_apart() {
+        let text = "-- Data for Name: BLOBS; Type: BLOBS; Schema: -; Owner: -\n--\n\nBEGIN;\n\
+                    SELECT pg_catalog.lo_open('4711', 131072);\nSELECT pg_catalog.lowrite(0, '\\x00');\n\
+                    SELECT pg_catalog.lo_open('4712', 131072);\nSELECT pg_catalog.lowrite(0, '\\x01');\n";
+        let numbers: Vec<String> = digest(text, 10).large_objects.into_keys().collect();
+        assert_eq!(numbers, ["(frame)", "4711", "4712"]);
+    }
+}

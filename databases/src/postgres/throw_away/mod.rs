@@ -1,0 +1,133 @@
+//! Drills of PostgreSQL snapshots.
+
+mod digest;
+mod lexer;
+mod prove;
+mod server;
+
+use std::path::PathBuf;
+
+use async_trait::async_trait;
+use lifeboat_base::facts::SourceFacts;
+use lifeboat_base::{Error, Result};
+
+use self::server::ThrowAwayServer;
+use super::clients::major_of;
+use super::connect::Connection;
+use super::globals::{GLOBALS, read_globals};
+use super::parts::by_database;
+use super::sql::{conninfo, query, rows};
+use crate::database::{ServerAddress, ThrowAway, WorkContext};
+use crate::proof::{CheckResult, DrillQuery, ProofResult};
+use crate::streams::StoredStreams;
+use crate::tool::process::output;
+
+/// A throw-away server with a snapshot in it.
+pub(crate) struct PostgresThrowAway {
+    server: ThrowAwayServer,
+    databases: Vec<String>,
+    cx: WorkContext,
+}
+
+/// Starts it.
+pub(super) async fn start(facts: &SourceFacts, directories: &[PathBuf], cx: &WorkContext) -> Result<PostgresThrowAway> {
+    let major = facts
+        .server_version
+        .as_deref()
+        .and_then(major_of)
+        .ok_or_else(|| Error::integrity("the snapshot does not say of which PostgreSQL version it is"))?;
+    let server = ThrowAwayServer::start(major, &facts.details, directories, cx).await?;
+    Ok(PostgresThrowAway { server, databases: Vec::new(), cx: cx.clone() })
+}
+
+#[async_trait]
+impl ThrowAway for PostgresThrowAway {
+    fn server_version(&self) -> &str {
+        &self.server.version
+    }
+
+    fn address(&self) -> Option<ServerAddress> {
+        Some(self.server.address())
+    }
+
+    async fn load(&mut self, streams: &dyn StoredStreams) -> Result<()> {
+        let server = self.server.server(&self.cx)?;
+        let names = streams.names();
+        if names.iter().any(|name| name == GLOBALS) {
+            server.restore_globals(&read_globals(streams).await?).await?;
+        }
+        for (database, parts) in by_database(&names) {
+            if database == "postgres" {
+                // Every new cluster has one.
+                server.query_in("template1", "DROP DATABASE postgres").await?;
+            }
+            server.restore_database(streams, database, &parts, database).await?;
+            self.databases.push(database.to_owned());
+        }
+        if self.databases.is_empty() {
+            return Err(Error::integrity("the snapshot holds no database"));
+        }
+        Ok(())
+    }
+
+    async fn check(&mut self, queries: &[DrillQuery]) -> Result<Vec<CheckResult>> {
+        let mut results = Vec::new();
+        for database in self.databases.clone() {
+            results.push(self.amcheck(&database).await?);
+        }
+        for wanted in queries {
+            results.push(self.ask(wanted).await?);
+        }
+        Ok(results)
+    }
+
+    async fn prove(&mut self, streams: &dyn StoredStreams) -> Result<ProofResult> {
+        prove::prove(&self.server, &self.databases, streams, &self.cx).await
+    }
+
+    async fn stop(self: Box<Self>) -> Result<()> {
+        self.server.stop().await
+    }
+}
+
+impl PostgresThrowAway {
+    /// `pg_amcheck` of one database. Its extension is removed again, so that the proof does not meet it.
+    async fn amcheck(&self, database: &str) -> Result<CheckResult> {
+        let server = self.server.server(&self.cx)?;
+        let there = "SELECT 1 FROM pg_extension WHERE extname = 'amcheck'";
+        let had_it = !rows(&server.query_in(database, there).await?).is_empty();
+        let jobs = format!("--jobs={}", self.cx.jobs);
+        let tool = server.tool("pg_amcheck", ["--no-password", "--install-missing", &jobs, &conninfo(database)]);
+        let checked = output(tool).await;
+        if !had_it {
+            server.query_in(database, "DROP EXTENSION IF EXISTS amcheck").await?;
+        }
+        let check = format!("pg_amcheck {database}");
+        Ok(match checked {
+            Ok(_) => CheckResult { check, passed: true, detail: "heap and indexes are sound".to_owned() },
+            Err(error) => CheckResult { check, passed: false, detail: error.chain() },
+        })
+    }
+
+    /// One query of the operator's, read-only.
+    async fn ask(&self, wanted: &DrillQuery) -> Result<CheckResult> {
+        let database = match (&wanted.database, self.databases.as_slice()) {
+            (Some(database), _) => database.clone(),
+            (None, [only]) => only.clone(),
+            (None, several) => several.iter().find(|name| *name != "postgres").cloned().unwrap_or_default(),
+        };
+        let connection = Connection::new(&self.server.connection(), None, &self.cx)?
+            .with("PGOPTIONS", "-c default_transaction_read_only=on");
+        let answer = query(&self.server.clients, &connection, &database, &wanted.sql, &self.cx).await;
+        let check = format!("{database}: {}", wanted.sql);
+        Ok(match (answer, &wanted.expect) {
+            (Err(error), _) => CheckResult { check, passed: false, detail: error.chain() },
+            (Ok(_), None) => CheckResult { check, passed: true, detail: "ran".to_owned() },
+            (Ok(answer), Some(expected)) => {
+                let first = answer.split(['\0', '\u{1f}']).next().unwrap_or_default();
+                let detail = format!("expected {expected}, found {first}");
+                CheckResult { check, passed: first == expected, detail }
+            }
+        })
+    }
+}

@@ -1,0 +1,279 @@
+//! A throw-away PostgreSQL server: private directory, unix socket only, no durability, an unprivileged user.
+//!
+//! PostgreSQL refuses to run as root. Started as root, the server gets the user `postgres`, or `nobody`, and the scratch directory
+//! becomes that user's. The server is a child of this process; stopping it, dropping it or cancelling ends it
+//! and removes its files. Only a SIGKILL of this process leaves it behind.
+
+use std::collections::BTreeMap;
+use std::os::unix::fs::{DirBuilderExt, chown};
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use lifeboat_base::{Class, Context, Error, Result};
+use tempfile::TempDir;
+use tokio::process::{Child, Command};
+
+use crate::database::{ServerAddress, WorkContext};
+use crate::postgres::clients::{self, Clients};
+use crate::postgres::connect::Connection;
+use crate::postgres::server::Server;
+use crate::postgres::settings::PostgresConnection;
+use crate::tool::process::{Invocation, output};
+
+const START: Duration = Duration::from_secs(60);
+const STOP: Duration = Duration::from_secs(20);
+/// A socket's path must fit into 107 bytes, its own name included.
+const LONGEST_SOCKET_DIRECTORY: usize = 80;
+/// Nothing here must survive a crash, and nothing may run beside the drill.
+const SETTINGS: [&str; 12] = [
+    "listen_addresses=",
+    "fsync=off",
+    "synchronous_commit=off",
+    "full_page_writes=off",
+    "wal_level=minimal",
+    "max_wal_senders=0",
+    "archive_mode=off",
+    "max_wal_size=8GB",
+    "autovacuum=off",
+    // Sandboxes that forbid writable and executable memory would fail it.
+    "jit=off",
+    "maintenance_work_mem=256MB",
+    "log_min_messages=error",
+];
+
+/// A running server.
+pub(crate) struct ThrowAwayServer {
+    directory: PathBuf,
+    socket: PathBuf,
+    /// Where the socket lies if the directory's path is too long.
+    _short: Option<TempDir>,
+    superuser: String,
+    process: Child,
+    pub(crate) clients: Clients,
+    pub(crate) version: String,
+}
+
+impl ThrowAwayServer {
+    /// Starts a server of `major` below `cx.scratch`.
+    ///
+    /// # Errors
+    /// [`Class::Source`]: its programs are not installed, or it does not start.
+    pub(crate) async fn start(
+        major: u32,
+        details: &BTreeMap<String, String>,
+        directories: &[PathBuf],
+        cx: &WorkContext,
+    ) -> Result<Self> {
+        let programs = programs(major, directories, cx).await?;
+        let user = unprivileged_user()?;
+        let directory = cx.scratch.join("server");
+        let failed = || format!("cannot prepare {}", directory.display());
+        std::fs::DirBuilder::new().mode(0o700).create(&directory).context(Class::Source, failed)?;
+        let short = if directory.as_os_str().len() > LONGEST_SOCKET_DIRECTORY {
+            let short = tempfile::Builder::new().prefix("lifeboat-").tempdir_in("/tmp");
+            Some(short.context(Class::Source, || "cannot make a directory for the socket in /tmp")?)
+        } else {
+            None
+        };
+        let socket = short.as_ref().map_or_else(|| directory.clone(), |short| short.path().to_owned());
+        if let Some((user, group)) = user {
+            for path in [&cx.scratch, &directory, &socket] {
+                chown(path, Some(user), Some(group)).context(Class::Source, failed)?;
+            }
+        }
+        let superuser = details.get("superuser").map_or("postgres", String::as_str).to_owned();
+        init(&programs, &directory, &superuser, details, user, cx).await?;
+
+        let mut server = Command::new(programs.tool("postgres"));
+        server.arg("-D").arg(directory.join("data")).arg("-k").arg(&socket).current_dir(&directory);
+        server.args(SETTINGS.iter().flat_map(|setting| ["-c", setting]));
+        if let Some((user, group)) = user {
+            server.uid(user).gid(group);
+        }
+        let log = std::fs::File::create(directory.join("log")).context(Class::Source, failed)?;
+        server.stdin(std::process::Stdio::null()).stdout(std::process::Stdio::null()).stderr(log);
+        server.env_clear().env("LC_ALL", "C.UTF-8").env("PATH", "/usr/bin:/bin");
+        let process = server
+            .process_group(0)
+            .kill_on_drop(true)
+            .spawn()
+            .context(Class::Source, || "cannot run the throw-away PostgreSQL server")?;
+        let mut started = Self {
+            directory,
+            socket,
+            _short: short,
+            superuser,
+            process,
+            version: programs.version.clone(),
+            clients: programs,
+        };
+        started.wait_until_ready(cx).await?;
+        Ok(started)
+    }
+
+    /// How to reach it.
+    pub(crate) fn connection(&self) -> PostgresConnection {
+        PostgresConnection::Socket { directory: self.socket.clone(), port: 5432, user: Some(self.superuser.clone()) }
+    }
+
+    /// How to reach it by hand.
+    pub(super) fn address(&self) -> ServerAddress {
+        ServerAddress { socket_directory: self.socket.clone(), user: self.superuser.clone() }
+    }
+
+    /// Its name for the bootstrap superuser.
+    pub(crate) fn superuser(&self) -> &str {
+        &self.superuser
+    }
+
+    /// To query it and to load into it.
+    pub(crate) fn server<'a>(&self, cx: &'a WorkContext) -> Result<Server<'a>> {
+        Ok(Server { clients: self.clients.clone(), connection: Connection::new(&self.connection(), None, cx)?, cx })
+    }
+
+    async fn wait_until_ready(&mut self, cx: &WorkContext) -> Result<()> {
+        let ready = async {
+            loop {
+                if let Ok(Some(status)) = self.process.try_wait() {
+                    return Err(Error::source_failed(format!(
+                        "the throw-away PostgreSQL server ended with {status}: {}",
+                        self.log()
+                    )));
+                }
+                let server = self.server(cx)?;
+                if let Ok(version) = server.query_in("template1", "SHOW server_version").await {
+                    self.version = version.split_whitespace().next().unwrap_or_default().to_owned();
+                    return Ok(());
+                }
+                tokio::time::sleep(Duration::from_millis(100)).await;
+            }
+        };
+        match tokio::time::timeout(START, ready).await {
+            Ok(result) => result,
+            Err(_) => {
+                Err(Error::source_failed(format!("the throw-away PostgreSQL server does not start: {}", self.log())))
+            }
+        }
+    }
+
+    fn log(&self) -> String {
+        let log = std::fs::read(self.directory.join("log")).unwrap_or_default();
+        let text = String::from_utf8_lossy(&log[log.len().saturating_sub(2000)..]).into_owned();
+        text.split_whitespace().collect::<Vec<_>>().join(" ")
+    }
+
+    /// Stops it and removes its files.
+    ///
+    /// # Errors
+    /// The files cannot be removed.
+    pub(crate) async fn stop(mut self) -> Result<()> {
+        self.signal(rustix::process::Signal::INT);
+        if tokio::time::timeout(STOP, self.process.wait()).await.is_err() {
+            self.kill();
+            let _ = tokio::time::timeout(STOP, self.process.wait()).await;
+        }
+        let directory = self.directory.clone();
+        drop(self);
+        match tokio::fs::remove_dir_all(&directory).await {
+            Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+                Err(error).context(Class::Source, || format!("cannot remove {}", directory.display()))
+            }
+            _ => Ok(()),
+        }
+    }
+
+    fn group(&self) -> Option<rustix::process::Pid> {
+        self.process.id().and_then(|id| i32::try_from(id).ok()).and_then(rustix::process::Pid::from_raw)
+    }
+
+    fn signal(&self, signal: rustix::process::Signal) {
+        if let Some(server) = self.group() {
+            let _ = rustix::process::kill_process(server, signal);
+        }
+    }
+
+    /// The server's children have sessions of their own and end when it quits; the group catches the rest.
+    fn kill(&mut self) {
+        if matches!(self.process.try_wait(), Ok(Some(_))) {
+            return;
+        }
+        // SIGQUIT is PostgreSQL's immediate shutdown: it takes its children along.
+        self.signal(rustix::process::Signal::QUIT);
+        let patience = std::time::Duration::from_secs(5);
+        let step = std::time::Duration::from_millis(20);
+        for _ in 0..patience.as_millis() / step.as_millis() {
+            if matches!(self.process.try_wait(), Ok(Some(_))) {
+                return;
+            }
+            std::thread::sleep(step);
+        }
+        if let Some(group) = self.group() {
+            let _ = rustix::process::kill_process_group(group, rustix::process::Signal::KILL);
+        }
+    }
+}
+
+impl Drop for ThrowAwayServer {
+    fn drop(&mut self) {
+        self.kill();
+        let _ = std::fs::remove_dir_all(&self.directory);
+    }
+}
+
+async fn init(
+    programs: &Clients,
+    directory: &Path,
+    superuser: &str,
+    details: &BTreeMap<String, String>,
+    user: Option<(u32, u32)>,
+    cx: &WorkContext,
+) -> Result<()> {
+    let data = directory.join("data");
+    let mut arguments = vec![
+        format!("--pgdata={}", data.display()),
+        format!("--username={superuser}"),
+        "--auth=trust".to_owned(),
+        "--no-sync".to_owned(),
+    ];
+    let named = [("encoding", "--encoding"), ("collate", "--lc-collate"), ("ctype", "--lc-ctype")];
+    let given = named.iter().filter_map(|(detail, option)| Some(format!("{option}={}", details.get(*detail)?)));
+    let plain = arguments.clone();
+    arguments.extend(given);
+    let run = |arguments: Vec<String>| {
+        let initdb = Invocation::new(&programs.tool("initdb"), arguments, cx).user(user).directory(directory);
+        output(initdb)
+    };
+    let Err(first) = run(arguments).await else { return Ok(()) };
+    // The locale of the source may not be installed here. Databases that need it will say so when they are created.
+    let _ = std::fs::remove_dir_all(&data);
+    run(plain).await.map(drop).map_err(|_| first.within("cannot make a throw-away PostgreSQL cluster"))
+}
+
+async fn programs(major: u32, directories: &[PathBuf], cx: &WorkContext) -> Result<Clients> {
+    let found = clients::installed(directories, cx).await;
+    let whole = |clients: &&Clients| {
+        clients.major == major && ["initdb", "postgres", "pg_amcheck"].iter().all(|name| clients.tool(name).is_file())
+    };
+    found.iter().find(whole).cloned().ok_or_else(|| {
+        Error::source_failed(format!("no PostgreSQL {major} server is installed to drill with"))
+            .hint(format!("install postgresql-{major} (no cluster is needed), or name its directory in [dataset.drill] server_directories"))
+    })
+}
+
+/// Who runs the server when we are root.
+fn unprivileged_user() -> Result<Option<(u32, u32)>> {
+    if !rustix::process::geteuid().is_root() {
+        return Ok(None);
+    }
+    let users = std::fs::read_to_string("/etc/passwd").context(Class::Source, || "cannot read /etc/passwd")?;
+    let entry = |name: &str| {
+        let line = users.lines().find(|line| line.split(':').next() == Some(name))?;
+        let mut fields = line.split(':').skip(2);
+        Some((fields.next()?.parse().ok()?, fields.next()?.parse().ok()?))
+    };
+    let user = entry("postgres").or_else(|| entry("nobody"));
+    user.map(Some).ok_or_else(|| {
+        Error::source_failed("there is neither a user `postgres` nor `nobody` to run the throw-away server as")
+            .hint("run the drill as an unprivileged user")
+    })
+}

@@ -1,0 +1,92 @@
+//! `sqlite`: a consistent copy by the Online Backup API, also while writers are active, then streamed.
+
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+use async_trait::async_trait;
+use rusqlite::backup::{Backup, StepResult};
+use rusqlite::{Connection, OpenFlags};
+use tokio_util::sync::CancellationToken;
+
+use super::{KIND, STREAM, Sqlite};
+use crate::database::Database;
+use crate::database::{Source, WorkContext};
+use crate::file::stream_file;
+use crate::streams::StreamSink;
+use lifeboat_base::facts::SourceFacts;
+use lifeboat_base::{Class, Context, Error, Result};
+
+/// Copied between two looks at whether to stop.
+const PAGES: i32 = 2000;
+const HEADER: &[u8; 16] = b"SQLite format 3\0";
+
+/// Captures one database file.
+#[derive(Debug, Clone)]
+pub struct SqliteSource {
+    /// The database file.
+    pub path: PathBuf,
+}
+
+#[async_trait]
+impl Source for SqliteSource {
+    fn database(&self) -> &'static dyn Database {
+        &Sqlite
+    }
+
+    async fn capture(&self, sink: &dyn StreamSink, cx: &WorkContext) -> Result<SourceFacts> {
+        let (source, copy, stall) = (self.path.clone(), cx.scratch.join("sqlite-copy"), cx.stall);
+        // Fires also when this future is dropped, so that no thread goes on writing.
+        let stop = cx.cancel.child_token();
+        let _stops_when_dropped = stop.clone().drop_guard();
+        let target = copy.clone();
+        tokio::task::spawn_blocking(move || copy_database(&source, &target, stall, &stop))
+            .await
+            .context(Class::Failed, || "a worker thread failed")??;
+
+        let stream = stream_file(&copy, sink.open(STREAM)?, HEADER, cx)
+            .await
+            .map_err(|error| error.within(format!("cannot read the copy of {}", self.path.display())))?;
+        stream.finish(0).await?;
+        let _ = tokio::fs::remove_file(&copy).await;
+        Ok(SourceFacts {
+            engine: KIND.to_owned(),
+            server_version: Some(rusqlite::version().to_owned()),
+            ..SourceFacts::default()
+        })
+    }
+}
+
+/// Copies page by page under one read transaction, so a writer can delay it but never be mixed in.
+fn copy_database(source: &Path, target: &Path, stall: Duration, stop: &CancellationToken) -> Result<()> {
+    let shown = source.display();
+    if !source.is_file() {
+        return Err(Error::source_failed(format!("there is no SQLite database at {shown}"))
+            .hint("check the path, and that the user Lifeboat runs as may read it and its directory"));
+    }
+    let failed = |error: rusqlite::Error| {
+        let full = error.sqlite_error_code() == Some(rusqlite::ErrorCode::DiskFull);
+        let class = if full { Class::Storage } else { Class::Source };
+        Error::new(class, format!("cannot copy the SQLite database {shown}")).because(error)
+    };
+    let from = Connection::open_with_flags(source, OpenFlags::SQLITE_OPEN_READ_ONLY).map_err(failed)?;
+    from.busy_timeout(stall).map_err(failed)?;
+    from.execute_batch("BEGIN; SELECT count(*) FROM sqlite_schema").map_err(failed)?;
+    let _ = std::fs::remove_file(target);
+    let mut to = Connection::open(target).map_err(failed)?;
+    let backup = Backup::new(&from, &mut to).map_err(failed)?;
+    let mut progressed = Instant::now();
+    loop {
+        match backup.step(PAGES).map_err(failed)? {
+            StepResult::Done => return Ok(()),
+            StepResult::More => progressed = Instant::now(),
+            _ if progressed.elapsed() > stall => {
+                return Err(Error::source_failed(format!("{shown} has been locked for {stall:?}"))
+                    .hint("a writer holds an exclusive transaction; end it, or allow a longer [limits] stall"));
+            }
+            _ => std::thread::sleep(Duration::from_millis(50)),
+        }
+        if stop.is_cancelled() {
+            return Err(Error::cancelled("the capture"));
+        }
+    }
+}

@@ -1,0 +1,61 @@
+//! `sqlite`: one database file, copied by SQLite's backup API while it is in use.
+
+mod capture;
+mod throw_away;
+
+use std::path::PathBuf;
+
+use async_trait::async_trait;
+use lifeboat_base::Result;
+use lifeboat_base::facts::SourceFacts;
+use lifeboat_base::settings::{Section, SettingsReader, Text};
+use serde::Deserialize;
+
+pub use self::capture::SqliteSource;
+use self::throw_away::SqliteThrowAway;
+use crate::database::{Database, Source, ThrowAway, WorkContext};
+use crate::proof::ProofLevel;
+
+const KIND: &str = "sqlite";
+/// Name of the one stream.
+const STREAM: &str = "database";
+
+/// The engine.
+#[derive(Debug)]
+pub struct Sqlite;
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct RawSqlite {
+    path: Option<Text>,
+}
+
+#[async_trait]
+impl Database for Sqlite {
+    fn kind(&self) -> &'static str {
+        KIND
+    }
+
+    fn keys(&self) -> &'static [&'static str] {
+        &["path"]
+    }
+
+    fn source(&self, section: Section<'_>, reader: &mut SettingsReader<'_>) -> Option<Box<dyn Source>> {
+        let place = section.place();
+        let raw: RawSqlite = section.read(reader)?;
+        let path = reader.required(raw.path.as_ref(), "path", &place)?;
+        Some(Box::new(SqliteSource { path: reader.path(path) }))
+    }
+
+    fn highest_level(&self) -> ProofLevel {
+        ProofLevel::Proved
+    }
+
+    fn file_of(&self, stream: &str) -> String {
+        if stream == STREAM { "database.sqlite".to_owned() } else { stream.to_owned() }
+    }
+
+    async fn throw_away(&self, _: &SourceFacts, _: &[PathBuf], cx: &WorkContext) -> Result<Option<Box<dyn ThrowAway>>> {
+        Ok(Some(Box::new(SqliteThrowAway::new(cx)?)))
+    }
+}

@@ -1,0 +1,230 @@
+//! Drills of SQLite snapshots: no server, a file.
+//!
+//! The proof is logical: the restored file, copied once more by the backup API as a capture would, holds the same schema text,
+//! settings and rows as the stored stream. Bytes may differ: a copy changes counters in the header.
+
+use std::path::{Path, PathBuf};
+
+use async_trait::async_trait;
+use rusqlite::types::ValueRef;
+use rusqlite::{Connection, OpenFlags};
+use tokio::io::AsyncWriteExt;
+
+use super::STREAM;
+use crate::database::ThrowAway;
+use crate::database::WorkContext;
+use crate::proof::DrillQuery;
+use crate::proof::multiset::{Multiset, ProofKey, Titled, shorten, tell};
+use crate::proof::{CheckResult, ProofResult};
+use crate::streams::StoredStreams;
+use lifeboat_base::{Class, Context, Error, Result};
+
+/// A restored file in the scratch directory.
+pub(crate) struct SqliteThrowAway {
+    directory: PathBuf,
+    cx: WorkContext,
+}
+
+impl SqliteThrowAway {
+    pub(crate) fn new(cx: &WorkContext) -> Result<Self> {
+        let directory = cx.scratch.join("sqlite");
+        std::fs::create_dir(&directory).context(Class::Source, || format!("cannot create {}", directory.display()))?;
+        Ok(Self { directory, cx: cx.clone() })
+    }
+
+    fn restored(&self) -> PathBuf {
+        self.directory.join("restored.sqlite")
+    }
+}
+
+impl Drop for SqliteThrowAway {
+    fn drop(&mut self) {
+        let _ = std::fs::remove_dir_all(&self.directory);
+    }
+}
+
+#[async_trait]
+impl ThrowAway for SqliteThrowAway {
+    fn server_version(&self) -> &str {
+        rusqlite::version()
+    }
+
+    async fn load(&mut self, streams: &dyn StoredStreams) -> Result<()> {
+        write(streams, &self.restored()).await?;
+        let path = self.restored();
+        blocking(move || open(&path).map(drop)).await
+    }
+
+    async fn check(&mut self, queries: &[DrillQuery]) -> Result<Vec<CheckResult>> {
+        let (path, queries) = (self.restored(), queries.to_vec());
+        blocking(move || check(&path, &queries)).await
+    }
+
+    async fn prove(&mut self, streams: &dyn StoredStreams) -> Result<ProofResult> {
+        let (stored, again) = (self.directory.join("stored.sqlite"), self.directory.join("again.sqlite"));
+        write(streams, &stored).await?;
+        let (restored, cancel) = (self.restored(), self.cx.cancel.clone());
+        blocking(move || {
+            let from = open(&restored)?;
+            let mut to = Connection::open(&again).context(Class::Source, || "cannot copy the restored database")?;
+            let copy = rusqlite::backup::Backup::new(&from, &mut to).and_then(|backup| backup.step(-1));
+            copy.context(Class::Source, || "cannot copy the restored database")?;
+            drop(to);
+            if cancel.is_cancelled() {
+                return Err(Error::failed("the drill was cancelled"));
+            }
+            compare(&stored, &again)
+        })
+        .await
+    }
+
+    async fn stop(self: Box<Self>) -> Result<()> {
+        std::fs::remove_dir_all(&self.directory)
+            .context(Class::Source, || format!("cannot remove {}", self.directory.display()))
+    }
+}
+
+async fn blocking<T: Send + 'static>(work: impl FnOnce() -> Result<T> + Send + 'static) -> Result<T> {
+    tokio::task::spawn_blocking(work).await.context(Class::Failed, || "a worker thread failed")?
+}
+
+async fn write(streams: &dyn StoredStreams, path: &Path) -> Result<()> {
+    let failed = || format!("cannot write {}", path.display());
+    let mut file = tokio::fs::File::create(path).await.context(Class::Source, failed)?;
+    let mut stream = streams.open(STREAM).await?;
+    while let Some(piece) = stream.next().await? {
+        file.write_all(&piece).await.context(Class::Source, failed)?;
+    }
+    file.flush().await.context(Class::Source, failed)
+}
+
+/// Read-only, and known to be a database.
+fn open(path: &Path) -> Result<Connection> {
+    let damaged = || format!("{} is not a whole SQLite database", path.display());
+    let connection =
+        Connection::open_with_flags(path, OpenFlags::SQLITE_OPEN_READ_ONLY).context(Class::Integrity, damaged)?;
+    connection.query_row("SELECT count(*) FROM sqlite_schema", [], |_| Ok(())).context(Class::Integrity, damaged)?;
+    Ok(connection)
+}
+
+fn check(path: &Path, queries: &[DrillQuery]) -> Result<Vec<CheckResult>> {
+    let connection = open(path)?;
+    let mut results = Vec::new();
+    for (check, sound) in [("integrity_check", Some("ok")), ("foreign_key_check", None)] {
+        let first: Option<String> = connection
+            .prepare(&format!("PRAGMA {check}"))
+            .and_then(|mut statement| {
+                let mut rows = statement.query([])?;
+                let row = rows.next()?;
+                row.map(|row| text_of(row.get_ref(0)?)).transpose()
+            })
+            .context(Class::Integrity, || format!("PRAGMA {check} fails"))?;
+        let passed = first.as_deref() == sound;
+        results.push(CheckResult {
+            check: check.to_owned(),
+            passed,
+            detail: first.unwrap_or_else(|| "nothing found".to_owned()),
+        });
+    }
+    for wanted in queries {
+        let answer: rusqlite::Result<Option<String>> = connection.prepare(&wanted.sql).and_then(|mut statement| {
+            let mut rows = statement.query([])?;
+            let row = rows.next()?;
+            row.map(|row| text_of(row.get_ref(0)?)).transpose()
+        });
+        let (passed, detail) = match (answer, &wanted.expect) {
+            (Err(error), _) => (false, error.to_string()),
+            (Ok(_), None) => (true, "ran".to_owned()),
+            (Ok(found), Some(expected)) => {
+                let found = found.unwrap_or_default();
+                (found == *expected, format!("expected {expected}, found {found}"))
+            }
+        };
+        results.push(CheckResult { check: wanted.sql.clone(), passed, detail });
+    }
+    Ok(results)
+}
+
+fn text_of(value: ValueRef<'_>) -> rusqlite::Result<String> {
+    Ok(match value {
+        ValueRef::Null => String::new(),
+        ValueRef::Integer(number) => number.to_string(),
+        ValueRef::Real(number) => number.to_string(),
+        ValueRef::Text(text) | ValueRef::Blob(text) => String::from_utf8_lossy(text).into_owned(),
+    })
+}
+
+fn compare(stored: &Path, restored: &Path) -> Result<ProofResult> {
+    let key: ProofKey = rand::random();
+    let read = |path: &Path| {
+        let connection = open(path)?;
+        content(&connection, &key).context(Class::Integrity, || format!("cannot read {}", path.display()))
+    };
+    let (stored, restored) = (read(stored)?, read(restored)?);
+    let mut proof = ProofResult {
+        definitions: stored.0.values().map(|definitions| definitions.count).sum(),
+        tables: stored.1.len() as u64,
+        rows: stored.1.values().map(|rows| rows.count).sum(),
+        ..ProofResult::default()
+    };
+    tell("definition of", "texts", &stored.0, &restored.0, &mut proof.differences);
+    tell("table", "rows", &stored.1, &restored.1, &mut proof.differences);
+    shorten(&mut proof);
+    Ok(proof)
+}
+
+/// Definitions and settings; rows of every table, shadow tables of virtual ones included.
+fn content(connection: &Connection, key: &ProofKey) -> rusqlite::Result<(Titled, Titled)> {
+    let (mut definitions, mut tables) = (Titled::new(), Titled::new());
+    let mut add = |title: String, text: &str| {
+        let multiset: &mut Multiset = definitions.entry(title).or_default();
+        multiset.add(blake3::Hasher::new_keyed(key).update(text.as_bytes()));
+    };
+    for setting in ["user_version", "application_id", "encoding", "auto_vacuum", "page_size"] {
+        let value = connection.query_row(&format!("PRAGMA {setting}"), [], |row| text_of(row.get_ref(0)?))?;
+        add(format!("setting {setting}"), &value);
+    }
+    let mut names = Vec::new();
+    let mut schema = connection.prepare("SELECT type, name, tbl_name, coalesce(sql, '') FROM sqlite_schema")?;
+    let mut rows = schema.query([])?;
+    while let Some(row) = rows.next()? {
+        let (kind, name, table, sql): (String, String, String, String) =
+            (row.get(0)?, row.get(1)?, row.get(2)?, row.get(3)?);
+        add(format!("{kind} {name}"), &format!("{table}\0{sql}"));
+        // A virtual table computes; what it computes from lies in its shadow tables.
+        if kind == "table" && !sql.to_ascii_uppercase().starts_with("CREATE VIRTUAL") {
+            names.push(name);
+        }
+    }
+    for name in names {
+        let rows = table_rows(connection, &name, key)?;
+        tables.insert(name, rows);
+    }
+    Ok((definitions, tables))
+}
+
+/// Every row with its types, and its rowid where there is one.
+fn table_rows(connection: &Connection, name: &str, key: &ProofKey) -> rusqlite::Result<Multiset> {
+    let quoted = name.replace('"', "\"\"");
+    let with_rowid = connection.prepare(&format!("SELECT rowid, * FROM \"{quoted}\""));
+    let mut statement = with_rowid.or_else(|_| connection.prepare(&format!("SELECT * FROM \"{quoted}\"")))?;
+    let columns = statement.column_count();
+    let mut multiset = Multiset::default();
+    let mut rows = statement.query([])?;
+    while let Some(row) = rows.next()? {
+        let mut hasher = blake3::Hasher::new_keyed(key);
+        for column in 0..columns {
+            let value = row.get_ref(column)?;
+            let (kind, bytes): (u8, &[u8]) = match &value {
+                ValueRef::Null => (0, &[]),
+                ValueRef::Integer(number) => (1, &number.to_le_bytes()),
+                ValueRef::Real(number) => (2, &number.to_bits().to_le_bytes()),
+                ValueRef::Text(text) => (3, text),
+                ValueRef::Blob(blob) => (4, blob),
+            };
+            hasher.update(&[kind]).update(&(bytes.len() as u64).to_le_bytes()).update(bytes);
+        }
+        multiset.add(&hasher);
+    }
+    Ok(multiset)
+}

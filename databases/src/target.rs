@@ -1,0 +1,52 @@
+//! Where a snapshot is restored to: a server of its engine, or a directory.
+
+use std::path::PathBuf;
+
+use lifeboat_base::{Error, Result};
+
+use crate::database::{RestoreOutcome, ServerTarget, Wanted, WorkContext};
+use crate::directory;
+use crate::streams::StoredStreams;
+
+/// Where a snapshot is restored to.
+#[derive(Debug)]
+pub enum Target {
+    /// A server. Each database of the snapshot is created there; roles that exist are kept.
+    Server {
+        /// Which.
+        server: Box<dyn ServerTarget>,
+        /// What of the snapshot.
+        wanted: Wanted,
+    },
+    /// A directory: each stream becomes a file, written under a temporary name, checked, renamed.
+    Directory {
+        /// Created if missing; must be empty unless `overwrite`.
+        path: PathBuf,
+        /// Write into a directory that is not empty; existing files of the same names are replaced.
+        overwrite: bool,
+        /// Return only when the files are on stable storage. A file that replaces another always is.
+        sync: bool,
+    },
+}
+
+/// Loads `streams` into `target`; success only when every stream was read to its checked end and
+/// every tool ended with success.
+///
+/// # Errors
+/// [`Class::Usage`](lifeboat_base::Class::Usage) for a target that is not empty or of another
+/// engine, [`Class::Source`](lifeboat_base::Class::Source) for a failing tool.
+pub async fn load(streams: &dyn StoredStreams, target: &Target, cx: &WorkContext) -> Result<RestoreOutcome> {
+    match target {
+        Target::Directory { path, overwrite, sync } => directory::load(streams, path, *overwrite, *sync, cx).await,
+        Target::Server { server, wanted } => {
+            let (there, stored) = (server.database().kind(), &streams.facts().engine);
+            if stored != there {
+                return Err(Error::usage(format!(
+                    "a snapshot of kind {stored} cannot be restored into a server of kind {there}"
+                ))
+                .hint("restore it with --to-directory"));
+            }
+            server.load(streams, wanted, cx).await
+        }
+    }
+}

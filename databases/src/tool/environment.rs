@@ -1,0 +1,40 @@
+//! What client tools inherit of the program's environment. The program hands it in: this library
+//! reads no environment.
+
+use std::collections::BTreeMap;
+use std::ffi::{OsStr, OsString};
+
+/// Where programs are looked for, and where a tool finds its own files.
+const ALWAYS: [&str; 2] = ["PATH", "HOME"];
+const DEFAULT_PATH: &str = "/usr/local/bin:/usr/bin:/bin";
+const DEFAULT_HOME: &str = "/nonexistent";
+
+/// A few variables by name. Without any, `PATH` is the usual one and `HOME` does not exist.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct ToolEnvironment(BTreeMap<String, OsString>);
+
+impl ToolEnvironment {
+    /// `PATH`, `HOME` and those of `names`, as `variable` looks them up.
+    pub fn inherit<'n>(names: impl IntoIterator<Item = &'n str>, variable: impl Fn(&str) -> Option<OsString>) -> Self {
+        let names = ALWAYS.into_iter().chain(names);
+        Self(names.filter_map(|name| Some((name.to_owned(), variable(name)?))).collect())
+    }
+
+    /// One of the variables.
+    #[must_use]
+    pub fn get(&self, name: &str) -> Option<&OsStr> {
+        self.0.get(name).map(OsString::as_os_str)
+    }
+
+    /// `PATH`.
+    #[must_use]
+    pub fn path(&self) -> &OsStr {
+        self.get("PATH").unwrap_or(OsStr::new(DEFAULT_PATH))
+    }
+
+    /// `HOME`.
+    #[must_use]
+    pub fn home(&self) -> &OsStr {
+        self.get("HOME").unwrap_or(OsStr::new(DEFAULT_HOME))
+    }
+}

@@ -1,0 +1,265 @@
+//! What is already stored: chunk id → where it lies. Built anew for each run from index segments and the journal.
+//!
+//! Only packs of the current key generation count that at least one replica lists with the right size: a chunk
+//! whose pack is gone is unknown, and so is uploaded again. Chunks of the run itself are added as it meets them.
+//!
+//! Older chunks are numbered as they were stored, one pack after the other: a number tells a chunk's place, its length, and
+//! which one came next.
+
+use std::collections::{BTreeSet, HashMap};
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+use crate::catalog::documents::Documents;
+use crate::catalog::inventory::Inventory;
+use crate::state::chunk_table;
+use crate::state::chunk_table::ChunkTable;
+use lifeboat_base::Error;
+use lifeboat_format::id::{ChunkId, PackId, SnapshotId};
+use lifeboat_format::index::IndexedPack;
+use lifeboat_format::manifest::PackRef;
+use lifeboat_store::SharedReplica;
+
+/// Chunks of this run are numbered from here, older ones from 0. Two thousand million of those are a thousand terabytes.
+const OWN: u32 = 1 << 31;
+/// A chunk of this run that no pack holds yet.
+const UNPLACED: u32 = u32::MAX;
+
+/// What a chunk takes in an index segment: its id, its length, a share of its pack's record.
+const BYTES_PER_CHUNK: u64 = 35;
+
+/// Where a chunk lies: the number of a pack, and the offset in its content.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Place {
+    /// Among older packs, or among those of this run.
+    pub pack: u32,
+    /// In bytes.
+    pub offset: u32,
+}
+
+/// Every chunk that need not be stored again.
+pub(crate) struct ChunkIndex {
+    older: Older,
+    /// Packs in no index segment yet: whoever refers to one must add it to its own.
+    uncommitted: HashMap<u32, IndexedPack>,
+    known: Mutex<Known>,
+}
+
+/// Chunks of older packs, by number.
+#[derive(Default)]
+struct Older {
+    lengths: Vec<Length>,
+    packs: Vec<OlderPack>,
+}
+
+/// Of a chunk, less one: the largest has 16 MiB.
+struct Length([u8; 3]);
+
+impl Length {
+    fn new(length: u32) -> Option<Self> {
+        let [0, bytes @ ..] = length.checked_sub(1)?.to_be_bytes() else { return None };
+        Some(Self(bytes))
+    }
+
+    fn get(&self) -> u32 {
+        let [a, b, c] = self.0;
+        u32::from_be_bytes([0, a, b, c]) + 1
+    }
+}
+
+struct OlderPack {
+    id: PackId,
+    /// Of its ciphertext.
+    size: u64,
+    /// The number of its first chunk.
+    first: u32,
+}
+
+struct Known {
+    table: ChunkTable,
+    /// Where this run's own chunks lie, by number from [`OWN`] on.
+    own: Vec<Place>,
+}
+
+impl ChunkIndex {
+    fn known(&self) -> MutexGuard<'_, Known> {
+        self.known.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The number of a chunk that an earlier run stored.
+    pub(crate) fn find_older(&self, id: &ChunkId) -> Option<u32> {
+        self.known().table.find(id).filter(|number| *number < OWN)
+    }
+
+    /// The length of an older chunk; `None` if none has this number.
+    pub(crate) fn length(&self, number: u32) -> Option<u32> {
+        self.older.lengths.get(number as usize).map(Length::get)
+    }
+
+    /// Where an older chunk lies; [`Self::pack`] knows the pack.
+    pub(crate) fn place(&self, number: u32) -> Place {
+        let Older { lengths, packs } = &self.older;
+        let pack = packs.partition_point(|pack| pack.first <= number).saturating_sub(1);
+        Place {
+            pack: pack as u32,
+            offset: lengths[packs[pack].first as usize..number as usize].iter().map(Length::get).sum(),
+        }
+    }
+
+    /// Whether the caller is the first of this run with a chunk that is in no older pack: he must store it, nobody else will.
+    pub(crate) fn claim(&self, id: &ChunkId) -> bool {
+        let table = &mut self.known().table;
+        let first = table.find(id).is_none();
+        if first {
+            table.put(id, UNPLACED);
+        }
+        first
+    }
+
+    /// Says where a claimed chunk was stored: in which pack of this run.
+    pub(crate) fn stored(&self, id: &ChunkId, place: Place) {
+        let mut known = self.known();
+        let number = OWN | known.own.len() as u32;
+        known.own.push(place);
+        known.table.put(id, number);
+    }
+
+    /// Where this run stored a chunk.
+    pub(crate) fn placed(&self, id: &ChunkId) -> Option<Place> {
+        let known = self.known();
+        let number = known.table.find(id).filter(|number| *number >= OWN)?;
+        known.own.get((number & !OWN) as usize).copied()
+    }
+
+    /// An older pack; and its record if it is in no index segment yet.
+    pub(crate) fn pack(&self, place: Place) -> (PackRef, Option<&IndexedPack>) {
+        let (Older { lengths, packs }, at) = (&self.older, place.pack as usize);
+        let end = packs.get(at + 1).map_or(lengths.len(), |next| next.first as usize);
+        let content = lengths[packs[at].first as usize..end].iter().map(|length| u64::from(length.get())).sum();
+        (PackRef(packs[at].id, packs[at].size, content), self.uncommitted.get(&place.pack))
+    }
+
+    /// Reads every index segment that any replica holds, and the journal.
+    ///
+    /// A segment that cannot be read costs deduplication, not the backup: it is said and left out.
+    pub(crate) async fn build(
+        documents: &Documents<'_>,
+        inventories: &[Inventory],
+        generation: u32,
+        journalled: Vec<IndexedPack>,
+        warnings: &mut Vec<String>,
+    ) -> Self {
+        let present =
+            |pack: &IndexedPack| inventories.iter().any(|inventory| inventory.packs.get(&pack.id) == Some(&pack.size));
+        let most = |count: fn(&Inventory) -> u64| inventories.iter().map(count).max().unwrap_or_default();
+        let mut index =
+            Builder::new(most(|inventory| inventory.index_bytes), most(|inventory| inventory.packs.len() as u64));
+        let segments: BTreeSet<&SnapshotId> = inventories.iter().flat_map(|inventory| &inventory.indexes).collect();
+        let mut less = |error: &Error| warnings.push(format!("less is deduplicated: {}", error.chain()));
+        for snapshot in segments {
+            let holders: Vec<SharedReplica> = inventories
+                .iter()
+                .filter(|inventory| inventory.indexes.contains(snapshot))
+                .map(|inventory| inventory.replica.clone())
+                .collect();
+            match documents.index_from_any(&holders, snapshot).await {
+                Ok(segment) if segment.generation == generation => {
+                    for pack in segment.packs() {
+                        match pack {
+                            Ok(pack) if present(&pack) => drop(index.add(&pack)),
+                            Ok(_) => {}
+                            Err(error) => less(&error),
+                        }
+                    }
+                }
+                Ok(_) => {}
+                Err(error) => less(&error),
+            }
+        }
+        index.finish(journalled.into_iter().filter(present).collect())
+    }
+}
+
+/// An index that is being made.
+struct Builder {
+    older: Older,
+    table: chunk_table::Builder,
+}
+
+impl Builder {
+    /// `segments`: the length of all index segments, encrypted; what they hold does not compress. `packs`: their number.
+    fn new(segments: u64, packs: u64) -> Self {
+        let expected = usize::try_from(segments / BYTES_PER_CHUNK).unwrap_or(usize::MAX);
+        let older = Older { lengths: Vec::with_capacity(expected), packs: Vec::with_capacity(packs as usize) };
+        Self { older, table: chunk_table::Builder::new(expected) }
+    }
+
+    /// Adds a pack; returns its number.
+    fn add(&mut self, pack: &IndexedPack) -> u32 {
+        let Older { lengths, packs } = &mut self.older;
+        packs.push(OlderPack { id: pack.id, size: pack.size, first: lengths.len() as u32 });
+        // Chunks too many to be numbered, or of a length that this program does not make, are stored again where they are met.
+        let known: Option<Vec<Length>> = pack.chunks.iter().map(|(_, length)| Length::new(*length)).collect();
+        let known = known.filter(|known| lengths.len() + known.len() <= OWN as usize).unwrap_or_default();
+        for ((id, _), length) in pack.chunks.iter().zip(known) {
+            self.table.add(id, lengths.len() as u32);
+            chunk_table::push(lengths, length);
+        }
+        packs.len() as u32 - 1
+    }
+
+    fn finish(mut self, crashed: Vec<IndexedPack>) -> ChunkIndex {
+        let mut crashed: HashMap<_, _> = crashed.into_iter().map(|pack| (pack.id, pack)).collect();
+        self.older.packs.iter().for_each(|pack| drop(crashed.remove(&pack.id)));
+        let uncommitted = crashed.into_values().map(|pack| (self.add(&pack), pack)).collect();
+        let known = Mutex::new(Known { table: self.table.finish(), own: Vec::new() });
+        ChunkIndex { older: self.older, uncommitted, known }
+    }
+}
+
+#[cfg(test)]
+impl ChunkIndex {
+    /// Of these packs alone.
+    pub(crate) fn of(packs: impl Iterator<Item = IndexedPack>) -> Self {
+        let mut builder = Builder::new(0, 0);
+        for pack in packs {
+            builder.add(&pack);
+        }
+        builder.finish(Vec::new())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use lifeboat_format::id::Digest;
+
+    #[test]
+    fn a_number_tells_pack_offset_and_length() {
+        let pack = |id: u8, chunks: &[(u8, u32)]| IndexedPack {
+            id: Digest([id; 32]),
+            size: 1,
+            chunks: chunks.iter().map(|(id, length)| (Digest([*id; 32]), *length)).collect(),
+        };
+        let packs = [pack(100, &[(1, 10), (2, 20)]), pack(101, &[]), pack(102, &[(3, 30), (1, 10), (4, 40)])];
+        let index = ChunkIndex::of(packs.into_iter());
+        for (id, pack, offset, length) in [(1, 100, 0, 10), (2, 100, 10, 20), (3, 102, 0, 30), (4, 102, 40, 40)] {
+            let number = index.find_older(&Digest([id; 32]));
+            let place = number.map(|number| index.place(number));
+            let found = place.map(|place| (index.pack(place).0.0, place.offset));
+            assert_eq!(found, Some((Digest([pack; 32]), offset)), "chunk {id}");
+            assert_eq!(number.and_then(|number| index.length(number)), Some(length));
+        }
+        assert_eq!((index.length(5), index.find_older(&Digest([9; 32]))), (None, None));
+    }
+
+    #[test]
+    fn a_chunk_of_this_run_is_claimed_once_and_found_once_it_is_placed() {
+        let (index, id) = (ChunkIndex::of(std::iter::empty()), Digest([1; 32]));
+        assert!(index.claim(&id) && !index.claim(&id));
+        assert_eq!((index.placed(&id), index.find_older(&id)), (None, None));
+        let place = Place { pack: 3, offset: 7 };
+        index.stored(&id, place);
+        assert_eq!((index.placed(&id), index.find_older(&id)), (Some(place), None));
+        assert!(!index.claim(&id));
+    }
+}

@@ -1,0 +1,254 @@
+//! How hard each chunk is compressed: what the data deserves.
+
+use std::io;
+use std::sync::{Mutex, PoisonError};
+
+use lifeboat_base::{Class, Context, Result};
+
+/// The level that is fast, …
+const FAST: i32 = 1;
+/// … and the one that is thorough: `auto` takes the first unless the second is worth its time.
+const THOROUGH: i32 = 3;
+/// What is little may take its time: a tenth less is left of rows than at the level that is fast, at a fifth of its speed.
+const HARD: i32 = 6;
+/// How much larger frames may be for the sake of speed: level 3 takes half as long again. Where rows of several kinds take turns, what
+/// chunks tell varies by some per cent; a bound within that would let chance decide.
+const WORTH: f64 = 1.05;
+/// Of so many chunks, one is compressed at both levels; more often at first.
+const SAMPLED: u64 = 64;
+/// How much of the old measurement is left after a new one: a few chunks that are not like the others do not decide.
+const MEMORY: f64 = 0.95;
+/// The level that looks least: what does not compress comes out as it is, nearly as fast as it can be copied.
+const STORE: i32 = -100;
+/// What compresses to more than this does not compress.
+const STORED_ABOVE: f64 = 0.97;
+/// A chunk is judged by this many pieces of this many bytes.
+const PROBES: usize = 4;
+const PROBE: usize = 8 << 10;
+
+type Zstd = zstd::bulk::Compressor<'static>;
+
+/// How hard to compress.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Compression {
+    /// As the data deserves: level 1, or level 3 where that saves more than 5 %; level 6 for what is little.
+    Auto,
+    /// This level, 1 to 19.
+    Level(i32),
+}
+
+impl Compression {
+    /// For what is little beside the rest of a stream.
+    #[must_use]
+    pub fn of_little(self) -> Self {
+        if self == Self::Auto { Self::Level(HARD) } else { self }
+    }
+}
+
+/// What was learnt of one stream: which level pays, and whether anything does.
+pub struct Effort {
+    wanted: Compression,
+    learnt: Mutex<Learnt>,
+}
+
+#[derive(Default)]
+struct Learnt {
+    chunks: u64,
+    /// Bytes of the sampled chunks at either level, the newest weighing most.
+    fast: f64,
+    thorough: f64,
+    /// The newest chunk did not compress.
+    incompressible: bool,
+}
+
+struct Plan {
+    level: i32,
+    also: Option<i32>,
+    probe: bool,
+}
+
+impl Effort {
+    /// For a new stream.
+    #[must_use]
+    pub fn new(wanted: Compression) -> Self {
+        Self { wanted, learnt: Mutex::default() }
+    }
+
+    fn plan(&self) -> Plan {
+        let mut learnt = self.learnt.lock().unwrap_or_else(PoisonError::into_inner);
+        learnt.chunks += 1;
+        let probe = learnt.incompressible;
+        match self.wanted {
+            Compression::Level(level) => Plan { level, also: None, probe },
+            Compression::Auto => {
+                let fast = learnt.fast <= WORTH * learnt.thorough;
+                let sampled = learnt.chunks.is_power_of_two() || learnt.chunks.is_multiple_of(SAMPLED);
+                let (level, other) = if fast { (FAST, THOROUGH) } else { (THOROUGH, FAST) };
+                Plan { level, also: sampled.then_some(other), probe }
+            }
+        }
+    }
+
+    fn learn(&self, plan: &Plan, chunk: usize, frame: usize, other: Option<usize>) {
+        let mut learnt = self.learnt.lock().unwrap_or_else(PoisonError::into_inner);
+        learnt.incompressible = frame as f64 > STORED_ABOVE * chunk as f64;
+        if let Some(other) = other {
+            let (fast, thorough) = if plan.level == FAST { (frame, other) } else { (other, frame) };
+            learnt.fast = MEMORY * learnt.fast + fast as f64;
+            learnt.thorough = MEMORY * learnt.thorough + thorough as f64;
+        }
+    }
+}
+
+/// Compresses chunk by chunk, with megabytes of tables that it keeps: one a thread.
+#[derive(Default)]
+pub struct Compressor(Option<Zstd>);
+
+impl Compressor {
+    /// One frame of `chunk` into `frame`, whose old content is dropped.
+    ///
+    /// # Errors
+    /// No memory.
+    pub fn compress(&mut self, effort: &Effort, chunk: &[u8], frame: &mut Vec<u8>) -> Result<()> {
+        press(set_up(&mut self.0)?, effort, chunk, frame).context(Class::Failed, || "zstd cannot compress")
+    }
+}
+
+fn press(
+    compressor: &mut zstd::bulk::Compressor<'_>,
+    effort: &Effort,
+    chunk: &[u8],
+    frame: &mut Vec<u8>,
+) -> io::Result<()> {
+    frame.clear();
+    frame.reserve(zstd::zstd_safe::compress_bound(chunk.len()));
+    let plan = effort.plan();
+    if plan.probe && looks_incompressible(compressor, chunk, frame)? {
+        compressor.set_compression_level(STORE)?;
+        compressor.compress_to_buffer(chunk, frame)?;
+        return Ok(());
+    }
+    let mut other = None;
+    if let Some(level) = plan.also {
+        compressor.set_compression_level(level)?;
+        other = Some(compressor.compress_to_buffer(chunk, frame)?);
+    }
+    compressor.set_compression_level(plan.level)?;
+    let length = compressor.compress_to_buffer(chunk, frame)?;
+    effort.learn(&plan, chunk.len(), length, other);
+    Ok(())
+}
+
+/// Whether pieces from all over the chunk do not compress.
+fn looks_incompressible(
+    compressor: &mut zstd::bulk::Compressor<'_>,
+    chunk: &[u8],
+    scratch: &mut Vec<u8>,
+) -> io::Result<bool> {
+    compressor.set_compression_level(FAST)?;
+    let (mut plain, mut compressed) = (0, 0);
+    for part in chunk.chunks(chunk.len().div_ceil(PROBES).max(1)) {
+        let piece = &part[..part.len().min(PROBE)];
+        plain += piece.len();
+        compressed += compressor.compress_to_buffer(piece, scratch)?;
+    }
+    Ok(compressed as f64 > STORED_ABOVE * plain as f64)
+}
+
+fn set_up(compressor: &mut Option<Zstd>) -> Result<&mut Zstd> {
+    Ok(match compressor {
+        Some(zstd) => zstd,
+        none => none.insert(zstd::bulk::Compressor::new(FAST).context(Class::Failed, || "cannot set up zstd")?),
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use lifeboat_format::frames::{compress, decompress};
+
+    use super::*;
+
+    fn noise(length: usize) -> Vec<u8> {
+        let mut data = vec![0; length];
+        blake3::Hasher::new().finalize_xof().fill(&mut data);
+        data
+    }
+
+    fn rows() -> Vec<u8> {
+        let mut rows = Vec::new();
+        for (n, word) in noise(200_000).chunks(4).enumerate() {
+            let (a, b) = (word[0] % 50, u16::from_le_bytes([word[1], word[2]]) % 3000);
+            rows.extend_from_slice(format!("{n}\tcustomer-{a}@example.com\titem {b} of {a}\t{}\n", b % 7).as_bytes());
+        }
+        rows
+    }
+
+    fn read_back(frame: &[u8], chunk: &[u8]) -> Result<()> {
+        let mut out = vec![0; chunk.len()];
+        decompress(frame, &mut out)?;
+        assert!(out == chunk, "a frame gives something else back");
+        Ok(())
+    }
+
+    #[test]
+    fn noise_is_stored_and_text_after_noise_is_compressed_again() -> Result<()> {
+        let (mut compressor, effort) = (Compressor::default(), Effort::new(Compression::Level(9)));
+        let (noise, text, mut frame) = (noise(1 << 20), b"all the same ".repeat(80_000), Vec::new());
+        for _ in 0..3 {
+            compressor.compress(&effort, &noise, &mut frame)?;
+            assert!(frame.len() <= noise.len() + 100, "{} bytes of noise became {}", noise.len(), frame.len());
+            read_back(&frame, &noise)?;
+        }
+        assert!(effort.plan().probe);
+        compressor.compress(&effort, &text, &mut frame)?;
+        assert!(frame.len() < text.len() / 100);
+        read_back(&frame, &text)?;
+        assert!(!effort.plan().probe);
+        Ok(())
+    }
+
+    #[test]
+    fn auto_is_thorough_only_where_it_pays() -> Result<()> {
+        // Level 3 finds no more than level 1 in letters drawn at random; in rows it does.
+        let letters: Vec<u8> = noise(1 << 20).iter().map(|byte| b'a' + byte % 16).collect();
+        let rows = rows();
+        let level_of = |data: &[u8]| -> Result<(i32, usize, usize)> {
+            let (mut compressor, effort, mut frame) =
+                (Compressor::default(), Effort::new(Compression::Auto), Vec::new());
+            compressor.compress(&effort, data, &mut frame)?;
+            Ok((effort.plan().level, compress(FAST, data)?.len(), compress(THOROUGH, data)?.len()))
+        };
+        for data in [&letters, &rows] {
+            let (level, fast, thorough) = level_of(data)?;
+            let due = if fast as f64 <= WORTH * thorough as f64 { FAST } else { THOROUGH };
+            assert_eq!(level, due, "{fast} bytes at level 1, {thorough} at level 3");
+        }
+        Ok(())
+    }
+
+    #[test]
+    fn what_is_little_is_compressed_harder_unless_a_level_is_set() -> Result<()> {
+        assert_eq!(Compression::Level(2).of_little(), Compression::Level(2));
+        let rows = rows();
+        let length_of = |compression| -> Result<usize> {
+            let (mut compressor, mut frame) = (Compressor::default(), Vec::new());
+            compressor.compress(&Effort::new(compression), &rows, &mut frame)?;
+            read_back(&frame, &rows)?;
+            Ok(frame.len())
+        };
+        let (little, much) = (length_of(Compression::Auto.of_little())?, length_of(Compression::Auto)?);
+        assert!(little * 20 < much * 19, "{little} bytes instead of {much}");
+        Ok(())
+    }
+
+    #[test]
+    fn an_empty_chunk_and_a_single_byte_are_frames_too() -> Result<()> {
+        let (mut compressor, effort) = (Compressor::default(), Effort::new(Compression::Auto));
+        let mut frame = Vec::new();
+        for chunk in [&b""[..], b"x", b""] {
+            compressor.compress(&effort, chunk, &mut frame)?;
+            read_back(&frame, chunk)?;
+        }
+        Ok(())
+    }
+}

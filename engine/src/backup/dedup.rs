@@ -1,0 +1,151 @@
+//! Decides what becomes of each chunk of one stream: referred to, put together from what is stored, or stored.
+//!
+//! What is new of chunks that are put together is collected until it is worth a chunk of its own.
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+use tokio::sync::oneshot;
+
+use crate::backup::compress::Effort;
+use crate::backup::intake::{End, Intake, Job};
+use crate::backup::pipeline::{Item, MAP_OF, NewChunk, stopped};
+use crate::backup::row_search::{Part, StreamRows};
+use crate::backup::sequence::Identified;
+use lifeboat_base::Result;
+use lifeboat_format::id::ChunkId;
+
+/// New bytes among old ones that are stored as one chunk: enough to compress well, …
+const WORTH_A_CHUNK: usize = 256 << 10;
+/// … and the most parts that wait for it.
+const MOST_PARTS: usize = 1 << 14;
+/// New bytes among old ones that are at most such a part of the stream are compressed harder.
+const LITTLE: u64 = 32;
+
+/// Of one stream.
+pub(crate) struct Deduplicator<'a> {
+    intake: &'a Intake,
+    stream: usize,
+    /// For whole chunks, …
+    effort: Arc<Effort>,
+    /// … and for what is new among old, as long as that is little.
+    effort_of_little: Arc<Effort>,
+    /// Bytes of the stream so far, and those of them that were compressed harder.
+    length: u64,
+    little: u64,
+    rows: Option<StreamRows>,
+    /// What the packer is not told yet, …
+    parts: Vec<Part>,
+    /// … and what of it is new.
+    new: Vec<u8>,
+}
+
+impl<'a> Deduplicator<'a> {
+    /// Begins a stream.
+    pub(crate) fn new(intake: &'a Intake, stream: usize, name: String) -> Result<Self> {
+        let shared = &intake.shared;
+        let rows = shared.rows.as_ref().filter(|_| !name.starts_with(MAP_OF)).map(|rows| rows.stream(&name));
+        intake.send(|| Item::Begin { stream, name })?;
+        let effort = |compression| Arc::new(Effort::new(compression));
+        let (effort, effort_of_little) = (effort(shared.compression), effort(shared.compression.of_little()));
+        let (parts, new) = (Vec::new(), Vec::new());
+        Ok(Self { intake, stream, effort, effort_of_little, length: 0, little: 0, rows, parts, new })
+    }
+
+    /// The next chunk.
+    pub(crate) fn chunk(&mut self, Identified { chunk, id, older }: Identified) -> Result<()> {
+        self.length += chunk.len() as u64;
+        if let Some(number) = older {
+            if let Some(rows) = &mut self.rows {
+                rows.known(&id, &chunk);
+            }
+            self.parts.push(Part::Known { place: self.intake.shared.index.place(number), length: chunk.len() });
+            return self.pass_on_if_enough();
+        }
+        match self.rows.as_mut().and_then(|rows| rows.look(&id, &chunk)) {
+            Some(parts) => self.put_together(parts, &chunk),
+            None => self.store(id, chunk),
+        }
+    }
+
+    /// After the last chunk.
+    pub(crate) fn end(mut self, end: End) -> Result<()> {
+        self.pass_on()?;
+        if let Some(rows) = self.rows {
+            rows.end();
+        }
+        let stream = self.stream;
+        self.intake.send(|| Item::End { stream, end })
+    }
+
+    /// There may be no next chunk for a while.
+    pub(crate) fn pause(&mut self) -> Result<()> {
+        if self.new.is_empty() { self.pass_on() } else { Ok(()) }
+    }
+
+    fn put_together(&mut self, parts: Vec<Part>, chunk: &[u8]) -> Result<()> {
+        let mut at = 0;
+        for part in &parts {
+            let length = part.length();
+            if matches!(part, Part::New { .. }) {
+                self.new.extend_from_slice(&chunk[at..at + length]);
+            }
+            at += length;
+        }
+        self.parts.extend(parts);
+        self.pass_on_if_enough()
+    }
+
+    fn pass_on_if_enough(&mut self) -> Result<()> {
+        if self.new.len() >= WORTH_A_CHUNK || self.parts.len() >= MOST_PARTS { self.pass_on() } else { Ok(()) }
+    }
+
+    /// Tells the packer what was collected.
+    fn pass_on(&mut self) -> Result<()> {
+        if self.parts.is_empty() {
+            return Ok(());
+        }
+        let (stream, parts, new) = (self.stream, std::mem::take(&mut self.parts), std::mem::take(&mut self.new));
+        if new.is_empty() {
+            return self.intake.send(|| Item::Mixed { stream, parts, new: None });
+        }
+        let id = self.intake.shared.keys.chunk_id_key.id_of(&new);
+        let little = self.little + new.len() as u64 <= self.length / LITTLE;
+        self.little += if little { new.len() as u64 } else { 0 };
+        let effort = if little { &self.effort_of_little } else { &self.effort };
+        let (chunk, job) = self.prepare(id, Bytes::from(new), effort)?;
+        self.intake.send(|| Item::Mixed { stream, parts, new: Some(chunk) })?;
+        self.intake.compress(job)
+    }
+
+    fn store(&mut self, id: ChunkId, chunk: Bytes) -> Result<()> {
+        self.pass_on()?;
+        let (stream, length) = (self.stream, chunk.len());
+        let (chunk, job) = self.prepare(id, chunk, &self.effort)?;
+        let mut job = Some(job);
+        self.intake.send(|| {
+            // Decided as it is sent: a repeat never overtakes its first, of whichever stream that is.
+            if self.intake.shared.index.claim(&id) {
+                Item::New { stream, chunk }
+            } else {
+                job = None;
+                Item::Repeated { stream, id, length }
+            }
+        })?;
+        job.map_or(Ok(()), |job| self.intake.compress(job))
+    }
+
+    /// Before its place in the queue is taken: whoever has a place must not wait for what those behind him hold.
+    fn prepare(&self, id: ChunkId, chunk: Bytes, effort: &Arc<Effort>) -> Result<(NewChunk, Job)> {
+        let buffer = self.intake.shared.buffers.frames.take_blocking()?;
+        let (result, frame) = oneshot::channel();
+        let new = NewChunk { id, length: chunk.len(), frame };
+        Ok((new, Job { chunk, effort: effort.clone(), frame: buffer, result }))
+    }
+}
+
+impl Intake {
+    fn compress(&self, job: Job) -> Result<()> {
+        self.jobs.send(job).map_err(|_| stopped())
+    }
+}

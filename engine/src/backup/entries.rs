@@ -1,0 +1,93 @@
+//! What a manifest tells of the streams that a run captured.
+
+use std::collections::{BTreeMap, HashMap};
+use std::sync::Arc;
+
+use crate::backup::older_snapshot::{Origin, UsedMap};
+use crate::backup::pipeline::{Captured, CapturedStream, MAP_OF};
+use lifeboat_base::{Error, Result};
+use lifeboat_format::extents::{Extent, Extents, ExtentsWriter};
+use lifeboat_format::id::PackId;
+use lifeboat_format::manifest::{MapEntry, PackRef, StreamEntry};
+use lifeboat_format::map::{Resolved, StreamMap};
+
+/// The entries of all streams, with the maps that they need, whose packs are added; and how much of each pack no stream needs.
+pub(crate) fn entries(
+    captured: &mut Captured,
+    maps: &BTreeMap<String, Arc<UsedMap>>,
+) -> Result<(Vec<StreamEntry>, Vec<u64>)> {
+    let (made, streams): (Vec<_>, Vec<_>) =
+        std::mem::take(&mut captured.streams).into_iter().partition(|stream| stream.name.starts_with(MAP_OF));
+    let made: HashMap<String, CapturedStream> =
+        made.into_iter().map(|map| (map.name[MAP_OF.len_utf8()..].to_owned(), map)).collect();
+    let mut packs = Packs::new(&mut captured.packs);
+    let mut entries = Vec::with_capacity(streams.len());
+    for stream in streams {
+        let used = maps.get(&stream.name);
+        used.iter().flat_map(|map| &map.packs).for_each(|pack| _ = packs.number(pack));
+        packs.resolve(stream.extents.clone(), used.map(|map| &map.older)).for_each(|extent| packs.count(&extent));
+        let map = match used.map(|map| (map.older.extents.length(), &map.origin)) {
+            Some((_, Origin::Kept { entry, extents })) => {
+                let mut writer = ExtentsWriter::default();
+                for (pack, extent) in extents {
+                    let extent = Extent { pack: packs.number(pack), ..*extent };
+                    packs.count(&extent);
+                    writer.push(extent)?;
+                }
+                Some(MapEntry { extents: writer.finish()?.to_text(), ..entry.clone() })
+            }
+            Some((covers, Origin::Made(_))) => {
+                let lost = || Error::failed(format!("the map of stream `{}` was not stored", stream.name));
+                let CapturedStream { length, blake3, extents, .. } = made.get(&stream.name).ok_or_else(lost)?;
+                extents.iter().for_each(|extent| packs.count(&extent));
+                Some(MapEntry { covers, length: *length, blake3: *blake3, extents: extents.to_text() })
+            }
+            None => None,
+        };
+        let CapturedStream { name, length, blake3, exit, extents } = stream;
+        entries.push(StreamEntry { name, length, blake3, exit, extents: extents.to_text(), map });
+    }
+    Ok((entries, packs.unused()))
+}
+
+/// A manifest's packs, while more are added.
+struct Packs<'a> {
+    packs: &'a mut Vec<PackRef>,
+    numbers: HashMap<PackId, u32>,
+    /// So many bytes of each are needed: as often as extents name them.
+    needed: Vec<u64>,
+}
+
+impl<'a> Packs<'a> {
+    fn new(packs: &'a mut Vec<PackRef>) -> Self {
+        let numbers = packs.iter().zip(0..).map(|(pack, number)| (pack.0, number)).collect();
+        let needed = vec![0; packs.len()];
+        Self { packs, numbers, needed }
+    }
+
+    fn number(&mut self, pack: &PackRef) -> u32 {
+        *self.numbers.entry(pack.0).or_insert_with(|| {
+            self.packs.push(*pack);
+            self.needed.push(0);
+            self.packs.len() as u32 - 1
+        })
+    }
+
+    /// In packs alone; those of the map are known.
+    fn resolve(&self, extents: Extents, map: Option<&StreamMap>) -> impl Iterator<Item = Extent> + use<> {
+        let resolved = match map {
+            Some(map) => Resolved::new(extents, map, map.packs.iter().map(|pack| self.numbers[pack]).collect()),
+            None => extents.into(),
+        };
+        resolved.iter()
+    }
+
+    fn count(&mut self, extent: &Extent) {
+        self.needed[extent.pack as usize] += extent.length;
+    }
+
+    fn unused(&self) -> Vec<u64> {
+        let each = self.packs.iter().zip(&self.needed);
+        each.map(|(PackRef(_, _, content), needed)| content.saturating_sub(*needed)).collect()
+    }
+}

@@ -1,0 +1,228 @@
+//! The first half of the pipeline: streams are written into blocks, cut into chunks and identified; new chunks are compressed.
+
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, PoisonError, mpsc as jobs};
+
+use async_trait::async_trait;
+use bytes::Bytes;
+use tokio::sync::{mpsc, oneshot};
+use tokio_util::sync::CancellationToken;
+
+use crate::backup::chunk::{Block, Chunker};
+use crate::backup::compress::{Compressor, Effort};
+use crate::backup::dedup::Deduplicator;
+use crate::backup::pipeline::{Item, MAP_OF, Shared, stopped};
+use crate::backup::sequence::{Identified, Sequence};
+use lifeboat_base::buffers::Buffer;
+use lifeboat_base::{Class, Context, Error, Result};
+use lifeboat_databases::streams::{StreamSink, StreamWriter};
+use lifeboat_format::id::Digest;
+
+/// Blocks of a stream that wait to be chunked.
+const BLOCKS_AHEAD: usize = 2;
+/// As many whose chunks wait to be looked for.
+const BLOCKS_CUT: usize = 2;
+
+/// A chunk to be compressed. The number of frames bounds the number of jobs.
+pub(crate) struct Job {
+    pub chunk: Bytes,
+    pub effort: Arc<Effort>,
+    pub frame: Buffer,
+    pub result: oneshot::Sender<Result<Buffer>>,
+}
+
+pub(crate) struct Intake {
+    pub(crate) shared: Arc<Shared>,
+    items: mpsc::Sender<Item>,
+    pub(crate) jobs: jobs::Sender<Job>,
+    names: Mutex<Vec<String>>,
+    streams: AtomicUsize,
+    /// Held while an item is decided upon and sent.
+    order: Mutex<()>,
+}
+
+impl Intake {
+    /// Starts the threads that compress; they end when the last user of the intake is gone.
+    pub(crate) fn start(shared: Arc<Shared>, items: mpsc::Sender<Item>) -> Self {
+        let (sender, queue) = jobs::channel();
+        let queue = Arc::new(Mutex::new(queue));
+        for _ in 0..shared.threads {
+            let queue = queue.clone();
+            tokio::task::spawn_blocking(move || compress_all(&queue));
+        }
+        Self {
+            shared,
+            items,
+            jobs: sender,
+            names: Mutex::default(),
+            streams: AtomicUsize::new(0),
+            order: Mutex::default(),
+        }
+    }
+
+    /// Cuts one stream and identifies its chunks, on a thread of its own.
+    fn cut_stream(&self, mut fed: mpsc::Receiver<Piece>, cut: &mpsc::Sender<Cut>) -> Result<()> {
+        let Shared { index, keys, chunk_size, .. } = &*self.shared;
+        let mut sequence = Sequence::new(index, &keys.chunk_id_key, *chunk_size);
+        // All of a block at once: threads that are woken for each chunk would spend their time on that.
+        let pass_on = |part: Cut| cut.blocking_send(part).map_err(|_| stopped());
+        while let Some(piece) = fed.blocking_recv() {
+            match piece {
+                Piece::Block(block) => {
+                    sequence.feed(block);
+                    pass_on(Cut::Chunks(std::iter::from_fn(|| sequence.next_chunk()).collect()))?;
+                }
+                Piece::End(end) => {
+                    pass_on(Cut::Chunks(std::iter::from_fn(|| sequence.rest()).collect()))?;
+                    return pass_on(Cut::End(end));
+                }
+            }
+        }
+        // Dropped without its end: the packer gets no `End` for it, and refuses.
+        Ok(())
+    }
+
+    /// Looks for the chunks of one stream, on another thread of its own.
+    fn dedup_stream(&self, stream: usize, name: String, mut cut: mpsc::Receiver<Cut>) -> Result<()> {
+        let mut deduplicator = Deduplicator::new(self, stream, name)?;
+        while let Some(part) = cut.blocking_recv() {
+            match part {
+                Cut::Chunks(chunks) => {
+                    chunks.into_iter().try_for_each(|chunk| deduplicator.chunk(chunk))?;
+                    deduplicator.pause()?;
+                }
+                Cut::End(end) => return deduplicator.end(end),
+            }
+        }
+        Ok(())
+    }
+
+    pub(crate) fn send(&self, item: impl FnOnce() -> Item) -> Result<()> {
+        let place = tokio::runtime::Handle::current().block_on(self.items.reserve()).map_err(|_| stopped())?;
+        let _order = self.order.lock().unwrap_or_else(PoisonError::into_inner);
+        place.send(item());
+        Ok(())
+    }
+}
+
+fn compress_all(queue: &Mutex<jobs::Receiver<Job>>) {
+    let mut compressor = Compressor::default();
+    loop {
+        let next = queue.lock().unwrap_or_else(PoisonError::into_inner).recv();
+        let Ok(Job { chunk, effort, mut frame, result }) = next else { return };
+        let compressed = compressor.compress(&effort, &chunk, &mut frame).map(|()| frame);
+        // The packer is gone only when the run has failed.
+        let _ = result.send(compressed);
+    }
+}
+
+/// Opens streams into the pipeline.
+pub(crate) struct Sink(pub(crate) Arc<Intake>);
+
+impl StreamSink for Sink {
+    fn open(&self, name: &str) -> Result<Box<dyn StreamWriter>> {
+        let legal = !name.is_empty() && name.len() <= 200 && !name.chars().any(char::is_control);
+        let mut names = self.0.names.lock().unwrap_or_else(PoisonError::into_inner);
+        if !legal || names.iter().any(|taken| taken == name) {
+            return Err(Error::source_failed(format!("a stream cannot be named `{}`", name.escape_debug())));
+        }
+        names.push(name.to_owned());
+        drop(names);
+        Ok(self.begin(name.to_owned()))
+    }
+}
+
+impl Sink {
+    /// Opens what holds the map of a stream.
+    pub(crate) fn open_map(&self, stream: &str) -> Box<dyn StreamWriter> {
+        self.begin(format!("{MAP_OF}{stream}"))
+    }
+
+    fn begin(&self, name: String) -> Box<dyn StreamWriter> {
+        let stream = self.0.streams.fetch_add(1, Ordering::Relaxed);
+        let (pieces, fed) = mpsc::channel(BLOCKS_AHEAD);
+        let (chunks, cut) = mpsc::channel(BLOCKS_CUT);
+        let (cutting, looking) = (self.0.clone(), self.0.clone());
+        tokio::task::spawn_blocking(move || cutting.cut_stream(fed, &chunks));
+        // The other one can only fail when this one is gone.
+        let worker = tokio::task::spawn_blocking(move || looking.dedup_stream(stream, name, cut));
+        let (shared, cancel) = (self.0.shared.clone(), self.0.shared.cancel.clone());
+        Box::new(Writer { shared, cancel, block: None, hasher: blake3::Hasher::new(), pieces, worker })
+    }
+}
+
+enum Cut {
+    Chunks(Vec<Identified>),
+    End(End),
+}
+
+enum Piece {
+    Block(Block),
+    End(End),
+}
+
+/// What is known of a stream after its last byte.
+pub(crate) struct End {
+    pub length: u64,
+    pub blake3: Digest,
+    pub exit: i32,
+}
+
+struct Writer {
+    shared: Arc<Shared>,
+    cancel: CancellationToken,
+    /// The one that is being filled.
+    block: Option<Block>,
+    /// Of the whole stream: its bytes are hashed while the processor's caches hold them.
+    hasher: blake3::Hasher,
+    pieces: mpsc::Sender<Piece>,
+    worker: tokio::task::JoinHandle<Result<()>>,
+}
+
+impl Writer {
+    async fn pass_on(&self, piece: Piece) -> Result<()> {
+        tokio::select! {
+            sent = self.pieces.send(piece) => sent.map_err(|_| stopped()),
+            () = self.cancel.cancelled() => Err(stopped()),
+        }
+    }
+}
+
+#[async_trait]
+impl StreamWriter for Writer {
+    async fn space(&mut self) -> Result<&mut [u8]> {
+        let block = match self.block.take() {
+            Some(block) => block,
+            None => {
+                let buffers = &self.shared.buffers;
+                let buffer = tokio::select! {
+                    buffer = buffers.blocks.take() => buffer?,
+                    () = self.cancel.cancelled() => return Err(stopped()),
+                };
+                Block::new(buffer, Chunker::longest(self.shared.chunk_size), buffers.block)
+            }
+        };
+        Ok(self.block.insert(block).space())
+    }
+
+    async fn filled(&mut self, length: usize) -> Result<()> {
+        let Some(mut block) = self.block.take() else { return Ok(()) };
+        self.shared.progress.read.fetch_add(length as u64, Ordering::Relaxed);
+        self.hasher.update(&block.space()[..length]);
+        block.filled(length);
+        if block.space().is_empty() {
+            return self.pass_on(Piece::Block(block)).await;
+        }
+        self.block = Some(block);
+        Ok(())
+    }
+
+    async fn finish(mut self: Box<Self>, exit: i32) -> Result<()> {
+        if let Some(block) = self.block.take() {
+            self.pass_on(Piece::Block(block)).await?;
+        }
+        let (length, blake3) = (self.hasher.count(), Digest(*self.hasher.finalize().as_bytes()));
+        self.pass_on(Piece::End(End { length, blake3, exit })).await?;
+        self.worker.await.context(Class::Failed, || "a worker thread failed")?
+    }
+}

@@ -1,0 +1,451 @@
+//! Backup: source → chunk → identify → compress → pack → encrypt → every replica → commit.
+//!
+//! - **Consistency**: a snapshot exists once its signature does. Order of writes: packs, index segment and its
+//!   signature, manifest, signature; each step durable in at least `min_replicas` replicas before the next
+//!   begins.
+//! - **Failure**: whatever fails before the last step leaves no snapshot, only packs that the next run finds in the
+//!   journal and uses.
+//! - **Cancellation**: obeyed until the commit begins; the commit itself is a few small objects and is finished.
+//! - **Replicas**: one that fails is left behind for the rest of the run. A replica gets the manifest only if it
+//!   holds every pack that the manifest names.
+
+pub(crate) mod chunk;
+mod chunk_index;
+pub mod compress;
+mod cut;
+mod dedup;
+mod entries;
+mod fleet;
+mod intake;
+mod older_snapshot;
+mod packer;
+mod pipeline;
+mod renewal;
+mod row_search;
+mod sequence;
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::sync::atomic::AtomicU64;
+
+use bytes::Bytes;
+use chrono::{DateTime, TimeDelta, Utc};
+use serde::Serialize;
+use tokio_util::sync::CancellationToken;
+
+use crate::backup::chunk_index::ChunkIndex;
+use crate::backup::entries::entries;
+use crate::backup::fleet::Fleet;
+use crate::backup::intake::Sink;
+use crate::backup::older_snapshot::OlderSnapshot;
+use crate::backup::pipeline::{Buffers, Captured, Pipeline, Shared};
+use crate::backup::row_search::Rows;
+use crate::catalog::ciphertext::copy_pack;
+use crate::catalog::documents::{Documents, sign_encrypted};
+use crate::catalog::inventory::{Inventory, all_snapshots};
+use crate::config::{Config, Dataset, Dedup};
+use crate::keys::{DatasetKeys, HostKeys};
+use crate::rows::units::UnitCutter;
+use crate::state::cache::ObjectCache;
+use crate::state::journal::Journal;
+use crate::state::row_index::RowIndex;
+use crate::state::{StateDirectory, sparse};
+use lifeboat_base::clock::SharedClock;
+use lifeboat_base::facts::SourceFacts;
+use lifeboat_base::{Class, Context, Error, Result};
+use lifeboat_databases::{Source, ToolEnvironment, WorkContext};
+use lifeboat_format::id::{Name, SnapshotId};
+use lifeboat_format::index::{IndexSegment, IndexedPack, SEGMENT};
+use lifeboat_format::layout;
+use lifeboat_format::manifest::{MANIFEST_VERSION, Manifest, PackRef, Totals};
+use lifeboat_store::SharedReplica;
+
+/// Figures of a run while it runs, in bytes.
+#[derive(Debug, Default)]
+pub struct Progress {
+    /// Read from the source.
+    pub read: AtomicU64,
+    /// Of these, already stored.
+    pub deduplicated: AtomicU64,
+    /// Ciphertext that reached enough replicas or is on its way.
+    pub stored: AtomicU64,
+}
+
+/// Everything a backup needs.
+pub struct Backup<'a> {
+    /// The installation.
+    pub config: &'a Config,
+    /// What to back up.
+    pub dataset: &'a Dataset,
+    /// How to read it.
+    pub source: &'a dyn Source,
+    /// What client tools inherit of the program's environment.
+    pub environment: &'a ToolEnvironment,
+    /// This host's keys.
+    pub keys: &'a HostKeys,
+    /// Where it goes.
+    pub replicas: &'a [SharedReplica],
+    /// Caches and journal. The caller holds the dataset's lock.
+    pub state: &'a StateDirectory,
+    /// The time.
+    pub clock: SharedClock,
+    /// Updated while it runs.
+    pub progress: Arc<Progress>,
+    /// Fired: abort, commit nothing.
+    pub cancel: CancellationToken,
+}
+
+/// How a replica fared.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct ReplicaOutcome {
+    /// Its name.
+    pub replica: Name,
+    /// Whether it holds the snapshot whole.
+    pub complete: bool,
+    /// Why not.
+    pub error: Option<String>,
+}
+
+/// A committed snapshot.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct BackupReport {
+    /// What was backed up.
+    pub dataset: Name,
+    /// The new snapshot.
+    pub snapshot: SnapshotId,
+    /// When it began and ended.
+    pub started: DateTime<Utc>,
+    /// When it was committed.
+    pub finished: DateTime<Utc>,
+    /// How long it took.
+    pub duration_seconds: f64,
+    /// Bytes captured.
+    pub raw_bytes: u64,
+    /// Of these, already stored.
+    pub deduplicated_bytes: u64,
+    /// Of these, in chunks that no pack holds as a whole: rows were found.
+    pub row_bytes: u64,
+    /// Bytes added to each complete replica.
+    pub stored_bytes: u64,
+    /// Packs added.
+    pub new_packs: u64,
+    /// How each replica fared.
+    pub replicas: Vec<ReplicaOutcome>,
+    /// What an operator should know.
+    pub warnings: Vec<String>,
+}
+
+impl Backup<'_> {
+    /// Runs it. `Ok` only when the snapshot is committed in at least `min_replicas` replicas.
+    ///
+    /// # Errors
+    /// By class: source, storage, keys, integrity; no snapshot exists then.
+    pub async fn run(&self) -> Result<BackupReport> {
+        let (began, now) = (self.clock.elapsed(), self.clock.now());
+        let dataset = &self.dataset.name;
+        let keys = self.keys.dataset(dataset)?.clone();
+        let generation = keys.generation;
+        let (members, failed) = self.look(generation).await;
+        let fleet = Fleet::new(dataset, members, failed, self.config.min_replicas)?;
+
+        let cache = ObjectCache::open(self.state, dataset)?;
+        let reader = self.keys.reader();
+        let documents = Documents { vault: &self.keys.vault, dataset, keys: &reader, cache: Some(&cache) };
+        let mut warnings = Vec::new();
+        let predecessor = self.predecessor(&documents, fleet.members(), &mut warnings).await;
+        let started =
+            predecessor.as_ref().map_or(now, |last| now.max(last.snapshot.time() + TimeDelta::milliseconds(1)));
+        let snapshot = SnapshotId::new(started, rand::random());
+        let journal = Journal::open(self.state, dataset, &self.keys.host_key, generation)?;
+        let index = ChunkIndex::build(&documents, fleet.members(), generation, journal.read(), &mut warnings).await;
+
+        let rows = self.rows(&keys, predecessor.as_ref(), fleet.members())?;
+        let predecessor = predecessor.map(|manifest| manifest.snapshot);
+
+        let cancel = self.cancel.child_token();
+        let shared = Arc::new(Shared {
+            index,
+            rows,
+            keys,
+            fleet,
+            journal,
+            progress: self.progress.clone(),
+            cancel,
+            chunk_size: self.dataset.chunk_size,
+            compression: self.dataset.compression,
+            threads: self.config.limits.cpu,
+            buffers: Buffers::new(self.config.limits.memory, self.dataset.chunk_size, self.config.limits.cpu),
+        });
+        let (mut captured, facts) = self.capture(&shared).await?;
+        let (streams, unused) =
+            entries(&mut captured, &shared.rows.as_ref().map(|rows| rows.maps()).unwrap_or_default())?;
+        warnings.extend(facts.warnings.iter().cloned());
+        let finished = self.clock.now();
+        if self.cancel.is_cancelled() {
+            return Err(Error::cancelled(&format!("the backup of {dataset}")));
+        }
+
+        let targets = self.complete_replicas(&shared, &captured).await?;
+        let mut manifest = Manifest {
+            version: MANIFEST_VERSION,
+            vault: self.keys.vault.clone(),
+            dataset: dataset.clone(),
+            snapshot: snapshot.clone(),
+            predecessor,
+            generation,
+            host: self.config.host.clone(),
+            started,
+            finished,
+            source: facts,
+            packs: captured.packs.clone(),
+            unused,
+            totals: Totals {
+                raw_bytes: streams.iter().map(|stream| stream.length).sum(),
+                deduplicated_bytes: captured.deduplicated,
+                row_bytes: captured.rows,
+                stored_bytes: captured.stored,
+                new_packs: captured.receipts.len() as u64,
+            },
+            streams,
+        };
+        let targets = self.commit(&shared, &captured, &mut manifest, targets, &cache).await?;
+        if let Err(error) = shared.journal.clear() {
+            warnings.push(error.chain());
+        }
+        if let Some(rows) = &shared.rows {
+            let (streams, said) = rows.finish();
+            warnings.extend(said);
+            if let Err(error) = rows.remember(&snapshot, generation, &streams) {
+                warnings.push(error.chain());
+            }
+        }
+        Ok(BackupReport {
+            dataset: dataset.clone(),
+            snapshot,
+            started,
+            finished: self.clock.now(),
+            duration_seconds: self.clock.elapsed().saturating_sub(began).as_secs_f64(),
+            raw_bytes: manifest.totals.raw_bytes,
+            deduplicated_bytes: manifest.totals.deduplicated_bytes,
+            row_bytes: manifest.totals.row_bytes,
+            stored_bytes: manifest.totals.stored_bytes,
+            new_packs: manifest.totals.new_packs,
+            replicas: self.outcomes(&shared.fleet, &targets),
+            warnings,
+        })
+    }
+
+    /// Lists every replica, and refuses those that could not restore what this run would write.
+    async fn look(&self, generation: u32) -> (Vec<Inventory>, BTreeMap<Name, Error>) {
+        let dataset = &self.dataset.name;
+        let keyring = layout::keyring_generation(dataset, generation);
+        let (inventories, mut failed) = Inventory::take_all(self.replicas, &self.keys.vault, dataset).await;
+        let (mut members, lacking): (Vec<_>, Vec<_>) =
+            inventories.into_iter().partition(|inventory| inventory.keyring.contains(&keyring));
+        // A pack that is not seen is not referred to: what is needed of it is stored again.
+        let sparse = sparse::read(self.state, dataset);
+        members.iter_mut().for_each(|member| member.packs.retain(|pack, _| !sparse.contains(pack)));
+        for inventory in lacking {
+            let replica = inventory.replica.name();
+            let error = Error::keys(format!("replica {replica} lacks {keyring}: it alone could not restore"));
+            failed.insert(replica.clone(), error.hint("run `lifeboat init` again"));
+        }
+        (members, failed)
+    }
+
+    /// The newest snapshot that a trusted signer made.
+    async fn predecessor(
+        &self,
+        documents: &Documents<'_>,
+        members: &[Inventory],
+        warnings: &mut Vec<String>,
+    ) -> Option<Manifest> {
+        let replicas: Vec<SharedReplica> = members.iter().map(|member| member.replica.clone()).collect();
+        for snapshot in all_snapshots(members).into_iter().rev() {
+            match documents.manifest_from_any(&replicas, &snapshot).await {
+                Ok(manifest) => return Some(manifest),
+                Err(error) => warnings.push(format!("snapshot {snapshot} is not built upon: {}", error.chain())),
+            }
+        }
+        None
+    }
+
+    /// What rows are compared with, where they are.
+    fn rows(
+        &self,
+        keys: &DatasetKeys,
+        predecessor: Option<&Manifest>,
+        members: &[Inventory],
+    ) -> Result<Option<Arc<Rows>>> {
+        let index = RowIndex::open(self.state, &self.dataset.name, &self.keys.host_key)?;
+        if self.dataset.dedup == Dedup::Chunks {
+            index.clear();
+            return Ok(None);
+        }
+        let cutter = UnitCutter::new(&keys.chunk_id_key);
+        let base = predecessor.filter(|manifest| manifest.generation == keys.generation);
+        let base = base.map(|manifest| OlderSnapshot::new(manifest, &index, members)).transpose()?;
+        Ok(Some(Arc::new(Rows::new(index, cutter, base, self.config.limits.memory))))
+    }
+
+    /// Source and pipeline side by side; reports whichever failed first.
+    async fn capture(&self, shared: &Arc<Shared>) -> Result<(Captured, SourceFacts)> {
+        let cx = WorkContext {
+            environment: self.environment.clone(),
+            scratch: self.state.scratch(&self.dataset.name)?,
+            stall: self.config.limits.stall,
+            jobs: self.config.limits.cpu,
+            cancel: shared.cancel.clone(),
+        };
+        let pipeline = Pipeline::start(shared.clone());
+        let sink = pipeline.sink();
+        let facts = match self.source.capture(&sink, &cx).await {
+            Ok(facts) => store_maps(shared, &sink).await.map(|()| facts),
+            Err(error) => Err(error),
+        };
+        drop(sink);
+        let pipeline_failed = shared.cancel.is_cancelled() && !self.cancel.is_cancelled();
+        if facts.is_err() {
+            shared.cancel.cancel();
+        }
+        let captured = pipeline.finish().await;
+        if let Err(error) = std::fs::remove_dir_all(&cx.scratch) {
+            tracing::warn!(%error, path = %cx.scratch.display(), "cannot remove temporary files");
+        }
+        match (facts, captured) {
+            _ if self.cancel.is_cancelled() => Err(Error::cancelled(&format!("the backup of {}", self.dataset.name))),
+            (Err(_), Err(error)) if pipeline_failed => Err(error),
+            (Err(error), _) | (Ok(_), Err(error)) => Err(error),
+            (Ok(facts), Ok(captured)) => Ok((captured, facts)),
+        }
+    }
+
+    /// The replicas that hold every pack of the snapshot; where too few do, packs are copied between replicas.
+    async fn complete_replicas(&self, shared: &Shared, captured: &Captured) -> Result<Vec<SharedReplica>> {
+        let (fleet, required) = (&shared.fleet, self.config.min_replicas);
+        let mut complete: Vec<SharedReplica> =
+            fleet.complete(&captured.packs, &captured.receipts).iter().map(|member| member.replica.clone()).collect();
+        for member in fleet.healthy() {
+            let missing = fleet.missing(member, &captured.packs, &captured.receipts);
+            if complete.len() >= required {
+                break;
+            }
+            if missing.is_empty() {
+                continue;
+            }
+            match self.copy_missing(fleet, member, &missing).await {
+                Ok(()) => complete.push(member.replica.clone()),
+                Err(error) => fleet.fell_behind(member.replica.name(), &error),
+            }
+        }
+        if complete.len() < required {
+            return Err(fleet.too_few("the snapshot", complete.len()));
+        }
+        Ok(complete)
+    }
+
+    async fn copy_missing(&self, fleet: &Fleet, member: &Inventory, missing: &[PackRef]) -> Result<()> {
+        let sources: Vec<&SharedReplica> = fleet
+            .healthy()
+            .into_iter()
+            .map(|other| &other.replica)
+            .filter(|other| other.name() != member.replica.name())
+            .collect();
+        for pack in missing {
+            copy_pack(&self.dataset.name, pack, &sources, member.replica.as_ref()).await?;
+        }
+        Ok(())
+    }
+
+    /// Index segment, manifest, signature: each step durable in enough replicas before the next.
+    async fn commit(
+        &self,
+        shared: &Shared,
+        captured: &Captured,
+        manifest: &mut Manifest,
+        mut targets: Vec<SharedReplica>,
+        cache: &ObjectCache,
+    ) -> Result<Vec<SharedReplica>> {
+        let (fleet, dataset) = (&shared.fleet, &manifest.dataset);
+        for (packs, last) in segments(&captured.unindexed) {
+            // A segment is found by listing and read as a whole: whose name the earlier ones bear is of no matter.
+            let id = if last { manifest.snapshot.clone() } else { SnapshotId::new(manifest.started, rand::random()) };
+            let segment = IndexSegment::write(manifest.generation, packs);
+            let index = sign_encrypted(layout::index(dataset, &id), &segment, self.dataset, self.keys)?;
+            manifest.totals.stored_bytes += index.object.len() as u64;
+            targets = fleet.put_to(&targets, &index.key, &index.object, "an index segment").await?;
+            let signature = layout::signature(&index.key);
+            targets = fleet.put_to(&targets, &signature, &index.signature, "an index segment's signature").await?;
+            cache.put(&index.key, &index.object);
+        }
+        let json = serde_json::to_vec(manifest).context(Class::Failed, || "cannot write the manifest")?;
+        let signed = sign_encrypted(layout::manifest(dataset, &manifest.snapshot), &json, self.dataset, self.keys)?;
+        let signature: Bytes = signed.signature.clone();
+        targets = fleet.put_to(&targets, &signed.key, &signed.object, "the manifest").await?;
+        targets =
+            fleet.put_to(&targets, &layout::signature(&signed.key), &signature, "the manifest's signature").await?;
+        cache.put(&signed.key, &signed.object);
+        Ok(targets)
+    }
+
+    fn outcomes(&self, fleet: &Fleet, targets: &[SharedReplica]) -> Vec<ReplicaOutcome> {
+        let behind = fleet.behind();
+        let outcome = |replica: &SharedReplica| {
+            let complete = targets.iter().any(|target| target.name() == replica.name());
+            let error = (!complete).then(|| {
+                let lacking = || "it lacks older packs; the daemon copies them".to_owned();
+                behind.get(replica.name()).cloned().unwrap_or_else(lacking)
+            });
+            ReplicaOutcome { replica: replica.name().clone(), complete, error }
+        };
+        self.replicas.iter().map(outcome).collect()
+    }
+}
+
+/// Packs by the segment that will list them, and whether it is the last: each small enough to be read at once.
+fn segments(packs: &[IndexedPack]) -> impl Iterator<Item = (&[IndexedPack], bool)> {
+    let mut rest = packs;
+    std::iter::from_fn(move || {
+        let mut chunks = 0;
+        let fits = rest.iter().take_while(|pack| {
+            chunks += pack.chunks.len();
+            chunks <= SEGMENT
+        });
+        let (segment, later) = rest.split_at(fits.count().max(1).min(rest.len()));
+        rest = later;
+        (!segment.is_empty()).then_some((segment, rest.is_empty()))
+    })
+}
+
+/// Stores the maps that this run has made and needs.
+async fn store_maps(shared: &Shared, sink: &Sink) -> Result<()> {
+    for (name, map) in shared.rows.as_ref().map(|rows| rows.maps()).unwrap_or_default() {
+        if let Some(bytes) = map.made() {
+            let mut writer = sink.open_map(&name);
+            writer.write(bytes.clone()).await?;
+            writer.finish(0).await?;
+        }
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use lifeboat_format::id::Digest;
+
+    #[test]
+    fn segments_hold_every_pack_once_and_only_the_last_is_last() {
+        let pack =
+            |chunks: usize| IndexedPack { id: Digest([1; 32]), size: 1, chunks: vec![(Digest([2; 32]), 1); chunks] };
+        let cut = |packs: &[IndexedPack]| -> Vec<(usize, bool)> {
+            segments(packs).map(|(packs, last)| (packs.iter().map(|pack| pack.chunks.len()).sum(), last)).collect()
+        };
+        assert_eq!(cut(&[]), []);
+        assert_eq!(cut(&[pack(3), pack(4)]), [(7, true)]);
+        assert_eq!(
+            cut(&[pack(SEGMENT), pack(1), pack(SEGMENT + 9)]),
+            [(SEGMENT, false), (1, false), (SEGMENT + 9, true)]
+        );
+    }
+}

@@ -1,0 +1,227 @@
+//! The snapshot before: where the bytes of its streams lie, and what a new snapshot writes to refer to them.
+//!
+//! Its extents name packs, and the older stream of a map where it has one. As they add up, a new map is made of all of them, now and
+//! then: the new snapshot refers to the whole older stream, which that map tells of, and so begins with few extents again. What lies in
+//! packs that no replica has, or that prune wants to go, is left out of that stream.
+
+use std::collections::{HashMap, HashSet};
+use std::ops::Range;
+use std::sync::Arc;
+
+use bytes::Bytes;
+
+use crate::backup::renewal::Scatter;
+use crate::backup::row_search::{Part, Weight, push_new};
+use crate::catalog::inventory::Inventory;
+use crate::state::row_index::RowIndex;
+use lifeboat_base::Result;
+use lifeboat_format::extents::{Extent, Extents, ExtentsWriter, Finder, OLDER};
+use lifeboat_format::id::{PackId, SnapshotId};
+use lifeboat_format::manifest::{Manifest, MapEntry, PackRef, StreamEntry};
+use lifeboat_format::map::StreamMap;
+
+/// Extents of so many bytes are worth a map: it takes a pack of its own, …
+const WORTH: usize = 32 << 10;
+/// … and of such a part of the map that they come on top of, a new one. Snapshots then write about as much for extents as for maps.
+const PART: usize = 3;
+
+/// The snapshot before.
+pub(crate) struct OlderSnapshot {
+    pub(crate) snapshot: SnapshotId,
+    pub(crate) generation: u32,
+    /// Each, if some replica holds it.
+    packs: Arc<[Option<PackRef>]>,
+    /// By stream; `None` where the map is not known.
+    streams: HashMap<String, Option<Older>>,
+}
+
+/// One of its streams.
+struct Older {
+    /// As a new snapshot refers to it.
+    written: Extents,
+    /// In packs alone.
+    resolved: Extents,
+    map: Option<Arc<UsedMap>>,
+    /// What of it is to be stored anew.
+    renewed: Range<u64>,
+}
+
+/// A map that a stream of the new snapshot needs.
+pub(crate) struct UsedMap {
+    /// What it tells.
+    pub(crate) older: StreamMap,
+    /// The packs that it names, and those that it lies in.
+    pub(crate) packs: Vec<PackRef>,
+    pub(crate) origin: Origin,
+}
+
+/// Where a map comes from.
+pub(crate) enum Origin {
+    /// The snapshot before has it: there, in these of its packs.
+    Kept { entry: MapEntry, extents: Vec<(PackRef, Extent)> },
+    /// This run makes it.
+    Made(Bytes),
+}
+
+impl UsedMap {
+    /// Its bytes, if it is new.
+    pub(crate) fn made(&self) -> Option<&Bytes> {
+        match &self.origin {
+            Origin::Kept { .. } => None,
+            Origin::Made(bytes) => Some(bytes),
+        }
+    }
+}
+
+impl OlderSnapshot {
+    /// As its manifest and this host's row index tell.
+    pub(crate) fn new(manifest: &Manifest, index: &RowIndex, inventories: &[Inventory]) -> Result<Self> {
+        let present = |pack: &PackRef| inventories.iter().any(|inventory| inventory.has(pack));
+        let packs: Arc<[Option<PackRef>]> = manifest.packs.iter().map(|pack| present(pack).then_some(*pack)).collect();
+        let mut streams = HashMap::new();
+        for stream in &manifest.streams {
+            streams.insert(stream.name.clone(), Older::new(manifest, stream, index, &packs)?);
+        }
+        Ok(Self { snapshot: manifest.snapshot.clone(), generation: manifest.generation, packs, streams })
+    }
+
+    /// Whether it has this stream.
+    pub(crate) fn had(&self, stream: &str) -> bool {
+        self.streams.contains_key(stream)
+    }
+
+    /// A stream, to find bytes of it.
+    pub(crate) fn walk(&self, stream: &str) -> Option<OlderWalk> {
+        let Older { written, resolved, map, renewed } = self.streams.get(stream)?.as_ref()?;
+        Some(OlderWalk {
+            packs: self.packs.clone(),
+            written: Finder::new(written.clone()),
+            resolved: Finder::new(resolved.clone()),
+            map: map.clone(),
+            renewed: renewed.clone(),
+        })
+    }
+}
+
+impl Older {
+    /// `None` if its extents are damaged or its map is not at hand.
+    fn new(
+        manifest: &Manifest,
+        stream: &StreamEntry,
+        index: &RowIndex,
+        packs: &[Option<PackRef>],
+    ) -> Result<Option<Self>> {
+        let Ok(written) = manifest.extents(stream, &manifest.contents()) else { return Ok(None) };
+        let Some(entry) = &stream.map else {
+            let mut scatter = Scatter::new(stream.length);
+            written.iter().for_each(|extent| scatter.add(&extent));
+            let renewed = scatter.stretch();
+            return Self::in_packs(written, renewed).mapped(manifest, stream, packs).map(Some);
+        };
+        let Some(bytes) = index.map(&stream.name, &entry.blake3).map(Bytes::from) else { return Ok(None) };
+        let Ok(map) = manifest.map(stream, entry, &bytes) else { return Ok(None) };
+        let Ok(resolved) = manifest.resolve(written.clone(), &map) else { return Ok(None) };
+        let mut scatter = Scatter::new(stream.length);
+        let resolved = Extents::of(resolved.iter().inspect(|extent| scatter.add(extent)))?;
+        if resolved.length() != stream.length {
+            return Ok(None);
+        }
+        let renewed = scatter.stretch();
+        let much = written.bytes().len() > WORTH && written.bytes().len() * PART > bytes.len();
+        let Ok(own) = manifest.map_extents(entry) else { return Ok(None) };
+        let all = own.iter().map(|(pack, _)| pack.0).chain(map.packs.iter().copied()).collect();
+        match used(packs, all).filter(|_| !much) {
+            Some(packs) => {
+                let origin = Origin::Kept { entry: entry.clone(), extents: own };
+                let map = Some(Arc::new(UsedMap { older: map, packs, origin }));
+                Ok(Some(Self { written, resolved, map, renewed }))
+            }
+            None => Self::in_packs(resolved, renewed).mapped(manifest, stream, packs).map(Some),
+        }
+    }
+
+    fn in_packs(resolved: Extents, renewed: Range<u64>) -> Self {
+        Self { written: resolved.clone(), resolved, map: None, renewed }
+    }
+
+    /// With a new map of all that is in these packs, if that is worth it.
+    fn mapped(self, manifest: &Manifest, stream: &StreamEntry, packs: &[Option<PackRef>]) -> Result<Self> {
+        if self.resolved.bytes().len() <= WORTH {
+            return Ok(self);
+        }
+        let is_there = |extent: &Extent| packs[extent.pack as usize].is_some();
+        let (mut written, mut covers, mut length) = (ExtentsWriter::default(), 0, 0);
+        for extent in self.resolved.iter() {
+            length += extent.length;
+            let there = is_there(&extent);
+            written.push(if there { Extent { pack: OLDER, offset: covers, ..extent } } else { extent })?;
+            covers += if there { extent.length } else { 0 };
+        }
+        if covers == 0 || length != stream.length {
+            return Ok(self);
+        }
+        let ids: Vec<PackId> = manifest.packs.iter().map(|pack| pack.0).collect();
+        let contents: HashMap<PackId, u64> = packs.iter().flatten().map(|pack| (pack.0, pack.2)).collect();
+        let bytes = StreamMap::of(self.resolved.iter().filter(is_there), &ids)?.to_bytes();
+        // Read again, so that it takes no memory of its own.
+        let older = StreamMap::parse(&bytes, covers, |pack| contents.get(pack).copied());
+        let Some(older) = older else { return Ok(self) };
+        let Some(packs) = used(packs, older.packs.iter().copied().collect()) else { return Ok(self) };
+        let map = Some(Arc::new(UsedMap { older, packs, origin: Origin::Made(bytes) }));
+        Ok(Self { written: written.finish()?, map, ..self })
+    }
+}
+
+/// These packs; `None` if one is on no replica.
+fn used(packs: &[Option<PackRef>], mut ids: HashSet<PackId>) -> Option<Vec<PackRef>> {
+    let found: Vec<PackRef> = packs.iter().flatten().filter(|pack| ids.remove(&pack.0)).copied().collect();
+    ids.is_empty().then_some(found)
+}
+
+/// Finds bytes of one stream.
+pub(crate) struct OlderWalk {
+    packs: Arc<[Option<PackRef>]>,
+    written: Finder,
+    resolved: Finder,
+    map: Option<Arc<UsedMap>>,
+    renewed: Range<u64>,
+}
+
+impl OlderWalk {
+    /// Appends where these bytes lie, and adds what they weigh.
+    pub(crate) fn place(&mut self, begin: u64, length: usize, parts: &mut Vec<Part>, weight: &mut Weight) {
+        let (mut at, end) = (begin, begin + length as u64);
+        while let Some((start, extent)) = self.written.find(at).filter(|_| at < end) {
+            let skipped = at - start;
+            let some = (extent.length - skipped).min(end - at);
+            let (offset, length) = (extent.offset + skipped, some as usize);
+            let pack = self.packs.get(extent.pack as usize).copied().flatten();
+            match pack {
+                _ if extent.pack == OLDER => parts.push(Part::Mapped { offset, length }),
+                Some(pack) => parts.push(Part::Older { pack, offset, length }),
+                None => push_new(parts, length),
+            }
+            if extent.pack == OLDER || pack.is_some() {
+                weight.found += length;
+            }
+            at += some;
+        }
+        push_new(parts, (end - at) as usize);
+        let mut at = begin;
+        while let Some((start, extent)) = self.resolved.find(at).filter(|_| at < end) {
+            weight.extents += 1;
+            weight.packs.insert(extent.pack);
+            at = start + extent.length;
+        }
+    }
+
+    /// Whether what lies here is to be stored anew.
+    pub(crate) fn renewed(&self, position: u64) -> bool {
+        self.renewed.contains(&position)
+    }
+
+    /// The map that this takes.
+    pub(crate) fn map(&self) -> Option<Arc<UsedMap>> {
+        self.map.clone()
+    }
+}

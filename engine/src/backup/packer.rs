@@ -1,0 +1,374 @@
+//! The second half of the pipeline: chunks become extents; new ones are packed, encrypted as they come, and uploaded.
+
+use std::collections::{BTreeMap, HashMap};
+use std::io::Write;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+use age::stream::StreamWriter as AgeWriter;
+use tokio::runtime::Handle;
+use tokio::sync::mpsc;
+use tokio::task::JoinSet;
+
+use crate::backup::chunk_index::Place;
+use crate::backup::fleet::Receipt;
+use crate::backup::intake::End;
+use crate::backup::pipeline::{Captured, CapturedStream, Item, MAP_OF, NewChunk, Shared, stopped};
+use crate::backup::row_search::Part;
+use crate::keys::crypt;
+use lifeboat_base::buffers::Buffer;
+use lifeboat_base::{Class, Context, Error, Result};
+use lifeboat_format::extents::{Extent, ExtentsWriter, OLDER};
+use lifeboat_format::id::{Digest, PackId};
+use lifeboat_format::index::IndexedPack;
+use lifeboat_format::manifest::PackRef;
+use lifeboat_format::pack::{ChunkEntry, PackWriter};
+
+/// How long a failed run waits for packs in flight.
+const DRAIN: Duration = Duration::from_secs(5);
+/// A pack that holds rows of changed chunks is full with so many bytes, and one that has as many takes no rows: a restore needs a pack
+/// of each snapshot that changed some of a chunk's rows, all at the same time. The same of a map: nothing else of a restore can begin
+/// before the map is there, so it is fetched and opened side by side.
+const SMALL_PACK: usize = 512 << 10;
+/// Packs that are filled at once, for streams that are open at once.
+const SLOTS: usize = 4;
+
+/// Which pack an extent means while the run lasts.
+type PackNumber = u32;
+
+struct Open {
+    name: String,
+    slot: usize,
+    extents: ExtentsWriter,
+    end: Option<End>,
+}
+
+/// Where the chunks of one or more streams are packed.
+#[derive(Default)]
+struct Slot {
+    streams: usize,
+    filling: Option<Filling>,
+}
+
+/// A pack that is not full.
+struct Filling {
+    number: PackNumber,
+    pack: PackWriter<AgeWriter<Ciphertext>>,
+    /// It holds rows of changed chunks.
+    rows: bool,
+}
+
+/// Ciphertext and its BLAKE3, as it comes.
+struct Ciphertext {
+    bytes: Buffer,
+    hasher: blake3::Hasher,
+}
+
+impl Write for Ciphertext {
+    fn write(&mut self, data: &[u8]) -> std::io::Result<usize> {
+        self.hasher.update(data);
+        self.bytes.write(data)
+    }
+
+    fn flush(&mut self) -> std::io::Result<()> {
+        Ok(())
+    }
+}
+
+/// An encrypted pack on its way.
+struct SealedPack {
+    number: PackNumber,
+    ciphertext: Ciphertext,
+    entries: Vec<ChunkEntry>,
+    content: u64,
+}
+
+/// A pack that has arrived.
+struct Landed {
+    number: PackNumber,
+    indexed: IndexedPack,
+    receipt: Receipt,
+}
+
+pub(crate) struct Packer {
+    shared: Arc<Shared>,
+    runtime: Handle,
+    streams: BTreeMap<usize, Open>,
+    slots: Vec<Slot>,
+    /// The number of each older pack that is referred to, by its number in the index, …
+    older: HashMap<u32, PackNumber>,
+    /// … and by its id.
+    numbers: HashMap<PackId, PackNumber>,
+    /// By number; `None` while it is filled or in flight.
+    packs: Vec<Option<PackRef>>,
+    flights: JoinSet<Result<Landed>>,
+    /// Packs that no index segment holds yet, in the order of their numbers: so a later run finds chunks in the order of the stream.
+    unindexed: BTreeMap<PackNumber, IndexedPack>,
+    receipts: Vec<Receipt>,
+    deduplicated: u64,
+    /// Of these, in chunks that are new.
+    rows: u64,
+}
+
+impl Packer {
+    /// Within the runtime that uploads.
+    pub(crate) fn new(shared: Arc<Shared>) -> Self {
+        // Half of the packs may be filling, while the others are under way.
+        let slots = (shared.buffers.packs.count() / 2).clamp(1, SLOTS);
+        Self {
+            shared,
+            runtime: Handle::current(),
+            streams: BTreeMap::new(),
+            slots: std::iter::repeat_with(Slot::default).take(slots).collect(),
+            older: HashMap::new(),
+            numbers: HashMap::new(),
+            packs: Vec::new(),
+            flights: JoinSet::new(),
+            unindexed: BTreeMap::new(),
+            receipts: Vec::new(),
+            deduplicated: 0,
+            rows: 0,
+        }
+    }
+
+    /// On a thread that may block.
+    pub(crate) fn run(mut self, mut items: mpsc::Receiver<Item>) -> Result<Captured> {
+        if let Err(error) = self.pack(&mut items) {
+            self.shared.cancel.cancel();
+            // What is on its way may still become durable and reach the journal: the next run need not send it again.
+            let mut cause = None;
+            let drain = async {
+                while let Some(landed) = self.flights.join_next().await {
+                    cause = cause.take().or(landed.ok().and_then(Result::err));
+                }
+            };
+            let _ = self.runtime.block_on(async { tokio::time::timeout(DRAIN, drain).await });
+            return Err(cause.unwrap_or(error));
+        }
+        self.captured()
+    }
+
+    /// Waits, but not for a run that was cancelled.
+    fn wait<T>(&self, future: impl Future<Output = T>) -> Result<T> {
+        let cancel = self.shared.cancel.clone();
+        self.runtime.block_on(async {
+            tokio::select! {
+                biased;
+                value = future => Ok(value),
+                () = cancel.cancelled() => Err(Error::cancelled("the run")),
+            }
+        })
+    }
+
+    fn pack(&mut self, items: &mut mpsc::Receiver<Item>) -> Result<()> {
+        while let Some(item) = self.wait(items.recv())? {
+            match item {
+                Item::Begin { stream, name } => self.begin(stream, name)?,
+                Item::Repeated { stream, id, length } => {
+                    let place = self.shared.index.placed(&id).ok_or_else(stopped)?;
+                    self.count_deduplicated(length);
+                    self.refer(stream, place.pack, place.offset.into(), length)?;
+                }
+                Item::New { stream, chunk } => {
+                    let length = chunk.length;
+                    let place = self.store(stream, chunk, false)?;
+                    self.refer(stream, place.pack, place.offset.into(), length)?;
+                }
+                Item::Mixed { stream, parts, new } => self.mix(stream, parts, new)?,
+                Item::End { stream, end } => {
+                    let open = self.streams.get_mut(&stream).ok_or_else(stopped)?;
+                    open.end = Some(end);
+                    let (slot, map) = (open.slot, open.name.starts_with(MAP_OF));
+                    self.slots[slot].streams -= 1;
+                    // A restore reads maps first, and wants nothing else of their packs then.
+                    if map {
+                        self.close(slot)?;
+                    }
+                }
+            }
+        }
+        for slot in 0..self.slots.len() {
+            self.close(slot)?;
+        }
+        while !self.flights.is_empty() {
+            let mut flights = std::mem::take(&mut self.flights);
+            let landed = self.wait(flights.join_next());
+            self.flights = flights;
+            self.land(landed?)?;
+        }
+        Ok(())
+    }
+
+    fn begin(&mut self, stream: usize, name: String) -> Result<()> {
+        let slot = (0..self.slots.len()).min_by_key(|slot| self.slots[*slot].streams).unwrap_or_default();
+        if name.starts_with(MAP_OF) {
+            self.close(slot)?;
+        }
+        self.slots[slot].streams += 1;
+        self.streams.insert(stream, Open { name, slot, extents: ExtentsWriter::default(), end: None });
+        Ok(())
+    }
+
+    fn refer(&mut self, stream: usize, pack: PackNumber, offset: u64, length: usize) -> Result<()> {
+        let open = self.streams.get_mut(&stream).ok_or_else(stopped)?;
+        open.extents.push(Extent { pack, offset, length: length as u64 })
+    }
+
+    fn count_deduplicated(&mut self, length: usize) {
+        self.deduplicated += length as u64;
+        self.shared.progress.deduplicated.fetch_add(length as u64, Ordering::Relaxed);
+    }
+
+    fn refer_to_older(&mut self, stream: usize, place: Place, length: usize) -> Result<()> {
+        let number = match self.older.get(&place.pack) {
+            Some(number) => *number,
+            None => {
+                let (pack, uncommitted) = self.shared.index.pack(place);
+                let uncommitted = uncommitted.cloned();
+                let number = self.number(pack);
+                self.unindexed.extend(uncommitted.map(|pack| (number, pack)));
+                self.older.insert(place.pack, number);
+                number
+            }
+        };
+        self.count_deduplicated(length);
+        self.refer(stream, number, place.offset.into(), length)
+    }
+
+    /// The number of a pack that is stored already.
+    fn number(&mut self, pack: PackRef) -> PackNumber {
+        let next = self.packs.len() as PackNumber;
+        let number = *self.numbers.entry(pack.0).or_insert(next);
+        if number == next {
+            self.packs.push(Some(pack));
+        }
+        number
+    }
+
+    fn mix(&mut self, stream: usize, parts: Vec<Part>, new: Option<NewChunk>) -> Result<()> {
+        let mut place = new.map(|chunk| self.store(stream, chunk, true)).transpose()?;
+        for part in parts {
+            match part {
+                Part::Known { place, length } => self.refer_to_older(stream, place, length)?,
+                Part::Older { pack, offset, length } => {
+                    let number = self.number(pack);
+                    self.count_deduplicated(length);
+                    self.rows += length as u64;
+                    self.refer(stream, number, offset, length)?;
+                }
+                Part::Mapped { offset, length } => {
+                    self.count_deduplicated(length);
+                    self.rows += length as u64;
+                    self.refer(stream, OLDER, offset, length)?;
+                }
+                Part::New { length } => {
+                    let place = place.as_mut().ok_or_else(stopped)?;
+                    self.refer(stream, place.pack, place.offset.into(), length)?;
+                    place.offset += length as u32;
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Puts a chunk, which may be rows of changed ones, into the stream's pack.
+    fn store(&mut self, stream: usize, chunk: NewChunk, rows: bool) -> Result<Place> {
+        let NewChunk { id, length, frame } = chunk;
+        let frame = self.wait(frame)?.map_err(|_| stopped())??;
+        let open = self.streams.get(&stream).ok_or_else(stopped)?;
+        let (slot, map) = (open.slot, open.name.starts_with(MAP_OF));
+        if rows && self.slots[slot].filling.as_ref().is_some_and(|filling| filling.pack.size() >= SMALL_PACK) {
+            self.close(slot)?;
+        }
+        let mut filling = match self.slots[slot].filling.take() {
+            Some(filling) => filling,
+            None => self.new_pack()?,
+        };
+        let place = Place { pack: filling.number, offset: filling.pack.push(id, length, &frame)? as u32 };
+        filling.rows |= rows;
+        let full = filling.pack.is_full() || (map || filling.rows) && filling.pack.size() >= SMALL_PACK;
+        self.slots[slot].filling = Some(filling);
+        self.shared.index.stored(&id, place);
+        if full {
+            self.close(slot)?;
+        }
+        Ok(place)
+    }
+
+    /// Waits while too many are under way.
+    fn new_pack(&mut self) -> Result<Filling> {
+        while let Some(landed) = self.flights.try_join_next() {
+            self.land(Some(landed))?;
+        }
+        let mut bytes = self.wait(self.shared.buffers.packs.take())??;
+        bytes.clear();
+        let recipient = std::iter::once(&self.shared.keys.recipient as &dyn age::Recipient);
+        let ciphertext = Ciphertext { bytes, hasher: blake3::Hasher::new() };
+        let pack = PackWriter::new(crypt::encrypting(recipient, ciphertext)?);
+        self.packs.push(None);
+        Ok(Filling { number: self.packs.len() as PackNumber - 1, pack, rows: false })
+    }
+
+    /// Sends the slot's pack on its way.
+    fn close(&mut self, slot: usize) -> Result<()> {
+        let Some(Filling { number, pack, .. }) = self.slots[slot].filling.take() else { return Ok(()) };
+        let filled = pack.finish()?;
+        let ciphertext = filled.out.finish().context(Class::Failed, || "age cannot encrypt")?;
+        let pack = SealedPack { number, ciphertext, entries: filled.entries, content: filled.content };
+        let shared = self.shared.clone();
+        let flight = async move {
+            let flown = fly(&shared, pack).await;
+            if flown.is_err() {
+                // Whoever waits for a buffer or for the source learns of it; the error itself lands below.
+                shared.cancel.cancel();
+            }
+            flown
+        };
+        self.flights.spawn_on(flight, &self.runtime);
+        Ok(())
+    }
+
+    fn land(&mut self, landed: Option<Result<Result<Landed>, tokio::task::JoinError>>) -> Result<()> {
+        let Some(landed) = landed else { return Ok(()) };
+        let Landed { number, indexed, receipt } = landed.context(Class::Failed, || "an upload task failed")??;
+        self.packs[number as usize] = Some(receipt.pack);
+        self.unindexed.insert(number, indexed);
+        self.receipts.push(receipt);
+        Ok(())
+    }
+
+    fn captured(self) -> Result<Captured> {
+        let mut streams = Vec::with_capacity(self.streams.len());
+        for open in self.streams.into_values() {
+            let Some(End { length, blake3, exit }) = open.end else {
+                return Err(Error::source_failed(format!("stream `{}` ended before it was complete", open.name))
+                    .hint("nothing was committed; see the source's own error above"));
+            };
+            streams.push(CapturedStream { name: open.name, length, blake3, exit, extents: open.extents.finish()? });
+        }
+        let packs: Option<Vec<PackRef>> = self.packs.into_iter().collect();
+        Ok(Captured {
+            streams,
+            packs: packs.ok_or_else(|| Error::failed("a pack was not uploaded"))?,
+            unindexed: self.unindexed.into_values().collect(),
+            stored: self.receipts.iter().map(|receipt| receipt.pack.1).sum(),
+            receipts: self.receipts,
+            deduplicated: self.deduplicated,
+            rows: self.rows,
+        })
+    }
+}
+
+/// Uploads a pack everywhere and notes it in the journal.
+async fn fly(shared: &Arc<Shared>, pack: SealedPack) -> Result<Landed> {
+    let SealedPack { number, ciphertext: Ciphertext { bytes, hasher }, entries, content } = pack;
+    let (id, size) = (Digest(*hasher.finalize().as_bytes()), bytes.len() as u64);
+    let receipt = shared.fleet.upload(PackRef(id, size, content), &bytes.freeze()).await?;
+    shared.progress.stored.fetch_add(size, Ordering::Relaxed);
+    let indexed = IndexedPack { id, size, chunks: entries.iter().map(|entry| (entry.id, entry.length)).collect() };
+    let (noted, noting) = (indexed.clone(), shared.clone());
+    let note = tokio::task::spawn_blocking(move || noting.journal.append(&noted));
+    note.await.context(Class::Failed, || "a worker thread failed")??;
+    Ok(Landed { number, indexed, receipt })
+}

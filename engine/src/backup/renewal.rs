@@ -1,0 +1,125 @@
+//! Which part of a stream is stored anew though it has hardly changed: rows that are changed here and there add up from snapshot to
+//! snapshot, to parts that a restore must gather from many packs.
+//!
+//! With each backup **one stretch** of a stream is stored as a whole again, if it is scattered too much: a part of the stream, so that
+//! no night stores all at once; and all of that part, so that its older packs are not needed for it any more. Where several are about
+//! equally scattered, the first is taken: stretches that follow each other leave more old frames behind.
+
+use std::ops::Range;
+
+use lifeboat_format::extents::Extent;
+
+/// What is too much: so many parts of a MiB, on average, less than half of what a chunk may have, …
+const PARTS: f64 = 3200.0;
+/// … or so many packs that these lie in.
+const PACKS: f64 = 32.0;
+/// The stretch: this part of a stream, …
+const SHARE: u64 = 32;
+/// … and so many MiB at least.
+const LEAST: u64 = 16;
+/// What is nearly as much as the most.
+const NEARLY: f64 = 0.875;
+
+/// How scattered a stretch is: sums over its MiB.
+#[derive(Debug, Default, Clone, Copy)]
+struct Stretch {
+    parts: u64,
+    packs: u64,
+    mebibytes: u64,
+}
+
+impl Stretch {
+    /// 1 is just too much.
+    fn scattered(&self) -> f64 {
+        f64::max(self.parts as f64 / PARTS, self.packs as f64 / PACKS) / self.mebibytes as f64
+    }
+}
+
+/// How scattered a stream is.
+#[derive(Debug)]
+pub(crate) struct Scatter {
+    /// In MiB, of each stretch.
+    size: u64,
+    stretches: Vec<Stretch>,
+    length: u64,
+    /// The last MiB of each pack, by number, counted from 1.
+    last: Vec<u64>,
+}
+
+impl Scatter {
+    /// Of a stream of this length.
+    pub(crate) fn new(length: u64) -> Self {
+        let size = ((length >> 20) / SHARE).max(LEAST);
+        Self { size, stretches: Vec::new(), length: 0, last: Vec::new() }
+    }
+
+    /// The next extent.
+    pub(crate) fn add(&mut self, extent: &Extent) {
+        let (begin, pack) = (self.length, extent.pack as usize);
+        self.length += extent.length;
+        if pack >= self.last.len() {
+            self.last.resize(pack + 1, 0);
+        }
+        for number in (begin >> 20) + 1..=self.length.div_ceil(1 << 20) {
+            let at = ((number - 1) / self.size) as usize;
+            if at == self.stretches.len() {
+                self.stretches.push(Stretch::default());
+            }
+            let stretch = &mut self.stretches[at];
+            stretch.mebibytes = number - at as u64 * self.size;
+            stretch.parts += 1;
+            stretch.packs += u64::from(self.last[pack] != number);
+            self.last[pack] = number;
+        }
+    }
+
+    /// The stretch that should be stored anew; empty if none should.
+    pub(crate) fn stretch(&self) -> Range<u64> {
+        let most = self.stretches.iter().map(Stretch::scattered).fold(0.0, f64::max);
+        let much = |stretch: &Stretch| most > 1.0 && stretch.scattered() >= (NEARLY * most).max(1.0);
+        self.stretches.iter().position(much).map_or(0..0, |first| {
+            let begin = (first as u64 * self.size) << 20;
+            begin..begin + (self.size << 20)
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const MIB: u64 = 1 << 20;
+
+    /// So many MiB, each in as many parts as are told, which lie in packs in turn.
+    fn stream(of: &[(u64, u64)], packs: u32) -> Vec<Extent> {
+        let parts = of.iter().flat_map(|(mib, parts)| std::iter::repeat_n(MIB / parts, (mib * parts) as usize));
+        parts.enumerate().map(|(n, length)| Extent { pack: n as u32 % packs, offset: 0, length }).collect()
+    }
+
+    fn stretch(of: &[Extent]) -> Range<u64> {
+        let mut scatter = Scatter::new(of.iter().map(|extent| extent.length).sum());
+        of.iter().for_each(|extent| scatter.add(extent));
+        scatter.stretch()
+    }
+
+    #[test]
+    fn what_is_scattered_little_stays() {
+        for of in [&[(64, 1)][..], &[(64, 2048)], &[(8, 4096), (56, 1)], &[]] {
+            assert_eq!(stretch(&stream(of, 30)), 0..0, "{of:?}");
+        }
+    }
+
+    #[test]
+    fn a_stretch_with_too_many_parts_or_packs_is_renewed() {
+        assert_eq!(stretch(&stream(&[(32, 1), (16, 8192), (16, 1)], 30)), 32 * MIB..48 * MIB);
+        assert_eq!(stretch(&stream(&[(32, 1), (16, 64), (16, 1)], 50)), 32 * MIB..48 * MIB);
+        assert_eq!(stretch(&stream(&[(3, 8192)], 2)), 0..16 * MIB, "a short stream");
+    }
+
+    #[test]
+    fn of_long_streams_a_small_share_at_a_time_the_most_scattered_first() {
+        assert_eq!(stretch(&stream(&[(2048, 8192)], 3)), 0..64 * MIB);
+        assert_eq!(stretch(&stream(&[(64, 1), (1984, 8192)], 3)), 64 * MIB..128 * MIB, "one after the other");
+        assert_eq!(stretch(&stream(&[(1024, 8192), (64, 16384), (960, 1)], 3)), 1024 * MIB..1088 * MIB);
+    }
+}

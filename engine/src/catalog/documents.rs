@@ -1,0 +1,219 @@
+//! Reads and writes the signed, encrypted documents of a dataset: manifests and index segments.
+//!
+//! What this module returns was signed by a trusted signer for exactly this vault and key, decrypted, and parsed.
+
+use age::{Identity, Recipient};
+use bytes::Bytes;
+use futures::{Stream, StreamExt};
+
+use crate::catalog::inventory::Inventory;
+use crate::config::Dataset;
+use crate::keys::crypt;
+use crate::keys::sign::{Signer, SignerKey, verify};
+use crate::keys::{HostKeys, ReaderKeys};
+use crate::state::cache::ObjectCache;
+use lifeboat_base::{Class, Context, Error, Result};
+use lifeboat_format::frames::{compress, decompress_document};
+use lifeboat_format::id::{Name, SnapshotId};
+use lifeboat_format::index::IndexSegment;
+use lifeboat_format::layout;
+use lifeboat_format::manifest::Manifest;
+use lifeboat_store::{Replica, SharedReplica};
+
+/// Larger than the manifest of any snapshot that fits a vault: some 10 million extents.
+const LARGEST: usize = 256 << 20;
+const LEVEL: i32 = 3;
+/// Manifests that are fetched and opened at once.
+const AT_ONCE: usize = 16;
+
+/// Reads documents of one dataset.
+pub(crate) struct Documents<'a> {
+    pub vault: &'a str,
+    pub dataset: &'a Name,
+    pub keys: &'a ReaderKeys,
+    /// Documents enter it once their signature was checked.
+    pub cache: Option<&'a ObjectCache>,
+}
+
+impl Documents<'_> {
+    /// The manifest as this replica holds it.
+    pub(crate) async fn manifest(&self, replica: &dyn Replica, snapshot: &SnapshotId) -> Result<Manifest> {
+        let key = layout::manifest(self.dataset, snapshot);
+        self.open_manifest(&key, self.fetch(replica, &key).await?, snapshot).await
+    }
+
+    /// The manifest from the first replica that gives a good one.
+    pub(crate) async fn manifest_from_any(
+        &self,
+        replicas: &[SharedReplica],
+        snapshot: &SnapshotId,
+    ) -> Result<Manifest> {
+        let key = layout::manifest(self.dataset, snapshot);
+        if let Some(object) = self.cached(&key)
+            && let Ok(manifest) = self.open_manifest(&key, object, snapshot).await
+        {
+            return Ok(manifest);
+        }
+        let mut errors = Vec::new();
+        for replica in replicas {
+            match self.manifest(replica.as_ref(), snapshot).await {
+                Ok(manifest) => return Ok(manifest),
+                Err(error) => errors.push(error),
+            }
+        }
+        Err(combine(format!("no replica gives the manifest of {}/{snapshot}", self.dataset), &errors))
+    }
+
+    /// Many manifests, some of them fetched and opened at once, in order. They come without their extents, which may be long, and
+    /// which nobody needs who looks through many.
+    pub(crate) fn manifests<'b>(
+        &'b self,
+        inventories: &'b [Inventory],
+        snapshots: impl IntoIterator<Item = SnapshotId> + 'b,
+    ) -> impl Stream<Item = (SnapshotId, Result<Manifest>)> + 'b {
+        let read = move |snapshot: SnapshotId| async move {
+            let holders = inventories.iter().filter(|inventory| inventory.snapshots.contains(&snapshot));
+            let holders: Vec<SharedReplica> = holders.map(|inventory| inventory.replica.clone()).collect();
+            let manifest = self.manifest_from_any(&holders, &snapshot).await;
+            (snapshot, manifest.map(Manifest::without_extents))
+        };
+        futures::stream::iter(snapshots).map(read).buffered(AT_ONCE)
+    }
+
+    async fn open_manifest(&self, key: &str, object: Bytes, snapshot: &SnapshotId) -> Result<Manifest> {
+        let (vault, dataset, snapshot) = (self.vault.to_owned(), self.dataset.clone(), snapshot.clone());
+        self.open(key, object, move |json| Manifest::parse(&json, &vault, &dataset, &snapshot)).await
+    }
+
+    /// The index segment as this replica holds it.
+    pub(crate) async fn index(&self, replica: &dyn Replica, snapshot: &SnapshotId) -> Result<IndexSegment> {
+        let key = layout::index(self.dataset, snapshot);
+        self.open(&key, self.fetch(replica, &key).await?, IndexSegment::open).await
+    }
+
+    /// The index segment from the first replica that gives a good one.
+    pub(crate) async fn index_from_any(
+        &self,
+        replicas: &[SharedReplica],
+        snapshot: &SnapshotId,
+    ) -> Result<IndexSegment> {
+        let key = layout::index(self.dataset, snapshot);
+        if let Some(object) = self.cached(&key)
+            && let Ok(segment) = self.open(&key, object, IndexSegment::open).await
+        {
+            return Ok(segment);
+        }
+        let mut errors = Vec::new();
+        for replica in replicas {
+            match self.index(replica.as_ref(), snapshot).await {
+                Ok(segment) => return Ok(segment),
+                Err(error) => errors.push(error),
+            }
+        }
+        Err(combine(format!("no replica gives the index segment of {}/{snapshot}", self.dataset), &errors))
+    }
+
+    fn cached(&self, key: &str) -> Option<Bytes> {
+        self.cache?.get(key).map(Bytes::from)
+    }
+
+    /// The object, its signature checked.
+    async fn fetch(&self, replica: &dyn Replica, key: &str) -> Result<Bytes> {
+        let object = fetch_signed(replica, key, self.vault, &self.keys.trusted_signers).await?;
+        if let Some(cache) = self.cache {
+            cache.put(key, &object);
+        }
+        Ok(object)
+    }
+
+    /// Decrypts and parses an object, on a thread that may take its time.
+    async fn open<T: Send + 'static>(
+        &self,
+        key: &str,
+        object: Bytes,
+        parse: impl FnOnce(Vec<u8>) -> Result<T> + Send + 'static,
+    ) -> Result<T> {
+        let identities = self.keys.identities.clone();
+        let opened = tokio::task::spawn_blocking(move || {
+            let identities = identities.iter().map(|identity| identity.as_ref() as &dyn Identity);
+            let plain = crypt::decrypting(identities, &object)
+                .and_then(|compressed| decompress_document(compressed, object.len(), LARGEST as u64));
+            plain.map(parse)
+        });
+        let opened = opened.await.context(Class::Failed, || "a worker thread failed")?;
+        opened.map_err(|error| error.within(format!("cannot open {key}")))?
+    }
+}
+
+/// Fetches an object and its signature and checks that a trusted signer signed it for this key.
+pub(crate) async fn fetch_signed(
+    replica: &dyn Replica,
+    key: &str,
+    vault: &str,
+    trusted: &[SignerKey],
+) -> Result<Bytes> {
+    let signature_key = layout::signature(key);
+    let fetched = tokio::try_join!(replica.get(key), replica.get(&signature_key));
+    let (object, signature) = fetched.map_err(|error| {
+        let missing = error.is_not_found();
+        let error = Error::from(error);
+        if missing { Error::integrity(error.message()) } else { error }
+    })?;
+    verify(trusted, &object, &signature, &layout::trusted_comment(vault, key))
+        .map_err(|error| error.within(format!("replica {}: {key} is refused", replica.name())))?;
+    Ok(object)
+}
+
+/// One error out of those of several replicas; the gravest class decides.
+pub(crate) fn combine(what: String, errors: &[Error]) -> Error {
+    let gravity = |class: Class| match class {
+        Class::Keys => 3,
+        Class::Integrity => 2,
+        Class::Storage => 1,
+        _ => 0,
+    };
+    let class = errors.iter().map(Error::class).max_by_key(|class| gravity(*class)).unwrap_or(Class::Integrity);
+    let hint =
+        errors.iter().find(|error| error.class() == class).and_then(|error| error.hint_text().map(str::to_owned));
+    let reasons: Vec<String> = errors.iter().map(Error::chain).collect();
+    let combined = Error::new(class, what);
+    let combined = if reasons.is_empty() { combined } else { combined.because(reasons.join("; ")) };
+    match hint {
+        Some(hint) => combined.hint(hint),
+        None => combined,
+    }
+}
+
+/// An object and its signature, ready to be put.
+#[derive(Clone)]
+pub(crate) struct SignedObject {
+    pub key: String,
+    pub object: Bytes,
+    pub signature: Bytes,
+}
+
+/// Signs a plain object.
+pub(crate) fn sign_plain(key: String, object: Vec<u8>, vault: &str, signer: &Signer) -> Result<SignedObject> {
+    let signature = signer.sign(&object, &layout::trusted_comment(vault, &key))?;
+    Ok(SignedObject { key, object: object.into(), signature: signature.into() })
+}
+
+/// Compresses, encrypts to everybody who reads documents of `dataset`, and signs.
+pub(crate) fn sign_encrypted(key: String, content: &[u8], dataset: &Dataset, keys: &HostKeys) -> Result<SignedObject> {
+    if content.len() > LARGEST {
+        return Err(Error::failed(format!("{key} would take {} MiB, more than is ever read", content.len() >> 20))
+            .hint("make `chunk_size` of the dataset larger, or set dedup = \"chunks\""));
+    }
+    let mut readers = vec![keys.operations.to_public(), keys.dataset(&dataset.name)?.recipient.clone()];
+    for standby in &dataset.standby_recipients {
+        let recipient = standby.parse().map_err(|why: &str| {
+            Error::configuration(format!("dataset {}: standby recipient {standby}: {why}", dataset.name))
+                .hint("use the operations_recipient from hosts/<host>.json of the standby host")
+        })?;
+        readers.push(recipient);
+    }
+    let compressed = compress(LEVEL, content)?;
+    let sealed = crypt::encrypt(readers.iter().map(|reader| reader as &dyn Recipient), &compressed)
+        .context(Class::Keys, || format!("cannot encrypt {key}"))?;
+    sign_plain(key, sealed, &keys.vault, &keys.signer)
+}

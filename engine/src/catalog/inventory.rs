@@ -1,0 +1,143 @@
+//! What each replica holds of one dataset, by one listing a replica.
+
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+
+use lifeboat_base::{Error, Result};
+use lifeboat_format::id::{Name, PackId, SnapshotId};
+use lifeboat_format::info::VaultInfo;
+use lifeboat_format::layout;
+use lifeboat_format::manifest::{Manifest, PackRef};
+use lifeboat_store::{ObjectMeta, SharedReplica};
+
+/// What one replica holds of one dataset.
+#[derive(Clone)]
+pub(crate) struct Inventory {
+    pub replica: SharedReplica,
+    /// Packs and their sizes.
+    pub packs: HashMap<PackId, u64>,
+    /// Manifests with a signature: committed snapshots.
+    pub snapshots: BTreeSet<SnapshotId>,
+    /// Manifests without: an interrupted commit.
+    pub unsigned: BTreeSet<SnapshotId>,
+    /// Index segments with a signature.
+    pub indexes: BTreeSet<SnapshotId>,
+    /// The length of them all.
+    pub index_bytes: u64,
+    /// Drill reports with a signature.
+    pub drills: BTreeSet<SnapshotId>,
+    /// Prune records with a signature.
+    pub prunes: BTreeSet<SnapshotId>,
+    /// Objects of no known kind.
+    pub strangers: Vec<String>,
+    /// Keyring objects.
+    pub keyring: BTreeSet<String>,
+}
+
+impl Inventory {
+    /// Lists a replica. One that holds no vault, or another one, is refused.
+    pub(crate) async fn take(replica: &SharedReplica, vault: &str, dataset: &Name) -> Result<Self> {
+        let info = replica.get(layout::VAULT).await.map_err(|error| {
+            let missing = error.is_not_found();
+            let error = Error::from(error);
+            if missing { error.hint("this replica holds no vault: check it, or run `lifeboat init`") } else { error }
+        })?;
+        let found = VaultInfo::parse(&info, replica.name())?.vault;
+        if found != vault {
+            return Err(Error::configuration(format!("replica {} holds another vault ({found})", replica.name()))
+                .hint("check vault_prefix and bucket"));
+        }
+        let (folder, keyring) = (layout::dataset(dataset), layout::keyring(dataset));
+        let keyring = replica.list(&keyring).await?.into_iter().map(|object| object.key).collect();
+        let mut inventory = Self {
+            replica: replica.clone(),
+            packs: HashMap::new(),
+            snapshots: BTreeSet::new(),
+            unsigned: BTreeSet::new(),
+            indexes: BTreeSet::new(),
+            index_bytes: 0,
+            drills: BTreeSet::new(),
+            prunes: BTreeSet::new(),
+            strangers: Vec::new(),
+            keyring,
+        };
+        // Packs are many and are noted page by page; of the rest, an object and its signature need not be on one page.
+        let (mut others, mut next) = (Vec::new(), None);
+        loop {
+            let page = replica.list_page(&folder, next.as_deref()).await?;
+            for object in page.objects {
+                match layout::parse_pack(dataset, &object.key) {
+                    Some(pack) => drop(inventory.packs.insert(pack, object.size)),
+                    None => others.push(object),
+                }
+            }
+            next = page.next;
+            if next.is_none() {
+                break;
+            }
+        }
+        inventory.note(dataset, &others);
+        Ok(inventory)
+    }
+
+    /// Sorts out all that are no packs.
+    fn note(&mut self, dataset: &Name, objects: &[ObjectMeta]) {
+        let keys: BTreeSet<&str> = objects.iter().map(|object| object.key.as_str()).collect();
+        for object in objects {
+            let key = object.key.as_str();
+            let signed = || keys.contains(layout::signature(key).as_str());
+            if let Some(snapshot) = layout::parse_manifest(dataset, key) {
+                if signed() { &mut self.snapshots } else { &mut self.unsigned }.insert(snapshot);
+            } else if let Some(snapshot) = layout::parse_index(dataset, key) {
+                if signed() {
+                    self.indexes.insert(snapshot);
+                    self.index_bytes += object.size;
+                }
+            } else if let Some(id) = layout::parse_json(&layout::drills(dataset), key) {
+                if signed() {
+                    self.drills.insert(id);
+                }
+            } else if let Some(id) = layout::parse_json(&layout::prunes(dataset), key) {
+                if signed() {
+                    self.prunes.insert(id);
+                }
+            } else if !layout::is_signature(key) {
+                self.strangers.push(key.to_owned());
+            }
+        }
+        self.strangers.sort_unstable();
+    }
+
+    /// Lists every replica at once.
+    pub(crate) async fn take_all(
+        replicas: &[SharedReplica],
+        vault: &str,
+        dataset: &Name,
+    ) -> (Vec<Self>, BTreeMap<Name, Error>) {
+        let taken = futures::future::join_all(replicas.iter().map(|replica| Self::take(replica, vault, dataset))).await;
+        let (mut inventories, mut failed) = (Vec::new(), BTreeMap::new());
+        for (replica, inventory) in replicas.iter().zip(taken) {
+            match inventory {
+                Ok(inventory) => inventories.push(inventory),
+                Err(error) => drop(failed.insert(replica.name().clone(), error)),
+            }
+        }
+        (inventories, failed)
+    }
+
+    /// Whether it holds this pack, by name and size.
+    pub(crate) fn has(&self, pack: &PackRef) -> bool {
+        self.packs.get(&pack.0) == Some(&pack.1)
+    }
+
+    /// Whether it can restore this snapshot alone, as far as a listing tells.
+    pub(crate) fn is_complete(&self, manifest: &Manifest) -> bool {
+        self.snapshots.contains(&manifest.snapshot)
+            && self.keyring.contains(&layout::keyring_generation(&manifest.dataset, manifest.generation))
+            && manifest.packs.iter().all(|pack| self.has(pack))
+    }
+}
+
+/// Every committed snapshot that any of them holds, oldest first.
+pub(crate) fn all_snapshots(inventories: &[Inventory]) -> BTreeSet<SnapshotId> {
+    inventories.iter().flat_map(|inventory| inventory.snapshots.iter().cloned()).collect()
+}

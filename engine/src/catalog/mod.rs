@@ -1,0 +1,5 @@
+//! The catalog.
+
+pub(crate) mod ciphertext;
+pub(crate) mod documents;
+pub(crate) mod inventory;

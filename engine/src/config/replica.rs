@@ -1,0 +1,118 @@
+//! Validates one `[[replica]]`.
+
+use std::collections::BTreeSet;
+use std::ops::Range;
+
+use lifeboat_base::settings::{SettingsReader, Text, units};
+use lifeboat_store::{ReplicaConfig, ReplicaKind, S3Config, S3Credentials};
+use toml::Spanned;
+
+use super::fields::name;
+use super::raw::RawReplica;
+use super::{bandwidth, defaults};
+
+/// `None` where something of it cannot be used; what, is in the findings.
+pub(super) fn validate(v: &mut SettingsReader<'_>, raw: Spanned<RawReplica>) -> Option<ReplicaConfig> {
+    let whole = raw.span();
+    let raw = raw.into_inner();
+    let s3_keys = [
+        ("bucket", raw.bucket.as_ref().map(Spanned::span)),
+        ("endpoint", raw.endpoint.as_ref().map(Spanned::span)),
+        ("path_style", raw.path_style.as_ref().map(Spanned::span)),
+        ("allow_http", raw.allow_http.as_ref().map(Spanned::span)),
+        ("ca_file", raw.ca_file.as_ref().map(Spanned::span)),
+        ("storage_class", raw.storage_class.as_ref().map(Spanned::span)),
+        ("profile", raw.profile.as_ref().map(Spanned::span)),
+        ("credentials", raw.credentials.as_ref().map(Spanned::span)),
+    ];
+    let kind = match raw.kind.get_ref().as_str() {
+        "directory" => {
+            v.foreign("directory", s3_keys);
+            let path = v.required(raw.path.as_ref(), "path", &whole)?;
+            ReplicaKind::Directory { path: v.path(path) }
+        }
+        "s3" => {
+            v.foreign("s3", [("path", raw.path.as_ref().map(Spanned::span))]);
+            ReplicaKind::S3(s3(v, &raw, &whole)?)
+        }
+        other => {
+            v.findings.add(raw.kind.span(), format!("there are no replicas of kind `{other}`"), "use s3 or directory");
+            return None;
+        }
+    };
+    Some(ReplicaConfig {
+        kind,
+        timeout: v.unit(raw.timeout.as_ref(), units::duration).unwrap_or(defaults::TIMEOUT),
+        bandwidth: bandwidth::validate(v, &raw),
+        name: name(v, &raw.name)?,
+        region: v.filled(&raw.region)?,
+    })
+}
+
+fn s3(v: &mut SettingsReader<'_>, raw: &RawReplica, whole: &Range<usize>) -> Option<S3Config> {
+    let credentials = match (&raw.profile, &raw.credentials) {
+        (Some(profile), Some(_)) => {
+            v.findings.add(profile.span(), "both profile and credentials", "keep one of them");
+            S3Credentials::Default
+        }
+        (Some(profile), None) => S3Credentials::Profile(profile.get_ref().clone()),
+        (None, Some(place)) => S3Credentials::File(v.secret(place)),
+        (None, None) => S3Credentials::Default,
+    };
+    let is = |flag: &Option<Spanned<bool>>| flag.as_ref().is_some_and(|flag| *flag.get_ref());
+    let bucket = v.required(raw.bucket.as_ref(), "bucket", whole)?;
+    Some(S3Config {
+        bucket: v.filled(bucket)?,
+        endpoint: raw.endpoint.as_ref().and_then(|text| endpoint(v, text, is(&raw.allow_http))),
+        path_style: is(&raw.path_style),
+        ca_file: raw.ca_file.as_ref().map(|path| v.path(path)),
+        storage_class: raw.storage_class.as_ref().map(|class| class.get_ref().clone()),
+        credentials,
+    })
+}
+
+fn endpoint(v: &mut SettingsReader<'_>, text: &Text, allow_http: bool) -> Option<url::Url> {
+    let url = match url::Url::parse(text.get_ref()) {
+        Ok(url) if matches!(url.scheme(), "http" | "https") && url.has_host() => url,
+        _ => {
+            let problem = "this is not an endpoint";
+            v.findings.add(text.span(), problem, "use a URL such as https://s3.example.com");
+            return None;
+        }
+    };
+    if !url.username().is_empty() || url.password().is_some() {
+        v.findings.add(text.span(), "an endpoint must not hold credentials", "use credentials = \"credential:NAME\"");
+        return None;
+    }
+    let loopback = match url.host() {
+        Some(url::Host::Domain(domain)) => domain == "localhost",
+        Some(url::Host::Ipv4(address)) => address.is_loopback(),
+        Some(url::Host::Ipv6(address)) => address.is_loopback(),
+        None => false,
+    };
+    if url.scheme() == "http" && !loopback && !allow_http {
+        v.findings.add(
+            text.span(),
+            "plain http would show object names and credentials' use to the network",
+            "use https, or allow_http = true in a lab",
+        );
+    }
+    Some(url)
+}
+
+/// Two replicas in one place are one copy.
+pub(super) fn apart(v: &mut SettingsReader<'_>, replicas: &[ReplicaConfig]) {
+    let place = |replica: &ReplicaConfig| match &replica.kind {
+        ReplicaKind::Directory { path } => path.display().to_string(),
+        ReplicaKind::S3(s3) => {
+            format!("{} {}", s3.endpoint.as_ref().map_or(replica.region.as_str(), url::Url::as_str), s3.bucket)
+        }
+    };
+    let mut seen = BTreeSet::new();
+    for replica in replicas {
+        if !seen.insert(place(replica)) {
+            let problem = format!("replica {} is in the same place as another one", replica.name);
+            v.findings.add(0..0, problem, "one place holds one copy: give it a bucket or directory of its own");
+        }
+    }
+}

@@ -1,0 +1,231 @@
+//! Catch-up: a replica that fell behind gets what it lacks, as ciphertext, from a healthy one.
+//!
+//! Copying needs no key that opens a pack. Order for each snapshot as in a commit: keyring, packs, index segment,
+//! manifest, signature; so a replica never shows a snapshot that it cannot restore. What was pruned on purpose is not brought back. Lost
+//! or cut packs are replaced.
+
+use std::collections::BTreeSet;
+
+use futures::StreamExt;
+use serde::Serialize;
+use tokio_util::sync::CancellationToken;
+
+use crate::catalog::ciphertext::{copy_pack, put_once};
+use crate::catalog::documents::{Documents, combine, fetch_signed};
+use crate::catalog::inventory::{Inventory, all_snapshots};
+use crate::config::Dataset;
+use crate::keep::prune::pruned_snapshots;
+use crate::keys::HostKeys;
+use crate::keys::sign::SignerKey;
+use crate::state::StateDirectory;
+use crate::state::cache::ObjectCache;
+use lifeboat_base::{Error, Result};
+use lifeboat_format::id::{Name, SnapshotId};
+use lifeboat_format::layout;
+use lifeboat_format::manifest::Manifest;
+use lifeboat_store::SharedReplica;
+
+/// How one replica stands after a catch-up.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct ReplicaState {
+    /// Which.
+    pub replica: Name,
+    /// Objects copied to it.
+    pub copied_objects: u64,
+    /// Their bytes.
+    pub copied_bytes: u64,
+    /// The newest snapshot that it holds whole.
+    pub last_complete: Option<SnapshotId>,
+    /// Snapshots that it still lacks, or holds in part.
+    pub behind: u64,
+    /// Why it could not be brought up to date.
+    pub error: Option<String>,
+}
+
+/// Brings every replica up to date for one dataset. The caller holds the dataset's lock.
+///
+/// # Errors
+/// No replica could be listed.
+pub async fn catch_up(
+    dataset: &Dataset,
+    keys: &HostKeys,
+    replicas: &[SharedReplica],
+    state: &StateDirectory,
+    cancel: &CancellationToken,
+) -> Result<Vec<ReplicaState>> {
+    let name = &dataset.name;
+    let (inventories, failed) = Inventory::take_all(replicas, &keys.vault, name).await;
+    if inventories.is_empty() {
+        return Err(combine(
+            format!("no replica can be listed for dataset {name}"),
+            &failed.into_values().collect::<Vec<_>>(),
+        ));
+    }
+    let cache = ObjectCache::open(state, name)?;
+    let reader = keys.reader();
+    let documents = Documents { vault: &keys.vault, dataset: name, keys: &reader, cache: Some(&cache) };
+    let pruned = pruned_snapshots(&documents, &inventories).await;
+    let mut manifests = Vec::new();
+    let snapshots = all_snapshots(&inventories);
+    let snapshots = snapshots.difference(&pruned).cloned();
+    let mut read = std::pin::pin!(documents.manifests(&inventories, snapshots));
+    while let Some((snapshot, manifest)) = read.next().await {
+        match manifest {
+            Ok(manifest) => manifests.push(manifest),
+            Err(error) => tracing::warn!(%snapshot, error = %error.chain(), "this snapshot is not copied"),
+        }
+    }
+
+    let mut states = Vec::new();
+    for at in 0..inventories.len() {
+        let others: Vec<&Inventory> =
+            inventories.iter().enumerate().filter(|(n, _)| *n != at).map(|(_, other)| other).collect();
+        let mut run =
+            CatchUp { dataset: name, keys, target: inventories[at].clone(), others, objects: 0, bytes: 0, cancel };
+        let result = run.bring_up(&manifests).await;
+        let complete: Vec<&SnapshotId> = manifests
+            .iter()
+            .filter(|manifest| run.target.is_complete(manifest))
+            .map(|manifest| &manifest.snapshot)
+            .collect();
+        states.push(ReplicaState {
+            replica: run.target.replica.name().clone(),
+            copied_objects: run.objects,
+            copied_bytes: run.bytes,
+            last_complete: complete.last().map(|snapshot| (*snapshot).clone()),
+            behind: (manifests.len() - complete.len()) as u64,
+            error: result.err().map(|error| error.chain()),
+        });
+    }
+    states.extend(failed.into_iter().map(|(replica, error)| ReplicaState {
+        replica,
+        copied_objects: 0,
+        copied_bytes: 0,
+        last_complete: None,
+        behind: manifests.len() as u64,
+        error: Some(error.chain()),
+    }));
+    Ok(states)
+}
+
+struct CatchUp<'a> {
+    dataset: &'a Name,
+    keys: &'a HostKeys,
+    target: Inventory,
+    others: Vec<&'a Inventory>,
+    objects: u64,
+    bytes: u64,
+    cancel: &'a CancellationToken,
+}
+
+impl CatchUp<'_> {
+    async fn bring_up(&mut self, manifests: &[Manifest]) -> Result<()> {
+        for manifest in manifests {
+            if self.cancel.is_cancelled() {
+                return Err(Error::cancelled("the catch-up"));
+            }
+            if self.target.is_complete(manifest) {
+                continue;
+            }
+            self.copy_keyring(&layout::keyring_generation(self.dataset, manifest.generation)).await?;
+            for pack in &manifest.packs {
+                if self.target.has(pack) {
+                    continue;
+                }
+                if self.cancel.is_cancelled() {
+                    return Err(Error::cancelled("the catch-up"));
+                }
+                let holders: Vec<&SharedReplica> =
+                    self.others.iter().filter(|other| other.has(pack)).map(|other| &other.replica).collect();
+                self.bytes += copy_pack(self.dataset, pack, &holders, self.target.replica.as_ref()).await?;
+                self.objects += 1;
+                self.target.packs.insert(pack.0, pack.1);
+            }
+            let (snapshot, dataset) = (&manifest.snapshot, self.dataset);
+            if !self.target.indexes.contains(snapshot)
+                && self.others.iter().any(|other| other.indexes.contains(snapshot))
+            {
+                self.copy_signed(&layout::index(dataset, snapshot), |other| other.indexes.contains(snapshot)).await?;
+                self.target.indexes.insert(snapshot.clone());
+            }
+            if !self.target.snapshots.contains(&manifest.snapshot) {
+                let key = layout::manifest(self.dataset, &manifest.snapshot);
+                self.copy_signed(&key, |other| other.snapshots.contains(&manifest.snapshot)).await?;
+                self.target.snapshots.insert(manifest.snapshot.clone());
+            }
+        }
+        self.copy_others().await
+    }
+
+    /// Index segments of snapshots that are gone, drill reports and prune records that the others hold.
+    async fn copy_others(&mut self) -> Result<()> {
+        let union = |of: fn(&Inventory) -> &BTreeSet<SnapshotId>, own: &BTreeSet<SnapshotId>| -> Vec<SnapshotId> {
+            let all: BTreeSet<&SnapshotId> = self.others.iter().flat_map(|other| of(other)).collect();
+            all.into_iter().filter(|id| !own.contains(id)).cloned().collect()
+        };
+        let indexes = union(|other| &other.indexes, &self.target.indexes);
+        let prunes = union(|other| &other.prunes, &self.target.prunes);
+        let drills = union(|other| &other.drills, &self.target.drills);
+        for id in indexes {
+            self.copy_signed(&layout::index(self.dataset, &id), |other| other.indexes.contains(&id)).await?;
+        }
+        let trusted = &self.keys.trusted_drill_signers;
+        for id in drills.into_iter().filter(|_| !trusted.is_empty()) {
+            let key = layout::drill(self.dataset, &id);
+            self.copy_signed_by(trusted, &key, |other| other.drills.contains(&id)).await?;
+        }
+        // Only the newest record matters, and prune writes it everywhere it acts.
+        if let Some(id) = prunes.last().filter(|id| self.target.prunes.last().is_none_or(|own| own < id)) {
+            self.copy_signed(&layout::prune(self.dataset, id), |other| other.prunes.contains(id)).await?;
+        }
+        Ok(())
+    }
+
+    async fn copy_keyring(&mut self, key: &str) -> Result<()> {
+        if self.target.keyring.contains(key) {
+            return Ok(());
+        }
+        let holder = self.others.iter().find(|other| other.keyring.contains(key));
+        let holder =
+            holder.ok_or_else(|| Error::keys(format!("no replica holds {key}")).hint("run `lifeboat init`"))?;
+        let body = holder.replica.get(key).await?;
+        self.bytes += body.len() as u64;
+        put_once(self.target.replica.as_ref(), key, body).await?;
+        self.objects += 1;
+        self.target.keyring.insert(key.to_owned());
+        Ok(())
+    }
+
+    /// Copies an object, then its signature, from the first that gives a good pair.
+    async fn copy_signed(&mut self, key: &str, holds: impl Fn(&Inventory) -> bool) -> Result<()> {
+        let keys = self.keys;
+        self.copy_signed_by(&keys.trusted_signers, key, holds).await
+    }
+
+    async fn copy_signed_by(
+        &mut self,
+        trusted: &[SignerKey],
+        key: &str,
+        holds: impl Fn(&Inventory) -> bool,
+    ) -> Result<()> {
+        let signature_key = layout::signature(key);
+        let mut errors = Vec::new();
+        for other in self.others.iter().filter(|other| holds(other)) {
+            let source = other.replica.as_ref();
+            let fetched = async {
+                let object = fetch_signed(source, key, &self.keys.vault, trusted).await?;
+                Ok::<_, Error>((object, source.get(&signature_key).await?))
+            };
+            match fetched.await {
+                Ok((object, signature)) => {
+                    self.bytes += (object.len() + signature.len()) as u64;
+                    self.objects += 2;
+                    put_once(self.target.replica.as_ref(), key, object).await?;
+                    return put_once(self.target.replica.as_ref(), &signature_key, signature).await;
+                }
+                Err(error) => errors.push(error),
+            }
+        }
+        Err(combine(format!("no replica gives a good {key}"), &errors))
+    }
+}

@@ -1,0 +1,6 @@
+//! Keep.
+
+pub mod catch_up;
+pub mod prune;
+mod retention;
+pub mod verify;

@@ -1,0 +1,141 @@
+//! Carries a plan out.
+
+use std::collections::BTreeSet;
+
+use crate::catalog::ciphertext::put_once;
+use crate::catalog::documents::{SignedObject, sign_plain};
+use crate::catalog::inventory::Inventory;
+use crate::keep::prune::unreferenced;
+use crate::keep::prune::unreferenced::Unreferenced;
+use crate::keep::prune::{DeadPack, Prune, PruneOutcome, PrunePlan, View};
+use crate::state::sparse;
+use lifeboat_base::{Class, Context, Error, Result};
+use lifeboat_format::id::{Name, SnapshotId};
+use lifeboat_format::layout;
+use lifeboat_format::prune_record::PruneRecord;
+use lifeboat_store::SharedReplica;
+
+impl Prune<'_> {
+    /// Carries `plan` out. The caller has held the dataset's lock since it was made.
+    ///
+    /// # Errors
+    /// The replicas cannot be listed any more, or the local state cannot be written. A single failed deletion is not an error: it is in
+    /// the outcome and planned again next time.
+    pub async fn execute(&self, plan: &PrunePlan) -> Result<PruneOutcome> {
+        let mut outcome = PruneOutcome { space: plan.space, ..PruneOutcome::default() };
+        let removed: BTreeSet<SnapshotId> = plan.removed().cloned().collect();
+        let view = self.look().await?;
+        let record = if removed.is_empty() { None } else { Some(self.record(&view, &removed)?) };
+        let mut gone = BTreeSet::new();
+        for inventory in &view.inventories {
+            match self.prune_replica(inventory, plan, &removed, record.as_ref(), &mut outcome).await {
+                Ok(snapshots) => gone.extend(snapshots),
+                Err(error) => outcome.failures.push(error.chain()),
+            }
+        }
+        outcome.snapshots = gone.len() as u64;
+        unreferenced::write(self.state, &self.dataset.name, &remember(plan))?;
+        sparse::write(self.state, &self.dataset.name, &plan.sparse)?;
+        let keep: BTreeSet<String> = view
+            .inventories
+            .iter()
+            .flat_map(|inventory| inventory.snapshots.iter().chain(&inventory.indexes))
+            .filter(|snapshot| !removed.contains(snapshot))
+            .map(|snapshot| layout::manifest(&self.dataset.name, snapshot))
+            .collect();
+        let segments: BTreeSet<&str> = plan.segments.iter().map(|(_, key)| key.as_str()).collect();
+        view.cache.retain(|key| keep.contains(key) || (key.contains("/index/") && !segments.contains(key)));
+        Ok(outcome)
+    }
+
+    /// The record of this prune, with what older records said as long as it matters: while a snapshot that stays
+    /// names it as predecessor, or a replica may still show it.
+    fn record(&self, view: &View, removed: &BTreeSet<SnapshotId>) -> Result<SignedObject> {
+        let dataset = &self.dataset.name;
+        let predecessors: BTreeSet<&SnapshotId> = view
+            .manifests
+            .values()
+            .filter(|manifest| !removed.contains(&manifest.snapshot))
+            .filter_map(|manifest| manifest.predecessor.as_ref())
+            .collect();
+        let everywhere_gone = view.skipped.is_empty();
+        let matters = |snapshot: &&SnapshotId| {
+            !everywhere_gone || predecessors.contains(snapshot) || view.leftovers.contains(snapshot)
+        };
+        let mut all = removed.clone();
+        all.extend(view.pruned.iter().filter(matters).cloned());
+        let record = PruneRecord {
+            version: 1,
+            vault: self.keys.vault.clone(),
+            dataset: dataset.clone(),
+            host: self.config.host.clone(),
+            time: self.clock.now(),
+            removed: all,
+        };
+        let json = serde_json::to_vec_pretty(&record).context(Class::Failed, || "cannot write JSON")?;
+        let newest = view.inventories.iter().filter_map(|inventory| inventory.prunes.last()).max();
+        let after = newest.map(|id| id.time() + chrono::TimeDelta::milliseconds(1));
+        let id = SnapshotId::new(after.map_or(record.time, |after| after.max(record.time)), rand::random());
+        sign_plain(layout::prune(dataset, &id), json, &self.keys.vault, &self.keys.signer)
+    }
+
+    async fn prune_replica(
+        &self,
+        inventory: &Inventory,
+        plan: &PrunePlan,
+        removed: &BTreeSet<SnapshotId>,
+        record: Option<&SignedObject>,
+        outcome: &mut PruneOutcome,
+    ) -> Result<Vec<SnapshotId>> {
+        let (replica, dataset) = (&inventory.replica, &self.dataset.name);
+        if let Some(record) = record {
+            put_once(replica.as_ref(), &record.key, record.object.clone()).await?;
+            put_once(replica.as_ref(), &layout::signature(&record.key), record.signature.clone()).await?;
+        }
+        let mut gone = Vec::new();
+        for snapshot in removed.iter().filter(|snapshot| inventory.snapshots.contains(snapshot)) {
+            self.go_on()?;
+            let key = layout::manifest(dataset, snapshot);
+            delete_signed(replica, &key).await?;
+            gone.push(snapshot.clone());
+        }
+        if record.is_some() {
+            for old in &inventory.prunes {
+                delete_signed(replica, &layout::prune(dataset, old)).await?;
+            }
+        }
+        for pack in plan.packs.iter().filter(|pack| pack.replica == *replica.name()) {
+            self.go_on()?;
+            replica.delete(&pack.key).await?;
+            outcome.packs += 1;
+            outcome.bytes += pack.size;
+        }
+        for (_, key) in plan.segments.iter().filter(|(name, _)| name == replica.name()) {
+            delete_signed(replica, key).await?;
+        }
+        Ok(gone)
+    }
+
+    fn go_on(&self) -> Result<()> {
+        if self.cancel.is_cancelled() { Err(Error::cancelled("the prune")) } else { Ok(()) }
+    }
+}
+
+/// First the signature: from then on the object counts for nothing.
+async fn delete_signed(replica: &SharedReplica, key: &str) -> Result<()> {
+    replica.delete(&layout::signature(key)).await?;
+    replica.delete(key).await?;
+    Ok(())
+}
+
+fn remember(plan: &PrunePlan) -> Unreferenced {
+    let mut memory = Unreferenced::new();
+    // Packs that were to go stay in memory too: should the deletion have failed, it is due again at once.
+    for DeadPack { replica, key, unreferenced_since, .. } in plan.packs.iter().chain(&plan.waiting) {
+        if let Some(pack) = layout::parse_pack(&plan.dataset, key) {
+            let replica: &Name = replica;
+            memory.entry(replica.clone()).or_default().insert(pack, *unreferenced_since);
+        }
+    }
+    memory
+}

@@ -1,0 +1,352 @@
+//! Prune: what retention lets go, planned as a value, then carried out.
+//!
+//! - **Never removed**: the newest snapshot, the newest proved one, the newest complete one of each replica.
+//! - **Packs** go from a replica when no snapshot that stays refers to them and the grace period has passed since that was first
+//!   seen. The grace period also covers packs of a run that is still under way, or crashed.
+//! - **Order**: a signed prune record, then signatures, manifests, packs, index segments. A crash in between leaves
+//!   what the next prune removes.
+//! - **Doubt**: where any manifest cannot be read, nothing is deleted.
+
+mod execute;
+mod space;
+mod unreferenced;
+
+use std::collections::{BTreeMap, BTreeSet, HashSet};
+
+use chrono::{DateTime, TimeDelta, Utc};
+use futures::{StreamExt, TryStreamExt};
+use serde::Serialize;
+use tokio_util::sync::CancellationToken;
+
+use crate::catalog::documents::{Documents, combine, fetch_signed};
+use crate::catalog::inventory::{Inventory, all_snapshots};
+use crate::drill::DrillReport;
+use crate::keep::prune::space::Packs;
+pub use crate::keep::prune::space::Space;
+
+use crate::config::{Config, Dataset};
+use crate::keys::HostKeys;
+use crate::state::cache::ObjectCache;
+use crate::state::{StateDirectory, sparse};
+use lifeboat_base::clock::SharedClock;
+use lifeboat_base::{Error, Result};
+use lifeboat_databases::proof::ProofLevel;
+use lifeboat_format::id::{Name, PackId, SnapshotId};
+use lifeboat_format::layout;
+use lifeboat_format::manifest::Manifest;
+use lifeboat_format::prune_record::PruneRecord;
+use lifeboat_store::SharedReplica;
+
+/// Everything prune needs.
+pub struct Prune<'a> {
+    /// The installation.
+    pub config: &'a Config,
+    /// Which dataset.
+    pub dataset: &'a Dataset,
+    /// This host's keys.
+    pub keys: &'a HostKeys,
+    /// Every configured replica; one that cannot be listed is left alone.
+    pub replicas: &'a [SharedReplica],
+    /// Remembers since when packs are unreferenced. The caller holds the dataset's lock.
+    pub state: &'a StateDirectory,
+    /// The time.
+    pub clock: SharedClock,
+    /// Fired: stop between two deletions.
+    pub cancel: CancellationToken,
+}
+
+/// One snapshot and its fate.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Verdict {
+    /// Which.
+    pub snapshot: SnapshotId,
+    /// Why it stays; empty: it goes.
+    pub keep_because: Vec<String>,
+}
+
+/// A pack and where it goes from.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct DeadPack {
+    /// The replica.
+    pub replica: Name,
+    /// The object's key.
+    pub key: String,
+    /// In bytes.
+    pub size: u64,
+    /// No snapshot refers to it since then.
+    pub unreferenced_since: DateTime<Utc>,
+}
+
+/// What would be done. A plan changes nothing.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct PrunePlan {
+    /// Which dataset.
+    pub dataset: Name,
+    /// Every snapshot, oldest first.
+    pub verdicts: Vec<Verdict>,
+    /// Packs whose grace period is over: they go.
+    pub packs: Vec<DeadPack>,
+    /// Packs that only wait for their grace period.
+    pub waiting: Vec<DeadPack>,
+    /// Index segments, by replica and key, whose packs will all be gone.
+    pub segments: Vec<(Name, String)>,
+    /// Replicas that are left alone this time, and why.
+    pub skipped: Vec<(Name, String)>,
+    /// What is stored in packs that snapshots need.
+    pub space: Space,
+    /// Packs that backups do not build upon until they are gone: so little of each is needed that it is stored again.
+    pub sparse: BTreeSet<PackId>,
+    /// What the next backup stores again of these, before it is compressed.
+    pub again_bytes: u64,
+}
+
+impl PrunePlan {
+    /// Snapshots that go.
+    pub fn removed(&self) -> impl Iterator<Item = &SnapshotId> {
+        self.verdicts.iter().filter(|verdict| verdict.keep_because.is_empty()).map(|verdict| &verdict.snapshot)
+    }
+
+    /// Whether there is nothing to do.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.packs.is_empty() && self.removed().next().is_none()
+    }
+}
+
+/// What was done.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
+pub struct PruneOutcome {
+    /// Snapshots removed.
+    pub snapshots: u64,
+    /// Packs removed, over all replicas.
+    pub packs: u64,
+    /// Their bytes.
+    pub bytes: u64,
+    /// What is stored in packs that snapshots need.
+    pub space: Space,
+    /// What failed; it stays and is planned again next time.
+    pub failures: Vec<String>,
+}
+
+impl Prune<'_> {
+    /// Looks and decides.
+    ///
+    /// # Errors
+    /// No replica could be listed, or a manifest cannot be read: then nothing may be deleted.
+    pub async fn plan(&self) -> Result<PrunePlan> {
+        let view = self.look().await?;
+        let now = self.clock.now();
+        let times: Vec<DateTime<Utc>> = view.manifests.keys().map(SnapshotId::time).collect();
+        let reasons = super::retention::reasons(&times, &self.dataset.retention, now);
+        let mut verdicts: Vec<Verdict> = view
+            .manifests
+            .keys()
+            .zip(reasons)
+            .map(|(snapshot, keep_because)| Verdict { snapshot: snapshot.clone(), keep_because })
+            .collect();
+        self.protect(&view, &mut verdicts).await;
+        // A snapshot that a record names is gone by decision, whichever replica still shows it.
+        let leftovers =
+            view.leftovers.iter().map(|snapshot| Verdict { snapshot: snapshot.clone(), keep_because: Vec::new() });
+        verdicts.extend(leftovers);
+        verdicts.sort_by(|a, b| a.snapshot.cmp(&b.snapshot));
+
+        let stays: HashSet<&SnapshotId> = verdicts
+            .iter()
+            .filter(|verdict| !verdict.keep_because.is_empty())
+            .map(|verdict| &verdict.snapshot)
+            .collect();
+        let packs = Packs::of(view.manifests.values().filter(|manifest| stays.contains(&manifest.snapshot)));
+        let sparse = self.sparse(&view, &packs);
+        let mut plan = PrunePlan {
+            dataset: self.dataset.name.clone(),
+            verdicts,
+            packs: Vec::new(),
+            waiting: Vec::new(),
+            segments: Vec::new(),
+            skipped: view.skipped.clone(),
+            space: packs.space(),
+            again_bytes: packs.needed_of(&sparse),
+            sparse,
+        };
+        self.plan_packs(&view, &packs, now, &mut plan)?;
+        self.plan_segments(&view, &mut plan).await;
+        Ok(plan)
+    }
+
+    async fn look(&self) -> Result<View> {
+        let dataset = &self.dataset.name;
+        let (inventories, failed) = Inventory::take_all(self.replicas, &self.keys.vault, dataset).await;
+        if inventories.is_empty() {
+            return Err(combine(
+                format!("no replica can be listed for dataset {dataset}"),
+                &failed.into_values().collect::<Vec<_>>(),
+            ));
+        }
+        let cache = ObjectCache::open(self.state, dataset)?;
+        let reader = self.keys.reader();
+        let documents = Documents { vault: &self.keys.vault, dataset, keys: &reader, cache: Some(&cache) };
+        let pruned = pruned_snapshots(&documents, &inventories).await;
+        let (leftovers, snapshots): (Vec<_>, Vec<_>) =
+            all_snapshots(&inventories).into_iter().partition(|snapshot| pruned.contains(snapshot));
+        let manifests =
+            documents.manifests(&inventories, snapshots).map(|(snapshot, manifest)| Ok((snapshot, manifest?)));
+        let manifests = manifests.try_collect().await.map_err(|error: Error| {
+            error.within(format!("nothing of dataset {dataset} may be deleted")).hint(
+                "run `lifeboat verify`; let the daemon heal the replica, or remove the object by hand if it was forged",
+            )
+        })?;
+        let skipped = failed.into_iter().map(|(name, error)| (name, error.chain())).collect();
+        Ok(View { inventories, manifests, pruned, leftovers, skipped, cache })
+    }
+
+    /// Adds the reasons that no rule can take away.
+    async fn protect(&self, view: &View, verdicts: &mut [Verdict]) {
+        let mut keep = |snapshot: Option<&SnapshotId>, because: String| {
+            if let Some(verdict) = verdicts.iter_mut().find(|verdict| Some(&verdict.snapshot) == snapshot) {
+                verdict.keep_because.push(because);
+            }
+        };
+        keep(view.manifests.keys().next_back(), "the newest".to_owned());
+        for inventory in &view.inventories {
+            let complete = view.manifests.values().rev().find(|manifest| inventory.is_complete(manifest));
+            let because = format!("the newest complete one in {}", inventory.replica.name());
+            keep(complete.map(|manifest| &manifest.snapshot), because);
+        }
+        keep(self.newest_proved(view).await.as_ref(), "the newest proved one".to_owned());
+    }
+
+    /// The newest snapshot that a drill proved. Without trusted drill signers any report counts: it can only keep more.
+    async fn newest_proved(&self, view: &View) -> Option<SnapshotId> {
+        let mut newest: Option<SnapshotId> = None;
+        let drills: BTreeSet<(&SnapshotId, usize)> = view
+            .inventories
+            .iter()
+            .enumerate()
+            .flat_map(|(at, inventory)| inventory.drills.iter().map(move |drill| (drill, at)))
+            .collect();
+        for (drill, at) in drills.into_iter().rev() {
+            let replica = view.inventories[at].replica.as_ref();
+            let key = layout::drill(&self.dataset.name, drill);
+            let trusted = &self.keys.trusted_drill_signers;
+            let report = if trusted.is_empty() {
+                replica.get(&key).await.map_err(Error::from)
+            } else {
+                fetch_signed(replica, &key, &self.keys.vault, trusted).await
+            };
+            let report = report.ok().and_then(|text| serde_json::from_slice::<DrillReport>(&text).ok());
+            let proved =
+                report.filter(|report| report.reached == Some(ProofLevel::Proved)).and_then(|report| report.snapshot);
+            newest = newest.max(proved.filter(|snapshot| view.manifests.contains_key(snapshot)));
+            // A drill cannot prove a snapshot younger than itself, so older reports cannot beat this one.
+            if newest.as_ref().is_some_and(|snapshot| snapshot.time() >= drill.time()) {
+                break;
+            }
+        }
+        newest
+    }
+
+    /// Those that backups do not build upon.
+    fn sparse(&self, view: &View, packs: &Packs<'_>) -> BTreeSet<PackId> {
+        let mut sparse = sparse::read(self.state, &self.dataset.name);
+        if view.skipped.is_empty() {
+            // Not before it is gone: a run that saw it would build upon it again.
+            let is_there = |pack: &PackId| view.inventories.iter().any(|inventory| inventory.packs.contains_key(pack));
+            sparse.retain(is_there);
+            let more = packs.sparse(&sparse);
+            sparse.extend(more);
+        }
+        sparse
+    }
+
+    fn plan_packs(&self, view: &View, needed: &Packs<'_>, now: DateTime<Utc>, plan: &mut PrunePlan) -> Result<()> {
+        let known = unreferenced::read(self.state, &self.dataset.name)?;
+        let grace = TimeDelta::from_std(self.dataset.retention.grace).unwrap_or(TimeDelta::MAX);
+        for inventory in &view.inventories {
+            let replica = inventory.replica.name();
+            for (pack, size) in inventory.packs.iter().filter(|(pack, _)| !needed.contains(pack)) {
+                let since = known.get(replica).and_then(|packs| packs.get(pack)).copied().unwrap_or(now);
+                let dead = DeadPack {
+                    replica: replica.clone(),
+                    key: layout::pack(&self.dataset.name, pack),
+                    size: *size,
+                    unreferenced_since: since,
+                };
+                if now - since >= grace { &mut plan.packs } else { &mut plan.waiting }.push(dead);
+            }
+        }
+        let order = |a: &DeadPack, b: &DeadPack| (&a.replica, &a.key).cmp(&(&b.replica, &b.key));
+        plan.packs.sort_by(order);
+        plan.waiting.sort_by(order);
+        Ok(())
+    }
+
+    async fn plan_segments(&self, view: &View, plan: &mut PrunePlan) {
+        let reader = self.keys.reader();
+        let dataset = &self.dataset.name;
+        let documents = Documents { vault: &self.keys.vault, dataset, keys: &reader, cache: Some(&view.cache) };
+        let going: HashSet<(&Name, &str)> = plan.packs.iter().map(|pack| (&pack.replica, pack.key.as_str())).collect();
+        let removed: HashSet<&SnapshotId> = plan.removed().collect();
+        let mut segments = Vec::new();
+        for inventory in &view.inventories {
+            let replica = inventory.replica.name();
+            for snapshot in &inventory.indexes {
+                if view.manifests.contains_key(snapshot) && !removed.contains(snapshot) {
+                    continue;
+                }
+                let Ok(segment) = documents.index_from_any(std::slice::from_ref(&inventory.replica), snapshot).await
+                else {
+                    continue;
+                };
+                let gone = segment.packs().all(|pack| {
+                    pack.is_ok_and(|pack| {
+                        !inventory.packs.contains_key(&pack.id)
+                            || going.contains(&(replica, layout::pack(dataset, &pack.id).as_str()))
+                    })
+                });
+                if gone {
+                    segments.push((replica.clone(), layout::index(dataset, snapshot)));
+                }
+            }
+        }
+        plan.segments = segments;
+    }
+}
+
+/// What was found.
+struct View {
+    inventories: Vec<Inventory>,
+    manifests: BTreeMap<SnapshotId, Manifest>,
+    /// What records say is gone.
+    pruned: BTreeSet<SnapshotId>,
+    /// Of these, what is still shown somewhere.
+    leftovers: Vec<SnapshotId>,
+    skipped: Vec<(Name, String)>,
+    cache: ObjectCache,
+}
+
+/// Every snapshot that a signed prune record names.
+pub(crate) async fn pruned_snapshots(documents: &Documents<'_>, inventories: &[Inventory]) -> BTreeSet<SnapshotId> {
+    let mut pruned = BTreeSet::new();
+    let mut read = BTreeSet::new();
+    for inventory in inventories {
+        for id in &inventory.prunes {
+            if read.contains(id) {
+                continue;
+            }
+            let key = layout::prune(documents.dataset, id);
+            match fetch_signed(inventory.replica.as_ref(), &key, documents.vault, &documents.keys.trusted_signers).await
+            {
+                Ok(text) => {
+                    let record = serde_json::from_slice::<PruneRecord>(&text).ok();
+                    if let Some(record) = record.filter(|record| record.dataset == *documents.dataset) {
+                        pruned.extend(record.removed);
+                        read.insert(id.clone());
+                    }
+                }
+                Err(error) => tracing::warn!(error = %error.chain(), "a prune record is not believed"),
+            }
+        }
+    }
+    pruned
+}

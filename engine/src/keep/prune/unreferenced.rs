@@ -1,0 +1,24 @@
+//! Since when packs are unreferenced, remembered between runs: `{"replica": {"pack": time}}`.
+//!
+//! Lost memory only means that grace periods begin anew.
+
+use std::collections::BTreeMap;
+
+use chrono::{DateTime, Utc};
+
+use crate::state::{StateDirectory, replace_file};
+use lifeboat_base::{Class, Context, Result};
+use lifeboat_format::id::{Name, PackId};
+
+/// By replica, then by pack.
+pub(crate) type Unreferenced = BTreeMap<Name, BTreeMap<PackId, DateTime<Utc>>>;
+
+pub(crate) fn read(state: &StateDirectory, dataset: &Name) -> Result<Unreferenced> {
+    let path = state.dataset(dataset)?.join("unreferenced");
+    Ok(std::fs::read(path).ok().and_then(|text| serde_json::from_slice(&text).ok()).unwrap_or_default())
+}
+
+pub(crate) fn write(state: &StateDirectory, dataset: &Name, unreferenced: &Unreferenced) -> Result<()> {
+    let text = serde_json::to_vec(unreferenced).context(Class::Failed, || "cannot write JSON")?;
+    replace_file(&state.dataset(dataset)?.join("unreferenced"), &text)
+}

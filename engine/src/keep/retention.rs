@@ -1,0 +1,100 @@
+//! Which snapshots stay, by their times alone.
+//!
+//! The rules are restic's and borg's: `daily = 7` keeps the newest snapshot of each of the last seven days that have
+//! one, in UTC. A snapshot stays if any rule keeps it.
+
+use chrono::{DateTime, Datelike, TimeDelta, Utc};
+
+use crate::config::Retention;
+
+/// The number of the period that a time falls into.
+type Period = fn(&DateTime<Utc>) -> i64;
+
+/// Why each of `times` (oldest first) stays; empty: it goes.
+pub(crate) fn reasons(times: &[DateTime<Utc>], retention: &Retention, now: DateTime<Utc>) -> Vec<Vec<String>> {
+    let mut reasons = vec![Vec::new(); times.len()];
+    if retention.keeps_everything() {
+        reasons.iter_mut().for_each(|reason| reason.push("no retention rule".to_owned()));
+        return reasons;
+    }
+    let rules: [(&str, u32, Period); 6] = [
+        ("last", retention.keep_last, DateTime::timestamp_millis),
+        ("hourly", retention.hourly, |time| time.timestamp().div_euclid(3600)),
+        ("daily", retention.daily, |time| i64::from(time.num_days_from_ce())),
+        ("weekly", retention.weekly, |time| {
+            i64::from(time.iso_week().year()) * 100 + i64::from(time.iso_week().week())
+        }),
+        ("monthly", retention.monthly, |time| i64::from(time.year()) * 12 + i64::from(time.month())),
+        ("yearly", retention.yearly, |time| i64::from(time.year())),
+    ];
+    for (name, keep, period) in rules {
+        let (mut kept, mut last) = (0, None);
+        for (at, time) in times.iter().enumerate().rev() {
+            let this = Some(period(time));
+            if kept < keep && (this != last || name == "last") {
+                kept += 1;
+                last = this;
+                reasons[at].push(format!("{name} {kept} of {keep}"));
+            }
+        }
+    }
+    if let Some(within) = retention.within.and_then(|within| TimeDelta::from_std(within).ok()) {
+        for (reason, _) in reasons.iter_mut().zip(times).filter(|(_, time)| now - **time <= within) {
+            reason.push("within the time that everything is kept".to_owned());
+        }
+    }
+    reasons
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::time::Duration;
+
+    fn time(text: &str) -> DateTime<Utc> {
+        text.parse().unwrap_or_default()
+    }
+
+    fn kept(times: &[DateTime<Utc>], retention: &Retention, now: DateTime<Utc>) -> Vec<usize> {
+        let reasons = reasons(times, retention, now);
+        (0..times.len()).filter(|at| !reasons[*at].is_empty()).collect()
+    }
+
+    #[test]
+    fn keeps_the_newest_of_each_period_that_has_one() {
+        let times = [
+            time("2026-10-31T23:00:00Z"),
+            time("2026-11-01T01:00:00Z"),
+            time("2026-11-01T23:59:59Z"),
+            // nothing on the 2nd: days without a snapshot do not count
+            time("2026-11-03T00:00:00Z"),
+        ];
+        let now = time("2026-11-03T12:00:00Z");
+        assert_eq!(kept(&times, &Retention { daily: 2, ..Retention::default() }, now), [2, 3]);
+        assert_eq!(kept(&times, &Retention { monthly: 2, ..Retention::default() }, now), [0, 3]);
+        assert_eq!(kept(&times, &Retention { keep_last: 3, ..Retention::default() }, now), [1, 2, 3]);
+        assert_eq!(kept(&times, &Retention { yearly: 9, ..Retention::default() }, now), [3]);
+    }
+
+    #[test]
+    fn iso_weeks_cross_the_new_year() {
+        // 2026-12-31 and 2027-01-01 are in the same ISO week; 2027-01-04 begins the next.
+        let times = [time("2026-12-31T10:00:00Z"), time("2027-01-01T10:00:00Z"), time("2027-01-04T10:00:00Z")];
+        let now = time("2027-01-05T00:00:00Z");
+        assert_eq!(kept(&times, &Retention { weekly: 2, ..Retention::default() }, now), [1, 2]);
+    }
+
+    #[test]
+    fn within_keeps_up_to_and_including_the_limit() {
+        let times = [time("2026-11-01T00:00:00Z"), time("2026-11-01T00:00:01Z"), time("2026-11-02T00:00:00Z")];
+        let day = Retention { within: Some(Duration::from_secs(86_400)), ..Retention::default() };
+        assert_eq!(kept(&times, &day, time("2026-11-02T00:00:00Z")), [0, 1, 2]);
+        assert_eq!(kept(&times, &day, time("2026-11-02T00:00:01Z")), [1, 2]);
+    }
+
+    #[test]
+    fn no_rule_keeps_everything() {
+        let times = [time("2020-01-01T00:00:00Z"), time("2026-01-01T00:00:00Z")];
+        assert_eq!(kept(&times, &Retention::default(), time("2026-11-02T00:00:00Z")), [0, 1]);
+    }
+}

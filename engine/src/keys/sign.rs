@@ -1,0 +1,178 @@
+//! Minisign signatures (Ed25519, prehashed): what the stock `minisign -V` accepts.
+//!
+//! The trusted comment is signed too. It names the object, so that a signature cannot be moved to
+//! another one.
+
+use std::fmt;
+use std::io::Cursor;
+
+use minisign::{KeyPair, PublicKey, SecretKey, SecretKeyBox, SignatureBox};
+use zeroize::Zeroizing;
+
+use lifeboat_base::secret::Secret;
+use lifeboat_base::{Class, Context, Error, Result};
+
+/// A minisign public key, written as its base64 line.
+#[derive(Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub struct SignerKey(String);
+
+impl SignerKey {
+    /// Parses the base64 line (not the comment line).
+    ///
+    /// # Errors
+    /// [`Class::Configuration`]: not a minisign public key.
+    pub fn parse(text: &str) -> Result<Self> {
+        let key = PublicKey::from_base64(text.trim()).map_err(|cause| {
+            Error::configuration("this is not a minisign public key")
+                .because(cause)
+                .hint("use the line that begins with RW, as `lifeboat init` prints it")
+        })?;
+        Ok(Self(key.to_base64()))
+    }
+
+    /// The base64 line.
+    #[must_use]
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl fmt::Display for SignerKey {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+impl fmt::Debug for SignerKey {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+/// A signing key.
+pub struct Signer {
+    secret: SecretKey,
+    public: SignerKey,
+}
+
+impl Signer {
+    /// A new one, from the system's generator.
+    ///
+    /// # Errors
+    /// No randomness.
+    pub fn generate() -> Result<Self> {
+        let pair = KeyPair::generate_unencrypted_keypair().context(Class::Keys, || "cannot make a signing key")?;
+        Ok(Self { public: SignerKey(pair.pk.to_base64()), secret: pair.sk })
+    }
+
+    /// Parses a minisign secret key file without a password.
+    ///
+    /// # Errors
+    /// [`Class::Keys`]: anything else.
+    pub fn parse(text: &Secret) -> Result<Self> {
+        let read = || -> Result<SecretKey, Box<dyn std::error::Error + Send + Sync>> {
+            let text = Zeroizing::new(std::str::from_utf8(text.expose())?.to_owned());
+            Ok(SecretKeyBox::from_string(&text)?.into_unencrypted_secret_key()?)
+        };
+        let secret = read().map_err(|_| Error::keys("this is not a minisign secret key without a password"))?;
+        let public = PublicKey::from_secret_key(&secret).context(Class::Keys, || "a signing key is damaged")?;
+        Ok(Self { public: SignerKey(public.to_base64()), secret })
+    }
+
+    /// The minisign secret key file.
+    ///
+    /// # Errors
+    /// None that is known.
+    pub fn to_text(&self) -> Result<Zeroizing<String>> {
+        let text =
+            self.secret.to_box(Some("lifeboat signing key")).context(Class::Keys, || "cannot write a signing key")?;
+        Ok(Zeroizing::new(text.into_string()))
+    }
+
+    /// Its public half.
+    #[must_use]
+    pub fn public(&self) -> SignerKey {
+        self.public.clone()
+    }
+
+    /// The content of the `.minisig` file of `data`.
+    ///
+    /// # Errors
+    /// No randomness.
+    pub fn sign(&self, data: &[u8], trusted_comment: &str) -> Result<String> {
+        let signature = minisign::sign(None, &self.secret, data, Some(trusted_comment), Some("signature by lifeboat"))
+            .context(Class::Keys, || "cannot sign")?;
+        Ok(signature.into_string())
+    }
+}
+
+/// Checks that one of `trusted` signed `data` with exactly this trusted comment; returns who did.
+///
+/// # Errors
+/// [`Class::Keys`] if it is a stranger's; [`Class::Integrity`] if data, signature or comment were changed.
+pub fn verify(trusted: &[SignerKey], data: &[u8], signature: &[u8], trusted_comment: &str) -> Result<SignerKey> {
+    let text = std::str::from_utf8(signature).context(Class::Integrity, || "the signature is not text")?;
+    let signature = SignatureBox::from_string(text).context(Class::Integrity, || "the signature is damaged")?;
+    for candidate in trusted {
+        let key = PublicKey::from_base64(&candidate.0).context(Class::Keys, || "a trusted signer key is damaged")?;
+        if key.keynum() != signature.keynum() {
+            continue;
+        }
+        minisign::verify(&key, &signature, Cursor::new(data), true, false, false)
+            .context(Class::Integrity, || "the signature does not fit the object")?;
+        let comment = signature.trusted_comment().context(Class::Integrity, || "the signature is damaged")?;
+        if comment != trusted_comment {
+            return Err(Error::integrity(format!("the signature belongs to `{comment}`, not to `{trusted_comment}`")));
+        }
+        return Ok(candidate.clone());
+    }
+    Err(Error::keys("signed by a key that is not trusted")
+        .hint("if the signer is yours, add its public key to [keys] trusted_signers; `lifeboat init` prints it on the backup host"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn accepts_only_trusted_signer_data_and_comment() -> Result<()> {
+        let (mine, stranger) = (Signer::generate()?, Signer::generate()?);
+        let signature = mine.sign(b"data", "lifeboat snapshot a")?;
+        let trusted = [stranger.public(), mine.public()];
+        assert_eq!(verify(&trusted, b"data", signature.as_bytes(), "lifeboat snapshot a")?, mine.public());
+        assert_eq!(
+            verify(&trusted[..1], b"data", signature.as_bytes(), "lifeboat snapshot a").map_err(|e| e.class()),
+            Err(Class::Keys)
+        );
+        for (data, comment) in [(&b"dat"[..], "lifeboat snapshot a"), (b"data", "lifeboat snapshot b")] {
+            let refused = verify(&trusted, data, signature.as_bytes(), comment).map_err(|e| e.class());
+            assert_eq!(refused, Err(Class::Integrity));
+        }
+        Ok(())
+    }
+
+    #[test]
+    fn a_flipped_bit_anywhere_is_refused() -> Result<()> {
+        let signer = Signer::generate()?;
+        let signature = signer.sign(b"data", "lifeboat snapshot a")?.into_bytes();
+        let untrusted_line = signature.iter().position(|b| *b == b'\n').unwrap_or_default();
+        for position in untrusted_line + 1..signature.len() - 1 {
+            let mut changed = signature.clone();
+            changed[position] ^= 1;
+            assert!(
+                verify(&[signer.public()], b"data", &changed, "lifeboat snapshot a").is_err(),
+                "flipped bit in byte {position} passed"
+            );
+        }
+        Ok(())
+    }
+
+    #[test]
+    fn key_text_round_trips() -> Result<()> {
+        let signer = Signer::generate()?;
+        let again = Signer::parse(&Secret::new(signer.to_text()?.as_bytes().to_vec()))?;
+        assert_eq!(signer.public(), again.public());
+        assert!(Signer::parse(&Secret::new(b"nonsense".to_vec())).is_err());
+        Ok(())
+    }
+}

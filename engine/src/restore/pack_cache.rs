@@ -1,0 +1,345 @@
+//! The packs that a restore has at hand: fetched ahead of use, and kept for a later use while memory allows.
+//!
+//! - **Plan**: what any stream of the snapshot takes from a pack is known beforehand. What is kept of a
+//!   pack is the frames of that and nothing else, still compressed, and a pack is forgotten once its last span was read.
+//! - **Bounds**: one budget for ciphertext on its way and for what is kept of it. Of what nobody uses just now at most half
+//!   the budget is kept for later visits; what is needed last goes first.
+//! - **No deadlock**: a reader waits for memory only while it holds none that only it can free: for the first pack of the span it
+//!   needs next. The other packs of that span, which are small where they are many, do not wait; spans ahead are begun only if there is
+//!   room at once.
+
+use std::collections::HashMap;
+use std::ops::Range;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use tokio::sync::{OnceCell, OwnedSemaphorePermit, Semaphore};
+
+use crate::restore::pack_fetch::PackFetcher;
+use crate::restore::spans::Span;
+use lifeboat_base::{Error, Result};
+use lifeboat_format::extents::Reach;
+use lifeboat_format::manifest::PackRef;
+use lifeboat_format::pack::Excerpt;
+
+/// One permit of the budget.
+const UNIT: u64 = 64 << 10;
+/// No visit.
+const NEVER: usize = usize::MAX;
+
+/// What all streams of a snapshot want of each of its packs.
+pub(crate) struct Wanted(Vec<WantedPack>);
+
+impl Wanted {
+    /// Nothing yet.
+    pub(crate) fn new(packs: &[PackRef]) -> Self {
+        let nothing =
+            |reference: &PackRef| WantedPack { reference: *reference, grains: Grains::default(), named: 0, visits: 0 };
+        Self(packs.iter().map(nothing).collect())
+    }
+
+    /// This, too.
+    pub(crate) fn add(&mut self, reach: &Reach) {
+        let pack = &mut self.0[reach.pack as usize];
+        pack.grains.insert(reach.range.clone());
+        pack.named = pack.named.saturating_add(reach.named);
+    }
+
+    /// Which ranges of a pack, and how many bytes extents name.
+    #[cfg(test)]
+    pub(crate) fn of(&self, pack: usize) -> (Vec<(u64, u64)>, u64) {
+        (self.0[pack].grains.ranges(), self.0[pack].named)
+    }
+
+    /// By this span.
+    pub(crate) fn visit(&mut self, span: &Span) {
+        for (pack, _) in &span.packs {
+            self.0[*pack as usize].visits += 1;
+        }
+    }
+}
+
+/// What is wanted of one pack.
+struct WantedPack {
+    reference: PackRef,
+    grains: Grains,
+    /// How many bytes of its content extents name, together.
+    named: u64,
+    /// How many spans of all streams need it still.
+    visits: usize,
+}
+
+/// A pack that is fetched or being fetched.
+struct AtHand {
+    cell: Arc<OnceCell<Content>>,
+    /// Room for ciphertext and frames until it is fetched; then it is the content's.
+    room: Option<OwnedSemaphorePermit>,
+    /// Readers that use it or have asked for it.
+    pinned: usize,
+    /// The visit of its last reader that will need it next.
+    next: usize,
+}
+
+/// What was wanted of a pack. Its room is free once nobody has it any more.
+pub(crate) type Content = Arc<(Excerpt, Option<OwnedSemaphorePermit>)>;
+
+struct State {
+    /// By number.
+    wanted: Vec<WantedPack>,
+    at_hand: HashMap<u32, AtHand>,
+}
+
+/// The packs of one snapshot.
+pub(crate) struct PackCache {
+    fetcher: Arc<PackFetcher>,
+    state: Mutex<State>,
+    budget: Arc<Semaphore>,
+    /// Permits of the budget.
+    most: u32,
+    /// What all its ranges amount to, as ciphertext.
+    needed: u64,
+    fetched: AtomicU64,
+}
+
+impl PackCache {
+    /// `memory`: the budget, in bytes.
+    pub(crate) fn new(fetcher: Arc<PackFetcher>, Wanted(wanted): Wanted, memory: u64) -> Self {
+        // What repeats itself is named more than once, and needed once.
+        let needed = |pack: &WantedPack| share(&pack.reference, pack.named.min(pack.grains.length()));
+        let needed = wanted.iter().map(needed).sum();
+        let most = u32::try_from(memory / UNIT).unwrap_or(u32::MAX >> 3);
+        Self {
+            fetcher,
+            state: Mutex::new(State { wanted, at_hand: HashMap::new() }),
+            budget: Arc::new(Semaphore::new(most as usize)),
+            most,
+            needed,
+            fetched: AtomicU64::new(0),
+        }
+    }
+
+    /// Whoever fetches.
+    pub(crate) fn fetcher(&self) -> &PackFetcher {
+        &self.fetcher
+    }
+
+    /// Bytes of ciphertext fetched so far, and what all streams amount to.
+    pub(crate) fn fetched_and_needed(&self) -> (u64, u64) {
+        (self.fetched.load(Ordering::Relaxed), self.needed)
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Pins a pack if that takes no waiting.
+    pub(crate) fn try_pin(self: &Arc<Self>, pack: u32) -> Option<Pin> {
+        let mut state = self.state();
+        if let Some(pin) = self.pin_at_hand(&mut state, pack) {
+            return Some(pin);
+        }
+        let cost = self.cost(state.wanted.get(pack as usize)?);
+        let room = self.budget.clone().try_acquire_many_owned(cost).ok()?;
+        Some(self.pin_new(&mut state, pack, Some(room)))
+    }
+
+    /// Pins a pack; waits for memory. The caller must hold no pin.
+    pub(crate) async fn pin(self: &Arc<Self>, pack: u32) -> Result<Pin> {
+        if let Some(pin) = self.try_pin(pack) {
+            return Ok(pin);
+        }
+        let cost = self.state().wanted.get(pack as usize).map(|wanted| self.cost(wanted)).ok_or_else(unknown)?;
+        let room = self.budget.clone().acquire_many_owned(cost).await;
+        let room = room.map_err(|_| Error::failed("the budget of packs was closed"))?;
+        let mut state = self.state();
+        // Another reader may have begun it meanwhile.
+        Ok(match self.pin_at_hand(&mut state, pack) {
+            Some(pin) => pin,
+            None => self.pin_new(&mut state, pack, Some(room)),
+        })
+    }
+
+    /// Pins a pack though there may be no room for it: for a span that needs several at once.
+    pub(crate) fn pin_beyond(self: &Arc<Self>, pack: u32) -> Result<Pin> {
+        if let Some(pin) = self.try_pin(pack) {
+            return Ok(pin);
+        }
+        let mut state = self.state();
+        if pack as usize >= state.wanted.len() {
+            return Err(unknown());
+        }
+        Ok(match self.pin_at_hand(&mut state, pack) {
+            Some(pin) => pin,
+            None => self.pin_new(&mut state, pack, None),
+        })
+    }
+
+    fn pin_at_hand(self: &Arc<Self>, state: &mut State, pack: u32) -> Option<Pin> {
+        let at_hand = state.at_hand.get_mut(&pack)?;
+        at_hand.pinned += 1;
+        Some(Pin { cache: self.clone(), pack, cell: at_hand.cell.clone(), visited: None })
+    }
+
+    fn pin_new(self: &Arc<Self>, state: &mut State, pack: u32, room: Option<OwnedSemaphorePermit>) -> Pin {
+        let cell = Arc::new(OnceCell::new());
+        let at_hand = AtHand { cell: cell.clone(), room, pinned: 1, next: NEVER };
+        state.at_hand.insert(pack, at_hand);
+        Pin { cache: self.clone(), pack, cell, visited: None }
+    }
+
+    /// Ciphertext and frames while it is fetched, in permits, never more than half of all.
+    fn cost(&self, wanted: &WantedPack) -> u32 {
+        // Whole chunks, so perhaps some more than is wanted.
+        let frames = share(&wanted.reference, wanted.grains.length()) * 5 / 4 + (1 << 20);
+        permits(wanted.reference.1 + frames.min(wanted.reference.1)).min(self.most / 2)
+    }
+
+    async fn fetch(&self, pack: u32) -> Result<Content> {
+        let (reference, ranges, room) = {
+            let mut state = self.state();
+            let room = state.at_hand.get_mut(&pack).and_then(|at_hand| at_hand.room.take());
+            let wanted = state.wanted.get(pack as usize).ok_or_else(unknown)?;
+            (wanted.reference, wanted.grains.ranges(), room)
+        };
+        let excerpt = self.fetcher.fetch(&reference, &ranges).await?;
+        self.fetched.fetch_add(reference.1, Ordering::Relaxed);
+        // The ciphertext's part is free now. A fetch that failed is tried again by another reader, which waits for this pack
+        // and nothing else: that one has no room.
+        let room = room.and_then(|mut room| {
+            let kept = permits(excerpt.size() as u64).min(room.num_permits() as u32);
+            room.split(kept as usize)
+        });
+        Ok(Arc::new((excerpt, room)))
+    }
+
+    /// `visited`: a visit is over, and its reader will be back at the visit of this number.
+    fn unpin(&self, pack: u32, visited: Option<usize>) {
+        let mut state = self.state();
+        let state = &mut *state;
+        let (Some(wanted), Some(at_hand)) = (state.wanted.get_mut(pack as usize), state.at_hand.get_mut(&pack)) else {
+            return;
+        };
+        at_hand.pinned -= 1;
+        if let Some(next) = visited {
+            at_hand.next = next;
+            wanted.visits = wanted.visits.saturating_sub(1);
+        }
+        if at_hand.pinned == 0 && (wanted.visits == 0 || at_hand.cell.get().is_none()) {
+            state.at_hand.remove(&pack);
+        }
+        self.evict(&mut state.at_hand);
+    }
+
+    /// Forgets what nobody has pinned, what is needed last first, until half of the budget holds it.
+    fn evict(&self, at_hand: &mut HashMap<u32, AtHand>) {
+        let kept = |(pack, at_hand): (&u32, &AtHand)| {
+            let content = at_hand.cell.get().filter(|_| at_hand.pinned == 0)?;
+            Some((at_hand.next, *pack, permits(content.0.size() as u64)))
+        };
+        let mut kept: Vec<(usize, u32, u32)> = at_hand.iter().filter_map(kept).collect();
+        kept.sort_unstable();
+        let mut sum = 0;
+        for (_, pack, permits) in kept {
+            sum += permits;
+            if sum > self.most / 2 {
+                at_hand.remove(&pack);
+            }
+        }
+    }
+}
+
+/// So many bytes, in permits.
+fn permits(bytes: u64) -> u32 {
+    u32::try_from(bytes.div_ceil(UNIT)).unwrap_or(u32::MAX)
+}
+
+fn unknown() -> Error {
+    Error::integrity("a pack is wanted that no stream names")
+}
+
+/// A pack that stays at hand as long as this exists.
+pub(crate) struct Pin {
+    cache: Arc<PackCache>,
+    pack: u32,
+    cell: Arc<OnceCell<Content>>,
+    visited: Option<usize>,
+}
+
+impl Pin {
+    /// Its number.
+    pub(crate) fn pack(&self) -> u32 {
+        self.pack
+    }
+
+    /// What was wanted of it; fetches it unless somebody has.
+    pub(crate) async fn content(&self) -> Result<Content> {
+        self.cell.get_or_try_init(|| self.cache.fetch(self.pack)).await.cloned()
+    }
+
+    /// The visit is over; the reader's visit number `next` will want it again, if any does.
+    pub(crate) fn visited(mut self, next: Option<usize>) {
+        self.visited = Some(next.unwrap_or(NEVER));
+    }
+}
+
+impl Drop for Pin {
+    fn drop(&mut self) {
+        self.cache.unpin(self.pack, self.visited);
+    }
+}
+
+/// A part of a pack's content, to 16 KiB: extents may be millions.
+#[derive(Default)]
+struct Grains(Vec<u64>);
+
+impl Grains {
+    const SIZE: u64 = 16 << 10;
+
+    fn insert(&mut self, range: Range<u64>) {
+        for grain in range.start / Self::SIZE..range.end.div_ceil(Self::SIZE) {
+            let word = (grain / 64) as usize;
+            if self.0.len() <= word {
+                self.0.resize(word + 1, 0);
+            }
+            self.0[word] |= 1 << (grain % 64);
+        }
+    }
+
+    fn length(&self) -> u64 {
+        self.0.iter().map(|word| u64::from(word.count_ones())).sum::<u64>() * Self::SIZE
+    }
+
+    /// In order, apart from each other.
+    fn ranges(&self) -> Vec<(u64, u64)> {
+        let mut ranges: Vec<(u64, u64)> = Vec::new();
+        let set = (0..self.0.len() as u64 * 64).filter(|grain| self.0[(grain / 64) as usize] >> (grain % 64) & 1 == 1);
+        for offset in set.map(|grain| grain * Self::SIZE) {
+            match ranges.last_mut() {
+                Some((begin, length)) if *begin + *length == offset => *length += Self::SIZE,
+                _ => ranges.push((offset, Self::SIZE)),
+            }
+        }
+        ranges
+    }
+}
+
+/// The part of a pack's ciphertext that so many bytes of its content amount to.
+fn share(pack: &PackRef, wanted: u64) -> u64 {
+    (pack.1 as f64 * wanted as f64 / pack.2.max(1) as f64) as u64
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn grains_cover_what_was_inserted() {
+        const GRAIN: u64 = Grains::SIZE;
+        let mut grains = Grains::default();
+        for (offset, length) in [(0, 1), (GRAIN - 1, 2), (5 * GRAIN, GRAIN), (100 * GRAIN + 7, 3 * GRAIN), (5, 5)] {
+            grains.insert(offset..offset + length);
+        }
+        assert_eq!(grains.ranges(), [(0, 2 * GRAIN), (5 * GRAIN, GRAIN), (100 * GRAIN, 4 * GRAIN)]);
+        assert_eq!(grains.length(), 7 * GRAIN);
+    }
+}

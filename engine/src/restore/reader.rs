@@ -1,0 +1,303 @@
+//! Reading a vault: list, select, open. Needs replicas, an identity and trusted signers, and no local state.
+//!
+//! Replicas are equals: what one lacks or gives damaged is taken from the next, and said.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+
+use chrono::{DateTime, Utc};
+use tokio::sync::Mutex;
+use tokio_util::sync::CancellationToken;
+
+use crate::catalog::documents::{Documents, combine};
+use crate::config::Limits;
+use crate::keys::crypt;
+use crate::keys::{PackKeys, ReaderKeys, SharedIdentity};
+use crate::restore::pack_fetch::PackFetcher;
+use crate::restore::streams::SnapshotStreams;
+use crate::restore::workers::Workers;
+use lifeboat_base::{Error, Result};
+use lifeboat_format::id::{Name, SnapshotId};
+use lifeboat_format::info::VaultInfo;
+use lifeboat_format::keyring::DatasetSecrets;
+use lifeboat_format::layout;
+use lifeboat_format::manifest::Manifest;
+use lifeboat_store::SharedReplica;
+
+const LARGEST_KEYRING_OBJECT: usize = 1 << 20;
+
+/// Which snapshot.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Selector {
+    /// The newest.
+    Latest,
+    /// This one.
+    Id(SnapshotId),
+    /// The newest whose capture began at or before this time.
+    At(DateTime<Utc>),
+}
+
+/// A snapshot as the replicas list it; nothing of it was read.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Listed {
+    /// Its id.
+    pub snapshot: SnapshotId,
+    /// The replicas that hold its manifest and signature.
+    pub replicas: Vec<Name>,
+}
+
+/// A vault opened for reading.
+pub struct VaultReader {
+    vault: String,
+    replicas: Vec<SharedReplica>,
+    unreachable: BTreeMap<Name, String>,
+    keys: ReaderKeys,
+    limits: Limits,
+    cancel: CancellationToken,
+    dataset_identities: Mutex<BTreeMap<Name, Vec<SharedIdentity>>>,
+}
+
+impl VaultReader {
+    /// Reads `vault.json` of each replica, all at once. Replicas that fail are noted and left aside.
+    ///
+    /// # Errors
+    /// No trusted signer; no replica answers; two hold different vaults; a newer format.
+    pub async fn open(
+        replicas: &[SharedReplica],
+        keys: ReaderKeys,
+        limits: Limits,
+        cancel: CancellationToken,
+    ) -> Result<Self> {
+        if keys.trusted_signers.is_empty() {
+            return Err(Error::keys("no trusted signer is known, so no snapshot can be believed").hint(
+                "add the backup host's signer key to [keys] trusted_signers or pass --trusted-signer; `lifeboat init` printed it, and hosts/<host>.json in the vault names it for comparison",
+            ));
+        }
+        let infos = futures::future::join_all(replicas.iter().map(|replica| async move {
+            let data = replica.get(layout::VAULT).await.map_err(|error| {
+                let missing = error.is_not_found();
+                let error = Error::from(error);
+                if missing {
+                    error
+                        .hint("there is no vault at this prefix: check vault_prefix and bucket, or run `lifeboat init`")
+                } else {
+                    error
+                }
+            })?;
+            VaultInfo::parse(&data, replica.name())
+        }))
+        .await;
+        let (mut vault, mut reached, mut unreachable, mut errors) = (None, Vec::new(), BTreeMap::new(), Vec::new());
+        for (replica, info) in replicas.iter().zip(infos) {
+            match info {
+                Ok(info) if vault.as_ref().is_none_or(|vault| *vault == info.vault) => {
+                    vault = Some(info.vault);
+                    reached.push(replica.clone());
+                }
+                Ok(info) => {
+                    return Err(Error::configuration(format!(
+                        "replica {} holds another vault ({}) than the others",
+                        replica.name(),
+                        info.vault
+                    ))
+                    .hint("name one replica with --replica, or correct the configuration"));
+                }
+                Err(error) => {
+                    unreachable.insert(replica.name().clone(), error.chain());
+                    errors.push(error);
+                }
+            }
+        }
+        let vault = vault.ok_or_else(|| combine("no replica of the vault can be read".to_owned(), &errors))?;
+        Ok(Self { vault, replicas: reached, unreachable, keys, limits, cancel, dataset_identities: Mutex::default() })
+    }
+
+    /// The vault's id.
+    #[must_use]
+    pub fn vault_id(&self) -> &str {
+        &self.vault
+    }
+
+    /// Replicas that answer.
+    #[must_use]
+    pub fn replicas(&self) -> &[SharedReplica] {
+        &self.replicas
+    }
+
+    /// Replicas that do not, and why.
+    #[must_use]
+    pub fn unreachable(&self) -> &BTreeMap<Name, String> {
+        &self.unreachable
+    }
+
+    /// What it reads with.
+    #[must_use]
+    pub fn keys(&self) -> &ReaderKeys {
+        &self.keys
+    }
+
+    /// Datasets that have a keyring object or snapshots.
+    ///
+    /// # Errors
+    /// No replica could be listed.
+    pub async fn datasets(&self) -> Result<Vec<Name>> {
+        let folder = format!("{}datasets/", layout::KEYRING);
+        let name = |key: &str| key.strip_prefix(&folder)?.split('/').next()?.parse().ok();
+        let names: BTreeSet<Name> = self.list_any(&folder).await?.iter().filter_map(|(_, key)| name(key)).collect();
+        Ok(names.into_iter().collect())
+    }
+
+    /// Snapshots, oldest first.
+    ///
+    /// # Errors
+    /// No replica could be listed.
+    pub async fn snapshots(&self, dataset: &Name) -> Result<Vec<Listed>> {
+        let objects = self.list_any(&layout::snapshots(dataset)).await?;
+        let present: BTreeSet<(&Name, &str)> = objects.iter().map(|(replica, key)| (replica, key.as_str())).collect();
+        let mut listed: BTreeMap<SnapshotId, Vec<Name>> = BTreeMap::new();
+        for (replica, key) in &objects {
+            let Some(snapshot) = layout::parse_manifest(dataset, key) else { continue };
+            if present.contains(&(replica, layout::signature(key).as_str())) {
+                listed.entry(snapshot).or_default().push(replica.clone());
+            }
+        }
+        Ok(listed.into_iter().map(|(snapshot, replicas)| Listed { snapshot, replicas }).collect())
+    }
+
+    /// The one that `selector` means.
+    ///
+    /// # Errors
+    /// [`Class::Usage`](lifeboat_base::Class::Usage) when there is none.
+    pub async fn select(&self, dataset: &Name, selector: &Selector) -> Result<SnapshotId> {
+        let listed = self.snapshots(dataset).await?;
+        let none = |what: String| {
+            Error::usage(format!("dataset {dataset} has no {what}"))
+                .hint(format!("`lifeboat list {dataset}` shows what there is"))
+        };
+        let mut newest_first = listed.into_iter().rev().map(|listed| listed.snapshot);
+        match selector {
+            Selector::Latest => newest_first.next().ok_or_else(|| none("snapshot".to_owned())),
+            Selector::Id(id) => {
+                newest_first.find(|snapshot| snapshot == id).ok_or_else(|| none(format!("snapshot {id}")))
+            }
+            Selector::At(time) => newest_first
+                .find(|snapshot| snapshot.time() <= *time)
+                .ok_or_else(|| none(format!("snapshot from {} or before", time.to_rfc3339()))),
+        }
+    }
+
+    /// Its manifest, signature checked, from any replica that gives a good one.
+    ///
+    /// # Errors
+    /// Missing, damaged, forged, or no identity opens it.
+    pub async fn manifest(&self, dataset: &Name, snapshot: &SnapshotId) -> Result<Manifest> {
+        let keys = self.document_keys(dataset).await;
+        self.documents(dataset, &keys).manifest_from_any(&self.replicas, snapshot).await
+    }
+
+    /// Its streams.
+    ///
+    /// # Errors
+    /// As [`Self::manifest`]; and where no identity opens the dataset's packs.
+    pub async fn streams(&self, dataset: &Name, snapshot: &SnapshotId) -> Result<SnapshotStreams> {
+        let manifest = self.manifest(dataset, snapshot).await?;
+        let keys = self.pack_keys(dataset, manifest.generation).await?;
+        let fetcher = PackFetcher::new(dataset.clone(), self.replicas.clone(), keys, Workers::new(self.limits.cpu)?);
+        SnapshotStreams::open(manifest, fetcher, &self.limits, self.cancel.clone()).await
+    }
+
+    /// The same vault as one replica alone holds it.
+    #[must_use]
+    pub(crate) fn only(&self, replica: &SharedReplica) -> Self {
+        Self {
+            vault: self.vault.clone(),
+            replicas: vec![replica.clone()],
+            unreachable: BTreeMap::new(),
+            keys: self.keys.clone(),
+            limits: self.limits.clone(),
+            cancel: self.cancel.clone(),
+            dataset_identities: Mutex::default(),
+        }
+    }
+
+    /// The keys of the packs of one generation of a dataset, from the keyring.
+    pub(crate) async fn pack_keys(&self, dataset: &Name, generation: u32) -> Result<PackKeys> {
+        let key = layout::keyring_generation(dataset, generation);
+        let mut errors = Vec::new();
+        for replica in &self.replicas {
+            let opened = async {
+                let wrapped = replica.get(&key).await.map_err(|error| {
+                    if error.is_not_found() { Error::integrity(error.to_string()) } else { error.into() }
+                })?;
+                let identities = self.keys.identities.iter().map(|identity| identity.as_ref() as &dyn age::Identity);
+                let text = crypt::decrypt(identities, &wrapped, LARGEST_KEYRING_OBJECT)
+                    .map(zeroize::Zeroizing::new)
+                    .map_err(|error| error.within(format!("replica {}: cannot open {key}", replica.name())))?;
+                DatasetSecrets::parse(&text, &self.vault, dataset, generation).and_then(PackKeys::of)
+            };
+            match opened.await {
+                Ok(keys) => return Ok(keys),
+                Err(error) => errors.push(error),
+            }
+        }
+        let error = combine(format!("the keys of dataset {dataset} cannot be opened"), &errors);
+        Err(if error.hint_text().is_some() {
+            error
+        } else {
+            error.hint("pass --identity with a master identity, or a drill identity that was granted this dataset")
+        })
+    }
+
+    /// What opens the documents of a dataset: they are for operations identities and the dataset's own; a master or drill
+    /// identity gets there by the keyring.
+    pub(crate) async fn document_keys(&self, dataset: &Name) -> ReaderKeys {
+        let mut known = self.dataset_identities.lock().await;
+        let identities = match known.get(dataset) {
+            Some(identities) => identities.clone(),
+            None => {
+                let identities = self.dataset_identities(dataset).await.unwrap_or_else(|error| {
+                    tracing::debug!(error = %error.chain(), "the keyring does not open; trying the identities at hand");
+                    Vec::new()
+                });
+                known.entry(dataset.clone()).or_insert(identities).clone()
+            }
+        };
+        let mut keys = self.keys.clone();
+        keys.identities.extend(identities);
+        keys
+    }
+
+    async fn dataset_identities(&self, dataset: &Name) -> Result<Vec<SharedIdentity>> {
+        let keys = self.list_any(&layout::keyring(dataset)).await?;
+        let generations: BTreeSet<u32> =
+            keys.iter().filter_map(|(_, key)| layout::parse_keyring_generation(dataset, key)).collect();
+        let mut identities: Vec<SharedIdentity> = Vec::new();
+        for generation in generations {
+            identities.push(Arc::new(self.pack_keys(dataset, generation).await?.identity));
+        }
+        Ok(identities)
+    }
+
+    pub(crate) fn documents<'a>(&'a self, dataset: &'a Name, keys: &'a ReaderKeys) -> Documents<'a> {
+        Documents { vault: &self.vault, dataset, keys, cache: None }
+    }
+
+    /// Lists every replica; those that fail are left out unless all do.
+    async fn list_any(&self, prefix: &str) -> Result<Vec<(Name, String)>> {
+        let lists = futures::future::join_all(self.replicas.iter().map(|replica| replica.list(prefix))).await;
+        let (mut objects, mut errors, mut answered) = (Vec::new(), Vec::new(), false);
+        for (replica, list) in self.replicas.iter().zip(lists) {
+            match list {
+                Ok(list) => {
+                    answered = true;
+                    objects.extend(list.into_iter().map(|object| (replica.name().clone(), object.key)));
+                }
+                Err(error) => {
+                    tracing::warn!(%error, "a replica cannot be listed");
+                    errors.push(error.into());
+                }
+            }
+        }
+        if answered { Ok(objects) } else { Err(combine(format!("no replica lists {prefix}"), &errors)) }
+    }
+}

@@ -1,0 +1,419 @@
+//! The streams of one snapshot: extents → spans, whose packs are fetched ahead of use → batches of extents → pieces, decompressed side by
+//! side → bytes, in order.
+//!
+//! A long extent is decompressed to where it is wanted; short ones are put together from chunks (`chunks.rs`).
+//!
+//! The last thing a stream gives is its verdict: an error instead of the end if its length or BLAKE3 is not
+//! the manifest's.
+
+use std::collections::{HashMap, VecDeque};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use async_trait::async_trait;
+use bytes::Bytes;
+use futures::{StreamExt, TryStreamExt};
+use tokio::sync::mpsc::Receiver;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::AbortOnDropHandle;
+
+use crate::config::Limits;
+use crate::restore::batches::{Batch, LONG, What, batches};
+use crate::restore::chunks::ChunkCache;
+use crate::restore::pack_cache::{Content, PackCache, Pin, Wanted};
+use crate::restore::pack_fetch::PackFetcher;
+use crate::restore::spans::{Span, plan};
+use crate::restore::workers::Work;
+use lifeboat_base::buffers::BufferPool;
+use lifeboat_base::facts::SourceFacts;
+use lifeboat_base::{Class, Context, Error, Result};
+use lifeboat_databases::streams::{StoredStreams, StreamReader};
+use lifeboat_format::extents::Extent;
+use lifeboat_format::id::{Digest, Name};
+use lifeboat_format::manifest::Manifest;
+use lifeboat_format::map::{Resolved, StreamMap};
+
+/// What is decompressed at once, unless a single chunk is longer: little enough to be hashed and written while it is in the
+/// processor's cache.
+const PIECE: usize = 1 << 20;
+/// A buffer for a piece: an ordinary chunk fits, however long.
+const SPACE: u64 = 2 << 20;
+/// What the program needs beside packs and pieces.
+const PROGRAM: u64 = 96 << 20;
+/// The least for packs: two ordinary ones.
+const LEAST: u64 = 48 << 20;
+/// Packs of a span that are fetched at once.
+const AT_ONCE: usize = 8;
+/// Spans that a stream asks for ahead, if there is room: at first, and at most.
+const AHEAD: (usize, usize) = (2, 16);
+
+/// The streams of one snapshot, fetched from whichever replica gives them.
+pub struct SnapshotStreams {
+    manifest: Arc<Manifest>,
+    /// What was read for the maps.
+    before: Reading,
+    /// Of each stream.
+    plans: Vec<(Resolved, Arc<[Span]>)>,
+    packs: Arc<PackCache>,
+    buffers: BufferPool,
+    /// Of which short extents are put together.
+    chunks: Arc<ChunkCache>,
+    delivered: Arc<AtomicU64>,
+    cancel: CancellationToken,
+}
+
+/// What was read from replicas so far, and what for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Reading {
+    /// Bytes of packs that were fetched.
+    pub fetched: u64,
+    /// What the content of all streams amounts to in packs, had each part been fetched once and nothing else; about that, where
+    /// it is known by what blocks of extents say they reach.
+    pub needed: u64,
+}
+
+impl Reading {
+    /// Fetched by needed: 1 where every byte that was read was wanted, and wanted once.
+    #[must_use]
+    pub fn amplification(&self) -> f64 {
+        self.fetched as f64 / self.needed.max(1) as f64
+    }
+}
+
+impl SnapshotStreams {
+    /// Reads the maps there are, and plans.
+    pub(crate) async fn open(
+        manifest: Manifest,
+        fetcher: PackFetcher,
+        limits: &Limits,
+        cancel: CancellationToken,
+    ) -> Result<Self> {
+        let (fetcher, nothing) = (Arc::new(fetcher), Reading { fetched: 0, needed: 0 });
+        let stored = Self::plan(manifest.maps(), &HashMap::new(), nothing, fetcher.clone(), limits, cancel.clone())?;
+        let mut maps = HashMap::new();
+        for stream in &manifest.streams {
+            let Some(entry) = &stream.map else { continue };
+            let read = async {
+                let (mut reader, mut bytes) =
+                    (stored.open(&stream.name).await?, Vec::with_capacity(entry.length as usize));
+                while let Some(piece) = reader.next().await? {
+                    bytes.extend_from_slice(&piece);
+                }
+                Ok::<_, Error>(Bytes::from(bytes))
+            };
+            let read = read.await.map_err(|error| error.within(format!("the map of stream `{}`", stream.name)));
+            maps.insert(stream.name.clone(), manifest.map(stream, entry, &read?)?);
+        }
+        Self::plan(manifest, &maps, stored.reading(), fetcher, limits, cancel)
+    }
+
+    fn plan(
+        manifest: Manifest,
+        maps: &HashMap<String, StreamMap>,
+        before: Reading,
+        fetcher: Arc<PackFetcher>,
+        limits: &Limits,
+        cancel: CancellationToken,
+    ) -> Result<Self> {
+        let (pieces, chunks) = (limits.memory / 12, limits.memory / 12);
+        let packs = limits.memory.saturating_sub(PROGRAM + pieces + chunks).max(LEAST);
+        let (mut wanted, mut plans) = (Wanted::new(&manifest.packs), Vec::new());
+        let contents = manifest.contents();
+        for stream in &manifest.streams {
+            let extents = manifest.extents(stream, &contents)?;
+            let extents = match maps.get(&stream.name) {
+                None => extents.into(),
+                Some(map) => manifest.resolve(extents, map)?,
+            };
+            let spans = plan(&extents, &manifest.packs, packs / 2, &mut wanted);
+            let spans = spans.map_err(|error| error.within(format!("stream `{}`", stream.name)))?;
+            plans.push((extents, spans.into()));
+        }
+        let packs = PackCache::new(fetcher, wanted, packs);
+        // More ahead than keeps the workers busy would not be in the processor's cache any more when it is hashed and written.
+        let ahead = (pieces / SPACE).min(2 * limits.cpu as u64 + 2).max(4);
+        let buffers = BufferPool::new(ahead as usize, SPACE as usize);
+        let chunks = Arc::new(ChunkCache::new(chunks as usize));
+        let (manifest, packs, delivered) = (Arc::new(manifest), Arc::new(packs), Arc::default());
+        Ok(Self { manifest, before, plans, packs, buffers, chunks, delivered, cancel })
+    }
+
+    /// What they belong to.
+    #[must_use]
+    pub fn manifest(&self) -> &Manifest {
+        &self.manifest
+    }
+
+    /// Replicas that packs were read from so far.
+    #[must_use]
+    pub fn read_from(&self) -> Vec<Name> {
+        self.packs.fetcher().used()
+    }
+
+    /// What was read from them so far.
+    #[must_use]
+    pub fn reading(&self) -> Reading {
+        let (fetched, needed) = self.packs.fetched_and_needed();
+        Reading { fetched: self.before.fetched + fetched, needed: self.before.needed + needed }
+    }
+
+    /// Plaintext bytes delivered so far.
+    #[must_use]
+    pub fn delivered(&self) -> u64 {
+        self.delivered.load(Ordering::Relaxed)
+    }
+
+    /// The counter behind [`Self::delivered`], for a progress display that outlives a borrow.
+    #[must_use]
+    pub fn delivered_counter(&self) -> Arc<AtomicU64> {
+        self.delivered.clone()
+    }
+}
+
+#[async_trait]
+impl StoredStreams for SnapshotStreams {
+    fn names(&self) -> Vec<String> {
+        self.manifest.streams.iter().map(|stream| stream.name.clone()).collect()
+    }
+
+    fn length(&self, name: &str) -> Option<u64> {
+        self.manifest.streams.iter().find(|stream| stream.name == name).map(|stream| stream.length)
+    }
+
+    fn facts(&self) -> &SourceFacts {
+        &self.manifest.source
+    }
+
+    async fn open(&self, name: &str) -> Result<Box<dyn StreamReader>> {
+        let number = self.manifest.streams.iter().position(|stream| stream.name == name).ok_or_else(|| {
+            Error::usage(format!("snapshot {} has no stream `{name}`", self.manifest.snapshot))
+                .hint(format!("it has: {}", self.names().join(", ")))
+        })?;
+        let (stream, (extents, spans)) = (&self.manifest.streams[number], &self.plans[number]);
+        Ok(Box::new(ExtentReader {
+            name: name.to_owned(),
+            spans: spans.clone(),
+            turned: 0,
+            batches: batches(extents, spans.clone()),
+            batch: None,
+            begun: 0,
+            manifest: self.manifest.clone(),
+            packs: self.packs.clone(),
+            buffers: self.buffers.clone(),
+            chunks: self.chunks.clone(),
+            ahead: VecDeque::new(),
+            at_once: AHEAD.0,
+            current: None,
+            pieces: VecDeque::new(),
+            hasher: blake3::Hasher::new(),
+            expected: (stream.length, stream.blake3),
+            delivered: self.delivered.clone(),
+            cancel: self.cancel.clone(),
+        }))
+    }
+}
+
+/// The packs of a span, each with the next span that needs it.
+type Pins = Vec<(Pin, Option<usize>)>;
+/// What they hold.
+type Contents = Arc<HashMap<u32, Content>>;
+/// A span that was asked for.
+type Asked = AbortOnDropHandle<(Pins, Result<Contents>)>;
+
+/// A span that is read.
+struct Current {
+    pins: Pins,
+    contents: Contents,
+}
+
+struct ExtentReader {
+    name: String,
+    spans: Arc<[Span]>,
+    /// So many of them were turned to, …
+    turned: usize,
+    /// … and so many asked for.
+    begun: usize,
+    batches: Receiver<Batch>,
+    /// What is left of the last one.
+    batch: Option<Batch>,
+    manifest: Arc<Manifest>,
+    packs: Arc<PackCache>,
+    buffers: BufferPool,
+    chunks: Arc<ChunkCache>,
+    ahead: VecDeque<Asked>,
+    /// Spans to ask for ahead: one more each time that one had to be waited for.
+    at_once: usize,
+    current: Option<Current>,
+    /// Being decompressed, in order.
+    pieces: VecDeque<Work<Bytes>>,
+    hasher: blake3::Hasher,
+    expected: (u64, Digest),
+    delivered: Arc<AtomicU64>,
+    cancel: CancellationToken,
+}
+
+impl ExtentReader {
+    /// Asks for spans in the order of their use, as far as there is room.
+    fn fetch_ahead(&mut self) {
+        while self.begun < self.spans.len().min(self.turned + self.at_once) {
+            let wanted = &self.spans[self.begun].packs;
+            let pins: Option<Pins> =
+                wanted.iter().map(|(pack, next)| Some((self.packs.try_pin(*pack)?, *next))).collect();
+            let Some(pins) = pins else { return };
+            self.ask(pins);
+        }
+    }
+
+    /// Waits for room for the first span.
+    async fn wait_for_room(&mut self) -> Result<()> {
+        let Some(span) = self.spans.get(self.turned) else { return Ok(()) };
+        let mut pins = Pins::new();
+        for (pack, next) in &span.packs {
+            let pin = if pins.is_empty() { self.packs.pin(*pack).await? } else { self.packs.pin_beyond(*pack)? };
+            pins.push((pin, *next));
+        }
+        self.ask(pins);
+        Ok(())
+    }
+
+    fn ask(&mut self, pins: Pins) {
+        let fetch = tokio::spawn(async move {
+            let fetches: Vec<_> =
+                pins.iter().map(|(pin, _)| async { Ok::<_, Error>((pin.pack(), pin.content().await?)) }).collect();
+            let fetches = futures::stream::iter(fetches).buffer_unordered(AT_ONCE);
+            let contents: Result<HashMap<u32, Content>> = fetches.try_collect().await;
+            (pins, contents.map(Arc::new))
+        });
+        self.ahead.push_back(AbortOnDropHandle::new(fetch));
+        self.begun += 1;
+    }
+
+    /// The span that was read is over.
+    fn leave(&mut self) {
+        if let Some(current) = self.current.take() {
+            current.pins.into_iter().for_each(|(pin, next)| pin.visited(next));
+        }
+    }
+
+    /// Goes on to the next span; `false` after the last, or if it is not there yet and the caller would not wait.
+    async fn turn(&mut self, wait: bool) -> Result<bool> {
+        self.leave();
+        self.fetch_ahead();
+        if self.turned == self.spans.len() {
+            return Ok(false);
+        }
+        if !self.ahead.front().is_some_and(AbortOnDropHandle::is_finished) {
+            if !wait {
+                return Ok(false);
+            }
+            // The first is always waited for.
+            let one_more = usize::from(self.turned > 0);
+            self.at_once = (self.at_once + one_more).min(AHEAD.1);
+        }
+        if self.ahead.is_empty() {
+            self.wait_for_room().await?;
+        }
+        let Some(asked) = self.ahead.pop_front() else { return Ok(false) };
+        self.turned += 1;
+        let (pins, contents) = asked.await.context(Class::Failed, || "a fetch was aborted")?;
+        self.current = Some(Current { pins, contents: contents? });
+        self.fetch_ahead();
+        Ok(true)
+    }
+
+    /// Begins to decompress the next piece; `false` after the last, or if that took waiting and the caller would not.
+    async fn begin_piece(&mut self, wait: bool) -> Result<bool> {
+        if self.batch.is_none() {
+            self.batch = if wait { self.batches.recv().await } else { self.batches.try_recv().ok() };
+        }
+        if self.batch.as_ref().is_some_and(|batch| self.turned <= batch.span) && !self.turn(wait).await? {
+            return Ok(false);
+        }
+        let (Some(batch), Some(Current { contents, .. })) = (&self.batch, &self.current) else {
+            if wait {
+                self.leave();
+            }
+            return Ok(false);
+        };
+        let unit = match &batch.what {
+            What::Some(_) => None,
+            What::One(extent) => {
+                let unknown =
+                    || Error::integrity(format!("snapshot {} names what no pack holds", self.manifest.snapshot));
+                let content = contents.get(&extent.pack).ok_or_else(unknown)?.clone();
+                let unit = content.0.unit(extent.offset, extent.length, PIECE).ok_or_else(unknown)?;
+                Some((content, unit))
+            }
+        };
+        let space = unit.as_ref().map_or(PIECE + LONG as usize, |(_, unit)| unit.space);
+        let mut buffer = match self.buffers.try_take_for(space) {
+            Some(buffer) => buffer,
+            None if wait => self.buffers.take_for(space).await?,
+            None => return Ok(false),
+        };
+        let piece: Box<dyn FnOnce() -> Result<Bytes> + Send> = match (self.batch.take(), unit) {
+            (Some(Batch { span, what: What::One(extent) }), Some((content, unit))) => {
+                let Extent { pack, offset, length } = extent;
+                if unit.length < length {
+                    let rest = Extent { pack, offset: offset + unit.length, length: length - unit.length };
+                    self.batch = Some(Batch { span, what: What::One(rest) });
+                }
+                Box::new(move || {
+                    let place = content.0.decompress(offset, unit, &mut buffer)?;
+                    Ok(buffer.freeze().slice(place))
+                })
+            }
+            (Some(Batch { what: What::Some(parts), .. }), _) => {
+                let (chunks, contents) = (self.chunks.clone(), contents.clone());
+                Box::new(move || {
+                    let packs = |pack| contents.get(&pack).map(|content| &content.0);
+                    let length = chunks.gather(&parts, packs, &mut buffer)?;
+                    Ok(buffer.freeze().slice(..length))
+                })
+            }
+            _ => return Ok(false),
+        };
+        self.pieces.push_back(self.packs.fetcher().workers().begin(piece));
+        Ok(true)
+    }
+
+    /// The next piece.
+    async fn piece(&mut self) -> Result<Option<Bytes>> {
+        if self.pieces.is_empty() && !self.begin_piece(true).await? {
+            return Ok(None);
+        }
+        while self.begin_piece(false).await? {}
+        let Some(piece) = self.pieces.pop_front() else { return Ok(None) };
+        piece.await.context(Class::Failed, || "a worker was aborted")?.map(Some)
+    }
+
+    fn verdict(&self) -> Result<()> {
+        let found = (self.hasher.count(), Digest(*self.hasher.finalize().as_bytes()));
+        if found == self.expected {
+            return Ok(());
+        }
+        Err(Error::integrity(format!(
+            "stream `{}` of snapshot {} is not what was captured: {} bytes with BLAKE3 {}, expected {} bytes with {}",
+            self.name, self.manifest.snapshot, found.0, found.1, self.expected.0, self.expected.1
+        )))
+    }
+}
+
+#[async_trait]
+impl StreamReader for ExtentReader {
+    async fn next(&mut self) -> Result<Option<Bytes>> {
+        let cancel = self.cancel.clone();
+        let piece = tokio::select! {
+            piece = self.piece() => piece?,
+            () = cancel.cancelled() => return Err(Error::failed("the restore was cancelled")),
+        };
+        match piece {
+            Some(piece) => {
+                self.hasher.update(&piece);
+                self.delivered.fetch_add(piece.len() as u64, Ordering::Relaxed);
+                Ok(Some(piece))
+            }
+            None => self.verdict().map(|()| None),
+        }
+    }
+}

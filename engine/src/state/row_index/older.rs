@@ -1,0 +1,118 @@
+//! A stream as the newest snapshot has it: its chunks in memory, their sketches on disk.
+
+use std::io;
+use std::os::unix::fs::FileExt;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use crate::rows::matcher::Older;
+use crate::rows::parity::Element;
+use crate::rows::sketch::Sketch;
+use crate::rows::units::Fineness;
+use crate::state::chunk_table;
+use crate::state::chunk_table::ChunkTable;
+use crate::state::row_index::{Chunk, ID, Sketches, purpose, short};
+use lifeboat_format::id::{ChunkId, Digest};
+
+/// A stream of the newest snapshot.
+pub struct OlderStream {
+    pub(crate) chunks: Vec<Chunk>,
+    /// Where each begins in the stream.
+    begins: Vec<u64>,
+    pub(crate) files: Vec<Sketches>,
+    ids: ChunkTable,
+    resembling: ChunkTable,
+    /// Its files hold much that is not needed.
+    pub(crate) wasteful: bool,
+    unreadable: AtomicUsize,
+}
+
+impl OlderStream {
+    pub(crate) fn new(chunks: Vec<Chunk>, files: Vec<Sketches>) -> Self {
+        let (mut ids, mut resembling) =
+            (chunk_table::Builder::new(chunks.len()), chunk_table::Builder::new(chunks.len()));
+        let (mut begins, mut begin, mut needed) = (Vec::with_capacity(chunks.len()), 0, 0);
+        for (chunk, number) in chunks.iter().zip(0..) {
+            ids.add(&padded(&chunk.id), number);
+            resembling.add(&spread(chunk.smallest), number);
+            begins.push(begin);
+            begin += u64::from(chunk.length);
+            needed += u64::from(chunk.sketch.length);
+        }
+        let held: u64 = files.iter().filter_map(|file| file.file.metadata().ok()).map(|metadata| metadata.len()).sum();
+        let wasteful = held > needed + needed / 10 + (64 << 10);
+        Self {
+            chunks,
+            begins,
+            files,
+            ids: ids.finish(),
+            resembling: resembling.finish(),
+            wasteful,
+            unreadable: AtomicUsize::new(0),
+        }
+    }
+
+    /// The chunk with this id.
+    #[must_use]
+    pub fn find(&self, id: &ChunkId) -> Option<u32> {
+        let short = short(id);
+        self.ids.find(&padded(&short)).filter(|number| self.chunks[*number as usize].id == short)
+    }
+
+    /// Where a chunk begins in the stream, and its length.
+    #[must_use]
+    pub fn range(&self, chunk: u32) -> (u64, u32) {
+        (self.begins[chunk as usize], self.chunks[chunk as usize].length)
+    }
+
+    /// How a chunk was cut; `None` if there is no such chunk.
+    #[must_use]
+    pub fn fineness(&self, chunk: u32) -> Option<Fineness> {
+        self.chunks.get(chunk as usize).map(|chunk| chunk.fineness)
+    }
+
+    fn sealed(&self, chunk: &Chunk) -> io::Result<Vec<u8>> {
+        let mut sealed = vec![0; chunk.sketch.length as usize];
+        self.files[chunk.sketch.file as usize].file.read_exact_at(&mut sealed, chunk.sketch.offset)?;
+        Ok(sealed)
+    }
+
+    /// A chunk's sketch as it was written.
+    pub(crate) fn bytes(&self, chunk: &Chunk) -> Option<Vec<u8>> {
+        let key = &self.files[chunk.sketch.file as usize].key;
+        let bytes = self.sealed(chunk).ok().and_then(|sealed| key.open(&purpose(&chunk.id), &sealed).ok());
+        if bytes.is_none() {
+            self.unreadable.fetch_add(1, Ordering::Relaxed);
+        }
+        Some(bytes?.to_vec())
+    }
+
+    /// How many sketches could not be read so far.
+    #[must_use]
+    pub fn unreadable(&self) -> usize {
+        self.unreadable.load(Ordering::Relaxed)
+    }
+}
+
+impl Older for Arc<OlderStream> {
+    fn sketch(&mut self, chunk: u32) -> Option<Sketch> {
+        Sketch::parse(&self.bytes(self.chunks.get(chunk as usize)?)?)
+    }
+
+    fn resembling(&mut self, smallest: Element) -> Option<u32> {
+        let number = self.resembling.find(&spread(smallest))?;
+        (self.chunks[number as usize].smallest == smallest).then_some(number)
+    }
+}
+
+/// The table wants bits that are as good as random; an id's are.
+fn padded(id: &[u8; ID]) -> ChunkId {
+    let mut bytes = [0; 32];
+    bytes[..ID].copy_from_slice(id);
+    Digest(bytes)
+}
+
+/// Those of a smallest hash are not.
+fn spread(smallest: Element) -> ChunkId {
+    Digest::of(&smallest.get().to_le_bytes())
+}

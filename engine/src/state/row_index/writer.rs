@@ -1,0 +1,161 @@
+//! Writes the sketches of a stream while it is captured.
+
+use std::fs::{self, File, OpenOptions};
+use std::io::{self, BufWriter, Write};
+use std::os::unix::fs::OpenOptionsExt;
+use std::sync::Arc;
+
+use crate::keys::seal::HostKey;
+use crate::rows::parity::Element;
+use crate::rows::units::Fineness;
+use crate::state::row_index::{
+    Chunk, KEY, LOOK, MOST, NewStream, OlderStream, Place, ROOMY, ROOMY_AGAIN, RowIndex, purpose, short,
+};
+use lifeboat_base::{Class, Context, Result};
+use lifeboat_format::id::ChunkId;
+
+/// Remembers a stream while it is captured. Its files are of no use before [`RowIndex::replace`].
+pub struct StreamWriter {
+    index: RowIndex,
+    name: String,
+    older: Option<Arc<OlderStream>>,
+    files: Vec<String>,
+    pub(crate) chunks: Vec<Chunk>,
+    /// Of the stream so far, and of its sketches.
+    bytes: u64,
+    sketches: u64,
+    /// The file that is being written: its number, and how long it is.
+    own: Option<(u32, BufWriter<File>, HostKey, u64)>,
+}
+
+impl StreamWriter {
+    pub(crate) fn new(index: RowIndex, name: String, older: Option<Arc<OlderStream>>) -> Self {
+        Self { index, name, older, files: Vec::new(), chunks: Vec::new(), bytes: 0, sketches: 0, own: None }
+    }
+
+    /// The next chunk is one of the older stream.
+    ///
+    /// # Errors
+    /// [`Class::Storage`].
+    pub fn keep(&mut self, number: u32) -> Result<()> {
+        let Some(older) = self.older.clone() else { return Ok(()) };
+        let chunk = older.chunks[number as usize];
+        if !self.fits(chunk.length, chunk.sketch.length as usize) {
+            return self.forget(chunk);
+        }
+        if older.wasteful {
+            let sketch = older.bytes(&chunk).unwrap_or_default();
+            return self.push(chunk, &sketch);
+        }
+        let name = &older.files[chunk.sketch.file as usize].name;
+        let file = match self.files.iter().position(|file| file == name) {
+            Some(file) => file,
+            None => {
+                self.files.push(name.clone());
+                self.files.len() - 1
+            }
+        };
+        self.note(Chunk { sketch: Place { file: file as u32, ..chunk.sketch }, ..chunk });
+        Ok(())
+    }
+
+    fn note(&mut self, chunk: Chunk) {
+        self.bytes += u64::from(chunk.length);
+        self.sketches += u64::from(chunk.sketch.length);
+        self.chunks.push(chunk);
+    }
+
+    /// Whether there is room for a sketch of each line, if the next chunk has this length and its sketch so many bytes.
+    #[must_use]
+    pub fn has_room(&self, length: usize, sketch: usize) -> bool {
+        // Not one like this and one like that in turn: the next run must guess which is which.
+        let before = self.chunks.last().is_none_or(|chunk| chunk.fineness == Fineness::EachLine);
+        self.part(length, sketch) <= if before { 1.0 / ROOMY } else { 1.0 / ROOMY_AGAIN }
+    }
+
+    /// Which part of the stream so far sketches take, with those of a next chunk.
+    fn part(&self, length: usize, sketch: usize) -> f64 {
+        (self.sketches + sketch as u64) as f64 / (self.bytes + length as u64) as f64
+    }
+
+    /// The next chunk is a new one, with this sketch.
+    ///
+    /// # Errors
+    /// [`Class::Storage`].
+    pub fn add(
+        &mut self,
+        id: &ChunkId,
+        length: u32,
+        fineness: Fineness,
+        smallest: Element,
+        sketch: &[u8],
+    ) -> Result<()> {
+        let nowhere = Place { file: 0, offset: 0, length: 0 };
+        let chunk = Chunk { id: short(id), length, fineness, smallest, sketch: nowhere };
+        if self.fits(length, sketch.len()) { self.push(chunk, sketch) } else { self.forget(chunk) }
+    }
+
+    fn fits(&self, length: u32, sketch: usize) -> bool {
+        self.part(length as usize, sketch) <= 1.0 / MOST
+    }
+
+    /// A chunk of which nothing is kept: the next run begins with it anew, and with less.
+    fn forget(&mut self, chunk: Chunk) -> Result<()> {
+        self.push(Chunk { fineness: Fineness::SomeLines, ..chunk }, &[])
+    }
+
+    /// A chunk with this sketch, wherever it lay.
+    fn push(&mut self, chunk: Chunk, sketch: &[u8]) -> Result<()> {
+        if self.own.is_none() {
+            self.index.check_free()?;
+            let name = format!("{:032x}", rand::random::<u128>());
+            self.own = Some(self.begin(&name).context(Class::Storage, || "cannot write the row index")?);
+            self.files.push(name);
+        }
+        let Some((file, out, key, offset)) = &mut self.own else { return Ok(()) };
+        let sealed = key.seal(&purpose(&chunk.id), sketch)?;
+        out.write_all(&sealed).context(Class::Storage, || "cannot write the row index")?;
+        let sketch = Place { file: *file, offset: *offset, length: sealed.len() as u32 };
+        let begin = *offset;
+        *offset += sealed.len() as u64;
+        if begin / LOOK != *offset / LOOK {
+            self.index.check_free()?;
+        }
+        self.note(Chunk { sketch, ..chunk });
+        Ok(())
+    }
+
+    fn begin(&self, name: &str) -> io::Result<(u32, BufWriter<File>, HostKey, u64)> {
+        let key = HostKey::generate();
+        let sealed =
+            self.index.host_key.seal(KEY, key.to_text().as_bytes()).map_err(|_| io::Error::other("sealing failed"))?;
+        let file =
+            OpenOptions::new().write(true).create_new(true).mode(0o600).open(self.index.unfinished_path(name))?;
+        let mut out = BufWriter::with_capacity(256 << 10, file);
+        out.write_all(&(sealed.len() as u16).to_le_bytes())?;
+        out.write_all(&sealed)?;
+        Ok((self.files.len() as u32, out, key, 2 + sealed.len() as u64))
+    }
+
+    /// After the last chunk.
+    ///
+    /// # Errors
+    /// [`Class::Storage`].
+    pub fn finish(mut self) -> Result<NewStream> {
+        if let Some((_, out, ..)) = &mut self.own {
+            out.flush().context(Class::Storage, || "cannot write the row index")?;
+        }
+        self.own = None;
+        let (name, files) = (std::mem::take(&mut self.name), std::mem::take(&mut self.files));
+        Ok(NewStream { name, files, chunks: std::mem::take(&mut self.chunks) })
+    }
+}
+
+impl Drop for StreamWriter {
+    /// One that was not finished leaves nothing.
+    fn drop(&mut self) {
+        if let Some((file, ..)) = self.own.take() {
+            let _ = fs::remove_file(self.index.unfinished_path(&self.files[file as usize]));
+        }
+    }
+}

@@ -1,0 +1,371 @@
+//! Where the bytes of a stream lie: extents, byte ranges of packs' contents, in the order of the stream. See "Extents" in `FORMAT.md`.
+//!
+//! Where rows were changed all over, there are millions. They are kept as they are stored, in compressed blocks of some two bytes
+//! an extent, and only a block at a time is opened, and then checked: whoever reads extents comes to an early end at a block that is damaged.
+
+mod block;
+mod finder;
+mod reach;
+
+use std::ops::Range;
+use std::sync::Arc;
+
+use bytes::Bytes;
+use data_encoding::BASE64;
+
+use crate::extents::block::Block;
+pub use crate::extents::finder::Finder;
+pub use crate::extents::reach::Reach;
+use lifeboat_base::Result;
+
+/// Extents of a block.
+pub(crate) const BLOCK: usize = 16 << 10;
+
+/// What an extent names instead of a pack if it lies in the older stream that a map tells of (`map.rs`).
+pub const OLDER: u32 = u32::MAX;
+
+/// A byte range of one pack's content, or of an older stream.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Extent {
+    /// Index into a table of packs, or [`OLDER`].
+    pub pack: u32,
+    /// Where it begins in the pack's content.
+    pub offset: u64,
+    /// How long it is.
+    pub length: u64,
+}
+
+/// How far extents may reach.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Bounds {
+    /// The lengths of the packs' contents, by number.
+    pub packs: Arc<[u64]>,
+    /// The length of the older stream; 0 if there is none.
+    pub older: u64,
+}
+
+impl Bounds {
+    /// Whether there are these bytes.
+    fn hold(&self, pack: u32, places: Range<u64>) -> bool {
+        let content = if pack == OLDER { Some(&self.older) } else { self.packs.get(pack as usize) };
+        content.is_some_and(|content| !places.is_empty() && places.end <= *content)
+    }
+}
+
+/// The extents of a stream.
+#[derive(Debug, Clone, Default)]
+pub struct Extents {
+    frames: Bytes,
+    blocks: Arc<[Block]>,
+    /// `None`: made here.
+    bounds: Option<Bounds>,
+}
+
+impl Extents {
+    /// Reads them as a manifest holds them: [`Self::read`] of base64.
+    pub fn parse(text: &str, length: u64, bounds: Bounds) -> Option<Self> {
+        Self::read(BASE64.decode(text.as_bytes()).ok()?, length, bounds)
+    }
+
+    /// Blocks whose extents are `length` bytes long together, by what stands before the blocks; `None` if not.
+    pub fn read(frames: impl Into<Bytes>, length: u64, bounds: Bounds) -> Option<Self> {
+        let frames = frames.into();
+        let (mut blocks, mut at, mut begin) = (Vec::new(), 0, 0);
+        while at < frames.len() {
+            let (block, next) = Block::find(&frames, at, begin)?;
+            (at, begin) = (next, block.places.end);
+            blocks.push(block);
+        }
+        (begin == length).then(|| Self { frames, blocks: blocks.into(), bounds: Some(bounds) })
+    }
+
+    /// As a manifest holds them.
+    #[must_use]
+    pub fn to_text(&self) -> String {
+        BASE64.encode(&self.frames)
+    }
+
+    /// As blocks.
+    #[must_use]
+    pub fn bytes(&self) -> &[u8] {
+        &self.frames
+    }
+
+    /// Of these.
+    ///
+    /// # Errors
+    /// No memory.
+    pub fn of(extents: impl IntoIterator<Item = Extent>) -> Result<Self> {
+        let mut writer = ExtentsWriter::default();
+        extents.into_iter().try_for_each(|extent| writer.push(extent))?;
+        writer.finish()
+    }
+
+    /// How long the stream is.
+    #[must_use]
+    pub fn length(&self) -> u64 {
+        self.blocks.last().map_or(0, |block| block.places.end)
+    }
+
+    /// Whether all blocks are as they should be.
+    #[must_use]
+    pub fn are_whole(&self) -> bool {
+        let mut opened = Vec::new();
+        (0..self.blocks.len()).all(|block| {
+            self.open(block, &mut opened);
+            let (places, reaches) = (self.places(block), self.reaches(block));
+            let told = |extent: &Extent| reaches.is_empty() || reaches.iter().any(|reach| reach.holds(extent));
+            opened.is_empty() == places.is_empty() && opened.iter().all(told)
+        })
+    }
+
+    /// How many blocks there are.
+    #[must_use]
+    pub fn blocks(&self) -> usize {
+        self.blocks.len()
+    }
+
+    /// Reads a block into `extents`; nothing of one that is damaged.
+    pub fn open(&self, block: usize, extents: &mut Vec<Extent>) {
+        if self.blocks[block].open(&self.frames, self.bounds.as_ref(), extents).is_none() {
+            extents.clear();
+        }
+    }
+
+    /// The block that tells of this place of the stream.
+    #[must_use]
+    pub fn block_at(&self, position: u64) -> Option<usize> {
+        let block = self.blocks.partition_point(|block| block.places.end <= position);
+        (block < self.blocks.len()).then_some(block)
+    }
+
+    /// Which part of the stream a block tells of.
+    #[must_use]
+    pub fn places(&self, block: usize) -> Range<u64> {
+        self.blocks[block].places.clone()
+    }
+
+    /// What the extents of a block reach; nothing if it does not say.
+    #[must_use]
+    pub fn reaches(&self, block: usize) -> Vec<Reach> {
+        let reaches = self.blocks[block].reaches(&self.frames);
+        let known =
+            |reach: &Reach| self.bounds.as_ref().is_none_or(|bounds| bounds.hold(reach.pack, reach.range.clone()));
+        if reaches.iter().all(known) { reaches } else { Vec::new() }
+    }
+
+    /// All of them, in the stream's order, or all before what is damaged.
+    pub fn iter(&self) -> impl Iterator<Item = Extent> + Send + use<> {
+        let extents = self.clone();
+        let blocks = (0..self.blocks.len()).map(move |block| {
+            let mut opened = Vec::new();
+            extents.open(block, &mut opened);
+            (!opened.is_empty()).then_some(opened)
+        });
+        blocks.map_while(|opened| opened).flatten()
+    }
+}
+
+/// Takes extents as they come.
+#[derive(Debug, Default)]
+pub struct ExtentsWriter {
+    pending: Vec<Extent>,
+    frames: Vec<u8>,
+    blocks: Vec<Block>,
+    /// How long all in blocks are.
+    begin: u64,
+}
+
+impl ExtentsWriter {
+    /// Appends `extent`, merged with the last one where it continues it.
+    ///
+    /// # Errors
+    /// No memory.
+    pub fn push(&mut self, extent: Extent) -> Result<()> {
+        match self.pending.last_mut() {
+            Some(last) if last.pack == extent.pack && last.offset + last.length == extent.offset => {
+                last.length += extent.length;
+            }
+            _ => {
+                if self.pending.len() == BLOCK {
+                    self.close()?;
+                }
+                self.pending.push(extent);
+            }
+        }
+        Ok(())
+    }
+
+    fn close(&mut self) -> Result<()> {
+        let block = Block::write(&self.pending, self.begin, &mut self.frames)?;
+        self.begin = block.places.end;
+        self.blocks.push(block);
+        self.pending.clear();
+        Ok(())
+    }
+
+    /// All that were appended.
+    ///
+    /// # Errors
+    /// No memory.
+    pub fn finish(mut self) -> Result<Extents> {
+        // One block at least, so that `zstd` has something to read.
+        if !self.pending.is_empty() || self.blocks.is_empty() {
+            self.close()?;
+        }
+        Ok(Extents { frames: self.frames.into(), blocks: self.blocks.into(), bounds: None })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::frames;
+
+    fn length(extents: &[Extent]) -> u64 {
+        extents.iter().map(|extent| extent.length).sum()
+    }
+
+    fn some() -> impl Strategy<Value = Vec<Extent>> {
+        let extent = (prop_oneof![0_u32..200, Just(OLDER)], 0_u64..1 << 40, 1_u64..1 << 30);
+        let extent = extent.prop_map(|(pack, offset, length)| Extent { pack, offset, length });
+        prop::collection::vec(extent, 0..100)
+    }
+
+    fn far() -> Bounds {
+        Bounds { packs: [u64::MAX; 200].into(), older: u64::MAX }
+    }
+
+    /// Pieces of two packs in turn, enough for several blocks.
+    fn many() -> Vec<Extent> {
+        let extent = |n: u64| match n % 2 {
+            0 => Extent { pack: 3, offset: n * 500, length: 900 + n % 7 },
+            _ => Extent { pack: 1, offset: n * 40, length: 60 },
+        };
+        (0..3 * BLOCK as u64 - 5).map(extent).collect()
+    }
+
+    proptest! {
+        #[test]
+        fn come_back_as_they_were(extents in some()) {
+            let text = Extents::of(extents.iter().copied())?.to_text();
+            let parsed = Extents::parse(&text, length(&extents), far());
+            let mut merged: Vec<Extent> = Vec::new();
+            for extent in extents {
+                match merged.last_mut() {
+                    Some(last) if last.pack == extent.pack && last.offset + last.length == extent.offset => last.length += extent.length,
+                    _ => merged.push(extent),
+                }
+            }
+            prop_assert_eq!(parsed.map(|parsed| parsed.iter().collect::<Vec<_>>()), Some(merged));
+        }
+
+        #[test]
+        fn whatever_else_is_refused_without_harm(bytes in prop::collection::vec(any::<u8>(), 0..200)) {
+            let framed = frames::compress(1, &bytes)?;
+            for bytes in [bytes, framed] {
+                let block = [&block::SKIPPABLE[..], &9_u32.to_le_bytes(), &5_u64.to_le_bytes(), &[0], &bytes].concat();
+                for bytes in [bytes, block] {
+                    let parsed = Extents::parse(&BASE64.encode(&bytes), 5, far());
+                    prop_assert!(parsed.is_none_or(|extents| extents.iter().map(|extent| extent.length).sum::<u64>() <= 5));
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn millions_take_little_and_are_found_by_their_place() -> Result<()> {
+        let all = many();
+        let extents = Extents::of(all.iter().copied())?;
+        let parsed = Extents::parse(&extents.to_text(), length(&all), far());
+        assert!(parsed.is_some_and(|parsed| parsed.iter().eq(all.iter().copied())));
+        assert!(extents.iter().eq(all.iter().copied()));
+        assert!(extents.to_text().len() < 3 * all.len(), "{} bytes for {}", extents.to_text().len(), all.len());
+        let (mut finder, mut begin) = (Finder::new(extents), 0);
+        for extent in all {
+            assert_eq!(finder.find(begin), Some((begin, extent)));
+            begin += extent.length;
+            assert_eq!(finder.find(begin - 1).map(|(_, found)| found), Some(extent));
+        }
+        assert_eq!(finder.find(begin), None);
+        assert_eq!(finder.find(0).map(|(begin, _)| begin), Some(0));
+        assert_eq!(Finder::new(Extents::default()).find(0), None);
+        Ok(())
+    }
+
+    #[test]
+    fn refuses_extents_outside_their_pack_or_of_another_sum() -> Result<()> {
+        let bounds = Bounds { packs: [1000, 50].into(), older: 0 };
+        let inside = Extent { pack: 1, offset: 5, length: 45 };
+        let refused = |extent, length| {
+            let parsed = Extents::parse(&Extents::of([extent])?.to_text(), length, bounds.clone());
+            Ok::<_, lifeboat_base::Error>(
+                !parsed.is_some_and(|extents| extents.are_whole() && extents.iter().eq([extent])),
+            )
+        };
+        assert!(!refused(inside, 45)?);
+        for (extent, length) in [
+            (Extent { length: 46, ..inside }, 46),
+            (Extent { pack: 2, ..inside }, 45),
+            (Extent { offset: u64::MAX - 45, ..inside }, 45),
+            (Extent { length: 0, ..inside }, 0),
+            (inside, 44),
+        ] {
+            assert!(refused(extent, length)?, "{extent:?} of {length} passed");
+        }
+        assert!(Extents::parse("?", 0, bounds.clone()).is_none());
+        assert!(Extents::parse("", 0, bounds).is_some());
+        Ok(())
+    }
+
+    #[test]
+    fn a_block_that_reaches_less_than_its_extents_is_not_whole() -> Result<()> {
+        let extents = Extents::of(many())?;
+        let mut bytes = extents.bytes().to_vec();
+        let reaches = extents.blocks[1].reaches.clone();
+        assert_eq!((extents.reaches(1).len(), &bytes[reaches.start..reaches.start + 2]), (2, &[2, 4][..]));
+        assert!(extents.are_whole());
+        // Of pack 7, instead of pack 3.
+        bytes[reaches.start + 1] = 8;
+        let parsed = Extents::read(bytes, extents.length(), far()).unwrap_or_default();
+        assert!(parsed.iter().eq(extents.iter()) && !parsed.are_whole());
+        Ok(())
+    }
+
+    #[test]
+    fn reaches_beyond_what_there_is_are_not_believed() -> Result<()> {
+        let of = |reach: [u8; 5]| {
+            let block = [&block::SKIPPABLE[..], &13_u32.to_le_bytes(), &45_u64.to_le_bytes(), &reach].concat();
+            let extents = Extents::of([Extent { pack: 1, offset: 5, length: 45 }])?;
+            let bytes = [&block, &extents.bytes()[extents.blocks[0].reaches.end..]].concat();
+            let read = Extents::read(bytes, 45, Bounds { packs: [1000, 50].into(), older: 0 });
+            Ok::<_, lifeboat_base::Error>(read.unwrap_or_default())
+        };
+        assert_eq!(of([1, 2, 5, 45, 45])?.reaches(0), [Reach { pack: 1, range: 5..50, named: 45 }]);
+        // Beyond the pack; of no pack that there is; of an older stream, though there is none; of nothing.
+        for reach in [[1, 2, 6, 45, 45], [1, 3, 5, 45, 45], [1, 0, 0, 0, 0], [1, 2, 5, 0, 0]] {
+            let extents = of(reach)?;
+            assert_eq!(extents.reaches(0), [], "{reach:?}");
+            assert_eq!(extents.iter().count(), 1, "the block itself is good");
+        }
+        Ok(())
+    }
+
+    #[test]
+    fn a_block_that_is_not_as_long_as_it_says_ends_what_is_read() -> Result<()> {
+        let all = many();
+        let extents = Extents::of(all.iter().copied())?;
+        let (mut bytes, second) = (extents.bytes().to_vec(), extents.blocks[1].clone());
+        // The first block takes a byte of the second: the sum is as before.
+        for (at, change) in [(extents.blocks[0].reaches.start, 1), (second.reaches.start, u64::MAX)] {
+            let length = u64::from_le_bytes(bytes[at - 8..at].try_into().unwrap_or_default()).wrapping_add(change);
+            bytes[at - 8..at].copy_from_slice(&length.to_le_bytes());
+        }
+        let parsed = Extents::read(bytes, length(&all), far()).unwrap_or_default();
+        assert_eq!((parsed.blocks.len(), parsed.iter().count(), parsed.are_whole()), (3, 0, false));
+        assert_eq!(Finder::new(parsed).find(second.places.start + 5), None);
+        Ok(())
+    }
+}

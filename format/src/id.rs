@@ -1,0 +1,219 @@
+//! Names and identifiers: parsed once, valid ever after.
+//!
+//! A [`Name`] is safe inside object keys, file names, metric labels and age comments. A
+//! [`SnapshotId`] sorts by time as text and never repeats.
+
+use std::fmt;
+use std::str::FromStr;
+
+use chrono::{DateTime, NaiveDateTime, Utc};
+use data_encoding::HEXLOWER;
+use serde::{Deserialize, Serialize};
+
+use lifeboat_base::{Error, Result};
+
+/// The name of a dataset, host or replica: 1–64 of `a-z 0-9 - _ .`, starting with a letter or digit.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(try_from = "String", into = "String")]
+pub struct Name(String);
+
+impl Name {
+    /// The name as text.
+    #[must_use]
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl FromStr for Name {
+    type Err = Error;
+
+    fn from_str(text: &str) -> Result<Self> {
+        let legal = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || matches!(c, '-' | '_' | '.');
+        let starts_well = text.starts_with(|c: char| c.is_ascii_lowercase() || c.is_ascii_digit());
+        if starts_well && text.len() <= 64 && text.chars().all(legal) {
+            Ok(Self(text.to_owned()))
+        } else {
+            Err(Error::configuration(format!("`{text}` is not a valid name"))
+                .hint("use 1 to 64 of a-z, 0-9, '-', '_' and '.', starting with a letter or digit"))
+        }
+    }
+}
+
+impl TryFrom<String> for Name {
+    type Error = Error;
+
+    fn try_from(text: String) -> Result<Self> {
+        text.parse()
+    }
+}
+
+impl From<Name> for String {
+    fn from(name: Name) -> Self {
+        name.0
+    }
+}
+
+impl fmt::Display for Name {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+const TIME_FORMAT: &str = "%Y%m%dT%H%M%S%3fZ";
+
+/// `20261123T183244123Z-9f2c81aa`: UTC time to the millisecond, then 32 random bits.
+///
+/// Ids sort by time as text. The writer makes sure that an id is later than its predecessor's.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(try_from = "String", into = "String")]
+pub struct SnapshotId(String);
+
+impl SnapshotId {
+    /// An id for a snapshot taken at `time`; `entropy` keeps it unique.
+    #[must_use]
+    pub fn new(time: DateTime<Utc>, entropy: u32) -> Self {
+        Self(format!("{}-{entropy:08x}", time.format(TIME_FORMAT)))
+    }
+
+    /// The id as text.
+    #[must_use]
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+
+    /// The time it was made for, to the millisecond.
+    #[must_use]
+    pub fn time(&self) -> DateTime<Utc> {
+        Self::parse_time(&self.0).unwrap_or_default()
+    }
+
+    fn parse_time(text: &str) -> Option<DateTime<Utc>> {
+        let stamp = text.get(..19)?;
+        NaiveDateTime::parse_from_str(stamp, TIME_FORMAT).ok().map(|naive| naive.and_utc())
+    }
+}
+
+impl FromStr for SnapshotId {
+    type Err = Error;
+
+    fn from_str(text: &str) -> Result<Self> {
+        let tail = text.get(19..).unwrap_or_default();
+        let tail_is_hex = tail.len() == 9
+            && tail.starts_with('-')
+            && tail[1..].chars().all(|c| c.is_ascii_digit() || ('a'..='f').contains(&c));
+        if text.is_ascii() && tail_is_hex && Self::parse_time(text).is_some() {
+            Ok(Self(text.to_owned()))
+        } else {
+            Err(Error::usage(format!("`{text}` is not a snapshot id"))
+                .hint("an id looks like 20261123T183244123Z-9f2c81aa; `lifeboat list` shows them"))
+        }
+    }
+}
+
+impl TryFrom<String> for SnapshotId {
+    type Error = Error;
+
+    fn try_from(text: String) -> Result<Self> {
+        text.parse()
+    }
+}
+
+impl From<SnapshotId> for String {
+    fn from(id: SnapshotId) -> Self {
+        id.0
+    }
+}
+
+impl fmt::Display for SnapshotId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+/// A 256-bit digest, written as 64 lower-case hexadecimal digits.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(try_from = "String", into = "String")]
+pub struct Digest(pub [u8; 32]);
+
+impl Digest {
+    /// BLAKE3 of `data`.
+    #[must_use]
+    pub fn of(data: &[u8]) -> Self {
+        Self(*blake3::hash(data).as_bytes())
+    }
+}
+
+impl FromStr for Digest {
+    type Err = Error;
+
+    fn from_str(text: &str) -> Result<Self> {
+        let bytes = HEXLOWER.decode(text.as_bytes()).ok().and_then(|bytes| bytes.try_into().ok());
+        bytes.map(Self).ok_or_else(|| Error::integrity(format!("`{text}` is not a 256-bit digest in hexadecimal")))
+    }
+}
+
+impl TryFrom<String> for Digest {
+    type Error = Error;
+
+    fn try_from(text: String) -> Result<Self> {
+        text.parse()
+    }
+}
+
+impl From<Digest> for String {
+    fn from(digest: Digest) -> Self {
+        digest.to_string()
+    }
+}
+
+impl fmt::Display for Digest {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&HEXLOWER.encode(&self.0))
+    }
+}
+
+impl fmt::Debug for Digest {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(self, f)
+    }
+}
+
+/// Names a pack: BLAKE3 of its ciphertext, so that a replica can be scrubbed without a key.
+pub type PackId = Digest;
+
+/// Names a chunk: BLAKE3 of its plaintext, keyed with the dataset's chunk-id key.
+pub type ChunkId = Digest;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn snapshot_ids_sort_by_time_and_give_it_back() -> Result<()> {
+        let early = SnapshotId::new(DateTime::from_timestamp_millis(1_795_459_999_999).unwrap_or_default(), u32::MAX);
+        let late = SnapshotId::new(DateTime::from_timestamp_millis(1_795_460_000_000).unwrap_or_default(), 0);
+        assert!(early < late);
+        assert_eq!(early.time().timestamp_millis(), 1_795_459_999_999);
+        assert_eq!(early.as_str().parse::<SnapshotId>()?, early);
+        Ok(())
+    }
+
+    #[test]
+    fn refuses_names_and_ids_that_could_escape_their_folder() {
+        for bad in ["", ".", "..", "../x", "a/b", "A", "é", "-a", &"x".repeat(65)] {
+            assert!(bad.parse::<Name>().is_err(), "{bad} passed");
+        }
+        for bad in [
+            "",
+            "latest",
+            "20261123T183244123Z-",
+            "20261123T183244123Z-9F2C81AA",
+            "20261323T183244123Z-9f2c81aa",
+            "20261123T183244123Z-9f2c81aa/",
+        ] {
+            assert!(bad.parse::<SnapshotId>().is_err(), "{bad} passed");
+        }
+        assert!("x".repeat(64).parse::<Name>().is_ok());
+    }
+}

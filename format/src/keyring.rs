@@ -1,0 +1,94 @@
+//! The keyring: a dataset's secrets, wrapped for those who may restore. See "Keyring" in `FORMAT.md`.
+//!
+//! The plaintext of a keyring object is an age identity file, so that the stock `age` reads it: comments
+//! say what it is for, the last line is the identity.
+
+use std::fmt::Write as _;
+
+use zeroize::Zeroizing;
+
+use crate::chunk_id::ChunkIdKey;
+use crate::id::Name;
+use lifeboat_base::{Error, Result};
+
+/// The secrets of one generation of a dataset.
+pub struct DatasetSecrets {
+    /// The vault they belong to.
+    pub vault: String,
+    /// The dataset they belong to.
+    pub dataset: Name,
+    /// Their generation.
+    pub generation: u32,
+    /// The only identity that opens the packs: `AGE-SECRET-KEY-1…`.
+    pub identity: Zeroizing<String>,
+    /// Names chunks.
+    pub chunk_id_key: ChunkIdKey,
+}
+
+impl DatasetSecrets {
+    /// The identity file.
+    #[must_use]
+    pub fn to_text(&self) -> Zeroizing<String> {
+        let hex = Zeroizing::new(data_encoding::HEXLOWER.encode(self.chunk_id_key.expose()));
+        let mut text = Zeroizing::new(String::with_capacity(512));
+        // Writing into a string cannot fail.
+        let _ = writeln!(
+            text,
+            "# lifeboat dataset key\n# vault: {}\n# dataset: {}\n# generation: {}\n# chunk-id-key: {}\n{}",
+            self.vault, self.dataset, self.generation, *hex, *self.identity
+        );
+        text
+    }
+
+    /// Parses an identity file and checks that it is for this vault, dataset and generation.
+    ///
+    /// # Errors
+    /// [`Class::Integrity`](lifeboat_base::Class::Integrity): damaged or for something else.
+    pub fn parse(text: &[u8], vault: &str, dataset: &Name, generation: u32) -> Result<Self> {
+        let refused =
+            |problem: &str| Error::integrity(format!("the keyring object of {dataset}/{generation} {problem}"));
+        let text = std::str::from_utf8(text).map_err(|_| refused("is not text"))?;
+        let field =
+            |name: &str| text.lines().find_map(|line| line.strip_prefix("# ")?.strip_prefix(name)?.strip_prefix(": "));
+        if (field("vault"), field("dataset")) != (Some(vault), Some(dataset.as_str()))
+            || field("generation") != Some(generation.to_string().as_str())
+        {
+            return Err(refused("is for something else"));
+        }
+        let key = field("chunk-id-key").and_then(|hex| data_encoding::HEXLOWER.decode(hex.as_bytes()).ok());
+        let key = Zeroizing::new(key.ok_or_else(|| refused("has no chunk-id key"))?);
+        let identity = text.lines().find(|line| line.starts_with("AGE-SECRET-KEY-"));
+        Ok(Self {
+            vault: vault.to_owned(),
+            dataset: dataset.clone(),
+            generation,
+            identity: Zeroizing::new(identity.ok_or_else(|| refused("has no identity"))?.to_owned()),
+            chunk_id_key: ChunkIdKey::new(&key)?,
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn text_round_trips_and_is_refused_elsewhere() -> Result<()> {
+        let shop: Name = "shop".parse()?;
+        let secrets = DatasetSecrets {
+            vault: "v".to_owned(),
+            dataset: shop.clone(),
+            generation: 2,
+            identity: Zeroizing::new("AGE-SECRET-KEY-1TEST".to_owned()),
+            chunk_id_key: ChunkIdKey::new(&[5; 32])?,
+        };
+        let text = secrets.to_text();
+        let again = DatasetSecrets::parse(text.as_bytes(), "v", &shop, 2)?;
+        assert_eq!(again.identity, secrets.identity);
+        assert_eq!(again.chunk_id_key.expose(), secrets.chunk_id_key.expose());
+        assert!(DatasetSecrets::parse(text.as_bytes(), "w", &shop, 2).is_err());
+        assert!(DatasetSecrets::parse(text.as_bytes(), "v", &"other".parse()?, 2).is_err());
+        assert!(DatasetSecrets::parse(text.as_bytes(), "v", &shop, 1).is_err());
+        Ok(())
+    }
+}

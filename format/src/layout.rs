@@ -1,0 +1,182 @@
+//! Where everything lies, relative to the vault's prefix.
+
+use crate::id::{Name, PackId, SnapshotId};
+
+/// The vault's format version and id.
+pub const VAULT: &str = "vault.json";
+
+/// All keyring objects lie below it.
+pub const KEYRING: &str = "keyring/";
+
+/// All host descriptions lie below it.
+pub const HOSTS: &str = "hosts/";
+
+/// All datasets lie below it.
+pub const DATASETS: &str = "datasets/";
+
+const SIGNATURE: &str = ".minisig";
+const PACK: &str = ".zst.age";
+const INDEX: &str = ".zst.age";
+const MANIFEST: &str = ".json.zst.age";
+
+/// A host's public half.
+#[must_use]
+pub fn host(host: &Name) -> String {
+    format!("{HOSTS}{host}.json")
+}
+
+/// A host's operations identity, wrapped to the masters.
+#[must_use]
+pub fn host_identity(host: &Name) -> String {
+    format!("{KEYRING}hosts/{host}.age")
+}
+
+/// A dataset's keyring objects lie below it.
+#[must_use]
+pub fn keyring(dataset: &Name) -> String {
+    format!("{KEYRING}datasets/{dataset}/")
+}
+
+/// A dataset's identity and chunk-id key of one generation, wrapped.
+#[must_use]
+pub fn keyring_generation(dataset: &Name, generation: u32) -> String {
+    format!("{}{generation}.age", keyring(dataset))
+}
+
+/// The generation that a keyring object is for.
+#[must_use]
+pub fn parse_keyring_generation(dataset: &Name, key: &str) -> Option<u32> {
+    key.strip_prefix(&keyring(dataset))?.strip_suffix(".age")?.parse().ok()
+}
+
+/// Everything of one dataset, keyring aside, lies below it.
+#[must_use]
+pub fn dataset(dataset: &Name) -> String {
+    format!("{DATASETS}{dataset}/")
+}
+
+/// A dataset's packs lie below it.
+#[must_use]
+pub fn packs(dataset: &Name) -> String {
+    format!("{DATASETS}{dataset}/packs/")
+}
+
+/// A pack.
+#[must_use]
+pub fn pack(dataset: &Name, id: &PackId) -> String {
+    let id = id.to_string();
+    format!("{}{}/{id}{PACK}", packs(dataset), &id[..2])
+}
+
+/// The pack that a key names.
+#[must_use]
+pub fn parse_pack(dataset: &Name, key: &str) -> Option<PackId> {
+    let id: PackId = key.strip_suffix(PACK)?.rsplit('/').next()?.parse().ok()?;
+    (pack(dataset, &id) == key).then_some(id)
+}
+
+/// Index segments lie below it.
+#[must_use]
+pub fn indexes(dataset: &Name) -> String {
+    format!("{DATASETS}{dataset}/index/")
+}
+
+/// The index segment of the packs that a snapshot added.
+#[must_use]
+pub fn index(dataset: &Name, snapshot: &SnapshotId) -> String {
+    format!("{}{snapshot}{INDEX}", indexes(dataset))
+}
+
+/// The snapshot whose index segment a key names.
+#[must_use]
+pub fn parse_index(dataset: &Name, key: &str) -> Option<SnapshotId> {
+    key.strip_prefix(&indexes(dataset))?.strip_suffix(INDEX)?.parse().ok()
+}
+
+/// Manifests lie below it.
+#[must_use]
+pub fn snapshots(dataset: &Name) -> String {
+    format!("{DATASETS}{dataset}/snapshots/")
+}
+
+/// A manifest.
+#[must_use]
+pub fn manifest(dataset: &Name, snapshot: &SnapshotId) -> String {
+    format!("{}{snapshot}{MANIFEST}", snapshots(dataset))
+}
+
+/// The snapshot whose manifest a key names.
+#[must_use]
+pub fn parse_manifest(dataset: &Name, key: &str) -> Option<SnapshotId> {
+    key.strip_prefix(&snapshots(dataset))?.strip_suffix(MANIFEST)?.parse().ok()
+}
+
+/// Drill reports lie below it.
+#[must_use]
+pub fn drills(dataset: &Name) -> String {
+    format!("{DATASETS}{dataset}/drills/")
+}
+
+/// A drill report.
+#[must_use]
+pub fn drill(dataset: &Name, drill: &SnapshotId) -> String {
+    format!("{}{drill}.json", drills(dataset))
+}
+
+/// Prune records lie below it.
+#[must_use]
+pub fn prunes(dataset: &Name) -> String {
+    format!("{DATASETS}{dataset}/prunes/")
+}
+
+/// A prune record.
+#[must_use]
+pub fn prune(dataset: &Name, id: &SnapshotId) -> String {
+    format!("{}{id}.json", prunes(dataset))
+}
+
+/// The id in the key of a `.json` object below `folder`.
+#[must_use]
+pub fn parse_json(folder: &str, key: &str) -> Option<SnapshotId> {
+    key.strip_prefix(folder)?.strip_suffix(".json")?.parse().ok()
+}
+
+/// The signature beside an object.
+#[must_use]
+pub fn signature(key: &str) -> String {
+    format!("{key}{SIGNATURE}")
+}
+
+/// Whether it is one.
+#[must_use]
+pub fn is_signature(key: &str) -> bool {
+    key.ends_with(SIGNATURE)
+}
+
+/// What a signature says it is for, its trusted comment: vault id and key.
+#[must_use]
+pub fn trusted_comment(vault: &str, key: &str) -> String {
+    format!("lifeboat {vault} {key}")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use lifeboat_base::Result;
+
+    #[test]
+    fn keys_parse_back_and_strangers_do_not() -> Result<()> {
+        let shop: Name = "shop".parse()?;
+        let id: SnapshotId = "20261123T183244123Z-9f2c81aa".parse()?;
+        let pack_id = PackId::of(b"x");
+        assert_eq!(parse_pack(&shop, &pack(&shop, &pack_id)), Some(pack_id));
+        assert_eq!(parse_manifest(&shop, &manifest(&shop, &id)), Some(id.clone()));
+        assert_eq!(parse_index(&shop, &index(&shop, &id)), Some(id.clone()));
+        assert_eq!(parse_json(&drills(&shop), &drill(&shop, &id)), Some(id.clone()));
+        assert_eq!(parse_keyring_generation(&shop, &keyring_generation(&shop, 7)), Some(7));
+        assert_eq!(parse_manifest(&shop, &signature(&manifest(&shop, &id))), None);
+        assert_eq!(parse_pack(&shop, &pack(&shop, &pack_id).replace("/packs/", "/packs/x")), None);
+        assert_eq!(parse_pack(&"other".parse()?, &pack(&shop, &pack_id)), None);
+        Ok(())
+    }
+}

@@ -1,0 +1,232 @@
+//! The map of an older stream: its extents, stored in packs and not in a manifest, so that many snapshots share them. See "Maps" in
+//! `FORMAT.md`.
+//!
+//! The extents of a stream that changes row by row add up from snapshot to snapshot. A snapshot's own tell only what has changed since
+//! a map was made; a map never refers to another one.
+
+use std::collections::HashMap;
+use std::ops::Range;
+use std::sync::Arc;
+
+use bytes::Bytes;
+
+use crate::extents::{BLOCK, Bounds, Extent, Extents, Finder, OLDER};
+use crate::id::{Digest, PackId};
+use crate::varint;
+use lifeboat_base::Result;
+
+/// Where an older stream lies.
+#[derive(Debug, Clone)]
+pub struct StreamMap {
+    /// The packs that its extents name by number.
+    pub packs: Vec<PackId>,
+    /// All of it.
+    pub extents: Extents,
+}
+
+impl StreamMap {
+    /// Of a stream with these extents, none of them in an older stream; `packs` by number.
+    ///
+    /// # Errors
+    /// No memory.
+    pub fn of(extents: impl IntoIterator<Item = Extent>, packs: &[PackId]) -> Result<Self> {
+        let (mut table, mut numbers) = (Vec::new(), HashMap::new());
+        let extents = Extents::of(extents.into_iter().map(|extent| {
+            let pack = *numbers.entry(extent.pack).or_insert_with(|| {
+                table.push(packs[extent.pack as usize]);
+                table.len() as u32 - 1
+            });
+            Extent { pack, ..extent }
+        }))?;
+        Ok(Self { packs: table, extents })
+    }
+
+    /// As it is stored.
+    #[must_use]
+    pub fn to_bytes(&self) -> Bytes {
+        let mut out = Vec::with_capacity(4 + 32 * self.packs.len() + self.extents.bytes().len());
+        out.extend_from_slice(&(self.packs.len() as u32).to_le_bytes());
+        self.packs.iter().for_each(|pack| out.extend_from_slice(&pack.0));
+        out.extend_from_slice(self.extents.bytes());
+        out.into()
+    }
+
+    /// What [`Self::to_bytes`] wrote, of a stream of `length` bytes; `content` tells the length of a pack's content. `None` if it is
+    /// damaged, as far as that is seen without opening blocks, or a pack is not known.
+    pub fn parse(bytes: &Bytes, length: u64, content: impl Fn(&PackId) -> Option<u64>) -> Option<Self> {
+        let mut rest = &bytes[..];
+        let count = u32::from_le_bytes(varint::take_bytes(&mut rest)?);
+        let (mut packs, mut lengths) = (Vec::new(), Vec::new());
+        for _ in 0..count {
+            let pack = Digest(varint::take_bytes(&mut rest)?);
+            lengths.push(content(&pack)?);
+            packs.push(pack);
+        }
+        let bounds = Bounds { packs: lengths.into(), older: 0 };
+        Some(Self { packs, extents: Extents::read(bytes.slice_ref(rest), length, bounds)? })
+    }
+}
+
+/// Where all of a stream lies, though a map may tell of some: nothing is worked out before it is asked for.
+#[derive(Debug, Clone)]
+pub struct Resolved {
+    pub(crate) extents: Extents,
+    /// Those of the older stream, with the numbers of its packs among those that `extents` name.
+    pub(crate) older: Option<(Extents, Arc<[u32]>)>,
+}
+
+impl From<Extents> for Resolved {
+    /// In packs alone.
+    fn from(extents: Extents) -> Self {
+        Self { extents, older: None }
+    }
+}
+
+impl Resolved {
+    /// Those that lie in the older stream as `map` tells, whose packs have these numbers here.
+    #[must_use]
+    pub fn new(extents: Extents, map: &StreamMap, numbers: Vec<u32>) -> Self {
+        Self { extents, older: Some((map.extents.clone(), numbers.into())) }
+    }
+
+    /// How long the stream is.
+    #[must_use]
+    pub fn length(&self) -> u64 {
+        self.extents.length()
+    }
+
+    /// Nothing yet: [`Walk::turn_to`] says where.
+    #[must_use]
+    pub fn walk(&self) -> Walk {
+        let (older, numbers) = self.older.clone().unwrap_or_default();
+        let (own, older) = (Finder::new(self.extents.clone()), Finder::new(older));
+        Walk { own, places: 0..0, some: Vec::new(), at: 0, done: 0, older, numbers }
+    }
+
+    /// In packs alone, in the stream's order.
+    pub fn iter(&self) -> impl Iterator<Item = Extent> + Send + use<> {
+        let mut walk = self.walk();
+        walk.turn_to(0..self.length());
+        std::iter::from_fn(move || {
+            let mut some = Vec::new();
+            walk.next(&mut some).then_some(some)
+        })
+        .flatten()
+    }
+}
+
+/// Works out where a part of a stream lies, some thousand extents at a time.
+#[derive(Debug)]
+pub struct Walk {
+    own: Finder,
+    /// What of the stream is still to be asked for.
+    places: Range<u64>,
+    /// What was asked for.
+    some: Vec<Extent>,
+    /// So many of these are worked out, …
+    at: usize,
+    /// … and so many bytes of the next.
+    done: u64,
+    older: Finder,
+    numbers: Arc<[u32]>,
+}
+
+impl Walk {
+    /// Goes to these bytes of the stream.
+    pub fn turn_to(&mut self, places: Range<u64>) {
+        self.places = places;
+        self.some.clear();
+        (self.at, self.done) = (0, 0);
+    }
+
+    /// The next extents, in packs alone, instead of what `out` held; `false` after the last, or before what is damaged.
+    pub fn next(&mut self, out: &mut Vec<Extent>) -> bool {
+        out.clear();
+        while out.len() < BLOCK {
+            let Some(extent) = self.some.get(self.at) else {
+                self.some.clear();
+                self.at = 0;
+                let shown = self.own.show(self.places.clone(), BLOCK, |extent| self.some.push(extent));
+                self.places.start += shown;
+                if shown == 0 {
+                    break;
+                }
+                continue;
+            };
+            if extent.pack != OLDER {
+                out.push(*extent);
+                self.at += 1;
+                continue;
+            }
+            let places = extent.offset + self.done..extent.offset + extent.length;
+            let numbers = &self.numbers;
+            let shown = self.older.show(places, BLOCK - out.len(), |older| {
+                out.push(Extent { pack: numbers[older.pack as usize], ..older });
+            });
+            self.done += shown;
+            if shown == 0 {
+                // Damaged.
+                self.turn_to(0..0);
+                break;
+            }
+            if self.done == extent.length {
+                (self.at, self.done) = (self.at + 1, 0);
+            }
+        }
+        !out.is_empty()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use lifeboat_base::Error;
+
+    fn extents(of: &[(u32, u64, u64)]) -> Result<Extents> {
+        Extents::of(of.iter().map(|(pack, offset, length)| Extent { pack: *pack, offset: *offset, length: *length }))
+    }
+
+    fn ids() -> Vec<PackId> {
+        (0_u8..9).map(|n| Digest::of(&[n])).collect()
+    }
+
+    #[test]
+    fn names_the_packs_it_needs_and_comes_back() -> Result<()> {
+        let map = StreamMap::of(extents(&[(5, 100, 50), (2, 0, 30), (5, 150, 20)])?.iter(), &ids())?;
+        assert_eq!(map.packs, [ids()[5], ids()[2]]);
+        let bytes = map.to_bytes();
+        let content = |id: &PackId| map.packs.contains(id).then_some(170);
+        let parse = |bytes: &Bytes, length, content: &dyn Fn(&PackId) -> Option<u64>| {
+            StreamMap::parse(bytes, length, content).filter(|map| map.extents.are_whole()).map(|map| map.to_bytes())
+        };
+        assert_eq!(parse(&bytes, 100, &content), Some(bytes.clone()));
+        assert_eq!(parse(&bytes, 99, &content), None);
+        assert_eq!(parse(&bytes, 100, &|id| content(id).map(|_| 169)), None, "an extent beyond its pack");
+        assert_eq!(parse(&bytes, 100, &|id| Some(170).filter(|_| *id == ids()[5])), None, "an unknown pack");
+        for end in 0..bytes.len() {
+            assert_eq!(parse(&bytes.slice(..end), 100, &content), None, "cut at {end}");
+        }
+        Ok(())
+    }
+
+    #[test]
+    fn a_map_tells_of_no_older_stream() -> Result<()> {
+        let nested = StreamMap { packs: ids(), extents: extents(&[(OLDER, 0, 10)])? };
+        let parsed = StreamMap::parse(&nested.to_bytes(), 10, |_| Some(100));
+        assert!(parsed.is_none_or(|map| !map.extents.are_whole()));
+        Ok(())
+    }
+
+    #[test]
+    fn what_lies_in_the_older_stream_is_found_in_packs() -> Result<()> {
+        let map = StreamMap::of(extents(&[(5, 100, 50), (2, 0, 30), (5, 150, 20)])?.iter(), &ids())?;
+        let newer = extents(&[(OLDER, 0, 40), (7, 3, 4), (OLDER, 45, 40), (OLDER, 10, 1), (OLDER, 99, 1)])?;
+        let due = extents(&[(5, 100, 40), (7, 3, 4), (5, 145, 5), (2, 0, 30), (5, 150, 5), (5, 110, 1), (5, 169, 1)])?;
+        let found = Extents::of(Resolved::new(newer, &map, vec![5, 2]).iter())?;
+        if found.bytes() == due.bytes() {
+            Ok(())
+        } else {
+            Err(Error::failed(format!("{:?}", found.iter().collect::<Vec<_>>())))
+        }
+    }
+}

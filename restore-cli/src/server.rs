@@ -1,0 +1,62 @@
+//! `--to-postgres` and its like: one flag for each engine that has servers to restore into.
+//!
+//! The address is parsed by the engine, not by clap, whose refusals repeat the value.
+
+use clap::{Arg, ArgMatches, Command};
+use lifeboat_engine::Result;
+use lifeboat_engine::config::Secret;
+use lifeboat_engine::databases::registry::ENGINES;
+use lifeboat_engine::databases::{Database, ServerTarget, Source};
+
+/// The group of all places to restore to: exactly one of them is given.
+pub(crate) const TARGETS: &str = "target";
+
+/// The server that was named, if one was.
+#[derive(Debug, Clone)]
+pub(crate) struct ServerFlag(Option<(&'static dyn Database, String)>);
+
+impl ServerFlag {
+    /// The server, of whichever engine. `source` is what this host knows of the dataset.
+    ///
+    /// # Errors
+    /// As [`Database::server`].
+    pub(crate) fn server(
+        &self,
+        password: Option<Secret>,
+        source: Option<&dyn Source>,
+    ) -> Result<Option<Box<dyn ServerTarget>>> {
+        let Some((engine, address)) = &self.0 else { return Ok(None) };
+        engine.server(address, password, source).map(Some)
+    }
+}
+
+fn flags() -> impl Iterator<Item = (&'static dyn Database, String, &'static str)> {
+    ENGINES.into_iter().filter_map(|engine| Some((engine, format!("to-{}", engine.kind()), engine.address_form()?)))
+}
+
+impl clap::Args for ServerFlag {
+    fn augment_args(command: Command) -> Command {
+        flags().fold(command, |command, (engine, flag, form)| {
+            let help = format!("A server of kind {}: {form}", engine.kind());
+            command.arg(Arg::new(flag.clone()).long(flag).value_name("SERVER").help(help).group(TARGETS))
+        })
+    }
+
+    fn augment_args_for_update(command: Command) -> Command {
+        Self::augment_args(command)
+    }
+}
+
+impl clap::FromArgMatches for ServerFlag {
+    fn from_arg_matches(matches: &ArgMatches) -> Result<Self, clap::Error> {
+        let named = |(engine, flag, _): (&'static dyn Database, String, _)| {
+            Some((engine, matches.get_one::<String>(&flag)?.clone()))
+        };
+        Ok(Self(flags().find_map(named)))
+    }
+
+    fn update_from_arg_matches(&mut self, matches: &ArgMatches) -> Result<(), clap::Error> {
+        *self = Self::from_arg_matches(matches)?;
+        Ok(())
+    }
+}

@@ -1,0 +1,290 @@
+//! How many bytes a second may pass at which time: a cap, and other caps between two times of day.
+//!
+//! Windows are read on the wall clock of a time zone, which tells every moment exactly one time: what a spring gap skips
+//! of a window is skipped, and what an autumn fold repeats of it counts twice. A window holds from its first minute up
+//! to, not including, its last; one that ends at or before its beginning ends on the next day, and belongs to the day
+//! on which it began. Of several windows that hold at once the first written counts.
+
+use chrono::{DateTime, Datelike, NaiveDateTime, Timelike, Utc, Weekday};
+use chrono_tz::Tz;
+use lifeboat_base::settings::units;
+
+/// In bytes a second.
+const SLOWEST_RATE: u64 = 64 << 10;
+/// Minutes of a day.
+const DAY: u32 = 24 * 60;
+const NAMES: [&str; 7] = ["mon", "tue", "wed", "thu", "fri", "sat", "sun"];
+
+/// Bytes a second; `None`: as fast as it goes.
+pub type Rate = Option<u64>;
+
+/// What may pass at which time.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Bandwidth {
+    rate: Rate,
+    windows: Vec<Window>,
+    time_zone: Tz,
+}
+
+impl Default for Bandwidth {
+    /// No cap, at any time.
+    fn default() -> Self {
+        Self::always(None)
+    }
+}
+
+impl Bandwidth {
+    /// One cap, at all times.
+    #[must_use]
+    pub fn always(rate: Rate) -> Self {
+        Self::new(rate, Vec::new(), Tz::UTC)
+    }
+
+    /// `rate` outside all of `windows`, which are read on the wall clock of `time_zone`.
+    #[must_use]
+    pub fn new(rate: Rate, windows: Vec<Window>, time_zone: Tz) -> Self {
+        Self { rate, windows, time_zone }
+    }
+
+    /// Whether there is a cap at any time.
+    #[must_use]
+    pub fn is_capped(&self) -> bool {
+        self.rate.is_some() || self.windows.iter().any(|window| window.rate.is_some())
+    }
+
+    /// What may pass at a time of the wall clock.
+    #[must_use]
+    pub fn rate_at(&self, local: NaiveDateTime) -> Rate {
+        self.windows.iter().find(|window| window.holds(local)).map_or(self.rate, |window| window.rate)
+    }
+
+    /// What may pass now.
+    #[must_use]
+    pub fn rate(&self, now: DateTime<Utc>) -> Rate {
+        if self.windows.is_empty() { self.rate } else { self.rate_at(now.with_timezone(&self.time_zone).naive_local()) }
+    }
+}
+
+/// Another cap between two times of day.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Window {
+    /// On which days it begins.
+    pub days: Days,
+    /// Its first minute of the day, below 24 × 60.
+    pub from: u32,
+    /// The minute after its last, at most 24 × 60; at or before `from`: of the next day.
+    pub to: u32,
+    /// What may pass.
+    pub rate: Rate,
+}
+
+impl Window {
+    fn holds(&self, local: NaiveDateTime) -> bool {
+        let minute = local.hour() * 60 + local.minute();
+        let (today, yesterday) = (local.weekday(), local.weekday().pred());
+        if self.from < self.to {
+            self.days.contains(today) && (self.from..self.to).contains(&minute)
+        } else {
+            self.days.contains(today) && minute >= self.from || self.days.contains(yesterday) && minute < self.to
+        }
+    }
+}
+
+/// Days of the week.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Days([bool; 7]);
+
+impl Days {
+    /// Every day.
+    pub const ALL: Self = Self([true; 7]);
+
+    /// Parses `mon-fri`, `sat,sun`, `fri-mon`, `wed`: days, ranges of days, and lists of these. `None`: it is none of them.
+    #[must_use]
+    pub fn parse(text: &str) -> Option<Self> {
+        let day = |text: &str| NAMES.iter().position(|name| name.eq_ignore_ascii_case(text.trim()));
+        let mut days = [false; 7];
+        for part in text.split(',') {
+            let (first, last) = part.split_once('-').unwrap_or((part, part));
+            let (first, last) = (day(first)?, day(last)?);
+            for ahead in 0..=(last + 7 - first) % 7 {
+                days[(first + ahead) % 7] = true;
+            }
+        }
+        Some(Self(days))
+    }
+
+    fn contains(self, day: Weekday) -> bool {
+        self.0[day.num_days_from_monday() as usize]
+    }
+}
+
+/// Parses `08:00` to minutes of the day; `24:00` is its end. `None`: it is no time of day.
+#[must_use]
+pub fn parse_time_of_day(text: &str) -> Option<u32> {
+    let (hour, minute) = text.split_once(':')?;
+    let number = |text: &str| {
+        let digits = text.len() == 2 && text.bytes().all(|byte| byte.is_ascii_digit());
+        digits.then(|| text.parse::<u32>().ok()).flatten()
+    };
+    let (hour, minute) = (number(hour)?, number(minute)?);
+    let of_day = hour * 60 + minute;
+    (minute < 60 && of_day <= DAY).then_some(of_day)
+}
+
+/// Parses a size a second, such as `20MiB/s`, or `unlimited`, which is `None`.
+///
+/// # Errors
+/// What is wrong with the text, in words.
+pub fn parse_rate(text: &str) -> Result<Rate, String> {
+    if text == "unlimited" {
+        return Ok(None);
+    }
+    let bytes = text.strip_suffix("/s").and_then(|text| units::size(text.trim_end()).ok());
+    match bytes {
+        Some(bytes @ SLOWEST_RATE..) => Ok(Some(bytes)),
+        Some(_) => Err(format!("`{text}` is too slow for a backup ever to end: use at least \"64KiB/s\"")),
+        None => Err(format!(
+            "`{text}` is not a rate: write a number and B, KiB, MiB or GiB a second, such as \"20MiB/s\", or \"unlimited\""
+        )),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn reads_rates_as_operators_write_them_and_nothing_vague() {
+        assert_eq!(
+            (parse_rate("20MiB/s"), parse_rate("64 KiB/s"), parse_rate("unlimited")),
+            (Ok(Some(20 << 20)), Ok(Some(64 << 10)), Ok(None))
+        );
+        for bad in ["", "20MiB", "20Mbit/s", "20MB/s", "0B/s", "65535B/s", "/s", "20MiB/m", "none"] {
+            assert!(parse_rate(bad).is_err(), "{bad} passed");
+        }
+    }
+
+    const FAST: Rate = Some(20 << 20);
+    const SLOW: Rate = Some(5 << 20);
+
+    fn window(days: &str, from: &str, to: &str, rate: Rate) -> Window {
+        let minute = |text| parse_time_of_day(text).unwrap_or_else(|| panic!("{text}"));
+        let days = Days::parse(days).unwrap_or_else(|| panic!("{days}"));
+        Window { days, from: minute(from), to: minute(to), rate }
+    }
+
+    fn local(text: &str) -> NaiveDateTime {
+        text.parse().unwrap_or_else(|_| panic!("{text}"))
+    }
+
+    /// In November 2026 the 23rd is a Monday.
+    fn check(windows: Vec<Window>, expected: &[(&str, Rate)]) {
+        let bandwidth = Bandwidth::new(FAST, windows, Tz::UTC);
+        for (time, rate) in expected {
+            assert_eq!(bandwidth.rate_at(local(&format!("2026-11-{time}"))), *rate, "{time}");
+        }
+    }
+
+    #[test]
+    fn office_hours_begin_and_end_on_the_minute() {
+        check(
+            vec![window("mon-fri", "08:00", "18:00", SLOW)],
+            &[
+                ("23T07:59:59", FAST),
+                ("23T08:00:00", SLOW),
+                ("23T17:59:59.999", SLOW),
+                ("23T18:00:00", FAST),
+                ("27T12:00:00", SLOW),
+                ("28T12:00:00", FAST),
+                ("22T12:00:00", FAST),
+            ],
+        );
+    }
+
+    #[test]
+    fn a_window_across_midnight_belongs_to_the_day_it_began_on() {
+        check(
+            vec![window("fri", "22:00", "06:00", None)],
+            &[
+                ("27T05:59:59", FAST),
+                ("27T21:59:59", FAST),
+                ("27T22:00:00", None),
+                ("28T00:00:00", None),
+                ("28T05:59:59", None),
+                ("28T06:00:00", FAST),
+                ("28T22:00:00", FAST),
+            ],
+        );
+        // From Sunday into Monday.
+        check(
+            vec![window("sun", "23:00", "01:00", SLOW)],
+            &[("22T23:00:00", SLOW), ("23T00:59:59", SLOW), ("23T01:00:00", FAST), ("23T23:00:00", FAST)],
+        );
+    }
+
+    #[test]
+    fn a_window_may_last_to_midnight_or_begin_there() {
+        check(
+            vec![window("sat-sun", "00:00", "24:00", None)],
+            &[("27T23:59:59", FAST), ("28T00:00:00", None), ("29T23:59:59", None), ("30T00:00:00", FAST)],
+        );
+        check(
+            vec![window("mon", "20:00", "00:00", SLOW)],
+            &[("23T19:59:59", FAST), ("23T23:59:59", SLOW), ("24T00:00:00", FAST)],
+        );
+    }
+
+    #[test]
+    fn of_overlapping_windows_the_first_written_counts() {
+        let lunch = window("mon-fri", "12:00", "13:00", None);
+        let office = window("mon-fri", "08:00", "18:00", SLOW);
+        check(vec![lunch.clone(), office.clone()], &[("23T12:30:00", None), ("23T13:00:00", SLOW)]);
+        check(vec![office, lunch], &[("23T12:30:00", SLOW)]);
+    }
+
+    #[test]
+    fn windows_follow_the_wall_clock_through_both_changes() {
+        // In 2026 Berlin leaves winter on 29 March at 01:00 UTC, and summer on 25 October at 01:00 UTC; both are Sundays.
+        let night = window("sun", "02:30", "03:30", SLOW);
+        let bandwidth = Bandwidth::new(FAST, vec![night], Tz::Europe__Berlin);
+        for (time, rate) in [
+            // 02:30 to 03:00 does not happen: the window begins at 03:00 local.
+            ("2026-03-29T00:59:59Z", FAST),
+            ("2026-03-29T01:00:00Z", SLOW),
+            ("2026-03-29T01:29:59Z", SLOW),
+            ("2026-03-29T01:30:00Z", FAST),
+            // 02:30 to 03:00 happens twice.
+            ("2026-10-25T00:29:59Z", FAST),
+            ("2026-10-25T00:30:00Z", SLOW),
+            ("2026-10-25T00:59:59Z", SLOW),
+            ("2026-10-25T01:00:00Z", FAST),
+            ("2026-10-25T01:30:00Z", SLOW),
+            ("2026-10-25T02:29:59Z", SLOW),
+            ("2026-10-25T02:30:00Z", FAST),
+        ] {
+            assert_eq!(bandwidth.rate(time.parse().unwrap_or_default()), rate, "{time}");
+        }
+    }
+
+    #[test]
+    fn days_and_times_are_read_and_nothing_vague() {
+        assert_eq!(Days::parse("mon-sun"), Some(Days::ALL));
+        assert_eq!(Days::parse("SAT, sun"), Days::parse("sat-sun"));
+        assert_eq!(Days::parse("fri-mon"), Days::parse("fri,sat,sun,mon"));
+        for bad in ["", "monday", "mon-", "mon-fri-sun", "mon;tue", "1-5", "*"] {
+            assert_eq!(Days::parse(bad), None, "{bad}");
+        }
+        assert_eq!((parse_time_of_day("00:00"), parse_time_of_day("24:00")), (Some(0), Some(DAY)));
+        for bad in ["", "8:00", "08", "08:60", "24:01", "25:00", "08:00:00", "-8:00", "8 am"] {
+            assert_eq!(parse_time_of_day(bad), None, "{bad}");
+        }
+    }
+
+    #[test]
+    fn a_cap_at_any_time_is_a_cap() {
+        assert!(!Bandwidth::default().is_capped());
+        assert!(Bandwidth::always(SLOW).is_capped());
+        assert!(Bandwidth::new(None, vec![window("mon", "08:00", "09:00", SLOW)], Tz::UTC).is_capped());
+        assert!(!Bandwidth::new(None, vec![window("mon", "08:00", "09:00", None)], Tz::UTC).is_capped());
+    }
+}

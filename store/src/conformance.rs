@@ -1,0 +1,238 @@
+//! The conformance suite: the guarantees of [`Replica`], one function each.
+//!
+//! [`conforms`] runs all of them on an empty replica and panics where one is broken. Everything here
+//! passes it: directory, memory, S3 against real servers, and each with gate, retries and a cap.
+//!
+//! What it cannot prove: that a body survives a power cut, and that a store keeps its word elsewhere;
+//! `lifeboat check` probes each store where it is.
+
+#![allow(clippy::unwrap_used, clippy::expect_used, reason = "a broken guarantee ends the test")]
+
+use std::collections::BTreeSet;
+use std::time::Duration;
+
+use crate::replica::{Probe, Replica, ReplicaError, ReplicaErrorKind, SharedReplica};
+use bytes::Bytes;
+use futures::stream::{self, StreamExt};
+
+/// Every guarantee, on an empty replica, which it leaves empty. `expected` is what its probe must
+/// find; the clock's skew is not compared.
+///
+/// # Panics
+/// Where a guarantee is broken.
+pub async fn conforms(replica: SharedReplica, expected: &Probe) {
+    put_new_creates_and_leaves_existing_objects_alone(&*replica).await;
+    of_concurrent_put_new_one_wins(&replica).await;
+    put_replace_is_atomic(&replica).await;
+    missing_objects_are_missing(&*replica).await;
+    bodies_from_nothing_to_17_mib_come_back(&*replica).await;
+    odd_but_legal_keys_work(&*replica).await;
+    illegal_keys_are_refused(&*replica).await;
+    listings_are_complete_sorted_and_by_any_prefix(&*replica).await;
+    delete_is_idempotent(&*replica).await;
+    probe_is_truthful_and_leaves_nothing(&*replica, expected).await;
+    cancelled_put_leaves_all_or_nothing(&replica).await;
+}
+
+async fn put_new_creates_and_leaves_existing_objects_alone(replica: &dyn Replica) {
+    let key = "new/object";
+    replica.put_new(key, Bytes::from_static(b"first")).await.unwrap();
+    let refused = replica.put_new(key, Bytes::from_static(b"second")).await.unwrap_err();
+    assert!(matches!(refused.kind, ReplicaErrorKind::AlreadyExists), "{refused}");
+    assert_eq!(replica.get(key).await.unwrap(), "first");
+    replica.delete(key).await.unwrap();
+    replica.put_new(key, Bytes::from_static(b"third")).await.unwrap();
+    assert_eq!(replica.get(key).await.unwrap(), "third");
+    replica.delete(key).await.unwrap();
+}
+
+async fn of_concurrent_put_new_one_wins(replica: &SharedReplica) {
+    for round in 0..5 {
+        let key = format!("race/{round}");
+        let racers = (0..8).map(|racer: u8| {
+            let (replica, key) = (replica.clone(), key.clone());
+            tokio::spawn(async move { replica.put_new(&key, Bytes::from(vec![racer; 100_000])).await.map(|()| racer) })
+        });
+        let mut winners = Vec::new();
+        for outcome in futures::future::join_all(racers).await {
+            match outcome.unwrap() {
+                Ok(racer) => winners.push(racer),
+                // A store may also say "conflict, come back later"; never both "created".
+                Err(error) => assert!(
+                    matches!(error.kind, ReplicaErrorKind::AlreadyExists | ReplicaErrorKind::Unavailable(_)),
+                    "{error}"
+                ),
+            }
+        }
+        assert_eq!(winners.len(), 1, "round {round}: {winners:?} won");
+        assert_eq!(replica.get(&key).await.unwrap(), vec![winners[0]; 100_000]);
+        replica.delete(&key).await.unwrap();
+    }
+}
+
+async fn put_replace_is_atomic(replica: &SharedReplica) {
+    const LENGTH: usize = 1024 * 1024;
+    let key = "replaced";
+    replica.put_replace(key, Bytes::from(vec![0; LENGTH])).await.unwrap();
+    let writer = tokio::spawn({
+        let replica = replica.clone();
+        async move {
+            for version in 1..=12 {
+                replica.put_replace(key, Bytes::from(vec![version; LENGTH + usize::from(version)])).await.unwrap();
+            }
+        }
+    });
+    while !writer.is_finished() {
+        let seen = replica.get(key).await.unwrap();
+        let version = seen[0];
+        assert_eq!(seen.len(), LENGTH + usize::from(version), "a mixture of versions");
+        assert!(seen.iter().all(|byte| *byte == version), "a mixture of versions");
+    }
+    writer.await.unwrap();
+    assert_eq!(replica.get(key).await.unwrap()[0], 12);
+    replica.delete(key).await.unwrap();
+}
+
+async fn missing_objects_are_missing(replica: &dyn Replica) {
+    replica.put_new("folder/object", Bytes::from_static(b"x")).await.unwrap();
+    for missing in ["nothing", "folder", "folder/object/below", "folder/objec"] {
+        let error = replica.get(missing).await.unwrap_err();
+        assert!(error.is_not_found(), "{error}");
+        assert_eq!(error.key, missing);
+        assert_eq!(replica.head(missing).await.unwrap(), None);
+    }
+    replica.delete("folder/object").await.unwrap();
+}
+
+async fn bodies_from_nothing_to_17_mib_come_back(replica: &dyn Replica) {
+    let before = chrono::Utc::now();
+    let bytes = noise(17 * 1024 * 1024);
+    for (key, body) in [("size/nothing", Bytes::new()), ("size/large", Bytes::from(bytes))] {
+        replica.put_new(key, body.clone()).await.unwrap();
+        assert_eq!(replica.get(key).await.unwrap(), body);
+        let meta = replica.head(key).await.unwrap().unwrap();
+        assert_eq!((meta.key.as_str(), meta.size), (key, body.len() as u64));
+        assert!((meta.modified - before).num_seconds().abs() < 60, "modified {}", meta.modified);
+        replica.delete(key).await.unwrap();
+    }
+}
+
+/// Bytes that do not compress (xorshift64, Marsaglia 2003); the same at each call.
+fn noise(length: usize) -> Vec<u8> {
+    let mut state = 0x9E37_79B9_7F4A_7C15_u64;
+    let mut next = || {
+        state ^= state << 13;
+        state ^= state >> 7;
+        state ^= state << 17;
+        state.to_le_bytes()
+    };
+    std::iter::repeat_with(&mut next).flatten().take(length).collect()
+}
+
+async fn odd_but_legal_keys_work(replica: &dyn Replica) {
+    let longest = format!("odd/{}/{}", "x".repeat(200), "y".repeat(200));
+    let odd = ["odd/-", "odd/_", "odd/a..b", "odd/trailing.", "odd/UPPER", "odd/upper", "odd/-._-/0", longest.as_str()];
+    for key in odd {
+        replica.put_new(key, Bytes::copy_from_slice(key.as_bytes())).await.unwrap();
+    }
+    let listed: BTreeSet<String> = replica.list("odd/").await.unwrap().into_iter().map(|meta| meta.key).collect();
+    assert_eq!(listed, odd.into_iter().map(str::to_owned).collect());
+    for key in odd {
+        assert_eq!(replica.get(key).await.unwrap(), key);
+        replica.delete(key).await.unwrap();
+    }
+}
+
+async fn illegal_keys_are_refused(replica: &dyn Replica) {
+    for key in ["", "/", "/etc/passwd", "../escape", "a/../../escape", "a//b", "a/", ".hidden", "sp ace", "ä", "nul\0"]
+    {
+        let outcomes: [Result<(), ReplicaError>; 5] = [
+            replica.put_new(key, Bytes::new()).await,
+            replica.put_replace(key, Bytes::new()).await,
+            replica.get(key).await.map(drop),
+            replica.head(key).await.map(drop),
+            replica.delete(key).await,
+        ];
+        for outcome in outcomes {
+            let error = outcome.expect_err(key);
+            assert!(matches!(error.kind, ReplicaErrorKind::Other(_)), "{error}");
+        }
+    }
+}
+
+async fn listings_are_complete_sorted_and_by_any_prefix(replica: &dyn Replica) {
+    const MANY: usize = 1037;
+    assert_eq!(replica.list("").await.unwrap(), []);
+    let key = |number: usize| format!("many/{:02x}/{number:05}", number % 7);
+    stream::iter(0..MANY)
+        .for_each_concurrent(16, |number| async move {
+            replica.put_new(&key(number), Bytes::from(vec![0; number % 3])).await.unwrap();
+        })
+        .await;
+    replica.put_new("manyfold", Bytes::new()).await.unwrap();
+
+    let all = replica.list("").await.unwrap();
+    assert_eq!(all.len(), MANY + 1);
+    assert!(all.is_sorted_by(|a, b| a.key < b.key));
+    for number in [0, 1, MANY - 1] {
+        let meta = all.iter().find(|meta| meta.key == key(number)).unwrap();
+        assert_eq!(meta.size, (number % 3) as u64);
+    }
+    for (prefix, expected) in [
+        ("many", MANY + 1),
+        ("many/", MANY),
+        ("many/0", MANY),
+        ("many/03/", 148),
+        ("many/03/0000", 1),
+        ("many/03/00003", 1),
+        ("many/03/00003/", 0),
+        ("any", 0),
+        ("../", 0),
+    ] {
+        let listed = replica.list(prefix).await.unwrap();
+        assert_eq!(listed.len(), expected, "prefix {prefix}");
+        assert!(listed.iter().all(|meta| meta.key.starts_with(prefix)), "prefix {prefix}");
+    }
+
+    stream::iter(all).for_each_concurrent(16, |meta| async move { replica.delete(&meta.key).await.unwrap() }).await;
+    assert_eq!(replica.list("").await.unwrap(), []);
+}
+
+async fn delete_is_idempotent(replica: &dyn Replica) {
+    replica.put_new("gone", Bytes::from_static(b"x")).await.unwrap();
+    replica.delete("gone").await.unwrap();
+    replica.delete("gone").await.unwrap();
+    replica.delete("never/was").await.unwrap();
+    assert_eq!(replica.head("gone").await.unwrap(), None);
+}
+
+async fn probe_is_truthful_and_leaves_nothing(replica: &dyn Replica, expected: &Probe) {
+    let probe = replica.probe(true).await.unwrap();
+    assert!(probe.clock_skew_seconds.is_none_or(|skew| skew.abs() <= 2), "{probe:?}");
+    assert_eq!(probe.clock_skew_seconds.is_some(), expected.clock_skew_seconds.is_some());
+    assert_eq!(Probe { clock_skew_seconds: expected.clock_skew_seconds, ..probe }, *expected);
+
+    let probe = replica.probe(false).await.unwrap();
+    assert_eq!((probe.can_write, probe.can_delete, probe.conditional_writes), (None, None, None));
+    assert_eq!((probe.versioning, probe.object_lock), (expected.versioning, expected.object_lock));
+    assert_eq!(replica.list("").await.unwrap(), []);
+}
+
+async fn cancelled_put_leaves_all_or_nothing(replica: &SharedReplica) {
+    let body = Bytes::from(vec![9; 4 * 1024 * 1024]);
+    let key = |delay: u64| format!("cancelled/{delay}");
+    let delays = [0, 1, 3, 10, 30, 100];
+    for delay in delays {
+        let key = key(delay);
+        let _ = tokio::time::timeout(Duration::from_millis(delay), replica.put_new(&key, body.clone())).await;
+        match replica.get(&key).await {
+            Ok(found) => assert_eq!(found, body, "cancelled after {delay} ms"),
+            Err(error) => assert!(error.is_not_found(), "{error}"),
+        }
+    }
+    // What was under way may still arrive, whole.
+    tokio::time::sleep(Duration::from_millis(500)).await;
+    for delay in delays {
+        replica.delete(&key(delay)).await.unwrap();
+    }
+}

@@ -1,0 +1,122 @@
+//! A replica in memory: for tests, and as the smallest example of the contract.
+//!
+//! What it cannot prove: that a body survives a crash, and anything about time.
+
+use std::collections::BTreeMap;
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+use async_trait::async_trait;
+use bytes::Bytes;
+use chrono::{DateTime, Utc};
+use lifeboat_base::clock::SharedClock;
+use lifeboat_format::id::Name;
+
+use crate::key;
+use crate::replica::{ObjectMeta, Page, Probe, Replica, ReplicaError, ReplicaErrorKind};
+
+/// Objects of one page of a listing: few, so that callers meet more than one page in tests.
+const PAGE_OBJECTS: usize = 100;
+
+/// Keeps every object in memory, and forgets all of them when it is dropped.
+pub struct MemoryReplica {
+    name: Name,
+    region: String,
+    clock: SharedClock,
+    objects: Mutex<BTreeMap<String, (Bytes, DateTime<Utc>)>>,
+}
+
+impl MemoryReplica {
+    /// An empty replica; `clock` dates its objects.
+    #[must_use]
+    pub fn new(name: Name, region: impl Into<String>, clock: SharedClock) -> Self {
+        Self { name, region: region.into(), clock, objects: Mutex::default() }
+    }
+
+    fn objects(&self) -> MutexGuard<'_, BTreeMap<String, (Bytes, DateTime<Utc>)>> {
+        self.objects.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn error(&self, operation: &'static str, key: &str, kind: ReplicaErrorKind) -> ReplicaError {
+        ReplicaError { replica: self.name.clone(), operation, key: key.to_owned(), kind }
+    }
+
+    fn check(&self, operation: &'static str, key: &str) -> Result<(), ReplicaError> {
+        key::check(key).map_err(|kind| self.error(operation, key, kind))
+    }
+}
+
+impl std::fmt::Debug for MemoryReplica {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("MemoryReplica").field("name", &self.name).field("objects", &self.objects().len()).finish()
+    }
+}
+
+#[async_trait]
+impl Replica for MemoryReplica {
+    fn name(&self) -> &Name {
+        &self.name
+    }
+
+    fn region(&self) -> &str {
+        &self.region
+    }
+
+    async fn put_new(&self, key: &str, body: Bytes) -> Result<(), ReplicaError> {
+        self.check("put", key)?;
+        let mut objects = self.objects();
+        if objects.contains_key(key) {
+            return Err(self.error("put", key, ReplicaErrorKind::AlreadyExists));
+        }
+        objects.insert(key.to_owned(), (body, self.clock.now()));
+        Ok(())
+    }
+
+    async fn put_replace(&self, key: &str, body: Bytes) -> Result<(), ReplicaError> {
+        self.check("put", key)?;
+        self.objects().insert(key.to_owned(), (body, self.clock.now()));
+        Ok(())
+    }
+
+    async fn get(&self, key: &str) -> Result<Bytes, ReplicaError> {
+        self.check("get", key)?;
+        let found = self.objects().get(key).map(|(body, _)| body.clone());
+        found.ok_or_else(|| self.error("get", key, ReplicaErrorKind::NotFound))
+    }
+
+    async fn head(&self, key: &str) -> Result<Option<ObjectMeta>, ReplicaError> {
+        self.check("look up", key)?;
+        Ok(self.objects().get(key).map(|(body, modified)| meta(key, body, *modified)))
+    }
+
+    async fn list_page(&self, prefix: &str, next: Option<&str>) -> Result<Page, ReplicaError> {
+        let objects = self.objects();
+        // The token is the last key that was given: what comes and goes meanwhile moves nothing.
+        let after = objects.iter().filter(|(key, _)| next.is_none_or(|next| key.as_str() > next));
+        let mut found = after.filter(|(key, _)| key.starts_with(prefix));
+        let page: Vec<ObjectMeta> =
+            found.by_ref().take(PAGE_OBJECTS).map(|(key, (body, modified))| meta(key, body, *modified)).collect();
+        let next = found.next().and_then(|_| page.last()).map(|last| last.key.clone());
+        Ok(Page { objects: page, next })
+    }
+
+    async fn delete(&self, key: &str) -> Result<(), ReplicaError> {
+        self.check("delete", key)?;
+        self.objects().remove(key);
+        Ok(())
+    }
+
+    async fn probe(&self, write: bool) -> Result<Probe, ReplicaError> {
+        Ok(Probe {
+            conditional_writes: write.then_some(true),
+            versioning: Some(false),
+            object_lock: Some(false),
+            can_write: write.then_some(true),
+            can_delete: write.then_some(true),
+            clock_skew_seconds: None,
+        })
+    }
+}
+
+fn meta(key: &str, body: &Bytes, modified: DateTime<Utc>) -> ObjectMeta {
+    ObjectMeta { key: key.to_owned(), size: body.len() as u64, modified }
+}

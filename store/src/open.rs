@@ -1,0 +1,47 @@
+//! Opens replicas as the configuration describes them.
+
+use std::sync::Arc;
+
+use lifeboat_base::Result;
+use lifeboat_base::clock::SharedClock;
+
+use crate::directory::DirectoryReplica;
+use crate::gate::Gate;
+use crate::replica::SharedReplica;
+use crate::retry::{Retry, RetryPolicy};
+use crate::s3::S3Replica;
+use crate::settings::{ReplicaConfig, ReplicaKind};
+
+/// Opens one replica, with retries and gate; connects lazily.
+///
+/// The gate stands within the retries: each attempt queues, is timed and counts by itself, and a
+/// pause between two attempts keeps nobody out. The vault begins at `vault_prefix`: "" or `a/b`.
+/// `clock` tells when which cap on the bandwidth holds, and how far the replica's clock is off.
+///
+/// # Errors
+/// [`Class::Configuration`](lifeboat_base::Class::Configuration) or
+/// [`Class::Keys`](lifeboat_base::Class::Keys) when its CA file or credential file cannot be read.
+pub async fn open(replica: &ReplicaConfig, vault_prefix: &str, clock: &SharedClock) -> Result<SharedReplica> {
+    let bare: SharedReplica = match &replica.kind {
+        ReplicaKind::S3(s3) => Arc::new(S3Replica::open(replica, s3, vault_prefix, clock.clone()).await?),
+        ReplicaKind::Directory { path } => Arc::new(DirectoryReplica::new(replica, path, vault_prefix, clock.clone())),
+    };
+    let gated = Arc::new(Gate::new(bare));
+    Ok(Arc::new(Retry::new(gated, RetryPolicy::within(replica.timeout))))
+}
+
+/// Opens all of `replicas`.
+///
+/// # Errors
+/// As [`open`], for the first that cannot be opened.
+pub async fn open_all(
+    replicas: &[ReplicaConfig],
+    vault_prefix: &str,
+    clock: &SharedClock,
+) -> Result<Vec<SharedReplica>> {
+    let mut opened = Vec::with_capacity(replicas.len());
+    for replica in replicas {
+        opened.push(open(replica, vault_prefix, clock).await?);
+    }
+    Ok(opened)
+}

@@ -1,0 +1,134 @@
+//! Retries: the one place that sends a request again.
+//!
+//! - Only what [`ReplicaError::is_retryable`] allows, a bounded number of times, with jittered exponential pauses,
+//!   and never once the operation has taken as long as its deadline, without what it waited for its turn on our side.
+//! - An attempt that failed without an answer may have done its work. Every operation but [`Replica::put_new`] can
+//!   simply be repeated; there, an object that then exists is ours exactly if it holds our bytes.
+
+use std::future::Future;
+use std::time::Duration;
+
+use async_trait::async_trait;
+use bytes::Bytes;
+use tokio::time::Instant;
+
+use crate::replica::{ObjectMeta, Page, Probe, Replica, ReplicaError, ReplicaErrorKind, SharedReplica};
+use crate::waiting::Waiting;
+use lifeboat_format::id::Name;
+
+/// How often and how patiently.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct RetryPolicy {
+    /// At most so many attempts, the first included.
+    pub attempts: u32,
+    /// The pause after the first attempt; doubles after each, and is shortened at random to between half and all.
+    pub pause: Duration,
+    /// No pause is longer.
+    pub longest_pause: Duration,
+    /// No attempt begins when so much time has passed.
+    pub budget: Duration,
+}
+
+impl RetryPolicy {
+    /// Four attempts within `budget`.
+    #[must_use]
+    pub fn within(budget: Duration) -> Self {
+        Self { attempts: 4, pause: Duration::from_millis(250), longest_pause: Duration::from_secs(5), budget }
+    }
+
+    fn pause_after(&self, attempt: u32) -> Duration {
+        let doubled = self.pause.saturating_mul(1 << attempt.saturating_sub(1).min(16));
+        doubled.min(self.longest_pause).mul_f64(rand::random_range(0.5..=1.0))
+    }
+}
+
+/// Any replica, with retries. Its module begins with what it promises.
+#[derive(Debug)]
+pub struct Retry {
+    inner: SharedReplica,
+    policy: RetryPolicy,
+}
+
+impl Retry {
+    /// `inner` with retries.
+    #[must_use]
+    pub fn new(inner: SharedReplica, policy: RetryPolicy) -> Self {
+        Self { inner, policy }
+    }
+
+    async fn repeat<T, F>(&self, mut call: impl FnMut() -> F) -> Result<T, ReplicaError>
+    where
+        F: Future<Output = Result<T, ReplicaError>>,
+    {
+        let (start, waiting) = (Instant::now(), Waiting::default());
+        let mut attempt = 1;
+        loop {
+            let error = match waiting.count(call()).await {
+                Err(error) if error.is_retryable() && attempt < self.policy.attempts => error,
+                outcome => return outcome,
+            };
+            let pause = self.policy.pause_after(attempt);
+            let used = start.elapsed().saturating_sub(waiting.total());
+            if used + pause >= self.policy.budget {
+                return Err(error);
+            }
+            tracing::warn!(attempt, %error, "trying again");
+            tokio::time::sleep(pause).await;
+            attempt += 1;
+        }
+    }
+}
+
+#[async_trait]
+impl Replica for Retry {
+    fn name(&self) -> &Name {
+        self.inner.name()
+    }
+
+    fn region(&self) -> &str {
+        self.inner.region()
+    }
+
+    async fn put_new(&self, key: &str, body: Bytes) -> Result<(), ReplicaError> {
+        let mut attempts = 0;
+        let outcome = self
+            .repeat(|| {
+                attempts += 1;
+                self.inner.put_new(key, body.clone())
+            })
+            .await;
+        match outcome {
+            Err(exists) if attempts > 1 && matches!(exists.kind, ReplicaErrorKind::AlreadyExists) => {
+                if self.get(key).await? == body { Ok(()) } else { Err(exists) }
+            }
+            outcome => outcome,
+        }
+    }
+
+    async fn put_replace(&self, key: &str, body: Bytes) -> Result<(), ReplicaError> {
+        self.repeat(|| self.inner.put_replace(key, body.clone())).await
+    }
+
+    async fn get(&self, key: &str) -> Result<Bytes, ReplicaError> {
+        self.repeat(|| self.inner.get(key)).await
+    }
+
+    async fn head(&self, key: &str) -> Result<Option<ObjectMeta>, ReplicaError> {
+        self.repeat(|| self.inner.head(key)).await
+    }
+
+    async fn list_page(&self, prefix: &str, next: Option<&str>) -> Result<Page, ReplicaError> {
+        self.repeat(|| self.inner.list_page(prefix, next)).await
+    }
+
+    async fn delete(&self, key: &str) -> Result<(), ReplicaError> {
+        self.repeat(|| self.inner.delete(key)).await
+    }
+
+    async fn probe(&self, write: bool) -> Result<Probe, ReplicaError> {
+        self.repeat(|| self.inner.probe(write)).await
+    }
+}
+
+#[cfg(test)]
+mod tests;

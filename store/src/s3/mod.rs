@@ -1,0 +1,257 @@
+//! A replica in an S3 bucket, on AWS or any store that speaks S3 version 4 signatures and conditional writes.
+//!
+//! - **Integrity**: bodies are sent from memory in one PutObject, with their SHA-256 signed and a CRC64NVME in a header,
+//!   which the store checks and keeps; what comes back is checked against that and against its announced length. Of a
+//!   store that keeps no checksums the length alone is checked here, and the rest by those who know what they fetch.
+//! - **Atomicity** is the store's: PutObject shows whole objects only; `If-None-Match: *` guards what must be new.
+//! - **Deadlines**: one for each request, body included; establishing a connection has a shorter one.
+//! - **A cap on the bandwidth** paces bodies below the SDK (`paced.rs`).
+
+use std::fmt;
+use std::future::Future;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use async_trait::async_trait;
+use aws_sdk_s3::Client;
+use aws_sdk_s3::primitives::{ByteStream, DateTime as SdkDateTime};
+use aws_sdk_s3::types::{ChecksumAlgorithm, StorageClass};
+use bytes::Bytes;
+use chrono::{DateTime, Utc};
+
+use crate::replica::{ObjectMeta, Page, Probe, Replica, ReplicaError, ReplicaErrorKind};
+use crate::settings::{ReplicaConfig, S3Config};
+use crate::{key, waiting};
+use lifeboat_base::Result;
+use lifeboat_base::buffers::spare;
+use lifeboat_base::clock::SharedClock;
+use lifeboat_format::id::Name;
+
+mod client;
+mod credentials;
+mod errors;
+mod paced;
+mod probe;
+
+/// The most that is reserved on the word of a store; larger objects grow as they arrive.
+const LARGEST_RESERVATION: usize = 64 * 1024 * 1024;
+
+/// A [`Replica`] in an S3 bucket. Its module begins with what it promises.
+pub struct S3Replica {
+    name: Name,
+    region: String,
+    bucket: String,
+    vault_prefix: String,
+    storage_class: Option<StorageClass>,
+    timeout: Duration,
+    client: Client,
+    clock: SharedClock,
+    /// Whether an answer ever proved that the bucket exists.
+    bucket_seen: AtomicBool,
+}
+
+impl fmt::Debug for S3Replica {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { name, region, bucket, vault_prefix, .. } = self;
+        write!(f, "S3Replica({name}: {bucket}/{vault_prefix} in {region})")
+    }
+}
+
+impl S3Replica {
+    /// Prepares the client; connects lazily.
+    ///
+    /// # Errors
+    /// [`Class::Configuration`](lifeboat_base::Class::Configuration) or [`Class::Keys`](lifeboat_base::Class::Keys) when its CA
+    /// file or credential file cannot be read.
+    pub async fn open(replica: &ReplicaConfig, s3: &S3Config, vault_prefix: &str, clock: SharedClock) -> Result<Self> {
+        Ok(Self {
+            name: replica.name.clone(),
+            region: replica.region.clone(),
+            bucket: s3.bucket.clone(),
+            vault_prefix: vault_prefix.to_owned(),
+            storage_class: s3.storage_class.as_deref().map(StorageClass::from),
+            timeout: replica.timeout,
+            client: client::build(replica, s3, clock.clone()).await?,
+            clock,
+            bucket_seen: AtomicBool::new(false),
+        })
+    }
+
+    /// Runs one request within the deadline.
+    async fn request<T>(
+        &self,
+        operation: &'static str,
+        key: &str,
+        work: impl Future<Output = Result<T, ReplicaErrorKind>> + Send,
+    ) -> Result<T, ReplicaError> {
+        let outcome = waiting::within(self.timeout, work).await;
+        let outcome = outcome.unwrap_or(Err(ReplicaErrorKind::TimedOut(self.timeout)));
+        outcome.map_err(|kind| ReplicaError { replica: self.name.clone(), operation, key: key.to_owned(), kind })
+    }
+
+    /// Runs one request on a legal key, which the work gets with the vault's prefix before it.
+    async fn with_key<T, F>(
+        &self,
+        operation: &'static str,
+        key: &str,
+        work: impl FnOnce(String) -> F + Send,
+    ) -> Result<T, ReplicaError>
+    where
+        F: Future<Output = Result<T, ReplicaErrorKind>> + Send,
+    {
+        self.request(operation, key, async {
+            key::check(key)?;
+            work(key::below(&self.vault_prefix, key)).await
+        })
+        .await
+    }
+
+    async fn put(&self, key: &str, body: Bytes, only_new: bool) -> Result<(), ReplicaError> {
+        let storage_class = self.storage_class.clone().filter(|_| key.contains("/packs/"));
+        self.with_key("put", key, async |full| {
+            self.client
+                .put_object()
+                .bucket(&self.bucket)
+                .key(full)
+                .checksum_algorithm(ChecksumAlgorithm::Crc64Nvme)
+                .set_storage_class(storage_class)
+                .set_if_none_match(only_new.then(|| "*".to_owned()))
+                .body(ByteStream::from(body))
+                .send()
+                .await
+                .map(drop)
+                .map_err(|error| errors::classify(&error))
+        })
+        .await
+    }
+
+    async fn page(&self, prefix: &str, continuation: Option<&str>) -> Result<Page, ReplicaErrorKind> {
+        let root = key::below(&self.vault_prefix, "");
+        let page = self
+            .client
+            .list_objects_v2()
+            .bucket(&self.bucket)
+            .prefix(format!("{root}{prefix}"))
+            .set_continuation_token(continuation.map(str::to_owned))
+            .send()
+            .await
+            .map_err(|error| errors::classify(&error))?;
+        let mut objects = Vec::with_capacity(page.contents().len());
+        for object in page.contents() {
+            let key = object.key().and_then(|key| key.strip_prefix(&root)).unwrap_or_default();
+            // Consoles leave objects named like folders; they are none of ours.
+            if key::check(key).is_ok() {
+                objects.push(describe(key, object.size, object.last_modified)?);
+            }
+        }
+        Ok(Page { objects, next: page.next_continuation_token })
+    }
+
+    /// An answer to HEAD has no body: a missing bucket looks like a missing object until this told them apart.
+    async fn check_bucket(&self) -> Result<(), ReplicaErrorKind> {
+        if self.bucket_seen.load(Ordering::Relaxed) {
+            return Ok(());
+        }
+        match self.client.head_bucket().bucket(&self.bucket).send().await {
+            Ok(_) => {
+                self.bucket_seen.store(true, Ordering::Relaxed);
+                Ok(())
+            }
+            Err(error) => match errors::classify(&error) {
+                ReplicaErrorKind::NotFound => Err(ReplicaErrorKind::Misconfigured("no such bucket".to_owned())),
+                // Whoever may look at objects need not be allowed to look at the bucket.
+                ReplicaErrorKind::Denied(_) => Ok(()),
+                kind => Err(kind),
+            },
+        }
+    }
+}
+
+#[async_trait]
+impl Replica for S3Replica {
+    fn name(&self) -> &Name {
+        &self.name
+    }
+
+    fn region(&self) -> &str {
+        &self.region
+    }
+
+    async fn put_new(&self, key: &str, body: Bytes) -> Result<(), ReplicaError> {
+        self.put(key, body, true).await
+    }
+
+    async fn put_replace(&self, key: &str, body: Bytes) -> Result<(), ReplicaError> {
+        self.put(key, body, false).await
+    }
+
+    async fn get(&self, key: &str) -> Result<Bytes, ReplicaError> {
+        self.with_key("get", key, async |full| {
+            let object = self.client.get_object().bucket(&self.bucket).key(full).send().await;
+            let mut object = object.map_err(|error| errors::classify(&error))?;
+            let announced = object
+                .content_length
+                .and_then(|length| usize::try_from(length).ok())
+                .ok_or_else(|| ReplicaErrorKind::Corrupt("the store announced no length".to_owned()))?;
+            let mut body = spare(announced.min(LARGEST_RESERVATION));
+            body.clear();
+            while let Some(piece) = object.body.next().await {
+                body.extend_from_slice(&piece.map_err(|error| errors::classify_body(&error))?);
+            }
+            if body.len() == announced {
+                Ok(body.freeze())
+            } else {
+                Err(ReplicaErrorKind::Corrupt(format!("{} of {announced} bytes arrived", body.len())))
+            }
+        })
+        .await
+    }
+
+    async fn head(&self, key: &str) -> Result<Option<ObjectMeta>, ReplicaError> {
+        self.with_key("look up", key, async |full| {
+            match self.client.head_object().bucket(&self.bucket).key(full).send().await {
+                Ok(found) => describe(key, found.content_length, found.last_modified).map(Some),
+                Err(error) => match errors::classify(&error) {
+                    ReplicaErrorKind::NotFound => self.check_bucket().await.map(|()| None),
+                    kind => Err(kind),
+                },
+            }
+        })
+        .await
+    }
+
+    async fn list_page(&self, prefix: &str, next: Option<&str>) -> Result<Page, ReplicaError> {
+        self.request("list", prefix, self.page(prefix, next)).await
+    }
+
+    async fn delete(&self, key: &str) -> Result<(), ReplicaError> {
+        self.with_key("delete", key, async |full| {
+            match self
+                .client
+                .delete_object()
+                .bucket(&self.bucket)
+                .key(full)
+                .send()
+                .await
+                .map_err(|error| errors::classify(&error))
+            {
+                Ok(_) | Err(ReplicaErrorKind::NotFound) => Ok(()),
+                Err(kind) => Err(kind),
+            }
+        })
+        .await
+    }
+
+    async fn probe(&self, write: bool) -> Result<Probe, ReplicaError> {
+        probe::run(self, write).await
+    }
+}
+
+fn describe(key: &str, size: Option<i64>, modified: Option<SdkDateTime>) -> Result<ObjectMeta, ReplicaErrorKind> {
+    let size = size.and_then(|size| u64::try_from(size).ok());
+    let modified = modified.and_then(|time| DateTime::<Utc>::from_timestamp(time.secs(), time.subsec_nanos()));
+    match (size, modified) {
+        (Some(size), Some(modified)) => Ok(ObjectMeta { key: key.to_owned(), size, modified }),
+        _ => Err(ReplicaErrorKind::Other("the store told no size or no time".to_owned())),
+    }
+}

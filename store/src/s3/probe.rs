@@ -1,0 +1,122 @@
+//! What an S3 replica can do, asked and tried.
+
+use std::sync::{Arc, Mutex, PoisonError};
+
+use aws_sdk_s3::config::interceptors::BeforeDeserializationInterceptorContextRef;
+use aws_sdk_s3::config::{ConfigBag, Intercept, RuntimeComponents};
+use aws_sdk_s3::error::{BoxError, ProvideErrorMetadata};
+use aws_sdk_s3::types::{BucketVersioningStatus, ObjectLockEnabled};
+use chrono::{DateTime, Utc};
+
+use crate::replica::{Probe, ReplicaError, ReplicaErrorKind};
+use crate::s3::{S3Replica, errors};
+use crate::{key, trial};
+
+pub(super) async fn run(replica: &S3Replica, write: bool) -> Result<Probe, ReplicaError> {
+    let clock_skew_seconds = replica.request("probe", "", read(replica)).await?;
+    let versioning = replica.request("probe", "", versioning(replica)).await?;
+    let object_lock = replica.request("probe", "", object_lock(replica)).await?;
+    let trial = if write {
+        let key = trial::fresh_key();
+        let trial = trial::run(replica, &key).await?;
+        if trial.can_delete == Some(true) && versioning != Some(false) {
+            replica.request("probe", &key, remove_versions(replica, &key)).await?;
+        }
+        Some(trial)
+    } else {
+        None
+    };
+    Ok(Probe {
+        conditional_writes: trial.and_then(|trial| trial.conditional_writes),
+        versioning,
+        object_lock,
+        can_write: trial.map(|trial| trial.can_write),
+        can_delete: trial.and_then(|trial| trial.can_delete),
+        clock_skew_seconds,
+    })
+}
+
+/// Reads a listing, and what the answer's `Date` says of the clocks.
+async fn read(replica: &S3Replica) -> Result<Option<i64>, ReplicaErrorKind> {
+    let date = AnswerDate::default();
+    replica
+        .client
+        .list_objects_v2()
+        .bucket(&replica.bucket)
+        .prefix(key::below(&replica.vault_prefix, ""))
+        .max_keys(1)
+        .customize()
+        .interceptor(date.clone())
+        .send()
+        .await
+        .map_err(|error| errors::classify(&error))?;
+    let now = replica.clock.now();
+    let date = *date.0.lock().unwrap_or_else(PoisonError::into_inner);
+    Ok(date.map(|date| (date - now).num_seconds()))
+}
+
+async fn versioning(replica: &S3Replica) -> Result<Option<bool>, ReplicaErrorKind> {
+    match replica.client.get_bucket_versioning().bucket(&replica.bucket).send().await {
+        Ok(answer) => Ok(Some(answer.status == Some(BucketVersioningStatus::Enabled))),
+        Err(error) => unknown(errors::classify(&error)),
+    }
+}
+
+async fn object_lock(replica: &S3Replica) -> Result<Option<bool>, ReplicaErrorKind> {
+    match replica.client.get_object_lock_configuration().bucket(&replica.bucket).send().await {
+        Ok(answer) => {
+            let enabled = answer.object_lock_configuration.and_then(|lock| lock.object_lock_enabled);
+            Ok(Some(enabled == Some(ObjectLockEnabled::Enabled)))
+        }
+        Err(error) if error.code() == Some("ObjectLockConfigurationNotFoundError") => Ok(Some(false)),
+        Err(error) => unknown(errors::classify(&error)),
+    }
+}
+
+/// A store that refuses to tell leaves it unknown; one that cannot be asked is an error.
+fn unknown(kind: ReplicaErrorKind) -> Result<Option<bool>, ReplicaErrorKind> {
+    match kind {
+        ReplicaErrorKind::Unavailable(_) | ReplicaErrorKind::TimedOut(_) => Err(kind),
+        _ => Ok(None),
+    }
+}
+
+/// Deleting hid the trial object; its versions go too, as far as that is permitted.
+async fn remove_versions(replica: &S3Replica, key: &str) -> Result<(), ReplicaErrorKind> {
+    let full = key::below(&replica.vault_prefix, key);
+    let listed = replica.client.list_object_versions().bucket(&replica.bucket).prefix(&full).send().await;
+    let listed = match listed.map_err(|error| errors::classify(&error)) {
+        Ok(listed) => listed,
+        Err(kind) => return unknown(kind).map(drop),
+    };
+    let versions = listed.versions.unwrap_or_default().into_iter().map(|version| version.version_id);
+    let markers = listed.delete_markers.unwrap_or_default().into_iter().map(|marker| marker.version_id);
+    for version in versions.chain(markers).flatten() {
+        let delete = replica.client.delete_object().bucket(&replica.bucket).key(&full).version_id(version);
+        if let Err(error) = delete.send().await {
+            unknown(errors::classify(&error))?;
+        }
+    }
+    Ok(())
+}
+
+/// Remembers the `Date` of an answer.
+#[derive(Debug, Clone, Default)]
+struct AnswerDate(Arc<Mutex<Option<DateTime<Utc>>>>);
+
+impl Intercept for AnswerDate {
+    fn name(&self) -> &'static str {
+        "AnswerDate"
+    }
+
+    fn read_before_deserialization(
+        &self,
+        context: &BeforeDeserializationInterceptorContextRef<'_>,
+        _: &RuntimeComponents,
+        _: &mut ConfigBag,
+    ) -> Result<(), BoxError> {
+        let date = context.response().headers().get("date").and_then(|date| DateTime::parse_from_rfc2822(date).ok());
+        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = date.map(|date| date.to_utc());
+        Ok(())
+    }
+}

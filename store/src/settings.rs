@@ -1,0 +1,69 @@
+//! Where a replica is and how it is reached, as validated.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use lifeboat_base::secret::SecretRef;
+use lifeboat_format::id::Name;
+
+use crate::bandwidth::Bandwidth;
+
+/// One `[[replica]]`.
+#[derive(Debug, Clone)]
+pub struct ReplicaConfig {
+    /// Names it in metrics, logs and `--replica`.
+    pub name: Name,
+    /// Where it is. Compared with `home_region`.
+    pub region: String,
+    /// How it is reached.
+    pub kind: ReplicaKind,
+    /// Deadline of one remote operation.
+    pub timeout: Duration,
+    /// How many bytes a second may pass to and from it, and when.
+    pub bandwidth: Bandwidth,
+}
+
+impl ReplicaConfig {
+    /// [`Self::timeout`] where no configuration says so.
+    pub const DEFAULT_TIMEOUT: Duration = Duration::from_secs(60);
+}
+
+/// How a replica is reached.
+#[derive(Debug, Clone)]
+pub enum ReplicaKind {
+    /// An S3 bucket.
+    S3(S3Config),
+    /// A directory: another disk, an NFS mount, a copy of a bucket.
+    Directory {
+        /// Its path.
+        path: PathBuf,
+    },
+}
+
+/// An S3 bucket.
+#[derive(Debug, Clone)]
+pub struct S3Config {
+    /// The bucket.
+    pub bucket: String,
+    /// None: AWS, by region.
+    pub endpoint: Option<url::Url>,
+    /// `endpoint/bucket/key` instead of `bucket.endpoint/key`.
+    pub path_style: bool,
+    /// PEM file with the certificate authorities to trust instead of the built-in ones.
+    pub ca_file: Option<PathBuf>,
+    /// Storage class of packs, as S3 spells it.
+    pub storage_class: Option<String>,
+    /// Where the credentials come from.
+    pub credentials: S3Credentials,
+}
+
+/// Where S3 credentials come from.
+#[derive(Debug, Clone)]
+pub enum S3Credentials {
+    /// The default AWS chain.
+    Default,
+    /// A profile of the AWS shared configuration.
+    Profile(String),
+    /// A file in the AWS shared-credentials format (`[default]` section) or a systemd credential of that content.
+    File(SecretRef),
+}

@@ -1,0 +1,54 @@
+//! What a replica really does with writes, tried with a throw-away object.
+
+use bytes::Bytes;
+
+use crate::replica::{Replica, ReplicaError, ReplicaErrorKind};
+
+/// What the trial showed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Trial {
+    pub(super) can_write: bool,
+    /// `None`: nothing could be written.
+    pub(super) conditional_writes: Option<bool>,
+    /// `None`: there was nothing to delete.
+    pub(super) can_delete: Option<bool>,
+}
+
+/// A key for a trial, never used twice.
+pub(super) fn fresh_key() -> String {
+    format!("probe/{:032x}", rand::random::<u128>())
+}
+
+/// Writes `key`, tries to create it again, and deletes it, whatever happened between.
+pub(super) async fn run(replica: &dyn Replica, key: &str) -> Result<Trial, ReplicaError> {
+    let first = Bytes::from_static(b"Lifeboat tries out this replica; this object can be deleted.\n");
+    match replica.put_replace(key, first.clone()).await {
+        Ok(()) => {}
+        Err(ReplicaError { kind: ReplicaErrorKind::Denied(_), .. }) => {
+            return Ok(Trial { can_write: false, conditional_writes: None, can_delete: None });
+        }
+        Err(error) => return Err(error),
+    }
+    let refused = existing_key_is_refused(replica, key, &first).await;
+    let can_delete = match replica.delete(key).await {
+        Ok(()) => true,
+        Err(ReplicaError { kind: ReplicaErrorKind::Denied(_), .. }) => false,
+        Err(error) => return Err(error),
+    };
+    Ok(Trial { can_write: true, conditional_writes: Some(refused?), can_delete: Some(can_delete) })
+}
+
+async fn existing_key_is_refused(replica: &dyn Replica, key: &str, first: &Bytes) -> Result<bool, ReplicaError> {
+    match replica.put_new(key, Bytes::from_static(b"overwritten\n")).await {
+        Err(ReplicaError { kind: ReplicaErrorKind::AlreadyExists, .. }) => match replica.get(key).await {
+            Ok(found) => Ok(found == *first),
+            // Write-only credentials: the refusal itself has to do.
+            Err(ReplicaError { kind: ReplicaErrorKind::Denied(_), .. }) => Ok(true),
+            Err(error) => Err(error),
+        },
+        Ok(()) => Ok(false),
+        Err(error) if error.is_retryable() => Err(error),
+        // The store does not know the condition.
+        Err(_) => Ok(false),
+    }
+}
