@@ -8,7 +8,8 @@ use lifeboat_engine::clock::SharedClock;
 use lifeboat_engine::config::Secret;
 use lifeboat_engine::format::id::SnapshotId;
 use lifeboat_engine::keys::{DRILL_HOST_FOLDER, InitOptions, ReaderKeys, init, parse_identities};
-use lifeboat_engine::{Class, store};
+use lifeboat_engine::Class;
+use lifeboat_engine::clock::SystemClock;
 use lifeboat_tests::tools;
 use lifeboat_tests::vault::{DATASET, MemorySource, TestVault, files_below, name, noise, read_all};
 
@@ -90,7 +91,7 @@ async fn init_run_again_changes_nothing_and_serves_a_new_replica() {
     std::fs::create_dir(&place).unwrap();
     second.kind = lifeboat_engine::config::ReplicaKind::Directory { path: place };
     vault.config.replicas.push(second);
-    let replicas = replica::open_all(&vault.config).await.unwrap();
+    let replicas = vault.config.open_replicas(&SystemClock::shared()).await.unwrap();
     let clock: SharedClock = vault.clock.clone();
     let report = init(&vault.config, &replicas, &InitOptions::default(), &clock).await.unwrap();
     assert!(report.files.iter().all(|file| !file.created), "{report:?}");
