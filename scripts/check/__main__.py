@@ -7,10 +7,14 @@ import pathlib
 import sys
 
 import circles
+import commits
+import documents
+import links
+import names
 import prose
 import tree
 
-CHECKS = {module.__name__: module.check for module in (circles, prose)}
+CHECKS = {module.__name__: module.check for module in (circles, commits, documents, links, names, prose)}
 
 
 def main(names: list[str]) -> int:
