@@ -57,7 +57,7 @@ def check(files: tree.Tree) -> tuple[list[tree.Finding], str]:
             continue  # tells of what was
         prose, fenced = markdown.split(files.read(path))
         for line, code in [*fenced, *markdown.spans(prose)]:
-            # In a fenced block, what stands after `make` on one line is all of it; comments there are prose.
+            # What stands behind ` #` is prose.
             count, found = problems(files, code.partition(" #")[0], targets)
             looked_at += count
             findings += [tree.Finding(path, line, problem) for problem in found]

@@ -18,7 +18,7 @@ HASH_FILES = (".toml", ".yml", ".yaml", ".service", ".timer", ".conf", ".gitigno
 DEFAULT = re.compile(r"#\s?[\w.-]+\s*=")
 TABLE_HEADER = re.compile(r"#\s?\[")
 FENCE = re.compile(r"(?:>\s?)*(?:[-*+]\s+|\d+[.)]\s+)*(`{3,}|~{3,})")
-LINK_DEFINITION = re.compile(r"\[[^\]]+\]:\s")
+LINK_DEFINITION = re.compile(r"\[[^\]]+\]:\s+\S+(?:\s+[\"(].*)?$")
 MARKERS = re.compile(r"(?:[-*+>]\s+|\d+[.)]\s+|#+\s+)*")
 
 Lines = list[tuple[int, str, str]]

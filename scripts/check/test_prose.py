@@ -22,10 +22,11 @@ class Width(unittest.TestCase):
         self.assertEqual(found("a.rs", f'const A: &str = r#"\n// {WIDE}\n"#;\nconst B: &str = "\n// {WIDE}";'), [])
 
     def test_what_cannot_be_broken(self):
-        text = f"| {WIDE} |\n```\n{WIDE}\n```\n[a]: {WIDE}\n- https://{'a' * 120}\n"
+        text = f"| {WIDE} |\n```\n{WIDE}\n```\n[a]: https://{'a' * 120}\n- https://{'a' * 120}\n"
         self.assertEqual(found("a.md", text), [])
         self.assertEqual(found("a.rs", "".join(f"/// {line}\n" for line in text.splitlines())), [])
         self.assertEqual(found("a.md", text + WIDE), [7])
+        self.assertEqual(found("a.md", f"[a]: {WIDE}"), [1])
 
     def test_a_fence_ends_with_the_comment_that_it_is_in(self):
         self.assertEqual(found("a.rs", f"/// ```\n/// {WIDE}\nfn f() {{}}\n/// {WIDE}"), [4])
