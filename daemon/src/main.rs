@@ -21,6 +21,8 @@ mod upkeep;
 mod words;
 
 #[cfg(test)]
+mod documents;
+#[cfg(test)]
 mod sample;
 
 use std::process::ExitCode;

@@ -16,6 +16,9 @@ mod session;
 mod table;
 mod textfile;
 
+#[cfg(test)]
+mod documents;
+
 use std::process::ExitCode;
 
 fn main() -> ExitCode {
