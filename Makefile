@@ -13,11 +13,11 @@ libdir         = $(DESTDIR)$(if $(filter /usr,$(PREFIX)),/usr/lib,$(PREFIX)/lib)
 # systemd, sysusers and tmpfiles look below /usr/local/lib as well as below /usr/lib.
 unitdir        = $(libdir)/systemd/system
 sysconfdir     = $(DESTDIR)/etc/lifeboat
-scripts        = scripts/setup .ci/run
+scripts        = scripts/setup scripts/advisories scripts/coverage scripts/fuzz scripts/msrv .ci/run
 # Where cargo leaves what it builds. Tests and demo are told, so that they do not build the programs again.
 built          = $(or $(CARGO_TARGET_DIR),$(CURDIR)/target)
 
-.PHONY: help setup demo test lint bench install
+.PHONY: help setup demo test lint check bench coverage fuzz install
 
 help: ## list the targets
 	@sed -n 's/^\([a-z]*\):[^#]*## \(.*\)/  make \1\t\2/p' $(firstword $(MAKEFILE_LIST)) | expand -t 18
@@ -29,14 +29,29 @@ demo: setup ## lose a region, restore from the other, prove it equal: on real se
 	$(CARGO) build --locked --workspace --bins
 	LIFEBOAT_BIN_DIR='$(built)/debug' '$(built)/debug/demo'
 
-test: lint ## format, lints and all tests
+test: lint ## format, lints and all tests, those in documentation too
+	scripts/msrv
 	$(CARGO) build --locked --workspace --bins --tests
 	LIFEBOAT_BIN_DIR='$(built)/debug' $(CARGO) test --locked --workspace
 
-lint: setup ## format and lints alone
+lint: setup check ## format, lints, checks of the repository and of what it depends on
 	$(CARGO) fmt --all --check
-	$(CARGO) clippy --locked --workspace --all-targets -- -D warnings
 	shellcheck $(scripts)
+	.tools/bin/cargo-deny --locked check bans licenses sources
+	scripts/advisories
+	$(CARGO) clippy --locked --workspace --all-targets -- -D warnings
+	RUSTDOCFLAGS='-D warnings' $(CARGO) doc --locked --workspace --no-deps
+
+check: ## checks of the repository alone: circles, commits, documents, links, names, prose; some, with CHECKS="names prose"
+	python3 -B -m unittest discover --quiet scripts/check
+	python3 -B scripts/check $(CHECKS)
+
+coverage: ## which share of the lines the tests reach; a figure, no gate
+	@scripts/setup --coverage
+	scripts/coverage
+
+fuzz: setup ## every fuzz target for a minute, fails at a finding; SECONDS=60, TARGETS="varint"
+	scripts/fuzz $(or $(SECONDS),60) $(TARGETS)
 
 bench: ## speed, memory and size beside peers, into target/bench/; all cases, or CASES="first unchanged"; SIZE= and PG_MIB= in MiB, GIB=, ROUNDS=
 	@scripts/setup --bench
