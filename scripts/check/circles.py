@@ -75,15 +75,19 @@ def components(found: Edges) -> list[list[str]]:
 
 
 def check(files: tree.Tree) -> tuple[list[tree.Finding], str]:
-    """Each edge of each circle is a finding."""
+    """Each edge of each circle is a finding, and each file that could not be looked at."""
     findings, seen, count = [], set(), 0
     for crate in files.members:
+        reached = set()
         for root in modules.roots(files, crate):
             found = edges(root)
+            reached |= {module.file for module in root.everything()}
             seen |= {module.file for module in root.everything() if not module.is_test}
             count += sum(len(used) for used in found.values())
             for files_of_circle in components(found):
                 findings += circle(files_of_circle, found)
+        lost = set(files.below(f"{crate}/src", ".rs")) - reached
+        findings += [tree.Finding(path, 1, "no module names this file") for path in sorted(lost)]
     return findings, f"{len(seen)} files, {count} uses between them"
 
 

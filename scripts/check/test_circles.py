@@ -53,6 +53,9 @@ class Circles(unittest.TestCase):
         )
         self.assertEqual([line.split(":")[0] for line in lines], ["it/src/a.rs", "it/src/m/mod.rs"])
 
+    def test_a_file_that_no_module_names_is_not_passed_over(self):
+        self.assertEqual(found(lib="mod a;", a="", b=""), ["it/src/b.rs:1: no module names this file"])
+
     def test_tests_comments_strings_and_re_exports_do_not_count(self):
         self.assertEqual(
             found(
