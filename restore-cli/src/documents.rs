@@ -15,7 +15,8 @@ const DOCUMENTS: [(&str, &str); 3] = [
 /// Fewer than these would mean that they are not found any more: as many as there are, about.
 const EXPECTED_COMMANDS: usize = 30;
 
-/// What is wrong with a command line, where anything is. One that is only mentioned may lack arguments.
+/// What is wrong with a command line, where anything is. One that is only mentioned may lack
+/// arguments.
 fn problem(shown: &commands::Shown) -> Option<String> {
     let error = cli::parse(shown.words.iter().map(Into::into)).err()?;
     let is_cut_short = matches!(

@@ -1,6 +1,7 @@
 """Checks the repository: `python3 -B scripts/check [NAME …]`.
 
-Prints `file:line: problem` for each finding and exits 1; without any, one line a check says what was looked at.
+Prints `file:line: problem` for each finding and exits 1; without any, one line a check says what
+was looked at.
 """
 
 import pathlib

@@ -1,8 +1,9 @@
 """No circle between the files of a crate.
 
-A circle is: file A uses an item that B defines, and B, directly or through others, uses one of A's. Tests, doc links and
-re-exports (`pub use`) do not count, nor does what a module uses of the modules it is in; what these only re-export counts as
-used of the file that defines it. What another module re-exports counts as used of both. Between crates cargo sees to it.
+A circle is: file A uses an item that B defines, and B, directly or through others, uses one of A's.
+Tests, doc links and re-exports (`pub use`) do not count, nor does what a module uses of the modules
+it is in; what these only re-export counts as used of the file that defines it. What another module
+re-exports counts as used of both. Between crates cargo sees to it.
 """
 
 import collections

@@ -1,7 +1,8 @@
-"""Subjects of commits are at most 72 characters, begin with a capital, end without a full stop, and stand alone.
+"""Subjects of commits are short, begin with a capital, end without a full stop, and stand alone.
 
-Looked at are the commits after the one that brought this file. A clone without its history cannot be looked at: in CI that
-is a failure, since a check that did not run must not look green; elsewhere it is said.
+Looked at are the commits after the one that brought this file. A clone without its history cannot
+be looked at: in CI that is a failure, since a check that did not run must not look green; elsewhere
+it is said.
 """
 
 import os

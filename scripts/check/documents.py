@@ -1,4 +1,5 @@
-"""What documents tell people to run is there: targets of the Makefile, units of systemd, scripts and files of the tree.
+"""What documents tell people to run is there: targets of the Makefile, units of systemd, scripts
+and files of the tree.
 
 Command lines of the two programs are parsed by tests of their own, against the real command line.
 """

@@ -1,6 +1,8 @@
-"""Links between documents lead somewhere; headings are unique in a file and go down one level at a time.
+"""Links between documents lead somewhere; headings are unique in a file and go down one level at a
+time.
 
-Looked at are relative links and `#anchors` in Markdown, and in the runbooks that alert rules point to. Nothing is fetched.
+Looked at are relative links and `#anchors` in Markdown, and in the runbooks that alert rules point
+to. Nothing is fetched.
 """
 
 import posixpath

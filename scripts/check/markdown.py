@@ -1,4 +1,6 @@
-"""Markdown as the checks read it: lines with fenced code apart, code spans, headings and their anchors as GitHub makes them."""
+"""Markdown as the checks read it: lines with fenced code apart, code spans, headings and their
+anchors as GitHub makes them.
+"""
 
 import re
 

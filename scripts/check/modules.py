@@ -1,7 +1,9 @@
-"""The modules of a crate: which file defines which names, and what a path written in one of them means.
+"""The modules of a crate: which file defines which names, and what a path written in one of them
+means.
 
-Each root (`lib.rs`, `main.rs`, a program in `bin/`) is a tree of its own. Paths are resolved as the compiler does, as far as
-names go: modules, items, imports with `as`, globs, re-exports. Methods, fields and macros are not looked at.
+Each root (`lib.rs`, `main.rs`, a program in `bin/`) is a tree of its own. Paths are resolved as the
+compiler does, as far as names go: modules, items, imports with `as`, globs, re-exports. Methods,
+fields and macros are not looked at.
 """
 
 import dataclasses

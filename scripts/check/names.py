@@ -1,7 +1,9 @@
-"""Constants and types of a crate have names of their own, and a constant's name says what it bounds.
+"""Constants and types of a crate have names of their own, and a constant's name says what it
+bounds.
 
-Two things of one name in two files of a crate are told apart only by the path before them. Tests and associated constants
-and types are not looked at, nor are crates that are not part of the product.
+Two things of one name in two files of a crate are told apart only by the path before them. Tests
+and associated constants and types are not looked at, nor are crates that are not part of the
+product.
 """
 
 import collections

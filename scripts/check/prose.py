@@ -1,8 +1,8 @@
 """Comments and Markdown prose are at most 100 columns wide.
 
-Columns are characters. A comment is a line that begins with the language's sign; what stands after code is not looked at.
-Exempt is what cannot be broken: tables, fenced code, link definitions, a single word or address, and the defaults that a
-TOML example shows as `#key = value`.
+Columns are characters. A comment is a line that begins with the language's sign; what stands after
+code is not looked at. Exempt is what cannot be broken: tables, fenced code, link definitions, a
+single word or address, and the defaults that a TOML example shows as `#key = value`.
 """
 
 import io

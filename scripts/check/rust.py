@@ -1,4 +1,5 @@
-"""Just enough of Rust's grammar for the checks: what is code, what is a comment, what is only there for tests.
+"""Just enough of Rust's grammar for the checks: what is code, what is a comment, what is only there
+for tests.
 
 Nothing here changes an offset: what is taken out is replaced by blanks, so lines and columns stay.
 """

@@ -1,7 +1,8 @@
 """The tree under check: which files it has, what they say, which crates it is made of.
 
-Every check takes a `Tree` and returns its findings with one line that says what it looked at. A tree in git is what git
-tracks or would track; another one (a tarball, a self-test) is every file but what is built or fetched.
+Every check takes a `Tree` and returns its findings with one line that says what it looked at. A
+tree in git is what git tracks or would track; another one (a tarball, a self-test) is every file
+but what is built or fetched.
 """
 
 import dataclasses

@@ -10,7 +10,8 @@ pub(super) struct Shown {
     pub(super) line: usize,
     /// The program first.
     pub(super) words: Vec<String>,
-    /// It is shown to be run as it is; otherwise it is mentioned in a sentence and may be cut short.
+    /// It is shown to be run as it is; otherwise it is mentioned in a sentence and may be cut
+    /// short.
     pub(super) whole: bool,
 }
 
@@ -70,7 +71,8 @@ fn command_of(line: &str, program: &str) -> Vec<Vec<String>> {
     let mut commands = Vec::new();
     for words in split(line) {
         let Some(at) = words.iter().position(is_program) else { continue };
-        // What comes before must only hand on: `sudo -u postgres lifeboat`, not `systemctl edit lifeboat`.
+        // What comes before must only hand on: `sudo -u postgres lifeboat`, not
+        // `systemctl edit lifeboat`.
         let hands_on = match words[0].as_str() {
             "sudo" => at == 1 || words[1..at].iter().all(|word| word.starts_with('-')) || words[1] == "-u" && at == 3,
             "systemd-run" => words[at].starts_with('/'),
