@@ -148,7 +148,7 @@ def roots(files: tree.Tree, crate: str) -> list[Module]:
 
 @dataclasses.dataclass(frozen=True)
 class Meaning:
-    """What a path means: an item (or the module itself), the module that defines it, and the files that re-export it."""
+    """What a path means: an item (none: a module), who defines it, the files that re-export it."""
 
     module: Module
     item: str | None
