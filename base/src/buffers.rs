@@ -1,10 +1,13 @@
-//! Reused buffers: what a pool holds is all the memory its users ever take, and nobody pays for fresh pages twice.
+//! Reused buffers: what a pool holds is all the memory its users ever take, and nobody pays for
+//! fresh pages twice.
 //!
-//! A pool gives out at most as many buffers as it was made for; whoever wants one more waits for one to come back.
-//! A buffer comes back when it, or the last [`Bytes`] made of it, is dropped. Its old content stays in it.
+//! A pool gives out at most as many buffers as it was made for; whoever wants one more waits for
+//! one to come back. A buffer comes back when it, or the last [`Bytes`] made of it, is dropped. Its
+//! old content stays in it.
 //!
-//! Where budgets count bytes instead of buffers, [`spare`] gives large ones of any size. The system's allocator would keep those for
-//! each thread that ever made one: several times of what is in use.
+//! Where budgets count bytes instead of buffers, [`spare`] gives large ones of any size. The
+//! system's allocator would keep those for each thread that ever made one: several times of what is
+//! in use.
 
 use std::collections::VecDeque;
 use std::ops::{Deref, DerefMut};
@@ -19,8 +22,8 @@ type Free = Arc<Mutex<Vec<Vec<u8>>>>;
 
 /// A larger buffer is worth to be used again.
 const LARGE: usize = 64 << 10;
-/// Bytes of spare buffers, at most. With more of them some lie idle, of sizes that nobody wants any more; with half as many, large ones are
-/// given back to the system and asked for again.
+/// Bytes of spare buffers, at most. With more of them some lie idle, of sizes that nobody wants any
+/// more; with half as many, large ones are given back to the system and asked for again.
 const SPARE: usize = 48 << 20;
 
 /// Buffers that nobody uses just now; the last came back last.
@@ -32,7 +35,8 @@ pub fn spare(length: usize) -> Buffer {
     if length < LARGE {
         return Buffer { bytes: Vec::with_capacity(length), home: Home::Nowhere };
     }
-    // Of those that lie idle the smallest that fits: one that is too large, by half at most, wastes less than one more.
+    // Of those that lie idle the smallest that fits: one that is too large, by half at most, wastes
+    // less than one more.
     let capacity = length.next_multiple_of(LARGE);
     let mut spares = SPARES.lock().unwrap_or_else(PoisonError::into_inner);
     let fits = |spare: &&Vec<u8>| (length..=2 * capacity).contains(&spare.capacity());
@@ -82,8 +86,8 @@ impl BufferPool {
         self.take_for(self.capacity).await
     }
 
-    /// Waits for a buffer for `length` bytes. One that is larger than the pool's own counts as several of them, or as all,
-    /// and is not kept.
+    /// Waits for a buffer for `length` bytes. One that is larger than the pool's own counts as
+    /// several of them, or as all, and is not kept.
     ///
     /// # Errors
     /// As [`Self::take`].

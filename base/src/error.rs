@@ -7,8 +7,9 @@
 //! - none of them ever holds a secret;
 //! - [`Class`] decides the exit code, and nothing else does.
 //!
-//! Modules whose callers branch on the cause (for example [`lifeboat_store::replica::ReplicaError`]) have an
-//! enum of their own and convert to this one at their border.
+//! Modules whose callers branch on the cause (for example
+//! [`lifeboat_store::replica::ReplicaError`]) have an enum of their own and convert to this one at
+//! their border.
 
 use std::fmt;
 

@@ -23,7 +23,8 @@ impl SecretRef {
         Self { path: path.into(), by_systemd: false }
     }
 
-    /// A credential that systemd handed over. It guards who reads it by an access list, so the mode says nothing.
+    /// A credential that systemd handed over. It guards who reads it by an access list, so the mode
+    /// says nothing.
     #[must_use]
     pub fn handed_over(path: impl Into<PathBuf>) -> Self {
         Self { path: path.into(), by_systemd: true }
@@ -38,7 +39,8 @@ impl SecretRef {
     /// Reads it.
     ///
     /// # Errors
-    /// [`Class::Keys`] if it is missing, unreadable, not a regular file, or accessible to group or others.
+    /// [`Class::Keys`] if it is missing, unreadable, not a regular file, or accessible to group or
+    /// others.
     pub fn read(&self) -> Result<Secret> {
         let shown = self.path.display();
         self.check_mode()?;

@@ -1,10 +1,11 @@
 //! The daemon: one loop that starts runs, takes in their ends, and obeys signals.
 //!
 //! - **Start**: lock, keys, endpoints bound, then systemd hears READY.
-//! - **Reload** (SIGHUP): an invalid configuration changes nothing. Runs under way finish on the old one. Addresses and the
-//!   state directory stay until a restart.
-//! - **End** (SIGTERM, SIGINT): no new runs; the one under way may finish within `limits.shutdown`, then it is
-//!   cancelled; whoever waits gets an answer; the metrics endpoint is last. A second signal cancels at once.
+//! - **Reload** (SIGHUP): an invalid configuration changes nothing. Runs under way finish on the
+//!   old one. Addresses and the state directory stay until a restart.
+//! - **End** (SIGTERM, SIGINT): no new runs; the one under way may finish within `limits.shutdown`,
+//!   then it is cancelled; whoever waits gets an answer; the metrics endpoint is last. A second
+//!   signal cancels at once.
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
@@ -357,8 +358,8 @@ async fn end_of(run: &mut Option<Run>) -> Result<RunReport> {
     }
 }
 
-/// Up to when the starts of `dataset` are done with. One that was never seen begins now, and that is remembered, so
-/// that a start which passes while the daemon is down is made up for.
+/// Up to when the starts of `dataset` are done with. One that was never seen begins now, and that
+/// is remembered, so that a start which passes while the daemon is down is made up for.
 fn considered(runner: &Runner, dataset: &Name) -> DateTime<Utc> {
     runner.ledger.refresh(dataset);
     let now = runner.clock.now();

@@ -1,6 +1,8 @@
-//! The HTTP endpoint: `/metrics`, `/healthz` (the loop turns), `/readyz` (a backup could succeed now).
+//! The HTTP endpoint: `/metrics`, `/healthz` (the loop turns), `/readyz` (a backup could succeed
+//! now).
 //!
-//! It shows no secret and takes no input. Bind it to the loopback or a network that Prometheus reaches.
+//! It shows no secret and takes no input. Bind it to the loopback or a network that Prometheus
+//! reaches.
 
 use std::sync::Arc;
 

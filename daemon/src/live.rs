@@ -1,4 +1,5 @@
-//! What the endpoints show of the daemon: the loop writes, `http` and `control` read. Nothing here waits.
+//! What the endpoints show of the daemon: the loop writes, `http` and `control` read. Nothing here
+//! waits.
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};

@@ -1,7 +1,8 @@
 //! `lifeboatd`: captures databases on schedule, keeps every replica complete, serves metrics.
 //!
-//! `scheduler` decides when, `runner` runs, `status` remembers, `metrics` shows; `daemon` is the loop around them.
-//! `run` reads the environment; no other module does, save for systemd's own variables in `notify`.
+//! `scheduler` decides when, `runner` runs, `status` remembers, `metrics` shows; `daemon` is the
+//! loop around them. `run` reads the environment; no other module does, save for systemd's own
+//! variables in `notify`.
 
 mod cli;
 mod control;

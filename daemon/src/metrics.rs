@@ -1,7 +1,8 @@
 //! `/metrics`: what is remembered, as Prometheus reads it.
 //!
-//! Metrics are computed from the status at each scrape and held nowhere else, so they cannot drift from it. Every series
-//! exists from the start, as zero. Times are unix timestamps, not ages; sizes bytes; durations seconds.
+//! Metrics are computed from the status at each scrape and held nowhere else, so they cannot drift
+//! from it. Every series exists from the start, as zero. Times are unix timestamps, not ages; sizes
+//! bytes; durations seconds.
 
 use std::collections::BTreeMap;
 use std::time::Duration;

@@ -1,4 +1,5 @@
-//! One invocation: read the surroundings, parse, do what is asked, turn its error into an exit code.
+//! One invocation: read the surroundings, parse, do what is asked, turn its error into an exit
+//! code.
 
 use std::ffi::OsString;
 use std::io::Write;
@@ -31,7 +32,8 @@ pub(crate) fn run(arguments: impl Iterator<Item = OsString>) -> ExitCode {
     let cli = match Cli::try_parse_from(arguments) {
         Ok(cli) => cli,
         Err(error) => {
-            // Help on standard output, errors on standard error; where neither can be written nothing can be said.
+            // Help on standard output, errors on standard error; where neither can be written
+            // nothing can be said.
             let _ = error.print();
             return ExitCode::from(if error.use_stderr() { Class::Usage.exit_code() } else { 0 });
         }

@@ -1,8 +1,11 @@
 //! One run: lock → backup → prune, and what is remembered of it.
 //!
-//! - **Success** is the committed snapshot. What fails after it (prune, the status file) is a warning of the report.
-//! - **Deadline**: a run that takes longer than `limits.run` is cancelled, and aborted if it does not obey.
-//! - **Cancellation**: nothing is committed; the next start of the dataset counts as missed, and is made up for.
+//! - **Success** is the committed snapshot. What fails after it (prune, the status file) is a
+//!   warning of the report.
+//! - **Deadline**: a run that takes longer than `limits.run` is cancelled, and aborted if it does
+//!   not obey.
+//! - **Cancellation**: nothing is committed; the next start of the dataset counts as missed, and is
+//!   made up for.
 
 use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
@@ -82,7 +85,8 @@ impl Runner {
         let _lock = self.state.lock_dataset(&dataset.name)?;
         let before = self.ledger.get(&dataset.name).considered;
         let began = self.clock.now();
-        // Remembered before it starts, so that a run that takes the daemon down with it is not started at once again.
+        // Remembered before it starts, so that a run that takes the daemon down with it is not
+        // started at once again.
         self.ledger.update(&dataset.name, |status| {
             status.last_attempt = Some(began);
             status.considered = Some(began);
@@ -230,7 +234,8 @@ impl Runner {
         Ok(Some(outcome))
     }
 
-    /// Brings replicas up to date for `dataset`. Returns early when `cancel` fires; what was copied stays.
+    /// Brings replicas up to date for `dataset`. Returns early when `cancel` fires; what was copied
+    /// stays.
     ///
     /// # Errors
     /// The dataset is in use, no replica can be listed, or cancelled.

@@ -8,7 +8,8 @@ use lifeboat_engine::config::{Config, Surroundings};
 
 pub(crate) const KEY: &str = "age1ql3z7hjy54pw3hyww5ayyfg7zqgvc7w3j2elw8zmrj2kg5sfn9aqmcac8p";
 
-/// The text of a configuration whose files are below `root`; `datasets` gives names and further lines.
+/// The text of a configuration whose files are below `root`; `datasets` gives names and further
+/// lines.
 pub(crate) fn text(root: &Path, master: &str, datasets: &[(&str, &str)]) -> String {
     let shown = root.display();
     let mut text = format!(

@@ -1,9 +1,12 @@
-//! When which dataset runs: a state machine over the time it is told. It reads no clock, starts nothing, writes nothing.
+//! When which dataset runs: a state machine over the time it is told. It reads no clock, starts
+//! nothing, writes nothing.
 //!
-//! - **Jitter**: each dataset starts later than its schedule by a fixed part of its jitter, decided by host and dataset.
-//! - **Downtime**: starts that passed while the daemon was down, or while another run took its time, are made up
-//!   for by one run, however many they were.
-//! - **Overlap**: one run at a time, over all datasets. Requests of operators go first, in their order.
+//! - **Jitter**: each dataset starts later than its schedule by a fixed part of its jitter, decided
+//!   by host and dataset.
+//! - **Downtime**: starts that passed while the daemon was down, or while another run took its
+//!   time, are made up for by one run, however many they were.
+//! - **Overlap**: one run at a time, over all datasets. Requests of operators go first, in their
+//!   order.
 //! - **Clock**: a clock that was set back does not silence a dataset.
 
 use std::collections::{BTreeMap, VecDeque};
@@ -49,15 +52,16 @@ struct Entry {
 }
 
 impl Scheduler {
-    /// For every dataset of `config`. `considered` tells up to which time its starts are done with: the start of the last attempt, or
-    /// when the dataset was first seen.
+    /// For every dataset of `config`. `considered` tells up to which time its starts are done with:
+    /// the start of the last attempt, or when the dataset was first seen.
     pub(crate) fn new(config: &Config, considered: impl Fn(&Name) -> DateTime<Utc>) -> Self {
         let mut scheduler = Self { entries: BTreeMap::new(), requested: VecDeque::new(), running: None };
         scheduler.reload(config, considered);
         scheduler
     }
 
-    /// Takes the datasets of a new configuration. What runs, runs on; requests for datasets that are gone are dropped.
+    /// Takes the datasets of a new configuration. What runs, runs on; requests for datasets that
+    /// are gone are dropped.
     pub(crate) fn reload(&mut self, config: &Config, considered: impl Fn(&Name) -> DateTime<Utc>) {
         let entry = |dataset: &Dataset| Entry::new(&config.host, dataset, considered(&dataset.name));
         self.entries = config.datasets.iter().map(|dataset| (dataset.name.clone(), entry(dataset))).collect();
@@ -103,7 +107,8 @@ impl Scheduler {
         self.running.as_ref()
     }
 
-    /// When [`Self::start`] may have something next. None: not before a request or the end of the run.
+    /// When [`Self::start`] may have something next. None: not before a request or the end of the
+    /// run.
     pub(crate) fn wake_at(&self) -> Option<DateTime<Utc>> {
         match (&self.running, self.requested.is_empty()) {
             (Some(_), _) => None,

@@ -1,8 +1,12 @@
-//! What the daemon remembers of each dataset, in one small file each, so that metrics and schedules survive a restart.
+//! What the daemon remembers of each dataset, in one small file each, so that metrics and schedules
+//! survive a restart.
 //!
-//! - **Writers** hold the dataset's lock, be it the daemon or `--once`; [`Ledger::refresh`] reads what another process wrote.
-//! - **Damage**: a file that is missing or cannot be understood counts as empty, with a warning. It can be lost.
-//! - **Disk**: a file that cannot be written is logged, and what was to be written is kept in memory.
+//! - **Writers** hold the dataset's lock, be it the daemon or `--once`; [`Ledger::refresh`] reads
+//!   what another process wrote.
+//! - **Damage**: a file that is missing or cannot be understood counts as empty, with a warning. It
+//!   can be lost.
+//! - **Disk**: a file that cannot be written is logged, and what was to be written is kept in
+//!   memory.
 
 use std::collections::BTreeMap;
 use std::io::ErrorKind;
@@ -48,7 +52,8 @@ pub(crate) struct DatasetStatus {
     pub failures: u64,
     /// Snapshots that prune removed.
     pub pruned_snapshots: u64,
-    /// What each complete replica stored after the daemon's last prune, and how much of that no snapshot needs.
+    /// What each complete replica stored after the daemon's last prune, and how much of that no
+    /// snapshot needs.
     pub space: Space,
     /// How each replica stands.
     pub replicas: BTreeMap<Name, ReplicaStatus>,

@@ -1,6 +1,8 @@
-//! What goes on beside runs: replicas that are behind are caught up, and every replica is asked whether it is there.
+//! What goes on beside runs: replicas that are behind are caught up, and every replica is asked
+//! whether it is there.
 //!
-//! A catch-up may take days (a new replica), so a run of its dataset interrupts it; what was copied stays.
+//! A catch-up may take days (a new replica), so a run of its dataset interrupts it; what was copied
+//! stays.
 
 use std::collections::BTreeSet;
 use std::sync::Arc;

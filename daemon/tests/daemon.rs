@@ -57,7 +57,8 @@ impl Host {
         std::fs::write(self.config(), text.replace("127.0.0.1:0", &format!("127.0.0.1:{}", self.port))).unwrap();
     }
 
-    /// Gives every dataset a source that takes until it is stopped, and the installation these limits.
+    /// Gives every dataset a source that takes until it is stopped, and the installation these
+    /// limits.
     fn slow_down(&self, limits: &str) {
         let text = std::fs::read_to_string(self.config()).unwrap();
         let text = text.replace("shutdown = \"5s\"", limits).replace("\"printf\"", "\"sleep\"");

@@ -2,8 +2,8 @@
 //!
 //! A capture may later also *follow* its source: run on, and commit parts as it goes (the WAL of a
 //! server, a binary log). That will be a second method of [`Source`], which takes a sink of parts
-//! instead of a [`StreamSink`]: a part is complete when the method says so, and carries the position
-//! in the source's log at which it ends. Engines that cannot follow do not implement it.
+//! instead of a [`StreamSink`]: a part is complete when the method says so, and carries the
+//! position in the source's log at which it ends. Engines that cannot follow do not implement it.
 
 use std::fmt;
 use std::path::{Path, PathBuf};
@@ -45,8 +45,8 @@ pub trait Database: fmt::Debug + Send + Sync {
     /// The keys of its `[dataset.source]` table, beside `kind`.
     fn keys(&self) -> &'static [&'static str];
 
-    /// Validates its `[dataset.source]` table. `None` where something of it cannot be used: what, is
-    /// in the reader's findings.
+    /// Validates its `[dataset.source]` table. `None` where something of it cannot be used: what,
+    /// is in the reader's findings.
     fn source(&self, section: Section<'_>, reader: &mut SettingsReader<'_>) -> Option<Box<dyn Source>>;
 
     /// The highest level that a drill of it can reach.
@@ -92,8 +92,8 @@ pub trait Database: fmt::Debug + Send + Sync {
     /// snapshot can be drilled to `fetched` only.
     ///
     /// # Errors
-    /// [`Class::Source`](lifeboat_base::Class::Source) where no server programs of the right version
-    /// are installed, with the package to install.
+    /// [`Class::Source`](lifeboat_base::Class::Source) where no server programs of the right
+    /// version are installed, with the package to install.
     async fn throw_away(
         &self,
         facts: &SourceFacts,

@@ -17,7 +17,8 @@ use crate::streams::StoredStreams;
 /// Pieces that wait to be written.
 const AHEAD: usize = 4;
 
-/// Writes every stream under a temporary name, checks it, and renames it; with `sync` it is durable then.
+/// Writes every stream under a temporary name, checks it, and renames it; with `sync` it is durable
+/// then.
 pub(crate) async fn load(
     streams: &dyn StoredStreams,
     path: &Path,
@@ -88,7 +89,8 @@ fn write_pieces(
     mut queue: mpsc::Receiver<Bytes>,
     sync: bool,
 ) -> std::io::Result<()> {
-    // A disk that is too small says so before the first byte; and space that is set aside is written faster.
+    // A disk that is too small says so before the first byte; and space that is set aside is
+    // written faster.
     if let Some(length) = length.filter(|length| *length > 0) {
         match rustix::fs::fallocate(&out, rustix::fs::FallocateFlags::empty(), 0, length) {
             Err(rustix::io::Errno::OPNOTSUPP | rustix::io::Errno::NOSYS) | Ok(()) => {}

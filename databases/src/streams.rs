@@ -1,4 +1,5 @@
-//! Streams: what a capture writes and a load reads. What lies behind them, this crate does not know.
+//! Streams: what a capture writes and a load reads. What lies behind them, this crate does not
+//! know.
 
 use async_trait::async_trait;
 use bytes::Bytes;
@@ -7,8 +8,8 @@ use lifeboat_base::facts::SourceFacts;
 
 /// Takes the streams of one snapshot.
 pub trait StreamSink: Send + Sync {
-    /// Begins a stream. Names are unique in a snapshot, 1–200 bytes of UTF-8 without control characters, `/` allowed,
-    /// such as `globals` or `database/shop`.
+    /// Begins a stream. Names are unique in a snapshot, 1–200 bytes of UTF-8 without control
+    /// characters, `/` allowed, such as `globals` or `database/shop`.
     ///
     /// # Errors
     /// A name that is taken or not allowed.
@@ -21,7 +22,8 @@ pub trait StreamWriter: Send {
     /// Room for the next bytes of the stream, at least for one; waits while the pipeline is full.
     async fn space(&mut self) -> Result<&mut [u8]>;
 
-    /// So many bytes were put at the beginning of [`space`](Self::space): the stream is that much longer.
+    /// So many bytes were put at the beginning of [`space`](Self::space): the stream is that much
+    /// longer.
     async fn filled(&mut self, length: usize) -> Result<()>;
 
     /// Appends bytes that lie elsewhere.
@@ -61,7 +63,7 @@ pub trait StoredStreams: Send + Sync {
 /// Gives the bytes of one stream, in order.
 #[async_trait]
 pub trait StreamReader: Send {
-    /// The next piece, `None` after the last. An error at the end where the whole stream's length or hash is wrong: a
-    /// loader must not report success before it has seen `None`.
+    /// The next piece, `None` after the last. An error at the end where the whole stream's length
+    /// or hash is wrong: a loader must not report success before it has seen `None`.
     async fn next(&mut self) -> Result<Option<Bytes>>;
 }

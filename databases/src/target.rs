@@ -24,7 +24,8 @@ pub enum Target {
         path: PathBuf,
         /// Write into a directory that is not empty; existing files of the same names are replaced.
         overwrite: bool,
-        /// Return only when the files are on stable storage. A file that replaces another always is.
+        /// Return only when the files are on stable storage. A file that replaces another always
+        /// is.
         sync: bool,
     },
 }

@@ -1,6 +1,7 @@
 //! Each stage of the data path, in bytes a second on one thread: `cargo bench -p lifeboat-engine`.
 //!
-//! Chunks are those of the default size, cut from the first rows of what `make bench` measures with.
+//! Chunks are those of the default size, cut from the first rows of what `make bench` measures
+//! with.
 #![allow(clippy::unwrap_used, reason = "a benchmark that cannot run stops")]
 
 #[path = "../../tests/src/bin/bench-parts/data.rs"]
@@ -17,7 +18,6 @@ use lifeboat_engine::base::buffers::BufferPool;
 use lifeboat_engine::format::chunk_id::ChunkIdKey;
 use lifeboat_engine::format::frames;
 use lifeboat_engine::format::id::{ChunkId, Digest};
-
 use lifeboat_engine::stages;
 use lifeboat_engine::stages::{Block, Chunker};
 use lifeboat_engine::stages::{Builder, ChunkTable};

@@ -1,5 +1,5 @@
-//! The examples that operators install say what is so: they parse, they name every key, and the defaults they show are
-//! the defaults that hold.
+//! The examples that operators install say what is so: they parse, they name every key, and the
+//! defaults they show are the defaults that hold.
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
 use std::path::{Path, PathBuf};

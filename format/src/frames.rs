@@ -11,8 +11,8 @@ use zstd::zstd_safe::CParameter;
 const FAST: i32 = 1;
 /// Where bytes repeat each other only by chance: shorter repetitions than this do not pay, …
 const LONG_MATCH: u32 = 7;
-/// … and so many places (two to this power) are enough to look for them. Of lengths of rows 4 % less is left than at the level that is
-/// fast, in some 60 % of the time.
+/// … and so many places (two to this power) are enough to look for them. Of lengths of rows 4 %
+/// less is left than at the level that is fast, in some 60 % of the time.
 const FEW_PLACES: u32 = 6;
 
 type Zstd = zstd::bulk::Compressor<'static>;
@@ -29,7 +29,8 @@ pub fn compress(level: i32, data: &[u8]) -> Result<Vec<u8>> {
     })
 }
 
-/// One frame of bytes that repeat each other only by chance, but of which some are more frequent than others: lengths of rows, say.
+/// One frame of bytes that repeat each other only by chance, but of which some are more frequent
+/// than others: lengths of rows, say.
 ///
 /// # Errors
 /// No memory.

@@ -8,11 +8,11 @@ use std::str::FromStr;
 
 use chrono::{DateTime, NaiveDateTime, Utc};
 use data_encoding::HEXLOWER;
+use lifeboat_base::{Error, Result};
 use serde::{Deserialize, Serialize};
 
-use lifeboat_base::{Error, Result};
-
-/// The name of a dataset, host or replica: 1–64 of `a-z 0-9 - _ .`, starting with a letter or digit.
+/// The name of a dataset, host or replica: 1–64 of `a-z 0-9 - _ .`, starting with a letter or
+/// digit.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(try_from = "String", into = "String")]
 pub struct Name(String);

@@ -1,8 +1,10 @@
-//! Index segments: which chunks lie in the packs that one snapshot added. See "Index segments" in `FORMAT.md`.
+//! Index segments: which chunks lie in the packs that one snapshot added. See "Index segments" in
+//! `FORMAT.md`.
+
+use lifeboat_base::{Error, Result};
 
 use crate::id::{ChunkId, Digest, PackId};
 use crate::varint;
-use lifeboat_base::{Error, Result};
 
 const MAGIC: &[u8; 8] = b"LBINDEX1";
 
@@ -52,7 +54,8 @@ impl IndexedPack {
     }
 }
 
-/// A segment of packs that one snapshot added, all of one key generation: read pack by pack, for it may be large.
+/// A segment of packs that one snapshot added, all of one key generation: read pack by pack, for it
+/// may be large.
 #[derive(Debug)]
 pub struct IndexSegment {
     /// The key generation of its packs.

@@ -1,12 +1,12 @@
-//! `vault.json` and `hosts/<host>.json`: the only plain objects besides signatures, prune records and drill reports. They hold no secret,
-//! and nothing is believed because it stands in them: manifests carry the vault id under a signature, and
-//! readers pin signers.
+//! `vault.json` and `hosts/<host>.json`: the only plain objects besides signatures, prune records
+//! and drill reports. They hold no secret, and nothing is believed because it stands in them:
+//! manifests carry the vault id under a signature, and readers pin signers.
 
 use chrono::{DateTime, Utc};
+use lifeboat_base::{Class, Context, Error, Result};
 use serde::{Deserialize, Serialize};
 
 use crate::id::Name;
-use lifeboat_base::{Class, Context, Error, Result};
 
 /// The one format version that this program writes and reads.
 pub const FORMAT_VERSION: u32 = 1;

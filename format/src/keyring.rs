@@ -1,15 +1,16 @@
-//! The keyring: a dataset's secrets, wrapped for those who may restore. See "Keyring" in `FORMAT.md`.
+//! The keyring: a dataset's secrets, wrapped for those who may restore. See "Keyring" in
+//! `FORMAT.md`.
 //!
-//! The plaintext of a keyring object is an age identity file, so that the stock `age` reads it: comments
-//! say what it is for, the last line is the identity.
+//! The plaintext of a keyring object is an age identity file, so that the stock `age` reads it:
+//! comments say what it is for, the last line is the identity.
 
 use std::fmt::Write as _;
 
+use lifeboat_base::{Error, Result};
 use zeroize::Zeroizing;
 
 use crate::chunk_id::ChunkIdKey;
 use crate::id::Name;
-use lifeboat_base::{Error, Result};
 
 /// The secrets of one generation of a dataset.
 pub struct DatasetSecrets {

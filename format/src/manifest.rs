@@ -5,13 +5,13 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use chrono::{DateTime, Utc};
+use lifeboat_base::facts::SourceFacts;
+use lifeboat_base::{Class, Context, Error, Result};
 use serde::{Deserialize, Serialize};
 
 use crate::extents::{Bounds, Extent, Extents};
 use crate::id::{Digest, Name, PackId, SnapshotId};
 use crate::map::{Resolved, StreamMap};
-use lifeboat_base::facts::SourceFacts;
-use lifeboat_base::{Class, Context, Error, Result};
 
 /// The one version of the manifest that this program writes and reads.
 pub const MANIFEST_VERSION: u32 = 2;
@@ -42,8 +42,9 @@ pub struct Manifest {
     pub source: SourceFacts,
     /// Every pack that its extents refer to.
     pub packs: Vec<PackRef>,
-    /// Of the content of each, as many bytes as this snapshot does not need: the content less what its streams, by way of maps or not, and
-    /// its maps lie in. Some of that may be needed several times, so there may be more. What is not told is 0.
+    /// Of the content of each, as many bytes as this snapshot does not need: the content less what
+    /// its streams, by way of maps or not, and its maps lie in. Some of that may be needed several
+    /// times, so there may be more. What is not told is 0.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub unused: Vec<u64>,
     /// In the order of capture.
@@ -52,7 +53,8 @@ pub struct Manifest {
     pub totals: Totals,
 }
 
-/// A pack as a manifest names it: id, ciphertext size, length of its content. Written as a JSON array.
+/// A pack as a manifest names it: id, ciphertext size, length of its content. Written as a JSON
+/// array.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct PackRef(pub PackId, pub u64, pub u64);
 
@@ -106,7 +108,8 @@ pub struct Totals {
 }
 
 impl Manifest {
-    /// Parses a manifest and checks that it belongs where it was found; its extents are checked when they are asked for.
+    /// Parses a manifest and checks that it belongs where it was found; its extents are checked
+    /// when they are asked for.
     ///
     /// # Errors
     /// [`Class::Integrity`]: damaged, of another version, or of another vault, dataset or snapshot.
@@ -159,7 +162,8 @@ impl Manifest {
         self.packs.iter().map(|PackRef(_, _, content)| *content).collect()
     }
 
-    /// The extents of one of its streams, each inside its pack or inside the older stream; `contents` are [`Self::contents`].
+    /// The extents of one of its streams, each inside its pack or inside the older stream;
+    /// `contents` are [`Self::contents`].
     ///
     /// # Errors
     /// [`Class::Integrity`]: their lengths are not the stream's.

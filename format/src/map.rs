@@ -1,19 +1,19 @@
-//! The map of an older stream: its extents, stored in packs and not in a manifest, so that many snapshots share them. See "Maps" in
-//! `FORMAT.md`.
+//! The map of an older stream: its extents, stored in packs and not in a manifest, so that many
+//! snapshots share them. See "Maps" in `FORMAT.md`.
 //!
-//! The extents of a stream that changes row by row add up from snapshot to snapshot. A snapshot's own tell only what has changed since
-//! a map was made; a map never refers to another one.
+//! The extents of a stream that changes row by row add up from snapshot to snapshot. A snapshot's
+//! own tell only what has changed since a map was made; a map never refers to another one.
 
 use std::collections::HashMap;
 use std::ops::Range;
 use std::sync::Arc;
 
 use bytes::Bytes;
+use lifeboat_base::Result;
 
 use crate::extents::{BLOCK, Bounds, Extent, Extents, Finder, OLDER};
 use crate::id::{Digest, PackId};
 use crate::varint;
-use lifeboat_base::Result;
 
 /// Where an older stream lies.
 #[derive(Debug, Clone)]
@@ -51,8 +51,9 @@ impl StreamMap {
         out.into()
     }
 
-    /// What [`Self::to_bytes`] wrote, of a stream of `length` bytes; `content` tells the length of a pack's content. `None` if it is
-    /// damaged, as far as that is seen without opening blocks, or a pack is not known.
+    /// What [`Self::to_bytes`] wrote, of a stream of `length` bytes; `content` tells the length of
+    /// a pack's content. `None` if it is damaged, as far as that is seen without opening blocks, or
+    /// a pack is not known.
     pub fn parse(bytes: &Bytes, length: u64, content: impl Fn(&PackId) -> Option<u64>) -> Option<Self> {
         let mut rest = &bytes[..];
         let count = u32::from_le_bytes(varint::take_bytes(&mut rest)?);
@@ -67,7 +68,8 @@ impl StreamMap {
     }
 }
 
-/// Where all of a stream lies, though a map may tell of some: nothing is worked out before it is asked for.
+/// Where all of a stream lies, though a map may tell of some: nothing is worked out before it is
+/// asked for.
 #[derive(Debug, Clone)]
 pub struct Resolved {
     pub(crate) extents: Extents,
@@ -139,7 +141,8 @@ impl Walk {
         (self.at, self.done) = (0, 0);
     }
 
-    /// The next extents, in packs alone, instead of what `out` held; `false` after the last, or before what is damaged.
+    /// The next extents, in packs alone, instead of what `out` held; `false` after the last, or
+    /// before what is damaged.
     pub fn next(&mut self, out: &mut Vec<Extent>) -> bool {
         out.clear();
         while out.len() < BLOCK {

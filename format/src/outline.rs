@@ -1,20 +1,21 @@
-//! What a plan must know of a stream: which parts of it lie in which packs. Of millions of extents, most blocks are taken by what they say
-//! of themselves, and not opened.
+//! What a plan must know of a stream: which parts of it lie in which packs. Of millions of extents,
+//! most blocks are taken by what they say of themselves, and not opened.
 
 use std::ops::Range;
 
 use crate::extents::{BLOCK, Extent, Extents, Finder, OLDER, Reach};
 use crate::map::Resolved;
 
-/// A block of the stream's own extents that tells of more than this is opened: extents are few there.
+/// A block of the stream's own extents that tells of more than this is opened: extents are few
+/// there.
 const LONG: u64 = 32 << 20;
 /// The same for blocks of the older stream's.
 const LONG_OLDER: u64 = 8 << 20;
 
 impl Resolved {
-    /// Tells `each` stretch of the stream, in order: how long it is, and what it takes of packs. If the answer is that this is too much
-    /// at once, it is told by shorter ones, in the end extent by extent. `false` if extents are damaged; those of blocks that are not opened
-    /// may be.
+    /// Tells `each` stretch of the stream, in order: how long it is, and what it takes of packs. If
+    /// the answer is that this is too much at once, it is told by shorter ones, in the end extent
+    /// by extent. `false` if extents are damaged; those of blocks that are not opened may be.
     pub fn outline(&self, each: impl FnMut(u64, &[Reach]) -> bool) -> bool {
         let (older, numbers) = self.older.clone().unwrap_or_default();
         let finder = Finder::new(older.clone());
@@ -34,7 +35,8 @@ impl Resolved {
     }
 }
 
-/// Extents one after the other, of which those in the older stream lie in one of its blocks, in order.
+/// Extents one after the other, of which those in the older stream lie in one of its blocks, in
+/// order.
 struct Group<'a, F> {
     older: &'a Extents,
     /// Of its packs.
@@ -53,7 +55,8 @@ struct Group<'a, F> {
 }
 
 impl<F: FnMut(u64, &[Reach]) -> bool> Group<'_, F> {
-    /// Tells of a block of the stream's own extents by what it says it reaches, if that is not too much.
+    /// Tells of a block of the stream's own extents by what it says it reaches, if that is not too
+    /// much.
     fn tell_block(&mut self, own: &Extents, block: usize) -> bool {
         let places = own.places(block);
         let length = places.end - places.start;
@@ -87,7 +90,8 @@ impl<F: FnMut(u64, &[Reach]) -> bool> Group<'_, F> {
         Some(reaches).filter(|reaches| !reaches.is_empty())
     }
 
-    /// What a block of the older stream reaches, so many bytes of which are named; `None` if it does not say.
+    /// What a block of the older stream reaches, so many bytes of which are named; `None` if it
+    /// does not say.
     fn of_older(&self, block: usize, named: u64) -> Option<Vec<Reach>> {
         let (mut reaches, places) = (self.older.reaches(block), self.older.places(block));
         for reach in &mut reaches {
@@ -237,7 +241,8 @@ mod tests {
                 }
                 one
             }));
-            // One may be told in two parts, where a block of the older stream ends: they are merged again.
+            // One may be told in two parts, where a block of the older stream ends: they are merged
+            // again.
             assert_eq!(Extents::of(told)?.bytes(), Extents::of(resolved.iter())?.bytes());
         }
         Ok(())

@@ -7,12 +7,13 @@
 use std::io::{Read, Seek, SeekFrom, Write};
 use std::ops::Range;
 
+use lifeboat_base::buffers::{Buffer, spare};
+use lifeboat_base::{Class, Context, Error, Result};
+
 use crate::chunk_id::ChunkIdKey;
 use crate::frames::decompress;
 use crate::id::{ChunkId, Digest};
 use crate::varint;
-use lifeboat_base::buffers::{Buffer, spare};
-use lifeboat_base::{Class, Context, Error, Result};
 
 /// A pack is closed once its frames reach this many bytes, …
 pub const TARGET_SIZE: usize = 16 << 20;
@@ -25,8 +26,8 @@ const MAX_CONTENT: usize = TARGET_CONTENT + (16 << 20);
 
 /// A pack's plaintext is padded to a multiple of this, …
 const PADDED_TO: usize = 64 << 10;
-/// … or of this, if it has more than that and less than [`LARGE`]: a backup of changed rows stores some packs of half a MiB, and the
-/// coarse padding takes a sixteenth of such a pack on average.
+/// … or of this, if it has more than that and less than [`LARGE`]: a backup of changed rows stores
+/// some packs of half a MiB, and the coarse padding takes a sixteenth of such a pack on average.
 const FINELY_PADDED_TO: usize = 16 << 10;
 const LARGE: usize = 1 << 20;
 const SKIPPABLE: [u8; 4] = 0x184D_2A50_u32.to_le_bytes();
@@ -47,7 +48,8 @@ pub struct ChunkEntry {
     pub frame: u32,
 }
 
-/// A pack that is being filled. Its plaintext goes to `W` as it comes: to an age writer, so that it lies nowhere.
+/// A pack that is being filled. Its plaintext goes to `W` as it comes: to an age writer, so that it
+/// lies nowhere.
 pub struct PackWriter<W> {
     out: W,
     entries: Vec<ChunkEntry>,
@@ -217,8 +219,9 @@ impl Excerpt {
         self.frames.len() + self.chunks.capacity() * size_of::<Held>()
     }
 
-    /// What of the next `length` bytes from `offset` of the content on to decompress at once: whole chunks of at most `target`
-    /// bytes together, or one. `None` if the byte at `offset` is not here.
+    /// What of the next `length` bytes from `offset` of the content on to decompress at once: whole
+    /// chunks of at most `target` bytes together, or one. `None` if the byte at `offset` is not
+    /// here.
     #[must_use]
     pub fn unit(&self, offset: u64, length: u64, target: usize) -> Option<Unit> {
         let chunks = self.chunks_from(offset)?;
@@ -238,8 +241,8 @@ impl Excerpt {
         chunks.first().filter(|chunk| chunk.begin <= offset).map(|_| chunks)
     }
 
-    /// Decompresses a [`unit`](Self::unit) that begins at `offset` into `out`, whose old content is of no matter; says where in
-    /// `out` it lies.
+    /// Decompresses a [`unit`](Self::unit) that begins at `offset` into `out`, whose old content is
+    /// of no matter; says where in `out` it lies.
     ///
     /// # Errors
     /// Damaged.
@@ -289,8 +292,8 @@ impl Excerpt {
     }
 }
 
-/// Reads from a pack's plaintext the chunks that `wanted` touches (ranges of its content, in order), and leaves the
-/// others as they are.
+/// Reads from a pack's plaintext the chunks that `wanted` touches (ranges of its content, in
+/// order), and leaves the others as they are.
 ///
 /// # Errors
 /// Damaged, or its content is not `content` bytes long.

@@ -1,6 +1,6 @@
-//! Numbers in planes: LEB128 turned by a right angle. First the lowest seven bits of each, with the eighth set if it has more; then the
-//! next seven of each of those that have; and so on. Numbers of one kind compress better so, plane by plane, and are read without a
-//! branch for each.
+//! Numbers in planes: LEB128 turned by a right angle. First the lowest seven bits of each, with the
+//! eighth set if it has more; then the next seven of each of those that have; and so on. Numbers of
+//! one kind compress better so, plane by plane, and are read without a branch for each.
 
 /// No number has more, so that none exceeds 63 bits.
 const MOST: usize = 9;
@@ -11,7 +11,8 @@ pub fn planes(numbers: &[u64]) -> Vec<Vec<u8>> {
     let (mut planes, mut rest) = (Vec::new(), numbers.to_vec());
     while planes.is_empty() || !rest.is_empty() {
         planes.push(rest.iter().map(|number| *number as u8 & 0x7f | u8::from(*number > 0x7f) << 7).collect());
-        // Those that have more. Each is written and counts only if it has: a branch could not be foretold.
+        // Those that have more. Each is written and counts only if it has: a branch could not be
+        // foretold.
         let mut found = 0;
         for at in 0..rest.len() {
             let number = rest[at];

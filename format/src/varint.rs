@@ -10,7 +10,8 @@ pub fn put(out: &mut Vec<u8>, mut value: u64) {
     out.push(value as u8);
 }
 
-/// Takes a value off the front of `input`; `None` if it is cut short, too large, or not in its shortest form.
+/// Takes a value off the front of `input`; `None` if it is cut short, too large, or not in its
+/// shortest form.
 #[inline]
 pub fn take(input: &mut &[u8]) -> Option<u64> {
     // Up to four bytes without a branch for each, which nothing could foretell.

@@ -1,8 +1,8 @@
 //! Keys at hand: identities that open the vault, signers that are believed.
 //!
-//! Identities, in order: `--identity`; else the drill identity of the configuration if it is here; and, where manifests
-//! are enough, this host's operations identity. Signers: `--trusted-signer`, the configuration's, and on a backup
-//! host its own.
+//! Identities, in order: `--identity`; else the drill identity of the configuration if it is here;
+//! and, where manifests are enough, this host's operations identity. Signers: `--trusted-signer`,
+//! the configuration's, and on a backup host its own.
 
 use std::io::Read;
 use std::path::Path;
@@ -86,8 +86,8 @@ fn host_keys(config: &Config) -> Option<HostKeys> {
         .ok()
 }
 
-/// Reads a file that holds a secret; `-` is standard input. A file that others may read is refused, a pipe, such as
-/// bash's `<(age -d master.age)`, is fine.
+/// Reads a file that holds a secret; `-` is standard input. A file that others may read is refused,
+/// a pipe, such as bash's `<(age -d master.age)`, is fine.
 ///
 /// # Errors
 /// [`Class::Keys`].

@@ -11,7 +11,8 @@ use lifeboat_engine::restore::Selector;
 use crate::commands::{check, completions, drill, init, list, man, prune, restore, show, trigger, verify};
 use crate::exit;
 
-/// Lists, restores, verifies and drills encrypted backups; needs one replica, an identity and trusted signers
+/// Lists, restores, verifies and drills encrypted backups; needs one replica, an identity and
+/// trusted signers
 #[derive(Debug, Parser)]
 #[command(name = "lifeboat", version, propagate_version = false, max_term_width = 110)]
 pub(crate) struct Cli {

@@ -1,7 +1,7 @@
 //! `lifeboat`: lists, restores, verifies, drills and prunes what lifeboatd backed up.
 //!
-//! It needs a replica, an identity and trusted signers, and nothing of the daemon's: a restore works
-//! when the backup host is gone. `run` reads the environment; no other module does.
+//! It needs a replica, an identity and trusted signers, and nothing of the daemon's: a restore
+//! works when the backup host is gone. `run` reads the environment; no other module does.
 
 mod access;
 mod cli;

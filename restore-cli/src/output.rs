@@ -1,7 +1,8 @@
 //! The one place that writes to standard output and standard error.
 //!
-//! Standard output carries results only: text for people, or exactly one JSON value with `--json`. Everything else
-//! (notes, warnings, questions, errors, logs) goes to standard error; with `--json` the last line there is the error.
+//! Standard output carries results only: text for people, or exactly one JSON value with `--json`.
+//! Everything else (notes, warnings, questions, errors, logs) goes to standard error; with `--json`
+//! the last line there is the error.
 
 use std::fmt::Display;
 use std::io::{self, BufRead, IsTerminal, Write};

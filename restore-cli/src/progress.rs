@@ -14,7 +14,8 @@ pub(crate) struct Progress {
 }
 
 impl Progress {
-    /// Follows `delivered` up to `total` bytes. Draws on standard error, and only if that is a terminal.
+    /// Follows `delivered` up to `total` bytes. Draws on standard error, and only if that is a
+    /// terminal.
     pub(crate) fn follow(delivered: Arc<AtomicU64>, total: u64, what: &str) -> Self {
         let bar = ProgressBar::new(total);
         let template = "{msg} {bar:30} {bytes}/{total_bytes} {bytes_per_sec} {eta}";

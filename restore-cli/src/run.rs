@@ -1,7 +1,9 @@
-//! One invocation: read the surroundings, parse, obey signals, run the command, turn its error into an exit code.
+//! One invocation: read the surroundings, parse, obey signals, run the command, turn its error into
+//! an exit code.
 //!
-//! SIGINT and SIGTERM cancel: the command stops what it started (throw-away servers too) and returns. A second signal ends
-//! the process at once. Blocking reads of the terminal do not hold up the end.
+//! SIGINT and SIGTERM cancel: the command stops what it started (throw-away servers too) and
+//! returns. A second signal ends the process at once. Blocking reads of the terminal do not hold up
+//! the end.
 
 use std::ffi::OsString;
 use std::process::ExitCode;

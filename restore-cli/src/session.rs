@@ -178,7 +178,8 @@ impl Session {
 }
 
 impl Place {
-    /// Opens what can be opened: one replica whose files are broken must not stop a restore from another.
+    /// Opens what can be opened: one replica whose files are broken must not stop a restore from
+    /// another.
     async fn open_for_reading(&self, out: Output, clock: &SharedClock) -> Result<Vec<SharedReplica>> {
         let (mut replicas, mut first) = (Vec::new(), None);
         for replica in &self.replicas {

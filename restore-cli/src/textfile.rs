@@ -1,8 +1,9 @@
 //! Drill metrics for node-exporter's textfile collector.
 //!
-//! One file may be shared by several datasets: a drill replaces the samples of its own and keeps the others'. A drill that
-//! failed keeps the time of the last success and the last measurements. Readers see the old file or the new one, whole.
-//! A file with metrics that are not ours is refused, before the drill begins.
+//! One file may be shared by several datasets: a drill replaces the samples of its own and keeps
+//! the others'. A drill that failed keeps the time of the last success and the last measurements.
+//! Readers see the old file or the new one, whole. A file with metrics that are not ours is
+//! refused, before the drill begins.
 
 use std::collections::BTreeMap;
 use std::fmt::Write as _;

@@ -1,4 +1,5 @@
-//! The program against a real vault in directories: what an operator types on the worst day, and what it answers.
+//! The program against a real vault in directories: what an operator types on the worst day, and
+//! what it answers.
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
 use std::fs;

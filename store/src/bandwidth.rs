@@ -1,9 +1,10 @@
 //! How many bytes a second may pass at which time: a cap, and other caps between two times of day.
 //!
-//! Windows are read on the wall clock of a time zone, which tells every moment exactly one time: what a spring gap skips
-//! of a window is skipped, and what an autumn fold repeats of it counts twice. A window holds from its first minute up
-//! to, not including, its last; one that ends at or before its beginning ends on the next day, and belongs to the day
-//! on which it began. Of several windows that hold at once the first written counts.
+//! Windows are read on the wall clock of a time zone, which tells every moment exactly one time:
+//! what a spring gap skips of a window is skipped, and what an autumn fold repeats of it counts
+//! twice. A window holds from its first minute up to, not including, its last; one that ends at or
+//! before its beginning ends on the next day, and belongs to the day on which it began. Of several
+//! windows that hold at once the first written counts.
 
 use chrono::{DateTime, Datelike, NaiveDateTime, Timelike, Utc, Weekday};
 use chrono_tz::Tz;
@@ -98,7 +99,8 @@ impl Days {
     /// Every day.
     pub const ALL: Self = Self([true; 7]);
 
-    /// Parses `mon-fri`, `sat,sun`, `fri-mon`, `wed`: days, ranges of days, and lists of these. `None`: it is none of them.
+    /// Parses `mon-fri`, `sat,sun`, `fri-mon`, `wed`: days, ranges of days, and lists of these.
+    /// `None`: it is none of them.
     #[must_use]
     pub fn parse(text: &str) -> Option<Self> {
         let day = |text: &str| NAMES.iter().position(|name| name.eq_ignore_ascii_case(text.trim()));
@@ -244,7 +246,8 @@ mod tests {
 
     #[test]
     fn windows_follow_the_wall_clock_through_both_changes() {
-        // In 2026 Berlin leaves winter on 29 March at 01:00 UTC, and summer on 25 October at 01:00 UTC; both are Sundays.
+        // In 2026 Berlin leaves winter on 29 March at 01:00 UTC, and summer on 25 October at 01:00
+        // UTC; both are Sundays.
         let night = window("sun", "02:30", "03:30", SLOW);
         let bandwidth = Bandwidth::new(FAST, vec![night], Tz::Europe__Berlin);
         for (time, rate) in [

@@ -1,19 +1,21 @@
 //! The conformance suite: the guarantees of [`Replica`], one function each.
 //!
-//! [`conforms`] runs all of them on an empty replica and panics where one is broken. Everything here
-//! passes it: directory, memory, S3 against real servers, and each with gate, retries and a cap.
+//! [`conforms`] runs all of them on an empty replica and panics where one is broken. Everything
+//! here passes it: directory, memory, S3 against real servers, and each with gate, retries and a
+//! cap.
 //!
-//! What it cannot prove: that a body survives a power cut, and that a store keeps its word elsewhere;
-//! `lifeboat check` probes each store where it is.
+//! What it cannot prove: that a body survives a power cut, and that a store keeps its word
+//! elsewhere; `lifeboat check` probes each store where it is.
 
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "a broken guarantee ends the test")]
 
 use std::collections::BTreeSet;
 use std::time::Duration;
 
-use crate::replica::{Probe, Replica, ReplicaError, ReplicaErrorKind, SharedReplica};
 use bytes::Bytes;
 use futures::stream::{self, StreamExt};
+
+use crate::replica::{Probe, Replica, ReplicaError, ReplicaErrorKind, SharedReplica};
 
 /// Every guarantee, on an empty replica, which it leaves empty. `expected` is what its probe must
 /// find; the clock's skew is not compared.

@@ -1,12 +1,16 @@
 //! A replica in a directory: another disk, an NFS mount, a copy of a bucket.
 //!
-//! - **Atomicity**: a body is written to a hidden temporary file beside its place, synced, then linked (new) or
-//!   renamed (replace) into it, and the directory is synced. A crash leaves at most a hidden file, which no
-//!   listing shows.
-//! - **Folders**: a key cannot be an object and a folder of others at once, as it could in S3; no vault needs that.
-//! - **The configured directory must exist**: one that does not is an unmounted disk, not an empty vault.
-//! - **Deadlines**: a call that exceeds its deadline returns, while its thread may still finish what it began.
-//! - **A cap on the bandwidth** paces the pieces that are written and read; the page cache may hold them back.
+//! - **Atomicity**: a body is written to a hidden temporary file beside its place, synced, then
+//!   linked (new) or renamed (replace) into it, and the directory is synced. A crash leaves at most
+//!   a hidden file, which no listing shows.
+//! - **Folders**: a key cannot be an object and a folder of others at once, as it could in S3; no
+//!   vault needs that.
+//! - **The configured directory must exist**: one that does not is an unmounted disk, not an empty
+//!   vault.
+//! - **Deadlines**: a call that exceeds its deadline returns, while its thread may still finish
+//!   what it began.
+//! - **A cap on the bandwidth** paces the pieces that are written and read; the page cache may hold
+//!   them back.
 
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, ErrorKind};
@@ -18,14 +22,14 @@ use std::time::Duration;
 use async_trait::async_trait;
 use bytes::Bytes;
 use chrono::{DateTime, Utc};
+use lifeboat_base::clock::SharedClock;
+use lifeboat_format::id::Name;
 
 use crate::directory::leaves::Leaves;
 use crate::pacer::Pacer;
 use crate::replica::{ObjectMeta, Page, Probe, Replica, ReplicaError, ReplicaErrorKind};
 use crate::settings::ReplicaConfig;
 use crate::{key, trial, waiting};
-use lifeboat_base::clock::SharedClock;
-use lifeboat_format::id::Name;
 
 mod leaves;
 

@@ -1,19 +1,24 @@
 //! How many large transfers one replica gets at once: as many as make it faster, and no more.
 //!
-//! - **What queues**: packs, and whatever else is as large. Everything else passes at once, so that a manifest, a
-//!   signature or a listing never waits for packs. The queue is in order, and bounded by the flows' own memory.
-//! - **The rule** is that of TCP Vegas (L. S. Brakmo, L. L. Peterson, "TCP Vegas: End to End Congestion Avoidance on a
-//!   Global Internet", IEEE JSAC 13(8), 1995), with transfers in the place of segments and seconds a byte in the place
-//!   of the round-trip time. With `limit` transfers under way, of which each takes `pace` where the replica has been
-//!   seen to need `best`, `limit * (1 - best / pace)` of them do no more than wait inside the replica or on the way to it.
-//!   Fewer than two: one more is tried. More than four: one less. Once a round, which is `limit` transfers long.
-//! - **Failures**: the limit is halved when the replica is unavailable or does not answer in time; once for all that
-//!   were under way together.
-//! - **What is no measure**: other errors, transfers that were given up, and those that mostly waited for a cap on the
-//!   bandwidth. Under a cap more transfers make nothing faster, and leave more unfinished if the run ends: the
-//!   limit goes down to two, so that one fills the line while the other waits for its answer.
-//! - **`best` is forgotten** after 256 to 512 transfers, since routes and stores change. It would be relearnt from a queue of our
-//!   own making, each time a longer one; so the limit is halved at that moment, as BBR drains the queue to see the round trip.
+//! - **What queues**: packs, and whatever else is as large. Everything else passes at once, so that
+//!   a manifest, a signature or a listing never waits for packs. The queue is in order, and bounded
+//!   by the flows' own memory.
+//! - **The rule** is that of TCP Vegas (L. S. Brakmo, L. L. Peterson, "TCP Vegas: End to End
+//!   Congestion Avoidance on a Global Internet", IEEE JSAC 13(8), 1995), with transfers in the
+//!   place of segments and seconds a byte in the place of the round-trip time. With `limit`
+//!   transfers under way, of which each takes `pace` where the replica has been seen to need
+//!   `best`, `limit * (1 - best / pace)` of them do no more than wait inside the replica or on the
+//!   way to it. Fewer than two: one more is tried. More than four: one less. Once a round, which is
+//!   `limit` transfers long.
+//! - **Failures**: the limit is halved when the replica is unavailable or does not answer in time;
+//!   once for all that were under way together.
+//! - **What is no measure**: other errors, transfers that were given up, and those that mostly
+//!   waited for a cap on the bandwidth. Under a cap more transfers make nothing faster, and leave
+//!   more unfinished if the run ends: the limit goes down to two, so that one fills the line while
+//!   the other waits for its answer.
+//! - **`best` is forgotten** after 256 to 512 transfers, since routes and stores change. It would
+//!   be relearnt from a queue of our own making, each time a longer one; so the limit is halved at
+//!   that moment, as BBR drains the queue to see the round trip.
 
 use std::fmt;
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -21,12 +26,12 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use bytes::Bytes;
+use lifeboat_format::id::Name;
 use tokio::sync::Notify;
 use tokio::time::Instant;
 
 use crate::replica::{ObjectMeta, Page, Probe, Replica, ReplicaError, ReplicaErrorKind, SharedReplica};
 use crate::waiting::Waiting;
-use lifeboat_format::id::Name;
 
 const LEAST: usize = 1;
 const MOST: usize = 16;
@@ -202,8 +207,8 @@ impl Gate {
         }
     }
 
-    /// Runs one transfer of a body, `large` ones within the limit, and learns from it. `length` tells the bytes that
-    /// it passed.
+    /// Runs one transfer of a body, `large` ones within the limit, and learns from it. `length`
+    /// tells the bytes that it passed.
     async fn pass<T>(
         &self,
         large: bool,

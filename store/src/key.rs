@@ -14,7 +14,8 @@ pub(super) fn check(key: &str) -> Result<(), ReplicaErrorKind> {
     }
 }
 
-/// Leading dots are refused whole: they cover `.` and `..`, and file systems hide their own business there.
+/// Leading dots are refused whole: they cover `.` and `..`, and file systems hide their own
+/// business there.
 pub(super) fn is_legal_segment(segment: &str) -> bool {
     let legal = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_' | b'.');
     !segment.is_empty() && segment.len() <= LONGEST_SEGMENT && !segment.starts_with('.') && segment.bytes().all(legal)

@@ -1,25 +1,28 @@
 //! The cap on a replica's bandwidth: one token bucket for all its requests, in both directions.
 //!
-//! - **Smooth**: who has bytes to pass asks leave for a small piece at a time, a hundredth of a second's worth within
-//!   16 to 256 KiB. What was not used adds up to a quarter of a second's worth, at least 64 KiB, and no more.
-//! - **Fair**: leave is given in the order in which it was asked for, and nobody asks for a second piece before
-//!   the first was given. An object of one piece waits for one piece of each transfer under way, never for a pack.
-//! - **The schedule** is looked up for each piece and, while one waits, every quarter of a second: a cap that begins,
-//!   ends or changes in the middle of an object counts within that time.
+//! - **Smooth**: who has bytes to pass asks leave for a small piece at a time, a hundredth of a
+//!   second's worth within 16 to 256 KiB. What was not used adds up to a quarter of a second's
+//!   worth, at least 64 KiB, and no more.
+//! - **Fair**: leave is given in the order in which it was asked for, and nobody asks for a second
+//!   piece before the first was given. An object of one piece waits for one piece of each transfer
+//!   under way, never for a pack.
+//! - **The schedule** is looked up for each piece and, while one waits, every quarter of a second:
+//!   a cap that begins, ends or changes in the middle of an object counts within that time.
 //! - **Cancellation**: whoever stops waiting takes nothing.
 //!
-//! Counted are bodies, not headers, TLS and TCP: a few per cent more pass the wire. Each program has a bucket of
-//! its own, and so have the replicas of a configuration that was reloaded while a run still keeps the old ones.
+//! Counted are bodies, not headers, TLS and TCP: a few per cent more pass the wire. Each program
+//! has a bucket of its own, and so have the replicas of a configuration that was reloaded while a
+//! run still keeps the old ones.
 
 use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
+use lifeboat_base::clock::SharedClock;
 use tokio::sync::Mutex;
 
 use crate::bandwidth::Bandwidth;
 use crate::waiting::Waiting;
-use lifeboat_base::clock::SharedClock;
 
 const SMALLEST_PIECE: usize = 16 << 10;
 const LARGEST_PIECE: usize = 256 << 10;
@@ -55,7 +58,8 @@ impl Pacer {
         Self { bandwidth: bandwidth.clone(), clock, bucket: Mutex::default() }
     }
 
-    /// Waits until some of `wanted` bytes may pass; how many, at least one of them. The wait is one of `waiting`.
+    /// Waits until some of `wanted` bytes may pass; how many, at least one of them. The wait is one
+    /// of `waiting`.
     pub(super) async fn leave(&self, wanted: usize, waiting: &Waiting) -> usize {
         let _turn = waiting.begin();
         let mut bucket = self.bucket.lock().await;

@@ -1,13 +1,16 @@
 //! A replica: one whole copy of the vault, in one region.
 //!
 //! Every implementation keeps the guarantees written on [`Replica`]'s methods, and passes the one
-//! conformance suite (`conformance.rs`). Keys are relative to the vault's prefix, at most
-//! 512 bytes, made of `/`-separated segments of 1 to 200 of `A-Za-z0-9-_.`, none of which begins with a dot.
+//! conformance suite (`conformance.rs`). Keys are relative to the vault's prefix, at most 512
+//! bytes, made of `/`-separated segments of 1 to 200 of `A-Za-z0-9-_.`, none of which begins with a
+//! dot.
 //!
-//! - **Deadlines** are kept by the implementations: one for each request, so that a listing has one a page. They count
-//!   what the replica takes, not what a cap on the bandwidth or the gate makes wait (`waiting.rs`).
+//! - **Deadlines** are kept by the implementations: one for each request, so that a listing has one
+//!   a page. They count what the replica takes, not what a cap on the bandwidth or the gate makes
+//!   wait (`waiting.rs`).
 //! - **Bandwidth**: a cap is kept by the implementations too, by one pacer each (`pacer.rs`).
-//! - **Concurrency** of large transfers is [`Gate`](crate::Gate)'s; **retries** are [`Retry`](crate::Retry)'s alone; the SDK's own are off.
+//! - **Concurrency** of large transfers is [`Gate`](crate::Gate)'s; **retries** are
+//!   [`Retry`](crate::Retry)'s alone; the SDK's own are off.
 //! - **Secrets** are held by the S3 client and appear in no error and no `Debug`.
 
 use std::fmt;
@@ -17,7 +20,6 @@ use std::time::Duration;
 use async_trait::async_trait;
 use bytes::Bytes;
 use chrono::{DateTime, Utc};
-
 use lifeboat_base::{Class, Error, Result};
 use lifeboat_format::id::Name;
 
@@ -130,10 +132,12 @@ impl From<ReplicaError> for Error {
 
 /// One copy of the vault.
 ///
-/// Every request has the deadline of its [`ReplicaConfig::timeout`](crate::ReplicaConfig::timeout), a listing for each page. With retries, none is
-/// sent after that time, so that an operation ends within twice as long; [`put_new`](Self::put_new) may then take
-/// as long again to look whose object it met. Waiting for the gate or for a cap on the bandwidth comes on top. Every method may be called concurrently, and may be cancelled by
-/// dropping its future: an object then exists whole or not at all.
+/// Every request has the deadline of its [`ReplicaConfig::timeout`](crate::ReplicaConfig::timeout),
+/// a listing for each page. With retries, none is sent after that time, so that an operation ends
+/// within twice as long; [`put_new`](Self::put_new) may then take as long again to look whose
+/// object it met. Waiting for the gate or for a cap on the bandwidth comes on top. Every method may
+/// be called concurrently, and may be cancelled by dropping its future: an object then exists whole
+/// or not at all.
 #[async_trait]
 pub trait Replica: Send + Sync + fmt::Debug {
     /// Its name in the configuration.
@@ -153,15 +157,16 @@ pub trait Replica: Send + Sync + fmt::Debug {
     /// Only for the few objects that may change (keyring wraps, `hosts/<host>.json`).
     async fn put_replace(&self, key: &str, body: Bytes) -> Result<(), ReplicaError>;
 
-    /// The whole object, its transfer checked against the length that the replica announced, and against the checksum
-    /// that came with it where the replica keeps one.
+    /// The whole object, its transfer checked against the length that the replica announced, and
+    /// against the checksum that came with it where the replica keeps one.
     async fn get(&self, key: &str) -> Result<Bytes, ReplicaError>;
 
     /// What is known of an object; `None` if it does not exist.
     async fn head(&self, key: &str) -> Result<Option<ObjectMeta>, ReplicaError>;
 
-    /// A page of the objects whose key begins with `prefix` (any string; "" lists all): the first one, or what
-    /// [`next`](Page::next) of the one before stands for. What exists throughout the listing is on exactly one page.
+    /// A page of the objects whose key begins with `prefix` (any string; "" lists all): the first
+    /// one, or what [`next`](Page::next) of the one before stands for. What exists throughout the
+    /// listing is on exactly one page.
     async fn list_page(&self, prefix: &str, next: Option<&str>) -> Result<Page, ReplicaError>;
 
     /// All pages at once, sorted by key. For what is known to be few: it all lies in memory.
@@ -176,11 +181,12 @@ pub trait Replica: Send + Sync + fmt::Debug {
         Ok(objects)
     }
 
-    /// Removes an object; no error if it is not there. In a versioned bucket the current version is hidden, not gone.
+    /// Removes an object; no error if it is not there. In a versioned bucket the current version is
+    /// hidden, not gone.
     async fn delete(&self, key: &str) -> Result<(), ReplicaError>;
 
-    /// Tries out what the replica can do, with a throw-away object below `probe/`, and leaves nothing behind.
-    /// With `write` false only reads.
+    /// Tries out what the replica can do, with a throw-away object below `probe/`, and leaves
+    /// nothing behind. With `write` false only reads.
     async fn probe(&self, write: bool) -> Result<Probe, ReplicaError>;
 }
 

@@ -1,27 +1,30 @@
 //! Retries: the one place that sends a request again.
 //!
-//! - Only what [`ReplicaError::is_retryable`] allows, a bounded number of times, with jittered exponential pauses,
-//!   and never once the operation has taken as long as its deadline, without what it waited for its turn on our side.
-//! - An attempt that failed without an answer may have done its work. Every operation but [`Replica::put_new`] can
-//!   simply be repeated; there, an object that then exists is ours exactly if it holds our bytes.
+//! - Only what [`ReplicaError::is_retryable`] allows, a bounded number of times, with jittered
+//!   exponential pauses, and never once the operation has taken as long as its deadline, without
+//!   what it waited for its turn on our side.
+//! - An attempt that failed without an answer may have done its work. Every operation but
+//!   [`Replica::put_new`] can simply be repeated; there, an object that then exists is ours exactly
+//!   if it holds our bytes.
 
 use std::future::Future;
 use std::time::Duration;
 
 use async_trait::async_trait;
 use bytes::Bytes;
+use lifeboat_format::id::Name;
 use tokio::time::Instant;
 
 use crate::replica::{ObjectMeta, Page, Probe, Replica, ReplicaError, ReplicaErrorKind, SharedReplica};
 use crate::waiting::Waiting;
-use lifeboat_format::id::Name;
 
 /// How often and how patiently.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct RetryPolicy {
     /// At most so many attempts, the first included.
     pub attempts: u32,
-    /// The pause after the first attempt; doubles after each, and is shortened at random to between half and all.
+    /// The pause after the first attempt; doubles after each, and is shortened at random to between
+    /// half and all.
     pub pause: Duration,
     /// No pause is longer.
     pub longest_pause: Duration,

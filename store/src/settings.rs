@@ -64,6 +64,7 @@ pub enum S3Credentials {
     Default,
     /// A profile of the AWS shared configuration.
     Profile(String),
-    /// A file in the AWS shared-credentials format (`[default]` section) or a systemd credential of that content.
+    /// A file in the AWS shared-credentials format (`[default]` section) or a systemd credential of
+    /// that content.
     File(SecretRef),
 }

@@ -1,17 +1,19 @@
 //! Deadlines that count what the replica takes, not what we make it wait.
 //!
-//! A cap on the bandwidth makes a transfer take `length / rate`, times the number of transfers that share the cap; and
-//! before it begins a transfer may stand in the queue of the gate. None of that says anything of the replica, and no
-//! `timeout` that an operator chooses for a hanging server could foresee it. So an operation's clock **stands still while
-//! it waits for its turn on our side**, and runs whenever the replica is due to do something: a server that stops reading
-//! or answering keeps the body from asking for its next turn, and is noticed as soon as without a cap.
+//! A cap on the bandwidth makes a transfer take `length / rate`, times the number of transfers that
+//! share the cap; and before it begins a transfer may stand in the queue of the gate. None of that
+//! says anything of the replica, and no `timeout` that an operator chooses for a hanging server
+//! could foresee it. So an operation's clock **stands still while it waits for its turn on our
+//! side**, and runs whenever the replica is due to do something: a server that stops reading or
+//! answering keeps the body from asking for its next turn, and is noticed as soon as without a cap.
 //!
-//! An operation still ends: each turn comes after the pieces of those that asked before, at a rate that is never
-//! zero. What the cap adds is what it makes unavoidable, measured instead of estimated, since the length of an answer
-//! and the number of those that share the cap are not known beforehand.
+//! An operation still ends: each turn comes after the pieces of those that asked before, at a rate
+//! that is never zero. What the cap adds is what it makes unavoidable, measured instead of
+//! estimated, since the length of an answer and the number of those that share the cap are not
+//! known beforehand.
 //!
-//! The waits of an operation are counted in the task that it runs in, and every nested deadline passes them on to the
-//! one around it.
+//! The waits of an operation are counted in the task that it runs in, and every nested deadline
+//! passes them on to the one around it.
 
 use std::fmt;
 use std::future::Future;
@@ -21,7 +23,8 @@ use std::time::Duration;
 
 use tokio::time::{Instant, timeout};
 
-/// A deadline that is nearly reached is not looked at more often than this while its clock stands still.
+/// A deadline that is nearly reached is not looked at more often than this while its clock stands
+/// still.
 const LOOK: Duration = Duration::from_millis(10);
 
 tokio::task_local! {

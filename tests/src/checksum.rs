@@ -1,6 +1,7 @@
 //! CRC-64/NVME by its definition, bit by bit: an opinion of our own on what the S3 client sends.
 //!
-//! Source: NVM Express NVM Command Set Specification 1.0, 5.2.1.3.4; check value as in its catalogue of test cases.
+//! Source: NVM Express NVM Command Set Specification 1.0, 5.2.1.3.4; check value as in its
+//! catalogue of test cases.
 
 use data_encoding::BASE64;
 

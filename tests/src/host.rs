@@ -1,4 +1,5 @@
-//! A backup host as an operator sets it up: a configuration file, keys made by `lifeboat init`, the built programs.
+//! A backup host as an operator sets it up: a configuration file, keys made by `lifeboat init`, the
+//! built programs.
 #![allow(clippy::expect_used)]
 
 use std::fmt::Write;
@@ -23,8 +24,8 @@ pub struct BackupHost {
 }
 
 impl BackupHost {
-    /// Writes a configuration with these `[[replica]]` and `[dataset.source]` sections, makes a master identity with the real
-    /// `age-keygen`, and runs `lifeboat init`.
+    /// Writes a configuration with these `[[replica]]` and `[dataset.source]` sections, makes a
+    /// master identity with the real `age-keygen`, and runs `lifeboat init`.
     ///
     /// # Panics
     /// On any failure, as all of the harness does.

@@ -9,8 +9,8 @@ const GRPC_OFFSET: u16 = 10_000;
 
 static TAKEN: LazyLock<Mutex<HashSet<u16>>> = LazyLock::new(Mutex::default);
 
-/// A loopback port that is free now, below the range that the system hands out by itself, and that this process
-/// was not given before. The port 10000 above it is free as well.
+/// A loopback port that is free now, below the range that the system hands out by itself, and that
+/// this process was not given before. The port 10000 above it is free as well.
 ///
 /// # Panics
 /// If none is found in 10000 tries.

@@ -1,6 +1,8 @@
-//! Real throw-away PostgreSQL servers: a unix socket in a short private path, no durability, gone on drop.
+//! Real throw-away PostgreSQL servers: a unix socket in a short private path, no durability, gone
+//! on drop.
 //!
-//! PostgreSQL refuses to run as root, so root starts it as the user `postgres`, or `nobody` where there is none.
+//! PostgreSQL refuses to run as root, so root starts it as the user `postgres`, or `nobody` where
+//! there is none.
 
 #![allow(clippy::expect_used)]
 
@@ -196,7 +198,8 @@ impl Drop for Postgres {
     fn drop(&mut self) {
         let group = self.server.id().and_then(|id| i32::try_from(id).ok()).and_then(rustix::process::Pid::from_raw);
         if let Some(group) = group {
-            // SIGQUIT is PostgreSQL's immediate shutdown: it takes its children and its shared memory along.
+            // SIGQUIT is PostgreSQL's immediate shutdown: it takes its children and its shared
+            // memory along.
             let _ = rustix::process::kill_process(group, rustix::process::Signal::QUIT);
             let began = Instant::now();
             while matches!(self.server.try_wait(), Ok(None)) && began.elapsed() < Duration::from_secs(5) {

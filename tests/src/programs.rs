@@ -1,8 +1,9 @@
 //! The built lifeboatd and lifeboat, run as an operator runs them.
 //!
-//! The programs are built once per process, with the profile and into the target directory of the running test, so no
-//! test meets stale ones. `LIFEBOAT_BIN_DIR` names a directory with finished programs instead.
-//! A program that is stopped, at its deadline or by its token, first gets SIGTERM and time to clean up.
+//! The programs are built once per process, with the profile and into the target directory of the
+//! running test, so no test meets stale ones. `LIFEBOAT_BIN_DIR` names a directory with finished
+//! programs instead. A program that is stopped, at its deadline or by its token, first gets SIGTERM
+//! and time to clean up.
 
 use std::io;
 use std::path::{Path, PathBuf};

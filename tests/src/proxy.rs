@@ -1,7 +1,8 @@
 //! A TCP proxy that misbehaves on command.
 //!
-//! Deterministic: nothing in it is random, and each connection behaves as the mode says that was due when it was
-//! accepted. Changing the mode closes the connections that are open, so that kept-alive ones cannot evade it.
+//! Deterministic: nothing in it is random, and each connection behaves as the mode says that was
+//! due when it was accepted. Changing the mode closes the connections that are open, so that
+//! kept-alive ones cannot evade it.
 
 #![allow(clippy::expect_used)]
 
@@ -28,8 +29,8 @@ pub enum Mode {
     Refuse,
     /// Requests are read and answered with this HTTP status and no body, without asking upstream.
     Status(u16),
-    /// Requests pass; after so many bytes of answer the connection is reset. With 0 upstream has done its work
-    /// and begun to answer, and the client never learns it.
+    /// Requests pass; after so many bytes of answer the connection is reset. With 0 upstream has
+    /// done its work and begun to answer, and the client never learns it.
     CutAfter(usize),
     /// Everything passes, but the byte of the answer that has so many before it is changed.
     DamageAt(usize),
@@ -106,7 +107,8 @@ impl Proxy {
         self.play([], mode);
     }
 
-    /// Closes what is open, treats each of the next connections as the script says, one mode each, then as `mode`.
+    /// Closes what is open, treats each of the next connections as the script says, one mode each,
+    /// then as `mode`.
     pub fn play(&self, script: impl IntoIterator<Item = Mode>, mode: Mode) {
         *self.shared.script() = script.into_iter().collect();
         *self.shared.connections() = 0;
@@ -205,7 +207,8 @@ impl Fate {
     const WHOLE: Self = Self { limit: usize::MAX, damage: None };
 }
 
-/// Passes bytes until either side closes, or until `limit` bytes of answer were passed and another one is due.
+/// Passes bytes until either side closes, or until `limit` bytes of answer were passed and another
+/// one is due.
 async fn forward(mut client: TcpStream, upstream: SocketAddr, fate: Fate, shared: &Shared) {
     let mut answered = 0;
     let Ok(mut server) = TcpStream::connect(upstream).await else { return reset(&client) };

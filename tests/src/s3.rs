@@ -1,4 +1,5 @@
-//! Real SeaweedFS regions: one process each, TLS on, an empty bucket, everything below a temporary directory.
+//! Real SeaweedFS regions: one process each, TLS on, an empty bucket, everything below a temporary
+//! directory.
 //!
 //! ```no_run
 //! # async fn example() {
@@ -200,7 +201,8 @@ impl Region {
         Client::from_conf(config.build())
     }
 
-    /// Kills the server at once, as a lost region would go. Its data stays for [`restart`](Self::restart).
+    /// Kills the server at once, as a lost region would go. Its data stays for
+    /// [`restart`](Self::restart).
     pub fn kill(&mut self) {
         if let Some(mut server) = self.server.take() {
             let group = rustix::process::Pid::from_child(&server);

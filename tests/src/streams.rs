@@ -20,7 +20,8 @@ pub struct MemoryStreams {
     pub streams: Arc<Mutex<Contents>>,
     /// Names in the order of capture.
     pub order: Arc<Mutex<Vec<String>>>,
-    /// What the source told. With a detail `damaged`, the stream that it names ends in an error, or every one if it names none.
+    /// What the source told. With a detail `damaged`, the stream that it names ends in an error, or
+    /// every one if it names none.
     pub facts: SourceFacts,
 }
 

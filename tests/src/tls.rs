@@ -8,7 +8,8 @@ use rcgen::{
     BasicConstraints, CertificateParams, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair, KeyUsagePurpose,
 };
 
-/// An authority of its own and one server certificate by it for `127.0.0.1` and `localhost`, as PEM files.
+/// An authority of its own and one server certificate by it for `127.0.0.1` and `localhost`, as PEM
+/// files.
 #[derive(Debug, Clone)]
 pub struct Certificates {
     /// What clients trust.

@@ -1,4 +1,5 @@
-//! Where the real servers and stock tools are; a missing one fails the test and says what installs it.
+//! Where the real servers and stock tools are; a missing one fails the test and says what installs
+//! it.
 
 use std::ffi::OsStr;
 use std::path::{Path, PathBuf};
@@ -12,8 +13,8 @@ pub fn workspace() -> PathBuf {
     here.parent().unwrap_or(here).to_owned()
 }
 
-/// The program `name`, from the first that has it: `$LIFEBOAT_TOOLS`, `.tools/bin` of the workspace, `$PATH`, the
-/// newest `/usr/lib/postgresql/*/bin`.
+/// The program `name`, from the first that has it: `$LIFEBOAT_TOOLS`, `.tools/bin` of the
+/// workspace, `$PATH`, the newest `/usr/lib/postgresql/*/bin`.
 ///
 /// # Panics
 /// If it is nowhere.

@@ -1,4 +1,5 @@
-//! A vault in directories, with a master identity, for tests of the flows. Everything in it is real but the region.
+//! A vault in directories, with a master identity, for tests of the flows. Everything in it is real
+//! but the region.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};

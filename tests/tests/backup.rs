@@ -1,4 +1,5 @@
-//! Backup and restore through the vault: what is stored comes back, once, and success is never claimed early.
+//! Backup and restore through the vault: what is stored comes back, once, and success is never
+//! claimed early.
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
 use async_trait::async_trait;
@@ -145,7 +146,8 @@ async fn packs_of_a_failed_run_are_used_by_the_next() {
     assert!(left > 15_000_000, "only {left} bytes were durable");
     let report = vault.backup(&MemorySource::of(data.clone())).await.unwrap();
     assert!(report.stored_bytes < 121_000_000 - left, "{} stored, {left} were there", report.stored_bytes);
-    // Their chunks are in this snapshot's index segment now: nothing is stored again without journal and cache.
+    // Their chunks are in this snapshot's index segment now: nothing is stored again without
+    // journal and cache.
     std::fs::remove_dir_all(&vault.config.state_directory).unwrap();
     let again = vault.backup(&MemorySource::of(data.clone())).await.unwrap();
     assert_eq!(again.stored_bytes, 0);

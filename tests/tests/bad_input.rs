@@ -1,6 +1,7 @@
 //! What a thief, a broken disk or a mistake can do to a vault, and what Lifeboat says of it.
 //!
-//! The single replica case shows that damage is found; the two replica case shows that it does not matter.
+//! The single replica case shows that damage is found; the two replica case shows that it does not
+//! matter.
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
 use std::path::{Path, PathBuf};
@@ -71,16 +72,19 @@ async fn verify_finds_every_harm_to_every_kind_of_object() {
         for (harm, apply) in harms() {
             apply(&path);
             let found = if ending == ".age" && folder.starts_with("keyring") {
-                // Without the keyring the owner cannot look into packs: that is an error, not a finding.
+                // Without the keyring the owner cannot look into packs: that is an error, not a
+                // finding.
                 let reader = vault.open(vault.owner()).await.unwrap();
                 verify(&reader, &name(DATASET), None, true, &CancellationToken::new()).await.is_err()
                     || !findings(&vault, false).await.is_empty()
             } else if folder.ends_with("index") && harm == "missing" {
-                // Only deduplication needs it; the packs it names are all accounted for by manifests.
+                // Only deduplication needs it; the packs it names are all accounted for by
+                // manifests.
                 true
             } else {
                 let found = findings(&vault, true).await;
-                // A manifest without its signature is no snapshot: verify sees a vault without it, and says what is left over.
+                // A manifest without its signature is no snapshot: verify sees a vault without it,
+                // and says what is left over.
                 !found.is_empty() || (harm == "missing" && folder.ends_with("snapshots"))
             };
             assert!(found, "{harm} {ending} in {folder} was not found");

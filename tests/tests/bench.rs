@@ -1,4 +1,5 @@
-//! `make bench` keeps working: its data is what it is said to be, its parts print what its scripts read. Nothing is measured.
+//! `make bench` keeps working: its data is what it is said to be, its parts print what its scripts
+//! read. Nothing is measured.
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
 use std::path::Path;

@@ -1,4 +1,5 @@
-//! Faults under the built programs: each gives its documented exit code and a clear error, and nothing committed is lost.
+//! Faults under the built programs: each gives its documented exit code and a clear error, and
+//! nothing committed is lost.
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
 use std::os::unix::process::ExitStatusExt;
@@ -182,7 +183,8 @@ async fn a_source_that_fails_is_exit_4_and_leaves_what_was_there() {
     assert_whole(&host, 1).await;
 }
 
-/// A directory that is full, and is unmounted when dropped. Mounting takes root, or `sudo` as for `make setup`.
+/// A directory that is full, and is unmounted when dropped. Mounting takes root, or `sudo` as for
+/// `make setup`.
 struct FullDisk(PathBuf);
 
 fn as_root(program: &str) -> std::process::Command {

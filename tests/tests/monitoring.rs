@@ -1,5 +1,5 @@
-//! What operators hang on their walls: the alert rules fire when they should and stay silent when they should, and
-//! rules and dashboard ask only for metrics that exist.
+//! What operators hang on their walls: the alert rules fire when they should and stay silent when
+//! they should, and rules and dashboard ask only for metrics that exist.
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
 use std::collections::BTreeSet;

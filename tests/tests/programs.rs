@@ -1,4 +1,5 @@
-//! The harness must not let a hanging or stubborn program hang a test, nor kill one that is cleaning up.
+//! The harness must not let a hanging or stubborn program hang a test, nor kill one that is
+//! cleaning up.
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
 use std::io::ErrorKind;

@@ -1,5 +1,5 @@
-//! The proof of equality, attacked: every difference between what was stored and what was restored must be found and named,
-//! and nothing else.
+//! The proof of equality, attacked: every difference between what was stored and what was restored
+//! must be found and named, and nothing else.
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
 use std::time::Duration;

@@ -1,4 +1,5 @@
-//! Our software is not needed to recover: the script in FORMAT.md, as it is printed there, restores with stock tools.
+//! Our software is not needed to recover: the script in FORMAT.md, as it is printed there, restores
+//! with stock tools.
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
 use std::path::{Path, PathBuf};
@@ -38,7 +39,8 @@ async fn any_snapshot_comes_back_with_stock_tools_also_a_deduplicated_one() {
     }
     let vault = TestVault::new(1, 1).await;
     let mut data = noise(40_000_000, 1);
-    // Rows of which another one in 64 is changed each time: put together from several packs, in the end by a map.
+    // Rows of which another one in 64 is changed each time: put together from several packs, in the
+    // end by a map.
     let table = |version: usize| -> Vec<u8> {
         let row = |n: usize| {
             let changed = n.wrapping_mul(0x9E37_79B9_7F4A_7C15) >> 40 & 63;

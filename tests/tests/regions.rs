@@ -1,5 +1,5 @@
-//! The promises as a stranger would try them: one region and one identity are enough; a drill that is interrupted leaves nothing; a
-//! real Prometheus sees the daemon.
+//! The promises as a stranger would try them: one region and one identity are enough; a drill that
+//! is interrupted leaves nothing; a real Prometheus sees the daemon.
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
 use std::path::Path;

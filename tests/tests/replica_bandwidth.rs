@@ -1,5 +1,5 @@
-//! A cap on the bandwidth of a replica, against a real S3 server and a real directory: it is kept in both directions,
-//! smoothly, and no deadline passes because of it.
+//! A cap on the bandwidth of a replica, against a real S3 server and a real directory: it is kept
+//! in both directions, smoothly, and no deadline passes because of it.
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
 use std::time::{Duration, Instant};
@@ -43,7 +43,8 @@ fn through(region: &Region, proxy: &Proxy, deadline: Duration) -> ReplicaConfig 
     config
 }
 
-/// Puts and gets 3 MiB, a second and a quarter each at least, within the deadline although that is shorter.
+/// Puts and gets 3 MiB, a second and a quarter each at least, within the deadline although that is
+/// shorter.
 async fn keeps_to_its_cap(replica: &SharedReplica) {
     let body = Bytes::from(noise(3 * MIB, 1));
     let begin = Instant::now();

@@ -1,8 +1,9 @@
-//! One suite of guarantees, kept by every replica: the directory, the directory with gate and retries, and S3 against
-//! real SeaweedFS regions over TLS; and each of them under a cap on the bandwidth.
+//! One suite of guarantees, kept by every replica: the directory, the directory with gate and
+//! retries, and S3 against real SeaweedFS regions over TLS; and each of them under a cap on the
+//! bandwidth.
 //!
-//! What it cannot prove: that a body survives a power cut, and that stores other than SeaweedFS keep their word;
-//! `lifeboat check` probes those where they are.
+//! What it cannot prove: that a body survives a power cut, and that stores other than SeaweedFS
+//! keep their word; `lifeboat check` probes those where they are.
 
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
@@ -66,7 +67,8 @@ async fn directory_with_retries_conforms_without_a_prefix() {
     conforms(open(&directory_config(&directory), "", &SystemClock::shared()).await.unwrap(), &all_permitted()).await;
 }
 
-/// Enough for the suite to end soon, and so little that every body is passed in pieces and waits for most of them.
+/// Enough for the suite to end soon, and so little that every body is passed in pieces and waits
+/// for most of them.
 fn capped(mut config: ReplicaConfig) -> ReplicaConfig {
     config.bandwidth = Bandwidth::always(Some(24 << 20));
     config
@@ -180,7 +182,8 @@ async fn packs_have_the_storage_class(region: &Region) {
     }
 }
 
-/// The checksum that goes with a body comes back with it: the store has it, not only has looked at it.
+/// The checksum that goes with a body comes back with it: the store has it, not only has looked at
+/// it.
 async fn checksums_are_kept(region: &Region) {
     for (config, key) in [
         (region.replica_config("north"), "checksum/plain"),

@@ -1,5 +1,5 @@
-//! Replicas that fail: each fault becomes the right error in bounded time, passes unnoticed when it passes in time,
-//! and never makes two objects of one or none of it.
+//! Replicas that fail: each fault becomes the right error in bounded time, passes unnoticed when it
+//! passes in time, and never makes two objects of one or none of it.
 
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 

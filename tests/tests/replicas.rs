@@ -1,4 +1,5 @@
-//! Many replicas: one that fails falls behind and is caught up; prune deletes only what nothing needs.
+//! Many replicas: one that fails falls behind and is caught up; prune deletes only what nothing
+//! needs.
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
 use std::collections::BTreeSet;

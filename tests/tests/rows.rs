@@ -1,4 +1,5 @@
-//! Rows: a changed row costs a row, whatever was edited comes back, and a lost or stale index costs bytes alone.
+//! Rows: a changed row costs a row, whatever was edited comes back, and a lost or stale index costs
+//! bytes alone.
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
 use std::collections::BTreeSet;
@@ -137,7 +138,8 @@ async fn a_short_row_costs_no_more_than_itself_where_others_leave_room() {
         new += report.raw_bytes - report.deduplicated_bytes;
         least += changed.iter().map(|n| rows[20_000 + n].len() as u64).sum::<u64>();
     }
-    // Where a row that was changed has the mark of the old one by chance, 64 are new. Put together, rows would cost three times as much.
+    // Where a row that was changed has the mark of the old one by chance, 64 are new. Put together,
+    // rows would cost three times as much.
     assert!((least..2 * least).contains(&new), "{new} bytes are new, where {least} have changed");
 }
 
@@ -196,7 +198,8 @@ async fn what_is_scattered_too_much_is_stored_anew_a_stretch_in_each_backup() {
         (0..rows.len()).filter(changes).for_each(|n| rows[n] = row(n, version));
         let report = backup(&vault, &bytes(&rows)).await;
         new.push(report.raw_bytes - report.deduplicated_bytes);
-        // Rows do not lie in the large packs of what is renewed: whoever needs some of them would have to hold all of that.
+        // Rows do not lie in the large packs of what is renewed: whoever needs some of them would
+        // have to hold all of that.
         let reader = vault.open(vault.owner()).await.unwrap();
         let manifest = reader.manifest(&name(DATASET), &report.snapshot).await.unwrap();
         let extents = manifest.extents(&manifest.streams[0], &manifest.contents()).unwrap();
@@ -240,7 +243,8 @@ async fn a_pack_that_is_gone_from_every_replica_is_not_built_upon() {
     backup(&vault, &bytes(&rows)).await;
 }
 
-/// One row in 128 here and there, others each time: so few that maps are made long before anything is renewed.
+/// One row in 128 here and there, others each time: so few that maps are made long before anything
+/// is renewed.
 fn change_much(rows: &mut [String], version: usize) {
     let changes = |n: &usize| n.wrapping_mul(0x9E37_79B9_7F4A_7C15) >> 40 & 127 == version & 127;
     (0..rows.len()).filter(changes).for_each(|n| rows[n] = row(n, version));
@@ -354,7 +358,8 @@ proptest! {
             let mut rows = table(count);
             let text = |rows: &[String]| -> Vec<u8> {
                 let plain = bytes(rows);
-                // A keystream that repeats: as good as binary, and still the same where rows are the same.
+                // A keystream that repeats: as good as binary, and still the same where rows are
+                // the same.
                 if binary { plain.iter().map(|byte| byte.wrapping_mul(5) ^ 0x5a).collect() } else { plain }
             };
             backup(&vault, &text(&rows)).await;

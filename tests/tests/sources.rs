@@ -1,4 +1,5 @@
-//! Sources against real servers: what is captured can be loaded again, and nothing that failed looks like success.
+//! Sources against real servers: what is captured can be loaded again, and nothing that failed
+//! looks like success.
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
 use std::collections::BTreeMap;

@@ -1,4 +1,5 @@
-//! Space: what packs hold that no snapshot needs is counted in bytes, and given back though nobody here can read a pack.
+//! Space: what packs hold that no snapshot needs is counted in bytes, and given back though nobody
+//! here can read a pack.
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
 use std::time::Duration;

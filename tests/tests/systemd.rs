@@ -1,5 +1,6 @@
-//! The units, judged by systemd itself. Without a running manager it still checks every key, path and dependency, and
-//! scores the sandbox; that the programs run inside it is for a machine with systemd to show.
+//! The units, judged by systemd itself. Without a running manager it still checks every key, path
+//! and dependency, and scores the sandbox; that the programs run inside it is for a machine with
+//! systemd to show.
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
 use std::fs;
@@ -12,7 +13,8 @@ use tempfile::TempDir;
 const SERVICES: [&str; 2] = ["lifeboatd.service", "lifeboat-drill@.service"];
 const TIMER: &str = "lifeboat-drill@.timer";
 
-/// The units as `make install` installs them, with the built programs in the place of installed ones.
+/// The units as `make install` installs them, with the built programs in the place of installed
+/// ones.
 fn installed_units() -> TempDir {
     let source = Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap().join("systemd");
     let programs = programs::directory();

@@ -4,12 +4,12 @@
 use std::process::Command;
 use std::sync::Arc;
 
+use lifeboat_engine::Class;
 use lifeboat_engine::clock::SharedClock;
+use lifeboat_engine::clock::SystemClock;
 use lifeboat_engine::config::Secret;
 use lifeboat_engine::format::id::SnapshotId;
 use lifeboat_engine::keys::{DRILL_HOST_FOLDER, InitOptions, ReaderKeys, init, parse_identities};
-use lifeboat_engine::Class;
-use lifeboat_engine::clock::SystemClock;
 use lifeboat_tests::tools;
 use lifeboat_tests::vault::{DATASET, MemorySource, TestVault, files_below, name, noise, read_all};
 
@@ -122,7 +122,8 @@ async fn a_new_host_takes_over_with_the_master_identity_and_not_without() {
     std::fs::remove_dir_all(&vault.config.keys.directory).unwrap();
     let options = InitOptions { identities: vault.master_identities() };
     init(&vault.config, &vault.replicas, &options, &clock).await.unwrap();
-    // The new host trusts its predecessor's snapshots because the operator says so, and deduplicates against them.
+    // The new host trusts its predecessor's snapshots because the operator says so, and
+    // deduplicates against them.
     vault.config.keys.trusted_signers = vec![old_signer.to_string()];
     let second = vault.backup(&MemorySource::of(data.clone())).await.unwrap();
     assert_eq!(second.stored_bytes, 0);

@@ -15,8 +15,8 @@ pub struct Section<'t> {
 }
 
 impl<'t> Section<'t> {
-    /// Takes the table `name` out of `parent`, which stands at `place`. `None` where there is none, or no `kind` in it: why,
-    /// is in the findings.
+    /// Takes the table `name` out of `parent`, which stands at `place`. `None` where there is none,
+    /// or no `kind` in it: why, is in the findings.
     pub fn take(
         parent: &mut DeTable<'t>,
         place: Range<usize>,

@@ -1,8 +1,11 @@
 //! The control socket: whoever may open it (owner and group) may ask for runs and for the status.
 //!
-//! - **Bounds**: requests have a size and a time to arrive, and so many connections are served at once.
-//! - **Waiting**: the answer to `trigger` comes with the end of the run. One who hangs up does not stop the run.
-//! - **Stale sockets** of a daemon that died are removed; the caller holds the daemon's lock, so that nobody else can be alive.
+//! - **Bounds**: requests have a size and a time to arrive, and so many connections are served at
+//!   once.
+//! - **Waiting**: the answer to `trigger` comes with the end of the run. One who hangs up does not
+//!   stop the run.
+//! - **Stale sockets** of a daemon that died are removed; the caller holds the daemon's lock, so
+//!   that nobody else can be alive.
 
 pub(crate) mod client;
 pub(crate) mod protocol;
@@ -38,7 +41,8 @@ pub(crate) struct Trigger {
 /// Binds the socket, mode 0660. The caller holds the daemon's lock.
 ///
 /// # Errors
-/// [`Class::Storage`]: its directory is missing or not ours; something that is no socket stands there.
+/// [`Class::Storage`]: its directory is missing or not ours; something that is no socket stands
+/// there.
 pub(crate) fn bind(path: &Path) -> Result<UnixListener> {
     let cannot = || format!("cannot listen on {}", path.display());
     match std::fs::symlink_metadata(path) {

@@ -38,7 +38,8 @@ fn a_daily_dataset_runs_once_a_day_through_a_year_with_both_clock_changes() {
     assert_eq!(starts.len(), 365);
     assert!(starts.iter().all(|(_, _, cause)| *cause == Cause::Schedule));
     let gaps: Vec<i64> = starts.windows(2).map(|pair| (pair[1].0 - pair[0].0).num_minutes()).collect();
-    // The spring run waits for the end of the gap, so it is half an hour late, and the one after it makes up for that.
+    // The spring run waits for the end of the gap, so it is half an hour late, and the one after it
+    // makes up for that.
     assert!(gaps.iter().all(|gap| [1440, 1410, 1500].contains(gap)), "{gaps:?}");
 }
 

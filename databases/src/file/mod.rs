@@ -1,4 +1,5 @@
-//! `file`: the bytes of a file or block device: a dump that something else wrote, a volume's snapshot.
+//! `file`: the bytes of a file or block device: a dump that something else wrote, a volume's
+//! snapshot.
 
 use std::fs::Metadata;
 use std::io::Read;
@@ -8,16 +9,15 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use async_trait::async_trait;
-
+use lifeboat_base::facts::SourceFacts;
 use lifeboat_base::settings::{Section, SettingsReader, Text};
+use lifeboat_base::{Class, Context, Error, Result};
 use serde::Deserialize;
 
 use crate::database::Database;
 use crate::database::{Source, WorkContext};
 use crate::proof::ProofLevel;
 use crate::streams::{StreamSink, StreamWriter};
-use lifeboat_base::facts::SourceFacts;
-use lifeboat_base::{Class, Context, Error, Result};
 
 const KIND: &str = "file";
 /// Read at once, at most.
@@ -96,7 +96,8 @@ fn look(path: &Path) -> Result<Metadata> {
     Ok(metadata)
 }
 
-/// Streams a file that begins with `magic`, on a thread of its own; gives the writer back, unfinished.
+/// Streams a file that begins with `magic`, on a thread of its own; gives the writer back,
+/// unfinished.
 pub(crate) async fn stream_file(
     path: &Path,
     mut stream: Box<dyn StreamWriter>,

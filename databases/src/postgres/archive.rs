@@ -1,15 +1,16 @@
 //! A table's archive on its way into `pg_restore`, with longer data blocks.
 //!
-//! `pg_dump -Fc -Z0` writes a block for each row, and `pg_restore` sends a message for each block, which costs the server
-//! more than many a row itself. Where blocks begin means nothing: here neighbours become one of up to 64 KiB. What is not
-//! understood beyond doubt passes as it is.
+//! `pg_dump -Fc -Z0` writes a block for each row, and `pg_restore` sends a message for each block,
+//! which costs the server more than many a row itself. Where blocks begin means nothing: here
+//! neighbours become one of up to 64 KiB. What is not understood beyond doubt passes as it is.
 //!
-//! The format: PostgreSQL's `pg_backup_archiver.c` (`ReadHead`, `ReadToc`) and `pg_backup_custom.c`.
+//! The format: PostgreSQL's `pg_backup_archiver.c` (`ReadHead`, `ReadToc`) and
+//! `pg_backup_custom.c`.
 
 use bytes::Bytes;
+use lifeboat_base::Result;
 
 use crate::streams::StreamReader;
-use lifeboat_base::Result;
 
 /// Archive versions, minor, of PostgreSQL 10 to 18.
 const VERSIONS: std::ops::RangeInclusive<u8> = 12..=16;
@@ -175,8 +176,9 @@ fn end_of_list(archive: &[u8]) -> Parsed {
         (0..7).try_for_each(|_| list.int().map(drop))?;
         (0..3).try_for_each(|_| list.string().map(drop))?;
         for _ in 0..list.int()? {
-            // Number, whether it has data; catalogue and object, tag, kind; section; definition, drop, copy, schema, tablespace;
-            // access method; kind of relation; owner, whether it had OIDs; what it needs; where its data is.
+            // Number, whether it has data; catalogue and object, tag, kind; section; definition,
+            // drop, copy, schema, tablespace; access method; kind of relation; owner, whether it
+            // had OIDs; what it needs; where its data is.
             (0..2).try_for_each(|_| list.int().map(drop))?;
             (0..4).try_for_each(|_| list.string().map(drop))?;
             list.int()?;

@@ -1,20 +1,22 @@
-//! What is built upon rows, and when it can be: the indexes and constraints of a large table once all rows that they need are
-//! there, beside tables that are still being loaded. `pg_restore --jobs` does the same, but wants all rows in one file.
+//! What is built upon rows, and when it can be: the indexes and constraints of a large table once
+//! all rows that they need are there, beside tables that are still being loaded.
+//! `pg_restore --jobs` does the same, but wants all rows in one file.
 //!
-//! What comes first is what the longest chain waits for: rows, the key upon them, the foreign key upon that. How long each takes
-//! is guessed from how long the rows are.
+//! What comes first is what the longest chain waits for: rows, the key upon them, the foreign key
+//! upon that. How long each takes is guessed from how long the rows are.
 //!
-//! Everything is read from lists that `pg_restore --list` prints of the definitions. What is not understood beyond doubt is built
-//! at the end, by `pg_restore --jobs` itself.
+//! Everything is read from lists that `pg_restore --list` prints of the definitions. What is not
+//! understood beyond doubt is built at the end, by `pg_restore --jobs` itself.
 
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, BTreeSet};
 
-use crate::postgres::parts::TableName;
+use super::parts::TableName;
 
 /// What need not wait for the end, ...
 const EARLY: [&str; 3] = ["INDEX", "CONSTRAINT", "FK CONSTRAINT"];
-/// ... if beside tables and each other it needs nothing but these, which are there before the rows are.
+/// ... if beside tables and each other it needs nothing but these, which are there before the rows
+/// are.
 const BEFORE: [&str; 13] = [
     "SCHEMA",
     "EXTENSION",
@@ -46,7 +48,8 @@ struct Entry<'a> {
 struct Build {
     tables: BTreeSet<TableName>,
     after: BTreeSet<EntryId>,
-    /// Others may be built on the same tables meanwhile, if they are such, too: an index locks out nothing but writers.
+    /// Others may be built on the same tables meanwhile, if they are such, too: an index locks out
+    /// nothing but writers.
     shares: bool,
     /// How long it and the longest chain after it take, in bytes of rows that are loaded meanwhile.
     urgency: u64,
@@ -54,8 +57,8 @@ struct Build {
 }
 
 impl Build {
-    /// Whether they must not run at once: constraints lock their tables one after the other, and two of them might wait for each
-    /// other for ever.
+    /// Whether they must not run at once: constraints lock their tables one after the other, and
+    /// two of them might wait for each other for ever.
     fn conflicts(&self, other: &Self) -> bool {
         let apart = self.tables.is_disjoint(&other.tables);
         !(apart || self.shares && other.shares)
@@ -72,8 +75,8 @@ pub(crate) struct Builds {
 }
 
 impl Builds {
-    /// `list`: of the definitions, with what each needs; `upon_rows`: of those of them that come after rows; `lengths`: of those
-    /// tables whose rows are loaded apart.
+    /// `list`: of the definitions, with what each needs; `upon_rows`: of those of them that come
+    /// after rows; `lengths`: of those tables whose rows are loaded apart.
     pub(crate) fn new(list: &str, upon_rows: &str, lengths: &BTreeMap<TableName, u64>) -> Self {
         let entries = entries(list);
         let all: Vec<EntryId> = self::entries(upon_rows).iter().map(|entry| entry.id).collect();
@@ -81,7 +84,8 @@ impl Builds {
         let before = entries.iter().filter(|entry| BEFORE.iter().any(|kind| entry.is(kind)));
         let mut known: BTreeMap<EntryId, Option<&TableName>> = before.map(|entry| (entry.id, None)).collect();
         for table in lengths.keys() {
-            // A table's own line begins like this. If another one does too, because names hold blanks, neither is believed.
+            // A table's own line begins like this. If another one does too, because names hold
+            // blanks, neither is believed.
             let begins = format!("TABLE {} {} ", table.schema, table.name);
             let mut matching = entries.iter().filter(|entry| entry.what.starts_with(&begins));
             if let (Some(entry), None) = (matching.next(), matching.next()) {
@@ -128,8 +132,8 @@ impl Builds {
         self.done.insert(entry);
     }
 
-    /// One that can be built now, beside those that were given and are not built yet, if it is more urgent than `others`; each is
-    /// given once.
+    /// One that can be built now, beside those that were given and are not built yet, if it is more
+    /// urgent than `others`; each is given once.
     pub(crate) fn next(&mut self, others: u64) -> Option<EntryId> {
         let running = |(id, build): &(&EntryId, &Build)| build.begun && !self.done.contains(*id);
         let running: Vec<&Build> = self.early.iter().filter(running).map(|(_, build)| build).collect();
@@ -153,15 +157,17 @@ impl Builds {
 }
 
 impl Entry<'_> {
-    /// Whether it is of this kind: a kind is followed by a schema, or by `-`. `INDEX ATTACH` begins with a kind, and so may a schema;
-    /// what is taken for another kind by that is built at the end.
+    /// Whether it is of this kind: a kind is followed by a schema, or by `-`. `INDEX ATTACH` begins
+    /// with a kind, and so may a schema; what is taken for another kind by that is built at the
+    /// end.
     fn is(&self, kind: &str) -> bool {
         let after = self.what.strip_prefix(kind).and_then(|rest| rest.strip_prefix(' '));
         after.is_some_and(|rest| !rest.starts_with(|c: char| c.is_ascii_uppercase()))
     }
 }
 
-/// Lines such as `3206; 2606 16419 CONSTRAINT public orders orders_pkey shop`, each followed by `; depends on: 214 216`, with a tab, if it does.
+/// Lines such as `3206; 2606 16419 CONSTRAINT public orders orders_pkey shop`, each followed by
+/// `; depends on: 214 216`, with a tab, if it does.
 fn entries(list: &str) -> Vec<Entry<'_>> {
     let mut entries: Vec<Entry<'_>> = Vec::new();
     for line in list.lines() {
@@ -224,7 +230,8 @@ mod tests {
     #[test]
     fn what_the_longest_chain_waits_for_is_most_urgent() {
         let (mut builds, tables) = builds();
-        // The key and the foreign key upon it; the foreign key; the index of a table that is not believed.
+        // The key and the foreign key upon it; the foreign key; the index of a table that is not
+        // believed.
         assert_eq!(tables.each_ref().map(|table| builds.upon(table)), [101 + 801, 801, 0]);
         builds.loaded(&tables[0]);
         assert_eq!((builds.next(902), builds.next(901)), (None, Some(3206)));

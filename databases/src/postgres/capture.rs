@@ -20,8 +20,9 @@ use crate::database::{Database, Source, WorkContext};
 use crate::streams::StreamSink;
 
 const ARCHIVE_MAGIC: &[u8] = b"PGDMP";
-/// Milliseconds that a dump under an exported snapshot waits for a lock on a table. The exporting session has those of large
-/// tables already: whoever is before us in their queues waits for that session, and so for us.
+/// Milliseconds that a dump under an exported snapshot waits for a lock on a table. The exporting
+/// session has those of large tables already: whoever is before us in their queues waits for that
+/// session, and so for us.
 const LOCK_WAIT: u32 = 10_000;
 /// The same where tables are locked that the exporting session has not locked.
 const LOCK_WAIT_OTHERS: u32 = 60_000;
@@ -125,8 +126,8 @@ async fn capture_globals(
     stream.finish(exit).await
 }
 
-/// Dumps a database: as one archive, or, where it has large tables and may be read over several connections, in
-/// [parts](crate::postgres::parts) side by side.
+/// Dumps a database: as one archive, or, where it has large tables and may be read over several
+/// connections, in [parts](crate::postgres::parts) side by side.
 async fn capture_database(
     server: &Server<'_>,
     database: &str,
@@ -139,7 +140,8 @@ async fn capture_database(
         return dump(server, database, &Part::Whole, &tables, None, sink).await;
     }
     let snapshot = ExportedSnapshot::take(server, database, &tables).await?;
-    // The first two lock the tables that have no part of their own, as they begin: the sooner the better.
+    // The first two lock the tables that have no part of their own, as they begin: the sooner the
+    // better.
     let mut parts = vec![Part::Data, Part::Schema];
     parts.extend(tables.iter().map(|table| Part::Table(table.name.clone())));
     let dumps: Vec<_> =

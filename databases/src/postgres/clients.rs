@@ -1,14 +1,16 @@
 //! Which client tools fit a server.
 //!
-//! `pg_dump` refuses a server newer than itself, and a newer `pg_restore` writes settings that an older server does not know. So: the
-//! server's own major version where it is installed, else the smallest newer one.
+//! `pg_dump` refuses a server newer than itself, and a newer `pg_restore` writes settings that an
+//! older server does not know. So: the server's own major version where it is installed, else the
+//! smallest newer one.
 
 use std::collections::BTreeSet;
 use std::path::PathBuf;
 
+use lifeboat_base::{Error, Result};
+
 use crate::database::{ToolFound, WorkContext};
 use crate::tool::process::{Invocation, output};
-use lifeboat_base::{Error, Result};
 
 /// What makes a set.
 const TOOLS: [&str; 4] = ["pg_dump", "pg_dumpall", "pg_restore", "psql"];

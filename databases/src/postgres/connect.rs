@@ -1,16 +1,17 @@
-//! How client tools are told where to connect: by environment, and a private password file. Never by argv.
+//! How client tools are told where to connect: by environment, and a private password file. Never
+//! by argv.
 
 use std::ffi::{OsStr, OsString};
 use std::io::Write;
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::PathBuf;
 
-use zeroize::Zeroizing;
-
-use crate::database::WorkContext;
-use crate::postgres::settings::PostgresConnection;
 use lifeboat_base::secret::Secret;
 use lifeboat_base::{Class, Context, Error, Result};
+use zeroize::Zeroizing;
+
+use super::settings::PostgresConnection;
+use crate::database::WorkContext;
 
 /// Where service files and passwords of the user are whom Lifeboat runs as.
 pub(super) const INHERITED: [&str; 3] = ["PGSERVICEFILE", "PGSYSCONFDIR", "PGPASSFILE"];

@@ -1,12 +1,14 @@
-//! One state of a database for several connections: an exported snapshot (PostgreSQL manual, "Snapshot Synchronization
-//! Functions").
+//! One state of a database for several connections: an exported snapshot (PostgreSQL manual,
+//! "Snapshot Synchronization Functions").
 //!
-//! The session that exports it first locks the tables whose dumps will begin later, as `pg_dump --jobs` does: nobody drops,
-//! empties or alters them meanwhile. Locks and snapshot last until [`ExportedSnapshot::end`], or until this is dropped.
+//! The session that exports it first locks the tables whose dumps will begin later, as
+//! `pg_dump --jobs` does: nobody drops, empties or alters them meanwhile. Locks and snapshot last
+//! until [`ExportedSnapshot::end`], or until this is dropped.
 
-use lifeboat_base::{Class, Context, Error, Result};
 use std::ffi::OsStr;
 use std::time::Duration;
+
+use lifeboat_base::{Class, Context, Error, Result};
 
 use super::parts::Table;
 use super::server::Server;
@@ -69,8 +71,8 @@ impl ExportedSnapshot {
     }
 }
 
-/// Locks come first: the snapshot must not be older than they are. The server gives up waiting for them before we do: a session
-/// whose client is gone would go on waiting, and hold what it has.
+/// Locks come first: the snapshot must not be older than they are. The server gives up waiting for
+/// them before we do: a session whose client is gone would go on waiting, and hold what it has.
 fn script(tables: &[Table], patience: Duration) -> String {
     // Limits that this server does not know are none.
     let mut script = format!(

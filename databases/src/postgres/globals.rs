@@ -1,6 +1,7 @@
 //! The `globals` stream: SQL of `pg_dumpall --globals-only`, taken apart by statement.
 //!
-//! What a restore leaves out: roles that are already there, and tablespaces, which name directories of another machine.
+//! What a restore leaves out: roles that are already there, and tablespaces, which name directories
+//! of another machine.
 
 use std::collections::BTreeSet;
 
@@ -37,7 +38,8 @@ pub(crate) struct Script {
     pub(crate) tablespaces: bool,
 }
 
-/// Chooses the statements. `pg_dumpall` writes each on a line of its own, except that quoted text may hold line breaks.
+/// Chooses the statements. `pg_dumpall` writes each on a line of its own, except that quoted text
+/// may hold line breaks.
 pub(crate) fn script(globals: &str, existing: &BTreeSet<String>) -> Script {
     let mut script = Script::default();
     for statement in statements(globals) {

@@ -1,7 +1,7 @@
 //! Loads a snapshot into a server that is there: roles, then each database.
 //!
-//! Nothing that exists is changed unless the caller said `overwrite`; a database that was created here and could not be loaded whole
-//! is dropped again.
+//! Nothing that exists is changed unless the caller said `overwrite`; a database that was created
+//! here and could not be loaded whole is dropped again.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::ffi::OsStr;
@@ -121,7 +121,8 @@ impl Server<'_> {
         Ok(script.tablespaces)
     }
 
-    /// Creates the database `target`, which must not exist, and loads all `parts` into it; drops it again on failure.
+    /// Creates the database `target`, which must not exist, and loads all `parts` into it; drops it
+    /// again on failure.
     ///
     /// # Errors
     /// A stream's, or `pg_restore`'s.
@@ -176,8 +177,8 @@ impl Server<'_> {
         self.load_rows(streams, rows, &definitions, target).await
     }
 
-    /// The definitions in a file: `pg_restore` reads them more than once, and works over several connections only if it can
-    /// seek. Without rows they are small.
+    /// The definitions in a file: `pg_restore` reads them more than once, and works over several
+    /// connections only if it can seek. Without rows they are small.
     async fn definitions(&self, streams: &dyn StoredStreams, name: &str) -> Result<NamedTempFile> {
         let failed = || format!("cannot write {name} to {}", self.cx.scratch.display());
         let mut file = NamedTempFile::new_in(&self.cx.scratch).context(Class::Storage, failed)?;
@@ -188,8 +189,8 @@ impl Server<'_> {
         Ok(file)
     }
 
-    /// Rows over several connections; beside them, and after, what is built upon those that are there. What the longest chain
-    /// waits for comes first.
+    /// Rows over several connections; beside them, and after, what is built upon those that are
+    /// there. What the longest chain waits for comes first.
     async fn load_rows(
         &self,
         streams: &dyn StoredStreams,
@@ -258,8 +259,9 @@ impl Server<'_> {
         feed(restore, &mut Once(None), |_| Ok(())).await
     }
 
-    /// Everything in the definitions, with what it needs; and what of it comes after rows. Names are in whatever encoding the
-    /// database has: what is not UTF-8 is not understood, and does no harm.
+    /// Everything in the definitions, with what it needs; and what of it comes after rows. Names
+    /// are in whatever encoding the database has: what is not UTF-8 is not understood, and does no
+    /// harm.
     async fn lists(&self, file: &NamedTempFile) -> Result<(String, String)> {
         let list = async |how: &str| {
             let arguments = [OsStr::new("--list"), OsStr::new(how), file.path().as_os_str()];
@@ -269,11 +271,13 @@ impl Server<'_> {
         Ok((list("--verbose").await?, list("--section=post-data").await?))
     }
 
-    /// Indexes, constraints and whatever else comes after rows, by their numbers in the archive; `None`: all of it.
+    /// Indexes, constraints and whatever else comes after rows, by their numbers in the archive;
+    /// `None`: all of it.
     async fn build(&self, definitions: &NamedTempFile, entries: Option<Vec<EntryId>>, into: &[String]) -> Result<()> {
         let failed = || format!("cannot write to {}", self.cx.scratch.display());
         let mut list = NamedTempFile::new_in(&self.cx.scratch).context(Class::Storage, failed)?;
-        // Not both: with a list, `pg_restore` would take comments for those of what stands before them there.
+        // Not both: with a list, `pg_restore` would take comments for those of what stands before
+        // them there.
         let chosen = match entries {
             Some(entries) if entries.is_empty() => return Ok(()),
             Some(entries) => {

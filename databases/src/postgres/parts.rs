@@ -1,10 +1,12 @@
 //! The streams that a database is captured in, and their names.
 //!
-//! A database is one archive (`database/<name>`), unless it has large tables and may be read over several connections. Then it is
-//! taken apart, all under one exported snapshot: its definitions (`schema/<name>`), the rows of each large table
-//! (`table/<name>/<schema>/<table>`), and all other rows and the large objects (`data/<name>`). Each is a custom-format archive
-//! that stock `pg_restore` loads: the section `pre-data` of the definitions, then all rows in any order, then the section `post-data`
-//! of the definitions (indexes, constraints, triggers) give what the one archive gives.
+//! A database is one archive (`database/<name>`), unless it has large tables and may be read over
+//! several connections. Then it is taken apart, all under one exported snapshot: its definitions
+//! (`schema/<name>`), the rows of each large table (`table/<name>/<schema>/<table>`), and all other
+//! rows and the large objects (`data/<name>`). Each is a custom-format archive that stock
+//! `pg_restore` loads: the section `pre-data` of the definitions, then all rows in any order, then
+//! the section `post-data` of the definitions (indexes, constraints, triggers) give what the one
+//! archive gives.
 
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, percent_decode_str, utf8_percent_encode};
 
@@ -39,8 +41,8 @@ pub(crate) struct TableName {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Table {
     pub(crate) name: TableName,
-    /// Sequences that belong to its columns. Their values are in [`Part::Data`], as those of all sequences: a sequence does not heed
-    /// snapshots, so two dumps may find two values.
+    /// Sequences that belong to its columns. Their values are in [`Part::Data`], as those of all
+    /// sequences: a sequence does not heed snapshots, so two dumps may find two values.
     pub(crate) sequences: Vec<TableName>,
 }
 
@@ -91,7 +93,8 @@ impl Part {
         })
     }
 
-    /// What `pg_dump` must be told for this part of a database in which `tables` have parts of their own.
+    /// What `pg_dump` must be told for this part of a database in which `tables` have parts of
+    /// their own.
     pub(crate) fn dump_arguments(&self, tables: &[Table]) -> Vec<String> {
         let section = |name: &str| vec![format!("--section={name}")];
         let without = |name: &TableName| format!("--exclude-table-data={}", name.quoted());

@@ -22,9 +22,11 @@ pub struct PostgresConfig {
     pub databases: Vec<String>,
     /// Directories with client tools to consider before the system's.
     pub client_directories: Vec<PathBuf>,
-    /// Connections over which a capture dumps at once; `None`: as many as `limits.cpu`, 4 at most. One more holds the snapshot.
+    /// Connections over which a capture dumps at once; `None`: as many as `limits.cpu`, 4 at most.
+    /// One more holds the snapshot.
     pub jobs: Option<usize>,
-    /// A table of at least this many bytes is captured in a stream of its own, if there may be several connections.
+    /// A table of at least this many bytes is captured in a stream of its own, if there may be
+    /// several connections.
     pub large_table: u64,
 }
 

@@ -9,7 +9,8 @@ use super::sql::literal;
 
 const MOST: usize = 64;
 
-/// Ordinary tables of users. What belongs to an extension is dumped as the extension wants it, with all else.
+/// Ordinary tables of users. What belongs to an extension is dumped as the extension wants it, with
+/// all else.
 const TABLES: &str = "SELECT n.nspname, c.relname, \
     (SELECT coalesce(json_agg(json_build_array(m.nspname, s.relname)), '[]') \
     FROM pg_depend d JOIN pg_class s ON s.oid = d.objid JOIN pg_namespace m ON m.oid = s.relnamespace \
@@ -19,14 +20,15 @@ const TABLES: &str = "SELECT n.nspname, c.relname, \
     WHERE c.relkind = 'r' AND c.relpersistence <> 't' AND n.nspname <> 'information_schema' AND n.nspname !~ '^pg_' \
     AND NOT EXISTS (SELECT FROM pg_depend e WHERE e.classid = 'pg_class'::regclass AND e.objid = c.oid AND e.deptype = 'e')";
 
-/// The tables of at least `size` bytes on disk, out-of-line values included and indexes not, the largest first.
+/// The tables of at least `size` bytes on disk, out-of-line values included and indexes not, the
+/// largest first.
 pub(crate) async fn large(server: &Server<'_>, database: &str, size: u64) -> Result<Vec<Table>> {
     let sql = format!(
         "{TABLES} AND pg_table_size(c.oid) >= {size} ORDER BY pg_table_size(c.oid) DESC, n.nspname, c.relname LIMIT {MOST}"
     );
     let found = parse(&server.query_in(database, &sql).await?)?;
-    // `pg_dump` reads names in the encoding of the database. A table that cannot be named so, or whose stream cannot be named, stays
-    // with the others.
+    // `pg_dump` reads names in the encoding of the database. A table that cannot be named so, or
+    // whose stream cannot be named, stays with the others.
     let tables = found.into_iter().filter(|(table, encoding)| {
         let named = Part::Table(table.name.clone()).stream(database).is_some();
         named && (encoding == "UTF8" || table.is_ascii())

@@ -1,7 +1,8 @@
-//! A server to restore into, and its address: `postgresql://…`, `service:NAME`, or `socket:DIR[?port=5432&user=NAME]`.
+//! A server to restore into, and its address: `postgresql://…`, `service:NAME`, or
+//! `socket:DIR[?port=5432&user=NAME]`.
 //!
-//! A command line is visible to every user of the machine, so a password in it is refused, and never repeated in the
-//! refusal.
+//! A command line is visible to every user of the machine, so a password in it is refused, and
+//! never repeated in the refusal.
 
 use std::path::PathBuf;
 

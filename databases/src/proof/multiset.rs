@@ -1,11 +1,12 @@
 //! Multisets of items, compared without keeping them: a count, and the sum of keyed 128-bit hashes.
 //!
-//! Order does not matter, repetition does. The key is drawn for each proof, so nobody can prepare two different multisets that
-//! look alike (incremental hashing over addition: Bellare and Micciancio, 1997).
+//! Order does not matter, repetition does. The key is drawn for each proof, so nobody can prepare
+//! two different multisets that look alike (incremental hashing over addition: Bellare and
+//! Micciancio, 1997).
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use crate::proof::ProofResult;
+use super::ProofResult;
 
 /// As many differences are told one by one.
 const TOLD: usize = 50;

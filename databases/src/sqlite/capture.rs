@@ -1,9 +1,12 @@
-//! `sqlite`: a consistent copy by the Online Backup API, also while writers are active, then streamed.
+//! `sqlite`: a consistent copy by the Online Backup API, also while writers are active, then
+//! streamed.
 
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use async_trait::async_trait;
+use lifeboat_base::facts::SourceFacts;
+use lifeboat_base::{Class, Context, Error, Result};
 use rusqlite::backup::{Backup, StepResult};
 use rusqlite::{Connection, OpenFlags};
 use tokio_util::sync::CancellationToken;
@@ -13,8 +16,6 @@ use crate::database::Database;
 use crate::database::{Source, WorkContext};
 use crate::file::stream_file;
 use crate::streams::StreamSink;
-use lifeboat_base::facts::SourceFacts;
-use lifeboat_base::{Class, Context, Error, Result};
 
 /// Copied between two looks at whether to stop.
 const PAGES: i32 = 2000;

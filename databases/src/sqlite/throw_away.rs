@@ -1,11 +1,13 @@
 //! Drills of SQLite snapshots: no server, a file.
 //!
-//! The proof is logical: the restored file, copied once more by the backup API as a capture would, holds the same schema text,
-//! settings and rows as the stored stream. Bytes may differ: a copy changes counters in the header.
+//! The proof is logical: the restored file, copied once more by the backup API as a capture would,
+//! holds the same schema text, settings and rows as the stored stream. Bytes may differ: a copy
+//! changes counters in the header.
 
 use std::path::{Path, PathBuf};
 
 use async_trait::async_trait;
+use lifeboat_base::{Class, Context, Error, Result};
 use rusqlite::types::ValueRef;
 use rusqlite::{Connection, OpenFlags};
 use tokio::io::AsyncWriteExt;
@@ -17,7 +19,6 @@ use crate::proof::DrillQuery;
 use crate::proof::multiset::{Multiset, ProofKey, Titled, shorten, tell};
 use crate::proof::{CheckResult, ProofResult};
 use crate::streams::StoredStreams;
-use lifeboat_base::{Class, Context, Error, Result};
 
 /// A restored file in the scratch directory.
 pub(crate) struct SqliteThrowAway {

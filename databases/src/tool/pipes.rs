@@ -1,8 +1,9 @@
 //! Pipes to and from tools, without a wake-up for every few kilobytes.
 //!
-//! Tools read and write 4 KiB at a time. Whoever is woken for each of them spends more on waking, on both sides, than on
-//! the bytes. So we rest for a moment where a pipe has just been filled, or has given little: the tool goes on meanwhile,
-//! for a pipe holds more than ordinary tools pass in that time. One that passes more waits for us at times, a millisecond or two.
+//! Tools read and write 4 KiB at a time. Whoever is woken for each of them spends more on waking,
+//! on both sides, than on the bytes. So we rest for a moment where a pipe has just been filled, or
+//! has given little: the tool goes on meanwhile, for a pipe holds more than ordinary tools pass in
+//! that time. One that passes more waits for us at times, a millisecond or two.
 
 use std::io;
 use std::time::Duration;

@@ -1,8 +1,11 @@
-//! Runs client tools: no shell, a minimal environment, a process group of their own, bounded output, no survivor.
+//! Runs client tools: no shell, a minimal environment, a process group of their own, bounded
+//! output, no survivor.
 //!
-//! - **Environment**: `PATH`, `HOME`, `LC_ALL=C.UTF-8` and what the caller gives; nothing else is inherited.
+//! - **Environment**: `PATH`, `HOME`, `LC_ALL=C.UTF-8` and what the caller gives; nothing else is
+//!   inherited.
 //! - **Bounds**: of stderr only the tail is kept; stdout is streamed in pieces of at most 256 KiB.
-//! - **Stall**: a tool that owes a byte for longer than the limit is killed; while the reader is slow, nothing is owed.
+//! - **Stall**: a tool that owes a byte for longer than the limit is killed; while the reader is
+//!   slow, nothing is owed.
 //! - **Cancellation**: when a [`Tool`] is dropped, its whole process group is killed.
 
 use std::ffi::OsStr;
@@ -13,16 +16,16 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
+use lifeboat_base::{Class, Context, Error, Result};
 use rustix::process::{Pid, Signal, kill_process_group};
 use tokio::io::AsyncReadExt;
 use tokio::process::{Child, Command};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::AbortOnDropHandle;
 
+use super::pipes::{Drain, Filler, PIPE};
 use crate::database::WorkContext;
 use crate::streams::{StreamReader, StreamWriter};
-use crate::tool::pipes::{Drain, Filler, PIPE};
-use lifeboat_base::{Class, Context, Error, Result};
 
 const PIECE: usize = 256 << 10;
 const TAIL: usize = 8 << 10;
@@ -192,7 +195,8 @@ impl Tool {
         }
     }
 
-    /// Streams its standard output, from here to its end, straight into `stream`; `look` sees each piece, in order.
+    /// Streams its standard output, from here to its end, straight into `stream`; `look` sees each
+    /// piece, in order.
     ///
     /// # Errors
     /// As [`Self::read`], and what `look` and `stream` object to.
@@ -262,7 +266,8 @@ impl Tool {
         status.context(Class::Source, || format!("cannot wait for {}", self.name))
     }
 
-    /// What it said last, for an error: without the statement that failed, which may hold a password, and without its row.
+    /// What it said last, for an error: without the statement that failed, which may hold a
+    /// password, and without its row.
     pub(crate) fn said(&self) -> String {
         let tail = self.tail.lock().unwrap_or_else(PoisonError::into_inner);
         let text = String::from_utf8_lossy(&tail);
@@ -301,8 +306,8 @@ pub(crate) async fn output_bytes(invocation: Invocation) -> Result<Vec<u8>> {
     Ok(collected)
 }
 
-/// Feeds a stream to a tool's standard input, to the stream's checked end, then waits for the tool's success. Its standard output goes to
-/// `out`, piece by piece.
+/// Feeds a stream to a tool's standard input, to the stream's checked end, then waits for the
+/// tool's success. Its standard output goes to `out`, piece by piece.
 ///
 /// # Errors
 /// The stream's error first: the tool is killed then, before its input ends. Else the tool's.
@@ -361,7 +366,8 @@ pub(crate) async fn feed(
 }
 
 impl Tool {
-    /// As [`Self::read`] without the stall limit: a tool that is fed, or builds an index, may be silent for as long as that takes.
+    /// As [`Self::read`] without the stall limit: a tool that is fed, or builds an index, may be
+    /// silent for as long as that takes.
     async fn read_unhurried(&mut self) -> Result<Option<Bytes>> {
         let limit = std::mem::replace(&mut self.stall, Duration::from_secs(7 * 86_400));
         let read = self.read().await;

@@ -1,15 +1,16 @@
-//! Content-defined chunks: FastCDC (Xia et al., 2016 and 2020) with a gear table that is a secret of the dataset.
+//! Content-defined chunks: FastCDC (Xia et al., 2016 and 2020) with a gear table that is a secret
+//! of the dataset.
 //!
 //! Boundaries depend only on the bytes, the key and the average size, never on how the bytes were
-//! fed. Without the key, sizes of chunks do not tell which known file a dataset holds. A chunk's id is BLAKE3 of its
-//! plaintext, keyed.
+//! fed. Without the key, sizes of chunks do not tell which known file a dataset holds. A chunk's id
+//! is BLAKE3 of its plaintext, keyed.
 
 use bytes::Bytes;
-use zeroize::Zeroizing;
-
-use crate::backup::cut::Cutter;
 use lifeboat_base::buffers::Buffer;
 use lifeboat_format::chunk_id::ChunkIdKey;
+use zeroize::Zeroizing;
+
+use super::cut::Cutter;
 
 const GEAR_CONTEXT: &str = "lifeboat v1 gear table";
 
@@ -24,7 +25,8 @@ fn gear(key: &ChunkIdKey) -> Box<Zeroizing<[u64; 256]>> {
     gear
 }
 
-/// Bytes of a stream on their way into a [`Chunker`]: a reused buffer with room in front for what the block before left.
+/// Bytes of a stream on their way into a [`Chunker`]: a reused buffer with room in front for what
+/// the block before left.
 pub struct Block {
     buffer: Buffer,
     begin: usize,
@@ -90,14 +92,15 @@ pub struct Chunker {
 }
 
 impl Chunker {
-    /// Cuts into chunks of `average` bytes (a power of two, 64 KiB to 4 MiB), at least half and at most four times that,
-    /// the last one aside.
+    /// Cuts into chunks of `average` bytes (a power of two, 64 KiB to 4 MiB), at least half and at
+    /// most four times that, the last one aside.
     #[must_use]
     pub fn new(key: &ChunkIdKey, average: u32) -> Self {
         Self { cutter: Cutter::new(gear(key), average as usize), window: Bytes::new(), left: Vec::new(), scanned: 0 }
     }
 
-    /// The longest chunk that is cut for this average, in bytes: the headroom that blocks must have.
+    /// The longest chunk that is cut for this average, in bytes: the headroom that blocks must
+    /// have.
     #[must_use]
     pub fn longest(average: u32) -> usize {
         average as usize * 4
@@ -123,8 +126,9 @@ impl Chunker {
         None
     }
 
-    /// Whether the next chunk may be `length` bytes long: there is a boundary. What is before it is not searched for another
-    /// one; whoever knows that there is none goes on with [`Self::skip`]. After [`Peek::More`], more must be fed, or the end has come.
+    /// Whether the next chunk may be `length` bytes long: there is a boundary. What is before it is
+    /// not searched for another one; whoever knows that there is none goes on with [`Self::skip`].
+    /// After [`Peek::More`], more must be fed, or the end has come.
     pub fn peek(&mut self, length: usize) -> Peek {
         match self.cutter.ends(&self.window, length) {
             Some(true) => Peek::Chunk(self.window.slice(..length)),

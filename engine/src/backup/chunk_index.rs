@@ -1,25 +1,29 @@
-//! What is already stored: chunk id → where it lies. Built anew for each run from index segments and the journal.
+//! What is already stored: chunk id → where it lies. Built anew for each run from index segments
+//! and the journal.
 //!
-//! Only packs of the current key generation count that at least one replica lists with the right size: a chunk
-//! whose pack is gone is unknown, and so is uploaded again. Chunks of the run itself are added as it meets them.
+//! Only packs of the current key generation count that at least one replica lists with the right
+//! size: a chunk whose pack is gone is unknown, and so is uploaded again. Chunks of the run itself
+//! are added as it meets them.
 //!
-//! Older chunks are numbered as they were stored, one pack after the other: a number tells a chunk's place, its length, and
-//! which one came next.
+//! Older chunks are numbered as they were stored, one pack after the other: a number tells a
+//! chunk's place, its length, and which one came next.
 
 use std::collections::{BTreeSet, HashMap};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
-use crate::catalog::documents::Documents;
-use crate::catalog::inventory::Inventory;
-use crate::state::chunk_table;
-use crate::state::chunk_table::ChunkTable;
 use lifeboat_base::Error;
 use lifeboat_format::id::{ChunkId, PackId, SnapshotId};
 use lifeboat_format::index::IndexedPack;
 use lifeboat_format::manifest::PackRef;
 use lifeboat_store::SharedReplica;
 
-/// Chunks of this run are numbered from here, older ones from 0. Two thousand million of those are a thousand terabytes.
+use crate::catalog::documents::Documents;
+use crate::catalog::inventory::Inventory;
+use crate::state::chunk_table;
+use crate::state::chunk_table::ChunkTable;
+
+/// Chunks of this run are numbered from here, older ones from 0. Two thousand million of those are
+/// a thousand terabytes.
 const OWN: u32 = 1 << 31;
 /// A chunk of this run that no pack holds yet.
 const UNPLACED: u32 = u32::MAX;
@@ -105,7 +109,8 @@ impl ChunkIndex {
         }
     }
 
-    /// Whether the caller is the first of this run with a chunk that is in no older pack: he must store it, nobody else will.
+    /// Whether the caller is the first of this run with a chunk that is in no older pack: he must
+    /// store it, nobody else will.
     pub(crate) fn claim(&self, id: &ChunkId) -> bool {
         let table = &mut self.known().table;
         let first = table.find(id).is_none();
@@ -186,7 +191,8 @@ struct Builder {
 }
 
 impl Builder {
-    /// `segments`: the length of all index segments, encrypted; what they hold does not compress. `packs`: their number.
+    /// `segments`: the length of all index segments, encrypted; what they hold does not compress.
+    /// `packs`: their number.
     fn new(segments: u64, packs: u64) -> Self {
         let expected = usize::try_from(segments / BYTES_PER_CHUNK).unwrap_or(usize::MAX);
         let older = Older { lengths: Vec::with_capacity(expected), packs: Vec::with_capacity(packs as usize) };
@@ -197,7 +203,8 @@ impl Builder {
     fn add(&mut self, pack: &IndexedPack) -> u32 {
         let Older { lengths, packs } = &mut self.older;
         packs.push(OlderPack { id: pack.id, size: pack.size, first: lengths.len() as u32 });
-        // Chunks too many to be numbered, or of a length that this program does not make, are stored again where they are met.
+        // Chunks too many to be numbered, or of a length that this program does not make, are
+        // stored again where they are met.
         let known: Option<Vec<Length>> = pack.chunks.iter().map(|(_, length)| Length::new(*length)).collect();
         let known = known.filter(|known| lengths.len() + known.len() <= OWN as usize).unwrap_or_default();
         for ((id, _), length) in pack.chunks.iter().zip(known) {

@@ -9,16 +9,20 @@ use lifeboat_base::{Class, Context, Result};
 const FAST: i32 = 1;
 /// … and the one that is thorough: `auto` takes the first unless the second is worth its time.
 const THOROUGH: i32 = 3;
-/// What is little may take its time: a tenth less is left of rows than at the level that is fast, at a fifth of its speed.
+/// What is little may take its time: a tenth less is left of rows than at the level that is fast,
+/// at a fifth of its speed.
 const HARD: i32 = 6;
-/// How much larger frames may be for the sake of speed: level 3 takes half as long again. Where rows of several kinds take turns, what
-/// chunks tell varies by some per cent; a bound within that would let chance decide.
+/// How much larger frames may be for the sake of speed: level 3 takes half as long again. Where
+/// rows of several kinds take turns, what chunks tell varies by some per cent; a bound within that
+/// would let chance decide.
 const WORTH: f64 = 1.05;
 /// Of so many chunks, one is compressed at both levels; more often at first.
 const SAMPLED: u64 = 64;
-/// How much of the old measurement is left after a new one: a few chunks that are not like the others do not decide.
+/// How much of the old measurement is left after a new one: a few chunks that are not like the
+/// others do not decide.
 const MEMORY: f64 = 0.95;
-/// The level that looks least: what does not compress comes out as it is, nearly as fast as it can be copied.
+/// The level that looks least: what does not compress comes out as it is, nearly as fast as it can
+/// be copied.
 const STORE: i32 = -100;
 /// What compresses to more than this does not compress.
 const STORED_ABOVE: f64 = 0.97;
@@ -31,7 +35,8 @@ type Zstd = zstd::bulk::Compressor<'static>;
 /// How hard to compress.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Compression {
-    /// As the data deserves: level 1, or level 3 where that saves more than 5 %; level 6 for what is little.
+    /// As the data deserves: level 1, or level 3 where that saves more than 5 %; level 6 for what
+    /// is little.
     Auto,
     /// This level, 1 to 19.
     Level(i32),

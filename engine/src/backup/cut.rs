@@ -1,8 +1,10 @@
-//! Where a chunk ends: FastCDC as in [`fastcdc::v2020`], the same boundaries, scanned in four lanes.
+//! Where a chunk ends: FastCDC as in [`fastcdc::v2020`], the same boundaries, scanned in four
+//! lanes.
 //!
-//! The gear hash at a position depends on the 64 bytes before it and on nothing else, so places far apart can be
-//! scanned side by side: one scan alone waits for its own additions most of the time. A place is where `hash & mask` is zero;
-//! the mask is stricter below the average size than above (normalized chunking, Xia et al., 2016, section 4.4).
+//! The gear hash at a position depends on the 64 bytes before it and on nothing else, so places far
+//! apart can be scanned side by side: one scan alone waits for its own additions most of the time.
+//! A place is where `hash & mask` is zero; the mask is stricter below the average size than above
+//! (normalized chunking, Xia et al., 2016, section 4.4).
 
 use fastcdc::v2020::{Normalization, select_masks};
 use zeroize::Zeroizing;
@@ -30,8 +32,8 @@ impl Cutter {
         self.average * 4
     }
 
-    /// The length of the chunk at the beginning of `window`: all of it, if it ends nowhere in there. In its first `scanned` bytes it is
-    /// known not to end.
+    /// The length of the chunk at the beginning of `window`: all of it, if it ends nowhere in
+    /// there. In its first `scanned` bytes it is known not to end.
     pub(crate) fn cut(&self, window: &[u8], scanned: usize) -> usize {
         let shortest = self.average / 2;
         let window = &window[..window.len().min(self.longest())];
@@ -43,8 +45,8 @@ impl Cutter {
             .unwrap_or(window.len())
     }
 
-    /// Whether a chunk that begins where `window` does, and ends nowhere before, ends after `length` bytes; `None`: that cannot be
-    /// told before `window` is longer.
+    /// Whether a chunk that begins where `window` does, and ends nowhere before, ends after
+    /// `length` bytes; `None`: that cannot be told before `window` is longer.
     pub(crate) fn ends(&self, window: &[u8], length: usize) -> Option<bool> {
         let shortest = self.average / 2;
         if length == self.longest() {

@@ -1,19 +1,20 @@
-//! Decides what becomes of each chunk of one stream: referred to, put together from what is stored, or stored.
+//! Decides what becomes of each chunk of one stream: referred to, put together from what is stored,
+//! or stored.
 //!
 //! What is new of chunks that are put together is collected until it is worth a chunk of its own.
 
 use std::sync::Arc;
 
 use bytes::Bytes;
-use tokio::sync::oneshot;
-
-use crate::backup::compress::Effort;
-use crate::backup::intake::{End, Intake, Job};
-use crate::backup::pipeline::{Item, MAP_OF, NewChunk, stopped};
-use crate::backup::row_search::{Part, StreamRows};
-use crate::backup::sequence::Identified;
 use lifeboat_base::Result;
 use lifeboat_format::id::ChunkId;
+use tokio::sync::oneshot;
+
+use super::compress::Effort;
+use super::intake::{End, Intake, Job};
+use super::pipeline::{Item, MAP_OF, NewChunk, stopped};
+use super::row_search::{Part, StreamRows};
+use super::sequence::Identified;
 
 /// New bytes among old ones that are stored as one chunk: enough to compress well, …
 const WORTH_A_CHUNK: usize = 256 << 10;
@@ -124,7 +125,8 @@ impl<'a> Deduplicator<'a> {
         let (chunk, job) = self.prepare(id, chunk, &self.effort)?;
         let mut job = Some(job);
         self.intake.send(|| {
-            // Decided as it is sent: a repeat never overtakes its first, of whichever stream that is.
+            // Decided as it is sent: a repeat never overtakes its first, of whichever stream that
+            // is.
             if self.intake.shared.index.claim(&id) {
                 Item::New { stream, chunk }
             } else {
@@ -135,7 +137,8 @@ impl<'a> Deduplicator<'a> {
         job.map_or(Ok(()), |job| self.intake.compress(job))
     }
 
-    /// Before its place in the queue is taken: whoever has a place must not wait for what those behind him hold.
+    /// Before its place in the queue is taken: whoever has a place must not wait for what those
+    /// behind him hold.
     fn prepare(&self, id: ChunkId, chunk: Bytes, effort: &Arc<Effort>) -> Result<(NewChunk, Job)> {
         let buffer = self.intake.shared.buffers.frames.take_blocking()?;
         let (result, frame) = oneshot::channel();

@@ -3,15 +3,17 @@
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 
-use crate::backup::older_snapshot::{Origin, UsedMap};
-use crate::backup::pipeline::{Captured, CapturedStream, MAP_OF};
 use lifeboat_base::{Error, Result};
 use lifeboat_format::extents::{Extent, Extents, ExtentsWriter};
 use lifeboat_format::id::PackId;
 use lifeboat_format::manifest::{MapEntry, PackRef, StreamEntry};
 use lifeboat_format::map::{Resolved, StreamMap};
 
-/// The entries of all streams, with the maps that they need, whose packs are added; and how much of each pack no stream needs.
+use super::older_snapshot::{Origin, UsedMap};
+use super::pipeline::{Captured, CapturedStream, MAP_OF};
+
+/// The entries of all streams, with the maps that they need, whose packs are added; and how much of
+/// each pack no stream needs.
 pub(crate) fn entries(
     captured: &mut Captured,
     maps: &BTreeMap<String, Arc<UsedMap>>,

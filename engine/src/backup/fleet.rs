@@ -1,22 +1,22 @@
-//! The replicas of one run: all get everything at once; one that fails falls behind and is left alone for the
-//! rest of the run; fewer than `min_replicas` left ends it.
+//! The replicas of one run: all get everything at once; one that fails falls behind and is left
+//! alone for the rest of the run; fewer than `min_replicas` left ends it.
 //!
-//! Whatever is queued for a replica or under way to it when it falls behind is given up at that moment: a replica that
-//! hangs delays a run by its first failure only.
+//! Whatever is queued for a replica or under way to it when it falls behind is given up at that
+//! moment: a replica that hangs delays a run by its first failure only.
 
 use std::collections::{BTreeMap, HashSet};
 use std::sync::{Mutex, PoisonError};
 
 use bytes::Bytes;
-use tokio_util::sync::CancellationToken;
-
-use crate::catalog::documents::combine;
-use crate::catalog::inventory::Inventory;
 use lifeboat_base::{Class, Error, Result};
 use lifeboat_format::id::{Name, PackId};
 use lifeboat_format::layout;
 use lifeboat_format::manifest::PackRef;
 use lifeboat_store::SharedReplica;
+use tokio_util::sync::CancellationToken;
+
+use crate::catalog::documents::combine;
+use crate::catalog::inventory::Inventory;
 
 /// Proof that a pack is durable in these replicas. Only [`Fleet::upload`] makes one.
 pub(crate) struct Receipt {
@@ -99,8 +99,8 @@ impl Fleet {
             .hint("nothing was committed; run `lifeboat check`, then back up again: packs already uploaded are reused")
     }
 
-    /// Puts one object into each of `replicas` at once; those that fail fall behind, and those that are behind get
-    /// nothing more. Returns those that hold it.
+    /// Puts one object into each of `replicas` at once; those that fail fall behind, and those that
+    /// are behind get nothing more. Returns those that hold it.
     async fn put_all(&self, replicas: &[SharedReplica], key: &str, body: &Bytes) -> HashSet<Name> {
         let puts = replicas.iter().map(|replica| async {
             let put = tokio::select! {

@@ -1,22 +1,23 @@
-//! The first half of the pipeline: streams are written into blocks, cut into chunks and identified; new chunks are compressed.
+//! The first half of the pipeline: streams are written into blocks, cut into chunks and identified;
+//! new chunks are compressed.
 
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, mpsc as jobs};
 
 use async_trait::async_trait;
 use bytes::Bytes;
-use tokio::sync::{mpsc, oneshot};
-use tokio_util::sync::CancellationToken;
-
-use crate::backup::chunk::{Block, Chunker};
-use crate::backup::compress::{Compressor, Effort};
-use crate::backup::dedup::Deduplicator;
-use crate::backup::pipeline::{Item, MAP_OF, Shared, stopped};
-use crate::backup::sequence::{Identified, Sequence};
 use lifeboat_base::buffers::Buffer;
 use lifeboat_base::{Class, Context, Error, Result};
 use lifeboat_databases::streams::{StreamSink, StreamWriter};
 use lifeboat_format::id::Digest;
+use tokio::sync::{mpsc, oneshot};
+use tokio_util::sync::CancellationToken;
+
+use super::chunk::{Block, Chunker};
+use super::compress::{Compressor, Effort};
+use super::dedup::Deduplicator;
+use super::pipeline::{Item, MAP_OF, Shared, stopped};
+use super::sequence::{Identified, Sequence};
 
 /// Blocks of a stream that wait to be chunked.
 const BLOCKS_AHEAD: usize = 2;
@@ -64,7 +65,8 @@ impl Intake {
     fn cut_stream(&self, mut fed: mpsc::Receiver<Piece>, cut: &mpsc::Sender<Cut>) -> Result<()> {
         let Shared { index, keys, chunk_size, .. } = &*self.shared;
         let mut sequence = Sequence::new(index, &keys.chunk_id_key, *chunk_size);
-        // All of a block at once: threads that are woken for each chunk would spend their time on that.
+        // All of a block at once: threads that are woken for each chunk would spend their time on
+        // that.
         let pass_on = |part: Cut| cut.blocking_send(part).map_err(|_| stopped());
         while let Some(piece) = fed.blocking_recv() {
             match piece {

@@ -1,13 +1,14 @@
 //! Backup: source → chunk → identify → compress → pack → encrypt → every replica → commit.
 //!
-//! - **Consistency**: a snapshot exists once its signature does. Order of writes: packs, index segment and its
-//!   signature, manifest, signature; each step durable in at least `min_replicas` replicas before the next
-//!   begins.
-//! - **Failure**: whatever fails before the last step leaves no snapshot, only packs that the next run finds in the
-//!   journal and uses.
-//! - **Cancellation**: obeyed until the commit begins; the commit itself is a few small objects and is finished.
-//! - **Replicas**: one that fails is left behind for the rest of the run. A replica gets the manifest only if it
-//!   holds every pack that the manifest names.
+//! - **Consistency**: a snapshot exists once its signature does. Order of writes: packs, index
+//!   segment and its signature, manifest, signature; each step durable in at least `min_replicas`
+//!   replicas before the next begins.
+//! - **Failure**: whatever fails before the last step leaves no snapshot, only packs that the next
+//!   run finds in the journal and uses.
+//! - **Cancellation**: obeyed until the commit begins; the commit itself is a few small objects and
+//!   is finished.
+//! - **Replicas**: one that fails is left behind for the rest of the run. A replica gets the
+//!   manifest only if it holds every pack that the manifest names.
 
 pub(crate) mod chunk;
 mod chunk_index;
@@ -30,16 +31,25 @@ use std::sync::atomic::AtomicU64;
 
 use bytes::Bytes;
 use chrono::{DateTime, TimeDelta, Utc};
+use lifeboat_base::clock::SharedClock;
+use lifeboat_base::facts::SourceFacts;
+use lifeboat_base::{Class, Context, Error, Result};
+use lifeboat_databases::{Source, ToolEnvironment, WorkContext};
+use lifeboat_format::id::{Name, SnapshotId};
+use lifeboat_format::index::{IndexSegment, IndexedPack, SEGMENT};
+use lifeboat_format::layout;
+use lifeboat_format::manifest::{MANIFEST_VERSION, Manifest, PackRef, Totals};
+use lifeboat_store::SharedReplica;
 use serde::Serialize;
 use tokio_util::sync::CancellationToken;
 
-use crate::backup::chunk_index::ChunkIndex;
-use crate::backup::entries::entries;
-use crate::backup::fleet::Fleet;
-use crate::backup::intake::Sink;
-use crate::backup::older_snapshot::OlderSnapshot;
-use crate::backup::pipeline::{Buffers, Captured, Pipeline, Shared};
-use crate::backup::row_search::Rows;
+use self::chunk_index::ChunkIndex;
+use self::entries::entries;
+use self::fleet::Fleet;
+use self::intake::Sink;
+use self::older_snapshot::OlderSnapshot;
+use self::pipeline::{Buffers, Captured, Pipeline, Shared};
+use self::row_search::Rows;
 use crate::catalog::ciphertext::copy_pack;
 use crate::catalog::documents::{Documents, sign_encrypted};
 use crate::catalog::inventory::{Inventory, all_snapshots};
@@ -50,15 +60,6 @@ use crate::state::cache::ObjectCache;
 use crate::state::journal::Journal;
 use crate::state::row_index::RowIndex;
 use crate::state::{StateDirectory, sparse};
-use lifeboat_base::clock::SharedClock;
-use lifeboat_base::facts::SourceFacts;
-use lifeboat_base::{Class, Context, Error, Result};
-use lifeboat_databases::{Source, ToolEnvironment, WorkContext};
-use lifeboat_format::id::{Name, SnapshotId};
-use lifeboat_format::index::{IndexSegment, IndexedPack, SEGMENT};
-use lifeboat_format::layout;
-use lifeboat_format::manifest::{MANIFEST_VERSION, Manifest, PackRef, Totals};
-use lifeboat_store::SharedReplica;
 
 /// Figures of a run while it runs, in bytes.
 #[derive(Debug, Default)]
@@ -320,7 +321,8 @@ impl Backup<'_> {
         }
     }
 
-    /// The replicas that hold every pack of the snapshot; where too few do, packs are copied between replicas.
+    /// The replicas that hold every pack of the snapshot; where too few do, packs are copied
+    /// between replicas.
     async fn complete_replicas(&self, shared: &Shared, captured: &Captured) -> Result<Vec<SharedReplica>> {
         let (fleet, required) = (&shared.fleet, self.config.min_replicas);
         let mut complete: Vec<SharedReplica> =
@@ -368,7 +370,8 @@ impl Backup<'_> {
     ) -> Result<Vec<SharedReplica>> {
         let (fleet, dataset) = (&shared.fleet, &manifest.dataset);
         for (packs, last) in segments(&captured.unindexed) {
-            // A segment is found by listing and read as a whole: whose name the earlier ones bear is of no matter.
+            // A segment is found by listing and read as a whole: whose name the earlier ones bear
+            // is of no matter.
             let id = if last { manifest.snapshot.clone() } else { SnapshotId::new(manifest.started, rand::random()) };
             let segment = IndexSegment::write(manifest.generation, packs);
             let index = sign_encrypted(layout::index(dataset, &id), &segment, self.dataset, self.keys)?;
@@ -402,7 +405,8 @@ impl Backup<'_> {
     }
 }
 
-/// Packs by the segment that will list them, and whether it is the last: each small enough to be read at once.
+/// Packs by the segment that will list them, and whether it is the last: each small enough to be
+/// read at once.
 fn segments(packs: &[IndexedPack]) -> impl Iterator<Item = (&[IndexedPack], bool)> {
     let mut rest = packs;
     std::iter::from_fn(move || {

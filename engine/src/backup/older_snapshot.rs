@@ -1,28 +1,31 @@
-//! The snapshot before: where the bytes of its streams lie, and what a new snapshot writes to refer to them.
+//! The snapshot before: where the bytes of its streams lie, and what a new snapshot writes to refer
+//! to them.
 //!
-//! Its extents name packs, and the older stream of a map where it has one. As they add up, a new map is made of all of them, now and
-//! then: the new snapshot refers to the whole older stream, which that map tells of, and so begins with few extents again. What lies in
-//! packs that no replica has, or that prune wants to go, is left out of that stream.
+//! Its extents name packs, and the older stream of a map where it has one. As they add up, a new
+//! map is made of all of them, now and then: the new snapshot refers to the whole older stream,
+//! which that map tells of, and so begins with few extents again. What lies in packs that no
+//! replica has, or that prune wants to go, is left out of that stream.
 
 use std::collections::{HashMap, HashSet};
 use std::ops::Range;
 use std::sync::Arc;
 
 use bytes::Bytes;
-
-use crate::backup::renewal::Scatter;
-use crate::backup::row_search::{Part, Weight, push_new};
-use crate::catalog::inventory::Inventory;
-use crate::state::row_index::RowIndex;
 use lifeboat_base::Result;
 use lifeboat_format::extents::{Extent, Extents, ExtentsWriter, Finder, OLDER};
 use lifeboat_format::id::{PackId, SnapshotId};
 use lifeboat_format::manifest::{Manifest, MapEntry, PackRef, StreamEntry};
 use lifeboat_format::map::StreamMap;
 
+use super::renewal::Scatter;
+use super::row_search::{Part, Weight, push_new};
+use crate::catalog::inventory::Inventory;
+use crate::state::row_index::RowIndex;
+
 /// Extents of so many bytes are worth a map: it takes a pack of its own, …
 const WORTH: usize = 32 << 10;
-/// … and of such a part of the map that they come on top of, a new one. Snapshots then write about as much for extents as for maps.
+/// … and of such a part of the map that they come on top of, a new one. Snapshots then write about
+/// as much for extents as for maps.
 const PART: usize = 3;
 
 /// The snapshot before.

@@ -1,4 +1,5 @@
-//! The second half of the pipeline: chunks become extents; new ones are packed, encrypted as they come, and uploaded.
+//! The second half of the pipeline: chunks become extents; new ones are packed, encrypted as they
+//! come, and uploaded.
 
 use std::collections::{BTreeMap, HashMap};
 use std::io::Write;
@@ -7,16 +8,6 @@ use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use age::stream::StreamWriter as AgeWriter;
-use tokio::runtime::Handle;
-use tokio::sync::mpsc;
-use tokio::task::JoinSet;
-
-use crate::backup::chunk_index::Place;
-use crate::backup::fleet::Receipt;
-use crate::backup::intake::End;
-use crate::backup::pipeline::{Captured, CapturedStream, Item, MAP_OF, NewChunk, Shared, stopped};
-use crate::backup::row_search::Part;
-use crate::keys::crypt;
 use lifeboat_base::buffers::Buffer;
 use lifeboat_base::{Class, Context, Error, Result};
 use lifeboat_format::extents::{Extent, ExtentsWriter, OLDER};
@@ -24,12 +15,23 @@ use lifeboat_format::id::{Digest, PackId};
 use lifeboat_format::index::IndexedPack;
 use lifeboat_format::manifest::PackRef;
 use lifeboat_format::pack::{ChunkEntry, PackWriter};
+use tokio::runtime::Handle;
+use tokio::sync::mpsc;
+use tokio::task::JoinSet;
+
+use super::chunk_index::Place;
+use super::fleet::Receipt;
+use super::intake::End;
+use super::pipeline::{Captured, CapturedStream, Item, MAP_OF, NewChunk, Shared, stopped};
+use super::row_search::Part;
+use crate::keys::crypt;
 
 /// How long a failed run waits for packs in flight.
 const DRAIN: Duration = Duration::from_secs(5);
-/// A pack that holds rows of changed chunks is full with so many bytes, and one that has as many takes no rows: a restore needs a pack
-/// of each snapshot that changed some of a chunk's rows, all at the same time. The same of a map: nothing else of a restore can begin
-/// before the map is there, so it is fetched and opened side by side.
+/// A pack that holds rows of changed chunks is full with so many bytes, and one that has as many
+/// takes no rows: a restore needs a pack of each snapshot that changed some of a chunk's rows, all
+/// at the same time. The same of a map: nothing else of a restore can begin before the map is
+/// there, so it is fetched and opened side by side.
 const SMALL_PACK: usize = 512 << 10;
 /// Packs that are filled at once, for streams that are open at once.
 const SLOTS: usize = 4;
@@ -103,7 +105,8 @@ pub(crate) struct Packer {
     /// By number; `None` while it is filled or in flight.
     packs: Vec<Option<PackRef>>,
     flights: JoinSet<Result<Landed>>,
-    /// Packs that no index segment holds yet, in the order of their numbers: so a later run finds chunks in the order of the stream.
+    /// Packs that no index segment holds yet, in the order of their numbers: so a later run finds
+    /// chunks in the order of the stream.
     unindexed: BTreeMap<PackNumber, IndexedPack>,
     receipts: Vec<Receipt>,
     deduplicated: u64,
@@ -136,7 +139,8 @@ impl Packer {
     pub(crate) fn run(mut self, mut items: mpsc::Receiver<Item>) -> Result<Captured> {
         if let Err(error) = self.pack(&mut items) {
             self.shared.cancel.cancel();
-            // What is on its way may still become durable and reach the journal: the next run need not send it again.
+            // What is on its way may still become durable and reach the journal: the next run need
+            // not send it again.
             let mut cause = None;
             let drain = async {
                 while let Some(landed) = self.flights.join_next().await {
@@ -320,7 +324,8 @@ impl Packer {
         let flight = async move {
             let flown = fly(&shared, pack).await;
             if flown.is_err() {
-                // Whoever waits for a buffer or for the source learns of it; the error itself lands below.
+                // Whoever waits for a buffer or for the source learns of it; the error itself lands
+                // below.
                 shared.cancel.cancel();
             }
             flown

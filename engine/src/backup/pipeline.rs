@@ -1,29 +1,20 @@
-//! The pipeline of one run: stream writers, which hash → chunk and identify → look for rows → compress → pack and encrypt → upload.
+//! The pipeline of one run: stream writers, which hash → chunk and identify → look for rows →
+//! compress → pack and encrypt → upload.
 //!
-//! - **Threads**: two for each stream that is open (chunk and identify: [`sequence`](crate::backup::sequence); look for rows:
-//!   [`dedup`](crate::backup::dedup)), `limits.cpu` that compress, one that packs and encrypts ([`packer`](crate::backup::packer)); the source's pipe and the uploads are tokio's.
-//! - **Order**: a stream's chunks reach the packer in the stream's order, so its extents are in order. Streams that are
-//!   open one after the other fill packs one after the other; those open at once have a pack each, while there are enough.
+//! - **Threads**: two for each stream that is open (chunk and identify:
+//!   [`sequence`](crate::backup::sequence); look for rows: [`dedup`](crate::backup::dedup)),
+//!   `limits.cpu` that compress, one that packs and encrypts ([`packer`](crate::backup::packer));
+//!   the source's pipe and the uploads are tokio's.
+//! - **Order**: a stream's chunks reach the packer in the stream's order, so its extents are in
+//!   order. Streams that are open one after the other fill packs one after the other; those open at
+//!   once have a pack each, while there are enough.
 //! - **Bounds**: blocks of streams, frames and packs lie in buffers of three pools, whose shares of
-//!   `limits.memory` are fixed here; whoever is faster waits for a buffer. New rows among old ones are collected beside them, up to a
-//!   chunk and half a MiB a stream.
+//!   `limits.memory` are fixed here; whoever is faster waits for a buffer. New rows among old ones
+//!   are collected beside them, up to a chunk and half a MiB a stream.
 //! - **Failure**: the first error cancels the run's token; everybody else stops at the next step.
 
 use std::sync::Arc;
 
-use tokio::sync::{mpsc, oneshot};
-use tokio_util::sync::{CancellationToken, DropGuard};
-
-use crate::backup::Progress;
-use crate::backup::chunk::Chunker;
-use crate::backup::chunk_index::ChunkIndex;
-use crate::backup::compress::Compression;
-use crate::backup::fleet::{Fleet, Receipt};
-use crate::backup::intake::{End, Intake, Sink};
-use crate::backup::packer::Packer;
-use crate::backup::row_search::{Part, Rows};
-use crate::keys::DatasetKeys;
-use crate::state::journal::Journal;
 use lifeboat_base::buffers::{Buffer, BufferPool};
 use lifeboat_base::{Class, Context, Error, Result};
 use lifeboat_format::extents::Extents;
@@ -31,10 +22,24 @@ use lifeboat_format::id::{ChunkId, Digest};
 use lifeboat_format::index::IndexedPack;
 use lifeboat_format::manifest::PackRef;
 use lifeboat_format::pack::TARGET_SIZE;
+use tokio::sync::{mpsc, oneshot};
+use tokio_util::sync::{CancellationToken, DropGuard};
+
+use super::Progress;
+use super::chunk::Chunker;
+use super::chunk_index::ChunkIndex;
+use super::compress::Compression;
+use super::fleet::{Fleet, Receipt};
+use super::intake::{End, Intake, Sink};
+use super::packer::Packer;
+use super::row_search::{Part, Rows};
+use crate::keys::DatasetKeys;
+use crate::state::journal::Journal;
 
 /// Chunks of all streams that wait to be packed.
 const CHUNKS_AHEAD: usize = 32;
-/// A block holds at least this much of a stream: small enough to be cut and identified while the processor's caches hold it.
+/// A block holds at least this much of a stream: small enough to be cut and identified while the
+/// processor's caches hold it.
 const BLOCK: usize = 2 << 20;
 /// A pack's ciphertext: frames may exceed the target by one.
 const PACK: usize = TARGET_SIZE + (2 << 20);
@@ -68,7 +73,8 @@ pub(crate) struct Buffers {
 }
 
 impl Buffers {
-    /// A quarter of `memory` for blocks, half for packs; the rest is for frames, compressors, the index and the program itself.
+    /// A quarter of `memory` for blocks, half for packs; the rest is for frames, compressors, the
+    /// index and the program itself.
     pub(crate) fn new(memory: u64, chunk_size: u32, threads: usize) -> Self {
         let longest = Chunker::longest(chunk_size);
         let block = BLOCK.max(longest);

@@ -1,9 +1,10 @@
-//! Which part of a stream is stored anew though it has hardly changed: rows that are changed here and there add up from snapshot to
-//! snapshot, to parts that a restore must gather from many packs.
+//! Which part of a stream is stored anew though it has hardly changed: rows that are changed here
+//! and there add up from snapshot to snapshot, to parts that a restore must gather from many packs.
 //!
-//! With each backup **one stretch** of a stream is stored as a whole again, if it is scattered too much: a part of the stream, so that
-//! no night stores all at once; and all of that part, so that its older packs are not needed for it any more. Where several are about
-//! equally scattered, the first is taken: stretches that follow each other leave more old frames behind.
+//! With each backup **one stretch** of a stream is stored as a whole again, if it is scattered too
+//! much: a part of the stream, so that no night stores all at once; and all of that part, so that
+//! its older packs are not needed for it any more. Where several are about equally scattered, the
+//! first is taken: stretches that follow each other leave more old frames behind.
 
 use std::ops::Range;
 

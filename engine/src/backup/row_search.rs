@@ -1,33 +1,38 @@
-//! Row deduplication of one run: what of a new chunk lies in the stream as it was in the snapshot before.
+//! Row deduplication of one run: what of a new chunk lies in the stream as it was in the snapshot
+//! before.
 //!
-//! The row index (`state/rows`) tells which bytes of the older stream a new chunk repeats, the older manifest's extents and the map that
-//! they need (`older.rs`) where those lie. Chunks are looked up first, as a whole: among all that packs hold, then among those of the
-//! older stream that no pack holds as a whole, because they were put together from rows.
+//! The row index (`state/rows`) tells which bytes of the older stream a new chunk repeats, the
+//! older manifest's extents and the map that they need (`older.rs`) where those lie. Chunks are
+//! looked up first, as a whole: among all that packs hold, then among those of the older stream
+//! that no pack holds as a whole, because they were put together from rows.
 //!
-//! **A chunk is stored whole instead** where it should not be put together: less than half of it is found, so that little is saved; it
-//! would have more than [`PARTS_PER_MIB`] parts or lie in more than [`PACKS`] packs, which a restore must gather (rows that were changed
-//! at different times add up to that); it lies in the stretch of the stream that is renewed (`renewal.rs`); or the run has so many parts already that what is known of them would
-//! exceed its share of `limits.memory`.
+//! **A chunk is stored whole instead** where it should not be put together: less than half of it is
+//! found, so that little is saved; it would have more than [`PARTS_PER_MIB`] parts or lie in more
+//! than [`PACKS`] packs, which a restore must gather (rows that were changed at different times add
+//! up to that); it lies in the stretch of the stream that is renewed (`renewal.rs`); or the run has
+//! so many parts already that what is known of them would exceed its share of `limits.memory`.
 
 use std::collections::{BTreeMap, HashSet};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
-use crate::backup::chunk_index::Place;
-use crate::backup::older_snapshot::{OlderSnapshot, OlderWalk, UsedMap};
+use lifeboat_base::Result;
+use lifeboat_format::id::{ChunkId, SnapshotId};
+use lifeboat_format::manifest::PackRef;
+
+use super::chunk_index::Place;
+use super::older_snapshot::{OlderSnapshot, OlderWalk, UsedMap};
 use crate::rows::matcher::{Matcher, smallest};
 use crate::rows::sketch::sketch;
 use crate::rows::units::{Fineness, Unit, UnitCutter};
 use crate::state::row_index::{NewStream, OlderStream, RowIndex, StreamWriter};
-use lifeboat_base::Result;
-use lifeboat_format::id::{ChunkId, SnapshotId};
-use lifeboat_format::manifest::PackRef;
 
 /// The most parts of a chunk, …
 const PARTS_PER_MIB: usize = 8192;
 /// … and the most packs that these lie in.
 const PACKS: usize = 64;
-/// Bytes of `limits.memory` for each part of a run: some seven are needed, and about two more where there is a map.
+/// Bytes of `limits.memory` for each part of a run: some seven are needed, and about two more where
+/// there is a map.
 const MEMORY_FOR_A_PART: u64 = 16;
 
 /// What a run knows of rows.
@@ -157,7 +162,8 @@ impl StreamRows {
         }
     }
 
-    /// The next chunk, which no pack holds as a whole: where its bytes are; `None` if it should be stored as a whole.
+    /// The next chunk, which no pack holds as a whole: where its bytes are; `None` if it should be
+    /// stored as a whole.
     pub(crate) fn look(&mut self, id: &ChunkId, chunk: &[u8]) -> Option<Vec<Part>> {
         let (mut parts, mut weight) = (Vec::new(), Weight::default());
         if let Some(number) = self.find(id) {

@@ -1,19 +1,22 @@
-//! Cuts a stream into chunks and identifies them; guesses the next one, so that what has not changed need not be searched for boundaries.
+//! Cuts a stream into chunks and identifies them; guesses the next one, so that what has not
+//! changed need not be searched for boundaries.
 //!
-//! After a chunk that an older run stored, most often the one stored after it comes. Its length is known; if the stream holds a
-//! boundary there, the bytes up to it are identified, and if the id is known, that is the chunk: bytes of that id were searched
-//! before, from the same beginning on. So boundaries are those that a search would find; only chunks that were cut for another
+//! After a chunk that an older run stored, most often the one stored after it comes. Its length is
+//! known; if the stream holds a boundary there, the bytes up to it are identified, and if the id is
+//! known, that is the chunk: bytes of that id were searched before, from the same beginning on. So
+//! boundaries are those that a search would find; only chunks that were cut for another
 //! `chunk_size` may be kept longer than a search would leave them, which costs nothing.
 //!
-//! A wrong guess costs one hash too many. None is made before two chunks have followed each other as they did in the older
-//! run, and after a wrong one that must be seen again: streams whose chunks are all new, or come in another order, are not guessed at.
+//! A wrong guess costs one hash too many. None is made before two chunks have followed each other
+//! as they did in the older run, and after a wrong one that must be seen again: streams whose
+//! chunks are all new, or come in another order, are not guessed at.
 
 use bytes::Bytes;
-
-use crate::backup::chunk::{Block, Chunker, Peek};
-use crate::backup::chunk_index::ChunkIndex;
 use lifeboat_format::chunk_id::ChunkIdKey;
 use lifeboat_format::id::ChunkId;
+
+use super::chunk::{Block, Chunker, Peek};
+use super::chunk_index::ChunkIndex;
 
 /// A chunk of a stream.
 pub(crate) struct Identified {

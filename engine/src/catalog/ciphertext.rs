@@ -2,7 +2,6 @@
 //! replica to another. Needs no key.
 
 use bytes::Bytes;
-
 use lifeboat_base::{Class, Context, Error, Result};
 use lifeboat_format::id::{Digest, Name};
 use lifeboat_format::layout;
@@ -28,7 +27,8 @@ pub(crate) async fn fetch_ciphertext(replica: &dyn Replica, dataset: &Name, pack
     })
 }
 
-/// Copies a pack from the first of `sources` that gives it whole; replaces one of another size. Returns its size.
+/// Copies a pack from the first of `sources` that gives it whole; replaces one of another size.
+/// Returns its size.
 pub(crate) async fn copy_pack(
     dataset: &Name,
     pack: &PackRef,
@@ -41,7 +41,8 @@ pub(crate) async fn copy_pack(
             Ok(ciphertext) => {
                 let key = layout::pack(dataset, &pack.0);
                 if target.head(&key).await?.is_some() {
-                    // A pack is named by its content: what has that name and another size is damaged.
+                    // A pack is named by its content: what has that name and another size is
+                    // damaged.
                     target.delete(&key).await?;
                 }
                 target.put_new(&key, ciphertext).await?;

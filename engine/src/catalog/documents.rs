@@ -1,17 +1,11 @@
 //! Reads and writes the signed, encrypted documents of a dataset: manifests and index segments.
 //!
-//! What this module returns was signed by a trusted signer for exactly this vault and key, decrypted, and parsed.
+//! What this module returns was signed by a trusted signer for exactly this vault and key,
+//! decrypted, and parsed.
 
 use age::{Identity, Recipient};
 use bytes::Bytes;
 use futures::{Stream, StreamExt};
-
-use crate::catalog::inventory::Inventory;
-use crate::config::Dataset;
-use crate::keys::crypt;
-use crate::keys::sign::{Signer, SignerKey, verify};
-use crate::keys::{HostKeys, ReaderKeys};
-use crate::state::cache::ObjectCache;
 use lifeboat_base::{Class, Context, Error, Result};
 use lifeboat_format::frames::{compress, decompress_document};
 use lifeboat_format::id::{Name, SnapshotId};
@@ -19,6 +13,13 @@ use lifeboat_format::index::IndexSegment;
 use lifeboat_format::layout;
 use lifeboat_format::manifest::Manifest;
 use lifeboat_store::{Replica, SharedReplica};
+
+use super::inventory::Inventory;
+use crate::config::Dataset;
+use crate::keys::crypt;
+use crate::keys::sign::{Signer, SignerKey, verify};
+use crate::keys::{HostKeys, ReaderKeys};
+use crate::state::cache::ObjectCache;
 
 /// Larger than the manifest of any snapshot that fits a vault: some 10 million extents.
 const LARGEST: usize = 256 << 20;
@@ -64,8 +65,8 @@ impl Documents<'_> {
         Err(combine(format!("no replica gives the manifest of {}/{snapshot}", self.dataset), &errors))
     }
 
-    /// Many manifests, some of them fetched and opened at once, in order. They come without their extents, which may be long, and
-    /// which nobody needs who looks through many.
+    /// Many manifests, some of them fetched and opened at once, in order. They come without their
+    /// extents, which may be long, and which nobody needs who looks through many.
     pub(crate) fn manifests<'b>(
         &'b self,
         inventories: &'b [Inventory],

@@ -60,7 +60,8 @@ impl Inventory {
             strangers: Vec::new(),
             keyring,
         };
-        // Packs are many and are noted page by page; of the rest, an object and its signature need not be on one page.
+        // Packs are many and are noted page by page; of the rest, an object and its signature need
+        // not be on one page.
         let (mut others, mut next) = (Vec::new(), None);
         loop {
             let page = replica.list_page(&folder, next.as_deref()).await?;

@@ -1,10 +1,12 @@
-//! Every default, in one place. The annotated example names the same values, and a test compares them.
+//! Every default, in one place. The annotated example names the same values, and a test compares
+//! them.
 
 use std::time::Duration;
 
-use crate::backup::compress::Compression;
-use crate::config::Dedup;
 use lifeboat_store::bandwidth::{Days, Rate};
+
+use super::Dedup;
+use crate::backup::compress::Compression;
 
 pub(crate) const STATE_DIRECTORY: &str = "/var/lib/lifeboat";
 pub(crate) const LISTEN: &str = "127.0.0.1:9847";

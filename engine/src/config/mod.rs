@@ -1,8 +1,8 @@
 //! The configuration: one TOML file, raw text in, validated types out.
 //!
 //! Two stages. `raw` mirrors the file and denies unknown keys; validation turns it into [`Config`],
-//! whose every value is usable as it stands. Each refusal names file, line and remedy. Defaults stand
-//! in one place (`defaults.rs`) and in the annotated example that operators install.
+//! whose every value is usable as it stands. Each refusal names file, line and remedy. Defaults
+//! stand in one place (`defaults.rs`) and in the annotated example that operators install.
 //!
 //! A [`Config`] holds names of secrets ([`SecretRef`]), never secrets.
 
@@ -217,8 +217,8 @@ impl Config {
     /// Reads and validates the file at `path`.
     ///
     /// # Errors
-    /// [`Class::Configuration`](lifeboat_base::Class::Configuration), with every finding (file, line,
-    /// remedy), not only the first.
+    /// [`Class::Configuration`](lifeboat_base::Class::Configuration), with every finding (file,
+    /// line, remedy), not only the first.
     pub fn load(path: &Path, surroundings: &Surroundings) -> Result<Self> {
         let text = std::fs::read_to_string(path).map_err(|error| {
             Error::configuration(format!("cannot read the configuration {}", path.display()))

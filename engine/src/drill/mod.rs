@@ -1,20 +1,12 @@
 //! Drill: restore into a throw-away database, check, prove, measure, report.
 //!
-//! The report says what was reached, never more: a level counts only when all of it succeeded. The throw-away database is
-//! stopped and removed whatever happened, also on cancellation.
+//! The report says what was reached, never more: a level counts only when all of it succeeded. The
+//! throw-away database is stopped and removed whatever happened, also on cancellation.
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 
 use chrono::{DateTime, Utc};
-use serde::{Deserialize, Serialize};
-use tokio_util::sync::CancellationToken;
-
-use crate::catalog::documents::sign_plain;
-use crate::config::{DrillConfig, Objectives};
-use crate::keys::sign::Signer;
-use crate::restore::SnapshotStreams;
-use crate::restore::{Selector, VaultReader};
 use lifeboat_base::clock::SharedClock;
 use lifeboat_base::{Class, Context, Error, Result};
 use lifeboat_databases::ThrowAway;
@@ -24,6 +16,14 @@ use lifeboat_databases::streams::{StoredStreams, StreamReader};
 use lifeboat_databases::{ToolEnvironment, WorkContext, registry};
 use lifeboat_format::id::{Name, SnapshotId};
 use lifeboat_format::layout;
+use serde::{Deserialize, Serialize};
+use tokio_util::sync::CancellationToken;
+
+use crate::catalog::documents::sign_plain;
+use crate::config::{DrillConfig, Objectives};
+use crate::keys::sign::Signer;
+use crate::restore::SnapshotStreams;
+use crate::restore::{Selector, VaultReader};
 
 /// Everything a drill needs.
 pub struct Drill<'a> {
@@ -93,7 +93,8 @@ pub struct DrillReport {
     pub phases: Vec<Phase>,
     /// Bytes restored.
     pub restored_bytes: u64,
-    /// From the start of the drill until everything was loaded, or fetched where that is all; seconds. `None` if it failed before.
+    /// From the start of the drill until everything was loaded, or fetched where that is all;
+    /// seconds. `None` if it failed before.
     pub rto_seconds: Option<f64>,
     /// Age of the restored data when the drill began, seconds.
     pub rpo_seconds: Option<f64>,
@@ -111,7 +112,8 @@ pub struct DrillReport {
 const STALL: std::time::Duration = std::time::Duration::from_secs(3600);
 
 impl Drill<'_> {
-    /// Runs it. A drill that fails is a report with `passed: false`, with the error whose class is the exit code.
+    /// Runs it. A drill that fails is a report with `passed: false`, with the error whose class is
+    /// the exit code.
     pub async fn run(&self) -> (DrillReport, Option<Error>) {
         let mut report = self.empty_report();
         let began = self.clock.elapsed();

@@ -1,29 +1,29 @@
 //! Catch-up: a replica that fell behind gets what it lacks, as ciphertext, from a healthy one.
 //!
-//! Copying needs no key that opens a pack. Order for each snapshot as in a commit: keyring, packs, index segment,
-//! manifest, signature; so a replica never shows a snapshot that it cannot restore. What was pruned on purpose is not brought back. Lost
-//! or cut packs are replaced.
+//! Copying needs no key that opens a pack. Order for each snapshot as in a commit: keyring, packs,
+//! index segment, manifest, signature; so a replica never shows a snapshot that it cannot restore.
+//! What was pruned on purpose is not brought back. Lost or cut packs are replaced.
 
 use std::collections::BTreeSet;
 
 use futures::StreamExt;
-use serde::Serialize;
-use tokio_util::sync::CancellationToken;
-
-use crate::catalog::ciphertext::{copy_pack, put_once};
-use crate::catalog::documents::{Documents, combine, fetch_signed};
-use crate::catalog::inventory::{Inventory, all_snapshots};
-use crate::config::Dataset;
-use crate::keep::prune::pruned_snapshots;
-use crate::keys::HostKeys;
-use crate::keys::sign::SignerKey;
-use crate::state::StateDirectory;
-use crate::state::cache::ObjectCache;
 use lifeboat_base::{Error, Result};
 use lifeboat_format::id::{Name, SnapshotId};
 use lifeboat_format::layout;
 use lifeboat_format::manifest::Manifest;
 use lifeboat_store::SharedReplica;
+use serde::Serialize;
+use tokio_util::sync::CancellationToken;
+
+use super::prune::pruned_snapshots;
+use crate::catalog::ciphertext::{copy_pack, put_once};
+use crate::catalog::documents::{Documents, combine, fetch_signed};
+use crate::catalog::inventory::{Inventory, all_snapshots};
+use crate::config::Dataset;
+use crate::keys::HostKeys;
+use crate::keys::sign::SignerKey;
+use crate::state::StateDirectory;
+use crate::state::cache::ObjectCache;
 
 /// How one replica stands after a catch-up.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
@@ -157,7 +157,8 @@ impl CatchUp<'_> {
         self.copy_others().await
     }
 
-    /// Index segments of snapshots that are gone, drill reports and prune records that the others hold.
+    /// Index segments of snapshots that are gone, drill reports and prune records that the others
+    /// hold.
     async fn copy_others(&mut self) -> Result<()> {
         let union = |of: fn(&Inventory) -> &BTreeSet<SnapshotId>, own: &BTreeSet<SnapshotId>| -> Vec<SnapshotId> {
             let all: BTreeSet<&SnapshotId> = self.others.iter().flat_map(|other| of(other)).collect();

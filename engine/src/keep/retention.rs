@@ -1,7 +1,7 @@
 //! Which snapshots stay, by their times alone.
 //!
-//! The rules are restic's and borg's: `daily = 7` keeps the newest snapshot of each of the last seven days that have
-//! one, in UTC. A snapshot stays if any rule keeps it.
+//! The rules are restic's and borg's: `daily = 7` keeps the newest snapshot of each of the last
+//! seven days that have one, in UTC. A snapshot stays if any rule keeps it.
 
 use chrono::{DateTime, Datelike, TimeDelta, Utc};
 

@@ -1,26 +1,27 @@
-//! Verify: every object of a dataset in every replica: presence, hashes, signatures, the chain of predecessors.
+//! Verify: every object of a dataset in every replica: presence, hashes, signatures, the chain of
+//! predecessors.
 //!
-//! Each replica is judged alone, as if the others were lost. What is wrong with the data is a finding; only what prevents
-//! looking is an error.
+//! Each replica is judged alone, as if the others were lost. What is wrong with the data is a
+//! finding; only what prevents looking is an error.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use futures::{StreamExt, TryStreamExt};
-use serde::Serialize;
-use tokio_util::sync::CancellationToken;
-
-use crate::catalog::ciphertext::fetch_ciphertext;
-use crate::catalog::documents::fetch_signed;
-use crate::catalog::inventory::Inventory;
-use crate::keep::prune::pruned_snapshots;
-use crate::keys::{PackKeys, ReaderKeys};
-use crate::restore::VaultReader;
-use crate::restore::pack_fetch;
 use lifeboat_base::{Class, Context, Error, Result};
 use lifeboat_format::id::{Name, PackId, SnapshotId};
 use lifeboat_format::layout;
 use lifeboat_format::manifest::{Manifest, PackRef};
+use serde::Serialize;
+use tokio_util::sync::CancellationToken;
+
+use super::prune::pruned_snapshots;
+use crate::catalog::ciphertext::fetch_ciphertext;
+use crate::catalog::documents::fetch_signed;
+use crate::catalog::inventory::Inventory;
+use crate::keys::{PackKeys, ReaderKeys};
+use crate::restore::VaultReader;
+use crate::restore::pack_fetch;
 
 /// Packs that are read at once from one replica.
 const AT_ONCE: usize = 4;
@@ -53,11 +54,12 @@ pub struct VerifyReport {
     pub notes: Vec<String>,
 }
 
-/// Verifies one or all snapshots of a dataset in every replica of `reader`. With `read_data` every pack is also decrypted,
-/// decompressed and its chunks are checked.
+/// Verifies one or all snapshots of a dataset in every replica of `reader`. With `read_data` every
+/// pack is also decrypted, decompressed and its chunks are checked.
 ///
 /// # Errors
-/// It could not look: no replica lists, cancelled, or no identity opens the dataset's packs although `read_data` is asked for.
+/// It could not look: no replica lists, cancelled, or no identity opens the dataset's packs
+/// although `read_data` is asked for.
 pub async fn verify(
     reader: &VaultReader,
     dataset: &Name,
@@ -212,8 +214,9 @@ impl Judge<'_> {
                     let opened = tokio::task::spawn_blocking(move || {
                         let all = pack_fetch::open(&ciphertext, pack.2, &pack_keys, &[(0, pack.2)])?;
                         drop(ciphertext);
-                        // A restore need not look at each chunk: the signed manifest names the ciphertext by its hash, and the hash
-                        // of the whole stream is checked at the end. Who looks for the chunk that is wrong must.
+                        // A restore need not look at each chunk: the signed manifest names the
+                        // ciphertext by its hash, and the hash of the whole stream is checked at
+                        // the end. Who looks for the chunk that is wrong must.
                         all.check(&pack_keys.chunk_id_key)
                     });
                     opened.await.context(Class::Failed, || "a worker thread failed")?

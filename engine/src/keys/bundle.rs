@@ -1,22 +1,22 @@
 //! The host bundle: this host's secrets in one file, sealed with AES-256-GCM under the host key.
 //!
-//! It also keeps the wrapped keyring objects it made, so that an `init` that was cut short, or a replica that is added
-//! later, gets them: nothing else on this host could make them again.
+//! It also keeps the wrapped keyring objects it made, so that an `init` that was cut short, or a
+//! replica that is added later, gets them: nothing else on this host could make them again.
 
 use std::collections::BTreeMap;
 
 use age::secrecy::ExposeSecret;
-use serde::{Deserialize, Serialize};
-use zeroize::{Zeroize, Zeroizing};
-
-use crate::keys::DatasetKeys;
-use crate::keys::seal::HostKey;
-use crate::keys::sign::Signer;
-use crate::state::replace_file;
 use lifeboat_base::secret::{Secret, SecretRef};
 use lifeboat_base::{Class, Context, Error, Result};
 use lifeboat_format::chunk_id::ChunkIdKey;
 use lifeboat_format::id::Name;
+use serde::{Deserialize, Serialize};
+use zeroize::{Zeroize, Zeroizing};
+
+use super::DatasetKeys;
+use super::seal::HostKey;
+use super::sign::Signer;
+use crate::state::replace_file;
 
 const PURPOSE: &str = "lifeboat host keys";
 

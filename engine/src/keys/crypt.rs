@@ -4,7 +4,6 @@ use std::io::{Cursor, Read, Write};
 
 use age::stream::{StreamReader, StreamWriter};
 use age::{DecryptError, Decryptor, Encryptor, Identity, Recipient};
-
 use lifeboat_base::{Class, Context, Error, Result};
 
 /// Why a read of [`decrypting`] fails.
@@ -37,7 +36,8 @@ pub fn encrypting<'a, W: Write>(
 /// Decrypts with the first identity that fits.
 ///
 /// # Errors
-/// [`Class::Keys`] if none fits; [`Class::Integrity`] if the message is damaged or longer than `limit` bytes.
+/// [`Class::Keys`] if none fits; [`Class::Integrity`] if the message is damaged or longer than
+/// `limit` bytes.
 pub fn decrypt<'a>(
     identities: impl Iterator<Item = &'a dyn Identity>,
     ciphertext: &[u8],

@@ -2,9 +2,10 @@
 
 use std::sync::Arc;
 
-use crate::keys::SharedIdentity;
 use lifeboat_base::secret::Secret;
 use lifeboat_base::{Class, Context, Error, Result};
+
+use super::SharedIdentity;
 
 /// Parses an age identity file or an OpenSSH private key. `shown` names the file in errors.
 ///

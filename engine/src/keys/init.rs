@@ -1,9 +1,10 @@
 //! `init`: makes the vault, this host's keys and the keyring, or whatever of it is missing.
 //!
-//! Crash safety: secrets are sealed into the local bundle, together with their wrapped form, before anything is
-//! uploaded, and uploads are `put_new`. Run again, `init` finishes what is missing. It never overwrites
-//! a key; the only objects it replaces are `hosts/<host>.json` and keyring wraps whose recipients changed: this host's own at once,
-//! a dataset's when it is given an identity that opens it.
+//! Crash safety: secrets are sealed into the local bundle, together with their wrapped form, before
+//! anything is uploaded, and uploads are `put_new`. Run again, `init` finishes what is missing. It
+//! never overwrites a key; the only objects it replaces are `hosts/<host>.json` and keyring wraps
+//! whose recipients changed: this host's own at once, a dataset's when it is given an identity that
+//! opens it.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs::OpenOptions;
@@ -11,17 +12,8 @@ use std::io::Write;
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::Path;
 
-use bytes::Bytes;
-use serde::Serialize;
-
-use crate::config::Config;
-use crate::keys::PackKeys;
-use crate::keys::bundle::{Bundle, BundledDataset};
-use crate::keys::crypt;
-use crate::keys::seal::HostKey;
-use crate::keys::sign::Signer;
-use crate::keys::{SharedIdentity, parse_recipients};
 use age::secrecy::ExposeSecret;
+use bytes::Bytes;
 use lifeboat_base::clock::SharedClock;
 use lifeboat_base::{Class, Context, Error, Result};
 use lifeboat_format::chunk_id::ChunkIdKey;
@@ -30,7 +22,16 @@ use lifeboat_format::info::{FORMAT_VERSION, HostInfo, VaultInfo};
 use lifeboat_format::keyring::DatasetSecrets;
 use lifeboat_format::layout;
 use lifeboat_store::SharedReplica;
+use serde::Serialize;
 use zeroize::Zeroizing;
+
+use super::PackKeys;
+use super::bundle::{Bundle, BundledDataset};
+use super::crypt;
+use super::seal::HostKey;
+use super::sign::Signer;
+use super::{SharedIdentity, parse_recipients};
+use crate::config::Config;
 
 /// Below the key directory: files that belong on the drill host.
 pub const DRILL_HOST_FOLDER: &str = "drill-host";
@@ -79,7 +80,8 @@ pub struct InitReport {
 /// Makes the vault, or what is missing of it. Never overwrites a key, may be run again.
 ///
 /// # Errors
-/// No master recipient, no replica reachable, vaults of different ids, a keyring that needs an identity, or a key file that cannot be written.
+/// No master recipient, no replica reachable, vaults of different ids, a keyring that needs an
+/// identity, or a key file that cannot be written.
 pub async fn init(
     config: &Config,
     replicas: &[SharedReplica],
@@ -316,8 +318,8 @@ fn make_drill_keys(config: &Config, bundle: &mut Bundle, files: &mut Vec<InitIte
     Ok(())
 }
 
-/// Everybody who may open a dataset, sorted. The drill identity that `init` made counts until the configuration names drill
-/// recipients; from then on these are all.
+/// Everybody who may open a dataset, sorted. The drill identity that `init` made counts until the
+/// configuration names drill recipients; from then on these are all.
 fn granted(config: &Config, bundle: &Bundle) -> Vec<String> {
     let made = bundle.drill_recipient.iter().filter(|_| config.keys.drill_recipients.is_empty());
     let all = config.keys.master_recipients.iter().chain(&config.keys.drill_recipients).chain(made);

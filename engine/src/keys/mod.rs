@@ -1,6 +1,7 @@
 //! Keys: who holds what. `SECURITY.md` says what trust they carry.
 //!
-//! A backup host holds [`HostKeys`]; whoever reads holds [`ReaderKeys`]. No type here prints a secret.
+//! A backup host holds [`HostKeys`]; whoever reads holds [`ReaderKeys`]. No type here prints a
+//! secret.
 
 mod bundle;
 pub(crate) mod crypt;
@@ -13,13 +14,14 @@ pub mod sign;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use crate::config::KeysConfig;
-use crate::keys::seal::HostKey;
-use crate::keys::sign::{Signer, SignerKey};
 use lifeboat_base::{Error, Result};
 use lifeboat_format::chunk_id::ChunkIdKey;
 use lifeboat_format::id::Name;
 use lifeboat_format::keyring::DatasetSecrets;
+
+use self::seal::HostKey;
+use self::sign::{Signer, SignerKey};
+use crate::config::KeysConfig;
 
 pub use identities::parse_identities;
 pub use init::{DRILL_HOST_FOLDER, InitItem, InitOptions, InitReport, init};
@@ -61,7 +63,8 @@ impl HostKeys {
     /// Opens the sealed bundle with the host key.
     ///
     /// # Errors
-    /// [`Class::Keys`](lifeboat_base::Class::Keys): missing (run `lifeboat init`), unreadable, or sealed under another host key.
+    /// [`Class::Keys`](lifeboat_base::Class::Keys): missing (run `lifeboat init`), unreadable, or
+    /// sealed under another host key.
     pub fn load(config: &KeysConfig) -> Result<Self> {
         if !config.host_bundle.path().exists() || !config.host_key.path().exists() {
             let missing = if config.host_key.path().exists() { &config.host_bundle } else { &config.host_key };
@@ -88,7 +91,8 @@ impl HostKeys {
     /// The keys of one dataset.
     ///
     /// # Errors
-    /// [`Class::Keys`](lifeboat_base::Class::Keys): the dataset was added to the configuration after the last `init`.
+    /// [`Class::Keys`](lifeboat_base::Class::Keys): the dataset was added to the configuration
+    /// after the last `init`.
     pub fn dataset(&self, dataset: &Name) -> Result<&DatasetKeys> {
         self.datasets.get(dataset).ok_or_else(|| {
             Error::keys(format!("this host has no keys for dataset {dataset}")).hint("run `lifeboat init` again")

@@ -4,13 +4,13 @@ use std::collections::BTreeMap;
 
 use age::plugin::{Recipient as PluginRecipient, RecipientPluginV1};
 use age::{NoCallbacks, Recipient};
-
 use lifeboat_base::{Class, Context, Error, Result};
 
 /// Parses recipients. Those of one plugin share one process of it.
 ///
 /// # Errors
-/// [`Class::Configuration`] for one that does not parse, [`Class::Keys`] for a plugin that is not installed.
+/// [`Class::Configuration`] for one that does not parse, [`Class::Keys`] for a plugin that is not
+/// installed.
 pub fn parse_recipients(texts: &[String]) -> Result<Vec<Box<dyn Recipient + Send + Sync>>> {
     let mut recipients: Vec<Box<dyn Recipient + Send + Sync>> = Vec::new();
     let mut plugins: BTreeMap<String, Vec<PluginRecipient>> = BTreeMap::new();

@@ -1,15 +1,15 @@
 //! AES-256-GCM for small local secrets, under the host key.
 //!
-//! A sealed blob is `LBSEAL1\n`, a random 96-bit nonce, ciphertext and tag. What the blob is for is bound as associated
-//! data, so that one cannot stand in for another. Random nonces allow 2³² blobs a key; a host makes
-//! less than a million a year under its own, and of what it makes many, such as sketches of chunks, every file has a key of its own.
+//! A sealed blob is `LBSEAL1\n`, a random 96-bit nonce, ciphertext and tag. What the blob is for is
+//! bound as associated data, so that one cannot stand in for another. Random nonces allow 2³² blobs
+//! a key; a host makes less than a million a year under its own, and of what it makes many, such as
+//! sketches of chunks, every file has a key of its own.
 
 use aes_gcm::aead::{Aead, Generate, KeyInit, Payload};
 use aes_gcm::{Aes256Gcm, Nonce};
-use zeroize::Zeroizing;
-
 use lifeboat_base::secret::Secret;
 use lifeboat_base::{Error, Result};
+use zeroize::Zeroizing;
 
 const MAGIC: &[u8; 8] = b"LBSEAL1\n";
 const NONCE: usize = 12;

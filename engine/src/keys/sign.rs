@@ -6,11 +6,10 @@
 use std::fmt;
 use std::io::Cursor;
 
-use minisign::{KeyPair, PublicKey, SecretKey, SecretKeyBox, SignatureBox};
-use zeroize::Zeroizing;
-
 use lifeboat_base::secret::Secret;
 use lifeboat_base::{Class, Context, Error, Result};
+use minisign::{KeyPair, PublicKey, SecretKey, SecretKeyBox, SignatureBox};
+use zeroize::Zeroizing;
 
 /// A minisign public key, written as its base64 line.
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord)]
@@ -109,7 +108,8 @@ impl Signer {
 /// Checks that one of `trusted` signed `data` with exactly this trusted comment; returns who did.
 ///
 /// # Errors
-/// [`Class::Keys`] if it is a stranger's; [`Class::Integrity`] if data, signature or comment were changed.
+/// [`Class::Keys`] if it is a stranger's; [`Class::Integrity`] if data, signature or comment were
+/// changed.
 pub fn verify(trusted: &[SignerKey], data: &[u8], signature: &[u8], trusted_comment: &str) -> Result<SignerKey> {
     let text = std::str::from_utf8(signature).context(Class::Integrity, || "the signature is not text")?;
     let signature = SignatureBox::from_string(text).context(Class::Integrity, || "the signature is damaged")?;

@@ -1,13 +1,14 @@
-//! The extents of a stream ahead of its reader: worked out beside it, in batches that it can put to work.
+//! The extents of a stream ahead of its reader: worked out beside it, in batches that it can put to
+//! work.
 
 use std::ops::ControlFlow;
 use std::sync::Arc;
 
-use tokio::sync::mpsc::{Receiver, Sender, channel};
-
-use crate::restore::spans::Span;
 use lifeboat_format::extents::Extent;
 use lifeboat_format::map::Resolved;
+use tokio::sync::mpsc::{Receiver, Sender, channel};
+
+use super::spans::Span;
 
 /// An extent that is shorter is put together with others, to about as much.
 pub(crate) const LONG: u64 = 1 << 20;
@@ -63,8 +64,8 @@ pub(crate) fn batches(extents: &Resolved, spans: Arc<[Span]>) -> Receiver<Batch>
     receiver
 }
 
-/// How many of these a batch takes yet, that is `length` bytes long and will be as long as is told: at most `most`. A long one is taken
-/// by an empty batch alone.
+/// How many of these a batch takes yet, that is `length` bytes long and will be as long as is told:
+/// at most `most`. A long one is taken by an empty batch alone.
 fn fitting(extents: &[Extent], most: usize, length: &mut u64) -> usize {
     let mut taken = 0;
     for extent in extents.iter().take(most) {

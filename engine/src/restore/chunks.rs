@@ -1,8 +1,9 @@
-//! Chunks that were decompressed and are needed again soon: rows lie here and there in them, and each is decompressed once where
-//! memory allows. The least recently used go first.
+//! Chunks that were decompressed and are needed again soon: rows lie here and there in them, and
+//! each is decompressed once where memory allows. The least recently used go first.
 //!
-//! What a stream takes of a pack is in order, mostly: where it has come to the next chunk, the one before is let go at once, so that the next
-//! one is written to where the processor's caches have it. One that was let go too early is kept as the others are.
+//! What a stream takes of a pack is in order, mostly: where it has come to the next chunk, the one
+//! before is let go at once, so that the next one is written to where the processor's caches have
+//! it. One that was let go too early is kept as the others are.
 
 use std::collections::{HashMap, VecDeque};
 use std::ops::Range;
@@ -57,7 +58,8 @@ impl ChunkCache {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Puts what these extents hold at the front of `out`, the pack of each given by `packs`; says how long it is. CPU work.
+    /// Puts what these extents hold at the front of `out`, the pack of each given by `packs`; says
+    /// how long it is. CPU work.
     pub(crate) fn gather<'a>(
         &self,
         extents: &[Extent],
@@ -171,8 +173,9 @@ struct Needed<'a> {
 
 /// Puts the first `length` bytes of `from` at the front of `out`; gives the rest of it.
 fn put<'a>(from: &[u8], length: usize, out: &'a mut [u8]) -> &'a mut [u8] {
-    // In whole blocks where there is room for them: the next part writes over what is too much. Parts are short, and no two of them as
-    // long as each other, so that whoever copies just their bytes guesses wrongly how many these are.
+    // In whole blocks where there is room for them: the next part writes over what is too much.
+    // Parts are short, and no two of them as long as each other, so that whoever copies just their
+    // bytes guesses wrongly how many these are.
     let blocks = length.div_ceil(BLOCK);
     let (from_blocks, to_blocks) = (from.as_chunks::<BLOCK>().0, out.as_chunks_mut::<BLOCK>().0);
     match (from_blocks.get(..blocks), to_blocks.get_mut(..blocks)) {
@@ -182,8 +185,8 @@ fn put<'a>(from: &[u8], length: usize, out: &'a mut [u8]) -> &'a mut [u8] {
     &mut out[length..]
 }
 
-/// All of these. What another thread decompresses just now is waited for last: pieces that follow each other need the same chunks,
-/// and their threads are to share the work.
+/// All of these. What another thread decompresses just now is waited for last: pieces that follow
+/// each other need the same chunks, and their threads are to share the work.
 fn decompress(chunks: &[Needed]) -> Result<Vec<Arc<Buffer>>> {
     for chunk in chunks {
         if let Ok(mut cell) = chunk.cell.try_lock() {
@@ -291,7 +294,8 @@ mod tests {
         gather(&[(10, 50), (100, 20), (1500, 100)])?;
         assert_eq!(kept(&cache), [(0, 1000)]);
         gather(&[(900, 50), (1900, 200)])?;
-        // The first was let go too early: it is kept now. The second is left behind for the first time.
+        // The first was let go too early: it is kept now. The second is left behind for the first
+        // time.
         assert_eq!(kept(&cache), [(0, 0), (0, 2000)]);
         gather(&[(2100, 10), (3000, 10), (20, 10)])?;
         assert_eq!(kept(&cache), [(0, 0), (0, 3000)]);

@@ -1,26 +1,29 @@
-//! The packs that a restore has at hand: fetched ahead of use, and kept for a later use while memory allows.
+//! The packs that a restore has at hand: fetched ahead of use, and kept for a later use while
+//! memory allows.
 //!
-//! - **Plan**: what any stream of the snapshot takes from a pack is known beforehand. What is kept of a
-//!   pack is the frames of that and nothing else, still compressed, and a pack is forgotten once its last span was read.
-//! - **Bounds**: one budget for ciphertext on its way and for what is kept of it. Of what nobody uses just now at most half
-//!   the budget is kept for later visits; what is needed last goes first.
-//! - **No deadlock**: a reader waits for memory only while it holds none that only it can free: for the first pack of the span it
-//!   needs next. The other packs of that span, which are small where they are many, do not wait; spans ahead are begun only if there is
-//!   room at once.
+//! - **Plan**: what any stream of the snapshot takes from a pack is known beforehand. What is kept
+//!   of a pack is the frames of that and nothing else, still compressed, and a pack is forgotten
+//!   once its last span was read.
+//! - **Bounds**: one budget for ciphertext on its way and for what is kept of it. Of what nobody
+//!   uses just now at most half the budget is kept for later visits; what is needed last goes
+//!   first.
+//! - **No deadlock**: a reader waits for memory only while it holds none that only it can free: for
+//!   the first pack of the span it needs next. The other packs of that span, which are small where
+//!   they are many, do not wait; spans ahead are begun only if there is room at once.
 
 use std::collections::HashMap;
 use std::ops::Range;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use tokio::sync::{OnceCell, OwnedSemaphorePermit, Semaphore};
-
-use crate::restore::pack_fetch::PackFetcher;
-use crate::restore::spans::Span;
 use lifeboat_base::{Error, Result};
 use lifeboat_format::extents::Reach;
 use lifeboat_format::manifest::PackRef;
 use lifeboat_format::pack::Excerpt;
+use tokio::sync::{OnceCell, OwnedSemaphorePermit, Semaphore};
+
+use super::pack_fetch::PackFetcher;
+use super::spans::Span;
 
 /// One permit of the budget.
 const UNIT: u64 = 64 << 10;
@@ -203,8 +206,8 @@ impl PackCache {
         };
         let excerpt = self.fetcher.fetch(&reference, &ranges).await?;
         self.fetched.fetch_add(reference.1, Ordering::Relaxed);
-        // The ciphertext's part is free now. A fetch that failed is tried again by another reader, which waits for this pack
-        // and nothing else: that one has no room.
+        // The ciphertext's part is free now. A fetch that failed is tried again by another reader,
+        // which waits for this pack and nothing else: that one has no room.
         let room = room.and_then(|mut room| {
             let kept = permits(excerpt.size() as u64).min(room.num_permits() as u32);
             room.split(kept as usize)
@@ -230,7 +233,8 @@ impl PackCache {
         self.evict(&mut state.at_hand);
     }
 
-    /// Forgets what nobody has pinned, what is needed last first, until half of the budget holds it.
+    /// Forgets what nobody has pinned, what is needed last first, until half of the budget holds
+    /// it.
     fn evict(&self, at_hand: &mut HashMap<u32, AtHand>) {
         let kept = |(pack, at_hand): (&u32, &AtHand)| {
             let content = at_hand.cell.get().filter(|_| at_hand.pinned == 0)?;

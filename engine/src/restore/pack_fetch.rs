@@ -1,20 +1,21 @@
-//! Fetches packs: from the fastest replica that gives them, checked, and decrypted as far as they are wanted.
+//! Fetches packs: from the fastest replica that gives them, checked, and decrypted as far as they
+//! are wanted.
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use tokio::time::Instant;
-
-use crate::catalog::ciphertext::fetch_ciphertext;
-use crate::catalog::documents::combine;
-use crate::keys::{PackKeys, crypt};
-use crate::restore::workers::Workers;
 use lifeboat_base::{Class, Context, Result};
 use lifeboat_format::id::Name;
 use lifeboat_format::manifest::PackRef;
 use lifeboat_format::pack;
 use lifeboat_format::pack::Excerpt;
 use lifeboat_store::{Replica, SharedReplica};
+use tokio::time::Instant;
+
+use super::workers::Workers;
+use crate::catalog::ciphertext::fetch_ciphertext;
+use crate::catalog::documents::combine;
+use crate::keys::{PackKeys, crypt};
 
 /// How much of the old measurement of a replica is left after a new one.
 const MEMORY: f64 = 0.7;
@@ -40,8 +41,8 @@ struct Seen {
 }
 
 impl Seen {
-    /// What one more pack is expected to cost here. A replica that has failed comes last, and one that owes its first
-    /// answer is not asked again meanwhile if another one answers.
+    /// What one more pack is expected to cost here. A replica that has failed comes last, and one
+    /// that owes its first answer is not asked again meanwhile if another one answers.
     fn cost(&self) -> (bool, f64) {
         let pace = self.pace.unwrap_or(if self.asked == 0 { 0.0 } else { f64::MAX });
         (self.failed, pace * f64::from(self.asked + 1))

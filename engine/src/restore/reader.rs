@@ -1,4 +1,5 @@
-//! Reading a vault: list, select, open. Needs replicas, an identity and trusted signers, and no local state.
+//! Reading a vault: list, select, open. Needs replicas, an identity and trusted signers, and no
+//! local state.
 //!
 //! Replicas are equals: what one lacks or gives damaged is taken from the next, and said.
 
@@ -6,16 +7,6 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use chrono::{DateTime, Utc};
-use tokio::sync::Mutex;
-use tokio_util::sync::CancellationToken;
-
-use crate::catalog::documents::{Documents, combine};
-use crate::config::Limits;
-use crate::keys::crypt;
-use crate::keys::{PackKeys, ReaderKeys, SharedIdentity};
-use crate::restore::pack_fetch::PackFetcher;
-use crate::restore::streams::SnapshotStreams;
-use crate::restore::workers::Workers;
 use lifeboat_base::{Error, Result};
 use lifeboat_format::id::{Name, SnapshotId};
 use lifeboat_format::info::VaultInfo;
@@ -23,6 +14,16 @@ use lifeboat_format::keyring::DatasetSecrets;
 use lifeboat_format::layout;
 use lifeboat_format::manifest::Manifest;
 use lifeboat_store::SharedReplica;
+use tokio::sync::Mutex;
+use tokio_util::sync::CancellationToken;
+
+use super::pack_fetch::PackFetcher;
+use super::streams::SnapshotStreams;
+use super::workers::Workers;
+use crate::catalog::documents::{Documents, combine};
+use crate::config::Limits;
+use crate::keys::crypt;
+use crate::keys::{PackKeys, ReaderKeys, SharedIdentity};
 
 const LARGEST_KEYRING_OBJECT: usize = 1 << 20;
 
@@ -58,7 +59,8 @@ pub struct VaultReader {
 }
 
 impl VaultReader {
-    /// Reads `vault.json` of each replica, all at once. Replicas that fail are noted and left aside.
+    /// Reads `vault.json` of each replica, all at once. Replicas that fail are noted and left
+    /// aside.
     ///
     /// # Errors
     /// No trusted signer; no replica answers; two hold different vaults; a newer format.
@@ -248,8 +250,8 @@ impl VaultReader {
         })
     }
 
-    /// What opens the documents of a dataset: they are for operations identities and the dataset's own; a master or drill
-    /// identity gets there by the keyring.
+    /// What opens the documents of a dataset: they are for operations identities and the dataset's
+    /// own; a master or drill identity gets there by the keyring.
     pub(crate) async fn document_keys(&self, dataset: &Name) -> ReaderKeys {
         let mut known = self.dataset_identities.lock().await;
         let identities = match known.get(dataset) {

@@ -1,16 +1,18 @@
-//! The plan of a stream: spans, parts of the stream one after the other, each of which a few packs hold.
+//! The plan of a stream: spans, parts of the stream one after the other, each of which a few packs
+//! hold.
 //!
-//! The stream of a fresh snapshot has one span a pack. Where rows lie here and there, a span has its extents in several packs in
-//! turn, and all of these are needed at hand.
+//! The stream of a fresh snapshot has one span a pack. Where rows lie here and there, a span has
+//! its extents in several packs in turn, and all of these are needed at hand.
 
 use std::collections::HashMap;
 use std::ops::Range;
 
-use crate::restore::pack_cache::Wanted;
 use lifeboat_base::{Error, Result};
 use lifeboat_format::extents::Reach;
 use lifeboat_format::manifest::PackRef;
 use lifeboat_format::map::Resolved;
+
+use super::pack_cache::Wanted;
 
 /// A span that is shorter than this goes on in the next pack.
 const ENOUGH: u64 = 8 << 20;
@@ -25,7 +27,8 @@ pub(crate) struct Span {
     pub packs: Vec<(u32, Option<usize>)>,
 }
 
-/// Plans one stream, and adds what it wants of the packs. Packs of `most` bytes of ciphertext together may be needed by one span.
+/// Plans one stream, and adds what it wants of the packs. Packs of `most` bytes of ciphertext
+/// together may be needed by one span.
 ///
 /// # Errors
 /// [`Class::Integrity`](lifeboat_base::Class::Integrity): the extents are damaged.
@@ -100,7 +103,8 @@ impl<'a> Planner<'a> {
         true
     }
 
-    /// Finds the packs that these take and the span of this number does not need yet; says how large they are.
+    /// Finds the packs that these take and the span of this number does not need yet; says how
+    /// large they are.
     fn more_than(&mut self, span: usize, reaches: &[Reach]) -> u64 {
         self.more.clear();
         for Reach { pack, .. } in reaches {

@@ -1,10 +1,11 @@
-//! The streams of one snapshot: extents → spans, whose packs are fetched ahead of use → batches of extents → pieces, decompressed side by
-//! side → bytes, in order.
+//! The streams of one snapshot: extents → spans, whose packs are fetched ahead of use → batches of
+//! extents → pieces, decompressed side by side → bytes, in order.
 //!
-//! A long extent is decompressed to where it is wanted; short ones are put together from chunks (`chunks.rs`).
+//! A long extent is decompressed to where it is wanted; short ones are put together from chunks
+//! (`chunks.rs`).
 //!
-//! The last thing a stream gives is its verdict: an error instead of the end if its length or BLAKE3 is not
-//! the manifest's.
+//! The last thing a stream gives is its verdict: an error instead of the end if its length or
+//! BLAKE3 is not the manifest's.
 
 use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
@@ -13,17 +14,6 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use async_trait::async_trait;
 use bytes::Bytes;
 use futures::{StreamExt, TryStreamExt};
-use tokio::sync::mpsc::Receiver;
-use tokio_util::sync::CancellationToken;
-use tokio_util::task::AbortOnDropHandle;
-
-use crate::config::Limits;
-use crate::restore::batches::{Batch, LONG, What, batches};
-use crate::restore::chunks::ChunkCache;
-use crate::restore::pack_cache::{Content, PackCache, Pin, Wanted};
-use crate::restore::pack_fetch::PackFetcher;
-use crate::restore::spans::{Span, plan};
-use crate::restore::workers::Work;
 use lifeboat_base::buffers::BufferPool;
 use lifeboat_base::facts::SourceFacts;
 use lifeboat_base::{Class, Context, Error, Result};
@@ -32,9 +22,20 @@ use lifeboat_format::extents::Extent;
 use lifeboat_format::id::{Digest, Name};
 use lifeboat_format::manifest::Manifest;
 use lifeboat_format::map::{Resolved, StreamMap};
+use tokio::sync::mpsc::Receiver;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::AbortOnDropHandle;
 
-/// What is decompressed at once, unless a single chunk is longer: little enough to be hashed and written while it is in the
-/// processor's cache.
+use super::batches::{Batch, LONG, What, batches};
+use super::chunks::ChunkCache;
+use super::pack_cache::{Content, PackCache, Pin, Wanted};
+use super::pack_fetch::PackFetcher;
+use super::spans::{Span, plan};
+use super::workers::Work;
+use crate::config::Limits;
+
+/// What is decompressed at once, unless a single chunk is longer: little enough to be hashed and
+/// written while it is in the processor's cache.
 const PIECE: usize = 1 << 20;
 /// A buffer for a piece: an ordinary chunk fits, however long.
 const SPACE: u64 = 2 << 20;
@@ -67,8 +68,8 @@ pub struct SnapshotStreams {
 pub struct Reading {
     /// Bytes of packs that were fetched.
     pub fetched: u64,
-    /// What the content of all streams amounts to in packs, had each part been fetched once and nothing else; about that, where
-    /// it is known by what blocks of extents say they reach.
+    /// What the content of all streams amounts to in packs, had each part been fetched once and
+    /// nothing else; about that, where it is known by what blocks of extents say they reach.
     pub needed: u64,
 }
 
@@ -130,7 +131,8 @@ impl SnapshotStreams {
             plans.push((extents, spans.into()));
         }
         let packs = PackCache::new(fetcher, wanted, packs);
-        // More ahead than keeps the workers busy would not be in the processor's cache any more when it is hashed and written.
+        // More ahead than keeps the workers busy would not be in the processor's cache any more
+        // when it is hashed and written.
         let ahead = (pieces / SPACE).min(2 * limits.cpu as u64 + 2).max(4);
         let buffers = BufferPool::new(ahead as usize, SPACE as usize);
         let chunks = Arc::new(ChunkCache::new(chunks as usize));
@@ -295,7 +297,8 @@ impl ExtentReader {
         }
     }
 
-    /// Goes on to the next span; `false` after the last, or if it is not there yet and the caller would not wait.
+    /// Goes on to the next span; `false` after the last, or if it is not there yet and the caller
+    /// would not wait.
     async fn turn(&mut self, wait: bool) -> Result<bool> {
         self.leave();
         self.fetch_ahead();
@@ -321,7 +324,8 @@ impl ExtentReader {
         Ok(true)
     }
 
-    /// Begins to decompress the next piece; `false` after the last, or if that took waiting and the caller would not.
+    /// Begins to decompress the next piece; `false` after the last, or if that took waiting and the
+    /// caller would not.
     async fn begin_piece(&mut self, wait: bool) -> Result<bool> {
         if self.batch.is_none() {
             self.batch = if wait { self.batches.recv().await } else { self.batches.try_recv().ok() };

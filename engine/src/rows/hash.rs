@@ -1,12 +1,15 @@
 //! The keyed hash of a unit: a pseudo-random function, fast on inputs of some hundred bytes.
 //!
-//! 1. **NH** (Black, Halevi, Krawczyk, Krovetz and Rogaway, "UMAC", 1999; on words of 64 bits as in VMAC, Krovetz, 2006): sixteen bytes
-//!    are two words a and b, and give (a + k)·(b + k′) with two words of the key that are theirs alone. The bytes are taken by 32, and
-//!    the last 32 count once more, so that no tail is left over. The length and all products are summed modulo 2¹²⁸. Whatever two units are
-//!    compared, over all keys their sums are the same with a probability of at most 2⁻⁶³; of units of one length, 2⁻⁶⁴.
-//! 2. **AES-128** (FIPS 197) of that sum, of which the first 64 bits count, modulo 2⁶¹ − 1. NH alone tells units apart, but its values
-//!    could cancel in a group's sums (`parity.rs`); through a pseudo-random function they are as good as random. Many blocks at once
-//!    cost a processor little.
+//! 1. **NH** (Black, Halevi, Krawczyk, Krovetz and Rogaway, "UMAC", 1999; on words of 64 bits as in
+//!    VMAC, Krovetz, 2006): sixteen bytes are two words a and b, and give (a + k)·(b + k′) with two
+//!    words of the key that are theirs alone. The bytes are taken by 32, and the last 32 count once
+//!    more, so that no tail is left over. The length and all products are summed modulo 2¹²⁸.
+//!    Whatever two units are compared, over all keys their sums are the same with a probability of
+//!    at most 2⁻⁶³; of units of one length, 2⁻⁶⁴.
+//! 2. **AES-128** (FIPS 197) of that sum, of which the first 64 bits count, modulo 2⁶¹ − 1. NH
+//!    alone tells units apart, but its values could cancel in a group's sums (`parity.rs`); through
+//!    a pseudo-random function they are as good as random. Many blocks at once cost a processor
+//!    little.
 
 use aes_gcm::aes::Aes128Enc;
 pub(crate) use aes_gcm::aes::Block;
@@ -17,7 +20,8 @@ use crate::rows::parity::Element;
 use lifeboat_format::chunk_id::ChunkIdKey;
 
 const CONTEXT: &str = "lifeboat v1 row hashes";
-/// Bytes that are taken at once. With sixteen, a processor would guess wrong more often how many there are.
+/// Bytes that are taken at once. With sixteen, a processor would guess wrong more often how many
+/// there are.
 const BLOCK: usize = 32;
 /// Two words of the key for each sixteen bytes.
 type BlockKey = [[u64; 2]; BLOCK / 16];

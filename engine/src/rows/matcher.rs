@@ -1,20 +1,21 @@
 //! Finds the units of a new chunk among those of the dataset's older stream.
 //!
-//! A **pointer** walks through the older stream as the new one comes: most often the next unit is the next one there, or one of
-//! the few after it. Where it is not, it is looked up among all units of the chunks **at hand**: those that the pointer came through
-//! last, and the one that resembles the new chunk most, wherever it lies (both hold the same smallest hash). Whatever is found
+//! A **pointer** walks through the older stream as the new one comes: most often the next unit is
+//! the next one there, or one of the few after it. Where it is not, it is looked up among all units
+//! of the chunks **at hand**: those that the pointer came through last, and the one that resembles
+//! the new chunk most, wherever it lies (both hold the same smallest hash). Whatever is found
 //! nowhere is new.
 //!
 //! What was found is believed only where the sums of its group agree (`parity.rs`).
 //!
-//! **Work** for each unit is bounded: some comparisons and one look-up; for each chunk, one older chunk or two are opened, plus
-//! one each time the pointer leaves a chunk.
+//! **Work** for each unit is bounded: some comparisons and one look-up; for each chunk, one older
+//! chunk or two are opened, plus one each time the pointer leaves a chunk.
 
 use std::collections::{HashMap, VecDeque};
 
-use crate::rows::parity::{Element, GROUP};
-use crate::rows::sketch::{Look, Sketch};
-use crate::rows::units::Unit;
+use super::parity::{Element, GROUP};
+use super::sketch::{Look, Sketch};
+use super::units::Unit;
 
 /// How many units ahead are tried before all others.
 const NEAR: usize = 8;
@@ -138,8 +139,8 @@ impl Matcher {
         place
     }
 
-    /// Where the first of `units` is, if that is at the pointer or a little ahead. Behind a unit that was not found, the one after it must
-    /// agree, too.
+    /// Where the first of `units` is, if that is at the pointer or a little ahead. Behind a unit
+    /// that was not found, the one after it must agree, too.
     fn near(&mut self, units: &[Unit], older: &mut impl Older) -> Option<Place> {
         let mut place = self.pointer?;
         for skipped in 0..=NEAR {

@@ -1,10 +1,12 @@
 //! Rows: which bytes of a chunk that is new were stored before, though the chunk was not.
 //!
-//! After a few rows were changed all over a table, nearly every chunk holds one of them and is new. Of the older stream keyed hashes
-//! are kept on the host, never bytes: enough to find the rows that are the same, and where they lie.
+//! After a few rows were changed all over a table, nearly every chunk holds one of them and is new.
+//! Of the older stream keyed hashes are kept on the host, never bytes: enough to find the rows that
+//! are the same, and where they lie.
 //!
-//! chunk → units (rows, [`units`]) → found among the older stream's ([`matcher`]), of which a [`sketch`] is kept of each
-//! chunk → believed where the sums of a group agree ([`parity`]) → runs of older bytes, and new ones between.
+//! chunk → units (rows, [`units`]) → found among the older stream's ([`matcher`]), of which a
+//! [`sketch`] is kept of each chunk → believed where the sums of a group agree ([`parity`]) → runs
+//! of older bytes, and new ones between.
 
 mod hash;
 pub(crate) mod matcher;

@@ -1,20 +1,25 @@
 //! Tells whether units that look alike are alike, though only a few bits of each are kept.
 //!
-//! Of each unit of a group 12 bits are kept, its **mark**, and of the group eight **sums** of the units' whole hashes, F₀ … Fₙ₋₁:
-//! Sⱼ = Σ (i+1)ʲ·Fᵢ modulo p = 2⁶¹ − 1, j = 0 … 7. They are the check symbols of a Reed-Solomon code.
+//! Of each unit of a group 12 bits are kept, its **mark**, and of the group eight **sums** of the
+//! units' whole hashes, F₀ … Fₙ₋₁: Sⱼ = Σ (i+1)ʲ·Fᵢ modulo p = 2⁶¹ − 1, j = 0 … 7. They are the
+//! check symbols of a Reed-Solomon code.
 //!
-//! [`Sums::agree`] is given the hashes of those units that were found again, by mark and length. Of the others, u at most eight, the
-//! first u sums give the hashes (a Vandermonde system); the remaining 8 − u sums and the u marks must agree with
-//! them. Suppose e ≥ 1 of those that were found are not what they seem:
+//! [`Sums::agree`] is given the hashes of those units that were found again, by mark and length. Of
+//! the others, u at most eight, the first u sums give the hashes (a Vandermonde system); the
+//! remaining 8 − u sums and the u marks must agree with them. Suppose e ≥ 1 of those that were
+//! found are not what they seem:
 //!
-//! - each of them has the mark of another unit: 2⁻¹² each, as hashes are pseudo-random and the key is secret;
-//! - if e ≤ 8 − u, the remaining sums disagree, for certain: any 8 columns of the code are independent;
+//! - each of them has the mark of another unit: 2⁻¹² each, as hashes are pseudo-random and the key
+//!   is secret;
+//! - if e ≤ 8 − u, the remaining sums disagree, for certain: any 8 columns of the code are
+//!   independent;
 //! - if e > 8 − u, they agree with probability p^-(8−u), and the u marks with 2^-12u.
 //!
-//! So a group is wrongly believed with a probability of at most 2^-(12e + 61(8−u) + 12u) where e > 8 − u, largest for u = 8 and
-//! e = 1: 2⁻¹⁰⁸. That is for each group in which something was changed and taken for unchanged; for 10¹² (2⁴⁰) such groups 2⁻⁶⁸.
-//! What is left is a collision of the hashes themselves, where a unit was changed into one with the same 61 bits: 2⁻⁶⁰ for each unit that
-//! was changed and lies in its old place (`hash.rs`), 2⁻²⁰ for 10¹² of them.
+//! So a group is wrongly believed with a probability of at most 2^-(12e + 61(8−u) + 12u) where e >
+//! 8 − u, largest for u = 8 and e = 1: 2⁻¹⁰⁸. That is for each group in which something was changed
+//! and taken for unchanged; for 10¹² (2⁴⁰) such groups 2⁻⁶⁸. What is left is a collision of the
+//! hashes themselves, where a unit was changed into one with the same 61 bits: 2⁻⁶⁰ for each unit
+//! that was changed and lies in its old place (`hash.rs`), 2⁻²⁰ for 10¹² of them.
 
 use wide::u64x2;
 
@@ -66,7 +71,8 @@ const fn product(a: u64, b: u64) -> u64 {
     if folded >= P { folded - P } else { folded }
 }
 
-/// Powers by binomials: (i+1)ʲ = Σₖ `POWERS[j][k]`·C(i, k). They are the k-th differences of 1ʲ, 2ʲ, 3ʲ, … (Newton's series).
+/// Powers by binomials: (i+1)ʲ = Σₖ `POWERS[j][k]`·C(i, k). They are the k-th differences of 1ʲ,
+/// 2ʲ, 3ʲ, … (Newton's series).
 const POWERS: [[u64; SUMS]; SUMS] = {
     let mut powers = [[1; SUMS]; SUMS];
     let mut j = 0;
@@ -116,8 +122,9 @@ pub(crate) struct Sums(pub [Element; SUMS]);
 impl Sums {
     /// Of these hashes, at most [`GROUP`].
     ///
-    /// Nothing is multiplied for each hash, since a stream has as many as it has rows. From the last to the first, each of eight numbers adds the
-    /// one before it, and the first adds the hash: that gives Σ C(i, k)·Fᵢ, k = 0 … 7, of which the powers are put together. Halves of
+    /// Nothing is multiplied for each hash, since a stream has as many as it has rows. From the
+    /// last to the first, each of eight numbers adds the one before it, and the first adds the
+    /// hash: that gives Σ C(i, k)·Fᵢ, k = 0 … 7, of which the powers are put together. Halves of
     /// hashes are summed beside each other: as C(64, 8) < 2³³, 64 bits are enough.
     #[must_use]
     pub(crate) fn of(hashes: impl DoubleEndedIterator<Item = Element>) -> Self {
@@ -167,8 +174,8 @@ impl Sums {
     }
 }
 
-/// Solves Σ xₘ·(placeₘ+1)ʲ = bⱼ, j = 0 … u−1, for x, in place. Golub and Van Loan, Matrix Computations, algorithm 4.6.2 (Björck and
-/// Pereyra, 1970). `places` ascend.
+/// Solves Σ xₘ·(placeₘ+1)ʲ = bⱼ, j = 0 … u−1, for x, in place. Golub and Van Loan, Matrix
+/// Computations, algorithm 4.6.2 (Björck and Pereyra, 1970). `places` ascend.
 fn solve(places: &[usize], b: &mut [Element]) {
     let size = places.len();
     for (k, place) in places.iter().enumerate() {

@@ -1,12 +1,14 @@
-//! What is remembered of a chunk, to know its units again: 12 bits and the length of each, eight sums of each group.
+//! What is remembered of a chunk, to know its units again: 12 bits and the length of each, eight
+//! sums of each group.
 //!
-//! As bytes: varint number of units; three bytes for every two marks; 64 for each group's sums; then the lengths in planes
-//! (`bytes/planes.rs`), compressed. Some three bytes a unit.
+//! As bytes: varint number of units; three bytes for every two marks; 64 for each group's sums;
+//! then the lengths in planes (`bytes/planes.rs`), compressed. Some three bytes a unit.
 
-use crate::rows::parity::{Element, GROUP, Sums};
-use crate::rows::units::Unit;
 use lifeboat_format::frames::{compress_by_frequency, decompress_document};
 use lifeboat_format::{planes, varint};
+
+use super::parity::{Element, GROUP, Sums};
+use super::units::Unit;
 
 /// No chunk is longer.
 const LONGEST: u64 = 16 << 20;
@@ -63,7 +65,8 @@ impl Sketch {
         Look { mark: self.marks[unit], length: (end - begin) as u16 }
     }
 
-    /// Whether the units of one group are what they were found to be: the hash of each that was found.
+    /// Whether the units of one group are what they were found to be: the hash of each that was
+    /// found.
     #[must_use]
     pub(crate) fn agrees(&self, group: usize, found: &[Option<Element>; GROUP]) -> bool {
         let marks = &self.marks[group * GROUP..self.marks.len().min((group + 1) * GROUP)];

@@ -1,19 +1,22 @@
 //! Cuts bytes into units, rows as far as they have rows, and names each by a keyed hash.
 //!
-//! - A **line** ends with its newline, but the first of a unit has at least [`LEAST`] bytes. A line of [`ORDINARY`] bytes or more ends a
-//!   **unit**; of shorter ones each, or, so that units have some hundred bytes however short the rows, so many in proportion, which their own
-//!   bytes decide. An edit leaves the units before and after it.
-//! - Where no newline comes for [`LONG`] bytes, four bytes next to each other decide, once in 256 places; at [`LONGEST`] it ends anyway.
+//! - A **line** ends with its newline, but the first of a unit has at least [`LEAST`] bytes. A line
+//!   of [`ORDINARY`] bytes or more ends a **unit**; of shorter ones each, or, so that units have
+//!   some hundred bytes however short the rows, so many in proportion, which their own bytes
+//!   decide. An edit leaves the units before and after it.
+//! - Where no newline comes for [`LONG`] bytes, four bytes next to each other decide, once in 256
+//!   places; at [`LONGEST`] it ends anyway.
 
+use lifeboat_format::chunk_id::ChunkIdKey;
 use wide::u8x16;
 
-use crate::rows::hash::{Block, UnitHasher};
-use crate::rows::parity::Element;
-use lifeboat_format::chunk_id::ChunkIdKey;
+use super::hash::{Block, UnitHasher};
+use super::parity::Element;
 
 /// Every line this long ends a unit.
 const ORDINARY: usize = 88;
-/// No unit but a chunk's last has fewer bytes, though all lines be the same and say that they end one.
+/// No unit but a chunk's last has fewer bytes, though all lines be the same and say that they end
+/// one.
 const LEAST: usize = 32;
 /// A unit of lines that has so many bytes ends with the next one.
 const ENOUGH: usize = 1024;
@@ -21,8 +24,8 @@ const ENOUGH: usize = 1024;
 const LONG: usize = 192;
 /// No line is longer.
 const LONGEST: usize = 4096;
-/// Bytes that are searched for a newline at once, from where the unit may end: so rows of one length take one number of steps, which a
-/// processor foretells.
+/// Bytes that are searched for a newline at once, from where the unit may end: so rows of one
+/// length take one number of steps, which a processor foretells.
 const BLOCK: usize = 32;
 /// Units whose hashes are finished together.
 const AT_ONCE: usize = 32;

@@ -1,7 +1,7 @@
 //! The five fields of Unix cron, and their translation into the `cron` crate's seven.
 //!
-//! That crate wants seconds first, counts Sunday as 1, and ANDs the two day fields; here days of week are written as names,
-//! and an OR becomes two expressions.
+//! That crate wants seconds first, counts Sunday as 1, and ANDs the two day fields; here days of
+//! week are written as names, and an OR becomes two expressions.
 
 use lifeboat_base::{Error, Result};
 

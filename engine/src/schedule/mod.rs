@@ -1,10 +1,10 @@
 //! When a dataset is due: five-field Unix cron in a time zone, with jitter.
 //!
-//! The `cron` crate finds the fires in naive local time; this module gives them their place in real time, as Vixie
-//! cron does:
+//! The `cron` crate finds the fires in naive local time; this module gives them their place in real
+//! time, as Vixie cron does:
 //! - a time inside a spring gap fires right after the gap;
-//! - a time inside an autumn fold fires once, the first time; but a schedule whose hours are `*` fires both times, so
-//!   that nothing that runs "every half hour" pauses for an hour;
+//! - a time inside an autumn fold fires once, the first time; but a schedule whose hours are `*`
+//!   fires both times, so that nothing that runs "every half hour" pauses for an hour;
 //! - day of month and day of week are ORed when both are restricted.
 
 mod fields;
@@ -14,9 +14,9 @@ use std::time::Duration;
 
 use chrono::{DateTime, LocalResult, NaiveDateTime, TimeDelta, TimeZone, Utc};
 use chrono_tz::Tz;
-
-use crate::schedule::fields::Fields;
 use lifeboat_base::{Class, Context, Error, Result};
+
+use self::fields::Fields;
 
 /// Larger than any shift of a clock, smaller than a day.
 const SHIFT: TimeDelta = TimeDelta::hours(3);
@@ -36,11 +36,12 @@ pub struct Schedule {
 }
 
 impl Schedule {
-    /// Parses five fields, or `@hourly`, `@daily`, `@weekly`, `@monthly`, `@yearly`. Each run starts up to `jitter` later, see
-    /// [`Self::jittered`].
+    /// Parses five fields, or `@hourly`, `@daily`, `@weekly`, `@monthly`, `@yearly`. Each run
+    /// starts up to `jitter` later, see [`Self::jittered`].
     ///
     /// # Errors
-    /// [`Class::Configuration`]: says which field is wrong and what would be right; or that it never fires.
+    /// [`Class::Configuration`]: says which field is wrong and what would be right; or that it
+    /// never fires.
     pub fn parse(expression: &str, time_zone: Tz, jitter: Duration) -> Result<Self> {
         let fields = Fields::parse(expression)?;
         let parse = |text: &String| {
@@ -90,8 +91,8 @@ impl Schedule {
         }
     }
 
-    /// The longest time between two consecutive fires of the month after `time`, or of the next few fires where these are
-    /// further apart: what an alert on a late backup may expect.
+    /// The longest time between two consecutive fires of the month after `time`, or of the next few
+    /// fires where these are further apart: what an alert on a late backup may expect.
     #[must_use]
     pub fn expected_interval(&self, time: DateTime<Utc>) -> Duration {
         let start = time.with_timezone(&self.time_zone).naive_local();
@@ -108,8 +109,9 @@ impl Schedule {
         longest.and_then(|gap| gap.to_std().ok()).unwrap_or_default()
     }
 
-    /// When the run of a `fire` starts: later by a fixed part of the jitter that `seed` (host and dataset) decides,
-    /// so that a fleet does not start at once, and one dataset always starts at the same offset.
+    /// When the run of a `fire` starts: later by a fixed part of the jitter that `seed` (host and
+    /// dataset) decides, so that a fleet does not start at once, and one dataset always starts at
+    /// the same offset.
     #[must_use]
     pub fn jittered(&self, fire: DateTime<Utc>, seed: &str) -> DateTime<Utc> {
         let hash = blake3::hash(seed.as_bytes());

@@ -1,5 +1,6 @@
-use super::*;
 use proptest::prelude::*;
+
+use super::*;
 
 fn schedule(expression: &str, zone: &str) -> Schedule {
     let zone = zone.parse().unwrap_or(chrono_tz::UTC);
@@ -23,7 +24,8 @@ fn fires(expression: &str, zone: &str, from: &str, count: usize) -> Vec<String> 
 
 const BERLIN: &str = "Europe/Berlin";
 
-// In 2026 Berlin leaves winter on 29 March, 02:00 to 03:00 (01:00 UTC), and summer on 25 October, 03:00 to 02:00 (01:00 UTC).
+// In 2026 Berlin leaves winter on 29 March, 02:00 to 03:00 (01:00 UTC), and summer on 25 October,
+// 03:00 to 02:00 (01:00 UTC).
 
 #[test]
 fn a_daily_run_inside_the_spring_gap_fires_right_after_it() {

@@ -1,13 +1,14 @@
 //! Local copies of small, immutable vault objects (manifests, index segments), as ciphertext.
 //!
-//! An object enters only after its signature was checked, so what is here need not be checked again. A
-//! copy that is damaged or missing is fetched anew by the caller.
+//! An object enters only after its signature was checked, so what is here need not be checked
+//! again. A copy that is damaged or missing is fetched anew by the caller.
 
 use std::path::PathBuf;
 
-use crate::state::{StateDirectory, create_private, replace_file};
 use lifeboat_base::Result;
 use lifeboat_format::id::Name;
+
+use super::{StateDirectory, create_private, replace_file};
 
 /// The cache of one dataset.
 #[derive(Debug, Clone)]

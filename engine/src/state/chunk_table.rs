@@ -1,12 +1,13 @@
 //! Chunk id → number, small: 14 bytes a chunk, whatever the map's size.
 //!
-//! An id is a keyed hash, so its bits are as good as random: the first 12 choose one of 4096 shards, 80 more tell
-//! chunks apart in it. Two different chunks agree in these 92 bits with a probability of 2⁻⁹²; a run that looks up n chunks
-//! among m known ones errs with n·m·2⁻⁹²: 2·10⁻¹⁴ for ten million (10 TB) each, 2·10⁻⁸ for ten thousand million. Whoever
-//! does not know the dataset's key cannot search for such a pair.
+//! An id is a keyed hash, so its bits are as good as random: the first 12 choose one of 4096
+//! shards, 80 more tell chunks apart in it. Two different chunks agree in these 92 bits with a
+//! probability of 2⁻⁹²; a run that looks up n chunks among m known ones errs with n·m·2⁻⁹²: 2·10⁻¹⁴
+//! for ten million (10 TB) each, 2·10⁻⁸ for ten thousand million. Whoever does not know the
+//! dataset's key cannot search for such a pair.
 //!
-//! A shard is a sorted array: nothing is spent on pointers or empty slots, and an insertion moves some 20 KiB at most in
-//! a table of ten million.
+//! A shard is a sorted array: nothing is spent on pointers or empty slots, and an insertion moves
+//! some 20 KiB at most in a table of ten million.
 
 use lifeboat_format::id::ChunkId;
 
@@ -62,7 +63,8 @@ impl Builder {
     #[must_use]
     pub fn new(expected: usize) -> Self {
         let each = expected / SHARDS;
-        // Shards are filled at random: two standard deviations more than the mean is enough for nearly all.
+        // Shards are filled at random: two standard deviations more than the mean is enough for
+        // nearly all.
         let most = each + 2 * each.isqrt();
         Self((0..SHARDS).map(|_| Vec::with_capacity(most)).collect())
     }

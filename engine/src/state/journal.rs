@@ -1,18 +1,20 @@
-//! The journal: packs that were uploaded but not yet committed, so that the run after a crash finds them.
+//! The journal: packs that were uploaded but not yet committed, so that the run after a crash finds
+//! them.
 //!
-//! Each record is sealed (AES-256-GCM) under the host key, length-prefixed, appended and fsynced. A record cut
-//! short by a crash ends the journal; whatever cannot be read is only uploaded again.
+//! Each record is sealed (AES-256-GCM) under the host key, length-prefixed, appended and fsynced. A
+//! record cut short by a crash ends the journal; whatever cannot be read is only uploaded again.
 
 use std::fs::{File, OpenOptions};
 use std::io::{Read, Write};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::PathBuf;
 
-use crate::keys::seal::HostKey;
-use crate::state::StateDirectory;
 use lifeboat_base::{Class, Context, Result};
 use lifeboat_format::id::Name;
 use lifeboat_format::index::{IndexSegment, IndexedPack};
+
+use super::StateDirectory;
+use crate::keys::seal::HostKey;
 
 const PURPOSE: &str = "lifeboat journal";
 const LARGEST_RECORD: u32 = 64 << 20;

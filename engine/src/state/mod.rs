@@ -1,4 +1,5 @@
-//! The state directory: locks, caches, the journal. All of it can be lost; the next run rebuilds it.
+//! The state directory: locks, caches, the journal. All of it can be lost; the next run rebuilds
+//! it.
 //!
 //! ```text
 //! lock                            held by the daemon
@@ -43,7 +44,8 @@ impl StateDirectory {
     /// Opens or creates it.
     ///
     /// # Errors
-    /// [`Class::Storage`] if it cannot be created, [`Class::Configuration`] if others may write to it.
+    /// [`Class::Storage`] if it cannot be created, [`Class::Configuration`] if others may write to
+    /// it.
     pub fn open(root: &Path) -> Result<Self> {
         create_private(root)?;
         let metadata = root
@@ -130,7 +132,8 @@ fn lock(path: &Path, holder: &str) -> Result<Lock> {
     }
 }
 
-/// Replaces `path` with `content`, atomically and durably: readers see the old or the new file, whole.
+/// Replaces `path` with `content`, atomically and durably: readers see the old or the new file,
+/// whole.
 ///
 /// # Errors
 /// [`Class::Storage`]: the old file is untouched.

@@ -1,12 +1,15 @@
-//! Packs of which snapshots need so little that the next ones are not to need them: prune decides, the next backup does not refer to them.
+//! Packs of which snapshots need so little that the next ones are not to need them: prune decides,
+//! the next backup does not refer to them.
 //!
-//! If this is lost, those that are not gone yet may be built upon again, until prune decides again: it costs room, and nothing else.
+//! If this is lost, those that are not gone yet may be built upon again, until prune decides again:
+//! it costs room, and nothing else.
 
 use std::collections::BTreeSet;
 
-use crate::state::{StateDirectory, replace_file};
 use lifeboat_base::{Class, Context, Result};
 use lifeboat_format::id::{Name, PackId};
+
+use super::{StateDirectory, replace_file};
 
 /// None if nothing is remembered.
 pub(crate) fn read(state: &StateDirectory, dataset: &Name) -> BTreeSet<PackId> {

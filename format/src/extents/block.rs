@@ -1,15 +1,15 @@
-//! A block of extents as bytes: a skippable frame, with how long they are and what they reach, and zstd frames. See "Extents" in
-//! `FORMAT.md`.
+//! A block of extents as bytes: a skippable frame, with how long they are and what they reach, and
+//! zstd frames. See "Extents" in `FORMAT.md`.
 
 use std::ops::Range;
 
+use lifeboat_base::Result;
 use zstd::zstd_safe;
 
-use crate::extents::reach;
-use crate::extents::reach::Reach;
-use crate::extents::{Bounds, Extent};
+use super::reach;
+use super::reach::Reach;
+use super::{Bounds, Extent};
 use crate::{frames, planes};
-use lifeboat_base::Result;
 
 /// What a block may take as plain bytes.
 const MAX_PLAIN: u64 = 1 << 20;
@@ -96,7 +96,8 @@ fn unwritten(pack: u64) -> u32 {
     (pack as u32).wrapping_sub(1)
 }
 
-/// Where the extents of each pack begin, if those of a pack stand together, in order, and packs in the order of their numbers.
+/// Where the extents of each pack begin, if those of a pack stand together, in order, and packs in
+/// the order of their numbers.
 fn places(packs: &[u64]) -> Vec<u32> {
     let mut places = vec![0; packs.iter().max().map_or(0, |last| *last as usize + 1)];
     packs.iter().for_each(|pack| places[*pack as usize] += 1);

@@ -3,7 +3,7 @@
 use std::collections::VecDeque;
 use std::ops::Range;
 
-use crate::extents::{Extent, Extents};
+use super::{Extent, Extents};
 
 /// Blocks that a [`Finder`] has open.
 const OPEN: usize = 4;
@@ -41,8 +41,8 @@ impl Finder {
         Some((block.begins[at], block.extents[at]))
     }
 
-    /// Shows `each` the extents, or parts of them, that hold these bytes of the stream, at most `most`; says how many bytes they
-    /// hold.
+    /// Shows `each` the extents, or parts of them, that hold these bytes of the stream, at most
+    /// `most`; says how many bytes they hold.
     pub fn show(&mut self, places: Range<u64>, most: usize, mut each: impl FnMut(Extent)) -> u64 {
         let (mut position, mut shown) = (places.start, 0);
         while position < places.end

@@ -1,7 +1,9 @@
-//! Where the bytes of a stream lie: extents, byte ranges of packs' contents, in the order of the stream. See "Extents" in `FORMAT.md`.
+//! Where the bytes of a stream lie: extents, byte ranges of packs' contents, in the order of the
+//! stream. See "Extents" in `FORMAT.md`.
 //!
-//! Where rows were changed all over, there are millions. They are kept as they are stored, in compressed blocks of some two bytes
-//! an extent, and only a block at a time is opened, and then checked: whoever reads extents comes to an early end at a block that is damaged.
+//! Where rows were changed all over, there are millions. They are kept as they are stored, in
+//! compressed blocks of some two bytes an extent, and only a block at a time is opened, and then
+//! checked: whoever reads extents comes to an early end at a block that is damaged.
 
 mod block;
 mod finder;
@@ -13,7 +15,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 use data_encoding::BASE64;
 
-use crate::extents::block::Block;
+use self::block::Block;
 pub use crate::extents::finder::Finder;
 pub use crate::extents::reach::Reach;
 use lifeboat_base::Result;
@@ -21,7 +23,8 @@ use lifeboat_base::Result;
 /// Extents of a block.
 pub(crate) const BLOCK: usize = 16 << 10;
 
-/// What an extent names instead of a pack if it lies in the older stream that a map tells of (`map.rs`).
+/// What an extent names instead of a pack if it lies in the older stream that a map tells of
+/// (`map.rs`).
 pub const OLDER: u32 = u32::MAX;
 
 /// A byte range of one pack's content, or of an older stream.
@@ -67,7 +70,8 @@ impl Extents {
         Self::read(BASE64.decode(text.as_bytes()).ok()?, length, bounds)
     }
 
-    /// Blocks whose extents are `length` bytes long together, by what stands before the blocks; `None` if not.
+    /// Blocks whose extents are `length` bytes long together, by what stands before the blocks;
+    /// `None` if not.
     pub fn read(frames: impl Into<Bytes>, length: u64, bounds: Bounds) -> Option<Self> {
         let frames = frames.into();
         let (mut blocks, mut at, mut begin) = (Vec::new(), 0, 0);
@@ -344,7 +348,8 @@ mod tests {
             Ok::<_, lifeboat_base::Error>(read.unwrap_or_default())
         };
         assert_eq!(of([1, 2, 5, 45, 45])?.reaches(0), [Reach { pack: 1, range: 5..50, named: 45 }]);
-        // Beyond the pack; of no pack that there is; of an older stream, though there is none; of nothing.
+        // Beyond the pack; of no pack that there is; of an older stream, though there is none; of
+        // nothing.
         for reach in [[1, 2, 6, 45, 45], [1, 3, 5, 45, 45], [1, 0, 0, 0, 0], [1, 2, 5, 0, 0]] {
             let extents = of(reach)?;
             assert_eq!(extents.reaches(0), [], "{reach:?}");

@@ -1,9 +1,10 @@
-//! What a block of extents takes of packs, in a few numbers that stand before it: a plan of millions of extents opens few blocks.
+//! What a block of extents takes of packs, in a few numbers that stand before it: a plan of
+//! millions of extents opens few blocks.
 
 use std::ops::Range;
 
-use crate::extents::Extent;
-use crate::extents::block;
+use super::Extent;
+use super::block;
 use crate::varint;
 
 /// What lies nearer to each other in a pack is one reach.
@@ -31,7 +32,8 @@ impl From<&Extent> for Reach {
 impl Reach {
     /// What these reach; nothing if that is too much to tell.
     pub fn of<'a>(extents: impl IntoIterator<Item = &'a Extent>) -> Vec<Self> {
-        // One past the last reach of each pack, by its number: what extents take of one is in order, mostly.
+        // One past the last reach of each pack, by its number: what extents take of one is in
+        // order, mostly.
         let (mut reaches, mut last): (Vec<Reach>, Vec<usize>) = (Vec::new(), Vec::new());
         for extent in extents {
             let number = block::written(extent.pack) as usize;
@@ -61,8 +63,8 @@ impl Reach {
     }
 }
 
-/// The reaches of a block, as bytes: their number, and of each the number of its pack (as in the block itself), where it begins, how long it is,
-/// and how long its extents are; varints.
+/// The reaches of a block, as bytes: their number, and of each the number of its pack (as in the
+/// block itself), where it begins, how long it is, and how long its extents are; varints.
 pub(crate) fn written(extents: &[Extent]) -> Vec<u8> {
     let reaches = Reach::of(extents);
     let mut out = Vec::with_capacity(12 * reaches.len() + 2);

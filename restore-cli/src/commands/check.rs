@@ -1,6 +1,7 @@
 //! `check`: whether this installation works, and in plain words what is weak.
 //!
-//! Broken is what would make a backup or a restore fail, and decides the exit code. Weak is what works today.
+//! Broken is what would make a backup or a restore fail, and decides the exit code. Weak is what
+//! works today.
 
 use std::collections::BTreeSet;
 use std::fmt;

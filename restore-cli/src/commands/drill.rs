@@ -1,7 +1,8 @@
 //! `drill`: restores into a throw-away database, proves it equal, and leaves evidence.
 //!
-//! Whatever happens, also when no replica answers or a signal comes, the metrics tell of the attempt and the exit code is not 0
-//! unless the required level was reached. Nothing is left behind but the report.
+//! Whatever happens, also when no replica answers or a signal comes, the metrics tell of the
+//! attempt and the exit code is not 0 unless the required level was reached. Nothing is left behind
+//! but the report.
 
 use std::path::{Path, PathBuf};
 
@@ -25,7 +26,8 @@ const LEVELS: [ProofLevel; 4] = [ProofLevel::Fetched, ProofLevel::Loaded, ProofL
 
 /// Restore into a throw-away database, check it, prove it equal, measure, report
 ///
-/// Exit 0 means that the required level was reached within the objectives; 8 that it was reached, but not within them.
+/// Exit 0 means that the required level was reached within the objectives; 8 that it was reached,
+/// but not within them.
 #[derive(Debug, clap::Args)]
 pub(crate) struct Args {
     /// Name of the dataset
@@ -91,7 +93,8 @@ impl Plan {
         Ok(Self { place, settings, objectives, signer })
     }
 
-    /// The drill's own failure is the error beside the report; an `Err` means that there is no report.
+    /// The drill's own failure is the error beside the report; an `Err` means that there is no
+    /// report.
     async fn run(&self, args: &Args, session: &Session) -> Result<(Drilled, Option<Error>)> {
         let reader = session.reader(&self.place, Need::Packs).await?;
         let scratch = session.scratch()?;
@@ -119,7 +122,8 @@ impl Plan {
         }
     }
 
-    /// In the vault if it can be signed and written there, in a file if that was asked for or nothing else is left.
+    /// In the vault if it can be signed and written there, in a file if that was asked for or
+    /// nothing else is left.
     async fn keep(&self, args: &Args, session: &Session, reader: &VaultReader, drilled: &mut Drilled) -> Result<()> {
         let cancelled = session.cancel.is_cancelled();
         if let Some(signer) = self.signer.as_ref().filter(|_| !args.no_publish && !cancelled) {
@@ -143,7 +147,8 @@ impl Plan {
     }
 }
 
-/// Where a dataset has no settings here, as on a drill host: all the way, and the operator has no queries.
+/// Where a dataset has no settings here, as on a drill host: all the way, and the operator has no
+/// queries.
 fn without_settings() -> DrillConfig {
     DrillConfig { level: ProofLevel::Proved, queries: Vec::new(), server_directories: Vec::new() }
 }

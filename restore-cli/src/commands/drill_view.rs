@@ -1,4 +1,5 @@
-//! How a drill reads: verdict first, then what was restored, how long each phase took, and what was compared.
+//! How a drill reads: verdict first, then what was restored, how long each phase took, and what was
+//! compared.
 
 use std::fmt;
 use std::path::PathBuf;

@@ -11,9 +11,11 @@ use crate::access;
 use crate::session::Session;
 use crate::table::Plain;
 
-/// Make the vault and the keys, or what is missing of them; never overwrites a key and can be run again
+/// Make the vault and the keys, or what is missing of them; never overwrites a key and can be run
+/// again
 ///
-/// With --identity MASTER it takes over for a lost host, or applies changed master and drill recipients.
+/// With --identity MASTER it takes over for a lost host, or applies changed master and drill
+/// recipients.
 #[derive(Debug, clap::Args)]
 pub(crate) struct Args {}
 

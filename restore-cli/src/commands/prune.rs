@@ -105,7 +105,8 @@ async fn prune(args: &Args, session: &Session, context: &Context<'_>, dataset: &
     if args.dry_run {
         return Ok(Pruned { plan, outcome: None });
     }
-    // A plan without deletions is still carried out: it notes since when packs are unreferenced, and which are sparse.
+    // A plan without deletions is still carried out: it notes since when packs are unreferenced,
+    // and which are sparse.
     if !plan.is_empty() || !plan.segments.is_empty() {
         session.confirm(args.yes, format!("Remove this from dataset {} for good?", dataset.name)).await?;
     }

@@ -1,7 +1,8 @@
 //! `restore`: a snapshot, or one stream of it, to where it is wanted.
 //!
-//! Success means that every byte was checked against the signed manifest and every tool ended with success. A stream
-//! on standard output is checked as it flows: what came before a non-zero exit is not to be used.
+//! Success means that every byte was checked against the signed manifest and every tool ended with
+//! success. A stream on standard output is checked as it flows: what came before a non-zero exit is
+//! not to be used.
 
 use std::collections::BTreeSet;
 use std::fmt;
@@ -27,7 +28,8 @@ use crate::server::{ServerFlag, TARGETS};
 use crate::session::{Session, storage};
 use crate::table::Plain;
 
-/// Not `requires = "to_postgres"`: clap waives a requirement that another target's presence rules out.
+/// Not `requires = "to_postgres"`: clap waives a requirement that another target's presence rules
+/// out.
 const NOT_A_SERVER: [&str; 2] = ["to_directory", "stdout"];
 
 /// Restore a snapshot into a PostgreSQL server, a directory, or one stream to standard output

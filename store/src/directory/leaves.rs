@@ -1,18 +1,19 @@
 //! Lets a thread that blocks wait for the pacer.
 //!
-//! The thread asks, the call that it works for waits in its place: time stays the runtime's, and a call that was
-//! dropped or has passed its deadline gives no more leave, so that its thread ends with the next piece.
+//! The thread asks, the call that it works for waits in its place: time stays the runtime's, and a
+//! call that was dropped or has passed its deadline gives no more leave, so that its thread ends
+//! with the next piece.
 
 use std::fs::File;
 use std::io::{self, Read, Write};
 use std::sync::Arc;
 
+use lifeboat_base::buffers::{Buffer, spare};
 use tokio::sync::{mpsc, oneshot};
 use tokio::task::{JoinError, spawn_blocking};
 
 use crate::pacer::Pacer;
 use crate::waiting::Waiting;
-use lifeboat_base::buffers::{Buffer, spare};
 
 /// Where one call's thread asks for leave. Without a cap nobody needs to be asked.
 #[derive(Debug, Clone, Default)]

@@ -1,4 +1,5 @@
-//! The rule against replicas that are formulas, and the gate against one that takes its time, which stands still.
+//! The rule against replicas that are formulas, and the gate against one that takes its time, which
+//! stands still.
 
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 

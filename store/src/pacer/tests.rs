@@ -5,11 +5,11 @@
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use chrono::{DateTime, Utc};
+use lifeboat_base::clock::Clock;
 use tokio::time::Instant;
 
 use super::*;
 use crate::bandwidth::{Days, Window, parse_time_of_day};
-use lifeboat_base::clock::Clock;
 
 const MIB: u64 = 1 << 20;
 

@@ -1,5 +1,5 @@
-//! Against a replica whose answers are scripted. What it cannot prove, that real failures look like these, is in
-//! `tests/tests/replica_faults.rs`.
+//! Against a replica whose answers are scripted. What it cannot prove, that real failures look like
+//! these, is in `tests/tests/replica_faults.rs`.
 
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 

@@ -1,5 +1,5 @@
-//! The SDK's client, built so that nothing is left to its defaults that matters: transport, trust, deadlines,
-//! retries, checksums and credentials.
+//! The SDK's client, built so that nothing is left to its defaults that matters: transport, trust,
+//! deadlines, retries, checksums and credentials.
 
 use std::path::Path;
 use std::time::Duration;
@@ -16,14 +16,14 @@ use aws_sdk_s3::config::{
 };
 use aws_smithy_http_client::tls::rustls_provider::CryptoMode;
 use aws_smithy_http_client::tls::{Provider, TlsContext, TrustStore};
+use lifeboat_base::clock::SharedClock;
+use lifeboat_base::{Class, Context, Error, Result};
 use rustls::pki_types::CertificateDer;
 use rustls::pki_types::pem::PemObject;
 
+use super::{credentials, paced};
 use crate::pacer::Pacer;
-use crate::s3::{credentials, paced};
 use crate::settings::{ReplicaConfig, S3Config, S3Credentials};
-use lifeboat_base::clock::SharedClock;
-use lifeboat_base::{Class, Context, Error, Result};
 
 /// Nobody waits longer than this for a connection, TLS included.
 const LONGEST_CONNECT: Duration = Duration::from_secs(10);
@@ -39,9 +39,11 @@ pub(super) async fn build(replica: &ReplicaConfig, s3: &S3Config, clock: SharedC
         .retry_config(RetryConfig::disabled())
         // Every request has a deadline of ours; a slow line is not an error before it.
         .stalled_stream_protection(StalledStreamProtectionConfig::disabled())
-        // `WhenRequired` would leave out what PutObject names. Bodies in memory get a header; streams would be sent chunked.
+        // `WhenRequired` would leave out what PutObject names. Bodies in memory get a header;
+        // streams would be sent chunked.
         .request_checksum_calculation(RequestChecksumCalculation::WhenSupported)
-        // GetObject asks for the checksum by itself, and a body that does not match ends in an error.
+        // GetObject asks for the checksum by itself, and a body that does not match ends in an
+        // error.
         .response_checksum_validation(ResponseChecksumValidation::WhenSupported);
     let config = match &s3.endpoint {
         // The SDK appends paths to the endpoint as text.
@@ -59,7 +61,8 @@ pub(super) async fn build(replica: &ReplicaConfig, s3: &S3Config, clock: SharedC
     Ok(Client::from_conf(config.build()))
 }
 
-/// How the credential chain reaches AWS itself: with the system's authorities, whatever the bucket's are.
+/// How the credential chain reaches AWS itself: with the system's authorities, whatever the
+/// bucket's are.
 fn surroundings(region: Region) -> ProviderConfig {
     ProviderConfig::without_region().with_region(Some(region)).with_http_client(https(TlsContext::default()))
 }
@@ -82,7 +85,8 @@ fn https(context: TlsContext) -> SharedHttpClient {
         .build_https()
 }
 
-/// The file's content, once it is sure that the TLS library can use all of it: it would panic otherwise.
+/// The file's content, once it is sure that the TLS library can use all of it: it would panic
+/// otherwise.
 fn read_authorities(file: &Path) -> Result<Vec<u8>> {
     let shown = || format!("CA file {}", file.display());
     let pem = std::fs::read(file).context(Class::Configuration, || format!("cannot read {}", shown()))?;

@@ -1,7 +1,6 @@
 //! Credentials from a file in the format of AWS's shared credentials, its `[default]` section.
 
 use aws_sdk_s3::config::Credentials;
-
 use lifeboat_base::secret::SecretRef;
 use lifeboat_base::{Error, Result};
 

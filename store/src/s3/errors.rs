@@ -1,6 +1,7 @@
 //! From what the SDK and the store say to what callers must tell apart.
 //!
-//! Texts of the store are shown, but bounded and stripped of control characters: a log line stays a line.
+//! Texts of the store are shown, but bounded and stripped of control characters: a log line stays a
+//! line.
 
 use std::error::Error as StdError;
 use std::io;
@@ -14,7 +15,8 @@ use crate::replica::ReplicaErrorKind as Kind;
 
 const LONGEST_TEXT: usize = 300;
 
-/// Sorts any failed request. Deadlines are kept by the caller; a timeout here is that of the connection.
+/// Sorts any failed request. Deadlines are kept by the caller; a timeout here is that of the
+/// connection.
 pub(super) fn classify<E>(error: &SdkError<E, HttpResponse>) -> Kind
 where
     E: ProvideErrorMetadata + StdError + Send + Sync + 'static,
@@ -54,7 +56,8 @@ pub(super) fn classify_body(error: &ByteStreamError) -> Kind {
     }
 }
 
-/// The one table of what an answer means. `code` and `message` are empty where the answer had no body.
+/// The one table of what an answer means. `code` and `message` are empty where the answer had no
+/// body.
 fn classify_answer(status: u16, code: &str, message: &str) -> Kind {
     let text = || {
         let code = if code.is_empty() { String::new() } else { format!(" {code}") };
@@ -105,7 +108,8 @@ fn classify_tls(error: &rustls::Error) -> Kind {
     }
 }
 
-/// Every error of the chain. The payload of an `io::Error` is skipped by its `source`, so it is asked for first.
+/// Every error of the chain. The payload of an `io::Error` is skipped by its `source`, so it is
+/// asked for first.
 fn chain<'error>(error: &'error (dyn StdError + 'static)) -> impl Iterator<Item = &'error (dyn StdError + 'static)> {
     std::iter::successors(Some(error), |&error| match error.downcast_ref::<io::Error>() {
         Some(io) => io.get_ref().map(|inner| inner as &(dyn StdError + 'static)),

@@ -1,10 +1,14 @@
-//! A replica in an S3 bucket, on AWS or any store that speaks S3 version 4 signatures and conditional writes.
+//! A replica in an S3 bucket, on AWS or any store that speaks S3 version 4 signatures and
+//! conditional writes.
 //!
-//! - **Integrity**: bodies are sent from memory in one PutObject, with their SHA-256 signed and a CRC64NVME in a header,
-//!   which the store checks and keeps; what comes back is checked against that and against its announced length. Of a
-//!   store that keeps no checksums the length alone is checked here, and the rest by those who know what they fetch.
-//! - **Atomicity** is the store's: PutObject shows whole objects only; `If-None-Match: *` guards what must be new.
-//! - **Deadlines**: one for each request, body included; establishing a connection has a shorter one.
+//! - **Integrity**: bodies are sent from memory in one PutObject, with their SHA-256 signed and a
+//!   CRC64NVME in a header, which the store checks and keeps; what comes back is checked against
+//!   that and against its announced length. Of a store that keeps no checksums the length alone is
+//!   checked here, and the rest by those who know what they fetch.
+//! - **Atomicity** is the store's: PutObject shows whole objects only; `If-None-Match: *` guards
+//!   what must be new.
+//! - **Deadlines**: one for each request, body included; establishing a connection has a shorter
+//!   one.
 //! - **A cap on the bandwidth** paces bodies below the SDK (`paced.rs`).
 
 use std::fmt;
@@ -18,14 +22,14 @@ use aws_sdk_s3::primitives::{ByteStream, DateTime as SdkDateTime};
 use aws_sdk_s3::types::{ChecksumAlgorithm, StorageClass};
 use bytes::Bytes;
 use chrono::{DateTime, Utc};
-
-use crate::replica::{ObjectMeta, Page, Probe, Replica, ReplicaError, ReplicaErrorKind};
-use crate::settings::{ReplicaConfig, S3Config};
-use crate::{key, waiting};
 use lifeboat_base::Result;
 use lifeboat_base::buffers::spare;
 use lifeboat_base::clock::SharedClock;
 use lifeboat_format::id::Name;
+
+use crate::replica::{ObjectMeta, Page, Probe, Replica, ReplicaError, ReplicaErrorKind};
+use crate::settings::{ReplicaConfig, S3Config};
+use crate::{key, waiting};
 
 mod client;
 mod credentials;
@@ -61,8 +65,9 @@ impl S3Replica {
     /// Prepares the client; connects lazily.
     ///
     /// # Errors
-    /// [`Class::Configuration`](lifeboat_base::Class::Configuration) or [`Class::Keys`](lifeboat_base::Class::Keys) when its CA
-    /// file or credential file cannot be read.
+    /// [`Class::Configuration`](lifeboat_base::Class::Configuration) or
+    /// [`Class::Keys`](lifeboat_base::Class::Keys) when its CA file or credential file cannot be
+    /// read.
     pub async fn open(replica: &ReplicaConfig, s3: &S3Config, vault_prefix: &str, clock: SharedClock) -> Result<Self> {
         Ok(Self {
             name: replica.name.clone(),
@@ -147,7 +152,8 @@ impl S3Replica {
         Ok(Page { objects, next: page.next_continuation_token })
     }
 
-    /// An answer to HEAD has no body: a missing bucket looks like a missing object until this told them apart.
+    /// An answer to HEAD has no body: a missing bucket looks like a missing object until this told
+    /// them apart.
     async fn check_bucket(&self) -> Result<(), ReplicaErrorKind> {
         if self.bucket_seen.load(Ordering::Relaxed) {
             return Ok(());

@@ -1,10 +1,11 @@
 //! Paces what the S3 client sends and receives, below everything that looks at it.
 //!
 //! The SDK has hashed, signed and described a request when its connector is called, and a body is
-//! passed on with the same bytes and the same exact length: nothing of the signature, of `Content-Length` or of the checksums
-//! changes, and nothing is sent chunked. Hyper asks a body for its next piece when the last one is written, so pieces reach
-//! the wire as they get leave. An answer is passed on as its pieces get leave; what it is ahead of that lies in the
-//! connection's buffers, until TCP holds the sender back.
+//! passed on with the same bytes and the same exact length: nothing of the signature, of
+//! `Content-Length` or of the checksums changes, and nothing is sent chunked. Hyper asks a body for
+//! its next piece when the last one is written, so pieces reach the wire as they get leave. An
+//! answer is passed on as its pieces get leave; what it is ahead of that lies in the connection's
+//! buffers, until TCP holds the sender back.
 
 use std::pin::Pin;
 use std::sync::Arc;

@@ -8,8 +8,8 @@ use aws_sdk_s3::error::{BoxError, ProvideErrorMetadata};
 use aws_sdk_s3::types::{BucketVersioningStatus, ObjectLockEnabled};
 use chrono::{DateTime, Utc};
 
+use super::{S3Replica, errors};
 use crate::replica::{Probe, ReplicaError, ReplicaErrorKind};
-use crate::s3::{S3Replica, errors};
 use crate::{key, trial};
 
 pub(super) async fn run(replica: &S3Replica, write: bool) -> Result<Probe, ReplicaError> {

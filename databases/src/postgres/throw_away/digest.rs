@@ -1,14 +1,16 @@
 //! Reads the SQL text that `pg_restore -f -` makes of an archive, and keeps what must be equal.
 //!
-//! Definitions are kept as hashes of their text by title; the rows of each table as a [`Multiset`], because heap order
-//! is not data; large objects by number. Left out are only the two `-- Dumped` comments of the preamble and the lines `\restrict TOKEN` and
-//! `\unrestrict TOKEN` with the preamble's own random token. Every other byte reaches some hash.
+//! Definitions are kept as hashes of their text by title; the rows of each table as a [`Multiset`],
+//! because heap order is not data; large objects by number. Left out are only the two `-- Dumped`
+//! comments of the preamble and the lines `\restrict TOKEN` and `\unrestrict TOKEN` with the
+//! preamble's own random token. Every other byte reaches some hash.
 //!
-//! Text inside a function body may look like a header or like data; a [`Lexer`] tells that it is quoted. Should it ever be wrong, order
-//! would count where it need not, or titles would be odd: equality is claimed of every byte all the same. Memory holds one hash a
-//! definition, and never a row.
+//! Text inside a function body may look like a header or like data; a [`Lexer`] tells that it is
+//! quoted. Should it ever be wrong, order would count where it need not, or titles would be odd:
+//! equality is claimed of every byte all the same. Memory holds one hash a definition, and never a
+//! row.
 
-use crate::postgres::throw_away::lexer::Lexer;
+use super::lexer::Lexer;
 use crate::proof::multiset::{Multiset, ProofKey, Titled};
 
 /// Longer lines are neither headers nor `COPY` statements: 1600 columns fit.

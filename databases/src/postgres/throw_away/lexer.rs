@@ -1,7 +1,9 @@
-//! Where SQL text is quoted: as much of PostgreSQL's lexical rules as tells whether a line begins inside a string, a quoted
-//! name, a dollar-quoted body or a block comment. (PostgreSQL manual, "Lexical Structure".)
+//! Where SQL text is quoted: as much of PostgreSQL's lexical rules as tells whether a line begins
+//! inside a string, a quoted name, a dollar-quoted body or a block comment. (PostgreSQL manual,
+//! "Lexical Structure".)
 //!
-//! Assumes `standard_conforming_strings = on`, as every dump sets it. Reads byte by byte, so pieces may end anywhere.
+//! Assumes `standard_conforming_strings = on`, as every dump sets it. Reads byte by byte, so pieces
+//! may end anywhere.
 
 /// The state between two bytes.
 #[derive(Debug, Clone, Default)]

@@ -91,7 +91,8 @@ impl ThrowAway for PostgresThrowAway {
 }
 
 impl PostgresThrowAway {
-    /// `pg_amcheck` of one database. Its extension is removed again, so that the proof does not meet it.
+    /// `pg_amcheck` of one database. Its extension is removed again, so that the proof does not
+    /// meet it.
     async fn amcheck(&self, database: &str) -> Result<CheckResult> {
         let server = self.server.server(&self.cx)?;
         let there = "SELECT 1 FROM pg_extension WHERE extname = 'amcheck'";

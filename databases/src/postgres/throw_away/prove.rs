@@ -1,6 +1,8 @@
-//! Proves that a restored server equals a snapshot: globals as statements, each part of a database as its [digest](crate::postgres::throw_away::digest).
+//! Proves that a restored server equals a snapshot: globals as statements, each part of a database
+//! as its [digest](crate::postgres::throw_away::digest).
 //!
-//! Both sides go through the same `pg_restore`: the stored archive as it is, the restored database through a fresh dump.
+//! Both sides go through the same `pg_restore`: the stored archive as it is, the restored database
+//! through a fresh dump.
 
 use async_trait::async_trait;
 use bytes::Bytes;
@@ -51,7 +53,8 @@ pub(crate) async fn prove(
     Ok(proof)
 }
 
-/// Part by part, each dumped anew as it was when it was captured; as many at once as there may be connections.
+/// Part by part, each dumped anew as it was when it was captured; as many at once as there may be
+/// connections.
 async fn compare_database(
     server: &Server<'_>,
     database: &str,
@@ -143,8 +146,8 @@ async fn compare_globals(
     Ok(())
 }
 
-/// Statements by their beginning, which holds no password hash. The bootstrap superuser's own are this server's, not
-/// the snapshot's: its password is not restored.
+/// Statements by their beginning, which holds no password hash. The bootstrap superuser's own are
+/// this server's, not the snapshot's: its password is not restored.
 fn globals(text: &str, superuser: &str, key: ProofKey) -> Titled {
     let mut titled = Titled::new();
     let own = [format!("ROLE {superuser} "), format!("ROLE {superuser};"), format!("ROLE \"{superuser}\"")];

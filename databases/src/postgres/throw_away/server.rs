@@ -1,8 +1,10 @@
-//! A throw-away PostgreSQL server: private directory, unix socket only, no durability, an unprivileged user.
+//! A throw-away PostgreSQL server: private directory, unix socket only, no durability, an
+//! unprivileged user.
 //!
-//! PostgreSQL refuses to run as root. Started as root, the server gets the user `postgres`, or `nobody`, and the scratch directory
-//! becomes that user's. The server is a child of this process; stopping it, dropping it or cancelling ends it
-//! and removes its files. Only a SIGKILL of this process leaves it behind.
+//! PostgreSQL refuses to run as root. Started as root, the server gets the user `postgres`, or
+//! `nobody`, and the scratch directory becomes that user's. The server is a child of this process;
+//! stopping it, dropping it or cancelling ends it and removes its files. Only a SIGKILL of this
+//! process leaves it behind.
 
 use std::collections::BTreeMap;
 use std::os::unix::fs::{DirBuilderExt, chown};
@@ -192,7 +194,8 @@ impl ThrowAwayServer {
         }
     }
 
-    /// The server's children have sessions of their own and end when it quits; the group catches the rest.
+    /// The server's children have sessions of their own and end when it quits; the group catches
+    /// the rest.
     fn kill(&mut self) {
         if matches!(self.process.try_wait(), Ok(Some(_))) {
             return;
@@ -244,7 +247,8 @@ async fn init(
         output(initdb)
     };
     let Err(first) = run(arguments).await else { return Ok(()) };
-    // The locale of the source may not be installed here. Databases that need it will say so when they are created.
+    // The locale of the source may not be installed here. Databases that need it will say so when
+    // they are created.
     let _ = std::fs::remove_dir_all(&data);
     run(plain).await.map(drop).map_err(|_| first.within("cannot make a throw-away PostgreSQL cluster"))
 }

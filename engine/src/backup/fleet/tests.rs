@@ -7,11 +7,11 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use async_trait::async_trait;
+use lifeboat_format::id::Digest;
+use lifeboat_store::{Gate, ObjectMeta, Page, Probe, Replica, ReplicaError, ReplicaErrorKind, Retry, RetryPolicy};
 use tokio::time::{Instant, sleep};
 
 use super::*;
-use lifeboat_format::id::Digest;
-use lifeboat_store::{Gate, ObjectMeta, Page, Probe, Replica, ReplicaError, ReplicaErrorKind, Retry, RetryPolicy};
 
 const DEADLINE: Duration = Duration::from_secs(60);
 /// What the gate lets pass at first.

@@ -2,25 +2,26 @@
 
 use std::collections::BTreeSet;
 
-use crate::catalog::ciphertext::put_once;
-use crate::catalog::documents::{SignedObject, sign_plain};
-use crate::catalog::inventory::Inventory;
-use crate::keep::prune::unreferenced;
-use crate::keep::prune::unreferenced::Unreferenced;
-use crate::keep::prune::{DeadPack, Prune, PruneOutcome, PrunePlan, View};
-use crate::state::sparse;
 use lifeboat_base::{Class, Context, Error, Result};
 use lifeboat_format::id::{Name, SnapshotId};
 use lifeboat_format::layout;
 use lifeboat_format::prune_record::PruneRecord;
 use lifeboat_store::SharedReplica;
 
+use super::unreferenced;
+use super::unreferenced::Unreferenced;
+use super::{DeadPack, Prune, PruneOutcome, PrunePlan, View};
+use crate::catalog::ciphertext::put_once;
+use crate::catalog::documents::{SignedObject, sign_plain};
+use crate::catalog::inventory::Inventory;
+use crate::state::sparse;
+
 impl Prune<'_> {
     /// Carries `plan` out. The caller has held the dataset's lock since it was made.
     ///
     /// # Errors
-    /// The replicas cannot be listed any more, or the local state cannot be written. A single failed deletion is not an error: it is in
-    /// the outcome and planned again next time.
+    /// The replicas cannot be listed any more, or the local state cannot be written. A single
+    /// failed deletion is not an error: it is in the outcome and planned again next time.
     pub async fn execute(&self, plan: &PrunePlan) -> Result<PruneOutcome> {
         let mut outcome = PruneOutcome { space: plan.space, ..PruneOutcome::default() };
         let removed: BTreeSet<SnapshotId> = plan.removed().cloned().collect();
@@ -48,8 +49,8 @@ impl Prune<'_> {
         Ok(outcome)
     }
 
-    /// The record of this prune, with what older records said as long as it matters: while a snapshot that stays
-    /// names it as predecessor, or a replica may still show it.
+    /// The record of this prune, with what older records said as long as it matters: while a
+    /// snapshot that stays names it as predecessor, or a replica may still show it.
     fn record(&self, view: &View, removed: &BTreeSet<SnapshotId>) -> Result<SignedObject> {
         let dataset = &self.dataset.name;
         let predecessors: BTreeSet<&SnapshotId> = view
@@ -130,7 +131,8 @@ async fn delete_signed(replica: &SharedReplica, key: &str) -> Result<()> {
 
 fn remember(plan: &PrunePlan) -> Unreferenced {
     let mut memory = Unreferenced::new();
-    // Packs that were to go stay in memory too: should the deletion have failed, it is due again at once.
+    // Packs that were to go stay in memory too: should the deletion have failed, it is due again at
+    // once.
     for DeadPack { replica, key, unreferenced_since, .. } in plan.packs.iter().chain(&plan.waiting) {
         if let Some(pack) = layout::parse_pack(&plan.dataset, key) {
             let replica: &Name = replica;

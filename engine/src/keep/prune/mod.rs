@@ -1,10 +1,12 @@
 //! Prune: what retention lets go, planned as a value, then carried out.
 //!
-//! - **Never removed**: the newest snapshot, the newest proved one, the newest complete one of each replica.
-//! - **Packs** go from a replica when no snapshot that stays refers to them and the grace period has passed since that was first
-//!   seen. The grace period also covers packs of a run that is still under way, or crashed.
-//! - **Order**: a signed prune record, then signatures, manifests, packs, index segments. A crash in between leaves
-//!   what the next prune removes.
+//! - **Never removed**: the newest snapshot, the newest proved one, the newest complete one of each
+//!   replica.
+//! - **Packs** go from a replica when no snapshot that stays refers to them and the grace period
+//!   has passed since that was first seen. The grace period also covers packs of a run that is
+//!   still under way, or crashed.
+//! - **Order**: a signed prune record, then signatures, manifests, packs, index segments. A crash
+//!   in between leaves what the next prune removes.
 //! - **Doubt**: where any manifest cannot be read, nothing is deleted.
 
 mod execute;
@@ -18,10 +20,10 @@ use futures::{StreamExt, TryStreamExt};
 use serde::Serialize;
 use tokio_util::sync::CancellationToken;
 
+use self::space::Packs;
 use crate::catalog::documents::{Documents, combine, fetch_signed};
 use crate::catalog::inventory::{Inventory, all_snapshots};
 use crate::drill::DrillReport;
-use crate::keep::prune::space::Packs;
 pub use crate::keep::prune::space::Space;
 
 use crate::config::{Config, Dataset};
@@ -94,7 +96,8 @@ pub struct PrunePlan {
     pub skipped: Vec<(Name, String)>,
     /// What is stored in packs that snapshots need.
     pub space: Space,
-    /// Packs that backups do not build upon until they are gone: so little of each is needed that it is stored again.
+    /// Packs that backups do not build upon until they are gone: so little of each is needed that
+    /// it is stored again.
     pub sparse: BTreeSet<PackId>,
     /// What the next backup stores again of these, before it is compressed.
     pub again_bytes: u64,
@@ -216,7 +219,8 @@ impl Prune<'_> {
         keep(self.newest_proved(view).await.as_ref(), "the newest proved one".to_owned());
     }
 
-    /// The newest snapshot that a drill proved. Without trusted drill signers any report counts: it can only keep more.
+    /// The newest snapshot that a drill proved. Without trusted drill signers any report counts: it
+    /// can only keep more.
     async fn newest_proved(&self, view: &View) -> Option<SnapshotId> {
         let mut newest: Option<SnapshotId> = None;
         let drills: BTreeSet<(&SnapshotId, usize)> = view
@@ -238,7 +242,8 @@ impl Prune<'_> {
             let proved =
                 report.filter(|report| report.reached == Some(ProofLevel::Proved)).and_then(|report| report.snapshot);
             newest = newest.max(proved.filter(|snapshot| view.manifests.contains_key(snapshot)));
-            // A drill cannot prove a snapshot younger than itself, so older reports cannot beat this one.
+            // A drill cannot prove a snapshot younger than itself, so older reports cannot beat
+            // this one.
             if newest.as_ref().is_some_and(|snapshot| snapshot.time() >= drill.time()) {
                 break;
             }

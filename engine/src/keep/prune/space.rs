@@ -1,23 +1,27 @@
-//! How much of what packs hold is needed: in bytes of their content, as a pack stays as long as a single row of it is needed.
+//! How much of what packs hold is needed: in bytes of their content, as a pack stays as long as a
+//! single row of it is needed.
 //!
-//! Each manifest says what its snapshot does not need of each pack. Of several that stay, the one that needs most of a pack counts: what
-//! others need is mostly part of that, as rows that are replaced do not come back.
+//! Each manifest says what its snapshot does not need of each pack. Of several that stay, the one
+//! that needs most of a pack counts: what others need is mostly part of that, as rows that are
+//! replaced do not come back.
 //!
-//! **Sparse packs** are those that would be worth writing anew. Whoever prunes cannot read them, but the next backup has the same rows at
-//! hand again, from their source: it does not refer to these packs any more, and stores what it needs of them. They go once older snapshots have.
+//! **Sparse packs** are those that would be worth writing anew. Whoever prunes cannot read them,
+//! but the next backup has the same rows at hand again, from their source: it does not refer to
+//! these packs any more, and stores what it needs of them. They go once older snapshots have.
 
 use std::collections::{BTreeSet, HashMap};
 
-use serde::{Deserialize, Serialize};
-
 use lifeboat_format::id::PackId;
 use lifeboat_format::manifest::{Manifest, PackRef};
+use serde::{Deserialize, Serialize};
 
 /// A pack is sparse if at most one of so many bytes is needed …
 const ONE_OF: u64 = 4;
-/// … and all that are together make up one of so many that are stored: each time, maps are written anew.
+/// … and all that are together make up one of so many that are stored: each time, maps are written
+/// anew.
 const WORTH: u64 = 16;
-/// What is needed of them is at most such a part of the newest snapshot, so that no night stores all at once, …
+/// What is needed of them is at most such a part of the newest snapshot, so that no night stores
+/// all at once, …
 const SHARE: u64 = 32;
 /// … or this much.
 const LEAST: u64 = 16 << 20;

@@ -5,10 +5,10 @@
 use std::collections::BTreeMap;
 
 use chrono::{DateTime, Utc};
-
-use crate::state::{StateDirectory, replace_file};
 use lifeboat_base::{Class, Context, Result};
 use lifeboat_format::id::{Name, PackId};
+
+use crate::state::{StateDirectory, replace_file};
 
 /// By replica, then by pack.
 pub(crate) type Unreferenced = BTreeMap<Name, BTreeMap<PackId, DateTime<Utc>>>;

@@ -1,10 +1,10 @@
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
+use lifeboat_format::chunk_id::ChunkIdKey;
 use proptest::prelude::*;
 
 use super::*;
 use crate::rows::units::{Fineness, UnitCutter};
-use lifeboat_format::chunk_id::ChunkIdKey;
 
 /// Bytes cut into chunks as content tells, and remembered.
 struct Stream {
@@ -106,7 +106,8 @@ fn share(found: &Found, new: &[u8]) -> f64 {
 
 #[test]
 fn rows_that_were_changed_all_over_cost_little_more_than_themselves() {
-    // Which rows look like others by chance, and lose their group, differs from one table to the next.
+    // Which rows look like others by chance, and lose their group, differs from one table to the
+    // next.
     const TABLES: usize = 8;
     for (one_in, most) in [(1000, 0.012), (100, 0.06), (30, 0.2)] {
         let shares = (0..TABLES).map(|table| {

@@ -1,4 +1,5 @@
-//! The row index of a dataset: sketches of the chunks of its newest snapshot's streams, in the order of each stream.
+//! The row index of a dataset: sketches of the chunks of its newest snapshot's streams, in the
+//! order of each stream.
 //!
 //! ```text
 //! rows/<hash of the name>.stream   snapshot, generation, name; each chunk's id, length, fineness, smallest hash, and where its sketch lies
@@ -6,11 +7,13 @@
 //! rows/<random>.sketches           a key of its own, sealed under the host key; sketches, each sealed under that key for its chunk's id
 //! ```
 //!
-//! All of it is sealed (AES-256-GCM), and holds keyed hashes and positions, never data. A chunk that stays keeps its sketch where it is;
-//! files that no stream needs any more go after each commit, and sketches are written anew once their files hold a tenth more than is
-//! needed. Where sketches would take more than a 25th of the stream so far, an empty one is kept: the chunk's rows are not found again. So
-//! sketches take at most 4 % of a stream, and a map 2 % (8192 parts a MiB); once for what is remembered and once for what is being
-//! written. Whatever cannot be read, or belongs to another snapshot than the newest, is as good as missing.
+//! All of it is sealed (AES-256-GCM), and holds keyed hashes and positions, never data. A chunk
+//! that stays keeps its sketch where it is; files that no stream needs any more go after each
+//! commit, and sketches are written anew once their files hold a tenth more than is needed. Where
+//! sketches would take more than a 25th of the stream so far, an empty one is kept: the chunk's
+//! rows are not found again. So sketches take at most 4 % of a stream, and a map 2 % (8192 parts a
+//! MiB); once for what is remembered and once for what is being written. Whatever cannot be read,
+//! or belongs to another snapshot than the newest, is as good as missing.
 
 use std::collections::{BTreeMap, HashSet};
 use std::fs::{self, File};
@@ -18,14 +21,15 @@ use std::io::{self, Read};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use crate::keys::seal::HostKey;
-use crate::rows::parity::Element;
-use crate::rows::units::Fineness;
-use crate::state::{StateDirectory, create_private, replace_file};
 use lifeboat_base::secret::Secret;
 use lifeboat_base::{Class, Context, Error, Result};
 use lifeboat_format::id::{ChunkId, Digest, Name, SnapshotId};
 use lifeboat_format::varint;
+
+use crate::keys::seal::HostKey;
+use crate::rows::parity::Element;
+use crate::rows::units::Fineness;
+use crate::state::{StateDirectory, create_private, replace_file};
 
 mod older;
 mod writer;
@@ -47,7 +51,8 @@ const LEFT_FREE: u64 = 1 << 30;
 const LOOK: u64 = 16 << 20;
 /// Sketches take at most this part of a stream, …
 const MOST: f64 = 25.0;
-/// … and where a stream begins to be remembered, of each line while they take no more than this part of it.
+/// … and where a stream begins to be remembered, of each line while they take no more than this
+/// part of it.
 const ROOMY: f64 = 27.0;
 /// Once they take more: only some lines, until they take no more than this.
 const ROOMY_AGAIN: f64 = 30.0;
@@ -180,8 +185,8 @@ impl RowIndex {
         StreamWriter::new(self.clone(), name.to_owned(), older)
     }
 
-    /// From now on these streams are what is remembered, as those of `snapshot`; and of the streams in `maps` these maps, or those
-    /// that are remembered already.
+    /// From now on these streams are what is remembered, as those of `snapshot`; and of the streams
+    /// in `maps` these maps, or those that are remembered already.
     ///
     /// # Errors
     /// [`Class::Storage`], such as a full disk.

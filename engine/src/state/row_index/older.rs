@@ -5,14 +5,15 @@ use std::os::unix::fs::FileExt;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
+use lifeboat_format::id::{ChunkId, Digest};
+
+use super::{Chunk, ID, Sketches, purpose, short};
 use crate::rows::matcher::Older;
 use crate::rows::parity::Element;
 use crate::rows::sketch::Sketch;
 use crate::rows::units::Fineness;
 use crate::state::chunk_table;
 use crate::state::chunk_table::ChunkTable;
-use crate::state::row_index::{Chunk, ID, Sketches, purpose, short};
-use lifeboat_format::id::{ChunkId, Digest};
 
 /// A stream of the newest snapshot.
 pub struct OlderStream {

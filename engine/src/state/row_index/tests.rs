@@ -52,7 +52,8 @@ fn streams_are_remembered_changed_and_forgotten() -> Result<()> {
     assert_eq!(older.sketch(40), None);
     assert_eq!(older.resembling(smallest(&units(9, 50)).unwrap_or_default()), Some(9));
 
-    // Half of the chunks stay: their file stays, too, and goes when the next snapshot has written them anew.
+    // Half of the chunks stay: their file stays, too, and goes when the next snapshot has written
+    // them anew.
     let mut writer = index.write("data", Some(older.clone()));
     for seed in 0..40 {
         if seed % 2 == 0 { writer.keep(seed as u32)? } else { add(&mut writer, 100 + seed)? }

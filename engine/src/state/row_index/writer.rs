@@ -5,14 +5,13 @@ use std::io::{self, BufWriter, Write};
 use std::os::unix::fs::OpenOptionsExt;
 use std::sync::Arc;
 
+use lifeboat_base::{Class, Context, Result};
+use lifeboat_format::id::ChunkId;
+
+use super::{Chunk, KEY, LOOK, MOST, NewStream, OlderStream, Place, ROOMY, ROOMY_AGAIN, RowIndex, purpose, short};
 use crate::keys::seal::HostKey;
 use crate::rows::parity::Element;
 use crate::rows::units::Fineness;
-use crate::state::row_index::{
-    Chunk, KEY, LOOK, MOST, NewStream, OlderStream, Place, ROOMY, ROOMY_AGAIN, RowIndex, purpose, short,
-};
-use lifeboat_base::{Class, Context, Result};
-use lifeboat_format::id::ChunkId;
 
 /// Remembers a stream while it is captured. Its files are of no use before [`RowIndex::replace`].
 pub struct StreamWriter {
@@ -65,7 +64,8 @@ impl StreamWriter {
         self.chunks.push(chunk);
     }
 
-    /// Whether there is room for a sketch of each line, if the next chunk has this length and its sketch so many bytes.
+    /// Whether there is room for a sketch of each line, if the next chunk has this length and its
+    /// sketch so many bytes.
     #[must_use]
     pub fn has_room(&self, length: usize, sketch: usize) -> bool {
         // Not one like this and one like that in turn: the next run must guess which is which.

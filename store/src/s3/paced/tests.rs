@@ -1,4 +1,5 @@
-//! What real servers make of a paced body, and of its head, is in `tests/tests/replica_bandwidth.rs`.
+//! What real servers make of a paced body, and of its head, is in
+//! `tests/tests/replica_bandwidth.rs`.
 
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 

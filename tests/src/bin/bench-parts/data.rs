@@ -1,8 +1,10 @@
-//! Data that looks like the uncompressed dump of an invented shop: the same bytes for the same size and edits.
+//! Data that looks like the uncompressed dump of an invented shop: the same bytes for the same size
+//! and edits.
 //!
-//! Rows in the manner of COPY, tables in turn, a block of rows each: customers (names, addresses, random tokens), orders
-//! (numbers, states, times), events (JSON) and, fewer, notes (sentences). Row `n` depends on `n` alone, so that a deleted or inserted
-//! block leaves all others as they are. The engine's micro-benchmarks take their bytes from here, too.
+//! Rows in the manner of COPY, tables in turn, a block of rows each: customers (names, addresses,
+//! random tokens), orders (numbers, states, times), events (JSON) and, fewer, notes (sentences).
+//! Row `n` depends on `n` alone, so that a deleted or inserted block leaves all others as they are.
+//! The engine's micro-benchmarks take their bytes from here, too.
 
 use std::io::Write;
 
@@ -52,8 +54,8 @@ struct Edits {
 }
 
 impl Edits {
-    /// `append=MIB`, `delete=FROM:ROWS`, `insert=AFTER:ROWS`, `change=FROM:ROWS`, `scatter=SEED:PER_MILLE`,
-    /// `move=SEED:PER_MILLE`, `column=1`, separated by commas.
+    /// `append=MIB`, `delete=FROM:ROWS`, `insert=AFTER:ROWS`, `change=FROM:ROWS`,
+    /// `scatter=SEED:PER_MILLE`, `move=SEED:PER_MILLE`, `column=1`, separated by commas.
     fn parse(text: &str) -> Result<Self> {
         let mut edits = Self {
             deleted: 0..0,

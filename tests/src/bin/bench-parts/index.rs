@@ -1,5 +1,5 @@
-//! The table of known chunks alone: how long it takes to make, what it weighs, how long a look-up takes beside the hash of
-//! the chunk that is looked up.
+//! The table of known chunks alone: how long it takes to make, what it weighs, how long a look-up
+//! takes beside the hash of the chunk that is looked up.
 
 use std::time::Instant;
 

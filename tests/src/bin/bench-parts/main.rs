@@ -1,5 +1,5 @@
-//! What `scripts/bench` needs and Python is too slow for: test data, the speed of each stage alone, and vaults of a size
-//! that nobody waits for. Results go to standard output as one JSON object.
+//! What `scripts/bench` needs and Python is too slow for: test data, the speed of each stage alone,
+//! and vaults of a size that nobody waits for. Results go to standard output as one JSON object.
 #![allow(clippy::print_stdout, clippy::print_stderr)]
 
 mod data;

@@ -1,5 +1,6 @@
-//! Fills the first replica of a configuration, which must be a directory, with many small snapshots or a large index: signed and
-//! encrypted as the daemon does it, under the keys of that configuration.
+//! Fills the first replica of a configuration, which must be a directory, with many small snapshots
+//! or a large index: signed and encrypted as the daemon does it, under the keys of that
+//! configuration.
 
 use std::fs::{self, File};
 use std::path::{Path, PathBuf};

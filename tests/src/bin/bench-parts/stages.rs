@@ -1,7 +1,9 @@
-//! Each stage of the pipeline alone, on one thread, on the same bytes: what the machine cannot do faster.
+//! Each stage of the pipeline alone, on one thread, on the same bytes: what the machine cannot do
+//! faster.
 //!
-//! Buffers are reused as the engine reuses them, so that no stage pays for fresh memory. Every byte goes all the way: what comes
-//! back is compared with what went in. `SCRATCH/restored` holds the last pack's content, `SCRATCH/pack` comes and goes.
+//! Buffers are reused as the engine reuses them, so that no stage pays for fresh memory. Every byte
+//! goes all the way: what comes back is compared with what went in. `SCRATCH/restored` holds the
+//! last pack's content, `SCRATCH/pack` comes and goes.
 
 use std::fs::File;
 use std::io::{Cursor, Read, Write};
@@ -40,7 +42,8 @@ impl Stage {
     }
 }
 
-/// What a first backup does with every byte; an unchanged one reads, hashes and identifies, and searches for no boundary.
+/// What a first backup does with every byte; an unchanged one reads, hashes and identifies, and
+/// searches for no boundary.
 #[derive(Default)]
 struct Backup {
     read: Stage,
@@ -177,7 +180,8 @@ impl Packs {
             let place = restore.decompress.time(|| excerpt.decompress(offset, unit, &mut self.piece))?;
             let bytes = &self.piece[place];
             restore.hash.time(|| self.restored.update(bytes));
-            // In the same place each time: a virtual machine's fresh pages may cost more than all stages, which is no stage's doing.
+            // In the same place each time: a virtual machine's fresh pages may cost more than all
+            // stages, which is no stage's doing.
             restore.deliver.time(|| self.out.write_all_at(bytes, offset))?;
             offset += unit.length;
         }

@@ -44,7 +44,8 @@ pub(crate) async fn stored_bytes(region: &Region, dataset: &str) -> Result<u64> 
 }
 
 impl Evidence {
-    /// `Ok` only if the drill proved the data equal, from the living region alone, and noticed the dead one.
+    /// `Ok` only if the drill proved the data equal, from the living region alone, and noticed the
+    /// dead one.
     pub(crate) fn verdict(&self) -> Result<()> {
         let drill = &self.drill;
         if drill["passed"] != true || drill["reached"] != "proved" {

@@ -1,5 +1,5 @@
-//! The machines of the story, each a directory of its own: the owner's safe, the backup host beside the database, and
-//! the drill host, which holds no more than a drill host should.
+//! The machines of the story, each a directory of its own: the owner's safe, the backup host beside
+//! the database, and the drill host, which holds no more than a drill host should.
 
 use std::fmt::Write;
 use std::fs;
@@ -95,7 +95,8 @@ master_recipients = ["{master}"]
     }
 }
 
-/// Holds the drill identity, a key to sign its reports, and read access: nothing of the backup host.
+/// Holds the drill identity, a key to sign its reports, and read access: nothing of the backup
+/// host.
 pub(crate) struct DrillHost {
     home: TempDir,
 }
@@ -151,7 +152,8 @@ fn machine() -> Result<TempDir> {
     Ok(home)
 }
 
-/// Both regions as replicas; each machine gets its own copy of certificate authority and credentials.
+/// Both regions as replicas; each machine gets its own copy of certificate authority and
+/// credentials.
 fn write_replicas(config: &mut String, home: &Path, regions: [&Region; 2]) -> Result<()> {
     for region in regions {
         let name = region.name();

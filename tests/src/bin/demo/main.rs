@@ -1,9 +1,10 @@
-//! The demonstration: a database is backed up to two regions, one region is lost, the other restores it, and a drill
-//! proves the restored database equal. Everything is real: PostgreSQL, two S3 servers with TLS, the two programs run as
-//! an operator runs them, on three "machines" that share no file: backup host, drill host, and the owner's safe.
+//! The demonstration: a database is backed up to two regions, one region is lost, the other
+//! restores it, and a drill proves the restored database equal. Everything is real: PostgreSQL, two
+//! S3 servers with TLS, the two programs run as an operator runs them, on three "machines" that
+//! share no file: backup host, drill host, and the owner's safe.
 //!
-//! Exits 0 only if proved with one region dead; writes `target/demo/report.json`. Cleans up on failure, SIGINT and
-//! SIGTERM too.
+//! Exits 0 only if proved with one region dead; writes `target/demo/report.json`. Cleans up on
+//! failure, SIGINT and SIGTERM too.
 #![allow(clippy::print_stdout, clippy::print_stderr)]
 
 mod evidence;
@@ -43,7 +44,8 @@ async fn main() -> ExitCode {
         interrupted = interruption() => {
             stop.cancel();
             eprintln!("\nStopping, and cleaning up.");
-            // The story notices between steps, and a running program is told by SIGTERM; dropping it ends the servers.
+            // The story notices between steps, and a running program is told by SIGTERM; dropping
+            // it ends the servers.
             let _ = tokio::time::timeout(WIND_DOWN, &mut story).await;
             interrupted.and(Err("interrupted".into()))
         }
