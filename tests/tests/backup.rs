@@ -5,6 +5,8 @@
 use async_trait::async_trait;
 use bytes::Bytes;
 use lifeboat_engine::base::facts::SourceFacts;
+use lifeboat_engine::databases::Database;
+use lifeboat_engine::databases::command::Command;
 use lifeboat_engine::databases::streams::StreamSink;
 use lifeboat_engine::databases::{Source, WorkContext};
 use lifeboat_engine::format::id::SnapshotId;

@@ -15,7 +15,7 @@ use lifeboat_engine::format::index::{IndexSegment, IndexedPack, SEGMENT};
 use lifeboat_engine::format::layout;
 use lifeboat_engine::format::manifest::{MANIFEST_VERSION, Manifest, PackRef, StreamEntry, Totals};
 use lifeboat_engine::keys::HostKeys;
-use lifeboat_engine::stages::crypt;
+use lifeboat_engine::stages;
 
 use super::Result;
 
@@ -53,8 +53,8 @@ impl Seed {
 
     fn put_signed(&self, key: &str, content: &[u8]) -> Result<()> {
         let readers = [self.keys.operations.to_public(), self.keys.dataset(&self.dataset)?.recipient.clone()];
-        let packed = compress::compress(3, content)?;
-        let sealed = crypt::encrypt(readers.iter().map(|reader| reader as &dyn age::Recipient), &packed)?;
+        let packed = frames::compress(3, content)?;
+        let sealed = stages::encrypt(readers.iter().map(|reader| reader as &dyn age::Recipient), &packed)?;
         let comment = layout::trusted_comment(&self.keys.vault, key);
         self.put(&layout::signature(key), self.keys.signer.sign(&sealed, &comment)?.as_bytes())?;
         self.put(key, &sealed)

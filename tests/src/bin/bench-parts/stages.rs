@@ -17,7 +17,7 @@ use lifeboat_engine::format::chunk_id::ChunkIdKey;
 use lifeboat_engine::format::id::ChunkId;
 use lifeboat_engine::format::pack;
 use lifeboat_engine::format::pack::PackWriter;
-use lifeboat_engine::stages::crypt;
+use lifeboat_engine::stages;
 use lifeboat_engine::stages::{Block, Chunker};
 use serde_json::{Map, Value, json};
 
@@ -170,7 +170,7 @@ impl Packs {
         self.plaintext.clear();
         restore.decrypt.time(|| -> Result<usize> {
             let identity = std::iter::once(&self.identity as &dyn age::Identity);
-            Ok(crypt::decrypting(identity, &self.ciphertext)?.read_to_end(&mut self.plaintext)?)
+            Ok(stages::decrypting(identity, &self.ciphertext)?.read_to_end(&mut self.plaintext)?)
         })?;
         let (mut offset, length) = (0, self.content as u64);
         let mut plaintext = Cursor::new(&self.plaintext);
@@ -221,7 +221,7 @@ impl Packs {
     }
 }
 
-/// As [`crypt::encrypt`] does it, into a buffer that was used before.
+/// As [`stages::encrypt`] does it, into a buffer that was used before.
 fn seal(
     recipient: &age::x25519::Recipient,
     frames: &[u8],
@@ -231,7 +231,7 @@ fn seal(
     out.clear();
     out.reserve(frames.len() + (1 << 20));
     let recipient = std::iter::once(recipient as &dyn age::Recipient);
-    let mut pack = PackWriter::new(crypt::encrypting(recipient, out)?);
+    let mut pack = PackWriter::new(stages::encrypting(recipient, out)?);
     let mut rest = frames;
     for (id, length, frame) in chunks {
         let (this, later) = rest.split_at(*frame);
