@@ -5,7 +5,7 @@
 //! size: a chunk whose pack is gone is unknown, and so is uploaded again. Chunks of the run itself
 //! are added as it meets them.
 //!
-//! Older chunks are numbered as they were stored, one pack after the other: a number tells a
+//! StoredChunks chunks are numbered as they were stored, one pack after the other: a number tells a
 //! chunk's place, its length, and which one came next.
 
 use std::collections::{BTreeSet, HashMap};
@@ -33,7 +33,7 @@ const BYTES_PER_CHUNK: u64 = 35;
 
 /// Where a chunk lies: the number of a pack, and the offset in its content.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) struct Place {
+pub(crate) struct StoredAt {
     /// Among older packs, or among those of this run.
     pub pack: u32,
     /// In bytes.
@@ -42,7 +42,7 @@ pub(crate) struct Place {
 
 /// Every chunk that need not be stored again.
 pub(crate) struct ChunkIndex {
-    older: Older,
+    older: StoredChunks,
     /// Packs in no index segment yet: whoever refers to one must add it to its own.
     uncommitted: HashMap<u32, IndexedPack>,
     known: Mutex<Known>,
@@ -50,9 +50,9 @@ pub(crate) struct ChunkIndex {
 
 /// Chunks of older packs, by number.
 #[derive(Default)]
-struct Older {
+struct StoredChunks {
     lengths: Vec<Length>,
-    packs: Vec<OlderPack>,
+    packs: Vec<StoredPack>,
 }
 
 /// Of a chunk, less one: the largest has 16 MiB.
@@ -70,7 +70,7 @@ impl Length {
     }
 }
 
-struct OlderPack {
+struct StoredPack {
     id: PackId,
     /// Of its ciphertext.
     size: u64,
@@ -81,7 +81,7 @@ struct OlderPack {
 struct Known {
     table: ChunkTable,
     /// Where this run's own chunks lie, by number from [`OWN`] on.
-    own: Vec<Place>,
+    own: Vec<StoredAt>,
 }
 
 impl ChunkIndex {
@@ -100,10 +100,10 @@ impl ChunkIndex {
     }
 
     /// Where an older chunk lies; [`Self::pack`] knows the pack.
-    pub(crate) fn place(&self, number: u32) -> Place {
-        let Older { lengths, packs } = &self.older;
+    pub(crate) fn place(&self, number: u32) -> StoredAt {
+        let StoredChunks { lengths, packs } = &self.older;
         let pack = packs.partition_point(|pack| pack.first <= number).saturating_sub(1);
-        Place {
+        StoredAt {
             pack: pack as u32,
             offset: lengths[packs[pack].first as usize..number as usize].iter().map(Length::get).sum(),
         }
@@ -121,7 +121,7 @@ impl ChunkIndex {
     }
 
     /// Says where a claimed chunk was stored: in which pack of this run.
-    pub(crate) fn stored(&self, id: &ChunkId, place: Place) {
+    pub(crate) fn stored(&self, id: &ChunkId, place: StoredAt) {
         let mut known = self.known();
         let number = OWN | known.own.len() as u32;
         known.own.push(place);
@@ -129,15 +129,15 @@ impl ChunkIndex {
     }
 
     /// Where this run stored a chunk.
-    pub(crate) fn placed(&self, id: &ChunkId) -> Option<Place> {
+    pub(crate) fn placed(&self, id: &ChunkId) -> Option<StoredAt> {
         let known = self.known();
         let number = known.table.find(id).filter(|number| *number >= OWN)?;
         known.own.get((number & !OWN) as usize).copied()
     }
 
     /// An older pack; and its record if it is in no index segment yet.
-    pub(crate) fn pack(&self, place: Place) -> (PackRef, Option<&IndexedPack>) {
-        let (Older { lengths, packs }, at) = (&self.older, place.pack as usize);
+    pub(crate) fn pack(&self, place: StoredAt) -> (PackRef, Option<&IndexedPack>) {
+        let (StoredChunks { lengths, packs }, at) = (&self.older, place.pack as usize);
         let end = packs.get(at + 1).map_or(lengths.len(), |next| next.first as usize);
         let content = lengths[packs[at].first as usize..end].iter().map(|length| u64::from(length.get())).sum();
         (PackRef(packs[at].id, packs[at].size, content), self.uncommitted.get(&place.pack))
@@ -157,7 +157,7 @@ impl ChunkIndex {
             |pack: &IndexedPack| inventories.iter().any(|inventory| inventory.packs.get(&pack.id) == Some(&pack.size));
         let most = |count: fn(&Inventory) -> u64| inventories.iter().map(count).max().unwrap_or_default();
         let mut index =
-            Builder::new(most(|inventory| inventory.index_bytes), most(|inventory| inventory.packs.len() as u64));
+            IndexBuilder::new(most(|inventory| inventory.index_bytes), most(|inventory| inventory.packs.len() as u64));
         let segments: BTreeSet<&SnapshotId> = inventories.iter().flat_map(|inventory| &inventory.indexes).collect();
         let mut less = |error: &Error| warnings.push(format!("less is deduplicated: {}", error.chain()));
         for snapshot in segments {
@@ -185,24 +185,24 @@ impl ChunkIndex {
 }
 
 /// An index that is being made.
-struct Builder {
-    older: Older,
+struct IndexBuilder {
+    older: StoredChunks,
     table: chunk_table::Builder,
 }
 
-impl Builder {
+impl IndexBuilder {
     /// `segments`: the length of all index segments, encrypted; what they hold does not compress.
     /// `packs`: their number.
     fn new(segments: u64, packs: u64) -> Self {
         let expected = usize::try_from(segments / BYTES_PER_CHUNK).unwrap_or(usize::MAX);
-        let older = Older { lengths: Vec::with_capacity(expected), packs: Vec::with_capacity(packs as usize) };
+        let older = StoredChunks { lengths: Vec::with_capacity(expected), packs: Vec::with_capacity(packs as usize) };
         Self { older, table: chunk_table::Builder::new(expected) }
     }
 
     /// Adds a pack; returns its number.
     fn add(&mut self, pack: &IndexedPack) -> u32 {
-        let Older { lengths, packs } = &mut self.older;
-        packs.push(OlderPack { id: pack.id, size: pack.size, first: lengths.len() as u32 });
+        let StoredChunks { lengths, packs } = &mut self.older;
+        packs.push(StoredPack { id: pack.id, size: pack.size, first: lengths.len() as u32 });
         // Chunks too many to be numbered, or of a length that this program does not make, are
         // stored again where they are met.
         let known: Option<Vec<Length>> = pack.chunks.iter().map(|(_, length)| Length::new(*length)).collect();
@@ -227,7 +227,7 @@ impl Builder {
 impl ChunkIndex {
     /// Of these packs alone.
     pub(crate) fn of(packs: impl Iterator<Item = IndexedPack>) -> Self {
-        let mut builder = Builder::new(0, 0);
+        let mut builder = IndexBuilder::new(0, 0);
         for pack in packs {
             builder.add(&pack);
         }
@@ -264,7 +264,7 @@ mod tests {
         let (index, id) = (ChunkIndex::of(std::iter::empty()), Digest([1; 32]));
         assert!(index.claim(&id) && !index.claim(&id));
         assert_eq!((index.placed(&id), index.find_older(&id)), (None, None));
-        let place = Place { pack: 3, offset: 7 };
+        let place = StoredAt { pack: 3, offset: 7 };
         index.stored(&id, place);
         assert_eq!((index.placed(&id), index.find_older(&id)), (Some(place), None));
         assert!(!index.claim(&id));

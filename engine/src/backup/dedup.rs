@@ -11,9 +11,10 @@ use lifeboat_format::id::ChunkId;
 use tokio::sync::oneshot;
 
 use super::compress::Effort;
-use super::intake::{End, Intake, Job};
-use super::pipeline::{Item, MAP_OF, NewChunk, stopped};
-use super::row_search::{Part, StreamRows};
+use super::fragments::Fragment;
+use super::messages::{End, Item, Job, MAP_OF, NewChunk};
+use super::outbox::Outbox;
+use super::row_search::StreamRows;
 use super::sequence::Identified;
 
 /// New bytes among old ones that are stored as one chunk: enough to compress well, …
@@ -25,7 +26,7 @@ const LITTLE: u64 = 32;
 
 /// Of one stream.
 pub(crate) struct Deduplicator<'a> {
-    intake: &'a Intake,
+    outbox: &'a Outbox,
     stream: usize,
     /// For whole chunks, …
     effort: Arc<Effort>,
@@ -36,21 +37,21 @@ pub(crate) struct Deduplicator<'a> {
     little: u64,
     rows: Option<StreamRows>,
     /// What the packer is not told yet, …
-    parts: Vec<Part>,
+    parts: Vec<Fragment>,
     /// … and what of it is new.
     new: Vec<u8>,
 }
 
 impl<'a> Deduplicator<'a> {
     /// Begins a stream.
-    pub(crate) fn new(intake: &'a Intake, stream: usize, name: String) -> Result<Self> {
-        let shared = &intake.shared;
+    pub(crate) fn new(outbox: &'a Outbox, stream: usize, name: String) -> Result<Self> {
+        let shared = &outbox.shared;
         let rows = shared.rows.as_ref().filter(|_| !name.starts_with(MAP_OF)).map(|rows| rows.stream(&name));
-        intake.send(|| Item::Begin { stream, name })?;
+        outbox.send(|| Item::Begin { stream, name })?;
         let effort = |compression| Arc::new(Effort::new(compression));
         let (effort, effort_of_little) = (effort(shared.compression), effort(shared.compression.of_little()));
         let (parts, new) = (Vec::new(), Vec::new());
-        Ok(Self { intake, stream, effort, effort_of_little, length: 0, little: 0, rows, parts, new })
+        Ok(Self { outbox, stream, effort, effort_of_little, length: 0, little: 0, rows, parts, new })
     }
 
     /// The next chunk.
@@ -60,7 +61,7 @@ impl<'a> Deduplicator<'a> {
             if let Some(rows) = &mut self.rows {
                 rows.known(&id, &chunk);
             }
-            self.parts.push(Part::Known { place: self.intake.shared.index.place(number), length: chunk.len() });
+            self.parts.push(Fragment::Known { place: self.outbox.shared.index.place(number), length: chunk.len() });
             return self.pass_on_if_enough();
         }
         match self.rows.as_mut().and_then(|rows| rows.look(&id, &chunk)) {
@@ -76,7 +77,7 @@ impl<'a> Deduplicator<'a> {
             rows.end();
         }
         let stream = self.stream;
-        self.intake.send(|| Item::End { stream, end })
+        self.outbox.send(|| Item::End { stream, end })
     }
 
     /// There may be no next chunk for a while.
@@ -84,11 +85,11 @@ impl<'a> Deduplicator<'a> {
         if self.new.is_empty() { self.pass_on() } else { Ok(()) }
     }
 
-    fn put_together(&mut self, parts: Vec<Part>, chunk: &[u8]) -> Result<()> {
+    fn put_together(&mut self, parts: Vec<Fragment>, chunk: &[u8]) -> Result<()> {
         let mut at = 0;
         for part in &parts {
             let length = part.length();
-            if matches!(part, Part::New { .. }) {
+            if matches!(part, Fragment::New { .. }) {
                 self.new.extend_from_slice(&chunk[at..at + length]);
             }
             at += length;
@@ -108,15 +109,15 @@ impl<'a> Deduplicator<'a> {
         }
         let (stream, parts, new) = (self.stream, std::mem::take(&mut self.parts), std::mem::take(&mut self.new));
         if new.is_empty() {
-            return self.intake.send(|| Item::Mixed { stream, parts, new: None });
+            return self.outbox.send(|| Item::Mixed { stream, parts, new: None });
         }
-        let id = self.intake.shared.keys.chunk_id_key.id_of(&new);
+        let id = self.outbox.shared.keys.chunk_id_key.id_of(&new);
         let little = self.little + new.len() as u64 <= self.length / LITTLE;
         self.little += if little { new.len() as u64 } else { 0 };
         let effort = if little { &self.effort_of_little } else { &self.effort };
         let (chunk, job) = self.prepare(id, Bytes::from(new), effort)?;
-        self.intake.send(|| Item::Mixed { stream, parts, new: Some(chunk) })?;
-        self.intake.compress(job)
+        self.outbox.send(|| Item::Mixed { stream, parts, new: Some(chunk) })?;
+        self.outbox.compress(job)
     }
 
     fn store(&mut self, id: ChunkId, chunk: Bytes) -> Result<()> {
@@ -124,31 +125,25 @@ impl<'a> Deduplicator<'a> {
         let (stream, length) = (self.stream, chunk.len());
         let (chunk, job) = self.prepare(id, chunk, &self.effort)?;
         let mut job = Some(job);
-        self.intake.send(|| {
+        self.outbox.send(|| {
             // Decided as it is sent: a repeat never overtakes its first, of whichever stream that
             // is.
-            if self.intake.shared.index.claim(&id) {
+            if self.outbox.shared.index.claim(&id) {
                 Item::New { stream, chunk }
             } else {
                 job = None;
                 Item::Repeated { stream, id, length }
             }
         })?;
-        job.map_or(Ok(()), |job| self.intake.compress(job))
+        job.map_or(Ok(()), |job| self.outbox.compress(job))
     }
 
     /// Before its place in the queue is taken: whoever has a place must not wait for what those
     /// behind him hold.
     fn prepare(&self, id: ChunkId, chunk: Bytes, effort: &Arc<Effort>) -> Result<(NewChunk, Job)> {
-        let buffer = self.intake.shared.buffers.frames.take_blocking()?;
+        let buffer = self.outbox.shared.buffers.frames.take_blocking()?;
         let (result, frame) = oneshot::channel();
         let new = NewChunk { id, length: chunk.len(), frame };
         Ok((new, Job { chunk, effort: effort.clone(), frame: buffer, result }))
-    }
-}
-
-impl Intake {
-    fn compress(&self, job: Job) -> Result<()> {
-        self.jobs.send(job).map_err(|_| stopped())
     }
 }

@@ -9,8 +9,8 @@ use lifeboat_format::id::PackId;
 use lifeboat_format::manifest::{MapEntry, PackRef, StreamEntry};
 use lifeboat_format::map::{Resolved, StreamMap};
 
-use super::older_snapshot::{Origin, UsedMap};
-use super::pipeline::{Captured, CapturedStream, MAP_OF};
+use super::messages::{Captured, CapturedStream, MAP_OF};
+use super::predecessor::{Origin, UsedMap};
 
 /// The entries of all streams, with the maps that they need, whose packs are added; and how much of
 /// each pack no stream needs.
@@ -22,7 +22,7 @@ pub(crate) fn entries(
         std::mem::take(&mut captured.streams).into_iter().partition(|stream| stream.name.starts_with(MAP_OF));
     let made: HashMap<String, CapturedStream> =
         made.into_iter().map(|map| (map.name[MAP_OF.len_utf8()..].to_owned(), map)).collect();
-    let mut packs = Packs::new(&mut captured.packs);
+    let mut packs = ManifestPacks::new(&mut captured.packs);
     let mut entries = Vec::with_capacity(streams.len());
     for stream in streams {
         let used = maps.get(&stream.name);
@@ -53,14 +53,14 @@ pub(crate) fn entries(
 }
 
 /// A manifest's packs, while more are added.
-struct Packs<'a> {
+struct ManifestPacks<'a> {
     packs: &'a mut Vec<PackRef>,
     numbers: HashMap<PackId, u32>,
     /// So many bytes of each are needed: as often as extents name them.
     needed: Vec<u64>,
 }
 
-impl<'a> Packs<'a> {
+impl<'a> ManifestPacks<'a> {
     fn new(packs: &'a mut Vec<PackRef>) -> Self {
         let numbers = packs.iter().zip(0..).map(|(pack, number)| (pack.0, number)).collect();
         let needed = vec![0; packs.len()];

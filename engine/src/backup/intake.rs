@@ -5,41 +5,29 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, mpsc as jobs};
 
 use async_trait::async_trait;
-use bytes::Bytes;
-use lifeboat_base::buffers::Buffer;
 use lifeboat_base::{Class, Context, Error, Result};
 use lifeboat_databases::streams::{StreamSink, StreamWriter};
 use lifeboat_format::id::Digest;
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
 use super::chunk::{Block, Chunker};
-use super::compress::{Compressor, Effort};
+use super::compress::Compressor;
 use super::dedup::Deduplicator;
-use super::pipeline::{Item, MAP_OF, Shared, stopped};
+use super::messages::{End, Item, Job, MAP_OF, stopped};
+use super::outbox::Outbox;
 use super::sequence::{Identified, Sequence};
+use super::shared::Shared;
 
 /// Blocks of a stream that wait to be chunked.
 const BLOCKS_AHEAD: usize = 2;
 /// As many whose chunks wait to be looked for.
 const BLOCKS_CUT: usize = 2;
 
-/// A chunk to be compressed. The number of frames bounds the number of jobs.
-pub(crate) struct Job {
-    pub chunk: Bytes,
-    pub effort: Arc<Effort>,
-    pub frame: Buffer,
-    pub result: oneshot::Sender<Result<Buffer>>,
-}
-
 pub(crate) struct Intake {
-    pub(crate) shared: Arc<Shared>,
-    items: mpsc::Sender<Item>,
-    pub(crate) jobs: jobs::Sender<Job>,
+    outbox: Outbox,
     names: Mutex<Vec<String>>,
     streams: AtomicUsize,
-    /// Held while an item is decided upon and sent.
-    order: Mutex<()>,
 }
 
 impl Intake {
@@ -51,19 +39,12 @@ impl Intake {
             let queue = queue.clone();
             tokio::task::spawn_blocking(move || compress_all(&queue));
         }
-        Self {
-            shared,
-            items,
-            jobs: sender,
-            names: Mutex::default(),
-            streams: AtomicUsize::new(0),
-            order: Mutex::default(),
-        }
+        Self { outbox: Outbox::new(shared, items, sender), names: Mutex::default(), streams: AtomicUsize::new(0) }
     }
 
     /// Cuts one stream and identifies its chunks, on a thread of its own.
     fn cut_stream(&self, mut fed: mpsc::Receiver<Piece>, cut: &mpsc::Sender<Cut>) -> Result<()> {
-        let Shared { index, keys, chunk_size, .. } = &*self.shared;
+        let Shared { index, keys, chunk_size, .. } = &*self.outbox.shared;
         let mut sequence = Sequence::new(index, &keys.chunk_id_key, *chunk_size);
         // All of a block at once: threads that are woken for each chunk would spend their time on
         // that.
@@ -86,7 +67,7 @@ impl Intake {
 
     /// Looks for the chunks of one stream, on another thread of its own.
     fn dedup_stream(&self, stream: usize, name: String, mut cut: mpsc::Receiver<Cut>) -> Result<()> {
-        let mut deduplicator = Deduplicator::new(self, stream, name)?;
+        let mut deduplicator = Deduplicator::new(&self.outbox, stream, name)?;
         while let Some(part) = cut.blocking_recv() {
             match part {
                 Cut::Chunks(chunks) => {
@@ -96,13 +77,6 @@ impl Intake {
                 Cut::End(end) => return deduplicator.end(end),
             }
         }
-        Ok(())
-    }
-
-    pub(crate) fn send(&self, item: impl FnOnce() -> Item) -> Result<()> {
-        let place = tokio::runtime::Handle::current().block_on(self.items.reserve()).map_err(|_| stopped())?;
-        let _order = self.order.lock().unwrap_or_else(PoisonError::into_inner);
-        place.send(item());
         Ok(())
     }
 }
@@ -148,7 +122,7 @@ impl Sink {
         tokio::task::spawn_blocking(move || cutting.cut_stream(fed, &chunks));
         // The other one can only fail when this one is gone.
         let worker = tokio::task::spawn_blocking(move || looking.dedup_stream(stream, name, cut));
-        let (shared, cancel) = (self.0.shared.clone(), self.0.shared.cancel.clone());
+        let (shared, cancel) = (self.0.outbox.shared.clone(), self.0.outbox.shared.cancel.clone());
         Box::new(Writer { shared, cancel, block: None, hasher: blake3::Hasher::new(), pieces, worker })
     }
 }
@@ -161,13 +135,6 @@ enum Cut {
 enum Piece {
     Block(Block),
     End(End),
-}
-
-/// What is known of a stream after its last byte.
-pub(crate) struct End {
-    pub length: u64,
-    pub blake3: Digest,
-    pub exit: i32,
 }
 
 struct Writer {

@@ -17,13 +17,17 @@ mod cut;
 mod dedup;
 mod entries;
 mod fleet;
+mod fragments;
 mod intake;
-mod older_snapshot;
+mod messages;
+mod outbox;
 mod packer;
 mod pipeline;
+mod predecessor;
 mod renewal;
 mod row_search;
 mod sequence;
+mod shared;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -47,9 +51,11 @@ use self::chunk_index::ChunkIndex;
 use self::entries::entries;
 use self::fleet::Fleet;
 use self::intake::Sink;
-use self::older_snapshot::OlderSnapshot;
-use self::pipeline::{Buffers, Captured, Pipeline, Shared};
+use self::messages::Captured;
+use self::pipeline::Pipeline;
+use self::predecessor::Predecessor;
 use self::row_search::Rows;
+use self::shared::{Buffers, Shared};
 use crate::catalog::ciphertext::copy_pack;
 use crate::catalog::documents::{Documents, sign_encrypted};
 use crate::catalog::inventory::{Inventory, all_snapshots};
@@ -285,7 +291,7 @@ impl Backup<'_> {
         }
         let cutter = UnitCutter::new(&keys.chunk_id_key);
         let base = predecessor.filter(|manifest| manifest.generation == keys.generation);
-        let base = base.map(|manifest| OlderSnapshot::new(manifest, &index, members)).transpose()?;
+        let base = base.map(|manifest| Predecessor::new(manifest, &index, members)).transpose()?;
         Ok(Some(Arc::new(Rows::new(index, cutter, base, self.config.limits.memory))))
     }
 

@@ -19,11 +19,11 @@ use tokio::runtime::Handle;
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 
-use super::chunk_index::Place;
+use super::chunk_index::StoredAt;
 use super::fleet::Receipt;
-use super::intake::End;
-use super::pipeline::{Captured, CapturedStream, Item, MAP_OF, NewChunk, Shared, stopped};
-use super::row_search::Part;
+use super::fragments::Fragment;
+use super::messages::{Captured, CapturedStream, End, Item, MAP_OF, NewChunk, stopped};
+use super::shared::Shared;
 use crate::keys::crypt;
 
 /// How long a failed run waits for packs in flight.
@@ -224,7 +224,7 @@ impl Packer {
         self.shared.progress.deduplicated.fetch_add(length as u64, Ordering::Relaxed);
     }
 
-    fn refer_to_older(&mut self, stream: usize, place: Place, length: usize) -> Result<()> {
+    fn refer_to_older(&mut self, stream: usize, place: StoredAt, length: usize) -> Result<()> {
         let number = match self.older.get(&place.pack) {
             Some(number) => *number,
             None => {
@@ -250,23 +250,23 @@ impl Packer {
         number
     }
 
-    fn mix(&mut self, stream: usize, parts: Vec<Part>, new: Option<NewChunk>) -> Result<()> {
+    fn mix(&mut self, stream: usize, parts: Vec<Fragment>, new: Option<NewChunk>) -> Result<()> {
         let mut place = new.map(|chunk| self.store(stream, chunk, true)).transpose()?;
         for part in parts {
             match part {
-                Part::Known { place, length } => self.refer_to_older(stream, place, length)?,
-                Part::Older { pack, offset, length } => {
+                Fragment::Known { place, length } => self.refer_to_older(stream, place, length)?,
+                Fragment::Older { pack, offset, length } => {
                     let number = self.number(pack);
                     self.count_deduplicated(length);
                     self.rows += length as u64;
                     self.refer(stream, number, offset, length)?;
                 }
-                Part::Mapped { offset, length } => {
+                Fragment::Mapped { offset, length } => {
                     self.count_deduplicated(length);
                     self.rows += length as u64;
                     self.refer(stream, OLDER, offset, length)?;
                 }
-                Part::New { length } => {
+                Fragment::New { length } => {
                     let place = place.as_mut().ok_or_else(stopped)?;
                     self.refer(stream, place.pack, place.offset.into(), length)?;
                     place.offset += length as u32;
@@ -277,7 +277,7 @@ impl Packer {
     }
 
     /// Puts a chunk, which may be rows of changed ones, into the stream's pack.
-    fn store(&mut self, stream: usize, chunk: NewChunk, rows: bool) -> Result<Place> {
+    fn store(&mut self, stream: usize, chunk: NewChunk, rows: bool) -> Result<StoredAt> {
         let NewChunk { id, length, frame } = chunk;
         let frame = self.wait(frame)?.map_err(|_| stopped())??;
         let open = self.streams.get(&stream).ok_or_else(stopped)?;
@@ -289,7 +289,7 @@ impl Packer {
             Some(filling) => filling,
             None => self.new_pack()?,
         };
-        let place = Place { pack: filling.number, offset: filling.pack.push(id, length, &frame)? as u32 };
+        let place = StoredAt { pack: filling.number, offset: filling.pack.push(id, length, &frame)? as u32 };
         filling.rows |= rows;
         let full = filling.pack.is_full() || (map || filling.rows) && filling.pack.size() >= SMALL_PACK;
         self.slots[slot].filling = Some(filling);

@@ -12,16 +12,15 @@
 //! up to that); it lies in the stretch of the stream that is renewed (`renewal.rs`); or the run has
 //! so many parts already that what is known of them would exceed its share of `limits.memory`.
 
-use std::collections::{BTreeMap, HashSet};
+use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use lifeboat_base::Result;
 use lifeboat_format::id::{ChunkId, SnapshotId};
-use lifeboat_format::manifest::PackRef;
 
-use super::chunk_index::Place;
-use super::older_snapshot::{OlderSnapshot, OlderWalk, UsedMap};
+use super::fragments::{Fragment, Weight, push_new};
+use super::predecessor::{Predecessor, PredecessorWalk, UsedMap};
 use crate::rows::matcher::{Matcher, smallest};
 use crate::rows::sketch::sketch;
 use crate::rows::units::{Fineness, Unit, UnitCutter};
@@ -39,7 +38,7 @@ const MEMORY_FOR_A_PART: u64 = 16;
 pub(crate) struct Rows {
     index: RowIndex,
     cutter: UnitCutter,
-    base: Option<OlderSnapshot>,
+    base: Option<Predecessor>,
     /// How many parts there may be still.
     room: AtomicUsize,
     finished: Mutex<Finished>,
@@ -53,32 +52,9 @@ struct Finished {
     warnings: Vec<String>,
 }
 
-/// Some bytes of a stream, in order.
-pub(crate) enum Part {
-    /// In a pack that the chunk index knows.
-    Known { place: Place, length: usize },
-    /// In a pack of the snapshot before.
-    Older { pack: PackRef, offset: u64, length: usize },
-    /// In the older stream that the stream's map tells of.
-    Mapped { offset: u64, length: usize },
-    /// Nowhere yet.
-    New { length: usize },
-}
-
-impl Part {
-    pub(crate) fn length(&self) -> usize {
-        match self {
-            Self::Known { length, .. }
-            | Self::Older { length, .. }
-            | Self::Mapped { length, .. }
-            | Self::New { length } => *length,
-        }
-    }
-}
-
 impl Rows {
     /// For a run that comes after `base`.
-    pub(crate) fn new(index: RowIndex, cutter: UnitCutter, base: Option<OlderSnapshot>, memory: u64) -> Self {
+    pub(crate) fn new(index: RowIndex, cutter: UnitCutter, base: Option<Predecessor>, memory: u64) -> Self {
         let room = AtomicUsize::new(usize::try_from(memory / MEMORY_FOR_A_PART).unwrap_or(usize::MAX));
         Self { index, cutter, base, room, finished: Mutex::default() }
     }
@@ -134,23 +110,13 @@ impl Rows {
 pub(crate) struct StreamRows {
     rows: Arc<Rows>,
     name: String,
-    older: Option<(Arc<OlderStream>, OlderWalk)>,
+    older: Option<(Arc<OlderStream>, PredecessorWalk)>,
     /// `None` once it has failed: the next run compares this stream by chunks.
     writer: Option<StreamWriter>,
     matcher: Matcher,
     units: Vec<Unit>,
     /// Some of it lies in its older self.
     mapped: bool,
-}
-
-/// What it takes to put a chunk together.
-#[derive(Default)]
-pub(crate) struct Weight {
-    /// Bytes that need not be stored.
-    pub found: usize,
-    /// Extents in packs, and the packs.
-    pub extents: usize,
-    pub packs: HashSet<u32>,
 }
 
 impl StreamRows {
@@ -164,7 +130,7 @@ impl StreamRows {
 
     /// The next chunk, which no pack holds as a whole: where its bytes are; `None` if it should be
     /// stored as a whole.
-    pub(crate) fn look(&mut self, id: &ChunkId, chunk: &[u8]) -> Option<Vec<Part>> {
+    pub(crate) fn look(&mut self, id: &ChunkId, chunk: &[u8]) -> Option<Vec<Fragment>> {
         let (mut parts, mut weight) = (Vec::new(), Weight::default());
         if let Some(number) = self.find(id) {
             let (older, walk) = self.older.as_mut()?;
@@ -192,13 +158,13 @@ impl StreamRows {
     }
 
     /// Whether to put a chunk together.
-    fn worth(&mut self, weight: &Weight, chunk: &[u8], parts: &[Part]) -> bool {
-        let count = weight.extents + parts.iter().filter(|part| matches!(part, Part::New { .. })).count();
+    fn worth(&mut self, weight: &Weight, chunk: &[u8], parts: &[Fragment]) -> bool {
+        let count = weight.extents + parts.iter().filter(|part| matches!(part, Fragment::New { .. })).count();
         let worth = weight.found >= chunk.len() / 2
             && (count << 20) <= PARTS_PER_MIB * chunk.len()
             && weight.packs.len() <= PACKS
             && self.rows.room.try_update(Ordering::Relaxed, Ordering::Relaxed, |room| room.checked_sub(count)).is_ok();
-        self.mapped |= worth && parts.iter().any(|part| matches!(part, Part::Mapped { .. }));
+        self.mapped |= worth && parts.iter().any(|part| matches!(part, Fragment::Mapped { .. }));
         worth
     }
 
@@ -270,14 +236,5 @@ impl StreamRows {
     fn failed(&mut self, error: &lifeboat_base::Error) {
         self.writer = None;
         self.rows.finished().warnings.push(format!("the next run deduplicates whole chunks alone: {}", error.chain()));
-    }
-}
-
-/// Appends bytes that are not there.
-pub(crate) fn push_new(parts: &mut Vec<Part>, more: usize) {
-    match parts.last_mut() {
-        Some(Part::New { length }) => *length += more,
-        _ if more > 0 => parts.push(Part::New { length: more }),
-        _ => {}
     }
 }

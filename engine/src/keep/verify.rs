@@ -21,7 +21,7 @@ use crate::catalog::documents::fetch_signed;
 use crate::catalog::inventory::Inventory;
 use crate::keys::{PackKeys, ReaderKeys};
 use crate::restore::VaultReader;
-use crate::restore::pack_fetch;
+use crate::restore::fetch;
 
 /// Packs that are read at once from one replica.
 const AT_ONCE: usize = 4;
@@ -212,7 +212,7 @@ impl Judge<'_> {
                         return Ok(0);
                     };
                     let opened = tokio::task::spawn_blocking(move || {
-                        let all = pack_fetch::open(&ciphertext, pack.2, &pack_keys, &[(0, pack.2)])?;
+                        let all = fetch::open(&ciphertext, pack.2, &pack_keys, &[(0, pack.2)])?;
                         drop(ciphertext);
                         // A restore need not look at each chunk: the signed manifest names the
                         // ciphertext by its hash, and the hash of the whole stream is checked at

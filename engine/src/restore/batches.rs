@@ -8,7 +8,7 @@ use lifeboat_format::extents::Extent;
 use lifeboat_format::map::Resolved;
 use tokio::sync::mpsc::{Receiver, Sender, channel};
 
-use super::spans::Span;
+use super::plan::Span;
 
 /// An extent that is shorter is put together with others, to about as much.
 pub(crate) const LONG: u64 = 1 << 20;

@@ -12,65 +12,21 @@
 //!   they are many, do not wait; spans ahead are begun only if there is room at once.
 
 use std::collections::HashMap;
-use std::ops::Range;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use lifeboat_base::{Error, Result};
-use lifeboat_format::extents::Reach;
 use lifeboat_format::manifest::PackRef;
 use lifeboat_format::pack::Excerpt;
 use tokio::sync::{OnceCell, OwnedSemaphorePermit, Semaphore};
 
-use super::pack_fetch::PackFetcher;
-use super::spans::Span;
+use super::fetch::PackFetcher;
+use super::wanted::{Wanted, WantedPack};
 
 /// One permit of the budget.
 const UNIT: u64 = 64 << 10;
 /// No visit.
 const NEVER: usize = usize::MAX;
-
-/// What all streams of a snapshot want of each of its packs.
-pub(crate) struct Wanted(Vec<WantedPack>);
-
-impl Wanted {
-    /// Nothing yet.
-    pub(crate) fn new(packs: &[PackRef]) -> Self {
-        let nothing =
-            |reference: &PackRef| WantedPack { reference: *reference, grains: Grains::default(), named: 0, visits: 0 };
-        Self(packs.iter().map(nothing).collect())
-    }
-
-    /// This, too.
-    pub(crate) fn add(&mut self, reach: &Reach) {
-        let pack = &mut self.0[reach.pack as usize];
-        pack.grains.insert(reach.range.clone());
-        pack.named = pack.named.saturating_add(reach.named);
-    }
-
-    /// Which ranges of a pack, and how many bytes extents name.
-    #[cfg(test)]
-    pub(crate) fn of(&self, pack: usize) -> (Vec<(u64, u64)>, u64) {
-        (self.0[pack].grains.ranges(), self.0[pack].named)
-    }
-
-    /// By this span.
-    pub(crate) fn visit(&mut self, span: &Span) {
-        for (pack, _) in &span.packs {
-            self.0[*pack as usize].visits += 1;
-        }
-    }
-}
-
-/// What is wanted of one pack.
-struct WantedPack {
-    reference: PackRef,
-    grains: Grains,
-    /// How many bytes of its content extents name, together.
-    named: u64,
-    /// How many spans of all streams need it still.
-    visits: usize,
-}
 
 /// A pack that is fetched or being fetched.
 struct AtHand {
@@ -86,7 +42,7 @@ struct AtHand {
 /// What was wanted of a pack. Its room is free once nobody has it any more.
 pub(crate) type Content = Arc<(Excerpt, Option<OwnedSemaphorePermit>)>;
 
-struct State {
+struct Held {
     /// By number.
     wanted: Vec<WantedPack>,
     at_hand: HashMap<u32, AtHand>,
@@ -95,7 +51,7 @@ struct State {
 /// The packs of one snapshot.
 pub(crate) struct PackCache {
     fetcher: Arc<PackFetcher>,
-    state: Mutex<State>,
+    state: Mutex<Held>,
     budget: Arc<Semaphore>,
     /// Permits of the budget.
     most: u32,
@@ -113,7 +69,7 @@ impl PackCache {
         let most = u32::try_from(memory / UNIT).unwrap_or(u32::MAX >> 3);
         Self {
             fetcher,
-            state: Mutex::new(State { wanted, at_hand: HashMap::new() }),
+            state: Mutex::new(Held { wanted, at_hand: HashMap::new() }),
             budget: Arc::new(Semaphore::new(most as usize)),
             most,
             needed,
@@ -131,7 +87,7 @@ impl PackCache {
         (self.fetched.load(Ordering::Relaxed), self.needed)
     }
 
-    fn state(&self) -> MutexGuard<'_, State> {
+    fn state(&self) -> MutexGuard<'_, Held> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -177,13 +133,13 @@ impl PackCache {
         })
     }
 
-    fn pin_at_hand(self: &Arc<Self>, state: &mut State, pack: u32) -> Option<Pin> {
+    fn pin_at_hand(self: &Arc<Self>, state: &mut Held, pack: u32) -> Option<Pin> {
         let at_hand = state.at_hand.get_mut(&pack)?;
         at_hand.pinned += 1;
         Some(Pin { cache: self.clone(), pack, cell: at_hand.cell.clone(), visited: None })
     }
 
-    fn pin_new(self: &Arc<Self>, state: &mut State, pack: u32, room: Option<OwnedSemaphorePermit>) -> Pin {
+    fn pin_new(self: &Arc<Self>, state: &mut Held, pack: u32, room: Option<OwnedSemaphorePermit>) -> Pin {
         let cell = Arc::new(OnceCell::new());
         let at_hand = AtHand { cell: cell.clone(), room, pinned: 1, next: NEVER };
         state.at_hand.insert(pack, at_hand);
@@ -292,58 +248,7 @@ impl Drop for Pin {
     }
 }
 
-/// A part of a pack's content, to 16 KiB: extents may be millions.
-#[derive(Default)]
-struct Grains(Vec<u64>);
-
-impl Grains {
-    const SIZE: u64 = 16 << 10;
-
-    fn insert(&mut self, range: Range<u64>) {
-        for grain in range.start / Self::SIZE..range.end.div_ceil(Self::SIZE) {
-            let word = (grain / 64) as usize;
-            if self.0.len() <= word {
-                self.0.resize(word + 1, 0);
-            }
-            self.0[word] |= 1 << (grain % 64);
-        }
-    }
-
-    fn length(&self) -> u64 {
-        self.0.iter().map(|word| u64::from(word.count_ones())).sum::<u64>() * Self::SIZE
-    }
-
-    /// In order, apart from each other.
-    fn ranges(&self) -> Vec<(u64, u64)> {
-        let mut ranges: Vec<(u64, u64)> = Vec::new();
-        let set = (0..self.0.len() as u64 * 64).filter(|grain| self.0[(grain / 64) as usize] >> (grain % 64) & 1 == 1);
-        for offset in set.map(|grain| grain * Self::SIZE) {
-            match ranges.last_mut() {
-                Some((begin, length)) if *begin + *length == offset => *length += Self::SIZE,
-                _ => ranges.push((offset, Self::SIZE)),
-            }
-        }
-        ranges
-    }
-}
-
 /// The part of a pack's ciphertext that so many bytes of its content amount to.
 fn share(pack: &PackRef, wanted: u64) -> u64 {
     (pack.1 as f64 * wanted as f64 / pack.2.max(1) as f64) as u64
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn grains_cover_what_was_inserted() {
-        const GRAIN: u64 = Grains::SIZE;
-        let mut grains = Grains::default();
-        for (offset, length) in [(0, 1), (GRAIN - 1, 2), (5 * GRAIN, GRAIN), (100 * GRAIN + 7, 3 * GRAIN), (5, 5)] {
-            grains.insert(offset..offset + length);
-        }
-        assert_eq!(grains.ranges(), [(0, 2 * GRAIN), (5 * GRAIN, GRAIN), (100 * GRAIN, 4 * GRAIN)]);
-        assert_eq!(grains.length(), 7 * GRAIN);
-    }
 }

@@ -17,7 +17,7 @@ use lifeboat_store::SharedReplica;
 use tokio::sync::Mutex;
 use tokio_util::sync::CancellationToken;
 
-use super::pack_fetch::PackFetcher;
+use super::fetch::PackFetcher;
 use super::streams::SnapshotStreams;
 use super::workers::Workers;
 use crate::catalog::documents::{Documents, combine};

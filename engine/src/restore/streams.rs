@@ -27,10 +27,11 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::AbortOnDropHandle;
 
 use super::batches::{Batch, LONG, What, batches};
-use super::chunks::ChunkCache;
-use super::pack_cache::{Content, PackCache, Pin, Wanted};
-use super::pack_fetch::PackFetcher;
-use super::spans::{Span, plan};
+use super::decode::ChunkCache;
+use super::fetch::PackFetcher;
+use super::pack_cache::{Content, PackCache, Pin};
+use super::plan::{Span, plan};
+use super::wanted::Wanted;
 use super::workers::Work;
 use crate::config::Limits;
 

@@ -21,11 +21,11 @@ use super::units::Unit;
 const NEAR: usize = 8;
 /// How many units in a row may be changed before the others are looked for elsewhere.
 const CHANGED: usize = 16;
-/// Older chunks that stay at hand from one new chunk to the next.
+/// OlderUnits chunks that stay at hand from one new chunk to the next.
 const AT_HAND: usize = 4;
 
 /// The older stream.
-pub(crate) trait Older {
+pub(crate) trait OlderUnits {
     /// Its chunk of this number; `None` if there is none or it cannot be read.
     fn sketch(&mut self, chunk: u32) -> Option<Sketch>;
     /// The chunk whose smallest hash this is.
@@ -47,7 +47,7 @@ pub(crate) struct Run {
 
 /// A unit of the older stream.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-struct Place {
+struct Position {
     chunk: u32,
     unit: u32,
 }
@@ -64,9 +64,9 @@ struct Held {
 pub(crate) struct Matcher {
     /// The latest last.
     held: VecDeque<Held>,
-    looks: HashMap<Look, Place>,
+    looks: HashMap<Look, Position>,
     /// What should come next.
-    pointer: Option<Place>,
+    pointer: Option<Position>,
     /// The unit before was not found, …
     missed: bool,
     /// … and looked for everywhere.
@@ -78,13 +78,13 @@ pub(crate) struct Matcher {
 impl Matcher {
     /// The new stream holds an older chunk as a whole: the one after it should come next.
     pub(crate) fn follow(&mut self, chunk: u32) {
-        self.pointer = chunk.checked_add(1).map(|chunk| Place { chunk, unit: 0 });
+        self.pointer = chunk.checked_add(1).map(|chunk| Position { chunk, unit: 0 });
     }
 
     /// The older chunk that the next new one should begin in; the first one to begin with.
     #[must_use]
     pub(crate) fn expected(&self) -> u32 {
-        let Some(Place { chunk, unit }) = self.pointer else { return 0 };
+        let Some(Position { chunk, unit }) = self.pointer else { return 0 };
         // Its last units may have been changed.
         let is_over = self.get(chunk).is_some_and(|sketch| unit as usize + CHANGED > sketch.len());
         chunk.saturating_add(u32::from(is_over))
@@ -98,9 +98,9 @@ impl Matcher {
     }
 
     /// What of a new chunk with these units is in the older stream; in order. The rest is new.
-    pub(crate) fn find(&mut self, units: &[Unit], older: &mut impl Older) -> Vec<Run> {
+    pub(crate) fn find(&mut self, units: &[Unit], older: &mut impl OlderUnits) -> Vec<Run> {
         self.forget();
-        if let Some(Place { chunk, .. }) = self.pointer {
+        if let Some(Position { chunk, .. }) = self.pointer {
             self.hold(chunk, older);
         }
         if let Some(smallest) = smallest(units)
@@ -113,7 +113,7 @@ impl Matcher {
             let place = self.next(&units[at..], older);
             self.missed = place.is_none();
             if let Some(place) = place {
-                self.pointer = Some(Place { unit: place.unit + 1, ..place });
+                self.pointer = Some(Position { unit: place.unit + 1, ..place });
             }
             found.push(place);
         }
@@ -122,7 +122,7 @@ impl Matcher {
     }
 
     /// Where the first of `units` is.
-    fn next(&mut self, units: &[Unit], older: &mut impl Older) -> Option<Place> {
+    fn next(&mut self, units: &[Unit], older: &mut impl OlderUnits) -> Option<Position> {
         if let Some(place) = self.near(units, older) {
             self.lost = false;
             return Some(place);
@@ -141,7 +141,7 @@ impl Matcher {
 
     /// Where the first of `units` is, if that is at the pointer or a little ahead. Behind a unit
     /// that was not found, the one after it must agree, too.
-    fn near(&mut self, units: &[Unit], older: &mut impl Older) -> Option<Place> {
+    fn near(&mut self, units: &[Unit], older: &mut impl OlderUnits) -> Option<Position> {
         let mut place = self.pointer?;
         for skipped in 0..=NEAR {
             place = self.normal(place, older);
@@ -154,22 +154,22 @@ impl Matcher {
     }
 
     /// The first of the next chunk instead of the one after the last of a chunk.
-    fn normal(&mut self, mut place: Place, older: &mut impl Older) -> Place {
+    fn normal(&mut self, mut place: Position, older: &mut impl OlderUnits) -> Position {
         while self.get(place.chunk).is_some_and(|sketch| place.unit as usize >= sketch.len()) {
-            place = Place { chunk: place.chunk + 1, unit: 0 };
+            place = Position { chunk: place.chunk + 1, unit: 0 };
             self.hold(place.chunk, older);
         }
         place
     }
 
     /// Whether the unit after the first one is where it should be, too, as far as that can be seen.
-    fn goes_on(&mut self, units: &[Unit], place: Place) -> bool {
-        let next = Place { unit: place.unit + 1, ..place };
+    fn goes_on(&mut self, units: &[Unit], place: Position) -> bool {
+        let next = Position { unit: place.unit + 1, ..place };
         let known = self.get(place.chunk).is_some_and(|sketch| (next.unit as usize) < sketch.len());
         units.len() < 2 || !known || self.is_here(&units[1..2], next)
     }
 
-    fn is_here(&mut self, units: &[Unit], place: Place) -> bool {
+    fn is_here(&mut self, units: &[Unit], place: Position) -> bool {
         self.work += 1;
         let there = self.get(place.chunk).filter(|sketch| (place.unit as usize) < sketch.len());
         there.is_some_and(|sketch| sketch.look(place.unit as usize) == Look::from(&units[0]))
@@ -180,7 +180,7 @@ impl Matcher {
     }
 
     /// Has a chunk at hand, if it can be read.
-    fn hold(&mut self, chunk: u32, older: &mut impl Older) {
+    fn hold(&mut self, chunk: u32, older: &mut impl OlderUnits) {
         if self.get(chunk).is_some() {
             return;
         }
@@ -209,15 +209,15 @@ impl Matcher {
             held.indexed = true;
             self.work += held.sketch.len() as u64;
             for unit in 0..held.sketch.len() {
-                let place = Place { chunk: held.chunk, unit: unit as u32 };
+                let place = Position { chunk: held.chunk, unit: unit as u32 };
                 self.looks.entry(held.sketch.look(unit)).or_insert(place);
             }
         }
     }
 
     /// Drops what its group does not agree with.
-    fn believe(&self, units: &[Unit], found: &mut [Option<Place>]) {
-        let group = |place: &Place| (place.chunk, place.unit as usize / GROUP);
+    fn believe(&self, units: &[Unit], found: &mut [Option<Position>]) {
+        let group = |place: &Position| (place.chunk, place.unit as usize / GROUP);
         let mut at = 0;
         while at < found.len() {
             let Some(first) = found[at] else {
@@ -242,7 +242,7 @@ impl Matcher {
         }
     }
 
-    fn runs(&self, units: &[Unit], found: &[Option<Place>]) -> Vec<Run> {
+    fn runs(&self, units: &[Unit], found: &[Option<Position>]) -> Vec<Run> {
         let (mut runs, mut at): (Vec<Run>, u32) = (Vec::new(), 0);
         for (unit, place) in units.iter().zip(found) {
             let length = u32::from(unit.length);

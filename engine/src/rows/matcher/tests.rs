@@ -48,7 +48,7 @@ impl Stream {
     }
 }
 
-impl Older for Stream {
+impl OlderUnits for Stream {
     fn sketch(&mut self, chunk: u32) -> Option<Sketch> {
         let sketch = self.sketches.get(chunk as usize)?.clone();
         self.opened += sketch.len() as u64;

@@ -68,7 +68,7 @@ pub struct RowIndex {
 
 /// Where a sketch lies.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-struct Place {
+struct SketchPlace {
     /// In which of a stream's files.
     file: u32,
     offset: u64,
@@ -82,7 +82,7 @@ pub(crate) struct Chunk {
     length: u32,
     fineness: Fineness,
     smallest: Element,
-    sketch: Place,
+    sketch: SketchPlace,
 }
 
 /// A file of sketches.
@@ -138,7 +138,7 @@ impl RowIndex {
                 smallest: Element::from(u64::from_le_bytes(varint::take_bytes(&mut input)?)),
                 length: u32::try_from(varint::take(&mut input)?).ok()?,
                 fineness: if varint::take(&mut input)? == 0 { Fineness::SomeLines } else { Fineness::EachLine },
-                sketch: Place {
+                sketch: SketchPlace {
                     file: u32::try_from(varint::take(&mut input)?)
                         .ok()
                         .filter(|file| (*file as usize) < files.len())?,
@@ -219,7 +219,8 @@ impl RowIndex {
             for Chunk { id, length, fineness, smallest, sketch } in &stream.chunks {
                 plain.extend_from_slice(id);
                 plain.extend_from_slice(&smallest.get().to_le_bytes());
-                let (fineness, Place { file, offset, length: sketch }) = (*fineness == Fineness::EachLine, *sketch);
+                let (fineness, SketchPlace { file, offset, length: sketch }) =
+                    (*fineness == Fineness::EachLine, *sketch);
                 for number in [u64::from(*length), u64::from(fineness), u64::from(file), offset, u64::from(sketch)] {
                     varint::put(&mut plain, number);
                 }

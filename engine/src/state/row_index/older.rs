@@ -8,7 +8,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use lifeboat_format::id::{ChunkId, Digest};
 
 use super::{Chunk, ID, Sketches, purpose, short};
-use crate::rows::matcher::Older;
+use crate::rows::matcher::OlderUnits;
 use crate::rows::parity::Element;
 use crate::rows::sketch::Sketch;
 use crate::rows::units::Fineness;
@@ -95,7 +95,7 @@ impl OlderStream {
     }
 }
 
-impl Older for Arc<OlderStream> {
+impl OlderUnits for Arc<OlderStream> {
     fn sketch(&mut self, chunk: u32) -> Option<Sketch> {
         Sketch::parse(&self.bytes(self.chunks.get(chunk as usize)?)?)
     }

@@ -1,5 +1,5 @@
 use super::*;
-use crate::rows::matcher::{Older, smallest};
+use crate::rows::matcher::{OlderUnits, smallest};
 use crate::rows::sketch::{Sketch, sketch};
 use crate::rows::units::Unit;
 

@@ -8,7 +8,9 @@ use std::sync::Arc;
 use lifeboat_base::{Class, Context, Result};
 use lifeboat_format::id::ChunkId;
 
-use super::{Chunk, KEY, LOOK, MOST, NewStream, OlderStream, Place, ROOMY, ROOMY_AGAIN, RowIndex, purpose, short};
+use super::{
+    Chunk, KEY, LOOK, MOST, NewStream, OlderStream, ROOMY, ROOMY_AGAIN, RowIndex, SketchPlace, purpose, short,
+};
 use crate::keys::seal::HostKey;
 use crate::rows::parity::Element;
 use crate::rows::units::Fineness;
@@ -54,7 +56,7 @@ impl StreamWriter {
                 self.files.len() - 1
             }
         };
-        self.note(Chunk { sketch: Place { file: file as u32, ..chunk.sketch }, ..chunk });
+        self.note(Chunk { sketch: SketchPlace { file: file as u32, ..chunk.sketch }, ..chunk });
         Ok(())
     }
 
@@ -90,7 +92,7 @@ impl StreamWriter {
         smallest: Element,
         sketch: &[u8],
     ) -> Result<()> {
-        let nowhere = Place { file: 0, offset: 0, length: 0 };
+        let nowhere = SketchPlace { file: 0, offset: 0, length: 0 };
         let chunk = Chunk { id: short(id), length, fineness, smallest, sketch: nowhere };
         if self.fits(length, sketch.len()) { self.push(chunk, sketch) } else { self.forget(chunk) }
     }
@@ -115,7 +117,7 @@ impl StreamWriter {
         let Some((file, out, key, offset)) = &mut self.own else { return Ok(()) };
         let sealed = key.seal(&purpose(&chunk.id), sketch)?;
         out.write_all(&sealed).context(Class::Storage, || "cannot write the row index")?;
-        let sketch = Place { file: *file, offset: *offset, length: sealed.len() as u32 };
+        let sketch = SketchPlace { file: *file, offset: *offset, length: sealed.len() as u32 };
         let begin = *offset;
         *offset += sealed.len() as u64;
         if begin / LOOK != *offset / LOOK {

@@ -12,7 +12,7 @@ use lifeboat_format::extents::Reach;
 use lifeboat_format::manifest::PackRef;
 use lifeboat_format::map::Resolved;
 
-use super::pack_cache::Wanted;
+use super::wanted::Wanted;
 
 /// A span that is shorter than this goes on in the next pack.
 const ENOUGH: u64 = 8 << 20;
@@ -47,7 +47,7 @@ pub(crate) fn plan(extents: &Resolved, packs: &[PackRef], most: u64, wanted: &mu
     }
     let mut spans = planner.spans;
     link(&mut spans);
-    spans.iter().for_each(|span| wanted.visit(span));
+    spans.iter().for_each(|span| wanted.visit(span.packs.iter().map(|(pack, _)| *pack)));
     Ok(spans)
 }
 

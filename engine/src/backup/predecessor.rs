@@ -17,8 +17,8 @@ use lifeboat_format::id::{PackId, SnapshotId};
 use lifeboat_format::manifest::{Manifest, MapEntry, PackRef, StreamEntry};
 use lifeboat_format::map::StreamMap;
 
+use super::fragments::{Fragment, Weight, push_new};
 use super::renewal::Scatter;
-use super::row_search::{Part, Weight, push_new};
 use crate::catalog::inventory::Inventory;
 use crate::state::row_index::RowIndex;
 
@@ -29,17 +29,17 @@ const WORTH: usize = 32 << 10;
 const PART: usize = 3;
 
 /// The snapshot before.
-pub(crate) struct OlderSnapshot {
+pub(crate) struct Predecessor {
     pub(crate) snapshot: SnapshotId,
     pub(crate) generation: u32,
     /// Each, if some replica holds it.
     packs: Arc<[Option<PackRef>]>,
     /// By stream; `None` where the map is not known.
-    streams: HashMap<String, Option<Older>>,
+    streams: HashMap<String, Option<PredecessorStream>>,
 }
 
 /// One of its streams.
-struct Older {
+struct PredecessorStream {
     /// As a new snapshot refers to it.
     written: Extents,
     /// In packs alone.
@@ -76,14 +76,14 @@ impl UsedMap {
     }
 }
 
-impl OlderSnapshot {
+impl Predecessor {
     /// As its manifest and this host's row index tell.
     pub(crate) fn new(manifest: &Manifest, index: &RowIndex, inventories: &[Inventory]) -> Result<Self> {
         let present = |pack: &PackRef| inventories.iter().any(|inventory| inventory.has(pack));
         let packs: Arc<[Option<PackRef>]> = manifest.packs.iter().map(|pack| present(pack).then_some(*pack)).collect();
         let mut streams = HashMap::new();
         for stream in &manifest.streams {
-            streams.insert(stream.name.clone(), Older::new(manifest, stream, index, &packs)?);
+            streams.insert(stream.name.clone(), PredecessorStream::new(manifest, stream, index, &packs)?);
         }
         Ok(Self { snapshot: manifest.snapshot.clone(), generation: manifest.generation, packs, streams })
     }
@@ -94,9 +94,9 @@ impl OlderSnapshot {
     }
 
     /// A stream, to find bytes of it.
-    pub(crate) fn walk(&self, stream: &str) -> Option<OlderWalk> {
-        let Older { written, resolved, map, renewed } = self.streams.get(stream)?.as_ref()?;
-        Some(OlderWalk {
+    pub(crate) fn walk(&self, stream: &str) -> Option<PredecessorWalk> {
+        let PredecessorStream { written, resolved, map, renewed } = self.streams.get(stream)?.as_ref()?;
+        Some(PredecessorWalk {
             packs: self.packs.clone(),
             written: Finder::new(written.clone()),
             resolved: Finder::new(resolved.clone()),
@@ -106,7 +106,7 @@ impl OlderSnapshot {
     }
 }
 
-impl Older {
+impl PredecessorStream {
     /// `None` if its extents are damaged or its map is not at hand.
     fn new(
         manifest: &Manifest,
@@ -182,7 +182,7 @@ fn used(packs: &[Option<PackRef>], mut ids: HashSet<PackId>) -> Option<Vec<PackR
 }
 
 /// Finds bytes of one stream.
-pub(crate) struct OlderWalk {
+pub(crate) struct PredecessorWalk {
     packs: Arc<[Option<PackRef>]>,
     written: Finder,
     resolved: Finder,
@@ -190,9 +190,9 @@ pub(crate) struct OlderWalk {
     renewed: Range<u64>,
 }
 
-impl OlderWalk {
+impl PredecessorWalk {
     /// Appends where these bytes lie, and adds what they weigh.
-    pub(crate) fn place(&mut self, begin: u64, length: usize, parts: &mut Vec<Part>, weight: &mut Weight) {
+    pub(crate) fn place(&mut self, begin: u64, length: usize, parts: &mut Vec<Fragment>, weight: &mut Weight) {
         let (mut at, end) = (begin, begin + length as u64);
         while let Some((start, extent)) = self.written.find(at).filter(|_| at < end) {
             let skipped = at - start;
@@ -200,8 +200,8 @@ impl OlderWalk {
             let (offset, length) = (extent.offset + skipped, some as usize);
             let pack = self.packs.get(extent.pack as usize).copied().flatten();
             match pack {
-                _ if extent.pack == OLDER => parts.push(Part::Mapped { offset, length }),
-                Some(pack) => parts.push(Part::Older { pack, offset, length }),
+                _ if extent.pack == OLDER => parts.push(Fragment::Mapped { offset, length }),
+                Some(pack) => parts.push(Fragment::Older { pack, offset, length }),
                 None => push_new(parts, length),
             }
             if extent.pack == OLDER || pack.is_some() {

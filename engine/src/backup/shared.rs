@@ -1,0 +1,66 @@
+//! What all stages of a run share.
+
+use std::sync::Arc;
+
+use lifeboat_base::buffers::BufferPool;
+use lifeboat_format::pack::TARGET_SIZE;
+use tokio_util::sync::CancellationToken;
+
+use super::Progress;
+use super::chunk::Chunker;
+use super::chunk_index::ChunkIndex;
+use super::compress::Compression;
+use super::fleet::Fleet;
+use super::row_search::Rows;
+use crate::keys::DatasetKeys;
+use crate::state::journal::Journal;
+
+/// A block holds at least this much of a stream: small enough to be cut and identified while the
+/// processor's caches hold it.
+const BLOCK: usize = 2 << 20;
+/// A pack's ciphertext: frames may exceed the target by one.
+const PACK: usize = TARGET_SIZE + (2 << 20);
+
+/// What all stages of a run share.
+pub(crate) struct Shared {
+    pub index: ChunkIndex,
+    /// Where rows are deduplicated, too.
+    pub rows: Option<Arc<Rows>>,
+    pub keys: DatasetKeys,
+    pub fleet: Fleet,
+    pub journal: Journal,
+    pub progress: Arc<Progress>,
+    pub cancel: CancellationToken,
+    pub chunk_size: u32,
+    pub compression: Compression,
+    pub threads: usize,
+    pub buffers: Buffers,
+}
+
+/// Where everything lies that is under way.
+pub(crate) struct Buffers {
+    /// Bytes of streams.
+    pub blocks: BufferPool,
+    /// What a block holds beside the headroom of the chunker.
+    pub block: usize,
+    /// Compressed chunks.
+    pub frames: BufferPool,
+    /// Ciphertext, filling or under way.
+    pub packs: BufferPool,
+}
+
+impl Buffers {
+    /// A quarter of `memory` for blocks, half for packs; the rest is for frames, compressors, the
+    /// index and the program itself.
+    pub(crate) fn new(memory: u64, chunk_size: u32, threads: usize) -> Self {
+        let longest = Chunker::longest(chunk_size);
+        let block = BLOCK.max(longest);
+        let share = |part: u64, each: usize| usize::try_from(part / each as u64).unwrap_or(usize::MAX);
+        Self {
+            blocks: BufferPool::new(share(memory / 4, block).clamp(3, 16), longest + block),
+            block,
+            frames: BufferPool::new(2 * threads + 2, chunk_size as usize),
+            packs: BufferPool::new(share(memory / 2, PACK).clamp(2, 32), PACK),
+        }
+    }
+}
