@@ -20,7 +20,7 @@ use lifeboat_engine::format::frames;
 use lifeboat_engine::format::id::{ChunkId, Digest};
 use lifeboat_engine::stages;
 use lifeboat_engine::stages::{Block, Chunker};
-use lifeboat_engine::stages::{Builder, ChunkTable};
+use lifeboat_engine::stages::{ChunkTable, TableBuilder};
 use lifeboat_engine::stages::{Fineness, UnitCutter};
 
 /// What `data` expects of the program that it is part of.
@@ -144,7 +144,7 @@ fn id(number: u64) -> ChunkId {
 }
 
 fn table(chunks: u64) -> ChunkTable {
-    let mut builder = Builder::new(usize::try_from(chunks).unwrap());
+    let mut builder = TableBuilder::new(usize::try_from(chunks).unwrap());
     (0..chunks).for_each(|number| builder.add(&id(number), number as u32));
     builder.finish()
 }

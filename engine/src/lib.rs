@@ -17,7 +17,7 @@ pub mod stages {
     pub use crate::keys::crypt::{decrypt, decrypting, encrypt, encrypting};
     pub use crate::rows::sketch::sketch;
     pub use crate::rows::units::{Fineness, Unit, UnitCutter};
-    pub use crate::state::chunk_table::{Builder, ChunkTable};
+    pub use crate::state::chunk_table::{ChunkTable, TableBuilder};
 }
 
 pub use lifeboat_base as base;

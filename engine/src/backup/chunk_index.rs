@@ -24,7 +24,7 @@ use crate::state::chunk_table::ChunkTable;
 
 /// Chunks of this run are numbered from here, older ones from 0. Two thousand million of those are
 /// a thousand terabytes.
-const OWN: u32 = 1 << 31;
+const FIRST_OWN_NUMBER: u32 = 1 << 31;
 /// A chunk of this run that no pack holds yet.
 const UNPLACED: u32 = u32::MAX;
 
@@ -80,7 +80,7 @@ struct StoredPack {
 
 struct Known {
     table: ChunkTable,
-    /// Where this run's own chunks lie, by number from [`OWN`] on.
+    /// Where this run's own chunks lie, by number from [`FIRST_OWN_NUMBER`] on.
     own: Vec<StoredAt>,
 }
 
@@ -91,7 +91,7 @@ impl ChunkIndex {
 
     /// The number of a chunk that an earlier run stored.
     pub(crate) fn find_older(&self, id: &ChunkId) -> Option<u32> {
-        self.known().table.find(id).filter(|number| *number < OWN)
+        self.known().table.find(id).filter(|number| *number < FIRST_OWN_NUMBER)
     }
 
     /// The length of an older chunk; `None` if none has this number.
@@ -123,7 +123,7 @@ impl ChunkIndex {
     /// Says where a claimed chunk was stored: in which pack of this run.
     pub(crate) fn stored(&self, id: &ChunkId, place: StoredAt) {
         let mut known = self.known();
-        let number = OWN | known.own.len() as u32;
+        let number = FIRST_OWN_NUMBER | known.own.len() as u32;
         known.own.push(place);
         known.table.put(id, number);
     }
@@ -131,8 +131,8 @@ impl ChunkIndex {
     /// Where this run stored a chunk.
     pub(crate) fn placed(&self, id: &ChunkId) -> Option<StoredAt> {
         let known = self.known();
-        let number = known.table.find(id).filter(|number| *number >= OWN)?;
-        known.own.get((number & !OWN) as usize).copied()
+        let number = known.table.find(id).filter(|number| *number >= FIRST_OWN_NUMBER)?;
+        known.own.get((number & !FIRST_OWN_NUMBER) as usize).copied()
     }
 
     /// An older pack; and its record if it is in no index segment yet.
@@ -187,7 +187,7 @@ impl ChunkIndex {
 /// An index that is being made.
 struct IndexBuilder {
     older: StoredChunks,
-    table: chunk_table::Builder,
+    table: chunk_table::TableBuilder,
 }
 
 impl IndexBuilder {
@@ -196,7 +196,7 @@ impl IndexBuilder {
     fn new(segments: u64, packs: u64) -> Self {
         let expected = usize::try_from(segments / BYTES_PER_CHUNK).unwrap_or(usize::MAX);
         let older = StoredChunks { lengths: Vec::with_capacity(expected), packs: Vec::with_capacity(packs as usize) };
-        Self { older, table: chunk_table::Builder::new(expected) }
+        Self { older, table: chunk_table::TableBuilder::new(expected) }
     }
 
     /// Adds a pack; returns its number.
@@ -206,7 +206,7 @@ impl IndexBuilder {
         // Chunks too many to be numbered, or of a length that this program does not make, are
         // stored again where they are met.
         let known: Option<Vec<Length>> = pack.chunks.iter().map(|(_, length)| Length::new(*length)).collect();
-        let known = known.filter(|known| lengths.len() + known.len() <= OWN as usize).unwrap_or_default();
+        let known = known.filter(|known| lengths.len() + known.len() <= FIRST_OWN_NUMBER as usize).unwrap_or_default();
         for ((id, _), length) in pack.chunks.iter().zip(known) {
             self.table.add(id, lengths.len() as u32);
             chunk_table::push(lengths, length);

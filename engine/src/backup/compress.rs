@@ -6,29 +6,29 @@ use std::sync::{Mutex, PoisonError};
 use lifeboat_base::{Class, Context, Result};
 
 /// The level that is fast, …
-const FAST: i32 = 1;
+const FAST_LEVEL: i32 = 1;
 /// … and the one that is thorough: `auto` takes the first unless the second is worth its time.
-const THOROUGH: i32 = 3;
+const THOROUGH_LEVEL: i32 = 3;
 /// What is little may take its time: a tenth less is left of rows than at the level that is fast,
 /// at a fifth of its speed.
-const HARD: i32 = 6;
+const HARD_LEVEL: i32 = 6;
 /// How much larger frames may be for the sake of speed: level 3 takes half as long again. Where
 /// rows of several kinds take turns, what chunks tell varies by some per cent; a bound within that
 /// would let chance decide.
-const WORTH: f64 = 1.05;
+const MAX_SIZE_RATIO_OF_FAST: f64 = 1.05;
 /// Of so many chunks, one is compressed at both levels; more often at first.
-const SAMPLED: u64 = 64;
+const CHUNKS_PER_SAMPLE: u64 = 64;
 /// How much of the old measurement is left after a new one: a few chunks that are not like the
 /// others do not decide.
-const MEMORY: f64 = 0.95;
+const WEIGHT_OF_OLDER_SAMPLES: f64 = 0.95;
 /// The level that looks least: what does not compress comes out as it is, nearly as fast as it can
 /// be copied.
-const STORE: i32 = -100;
+const STORE_LEVEL: i32 = -100;
 /// What compresses to more than this does not compress.
-const STORED_ABOVE: f64 = 0.97;
+const INCOMPRESSIBLE_RATIO: f64 = 0.97;
 /// A chunk is judged by this many pieces of this many bytes.
-const PROBES: usize = 4;
-const PROBE: usize = 8 << 10;
+const PROBES_PER_CHUNK: usize = 4;
+const PROBE_BYTES: usize = 8 << 10;
 
 type Zstd = zstd::bulk::Compressor<'static>;
 
@@ -46,7 +46,7 @@ impl Compression {
     /// For what is little beside the rest of a stream.
     #[must_use]
     pub fn of_little(self) -> Self {
-        if self == Self::Auto { Self::Level(HARD) } else { self }
+        if self == Self::Auto { Self::Level(HARD_LEVEL) } else { self }
     }
 }
 
@@ -86,9 +86,9 @@ impl Effort {
         match self.wanted {
             Compression::Level(level) => Plan { level, also: None, probe },
             Compression::Auto => {
-                let fast = learnt.fast <= WORTH * learnt.thorough;
-                let sampled = learnt.chunks.is_power_of_two() || learnt.chunks.is_multiple_of(SAMPLED);
-                let (level, other) = if fast { (FAST, THOROUGH) } else { (THOROUGH, FAST) };
+                let fast = learnt.fast <= MAX_SIZE_RATIO_OF_FAST * learnt.thorough;
+                let sampled = learnt.chunks.is_power_of_two() || learnt.chunks.is_multiple_of(CHUNKS_PER_SAMPLE);
+                let (level, other) = if fast { (FAST_LEVEL, THOROUGH_LEVEL) } else { (THOROUGH_LEVEL, FAST_LEVEL) };
                 Plan { level, also: sampled.then_some(other), probe }
             }
         }
@@ -96,11 +96,11 @@ impl Effort {
 
     fn learn(&self, plan: &Plan, chunk: usize, frame: usize, other: Option<usize>) {
         let mut learnt = self.learnt.lock().unwrap_or_else(PoisonError::into_inner);
-        learnt.incompressible = frame as f64 > STORED_ABOVE * chunk as f64;
+        learnt.incompressible = frame as f64 > INCOMPRESSIBLE_RATIO * chunk as f64;
         if let Some(other) = other {
-            let (fast, thorough) = if plan.level == FAST { (frame, other) } else { (other, frame) };
-            learnt.fast = MEMORY * learnt.fast + fast as f64;
-            learnt.thorough = MEMORY * learnt.thorough + thorough as f64;
+            let (fast, thorough) = if plan.level == FAST_LEVEL { (frame, other) } else { (other, frame) };
+            learnt.fast = WEIGHT_OF_OLDER_SAMPLES * learnt.fast + fast as f64;
+            learnt.thorough = WEIGHT_OF_OLDER_SAMPLES * learnt.thorough + thorough as f64;
         }
     }
 }
@@ -129,7 +129,7 @@ fn press(
     frame.reserve(zstd::zstd_safe::compress_bound(chunk.len()));
     let plan = effort.plan();
     if plan.probe && looks_incompressible(compressor, chunk, frame)? {
-        compressor.set_compression_level(STORE)?;
+        compressor.set_compression_level(STORE_LEVEL)?;
         compressor.compress_to_buffer(chunk, frame)?;
         return Ok(());
     }
@@ -150,20 +150,20 @@ fn looks_incompressible(
     chunk: &[u8],
     scratch: &mut Vec<u8>,
 ) -> io::Result<bool> {
-    compressor.set_compression_level(FAST)?;
+    compressor.set_compression_level(FAST_LEVEL)?;
     let (mut plain, mut compressed) = (0, 0);
-    for part in chunk.chunks(chunk.len().div_ceil(PROBES).max(1)) {
-        let piece = &part[..part.len().min(PROBE)];
+    for part in chunk.chunks(chunk.len().div_ceil(PROBES_PER_CHUNK).max(1)) {
+        let piece = &part[..part.len().min(PROBE_BYTES)];
         plain += piece.len();
         compressed += compressor.compress_to_buffer(piece, scratch)?;
     }
-    Ok(compressed as f64 > STORED_ABOVE * plain as f64)
+    Ok(compressed as f64 > INCOMPRESSIBLE_RATIO * plain as f64)
 }
 
 fn set_up(compressor: &mut Option<Zstd>) -> Result<&mut Zstd> {
     Ok(match compressor {
         Some(zstd) => zstd,
-        none => none.insert(zstd::bulk::Compressor::new(FAST).context(Class::Failed, || "cannot set up zstd")?),
+        none => none.insert(zstd::bulk::Compressor::new(FAST_LEVEL).context(Class::Failed, || "cannot set up zstd")?),
     })
 }
 
@@ -221,11 +221,11 @@ mod tests {
             let (mut compressor, effort, mut frame) =
                 (Compressor::default(), Effort::new(Compression::Auto), Vec::new());
             compressor.compress(&effort, data, &mut frame)?;
-            Ok((effort.plan().level, compress(FAST, data)?.len(), compress(THOROUGH, data)?.len()))
+            Ok((effort.plan().level, compress(FAST_LEVEL, data)?.len(), compress(THOROUGH_LEVEL, data)?.len()))
         };
         for data in [&letters, &rows] {
             let (level, fast, thorough) = level_of(data)?;
-            let due = if fast as f64 <= WORTH * thorough as f64 { FAST } else { THOROUGH };
+            let due = if fast as f64 <= MAX_SIZE_RATIO_OF_FAST * thorough as f64 { FAST_LEVEL } else { THOROUGH_LEVEL };
             assert_eq!(level, due, "{fast} bytes at level 1, {thorough} at level 3");
         }
         Ok(())

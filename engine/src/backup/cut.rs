@@ -10,9 +10,9 @@ use fastcdc::v2020::{Normalization, select_masks};
 use zeroize::Zeroizing;
 
 /// Bytes that the hash remembers.
-const WINDOW: usize = 64;
+const WINDOW_BYTES: usize = 64;
 /// Bytes that a lane scans before anybody looks whether one has found something.
-const LANE: usize = 4096;
+const LANE_BYTES: usize = 4096;
 
 /// Cuts with one gear table and one average size.
 pub(crate) struct Cutter {
@@ -58,23 +58,24 @@ impl Cutter {
         let mask = if length < self.average { self.strict } else { self.lax };
         let seen = window[..window.len() & !1].get(..=length)?;
         let hash =
-            seen[shortest.max(seen.len().saturating_sub(WINDOW))..].iter().fold(0, |hash, b| self.step(hash, *b));
+            seen[shortest.max(seen.len().saturating_sub(WINDOW_BYTES))..].iter().fold(0, |hash, b| self.step(hash, *b));
         Some(hash & mask == 0)
     }
 
     /// The first boundary in `from..to`, where the hash began at `begin`.
     fn boundary(&self, window: &[u8], begin: usize, mut from: usize, to: usize, mask: u64) -> Option<usize> {
         let hash_before = |at: usize| {
-            let seen = &window[begin.max(at.saturating_sub(WINDOW))..at];
+            let seen = &window[begin.max(at.saturating_sub(WINDOW_BYTES))..at];
             seen.iter().fold(0, |hash, byte| self.step(hash, *byte))
         };
-        while from + 4 * LANE <= to {
-            let lanes: [&[u8]; 4] = std::array::from_fn(|lane| &window[from + lane * LANE..from + (lane + 1) * LANE]);
-            let hashes = std::array::from_fn(|lane| hash_before(from + lane * LANE));
+        while from + 4 * LANE_BYTES <= to {
+            let lanes: [&[u8]; 4] =
+                std::array::from_fn(|lane| &window[from + lane * LANE_BYTES..from + (lane + 1) * LANE_BYTES]);
+            let hashes = std::array::from_fn(|lane| hash_before(from + lane * LANE_BYTES));
             if self.any_boundary(lanes, hashes, mask) {
                 break;
             }
-            from += 4 * LANE;
+            from += 4 * LANE_BYTES;
         }
         let mut hash = if from < to { hash_before(from) } else { 0 };
         (from..to).find(|at| {

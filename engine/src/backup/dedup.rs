@@ -18,11 +18,11 @@ use super::row_search::StreamRows;
 use super::sequence::Identified;
 
 /// New bytes among old ones that are stored as one chunk: enough to compress well, …
-const WORTH_A_CHUNK: usize = 256 << 10;
+const MIN_NEW_CHUNK_BYTES: usize = 256 << 10;
 /// … and the most parts that wait for it.
-const MOST_PARTS: usize = 1 << 14;
+const MAX_WAITING_FRAGMENTS: usize = 1 << 14;
 /// New bytes among old ones that are at most such a part of the stream are compressed harder.
-const LITTLE: u64 = 32;
+const MIN_STREAM_PER_HARDENED: u64 = 32;
 
 /// Of one stream.
 pub(crate) struct Deduplicator<'a> {
@@ -99,7 +99,11 @@ impl<'a> Deduplicator<'a> {
     }
 
     fn pass_on_if_enough(&mut self) -> Result<()> {
-        if self.new.len() >= WORTH_A_CHUNK || self.parts.len() >= MOST_PARTS { self.pass_on() } else { Ok(()) }
+        if self.new.len() >= MIN_NEW_CHUNK_BYTES || self.parts.len() >= MAX_WAITING_FRAGMENTS {
+            self.pass_on()
+        } else {
+            Ok(())
+        }
     }
 
     /// Tells the packer what was collected.
@@ -112,7 +116,7 @@ impl<'a> Deduplicator<'a> {
             return self.outbox.send(|| Item::Mixed { stream, parts, new: None });
         }
         let id = self.outbox.shared.keys.chunk_id_key.id_of(&new);
-        let little = self.little + new.len() as u64 <= self.length / LITTLE;
+        let little = self.little + new.len() as u64 <= self.length / MIN_STREAM_PER_HARDENED;
         self.little += if little { new.len() as u64 } else { 0 };
         let effort = if little { &self.effort_of_little } else { &self.effort };
         let (chunk, job) = self.prepare(id, Bytes::from(new), effort)?;

@@ -27,14 +27,14 @@ use super::shared::Shared;
 use crate::keys::crypt;
 
 /// How long a failed run waits for packs in flight.
-const DRAIN: Duration = Duration::from_secs(5);
+const DRAIN_LIMIT: Duration = Duration::from_secs(5);
 /// A pack that holds rows of changed chunks is full with so many bytes, and one that has as many
 /// takes no rows: a restore needs a pack of each snapshot that changed some of a chunk's rows, all
 /// at the same time. The same of a map: nothing else of a restore can begin before the map is
 /// there, so it is fetched and opened side by side.
-const SMALL_PACK: usize = 512 << 10;
+const SMALL_PACK_BYTES: usize = 512 << 10;
 /// Packs that are filled at once, for streams that are open at once.
-const SLOTS: usize = 4;
+const MAX_FILLING_PACKS: usize = 4;
 
 /// Which pack an extent means while the run lasts.
 type PackNumber = u32;
@@ -118,7 +118,7 @@ impl Packer {
     /// Within the runtime that uploads.
     pub(crate) fn new(shared: Arc<Shared>) -> Self {
         // Half of the packs may be filling, while the others are under way.
-        let slots = (shared.buffers.packs.count() / 2).clamp(1, SLOTS);
+        let slots = (shared.buffers.packs.count() / 2).clamp(1, MAX_FILLING_PACKS);
         Self {
             shared,
             runtime: Handle::current(),
@@ -147,7 +147,7 @@ impl Packer {
                     cause = cause.take().or(landed.ok().and_then(Result::err));
                 }
             };
-            let _ = self.runtime.block_on(async { tokio::time::timeout(DRAIN, drain).await });
+            let _ = self.runtime.block_on(async { tokio::time::timeout(DRAIN_LIMIT, drain).await });
             return Err(cause.unwrap_or(error));
         }
         self.captured()
@@ -282,7 +282,7 @@ impl Packer {
         let frame = self.wait(frame)?.map_err(|_| stopped())??;
         let open = self.streams.get(&stream).ok_or_else(stopped)?;
         let (slot, map) = (open.slot, open.name.starts_with(MAP_OF));
-        if rows && self.slots[slot].filling.as_ref().is_some_and(|filling| filling.pack.size() >= SMALL_PACK) {
+        if rows && self.slots[slot].filling.as_ref().is_some_and(|filling| filling.pack.size() >= SMALL_PACK_BYTES) {
             self.close(slot)?;
         }
         let mut filling = match self.slots[slot].filling.take() {
@@ -291,7 +291,7 @@ impl Packer {
         };
         let place = StoredAt { pack: filling.number, offset: filling.pack.push(id, length, &frame)? as u32 };
         filling.rows |= rows;
-        let full = filling.pack.is_full() || (map || filling.rows) && filling.pack.size() >= SMALL_PACK;
+        let full = filling.pack.is_full() || (map || filling.rows) && filling.pack.size() >= SMALL_PACK_BYTES;
         self.slots[slot].filling = Some(filling);
         self.shared.index.stored(&id, place);
         if full {

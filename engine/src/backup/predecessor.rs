@@ -23,10 +23,10 @@ use crate::catalog::inventory::Inventory;
 use crate::state::row_index::RowIndex;
 
 /// Extents of so many bytes are worth a map: it takes a pack of its own, …
-const WORTH: usize = 32 << 10;
+const MIN_EXTENT_BYTES_FOR_MAP: usize = 32 << 10;
 /// … and of such a part of the map that they come on top of, a new one. Snapshots then write about
 /// as much for extents as for maps.
-const PART: usize = 3;
+const MAX_MAP_PER_EXTENTS: usize = 3;
 
 /// The snapshot before.
 pub(crate) struct Predecessor {
@@ -130,7 +130,8 @@ impl PredecessorStream {
             return Ok(None);
         }
         let renewed = scatter.stretch();
-        let much = written.bytes().len() > WORTH && written.bytes().len() * PART > bytes.len();
+        let much = written.bytes().len() > MIN_EXTENT_BYTES_FOR_MAP
+            && written.bytes().len() * MAX_MAP_PER_EXTENTS > bytes.len();
         let Ok(own) = manifest.map_extents(entry) else { return Ok(None) };
         let all = own.iter().map(|(pack, _)| pack.0).chain(map.packs.iter().copied()).collect();
         match used(packs, all).filter(|_| !much) {
@@ -149,7 +150,7 @@ impl PredecessorStream {
 
     /// With a new map of all that is in these packs, if that is worth it.
     fn mapped(self, manifest: &Manifest, stream: &StreamEntry, packs: &[Option<PackRef>]) -> Result<Self> {
-        if self.resolved.bytes().len() <= WORTH {
+        if self.resolved.bytes().len() <= MIN_EXTENT_BYTES_FOR_MAP {
             return Ok(self);
         }
         let is_there = |extent: &Extent| packs[extent.pack as usize].is_some();

@@ -11,15 +11,15 @@ use std::ops::Range;
 use lifeboat_format::extents::Extent;
 
 /// What is too much: so many parts of a MiB, on average, less than half of what a chunk may have, …
-const PARTS: f64 = 3200.0;
+const MAX_EXTENTS_PER_MIB: f64 = 3200.0;
 /// … or so many packs that these lie in.
-const PACKS: f64 = 32.0;
+const MAX_PACKS_OF_STRETCH: f64 = 32.0;
 /// The stretch: this part of a stream, …
-const SHARE: u64 = 32;
+const STRETCHES_PER_STREAM: u64 = 32;
 /// … and so many MiB at least.
-const LEAST: u64 = 16;
+const MIN_STRETCH_MIB: u64 = 16;
 /// What is nearly as much as the most.
-const NEARLY: f64 = 0.875;
+const NEARLY_MOST: f64 = 0.875;
 
 /// How scattered a stretch is: sums over its MiB.
 #[derive(Debug, Default, Clone, Copy)]
@@ -32,7 +32,8 @@ struct Stretch {
 impl Stretch {
     /// 1 is just too much.
     fn scattered(&self) -> f64 {
-        f64::max(self.parts as f64 / PARTS, self.packs as f64 / PACKS) / self.mebibytes as f64
+        f64::max(self.parts as f64 / MAX_EXTENTS_PER_MIB, self.packs as f64 / MAX_PACKS_OF_STRETCH)
+            / self.mebibytes as f64
     }
 }
 
@@ -50,7 +51,7 @@ pub(crate) struct Scatter {
 impl Scatter {
     /// Of a stream of this length.
     pub(crate) fn new(length: u64) -> Self {
-        let size = ((length >> 20) / SHARE).max(LEAST);
+        let size = ((length >> 20) / STRETCHES_PER_STREAM).max(MIN_STRETCH_MIB);
         Self { size, stretches: Vec::new(), length: 0, last: Vec::new() }
     }
 
@@ -77,7 +78,7 @@ impl Scatter {
     /// The stretch that should be stored anew; empty if none should.
     pub(crate) fn stretch(&self) -> Range<u64> {
         let most = self.stretches.iter().map(Stretch::scattered).fold(0.0, f64::max);
-        let much = |stretch: &Stretch| most > 1.0 && stretch.scattered() >= (NEARLY * most).max(1.0);
+        let much = |stretch: &Stretch| most > 1.0 && stretch.scattered() >= (NEARLY_MOST * most).max(1.0);
         self.stretches.iter().position(much).map_or(0..0, |first| {
             let begin = (first as u64 * self.size) << 20;
             begin..begin + (self.size << 20)

@@ -7,8 +7,8 @@
 //! that no pack holds as a whole, because they were put together from rows.
 //!
 //! **A chunk is stored whole instead** where it should not be put together: less than half of it is
-//! found, so that little is saved; it would have more than [`PARTS_PER_MIB`] parts or lie in more
-//! than [`PACKS`] packs, which a restore must gather (rows that were changed at different times add
+//! found, so that little is saved; it would have more than [`MAX_FRAGMENTS_PER_MIB`] parts or lie in more
+//! than [`MAX_PACKS_PER_CHUNK`] packs, which a restore must gather (rows that were changed at different times add
 //! up to that); it lies in the stretch of the stream that is renewed (`renewal.rs`); or the run has
 //! so many parts already that what is known of them would exceed its share of `limits.memory`.
 
@@ -27,12 +27,12 @@ use crate::rows::units::{Fineness, Unit, UnitCutter};
 use crate::state::row_index::{NewStream, OlderStream, RowIndex, StreamWriter};
 
 /// The most parts of a chunk, …
-const PARTS_PER_MIB: usize = 8192;
+const MAX_FRAGMENTS_PER_MIB: usize = 8192;
 /// … and the most packs that these lie in.
-const PACKS: usize = 64;
+const MAX_PACKS_PER_CHUNK: usize = 64;
 /// Bytes of `limits.memory` for each part of a run: some seven are needed, and about two more where
 /// there is a map.
-const MEMORY_FOR_A_PART: u64 = 16;
+const BYTES_PER_FRAGMENT: u64 = 16;
 
 /// What a run knows of rows.
 pub(crate) struct Rows {
@@ -55,7 +55,7 @@ struct Finished {
 impl Rows {
     /// For a run that comes after `base`.
     pub(crate) fn new(index: RowIndex, cutter: UnitCutter, base: Option<Predecessor>, memory: u64) -> Self {
-        let room = AtomicUsize::new(usize::try_from(memory / MEMORY_FOR_A_PART).unwrap_or(usize::MAX));
+        let room = AtomicUsize::new(usize::try_from(memory / BYTES_PER_FRAGMENT).unwrap_or(usize::MAX));
         Self { index, cutter, base, room, finished: Mutex::default() }
     }
 
@@ -161,8 +161,8 @@ impl StreamRows {
     fn worth(&mut self, weight: &Weight, chunk: &[u8], parts: &[Fragment]) -> bool {
         let count = weight.extents + parts.iter().filter(|part| matches!(part, Fragment::New { .. })).count();
         let worth = weight.found >= chunk.len() / 2
-            && (count << 20) <= PARTS_PER_MIB * chunk.len()
-            && weight.packs.len() <= PACKS
+            && (count << 20) <= MAX_FRAGMENTS_PER_MIB * chunk.len()
+            && weight.packs.len() <= MAX_PACKS_PER_CHUNK
             && self.rows.room.try_update(Ordering::Relaxed, Ordering::Relaxed, |room| room.checked_sub(count)).is_ok();
         self.mapped |= worth && parts.iter().any(|part| matches!(part, Fragment::Mapped { .. }));
         worth

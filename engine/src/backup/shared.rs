@@ -17,9 +17,9 @@ use crate::state::journal::Journal;
 
 /// A block holds at least this much of a stream: small enough to be cut and identified while the
 /// processor's caches hold it.
-const BLOCK: usize = 2 << 20;
+const MIN_BLOCK_BYTES: usize = 2 << 20;
 /// A pack's ciphertext: frames may exceed the target by one.
-const PACK: usize = TARGET_SIZE + (2 << 20);
+const MAX_PACK_BYTES: usize = TARGET_SIZE + (2 << 20);
 
 /// What all stages of a run share.
 pub(crate) struct Shared {
@@ -54,13 +54,13 @@ impl Buffers {
     /// index and the program itself.
     pub(crate) fn new(memory: u64, chunk_size: u32, threads: usize) -> Self {
         let longest = Chunker::longest(chunk_size);
-        let block = BLOCK.max(longest);
+        let block = MIN_BLOCK_BYTES.max(longest);
         let share = |part: u64, each: usize| usize::try_from(part / each as u64).unwrap_or(usize::MAX);
         Self {
             blocks: BufferPool::new(share(memory / 4, block).clamp(3, 16), longest + block),
             block,
             frames: BufferPool::new(2 * threads + 2, chunk_size as usize),
-            packs: BufferPool::new(share(memory / 2, PACK).clamp(2, 32), PACK),
+            packs: BufferPool::new(share(memory / 2, MAX_PACK_BYTES).clamp(2, 32), MAX_PACK_BYTES),
         }
     }
 }

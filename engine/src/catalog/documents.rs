@@ -22,10 +22,10 @@ use crate::keys::{HostKeys, ReaderKeys};
 use crate::state::cache::ObjectCache;
 
 /// Larger than the manifest of any snapshot that fits a vault: some 10 million extents.
-const LARGEST: usize = 256 << 20;
-const LEVEL: i32 = 3;
+const MAX_DOCUMENT_BYTES: usize = 256 << 20;
+const DOCUMENT_LEVEL: i32 = 3;
 /// Manifests that are fetched and opened at once.
-const AT_ONCE: usize = 16;
+const MANIFESTS_AT_ONCE: usize = 16;
 
 /// Reads documents of one dataset.
 pub(crate) struct Documents<'a> {
@@ -78,7 +78,7 @@ impl Documents<'_> {
             let manifest = self.manifest_from_any(&holders, &snapshot).await;
             (snapshot, manifest.map(Manifest::without_extents))
         };
-        futures::stream::iter(snapshots).map(read).buffered(AT_ONCE)
+        futures::stream::iter(snapshots).map(read).buffered(MANIFESTS_AT_ONCE)
     }
 
     async fn open_manifest(&self, key: &str, object: Bytes, snapshot: &SnapshotId) -> Result<Manifest> {
@@ -138,7 +138,7 @@ impl Documents<'_> {
         let opened = tokio::task::spawn_blocking(move || {
             let identities = identities.iter().map(|identity| identity.as_ref() as &dyn Identity);
             let plain = crypt::decrypting(identities, &object)
-                .and_then(|compressed| decompress_document(compressed, object.len(), LARGEST as u64));
+                .and_then(|compressed| decompress_document(compressed, object.len(), MAX_DOCUMENT_BYTES as u64));
             plain.map(parse)
         });
         let opened = opened.await.context(Class::Failed, || "a worker thread failed")?;
@@ -201,7 +201,7 @@ pub(crate) fn sign_plain(key: String, object: Vec<u8>, vault: &str, signer: &Sig
 
 /// Compresses, encrypts to everybody who reads documents of `dataset`, and signs.
 pub(crate) fn sign_encrypted(key: String, content: &[u8], dataset: &Dataset, keys: &HostKeys) -> Result<SignedObject> {
-    if content.len() > LARGEST {
+    if content.len() > MAX_DOCUMENT_BYTES {
         return Err(Error::failed(format!("{key} would take {} MiB, more than is ever read", content.len() >> 20))
             .hint("make `chunk_size` of the dataset larger, or set dedup = \"chunks\""));
     }
@@ -213,7 +213,7 @@ pub(crate) fn sign_encrypted(key: String, content: &[u8], dataset: &Dataset, key
         })?;
         readers.push(recipient);
     }
-    let compressed = compress(LEVEL, content)?;
+    let compressed = compress(DOCUMENT_LEVEL, content)?;
     let sealed = crypt::encrypt(readers.iter().map(|reader| reader as &dyn Recipient), &compressed)
         .context(Class::Keys, || format!("cannot encrypt {key}"))?;
     sign_plain(key, sealed, &keys.vault, &keys.signer)

@@ -118,10 +118,10 @@ impl Default for Limits {
     fn default() -> Self {
         Self {
             cpu: std::thread::available_parallelism().map_or(1, usize::from),
-            memory: defaults::MEMORY,
-            stall: defaults::STALL,
-            run: defaults::RUN,
-            shutdown: defaults::SHUTDOWN,
+            memory: defaults::MEMORY_BYTES,
+            stall: defaults::STALL_LIMIT,
+            run: defaults::RUN_LIMIT,
+            shutdown: defaults::SHUTDOWN_LIMIT,
         }
     }
 }

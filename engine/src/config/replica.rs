@@ -42,7 +42,7 @@ pub(super) fn validate(v: &mut SettingsReader<'_>, raw: Spanned<RawReplica>) -> 
     };
     Some(ReplicaConfig {
         kind,
-        timeout: v.unit(raw.timeout.as_ref(), units::duration).unwrap_or(defaults::TIMEOUT),
+        timeout: v.unit(raw.timeout.as_ref(), units::duration).unwrap_or(defaults::REPLICA_TIMEOUT),
         bandwidth: bandwidth::validate(v, &raw),
         name: name(v, &raw.name)?,
         region: v.filled(&raw.region)?,

@@ -97,7 +97,7 @@ fn limits(v: &mut SettingsReader<'_>, raw: &RawLimits) -> Limits {
         Some(count) => *count.get_ref(),
         None => cores,
     };
-    let memory = v.unit(raw.memory.as_ref(), units::size).unwrap_or(defaults::MEMORY);
+    let memory = v.unit(raw.memory.as_ref(), units::size).unwrap_or(defaults::MEMORY_BYTES);
     if memory < 128 << 20 {
         let span = raw.memory.as_ref().map_or(0..0, Spanned::span);
         v.findings.add(span, "less memory than a run needs", "use at least \"128MiB\"");
@@ -105,9 +105,9 @@ fn limits(v: &mut SettingsReader<'_>, raw: &RawLimits) -> Limits {
     Limits {
         cpu,
         memory,
-        stall: v.unit(raw.stall.as_ref(), units::duration).unwrap_or(defaults::STALL),
-        run: v.unit(raw.run.as_ref(), units::duration).unwrap_or(defaults::RUN),
-        shutdown: v.unit(raw.shutdown.as_ref(), units::duration).unwrap_or(defaults::SHUTDOWN),
+        stall: v.unit(raw.stall.as_ref(), units::duration).unwrap_or(defaults::STALL_LIMIT),
+        run: v.unit(raw.run.as_ref(), units::duration).unwrap_or(defaults::RUN_LIMIT),
+        shutdown: v.unit(raw.shutdown.as_ref(), units::duration).unwrap_or(defaults::SHUTDOWN_LIMIT),
     }
 }
 

@@ -109,7 +109,7 @@ pub struct DrillReport {
 }
 
 /// A throw-away server that prints nothing for this long while it loads or checks is given up.
-const STALL: std::time::Duration = std::time::Duration::from_secs(3600);
+const DRILL_STALL_LIMIT: std::time::Duration = std::time::Duration::from_secs(3600);
 
 impl Drill<'_> {
     /// Runs it. A drill that fails is a report with `passed: false`, with the error whose class is
@@ -140,7 +140,7 @@ impl Drill<'_> {
         let cx = WorkContext {
             environment: self.environment.clone(),
             scratch: self.scratch.clone(),
-            stall: STALL,
+            stall: DRILL_STALL_LIMIT,
             jobs: self.jobs,
             cancel: self.cancel.clone(),
         };

@@ -24,7 +24,7 @@ use crate::restore::VaultReader;
 use crate::restore::fetch;
 
 /// Packs that are read at once from one replica.
-const AT_ONCE: usize = 4;
+const PACKS_AT_ONCE: usize = 4;
 
 /// Something wrong.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
@@ -223,7 +223,7 @@ impl Judge<'_> {
                 };
                 Ok((pack, snapshot, looked.await))
             })
-            .buffer_unordered(AT_ONCE)
+            .buffer_unordered(PACKS_AT_ONCE)
             .try_collect()
             .await?;
         for (pack, snapshot, looked) in looked {

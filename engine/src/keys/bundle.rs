@@ -18,7 +18,7 @@ use super::seal::HostKey;
 use super::sign::Signer;
 use crate::state::replace_file;
 
-const PURPOSE: &str = "lifeboat host keys";
+const BUNDLE_PURPOSE: &str = "lifeboat host keys";
 
 /// As it is written, sealed.
 #[derive(Serialize, Deserialize)]
@@ -102,7 +102,7 @@ impl Bundle {
     pub(crate) fn read(place: &SecretRef, key: &HostKey) -> Result<Self> {
         let sealed = place.read()?;
         let shown = place.path().display();
-        let plain = key.open(PURPOSE, sealed.expose()).map_err(|error| {
+        let plain = key.open(BUNDLE_PURPOSE, sealed.expose()).map_err(|error| {
             error.within(format!("cannot open the host keys {shown}")).hint(
                 "restore the pair host.key and host-keys together, or set this host up anew with `lifeboat init --identity MASTER`",
             )
@@ -112,7 +112,7 @@ impl Bundle {
 
     pub(crate) fn write(&self, place: &SecretRef, key: &HostKey) -> Result<()> {
         let plain = Zeroizing::new(serde_json::to_vec(self).context(Class::Keys, || "cannot write the host keys")?);
-        replace_file(place.path(), &key.seal(PURPOSE, &plain)?)
+        replace_file(place.path(), &key.seal(BUNDLE_PURPOSE, &plain)?)
     }
 
     pub(crate) fn operations(&self) -> Result<age::x25519::Identity> {

@@ -36,7 +36,7 @@ use crate::config::Config;
 /// Below the key directory: files that belong on the drill host.
 pub const DRILL_HOST_FOLDER: &str = "drill-host";
 
-const SMALL: usize = 1 << 20;
+const MAX_OBJECT_BYTES: usize = 1 << 20;
 
 /// What `init` is to do beyond the configuration.
 #[derive(Default)]
@@ -383,7 +383,7 @@ fn open_with(options: &InitOptions, wrapped: &[u8], key: &str) -> Result<Zeroizi
             .hint("to take over, run `lifeboat init --identity MASTER`; for something new, choose another host or dataset name"));
     }
     let identities = options.identities.iter().map(|identity| identity.as_ref() as &dyn age::Identity);
-    crypt::decrypt(identities, wrapped, SMALL)
+    crypt::decrypt(identities, wrapped, MAX_OBJECT_BYTES)
         .map(Zeroizing::new)
         .map_err(|error| error.within(format!("cannot open {key}")).hint("pass the identity of a master recipient"))
 }

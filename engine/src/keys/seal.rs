@@ -11,8 +11,8 @@ use lifeboat_base::secret::Secret;
 use lifeboat_base::{Error, Result};
 use zeroize::Zeroizing;
 
-const MAGIC: &[u8; 8] = b"LBSEAL1\n";
-const NONCE: usize = 12;
+const SEAL_MAGIC: &[u8; 8] = b"LBSEAL1\n";
+const NONCE_BYTES: usize = 12;
 
 /// The host key. 256 bits; wiped on drop.
 #[derive(Clone)]
@@ -55,7 +55,7 @@ impl HostKey {
             .cipher()
             .encrypt(&nonce, Payload { msg: plaintext, aad: purpose.as_bytes() })
             .map_err(|_| Error::failed(format!("cannot seal {purpose}")))?;
-        Ok([MAGIC.as_slice(), nonce.as_slice(), &sealed].concat())
+        Ok([SEAL_MAGIC.as_slice(), nonce.as_slice(), &sealed].concat())
     }
 
     /// Opens what [`Self::seal`] sealed for `purpose`.
@@ -65,8 +65,8 @@ impl HostKey {
     pub fn open(&self, purpose: &str, blob: &[u8]) -> Result<Zeroizing<Vec<u8>>> {
         let refused =
             || Error::keys(format!("cannot open {purpose}: it is damaged or was sealed under another host key"));
-        let body = blob.strip_prefix(MAGIC).ok_or_else(refused)?;
-        let (nonce, sealed) = body.split_first_chunk::<NONCE>().ok_or_else(refused)?;
+        let body = blob.strip_prefix(SEAL_MAGIC).ok_or_else(refused)?;
+        let (nonce, sealed) = body.split_first_chunk::<NONCE_BYTES>().ok_or_else(refused)?;
         let plaintext = self
             .cipher()
             .decrypt(&Nonce::from(*nonce), Payload { msg: sealed, aad: purpose.as_bytes() })

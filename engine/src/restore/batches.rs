@@ -11,11 +11,11 @@ use tokio::sync::mpsc::{Receiver, Sender, channel};
 use super::plan::Span;
 
 /// An extent that is shorter is put together with others, to about as much.
-pub(crate) const LONG: u64 = 1 << 20;
+pub(crate) const MIN_LONE_EXTENT_BYTES: u64 = 1 << 20;
 /// Extents of a batch.
-const MOST: usize = 16 << 10;
+const MAX_EXTENTS_PER_BATCH: usize = 16 << 10;
 /// Batches ahead.
-const AHEAD: usize = 8;
+const BATCHES_AHEAD: usize = 8;
 
 /// What comes next in a stream. It is all of one span.
 pub(crate) struct Batch {
@@ -35,7 +35,7 @@ pub(crate) enum What {
 
 /// All of a stream, span by span. Must be called on a runtime; ends when the receiver is dropped.
 pub(crate) fn batches(extents: &Resolved, spans: Arc<[Span]>) -> Receiver<Batch> {
-    let (sender, receiver) = channel(AHEAD);
+    let (sender, receiver) = channel(BATCHES_AHEAD);
     let mut walk = extents.walk();
     tokio::spawn(async move {
         let mut some = Vec::new();
@@ -45,7 +45,7 @@ pub(crate) fn batches(extents: &Resolved, spans: Arc<[Span]>) -> Receiver<Batch>
             while walk.next(&mut some) {
                 let mut rest = &some[..];
                 while !rest.is_empty() {
-                    let more = fitting(rest, MOST - batch.len(), &mut length);
+                    let more = fitting(rest, MAX_EXTENTS_PER_BATCH - batch.len(), &mut length);
                     batch.extend_from_slice(&rest[..more]);
                     rest = &rest[more..];
                     if !rest.is_empty() {
@@ -69,7 +69,7 @@ pub(crate) fn batches(extents: &Resolved, spans: Arc<[Span]>) -> Receiver<Batch>
 fn fitting(extents: &[Extent], most: usize, length: &mut u64) -> usize {
     let mut taken = 0;
     for extent in extents.iter().take(most) {
-        if *length >= LONG || extent.length >= LONG && *length > 0 {
+        if *length >= MIN_LONE_EXTENT_BYTES || extent.length >= MIN_LONE_EXTENT_BYTES && *length > 0 {
             break;
         }
         *length += extent.length;
@@ -80,7 +80,7 @@ fn fitting(extents: &[Extent], most: usize, length: &mut u64) -> usize {
 
 async fn send(sender: &Sender<Batch>, span: usize, batch: Vec<Extent>) -> ControlFlow<()> {
     let what = match batch[..] {
-        [extent] if extent.length >= LONG => What::One(extent),
+        [extent] if extent.length >= MIN_LONE_EXTENT_BYTES => What::One(extent),
         _ => What::Some(batch),
     };
     match sender.send(Batch { span, what }).await {

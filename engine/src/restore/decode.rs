@@ -15,9 +15,9 @@ use lifeboat_format::extents::Extent;
 use lifeboat_format::pack::Excerpt;
 
 /// So many bytes are copied at once.
-const BLOCK: usize = 64;
+const COPY_BYTES: usize = 64;
 /// Of so many chunks that were let go it is remembered.
-const LEFT: usize = 64;
+const REMEMBERED_CHUNKS: usize = 64;
 
 /// By pack, and where it begins in its content.
 type Key = (u32, u64);
@@ -150,7 +150,7 @@ impl ChunkCache {
                 state.left.push_back(*key);
             }
         }
-        let many = state.left.len().saturating_sub(LEFT);
+        let many = state.left.len().saturating_sub(REMEMBERED_CHUNKS);
         state.left.drain(..many);
     }
 }
@@ -176,8 +176,8 @@ fn put<'a>(from: &[u8], length: usize, out: &'a mut [u8]) -> &'a mut [u8] {
     // In whole blocks where there is room for them: the next part writes over what is too much.
     // Parts are short, and no two of them as long as each other, so that whoever copies just their
     // bytes guesses wrongly how many these are.
-    let blocks = length.div_ceil(BLOCK);
-    let (from_blocks, to_blocks) = (from.as_chunks::<BLOCK>().0, out.as_chunks_mut::<BLOCK>().0);
+    let blocks = length.div_ceil(COPY_BYTES);
+    let (from_blocks, to_blocks) = (from.as_chunks::<COPY_BYTES>().0, out.as_chunks_mut::<COPY_BYTES>().0);
     match (from_blocks.get(..blocks), to_blocks.get_mut(..blocks)) {
         (Some(from), Some(to)) => to.iter_mut().zip(from).for_each(|(to, from)| *to = *from),
         _ => out[..length].copy_from_slice(&from[..length]),

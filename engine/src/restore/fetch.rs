@@ -18,7 +18,7 @@ use crate::catalog::documents::combine;
 use crate::keys::{PackKeys, crypt};
 
 /// How much of the old measurement of a replica is left after a new one.
-const MEMORY: f64 = 0.7;
+const WEIGHT_OF_OLDER_PACE: f64 = 0.7;
 
 /// Fetches the packs of one dataset.
 pub(crate) struct PackFetcher {
@@ -112,7 +112,10 @@ impl PackFetcher {
         match &excerpt {
             Ok(_) => {
                 let pace = took.as_secs_f64() / pack.1.max(1) as f64;
-                seen.pace = Some(seen.pace.map_or(pace, |before| MEMORY * before + (1.0 - MEMORY) * pace));
+                seen.pace = Some(
+                    seen.pace
+                        .map_or(pace, |before| WEIGHT_OF_OLDER_PACE * before + (1.0 - WEIGHT_OF_OLDER_PACE) * pace),
+                );
                 seen.gave = true;
             }
             Err(_) => seen.failed = true,

@@ -24,7 +24,7 @@ use super::fetch::PackFetcher;
 use super::wanted::{Wanted, WantedPack};
 
 /// One permit of the budget.
-const UNIT: u64 = 64 << 10;
+const BYTES_PER_PERMIT: u64 = 64 << 10;
 /// No visit.
 const NEVER: usize = usize::MAX;
 
@@ -42,7 +42,7 @@ struct AtHand {
 /// What was wanted of a pack. Its room is free once nobody has it any more.
 pub(crate) type Content = Arc<(Excerpt, Option<OwnedSemaphorePermit>)>;
 
-struct Held {
+struct AllPacks {
     /// By number.
     wanted: Vec<WantedPack>,
     at_hand: HashMap<u32, AtHand>,
@@ -51,7 +51,7 @@ struct Held {
 /// The packs of one snapshot.
 pub(crate) struct PackCache {
     fetcher: Arc<PackFetcher>,
-    state: Mutex<Held>,
+    state: Mutex<AllPacks>,
     budget: Arc<Semaphore>,
     /// Permits of the budget.
     most: u32,
@@ -66,10 +66,10 @@ impl PackCache {
         // What repeats itself is named more than once, and needed once.
         let needed = |pack: &WantedPack| share(&pack.reference, pack.named.min(pack.grains.length()));
         let needed = wanted.iter().map(needed).sum();
-        let most = u32::try_from(memory / UNIT).unwrap_or(u32::MAX >> 3);
+        let most = u32::try_from(memory / BYTES_PER_PERMIT).unwrap_or(u32::MAX >> 3);
         Self {
             fetcher,
-            state: Mutex::new(Held { wanted, at_hand: HashMap::new() }),
+            state: Mutex::new(AllPacks { wanted, at_hand: HashMap::new() }),
             budget: Arc::new(Semaphore::new(most as usize)),
             most,
             needed,
@@ -87,7 +87,7 @@ impl PackCache {
         (self.fetched.load(Ordering::Relaxed), self.needed)
     }
 
-    fn state(&self) -> MutexGuard<'_, Held> {
+    fn state(&self) -> MutexGuard<'_, AllPacks> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -133,13 +133,13 @@ impl PackCache {
         })
     }
 
-    fn pin_at_hand(self: &Arc<Self>, state: &mut Held, pack: u32) -> Option<Pin> {
+    fn pin_at_hand(self: &Arc<Self>, state: &mut AllPacks, pack: u32) -> Option<Pin> {
         let at_hand = state.at_hand.get_mut(&pack)?;
         at_hand.pinned += 1;
         Some(Pin { cache: self.clone(), pack, cell: at_hand.cell.clone(), visited: None })
     }
 
-    fn pin_new(self: &Arc<Self>, state: &mut Held, pack: u32, room: Option<OwnedSemaphorePermit>) -> Pin {
+    fn pin_new(self: &Arc<Self>, state: &mut AllPacks, pack: u32, room: Option<OwnedSemaphorePermit>) -> Pin {
         let cell = Arc::new(OnceCell::new());
         let at_hand = AtHand { cell: cell.clone(), room, pinned: 1, next: NEVER };
         state.at_hand.insert(pack, at_hand);
@@ -210,7 +210,7 @@ impl PackCache {
 
 /// So many bytes, in permits.
 fn permits(bytes: u64) -> u32 {
-    u32::try_from(bytes.div_ceil(UNIT)).unwrap_or(u32::MAX)
+    u32::try_from(bytes.div_ceil(BYTES_PER_PERMIT)).unwrap_or(u32::MAX)
 }
 
 fn unknown() -> Error {

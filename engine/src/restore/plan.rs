@@ -15,9 +15,9 @@ use lifeboat_format::map::Resolved;
 use super::wanted::Wanted;
 
 /// A span that is shorter than this goes on in the next pack.
-const ENOUGH: u64 = 8 << 20;
+const MIN_SPAN_BYTES: u64 = 8 << 20;
 /// The packs of one span.
-const MOST_PACKS: usize = 80;
+const MAX_PACKS_PER_SPAN: usize = 80;
 /// A part of a stream.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) struct Span {
@@ -77,15 +77,15 @@ impl<'a> Planner<'a> {
         let size = self.more_than(self.spans.len(), reaches);
         let fits = self.spans.last().is_some_and(|span| {
             self.more.is_empty()
-                || self.at - span.places.start < ENOUGH
-                    && span.packs.len() + self.more.len() <= MOST_PACKS
+                || self.at - span.places.start < MIN_SPAN_BYTES
+                    && span.packs.len() + self.more.len() <= MAX_PACKS_PER_SPAN
                     && self.held + size <= self.most
         });
         if fits {
             self.held += size;
         } else {
             let size = self.more_than(self.spans.len() + 1, reaches);
-            if self.more.len() > 1 && (self.more.len() > MOST_PACKS || size > self.most) {
+            if self.more.len() > 1 && (self.more.len() > MAX_PACKS_PER_SPAN || size > self.most) {
                 return false;
             }
             self.spans.push(Span { places: self.at..self.at, packs: Vec::new() });
@@ -177,12 +177,12 @@ mod tests {
     fn what_takes_several_packs_at_once_begins_a_span_only_if_these_are_not_too_many() {
         let reach = |pack| Reach { pack, range: 0..10, named: 10 };
         let mut planner = Planner::new(SIZES, 3 << 20);
-        assert!(planner.push(ENOUGH, &[reach(0), reach(1), reach(0)]));
+        assert!(planner.push(MIN_SPAN_BYTES, &[reach(0), reach(1), reach(0)]));
         assert!(planner.push(5, &[reach(1)]), "goes on");
         assert!(!planner.push(5, &[reach(2), reach(1), reach(3), reach(4)]));
         assert!(planner.push(5, &[reach(2), reach(1), reach(2), reach(3)]));
         assert_eq!(packs(&planner.spans), [vec![0, 1], vec![2, 1, 3]]);
-        assert_eq!(planner.spans[1].places, ENOUGH + 5..ENOUGH + 10);
+        assert_eq!(planner.spans[1].places, MIN_SPAN_BYTES + 5..MIN_SPAN_BYTES + 10);
     }
 
     #[test]
@@ -205,7 +205,7 @@ mod tests {
     #[test]
     fn the_packs_of_a_span_are_few_and_not_large() {
         let of: Vec<(u32, u64)> = (0..1000).map(|n| (n % 100, 1000)).collect();
-        for (most, due) in [(2 * MOST, MOST_PACKS), (MOST, 64), (MOST / 2, 32), (0, 1)] {
+        for (most, due) in [(2 * MOST, MAX_PACKS_PER_SPAN), (MOST, 64), (MOST / 2, 32), (0, 1)] {
             let spans = plan(extents(&of), SIZES, most);
             assert_eq!(spans.iter().map(|span| span.packs.len()).max(), Some(due));
             assert_eq!(spans.iter().map(|span| span.places.end - span.places.start).sum::<u64>(), 1_000_000);

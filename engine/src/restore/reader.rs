@@ -25,7 +25,7 @@ use crate::config::Limits;
 use crate::keys::crypt;
 use crate::keys::{PackKeys, ReaderKeys, SharedIdentity};
 
-const LARGEST_KEYRING_OBJECT: usize = 1 << 20;
+const MAX_KEYRING_OBJECT_BYTES: usize = 1 << 20;
 
 /// Which snapshot.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -232,7 +232,7 @@ impl VaultReader {
                     if error.is_not_found() { Error::integrity(error.to_string()) } else { error.into() }
                 })?;
                 let identities = self.keys.identities.iter().map(|identity| identity.as_ref() as &dyn age::Identity);
-                let text = crypt::decrypt(identities, &wrapped, LARGEST_KEYRING_OBJECT)
+                let text = crypt::decrypt(identities, &wrapped, MAX_KEYRING_OBJECT_BYTES)
                     .map(zeroize::Zeroizing::new)
                     .map_err(|error| error.within(format!("replica {}: cannot open {key}", replica.name())))?;
                 DatasetSecrets::parse(&text, &self.vault, dataset, generation).and_then(PackKeys::of)

@@ -26,7 +26,7 @@ use tokio::sync::mpsc::Receiver;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::AbortOnDropHandle;
 
-use super::batches::{Batch, LONG, What, batches};
+use super::batches::{Batch, MIN_LONE_EXTENT_BYTES, What, batches};
 use super::decode::ChunkCache;
 use super::fetch::PackFetcher;
 use super::pack_cache::{Content, PackCache, Pin};
@@ -37,17 +37,17 @@ use crate::config::Limits;
 
 /// What is decompressed at once, unless a single chunk is longer: little enough to be hashed and
 /// written while it is in the processor's cache.
-const PIECE: usize = 1 << 20;
+const PIECE_BYTES: usize = 1 << 20;
 /// A buffer for a piece: an ordinary chunk fits, however long.
-const SPACE: u64 = 2 << 20;
+const PIECE_BUFFER_BYTES: u64 = 2 << 20;
 /// What the program needs beside packs and pieces.
-const PROGRAM: u64 = 96 << 20;
+const PROGRAM_BYTES: u64 = 96 << 20;
 /// The least for packs: two ordinary ones.
-const LEAST: u64 = 48 << 20;
+const MIN_PACK_MEMORY_BYTES: u64 = 48 << 20;
 /// Packs of a span that are fetched at once.
-const AT_ONCE: usize = 8;
+const PACKS_FETCHED_AT_ONCE: usize = 8;
 /// Spans that a stream asks for ahead, if there is room: at first, and at most.
-const AHEAD: (usize, usize) = (2, 16);
+const SPANS_AHEAD: (usize, usize) = (2, 16);
 
 /// The streams of one snapshot, fetched from whichever replica gives them.
 pub struct SnapshotStreams {
@@ -118,7 +118,7 @@ impl SnapshotStreams {
         cancel: CancellationToken,
     ) -> Result<Self> {
         let (pieces, chunks) = (limits.memory / 12, limits.memory / 12);
-        let packs = limits.memory.saturating_sub(PROGRAM + pieces + chunks).max(LEAST);
+        let packs = limits.memory.saturating_sub(PROGRAM_BYTES + pieces + chunks).max(MIN_PACK_MEMORY_BYTES);
         let (mut wanted, mut plans) = (Wanted::new(&manifest.packs), Vec::new());
         let contents = manifest.contents();
         for stream in &manifest.streams {
@@ -134,8 +134,8 @@ impl SnapshotStreams {
         let packs = PackCache::new(fetcher, wanted, packs);
         // More ahead than keeps the workers busy would not be in the processor's cache any more
         // when it is hashed and written.
-        let ahead = (pieces / SPACE).min(2 * limits.cpu as u64 + 2).max(4);
-        let buffers = BufferPool::new(ahead as usize, SPACE as usize);
+        let ahead = (pieces / PIECE_BUFFER_BYTES).min(2 * limits.cpu as u64 + 2).max(4);
+        let buffers = BufferPool::new(ahead as usize, PIECE_BUFFER_BYTES as usize);
         let chunks = Arc::new(ChunkCache::new(chunks as usize));
         let (manifest, packs, delivered) = (Arc::new(manifest), Arc::new(packs), Arc::default());
         Ok(Self { manifest, before, plans, packs, buffers, chunks, delivered, cancel })
@@ -205,7 +205,7 @@ impl StoredStreams for SnapshotStreams {
             buffers: self.buffers.clone(),
             chunks: self.chunks.clone(),
             ahead: VecDeque::new(),
-            at_once: AHEAD.0,
+            at_once: SPANS_AHEAD.0,
             current: None,
             pieces: VecDeque::new(),
             hasher: blake3::Hasher::new(),
@@ -221,7 +221,7 @@ type Pins = Vec<(Pin, Option<usize>)>;
 /// What they hold.
 type Contents = Arc<HashMap<u32, Content>>;
 /// A span that was asked for.
-type Asked = AbortOnDropHandle<(Pins, Result<Contents>)>;
+type PieceAsked = AbortOnDropHandle<(Pins, Result<Contents>)>;
 
 /// A span that is read.
 struct Current {
@@ -243,7 +243,7 @@ struct ExtentReader {
     packs: Arc<PackCache>,
     buffers: BufferPool,
     chunks: Arc<ChunkCache>,
-    ahead: VecDeque<Asked>,
+    ahead: VecDeque<PieceAsked>,
     /// Spans to ask for ahead: one more each time that one had to be waited for.
     at_once: usize,
     current: Option<Current>,
@@ -283,7 +283,7 @@ impl ExtentReader {
         let fetch = tokio::spawn(async move {
             let fetches: Vec<_> =
                 pins.iter().map(|(pin, _)| async { Ok::<_, Error>((pin.pack(), pin.content().await?)) }).collect();
-            let fetches = futures::stream::iter(fetches).buffer_unordered(AT_ONCE);
+            let fetches = futures::stream::iter(fetches).buffer_unordered(PACKS_FETCHED_AT_ONCE);
             let contents: Result<HashMap<u32, Content>> = fetches.try_collect().await;
             (pins, contents.map(Arc::new))
         });
@@ -312,7 +312,7 @@ impl ExtentReader {
             }
             // The first is always waited for.
             let one_more = usize::from(self.turned > 0);
-            self.at_once = (self.at_once + one_more).min(AHEAD.1);
+            self.at_once = (self.at_once + one_more).min(SPANS_AHEAD.1);
         }
         if self.ahead.is_empty() {
             self.wait_for_room().await?;
@@ -346,11 +346,11 @@ impl ExtentReader {
                 let unknown =
                     || Error::integrity(format!("snapshot {} names what no pack holds", self.manifest.snapshot));
                 let content = contents.get(&extent.pack).ok_or_else(unknown)?.clone();
-                let unit = content.0.unit(extent.offset, extent.length, PIECE).ok_or_else(unknown)?;
+                let unit = content.0.unit(extent.offset, extent.length, PIECE_BYTES).ok_or_else(unknown)?;
                 Some((content, unit))
             }
         };
-        let space = unit.as_ref().map_or(PIECE + LONG as usize, |(_, unit)| unit.space);
+        let space = unit.as_ref().map_or(PIECE_BYTES + MIN_LONE_EXTENT_BYTES as usize, |(_, unit)| unit.space);
         let mut buffer = match self.buffers.try_take_for(space) {
             Some(buffer) => buffer,
             None if wait => self.buffers.take_for(space).await?,

@@ -19,12 +19,12 @@ use zeroize::Zeroizing;
 use crate::rows::parity::Element;
 use lifeboat_format::chunk_id::ChunkIdKey;
 
-const CONTEXT: &str = "lifeboat v1 row hashes";
+const HASH_CONTEXT: &str = "lifeboat v1 row hashes";
 /// Bytes that are taken at once. With sixteen, a processor would guess wrong more often how many
 /// there are.
-const BLOCK: usize = 32;
+const HASHED_BYTES: usize = 32;
 /// Two words of the key for each sixteen bytes.
-type BlockKey = [[u64; 2]; BLOCK / 16];
+type BlockKey = [[u64; 2]; HASHED_BYTES / 16];
 
 /// Hashes with the key of one dataset.
 pub(crate) struct UnitHasher {
@@ -37,10 +37,10 @@ pub(crate) struct UnitHasher {
 impl UnitHasher {
     /// Of the dataset with this chunk-id key; for units of at most `longest` bytes.
     pub(crate) fn new(key: &ChunkIdKey, longest: usize) -> Self {
-        let mut words = Zeroizing::new(vec![[[0; 16]; BLOCK / 16]; 2 + longest / BLOCK]);
-        let mut stream = blake3::Hasher::new_derive_key(CONTEXT).update(key.expose()).finalize_xof();
+        let mut words = Zeroizing::new(vec![[[0; 16]; HASHED_BYTES / 16]; 2 + longest / HASHED_BYTES]);
+        let mut stream = blake3::Hasher::new_derive_key(HASH_CONTEXT).update(key.expose()).finalize_xof();
         stream.fill(words.as_flattened_mut().as_flattened_mut());
-        let key = |block: &[[u8; 16]; BLOCK / 16]| block.each_ref().map(pair);
+        let key = |block: &[[u8; 16]; HASHED_BYTES / 16]| block.each_ref().map(pair);
         Self {
             aes: Aes128Enc::new(&words[0][0].into()),
             last: key(&words[1]),
@@ -67,7 +67,7 @@ impl UnitHasher {
             sum = sum.wrapping_add(products(block, key));
         }
         let last = unit.last_chunk().copied().unwrap_or_else(|| {
-            let mut short = [0; BLOCK];
+            let mut short = [0; HASHED_BYTES];
             short[..unit.len()].copy_from_slice(unit);
             short
         });
@@ -76,7 +76,7 @@ impl UnitHasher {
 }
 
 #[inline]
-fn products(block: &[u8; BLOCK], key: &BlockKey) -> u128 {
+fn products(block: &[u8; HASHED_BYTES], key: &BlockKey) -> u128 {
     let products = block.as_chunks().0.iter().zip(key).map(|(words, [k, l])| {
         let [a, b] = pair(words);
         u128::from(a.wrapping_add(*k)) * u128::from(b.wrapping_add(*l))

@@ -13,16 +13,16 @@
 
 use std::collections::{HashMap, VecDeque};
 
-use super::parity::{Element, GROUP};
+use super::parity::{Element, GROUP_UNITS};
 use super::sketch::{Look, Sketch};
 use super::units::Unit;
 
 /// How many units ahead are tried before all others.
-const NEAR: usize = 8;
+const NEAR_UNITS: usize = 8;
 /// How many units in a row may be changed before the others are looked for elsewhere.
-const CHANGED: usize = 16;
+const MAX_CHANGED_UNITS: usize = 16;
 /// OlderUnits chunks that stay at hand from one new chunk to the next.
-const AT_HAND: usize = 4;
+const CHUNKS_AT_HAND: usize = 4;
 
 /// The older stream.
 pub(crate) trait OlderUnits {
@@ -86,7 +86,7 @@ impl Matcher {
     pub(crate) fn expected(&self) -> u32 {
         let Some(Position { chunk, unit }) = self.pointer else { return 0 };
         // Its last units may have been changed.
-        let is_over = self.get(chunk).is_some_and(|sketch| unit as usize + CHANGED > sketch.len());
+        let is_over = self.get(chunk).is_some_and(|sketch| unit as usize + MAX_CHANGED_UNITS > sketch.len());
         chunk.saturating_add(u32::from(is_over))
     }
 
@@ -128,7 +128,8 @@ impl Matcher {
             return Some(place);
         }
         // Rows that were changed where they are: the walk goes on behind them.
-        if !self.lost && (1..units.len().min(CHANGED)).any(|next| self.near(&units[next..], older).is_some()) {
+        if !self.lost && (1..units.len().min(MAX_CHANGED_UNITS)).any(|next| self.near(&units[next..], older).is_some())
+        {
             return None;
         }
         self.index();
@@ -143,7 +144,7 @@ impl Matcher {
     /// that was not found, the one after it must agree, too.
     fn near(&mut self, units: &[Unit], older: &mut impl OlderUnits) -> Option<Position> {
         let mut place = self.pointer?;
-        for skipped in 0..=NEAR {
+        for skipped in 0..=NEAR_UNITS {
             place = self.normal(place, older);
             if self.is_here(&units[..1], place) && (skipped == 0 && !self.missed || self.goes_on(units, place)) {
                 return Some(place);
@@ -191,7 +192,7 @@ impl Matcher {
 
     /// Between two chunks: only the latest stay at hand.
     fn forget(&mut self) {
-        while self.held.len() > AT_HAND
+        while self.held.len() > CHUNKS_AT_HAND
             && let Some(Held { chunk, sketch, indexed }) = self.held.pop_front()
         {
             for unit in (0..sketch.len()).filter(|_| indexed) {
@@ -217,7 +218,7 @@ impl Matcher {
 
     /// Drops what its group does not agree with.
     fn believe(&self, units: &[Unit], found: &mut [Option<Position>]) {
-        let group = |place: &Position| (place.chunk, place.unit as usize / GROUP);
+        let group = |place: &Position| (place.chunk, place.unit as usize / GROUP_UNITS);
         let mut at = 0;
         while at < found.len() {
             let Some(first) = found[at] else {
@@ -225,13 +226,13 @@ impl Matcher {
                 continue;
             };
             // All that were found one after the other in this group, with new units in between.
-            let (mut hashes, mut last, mut end) = ([None; GROUP], None, at);
+            let (mut hashes, mut last, mut end) = ([None; GROUP_UNITS], None, at);
             for (number, place) in found.iter().enumerate().skip(at) {
                 let Some(place) = place else { continue };
                 if group(place) != group(&first) || last.is_some_and(|last| place.unit <= last) {
                     break;
                 }
-                hashes[place.unit as usize % GROUP] = Some(units[number].hash);
+                hashes[place.unit as usize % GROUP_UNITS] = Some(units[number].hash);
                 (last, end) = (Some(place.unit), number + 1);
             }
             let agrees = self.get(first.chunk).is_some_and(|sketch| sketch.agrees(group(&first).1, &hashes));

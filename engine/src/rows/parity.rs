@@ -24,13 +24,13 @@
 use wide::u64x2;
 
 /// Units of a group.
-pub(crate) const GROUP: usize = 64;
+pub(crate) const GROUP_UNITS: usize = 64;
 /// Sums of a group: so many of its units may be missing.
-pub(crate) const SUMS: usize = 8;
+pub(crate) const GROUP_SUMS: usize = 8;
 
-const P: u64 = (1 << 61) - 1;
+const PRIME: u64 = (1 << 61) - 1;
 /// Bits of the lower half of a hash.
-const HALF: u32 = 31;
+const LOWER_HALF_BITS: u32 = 31;
 
 /// A hash: an integer modulo 2⁶¹ − 1.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -38,8 +38,8 @@ pub struct Element(u64);
 
 impl From<u64> for Element {
     fn from(value: u64) -> Self {
-        let folded = (value & P) + (value >> 61);
-        Self(if folded >= P { folded - P } else { folded })
+        let folded = (value & PRIME) + (value >> 61);
+        Self(if folded >= PRIME { folded - PRIME } else { folded })
     }
 }
 
@@ -57,7 +57,7 @@ impl Element {
     }
 
     fn minus(self, other: Self) -> Self {
-        Self::from(self.0 + P - other.0)
+        Self::from(self.0 + PRIME - other.0)
     }
 
     fn times(self, other: Self) -> Self {
@@ -67,24 +67,24 @@ impl Element {
 
 const fn product(a: u64, b: u64) -> u64 {
     let product = a as u128 * b as u128;
-    let folded = (product as u64 & P) + (product >> 61) as u64;
-    if folded >= P { folded - P } else { folded }
+    let folded = (product as u64 & PRIME) + (product >> 61) as u64;
+    if folded >= PRIME { folded - PRIME } else { folded }
 }
 
 /// Powers by binomials: (i+1)ʲ = Σₖ `POWERS[j][k]`·C(i, k). They are the k-th differences of 1ʲ,
 /// 2ʲ, 3ʲ, … (Newton's series).
-const POWERS: [[u64; SUMS]; SUMS] = {
-    let mut powers = [[1; SUMS]; SUMS];
+const POWERS: [[u64; GROUP_SUMS]; GROUP_SUMS] = {
+    let mut powers = [[1; GROUP_SUMS]; GROUP_SUMS];
     let mut j = 0;
-    while j < SUMS {
+    while j < GROUP_SUMS {
         let mut at = 0;
-        while at < SUMS {
+        while at < GROUP_SUMS {
             powers[j][at] = (at as u64 + 1).pow(j as u32);
             at += 1;
         }
         let mut k = 1;
-        while k < SUMS {
-            let mut at = SUMS - 1;
+        while k < GROUP_SUMS {
+            let mut at = GROUP_SUMS - 1;
             while at >= k {
                 powers[j][at] -= powers[j][at - 1];
                 at -= 1;
@@ -96,12 +96,12 @@ const POWERS: [[u64; SUMS]; SUMS] = {
     powers
 };
 
-/// What divides by the numbers below [`GROUP`]: n to the power p − 2 (Fermat).
-const INVERSES: [Element; GROUP] = {
-    let mut inverses = [Element(0); GROUP];
+/// What divides by the numbers below [`GROUP_UNITS`]: n to the power p − 2 (Fermat).
+const INVERSES: [Element; GROUP_UNITS] = {
+    let mut inverses = [Element(0); GROUP_UNITS];
     let mut n = 1;
-    while n < GROUP {
-        let (mut power, mut result, mut exponent) = (n as u64, 1, P - 2);
+    while n < GROUP_UNITS {
+        let (mut power, mut result, mut exponent) = (n as u64, 1, PRIME - 2);
         while exponent > 0 {
             if exponent & 1 == 1 {
                 result = product(result, power);
@@ -117,10 +117,10 @@ const INVERSES: [Element; GROUP] = {
 
 /// The sums of one group.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub(crate) struct Sums(pub [Element; SUMS]);
+pub(crate) struct Sums(pub [Element; GROUP_SUMS]);
 
 impl Sums {
-    /// Of these hashes, at most [`GROUP`].
+    /// Of these hashes, at most [`GROUP_UNITS`].
     ///
     /// Nothing is multiplied for each hash, since a stream has as many as it has rows. From the
     /// last to the first, each of eight numbers adds the one before it, and the first adds the
@@ -128,21 +128,21 @@ impl Sums {
     /// hashes are summed beside each other: as C(64, 8) < 2³³, 64 bits are enough.
     #[must_use]
     pub(crate) fn of(hashes: impl DoubleEndedIterator<Item = Element>) -> Self {
-        let mut halves = [u64x2::ZERO; SUMS];
+        let mut halves = [u64x2::ZERO; GROUP_SUMS];
         for hash in hashes.rev() {
-            for k in (1..SUMS).rev() {
+            for k in (1..GROUP_SUMS).rev() {
                 halves[k] += halves[k - 1];
             }
-            halves[0] += u64x2::new([hash.0 & ((1 << HALF) - 1), hash.0 >> HALF]);
+            halves[0] += u64x2::new([hash.0 & ((1 << LOWER_HALF_BITS) - 1), hash.0 >> LOWER_HALF_BITS]);
         }
         let binomial = halves.map(|half| {
             let [low, high] = half.to_array().map(u128::from);
-            low + (high << HALF)
+            low + (high << LOWER_HALF_BITS)
         });
         Self(POWERS.map(|powers| {
             let sum: u128 = powers.iter().zip(binomial).map(|(power, sum)| u128::from(*power) * sum).sum();
-            let folded = (sum & u128::from(P)) + (sum >> 61);
-            Element::from((folded as u64 & P) + (folded >> 61) as u64)
+            let folded = (sum & u128::from(PRIME)) + (sum >> 61);
+            Element::from((folded as u64 & PRIME) + (folded >> 61) as u64)
         }))
     }
 
@@ -155,17 +155,17 @@ impl Sums {
     /// Whether these are the sums of a group with these `marks`, of whose hashes some are known.
     #[must_use]
     pub(crate) fn agree(&self, marks: &[u16], known: &[Option<Element>]) -> bool {
-        let mut missing = [0; SUMS];
+        let mut missing = [0; GROUP_SUMS];
         let mut count = 0;
         for (place, _) in known.iter().enumerate().filter(|(_, hash)| hash.is_none()) {
-            if count == SUMS {
+            if count == GROUP_SUMS {
                 return false;
             }
             missing[count] = place;
             count += 1;
         }
         let missing = &missing[..count];
-        let mut hashes = [Element::default(); GROUP];
+        let mut hashes = [Element::default(); GROUP_UNITS];
         hashes.iter_mut().zip(known).for_each(|(hash, known)| *hash = known.unwrap_or_default());
         let mut found = self.minus(&Self::of(hashes.into_iter())).0;
         solve(missing, &mut found[..count]);
@@ -201,14 +201,14 @@ mod tests {
     use super::*;
 
     fn group() -> impl Strategy<Value = Vec<Element>> {
-        prop::collection::vec(any::<u64>().prop_map(Element::from), 1..=GROUP)
+        prop::collection::vec(any::<u64>().prop_map(Element::from), 1..=GROUP_UNITS)
     }
 
     proptest! {
         #[test]
-        fn arithmetic_is_that_of_the_field(a: u64, b: u64, c in 1_u64..GROUP as u64) {
+        fn arithmetic_is_that_of_the_field(a: u64, b: u64, c in 1_u64..GROUP_UNITS as u64) {
             let (x, y) = (Element::from(a), Element::from(b));
-            let (a, b, p) = (u128::from(a), u128::from(b), u128::from(P));
+            let (a, b, p) = (u128::from(a), u128::from(b), u128::from(PRIME));
             prop_assert_eq!(u128::from(x.0), a % p);
             prop_assert_eq!(u128::from(x.minus(y).0), (a % p + p - b % p) % p);
             prop_assert_eq!(u128::from(x.times(y).0), (a % p) * (b % p) % p);
@@ -219,14 +219,14 @@ mod tests {
         fn sums_are_those_of_powers(hashes in group()) {
             let sum = |j: u32| {
                 let products = hashes.iter().zip(1_u64..).map(|(hash, node)| hash.times(Element::from(node.pow(j))));
-                products.fold(0, |sum, product| (sum + u128::from(product.0)) % u128::from(P))
+                products.fold(0, |sum, product| (sum + u128::from(product.0)) % u128::from(PRIME))
             };
             let sums = Sums::of(hashes.iter().copied()).0.map(|sum| u128::from(sum.0));
             prop_assert_eq!(sums, std::array::from_fn(|j| sum(j as u32)));
         }
 
         #[test]
-        fn a_group_agrees_with_itself_though_some_are_missing(hashes in group(), missing in prop::collection::vec(0_usize..GROUP, 0..=SUMS)) {
+        fn a_group_agrees_with_itself_though_some_are_missing(hashes in group(), missing in prop::collection::vec(0_usize..GROUP_UNITS, 0..=GROUP_SUMS)) {
             let sums = Sums::of(hashes.iter().copied());
             let marks: Vec<u16> = hashes.iter().map(|hash| hash.mark()).collect();
             let mut known: Vec<Option<Element>> = hashes.into_iter().map(Some).collect();
@@ -237,8 +237,8 @@ mod tests {
         #[test]
         fn a_group_does_not_agree_with_another_one(
             hashes in group(),
-            wrong in prop::collection::vec((0_usize..GROUP, 1_u64..1 << 45), 1..4),
-            missing in prop::collection::vec(0_usize..GROUP, 0..=SUMS),
+            wrong in prop::collection::vec((0_usize..GROUP_UNITS, 1_u64..1 << 45), 1..4),
+            missing in prop::collection::vec(0_usize..GROUP_UNITS, 0..=GROUP_SUMS),
         ) {
             let sums = Sums::of(hashes.iter().copied());
             let marks: Vec<u16> = hashes.iter().map(|hash| hash.mark()).collect();
@@ -257,19 +257,20 @@ mod tests {
 
     #[test]
     fn the_largest_hashes_fit() {
-        let largest = Element(P - 1);
-        let sums = Sums::of([largest; GROUP].into_iter());
-        let powers = |j: u32| (1..=GROUP as u64).map(|node| u128::from(node.pow(j))).sum::<u128>() % u128::from(P);
-        let expected = std::array::from_fn(|j| Element::from((u128::from(P) - powers(j as u32)) as u64));
+        let largest = Element(PRIME - 1);
+        let sums = Sums::of([largest; GROUP_UNITS].into_iter());
+        let powers =
+            |j: u32| (1..=GROUP_UNITS as u64).map(|node| u128::from(node.pow(j))).sum::<u128>() % u128::from(PRIME);
+        let expected = std::array::from_fn(|j| Element::from((u128::from(PRIME) - powers(j as u32)) as u64));
         assert_eq!(sums.0, expected);
     }
 
     #[test]
     fn more_missing_than_sums_are_too_many() {
-        let hashes: Vec<Element> = (0..GROUP as u64).map(|n| Element::from(n * 12_345_678_901)).collect();
+        let hashes: Vec<Element> = (0..GROUP_UNITS as u64).map(|n| Element::from(n * 12_345_678_901)).collect();
         let marks: Vec<u16> = hashes.iter().map(|hash| hash.mark()).collect();
         let known: Vec<Option<Element>> =
-            hashes.iter().enumerate().map(|(place, hash)| (place > SUMS).then_some(*hash)).collect();
+            hashes.iter().enumerate().map(|(place, hash)| (place > GROUP_SUMS).then_some(*hash)).collect();
         assert!(!Sums::of(hashes.iter().copied()).agree(&marks, &known));
     }
 }

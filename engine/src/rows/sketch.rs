@@ -7,11 +7,11 @@
 use lifeboat_format::frames::{compress_by_frequency, decompress_document};
 use lifeboat_format::{planes, varint};
 
-use super::parity::{Element, GROUP, Sums};
+use super::parity::{Element, GROUP_UNITS, Sums};
 use super::units::Unit;
 
 /// No chunk is longer.
-const LONGEST: u64 = 16 << 20;
+const MAX_CHUNK_BYTES: u64 = 16 << 20;
 
 /// The units of one chunk, in order.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -35,7 +35,7 @@ pub fn sketch(units: &[Unit]) -> lifeboat_base::Result<Vec<u8>> {
         let [a, b, c, _] = (u32::from(first.hash.mark()) | u32::from(second.hash.mark()) << 12).to_le_bytes();
         out.extend_from_slice(&[a, b, c]);
     }
-    for group in units.chunks(GROUP) {
+    for group in units.chunks(GROUP_UNITS) {
         for sum in Sums::of(group.iter().map(|unit| unit.hash)).0 {
             out.extend_from_slice(&sum.get().to_le_bytes());
         }
@@ -68,28 +68,28 @@ impl Sketch {
     /// Whether the units of one group are what they were found to be: the hash of each that was
     /// found.
     #[must_use]
-    pub(crate) fn agrees(&self, group: usize, found: &[Option<Element>; GROUP]) -> bool {
-        let marks = &self.marks[group * GROUP..self.marks.len().min((group + 1) * GROUP)];
+    pub(crate) fn agrees(&self, group: usize, found: &[Option<Element>; GROUP_UNITS]) -> bool {
+        let marks = &self.marks[group * GROUP_UNITS..self.marks.len().min((group + 1) * GROUP_UNITS)];
         self.sums[group].agree(marks, &found[..marks.len()])
     }
 
     /// What [`sketch`] wrote; `None` if it is damaged.
     #[must_use]
     pub(crate) fn parse(mut bytes: &[u8]) -> Option<Self> {
-        let count = varint::take(&mut bytes).filter(|count| *count <= LONGEST)? as usize;
+        let count = varint::take(&mut bytes).filter(|count| *count <= MAX_CHUNK_BYTES)? as usize;
         let (pairs, mut bytes) = bytes.split_at_checked(3 * count.div_ceil(2))?;
         let pairs = pairs.as_chunks().0.iter().map(|[a, b, c]| u32::from_le_bytes([*a, *b, *c, 0]));
         let mut marks: Vec<_> = pairs.flat_map(|pair| [pair as u16 & 0xFFF, (pair >> 12) as u16]).collect();
         marks.truncate(count);
-        let mut sums = Vec::with_capacity(count.div_ceil(GROUP));
-        for _ in 0..count.div_ceil(GROUP) {
+        let mut sums = Vec::with_capacity(count.div_ceil(GROUP_UNITS));
+        for _ in 0..count.div_ceil(GROUP_UNITS) {
             let mut group = Sums::default();
             for sum in &mut group.0 {
                 *sum = Element::from(u64::from_le_bytes(varint::take_bytes(&mut bytes)?));
             }
             sums.push(group);
         }
-        let lengths = decompress_document(bytes, 2 * count, 3 * LONGEST).ok()?;
+        let lengths = decompress_document(bytes, 2 * count, 3 * MAX_CHUNK_BYTES).ok()?;
         let (mut lengths, mut end, mut ends) = (lengths.as_slice(), 0_u32, Vec::with_capacity(count));
         for length in planes::take(&mut lengths, count)? {
             end = end.checked_add(u32::from(u16::try_from(length).ok()?))?;
@@ -137,8 +137,8 @@ mod tests {
             let parsed = Sketch::parse(&bytes).ok_or_else(|| lifeboat_base::Error::failed("not parsed"))?;
             assert_eq!(parsed.len(), units.len());
             assert!(units.iter().enumerate().all(|(at, unit)| parsed.look(at) == Look::from(unit)));
-            for (group, units) in units.chunks(GROUP).enumerate() {
-                let mut found = [None; GROUP];
+            for (group, units) in units.chunks(GROUP_UNITS).enumerate() {
+                let mut found = [None; GROUP_UNITS];
                 found.iter_mut().zip(units).for_each(|(found, unit)| *found = Some(unit.hash));
                 assert!(parsed.agrees(group, &found));
             }

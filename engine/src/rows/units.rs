@@ -1,11 +1,11 @@
 //! Cuts bytes into units, rows as far as they have rows, and names each by a keyed hash.
 //!
-//! - A **line** ends with its newline, but the first of a unit has at least [`LEAST`] bytes. A line
-//!   of [`ORDINARY`] bytes or more ends a **unit**; of shorter ones each, or, so that units have
+//! - A **line** ends with its newline, but the first of a unit has at least [`MIN_UNIT_BYTES`] bytes. A line
+//!   of [`ORDINARY_LINE_BYTES`] bytes or more ends a **unit**; of shorter ones each, or, so that units have
 //!   some hundred bytes however short the rows, so many in proportion, which their own bytes
 //!   decide. An edit leaves the units before and after it.
-//! - Where no newline comes for [`LONG`] bytes, four bytes next to each other decide, once in 256
-//!   places; at [`LONGEST`] it ends anyway.
+//! - Where no newline comes for [`LONG_LINE_BYTES`] bytes, four bytes next to each other decide, once in 256
+//!   places; at [`MAX_LINE_BYTES`] it ends anyway.
 
 use lifeboat_format::chunk_id::ChunkIdKey;
 use wide::u8x16;
@@ -14,23 +14,23 @@ use super::hash::{Block, UnitHasher};
 use super::parity::Element;
 
 /// Every line this long ends a unit.
-const ORDINARY: usize = 88;
+const ORDINARY_LINE_BYTES: usize = 88;
 /// No unit but a chunk's last has fewer bytes, though all lines be the same and say that they end
 /// one.
-const LEAST: usize = 32;
+const MIN_UNIT_BYTES: usize = 32;
 /// A unit of lines that has so many bytes ends with the next one.
-const ENOUGH: usize = 1024;
+const FULL_UNIT_BYTES: usize = 1024;
 /// A line longer than this may end elsewhere.
-const LONG: usize = 192;
+const LONG_LINE_BYTES: usize = 192;
 /// No line is longer.
-const LONGEST: usize = 4096;
+const MAX_LINE_BYTES: usize = 4096;
 /// Bytes that are searched for a newline at once, from where the unit may end: so rows of one
 /// length take one number of steps, which a processor foretells.
-const BLOCK: usize = 32;
+const SEARCHED_BYTES: usize = 32;
 /// Units whose hashes are finished together.
-const AT_ONCE: usize = 32;
+const UNITS_AT_ONCE: usize = 32;
 /// Fractional part of the golden ratio: its multiples are spread evenly.
-const SPREAD: u64 = 0x9E37_79B9_7F4A_7C15;
+const GOLDEN_RATIO: u64 = 0x9E37_79B9_7F4A_7C15;
 
 /// Some bytes of a chunk.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -57,18 +57,18 @@ impl UnitCutter {
     /// Of the dataset with this chunk-id key.
     #[must_use]
     pub fn new(key: &ChunkIdKey) -> Self {
-        Self(UnitHasher::new(key, ENOUGH + LONGEST))
+        Self(UnitHasher::new(key, FULL_UNIT_BYTES + MAX_LINE_BYTES))
     }
 
     /// The units of `chunk`, in order: their lengths sum to its length.
     pub fn cut(&self, chunk: &[u8], fineness: Fineness, units: &mut Vec<Unit>) {
         units.clear();
-        let (mut begun, mut count) = ([Block::default(); AT_ONCE], 0);
+        let (mut begun, mut count) = ([Block::default(); UNITS_AT_ONCE], 0);
         for unit in (Walk { rest: chunk, each_line: fineness == Fineness::EachLine }) {
             units.push(Unit { hash: Element::default(), length: unit.len() as u16 });
             begun[count] = self.0.begin(unit);
             count += 1;
-            if count == AT_ONCE {
+            if count == UNITS_AT_ONCE {
                 self.finish(&mut begun, units);
                 count = 0;
             }
@@ -94,8 +94,8 @@ impl<'a> Iterator for Walk<'a> {
 
     #[inline]
     fn next(&mut self) -> Option<&'a [u8]> {
-        let (mut line, mut end) = (0, line_end(self.rest, 0, LEAST - 1));
-        while end < self.rest.len() && end < ENOUGH && !self.each_line && !ends_a_unit(&self.rest[line..end]) {
+        let (mut line, mut end) = (0, line_end(self.rest, 0, MIN_UNIT_BYTES - 1));
+        while end < self.rest.len() && end < FULL_UNIT_BYTES && !self.each_line && !ends_a_unit(&self.rest[line..end]) {
             line = end;
             end = line_end(self.rest, line, line);
         }
@@ -107,13 +107,13 @@ impl<'a> Iterator for Walk<'a> {
 #[inline]
 fn line_end(bytes: &[u8], line: usize, from: usize) -> usize {
     let mut at = from;
-    while at + BLOCK <= line + LONG {
+    while at + SEARCHED_BYTES <= line + LONG_LINE_BYTES {
         let rest = bytes.get(at..).unwrap_or_default();
         let Some(block) = rest.first_chunk() else {
             return rest.iter().position(|byte| *byte == b'\n').map_or(bytes.len(), |found| at + found + 1);
         };
         match newlines(block) {
-            0 => at += BLOCK,
+            0 => at += SEARCHED_BYTES,
             found => return at + found.trailing_zeros() as usize + 1,
         }
     }
@@ -122,17 +122,17 @@ fn line_end(bytes: &[u8], line: usize, from: usize) -> usize {
 
 /// Where a line ends that has no newline before `from`.
 fn long_line_end(bytes: &[u8], line: usize, from: usize) -> usize {
-    let most = bytes.len().min(line + LONGEST);
+    let most = bytes.len().min(line + MAX_LINE_BYTES);
     let end = bytes.get(from..most).unwrap_or_default().windows(4).position(|four| {
         let word = u32::from_le_bytes([four[0], four[1], four[2], four[3]]);
-        four[3] == b'\n' || word.wrapping_mul(SPREAD as u32) >> 24 == 0
+        four[3] == b'\n' || word.wrapping_mul(GOLDEN_RATIO as u32) >> 24 == 0
     });
     end.map_or(most, |at| from + at + 4)
 }
 
 /// A bit for each byte, the first the lowest: whether it is a newline.
 #[inline]
-fn newlines(block: &[u8; BLOCK]) -> u32 {
+fn newlines(block: &[u8; SEARCHED_BYTES]) -> u32 {
     let parts = block.as_chunks().0.iter().rev();
     parts.fold(0, |bits, part| bits << 16 | u8x16::new(*part).simd_eq(u8x16::splat(b'\n')).to_bitmask())
 }
@@ -140,7 +140,7 @@ fn newlines(block: &[u8; BLOCK]) -> u32 {
 /// By its first and last bytes and those in its middle.
 #[inline]
 fn ends_a_unit(line: &[u8]) -> bool {
-    if line.len() >= ORDINARY {
+    if line.len() >= ORDINARY_LINE_BYTES {
         return true;
     }
     let last = line.len().saturating_sub(8);
@@ -148,9 +148,9 @@ fn ends_a_unit(line: &[u8]) -> bool {
         Some(word) => u64::from_le_bytes(*word),
         None => line.iter().fold(0, |word, byte| word << 8 | u64::from(*byte)),
     };
-    let mixed = (word(0) ^ word(last).rotate_left(32)).wrapping_mul(SPREAD);
-    let mixed = (mixed ^ mixed >> 32 ^ word(last / 2)).wrapping_mul(SPREAD);
-    (mixed >> 48) as usize * ORDINARY < line.len() << 16
+    let mixed = (word(0) ^ word(last).rotate_left(32)).wrapping_mul(GOLDEN_RATIO);
+    let mixed = (mixed ^ mixed >> 32 ^ word(last / 2)).wrapping_mul(GOLDEN_RATIO);
+    (mixed >> 48) as usize * ORDINARY_LINE_BYTES < line.len() << 16
 }
 
 #[cfg(test)]
@@ -177,7 +177,7 @@ mod tests {
             for fineness in [Fineness::SomeLines, Fineness::EachLine] {
                 let units = cut(&data, fineness);
                 prop_assert_eq!(units.iter().map(|unit| usize::from(unit.length)).sum::<usize>(), data.len());
-                prop_assert!(units.iter().all(|unit| (1..=ENOUGH + LONGEST).contains(&usize::from(unit.length))));
+                prop_assert!(units.iter().all(|unit| (1..=FULL_UNIT_BYTES + MAX_LINE_BYTES).contains(&usize::from(unit.length))));
             }
         }
     }
@@ -197,7 +197,12 @@ mod tests {
         for line in (0_u16..2000).map(|n| format!("{n:x}\n")).chain(["\n".to_owned()]) {
             let data = line.repeat(2000 / line.len());
             let units = cut(data.as_bytes(), Fineness::EachLine);
-            assert!((units.len() - 1) * LEAST <= data.len(), "{line:?}: {} units of {} bytes", units.len(), data.len());
+            assert!(
+                (units.len() - 1) * MIN_UNIT_BYTES <= data.len(),
+                "{line:?}: {} units of {} bytes",
+                units.len(),
+                data.len()
+            );
         }
     }
 
@@ -206,8 +211,8 @@ mod tests {
         let data: Vec<u8> = rows(20_000).into_iter().map(|byte| byte.wrapping_mul(3) | 1).collect();
         let lengths: Vec<_> = cut(&data, Fineness::EachLine).iter().map(|unit| usize::from(unit.length)).collect();
         let (_, whole) = lengths.split_last().unwrap();
-        assert!(whole.iter().all(|length| *length >= LONG), "{:?}", whole.iter().min());
-        assert!(whole.iter().any(|length| *length < LONG + BLOCK / 2), "{:?}", whole.iter().min());
+        assert!(whole.iter().all(|length| *length >= LONG_LINE_BYTES), "{:?}", whole.iter().min());
+        assert!(whole.iter().any(|length| *length < LONG_LINE_BYTES + SEARCHED_BYTES / 2), "{:?}", whole.iter().min());
     }
 
     #[test]

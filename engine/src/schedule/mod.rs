@@ -19,10 +19,10 @@ use lifeboat_base::{Class, Context, Error, Result};
 use self::fields::Fields;
 
 /// Larger than any shift of a clock, smaller than a day.
-const SHIFT: TimeDelta = TimeDelta::hours(3);
+const MAX_CLOCK_SHIFT: TimeDelta = TimeDelta::hours(3);
 /// What [`Schedule::expected_interval`] looks at: a month, but at least a few fires.
-const MONTH: TimeDelta = TimeDelta::days(35);
-const FEW: usize = 8;
+const LOOKED_AT: TimeDelta = TimeDelta::days(35);
+const MIN_FIRES: usize = 8;
 
 /// A cron expression in a time zone.
 #[derive(Debug, Clone)]
@@ -76,11 +76,12 @@ impl Schedule {
     /// The first time strictly after `time` at which it fires, before jitter. None: never again.
     #[must_use]
     pub fn next_after(&self, time: DateTime<Utc>) -> Option<DateTime<Utc>> {
-        let mut candidate = time.with_timezone(&self.time_zone).naive_local() - SHIFT;
+        let mut candidate = time.with_timezone(&self.time_zone).naive_local() - MAX_CLOCK_SHIFT;
         let mut best: Option<(DateTime<Utc>, NaiveDateTime)> = None;
         loop {
             let next = self.next_naive(candidate);
-            let Some(naive) = next.filter(|naive| best.is_none_or(|(_, found)| *naive <= found + SHIFT)) else {
+            let Some(naive) = next.filter(|naive| best.is_none_or(|(_, found)| *naive <= found + MAX_CLOCK_SHIFT))
+            else {
                 return best.map(|(fire, _)| fire);
             };
             for fire in self.resolve(naive).into_iter().flatten().filter(|fire| *fire > time) {
@@ -98,7 +99,7 @@ impl Schedule {
         let start = time.with_timezone(&self.time_zone).naive_local();
         let (mut fires, mut naive) = (Vec::new(), start);
         while let Some(next) = self.next_naive(naive) {
-            if next > start + MONTH && fires.len() >= FEW {
+            if next > start + LOOKED_AT && fires.len() >= MIN_FIRES {
                 break;
             }
             fires.extend(self.resolve(next).into_iter().flatten());

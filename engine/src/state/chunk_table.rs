@@ -12,18 +12,18 @@
 use lifeboat_format::id::ChunkId;
 
 const SHARDS: usize = 4096;
-const FINGERPRINT: usize = 10;
-const ENTRY: usize = FINGERPRINT + 4;
+const FINGERPRINT_BYTES: usize = 10;
+const ENTRY_BYTES: usize = FINGERPRINT_BYTES + 4;
 
 /// Fingerprint, number; both big-endian, so that they sort as one number.
 #[derive(Clone, Copy)]
-struct Entry([u8; ENTRY]);
+struct Entry([u8; ENTRY_BYTES]);
 
 impl Entry {
     fn new(id: &ChunkId, number: u32) -> Self {
-        let mut bytes = [0; ENTRY];
-        bytes[..FINGERPRINT].copy_from_slice(&id.0[2..2 + FINGERPRINT]);
-        bytes[FINGERPRINT..].copy_from_slice(&number.to_be_bytes());
+        let mut bytes = [0; ENTRY_BYTES];
+        bytes[..FINGERPRINT_BYTES].copy_from_slice(&id.0[2..2 + FINGERPRINT_BYTES]);
+        bytes[FINGERPRINT_BYTES..].copy_from_slice(&number.to_be_bytes());
         Self(bytes)
     }
 
@@ -56,9 +56,9 @@ fn shard(id: &ChunkId) -> usize {
 }
 
 /// A map that is being made.
-pub struct Builder(Vec<Vec<Entry>>);
+pub struct TableBuilder(Vec<Vec<Entry>>);
 
-impl Builder {
+impl TableBuilder {
     /// `expected` entries fit without growth.
     #[must_use]
     pub fn new(expected: usize) -> Self {
@@ -143,7 +143,7 @@ mod tests {
         #[test]
         fn agrees_with_a_plain_map(built: Vec<(u16, u32)>, put: Vec<(u16, u32)>, expected in 0usize..5000) {
             let mut model = HashMap::new();
-            let mut builder = Builder::new(expected);
+            let mut builder = TableBuilder::new(expected);
             for (seed, number) in &built {
                 builder.add(&id(*seed), *number);
                 let lowest: &mut u32 = model.entry(*seed).or_insert(*number);

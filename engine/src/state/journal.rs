@@ -16,8 +16,8 @@ use lifeboat_format::index::{IndexSegment, IndexedPack};
 use super::StateDirectory;
 use crate::keys::seal::HostKey;
 
-const PURPOSE: &str = "lifeboat journal";
-const LARGEST_RECORD: u32 = 64 << 20;
+const JOURNAL_PURPOSE: &str = "lifeboat journal";
+const MAX_RECORD_BYTES: u32 = 64 << 20;
 
 /// The journal of one dataset.
 pub struct Journal {
@@ -49,8 +49,8 @@ impl Journal {
         let mut rest = bytes.as_slice();
         while let Some((length, tail)) = rest.split_first_chunk::<4>() {
             let length = u32::from_le_bytes(*length);
-            let Some((sealed, tail)) = tail.split_at_checked(length.min(LARGEST_RECORD) as usize) else { break };
-            let record = self.key.open(PURPOSE, sealed).and_then(|plain| IndexSegment::open(plain.to_vec()));
+            let Some((sealed, tail)) = tail.split_at_checked(length.min(MAX_RECORD_BYTES) as usize) else { break };
+            let record = self.key.open(JOURNAL_PURPOSE, sealed).and_then(|plain| IndexSegment::open(plain.to_vec()));
             let Ok(segment) = record else { break };
             let Ok(record) = segment.packs().collect::<Result<Vec<_>>>() else { break };
             if segment.generation == self.generation {
@@ -67,7 +67,7 @@ impl Journal {
     /// [`Class::Storage`], such as a full disk.
     pub fn append(&self, pack: &IndexedPack) -> Result<()> {
         let record = IndexSegment::write(self.generation, std::slice::from_ref(pack));
-        let sealed = self.key.seal(PURPOSE, &record)?;
+        let sealed = self.key.seal(JOURNAL_PURPOSE, &record)?;
         let write = || -> std::io::Result<()> {
             let mut file = OpenOptions::new().create(true).append(true).mode(0o600).open(&self.path)?;
             file.write_all(&[&(sealed.len() as u32).to_le_bytes(), sealed.as_slice()].concat())?;

@@ -15,7 +15,7 @@ use super::*;
 
 const DEADLINE: Duration = Duration::from_secs(60);
 /// What the gate lets pass at first.
-const AT_ONCE: usize = 4;
+const FIRST_PUTS_AT_ONCE: usize = 4;
 
 /// Takes a second for a put, or hangs until its deadline.
 #[derive(Debug)]
@@ -136,13 +136,13 @@ async fn a_replica_that_hangs_delays_queued_packs_by_its_first_failure_only() {
         assert_eq!(names(&receipt.unwrap().replicas), ["near"]);
     }
     assert_eq!(near.begun.load(Ordering::Relaxed), 13);
-    assert_eq!(far.begun.load(Ordering::Relaxed), AT_ONCE, "queued puts never begin");
+    assert_eq!(far.begun.load(Ordering::Relaxed), FIRST_PUTS_AT_ONCE, "queued puts never begin");
     assert!(fleet.behind()[&far.name].contains("no answer within"), "{:?}", fleet.behind());
     // Also what is named as a target gets nothing more.
     let targets: Vec<SharedReplica> = fleet.members().iter().map(|member| member.replica.clone()).collect();
     let took = fleet.put_to(&targets, "datasets/data/snapshots/s", &body, "the manifest").await.unwrap();
     assert_eq!(took.iter().map(|replica| replica.name().as_str()).collect::<Vec<_>>(), ["near"]);
-    assert_eq!(far.begun.load(Ordering::Relaxed), AT_ONCE);
+    assert_eq!(far.begun.load(Ordering::Relaxed), FIRST_PUTS_AT_ONCE);
 }
 
 #[tokio::test(start_paused = true)]

@@ -16,15 +16,15 @@ use lifeboat_format::manifest::{Manifest, PackRef};
 use serde::{Deserialize, Serialize};
 
 /// A pack is sparse if at most one of so many bytes is needed …
-const ONE_OF: u64 = 4;
+const SPARSE_PART: u64 = 4;
 /// … and all that are together make up one of so many that are stored: each time, maps are written
 /// anew.
-const WORTH: u64 = 16;
+const MIN_PART_WORTH_REWRITING: u64 = 16;
 /// What is needed of them is at most such a part of the newest snapshot, so that no night stores
 /// all at once, …
-const SHARE: u64 = 32;
+const MAX_PART_PER_NIGHT: u64 = 32;
 /// … or this much.
-const LEAST: u64 = 16 << 20;
+const MIN_BYTES_PER_NIGHT: u64 = 16 << 20;
 
 /// What one complete replica stores in packs that snapshots need.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -92,14 +92,16 @@ impl<'a> Packs<'a> {
         let Some(newest) = self.newest else { return Vec::new() };
         let of_newest = newest.packs.iter().filter_map(|pack| Some((pack.0, *self.packs.get(&pack.0)?)));
         let (due, others): (Vec<_>, Vec<_>) = of_newest.partition(|(id, _)| known.contains(id));
-        let is_sparse = |pack: &PackUse| pack.needed.saturating_mul(ONE_OF) <= pack.content;
+        let is_sparse = |pack: &PackUse| pack.needed.saturating_mul(SPARSE_PART) <= pack.content;
         let mut sparse: Vec<_> = others.into_iter().filter(|(_, pack)| is_sparse(pack)).collect();
-        if sparse.iter().map(|(_, pack)| pack.unused_bytes()).sum::<u64>() <= self.space().stored_bytes / WORTH {
+        if sparse.iter().map(|(_, pack)| pack.unused_bytes()).sum::<u64>()
+            <= self.space().stored_bytes / MIN_PART_WORTH_REWRITING
+        {
             return Vec::new();
         }
         // The emptiest first.
         sparse.sort_by_key(|(id, pack)| (pack.share(), *id));
-        let most = (newest.totals.raw_bytes / SHARE).max(LEAST);
+        let most = (newest.totals.raw_bytes / MAX_PART_PER_NIGHT).max(MIN_BYTES_PER_NIGHT);
         let mut needed: u64 = due.iter().map(|(_, pack)| pack.needed).sum();
         let fits = sparse.into_iter().map_while(|(id, pack)| {
             needed += pack.needed;

@@ -37,27 +37,27 @@ mod writer;
 pub use older::OlderStream;
 pub use writer::StreamWriter;
 
-const MAGIC: &[u8; 8] = b"LBROWS05";
-const STREAM: &str = "lifeboat rows: stream";
-const MAP: &str = "lifeboat rows: map";
-const KEY: &str = "lifeboat rows: key of sketches";
+const ROWS_MAGIC: &[u8; 8] = b"LBROWS05";
+const STREAM_PURPOSE: &str = "lifeboat rows: stream";
+const MAP_PURPOSE: &str = "lifeboat rows: map";
+const KEY_PURPOSE: &str = "lifeboat rows: key of sketches";
 /// Of sketches that are being written.
-const UNFINISHED: &str = "new";
+const UNFINISHED_NAME: &str = "new";
 /// A sealed block of a `.stream` or `.map` file holds so much.
-const BLOCK: usize = 1 << 20;
+const SEALED_BLOCK_BYTES: usize = 1 << 20;
 /// So many bytes are left free where the state directory is: the journal matters more.
-const LEFT_FREE: u64 = 1 << 30;
+const MIN_FREE_BYTES: u64 = 1 << 30;
 /// Bytes of sketches between two looks at what is free.
-const LOOK: u64 = 16 << 20;
+const BYTES_BETWEEN_LOOKS: u64 = 16 << 20;
 /// Sketches take at most this part of a stream, …
-const MOST: f64 = 25.0;
+const MIN_STREAM_PER_SKETCH: f64 = 25.0;
 /// … and where a stream begins to be remembered, of each line while they take no more than this
 /// part of it.
-const ROOMY: f64 = 27.0;
+const ROOMY_STREAM_PER_SKETCH: f64 = 27.0;
 /// Once they take more: only some lines, until they take no more than this.
-const ROOMY_AGAIN: f64 = 30.0;
+const ROOMY_AGAIN_STREAM_PER_SKETCH: f64 = 30.0;
 /// Bytes of a chunk's id that are kept.
-const ID: usize = 16;
+const KEPT_ID_BYTES: usize = 16;
 
 /// The row index of one dataset.
 #[derive(Clone)]
@@ -78,7 +78,7 @@ struct SketchPlace {
 /// A chunk of a stream.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Chunk {
-    id: [u8; ID],
+    id: [u8; KEPT_ID_BYTES],
     length: u32,
     fineness: Fineness,
     smallest: Element,
@@ -102,7 +102,7 @@ impl RowIndex {
         create_private(&folder)?;
         let index = Self { folder, host_key: host_key.clone() };
         // What a run that failed has left.
-        index.remove(|path| path.extension().is_some_and(|extension| extension == UNFINISHED));
+        index.remove(|path| path.extension().is_some_and(|extension| extension == UNFINISHED_NAME));
         Ok(index)
     }
 
@@ -118,13 +118,13 @@ impl RowIndex {
     /// The map of a stream, if it is the one with this hash.
     #[must_use]
     pub fn map(&self, name: &str, blake3: &Digest) -> Option<Vec<u8>> {
-        self.read_sealed(&self.path(name, "map"), MAP).filter(|map| Digest::of(map) == *blake3)
+        self.read_sealed(&self.path(name, "map"), MAP_PURPOSE).filter(|map| Digest::of(map) == *blake3)
     }
 
     /// A stream as it was in `snapshot`, if that is what is remembered.
     #[must_use]
     pub fn stream(&self, snapshot: &SnapshotId, generation: u32, name: &str) -> Option<OlderStream> {
-        let plain = self.read_sealed(&self.path(name, "stream"), STREAM)?;
+        let plain = self.read_sealed(&self.path(name, "stream"), STREAM_PURPOSE)?;
         let mut input = plain.strip_prefix(header(snapshot, generation, name).as_slice())?;
         let mut files = Vec::new();
         for _ in 0..varint::take(&mut input)? {
@@ -157,7 +157,7 @@ impl RowIndex {
         file.read_exact(&mut length)?;
         let mut sealed = vec![0; usize::from(u16::from_le_bytes(length))];
         file.read_exact(&mut sealed)?;
-        let key = self.host_key.open(KEY, &sealed).map_err(|_| damaged())?;
+        let key = self.host_key.open(KEY_PURPOSE, &sealed).map_err(|_| damaged())?;
         let key = HostKey::parse(&Secret::new(key.to_vec())).map_err(|_| damaged())?;
         Ok(Sketches { name, file, key })
     }
@@ -168,7 +168,7 @@ impl RowIndex {
 
     fn check_free(&self) -> Result<()> {
         let free = rustix::fs::statvfs(&self.folder).map(|found| found.f_bavail * found.f_frsize);
-        if free.is_ok_and(|free| free < LEFT_FREE) {
+        if free.is_ok_and(|free| free < MIN_FREE_BYTES) {
             return Err(Error::storage(format!("less than 1 GiB is free at {}", self.folder.display()))
                 .hint("the row index takes up to 6 % of the data's size: make room, or set dedup = \"chunks\""));
         }
@@ -176,7 +176,7 @@ impl RowIndex {
     }
 
     fn unfinished_path(&self, name: &str) -> PathBuf {
-        self.folder.join(format!("{name}.{UNFINISHED}"))
+        self.folder.join(format!("{name}.{UNFINISHED_NAME}"))
     }
 
     /// Begins a stream of the next snapshot, as a successor of `older`.
@@ -201,7 +201,7 @@ impl RowIndex {
         for (name, map) in maps {
             let path = self.path(name, "map");
             if let Some(map) = map {
-                self.write_sealed(&path, MAP, map)?;
+                self.write_sealed(&path, MAP_PURPOSE, map)?;
             }
             keep.insert(path);
         }
@@ -226,7 +226,7 @@ impl RowIndex {
                 }
             }
             let path = self.path(&stream.name, "stream");
-            self.write_sealed(&path, STREAM, &plain)?;
+            self.write_sealed(&path, STREAM_PURPOSE, &plain)?;
             keep.insert(path);
         }
         self.remove(|path| !keep.contains(path));
@@ -239,9 +239,9 @@ impl RowIndex {
     }
 
     fn write_sealed(&self, path: &Path, what: &str, plain: &[u8]) -> Result<()> {
-        let mut sealed = Vec::with_capacity(plain.len() + plain.len() / BLOCK * 64 + 64);
-        let count = plain.chunks(BLOCK).count();
-        for (number, block) in plain.chunks(BLOCK).enumerate() {
+        let mut sealed = Vec::with_capacity(plain.len() + plain.len() / SEALED_BLOCK_BYTES * 64 + 64);
+        let count = plain.chunks(SEALED_BLOCK_BYTES).count();
+        for (number, block) in plain.chunks(SEALED_BLOCK_BYTES).enumerate() {
             let block = self.host_key.seal(&format!("{what} {number} of {count}"), block)?;
             sealed.extend_from_slice(&(block.len() as u32).to_le_bytes());
             sealed.extend_from_slice(&block);
@@ -268,7 +268,7 @@ impl RowIndex {
 }
 
 fn header(snapshot: &SnapshotId, generation: u32, name: &str) -> Vec<u8> {
-    let mut out = MAGIC.to_vec();
+    let mut out = ROWS_MAGIC.to_vec();
     varint::put(&mut out, u64::from(generation));
     for text in [&snapshot.to_string(), name] {
         varint::put(&mut out, text.len() as u64);
@@ -277,14 +277,14 @@ fn header(snapshot: &SnapshotId, generation: u32, name: &str) -> Vec<u8> {
     out
 }
 
-fn purpose(id: &[u8; ID]) -> String {
+fn purpose(id: &[u8; KEPT_ID_BYTES]) -> String {
     format!("lifeboat rows: sketch {}", data_encoding::HEXLOWER.encode(id))
 }
 
 /// What is kept of a chunk's id.
-fn short(id: &ChunkId) -> [u8; ID] {
-    let mut short = [0; ID];
-    short.copy_from_slice(&id.0[..ID]);
+fn short(id: &ChunkId) -> [u8; KEPT_ID_BYTES] {
+    let mut short = [0; KEPT_ID_BYTES];
+    short.copy_from_slice(&id.0[..KEPT_ID_BYTES]);
     short
 }
 

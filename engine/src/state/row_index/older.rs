@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 
 use lifeboat_format::id::{ChunkId, Digest};
 
-use super::{Chunk, ID, Sketches, purpose, short};
+use super::{Chunk, KEPT_ID_BYTES, Sketches, purpose, short};
 use crate::rows::matcher::OlderUnits;
 use crate::rows::parity::Element;
 use crate::rows::sketch::Sketch;
@@ -31,7 +31,7 @@ pub struct OlderStream {
 impl OlderStream {
     pub(crate) fn new(chunks: Vec<Chunk>, files: Vec<Sketches>) -> Self {
         let (mut ids, mut resembling) =
-            (chunk_table::Builder::new(chunks.len()), chunk_table::Builder::new(chunks.len()));
+            (chunk_table::TableBuilder::new(chunks.len()), chunk_table::TableBuilder::new(chunks.len()));
         let (mut begins, mut begin, mut needed) = (Vec::with_capacity(chunks.len()), 0, 0);
         for (chunk, number) in chunks.iter().zip(0..) {
             ids.add(&padded(&chunk.id), number);
@@ -107,9 +107,9 @@ impl OlderUnits for Arc<OlderStream> {
 }
 
 /// The table wants bits that are as good as random; an id's are.
-fn padded(id: &[u8; ID]) -> ChunkId {
+fn padded(id: &[u8; KEPT_ID_BYTES]) -> ChunkId {
     let mut bytes = [0; 32];
-    bytes[..ID].copy_from_slice(id);
+    bytes[..KEPT_ID_BYTES].copy_from_slice(id);
     Digest(bytes)
 }
 

@@ -94,7 +94,7 @@ fn sketches_take_no_more_than_a_25th_of_whatever_begins_a_stream() -> Result<()>
         writer.chunks.iter().all(|chunk| {
             sums = (sums.0 + u64::from(chunk.sketch.length), sums.1 + u64::from(chunk.length));
             // What seals an empty one.
-            sums.0 as f64 <= sums.1 as f64 / MOST + 64.0 * writer.chunks.len() as f64
+            sums.0 as f64 <= sums.1 as f64 / MIN_STREAM_PER_SKETCH + 64.0 * writer.chunks.len() as f64
         })
     };
     let kept = |writer: &StreamWriter| writer.chunks.iter().filter(|chunk| chunk.sketch.length > 64).count();

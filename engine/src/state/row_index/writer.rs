@@ -9,7 +9,8 @@ use lifeboat_base::{Class, Context, Result};
 use lifeboat_format::id::ChunkId;
 
 use super::{
-    Chunk, KEY, LOOK, MOST, NewStream, OlderStream, ROOMY, ROOMY_AGAIN, RowIndex, SketchPlace, purpose, short,
+    BYTES_BETWEEN_LOOKS, Chunk, KEY_PURPOSE, MIN_STREAM_PER_SKETCH, NewStream, OlderStream,
+    ROOMY_AGAIN_STREAM_PER_SKETCH, ROOMY_STREAM_PER_SKETCH, RowIndex, SketchPlace, purpose, short,
 };
 use crate::keys::seal::HostKey;
 use crate::rows::parity::Element;
@@ -72,7 +73,8 @@ impl StreamWriter {
     pub fn has_room(&self, length: usize, sketch: usize) -> bool {
         // Not one like this and one like that in turn: the next run must guess which is which.
         let before = self.chunks.last().is_none_or(|chunk| chunk.fineness == Fineness::EachLine);
-        self.part(length, sketch) <= if before { 1.0 / ROOMY } else { 1.0 / ROOMY_AGAIN }
+        self.part(length, sketch)
+            <= if before { 1.0 / ROOMY_STREAM_PER_SKETCH } else { 1.0 / ROOMY_AGAIN_STREAM_PER_SKETCH }
     }
 
     /// Which part of the stream so far sketches take, with those of a next chunk.
@@ -98,7 +100,7 @@ impl StreamWriter {
     }
 
     fn fits(&self, length: u32, sketch: usize) -> bool {
-        self.part(length as usize, sketch) <= 1.0 / MOST
+        self.part(length as usize, sketch) <= 1.0 / MIN_STREAM_PER_SKETCH
     }
 
     /// A chunk of which nothing is kept: the next run begins with it anew, and with less.
@@ -120,7 +122,7 @@ impl StreamWriter {
         let sketch = SketchPlace { file: *file, offset: *offset, length: sealed.len() as u32 };
         let begin = *offset;
         *offset += sealed.len() as u64;
-        if begin / LOOK != *offset / LOOK {
+        if begin / BYTES_BETWEEN_LOOKS != *offset / BYTES_BETWEEN_LOOKS {
             self.index.check_free()?;
         }
         self.note(Chunk { sketch, ..chunk });
@@ -129,8 +131,11 @@ impl StreamWriter {
 
     fn begin(&self, name: &str) -> io::Result<(u32, BufWriter<File>, HostKey, u64)> {
         let key = HostKey::generate();
-        let sealed =
-            self.index.host_key.seal(KEY, key.to_text().as_bytes()).map_err(|_| io::Error::other("sealing failed"))?;
+        let sealed = self
+            .index
+            .host_key
+            .seal(KEY_PURPOSE, key.to_text().as_bytes())
+            .map_err(|_| io::Error::other("sealing failed"))?;
         let file =
             OpenOptions::new().write(true).create_new(true).mode(0o600).open(self.index.unfinished_path(name))?;
         let mut out = BufWriter::with_capacity(256 << 10, file);

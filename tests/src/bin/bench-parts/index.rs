@@ -5,7 +5,7 @@ use std::time::Instant;
 
 use lifeboat_engine::format::chunk_id::ChunkIdKey;
 use lifeboat_engine::format::id::{ChunkId, Digest};
-use lifeboat_engine::stages::Builder;
+use lifeboat_engine::stages::TableBuilder;
 use serde_json::json;
 
 use super::Result;
@@ -26,7 +26,7 @@ fn resident_kib() -> Result<u64> {
 pub(super) fn measure(chunks: &str) -> Result<()> {
     let chunks: u64 = chunks.parse()?;
     let before = resident_kib()?;
-    let (mut builder, mut adding) = (Builder::new(usize::try_from(chunks)?), 0.0);
+    let (mut builder, mut adding) = (TableBuilder::new(usize::try_from(chunks)?), 0.0);
     for batch in 0..chunks.div_ceil(4096) {
         let ids: Vec<ChunkId> = (batch * 4096..chunks.min((batch + 1) * 4096)).map(id).collect();
         let began = Instant::now();
