@@ -5,7 +5,7 @@
 //! size: a chunk whose pack is gone is unknown, and so is uploaded again. Chunks of the run itself
 //! are added as it meets them.
 //!
-//! StoredChunks chunks are numbered as they were stored, one pack after the other: a number tells a
+//! Older chunks are numbered as they were stored, one pack after the other: a number tells a
 //! chunk's place, its length, and which one came next.
 
 use std::collections::{BTreeSet, HashMap};

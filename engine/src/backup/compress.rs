@@ -1,4 +1,8 @@
 //! How hard each chunk is compressed: what the data deserves.
+//!
+//! Level 1 is the rule, and level 3 where samples say that it saves more than 5 %. New rows among
+//! old ones get level 6 while they are less than a 32nd of the stream. What does not compress is
+//! stored as it is.
 
 use std::io;
 use std::sync::{Mutex, PoisonError};

@@ -1,5 +1,8 @@
 //! The first half of the pipeline: streams are written into blocks, cut into chunks and identified;
 //! new chunks are compressed.
+//!
+//! A capture reads its pipe straight into the block that is cut later, and each piece is hashed
+//! there. Chunks are handed on block by block, so that data that has not changed wakes few threads.
 
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, mpsc as jobs};

@@ -8,9 +8,9 @@
 //! - **Order**: a stream's chunks reach the packer in the stream's order, so its extents are in
 //!   order. Streams that are open one after the other fill packs one after the other; those open at
 //!   once have a pack each, while there are enough.
-//! - **Bounds**: blocks of streams, frames and packs lie in buffers of three pools, whose shares of
-//!   `limits.memory` are fixed here; whoever is faster waits for a buffer. New rows among old ones
-//!   are collected beside them, up to a chunk and half a MiB a stream.
+//! - **Bounds**: blocks of streams, frames and packs lie in buffers of three pools. Their shares of
+//!   `limits.memory` are fixed in `shared.rs`; whoever is faster waits for a buffer. New rows among
+//!   old ones are collected beside them, up to a chunk and half a MiB a stream.
 //! - **Failure**: the first error cancels the run's token; everybody else stops at the next step.
 
 use std::sync::Arc;

@@ -1,16 +1,17 @@
 //! Row deduplication of one run: what of a new chunk lies in the stream as it was in the snapshot
 //! before.
 //!
-//! The row index (`state/rows`) tells which bytes of the older stream a new chunk repeats, the
-//! older manifest's extents and the map that they need (`older.rs`) where those lie. Chunks are
+//! The row index (`state/row_index/`) tells which bytes of the older stream a new chunk repeats.
+//! The older manifest's extents and their map (`predecessor.rs`) tell where those lie. Chunks are
 //! looked up first, as a whole: among all that packs hold, then among those of the older stream
 //! that no pack holds as a whole, because they were put together from rows.
 //!
 //! **A chunk is stored whole instead** where it should not be put together: less than half of it is
-//! found, so that little is saved; it would have more than [`MAX_FRAGMENTS_PER_MIB`] parts or lie in more
-//! than [`MAX_PACKS_PER_CHUNK`] packs, which a restore must gather (rows that were changed at different times add
-//! up to that); it lies in the stretch of the stream that is renewed (`renewal.rs`); or the run has
-//! so many parts already that what is known of them would exceed its share of `limits.memory`.
+//! found, so that little is saved; it would have more than [`MAX_FRAGMENTS_PER_MIB`] parts or lie
+//! in more than [`MAX_PACKS_PER_CHUNK`] packs, which a restore must gather (rows that were changed
+//! at different times add up to that); it lies in the stretch of the stream that is renewed
+//! (`renewal.rs`); or the run has so many parts already that what is known of them would exceed its
+//! share of `limits.memory`.
 
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicUsize, Ordering};

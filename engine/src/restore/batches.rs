@@ -1,5 +1,8 @@
 //! The extents of a stream ahead of its reader: worked out beside it, in batches that it can put to
 //! work.
+//!
+//! Extents are checked as they are opened. So a restore reports damage in them when it comes there,
+//! not before it begins.
 
 use std::ops::ControlFlow;
 use std::sync::Arc;

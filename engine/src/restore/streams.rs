@@ -2,10 +2,14 @@
 //! extents → pieces, decompressed side by side → bytes, in order.
 //!
 //! A long extent is decompressed to where it is wanted; short ones are put together from chunks
-//! (`chunks.rs`).
+//! (`decode.rs`).
 //!
 //! The last thing a stream gives is its verdict: an error instead of the end if its length or
 //! BLAKE3 is not the manifest's.
+//!
+//! **Memory**: of `limits.memory`, a twelfth is for pieces, but no more pieces are made than keep
+//! the threads busy; a twelfth for chunks that short extents are gathered from. The rest, less
+//! 96 MiB for the program, is for packs, but at least 48 MiB.
 
 use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;

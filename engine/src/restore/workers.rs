@@ -1,5 +1,6 @@
-//! Threads for CPU work, as many as the configuration allows. Each takes the next piece of work
-//! from one queue as soon as it has done one: nobody needs to be woken to give it a turn.
+//! Threads for decryption and decompression, as many as the configuration allows. Each takes the
+//! next piece of work from one queue as soon as it has done one: nobody needs to be woken to give
+//! it a turn.
 
 use lifeboat_base::{Class, Context, Result};
 use tokio::runtime::{Builder, Handle, Runtime};

@@ -2,7 +2,8 @@
 //! sums of each group.
 //!
 //! As bytes: varint number of units; three bytes for every two marks; 64 for each group's sums;
-//! then the lengths in planes (`bytes/planes.rs`), compressed. Some three bytes a unit.
+//! then the lengths in planes (`planes.rs` of the crate `format`), compressed. Some three bytes a
+//! unit.
 
 use lifeboat_format::frames::{compress_by_frequency, decompress_document};
 use lifeboat_format::{planes, varint};

@@ -1,11 +1,11 @@
 //! Cuts bytes into units, rows as far as they have rows, and names each by a keyed hash.
 //!
-//! - A **line** ends with its newline, but the first of a unit has at least [`MIN_UNIT_BYTES`] bytes. A line
-//!   of [`ORDINARY_LINE_BYTES`] bytes or more ends a **unit**; of shorter ones each, or, so that units have
-//!   some hundred bytes however short the rows, so many in proportion, which their own bytes
-//!   decide. An edit leaves the units before and after it.
-//! - Where no newline comes for [`LONG_LINE_BYTES`] bytes, four bytes next to each other decide, once in 256
-//!   places; at [`MAX_LINE_BYTES`] it ends anyway.
+//! - A **line** ends with its newline, but the first of a unit has at least [`MIN_UNIT_BYTES`]
+//!   bytes. A line of [`ORDINARY_LINE_BYTES`] bytes or more ends a **unit**; of shorter ones each,
+//!   or, so that units have some hundred bytes however short the rows, so many in proportion, which
+//!   their own bytes decide. An edit leaves the units before and after it.
+//! - Where no newline comes for [`LONG_LINE_BYTES`] bytes, four bytes next to each other decide,
+//!   once in 256 places; at [`MAX_LINE_BYTES`] it ends anyway.
 
 use lifeboat_format::chunk_id::ChunkIdKey;
 use wide::u8x16;

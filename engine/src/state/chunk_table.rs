@@ -8,6 +8,9 @@
 //!
 //! A shard is a sorted array: nothing is spent on pointers or empty slots, and an insertion moves
 //! some 20 KiB at most in a table of ten million.
+//!
+//! Why this is not an embedded store: ids are random, so each look-up in a store that does not fit
+//! its cache reads the disk, and its files would have to be sealed, locked and repaired.
 
 use lifeboat_format::id::ChunkId;
 

@@ -2,14 +2,16 @@
 //! it.
 //!
 //! ```text
-//! lock                            held by the daemon
-//! datasets/<dataset>/lock         held by the one run that works on the dataset
+//! lock                            held by the daemon: one a directory
+//! datasets/<dataset>/status.json  what metrics tell; the daemon writes it, and it survives a restart
+//! datasets/<dataset>/lock         held by the one run (daemon, --once, prune) that works on the dataset
 //! datasets/<dataset>/cache/…      exact copies of small vault objects, whose signatures were checked (ciphertext)
 //! datasets/<dataset>/journal      packs uploaded since the last commit (sealed)
-//! datasets/<dataset>/rows/…       keyed hashes of the rows of the newest snapshot (sealed)
+//! datasets/<dataset>/rows/…       keyed hashes of the newest snapshot's rows, up to 4 % of its size, and maps, up to 2 %; twice that during a run (sealed)
 //! datasets/<dataset>/unreferenced since when packs are unreferenced (plain: ids and times)
 //! datasets/<dataset>/sparse       packs that the next snapshots are not to need (plain: ids)
 //! datasets/<dataset>/scratch/…    a run's temporary files
+//! drills/<dataset>/…              on a drill host: reports that did not go into the vault
 //! ```
 //!
 //! Locks are advisory file locks: the system releases them when their holder ends, however it ends.

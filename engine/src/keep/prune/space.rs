@@ -8,6 +8,11 @@
 //! **Sparse packs** are those that would be worth writing anew. Whoever prunes cannot read them,
 //! but the next backup has the same rows at hand again, from their source: it does not refer to
 //! these packs any more, and stores what it needs of them. They go once older snapshots have.
+//!
+//! A pack is sparse if no snapshot that stays needs more than a quarter of it, and if the sparse
+//! packs together waste more than a 16th of what is stored. At most a 32nd of the newest snapshot
+//! (at least 16 MiB) is stored again in one night. If an older snapshot stays for years, each of
+//! its packs has cost a quarter more, once.
 
 use std::collections::{BTreeSet, HashMap};
 
