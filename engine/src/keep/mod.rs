@@ -1,7 +1,7 @@
-//! Keep: what is done to a vault after a backup, so that it stays whole and does not grow forever.
+//! Keep: what happens to snapshots after they were committed.
 //!
-//! [`verify`] looks, [`catch_up`] completes replicas, and [`prune`] removes what `retention.rs`
-//! lets go.
+//! [Verify](verify) checks what every replica holds. [Catch-up](catch_up) gives a replica what it
+//! lacks. [Prune](prune) removes what retention lets go.
 
 pub mod catch_up;
 pub mod prune;
