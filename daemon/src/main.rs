@@ -13,6 +13,7 @@ mod live;
 mod log;
 mod metrics;
 mod notify;
+#[allow(clippy::disallowed_methods, reason = "`run` reads the environment, and nobody else")]
 mod run;
 mod run_report;
 mod runner;

@@ -1,5 +1,5 @@
 //! The built lifeboatd, against real replicas in directories: runs, requests, signals, restarts.
-#![allow(clippy::unwrap_used, clippy::expect_used)]
+#![allow(clippy::disallowed_methods, clippy::unwrap_used, clippy::expect_used)]
 
 #[path = "../src/sample.rs"]
 #[expect(dead_code, reason = "some of it is for unit tests")]

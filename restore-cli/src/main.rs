@@ -10,6 +10,7 @@ mod exit;
 mod human;
 mod output;
 mod progress;
+#[allow(clippy::disallowed_methods, reason = "`run` reads the environment, and nobody else")]
 mod run;
 mod server;
 mod session;

@@ -1,6 +1,6 @@
 //! The program against a real vault in directories: what an operator types on the worst day, and
 //! what it answers.
-#![allow(clippy::unwrap_used, clippy::expect_used)]
+#![allow(clippy::disallowed_methods, clippy::unwrap_used, clippy::expect_used)]
 
 use std::fs;
 use std::io::Write;

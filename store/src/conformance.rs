@@ -14,6 +14,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use futures::stream::{self, StreamExt};
+use lifeboat_base::clock::SystemClock;
 
 use crate::replica::{Probe, Replica, ReplicaError, ReplicaErrorKind, SharedReplica};
 
@@ -107,7 +108,7 @@ async fn missing_objects_are_missing(replica: &dyn Replica) {
 }
 
 async fn bodies_from_nothing_to_17_mib_come_back(replica: &dyn Replica) {
-    let before = chrono::Utc::now();
+    let before = SystemClock::shared().now();
     let bytes = noise(17 * 1024 * 1024);
     for (key, body) in [("size/nothing", Bytes::new()), ("size/large", Bytes::from(bytes))] {
         replica.put_new(key, body.clone()).await.unwrap();

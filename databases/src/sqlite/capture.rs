@@ -2,13 +2,14 @@
 //! streamed.
 
 use std::path::{Path, PathBuf};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use async_trait::async_trait;
 use lifeboat_base::facts::SourceFacts;
 use lifeboat_base::{Class, Context, Error, Result};
 use rusqlite::backup::{Backup, StepResult};
 use rusqlite::{Connection, OpenFlags};
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use super::{KIND, STREAM, Sqlite};
