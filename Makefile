@@ -14,7 +14,8 @@ libdir         = $(DESTDIR)$(if $(filter /usr,$(PREFIX)),/usr/lib,$(PREFIX)/lib)
 unitdir        = $(libdir)/systemd/system
 sysconfdir     = $(DESTDIR)/etc/lifeboat
 scripts        = scripts/setup scripts/advisories scripts/coverage scripts/fuzz scripts/msrv .ci/run
-# Where cargo leaves what it builds. Tests and demo are told, so that they do not build the programs again.
+# Where cargo leaves what it builds. Tests and demo are told, so that they do not build the programs
+# again.
 built          = $(or $(CARGO_TARGET_DIR),$(CURDIR)/target)
 
 .PHONY: help setup demo test lint check bench coverage fuzz install

@@ -16,7 +16,8 @@ from measure import say
 BACKUPS = ["first", "unchanged", "append-5pct", "block-change", "restore-fresh"]
 INCREMENTS = ["restore-after-30"]
 LONG = ["stream-8g", "restore-8g"]
-# Of the newest of many snapshots, for each round: one takes a second or two, too little to stand for all.
+# The newest of many snapshots is restored this often in each round: one restore takes a second or
+# two, too little to stand for all.
 RESTORES = 3
 
 
@@ -98,7 +99,7 @@ def backups(place: pathlib.Path, arguments: argparse.Namespace) -> list[dict]:
     results = []
     for name, figures in found.items():
         if figures:
-            # Of a change, only what every byte needs is counted: the limit is a little lower than it could be.
+            # Of a change, only what every byte needs is counted: so the limit is a little too low.
             stages = {"first": "first", "restore-fresh": "restore"}.get(name, "unchanged")
             length = changed.get(name, first).stat().st_size
             ordered = {kind.name: figures[kind.name] for kind in tools.peers() if kind.name in figures}

@@ -52,7 +52,7 @@ def _index(place: pathlib.Path, arguments: argparse.Namespace) -> dict:
     tool.backup(data)
     without = [tool.backup(data) for _ in range(arguments.rounds)]
     tell(PARTS, "seed-index", tool.config, count)
-    # The first run fetches the segments and checks their signatures, the others find them in the cache.
+    # The first run fetches the segments and checks their signatures. The others find them cached.
     first = tool.backup(data)
     results = [tool.backup(data) for _ in range(arguments.rounds)]
     alone = json.loads(measure.run([PARTS, "index", count])["output"])

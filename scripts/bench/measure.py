@@ -18,7 +18,8 @@ PAGE = os.sysconf("SC_PAGE_SIZE")
 INTERVAL = 0.02
 # So many looks until children are looked for again.
 LOOKS = 10
-# Telling shared pages apart costs milliseconds: it is done when a tree has grown by so much since it was done last.
+# To tell shared pages apart costs milliseconds. It is done once a tree has grown by this factor
+# since the last time.
 GROWN = 1.03
 MEMORY = (
     "of one process, the kernel's own mark of the most that was resident (VmHWM); of several, the resident memory of the tree, sampled"
