@@ -54,10 +54,10 @@ coverage: ## which share of the lines the tests reach; a figure, no gate
 fuzz: setup ## every fuzz target for a minute, fails at a finding; SECONDS=60, TARGETS="varint"
 	scripts/fuzz $(or $(SECONDS),60) $(TARGETS)
 
-bench: ## speed, memory and size beside peers, into target/bench/; all cases, or CASES="first unchanged"; SIZE= and PG_MIB= in MiB, GIB=, ROUNDS=
+bench: ## speed, memory and size beside peers, into target/bench/; all cases, or CASES="first unchanged"; SIZE= and PG_MIB= in MiB, GIB=, ROUNDS=; BEFORE=DIR beside older programs alone
 	@scripts/setup --bench
 	$(CARGO) build --locked --release --workspace --bins
-	LIFEBOAT_BIN_DIR='$(built)/release' python3 -B scripts/bench $(if $(SIZE),--mib $(SIZE)) $(if $(ROUNDS),--rounds $(ROUNDS)) \
+	LIFEBOAT_BIN_DIR='$(built)/release' $(if $(BEFORE),LIFEBOAT_BENCH_BEFORE='$(BEFORE)') python3 -B scripts/bench $(if $(SIZE),--mib $(SIZE)) $(if $(ROUNDS),--rounds $(ROUNDS)) \
 		$(if $(GIB),--gib $(GIB)) $(if $(PG_MIB),--pg-mib $(PG_MIB)) $(if $(CASES),--case $(CASES))
 
 install: ## install programs, manuals, units and examples; DESTDIR= and PREFIX= as usual

@@ -76,7 +76,7 @@ def backups(place: pathlib.Path, arguments: argparse.Namespace) -> list[dict]:
         edits = f"delete={mib * 1000}:{mib * 20},insert={mib * 6000}:{mib * 20}"
         changed["block-change"] = make(place / "edited", mib, edits)
     found: dict[str, dict[str, list[dict]]] = {name: {} for name in BACKUPS}
-    kinds = [*tools.peers(), tools.Chunks]
+    kinds = tools.peers() if tools.BEFORE else [*tools.peers(), tools.Chunks]
     limit = Limit(first, place)
     for number in range(arguments.rounds):
         limit.look()

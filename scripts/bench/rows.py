@@ -25,7 +25,7 @@ EDITS = {
 INCREMENTS = ["increments-30", "restore-increments-30"]
 CASES = [*EDITS, *INCREMENTS]
 # A pipe knows no increments.
-KINDS = [tools.Lifeboat, tools.Restic, tools.Borg, tools.Rustic]
+KINDS = [tools.Lifeboat, tools.Before, tools.Restic, tools.Borg, tools.Rustic]
 
 
 def run(place: pathlib.Path, arguments: argparse.Namespace) -> list[dict]:

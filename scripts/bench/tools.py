@@ -11,6 +11,8 @@ import measure
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 PROGRAMS = pathlib.Path(os.environ.get("LIFEBOAT_BIN_DIR", ROOT / "target/release"))
 PARTS = PROGRAMS / "bench-parts"
+# Programs of an older version: the only peer, where they are named.
+BEFORE = os.environ.get("LIFEBOAT_BENCH_BEFORE")
 
 
 def size(folder: pathlib.Path) -> int:
@@ -58,6 +60,7 @@ class Lifeboat(Tool):
     name = "lifeboat"
     setting = "source kind file, defaults (compression auto: zstd level 1 or 3)"
     dedup = "rows"
+    programs = PROGRAMS
 
     def __init__(self, place: pathlib.Path, replicas: int = 1, source: str | None = None, more: str = "") -> None:
         super().__init__(place)
@@ -74,14 +77,14 @@ class Lifeboat(Tool):
         source = source or f'kind = "file"\npath = "{self.data}"'
         text += f'[[dataset]]\nname = "data"\nhome_region = "near"\ndedup = "{self.dedup}"\n[dataset.source]\n{source}\n{more}'
         self.config.write_text(text)
-        measure.tell(PROGRAMS / "lifeboat", "--config", self.config, "init")
+        measure.tell(self.programs / "lifeboat", "--config", self.config, "init")
 
     def command(self, *words, master: bool = False) -> dict:
         identity = ["--identity", self.master] if master else []
-        return measure.run([PROGRAMS / "lifeboat", "--config", self.config, "--quiet", *identity, *words])
+        return measure.run([self.programs / "lifeboat", "--config", self.config, "--quiet", *identity, *words])
 
     def daemon(self) -> dict:
-        return measure.run([PROGRAMS / "lifeboatd", "--config", self.config, "--log-level", "warn", "--once"])
+        return measure.run([self.programs / "lifeboatd", "--config", self.config, "--log-level", "warn", "--once"])
 
     def _backup(self, source: pathlib.Path) -> dict:
         self.data.unlink(missing_ok=True)
@@ -99,6 +102,13 @@ class Chunks(Lifeboat):
 
     name = "chunks"
     dedup = "chunks"
+
+
+class Before(Lifeboat):
+    """An older version of Lifeboat."""
+
+    name = "before"
+    programs = pathlib.Path(BEFORE or PROGRAMS)
 
 
 class Restic(Tool):
@@ -192,6 +202,8 @@ class Pipe(Tool):
 @functools.cache
 def peers() -> list[type[Tool]]:
     """Those that are installed, Lifeboat first."""
+    if BEFORE:
+        return [Lifeboat, Before]
     found: list[type[Tool]] = [Lifeboat, Pipe]
     for tool in (Restic, Borg, Rustic):
         if shutil.which(tool.name):
@@ -210,5 +222,5 @@ def in_turn(kinds: list, number: int) -> list:
 def versions() -> dict[str, str]:
     """Of every program that takes part."""
     commands = [[PROGRAMS / "lifeboat", "--version"], ["zstd", "--version"], ["age", "--version"]]
-    commands += [[kind.name, kind.version] for kind in peers() if kind not in (Lifeboat, Pipe)]
+    commands += [[kind.name, kind.version] for kind in peers() if kind not in (Lifeboat, Before, Pipe)]
     return {pathlib.Path(command[0]).name: measure.tell(*command).strip().splitlines()[0] for command in commands}
