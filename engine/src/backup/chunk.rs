@@ -1,9 +1,9 @@
-//! Content-defined chunks: FastCDC (Xia et al., 2016 and 2020) with a gear table that is a secret
-//! of the dataset.
+//! Cuts streams into chunks by content: FastCDC (Xia et al., 2016 and 2020) with a gear table that
+//! is a secret of the dataset.
 //!
-//! Boundaries depend only on the bytes, the key and the average size, never on how the bytes were
-//! fed. Without the key, sizes of chunks do not tell which known file a dataset holds. A chunk's id
-//! is BLAKE3 of its plaintext, keyed.
+//! Boundaries depend only on the bytes, the key and the average size, and not on how the bytes are
+//! fed. Without the key, the sizes of chunks do not reveal which known file a dataset holds. The id
+//! of a chunk is the keyed BLAKE3 of its plaintext.
 
 use bytes::Bytes;
 use lifeboat_base::buffers::Buffer;
@@ -25,8 +25,8 @@ fn gear(key: &ChunkIdKey) -> Box<Zeroizing<[u64; 256]>> {
     gear
 }
 
-/// Bytes of a stream on their way into a [`Chunker`]: a reused buffer with room in front for what
-/// the block before left.
+/// Bytes of a stream on their way into a [`Chunker`]. The buffer is reused, and has room in front
+/// (the headroom) for what is left of the block before.
 pub struct Block {
     buffer: Buffer,
     begin: usize,
@@ -34,28 +34,28 @@ pub struct Block {
 }
 
 impl Block {
-    /// An empty block of `headroom + body` bytes, in `buffer`.
+    /// An empty block in `buffer`, with `headroom` bytes in front and room for `body` bytes.
     #[must_use]
     pub fn new(mut buffer: Buffer, headroom: usize, body: usize) -> Self {
         if buffer.is_empty() {
-            // Fresh zeros cost nothing before they are touched, and most of the headroom never is.
+            // Fresh zeros cost nothing until they are touched, and most of the headroom never is.
             *buffer = vec![0; headroom + body];
         }
         buffer.resize(headroom + body, 0);
         Self { buffer, begin: headroom, end: headroom }
     }
 
-    /// Where the next bytes of the stream go; empty when it is full.
+    /// Where the next bytes of the stream go. It is empty when the block is full.
     pub fn space(&mut self) -> &mut [u8] {
         &mut self.buffer[self.end..]
     }
 
-    /// So many bytes were put into [`Self::space`].
+    /// Says how many bytes were put into [`Self::space`].
     pub fn filled(&mut self, length: usize) {
         self.end = (self.end + length).min(self.buffer.len());
     }
 
-    /// What was put into it.
+    /// The bytes that were put into the block.
     #[must_use]
     pub fn content(&self) -> &[u8] {
         &self.buffer[self.begin..self.end]
@@ -70,65 +70,65 @@ impl Block {
     }
 }
 
-/// What [`Chunker::peek`] sees.
+/// The answer of [`Chunker::peek`].
 pub enum Peek {
-    /// The bytes up to a boundary.
+    /// There is a boundary. These are the bytes before it.
     Chunk(Bytes),
-    /// No boundary.
+    /// There is no boundary.
     No,
-    /// Too little was fed to tell.
+    /// Too few bytes were fed to tell.
     More,
 }
 
-/// Cuts one stream.
+/// Cuts one stream into chunks.
 pub struct Chunker {
     cutter: Cutter,
-    /// What is not cut yet.
+    /// The bytes that are not cut yet.
     window: Bytes,
-    /// What the block before left, kept apart so that its buffer can be reused.
+    /// What is left of the block before. It is copied here, so that the block's buffer is free.
     left: Vec<u8>,
-    /// So many bytes of the next chunk were looked at already: it does not end there.
+    /// How many bytes of the next chunk are known to have no boundary.
     scanned: usize,
 }
 
 impl Chunker {
-    /// Cuts into chunks of `average` bytes (a power of two, 64 KiB to 4 MiB), at least half and at
-    /// most four times that, the last one aside.
+    /// Cuts into chunks of about `average` bytes, a power of two from 64 KiB to 4 MiB. Chunks have
+    /// from half to four times that. Only the last one of a stream may be shorter.
     #[must_use]
     pub fn new(key: &ChunkIdKey, average: u32) -> Self {
         Self { cutter: Cutter::new(gear(key), average as usize), window: Bytes::new(), left: Vec::new(), scanned: 0 }
     }
 
-    /// The longest chunk that is cut for this average, in bytes: the headroom that blocks must
-    /// have.
+    /// The length of the longest chunk for this average, in bytes. Blocks need as much headroom.
     #[must_use]
     pub fn longest(average: u32) -> usize {
         average as usize * 4
     }
 
-    /// Takes the next bytes of the stream, once [`Self::next_chunk`] has given all there was.
+    /// Takes the next bytes of the stream. Before, [`Self::next_chunk`] must have returned `None`.
     pub fn feed(&mut self, block: Block) {
-        // What is left is shorter than the longest chunk, or it would have been cut.
+        // What is left fits the headroom: it is shorter than the longest chunk, or it would be cut.
         self.window = block.after(&self.left);
         self.left.clear();
     }
 
-    /// The next chunk whose end is certain; `None`: feed more, or call [`Self::rest`].
+    /// The next chunk whose end is certain. If it is `None`, feed more, or call [`Self::rest`] at
+    /// the end of the stream.
     pub fn next_chunk(&mut self) -> Option<Bytes> {
         let length = self.cutter.cut(&self.window, self.scanned);
         if length < self.window.len() || length == self.cutter.longest() {
             self.scanned = 0;
             return Some(self.window.split_to(length));
         }
-        // An odd last byte was not looked at.
+        // An odd last byte was not searched.
         self.scanned = length & !1;
         self.set_aside();
         None
     }
 
-    /// Whether the next chunk may be `length` bytes long: there is a boundary. What is before it is
-    /// not searched for another one; whoever knows that there is none goes on with [`Self::skip`].
-    /// After [`Peek::More`], more must be fed, or the end has come.
+    /// Whether there is a boundary after the next `length` bytes. These bytes are not searched for
+    /// another one. A caller who knows that there is none takes the chunk with [`Self::skip`].
+    /// After [`Peek::More`], feed more, or call [`Self::rest`] at the end of the stream.
     pub fn peek(&mut self, length: usize) -> Peek {
         match self.cutter.ends(&self.window, length) {
             Some(true) => Peek::Chunk(self.window.slice(..length)),
@@ -151,7 +151,7 @@ impl Chunker {
         self.window = Bytes::new();
     }
 
-    /// After the last byte was fed: the remaining chunks, one a call.
+    /// The remaining chunks, one for each call, after the last byte was fed.
     pub fn rest(&mut self) -> Option<Bytes> {
         if self.window.is_empty() {
             self.window = Bytes::from(std::mem::take(&mut self.left));

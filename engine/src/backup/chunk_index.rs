@@ -1,12 +1,12 @@
-//! What is already stored: chunk id → where it lies. Built anew for each run from index segments
-//! and the journal.
+//! The index of known chunks: where the chunk with an id lies. Each run builds it anew from index
+//! segments and the journal.
 //!
-//! Only packs of the current key generation count that at least one replica lists with the right
-//! size: a chunk whose pack is gone is unknown, and so is uploaded again. Chunks of the run itself
-//! are added as it meets them.
+//! A pack counts only if it has the current key generation, and if at least one replica lists it
+//! with the right size. A chunk whose pack is gone is unknown, and is uploaded again. The run adds
+//! its own chunks as it meets them.
 //!
-//! Older chunks are numbered as they were stored, one pack after the other: a number tells a
-//! chunk's place, its length, and which one came next.
+//! Older chunks are numbered in the order in which they were stored, one pack after the other. So a
+//! number tells a chunk's place, its length, and which chunk came next.
 
 use std::collections::{BTreeSet, HashMap};
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -22,28 +22,29 @@ use crate::catalog::inventory::Inventory;
 use crate::state::chunk_table;
 use crate::state::chunk_table::ChunkTable;
 
-/// Chunks of this run are numbered from here, older ones from 0. Two thousand million of those are
-/// a thousand terabytes.
+/// Chunks of this run are numbered from here on, and older ones from 0. So there may be 2³¹ older
+/// chunks, about a thousand terabytes in chunks of 512 KiB.
 const FIRST_OWN_NUMBER: u32 = 1 << 31;
-/// A chunk of this run that no pack holds yet.
+/// The number of a chunk of this run that is in no pack yet.
 const UNPLACED: u32 = u32::MAX;
 
-/// What a chunk takes in an index segment: its id, its length, a share of its pack's record.
+/// How many bytes a chunk takes in an index segment: its id, its length, and a share of its pack's
+/// record.
 const BYTES_PER_CHUNK: u64 = 35;
 
-/// Where a chunk lies: the number of a pack, and the offset in its content.
+/// Where a chunk lies.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct StoredAt {
-    /// Among older packs, or among those of this run.
+    /// The number of its pack, among older packs or among those of this run.
     pub pack: u32,
-    /// In bytes.
+    /// The offset in the pack's content, in bytes.
     pub offset: u32,
 }
 
 /// Every chunk that need not be stored again.
 pub(crate) struct ChunkIndex {
     older: StoredChunks,
-    /// Packs in no index segment yet: whoever refers to one must add it to its own.
+    /// Older packs that no index segment lists yet. A run that refers to one must list it.
     uncommitted: HashMap<u32, IndexedPack>,
     known: Mutex<Known>,
 }
@@ -55,7 +56,7 @@ struct StoredChunks {
     packs: Vec<StoredPack>,
 }
 
-/// Of a chunk, less one: the largest has 16 MiB.
+/// The length of a chunk, less one: the largest chunk has 16 MiB, and so fits three bytes.
 struct Length([u8; 3]);
 
 impl Length {
@@ -72,7 +73,7 @@ impl Length {
 
 struct StoredPack {
     id: PackId,
-    /// Of its ciphertext.
+    /// The length of its ciphertext, in bytes.
     size: u64,
     /// The number of its first chunk.
     first: u32,
@@ -80,7 +81,7 @@ struct StoredPack {
 
 struct Known {
     table: ChunkTable,
-    /// Where this run's own chunks lie, by number from [`FIRST_OWN_NUMBER`] on.
+    /// Where this run's own chunks lie. The first one has the number [`FIRST_OWN_NUMBER`].
     own: Vec<StoredAt>,
 }
 
@@ -94,12 +95,12 @@ impl ChunkIndex {
         self.known().table.find(id).filter(|number| *number < FIRST_OWN_NUMBER)
     }
 
-    /// The length of an older chunk; `None` if none has this number.
+    /// The length of an older chunk in bytes; `None` if no chunk has this number.
     pub(crate) fn length(&self, number: u32) -> Option<u32> {
         self.older.lengths.get(number as usize).map(Length::get)
     }
 
-    /// Where an older chunk lies; [`Self::pack`] knows the pack.
+    /// Where an older chunk lies. [`Self::pack`] tells the pack.
     pub(crate) fn place(&self, number: u32) -> StoredAt {
         let StoredChunks { lengths, packs } = &self.older;
         let pack = packs.partition_point(|pack| pack.first <= number).saturating_sub(1);
@@ -109,8 +110,8 @@ impl ChunkIndex {
         }
     }
 
-    /// Whether the caller is the first of this run with a chunk that is in no older pack: he must
-    /// store it, nobody else will.
+    /// Whether the caller is the first in this run to meet this chunk, and no older pack has it.
+    /// Then the caller must store it, because nobody else will.
     pub(crate) fn claim(&self, id: &ChunkId) -> bool {
         let table = &mut self.known().table;
         let first = table.find(id).is_none();
@@ -120,7 +121,7 @@ impl ChunkIndex {
         first
     }
 
-    /// Says where a claimed chunk was stored: in which pack of this run.
+    /// Says where in the packs of this run a claimed chunk was stored.
     pub(crate) fn stored(&self, id: &ChunkId, place: StoredAt) {
         let mut known = self.known();
         let number = FIRST_OWN_NUMBER | known.own.len() as u32;
@@ -128,14 +129,14 @@ impl ChunkIndex {
         known.table.put(id, number);
     }
 
-    /// Where this run stored a chunk.
+    /// Where this run stored a chunk; `None` if it has not stored it yet.
     pub(crate) fn placed(&self, id: &ChunkId) -> Option<StoredAt> {
         let known = self.known();
         let number = known.table.find(id).filter(|number| *number >= FIRST_OWN_NUMBER)?;
         known.own.get((number & !FIRST_OWN_NUMBER) as usize).copied()
     }
 
-    /// An older pack; and its record if it is in no index segment yet.
+    /// An older pack, and its record if no index segment lists it yet.
     pub(crate) fn pack(&self, place: StoredAt) -> (PackRef, Option<&IndexedPack>) {
         let (StoredChunks { lengths, packs }, at) = (&self.older, place.pack as usize);
         let end = packs.get(at + 1).map_or(lengths.len(), |next| next.first as usize);
@@ -145,7 +146,7 @@ impl ChunkIndex {
 
     /// Reads every index segment that any replica holds, and the journal.
     ///
-    /// A segment that cannot be read costs deduplication, not the backup: it is said and left out.
+    /// A segment that cannot be read is left out with a warning. Its chunks are uploaded again.
     pub(crate) async fn build(
         documents: &Documents<'_>,
         inventories: &[Inventory],
@@ -159,7 +160,10 @@ impl ChunkIndex {
         let mut index =
             IndexBuilder::new(most(|inventory| inventory.index_bytes), most(|inventory| inventory.packs.len() as u64));
         let segments: BTreeSet<&SnapshotId> = inventories.iter().flat_map(|inventory| &inventory.indexes).collect();
-        let mut less = |error: &Error| warnings.push(format!("less is deduplicated: {}", error.chain()));
+        let mut less = |error: &Error| {
+            warnings
+                .push(format!("less data is deduplicated, because an index segment is unreadable: {}", error.chain()))
+        };
         for snapshot in segments {
             let holders: Vec<SharedReplica> = inventories
                 .iter()
@@ -184,27 +188,27 @@ impl ChunkIndex {
     }
 }
 
-/// An index that is being made.
+/// Builds a [`ChunkIndex`].
 struct IndexBuilder {
     older: StoredChunks,
     table: chunk_table::TableBuilder,
 }
 
 impl IndexBuilder {
-    /// `segments`: the length of all index segments, encrypted; what they hold does not compress.
-    /// `packs`: their number.
+    /// `segments` is the length of all index segments in bytes. They are compressed and encrypted,
+    /// but ids do not compress. `packs` is the number of packs.
     fn new(segments: u64, packs: u64) -> Self {
         let expected = usize::try_from(segments / BYTES_PER_CHUNK).unwrap_or(usize::MAX);
         let older = StoredChunks { lengths: Vec::with_capacity(expected), packs: Vec::with_capacity(packs as usize) };
         Self { older, table: chunk_table::TableBuilder::new(expected) }
     }
 
-    /// Adds a pack; returns its number.
+    /// Adds a pack, and returns its number.
     fn add(&mut self, pack: &IndexedPack) -> u32 {
         let StoredChunks { lengths, packs } = &mut self.older;
         packs.push(StoredPack { id: pack.id, size: pack.size, first: lengths.len() as u32 });
-        // Chunks too many to be numbered, or of a length that this program does not make, are
-        // stored again where they are met.
+        // If there are too many chunks to number, or one has a length that this program does not
+        // make, the pack's chunks count as unknown.
         let known: Option<Vec<Length>> = pack.chunks.iter().map(|(_, length)| Length::new(*length)).collect();
         let known = known.filter(|known| lengths.len() + known.len() <= FIRST_OWN_NUMBER as usize).unwrap_or_default();
         for ((id, _), length) in pack.chunks.iter().zip(known) {
@@ -225,7 +229,7 @@ impl IndexBuilder {
 
 #[cfg(test)]
 impl ChunkIndex {
-    /// Of these packs alone.
+    /// An index of these packs alone.
     pub(crate) fn of(packs: impl Iterator<Item = IndexedPack>) -> Self {
         let mut builder = IndexBuilder::new(0, 0);
         for pack in packs {

@@ -1,37 +1,37 @@
-//! How hard each chunk is compressed: what the data deserves.
+//! Decides how hard each chunk is compressed, depending on its stream.
 //!
-//! Level 1 is the rule, and level 3 where samples say that it saves more than 5 %. New rows among
-//! old ones get level 6 while they are less than a 32nd of the stream. What does not compress is
-//! stored as it is.
+//! The rule is level 1, or level 3 if samples show that level 1 would take over 5 % more. New rows
+//! among old ones get level 6 while they are at most a 32nd of the stream. Chunks that do not
+//! compress are stored as they are.
 
 use std::io;
 use std::sync::{Mutex, PoisonError};
 
 use lifeboat_base::{Class, Context, Result};
 
-/// The level that is fast, …
+/// The fast level. `auto` uses it unless the thorough level is worth its time.
 const FAST_LEVEL: i32 = 1;
-/// … and the one that is thorough: `auto` takes the first unless the second is worth its time.
+/// The thorough level. It takes half as long again as the fast one.
 const THOROUGH_LEVEL: i32 = 3;
-/// What is little may take its time: a tenth less is left of rows than at the level that is fast,
-/// at a fifth of its speed.
+/// The level for small amounts of new rows. They take a tenth less than at the fast level, at a
+/// fifth of its speed.
 const HARD_LEVEL: i32 = 6;
-/// How much larger frames may be for the sake of speed: level 3 takes half as long again. Where
-/// rows of several kinds take turns, what chunks tell varies by some per cent; a bound within that
-/// would let chance decide.
+/// The fast level is used while its frames are at most this much larger than thorough ones.
+/// Samples vary by a few per cent if different kinds of rows alternate. With a lower bound, chance
+/// would decide.
 const MAX_SIZE_RATIO_OF_FAST: f64 = 1.05;
-/// Of so many chunks, one is compressed at both levels; more often at first.
+/// One chunk in this many is compressed at both levels, and more of the first ones.
 const CHUNKS_PER_SAMPLE: u64 = 64;
-/// How much of the old measurement is left after a new one: a few chunks that are not like the
-/// others do not decide.
+/// Each new sample multiplies the weight of the older ones by this. So a few unusual chunks do not
+/// decide.
 const WEIGHT_OF_OLDER_SAMPLES: f64 = 0.95;
-/// The level that looks least: what does not compress comes out as it is, nearly as fast as it can
-/// be copied.
+/// The level that searches least. At this level, incompressible data is nearly copied.
 const STORE_LEVEL: i32 = -100;
-/// What compresses to more than this does not compress.
+/// Data whose frame is more than this part of it counts as incompressible.
 const INCOMPRESSIBLE_RATIO: f64 = 0.97;
-/// A chunk is judged by this many pieces of this many bytes.
+/// A chunk is probed in this many places.
 const PROBES_PER_CHUNK: usize = 4;
+/// How many bytes each probe compresses.
 const PROBE_BYTES: usize = 8 << 10;
 
 type Zstd = zstd::bulk::Compressor<'static>;
@@ -39,22 +39,22 @@ type Zstd = zstd::bulk::Compressor<'static>;
 /// How hard to compress.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Compression {
-    /// As the data deserves: level 1, or level 3 where that saves more than 5 %; level 6 for what
-    /// is little.
+    /// The level depends on the data. It is 1, or 3 if level 1 would take over 5 % more. It is 6
+    /// for small amounts of new rows.
     Auto,
-    /// This level, 1 to 19.
+    /// This zstd level, 1 to 19, for everything.
     Level(i32),
 }
 
 impl Compression {
-    /// For what is little beside the rest of a stream.
+    /// The compression of data that is little compared with its stream.
     #[must_use]
     pub fn of_little(self) -> Self {
         if self == Self::Auto { Self::Level(HARD_LEVEL) } else { self }
     }
 }
 
-/// What was learnt of one stream: which level pays, and whether anything does.
+/// What a run has learnt about one stream: which level pays, and whether it compresses at all.
 pub struct Effort {
     wanted: Compression,
     learnt: Mutex<Learnt>,
@@ -63,10 +63,11 @@ pub struct Effort {
 #[derive(Default)]
 struct Learnt {
     chunks: u64,
-    /// Bytes of the sampled chunks at either level, the newest weighing most.
+    /// Bytes of the sampled chunks at the fast level. The newest sample weighs most.
     fast: f64,
+    /// The same at the thorough level.
     thorough: f64,
-    /// The newest chunk did not compress.
+    /// Whether the newest chunk did not compress.
     incompressible: bool,
 }
 
@@ -77,7 +78,7 @@ struct Plan {
 }
 
 impl Effort {
-    /// For a new stream.
+    /// Begins a stream of which nothing is known yet.
     #[must_use]
     pub fn new(wanted: Compression) -> Self {
         Self { wanted, learnt: Mutex::default() }
@@ -109,17 +110,17 @@ impl Effort {
     }
 }
 
-/// Compresses chunk by chunk, with megabytes of tables that it keeps: one a thread.
+/// Compresses one chunk after the other. It keeps megabytes of tables, so each thread has one.
 #[derive(Default)]
 pub struct Compressor(Option<Zstd>);
 
 impl Compressor {
-    /// One frame of `chunk` into `frame`, whose old content is dropped.
+    /// Replaces the content of `frame` with one zstd frame of `chunk`.
     ///
     /// # Errors
-    /// No memory.
+    /// [`Class::Failed`] if zstd runs out of memory.
     pub fn compress(&mut self, effort: &Effort, chunk: &[u8], frame: &mut Vec<u8>) -> Result<()> {
-        press(set_up(&mut self.0)?, effort, chunk, frame).context(Class::Failed, || "zstd cannot compress")
+        press(set_up(&mut self.0)?, effort, chunk, frame).context(Class::Failed, || "cannot compress a chunk with zstd")
     }
 }
 
@@ -148,7 +149,7 @@ fn press(
     Ok(())
 }
 
-/// Whether pieces from all over the chunk do not compress.
+/// Whether short pieces from all over the chunk do not compress.
 fn looks_incompressible(
     compressor: &mut zstd::bulk::Compressor<'_>,
     chunk: &[u8],

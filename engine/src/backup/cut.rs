@@ -1,17 +1,17 @@
-//! Where a chunk ends: FastCDC as in [`fastcdc::v2020`], the same boundaries, scanned in four
-//! lanes.
+//! Finds where a chunk ends. The boundaries are those of FastCDC in [`fastcdc::v2020`], but four
+//! lanes are scanned at once.
 //!
-//! The gear hash at a position depends on the 64 bytes before it and on nothing else, so places far
-//! apart can be scanned side by side: one scan alone waits for its own additions most of the time.
-//! A place is where `hash & mask` is zero; the mask is stricter below the average size than above
+//! The gear hash at a position depends only on the last 64 bytes, so places far apart can be
+//! scanned side by side. A single scan would mostly wait for its own additions. A chunk may end
+//! where `hash & mask` is zero. The mask is stricter below the average size than above it
 //! (normalized chunking, Xia et al., 2016, section 4.4).
 
 use fastcdc::v2020::{Normalization, select_masks};
 use zeroize::Zeroizing;
 
-/// Bytes that the hash remembers.
+/// How many of the last bytes the hash depends on.
 const WINDOW_BYTES: usize = 64;
-/// Bytes that a lane scans before anybody looks whether one has found something.
+/// How many bytes each lane scans before the next four lanes begin.
 const LANE_BYTES: usize = 4096;
 
 /// Cuts with one gear table and one average size.
@@ -32,12 +32,12 @@ impl Cutter {
         self.average * 4
     }
 
-    /// The length of the chunk at the beginning of `window`: all of it, if it ends nowhere in
-    /// there. In its first `scanned` bytes it is known not to end.
+    /// The length of the chunk that begins where `window` begins. It is the whole window, up to the
+    /// longest chunk, if there is no boundary. The first `scanned` bytes are known to have none.
     pub(crate) fn cut(&self, window: &[u8], scanned: usize) -> usize {
         let shortest = self.average / 2;
         let window = &window[..window.len().min(self.longest())];
-        // As the crate does, which looks at two bytes at a time: an odd last one is no boundary.
+        // The crate looks at two bytes at a time, so for it an odd last byte is no boundary.
         let end = window.len() & !1;
         let middle = self.average.min(end);
         self.boundary(window, shortest, shortest.max(scanned), middle, self.strict)
@@ -45,8 +45,8 @@ impl Cutter {
             .unwrap_or(window.len())
     }
 
-    /// Whether a chunk that begins where `window` does, and ends nowhere before, ends after
-    /// `length` bytes; `None`: that cannot be told before `window` is longer.
+    /// Whether the chunk that begins where `window` begins may end after `length` bytes. Boundaries
+    /// before that are not looked for. `None` if `window` is too short to tell.
     pub(crate) fn ends(&self, window: &[u8], length: usize) -> Option<bool> {
         let shortest = self.average / 2;
         if length == self.longest() {
@@ -62,7 +62,7 @@ impl Cutter {
         Some(hash & mask == 0)
     }
 
-    /// The first boundary in `from..to`, where the hash began at `begin`.
+    /// The first boundary in `from..to`, if the hash begins at `begin`.
     fn boundary(&self, window: &[u8], begin: usize, mut from: usize, to: usize, mask: u64) -> Option<usize> {
         let hash_before = |at: usize| {
             let seen = &window[begin.max(at.saturating_sub(WINDOW_BYTES))..at];

@@ -1,7 +1,7 @@
-//! Decides what becomes of each chunk of one stream: referred to, put together from what is stored,
-//! or stored.
+//! Decides what becomes of each chunk of one stream. A chunk is referred to, put together from
+//! stored fragments and new ones, or stored whole.
 //!
-//! What is new of chunks that are put together is collected until it is worth a chunk of its own.
+//! The new fragments are collected until they are worth a chunk of their own.
 
 use std::sync::Arc;
 
@@ -17,28 +17,29 @@ use super::outbox::Outbox;
 use super::row_search::StreamRows;
 use super::sequence::Identified;
 
-/// New bytes among old ones that are stored as one chunk: enough to compress well, …
+/// New fragments are stored as one chunk once they have this many bytes, enough to compress well.
 const MIN_NEW_CHUNK_BYTES: usize = 256 << 10;
-/// … and the most parts that wait for it.
+/// Fragments are passed on once this many wait, however few new bytes there are.
 const MAX_WAITING_FRAGMENTS: usize = 1 << 14;
-/// New bytes among old ones that are at most such a part of the stream are compressed harder.
+/// New fragments are compressed harder while they are at most a 32nd of the stream so far.
 const MIN_STREAM_PER_HARDENED: u64 = 32;
 
-/// Of one stream.
+/// Deduplicates one stream.
 pub(crate) struct Deduplicator<'a> {
     outbox: &'a Outbox,
     stream: usize,
-    /// For whole chunks, …
+    /// How hard whole chunks are compressed.
     effort: Arc<Effort>,
-    /// … and for what is new among old, as long as that is little.
+    /// How hard new fragments are compressed while they are few.
     effort_of_little: Arc<Effort>,
-    /// Bytes of the stream so far, and those of them that were compressed harder.
+    /// Bytes of the stream so far.
     length: u64,
+    /// The part of these bytes that was compressed harder.
     little: u64,
     rows: Option<StreamRows>,
-    /// What the packer is not told yet, …
+    /// Fragments of which the packer does not know yet.
     parts: Vec<Fragment>,
-    /// … and what of it is new.
+    /// The bytes of the new ones among these fragments.
     new: Vec<u8>,
 }
 
@@ -54,7 +55,7 @@ impl<'a> Deduplicator<'a> {
         Ok(Self { outbox, stream, effort, effort_of_little, length: 0, little: 0, rows, parts, new })
     }
 
-    /// The next chunk.
+    /// Decides about the next chunk.
     pub(crate) fn chunk(&mut self, Identified { chunk, id, older }: Identified) -> Result<()> {
         self.length += chunk.len() as u64;
         if let Some(number) = older {
@@ -70,7 +71,7 @@ impl<'a> Deduplicator<'a> {
         }
     }
 
-    /// After the last chunk.
+    /// Ends the stream after its last chunk.
     pub(crate) fn end(mut self, end: End) -> Result<()> {
         self.pass_on()?;
         if let Some(rows) = self.rows {
@@ -80,7 +81,7 @@ impl<'a> Deduplicator<'a> {
         self.outbox.send(|| Item::End { stream, end })
     }
 
-    /// There may be no next chunk for a while.
+    /// Passes on known fragments, because the next chunk may take a while to come.
     pub(crate) fn pause(&mut self) -> Result<()> {
         if self.new.is_empty() { self.pass_on() } else { Ok(()) }
     }
@@ -106,7 +107,7 @@ impl<'a> Deduplicator<'a> {
         }
     }
 
-    /// Tells the packer what was collected.
+    /// Sends the collected fragments to the packer.
     fn pass_on(&mut self) -> Result<()> {
         if self.parts.is_empty() {
             return Ok(());
@@ -130,8 +131,8 @@ impl<'a> Deduplicator<'a> {
         let (chunk, job) = self.prepare(id, chunk, &self.effort)?;
         let mut job = Some(job);
         self.outbox.send(|| {
-            // Decided as it is sent: a repeat never overtakes its first, of whichever stream that
-            // is.
+            // The claim is made while sending. So the packer never gets a repeated chunk before the
+            // first one, whichever stream that is in.
             if self.outbox.shared.index.claim(&id) {
                 Item::New { stream, chunk }
             } else {
@@ -142,8 +143,8 @@ impl<'a> Deduplicator<'a> {
         job.map_or(Ok(()), |job| self.outbox.compress(job))
     }
 
-    /// Before its place in the queue is taken: whoever has a place must not wait for what those
-    /// behind him hold.
+    /// Takes a buffer. It must be called before a place in the packer's queue is taken: a message
+    /// with a place must not wait for buffers that messages behind it hold.
     fn prepare(&self, id: ChunkId, chunk: Bytes, effort: &Arc<Effort>) -> Result<(NewChunk, Job)> {
         let buffer = self.outbox.shared.buffers.frames.take_blocking()?;
         let (result, frame) = oneshot::channel();

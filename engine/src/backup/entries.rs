@@ -1,4 +1,4 @@
-//! What a manifest tells of the streams that a run captured.
+//! Makes a manifest's entries of the streams that a run captured.
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
@@ -12,8 +12,8 @@ use lifeboat_format::map::{Resolved, StreamMap};
 use super::messages::{Captured, CapturedStream, MAP_OF};
 use super::predecessor::{Origin, UsedMap};
 
-/// The entries of all streams, with the maps that they need, whose packs are added; and how much of
-/// each pack no stream needs.
+/// The entries of all streams, and how many bytes of each pack no stream needs. The packs of the
+/// maps that streams use are added to `captured`.
 pub(crate) fn entries(
     captured: &mut Captured,
     maps: &BTreeMap<String, Arc<UsedMap>>,
@@ -52,11 +52,11 @@ pub(crate) fn entries(
     Ok((entries, packs.unused()))
 }
 
-/// A manifest's packs, while more are added.
+/// The packs of a manifest, while more are added.
 struct ManifestPacks<'a> {
     packs: &'a mut Vec<PackRef>,
     numbers: HashMap<PackId, u32>,
-    /// So many bytes of each are needed: as often as extents name them.
+    /// How many bytes of each pack extents name. Bytes that are named twice count twice.
     needed: Vec<u64>,
 }
 
@@ -75,7 +75,7 @@ impl<'a> ManifestPacks<'a> {
         })
     }
 
-    /// In packs alone; those of the map are known.
+    /// Extents that name packs alone. The map's packs must have numbers already.
     fn resolve(&self, extents: Extents, map: Option<&StreamMap>) -> impl Iterator<Item = Extent> + use<> {
         let resolved = match map {
             Some(map) => Resolved::new(extents, map, map.packs.iter().map(|pack| self.numbers[pack]).collect()),

@@ -1,8 +1,8 @@
-//! The replicas of one run: all get everything at once; one that fails falls behind and is left
-//! alone for the rest of the run; fewer than `min_replicas` left ends it.
+//! The replicas of one run. All of them get each object at once. A replica that fails is behind,
+//! and gets nothing more in this run. The run fails if fewer than `min_replicas` replicas are left.
 //!
-//! Whatever is queued for a replica or under way to it when it falls behind is given up at that
-//! moment: a replica that hangs delays a run by its first failure only.
+//! All transfers to a replica, queued or running, are given up when it falls behind. So a replica
+//! that hangs delays a run only by its first failure.
 
 use std::collections::{BTreeMap, HashSet};
 use std::sync::{Mutex, PoisonError};
@@ -18,7 +18,7 @@ use tokio_util::sync::CancellationToken;
 use crate::catalog::documents::combine;
 use crate::catalog::inventory::Inventory;
 
-/// Proof that a pack is durable in these replicas. Only [`Fleet::upload`] makes one.
+/// Proof that a pack is durable in some replicas. Only [`Fleet::upload`] makes receipts.
 pub(crate) struct Receipt {
     pub pack: PackRef,
     replicas: HashSet<Name>,
@@ -28,14 +28,16 @@ pub(crate) struct Fleet {
     dataset: Name,
     members: Vec<Inventory>,
     behind: Mutex<BTreeMap<Name, String>>,
-    /// Fired when a member falls behind.
+    /// For each member, a token that is cancelled when the member falls behind.
     left: BTreeMap<Name, CancellationToken>,
     required: usize,
 }
 
 impl Fleet {
+    /// Makes a fleet of the usable `members`. The replicas in `failed` are behind from the start.
+    ///
     /// # Errors
-    /// [`Class::Storage`]: fewer than `required` replicas answered.
+    /// Fewer than `required` replicas can be used. The class is the gravest one of `failed`.
     pub(crate) fn new(
         dataset: &Name,
         members: Vec<Inventory>,
@@ -44,8 +46,7 @@ impl Fleet {
     ) -> Result<Self> {
         let behind = failed.iter().map(|(name, error)| (name.clone(), error.chain())).collect();
         if members.len() < required {
-            let what =
-                format!("only {} of the {required} replicas that min_replicas demands can be used", members.len());
+            let what = format!("min_replicas requires {required} replicas, but only {} can be used", members.len());
             return Err(combine(what, &failed.into_values().collect::<Vec<_>>()));
         }
         let left = members.iter().map(|member| (member.replica.name().clone(), CancellationToken::new())).collect();
@@ -56,7 +57,7 @@ impl Fleet {
         &self.members
     }
 
-    /// Why replicas fell behind.
+    /// The replicas that are behind, and why.
     pub(crate) fn behind(&self) -> BTreeMap<Name, String> {
         self.behind.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
@@ -65,14 +66,14 @@ impl Fleet {
         self.behind.lock().unwrap_or_else(PoisonError::into_inner).contains_key(replica)
     }
 
-    /// Members that did not fail so far.
+    /// The members that have not failed so far.
     pub(crate) fn healthy(&self) -> Vec<&Inventory> {
         self.members.iter().filter(|member| !self.is_behind(member.replica.name())).collect()
     }
 
-    /// Notes that a replica failed, and gives up every put to it.
+    /// Marks a replica as behind, and gives up all transfers to it.
     pub(crate) fn fell_behind(&self, replica: &Name, error: &Error) {
-        tracing::warn!(%replica, error = %error.chain(), "this replica falls behind; the run goes on without it");
+        tracing::warn!(%replica, error = %error.chain(), "this replica is now behind; the run continues without it");
         self.behind
             .lock()
             .unwrap_or_else(PoisonError::into_inner)
@@ -83,7 +84,7 @@ impl Fleet {
         }
     }
 
-    /// Ends when a replica falls behind.
+    /// Waits until a replica falls behind.
     async fn left_behind(&self, replica: &Name) {
         match self.left.get(replica) {
             Some(left) => left.cancelled().await,
@@ -91,16 +92,19 @@ impl Fleet {
         }
     }
 
-    /// The error of a run that reaches too few replicas.
+    /// The error of a run of which `what` reached too few replicas.
     pub(crate) fn too_few(&self, what: &str, reached: usize) -> Error {
         let reasons: Vec<String> = self.behind().into_iter().map(|(name, why)| format!("{name}: {why}")).collect();
-        Error::new(Class::Storage, format!("{what} reached {reached} replicas, min_replicas demands {}", self.required))
-            .because(reasons.join("; "))
-            .hint("nothing was committed; run `lifeboat check`, then back up again: packs already uploaded are reused")
+        Error::new(
+            Class::Storage,
+            format!("min_replicas requires {} replicas, but {what} reached {reached}", self.required),
+        )
+        .because(reasons.join("; "))
+        .hint("run `lifeboat check` to find the cause, then back up again; uploaded packs are reused")
     }
 
-    /// Puts one object into each of `replicas` at once; those that fail fall behind, and those that
-    /// are behind get nothing more. Returns those that hold it.
+    /// Puts one object into all of `replicas` at once. Replicas that fail fall behind, and replicas
+    /// that are behind are left out. Returns the replicas that hold the object.
     async fn put_all(&self, replicas: &[SharedReplica], key: &str, body: &Bytes) -> HashSet<Name> {
         let puts = replicas.iter().map(|replica| async {
             let put = tokio::select! {
@@ -119,10 +123,10 @@ impl Fleet {
         futures::future::join_all(puts).await.into_iter().flatten().collect()
     }
 
-    /// Makes a pack durable in every healthy replica.
+    /// Uploads a pack to every healthy replica.
     ///
     /// # Errors
-    /// Fewer than the required replicas took it.
+    /// [`Class::Storage`] if fewer than the required replicas took it.
     pub(crate) async fn upload(&self, pack: PackRef, ciphertext: &Bytes) -> Result<Receipt> {
         let replicas: Vec<SharedReplica> = self.healthy().into_iter().map(|member| member.replica.clone()).collect();
         let key = layout::pack(&self.dataset, &pack.0);
@@ -133,10 +137,10 @@ impl Fleet {
         Ok(Receipt { pack, replicas })
     }
 
-    /// Puts an object into each of `replicas`; returns those that took it.
+    /// Puts an object into each of `replicas`. Returns the replicas that took it.
     ///
     /// # Errors
-    /// Fewer than the required replicas took it.
+    /// [`Class::Storage`] if fewer than the required replicas took it.
     pub(crate) async fn put_to(
         &self,
         replicas: &[SharedReplica],
@@ -151,12 +155,12 @@ impl Fleet {
         Ok(replicas.iter().filter(|replica| took.contains(replica.name())).cloned().collect())
     }
 
-    /// Healthy members that hold every one of `packs`: by listing, or by receipt of this run.
+    /// The healthy members that hold all of `packs`, by their listing or by receipts of this run.
     pub(crate) fn complete(&self, packs: &[PackRef], receipts: &[Receipt]) -> Vec<&Inventory> {
         self.healthy().into_iter().filter(|member| self.missing(member, packs, receipts).is_empty()).collect()
     }
 
-    /// The packs that a member lacks.
+    /// Those of `packs` that a member lacks.
     pub(crate) fn missing(&self, member: &Inventory, packs: &[PackRef], receipts: &[Receipt]) -> Vec<PackRef> {
         let uploaded: HashSet<PackId> = receipts
             .iter()

@@ -1,4 +1,4 @@
-//! What a chunk is put together from, where it is not stored whole.
+//! The fragments of a chunk that is not stored whole.
 
 use std::collections::HashSet;
 
@@ -6,15 +6,15 @@ use lifeboat_format::manifest::PackRef;
 
 use super::chunk_index::StoredAt;
 
-/// Some bytes of a stream, in order.
+/// Some adjacent bytes of a stream, and where they lie. Lengths and offsets are in bytes.
 pub(crate) enum Fragment {
-    /// In a pack that the chunk index knows.
+    /// They lie in a pack that the chunk index knows.
     Known { place: StoredAt, length: usize },
-    /// In a pack of the snapshot before.
+    /// They lie in a pack of the predecessor.
     Older { pack: PackRef, offset: u64, length: usize },
-    /// In the older stream that the stream's map tells of.
+    /// They lie in the older stream that the stream's map describes.
     Mapped { offset: u64, length: usize },
-    /// Nowhere yet.
+    /// They are not stored yet.
     New { length: usize },
 }
 
@@ -29,17 +29,18 @@ impl Fragment {
     }
 }
 
-/// What it takes to put a chunk together.
+/// What it costs to put a chunk together.
 #[derive(Default)]
 pub(crate) struct Weight {
-    /// Bytes that need not be stored.
+    /// How many bytes need not be stored.
     pub found: usize,
-    /// Extents in packs, and the packs.
+    /// How many extents in packs a restore must read.
     pub extents: usize,
+    /// The packs in which these extents lie.
     pub packs: HashSet<u32>,
 }
 
-/// Appends bytes that are not there.
+/// Appends `more` bytes that are not stored yet.
 pub(crate) fn push_new(parts: &mut Vec<Fragment>, more: usize) {
     match parts.last_mut() {
         Some(Fragment::New { length }) => *length += more,

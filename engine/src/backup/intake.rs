@@ -1,8 +1,8 @@
-//! The first half of the pipeline: streams are written into blocks, cut into chunks and identified;
-//! new chunks are compressed.
+//! The first half of the pipeline. Streams are written into blocks, cut into chunks and identified.
+//! New chunks are compressed.
 //!
 //! A capture reads its pipe straight into the block that is cut later, and each piece is hashed
-//! there. Chunks are handed on block by block, so that data that has not changed wakes few threads.
+//! there. Chunks are passed on block by block, so that unchanged data wakes threads rarely.
 
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, mpsc as jobs};
@@ -22,9 +22,9 @@ use super::outbox::Outbox;
 use super::sequence::{Identified, Sequence};
 use super::shared::Shared;
 
-/// Blocks of a stream that wait to be chunked.
+/// How many blocks of a stream may wait to be cut.
 const BLOCKS_AHEAD: usize = 2;
-/// As many whose chunks wait to be looked for.
+/// How many blocks of a stream may wait, cut into chunks, to be deduplicated.
 const BLOCKS_CUT: usize = 2;
 
 pub(crate) struct Intake {
@@ -34,7 +34,7 @@ pub(crate) struct Intake {
 }
 
 impl Intake {
-    /// Starts the threads that compress; they end when the last user of the intake is gone.
+    /// Starts the threads that compress. They end when the last user of the intake is dropped.
     pub(crate) fn start(shared: Arc<Shared>, items: mpsc::Sender<Item>) -> Self {
         let (sender, queue) = jobs::channel();
         let queue = Arc::new(Mutex::new(queue));
@@ -49,8 +49,8 @@ impl Intake {
     fn cut_stream(&self, mut fed: mpsc::Receiver<Piece>, cut: &mpsc::Sender<Cut>) -> Result<()> {
         let Shared { index, keys, chunk_size, .. } = &*self.outbox.shared;
         let mut sequence = Sequence::new(index, &keys.chunk_id_key, *chunk_size);
-        // All of a block at once: threads that are woken for each chunk would spend their time on
-        // that.
+        // The chunks of a block are sent together: a thread that is woken for each chunk would
+        // spend its time on waking up.
         let pass_on = |part: Cut| cut.blocking_send(part).map_err(|_| stopped());
         while let Some(piece) = fed.blocking_recv() {
             match piece {
@@ -64,11 +64,11 @@ impl Intake {
                 }
             }
         }
-        // Dropped without its end: the packer gets no `End` for it, and refuses.
+        // The writer was dropped before its end. The packer gets no `End` and refuses the stream.
         Ok(())
     }
 
-    /// Looks for the chunks of one stream, on another thread of its own.
+    /// Deduplicates the chunks of one stream, on another thread of its own.
     fn dedup_stream(&self, stream: usize, name: String, mut cut: mpsc::Receiver<Cut>) -> Result<()> {
         let mut deduplicator = Deduplicator::new(&self.outbox, stream, name)?;
         while let Some(part) = cut.blocking_recv() {
@@ -90,7 +90,7 @@ fn compress_all(queue: &Mutex<jobs::Receiver<Job>>) {
         let next = queue.lock().unwrap_or_else(PoisonError::into_inner).recv();
         let Ok(Job { chunk, effort, mut frame, result }) = next else { return };
         let compressed = compressor.compress(&effort, &chunk, &mut frame).map(|()| frame);
-        // The packer is gone only when the run has failed.
+        // The receiver is gone only if the run has failed.
         let _ = result.send(compressed);
     }
 }
@@ -103,7 +103,10 @@ impl StreamSink for Sink {
         let legal = !name.is_empty() && name.len() <= 200 && !name.chars().any(char::is_control);
         let mut names = self.0.names.lock().unwrap_or_else(PoisonError::into_inner);
         if !legal || names.iter().any(|taken| taken == name) {
-            return Err(Error::source_failed(format!("a stream cannot be named `{}`", name.escape_debug())));
+            return Err(Error::source_failed(format!(
+                "a stream cannot be named `{}`: a name must be unique, 1 to 200 bytes, without control characters",
+                name.escape_debug()
+            )));
         }
         names.push(name.to_owned());
         drop(names);
@@ -112,7 +115,7 @@ impl StreamSink for Sink {
 }
 
 impl Sink {
-    /// Opens what holds the map of a stream.
+    /// Opens the stream that holds the map of `stream`.
     pub(crate) fn open_map(&self, stream: &str) -> Box<dyn StreamWriter> {
         self.begin(format!("{MAP_OF}{stream}"))
     }
@@ -123,7 +126,7 @@ impl Sink {
         let (chunks, cut) = mpsc::channel(BLOCKS_CUT);
         let (cutting, looking) = (self.0.clone(), self.0.clone());
         tokio::task::spawn_blocking(move || cutting.cut_stream(fed, &chunks));
-        // The other one can only fail when this one is gone.
+        // The cutting thread fails only if this one has ended, so only this one is awaited.
         let worker = tokio::task::spawn_blocking(move || looking.dedup_stream(stream, name, cut));
         let (shared, cancel) = (self.0.outbox.shared.clone(), self.0.outbox.shared.cancel.clone());
         Box::new(Writer { shared, cancel, block: None, hasher: blake3::Hasher::new(), pieces, worker })
@@ -143,9 +146,9 @@ enum Piece {
 struct Writer {
     shared: Arc<Shared>,
     cancel: CancellationToken,
-    /// The one that is being filled.
+    /// The block that is being filled.
     block: Option<Block>,
-    /// Of the whole stream: its bytes are hashed while the processor's caches hold them.
+    /// Hashes the whole stream, while the processor's caches still hold its bytes.
     hasher: blake3::Hasher,
     pieces: mpsc::Sender<Piece>,
     worker: tokio::task::JoinHandle<Result<()>>,

@@ -1,4 +1,4 @@
-//! What the stages of a run tell each other.
+//! The messages that the stages of a run send each other.
 
 use std::sync::Arc;
 
@@ -15,7 +15,7 @@ use super::compress::Effort;
 use super::fleet::Receipt;
 use super::fragments::Fragment;
 
-/// Begins the name of what holds the map of a stream; no source's stream is called so.
+/// The name of the stream that holds a map begins with this. No source can use it in a name.
 pub(crate) const MAP_OF: char = '\u{1}';
 
 /// What is known of a stream after its last byte.
@@ -25,7 +25,7 @@ pub(crate) struct End {
     pub exit: i32,
 }
 
-/// A chunk to be compressed. The number of frames bounds the number of jobs.
+/// A chunk to be compressed. Each job has a buffer of a bounded pool, so jobs are bounded, too.
 pub(crate) struct Job {
     pub chunk: Bytes,
     pub effort: Arc<Effort>,
@@ -40,13 +40,13 @@ pub(crate) struct NewChunk {
     pub frame: oneshot::Receiver<Result<Buffer>>,
 }
 
-/// What the packer is told, in the order of each stream.
+/// A message to the packer. Each stream's messages are in the order of the stream.
 pub(crate) enum Item {
     Begin {
         stream: usize,
         name: String,
     },
-    /// A chunk that this run met before.
+    /// A chunk that this run has met before.
     Repeated {
         stream: usize,
         id: ChunkId,
@@ -56,7 +56,7 @@ pub(crate) enum Item {
         stream: usize,
         chunk: NewChunk,
     },
-    /// From here and there; what is new of it, in order, is one chunk.
+    /// Fragments from several places. The new ones, in order, are the chunk `new`.
     Mixed {
         stream: usize,
         parts: Vec<Fragment>,
@@ -68,18 +68,18 @@ pub(crate) enum Item {
     },
 }
 
-/// What a stage sees when another one has failed; the cause is reported by that one.
+/// The error of a stage that stops because another one failed. The other one reports the cause.
 pub(crate) fn stopped() -> Error {
     Error::failed("the pipeline has stopped")
 }
 
-/// One stream, captured.
+/// A stream that was captured.
 pub(crate) struct CapturedStream {
     pub name: String,
     pub length: u64,
     pub blake3: Digest,
     pub exit: i32,
-    /// Packs by their place in [`Captured::packs`].
+    /// Their pack numbers are positions in [`Captured::packs`].
     pub extents: Extents,
 }
 
@@ -88,11 +88,12 @@ pub(crate) struct Captured {
     pub streams: Vec<CapturedStream>,
     /// The packs that extents name by number.
     pub packs: Vec<PackRef>,
-    /// Packs that no index segment holds yet: uploaded now, or by a run that crashed.
+    /// Packs that no index segment lists yet. This run uploaded them, or one that crashed.
     pub unindexed: Vec<IndexedPack>,
     pub receipts: Vec<Receipt>,
     pub deduplicated: u64,
-    /// Of these, in chunks that no pack holds as a whole: rows were found.
+    /// The part of `deduplicated` that was found row by row, in chunks that no pack holds as a
+    /// whole.
     pub rows: u64,
     pub stored: u64,
 }

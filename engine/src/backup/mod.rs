@@ -1,13 +1,13 @@
 //! Backup: source → chunk → identify → compress → pack → encrypt → every replica → commit.
 //!
-//! - **Consistency**: a snapshot exists once its signature does. Order of writes: packs, index
-//!   segment and its signature, manifest, signature; each step durable in at least `min_replicas`
-//!   replicas before the next begins.
-//! - **Failure**: whatever fails before the last step leaves no snapshot, only packs that the next
-//!   run finds in the journal and uses.
-//! - **Cancellation**: obeyed until the commit begins; the commit itself is a few small objects and
-//!   is finished.
-//! - **Replicas**: one that fails is left behind for the rest of the run. A replica gets the
+//! - **Consistency**: a snapshot exists once its signature exists. The order of writes is packs,
+//!   index segments and their signatures, manifest, signature. Each step is durable in at least
+//!   `min_replicas` replicas before the next begins.
+//! - **Failure**: a run that fails before the last step leaves no snapshot. It leaves packs, which
+//!   the next run finds in the journal and uses.
+//! - **Cancellation**: a run can be cancelled until the commit begins. The commit itself writes a
+//!   few small objects and is always finished.
+//! - **Replicas**: a replica that fails is behind for the rest of the run. A replica gets the
 //!   manifest only if it holds every pack that the manifest names.
 
 pub(crate) mod chunk;
@@ -67,86 +67,90 @@ use crate::state::journal::Journal;
 use crate::state::row_index::RowIndex;
 use crate::state::{StateDirectory, sparse};
 
-/// Figures of a run while it runs, in bytes.
+/// How far a run has come, in bytes.
 #[derive(Debug, Default)]
 pub struct Progress {
-    /// Read from the source.
+    /// Bytes read from the source.
     pub read: AtomicU64,
-    /// Of these, already stored.
+    /// The part of `read` that was stored already.
     pub deduplicated: AtomicU64,
-    /// Ciphertext that reached enough replicas or is on its way.
+    /// Ciphertext of packs that are durable in at least `min_replicas` replicas.
     pub stored: AtomicU64,
 }
 
-/// Everything a backup needs.
+/// Everything that a backup needs.
 pub struct Backup<'a> {
-    /// The installation.
+    /// The configuration.
     pub config: &'a Config,
-    /// What to back up.
+    /// The dataset to back up.
     pub dataset: &'a Dataset,
-    /// How to read it.
+    /// The source that reads the dataset.
     pub source: &'a dyn Source,
-    /// What client tools inherit of the program's environment.
+    /// The part of the program's environment that client tools inherit.
     pub environment: &'a ToolEnvironment,
     /// This host's keys.
     pub keys: &'a HostKeys,
-    /// Where it goes.
+    /// The replicas that receive the backup.
     pub replicas: &'a [SharedReplica],
-    /// Caches and journal. The caller holds the dataset's lock.
+    /// The state directory. The caller must hold the dataset's lock.
     pub state: &'a StateDirectory,
-    /// The time.
+    /// The clock.
     pub clock: SharedClock,
-    /// Updated while it runs.
+    /// Is updated while the backup runs.
     pub progress: Arc<Progress>,
-    /// Fired: abort, commit nothing.
+    /// Cancels the backup if it has not begun to commit.
     pub cancel: CancellationToken,
 }
 
-/// How a replica fared.
+/// The result of a backup in one replica.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct ReplicaOutcome {
-    /// Its name.
+    /// The name of the replica.
     pub replica: Name,
-    /// Whether it holds the snapshot whole.
+    /// Whether it holds the whole snapshot.
     pub complete: bool,
-    /// Why not.
+    /// Why it does not hold the whole snapshot.
     pub error: Option<String>,
 }
 
-/// A committed snapshot.
+/// The report of a backup that committed a snapshot.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct BackupReport {
-    /// What was backed up.
+    /// The dataset that was backed up.
     pub dataset: Name,
     /// The new snapshot.
     pub snapshot: SnapshotId,
-    /// When it began and ended.
+    /// When the backup began. It is later than the start of the predecessor.
     pub started: DateTime<Utc>,
-    /// When it was committed.
+    /// When the backup ended, after the commit.
     pub finished: DateTime<Utc>,
-    /// How long it took.
+    /// How many seconds the backup took.
     pub duration_seconds: f64,
-    /// Bytes captured.
+    /// How many bytes were captured.
     pub raw_bytes: u64,
-    /// Of these, already stored.
+    /// How many of these bytes were stored already.
     pub deduplicated_bytes: u64,
-    /// Of these, in chunks that no pack holds as a whole: rows were found.
+    /// How many of the deduplicated bytes were found row by row, in chunks that no pack holds as a
+    /// whole.
     pub row_bytes: u64,
-    /// Bytes added to each complete replica.
+    /// How many bytes were added to each complete replica.
     pub stored_bytes: u64,
-    /// Packs added.
+    /// How many packs were added to each complete replica.
     pub new_packs: u64,
-    /// How each replica fared.
+    /// The result in each replica.
     pub replicas: Vec<ReplicaOutcome>,
-    /// What an operator should know.
+    /// What an operator should know, although the backup succeeded.
     pub warnings: Vec<String>,
 }
 
 impl Backup<'_> {
-    /// Runs it. `Ok` only when the snapshot is committed in at least `min_replicas` replicas.
+    /// Runs the backup. It is `Ok` only if the snapshot is committed in at least `min_replicas`
+    /// replicas.
     ///
     /// # Errors
-    /// By class: source, storage, keys, integrity; no snapshot exists then.
+    /// [`Class::Source`], [`Class::Storage`], [`Class::Keys`] or [`Class::Integrity`], after the
+    /// cause; [`Class::Failed`] if the backup was cancelled. No snapshot exists then, except in
+    /// replicas that took the signature before too many others failed.
     pub async fn run(&self) -> Result<BackupReport> {
         let (began, now) = (self.clock.elapsed(), self.clock.now());
         let dataset = &self.dataset.name;
@@ -242,25 +246,28 @@ impl Backup<'_> {
         })
     }
 
-    /// Lists every replica, and refuses those that could not restore what this run would write.
+    /// Lists every replica. Returns the usable ones, and the errors of the others, such as replicas
+    /// that could not restore what this run writes.
     async fn look(&self, generation: u32) -> (Vec<Inventory>, BTreeMap<Name, Error>) {
         let dataset = &self.dataset.name;
         let keyring = layout::keyring_generation(dataset, generation);
         let (inventories, mut failed) = Inventory::take_all(self.replicas, &self.keys.vault, dataset).await;
         let (mut members, lacking): (Vec<_>, Vec<_>) =
             inventories.into_iter().partition(|inventory| inventory.keyring.contains(&keyring));
-        // A pack that is not seen is not referred to: what is needed of it is stored again.
+        // The run cannot refer to a sparse pack that it does not see. What it needs of such a pack
+        // is stored again.
         let sparse = sparse::read(self.state, dataset);
         members.iter_mut().for_each(|member| member.packs.retain(|pack, _| !sparse.contains(pack)));
         for inventory in lacking {
             let replica = inventory.replica.name();
-            let error = Error::keys(format!("replica {replica} lacks {keyring}: it alone could not restore"));
-            failed.insert(replica.clone(), error.hint("run `lifeboat init` again"));
+            let error =
+                Error::keys(format!("replica {replica} lacks {keyring}, so it could not restore this backup alone"));
+            failed.insert(replica.clone(), error.hint("run `lifeboat init` again: it uploads what the replica lacks"));
         }
         (members, failed)
     }
 
-    /// The newest snapshot that a trusted signer made.
+    /// The newest readable snapshot of a trusted signer, with a warning for each unreadable one.
     async fn predecessor(
         &self,
         documents: &Documents<'_>,
@@ -271,13 +278,16 @@ impl Backup<'_> {
         for snapshot in all_snapshots(members).into_iter().rev() {
             match documents.manifest_from_any(&replicas, &snapshot).await {
                 Ok(manifest) => return Some(manifest),
-                Err(error) => warnings.push(format!("snapshot {snapshot} is not built upon: {}", error.chain())),
+                Err(error) => warnings.push(format!(
+                    "snapshot {snapshot} is unreadable and will not be used for deduplication: {}",
+                    error.chain()
+                )),
             }
         }
         None
     }
 
-    /// What rows are compared with, where they are.
+    /// What rows are compared with; `None` if the dataset deduplicates whole chunks only.
     fn rows(
         &self,
         keys: &DatasetKeys,
@@ -295,7 +305,7 @@ impl Backup<'_> {
         Ok(Some(Arc::new(Rows::new(index, cutter, base, self.config.limits.memory))))
     }
 
-    /// Source and pipeline side by side; reports whichever failed first.
+    /// Runs the source and the pipeline side by side. Returns the error of whichever failed first.
     async fn capture(&self, shared: &Arc<Shared>) -> Result<(Captured, SourceFacts)> {
         let cx = WorkContext {
             environment: self.environment.clone(),
@@ -327,8 +337,8 @@ impl Backup<'_> {
         }
     }
 
-    /// The replicas that hold every pack of the snapshot; where too few do, packs are copied
-    /// between replicas.
+    /// The replicas that hold every pack of the snapshot. If they are too few, packs are copied to
+    /// other replicas first.
     async fn complete_replicas(&self, shared: &Shared, captured: &Captured) -> Result<Vec<SharedReplica>> {
         let (fleet, required) = (&shared.fleet, self.config.min_replicas);
         let mut complete: Vec<SharedReplica> =
@@ -365,7 +375,8 @@ impl Backup<'_> {
         Ok(())
     }
 
-    /// Index segment, manifest, signature: each step durable in enough replicas before the next.
+    /// Writes index segments, manifest and signatures, and returns the replicas that hold them all.
+    /// Each step is durable in `min_replicas` replicas before the next begins.
     async fn commit(
         &self,
         shared: &Shared,
@@ -376,8 +387,7 @@ impl Backup<'_> {
     ) -> Result<Vec<SharedReplica>> {
         let (fleet, dataset) = (&shared.fleet, &manifest.dataset);
         for (packs, last) in segments(&captured.unindexed) {
-            // A segment is found by listing and read as a whole: whose name the earlier ones bear
-            // is of no matter.
+            // Segments are found by listing, so the ids of all but the last may be random.
             let id = if last { manifest.snapshot.clone() } else { SnapshotId::new(manifest.started, rand::random()) };
             let segment = IndexSegment::write(manifest.generation, packs);
             let index = sign_encrypted(layout::index(dataset, &id), &segment, self.dataset, self.keys)?;
@@ -402,7 +412,7 @@ impl Backup<'_> {
         let outcome = |replica: &SharedReplica| {
             let complete = targets.iter().any(|target| target.name() == replica.name());
             let error = (!complete).then(|| {
-                let lacking = || "it lacks older packs; the daemon copies them".to_owned();
+                let lacking = || "it lacks older packs; the daemon will copy them".to_owned();
                 behind.get(replica.name()).cloned().unwrap_or_else(lacking)
             });
             ReplicaOutcome { replica: replica.name().clone(), complete, error }
@@ -411,8 +421,8 @@ impl Backup<'_> {
     }
 }
 
-/// Packs by the segment that will list them, and whether it is the last: each small enough to be
-/// read at once.
+/// Splits packs into index segments that are small enough to be read at once. The flag says whether
+/// a segment is the last one.
 fn segments(packs: &[IndexedPack]) -> impl Iterator<Item = (&[IndexedPack], bool)> {
     let mut rest = packs;
     std::iter::from_fn(move || {
@@ -427,7 +437,7 @@ fn segments(packs: &[IndexedPack]) -> impl Iterator<Item = (&[IndexedPack], bool
     })
 }
 
-/// Stores the maps that this run has made and needs.
+/// Stores the maps that this run has made.
 async fn store_maps(shared: &Shared, sink: &Sink) -> Result<()> {
     for (name, map) in shared.rows.as_ref().map(|rows| rows.maps()).unwrap_or_default() {
         if let Some(bytes) = map.made() {

@@ -1,4 +1,4 @@
-//! Where chunks go next: compression, and the packer, in the order of each stream.
+//! Sends chunks on to compression and to the packer, in the order of each stream.
 
 use std::sync::{Arc, Mutex, PoisonError, mpsc as jobs};
 
@@ -8,12 +8,12 @@ use tokio::sync::mpsc;
 use super::messages::{Item, Job, stopped};
 use super::shared::Shared;
 
-/// The way out of the stages that cut and look for chunks.
+/// The way out of the stages that cut and deduplicate.
 pub(crate) struct Outbox {
     pub(crate) shared: Arc<Shared>,
     items: mpsc::Sender<Item>,
     jobs: jobs::Sender<Job>,
-    /// Held while an item is decided upon and sent.
+    /// Held while an item is decided and sent.
     order: Mutex<()>,
 }
 
@@ -22,7 +22,8 @@ impl Outbox {
         Self { shared, items, jobs, order: Mutex::default() }
     }
 
-    /// Tells the packer, once it has room. `item` decides what, while nobody else sends.
+    /// Sends the result of `item` to the packer, once there is room. While `item` runs, nobody else
+    /// sends.
     pub(crate) fn send(&self, item: impl FnOnce() -> Item) -> Result<()> {
         let place = tokio::runtime::Handle::current().block_on(self.items.reserve()).map_err(|_| stopped())?;
         let _order = self.order.lock().unwrap_or_else(PoisonError::into_inner);
@@ -30,7 +31,7 @@ impl Outbox {
         Ok(())
     }
 
-    /// Has a chunk compressed. The number of frames bounds the number of jobs.
+    /// Has a chunk compressed. The pool of frames bounds the number of jobs.
     pub(crate) fn compress(&self, job: Job) -> Result<()> {
         self.jobs.send(job).map_err(|_| stopped())
     }

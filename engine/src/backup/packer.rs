@@ -1,5 +1,5 @@
-//! The second half of the pipeline: chunks become extents; new ones are packed, encrypted as they
-//! come, and uploaded.
+//! The second half of the pipeline. Chunks become extents. New chunks are packed, encrypted while
+//! their pack fills, and uploaded.
 
 use std::collections::{BTreeMap, HashMap};
 use std::io::Write;
@@ -26,17 +26,16 @@ use super::messages::{Captured, CapturedStream, End, Item, MAP_OF, NewChunk, sto
 use super::shared::Shared;
 use crate::keys::crypt;
 
-/// How long a failed run waits for packs in flight.
+/// A failed run waits at most this long for packs that are being uploaded.
 const DRAIN_LIMIT: Duration = Duration::from_secs(5);
-/// A pack that holds rows of changed chunks is full with so many bytes, and one that has as many
-/// takes no rows: a restore needs a pack of each snapshot that changed some of a chunk's rows, all
-/// at the same time. The same of a map: nothing else of a restore can begin before the map is
-/// there, so it is fetched and opened side by side.
+/// A pack with new fragments, or with a map, closes at this size, and a larger pack takes no new
+/// fragments. A restore of a chunk needs a pack from each snapshot that changed some of its rows,
+/// all at the same time. It also needs maps before all else, and fetches small packs side by side.
 const SMALL_PACK_BYTES: usize = 512 << 10;
-/// Packs that are filled at once, for streams that are open at once.
+/// How many packs fill at once, for streams that are open at once.
 const MAX_FILLING_PACKS: usize = 4;
 
-/// Which pack an extent means while the run lasts.
+/// The number of a pack, by which extents refer to it during the run.
 type PackNumber = u32;
 
 struct Open {
@@ -46,7 +45,7 @@ struct Open {
     end: Option<End>,
 }
 
-/// Where the chunks of one or more streams are packed.
+/// A place where the chunks of one or more streams are packed.
 #[derive(Default)]
 struct Slot {
     streams: usize,
@@ -57,11 +56,11 @@ struct Slot {
 struct Filling {
     number: PackNumber,
     pack: PackWriter<AgeWriter<Ciphertext>>,
-    /// It holds rows of changed chunks.
+    /// Whether it holds new fragments.
     rows: bool,
 }
 
-/// Ciphertext and its BLAKE3, as it comes.
+/// Ciphertext, which is hashed with BLAKE3 as it comes.
 struct Ciphertext {
     bytes: Buffer,
     hasher: blake3::Hasher,
@@ -78,7 +77,7 @@ impl Write for Ciphertext {
     }
 }
 
-/// An encrypted pack on its way.
+/// An encrypted pack that is being uploaded.
 struct SealedPack {
     number: PackNumber,
     ciphertext: Ciphertext,
@@ -86,7 +85,7 @@ struct SealedPack {
     content: u64,
 }
 
-/// A pack that has arrived.
+/// A pack that was uploaded.
 struct Landed {
     number: PackNumber,
     indexed: IndexedPack,
@@ -98,26 +97,26 @@ pub(crate) struct Packer {
     runtime: Handle,
     streams: BTreeMap<usize, Open>,
     slots: Vec<Slot>,
-    /// The number of each older pack that is referred to, by its number in the index, …
+    /// The number of each older pack that is referred to, by its number in the chunk index.
     older: HashMap<u32, PackNumber>,
-    /// … and by its id.
+    /// The number of each older pack that is referred to, by its id.
     numbers: HashMap<PackId, PackNumber>,
-    /// By number; `None` while it is filled or in flight.
+    /// All packs by number; `None` while a pack fills or is being uploaded.
     packs: Vec<Option<PackRef>>,
     flights: JoinSet<Result<Landed>>,
-    /// Packs that no index segment holds yet, in the order of their numbers: so a later run finds
-    /// chunks in the order of the stream.
+    /// Packs that no index segment lists yet. They are in the order of their numbers, so that a
+    /// later run finds their chunks in the order of the stream.
     unindexed: BTreeMap<PackNumber, IndexedPack>,
     receipts: Vec<Receipt>,
     deduplicated: u64,
-    /// Of these, in chunks that are new.
+    /// The part of `deduplicated` that was found row by row, in chunks that are new.
     rows: u64,
 }
 
 impl Packer {
-    /// Within the runtime that uploads.
+    /// Must be called within the runtime that uploads.
     pub(crate) fn new(shared: Arc<Shared>) -> Self {
-        // Half of the packs may be filling, while the others are under way.
+        // At most half of the packs fill, so that the others can be uploaded meanwhile.
         let slots = (shared.buffers.packs.count() / 2).clamp(1, MAX_FILLING_PACKS);
         Self {
             shared,
@@ -135,12 +134,12 @@ impl Packer {
         }
     }
 
-    /// On a thread that may block.
+    /// Packs all that comes. Must be called on a thread that may block.
     pub(crate) fn run(mut self, mut items: mpsc::Receiver<Item>) -> Result<Captured> {
         if let Err(error) = self.pack(&mut items) {
             self.shared.cancel.cancel();
-            // What is on its way may still become durable and reach the journal: the next run need
-            // not send it again.
+            // Packs that are being uploaded may still reach the journal. The next run then need not
+            // upload them again.
             let mut cause = None;
             let drain = async {
                 while let Some(landed) = self.flights.join_next().await {
@@ -153,7 +152,7 @@ impl Packer {
         self.captured()
     }
 
-    /// Waits, but not for a run that was cancelled.
+    /// Waits for `future`, unless the run is cancelled.
     fn wait<T>(&self, future: impl Future<Output = T>) -> Result<T> {
         let cancel = self.shared.cancel.clone();
         self.runtime.block_on(async {
@@ -185,7 +184,7 @@ impl Packer {
                     open.end = Some(end);
                     let (slot, map) = (open.slot, open.name.starts_with(MAP_OF));
                     self.slots[slot].streams -= 1;
-                    // A restore reads maps first, and wants nothing else of their packs then.
+                    // A restore reads maps first, so other chunks in their packs would delay it.
                     if map {
                         self.close(slot)?;
                     }
@@ -240,7 +239,7 @@ impl Packer {
         self.refer(stream, number, place.offset.into(), length)
     }
 
-    /// The number of a pack that is stored already.
+    /// The number of a pack that is stored already. It gets one if it has none.
     fn number(&mut self, pack: PackRef) -> PackNumber {
         let next = self.packs.len() as PackNumber;
         let number = *self.numbers.entry(pack.0).or_insert(next);
@@ -276,7 +275,7 @@ impl Packer {
         Ok(())
     }
 
-    /// Puts a chunk, which may be rows of changed ones, into the stream's pack.
+    /// Puts a chunk into the stream's pack. `rows`: it consists of new fragments.
     fn store(&mut self, stream: usize, chunk: NewChunk, rows: bool) -> Result<StoredAt> {
         let NewChunk { id, length, frame } = chunk;
         let frame = self.wait(frame)?.map_err(|_| stopped())??;
@@ -300,7 +299,7 @@ impl Packer {
         Ok(place)
     }
 
-    /// Waits while too many are under way.
+    /// Begins a pack. Waits while too many packs fill or are being uploaded.
     fn new_pack(&mut self) -> Result<Filling> {
         while let Some(landed) = self.flights.try_join_next() {
             self.land(Some(landed))?;
@@ -314,18 +313,18 @@ impl Packer {
         Ok(Filling { number: self.packs.len() as PackNumber - 1, pack, rows: false })
     }
 
-    /// Sends the slot's pack on its way.
+    /// Closes the slot's pack, and begins to upload it.
     fn close(&mut self, slot: usize) -> Result<()> {
         let Some(Filling { number, pack, .. }) = self.slots[slot].filling.take() else { return Ok(()) };
         let filled = pack.finish()?;
-        let ciphertext = filled.out.finish().context(Class::Failed, || "age cannot encrypt")?;
+        let ciphertext = filled.out.finish().context(Class::Failed, || "cannot encrypt a pack with age")?;
         let pack = SealedPack { number, ciphertext, entries: filled.entries, content: filled.content };
         let shared = self.shared.clone();
         let flight = async move {
             let flown = fly(&shared, pack).await;
             if flown.is_err() {
-                // Whoever waits for a buffer or for the source learns of it; the error itself lands
-                // below.
+                // This stops stages that wait for a buffer or for the source. `land` returns the
+                // error itself.
                 shared.cancel.cancel();
             }
             flown
@@ -348,7 +347,7 @@ impl Packer {
         for open in self.streams.into_values() {
             let Some(End { length, blake3, exit }) = open.end else {
                 return Err(Error::source_failed(format!("stream `{}` ended before it was complete", open.name))
-                    .hint("nothing was committed; see the source's own error above"));
+                    .hint("find the source's own error in the log, then back up again; nothing was committed"));
             };
             streams.push(CapturedStream { name: open.name, length, blake3, exit, extents: open.extents.finish()? });
         }
@@ -365,7 +364,7 @@ impl Packer {
     }
 }
 
-/// Uploads a pack everywhere and notes it in the journal.
+/// Uploads a pack to all replicas and adds it to the journal.
 async fn fly(shared: &Arc<Shared>, pack: SealedPack) -> Result<Landed> {
     let SealedPack { number, ciphertext: Ciphertext { bytes, hasher }, entries, content } = pack;
     let (id, size) = (Digest(*hasher.finalize().as_bytes()), bytes.len() as u64);

@@ -1,17 +1,17 @@
-//! The pipeline of one run: stream writers, which hash → chunk and identify → look for rows →
-//! compress → pack and encrypt → upload.
+//! The pipeline of one run: write and hash streams → chunk and identify → deduplicate → compress →
+//! pack and encrypt → upload.
 //!
-//! - **Threads**: two for each stream that is open (chunk and identify:
-//!   [`sequence`](crate::backup::sequence); look for rows: [`dedup`](crate::backup::dedup)),
-//!   `limits.cpu` that compress, one that packs and encrypts ([`packer`](crate::backup::packer));
-//!   the source's pipe and the uploads are tokio's.
+//! - **Threads**: each open stream has two. One cuts and identifies
+//!   ([`sequence`](crate::backup::sequence)), the other deduplicates
+//!   ([`dedup`](crate::backup::dedup)). `limits.cpu` threads compress, and one packs and encrypts
+//!   ([`packer`](crate::backup::packer)). Tokio reads the source's pipe and uploads.
 //! - **Order**: a stream's chunks reach the packer in the stream's order, so its extents are in
-//!   order. Streams that are open one after the other fill packs one after the other; those open at
-//!   once have a pack each, while there are enough.
+//!   order. Streams that are open one after the other fill packs one after the other. Streams that
+//!   are open at once fill a pack each, as long as there are enough packs.
 //! - **Bounds**: blocks of streams, frames and packs lie in buffers of three pools. Their shares of
-//!   `limits.memory` are fixed in `shared.rs`; whoever is faster waits for a buffer. New rows among
-//!   old ones are collected beside them, up to a chunk and half a MiB a stream.
-//! - **Failure**: the first error cancels the run's token; everybody else stops at the next step.
+//!   `limits.memory` are fixed in `shared.rs`. The faster stage waits for a buffer. New rows among
+//!   old ones are collected outside the pools, up to one chunk and half a MiB for each stream.
+//! - **Failure**: the first error cancels the run's token. All other stages stop at the next step.
 
 use std::sync::Arc;
 
@@ -24,14 +24,14 @@ use super::messages::Captured;
 use super::packer::Packer;
 use super::shared::Shared;
 
-/// Chunks of all streams that wait to be packed.
+/// How many messages of all streams may wait for the packer.
 const CHUNKS_AHEAD: usize = 32;
 
-/// Takes the streams of a run. [`Pipeline::finish`] gives what came of them.
+/// Takes the streams of a run. [`Pipeline::finish`] returns the result.
 pub(crate) struct Pipeline {
     intake: Arc<Intake>,
     packer: tokio::task::JoinHandle<Result<Captured>>,
-    /// Stops the threads, also when the run's future is dropped.
+    /// Stops the threads when it is dropped, even if the run's future is dropped.
     stop: DropGuard,
 }
 
@@ -51,10 +51,10 @@ impl Pipeline {
     /// Waits until everything is packed and durable.
     ///
     /// # Errors
-    /// The first failure of any stage; or a stream that was opened and not finished.
+    /// The first failure of any stage; [`Class::Source`] if a stream was opened but not finished.
     pub(crate) async fn finish(self) -> Result<Captured> {
         drop(self.intake);
-        let captured = self.packer.await.context(Class::Failed, || "the packer stopped")?;
+        let captured = self.packer.await.context(Class::Failed, || "the packer thread failed")?;
         self.stop.disarm();
         captured
     }

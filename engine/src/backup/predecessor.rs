@@ -1,10 +1,11 @@
-//! The snapshot before: where the bytes of its streams lie, and what a new snapshot writes to refer
-//! to them.
+//! The predecessor, which is the snapshot before: where the bytes of its streams lie, and how a new
+//! snapshot refers to them.
 //!
-//! Its extents name packs, and the older stream of a map where it has one. As they add up, a new
-//! map is made of all of them, now and then: the new snapshot refers to the whole older stream,
-//! which that map tells of, and so begins with few extents again. What lies in packs that no
-//! replica has, or that prune wants to go, is left out of that stream.
+//! The predecessor's extents name packs. If a stream has a map, they may also name the older stream
+//! that the map describes. With every snapshot there are more extents, so now and then a new map of
+//! all of them is made. The new snapshot then refers to the whole older stream by that map, and
+//! begins with few extents again. The map leaves out packs that no replica holds, and packs that
+//! prune marked as sparse.
 //!
 //! With maps, thirty snapshots of scattered changes write less than half of what full lists of
 //! extents would take.
@@ -25,52 +26,52 @@ use super::renewal::Scatter;
 use crate::catalog::inventory::Inventory;
 use crate::state::row_index::RowIndex;
 
-/// Extents of so many bytes are worth a map: it takes a pack of its own, …
+/// Extents of at most this many bytes are not worth a map, because a map takes a pack of its own.
 const MIN_EXTENT_BYTES_FOR_MAP: usize = 32 << 10;
-/// … and of such a part of the map that they come on top of, a new one. Snapshots then write about
-/// as much for extents as for maps.
+/// A map is replaced once the extents beside it take more than a third of its size. Then snapshots
+/// write about as much for extents as for maps.
 const MAX_MAP_PER_EXTENTS: usize = 3;
 
-/// The snapshot before.
+/// The snapshot before, with which a run compares rows.
 pub(crate) struct Predecessor {
     pub(crate) snapshot: SnapshotId,
     pub(crate) generation: u32,
-    /// Each, if some replica holds it.
+    /// Its packs in the order of the manifest; `None` if no replica holds a pack.
     packs: Arc<[Option<PackRef>]>,
-    /// By stream; `None` where the map is not known.
+    /// Its streams by name; `None` if the extents are damaged or the map is not at hand.
     streams: HashMap<String, Option<PredecessorStream>>,
 }
 
-/// One of its streams.
+/// A stream of the predecessor.
 struct PredecessorStream {
-    /// As a new snapshot refers to it.
+    /// The extents by which a new snapshot refers to it.
     written: Extents,
-    /// In packs alone.
+    /// The same bytes as extents that name packs alone.
     resolved: Extents,
     map: Option<Arc<UsedMap>>,
-    /// What of it is to be stored anew.
+    /// The bytes that this run stores again (`renewal.rs`).
     renewed: Range<u64>,
 }
 
 /// A map that a stream of the new snapshot needs.
 pub(crate) struct UsedMap {
-    /// What it tells.
+    /// The content of the map.
     pub(crate) older: StreamMap,
-    /// The packs that it names, and those that it lies in.
+    /// The packs that the map names, and the packs that hold the map itself.
     pub(crate) packs: Vec<PackRef>,
     pub(crate) origin: Origin,
 }
 
 /// Where a map comes from.
 pub(crate) enum Origin {
-    /// The snapshot before has it: there, in these of its packs.
+    /// The predecessor has it, at these places in packs.
     Kept { entry: MapEntry, extents: Vec<(PackRef, Extent)> },
-    /// This run makes it.
+    /// This run makes it. These are its bytes.
     Made(Bytes),
 }
 
 impl UsedMap {
-    /// Its bytes, if it is new.
+    /// The bytes of the map, if this run makes it.
     pub(crate) fn made(&self) -> Option<&Bytes> {
         match &self.origin {
             Origin::Kept { .. } => None,
@@ -80,7 +81,7 @@ impl UsedMap {
 }
 
 impl Predecessor {
-    /// As its manifest and this host's row index tell.
+    /// Reads the predecessor from its manifest, and its maps from this host's row index.
     pub(crate) fn new(manifest: &Manifest, index: &RowIndex, inventories: &[Inventory]) -> Result<Self> {
         let present = |pack: &PackRef| inventories.iter().any(|inventory| inventory.has(pack));
         let packs: Arc<[Option<PackRef>]> = manifest.packs.iter().map(|pack| present(pack).then_some(*pack)).collect();
@@ -91,12 +92,12 @@ impl Predecessor {
         Ok(Self { snapshot: manifest.snapshot.clone(), generation: manifest.generation, packs, streams })
     }
 
-    /// Whether it has this stream.
+    /// Whether the predecessor has this stream.
     pub(crate) fn had(&self, stream: &str) -> bool {
         self.streams.contains_key(stream)
     }
 
-    /// A stream, to find bytes of it.
+    /// A walk through a stream, to find bytes of it.
     pub(crate) fn walk(&self, stream: &str) -> Option<PredecessorWalk> {
         let PredecessorStream { written, resolved, map, renewed } = self.streams.get(stream)?.as_ref()?;
         Some(PredecessorWalk {
@@ -151,7 +152,7 @@ impl PredecessorStream {
         Self { written: resolved.clone(), resolved, map: None, renewed }
     }
 
-    /// With a new map of all that is in these packs, if that is worth it.
+    /// Adds a new map of all that lies in available packs, if a map is worth it.
     fn mapped(self, manifest: &Manifest, stream: &StreamEntry, packs: &[Option<PackRef>]) -> Result<Self> {
         if self.resolved.bytes().len() <= MIN_EXTENT_BYTES_FOR_MAP {
             return Ok(self);
@@ -170,7 +171,7 @@ impl PredecessorStream {
         let ids: Vec<PackId> = manifest.packs.iter().map(|pack| pack.0).collect();
         let contents: HashMap<PackId, u64> = packs.iter().flatten().map(|pack| (pack.0, pack.2)).collect();
         let bytes = StreamMap::of(self.resolved.iter().filter(is_there), &ids)?.to_bytes();
-        // Read again, so that it takes no memory of its own.
+        // The map is parsed from its bytes, so that its extents take no memory of their own.
         let older = StreamMap::parse(&bytes, covers, |pack| contents.get(pack).copied());
         let Some(older) = older else { return Ok(self) };
         let Some(packs) = used(packs, older.packs.iter().copied().collect()) else { return Ok(self) };
@@ -179,13 +180,13 @@ impl PredecessorStream {
     }
 }
 
-/// These packs; `None` if one is on no replica.
+/// The packs with these ids; `None` if no replica holds one of them.
 fn used(packs: &[Option<PackRef>], mut ids: HashSet<PackId>) -> Option<Vec<PackRef>> {
     let found: Vec<PackRef> = packs.iter().flatten().filter(|pack| ids.remove(&pack.0)).copied().collect();
     ids.is_empty().then_some(found)
 }
 
-/// Finds bytes of one stream.
+/// Finds bytes of one stream of the predecessor. Positions should ascend.
 pub(crate) struct PredecessorWalk {
     packs: Arc<[Option<PackRef>]>,
     written: Finder,
@@ -195,7 +196,7 @@ pub(crate) struct PredecessorWalk {
 }
 
 impl PredecessorWalk {
-    /// Appends where these bytes lie, and adds what they weigh.
+    /// Appends the fragments that hold these bytes, and adds their weight.
     pub(crate) fn place(&mut self, begin: u64, length: usize, parts: &mut Vec<Fragment>, weight: &mut Weight) {
         let (mut at, end) = (begin, begin + length as u64);
         while let Some((start, extent)) = self.written.find(at).filter(|_| at < end) {
@@ -222,12 +223,12 @@ impl PredecessorWalk {
         }
     }
 
-    /// Whether what lies here is to be stored anew.
+    /// Whether the byte at this position is stored again in this run.
     pub(crate) fn renewed(&self, position: u64) -> bool {
         self.renewed.contains(&position)
     }
 
-    /// The map that this takes.
+    /// The map to which [`Fragment::Mapped`] refers.
     pub(crate) fn map(&self) -> Option<Arc<UsedMap>> {
         self.map.clone()
     }

@@ -1,27 +1,29 @@
-//! Which part of a stream is stored anew though it has hardly changed: rows that are changed here
-//! and there add up from snapshot to snapshot, to parts that a restore must gather from many packs.
+//! Decides which part of a stream is stored again although it has hardly changed. Rows change in
+//! scattered places, so with every snapshot a stream has more extents, in more packs, and a restore
+//! must gather all of them.
 //!
-//! With each backup **one stretch** of a stream is stored as a whole again, if it is scattered too
-//! much: a part of the stream, so that no night stores all at once; and all of that part, so that
-//! its older packs are not needed for it any more. Where several are about equally scattered, the
-//! first is taken: stretches that follow each other leave more old frames behind.
+//! Each backup stores at most **one stretch** of a stream as a whole again, if it is too scattered.
+//! It is only a part of the stream, so that no night stores everything at once. It is the whole of
+//! that part, so that the part no longer needs its older packs. If several stretches are about
+//! equally scattered, the first one is taken: adjacent stretches free more of the older frames.
 
 use std::ops::Range;
 
 use lifeboat_format::extents::Extent;
 
-/// What is too much: so many parts of a MiB, on average, less than half of what a chunk may have, …
+/// A stretch is too scattered if it has more extents per MiB than this, on average. It is less than
+/// half of what a chunk may have.
 const MAX_EXTENTS_PER_MIB: f64 = 3200.0;
-/// … or so many packs that these lie in.
+/// A stretch is too scattered if each of its MiB lies in more packs than this, on average.
 const MAX_PACKS_OF_STRETCH: f64 = 32.0;
-/// The stretch: this part of a stream, …
+/// A stretch is one 32nd of its stream, or more if the stream is short.
 const STRETCHES_PER_STREAM: u64 = 32;
-/// … and so many MiB at least.
+/// A stretch has at least this many MiB.
 const MIN_STRETCH_MIB: u64 = 16;
-/// What is nearly as much as the most.
+/// Stretches count as equally scattered from this part of the most scattered one on.
 const NEARLY_MOST: f64 = 0.875;
 
-/// How scattered a stretch is: sums over its MiB.
+/// How scattered a stretch is. The figures are sums over its MiB.
 #[derive(Debug, Default, Clone, Copy)]
 struct Stretch {
     parts: u64,
@@ -30,7 +32,7 @@ struct Stretch {
 }
 
 impl Stretch {
-    /// 1 is just too much.
+    /// How scattered it is. More than 1 is too much.
     fn scattered(&self) -> f64 {
         f64::max(self.parts as f64 / MAX_EXTENTS_PER_MIB, self.packs as f64 / MAX_PACKS_OF_STRETCH)
             / self.mebibytes as f64
@@ -40,22 +42,22 @@ impl Stretch {
 /// How scattered a stream is.
 #[derive(Debug)]
 pub(crate) struct Scatter {
-    /// In MiB, of each stretch.
+    /// The size of each stretch, in MiB.
     size: u64,
     stretches: Vec<Stretch>,
     length: u64,
-    /// The last MiB of each pack, by number, counted from 1.
+    /// For each pack, by number, the last MiB that lies in it. MiB count from 1.
     last: Vec<u64>,
 }
 
 impl Scatter {
-    /// Of a stream of this length.
+    /// For a stream of this length in bytes.
     pub(crate) fn new(length: u64) -> Self {
         let size = ((length >> 20) / STRETCHES_PER_STREAM).max(MIN_STRETCH_MIB);
         Self { size, stretches: Vec::new(), length: 0, last: Vec::new() }
     }
 
-    /// The next extent.
+    /// Adds the next extent of the stream.
     pub(crate) fn add(&mut self, extent: &Extent) {
         let (begin, pack) = (self.length, extent.pack as usize);
         self.length += extent.length;
@@ -75,7 +77,7 @@ impl Scatter {
         }
     }
 
-    /// The stretch that should be stored anew; empty if none should.
+    /// The bytes of the stretch that should be stored again; empty if there is none.
     pub(crate) fn stretch(&self) -> Range<u64> {
         let most = self.stretches.iter().map(Stretch::scattered).fold(0.0, f64::max);
         let much = |stretch: &Stretch| most > 1.0 && stretch.scattered() >= (NEARLY_MOST * most).max(1.0);

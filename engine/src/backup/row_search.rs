@@ -1,17 +1,18 @@
-//! Row deduplication of one run: what of a new chunk lies in the stream as it was in the snapshot
-//! before.
+//! Row deduplication in one run: finds the parts of a new chunk that the predecessor's stream has.
 //!
 //! The row index (`state/row_index/`) tells which bytes of the older stream a new chunk repeats.
-//! The older manifest's extents and their map (`predecessor.rs`) tell where those lie. Chunks are
-//! looked up first, as a whole: among all that packs hold, then among those of the older stream
-//! that no pack holds as a whole, because they were put together from rows.
+//! The predecessor's extents and maps (`predecessor.rs`) tell where those bytes lie. Before that, a
+//! chunk is looked up as a whole: first among the chunks in packs, then among those chunks of the
+//! older stream that no pack holds as a whole, because they were put together from fragments.
 //!
-//! **A chunk is stored whole instead** where it should not be put together: less than half of it is
-//! found, so that little is saved; it would have more than [`MAX_FRAGMENTS_PER_MIB`] parts or lie
-//! in more than [`MAX_PACKS_PER_CHUNK`] packs, which a restore must gather (rows that were changed
-//! at different times add up to that); it lies in the stretch of the stream that is renewed
-//! (`renewal.rs`); or the run has so many parts already that what is known of them would exceed its
-//! share of `limits.memory`.
+//! **A chunk is stored whole** in these cases:
+//!
+//! - Less than half of it is found, so that little would be saved.
+//! - It would have more than [`MAX_FRAGMENTS_PER_MIB`] fragments per MiB, or lie in more than
+//!   [`MAX_PACKS_PER_CHUNK`] packs. A restore must gather all of them, and every change adds
+//!   some.
+//! - It lies in the stretch of the stream that is renewed (`renewal.rs`).
+//! - The run has so many fragments already that they would exceed their share of `limits.memory`.
 
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -27,20 +28,20 @@ use crate::rows::sketch::sketch;
 use crate::rows::units::{Fineness, Unit, UnitCutter};
 use crate::state::row_index::{NewStream, OlderStream, RowIndex, StreamWriter};
 
-/// The most parts of a chunk, …
+/// A chunk may be put together from at most this many fragments per MiB.
 const MAX_FRAGMENTS_PER_MIB: usize = 8192;
-/// … and the most packs that these lie in.
+/// The fragments of a chunk may lie in at most this many packs.
 const MAX_PACKS_PER_CHUNK: usize = 64;
-/// Bytes of `limits.memory` for each part of a run: some seven are needed, and about two more where
-/// there is a map.
+/// A run may have one fragment for every 16 bytes of `limits.memory`. A fragment takes about seven
+/// bytes, and about two more if there is a map.
 const BYTES_PER_FRAGMENT: u64 = 16;
 
-/// What a run knows of rows.
+/// What a run knows about rows.
 pub(crate) struct Rows {
     index: RowIndex,
     cutter: UnitCutter,
     base: Option<Predecessor>,
-    /// How many parts there may be still.
+    /// How many more fragments the run may have.
     room: AtomicUsize,
     finished: Mutex<Finished>,
 }
@@ -48,13 +49,13 @@ pub(crate) struct Rows {
 #[derive(Default)]
 struct Finished {
     streams: Vec<NewStream>,
-    /// Streams that lie in their older selves.
+    /// The maps of streams that refer to their older stream, by stream.
     mapped: BTreeMap<String, Arc<UsedMap>>,
     warnings: Vec<String>,
 }
 
 impl Rows {
-    /// For a run that comes after `base`.
+    /// For a run that compares with the predecessor `base`, and may use `memory` bytes in all.
     pub(crate) fn new(index: RowIndex, cutter: UnitCutter, base: Option<Predecessor>, memory: u64) -> Self {
         let room = AtomicUsize::new(usize::try_from(memory / BYTES_PER_FRAGMENT).unwrap_or(usize::MAX));
         Self { index, cutter, base, room, finished: Mutex::default() }
@@ -67,7 +68,7 @@ impl Rows {
             let found = stream.map(Arc::new).zip(base.walk(name));
             if found.is_none() {
                 self.finished().warnings.push(format!(
-                    "the row index of stream `{name}` is missing or stale: only whole chunks are deduplicated this time"
+                    "the row index of stream `{name}` is missing or stale, so only whole chunks are deduplicated this time"
                 ));
             }
             found
@@ -88,18 +89,19 @@ impl Rows {
         self.finished.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// What the run is to be remembered by, and what an operator should know.
+    /// Takes the streams for the row index, and the warnings.
     pub(crate) fn finish(&self) -> (Vec<NewStream>, Vec<String>) {
         let mut finished = self.finished();
         (std::mem::take(&mut finished.streams), std::mem::take(&mut finished.warnings))
     }
 
-    /// The maps that streams of this run need, by stream; complete once all have ended.
+    /// The maps that streams of this run need, by stream. They are complete once all streams have
+    /// ended.
     pub(crate) fn maps(&self) -> BTreeMap<String, Arc<UsedMap>> {
         self.finished().mapped.clone()
     }
 
-    /// After the commit: `snapshot` is what the next run compares with.
+    /// Writes the row index of `snapshot` for the next run. To be called after the commit.
     pub(crate) fn remember(&self, snapshot: &SnapshotId, generation: u32, streams: &[NewStream]) -> Result<()> {
         let maps = self.maps();
         let maps = maps.iter().map(|(name, map)| (name.as_str(), map.made().map(|bytes| &bytes[..]))).collect();
@@ -107,21 +109,21 @@ impl Rows {
     }
 }
 
-/// One stream that is captured.
+/// The rows of one stream while it is captured.
 pub(crate) struct StreamRows {
     rows: Arc<Rows>,
     name: String,
     older: Option<(Arc<OlderStream>, PredecessorWalk)>,
-    /// `None` once it has failed: the next run compares this stream by chunks.
+    /// `None` once it has failed. The next run then deduplicates whole chunks of this stream only.
     writer: Option<StreamWriter>,
     matcher: Matcher,
     units: Vec<Unit>,
-    /// Some of it lies in its older self.
+    /// Whether some of it refers to the older stream.
     mapped: bool,
 }
 
 impl StreamRows {
-    /// The next chunk, which some pack holds as a whole.
+    /// Notes the next chunk, which some pack holds as a whole.
     pub(crate) fn known(&mut self, id: &ChunkId, chunk: &[u8]) {
         match self.find(id) {
             Some(number) => self.keep(number),
@@ -129,8 +131,8 @@ impl StreamRows {
         }
     }
 
-    /// The next chunk, which no pack holds as a whole: where its bytes are; `None` if it should be
-    /// stored as a whole.
+    /// The fragments of the next chunk, which no pack holds as a whole; `None` if it should be
+    /// stored whole.
     pub(crate) fn look(&mut self, id: &ChunkId, chunk: &[u8]) -> Option<Vec<Fragment>> {
         let (mut parts, mut weight) = (Vec::new(), Weight::default());
         if let Some(number) = self.find(id) {
@@ -158,7 +160,7 @@ impl StreamRows {
         (2 * renewed < chunk.len() && self.worth(&weight, chunk, &parts)).then_some(parts)
     }
 
-    /// Whether to put a chunk together.
+    /// Whether a chunk should be put together from these fragments. If so, they are counted.
     fn worth(&mut self, weight: &Weight, chunk: &[u8], parts: &[Fragment]) -> bool {
         let count = weight.extents + parts.iter().filter(|part| matches!(part, Fragment::New { .. })).count();
         let worth = weight.found >= chunk.len() / 2
@@ -169,12 +171,12 @@ impl StreamRows {
         worth
     }
 
-    /// After the last chunk.
+    /// Ends the stream after its last chunk.
     pub(crate) fn end(mut self) {
         let unreadable = self.older.as_ref().map_or(0, |(older, _)| older.unreadable());
         if unreadable > 0 {
             self.rows.finished().warnings.push(format!(
-                "the row index is damaged: {unreadable} times a chunk's rows could not be compared; where they changed they are stored again"
+                "the row index is damaged: {unreadable} reads of stream `{}` failed, so unchanged rows may be stored again", self.name
             ));
         }
         if let Some(map) = self.older.as_ref().filter(|_| self.mapped).and_then(|(_, walk)| walk.map()) {
@@ -196,7 +198,7 @@ impl StreamRows {
 
     /// Cuts the chunk into units and remembers them.
     fn learn(&mut self, id: &ChunkId, chunk: &[u8]) {
-        // As the older chunk was cut that should come here, or else they could not be compared.
+        // Units can be compared only if the older chunk in this place was cut in the same way.
         let older = self.older.as_ref().and_then(|(older, _)| older.fineness(self.matcher.expected()));
         let has_room =
             |rows: &Self, sketch| rows.writer.as_ref().is_some_and(|writer| writer.has_room(chunk.len(), sketch));
@@ -233,9 +235,13 @@ impl StreamRows {
         }
     }
 
-    /// Costs deduplication next time, not the backup.
+    /// Gives up the row index of this stream. The next backup can then find no rows in it.
     fn failed(&mut self, error: &lifeboat_base::Error) {
         self.writer = None;
-        self.rows.finished().warnings.push(format!("the next run deduplicates whole chunks alone: {}", error.chain()));
+        self.rows.finished().warnings.push(format!(
+            "the next backup can deduplicate only whole chunks of stream `{}`: {}",
+            self.name,
+            error.chain()
+        ));
     }
 }

@@ -1,15 +1,15 @@
-//! Cuts a stream into chunks and identifies them; guesses the next one, so that what has not
-//! changed need not be searched for boundaries.
+//! Cuts a stream into chunks and identifies them. It guesses the next chunk, so that unchanged data
+//! is not searched for boundaries.
 //!
-//! After a chunk that an older run stored, most often the one stored after it comes. Its length is
-//! known; if the stream holds a boundary there, the bytes up to it are identified, and if the id is
-//! known, that is the chunk: bytes of that id were searched before, from the same beginning on. So
-//! boundaries are those that a search would find; only chunks that were cut for another
-//! `chunk_size` may be kept longer than a search would leave them, which costs nothing.
+//! A chunk that an older run stored is usually followed by the one that was stored after it. The
+//! length of that one is known. If the stream has a boundary there, the bytes before it are
+//! identified. If their id is known, they are the next chunk: an older run searched the same bytes
+//! from the same beginning. So the boundaries are those that a search would find. After a change of
+//! `chunk_size`, older chunks may stay longer than a search would cut them, which does no harm.
 //!
-//! A wrong guess costs one hash too many. None is made before two chunks have followed each other
-//! as they did in the older run, and after a wrong one that must be seen again: streams whose
-//! chunks are all new, or come in another order, are not guessed at.
+//! A wrong guess costs one hash. So a guess is made only after two chunks have followed each other
+//! as in the older run. After a wrong guess, this must happen again. Streams whose chunks are new,
+//! or come in another order, therefore cost no guesses.
 
 use bytes::Bytes;
 use lifeboat_format::chunk_id::ChunkIdKey;
@@ -18,11 +18,11 @@ use lifeboat_format::id::ChunkId;
 use super::chunk::{Block, Chunker, Peek};
 use super::chunk_index::ChunkIndex;
 
-/// A chunk of a stream.
+/// A chunk of a stream, and its id.
 pub(crate) struct Identified {
     pub chunk: Bytes,
     pub id: ChunkId,
-    /// Its number, if an older run stored it.
+    /// The number of the chunk, if an older run stored it.
     pub older: Option<u32>,
 }
 
@@ -31,24 +31,24 @@ pub(crate) struct Sequence<'a> {
     chunker: Chunker,
     index: &'a ChunkIndex,
     key: &'a ChunkIdKey,
-    /// The number of the chunk before, …
+    /// The number of the chunk before, if an older run stored it.
     last: Option<u32>,
-    /// … and of the one that should come next.
+    /// The number of the chunk that should come next; `None` if nothing is guessed.
     next: Option<u32>,
 }
 
 impl<'a> Sequence<'a> {
-    /// Of a stream that is cut for `chunk_size`.
+    /// Begins a stream, with an average chunk of `chunk_size` bytes.
     pub(crate) fn new(index: &'a ChunkIndex, key: &'a ChunkIdKey, chunk_size: u32) -> Self {
         Self { chunker: Chunker::new(key, chunk_size), index, key, last: None, next: None }
     }
 
-    /// Takes more of the stream; only when there is no next chunk.
+    /// Takes more of the stream. Before, [`Self::next_chunk`] must have returned `None`.
     pub(crate) fn feed(&mut self, block: Block) {
         self.chunker.feed(block);
     }
 
-    /// The next chunk that is sure to end where it does.
+    /// The next chunk whose end is certain.
     pub(crate) fn next_chunk(&mut self) -> Option<Identified> {
         if let Some(length) = self.next.and_then(|next| self.index.length(next)) {
             match self.chunker.peek(length as usize) {
@@ -73,7 +73,7 @@ impl<'a> Sequence<'a> {
         Some(found)
     }
 
-    /// The next of the chunks that are left when the stream has ended.
+    /// The remaining chunks, one for each call, after the stream has ended.
     pub(crate) fn rest(&mut self) -> Option<Identified> {
         self.chunker.rest().map(|chunk| self.identify(chunk))
     }

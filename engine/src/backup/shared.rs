@@ -15,16 +15,16 @@ use super::row_search::Rows;
 use crate::keys::DatasetKeys;
 use crate::state::journal::Journal;
 
-/// A block holds at least this much of a stream: small enough to be cut and identified while the
-/// processor's caches hold it.
+/// A block holds at least this many bytes of a stream. It is small enough to be cut and identified
+/// while the processor's caches hold it.
 const MIN_BLOCK_BYTES: usize = 2 << 20;
-/// A pack's ciphertext: frames may exceed the target by one.
+/// The room for a pack's ciphertext. The last frame of a pack may exceed the target size.
 const MAX_PACK_BYTES: usize = TARGET_SIZE + (2 << 20);
 
 /// What all stages of a run share.
 pub(crate) struct Shared {
     pub index: ChunkIndex,
-    /// Where rows are deduplicated, too.
+    /// `None` if whole chunks alone are deduplicated.
     pub rows: Option<Arc<Rows>>,
     pub keys: DatasetKeys,
     pub fleet: Fleet,
@@ -37,21 +37,21 @@ pub(crate) struct Shared {
     pub buffers: Buffers,
 }
 
-/// Where everything lies that is under way.
+/// The buffers of all data that is in the pipeline.
 pub(crate) struct Buffers {
-    /// Bytes of streams.
+    /// For bytes of streams.
     pub blocks: BufferPool,
-    /// What a block holds beside the headroom of the chunker.
+    /// How many bytes a block holds, besides the headroom of the chunker.
     pub block: usize,
-    /// Compressed chunks.
+    /// For compressed chunks.
     pub frames: BufferPool,
-    /// Ciphertext, filling or under way.
+    /// For the ciphertext of packs that fill or are being uploaded.
     pub packs: BufferPool,
 }
 
 impl Buffers {
-    /// A quarter of `memory` for blocks, half for packs; the rest is for frames, compressors, the
-    /// index and the program itself.
+    /// Divides `memory` bytes: a quarter is for blocks and half for packs. The rest is for frames,
+    /// compressors, the index and the program itself.
     pub(crate) fn new(memory: u64, chunk_size: u32, threads: usize) -> Self {
         let longest = Chunker::longest(chunk_size);
         let block = MIN_BLOCK_BYTES.max(longest);

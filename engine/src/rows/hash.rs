@@ -1,18 +1,19 @@
-//! The keyed hash of a unit: a pseudo-random function, fast on inputs of some hundred bytes.
+//! The keyed hash of a unit. It is a pseudo-random function that is fast for about a hundred bytes.
 //!
 //! 1. **NH** (Black, Halevi, Krawczyk, Krovetz and Rogaway, "UMAC", 1999; on words of 64 bits as in
-//!    VMAC, Krovetz, 2006): sixteen bytes are two words a and b, and give (a + k)·(b + k′) with two
-//!    words of the key that are theirs alone. The bytes are taken by 32, and the last 32 count once
-//!    more, so that no tail is left over. The length and all products are summed modulo 2¹²⁸.
-//!    Whatever two units are compared, over all keys their sums are the same with a probability of
-//!    at most 2⁻⁶³; of units of one length, 2⁻⁶⁴.
-//! 2. **AES-128** (FIPS 197) of that sum, of which the first 64 bits count, modulo 2⁶¹ − 1. NH
-//!    alone tells units apart, but its values could cancel in a group's sums (`parity.rs`); through
-//!    a pseudo-random function they are as good as random. Many blocks at once cost a processor
-//!    little.
+//!    VMAC, Krovetz, 2006). Each sixteen bytes are two words a and b. They give the product
+//!    (a + k)·(b + k′), where k and k′ are two words of the key for this place alone. The bytes
+//!    are taken in blocks of 32. The last 32 bytes count once more, so that no tail is left over.
+//!    The length and all products are summed modulo 2¹²⁸. Over all keys, two different units have
+//!    the same sum with a probability of at most 2⁻⁶³, and of at most 2⁻⁶⁴ if their lengths are
+//!    equal.
+//! 2. **AES-128** (FIPS 197) encrypts that sum. The first 64 bits of the result count, modulo
+//!    2⁶¹ − 1. NH alone tells units apart, but its values could cancel each other in a group's sums
+//!    (`parity.rs`). The output of a pseudo-random function is as good as random. Encrypting many
+//!    blocks at once costs little.
 //!
-//! Ten million rows a GiB are hashed beside the database. This takes half of the time that SipHash
-//! took, and is no less secret.
+//! Ten million rows a GiB are hashed on the database's host, so speed matters. This takes half the
+//! time of SipHash, and is no less secret.
 
 use aes_gcm::aes::Aes128Enc;
 pub(crate) use aes_gcm::aes::Block;
@@ -23,22 +24,22 @@ use crate::rows::parity::Element;
 use lifeboat_format::chunk_id::ChunkIdKey;
 
 const HASH_CONTEXT: &str = "lifeboat v1 row hashes";
-/// Bytes that are taken at once. With sixteen, a processor would guess wrong more often how many
-/// there are.
+/// Bytes in a block. With 16, a processor would mispredict the number of blocks more often.
 const HASHED_BYTES: usize = 32;
-/// Two words of the key for each sixteen bytes.
+/// Two words of the key for each 16 bytes of a block.
 type BlockKey = [[u64; 2]; HASHED_BYTES / 16];
 
 /// Hashes with the key of one dataset.
 pub(crate) struct UnitHasher {
     aes: Aes128Enc,
-    /// Two words of the key for the last block, and for each block in order.
+    /// For the last 32 bytes of a unit.
     last: BlockKey,
+    /// For each block of a unit, in order.
     blocks: Zeroizing<Vec<BlockKey>>,
 }
 
 impl UnitHasher {
-    /// Of the dataset with this chunk-id key; for units of at most `longest` bytes.
+    /// For the dataset with this chunk-id key, and for units of at most `longest` bytes.
     pub(crate) fn new(key: &ChunkIdKey, longest: usize) -> Self {
         let mut words = Zeroizing::new(vec![[[0; 16]; HASHED_BYTES / 16]; 2 + longest / HASHED_BYTES]);
         let mut stream = blake3::Hasher::new_derive_key(HASH_CONTEXT).update(key.expose()).finalize_xof();
@@ -51,13 +52,13 @@ impl UnitHasher {
         }
     }
 
-    /// The first step, for one unit.
+    /// Begins the hash of one unit: the first step, NH.
     #[inline]
     pub(crate) fn begin(&self, unit: &[u8]) -> Block {
         self.nh(unit).to_le_bytes().into()
     }
 
-    /// The second, for many: their hashes.
+    /// Finishes the hashes of many units: the second step, AES.
     pub(crate) fn finish(&self, begun: &mut [Block]) -> impl Iterator<Item = Element> {
         self.aes.encrypt_blocks(begun);
         begun.iter().map(|block| Element::from(pair(&(*block).into())[0]))
@@ -87,7 +88,7 @@ fn products(block: &[u8; HASHED_BYTES], key: &BlockKey) -> u128 {
     products.fold(0, u128::wrapping_add)
 }
 
-/// Two little-endian words.
+/// Two little-endian words, the first one first.
 #[inline]
 fn pair(block: &[u8; 16]) -> [u64; 2] {
     let both = u128::from_le_bytes(*block);

@@ -1,15 +1,15 @@
-//! Finds the units of a new chunk among those of the dataset's older stream.
+//! Finds the units of a new chunk among those of the older stream.
 //!
-//! A **pointer** walks through the older stream as the new one comes: most often the next unit is
-//! the next one there, or one of the few after it. Where it is not, it is looked up among all units
-//! of the chunks **at hand**: those that the pointer came through last, and the one that resembles
-//! the new chunk most, wherever it lies (both hold the same smallest hash). Whatever is found
+//! A **pointer** walks through the older stream while the new one comes. Usually the next new unit
+//! is at the pointer, or is one of the few units after it. If not, it is looked up among all units
+//! of the chunks **at hand**. These are the chunks that the pointer visited last, and a chunk that
+//! resembles the new one, wherever it lies: both have the same smallest hash. A unit that is found
 //! nowhere is new.
 //!
-//! What was found is believed only where the sums of its group agree (`parity.rs`).
+//! What was found is believed only if the sums of its group agree (`parity.rs`).
 //!
-//! **Work** for each unit is bounded: some comparisons and one look-up; for each chunk, one older
-//! chunk or two are opened, plus one each time the pointer leaves a chunk.
+//! **Work** is bounded. Each unit takes a limited number of comparisons and one look-up. Each new
+//! chunk opens one or two older chunks, plus one each time the pointer leaves a chunk.
 
 use std::collections::{HashMap, VecDeque};
 
@@ -17,31 +17,31 @@ use super::parity::{Element, GROUP_UNITS};
 use super::sketch::{Look, Sketch};
 use super::units::Unit;
 
-/// How many units ahead are tried before all others.
+/// A unit is first compared with the one at the pointer and this many units after it.
 const NEAR_UNITS: usize = 8;
-/// How many units in a row may be changed before the others are looked for elsewhere.
+/// Fewer than this many units in a row may be changed in place. More are looked up elsewhere.
 const MAX_CHANGED_UNITS: usize = 16;
-/// OlderUnits chunks that stay at hand from one new chunk to the next.
+/// How many older chunks stay at hand from one new chunk to the next.
 const CHUNKS_AT_HAND: usize = 4;
 
 /// The older stream.
 pub(crate) trait OlderUnits {
-    /// Its chunk of this number; `None` if there is none or it cannot be read.
+    /// The sketch of a chunk; `None` if there is no such chunk, or if it cannot be read.
     fn sketch(&mut self, chunk: u32) -> Option<Sketch>;
-    /// The chunk whose smallest hash this is.
+    /// The number of a chunk that has this smallest hash.
     fn resembling(&mut self, smallest: Element) -> Option<u32>;
 }
 
-/// Bytes of the new chunk that lie in the older stream.
+/// Bytes of the new chunk that lie in the older stream. All figures are in bytes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Run {
-    /// Where in the new chunk.
+    /// Where they begin in the new chunk.
     pub at: u32,
-    /// In which older chunk.
+    /// The number of the older chunk that has them.
     pub chunk: u32,
-    /// Where in it.
+    /// Where they begin in the older chunk.
     pub offset: u32,
-    /// How many.
+    /// How many there are.
     pub length: u32,
 }
 
@@ -55,49 +55,50 @@ struct Position {
 struct Held {
     chunk: u32,
     sketch: Sketch,
-    /// Its units are in [`Matcher::looks`].
+    /// Whether its units are in [`Matcher::looks`].
     indexed: bool,
 }
 
-/// Follows one stream.
+/// Follows one stream, chunk by chunk.
 #[derive(Default)]
 pub(crate) struct Matcher {
-    /// The latest last.
+    /// The older chunks at hand, the latest last.
     held: VecDeque<Held>,
+    /// Where a unit that looks like this lies, among the chunks at hand.
     looks: HashMap<Look, Position>,
-    /// What should come next.
+    /// The older unit that should come next.
     pointer: Option<Position>,
-    /// The unit before was not found, …
+    /// The unit before was not found.
     missed: bool,
-    /// … and looked for everywhere.
+    /// The unit before was looked up and not found.
     lost: bool,
     /// Comparisons, look-ups and units opened so far.
     work: u64,
 }
 
 impl Matcher {
-    /// The new stream holds an older chunk as a whole: the one after it should come next.
+    /// The new stream repeats a whole older chunk, so the pointer moves to the chunk after it.
     pub(crate) fn follow(&mut self, chunk: u32) {
         self.pointer = chunk.checked_add(1).map(|chunk| Position { chunk, unit: 0 });
     }
 
-    /// The older chunk that the next new one should begin in; the first one to begin with.
+    /// The older chunk in which the next new one should begin. At the start this is the first one.
     #[must_use]
     pub(crate) fn expected(&self) -> u32 {
         let Some(Position { chunk, unit }) = self.pointer else { return 0 };
-        // Its last units may have been changed.
+        // If the pointer is this near the end, the last units have probably changed.
         let is_over = self.get(chunk).is_some_and(|sketch| unit as usize + MAX_CHANGED_UNITS > sketch.len());
         chunk.saturating_add(u32::from(is_over))
     }
 
-    /// Steps taken so far.
+    /// The steps taken so far: comparisons, look-ups, and units opened.
     #[cfg(test)]
     #[must_use]
     pub(crate) fn work(&self) -> u64 {
         self.work
     }
 
-    /// What of a new chunk with these units is in the older stream; in order. The rest is new.
+    /// The parts of a new chunk with these `units` that the older stream has, in order.
     pub(crate) fn find(&mut self, units: &[Unit], older: &mut impl OlderUnits) -> Vec<Run> {
         self.forget();
         if let Some(Position { chunk, .. }) = self.pointer {
@@ -121,13 +122,13 @@ impl Matcher {
         self.runs(units, &found)
     }
 
-    /// Where the first of `units` is.
+    /// Where the first of `units` lies in the older stream.
     fn next(&mut self, units: &[Unit], older: &mut impl OlderUnits) -> Option<Position> {
         if let Some(place) = self.near(units, older) {
             self.lost = false;
             return Some(place);
         }
-        // Rows that were changed where they are: the walk goes on behind them.
+        // Some rows were changed in place: the pointer waits for the unit after them.
         if !self.lost && (1..units.len().min(MAX_CHANGED_UNITS)).any(|next| self.near(&units[next..], older).is_some())
         {
             return None;
@@ -140,8 +141,8 @@ impl Matcher {
         place
     }
 
-    /// Where the first of `units` is, if that is at the pointer or a little ahead. Behind a unit
-    /// that was not found, the one after it must agree, too.
+    /// Where the first of `units` lies, if it is at the pointer or a little after it. If units were
+    /// skipped, or the unit before was not found, the second of `units` must agree, too.
     fn near(&mut self, units: &[Unit], older: &mut impl OlderUnits) -> Option<Position> {
         let mut place = self.pointer?;
         for skipped in 0..=NEAR_UNITS {
@@ -154,7 +155,7 @@ impl Matcher {
         None
     }
 
-    /// The first of the next chunk instead of the one after the last of a chunk.
+    /// Turns the place after a chunk's last unit into that of the next chunk's first unit.
     fn normal(&mut self, mut place: Position, older: &mut impl OlderUnits) -> Position {
         while self.get(place.chunk).is_some_and(|sketch| place.unit as usize >= sketch.len()) {
             place = Position { chunk: place.chunk + 1, unit: 0 };
@@ -163,7 +164,7 @@ impl Matcher {
         place
     }
 
-    /// Whether the unit after the first one is where it should be, too, as far as that can be seen.
+    /// Whether the second of `units` follows the first one at `place`, as far as that is known.
     fn goes_on(&mut self, units: &[Unit], place: Position) -> bool {
         let next = Position { unit: place.unit + 1, ..place };
         let known = self.get(place.chunk).is_some_and(|sketch| (next.unit as usize) < sketch.len());
@@ -180,7 +181,7 @@ impl Matcher {
         self.held.iter().rev().find(|held| held.chunk == chunk).map(|held| &held.sketch)
     }
 
-    /// Has a chunk at hand, if it can be read.
+    /// Brings an older chunk to hand, if it can be read.
     fn hold(&mut self, chunk: u32, older: &mut impl OlderUnits) {
         if self.get(chunk).is_some() {
             return;
@@ -190,7 +191,7 @@ impl Matcher {
         self.held.push_back(Held { chunk, sketch, indexed: false });
     }
 
-    /// Between two chunks: only the latest stay at hand.
+    /// Drops all chunks at hand but the latest. To be called between two new chunks.
     fn forget(&mut self) {
         while self.held.len() > CHUNKS_AT_HAND
             && let Some(Held { chunk, sketch, indexed }) = self.held.pop_front()
@@ -204,7 +205,7 @@ impl Matcher {
         }
     }
 
-    /// Makes every unit at hand known by its look; of several that look alike, the first.
+    /// Adds all units at hand to the look-up table. Of several that look alike, the first counts.
     fn index(&mut self) {
         for held in self.held.iter_mut().filter(|held| !held.indexed) {
             held.indexed = true;
@@ -216,7 +217,7 @@ impl Matcher {
         }
     }
 
-    /// Drops what its group does not agree with.
+    /// Drops the units of each group whose sums do not agree.
     fn believe(&self, units: &[Unit], found: &mut [Option<Position>]) {
         let group = |place: &Position| (place.chunk, place.unit as usize / GROUP_UNITS);
         let mut at = 0;
@@ -225,7 +226,7 @@ impl Matcher {
                 at += 1;
                 continue;
             };
-            // All that were found one after the other in this group, with new units in between.
+            // The units of one group, found in ascending order, with or without new ones between.
             let (mut hashes, mut last, mut end) = ([None; GROUP_UNITS], None, at);
             for (number, place) in found.iter().enumerate().skip(at) {
                 let Some(place) = place else { continue };
@@ -264,7 +265,7 @@ impl Matcher {
     }
 }
 
-/// Of all hashes of a chunk: chunks that have much in common most often have this in common.
+/// The smallest hash of a chunk's units. Chunks that have much in common usually share it.
 #[must_use]
 pub(crate) fn smallest(units: &[Unit]) -> Option<Element> {
     units.iter().map(|unit| unit.hash).min()

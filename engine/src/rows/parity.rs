@@ -1,35 +1,36 @@
-//! Tells whether units that look alike are alike, though only a few bits of each are kept.
+//! Tells whether units that look alike are equal, although only a few bits of each are kept.
 //!
-//! Of each unit of a group 12 bits are kept, its **mark**, and of the group eight **sums** of the
-//! units' whole hashes, F₀ … Fₙ₋₁: Sⱼ = Σ (i+1)ʲ·Fᵢ modulo p = 2⁶¹ − 1, j = 0 … 7. They are the
-//! check symbols of a Reed-Solomon code.
+//! For each unit, 12 bits of its hash are kept: its **mark**. For each group of units with the
+//! hashes F₀ … Fₙ₋₁, eight **sums** are kept: Sⱼ = Σ (i+1)ʲ·Fᵢ modulo p = 2⁶¹ − 1, j = 0 … 7. They
+//! are the check symbols of a Reed-Solomon code.
 //!
-//! [`Sums::agree`] is given the hashes of those units that were found again, by mark and length. Of
-//! the others, u at most eight, the first u sums give the hashes (a Vandermonde system); the
-//! remaining 8 − u sums and the u marks must agree with them. Suppose e ≥ 1 of those that were
-//! found are not what they seem:
+//! [`Sums::agree`] is given the hashes of the units that were found again by mark and length. Let u
+//! units be missing, at most eight. The first u sums give their hashes (a Vandermonde system). The
+//! other 8 − u sums and the u marks must agree with these hashes. Suppose that e ≥ 1 of the units
+//! that were found are wrong:
 //!
-//! - each of them has the mark of another unit: 2⁻¹² each, as hashes are pseudo-random and the key
-//!   is secret;
-//! - if e ≤ 8 − u, the remaining sums disagree, for certain: any 8 columns of the code are
-//!   independent;
-//! - if e > 8 − u, they agree with probability p^-(8−u), and the u marks with 2^-12u.
+//! - Each of them has the mark of another unit by chance, with probability 2⁻¹², because hashes are
+//!   pseudo-random and the key is secret.
+//! - If e ≤ 8 − u, the other sums certainly disagree, because any 8 columns of the code are
+//!   independent.
+//! - If e > 8 − u, the other sums agree with probability p^-(8−u), and the u marks with 2^-12u.
 //!
-//! So a group is wrongly believed with a probability of at most 2^-(12e + 61(8−u) + 12u) where e >
-//! 8 − u, largest for u = 8 and e = 1: 2⁻¹⁰⁸. That is for each group in which something was changed
-//! and taken for unchanged; for 10¹² (2⁴⁰) such groups 2⁻⁶⁸. What is left is a collision of the
-//! hashes themselves, where a unit was changed into one with the same 61 bits: 2⁻⁶⁰ for each unit
-//! that was changed and lies in its old place (`hash.rs`), 2⁻²⁰ for 10¹² of them.
+//! So a wrong group is believed with a probability of at most 2^-(12e + 61(8−u) + 12u), where e >
+//! 8 − u. It is largest for u = 8 and e = 1, namely 2⁻¹⁰⁸. This holds for each group in which a
+//! changed unit was taken for an unchanged one. For 10¹² (2⁴⁰) such groups it is 2⁻⁶⁸.
+//!
+//! One case remains: a unit was changed into one that has the same 61-bit hash and lies in the same
+//! place. The probability is 2⁻⁶⁰ for each changed unit (`hash.rs`), and 2⁻²⁰ for 10¹² of them.
 
 use wide::u64x2;
 
-/// Units of a group.
+/// How many units a group has. The last group of a chunk may have fewer.
 pub(crate) const GROUP_UNITS: usize = 64;
-/// Sums of a group: so many of its units may be missing.
+/// How many sums a group has. As many of its units may be missing.
 pub(crate) const GROUP_SUMS: usize = 8;
 
 const PRIME: u64 = (1 << 61) - 1;
-/// Bits of the lower half of a hash.
+/// How many bits the lower half of a hash has.
 const LOWER_HALF_BITS: u32 = 31;
 
 /// A hash: an integer modulo 2⁶¹ − 1.
@@ -44,7 +45,7 @@ impl From<u64> for Element {
 }
 
 impl Element {
-    /// The bits of it that are kept of every unit.
+    /// The mark: the 12 bits that are kept of each hash.
     #[must_use]
     pub fn mark(self) -> u16 {
         self.0 as u16 & 0xFFF
@@ -71,8 +72,8 @@ const fn product(a: u64, b: u64) -> u64 {
     if folded >= PRIME { folded - PRIME } else { folded }
 }
 
-/// Powers by binomials: (i+1)ʲ = Σₖ `POWERS[j][k]`·C(i, k). They are the k-th differences of 1ʲ,
-/// 2ʲ, 3ʲ, … (Newton's series).
+/// Expresses powers by binomials: (i+1)ʲ = Σₖ `POWERS[j][k]`·C(i, k). The factors are the k-th
+/// differences of 1ʲ, 2ʲ, 3ʲ, … (Newton's series).
 const POWERS: [[u64; GROUP_SUMS]; GROUP_SUMS] = {
     let mut powers = [[1; GROUP_SUMS]; GROUP_SUMS];
     let mut j = 0;
@@ -96,7 +97,7 @@ const POWERS: [[u64; GROUP_SUMS]; GROUP_SUMS] = {
     powers
 };
 
-/// What divides by the numbers below [`GROUP_UNITS`]: n to the power p − 2 (Fermat).
+/// The inverses modulo p of the numbers below [`GROUP_UNITS`]: n to the power p − 2 (Fermat).
 const INVERSES: [Element; GROUP_UNITS] = {
     let mut inverses = [Element(0); GROUP_UNITS];
     let mut n = 1;
@@ -120,12 +121,12 @@ const INVERSES: [Element; GROUP_UNITS] = {
 pub(crate) struct Sums(pub [Element; GROUP_SUMS]);
 
 impl Sums {
-    /// Of these hashes, at most [`GROUP_UNITS`].
+    /// The sums of these hashes, of which there are at most [`GROUP_UNITS`].
     ///
-    /// Nothing is multiplied for each hash, since a stream has as many as it has rows. From the
-    /// last to the first, each of eight numbers adds the one before it, and the first adds the
-    /// hash: that gives Σ C(i, k)·Fᵢ, k = 0 … 7, of which the powers are put together. Halves of
-    /// hashes are summed beside each other: as C(64, 8) < 2³³, 64 bits are enough.
+    /// No hash is multiplied, since a stream has as many hashes as rows. For each hash, from the
+    /// last to the first, each of eight numbers adds the one before it, and the first number adds
+    /// the hash. The result is Σ C(i, k)·Fᵢ, k = 0 … 7, from which [`POWERS`] makes the sums. The
+    /// halves of the hashes are summed side by side. 64 bits are enough, as C(64, 8) < 2³³.
     #[must_use]
     pub(crate) fn of(hashes: impl DoubleEndedIterator<Item = Element>) -> Self {
         let mut halves = [u64x2::ZERO; GROUP_SUMS];
@@ -152,7 +153,8 @@ impl Sums {
         Self(sums)
     }
 
-    /// Whether these are the sums of a group with these `marks`, of whose hashes some are known.
+    /// Whether these can be the sums of a group with these `marks` and `known` hashes. `None`
+    /// stands for a missing hash. If more than [`GROUP_SUMS`] are missing, the answer is no.
     #[must_use]
     pub(crate) fn agree(&self, marks: &[u16], known: &[Option<Element>]) -> bool {
         let mut missing = [0; GROUP_SUMS];
@@ -174,8 +176,8 @@ impl Sums {
     }
 }
 
-/// Solves Σ xₘ·(placeₘ+1)ʲ = bⱼ, j = 0 … u−1, for x, in place. Golub and Van Loan, Matrix
-/// Computations, algorithm 4.6.2 (Björck and Pereyra, 1970). `places` ascend.
+/// Solves Σ xₘ·(placeₘ+1)ʲ = bⱼ, j = 0 … u−1, for x, in place. `places` must ascend. This is
+/// algorithm 4.6.2 of Golub and Van Loan, Matrix Computations (Björck and Pereyra, 1970).
 fn solve(places: &[usize], b: &mut [Element]) {
     let size = places.len();
     for (k, place) in places.iter().enumerate() {

@@ -1,9 +1,9 @@
-//! What is remembered of a chunk, to know its units again: 12 bits and the length of each, eight
-//! sums of each group.
+//! A sketch is what the host keeps of a chunk to find its units again: 12 bits and the length of
+//! each unit, and eight sums of each group.
 //!
-//! As bytes: varint number of units; three bytes for every two marks; 64 for each group's sums;
-//! then the lengths in planes (`planes.rs` of the crate `format`), compressed. Some three bytes a
-//! unit.
+//! As bytes, a sketch is the varint number of units; three bytes for every two marks; 64 bytes for
+//! the sums of each group; then the lengths in planes (`planes.rs` of the crate `format`),
+//! compressed. That is about three bytes a unit.
 
 use lifeboat_format::frames::{compress_by_frequency, decompress_document};
 use lifeboat_format::{planes, varint};
@@ -11,14 +11,14 @@ use lifeboat_format::{planes, varint};
 use super::parity::{Element, GROUP_UNITS, Sums};
 use super::units::Unit;
 
-/// No chunk is longer.
+/// No chunk is longer than this: four times the largest `chunk_size`.
 const MAX_CHUNK_BYTES: u64 = 16 << 20;
 
 /// The units of one chunk, in order.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Sketch {
     marks: Vec<u16>,
-    /// Where each ends in the chunk.
+    /// Where each unit ends in the chunk.
     ends: Vec<u32>,
     sums: Vec<Sums>,
 }
@@ -26,7 +26,7 @@ pub(crate) struct Sketch {
 /// The sketch of these units, as bytes.
 ///
 /// # Errors
-/// No memory.
+/// [`Class::Failed`](lifeboat_base::Class::Failed) if zstd runs out of memory.
 pub fn sketch(units: &[Unit]) -> lifeboat_base::Result<Vec<u8>> {
     let mut out = Vec::with_capacity(units.len() * 4 + 100);
     varint::put(&mut out, units.len() as u64);
@@ -53,28 +53,28 @@ impl Sketch {
         self.marks.len()
     }
 
-    /// Where a unit begins and ends.
+    /// Where a unit begins and ends in the chunk, in bytes.
     #[must_use]
     pub(crate) fn range(&self, unit: usize) -> (u32, u32) {
         (if unit == 0 { 0 } else { self.ends[unit - 1] }, self.ends[unit])
     }
 
-    /// What can be told apart at a glance: mark and length.
+    /// The mark and the length of a unit.
     #[must_use]
     pub(crate) fn look(&self, unit: usize) -> Look {
         let (begin, end) = self.range(unit);
         Look { mark: self.marks[unit], length: (end - begin) as u16 }
     }
 
-    /// Whether the units of one group are what they were found to be: the hash of each that was
-    /// found.
+    /// Whether the sums of a group agree with the hashes of its units that were found. `None`
+    /// stands for a unit that was not found.
     #[must_use]
     pub(crate) fn agrees(&self, group: usize, found: &[Option<Element>; GROUP_UNITS]) -> bool {
         let marks = &self.marks[group * GROUP_UNITS..self.marks.len().min((group + 1) * GROUP_UNITS)];
         self.sums[group].agree(marks, &found[..marks.len()])
     }
 
-    /// What [`sketch`] wrote; `None` if it is damaged.
+    /// Reads what [`sketch`] wrote; `None` if it is damaged.
     #[must_use]
     pub(crate) fn parse(mut bytes: &[u8]) -> Option<Self> {
         let count = varint::take(&mut bytes).filter(|count| *count <= MAX_CHUNK_BYTES)? as usize;
@@ -100,12 +100,12 @@ impl Sketch {
     }
 }
 
-/// What two units have in common that seem to be the same.
+/// What is compared first: two units that look alike are probably equal.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub(crate) struct Look {
-    /// Some bits of its hash.
+    /// 12 bits of the unit's hash.
     pub mark: u16,
-    /// In bytes.
+    /// The length of the unit, in bytes.
     pub length: u16,
 }
 

@@ -1,11 +1,12 @@
-//! Cuts bytes into units, rows as far as they have rows, and names each by a keyed hash.
+//! Cuts bytes into units, which are rows if the data has rows, and hashes each with a key.
 //!
-//! - A **line** ends with its newline, but the first of a unit has at least [`MIN_UNIT_BYTES`]
-//!   bytes. A line of [`ORDINARY_LINE_BYTES`] bytes or more ends a **unit**; of shorter ones each,
-//!   or, so that units have some hundred bytes however short the rows, so many in proportion, which
-//!   their own bytes decide. An edit leaves the units before and after it.
-//! - Where no newline comes for [`LONG_LINE_BYTES`] bytes, four bytes next to each other decide,
-//!   once in 256 places; at [`MAX_LINE_BYTES`] it ends anyway.
+//! - **Lines** end with a newline. The first line of a unit has at least [`MIN_UNIT_BYTES`] bytes.
+//! - **Units** end with every line of [`ORDINARY_LINE_BYTES`] bytes or more. [`Fineness`] says
+//!   whether each shorter line ends a unit, too, or only some do. If only some do, the bytes of a
+//!   line decide, and a shorter line ends a unit more rarely. So units have about a hundred bytes,
+//!   and an edit changes only the units around it.
+//! - **Long lines**: if no newline comes for [`LONG_LINE_BYTES`] bytes, four adjacent bytes decide
+//!   where the line ends, on average at one place in 256. At [`MAX_LINE_BYTES`] it always ends.
 
 use lifeboat_format::chunk_id::ChunkIdKey;
 use wide::u8x16;
@@ -13,40 +14,40 @@ use wide::u8x16;
 use super::hash::{Block, UnitHasher};
 use super::parity::Element;
 
-/// Every line this long ends a unit.
+/// Every line of at least this length ends a unit.
 const ORDINARY_LINE_BYTES: usize = 88;
-/// No unit but a chunk's last has fewer bytes, though all lines be the same and say that they end
-/// one.
+/// No unit is shorter than this, except a chunk's last one. This bounds the number of units even
+/// if all lines are the same and each ends a unit.
 const MIN_UNIT_BYTES: usize = 32;
-/// A unit of lines that has so many bytes ends with the next one.
+/// A unit of several lines ends with the line that brings it to this length.
 const FULL_UNIT_BYTES: usize = 1024;
-/// A line longer than this may end elsewhere.
+/// A line longer than this may end without a newline.
 const LONG_LINE_BYTES: usize = 192;
-/// No line is longer.
+/// A line ends at this length, even without a newline.
 const MAX_LINE_BYTES: usize = 4096;
-/// Bytes that are searched for a newline at once, from where the unit may end: so rows of one
-/// length take one number of steps, which a processor foretells.
+/// How many bytes are searched for a newline at once. The search begins where the unit may end, so
+/// rows of equal length take the same number of steps, which a processor can predict.
 const SEARCHED_BYTES: usize = 32;
-/// Units whose hashes are finished together.
+/// The hashes of this many units are finished together.
 const UNITS_AT_ONCE: usize = 32;
-/// Fractional part of the golden ratio: its multiples are spread evenly.
+/// The fractional part of the golden ratio, whose multiples are spread evenly.
 const GOLDEN_RATIO: u64 = 0x9E37_79B9_7F4A_7C15;
 
-/// Some bytes of a chunk.
+/// Some bytes of a chunk, such as a row.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Unit {
-    /// Of its bytes.
+    /// The keyed hash of its bytes.
     pub hash: Element,
-    /// In bytes.
+    /// Its length, in bytes.
     pub length: u16,
 }
 
 /// Which lines end a unit.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Fineness {
-    /// Each: a changed row costs no more than itself.
+    /// Each line, so that a changed row costs no more than itself.
     EachLine,
-    /// Of short ones only some: there are fewer units to remember.
+    /// Only some of the short lines, so that there are fewer units to remember.
     SomeLines,
 }
 
@@ -54,13 +55,13 @@ pub enum Fineness {
 pub struct UnitCutter(UnitHasher);
 
 impl UnitCutter {
-    /// Of the dataset with this chunk-id key.
+    /// For the dataset with this chunk-id key.
     #[must_use]
     pub fn new(key: &ChunkIdKey) -> Self {
         Self(UnitHasher::new(key, FULL_UNIT_BYTES + MAX_LINE_BYTES))
     }
 
-    /// The units of `chunk`, in order: their lengths sum to its length.
+    /// Replaces `units` with those of `chunk`, in order. Their lengths sum to that of `chunk`.
     pub fn cut(&self, chunk: &[u8], fineness: Fineness, units: &mut Vec<Unit>) {
         units.clear();
         let (mut begun, mut count) = ([Block::default(); UNITS_AT_ONCE], 0);
@@ -76,14 +77,14 @@ impl UnitCutter {
         self.finish(&mut begun[..count], units);
     }
 
-    /// Gives the last units their hashes.
+    /// Sets the hashes of the last units, as many as were begun.
     fn finish(&self, begun: &mut [Block], units: &mut [Unit]) {
         let first = units.len() - begun.len();
         units[first..].iter_mut().zip(self.0.finish(begun)).for_each(|(unit, hash)| unit.hash = hash);
     }
 }
 
-/// The way through a chunk, unit by unit.
+/// Walks through a chunk, unit by unit.
 struct Walk<'a> {
     rest: &'a [u8],
     each_line: bool,
@@ -103,7 +104,7 @@ impl<'a> Iterator for Walk<'a> {
     }
 }
 
-/// Where the line ends that begins at `line`; its newline is searched from `from` on.
+/// Where the line that begins at `line` ends. Its newline is searched from `from` on.
 #[inline]
 fn line_end(bytes: &[u8], line: usize, from: usize) -> usize {
     let mut at = from;
@@ -120,7 +121,7 @@ fn line_end(bytes: &[u8], line: usize, from: usize) -> usize {
     long_line_end(bytes, line, at)
 }
 
-/// Where a line ends that has no newline before `from`.
+/// Where a line ends that has no newline between `line` and `from`.
 fn long_line_end(bytes: &[u8], line: usize, from: usize) -> usize {
     let most = bytes.len().min(line + MAX_LINE_BYTES);
     let end = bytes.get(from..most).unwrap_or_default().windows(4).position(|four| {
@@ -130,14 +131,14 @@ fn long_line_end(bytes: &[u8], line: usize, from: usize) -> usize {
     end.map_or(most, |at| from + at + 4)
 }
 
-/// A bit for each byte, the first the lowest: whether it is a newline.
+/// One bit for each byte, the lowest for the first: whether the byte is a newline.
 #[inline]
 fn newlines(block: &[u8; SEARCHED_BYTES]) -> u32 {
     let parts = block.as_chunks().0.iter().rev();
     parts.fold(0, |bits, part| bits << 16 | u8x16::new(*part).simd_eq(u8x16::splat(b'\n')).to_bitmask())
 }
 
-/// By its first and last bytes and those in its middle.
+/// Whether a line ends a unit. Its first, middle and last bytes decide if it is short.
 #[inline]
 fn ends_a_unit(line: &[u8]) -> bool {
     if line.len() >= ORDINARY_LINE_BYTES {

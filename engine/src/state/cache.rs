@@ -1,7 +1,7 @@
 //! Local copies of small, immutable vault objects (manifests, index segments), as ciphertext.
 //!
-//! An object enters only after its signature was checked, so what is here need not be checked
-//! again. A copy that is damaged or missing is fetched anew by the caller.
+//! An object enters the cache only after its signature was checked, so nobody checks it again. The
+//! caller fetches a copy again if it is damaged or missing.
 
 use std::path::PathBuf;
 
@@ -17,10 +17,10 @@ pub struct ObjectCache {
 }
 
 impl ObjectCache {
-    /// Opens it.
+    /// Opens the cache of `dataset`, and creates it if necessary.
     ///
     /// # Errors
-    /// Its directory cannot be created.
+    /// [`Class::Storage`](lifeboat_base::Class::Storage) if its directory cannot be created.
     pub fn open(state: &StateDirectory, dataset: &Name) -> Result<Self> {
         let folder = state.dataset(dataset)?.join("cache");
         create_private(&folder)?;
@@ -33,19 +33,19 @@ impl ObjectCache {
         std::fs::read(self.path(key)).ok()
     }
 
-    /// Keeps a copy. A cache that cannot be written costs time later, not correctness now.
+    /// Keeps a copy. A failure is only logged, since it costs time later and nothing else.
     pub fn put(&self, key: &str, object: &[u8]) {
         if let Err(error) = replace_file(&self.path(key), object) {
             tracing::warn!(error = %error.chain(), "cannot keep a local copy; it will be fetched again");
         }
     }
 
-    /// Forgets a copy.
+    /// Removes a copy.
     pub fn remove(&self, key: &str) {
         let _ = std::fs::remove_file(self.path(key));
     }
 
-    /// Forgets every copy whose key `keep` refuses.
+    /// Removes every copy for whose key `keep` returns false.
     pub fn retain(&self, keep: impl Fn(&str) -> bool) {
         let entries = std::fs::read_dir(&self.folder).into_iter().flatten().flatten();
         for name in entries.filter_map(|entry| entry.file_name().into_string().ok()) {

@@ -1,16 +1,18 @@
-//! Chunk id → number, small: 14 bytes a chunk, whatever the map's size.
+//! A map from chunk ids to numbers. It takes 14 bytes a chunk, however large it is.
 //!
-//! An id is a keyed hash, so its bits are as good as random: the first 12 choose one of 4096
-//! shards, 80 more tell chunks apart in it. Two different chunks agree in these 92 bits with a
-//! probability of 2⁻⁹²; a run that looks up n chunks among m known ones errs with n·m·2⁻⁹²: 2·10⁻¹⁴
-//! for ten million (10 TB) each, 2·10⁻⁸ for ten thousand million. Whoever does not know the
-//! dataset's key cannot search for such a pair.
+//! An id is a keyed hash, so its bits are as good as random. The first 12 bits choose one of 4096
+//! shards, and 80 more bits tell chunks apart within a shard. Two different chunks agree in these
+//! 92 bits with a probability of 2⁻⁹². A run that looks up n chunks among m known ones therefore
+//! errs with a probability of n·m·2⁻⁹²: 2·10⁻¹⁴ if both are ten million (5 TB in chunks of
+//! 512 KiB), and 2·10⁻⁸ if both are ten thousand million. Nobody can search for such a pair
+//! without the dataset's key.
 //!
-//! A shard is a sorted array: nothing is spent on pointers or empty slots, and an insertion moves
-//! some 20 KiB at most in a table of ten million.
+//! A shard is a sorted array, so no memory is spent on pointers or empty slots. In a table of ten
+//! million chunks a shard has about 34 KB, and an insertion moves half of that on average.
 //!
-//! Why this is not an embedded store: ids are random, so each look-up in a store that does not fit
-//! its cache reads the disk, and its files would have to be sealed, locked and repaired.
+//! This is not an embedded store because ids are random: each look-up in a store that does not fit
+//! its cache would read the disk. The store's files would also have to be sealed, locked and
+//! repaired.
 
 use lifeboat_format::id::ChunkId;
 
@@ -18,7 +20,7 @@ const SHARDS: usize = 4096;
 const FINGERPRINT_BYTES: usize = 10;
 const ENTRY_BYTES: usize = FINGERPRINT_BYTES + 4;
 
-/// Fingerprint, number; both big-endian, so that they sort as one number.
+/// A fingerprint, then a number. Both are big-endian, so that an entry sorts as one number.
 #[derive(Clone, Copy)]
 struct Entry([u8; ENTRY_BYTES]);
 
@@ -36,7 +38,7 @@ impl Entry {
         Self(bytes)
     }
 
-    /// The fingerprint above, the number in the lowest 32 bits.
+    /// The number is in the lowest 32 bits, and the fingerprint above it.
     #[inline]
     fn key(&self) -> u128 {
         let mut bytes = [0; 16];
@@ -58,26 +60,25 @@ fn shard(id: &ChunkId) -> usize {
     usize::from(id.0[0]) << 4 | usize::from(id.0[1] >> 4)
 }
 
-/// A map that is being made.
+/// Builds a [`ChunkTable`].
 pub struct TableBuilder(Vec<Vec<Entry>>);
 
 impl TableBuilder {
-    /// `expected` entries fit without growth.
+    /// An empty builder. About `expected` entries fit before it has to grow.
     #[must_use]
     pub fn new(expected: usize) -> Self {
         let each = expected / SHARDS;
-        // Shards are filled at random: two standard deviations more than the mean is enough for
-        // nearly all.
+        // Shards fill at random. The mean plus two standard deviations is enough for nearly all.
         let most = each + 2 * each.isqrt();
         Self((0..SHARDS).map(|_| Vec::with_capacity(most)).collect())
     }
 
-    /// Of several numbers for one chunk the lowest counts.
+    /// Adds a chunk. If a chunk is added several times, its lowest number counts.
     pub fn add(&mut self, id: &ChunkId, number: u32) {
         push(&mut self.0[shard(id)], Entry::new(id, number));
     }
 
-    /// The map of all that was added.
+    /// The finished map.
     #[must_use]
     pub fn finish(mut self) -> ChunkTable {
         let mut keys = Vec::new();
@@ -93,18 +94,18 @@ impl TableBuilder {
     }
 }
 
-/// The map.
+/// A map from chunk ids to numbers. See the [module](self).
 pub struct ChunkTable(Vec<Vec<Entry>>);
 
 impl ChunkTable {
-    /// The chunk's number.
+    /// The chunk's number; `None` if the map does not have the chunk.
     #[must_use]
     pub fn find(&self, id: &ChunkId) -> Option<u32> {
         let shard = &self.0[shard(id)];
         search(shard, id).ok().map(|at| shard[at].number())
     }
 
-    /// Gives a chunk a number, anew or for the first time.
+    /// Sets a chunk's number and replaces an earlier one.
     pub fn put(&mut self, id: &ChunkId, number: u32) {
         let shard = &mut self.0[shard(id)];
         match search(shard, id) {
@@ -121,7 +122,7 @@ fn search(shard: &[Entry], id: &ChunkId) -> Result<usize, usize> {
     shard.binary_search_by_key(&Entry::new(id, 0).fingerprint(), Entry::fingerprint)
 }
 
-/// Grows by an eighth: doubling would waste more than it saves.
+/// Appends, and grows a full vector by an eighth: doubling would waste too much memory.
 pub(crate) fn push<T>(many: &mut Vec<T>, one: T) {
     if many.len() == many.capacity() {
         many.reserve_exact(many.len() / 8 + 4);

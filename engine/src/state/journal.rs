@@ -1,8 +1,9 @@
-//! The journal: packs that were uploaded but not yet committed, so that the run after a crash finds
-//! them.
+//! The journal lists packs that were uploaded but not yet committed. After a crash, the next run
+//! finds them there.
 //!
-//! Each record is sealed (AES-256-GCM) under the host key, length-prefixed, appended and fsynced. A
-//! record cut short by a crash ends the journal; whatever cannot be read is only uploaded again.
+//! Each record is sealed (AES-256-GCM) under the host key, prefixed with its length, appended and
+//! fsynced. The first record that cannot be read ends the journal, for example one that a crash cut
+//! short. Packs that are lost in this way are uploaded again.
 
 use std::fs::{File, OpenOptions};
 use std::io::{Read, Write};
@@ -27,21 +28,21 @@ pub struct Journal {
 }
 
 impl Journal {
-    /// The journal of `dataset` in its current key generation.
+    /// The journal of `dataset` in its current key `generation`.
     ///
     /// # Errors
-    /// Its directory cannot be created.
+    /// [`Class::Storage`] if the dataset's directory cannot be created.
     pub fn open(state: &StateDirectory, dataset: &Name, key: &HostKey, generation: u32) -> Result<Self> {
         Ok(Self { path: state.dataset(dataset)?.join("journal"), key: key.clone(), generation })
     }
 
-    /// Every readable record of the current key generation.
+    /// The packs of the current key generation, up to the first record that cannot be read.
     #[must_use]
     pub fn read(&self) -> Vec<IndexedPack> {
         let mut bytes = Vec::new();
         if let Err(error) = File::open(&self.path).and_then(|mut file| file.read_to_end(&mut bytes)) {
             if error.kind() != std::io::ErrorKind::NotFound {
-                tracing::warn!(%error, path = %self.path.display(), "cannot read the journal; its packs are uploaded again");
+                tracing::warn!(%error, path = %self.path.display(), "cannot read the journal; its packs will be uploaded again");
             }
             return Vec::new();
         }
@@ -61,10 +62,10 @@ impl Journal {
         packs
     }
 
-    /// Appends a pack, durably.
+    /// Appends a pack and syncs it to disk.
     ///
     /// # Errors
-    /// [`Class::Storage`], such as a full disk.
+    /// [`Class::Storage`] if the disk fails or is full.
     pub fn append(&self, pack: &IndexedPack) -> Result<()> {
         let record = IndexSegment::write(self.generation, std::slice::from_ref(pack));
         let sealed = self.key.seal(JOURNAL_PURPOSE, &record)?;
@@ -76,14 +77,14 @@ impl Journal {
         write().context(Class::Storage, || format!("cannot write the journal {}", self.path.display()))
     }
 
-    /// Forgets everything, after a commit.
+    /// Removes the journal after a commit.
     ///
     /// # Errors
-    /// The file cannot be removed.
+    /// [`Class::Storage`] if the file cannot be removed.
     pub fn clear(&self) -> Result<()> {
         match std::fs::remove_file(&self.path) {
             Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
-                Err(error).context(Class::Storage, || format!("cannot clear the journal {}", self.path.display()))
+                Err(error).context(Class::Storage, || format!("cannot remove the journal {}", self.path.display()))
             }
             _ => Ok(()),
         }

@@ -1,20 +1,20 @@
-//! The state directory: locks, caches, the journal. All of it can be lost; the next run rebuilds
-//! it.
+//! The state directory holds locks, caches and the journal. All of it can be lost: the next run
+//! rebuilds what it needs.
 //!
 //! ```text
-//! lock                            held by the daemon: one a directory
-//! datasets/<dataset>/status.json  what metrics tell; the daemon writes it, and it survives a restart
-//! datasets/<dataset>/lock         held by the one run (daemon, --once, prune) that works on the dataset
-//! datasets/<dataset>/cache/…      exact copies of small vault objects, whose signatures were checked (ciphertext)
+//! lock                            held by the one daemon that uses the directory
+//! datasets/<dataset>/status.json  what the metrics show; the daemon writes it, so it survives a restart
+//! datasets/<dataset>/lock         held by the one run (of the daemon, --once or prune) that works on the dataset
+//! datasets/<dataset>/cache/…      exact copies of small vault objects whose signatures were checked (ciphertext)
 //! datasets/<dataset>/journal      packs uploaded since the last commit (sealed)
-//! datasets/<dataset>/rows/…       keyed hashes of the newest snapshot's rows, up to 4 % of its size, and maps, up to 2 %; twice that during a run (sealed)
-//! datasets/<dataset>/unreferenced since when packs are unreferenced (plain: ids and times)
-//! datasets/<dataset>/sparse       packs that the next snapshots are not to need (plain: ids)
+//! datasets/<dataset>/rows/…       keyed hashes of the newest snapshot's rows, up to 4 % of its size, and maps, up to 2 %; up to twice that during a run (sealed)
+//! datasets/<dataset>/unreferenced which packs no snapshot refers to, and since when (plain: ids and times)
+//! datasets/<dataset>/sparse       packs that new snapshots must not refer to (plain: ids)
 //! datasets/<dataset>/scratch/…    a run's temporary files
-//! drills/<dataset>/…              on a drill host: reports that did not go into the vault
+//! drills/<dataset>/…              on a drill host: reports that could not be uploaded to the vault
 //! ```
 //!
-//! Locks are advisory file locks: the system releases them when their holder ends, however it ends.
+//! Locks are advisory file locks. The system releases them however their holder ends.
 
 pub mod cache;
 pub(crate) mod chunk_table;
@@ -30,64 +30,64 @@ use std::path::{Path, PathBuf};
 use lifeboat_base::{Class, Context, Error, Result};
 use lifeboat_format::id::Name;
 
-/// The state directory, created 0700.
+/// The state directory, which only its owner can read (mode 0700).
 #[derive(Debug, Clone)]
 pub struct StateDirectory {
     root: PathBuf,
 }
 
-/// Held while somebody works; released on drop, also by a crash.
+/// A lock that is held until it is dropped. The system releases it after a crash.
 #[derive(Debug)]
 pub struct Lock {
     _file: File,
 }
 
 impl StateDirectory {
-    /// Opens or creates it.
+    /// Opens the directory `root`, or creates it.
     ///
     /// # Errors
-    /// [`Class::Storage`] if it cannot be created, [`Class::Configuration`] if others may write to
-    /// it.
+    /// [`Class::Storage`] if it cannot be created; [`Class::Configuration`] if other users may
+    /// write to it.
     pub fn open(root: &Path) -> Result<Self> {
         create_private(root)?;
         let metadata = root
             .metadata()
-            .context(Class::Storage, || format!("cannot look at the state directory {}", root.display()))?;
+            .context(Class::Storage, || format!("cannot read the state directory {}", root.display()))?;
         if metadata.permissions().mode() & 0o022 != 0 {
             return Err(Error::configuration(format!("the state directory {} is writable by others", root.display()))
-                .hint(format!("chmod 0700 {}", root.display())));
+                .hint(format!("run `chmod 0700 {}`", root.display())));
         }
         Ok(Self { root: root.to_owned() })
     }
 
-    /// Its path.
+    /// The path of the state directory.
     #[must_use]
     pub fn path(&self) -> &Path {
         &self.root
     }
 
-    /// The lock of the one daemon that may use this directory.
+    /// Takes the lock of the one daemon that may use this directory.
     ///
     /// # Errors
-    /// Another process holds it.
+    /// [`Class::Failed`] if another process holds the lock; [`Class::Storage`] if the disk fails.
     pub fn lock_daemon(&self) -> Result<Lock> {
         lock(&self.root.join("lock"), "another lifeboatd")
-            .map_err(|error| error.hint("stop the other daemon, or give this one a state_directory of its own"))
+            .map_err(|error| error.hint("stop the other daemon, or give this one its own state_directory"))
     }
 
-    /// The lock of the one run that may work on a dataset. Waits for nothing.
+    /// Takes the lock of the one run that may work on a dataset. It does not wait.
     ///
     /// # Errors
-    /// Another run holds it.
+    /// [`Class::Failed`] if another run holds the lock; [`Class::Storage`] if the disk fails.
     pub fn lock_dataset(&self, dataset: &Name) -> Result<Lock> {
         lock(&self.dataset(dataset)?.join("lock"), &format!("another run on dataset {dataset}"))
-            .map_err(|error| error.hint("wait until it has ended; `lifeboatd status` shows what is running"))
+            .map_err(|error| error.hint("wait until that run ends; `lifeboatd status` shows what is running"))
     }
 
     /// A private, empty directory for a run's temporary files.
     ///
     /// # Errors
-    /// It cannot be emptied or created.
+    /// [`Class::Storage`] if it cannot be emptied or created.
     pub fn scratch(&self, dataset: &Name) -> Result<PathBuf> {
         let path = self.dataset(dataset)?.join("scratch");
         match std::fs::remove_dir_all(&path) {
@@ -101,7 +101,7 @@ impl StateDirectory {
         Ok(path)
     }
 
-    /// The directory of one dataset.
+    /// The directory of one dataset, which is created if necessary.
     pub(crate) fn dataset(&self, dataset: &Name) -> Result<PathBuf> {
         let path = self.root.join("datasets").join(dataset.as_str());
         create_private(&path)?;
@@ -113,7 +113,7 @@ fn create_private(path: &Path) -> Result<()> {
     DirBuilder::new().recursive(true).mode(0o700).create(path).map_err(|error| {
         Error::storage(format!("cannot create {}", path.display()))
             .because(error)
-            .hint("check that the directory above it exists, belongs to the user Lifeboat runs as, and has free space")
+            .hint("check that its parent directory exists, belongs to the user of Lifeboat, and has free space")
     })
 }
 
@@ -134,11 +134,12 @@ fn lock(path: &Path, holder: &str) -> Result<Lock> {
     }
 }
 
-/// Replaces `path` with `content`, atomically and durably: readers see the old or the new file,
-/// whole.
+/// Replaces `path` with `content`, atomically and durably. A reader sees the whole old file or the
+/// whole new one.
 ///
 /// # Errors
-/// [`Class::Storage`]: the old file is untouched.
+/// [`Class::Storage`] if the disk fails or is full. The old file is still in place, unless only the
+/// last sync failed.
 pub fn replace_file(path: &Path, content: &[u8]) -> Result<()> {
     let write = || -> std::io::Result<()> {
         let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));

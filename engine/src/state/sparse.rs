@@ -1,8 +1,8 @@
-//! Packs of which snapshots need so little that the next ones are not to need them: prune decides,
-//! the next backup does not refer to them.
+//! The list of sparse packs: packs of which snapshots need so little that new snapshots must not
+//! refer to them. Prune writes the list, and the next backup obeys it.
 //!
-//! If this is lost, those that are not gone yet may be built upon again, until prune decides again:
-//! it costs room, and nothing else.
+//! If the list is lost, backups may refer to these packs again until the next prune. That costs
+//! storage and nothing else.
 
 use std::collections::BTreeSet;
 
@@ -11,13 +11,14 @@ use lifeboat_format::id::{Name, PackId};
 
 use super::{StateDirectory, replace_file};
 
-/// None if nothing is remembered.
+/// Reads the list. It is empty if the file is missing or damaged.
 pub(crate) fn read(state: &StateDirectory, dataset: &Name) -> BTreeSet<PackId> {
     let text = state.dataset(dataset).ok().and_then(|folder| std::fs::read(folder.join("sparse")).ok());
     text.and_then(|text| serde_json::from_slice(&text).ok()).unwrap_or_default()
 }
 
+/// Replaces the list.
 pub(crate) fn write(state: &StateDirectory, dataset: &Name, packs: &BTreeSet<PackId>) -> Result<()> {
-    let text = serde_json::to_vec(packs).context(Class::Failed, || "cannot write JSON")?;
+    let text = serde_json::to_vec(packs).context(Class::Failed, || "cannot write the list of sparse packs as JSON")?;
     replace_file(&state.dataset(dataset)?.join("sparse"), &text)
 }

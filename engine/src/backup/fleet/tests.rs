@@ -1,4 +1,4 @@
-//! A fleet of fakes behind the real gate and the real retries, on a clock that stands still.
+//! A fleet of fake replicas behind the real gate and the real retries, on a paused clock.
 
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
@@ -14,10 +14,10 @@ use tokio::time::{Instant, sleep};
 use super::*;
 
 const DEADLINE: Duration = Duration::from_secs(60);
-/// What the gate lets pass at first.
+/// How many puts the gate lets pass at first.
 const FIRST_PUTS_AT_ONCE: usize = 4;
 
-/// Takes a second for a put, or hangs until its deadline.
+/// A replica that takes a second for a put, or hangs until its deadline.
 #[derive(Debug)]
 struct Fake {
     name: Name,
@@ -26,7 +26,7 @@ struct Fake {
     under_way: AtomicUsize,
 }
 
-/// Counts itself out, also when it is dropped.
+/// Counts a put that is under way, until it ends or is dropped.
 struct UnderWay<'a>(&'a AtomicUsize);
 
 impl Drop for UnderWay<'_> {
@@ -138,7 +138,7 @@ async fn a_replica_that_hangs_delays_queued_packs_by_its_first_failure_only() {
     assert_eq!(near.begun.load(Ordering::Relaxed), 13);
     assert_eq!(far.begun.load(Ordering::Relaxed), FIRST_PUTS_AT_ONCE, "queued puts never begin");
     assert!(fleet.behind()[&far.name].contains("no answer within"), "{:?}", fleet.behind());
-    // Also what is named as a target gets nothing more.
+    // A replica that is behind gets nothing more, even if it is named as a target.
     let targets: Vec<SharedReplica> = fleet.members().iter().map(|member| member.replica.clone()).collect();
     let took = fleet.put_to(&targets, "datasets/data/snapshots/s", &body, "the manifest").await.unwrap();
     assert_eq!(took.iter().map(|replica| replica.name().as_str()).collect::<Vec<_>>(), ["near"]);

@@ -1,19 +1,22 @@
-//! The row index of a dataset: sketches of the chunks of its newest snapshot's streams, in the
-//! order of each stream.
+//! The row index of a dataset: a sketch of each chunk of its newest snapshot, in the order of each
+//! stream.
 //!
 //! ```text
-//! rows/<hash of the name>.stream   snapshot, generation, name; each chunk's id, length, fineness, smallest hash, and where its sketch lies
-//! rows/<hash of the name>.map      the stream's map, where the newest snapshot uses one: the packs are not for this host to open
-//! rows/<random>.sketches           a key of its own, sealed under the host key; sketches, each sealed under that key for its chunk's id
+//! rows/<hash of the name>.stream   snapshot, generation and name; for each chunk its id, length, fineness, smallest hash, and where its sketch lies
+//! rows/<hash of the name>.map      the stream's map, if the newest snapshot uses one: this host cannot open the packs that hold it
+//! rows/<random>.sketches           a key of its own, sealed under the host key; then sketches, each sealed under that key for its chunk's id
 //! ```
 //!
-//! All of it is sealed (AES-256-GCM), and holds keyed hashes and positions, never data. A chunk
-//! that stays keeps its sketch where it is; files that no stream needs any more go after each
-//! commit, and sketches are written anew once their files hold a tenth more than is needed. Where
-//! sketches would take more than a 25th of the stream so far, an empty one is kept: the chunk's
-//! rows are not found again. So sketches take at most 4 % of a stream, and a map 2 % (8192 parts a
-//! MiB); once for what is remembered and once for what is being written. Whatever cannot be read,
-//! or belongs to another snapshot than the newest, is as good as missing.
+//! All of it is sealed (AES-256-GCM). It holds keyed hashes and positions, never data.
+//!
+//! - **Changes**: an unchanged chunk keeps its sketch where it is. After each commit, files that no
+//!   stream needs any more are removed. Once the files hold a tenth more than is needed, the next
+//!   run writes all sketches anew.
+//! - **Size**: sketches take at most 4 % of a stream, and a map at most 2 % (8192 fragments a MiB).
+//!   During a run the new ones exist beside the old ones. If sketches would take more than a 25th
+//!   of the stream so far, an empty sketch is kept, and the chunk's rows are not found again.
+//! - **Damage**: an index that cannot be read, or that belongs to another snapshot than the newest,
+//!   counts as missing.
 
 use std::collections::{BTreeMap, HashSet};
 use std::fs::{self, File};
@@ -41,22 +44,22 @@ const ROWS_MAGIC: &[u8; 8] = b"LBROWS05";
 const STREAM_PURPOSE: &str = "lifeboat rows: stream";
 const MAP_PURPOSE: &str = "lifeboat rows: map";
 const KEY_PURPOSE: &str = "lifeboat rows: key of sketches";
-/// Of sketches that are being written.
+/// The extension of a file of sketches that is still being written.
 const UNFINISHED_NAME: &str = "new";
-/// A sealed block of a `.stream` or `.map` file holds so much.
+/// How many bytes one sealed block of a `.stream` or `.map` file holds.
 const SEALED_BLOCK_BYTES: usize = 1 << 20;
-/// So many bytes are left free where the state directory is: the journal matters more.
+/// The row index is not written while less than this is free: the journal needs the room more.
 const MIN_FREE_BYTES: u64 = 1 << 30;
-/// Bytes of sketches between two looks at what is free.
+/// After this many bytes of sketches, the free space is checked again.
 const BYTES_BETWEEN_LOOKS: u64 = 16 << 20;
-/// Sketches take at most this part of a stream, …
+/// Sketches take at most one 25th of a stream.
 const MIN_STREAM_PER_SKETCH: f64 = 25.0;
-/// … and where a stream begins to be remembered, of each line while they take no more than this
-/// part of it.
+/// Where no older chunk decides, chunks are cut at each line while sketches take at most a 27th of
+/// the stream. After that they are cut at some lines only.
 const ROOMY_STREAM_PER_SKETCH: f64 = 27.0;
-/// Once they take more: only some lines, until they take no more than this.
+/// Chunks that are cut at some lines are cut at each line again once sketches take at most a 30th.
 const ROOMY_AGAIN_STREAM_PER_SKETCH: f64 = 30.0;
-/// Bytes of a chunk's id that are kept.
+/// How many bytes of a chunk's id the index keeps.
 const KEPT_ID_BYTES: usize = 16;
 
 /// The row index of one dataset.
@@ -69,7 +72,7 @@ pub struct RowIndex {
 /// Where a sketch lies.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 struct SketchPlace {
-    /// In which of a stream's files.
+    /// The position of its file in the stream's list of files.
     file: u32,
     offset: u64,
     length: u32,
@@ -85,7 +88,7 @@ pub(crate) struct Chunk {
     sketch: SketchPlace,
 }
 
-/// A file of sketches.
+/// An open file of sketches, and the key that opens them.
 pub(crate) struct Sketches {
     name: String,
     file: File,
@@ -93,15 +96,15 @@ pub(crate) struct Sketches {
 }
 
 impl RowIndex {
-    /// Opens it.
+    /// Opens the row index of `dataset`, and creates it if necessary.
     ///
     /// # Errors
-    /// Its directory cannot be created.
+    /// [`Class::Storage`] if its directory cannot be created.
     pub fn open(state: &StateDirectory, dataset: &Name, host_key: &HostKey) -> Result<Self> {
         let folder = state.dataset(dataset)?.join("rows");
         create_private(&folder)?;
         let index = Self { folder, host_key: host_key.clone() };
-        // What a run that failed has left.
+        // A run that failed may have left unfinished files.
         index.remove(|path| path.extension().is_some_and(|extension| extension == UNFINISHED_NAME));
         Ok(index)
     }
@@ -115,13 +118,14 @@ impl RowIndex {
         self.folder.join(format!("{}.{extension}", &Digest::of(name.as_bytes()).to_string()[..32]))
     }
 
-    /// The map of a stream, if it is the one with this hash.
+    /// The map of a stream; `None` if it is not there, is damaged, or has another hash.
     #[must_use]
     pub fn map(&self, name: &str, blake3: &Digest) -> Option<Vec<u8>> {
         self.read_sealed(&self.path(name, "map"), MAP_PURPOSE).filter(|map| Digest::of(map) == *blake3)
     }
 
-    /// A stream as it was in `snapshot`, if that is what is remembered.
+    /// A stream as it was in `snapshot`; `None` if the index is missing, damaged, or of another
+    /// snapshot.
     #[must_use]
     pub fn stream(&self, snapshot: &SnapshotId, generation: u32, name: &str) -> Option<OlderStream> {
         let plain = self.read_sealed(&self.path(name, "stream"), STREAM_PURPOSE)?;
@@ -169,8 +173,8 @@ impl RowIndex {
     fn check_free(&self) -> Result<()> {
         let free = rustix::fs::statvfs(&self.folder).map(|found| found.f_bavail * found.f_frsize);
         if free.is_ok_and(|free| free < MIN_FREE_BYTES) {
-            return Err(Error::storage(format!("less than 1 GiB is free at {}", self.folder.display()))
-                .hint("the row index takes up to 6 % of the data's size: make room, or set dedup = \"chunks\""));
+            return Err(Error::storage(format!("less than 1 GiB is free in {}", self.folder.display()))
+                .hint("make room there, or set dedup = \"chunks\"; the row index takes up to 6 % of the data's size, and twice that during a run"));
         }
         Ok(())
     }
@@ -179,17 +183,18 @@ impl RowIndex {
         self.folder.join(format!("{name}.{UNFINISHED_NAME}"))
     }
 
-    /// Begins a stream of the next snapshot, as a successor of `older`.
+    /// Begins to write a stream of the next snapshot. `older` is the same stream of the newest one.
     #[must_use]
     pub fn write(&self, name: &str, older: Option<Arc<OlderStream>>) -> StreamWriter {
         StreamWriter::new(self.clone(), name.to_owned(), older)
     }
 
-    /// From now on these streams are what is remembered, as those of `snapshot`; and of the streams
-    /// in `maps` these maps, or those that are remembered already.
+    /// Replaces the index with these streams of `snapshot`, and removes what they do not need.
+    ///
+    /// `maps` names the streams that use a map. `None` keeps the map that the index already holds.
     ///
     /// # Errors
-    /// [`Class::Storage`], such as a full disk.
+    /// [`Class::Storage`] if the disk fails or is full.
     pub fn replace(
         &self,
         snapshot: &SnapshotId,
@@ -212,7 +217,9 @@ impl RowIndex {
                 plain.extend_from_slice(&u128::from_str_radix(name, 16).unwrap_or_default().to_le_bytes());
                 let (unfinished, finished) = (self.unfinished_path(name), self.sketches_path(name));
                 if unfinished.exists() {
-                    fs::rename(&unfinished, &finished).context(Class::Storage, || "cannot write the row index")?;
+                    fs::rename(&unfinished, &finished).context(Class::Storage, || {
+                        format!("cannot write the row index in {}", self.folder.display())
+                    })?;
                 }
                 keep.insert(finished);
             }
@@ -233,7 +240,7 @@ impl RowIndex {
         Ok(())
     }
 
-    /// Forgets everything.
+    /// Removes the index.
     pub fn clear(&self) {
         let _ = fs::remove_dir_all(&self.folder);
     }
@@ -281,14 +288,14 @@ fn purpose(id: &[u8; KEPT_ID_BYTES]) -> String {
     format!("lifeboat rows: sketch {}", data_encoding::HEXLOWER.encode(id))
 }
 
-/// What is kept of a chunk's id.
+/// The part of a chunk's id that the index keeps.
 fn short(id: &ChunkId) -> [u8; KEPT_ID_BYTES] {
     let mut short = [0; KEPT_ID_BYTES];
     short.copy_from_slice(&id.0[..KEPT_ID_BYTES]);
     short
 }
 
-/// A stream that is remembered from the next commit on.
+/// A finished stream for [`RowIndex::replace`].
 pub struct NewStream {
     name: String,
     files: Vec<String>,

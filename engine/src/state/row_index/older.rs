@@ -1,4 +1,4 @@
-//! A stream as the newest snapshot has it: its chunks in memory, their sketches on disk.
+//! A stream of the newest snapshot: its list of chunks in memory, and their sketches on disk.
 
 use std::io;
 use std::os::unix::fs::FileExt;
@@ -15,15 +15,15 @@ use crate::rows::units::Fineness;
 use crate::state::chunk_table;
 use crate::state::chunk_table::ChunkTable;
 
-/// A stream of the newest snapshot.
+/// A stream as the newest snapshot has it.
 pub struct OlderStream {
     pub(crate) chunks: Vec<Chunk>,
-    /// Where each begins in the stream.
+    /// Where each chunk begins in the stream.
     begins: Vec<u64>,
     pub(crate) files: Vec<Sketches>,
     ids: ChunkTable,
     resembling: ChunkTable,
-    /// Its files hold much that is not needed.
+    /// Its files hold over a tenth more than is needed, so its sketches are to be written anew.
     pub(crate) wasteful: bool,
     unreadable: AtomicUsize,
 }
@@ -53,20 +53,20 @@ impl OlderStream {
         }
     }
 
-    /// The chunk with this id.
+    /// The number of the chunk with this id.
     #[must_use]
     pub fn find(&self, id: &ChunkId) -> Option<u32> {
         let short = short(id);
         self.ids.find(&padded(&short)).filter(|number| self.chunks[*number as usize].id == short)
     }
 
-    /// Where a chunk begins in the stream, and its length.
+    /// Where a chunk begins in the stream, and its length, in bytes.
     #[must_use]
     pub fn range(&self, chunk: u32) -> (u64, u32) {
         (self.begins[chunk as usize], self.chunks[chunk as usize].length)
     }
 
-    /// How a chunk was cut; `None` if there is no such chunk.
+    /// How finely a chunk was cut into units; `None` if there is no such chunk.
     #[must_use]
     pub fn fineness(&self, chunk: u32) -> Option<Fineness> {
         self.chunks.get(chunk as usize).map(|chunk| chunk.fineness)
@@ -78,7 +78,7 @@ impl OlderStream {
         Ok(sealed)
     }
 
-    /// A chunk's sketch as it was written.
+    /// A chunk's sketch as it was written; `None`, and counted, if it cannot be read.
     pub(crate) fn bytes(&self, chunk: &Chunk) -> Option<Vec<u8>> {
         let key = &self.files[chunk.sketch.file as usize].key;
         let bytes = self.sealed(chunk).ok().and_then(|sealed| key.open(&purpose(&chunk.id), &sealed).ok());
@@ -88,7 +88,7 @@ impl OlderStream {
         Some(bytes?.to_vec())
     }
 
-    /// How many sketches could not be read so far.
+    /// How many reads of sketches have failed so far.
     #[must_use]
     pub fn unreadable(&self) -> usize {
         self.unreadable.load(Ordering::Relaxed)
@@ -106,14 +106,14 @@ impl OlderUnits for Arc<OlderStream> {
     }
 }
 
-/// The table wants bits that are as good as random; an id's are.
+/// A key for [`ChunkTable`], which needs random bits. The bits of an id are as good as random.
 fn padded(id: &[u8; KEPT_ID_BYTES]) -> ChunkId {
     let mut bytes = [0; 32];
     bytes[..KEPT_ID_BYTES].copy_from_slice(id);
     Digest(bytes)
 }
 
-/// Those of a smallest hash are not.
+/// A key for [`ChunkTable`]. A smallest hash is not random, so it is hashed again.
 fn spread(smallest: Element) -> ChunkId {
     Digest::of(&smallest.get().to_le_bytes())
 }

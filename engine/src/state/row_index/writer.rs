@@ -16,17 +16,18 @@ use crate::keys::seal::HostKey;
 use crate::rows::parity::Element;
 use crate::rows::units::Fineness;
 
-/// Remembers a stream while it is captured. Its files are of no use before [`RowIndex::replace`].
+/// Writes the sketches of one stream. Nobody can read them before [`RowIndex::replace`].
 pub struct StreamWriter {
     index: RowIndex,
     name: String,
     older: Option<Arc<OlderStream>>,
     files: Vec<String>,
     pub(crate) chunks: Vec<Chunk>,
-    /// Of the stream so far, and of its sketches.
+    /// Bytes of the stream so far.
     bytes: u64,
+    /// Bytes of its sketches so far.
     sketches: u64,
-    /// The file that is being written: its number, and how long it is.
+    /// The file that is being written: its number, itself, its key, and its length in bytes.
     own: Option<(u32, BufWriter<File>, HostKey, u64)>,
 }
 
@@ -35,10 +36,10 @@ impl StreamWriter {
         Self { index, name, older, files: Vec::new(), chunks: Vec::new(), bytes: 0, sketches: 0, own: None }
     }
 
-    /// The next chunk is one of the older stream.
+    /// Adds the next chunk, which is the older stream's chunk of this number.
     ///
     /// # Errors
-    /// [`Class::Storage`].
+    /// [`Class::Storage`] if the disk fails or has less than 1 GiB free.
     pub fn keep(&mut self, number: u32) -> Result<()> {
         let Some(older) = self.older.clone() else { return Ok(()) };
         let chunk = older.chunks[number as usize];
@@ -67,25 +68,25 @@ impl StreamWriter {
         self.chunks.push(chunk);
     }
 
-    /// Whether there is room for a sketch of each line, if the next chunk has this length and its
-    /// sketch so many bytes.
+    /// Whether the next chunk may be cut at each line. `length` is its length and `sketch` that of
+    /// its sketch, in bytes.
     #[must_use]
     pub fn has_room(&self, length: usize, sketch: usize) -> bool {
-        // Not one like this and one like that in turn: the next run must guess which is which.
+        // Two bounds, so that the fineness seldom changes: the next run has to guess it.
         let before = self.chunks.last().is_none_or(|chunk| chunk.fineness == Fineness::EachLine);
         self.part(length, sketch)
             <= if before { 1.0 / ROOMY_STREAM_PER_SKETCH } else { 1.0 / ROOMY_AGAIN_STREAM_PER_SKETCH }
     }
 
-    /// Which part of the stream so far sketches take, with those of a next chunk.
+    /// The share of the stream that sketches take, if the next chunk has these lengths.
     fn part(&self, length: usize, sketch: usize) -> f64 {
         (self.sketches + sketch as u64) as f64 / (self.bytes + length as u64) as f64
     }
 
-    /// The next chunk is a new one, with this sketch.
+    /// Adds the next chunk, which is new, with its `length` in bytes and its sketch.
     ///
     /// # Errors
-    /// [`Class::Storage`].
+    /// [`Class::Storage`] if the disk fails or has less than 1 GiB free.
     pub fn add(
         &mut self,
         id: &ChunkId,
@@ -103,22 +104,26 @@ impl StreamWriter {
         self.part(length as usize, sketch) <= 1.0 / MIN_STREAM_PER_SKETCH
     }
 
-    /// A chunk of which nothing is kept: the next run begins with it anew, and with less.
+    /// Adds a chunk with an empty sketch. The next run cuts it at some lines only, so that its
+    /// sketch may fit then.
     fn forget(&mut self, chunk: Chunk) -> Result<()> {
         self.push(Chunk { fineness: Fineness::SomeLines, ..chunk }, &[])
     }
 
-    /// A chunk with this sketch, wherever it lay.
+    /// Adds a chunk and writes its sketch into this run's own file.
     fn push(&mut self, chunk: Chunk, sketch: &[u8]) -> Result<()> {
         if self.own.is_none() {
             self.index.check_free()?;
             let name = format!("{:032x}", rand::random::<u128>());
-            self.own = Some(self.begin(&name).context(Class::Storage, || "cannot write the row index")?);
+            self.own = Some(self.begin(&name).context(Class::Storage, || {
+                format!("cannot write the row index in {}", self.index.folder.display())
+            })?);
             self.files.push(name);
         }
         let Some((file, out, key, offset)) = &mut self.own else { return Ok(()) };
         let sealed = key.seal(&purpose(&chunk.id), sketch)?;
-        out.write_all(&sealed).context(Class::Storage, || "cannot write the row index")?;
+        out.write_all(&sealed)
+            .context(Class::Storage, || format!("cannot write the row index in {}", self.index.folder.display()))?;
         let sketch = SketchPlace { file: *file, offset: *offset, length: sealed.len() as u32 };
         let begin = *offset;
         *offset += sealed.len() as u64;
@@ -144,13 +149,14 @@ impl StreamWriter {
         Ok((self.files.len() as u32, out, key, 2 + sealed.len() as u64))
     }
 
-    /// After the last chunk.
+    /// Ends the stream after its last chunk.
     ///
     /// # Errors
-    /// [`Class::Storage`].
+    /// [`Class::Storage`] if the disk fails or is full.
     pub fn finish(mut self) -> Result<NewStream> {
         if let Some((_, out, ..)) = &mut self.own {
-            out.flush().context(Class::Storage, || "cannot write the row index")?;
+            out.flush()
+                .context(Class::Storage, || format!("cannot write the row index in {}", self.index.folder.display()))?;
         }
         self.own = None;
         let (name, files) = (std::mem::take(&mut self.name), std::mem::take(&mut self.files));
@@ -159,7 +165,7 @@ impl StreamWriter {
 }
 
 impl Drop for StreamWriter {
-    /// One that was not finished leaves nothing.
+    /// Removes the file of a stream that was not finished.
     fn drop(&mut self) {
         if let Some((file, ..)) = self.own.take() {
             let _ = fs::remove_file(self.index.unfinished_path(&self.files[file as usize]));
