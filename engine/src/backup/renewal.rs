@@ -15,7 +15,7 @@ use lifeboat_format::extents::Extent;
 /// half of what a chunk may have.
 const MAX_EXTENTS_PER_MIB: f64 = 3200.0;
 /// A stretch is too scattered if each of its MiB lies in more packs than this, on average.
-const MAX_PACKS_OF_STRETCH: f64 = 32.0;
+const MAX_PACKS_PER_MIB: f64 = 32.0;
 /// A stretch is one 32nd of its stream, or more if the stream is short.
 const STRETCHES_PER_STREAM: u64 = 32;
 /// A stretch has at least this many MiB.
@@ -34,7 +34,7 @@ struct Stretch {
 impl Stretch {
     /// How scattered it is. More than 1 is too much.
     fn scattered(&self) -> f64 {
-        f64::max(self.parts as f64 / MAX_EXTENTS_PER_MIB, self.packs as f64 / MAX_PACKS_OF_STRETCH)
+        f64::max(self.parts as f64 / MAX_EXTENTS_PER_MIB, self.packs as f64 / MAX_PACKS_PER_MIB)
             / self.mebibytes as f64
     }
 }
