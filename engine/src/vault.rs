@@ -1,4 +1,4 @@
-//! The front door for readers: list a vault, restore from it.
+//! The front door for readers: it lists a vault and restores from it.
 
 use std::path::Path;
 
@@ -13,10 +13,10 @@ use crate::config::Limits;
 use crate::keys::ReaderKeys;
 use crate::restore::{Listed, Selector, SnapshotStreams, VaultReader};
 
-/// A vault opened for reading, with the usual limits.
+/// A vault opened for reading, with [`Limits::default`].
 ///
-/// It needs one replica, an identity and the signers to trust. Whoever must set limits, cancel, or
-/// look at manifests uses a [`VaultReader`].
+/// It needs at least one replica, an identity, and the signers to trust. To set limits, to cancel,
+/// or to look at manifests, use a [`VaultReader`].
 pub struct Vault {
     reader: VaultReader,
     limits: Limits,
@@ -24,20 +24,20 @@ pub struct Vault {
 }
 
 impl Vault {
-    /// Opens the vault that `replicas` hold. Replicas that do not answer are left aside.
+    /// Opens the vault that `replicas` hold. Replicas that do not answer are skipped.
     ///
     /// # Errors
-    /// As [`VaultReader::open`].
+    /// The errors of [`VaultReader::open`].
     pub async fn open(replicas: &[SharedReplica], keys: ReaderKeys) -> Result<Self> {
         let (limits, cancel) = (Limits::default(), CancellationToken::new());
         let reader = VaultReader::open(replicas, keys, limits.clone(), cancel.clone()).await?;
         Ok(Self { reader, limits, cancel })
     }
 
-    /// The datasets that it holds.
+    /// The datasets that the vault holds.
     ///
     /// # Errors
-    /// No replica could be listed.
+    /// No replica can be listed.
     pub async fn datasets(&self) -> Result<Vec<Name>> {
         self.reader.datasets().await
     }
@@ -45,33 +45,34 @@ impl Vault {
     /// The snapshots of a dataset, oldest first.
     ///
     /// # Errors
-    /// No replica could be listed.
+    /// No replica can be listed.
     pub async fn snapshots(&self, dataset: &Name) -> Result<Vec<Listed>> {
         self.reader.snapshots(dataset).await
     }
 
-    /// The streams of one snapshot, to be read one by one.
+    /// The streams of one snapshot. Each can be opened by its name.
     ///
     /// # Errors
-    /// There is no such snapshot; it is missing, damaged or forged; or no identity opens it.
+    /// [`Class::Usage`](lifeboat_base::Class::Usage) if the replicas list no such snapshot. Other
+    /// classes if its manifest is missing, damaged or forged, or if no identity opens it.
     pub async fn streams(&self, dataset: &Name, selector: &Selector) -> Result<SnapshotStreams> {
         let snapshot = self.reader.select(dataset, selector).await?;
         self.reader.streams(dataset, &snapshot).await
     }
 
-    /// One stream of a snapshot. Its length and hash are checked at its end: before `None`, nothing
-    /// of it is proved.
+    /// One stream of a snapshot. Its length and BLAKE3 are checked at its end, so trust its bytes
+    /// only after it has returned `None`.
     ///
     /// # Errors
-    /// As [`Self::streams`]; or the snapshot has no such stream.
+    /// The errors of [`Self::streams`], or the snapshot has no such stream.
     pub async fn stream(&self, dataset: &Name, selector: &Selector, name: &str) -> Result<Box<dyn StreamReader>> {
         self.streams(dataset, selector).await?.open(name).await
     }
 
-    /// Restores a snapshot into `target`. Temporary files lie in `scratch`, a private directory.
+    /// Restores a snapshot into `target`. `scratch` is a private directory for temporary files.
     ///
     /// # Errors
-    /// As [`Self::streams`] and [`load`].
+    /// The errors of [`Self::streams`] and of [`load`].
     pub async fn restore(
         &self,
         dataset: &Name,
@@ -90,7 +91,7 @@ impl Vault {
         load(&streams, target, &cx).await
     }
 
-    /// The reader behind it.
+    /// The reader that this vault uses.
     #[must_use]
     pub fn reader(&self) -> &VaultReader {
         &self.reader

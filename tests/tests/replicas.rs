@@ -150,5 +150,5 @@ async fn nothing_is_deleted_while_a_manifest_cannot_be_read() {
     let manifest = vault.replica_path(1).join(format!("datasets/shop/snapshots/{first}.json.zst.age"));
     std::fs::write(manifest, b"damaged").unwrap();
     let error = vault.prune().await.expect_err("prune went on");
-    assert!(error.message().contains("nothing of dataset shop may be deleted"), "{error:?}");
+    assert!(error.message().contains("nothing in dataset shop is deleted"), "{error:?}");
 }

@@ -1,7 +1,7 @@
 //! Reads and writes the signed, encrypted documents of a dataset: manifests and index segments.
 //!
-//! What this module returns was signed by a trusted signer for exactly this vault and key,
-//! decrypted, and parsed.
+//! A trusted signer has signed each document that this module returns, for exactly this vault and
+//! object key.
 
 use age::{Identity, Recipient};
 use bytes::Bytes;
@@ -21,10 +21,10 @@ use crate::keys::sign::{Signer, SignerKey, verify};
 use crate::keys::{HostKeys, ReaderKeys};
 use crate::state::cache::ObjectCache;
 
-/// Larger than the manifest of any snapshot that fits a vault: some 10 million extents.
+/// Enough for a manifest of about 10 million extents. No snapshot that fits a vault has more.
 const MAX_DOCUMENT_BYTES: usize = 256 << 20;
 const DOCUMENT_LEVEL: i32 = 3;
-/// Manifests that are fetched and opened at once.
+/// How many manifests are fetched and opened at once.
 const MANIFESTS_AT_ONCE: usize = 16;
 
 /// Reads documents of one dataset.
@@ -32,18 +32,18 @@ pub(crate) struct Documents<'a> {
     pub vault: &'a str,
     pub dataset: &'a Name,
     pub keys: &'a ReaderKeys,
-    /// Documents enter it once their signature was checked.
+    /// Holds only documents whose signature was checked.
     pub cache: Option<&'a ObjectCache>,
 }
 
 impl Documents<'_> {
-    /// The manifest as this replica holds it.
+    /// The manifest that this replica holds.
     pub(crate) async fn manifest(&self, replica: &dyn Replica, snapshot: &SnapshotId) -> Result<Manifest> {
         let key = layout::manifest(self.dataset, snapshot);
         self.open_manifest(&key, self.fetch(replica, &key).await?, snapshot).await
     }
 
-    /// The manifest from the first replica that gives a good one.
+    /// The manifest from the cache, or else from the first replica that returns a valid one.
     pub(crate) async fn manifest_from_any(
         &self,
         replicas: &[SharedReplica],
@@ -62,11 +62,11 @@ impl Documents<'_> {
                 Err(error) => errors.push(error),
             }
         }
-        Err(combine(format!("no replica gives the manifest of {}/{snapshot}", self.dataset), &errors))
+        Err(combine(format!("no replica returns a valid manifest of {}/{snapshot}", self.dataset), &errors))
     }
 
-    /// Many manifests, some of them fetched and opened at once, in order. They come without their
-    /// extents, which may be long, and which nobody needs who looks through many.
+    /// Reads many manifests, several at once, and returns them in order. They come without their
+    /// extents: these may be long, and whoever looks through many manifests does not need them.
     pub(crate) fn manifests<'b>(
         &'b self,
         inventories: &'b [Inventory],
@@ -86,13 +86,13 @@ impl Documents<'_> {
         self.open(key, object, move |json| Manifest::parse(&json, &vault, &dataset, &snapshot)).await
     }
 
-    /// The index segment as this replica holds it.
+    /// The index segment that this replica holds.
     pub(crate) async fn index(&self, replica: &dyn Replica, snapshot: &SnapshotId) -> Result<IndexSegment> {
         let key = layout::index(self.dataset, snapshot);
         self.open(&key, self.fetch(replica, &key).await?, IndexSegment::open).await
     }
 
-    /// The index segment from the first replica that gives a good one.
+    /// The index segment from the cache, or else from the first replica that returns a valid one.
     pub(crate) async fn index_from_any(
         &self,
         replicas: &[SharedReplica],
@@ -111,14 +111,14 @@ impl Documents<'_> {
                 Err(error) => errors.push(error),
             }
         }
-        Err(combine(format!("no replica gives the index segment of {}/{snapshot}", self.dataset), &errors))
+        Err(combine(format!("no replica returns a valid index segment of {}/{snapshot}", self.dataset), &errors))
     }
 
     fn cached(&self, key: &str) -> Option<Bytes> {
         self.cache?.get(key).map(Bytes::from)
     }
 
-    /// The object, its signature checked.
+    /// Fetches an object, checks its signature, and adds it to the cache.
     async fn fetch(&self, replica: &dyn Replica, key: &str) -> Result<Bytes> {
         let object = fetch_signed(replica, key, self.vault, &self.keys.trusted_signers).await?;
         if let Some(cache) = self.cache {
@@ -127,7 +127,7 @@ impl Documents<'_> {
         Ok(object)
     }
 
-    /// Decrypts and parses an object, on a thread that may take its time.
+    /// Decrypts and parses an object on a thread for blocking work.
     async fn open<T: Send + 'static>(
         &self,
         key: &str,
@@ -141,12 +141,12 @@ impl Documents<'_> {
                 .and_then(|compressed| decompress_document(compressed, object.len(), MAX_DOCUMENT_BYTES as u64));
             plain.map(parse)
         });
-        let opened = opened.await.context(Class::Failed, || "a worker thread failed")?;
+        let opened = opened.await.context(Class::Failed, || "the thread that opens documents failed")?;
         opened.map_err(|error| error.within(format!("cannot open {key}")))?
     }
 }
 
-/// Fetches an object and its signature and checks that a trusted signer signed it for this key.
+/// Fetches an object and its signature. Checks that a trusted signer signed it for this key.
 pub(crate) async fn fetch_signed(
     replica: &dyn Replica,
     key: &str,
@@ -161,11 +161,12 @@ pub(crate) async fn fetch_signed(
         if missing { Error::integrity(error.message()) } else { error }
     })?;
     verify(trusted, &object, &signature, &layout::trusted_comment(vault, key))
-        .map_err(|error| error.within(format!("replica {}: {key} is refused", replica.name())))?;
+        .map_err(|error| error.within(format!("replica {}: {key} cannot be trusted", replica.name())))?;
     Ok(object)
 }
 
-/// One error out of those of several replicas; the gravest class decides.
+/// Combines the errors of several replicas. The result has the gravest class of these errors, and
+/// the hint of the first error of that class.
 pub(crate) fn combine(what: String, errors: &[Error]) -> Error {
     let gravity = |class: Class| match class {
         Class::Keys => 3,
@@ -185,7 +186,7 @@ pub(crate) fn combine(what: String, errors: &[Error]) -> Error {
     }
 }
 
-/// An object and its signature, ready to be put.
+/// An object and its signature, ready for upload.
 #[derive(Clone)]
 pub(crate) struct SignedObject {
     pub key: String,
@@ -193,23 +194,24 @@ pub(crate) struct SignedObject {
     pub signature: Bytes,
 }
 
-/// Signs a plain object.
+/// Signs an object as it is.
 pub(crate) fn sign_plain(key: String, object: Vec<u8>, vault: &str, signer: &Signer) -> Result<SignedObject> {
     let signature = signer.sign(&object, &layout::trusted_comment(vault, &key))?;
     Ok(SignedObject { key, object: object.into(), signature: signature.into() })
 }
 
-/// Compresses, encrypts to everybody who reads documents of `dataset`, and signs.
+/// Compresses a document, encrypts it to everybody who reads documents of `dataset`, and signs it.
 pub(crate) fn sign_encrypted(key: String, content: &[u8], dataset: &Dataset, keys: &HostKeys) -> Result<SignedObject> {
     if content.len() > MAX_DOCUMENT_BYTES {
-        return Err(Error::failed(format!("{key} would take {} MiB, more than is ever read", content.len() >> 20))
-            .hint("make `chunk_size` of the dataset larger, or set dedup = \"chunks\""));
+        let (length, limit) = (content.len() >> 20, MAX_DOCUMENT_BYTES >> 20);
+        return Err(Error::failed(format!("{key} would take {length} MiB, more than the limit of {limit} MiB"))
+            .hint("set a larger `chunk_size` for the dataset, or dedup = \"chunks\""));
     }
     let mut readers = vec![keys.operations.to_public(), keys.dataset(&dataset.name)?.recipient.clone()];
     for standby in &dataset.standby_recipients {
         let recipient = standby.parse().map_err(|why: &str| {
-            Error::configuration(format!("dataset {}: standby recipient {standby}: {why}", dataset.name))
-                .hint("use the operations_recipient from hosts/<host>.json of the standby host")
+            Error::configuration(format!("dataset {}: standby recipient {standby} is not usable: {why}", dataset.name))
+                .hint("use operations_recipient from hosts/<host>.json of the standby host")
         })?;
         readers.push(recipient);
     }

@@ -1,4 +1,4 @@
-//! What each replica holds of one dataset, by one listing a replica.
+//! What each replica holds of one dataset, as its listing shows.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 
@@ -13,38 +13,44 @@ use lifeboat_store::{ObjectMeta, SharedReplica};
 #[derive(Clone)]
 pub(crate) struct Inventory {
     pub replica: SharedReplica,
-    /// Packs and their sizes.
+    /// Packs, each with its size in bytes.
     pub packs: HashMap<PackId, u64>,
-    /// Manifests with a signature: committed snapshots.
+    /// Committed snapshots: they have a manifest and its signature.
     pub snapshots: BTreeSet<SnapshotId>,
-    /// Manifests without: an interrupted commit.
+    /// Manifests without a signature, from interrupted commits.
     pub unsigned: BTreeSet<SnapshotId>,
     /// Index segments with a signature.
     pub indexes: BTreeSet<SnapshotId>,
-    /// The length of them all.
+    /// Total size of these index segments, in bytes.
     pub index_bytes: u64,
     /// Drill reports with a signature.
     pub drills: BTreeSet<SnapshotId>,
     /// Prune records with a signature.
     pub prunes: BTreeSet<SnapshotId>,
-    /// Objects of no known kind.
+    /// Keys of objects that are of no known kind.
     pub strangers: Vec<String>,
-    /// Keyring objects.
+    /// Keys of the dataset's keyring objects.
     pub keyring: BTreeSet<String>,
 }
 
 impl Inventory {
-    /// Lists a replica. One that holds no vault, or another one, is refused.
+    /// Lists a replica. Fails if it holds no vault, or another one than `vault`.
     pub(crate) async fn take(replica: &SharedReplica, vault: &str, dataset: &Name) -> Result<Self> {
         let info = replica.get(layout::VAULT).await.map_err(|error| {
             let missing = error.is_not_found();
             let error = Error::from(error);
-            if missing { error.hint("this replica holds no vault: check it, or run `lifeboat init`") } else { error }
+            if missing {
+                error.hint(
+                    "if this replica is new, run `lifeboat init`; else check vault_prefix and where the replica points",
+                )
+            } else {
+                error
+            }
         })?;
         let found = VaultInfo::parse(&info, replica.name())?.vault;
         if found != vault {
-            return Err(Error::configuration(format!("replica {} holds another vault ({found})", replica.name()))
-                .hint("check vault_prefix and bucket"));
+            return Err(Error::configuration(format!("replica {} holds vault {found}, not {vault}", replica.name()))
+                .hint("correct vault_prefix, or the bucket or path of this replica"));
         }
         let (folder, keyring) = (layout::dataset(dataset), layout::keyring(dataset));
         let keyring = replica.list(&keyring).await?.into_iter().map(|object| object.key).collect();
@@ -60,8 +66,8 @@ impl Inventory {
             strangers: Vec::new(),
             keyring,
         };
-        // Packs are many and are noted page by page; of the rest, an object and its signature need
-        // not be on one page.
+        // Packs are many, so they are noted page by page. All other objects are collected first,
+        // because an object and its signature may be on different pages.
         let (mut others, mut next) = (Vec::new(), None);
         loop {
             let page = replica.list_page(&folder, next.as_deref()).await?;
@@ -80,7 +86,7 @@ impl Inventory {
         Ok(inventory)
     }
 
-    /// Sorts out all that are no packs.
+    /// Notes all objects that are not packs.
     fn note(&mut self, dataset: &Name, objects: &[ObjectMeta]) {
         let keys: BTreeSet<&str> = objects.iter().map(|object| object.key.as_str()).collect();
         for object in objects {
@@ -108,7 +114,7 @@ impl Inventory {
         self.strangers.sort_unstable();
     }
 
-    /// Lists every replica at once.
+    /// Lists all replicas at once. Returns the errors of those that failed, by name.
     pub(crate) async fn take_all(
         replicas: &[SharedReplica],
         vault: &str,
@@ -125,12 +131,12 @@ impl Inventory {
         (inventories, failed)
     }
 
-    /// Whether it holds this pack, by name and size.
+    /// Whether the replica lists this pack with the right size.
     pub(crate) fn has(&self, pack: &PackRef) -> bool {
         self.packs.get(&pack.0) == Some(&pack.1)
     }
 
-    /// Whether it can restore this snapshot alone, as far as a listing tells.
+    /// Whether this replica alone can restore the snapshot, as far as a listing tells.
     pub(crate) fn is_complete(&self, manifest: &Manifest) -> bool {
         self.snapshots.contains(&manifest.snapshot)
             && self.keyring.contains(&layout::keyring_generation(&manifest.dataset, manifest.generation))
@@ -138,7 +144,7 @@ impl Inventory {
     }
 }
 
-/// Every committed snapshot that any of them holds, oldest first.
+/// Every committed snapshot that at least one replica holds, oldest first.
 pub(crate) fn all_snapshots(inventories: &[Inventory]) -> BTreeSet<SnapshotId> {
     inventories.iter().flat_map(|inventory| inventory.snapshots.iter().cloned()).collect()
 }

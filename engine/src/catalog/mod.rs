@@ -1,6 +1,7 @@
-//! What a vault holds, as all verbs look at it: listings of replicas, signed documents, ciphertext.
+//! How all verbs look at a vault: listings of replicas, signed documents, ciphertext.
 //!
-//! Nothing in here is believed before its signature or its name (a hash) was checked.
+//! A document is trusted only after its signature was checked. A pack is trusted only after it was
+//! checked against the hash that names it.
 
 pub(crate) mod ciphertext;
 pub(crate) mod documents;

@@ -7,7 +7,7 @@ use super::defaults;
 use super::fields::time_zone;
 use super::raw::{RawBandwidthWindow, RawReplica};
 
-/// The defaults in the place of what cannot be used; what, is in the findings.
+/// Each value that cannot be used becomes a finding, and its default or nothing takes its place.
 pub(crate) fn validate(v: &mut SettingsReader<'_>, raw: &RawReplica) -> Bandwidth {
     let rate = v.unit(raw.bandwidth.as_ref(), parse_rate).unwrap_or(defaults::BANDWIDTH);
     let windows = raw.bandwidth_windows.iter().filter_map(|raw| window(v, raw)).collect();
@@ -20,8 +20,12 @@ fn window(v: &mut SettingsReader<'_>, raw: &RawBandwidthWindow) -> Option<Window
         Some(text) => {
             let days = Days::parse(text.get_ref());
             if days.is_none() {
-                let problem = format!("`{}` names no days", text.get_ref());
-                v.findings.add(text.span(), problem, "use mon, tue, wed, thu, fri, sat, sun, such as \"mon-fri\"");
+                let problem = format!("`{}` is not a list of days", text.get_ref());
+                v.findings.add(
+                    text.span(),
+                    problem,
+                    "use mon, tue, wed, thu, fri, sat, sun and ranges, such as \"mon-fri\"",
+                );
             }
             days
         }
@@ -30,11 +34,11 @@ fn window(v: &mut SettingsReader<'_>, raw: &RawBandwidthWindow) -> Option<Window
     let rate = v.unit(Some(&raw.rate), parse_rate);
     let window = Window { days: days?, from: from?, to: to?, rate: rate? };
     if raw.from.get_ref() == "24:00" {
-        v.findings.add(raw.from.span(), "no window begins at 24:00", "use \"00:00\" and name the next day");
+        v.findings.add(raw.from.span(), "a window cannot begin at 24:00", "use \"00:00\" and name the next day");
     }
     if window.from == window.to {
-        let remedy = "for a whole day use from = \"00:00\", to = \"24:00\"";
-        v.findings.add(raw.to.span(), "this window ends where it begins", remedy);
+        let remedy = "use from = \"00:00\", to = \"24:00\" for a whole day";
+        v.findings.add(raw.to.span(), "this window ends when it begins", remedy);
     }
     Some(window)
 }

@@ -16,7 +16,7 @@ use crate::schedule::Schedule;
 
 const LEVELS: &str = "use \"auto\", or 1 (fast) to 19 (small)";
 
-/// `None` where something of it cannot be used; what, is in the findings.
+/// Returns `None` if a value without a default cannot be used. The findings say what is wrong.
 pub(crate) fn validate(
     v: &mut SettingsReader<'_>,
     raw: Spanned<RawDataset>,
@@ -29,7 +29,7 @@ pub(crate) fn validate(
         v.findings.add(
             raw.home_region.span(),
             format!("every replica is in {home_region}, where the database lives"),
-            "add a replica in another region: that is what survives the loss of this one",
+            "add a replica in another region, so that a copy survives the loss of this one",
         );
     }
     for standby in &raw.standby_recipients {
@@ -82,8 +82,12 @@ fn compression(v: &mut SettingsReader<'_>, raw: Option<&Spanned<RawCompression>>
     match wanted.get_ref() {
         RawCompression::Level(level @ 1..=19) => return Compression::Level(*level),
         RawCompression::Word(word) if word == "auto" => return Compression::Auto,
-        RawCompression::Level(level) => v.findings.add(wanted.span(), format!("compression = {level}"), LEVELS),
-        RawCompression::Word(word) => v.findings.add(wanted.span(), format!("compression = \"{word}\""), LEVELS),
+        RawCompression::Level(level) => {
+            v.findings.add(wanted.span(), format!("compression = {level} is not a level"), LEVELS)
+        }
+        RawCompression::Word(word) => {
+            v.findings.add(wanted.span(), format!("compression = \"{word}\" is unknown"), LEVELS)
+        }
     }
     defaults::COMPRESSION
 }
@@ -122,13 +126,13 @@ fn drill(v: &mut SettingsReader<'_>, raw: RawDrill, source: &dyn Source) -> Dril
             let level = levels.into_iter().find(|level| level.as_str() == text.get_ref());
             if level.is_none_or(|level| level > highest) {
                 let problem = format!(
-                    "level = \"{}\" cannot be for a source of kind {}",
+                    "level = \"{}\" is not possible for a source of kind {}",
                     text.get_ref(),
                     source.database().kind()
                 );
                 let possible: Vec<_> =
                     levels.iter().filter(|level| **level <= highest).map(|level| level.as_str()).collect();
-                v.findings.add(text.span(), problem, format!("use {}", possible.join(", ")));
+                v.findings.add(text.span(), problem, format!("use one of: {}", possible.join(", ")));
             }
             level.unwrap_or(highest)
         }

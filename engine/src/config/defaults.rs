@@ -1,5 +1,4 @@
-//! Every default, in one place. The annotated example names the same values, and a test compares
-//! them.
+//! All defaults are here. The annotated example names the same values, and a test compares them.
 
 use std::time::Duration;
 
@@ -29,7 +28,7 @@ pub(crate) const DEDUP: Dedup = Dedup::Rows;
 pub(crate) const COMPRESSION: Compression = Compression::Auto;
 pub(crate) const GRACE: Duration = Duration::from_secs(24 * 3600);
 
-/// With two or more replicas a snapshot must reach two.
+/// A snapshot must reach two replicas, if there are two.
 pub(crate) fn min_replicas(replicas: usize) -> usize {
     replicas.clamp(1, 2)
 }

@@ -1,11 +1,11 @@
-//! Values that several sections of the configuration have.
+//! Kinds of values that occur in several sections of the configuration.
 
 use lifeboat_base::settings::{SettingsReader, Text};
 use lifeboat_format::id::Name;
 
 use super::defaults;
 
-/// A name; what is wrong with it becomes a finding.
+/// Parses a name. If it is wrong, there is a finding.
 pub(super) fn name(v: &mut SettingsReader<'_>, text: &Text) -> Option<Name> {
     let name = text.get_ref().parse::<Name>();
     if let Err(error) = &name {
@@ -14,7 +14,7 @@ pub(super) fn name(v: &mut SettingsReader<'_>, text: &Text) -> Option<Name> {
     name.ok()
 }
 
-/// A time zone, or UTC.
+/// Parses a time zone. If it is wrong, there is a finding, and UTC takes its place.
 pub(super) fn time_zone(v: &mut SettingsReader<'_>, name: Option<&Text>) -> chrono_tz::Tz {
     let Some(name) = name else { return defaults::TIME_ZONE };
     name.get_ref().parse().unwrap_or_else(|_| {

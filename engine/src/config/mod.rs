@@ -1,10 +1,10 @@
-//! The configuration: one TOML file, raw text in, validated types out.
+//! The configuration is one TOML file. It is read in two stages.
 //!
-//! Two stages. `raw` mirrors the file and denies unknown keys; validation turns it into [`Config`],
-//! whose every value is usable as it stands. Each refusal names file, line and remedy. Defaults
-//! stand in one place (`defaults.rs`) and in the annotated example that operators install.
+//! `raw` mirrors the file and denies unknown keys. Validation turns that into [`Config`], whose
+//! values can all be used as they are. Each refusal names file, line and remedy. Defaults are in
+//! `defaults.rs` and in the annotated example that operators install.
 //!
-//! A [`Config`] holds names of secrets ([`SecretRef`]), never secrets.
+//! A [`Config`] holds the places of secrets ([`SecretRef`]), never secrets.
 
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
@@ -34,28 +34,30 @@ mod raw;
 mod replica;
 mod validate;
 
-/// One installation, as validated.
+/// The validated configuration of one installation.
 #[derive(Debug, Clone)]
 pub struct Config {
-    /// Names this backup host in the vault.
+    /// The name of this host in the vault.
     pub host: Name,
-    /// Where the vault begins in every replica: "" or `a/b`, no slash at either end.
+    /// The prefix of all object names in every replica: `""`, or names separated by `/`, such as
+    /// `a/b`. It has no slash at either end.
     pub vault_prefix: String,
-    /// Journals, caches, metrics; everything in it can be lost.
+    /// The directory for journals, caches and metrics. Everything in it can be lost.
     pub state_directory: PathBuf,
-    /// A snapshot is committed only if at least this many replicas hold it whole.
+    /// A snapshot is committed only if at least this many replicas hold it whole. From 1 to the
+    /// number of replicas.
     pub min_replicas: usize,
-    /// Where `/metrics`, `/healthz` and `/readyz` are served.
+    /// The address and port that serve `/metrics`, `/healthz` and `/readyz`.
     pub listen: SocketAddr,
-    /// The daemon's control socket.
+    /// The path of the daemon's control socket.
     pub control_socket: PathBuf,
     /// Who may do what, and where the secrets are.
     pub keys: KeysConfig,
-    /// What a run may use.
+    /// The resources that a run or a restore may use.
     pub limits: Limits,
-    /// At least one.
+    /// The replicas, at least one.
     pub replicas: Vec<ReplicaConfig>,
-    /// What is backed up. Empty on a host that only restores or drills.
+    /// The datasets that this host backs up. Empty on a host that only restores or drills.
     pub datasets: Vec<Dataset>,
 }
 
@@ -63,7 +65,7 @@ impl Config {
     /// Opens every replica.
     ///
     /// # Errors
-    /// As [`lifeboat_store::open`], for the first that cannot be opened.
+    /// The error of [`lifeboat_store::open`] for the first replica that cannot be opened.
     pub async fn open_replicas(&self, clock: &SharedClock) -> Result<Vec<SharedReplica>> {
         lifeboat_store::open_all(&self.replicas, &self.vault_prefix, clock).await
     }
@@ -78,43 +80,44 @@ impl Config {
 /// `[keys]`.
 #[derive(Debug, Clone)]
 pub struct KeysConfig {
-    /// Where `credential:NAME` is looked for when systemd hands over no credentials.
+    /// The directory of `credential:NAME`, if systemd hands over no credentials.
     pub directory: PathBuf,
-    /// Who can open everything: `age1…`, `ssh-ed25519 …`, `age1PLUGIN1…`. At least one for `init`.
+    /// Who can open the whole keyring: `age1…`, `ssh-ed25519 …`, `age1PLUGIN1…`. `init` needs at
+    /// least one.
     pub master_recipients: Vec<String>,
-    /// Who can open the datasets they were granted.
+    /// Who can open the keyring objects of datasets, once `init` has encrypted these to them.
     pub drill_recipients: Vec<String>,
     /// Minisign public keys (base64) whose snapshots readers accept.
     pub trusted_signers: Vec<String>,
     /// Minisign public keys (base64) whose drill reports readers accept.
     pub trusted_drill_signers: Vec<String>,
-    /// Opens the sealed host bundle: `host.key`.
+    /// The host key (`host.key`), which opens the host bundle.
     pub host_key: SecretRef,
-    /// The sealed bundle of this host's secrets: `host-keys`.
+    /// The host bundle (`host-keys`): this host's secrets, sealed.
     pub host_bundle: SecretRef,
-    /// The drill host's age identity: `drill-identity`.
+    /// The drill host's age identity (`drill-identity`).
     pub drill_identity: SecretRef,
-    /// The drill host's report signing key: `drill-signer`.
+    /// The key (`drill-signer`) with which the drill host signs its reports.
     pub drill_signer: SecretRef,
 }
 
 /// `[limits]`.
 #[derive(Debug, Clone)]
 pub struct Limits {
-    /// Threads that compress and encrypt.
+    /// Threads that compress in a backup, and that decrypt and decompress in a restore. At least 1.
     pub cpu: usize,
-    /// Bytes that one run may hold in queues and packs in flight.
+    /// Bytes of memory that one run or restore may hold. A configuration gives at least 128 MiB.
     pub memory: u64,
-    /// A source that delivers nothing for this long is stopped and fails the snapshot.
+    /// A source that delivers nothing for this long is stopped, and the run fails.
     pub stall: Duration,
     /// A run that takes longer is stopped and fails.
     pub run: Duration,
-    /// SIGTERM: how long a run may still take to finish before it is aborted.
+    /// How long a run may go on after SIGTERM before it is cancelled.
     pub shutdown: Duration,
 }
 
 impl Default for Limits {
-    /// What a run may use where no configuration says so.
+    /// The limits of a configuration that sets none.
     fn default() -> Self {
         Self {
             cpu: std::thread::available_parallelism().map_or(1, usize::from),
@@ -126,66 +129,66 @@ impl Default for Limits {
     }
 }
 
-/// How finely repeats are found.
+/// What deduplication looks for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Dedup {
-    /// Rows of the snapshot before, and whole chunks.
+    /// Whole chunks, and rows of the previous snapshot.
     Rows,
-    /// Whole chunks alone.
+    /// Whole chunks only.
     Chunks,
 }
 
 /// One `[[dataset]]`.
 #[derive(Debug, Clone)]
 pub struct Dataset {
-    /// Names it everywhere.
+    /// The name of the dataset in the vault.
     pub name: Name,
-    /// Where the database lives; at least one replica is elsewhere.
+    /// The region of the database. At least one replica is in another region.
     pub home_region: String,
-    /// What is captured.
+    /// The database to capture.
     pub source: Arc<dyn Source>,
-    /// When. None: only by `--once` and `trigger`.
+    /// When backups run. `None`: only with `lifeboatd --once` or `lifeboat trigger`.
     pub schedule: Option<Schedule>,
-    /// What is kept.
+    /// Which snapshots are kept.
     pub retention: Retention,
-    /// What was promised.
+    /// The objectives for the age of restored data and the time of a restore.
     pub objectives: Objectives,
     /// Average chunk size in bytes, a power of two, 64 KiB to 4 MiB.
     pub chunk_size: u32,
-    /// How finely repeats are found.
+    /// What deduplication looks for.
     pub dedup: Dedup,
-    /// zstd level, 1 to 19.
+    /// The zstd level, 1 to 19, or automatic.
     pub compression: Compression,
     /// Operations recipients (`age1…`) of other hosts that may take over this dataset.
     pub standby_recipients: Vec<String>,
-    /// How it is drilled.
+    /// What a drill must reach, and how.
     pub drill: DrillConfig,
 }
 
-/// What is kept. A snapshot stays if any rule keeps it.
+/// Which snapshots are kept. A snapshot stays if any rule keeps it. Without rules, all stay.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Retention {
-    /// The newest n.
+    /// Keeps the newest n snapshots.
     pub keep_last: u32,
-    /// The newest of each of the last n hours that have one.
+    /// Keeps the newest snapshot of each of the last n hours that have one.
     pub hourly: u32,
-    /// … days.
+    /// As `hourly`, for days in UTC.
     pub daily: u32,
-    /// … ISO weeks.
+    /// As `hourly`, for ISO weeks in UTC.
     pub weekly: u32,
-    /// … months.
+    /// As `hourly`, for months in UTC.
     pub monthly: u32,
-    /// … years.
+    /// As `hourly`, for years in UTC.
     pub yearly: u32,
-    /// All younger than this.
+    /// Keeps all snapshots that are not older than this.
     pub within: Option<Duration>,
-    /// How long a pack stays after no snapshot refers to it.
+    /// How long a pack stays in a replica after prune first found that no snapshot refers to it.
     pub grace: Duration,
 }
 
 impl Retention {
-    /// Without any rule nothing is ever removed.
+    /// Whether there is no rule. Then prune removes no snapshot.
     #[must_use]
     pub fn keeps_everything(&self) -> bool {
         self.within.is_none()
@@ -193,12 +196,12 @@ impl Retention {
     }
 }
 
-/// What was promised. Seconds matter, so durations.
+/// The objectives of a dataset. A drill that misses one says so.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Objectives {
-    /// Age of the data a restore gives.
+    /// How old restored data may be.
     pub rpo: Option<Duration>,
-    /// Time a restore takes.
+    /// How long a restore may take.
     pub rto: Option<Duration>,
 }
 
@@ -207,9 +210,9 @@ pub struct Objectives {
 pub struct DrillConfig {
     /// The level a drill must reach to succeed.
     pub level: ProofLevel,
-    /// Queries that must return what is expected.
+    /// Queries, each with the result that it must return.
     pub queries: Vec<DrillQuery>,
-    /// Where server binaries of throw-away servers are looked for before the system's.
+    /// Directories in which server binaries are looked for before those of the system.
     pub server_directories: Vec<PathBuf>,
 }
 
@@ -217,21 +220,21 @@ impl Config {
     /// Reads and validates the file at `path`.
     ///
     /// # Errors
-    /// [`Class::Configuration`](lifeboat_base::Class::Configuration), with every finding (file,
-    /// line, remedy), not only the first.
+    /// [`Class::Configuration`](lifeboat_base::Class::Configuration). The message lists every
+    /// finding, each with file, line and remedy.
     pub fn load(path: &Path, surroundings: &Surroundings) -> Result<Self> {
         let text = std::fs::read_to_string(path).map_err(|error| {
             Error::configuration(format!("cannot read the configuration {}", path.display()))
                 .because(error)
-                .hint("name it with --config, or copy lifeboat.toml from the examples and fill it in")
+                .hint("pass its path with --config, or copy the example lifeboat.toml and fill it in")
         })?;
         Self::parse(&text, path, surroundings)
     }
 
-    /// Validates the text of a file; `path` names it in findings.
+    /// Validates the text of a file. `path` names the file in findings.
     ///
     /// # Errors
-    /// As [`Self::load`].
+    /// The errors of [`Self::load`], except that no file is read.
     pub fn parse(text: &str, path: &Path, surroundings: &Surroundings) -> Result<Self> {
         let mut reader = SettingsReader::new(path, text, surroundings, PathBuf::from(defaults::KEY_DIRECTORY));
         let config =
@@ -239,7 +242,7 @@ impl Config {
         match (reader.findings.into_error(), config) {
             (None, Some(config)) => Ok(config),
             (Some(error), _) => Err(error),
-            (None, None) => Err(Error::configuration(format!("{} cannot be used", path.display()))),
+            (None, None) => Err(Error::configuration(format!("the configuration {} cannot be used", path.display()))),
         }
     }
 }

@@ -1,6 +1,6 @@
-//! The file as it is written: names and shapes, nothing checked but types and unknown keys.
+//! The configuration file as it is written. Only types and unknown keys are checked here.
 //!
-//! Values that validation may refuse carry their place in the file ([`Spanned`]).
+//! Values that validation may refuse carry their position in the file ([`Spanned`]).
 
 use lifeboat_base::settings::{Section, SettingsReader, Text, explain};
 use serde::Deserialize;
@@ -57,7 +57,7 @@ pub(crate) struct RawLimits {
     pub shutdown: Option<Text>,
 }
 
-/// The keys of every kind; which belong to which is validated.
+/// The keys of replicas of every kind. Validation refuses those of another kind.
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(crate) struct RawReplica {
@@ -112,7 +112,7 @@ pub(crate) struct RawDataset {
     pub drill: RawDrill,
 }
 
-/// `"auto"` or a level.
+/// `"auto"`, or a zstd level.
 #[derive(Deserialize)]
 #[serde(untagged, expecting = "expected \"auto\" or a level, 1 to 19")]
 pub(crate) enum RawCompression {
@@ -164,9 +164,11 @@ pub(crate) struct RawQuery {
     pub expect: Option<String>,
 }
 
-/// Parses the text. Source tables are taken out first, one for each `[[dataset]]` in order: only
-/// their engines know their keys. `None` where it is not TOML or has unknown keys: what is wrong,
-/// is in the findings.
+/// Parses the text. The source table of each `[[dataset]]` is taken out first, in order, because
+/// only its engine knows its keys.
+///
+/// Returns `None` if the text is not TOML or does not have the shape of a configuration. The
+/// findings say what is wrong.
 pub(super) fn parse<'t>(
     text: &'t str,
     reader: &mut SettingsReader<'_>,

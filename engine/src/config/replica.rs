@@ -11,7 +11,7 @@ use super::fields::name;
 use super::raw::RawReplica;
 use super::{bandwidth, defaults};
 
-/// `None` where something of it cannot be used; what, is in the findings.
+/// Returns `None` if a value without a default cannot be used. The findings say what is wrong.
 pub(super) fn validate(v: &mut SettingsReader<'_>, raw: Spanned<RawReplica>) -> Option<ReplicaConfig> {
     let whole = raw.span();
     let raw = raw.into_inner();
@@ -36,7 +36,7 @@ pub(super) fn validate(v: &mut SettingsReader<'_>, raw: Spanned<RawReplica>) -> 
             ReplicaKind::S3(s3(v, &raw, &whole)?)
         }
         other => {
-            v.findings.add(raw.kind.span(), format!("there are no replicas of kind `{other}`"), "use s3 or directory");
+            v.findings.add(raw.kind.span(), format!("a replica cannot be of kind `{other}`"), "use s3 or directory");
             return None;
         }
     };
@@ -52,7 +52,7 @@ pub(super) fn validate(v: &mut SettingsReader<'_>, raw: Spanned<RawReplica>) -> 
 fn s3(v: &mut SettingsReader<'_>, raw: &RawReplica, whole: &Range<usize>) -> Option<S3Config> {
     let credentials = match (&raw.profile, &raw.credentials) {
         (Some(profile), Some(_)) => {
-            v.findings.add(profile.span(), "both profile and credentials", "keep one of them");
+            v.findings.add(profile.span(), "profile and credentials are both set", "remove one of them");
             S3Credentials::Default
         }
         (Some(profile), None) => S3Credentials::Profile(profile.get_ref().clone()),
@@ -75,7 +75,7 @@ fn endpoint(v: &mut SettingsReader<'_>, text: &Text, allow_http: bool) -> Option
     let url = match url::Url::parse(text.get_ref()) {
         Ok(url) if matches!(url.scheme(), "http" | "https") && url.has_host() => url,
         _ => {
-            let problem = "this is not an endpoint";
+            let problem = "this is not the URL of an endpoint";
             v.findings.add(text.span(), problem, "use a URL such as https://s3.example.com");
             return None;
         }
@@ -93,14 +93,14 @@ fn endpoint(v: &mut SettingsReader<'_>, text: &Text, allow_http: bool) -> Option
     if url.scheme() == "http" && !loopback && !allow_http {
         v.findings.add(
             text.span(),
-            "plain http would show object names and credentials' use to the network",
-            "use https, or allow_http = true in a lab",
+            "plain HTTP would show object names and requests to everybody on the network",
+            "use https, or set allow_http = true in a lab",
         );
     }
     Some(url)
 }
 
-/// Two replicas in one place are one copy.
+/// Refuses two replicas in one place, because they are only one copy.
 pub(super) fn apart(v: &mut SettingsReader<'_>, replicas: &[ReplicaConfig]) {
     let place = |replica: &ReplicaConfig| match &replica.kind {
         ReplicaKind::Directory { path } => path.display().to_string(),
@@ -112,7 +112,7 @@ pub(super) fn apart(v: &mut SettingsReader<'_>, replicas: &[ReplicaConfig]) {
     for replica in replicas {
         if !seen.insert(place(replica)) {
             let problem = format!("replica {} is in the same place as another one", replica.name);
-            v.findings.add(0..0, problem, "one place holds one copy: give it a bucket or directory of its own");
+            v.findings.add(0..0, problem, "give each replica a bucket or directory of its own");
         }
     }
 }

@@ -78,7 +78,7 @@ fn each_refusal_names_file_line_and_remedy() {
         ("backup@db/postgres", "backup:hunter2@db/postgres", 23, "must not hold a password"),
         ("url = \"postgresql", "password = \"hunter2\"\nurl = \"postgresql", 23, "names no secret"),
         ("host = \"db1\"", "host = \"db1\"\nmin_replicas = \"hunter2\"", 2, "invalid type: text"),
-        ("name = \"ireland\"", "name = \"frankfurt\"", 1, "names are unique"),
+        ("name = \"ireland\"", "name = \"frankfurt\"", 1, "a name of its own"),
         ("schedule = \"15 2 * * *\"", "chunk_size = \"3MiB\"", 20, "power of two"),
         ("kind = \"postgres\"", "kind = \"postgres\"\njobs = 0", 23, "at least 1"),
         ("kind = \"postgres\"", "kind = \"command\"\njobs = 2", 23, "does not belong to kind"),

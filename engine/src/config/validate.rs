@@ -1,4 +1,4 @@
-//! From the raw file to the validated [`Config`].
+//! Turns the raw file into the validated [`Config`].
 
 use std::collections::BTreeSet;
 
@@ -12,7 +12,7 @@ use super::raw::{RawConfig, RawKeys, RawLimits};
 use super::{Config, KeysConfig, Limits, dataset, defaults, replica};
 use crate::keys::sign::SignerKey;
 
-/// `None` where anything was found.
+/// Returns `None` if a value without a default cannot be used. There may be findings in any case.
 pub(crate) fn config(v: &mut SettingsReader<'_>, raw: RawConfig, sources: Vec<Option<Section<'_>>>) -> Option<Config> {
     let whole = raw.host.span();
     let keys = keys(v, &raw.keys);
@@ -23,7 +23,7 @@ pub(crate) fn config(v: &mut SettingsReader<'_>, raw: RawConfig, sources: Vec<Op
         v.findings.add(
             whole,
             "there is no usable [[replica]]",
-            "add at least one, in another region than the databases",
+            "add at least one in another region than the databases",
         );
     }
     unique(v, "replica", replicas.iter().map(|replica| &replica.name));
@@ -37,8 +37,9 @@ pub(crate) fn config(v: &mut SettingsReader<'_>, raw: RawConfig, sources: Vec<Op
     unique(v, "dataset", datasets.iter().map(|dataset| &dataset.name));
     let min_replicas = match raw.min_replicas {
         Some(count) if *count.get_ref() == 0 || *count.get_ref() > replicas.len() => {
-            let problem = format!("min_replicas = {} with {} replicas", count.get_ref(), replicas.len());
-            v.findings.add(count.span(), problem, "use 1 to the number of replicas");
+            let problem =
+                format!("min_replicas = {} is not possible with {} usable replicas", count.get_ref(), replicas.len());
+            v.findings.add(count.span(), problem, "use a number from 1 to the number of replicas");
             1
         }
         Some(count) => count.into_inner(),
@@ -70,7 +71,7 @@ fn keys(v: &mut SettingsReader<'_>, raw: &RawKeys) -> KeysConfig {
     for signer in raw.trusted_signers.iter().chain(&raw.trusted_drill_signers) {
         if SignerKey::parse(signer.get_ref()).is_err() {
             let problem = "this is not a minisign public key";
-            v.findings.add(signer.span(), problem, "use the line beginning with RW that `lifeboat init` prints");
+            v.findings.add(signer.span(), problem, "use the line that begins with RW, as `lifeboat init` prints it");
         }
     }
     let texts = |list: &[Text]| list.iter().map(|text| text.get_ref().clone()).collect();
@@ -100,7 +101,7 @@ fn limits(v: &mut SettingsReader<'_>, raw: &RawLimits) -> Limits {
     let memory = v.unit(raw.memory.as_ref(), units::size).unwrap_or(defaults::MEMORY_BYTES);
     if memory < 128 << 20 {
         let span = raw.memory.as_ref().map_or(0..0, Spanned::span);
-        v.findings.add(span, "less memory than a run needs", "use at least \"128MiB\"");
+        v.findings.add(span, "this is less memory than a run needs", "use at least \"128MiB\"");
     }
     Limits {
         cpu,
@@ -120,7 +121,7 @@ fn prefix(v: &mut SettingsReader<'_>, text: Option<&Text>) -> String {
         v.findings.add(
             text.span(),
             problem,
-            "use names of a-z, 0-9, '-', '_' and '.', separated by '/', none at the ends",
+            "use names of a-z, 0-9, '-', '_' and '.', separated by '/', without '/' at either end",
         );
     }
     prefix.clone()
@@ -130,12 +131,12 @@ fn unique<'n>(v: &mut SettingsReader<'_>, what: &str, names: impl Iterator<Item 
     let mut seen = BTreeSet::new();
     for name in names {
         if !seen.insert(name.clone()) {
-            v.findings.add(0..0, format!("two of [[{what}]] are named `{name}`"), "names are unique");
+            v.findings.add(0..0, format!("two [[{what}]] are named `{name}`"), "give each a name of its own");
         }
     }
 }
 
-/// Whether `age` could encrypt to it; plugins are not run.
+/// Whether age can parse this as a recipient. No plugin is run.
 pub(crate) fn is_recipient(text: &str) -> bool {
     text.parse::<age::x25519::Recipient>().is_ok()
         || text.parse::<age::ssh::Recipient>().is_ok()

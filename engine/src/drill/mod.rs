@@ -1,7 +1,7 @@
-//! Drill: restore into a throw-away database, check, prove, measure, report.
+//! A drill restores a snapshot into a throw-away database, checks it, proves it, and reports.
 //!
-//! The report says what was reached, never more: a level counts only when all of it succeeded. The
-//! throw-away database is stopped and removed whatever happened, also on cancellation.
+//! A level counts only if all of it succeeded, so a report never claims too much. The throw-away
+//! database is stopped and removed whatever happens, even if the drill is cancelled.
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
@@ -27,25 +27,25 @@ use crate::restore::{Selector, VaultReader};
 
 /// Everything a drill needs.
 pub struct Drill<'a> {
-    /// The vault.
+    /// The vault that the snapshot is read from.
     pub reader: &'a VaultReader,
-    /// Which dataset.
+    /// The dataset to drill.
     pub dataset: &'a Name,
-    /// Which snapshot.
+    /// Which of its snapshots to restore.
     pub selector: Selector,
-    /// Level, queries.
+    /// The level to reach, the queries, and where server binaries are.
     pub settings: &'a DrillConfig,
-    /// What was promised.
+    /// The objectives to compare the measured times with.
     pub objectives: Objectives,
-    /// Connections over which the throw-away database is loaded, checked and compared at once.
+    /// How many connections load, check and compare the throw-away database at once.
     pub jobs: usize,
-    /// What client tools inherit of the program's environment.
+    /// What tools inherit of the program's environment.
     pub environment: &'a ToolEnvironment,
-    /// Private directory for the throw-away database.
+    /// A private directory for the throw-away database.
     pub scratch: PathBuf,
-    /// The time.
+    /// Tells and measures time.
     pub clock: SharedClock,
-    /// Fired: stop, clean up, report failure.
+    /// When it fires, the drill cleans up and reports a failure.
     pub cancel: CancellationToken,
 }
 
@@ -54,7 +54,7 @@ pub struct Drill<'a> {
 pub struct Phase {
     /// `select`, `start`, `fetch`, `load`, `check`, `prove`, `stop`.
     pub phase: String,
-    /// How long it took.
+    /// How long it took, in seconds.
     pub seconds: f64,
 }
 
@@ -63,63 +63,69 @@ pub struct Phase {
 pub struct DrillReport {
     /// Format version, 1.
     pub version: u32,
-    /// Same shape as a snapshot id; names the report in the vault.
+    /// The report's id in the vault. It has the shape of a snapshot id.
     pub drill: SnapshotId,
-    /// The vault.
+    /// The vault's id.
     pub vault: String,
     /// The dataset.
     pub dataset: Name,
-    /// What was restored; `None` if none could be selected.
+    /// The restored snapshot. `None` if none could be selected.
     pub snapshot: Option<SnapshotId>,
-    /// Engine and its version in the throw-away database.
+    /// The engine and the version of its throw-away server. Without such a server, the version of
+    /// the captured one.
     pub engine: Option<String>,
-    /// When it began.
+    /// When the drill began.
     pub started: DateTime<Utc>,
-    /// When it ended.
+    /// When the drill ended.
     pub finished: DateTime<Utc>,
-    /// Replicas that data was read from.
+    /// Replicas that packs were read from.
     pub replicas_used: Vec<Name>,
     /// Replicas that did not answer, and why.
     pub replicas_unreachable: BTreeMap<Name, String>,
-    /// What it had to reach.
+    /// The level that the drill had to reach.
     pub required: ProofLevel,
-    /// What it reached; `None`: not even fetched.
+    /// The level that the drill reached. `None` if not even `fetched`.
     pub reached: Option<ProofLevel>,
-    /// Whether it reached `required` with no error.
+    /// Whether the drill reached `required` without an error. A missed objective does not count
+    /// against this.
     pub passed: bool,
-    /// What went wrong, in plain words.
+    /// The error with its causes. A missed objective is one, too.
     pub error: Option<String>,
-    /// In order.
+    /// The phases that succeeded, in order.
     pub phases: Vec<Phase>,
-    /// Bytes restored.
+    /// Bytes of streams that were restored.
     pub restored_bytes: u64,
-    /// From the start of the drill until everything was loaded, or fetched where that is all;
-    /// seconds. `None` if it failed before.
+    /// Seconds from the start of the drill until everything was loaded. If the level is `fetched`,
+    /// until everything was fetched. `None` if it failed before.
     pub rto_seconds: Option<f64>,
-    /// Age of the restored data when the drill began, seconds.
+    /// Age of the snapshot's data when the drill began, in seconds. `None` if its manifest was not
+    /// opened.
     pub rpo_seconds: Option<f64>,
-    /// What was promised, seconds.
+    /// The objective for `rto_seconds`, in seconds. `None` if there is none.
     pub rto_objective_seconds: Option<f64>,
-    /// What was promised, seconds.
+    /// The objective for `rpo_seconds`, in seconds. `None` if there is none.
     pub rpo_objective_seconds: Option<f64>,
-    /// Checks.
+    /// What the checks found. Empty if none ran.
     pub checks: Vec<CheckResult>,
-    /// Comparison.
+    /// What the comparison with the snapshot found. `None` if it did not run.
     pub proof: Option<ProofResult>,
 }
 
-/// A throw-away server that prints nothing for this long while it loads or checks is given up.
+/// A tool of the drill that is silent for this long is stopped, and the drill fails. Loads and
+/// checks may be silent for long.
 const DRILL_STALL_LIMIT: std::time::Duration = std::time::Duration::from_secs(3600);
 
 impl Drill<'_> {
-    /// Runs it. A drill that fails is a report with `passed: false`, with the error whose class is
-    /// the exit code.
+    /// Runs the drill. A drill that fails gives a report, too.
+    ///
+    /// The class of the error decides the exit code. If only an objective was missed, there is an
+    /// error although the report says `passed`.
     pub async fn run(&self) -> (DrillReport, Option<Error>) {
         let mut report = self.empty_report();
         let began = self.clock.elapsed();
         let result = tokio::select! {
             result = self.go(&mut report, began) => result,
-            () = self.cancel.cancelled() => Err(Error::failed("the drill was cancelled")),
+            () = self.cancel.cancelled() => Err(Error::failed(format!("the drill of dataset {} was cancelled", self.dataset))),
         };
         report.finished = self.clock.now();
         let error = result.and_then(|()| self.judge(&report)).err();
@@ -151,8 +157,8 @@ impl Drill<'_> {
         if self.settings.level > ProofLevel::Fetched {
             let phase = Stopwatch::start(self, "start");
             let engine = registry::find(&facts.engine).ok_or_else(|| {
-                Error::integrity(format!("the snapshot is of an unknown engine `{}`", facts.engine))
-                    .hint("use the version of Lifeboat that wrote it, or a newer one")
+                Error::integrity(format!("snapshot {snapshot} was captured by an unknown engine, `{}`", facts.engine))
+                    .hint("use the version of Lifeboat that wrote the snapshot, or a newer one")
             })?;
             server = engine.throw_away(facts, &self.settings.server_directories, &cx).await?;
             phase.stop(report);
@@ -200,7 +206,7 @@ impl Drill<'_> {
         let phase = Stopwatch::start(self, "load");
         server.load(streams).await?;
         phase.stop(report);
-        // Loading read every stream to its checked end.
+        // A load reads every stream to its end, where the stream's hash is checked.
         report.reached = Some(ProofLevel::Loaded);
         report.rto_seconds = Some(self.clock.elapsed().saturating_sub(began).as_secs_f64());
 
@@ -221,24 +227,22 @@ impl Drill<'_> {
             let difference = proof.differences.first().cloned().unwrap_or_else(|| "nothing was compared".to_owned());
             report.proof = Some(proof);
             if !equal {
-                return Err(Error::integrity(format!(
-                    "the restored database is not equal to the snapshot: {difference}"
-                )));
+                return Err(Error::integrity(format!("the restored database differs from the snapshot: {difference}")));
             }
             report.reached = Some(ProofLevel::Proved);
         }
         Ok(())
     }
 
-    /// Whether what was reached is what was required, in the time that was promised.
+    /// Fails if the required level was not reached, or if an objective was missed.
     fn judge(&self, report: &DrillReport) -> Result<()> {
         if report.reached < Some(self.settings.level) {
             return Err(Error::failed(format!(
-                "the drill reached `{}`, `{}` is required",
+                "the drill reached `{}`, but `{}` is required",
                 report.reached.map_or("nothing", ProofLevel::as_str),
                 self.settings.level.as_str()
             ))
-            .hint("a source of this kind has no throw-away database: set [dataset.drill] level = \"fetched\""));
+            .hint("set [dataset.drill] level = \"fetched\", as a source of this kind has no throw-away database"));
         }
         if report.objectives_missed().is_empty() {
             return Ok(());
@@ -247,7 +251,7 @@ impl Drill<'_> {
             Class::ObjectiveMissed,
             format!("the drill succeeded, but missed its objectives: {}", report.objectives_missed().join(", ")),
         )
-        .hint("restore faster or back up more often, or change [dataset.objectives]"))
+        .hint("for rpo, back up more often; for rto, restore faster; or change [dataset.objectives]"))
     }
 
     fn empty_report(&self) -> DrillReport {
@@ -280,7 +284,7 @@ impl Drill<'_> {
 }
 
 impl DrillReport {
-    /// Objectives that were missed: `rpo`, `rto`.
+    /// The objectives that were missed: `rpo`, `rto`, both or none.
     #[must_use]
     pub fn objectives_missed(&self) -> Vec<&'static str> {
         let missed = |actual: Option<f64>, objective: Option<f64>| {
@@ -297,7 +301,7 @@ impl DrillReport {
     }
 }
 
-/// Measures one phase; a phase that fails is not in the report, the error says where it was.
+/// Measures one phase. A phase that fails is not in the report.
 struct Stopwatch<'a> {
     drill: &'a Drill<'a>,
     phase: &'static str,
@@ -306,7 +310,7 @@ struct Stopwatch<'a> {
 
 impl<'a> Stopwatch<'a> {
     fn start(drill: &'a Drill<'a>, phase: &'static str) -> Self {
-        tracing::info!(phase, dataset = %drill.dataset, "drill");
+        tracing::info!(phase, dataset = %drill.dataset, "a phase of the drill begins");
         Self { drill, phase, began: drill.clock.elapsed() }
     }
 
@@ -316,7 +320,7 @@ impl<'a> Stopwatch<'a> {
     }
 }
 
-/// Where a report went.
+/// Which replicas took a report.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Published {
     /// Replicas that took it.
@@ -325,12 +329,12 @@ pub struct Published {
     pub refused: BTreeMap<Name, String>,
 }
 
-/// Signs `report` and offers it to every replica of `reader`.
+/// Signs `report` and uploads it to every replica of `reader`.
 ///
 /// # Errors
-/// It cannot be serialised or signed.
+/// The report cannot be serialised or signed. A replica that fails is in [`Published::refused`].
 pub async fn publish(reader: &VaultReader, report: &DrillReport, signer: &Signer) -> Result<Published> {
-    let json = serde_json::to_vec_pretty(report).context(Class::Failed, || "cannot write the drill report")?;
+    let json = serde_json::to_vec_pretty(report).context(Class::Failed, || "cannot serialise the drill report")?;
     let signed = sign_plain(layout::drill(&report.dataset, &report.drill), json, reader.vault_id(), signer)?;
     let mut published = Published { replicas: Vec::new(), refused: BTreeMap::new() };
     for replica in reader.replicas() {

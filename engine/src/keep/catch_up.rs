@@ -1,8 +1,9 @@
-//! Catch-up: a replica that fell behind gets what it lacks, as ciphertext, from a healthy one.
+//! Catch-up copies to a replica that is behind what it lacks, from a healthy one.
 //!
-//! Copying needs no key that opens a pack. Order for each snapshot as in a commit: keyring, packs,
-//! index segment, manifest, signature; so a replica never shows a snapshot that it cannot restore.
-//! What was pruned on purpose is not brought back. Lost or cut packs are replaced.
+//! It copies ciphertext and needs no key that opens a pack. For each snapshot it copies keyring,
+//! packs, index segment, manifest and signature, in this order. So a replica never shows a snapshot
+//! that it cannot restore. Pruned snapshots are not brought back. Packs that are missing or have
+//! the wrong size are replaced.
 
 use std::collections::BTreeSet;
 
@@ -25,18 +26,18 @@ use crate::keys::sign::SignerKey;
 use crate::state::StateDirectory;
 use crate::state::cache::ObjectCache;
 
-/// How one replica stands after a catch-up.
+/// The state of one replica after a catch-up.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct ReplicaState {
-    /// Which.
+    /// The replica's name.
     pub replica: Name,
     /// Objects copied to it.
     pub copied_objects: u64,
-    /// Their bytes.
+    /// Their size in bytes.
     pub copied_bytes: u64,
     /// The newest snapshot that it holds whole.
     pub last_complete: Option<SnapshotId>,
-    /// Snapshots that it still lacks, or holds in part.
+    /// How many snapshots it still lacks, or holds only in part.
     pub behind: u64,
     /// Why it could not be brought up to date.
     pub error: Option<String>,
@@ -45,7 +46,8 @@ pub struct ReplicaState {
 /// Brings every replica up to date for one dataset. The caller holds the dataset's lock.
 ///
 /// # Errors
-/// No replica could be listed.
+/// No replica can be listed, or the state directory fails. An error of one replica is in its
+/// [`ReplicaState`].
 pub async fn catch_up(
     dataset: &Dataset,
     keys: &HostKeys,
@@ -72,7 +74,9 @@ pub async fn catch_up(
     while let Some((snapshot, manifest)) = read.next().await {
         match manifest {
             Ok(manifest) => manifests.push(manifest),
-            Err(error) => tracing::warn!(%snapshot, error = %error.chain(), "this snapshot is not copied"),
+            Err(error) => {
+                tracing::warn!(%snapshot, error = %error.chain(), "Skipping snapshot during catch-up: its manifest is unreadable")
+            }
         }
     }
 
@@ -122,7 +126,7 @@ impl CatchUp<'_> {
     async fn bring_up(&mut self, manifests: &[Manifest]) -> Result<()> {
         for manifest in manifests {
             if self.cancel.is_cancelled() {
-                return Err(Error::cancelled("the catch-up"));
+                return Err(cancelled());
             }
             if self.target.is_complete(manifest) {
                 continue;
@@ -133,7 +137,7 @@ impl CatchUp<'_> {
                     continue;
                 }
                 if self.cancel.is_cancelled() {
-                    return Err(Error::cancelled("the catch-up"));
+                    return Err(cancelled());
                 }
                 let holders: Vec<&SharedReplica> =
                     self.others.iter().filter(|other| other.has(pack)).map(|other| &other.replica).collect();
@@ -157,8 +161,8 @@ impl CatchUp<'_> {
         self.copy_others().await
     }
 
-    /// Index segments of snapshots that are gone, drill reports and prune records that the others
-    /// hold.
+    /// Copies what else the others hold: index segments of snapshots that are gone, drill reports,
+    /// and the newest prune record.
     async fn copy_others(&mut self) -> Result<()> {
         let union = |of: fn(&Inventory) -> &BTreeSet<SnapshotId>, own: &BTreeSet<SnapshotId>| -> Vec<SnapshotId> {
             let all: BTreeSet<&SnapshotId> = self.others.iter().flat_map(|other| of(other)).collect();
@@ -175,7 +179,7 @@ impl CatchUp<'_> {
             let key = layout::drill(self.dataset, &id);
             self.copy_signed_by(trusted, &key, |other| other.drills.contains(&id)).await?;
         }
-        // Only the newest record matters, and prune writes it everywhere it acts.
+        // Only the newest record matters: it repeats what still matters from older ones.
         if let Some(id) = prunes.last().filter(|id| self.target.prunes.last().is_none_or(|own| own < id)) {
             self.copy_signed(&layout::prune(self.dataset, id), |other| other.prunes.contains(id)).await?;
         }
@@ -188,7 +192,7 @@ impl CatchUp<'_> {
         }
         let holder = self.others.iter().find(|other| other.keyring.contains(key));
         let holder =
-            holder.ok_or_else(|| Error::keys(format!("no replica holds {key}")).hint("run `lifeboat init`"))?;
+            holder.ok_or_else(|| Error::keys(format!("no replica holds {key}")).hint("run `lifeboat init` again"))?;
         let body = holder.replica.get(key).await?;
         self.bytes += body.len() as u64;
         put_once(self.target.replica.as_ref(), key, body).await?;
@@ -197,7 +201,7 @@ impl CatchUp<'_> {
         Ok(())
     }
 
-    /// Copies an object, then its signature, from the first that gives a good pair.
+    /// Copies an object, then its signature, from the first replica that has a valid pair.
     async fn copy_signed(&mut self, key: &str, holds: impl Fn(&Inventory) -> bool) -> Result<()> {
         let keys = self.keys;
         self.copy_signed_by(&keys.trusted_signers, key, holds).await
@@ -227,6 +231,13 @@ impl CatchUp<'_> {
                 Err(error) => errors.push(error),
             }
         }
-        Err(combine(format!("no replica gives a good {key}"), &errors))
+        Err(combine(format!("no replica returns a valid {key}"), &errors))
     }
+}
+
+fn cancelled() -> Error {
+    // `ReplicaState` shows the chain of causes, not the hint.
+    Error::cancelled("the catch-up")
+        .because("what was copied stays")
+        .hint("what was copied stays; the daemon goes on with the rest")
 }

@@ -1,7 +1,7 @@
-//! Keep: what happens to snapshots after they were committed.
+//! Keep: what happens to snapshots after their commit.
 //!
-//! [Verify](verify) checks what every replica holds. [Catch-up](catch_up) gives a replica what it
-//! lacks. [Prune](prune) removes what retention lets go.
+//! [Verify](verify) checks what every replica holds. [Catch-up](catch_up) copies to a replica what
+//! it lacks. [Prune](prune) removes snapshots that no retention rule keeps.
 
 pub mod catch_up;
 pub mod prune;

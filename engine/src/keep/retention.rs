@@ -1,16 +1,16 @@
-//! Which snapshots stay, by their times alone.
+//! Decides which snapshots stay. It looks at nothing but their times.
 //!
-//! The rules are restic's and borg's: `daily = 7` keeps the newest snapshot of each of the last
-//! seven days that have one, in UTC. A snapshot stays if any rule keeps it.
+//! The rules are those of restic and borg: `daily = 7` keeps the newest snapshot of each of the
+//! last seven days that have one, in UTC. A snapshot stays if any rule keeps it.
 
 use chrono::{DateTime, Datelike, TimeDelta, Utc};
 
 use crate::config::Retention;
 
-/// The number of the period that a time falls into.
+/// Gives the number of the period that a time falls into.
 type Period = fn(&DateTime<Utc>) -> i64;
 
-/// Why each of `times` (oldest first) stays; empty: it goes.
+/// The reasons why each of `times` (oldest first) stays. A snapshot without a reason goes.
 pub(crate) fn reasons(times: &[DateTime<Utc>], retention: &Retention, now: DateTime<Utc>) -> Vec<Vec<String>> {
     let mut reasons = vec![Vec::new(); times.len()];
     if retention.keeps_everything() {
@@ -40,7 +40,7 @@ pub(crate) fn reasons(times: &[DateTime<Utc>], retention: &Retention, now: DateT
     }
     if let Some(within) = retention.within.and_then(|within| TimeDelta::from_std(within).ok()) {
         for (reason, _) in reasons.iter_mut().zip(times).filter(|(_, time)| now - **time <= within) {
-            reason.push("within the time that everything is kept".to_owned());
+            reason.push("younger than `within`".to_owned());
         }
     }
     reasons

@@ -1,8 +1,8 @@
-//! Verify: every object of a dataset in every replica: presence, hashes, signatures, the chain of
-//! predecessors.
+//! Verify checks every object of a dataset in every replica: presence, hashes, signatures, and the
+//! chain of predecessors.
 //!
-//! Each replica is judged alone, as if the others were lost. What is wrong with the data is a
-//! finding; only what prevents looking is an error.
+//! Each replica is judged alone, as if the others were lost. Wrong data is a finding. Only what
+//! prevents looking is an error.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -23,43 +23,44 @@ use crate::keys::{PackKeys, ReaderKeys};
 use crate::restore::VaultReader;
 use crate::restore::fetch;
 
-/// Packs that are read at once from one replica.
+/// How many packs are read at once from one replica.
 const PACKS_AT_ONCE: usize = 4;
 
-/// Something wrong.
+/// Something that is wrong in a replica.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Finding {
-    /// Where.
+    /// The replica's name.
     pub replica: Name,
     /// The object's key.
     pub object: String,
-    /// What is wrong, in plain words.
+    /// What is wrong, for people to read.
     pub problem: String,
 }
 
-/// What was looked at and what was found.
+/// What verify looked at, and what it found.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
 pub struct VerifyReport {
-    /// Snapshots looked at.
+    /// Snapshots with a valid manifest in at least one replica.
     pub snapshots: u64,
-    /// Packs looked at, over all replicas.
+    /// Packs that were looked at, summed over all replicas.
     pub packs: u64,
-    /// Bytes read, over all replicas.
+    /// Bytes of whole packs that were read, summed over all replicas.
     pub bytes: u64,
-    /// Bytes decrypted, with `read_data`.
+    /// Bytes of chunks that were decompressed and checked. 0 without `read_data`.
     pub decrypted_bytes: u64,
-    /// Empty: all is well.
+    /// What is wrong. Empty if all is well.
     pub findings: Vec<Finding>,
-    /// What is not wrong but worth knowing: a replica behind, packs no snapshot refers to.
+    /// What is not wrong, but worth knowing: for example, a replica is behind.
     pub notes: Vec<String>,
 }
 
-/// Verifies one or all snapshots of a dataset in every replica of `reader`. With `read_data` every
-/// pack is also decrypted, decompressed and its chunks are checked.
+/// Verifies all snapshots of a dataset, or `only` one, in every replica of `reader`. With
+/// `read_data`, it also decrypts and decompresses every pack and checks each chunk.
 ///
 /// # Errors
-/// It could not look: no replica lists, cancelled, or no identity opens the dataset's packs
-/// although `read_data` is asked for.
+/// [`Class::Usage`] if no replica lists the snapshot `only`. [`Class::Keys`] if `read_data` is set
+/// and no identity opens the dataset's keyring. [`Class::Failed`] if `cancel` fired. A replica that
+/// cannot be listed is a finding.
 pub async fn verify(
     reader: &VaultReader,
     dataset: &Name,
@@ -72,7 +73,8 @@ pub async fn verify(
     let pruned = pruned_snapshots(&reader.documents(dataset, &keys), &inventories).await;
     let everywhere: BTreeSet<&SnapshotId> = inventories.iter().flat_map(|inventory| &inventory.snapshots).collect();
     if let Some(snapshot) = only.filter(|snapshot| !everywhere.contains(snapshot)) {
-        return Err(Error::usage(format!("dataset {dataset} has no snapshot {snapshot}")));
+        return Err(Error::usage(format!("dataset {dataset} has no snapshot {snapshot}"))
+            .hint(format!("run `lifeboat list {dataset}` to see its snapshots")));
     }
     let newest = everywhere.last().copied();
     let mut report = VerifyReport::default();
@@ -99,7 +101,7 @@ pub async fn verify(
     Ok(report)
 }
 
-/// Looks at one replica.
+/// Judges one replica.
 struct Judge<'a> {
     reader: &'a VaultReader,
     dataset: &'a Name,
@@ -143,7 +145,7 @@ impl Judge<'_> {
         Ok(manifests)
     }
 
-    /// Every predecessor is there or was pruned on purpose.
+    /// Checks that every predecessor is in some replica, or in a prune record.
     fn chain(
         &mut self,
         manifests: &BTreeMap<SnapshotId, Manifest>,
@@ -155,10 +157,7 @@ impl Judge<'_> {
             if !everywhere.contains(predecessor) && !pruned.contains(predecessor) {
                 self.finding(
                     layout::manifest(self.dataset, predecessor),
-                    format!(
-                        "is missing: {} names it as its predecessor and no prune record explains it",
-                        manifest.snapshot
-                    ),
+                    format!("is missing: it is the predecessor of {}, and no prune record names it", manifest.snapshot),
                 );
             }
         }
@@ -170,7 +169,7 @@ impl Judge<'_> {
         for generation in generations {
             let key = layout::keyring_generation(self.dataset, generation);
             if !self.inventory.keyring.contains(&key) {
-                self.finding(key, "is missing: this replica alone could not restore");
+                self.finding(key, "is missing: this replica alone cannot restore the dataset");
                 if read_data {
                     let pack_keys = self.reader.pack_keys(self.dataset, generation).await?;
                     self.pack_keys.insert(generation, Arc::new(pack_keys));
@@ -180,7 +179,7 @@ impl Judge<'_> {
             match alone.pack_keys(self.dataset, generation).await {
                 Ok(pack_keys) => drop(self.pack_keys.insert(generation, Arc::new(pack_keys))),
                 Err(error) if error.class() == Class::Keys && read_data => return Err(error),
-                // On a backup host nothing opens it: present is all that can be said.
+                // On a backup host nothing opens it, so only its presence was checked.
                 Err(error) if error.class() == Class::Keys => {}
                 Err(error) => self.finding(key, error.chain()),
             }
@@ -214,12 +213,12 @@ impl Judge<'_> {
                     let opened = tokio::task::spawn_blocking(move || {
                         let all = fetch::open(&ciphertext, pack.2, &pack_keys, &[(0, pack.2)])?;
                         drop(ciphertext);
-                        // A restore need not look at each chunk: the signed manifest names the
-                        // ciphertext by its hash, and the hash of the whole stream is checked at
-                        // the end. Who looks for the chunk that is wrong must.
+                        // A restore does not check chunks one by one. It checks the hash of the
+                        // ciphertext, which the signed manifest names, and that of the whole
+                        // stream. Verify is to find out which chunk is wrong.
                         all.check(&pack_keys.chunk_id_key)
                     });
-                    opened.await.context(Class::Failed, || "a worker thread failed")?
+                    opened.await.context(Class::Failed, || "the thread that opens a pack failed")?
                 };
                 Ok((pack, snapshot, looked.await))
             })
@@ -242,7 +241,7 @@ impl Judge<'_> {
         Ok(())
     }
 
-    /// Index segments, drill reports, prune records.
+    /// Checks index segments, drill reports and prune records.
     async fn others(&mut self, cancel: &CancellationToken) -> Result<()> {
         let inventory = self.inventory;
         let replica = inventory.replica.as_ref();
@@ -264,7 +263,7 @@ impl Judge<'_> {
         }
         if self.keys.trusted_drill_signers.is_empty() {
             if !inventory.drills.is_empty() {
-                self.note("drill reports were not checked: no trusted drill signer is known");
+                self.note("drill reports were not checked, because no trusted drill signer is configured");
             }
             return Ok(());
         }
@@ -277,7 +276,7 @@ impl Judge<'_> {
         Ok(())
     }
 
-    /// What is not wrong but worth knowing.
+    /// Notes what is not wrong, but worth knowing.
     fn leftovers(
         &mut self,
         manifests: &BTreeMap<SnapshotId, Manifest>,
@@ -290,12 +289,12 @@ impl Judge<'_> {
         let unreferenced = inventory.packs.keys().filter(|pack| !referenced.contains(pack)).count();
         if unreferenced > 0 {
             self.note(&format!(
-                "{unreferenced} packs belong to no snapshot; prune removes them after the grace period"
+                "{unreferenced} packs are needed by no snapshot; prune removes them after the grace period"
             ));
         }
         if !inventory.unsigned.is_empty() {
             self.note(&format!(
-                "{} manifests have no signature: commits that were interrupted",
+                "{} manifests have no signature, because their commits were interrupted",
                 inventory.unsigned.len()
             ));
         }
@@ -308,7 +307,7 @@ impl Judge<'_> {
         }
         if !inventory.strangers.is_empty() {
             self.note(&format!(
-                "{} objects are not Lifeboat's, such as {}",
+                "{} objects were not written by Lifeboat, such as {}",
                 inventory.strangers.len(),
                 inventory.strangers[0]
             ));

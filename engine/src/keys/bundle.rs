@@ -1,7 +1,8 @@
-//! The host bundle: this host's secrets in one file, sealed with AES-256-GCM under the host key.
+//! The host bundle holds this host's secrets in one file, sealed with AES-256-GCM under the host
+//! key.
 //!
-//! It also keeps the wrapped keyring objects it made, so that an `init` that was cut short, or a
-//! replica that is added later, gets them: nothing else on this host could make them again.
+//! It also keeps the wrapped keyring objects that `init` made, because this host cannot make them
+//! again. A later `init` uploads them if the first was cut short, or to a new replica.
 
 use std::collections::BTreeMap;
 
@@ -20,15 +21,15 @@ use crate::state::replace_file;
 
 const BUNDLE_PURPOSE: &str = "lifeboat host keys";
 
-/// As it is written, sealed.
+/// The content of the file, before it is sealed.
 #[derive(Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(crate) struct Bundle {
     pub vault: String,
     operations: String,
-    /// Base64 of the operations identity, wrapped to the masters.
+    /// The operations identity, wrapped to the masters, in base64.
     pub wrapped_operations: String,
-    /// The masters it is wrapped to, sorted.
+    /// The masters that it is wrapped to, sorted.
     pub masters: Vec<String>,
     signer: String,
     pub drill_recipient: Option<String>,
@@ -42,9 +43,9 @@ pub(crate) struct BundledDataset {
     pub generation: u32,
     pub recipient: String,
     chunk_id_key: String,
-    /// Base64 of the keyring object.
+    /// The keyring object, in base64.
     pub wrapped: String,
-    /// The recipients it is wrapped to, sorted.
+    /// The recipients that it is wrapped to, sorted.
     pub granted: Vec<String>,
 }
 
@@ -80,7 +81,7 @@ impl BundledDataset {
 }
 
 impl Bundle {
-    /// Not wrapped yet.
+    /// A bundle without datasets, whose operations identity is not wrapped yet.
     pub(crate) fn new(vault: String, operations: &age::x25519::Identity, signer: &Signer) -> Result<Self> {
         Ok(Self {
             vault,
@@ -104,19 +105,22 @@ impl Bundle {
         let shown = place.path().display();
         let plain = key.open(BUNDLE_PURPOSE, sealed.expose()).map_err(|error| {
             error.within(format!("cannot open the host keys {shown}")).hint(
-                "restore the pair host.key and host-keys together, or set this host up anew with `lifeboat init --identity MASTER`",
+                "restore host.key and host-keys together; if they are lost, move host-keys away and run `lifeboat init --identity MASTER`",
             )
         })?;
-        serde_json::from_slice(&plain).map_err(|_| Error::keys(format!("the host keys {shown} are of another version")))
+        serde_json::from_slice(&plain).map_err(|_| {
+            Error::keys(format!("the host keys {shown} are of another version"))
+                .hint("use the version of Lifeboat that wrote this file")
+        })
     }
 
     pub(crate) fn write(&self, place: &SecretRef, key: &HostKey) -> Result<()> {
-        let plain = Zeroizing::new(serde_json::to_vec(self).context(Class::Keys, || "cannot write the host keys")?);
+        let plain = Zeroizing::new(serde_json::to_vec(self).context(Class::Keys, || "cannot serialise the host keys")?);
         replace_file(place.path(), &key.seal(BUNDLE_PURPOSE, &plain)?)
     }
 
     pub(crate) fn operations(&self) -> Result<age::x25519::Identity> {
-        self.operations.parse().map_err(|_| Error::keys("the operations identity of this host is damaged"))
+        self.operations.parse().map_err(|_| Error::keys("the operations identity in the host keys is damaged"))
     }
 
     pub(crate) fn signer(&self) -> Result<Signer> {
@@ -126,7 +130,7 @@ impl Bundle {
     pub(crate) fn dataset_keys(&self) -> Result<BTreeMap<Name, DatasetKeys>> {
         let mut keys = BTreeMap::new();
         for (name, bundled) in &self.datasets {
-            let damaged = || Error::keys(format!("the keys of dataset {name} are damaged"));
+            let damaged = || Error::keys(format!("the keys of dataset {name} in the host keys are damaged"));
             let hex = data_encoding::HEXLOWER.decode(bundled.chunk_id_key.as_bytes());
             let chunk_id_key = ChunkIdKey::new(&Zeroizing::new(hex.map_err(|_| damaged())?))?;
             let recipient = bundled.recipient.parse().map_err(|_| damaged())?;

@@ -1,4 +1,5 @@
-//! age (age-encryption.org/v1), whole messages in memory. Every message has its own file key.
+//! Encrypts and decrypts age messages (age-encryption.org/v1) that are in memory. Each message has
+//! its own file key.
 
 use std::io::{Cursor, Read, Write};
 
@@ -6,13 +7,14 @@ use age::stream::{StreamReader, StreamWriter};
 use age::{DecryptError, Decryptor, Encryptor, Identity, Recipient};
 use lifeboat_base::{Class, Context, Error, Result};
 
-/// Why a read of [`decrypting`] fails.
+/// The message of the error with which a read of [`decrypting`] fails.
 pub(crate) const DAMAGED: &str = "the ciphertext is damaged or cut short";
 
-/// Encrypts to every one of `recipients`.
+/// Encrypts `plaintext` to all of `recipients`.
 ///
 /// # Errors
-/// [`Class::Keys`]: no recipient, or one that cannot wrap (a plugin that is not installed).
+/// [`Class::Keys`] if there is no recipient, or if one cannot wrap the file key: for example, its
+/// plugin fails.
 pub fn encrypt<'a>(recipients: impl Iterator<Item = &'a dyn Recipient>, plaintext: &[u8]) -> Result<Vec<u8>> {
     let capacity = plaintext.len() + (plaintext.len() / (64 << 10) + 1) * 16 + 1024;
     let mut writer = encrypting(recipients, Vec::with_capacity(capacity))?;
@@ -20,11 +22,11 @@ pub fn encrypt<'a>(recipients: impl Iterator<Item = &'a dyn Recipient>, plaintex
     sealed.context(Class::Failed, || "age cannot encrypt")
 }
 
-/// Encrypts what is written, to every one of `recipients`, into `out`; it is whole after
-/// [`finish`](StreamWriter::finish).
+/// Encrypts what is written to all of `recipients`, and writes it to `out`. The message is complete
+/// only after [`finish`](StreamWriter::finish).
 ///
 /// # Errors
-/// As [`encrypt`]; or `out` takes nothing.
+/// The errors of [`encrypt`]. [`Class::Failed`] if writing to `out` fails.
 pub fn encrypting<'a, W: Write>(
     recipients: impl Iterator<Item = &'a dyn Recipient>,
     out: W,
@@ -36,8 +38,8 @@ pub fn encrypting<'a, W: Write>(
 /// Decrypts with the first identity that fits.
 ///
 /// # Errors
-/// [`Class::Keys`] if none fits; [`Class::Integrity`] if the message is damaged or longer than
-/// `limit` bytes.
+/// [`Class::Keys`] if no identity fits. [`Class::Integrity`] if the message is damaged or longer
+/// than `limit` bytes.
 pub fn decrypt<'a>(
     identities: impl Iterator<Item = &'a dyn Identity>,
     ciphertext: &[u8],
@@ -49,22 +51,24 @@ pub fn decrypt<'a>(
         .read_to_end(&mut plaintext)
         .context(Class::Integrity, || DAMAGED)?;
     if plaintext.len() > limit {
-        return Err(Error::integrity(format!("a message decrypts to more than {limit} bytes")));
+        return Err(Error::integrity(format!("the decrypted message is longer than {limit} bytes")));
     }
     Ok(plaintext)
 }
 
-/// Decrypts as it is read; a read fails where the ciphertext is damaged or cut short.
+/// Decrypts while it is read. A read fails where the ciphertext is damaged or cut short.
 ///
 /// # Errors
-/// As [`decrypt`].
+/// [`Class::Keys`] if no identity fits. [`Class::Integrity`] if the age header is damaged.
 pub fn decrypting<'a, 'c>(
     identities: impl Iterator<Item = &'a dyn Identity>,
     ciphertext: &'c [u8],
 ) -> Result<StreamReader<Cursor<&'c [u8]>>> {
     let opened = Decryptor::new_buffered(Cursor::new(ciphertext)).and_then(|decryptor| decryptor.decrypt(identities));
     opened.map_err(|error| match error {
-        DecryptError::NoMatchingKeys | DecryptError::KeyDecryptionFailed => Error::keys("no identity at hand opens it"),
-        other => Error::integrity("not a whole age file").because(other.to_string()),
+        DecryptError::NoMatchingKeys | DecryptError::KeyDecryptionFailed => {
+            Error::keys("none of the given identities can decrypt it")
+        }
+        other => Error::integrity("this is not a complete age file").because(other.to_string()),
     })
 }

@@ -1,4 +1,4 @@
-//! Identities from files: native X25519, ssh keys without a passphrase, plugins.
+//! Reads identities from files: X25519 identities of age, ssh keys without a passphrase, plugins.
 
 use std::sync::Arc;
 
@@ -10,7 +10,7 @@ use super::SharedIdentity;
 /// Parses an age identity file or an OpenSSH private key. `shown` names the file in errors.
 ///
 /// # Errors
-/// [`Class::Keys`] if there is no identity in it, or a passphrase protects it.
+/// [`Class::Keys`] if there is no identity in it, or if a passphrase protects it.
 pub fn parse_identities(text: &Secret, shown: &str) -> Result<Vec<SharedIdentity>> {
     if text.expose().trim_ascii_start().starts_with(b"-----BEGIN") {
         return parse_ssh(text, shown).map(|identity| vec![identity]);
@@ -21,11 +21,11 @@ pub fn parse_identities(text: &Secret, shown: &str) -> Result<Vec<SharedIdentity
     match identities {
         Ok(identities) if !identities.is_empty() => Ok(identities.into_iter().map(Arc::from).collect()),
         Ok(_) => Err(Error::keys(format!("{shown} holds no age identity"))),
-        // The reason may quote the line, which may be a secret.
+        // The cause is left out, because it may quote a line that is secret.
         Err(_) => Err(Error::keys(format!("{shown} is not an age identity file"))),
     }
     .map_err(|error| {
-        error.hint("an identity file has a line that begins with AGE-SECRET-KEY-1 or AGE-PLUGIN-; a file that age encrypted must be decrypted first")
+        error.hint("use a file with a line that begins with AGE-SECRET-KEY-1 or AGE-PLUGIN-; if age encrypted the file, decrypt it first")
     })
 }
 
@@ -35,9 +35,9 @@ fn parse_ssh(text: &Secret, shown: &str) -> Result<SharedIdentity> {
     match identity {
         age::ssh::Identity::Unencrypted(_) => Ok(Arc::new(identity)),
         age::ssh::Identity::Encrypted(_) => Err(Error::keys(format!("{shown} is protected by a passphrase"))
-            .hint("make a copy without one in memory: `ssh-keygen -p` on a tmpfs, then remove it")),
+            .hint("copy it to a tmpfs, remove the passphrase of the copy with `ssh-keygen -p`, and delete the copy afterwards")),
         age::ssh::Identity::Unsupported(_) => {
-            Err(Error::keys(format!("{shown} is of a kind that age does not support"))
+            Err(Error::keys(format!("{shown} is a kind of ssh key that age does not support"))
                 .hint("use an ssh-ed25519 or ssh-rsa key, or an age identity"))
         }
     }

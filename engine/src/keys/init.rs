@@ -1,10 +1,11 @@
-//! `init`: makes the vault, this host's keys and the keyring, or whatever of it is missing.
+//! `init` makes the vault, this host's keys and the keyring, or what of these is missing.
 //!
-//! Crash safety: secrets are sealed into the local bundle, together with their wrapped form, before
-//! anything is uploaded, and uploads are `put_new`. Run again, `init` finishes what is missing. It
-//! never overwrites a key; the only objects it replaces are `hosts/<host>.json` and keyring wraps
-//! whose recipients changed: this host's own at once, a dataset's when it is given an identity that
-//! opens it.
+//! **Crash safety**: before `init` uploads anything, it seals all secrets and their wrapped form
+//! into the local bundle. Uploads are `put_new`. So if `init` is cut short, run it again.
+//!
+//! **It never overwrites a key.** It replaces only `hosts/<host>.json`, and keyring objects whose
+//! recipients changed. It wraps this host's own object again by itself. For the object of a
+//! dataset, it needs an identity that opens it.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs::OpenOptions;
@@ -33,55 +34,57 @@ use super::sign::Signer;
 use super::{SharedIdentity, parse_recipients};
 use crate::config::Config;
 
-/// Below the key directory: files that belong on the drill host.
+/// The folder below the key directory for files that belong on the drill host.
 pub const DRILL_HOST_FOLDER: &str = "drill-host";
 
 const MAX_OBJECT_BYTES: usize = 1 << 20;
 
-/// What `init` is to do beyond the configuration.
+/// What `init` is given besides the configuration.
 #[derive(Default)]
 pub struct InitOptions {
-    /// On a new host taking over, or to change who is granted what: opens the keyring.
+    /// Identities that open the keyring. They are needed on a host that takes over, and to change
+    /// who may open a dataset.
     pub identities: Vec<SharedIdentity>,
 }
 
-/// A file or object that `init` made or found.
+/// A file that `init` made or found, or an object that it wrote.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct InitItem {
-    /// Local path or vault key.
+    /// Path of the file, or key of the object.
     pub what: String,
-    /// Made now, or there before.
+    /// Whether this run wrote it.
     pub created: bool,
-    /// Which machine it belongs on, or what to do with it, in plain words.
+    /// Where it belongs, or what to do with it, for people to read.
     pub advice: String,
 }
 
 /// What `init` did.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct InitReport {
-    /// The vault.
+    /// The vault's id.
     pub vault: String,
-    /// Minisign public key of this host, for `trusted_signers` of readers.
+    /// The minisign public key of this host, for `trusted_signers` of readers.
     pub signer: String,
-    /// Minisign public key of the drill host, for `trusted_drill_signers`.
+    /// The minisign public key of the drill host, for `trusted_drill_signers`. `None` if `init` did
+    /// not make the drill host's keys.
     pub drill_signer: Option<String>,
-    /// The drill host's recipient.
+    /// The drill host's recipient, if `init` made it.
     pub drill_recipient: Option<String>,
-    /// Local files.
+    /// The local key files.
     pub files: Vec<InitItem>,
-    /// Objects that were made or replaced, by key.
+    /// The objects that were written, by key.
     pub objects: Vec<InitItem>,
-    /// Replicas that were not reached, and why; run it again.
+    /// Why some replicas were not reached. `init` must run again for these.
     pub unreached: Vec<String>,
-    /// What remains to be done, in plain words.
+    /// What remains to be done, for people to read.
     pub notes: Vec<String>,
 }
 
-/// Makes the vault, or what is missing of it. Never overwrites a key, may be run again.
+/// Makes the vault, or what of it is missing. It never overwrites a key, and can be run again.
 ///
 /// # Errors
-/// No master recipient, no replica reachable, vaults of different ids, a keyring that needs an
-/// identity, or a key file that cannot be written.
+/// There is no master recipient. No replica can be reached, or two of them hold different vaults.
+/// The keyring must be opened, and no given identity opens it. Or a key file cannot be written.
 pub async fn init(
     config: &Config,
     replicas: &[SharedReplica],
@@ -89,8 +92,8 @@ pub async fn init(
     clock: &SharedClock,
 ) -> Result<InitReport> {
     if config.keys.master_recipients.is_empty() {
-        return Err(Error::configuration("[keys] master_recipients is empty: nobody could restore")
-            .hint("make an identity offline with `age-keygen`, keep it off this host, and name its public key"));
+        return Err(Error::configuration("[keys] master_recipients is empty, so nobody could restore")
+            .hint("make an identity with `age-keygen` on another machine, keep it there, and add its public key"));
     }
     let remote = Remote::look(replicas).await?;
     let mut files = Vec::new();
@@ -110,7 +113,7 @@ pub async fn init(
             None => {
                 let (made, taken_over) = dataset_keys(dataset, &vault.vault, &granted, &remote, options)?;
                 if taken_over {
-                    // Whoever it was wrapped to before, now it is these.
+                    // The object in the vault may be wrapped to others, so it is replaced.
                     rewrapped.insert(layout::keyring_generation(dataset, made.generation));
                 }
                 bundle.datasets.insert(dataset.clone(), made);
@@ -148,7 +151,8 @@ pub async fn init(
     })
 }
 
-/// The small objects of every replica that answers.
+/// The objects of every replica that answers, without those of datasets: `vault.json`, `keyring/`
+/// and `hosts/`.
 struct Remote<'a> {
     reached: Vec<(&'a SharedReplica, BTreeMap<String, Bytes>)>,
     unreached: Vec<String>,
@@ -164,13 +168,13 @@ impl<'a> Remote<'a> {
             }
         }
         if remote.reached.is_empty() {
-            return Err(Error::storage(format!("no replica could be reached: {}", remote.unreached.join("; ")))
+            return Err(Error::storage(format!("no replica can be reached: {}", remote.unreached.join("; ")))
                 .hint("run `lifeboat check` for details"));
         }
         Ok(remote)
     }
 
-    /// What the replicas say, or what a vault that is being made will say.
+    /// The `vault.json` of the replicas, or a new one if none of them has one.
     fn vault_info(&self, bundle: Option<&Bundle>, clock: &SharedClock) -> Result<VaultInfo> {
         let mut found: Option<(VaultInfo, &Name)> = None;
         for (replica, objects) in &self.reached {
@@ -184,7 +188,7 @@ impl<'a> Remote<'a> {
                         info.vault,
                         other.vault
                     ))
-                    .hint("give one of them another vault_prefix or bucket"));
+                    .hint("remove one of them from the configuration, or give it another bucket or path"));
                 }
                 Some(_) => {}
                 None => found = Some((info, replica.name())),
@@ -195,7 +199,7 @@ impl<'a> Remote<'a> {
                 "this host's keys belong to vault {}, the replicas hold vault {}",
                 bundle.vault, info.vault
             ))
-            .hint("check vault_prefix and the buckets; the vault that these keys belong to is not there")),
+            .hint("correct vault_prefix, or the buckets or paths of the replicas")),
             (Some((info, _)), _) => Ok(info),
             (None, bundle) => {
                 let fresh = || data_encoding::HEXLOWER.encode(&rand::random::<[u8; 16]>());
@@ -228,7 +232,7 @@ async fn small_objects(replica: &SharedReplica) -> Result<BTreeMap<String, Bytes
 
 fn local_host_key(config: &Config, files: &mut Vec<InitItem>) -> Result<HostKey> {
     let place = config.keys.host_key.path();
-    let advice = "stays on this host (0600, or a systemd credential); it opens host-keys".to_owned();
+    let advice = "stays on this host (mode 0600, or a systemd credential); it opens host-keys".to_owned();
     let created = !place.exists();
     let key = if created {
         if config.keys.host_bundle.path().exists() {
@@ -237,9 +241,7 @@ fn local_host_key(config: &Config, files: &mut Vec<InitItem>) -> Result<HostKey>
                 config.keys.host_bundle.path().display(),
                 place.display()
             ))
-            .hint(
-                "restore the host key; if it is lost, move host-keys away and run `lifeboat init --identity MASTER`",
-            ));
+            .hint("restore host.key; if it is lost, move host-keys away and run `lifeboat init --identity MASTER`"));
         }
         let key = HostKey::generate();
         write_new(place, key.to_text().as_bytes())?;
@@ -257,7 +259,7 @@ fn open_bundle(config: &Config, host_key: &HostKey, files: &mut Vec<InitItem>) -
     files.push(InitItem {
         what: place.display().to_string(),
         created,
-        advice: "stays on this host; sealed under host.key; opens manifests, never a pack".to_owned(),
+        advice: "stays on this host, sealed under host.key; it opens manifests, but no pack".to_owned(),
     });
     if created { Ok(None) } else { Bundle::read(&config.keys.host_bundle, host_key).map(Some) }
 }
@@ -275,7 +277,7 @@ fn new_bundle(config: &Config, vault: &VaultInfo, remote: &Remote<'_>, options: 
     Bundle::new(vault.vault.clone(), &operations, &Signer::generate()?)
 }
 
-/// The operations identity of this host as a keyring object for the masters.
+/// Makes the keyring object of this host: its operations identity, encrypted to the masters.
 fn wrap_operations(config: &Config, vault: &str, identity: &age::x25519::Identity) -> Result<Vec<u8>> {
     let masters = parse_recipients(&config.keys.master_recipients)?;
     let text = Zeroizing::new(format!(
@@ -318,15 +320,15 @@ fn make_drill_keys(config: &Config, bundle: &mut Bundle, files: &mut Vec<InitIte
     Ok(())
 }
 
-/// Everybody who may open a dataset, sorted. The drill identity that `init` made counts until the
-/// configuration names drill recipients; from then on these are all.
+/// Everybody who may open a dataset, sorted. The drill recipient that `init` made counts only until
+/// the configuration names drill recipients.
 fn granted(config: &Config, bundle: &Bundle) -> Vec<String> {
     let made = bundle.drill_recipient.iter().filter(|_| config.keys.drill_recipients.is_empty());
     let all = config.keys.master_recipients.iter().chain(&config.keys.drill_recipients).chain(made);
     all.cloned().collect::<BTreeSet<_>>().into_iter().collect()
 }
 
-/// New keys, or those that the vault holds; and whether it held them.
+/// Makes the keys of a dataset, or takes them from the vault. Returns whether the vault held them.
 fn dataset_keys(
     dataset: &Name,
     vault: &str,
@@ -348,7 +350,7 @@ fn dataset_keys(
     Ok((wrap(secrets, granted)?, false))
 }
 
-/// Opens a keyring object with the given identities and wraps its content to `granted`.
+/// Opens a keyring object with the given identities, and wraps its content to `granted`.
 fn rewrap(
     dataset: &Name,
     generation: u32,
@@ -359,8 +361,8 @@ fn rewrap(
 ) -> Result<BundledDataset> {
     let key = layout::keyring_generation(dataset, generation);
     let wrapped = remote.get(&key).ok_or_else(|| {
-        Error::keys(format!("{key} is in no replica that could be reached"))
-            .hint("run `lifeboat check`, then try again")
+        Error::keys(format!("no replica that answers holds {key}"))
+            .hint("run `lifeboat check` to see which replicas do not answer")
     })?;
     let text = open_with(options, wrapped, &key)?;
     wrap(DatasetSecrets::parse(&text, vault, dataset, generation)?, granted)
@@ -379,8 +381,8 @@ fn wrap(secrets: DatasetSecrets, granted: &[String]) -> Result<BundledDataset> {
 
 fn open_with(options: &InitOptions, wrapped: &[u8], key: &str) -> Result<Zeroizing<Vec<u8>>> {
     if options.identities.is_empty() {
-        return Err(Error::keys(format!("the vault already holds {key}, and this host does not have its content"))
-            .hint("to take over, run `lifeboat init --identity MASTER`; for something new, choose another host or dataset name"));
+        return Err(Error::keys(format!("the vault already holds {key}, and this host cannot open it"))
+            .hint("run `lifeboat init --identity MASTER` if this is the same host or dataset; else choose another name for it"));
     }
     let identities = options.identities.iter().map(|identity| identity.as_ref() as &dyn age::Identity);
     crypt::decrypt(identities, wrapped, MAX_OBJECT_BYTES)
@@ -388,7 +390,7 @@ fn open_with(options: &InitOptions, wrapped: &[u8], key: &str) -> Result<Zeroizi
         .map_err(|error| error.within(format!("cannot open {key}")).hint("pass the identity of a master recipient"))
 }
 
-/// Brings every reached replica up to what the bundle and the other replicas hold.
+/// Uploads to every reached replica what the bundle or another replica holds and it lacks.
 async fn upload(
     config: &Config,
     vault: &VaultInfo,
@@ -396,10 +398,11 @@ async fn upload(
     remote: &Remote<'_>,
     rewrapped: &BTreeSet<String>,
 ) -> Result<Vec<InitItem>> {
-    let damaged = || Error::keys("the host keys are damaged");
+    let damaged = || Error::keys("the wrapped keys in the host keys are damaged");
     let unpack = |text: &str| data_encoding::BASE64.decode(text.as_bytes()).map(Bytes::from).map_err(|_| damaged());
-    let json =
-        |value: serde_json::Result<Vec<u8>>| value.map(Bytes::from).context(Class::Failed, || "cannot write JSON");
+    let json = |value: serde_json::Result<Vec<u8>>| {
+        value.map(Bytes::from).context(Class::Failed, || "cannot serialise an object")
+    };
     let mut wanted: BTreeMap<String, Bytes> = BTreeMap::new();
     for (_, objects) in &remote.reached {
         for (key, body) in objects {
@@ -433,7 +436,7 @@ async fn upload(
 
     let mut written: BTreeMap<String, Vec<&str>> = BTreeMap::new();
     for (replica, objects) in &remote.reached {
-        // vault.json first: whatever else is there belongs to it.
+        // vault.json comes first, because all other objects belong to the vault that it names.
         let (first, others): (Vec<_>, Vec<_>) = wanted.iter().partition(|(key, _)| *key == layout::VAULT);
         for (key, body) in first.into_iter().chain(others) {
             let replace = rewrapped.contains(key) || *key == host_key;

@@ -1,6 +1,6 @@
-//! Keys: who holds what. `SECURITY.md` says what trust they carry.
+//! Keys, and who holds them. `SECURITY.md` says who can do what with them.
 //!
-//! A backup host holds [`HostKeys`]; whoever reads holds [`ReaderKeys`]. No type here prints a
+//! A backup host holds [`HostKeys`], and a reader holds [`ReaderKeys`]. No type here prints a
 //! secret.
 
 mod bundle;
@@ -30,9 +30,9 @@ pub use recipients::parse_recipients;
 /// An age identity of any kind that this program can use.
 pub type SharedIdentity = Arc<dyn age::Identity + Send + Sync>;
 
-/// What a backup host holds: nothing in it decrypts a pack.
+/// The keys of a backup host. None of them decrypts a pack.
 pub struct HostKeys {
-    /// The vault they belong to.
+    /// The id of the vault that they belong to.
     pub vault: String,
     /// Seals local secrets.
     pub host_key: HostKey,
@@ -40,22 +40,22 @@ pub struct HostKeys {
     pub operations: age::x25519::Identity,
     /// Signs snapshots and prune records.
     pub signer: Signer,
-    /// Public half and chunk-id key of each dataset.
+    /// The keys of each dataset that this host backs up.
     pub datasets: BTreeMap<Name, DatasetKeys>,
-    /// Whose snapshots this host builds on: its own signer and the configured ones.
+    /// The signers whose snapshots this host trusts: its own and the configured ones.
     pub trusted_signers: Vec<SignerKey>,
-    /// Whose drill reports protect a snapshot from prune.
+    /// The signers whose drill reports protect a snapshot from prune.
     pub trusted_drill_signers: Vec<SignerKey>,
 }
 
-/// What a backup host holds of one dataset.
+/// The keys of one dataset on a backup host.
 #[derive(Clone)]
 pub struct DatasetKeys {
-    /// Which key generation.
+    /// The key generation, from 1.
     pub generation: u32,
-    /// Packs are encrypted to it.
+    /// The recipient that packs are encrypted to.
     pub recipient: age::x25519::Recipient,
-    /// Names chunks and derives the gear table.
+    /// The key that names chunks and derives the gear table.
     pub chunk_id_key: ChunkIdKey,
 }
 
@@ -63,13 +63,14 @@ impl HostKeys {
     /// Opens the sealed bundle with the host key.
     ///
     /// # Errors
-    /// [`Class::Keys`](lifeboat_base::Class::Keys): missing (run `lifeboat init`), unreadable, or
-    /// sealed under another host key.
+    /// [`Class::Keys`](lifeboat_base::Class::Keys) if the bundle or the host key is missing or
+    /// cannot be read, or if the bundle was sealed under another host key.
     pub fn load(config: &KeysConfig) -> Result<Self> {
         if !config.host_bundle.path().exists() || !config.host_key.path().exists() {
             let missing = if config.host_key.path().exists() { &config.host_bundle } else { &config.host_key };
-            return Err(Error::keys(format!("this host has no keys: {} is missing", missing.path().display()))
-                .hint("run `lifeboat init` on this host; if its keys were lost, `lifeboat init --identity MASTER`"));
+            return Err(Error::keys(format!("this host has no keys: {} is missing", missing.path().display())).hint(
+                "run `lifeboat init` on this host; if its keys are lost, run `lifeboat init --identity MASTER`",
+            ));
         }
         let host_key = HostKey::parse(&config.host_key.read()?)?;
         let bundle = bundle::Bundle::read(&config.host_bundle, &host_key)?;
@@ -91,7 +92,7 @@ impl HostKeys {
     /// The keys of one dataset.
     ///
     /// # Errors
-    /// [`Class::Keys`](lifeboat_base::Class::Keys): the dataset was added to the configuration
+    /// [`Class::Keys`](lifeboat_base::Class::Keys) if the dataset was added to the configuration
     /// after the last `init`.
     pub fn dataset(&self, dataset: &Name) -> Result<&DatasetKeys> {
         self.datasets.get(dataset).ok_or_else(|| {
@@ -99,7 +100,7 @@ impl HostKeys {
         })
     }
 
-    /// What this host can read with: manifests and index segments, no pack.
+    /// The keys with which this host reads manifests and index segments. They open no pack.
     #[must_use]
     pub fn reader(&self) -> ReaderKeys {
         ReaderKeys {
@@ -110,17 +111,17 @@ impl HostKeys {
     }
 }
 
-/// What opens and checks the packs of one key generation of a dataset.
+/// The keys that open and check the packs of one key generation of a dataset.
 pub(crate) struct PackKeys {
     pub(crate) identity: age::x25519::Identity,
     pub(crate) chunk_id_key: ChunkIdKey,
 }
 
 impl PackKeys {
-    /// Those of a keyring object.
+    /// Takes the keys from the content of a keyring object.
     ///
     /// # Errors
-    /// [`Class::Integrity`](lifeboat_base::Class::Integrity): its identity is damaged.
+    /// [`Class::Integrity`](lifeboat_base::Class::Integrity) if the identity is damaged.
     pub(crate) fn of(secrets: DatasetSecrets) -> Result<Self> {
         let DatasetSecrets { dataset, generation, identity, chunk_id_key, .. } = secrets;
         let identity = identity.parse().map_err(|_| {
@@ -130,21 +131,21 @@ impl PackKeys {
     }
 }
 
-/// What a reader holds.
+/// The keys of a reader.
 #[derive(Clone)]
 pub struct ReaderKeys {
-    /// Tried in order.
+    /// The identities, which are tried in order.
     pub identities: Vec<SharedIdentity>,
-    /// Whose snapshots are accepted. Never empty.
+    /// The signers whose snapshots are accepted. A reader needs at least one.
     pub trusted_signers: Vec<SignerKey>,
-    /// Whose drill reports are accepted.
+    /// The signers whose drill reports are accepted.
     pub trusted_drill_signers: Vec<SignerKey>,
 }
 
 /// Parses minisign public keys.
 ///
 /// # Errors
-/// As [`SignerKey::parse`].
+/// The errors of [`SignerKey::parse`].
 pub fn parse_signers<'a>(keys: impl IntoIterator<Item = &'a String>) -> Result<Vec<SignerKey>> {
     keys.into_iter().map(|key| SignerKey::parse(key)).collect()
 }

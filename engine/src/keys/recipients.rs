@@ -1,4 +1,4 @@
-//! Recipients from text: `age1…`, `ssh-ed25519 …`, `ssh-rsa …`, and plugins (`age1NAME1…`).
+//! Parses recipients: `age1…`, `ssh-ed25519 …`, `ssh-rsa …`, and plugins (`age1NAME1…`).
 
 use std::collections::BTreeMap;
 
@@ -6,10 +6,10 @@ use age::plugin::{Recipient as PluginRecipient, RecipientPluginV1};
 use age::{NoCallbacks, Recipient};
 use lifeboat_base::{Class, Context, Error, Result};
 
-/// Parses recipients. Those of one plugin share one process of it.
+/// Parses recipients. All recipients of one plugin share one process of it.
 ///
 /// # Errors
-/// [`Class::Configuration`] for one that does not parse, [`Class::Keys`] for a plugin that is not
+/// [`Class::Configuration`] if a text is not a recipient. [`Class::Keys`] if a plugin is not
 /// installed.
 pub fn parse_recipients(texts: &[String]) -> Result<Vec<Box<dyn Recipient + Send + Sync>>> {
     let mut recipients: Vec<Box<dyn Recipient + Send + Sync>> = Vec::new();
@@ -29,7 +29,7 @@ pub fn parse_recipients(texts: &[String]) -> Result<Vec<Box<dyn Recipient + Send
     for (name, of_plugin) in plugins {
         let plugin = RecipientPluginV1::new(&name, &of_plugin, &[], NoCallbacks)
             .context(Class::Keys, || format!("cannot use the recipients of the age plugin {name}"))
-            .map_err(|error| error.hint(format!("install age-plugin-{name} in the PATH")))?;
+            .map_err(|error| error.hint(format!("install age-plugin-{name} in a directory of $PATH")))?;
         recipients.push(Box::new(plugin));
     }
     Ok(recipients)

@@ -1,9 +1,9 @@
-//! AES-256-GCM for small local secrets, under the host key.
+//! Seals small local secrets under the host key with AES-256-GCM.
 //!
-//! A sealed blob is `LBSEAL1\n`, a random 96-bit nonce, ciphertext and tag. What the blob is for is
-//! bound as associated data, so that one cannot stand in for another. Random nonces allow 2³² blobs
-//! a key; a host makes less than a million a year under its own, and of what it makes many, such as
-//! sketches of chunks, every file has a key of its own.
+//! A sealed blob is `LBSEAL1\n`, a random 96-bit nonce, ciphertext and tag. The blob's purpose is
+//! its associated data, so a blob cannot be used for another purpose. With random nonces, one key
+//! may seal 2³² blobs. A host seals less than a million a year under its own key. Where there are
+//! many blobs, such as sketches of chunks, every file has a key of its own.
 
 use aes_gcm::aead::{Aead, Generate, KeyInit, Payload};
 use aes_gcm::{Aes256Gcm, Nonce};
@@ -14,32 +14,33 @@ use zeroize::Zeroizing;
 const SEAL_MAGIC: &[u8; 8] = b"LBSEAL1\n";
 const NONCE_BYTES: usize = 12;
 
-/// The host key. 256 bits; wiped on drop.
+/// The host key: 256 bits, wiped from memory on drop.
 #[derive(Clone)]
 pub struct HostKey(Zeroizing<[u8; 32]>);
 
 impl HostKey {
-    /// A new one, from the system's generator.
+    /// Makes a new key from random bits of the operating system.
     #[must_use]
     pub fn generate() -> Self {
         Self(Zeroizing::new(rand::random()))
     }
 
-    /// Parses 64 hexadecimal digits, white space around them allowed.
+    /// Parses 64 hexadecimal digits. White space around them is allowed.
     ///
     /// # Errors
-    /// [`Class::Keys`](lifeboat_base::Class::Keys): anything else.
+    /// [`Class::Keys`](lifeboat_base::Class::Keys) if the text is anything else.
     pub fn parse(text: &Secret) -> Result<Self> {
         let trimmed = text.expose().trim_ascii();
         let bytes = Zeroizing::new(data_encoding::HEXLOWER_PERMISSIVE.decode(trimmed).unwrap_or_default());
         let key = bytes.as_slice().try_into().map_err(|_| {
-            Error::keys("the host key is not 64 hexadecimal digits")
-                .hint("restore host.key, or set this host up anew with `lifeboat init --identity MASTER`")
+            Error::keys("the host key is not 64 hexadecimal digits").hint(
+                "restore host.key; if it is lost, move it and host-keys away and run `lifeboat init --identity MASTER`",
+            )
         })?;
         Ok(Self(Zeroizing::new(key)))
     }
 
-    /// 64 hexadecimal digits and a newline.
+    /// Writes the key as 64 hexadecimal digits and a newline.
     #[must_use]
     pub fn to_text(&self) -> Zeroizing<String> {
         Zeroizing::new(format!("{}\n", data_encoding::HEXLOWER.encode(&*self.0)))
@@ -48,7 +49,7 @@ impl HostKey {
     /// Seals `plaintext` for `purpose`.
     ///
     /// # Errors
-    /// Only for blobs beyond 64 GiB.
+    /// [`Class::Failed`](lifeboat_base::Class::Failed) if the plaintext is longer than 64 GiB.
     pub fn seal(&self, purpose: &str, plaintext: &[u8]) -> Result<Vec<u8>> {
         let nonce = Nonce::generate();
         let sealed = self
@@ -61,7 +62,8 @@ impl HostKey {
     /// Opens what [`Self::seal`] sealed for `purpose`.
     ///
     /// # Errors
-    /// [`Class::Keys`](lifeboat_base::Class::Keys): another key, another purpose, or damaged.
+    /// [`Class::Keys`](lifeboat_base::Class::Keys) if it is damaged, or if it was sealed under
+    /// another key or for another purpose.
     pub fn open(&self, purpose: &str, blob: &[u8]) -> Result<Zeroizing<Vec<u8>>> {
         let refused =
             || Error::keys(format!("cannot open {purpose}: it is damaged or was sealed under another host key"));

@@ -1,6 +1,6 @@
-//! Minisign signatures (Ed25519, prehashed): what the stock `minisign -V` accepts.
+//! Minisign signatures (Ed25519, prehashed). The stock `minisign -V` accepts them.
 //!
-//! The trusted comment is signed too. It names the object, so that a signature cannot be moved to
+//! The trusted comment is signed, too. It names the object, so a signature cannot be moved to
 //! another one.
 
 use std::fmt;
@@ -19,7 +19,7 @@ impl SignerKey {
     /// Parses the base64 line (not the comment line).
     ///
     /// # Errors
-    /// [`Class::Configuration`]: not a minisign public key.
+    /// [`Class::Configuration`] if it is not a minisign public key.
     pub fn parse(text: &str) -> Result<Self> {
         let key = PublicKey::from_base64(text.trim()).map_err(|cause| {
             Error::configuration("this is not a minisign public key")
@@ -29,7 +29,7 @@ impl SignerKey {
         Ok(Self(key.to_base64()))
     }
 
-    /// The base64 line.
+    /// The key as its base64 line.
     #[must_use]
     pub fn as_str(&self) -> &str {
         &self.0
@@ -48,86 +48,90 @@ impl fmt::Debug for SignerKey {
     }
 }
 
-/// A signing key.
+/// A minisign signing key.
 pub struct Signer {
     secret: SecretKey,
     public: SignerKey,
 }
 
 impl Signer {
-    /// A new one, from the system's generator.
+    /// Makes a new key from random bits of the operating system.
     ///
     /// # Errors
-    /// No randomness.
+    /// [`Class::Keys`] if the key cannot be made.
     pub fn generate() -> Result<Self> {
-        let pair = KeyPair::generate_unencrypted_keypair().context(Class::Keys, || "cannot make a signing key")?;
+        let pair =
+            KeyPair::generate_unencrypted_keypair().context(Class::Keys, || "cannot make a minisign signing key")?;
         Ok(Self { public: SignerKey(pair.pk.to_base64()), secret: pair.sk })
     }
 
     /// Parses a minisign secret key file without a password.
     ///
     /// # Errors
-    /// [`Class::Keys`]: anything else.
+    /// [`Class::Keys`] if the text is anything else.
     pub fn parse(text: &Secret) -> Result<Self> {
         let read = || -> Result<SecretKey, Box<dyn std::error::Error + Send + Sync>> {
             let text = Zeroizing::new(std::str::from_utf8(text.expose())?.to_owned());
             Ok(SecretKeyBox::from_string(&text)?.into_unencrypted_secret_key()?)
         };
-        let secret = read().map_err(|_| Error::keys("this is not a minisign secret key without a password"))?;
-        let public = PublicKey::from_secret_key(&secret).context(Class::Keys, || "a signing key is damaged")?;
+        let secret = read().map_err(|_| Error::keys("this is not a minisign secret key, or it has a password"))?;
+        let public = PublicKey::from_secret_key(&secret).context(Class::Keys, || "the signing key is damaged")?;
         Ok(Self { public: SignerKey(public.to_base64()), secret })
     }
 
-    /// The minisign secret key file.
+    /// The key as the text of a minisign secret key file without a password.
     ///
     /// # Errors
-    /// None that is known.
+    /// [`Class::Keys`] if minisign cannot write the key. No such case is known.
     pub fn to_text(&self) -> Result<Zeroizing<String>> {
-        let text =
-            self.secret.to_box(Some("lifeboat signing key")).context(Class::Keys, || "cannot write a signing key")?;
+        let text = self
+            .secret
+            .to_box(Some("lifeboat signing key"))
+            .context(Class::Keys, || "cannot serialise the signing key")?;
         Ok(Zeroizing::new(text.into_string()))
     }
 
-    /// Its public half.
+    /// The public half of the key.
     #[must_use]
     pub fn public(&self) -> SignerKey {
         self.public.clone()
     }
 
-    /// The content of the `.minisig` file of `data`.
+    /// Signs `data`. Returns the content of its `.minisig` file.
     ///
     /// # Errors
-    /// No randomness.
+    /// [`Class::Keys`] if minisign cannot sign.
     pub fn sign(&self, data: &[u8], trusted_comment: &str) -> Result<String> {
         let signature = minisign::sign(None, &self.secret, data, Some(trusted_comment), Some("signature by lifeboat"))
-            .context(Class::Keys, || "cannot sign")?;
+            .context(Class::Keys, || "cannot make a minisign signature")?;
         Ok(signature.into_string())
     }
 }
 
-/// Checks that one of `trusted` signed `data` with exactly this trusted comment; returns who did.
+/// Checks that one of `trusted` signed `data` with exactly this trusted comment. Returns its key.
 ///
 /// # Errors
-/// [`Class::Keys`] if it is a stranger's; [`Class::Integrity`] if data, signature or comment were
-/// changed.
+/// [`Class::Keys`] if none of `trusted` signed it. [`Class::Integrity`] if data, signature or
+/// comment were changed.
 pub fn verify(trusted: &[SignerKey], data: &[u8], signature: &[u8], trusted_comment: &str) -> Result<SignerKey> {
     let text = std::str::from_utf8(signature).context(Class::Integrity, || "the signature is not text")?;
     let signature = SignatureBox::from_string(text).context(Class::Integrity, || "the signature is damaged")?;
     for candidate in trusted {
-        let key = PublicKey::from_base64(&candidate.0).context(Class::Keys, || "a trusted signer key is damaged")?;
+        let key = PublicKey::from_base64(&candidate.0)
+            .context(Class::Keys, || "the public key of a trusted signer is damaged")?;
         if key.keynum() != signature.keynum() {
             continue;
         }
         minisign::verify(&key, &signature, Cursor::new(data), true, false, false)
-            .context(Class::Integrity, || "the signature does not fit the object")?;
+            .context(Class::Integrity, || "the signature does not match the object")?;
         let comment = signature.trusted_comment().context(Class::Integrity, || "the signature is damaged")?;
         if comment != trusted_comment {
             return Err(Error::integrity(format!("the signature belongs to `{comment}`, not to `{trusted_comment}`")));
         }
         return Ok(candidate.clone());
     }
-    Err(Error::keys("signed by a key that is not trusted")
-        .hint("if the signer is yours, add its public key to [keys] trusted_signers; `lifeboat init` prints it on the backup host"))
+    Err(Error::keys("the key that signed it is not trusted")
+        .hint("if the signer is yours, add its public key, which `lifeboat init` prints on the backup host, to [keys] trusted_signers"))
 }
 
 #[cfg(test)]

@@ -1,8 +1,8 @@
-//! The extents of a stream ahead of its reader: worked out beside it, in batches that it can put to
-//! work.
+//! Opens the extents of a stream ahead of its reader, in a task of its own, and passes them on in
+//! batches.
 //!
-//! Extents are checked as they are opened. So a restore reports damage in them when it comes there,
-//! not before it begins.
+//! Extents are checked when they are opened. So a restore reports damaged extents when it comes to
+//! them, not before it begins.
 
 use std::ops::ControlFlow;
 use std::sync::Arc;
@@ -13,30 +13,31 @@ use tokio::sync::mpsc::{Receiver, Sender, channel};
 
 use super::plan::Span;
 
-/// An extent that is shorter is put together with others, to about as much.
+/// Shorter extents share a batch, until it is about this long.
 pub(crate) const MIN_LONE_EXTENT_BYTES: u64 = 1 << 20;
-/// Extents of a batch.
+/// At most so many extents share a batch.
 const MAX_EXTENTS_PER_BATCH: usize = 16 << 10;
-/// Batches ahead.
+/// How many batches wait for the reader.
 const BATCHES_AHEAD: usize = 8;
 
-/// What comes next in a stream. It is all of one span.
+/// The next extents of a stream. All of them belong to one span.
 pub(crate) struct Batch {
-    /// The span's number.
+    /// The number of the span, from 0.
     pub span: usize,
-    /// What.
+    /// The extents.
     pub what: What,
 }
 
-/// What a batch holds.
+/// The extents of a batch.
 pub(crate) enum What {
-    /// A long extent.
+    /// One long extent.
     One(Extent),
-    /// Short ones.
+    /// Short extents, in the order of the stream.
     Some(Vec<Extent>),
 }
 
-/// All of a stream, span by span. Must be called on a runtime; ends when the receiver is dropped.
+/// Starts the task that makes the batches of a whole stream, span by span. It needs a Tokio runtime
+/// and ends when the receiver is dropped.
 pub(crate) fn batches(extents: &Resolved, spans: Arc<[Span]>) -> Receiver<Batch> {
     let (sender, receiver) = channel(BATCHES_AHEAD);
     let mut walk = extents.walk();
@@ -67,8 +68,8 @@ pub(crate) fn batches(extents: &Resolved, spans: Arc<[Span]>) -> Receiver<Batch>
     receiver
 }
 
-/// How many of these a batch takes yet, that is `length` bytes long and will be as long as is told:
-/// at most `most`. A long one is taken by an empty batch alone.
+/// How many of these extents fit into a batch that is `length` bytes long: at most `most`. Adds
+/// their length to `length`. A long extent fits only into an empty batch.
 fn fitting(extents: &[Extent], most: usize, length: &mut u64) -> usize {
     let mut taken = 0;
     for extent in extents.iter().take(most) {

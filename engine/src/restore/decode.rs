@@ -1,9 +1,10 @@
-//! Chunks that were decompressed and are needed again soon: rows lie here and there in them, and
-//! each is decompressed once where memory allows. The least recently used go first.
+//! Gathers short extents from chunks, and keeps the decompressed chunks for the next extents. So a
+//! chunk with many scattered rows is decompressed only once, if memory allows. If it does not, the
+//! least recently used chunks are dropped.
 //!
-//! What a stream takes of a pack is in order, mostly: where it has come to the next chunk, the one
-//! before is let go at once, so that the next one is written to where the processor's caches have
-//! it. One that was let go too early is kept as the others are.
+//! Mostly, a stream uses the chunks of a pack in order. So when it goes on to the next chunk, the
+//! previous one is dropped at once. The next chunk then gets its buffer, which is still in the
+//! processor's cache. A chunk that is needed again after that is kept like any other.
 
 use std::collections::{HashMap, VecDeque};
 use std::ops::Range;
@@ -14,22 +15,22 @@ use lifeboat_base::{Error, Result};
 use lifeboat_format::extents::Extent;
 use lifeboat_format::pack::Excerpt;
 
-/// So many bytes are copied at once.
+/// Short extents are copied in blocks of so many bytes.
 const COPY_BYTES: usize = 64;
-/// Of so many chunks that were let go it is remembered.
+/// How many dropped chunks are remembered.
 const REMEMBERED_CHUNKS: usize = 64;
 
-/// By pack, and where it begins in its content.
+/// The chunk's pack, and where the chunk begins in the pack's content.
 type Key = (u32, u64);
 
-/// Filled by whoever needs it first.
+/// A decompressed chunk. The first thread that needs it fills the cell.
 type Cell = Arc<Mutex<Option<Arc<Buffer>>>>;
 
 struct Kept {
     cell: Cell,
     length: usize,
     used: u64,
-    /// It was let go, and is back.
+    /// It was dropped too early, so it is not dropped early again.
     back: bool,
 }
 
@@ -38,18 +39,18 @@ struct State {
     kept: HashMap<Key, Kept>,
     bytes: usize,
     uses: u64,
-    /// Chunks that were let go, the last at the back.
+    /// Chunks that were dropped early, the last one at the back.
     left: VecDeque<Key>,
 }
 
-/// Of one snapshot, for all its streams.
+/// The decompressed chunks of one snapshot, shared by all its streams.
 pub(crate) struct ChunkCache {
     most: usize,
     state: Mutex<State>,
 }
 
 impl ChunkCache {
-    /// Keeps at most so many bytes, and what is in use.
+    /// Keeps at most `most` bytes, besides the chunks that are in use.
     pub(crate) fn new(most: usize) -> Self {
         Self { most, state: Mutex::default() }
     }
@@ -58,8 +59,8 @@ impl ChunkCache {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Puts what these extents hold at the front of `out`, the pack of each given by `packs`; says
-    /// how long it is. CPU work.
+    /// Writes the bytes of these extents to the front of `out`, and returns how many they are.
+    /// `packs` gives the pack of a number. Must run on a worker, because it takes CPU time.
     pub(crate) fn gather<'a>(
         &self,
         extents: &[Extent],
@@ -67,7 +68,7 @@ impl ChunkCache {
         out: &mut Vec<u8>,
     ) -> Result<usize> {
         let length = extents.iter().map(|extent| extent.length as usize).sum();
-        // What is in a used buffer is written over; only what it never held must be made.
+        // A used buffer is written over, so only its missing part must be zeroed.
         if out.len() < length {
             out.resize(length, 0);
         }
@@ -84,7 +85,7 @@ impl ChunkCache {
 
     fn locate<'a>(&self, extents: &[Extent], packs: impl Fn(u32) -> Option<&'a Excerpt>) -> Result<Located<'a>> {
         let (mut chunks, mut parts, mut over) = (Vec::<Needed>::new(), Vec::with_capacity(extents.len()), Vec::new());
-        // Extents take turns between packs: the last chunk of each, by the pack's number.
+        // Extents take turns between packs. This is the last chunk of each pack, by its number.
         let mut last: Vec<u32> = Vec::new();
         for extent in extents {
             let pack = extent.pack as usize;
@@ -139,7 +140,7 @@ impl ChunkCache {
         cell
     }
 
-    /// Lets go of chunks that the stream has left behind.
+    /// Drops chunks that the stream has passed, unless that was too early before.
     fn leave(&self, over: &[Key]) {
         let mut state = self.state();
         for key in over {
@@ -155,12 +156,12 @@ impl ChunkCache {
     }
 }
 
-/// What a piece is put together from.
+/// The chunks and ranges that a piece consists of.
 struct Located<'a> {
     chunks: Vec<Needed<'a>>,
-    /// Of which of these, and what of it, in order.
+    /// The ranges in order, each with the index of its chunk.
     parts: Vec<(u32, Range<u32>)>,
-    /// Chunks behind which the stream goes on.
+    /// Chunks that the stream has passed.
     over: Vec<Key>,
 }
 
@@ -171,11 +172,11 @@ struct Needed<'a> {
     cell: Cell,
 }
 
-/// Puts the first `length` bytes of `from` at the front of `out`; gives the rest of it.
+/// Copies the first `length` bytes of `from` to the front of `out`. Returns the rest of `out`.
 fn put<'a>(from: &[u8], length: usize, out: &'a mut [u8]) -> &'a mut [u8] {
-    // In whole blocks where there is room for them: the next part writes over what is too much.
-    // Parts are short, and no two of them as long as each other, so that whoever copies just their
-    // bytes guesses wrongly how many these are.
+    // Whole blocks are copied where there is room. The next part writes over what is too much.
+    // Parts are short and differ in length. If exactly their bytes were copied, the processor would
+    // mispredict the length of most copies.
     let blocks = length.div_ceil(COPY_BYTES);
     let (from_blocks, to_blocks) = (from.as_chunks::<COPY_BYTES>().0, out.as_chunks_mut::<COPY_BYTES>().0);
     match (from_blocks.get(..blocks), to_blocks.get_mut(..blocks)) {
@@ -185,8 +186,8 @@ fn put<'a>(from: &[u8], length: usize, out: &'a mut [u8]) -> &'a mut [u8] {
     &mut out[length..]
 }
 
-/// All of these. What another thread decompresses just now is waited for last: pieces that follow
-/// each other need the same chunks, and their threads are to share the work.
+/// Decompresses all of these chunks. It waits for chunks of other threads only at the end, because
+/// neighbouring pieces need the same chunks, and their threads should share the work.
 fn decompress(chunks: &[Needed]) -> Result<Vec<Arc<Buffer>>> {
     for chunk in chunks {
         if let Ok(mut cell) = chunk.cell.try_lock() {
@@ -204,14 +205,14 @@ impl Needed<'_> {
         let length = (self.range.end - self.range.start) as usize;
         let mut bytes = spare(length);
         let unit = self.excerpt.unit(self.range.start, length as u64, length);
-        let unit = unit.ok_or_else(|| Error::integrity("a chunk is not where it was"))?;
+        let unit = unit.ok_or_else(|| Error::integrity("a pack does not have a chunk where it was found before"))?;
         self.excerpt.decompress(self.range.start, unit, &mut bytes)?;
         Ok(cell.insert(Arc::new(bytes)).clone())
     }
 }
 
 fn unknown() -> Error {
-    Error::integrity("the snapshot names what no pack holds")
+    Error::integrity("an extent of the snapshot is in no pack")
 }
 
 #[cfg(test)]
@@ -228,7 +229,7 @@ mod tests {
 
     const CHUNK: usize = 1000;
 
-    /// What packs hold, and the packs: chunks of a thousand bytes.
+    /// Packs with chunks of a thousand bytes, each with its content.
     fn packs(count: u8, chunks: usize) -> Vec<(Vec<u8>, Excerpt)> {
         let pack = |number: u8| {
             let mut content = vec![0; chunks * CHUNK];
@@ -294,7 +295,7 @@ mod tests {
         gather(&[(10, 50), (100, 20), (1500, 100)])?;
         assert_eq!(kept(&cache), [(0, 1000)]);
         gather(&[(900, 50), (1900, 200)])?;
-        // The first was let go too early: it is kept now. The second is left behind for the first
+        // The first was dropped too early, so it is kept now. The second is passed for the first
         // time.
         assert_eq!(kept(&cache), [(0, 0), (0, 2000)]);
         gather(&[(2100, 10), (3000, 10), (20, 10)])?;

@@ -1,5 +1,4 @@
-//! Fetches packs: from the fastest replica that gives them, checked, and decrypted as far as they
-//! are wanted.
+//! Fetches packs from the replica that has been fastest, checks them, and decrypts what is wanted.
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -17,7 +16,7 @@ use crate::catalog::ciphertext::fetch_ciphertext;
 use crate::catalog::documents::combine;
 use crate::keys::{PackKeys, crypt};
 
-/// How much of the old measurement of a replica is left after a new one.
+/// The weight of earlier measurements of a replica when a new one is added. 0 to 1.
 const WEIGHT_OF_OLDER_PACE: f64 = 0.7;
 
 /// Fetches the packs of one dataset.
@@ -25,15 +24,15 @@ pub(crate) struct PackFetcher {
     dataset: Name,
     replicas: Vec<SharedReplica>,
     keys: Arc<PackKeys>,
-    /// Who decrypts and decompresses.
+    /// The threads that decrypt and decompress.
     workers: Workers,
     seen: Mutex<BTreeMap<Name, Seen>>,
 }
 
-/// What was seen of a replica.
+/// What the fetcher knows about one replica.
 #[derive(Default, Clone, Copy)]
 struct Seen {
-    /// Seconds a byte, the newest weighing most; `None` before the first pack.
+    /// Seconds for each byte, averaged over the packs so far. `None` before the first pack.
     pace: Option<f64>,
     asked: u32,
     gave: bool,
@@ -41,8 +40,9 @@ struct Seen {
 }
 
 impl Seen {
-    /// What one more pack is expected to cost here. A replica that has failed comes last, and one
-    /// that owes its first answer is not asked again meanwhile if another one answers.
+    /// The expected cost of one more pack, which grows with the requests under way. A replica that
+    /// has failed comes last. One that has not answered its first request yet is not asked again
+    /// while another one can be asked.
     fn cost(&self) -> (bool, f64) {
         let pace = self.pace.unwrap_or(if self.asked == 0 { 0.0 } else { f64::MAX });
         (self.failed, pace * f64::from(self.asked + 1))
@@ -54,7 +54,7 @@ impl PackFetcher {
         Self { dataset, replicas, keys: Arc::new(keys), workers, seen: Mutex::default() }
     }
 
-    /// Replicas that packs came from.
+    /// The replicas that packs came from.
     pub(crate) fn used(&self) -> Vec<Name> {
         self.seen().iter().filter(|(_, seen)| seen.gave).map(|(name, _)| name.clone()).collect()
     }
@@ -63,12 +63,13 @@ impl PackFetcher {
         self.seen.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Who decrypts and decompresses.
+    /// The threads that decrypt and decompress.
     pub(crate) fn workers(&self) -> &Workers {
         &self.workers
     }
 
-    /// The chunks of a pack that `wanted` touches.
+    /// Fetches a pack, and returns the chunks that `wanted` touches. `wanted` lists offsets in the
+    /// pack's content, and lengths.
     pub(crate) async fn fetch(&self, pack: &PackRef, wanted: &[(u64, u64)]) -> Result<Excerpt> {
         let mut untried: Vec<&SharedReplica> = self.replicas.iter().collect();
         let mut errors = Vec::new();
@@ -76,12 +77,12 @@ impl PackFetcher {
             match self.fetch_from(replica.as_ref(), pack, wanted).await {
                 Ok(excerpt) => return Ok(excerpt),
                 Err(error) => {
-                    tracing::warn!(replica = %replica.name(), error = %error.chain(), "a pack cannot be had here");
+                    tracing::warn!(replica = %replica.name(), error = %error.chain(), "Cannot fetch a pack from this replica");
                     errors.push(error);
                 }
             }
         }
-        Err(combine(format!("no replica gives pack {} of dataset {}", pack.0, self.dataset), &errors))
+        Err(combine(format!("no replica returns a whole pack {} of dataset {}", pack.0, self.dataset), &errors))
     }
 
     fn cheapest<'a>(&self, untried: &mut Vec<&'a SharedReplica>) -> Option<&'a SharedReplica> {
@@ -102,8 +103,8 @@ impl PackFetcher {
         let excerpt = async {
             let (ciphertext, keys, content, wanted) = (ciphertext?, self.keys.clone(), pack.2, wanted.to_vec());
             let excerpt = self.workers.begin(move || open(&ciphertext, content, &keys, &wanted)).await;
-            let excerpt = excerpt.context(Class::Failed, || "a worker thread failed")?;
-            excerpt.map_err(|error| error.within(format!("replica {name}: pack {} is damaged", pack.0)))
+            let excerpt = excerpt.context(Class::Failed, || "the thread that decrypts a pack failed")?;
+            excerpt.map_err(|error| error.within(format!("replica {name}: cannot open pack {}", pack.0)))
         };
         let excerpt = excerpt.await;
         drop(asked);
@@ -124,7 +125,7 @@ impl PackFetcher {
     }
 }
 
-/// A request under way; also one whose future is dropped comes to its end here.
+/// Counts a request that is under way. If its future is dropped, the request ends, too.
 struct Asked<'a> {
     fetcher: &'a PackFetcher,
     name: &'a Name,
@@ -138,7 +139,7 @@ impl Drop for Asked<'_> {
     }
 }
 
-/// Decrypts of a pack what is wanted. CPU work.
+/// Decrypts the wanted parts of a pack. Takes CPU time.
 pub(crate) fn open(ciphertext: &[u8], content: u64, keys: &PackKeys, wanted: &[(u64, u64)]) -> Result<Excerpt> {
     let identity = std::iter::once(&keys.identity as &dyn age::Identity);
     pack::read(&mut crypt::decrypting(identity, ciphertext)?, content, wanted)

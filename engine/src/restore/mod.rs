@@ -1,10 +1,13 @@
-//! Restore: from a vault to the bytes of a snapshot's streams.
+//! Restore reads the streams of a snapshot from a vault.
 //!
-//! In the order in which data passes: the [catalog](reader) selects a snapshot and opens its
-//! manifest; [`plan`](plan) tells which packs which part of a stream needs, and when again; packs
-//! are [fetched](fetch) from the replica that has been fastest, decrypted, and
-//! [kept](pack_cache) for their next use; [batches] of extents are [decoded](decode) by the
-//! [workers]; and the [stream](streams) gives the pieces in order, its length and hash last.
+//! The files, in the order in which data passes:
+//! 1. [`reader`] selects a snapshot and opens its manifest.
+//! 2. [`plan`] finds out which packs each part of a stream needs, and when they are needed again.
+//!    [`wanted`] collects which parts of the packs are needed.
+//! 3. [`fetch`] fetches packs from the replica that has been fastest, and decrypts them.
+//!    [`pack_cache`] keeps them for their next use.
+//! 4. [`batches`] opens the extents of a stream. [`decode`] and [`workers`] decompress pieces.
+//! 5. [`streams`] delivers the pieces in order, and checks length and hash at the end.
 
 mod batches;
 mod decode;

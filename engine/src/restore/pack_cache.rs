@@ -1,15 +1,14 @@
-//! The packs that a restore has at hand: fetched ahead of use, and kept for a later use while
+//! Holds the packs of a restore: they are fetched ahead of use, and kept for a later use while
 //! memory allows.
 //!
-//! - **Plan**: what any stream of the snapshot takes from a pack is known beforehand. What is kept
-//!   of a pack is the frames of that and nothing else, still compressed, and a pack is forgotten
-//!   once its last span was read.
-//! - **Bounds**: one budget for ciphertext on its way and for what is kept of it. Of what nobody
-//!   uses just now at most half the budget is kept for later visits; what is needed last goes
+//! - **Plan**: it is known beforehand what all streams need of a pack. Only the frames of that are
+//!   kept, still compressed. A pack is dropped once its last span was read.
+//! - **Bounds**: one budget covers the ciphertext under way and the frames that are kept. Packs
+//!   that no reader uses just now take at most half of it. Those that are needed last are dropped
 //!   first.
-//! - **No deadlock**: a reader waits for memory only while it holds none that only it can free: for
-//!   the first pack of the span it needs next. The other packs of that span, which are small where
-//!   they are many, do not wait; spans ahead are begun only if there is room at once.
+//! - **No deadlock**: a reader waits for memory only for the first pack of its next span. It then
+//!   holds no memory that only it can free. The other packs of this span do not wait for memory;
+//!   if they are many, they are small. Spans further ahead are begun only if there is room at once.
 
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -23,27 +22,27 @@ use tokio::sync::{OnceCell, OwnedSemaphorePermit, Semaphore};
 use super::fetch::PackFetcher;
 use super::wanted::{Wanted, WantedPack};
 
-/// One permit of the budget.
+/// The bytes that one permit of the budget stands for.
 const BYTES_PER_PERMIT: u64 = 64 << 10;
-/// No visit.
+/// The number of a visit that never comes.
 const NEVER: usize = usize::MAX;
 
-/// A pack that is fetched or being fetched.
+/// A pack that was fetched, or is being fetched.
 struct AtHand {
     cell: Arc<OnceCell<Content>>,
-    /// Room for ciphertext and frames until it is fetched; then it is the content's.
+    /// Room for ciphertext and frames. Once the pack is fetched, this belongs to the content.
     room: Option<OwnedSemaphorePermit>,
-    /// Readers that use it or have asked for it.
+    /// How many readers use the pack or wait for it.
     pinned: usize,
-    /// The visit of its last reader that will need it next.
+    /// The number of the visit that needs it next, of the reader that used it last.
     next: usize,
 }
 
-/// What was wanted of a pack. Its room is free once nobody has it any more.
+/// The wanted chunks of a pack. Their room is free once nobody holds them any more.
 pub(crate) type Content = Arc<(Excerpt, Option<OwnedSemaphorePermit>)>;
 
 struct AllPacks {
-    /// By number.
+    /// What is wanted of each pack, by its number.
     wanted: Vec<WantedPack>,
     at_hand: HashMap<u32, AtHand>,
 }
@@ -53,17 +52,17 @@ pub(crate) struct PackCache {
     fetcher: Arc<PackFetcher>,
     state: Mutex<AllPacks>,
     budget: Arc<Semaphore>,
-    /// Permits of the budget.
+    /// All permits of the budget.
     most: u32,
-    /// What all its ranges amount to, as ciphertext.
+    /// How many bytes of ciphertext hold everything that is wanted.
     needed: u64,
     fetched: AtomicU64,
 }
 
 impl PackCache {
-    /// `memory`: the budget, in bytes.
+    /// `memory` is the budget in bytes.
     pub(crate) fn new(fetcher: Arc<PackFetcher>, Wanted(wanted): Wanted, memory: u64) -> Self {
-        // What repeats itself is named more than once, and needed once.
+        // Repeated content is named more than once, but needed only once.
         let needed = |pack: &WantedPack| share(&pack.reference, pack.named.min(pack.grains.length()));
         let needed = wanted.iter().map(needed).sum();
         let most = u32::try_from(memory / BYTES_PER_PERMIT).unwrap_or(u32::MAX >> 3);
@@ -77,12 +76,12 @@ impl PackCache {
         }
     }
 
-    /// Whoever fetches.
+    /// The fetcher of the packs.
     pub(crate) fn fetcher(&self) -> &PackFetcher {
         &self.fetcher
     }
 
-    /// Bytes of ciphertext fetched so far, and what all streams amount to.
+    /// Bytes of ciphertext that were fetched so far, and bytes that all streams need.
     pub(crate) fn fetched_and_needed(&self) -> (u64, u64) {
         (self.fetched.load(Ordering::Relaxed), self.needed)
     }
@@ -91,7 +90,7 @@ impl PackCache {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Pins a pack if that takes no waiting.
+    /// Pins a pack, unless that would mean to wait for memory.
     pub(crate) fn try_pin(self: &Arc<Self>, pack: u32) -> Option<Pin> {
         let mut state = self.state();
         if let Some(pin) = self.pin_at_hand(&mut state, pack) {
@@ -102,23 +101,23 @@ impl PackCache {
         Some(self.pin_new(&mut state, pack, Some(room)))
     }
 
-    /// Pins a pack; waits for memory. The caller must hold no pin.
+    /// Pins a pack, and waits for memory if necessary. The caller must hold no pin.
     pub(crate) async fn pin(self: &Arc<Self>, pack: u32) -> Result<Pin> {
         if let Some(pin) = self.try_pin(pack) {
             return Ok(pin);
         }
         let cost = self.state().wanted.get(pack as usize).map(|wanted| self.cost(wanted)).ok_or_else(unknown)?;
         let room = self.budget.clone().acquire_many_owned(cost).await;
-        let room = room.map_err(|_| Error::failed("the budget of packs was closed"))?;
+        let room = room.map_err(|_| Error::failed("the memory budget of the packs was closed"))?;
         let mut state = self.state();
-        // Another reader may have begun it meanwhile.
+        // Another reader may have pinned the pack meanwhile.
         Ok(match self.pin_at_hand(&mut state, pack) {
             Some(pin) => pin,
             None => self.pin_new(&mut state, pack, Some(room)),
         })
     }
 
-    /// Pins a pack though there may be no room for it: for a span that needs several at once.
+    /// Pins a pack even if there is no room for it: a span may need several packs at once.
     pub(crate) fn pin_beyond(self: &Arc<Self>, pack: u32) -> Result<Pin> {
         if let Some(pin) = self.try_pin(pack) {
             return Ok(pin);
@@ -146,9 +145,9 @@ impl PackCache {
         Pin { cache: self.clone(), pack, cell, visited: None }
     }
 
-    /// Ciphertext and frames while it is fetched, in permits, never more than half of all.
+    /// The permits for ciphertext and frames while a pack is fetched, at most half of all.
     fn cost(&self, wanted: &WantedPack) -> u32 {
-        // Whole chunks, so perhaps some more than is wanted.
+        // Whole chunks are kept, so this is a little more than what is wanted.
         let frames = share(&wanted.reference, wanted.grains.length()) * 5 / 4 + (1 << 20);
         permits(wanted.reference.1 + frames.min(wanted.reference.1)).min(self.most / 2)
     }
@@ -162,8 +161,8 @@ impl PackCache {
         };
         let excerpt = self.fetcher.fetch(&reference, &ranges).await?;
         self.fetched.fetch_add(reference.1, Ordering::Relaxed);
-        // The ciphertext's part is free now. A fetch that failed is tried again by another reader,
-        // which waits for this pack and nothing else: that one has no room.
+        // The ciphertext's part of the room is free from now on. There is no room if another reader
+        // tries a failed fetch again.
         let room = room.and_then(|mut room| {
             let kept = permits(excerpt.size() as u64).min(room.num_permits() as u32);
             room.split(kept as usize)
@@ -171,7 +170,8 @@ impl PackCache {
         Ok(Arc::new((excerpt, room)))
     }
 
-    /// `visited`: a visit is over, and its reader will be back at the visit of this number.
+    /// If `visited` is given, a visit is over, and its reader needs the pack again at the visit of
+    /// this number.
     fn unpin(&self, pack: u32, visited: Option<usize>) {
         let mut state = self.state();
         let state = &mut *state;
@@ -189,8 +189,8 @@ impl PackCache {
         self.evict(&mut state.at_hand);
     }
 
-    /// Forgets what nobody has pinned, what is needed last first, until half of the budget holds
-    /// it.
+    /// Drops packs that nobody has pinned, until the rest takes at most half of the budget. Those
+    /// that are needed last go first.
     fn evict(&self, at_hand: &mut HashMap<u32, AtHand>) {
         let kept = |(pack, at_hand): (&u32, &AtHand)| {
             let content = at_hand.cell.get().filter(|_| at_hand.pinned == 0)?;
@@ -208,16 +208,16 @@ impl PackCache {
     }
 }
 
-/// So many bytes, in permits.
+/// The number of permits for so many bytes.
 fn permits(bytes: u64) -> u32 {
     u32::try_from(bytes.div_ceil(BYTES_PER_PERMIT)).unwrap_or(u32::MAX)
 }
 
 fn unknown() -> Error {
-    Error::integrity("a pack is wanted that no stream names")
+    Error::integrity("a stream needs a pack that the manifest does not list")
 }
 
-/// A pack that stays at hand as long as this exists.
+/// Keeps a pack in memory as long as this exists.
 pub(crate) struct Pin {
     cache: Arc<PackCache>,
     pack: u32,
@@ -226,17 +226,17 @@ pub(crate) struct Pin {
 }
 
 impl Pin {
-    /// Its number.
+    /// The pack's number.
     pub(crate) fn pack(&self) -> u32 {
         self.pack
     }
 
-    /// What was wanted of it; fetches it unless somebody has.
+    /// The wanted chunks of the pack. Fetches it, unless another reader has done so.
     pub(crate) async fn content(&self) -> Result<Content> {
         self.cell.get_or_try_init(|| self.cache.fetch(self.pack)).await.cloned()
     }
 
-    /// The visit is over; the reader's visit number `next` will want it again, if any does.
+    /// Ends the visit. The reader needs the pack again at its visit number `next`, if there is one.
     pub(crate) fn visited(mut self, next: Option<usize>) {
         self.visited = Some(next.unwrap_or(NEVER));
     }
@@ -248,7 +248,7 @@ impl Drop for Pin {
     }
 }
 
-/// The part of a pack's ciphertext that so many bytes of its content amount to.
+/// How many bytes of a pack's ciphertext hold `wanted` bytes of its content, in proportion.
 fn share(pack: &PackRef, wanted: u64) -> u64 {
     (pack.1 as f64 * wanted as f64 / pack.2.max(1) as f64) as u64
 }

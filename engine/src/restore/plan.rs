@@ -1,8 +1,7 @@
-//! The plan of a stream: spans, parts of the stream one after the other, each of which a few packs
-//! hold.
+//! Plans how a stream is read. It is divided into spans: consecutive parts that a few packs hold.
 //!
-//! The stream of a fresh snapshot has one span a pack. Where rows lie here and there, a span has
-//! its extents in several packs in turn, and all of these are needed at hand.
+//! The stream of a first snapshot has one span for each pack. Where rows are scattered, the extents
+//! of a span take turns between several packs, and all of these must be in memory at once.
 
 use std::collections::HashMap;
 use std::ops::Range;
@@ -14,24 +13,24 @@ use lifeboat_format::map::Resolved;
 
 use super::wanted::Wanted;
 
-/// A span that is shorter than this goes on in the next pack.
+/// A span that is shorter than this may take in one more pack.
 const MIN_SPAN_BYTES: u64 = 8 << 20;
-/// The packs of one span.
+/// At most so many packs hold one span.
 const MAX_PACKS_PER_SPAN: usize = 80;
-/// A part of a stream.
+/// A part of a stream that a few packs hold.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) struct Span {
-    /// Which bytes of the stream.
+    /// Which bytes of the stream it is.
     pub places: Range<u64>,
     /// The packs that hold it, each with the number of the next span of the stream that needs it.
     pub packs: Vec<(u32, Option<usize>)>,
 }
 
-/// Plans one stream, and adds what it wants of the packs. Packs of `most` bytes of ciphertext
-/// together may be needed by one span.
+/// Plans one stream, and adds to `wanted` what it needs of the packs. The packs of a span have at
+/// most `most` bytes of ciphertext together, unless a single pack has more.
 ///
 /// # Errors
-/// [`Class::Integrity`](lifeboat_base::Class::Integrity): the extents are damaged.
+/// [`Class::Integrity`](lifeboat_base::Class::Integrity) if the extents are damaged.
 pub(crate) fn plan(extents: &Resolved, packs: &[PackRef], most: u64, wanted: &mut Wanted) -> Result<Vec<Span>> {
     let sizes: Vec<u64> = packs.iter().map(|PackRef(_, size, _)| *size).collect();
     let mut planner = Planner::new(&sizes, most);
@@ -43,7 +42,7 @@ pub(crate) fn plan(extents: &Resolved, packs: &[PackRef], most: u64, wanted: &mu
         taken
     });
     if !whole {
-        return Err(Error::integrity("its extents are damaged"));
+        return Err(Error::integrity("the extents are damaged"));
     }
     let mut spans = planner.spans;
     link(&mut spans);
@@ -51,7 +50,7 @@ pub(crate) fn plan(extents: &Resolved, packs: &[PackRef], most: u64, wanted: &mu
     Ok(spans)
 }
 
-/// Plans the spans of one stream, stretch by stretch.
+/// Plans the spans of one stream. It is given the stream in stretches.
 struct Planner<'a> {
     sizes: &'a [u64],
     most: u64,
@@ -60,19 +59,20 @@ struct Planner<'a> {
     spans: Vec<Span>,
     /// Where the next stretch begins.
     at: u64,
-    /// The sum of the last span's packs.
+    /// The size of all packs of the last span, in bytes of ciphertext.
     held: u64,
-    /// The packs of a stretch that its span does not need otherwise.
+    /// Packs that a stretch needs and its span did not need before.
     more: Vec<u32>,
 }
 
 impl<'a> Planner<'a> {
-    /// Packs of `most` bytes of ciphertext together may be needed by one span; `sizes` by number.
+    /// `sizes` are the bytes of ciphertext of each pack, by its number. `most` bounds their sum in
+    /// one span.
     fn new(sizes: &'a [u64], most: u64) -> Self {
         Self { sizes, most, last: vec![0; sizes.len()], spans: Vec::new(), at: 0, held: 0, more: Vec::new() }
     }
 
-    /// The next stretch; `false`, and nothing has changed, if it takes too many packs at once.
+    /// Adds the next stretch. If it needs too many packs at once, returns `false` and adds nothing.
     fn push(&mut self, length: u64, reaches: &[Reach]) -> bool {
         let size = self.more_than(self.spans.len(), reaches);
         let fits = self.spans.last().is_some_and(|span| {
@@ -103,8 +103,8 @@ impl<'a> Planner<'a> {
         true
     }
 
-    /// Finds the packs that these take and the span of this number does not need yet; says how
-    /// large they are.
+    /// Puts into `more` the packs that these reaches need and the span of this number does not need
+    /// yet. Returns their size in bytes of ciphertext.
     fn more_than(&mut self, span: usize, reaches: &[Reach]) -> u64 {
         self.more.clear();
         for Reach { pack, .. } in reaches {
@@ -116,7 +116,7 @@ impl<'a> Planner<'a> {
     }
 }
 
-/// Tells the packs of all spans of a stream which span needs them next.
+/// Notes for each pack of each span which later span of the stream needs it next.
 fn link(spans: &mut [Span]) {
     let mut next = HashMap::new();
     for (number, span) in spans.iter_mut().enumerate().rev() {

@@ -1,7 +1,7 @@
-//! Reading a vault: list, select, open. Needs replicas, an identity and trusted signers, and no
-//! local state.
+//! Reads a vault: lists datasets and snapshots, selects one, and opens it. This needs replicas, an
+//! identity and trusted signers, but no local state.
 //!
-//! Replicas are equals: what one lacks or gives damaged is taken from the next, and said.
+//! All replicas count the same. If one lacks an object or returns it damaged, the next is asked.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -27,21 +27,21 @@ use crate::keys::{PackKeys, ReaderKeys, SharedIdentity};
 
 const MAX_KEYRING_OBJECT_BYTES: usize = 1 << 20;
 
-/// Which snapshot.
+/// Says which snapshot is meant.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Selector {
-    /// The newest.
+    /// The newest snapshot.
     Latest,
-    /// This one.
+    /// The snapshot with this id.
     Id(SnapshotId),
-    /// The newest whose capture began at or before this time.
+    /// The newest snapshot whose capture began at or before this time.
     At(DateTime<Utc>),
 }
 
-/// A snapshot as the replicas list it; nothing of it was read.
+/// A snapshot as the replicas list it. Nothing of it was read or checked.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Listed {
-    /// Its id.
+    /// The snapshot's id.
     pub snapshot: SnapshotId,
     /// The replicas that hold its manifest and signature.
     pub replicas: Vec<Name>,
@@ -59,11 +59,12 @@ pub struct VaultReader {
 }
 
 impl VaultReader {
-    /// Reads `vault.json` of each replica, all at once. Replicas that fail are noted and left
-    /// aside.
+    /// Reads `vault.json` of all replicas at once. Those that fail are skipped and listed in
+    /// [`Self::unreachable`].
     ///
     /// # Errors
-    /// No trusted signer; no replica answers; two hold different vaults; a newer format.
+    /// No signer is trusted, no replica has a readable `vault.json`, or two replicas hold different
+    /// vaults.
     pub async fn open(
         replicas: &[SharedReplica],
         keys: ReaderKeys,
@@ -71,8 +72,8 @@ impl VaultReader {
         cancel: CancellationToken,
     ) -> Result<Self> {
         if keys.trusted_signers.is_empty() {
-            return Err(Error::keys("no trusted signer is known, so no snapshot can be believed").hint(
-                "add the backup host's signer key to [keys] trusted_signers or pass --trusted-signer; `lifeboat init` printed it, and hosts/<host>.json in the vault names it for comparison",
+            return Err(Error::keys("no signer is trusted, so no snapshot can be trusted").hint(
+                "pass the backup host's signer key with --trusted-signer, or add it to [keys] trusted_signers; `lifeboat init` printed it on the backup host",
             ));
         }
         let infos = futures::future::join_all(replicas.iter().map(|replica| async move {
@@ -81,7 +82,7 @@ impl VaultReader {
                 let error = Error::from(error);
                 if missing {
                     error
-                        .hint("there is no vault at this prefix: check vault_prefix and bucket, or run `lifeboat init`")
+                        .hint("check vault_prefix, and the bucket or path of the replica; for a new vault, run `lifeboat init`")
                 } else {
                     error
                 }
@@ -98,11 +99,11 @@ impl VaultReader {
                 }
                 Ok(info) => {
                     return Err(Error::configuration(format!(
-                        "replica {} holds another vault ({}) than the others",
+                        "replica {} holds vault {}, but the replicas before it hold another one",
                         replica.name(),
                         info.vault
                     ))
-                    .hint("name one replica with --replica, or correct the configuration"));
+                    .hint("correct the configuration, or choose one replica with --replica"));
                 }
                 Err(error) => {
                     unreachable.insert(replica.name().clone(), error.chain());
@@ -120,28 +121,28 @@ impl VaultReader {
         &self.vault
     }
 
-    /// Replicas that answer.
+    /// The replicas that are read from.
     #[must_use]
     pub fn replicas(&self) -> &[SharedReplica] {
         &self.replicas
     }
 
-    /// Replicas that do not, and why.
+    /// The replicas that could not be opened, and why.
     #[must_use]
     pub fn unreachable(&self) -> &BTreeMap<Name, String> {
         &self.unreachable
     }
 
-    /// What it reads with.
+    /// The keys that it reads with.
     #[must_use]
     pub fn keys(&self) -> &ReaderKeys {
         &self.keys
     }
 
-    /// Datasets that have a keyring object or snapshots.
+    /// The datasets that have a keyring object, in the order of their names.
     ///
     /// # Errors
-    /// No replica could be listed.
+    /// No replica can be listed.
     pub async fn datasets(&self) -> Result<Vec<Name>> {
         let folder = format!("{}datasets/", layout::KEYRING);
         let name = |key: &str| key.strip_prefix(&folder)?.split('/').next()?.parse().ok();
@@ -149,10 +150,10 @@ impl VaultReader {
         Ok(names.into_iter().collect())
     }
 
-    /// Snapshots, oldest first.
+    /// The committed snapshots of a dataset, oldest first.
     ///
     /// # Errors
-    /// No replica could be listed.
+    /// No replica can be listed.
     pub async fn snapshots(&self, dataset: &Name) -> Result<Vec<Listed>> {
         let objects = self.list_any(&layout::snapshots(dataset)).await?;
         let present: BTreeSet<(&Name, &str)> = objects.iter().map(|(replica, key)| (replica, key.as_str())).collect();
@@ -166,15 +167,15 @@ impl VaultReader {
         Ok(listed.into_iter().map(|(snapshot, replicas)| Listed { snapshot, replicas }).collect())
     }
 
-    /// The one that `selector` means.
+    /// The snapshot that `selector` means.
     ///
     /// # Errors
-    /// [`Class::Usage`](lifeboat_base::Class::Usage) when there is none.
+    /// [`Class::Usage`](lifeboat_base::Class::Usage) if there is none. Or no replica can be listed.
     pub async fn select(&self, dataset: &Name, selector: &Selector) -> Result<SnapshotId> {
         let listed = self.snapshots(dataset).await?;
         let none = |what: String| {
             Error::usage(format!("dataset {dataset} has no {what}"))
-                .hint(format!("`lifeboat list {dataset}` shows what there is"))
+                .hint(format!("run `lifeboat list {dataset}` to see its snapshots"))
         };
         let mut newest_first = listed.into_iter().rev().map(|listed| listed.snapshot);
         match selector {
@@ -188,19 +189,21 @@ impl VaultReader {
         }
     }
 
-    /// Its manifest, signature checked, from any replica that gives a good one.
+    /// The manifest of a snapshot, from the first replica that returns a valid one. Its signature
+    /// was checked.
     ///
     /// # Errors
-    /// Missing, damaged, forged, or no identity opens it.
+    /// In every replica, the manifest is missing, damaged or forged, or no identity opens it.
     pub async fn manifest(&self, dataset: &Name, snapshot: &SnapshotId) -> Result<Manifest> {
         let keys = self.document_keys(dataset).await;
         self.documents(dataset, &keys).manifest_from_any(&self.replicas, snapshot).await
     }
 
-    /// Its streams.
+    /// The streams of a snapshot.
     ///
     /// # Errors
-    /// As [`Self::manifest`]; and where no identity opens the dataset's packs.
+    /// The errors of [`Self::manifest`], or no identity opens the dataset's packs, or a map cannot
+    /// be read.
     pub async fn streams(&self, dataset: &Name, snapshot: &SnapshotId) -> Result<SnapshotStreams> {
         let manifest = self.manifest(dataset, snapshot).await?;
         let keys = self.pack_keys(dataset, manifest.generation).await?;
@@ -208,7 +211,7 @@ impl VaultReader {
         SnapshotStreams::open(manifest, fetcher, &self.limits, self.cancel.clone()).await
     }
 
-    /// The same vault as one replica alone holds it.
+    /// A reader of the same vault that uses this replica alone.
     #[must_use]
     pub(crate) fn only(&self, replica: &SharedReplica) -> Self {
         Self {
@@ -222,7 +225,7 @@ impl VaultReader {
         }
     }
 
-    /// The keys of the packs of one generation of a dataset, from the keyring.
+    /// The keys of the packs of one key generation of a dataset, from the keyring.
     pub(crate) async fn pack_keys(&self, dataset: &Name, generation: u32) -> Result<PackKeys> {
         let key = layout::keyring_generation(dataset, generation);
         let mut errors = Vec::new();
@@ -246,19 +249,19 @@ impl VaultReader {
         Err(if error.hint_text().is_some() {
             error
         } else {
-            error.hint("pass --identity with a master identity, or a drill identity that was granted this dataset")
+            error.hint("pass --identity with a master identity, or with a drill identity that may open this dataset")
         })
     }
 
-    /// What opens the documents of a dataset: they are for operations identities and the dataset's
-    /// own; a master or drill identity gets there by the keyring.
+    /// The keys that open the documents of a dataset. These are encrypted to operations identities
+    /// and to the dataset's own. A master or drill identity gets the latter from the keyring.
     pub(crate) async fn document_keys(&self, dataset: &Name) -> ReaderKeys {
         let mut known = self.dataset_identities.lock().await;
         let identities = match known.get(dataset) {
             Some(identities) => identities.clone(),
             None => {
                 let identities = self.dataset_identities(dataset).await.unwrap_or_else(|error| {
-                    tracing::debug!(error = %error.chain(), "the keyring does not open; trying the identities at hand");
+                    tracing::debug!(error = %error.chain(), "cannot open the keyring, so only the given identities are tried");
                     Vec::new()
                 });
                 known.entry(dataset.clone()).or_insert(identities).clone()
@@ -284,7 +287,7 @@ impl VaultReader {
         Documents { vault: &self.vault, dataset, keys, cache: None }
     }
 
-    /// Lists every replica; those that fail are left out unless all do.
+    /// Lists all replicas. Those that fail are skipped, unless all fail.
     async fn list_any(&self, prefix: &str) -> Result<Vec<(Name, String)>> {
         let lists = futures::future::join_all(self.replicas.iter().map(|replica| replica.list(prefix))).await;
         let (mut objects, mut errors, mut answered) = (Vec::new(), Vec::new(), false);
@@ -295,11 +298,11 @@ impl VaultReader {
                     objects.extend(list.into_iter().map(|object| (replica.name().clone(), object.key)));
                 }
                 Err(error) => {
-                    tracing::warn!(%error, "a replica cannot be listed");
+                    tracing::warn!(%error, "Skipping replica: it cannot be listed");
                     errors.push(error.into());
                 }
             }
         }
-        if answered { Ok(objects) } else { Err(combine(format!("no replica lists {prefix}"), &errors)) }
+        if answered { Ok(objects) } else { Err(combine(format!("no replica can list {prefix}"), &errors)) }
     }
 }

@@ -1,15 +1,15 @@
-//! The streams of one snapshot: extents → spans, whose packs are fetched ahead of use → batches of
-//! extents → pieces, decompressed side by side → bytes, in order.
+//! Delivers the streams of one snapshot. The packs of a span are fetched ahead of use. The span's
+//! batches of extents become pieces, which are decompressed side by side and delivered in order.
 //!
-//! A long extent is decompressed to where it is wanted; short ones are put together from chunks
+//! A long extent is decompressed straight into its piece. Short ones are gathered from chunks
 //! (`decode.rs`).
 //!
-//! The last thing a stream gives is its verdict: an error instead of the end if its length or
-//! BLAKE3 is not the manifest's.
+//! A stream ends with a verdict: if its length or BLAKE3 is not that of the manifest, it ends with
+//! an error.
 //!
-//! **Memory**: of `limits.memory`, a twelfth is for pieces, but no more pieces are made than keep
-//! the threads busy; a twelfth for chunks that short extents are gathered from. The rest, less
-//! 96 MiB for the program, is for packs, but at least 48 MiB.
+//! **Memory**: a twelfth of `limits.memory` is for pieces, but there are never more pieces than
+//! keep the threads busy. A twelfth is for the chunks of short extents, and 96 MiB are for the
+//! program. The rest is for packs, but these get at least 48 MiB.
 
 use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
@@ -39,47 +39,47 @@ use super::wanted::Wanted;
 use super::workers::Work;
 use crate::config::Limits;
 
-/// What is decompressed at once, unless a single chunk is longer: little enough to be hashed and
+/// The length of a piece, unless a single chunk is longer. A piece is small enough to be hashed and
 /// written while it is in the processor's cache.
 const PIECE_BYTES: usize = 1 << 20;
-/// A buffer for a piece: an ordinary chunk fits, however long.
+/// The length of a buffer for a piece. The longest chunk of the default `chunk_size` fits.
 const PIECE_BUFFER_BYTES: u64 = 2 << 20;
-/// What the program needs beside packs and pieces.
+/// The memory of the program besides packs, pieces and chunks.
 const PROGRAM_BYTES: u64 = 96 << 20;
-/// The least for packs: two ordinary ones.
+/// The least memory for packs. Two packs of usual size fit.
 const MIN_PACK_MEMORY_BYTES: u64 = 48 << 20;
-/// Packs of a span that are fetched at once.
+/// How many packs of one span are fetched at once.
 const PACKS_FETCHED_AT_ONCE: usize = 8;
-/// Spans that a stream asks for ahead, if there is room: at first, and at most.
+/// How many spans a stream asks for ahead, if there is room: at first, and at most.
 const SPANS_AHEAD: (usize, usize) = (2, 16);
 
-/// The streams of one snapshot, fetched from whichever replica gives them.
+/// The streams of one snapshot, fetched from all replicas.
 pub struct SnapshotStreams {
     manifest: Arc<Manifest>,
-    /// What was read for the maps.
+    /// What was read to open the maps.
     before: Reading,
-    /// Of each stream.
+    /// The extents and spans of each stream.
     plans: Vec<(Resolved, Arc<[Span]>)>,
     packs: Arc<PackCache>,
     buffers: BufferPool,
-    /// Of which short extents are put together.
+    /// The chunks that short extents are gathered from.
     chunks: Arc<ChunkCache>,
     delivered: Arc<AtomicU64>,
     cancel: CancellationToken,
 }
 
-/// What was read from replicas so far, and what for.
+/// How much was read from the replicas so far, and how much all streams need.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Reading {
-    /// Bytes of packs that were fetched.
+    /// Bytes of ciphertext of the packs that were fetched.
     pub fetched: u64,
-    /// What the content of all streams amounts to in packs, had each part been fetched once and
-    /// nothing else; about that, where it is known by what blocks of extents say they reach.
+    /// Bytes of ciphertext that hold the content of all streams, if each part is counted once. This
+    /// is an estimate, because it comes from the reaches of blocks of extents.
     pub needed: u64,
 }
 
 impl Reading {
-    /// Fetched by needed: 1 where every byte that was read was wanted, and wanted once.
+    /// `fetched` divided by `needed`. It is 1 if exactly the needed bytes were fetched, each once.
     #[must_use]
     pub fn amplification(&self) -> f64 {
         self.fetched as f64 / self.needed.max(1) as f64
@@ -87,7 +87,7 @@ impl Reading {
 }
 
 impl SnapshotStreams {
-    /// Reads the maps there are, and plans.
+    /// Reads the maps of the streams that have one, and makes the plans.
     pub(crate) async fn open(
         manifest: Manifest,
         fetcher: PackFetcher,
@@ -136,8 +136,8 @@ impl SnapshotStreams {
             plans.push((extents, spans.into()));
         }
         let packs = PackCache::new(fetcher, wanted, packs);
-        // More ahead than keeps the workers busy would not be in the processor's cache any more
-        // when it is hashed and written.
+        // There are as many pieces as keep the workers busy, and no more: else a piece would leave
+        // the processor's cache before it is hashed and written.
         let ahead = (pieces / PIECE_BUFFER_BYTES).min(2 * limits.cpu as u64 + 2).max(4);
         let buffers = BufferPool::new(ahead as usize, PIECE_BUFFER_BYTES as usize);
         let chunks = Arc::new(ChunkCache::new(chunks as usize));
@@ -145,26 +145,26 @@ impl SnapshotStreams {
         Ok(Self { manifest, before, plans, packs, buffers, chunks, delivered, cancel })
     }
 
-    /// What they belong to.
+    /// The manifest of the snapshot.
     #[must_use]
     pub fn manifest(&self) -> &Manifest {
         &self.manifest
     }
 
-    /// Replicas that packs were read from so far.
+    /// The replicas that packs were read from so far.
     #[must_use]
     pub fn read_from(&self) -> Vec<Name> {
         self.packs.fetcher().used()
     }
 
-    /// What was read from them so far.
+    /// How much was read from the replicas so far.
     #[must_use]
     pub fn reading(&self) -> Reading {
         let (fetched, needed) = self.packs.fetched_and_needed();
         Reading { fetched: self.before.fetched + fetched, needed: self.before.needed + needed }
     }
 
-    /// Plaintext bytes delivered so far.
+    /// Bytes of streams that were delivered so far.
     #[must_use]
     pub fn delivered(&self) -> u64 {
         self.delivered.load(Ordering::Relaxed)
@@ -194,7 +194,7 @@ impl StoredStreams for SnapshotStreams {
     async fn open(&self, name: &str) -> Result<Box<dyn StreamReader>> {
         let number = self.manifest.streams.iter().position(|stream| stream.name == name).ok_or_else(|| {
             Error::usage(format!("snapshot {} has no stream `{name}`", self.manifest.snapshot))
-                .hint(format!("it has: {}", self.names().join(", ")))
+                .hint(format!("use one of its streams: {}", self.names().join(", ")))
         })?;
         let (stream, (extents, spans)) = (&self.manifest.streams[number], &self.plans[number]);
         Ok(Box::new(ExtentReader {
@@ -220,14 +220,14 @@ impl StoredStreams for SnapshotStreams {
     }
 }
 
-/// The packs of a span, each with the next span that needs it.
+/// The pinned packs of a span, each with the number of the next span that needs it.
 type Pins = Vec<(Pin, Option<usize>)>;
-/// What they hold.
+/// The content of these packs, by pack number.
 type Contents = Arc<HashMap<u32, Content>>;
-/// A span that was asked for.
+/// A span whose packs are being fetched.
 type PieceAsked = AbortOnDropHandle<(Pins, Result<Contents>)>;
 
-/// A span that is read.
+/// The span that is being read.
 struct Current {
     pins: Pins,
     contents: Contents,
@@ -236,22 +236,22 @@ struct Current {
 struct ExtentReader {
     name: String,
     spans: Arc<[Span]>,
-    /// So many of them were turned to, …
+    /// How many spans were turned to so far.
     turned: usize,
-    /// … and so many asked for.
+    /// How many spans were asked for so far.
     begun: usize,
     batches: Receiver<Batch>,
-    /// What is left of the last one.
+    /// What is left of the last batch.
     batch: Option<Batch>,
     manifest: Arc<Manifest>,
     packs: Arc<PackCache>,
     buffers: BufferPool,
     chunks: Arc<ChunkCache>,
     ahead: VecDeque<PieceAsked>,
-    /// Spans to ask for ahead: one more each time that one had to be waited for.
+    /// How many spans to ask for ahead: one more each time that the reader had to wait for one.
     at_once: usize,
     current: Option<Current>,
-    /// Being decompressed, in order.
+    /// The pieces that are being decompressed, in the order of the stream.
     pieces: VecDeque<Work<Bytes>>,
     hasher: blake3::Hasher,
     expected: (u64, Digest),
@@ -260,7 +260,7 @@ struct ExtentReader {
 }
 
 impl ExtentReader {
-    /// Asks for spans in the order of their use, as far as there is room.
+    /// Asks for the next spans, as long as there is room for their packs.
     fn fetch_ahead(&mut self) {
         while self.begun < self.spans.len().min(self.turned + self.at_once) {
             let wanted = &self.spans[self.begun].packs;
@@ -271,7 +271,7 @@ impl ExtentReader {
         }
     }
 
-    /// Waits for room for the first span.
+    /// Waits until there is room for the next span, and asks for it.
     async fn wait_for_room(&mut self) -> Result<()> {
         let Some(span) = self.spans.get(self.turned) else { return Ok(()) };
         let mut pins = Pins::new();
@@ -295,15 +295,15 @@ impl ExtentReader {
         self.begun += 1;
     }
 
-    /// The span that was read is over.
+    /// Ends the visit to the packs of the current span.
     fn leave(&mut self) {
         if let Some(current) = self.current.take() {
             current.pins.into_iter().for_each(|(pin, next)| pin.visited(next));
         }
     }
 
-    /// Goes on to the next span; `false` after the last, or if it is not there yet and the caller
-    /// would not wait.
+    /// Goes on to the next span. Returns `false` after the last one. Without `wait`, also if the
+    /// next one is not fetched yet.
     async fn turn(&mut self, wait: bool) -> Result<bool> {
         self.leave();
         self.fetch_ahead();
@@ -314,7 +314,7 @@ impl ExtentReader {
             if !wait {
                 return Ok(false);
             }
-            // The first is always waited for.
+            // Every reader waits for the first span, so that does not count.
             let one_more = usize::from(self.turned > 0);
             self.at_once = (self.at_once + one_more).min(SPANS_AHEAD.1);
         }
@@ -323,14 +323,14 @@ impl ExtentReader {
         }
         let Some(asked) = self.ahead.pop_front() else { return Ok(false) };
         self.turned += 1;
-        let (pins, contents) = asked.await.context(Class::Failed, || "a fetch was aborted")?;
+        let (pins, contents) = asked.await.context(Class::Failed, || "the task that fetches packs failed")?;
         self.current = Some(Current { pins, contents: contents? });
         self.fetch_ahead();
         Ok(true)
     }
 
-    /// Begins to decompress the next piece; `false` after the last, or if that took waiting and the
-    /// caller would not.
+    /// Begins to decompress the next piece. Returns `false` after the last one. Without `wait`,
+    /// also if that would mean to wait.
     async fn begin_piece(&mut self, wait: bool) -> Result<bool> {
         if self.batch.is_none() {
             self.batch = if wait { self.batches.recv().await } else { self.batches.try_recv().ok() };
@@ -348,7 +348,7 @@ impl ExtentReader {
             What::Some(_) => None,
             What::One(extent) => {
                 let unknown =
-                    || Error::integrity(format!("snapshot {} names what no pack holds", self.manifest.snapshot));
+                    || Error::integrity(format!("an extent of snapshot {} is in no pack", self.manifest.snapshot));
                 let content = contents.get(&extent.pack).ok_or_else(unknown)?.clone();
                 let unit = content.0.unit(extent.offset, extent.length, PIECE_BYTES).ok_or_else(unknown)?;
                 Some((content, unit))
@@ -386,14 +386,14 @@ impl ExtentReader {
         Ok(true)
     }
 
-    /// The next piece.
+    /// The next piece. Begins as many more as is possible without waiting.
     async fn piece(&mut self) -> Result<Option<Bytes>> {
         if self.pieces.is_empty() && !self.begin_piece(true).await? {
             return Ok(None);
         }
         while self.begin_piece(false).await? {}
         let Some(piece) = self.pieces.pop_front() else { return Ok(None) };
-        piece.await.context(Class::Failed, || "a worker was aborted")?.map(Some)
+        piece.await.context(Class::Failed, || "the thread that decompresses a piece failed")?.map(Some)
     }
 
     fn verdict(&self) -> Result<()> {
@@ -402,7 +402,7 @@ impl ExtentReader {
             return Ok(());
         }
         Err(Error::integrity(format!(
-            "stream `{}` of snapshot {} is not what was captured: {} bytes with BLAKE3 {}, expected {} bytes with {}",
+            "stream `{}` of snapshot {} differs from what was captured: {} bytes with BLAKE3 {}, expected {} bytes with {}",
             self.name, self.manifest.snapshot, found.0, found.1, self.expected.0, self.expected.1
         )))
     }

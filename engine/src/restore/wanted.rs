@@ -1,35 +1,35 @@
-//! What the streams of a snapshot want of its packs: which ranges, and how many more times.
+//! Collects what the streams of a snapshot need of its packs: which ranges, and how often.
 
 use std::ops::Range;
 
 use lifeboat_format::extents::Reach;
 use lifeboat_format::manifest::PackRef;
 
-/// What all streams of a snapshot want of each of its packs.
+/// What all streams of a snapshot need of each of its packs.
 pub(crate) struct Wanted(pub(super) Vec<WantedPack>);
 
 impl Wanted {
-    /// Nothing yet.
+    /// Begins with nothing.
     pub(crate) fn new(packs: &[PackRef]) -> Self {
         let nothing =
             |reference: &PackRef| WantedPack { reference: *reference, grains: Grains::default(), named: 0, visits: 0 };
         Self(packs.iter().map(nothing).collect())
     }
 
-    /// This, too.
+    /// Adds a range of a pack.
     pub(crate) fn add(&mut self, reach: &Reach) {
         let pack = &mut self.0[reach.pack as usize];
         pack.grains.insert(reach.range.clone());
         pack.named = pack.named.saturating_add(reach.named);
     }
 
-    /// Which ranges of a pack, and how many bytes extents name.
+    /// The wanted ranges of a pack, and how many bytes extents name in it.
     #[cfg(test)]
     pub(crate) fn of(&self, pack: usize) -> (Vec<(u64, u64)>, u64) {
         (self.0[pack].grains.ranges(), self.0[pack].named)
     }
 
-    /// By one more span, which needs these packs.
+    /// Adds a span that needs these packs.
     pub(crate) fn visit(&mut self, packs: impl IntoIterator<Item = u32>) {
         for pack in packs {
             self.0[pack as usize].visits += 1;
@@ -41,13 +41,13 @@ impl Wanted {
 pub(super) struct WantedPack {
     pub(super) reference: PackRef,
     pub(super) grains: Grains,
-    /// How many bytes of its content extents name, together.
+    /// The sum of the lengths of all extents in it, in bytes.
     pub(super) named: u64,
-    /// How many spans of all streams need it still.
+    /// How many spans, of all streams, still need it.
     pub(super) visits: usize,
 }
 
-/// A part of a pack's content, to 16 KiB: extents may be millions.
+/// A set of ranges of a pack's content, to 16 KiB. It stays small even for millions of extents.
 #[derive(Default)]
 pub(super) struct Grains(Vec<u64>);
 
@@ -68,7 +68,7 @@ impl Grains {
         self.0.iter().map(|word| u64::from(word.count_ones())).sum::<u64>() * Self::BYTES
     }
 
-    /// In order, apart from each other.
+    /// The ranges in order, as offset and length. None touches another.
     pub(super) fn ranges(&self) -> Vec<(u64, u64)> {
         let mut ranges: Vec<(u64, u64)> = Vec::new();
         let set = (0..self.0.len() as u64 * 64).filter(|grain| self.0[(grain / 64) as usize] >> (grain % 64) & 1 == 1);

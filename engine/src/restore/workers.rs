@@ -1,33 +1,32 @@
-//! Threads for decryption and decompression, as many as the configuration allows. Each takes the
-//! next piece of work from one queue as soon as it has done one: nobody needs to be woken to give
-//! it a turn.
+//! Threads for decryption and decompression, as many as `limits.cpu`. They share one queue. A
+//! thread that has done its work takes the next piece at once, and no task must be woken for that.
 
 use lifeboat_base::{Class, Context, Result};
 use tokio::runtime::{Builder, Handle, Runtime};
 use tokio_util::task::AbortOnDropHandle;
 
-/// Threads, begun when there is work.
+/// The threads. They are started when there is work.
 pub(crate) struct Workers {
     threads: Handle,
-    /// The threads' own: there is no other work on it. There until this is dropped.
+    /// A runtime that has no other work than these threads. `None` only while this is dropped.
     runtime: Option<Runtime>,
 }
 
-/// Work that is awaited; given up, unless it has begun, when this is dropped.
+/// Work that can be awaited. If this is dropped and the work has not begun, it is not done.
 pub(crate) type Work<T> = AbortOnDropHandle<Result<T>>;
 
 impl Workers {
-    /// At most so many.
+    /// At most `most` threads, but at least one.
     ///
     /// # Errors
-    /// The system has no room for it.
+    /// [`Class::Failed`] if the operating system refuses the runtime.
     pub(crate) fn new(most: usize) -> Result<Self> {
         let runtime = Builder::new_current_thread().max_blocking_threads(most.max(1)).thread_name("worker").build();
-        let runtime = runtime.context(Class::Failed, || "cannot begin threads for a restore")?;
+        let runtime = runtime.context(Class::Failed, || "cannot start the threads of a restore")?;
         Ok(Self { threads: runtime.handle().clone(), runtime: Some(runtime) })
     }
 
-    /// Asks for work to be done, after all that was asked for before.
+    /// Adds work to the end of the queue.
     pub(crate) fn begin<T: Send + 'static>(&self, work: impl FnOnce() -> Result<T> + Send + 'static) -> Work<T> {
         AbortOnDropHandle::new(self.threads.spawn_blocking(work))
     }
@@ -36,7 +35,7 @@ impl Workers {
 impl Drop for Workers {
     fn drop(&mut self) {
         if let Some(runtime) = self.runtime.take() {
-            // Work that has begun comes to its end, and nobody waits for it.
+            // This does not wait for work that has begun.
             runtime.shutdown_background();
         }
     }

@@ -1,14 +1,15 @@
-//! The five fields of Unix cron, and their translation into the `cron` crate's seven.
+//! Parses the five fields of Unix cron and translates them into the seven of the `cron` crate.
 //!
-//! That crate wants seconds first, counts Sunday as 1, and ANDs the two day fields; here days of
-//! week are written as names, and an OR becomes two expressions.
+//! That crate expects seconds first, counts Sunday as 1, and fires only if both day fields match.
+//! So days of the week are passed to it as names. Where either day field is enough, it gets two
+//! expressions.
 
 use lifeboat_base::{Error, Result};
 
 const MONTHS: [&str; 12] = ["jan", "feb", "mar", "apr", "may", "jun", "jul", "aug", "sep", "oct", "nov", "dec"];
 const DAYS: [&str; 7] = ["sun", "mon", "tue", "wed", "thu", "fri", "sat"];
 
-/// The fields, each as the values it allows.
+/// The five fields, each as the values that it allows.
 pub(crate) struct Fields {
     minute: Field,
     hour: Field,
@@ -18,7 +19,7 @@ pub(crate) struct Fields {
 }
 
 struct Field {
-    /// Written as `*` or `*/n`: not a restriction for the OR of the days.
+    /// Whether it begins with `*`. Such a day field counts as unrestricted, even if it is `*/n`.
     star: bool,
     values: Vec<u32>,
 }
@@ -36,13 +37,13 @@ impl Fields {
         let fields: Vec<&str> = expanded.split_whitespace().collect();
         let [minute, hour, day, month, weekday] = fields[..] else {
             return Err(Error::configuration(format!(
-                "`{expression}` has {} fields, a schedule has five fields",
+                "`{expression}` has {} fields, but a schedule has five fields",
                 fields.len()
             ))
-            .hint("write minute, hour, day of month, month, day of week: \"15 2 * * *\" is daily at 02:15"));
+            .hint("write minute, hour, day of month, month, day of week, such as \"15 2 * * *\" for daily at 02:15"));
         };
         let mut weekday = Field::parse("day of week", weekday, 0, 7, &DAYS, 0)?;
-        // 7 is Sunday too.
+        // 7 is Sunday, too.
         weekday.values.iter_mut().for_each(|day| *day %= 7);
         weekday.values.sort_unstable();
         weekday.values.dedup();
@@ -55,12 +56,12 @@ impl Fields {
         })
     }
 
-    /// Whether it fires in every hour of a day.
+    /// Whether the schedule fires in every hour of a day.
     pub(crate) fn every_hour(&self) -> bool {
         self.hour.values.len() == 24
     }
 
-    /// One expression for the `cron` crate, or two whose fires are united.
+    /// The expressions for the `cron` crate. If there are two, the schedule fires when either does.
     pub(crate) fn quartz(&self) -> Vec<String> {
         let (minute, hour, month) = (self.minute.list(), self.hour.list(), self.month.list());
         let names: Vec<&str> = self.weekday.values.iter().map(|day| DAYS[*day as usize]).collect();
@@ -78,7 +79,7 @@ impl Field {
     /// Parses `*`, `5`, `1-5`, `*/15`, `10-50/20`, names, and lists of these.
     fn parse(what: &str, text: &str, first: u32, last: u32, names: &[&str], names_from: u32) -> Result<Self> {
         let refused = || {
-            Error::configuration(format!("`{text}` is not a {what}")).hint(format!(
+            Error::configuration(format!("`{text}` is not usable as {what}")).hint(format!(
                 "use {first} to {last}, *, ranges such as {first}-{last}, steps such as */2, or lists of these"
             ))
         };

@@ -1,11 +1,11 @@
-//! When a dataset is due: five-field Unix cron in a time zone, with jitter.
+//! Decides when a dataset is due: five-field Unix cron in a time zone, with jitter.
 //!
-//! The `cron` crate finds the fires in naive local time; this module gives them their place in real
-//! time, as Vixie cron does:
-//! - a time inside a spring gap fires right after the gap;
-//! - a time inside an autumn fold fires once, the first time; but a schedule whose hours are `*`
-//!   fires both times, so that nothing that runs "every half hour" pauses for an hour;
-//! - day of month and day of week are ORed when both are restricted.
+//! The `cron` crate finds the fires in local time without a time zone. This module converts them to
+//! real time, as Vixie cron does:
+//! - If clocks skip a time in spring, it fires right after the gap.
+//! - If a time occurs twice in autumn, it fires the first time only. But a schedule that allows
+//!   every hour fires both times, so that a run "every half hour" does not pause for an hour.
+//! - If both day of month and day of week are restricted, a day that matches either is enough.
 
 mod fields;
 
@@ -18,9 +18,9 @@ use lifeboat_base::{Class, Context, Error, Result};
 
 use self::fields::Fields;
 
-/// Larger than any shift of a clock, smaller than a day.
+/// More than clocks are ever shifted at once, but less than a day.
 const MAX_CLOCK_SHIFT: TimeDelta = TimeDelta::hours(3);
-/// What [`Schedule::expected_interval`] looks at: a month, but at least a few fires.
+/// [`Schedule::expected_interval`] looks at a month, but at no fewer than [`MIN_FIRES`] fires.
 const LOOKED_AT: TimeDelta = TimeDelta::days(35);
 const MIN_FIRES: usize = 8;
 
@@ -30,18 +30,18 @@ pub struct Schedule {
     expression: String,
     time_zone: Tz,
     jitter: Duration,
-    /// Two when day of month and day of week are ORed.
+    /// There are two if a match of either day field is enough.
     alternatives: Vec<cron::Schedule>,
     every_hour: bool,
 }
 
 impl Schedule {
     /// Parses five fields, or `@hourly`, `@daily`, `@weekly`, `@monthly`, `@yearly`. Each run
-    /// starts up to `jitter` later, see [`Self::jittered`].
+    /// starts later by less than `jitter`: see [`Self::jittered`].
     ///
     /// # Errors
-    /// [`Class::Configuration`]: says which field is wrong and what would be right; or that it
-    /// never fires.
+    /// [`Class::Configuration`] if a field is wrong, or if the schedule never fires. The hint says
+    /// what is possible.
     pub fn parse(expression: &str, time_zone: Tz, jitter: Duration) -> Result<Self> {
         let fields = Fields::parse(expression)?;
         let parse = |text: &String| {
@@ -56,24 +56,24 @@ impl Schedule {
         };
         if schedule.next_naive(DateTime::UNIX_EPOCH.naive_utc()).is_none() {
             return Err(Error::configuration(format!("`{expression}` never fires"))
-                .hint("check day of month and month: 30 2 names no day"));
+                .hint("correct day of month and month: for example, 30 February does not exist"));
         }
         Ok(schedule)
     }
 
-    /// As written.
+    /// The expression as it was written.
     #[must_use]
     pub fn expression(&self) -> &str {
         &self.expression
     }
 
-    /// The zone its fields are read in.
+    /// The time zone of the expression.
     #[must_use]
     pub fn time_zone(&self) -> Tz {
         self.time_zone
     }
 
-    /// The first time strictly after `time` at which it fires, before jitter. None: never again.
+    /// The first fire strictly after `time`, without jitter. `None` if it never fires again.
     #[must_use]
     pub fn next_after(&self, time: DateTime<Utc>) -> Option<DateTime<Utc>> {
         let mut candidate = time.with_timezone(&self.time_zone).naive_local() - MAX_CLOCK_SHIFT;
@@ -92,8 +92,8 @@ impl Schedule {
         }
     }
 
-    /// The longest time between two consecutive fires of the month after `time`, or of the next few
-    /// fires where these are further apart: what an alert on a late backup may expect.
+    /// The longest time between two consecutive fires, so that an alert on a late backup knows what
+    /// to expect. It looks at the 35 days after `time`, and at no fewer than eight fires.
     #[must_use]
     pub fn expected_interval(&self, time: DateTime<Utc>) -> Duration {
         let start = time.with_timezone(&self.time_zone).naive_local();
@@ -110,9 +110,9 @@ impl Schedule {
         longest.and_then(|gap| gap.to_std().ok()).unwrap_or_default()
     }
 
-    /// When the run of a `fire` starts: later by a fixed part of the jitter that `seed` (host and
-    /// dataset) decides, so that a fleet does not start at once, and one dataset always starts at
-    /// the same offset.
+    /// When the run of a `fire` starts: later by a part of the jitter. `seed` (host and dataset)
+    /// decides this part. So hosts do not all start at once, and the offset of a dataset is always
+    /// the same.
     #[must_use]
     pub fn jittered(&self, fire: DateTime<Utc>, seed: &str) -> DateTime<Utc> {
         let hash = blake3::hash(seed.as_bytes());
@@ -127,7 +127,7 @@ impl Schedule {
         self.alternatives.iter().filter_map(|schedule| schedule.after(&after).next()).min().map(|fire| fire.naive_utc())
     }
 
-    /// The real times of a naive one.
+    /// The real times of a local time: none, one, or two.
     fn resolve(&self, naive: NaiveDateTime) -> [Option<DateTime<Utc>>; 2] {
         match self.time_zone.from_local_datetime(&naive) {
             LocalResult::Single(fire) => [Some(fire.to_utc()), None],

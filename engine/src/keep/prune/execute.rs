@@ -1,4 +1,4 @@
-//! Carries a plan out.
+//! Executes a plan.
 
 use std::collections::BTreeSet;
 
@@ -17,11 +17,12 @@ use crate::catalog::inventory::Inventory;
 use crate::state::sparse;
 
 impl Prune<'_> {
-    /// Carries `plan` out. The caller has held the dataset's lock since it was made.
+    /// Executes `plan`. The caller has held the dataset's lock since the plan was made.
     ///
     /// # Errors
-    /// The replicas cannot be listed any more, or the local state cannot be written. A single
-    /// failed deletion is not an error: it is in the outcome and planned again next time.
+    /// No replica can be listed any more, a manifest cannot be read, or the state directory fails.
+    /// If a replica fails, or `cancel` fires, the rest of its deletions is not done. That is in
+    /// [`PruneOutcome::failures`], and the next prune tries again.
     pub async fn execute(&self, plan: &PrunePlan) -> Result<PruneOutcome> {
         let mut outcome = PruneOutcome { space: plan.space, ..PruneOutcome::default() };
         let removed: BTreeSet<SnapshotId> = plan.removed().cloned().collect();
@@ -49,8 +50,8 @@ impl Prune<'_> {
         Ok(outcome)
     }
 
-    /// The record of this prune, with what older records said as long as it matters: while a
-    /// snapshot that stays names it as predecessor, or a replica may still show it.
+    /// The record of this prune. It repeats a snapshot from an older record while one that stays
+    /// names it as predecessor, or while a replica may still show it.
     fn record(&self, view: &View, removed: &BTreeSet<SnapshotId>) -> Result<SignedObject> {
         let dataset = &self.dataset.name;
         let predecessors: BTreeSet<&SnapshotId> = view
@@ -73,7 +74,7 @@ impl Prune<'_> {
             time: self.clock.now(),
             removed: all,
         };
-        let json = serde_json::to_vec_pretty(&record).context(Class::Failed, || "cannot write JSON")?;
+        let json = serde_json::to_vec_pretty(&record).context(Class::Failed, || "cannot serialise the prune record")?;
         let newest = view.inventories.iter().filter_map(|inventory| inventory.prunes.last()).max();
         let after = newest.map(|id| id.time() + chrono::TimeDelta::milliseconds(1));
         let id = SnapshotId::new(after.map_or(record.time, |after| after.max(record.time)), rand::random());
@@ -118,11 +119,18 @@ impl Prune<'_> {
     }
 
     fn go_on(&self) -> Result<()> {
-        if self.cancel.is_cancelled() { Err(Error::cancelled("the prune")) } else { Ok(()) }
+        if self.cancel.is_cancelled() { Err(cancelled()) } else { Ok(()) }
     }
 }
 
-/// First the signature: from then on the object counts for nothing.
+fn cancelled() -> Error {
+    // `PruneOutcome` shows the chain of causes, not the hint.
+    Error::cancelled("the prune")
+        .because("completed deletions are not undone")
+        .hint("Completed deletions are not undone. Run `lifeboat prune` again.")
+}
+
+/// Deletes the signature first: from then on, no reader accepts the object.
 async fn delete_signed(replica: &SharedReplica, key: &str) -> Result<()> {
     replica.delete(&layout::signature(key)).await?;
     replica.delete(key).await?;
@@ -131,8 +139,8 @@ async fn delete_signed(replica: &SharedReplica, key: &str) -> Result<()> {
 
 fn remember(plan: &PrunePlan) -> Unreferenced {
     let mut memory = Unreferenced::new();
-    // Packs that were to go stay in memory too: should the deletion have failed, it is due again at
-    // once.
+    // Packs that were to go are remembered, too. If a deletion failed, the grace period does not
+    // begin again.
     for DeadPack { replica, key, unreferenced_since, .. } in plan.packs.iter().chain(&plan.waiting) {
         if let Some(pack) = layout::parse_pack(&plan.dataset, key) {
             let replica: &Name = replica;

@@ -1,13 +1,14 @@
-//! Prune: what retention lets go, planned as a value, then carried out.
+//! Prune removes snapshots that no retention rule keeps, and packs that no snapshot needs. It makes
+//! a plan, then executes it.
 //!
-//! - **Never removed**: the newest snapshot, the newest proved one, the newest complete one of each
-//!   replica.
-//! - **Packs** go from a replica when no snapshot that stays refers to them and the grace period
-//!   has passed since that was first seen. The grace period also covers packs of a run that is
-//!   still under way, or crashed.
-//! - **Order**: a signed prune record, then signatures, manifests, packs, index segments. A crash
-//!   in between leaves what the next prune removes.
-//! - **Doubt**: where any manifest cannot be read, nothing is deleted.
+//! - **Never removed**: the newest snapshot, the newest proved one, and the newest complete one of
+//!   each replica.
+//! - **Packs** go from a replica when no snapshot that stays refers to them, and the grace period
+//!   has passed since prune first saw that. The grace period also protects packs of a run that has
+//!   not committed yet, or that crashed.
+//! - **Order**: a signed prune record, then signatures, manifests, packs, index segments. After a
+//!   crash, the next prune removes the rest.
+//! - **Doubt**: if any manifest cannot be read, nothing is deleted.
 
 mod execute;
 mod space;
@@ -39,103 +40,104 @@ use lifeboat_format::manifest::Manifest;
 use lifeboat_format::prune_record::PruneRecord;
 use lifeboat_store::SharedReplica;
 
-/// Everything prune needs.
+/// Everything that prune needs.
 pub struct Prune<'a> {
-    /// The installation.
+    /// The configuration.
     pub config: &'a Config,
-    /// Which dataset.
+    /// The dataset to prune.
     pub dataset: &'a Dataset,
     /// This host's keys.
     pub keys: &'a HostKeys,
-    /// Every configured replica; one that cannot be listed is left alone.
+    /// Every configured replica. One that cannot be listed is left alone.
     pub replicas: &'a [SharedReplica],
-    /// Remembers since when packs are unreferenced. The caller holds the dataset's lock.
+    /// The directory that remembers since when packs are unreferenced. The caller holds the
+    /// dataset's lock.
     pub state: &'a StateDirectory,
-    /// The time.
+    /// Tells the time.
     pub clock: SharedClock,
-    /// Fired: stop between two deletions.
+    /// When it fires, prune stops before the next deletion.
     pub cancel: CancellationToken,
 }
 
-/// One snapshot and its fate.
+/// Whether one snapshot stays, and why.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Verdict {
-    /// Which.
+    /// The snapshot.
     pub snapshot: SnapshotId,
-    /// Why it stays; empty: it goes.
+    /// The reasons why it stays. If there are none, it goes.
     pub keep_because: Vec<String>,
 }
 
-/// A pack and where it goes from.
+/// A pack that one replica need not keep.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct DeadPack {
-    /// The replica.
+    /// The replica's name.
     pub replica: Name,
     /// The object's key.
     pub key: String,
-    /// In bytes.
+    /// Its size in bytes.
     pub size: u64,
-    /// No snapshot refers to it since then.
+    /// When prune first saw that no snapshot refers to it.
     pub unreferenced_since: DateTime<Utc>,
 }
 
-/// What would be done. A plan changes nothing.
+/// What prune will do. Making a plan changes nothing.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct PrunePlan {
-    /// Which dataset.
+    /// The dataset.
     pub dataset: Name,
-    /// Every snapshot, oldest first.
+    /// All snapshots, oldest first.
     pub verdicts: Vec<Verdict>,
-    /// Packs whose grace period is over: they go.
+    /// Packs that go, because their grace period is over.
     pub packs: Vec<DeadPack>,
-    /// Packs that only wait for their grace period.
+    /// Packs that will go when their grace period is over.
     pub waiting: Vec<DeadPack>,
-    /// Index segments, by replica and key, whose packs will all be gone.
+    /// Index segments that go, because all their packs will be gone: replica and object key.
     pub segments: Vec<(Name, String)>,
     /// Replicas that are left alone this time, and why.
     pub skipped: Vec<(Name, String)>,
-    /// What is stored in packs that snapshots need.
+    /// The size of the packs that snapshots need, and how much of it is unused.
     pub space: Space,
-    /// Packs that backups do not build upon until they are gone: so little of each is needed that
-    /// it is stored again.
+    /// The sparse packs. Until they are gone, no backup refers to them: it stores again what it
+    /// needs of them.
     pub sparse: BTreeSet<PackId>,
-    /// What the next backup stores again of these, before it is compressed.
+    /// How many bytes of these the next backup stores again, before compression.
     pub again_bytes: u64,
 }
 
 impl PrunePlan {
-    /// Snapshots that go.
+    /// The snapshots that go.
     pub fn removed(&self) -> impl Iterator<Item = &SnapshotId> {
         self.verdicts.iter().filter(|verdict| verdict.keep_because.is_empty()).map(|verdict| &verdict.snapshot)
     }
 
-    /// Whether there is nothing to do.
+    /// Whether no snapshot and no pack goes.
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.packs.is_empty() && self.removed().next().is_none()
     }
 }
 
-/// What was done.
+/// What prune has done.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
 pub struct PruneOutcome {
-    /// Snapshots removed.
+    /// How many snapshots were removed from at least one replica.
     pub snapshots: u64,
-    /// Packs removed, over all replicas.
+    /// How many packs were removed, summed over all replicas.
     pub packs: u64,
-    /// Their bytes.
+    /// The size of these packs in bytes.
     pub bytes: u64,
-    /// What is stored in packs that snapshots need.
+    /// The size of the packs that snapshots need, and how much of it is unused.
     pub space: Space,
-    /// What failed; it stays and is planned again next time.
+    /// What failed, an entry for each replica. The next prune tries it again.
     pub failures: Vec<String>,
 }
 
 impl Prune<'_> {
-    /// Looks and decides.
+    /// Reads all manifests and makes a plan.
     ///
     /// # Errors
-    /// No replica could be listed, or a manifest cannot be read: then nothing may be deleted.
+    /// No replica can be listed, a manifest cannot be read, or the state directory fails.
     pub async fn plan(&self) -> Result<PrunePlan> {
         let view = self.look().await?;
         let now = self.clock.now();
@@ -148,7 +150,7 @@ impl Prune<'_> {
             .map(|(snapshot, keep_because)| Verdict { snapshot: snapshot.clone(), keep_because })
             .collect();
         self.protect(&view, &mut verdicts).await;
-        // A snapshot that a record names is gone by decision, whichever replica still shows it.
+        // A snapshot that a prune record names goes, even if a replica still shows it.
         let leftovers =
             view.leftovers.iter().map(|snapshot| Verdict { snapshot: snapshot.clone(), keep_because: Vec::new() });
         verdicts.extend(leftovers);
@@ -195,15 +197,15 @@ impl Prune<'_> {
         let manifests =
             documents.manifests(&inventories, snapshots).map(|(snapshot, manifest)| Ok((snapshot, manifest?)));
         let manifests = manifests.try_collect().await.map_err(|error: Error| {
-            error.within(format!("nothing of dataset {dataset} may be deleted")).hint(
-                "run `lifeboat verify`; let the daemon heal the replica, or remove the object by hand if it was forged",
-            )
+            error
+                .within(format!("nothing in dataset {dataset} is deleted"))
+                .hint("run `lifeboat verify` to see why; remove the manifest by hand only if no replica has a good one")
         })?;
         let skipped = failed.into_iter().map(|(name, error)| (name, error.chain())).collect();
         Ok(View { inventories, manifests, pruned, leftovers, skipped, cache })
     }
 
-    /// Adds the reasons that no rule can take away.
+    /// Adds the reasons that hold whatever the retention rules are.
     async fn protect(&self, view: &View, verdicts: &mut [Verdict]) {
         let mut keep = |snapshot: Option<&SnapshotId>, because: String| {
             if let Some(verdict) = verdicts.iter_mut().find(|verdict| Some(&verdict.snapshot) == snapshot) {
@@ -219,8 +221,8 @@ impl Prune<'_> {
         keep(self.newest_proved(view).await.as_ref(), "the newest proved one".to_owned());
     }
 
-    /// The newest snapshot that a drill proved. Without trusted drill signers any report counts: it
-    /// can only keep more.
+    /// The newest snapshot that a drill proved. If no drill signer is trusted, any report counts. A
+    /// forged one can then protect another snapshot instead, but removes none that the rules keep.
     async fn newest_proved(&self, view: &View) -> Option<SnapshotId> {
         let mut newest: Option<SnapshotId> = None;
         let drills: BTreeSet<(&SnapshotId, usize)> = view
@@ -242,8 +244,8 @@ impl Prune<'_> {
             let proved =
                 report.filter(|report| report.reached == Some(ProofLevel::Proved)).and_then(|report| report.snapshot);
             newest = newest.max(proved.filter(|snapshot| view.manifests.contains_key(snapshot)));
-            // A drill cannot prove a snapshot younger than itself, so older reports cannot beat
-            // this one.
+            // A drill is younger than the snapshot that it proves. So no older report can name a
+            // newer snapshot.
             if newest.as_ref().is_some_and(|snapshot| snapshot.time() >= drill.time()) {
                 break;
             }
@@ -251,11 +253,11 @@ impl Prune<'_> {
         newest
     }
 
-    /// Those that backups do not build upon.
+    /// The sparse packs: those known before that still exist, and new ones.
     fn sparse(&self, view: &View, packs: &Packs<'_>) -> BTreeSet<PackId> {
         let mut sparse = sparse::read(self.state, &self.dataset.name);
         if view.skipped.is_empty() {
-            // Not before it is gone: a run that saw it would build upon it again.
+            // A pack stays marked until no replica has it. Else a run would refer to it again.
             let is_there = |pack: &PackId| view.inventories.iter().any(|inventory| inventory.packs.contains_key(pack));
             sparse.retain(is_there);
             let more = packs.sparse(&sparse);
@@ -318,13 +320,13 @@ impl Prune<'_> {
     }
 }
 
-/// What was found.
+/// What the replicas hold, and what could not be looked at.
 struct View {
     inventories: Vec<Inventory>,
     manifests: BTreeMap<SnapshotId, Manifest>,
-    /// What records say is gone.
+    /// Snapshots that prune records name.
     pruned: BTreeSet<SnapshotId>,
-    /// Of these, what is still shown somewhere.
+    /// Those of them that a replica still shows.
     leftovers: Vec<SnapshotId>,
     skipped: Vec<(Name, String)>,
     cache: ObjectCache,
@@ -349,7 +351,7 @@ pub(crate) async fn pruned_snapshots(documents: &Documents<'_>, inventories: &[I
                         read.insert(id.clone());
                     }
                 }
-                Err(error) => tracing::warn!(error = %error.chain(), "a prune record is not believed"),
+                Err(error) => tracing::warn!(error = %error.chain(), "Ignoring prune record: signature invalid"),
             }
         }
     }

@@ -1,18 +1,19 @@
-//! How much of what packs hold is needed: in bytes of their content, as a pack stays as long as a
+//! Counts how much of each pack is needed, in bytes of its content. A pack stays as long as a
 //! single row of it is needed.
 //!
-//! Each manifest says what its snapshot does not need of each pack. Of several that stay, the one
-//! that needs most of a pack counts: what others need is mostly part of that, as rows that are
-//! replaced do not come back.
+//! Each manifest says how much of each pack its snapshot does not need. If several snapshots stay,
+//! the one that needs most of a pack counts. What the others need is mostly a part of that, because
+//! rows that were replaced do not come back.
 //!
-//! **Sparse packs** are those that would be worth writing anew. Whoever prunes cannot read them,
-//! but the next backup has the same rows at hand again, from their source: it does not refer to
-//! these packs any more, and stores what it needs of them. They go once older snapshots have.
+//! **Sparse packs** are mostly unused. The host that prunes cannot read a pack, so it cannot
+//! rewrite one. But the next backup reads the same rows from their source. It does not refer to
+//! sparse packs, and stores again what it needs of them. They go with the last older snapshot that
+//! needs them.
 //!
-//! A pack is sparse if no snapshot that stays needs more than a quarter of it, and if the sparse
-//! packs together waste more than a 16th of what is stored. At most a 32nd of the newest snapshot
-//! (at least 16 MiB) is stored again in one night. If an older snapshot stays for years, each of
-//! its packs has cost a quarter more, once.
+//! A pack is sparse if no snapshot that stays needs more than a quarter of it, and if the unused
+//! parts of all such packs are more than a 16th of what is stored. One night stores again at most a
+//! 32nd of the newest snapshot, or 16 MiB if that is more. If an older snapshot stays for years, so
+//! do its packs. What was stored again of each is at most a quarter, and only once.
 
 use std::collections::{BTreeSet, HashMap};
 
@@ -20,27 +21,27 @@ use lifeboat_format::id::PackId;
 use lifeboat_format::manifest::{Manifest, PackRef};
 use serde::{Deserialize, Serialize};
 
-/// A pack is sparse if at most one of so many bytes is needed …
+/// A pack is sparse if at most this part of its content is needed: a quarter.
 const SPARSE_PART: u64 = 4;
-/// … and all that are together make up one of so many that are stored: each time, maps are written
-/// anew.
+/// Packs become sparse only if they waste more than this part of what is stored: a 16th. Each time,
+/// the next backup also has to write its maps again.
 const MIN_PART_WORTH_REWRITING: u64 = 16;
-/// What is needed of them is at most such a part of the newest snapshot, so that no night stores
-/// all at once, …
+/// At most this part of the newest snapshot is stored again at once: a 32nd. So no single backup
+/// stores everything again.
 const MAX_PART_PER_NIGHT: u64 = 32;
-/// … or this much.
+/// If that is less than this, so much may be stored again.
 const MIN_BYTES_PER_NIGHT: u64 = 16 << 20;
 
-/// What one complete replica stores in packs that snapshots need.
+/// How much one complete replica stores in packs that snapshots need.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Space {
-    /// Ciphertext of these packs.
+    /// The size of these packs, in bytes of ciphertext.
     pub stored_bytes: u64,
-    /// Of these, what no snapshot needs: by the share of their content.
+    /// The part of `stored_bytes` that no snapshot needs, estimated by the share of the content.
     pub unused_bytes: u64,
 }
 
-/// The packs that some snapshots need.
+/// The packs that a number of snapshots need.
 pub(crate) struct Packs<'a> {
     packs: HashMap<PackId, PackUse>,
     newest: Option<&'a Manifest>,
@@ -48,27 +49,28 @@ pub(crate) struct Packs<'a> {
 
 #[derive(Clone, Copy)]
 struct PackUse {
-    /// Of its ciphertext.
+    /// The length of its ciphertext, in bytes.
     size: u64,
+    /// The length of its content, in bytes.
     content: u64,
-    /// Of its content.
+    /// How many bytes of its content are needed.
     needed: u64,
 }
 
 impl PackUse {
-    /// Of the ciphertext.
+    /// The unused part of the ciphertext, in bytes.
     fn unused_bytes(&self) -> u64 {
         (u128::from(self.size) * u128::from(self.content - self.needed) / u128::from(self.content.max(1))) as u64
     }
 
-    /// How much of it is needed, as a number to compare.
+    /// The part of it that is needed, times 2⁶⁴.
     fn share(&self) -> u128 {
         (u128::from(self.needed) << 64) / u128::from(self.content.max(1))
     }
 }
 
 impl<'a> Packs<'a> {
-    /// Of these snapshots, oldest first.
+    /// The packs of these snapshots, which come oldest first.
     pub(crate) fn of(snapshots: impl IntoIterator<Item = &'a Manifest>) -> Self {
         let (mut packs, mut newest) = (HashMap::<PackId, PackUse>::new(), None);
         for manifest in snapshots {
@@ -92,7 +94,8 @@ impl<'a> Packs<'a> {
         }
     }
 
-    /// Those that are sparse, if that is worth it, besides these that are already.
+    /// The packs that become sparse, besides those that are `known` to be. None if they waste too
+    /// little.
     pub(crate) fn sparse(&self, known: &BTreeSet<PackId>) -> Vec<PackId> {
         let Some(newest) = self.newest else { return Vec::new() };
         let of_newest = newest.packs.iter().filter_map(|pack| Some((pack.0, *self.packs.get(&pack.0)?)));
@@ -104,7 +107,7 @@ impl<'a> Packs<'a> {
         {
             return Vec::new();
         }
-        // The emptiest first.
+        // Those of which least is needed come first.
         sparse.sort_by_key(|(id, pack)| (pack.share(), *id));
         let most = (newest.totals.raw_bytes / MAX_PART_PER_NIGHT).max(MIN_BYTES_PER_NIGHT);
         let mut needed: u64 = due.iter().map(|(_, pack)| pack.needed).sum();
@@ -115,7 +118,7 @@ impl<'a> Packs<'a> {
         fits.collect()
     }
 
-    /// Of the content of these packs, what the newest snapshot needs.
+    /// How many bytes of the content of these packs the newest snapshot needs.
     pub(crate) fn needed_of(&self, sparse: &BTreeSet<PackId>) -> u64 {
         let packs = self.newest.iter().flat_map(|newest| newest.packs_and_unused());
         packs.filter(|(pack, _)| sparse.contains(&pack.0)).map(|(pack, unused)| pack.2.saturating_sub(unused)).sum()
@@ -137,7 +140,8 @@ mod tests {
         Digest::of(&[pack])
     }
 
-    /// Needs these MiB of the content of packs, each of 40 MiB, stored in 10.
+    /// A snapshot that needs so many MiB of each of these packs. Each pack has 40 MiB of content in
+    /// 10 MiB of ciphertext.
     fn snapshot(raw: u64, needs: &[(u8, u64)]) -> Result<Manifest> {
         let packs = needs.iter().map(|(pack, _)| PackRef(id(*pack), 10 * MIB, 40 * MIB)).collect();
         Ok(Manifest {

@@ -1,6 +1,6 @@
-//! Since when packs are unreferenced, remembered between runs: `{"replica": {"pack": time}}`.
+//! Remembers between runs since when packs are unreferenced: `{"replica": {"pack": time}}`.
 //!
-//! Lost memory only means that grace periods begin anew.
+//! If this file is lost, grace periods begin again.
 
 use std::collections::BTreeMap;
 
@@ -10,7 +10,7 @@ use lifeboat_format::id::{Name, PackId};
 
 use crate::state::{StateDirectory, replace_file};
 
-/// By replica, then by pack.
+/// Since when each pack is unreferenced, by replica and pack.
 pub(crate) type Unreferenced = BTreeMap<Name, BTreeMap<PackId, DateTime<Utc>>>;
 
 pub(crate) fn read(state: &StateDirectory, dataset: &Name) -> Result<Unreferenced> {
@@ -19,6 +19,7 @@ pub(crate) fn read(state: &StateDirectory, dataset: &Name) -> Result<Unreference
 }
 
 pub(crate) fn write(state: &StateDirectory, dataset: &Name, unreferenced: &Unreferenced) -> Result<()> {
-    let text = serde_json::to_vec(unreferenced).context(Class::Failed, || "cannot write JSON")?;
+    let text = serde_json::to_vec(unreferenced)
+        .context(Class::Failed, || "cannot serialise the list of unreferenced packs")?;
     replace_file(&state.dataset(dataset)?.join("unreferenced"), &text)
 }
