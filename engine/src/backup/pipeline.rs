@@ -21,7 +21,7 @@ use lifeboat_format::extents::Extents;
 use lifeboat_format::id::{ChunkId, Digest};
 use lifeboat_format::index::IndexedPack;
 use lifeboat_format::manifest::PackRef;
-use lifeboat_format::pack::TARGET_SIZE;
+use lifeboat_format::pack::TARGET_FRAMES_BYTES;
 use tokio::sync::{mpsc, oneshot};
 use tokio_util::sync::{CancellationToken, DropGuard};
 
@@ -42,7 +42,7 @@ const CHUNKS_AHEAD: usize = 32;
 /// processor's caches hold it.
 const BLOCK: usize = 2 << 20;
 /// A pack's ciphertext: frames may exceed the target by one.
-const PACK: usize = TARGET_SIZE + (2 << 20);
+const PACK: usize = TARGET_FRAMES_BYTES + (2 << 20);
 
 /// What all stages of a run share.
 pub(crate) struct Shared {

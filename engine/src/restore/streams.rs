@@ -345,7 +345,7 @@ impl ExtentReader {
                 let unknown =
                     || Error::integrity(format!("snapshot {} names what no pack holds", self.manifest.snapshot));
                 let content = contents.get(&extent.pack).ok_or_else(unknown)?.clone();
-                let unit = content.0.unit(extent.offset, extent.length, PIECE).ok_or_else(unknown)?;
+                let unit = content.0.chunk_run(extent.offset, extent.length, PIECE).ok_or_else(unknown)?;
                 Some((content, unit))
             }
         };
