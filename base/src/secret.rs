@@ -26,7 +26,7 @@ impl SecretRef {
 
     /// A credential that systemd handed over. An access list protects it, so its mode says nothing.
     #[must_use]
-    pub fn handed_over(path: impl Into<PathBuf>) -> Self {
+    pub(crate) fn handed_over(path: impl Into<PathBuf>) -> Self {
         Self { path: path.into(), by_systemd: true }
     }
 
@@ -52,7 +52,7 @@ impl SecretRef {
     ///
     /// # Errors
     /// [`Class::Keys`] if it is not.
-    pub fn check_mode(&self) -> Result<()> {
+    pub(crate) fn check_mode(&self) -> Result<()> {
         let Ok(metadata) = std::fs::metadata(&self.path) else { return Ok(()) };
         let shown = self.path.display();
         if !metadata.is_file() {

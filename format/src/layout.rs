@@ -13,7 +13,7 @@ pub const KEYRING: &str = "keyring/";
 pub const HOSTS: &str = "hosts/";
 
 /// All datasets lie below it.
-pub const DATASETS: &str = "datasets/";
+const DATASETS: &str = "datasets/";
 
 const SIGNATURE_SUFFIX: &str = ".minisig";
 const PACK_SUFFIX: &str = ".zst.age";

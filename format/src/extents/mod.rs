@@ -114,7 +114,7 @@ impl Extents {
 
     /// Opens and checks every block. Whether all of them are undamaged.
     #[must_use]
-    pub fn are_whole(&self) -> bool {
+    pub(crate) fn are_whole(&self) -> bool {
         let mut opened = Vec::new();
         (0..self.blocks.len()).all(|block| {
             self.open(block, &mut opened);
@@ -139,7 +139,7 @@ impl Extents {
 
     /// The block whose extents hold this byte of the stream.
     #[must_use]
-    pub fn block_at(&self, position: u64) -> Option<usize> {
+    pub(crate) fn block_at(&self, position: u64) -> Option<usize> {
         let block = self.blocks.partition_point(|block| block.places.end <= position);
         (block < self.blocks.len()).then_some(block)
     }
