@@ -1,13 +1,13 @@
-//! Reused buffers: what a pool holds is all the memory its users ever take, and nobody pays for
-//! fresh pages twice.
+//! Buffers that are used again: their users never take more memory than a pool holds, and fresh
+//! pages are paid for only once.
 //!
-//! A pool gives out at most as many buffers as it was made for; whoever wants one more waits for
-//! one to come back. A buffer comes back when it, or the last [`Bytes`] made of it, is dropped. Its
-//! old content stays in it.
+//! A [`BufferPool`] gives out at most as many buffers as it was made for. Whoever wants one more
+//! waits until one comes back. A buffer comes back when it, or the last [`Bytes`] made of it, is
+//! dropped. Its old content stays in it.
 //!
-//! Where budgets count bytes instead of buffers, [`spare`] gives large ones of any size. The
-//! system's allocator would keep those for each thread that ever made one: several times of what is
-//! in use.
+//! Where a budget counts bytes instead of buffers, [`spare`] gives large buffers of any size. The
+//! system's allocator would keep such buffers for each thread that ever made one, which is several
+//! times what is in use.
 
 use std::collections::VecDeque;
 use std::ops::{Deref, DerefMut};
@@ -20,24 +20,24 @@ use crate::error::{Error, Result};
 
 type Free = Arc<Mutex<Vec<Vec<u8>>>>;
 
-/// A larger buffer is worth to be used again.
-const LARGE: usize = 64 << 10;
-/// Bytes of spare buffers, at most. With more of them some lie idle, of sizes that nobody wants any
-/// more; with half as many, large ones are given back to the system and asked for again.
-const SPARE: usize = 48 << 20;
+/// A buffer of at least this size is worth keeping for its next use.
+const MIN_SPARE_BYTES: usize = 64 << 10;
+/// All spare buffers together take no more. With more, some lie idle, of sizes that nobody wants
+/// any longer. With half as much, large ones are given back to the system and soon asked for again.
+const MAX_SPARES_BYTES: usize = 48 << 20;
 
-/// Buffers that nobody uses just now; the last came back last.
+/// Buffers that nobody uses now; the one that came back last is the last.
 static SPARES: Mutex<VecDeque<Vec<u8>>> = Mutex::new(VecDeque::new());
 
 /// A buffer with a capacity of at least `length` bytes, perhaps a used one.
 #[must_use]
 pub fn spare(length: usize) -> Buffer {
-    if length < LARGE {
+    if length < MIN_SPARE_BYTES {
         return Buffer { bytes: Vec::with_capacity(length), home: Home::Nowhere };
     }
-    // Of those that lie idle the smallest that fits: one that is too large, by half at most, wastes
-    // less than one more.
-    let capacity = length.next_multiple_of(LARGE);
+    // The smallest idle buffer that fits. One of up to twice the size will do: it wastes less than
+    // another buffer would.
+    let capacity = length.next_multiple_of(MIN_SPARE_BYTES);
     let mut spares = SPARES.lock().unwrap_or_else(PoisonError::into_inner);
     let fits = |spare: &&Vec<u8>| (length..=2 * capacity).contains(&spare.capacity());
     let smallest = spares.iter().filter(fits).map(Vec::capacity).min();
@@ -49,14 +49,14 @@ fn keep_spare(bytes: Vec<u8>) {
     let mut spares = SPARES.lock().unwrap_or_else(PoisonError::into_inner);
     spares.push_back(bytes);
     let mut sum: usize = spares.iter().map(Vec::capacity).sum();
-    while sum > SPARE
+    while sum > MAX_SPARES_BYTES
         && let Some(oldest) = spares.pop_front()
     {
         sum -= oldest.capacity();
     }
 }
 
-/// At most `count` buffers of about `capacity` bytes each.
+/// Gives out at most `count` buffers of about `capacity` bytes each.
 #[derive(Clone)]
 pub struct BufferPool {
     free: Free,
@@ -66,7 +66,7 @@ pub struct BufferPool {
 }
 
 impl BufferPool {
-    /// Takes no memory yet: buffers are made when they are first wanted.
+    /// A pool that takes no memory yet: buffers are made when they are first wanted.
     #[must_use]
     pub fn new(count: usize, capacity: usize) -> Self {
         Self { free: Arc::default(), permits: Arc::new(Semaphore::new(count)), capacity, count }
@@ -86,8 +86,8 @@ impl BufferPool {
         self.take_for(self.capacity).await
     }
 
-    /// Waits for a buffer for `length` bytes. One that is larger than the pool's own counts as
-    /// several of them, or as all, and is not kept.
+    /// Waits for a buffer for `length` bytes. A buffer that is larger than the pool's own counts as
+    /// several of them, or as all, and is not kept afterwards.
     ///
     /// # Errors
     /// As [`Self::take`].
@@ -96,7 +96,7 @@ impl BufferPool {
         permit.map(|permit| self.lend(length, permit)).map_err(|_| Error::failed("a buffer pool was closed"))
     }
 
-    /// As [`Self::take_for`], if one can be had at once.
+    /// As [`Self::take_for`], but `None` where it would have to wait.
     #[must_use]
     pub fn try_take_for(&self, length: usize) -> Option<Buffer> {
         let permit = self.permits.clone().try_acquire_many_owned(self.weight(length));
@@ -116,7 +116,7 @@ impl BufferPool {
         Buffer { bytes, home: Home::Pool { free: self.free.clone(), _permit: permit } }
     }
 
-    /// As [`Self::take`], on a thread that may block; it must be one of a tokio runtime.
+    /// As [`Self::take`], on a thread of a tokio runtime that may block.
     ///
     /// # Errors
     /// As [`Self::take`].
@@ -125,14 +125,14 @@ impl BufferPool {
     }
 }
 
-/// A buffer on loan, or one that belongs to nobody.
+/// A buffer that a pool lent, or one that belongs to no pool.
 #[derive(Debug, Default)]
 pub struct Buffer {
     bytes: Vec<u8>,
     home: Home,
 }
 
-/// Where a buffer goes.
+/// Where a buffer goes when it is dropped.
 #[derive(Debug, Default)]
 enum Home {
     #[default]
@@ -142,14 +142,14 @@ enum Home {
         free: Free,
         _permit: OwnedSemaphorePermit,
     },
-    /// Nowhere, but it counts as one of a pool's while it is there.
+    /// Nowhere, but until then it counts as a buffer of a pool.
     Counted {
         _permit: OwnedSemaphorePermit,
     },
 }
 
 impl Buffer {
-    /// Its content as shared bytes; it goes back once the last of them is gone.
+    /// Its content as shared bytes. The buffer goes back once the last of them is dropped.
     #[must_use]
     pub fn freeze(self) -> Bytes {
         Bytes::from_owner(self)
@@ -231,10 +231,10 @@ mod tests {
         assert_ne!(spare(11 << 20).as_ptr(), was, "much larger than is needed");
         let again = spare((23 << 20) - 5);
         assert_eq!((again.as_ptr(), again.capacity()), (was, 23 << 20), "it was not used again");
-        let more: Vec<Buffer> = (0..2 * SPARE / (23 << 20)).map(|_| spare(23 << 20)).collect();
+        let more: Vec<Buffer> = (0..2 * MAX_SPARES_BYTES / (23 << 20)).map(|_| spare(23 << 20)).collect();
         drop((again, more));
         let kept: usize = SPARES.lock().unwrap_or_else(PoisonError::into_inner).iter().map(Vec::capacity).sum();
-        assert!(kept > 0 && kept <= SPARE, "{kept} bytes are kept");
+        assert!(kept > 0 && kept <= MAX_SPARES_BYTES, "{kept} bytes are kept");
     }
 
     #[tokio::test]

@@ -1,7 +1,7 @@
 //! The only place that reads the time.
 //!
-//! Flows take a [`Clock`], so that retention, schedules, grace periods and objectives are tested
-//! without sleeping.
+//! Whoever needs the time takes a [`Clock`], so that retention, schedules, grace periods and
+//! objectives are tested without sleeping.
 
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
@@ -13,11 +13,11 @@ pub trait Clock: Send + Sync {
     /// The wall clock, UTC.
     fn now(&self) -> DateTime<Utc>;
 
-    /// Time since an arbitrary start; never goes back. For measuring durations.
+    /// The time since an arbitrary start, to measure durations with. It never goes back.
     fn elapsed(&self) -> Duration;
 }
 
-/// A clock that flows share.
+/// A clock that several owners share.
 pub type SharedClock = Arc<dyn Clock>;
 
 /// The machine's clock.
@@ -53,7 +53,7 @@ pub struct ManualClock {
 }
 
 impl ManualClock {
-    /// Stands at `now`.
+    /// A clock that stands at `now`.
     #[must_use]
     pub fn at(now: DateTime<Utc>) -> Arc<Self> {
         Arc::new(Self { state: Mutex::new((now, Duration::ZERO)) })

@@ -7,9 +7,8 @@
 //! - none of them ever holds a secret;
 //! - [`Class`] decides the exit code, and nothing else does.
 //!
-//! Modules whose callers branch on the cause (for example
-//! [`lifeboat_store::replica::ReplicaError`]) have an enum of their own and convert to this one at
-//! their border.
+//! Modules whose callers branch on the cause have an error of their own and convert it to this one
+//! at their border. `ReplicaError` of the crate `lifeboat-store` is an example.
 
 use std::fmt;
 
@@ -66,14 +65,14 @@ impl Class {
     }
 }
 
-type Cause = Box<dyn std::error::Error + Send + Sync>;
+type BoxedCause = Box<dyn std::error::Error + Send + Sync>;
 
-/// What, where, why, and what to do next. See the [module](self) for the rules.
+/// What failed, where, why, and what to do next. See the [module](self) for the rules.
 pub struct Error {
     class: Class,
     message: String,
     hint: Option<String>,
-    cause: Option<Cause>,
+    cause: Option<BoxedCause>,
 }
 
 /// The library's result.
@@ -120,7 +119,7 @@ impl Error {
         Self::new(Class::Keys, message)
     }
 
-    /// The error every flow returns when its cancellation token fired.
+    /// The error of work whose cancellation token fired; `what` names the work.
     #[must_use]
     pub fn cancelled(what: &str) -> Self {
         Self::failed(format!("{what} was cancelled")).hint("nothing was committed; run it again")
@@ -128,7 +127,7 @@ impl Error {
 
     /// Adds why it failed.
     #[must_use]
-    pub fn because(mut self, cause: impl Into<Cause>) -> Self {
+    pub fn because(mut self, cause: impl Into<BoxedCause>) -> Self {
         self.cause = Some(cause.into());
         self
     }
@@ -140,7 +139,7 @@ impl Error {
         self
     }
 
-    /// Wraps the error with a wider "what and where"; class and hint stay.
+    /// Wraps the error in a wider "what and where". Class and hint stay.
     #[must_use]
     pub fn within(self, message: impl Into<String>) -> Self {
         Self { class: self.class, message: message.into(), hint: self.hint.clone(), cause: Some(Box::new(self)) }
@@ -200,13 +199,13 @@ impl std::error::Error for Error {
     }
 }
 
-/// Adds what and where to any foreign error.
+/// Says what failed and where for errors of other libraries.
 pub trait Context<T> {
-    /// Turns an error into an [`Error`] of `class` with the message of `what`.
+    /// Turns an error into an [`Error`] of `class` with the message that `what` gives.
     fn context<S: Into<String>>(self, class: Class, what: impl FnOnce() -> S) -> Result<T>;
 }
 
-impl<T, E: Into<Cause>> Context<T> for std::result::Result<T, E> {
+impl<T, E: Into<BoxedCause>> Context<T> for std::result::Result<T, E> {
     fn context<S: Into<String>>(self, class: Class, what: impl FnOnce() -> S) -> Result<T> {
         self.map_err(|cause| Error::new(class, what()).because(cause))
     }

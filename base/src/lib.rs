@@ -1,6 +1,6 @@
-//! What all crates of Lifeboat speak: errors, time, secrets, and how settings are refused.
+//! What all crates of Lifeboat share: errors, time, secrets, buffers, and how settings are read.
 //!
-//! This crate knows nothing of vaults, stores and databases. It touches no terminal and no
+//! This crate knows nothing about vaults, replicas and databases. It touches no terminal and no
 //! environment, and reads time only through [`clock::Clock`].
 
 pub mod buffers;

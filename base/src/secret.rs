@@ -1,4 +1,5 @@
-//! Secrets by reference: a systemd credential or a 0600 file, read when needed, wiped after use.
+//! Secrets by reference: a systemd credential or a 0600 file, which is read when it is needed. What
+//! was read is wiped after use.
 
 use std::fmt;
 use std::os::unix::fs::PermissionsExt;
@@ -8,8 +9,8 @@ use zeroize::Zeroizing;
 
 use crate::error::{Class, Context, Error, Result};
 
-/// Where a secret is. `credential:NAME` is resolved when the configuration is read: NAME in
-/// `$CREDENTIALS_DIRECTORY` under systemd, else in `keys.directory`.
+/// Where a secret is. `credential:NAME` is resolved when the configuration is read: it is the file
+/// NAME in `$CREDENTIALS_DIRECTORY` under systemd, else in `keys.directory`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct SecretRef {
     path: PathBuf,
@@ -23,10 +24,9 @@ impl SecretRef {
         Self { path: path.into(), by_systemd: false }
     }
 
-    /// A credential that systemd handed over. It guards who reads it by an access list, so the mode
-    /// says nothing.
+    /// A credential that systemd handed over. An access list protects it, so its mode says nothing.
     #[must_use]
-    pub fn handed_over(path: impl Into<PathBuf>) -> Self {
+    pub(crate) fn handed_over(path: impl Into<PathBuf>) -> Self {
         Self { path: path.into(), by_systemd: true }
     }
 
@@ -48,26 +48,27 @@ impl SecretRef {
         Ok(Secret::new(bytes))
     }
 
-    /// Whether it is a regular file that nobody else can open; a file that does not exist passes.
+    /// Checks that it is a regular file that nobody else can open. A missing file passes.
     ///
     /// # Errors
-    /// [`Class::Keys`] otherwise.
-    pub fn check_mode(&self) -> Result<()> {
+    /// [`Class::Keys`] if it is not.
+    pub(crate) fn check_mode(&self) -> Result<()> {
         let Ok(metadata) = std::fs::metadata(&self.path) else { return Ok(()) };
         let shown = self.path.display();
         if !metadata.is_file() {
-            return Err(Error::keys(format!("the secret {shown} is not a regular file")));
+            return Err(Error::keys(format!("the secret {shown} is not a regular file"))
+                .hint("name the file that holds the secret"));
         }
         let mode = metadata.permissions().mode() & 0o777;
         if mode & 0o077 != 0 && !self.by_systemd {
             return Err(Error::keys(format!("the secret {shown} is accessible to others (mode {mode:04o})"))
-                .hint(format!("chmod 0600 {shown}; if others may have read it, replace it")));
+                .hint(format!("run chmod 0600 {shown}; if others may have read the secret, replace it")));
         }
         Ok(())
     }
 }
 
-/// The bytes of a secret. Wiped on drop; prints as `…`.
+/// The bytes of a secret. They are wiped on drop, and print as `…`.
 #[derive(Clone)]
 pub struct Secret(Zeroizing<Vec<u8>>);
 

@@ -1,9 +1,9 @@
 //! The contract of an engine: what Lifeboat asks of each kind of database.
 //!
-//! A capture may later also *follow* its source: run on, and commit parts as it goes (the WAL of a
-//! server, a binary log). That will be a second method of [`Source`], which takes a sink of parts
-//! instead of a [`StreamSink`]: a part is complete when the method says so, and carries the
-//! position in the source's log at which it ends. Engines that cannot follow do not implement it.
+//! A capture may later also *follow* its source: keep running, and commit parts of a log as it
+//! goes, such as a server's WAL. That will be a second method of [`Source`]. It will take a sink of
+//! parts instead of a [`StreamSink`]: the engine says when a part is complete, and at which
+//! position of the log it ends. Engines that cannot follow will not implement it.
 
 use std::fmt;
 use std::path::{Path, PathBuf};
@@ -24,58 +24,59 @@ use crate::tool::environment::ToolEnvironment;
 /// What work with a database may use and must obey.
 #[derive(Debug, Clone)]
 pub struct WorkContext {
-    /// Private directory for temporary files; emptied by the caller.
+    /// A private directory for temporary files. The caller empties it.
     pub scratch: PathBuf,
-    /// No byte for this long: the tool is stopped and the work fails.
+    /// If a tool gives no byte for this long, it is stopped and the work fails.
     pub stall: Duration,
-    /// At most so many connections or tools at once, where an engine can use several.
+    /// The number of connections or tools at once, where an engine can use several.
     pub jobs: usize,
-    /// What client tools inherit of the program's environment.
+    /// What client tools inherit from the program's environment.
     pub environment: ToolEnvironment,
-    /// Fired: stop children and return an error soon.
+    /// When it fires, children are stopped and an error is returned soon.
     pub cancel: CancellationToken,
 }
 
-/// One kind of database. Registered once, in [`crate::registry`].
+/// One kind of database. [`crate::registry`] lists them all.
 #[async_trait]
 pub trait Database: fmt::Debug + Send + Sync {
-    /// Its word: `kind = "…"` in the configuration, `engine` in manifests and reports.
+    /// Its name: `kind = "…"` in the configuration, `engine` in manifests and reports.
     fn kind(&self) -> &'static str;
 
     /// The keys of its `[dataset.source]` table, beside `kind`.
     fn keys(&self) -> &'static [&'static str];
 
-    /// Validates its `[dataset.source]` table. `None` where something of it cannot be used: what,
-    /// is in the reader's findings.
+    /// Validates its `[dataset.source]` table. `None` if the table cannot be used; the reader's
+    /// findings say why.
     fn source(&self, section: Section<'_>, reader: &mut SettingsReader<'_>) -> Option<Box<dyn Source>>;
 
     /// The highest level that a drill of it can reach.
     fn highest_level(&self) -> ProofLevel;
 
-    /// The file that a stream becomes where a snapshot is restored into a directory: what the tools
-    /// of this engine expect. A relative path.
+    /// The file that a stream becomes when a snapshot is restored into a directory: a relative
+    /// path, named as the tools of this engine expect.
     fn file_of(&self, stream: &str) -> String {
         stream.to_owned()
     }
 
-    /// Which database of the server a stream is all or part of; `None` where that is not the
-    /// question.
+    /// The database of the server whose content, or part of it, a stream holds. `None` if a stream
+    /// does not belong to one database.
     fn database_of<'s>(&self, stream: &'s str) -> Option<&'s str> {
         let _ = stream;
         None
     }
 
-    /// How an operator writes the address of a server to restore into; `None`: there are no such
+    /// How an operator writes the address of a server to restore into; `None` if there are no such
     /// servers.
     fn address_form(&self) -> Option<&'static str> {
         None
     }
 
-    /// The server at `address`. What of `source` also holds for a restore, such as where its client
-    /// tools are, is taken from there.
+    /// The server at `address`. What also applies to a restore, such as where the client tools are,
+    /// is taken from `source`.
     ///
     /// # Errors
-    /// [`Class::Usage`](lifeboat_base::Class::Usage): not an address, or one that holds a password.
+    /// [`Class::Usage`](lifeboat_base::Class::Usage): `address` is not an address, or holds a
+    /// password.
     fn server(
         &self,
         address: &str,
@@ -87,13 +88,13 @@ pub trait Database: fmt::Debug + Send + Sync {
             .hint("restore it with --to-directory"))
     }
 
-    /// Starts a throw-away database of the version in `facts`, below `cx.scratch`. Programs of
-    /// servers are looked for in `directories` first. `Ok(None)` where the engine has none: such a
-    /// snapshot can be drilled to `fetched` only.
+    /// Starts a throw-away database of the version in `facts`, below `cx.scratch`. Server programs
+    /// are looked for in `directories` first. `Ok(None)` if the engine has no throw-away databases:
+    /// its snapshots can be drilled to `fetched` only.
     ///
     /// # Errors
-    /// [`Class::Source`](lifeboat_base::Class::Source) where no server programs of the right
-    /// version are installed, with the package to install.
+    /// [`Class::Source`](lifeboat_base::Class::Source) if no server programs of the right version
+    /// are installed. The hint names the package to install.
     async fn throw_away(
         &self,
         facts: &SourceFacts,
@@ -104,19 +105,19 @@ pub trait Database: fmt::Debug + Send + Sync {
         Ok(None)
     }
 
-    /// The client tool that a capture cannot do without; `None` where none is needed.
+    /// The client tool that a capture needs; `None` if it needs none.
     fn client_tool(&self) -> Option<ClientTool> {
         None
     }
 
-    /// The client tools on this machine, those in `directories` first.
+    /// The client tools on this machine. Those in `directories` come first.
     async fn client_tools(&self, directories: &[PathBuf], cx: &WorkContext) -> Vec<ToolFound> {
         let _ = (directories, cx);
         Vec::new()
     }
 
-    /// Variables that its client tools inherit from the program's environment, beside `PATH` and
-    /// `HOME`.
+    /// The variables that its client tools inherit from the program's environment, beside `PATH`
+    /// and `HOME`.
     fn inherited_variables(&self) -> &'static [&'static str] {
         &[]
     }
@@ -124,11 +125,11 @@ pub trait Database: fmt::Debug + Send + Sync {
 
 /// What a dataset captures: the validated `[dataset.source]` table of an engine.
 ///
-/// Contract of a capture: it opens each stream once, writes it in order and finishes it only after
-/// the producing tool has ended with success and its end marker (where the format has one) was
-/// seen. A stream that is dropped unfinished makes the commit refuse. Whatever fails, the error
-/// holds the tail of the tool's stderr and never a secret. No child process survives the call, also
-/// when its future is dropped.
+/// A capture opens each stream once, and writes it in order. It finishes a stream only after the
+/// tool that produced it has ended with success, and after the end marker if the format has one. A
+/// stream that is dropped unfinished makes the commit refuse the snapshot. An error holds the tail
+/// of the tool's stderr and never a secret. No child process survives the call, even if its future
+/// is dropped.
 #[async_trait]
 pub trait Source: fmt::Debug + Send + Sync {
     /// Its engine.
@@ -137,20 +138,20 @@ pub trait Source: fmt::Debug + Send + Sync {
     /// Writes every stream of a consistent capture to `sink`. See [above](Self) for the contract.
     async fn capture(&self, sink: &dyn StreamSink, cx: &WorkContext) -> Result<SourceFacts>;
 
-    /// Where client tools are looked for before the system's.
+    /// Directories where client tools are looked for first, before the system's.
     fn client_directories(&self) -> &[PathBuf] {
         &[]
     }
 }
 
-/// Which databases of a snapshot are restored into a server, and how.
+/// Which databases of a snapshot to restore into a server, and how.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Wanted {
-    /// Only these databases of the snapshot; empty: all.
+    /// Restore only these databases of the snapshot. If there are none, restore all.
     pub databases: Vec<String>,
     /// Restore one database under another name.
     pub rename: Option<String>,
-    /// Also where a database of that name exists and is not empty: it is dropped first.
+    /// Drop a database of the same name first, even if it is not empty.
     pub overwrite: bool,
 }
 
@@ -159,7 +160,7 @@ pub struct Wanted {
 pub struct RestoreOutcome {
     /// Names of the databases or files that were written.
     pub written: Vec<String>,
-    /// What an operator should know, in plain words.
+    /// What an operator should know about the restore, in plain words.
     pub warnings: Vec<String>,
 }
 
@@ -169,11 +170,11 @@ pub trait ServerTarget: fmt::Debug + Send + Sync {
     /// Its engine.
     fn database(&self) -> &'static dyn Database;
 
-    /// Where it is, for people; no secret.
+    /// Where it is, for people. It holds no secret.
     fn describe(&self) -> String;
 
-    /// Loads a snapshot of its engine. Success only when every stream was read to its checked end
-    /// and every tool ended with success. What exists is kept unless `wanted.overwrite`.
+    /// Loads a snapshot of its engine. It succeeds only if every stream was read to its checked end
+    /// and every tool ended with success. What exists is kept, unless `wanted.overwrite` is set.
     ///
     /// # Errors
     /// [`Class::Usage`](lifeboat_base::Class::Usage) for a target that is not empty,
@@ -181,25 +182,26 @@ pub trait ServerTarget: fmt::Debug + Send + Sync {
     async fn load(&self, streams: &dyn StoredStreams, wanted: &Wanted, cx: &WorkContext) -> Result<RestoreOutcome>;
 }
 
-/// A throw-away database: load a snapshot, check it, prove it equal, leave nothing behind.
+/// A throw-away database: it loads a snapshot, checks it, proves it equal, and leaves nothing
+/// behind.
 ///
-/// A throw-away server runs in a private directory below the given scratch, listens on a unix
-/// socket only, runs as an unprivileged user even when started as root, and is stopped and removed
-/// by [`stop`](Self::stop), on drop, on cancellation and on SIGINT alike.
+/// A throw-away server runs in a private directory below the scratch directory, and as an
+/// unprivileged user even if it is started as root. It listens on a unix socket only. It is stopped
+/// and removed by [`stop`](Self::stop), on drop, on cancellation and on SIGINT.
 #[async_trait]
 pub trait ThrowAway: Send {
-    /// Its version, as it tells it.
+    /// Its version, in its own words.
     fn server_version(&self) -> &str;
 
-    /// How to reach it by hand, where it is a server.
+    /// How to reach it by hand, if it is a server.
     fn address(&self) -> Option<ServerAddress> {
         None
     }
 
-    /// Loads the snapshot with no error tolerated.
+    /// Loads the snapshot. Any error makes it fail.
     async fn load(&mut self, streams: &dyn StoredStreams) -> Result<()>;
 
-    /// Engine checks and `queries`.
+    /// Runs the engine's own checks and `queries`.
     async fn check(&mut self, queries: &[DrillQuery]) -> Result<Vec<CheckResult>>;
 
     /// Dumps the restored database again and compares it with the snapshot.
@@ -212,7 +214,7 @@ pub trait ThrowAway: Send {
 /// Where a throw-away server listens.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ServerAddress {
-    /// Directory of its unix socket.
+    /// The directory of its unix socket.
     pub socket_directory: PathBuf,
     /// Its superuser.
     pub user: String,
@@ -221,16 +223,16 @@ pub struct ServerAddress {
 /// A client tool that an engine needs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct ClientTool {
-    /// Such as `pg_dump`.
+    /// Its name, such as `pg_dump`.
     pub tool: &'static str,
-    /// How to get it.
+    /// What to do if it is missing.
     pub remedy: &'static str,
 }
 
 /// A client tool found on this machine.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct ToolFound {
-    /// Such as `pg_dump`.
+    /// Its name, such as `pg_dump`.
     pub tool: String,
     /// Its version.
     pub version: String,

@@ -14,11 +14,11 @@ use crate::database::{RestoreOutcome, WorkContext};
 use crate::registry;
 use crate::streams::StoredStreams;
 
-/// Pieces that wait to be written.
-const AHEAD: usize = 4;
+/// No more pieces wait to be written.
+const MAX_QUEUED_PIECES: usize = 4;
 
-/// Writes every stream under a temporary name, checks it, and renames it; with `sync` it is durable
-/// then.
+/// Writes every stream under a temporary name, checks it, and renames it. With `sync` each file is
+/// durable before the next begins.
 pub(crate) async fn load(
     streams: &dyn StoredStreams,
     path: &Path,
@@ -36,7 +36,7 @@ pub(crate) async fn load(
     let mut outcome = RestoreOutcome::default();
     for name in streams.names() {
         let file = path.join(file_of(&streams.facts().engine, &name)?);
-        // What is there now must not be lost to a crash before the new is.
+        // A crash must not take the old file before the new one is durable.
         let sync = sync || file.symlink_metadata().is_ok();
         write(streams, &name, &file, sync, cx).await?;
         outcome.written.push(file.display().to_string());
@@ -55,15 +55,15 @@ async fn write(streams: &dyn StoredStreams, name: &str, file: &Path, sync: bool,
         OpenOptions::new().write(true).create_new(true).mode(0o600).open(&temporary).context(Class::Source, failed)?;
     let length = streams.length(name);
     let mut stream = streams.open(name).await?;
-    let (pieces, queue) = mpsc::channel(AHEAD);
+    let (pieces, queue) = mpsc::channel(MAX_QUEUED_PIECES);
     let writing = tokio::task::spawn_blocking(move || write_pieces(out, length, queue, sync));
     let copied = async {
         while let Some(piece) = stream.next().await? {
             if cx.cancel.is_cancelled() {
-                return Err(Error::failed("the restore was cancelled"));
+                return Err(Error::failed("the restore was cancelled").hint("run it again"));
             }
             if pieces.send(piece).await.is_err() {
-                // The writer has failed, and says why.
+                // The writer has failed, and its own error says why.
                 break;
             }
         }
@@ -89,8 +89,8 @@ fn write_pieces(
     mut queue: mpsc::Receiver<Bytes>,
     sync: bool,
 ) -> std::io::Result<()> {
-    // A disk that is too small says so before the first byte; and space that is set aside is
-    // written faster.
+    // A disk that is too small fails before the first byte, and writing to allocated space is
+    // faster.
     if let Some(length) = length.filter(|length| *length > 0) {
         match rustix::fs::fallocate(&out, rustix::fs::FallocateFlags::empty(), 0, length) {
             Err(rustix::io::Errno::OPNOTSUPP | rustix::io::Errno::NOSYS) | Ok(()) => {}
@@ -103,7 +103,7 @@ fn write_pieces(
     if sync { out.sync_all() } else { Ok(()) }
 }
 
-/// The file that a stream becomes: what the tools of its engine expect.
+/// The file that a stream becomes, as the tools of its engine expect it.
 fn file_of(engine: &str, stream: &str) -> Result<PathBuf> {
     let named = registry::find(engine).map_or_else(|| stream.to_owned(), |engine| engine.file_of(stream));
     let path = PathBuf::from(&named);

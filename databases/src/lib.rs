@@ -1,12 +1,12 @@
-//! Engines: one folder for each kind of database, with everything that Lifeboat knows of it.
+//! Engines: one folder for each kind of database, with everything that Lifeboat knows about it.
 //!
-//! An engine is one registration: a [`Database`] in the list of [`registry`]. It parses its own
-//! `[dataset.source]` table, captures, loads into a server, starts a throw-away server, checks and
-//! proves. Nothing outside its folder names it. What it writes and reads are [`streams`]; this
-//! crate knows nothing of vaults, packs and replicas.
+//! An engine is a [`Database`] in the list of [`registry`], and nothing outside its folder names
+//! it. It parses its own `[dataset.source]` table, captures, loads into a server, starts a
+//! throw-away server, checks and proves. It writes and reads [`streams`]; this crate knows nothing
+//! about vaults, packs and replicas.
 //!
-//! To add one: make a folder beside [`postgres`], implement [`Database`] and [`Source`], and add a
-//! line to the registry. The tests of the registry then ask of it what they ask of all.
+//! To add an engine, make a folder beside [`postgres`], implement [`Database`] and [`Source`], and
+//! add it to the registry, whose tests then test it like all others.
 
 pub mod command;
 mod database;

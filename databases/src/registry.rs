@@ -12,14 +12,14 @@ use crate::{command, file, postgres, sqlite};
 /// Every engine, in the order in which they are named to people.
 pub const ENGINES: [&dyn Database; 4] = [&postgres::Postgres, &sqlite::Sqlite, &file::File, &command::Command];
 
-/// The engine of this kind; `None`: this version does not know it.
+/// The engine of this kind; `None` if this version does not know it.
 #[must_use]
 pub fn find(kind: &str) -> Option<&'static dyn Database> {
     ENGINES.into_iter().find(|engine| engine.kind() == kind)
 }
 
-/// Validates a `[dataset.source]` table by its kind. `None` where something of it cannot be used:
-/// what, is in the reader's findings.
+/// Validates a `[dataset.source]` table by its kind. `None` if the table cannot be used; the
+/// reader's findings say why.
 pub fn source(section: Section<'_>, reader: &mut SettingsReader<'_>) -> Option<Box<dyn Source>> {
     let kind = section.kind().get_ref().clone();
     let Some(engine) = find(&kind) else {
@@ -42,7 +42,7 @@ pub fn source(section: Section<'_>, reader: &mut SettingsReader<'_>) -> Option<B
     if foreign { None } else { engine.source(section, reader) }
 }
 
-/// The client tools of all engines on this machine, those in `directories` first.
+/// The client tools of all engines on this machine. Those in `directories` come first.
 pub async fn client_tools(directories: &[PathBuf], cx: &WorkContext) -> Vec<ToolFound> {
     let mut found = Vec::new();
     for engine in ENGINES {
@@ -51,7 +51,8 @@ pub async fn client_tools(directories: &[PathBuf], cx: &WorkContext) -> Vec<Tool
     found
 }
 
-/// What client tools of any engine inherit of the program's environment, which `variable` looks up.
+/// What client tools of any engine inherit from the program's environment. `variable` looks up a
+/// variable.
 pub fn tool_environment(variable: impl Fn(&str) -> Option<OsString>) -> ToolEnvironment {
     let of_engines = ENGINES.iter().flat_map(|engine| engine.inherited_variables());
     ToolEnvironment::inherit(of_engines.copied(), variable)

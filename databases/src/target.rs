@@ -13,24 +13,26 @@ use crate::streams::StoredStreams;
 pub enum Target {
     /// A server. Each database of the snapshot is created there; roles that exist are kept.
     Server {
-        /// Which.
+        /// The server.
         server: Box<dyn ServerTarget>,
-        /// What of the snapshot.
+        /// Which databases of the snapshot, and how.
         wanted: Wanted,
     },
-    /// A directory: each stream becomes a file, written under a temporary name, checked, renamed.
+    /// A directory. Each stream becomes a file, which is written under a temporary name, checked,
+    /// and renamed.
     Directory {
-        /// Created if missing; must be empty unless `overwrite`.
+        /// It is created if it is missing. It must be empty, unless `overwrite` is set.
         path: PathBuf,
-        /// Write into a directory that is not empty; existing files of the same names are replaced.
+        /// Whether to write into a directory that is not empty, and replace files of the same
+        /// names.
         overwrite: bool,
-        /// Return only when the files are on stable storage. A file that replaces another always
-        /// is.
+        /// Whether to wait until the files are on stable storage. A file that replaces another
+        /// always is.
         sync: bool,
     },
 }
 
-/// Loads `streams` into `target`; success only when every stream was read to its checked end and
+/// Loads `streams` into `target`. It succeeds only if every stream was read to its checked end and
 /// every tool ended with success.
 ///
 /// # Errors

@@ -5,7 +5,8 @@ use zeroize::Zeroizing;
 
 use crate::id::{ChunkId, Digest};
 
-/// Names a dataset's chunks; its gear table is derived from it. 256 bits; wiped on drop.
+/// The key that names a dataset's chunks, and from which its gear table is derived. It has 256
+/// bits, and is wiped on drop.
 #[derive(Clone)]
 pub struct ChunkIdKey(Zeroizing<[u8; 32]>);
 
@@ -13,7 +14,7 @@ impl ChunkIdKey {
     /// Takes the key over.
     ///
     /// # Errors
-    /// It is not 32 bytes long.
+    /// `bytes` are not 32 bytes.
     pub fn new(bytes: &[u8]) -> Result<Self> {
         let key = bytes.try_into().map_err(|_| Error::keys("a chunk-id key is not 32 bytes long"))?;
         Ok(Self(Zeroizing::new(key)))

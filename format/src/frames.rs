@@ -1,5 +1,5 @@
-//! zstd frames: one complete frame a call, content size in its header, no checksum (ids and age
-//! authenticate).
+//! zstd frames. Each call makes or reads one complete frame, with the size of its content in its
+//! header. Frames have no checksum: chunk ids and age authenticate the content.
 
 use std::cell::RefCell;
 use std::io;
@@ -7,17 +7,20 @@ use std::io;
 use lifeboat_base::{Class, Context, Error, Result};
 use zstd::zstd_safe::CParameter;
 
-/// The level of a compressor that nobody has told another one.
-const FAST: i32 = 1;
-/// Where bytes repeat each other only by chance: shorter repetitions than this do not pay, …
-const LONG_MATCH: u32 = 7;
-/// … and so many places (two to this power) are enough to look for them. Of lengths of rows 4 %
-/// less is left than at the level that is fast, in some 60 % of the time.
-const FEW_PLACES: u32 = 6;
+/// Begins a skippable frame, which decoders of zstd pass over. The length of its payload follows.
+pub(crate) const SKIPPABLE_MAGIC: [u8; 4] = 0x184D_2A50_u32.to_le_bytes();
 
-type Zstd = zstd::bulk::Compressor<'static>;
+/// The level of a compressor until it is set to another.
+const DEFAULT_LEVEL: i32 = 1;
+/// Where bytes repeat each other only by chance, shorter repetitions do not pay, …
+const MIN_MATCH_BYTES: u32 = 7;
+/// … and a hash table of two to this power is large enough to find the longer ones. Compared with
+/// the default level, the lengths of rows then compress to 4 % less, in about 60 % of the time.
+const HASH_LOG_BITS: u32 = 6;
 
-/// One frame of a small document, at `level`.
+type ZstdCompressor = zstd::bulk::Compressor<'static>;
+
+/// Compresses `data` to one frame, at `level`.
 ///
 /// # Errors
 /// No memory.
@@ -29,40 +32,42 @@ pub fn compress(level: i32, data: &[u8]) -> Result<Vec<u8>> {
     })
 }
 
-/// One frame of bytes that repeat each other only by chance, but of which some are more frequent
-/// than others: lengths of rows, say.
+/// Compresses to one frame what repeats only by chance, but has some bytes more often than others,
+/// such as the lengths of rows.
 ///
 /// # Errors
 /// No memory.
 pub fn compress_by_frequency(data: &[u8]) -> Result<Vec<u8>> {
     FREQUENCY_COMPRESSOR.with_borrow_mut(|compressor| {
         let zstd = set_up(compressor)?;
-        for parameter in [CParameter::MinMatch(LONG_MATCH), CParameter::HashLog(FEW_PLACES)] {
+        for parameter in [CParameter::MinMatch(MIN_MATCH_BYTES), CParameter::HashLog(HASH_LOG_BITS)] {
             zstd.set_parameter(parameter).context(Class::Failed, || "cannot set up zstd")?;
         }
         zstd.compress(data).context(Class::Failed, || "zstd cannot compress")
     })
 }
 
-fn set_up(compressor: &mut Option<Zstd>) -> Result<&mut Zstd> {
+fn set_up(compressor: &mut Option<ZstdCompressor>) -> Result<&mut ZstdCompressor> {
     Ok(match compressor {
         Some(zstd) => zstd,
-        none => none.insert(zstd::bulk::Compressor::new(FAST).context(Class::Failed, || "cannot set up zstd")?),
+        none => {
+            none.insert(zstd::bulk::Compressor::new(DEFAULT_LEVEL).context(Class::Failed, || "cannot set up zstd")?)
+        }
     })
 }
 
 thread_local! {
-    /// Tables are set up once for each thread.
-    static COMPRESSOR: RefCell<Option<Zstd>> = const { RefCell::new(None) };
-    /// Parameters outlast a change of level, so these have one of their own.
-    static FREQUENCY_COMPRESSOR: RefCell<Option<Zstd>> = const { RefCell::new(None) };
+    /// A compressor's tables are costly to set up, so each thread does it once.
+    static COMPRESSOR: RefCell<Option<ZstdCompressor>> = const { RefCell::new(None) };
+    /// Parameters outlast a change of level, so they need a compressor of their own.
+    static FREQUENCY_COMPRESSOR: RefCell<Option<ZstdCompressor>> = const { RefCell::new(None) };
     static DECOMPRESSOR: RefCell<Option<zstd::bulk::Decompressor<'static>>> = const { RefCell::new(None) };
 }
 
 /// Decompresses one frame into exactly `out`.
 ///
 /// # Errors
-/// [`Class::Integrity`]: not a frame, or one of another length.
+/// [`Class::Integrity`]: `frame` is not a frame, or its content has another length.
 pub fn decompress(frame: &[u8], out: &mut [u8]) -> Result<()> {
     let length = DECOMPRESSOR.with_borrow_mut(|decompressor| {
         let zstd = match decompressor {
@@ -74,14 +79,14 @@ pub fn decompress(frame: &[u8], out: &mut [u8]) -> Result<()> {
     if length == out.len() {
         Ok(())
     } else {
-        Err(Error::integrity(format!("a frame holds {length} bytes where {} are due", out.len())))
+        Err(Error::integrity(format!("a zstd frame holds {length} bytes instead of {}", out.len())))
     }
 }
 
-/// Decompresses every frame of a document; room is made for `expected` bytes at first.
+/// Decompresses every frame of a document. Memory for `expected` bytes is reserved at first.
 ///
 /// # Errors
-/// [`Class::Integrity`]: damaged, or more than `limit` bytes.
+/// [`Class::Integrity`]: the document is damaged, or decompresses to more than `limit` bytes.
 pub fn decompress_document(data: impl io::Read, expected: usize, limit: u64) -> Result<Vec<u8>> {
     let mut decoder = zstd::stream::read::Decoder::new(data).context(Class::Failed, || "cannot set up zstd")?;
     let mut text = Vec::with_capacity(expected);
@@ -110,7 +115,7 @@ mod tests {
         let mut out = vec![0; lengths.len()];
         decompress(&frame, &mut out)?;
         assert!(out == lengths, "a frame gives something else back");
-        let fast = compress(FAST, &lengths)?.len();
+        let fast = compress(DEFAULT_LEVEL, &lengths)?.len();
         assert!(frame.len() <= fast, "{} bytes, {fast} at the fast level", frame.len());
         Ok(())
     }

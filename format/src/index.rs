@@ -6,12 +6,12 @@ use lifeboat_base::{Error, Result};
 use crate::id::{ChunkId, Digest, PackId};
 use crate::varint;
 
-const MAGIC: &[u8; 8] = b"LBINDEX1";
+const INDEX_MAGIC: &[u8; 8] = b"LBINDEX1";
 
-/// The most chunks in one segment, a pack more or less: about 2 MB.
-pub const SEGMENT: usize = 1 << 16;
+/// A segment is closed before the pack that would bring it above this many chunks: about 2 MB.
+pub const MAX_SEGMENT_CHUNKS: usize = 1 << 16;
 
-/// A pack, as whoever deduplicates must know it.
+/// A pack as deduplication must know it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct IndexedPack {
     /// Its id.
@@ -45,7 +45,8 @@ impl IndexedPack {
         let id = Digest(varint::take_bytes(input)?);
         let size = varint::take(input)?;
         let count = varint::take(input)?;
-        // Each takes 33 bytes at least: a damaged count makes no room for more than there can be.
+        // A chunk takes at least 33 bytes, so a damaged count cannot reserve more than `input`
+        // allows.
         let mut chunks = Vec::with_capacity(usize::try_from(count).ok()?.min(input.len() / 33));
         for _ in 0..count {
             chunks.push((Digest(varint::take_bytes(input)?), u32::try_from(varint::take(input)?).ok()?));
@@ -54,8 +55,8 @@ impl IndexedPack {
     }
 }
 
-/// A segment of packs that one snapshot added, all of one key generation: read pack by pack, for it
-/// may be large.
+/// A segment of packs that one snapshot added, all of one key generation. It may be large, so it is
+/// read pack by pack.
 #[derive(Debug)]
 pub struct IndexSegment {
     /// The key generation of its packs.
@@ -70,7 +71,7 @@ impl IndexSegment {
     /// A segment as bytes, neither compressed nor encrypted.
     #[must_use]
     pub fn write(generation: u32, packs: &[IndexedPack]) -> Vec<u8> {
-        let mut out = MAGIC.to_vec();
+        let mut out = INDEX_MAGIC.to_vec();
         varint::put(&mut out, u64::from(generation));
         varint::put(&mut out, packs.len() as u64);
         packs.iter().for_each(|pack| pack.write(&mut out));
@@ -80,10 +81,10 @@ impl IndexSegment {
     /// Opens what [`Self::write`] wrote.
     ///
     /// # Errors
-    /// It does not begin as one of this version.
+    /// `bytes` do not begin like an index segment of this version.
     pub fn open(bytes: Vec<u8>) -> Result<Self> {
         let begin = || {
-            let mut input = bytes.strip_prefix(MAGIC)?;
+            let mut input = bytes.strip_prefix(INDEX_MAGIC)?;
             let generation = u32::try_from(varint::take(&mut input)?).ok()?;
             let packs = varint::take(&mut input)?;
             Some((generation, packs, bytes.len() - input.len()))
@@ -92,7 +93,7 @@ impl IndexSegment {
         Ok(Self { generation, packs, bytes, records })
     }
 
-    /// Its packs; an error, and the end, where the bytes are damaged.
+    /// Its packs. Where the bytes are damaged, an error comes and nothing after it.
     pub fn packs(&self) -> impl Iterator<Item = Result<IndexedPack>> {
         let (mut input, mut left) = (&self.bytes[self.records..], self.packs);
         std::iter::from_fn(move || {

@@ -1,6 +1,6 @@
-//! `vault.json` and `hosts/<host>.json`: the only plain objects besides signatures, prune records
-//! and drill reports. They hold no secret, and nothing is believed because it stands in them:
-//! manifests carry the vault id under a signature, and readers pin signers.
+//! `vault.json` and `hosts/<host>.json`: with signatures, prune records and drill reports the only
+//! objects that are not encrypted. They hold no secret. Nobody relies on what they say: manifests
+//! carry the vault id under a signature, and readers pin signers.
 
 use chrono::{DateTime, Utc};
 use lifeboat_base::{Class, Context, Error, Result};
@@ -26,7 +26,7 @@ impl VaultInfo {
     /// Parses the object; `place` names the replica in errors.
     ///
     /// # Errors
-    /// Damaged, or of a newer format.
+    /// [`Class::Integrity`]: the object is damaged, or of another format.
     pub fn parse(data: &[u8], place: &Name) -> Result<Self> {
         let info: Self = serde_json::from_slice(data)
             .context(Class::Integrity, || format!("replica {place}: vault.json is damaged"))?;
@@ -41,7 +41,7 @@ impl VaultInfo {
     }
 }
 
-/// `hosts/<host>.json`: a hint for operators, to be compared out of band.
+/// `hosts/<host>.json`: tells operators a host's public keys, to be compared out of band.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct HostInfo {
     /// Its name.

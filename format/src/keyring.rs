@@ -1,8 +1,8 @@
 //! The keyring: a dataset's secrets, wrapped for those who may restore. See "Keyring" in
 //! `FORMAT.md`.
 //!
-//! The plaintext of a keyring object is an age identity file, so that the stock `age` reads it:
-//! comments say what it is for, the last line is the identity.
+//! The plaintext of a keyring object is an age identity file, so that stock `age` can read it.
+//! Comments say what it is for; the last line is the identity.
 
 use std::fmt::Write as _;
 
@@ -27,7 +27,7 @@ pub struct DatasetSecrets {
 }
 
 impl DatasetSecrets {
-    /// The identity file.
+    /// The secrets as an age identity file.
     #[must_use]
     pub fn to_text(&self) -> Zeroizing<String> {
         let hex = Zeroizing::new(data_encoding::HEXLOWER.encode(self.chunk_id_key.expose()));
@@ -44,7 +44,8 @@ impl DatasetSecrets {
     /// Parses an identity file and checks that it is for this vault, dataset and generation.
     ///
     /// # Errors
-    /// [`Class::Integrity`](lifeboat_base::Class::Integrity): damaged or for something else.
+    /// [`Class::Integrity`](lifeboat_base::Class::Integrity): the text is damaged, or for something
+    /// else.
     pub fn parse(text: &[u8], vault: &str, dataset: &Name, generation: u32) -> Result<Self> {
         let refused =
             |problem: &str| Error::integrity(format!("the keyring object of {dataset}/{generation} {problem}"));
@@ -54,7 +55,7 @@ impl DatasetSecrets {
         if (field("vault"), field("dataset")) != (Some(vault), Some(dataset.as_str()))
             || field("generation") != Some(generation.to_string().as_str())
         {
-            return Err(refused("is for something else"));
+            return Err(refused("belongs to another vault, dataset or generation"));
         }
         let key = field("chunk-id-key").and_then(|hex| data_encoding::HEXLOWER.decode(hex.as_bytes()).ok());
         let key = Zeroizing::new(key.ok_or_else(|| refused("has no chunk-id key"))?);

@@ -1,4 +1,5 @@
-//! Where everything lies, relative to the vault's prefix.
+//! The keys of all objects, relative to the vault's prefix: made from names and ids, and parsed
+//! back.
 
 use crate::id::{Name, PackId, SnapshotId};
 
@@ -12,12 +13,12 @@ pub const KEYRING: &str = "keyring/";
 pub const HOSTS: &str = "hosts/";
 
 /// All datasets lie below it.
-pub const DATASETS: &str = "datasets/";
+const DATASETS: &str = "datasets/";
 
-const SIGNATURE: &str = ".minisig";
-const PACK: &str = ".zst.age";
-const INDEX: &str = ".zst.age";
-const MANIFEST: &str = ".json.zst.age";
+const SIGNATURE_SUFFIX: &str = ".minisig";
+const PACK_SUFFIX: &str = ".zst.age";
+const INDEX_SUFFIX: &str = ".zst.age";
+const MANIFEST_SUFFIX: &str = ".json.zst.age";
 
 /// A host's public half.
 #[must_use]
@@ -65,13 +66,13 @@ pub fn packs(dataset: &Name) -> String {
 #[must_use]
 pub fn pack(dataset: &Name, id: &PackId) -> String {
     let id = id.to_string();
-    format!("{}{}/{id}{PACK}", packs(dataset), &id[..2])
+    format!("{}{}/{id}{PACK_SUFFIX}", packs(dataset), &id[..2])
 }
 
 /// The pack that a key names.
 #[must_use]
 pub fn parse_pack(dataset: &Name, key: &str) -> Option<PackId> {
-    let id: PackId = key.strip_suffix(PACK)?.rsplit('/').next()?.parse().ok()?;
+    let id: PackId = key.strip_suffix(PACK_SUFFIX)?.rsplit('/').next()?.parse().ok()?;
     (pack(dataset, &id) == key).then_some(id)
 }
 
@@ -84,13 +85,13 @@ pub fn indexes(dataset: &Name) -> String {
 /// The index segment of the packs that a snapshot added.
 #[must_use]
 pub fn index(dataset: &Name, snapshot: &SnapshotId) -> String {
-    format!("{}{snapshot}{INDEX}", indexes(dataset))
+    format!("{}{snapshot}{INDEX_SUFFIX}", indexes(dataset))
 }
 
 /// The snapshot whose index segment a key names.
 #[must_use]
 pub fn parse_index(dataset: &Name, key: &str) -> Option<SnapshotId> {
-    key.strip_prefix(&indexes(dataset))?.strip_suffix(INDEX)?.parse().ok()
+    key.strip_prefix(&indexes(dataset))?.strip_suffix(INDEX_SUFFIX)?.parse().ok()
 }
 
 /// Manifests lie below it.
@@ -102,13 +103,13 @@ pub fn snapshots(dataset: &Name) -> String {
 /// A manifest.
 #[must_use]
 pub fn manifest(dataset: &Name, snapshot: &SnapshotId) -> String {
-    format!("{}{snapshot}{MANIFEST}", snapshots(dataset))
+    format!("{}{snapshot}{MANIFEST_SUFFIX}", snapshots(dataset))
 }
 
 /// The snapshot whose manifest a key names.
 #[must_use]
 pub fn parse_manifest(dataset: &Name, key: &str) -> Option<SnapshotId> {
-    key.strip_prefix(&snapshots(dataset))?.strip_suffix(MANIFEST)?.parse().ok()
+    key.strip_prefix(&snapshots(dataset))?.strip_suffix(MANIFEST_SUFFIX)?.parse().ok()
 }
 
 /// Drill reports lie below it.
@@ -144,16 +145,16 @@ pub fn parse_json(folder: &str, key: &str) -> Option<SnapshotId> {
 /// The signature beside an object.
 #[must_use]
 pub fn signature(key: &str) -> String {
-    format!("{key}{SIGNATURE}")
+    format!("{key}{SIGNATURE_SUFFIX}")
 }
 
-/// Whether it is one.
+/// Whether a key is that of a signature.
 #[must_use]
 pub fn is_signature(key: &str) -> bool {
-    key.ends_with(SIGNATURE)
+    key.ends_with(SIGNATURE_SUFFIX)
 }
 
-/// What a signature says it is for, its trusted comment: vault id and key.
+/// The trusted comment of a signature, which says what it is for: vault id and key.
 #[must_use]
 pub fn trusted_comment(vault: &str, key: &str) -> String {
     format!("lifeboat {vault} {key}")

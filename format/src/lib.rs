@@ -3,9 +3,25 @@
 //! Bytes in, bytes out: no I/O, no clock, no configuration, no randomness. Signing, encrypting and
 //! decrypting are the caller's: age plugins start processes, and encryption draws randomness.
 //!
-//! What a reader gives this crate comes from whoever can write to a bucket. Manifests and index
+//! Anybody who can write to a bucket decides what this crate has to parse. Manifests and index
 //! segments are parsed only after their signature was checked; the parsers are bounded all the
 //! same, and each has a fuzz target (`fuzz/`).
+//!
+//! The key of an object says what the object is:
+//!
+//! ```
+//! use lifeboat_format::id::{Name, SnapshotId};
+//! use lifeboat_format::layout;
+//!
+//! # fn main() -> Result<(), lifeboat_base::Error> {
+//! let shop: Name = "shop".parse()?;
+//! let key = "datasets/shop/snapshots/20261123T183244123Z-9f2c81aa.json.zst.age";
+//! let snapshot: Option<SnapshotId> = layout::parse_manifest(&shop, key);
+//! assert_eq!(snapshot.map(|id| layout::manifest(&shop, &id)).as_deref(), Some(key));
+//! assert_eq!(layout::parse_manifest(&shop, "datasets/shop/index/x"), None);
+//! # Ok(())
+//! # }
+//! ```
 
 pub mod chunk_id;
 pub mod extents;

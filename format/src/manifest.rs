@@ -42,14 +42,14 @@ pub struct Manifest {
     pub source: SourceFacts,
     /// Every pack that its extents refer to.
     pub packs: Vec<PackRef>,
-    /// Of the content of each, as many bytes as this snapshot does not need: the content less what
-    /// its streams, by way of maps or not, and its maps lie in. Some of that may be needed several
-    /// times, so there may be more. What is not told is 0.
+    /// For each pack, how many bytes of its content this snapshot does not need: neither its
+    /// streams, directly or by way of maps, nor its maps lie there. Bytes that are needed several
+    /// times are subtracted several times, so the true number may be higher. Missing numbers are 0.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub unused: Vec<u64>,
     /// In the order of capture.
     pub streams: Vec<StreamEntry>,
-    /// Sums.
+    /// Sums over all streams and packs.
     pub totals: Totals,
 }
 
@@ -64,30 +64,30 @@ pub struct PackRef(pub PackId, pub u64, pub u64);
 pub struct StreamEntry {
     /// Such as `database/shop`.
     pub name: String,
-    /// In bytes.
+    /// Its length, in bytes.
     pub length: u64,
-    /// Of its plaintext.
+    /// The hash of its plaintext.
     pub blake3: Digest,
     /// Exit status of the tool that made it.
     pub exit: i32,
-    /// As [`Extents::to_text`] gives them.
+    /// Where its bytes lie, as [`Extents::to_text`] writes it.
     pub extents: String,
-    /// Of the older stream that some of them lie in.
+    /// The map of the older stream, if some of its extents lie in one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub map: Option<MapEntry>,
 }
 
-/// A map ([`StreamMap`]), where it lies.
+/// Where a map ([`StreamMap`]) lies.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct MapEntry {
-    /// How long the older stream is.
+    /// The length of the older stream, in bytes.
     pub covers: u64,
-    /// Of the map itself, in bytes.
+    /// The length of the map itself, in bytes.
     pub length: u64,
-    /// Of the map itself.
+    /// The hash of the map itself.
     pub blake3: Digest,
-    /// Where the map itself lies, in packs alone.
+    /// Where the map itself lies. These extents name packs only, and never an older stream.
     pub extents: String,
 }
 
@@ -97,9 +97,9 @@ pub struct MapEntry {
 pub struct Totals {
     /// Length of all streams.
     pub raw_bytes: u64,
-    /// Of these, found in older packs or twice in this snapshot.
+    /// How many of these were found in older packs, or twice in this snapshot.
     pub deduplicated_bytes: u64,
-    /// Of these, in chunks that no pack holds as a whole: rows were found.
+    /// How many of these were found as rows: they lie in chunks that no pack holds as a whole.
     pub row_bytes: u64,
     /// Ciphertext of the packs and the index segment that this snapshot added.
     pub stored_bytes: u64,
@@ -118,7 +118,11 @@ impl Manifest {
             .context(Class::Integrity, || format!("the manifest of {dataset}/{snapshot} is damaged"))?;
         let refused = |problem: String| Error::integrity(format!("the manifest of {dataset}/{snapshot} {problem}"));
         if manifest.version != MANIFEST_VERSION {
-            return Err(refused(format!("has version {}, this program knows {MANIFEST_VERSION}", manifest.version)));
+            return Err(refused(format!(
+                "has version {}, this program knows version {MANIFEST_VERSION}",
+                manifest.version
+            ))
+            .hint("use the version of Lifeboat that wrote it, or a newer one"));
         }
         if manifest.vault != vault || manifest.dataset != *dataset || manifest.snapshot != *snapshot {
             return Err(refused(format!(
@@ -129,10 +133,10 @@ impl Manifest {
         Ok(manifest)
     }
 
-    /// Checks all its extents, as nobody does who only names packs.
+    /// Opens and checks all its extents. Whoever only needs the names of packs need not do this.
     ///
     /// # Errors
-    /// [`Class::Integrity`]: some are damaged.
+    /// [`Class::Integrity`]: some extents are damaged.
     pub fn check_extents(&self) -> Result<()> {
         let contents = self.contents();
         for stream in &self.streams {
@@ -144,12 +148,12 @@ impl Manifest {
         Ok(())
     }
 
-    /// Its packs, and how much of each it does not need.
+    /// Its packs, each with how many bytes of its content the snapshot does not need.
     pub fn packs_and_unused(&self) -> impl Iterator<Item = (&PackRef, u64)> {
         self.packs.iter().zip(self.unused.iter().copied().chain(std::iter::repeat(0)))
     }
 
-    /// All of it but where its streams lie.
+    /// The manifest without the extents of its streams, which take most of its memory.
     #[must_use]
     pub fn without_extents(mut self) -> Self {
         self.streams.iter_mut().for_each(|stream| stream.extents = String::new());
@@ -173,7 +177,7 @@ impl Manifest {
             .ok_or_else(|| Error::integrity(format!("the extents of stream `{}` are damaged", stream.name)))
     }
 
-    /// The same snapshot with the maps of its streams, by the same names, instead of these.
+    /// The snapshot with the maps of its streams instead of the streams, by the same names.
     #[must_use]
     pub fn maps(&self) -> Self {
         let stream = |stream: &StreamEntry| {
@@ -183,7 +187,7 @@ impl Manifest {
         Self { streams: self.streams.iter().filter_map(stream).collect(), ..self.clone() }
     }
 
-    /// Where a map lies: pieces of packs.
+    /// Where a map lies: its extents, each with its pack.
     ///
     /// # Errors
     /// [`Class::Integrity`]: its extents are damaged.
@@ -197,14 +201,14 @@ impl Manifest {
     /// The map of a stream, from its bytes.
     ///
     /// # Errors
-    /// [`Class::Integrity`]: damaged, or it names a pack that this manifest does not.
+    /// [`Class::Integrity`]: the map is damaged, or names a pack that this manifest does not.
     pub fn map(&self, stream: &StreamEntry, entry: &MapEntry, bytes: &Bytes) -> Result<StreamMap> {
         let contents: HashMap<PackId, u64> = self.packs.iter().map(|PackRef(id, _, content)| (*id, *content)).collect();
         StreamMap::parse(bytes, entry.covers, |pack| contents.get(pack).copied())
             .ok_or_else(|| Error::integrity(format!("the map of stream `{}` is damaged", stream.name)))
     }
 
-    /// Where all of a stream lies, if some of it lies in the older stream that `map` tells of.
+    /// Where all of a stream lies, if some of its `extents` lie in the older stream of `map`.
     ///
     /// # Errors
     /// [`Class::Integrity`], as [`Self::map`].

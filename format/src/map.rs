@@ -1,8 +1,9 @@
-//! The map of an older stream: its extents, stored in packs and not in a manifest, so that many
+//! The map of an older stream: its extents, stored in packs instead of a manifest, so that many
 //! snapshots share them. See "Maps" in `FORMAT.md`.
 //!
-//! The extents of a stream that changes row by row add up from snapshot to snapshot. A snapshot's
-//! own tell only what has changed since a map was made; a map never refers to another one.
+//! The extents of a stream that changes row by row add up from snapshot to snapshot. With a map, a
+//! manifest lists only what has changed since the map was made, and refers to the map for the rest.
+//! A map never refers to another map.
 
 use std::collections::HashMap;
 use std::ops::Range;
@@ -11,7 +12,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 use lifeboat_base::Result;
 
-use crate::extents::{BLOCK, Bounds, Extent, Extents, Finder, OLDER};
+use crate::extents::{Bounds, Extent, Extents, Finder, MAX_BLOCK_EXTENTS, OLDER};
 use crate::id::{Digest, PackId};
 use crate::varint;
 
@@ -20,12 +21,13 @@ use crate::varint;
 pub struct StreamMap {
     /// The packs that its extents name by number.
     pub packs: Vec<PackId>,
-    /// All of it.
+    /// Where its bytes lie, all in packs.
     pub extents: Extents,
 }
 
 impl StreamMap {
-    /// Of a stream with these extents, none of them in an older stream; `packs` by number.
+    /// The map of a stream with these extents, all of them in packs. `packs` are the ids of the
+    /// packs by the numbers that the extents have.
     ///
     /// # Errors
     /// No memory.
@@ -41,7 +43,7 @@ impl StreamMap {
         Ok(Self { packs: table, extents })
     }
 
-    /// As it is stored.
+    /// The map as it is stored.
     #[must_use]
     pub fn to_bytes(&self) -> Bytes {
         let mut out = Vec::with_capacity(4 + 32 * self.packs.len() + self.extents.bytes().len());
@@ -51,9 +53,9 @@ impl StreamMap {
         out.into()
     }
 
-    /// What [`Self::to_bytes`] wrote, of a stream of `length` bytes; `content` tells the length of
-    /// a pack's content. `None` if it is damaged, as far as that is seen without opening blocks, or
-    /// a pack is not known.
+    /// Reads what [`Self::to_bytes`] wrote of a stream of `length` bytes. `content` gives the
+    /// length of a pack's content. `None` if `content` does not know a pack, or if the map is
+    /// damaged, as far as that shows without opening blocks.
     pub fn parse(bytes: &Bytes, length: u64, content: impl Fn(&PackId) -> Option<u64>) -> Option<Self> {
         let mut rest = &bytes[..];
         let count = u32::from_le_bytes(varint::take_bytes(&mut rest)?);
@@ -68,24 +70,26 @@ impl StreamMap {
     }
 }
 
-/// Where all of a stream lies, though a map may tell of some: nothing is worked out before it is
-/// asked for.
+/// Where all of a stream lies: its own extents and, for those in an older stream, the map's.
+/// Nothing is looked up before it is asked for.
 #[derive(Debug, Clone)]
 pub struct Resolved {
     pub(crate) extents: Extents,
-    /// Those of the older stream, with the numbers of its packs among those that `extents` name.
+    /// The extents of the older stream. The numbers translate its packs' numbers to those of
+    /// `extents`.
     pub(crate) older: Option<(Extents, Arc<[u32]>)>,
 }
 
 impl From<Extents> for Resolved {
-    /// In packs alone.
+    /// For a stream that lies in packs alone.
     fn from(extents: Extents) -> Self {
         Self { extents, older: None }
     }
 }
 
 impl Resolved {
-    /// Those that lie in the older stream as `map` tells, whose packs have these numbers here.
+    /// For a stream of which some extents lie in the older stream of `map`. `numbers` are the
+    /// numbers that the map's packs have in `extents`.
     #[must_use]
     pub fn new(extents: Extents, map: &StreamMap, numbers: Vec<u32>) -> Self {
         Self { extents, older: Some((map.extents.clone(), numbers.into())) }
@@ -97,15 +101,15 @@ impl Resolved {
         self.extents.length()
     }
 
-    /// Nothing yet: [`Walk::turn_to`] says where.
+    /// A walk over the stream. It gives nothing until [`ExtentWalk::turn_to`] says where to go.
     #[must_use]
-    pub fn walk(&self) -> Walk {
+    pub fn walk(&self) -> ExtentWalk {
         let (older, numbers) = self.older.clone().unwrap_or_default();
         let (own, older) = (Finder::new(self.extents.clone()), Finder::new(older));
-        Walk { own, places: 0..0, some: Vec::new(), at: 0, done: 0, older, numbers }
+        ExtentWalk { own, places: 0..0, some: Vec::new(), at: 0, done: 0, older, numbers }
     }
 
-    /// In packs alone, in the stream's order.
+    /// All extents, in the stream's order, each in a pack.
     pub fn iter(&self) -> impl Iterator<Item = Extent> + Send + use<> {
         let mut walk = self.walk();
         walk.turn_to(0..self.length());
@@ -117,23 +121,23 @@ impl Resolved {
     }
 }
 
-/// Works out where a part of a stream lies, some thousand extents at a time.
+/// Gives the extents of a part of a stream, some thousand at a time.
 #[derive(Debug)]
-pub struct Walk {
+pub struct ExtentWalk {
     own: Finder,
-    /// What of the stream is still to be asked for.
+    /// The part of the stream whose own extents were not looked up yet.
     places: Range<u64>,
-    /// What was asked for.
+    /// Own extents that were looked up.
     some: Vec<Extent>,
-    /// So many of these are worked out, …
+    /// How many of `some` are done, …
     at: usize,
-    /// … and so many bytes of the next.
+    /// … and how many bytes of the next one.
     done: u64,
     older: Finder,
     numbers: Arc<[u32]>,
 }
 
-impl Walk {
+impl ExtentWalk {
     /// Goes to these bytes of the stream.
     pub fn turn_to(&mut self, places: Range<u64>) {
         self.places = places;
@@ -141,15 +145,15 @@ impl Walk {
         (self.at, self.done) = (0, 0);
     }
 
-    /// The next extents, in packs alone, instead of what `out` held; `false` after the last, or
-    /// before what is damaged.
+    /// Replaces the content of `out` with the next extents, each in a pack. `false` after the last
+    /// extent, or before a damaged one.
     pub fn next(&mut self, out: &mut Vec<Extent>) -> bool {
         out.clear();
-        while out.len() < BLOCK {
+        while out.len() < MAX_BLOCK_EXTENTS {
             let Some(extent) = self.some.get(self.at) else {
                 self.some.clear();
                 self.at = 0;
-                let shown = self.own.show(self.places.clone(), BLOCK, |extent| self.some.push(extent));
+                let shown = self.own.show(self.places.clone(), MAX_BLOCK_EXTENTS, |extent| self.some.push(extent));
                 self.places.start += shown;
                 if shown == 0 {
                     break;
@@ -163,12 +167,12 @@ impl Walk {
             }
             let places = extent.offset + self.done..extent.offset + extent.length;
             let numbers = &self.numbers;
-            let shown = self.older.show(places, BLOCK - out.len(), |older| {
+            let shown = self.older.show(places, MAX_BLOCK_EXTENTS - out.len(), |older| {
                 out.push(Extent { pack: numbers[older.pack as usize], ..older });
             });
             self.done += shown;
             if shown == 0 {
-                // Damaged.
+                // The map is damaged here.
                 self.turn_to(0..0);
                 break;
             }

@@ -1,21 +1,23 @@
-//! What a plan must know of a stream: which parts of it lie in which packs. Of millions of extents,
-//! most blocks are taken by what they say of themselves, and not opened.
+//! The outline of a stream: which parts of it lie in which packs, as the plan of a restore needs
+//! it. Where there are millions of extents, most blocks are not opened: what they say of their
+//! reaches is enough.
 
 use std::ops::Range;
 
-use crate::extents::{BLOCK, Extent, Extents, Finder, OLDER, Reach};
+use crate::extents::{Extent, Extents, Finder, MAX_BLOCK_EXTENTS, OLDER, Reach};
 use crate::map::Resolved;
 
-/// A block of the stream's own extents that tells of more than this is opened: extents are few
-/// there.
-const LONG: u64 = 32 << 20;
-/// The same for blocks of the older stream's.
-const LONG_OLDER: u64 = 8 << 20;
+/// A block of the stream's own extents that holds more of the stream is opened: its extents are
+/// long, so they are few.
+const MAX_OWN_BLOCK_BYTES: u64 = 32 << 20;
+/// The same for blocks of the older stream's extents.
+const MAX_OLDER_BLOCK_BYTES: u64 = 8 << 20;
 
 impl Resolved {
-    /// Tells `each` stretch of the stream, in order: how long it is, and what it takes of packs. If
-    /// the answer is that this is too much at once, it is told by shorter ones, in the end extent
-    /// by extent. `false` if extents are damaged; those of blocks that are not opened may be.
+    /// Calls `each` for every stretch of the stream, in order, with its length and what it reaches
+    /// in packs. If `each` returns `false` because that is too much at once, the stretch is divided
+    /// into shorter ones, in the end into single extents. Returns `false` if extents are damaged;
+    /// damage inside blocks that were not opened goes unnoticed.
     pub fn outline(&self, each: impl FnMut(u64, &[Reach]) -> bool) -> bool {
         let (older, numbers) = self.older.clone().unwrap_or_default();
         let finder = Finder::new(older.clone());
@@ -35,38 +37,40 @@ impl Resolved {
     }
 }
 
-/// Extents one after the other, of which those in the older stream lie in one of its blocks, in
-/// order.
+/// Successive extents of the stream. Those of them in the older stream lie in one block of it, and
+/// in order.
 struct Group<'a, F> {
     older: &'a Extents,
-    /// Of its packs.
+    /// The numbers of the older stream's packs among those of the stream.
     numbers: &'a [u32],
     finder: Finder,
     each: F,
     extents: Vec<Extent>,
-    /// In which block, where that is, …
+    /// The block of the older stream, and which part of the older stream it holds.
     block: usize,
     places: Range<u64>,
-    /// … how much of it they are, and where the last one ends.
+    /// How many bytes of that part the extents name.
     covered: u64,
+    /// Where in the older stream the last one ends.
     end: u64,
-    /// So many bytes of the stream were told of.
+    /// How many bytes of the stream `each` has taken.
     told: u64,
 }
 
 impl<F: FnMut(u64, &[Reach]) -> bool> Group<'_, F> {
-    /// Tells of a block of the stream's own extents by what it says it reaches, if that is not too
-    /// much.
+    /// Hands a whole block of the stream's own extents to `each`, by the block's reaches. `false`
+    /// if it must be opened.
     fn tell_block(&mut self, own: &Extents, block: usize) -> bool {
         let places = own.places(block);
         let length = places.end - places.start;
-        let reaches = if length <= LONG { self.in_packs(own.reaches(block)) } else { None };
+        let reaches = if length <= MAX_OWN_BLOCK_BYTES { self.in_packs(own.reaches(block)) } else { None };
         let taken = reaches.is_some_and(|reaches| (self.each)(length, &reaches));
         self.told += if taken { length } else { 0 };
         taken
     }
 
-    /// The same in packs alone; `None` if there is nothing, or that takes extents.
+    /// `own` with the reaches in the older stream translated to packs. `None` if there are no
+    /// reaches, or if only the extents themselves can tell.
     fn in_packs(&self, own: Vec<Reach>) -> Option<Vec<Reach>> {
         let mut reaches = Vec::new();
         for Reach { pack, range, named } in own {
@@ -74,7 +78,7 @@ impl<F: FnMut(u64, &[Reach]) -> bool> Group<'_, F> {
                 reaches.push(Reach { pack, range, named });
                 continue;
             }
-            // Of a part of which little is named, blocks would say too much.
+            // Where extents name only little of a range, its blocks would reach far too much.
             let whole = range.end - range.start;
             if named <= whole / 2 {
                 return None;
@@ -90,12 +94,12 @@ impl<F: FnMut(u64, &[Reach]) -> bool> Group<'_, F> {
         Some(reaches).filter(|reaches| !reaches.is_empty())
     }
 
-    /// What a block of the older stream reaches, so many bytes of which are named; `None` if it
-    /// does not say.
+    /// What a block of the older stream reaches in packs if `named` bytes of it are needed. `None`
+    /// if the block does not say.
     fn of_older(&self, block: usize, named: u64) -> Option<Vec<Reach>> {
         let (mut reaches, places) = (self.older.reaches(block), self.older.places(block));
         for reach in &mut reaches {
-            // How much of it is named is not told: about as much as of the block.
+            // Nobody says how much of each reach is needed: about the same share as of the block.
             reach.pack = self.numbers[reach.pack as usize];
             reach.named = share(reach.named, named, places.end - places.start);
         }
@@ -103,7 +107,7 @@ impl<F: FnMut(u64, &[Reach]) -> bool> Group<'_, F> {
     }
 
     fn push(&mut self, extent: Extent) {
-        if self.extents.len() >= BLOCK {
+        if self.extents.len() >= MAX_BLOCK_EXTENTS {
             self.tell();
         }
         if extent.pack != OLDER {
@@ -124,7 +128,7 @@ impl<F: FnMut(u64, &[Reach]) -> bool> Group<'_, F> {
         }
     }
 
-    /// Tells of all, and begins anew.
+    /// Hands all extents to `each`, and begins a new group.
     fn tell(&mut self) {
         if !self.tell_at_once() {
             for extent in &self.extents {
@@ -143,10 +147,11 @@ impl<F: FnMut(u64, &[Reach]) -> bool> Group<'_, F> {
         (self.covered, self.end) = (0, 0);
     }
 
-    /// If they are most of a block: tells what that one reaches, and they in packs.
+    /// If the extents name most of their block of the older stream, hands them over at once, with
+    /// what that block reaches and what their own extents reach.
     fn tell_at_once(&mut self) -> bool {
         let whole = self.places.end - self.places.start;
-        if whole > LONG_OLDER || self.covered <= whole / 2 {
+        if whole > MAX_OLDER_BLOCK_BYTES || self.covered <= whole / 2 {
             return false;
         }
         let own = Reach::of(self.extents.iter().filter(|extent| extent.pack != OLDER));
@@ -162,7 +167,7 @@ impl<F: FnMut(u64, &[Reach]) -> bool> Group<'_, F> {
     }
 }
 
-/// `value` by `part` of `whole`.
+/// The share of `value` that `part` is of `whole`.
 fn share(value: u64, part: u64, whole: u64) -> u64 {
     (u128::from(value) * u128::from(part) / u128::from(whole.max(1))) as u64
 }

@@ -1,8 +1,8 @@
 //! Packs: many chunks in one age file. See "Packs" in `FORMAT.md`.
 //!
-//! The plaintext is a run of complete zstd frames, one a chunk, then two skippable frames: the
-//! chunk table, and padding, whose last 16 bytes say where the table is. So
-//! `age -d PACK | zstd -d` gives the content, and sizes tell little.
+//! The plaintext is one complete zstd frame for each chunk, then two skippable frames: the chunk
+//! table and the padding. The last 16 bytes of the padding say where the table begins. So
+//! `age -d PACK | zstd -d` gives the content, and the size of a pack tells little.
 
 use std::io::{Read, Seek, SeekFrom, Write};
 use std::ops::Range;
@@ -11,31 +11,31 @@ use lifeboat_base::buffers::{Buffer, spare};
 use lifeboat_base::{Class, Context, Error, Result};
 
 use crate::chunk_id::ChunkIdKey;
-use crate::frames::decompress;
+use crate::frames::{SKIPPABLE_MAGIC, decompress};
 use crate::id::{ChunkId, Digest};
 use crate::varint;
 
 /// A pack is closed once its frames reach this many bytes, …
-pub const TARGET_SIZE: usize = 16 << 20;
+pub const TARGET_FRAMES_BYTES: usize = 16 << 20;
 
-/// … or its content this many, so that the part of a stream that one loss takes is bounded.
-pub const TARGET_CONTENT: usize = 32 << 20;
+/// … or its content this many, which bounds how much of a stream the loss of one pack can take.
+pub const TARGET_CONTENT_BYTES: usize = 32 << 20;
 
-/// No pack holds more content than this: the target and one chunk of the largest kind.
-const MAX_CONTENT: usize = TARGET_CONTENT + (16 << 20);
+/// No pack holds more content: the target and one chunk of the largest size.
+const MAX_CONTENT_BYTES: usize = TARGET_CONTENT_BYTES + (16 << 20);
 
 /// A pack's plaintext is padded to a multiple of this, …
-const PADDED_TO: usize = 64 << 10;
-/// … or of this, if it has more than that and less than [`LARGE`]: a backup of changed rows stores
-/// some packs of half a MiB, and the coarse padding takes a sixteenth of such a pack on average.
-const FINELY_PADDED_TO: usize = 16 << 10;
-const LARGE: usize = 1 << 20;
-const SKIPPABLE: [u8; 4] = 0x184D_2A50_u32.to_le_bytes();
+const PADDING_STEP_BYTES: usize = 64 << 10;
+/// … but from there to [`COARSE_PADDING_FROM_BYTES`] only to a multiple of this: a backup of
+/// changed rows stores packs of about half a MiB, and coarse padding would be a sixteenth of such a
+/// pack.
+const FINE_PADDING_STEP_BYTES: usize = 16 << 10;
+const COARSE_PADDING_FROM_BYTES: usize = 1 << 20;
 const TRAILER_MAGIC: [u8; 8] = *b"LBPACK01";
-const TRAILER: usize = 16;
-const FRAME_HEADER: usize = 8;
-/// A table of more than 100,000 chunks, and the padding.
-const LARGEST_TABLE: u64 = 4 << 20;
+const TRAILER_BYTES: usize = 16;
+const FRAME_HEADER_BYTES: usize = 8;
+/// No table and its padding take more: enough for 100,000 chunks.
+const MAX_TABLE_BYTES: u64 = 4 << 20;
 
 /// One chunk in a pack, in order; offsets are sums of what stands before.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -48,8 +48,8 @@ pub struct ChunkEntry {
     pub frame: u32,
 }
 
-/// A pack that is being filled. Its plaintext goes to `W` as it comes: to an age writer, so that it
-/// lies nowhere.
+/// A pack that is being filled. Its plaintext goes to `W` as it comes. `W` is an age writer, so the
+/// plaintext is kept nowhere.
 pub struct PackWriter<W> {
     out: W,
     entries: Vec<ChunkEntry>,
@@ -58,7 +58,7 @@ pub struct PackWriter<W> {
 }
 
 impl<W: Write> PackWriter<W> {
-    /// An empty one.
+    /// An empty pack that writes to `out`.
     pub fn new(out: W) -> Self {
         Self { out, entries: Vec::new(), frames: 0, content: 0 }
     }
@@ -66,7 +66,7 @@ impl<W: Write> PackWriter<W> {
     /// Appends a chunk of `length` bytes, compressed to `frame`; returns its offset in the content.
     ///
     /// # Errors
-    /// `W` takes nothing.
+    /// `W` cannot be written to.
     pub fn push(&mut self, id: ChunkId, length: usize, frame: &[u8]) -> Result<u64> {
         let offset = self.content as u64;
         self.out.write_all(frame).context(Class::Failed, || UNWRITABLE)?;
@@ -85,13 +85,13 @@ impl<W: Write> PackWriter<W> {
     /// Whether it should be closed.
     #[must_use]
     pub fn is_full(&self) -> bool {
-        self.frames >= TARGET_SIZE || self.content >= TARGET_CONTENT
+        self.frames >= TARGET_FRAMES_BYTES || self.content >= TARGET_CONTENT_BYTES
     }
 
     /// Writes table and padding.
     ///
     /// # Errors
-    /// `W` takes nothing.
+    /// `W` cannot be written to.
     pub fn finish(mut self) -> Result<FilledPack<W>> {
         let mut table = Vec::with_capacity(self.entries.len() * 40 + 10);
         varint::put(&mut table, self.entries.len() as u64);
@@ -102,7 +102,7 @@ impl<W: Write> PackWriter<W> {
         }
         let mut tail = Vec::new();
         skippable_frame(&mut tail, &table);
-        let unpadded = self.frames + tail.len() + FRAME_HEADER + TRAILER;
+        let unpadded = self.frames + tail.len() + FRAME_HEADER_BYTES + TRAILER_BYTES;
         let mut padding = vec![0; padded(unpadded) - unpadded];
         padding.extend_from_slice(&(self.frames as u64).to_le_bytes());
         padding.extend_from_slice(&TRAILER_MAGIC);
@@ -114,8 +114,8 @@ impl<W: Write> PackWriter<W> {
 
 /// How long a plaintext of `length` bytes is with its padding.
 fn padded(length: usize) -> usize {
-    let finely = (PADDED_TO..LARGE).contains(&length);
-    length.next_multiple_of(if finely { FINELY_PADDED_TO } else { PADDED_TO })
+    let finely = (PADDING_STEP_BYTES..COARSE_PADDING_FROM_BYTES).contains(&length);
+    length.next_multiple_of(if finely { FINE_PADDING_STEP_BYTES } else { PADDING_STEP_BYTES })
 }
 
 const UNWRITABLE: &str = "cannot write a pack";
@@ -123,14 +123,14 @@ const UNWRITABLE: &str = "cannot write a pack";
 const UNREADABLE: &str = "the ciphertext is damaged or cut short";
 
 fn skippable_frame(out: &mut Vec<u8>, payload: &[u8]) {
-    out.extend_from_slice(&SKIPPABLE);
+    out.extend_from_slice(&SKIPPABLE_MAGIC);
     out.extend_from_slice(&(payload.len() as u32).to_le_bytes());
     out.extend_from_slice(payload);
 }
 
 /// A pack whose plaintext is complete.
 pub struct FilledPack<W> {
-    /// What took it.
+    /// What the plaintext was written to.
     pub out: W,
     /// Its chunks.
     pub entries: Vec<ChunkEntry>,
@@ -141,15 +141,15 @@ pub struct FilledPack<W> {
 /// Reads the chunk table of a pack.
 ///
 /// # Errors
-/// Not a pack, or damaged.
-pub fn read_table(plaintext: &mut (impl Read + Seek)) -> Result<Vec<ChunkEntry>> {
-    let mut trailer = [0; TRAILER];
-    let end = plaintext.seek(SeekFrom::End(-(TRAILER as i64))).context(Class::Integrity, || UNREADABLE)?;
+/// [`Class::Integrity`]: `plaintext` is not that of a pack, or is damaged.
+fn read_table(plaintext: &mut (impl Read + Seek)) -> Result<Vec<ChunkEntry>> {
+    let mut trailer = [0; TRAILER_BYTES];
+    let end = plaintext.seek(SeekFrom::End(-(TRAILER_BYTES as i64))).context(Class::Integrity, || UNREADABLE)?;
     plaintext.read_exact(&mut trailer).context(Class::Integrity, || UNREADABLE)?;
     let (table_at, magic) = trailer.split_at(8);
     let table_at = table_at.try_into().map(u64::from_le_bytes).map_err(|_| damaged())?;
-    // A table is a small part of its pack.
-    if *magic != TRAILER_MAGIC || table_at > end || end - table_at > LARGEST_TABLE {
+    // A damaged trailer must not make us read a whole pack as its table.
+    if *magic != TRAILER_MAGIC || table_at > end || end - table_at > MAX_TABLE_BYTES {
         return Err(damaged());
     }
     plaintext.seek(SeekFrom::Start(table_at)).context(Class::Integrity, || UNREADABLE)?;
@@ -177,19 +177,20 @@ fn parse_table(mut rest: &[u8], table_at: u64) -> Option<Vec<ChunkEntry>> {
         content = content.checked_add(length as usize)?;
         entries.push(ChunkEntry { id, length, frame });
     }
-    (header == SKIPPABLE && table.is_empty() && frames == table_at && content <= MAX_CONTENT).then_some(entries)
+    (header == SKIPPABLE_MAGIC && table.is_empty() && frames == table_at && content <= MAX_CONTENT_BYTES)
+        .then_some(entries)
 }
 
-/// Some of a pack's chunks, still compressed: a fraction of what they hold.
+/// Some chunks of a pack, still compressed.
 #[derive(Debug)]
 pub struct Excerpt {
     frames: Buffer,
-    /// In order.
-    chunks: Vec<Held>,
+    /// In the order of the pack.
+    chunks: Vec<HeldChunk>,
 }
 
 #[derive(Debug)]
-struct Held {
+struct HeldChunk {
     entry: ChunkEntry,
     /// Where it begins in the pack's content.
     begin: u64,
@@ -197,33 +198,33 @@ struct Held {
     at: usize,
 }
 
-impl Held {
+impl HeldChunk {
     fn end(&self) -> u64 {
         self.begin + u64::from(self.entry.length)
     }
 }
 
-/// A part of a pack's content that is decompressed at once.
+/// Neighbouring chunks that are decompressed together.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Unit {
-    /// How many bytes of it are wanted.
+pub struct ChunkRun {
+    /// How many bytes of them are wanted.
     pub length: u64,
-    /// What its chunks take, whole.
+    /// How many bytes they hold in all.
     pub space: usize,
 }
 
 impl Excerpt {
-    /// Bytes of memory that it takes, near enough.
+    /// About how many bytes of memory it takes.
     #[must_use]
     pub fn size(&self) -> usize {
-        self.frames.len() + self.chunks.capacity() * size_of::<Held>()
+        self.frames.len() + self.chunks.capacity() * size_of::<HeldChunk>()
     }
 
-    /// What of the next `length` bytes from `offset` of the content on to decompress at once: whole
-    /// chunks of at most `target` bytes together, or one. `None` if the byte at `offset` is not
-    /// here.
+    /// The chunks to decompress together for the next of the `length` bytes from `offset` of the
+    /// content on: as many as hold at most `target` bytes together, but at least one. `None` if the
+    /// byte at `offset` is not here.
     #[must_use]
-    pub fn unit(&self, offset: u64, length: u64, target: usize) -> Option<Unit> {
+    pub fn chunk_run(&self, offset: u64, length: u64, target: usize) -> Option<ChunkRun> {
         let chunks = self.chunks_from(offset)?;
         let (begin, mut end) = (chunks.first()?.begin, chunks.first()?.end());
         for next in &chunks[1..] {
@@ -232,34 +233,34 @@ impl Excerpt {
             }
             end = next.end();
         }
-        Some(Unit { length: (end - offset).min(length), space: (end - begin) as usize })
+        Some(ChunkRun { length: (end - offset).min(length), space: (end - begin) as usize })
     }
 
     /// The chunk that holds the byte at `offset`, and those after it.
-    fn chunks_from(&self, offset: u64) -> Option<&[Held]> {
+    fn chunks_from(&self, offset: u64) -> Option<&[HeldChunk]> {
         let chunks = &self.chunks[self.chunks.partition_point(|chunk| chunk.end() <= offset)..];
         chunks.first().filter(|chunk| chunk.begin <= offset).map(|_| chunks)
     }
 
-    /// Decompresses a [`unit`](Self::unit) that begins at `offset` into `out`, whose old content is
-    /// of no matter; says where in `out` it lies.
+    /// Decompresses a [run of chunks](Self::chunk_run) that begins at `offset` into `out`. What
+    /// `out` held before is overwritten. Returns where in `out` the wanted bytes lie.
     ///
     /// # Errors
-    /// Damaged.
-    pub fn decompress(&self, offset: u64, unit: Unit, out: &mut Vec<u8>) -> Result<Range<usize>> {
+    /// [`Class::Integrity`]: a chunk is damaged.
+    pub fn decompress(&self, offset: u64, run: ChunkRun, out: &mut Vec<u8>) -> Result<Range<usize>> {
         let chunks = self.chunks_from(offset).unwrap_or_default();
-        // What is in a used buffer is written over; only what it never held must be made.
-        if out.len() < unit.space {
-            out.resize(unit.space, 0);
+        // A used buffer is overwritten as it is; only what it lacks is filled with zeros.
+        if out.len() < run.space {
+            out.resize(run.space, 0);
         }
         let mut at = 0;
-        for chunk in chunks.iter().take_while(|chunk| chunk.begin < offset + unit.length) {
+        for chunk in chunks.iter().take_while(|chunk| chunk.begin < offset + run.length) {
             let to = at + chunk.entry.length as usize;
             decompress(self.frame(chunk), out.get_mut(at..to).ok_or_else(damaged)?)?;
             at = to;
         }
         let from = chunks.first().map_or(0, |chunk| offset - chunk.begin) as usize;
-        let to = from + unit.length as usize;
+        let to = from + run.length as usize;
         if to <= at { Ok(from..to) } else { Err(damaged()) }
     }
 
@@ -270,14 +271,14 @@ impl Excerpt {
         Some(chunk.begin..chunk.end())
     }
 
-    fn frame(&self, chunk: &Held) -> &[u8] {
+    fn frame(&self, chunk: &HeldChunk) -> &[u8] {
         &self.frames[chunk.at..][..chunk.entry.frame as usize]
     }
 
-    /// Decompresses every chunk and checks its id; says how many bytes they hold.
+    /// Decompresses every chunk and checks its id. Returns how many bytes the chunks hold.
     ///
     /// # Errors
-    /// Damaged, or a chunk is not what it is named for.
+    /// [`Class::Integrity`]: a chunk is damaged, or does not match its id.
     pub fn check(&self, key: &ChunkIdKey) -> Result<u64> {
         let mut plain = Vec::new();
         for chunk in &self.chunks {
@@ -285,18 +286,18 @@ impl Excerpt {
             decompress(self.frame(chunk), &mut plain)?;
             if key.id_of(&plain) != chunk.entry.id {
                 let id = chunk.entry.id;
-                return Err(Error::integrity(format!("chunk {id} does not have the content it is named for")));
+                return Err(Error::integrity(format!("chunk {id} does not match its id")));
             }
         }
         Ok(self.chunks.iter().map(|chunk| u64::from(chunk.entry.length)).sum())
     }
 }
 
-/// Reads from a pack's plaintext the chunks that `wanted` touches (ranges of its content, in
-/// order), and leaves the others as they are.
+/// Reads from a pack's plaintext those chunks that hold some of `wanted`: ranges of its content as
+/// offset and length, in order.
 ///
 /// # Errors
-/// Damaged, or its content is not `content` bytes long.
+/// [`Class::Integrity`]: the pack is damaged, or its content is not `content` bytes long.
 pub fn read(plaintext: &mut (impl Read + Seek), content: u64, wanted: &[(u64, u64)]) -> Result<Excerpt> {
     let entries = read_table(plaintext)?;
     let total: u64 = entries.iter().map(|entry| u64::from(entry.length)).sum();
@@ -304,10 +305,10 @@ pub fn read(plaintext: &mut (impl Read + Seek), content: u64, wanted: &[(u64, u6
         return Err(Error::integrity(format!("a pack holds {total} bytes where the manifest says {content}")));
     }
     // Where each chunk's frame is in the plaintext.
-    let mut found: Vec<(Held, u64)> = Vec::new();
+    let mut found: Vec<(HeldChunk, u64)> = Vec::new();
     let (mut wanted, mut begin, mut frame_at, mut at) = (wanted.iter().peekable(), 0_u64, 0_u64, 0);
     for entry in entries {
-        let held = Held { entry, begin, at };
+        let held = HeldChunk { entry, begin, at };
         let from = frame_at;
         (begin, frame_at) = (held.end(), frame_at + u64::from(entry.frame));
         while wanted.next_if(|(from, length)| from + length <= held.begin).is_some() {}
@@ -316,7 +317,7 @@ pub fn read(plaintext: &mut (impl Read + Seek), content: u64, wanted: &[(u64, u6
             found.push((held, from));
         }
     }
-    // Neighbours are read at once.
+    // Neighbouring frames are read at once.
     let mut frames = spare(at);
     frames.resize(at, 0);
     for run in found.chunk_by(|(held, from), (_, next)| from + u64::from(held.entry.frame) == *next) {
@@ -347,15 +348,15 @@ mod tests {
         writer.finish()
     }
 
-    /// This range, unit by unit.
+    /// This range, run by run.
     fn range(excerpt: &Excerpt, mut offset: u64, length: u64, target: usize) -> Result<Vec<u8>> {
         let (end, mut all, mut out) = (offset + length, Vec::new(), vec![b'x'; 3]);
         while offset < end {
-            let unit = excerpt.unit(offset, end - offset, target).ok_or_else(damaged)?;
-            assert!(unit.length > 0, "a unit of nothing at {offset}");
-            let place = excerpt.decompress(offset, unit, &mut out)?;
+            let run = excerpt.chunk_run(offset, end - offset, target).ok_or_else(damaged)?;
+            assert!(run.length > 0, "an empty run at {offset}");
+            let place = excerpt.decompress(offset, run, &mut out)?;
             all.extend_from_slice(&out[place]);
-            offset += unit.length;
+            offset += run.length;
         }
         Ok(all)
     }
@@ -370,7 +371,7 @@ mod tests {
     #[test]
     fn gives_its_content_back_and_is_padded() -> Result<()> {
         let pack = pack_of(&[b"one", b"", b"two two two"])?;
-        assert_eq!(pack.out.len() % PADDED_TO, 0);
+        assert_eq!(pack.out.len() % PADDING_STEP_BYTES, 0);
         assert_eq!(read_all(&pack.out, 14)?, b"onetwo two two");
         assert_eq!(read_table(&mut Cursor::new(&pack.out))?, pack.entries);
         assert!(read_all(&pack.out, 13).is_err());
@@ -404,7 +405,7 @@ mod tests {
     }
 
     #[test]
-    fn a_unit_ends_with_a_chunk_and_is_no_longer_than_wanted() -> Result<()> {
+    fn a_run_ends_with_a_chunk_and_is_no_longer_than_wanted() -> Result<()> {
         let pack = pack_of(&[b"aaaa", b"bbbb", b"cccc"])?;
         let all = read(&mut Cursor::new(&pack.out), 12, &[(0, 12)])?;
         for (offset, length, target, due) in [
@@ -418,10 +419,10 @@ mod tests {
             (0, 4, 100, (4, 4)),
             (0, 5, 100, (5, 8)),
         ] {
-            let due = Unit { length: due.0, space: due.1 };
-            assert_eq!(all.unit(offset, length, target), Some(due), "{offset}, {length}, {target}");
+            let due = ChunkRun { length: due.0, space: due.1 };
+            assert_eq!(all.chunk_run(offset, length, target), Some(due), "{offset}, {length}, {target}");
         }
-        assert_eq!(all.unit(12, 1, 8), None);
+        assert_eq!(all.chunk_run(12, 1, 8), None);
         Ok(())
     }
 
@@ -437,8 +438,8 @@ mod tests {
         let pack = pack_of(&[b"one", b"two two two"])?;
         let table_end = pack.out.iter().rposition(|byte| *byte != 0).unwrap_or_default() - 16;
         let frames_and_table = pack.out[..table_end].iter().rposition(|byte| *byte != 0).unwrap_or_default();
-        let trailer = pack.out.len() - TRAILER..pack.out.len();
-        for position in (0..frames_and_table - FRAME_HEADER).chain(trailer) {
+        let trailer = pack.out.len() - TRAILER_BYTES..pack.out.len();
+        for position in (0..frames_and_table - FRAME_HEADER_BYTES).chain(trailer) {
             let mut changed = pack.out.clone();
             changed[position] ^= 0x10;
             let content = read_all(&changed, 14);
@@ -450,12 +451,12 @@ mod tests {
     #[test]
     fn is_full_by_frames_or_by_content() -> Result<()> {
         let mut by_content = PackWriter::new(Vec::new());
-        by_content.push(Digest([0; 32]), TARGET_CONTENT - 1, b"")?;
+        by_content.push(Digest([0; 32]), TARGET_CONTENT_BYTES - 1, b"")?;
         assert!(!by_content.is_full());
         by_content.push(Digest([0; 32]), 1, b"")?;
         assert!(by_content.is_full());
         let mut by_frames = PackWriter::new(Vec::new());
-        by_frames.push(Digest([0; 32]), 1, &vec![0; TARGET_SIZE])?;
+        by_frames.push(Digest([0; 32]), 1, &vec![0; TARGET_FRAMES_BYTES])?;
         assert!(by_frames.is_full());
         Ok(())
     }

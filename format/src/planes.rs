@@ -1,18 +1,19 @@
-//! Numbers in planes: LEB128 turned by a right angle. First the lowest seven bits of each, with the
-//! eighth set if it has more; then the next seven of each of those that have; and so on. Numbers of
-//! one kind compress better so, plane by plane, and are read without a branch for each.
+//! Numbers in planes, which are LEB128 turned by a right angle. The first plane holds the lowest
+//! seven bits of each number, with the eighth bit set if the number has more; the second holds the
+//! next seven bits of each number that has more; and so on. Numbers of one kind compress better
+//! this way, and are read without a branch for each.
 
-/// No number has more, so that none exceeds 63 bits.
-const MOST: usize = 9;
+/// No number has more planes, so none exceeds 63 bits.
+const MAX_PLANES: usize = 9;
 
-/// The planes of some numbers below 2⁶³, the lowest first; one at least.
+/// The planes of `numbers`, which are below 2⁶³: the lowest plane first, and at least one.
 #[must_use]
 pub fn planes(numbers: &[u64]) -> Vec<Vec<u8>> {
     let (mut planes, mut rest) = (Vec::new(), numbers.to_vec());
     while planes.is_empty() || !rest.is_empty() {
         planes.push(rest.iter().map(|number| *number as u8 & 0x7f | u8::from(*number > 0x7f) << 7).collect());
-        // Those that have more. Each is written and counts only if it has: a branch could not be
-        // foretold.
+        // Keeps those that have more. Each is written to the next place, which is taken only if it
+        // has more: a branch here would be mispredicted too often.
         let mut found = 0;
         for at in 0..rest.len() {
             let number = rest[at];
@@ -24,11 +25,11 @@ pub fn planes(numbers: &[u64]) -> Vec<Vec<u8>> {
     planes
 }
 
-/// Takes so many numbers off the front of `input`; `None` if they are cut short or too large.
+/// Takes `count` numbers off the front of `input`; `None` if they are cut short or too large.
 pub fn take(input: &mut &[u8], count: usize) -> Option<Vec<u64>> {
     let plane = input.split_off(..count)?;
     let mut numbers: Vec<u64> = plane.iter().map(|byte| u64::from(byte & 0x7f)).collect();
-    // Which of them have more; likewise without a branch.
+    // The places of those that have more, again without a branch.
     let mut places = vec![0_u32; count];
     let mut found = 0;
     for (place, byte) in (0..).zip(plane) {
@@ -40,7 +41,7 @@ pub fn take(input: &mut &[u8], count: usize) -> Option<Vec<u64>> {
         if places.is_empty() {
             break;
         }
-        let plane = input.split_off(..places.len()).filter(|_| number < MOST)?;
+        let plane = input.split_off(..places.len()).filter(|_| number < MAX_PLANES)?;
         let mut found = 0;
         for (at, byte) in plane.iter().enumerate() {
             let place = places[at];

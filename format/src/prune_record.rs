@@ -1,7 +1,7 @@
-//! Prune records: which snapshots were let go on purpose. See "Prune records" in `FORMAT.md`.
+//! Prune records: which snapshots were deleted on purpose. See "Prune records" in `FORMAT.md`.
 //!
-//! A record is written before the first deletion, so that a missing snapshot is either in a record
-//! or a loss; and so that a replica that was away does not bring a pruned snapshot back.
+//! A record is written before the first deletion. So a missing snapshot is either in a record, or
+//! lost; and a replica that was unreachable meanwhile does not bring a pruned snapshot back.
 
 use std::collections::BTreeSet;
 
@@ -10,8 +10,8 @@ use serde::{Deserialize, Serialize};
 
 use crate::id::{Name, SnapshotId};
 
-/// One prune; authenticated by its minisign signature. The newest record of a dataset carries what
-/// older ones said as long as it matters.
+/// One prune; authenticated by its minisign signature. The newest record of a dataset repeats what
+/// older records said, as long as it matters.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct PruneRecord {
@@ -23,7 +23,7 @@ pub struct PruneRecord {
     pub dataset: Name,
     /// The host that pruned.
     pub host: Name,
-    /// When.
+    /// When it pruned.
     pub time: DateTime<Utc>,
     /// Snapshots that are gone, or are about to be.
     pub removed: BTreeSet<SnapshotId>,

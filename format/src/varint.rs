@@ -14,7 +14,7 @@ pub fn put(out: &mut Vec<u8>, mut value: u64) {
 /// shortest form.
 #[inline]
 pub fn take(input: &mut &[u8]) -> Option<u64> {
-    // Up to four bytes without a branch for each, which nothing could foretell.
+    // Up to four bytes at once: a branch for each would be mispredicted too often.
     let Some(word) = input.first_chunk().map(|word| u32::from_le_bytes(*word)) else { return take_long(input) };
     let ends = !word & 0x8080_8080;
     if ends == 0 {

@@ -1,25 +1,24 @@
-//! How many bytes a second may pass at which time: a cap, and other caps between two times of day.
+//! How many bytes a second may pass: a cap, and windows with other caps between two times of day.
 //!
-//! Windows are read on the wall clock of a time zone, which tells every moment exactly one time:
-//! what a spring gap skips of a window is skipped, and what an autumn fold repeats of it counts
-//! twice. A window holds from its first minute up to, not including, its last; one that ends at or
-//! before its beginning ends on the next day, and belongs to the day on which it began. Of several
-//! windows that hold at once the first written counts.
+//! Windows follow the wall clock of a time zone. What the change to summer time skips of a window
+//! is skipped; what the change back repeats of it counts twice. A window holds from its first
+//! minute up to, but not including, its end. A window whose end is at or before its beginning ends
+//! on the next day, and belongs to the day on which it began. If several windows hold at once, the
+//! one that is written first counts.
 
 use chrono::{DateTime, Datelike, NaiveDateTime, Timelike, Utc, Weekday};
 use chrono_tz::Tz;
 use lifeboat_base::settings::units;
 
-/// In bytes a second.
-const SLOWEST_RATE: u64 = 64 << 10;
-/// Minutes of a day.
-const DAY: u32 = 24 * 60;
-const NAMES: [&str; 7] = ["mon", "tue", "wed", "thu", "fri", "sat", "sun"];
+/// A slower rate is refused: a backup at that rate would hardly ever end.
+const MIN_BYTES_A_SECOND: u64 = 64 << 10;
+const MINUTES_A_DAY: u32 = 24 * 60;
+const DAY_NAMES: [&str; 7] = ["mon", "tue", "wed", "thu", "fri", "sat", "sun"];
 
-/// Bytes a second; `None`: as fast as it goes.
+/// Bytes a second; `None` for no cap.
 pub type Rate = Option<u64>;
 
-/// What may pass at which time.
+/// Which rate is allowed at which time.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Bandwidth {
     rate: Rate,
@@ -28,14 +27,14 @@ pub struct Bandwidth {
 }
 
 impl Default for Bandwidth {
-    /// No cap, at any time.
+    /// No cap at any time.
     fn default() -> Self {
         Self::always(None)
     }
 }
 
 impl Bandwidth {
-    /// One cap, at all times.
+    /// The same cap at all times.
     #[must_use]
     pub fn always(rate: Rate) -> Self {
         Self::new(rate, Vec::new(), Tz::UTC)
@@ -53,13 +52,13 @@ impl Bandwidth {
         self.rate.is_some() || self.windows.iter().any(|window| window.rate.is_some())
     }
 
-    /// What may pass at a time of the wall clock.
+    /// The rate that is allowed at a time of the wall clock.
     #[must_use]
-    pub fn rate_at(&self, local: NaiveDateTime) -> Rate {
+    fn rate_at(&self, local: NaiveDateTime) -> Rate {
         self.windows.iter().find(|window| window.holds(local)).map_or(self.rate, |window| window.rate)
     }
 
-    /// What may pass now.
+    /// The rate that is allowed at `now`.
     #[must_use]
     pub fn rate(&self, now: DateTime<Utc>) -> Rate {
         if self.windows.is_empty() { self.rate } else { self.rate_at(now.with_timezone(&self.time_zone).naive_local()) }
@@ -73,9 +72,10 @@ pub struct Window {
     pub days: Days,
     /// Its first minute of the day, below 24 × 60.
     pub from: u32,
-    /// The minute after its last, at most 24 × 60; at or before `from`: of the next day.
+    /// The minute after its last, at most 24 × 60. If it is at or before `from`, it is on the next
+    /// day.
     pub to: u32,
-    /// What may pass.
+    /// The rate that is allowed.
     pub rate: Rate,
 }
 
@@ -100,10 +100,10 @@ impl Days {
     pub const ALL: Self = Self([true; 7]);
 
     /// Parses `mon-fri`, `sat,sun`, `fri-mon`, `wed`: days, ranges of days, and lists of these.
-    /// `None`: it is none of them.
+    /// `None` for anything else.
     #[must_use]
     pub fn parse(text: &str) -> Option<Self> {
-        let day = |text: &str| NAMES.iter().position(|name| name.eq_ignore_ascii_case(text.trim()));
+        let day = |text: &str| DAY_NAMES.iter().position(|name| name.eq_ignore_ascii_case(text.trim()));
         let mut days = [false; 7];
         for part in text.split(',') {
             let (first, last) = part.split_once('-').unwrap_or((part, part));
@@ -120,7 +120,7 @@ impl Days {
     }
 }
 
-/// Parses `08:00` to minutes of the day; `24:00` is its end. `None`: it is no time of day.
+/// Parses `08:00` to minutes of the day; `24:00` is its end. `None` for anything else.
 #[must_use]
 pub fn parse_time_of_day(text: &str) -> Option<u32> {
     let (hour, minute) = text.split_once(':')?;
@@ -130,7 +130,7 @@ pub fn parse_time_of_day(text: &str) -> Option<u32> {
     };
     let (hour, minute) = (number(hour)?, number(minute)?);
     let of_day = hour * 60 + minute;
-    (minute < 60 && of_day <= DAY).then_some(of_day)
+    (minute < 60 && of_day <= MINUTES_A_DAY).then_some(of_day)
 }
 
 /// Parses a size a second, such as `20MiB/s`, or `unlimited`, which is `None`.
@@ -143,8 +143,8 @@ pub fn parse_rate(text: &str) -> Result<Rate, String> {
     }
     let bytes = text.strip_suffix("/s").and_then(|text| units::size(text.trim_end()).ok());
     match bytes {
-        Some(bytes @ SLOWEST_RATE..) => Ok(Some(bytes)),
-        Some(_) => Err(format!("`{text}` is too slow for a backup ever to end: use at least \"64KiB/s\"")),
+        Some(bytes @ MIN_BYTES_A_SECOND..) => Ok(Some(bytes)),
+        Some(_) => Err(format!("`{text}` is so slow that a backup would hardly ever end: use at least \"64KiB/s\"")),
         None => Err(format!(
             "`{text}` is not a rate: write a number and B, KiB, MiB or GiB a second, such as \"20MiB/s\", or \"unlimited\""
         )),
@@ -277,7 +277,7 @@ mod tests {
         for bad in ["", "monday", "mon-", "mon-fri-sun", "mon;tue", "1-5", "*"] {
             assert_eq!(Days::parse(bad), None, "{bad}");
         }
-        assert_eq!((parse_time_of_day("00:00"), parse_time_of_day("24:00")), (Some(0), Some(DAY)));
+        assert_eq!((parse_time_of_day("00:00"), parse_time_of_day("24:00")), (Some(0), Some(MINUTES_A_DAY)));
         for bad in ["", "8:00", "08", "08:60", "24:01", "25:00", "08:00:00", "-8:00", "8 am"] {
             assert_eq!(parse_time_of_day(bad), None, "{bad}");
         }

@@ -1,16 +1,16 @@
 //! A replica in a directory: another disk, an NFS mount, a copy of a bucket.
 //!
 //! - **Atomicity**: a body is written to a hidden temporary file beside its place, synced, then
-//!   linked (new) or renamed (replace) into it, and the directory is synced. A crash leaves at most
-//!   a hidden file, which no listing shows.
-//! - **Folders**: a key cannot be an object and a folder of others at once, as it could in S3; no
+//!   linked (new) or renamed (replace) into place, and the directory is synced. A crash leaves at
+//!   most a hidden file, which no listing shows.
+//! - **Folders**: unlike in S3, a key cannot be both an object and a folder of other objects. No
 //!   vault needs that.
-//! - **The configured directory must exist**: one that does not is an unmounted disk, not an empty
-//!   vault.
-//! - **Deadlines**: a call that exceeds its deadline returns, while its thread may still finish
-//!   what it began.
-//! - **A cap on the bandwidth** paces the pieces that are written and read; the page cache may hold
-//!   them back.
+//! - **The configured directory must exist**: a missing directory is taken for an unmounted disk,
+//!   never for an empty vault.
+//! - **Deadlines**: a call that exceeds its deadline returns at once. Its thread may still finish
+//!   what it has begun.
+//! - **A cap on the bandwidth** paces the pieces as they are written and read. The page cache may
+//!   pass them to the disk at another pace.
 
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, ErrorKind};
@@ -34,9 +34,9 @@ use crate::{key, trial, waiting};
 mod leaves;
 
 /// A page of a listing ends with the folder that makes it this long.
-const FULL_PAGE: usize = 1000;
+const FULL_PAGE_OBJECTS: usize = 1000;
 
-/// A [`Replica`] in a directory. Its module begins with what it promises.
+/// A [`Replica`] in a directory: another disk, an NFS mount, a copy of a bucket.
 #[derive(Debug)]
 pub struct DirectoryReplica {
     name: Name,
@@ -47,7 +47,7 @@ pub struct DirectoryReplica {
 }
 
 impl DirectoryReplica {
-    /// The replica below `path`; nothing is touched yet.
+    /// The replica below `path`. Nothing on disk is touched yet.
     #[must_use]
     pub fn new(replica: &ReplicaConfig, path: &Path, vault_prefix: &str, clock: SharedClock) -> Self {
         Self {
@@ -156,7 +156,7 @@ struct Tree {
     mount: PathBuf,
     /// Where the vault begins.
     root: PathBuf,
-    /// Of the one call that this is for.
+    /// Where the one call that this is for asks for leave.
     leaves: Leaves,
 }
 
@@ -165,7 +165,7 @@ impl Tree {
         self.check_mounted()?;
         let place = self.root.join(key);
         let folder = place.parent().unwrap_or(&self.root);
-        // A refusal needs no transfer: deduplicated runs meet existing objects often.
+        // Existing objects are common, so they are refused before a byte is written.
         if existing == Existing::Keep && place.symlink_metadata().is_ok() {
             return Err(ReplicaErrorKind::AlreadyExists);
         }
@@ -217,17 +217,17 @@ impl Tree {
         }
     }
 
-    /// `next` names the folders that are still to be visited, one a line.
+    /// `next` names the folders that are still to be visited, one on each line.
     fn list_page(&self, prefix: &str, next: Option<&str>) -> Result<Page, ReplicaErrorKind> {
         self.check_mounted()?;
-        // Only whole segments of the prefix name a folder; the rest filters names.
+        // The whole segments of the prefix name a folder; the rest filters the names in it.
         let folder = prefix.rsplit_once('/').map_or("", |(folder, _)| folder);
         if !folder.is_empty() && key::check(folder).is_err() {
             return Ok(Page::default());
         }
         let mut objects = Vec::new();
         let mut open: Vec<String> = next.unwrap_or(folder).split('\n').map(str::to_owned).collect();
-        while objects.len() < FULL_PAGE
+        while objects.len() < FULL_PAGE_OBJECTS
             && let Some(folder) = open.pop()
         {
             let visit = self.visit(&folder, prefix, &mut open, &mut objects);
@@ -265,7 +265,7 @@ impl Tree {
         fs::read_dir(&self.mount).map(drop).map_err(|error| classify(&error))
     }
 
-    /// The trial's folder goes with its object, unless someone else's trial is in it.
+    /// Removes the trial's folder with its object, unless another trial uses it.
     fn remove_empty_parent(&self, key: &str) -> Result<(), ReplicaErrorKind> {
         let place = self.root.join(key);
         match fs::remove_dir(place.parent().unwrap_or(&place)) {
@@ -278,14 +278,15 @@ impl Tree {
         match self.mount.metadata() {
             Ok(metadata) if metadata.is_dir() => Ok(()),
             Ok(_) => Err(ReplicaErrorKind::Misconfigured(format!("{} is not a directory", self.mount.display()))),
-            Err(error) if is_missing(&error) => {
-                Err(ReplicaErrorKind::Misconfigured(format!("{} does not exist; is it mounted?", self.mount.display())))
-            }
+            Err(error) if is_missing(&error) => Err(ReplicaErrorKind::Misconfigured(format!(
+                "{} does not exist, or is not mounted",
+                self.mount.display()
+            ))),
             Err(error) => Err(classify(&error)),
         }
     }
 
-    /// A missing file means a missing object only where the replica itself is there.
+    /// A missing file means a missing object only if the directory itself is there.
     fn missing_or(&self, error: &io::Error) -> ReplicaErrorKind {
         if is_missing(error) {
             self.check_mounted().err().unwrap_or(ReplicaErrorKind::NotFound)
@@ -295,7 +296,7 @@ impl Tree {
     }
 }
 
-/// A hidden file that removes itself.
+/// A hidden file that is removed on drop.
 struct Temporary {
     path: PathBuf,
 }
@@ -313,12 +314,12 @@ impl Temporary {
     /// Fails with `AlreadyExists` if `place` is taken, atomically.
     fn link_to(&self, place: &Path) -> io::Result<()> {
         match fs::hard_link(&self.path, place) {
-            // Some file systems have no hard links, but then they can rename without replacing.
+            // File systems without hard links can rename without replacing.
             Err(error) if matches!(error.kind(), ErrorKind::Unsupported | ErrorKind::PermissionDenied) => {
                 let flags = rustix::fs::RenameFlags::NOREPLACE;
                 Ok(rustix::fs::renameat_with(rustix::fs::CWD, &self.path, rustix::fs::CWD, place, flags)?)
             }
-            // NFS repeats a request whose answer was lost, and then meets its own link.
+            // NFS repeats a request whose answer was lost, and then finds its own link.
             Err(error) if error.kind() == ErrorKind::AlreadyExists && self.path.metadata()?.nlink() == 2 => Ok(()),
             outcome => outcome,
         }
@@ -327,12 +328,12 @@ impl Temporary {
 
 impl Drop for Temporary {
     fn drop(&mut self) {
-        // Gone already after a rename.
+        // After a rename it is gone already.
         let _ = fs::remove_file(&self.path);
     }
 }
 
-/// Like `create_dir_all`, but durable.
+/// As `create_dir_all`, but durable.
 fn create_folders(folder: &Path) -> io::Result<()> {
     if folder.is_dir() {
         return Ok(());
@@ -352,14 +353,14 @@ fn sync_folder(folder: &Path) -> io::Result<()> {
     File::open(folder)?.sync_all()
 }
 
-/// `None` for what is no file.
+/// `None` for anything that is not a file.
 fn describe(key: String, metadata: &fs::Metadata) -> io::Result<Option<ObjectMeta>> {
     let modified: DateTime<Utc> = metadata.modified()?.into();
     Ok(metadata.is_file().then_some(ObjectMeta { key, size: metadata.len(), modified }))
 }
 
 fn is_missing(error: &io::Error) -> bool {
-    // Below a file there is nothing either, and a folder is no object.
+    // A file has nothing below it, and a folder is not an object.
     matches!(error.kind(), ErrorKind::NotFound | ErrorKind::NotADirectory | ErrorKind::IsADirectory)
 }
 
@@ -367,7 +368,7 @@ fn classify(error: &io::Error) -> ReplicaErrorKind {
     match error.kind() {
         ErrorKind::PermissionDenied | ErrorKind::ReadOnlyFilesystem => ReplicaErrorKind::Denied(error.to_string()),
         ErrorKind::NotADirectory | ErrorKind::IsADirectory => ReplicaErrorKind::Misconfigured(error.to_string()),
-        // A full disk does not empty itself while we wait.
+        // Retries do not empty a full disk.
         ErrorKind::StorageFull | ErrorKind::QuotaExceeded | ErrorKind::FileTooLarge => {
             ReplicaErrorKind::Other(error.to_string())
         }

@@ -1,8 +1,7 @@
-//! A replica that fails the N-th call as it is told: a decorator for tests, so that a failure
-//! replays exactly.
+//! A replica that fails the calls that a test names, so that a failure can be repeated exactly.
 //!
 //! Calls are counted from 1, in the order in which they begin, over all methods but
-//! [`name`](Replica::name) and [`region`](Replica::region). A listing is one call a page.
+//! [`name`](Replica::name) and [`region`](Replica::region). Each page of a listing is a call.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -24,21 +23,21 @@ pub enum Failure {
     Unavailable,
     /// Nothing is done; access is denied. Not worth a retry.
     Denied,
-    /// Nothing is done; the object is said not to be there.
+    /// Nothing is done; the object is reported as missing.
     NotFound,
-    /// It is done, and the answer is lost. Worth a retry.
+    /// The work is done, but the answer is lost. Worth a retry.
     AnswerLost,
-    /// Nothing is done, and the call never ends by itself: it is dropped, or times out after this.
+    /// Nothing is done, and the call times out after this, unless it is dropped before.
     Hang(Duration),
-    /// A body that was asked for comes back without its last byte; other calls do as they should.
+    /// `get` returns the body without its last byte; other calls work.
     Truncated,
-    /// One bit of a body that was asked for is flipped; other calls do as they should.
+    /// `get` returns the body with one bit flipped; other calls work.
     Flipped,
-    /// A page of a listing says that it is the last one; other calls do as they should.
+    /// A page of a listing claims to be the last one; other calls work.
     ListingCut,
 }
 
-/// Passes every call on to another replica, but those that were to fail.
+/// Passes calls on to another replica, except for those that [`fail`](Self::fail) names.
 pub struct FailingReplica {
     inner: SharedReplica,
     calls: AtomicU64,
@@ -46,13 +45,13 @@ pub struct FailingReplica {
 }
 
 impl FailingReplica {
-    /// Fails nothing until it is told to.
+    /// A replica that passes every call on to `inner` until it is told to fail one.
     #[must_use]
     pub fn new(inner: SharedReplica) -> Self {
         Self { inner, calls: AtomicU64::new(0), planned: Mutex::default() }
     }
 
-    /// The call of this number, counted from 1, will fail so.
+    /// Makes the call of this number, counted from 1, fail with `failure`.
     pub fn fail(&self, call: u64, failure: Failure) {
         self.planned.lock().unwrap_or_else(PoisonError::into_inner).insert(call, failure);
     }
@@ -76,7 +75,7 @@ impl FailingReplica {
         spoil: impl FnOnce(T, Failure) -> T + Send,
     ) -> Result<T, ReplicaError> {
         let failed = |kind| ReplicaError { replica: self.name().clone(), operation, key: key.to_owned(), kind };
-        let told = || "as it was told".to_owned();
+        let told = || "a planned failure".to_owned();
         match self.next() {
             None => work.await,
             Some(Failure::Unavailable) => Err(failed(ReplicaErrorKind::Unavailable(told()))),
@@ -84,7 +83,7 @@ impl FailingReplica {
             Some(Failure::NotFound) => Err(failed(ReplicaErrorKind::NotFound)),
             Some(Failure::AnswerLost) => {
                 work.await?;
-                Err(failed(ReplicaErrorKind::Unavailable("the answer is lost, as it was told".to_owned())))
+                Err(failed(ReplicaErrorKind::Unavailable("a planned failure: the answer is lost".to_owned())))
             }
             Some(Failure::Hang(limit)) => {
                 tokio::time::sleep(limit).await;

@@ -1,24 +1,24 @@
 //! How many large transfers one replica gets at once: as many as make it faster, and no more.
 //!
-//! - **What queues**: packs, and whatever else is as large. Everything else passes at once, so that
-//!   a manifest, a signature or a listing never waits for packs. The queue is in order, and bounded
-//!   by the flows' own memory.
+//! - **What queues**: packs, and other large bodies. Everything else passes at once, so that a
+//!   manifest, a signature or a listing never waits for packs. The queue is in order. The memory of
+//!   the callers bounds it.
 //! - **The rule** is that of TCP Vegas (L. S. Brakmo, L. L. Peterson, "TCP Vegas: End to End
 //!   Congestion Avoidance on a Global Internet", IEEE JSAC 13(8), 1995), with transfers in the
-//!   place of segments and seconds a byte in the place of the round-trip time. With `limit`
-//!   transfers under way, of which each takes `pace` where the replica has been seen to need
-//!   `best`, `limit * (1 - best / pace)` of them do no more than wait inside the replica or on the
-//!   way to it. Fewer than two: one more is tried. More than four: one less. Once a round, which is
-//!   `limit` transfers long.
-//! - **Failures**: the limit is halved when the replica is unavailable or does not answer in time;
-//!   once for all that were under way together.
-//! - **What is no measure**: other errors, transfers that were given up, and those that mostly
-//!   waited for a cap on the bandwidth. Under a cap more transfers make nothing faster, and leave
-//!   more unfinished if the run ends: the limit goes down to two, so that one fills the line while
-//!   the other waits for its answer.
-//! - **`best` is forgotten** after 256 to 512 transfers, since routes and stores change. It would
-//!   be relearnt from a queue of our own making, each time a longer one; so the limit is halved at
-//!   that moment, as BBR drains the queue to see the round trip.
+//!   place of segments and seconds per byte in the place of the round-trip time. Let `limit`
+//!   transfers be under way, at `pace` seconds per byte, and `best` be the lowest that was seen.
+//!   Then `limit * (1 - best / pace)` of them only wait, inside the replica or on the way to it. If
+//!   fewer than two wait, the limit rises by one; if more than four wait, it falls by one. That is
+//!   decided once a round, which is `limit` transfers long.
+//! - **Failures**: when the replica is unavailable or does not answer in time, the limit is halved,
+//!   once for all transfers that were under way together.
+//! - **What does not count**: other errors, cancelled transfers, and transfers that mostly waited
+//!   for a cap on the bandwidth. Under a cap, more transfers make nothing faster, and leave more
+//!   unfinished if the run ends. So the limit falls to two: one transfer fills the line while the
+//!   other waits for its answer.
+//! - **`best` is forgotten** after 256 to 512 transfers, since routes and stores change. Learnt
+//!   again behind a queue of our own, it would be worse each time. So the limit is halved at that
+//!   moment, as BBR drains the queue to see the round trip.
 
 use std::fmt;
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -33,24 +33,25 @@ use tokio::time::Instant;
 use crate::replica::{ObjectMeta, Page, Probe, Replica, ReplicaError, ReplicaErrorKind, SharedReplica};
 use crate::waiting::Waiting;
 
-const LEAST: usize = 1;
-const MOST: usize = 16;
-const START: usize = 4;
-/// Under a cap.
-const CAPPED: usize = 2;
-/// Vegas' alpha and beta: transfers that only wait.
-const TOO_FEW_WAIT: f64 = 2.0;
-const TOO_MANY_WAIT: f64 = 4.0;
-/// Transfers until the older half of what is known of `best` is forgotten.
-const AGE: usize = 256;
-/// From here a body is large.
-const LARGE: usize = 1 << 20;
-/// Up to here the time is that of the request, not of its bytes.
-const SMALL: usize = 64 << 10;
+const MIN_TRANSFERS: usize = 1;
+const MAX_TRANSFERS: usize = 16;
+const START_TRANSFERS: usize = 4;
+/// The limit does not fall below this because of a cap on the bandwidth.
+const CAPPED_TRANSFERS: usize = 2;
+/// Vegas' alpha and beta: the limit rises below the one and falls above the other, in transfers
+/// that only wait.
+const MIN_WAITING: f64 = 2.0;
+const MAX_WAITING: f64 = 4.0;
+/// After so many transfers the older half of what is known of `best` is forgotten.
+const AGE_TRANSFERS: usize = 256;
+/// A body of at least this size is large.
+const LARGE_BODY_BYTES: usize = 1 << 20;
+/// Up to this size the request takes the time, not its bytes.
+const SMALL_BODY_BYTES: usize = 64 << 10;
 
 /// How one transfer went.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Outcome {
+enum TransferOutcome {
     Ok,
     /// Unavailable, or no answer in time.
     Failed,
@@ -58,8 +59,8 @@ enum Outcome {
 
 /// What one transfer showed.
 #[derive(Debug, Clone, Copy)]
-struct Seen {
-    outcome: Outcome,
+struct SeenTransfer {
+    outcome: TransferOutcome,
     bytes: usize,
     /// From its beginning to its end, without its waits for the cap.
     took: Duration,
@@ -71,15 +72,15 @@ struct Seen {
     full: bool,
 }
 
-/// The rule, as a value: told of transfers, it tells how many may be under way.
+/// The rule, as a value: it observes transfers, and says how many may be under way.
 #[derive(Debug)]
 struct Limit {
     limit: usize,
     /// How often it was halved.
     epoch: u32,
-    /// Seconds that any request takes.
+    /// The seconds that the quickest small request took.
     base: f64,
-    /// The smallest seconds a byte: of the current age, and of the one before.
+    /// The fewest seconds per byte: in the current age, and in the one before.
     best: [f64; 2],
     age: usize,
     round: Round,
@@ -89,7 +90,8 @@ struct Limit {
 #[derive(Debug)]
 struct Round {
     seen: usize,
-    /// The smallest seconds a byte: what only jitter made slower than others is no queue.
+    /// The fewest seconds per byte: transfers that only jitter made slower must not look like a
+    /// queue.
     pace: f64,
     capped: usize,
     full: bool,
@@ -101,23 +103,30 @@ impl Round {
 
 impl Limit {
     fn new() -> Self {
-        Self { limit: START, epoch: 0, base: f64::INFINITY, best: [f64::INFINITY; 2], age: 0, round: Round::EMPTY }
+        Self {
+            limit: START_TRANSFERS,
+            epoch: 0,
+            base: f64::INFINITY,
+            best: [f64::INFINITY; 2],
+            age: 0,
+            round: Round::EMPTY,
+        }
     }
 
-    fn observe(&mut self, seen: &Seen) {
+    fn observe(&mut self, seen: &SeenTransfer) {
         let took = seen.took.as_secs_f64();
         match seen.outcome {
-            Outcome::Failed if seen.epoch == self.epoch => self.halve(),
-            Outcome::Failed => {}
-            Outcome::Ok if seen.bytes <= SMALL => self.base = self.base.min(took),
-            Outcome::Ok => {
+            TransferOutcome::Failed if seen.epoch == self.epoch => self.halve(),
+            TransferOutcome::Failed => {}
+            TransferOutcome::Ok if seen.bytes <= SMALL_BODY_BYTES => self.base = self.base.min(took),
+            TransferOutcome::Ok => {
                 let base = if self.base.is_finite() { self.base } else { 0.0 };
                 self.round.seen += 1;
                 self.round.full |= seen.full;
                 if seen.waited > seen.took {
                     self.round.capped += 1;
                 } else {
-                    // A clock that stood still must not make everything later look slow.
+                    // A clock that stood still must not make everything afterwards look slow.
                     let pace = ((took - base) / seen.bytes as f64).max(f64::MIN_POSITIVE);
                     self.round.pace = self.round.pace.min(pace);
                     self.best[0] = self.best[0].min(pace);
@@ -133,12 +142,12 @@ impl Limit {
         let round = std::mem::replace(&mut self.round, Round::EMPTY);
         self.age += round.seen;
         if round.capped * 2 > round.seen {
-            if self.limit > CAPPED {
+            if self.limit > CAPPED_TRANSFERS {
                 self.limit -= 1;
             }
             return;
         }
-        if self.age >= AGE {
+        if self.age >= AGE_TRANSFERS {
             self.age = 0;
             self.best = [f64::INFINITY, self.best[0]];
             self.halve();
@@ -146,30 +155,31 @@ impl Limit {
         }
         let best = self.best[0].min(self.best[1]);
         let waiting = self.limit as f64 * (1.0 - best / round.pace);
-        if waiting > TOO_MANY_WAIT {
-            self.limit = (self.limit - 1).max(LEAST);
-        } else if waiting < TOO_FEW_WAIT && round.full {
-            self.limit = (self.limit + 1).min(MOST);
+        if waiting > MAX_WAITING {
+            self.limit = (self.limit - 1).max(MIN_TRANSFERS);
+        } else if waiting < MIN_WAITING && round.full {
+            self.limit = (self.limit + 1).min(MAX_TRANSFERS);
         }
     }
 
     fn halve(&mut self) {
-        self.limit = (self.limit / 2).max(LEAST);
+        self.limit = (self.limit / 2).max(MIN_TRANSFERS);
         self.epoch += 1;
         self.round = Round::EMPTY;
     }
 }
 
-/// A [`Replica`] behind a gate. Its module begins with what it promises.
+/// A [`Replica`] that gets as many large transfers at once as make it faster, and no more.
 pub struct Gate {
     inner: SharedReplica,
-    state: Mutex<State>,
-    /// Tokio's locks are handed on in the order in which they were asked for: who holds it is next.
+    state: Mutex<GateState>,
+    /// The turn: whoever holds this lock is next. Tokio hands locks on in the order of the
+    /// requests.
     next: tokio::sync::Mutex<()>,
     left: Notify,
 }
 
-struct State {
+struct GateState {
     limit: Limit,
     under_way: usize,
 }
@@ -184,11 +194,11 @@ impl Gate {
     /// `inner` behind a gate.
     #[must_use]
     pub fn new(inner: SharedReplica) -> Self {
-        let state = Mutex::new(State { limit: Limit::new(), under_way: 0 });
+        let state = Mutex::new(GateState { limit: Limit::new(), under_way: 0 });
         Self { inner, state, next: tokio::sync::Mutex::new(()), left: Notify::new() }
     }
 
-    fn state(&self) -> MutexGuard<'_, State> {
+    fn state(&self) -> MutexGuard<'_, GateState> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -207,8 +217,8 @@ impl Gate {
         }
     }
 
-    /// Runs one transfer of a body, `large` ones within the limit, and learns from it. `length`
-    /// tells the bytes that it passed.
+    /// Runs one transfer of a body, within the limit if it is `large`, and learns from it. `length`
+    /// gives the number of bytes that passed.
     async fn pass<T>(
         &self,
         large: bool,
@@ -225,9 +235,9 @@ impl Gate {
         let waited = waiting.total();
         let took = start.elapsed().saturating_sub(waited);
         let seen = match &result {
-            Ok(passed) => Some((Outcome::Ok, length(passed))),
+            Ok(passed) => Some((TransferOutcome::Ok, length(passed))),
             Err(error) => match error.kind {
-                ReplicaErrorKind::Unavailable(_) | ReplicaErrorKind::TimedOut(_) => Some((Outcome::Failed, 0)),
+                ReplicaErrorKind::Unavailable(_) | ReplicaErrorKind::TimedOut(_) => Some((TransferOutcome::Failed, 0)),
                 ReplicaErrorKind::NotFound
                 | ReplicaErrorKind::AlreadyExists
                 | ReplicaErrorKind::Denied(_)
@@ -236,16 +246,16 @@ impl Gate {
                 | ReplicaErrorKind::Other(_) => None,
             },
         };
-        // What is neither large nor small says nothing of a queue: it did not stand in it.
-        if let Some((outcome, bytes)) = seen.filter(|(_, bytes)| large || *bytes <= SMALL) {
-            self.state().limit.observe(&Seen { outcome, bytes, took, waited, epoch, full });
+        // A body between small and large did not queue, so it says nothing about the queue.
+        if let Some((outcome, bytes)) = seen.filter(|(_, bytes)| large || *bytes <= SMALL_BODY_BYTES) {
+            self.state().limit.observe(&SeenTransfer { outcome, bytes, took, waited, epoch, full });
         }
         drop(inside);
         result
     }
 }
 
-/// A transfer under way; also one whose future is dropped leaves here.
+/// A transfer under way. It also leaves when its future is dropped.
 struct Inside<'a> {
     gate: &'a Gate,
 }
@@ -257,7 +267,7 @@ impl Drop for Inside<'_> {
     }
 }
 
-/// The length of an object that is to be fetched is not known; what it is, its key tells.
+/// Before an object is fetched only its key is known, and packs are what is large.
 fn is_pack(key: &str) -> bool {
     key.contains("/packs/")
 }
@@ -274,12 +284,12 @@ impl Replica for Gate {
 
     async fn put_new(&self, key: &str, body: Bytes) -> Result<(), ReplicaError> {
         let length = body.len();
-        self.pass(length >= LARGE || is_pack(key), self.inner.put_new(key, body), |()| length).await
+        self.pass(length >= LARGE_BODY_BYTES || is_pack(key), self.inner.put_new(key, body), |()| length).await
     }
 
     async fn put_replace(&self, key: &str, body: Bytes) -> Result<(), ReplicaError> {
         let length = body.len();
-        self.pass(length >= LARGE || is_pack(key), self.inner.put_replace(key, body), |()| length).await
+        self.pass(length >= LARGE_BODY_BYTES || is_pack(key), self.inner.put_replace(key, body), |()| length).await
     }
 
     async fn get(&self, key: &str) -> Result<Bytes, ReplicaError> {

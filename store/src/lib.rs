@@ -1,17 +1,35 @@
-//! Replicas: whole copies of a vault, each in one region. Where packs, manifests and signatures go.
+//! Replicas: whole copies of a vault, each in one region. Packs, manifests and signatures are
+//! objects in them.
 //!
-//! [`Replica`] is the contract; [`open()`] gives one that queues, retries and paces as it should:
+//! [`Replica`] is the contract. [`open()`] gives a replica that queues, retries and keeps a cap on
+//! its bandwidth:
 //!
 //! ```text
 //! caller → Retry → Gate → S3Replica | DirectoryReplica (with its pacer)
 //! ```
 //!
-//! A replica of one's own implements [`Replica`] and passes [`conformance`], the suite that every
-//! replica here passes (feature `conformance`). [`MemoryReplica`] and [`FailingReplica`] are for
-//! tests: the first forgets everything when it is dropped, the second fails the call it is told to.
+//! To write a replica of your own, implement [`Replica`], and pass [`conformance`], the suite that
+//! every replica here passes (feature `conformance`). [`MemoryReplica`] and [`FailingReplica`] are
+//! for tests: the first forgets everything when it is dropped, the second fails the calls that it
+//! is told to fail.
+//!
+//! ```
+//! use bytes::Bytes;
+//! use lifeboat_base::clock::SystemClock;
+//! use lifeboat_store::{MemoryReplica, Replica};
+//!
+//! # #[tokio::main(flavor = "current_thread")]
+//! # async fn main() -> Result<(), lifeboat_base::Error> {
+//! let replica = MemoryReplica::new("eu".parse()?, "eu-central-1", SystemClock::shared());
+//! replica.put_new("vault.json", Bytes::from_static(b"{}")).await?;
+//! assert_eq!(replica.get("vault.json").await?, "{}");
+//! assert!(replica.put_new("vault.json", Bytes::new()).await.is_err(), "it exists already");
+//! # Ok(())
+//! # }
+//! ```
 
 pub mod bandwidth;
-#[cfg(feature = "conformance")]
+#[cfg(any(doc, test, feature = "conformance"))]
 pub mod conformance;
 mod directory;
 mod failing;

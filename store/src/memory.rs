@@ -1,6 +1,6 @@
 //! A replica in memory: for tests, and as the smallest example of the contract.
 //!
-//! What it cannot prove: that a body survives a crash, and anything about time.
+//! It cannot show that a body survives a crash, and it takes no time.
 
 use std::collections::BTreeMap;
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -14,8 +14,8 @@ use lifeboat_format::id::Name;
 use crate::key;
 use crate::replica::{ObjectMeta, Page, Probe, Replica, ReplicaError, ReplicaErrorKind};
 
-/// Objects of one page of a listing: few, so that callers meet more than one page in tests.
-const PAGE_OBJECTS: usize = 100;
+/// A page of a listing has no more objects: few, so that callers meet several pages in tests.
+const MAX_PAGE_OBJECTS: usize = 100;
 
 /// Keeps every object in memory, and forgets all of them when it is dropped.
 pub struct MemoryReplica {
@@ -90,11 +90,12 @@ impl Replica for MemoryReplica {
 
     async fn list_page(&self, prefix: &str, next: Option<&str>) -> Result<Page, ReplicaError> {
         let objects = self.objects();
-        // The token is the last key that was given: what comes and goes meanwhile moves nothing.
+        // The token is the last key that was given, so objects that come and go meanwhile shift no
+        // page.
         let after = objects.iter().filter(|(key, _)| next.is_none_or(|next| key.as_str() > next));
         let mut found = after.filter(|(key, _)| key.starts_with(prefix));
         let page: Vec<ObjectMeta> =
-            found.by_ref().take(PAGE_OBJECTS).map(|(key, (body, modified))| meta(key, body, *modified)).collect();
+            found.by_ref().take(MAX_PAGE_OBJECTS).map(|(key, (body, modified))| meta(key, body, *modified)).collect();
         let next = found.next().and_then(|_| page.last()).map(|last| last.key.clone());
         Ok(Page { objects: page, next })
     }

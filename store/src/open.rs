@@ -12,11 +12,12 @@ use crate::retry::{Retry, RetryPolicy};
 use crate::s3::S3Replica;
 use crate::settings::{ReplicaConfig, ReplicaKind};
 
-/// Opens one replica, with retries and gate; connects lazily.
+/// Opens one replica, with retries and gate. It connects when it is first used.
 ///
-/// The gate stands within the retries: each attempt queues, is timed and counts by itself, and a
-/// pause between two attempts keeps nobody out. The vault begins at `vault_prefix`: "" or `a/b`.
-/// `clock` tells when which cap on the bandwidth holds, and how far the replica's clock is off.
+/// The gate is inside the retries: each attempt queues and is timed by itself, and a pause between
+/// two attempts blocks nobody. The vault lies below `vault_prefix`, such as `a/b`, or an empty
+/// string. `clock` decides which cap on the bandwidth holds, and is compared with the replica's
+/// clock.
 ///
 /// # Errors
 /// [`Class::Configuration`](lifeboat_base::Class::Configuration) or

@@ -1,17 +1,17 @@
 //! A replica: one whole copy of the vault, in one region.
 //!
-//! Every implementation keeps the guarantees written on [`Replica`]'s methods, and passes the one
-//! conformance suite (`conformance.rs`). Keys are relative to the vault's prefix, at most 512
+//! Every implementation keeps the guarantees that the methods of [`Replica`] state, and passes the
+//! [conformance suite](crate::conformance). Keys are relative to the vault's prefix, at most 512
 //! bytes, made of `/`-separated segments of 1 to 200 of `A-Za-z0-9-_.`, none of which begins with a
 //! dot.
 //!
-//! - **Deadlines** are kept by the implementations: one for each request, so that a listing has one
-//!   a page. They count what the replica takes, not what a cap on the bandwidth or the gate makes
-//!   wait (`waiting.rs`).
-//! - **Bandwidth**: a cap is kept by the implementations too, by one pacer each (`pacer.rs`).
-//! - **Concurrency** of large transfers is [`Gate`](crate::Gate)'s; **retries** are
-//!   [`Retry`](crate::Retry)'s alone; the SDK's own are off.
-//! - **Secrets** are held by the S3 client and appear in no error and no `Debug`.
+//! - **Deadlines**: each implementation keeps one for each request, so a listing has one for each
+//!   page. It counts the time that the replica takes, without waits for the gate or a cap on the
+//!   bandwidth (`waiting.rs`).
+//! - **Bandwidth**: each implementation keeps its cap with a pacer (`pacer.rs`).
+//! - **Concurrency**: [`Gate`](crate::Gate) decides how many large transfers run at once.
+//! - **Retries**: only [`Retry`](crate::Retry) sends a request again; the SDK's retries are off.
+//! - **Secrets**: the S3 client holds them. They appear in no error and no `Debug`.
 
 use std::fmt;
 use std::sync::Arc;
@@ -23,36 +23,37 @@ use chrono::{DateTime, Utc};
 use lifeboat_base::{Class, Error, Result};
 use lifeboat_format::id::Name;
 
-/// What a listing says of an object.
+/// What a listing says about an object.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ObjectMeta {
-    /// Relative to the vault's prefix.
+    /// Its key, relative to the vault's prefix.
     pub key: String,
-    /// In bytes.
+    /// Its size in bytes.
     pub size: u64,
-    /// By the replica's own clock.
+    /// When it was last written, by the replica's own clock.
     pub modified: DateTime<Utc>,
 }
 
-/// A part of a listing, in no order.
+/// A part of a listing, in any order.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Page {
-    /// Some thousand at most, as a rule.
+    /// The objects; usually a thousand at most.
     pub objects: Vec<ObjectMeta>,
-    /// What the next page is asked for with; `None` after the last one.
+    /// The token for the next page; `None` after the last one.
     pub next: Option<String>,
 }
 
-/// What failed, as far as callers must tell the cases apart.
+/// Why an operation failed, as far as callers must tell the cases apart.
 #[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
 pub enum ReplicaErrorKind {
-    /// No such object.
+    /// There is no such object.
     #[error("no such object")]
     NotFound,
-    /// [`Replica::put_new`] met an existing object.
+    /// [`Replica::put_new`] found an existing object.
     #[error("the object exists already")]
     AlreadyExists,
-    /// Credentials or permissions.
+    /// The credentials are wrong, or do not permit the operation.
     #[error("access denied: {0}")]
     Denied(String),
     /// The bucket, directory or endpoint is wrong.
@@ -64,7 +65,7 @@ pub enum ReplicaErrorKind {
     /// The replica asks to come back later, answered with a server error, or reset the connection.
     #[error("unavailable: {0}")]
     Unavailable(String),
-    /// No answer within the deadline.
+    /// No answer came within the deadline.
     #[error("no answer within {0:?}")]
     TimedOut(Duration),
     /// Anything else.
@@ -72,7 +73,7 @@ pub enum ReplicaErrorKind {
     Other(String),
 }
 
-/// A failed operation: which, on what, where, why.
+/// A failed operation: which one, on which object, on which replica, and why.
 #[derive(Debug, thiserror::Error)]
 #[error("replica {replica}: cannot {operation} {}: {kind}", if key.is_empty() { "the vault" } else { key })]
 pub struct ReplicaError {
@@ -87,7 +88,7 @@ pub struct ReplicaError {
 }
 
 impl ReplicaError {
-    /// Whether the same request may succeed if sent again. The one place that decides.
+    /// Whether the same request may succeed if it is sent again. Only this method decides that.
     #[must_use]
     pub fn is_retryable(&self) -> bool {
         match self.kind {
@@ -115,7 +116,7 @@ impl From<ReplicaError> for Error {
                 Some("check this replica's section of the configuration, then run `lifeboat check`")
             }
             ReplicaErrorKind::Unavailable(_) | ReplicaErrorKind::TimedOut(_) => {
-                Some("check that the replica is reachable; another replica can be named with --replica")
+                Some("check that the replica is reachable, or name another replica with --replica")
             }
             ReplicaErrorKind::NotFound
             | ReplicaErrorKind::AlreadyExists
@@ -132,18 +133,19 @@ impl From<ReplicaError> for Error {
 
 /// One copy of the vault.
 ///
-/// Every request has the deadline of its [`ReplicaConfig::timeout`](crate::ReplicaConfig::timeout),
-/// a listing for each page. With retries, none is sent after that time, so that an operation ends
-/// within twice as long; [`put_new`](Self::put_new) may then take as long again to look whose
-/// object it met. Waiting for the gate or for a cap on the bandwidth comes on top. Every method may
-/// be called concurrently, and may be cancelled by dropping its future: an object then exists whole
-/// or not at all.
+/// Every request has a deadline, [`ReplicaConfig::timeout`](crate::ReplicaConfig::timeout); a
+/// listing has it for each page. With retries, no request is sent after that time, so an operation
+/// ends within twice that time. [`put_new`](Self::put_new) may take as long again to check whose
+/// object it found. Waits for the gate or for a cap on the bandwidth come on top.
+///
+/// Every method may be called concurrently. Dropping its future cancels it: an object then exists
+/// whole or not at all.
 #[async_trait]
 pub trait Replica: Send + Sync + fmt::Debug {
-    /// Its name in the configuration.
+    /// The replica's name in the configuration.
     fn name(&self) -> &Name;
 
-    /// Its region.
+    /// The region that the replica is in.
     fn region(&self) -> &str;
 
     /// Creates an object that must not exist yet.
@@ -157,19 +159,20 @@ pub trait Replica: Send + Sync + fmt::Debug {
     /// Only for the few objects that may change (keyring wraps, `hosts/<host>.json`).
     async fn put_replace(&self, key: &str, body: Bytes) -> Result<(), ReplicaError>;
 
-    /// The whole object, its transfer checked against the length that the replica announced, and
-    /// against the checksum that came with it where the replica keeps one.
+    /// The whole object. Its transfer is checked against the length that the replica announced, and
+    /// against the checksum if the replica keeps one.
     async fn get(&self, key: &str) -> Result<Bytes, ReplicaError>;
 
     /// What is known of an object; `None` if it does not exist.
     async fn head(&self, key: &str) -> Result<Option<ObjectMeta>, ReplicaError>;
 
-    /// A page of the objects whose key begins with `prefix` (any string; "" lists all): the first
-    /// one, or what [`next`](Page::next) of the one before stands for. What exists throughout the
-    /// listing is on exactly one page.
+    /// A page of the objects whose key begins with `prefix`, which may be any string; an empty one
+    /// lists all. `next` is `None` for the first page, then the [`next`](Page::next) of the page
+    /// before. An object that exists throughout the listing is on exactly one page.
     async fn list_page(&self, prefix: &str, next: Option<&str>) -> Result<Page, ReplicaError>;
 
-    /// All pages at once, sorted by key. For what is known to be few: it all lies in memory.
+    /// All pages at once, sorted by key. All of it lies in memory, so use it for short listings
+    /// only.
     async fn list(&self, prefix: &str) -> Result<Vec<ObjectMeta>, ReplicaError> {
         let Page { mut objects, mut next } = self.list_page(prefix, None).await?;
         while next.is_some() {
@@ -181,31 +184,31 @@ pub trait Replica: Send + Sync + fmt::Debug {
         Ok(objects)
     }
 
-    /// Removes an object; no error if it is not there. In a versioned bucket the current version is
-    /// hidden, not gone.
+    /// Removes an object. It is no error if the object is missing. In a versioned bucket the
+    /// current version is hidden, not removed.
     async fn delete(&self, key: &str) -> Result<(), ReplicaError>;
 
     /// Tries out what the replica can do, with a throw-away object below `probe/`, and leaves
-    /// nothing behind. With `write` false only reads.
+    /// nothing behind. If `write` is false, it only reads.
     async fn probe(&self, write: bool) -> Result<Probe, ReplicaError>;
 }
 
 /// What [`Replica::probe`] found.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Probe {
-    /// Whether `put_new` refuses an existing key. `None` where it was not tried.
+    /// Whether `put_new` refuses an existing key; `None` if that was not tried.
     pub conditional_writes: Option<bool>,
-    /// Whether old versions are kept; `None` where it cannot be known.
+    /// Whether old versions are kept; `None` if the replica does not say.
     pub versioning: Option<bool>,
-    /// Whether Object Lock is on; `None` where it cannot be known.
+    /// Whether Object Lock is on; `None` if the replica does not say.
     pub object_lock: Option<bool>,
-    /// Whether writing was permitted.
+    /// Whether writing is permitted; `None` if that was not tried.
     pub can_write: Option<bool>,
-    /// Whether deleting was permitted.
+    /// Whether deleting is permitted; `None` if that was not tried.
     pub can_delete: Option<bool>,
-    /// The replica's clock minus ours, where it tells.
+    /// The replica's clock minus ours; `None` if the replica does not say.
     pub clock_skew_seconds: Option<i64>,
 }
 
-/// A replica that flows share.
+/// A replica that several owners share.
 pub type SharedReplica = Arc<dyn Replica>;

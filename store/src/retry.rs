@@ -1,11 +1,11 @@
 //! Retries: the one place that sends a request again.
 //!
-//! - Only what [`ReplicaError::is_retryable`] allows, a bounded number of times, with jittered
-//!   exponential pauses, and never once the operation has taken as long as its deadline, without
-//!   what it waited for its turn on our side.
+//! - Only what [`ReplicaError::is_retryable`] allows is repeated, a bounded number of times, with
+//!   exponential pauses and jitter. No attempt begins once the operation has taken as long as its
+//!   deadline, not counting its waits for the gate or the pacer.
 //! - An attempt that failed without an answer may have done its work. Every operation but
-//!   [`Replica::put_new`] can simply be repeated; there, an object that then exists is ours exactly
-//!   if it holds our bytes.
+//!   [`Replica::put_new`] can simply be repeated. After a repeated `put_new`, an existing object is
+//!   ours exactly if it holds our bytes.
 
 use std::future::Future;
 use std::time::Duration;
@@ -18,17 +18,17 @@ use tokio::time::Instant;
 use crate::replica::{ObjectMeta, Page, Probe, Replica, ReplicaError, ReplicaErrorKind, SharedReplica};
 use crate::waiting::Waiting;
 
-/// How often and how patiently.
+/// How often a request is sent, and how long the pauses are.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct RetryPolicy {
-    /// At most so many attempts, the first included.
+    /// The number of attempts at most, the first included.
     pub attempts: u32,
-    /// The pause after the first attempt; doubles after each, and is shortened at random to between
-    /// half and all.
+    /// The pause after the first attempt. It doubles after each attempt, and is shortened at random
+    /// to between half of it and all.
     pub pause: Duration,
     /// No pause is longer.
     pub longest_pause: Duration,
-    /// No attempt begins when so much time has passed.
+    /// No attempt begins once this time has passed.
     pub budget: Duration,
 }
 
@@ -45,7 +45,7 @@ impl RetryPolicy {
     }
 }
 
-/// Any replica, with retries. Its module begins with what it promises.
+/// Any replica, with retries.
 #[derive(Debug)]
 pub struct Retry {
     inner: SharedReplica,
@@ -75,7 +75,7 @@ impl Retry {
             if used + pause >= self.policy.budget {
                 return Err(error);
             }
-            tracing::warn!(attempt, %error, "trying again");
+            tracing::warn!(attempt, %error, "a request failed and is sent again");
             tokio::time::sleep(pause).await;
             attempt += 1;
         }

@@ -1,4 +1,4 @@
-//! Where a replica is and how it is reached, as validated.
+//! The validated settings of a replica: where it is, and how it is reached.
 
 use std::path::PathBuf;
 use std::time::Duration;
@@ -11,20 +11,20 @@ use crate::bandwidth::Bandwidth;
 /// One `[[replica]]`.
 #[derive(Debug, Clone)]
 pub struct ReplicaConfig {
-    /// Names it in metrics, logs and `--replica`.
+    /// Its name in metrics, logs and `--replica`.
     pub name: Name,
-    /// Where it is. Compared with `home_region`.
+    /// The region that it is in, which is compared with `home_region`.
     pub region: String,
     /// How it is reached.
     pub kind: ReplicaKind,
-    /// Deadline of one remote operation.
+    /// The deadline of one remote operation.
     pub timeout: Duration,
     /// How many bytes a second may pass to and from it, and when.
     pub bandwidth: Bandwidth,
 }
 
 impl ReplicaConfig {
-    /// [`Self::timeout`] where no configuration says so.
+    /// The [`timeout`](Self::timeout) if the configuration has none.
     pub const DEFAULT_TIMEOUT: Duration = Duration::from_secs(60);
 }
 
@@ -45,13 +45,13 @@ pub enum ReplicaKind {
 pub struct S3Config {
     /// The bucket.
     pub bucket: String,
-    /// None: AWS, by region.
+    /// The endpoint; `None` for AWS, by region.
     pub endpoint: Option<url::Url>,
-    /// `endpoint/bucket/key` instead of `bucket.endpoint/key`.
+    /// Whether to use `endpoint/bucket/key` instead of `bucket.endpoint/key`.
     pub path_style: bool,
-    /// PEM file with the certificate authorities to trust instead of the built-in ones.
+    /// A PEM file with the certificate authorities to trust instead of the system's.
     pub ca_file: Option<PathBuf>,
-    /// Storage class of packs, as S3 spells it.
+    /// The storage class of packs, as S3 spells it.
     pub storage_class: Option<String>,
     /// Where the credentials come from.
     pub credentials: S3Credentials,
@@ -59,12 +59,13 @@ pub struct S3Config {
 
 /// Where S3 credentials come from.
 #[derive(Debug, Clone)]
+#[non_exhaustive]
 pub enum S3Credentials {
     /// The default AWS chain.
     Default,
     /// A profile of the AWS shared configuration.
     Profile(String),
-    /// A file in the AWS shared-credentials format (`[default]` section) or a systemd credential of
-    /// that content.
+    /// The `[default]` section of a file, or a systemd credential, in the AWS shared-credentials
+    /// format.
     File(SecretRef),
 }

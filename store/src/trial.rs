@@ -1,4 +1,4 @@
-//! What a replica really does with writes, tried with a throw-away object.
+//! Tries out with a throw-away object what a replica really does with writes.
 
 use bytes::Bytes;
 
@@ -8,9 +8,9 @@ use crate::replica::{Replica, ReplicaError, ReplicaErrorKind};
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Trial {
     pub(super) can_write: bool,
-    /// `None`: nothing could be written.
+    /// `None` if nothing could be written.
     pub(super) conditional_writes: Option<bool>,
-    /// `None`: there was nothing to delete.
+    /// `None` if there was nothing to delete.
     pub(super) can_delete: Option<bool>,
 }
 
@@ -42,7 +42,7 @@ async fn existing_key_is_refused(replica: &dyn Replica, key: &str, first: &Bytes
     match replica.put_new(key, Bytes::from_static(b"overwritten\n")).await {
         Err(ReplicaError { kind: ReplicaErrorKind::AlreadyExists, .. }) => match replica.get(key).await {
             Ok(found) => Ok(found == *first),
-            // Write-only credentials: the refusal itself has to do.
+            // The credentials may only write: the refusal itself has to suffice.
             Err(ReplicaError { kind: ReplicaErrorKind::Denied(_), .. }) => Ok(true),
             Err(error) => Err(error),
         },

@@ -1,19 +1,18 @@
-//! Deadlines that count what the replica takes, not what we make it wait.
+//! Deadlines that count the time that the replica takes, and not the time that we wait on purpose.
 //!
-//! A cap on the bandwidth makes a transfer take `length / rate`, times the number of transfers that
-//! share the cap; and before it begins a transfer may stand in the queue of the gate. None of that
-//! says anything of the replica, and no `timeout` that an operator chooses for a hanging server
-//! could foresee it. So an operation's clock **stands still while it waits for its turn on our
-//! side**, and runs whenever the replica is due to do something: a server that stops reading or
-//! answering keeps the body from asking for its next turn, and is noticed as soon as without a cap.
+//! Under a cap on the bandwidth a transfer takes `length / rate`, times the number of transfers
+//! that share the cap. Before it begins, it may stand in the queue of the gate. That says nothing
+//! about the replica, and an operator who chooses a `timeout` for hanging servers cannot foresee
+//! it. So an operation's clock **stands still while the operation waits for its turn on our side**,
+//! and runs while the replica has to do something. A server that stops reading or answering keeps
+//! the body from asking for its next turn, so it is noticed as soon as without a cap.
 //!
-//! An operation still ends: each turn comes after the pieces of those that asked before, at a rate
-//! that is never zero. What the cap adds is what it makes unavoidable, measured instead of
-//! estimated, since the length of an answer and the number of those that share the cap are not
-//! known beforehand.
+//! An operation still ends: each turn comes after the pieces of those who asked before, at a rate
+//! that is never zero. The waits are measured and not estimated, since neither the length of an
+//! answer nor the number of transfers that share the cap is known beforehand.
 //!
-//! The waits of an operation are counted in the task that it runs in, and every nested deadline
-//! passes them on to the one around it.
+//! The waits of an operation are counted in the task that it runs in. A nested deadline passes its
+//! waits on to the one around it.
 
 use std::fmt;
 use std::future::Future;
@@ -23,22 +22,22 @@ use std::time::Duration;
 
 use tokio::time::{Instant, timeout};
 
-/// A deadline that is nearly reached is not looked at more often than this while its clock stands
-/// still.
-const LOOK: Duration = Duration::from_millis(10);
+/// While its clock stands still, a deadline that is nearly reached is checked no more often than
+/// this.
+const MIN_RECHECK: Duration = Duration::from_millis(10);
 
 tokio::task_local! {
     static CURRENT: Waiting;
 }
 
-/// What one operation has waited for its turn.
+/// How long one operation has waited for its turn.
 #[derive(Clone, Default)]
 pub(super) struct Waiting(Arc<Mutex<Waits>>);
 
 #[derive(Default)]
 struct Waits {
     over: Duration,
-    /// Waits under way; time passes once, however many there are.
+    /// How many waits are under way. Simultaneous waits count once.
     open: u32,
     since: Option<Instant>,
     outer: Option<Waiting>,
@@ -51,18 +50,19 @@ impl fmt::Debug for Waiting {
 }
 
 impl Waiting {
-    /// Of the operation that runs in this task; outside of any, one that nobody looks at.
+    /// The waits of the operation that runs in this task; outside of any operation, one that nobody
+    /// reads.
     pub(super) fn current() -> Self {
         CURRENT.try_with(Clone::clone).unwrap_or_default()
     }
 
-    /// Counts `work` within it, and within the operation around it.
+    /// Runs `work`, and counts its waits here and in the operation around it.
     pub(super) async fn count<T>(&self, work: impl Future<Output = T>) -> T {
         self.lock().outer = CURRENT.try_with(Clone::clone).ok();
         CURRENT.scope(self.clone(), work).await
     }
 
-    /// Waits until the result is dropped.
+    /// Begins a wait, which lasts until the result is dropped.
     pub(super) fn begin(&self) -> Turn {
         let outer = {
             let mut waits = self.lock();
@@ -73,7 +73,7 @@ impl Waiting {
         Turn { waiting: self.clone(), _outer: outer.map(|outer| Box::new(outer.begin())) }
     }
 
-    /// So far.
+    /// All waits so far.
     pub(super) fn total(&self) -> Duration {
         let waits = self.lock();
         waits.over + waits.since.map(|since| since.elapsed()).unwrap_or_default()
@@ -101,7 +101,7 @@ impl Drop for Turn {
     }
 }
 
-/// `work`, unless it takes longer than `limit` without its waits; `None` then.
+/// The result of `work`; `None` if it takes longer than `limit`, not counting its waits.
 pub(super) async fn within<T>(limit: Duration, work: impl Future<Output = T>) -> Option<T> {
     let waiting = Waiting::default();
     let (start, mut left) = (Instant::now(), limit);
@@ -114,7 +114,7 @@ pub(super) async fn within<T>(limit: Duration, work: impl Future<Output = T>) ->
         if used >= limit {
             return None;
         }
-        left = (limit - used).max(LOOK);
+        left = (limit - used).max(MIN_RECHECK);
     }
 }
 

@@ -180,9 +180,9 @@ async fn a_dump_tool_that_fails_is_killed_or_stalls_fails_the_capture() {
     for (how, body, said) in [
         ("halfway", "$real \"$@\" | head -c 300000; echo 'lost connection' >&2; exit 1", "lost connection"),
         ("killed", "$real \"$@\" | head -c 300000; kill -9 $$", "signal 9"),
-        ("stalling", "$real \"$@\" | head -c 300000; sleep 600", "delivered nothing"),
+        ("stalling", "$real \"$@\" | head -c 300000; sleep 600", "gave no byte"),
         ("empty", "exit 0", "wrote nothing"),
-        ("wrong", "echo this is no archive", "does not begin as an archive"),
+        ("wrong", "echo this is no archive", "did not write an archive"),
     ] {
         let place = TempDir::new().unwrap();
         let cx = WorkContext { stall: Duration::from_secs(2), ..context(&place) };

@@ -1,11 +1,11 @@
-//! What is wrong with a configuration file: each with its line and a remedy, all at once.
+//! What is wrong with a configuration file: every finding at once, each with its line and a remedy.
 
 use std::ops::Range;
 use std::path::Path;
 
 use crate::error::Error;
 
-/// Collects findings while the file is validated.
+/// Collects what is wrong while a file is validated.
 pub struct Findings<'a> {
     path: &'a Path,
     text: &'a str,
@@ -19,7 +19,8 @@ impl<'a> Findings<'a> {
         Self { path, text, found: Vec::new() }
     }
 
-    /// Adds what is wrong at `span`; `remedy` says what to write instead.
+    /// Adds what is wrong at `span`. `remedy` says what to write instead; it is empty where the
+    /// problem says so itself.
     pub fn add(&mut self, span: Range<usize>, problem: impl AsRef<str>, remedy: impl AsRef<str>) {
         let line = self.text.get(..span.start).map_or(1, |before| before.matches('\n').count() + 1);
         let remedy = remedy.as_ref();
@@ -27,7 +28,7 @@ impl<'a> Findings<'a> {
         self.found.push((line, format!("{}{separator}{remedy}", problem.as_ref())));
     }
 
-    /// All findings as one error, or none.
+    /// All findings as one error; `None` if there are none.
     pub fn into_error(mut self) -> Option<Error> {
         self.found.sort();
         let shown: Vec<String> =
@@ -39,9 +40,9 @@ impl<'a> Findings<'a> {
     }
 }
 
-/// The message of a TOML error, with a near miss where a key is unknown.
+/// The message of a TOML error, with the nearest known key where a key is unknown.
 ///
-/// A value is never repeated: it may be a secret in the wrong place.
+/// It never repeats a value, which may be a secret in the wrong place.
 #[must_use]
 pub fn explain(message: &str) -> String {
     if let Some((before, rest)) = message.split_once("string \"")

@@ -1,8 +1,8 @@
-//! What every section of the configuration is read with: findings, paths, secrets and units.
+//! How every section of the configuration is read: findings, paths, secrets and units.
 //!
-//! The configuration file is one, but its sections belong to several crates: each engine parses the
-//! `[dataset.source]` table of its own kind. They all use a [`SettingsReader`], so that a refusal
-//! looks the same everywhere: file, line, and what to write instead.
+//! There is one configuration file, but its sections belong to several crates: each engine parses
+//! the `[dataset.source]` table of its own kind. They all use a [`SettingsReader`], so that a
+//! refusal looks the same everywhere: file, line, and what to write instead.
 
 mod findings;
 mod section;
@@ -21,7 +21,7 @@ use crate::secret::SecretRef;
 /// A text and where it stands in the file.
 pub type Text = Spanned<String>;
 
-/// What the programs know from their surroundings and the library must not look up itself.
+/// What a program knows from its environment, and the library must not look up itself.
 #[derive(Debug, Clone, Default)]
 pub struct Surroundings {
     /// `$CREDENTIALS_DIRECTORY`.
@@ -48,7 +48,7 @@ impl<'a> SettingsReader<'a> {
         self.key_directory = directory;
     }
 
-    /// Keys that are there but belong to another kind.
+    /// Refuses those of `keys` that are present: they belong to another kind.
     pub fn foreign<const N: usize>(&mut self, kind: &str, keys: [(&str, Option<Range<usize>>); N]) {
         for (key, span) in keys {
             if let Some(span) = span {
@@ -61,7 +61,7 @@ impl<'a> SettingsReader<'a> {
         }
     }
 
-    /// A value that must be there; what is missing is told at `place`.
+    /// A value that must be present. If it is missing, a finding at `place` says so.
     pub fn required<'t, T>(&mut self, value: Option<&'t T>, key: &str, place: &Range<usize>) -> Option<&'t T> {
         if value.is_none() {
             self.findings.add(place.clone(), format!("`{key}` is missing"), "");
@@ -69,7 +69,7 @@ impl<'a> SettingsReader<'a> {
         value
     }
 
-    /// A text that must not be empty.
+    /// A text that must not be empty; an empty one becomes a finding.
     pub fn filled(&mut self, text: &Text) -> Option<String> {
         if text.get_ref().trim().is_empty() {
             self.findings.add(text.span(), "this must not be empty", "");
@@ -78,7 +78,7 @@ impl<'a> SettingsReader<'a> {
         Some(text.get_ref().clone())
     }
 
-    /// An absolute path; another one becomes a finding.
+    /// An absolute path; a relative one becomes a finding.
     pub fn path(&mut self, text: &Text) -> PathBuf {
         let path = PathBuf::from(text.get_ref());
         if !path.is_absolute() {
@@ -127,7 +127,7 @@ impl<'a> SettingsReader<'a> {
         secret
     }
 
-    /// A value with a unit, read by `parse`; what it objects to becomes a finding.
+    /// A value with a unit, read by `parse`; an error of `parse` becomes a finding.
     pub fn unit<T>(&mut self, text: Option<&Text>, parse: fn(&str) -> Result<T, String>) -> Option<T> {
         let text = text?;
         match parse(text.get_ref()) {
@@ -139,7 +139,7 @@ impl<'a> SettingsReader<'a> {
         }
     }
 
-    /// A value that is parsed by its type; `wanted` says what it should be.
+    /// A value that its type parses. `wanted` says in a finding what it should be.
     pub fn parsed<T: FromStr>(&mut self, text: Option<&Text>, default: &str, wanted: &str) -> Option<T> {
         let value = text.map_or(default, |text| text.get_ref().as_str());
         let parsed = value.parse().ok();

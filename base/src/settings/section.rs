@@ -15,8 +15,8 @@ pub struct Section<'t> {
 }
 
 impl<'t> Section<'t> {
-    /// Takes the table `name` out of `parent`, which stands at `place`. `None` where there is none,
-    /// or no `kind` in it: why, is in the findings.
+    /// Takes the table `name` out of `parent`, which stands at `place`. `None` if there is no such
+    /// table, or no `kind` in it; the findings say why.
     pub fn take(
         parent: &mut DeTable<'t>,
         place: Range<usize>,
@@ -43,13 +43,13 @@ impl<'t> Section<'t> {
         Some(Self { kind: Spanned::new(kind.span(), word), table: Spanned::new(span, table) })
     }
 
-    /// What it is a section of.
+    /// The kind that the section says it is of.
     #[must_use]
     pub fn kind(&self) -> &Text {
         &self.kind
     }
 
-    /// Where `kind` stands: what concerns the section as a whole is told there.
+    /// Where `kind` stands. Findings about the section as a whole are reported there.
     #[must_use]
     pub fn place(&self) -> Range<usize> {
         self.kind.span()
@@ -61,8 +61,8 @@ impl<'t> Section<'t> {
         self.table.get_ref().iter().map(|(key, _)| (key.get_ref().to_string(), key.span())).collect()
     }
 
-    /// Its keys as `T`, which denies unknown ones. `None` where they do not fit: why, is in the
-    /// findings.
+    /// Its keys as a `T`, which must deny unknown keys. `None` if they do not fit; the findings say
+    /// why.
     pub fn read<T: DeserializeOwned>(self, reader: &mut SettingsReader<'_>) -> Option<T> {
         let span = self.table.span();
         let value = Spanned::new(span.clone(), DeValue::Table(self.table.into_inner()));

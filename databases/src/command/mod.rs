@@ -13,28 +13,26 @@ use toml::Spanned;
 
 use crate::database::{Database, Source, WorkContext};
 use crate::proof::ProofLevel;
-use crate::streams::StreamSink;
+use crate::streams::{MAX_STREAM_NAME_BYTES, StreamSink};
 use crate::tool::process::Invocation;
 
-const KIND: &str = "command";
+const COMMAND_KIND: &str = "command";
 const DEFAULT_STREAM: &str = "stdout";
-/// What the sink of a capture takes as the name of a stream.
-const MAX_STREAM_NAME_BYTES: usize = 200;
 
-/// The engine.
+/// The engine of kind `command`.
 #[derive(Debug)]
 pub struct Command;
 
-/// The standard output of a program is the stream.
+/// The validated settings of a program to run.
 #[derive(Debug, Clone)]
 pub struct CommandConfig {
-    /// Program and arguments; no shell.
+    /// The program and its arguments. No shell reads them.
     pub argv: Vec<String>,
-    /// Added to a minimal environment (`PATH`, `HOME`, `LC_ALL=C.UTF-8`).
+    /// Variables that are added to a minimal environment (`PATH`, `HOME`, `LC_ALL=C.UTF-8`).
     pub environment: BTreeMap<String, String>,
     /// The exit status that means success.
     pub expected_status: i32,
-    /// Names the stream.
+    /// The name of the stream.
     pub stream: String,
 }
 
@@ -51,7 +49,7 @@ struct RawCommand {
 
 impl Database for Command {
     fn kind(&self) -> &'static str {
-        KIND
+        COMMAND_KIND
     }
 
     fn keys(&self) -> &'static [&'static str] {
@@ -100,7 +98,8 @@ impl Source for CommandSource {
 
     async fn capture(&self, sink: &dyn StreamSink, cx: &WorkContext) -> Result<SourceFacts> {
         let Some((program, arguments)) = self.0.argv.split_first() else {
-            return Err(Error::configuration("the command is empty"));
+            return Err(Error::configuration("the command to back up is empty")
+                .hint("name a program and its arguments in argv"));
         };
         let environment = self.0.environment.iter().map(|(name, value)| (name.as_str(), OsStr::new(value)));
         let mut tool = Invocation::new(Path::new(program), arguments, cx).envs(environment).start(false)?;
@@ -108,6 +107,6 @@ impl Source for CommandSource {
         tool.pump(stream.as_mut(), |_| Ok(())).await?;
         let exit = tool.finish(self.0.expected_status).await?;
         stream.finish(exit).await?;
-        Ok(SourceFacts { engine: KIND.to_owned(), ..SourceFacts::default() })
+        Ok(SourceFacts { engine: COMMAND_KIND.to_owned(), ..SourceFacts::default() })
     }
 }

@@ -1,5 +1,5 @@
-//! `file`: the bytes of a file or block device: a dump that something else wrote, a volume's
-//! snapshot.
+//! `file`: the bytes of a file or block device, such as a dump that another program wrote, or the
+//! snapshot of a volume.
 
 use std::fs::Metadata;
 use std::io::Read;
@@ -19,11 +19,11 @@ use crate::database::{Source, WorkContext};
 use crate::proof::ProofLevel;
 use crate::streams::{StreamSink, StreamWriter};
 
-const KIND: &str = "file";
-/// Read at once, at most.
+const FILE_KIND: &str = "file";
+/// No more is read at once.
 const MAX_READ_BYTES: usize = 256 << 10;
 
-/// The engine.
+/// The engine of kind `file`.
 #[derive(Debug)]
 pub struct File;
 
@@ -36,7 +36,7 @@ struct RawFile {
 #[async_trait]
 impl Database for File {
     fn kind(&self) -> &'static str {
-        KIND
+        FILE_KIND
     }
 
     fn keys(&self) -> &'static [&'static str] {
@@ -55,7 +55,7 @@ impl Database for File {
     }
 }
 
-/// Captures one file, which must not change meanwhile.
+/// Captures one file, which must not change during the capture.
 #[derive(Debug, Clone)]
 pub struct FileSource {
     /// Where it lies.
@@ -78,17 +78,16 @@ impl Source for FileSource {
             != (after.dev(), after.ino(), after.len(), after.mtime(), after.mtime_nsec())
         {
             return Err(Error::source_failed(format!("{} changed while it was read", self.path.display()))
-                .hint("back it up when its writer has finished; have the writer rename it into place"));
+                .hint("back it up after its writer has finished, or let the writer rename it into place"));
         }
         stream.finish(0).await?;
-        Ok(SourceFacts { engine: KIND.to_owned(), ..SourceFacts::default() })
+        Ok(SourceFacts { engine: FILE_KIND.to_owned(), ..SourceFacts::default() })
     }
 }
 
 fn look(path: &Path) -> Result<Metadata> {
     let metadata = path.metadata().context(Class::Source, || format!("cannot read {}", path.display()));
-    let metadata =
-        metadata.map_err(|error| error.hint("check the path, and that the user Lifeboat runs as may read it"))?;
+    let metadata = metadata.map_err(|error| error.hint("check the path, and that Lifeboat's user may read it"))?;
     if metadata.is_dir() {
         return Err(Error::source_failed(format!("{} is a directory", path.display()))
             .hint("name a file, or use kind = \"command\" with tar"));
@@ -96,7 +95,7 @@ fn look(path: &Path) -> Result<Metadata> {
     Ok(metadata)
 }
 
-/// Streams a file that begins with `magic`, on a thread of its own; gives the writer back,
+/// Streams a file, which must begin with `magic`, on a thread of its own. Gives the writer back
 /// unfinished.
 pub(crate) async fn stream_file(
     path: &Path,
@@ -104,7 +103,7 @@ pub(crate) async fn stream_file(
     magic: &'static [u8],
     cx: &WorkContext,
 ) -> Result<Box<dyn StreamWriter>> {
-    // Fires also when this future is dropped, so that no thread goes on reading.
+    // It also fires when this future is dropped, so that no thread goes on reading.
     let stop = cx.cancel.child_token();
     let _stops_when_dropped = stop.clone().drop_guard();
     let (file, read) = (path.to_owned(), Arc::new(AtomicU64::new(0)));
@@ -121,7 +120,10 @@ pub(crate) async fn stream_file(
                 return Ok(stream);
             }
             if progress.fetch_add(length as u64, Ordering::Relaxed) == 0 && !space.starts_with(magic) {
-                return Err(Error::source_failed(format!("{} does not begin as it should", file.display())));
+                return Err(Error::source_failed(format!(
+                    "{} does not begin as a file of its kind does",
+                    file.display()
+                )));
             }
             runtime.block_on(stream.filled(length))?;
             if stop.is_cancelled() {
@@ -138,8 +140,8 @@ pub(crate) async fn stream_file(
                 let now = Some(read.load(Ordering::Relaxed));
                 if now == seen {
                     let shown = path.display();
-                    return Err(Error::source_failed(format!("{shown} has given nothing for {:?}", cx.stall))
-                        .hint("look at the disk or the mount; a longer limit is [limits] stall"));
+                    return Err(Error::source_failed(format!("{shown} gave no byte for {:?}", cx.stall))
+                        .hint("check the disk or the mount; if it is only slow, raise stall in [limits]"));
                 }
                 seen = now;
             }

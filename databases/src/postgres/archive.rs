@@ -1,8 +1,9 @@
-//! A table's archive on its way into `pg_restore`, with longer data blocks.
+//! Gives a table's archive longer data blocks on its way into `pg_restore`.
 //!
-//! `pg_dump -Fc -Z0` writes a block for each row, and `pg_restore` sends a message for each block,
-//! which costs the server more than many a row itself. Where blocks begin means nothing: here
-//! neighbours become one of up to 64 KiB. What is not understood beyond doubt passes as it is.
+//! `pg_dump -Fc -Z0` writes a block for each row, and `pg_restore` sends a message for each block.
+//! The message often costs the server more than the row. It means nothing where a block begins, so
+//! neighbouring blocks are joined, up to 64 KiB. What is not understood beyond doubt passes
+//! unchanged.
 //!
 //! The format: PostgreSQL's `pg_backup_archiver.c` (`ReadHead`, `ReadToc`) and
 //! `pg_backup_custom.c`.
@@ -12,31 +13,31 @@ use lifeboat_base::Result;
 
 use crate::streams::StreamReader;
 
-/// Archive versions, minor, of PostgreSQL 10 to 18.
-const VERSIONS: std::ops::RangeInclusive<u8> = 12..=16;
-/// Magic, version, sizes of integers and offsets, format.
-const HEAD: usize = 11;
-const CUSTOM: u8 = 1;
-/// Of table data.
-const DATA: u8 = 1;
-/// A sign and four bytes.
-const INT: usize = 5;
-/// No longer block is made of several.
-const BLOCK: usize = 64 << 10;
-/// The list of what is in the archive of one table ends before this.
-const LONGEST_LIST: usize = 256 << 10;
+/// The minor archive versions of PostgreSQL 10 to 18.
+const MINOR_VERSIONS: std::ops::RangeInclusive<u8> = 12..=16;
+/// The head: magic, version, sizes of integers and offsets, format.
+const HEAD_BYTES: usize = 11;
+const CUSTOM_FORMAT: u8 = 1;
+/// The kind of an item that holds table data.
+const DATA_ITEM: u8 = 1;
+/// An integer: a sign and four bytes.
+const INT_BYTES: usize = 5;
+/// No longer block is made by joining blocks.
+const MAX_BLOCK_BYTES: usize = 64 << 10;
+/// The list of contents of an archive of one table is shorter than this.
+const MAX_LIST_BYTES: usize = 256 << 10;
 
-/// Gives the archive that `inner` gives.
+/// Gives the archive that `inner` gives, with longer blocks.
 pub(crate) struct LongBlocks<'a> {
     inner: &'a mut dyn StreamReader,
-    place: Place,
-    /// What of the archive is too short to be understood yet.
+    place: ArchivePosition,
+    /// The end of what was read, which is too short to be understood yet.
     kept: Vec<u8>,
 }
 
 #[derive(Clone, Copy)]
-enum Place {
-    /// Before the end of the list.
+enum ArchivePosition {
+    /// Before the end of the list of contents.
     List,
     /// Before the kind and the number of a data item.
     Item,
@@ -44,84 +45,84 @@ enum Place {
     Length,
     /// Within a block.
     Content { left: usize },
-    /// What follows is not understood.
+    /// In what is not understood, to the end.
     Beyond,
 }
 
 impl<'a> LongBlocks<'a> {
     pub(crate) fn new(inner: &'a mut dyn StreamReader) -> Self {
-        Self { inner, place: Place::List, kept: Vec::new() }
+        Self { inner, place: ArchivePosition::List, kept: Vec::new() }
     }
 
-    /// Takes a piece of the archive.
+    /// Takes a piece of the archive, and gives what can be passed on.
     fn take(&mut self, piece: &[u8]) -> Vec<u8> {
-        let mut out = Vec::with_capacity(self.kept.len() + piece.len() + INT);
+        let mut out = Vec::with_capacity(self.kept.len() + piece.len() + INT_BYTES);
         let whole;
         let mut rest = piece;
         if !self.kept.is_empty() {
             whole = [&std::mem::take(&mut self.kept), piece].concat();
             rest = &whole;
         }
-        // Where the length of the block stands that is being made.
+        // Where in `out` the length of the block stands that is being made.
         let mut block: Option<usize> = None;
         let close = |out: &mut Vec<u8>, block: &mut Option<usize>| {
             if let Some(at) = block.take() {
-                let length = (out.len() - at - INT) as u32;
-                out[at + 1..at + INT].copy_from_slice(&length.to_le_bytes());
+                let length = (out.len() - at - INT_BYTES) as u32;
+                out[at + 1..at + INT_BYTES].copy_from_slice(&length.to_le_bytes());
             }
         };
         loop {
             match self.place {
-                Place::List => match end_of_list(rest) {
+                ArchivePosition::List => match end_of_list(rest) {
                     Parsed::Until(end) => {
                         out.extend_from_slice(&rest[..end]);
-                        (rest, self.place) = (&rest[end..], Place::Item);
+                        (rest, self.place) = (&rest[end..], ArchivePosition::Item);
                     }
-                    Parsed::More if rest.len() < LONGEST_LIST => break,
-                    Parsed::More | Parsed::Unknown => self.place = Place::Beyond,
+                    Parsed::More if rest.len() < MAX_LIST_BYTES => break,
+                    Parsed::More | Parsed::Unknown => self.place = ArchivePosition::Beyond,
                 },
-                Place::Item if rest.len() <= INT => break,
-                Place::Item => {
-                    self.place = if rest[0] == DATA { Place::Length } else { Place::Beyond };
-                    if rest[0] == DATA {
-                        out.extend_from_slice(&rest[..=INT]);
-                        rest = &rest[1 + INT..];
+                ArchivePosition::Item if rest.len() <= INT_BYTES => break,
+                ArchivePosition::Item => {
+                    self.place = if rest[0] == DATA_ITEM { ArchivePosition::Length } else { ArchivePosition::Beyond };
+                    if rest[0] == DATA_ITEM {
+                        out.extend_from_slice(&rest[..=INT_BYTES]);
+                        rest = &rest[1 + INT_BYTES..];
                     }
                 }
-                Place::Length => {
-                    let Some((length, after)) = rest.split_first_chunk::<INT>() else { break };
+                ArchivePosition::Length => {
+                    let Some((length, after)) = rest.split_first_chunk::<INT_BYTES>() else { break };
                     let [sign, length @ ..] = *length;
                     let left = u32::from_le_bytes(length) as usize;
                     if sign != 0 {
-                        self.place = Place::Beyond;
+                        self.place = ArchivePosition::Beyond;
                         continue;
                     }
-                    if left == 0 || block.is_some_and(|at| out.len() - at - INT + left > BLOCK) {
+                    if left == 0 || block.is_some_and(|at| out.len() - at - INT_BYTES + left > MAX_BLOCK_BYTES) {
                         close(&mut out, &mut block);
                     }
                     if left == 0 {
-                        out.extend_from_slice(&[0; INT]);
-                        self.place = Place::Item;
+                        out.extend_from_slice(&[0; INT_BYTES]);
+                        self.place = ArchivePosition::Item;
                     } else {
-                        self.place = Place::Content { left };
+                        self.place = ArchivePosition::Content { left };
                     }
                     rest = after;
                 }
-                Place::Content { left } => {
+                ArchivePosition::Content { left } => {
                     if rest.is_empty() {
                         break;
                     }
                     block.get_or_insert_with(|| {
-                        out.extend_from_slice(&[0; INT]);
-                        out.len() - INT
+                        out.extend_from_slice(&[0; INT_BYTES]);
+                        out.len() - INT_BYTES
                     });
                     let (content, after) = rest.split_at(left.min(rest.len()));
                     out.extend_from_slice(content);
                     let left = left - content.len();
-                    self.place = if left == 0 { Place::Length } else { Place::Content { left } };
+                    self.place = if left == 0 { ArchivePosition::Length } else { ArchivePosition::Content { left } };
                     rest = after;
                 }
-                Place::Beyond => {
+                ArchivePosition::Beyond => {
                     close(&mut out, &mut block);
                     out.extend_from_slice(rest);
                     rest = &[];
@@ -129,7 +130,7 @@ impl<'a> LongBlocks<'a> {
                 }
             }
         }
-        // A row may go on in the next block.
+        // A row may be split between two blocks.
         close(&mut out, &mut block);
         self.kept = rest.to_vec();
         out
@@ -145,7 +146,7 @@ impl StreamReader for LongBlocks<'_> {
                 return Ok(Some(out.into()));
             }
         }
-        // An archive that ends too early does so for `pg_restore`, too.
+        // If the archive ends too early, `pg_restore` must see that too.
         let rest = std::mem::take(&mut self.kept);
         Ok((!rest.is_empty()).then(|| rest.into()))
     }
@@ -159,13 +160,13 @@ enum Parsed {
 
 /// Where the list ends in an archive that begins with `archive`.
 fn end_of_list(archive: &[u8]) -> Parsed {
-    let Some(head) = archive.get(..HEAD) else { return Parsed::More };
-    let known = head.starts_with(b"PGDMP\x01") && VERSIONS.contains(&head[6]);
-    if !known || head[8..] != [INT as u8 - 1, 8, CUSTOM] {
+    let Some(head) = archive.get(..HEAD_BYTES) else { return Parsed::More };
+    let known = head.starts_with(b"PGDMP\x01") && MINOR_VERSIONS.contains(&head[6]);
+    if !known || head[8..] != [INT_BYTES as u8 - 1, 8, CUSTOM_FORMAT] {
         return Parsed::Unknown;
     }
     let minor = head[6];
-    let mut list = List { archive, at: HEAD };
+    let mut list = List { archive, at: HEAD_BYTES };
     let parse = |list: &mut List<'_>| {
         // Compression; seconds to the year and whether it is summer; database and versions.
         if minor >= 15 {
@@ -178,7 +179,7 @@ fn end_of_list(archive: &[u8]) -> Parsed {
         for _ in 0..list.int()? {
             // Number, whether it has data; catalogue and object, tag, kind; section; definition,
             // drop, copy, schema, tablespace; access method; kind of relation; owner, whether it
-            // had OIDs; what it needs; where its data is.
+            // had OIDs; dependencies; where its data is.
             (0..2).try_for_each(|_| list.int().map(drop))?;
             (0..4).try_for_each(|_| list.string().map(drop))?;
             list.int()?;
@@ -207,13 +208,13 @@ impl List<'_> {
     }
 
     fn int(&mut self) -> Option<i64> {
-        let [sign, value @ ..] = *self.archive.get(self.at..)?.first_chunk::<INT>()?;
-        self.at += INT;
+        let [sign, value @ ..] = *self.archive.get(self.at..)?.first_chunk::<INT_BYTES>()?;
+        self.at += INT_BYTES;
         let value = i64::from(u32::from_le_bytes(value));
         Some(if sign == 0 { value } else { -value })
     }
 
-    /// Whether there is one.
+    /// Skips a string. Whether there is one, and not NULL.
     fn string(&mut self) -> Option<bool> {
         let length = self.int()?;
         self.skip(usize::try_from(length).unwrap_or(0))?;
@@ -260,7 +261,7 @@ mod tests {
     }
 
     fn item(blocks: &[Vec<u8>]) -> Vec<u8> {
-        let mut item = [vec![DATA], int(7)].concat();
+        let mut item = [vec![DATA_ITEM], int(7)].concat();
         blocks.iter().for_each(|block| item.extend([int(block.len() as i64), block.clone()].concat()));
         [item, int(0)].concat()
     }
@@ -288,7 +289,7 @@ mod tests {
     fn items(mut archive: &[u8]) -> Vec<Vec<Vec<u8>>> {
         let mut items = Vec::new();
         while !archive.is_empty() {
-            assert_eq!(archive[..6], [vec![DATA], int(7)].concat());
+            assert_eq!(archive[..6], [vec![DATA_ITEM], int(7)].concat());
             archive = &archive[6..];
             let mut blocks = Vec::new();
             loop {
@@ -309,7 +310,7 @@ mod tests {
         #![proptest_config(ProptestConfig::with_cases(64))]
         #[test]
         fn content_is_the_same_in_fewer_blocks(
-            minor in VERSIONS,
+            minor in MINOR_VERSIONS,
             lengths in prop::collection::vec(prop::collection::vec(1usize..3000, 0..200), 0..3),
             piece in 1usize..100_000,
         ) {
@@ -324,11 +325,11 @@ mod tests {
             prop_assert_eq!(found.len(), given.len());
             for (found, given) in found.iter().zip(&given) {
                 prop_assert_eq!(found.concat(), given.concat());
-                prop_assert!(found.iter().all(|block| block.len() <= BLOCK));
+                prop_assert!(found.iter().all(|block| block.len() <= MAX_BLOCK_BYTES));
             }
             let whole = items(&through(&archive, usize::MAX)[head(minor).len()..]);
             for (found, given) in whole.iter().zip(&given) {
-                prop_assert!(found.len() <= given.concat().len() / (BLOCK - 3000) + 1, "{} blocks", found.len());
+                prop_assert!(found.len() <= given.concat().len() / (MAX_BLOCK_BYTES - 3000) + 1, "{} blocks", found.len());
             }
         }
     }

@@ -1,11 +1,11 @@
-//! What is built upon rows, and when it can be: the indexes and constraints of a large table once
-//! all rows that they need are there, beside tables that are still being loaded.
-//! `pg_restore --jobs` does the same, but wants all rows in one file.
+//! Decides when indexes and constraints can be built: as soon as all rows that they need are there,
+//! while other tables are still being loaded. `pg_restore --jobs` does the same, but needs all rows
+//! in one file.
 //!
-//! What comes first is what the longest chain waits for: rows, the key upon them, the foreign key
-//! upon that. How long each takes is guessed from how long the rows are.
+//! What the longest chain waits for comes first: rows, the key on them, the foreign key to that
+//! key. How long a step takes is estimated from how long the rows are.
 //!
-//! Everything is read from lists that `pg_restore --list` prints of the definitions. What is not
+//! All of this is read from what `pg_restore --list` prints about the definitions. What is not
 //! understood beyond doubt is built at the end, by `pg_restore --jobs` itself.
 
 use std::cmp::Reverse;
@@ -13,11 +13,10 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use super::parts::TableName;
 
-/// What need not wait for the end, ...
-const EARLY: [&str; 3] = ["INDEX", "CONSTRAINT", "FK CONSTRAINT"];
-/// ... if beside tables and each other it needs nothing but these, which are there before the rows
-/// are.
-const BEFORE: [&str; 13] = [
+/// Entries of these kinds need not wait for the end, …
+const EARLY_KINDS: [&str; 3] = ["INDEX", "CONSTRAINT", "FK CONSTRAINT"];
+/// … if they need only tables, each other, and entries of these kinds, which exist before the rows.
+const BEFORE_ROWS_KINDS: [&str; 13] = [
     "SCHEMA",
     "EXTENSION",
     "TYPE",
@@ -33,13 +32,13 @@ const BEFORE: [&str; 13] = [
     "TEXT SEARCH CONFIGURATION",
 ];
 
-/// As an archive numbers its entries.
+/// The number of an entry in its archive.
 pub(crate) type EntryId = u32;
 
 /// One entry of an archive.
-struct Entry<'a> {
+struct ArchiveEntry<'a> {
     id: EntryId,
-    /// Its line, from the kind on.
+    /// Its line in the list, from the kind on.
     what: &'a str,
     needs: Vec<EntryId>,
 }
@@ -48,17 +47,18 @@ struct Entry<'a> {
 struct Build {
     tables: BTreeSet<TableName>,
     after: BTreeSet<EntryId>,
-    /// Others may be built on the same tables meanwhile, if they are such, too: an index locks out
-    /// nothing but writers.
+    /// Whether others that share may be built on the same tables at the same time. An index locks
+    /// out only writers.
     shares: bool,
-    /// How long it and the longest chain after it take, in bytes of rows that are loaded meanwhile.
+    /// How long it and the longest chain after it take, as the bytes of rows that are loaded in
+    /// that time.
     urgency: u64,
     begun: bool,
 }
 
 impl Build {
-    /// Whether they must not run at once: constraints lock their tables one after the other, and
-    /// two of them might wait for each other for ever.
+    /// Whether the two must not run at once: constraints lock their tables one after the other, so
+    /// two of them could deadlock.
     fn conflicts(&self, other: &Self) -> bool {
         let apart = self.tables.is_disjoint(&other.tables);
         !(apart || self.shares && other.shares)
@@ -70,22 +70,22 @@ pub(crate) struct Builds {
     early: BTreeMap<EntryId, Build>,
     loaded: BTreeSet<TableName>,
     done: BTreeSet<EntryId>,
-    /// Whatever comes after rows, in the archive's order.
+    /// Everything that comes after the rows, in the archive's order.
     all: Vec<EntryId>,
 }
 
 impl Builds {
-    /// `list`: of the definitions, with what each needs; `upon_rows`: of those of them that come
-    /// after rows; `lengths`: of those tables whose rows are loaded apart.
+    /// `list` lists the definitions with what each needs; `upon_rows` lists those that come after
+    /// the rows; `lengths` holds the tables whose rows are loaded separately.
     pub(crate) fn new(list: &str, upon_rows: &str, lengths: &BTreeMap<TableName, u64>) -> Self {
         let entries = entries(list);
         let all: Vec<EntryId> = self::entries(upon_rows).iter().map(|entry| entry.id).collect();
         let after_rows: BTreeSet<&EntryId> = all.iter().collect();
-        let before = entries.iter().filter(|entry| BEFORE.iter().any(|kind| entry.is(kind)));
+        let before = entries.iter().filter(|entry| BEFORE_ROWS_KINDS.iter().any(|kind| entry.is(kind)));
         let mut known: BTreeMap<EntryId, Option<&TableName>> = before.map(|entry| (entry.id, None)).collect();
         for table in lengths.keys() {
-            // A table's own line begins like this. If another one does too, because names hold
-            // blanks, neither is believed.
+            // The line of a table begins like this. If another line does too, because names hold
+            // blanks, neither is trusted.
             let begins = format!("TABLE {} {} ", table.schema, table.name);
             let mut matching = entries.iter().filter(|entry| entry.what.starts_with(&begins));
             if let (Some(entry), None) = (matching.next(), matching.next()) {
@@ -97,18 +97,18 @@ impl Builds {
             let needs = |needed: &EntryId| known.contains_key(needed) || early.contains_key(needed);
             let tables: BTreeSet<TableName> =
                 entry.needs.iter().filter_map(|needed| (*known.get(needed)?).cloned()).collect();
-            let is_early = EARLY.iter().any(|kind| entry.is(kind)) && entry.needs.iter().all(needs);
+            let is_early = EARLY_KINDS.iter().any(|kind| entry.is(kind)) && entry.needs.iter().all(needs);
             if is_early && !tables.is_empty() {
                 let after: BTreeSet<EntryId> =
                     entry.needs.iter().copied().filter(|needed| early.contains_key(needed)).collect();
-                // An index or a key sorts one column or two; a foreign key joins whole tables.
+                // An index or a key sorts a column or two; a foreign key joins whole tables.
                 let rows: u64 = tables.iter().filter_map(|table| lengths.get(table)).sum();
                 let urgency = 1 + if entry.is("FK CONSTRAINT") { rows / 3 * 2 } else { rows / 3 };
                 early.insert(entry.id, Build { tables, after, shares: entry.is("INDEX"), urgency, begun: false });
                 order.push(entry.id);
             }
         }
-        // Whatever needs an entry stands after it.
+        // An entry stands before those that need it.
         for id in order.iter().rev() {
             let chain = early.values().filter(|later| later.after.contains(id)).map(|later| later.urgency).max();
             early.entry(*id).and_modify(|build| build.urgency += chain.unwrap_or_default());
@@ -116,24 +116,24 @@ impl Builds {
         Self { early, loaded: BTreeSet::new(), done: BTreeSet::new(), all }
     }
 
-    /// How long the longest chain of builds takes that begins with this table's rows.
+    /// How long the longest chain of builds takes that waits for this table's rows.
     pub(crate) fn upon(&self, table: &TableName) -> u64 {
         let upon = self.early.values().filter(|build| build.tables.contains(table));
         upon.map(|build| build.urgency).max().unwrap_or_default()
     }
 
-    /// All rows of a table are there.
+    /// Notes that all rows of a table are there.
     pub(crate) fn loaded(&mut self, table: &TableName) {
         self.loaded.insert(table.clone());
     }
 
-    /// It is built.
+    /// Notes that an entry is built.
     pub(crate) fn built(&mut self, entry: EntryId) {
         self.done.insert(entry);
     }
 
-    /// One that can be built now, beside those that were given and are not built yet, if it is more
-    /// urgent than `others`; each is given once.
+    /// An entry that can be built now, beside those that are being built, if it is more urgent than
+    /// `others`. Each entry is given once.
     pub(crate) fn next(&mut self, others: u64) -> Option<EntryId> {
         let running = |(id, build): &(&EntryId, &Build)| build.begun && !self.done.contains(*id);
         let running: Vec<&Build> = self.early.iter().filter(running).map(|(_, build)| build).collect();
@@ -149,27 +149,27 @@ impl Builds {
         Some(id)
     }
 
-    /// What is left once everything was built that [`Self::next`] gave; `None`: all of it.
+    /// What is left after everything that [`Self::next`] gave was built; `None` if that is all.
     pub(crate) fn rest(&self) -> Option<Vec<EntryId>> {
         let left = || self.all.iter().copied().filter(|id| !self.done.contains(id)).collect();
         (!self.done.is_empty()).then(left)
     }
 }
 
-impl Entry<'_> {
-    /// Whether it is of this kind: a kind is followed by a schema, or by `-`. `INDEX ATTACH` begins
-    /// with a kind, and so may a schema; what is taken for another kind by that is built at the
-    /// end.
+impl ArchiveEntry<'_> {
+    /// Whether it is of this kind. A kind is followed by a schema, or by `-`. But `INDEX ATTACH`
+    /// begins like `INDEX`, and a schema may look like the rest of a kind. An entry that is
+    /// mistaken for one of another kind is built at the end.
     fn is(&self, kind: &str) -> bool {
         let after = self.what.strip_prefix(kind).and_then(|rest| rest.strip_prefix(' '));
         after.is_some_and(|rest| !rest.starts_with(|c: char| c.is_ascii_uppercase()))
     }
 }
 
-/// Lines such as `3206; 2606 16419 CONSTRAINT public orders orders_pkey shop`, each followed by
-/// `; depends on: 214 216`, with a tab, if it does.
-fn entries(list: &str) -> Vec<Entry<'_>> {
-    let mut entries: Vec<Entry<'_>> = Vec::new();
+/// Reads lines such as `3206; 2606 16419 CONSTRAINT public orders orders_pkey shop`. If an entry
+/// needs others, a line such as `;` tab `depends on: 214 216` follows.
+fn entries(list: &str) -> Vec<ArchiveEntry<'_>> {
+    let mut entries: Vec<ArchiveEntry<'_>> = Vec::new();
     for line in list.lines() {
         if let Some(numbers) = line.strip_prefix(";\tdepends on:") {
             if let Some(entry) = entries.last_mut() {
@@ -179,7 +179,7 @@ fn entries(list: &str) -> Vec<Entry<'_>> {
             && let Ok(id) = id.parse()
             && let Some(what) = rest.splitn(3, ' ').nth(2)
         {
-            entries.push(Entry { id, what, needs: Vec::new() });
+            entries.push(ArchiveEntry { id, what, needs: Vec::new() });
         }
     }
     entries

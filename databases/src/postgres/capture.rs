@@ -1,4 +1,4 @@
-//! Captures a server: facts, globals, databases.
+//! Captures a server: first the globals, then each database.
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
@@ -11,24 +11,24 @@ use lifeboat_base::{Error, Result};
 
 use super::export::ExportedSnapshot;
 use super::globals::{END_MARKER, GLOBALS};
-use super::parts::{Part, Table};
+use super::parts::{DumpPart, Table};
 use super::server::{Server, ServerFacts};
 use super::settings::PostgresConfig;
 use super::sql::{DATABASES, conninfo, rows};
-use super::{KIND, Postgres, tables};
+use super::{POSTGRES_KIND, Postgres, tables};
 use crate::database::{Database, Source, WorkContext};
 use crate::streams::StreamSink;
 
 const ARCHIVE_MAGIC: &[u8] = b"PGDMP";
-/// Milliseconds that a dump under an exported snapshot waits for a lock on a table. The exporting
-/// session has those of large tables already: whoever is before us in their queues waits for that
+/// How long a dump under an exported snapshot waits for a lock on a large table. The session that
+/// exported the snapshot already holds one, so whoever is before us in the queue waits for that
 /// session, and so for us.
-const LOCK_WAIT: u32 = 10_000;
-/// The same where tables are locked that the exporting session has not locked.
-const LOCK_WAIT_OTHERS: u32 = 60_000;
-/// Connections that a capture uses at most unless it is told otherwise: the server has other work.
-const JOBS: usize = 4;
-const CLOSED: &str = "SELECT datname FROM pg_database WHERE NOT datistemplate AND (NOT datallowconn OR datconnlimit = -2) ORDER BY datname";
+const LOCK_WAIT_MILLIS: u32 = 10_000;
+/// The same for tables that the exporting session has not locked.
+const OTHER_LOCK_WAIT_MILLIS: u32 = 60_000;
+/// A capture uses no more connections unless it is told to, as the server has other work.
+const MAX_DEFAULT_JOBS: usize = 4;
+const CLOSED_DATABASES: &str = "SELECT datname FROM pg_database WHERE NOT datistemplate AND (NOT datallowconn OR datconnlimit = -2) ORDER BY datname";
 
 /// Captures the configured server.
 #[derive(Debug, Clone)]
@@ -54,13 +54,13 @@ impl Source for PostgresSource {
         }
         if server.clients.major > facts.major {
             warnings.push(format!(
-                "dumped by client tools of version {}: only PostgreSQL {} or newer can load that; install postgresql-client-{}",
+                "dumped by client tools of version {}: only PostgreSQL {} or newer can load them; install postgresql-client-{}",
                 server.clients.version, server.clients.major, facts.major
             ));
         }
         let databases = self.databases(&server).await?;
 
-        let closed = server.query(CLOSED).await?;
+        let closed = server.query(CLOSED_DATABASES).await?;
         for database in rows(&closed).iter().filter(|database| !databases.contains(database)) {
             warnings.push(format!("database {database} accepts no connections and is not backed up"));
         }
@@ -75,7 +75,7 @@ impl Source for PostgresSource {
             ("ctype", facts.ctype),
         ];
         Ok(SourceFacts {
-            engine: KIND.to_owned(),
+            engine: POSTGRES_KIND.to_owned(),
             server_version: Some(facts.version),
             tools: BTreeMap::from([("pg_dump".to_owned(), server.clients.version)]),
             details: details.into_iter().map(|(name, value)| (name.to_owned(), value)).collect(),
@@ -121,29 +121,29 @@ async fn capture_globals(
     }
     let exit = tool.finish(0).await?;
     if !String::from_utf8_lossy(&tail).contains(END_MARKER) {
-        return Err(Error::source_failed("pg_dumpall ended without its end marker: the globals are cut short"));
+        return Err(Error::source_failed("pg_dumpall ended without its end marker, so the globals are incomplete")
+            .hint("run the backup again; if it fails again, run pg_dumpall --globals-only by hand"));
     }
     stream.finish(exit).await
 }
 
-/// Dumps a database: as one archive, or, where it has large tables and may be read over several
-/// connections, in [parts](crate::postgres::parts) side by side.
+/// Dumps a database. If it has large tables and may be read over several connections, it is dumped
+/// in [parts](crate::postgres::parts) side by side, else as one archive.
 async fn capture_database(
     server: &Server<'_>,
     database: &str,
     config: &PostgresConfig,
     sink: &dyn StreamSink,
 ) -> Result<()> {
-    let jobs = config.jobs.unwrap_or(server.cx.jobs.min(JOBS));
+    let jobs = config.jobs.unwrap_or(server.cx.jobs.min(MAX_DEFAULT_JOBS));
     let tables = if jobs > 1 { tables::large(server, database, config.large_table).await? } else { Vec::new() };
     if tables.is_empty() {
-        return dump(server, database, &Part::Whole, &tables, None, sink).await;
+        return dump(server, database, &DumpPart::Whole, &tables, None, sink).await;
     }
     let snapshot = ExportedSnapshot::take(server, database, &tables).await?;
-    // The first two lock the tables that have no part of their own, as they begin: the sooner the
-    // better.
-    let mut parts = vec![Part::Data, Part::Schema];
-    parts.extend(tables.iter().map(|table| Part::Table(table.name.clone())));
+    // The first two parts lock the tables that have no part of their own, so they begin first.
+    let mut parts = vec![DumpPart::Data, DumpPart::Schema];
+    parts.extend(tables.iter().map(|table| DumpPart::Table(table.name.clone())));
     let dumps: Vec<_> =
         parts.iter().map(|part| dump(server, database, part, &tables, Some(&snapshot), sink).boxed()).collect();
     stream::iter(dumps).buffer_unordered(jobs).try_collect::<()>().await?;
@@ -153,25 +153,26 @@ async fn capture_database(
 async fn dump(
     server: &Server<'_>,
     database: &str,
-    part: &Part,
+    part: &DumpPart,
     tables: &[Table],
     snapshot: Option<&ExportedSnapshot>,
     sink: &dyn StreamSink,
 ) -> Result<()> {
-    let stream = part.stream(database).ok_or_else(|| Error::failed("a table was chosen whose stream has no name"))?;
+    let stream =
+        part.stream(database).ok_or_else(|| Error::failed("a large table has a name too long for a stream"))?;
     let mut arguments = part.dump_arguments(tables);
-    let mut hint = "see what pg_dump said; run it by hand as the same user";
+    let mut hint = "see what pg_dump said, then run it by hand as the same user";
     if let Some(snapshot) = snapshot {
-        let wait = if matches!(part, Part::Table(_)) { LOCK_WAIT } else { LOCK_WAIT_OTHERS };
+        let wait = if matches!(part, DumpPart::Table(_)) { LOCK_WAIT_MILLIS } else { OTHER_LOCK_WAIT_MILLIS };
         arguments.extend([format!("--snapshot={}", snapshot.id()), format!("--lock-wait-timeout={wait}")]);
-        hint = "see what pg_dump said; if it waited for a lock, somebody wants to alter, truncate or drop a table that is being dumped: run it again after that, or set jobs = 1";
+        hint = "see what pg_dump said; if it waited for a lock, somebody is altering, truncating or dropping a table: run the backup again after that, or set jobs = 1";
     }
     let mut tool = server.dump_tool(database, arguments).start(false)?;
     let mut writer = sink.open(&stream)?;
     let mut begun = false;
     tool.pump(writer.as_mut(), |piece| {
         if !begun && !piece.starts_with(ARCHIVE_MAGIC) {
-            return Err(Error::source_failed(format!("pg_dump of {stream} does not begin as an archive does")));
+            return Err(Error::source_failed(format!("pg_dump of {stream} did not write an archive")));
         }
         begun = true;
         Ok(())

@@ -1,8 +1,8 @@
-//! Which client tools fit a server.
+//! Chooses the client tools that fit a server.
 //!
-//! `pg_dump` refuses a server newer than itself, and a newer `pg_restore` writes settings that an
-//! older server does not know. So: the server's own major version where it is installed, else the
-//! smallest newer one.
+//! `pg_dump` refuses a server that is newer than itself, and a newer `pg_restore` writes settings
+//! that an older server does not know. So the tools of the server's own major version are chosen if
+//! they are installed, else those of the next newer one.
 
 use std::collections::BTreeSet;
 use std::path::PathBuf;
@@ -12,15 +12,15 @@ use lifeboat_base::{Error, Result};
 use crate::database::{ToolFound, WorkContext};
 use crate::tool::process::{Invocation, output};
 
-/// What makes a set.
-const TOOLS: [&str; 4] = ["pg_dump", "pg_dumpall", "pg_restore", "psql"];
-const DEBIAN: &str = "/usr/lib/postgresql";
+/// A directory must hold all of these.
+const CLIENT_TOOLS: [&str; 4] = ["pg_dump", "pg_dumpall", "pg_restore", "psql"];
+const DEBIAN_DIRECTORY: &str = "/usr/lib/postgresql";
 
 /// A directory with `pg_dump`, `pg_dumpall`, `pg_restore` and `psql` of one version.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Clients {
     directory: PathBuf,
-    /// As `pg_dump --version` tells it.
+    /// The version that `pg_dump --version` prints.
     pub(crate) version: String,
     pub(crate) major: u32,
 }
@@ -32,24 +32,25 @@ impl Clients {
     }
 }
 
-/// Every directory that may hold client tools: the given ones, Debian's, then the PATH.
+/// Every directory that may hold client tools: those in `extra`, Debian's, then the `PATH`'s.
 fn directories(extra: &[PathBuf], cx: &WorkContext) -> Vec<PathBuf> {
     let mut directories = extra.to_vec();
-    let debian = std::fs::read_dir(DEBIAN).into_iter().flatten().flatten().map(|entry| entry.path().join("bin"));
+    let debian =
+        std::fs::read_dir(DEBIAN_DIRECTORY).into_iter().flatten().flatten().map(|entry| entry.path().join("bin"));
     directories.extend(debian);
     directories.extend(std::env::split_paths(cx.environment.path()));
-    // `/bin` may be `/usr/bin`.
+    // `/bin` may be a link to `/usr/bin`.
     let mut seen = BTreeSet::new();
     directories.retain(|directory| std::fs::canonicalize(directory).is_ok_and(|real| seen.insert(real)));
     directories
 }
 
-/// Every set of client tools on this machine, those in `extra` first.
+/// Every set of client tools on this machine. Those in `extra` come first.
 pub(crate) async fn installed(extra: &[PathBuf], cx: &WorkContext) -> Vec<Clients> {
     let mut found: Vec<Clients> = Vec::new();
     for directory in directories(extra, cx) {
         let tool = directory.join("pg_dump");
-        if !TOOLS.iter().all(|tool| directory.join(tool).is_file()) {
+        if !CLIENT_TOOLS.iter().all(|tool| directory.join(tool).is_file()) {
             continue;
         }
         let Ok(text) = output(Invocation::new(&tool, ["--version"], cx)).await else { continue };
@@ -71,20 +72,20 @@ pub(crate) fn major_of(version: &str) -> Option<u32> {
 /// The tools that fit a server of this major version.
 ///
 /// # Errors
-/// None fits: says what is there and what to install.
+/// None fits. The error says what is installed and what to install.
 pub(crate) async fn choose(server: u32, extra: &[PathBuf], cx: &WorkContext) -> Result<Clients> {
     let found = installed(extra, cx).await;
     best(server, &found).cloned().ok_or_else(|| {
         let there: Vec<String> = found.iter().map(|clients| clients.version.clone()).collect();
         let there = if there.is_empty() { "none".to_owned() } else { there.join(", ") };
         Error::source_failed(format!(
-            "no PostgreSQL client tools fit a server of version {server}: too old or missing (installed: {there})"
+            "the PostgreSQL client tools are too old for a server of version {server} (installed: {there})"
         ))
         .hint(format!("install postgresql-client-{server} or newer, or name its directory in client_directories"))
     })
 }
 
-/// Any client tools, for the first question to a server: the newest.
+/// The newest client tools, for the first question to a server.
 pub(crate) async fn newest(extra: &[PathBuf], cx: &WorkContext) -> Result<Clients> {
     let found = installed(extra, cx).await;
     found.into_iter().max_by_key(|clients| clients.major).ok_or_else(|| {
@@ -94,11 +95,11 @@ pub(crate) async fn newest(extra: &[PathBuf], cx: &WorkContext) -> Result<Client
 }
 
 fn best(server: u32, found: &[Clients]) -> Option<&Clients> {
-    // The first of equals: configured directories come first.
+    // Of equals the first is taken: configured directories come first.
     found.iter().filter(|clients| clients.major >= server).min_by_key(|clients| clients.major)
 }
 
-/// For `lifeboat check`.
+/// The client tools that `lifeboat check` shows.
 pub(super) async fn tools(extra: &[PathBuf], cx: &WorkContext) -> Vec<ToolFound> {
     let found = installed(extra, cx).await.into_iter();
     found.map(|clients| ToolFound::new("pg_dump", clients.version, &clients.directory)).collect()

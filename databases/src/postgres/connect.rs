@@ -1,4 +1,4 @@
-//! How client tools are told where to connect: by environment, and a private password file. Never
+//! Tells client tools where to connect: by environment variables and a private password file, never
 //! by argv.
 
 use std::ffi::{OsStr, OsString};
@@ -13,10 +13,10 @@ use zeroize::Zeroizing;
 use super::settings::PostgresConnection;
 use crate::database::WorkContext;
 
-/// Where service files and passwords of the user are whom Lifeboat runs as.
-pub(super) const INHERITED: [&str; 3] = ["PGSERVICEFILE", "PGSYSCONFDIR", "PGPASSFILE"];
+/// Variables that say where the service files and passwords of Lifeboat's user are.
+pub(super) const INHERITED_VARIABLES: [&str; 3] = ["PGSERVICEFILE", "PGSYSCONFDIR", "PGPASSFILE"];
 
-/// Environment of client tools for one server. Removes its password file on drop.
+/// The environment of client tools for one server. Its password file is removed on drop.
 #[derive(Debug)]
 pub(crate) struct Connection {
     variables: Vec<(&'static str, OsString)>,
@@ -25,10 +25,10 @@ pub(crate) struct Connection {
 }
 
 impl Connection {
-    /// Prepares the environment; a password goes into a 0600 file in `cx.scratch`.
+    /// Prepares the environment. A password goes into a 0600 file in `cx.scratch`.
     ///
     /// # Errors
-    /// The file cannot be written; or the URL has an option that is not known.
+    /// The file cannot be written, or the URL has an unknown option.
     pub(crate) fn new(to: &PostgresConnection, password: Option<&Secret>, cx: &WorkContext) -> Result<Self> {
         let mut variables: Vec<(&'static str, OsString)> =
             vec![("PGCONNECT_TIMEOUT", "20".into()), ("PGAPPNAME", "lifeboat".into())];
@@ -42,8 +42,9 @@ impl Connection {
             }
             PostgresConnection::Url(url) => database = from_url(url, &mut variables)?,
         }
-        // Service files and passwords of the user Lifeboat runs as stay usable.
-        variables.extend(INHERITED.iter().filter_map(|name| Some((*name, cx.environment.get(name)?.to_owned()))));
+        // The service files and passwords of Lifeboat's user stay usable.
+        variables
+            .extend(INHERITED_VARIABLES.iter().filter_map(|name| Some((*name, cx.environment.get(name)?.to_owned()))));
         let mut connection = Self { variables, password_file: None, database };
         if let Some(password) = password {
             let path = write_password(password, cx)?;
@@ -54,7 +55,7 @@ impl Connection {
         Ok(connection)
     }
 
-    /// For an [`Invocation`](crate::tool::process::Invocation).
+    /// The variables for an [`Invocation`](crate::tool::process::Invocation).
     pub(crate) fn variables(&self) -> impl Iterator<Item = (&str, &OsStr)> {
         self.variables.iter().map(|(name, value)| (*name, value.as_os_str()))
     }
@@ -83,7 +84,7 @@ fn write_password(password: &Secret, cx: &WorkContext) -> Result<PathBuf> {
     let text = std::str::from_utf8(password.expose()).context(Class::Keys, || "the database password is not UTF-8")?;
     let text = text.trim_end_matches(['\r', '\n']);
     if text.contains('\n') {
-        return Err(Error::keys("the database password holds a line break"));
+        return Err(Error::keys("the database password holds a line break").hint("write the password on one line"));
     }
     let escaped = Zeroizing::new(text.replace('\\', "\\\\").replace(':', "\\:"));
     let path = cx.scratch.join(format!("pgpass-{:08x}", rand::random::<u32>()));
@@ -133,7 +134,7 @@ fn from_url(url: &url::Url, variables: &mut Vec<(&'static str, OsString)>) -> Re
             }
             other => {
                 return Err(Error::configuration(format!("the PostgreSQL URL has an unknown option `{other}`"))
-                    .hint("put it into a service of pg_service.conf and use service = \"…\""));
+                    .hint("write it into a service of pg_service.conf, and use service = \"…\""));
             }
         };
         variables.retain(|(known, _)| *known != name);

@@ -1,9 +1,9 @@
-//! One state of a database for several connections: an exported snapshot (PostgreSQL manual,
+//! An exported snapshot lets several connections see one state of a database (PostgreSQL manual,
 //! "Snapshot Synchronization Functions").
 //!
-//! The session that exports it first locks the tables whose dumps will begin later, as
-//! `pg_dump --jobs` does: nobody drops, empties or alters them meanwhile. Locks and snapshot last
-//! until [`ExportedSnapshot::end`], or until this is dropped.
+//! As `pg_dump --jobs` does, the session that exports it first locks the tables whose dumps will
+//! begin later, so that nobody drops, empties or alters them meanwhile. Locks and snapshot last
+//! until [`ExportedSnapshot::end`], or until the [`ExportedSnapshot`] is dropped.
 
 use std::ffi::OsStr;
 use std::time::Duration;
@@ -16,7 +16,7 @@ use super::sql::conninfo;
 use crate::tool::pipes::Filler;
 use crate::tool::process::Tool;
 
-/// A transaction that holds it.
+/// A transaction that holds an exported snapshot.
 pub(crate) struct ExportedSnapshot {
     id: String,
     session: Tool,
@@ -24,10 +24,10 @@ pub(crate) struct ExportedSnapshot {
 }
 
 impl ExportedSnapshot {
-    /// Waits for the locks, for each not longer than half of `cx.stall`.
+    /// Exports a snapshot, after waiting for each lock for at most half of `cx.stall`.
     ///
     /// # Errors
-    /// A table is gone or may not be read; or somebody keeps it locked.
+    /// A table is gone, may not be read, or stays locked.
     pub(crate) async fn take(server: &Server<'_>, database: &str, tables: &[Table]) -> Result<Self> {
         let name = conninfo(database);
         let arguments = ["-X", "-A", "-t", "-q", "-w", "-v", "ON_ERROR_STOP=1", "-v", "VERBOSITY=terse", "-d", &name];
@@ -43,9 +43,7 @@ impl ExportedSnapshot {
                 None => {
                     let error = session.finish(0).await.err();
                     let error = error.unwrap_or_else(|| Error::source_failed("psql ended without an answer"));
-                    return Err(error
-                        .within(failed())
-                        .hint("with jobs = 1 the database is dumped over one connection"));
+                    return Err(error.within(failed()).hint("set jobs = 1 to dump the database over one connection"));
                 }
             }
         }
@@ -53,28 +51,32 @@ impl ExportedSnapshot {
         Ok(Self { id, session, input })
     }
 
-    /// What `pg_dump --snapshot` wants.
+    /// The argument of `pg_dump --snapshot`.
     pub(crate) fn id(&self) -> &str {
         &self.id
     }
 
-    /// Lets go of snapshot and locks.
+    /// Releases the snapshot and the locks.
     ///
     /// # Errors
-    /// The session was gone already, so it may be that tables were not locked to the end.
+    /// The session was gone already, so tables may not have been locked to the end.
     pub(crate) async fn end(mut self) -> Result<()> {
         let committed = self.input.write_all(b"COMMIT;\n").await;
         drop(self.input);
-        let ended =
-            self.session.finish(0).await.map(drop).and_then(|()| committed.context(Class::Source, || "no input"));
+        let ended = self
+            .session
+            .finish(0)
+            .await
+            .map(drop)
+            .and_then(|()| committed.context(Class::Source, || "psql takes no input"));
         ended.map_err(|error| error.within("the session that held the exported snapshot was lost"))
     }
 }
 
-/// Locks come first: the snapshot must not be older than they are. The server gives up waiting for
-/// them before we do: a session whose client is gone would go on waiting, and hold what it has.
+/// Locks come first, since the snapshot must not be older than they are. The server stops waiting
+/// for them before we do: a session whose client is gone would go on waiting, and keep its locks.
 fn script(tables: &[Table], patience: Duration) -> String {
-    // Limits that this server does not know are none.
+    // A server that does not know a limit has none.
     let mut script = format!(
         "SELECT set_config(name, '0', false) FROM pg_settings WHERE name IN ('statement_timeout', \
          'idle_in_transaction_session_timeout', 'transaction_timeout') \\g /dev/null\n\

@@ -1,7 +1,7 @@
-//! The `globals` stream: SQL of `pg_dumpall --globals-only`, taken apart by statement.
+//! The `globals` stream: the SQL of `pg_dumpall --globals-only`, taken apart into statements.
 //!
-//! What a restore leaves out: roles that are already there, and tablespaces, which name directories
-//! of another machine.
+//! A restore leaves out roles that already exist, and tablespaces, which name directories of
+//! another machine.
 
 use std::collections::BTreeSet;
 
@@ -9,9 +9,9 @@ use lifeboat_base::{Class, Context, Error, Result};
 
 use crate::streams::StoredStreams;
 
-/// Name of the stream with roles and other globals.
+/// The name of the stream with roles and other globals.
 pub(crate) const GLOBALS: &str = "globals";
-/// Globals are small: roles, memberships, settings.
+/// No globals are larger: they are roles, memberships and settings.
 const MAX_GLOBALS_BYTES: usize = 256 << 20;
 
 /// The last line of a complete stream.
@@ -24,10 +24,10 @@ pub(crate) async fn read_globals(streams: &dyn StoredStreams) -> Result<String> 
     while let Some(piece) = stream.next().await? {
         text.extend_from_slice(&piece);
         if text.len() > MAX_GLOBALS_BYTES {
-            return Err(Error::integrity("the globals are larger than they can be"));
+            return Err(Error::integrity("the stream `globals` is larger than roles and settings can be"));
         }
     }
-    String::from_utf8(text).context(Class::Integrity, || "the globals are not UTF-8")
+    String::from_utf8(text).context(Class::Integrity, || "the stream `globals` is not UTF-8")
 }
 
 /// The statements to run on a server that already has the roles `existing`.
@@ -38,7 +38,7 @@ pub(crate) struct Script {
     pub(crate) tablespaces: bool,
 }
 
-/// Chooses the statements. `pg_dumpall` writes each on a line of its own, except that quoted text
+/// Chooses the statements to run. `pg_dumpall` writes each on a line of its own, but quoted text
 /// may hold line breaks.
 pub(crate) fn script(globals: &str, existing: &BTreeSet<String>) -> Script {
     let mut script = Script::default();
@@ -50,7 +50,7 @@ pub(crate) fn script(globals: &str, existing: &BTreeSet<String>) -> Script {
             .iter()
             .find_map(|verb| words.strip_prefix(verb))
             .is_some_and(|rest| existing.contains(&identifier(rest).0));
-        // A membership between roles that are both there would give one of them more than it has.
+        // If both roles exist, a membership would give one of them more rights than it has.
         let of_both = words.strip_prefix("GRANT ").is_some_and(|rest| {
             let (role, rest) = identifier(rest);
             let member = rest.strip_prefix(" TO ").map(|rest| identifier(rest).0);
@@ -64,7 +64,7 @@ pub(crate) fn script(globals: &str, existing: &BTreeSet<String>) -> Script {
     script
 }
 
-/// Splits at line ends outside quotes; comments and `\restrict` lines are left out.
+/// Splits a text at line ends outside quotes. Comments and `\restrict` lines are left out.
 pub(crate) fn statements(text: &str) -> Vec<&str> {
     let mut statements = Vec::new();
     let (mut start, mut quote) = (0, None);
@@ -95,7 +95,7 @@ pub(crate) fn is_of_tablespace(statement: &str) -> bool {
     verbs.iter().any(|verb| statement.starts_with(verb)) || (grant && statement.contains(" ON TABLESPACE "))
 }
 
-/// The SQL identifier at the front of `text`, and what follows it.
+/// The SQL identifier at the beginning of `text`, and what follows it.
 fn identifier(text: &str) -> (String, &str) {
     let Some(quoted) = text.strip_prefix('"') else {
         let end = text.find(|c: char| c.is_whitespace() || c == ';').unwrap_or(text.len());

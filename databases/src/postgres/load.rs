@@ -1,7 +1,7 @@
-//! Loads a snapshot into a server that is there: roles, then each database.
+//! Loads a snapshot into an existing server: roles, then each database.
 //!
-//! Nothing that exists is changed unless the caller said `overwrite`; a database that was created
-//! here and could not be loaded whole is dropped again.
+//! Nothing that exists is changed unless the caller asks to overwrite. A database that was created
+//! here and could not be loaded completely is dropped again.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::ffi::OsStr;
@@ -17,7 +17,7 @@ use super::Postgres;
 use super::archive::LongBlocks;
 use super::builds::{Builds, EntryId};
 use super::globals::{self, GLOBALS, read_globals};
-use super::parts::{Part, Stored, TableName, by_database};
+use super::parts::{DumpPart, Stored, TableName, by_database};
 use super::server::Server;
 use super::sql::{conninfo, literal, quoted, rows};
 use super::target::{self, PostgresTarget};
@@ -25,12 +25,12 @@ use crate::database::{Database, RestoreOutcome, ServerTarget, Wanted, WorkContex
 use crate::streams::{StoredStreams, StreamReader};
 use crate::tool::process::{feed, output_bytes};
 
-/// `pg_restore` stops at the first error, and never asks for a password.
+/// Makes `pg_restore` stop at the first error, and never ask for a password.
 const STRICT: [&str; 2] = ["--exit-on-error", "-w"];
 
-/// A step of loading that has come to its end.
+/// A step of loading that is done.
 enum Done<'a> {
-    Rows(&'a Part),
+    Rows(&'a DumpPart),
     Built(EntryId),
 }
 
@@ -75,7 +75,7 @@ async fn load(
         server.make_room(&target, wanted.overwrite).await?;
         if *database != target {
             outcome.warnings.push(format!(
-                "{target}: under another name a database keeps neither owner, grants and settings of its own nor its encoding and locale"
+                "{target}: under another name a database keeps neither its owner, grants and settings nor its encoding and locale"
             ));
         }
         server.restore_database(streams, database, parts, &target).await?;
@@ -84,7 +84,7 @@ async fn load(
     Ok(outcome)
 }
 
-/// Each database that is wanted, and the name it gets.
+/// Each database that is wanted, and the name that it gets.
 fn choose<'a, 'b>(there: &'b [Stored<'a>], wanted: &Wanted) -> Result<Vec<(&'b Stored<'a>, String)>> {
     if let Some(missing) = wanted.databases.iter().find(|name| !there.iter().any(|stored| stored.0 == **name)) {
         let names: Vec<&str> = there.iter().map(|stored| stored.0).collect();
@@ -97,7 +97,7 @@ fn choose<'a, 'b>(there: &'b [Stored<'a>], wanted: &Wanted) -> Result<Vec<(&'b S
     match (wanted.rename.as_deref(), chosen.as_slice()) {
         (Some(name), [only]) => Ok(vec![(*only, name.to_owned())]),
         (Some(_), several) => {
-            Err(Error::usage(format!("{} databases cannot get one name", several.len()))
+            Err(Error::usage(format!("{} databases cannot all be restored under one name", several.len()))
                 .hint("choose one with --database"))
         }
         (None, all) => Ok(all.iter().map(|stored| (*stored, stored.0.to_owned())).collect()),
@@ -105,10 +105,10 @@ fn choose<'a, 'b>(there: &'b [Stored<'a>], wanted: &Wanted) -> Result<Vec<(&'b S
 }
 
 impl Server<'_> {
-    /// Creates the roles that are not there. Returns whether tablespaces were left out.
+    /// Creates the roles that do not exist yet. Returns whether tablespaces were left out.
     ///
     /// # Errors
-    /// Any statement that fails.
+    /// A statement fails.
     pub(crate) async fn restore_globals(&self, text: &str) -> Result<bool> {
         let existing: BTreeSet<String> = rows(&self.query("SELECT rolname FROM pg_roles").await?).into_iter().collect();
         let script = globals::script(text, &existing);
@@ -121,20 +121,21 @@ impl Server<'_> {
         Ok(script.tablespaces)
     }
 
-    /// Creates the database `target`, which must not exist, and loads all `parts` into it; drops it
-    /// again on failure.
+    /// Creates the database `target`, which must not exist, and loads all `parts` into it. On
+    /// failure the database is dropped again.
     ///
     /// # Errors
-    /// A stream's, or `pg_restore`'s.
+    /// Those of a stream, or of `pg_restore`.
     pub(crate) async fn restore_database(
         &self,
         streams: &dyn StoredStreams,
         database: &str,
-        parts: &[(Part, &str)],
+        parts: &[(DumpPart, &str)],
         target: &str,
     ) -> Result<()> {
         if self.exists(target).await? {
-            return Err(Error::source_failed(format!("somebody has just created a database {target}")));
+            return Err(Error::source_failed(format!("somebody has just created a database {target}"))
+                .hint("run the restore again"));
         }
         let loaded = self.load_parts(streams, database, parts, target).await;
         if loaded.is_err() {
@@ -146,12 +147,13 @@ impl Server<'_> {
         loaded.map_err(|error| error.within(format!("cannot restore database {database}")))
     }
 
-    /// One archive as it is; or definitions first, then the rows, and what is built upon them.
+    /// Loads one archive as it is; or first the definitions, then the rows and what is built on
+    /// them.
     async fn load_parts(
         &self,
         streams: &dyn StoredStreams,
         database: &str,
-        parts: &[(Part, &str)],
+        parts: &[(DumpPart, &str)],
         target: &str,
     ) -> Result<()> {
         let Some(((first, name), rows)) = parts.split_first().filter(|((part, _), _)| part.creates()) else {
@@ -165,11 +167,11 @@ impl Server<'_> {
             self.query_in(self.outside(target), &create).await?;
             vec!["-d".to_owned(), conninfo(target)]
         };
-        if *first == Part::Whole {
+        if *first == DumpPart::Whole {
             return self.load_stream(streams, name, &into).await;
         }
-        if !rows.iter().any(|(part, _)| *part == Part::Data) {
-            return Err(Error::integrity(format!("the snapshot has not all rows of database {database}")));
+        if !rows.iter().any(|(part, _)| *part == DumpPart::Data) {
+            return Err(Error::integrity(format!("the snapshot lacks rows of database {database}")));
         }
         let definitions = self.definitions(streams, name).await?;
         let section = [into, vec!["--section=pre-data".to_owned()]].concat();
@@ -177,8 +179,8 @@ impl Server<'_> {
         self.load_rows(streams, rows, &definitions, target).await
     }
 
-    /// The definitions in a file: `pg_restore` reads them more than once, and works over several
-    /// connections only if it can seek. Without rows they are small.
+    /// Writes the definitions to a file: `pg_restore` reads them more than once, and works over
+    /// several connections only if it can seek. They are small, as they hold no rows.
     async fn definitions(&self, streams: &dyn StoredStreams, name: &str) -> Result<NamedTempFile> {
         let failed = || format!("cannot write {name} to {}", self.cx.scratch.display());
         let mut file = NamedTempFile::new_in(&self.cx.scratch).context(Class::Storage, failed)?;
@@ -189,19 +191,19 @@ impl Server<'_> {
         Ok(file)
     }
 
-    /// Rows over several connections; beside them, and after, what is built upon those that are
-    /// there. What the longest chain waits for comes first.
+    /// Loads rows over several connections, and builds indexes and constraints as soon as their
+    /// rows are there. What the longest chain waits for comes first.
     async fn load_rows(
         &self,
         streams: &dyn StoredStreams,
-        rows: &[(Part, &str)],
+        rows: &[(DumpPart, &str)],
         definitions: &NamedTempFile,
         target: &str,
     ) -> Result<()> {
         let into = ["-d".to_owned(), conninfo(target)];
         let length = |stream: &str| streams.length(stream).unwrap_or_default();
-        let table = |(part, stream): &(Part, &str)| match part {
-            Part::Table(name) => Some((name.clone(), length(stream))),
+        let table = |(part, stream): &(DumpPart, &str)| match part {
+            DumpPart::Table(name) => Some((name.clone(), length(stream))),
             _ => None,
         };
         let lengths: BTreeMap<TableName, u64> = rows.iter().filter_map(table).collect();
@@ -211,11 +213,11 @@ impl Server<'_> {
             Default::default()
         });
         let mut builds = Builds::new(&list, &upon_rows, &lengths);
-        let urgency = |(part, stream): &(Part, &str)| {
-            let upon = if let Part::Table(name) = part { builds.upon(name) } else { 0 };
+        let urgency = |(part, stream): &(DumpPart, &str)| {
+            let upon = if let DumpPart::Table(name) = part { builds.upon(name) } else { 0 };
             length(stream) + upon
         };
-        let mut rows: Vec<(u64, &(Part, &str))> = rows.iter().map(|rows| (urgency(rows), rows)).collect();
+        let mut rows: Vec<(u64, &(DumpPart, &str))> = rows.iter().map(|rows| (urgency(rows), rows)).collect();
         rows.sort_by_key(|(urgency, _)| *urgency);
         let mut running = FuturesUnordered::new();
         loop {
@@ -232,7 +234,7 @@ impl Server<'_> {
                 }
             }
             match running.next().await.transpose()? {
-                Some(Done::Rows(Part::Table(name))) => builds.loaded(name),
+                Some(Done::Rows(DumpPart::Table(name))) => builds.loaded(name),
                 Some(Done::Rows(_)) => {}
                 Some(Done::Built(entry)) => builds.built(entry),
                 None => break,
@@ -246,8 +248,8 @@ impl Server<'_> {
     async fn load_stream(&self, streams: &dyn StoredStreams, name: &str, arguments: &[String]) -> Result<()> {
         let mut archive = streams.open(name).await?;
         let restore = self.tool("pg_restore", STRICT.into_iter().chain(arguments.iter().map(String::as_str)));
-        let loaded = match Part::of_stream(name) {
-            Some((Part::Table(_), _)) => feed(restore, &mut LongBlocks::new(archive.as_mut()), |_| Ok(())).await,
+        let loaded = match DumpPart::of_stream(name) {
+            Some((DumpPart::Table(_), _)) => feed(restore, &mut LongBlocks::new(archive.as_mut()), |_| Ok(())).await,
             _ => feed(restore, archive.as_mut(), |_| Ok(())).await,
         };
         loaded.map_err(|error| error.within(format!("cannot load {name}")))
@@ -259,9 +261,9 @@ impl Server<'_> {
         feed(restore, &mut Once(None), |_| Ok(())).await
     }
 
-    /// Everything in the definitions, with what it needs; and what of it comes after rows. Names
-    /// are in whatever encoding the database has: what is not UTF-8 is not understood, and does no
-    /// harm.
+    /// Two lists: of everything in the definitions, with what each entry needs, and of what comes
+    /// after the rows. Names are in the encoding of the database. Names that are not UTF-8 are not
+    /// understood, which does no harm.
     async fn lists(&self, file: &NamedTempFile) -> Result<(String, String)> {
         let list = async |how: &str| {
             let arguments = [OsStr::new("--list"), OsStr::new(how), file.path().as_os_str()];
@@ -271,13 +273,13 @@ impl Server<'_> {
         Ok((list("--verbose").await?, list("--section=post-data").await?))
     }
 
-    /// Indexes, constraints and whatever else comes after rows, by their numbers in the archive;
-    /// `None`: all of it.
+    /// Builds indexes, constraints and whatever else comes after the rows. `entries` are their
+    /// numbers in the archive; `None` for all of it.
     async fn build(&self, definitions: &NamedTempFile, entries: Option<Vec<EntryId>>, into: &[String]) -> Result<()> {
         let failed = || format!("cannot write to {}", self.cx.scratch.display());
         let mut list = NamedTempFile::new_in(&self.cx.scratch).context(Class::Storage, failed)?;
-        // Not both: with a list, `pg_restore` would take comments for those of what stands before
-        // them there.
+        // A list or a section, but not both: with a list, `pg_restore` would take a comment for
+        // that of the entry before it.
         let chosen = match entries {
             Some(entries) if entries.is_empty() => return Ok(()),
             Some(entries) => {
@@ -296,18 +298,18 @@ impl Server<'_> {
         Ok(!rows(&self.query_in(self.outside(database), &sql).await?).is_empty())
     }
 
-    /// A database to stand in while `target` is created or dropped.
+    /// A database to be connected to while `target` is created or dropped.
     fn outside(&self, target: &str) -> &str {
         let usual = self.connection.maintenance_database();
         if usual == target { "template1" } else { usual }
     }
 
-    /// Refuses a target that holds something that somebody made.
+    /// Refuses a database that is not empty, unless it is to be overwritten.
     async fn refuse_occupied(&self, target: &str, overwrite: bool) -> Result<()> {
         if overwrite || !self.exists(target).await? {
             return Ok(());
         }
-        // What is there from the start has a number below 16384.
+        // What a new database has from the start has a number below 16384.
         let catalogs = ["pg_class", "pg_proc", "pg_type", "pg_namespace", "pg_extension", "pg_largeobject_metadata"];
         let counts = catalogs.map(|catalog| format!("(SELECT count(*) FROM {catalog} WHERE oid >= 16384)"));
         let made = self.query_in(target, &format!("SELECT {}", counts.join(" + "))).await?;
@@ -318,7 +320,7 @@ impl Server<'_> {
             .hint("restore under another name with --rename, or pass --overwrite to drop it first"))
     }
 
-    /// Drops a target that is there.
+    /// Drops the database `target` if it exists.
     async fn make_room(&self, target: &str, overwrite: bool) -> Result<()> {
         if !self.exists(target).await? {
             return Ok(());
@@ -330,12 +332,12 @@ impl Server<'_> {
         dropped.map(|_| ()).map_err(|error| {
             error
                 .within(format!("cannot make room for database {target}"))
-                .hint("somebody is connected to it, or it is not ours to drop")
+                .hint("close the connections to it, and connect as a role that may drop it")
         })
     }
 }
 
-/// A text that is read as a stream.
+/// A text that is read as a stream of one piece.
 struct Once(Option<bytes::Bytes>);
 
 #[async_trait]

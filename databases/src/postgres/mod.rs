@@ -1,9 +1,9 @@
-//! `postgres`: roles and globals as SQL, databases as custom-format archives without compression of
-//! their own.
+//! `postgres`: roles and other globals as SQL, databases as uncompressed archives in the custom
+//! format.
 //!
-//! Streams: `globals` (`pg_dumpall --globals-only`), then the [parts] of each database
-//! (`pg_dump -Fc -Z0`). Each database is consistent in itself; several databases of one server are
-//! captured one after the other, as PostgreSQL offers no snapshot across databases.
+//! The streams are `globals` (`pg_dumpall --globals-only`), then the parts of each database
+//! (`pg_dump -Fc -Z0`, see `parts.rs`). Each database is consistent in itself. Several databases of
+//! one server are captured one after the other, as PostgreSQL has no snapshot across databases.
 
 mod archive;
 mod builds;
@@ -35,16 +35,16 @@ pub use self::target::PostgresTarget;
 use crate::database::{ClientTool, Database, ServerTarget, Source, ThrowAway, ToolFound, WorkContext};
 use crate::proof::ProofLevel;
 
-const KIND: &str = "postgres";
+const POSTGRES_KIND: &str = "postgres";
 
-/// The engine.
+/// The engine of kind `postgres`.
 #[derive(Debug)]
 pub struct Postgres;
 
 #[async_trait]
 impl Database for Postgres {
     fn kind(&self) -> &'static str {
-        KIND
+        POSTGRES_KIND
     }
 
     fn keys(&self) -> &'static [&'static str] {
@@ -62,13 +62,13 @@ impl Database for Postgres {
     fn file_of(&self, stream: &str) -> String {
         match stream {
             globals::GLOBALS => "globals.sql".to_owned(),
-            archive if parts::Part::of_stream(archive).is_some() => format!("{archive}.dump"),
+            archive if parts::DumpPart::of_stream(archive).is_some() => format!("{archive}.dump"),
             other => other.to_owned(),
         }
     }
 
     fn database_of<'s>(&self, stream: &'s str) -> Option<&'s str> {
-        parts::Part::of_stream(stream).map(|(_, database)| database)
+        parts::DumpPart::of_stream(stream).map(|(_, database)| database)
     }
 
     fn address_form(&self) -> Option<&'static str> {
@@ -107,6 +107,6 @@ impl Database for Postgres {
     }
 
     fn inherited_variables(&self) -> &'static [&'static str] {
-        &connect::INHERITED
+        &connect::INHERITED_VARIABLES
     }
 }

@@ -1,36 +1,36 @@
 //! The streams that a database is captured in, and their names.
 //!
 //! A database is one archive (`database/<name>`), unless it has large tables and may be read over
-//! several connections. Then it is taken apart, all under one exported snapshot: its definitions
-//! (`schema/<name>`), the rows of each large table (`table/<name>/<schema>/<table>`), and all other
-//! rows and the large objects (`data/<name>`). Each is a custom-format archive that stock
-//! `pg_restore` loads: the section `pre-data` of the definitions, then all rows in any order, then
-//! the section `post-data` of the definitions (indexes, constraints, triggers) give what the one
-//! archive gives.
+//! several connections. Then it is captured in parts, all under one exported snapshot: its
+//! definitions (`schema/<name>`), the rows of each large table (`table/<name>/<schema>/<table>`),
+//! and all other rows with the large objects (`data/<name>`).
+//!
+//! Each part is a custom-format archive that stock `pg_restore` loads. To load all of them, load
+//! the section `pre-data` of the definitions, then all rows in any order, then the section
+//! `post-data` of the definitions (indexes, constraints, triggers).
 
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, percent_decode_str, utf8_percent_encode};
 
 use super::sql::quoted;
+use crate::streams::MAX_STREAM_NAME_BYTES;
 
-/// What stands for itself in the names of schemas and tables.
+/// What is percent-encoded in the names of schemas and tables.
 const ENCODED: &AsciiSet = &NON_ALPHANUMERIC.remove(b'-').remove(b'_');
-/// No stream's name is longer, in bytes.
-const LONGEST: usize = 200;
 
-/// A part of a database. In this order they are read.
+/// A part of a database. Sorted, the part that creates the database comes first.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
-pub(crate) enum Part {
-    /// All of it.
+pub(crate) enum DumpPart {
+    /// The whole database.
     Whole,
-    /// Definitions.
+    /// The definitions.
     Schema,
-    /// Rows of the tables that have no part of their own, and large objects.
+    /// The rows of all tables that have no part of their own, and the large objects.
     Data,
-    /// Rows of one table.
+    /// The rows of one table.
     Table(TableName),
 }
 
-/// Which table.
+/// The name of a table or sequence.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) struct TableName {
     pub(crate) schema: String,
@@ -41,13 +41,13 @@ pub(crate) struct TableName {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Table {
     pub(crate) name: TableName,
-    /// Sequences that belong to its columns. Their values are in [`Part::Data`], as those of all
-    /// sequences: a sequence does not heed snapshots, so two dumps may find two values.
+    /// Sequences that belong to its columns. Their values are in [`DumpPart::Data`], as those of
+    /// all sequences: a sequence does not heed snapshots, so two dumps may find two values.
     pub(crate) sequences: Vec<TableName>,
 }
 
 impl TableName {
-    /// As SQL, and as a pattern of `pg_dump`, in which nothing in double quotes has a meaning.
+    /// The name as SQL. It is also a pattern of `pg_dump`, which takes quoted text literally.
     pub(crate) fn quoted(&self) -> String {
         format!("{}.{}", quoted(&self.schema), quoted(&self.name))
     }
@@ -60,8 +60,8 @@ impl Table {
     }
 }
 
-impl Part {
-    /// The name of its stream; `None` for a table whose name is too long for one.
+impl DumpPart {
+    /// The name of its stream; `None` for a table whose name is too long for a stream.
     pub(crate) fn stream(&self, database: &str) -> Option<String> {
         let name = match self {
             Self::Whole => format!("database/{database}"),
@@ -72,7 +72,7 @@ impl Part {
                 format!("table/{database}/{schema}/{name}")
             }
         };
-        (name.len() <= LONGEST).then_some(name)
+        (name.len() <= MAX_STREAM_NAME_BYTES).then_some(name)
     }
 
     /// Part and database of a stream; `None` for a stream of another kind.
@@ -93,8 +93,8 @@ impl Part {
         })
     }
 
-    /// What `pg_dump` must be told for this part of a database in which `tables` have parts of
-    /// their own.
+    /// The arguments of `pg_dump` for this part of a database in which `tables` have parts of their
+    /// own.
     pub(crate) fn dump_arguments(&self, tables: &[Table]) -> Vec<String> {
         let section = |name: &str| vec![format!("--section={name}")];
         let without = |name: &TableName| format!("--exclude-table-data={}", name.quoted());
@@ -116,20 +116,20 @@ impl Part {
         }
     }
 
-    /// Whether loading it may create the database.
+    /// Whether loading this part may create the database.
     pub(crate) fn creates(&self) -> bool {
         matches!(self, Self::Whole | Self::Schema)
     }
 }
 
 /// A database of a snapshot: its name, its parts in order, and their streams.
-pub(crate) type Stored<'a> = (&'a str, Vec<(Part, &'a str)>);
+pub(crate) type Stored<'a> = (&'a str, Vec<(DumpPart, &'a str)>);
 
 /// The databases among `streams`, in the order of capture.
 pub(crate) fn by_database(streams: &[String]) -> Vec<Stored<'_>> {
     let mut databases: Vec<Stored<'_>> = Vec::new();
     for stream in streams {
-        let Some((part, database)) = Part::of_stream(stream) else { continue };
+        let Some((part, database)) = DumpPart::of_stream(stream) else { continue };
         // The parts of a database were captured together.
         match databases.iter_mut().rev().find(|(name, _)| *name == database) {
             Some((_, parts)) => parts.push((part, stream)),
@@ -152,19 +152,19 @@ mod tests {
     fn streams_are_named_so_that_part_and_database_can_be_read_again() {
         for database in ["shop", "a/b", "table/x", "ü \" %2F"] {
             let tables = [("public", "orders"), ("a/b", "c.d"), ("..", "."), ("%2F", "grün\n")];
-            let tables = tables.map(|(schema, name)| Part::Table(table(schema, name)));
-            for part in [Part::Whole, Part::Schema, Part::Data].into_iter().chain(tables) {
+            let tables = tables.map(|(schema, name)| DumpPart::Table(table(schema, name)));
+            for part in [DumpPart::Whole, DumpPart::Schema, DumpPart::Data].into_iter().chain(tables) {
                 let stream = part.stream(database).unwrap_or_default();
-                assert_eq!(Part::of_stream(&stream), Some((part, database)), "{stream}");
+                assert_eq!(DumpPart::of_stream(&stream), Some((part, database)), "{stream}");
             }
         }
         assert_eq!(
-            Part::Table(table("public", "order_items")).stream("shop").as_deref(),
+            DumpPart::Table(table("public", "order_items")).stream("shop").as_deref(),
             Some("table/shop/public/order_items")
         );
-        assert_eq!(Part::Table(table(&"ü".repeat(31), &"ü".repeat(31))).stream("shop"), None);
+        assert_eq!(DumpPart::Table(table(&"ü".repeat(31), &"ü".repeat(31))).stream("shop"), None);
         for other in ["globals", "stdout", "table/shop", "table/shop/public", "files/x"] {
-            assert_eq!(Part::of_stream(other), None, "{other}");
+            assert_eq!(DumpPart::of_stream(other), None, "{other}");
         }
     }
 
@@ -174,7 +174,7 @@ mod tests {
         let databases = by_database(&streams);
         let order: Vec<&str> = databases[0].1.iter().map(|(_, stream)| *stream).collect();
         assert_eq!(order, ["schema/a", "data/a", "table/a/s/t"]);
-        assert_eq!(databases[1], ("b", vec![(Part::Whole, "database/b")]));
+        assert_eq!(databases[1], ("b", vec![(DumpPart::Whole, "database/b")]));
         assert_eq!(databases.len(), 2);
     }
 
@@ -183,7 +183,7 @@ mod tests {
         let orders = Table { name: table("public", "orders"), sequences: vec![table("public", "orders_id_seq")] };
         let tables = [orders.clone(), Table { name: table("public", "a\"b"), sequences: Vec::new() }];
         assert_eq!(
-            Part::Data.dump_arguments(&tables),
+            DumpPart::Data.dump_arguments(&tables),
             [
                 "--section=data",
                 "--exclude-table-data=\"public\".\"orders\"",
@@ -191,7 +191,7 @@ mod tests {
             ]
         );
         assert_eq!(
-            Part::Table(orders.name).dump_arguments(&tables),
+            DumpPart::Table(orders.name).dump_arguments(&tables),
             ["--section=data", "--table=\"public\".\"orders\"", "--exclude-table-data=\"public\".\"orders_id_seq\""]
         );
     }

@@ -1,4 +1,5 @@
-//! A server that is there: what it is, the client tools that fit it, and how they reach it.
+//! A running server: what it says about itself, the client tools that fit it, and how they reach
+//! it.
 
 use std::ffi::OsStr;
 use std::path::PathBuf;
@@ -13,12 +14,12 @@ use super::sql::{conninfo, query};
 use crate::database::WorkContext;
 use crate::tool::process::Invocation;
 
-/// Facts that every capture asks for: one row, values separated by a unit separator.
+/// The facts that every capture asks for: one row, with values separated by a unit separator.
 const FACTS: &str = "SELECT current_setting('server_version'), (SELECT rolname FROM pg_roles WHERE oid = 10), \
     pg_encoding_to_char(encoding), datcollate, datctype, (SELECT count(*) FROM pg_tablespace WHERE oid > 16383), \
     has_table_privilege('pg_authid', 'SELECT') FROM pg_database WHERE datname = 'template0'";
 
-/// What a server says of itself.
+/// What a server says about itself.
 #[derive(Debug, Clone)]
 pub(crate) struct ServerFacts {
     pub(crate) version: String,
@@ -35,22 +36,23 @@ impl ServerFacts {
     /// Asks the server.
     ///
     /// # Errors
-    /// It cannot be reached or does not let us in.
+    /// The server cannot be reached, or does not let us in.
     pub(crate) async fn ask(clients: &Clients, connection: &Connection, cx: &WorkContext) -> Result<Self> {
         let database = connection.maintenance_database();
         let answer = query(clients, connection, database, FACTS, cx).await.map_err(|error| {
-            error.within("cannot ask the PostgreSQL server").hint(
-                "check address, role and password; the role needs to read all data: a superuser, or a member of pg_read_all_data",
+            error.within("cannot query the PostgreSQL server").hint(
+                "check address, role and password; use a role that may read all data: a superuser, or a member of pg_read_all_data",
             )
         })?;
         let fields: Vec<&str> = answer.split('\u{1f}').collect();
         let [version, superuser, encoding, collate, ctype, tablespaces, reads_passwords] = fields[..] else {
-            return Err(Error::source_failed("the PostgreSQL server gave an answer that is not understood"));
+            return Err(Error::source_failed("the PostgreSQL server gave an unexpected answer to the first query"));
         };
         let version = version.split_whitespace().next().unwrap_or_default().to_owned();
         Ok(Self {
-            major: major_of(&version)
-                .ok_or_else(|| Error::source_failed(format!("unknown server version `{version}`")))?,
+            major: major_of(&version).ok_or_else(|| {
+                Error::source_failed(format!("the PostgreSQL server has an unknown version `{version}`"))
+            })?,
             version,
             superuser: superuser.to_owned(),
             encoding: encoding.to_owned(),
@@ -62,7 +64,7 @@ impl ServerFacts {
     }
 }
 
-/// A server: how to connect, and client tools that fit it.
+/// A server: how to connect to it, and the client tools that fit it.
 pub(crate) struct Server<'a> {
     pub(crate) clients: Clients,
     pub(crate) connection: Connection,
@@ -70,10 +72,10 @@ pub(crate) struct Server<'a> {
 }
 
 impl<'a> Server<'a> {
-    /// Asks it what it is, and chooses the tools.
+    /// Asks the server for its facts, and chooses the tools.
     ///
     /// # Errors
-    /// It does not answer, or no tools fit.
+    /// The server does not answer, or no tools fit.
     pub(crate) async fn reach(
         at: &PostgresConnection,
         password: Option<&Secret>,
@@ -87,12 +89,12 @@ impl<'a> Server<'a> {
         Ok((Self { clients, connection, cx }, facts))
     }
 
-    /// One statement's answer, from the maintenance database.
+    /// The answer to one statement, in the maintenance database.
     pub(crate) async fn query(&self, sql: &str) -> Result<String> {
         self.query_in(self.connection.maintenance_database(), sql).await
     }
 
-    /// One statement's answer.
+    /// The answer to one statement, in `database`.
     pub(crate) async fn query_in(&self, database: &str, sql: &str) -> Result<String> {
         query(&self.clients, &self.connection, database, sql, self.cx).await
     }

@@ -9,41 +9,42 @@ use toml::Spanned;
 
 /// A table of at least this many bytes has a stream of its own unless the file says otherwise.
 const DEFAULT_LARGE_TABLE_BYTES: u64 = 64 << 20;
-const DEFAULT_PORT: u16 = 5432;
+pub(super) const DEFAULT_PORT: u16 = 5432;
 
-/// A PostgreSQL server.
+/// The validated settings of a PostgreSQL server.
 #[derive(Debug, Clone)]
 pub struct PostgresConfig {
     /// How to connect.
     pub connection: PostgresConnection,
-    /// The password, where one is needed and `~/.pgpass` is not wanted.
+    /// The password, if one is needed and it is not in `~/.pgpass`.
     pub password: Option<SecretRef>,
-    /// Which databases; empty: all that accept connections, templates aside.
+    /// The databases to capture. If there are none: all that accept connections, except templates.
     pub databases: Vec<String>,
-    /// Directories with client tools to consider before the system's.
+    /// Directories where client tools are looked for first, before the system's.
     pub client_directories: Vec<PathBuf>,
-    /// Connections over which a capture dumps at once; `None`: as many as `limits.cpu`, 4 at most.
-    /// One more holds the snapshot.
+    /// The connections over which a capture dumps at once; `None` for as many as `limits.cpu`, but
+    /// at most 4. One more holds the snapshot.
     pub jobs: Option<usize>,
-    /// A table of at least this many bytes is captured in a stream of its own, if there may be
-    /// several connections.
+    /// A table of at least this many bytes is captured in a stream of its own, if several
+    /// connections are allowed.
     pub large_table: u64,
 }
 
 /// How to connect to PostgreSQL. None of these holds a password.
 #[derive(Debug, Clone)]
+#[non_exhaustive]
 pub enum PostgresConnection {
     /// `postgresql://user@host:port/database?sslmode=…`.
     Url(url::Url),
     /// A name in `pg_service.conf`.
     Service(String),
-    /// A unix socket directory, with port and user.
+    /// A unix socket.
     Socket {
-        /// Directory of the socket.
+        /// The directory of the socket.
         directory: PathBuf,
-        /// Port number, part of the socket's name.
+        /// The port number, which is part of the socket's name.
         port: u16,
-        /// Role to connect as.
+        /// The role to connect as.
         user: Option<String>,
     },
 }
@@ -82,8 +83,8 @@ pub(super) fn parse(section: Section<'_>, reader: &mut SettingsReader<'_>) -> Op
             user: raw.user.as_ref().map(|user| user.get_ref().clone()),
         },
         _ => {
-            let problem = "a PostgreSQL server is reached in exactly one way";
-            reader.findings.add(place, problem, "give one of url, service or socket");
+            let problem = "a PostgreSQL server needs exactly one of url, service and socket";
+            reader.findings.add(place, problem, "keep the one that you want to use");
             return None;
         }
     };

@@ -9,13 +9,14 @@ use super::connect::Connection;
 use crate::database::WorkContext;
 use crate::tool::process::{Invocation, output};
 
-/// Databases that can be dumped; one that was left half-dropped (limit -2) cannot.
+/// Lists the databases that can be dumped. One that was left half-dropped (limit -2) cannot.
 pub(crate) const DATABASES: &str =
     "SELECT datname FROM pg_database WHERE datallowconn AND NOT datistemplate AND datconnlimit <> -2 ORDER BY datname";
+
 /// Runs one statement; fields are separated by U+001F, rows by NUL.
 ///
 /// # Errors
-/// As `psql`'s.
+/// Those of `psql`.
 pub(crate) async fn query(
     clients: &Clients,
     connection: &Connection,
@@ -51,17 +52,18 @@ pub(crate) fn rows(answer: &str) -> Vec<String> {
     answer.split('\0').filter(|row| !row.is_empty()).map(str::to_owned).collect()
 }
 
-/// A database's name as a connection string: tools would take a bare name with `=` in it for one.
+/// The name of a database as a connection string. A bare name with `=` in it would be taken for
+/// one.
 pub(crate) fn conninfo(database: &str) -> String {
     format!("dbname='{}'", database.replace('\\', "\\\\").replace('\'', "\\'"))
 }
 
-/// An SQL identifier.
+/// A name as a quoted SQL identifier.
 pub(crate) fn quoted(name: &str) -> String {
     format!("\"{}\"", name.replace('"', "\"\""))
 }
 
-/// An SQL string.
+/// A text as a quoted SQL string.
 pub(crate) fn literal(text: &str) -> String {
     format!("'{}'", text.replace('\'', "''"))
 }

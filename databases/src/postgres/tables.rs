@@ -1,16 +1,16 @@
-//! Which tables are captured in streams of their own.
+//! Chooses the tables that are captured in streams of their own.
 
-/// At most so many of one database: the largest.
 use lifeboat_base::{Class, Context, Error, Result};
 
-use super::parts::{Part, Table, TableName};
+use super::parts::{DumpPart, Table, TableName};
 use super::server::Server;
 use super::sql::literal;
 
-const MOST: usize = 64;
+/// No more tables of one database have streams of their own: the largest are chosen.
+const MAX_TABLES: usize = 64;
 
-/// Ordinary tables of users. What belongs to an extension is dumped as the extension wants it, with
-/// all else.
+/// Lists the ordinary tables of users. Tables that belong to an extension are not listed, but
+/// dumped with everything else, as the extension wants.
 const TABLES: &str = "SELECT n.nspname, c.relname, \
     (SELECT coalesce(json_agg(json_build_array(m.nspname, s.relname)), '[]') \
     FROM pg_depend d JOIN pg_class s ON s.oid = d.objid JOIN pg_namespace m ON m.oid = s.relnamespace \
@@ -20,23 +20,23 @@ const TABLES: &str = "SELECT n.nspname, c.relname, \
     WHERE c.relkind = 'r' AND c.relpersistence <> 't' AND n.nspname <> 'information_schema' AND n.nspname !~ '^pg_' \
     AND NOT EXISTS (SELECT FROM pg_depend e WHERE e.classid = 'pg_class'::regclass AND e.objid = c.oid AND e.deptype = 'e')";
 
-/// The tables of at least `size` bytes on disk, out-of-line values included and indexes not, the
-/// largest first.
+/// The tables of at least `size` bytes on disk, the largest first. The size includes out-of-line
+/// values, but not indexes.
 pub(crate) async fn large(server: &Server<'_>, database: &str, size: u64) -> Result<Vec<Table>> {
     let sql = format!(
-        "{TABLES} AND pg_table_size(c.oid) >= {size} ORDER BY pg_table_size(c.oid) DESC, n.nspname, c.relname LIMIT {MOST}"
+        "{TABLES} AND pg_table_size(c.oid) >= {size} ORDER BY pg_table_size(c.oid) DESC, n.nspname, c.relname LIMIT {MAX_TABLES}"
     );
     let found = parse(&server.query_in(database, &sql).await?)?;
-    // `pg_dump` reads names in the encoding of the database. A table that cannot be named so, or
-    // whose stream cannot be named, stays with the others.
+    // `pg_dump` reads names in the encoding of the database. A table that cannot be named this way,
+    // or whose stream cannot be named, stays with the others.
     let tables = found.into_iter().filter(|(table, encoding)| {
-        let named = Part::Table(table.name.clone()).stream(database).is_some();
+        let named = DumpPart::Table(table.name.clone()).stream(database).is_some();
         named && (encoding == "UTF8" || table.is_ascii())
     });
     Ok(tables.map(|(table, _)| table).collect())
 }
 
-/// Those of `names` that are there.
+/// The tables of `names` that exist.
 pub(crate) async fn named(server: &Server<'_>, database: &str, names: &[&TableName]) -> Result<Vec<Table>> {
     if names.is_empty() {
         return Ok(Vec::new());
@@ -48,7 +48,7 @@ pub(crate) async fn named(server: &Server<'_>, database: &str, names: &[&TableNa
     Ok(found.into_iter().map(|(table, _)| table).collect())
 }
 
-/// Tables, and the encoding of their database.
+/// Parses the answer: tables, each with the encoding of its database.
 fn parse(answer: &str) -> Result<Vec<(Table, String)>> {
     answer.split('\0').filter(|row| !row.is_empty()).map(table).collect()
 }
@@ -56,10 +56,10 @@ fn parse(answer: &str) -> Result<Vec<(Table, String)>> {
 fn table(row: &str) -> Result<(Table, String)> {
     let fields: Vec<&str> = row.split('\u{1f}').collect();
     let [schema, name, sequences, encoding] = fields[..] else {
-        return Err(Error::source_failed("the PostgreSQL server's list of tables is not understood"));
+        return Err(Error::source_failed("the PostgreSQL server gave an unexpected answer to the query for tables"));
     };
     let sequences: Vec<(String, String)> = serde_json::from_str(sequences)
-        .context(Class::Source, || "the list of a table's sequences is not understood")?;
+        .context(Class::Source, || "the PostgreSQL server gave an unexpected list of a table's sequences")?;
     let name = TableName { schema: schema.to_owned(), name: name.to_owned() };
     let sequences = sequences.into_iter().map(|(schema, name)| TableName { schema, name }).collect();
     Ok((Table { name, sequences }, encoding.to_owned()))

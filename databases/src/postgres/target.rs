@@ -1,8 +1,8 @@
 //! A server to restore into, and its address: `postgresql://…`, `service:NAME`, or
 //! `socket:DIR[?port=5432&user=NAME]`.
 //!
-//! A command line is visible to every user of the machine, so a password in it is refused, and
-//! never repeated in the refusal.
+//! Every user of the machine can see a command line, so a password in it is refused. The refusal
+//! never repeats it.
 
 use std::path::PathBuf;
 
@@ -10,22 +10,20 @@ use lifeboat_base::secret::Secret;
 use lifeboat_base::{Error, Result};
 use url::Url;
 
-use super::settings::PostgresConnection;
+use super::settings::{DEFAULT_PORT, PostgresConnection};
 
 /// How an address is written.
 pub(super) const ADDRESS_FORM: &str =
     "postgresql://user@host/database, service:NAME, or socket:DIR[?port=5432&user=NAME]";
 
-const DEFAULT_PORT: u16 = 5432;
-
-/// Parses the argument. Not a clap parser: clap's refusals repeat the value.
+/// Parses an address. This is not a clap parser, as clap's refusals repeat the value.
 ///
 /// # Errors
-/// What is wrong with it, without a secret.
+/// What is wrong with the address, without a secret.
 pub(super) fn parse(text: &str) -> Result<PostgresConnection> {
     if let Some(service) = text.strip_prefix("service:") {
         return match service {
-            "" => Err(refused("`service:` needs a name of pg_service.conf")),
+            "" => Err(refused("`service:` needs the name of a service in pg_service.conf")),
             name => Ok(PostgresConnection::Service(name.to_owned())),
         };
     }
@@ -41,7 +39,7 @@ pub(super) fn parse(text: &str) -> Result<PostgresConnection> {
         return Err(Error::usage(
             "the address holds a password, and every user of this machine can see a command line",
         )
-        .hint("leave it out, change it, and use --password-file or ~/.pgpass"));
+        .hint("change the password, then pass it with --password-file or ~/.pgpass"));
     }
     Ok(PostgresConnection::Url(url))
 }
@@ -49,16 +47,16 @@ pub(super) fn parse(text: &str) -> Result<PostgresConnection> {
 /// A PostgreSQL server to restore into.
 #[derive(Debug)]
 pub struct PostgresTarget {
-    /// How to connect, to a maintenance database where one is named.
+    /// How to connect. If it names a database, that is the maintenance database.
     pub connection: PostgresConnection,
-    /// Password, read by the caller.
+    /// The password, which the caller has read.
     pub password: Option<Secret>,
-    /// Client directories to consider before the system's.
+    /// Directories where client tools are looked for first, before the system's.
     pub client_directories: Vec<PathBuf>,
 }
 
 fn refused(why: &str) -> Error {
-    Error::usage(format!("this is no address of a PostgreSQL server: {why}"))
+    Error::usage(format!("this is not the address of a PostgreSQL server: {why}"))
         .hint("write postgresql://user@host/database, service:NAME, or socket:/run/postgresql?port=5433&user=postgres")
 }
 
@@ -78,7 +76,7 @@ fn parse_socket(text: &str) -> Result<PostgresConnection> {
     Ok(PostgresConnection::Socket { directory: PathBuf::from(directory), port, user })
 }
 
-/// For people: where it is.
+/// Where the server is, for people.
 pub(super) fn describe(connection: &PostgresConnection) -> String {
     match connection {
         PostgresConnection::Url(url) => {

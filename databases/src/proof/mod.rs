@@ -1,25 +1,25 @@
-//! What a drill shows: how far it went, what was checked, and what was compared.
+//! What a drill shows: how far it went, what it checked, and what it compared.
 
 pub(crate) mod multiset;
 
 use serde::{Deserialize, Serialize};
 
-/// How far a drill went; each level includes those before.
+/// How far a drill went. Each level includes those before it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum ProofLevel {
-    /// Every object present, signatures and hashes right, decrypts.
+    /// Every object is present and decrypts, and signatures and hashes are right.
     Fetched = 1,
     /// A fresh throw-away server loaded it without an error.
     Loaded = 2,
-    /// Engine checks and the operator's queries pass.
+    /// The engine's checks and the operator's queries passed.
     Checked = 3,
-    /// Dumped again it equals the snapshot.
+    /// The restored database, dumped again, equals the snapshot.
     Proved = 4,
 }
 
 impl ProofLevel {
-    /// The word used in configuration and reports.
+    /// The name of the level in configuration and reports.
     #[must_use]
     pub fn as_str(self) -> &'static str {
         match self {
@@ -31,40 +31,42 @@ impl ProofLevel {
     }
 }
 
-/// A query of the operator's, run in the restored database.
+/// A query that the operator wants run in the restored database.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct DrillQuery {
-    /// Which database; None: the only one, or SQLite.
+    /// The database to ask; `None` for the only one.
     pub database: Option<String>,
-    /// One statement.
+    /// The query: one SQL statement.
     pub sql: String,
-    /// What it must return: the first column of the first row as text. None: it must only succeed.
+    /// What the first column of the first row must be, as text. `None` if the query need only
+    /// succeed.
     pub expect: Option<String>,
 }
 
 /// One check and what it found.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct CheckResult {
-    /// Such as `pg_amcheck` or the operator's SQL.
+    /// The name of the check, such as `pg_amcheck`, or the operator's SQL.
     pub check: String,
     /// Whether it passed.
     pub passed: bool,
-    /// What it said, one line.
+    /// What the check said, in one line.
     pub detail: String,
 }
 
 /// What was compared to call a restored database equal.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ProofResult {
-    /// Schema definitions compared as text.
+    /// How many schema definitions were compared, as text.
     pub definitions: u64,
-    /// Tables compared as multisets of rows.
+    /// How many tables were compared, as multisets of rows.
     pub tables: u64,
-    /// Rows in them.
+    /// How many rows these tables have.
     pub rows: u64,
-    /// Large objects compared.
+    /// How many large objects were compared.
     pub large_objects: u64,
-    /// What differs, in plain words; empty: equal. At most 50, then a count.
+    /// What differs, in plain words: at most 50 differences, then how many more there are. Empty if
+    /// all is equal.
     pub differences: Vec<String>,
 }
 

@@ -1,20 +1,21 @@
-//! Multisets of items, compared without keeping them: a count, and the sum of keyed 128-bit hashes.
+//! Multisets of items that are compared without keeping the items: as a count and the sum of keyed
+//! 128-bit hashes.
 //!
-//! Order does not matter, repetition does. The key is drawn for each proof, so nobody can prepare
-//! two different multisets that look alike (incremental hashing over addition: Bellare and
+//! Order does not matter, but repetition does. Each proof draws a key of its own, so nobody can
+//! prepare two different multisets that look alike (incremental hashing over addition: Bellare and
 //! Micciancio, 1997).
 
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::ProofResult;
 
-/// As many differences are told one by one.
-const TOLD: usize = 50;
+/// No more differences are listed one by one.
+const MAX_DIFFERENCES: usize = 50;
 
 /// The hash key of one proof.
 pub(crate) type ProofKey = [u8; 32];
 
-/// A multiset, as far as equality goes.
+/// What is kept of a multiset: enough to tell whether two are equal.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub(crate) struct Multiset {
     pub(crate) count: u64,
@@ -34,7 +35,7 @@ impl Multiset {
 /// Multisets by title.
 pub(crate) type Titled = BTreeMap<String, Multiset>;
 
-/// Tells in words how `restored` differs from `stored`.
+/// Lists in words how `restored` differs from `stored`.
 pub(crate) fn tell(kind: &str, item: &str, stored: &Titled, restored: &Titled, differences: &mut Vec<String>) {
     let titles: BTreeSet<&String> = stored.keys().chain(restored.keys()).collect();
     for title in titles {
@@ -50,12 +51,12 @@ pub(crate) fn tell(kind: &str, item: &str, stored: &Titled, restored: &Titled, d
     }
 }
 
-/// Shortens a long list of differences to the first and a count.
+/// Shortens a long list of differences to the first ones and how many more there are.
 pub(crate) fn shorten(proof: &mut ProofResult) {
     let all = proof.differences.len();
-    if all > TOLD {
-        proof.differences.truncate(TOLD);
-        proof.differences.push(format!("… and {} more", all - TOLD));
+    if all > MAX_DIFFERENCES {
+        proof.differences.truncate(MAX_DIFFERENCES);
+        proof.differences.push(format!("… and {} more", all - MAX_DIFFERENCES));
     }
 }
 

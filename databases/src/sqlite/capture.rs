@@ -1,5 +1,5 @@
-//! `sqlite`: a consistent copy by the Online Backup API, also while writers are active, then
-//! streamed.
+//! Captures a database file: SQLite's Online Backup API makes a consistent copy of it, also while
+//! writers are active, and the copy is streamed.
 
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -12,15 +12,14 @@ use rusqlite::{Connection, OpenFlags};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
-use super::{KIND, STREAM, Sqlite};
-use crate::database::Database;
-use crate::database::{Source, WorkContext};
+use super::{DATABASE_STREAM, SQLITE_KIND, Sqlite};
+use crate::database::{Database, Source, WorkContext};
 use crate::file::stream_file;
 use crate::streams::StreamSink;
 
-/// Copied between two looks at whether to stop.
-const PAGES: i32 = 2000;
-const HEADER: &[u8; 16] = b"SQLite format 3\0";
+/// How many pages are copied before the next look at whether to stop.
+const PAGES_A_STEP: i32 = 2000;
+const SQLITE_MAGIC: &[u8; 16] = b"SQLite format 3\0";
 
 /// Captures one database file.
 #[derive(Debug, Clone)]
@@ -37,7 +36,7 @@ impl Source for SqliteSource {
 
     async fn capture(&self, sink: &dyn StreamSink, cx: &WorkContext) -> Result<SourceFacts> {
         let (source, copy, stall) = (self.path.clone(), cx.scratch.join("sqlite-copy"), cx.stall);
-        // Fires also when this future is dropped, so that no thread goes on writing.
+        // It also fires when this future is dropped, so that no thread goes on writing.
         let stop = cx.cancel.child_token();
         let _stops_when_dropped = stop.clone().drop_guard();
         let target = copy.clone();
@@ -45,25 +44,26 @@ impl Source for SqliteSource {
             .await
             .context(Class::Failed, || "a worker thread failed")??;
 
-        let stream = stream_file(&copy, sink.open(STREAM)?, HEADER, cx)
+        let stream = stream_file(&copy, sink.open(DATABASE_STREAM)?, SQLITE_MAGIC, cx)
             .await
             .map_err(|error| error.within(format!("cannot read the copy of {}", self.path.display())))?;
         stream.finish(0).await?;
         let _ = tokio::fs::remove_file(&copy).await;
         Ok(SourceFacts {
-            engine: KIND.to_owned(),
+            engine: SQLITE_KIND.to_owned(),
             server_version: Some(rusqlite::version().to_owned()),
             ..SourceFacts::default()
         })
     }
 }
 
-/// Copies page by page under one read transaction, so a writer can delay it but never be mixed in.
+/// Copies page by page within one read transaction, so a writer can delay the copy, but the copy
+/// never holds half of a change.
 fn copy_database(source: &Path, target: &Path, stall: Duration, stop: &CancellationToken) -> Result<()> {
     let shown = source.display();
     if !source.is_file() {
         return Err(Error::source_failed(format!("there is no SQLite database at {shown}"))
-            .hint("check the path, and that the user Lifeboat runs as may read it and its directory"));
+            .hint("check the path, and that Lifeboat's user may read it and its directory"));
     }
     let failed = |error: rusqlite::Error| {
         let full = error.sqlite_error_code() == Some(rusqlite::ErrorCode::DiskFull);
@@ -78,12 +78,12 @@ fn copy_database(source: &Path, target: &Path, stall: Duration, stop: &Cancellat
     let backup = Backup::new(&from, &mut to).map_err(failed)?;
     let mut progressed = Instant::now();
     loop {
-        match backup.step(PAGES).map_err(failed)? {
+        match backup.step(PAGES_A_STEP).map_err(failed)? {
             StepResult::Done => return Ok(()),
             StepResult::More => progressed = Instant::now(),
             _ if progressed.elapsed() > stall => {
                 return Err(Error::source_failed(format!("{shown} has been locked for {stall:?}"))
-                    .hint("a writer holds an exclusive transaction; end it, or allow a longer [limits] stall"));
+                    .hint("end the exclusive transaction of the writer, or raise stall in [limits]"));
             }
             _ => std::thread::sleep(Duration::from_millis(50)),
         }

@@ -16,11 +16,11 @@ use self::throw_away::SqliteThrowAway;
 use crate::database::{Database, Source, ThrowAway, WorkContext};
 use crate::proof::ProofLevel;
 
-const KIND: &str = "sqlite";
-/// Name of the one stream.
-const STREAM: &str = "database";
+const SQLITE_KIND: &str = "sqlite";
+/// The name of the only stream.
+const DATABASE_STREAM: &str = "database";
 
-/// The engine.
+/// The engine of kind `sqlite`.
 #[derive(Debug)]
 pub struct Sqlite;
 
@@ -33,7 +33,7 @@ struct RawSqlite {
 #[async_trait]
 impl Database for Sqlite {
     fn kind(&self) -> &'static str {
-        KIND
+        SQLITE_KIND
     }
 
     fn keys(&self) -> &'static [&'static str] {
@@ -52,7 +52,7 @@ impl Database for Sqlite {
     }
 
     fn file_of(&self, stream: &str) -> String {
-        if stream == STREAM { "database.sqlite".to_owned() } else { stream.to_owned() }
+        if stream == DATABASE_STREAM { "database.sqlite".to_owned() } else { stream.to_owned() }
     }
 
     async fn throw_away(&self, _: &SourceFacts, _: &[PathBuf], cx: &WorkContext) -> Result<Option<Box<dyn ThrowAway>>> {

@@ -1,8 +1,8 @@
-//! Drills of SQLite snapshots: no server, a file.
+//! Drills of SQLite snapshots: they need a file and no server.
 //!
-//! The proof is logical: the restored file, copied once more by the backup API as a capture would,
-//! holds the same schema text, settings and rows as the stored stream. Bytes may differ: a copy
-//! changes counters in the header.
+//! The proof is logical. The restored file is copied once more by the backup API, as a capture
+//! would do. The copy must hold the same schema text, settings and rows as the stored stream. Bytes
+//! may differ, since a copy changes counters in the header.
 
 use std::path::{Path, PathBuf};
 
@@ -12,12 +12,10 @@ use rusqlite::types::ValueRef;
 use rusqlite::{Connection, OpenFlags};
 use tokio::io::AsyncWriteExt;
 
-use super::STREAM;
-use crate::database::ThrowAway;
-use crate::database::WorkContext;
-use crate::proof::DrillQuery;
+use super::DATABASE_STREAM;
+use crate::database::{ThrowAway, WorkContext};
 use crate::proof::multiset::{Multiset, ProofKey, Titled, shorten, tell};
-use crate::proof::{CheckResult, ProofResult};
+use crate::proof::{CheckResult, DrillQuery, ProofResult};
 use crate::streams::StoredStreams;
 
 /// A restored file in the scratch directory.
@@ -72,7 +70,7 @@ impl ThrowAway for SqliteThrowAway {
             copy.context(Class::Source, || "cannot copy the restored database")?;
             drop(to);
             if cancel.is_cancelled() {
-                return Err(Error::failed("the drill was cancelled"));
+                return Err(Error::failed("the drill was cancelled").hint("run it again"));
             }
             compare(&stored, &again)
         })
@@ -92,14 +90,14 @@ async fn blocking<T: Send + 'static>(work: impl FnOnce() -> Result<T> + Send + '
 async fn write(streams: &dyn StoredStreams, path: &Path) -> Result<()> {
     let failed = || format!("cannot write {}", path.display());
     let mut file = tokio::fs::File::create(path).await.context(Class::Source, failed)?;
-    let mut stream = streams.open(STREAM).await?;
+    let mut stream = streams.open(DATABASE_STREAM).await?;
     while let Some(piece) = stream.next().await? {
         file.write_all(&piece).await.context(Class::Source, failed)?;
     }
     file.flush().await.context(Class::Source, failed)
 }
 
-/// Read-only, and known to be a database.
+/// Opens a file read-only, and makes sure that it is a database.
 fn open(path: &Path) -> Result<Connection> {
     let damaged = || format!("{} is not a whole SQLite database", path.display());
     let connection =
@@ -174,7 +172,8 @@ fn compare(stored: &Path, restored: &Path) -> Result<ProofResult> {
     Ok(proof)
 }
 
-/// Definitions and settings; rows of every table, shadow tables of virtual ones included.
+/// The definitions and settings of a database, and the rows of every table, including the shadow
+/// tables of virtual tables.
 fn content(connection: &Connection, key: &ProofKey) -> rusqlite::Result<(Titled, Titled)> {
     let (mut definitions, mut tables) = (Titled::new(), Titled::new());
     let mut add = |title: String, text: &str| {
@@ -192,7 +191,7 @@ fn content(connection: &Connection, key: &ProofKey) -> rusqlite::Result<(Titled,
         let (kind, name, table, sql): (String, String, String, String) =
             (row.get(0)?, row.get(1)?, row.get(2)?, row.get(3)?);
         add(format!("{kind} {name}"), &format!("{table}\0{sql}"));
-        // A virtual table computes; what it computes from lies in its shadow tables.
+        // A virtual table computes its rows from its shadow tables, which are compared.
         if kind == "table" && !sql.to_ascii_uppercase().starts_with("CREATE VIRTUAL") {
             names.push(name);
         }
@@ -204,7 +203,7 @@ fn content(connection: &Connection, key: &ProofKey) -> rusqlite::Result<(Titled,
     Ok((definitions, tables))
 }
 
-/// Every row with its types, and its rowid where there is one.
+/// Every row of a table with its types, and with its rowid if it has one.
 fn table_rows(connection: &Connection, name: &str, key: &ProofKey) -> rusqlite::Result<Multiset> {
     let quoted = name.replace('"', "\"\"");
     let with_rowid = connection.prepare(&format!("SELECT rowid, * FROM \"{quoted}\""));

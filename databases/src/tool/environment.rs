@@ -1,5 +1,5 @@
-//! What client tools inherit of the program's environment. The program hands it in: this library
-//! reads no environment.
+//! What client tools inherit from the program's environment. The program passes it in, as this
+//! library reads no environment.
 
 use std::collections::BTreeMap;
 use std::ffi::{OsStr, OsString};
@@ -9,7 +9,8 @@ const ALWAYS: [&str; 2] = ["PATH", "HOME"];
 const DEFAULT_PATH: &str = "/usr/local/bin:/usr/bin:/bin";
 const DEFAULT_HOME: &str = "/nonexistent";
 
-/// A few variables by name. Without any, `PATH` is the usual one and `HOME` does not exist.
+/// A few variables by name. Without them, `PATH` has the usual value and `HOME` names a directory
+/// that does not exist.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct ToolEnvironment(BTreeMap<String, OsString>);
 
@@ -20,19 +21,19 @@ impl ToolEnvironment {
         Self(names.filter_map(|name| Some((name.to_owned(), variable(name)?))).collect())
     }
 
-    /// One of the variables.
+    /// The value of a variable.
     #[must_use]
     pub fn get(&self, name: &str) -> Option<&OsStr> {
         self.0.get(name).map(OsString::as_os_str)
     }
 
-    /// `PATH`.
+    /// `PATH`, or its usual value.
     #[must_use]
     pub fn path(&self) -> &OsStr {
         self.get("PATH").unwrap_or(OsStr::new(DEFAULT_PATH))
     }
 
-    /// `HOME`.
+    /// `HOME`, or a directory that does not exist.
     #[must_use]
     pub fn home(&self) -> &OsStr {
         self.get("HOME").unwrap_or(OsStr::new(DEFAULT_HOME))

@@ -1,9 +1,9 @@
 //! Pipes to and from tools, without a wake-up for every few kilobytes.
 //!
-//! Tools read and write 4 KiB at a time. Whoever is woken for each of them spends more on waking,
-//! on both sides, than on the bytes. So we rest for a moment where a pipe has just been filled, or
-//! has given little: the tool goes on meanwhile, for a pipe holds more than ordinary tools pass in
-//! that time. One that passes more waits for us at times, a millisecond or two.
+//! Tools read and write 4 KiB at a time. Waking up for each of these costs more, on both sides,
+//! than the bytes do. So we pause for a moment after a pipe was full, or gave little. The tool goes
+//! on meanwhile, as the pipe holds more than ordinary tools pass in that time. A faster tool waits
+//! for us now and then, for a millisecond or two.
 
 use std::io;
 use std::time::Duration;
@@ -14,15 +14,15 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::process::{ChildStdin, ChildStdout};
 
 /// The largest pipe that Linux gives to everybody.
-pub(crate) const PIPE: usize = 1 << 20;
-/// A read of less has found the pipe nearly empty.
-const LITTLE: usize = 64 << 10;
-const REST: Duration = Duration::from_millis(1);
+pub(crate) const PIPE_BYTES: usize = 1 << 20;
+/// A read of less means that the pipe was nearly empty.
+const MIN_FULL_READ_BYTES: usize = 64 << 10;
+const PAUSE: Duration = Duration::from_millis(1);
 
 /// A tool's standard input.
 pub(crate) struct Filler {
     pipe: ChildStdin,
-    /// Bytes that went in since the pipe was full.
+    /// How many bytes went in since the pipe was full.
     taken: usize,
 }
 
@@ -37,8 +37,8 @@ impl Filler {
             let written = match self.pipe.write(data).now_or_never() {
                 Some(written) => written?,
                 None => {
-                    if std::mem::take(&mut self.taken) < PIPE / 2 {
-                        tokio::time::sleep(REST).await;
+                    if std::mem::take(&mut self.taken) < PIPE_BYTES / 2 {
+                        tokio::time::sleep(PAUSE).await;
                     }
                     self.pipe.write(data).await?
                 }
@@ -56,7 +56,7 @@ impl Filler {
 /// A tool's standard output.
 pub(crate) struct Drain {
     pipe: ChildStdout,
-    /// The last read found little.
+    /// Whether the last read found little.
     little: bool,
 }
 
@@ -65,25 +65,25 @@ impl Drain {
         Self { pipe, little: false }
     }
 
-    /// Reads into `space`; 0 at the end. Nothing is lost where this is dropped.
+    /// Reads into `space`; returns 0 at the end. Dropping the future loses no bytes.
     pub(crate) async fn read(&mut self, space: &mut [u8]) -> io::Result<usize> {
         self.rest().await;
         let (most, read) = (space.len(), self.pipe.read(space).await?);
-        self.little = read < LITTLE.min(most);
+        self.little = read < MIN_FULL_READ_BYTES.min(most);
         Ok(read)
     }
 
-    /// As [`Self::read`], behind what is in `buffer`.
+    /// As [`Self::read`], but appends to `buffer`.
     pub(crate) async fn read_buf(&mut self, buffer: &mut BytesMut) -> io::Result<usize> {
         self.rest().await;
         let read = self.pipe.read_buf(buffer).await?;
-        self.little = read < LITTLE;
+        self.little = read < MIN_FULL_READ_BYTES;
         Ok(read)
     }
 
     async fn rest(&self) {
         if self.little {
-            tokio::time::sleep(REST).await;
+            tokio::time::sleep(PAUSE).await;
         }
     }
 }

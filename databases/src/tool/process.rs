@@ -1,11 +1,12 @@
-//! Runs client tools: no shell, a minimal environment, a process group of their own, bounded
-//! output, no survivor.
+//! Runs client tools: without a shell, in a minimal environment, in a process group of their own,
+//! with bounded output, and without survivors.
 //!
-//! - **Environment**: `PATH`, `HOME`, `LC_ALL=C.UTF-8` and what the caller gives; nothing else is
-//!   inherited.
-//! - **Bounds**: of stderr only the tail is kept; stdout is streamed in pieces of at most 256 KiB.
-//! - **Stall**: a tool that owes a byte for longer than the limit is killed; while the reader is
-//!   slow, nothing is owed.
+//! - **Environment**: a tool gets `PATH`, `HOME`, `LC_ALL=C.UTF-8` and what the caller gives, and
+//!   inherits nothing else.
+//! - **Bounds**: of stderr only the tail is kept. Of stdout there is at most about a megabyte in
+//!   memory at a time.
+//! - **Stall**: a tool that we wait for is killed if it gives no byte for longer than the limit.
+//!   While the reader is slow, that time does not run.
 //! - **Cancellation**: when a [`Tool`] is dropped, its whole process group is killed.
 
 use std::ffi::OsStr;
@@ -23,18 +24,20 @@ use tokio::process::{Child, Command};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::AbortOnDropHandle;
 
-use super::pipes::{Drain, Filler, PIPE};
+use super::pipes::{Drain, Filler, PIPE_BYTES};
 use crate::database::WorkContext;
 use crate::streams::{StreamReader, StreamWriter};
 
-const PIECE: usize = 256 << 10;
-const TAIL: usize = 8 << 10;
-/// After these PostgreSQL's tools repeat statements and rows.
-const STATEMENTS: [&str; 2] = ["Command was:", "CONTEXT:"];
-/// Most that [`output`] collects.
-const COLLECTED: usize = 64 << 20;
+/// A read of stdout has room for at least this.
+const MIN_ROOM_BYTES: usize = 256 << 10;
+/// No more is kept of stderr.
+const MAX_STDERR_BYTES: usize = 8 << 10;
+/// After these marks PostgreSQL's tools repeat statements and rows.
+const STATEMENT_MARKS: [&str; 2] = ["Command was:", "CONTEXT:"];
+/// [`output`] collects no more.
+const MAX_OUTPUT_BYTES: usize = 64 << 20;
 
-/// A tool to be run.
+/// A tool that is to be run.
 pub(crate) struct Invocation {
     command: Command,
     name: String,
@@ -43,7 +46,7 @@ pub(crate) struct Invocation {
 }
 
 impl Invocation {
-    /// `program` with `arguments`, obeying `cx`.
+    /// `program` with `arguments`. It obeys `cx`.
     pub(crate) fn new<A: AsRef<OsStr>>(
         program: &Path,
         arguments: impl IntoIterator<Item = A>,
@@ -85,7 +88,7 @@ impl Invocation {
         self
     }
 
-    /// Starts it; with `feed`, its standard input is a pipe.
+    /// Starts it. With `feed`, its standard input is a pipe.
     ///
     /// # Errors
     /// [`Class::Source`]: it is not installed or cannot be run.
@@ -99,9 +102,9 @@ impl Invocation {
             let error = Error::source_failed(format!("cannot run {name}")).because(error);
             if missing { error.hint(format!("install {name}, or correct its path")) } else { error }
         })?;
-        // The system's default pipe is 64 KiB: a page fault of ours would stop the tool.
+        // The system's default pipe holds 64 KiB, so a page fault of ours would stop the tool.
         for pipe in child.stdout.as_ref().map(AsFd::as_fd).into_iter().chain(child.stdin.as_ref().map(AsFd::as_fd)) {
-            let _ = rustix::pipe::fcntl_setpipe_size(pipe, PIPE);
+            let _ = rustix::pipe::fcntl_setpipe_size(pipe, PIPE_BYTES);
         }
         let group = child.id().and_then(|id| Pid::from_raw(i32::try_from(id).unwrap_or(0)));
         let tail = Arc::new(Mutex::new(Vec::new()));
@@ -134,7 +137,7 @@ impl Invocation {
 fn keep_tail(tail: &Mutex<Vec<u8>>, piece: &[u8]) {
     let mut tail = tail.lock().unwrap_or_else(PoisonError::into_inner);
     tail.extend_from_slice(piece);
-    let excess = tail.len().saturating_sub(TAIL);
+    let excess = tail.len().saturating_sub(MAX_STDERR_BYTES);
     tail.drain(..excess);
 }
 
@@ -159,7 +162,7 @@ impl Drop for Tool {
 }
 
 impl Tool {
-    /// Kills what is left of its group, once: also what a tool that has ended itself left behind.
+    /// Kills what is left of its group, once. That includes what a tool left behind when it ended.
     fn kill(&mut self) {
         if let Some(group) = self.group.take() {
             let _ = kill_process_group(group, Signal::KILL);
@@ -174,11 +177,11 @@ impl Tool {
     /// The next piece of its standard output, `None` at the end.
     ///
     /// # Errors
-    /// It stalls, or the run is cancelled: it is killed then.
+    /// The tool stalls or cannot be read from, or the run is cancelled.
     pub(crate) async fn read(&mut self) -> Result<Option<Bytes>> {
         let Some(stdout) = &mut self.stdout else { return Ok(None) };
-        if self.buffer.capacity() < PIECE {
-            self.buffer.reserve(4 * PIECE);
+        if self.buffer.capacity() < MIN_ROOM_BYTES {
+            self.buffer.reserve(4 * MIN_ROOM_BYTES);
         }
         let read = tokio::select! {
             read = tokio::time::timeout(self.stall, stdout.read_buf(&mut self.buffer)) => read,
@@ -195,11 +198,11 @@ impl Tool {
         }
     }
 
-    /// Streams its standard output, from here to its end, straight into `stream`; `look` sees each
+    /// Streams its standard output, from here to its end, straight into `stream`. `look` sees each
     /// piece, in order.
     ///
     /// # Errors
-    /// As [`Self::read`], and what `look` and `stream` object to.
+    /// As [`Self::read`], and those of `look` and `stream`.
     pub(crate) async fn pump(
         &mut self,
         stream: &mut dyn StreamWriter,
@@ -227,19 +230,15 @@ impl Tool {
     }
 
     fn stalled(&self) -> Error {
-        Error::source_failed(format!(
-            "{} has delivered nothing for {:?} and was stopped{}",
-            self.name,
-            self.stall,
-            self.said()
-        ))
-        .hint("look for locks in the database; a longer limit is [limits] stall")
+        Error::source_failed(format!("{} gave no byte for {:?} and was stopped{}", self.name, self.stall, self.said()))
+            .hint("look for locks in the database; if the tool is only slow, raise stall in [limits]")
     }
 
     /// Waits for its end and checks its exit status.
     ///
     /// # Errors
-    /// Another status, a signal, a stall or a cancellation; with the tail of its stderr.
+    /// It ends with another status or by a signal, stalls, or is cancelled. The error holds the
+    /// tail of its stderr.
     pub(crate) async fn finish(&mut self, expected: i32) -> Result<i32> {
         self.stdin = None;
         let status = self.wait().await?;
@@ -261,17 +260,17 @@ impl Tool {
         };
         let status = status.map_err(|_| self.stalled())?;
         self.kill();
-        // Its grandchildren may hold stderr open; what it said itself is there by now.
+        // Its children may hold stderr open, but what it said itself is there by now.
         let _ = tokio::time::timeout(Duration::from_secs(1), &mut self.listener).await;
         status.context(Class::Source, || format!("cannot wait for {}", self.name))
     }
 
-    /// What it said last, for an error: without the statement that failed, which may hold a
-    /// password, and without its row.
+    /// What it said last, for an error. The statement that failed and its row are left out, as they
+    /// may hold a password.
     pub(crate) fn said(&self) -> String {
         let tail = self.tail.lock().unwrap_or_else(PoisonError::into_inner);
         let text = String::from_utf8_lossy(&tail);
-        let end = STATEMENTS.iter().filter_map(|mark| text.find(mark)).min();
+        let end = STATEMENT_MARKS.iter().filter_map(|mark| text.find(mark)).min();
         let text = &text[..end.unwrap_or(text.len())];
         let clean: String = text.chars().map(|c| if c.is_control() { ' ' } else { c }).collect();
         let clean = clean.split_whitespace().collect::<Vec<_>>().join(" ");
@@ -282,14 +281,14 @@ impl Tool {
 /// Runs a tool to its end and collects its standard output, at most 64 MiB.
 ///
 /// # Errors
-/// As [`Tool::read`] and [`Tool::finish`]; or it is not UTF-8.
+/// As [`Tool::read`] and [`Tool::finish`]; or the output is too long, or not UTF-8.
 pub(crate) async fn output(invocation: Invocation) -> Result<String> {
     let name = invocation.name.clone();
     let collected = output_bytes(invocation).await?;
     String::from_utf8(collected).context(Class::Source, || format!("{name} does not answer in UTF-8"))
 }
 
-/// As [`output`], in whatever encoding.
+/// As [`output`], in any encoding.
 ///
 /// # Errors
 /// As [`Tool::read`] and [`Tool::finish`].
@@ -298,19 +297,24 @@ pub(crate) async fn output_bytes(invocation: Invocation) -> Result<Vec<u8>> {
     let mut collected = Vec::new();
     while let Some(piece) = tool.read().await? {
         collected.extend_from_slice(&piece);
-        if collected.len() > COLLECTED {
-            return Err(Error::source_failed(format!("{} says more than can be", tool.name)));
+        if collected.len() > MAX_OUTPUT_BYTES {
+            return Err(Error::source_failed(format!(
+                "{} gave more output than Lifeboat takes ({} MiB)",
+                tool.name,
+                MAX_OUTPUT_BYTES >> 20
+            )));
         }
     }
     tool.finish(0).await?;
     Ok(collected)
 }
 
-/// Feeds a stream to a tool's standard input, to the stream's checked end, then waits for the
-/// tool's success. Its standard output goes to `out`, piece by piece.
+/// Feeds a stream to a tool's standard input, up to the stream's checked end, then waits for the
+/// tool's success. The tool's standard output goes to `out`, piece by piece.
 ///
 /// # Errors
-/// The stream's error first: the tool is killed then, before its input ends. Else the tool's.
+/// If the stream fails, its error; the tool is then killed before its input ends. Else the tool's
+/// error.
 pub(crate) async fn feed(
     invocation: Invocation,
     stream: &mut dyn StreamReader,
@@ -324,7 +328,7 @@ pub(crate) async fn feed(
             while let Some(piece) = stream.next().await? {
                 let Some(pipe) = &mut stdin else { return Ok(false) };
                 if pipe.write_all(&piece).await.is_err() {
-                    // It ended early; its own status says why.
+                    // The tool ended early; its status says why.
                     return Ok(false);
                 }
             }
@@ -347,7 +351,7 @@ pub(crate) async fn feed(
             tokio::select! {
                 result = &mut feeding, if fed.is_none() => fed = Some(result),
                 result = &mut reading, if read.is_none() => read = Some(result),
-                () = cancel.cancelled() => read = Some(Err(Error::failed("the work was cancelled"))),
+                () = cancel.cancelled() => read = Some(Err(Error::failed("the work was cancelled").hint("run it again"))),
             }
         }
         (fed, read)
@@ -366,8 +370,8 @@ pub(crate) async fn feed(
 }
 
 impl Tool {
-    /// As [`Self::read`] without the stall limit: a tool that is fed, or builds an index, may be
-    /// silent for as long as that takes.
+    /// As [`Self::read`], but without the stall limit: a tool that is fed, or builds an index, may
+    /// be silent for as long as that takes.
     async fn read_unhurried(&mut self) -> Result<Option<Bytes>> {
         let limit = std::mem::replace(&mut self.stall, Duration::from_secs(7 * 86_400));
         let read = self.read().await;

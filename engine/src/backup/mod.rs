@@ -40,7 +40,7 @@ use lifeboat_base::facts::SourceFacts;
 use lifeboat_base::{Class, Context, Error, Result};
 use lifeboat_databases::{Source, ToolEnvironment, WorkContext};
 use lifeboat_format::id::{Name, SnapshotId};
-use lifeboat_format::index::{IndexSegment, IndexedPack, SEGMENT};
+use lifeboat_format::index::{IndexSegment, IndexedPack, MAX_SEGMENT_CHUNKS};
 use lifeboat_format::layout;
 use lifeboat_format::manifest::{MANIFEST_VERSION, Manifest, PackRef, Totals};
 use lifeboat_store::SharedReplica;
@@ -429,7 +429,7 @@ fn segments(packs: &[IndexedPack]) -> impl Iterator<Item = (&[IndexedPack], bool
         let mut chunks = 0;
         let fits = rest.iter().take_while(|pack| {
             chunks += pack.chunks.len();
-            chunks <= SEGMENT
+            chunks <= MAX_SEGMENT_CHUNKS
         });
         let (segment, later) = rest.split_at(fits.count().max(1).min(rest.len()));
         rest = later;
@@ -464,8 +464,8 @@ mod tests {
         assert_eq!(cut(&[]), []);
         assert_eq!(cut(&[pack(3), pack(4)]), [(7, true)]);
         assert_eq!(
-            cut(&[pack(SEGMENT), pack(1), pack(SEGMENT + 9)]),
-            [(SEGMENT, false), (1, false), (SEGMENT + 9, true)]
+            cut(&[pack(MAX_SEGMENT_CHUNKS), pack(1), pack(MAX_SEGMENT_CHUNKS + 9)]),
+            [(MAX_SEGMENT_CHUNKS, false), (1, false), (MAX_SEGMENT_CHUNKS + 9, true)]
         );
     }
 }

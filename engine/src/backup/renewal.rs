@@ -34,8 +34,7 @@ struct Stretch {
 impl Stretch {
     /// How scattered it is. More than 1 is too much.
     fn scattered(&self) -> f64 {
-        f64::max(self.parts as f64 / MAX_EXTENTS_PER_MIB, self.packs as f64 / MAX_PACKS_PER_MIB)
-            / self.mebibytes as f64
+        f64::max(self.parts as f64 / MAX_EXTENTS_PER_MIB, self.packs as f64 / MAX_PACKS_PER_MIB) / self.mebibytes as f64
     }
 }
 

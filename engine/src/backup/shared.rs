@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use lifeboat_base::buffers::BufferPool;
-use lifeboat_format::pack::TARGET_SIZE;
+use lifeboat_format::pack::TARGET_FRAMES_BYTES;
 use tokio_util::sync::CancellationToken;
 
 use super::Progress;
@@ -19,7 +19,7 @@ use crate::state::journal::Journal;
 /// while the processor's caches hold it.
 const MIN_BLOCK_BYTES: usize = 2 << 20;
 /// The room for a pack's ciphertext. The last frame of a pack may exceed the target size.
-const MAX_PACK_BYTES: usize = TARGET_SIZE + (2 << 20);
+const MAX_PACK_BYTES: usize = TARGET_FRAMES_BYTES + (2 << 20);
 
 /// What all stages of a run share.
 pub(crate) struct Shared {

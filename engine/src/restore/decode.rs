@@ -204,7 +204,7 @@ impl Needed<'_> {
         }
         let length = (self.range.end - self.range.start) as usize;
         let mut bytes = spare(length);
-        let unit = self.excerpt.unit(self.range.start, length as u64, length);
+        let unit = self.excerpt.chunk_run(self.range.start, length as u64, length);
         let unit = unit.ok_or_else(|| Error::integrity("a pack does not have a chunk where it was found before"))?;
         self.excerpt.decompress(self.range.start, unit, &mut bytes)?;
         Ok(cell.insert(Arc::new(bytes)).clone())

@@ -350,7 +350,7 @@ impl ExtentReader {
                 let unknown =
                     || Error::integrity(format!("an extent of snapshot {} is in no pack", self.manifest.snapshot));
                 let content = contents.get(&extent.pack).ok_or_else(unknown)?.clone();
-                let unit = content.0.unit(extent.offset, extent.length, PIECE_BYTES).ok_or_else(unknown)?;
+                let unit = content.0.chunk_run(extent.offset, extent.length, PIECE_BYTES).ok_or_else(unknown)?;
                 Some((content, unit))
             }
         };

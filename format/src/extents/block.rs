@@ -1,103 +1,86 @@
-//! A block of extents as bytes: a skippable frame, with how long they are and what they reach, and
-//! zstd frames. See "Extents" in `FORMAT.md`.
+//! A block of extents as bytes: a skippable frame, which says how long the extents are and what
+//! they reach, then zstd frames with the extents themselves. See "Extents" in `FORMAT.md`.
 
 use std::ops::Range;
 
 use lifeboat_base::Result;
 use zstd::zstd_safe;
 
-use super::reach;
-use super::reach::Reach;
-use super::{Bounds, Extent};
-use crate::{frames, planes};
+use super::reach::{self, Reach};
+use super::{Bounds, Extent, pack_number};
+use crate::frames::{self, SKIPPABLE_MAGIC};
+use crate::planes;
 
-/// What a block may take as plain bytes.
-const MAX_PLAIN: u64 = 1 << 20;
+/// No block holds more, decompressed.
+const MAX_PLAIN_BYTES: u64 = 1 << 20;
 /// A higher level would save one per cent.
-const LEVEL: i32 = 1;
-/// What is compressed by itself: what is shorter goes with what comes next.
-const PART: usize = 1 << 10;
-/// Begins a skippable frame, the length of which follows.
-pub(crate) const SKIPPABLE: [u8; 4] = 0x184D_2A50_u32.to_le_bytes();
+const EXTENTS_ZSTD_LEVEL: i32 = 1;
+/// No part that is compressed by itself is shorter, but the last: a shorter one is joined with the
+/// next.
+const MIN_PART_BYTES: usize = 1 << 10;
 
 /// A block among others.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct Block {
+pub(crate) struct ExtentBlock {
     pub(crate) reaches: Range<usize>,
     frames: Range<usize>,
-    /// So many plain bytes.
+    /// How many bytes they hold, decompressed.
     plain: u64,
     /// Where it begins and ends in the stream.
     pub(crate) places: Range<u64>,
 }
 
-impl Block {
-    /// Appends these extents; the block begins at this place of the stream.
+impl ExtentBlock {
+    /// Appends a block with these extents to `out`; in the stream it starts at `begin`.
     pub(crate) fn write(extents: &[Extent], begin: u64, out: &mut Vec<u8>) -> Result<Self> {
         let length: u64 = extents.iter().map(|extent| extent.length).sum();
-        let reaches = reach::written(extents);
-        out.extend(SKIPPABLE);
+        let reaches = reach::encode(extents);
+        out.extend(SKIPPABLE_MAGIC);
         out.extend((8 + reaches.len() as u32).to_le_bytes());
         out.extend(length.to_le_bytes());
         out.extend(&reaches);
         let (at, mut plain) = (out.len(), 0);
         for part in parts(extents) {
             plain += part.len() as u64;
-            out.extend(frames::compress(LEVEL, &part)?);
+            out.extend(frames::compress(EXTENTS_ZSTD_LEVEL, &part)?);
         }
         let places = begin..begin + length;
         Ok(Self { reaches: at - reaches.len()..at, frames: at..out.len(), plain, places })
     }
 
-    /// The block at `at`, which begins at this place of the stream, and where the next one is.
+    /// The block at `at` of `bytes`, which starts at `begin` in the stream, and where the next
+    /// block lies in `bytes`.
     pub(crate) fn find(bytes: &[u8], at: usize, begin: u64) -> Option<(Self, usize)> {
         let (magic, rest) = bytes.get(at..)?.split_first_chunk()?;
         let (told, rest) = rest.split_first_chunk()?;
-        let told = (u32::from_le_bytes(*told) as usize).checked_sub(8).filter(|_| *magic == SKIPPABLE)?;
+        let told = (u32::from_le_bytes(*told) as usize).checked_sub(8).filter(|_| *magic == SKIPPABLE_MAGIC)?;
         let (length, rest) = rest.split_first_chunk()?;
         let (frames, mut rest, mut plain) = (at + 16 + told, rest.get(told..)?, 0);
-        while !rest.is_empty() && !rest.starts_with(&SKIPPABLE) {
-            plain += zstd_safe::get_frame_content_size(rest).ok()?.filter(|plain| *plain <= MAX_PLAIN)?;
+        while !rest.is_empty() && !rest.starts_with(&SKIPPABLE_MAGIC) {
+            plain += zstd_safe::get_frame_content_size(rest).ok()?.filter(|plain| *plain <= MAX_PLAIN_BYTES)?;
             rest = rest.get(zstd_safe::find_frame_compressed_size(rest).ok()?..)?;
         }
         let (end, places) = (bytes.len() - rest.len(), begin..begin.checked_add(u64::from_le_bytes(*length))?);
         Some((Self { reaches: at + 16..frames, frames: frames..end, plain, places }, end))
     }
 
-    /// What its extents reach, by what it tells before them; nothing if it does not, or is damaged.
+    /// What its extents reach, as it says before them; empty if it does not say, or is damaged.
     pub(crate) fn reaches(&self, bytes: &[u8]) -> Vec<Reach> {
-        reach::read(&bytes[self.reaches.clone()]).unwrap_or_default()
+        reach::decode(&bytes[self.reaches.clone()]).unwrap_or_default()
     }
 
-    /// Reads its extents; `None` if it is damaged, or one is outside of `bounds`.
+    /// Reads its extents into `extents`; `None` if it is damaged, or an extent is outside `bounds`.
     pub(crate) fn open(&self, bytes: &[u8], bounds: Option<&Bounds>, extents: &mut Vec<Extent>) -> Option<()> {
         extents.clear();
-        let mut plain = vec![0; usize::try_from(self.plain).ok().filter(|_| self.plain <= MAX_PLAIN)?];
+        let mut plain = vec![0; usize::try_from(self.plain).ok().filter(|_| self.plain <= MAX_PLAIN_BYTES)?];
         frames::decompress(&bytes[self.frames.clone()], &mut plain).ok()?;
         let length = read(&plain, bounds, extents)?;
         (self.places.start.checked_add(length) == Some(self.places.end)).then_some(())
     }
 }
 
-/// Packs that a manifest's table may have: a few for each GiB.
-const MOST_PACKS: u64 = 1 << 24;
-
-/// [`OLDER`](crate::extents::OLDER) as 0, packs from 1 on.
-pub(crate) fn written(pack: u32) -> u64 {
-    pack.wrapping_add(1).into()
-}
-
-/// The reverse; `None` if there can be no such pack.
-pub(crate) fn pack(written: u64) -> Option<u32> {
-    (written < MOST_PACKS).then(|| unwritten(written))
-}
-
-fn unwritten(pack: u64) -> u32 {
-    (pack as u32).wrapping_sub(1)
-}
-
-/// Where the extents of each pack begin, if those of a pack stand together, in order, and packs in
-/// the order of their numbers.
+/// Where the extents of each pack begin in a list that is sorted by pack and, within a pack, keeps
+/// the order of the stream.
 fn places(packs: &[u64]) -> Vec<u32> {
     let mut places = vec![0; packs.iter().max().map_or(0, |last| *last as usize + 1)];
     packs.iter().for_each(|pack| places[*pack as usize] += 1);
@@ -117,7 +100,7 @@ fn next(places: &mut [u32], pack: u64) -> usize {
 
 /// The plain bytes of a block, in parts that compress well by themselves.
 fn parts(extents: &[Extent]) -> Vec<Vec<u8>> {
-    let packs: Vec<u64> = extents.iter().map(|extent| written(extent.pack)).collect();
+    let packs: Vec<u64> = extents.iter().map(|extent| pack_number::encode(extent.pack)).collect();
     let mut places = places(&packs);
     let mut ends = vec![0; places.len()];
     let (mut gaps, mut lengths) = (vec![0; packs.len()], vec![0; packs.len()]);
@@ -130,21 +113,21 @@ fn parts(extents: &[Extent]) -> Vec<Vec<u8>> {
     let mut parts = vec![(extents.len() as u32).to_le_bytes().to_vec()];
     for part in [packs, gaps, lengths].iter().flat_map(|numbers| planes::planes(numbers)) {
         match parts.last_mut() {
-            Some(last) if last.len() < PART => last.extend(part),
+            Some(last) if last.len() < MIN_PART_BYTES => last.extend(part),
             _ => parts.push(part),
         }
     }
     parts
 }
 
-/// Reads the extents of a block from its plain bytes; says how long they are together.
+/// Reads the extents of a block from its plain bytes. Returns the sum of their lengths.
 fn read(mut plain: &[u8], bounds: Option<&Bounds>, extents: &mut Vec<Extent>) -> Option<u64> {
     let (count, rest) = plain.split_first_chunk()?;
     let count = u32::from_le_bytes(*count) as usize;
     plain = rest;
     let packs = planes::take(&mut plain, count)?;
     let (mut offsets, lengths) = (planes::take(&mut plain, count)?, planes::take(&mut plain, count)?);
-    if !plain.is_empty() || packs.iter().any(|pack| *pack >= MOST_PACKS) {
+    if !plain.is_empty() || !packs.iter().all(|pack| pack_number::is_legal(*pack)) {
         return None;
     }
     let mut places = places(&packs);
@@ -158,7 +141,7 @@ fn read(mut plain: &[u8], bounds: Option<&Bounds>, extents: &mut Vec<Extent>) ->
             sum = sum.checked_add(*length)?;
             (furthest, shortest) = (furthest.max(at), shortest.min(*length));
         }
-        let within = |bounds: &Bounds| shortest > 0 && bounds.hold(unwritten(pack), 0..furthest);
+        let within = |bounds: &Bounds| shortest > 0 && bounds.hold(pack_number::decode(pack), 0..furthest);
         if end > begin && !bounds.is_none_or(within) {
             return None;
         }
@@ -166,7 +149,7 @@ fn read(mut plain: &[u8], bounds: Option<&Bounds>, extents: &mut Vec<Extent>) ->
     }
     extents.extend(packs.iter().map(|pack| {
         let at = next(&mut places, *pack);
-        Extent { pack: unwritten(*pack), offset: offsets[at], length: lengths[at] }
+        Extent { pack: pack_number::decode(*pack), offset: offsets[at], length: lengths[at] }
     }));
     Some(sum)
 }

@@ -1,12 +1,12 @@
-//! Finds extents by their place in the stream.
+//! Finds the extents that hold a given part of the stream, without opening a block twice in a row.
 
 use std::collections::VecDeque;
 use std::ops::Range;
 
 use super::{Extent, Extents};
 
-/// Blocks that a [`Finder`] has open.
-const OPEN: usize = 4;
+/// How many blocks a [`Finder`] keeps open.
+const MAX_OPEN_BLOCKS: usize = 4;
 
 /// A block that a [`Finder`] has open.
 #[derive(Debug, Default)]
@@ -21,14 +21,14 @@ struct OpenBlock {
 #[derive(Debug)]
 pub struct Finder {
     extents: Extents,
-    /// The newest last.
+    /// The block that was opened last is the last.
     open: VecDeque<OpenBlock>,
-    /// What was found last: in which of these blocks, and where in it.
+    /// What was found last: the index of its block in `open`, and of the extent in that block.
     last: (usize, usize),
 }
 
 impl Finder {
-    /// Of these.
+    /// A finder in `extents`.
     #[must_use]
     pub fn new(extents: Extents) -> Self {
         Self { extents, open: VecDeque::new(), last: (0, 0) }
@@ -41,8 +41,8 @@ impl Finder {
         Some((block.begins[at], block.extents[at]))
     }
 
-    /// Shows `each` the extents, or parts of them, that hold these bytes of the stream, at most
-    /// `most`; says how many bytes they hold.
+    /// Calls `each` with the extents, or parts of them, that hold these bytes of the stream, but
+    /// with at most `most`. Returns how many bytes they hold together.
     pub fn show(&mut self, places: Range<u64>, most: usize, mut each: impl FnMut(Extent)) -> u64 {
         let (mut position, mut shown) = (places.start, 0);
         while position < places.end
@@ -65,7 +65,8 @@ impl Finder {
         position - places.start
     }
 
-    /// Which block that is open, and which extent in it, holds the byte at `position`.
+    /// The extent that holds the byte at `position`: the index of its block in `open`, and of the
+    /// extent in that block.
     fn locate(&mut self, position: u64) -> Option<(usize, usize)> {
         let (open, at) = self.last;
         if let Some(block) = self.open.get(open)
@@ -78,7 +79,7 @@ impl Finder {
         let open = match self.open.iter().position(|open| open.number == number) {
             Some(open) => open,
             None => {
-                let oldest = if self.open.len() == OPEN { self.open.pop_front() } else { None };
+                let oldest = if self.open.len() == MAX_OPEN_BLOCKS { self.open.pop_front() } else { None };
                 let mut block = oldest.unwrap_or_default();
                 block.open(&self.extents, number);
                 self.open.push_back(block);

@@ -1,12 +1,13 @@
-//! Where the bytes of a stream lie: extents, byte ranges of packs' contents, in the order of the
-//! stream. See "Extents" in `FORMAT.md`.
+//! Where the bytes of a stream lie: extents, which are byte ranges of packs' contents, in the order
+//! of the stream. See "Extents" in `FORMAT.md`.
 //!
-//! Where rows were changed all over, there are millions. They are kept as they are stored, in
-//! compressed blocks of some two bytes an extent, and only a block at a time is opened, and then
-//! checked: whoever reads extents comes to an early end at a block that is damaged.
+//! A table whose rows were changed all over has millions of them. So extents stay in memory as they
+//! are stored: in compressed blocks, at about two bytes an extent. A block is opened and checked
+//! only when it is needed. At a damaged block, reading extents ends early.
 
 mod block;
 mod finder;
+mod pack_number;
 mod reach;
 
 use std::ops::Range;
@@ -15,16 +16,16 @@ use std::sync::Arc;
 use bytes::Bytes;
 use data_encoding::BASE64;
 
-use self::block::Block;
+use self::block::ExtentBlock;
 pub use crate::extents::finder::Finder;
 pub use crate::extents::reach::Reach;
 use lifeboat_base::Result;
 
-/// Extents of a block.
-pub(crate) const BLOCK: usize = 16 << 10;
+/// No block has more extents.
+pub(crate) const MAX_BLOCK_EXTENTS: usize = 16 << 10;
 
-/// What an extent names instead of a pack if it lies in the older stream that a map tells of
-/// (`map.rs`).
+/// The number that an extent has instead of a pack's if it lies in the older stream of a
+/// [map](crate::map).
 pub const OLDER: u32 = u32::MAX;
 
 /// A byte range of one pack's content, or of an older stream.
@@ -48,7 +49,7 @@ pub struct Bounds {
 }
 
 impl Bounds {
-    /// Whether there are these bytes.
+    /// Whether these bytes exist.
     fn hold(&self, pack: u32, places: Range<u64>) -> bool {
         let content = if pack == OLDER { Some(&self.older) } else { self.packs.get(pack as usize) };
         content.is_some_and(|content| !places.is_empty() && places.end <= *content)
@@ -59,43 +60,43 @@ impl Bounds {
 #[derive(Debug, Clone, Default)]
 pub struct Extents {
     frames: Bytes,
-    blocks: Arc<[Block]>,
-    /// `None`: made here.
+    blocks: Arc<[ExtentBlock]>,
+    /// `None` for extents that were made here and not read.
     bounds: Option<Bounds>,
 }
 
 impl Extents {
-    /// Reads them as a manifest holds them: [`Self::read`] of base64.
+    /// Reads extents as a manifest holds them: base64 of what [`Self::read`] reads.
     pub fn parse(text: &str, length: u64, bounds: Bounds) -> Option<Self> {
         Self::read(BASE64.decode(text.as_bytes()).ok()?, length, bounds)
     }
 
-    /// Blocks whose extents are `length` bytes long together, by what stands before the blocks;
-    /// `None` if not.
+    /// Reads blocks of extents, without opening them. `None` if the blocks do not say that their
+    /// extents are `length` bytes long together.
     pub fn read(frames: impl Into<Bytes>, length: u64, bounds: Bounds) -> Option<Self> {
         let frames = frames.into();
         let (mut blocks, mut at, mut begin) = (Vec::new(), 0, 0);
         while at < frames.len() {
-            let (block, next) = Block::find(&frames, at, begin)?;
+            let (block, next) = ExtentBlock::find(&frames, at, begin)?;
             (at, begin) = (next, block.places.end);
             blocks.push(block);
         }
         (begin == length).then(|| Self { frames, blocks: blocks.into(), bounds: Some(bounds) })
     }
 
-    /// As a manifest holds them.
+    /// The extents as a manifest holds them: base64 of [`Self::bytes`].
     #[must_use]
     pub fn to_text(&self) -> String {
         BASE64.encode(&self.frames)
     }
 
-    /// As blocks.
+    /// The extents as blocks, one after the other.
     #[must_use]
     pub fn bytes(&self) -> &[u8] {
         &self.frames
     }
 
-    /// Of these.
+    /// Collects `extents`, which are in the stream's order.
     ///
     /// # Errors
     /// No memory.
@@ -111,9 +112,9 @@ impl Extents {
         self.blocks.last().map_or(0, |block| block.places.end)
     }
 
-    /// Whether all blocks are as they should be.
+    /// Opens and checks every block. Whether all of them are undamaged.
     #[must_use]
-    pub fn are_whole(&self) -> bool {
+    pub(crate) fn are_whole(&self) -> bool {
         let mut opened = Vec::new();
         (0..self.blocks.len()).all(|block| {
             self.open(block, &mut opened);
@@ -129,27 +130,27 @@ impl Extents {
         self.blocks.len()
     }
 
-    /// Reads a block into `extents`; nothing of one that is damaged.
+    /// Reads the extents of a block into `extents`; none if the block is damaged.
     pub fn open(&self, block: usize, extents: &mut Vec<Extent>) {
         if self.blocks[block].open(&self.frames, self.bounds.as_ref(), extents).is_none() {
             extents.clear();
         }
     }
 
-    /// The block that tells of this place of the stream.
+    /// The block whose extents hold this byte of the stream.
     #[must_use]
-    pub fn block_at(&self, position: u64) -> Option<usize> {
+    pub(crate) fn block_at(&self, position: u64) -> Option<usize> {
         let block = self.blocks.partition_point(|block| block.places.end <= position);
         (block < self.blocks.len()).then_some(block)
     }
 
-    /// Which part of the stream a block tells of.
+    /// Which part of the stream the extents of a block hold.
     #[must_use]
     pub fn places(&self, block: usize) -> Range<u64> {
         self.blocks[block].places.clone()
     }
 
-    /// What the extents of a block reach; nothing if it does not say.
+    /// What the extents of a block reach; empty if the block does not say, or says what cannot be.
     #[must_use]
     pub fn reaches(&self, block: usize) -> Vec<Reach> {
         let reaches = self.blocks[block].reaches(&self.frames);
@@ -158,7 +159,8 @@ impl Extents {
         if reaches.iter().all(known) { reaches } else { Vec::new() }
     }
 
-    /// All of them, in the stream's order, or all before what is damaged.
+    /// All extents, in the stream's order; only those before the first damaged block, if there is
+    /// one.
     pub fn iter(&self) -> impl Iterator<Item = Extent> + Send + use<> {
         let extents = self.clone();
         let blocks = (0..self.blocks.len()).map(move |block| {
@@ -170,13 +172,13 @@ impl Extents {
     }
 }
 
-/// Takes extents as they come.
+/// Collects extents as they come, and compresses them block by block.
 #[derive(Debug, Default)]
 pub struct ExtentsWriter {
     pending: Vec<Extent>,
     frames: Vec<u8>,
-    blocks: Vec<Block>,
-    /// How long all in blocks are.
+    blocks: Vec<ExtentBlock>,
+    /// The length of all extents that are in blocks.
     begin: u64,
 }
 
@@ -191,7 +193,7 @@ impl ExtentsWriter {
                 last.length += extent.length;
             }
             _ => {
-                if self.pending.len() == BLOCK {
+                if self.pending.len() == MAX_BLOCK_EXTENTS {
                     self.close()?;
                 }
                 self.pending.push(extent);
@@ -201,14 +203,14 @@ impl ExtentsWriter {
     }
 
     fn close(&mut self) -> Result<()> {
-        let block = Block::write(&self.pending, self.begin, &mut self.frames)?;
+        let block = ExtentBlock::write(&self.pending, self.begin, &mut self.frames)?;
         self.begin = block.places.end;
         self.blocks.push(block);
         self.pending.clear();
         Ok(())
     }
 
-    /// All that were appended.
+    /// All extents that were appended.
     ///
     /// # Errors
     /// No memory.
@@ -248,7 +250,7 @@ mod tests {
             0 => Extent { pack: 3, offset: n * 500, length: 900 + n % 7 },
             _ => Extent { pack: 1, offset: n * 40, length: 60 },
         };
-        (0..3 * BLOCK as u64 - 5).map(extent).collect()
+        (0..3 * MAX_BLOCK_EXTENTS as u64 - 5).map(extent).collect()
     }
 
     proptest! {
@@ -270,7 +272,7 @@ mod tests {
         fn whatever_else_is_refused_without_harm(bytes in prop::collection::vec(any::<u8>(), 0..200)) {
             let framed = frames::compress(1, &bytes)?;
             for bytes in [bytes, framed] {
-                let block = [&block::SKIPPABLE[..], &9_u32.to_le_bytes(), &5_u64.to_le_bytes(), &[0], &bytes].concat();
+                let block = [&frames::SKIPPABLE_MAGIC[..], &9_u32.to_le_bytes(), &5_u64.to_le_bytes(), &[0], &bytes].concat();
                 for bytes in [bytes, block] {
                     let parsed = Extents::parse(&BASE64.encode(&bytes), 5, far());
                     prop_assert!(parsed.is_none_or(|extents| extents.iter().map(|extent| extent.length).sum::<u64>() <= 5));
@@ -341,7 +343,7 @@ mod tests {
     #[test]
     fn reaches_beyond_what_there_is_are_not_believed() -> Result<()> {
         let of = |reach: [u8; 5]| {
-            let block = [&block::SKIPPABLE[..], &13_u32.to_le_bytes(), &45_u64.to_le_bytes(), &reach].concat();
+            let block = [&frames::SKIPPABLE_MAGIC[..], &13_u32.to_le_bytes(), &45_u64.to_le_bytes(), &reach].concat();
             let extents = Extents::of([Extent { pack: 1, offset: 5, length: 45 }])?;
             let bytes = [&block, &extents.bytes()[extents.blocks[0].reaches.end..]].concat();
             let read = Extents::read(bytes, 45, Bounds { packs: [1000, 50].into(), older: 0 });

@@ -1,8 +1,8 @@
-//! Lets a thread that blocks wait for the pacer.
+//! Lets a blocking thread wait for the pacer.
 //!
-//! The thread asks, the call that it works for waits in its place: time stays the runtime's, and a
-//! call that was dropped or has passed its deadline gives no more leave, so that its thread ends
-//! with the next piece.
+//! The thread asks for leave, and the call that it works for waits for the pacer in its place. So
+//! the runtime keeps the time. A call that was dropped, or that has passed its deadline, gives no
+//! more leave, so its thread ends before the next piece.
 
 use std::fs::File;
 use std::io::{self, Read, Write};
@@ -15,7 +15,7 @@ use tokio::task::{JoinError, spawn_blocking};
 use crate::pacer::Pacer;
 use crate::waiting::Waiting;
 
-/// Where one call's thread asks for leave. Without a cap nobody needs to be asked.
+/// Where the thread of one call asks for leave. Without a cap it need not ask.
 #[derive(Debug, Clone, Default)]
 pub(super) struct Leaves(Option<mpsc::Sender<Ask>>);
 
@@ -36,7 +36,7 @@ pub(super) async fn blocking<T: Send + 'static>(
     let give = async {
         let waiting = Waiting::current();
         while let Some(Ask { wanted, leave }) = asked.recv().await {
-            // A thread that is gone needs no leave.
+            // The thread may be gone.
             let _ = leave.send(pacer.leave(wanted, &waiting).await);
         }
     };
@@ -54,7 +54,7 @@ impl Leaves {
         Ok(())
     }
 
-    /// Reads to the end, which is expected after `announced` bytes.
+    /// Reads to the end of the file, which is expected after `announced` bytes.
     pub(super) fn read(&self, file: &mut File, announced: usize) -> io::Result<Buffer> {
         let mut body = spare(announced);
         body.clear();

@@ -12,9 +12,9 @@ const PACK: usize = 16 << 20;
 /// What a request takes beside its bytes.
 const BASE: f64 = 0.05;
 
-fn told(limit: &Limit, seconds: f64) -> Seen {
-    Seen {
-        outcome: Outcome::Ok,
+fn told(limit: &Limit, seconds: f64) -> SeenTransfer {
+    SeenTransfer {
+        outcome: TransferOutcome::Ok,
         bytes: PACK,
         took: Duration::from_secs_f64(seconds),
         waited: Duration::ZERO,
@@ -25,16 +25,16 @@ fn told(limit: &Limit, seconds: f64) -> Seen {
 
 /// So many packs, each of which takes what `seconds` says for the limit of the moment.
 fn run(limit: &mut Limit, packs: usize, seconds: impl Fn(usize) -> f64) {
-    limit.observe(&Seen { bytes: 100, ..told(limit, BASE) });
+    limit.observe(&SeenTransfer { bytes: 100, ..told(limit, BASE) });
     for _ in 0..packs {
         limit.observe(&told(limit, BASE + seconds(limit.limit)));
-        assert!((LEAST..=MOST).contains(&limit.limit), "{}", limit.limit);
+        assert!((MIN_TRANSFERS..=MAX_TRANSFERS).contains(&limit.limit), "{}", limit.limit);
     }
 }
 
 fn fail(limit: &mut Limit) {
     let epoch = limit.epoch;
-    limit.observe(&Seen { outcome: Outcome::Failed, epoch, ..told(limit, 60.0) });
+    limit.observe(&SeenTransfer { outcome: TransferOutcome::Failed, epoch, ..told(limit, 60.0) });
 }
 
 /// A long line: each transfer is as fast, however many there are.
@@ -56,7 +56,7 @@ fn rises_to_its_bound_while_latency_stays_flat() {
     run(&mut limit, 1, flat);
     assert_eq!(limit.limit, 5, "by one a round");
     run(&mut limit, 150, flat);
-    assert_eq!(limit.limit, MOST);
+    assert_eq!(limit.limit, MAX_TRANSFERS);
 }
 
 #[test]
@@ -66,7 +66,7 @@ fn settles_a_little_above_what_fills_the_line() {
         run(&mut limit, 200, full_from(enough));
         let first = limit.limit;
         run(&mut limit, 50, full_from(enough));
-        assert!((enough..=enough.max(START) * 2).contains(&first), "{first} for {enough}");
+        assert!((enough..=enough.max(START_TRANSFERS) * 2).contains(&first), "{first} for {enough}");
         assert!(limit.limit.abs_diff(first) <= 1, "{} after {first} for {enough}", limit.limit);
     }
 }
@@ -75,7 +75,7 @@ fn settles_a_little_above_what_fills_the_line() {
 fn falls_when_latency_grows_with_concurrency() {
     let mut limit = Limit::new();
     run(&mut limit, 120, flat);
-    assert_eq!(limit.limit, MOST);
+    assert_eq!(limit.limit, MAX_TRANSFERS);
     // The line becomes narrow.
     run(&mut limit, 120, full_from(2));
     assert!((3..=8).contains(&limit.limit), "{}", limit.limit);
@@ -86,10 +86,10 @@ fn failure_halves_once_for_all_that_were_under_way() {
     let mut limit = Limit::new();
     run(&mut limit, 150, flat);
     let began = limit.epoch;
-    for _ in 0..MOST {
-        limit.observe(&Seen { outcome: Outcome::Failed, epoch: began, ..told(&limit, 60.0) });
+    for _ in 0..MAX_TRANSFERS {
+        limit.observe(&SeenTransfer { outcome: TransferOutcome::Failed, epoch: began, ..told(&limit, 60.0) });
     }
-    assert_eq!(limit.limit, MOST / 2);
+    assert_eq!(limit.limit, MAX_TRANSFERS / 2);
     for expected in [4, 2, 1, 1] {
         fail(&mut limit);
         assert_eq!(limit.limit, expected);
@@ -105,7 +105,7 @@ fn recovers_after_failures_and_after_slowness() {
     }
     assert_eq!(limit.limit, 1);
     run(&mut limit, 140, flat);
-    assert_eq!(limit.limit, MOST);
+    assert_eq!(limit.limit, MAX_TRANSFERS);
 
     let mut limit = Limit::new();
     run(&mut limit, 120, flat);
@@ -140,9 +140,9 @@ fn a_queue_of_our_own_is_never_taken_for_the_line() {
 fn grows_only_where_it_is_used() {
     let mut limit = Limit::new();
     for _ in 0..100 {
-        limit.observe(&Seen { full: false, ..told(&limit, 2.0) });
+        limit.observe(&SeenTransfer { full: false, ..told(&limit, 2.0) });
     }
-    assert_eq!(limit.limit, START);
+    assert_eq!(limit.limit, START_TRANSFERS);
 }
 
 #[test]
@@ -150,31 +150,31 @@ fn under_a_cap_two_are_enough_and_nothing_is_learnt() {
     let mut limit = Limit::new();
     run(&mut limit, 150, flat);
     for _ in 0..200 {
-        limit.observe(&Seen { waited: Duration::from_secs(600), ..told(&limit, 1.0) });
+        limit.observe(&SeenTransfer { waited: Duration::from_secs(600), ..told(&limit, 1.0) });
     }
-    assert_eq!(limit.limit, CAPPED);
+    assert_eq!(limit.limit, CAPPED_TRANSFERS);
     run(&mut limit, 140, flat);
-    assert_eq!(limit.limit, MOST, "the cap was lifted");
+    assert_eq!(limit.limit, MAX_TRANSFERS, "the cap was lifted");
     for _ in 0..5 {
         fail(&mut limit);
     }
     for _ in 0..20 {
-        limit.observe(&Seen { waited: Duration::from_secs(600), ..told(&limit, 1.0) });
+        limit.observe(&SeenTransfer { waited: Duration::from_secs(600), ..told(&limit, 1.0) });
     }
-    assert_eq!(limit.limit, LEAST, "a cap is no reason to grow");
+    assert_eq!(limit.limit, MIN_TRANSFERS, "a cap is no reason to grow");
 }
 
 #[test]
 fn size_and_jitter_do_not_look_like_a_queue() {
     let mut limit = Limit::new();
-    limit.observe(&Seen { bytes: 100, ..told(&limit, BASE) });
+    limit.observe(&SeenTransfer { bytes: 100, ..told(&limit, BASE) });
     for number in 0..150 {
         let bytes = [PACK, 2 << 20, 8 << 20][number % 3];
         let jitter = [1.0, 1.3, 1.1, 1.6, 1.2][number % 5];
         let seconds = BASE + 2.0 * jitter * bytes as f64 / PACK as f64;
-        limit.observe(&Seen { bytes, ..told(&limit, seconds) });
+        limit.observe(&SeenTransfer { bytes, ..told(&limit, seconds) });
     }
-    assert_eq!(limit.limit, MOST);
+    assert_eq!(limit.limit, MAX_TRANSFERS);
 }
 
 /// Takes a second, whatever it is asked.
@@ -254,9 +254,9 @@ async fn packs_queue_and_small_objects_pass_at_once() {
     };
     let (packs, ()) = tokio::join!(packs, small);
     assert!(packs.iter().all(Result::is_ok));
-    assert_eq!(slow.most.load(Ordering::Relaxed), START + 1);
+    assert_eq!(slow.most.load(Ordering::Relaxed), START_TRANSFERS + 1);
     assert_eq!(start.elapsed(), Duration::from_secs(2));
-    assert!(gate.state().limit.limit > START);
+    assert!(gate.state().limit.limit > START_TRANSFERS);
     assert_eq!(gate.state().under_way, 0);
 }
 
@@ -266,7 +266,7 @@ async fn given_up_transfers_leave_their_place() {
     let given_up = futures::future::join_all((0..8).map(|_| gate.get(KEY)));
     tokio::time::timeout(Duration::from_millis(500), given_up).await.unwrap_err();
     assert_eq!(gate.state().under_way, 0);
-    assert_eq!(gate.state().limit.limit, START);
+    assert_eq!(gate.state().limit.limit, START_TRANSFERS);
     let start = Instant::now();
     gate.get(KEY).await.unwrap();
     assert_eq!(start.elapsed(), Duration::from_secs(1));
@@ -276,7 +276,7 @@ async fn given_up_transfers_leave_their_place() {
 async fn each_attempt_counts_and_the_queue_is_a_wait() {
     let (_, gate) = gated(true);
     let waiting = Waiting::default();
-    let body = Bytes::from(vec![0; LARGE]);
+    let body = Bytes::from(vec![0; LARGE_BODY_BYTES]);
     let all = futures::future::join_all((0..6).map(|_| gate.put_new("index", body.clone())));
     let all = waiting.count(all).await;
     assert!(all.iter().all(Result::is_err));

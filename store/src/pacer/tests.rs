@@ -56,7 +56,7 @@ async fn a_transfer_takes_its_length_divided_by_the_rate_less_one_burst() {
     for (rate, bytes) in [(64 << 10, MIB), (2 * MIB, 4 * MIB), (5 * MIB, 16 * MIB), (200 * MIB, 1000 * MIB)] {
         let (pacer, start) = (capped(rate), Instant::now());
         pass(&pacer, bytes as usize, start).await;
-        let burst = (rate as f64 / BURSTS_A_SECOND).max(SMALLEST_BURST);
+        let burst = (rate as f64 / BURSTS_A_SECOND).max(MIN_BURST_BYTES);
         about(start.elapsed(), (bytes as f64 - burst) / rate as f64);
     }
 }

@@ -1,4 +1,4 @@
-//! The SDK's client, built so that nothing is left to its defaults that matters: transport, trust,
+//! The SDK's client. Nothing that matters is left to the SDK's defaults: transport, trust,
 //! deadlines, retries, checksums and credentials.
 
 use std::path::Path;
@@ -25,8 +25,8 @@ use super::{credentials, paced};
 use crate::pacer::Pacer;
 use crate::settings::{ReplicaConfig, S3Config, S3Credentials};
 
-/// Nobody waits longer than this for a connection, TLS included.
-const LONGEST_CONNECT: Duration = Duration::from_secs(10);
+/// A connection must be there within this time, TLS included.
+const MAX_CONNECT_TIME: Duration = Duration::from_secs(10);
 
 pub(super) async fn build(replica: &ReplicaConfig, s3: &S3Config, clock: SharedClock) -> Result<Client> {
     let region = Region::new(replica.region.clone());
@@ -35,18 +35,18 @@ pub(super) async fn build(replica: &ReplicaConfig, s3: &S3Config, clock: SharedC
         .region(region.clone())
         .force_path_style(s3.path_style)
         .http_client(paced::paced(transport(replica, s3)?, Pacer::new(&replica.bandwidth, clock)))
-        .timeout_config(TimeoutConfig::builder().connect_timeout(replica.timeout.min(LONGEST_CONNECT)).build())
+        .timeout_config(TimeoutConfig::builder().connect_timeout(replica.timeout.min(MAX_CONNECT_TIME)).build())
         .retry_config(RetryConfig::disabled())
-        // Every request has a deadline of ours; a slow line is not an error before it.
+        // Every request has a deadline of ours; until then a slow line is not an error.
         .stalled_stream_protection(StalledStreamProtectionConfig::disabled())
-        // `WhenRequired` would leave out what PutObject names. Bodies in memory get a header;
-        // streams would be sent chunked.
+        // `WhenRequired` would leave out the checksum that PutObject asks for. It goes into a
+        // header, as bodies are in memory; streams would be sent chunked.
         .request_checksum_calculation(RequestChecksumCalculation::WhenSupported)
-        // GetObject asks for the checksum by itself, and a body that does not match ends in an
+        // GetObject asks for the checksum by itself. A body that does not match it ends in an
         // error.
         .response_checksum_validation(ResponseChecksumValidation::WhenSupported);
     let config = match &s3.endpoint {
-        // The SDK appends paths to the endpoint as text.
+        // The SDK appends paths to the endpoint as text, so it must not end with a slash.
         Some(endpoint) => config.endpoint_url(endpoint.as_str().trim_end_matches('/')),
         None => config,
     };
@@ -61,8 +61,8 @@ pub(super) async fn build(replica: &ReplicaConfig, s3: &S3Config, clock: SharedC
     Ok(Client::from_conf(config.build()))
 }
 
-/// How the credential chain reaches AWS itself: with the system's authorities, whatever the
-/// bucket's are.
+/// How the credential chain reaches AWS itself: it trusts the system's authorities, whatever the
+/// bucket's client trusts.
 fn surroundings(region: Region) -> ProviderConfig {
     ProviderConfig::without_region().with_region(Some(region)).with_http_client(https(TlsContext::default()))
 }
@@ -85,8 +85,7 @@ fn https(context: TlsContext) -> SharedHttpClient {
         .build_https()
 }
 
-/// The file's content, once it is sure that the TLS library can use all of it: it would panic
-/// otherwise.
+/// The file's content. It is checked before, as the TLS library would panic on a bad certificate.
 fn read_authorities(file: &Path) -> Result<Vec<u8>> {
     let shown = || format!("CA file {}", file.display());
     let pem = std::fs::read(file).context(Class::Configuration, || format!("cannot read {}", shown()))?;
@@ -99,7 +98,7 @@ fn read_authorities(file: &Path) -> Result<Vec<u8>> {
     }
     if trusted.is_empty() {
         return Err(Error::configuration(format!("{} holds no certificate", shown()))
-            .hint("it must hold the certificate of the authority in PEM: -----BEGIN CERTIFICATE-----"));
+            .hint("put the certificate of the authority into it, as PEM: -----BEGIN CERTIFICATE-----"));
     }
     Ok(pem)
 }

@@ -1,15 +1,15 @@
-//! Credentials from a file in the format of AWS's shared credentials, its `[default]` section.
+//! Credentials from the `[default]` section of a file in the format of AWS's shared credentials.
 
 use aws_sdk_s3::config::Credentials;
 use lifeboat_base::secret::SecretRef;
 use lifeboat_base::{Error, Result};
 
-/// Reads and parses it. Errors name the file and what is missing, never a value.
+/// Reads and parses the file. Errors name the file and what is missing, never a value.
 pub(super) fn parse(file: &SecretRef) -> Result<Credentials> {
     let secret = file.read()?;
     let refuse = |what: &str| {
         Error::keys(format!("credential file {} {what}", file.path().display()))
-            .hint("it must hold [default], then the lines `aws_access_key_id = …` and `aws_secret_access_key = …`")
+            .hint("write [default] into it, then the lines `aws_access_key_id = …` and `aws_secret_access_key = …`")
     };
     let text = std::str::from_utf8(secret.expose()).map_err(|_| refuse("is not text"))?;
     let value = |key| default_value(text, key);

@@ -1,7 +1,7 @@
-//! From what the SDK and the store say to what callers must tell apart.
+//! Translates errors of the SDK and the store into the kinds that callers must tell apart.
 //!
-//! Texts of the store are shown, but bounded and stripped of control characters: a log line stays a
-//! line.
+//! Texts of the store are shown, but bounded and without control characters, so that a log line
+//! stays one line.
 
 use std::error::Error as StdError;
 use std::io;
@@ -13,9 +13,9 @@ use aws_smithy_runtime_api::client::orchestrator::HttpResponse;
 
 use crate::replica::ReplicaErrorKind as Kind;
 
-const LONGEST_TEXT: usize = 300;
+const MAX_TEXT_CHARS: usize = 300;
 
-/// Sorts any failed request. Deadlines are kept by the caller; a timeout here is that of the
+/// Classifies any failed request. The caller keeps the deadline, so a timeout here is that of the
 /// connection.
 pub(super) fn classify<E>(error: &SdkError<E, HttpResponse>) -> Kind
 where
@@ -25,7 +25,7 @@ where
         let status = response.status().as_u16();
         let (code, message) = match error.as_service_error() {
             Some(error) => (error.code().unwrap_or_default(), error.message().unwrap_or_default()),
-            None => ("", "the answer is not one of S3"),
+            None => ("", "the answer does not come from an S3 store"),
         };
         return classify_answer(status, code, message);
     }
@@ -46,7 +46,7 @@ where
     }
 }
 
-/// Sorts the failure of a body that had begun to arrive.
+/// Classifies the failure of a body that had begun to arrive.
 pub(super) fn classify_body(error: &ByteStreamError) -> Kind {
     let text = tidy(&last_text(error));
     if find::<io::Error>(error).is_some() {
@@ -56,8 +56,7 @@ pub(super) fn classify_body(error: &ByteStreamError) -> Kind {
     }
 }
 
-/// The one table of what an answer means. `code` and `message` are empty where the answer had no
-/// body.
+/// What an answer means. `code` and `message` are empty if the answer had no body.
 fn classify_answer(status: u16, code: &str, message: &str) -> Kind {
     let text = || {
         let code = if code.is_empty() { String::new() } else { format!(" {code}") };
@@ -81,7 +80,7 @@ fn classify_answer(status: u16, code: &str, message: &str) -> Kind {
         (404, "" | "NoSuchKey" | "NotFound") => Kind::NotFound,
         (412, _) => Kind::AlreadyExists,
         (408 | 409 | 425 | 429 | 500.., _) => Kind::Unavailable(text()),
-        (300..=399, _) => Kind::Misconfigured(format!("{}; is the region right?", text())),
+        (300..=399, _) => Kind::Misconfigured(format!("{}; the region may be wrong", text())),
         (_, "AuthorizationHeaderMalformed" | "IllegalLocationConstraintException" | "InvalidBucketName") => {
             Kind::Misconfigured(text())
         }
@@ -108,8 +107,8 @@ fn classify_tls(error: &rustls::Error) -> Kind {
     }
 }
 
-/// Every error of the chain. The payload of an `io::Error` is skipped by its `source`, so it is
-/// asked for first.
+/// Every error of the chain. `source` of an `io::Error` skips its payload, so the payload comes
+/// first.
 fn chain<'error>(error: &'error (dyn StdError + 'static)) -> impl Iterator<Item = &'error (dyn StdError + 'static)> {
     std::iter::successors(Some(error), |&error| match error.downcast_ref::<io::Error>() {
         Some(io) => io.get_ref().map(|inner| inner as &(dyn StdError + 'static)),
@@ -121,13 +120,13 @@ fn find<'error, E: StdError + 'static>(error: &'error (dyn StdError + 'static)) 
     chain(error).find_map(|error| error.downcast_ref::<E>())
 }
 
-/// The innermost text says most: the outer ones are the SDK's names of its own stages.
+/// The innermost text, which says most: the outer texts are the SDK's names for its own stages.
 fn last_text(error: &(dyn StdError + 'static)) -> String {
     chain(error).last().map(ToString::to_string).unwrap_or_default()
 }
 
 fn tidy(text: &str) -> String {
-    text.chars().map(|c| if c.is_control() { ' ' } else { c }).take(LONGEST_TEXT).collect()
+    text.chars().map(|c| if c.is_control() { ' ' } else { c }).take(MAX_TEXT_CHARS).collect()
 }
 
 #[cfg(test)]

@@ -1,14 +1,14 @@
 //! A replica in an S3 bucket, on AWS or any store that speaks S3 version 4 signatures and
 //! conditional writes.
 //!
-//! - **Integrity**: bodies are sent from memory in one PutObject, with their SHA-256 signed and a
-//!   CRC64NVME in a header, which the store checks and keeps; what comes back is checked against
-//!   that and against its announced length. Of a store that keeps no checksums the length alone is
-//!   checked here, and the rest by those who know what they fetch.
-//! - **Atomicity** is the store's: PutObject shows whole objects only; `If-None-Match: *` guards
-//!   what must be new.
-//! - **Deadlines**: one for each request, body included; establishing a connection has a shorter
-//!   one.
+//! - **Integrity**: a body is sent from memory in one PutObject, with its SHA-256 signed and a
+//!   CRC64NVME in a header, which the store checks and keeps. What comes back is checked against
+//!   that checksum and the announced length. If a store keeps no checksums, only the length is
+//!   checked here; the caller, who knows what it fetches, checks the rest.
+//! - **Atomicity** is up to the store: PutObject shows whole objects only, and `If-None-Match: *`
+//!   guards objects that must be new.
+//! - **Deadlines**: each request has one, its body included. A connection must be made within a
+//!   shorter one.
 //! - **A cap on the bandwidth** paces bodies below the SDK (`paced.rs`).
 
 use std::fmt;
@@ -37,10 +37,11 @@ mod errors;
 mod paced;
 mod probe;
 
-/// The most that is reserved on the word of a store; larger objects grow as they arrive.
-const LARGEST_RESERVATION: usize = 64 * 1024 * 1024;
+/// No more memory is reserved because a store announces a length; larger objects grow as they
+/// arrive.
+const MAX_RESERVED_BYTES: usize = 64 * 1024 * 1024;
 
-/// A [`Replica`] in an S3 bucket. Its module begins with what it promises.
+/// A [`Replica`] in an S3 bucket, on AWS or any store that speaks S3.
 pub struct S3Replica {
     name: Name,
     region: String,
@@ -50,7 +51,7 @@ pub struct S3Replica {
     timeout: Duration,
     client: Client,
     clock: SharedClock,
-    /// Whether an answer ever proved that the bucket exists.
+    /// Whether an answer has shown that the bucket exists.
     bucket_seen: AtomicBool,
 }
 
@@ -62,7 +63,7 @@ impl fmt::Debug for S3Replica {
 }
 
 impl S3Replica {
-    /// Prepares the client; connects lazily.
+    /// Prepares the client. It connects when it is first used.
     ///
     /// # Errors
     /// [`Class::Configuration`](lifeboat_base::Class::Configuration) or
@@ -94,7 +95,7 @@ impl S3Replica {
         outcome.map_err(|kind| ReplicaError { replica: self.name.clone(), operation, key: key.to_owned(), kind })
     }
 
-    /// Runs one request on a legal key, which the work gets with the vault's prefix before it.
+    /// Runs one request on a key, if it is legal. `work` gets the key with the vault's prefix.
     async fn with_key<T, F>(
         &self,
         operation: &'static str,
@@ -144,7 +145,7 @@ impl S3Replica {
         let mut objects = Vec::with_capacity(page.contents().len());
         for object in page.contents() {
             let key = object.key().and_then(|key| key.strip_prefix(&root)).unwrap_or_default();
-            // Consoles leave objects named like folders; they are none of ours.
+            // Web consoles make objects that are named like folders; they are not ours.
             if key::check(key).is_ok() {
                 objects.push(describe(key, object.size, object.last_modified)?);
             }
@@ -152,8 +153,7 @@ impl S3Replica {
         Ok(Page { objects, next: page.next_continuation_token })
     }
 
-    /// An answer to HEAD has no body: a missing bucket looks like a missing object until this told
-    /// them apart.
+    /// Tells a missing bucket from a missing object, which HEAD does not: its answer has no body.
     async fn check_bucket(&self) -> Result<(), ReplicaErrorKind> {
         if self.bucket_seen.load(Ordering::Relaxed) {
             return Ok(());
@@ -165,7 +165,7 @@ impl S3Replica {
             }
             Err(error) => match errors::classify(&error) {
                 ReplicaErrorKind::NotFound => Err(ReplicaErrorKind::Misconfigured("no such bucket".to_owned())),
-                // Whoever may look at objects need not be allowed to look at the bucket.
+                // Credentials that may read objects need not be allowed to look at the bucket.
                 ReplicaErrorKind::Denied(_) => Ok(()),
                 kind => Err(kind),
             },
@@ -199,7 +199,7 @@ impl Replica for S3Replica {
                 .content_length
                 .and_then(|length| usize::try_from(length).ok())
                 .ok_or_else(|| ReplicaErrorKind::Corrupt("the store announced no length".to_owned()))?;
-            let mut body = spare(announced.min(LARGEST_RESERVATION));
+            let mut body = spare(announced.min(MAX_RESERVED_BYTES));
             body.clear();
             while let Some(piece) = object.body.next().await {
                 body.extend_from_slice(&piece.map_err(|error| errors::classify_body(&error))?);
@@ -258,6 +258,6 @@ fn describe(key: &str, size: Option<i64>, modified: Option<SdkDateTime>) -> Resu
     let modified = modified.and_then(|time| DateTime::<Utc>::from_timestamp(time.secs(), time.subsec_nanos()));
     match (size, modified) {
         (Some(size), Some(modified)) => Ok(ObjectMeta { key: key.to_owned(), size, modified }),
-        _ => Err(ReplicaErrorKind::Other("the store told no size or no time".to_owned())),
+        _ => Err(ReplicaErrorKind::Other("the store gave no size or no time".to_owned())),
     }
 }

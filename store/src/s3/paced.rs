@@ -1,11 +1,11 @@
-//! Paces what the S3 client sends and receives, below everything that looks at it.
+//! Paces what the S3 client sends and receives, below everything in the SDK that looks at bodies.
 //!
-//! The SDK has hashed, signed and described a request when its connector is called, and a body is
-//! passed on with the same bytes and the same exact length: nothing of the signature, of
-//! `Content-Length` or of the checksums changes, and nothing is sent chunked. Hyper asks a body for
-//! its next piece when the last one is written, so pieces reach the wire as they get leave. An
-//! answer is passed on as its pieces get leave; what it is ahead of that lies in the connection's
-//! buffers, until TCP holds the sender back.
+//! When its connector is called, the SDK has already hashed and signed the request. The body is
+//! passed on with the same bytes and the same length, so the signature, `Content-Length` and the
+//! checksums stay right, and nothing is sent chunked. Hyper asks a body for its next piece when the
+//! last one is written, so pieces reach the wire as they get leave. An answer is passed on as its
+//! pieces get leave; what arrives earlier waits in the connection's buffers, until TCP holds the
+//! sender back.
 
 use std::pin::Pin;
 use std::sync::Arc;
@@ -27,7 +27,7 @@ use tokio_util::sync::ReusableBoxFuture;
 use crate::pacer::Pacer;
 use crate::waiting::Waiting;
 
-/// `client`, within the replica's cap if it has one.
+/// `client`, paced by the replica's pacer if it has one.
 pub(super) fn paced(client: SharedHttpClient, pacer: Option<Arc<Pacer>>) -> SharedHttpClient {
     match pacer {
         Some(pacer) => SharedHttpClient::new(PacedClient { inner: client, pacer }),
@@ -72,7 +72,7 @@ struct PacedConnector {
 
 impl HttpConnector for PacedConnector {
     fn call(&self, mut request: HttpRequest) -> HttpConnectorFuture {
-        // Called in the operation's own task; the bodies are polled in the connection's.
+        // This runs in the operation's own task; the bodies are polled in the connection's task.
         let waiting = Waiting::current();
         let body = request.take_body();
         *request.body_mut() = PacedBody::wrap(body, &self.pacer, &waiting);
@@ -89,7 +89,7 @@ impl HttpConnector for PacedConnector {
 /// A body whose pieces are passed on as they get leave.
 struct PacedBody {
     inner: SdkBody,
-    /// Taken from `inner` and not passed on yet.
+    /// What came from `inner` and was not passed on yet.
     held: Bytes,
     pacer: Arc<Pacer>,
     waiting: Waiting,
@@ -97,7 +97,7 @@ struct PacedBody {
 }
 
 impl PacedBody {
-    /// A body that is known to be empty stays as it is: what it is, is in its headers.
+    /// A body that is known to be empty stays as it is, so that hyper still knows that it is empty.
     fn wrap(inner: SdkBody, pacer: &Arc<Pacer>, waiting: &Waiting) -> SdkBody {
         if inner.content_length() == Some(0) {
             return inner;

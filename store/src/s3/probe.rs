@@ -1,4 +1,4 @@
-//! What an S3 replica can do, asked and tried.
+//! Finds out what an S3 replica can do, by asking and by trying.
 
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -36,7 +36,7 @@ pub(super) async fn run(replica: &S3Replica, write: bool) -> Result<Probe, Repli
     })
 }
 
-/// Reads a listing, and what the answer's `Date` says of the clocks.
+/// Reads a listing, and compares the answer's `Date` with our clock.
 async fn read(replica: &S3Replica) -> Result<Option<i64>, ReplicaErrorKind> {
     let date = AnswerDate::default();
     replica
@@ -73,7 +73,7 @@ async fn object_lock(replica: &S3Replica) -> Result<Option<bool>, ReplicaErrorKi
     }
 }
 
-/// A store that refuses to tell leaves it unknown; one that cannot be asked is an error.
+/// `None` if the store refuses to say; an error if it cannot be asked.
 fn unknown(kind: ReplicaErrorKind) -> Result<Option<bool>, ReplicaErrorKind> {
     match kind {
         ReplicaErrorKind::Unavailable(_) | ReplicaErrorKind::TimedOut(_) => Err(kind),
@@ -81,7 +81,8 @@ fn unknown(kind: ReplicaErrorKind) -> Result<Option<bool>, ReplicaErrorKind> {
     }
 }
 
-/// Deleting hid the trial object; its versions go too, as far as that is permitted.
+/// Deleting has hidden the trial object. This removes its versions too, as far as that is
+/// permitted.
 async fn remove_versions(replica: &S3Replica, key: &str) -> Result<(), ReplicaErrorKind> {
     let full = key::below(&replica.vault_prefix, key);
     let listed = replica.client.list_object_versions().bucket(&replica.bucket).prefix(&full).send().await;

@@ -1,29 +1,29 @@
 //! Reads the SQL text that `pg_restore -f -` makes of an archive, and keeps what must be equal.
 //!
-//! Definitions are kept as hashes of their text by title; the rows of each table as a [`Multiset`],
-//! because heap order is not data; large objects by number. Left out are only the two `-- Dumped`
-//! comments of the preamble and the lines `\restrict TOKEN` and `\unrestrict TOKEN` with the
-//! preamble's own random token. Every other byte reaches some hash.
+//! Definitions are kept as hashes of their text, by title; the rows of each table as a
+//! [`Multiset`], because their order on disk means nothing; large objects by number. Only the two
+//! `-- Dumped` comments of the preamble are left out, and the lines `\restrict TOKEN` and
+//! `\unrestrict TOKEN` with the preamble's own random token. Every other byte reaches some hash.
 //!
-//! Text inside a function body may look like a header or like data; a [`Lexer`] tells that it is
-//! quoted. Should it ever be wrong, order would count where it need not, or titles would be odd:
-//! equality is claimed of every byte all the same. Memory holds one hash a definition, and never a
+//! Text inside a function body may look like a header or like data; a [`Lexer`] knows that it is
+//! quoted. If the lexer were wrong, titles would be odd, or order would count where it need not,
+//! but still every byte would be compared. Memory holds one hash for each definition, and never a
 //! row.
 
 use super::lexer::Lexer;
 use crate::proof::multiset::{Multiset, ProofKey, Titled};
 
-/// Longer lines are neither headers nor `COPY` statements: 1600 columns fit.
-const LONGEST_LINE: usize = 256 << 10;
+/// A longer line is neither a header nor a `COPY` statement, which fits even with 1600 columns.
+const MAX_LINE_BYTES: usize = 256 << 10;
 
 /// What is kept of one database.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub(crate) struct DatabaseDigest {
-    /// By type and name.
+    /// Definitions by type and name.
     pub(crate) definitions: Titled,
-    /// By schema and name.
+    /// The rows of tables, by schema and name.
     pub(crate) tables: Titled,
-    /// By number.
+    /// Large objects by number.
     pub(crate) large_objects: Titled,
 }
 
@@ -31,20 +31,20 @@ pub(crate) struct DatabaseDigest {
 pub(crate) struct Reader {
     key: ProofKey,
     digest: DatabaseDigest,
-    place: Place,
-    section: Section,
-    /// The random word of `\restrict`.
+    place: TextPosition,
+    section: DumpSection,
+    /// The random token of `\restrict`.
     token: Option<Vec<u8>>,
     line: Vec<u8>,
-    /// The line is longer than the buffer: its beginning is hashed already.
+    /// Whether the line is longer than the buffer, so that its beginning is hashed already.
     overlong: bool,
-    /// At the beginning of the line.
+    /// The state at the beginning of the line.
     lexer: Lexer,
-    row: Row,
+    row: RowHash,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq)]
-enum Place {
+enum TextPosition {
     Preamble,
     Text,
     Rows,
@@ -57,13 +57,13 @@ enum Kind {
     LargeObjects,
 }
 
-struct Section {
+struct DumpSection {
     kind: Kind,
     title: String,
     hasher: blake3::Hasher,
 }
 
-struct Row {
+struct RowHash {
     hasher: blake3::Hasher,
     length: u64,
     begins: [u8; 2],
@@ -75,34 +75,34 @@ impl Reader {
         Self {
             key,
             digest: DatabaseDigest::default(),
-            place: Place::Preamble,
-            section: Section { kind: Kind::Definition, title: "settings".to_owned(), hasher: hasher() },
+            place: TextPosition::Preamble,
+            section: DumpSection { kind: Kind::Definition, title: "settings".to_owned(), hasher: hasher() },
             token: None,
             line: Vec::new(),
             overlong: false,
             lexer: Lexer::default(),
-            row: Row { hasher: hasher(), length: 0, begins: [0; 2] },
+            row: RowHash { hasher: hasher(), length: 0, begins: [0; 2] },
         }
     }
 
-    /// Reads a piece.
+    /// Reads the next piece.
     pub(crate) fn update(&mut self, mut piece: &[u8]) {
         while !piece.is_empty() {
             let end = piece.iter().position(|byte| *byte == b'\n');
             let (part, rest) = piece.split_at(end.unwrap_or(piece.len()));
-            if self.place == Place::Rows {
+            if self.place == TextPosition::Rows {
                 self.row_part(part);
             } else {
                 self.line_part(part);
             }
             if end.is_some() {
-                if self.place == Place::Rows { self.row_end() } else { self.line_end() }
+                if self.place == TextPosition::Rows { self.row_end() } else { self.line_end() }
             }
             piece = rest.get(1..).unwrap_or_default();
         }
     }
 
-    /// After the last piece.
+    /// The digest, after the last piece.
     pub(crate) fn finish(mut self) -> DatabaseDigest {
         if !self.line.is_empty() {
             self.line_end();
@@ -123,11 +123,11 @@ impl Reader {
 
     fn row_end(&mut self) {
         if self.row.length == 2 && self.row.begins == *b"\\." {
-            self.place = Place::Text;
+            self.place = TextPosition::Text;
         } else {
             self.digest.tables.entry(self.section.title.clone()).or_default().add(&self.row.hasher);
         }
-        self.row = Row { hasher: blake3::Hasher::new_keyed(&self.key), length: 0, begins: [0; 2] };
+        self.row = RowHash { hasher: blake3::Hasher::new_keyed(&self.key), length: 0, begins: [0; 2] };
     }
 
     fn line_part(&mut self, part: &[u8]) {
@@ -137,7 +137,7 @@ impl Reader {
             return;
         }
         self.line.extend_from_slice(part);
-        if self.line.len() > LONGEST_LINE {
+        if self.line.len() > MAX_LINE_BYTES {
             self.overlong = true;
             self.section.hasher.update(&self.line);
             self.lexer.update(&self.line);
@@ -167,7 +167,7 @@ impl Reader {
             && line.starts_with(b"COPY ")
             && line.ends_with(b" FROM stdin;")
         {
-            self.place = Place::Rows;
+            self.place = TextPosition::Rows;
             self.digest.tables.entry(self.section.title.clone()).or_default();
         }
     }
@@ -176,20 +176,20 @@ impl Reader {
     fn structure(&mut self, line: &[u8]) {
         if let Some((kind, title)) = header(line) {
             self.end_section();
-            self.place = Place::Text;
-            self.section = Section { kind, title, hasher: blake3::Hasher::new_keyed(&self.key) };
+            self.place = TextPosition::Text;
+            self.section = DumpSection { kind, title, hasher: blake3::Hasher::new_keyed(&self.key) };
         }
         if self.section.kind == Kind::LargeObjects
             && let Some(number) = large_object(line)
         {
             self.end_section();
             self.section =
-                Section { kind: Kind::LargeObjects, title: number, hasher: blake3::Hasher::new_keyed(&self.key) };
+                DumpSection { kind: Kind::LargeObjects, title: number, hasher: blake3::Hasher::new_keyed(&self.key) };
         }
     }
 
     fn is_volatile(&mut self, line: &[u8]) -> bool {
-        if self.place == Place::Preamble {
+        if self.place == TextPosition::Preamble {
             if line.starts_with(b"-- Dumped ") {
                 return true;
             }
@@ -216,7 +216,7 @@ impl Reader {
     }
 }
 
-/// Kind and title of `-- Name: …; Type: …; Schema: …; Owner: …`.
+/// The kind and title in `-- Name: …; Type: …; Schema: …; Owner: …`.
 fn header(line: &[u8]) -> Option<(Kind, String)> {
     let text = std::str::from_utf8(line).ok()?.strip_prefix("-- ")?;
     let text = text.strip_prefix("Data for ").unwrap_or(text).strip_prefix("Name: ")?;
@@ -295,7 +295,7 @@ mod tests {
 
     #[test]
     fn long_lines_are_hashed_and_not_kept() {
-        let long = "x".repeat(3 * LONGEST_LINE);
+        let long = "x".repeat(3 * MAX_LINE_BYTES);
         let a = digest(&dump("abc", &long, &format!("{long}\n")), 9_999);
         assert_eq!(a, digest(&dump("abc", &long, &format!("{long}\n")), 100_000));
         assert_ne!(a, digest(&dump("abc", &format!("{long}y"), &format!("{long}\n")), 100_000));

@@ -1,20 +1,19 @@
-//! Where SQL text is quoted: as much of PostgreSQL's lexical rules as tells whether a line begins
-//! inside a string, a quoted name, a dollar-quoted body or a block comment. (PostgreSQL manual,
-//! "Lexical Structure".)
+//! Knows where SQL text is quoted: whether a line begins inside a string, a quoted name, a
+//! dollar-quoted body or a block comment (PostgreSQL manual, "Lexical Structure").
 //!
-//! Assumes `standard_conforming_strings = on`, as every dump sets it. Reads byte by byte, so pieces
-//! may end anywhere.
+//! It assumes `standard_conforming_strings = on`, which every dump sets. It reads byte by byte, so
+//! pieces may end anywhere.
 
 /// The state between two bytes.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Lexer {
-    state: State,
-    /// The last two bytes, outside quotes.
+    state: QuoteState,
+    /// The last two bytes outside quotes.
     before: [u8; 2],
 }
 
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-enum State {
+enum QuoteState {
     #[default]
     Plain,
     LineComment,
@@ -25,13 +24,13 @@ enum State {
     },
     /// After a backslash in an `E''` string.
     Escaped,
-    /// After a quote in a string: its end, or the first of a doubled one.
+    /// After a quote in a string, which is its end or the first of a doubled quote.
     StringEnd {
         escapes: bool,
     },
     /// After `$`, perhaps the beginning of a tag.
     Tag(Vec<u8>),
-    /// In a body; so many bytes of its closing tag were seen.
+    /// In a body, after `seen` bytes of what may be its closing tag.
     Body {
         close: Vec<u8>,
         seen: usize,
@@ -39,9 +38,12 @@ enum State {
 }
 
 impl Lexer {
-    /// Whether what comes next is not inside quotes or a block comment.
+    /// Whether the next byte is outside quotes and block comments.
     pub(crate) fn is_plain(&self) -> bool {
-        matches!(self.state, State::Plain | State::LineComment | State::StringEnd { .. } | State::Tag(_))
+        matches!(
+            self.state,
+            QuoteState::Plain | QuoteState::LineComment | QuoteState::StringEnd { .. } | QuoteState::Tag(_)
+        )
     }
 
     pub(crate) fn update(&mut self, bytes: &[u8]) {
@@ -50,57 +52,57 @@ impl Lexer {
 
     fn step(&mut self, byte: u8) {
         match &mut self.state {
-            State::Plain => self.plain(byte),
-            State::LineComment => {
+            QuoteState::Plain => self.plain(byte),
+            QuoteState::LineComment => {
                 if byte == b'\n' {
-                    self.go(State::Plain);
+                    self.go(QuoteState::Plain);
                 }
             }
-            State::BlockComment => {
+            QuoteState::BlockComment => {
                 let end = self.before[1] == b'*' && byte == b'/';
                 self.before = [self.before[1], byte];
                 if end {
-                    self.go(State::Plain);
+                    self.go(QuoteState::Plain);
                 }
             }
-            State::Name => {
+            QuoteState::Name => {
                 if byte == b'"' {
-                    self.go(State::Plain);
+                    self.go(QuoteState::Plain);
                 }
             }
-            State::String { escapes } => match byte {
-                b'\'' => self.state = State::StringEnd { escapes: *escapes },
-                b'\\' if *escapes => self.state = State::Escaped,
+            QuoteState::String { escapes } => match byte {
+                b'\'' => self.state = QuoteState::StringEnd { escapes: *escapes },
+                b'\\' if *escapes => self.state = QuoteState::Escaped,
                 _ => {}
             },
-            State::Escaped => self.state = State::String { escapes: true },
-            State::StringEnd { escapes } => {
+            QuoteState::Escaped => self.state = QuoteState::String { escapes: true },
+            QuoteState::StringEnd { escapes } => {
                 if byte == b'\'' {
-                    self.state = State::String { escapes: *escapes };
+                    self.state = QuoteState::String { escapes: *escapes };
                 } else {
-                    self.go(State::Plain);
+                    self.go(QuoteState::Plain);
                     self.plain(byte);
                 }
             }
-            State::Tag(tag) => {
+            QuoteState::Tag(tag) => {
                 if byte == b'$' {
                     let close = [b"$", tag.as_slice(), b"$"].concat();
-                    self.state = State::Body { close, seen: 0 };
+                    self.state = QuoteState::Body { close, seen: 0 };
                 } else if is_word(byte) && !(tag.is_empty() && byte.is_ascii_digit()) {
                     tag.push(byte);
                 } else {
-                    self.go(State::Plain);
+                    self.go(QuoteState::Plain);
                     self.plain(byte);
                 }
             }
-            State::Body { close, seen } => {
+            QuoteState::Body { close, seen } => {
                 *seen = match byte {
                     byte if close.get(*seen) == Some(&byte) => *seen + 1,
                     b'$' => 1,
                     _ => 0,
                 };
                 if *seen == close.len() {
-                    self.go(State::Plain);
+                    self.go(QuoteState::Plain);
                 }
             }
         }
@@ -110,16 +112,16 @@ impl Lexer {
         let [earlier, last] = self.before;
         self.before = [last, byte];
         match byte {
-            b'\'' => self.state = State::String { escapes: matches!(last, b'e' | b'E') && !is_word(earlier) },
-            b'"' => self.state = State::Name,
-            b'-' if last == b'-' => self.state = State::LineComment,
-            b'*' if last == b'/' => self.go(State::BlockComment),
-            b'$' if !is_word(last) => self.state = State::Tag(Vec::new()),
+            b'\'' => self.state = QuoteState::String { escapes: matches!(last, b'e' | b'E') && !is_word(earlier) },
+            b'"' => self.state = QuoteState::Name,
+            b'-' if last == b'-' => self.state = QuoteState::LineComment,
+            b'*' if last == b'/' => self.go(QuoteState::BlockComment),
+            b'$' if !is_word(last) => self.state = QuoteState::Tag(Vec::new()),
             _ => {}
         }
     }
 
-    fn go(&mut self, state: State) {
+    fn go(&mut self, state: QuoteState) {
         self.state = state;
         self.before = [0; 2];
     }

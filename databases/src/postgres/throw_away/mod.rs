@@ -1,4 +1,4 @@
-//! Drills of PostgreSQL snapshots.
+//! Drills of PostgreSQL snapshots: a throw-away server loads, checks and proves them.
 
 mod digest;
 mod lexer;
@@ -29,13 +29,13 @@ pub(crate) struct PostgresThrowAway {
     cx: WorkContext,
 }
 
-/// Starts it.
+/// Starts a throw-away server of the version that the snapshot was taken from.
 pub(super) async fn start(facts: &SourceFacts, directories: &[PathBuf], cx: &WorkContext) -> Result<PostgresThrowAway> {
     let major = facts
         .server_version
         .as_deref()
         .and_then(major_of)
-        .ok_or_else(|| Error::integrity("the snapshot does not say of which PostgreSQL version it is"))?;
+        .ok_or_else(|| Error::integrity("the snapshot does not name its PostgreSQL version"))?;
     let server = ThrowAwayServer::start(major, &facts.details, directories, cx).await?;
     Ok(PostgresThrowAway { server, databases: Vec::new(), cx: cx.clone() })
 }
@@ -58,7 +58,7 @@ impl ThrowAway for PostgresThrowAway {
         }
         for (database, parts) in by_database(&names) {
             if database == "postgres" {
-                // Every new cluster has one.
+                // Every new cluster has one already.
                 server.query_in("template1", "DROP DATABASE postgres").await?;
             }
             server.restore_database(streams, database, &parts, database).await?;
@@ -91,8 +91,8 @@ impl ThrowAway for PostgresThrowAway {
 }
 
 impl PostgresThrowAway {
-    /// `pg_amcheck` of one database. Its extension is removed again, so that the proof does not
-    /// meet it.
+    /// Runs `pg_amcheck` on one database. Its extension is removed again, as the proof would find a
+    /// difference.
     async fn amcheck(&self, database: &str) -> Result<CheckResult> {
         let server = self.server.server(&self.cx)?;
         let there = "SELECT 1 FROM pg_extension WHERE extname = 'amcheck'";
@@ -110,7 +110,7 @@ impl PostgresThrowAway {
         })
     }
 
-    /// One query of the operator's, read-only.
+    /// Runs one query of the operator, read-only.
     async fn ask(&self, wanted: &DrillQuery) -> Result<CheckResult> {
         let database = match (&wanted.database, self.databases.as_slice()) {
             (Some(database), _) => database.clone(),

@@ -1,8 +1,8 @@
-//! Proves that a restored server equals a snapshot: globals as statements, each part of a database
-//! as its [digest](crate::postgres::throw_away::digest).
+//! Proves that a restored server equals a snapshot. Globals are compared as statements, each part
+//! of a database by its [digest](crate::postgres::throw_away::digest).
 //!
-//! Both sides go through the same `pg_restore`: the stored archive as it is, the restored database
-//! through a fresh dump.
+//! Both sides go through the same `pg_restore`: the stored archive as it is, and a new dump of the
+//! restored database.
 
 use async_trait::async_trait;
 use bytes::Bytes;
@@ -13,7 +13,7 @@ use super::digest::{DatabaseDigest, Reader};
 use super::server::ThrowAwayServer;
 use crate::database::WorkContext;
 use crate::postgres::globals::{GLOBALS, is_of_tablespace, read_globals, statements};
-use crate::postgres::parts::{Part, TableName, by_database};
+use crate::postgres::parts::{DumpPart, TableName, by_database};
 use crate::postgres::server::Server;
 use crate::postgres::sql::{DATABASES, conninfo, quoted, rows};
 use crate::postgres::tables;
@@ -22,7 +22,7 @@ use crate::proof::multiset::{Multiset, ProofKey, Titled, shorten, tell};
 use crate::streams::{StoredStreams, StreamReader};
 use crate::tool::process::{Invocation, Tool, feed, output};
 
-/// Compares everything.
+/// Compares all globals and all databases.
 pub(crate) async fn prove(
     server: &ThrowAwayServer,
     loaded: &[String],
@@ -53,17 +53,17 @@ pub(crate) async fn prove(
     Ok(proof)
 }
 
-/// Part by part, each dumped anew as it was when it was captured; as many at once as there may be
-/// connections.
+/// Compares a database part by part. Each part is dumped again as the capture dumped it. As many
+/// run at once as there may be connections.
 async fn compare_database(
     server: &Server<'_>,
     database: &str,
-    parts: &[(Part, &str)],
+    parts: &[(DumpPart, &str)],
     streams: &dyn StoredStreams,
     key: ProofKey,
     proof: &mut ProofResult,
 ) -> Result<()> {
-    let wanted = |part: &Part| if let Part::Table(name) = part { Some(name.clone()) } else { None };
+    let wanted = |part: &DumpPart| if let DumpPart::Table(name) = part { Some(name.clone()) } else { None };
     let wanted: Vec<TableName> = parts.iter().filter_map(|(part, _)| wanted(part)).collect();
     let tables = tables::named(server, database, &wanted.iter().collect::<Vec<_>>()).await?;
     let gone: Vec<&TableName> = wanted.iter().filter(|name| tables.iter().all(|table| table.name != **name)).collect();
@@ -92,10 +92,10 @@ async fn compare_database(
     Ok(())
 }
 
-/// What `pg_restore` makes of an archive.
+/// The digest of what `pg_restore` makes of an archive.
 async fn digest(
     server: &Server<'_>,
-    part: &Part,
+    part: &DumpPart,
     archive: &mut dyn StreamReader,
     key: ProofKey,
 ) -> Result<DatabaseDigest> {
@@ -146,8 +146,8 @@ async fn compare_globals(
     Ok(())
 }
 
-/// Statements by their beginning, which holds no password hash. The bootstrap superuser's own are
-/// this server's, not the snapshot's: its password is not restored.
+/// The statements by their beginnings, which hold no password hash. Statements about the bootstrap
+/// superuser are left out: they are this server's own, as its password is not restored.
 fn globals(text: &str, superuser: &str, key: ProofKey) -> Titled {
     let mut titled = Titled::new();
     let own = [format!("ROLE {superuser} "), format!("ROLE {superuser};"), format!("ROLE \"{superuser}\"")];
@@ -163,7 +163,7 @@ fn globals(text: &str, superuser: &str, key: ProofKey) -> Titled {
     titled
 }
 
-/// A dump that is read as a stream; its end is the tool's success.
+/// A dump that is read as a stream. It ends only if the tool has succeeded.
 struct Dump(Option<Tool>);
 
 #[async_trait]

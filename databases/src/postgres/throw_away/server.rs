@@ -1,10 +1,10 @@
-//! A throw-away PostgreSQL server: private directory, unix socket only, no durability, an
-//! unprivileged user.
+//! A throw-away PostgreSQL server: in a private directory, on a unix socket only, without
+//! durability, and as an unprivileged user.
 //!
-//! PostgreSQL refuses to run as root. Started as root, the server gets the user `postgres`, or
-//! `nobody`, and the scratch directory becomes that user's. The server is a child of this process;
-//! stopping it, dropping it or cancelling ends it and removes its files. Only a SIGKILL of this
-//! process leaves it behind.
+//! PostgreSQL refuses to run as root. If Lifeboat runs as root, the server runs as the user
+//! `postgres`, or `nobody`, and the scratch directory becomes that user's. The server is a child of
+//! this process. Stopping, dropping or cancelling ends it and removes its files. Only a SIGKILL of
+//! this process leaves it behind.
 
 use std::collections::BTreeMap;
 use std::os::unix::fs::{DirBuilderExt, chown};
@@ -19,14 +19,14 @@ use crate::database::{ServerAddress, WorkContext};
 use crate::postgres::clients::{self, Clients};
 use crate::postgres::connect::Connection;
 use crate::postgres::server::Server;
-use crate::postgres::settings::PostgresConnection;
+use crate::postgres::settings::{DEFAULT_PORT, PostgresConnection};
 use crate::tool::process::{Invocation, output};
 
-const START: Duration = Duration::from_secs(60);
-const STOP: Duration = Duration::from_secs(20);
-/// A socket's path must fit into 107 bytes, its own name included.
-const LONGEST_SOCKET_DIRECTORY: usize = 80;
-/// Nothing here must survive a crash, and nothing may run beside the drill.
+const MAX_START_TIME: Duration = Duration::from_secs(60);
+const MAX_STOP_TIME: Duration = Duration::from_secs(20);
+/// The path of a socket must fit into 107 bytes, and the name of its file takes some of them.
+const MAX_SOCKET_DIRECTORY_BYTES: usize = 80;
+/// Nothing must survive a crash, and nothing else may run during the drill.
 const SETTINGS: [&str; 12] = [
     "listen_addresses=",
     "fsync=off",
@@ -37,7 +37,7 @@ const SETTINGS: [&str; 12] = [
     "archive_mode=off",
     "max_wal_size=8GB",
     "autovacuum=off",
-    // Sandboxes that forbid writable and executable memory would fail it.
+    // JIT would fail in sandboxes that forbid writable and executable memory.
     "jit=off",
     "maintenance_work_mem=256MB",
     "log_min_messages=error",
@@ -47,7 +47,7 @@ const SETTINGS: [&str; 12] = [
 pub(crate) struct ThrowAwayServer {
     directory: PathBuf,
     socket: PathBuf,
-    /// Where the socket lies if the directory's path is too long.
+    /// Where the socket lies if the path of `directory` is too long.
     _short: Option<TempDir>,
     superuser: String,
     process: Child,
@@ -71,7 +71,7 @@ impl ThrowAwayServer {
         let directory = cx.scratch.join("server");
         let failed = || format!("cannot prepare {}", directory.display());
         std::fs::DirBuilder::new().mode(0o700).create(&directory).context(Class::Source, failed)?;
-        let short = if directory.as_os_str().len() > LONGEST_SOCKET_DIRECTORY {
+        let short = if directory.as_os_str().len() > MAX_SOCKET_DIRECTORY_BYTES {
             let short = tempfile::Builder::new().prefix("lifeboat-").tempdir_in("/tmp");
             Some(short.context(Class::Source, || "cannot make a directory for the socket in /tmp")?)
         } else {
@@ -115,7 +115,11 @@ impl ThrowAwayServer {
 
     /// How to reach it.
     pub(crate) fn connection(&self) -> PostgresConnection {
-        PostgresConnection::Socket { directory: self.socket.clone(), port: 5432, user: Some(self.superuser.clone()) }
+        PostgresConnection::Socket {
+            directory: self.socket.clone(),
+            port: DEFAULT_PORT,
+            user: Some(self.superuser.clone()),
+        }
     }
 
     /// How to reach it by hand.
@@ -128,7 +132,7 @@ impl ThrowAwayServer {
         &self.superuser
     }
 
-    /// To query it and to load into it.
+    /// The server to query and to load into.
     pub(crate) fn server<'a>(&self, cx: &'a WorkContext) -> Result<Server<'a>> {
         Ok(Server { clients: self.clients.clone(), connection: Connection::new(&self.connection(), None, cx)?, cx })
     }
@@ -150,11 +154,12 @@ impl ThrowAwayServer {
                 tokio::time::sleep(Duration::from_millis(100)).await;
             }
         };
-        match tokio::time::timeout(START, ready).await {
+        match tokio::time::timeout(MAX_START_TIME, ready).await {
             Ok(result) => result,
-            Err(_) => {
-                Err(Error::source_failed(format!("the throw-away PostgreSQL server does not start: {}", self.log())))
-            }
+            Err(_) => Err(Error::source_failed(format!(
+                "the throw-away PostgreSQL server did not start within {MAX_START_TIME:?}: {}",
+                self.log()
+            ))),
         }
     }
 
@@ -170,9 +175,9 @@ impl ThrowAwayServer {
     /// The files cannot be removed.
     pub(crate) async fn stop(mut self) -> Result<()> {
         self.signal(rustix::process::Signal::INT);
-        if tokio::time::timeout(STOP, self.process.wait()).await.is_err() {
+        if tokio::time::timeout(MAX_STOP_TIME, self.process.wait()).await.is_err() {
             self.kill();
-            let _ = tokio::time::timeout(STOP, self.process.wait()).await;
+            let _ = tokio::time::timeout(MAX_STOP_TIME, self.process.wait()).await;
         }
         let directory = self.directory.clone();
         drop(self);
@@ -194,13 +199,13 @@ impl ThrowAwayServer {
         }
     }
 
-    /// The server's children have sessions of their own and end when it quits; the group catches
-    /// the rest.
+    /// Ends the server at once. Its children have sessions of their own, and end when it quits; the
+    /// rest of its group is killed.
     fn kill(&mut self) {
         if matches!(self.process.try_wait(), Ok(Some(_))) {
             return;
         }
-        // SIGQUIT is PostgreSQL's immediate shutdown: it takes its children along.
+        // SIGQUIT is PostgreSQL's immediate shutdown, which also ends its children.
         self.signal(rustix::process::Signal::QUIT);
         let patience = std::time::Duration::from_secs(5);
         let step = std::time::Duration::from_millis(20);
@@ -247,8 +252,8 @@ async fn init(
         output(initdb)
     };
     let Err(first) = run(arguments).await else { return Ok(()) };
-    // The locale of the source may not be installed here. Databases that need it will say so when
-    // they are created.
+    // The locale of the source may not be installed here. Creating a database that needs it will
+    // fail and say so.
     let _ = std::fs::remove_dir_all(&data);
     run(plain).await.map(drop).map_err(|_| first.within("cannot make a throw-away PostgreSQL cluster"))
 }
@@ -259,12 +264,12 @@ async fn programs(major: u32, directories: &[PathBuf], cx: &WorkContext) -> Resu
         clients.major == major && ["initdb", "postgres", "pg_amcheck"].iter().all(|name| clients.tool(name).is_file())
     };
     found.iter().find(whole).cloned().ok_or_else(|| {
-        Error::source_failed(format!("no PostgreSQL {major} server is installed to drill with"))
+        Error::source_failed(format!("the programs of a PostgreSQL {major} server for the drill are not installed"))
             .hint(format!("install postgresql-{major} (no cluster is needed), or name its directory in [dataset.drill] server_directories"))
     })
 }
 
-/// Who runs the server when we are root.
+/// The user and group that the server runs as if we are root.
 fn unprivileged_user() -> Result<Option<(u32, u32)>> {
     if !rustix::process::geteuid().is_root() {
         return Ok(None);
@@ -277,7 +282,7 @@ fn unprivileged_user() -> Result<Option<(u32, u32)>> {
     };
     let user = entry("postgres").or_else(|| entry("nobody"));
     user.map(Some).ok_or_else(|| {
-        Error::source_failed("there is neither a user `postgres` nor `nobody` to run the throw-away server as")
+        Error::source_failed("the throw-away server cannot run: there is neither a user `postgres` nor `nobody`")
             .hint("run the drill as an unprivileged user")
     })
 }

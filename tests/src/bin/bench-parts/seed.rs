@@ -11,7 +11,7 @@ use lifeboat_engine::config::{Config, ReplicaKind, Surroundings};
 use lifeboat_engine::format::extents::{Extent, ExtentsWriter};
 use lifeboat_engine::format::frames;
 use lifeboat_engine::format::id::{Digest, Name, SnapshotId};
-use lifeboat_engine::format::index::{IndexSegment, IndexedPack, SEGMENT};
+use lifeboat_engine::format::index::{IndexSegment, IndexedPack, MAX_SEGMENT_CHUNKS};
 use lifeboat_engine::format::layout;
 use lifeboat_engine::format::manifest::{MANIFEST_VERSION, Manifest, PackRef, StreamEntry, Totals};
 use lifeboat_engine::keys::HostKeys;
@@ -21,7 +21,7 @@ use super::Result;
 
 /// Chunks of a pack, and of a segment.
 const IN_PACK: u64 = 32;
-const IN_SEGMENT: u64 = SEGMENT as u64;
+const IN_SEGMENT: u64 = MAX_SEGMENT_CHUNKS as u64;
 
 struct Seed {
     root: PathBuf,

@@ -144,7 +144,7 @@ impl Packs {
         self.chunks.push((id, length, frame.len()));
         self.frames.extend_from_slice(frame);
         self.content += length;
-        if self.frames.len() >= pack::TARGET_SIZE || self.content >= pack::TARGET_CONTENT {
+        if self.frames.len() >= pack::TARGET_FRAMES_BYTES || self.content >= pack::TARGET_CONTENT_BYTES {
             self.there_and_back()?;
         }
         Ok(())
@@ -176,7 +176,7 @@ impl Packs {
         let mut plaintext = Cursor::new(&self.plaintext);
         let excerpt = restore.decompress.time(|| pack::read(&mut plaintext, length, &[(0, length)]))?;
         while offset < length {
-            let unit = excerpt.unit(offset, length - offset, PIECE).ok_or("a pack came back short")?;
+            let unit = excerpt.chunk_run(offset, length - offset, PIECE).ok_or("a pack came back short")?;
             let place = restore.decompress.time(|| excerpt.decompress(offset, unit, &mut self.piece))?;
             let bytes = &self.piece[place];
             restore.hash.time(|| self.restored.update(bytes));
