@@ -18,9 +18,10 @@ use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 use tracing_subscriber::filter::LevelFilter;
 
-use crate::cli::{self, Cli, Command, Globals};
+use crate::cli::{self, Cli, Command};
 use crate::commands;
 use crate::exit;
+use crate::flags::Globals;
 use crate::output::Output;
 use crate::session::Session;
 
@@ -95,8 +96,8 @@ async fn dispatch(command: Command, session: &Session) -> Result<()> {
         Command::Init(args) => commands::init::run(&args, session).await,
         Command::Check(args) => commands::check::run(&args, session).await,
         Command::Trigger(args) => commands::trigger::run(&args, session).await,
-        Command::Completions(args) => commands::completions::run(&args, session),
-        Command::Man(args) => commands::man::run(&args, session),
+        Command::Completions(args) => commands::completions::run(&args, session, cli::command()),
+        Command::Man(args) => commands::man::run(&args, session, cli::command()),
     }
 }
 

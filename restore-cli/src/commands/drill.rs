@@ -7,6 +7,7 @@
 use std::path::{Path, PathBuf};
 
 use clap::builder::{PossibleValuesParser, TypedValueParser};
+use lifeboat_engine::base::Context;
 use lifeboat_engine::config::{Config, DrillConfig, Objectives, ProofLevel};
 use lifeboat_engine::drill::{self as flow, Drill, DrillReport};
 use lifeboat_engine::format::id::Name;
@@ -14,12 +15,12 @@ use lifeboat_engine::format::layout;
 use lifeboat_engine::keys::sign::Signer;
 use lifeboat_engine::restore::VaultReader;
 use lifeboat_engine::state::replace_file;
-use lifeboat_engine::{Error, Result};
+use lifeboat_engine::{Class, Error, Result};
 
 use super::drill_view::Drilled;
 use crate::access::Need;
-use crate::cli::Selection;
-use crate::session::{Session, storage};
+use crate::flags::Selection;
+use crate::session::{Place, Session};
 use crate::textfile::{Outcome, Textfile};
 
 const LEVELS: [ProofLevel; 4] = [ProofLevel::Fetched, ProofLevel::Loaded, ProofLevel::Checked, ProofLevel::Proved];
@@ -76,7 +77,7 @@ pub(crate) async fn run(args: &Args, session: &Session) -> Result<()> {
 
 /// What is known before the vault is opened.
 struct Plan {
-    place: crate::session::Place,
+    place: Place,
     settings: DrillConfig,
     objectives: Objectives,
     signer: Option<Signer>,
@@ -132,7 +133,7 @@ impl Plan {
         }
         let in_vault = drilled.published.as_ref().is_some_and(|published| !published.replicas.is_empty());
         if let Some(file) = &args.report {
-            let file = std::path::absolute(file).map_err(storage("cannot tell where --report points".to_owned()))?;
+            let file = std::path::absolute(file).context(Class::Storage, || "cannot tell where --report points")?;
             write_report(&file, &drilled.report, self.signer.as_ref())?;
             drilled.file = Some(file);
         } else if let Some(config) = self.place.config.as_ref().filter(|_| !in_vault) {
@@ -171,7 +172,7 @@ fn local_file(config: &Config, report: &DrillReport) -> PathBuf {
 fn write_report(file: &Path, report: &DrillReport, signer: Option<&Signer>) -> Result<()> {
     let json = serde_json::to_vec_pretty(report).map_err(|error| Error::failed("cannot write JSON").because(error))?;
     if let Some(folder) = file.parent() {
-        std::fs::create_dir_all(folder).map_err(storage(format!("cannot create {}", folder.display())))?;
+        std::fs::create_dir_all(folder).context(Class::Storage, || format!("cannot create {}", folder.display()))?;
     }
     if let Some(signer) = signer {
         let comment = layout::trusted_comment(&report.vault, &layout::drill(&report.dataset, &report.drill));

@@ -28,7 +28,8 @@ pub(crate) async fn run(_: &Args, session: &Session) -> Result<()> {
     if session.globals.replica.is_some() {
         return Err(Error::usage("init works on every replica").hint("leave --replica out; it may be run again"));
     }
-    let options = InitOptions { identities: access::given_identities(session).await? };
+    let identities = access::given_identities(&session.globals.identities);
+    let options = InitOptions { identities: session.cancellable("reading an identity", identities).await? };
     let replicas = config.open_replicas(&session.clock).await?;
     let work = keys::init(&config, &replicas, &options, &session.clock);
     let report = session.cancellable("init", work).await?;

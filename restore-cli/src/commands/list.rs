@@ -17,7 +17,7 @@ use crate::session::Session;
 use crate::table::Plain;
 
 /// Manifests that are fetched at once.
-const AT_ONCE: usize = 8;
+const MANIFESTS_AT_ONCE: usize = 8;
 
 /// List snapshots: age, size, and the replicas that hold them
 #[derive(Debug, clap::Args)]
@@ -80,7 +80,7 @@ async fn rows(session: &Session, reader: &VaultReader, dataset: &Name, locked: &
             let manifest = reader.manifest(dataset, &listed.snapshot).await;
             (listed, manifest)
         })
-        .buffered(AT_ONCE)
+        .buffered(MANIFESTS_AT_ONCE)
         .collect()
         .await;
     let mut rows = Vec::with_capacity(opened.len());

@@ -10,22 +10,23 @@ use std::num::NonZeroUsize;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use lifeboat_engine::base::Context;
 use lifeboat_engine::config::Config;
 use lifeboat_engine::databases::streams::{StoredStreams, StreamReader};
 use lifeboat_engine::databases::{RestoreOutcome, Target, Wanted, WorkContext, load, registry};
 use lifeboat_engine::format::id::{Name, SnapshotId};
 use lifeboat_engine::format::manifest::Manifest;
 use lifeboat_engine::restore::SnapshotStreams;
-use lifeboat_engine::{Error, Result};
+use lifeboat_engine::{Class, Error, Result};
 use serde::Serialize;
 use tokio::io::AsyncWriteExt;
 
 use crate::access::{self, Need};
-use crate::cli::Selection;
+use crate::flags::Selection;
 use crate::human;
 use crate::progress::Progress;
 use crate::server::{ServerFlag, TARGETS};
-use crate::session::{Session, storage};
+use crate::session::Session;
 use crate::table::Plain;
 
 /// Not `requires = "to_postgres"`: clap waives a requirement that another target's presence rules
@@ -172,15 +173,15 @@ async fn target(args: &Args, session: &Session, config: Option<&Config>) -> Resu
 }
 
 async fn to_stdout(streams: &SnapshotStreams, name: &str) -> Result<()> {
-    let failed = || storage("cannot write the stream to standard output".to_owned());
+    let failed = || "cannot write the stream to standard output";
     let mut stream: Box<dyn StreamReader> = streams.open(name).await?;
     let length = streams.manifest().streams.iter().find(|entry| entry.name == name).map_or(0, |entry| entry.length);
     let progress = Progress::follow(streams.delivered_counter(), length, name);
     let mut stdout = tokio::io::stdout();
     while let Some(piece) = stream.next().await? {
-        stdout.write_all(&piece).await.map_err(failed())?;
+        stdout.write_all(&piece).await.context(Class::Storage, failed)?;
     }
-    stdout.flush().await.map_err(failed())?;
+    stdout.flush().await.context(Class::Storage, failed)?;
     drop(progress);
     Ok(())
 }

@@ -11,7 +11,7 @@ use lifeboat_engine::{Class, Error, Result};
 use serde::Serialize;
 
 use crate::access::Need;
-use crate::cli;
+use crate::flags::parse_snapshot;
 use crate::human;
 use crate::session::Session;
 use crate::table::Plain;
@@ -22,7 +22,7 @@ pub(crate) struct Args {
     /// Only this dataset
     dataset: Option<Name>,
     /// Only this snapshot: an id, or `latest`
-    #[arg(long, value_name = "ID", value_parser = cli::parse_snapshot, requires = "dataset")]
+    #[arg(long, value_name = "ID", value_parser = parse_snapshot, requires = "dataset")]
     snapshot: Option<Selector>,
     /// Also decrypt all data and check every chunk; needs an identity that opens it
     #[arg(long)]
