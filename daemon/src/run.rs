@@ -20,7 +20,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::cli::{Cli, Command};
 use crate::control::client::ask;
-use crate::control::protocol;
+use crate::control::protocol::Request;
 use crate::daemon::{Daemon, Origin};
 use crate::installation::Installation;
 use crate::log;
@@ -64,11 +64,11 @@ fn execute(cli: Cli) -> Result<()> {
         match (cli.command, cli.mode.once) {
             (Some(_), Some(_)) => Err(Error::usage("--once runs by itself, without a daemon to ask")),
             (Some(command), None) => {
-                let command = match command {
-                    Command::Trigger { dataset } => protocol::Command::Trigger { dataset },
-                    Command::Status => protocol::Command::Status {},
+                let request = match command {
+                    Command::Trigger { dataset } => Request::Trigger { dataset },
+                    Command::Status => Request::Status {},
                 };
-                let (report, summary) = ask(&config.control_socket, &command).await?;
+                let (report, summary) = ask(&config.control_socket, &request).await?;
                 say(&if cli.json { report.to_string() } else { summary })
             }
             (None, Some(datasets)) => {

@@ -7,7 +7,7 @@ use serde_json::Value;
 use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
 use tokio::net::UnixStream;
 
-use super::protocol::{Answer, Command};
+use super::protocol::{Answer, Request};
 
 const LONGEST_ANSWER: u64 = 1 << 20;
 
@@ -15,13 +15,13 @@ const LONGEST_ANSWER: u64 = 1 << 20;
 ///
 /// # Errors
 /// The daemon is away, or what it answered.
-pub(crate) async fn ask(socket: &Path, command: &Command) -> Result<(Value, String)> {
+pub(crate) async fn ask(socket: &Path, request: &Request) -> Result<(Value, String)> {
     let away = |error: std::io::Error| {
         Error::failed(format!("lifeboatd does not answer on {}", socket.display()))
             .because(error)
             .hint("start it (`systemctl start lifeboatd`), run this as a member of its group, or run `lifeboatd --once` instead")
     };
-    let mut line = serde_json::to_vec(command).map_err(|error| Error::failed("cannot ask").because(error))?;
+    let mut line = serde_json::to_vec(request).map_err(|error| Error::failed("cannot ask").because(error))?;
     line.push(b'\n');
     let mut stream = UnixStream::connect(socket).await.map_err(away)?;
     stream.write_all(&line).await.map_err(away)?;

@@ -24,7 +24,7 @@ use tokio::sync::{Semaphore, mpsc, oneshot};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-use self::protocol::{Answer, Command};
+use self::protocol::{Answer, Request};
 use crate::live::Live;
 
 const LONGEST_REQUEST: u64 = 4096;
@@ -130,8 +130,8 @@ async fn converse(
 
 async fn respond(line: &[u8], live: &Live, triggers: &mpsc::Sender<Trigger>) -> Answer {
     match serde_json::from_slice(line) {
-        Ok(Command::Status {}) => live.report().into(),
-        Ok(Command::Trigger { dataset }) => {
+        Ok(Request::Status {}) => live.report().into(),
+        Ok(Request::Trigger { dataset }) => {
             if let Err(error) = live.installation().dataset(&dataset) {
                 return error.into();
             }

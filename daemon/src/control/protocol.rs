@@ -11,7 +11,7 @@ use crate::run_report::RunReport;
 /// What is asked.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "command", rename_all = "lowercase", deny_unknown_fields)]
-pub(crate) enum Command {
+pub(crate) enum Request {
     /// Back up now; the answer comes when the run has ended.
     Trigger {
         /// Which.
