@@ -1,5 +1,5 @@
-//! When which dataset runs: a state machine over the time it is told. It reads no clock, starts
-//! nothing, writes nothing.
+//! Decides when each dataset runs: a state machine over the time it is told. It reads no clock,
+//! starts nothing and writes nothing.
 //!
 //! - **Jitter**: each dataset starts later than its schedule by a fixed part of its jitter, decided
 //!   by host and dataset.

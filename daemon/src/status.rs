@@ -126,7 +126,7 @@ impl Ledger {
         match written {
             Ok(()) => file.version = version(&path),
             Err(error) => {
-                tracing::warn!(%dataset, %error, "the status cannot be written; metrics would forget it at a restart");
+                tracing::warn!(%dataset, %error, "cannot write the status of the dataset; a restart would lose it");
             }
         }
     }
@@ -150,13 +150,13 @@ fn read(path: &Path) -> DatasetStatus {
         Ok(text) => text,
         Err(error) => {
             if error.kind() != ErrorKind::NotFound {
-                tracing::warn!(path = %path.display(), %error, "the status cannot be read; starting from zero");
+                tracing::warn!(path = %path.display(), %error, "cannot read the status of a dataset; starting from zero");
             }
             return DatasetStatus::default();
         }
     };
     serde_json::from_slice(&text).unwrap_or_else(|error| {
-        tracing::warn!(path = %path.display(), %error, "the status is damaged; starting from zero");
+        tracing::warn!(path = %path.display(), %error, "the status of a dataset is damaged; starting from zero");
         DatasetStatus::default()
     })
 }
