@@ -1,8 +1,9 @@
-//! Keys at hand: identities that open the vault, signers that are believed.
+//! Keys at hand: identities that open the vault, and signers that are trusted.
 //!
-//! Identities, in order: `--identity`; else the drill identity of the configuration if it is here;
-//! and, where manifests are enough, this host's operations identity. Signers: `--trusted-signer`,
-//! the configuration's, and on a backup host its own.
+//! Identities: those of `--identity`. Without any, the drill identity of the configuration, if this
+//! host has it, and, where manifests are enough, this host's operations identity.
+//!
+//! Signers: those of `--trusted-signer` and of the configuration, and on a backup host its own.
 
 use std::io::Read;
 use std::path::{Path, PathBuf};
@@ -42,8 +43,8 @@ pub(crate) async fn reader_keys(globals: &Globals, config: Option<&Config>, need
         }
     }
     if identities.is_empty() && need == Need::Packs {
-        return Err(Error::keys("no identity is at hand that could open the data").hint(
-            "pass --identity with the master identity or a drill identity that was granted the dataset; a backup host cannot read its own backups",
+        return Err(Error::keys("no identity is given that could open the data").hint(
+            "pass --identity with the master identity, or with a drill identity that may read the dataset; a backup host cannot read its own backups",
         ));
     }
     let (mut trusted_signers, trusted_drill_signers) = match (host, config) {
@@ -79,7 +80,7 @@ fn host_keys(config: &Config) -> Option<HostKeys> {
         return None;
     }
     HostKeys::load(&config.keys)
-        .inspect_err(|error| tracing::warn!(error = %error.chain(), "this host's own keys are not used"))
+        .inspect_err(|error| tracing::warn!(error = %error.chain(), "ignoring this host's own keys"))
         .ok()
 }
 

@@ -13,7 +13,7 @@ use crate::given_replica::GivenReplica;
 #[derive(Debug, Clone, Args)]
 #[command(next_help_heading = "Options of every command")]
 pub(crate) struct Globals {
-    /// Configuration file; not read when --directory or --s3-bucket names the replica
+    /// Configuration file; it is not read when --directory or --s3-bucket names the replica
     #[arg(
         long,
         global = true,
@@ -25,19 +25,20 @@ pub(crate) struct Globals {
     /// Print one JSON value on standard output, and errors and logs as JSON lines on standard error
     #[arg(long, global = true)]
     pub(crate) json: bool,
-    /// Age identity or ssh key file that opens the vault, may be repeated; `-` reads standard input
+    /// File with an age identity or ssh key that opens the vault; may be repeated; `-` reads
+    /// standard input
     #[arg(short, long = "identity", global = true, value_name = "FILE")]
     pub(crate) identities: Vec<PathBuf>,
     /// Use only this replica of the configuration
     #[arg(long, global = true, value_name = "NAME")]
     pub(crate) replica: Option<Name>,
-    /// Minisign public key of a backup host whose snapshots are believed, may be repeated
+    /// Minisign public key of a backup host whose snapshots you trust; may be repeated
     #[arg(long = "trusted-signer", global = true, value_name = "KEY")]
     pub(crate) trusted_signers: Vec<String>,
-    /// Say more of what is going on; twice for details
+    /// Log more; pass it twice for details
     #[arg(short, long, global = true, action = ArgAction::Count)]
     pub(crate) verbose: u8,
-    /// Say nothing but results and errors
+    /// Print only results, warnings and errors
     #[arg(short, long, global = true)]
     pub(crate) quiet: bool,
     #[command(flatten)]
@@ -50,7 +51,8 @@ pub(crate) struct Selection {
     /// Snapshot id, or `latest` (the default)
     #[arg(long, value_name = "ID", value_parser = parse_snapshot, conflicts_with = "at")]
     pub(crate) snapshot: Option<Selector>,
-    /// The newest snapshot begun at or before this time, such as 2026-11-23T18:00:00Z (RFC 3339)
+    /// The newest snapshot that began at or before this time (RFC 3339), such as
+    /// 2026-11-23T18:00:00Z
     #[arg(long, value_name = "TIME", value_parser = parse_time)]
     pub(crate) at: Option<DateTime<Utc>>,
 }
@@ -72,7 +74,7 @@ pub(crate) fn parse_snapshot(text: &str) -> Result<Selector, String> {
         return Ok(Selector::Latest);
     }
     text.parse().map(Selector::Id).map_err(|error: lifeboat_engine::Error| {
-        format!("{error}; {}", error.hint_text().unwrap_or("`lifeboat list` shows them"))
+        format!("{error}; {}", error.hint_text().unwrap_or("`lifeboat list` shows the ids"))
     })
 }
 

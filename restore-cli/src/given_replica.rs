@@ -20,16 +20,16 @@ pub(crate) struct GivenReplica {
     /// Region of the bucket
     #[arg(long, global = true, value_name = "REGION")]
     pub(crate) s3_region: Option<String>,
-    /// Endpoint URL, where it is not AWS
+    /// Endpoint URL, if the bucket is not at AWS
     #[arg(long, global = true, value_name = "URL")]
     pub(crate) s3_endpoint: Option<url::Url>,
-    /// Address objects as endpoint/bucket/key
+    /// Address objects as endpoint/bucket/key instead of bucket.endpoint/key
     #[arg(long, global = true)]
     pub(crate) s3_path_style: bool,
     /// PEM file with the certificate authorities to trust
     #[arg(long, global = true, value_name = "FILE")]
     pub(crate) s3_ca_file: Option<PathBuf>,
-    /// Credentials in the AWS shared-credentials format; otherwise the default AWS chain
+    /// File in the AWS shared-credentials format; without it, the default AWS chain applies
     #[arg(long, global = true, value_name = "FILE")]
     pub(crate) s3_credentials: Option<PathBuf>,
     /// Where the vault begins in the replica
@@ -54,22 +54,29 @@ impl GivenReplica {
             || self.s3_ca_file.is_some()
             || self.s3_credentials.is_some();
         let (name, region, kind) = match (&self.directory, &self.s3_bucket) {
-            (Some(_), Some(_)) => return Err(Error::usage("--directory and --s3-bucket name two replicas; name one")),
-            (None, None) if s3_details => return Err(Error::usage("--s3-bucket is missing")),
-            (Some(_), None) if s3_details => return Err(Error::usage("--s3-… flags do not fit --directory")),
+            (Some(_), Some(_)) => {
+                return Err(Error::usage("--directory and --s3-bucket name two replicas").hint("pass only one of them"));
+            }
+            (None, None) if s3_details => {
+                return Err(Error::usage("--s3-… flags need --s3-bucket").hint("add --s3-bucket and --s3-region"));
+            }
+            (Some(_), None) if s3_details => {
+                return Err(Error::usage("--s3-… flags do not go with --directory").hint("leave them out"));
+            }
             (None, None) if self.vault_prefix.is_some() => {
                 return Err(Error::usage("--vault-prefix goes with --directory or --s3-bucket")
-                    .hint("in a configuration, set vault_prefix"));
+                    .hint("set vault_prefix in the configuration"));
             }
             (None, None) => return Ok(None),
             (Some(path), None) => ("directory", "local".to_owned(), ReplicaKind::Directory { path: path.clone() }),
             (None, Some(bucket)) => {
                 let region = self.s3_region.clone().ok_or_else(|| {
-                    Error::usage("--s3-bucket needs --s3-region").hint("such as --s3-region eu-central-1")
+                    Error::usage("--s3-bucket needs --s3-region")
+                        .hint("pass the region of the bucket, such as --s3-region eu-central-1")
                 })?;
                 if self.s3_endpoint.as_ref().is_some_and(|endpoint| !is_acceptable(endpoint)) {
-                    return Err(Error::usage("--s3-endpoint is not an https URL, or holds credentials")
-                        .hint("use https; plain http is for the loopback only; credentials go into --s3-credentials"));
+                    return Err(Error::usage("--s3-endpoint is not an https URL, or it holds credentials")
+                        .hint("use https (plain http works for the loopback only), and pass credentials with --s3-credentials"));
                 }
                 let s3 = S3Config {
                     bucket: bucket.clone(),

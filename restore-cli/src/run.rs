@@ -56,7 +56,7 @@ fn explain(error: &clap::Error, out: Output) -> ExitCode {
         }
         _ if out.is_json() => {
             let what = text.lines().next().unwrap_or_default().trim_start_matches("error: ");
-            out.error(&Error::usage(what).hint("`lifeboat --help` explains the commands and their flags"));
+            out.error(&Error::usage(what).hint("run `lifeboat --help` to see the commands and their flags"));
         }
         _ => out.plain_error(&text),
     }
@@ -107,7 +107,7 @@ fn obey_signals(session: &Session) -> Result<()> {
     let (cancel, out) = (session.cancel.clone(), session.out);
     tokio::spawn(async move {
         tokio::select! { _ = interrupt.recv() => {}, _ = terminate.recv() => {} }
-        out.note("stopping; a second signal ends at once and may leave things behind");
+        out.note("stopping; a second signal ends the program at once and may leave temporary files behind");
         cancel.cancel();
         tokio::select! { _ = interrupt.recv() => {}, _ = terminate.recv() => {} }
         std::process::exit(exit::INTERRUPTED.into());

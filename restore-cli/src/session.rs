@@ -17,6 +17,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::access::{self, Need};
 use crate::flags::Globals;
+use crate::human;
 use crate::output::Output;
 
 /// One invocation.
@@ -44,14 +45,18 @@ pub(crate) struct Place {
 }
 
 impl Session {
-    /// What flags or, without any, the configuration name.
+    /// The replica that the flags name; without such flags, the replicas of the configuration.
     ///
     /// # Errors
-    /// Both or neither, an invalid configuration, or no replica of the name.
+    /// The flags contradict each other, the configuration is invalid, or it has no replica of that
+    /// name.
     pub(crate) fn place(&self) -> Result<Place> {
         if let Some(replica) = self.globals.given.replica()? {
             if self.globals.replica.is_some() {
-                return Err(Error::usage("--replica chooses from a configuration, and flags name the replica already"));
+                return Err(Error::usage(
+                    "--replica chooses from a configuration, but --directory or --s3-bucket names the replica already",
+                )
+                .hint("leave --replica out"));
             }
             let vault_prefix = self.globals.given.vault_prefix.as_deref().unwrap_or_default().trim_matches('/');
             let vault_prefix = vault_prefix.to_owned();
@@ -71,20 +76,19 @@ impl Session {
         Ok(Place { config: Some(config), replicas, vault_prefix, limits })
     }
 
-    /// The configuration, for commands that cannot do without.
+    /// The configuration, for commands that cannot do without one.
     ///
     /// # Errors
     /// Flags name a replica instead; the file is missing or invalid.
     pub(crate) fn configuration(&self) -> Result<Config> {
         if self.globals.given.is_named() {
             return Err(Error::usage("this command works on an installation, not on a single replica")
-                .hint("name a configuration with --config, without --directory and --s3-bucket"));
+                .hint("pass --config instead of --directory or --s3-bucket"));
         }
         let path = &self.globals.config;
         if !path.exists() {
-            return Err(Error::configuration(format!("there is no configuration {}", path.display())).hint(
-                "name another with --config or LIFEBOAT_CONFIG, or one replica with --directory or --s3-bucket",
-            ));
+            return Err(Error::configuration(format!("there is no configuration {}", path.display()))
+                .hint("pass --config or set LIFEBOAT_CONFIG; or name one replica with --directory or --s3-bucket"));
         }
         Config::load(path, &self.surroundings)
     }
@@ -100,7 +104,7 @@ impl Session {
         let opened = VaultReader::open(&replicas, keys, place.limits.clone(), self.cancel.clone());
         let reader = self.cancellable("opening the vault", opened).await?;
         for (replica, why) in reader.unreachable() {
-            self.out.warning(format!("replica {replica} is left aside: {why}"));
+            self.out.warning(format!("skipping replica {replica}: {}", human::without_name(replica, why)));
         }
         Ok(reader)
     }
@@ -117,7 +121,7 @@ impl Session {
             Some(dataset) => {
                 let names: Vec<&str> = known.iter().map(Name::as_str).collect();
                 Err(Error::usage(format!("the vault has no dataset {dataset}")).hint(if names.is_empty() {
-                    "it is empty".to_owned()
+                    "the vault is empty: back up first".to_owned()
                 } else {
                     format!("it has: {}", names.join(", "))
                 }))
@@ -125,10 +129,10 @@ impl Session {
         }
     }
 
-    /// Ends early when a signal came.
+    /// Does `work`, and ends early when a signal comes.
     ///
     /// # Errors
-    /// Those of `work`, or cancelled.
+    /// Those of `work`, or that it was cancelled.
     pub(crate) async fn cancellable<T>(&self, what: &str, work: impl Future<Output = Result<T>>) -> Result<T> {
         tokio::select! {
             result = work => result,
@@ -139,13 +143,15 @@ impl Session {
     /// Goes on only with `--yes` or a person's consent.
     ///
     /// # Errors
-    /// No consent, or nobody to ask.
+    /// The person refused, or there is nobody to ask.
     pub(crate) async fn confirm(&self, yes: bool, question: String) -> Result<()> {
         if yes {
             return Ok(());
         }
         if !self.out.can_ask() {
-            return Err(Error::usage("this deletes data and nobody can be asked").hint("pass --yes if it is meant"));
+            return Err(
+                Error::usage("this deletes data, and there is no terminal to ask on").hint("pass --yes to confirm")
+            );
         }
         let out = self.out;
         let answer = async {
@@ -155,7 +161,7 @@ impl Session {
         if self.cancellable("the question", answer).await? {
             Ok(())
         } else {
-            Err(Error::failed("not confirmed; nothing was changed"))
+            Err(Error::failed("you did not confirm; nothing was changed"))
         }
     }
 
@@ -185,7 +191,11 @@ impl Place {
                 Ok(replica) => replicas.push(replica),
                 Err(error) => {
                     if self.replicas.len() > 1 {
-                        out.warning(format!("replica {} is left aside: {}", replica.name, error.chain()));
+                        out.warning(format!(
+                            "skipping replica {}: {}",
+                            replica.name,
+                            human::without_name(&replica.name, &error.chain())
+                        ));
                     }
                     first = first.or(Some(error));
                 }

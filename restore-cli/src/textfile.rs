@@ -29,12 +29,12 @@ const OBJECTIVE: &str = "lifeboat_objective_seconds";
 /// All gauges, in the order they are written.
 const FAMILIES: [(&str, &str); 7] = [
     (LAST_SUCCESS, "When the last drill that reached its level ended; 0 if none ever did."),
-    (LAST_ATTEMPT, "When the last drill ended, whatever came of it."),
-    (LAST_STATUS, "Whether the last drill reached its level."),
-    (LAST_LEVEL, "What the last drill reached: 0 nothing, 1 fetched, 2 loaded, 3 checked, 4 proved."),
-    (RESTORE_DURATION, "From the start of the last drill that restored to the loaded database."),
-    (RECOVERY_POINT_AGE, "Age of the data when the last drill that found a snapshot began."),
-    (OBJECTIVE, "What was promised, rpo and rto."),
+    (LAST_ATTEMPT, "When the last drill ended, whether it passed or not."),
+    (LAST_STATUS, "1 if the last drill reached its level, else 0."),
+    (LAST_LEVEL, "The level that the last drill reached: 0 nothing, 1 fetched, 2 loaded, 3 checked, 4 proved."),
+    (RESTORE_DURATION, "How long the last drill that restored took, from its start until the database was loaded."),
+    (RECOVERY_POINT_AGE, "The age of the data when the last drill that found a snapshot began."),
+    (OBJECTIVE, "The configured objectives: rpo is the age of restored data, rto the time a restore takes."),
 ];
 
 /// What is told of a drill.
@@ -106,8 +106,8 @@ impl Textfile {
             }
         };
         parse(&text).ok_or_else(|| {
-            Error::usage(format!("{} holds something else than drill metrics", self.0.display()))
-                .hint("give drills a file of their own with --textfile, or remove this one")
+            Error::usage(format!("{} holds something other than drill metrics", self.0.display()))
+                .hint("pass a file of its own to --textfile, or remove this one")
         })
     }
 }

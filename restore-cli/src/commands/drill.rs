@@ -1,8 +1,8 @@
 //! `drill`: restores into a throw-away database, proves it equal, and leaves evidence.
 //!
-//! Whatever happens, also when no replica answers or a signal comes, the metrics tell of the
-//! attempt and the exit code is not 0 unless the required level was reached. Nothing is left behind
-//! but the report.
+//! Whatever happens, even if no replica answers or a signal comes, the metrics record the attempt,
+//! and the exit code is 0 only if the required level was reached. Nothing but the report is left
+//! behind.
 
 use std::path::{Path, PathBuf};
 
@@ -25,20 +25,21 @@ use crate::textfile::{Outcome, Textfile};
 
 const LEVELS: [ProofLevel; 4] = [ProofLevel::Fetched, ProofLevel::Loaded, ProofLevel::Checked, ProofLevel::Proved];
 
-/// Restore into a throw-away database, check it, prove it equal, measure, report
+/// Restore into a temporary database, check it, prove that it is equal, measure, and report
 ///
-/// Exit 0 means that the required level was reached within the objectives; 8 that it was reached,
-/// but not within them.
+/// Exit code 0 means that the required level was reached within the objectives, 8 that it was
+/// reached, but not within the objectives.
 #[derive(Debug, clap::Args)]
 pub(crate) struct Args {
     /// Name of the dataset
     dataset: Name,
     #[command(flatten)]
     pub(crate) selection: Selection,
-    /// The level to reach; without it the configuration's, or `proved`
+    /// The level to reach [default: that of the configuration, or proved]
     #[arg(long, value_parser = PossibleValuesParser::new(LEVELS.map(ProofLevel::as_str)).map(|word| level(&word)))]
     level: Option<ProofLevel>,
-    /// Also write the report here, and its signature beside it if a drill signer is at hand
+    /// Also write the report to this file, and its signature beside it if this host has a drill
+    /// signer
     #[arg(long, value_name = "FILE")]
     report: Option<PathBuf>,
     /// Write metrics for node-exporter's textfile collector
@@ -117,7 +118,7 @@ impl Plan {
             Ok(()) => Ok((drilled, error)),
             // The drill's own failure matters more.
             Err(lost) => {
-                session.out.warning(format!("the report is not kept: {}", lost.chain()));
+                session.out.warning(format!("the report could not be kept: {}", lost.chain()));
                 Ok((drilled, error.or(Some(lost))))
             }
         }
@@ -133,7 +134,8 @@ impl Plan {
         }
         let in_vault = drilled.published.as_ref().is_some_and(|published| !published.replicas.is_empty());
         if let Some(file) = &args.report {
-            let file = std::path::absolute(file).context(Class::Storage, || "cannot tell where --report points")?;
+            let file =
+                std::path::absolute(file).context(Class::Storage, || "cannot make the path of --report absolute")?;
             write_report(&file, &drilled.report, self.signer.as_ref())?;
             drilled.file = Some(file);
         } else if let Some(config) = self.place.config.as_ref().filter(|_| !in_vault) {
@@ -141,7 +143,7 @@ impl Plan {
             match write_report(&file, &drilled.report, self.signer.as_ref()) {
                 Ok(()) => drilled.file = Some(file),
                 // Nobody asked for this file, so its loss does not make the drill fail.
-                Err(error) => session.out.warning(format!("the report is not kept: {}", error.chain())),
+                Err(error) => session.out.warning(format!("the report could not be kept: {}", error.chain())),
             }
         }
         Ok(())

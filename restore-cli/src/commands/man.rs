@@ -7,10 +7,10 @@ use lifeboat_engine::{Class, Result};
 
 use crate::session::Session;
 
-/// Print the manual, or write one page a command into a directory
+/// Print the manual, or write one page for each command into a directory
 #[derive(Debug, clap::Args)]
 pub(crate) struct Args {
-    /// Where the pages go, such as /usr/local/share/man/man1; created if missing
+    /// The directory for the pages, such as /usr/local/share/man/man1; created if missing
     directory: Option<PathBuf>,
 }
 

@@ -1,4 +1,4 @@
-//! `show`: what one snapshot is made of.
+//! `show`: what one snapshot consists of.
 
 use std::fmt;
 
