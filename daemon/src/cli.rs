@@ -11,23 +11,22 @@ use crate::log::Format;
 const EXIT_CODES: &str = "Exit codes:
   0  success
   1  failed, or cancelled
-  2  the command line asks for something that cannot be
+  2  the command line asks for something impossible
   3  the configuration, or what it names, is wrong
   4  a database or dump tool failed
   5  a replica or the local disk failed
   6  stored data is missing, damaged or forged
   7  a key is missing, wrong, unreadable or not trusted
-  8  everything worked, but outside the objectives
 
 Signals:
-  SIGHUP           read the configuration again; an invalid one changes nothing
-  SIGTERM, SIGINT  end; the run under way may finish within limits.shutdown, a second signal cancels it";
+  SIGHUP           reload the configuration; an invalid one changes nothing
+  SIGTERM, SIGINT  stop; a run may still finish within limits.shutdown, a second signal cancels it";
 
-/// Captures databases on schedule and keeps every replica complete
+/// Backs up databases on schedule and keeps every replica complete
 #[derive(Debug, Parser)]
 #[command(name = "lifeboatd", version, after_help = EXIT_CODES)]
 pub(crate) struct Cli {
-    /// The configuration
+    /// Configuration file
     #[arg(
         long,
         global = true,
@@ -40,15 +39,15 @@ pub(crate) struct Cli {
     #[command(flatten)]
     pub mode: Mode,
 
-    /// Reports on standard output as JSON, one document a line
+    /// Print results on standard output as JSON, one document per line
     #[arg(long, global = true)]
     pub json: bool,
 
-    /// How the log is written
+    /// How to write the log
     #[arg(long, global = true, value_enum, default_value = "auto", value_name = "FORMAT")]
     pub log: Format,
 
-    /// How much is logged: error, warn, info, debug, trace
+    /// How much to log: error, warn, info, debug, trace
     #[arg(long, global = true, default_value = "info", value_name = "LEVEL")]
     pub log_level: LevelFilter,
 
@@ -56,27 +55,28 @@ pub(crate) struct Cli {
     pub command: Option<Command>,
 }
 
-/// What to do instead of staying.
+/// What to do instead of running as a daemon.
 #[derive(Debug, Args)]
 #[group(multiple = false)]
 pub(crate) struct Mode {
-    /// Check the configuration, print every finding, and end
+    /// Check the configuration, print every problem, and exit
     #[arg(long)]
     pub check_config: bool,
 
-    /// Back up the named datasets, or all, now, and end; the exit code is that of the worst failure
+    /// Back up the named datasets, or all of them, now, and exit; the exit code is that of the
+    /// worst failure
     #[arg(long, num_args = 0.., value_name = "DATASET")]
     pub once: Option<Vec<Name>>,
 }
 
-/// What is asked of the running daemon.
+/// What to ask the running daemon.
 #[derive(Debug, Subcommand)]
 pub(crate) enum Command {
     /// Ask the running daemon to back up a dataset now, and wait for the result
     Trigger {
-        /// Which
+        /// Name of the dataset
         dataset: Name,
     },
-    /// Ask the running daemon how everything stands
+    /// Ask the running daemon for the state of every dataset and replica
     Status,
 }

@@ -1,11 +1,11 @@
-//! The daemon: one loop that starts runs, takes in their ends, and obeys signals.
+//! The daemon: one loop that starts runs, handles their results, and obeys signals.
 //!
 //! - **Start**: lock, keys, endpoints bound, then systemd hears READY.
-//! - **Reload** (SIGHUP): an invalid configuration changes nothing. Runs under way finish on the
-//!   old one. Addresses and the state directory stay until a restart.
-//! - **End** (SIGTERM, SIGINT): no new runs; the one under way may finish within `limits.shutdown`,
-//!   then it is cancelled; whoever waits gets an answer; the metrics endpoint is last. A second
-//!   signal cancels at once.
+//! - **Reload** (SIGHUP): an invalid configuration changes nothing. A run that has started
+//!   finishes with the old one. Addresses and the state directory stay until a restart.
+//! - **End** (SIGTERM, SIGINT): no new run starts. The current one may finish within
+//!   `limits.shutdown`, then it is cancelled. Whoever waits gets an answer. The metrics endpoint is
+//!   last. A second signal cancels at once.
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
@@ -37,12 +37,13 @@ use crate::runner::{OBEY, Runner};
 use crate::scheduler::Scheduler;
 use crate::status::Ledger;
 use crate::upkeep::Upkeep;
+use crate::words;
 
 /// The loop turns at least this often, so that it sees a clock that was set.
 const TURN: Duration = Duration::from_secs(5);
-/// Runs that may wait to be queued.
+/// How many requested runs may wait to be queued.
 const TRIGGERS: usize = 32;
-/// Ends what is left of the endpoints.
+/// How long the endpoints may take to end.
 const FAREWELL: Duration = Duration::from_secs(2);
 
 /// Where the configuration came from.
@@ -102,7 +103,7 @@ impl Daemon {
     /// Takes the lock, opens keys and replicas, binds the endpoints.
     ///
     /// # Errors
-    /// Another daemon runs, the keys are missing, an address is taken.
+    /// Another daemon runs, the keys are missing, or an address is in use.
     pub(crate) async fn start(config: Config, origin: Origin, clock: SharedClock) -> Result<Self> {
         let signals = Signals::listen()?;
         let state = StateDirectory::open(&config.state_directory)?;
@@ -115,7 +116,7 @@ impl Daemon {
         let listener = TcpListener::bind(config.listen).await.map_err(|error| {
             Error::failed(format!("cannot listen on {}", config.listen))
                 .because(error)
-                .hint("another program listens there, or the address is not this host's: change `listen`")
+                .hint("stop the program that listens there, or set `listen` to a free address of this host")
         })?;
         let address = listener.local_addr().context(Class::Failed, || "cannot tell the address of the endpoint")?;
         let (stop_http, stop_control) = (CancellationToken::new(), CancellationToken::new());
@@ -157,7 +158,7 @@ impl Daemon {
     /// Runs until a signal ends it.
     ///
     /// # Errors
-    /// An endpoint broke down.
+    /// An endpoint crashed.
     pub(crate) async fn run(mut self) -> Result<()> {
         notify::ready();
         loop {
@@ -174,7 +175,9 @@ impl Daemon {
             }
             if self.endpoints.http.is_finished() {
                 self.stop().await;
-                return Err(Error::failed("the metrics endpoint broke down"));
+                return Err(
+                    Error::failed("the metrics endpoint crashed").hint("start lifeboatd again, if systemd does not")
+                );
             }
         }
         self.stop().await;
@@ -237,7 +240,9 @@ impl Daemon {
                 if (before.listen, &before.control_socket, &before.state_directory)
                     != (after.listen, &after.control_socket, &after.state_directory)
                 {
-                    tracing::warn!("listen, control_socket and state_directory change with the next restart only");
+                    tracing::warn!(
+                        "listen, control_socket and state_directory change only with a restart: run `systemctl restart lifeboatd`"
+                    );
                 }
                 let runner = &self.runner;
                 self.scheduler.reload(after, |dataset| considered(runner, dataset));
@@ -245,7 +250,7 @@ impl Daemon {
                     self.waiting.keys().filter(|name| after.dataset(name).is_none()).cloned().collect();
                 for dataset in gone {
                     for waiting in self.waiting.remove(&dataset).unwrap_or_default() {
-                        let error = Error::usage(format!("the configuration has no dataset {dataset} any more"));
+                        let error = Error::usage(format!("the configuration no longer has dataset {dataset}"));
                         let _ = waiting.send(error.into());
                     }
                 }
@@ -261,8 +266,8 @@ impl Daemon {
             }
             Err(error) => tracing::error!(
                 hint = error.hint_text().unwrap_or_default(),
-                "not reloaded, the old configuration stays: {}",
-                error.chain()
+                "the configuration was not reloaded, the old one stays in use: {}",
+                words::error(&error)
             ),
         }
         notify::ready();
@@ -322,7 +327,7 @@ impl Daemon {
             }
         }
         if let Some(run) = &self.run {
-            tracing::warn!(dataset = %run.dataset, "the run is cancelled; it is made up for after the next start");
+            tracing::warn!(dataset = %run.dataset, "Run cancelled. It starts again after the next start.");
             run.cancel.cancel();
         }
         // The run itself gives the flow as long as `OBEY` to obey.
@@ -342,7 +347,7 @@ impl Daemon {
         let names = installation.config.datasets.iter().map(|dataset| &dataset.name);
         let next = names.filter_map(|name| Some((self.scheduler.next_start(name)?, name))).min();
         match next {
-            Some((at, dataset)) => format!("Idle; next is {dataset} at {}", crate::words::time(at)),
+            Some((at, dataset)) => format!("Idle; next is {dataset} at {}", words::time(at)),
             None => "Idle; nothing is scheduled".to_owned(),
         }
     }
@@ -352,7 +357,9 @@ impl Daemon {
 async fn end_of(run: &mut Option<Run>) -> Result<RunReport> {
     match run {
         Some(run) => (&mut run.task).await.unwrap_or_else(|error| {
-            Err(Error::failed(format!("the backup of {} was aborted", run.dataset)).because(error))
+            Err(Error::failed(format!("the backup of {} was aborted", run.dataset))
+                .because(error)
+                .hint("read the log of lifeboatd, then run it again"))
         }),
         None => std::future::pending().await,
     }

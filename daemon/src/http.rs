@@ -45,7 +45,7 @@ async fn healthz(State(live): State<Arc<Live>>) -> (StatusCode, &'static str) {
     if live.is_healthy() {
         (StatusCode::OK, "ok\n")
     } else {
-        (StatusCode::SERVICE_UNAVAILABLE, "the scheduler hangs\n")
+        (StatusCode::SERVICE_UNAVAILABLE, "the scheduler hangs; restart lifeboatd\n")
     }
 }
 

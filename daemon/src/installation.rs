@@ -1,5 +1,5 @@
-//! One configuration, opened: what runs work with. A reload makes a new one; runs under way finish
-//! on the old.
+//! One configuration with its keys and replicas opened: what runs work with. A reload makes a new
+//! one. Runs that have started finish with the old one.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -15,8 +15,8 @@ pub(crate) struct Installation {
     pub config: Config,
     pub keys: HostKeys,
     pub replicas: Vec<SharedReplica>,
-    /// The longest time between two scheduled starts of each scheduled dataset. Computed once: it
-    /// takes a while.
+    /// The longest time between two scheduled starts of each scheduled dataset. It is computed
+    /// only once, because that takes a while.
     pub intervals: BTreeMap<Name, Duration>,
 }
 

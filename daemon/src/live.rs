@@ -1,5 +1,5 @@
-//! What the endpoints show of the daemon: the loop writes, `http` and `control` read. Nothing here
-//! waits.
+//! What the endpoints show of the daemon: the loop writes it, `http` and `control` read it. Nothing
+//! here waits.
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -92,7 +92,7 @@ impl Live {
         self.lock().up.insert(replica.clone(), up) != Some(up)
     }
 
-    /// The end began.
+    /// The daemon begins to stop.
     pub(crate) fn stop(&self) {
         self.lock().stopping = true;
     }
@@ -110,7 +110,11 @@ impl Live {
         if state.stopping {
             Some("stopping".to_owned())
         } else if up < config.min_replicas {
-            Some(format!("{up} of {} replicas are up, min_replicas is {}", config.replicas.len(), config.min_replicas))
+            Some(format!(
+                "{up} of {} replicas are up, but min_replicas is {}",
+                config.replicas.len(),
+                config.min_replicas
+            ))
         } else {
             None
         }
@@ -184,11 +188,14 @@ impl StatusReport {
             };
             lines.push(format!("dataset {name}: {newest}, {next}{failed}"));
             for (replica, standing) in status.replicas.iter().filter(|(_, standing)| standing.behind > 0) {
-                lines.push(format!("dataset {name}: replica {replica} lacks {} snapshots", standing.behind));
+                lines.push(format!(
+                    "dataset {name}: replica {replica} lacks {}",
+                    words::count(standing.behind, "snapshot")
+                ));
             }
         }
         for (name, up) in &self.replicas {
-            lines.push(format!("replica {name}: {}", if *up { "up" } else { "DOWN; `lifeboat check` says why" }));
+            lines.push(format!("replica {name}: {}", if *up { "up" } else { "DOWN; run `lifeboat check` to see why" }));
         }
         lines.join("\n")
     }

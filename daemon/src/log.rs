@@ -1,4 +1,4 @@
-//! The log: one event a line, to the journal or standard error.
+//! The log: one event per line, to the journal or standard error.
 
 use std::io::IsTerminal;
 
@@ -9,16 +9,16 @@ use tracing_subscriber::registry::Registry;
 use tracing_subscriber::util::SubscriberInitExt;
 use tracing_subscriber::{EnvFilter, fmt};
 
-/// How it is written.
+/// How the log is written.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
 pub(crate) enum Format {
-    /// journald where standard error goes to the journal, text on a terminal, else json
+    /// journald if standard error goes to the journal, text on a terminal, otherwise json
     Auto,
     /// The journal, with fields
     Journald,
     /// Lines for people, on standard error
     Text,
-    /// One JSON document a line, on standard error
+    /// One JSON document per line, on standard error
     Json,
 }
 
@@ -34,7 +34,7 @@ impl Format {
     }
 }
 
-/// Starts it. `under_journald`: systemd connected standard error to the journal.
+/// Starts the log. `under_journald`: systemd connected standard error to the journal.
 ///
 /// # Errors
 /// The journal cannot be reached.

@@ -1,4 +1,4 @@
-//! `lifeboatd`: captures databases on schedule, keeps every replica complete, serves metrics.
+//! `lifeboatd`: backs up databases on schedule, keeps every replica complete, and serves metrics.
 //!
 //! `scheduler` decides when, `runner` runs, `status` remembers, `metrics` shows; `daemon` is the
 //! loop around them. `run` reads the environment; no other module does, save for systemd's own

@@ -58,7 +58,7 @@ impl Page {
 pub(crate) fn render(snapshot: &Snapshot<'_>) -> Result<String> {
     let page = Page { registry: Registry::new() };
     let filled =
-        backups(&page, snapshot).and_then(|()| promises(&page, snapshot)).and_then(|()| replicas(&page, snapshot));
+        backups(&page, snapshot).and_then(|()| configured(&page, snapshot)).and_then(|()| replicas(&page, snapshot));
     filled
         .and_then(|()| TextEncoder::new().encode_to_string(&page.registry.gather()))
         .context(Class::Failed, || "cannot write the metrics")
@@ -71,7 +71,7 @@ fn backups(page: &Page, snapshot: &Snapshot<'_>) -> prometheus::Result<()> {
     };
     page.gauge(
         "lifeboat_backup_last_success_timestamp_seconds",
-        "When the capture of the newest successful backup began: how old the data of a restore would be. 0: never.",
+        "When the newest successful backup began to read: the time of the data that a restore gives. 0: never.",
         &label,
         each(|status| timestamp(status.last_success)),
     )?;
@@ -95,7 +95,7 @@ fn backups(page: &Page, snapshot: &Snapshot<'_>) -> prometheus::Result<()> {
     )?;
     page.gauge(
         "lifeboat_backup_raw_bytes",
-        "Bytes that the last successful backup captured from the database.",
+        "Bytes that the last successful backup read from the database.",
         &label,
         each(|status| status.raw_bytes as f64),
     )?;
@@ -103,7 +103,7 @@ fn backups(page: &Page, snapshot: &Snapshot<'_>) -> prometheus::Result<()> {
     let by_chunks = |status: &DatasetStatus| status.deduplicated_bytes.saturating_sub(status.row_bytes);
     page.gauge(
         "lifeboat_backup_deduplicated_bytes",
-        "Bytes that the last successful backup captured and need not store, found in whole chunks or row by row.",
+        "Bytes that the last successful backup read, but did not store again: found as whole chunks or row by row.",
         &["dataset", "by"],
         datasets(snapshot)
             .flat_map(|(name, status)| {
@@ -142,19 +142,19 @@ fn backups(page: &Page, snapshot: &Snapshot<'_>) -> prometheus::Result<()> {
     )?;
     page.gauge(
         "lifeboat_vault_stored_bytes",
-        "Ciphertext of the packs that snapshots need, in each complete replica; as the daemon's last prune saw it, 0 before.",
+        "Bytes of the packs that snapshots need, in each complete replica, at the daemon's last prune. 0: not pruned yet.",
         &label,
         each(|status| status.space.stored_bytes as f64),
     )?;
     page.gauge(
         "lifeboat_vault_unused_bytes",
-        "Of lifeboat_vault_stored_bytes, what no snapshot needs: estimated by how much of each pack one needs at most.",
+        "The part of lifeboat_vault_stored_bytes that no snapshot needs; an estimate from how much of each pack is used.",
         &label,
         each(|status| status.space.unused_bytes as f64),
     )
 }
 
-fn promises(page: &Page, snapshot: &Snapshot<'_>) -> prometheus::Result<()> {
+fn configured(page: &Page, snapshot: &Snapshot<'_>) -> prometheus::Result<()> {
     let seconds = |duration: Option<Duration>| duration.unwrap_or_default().as_secs_f64();
     let datasets = &snapshot.config.datasets;
     page.gauge(
@@ -171,19 +171,19 @@ fn promises(page: &Page, snapshot: &Snapshot<'_>) -> prometheus::Result<()> {
     )?;
     page.gauge(
         "lifeboat_objective_seconds",
-        "What was promised: rpo, the age of the data that a restore gives; rto, the time that it takes. 0: nothing.",
+        "The configured objectives: rpo is the age of restored data, rto the time a restore takes. 0: none.",
         &["dataset", "objective"],
         datasets
             .iter()
             .flat_map(|dataset| {
-                let (name, promised) = (dataset.name.as_str(), dataset.objectives);
-                [(vec![name, "rpo"], seconds(promised.rpo)), (vec![name, "rto"], seconds(promised.rto))]
+                let (name, goals) = (dataset.name.as_str(), dataset.objectives);
+                [(vec![name, "rpo"], seconds(goals.rpo)), (vec![name, "rto"], seconds(goals.rto))]
             })
             .collect(),
     )?;
     page.gauge(
         "lifeboat_build_info",
-        "Always 1; the version is in the label.",
+        "Always 1. The label has the version.",
         &["version"],
         vec![(vec![env!("CARGO_PKG_VERSION")], 1.0)],
     )
@@ -194,7 +194,7 @@ fn replicas(page: &Page, snapshot: &Snapshot<'_>) -> prometheus::Result<()> {
     let is_up = |name: &Name| f64::from(u8::from(snapshot.up.get(name).copied().unwrap_or_default()));
     page.gauge(
         "lifeboat_replica_up",
-        "1 if the replica answered when it was last asked, which is every minute.",
+        "1 if the replica answered the last check, which runs every minute.",
         &["replica"],
         names().map(|name| (vec![name.as_str()], is_up(name))).collect(),
     )?;
@@ -209,13 +209,13 @@ fn replicas(page: &Page, snapshot: &Snapshot<'_>) -> prometheus::Result<()> {
     let labels = ["dataset", "replica"];
     page.gauge(
         "lifeboat_replica_last_complete_timestamp_seconds",
-        "When the capture of the newest backup began that this replica holds whole. 0: it holds none.",
+        "When the newest backup that this replica holds completely began to read. 0: it holds none.",
         &labels,
         complete,
     )?;
     page.gauge(
         "lifeboat_replica_behind_snapshots",
-        "Snapshots that the replica lacked, or held in part, when it was last compared with the others.",
+        "Snapshots that were missing or incomplete in the replica when it was last compared with the others.",
         &labels,
         behind,
     )

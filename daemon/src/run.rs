@@ -20,12 +20,13 @@ use tokio_util::sync::CancellationToken;
 
 use crate::cli::{Cli, Command};
 use crate::control::client::ask;
-use crate::control::protocol;
+use crate::control::protocol::Request;
 use crate::daemon::{Daemon, Origin};
 use crate::installation::Installation;
 use crate::log;
 use crate::runner::Runner;
 use crate::status::Ledger;
+use crate::words;
 
 /// Runs the command line `arguments`, program name first.
 pub(crate) fn run(arguments: impl Iterator<Item = OsString>) -> ExitCode {
@@ -62,13 +63,15 @@ fn execute(cli: Cli) -> Result<()> {
     let clock = SystemClock::shared();
     let result = runtime.block_on(async {
         match (cli.command, cli.mode.once) {
-            (Some(_), Some(_)) => Err(Error::usage("--once runs by itself, without a daemon to ask")),
+            (Some(_), Some(_)) => {
+                Err(Error::usage("--once and a command exclude each other").hint("leave one of them out"))
+            }
             (Some(command), None) => {
-                let command = match command {
-                    Command::Trigger { dataset } => protocol::Command::Trigger { dataset },
-                    Command::Status => protocol::Command::Status {},
+                let request = match command {
+                    Command::Trigger { dataset } => Request::Trigger { dataset },
+                    Command::Status => Request::Status {},
                 };
-                let (report, summary) = ask(&config.control_socket, &command).await?;
+                let (report, summary) = ask(&config.control_socket, &request).await?;
                 say(&if cli.json { report.to_string() } else { summary })
             }
             (None, Some(datasets)) => {
@@ -103,7 +106,8 @@ async fn once(config: Config, datasets: Vec<Name>, json: bool, clock: SharedCloc
         installation.dataset(dataset)?;
     }
     if datasets.is_empty() {
-        return Err(Error::configuration("the configuration has no dataset to back up").hint("add a [[dataset]]"));
+        return Err(Error::configuration("the configuration has no dataset to back up")
+            .hint("add a [[dataset]] to the configuration"));
     }
     let cancel = cancelled_by_signals()?;
     let runner = Runner { ledger: Arc::new(Ledger::open(&state, &datasets)), state, clock, tools: tool_environment() };
@@ -111,10 +115,9 @@ async fn once(config: Config, datasets: Vec<Name>, json: bool, clock: SharedCloc
     for dataset in &datasets {
         match runner.run(&installation, dataset, &cancel).await {
             Ok(report) => {
-                let words = report.line();
-                say(&if json { to_json(&report)? } else { words })?;
+                say(&if json { to_json(&report)? } else { report.line() })?;
                 if let Err(error) = runner.catch_up(&installation, dataset, &cancel).await {
-                    tracing::warn!(%dataset, "replicas were not caught up: {}", error.chain());
+                    tracing::warn!(%dataset, "replicas were not caught up: {}", words::error(&error));
                 }
             }
             Err(error) => {

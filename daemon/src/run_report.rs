@@ -11,7 +11,7 @@ use crate::words;
 pub(crate) struct RunReport {
     #[serde(flatten)]
     pub backup: BackupReport,
-    /// What retention removed; none where everything is kept or prune failed.
+    /// What prune removed. `None`: retention keeps everything, or prune failed.
     pub pruned: Option<PruneOutcome>,
 }
 
@@ -31,11 +31,11 @@ impl RunReport {
         let behind = backup.replicas.iter().filter(|replica| !replica.complete);
         let behind: Vec<&str> = behind.map(|replica| replica.replica.as_str()).collect();
         match behind.as_slice() {
-            [] => line.push_str(&format!(", in all {} replicas", backup.replicas.len())),
+            [] => line.push_str(&format!(", complete in {}", words::count(backup.replicas.len() as u64, "replica"))),
             behind => line.push_str(&format!(", BEHIND: {}", behind.join(", "))),
         }
         if let Some(pruned) = self.pruned.as_ref().filter(|pruned| pruned.snapshots > 0) {
-            line.push_str(&format!(", {} old removed", pruned.snapshots));
+            line.push_str(&format!(", {} removed", words::count(pruned.snapshots, "old snapshot")));
         }
         line
     }

@@ -4,8 +4,8 @@
 //!   warning of the report.
 //! - **Deadline**: a run that takes longer than `limits.run` is cancelled, and aborted if it does
 //!   not obey.
-//! - **Cancellation**: nothing is committed; the next start of the dataset counts as missed, and is
-//!   made up for.
+//! - **Cancellation**: nothing is committed. The run counts as missed, and starts again after the
+//!   next start of the daemon.
 
 use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
@@ -31,7 +31,7 @@ use crate::run_report::RunReport;
 use crate::status::Ledger;
 use crate::words;
 
-/// How often a run tells how far it is.
+/// How often a run reports its progress.
 const PROGRESS: Duration = Duration::from_secs(10);
 /// How long cancelled work may take to clean up before it is dropped.
 pub(crate) const OBEY: Duration = Duration::from_secs(10);
@@ -67,7 +67,7 @@ impl Runner {
                     class = error.class().as_str(),
                     hint = error.hint_text().unwrap_or_default(),
                     "backup failed: {}",
-                    error.chain()
+                    words::error(error)
                 ),
             }
             result
@@ -91,11 +91,11 @@ impl Runner {
             status.last_attempt = Some(began);
             status.considered = Some(began);
         });
-        // A bug must not end the daemon, nor go unnoticed.
+        // A bug must neither end the daemon nor go unnoticed.
         let result = AssertUnwindSafe(self.within_deadline(installation, dataset, cancel)).catch_unwind().await;
         let result = result.unwrap_or_else(|_| {
-            Err(Error::failed(format!("the backup of {} broke down", dataset.name))
-                .hint("this is a bug of Lifeboat: report it with the log around this line"))
+            Err(Error::failed(format!("the backup of {} crashed", dataset.name))
+                .hint("this is a bug in Lifeboat: report it with the log lines around this one"))
         });
         self.ledger.update(&dataset.name, |status| match &result {
             Ok(report) => {
@@ -130,8 +130,7 @@ impl Runner {
         let pruned = match self.prune(installation, dataset, cancel).await {
             Ok(pruned) => pruned,
             Err(error) => {
-                tracing::warn!("old snapshots were not pruned: {}", error.chain());
-                backup.warnings.push(format!("old snapshots were not pruned: {}", error.chain()));
+                backup.warnings.push(format!("old snapshots were not pruned: {}", words::error(&error)));
                 None
             }
         };
@@ -166,7 +165,7 @@ impl Runner {
                 dataset.name,
                 words::duration(limit.as_secs_f64())
             ))
-            .hint("see what is slow in the log; what was stored is used by the next run; or raise limits.run")),
+            .hint("read the log to see what is slow, or raise limits.run; the next run uses what is stored already")),
             Ok(Err(error)) => Err(error),
             Err(_) => Err(Error::cancelled(&format!("the backup of {}", dataset.name))),
         }
@@ -218,9 +217,16 @@ impl Runner {
         };
         let work = async { prune.execute(&prune.plan().await?).await };
         let outcome = tokio::select! {
-            result = work => result?,
-            () = async { cancel.cancelled().await; tokio::time::sleep(OBEY).await } => return Err(Error::cancelled("prune")),
+            result = work => result,
+            () = async { cancel.cancelled().await; tokio::time::sleep(OBEY).await } => Err(Error::cancelled("prune")),
         };
+        let outcome = outcome.map_err(|error| {
+            if cancel.is_cancelled() {
+                error.hint("Completed deletions are not undone. The next run prunes again.")
+            } else {
+                error
+            }
+        })?;
         for failure in &outcome.failures {
             tracing::warn!("prune: {failure}");
         }
@@ -238,7 +244,7 @@ impl Runner {
     /// stays.
     ///
     /// # Errors
-    /// The dataset is in use, no replica can be listed, or cancelled.
+    /// The dataset is in use, no replica can be listed, or the work was cancelled.
     pub(crate) async fn catch_up(
         &self,
         installation: &Installation,
@@ -270,7 +276,7 @@ impl Runner {
     }
 }
 
-/// Tells how far a run is, for as long as it is polled.
+/// Reports the progress of a run, for as long as it is polled.
 async fn tell(dataset: &Name, progress: &Progress) -> std::convert::Infallible {
     let mut ticks = tokio::time::interval(PROGRESS);
     ticks.tick().await;

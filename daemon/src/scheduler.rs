@@ -1,5 +1,5 @@
-//! When which dataset runs: a state machine over the time it is told. It reads no clock, starts
-//! nothing, writes nothing.
+//! Decides when each dataset runs: a state machine over the time it is told. It reads no clock,
+//! starts nothing and writes nothing.
 //!
 //! - **Jitter**: each dataset starts later than its schedule by a fixed part of its jitter, decided
 //!   by host and dataset.
@@ -35,14 +35,15 @@ const PUNCTUAL: TimeDelta = TimeDelta::minutes(1);
 /// Decides which dataset runs next.
 #[derive(Debug)]
 pub(crate) struct Scheduler {
-    entries: BTreeMap<Name, Entry>,
+    entries: BTreeMap<Name, DatasetStarts>,
     /// Asked for by operators and not yet started.
     requested: VecDeque<Name>,
     running: Option<Name>,
 }
 
+/// When one dataset starts.
 #[derive(Debug)]
-struct Entry {
+struct DatasetStarts {
     schedule: Option<Schedule>,
     jitter: TimeDelta,
     /// Starts up to this time are done with.
@@ -63,7 +64,7 @@ impl Scheduler {
     /// Takes the datasets of a new configuration. What runs, runs on; requests for datasets that
     /// are gone are dropped.
     pub(crate) fn reload(&mut self, config: &Config, considered: impl Fn(&Name) -> DateTime<Utc>) {
-        let entry = |dataset: &Dataset| Entry::new(&config.host, dataset, considered(&dataset.name));
+        let entry = |dataset: &Dataset| DatasetStarts::new(&config.host, dataset, considered(&dataset.name));
         self.entries = config.datasets.iter().map(|dataset| (dataset.name.clone(), entry(dataset))).collect();
         self.requested.retain(|dataset| self.entries.contains_key(dataset));
     }
@@ -127,7 +128,7 @@ impl Scheduler {
     }
 }
 
-impl Entry {
+impl DatasetStarts {
     fn new(host: &Name, dataset: &Dataset, considered: DateTime<Utc>) -> Self {
         let seed = format!("{host}/{}", dataset.name);
         let epoch = DateTime::UNIX_EPOCH;

@@ -73,14 +73,15 @@ pub(crate) struct ReplicaStatus {
 #[derive(Debug)]
 pub(crate) struct Ledger {
     root: PathBuf,
-    entries: Mutex<BTreeMap<Name, Entry>>,
+    files: Mutex<BTreeMap<Name, StatusFile>>,
 }
 
 /// Tells one content of a file from the next: each is a new file under the old name.
 type Version = (SystemTime, u64);
 
+/// The file of one dataset, as it is remembered here.
 #[derive(Debug, Default)]
-struct Entry {
+struct StatusFile {
     status: DatasetStatus,
     /// Of the file when it was last read or written here.
     version: Option<Version>,
@@ -89,7 +90,7 @@ struct Entry {
 impl Ledger {
     /// Reads what is remembered of `datasets`.
     pub(crate) fn open<'a>(state: &StateDirectory, datasets: impl IntoIterator<Item = &'a Name>) -> Self {
-        let ledger = Self { root: state.path().join("datasets"), entries: Mutex::default() };
+        let ledger = Self { root: state.path().join("datasets"), files: Mutex::default() };
         for dataset in datasets {
             ledger.refresh(dataset);
         }
@@ -98,17 +99,17 @@ impl Ledger {
 
     /// What is remembered of `dataset`.
     pub(crate) fn get(&self, dataset: &Name) -> DatasetStatus {
-        self.lock().get(dataset).map(|entry| entry.status.clone()).unwrap_or_default()
+        self.lock().get(dataset).map(|file| file.status.clone()).unwrap_or_default()
     }
 
     /// Reads the file again if another process wrote it.
     pub(crate) fn refresh(&self, dataset: &Name) {
         let path = self.path(dataset);
         let version = version(&path);
-        let mut entries = self.lock();
-        let entry = entries.entry(dataset.clone()).or_default();
-        if version.is_some() && version != entry.version {
-            *entry = Entry { status: read(&path), version };
+        let mut files = self.lock();
+        let file = files.entry(dataset.clone()).or_default();
+        if version.is_some() && version != file.version {
+            *file = StatusFile { status: read(&path), version };
         }
     }
 
@@ -116,16 +117,16 @@ impl Ledger {
     pub(crate) fn update(&self, dataset: &Name, change: impl FnOnce(&mut DatasetStatus)) {
         self.refresh(dataset);
         let path = self.path(dataset);
-        let mut entries = self.lock();
-        let entry = entries.entry(dataset.clone()).or_default();
-        change(&mut entry.status);
-        let written = serde_json::to_vec_pretty(&entry.status)
+        let mut files = self.lock();
+        let file = files.entry(dataset.clone()).or_default();
+        change(&mut file.status);
+        let written = serde_json::to_vec_pretty(&file.status)
             .map_err(|error| error.to_string())
             .and_then(|text| state::replace_file(&path, &text).map_err(|error| error.chain()));
         match written {
-            Ok(()) => entry.version = version(&path),
+            Ok(()) => file.version = version(&path),
             Err(error) => {
-                tracing::warn!(%dataset, %error, "the status cannot be written; metrics would forget it at a restart");
+                tracing::warn!(%dataset, %error, "cannot write the status of the dataset; a restart would lose it");
             }
         }
     }
@@ -134,8 +135,8 @@ impl Ledger {
         self.root.join(dataset.as_str()).join("status.json")
     }
 
-    fn lock(&self) -> MutexGuard<'_, BTreeMap<Name, Entry>> {
-        self.entries.lock().unwrap_or_else(PoisonError::into_inner)
+    fn lock(&self) -> MutexGuard<'_, BTreeMap<Name, StatusFile>> {
+        self.files.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -149,13 +150,13 @@ fn read(path: &Path) -> DatasetStatus {
         Ok(text) => text,
         Err(error) => {
             if error.kind() != ErrorKind::NotFound {
-                tracing::warn!(path = %path.display(), %error, "the status cannot be read; starting from zero");
+                tracing::warn!(path = %path.display(), %error, "cannot read the status of a dataset; starting from zero");
             }
             return DatasetStatus::default();
         }
     };
     serde_json::from_slice(&text).unwrap_or_else(|error| {
-        tracing::warn!(path = %path.display(), %error, "the status is damaged; starting from zero");
+        tracing::warn!(path = %path.display(), %error, "the status of a dataset is damaged; starting from zero");
         DatasetStatus::default()
     })
 }

@@ -1,5 +1,5 @@
-//! What goes on beside runs: replicas that are behind are caught up, and every replica is asked
-//! whether it is there.
+//! The work beside runs: replicas that are behind are caught up, and every replica is asked whether
+//! it answers.
 //!
 //! A catch-up may take days (a new replica), so a run of its dataset interrupts it; what was copied
 //! stays.
@@ -18,10 +18,11 @@ use tokio_util::sync::CancellationToken;
 
 use crate::live::Live;
 use crate::runner::Runner;
+use crate::words;
 
 /// How often replicas that are behind are looked at.
 const CATCH_UP: Duration = Duration::from_secs(5 * 60);
-/// How often replicas are asked whether they are there.
+/// How often replicas are asked whether they answer.
 const ASK: Duration = Duration::from_secs(60);
 
 /// Work beside the runs. [`Self::turn`] never waits.
@@ -134,7 +135,7 @@ impl Upkeep {
             Ok(Ok(states)) => {
                 for state in states {
                     if let Some(error) = state.error {
-                        tracing::warn!(%dataset, replica = %state.replica, "replica stays behind: {error}");
+                        tracing::warn!(%dataset, replica = %state.replica, "replica is still behind: {error}");
                         self.failed.insert(dataset.clone());
                     }
                 }
@@ -142,11 +143,11 @@ impl Upkeep {
             // A run interrupted it, and wants it again when it has ended.
             Ok(Err(_)) if job.cancel.is_cancelled() => {}
             Ok(Err(error)) => {
-                tracing::warn!(%dataset, hint = error.hint_text().unwrap_or_default(), "no catch-up: {}", error.chain());
+                tracing::warn!(%dataset, hint = error.hint_text().unwrap_or_default(), "the catch-up failed: {}", words::error(&error));
                 self.failed.insert(dataset.clone());
             }
             Err(error) => {
-                tracing::error!(%dataset, %error, "the catch-up broke down");
+                tracing::error!(%dataset, %error, "the catch-up crashed");
                 self.failed.insert(dataset.clone());
             }
         }
@@ -163,8 +164,10 @@ async fn ask(live: Arc<Live>) {
         if live.heard(name, up) {
             match found {
                 Ok(Some(_)) => tracing::info!(replica = %name, "replica is up"),
-                Ok(None) => tracing::warn!(replica = %name, "replica is down: it holds no vault; run `lifeboat init`"),
-                Err(error) => tracing::warn!(replica = %name, "replica is down: {error}"),
+                Ok(None) => {
+                    tracing::warn!(replica = %name, "replica is down: it holds no vault (next: run `lifeboat init`)");
+                }
+                Err(error) => tracing::warn!(replica = %name, "replica is down: {}", error.kind),
             }
         }
     }))

@@ -1,18 +1,19 @@
-//! Keys at hand: identities that open the vault, signers that are believed.
+//! Keys at hand: identities that open the vault, and signers that are trusted.
 //!
-//! Identities, in order: `--identity`; else the drill identity of the configuration if it is here;
-//! and, where manifests are enough, this host's operations identity. Signers: `--trusted-signer`,
-//! the configuration's, and on a backup host its own.
+//! Identities: those of `--identity`. Without any, the drill identity of the configuration, if this
+//! host has it, and, where manifests are enough, this host's operations identity.
+//!
+//! Signers: those of `--trusted-signer` and of the configuration, and on a backup host its own.
 
 use std::io::Read;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use lifeboat_engine::config::{Config, Secret, SecretRef};
 use lifeboat_engine::keys::sign::SignerKey;
 use lifeboat_engine::keys::{HostKeys, ReaderKeys, SharedIdentity, parse_identities, parse_signers};
 use lifeboat_engine::{Class, Error, Result};
 
-use crate::session::Session;
+use crate::flags::Globals;
 
 /// Identities and passwords are lines, not files of any size.
 const LARGEST_SECRET: u64 = 1 << 20;
@@ -30,9 +31,9 @@ pub(crate) enum Need {
 ///
 /// # Errors
 /// [`Class::Keys`]: a named key cannot be used, or nothing opens packs where that is needed.
-pub(crate) async fn reader_keys(session: &Session, config: Option<&Config>, need: Need) -> Result<ReaderKeys> {
+pub(crate) async fn reader_keys(globals: &Globals, config: Option<&Config>, need: Need) -> Result<ReaderKeys> {
     let host = config.and_then(host_keys);
-    let mut identities = given_identities(session).await?;
+    let mut identities = given_identities(&globals.identities).await?;
     if identities.is_empty() {
         if let Some(place) = config.map(|config| &config.keys.drill_identity).filter(|place| place.path().exists()) {
             identities.extend(parse_identities(&place.read()?, &place.path().display().to_string())?);
@@ -42,8 +43,8 @@ pub(crate) async fn reader_keys(session: &Session, config: Option<&Config>, need
         }
     }
     if identities.is_empty() && need == Need::Packs {
-        return Err(Error::keys("no identity is at hand that could open the data").hint(
-            "pass --identity with the master identity or a drill identity that was granted the dataset; a backup host cannot read its own backups",
+        return Err(Error::keys("no identity is given that could open the data").hint(
+            "pass --identity with the master identity, or with a drill identity that may read the dataset; a backup host cannot read its own backups",
         ));
     }
     let (mut trusted_signers, trusted_drill_signers) = match (host, config) {
@@ -53,24 +54,21 @@ pub(crate) async fn reader_keys(session: &Session, config: Option<&Config>, need
         }
         (None, None) => (Vec::new(), Vec::new()),
     };
-    let given: Vec<SignerKey> = parse_signers(&session.globals.trusted_signers)?;
+    let given: Vec<SignerKey> = parse_signers(&globals.trusted_signers)?;
     trusted_signers.extend(given);
     Ok(ReaderKeys { identities, trusted_signers, trusted_drill_signers })
 }
 
-/// What `--identity` names.
+/// What `--identity` names. Reading one may block, as it may be a pipe or the terminal.
 ///
 /// # Errors
 /// [`Class::Keys`].
-pub(crate) async fn given_identities(session: &Session) -> Result<Vec<SharedIdentity>> {
+pub(crate) async fn given_identities(files: &[PathBuf]) -> Result<Vec<SharedIdentity>> {
     let mut identities = Vec::new();
-    for file in &session.globals.identities {
+    for file in files {
         let (path, shown) = (file.clone(), file.display().to_string());
-        let read = async {
-            let read = tokio::task::spawn_blocking(move || read_secret(&path)).await;
-            read.map_err(|error| Error::keys("cannot read an identity").because(error))?
-        };
-        let text = session.cancellable("reading an identity", read).await?;
+        let read = tokio::task::spawn_blocking(move || read_secret(&path)).await;
+        let text = read.map_err(|error| Error::keys("cannot read an identity").because(error))??;
         identities.extend(parse_identities(&text, if shown == "-" { "standard input" } else { &shown })?);
     }
     Ok(identities)
@@ -82,7 +80,7 @@ fn host_keys(config: &Config) -> Option<HostKeys> {
         return None;
     }
     HostKeys::load(&config.keys)
-        .inspect_err(|error| tracing::warn!(error = %error.chain(), "this host's own keys are not used"))
+        .inspect_err(|error| tracing::warn!(error = %error.chain(), "ignoring this host's own keys"))
         .ok()
 }
 

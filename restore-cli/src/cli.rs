@@ -1,15 +1,12 @@
 //! The command line: one definition behind parsing, `--help`, completions and the manual.
 
 use std::ffi::OsString;
-use std::path::PathBuf;
 
-use chrono::{DateTime, Utc};
-use clap::{ArgAction, Args, CommandFactory, FromArgMatches, Parser, Subcommand};
-use lifeboat_engine::format::id::Name;
-use lifeboat_engine::restore::Selector;
+use clap::{CommandFactory, FromArgMatches, Parser, Subcommand};
 
 use crate::commands::{check, completions, drill, init, list, man, prune, restore, show, trigger, verify};
 use crate::exit;
+use crate::flags::Globals;
 
 /// Lists, restores, verifies and drills encrypted backups; needs one replica, an identity and
 /// trusted signers
@@ -38,109 +35,6 @@ pub(crate) enum Command {
     Man(man::Args),
 }
 
-/// Flags that every command takes.
-#[derive(Debug, Clone, Args)]
-#[command(next_help_heading = "Options of every command")]
-pub(crate) struct Globals {
-    /// Configuration file; not read when --directory or --s3-bucket names the replica
-    #[arg(
-        long,
-        global = true,
-        value_name = "PATH",
-        env = "LIFEBOAT_CONFIG",
-        default_value = "/etc/lifeboat/lifeboat.toml"
-    )]
-    pub(crate) config: PathBuf,
-    /// Print one JSON value on standard output, and errors and logs as JSON lines on standard error
-    #[arg(long, global = true)]
-    pub(crate) json: bool,
-    /// Age identity or ssh key file that opens the vault, may be repeated; `-` reads standard input
-    #[arg(short, long = "identity", global = true, value_name = "FILE")]
-    pub(crate) identities: Vec<PathBuf>,
-    /// Use only this replica of the configuration
-    #[arg(long, global = true, value_name = "NAME")]
-    pub(crate) replica: Option<Name>,
-    /// Minisign public key of a backup host whose snapshots are believed, may be repeated
-    #[arg(long = "trusted-signer", global = true, value_name = "KEY")]
-    pub(crate) trusted_signers: Vec<String>,
-    /// Say more of what is going on; twice for details
-    #[arg(short, long, global = true, action = ArgAction::Count)]
-    pub(crate) verbose: u8,
-    /// Say nothing but results and errors
-    #[arg(short, long, global = true)]
-    pub(crate) quiet: bool,
-    #[command(flatten)]
-    pub(crate) given: GivenReplica,
-}
-
-/// One replica, named without any configuration.
-#[derive(Debug, Clone, Default, Args)]
-#[command(next_help_heading = "One replica, without a configuration")]
-pub(crate) struct GivenReplica {
-    /// A directory: another disk, a mount, a copy of a bucket
-    #[arg(long, global = true, value_name = "PATH")]
-    pub(crate) directory: Option<PathBuf>,
-    /// An S3 bucket
-    #[arg(long, global = true, value_name = "BUCKET")]
-    pub(crate) s3_bucket: Option<String>,
-    /// Region of the bucket
-    #[arg(long, global = true, value_name = "REGION")]
-    pub(crate) s3_region: Option<String>,
-    /// Endpoint URL, where it is not AWS
-    #[arg(long, global = true, value_name = "URL")]
-    pub(crate) s3_endpoint: Option<url::Url>,
-    /// Address objects as endpoint/bucket/key
-    #[arg(long, global = true)]
-    pub(crate) s3_path_style: bool,
-    /// PEM file with the certificate authorities to trust
-    #[arg(long, global = true, value_name = "FILE")]
-    pub(crate) s3_ca_file: Option<PathBuf>,
-    /// Credentials in the AWS shared-credentials format; otherwise the default AWS chain
-    #[arg(long, global = true, value_name = "FILE")]
-    pub(crate) s3_credentials: Option<PathBuf>,
-    /// Where the vault begins in the replica
-    #[arg(long, global = true, value_name = "PREFIX")]
-    pub(crate) vault_prefix: Option<String>,
-}
-
-/// Which snapshot of a dataset.
-#[derive(Debug, Clone, Args)]
-pub(crate) struct Selection {
-    /// Snapshot id, or `latest` (the default)
-    #[arg(long, value_name = "ID", value_parser = parse_snapshot, conflicts_with = "at")]
-    pub(crate) snapshot: Option<Selector>,
-    /// The newest snapshot begun at or before this time, such as 2026-11-23T18:00:00Z (RFC 3339)
-    #[arg(long, value_name = "TIME", value_parser = parse_time)]
-    pub(crate) at: Option<DateTime<Utc>>,
-}
-
-impl Selection {
-    /// What was asked for.
-    pub(crate) fn selector(&self) -> Selector {
-        match (&self.snapshot, self.at) {
-            (_, Some(time)) => Selector::At(time),
-            (Some(selector), None) => selector.clone(),
-            (None, None) => Selector::Latest,
-        }
-    }
-}
-
-/// `latest` or an id.
-pub(crate) fn parse_snapshot(text: &str) -> Result<Selector, String> {
-    if text == "latest" {
-        return Ok(Selector::Latest);
-    }
-    text.parse().map(Selector::Id).map_err(|error: lifeboat_engine::Error| {
-        format!("{error}; {}", error.hint_text().unwrap_or("`lifeboat list` shows them"))
-    })
-}
-
-fn parse_time(text: &str) -> Result<DateTime<Utc>, String> {
-    DateTime::parse_from_rfc3339(text)
-        .map(|time| time.to_utc())
-        .map_err(|error| format!("{error}; a time looks like 2026-11-23T18:00:00Z or 2026-11-23T20:00:00+02:00"))
-}
-
 /// The whole command line, exit codes below every help text.
 pub(crate) fn command() -> clap::Command {
     let explained = |command: clap::Command| command.after_help(exit::help());
@@ -158,6 +52,9 @@ pub(crate) fn parse(arguments: impl IntoIterator<Item = OsString>) -> Result<Cli
 #[allow(clippy::unwrap_used, clippy::expect_used, reason = "tests")]
 mod tests {
     use super::*;
+    use std::path::PathBuf;
+
+    use lifeboat_engine::restore::Selector;
 
     fn parsed(line: &str) -> Result<Cli, clap::Error> {
         parse(line.split_whitespace().map(OsString::from))

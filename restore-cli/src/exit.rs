@@ -4,7 +4,7 @@ use lifeboat_engine::Class;
 
 const CLASSES: [(Class, &str); 8] = [
     (Class::Failed, "failed, or cancelled"),
-    (Class::Usage, "the command line asks for something that cannot be"),
+    (Class::Usage, "the command line asks for something impossible"),
     (Class::Configuration, "the configuration, or what it names, is wrong"),
     (Class::Source, "a database, dump tool or restore target failed"),
     (Class::Storage, "a replica or the local disk failed"),

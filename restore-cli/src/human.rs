@@ -1,6 +1,7 @@
-//! Sizes, durations and times as people read them.
+//! Sizes, durations, times and reasons as people read them.
 
 use chrono::{DateTime, Utc};
+use lifeboat_engine::format::id::Name;
 
 const KIB: f64 = 1024.0;
 
@@ -62,9 +63,26 @@ pub(crate) fn count(n: u64, noun: &str) -> String {
     format!("{grouped} {noun}{}", if n == 1 { "" } else { "s" })
 }
 
+/// Why something is wrong with `replica`, without the name that most errors of replicas begin with:
+/// for a line that says the name already.
+pub(crate) fn without_name<'a>(replica: &Name, why: &'a str) -> &'a str {
+    let rest = why.strip_prefix("replica ").and_then(|why| why.strip_prefix(replica.as_str()));
+    rest.and_then(|rest| rest.strip_prefix(": ")).unwrap_or(why)
+}
+
 #[cfg(test)]
+#[allow(clippy::unwrap_used, reason = "tests")]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_replica_is_named_once() {
+        let near = "near".parse().unwrap();
+        assert_eq!(without_name(&near, "replica near: cannot list: full"), "cannot list: full");
+        for other in ["replica nearer: full", "replica near", "no credentials"] {
+            assert_eq!(without_name(&near, other), other);
+        }
+    }
 
     #[test]
     fn sizes_change_unit_at_the_boundary() {

@@ -7,6 +7,8 @@ mod access;
 mod cli;
 mod commands;
 mod exit;
+mod flags;
+mod given_replica;
 mod human;
 mod output;
 mod progress;

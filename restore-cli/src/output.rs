@@ -93,7 +93,7 @@ impl Output {
     /// Asks, and waits for a line. Only `yes` means yes.
     pub(crate) fn ask(self, question: &str) -> bool {
         let mut stderr = io::stderr().lock();
-        let asked = write!(stderr, "{question} Type `yes` to go on: ").and_then(|()| stderr.flush());
+        let asked = write!(stderr, "{question} Type `yes` to continue: ").and_then(|()| stderr.flush());
         let mut answer = String::new();
         asked.and_then(|()| io::stdin().lock().read_line(&mut answer)).is_ok() && answer.trim() == "yes"
     }

@@ -18,9 +18,10 @@ use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 use tracing_subscriber::filter::LevelFilter;
 
-use crate::cli::{self, Cli, Command, Globals};
+use crate::cli::{self, Cli, Command};
 use crate::commands;
 use crate::exit;
+use crate::flags::Globals;
 use crate::output::Output;
 use crate::session::Session;
 
@@ -55,7 +56,7 @@ fn explain(error: &clap::Error, out: Output) -> ExitCode {
         }
         _ if out.is_json() => {
             let what = text.lines().next().unwrap_or_default().trim_start_matches("error: ");
-            out.error(&Error::usage(what).hint("`lifeboat --help` explains the commands and their flags"));
+            out.error(&Error::usage(what).hint("run `lifeboat --help` to see the commands and their flags"));
         }
         _ => out.plain_error(&text),
     }
@@ -95,8 +96,8 @@ async fn dispatch(command: Command, session: &Session) -> Result<()> {
         Command::Init(args) => commands::init::run(&args, session).await,
         Command::Check(args) => commands::check::run(&args, session).await,
         Command::Trigger(args) => commands::trigger::run(&args, session).await,
-        Command::Completions(args) => commands::completions::run(&args, session),
-        Command::Man(args) => commands::man::run(&args, session),
+        Command::Completions(args) => commands::completions::run(&args, session, cli::command()),
+        Command::Man(args) => commands::man::run(&args, session, cli::command()),
     }
 }
 
@@ -106,7 +107,7 @@ fn obey_signals(session: &Session) -> Result<()> {
     let (cancel, out) = (session.cancel.clone(), session.out);
     tokio::spawn(async move {
         tokio::select! { _ = interrupt.recv() => {}, _ = terminate.recv() => {} }
-        out.note("stopping; a second signal ends at once and may leave things behind");
+        out.note("stopping; a second signal ends the program at once and may leave temporary files behind");
         cancel.cancel();
         tokio::select! { _ = interrupt.recv() => {}, _ = terminate.recv() => {} }
         std::process::exit(exit::INTERRUPTED.into());

@@ -37,7 +37,7 @@ fn flags() -> impl Iterator<Item = (&'static dyn Database, String, &'static str)
 impl clap::Args for ServerFlag {
     fn augment_args(command: Command) -> Command {
         flags().fold(command, |command, (engine, flag, form)| {
-            let help = format!("A server of kind {}: {form}", engine.kind());
+            let help = format!("A {} server: {form}", engine.kind());
             command.arg(Arg::new(flag.clone()).long(flag).value_name("SERVER").help(help).group(TARGETS))
         })
     }

@@ -13,11 +13,10 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
 use chrono::{DateTime, Utc};
+use lifeboat_engine::base::Context;
 use lifeboat_engine::config::{Objectives, ProofLevel};
 use lifeboat_engine::format::id::Name;
-use lifeboat_engine::{Error, Result};
-
-use crate::session::storage;
+use lifeboat_engine::{Class, Error, Result};
 
 const LAST_SUCCESS: &str = "lifeboat_drill_last_success_timestamp_seconds";
 const LAST_ATTEMPT: &str = "lifeboat_drill_last_attempt_timestamp_seconds";
@@ -30,12 +29,12 @@ const OBJECTIVE: &str = "lifeboat_objective_seconds";
 /// All gauges, in the order they are written.
 const FAMILIES: [(&str, &str); 7] = [
     (LAST_SUCCESS, "When the last drill that reached its level ended; 0 if none ever did."),
-    (LAST_ATTEMPT, "When the last drill ended, whatever came of it."),
-    (LAST_STATUS, "Whether the last drill reached its level."),
-    (LAST_LEVEL, "What the last drill reached: 0 nothing, 1 fetched, 2 loaded, 3 checked, 4 proved."),
-    (RESTORE_DURATION, "From the start of the last drill that restored to the loaded database."),
-    (RECOVERY_POINT_AGE, "Age of the data when the last drill that found a snapshot began."),
-    (OBJECTIVE, "What was promised, rpo and rto."),
+    (LAST_ATTEMPT, "When the last drill ended, whether it passed or not."),
+    (LAST_STATUS, "1 if the last drill reached its level, else 0."),
+    (LAST_LEVEL, "The level that the last drill reached: 0 nothing, 1 fetched, 2 loaded, 3 checked, 4 proved."),
+    (RESTORE_DURATION, "How long the last drill that restored took, from its start until the database was loaded."),
+    (RECOVERY_POINT_AGE, "The age of the data when the last drill that found a snapshot began."),
+    (OBJECTIVE, "The configured objectives: rpo is the age of restored data, rto the time a restore takes."),
 ];
 
 /// What is told of a drill.
@@ -79,18 +78,18 @@ impl Textfile {
     pub(crate) fn record(&self, dataset: &Name, outcome: &Outcome) -> Result<()> {
         let failed = || format!("cannot write the metrics {}", self.0.display());
         // Held until the end: another drill that shares the file must see what this one wrote.
-        let folder = File::open(self.folder()).map_err(storage(failed()))?;
-        folder.lock().map_err(storage(failed()))?;
+        let folder = File::open(self.folder()).context(Class::Storage, failed)?;
+        folder.lock().context(Class::Storage, failed)?;
         let mut samples = self.read()?;
         update(&mut samples, dataset, outcome);
         let mut file = tempfile::Builder::new()
             .prefix(".lifeboat-")
             .permissions(Permissions::from_mode(0o644))
             .tempfile_in(self.folder())
-            .map_err(storage(failed()))?;
-        file.write_all(render(&samples).as_bytes()).map_err(storage(failed()))?;
-        file.as_file().sync_all().map_err(storage(failed()))?;
-        file.persist(&self.0).map_err(|error| storage(failed())(error.error))?;
+            .context(Class::Storage, failed)?;
+        file.write_all(render(&samples).as_bytes()).context(Class::Storage, failed)?;
+        file.as_file().sync_all().context(Class::Storage, failed)?;
+        file.persist(&self.0).map_err(|error| error.error).context(Class::Storage, failed)?;
         Ok(())
     }
 
@@ -102,11 +101,13 @@ impl Textfile {
         let text = match std::fs::read_to_string(&self.0) {
             Ok(text) => text,
             Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(Samples::new()),
-            Err(error) => return Err(storage(format!("cannot read the metrics {}", self.0.display()))(error)),
+            Err(error) => {
+                return Err(Error::storage(format!("cannot read the metrics {}", self.0.display())).because(error));
+            }
         };
         parse(&text).ok_or_else(|| {
-            Error::usage(format!("{} holds something else than drill metrics", self.0.display()))
-                .hint("give drills a file of their own with --textfile, or remove this one")
+            Error::usage(format!("{} holds something other than drill metrics", self.0.display()))
+                .hint("pass a file of its own to --textfile, or remove this one")
         })
     }
 }

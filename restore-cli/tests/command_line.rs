@@ -40,6 +40,10 @@ fn a_wrong_command_line_is_exit_2_with_nothing_on_standard_output() {
         &[],
         &["restore", "shop"],
         &["restore", "shop", "--to-directory", "/x", "--stdout", "y"],
+        &["restore", "shop", "--to-directory", "/x", "--to-postgres", "service:x"],
+        &["restore", "shop", "--to-postgres", "service:x", "--stdout", "y"],
+        &["restore", "shop", "--to-postgres", "service:x", "--sync"],
+        &["restore", "shop", "--stdout", "y", "--sync"],
         &["list", "--directory", "/a", "--s3-bucket", "b", "--s3-region", "eu"],
         &["list", "--s3-endpoint", "https://s3.example"],
         &["list", "--directory", "/a", "--replica", "north"],
@@ -61,6 +65,17 @@ fn a_missing_configuration_is_exit_3_and_names_the_way_out() {
     let said = stderr(&output);
     assert!(said.starts_with("error: there is no configuration /nonexistent/lifeboat.toml\n"), "{said}");
     assert!(said.contains("  next: ") && said.contains("--directory"), "{said}");
+}
+
+#[test]
+fn the_help_of_restore_shows_every_target_and_that_one_is_required() {
+    let help = stdout(&lifeboat(&["restore", "--help"]));
+    assert!(help.contains("<--to-directory <DIR>|--stdout <STREAM>|--to-postgres <SERVER>>"), "{help}");
+    assert!(help.contains("A postgres server: postgresql://user@host/database"), "{help}");
+    let refused = stderr(&lifeboat(&["restore", "shop"]));
+    assert!(refused.contains("--to-postgres <SERVER>"), "{refused}");
+    let unsynced = stderr(&lifeboat(&["restore", "shop", "--to-postgres", "service:x", "--sync"]));
+    assert!(unsynced.starts_with("error: --sync works with --to-directory only\n  next: "), "{unsynced}");
 }
 
 #[test]
@@ -114,6 +129,8 @@ fn the_manual_has_a_page_for_every_command_and_names_the_exit_codes() {
     for page in ["lifeboat.1", "lifeboat-restore.1", "lifeboat-drill.1", "lifeboat-completions.1"] {
         assert!(directory.join(page).is_file(), "{page}");
     }
+    let restore = std::fs::read_to_string(directory.join("lifeboat-restore.1")).unwrap();
+    assert!(restore.contains("\\fB\\-\\-to\\-postgres\\fR"), "{restore}");
     let into_file = Path::new(env!("CARGO_MANIFEST_DIR")).join("Cargo.toml/man1");
     assert_eq!(lifeboat(&["man", into_file.to_str().unwrap()]).status.code(), Some(5));
 }

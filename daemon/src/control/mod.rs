@@ -1,7 +1,7 @@
 //! The control socket: whoever may open it (owner and group) may ask for runs and for the status.
 //!
-//! - **Bounds**: requests have a size and a time to arrive, and so many connections are served at
-//!   once.
+//! - **Bounds**: requests have a size and a time to arrive, and the number of connections served
+//!   at once is limited.
 //! - **Waiting**: the answer to `trigger` comes with the end of the run. One who hangs up does not
 //!   stop the run.
 //! - **Stale sockets** of a daemon that died are removed; the caller holds the daemon's lock, so
@@ -24,7 +24,7 @@ use tokio::sync::{Semaphore, mpsc, oneshot};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-use self::protocol::{Answer, Command};
+use self::protocol::{Answer, Request};
 use crate::live::Live;
 
 const LONGEST_REQUEST: u64 = 4096;
@@ -41,20 +41,20 @@ pub(crate) struct Trigger {
 /// Binds the socket, mode 0660. The caller holds the daemon's lock.
 ///
 /// # Errors
-/// [`Class::Storage`]: its directory is missing or not ours; something that is no socket stands
-/// there.
+/// [`Class::Storage`]: its directory is missing or not ours; there is a file that is not a
+/// socket.
 pub(crate) fn bind(path: &Path) -> Result<UnixListener> {
     let cannot = || format!("cannot listen on {}", path.display());
     match std::fs::symlink_metadata(path) {
         Ok(found) if found.file_type().is_socket() => std::fs::remove_file(path).context(Class::Storage, cannot)?,
-        Ok(_) => return Err(Error::storage(cannot()).hint("something that is not a socket stands there; move it away")),
+        Ok(_) => return Err(Error::storage(cannot()).hint("there is a file that is not a socket; move it away")),
         Err(error) if error.kind() == ErrorKind::NotFound => {}
         Err(error) => return Err(Error::storage(cannot()).because(error)),
     }
     let listener = UnixListener::bind(path).map_err(|error| {
         Error::storage(cannot())
             .because(error)
-            .hint("its directory must exist and belong to the user that lifeboatd runs as; see control_socket")
+            .hint("create its directory for the user that lifeboatd runs as, or change control_socket")
     })?;
     std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o660)).context(Class::Storage, cannot)?;
     Ok(listener)
@@ -130,13 +130,13 @@ async fn converse(
 
 async fn respond(line: &[u8], live: &Live, triggers: &mpsc::Sender<Trigger>) -> Answer {
     match serde_json::from_slice(line) {
-        Ok(Command::Status {}) => live.report().into(),
-        Ok(Command::Trigger { dataset }) => {
+        Ok(Request::Status {}) => live.report().into(),
+        Ok(Request::Trigger { dataset }) => {
             if let Err(error) = live.installation().dataset(&dataset) {
                 return error.into();
             }
             let (answer, answered) = oneshot::channel();
-            let ended = || Error::failed("lifeboatd is stopping").hint("ask again when it is up").into();
+            let ended = || Error::failed("lifeboatd is stopping").hint("ask again when it has started again").into();
             match triggers.send(Trigger { dataset, answer }).await {
                 Ok(()) => answered.await.unwrap_or_else(|_| ended()),
                 Err(_) => ended(),
@@ -147,7 +147,7 @@ async fn respond(line: &[u8], live: &Live, triggers: &mpsc::Sender<Trigger>) -> 
 }
 
 fn malformed(why: &str) -> Answer {
-    Error::usage(format!("the request cannot be understood: {why}"))
+    Error::usage(format!("lifeboatd does not understand the request: {why}"))
         .hint("send {\"command\":\"status\"} or {\"command\":\"trigger\",\"dataset\":\"NAME\"} and a newline")
         .into()
 }

@@ -1,4 +1,4 @@
-//! The words of the control socket: one JSON document a line, each way.
+//! The messages of the control socket: one JSON document per line, in each direction.
 
 use lifeboat_engine::base::{Class, Error, Result};
 use lifeboat_engine::format::id::Name;
@@ -8,20 +8,20 @@ use serde_json::Value;
 use crate::live::StatusReport;
 use crate::run_report::RunReport;
 
-/// What is asked.
+/// What a client asks.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "command", rename_all = "lowercase", deny_unknown_fields)]
-pub(crate) enum Command {
+pub(crate) enum Request {
     /// Back up now; the answer comes when the run has ended.
     Trigger {
-        /// Which.
+        /// Its name.
         dataset: Name,
     },
-    /// How everything stands.
+    /// Report the state of every dataset and replica.
     Status {},
 }
 
-/// What is answered.
+/// What the daemon answers.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 #[serde(default)]
 pub(crate) struct Answer {
@@ -48,7 +48,7 @@ impl Answer {
         }
     }
 
-    /// The answer as it is for the one who asked.
+    /// The answer as the client takes it.
     ///
     /// # Errors
     /// What the daemon answered.
@@ -91,7 +91,7 @@ impl From<StatusReport> for Answer {
     }
 }
 
-/// The class of a word; one that is not known is a plain failure.
+/// The class of a word; an unknown word is a plain failure.
 fn class_of(word: &str) -> Class {
     let classes = [
         Class::Usage,

@@ -60,8 +60,8 @@ impl Server {
     }
 }
 
-fn trigger(dataset: &str) -> Command {
-    Command::Trigger { dataset: dataset.parse().unwrap() }
+fn trigger(dataset: &str) -> Request {
+    Request::Trigger { dataset: dataset.parse().unwrap() }
 }
 
 #[tokio::test]
@@ -83,7 +83,7 @@ async fn a_trigger_is_passed_on_and_answered_at_the_end_of_the_run() {
 #[tokio::test]
 async fn the_status_and_several_requests_on_one_connection() {
     let server = Server::start().await;
-    let (report, summary) = ask(&server.socket(), &Command::Status {}).await.unwrap();
+    let (report, summary) = ask(&server.socket(), &Request::Status {}).await.unwrap();
     assert_eq!(report["datasets"]["shop"]["successes"], 0);
     assert!(summary.contains("idle") && summary.contains("shop: never backed up"), "{summary}");
     let answers = server.raw(b"{\"command\":\"status\"}\n{\"command\":\"status\"}\n").await;
@@ -109,7 +109,7 @@ async fn refuses_unknown_datasets_and_malformed_or_endless_requests() {
         assert!(answers.len() == 1 && !answers[0].ok, "{:?}: {answers:?}", String::from_utf8_lossy(bad));
         assert_eq!(answers[0].class.as_deref(), Some("usage"));
     }
-    assert!(ask(&server.socket(), &Command::Status {}).await.is_ok());
+    assert!(ask(&server.socket(), &Request::Status {}).await.is_ok());
 }
 
 #[tokio::test]

@@ -1,7 +1,7 @@
-//! `check`: whether this installation works, and in plain words what is weak.
+//! `check`: whether this installation works, and what is weak about it, in plain words.
 //!
-//! Broken is what would make a backup or a restore fail, and decides the exit code. Weak is what
-//! works today.
+//! Broken is what would make a backup or a restore fail; it decides the exit code. Weak is what
+//! works today, but may fail on a bad day.
 
 use std::collections::BTreeSet;
 use std::fmt;
@@ -17,13 +17,14 @@ use lifeboat_engine::store::{self, Probe};
 use lifeboat_engine::{Class, Error, Result};
 use serde::Serialize;
 
+use crate::human;
 use crate::session::{Place, Session};
 use crate::table::Plain;
 
-/// S3 refuses requests that are 15 minutes off; long before that, times in reports mislead.
+/// S3 refuses requests whose time is 15 minutes off; long before that, times in reports mislead.
 const LARGEST_SKEW_SECONDS: i64 = 30;
 
-/// A client tool that does not tell its version within this time is not counted.
+/// A client tool that does not print its version within this time counts as missing.
 const TOOL_ANSWER: Duration = Duration::from_secs(10);
 
 /// Check replicas, keys and tools, and say in plain words what is broken or weak
@@ -142,9 +143,11 @@ impl Checked {
         };
         match probed {
             Err(error) => {
+                let chain = error.chain();
+                let why = human::without_name(name, &chain);
                 let hint = error.hint_text().map(|hint| format!(" ({hint})")).unwrap_or_default();
-                check.error = Some(error.chain());
-                self.broken(error.class(), format!("replica {name} cannot be used: {}{hint}", error.chain()));
+                check.error = Some(why.to_owned());
+                self.broken(error.class(), format!("replica {name} cannot be used: {why}{hint}"));
             }
             Ok((probe, has_vault)) => {
                 check.has_vault = Some(has_vault);
@@ -165,7 +168,9 @@ impl Checked {
         if write && probe.can_write == Some(false) {
             self.broken(
                 Class::Storage,
-                format!("replica {name} refuses to be written: no backup reaches it; grant its credentials PutObject"),
+                format!(
+                    "replica {name} refuses writes, so no backup reaches it: allow its credentials to write (PutObject)"
+                ),
             );
         }
         let mut weak = |when: bool, what: &str| {
@@ -176,31 +181,31 @@ impl Checked {
         weak(!has_vault, "holds no vault at this prefix yet: run `lifeboat init`");
         weak(
             probe.conditional_writes == Some(false),
-            "ignores conditional writes: two hosts that make a vault or a key at the same moment could overwrite each other",
+            "ignores conditional writes: two hosts that create a vault or a key at the same moment could overwrite each other's; run `lifeboat init` on one host at a time",
         );
         if matches!(config.kind, ReplicaKind::Directory { .. }) {
             weak(
                 true,
-                "is a directory: whoever may write to it can delete every backup in it; lock at least one other replica",
+                "is a directory: whoever can write to it can delete every backup in it; turn on Object Lock in at least one other replica",
             );
         } else {
             weak(
                 probe.versioning == Some(false),
-                "keeps no old versions: whoever steals the write credentials can delete every backup in it; turn versioning and Object Lock on",
+                "keeps no old versions: whoever steals the write credentials can delete every backup in it; turn on versioning and Object Lock",
             );
             weak(
                 probe.versioning != Some(false) && probe.object_lock == Some(false),
-                "has no Object Lock: old versions can be deleted by whoever has the rights; turn it on for at least one replica",
+                "has no Object Lock: whoever has the permission can delete old versions; turn it on in at least one replica",
             );
         }
         weak(
             write && probe.can_delete == Some(false),
-            "does not let this host delete: that is safe, but prune cannot make room there",
+            "does not let this host delete: that is safe, but prune cannot free space there",
         );
         if let Some(skew) = probe.clock_skew_seconds.filter(|skew| skew.abs() > LARGEST_SKEW_SECONDS) {
             let way = if skew > 0 { "ahead of" } else { "behind" };
             self.weak.push(format!(
-                "the clock of replica {name} is {} s {way} this host's: check that this host synchronises its clock",
+                "the clock of replica {name} is {} s {way} this host's: make sure that this host synchronises its clock",
                 skew.abs()
             ));
         }
@@ -217,10 +222,13 @@ impl Checked {
 
     fn judge_spread(&mut self, config: &Config) {
         let regions: BTreeSet<&str> = config.replicas.iter().map(|replica| replica.region.as_str()).collect();
-        match (config.replicas.len(), regions.len()) {
-            (1, _) => self.weak.push("there is one replica only: lose it, and there is no backup".to_owned()),
-            (_, 1) => self.weak.push("all replicas are in one region: one disaster takes them all".to_owned()),
-            _ => {}
+        let spread = match (config.replicas.len(), regions.len()) {
+            (1, _) => Some("there is only one replica: if you lose it, you have no backup"),
+            (_, 1) => Some("all replicas are in one region: one disaster can destroy them all"),
+            _ => None,
+        };
+        if let Some(spread) = spread {
+            self.weak.push(format!("{spread}; add a [[replica]] in another region"));
         }
         if !backs_up(config) {
             return;
@@ -229,12 +237,17 @@ impl Checked {
         if working < config.min_replicas {
             self.broken(
                 Class::Storage,
-                format!("{working} replicas work and min_replicas is {}: every backup will fail", config.min_replicas),
+                format!(
+                    "{} {}, but min_replicas is {}: every backup will fail; repair the replicas first",
+                    human::count(working as u64, "replica"),
+                    if working == 1 { "works" } else { "work" },
+                    config.min_replicas
+                ),
             );
         }
         if config.min_replicas == 1 && config.replicas.len() > 1 {
             self.weak.push(
-                "min_replicas is 1: a backup counts as done when a single region has it, which may be the one that burns"
+                "min_replicas is 1: a backup counts as done when only one region has it; set it to 2 to survive the loss of that region"
                     .to_owned(),
             );
         }
@@ -244,23 +257,26 @@ impl Checked {
         for dataset in &config.datasets {
             let name = &dataset.name;
             if dataset.objectives.rpo.is_none() || dataset.objectives.rto.is_none() {
-                self.weak
-                    .push(format!("dataset {name} has no RPO or RTO objective: a drill measures, but cannot judge"));
+                self.weak.push(format!(
+                    "dataset {name} has no RPO or RTO objective: a drill measures, but cannot judge; set objectives"
+                ));
             }
             if !backs_up(config) {
                 continue;
             }
             if dataset.schedule.is_none() {
-                self.weak.push(format!("dataset {name} has no schedule: it is backed up only when somebody asks"));
+                self.weak.push(format!(
+                    "dataset {name} has no schedule: it is backed up only when somebody asks; set schedule"
+                ));
             }
             if dataset.retention.keeps_everything() {
-                self.weak.push(format!("dataset {name} has no retention rule: nothing is ever removed"));
+                self.weak.push(format!("dataset {name} has no retention rule: nothing is ever removed; set retention"));
             }
             let needed = dataset.source.database().client_tool();
             if let Some(needed) = needed.filter(|needed| self.tools.iter().all(|found| found.tool != needed.tool)) {
                 self.broken(
                     Class::Configuration,
-                    format!("dataset {name} needs {} and there is none: {}", needed.tool, needed.remedy),
+                    format!("dataset {name} needs {}, which was not found: {}", needed.tool, needed.remedy),
                 );
             }
         }
@@ -269,7 +285,7 @@ impl Checked {
     fn judge_keys(&mut self, config: &Config) {
         if config.keys.directory.join(DRILL_HOST_FOLDER).join("drill-identity").exists() {
             self.weak.push(format!(
-                "the drill identity is still on this host, in {}: it can read its own backups; move it to the drill host",
+                "the drill identity is still on this host, in {}: with it, this host can read its own backups; move it to the drill host",
                 config.keys.directory.join(DRILL_HOST_FOLDER).display()
             ));
         }
@@ -280,7 +296,7 @@ impl Checked {
             if config.keys.trusted_signers.is_empty() && !config.keys.host_bundle.path().exists() {
                 self.broken(
                     Class::Keys,
-                    "trusted_signers is empty: no snapshot can be believed; add the signer that `lifeboat init` printed"
+                    "trusted_signers is empty, so no snapshot can be trusted: add the signer that `lifeboat init` printed"
                         .to_owned(),
                 );
             }
@@ -305,7 +321,7 @@ impl Checked {
         }
     }
 
-    /// The first thing that is broken decides.
+    /// The first broken thing decides the exit code.
     fn verdict(&self) -> Result<()> {
         let Some(first) = self.broken.first() else { return Ok(()) };
         let more = match self.broken.len() - 1 {
@@ -360,7 +376,7 @@ impl fmt::Display for Checked {
             write!(f, "\n {word}: {what}")?;
         }
         if self.broken.is_empty() && self.weak.is_empty() {
-            write!(f, "\n Nothing is broken, nothing is weak.")?;
+            write!(f, "\n Nothing is broken or weak.")?;
         }
         Ok(())
     }
@@ -412,7 +428,7 @@ mod tests {
     fn a_good_replica_has_no_weakness_and_an_unknown_is_none() {
         let good = judged(Ok((probe(), true)), true);
         assert!(good.verdict().is_ok() && good.weak.is_empty(), "{good}");
-        assert!(good.to_string().contains("Nothing is broken, nothing is weak."));
+        assert!(good.to_string().contains("Nothing is broken or weak."));
         let unknown = Probe { versioning: None, object_lock: None, clock_skew_seconds: None, ..probe() };
         assert!(judged(Ok((unknown, true)), true).weak.is_empty());
     }
@@ -423,7 +439,7 @@ mod tests {
             (Probe { conditional_writes: Some(false), ..probe() }, "ignores conditional writes"),
             (Probe { versioning: Some(false), object_lock: Some(false), ..probe() }, "keeps no old versions"),
             (Probe { object_lock: Some(false), ..probe() }, "no Object Lock"),
-            (Probe { can_delete: Some(false), ..probe() }, "prune cannot make room"),
+            (Probe { can_delete: Some(false), ..probe() }, "prune cannot free space"),
             (Probe { clock_skew_seconds: Some(-31), ..probe() }, "is 31 s behind this host's"),
         ] {
             let checked = judged(Ok((weak, true)), true);

@@ -3,7 +3,6 @@
 use clap_complete::Shell;
 use lifeboat_engine::Result;
 
-use crate::cli;
 use crate::session::Session;
 
 /// Print a completion script for a shell
@@ -12,8 +11,9 @@ pub(crate) struct Args {
     shell: Shell,
 }
 
-pub(crate) fn run(args: &Args, session: &Session) -> Result<()> {
+/// `program` is the whole command line.
+pub(crate) fn run(args: &Args, session: &Session, mut program: clap::Command) -> Result<()> {
     let mut script = Vec::new();
-    clap_complete::generate(args.shell, &mut cli::command(), "lifeboat", &mut script);
+    clap_complete::generate(args.shell, &mut program, "lifeboat", &mut script);
     session.out.bytes(&script)
 }

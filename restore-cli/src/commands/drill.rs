@@ -1,12 +1,13 @@
 //! `drill`: restores into a throw-away database, proves it equal, and leaves evidence.
 //!
-//! Whatever happens, also when no replica answers or a signal comes, the metrics tell of the
-//! attempt and the exit code is not 0 unless the required level was reached. Nothing is left behind
-//! but the report.
+//! Whatever happens, even if no replica answers or a signal comes, the metrics record the attempt,
+//! and the exit code is 0 only if the required level was reached. Nothing but the report is left
+//! behind.
 
 use std::path::{Path, PathBuf};
 
 use clap::builder::{PossibleValuesParser, TypedValueParser};
+use lifeboat_engine::base::Context;
 use lifeboat_engine::config::{Config, DrillConfig, Objectives, ProofLevel};
 use lifeboat_engine::drill::{self as flow, Drill, DrillReport};
 use lifeboat_engine::format::id::Name;
@@ -14,30 +15,31 @@ use lifeboat_engine::format::layout;
 use lifeboat_engine::keys::sign::Signer;
 use lifeboat_engine::restore::VaultReader;
 use lifeboat_engine::state::replace_file;
-use lifeboat_engine::{Error, Result};
+use lifeboat_engine::{Class, Error, Result};
 
 use super::drill_view::Drilled;
 use crate::access::Need;
-use crate::cli::Selection;
-use crate::session::{Session, storage};
+use crate::flags::Selection;
+use crate::session::{Place, Session};
 use crate::textfile::{Outcome, Textfile};
 
 const LEVELS: [ProofLevel; 4] = [ProofLevel::Fetched, ProofLevel::Loaded, ProofLevel::Checked, ProofLevel::Proved];
 
-/// Restore into a throw-away database, check it, prove it equal, measure, report
+/// Restore into a temporary database, check it, prove that it is equal, measure, and report
 ///
-/// Exit 0 means that the required level was reached within the objectives; 8 that it was reached,
-/// but not within them.
+/// Exit code 0 means that the required level was reached within the objectives, 8 that it was
+/// reached, but not within the objectives.
 #[derive(Debug, clap::Args)]
 pub(crate) struct Args {
     /// Name of the dataset
     dataset: Name,
     #[command(flatten)]
     pub(crate) selection: Selection,
-    /// The level to reach; without it the configuration's, or `proved`
+    /// The level to reach [default: that of the configuration, or proved]
     #[arg(long, value_parser = PossibleValuesParser::new(LEVELS.map(ProofLevel::as_str)).map(|word| level(&word)))]
     level: Option<ProofLevel>,
-    /// Also write the report here, and its signature beside it if a drill signer is at hand
+    /// Also write the report to this file, and its signature beside it if this host has a drill
+    /// signer
     #[arg(long, value_name = "FILE")]
     report: Option<PathBuf>,
     /// Write metrics for node-exporter's textfile collector
@@ -76,7 +78,7 @@ pub(crate) async fn run(args: &Args, session: &Session) -> Result<()> {
 
 /// What is known before the vault is opened.
 struct Plan {
-    place: crate::session::Place,
+    place: Place,
     settings: DrillConfig,
     objectives: Objectives,
     signer: Option<Signer>,
@@ -116,7 +118,7 @@ impl Plan {
             Ok(()) => Ok((drilled, error)),
             // The drill's own failure matters more.
             Err(lost) => {
-                session.out.warning(format!("the report is not kept: {}", lost.chain()));
+                session.out.warning(format!("the report could not be kept: {}", lost.chain()));
                 Ok((drilled, error.or(Some(lost))))
             }
         }
@@ -132,7 +134,8 @@ impl Plan {
         }
         let in_vault = drilled.published.as_ref().is_some_and(|published| !published.replicas.is_empty());
         if let Some(file) = &args.report {
-            let file = std::path::absolute(file).map_err(storage("cannot tell where --report points".to_owned()))?;
+            let file =
+                std::path::absolute(file).context(Class::Storage, || "cannot make the path of --report absolute")?;
             write_report(&file, &drilled.report, self.signer.as_ref())?;
             drilled.file = Some(file);
         } else if let Some(config) = self.place.config.as_ref().filter(|_| !in_vault) {
@@ -140,7 +143,7 @@ impl Plan {
             match write_report(&file, &drilled.report, self.signer.as_ref()) {
                 Ok(()) => drilled.file = Some(file),
                 // Nobody asked for this file, so its loss does not make the drill fail.
-                Err(error) => session.out.warning(format!("the report is not kept: {}", error.chain())),
+                Err(error) => session.out.warning(format!("the report could not be kept: {}", error.chain())),
             }
         }
         Ok(())
@@ -171,7 +174,7 @@ fn local_file(config: &Config, report: &DrillReport) -> PathBuf {
 fn write_report(file: &Path, report: &DrillReport, signer: Option<&Signer>) -> Result<()> {
     let json = serde_json::to_vec_pretty(report).map_err(|error| Error::failed("cannot write JSON").because(error))?;
     if let Some(folder) = file.parent() {
-        std::fs::create_dir_all(folder).map_err(storage(format!("cannot create {}", folder.display())))?;
+        std::fs::create_dir_all(folder).context(Class::Storage, || format!("cannot create {}", folder.display()))?;
     }
     if let Some(signer) = signer {
         let comment = layout::trusted_comment(&report.vault, &layout::drill(&report.dataset, &report.drill));

@@ -80,7 +80,12 @@ impl Drilled {
             ("database", report.engine.clone().unwrap_or_default()),
             ("read from", names(&report.replicas_used)),
         ];
-        facts.extend(report.replicas_unreachable.iter().map(|(name, why)| ("NOT REACHED", format!("{name}: {why}"))));
+        facts.extend(
+            report
+                .replicas_unreachable
+                .iter()
+                .map(|(name, why)| ("NOT REACHED", format!("{name}: {}", human::without_name(name, why)))),
+        );
         facts.extend([
             ("restored", human::bytes(report.restored_bytes)),
             ("time to restore (RTO)", measured(report.rto_seconds, report.rto_objective_seconds)),
@@ -99,7 +104,12 @@ impl Drilled {
         facts.push(("error", report.error.clone().unwrap_or_default()));
         if let Some(published) = &self.published {
             facts.push(("report in", names(&published.replicas)));
-            facts.extend(published.refused.iter().map(|(name, why)| ("report refused by", format!("{name}: {why}"))));
+            facts.extend(
+                published
+                    .refused
+                    .iter()
+                    .map(|(name, why)| ("report refused by", format!("{name}: {}", human::without_name(name, why)))),
+            );
         }
         facts.push(("report file", self.file.as_ref().map(|file| file.display().to_string()).unwrap_or_default()));
         facts.retain(|(_, value)| !value.is_empty());

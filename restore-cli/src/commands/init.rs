@@ -1,4 +1,4 @@
-//! `init`: makes the vault and the keys, and says which file belongs on which host.
+//! `init`: creates the vault and the keys, and says which file belongs on which host.
 
 use std::fmt;
 
@@ -11,8 +11,8 @@ use crate::access;
 use crate::session::Session;
 use crate::table::Plain;
 
-/// Make the vault and the keys, or what is missing of them; never overwrites a key and can be run
-/// again
+/// Create the vault and the keys, or what is missing of them; never overwrites a key, and may be
+/// run again
 ///
 /// With --identity MASTER it takes over for a lost host, or applies changed master and drill
 /// recipients.
@@ -26,9 +26,10 @@ struct Made(InitReport);
 pub(crate) async fn run(_: &Args, session: &Session) -> Result<()> {
     let config = session.configuration()?;
     if session.globals.replica.is_some() {
-        return Err(Error::usage("init works on every replica").hint("leave --replica out; it may be run again"));
+        return Err(Error::usage("init works on every replica").hint("leave --replica out"));
     }
-    let options = InitOptions { identities: access::given_identities(session).await? };
+    let identities = access::given_identities(&session.globals.identities);
+    let options = InitOptions { identities: session.cancellable("reading an identity", identities).await? };
     let replicas = config.open_replicas(&session.clock).await?;
     let work = keys::init(&config, &replicas, &options, &session.clock);
     let report = session.cancellable("init", work).await?;
@@ -36,8 +37,8 @@ pub(crate) async fn run(_: &Args, session: &Session) -> Result<()> {
     session.out.result(&Made(report))?;
     match unreached.as_slice() {
         [] => Ok(()),
-        _ => Err(Error::storage(format!("not every replica was reached: {}", unreached.join("; ")))
-            .hint("everything made so far is safe: run `lifeboat init` again when they answer")),
+        _ => Err(Error::storage(format!("some replicas did not answer: {}", unreached.join("; ")))
+            .hint("run `lifeboat init` again when they answer; it keeps what it has created so far")),
     }
 }
 
@@ -51,7 +52,7 @@ impl fmt::Display for Made {
         } else {
             writeln!(f, "\nWritten to the vault\n{}", items(&report.objects, "OBJECT"))?;
         }
-        writeln!(f, "\nPublic keys: write them down where a thief of this host cannot change them")?;
+        writeln!(f, "\nPublic keys: keep a copy where an intruder on this host cannot change it")?;
         let mut keys = vec![("signer, for trusted_signers of every reader", report.signer.clone())];
         if let Some(signer) = &report.drill_signer {
             keys.push(("drill signer, for trusted_drill_signers", signer.clone()));
@@ -70,7 +71,7 @@ impl fmt::Display for Made {
 fn items(items: &[InitItem], header: &str) -> Plain {
     let mut table = Plain::new(&["", header, "WHAT TO DO WITH IT"]);
     for item in items {
-        let state = if item.created { "made" } else { "kept" };
+        let state = if item.created { "created" } else { "kept" };
         table.row([state.to_owned(), item.what.clone(), item.advice.clone()]);
     }
     table
@@ -98,7 +99,7 @@ mod tests {
         });
         let text = made.to_string();
         for part in
-            ["RWsigner", "RWdrill", "made  /etc/lifeboat/keys/drill-host/drill-identity  MOVE it", "note: recip"]
+            ["RWsigner", "RWdrill", "created  /etc/lifeboat/keys/drill-host/drill-identity  MOVE it", "note: recip"]
         {
             assert!(text.contains(part), "{part} is not in\n{text}");
         }

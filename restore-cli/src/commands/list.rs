@@ -1,4 +1,4 @@
-//! `list`: which snapshots there are, how old, how large, and where.
+//! `list`: which snapshots there are, how old and how large they are, and which replicas hold them.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -17,7 +17,7 @@ use crate::session::Session;
 use crate::table::Plain;
 
 /// Manifests that are fetched at once.
-const AT_ONCE: usize = 8;
+const MANIFESTS_AT_ONCE: usize = 8;
 
 /// List snapshots: age, size, and the replicas that hold them
 #[derive(Debug, clap::Args)]
@@ -39,11 +39,11 @@ struct Row {
     snapshot: SnapshotId,
     time: DateTime<Utc>,
     age_seconds: f64,
-    /// Known only if the manifest opens and is believed.
+    /// Known only if the manifest can be opened and trusted.
     raw_bytes: Option<u64>,
     stored_bytes: Option<u64>,
     replicas: Vec<Name>,
-    /// Why the manifest is not to be used.
+    /// Why the manifest must not be used.
     problem: Option<String>,
 }
 
@@ -57,11 +57,14 @@ pub(crate) async fn run(args: &Args, session: &Session) -> Result<()> {
         snapshots.extend(rows);
     }
     if let Some(error) = locked {
-        session.out.note(format!("sizes are unknown, as no manifest opens: {}; pass --identity", error.chain()));
+        session.out.note(format!(
+            "the sizes are unknown, because no manifest can be opened ({}); pass --identity",
+            error.chain()
+        ));
     }
     for row in &snapshots {
         if let Some(problem) = &row.problem {
-            session.out.warning(format!("{} {} cannot be believed: {problem}", row.dataset, row.snapshot));
+            session.out.warning(format!("ignoring {} {}: {problem}", row.dataset, row.snapshot));
         }
     }
     let (vault, unreachable) = (reader.vault_id().to_owned(), reader.unreachable().clone());
@@ -72,7 +75,7 @@ async fn rows(session: &Session, reader: &VaultReader, dataset: &Name, locked: &
     let listed = reader.snapshots(dataset).await?;
     let now = session.clock.now();
     if reader.keys().identities.is_empty() {
-        locked.get_or_insert_with(|| Error::keys("no identity is at hand"));
+        locked.get_or_insert_with(|| Error::keys("no identity is given"));
         return Ok(listed.into_iter().map(|listed| row(dataset, listed, now)).collect());
     }
     let opened: Vec<(Listed, Result<Manifest>)> = futures::stream::iter(listed)
@@ -80,7 +83,7 @@ async fn rows(session: &Session, reader: &VaultReader, dataset: &Name, locked: &
             let manifest = reader.manifest(dataset, &listed.snapshot).await;
             (listed, manifest)
         })
-        .buffered(AT_ONCE)
+        .buffered(MANIFESTS_AT_ONCE)
         .collect()
         .await;
     let mut rows = Vec::with_capacity(opened.len());

@@ -1,4 +1,4 @@
-//! One command a file: its flags, what it does, how its result reads.
+//! One file for each command: its flags, what it does, how its result reads.
 
 pub(crate) mod check;
 pub(crate) mod completions;

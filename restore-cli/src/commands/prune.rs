@@ -1,4 +1,5 @@
-//! `prune`: plans what retention lets go, shows it, and does it after consent.
+//! `prune`: plans which snapshots retention no longer keeps, shows the plan, and carries it out
+//! after consent.
 //!
 //! The dataset's lock is held from the plan to its execution, so what was shown is what is done.
 
@@ -17,15 +18,19 @@ use crate::human;
 use crate::session::Session;
 use crate::table::Plain;
 
-/// Remove what retention lets go: shows the plan, then asks; runs on a backup host
+/// What to do when a prune did not come to its end.
+const AGAIN: &str = "Completed deletions are not undone. Run `lifeboat prune` again.";
+
+/// Remove the snapshots that retention no longer keeps; shows the plan, then asks; runs on a
+/// backup host
 #[derive(Debug, clap::Args)]
 pub(crate) struct Args {
     /// Only this dataset
     dataset: Option<Name>,
-    /// Only show the plan
+    /// Show the plan and change nothing
     #[arg(long)]
     dry_run: bool,
-    /// Do not ask
+    /// Do not ask for confirmation
     #[arg(long, conflicts_with = "dry_run")]
     yes: bool,
 }
@@ -34,7 +39,7 @@ pub(crate) struct Args {
 #[derive(Serialize)]
 struct Pruned {
     plan: PrunePlan,
-    /// `None` if it was only planned.
+    /// `None` if the plan was only shown.
     outcome: Option<PruneOutcome>,
 }
 
@@ -46,11 +51,13 @@ struct AllPruned(Vec<Pruned>);
 pub(crate) async fn run(args: &Args, session: &Session) -> Result<()> {
     let config = session.configuration()?;
     if session.globals.replica.is_some() {
-        return Err(Error::usage("prune looks at every replica, as each must keep a complete snapshot")
-            .hint("leave --replica out; a replica that does not answer is left alone"));
+        return Err(Error::usage("prune always looks at every replica, because each must keep a complete snapshot")
+            .hint("leave --replica out; prune skips a replica that does not answer"));
     }
     if session.out.is_json() && !args.dry_run && !args.yes {
-        return Err(Error::usage("with --json nobody can be asked").hint("pass --dry-run or --yes"));
+        return Err(
+            Error::usage("prune cannot ask with --json").hint("pass --yes to confirm, or --dry-run to see the plan")
+        );
     }
     let keys = HostKeys::load(&config.keys)?;
     let replicas = config.open_replicas(&session.clock).await?;
@@ -68,8 +75,7 @@ pub(crate) async fn run(args: &Args, session: &Session) -> Result<()> {
     if failures.is_empty() {
         return Ok(());
     }
-    Err(Error::new(Class::Storage, format!("not everything could be removed: {}", failures.join("; ")))
-        .hint("nothing that is needed is gone; run `lifeboat prune` again later"))
+    Err(Error::new(Class::Storage, format!("some deletions failed: {}", failures.join("; "))).hint(AGAIN))
 }
 
 struct Context<'a> {
@@ -84,7 +90,7 @@ fn chosen<'a>(config: &'a Config, only: Option<&Name>) -> Result<Vec<&'a Dataset
         None => Ok(config.datasets.iter().collect()),
         Some(name) => config.dataset(name).map(|dataset| vec![dataset]).ok_or_else(|| {
             Error::usage(format!("the configuration has no dataset {name}"))
-                .hint("only a dataset of this host's configuration has a retention to prune by")
+                .hint("name a dataset of this configuration: prune follows its retention")
         }),
     }
 }
@@ -108,10 +114,13 @@ async fn prune(args: &Args, session: &Session, context: &Context<'_>, dataset: &
     // A plan without deletions is still carried out: it notes since when packs are unreferenced,
     // and which are sparse.
     if !plan.is_empty() || !plan.segments.is_empty() {
-        session.confirm(args.yes, format!("Remove this from dataset {} for good?", dataset.name)).await?;
+        session.confirm(args.yes, format!("Permanently delete these from dataset {}?", dataset.name)).await?;
     }
     // Not dropped half-way: it stops by itself between two deletions.
-    let outcome = prune.execute(&plan).await?;
+    let outcome = prune
+        .execute(&plan)
+        .await
+        .map_err(|error| if session.cancel.is_cancelled() { error.hint(AGAIN) } else { error })?;
     session.out.text(OutcomeView(&outcome))?;
     Ok(Pruned { plan, outcome: Some(outcome) })
 }
@@ -125,9 +134,9 @@ impl fmt::Display for PlanView<'_> {
         let mut table = Plain::new(&["", "SNAPSHOT", "TAKEN", "WHY"]);
         for verdict in &plan.verdicts {
             let (fate, why) = if verdict.keep_because.is_empty() {
-                ("GOES", "no retention rule keeps it".to_owned())
+                ("remove", "no retention rule keeps it".to_owned())
             } else {
-                ("stays", verdict.keep_because.join(", "))
+                ("keep", verdict.keep_because.join(", "))
             };
             table.row([fate.to_owned(), verdict.snapshot.to_string(), human::time(verdict.snapshot.time()), why]);
         }
@@ -147,17 +156,17 @@ impl fmt::Display for PlanView<'_> {
         let (stored, unused) = (human::bytes(stored_bytes), human::bytes(unused_bytes));
         write!(
             f,
-            "\n {stored} in packs that snapshots need, in each complete replica; no snapshot needs {unused} of it"
+            "\n {stored} in packs that snapshots need, in each complete replica; of this, no snapshot needs {unused}"
         )?;
         if plan.again_bytes > 0 {
             let again = human::bytes(plan.again_bytes);
             write!(
                 f,
-                "\n after this, backups store {again} of the newest again, so that packs of which little is needed can go"
+                "\n the next backups store {again} of the newest snapshot again, so that mostly unused packs can be removed"
             )?;
         }
         for (replica, why) in &plan.skipped {
-            write!(f, "\n replica {replica} is left alone: {why}")?;
+            write!(f, "\n skipping replica {replica}: {}", human::without_name(replica, why))?;
         }
         Ok(())
     }
@@ -192,7 +201,7 @@ mod tests {
     use lifeboat_engine::keep::prune::Verdict;
 
     #[test]
-    fn a_plan_says_what_goes_what_stays_and_why() {
+    fn a_plan_says_what_is_removed_what_is_kept_and_why() {
         let pack = DeadPack {
             replica: "north".parse().unwrap(),
             key: "datasets/shop/packs/aa/x".to_owned(),
@@ -218,13 +227,13 @@ mod tests {
         };
         let text = PlanView(&plan).to_string();
         for part in [
-            "GOES   20261121T183244123Z-9f2c81aa",
+            "remove  20261121T183244123Z-9f2c81aa",
             "last 1 of 1, the newest",
             "1 pack, 16.0 MiB to remove",
             "2 packs, 32.0 MiB unused, but still within the grace period",
-            "100.0 MiB in packs that snapshots need, in each complete replica; no snapshot needs 5.0 MiB of it",
-            "backups store 1.0 MiB of the newest again",
-            "replica south is left alone: timed out",
+            "100.0 MiB in packs that snapshots need, in each complete replica; of this, no snapshot needs 5.0 MiB",
+            "the next backups store 1.0 MiB of the newest snapshot again",
+            "skipping replica south: timed out",
         ] {
             assert!(text.contains(part), "{part} is not in\n{text}");
         }

@@ -1,8 +1,8 @@
-//! `restore`: a snapshot, or one stream of it, to where it is wanted.
+//! `restore`: puts a snapshot, or one stream of it, where it is wanted.
 //!
-//! Success means that every byte was checked against the signed manifest and every tool ended with
-//! success. A stream on standard output is checked as it flows: what came before a non-zero exit is
-//! not to be used.
+//! Success means that every byte was checked against the signed manifest and that every tool ended
+//! with success. A stream on standard output is checked as it flows: what came before a non-zero
+//! exit must not be used.
 
 use std::collections::BTreeSet;
 use std::fmt;
@@ -10,29 +10,31 @@ use std::num::NonZeroUsize;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use lifeboat_engine::base::Context;
 use lifeboat_engine::config::Config;
 use lifeboat_engine::databases::streams::{StoredStreams, StreamReader};
 use lifeboat_engine::databases::{RestoreOutcome, Target, Wanted, WorkContext, load, registry};
 use lifeboat_engine::format::id::{Name, SnapshotId};
 use lifeboat_engine::format::manifest::Manifest;
 use lifeboat_engine::restore::SnapshotStreams;
-use lifeboat_engine::{Error, Result};
+use lifeboat_engine::{Class, Error, Result};
 use serde::Serialize;
 use tokio::io::AsyncWriteExt;
 
 use crate::access::{self, Need};
-use crate::cli::Selection;
+use crate::flags::Selection;
 use crate::human;
 use crate::progress::Progress;
 use crate::server::{ServerFlag, TARGETS};
-use crate::session::{Session, storage};
+use crate::session::Session;
 use crate::table::Plain;
 
 /// Not `requires = "to_postgres"`: clap waives a requirement that another target's presence rules
 /// out.
 const NOT_A_SERVER: [&str; 2] = ["to_directory", "stdout"];
 
-/// Restore a snapshot into a PostgreSQL server, a directory, or one stream to standard output
+/// Restore a snapshot into a database server or a directory, or one stream of it to standard
+/// output
 #[derive(Debug, clap::Args)]
 #[command(group = clap::ArgGroup::new(TARGETS).required(true).args(["to_directory", "stdout"]))]
 pub(crate) struct Args {
@@ -42,25 +44,25 @@ pub(crate) struct Args {
     selection: Selection,
     #[command(flatten)]
     server: ServerFlag,
-    /// A directory, one file a stream; created if missing
+    /// A directory that gets one file for each stream; created if missing
     #[arg(long, value_name = "DIR")]
     to_directory: Option<PathBuf>,
-    /// One stream to standard output; `lifeboat show` names them
+    /// One stream, to standard output; `lifeboat show` lists the streams
     #[arg(long, value_name = "STREAM")]
     stdout: Option<String>,
     /// File with the password of the server (mode 0600); `-` reads standard input
     #[arg(long, value_name = "FILE", conflicts_with_all = NOT_A_SERVER)]
     password_file: Option<PathBuf>,
-    /// Only this database of the snapshot, may be repeated
+    /// Only this database of the snapshot; may be repeated
     #[arg(long = "database", value_name = "NAME", conflicts_with_all = NOT_A_SERVER)]
     databases: Vec<String>,
     /// Restore the one --database under another name
     #[arg(long, value_name = "NEW", requires = "databases")]
     rename: Option<String>,
-    /// Load over so many connections at once [default: as many as limits.cpu, or cores]
+    /// How many connections load at once [default: limits.cpu, or the number of cores]
     #[arg(long, value_name = "N", conflicts_with_all = NOT_A_SERVER)]
     jobs: Option<NonZeroUsize>,
-    /// Also where something is there already: it is dropped first
+    /// Replace what is already there: databases are dropped first
     #[arg(long, conflicts_with = "stdout")]
     overwrite: bool,
     /// Return only when the restored files are on stable storage
@@ -83,19 +85,21 @@ struct Restored {
     read_from: Vec<Name>,
     /// Bytes of packs that were fetched.
     fetched_bytes: u64,
-    /// These, by what the whole snapshot amounts to in packs.
+    /// These bytes, divided by the size of the whole snapshot in packs.
     read_amplification: f64,
 }
 
 pub(crate) async fn run(args: &Args, session: &Session) -> Result<()> {
     if args.rename.is_some() && args.databases.len() != 1 {
-        return Err(Error::usage("--rename goes with exactly one --database"));
+        return Err(
+            Error::usage("--rename goes with exactly one --database").hint("name the one database with --database")
+        );
     }
     if args.stdout.is_some() && session.out.is_json() {
-        return Err(Error::usage("--json and --stdout both want standard output"));
+        return Err(Error::usage("--json and --stdout both use standard output").hint("leave --json out"));
     }
     if args.sync && args.to_directory.is_none() {
-        return Err(Error::usage("--sync goes with --to-directory"));
+        return Err(Error::usage("--sync works with --to-directory only").hint("leave --sync out"));
     }
     // A wrong address is refused before anything is asked or read.
     args.server.server(None, None)?;
@@ -172,15 +176,15 @@ async fn target(args: &Args, session: &Session, config: Option<&Config>) -> Resu
 }
 
 async fn to_stdout(streams: &SnapshotStreams, name: &str) -> Result<()> {
-    let failed = || storage("cannot write the stream to standard output".to_owned());
+    let failed = || "cannot write the stream to standard output";
     let mut stream: Box<dyn StreamReader> = streams.open(name).await?;
     let length = streams.manifest().streams.iter().find(|entry| entry.name == name).map_or(0, |entry| entry.length);
     let progress = Progress::follow(streams.delivered_counter(), length, name);
     let mut stdout = tokio::io::stdout();
     while let Some(piece) = stream.next().await? {
-        stdout.write_all(&piece).await.map_err(failed())?;
+        stdout.write_all(&piece).await.context(Class::Storage, failed)?;
     }
-    stdout.flush().await.map_err(failed())?;
+    stdout.flush().await.context(Class::Storage, failed)?;
     drop(progress);
     Ok(())
 }
@@ -189,7 +193,7 @@ async fn to_stdout(streams: &SnapshotStreams, name: &str) -> Result<()> {
 fn question(args: &Args, manifest: &Manifest, target: &Target) -> String {
     match target {
         Target::Server { wanted: Wanted { rename: Some(name), .. }, .. } => {
-            format!("If database {name} exists at {}, it is dropped first.", describe(target))
+            format!("If the database {name} exists at {}, it is dropped first.", describe(target))
         }
         Target::Server { server, .. } => {
             let names: BTreeSet<&str> = manifest
@@ -199,11 +203,7 @@ fn question(args: &Args, manifest: &Manifest, target: &Target) -> String {
                 .filter(|name| args.databases.is_empty() || args.databases.iter().any(|wanted| wanted == name))
                 .collect();
             let names: Vec<&str> = names.into_iter().collect();
-            format!(
-                "Of the databases {}, those that exist at {} are dropped first.",
-                names.join(", "),
-                describe(target)
-            )
+            format!("Those of the databases {} that exist at {} are dropped first.", names.join(", "), describe(target))
         }
         Target::Directory { .. } => format!("Files of the same names in {} are replaced.", describe(target)),
     }

@@ -1,4 +1,4 @@
-//! `show`: what one snapshot is made of.
+//! `show`: what one snapshot consists of.
 
 use std::fmt;
 
@@ -11,7 +11,7 @@ use lifeboat_engine::restore::Selector;
 use serde::Serialize;
 
 use crate::access::Need;
-use crate::cli;
+use crate::flags::parse_snapshot;
 use crate::human;
 use crate::session::Session;
 use crate::table::Plain;
@@ -22,7 +22,7 @@ pub(crate) struct Args {
     /// Name of the dataset
     dataset: Name,
     /// Snapshot id, or `latest`
-    #[arg(value_parser = cli::parse_snapshot)]
+    #[arg(value_parser = parse_snapshot)]
     snapshot: Selector,
 }
 

@@ -1,4 +1,4 @@
-//! `trigger`: asks the daemon for a run now, and waits for its report.
+//! `trigger`: asks the daemon to back up now, and waits for its report.
 //!
 //! The protocol is one line of JSON each way over the daemon's control socket.
 
@@ -48,7 +48,7 @@ pub(crate) async fn run(args: &Args, session: &Session) -> Result<()> {
             .hint(format!("it has: {}", names.join(", "))));
     }
     let answer = ask(&config.control_socket, &args.dataset);
-    let report = session.cancellable("waiting for the daemon (its run goes on)", answer).await?;
+    let report = session.cancellable("waiting for lifeboatd (whose run goes on)", answer).await?;
     session.out.result(&Report(report))
 }
 
@@ -56,7 +56,7 @@ pub(crate) async fn run(args: &Args, session: &Session) -> Result<()> {
 async fn ask(socket: &Path, dataset: &Name) -> Result<Value> {
     let unreachable = |error: std::io::Error| {
         Error::failed(format!("lifeboatd does not answer on {}", socket.display())).because(error).hint(
-            "start it (`systemctl start lifeboatd`), run this as a member of its group, or run `lifeboatd --once` instead",
+            "run `systemctl start lifeboatd`, and run this as root or as a member of the daemon's group; or back up without it: `lifeboatd --once`",
         )
     };
     let mut stream = UnixStream::connect(socket).await.map_err(unreachable)?;
@@ -66,16 +66,16 @@ async fn ask(socket: &Path, dataset: &Name) -> Result<Value> {
     BufReader::new(stream.take(LONGEST_ANSWER)).read_line(&mut answer).await.map_err(unreachable)?;
     if answer.is_empty() {
         return Err(Error::failed("lifeboatd closed the connection without an answer")
-            .hint("it was stopped or the run was aborted; see its log"));
+            .hint("lifeboatd stopped or aborted the run; read its log"));
     }
     interpret(&answer, dataset)
 }
 
 fn interpret(answer: &str, dataset: &Name) -> Result<Value> {
     let answer: Answer = serde_json::from_str(answer).map_err(|error| {
-        Error::failed("the answer of lifeboatd cannot be understood")
+        Error::failed("lifeboatd sent an answer that this program does not understand")
             .because(error)
-            .hint("lifeboat and lifeboatd should be of the same version")
+            .hint("install the same version of lifeboat and lifeboatd")
     })?;
     if answer.ok {
         return Ok(answer.report.unwrap_or(Value::Null));

@@ -1,4 +1,4 @@
-//! `verify`: whether every object of the vault is there and is what was signed.
+//! `verify`: whether every object of the vault exists and is what was signed.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -11,20 +11,21 @@ use lifeboat_engine::{Class, Error, Result};
 use serde::Serialize;
 
 use crate::access::Need;
-use crate::cli;
+use crate::flags::parse_snapshot;
 use crate::human;
 use crate::session::Session;
 use crate::table::Plain;
 
-/// Verify every object in every replica: presence, hashes, signatures; exit 6 if anything is wrong
+/// Verify that every object exists in every replica and matches its hash and signature; exit 6 if
+/// one does not
 #[derive(Debug, clap::Args)]
 pub(crate) struct Args {
     /// Only this dataset
     dataset: Option<Name>,
     /// Only this snapshot: an id, or `latest`
-    #[arg(long, value_name = "ID", value_parser = cli::parse_snapshot, requires = "dataset")]
+    #[arg(long, value_name = "ID", value_parser = parse_snapshot, requires = "dataset")]
     snapshot: Option<Selector>,
-    /// Also decrypt all data and check every chunk; needs an identity that opens it
+    /// Also decrypt all data and check every chunk; needs an identity that opens the data
     #[arg(long)]
     read_data: bool,
 }
@@ -71,15 +72,18 @@ impl Verification {
         let findings: usize = self.datasets.values().map(|report| report.findings.len()).sum();
         if findings > 0 {
             return Err(Error::integrity(format!("{} found", human::count(findings as u64, "problem"))).hint(
-                "the daemon heals a replica from another that is whole; drill the dataset to see what still restores",
+                "leave lifeboatd running: it repairs a replica from one that is whole; then run `lifeboat verify` again, or `lifeboat drill` to see what still restores",
             ));
         }
         if self.unreachable.is_empty() {
             return Ok(());
         }
         let names: Vec<&str> = self.unreachable.keys().map(Name::as_str).collect();
-        Err(Error::new(Class::Storage, format!("not verified, as it does not answer: {}", names.join(", ")))
-            .hint("run `lifeboat check`; --replica NAME verifies one replica alone"))
+        Err(Error::new(
+            Class::Storage,
+            format!("some replicas did not answer and were not verified: {}", names.join(", ")),
+        )
+        .hint("run `lifeboat check` to see why; pass --replica NAME to verify one replica alone"))
     }
 }
 

@@ -1,0 +1,85 @@
+//! Flags that several commands share.
+
+use std::path::PathBuf;
+
+use chrono::{DateTime, Utc};
+use clap::{ArgAction, Args};
+use lifeboat_engine::format::id::Name;
+use lifeboat_engine::restore::Selector;
+
+use crate::given_replica::GivenReplica;
+
+/// Flags that every command takes.
+#[derive(Debug, Clone, Args)]
+#[command(next_help_heading = "Options of every command")]
+pub(crate) struct Globals {
+    /// Configuration file; it is not read when --directory or --s3-bucket names the replica
+    #[arg(
+        long,
+        global = true,
+        value_name = "PATH",
+        env = "LIFEBOAT_CONFIG",
+        default_value = "/etc/lifeboat/lifeboat.toml"
+    )]
+    pub(crate) config: PathBuf,
+    /// Print one JSON value on standard output, and errors and logs as JSON lines on standard error
+    #[arg(long, global = true)]
+    pub(crate) json: bool,
+    /// File with an age identity or ssh key that opens the vault; may be repeated; `-` reads
+    /// standard input
+    #[arg(short, long = "identity", global = true, value_name = "FILE")]
+    pub(crate) identities: Vec<PathBuf>,
+    /// Use only this replica of the configuration
+    #[arg(long, global = true, value_name = "NAME")]
+    pub(crate) replica: Option<Name>,
+    /// Minisign public key of a backup host whose snapshots you trust; may be repeated
+    #[arg(long = "trusted-signer", global = true, value_name = "KEY")]
+    pub(crate) trusted_signers: Vec<String>,
+    /// Log more; pass it twice for details
+    #[arg(short, long, global = true, action = ArgAction::Count)]
+    pub(crate) verbose: u8,
+    /// Print only results, warnings and errors
+    #[arg(short, long, global = true)]
+    pub(crate) quiet: bool,
+    #[command(flatten)]
+    pub(crate) given: GivenReplica,
+}
+
+/// Which snapshot of a dataset.
+#[derive(Debug, Clone, Args)]
+pub(crate) struct Selection {
+    /// Snapshot id, or `latest` (the default)
+    #[arg(long, value_name = "ID", value_parser = parse_snapshot, conflicts_with = "at")]
+    pub(crate) snapshot: Option<Selector>,
+    /// The newest snapshot that began at or before this time (RFC 3339), such as
+    /// 2026-11-23T18:00:00Z
+    #[arg(long, value_name = "TIME", value_parser = parse_time)]
+    pub(crate) at: Option<DateTime<Utc>>,
+}
+
+impl Selection {
+    /// What was asked for.
+    pub(crate) fn selector(&self) -> Selector {
+        match (&self.snapshot, self.at) {
+            (_, Some(time)) => Selector::At(time),
+            (Some(selector), None) => selector.clone(),
+            (None, None) => Selector::Latest,
+        }
+    }
+}
+
+/// `latest` or an id.
+pub(crate) fn parse_snapshot(text: &str) -> Result<Selector, String> {
+    if text == "latest" {
+        return Ok(Selector::Latest);
+    }
+    text.parse().map(Selector::Id).map_err(|error: lifeboat_engine::Error| {
+        format!("{error}; {}", error.hint_text().unwrap_or("`lifeboat list` shows the ids"))
+    })
+}
+
+fn parse_time(text: &str) -> Result<DateTime<Utc>, String> {
+    DateTime::parse_from_rfc3339(text)
+        .map(|time| time.to_utc())
+        .map_err(|error| format!("{error}; a time looks like 2026-11-23T18:00:00Z or 2026-11-23T20:00:00+02:00"))
+}
