@@ -122,7 +122,7 @@ impl Error {
     /// The error of work whose cancellation token fired; `what` names the work.
     #[must_use]
     pub fn cancelled(what: &str) -> Self {
-        Self::failed(format!("{what} was cancelled")).hint("nothing was committed; run it again")
+        Self::failed(format!("{what} was cancelled")).hint("run it again")
     }
 
     /// Adds why it failed.

@@ -167,7 +167,8 @@ impl Runner {
             ))
             .hint("read the log to see what is slow, or raise limits.run; the next run uses what is stored already")),
             Ok(Err(error)) => Err(error),
-            Err(_) => Err(Error::cancelled(&format!("the backup of {}", dataset.name))),
+            Err(_) => Err(Error::cancelled(&format!("the backup of {}", dataset.name))
+                .hint("run it again; if its commit had begun, `lifeboat list` may show the snapshot")),
         }
     }
 

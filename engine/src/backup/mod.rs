@@ -193,7 +193,9 @@ impl Backup<'_> {
         warnings.extend(facts.warnings.iter().cloned());
         let finished = self.clock.now();
         if self.cancel.is_cancelled() {
-            return Err(Error::cancelled(&format!("the backup of {dataset}")));
+            return Err(
+                Error::cancelled(&format!("the backup of {dataset}")).hint("nothing was committed; run it again")
+            );
         }
 
         let targets = self.complete_replicas(&shared, &captured).await?;
@@ -330,7 +332,8 @@ impl Backup<'_> {
             tracing::warn!(%error, path = %cx.scratch.display(), "cannot remove temporary files");
         }
         match (facts, captured) {
-            _ if self.cancel.is_cancelled() => Err(Error::cancelled(&format!("the backup of {}", self.dataset.name))),
+            _ if self.cancel.is_cancelled() => Err(Error::cancelled(&format!("the backup of {}", self.dataset.name))
+                .hint("nothing was committed; run it again")),
             (Err(_), Err(error)) if pipeline_failed => Err(error),
             (Err(error), _) | (Ok(_), Err(error)) => Err(error),
             (Ok(facts), Ok(captured)) => Ok((captured, facts)),

@@ -159,7 +159,7 @@ impl Packer {
             tokio::select! {
                 biased;
                 value = future => Ok(value),
-                () = cancel.cancelled() => Err(Error::cancelled("the run")),
+                () = cancel.cancelled() => Err(Error::cancelled("the run").hint("nothing was committed; run it again")),
             }
         })
     }

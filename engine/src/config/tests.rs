@@ -100,6 +100,18 @@ fn each_refusal_names_file_line_and_remedy() {
 }
 
 #[test]
+fn a_source_without_a_throw_away_database_is_drilled_to_fetched() -> Result<()> {
+    for source in ["kind = \"file\"\npath = \"/etc/hostname\"", "kind = \"command\"\nargv = [\"/bin/date\"]"] {
+        let text = good().replacen("kind = \"postgres\"\nurl = \"postgresql://backup@db/postgres\"", source, 1);
+        assert_eq!(parse(&text)?.datasets[0].drill.level, ProofLevel::Fetched, "{source}");
+        let proved = format!("{text}[dataset.drill]\nlevel = \"proved\"\n");
+        let message = parse(&proved).map(|_| ()).map_err(|error| error.message().to_owned());
+        assert!(message.clone().is_err_and(|message| message.contains("use fetched")), "{source}: {message:?}");
+    }
+    Ok(())
+}
+
+#[test]
 fn all_findings_come_at_once() {
     let text = good().replace("15 2 * * *", "never").replace("https://s3", "http://s3");
     let message = parse(&text).map(|_| ()).map_err(|error| error.message().to_owned());
