@@ -144,7 +144,9 @@ fn read(mut plain: &[u8], bounds: Option<&Bounds>, extents: &mut Vec<Extent>) ->
     plain = rest;
     let packs = planes::take(&mut plain, count)?;
     let (mut offsets, lengths) = (planes::take(&mut plain, count)?, planes::take(&mut plain, count)?);
-    if !plain.is_empty() || packs.iter().any(|pack| *pack >= MOST_PACKS) {
+    // Room is made for as many as the largest number says, so for none that there is not.
+    let most = bounds.map_or(MOST_PACKS, |bounds| bounds.packs.len() as u64 + 1);
+    if !plain.is_empty() || packs.iter().any(|pack| *pack >= most) {
         return None;
     }
     let mut places = places(&packs);

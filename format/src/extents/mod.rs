@@ -313,6 +313,7 @@ mod tests {
         for (extent, length) in [
             (Extent { length: 46, ..inside }, 46),
             (Extent { pack: 2, ..inside }, 45),
+            (Extent { pack: (1 << 24) - 2, ..inside }, 45),
             (Extent { offset: u64::MAX - 45, ..inside }, 45),
             (Extent { length: 0, ..inside }, 0),
             (inside, 44),
