@@ -102,7 +102,10 @@ impl FromStr for SnapshotId {
         let tail_is_hex = tail.len() == 9
             && tail.starts_with('-')
             && tail[1..].chars().all(|c| c.is_ascii_digit() || ('a'..='f').contains(&c));
-        if text.is_ascii() && tail_is_hex && Self::parse_time(text).is_some() {
+        // A time may also be told with blanks and a sign; such ids would not sort by it.
+        let is_digits = |(at, byte): (usize, u8)| matches!(at, 8 | 18) || byte.is_ascii_digit();
+        let stamp_is_digits = text.bytes().take(19).enumerate().all(is_digits);
+        if text.is_ascii() && tail_is_hex && stamp_is_digits && Self::parse_time(text).is_some() {
             Ok(Self(text.to_owned()))
         } else {
             Err(Error::usage(format!("`{text}` is not a snapshot id"))
@@ -211,6 +214,8 @@ mod tests {
             "20261123T183244123Z-9F2C81AA",
             "20261323T183244123Z-9f2c81aa",
             "20261123T183244123Z-9f2c81aa/",
+            "2026 024T094823697Z-9f2c81aa",
+            "+2026024T094823697Z-9f2c81aa",
         ] {
             assert!(bad.parse::<SnapshotId>().is_err(), "{bad} passed");
         }

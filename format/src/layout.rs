@@ -13,7 +13,7 @@ pub const KEYRING: &str = "keyring/";
 pub const HOSTS: &str = "hosts/";
 
 /// All datasets lie below it.
-const DATASETS: &str = "datasets/";
+pub const DATASETS: &str = "datasets/";
 
 const SIGNATURE_SUFFIX: &str = ".minisig";
 const PACK_SUFFIX: &str = ".zst.age";
@@ -47,7 +47,8 @@ pub fn keyring_generation(dataset: &Name, generation: u32) -> String {
 /// The generation that a keyring object is for.
 #[must_use]
 pub fn parse_keyring_generation(dataset: &Name, key: &str) -> Option<u32> {
-    key.strip_prefix(&keyring(dataset))?.strip_suffix(".age")?.parse().ok()
+    let generation = key.strip_prefix(&keyring(dataset))?.strip_suffix(".age")?.parse().ok()?;
+    (keyring_generation(dataset, generation) == key).then_some(generation)
 }
 
 /// Everything of one dataset, keyring aside, lies below it.
@@ -175,6 +176,9 @@ mod tests {
         assert_eq!(parse_index(&shop, &index(&shop, &id)), Some(id.clone()));
         assert_eq!(parse_json(&drills(&shop), &drill(&shop, &id)), Some(id.clone()));
         assert_eq!(parse_keyring_generation(&shop, &keyring_generation(&shop, 7)), Some(7));
+        for other_form in ["+7", "007"] {
+            assert_eq!(parse_keyring_generation(&shop, &format!("{}{other_form}.age", keyring(&shop))), None);
+        }
         assert_eq!(parse_manifest(&shop, &signature(&manifest(&shop, &id))), None);
         assert_eq!(parse_pack(&shop, &pack(&shop, &pack_id).replace("/packs/", "/packs/x")), None);
         assert_eq!(parse_pack(&"other".parse()?, &pack(&shop, &pack_id)), None);

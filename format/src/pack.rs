@@ -142,7 +142,7 @@ pub struct FilledPack<W> {
 ///
 /// # Errors
 /// [`Class::Integrity`]: `plaintext` is not that of a pack, or is damaged.
-fn read_table(plaintext: &mut (impl Read + Seek)) -> Result<Vec<ChunkEntry>> {
+pub fn read_table(plaintext: &mut (impl Read + Seek)) -> Result<Vec<ChunkEntry>> {
     let mut trailer = [0; TRAILER_BYTES];
     let end = plaintext.seek(SeekFrom::End(-(TRAILER_BYTES as i64))).context(Class::Integrity, || UNREADABLE)?;
     plaintext.read_exact(&mut trailer).context(Class::Integrity, || UNREADABLE)?;

@@ -1,6 +1,8 @@
 //! The harness of the whole-system tests and of the demo: real servers, real tools, real programs.
 
 pub mod checksum;
+pub mod corpus;
+pub mod fuzz;
 pub mod host;
 pub mod ports;
 pub mod postgres;

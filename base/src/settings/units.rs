@@ -3,6 +3,9 @@
 
 use std::time::Duration;
 
+/// A hundred years: any longer, and there may be no such time.
+const MAX_DURATION_SECONDS: u64 = 36_525 * 86_400;
+
 /// Parses one number and one unit: s, m, h, d or w.
 ///
 /// # Errors
@@ -18,7 +21,11 @@ pub fn duration(text: &str) -> Result<Duration, String> {
         _ => return Err(format!("`{text}` is not a duration: write a number and s, m, h, d or w, such as \"15m\"")),
     };
     let total = number.parse::<u64>().ok().and_then(|number| number.checked_mul(seconds));
-    total.map(Duration::from_secs).ok_or_else(|| format!("`{text}` is not a duration such as \"15m\""))
+    let total = total.ok_or_else(|| format!("`{text}` is not a duration such as \"15m\""))?;
+    if total > MAX_DURATION_SECONDS {
+        return Err(format!("`{text}` is longer than a hundred years"));
+    }
+    Ok(Duration::from_secs(total))
 }
 
 /// Parses one number and one unit: B, KiB, MiB or GiB.
@@ -51,9 +58,12 @@ mod tests {
     fn reads_what_operators_write_and_nothing_vague() {
         assert_eq!(duration("90s"), Ok(Duration::from_secs(90)));
         assert_eq!(duration("30d"), Ok(Duration::from_secs(30 * 86_400)));
+        assert_eq!(duration("36525d"), Ok(Duration::from_secs(MAX_DURATION_SECONDS)));
         assert_eq!(size("192MiB"), Ok(192 << 20));
         assert_eq!(size("1 GiB"), Ok(1 << 30));
-        for bad in ["", "5", "m", "-5m", "1.5h", "5 minutes", "99999999999999999999d", "18446744073709551615w"] {
+        for bad in
+            ["", "5", "m", "-5m", "1.5h", "5 minutes", "36526d", "99999999999999999999d", "18446744073709551615w"]
+        {
             assert!(duration(bad).is_err(), "{bad} passed");
         }
         for bad in ["", "5", "MB", "5MB", "5mib", "18446744073709551615GiB"] {

@@ -6,10 +6,14 @@
 use std::fmt;
 use std::io::Cursor;
 
+use data_encoding::BASE64;
 use lifeboat_base::secret::Secret;
 use lifeboat_base::{Class, Context, Error, Result};
 use minisign::{KeyPair, PublicKey, SecretKey, SecretKeyBox, SignatureBox};
 use zeroize::Zeroizing;
+
+/// Bytes of an Ed25519 signature.
+const SIGNATURE_BYTES: usize = 64;
 
 /// A minisign public key, written as its base64 line.
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord)]
@@ -116,6 +120,11 @@ impl Signer {
 pub fn verify(trusted: &[SignerKey], data: &[u8], signature: &[u8], trusted_comment: &str) -> Result<SignerKey> {
     let text = std::str::from_utf8(signature).context(Class::Integrity, || "the signature is not text")?;
     let signature = SignatureBox::from_string(text).context(Class::Integrity, || "the signature is damaged")?;
+    // The crate takes it for granted that the last line, by which the comment is signed, is whole.
+    let of_comment = text.lines().nth(3).and_then(|line| BASE64.decode(line.trim().as_bytes()).ok());
+    if of_comment.is_none_or(|bytes| bytes.len() != SIGNATURE_BYTES) {
+        return Err(Error::integrity("the signature is damaged"));
+    }
     for candidate in trusted {
         let key = PublicKey::from_base64(&candidate.0)
             .context(Class::Keys, || "the public key of a trusted signer is damaged")?;
@@ -167,6 +176,25 @@ mod tests {
                 verify(&[signer.public()], b"data", &changed, "lifeboat snapshot a").is_err(),
                 "flipped bit in byte {position} passed"
             );
+        }
+        Ok(())
+    }
+
+    #[test]
+    fn cut_short_anywhere_it_is_refused() -> Result<()> {
+        let signer = Signer::generate()?;
+        let signature = signer.sign(b"data", "lifeboat snapshot a")?;
+        let verify = |signature: &str| verify(&[signer.public()], b"data", signature.as_bytes(), "lifeboat snapshot a");
+        let text = signature.trim_end();
+        assert!(verify(text).is_ok());
+        for length in 0..text.len() {
+            let refused = verify(&text[..length]).map_err(|error| error.class());
+            assert_eq!(refused, Err(Class::Integrity), "cut at {length}");
+        }
+        // Fewer bytes than a signature has, and yet whole base64.
+        for line in ["", "AAAA", "AAAAAAAA"] {
+            let cut = format!("{}\n{line}\n", text.rsplit_once('\n').map_or("", |(before, _)| before));
+            assert!(verify(&cut).is_err(), "`{line}` passed");
         }
         Ok(())
     }

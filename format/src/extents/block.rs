@@ -127,7 +127,9 @@ fn read(mut plain: &[u8], bounds: Option<&Bounds>, extents: &mut Vec<Extent>) ->
     plain = rest;
     let packs = planes::take(&mut plain, count)?;
     let (mut offsets, lengths) = (planes::take(&mut plain, count)?, planes::take(&mut plain, count)?);
-    if !plain.is_empty() || !packs.iter().all(|pack| pack_number::is_legal(*pack)) {
+    // Room is made for as many packs as the largest number says, so for none that there is not.
+    let known = bounds.map_or(u64::MAX, |bounds| bounds.packs.len() as u64 + 1);
+    if !plain.is_empty() || !packs.iter().all(|pack| pack_number::is_legal(*pack) && *pack < known) {
         return None;
     }
     let mut places = places(&packs);

@@ -114,7 +114,7 @@ impl Extents {
 
     /// Opens and checks every block. Whether all of them are undamaged.
     #[must_use]
-    pub(crate) fn are_whole(&self) -> bool {
+    pub fn are_whole(&self) -> bool {
         let mut opened = Vec::new();
         (0..self.blocks.len()).all(|block| {
             self.open(block, &mut opened);
@@ -315,6 +315,7 @@ mod tests {
         for (extent, length) in [
             (Extent { length: 46, ..inside }, 46),
             (Extent { pack: 2, ..inside }, 45),
+            (Extent { pack: (1 << 24) - 2, ..inside }, 45),
             (Extent { offset: u64::MAX - 45, ..inside }, 45),
             (Extent { length: 0, ..inside }, 0),
             (inside, 44),

@@ -1,0 +1,12 @@
+//! Parsers of what lies in a bucket: all that `lifeboat-format` reads.
+
+pub mod document;
+pub mod extents;
+pub mod ids;
+pub mod index;
+pub mod keyring;
+pub mod layout;
+pub mod manifest;
+pub mod map;
+pub mod pack;
+pub mod varint;

@@ -1,0 +1,269 @@
+//! Good inputs for the fuzz targets: what lies in a small vault, opened as its owner opens it, and
+//! what an operator writes.
+
+use std::io::Cursor;
+use std::path::Path;
+
+use age::Identity;
+use data_encoding::BASE64;
+use lifeboat_engine::base::secret::Secret;
+use lifeboat_engine::clock::{Clock, SharedClock};
+use lifeboat_engine::config::{Objectives, ProofLevel};
+use lifeboat_engine::drill::{Drill, publish};
+use lifeboat_engine::keys::{SharedIdentity, parse_identities};
+use lifeboat_engine::restore::Selector;
+use lifeboat_engine::stages::decrypt;
+use lifeboat_format::extents::{Bounds, Extent, Extents, OLDER};
+use lifeboat_format::id::{PackId, SnapshotId};
+use lifeboat_format::manifest::{Manifest, MapEntry};
+use lifeboat_format::map::StreamMap;
+use lifeboat_format::{frames, layout, pack, varint};
+use tokio_util::sync::CancellationToken;
+
+use crate::fuzz::given::{configuration, signature};
+use crate::fuzz::stored::{extents, map};
+use crate::tools;
+use crate::vault::{DATASET, MemorySource, TestVault, files_below, name};
+
+/// The longest input that a target is given (`scripts/fuzz`).
+const MAX_INPUT: usize = 64 << 10;
+const MAX_PLAIN: usize = 64 << 20;
+/// Rows of a table in the vault.
+const ROWS: usize = 4000;
+/// Rows of a table in the first snapshot of all, whose pack is a short one.
+const FEW_ROWS: usize = 300;
+
+/// A good input.
+#[derive(Debug)]
+pub struct Seed {
+    /// Of which target.
+    pub target: &'static str,
+    /// Tells it from the others of its target.
+    pub name: String,
+    /// The input.
+    pub data: Vec<u8>,
+}
+
+/// Makes a vault, and of it some inputs for each target.
+///
+/// # Panics
+/// On any failure, as all of the harness does.
+pub async fn seeds() -> Vec<Seed> {
+    let vault = vault().await;
+    let mut seeds = Seeds::default();
+    stored(&vault, &mut seeds);
+    given(&vault, &mut seeds);
+    seeds.0
+}
+
+/// A vault with rows that changed, a prune record and a drill report.
+async fn vault() -> TestVault {
+    let mut vault = TestVault::new(1, 1).await;
+    let source = |rows: usize, version: usize| MemorySource {
+        streams: vec![
+            ("table/shop/public/orders".to_owned(), table(rows, version)),
+            ("globals".to_owned(), b"CREATE ROLE shop;\n".to_vec()),
+        ],
+        ..MemorySource::default()
+    };
+    good(vault.backup(&source(FEW_ROWS, 0)).await);
+    vault.config.datasets[0].retention.keep_last = 4;
+    for version in 0..4 {
+        good(vault.backup(&source(ROWS, version)).await);
+    }
+    good(vault.prune().await);
+    let reader = good(vault.open(vault.owner()).await);
+    let mut settings = vault.config.datasets[0].drill.clone();
+    settings.level = ProofLevel::Fetched;
+    let clock: SharedClock = vault.clock.clone();
+    let drill = Drill {
+        reader: &reader,
+        dataset: &name(DATASET),
+        selector: Selector::Latest,
+        settings: &settings,
+        objectives: Objectives::default(),
+        jobs: 1,
+        environment: &tools::environment(),
+        scratch: vault.place.path().join("scratch"),
+        clock,
+        cancel: CancellationToken::new(),
+    };
+    let (report, error) = drill.run().await;
+    assert!(error.is_none(), "{error:?}");
+    good(publish(&reader, &report, &good(vault.keys()).signer).await);
+    vault
+}
+
+/// Rows, some of which are others in each version.
+fn table(rows: usize, version: usize) -> Vec<u8> {
+    let row = |n: usize| {
+        let version = if n * 7919 % 100 < version { version } else { 0 };
+        let mixed = (n * 1_000_003 + version * 7_777_777).wrapping_mul(0x9E37_79B9_7F4A_7C15);
+        format!("{n}\tcustomer {}\t{mixed:016x}\tstreet {}\t{version}\n", mixed % 9973, mixed % 577)
+    };
+    (0..rows).map(row).collect::<String>().into_bytes()
+}
+
+#[derive(Default)]
+struct Seeds(Vec<Seed>);
+
+impl Seeds {
+    /// One more, unless it is too long.
+    fn add(&mut self, target: &'static str, name: &str, data: impl Into<Vec<u8>>) {
+        let data = data.into();
+        if data.len() <= MAX_INPUT {
+            self.0.push(Seed { target, name: name.replace('/', "-"), data });
+        }
+    }
+}
+
+fn good<T, E: std::fmt::Debug>(result: Result<T, E>) -> T {
+    result.unwrap_or_else(|error| panic!("{error:?}"))
+}
+
+fn open(identities: &[SharedIdentity], ciphertext: &[u8]) -> Vec<u8> {
+    good(decrypt(identities.iter().map(|identity| identity.as_ref() as &dyn Identity), ciphertext, MAX_PLAIN))
+}
+
+/// What lies in the vault.
+fn stored(vault: &TestVault, seeds: &mut Seeds) {
+    let root = vault.replica_path(1);
+    let read = |key: &str| good(std::fs::read(root.join(key)));
+    let keys = files_below(&root);
+    let keys: Vec<&str> = keys.iter().filter_map(|file| file.strip_prefix(&root).ok()?.to_str()).collect();
+    let shop = name(DATASET);
+    let master = vault.master_identities();
+    let secrets = open(&master, &read(&layout::keyring_generation(&shop, 1)));
+    let owner = good(parse_identities(&Secret::new(secrets.clone()), "the keyring"));
+    seeds.add("keyring", "shop-1", secrets);
+
+    let (drills, prunes) = (layout::drills(&shop), layout::prunes(&shop));
+    let mut ids = vec!["shop".to_owned(), "db1".to_owned()];
+    for key in keys.iter().filter(|key| !layout::is_signature(key)) {
+        let named = layout::parse_json(&drills, key).or_else(|| layout::parse_json(&prunes, key));
+        if let Some(snapshot) = layout::parse_manifest(&shop, key) {
+            let compressed = open(&owner, &read(key));
+            let json = good(frames::decompress_document(&*compressed, 0, MAX_PLAIN as u64));
+            let manifest = good(serde_json::from_slice::<Manifest>(&json));
+            seeds.add("document", key, compressed);
+            seeds.add("manifest", key, json);
+            of_manifest(&snapshot, &manifest, seeds);
+            ids.push(snapshot.to_string());
+        } else if layout::parse_index(&shop, key).is_some() {
+            let segment = good(frames::decompress_document(&*open(&owner, &read(key)), 0, MAX_PLAIN as u64));
+            seeds.add("index", key, segment);
+        } else if let Some(id) = layout::parse_pack(&shop, key) {
+            let plaintext = open(&owner, &read(key));
+            seeds.add("pack", &format!("{id}-short"), without_padding(&plaintext));
+            seeds.add("pack", &id.to_string(), plaintext);
+            ids.push(id.to_string());
+        } else if named.is_some() || *key == layout::VAULT || key.starts_with(layout::HOSTS) {
+            seeds.add("records", key, read(key));
+        }
+        let is_known = named.is_some() || key.starts_with(layout::DATASETS) || key.starts_with(&layout::keyring(&shop));
+        if is_known {
+            seeds.add("layout", key, *key);
+        }
+    }
+    seeds.add("ids", "all", ids.join("\n"));
+    let mut numbers = Vec::new();
+    (0..64).for_each(|bits| varint::put(&mut numbers, u64::MAX >> bits));
+    seeds.add("varint", "all", numbers);
+}
+
+/// Table and trailer stand at the end, the zeros between them are left out.
+fn without_padding(plaintext: &[u8]) -> Vec<u8> {
+    let entries = good(pack::read_table(&mut Cursor::new(plaintext)));
+    let table: usize = entries.iter().map(|entry| entry.frame as usize).sum();
+    let length = plaintext[table + 4..].first_chunk().map_or(0, |length| u32::from_le_bytes(*length));
+    let end = table + 8 + length as usize;
+    let trailer = &plaintext[plaintext.len() - 16..];
+    [&plaintext[..end], &plaintext[table..table + 4], &16_u32.to_le_bytes(), trailer].concat()
+}
+
+/// Its extents; and as they would be some snapshots later, when a map tells of them.
+fn of_manifest(snapshot: &SnapshotId, manifest: &Manifest, seeds: &mut Seeds) {
+    let packs = manifest.contents();
+    let ids: Vec<PackId> = manifest.packs.iter().map(|pack| pack.0).collect();
+    for (at, stream) in manifest.streams.iter().enumerate() {
+        let blocks = good(BASE64.decode(stream.extents.as_bytes()));
+        let header = extents::header(stream.length, &Bounds { packs: packs.clone(), older: 0 });
+        let named = format!("{snapshot}-{at}");
+        seeds.add("extents", &named, [header, blocks].concat());
+
+        let own = good(manifest.extents(stream, &packs));
+        let older = good(StreamMap::of(own.iter(), &ids));
+        let half = stream.length / 2;
+        let newer = [
+            Extent { pack: OLDER, offset: 0, length: half },
+            Extent { pack: 0, offset: 0, length: 1 },
+            Extent { pack: OLDER, offset: half, length: stream.length - half },
+        ];
+        let (newer, length) = (good(Extents::of(newer)), stream.length + 1);
+        let header = extents::header(length, &Bounds { packs: packs.clone(), older: stream.length });
+        seeds.add("extents", &format!("{named}-newer"), [&header, newer.bytes()].concat());
+        let bytes = older.to_bytes();
+        // Packs that the target does not know begin with 0xff.
+        if older.packs.iter().all(|pack| pack.0[0] != 0xff) {
+            seeds.add("map", &named, map::input(stream.length, &bytes, &header, newer.bytes()));
+        }
+        // A map lies in a pack; here it is said to lie where there is something else.
+        let lies = Extents::of([Extent { pack: 0, offset: 0, length: (bytes.len() as u64).min(packs[0]) }]);
+        let mut mapped = manifest.clone();
+        mapped.streams.truncate(at + 1);
+        mapped.streams[at].length = length;
+        mapped.streams[at].extents = newer.to_text();
+        mapped.streams[at].map = Some(MapEntry {
+            covers: stream.length,
+            length: (bytes.len() as u64).min(packs[0]),
+            blake3: PackId::of(&bytes),
+            extents: good(lies).to_text(),
+        });
+        seeds.add("manifest", &format!("{named}-mapped"), good(serde_json::to_vec(&mapped)));
+    }
+}
+
+/// What an operator gives, and what is signed.
+fn given(vault: &TestVault, seeds: &mut Seeds) {
+    let keys = good(vault.keys());
+    let key = layout::prune(&name(DATASET), &SnapshotId::new(vault.clock.now(), 7));
+    let (comment, object) = (layout::trusted_comment(&keys.vault, &key), "{\"version\": 1}");
+    let signed = good(keys.signer.sign(object.as_bytes(), &comment));
+    seeds.add("signature", "object", signature::input(keys.signer.public().as_str(), &comment, object, &signed));
+    seeds.add("identities", "master", good(std::fs::read(&vault.master)));
+    let recipient = good(vault.keys()).operations.to_public().to_string();
+    seeds.add("identities", "recipients", format!("{recipient}\n{recipient}\n"));
+
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../config");
+    let examples = files_below(&folder).into_iter().filter(|file| file.extension().is_some_and(|end| end == "toml"));
+    for file in examples {
+        let text = good(std::fs::read_to_string(&file));
+        let shown = file.file_stem().unwrap_or_default().to_string_lossy().into_owned();
+        let plain = with_directory(&with_lines(&text, |line| (!line.starts_with('#')).then_some(line)));
+        seeds.add("configuration", &shown, plain.clone());
+        // `#key = value` shows a default.
+        let default =
+            |line: &str| line.strip_prefix('#').is_some_and(|rest| rest.starts_with(|c: char| c.is_ascii_lowercase()));
+        let all = with_lines(&text, |line| match line.strip_prefix('#') {
+            Some(rest) if default(line) => Some(rest),
+            Some(_) => None,
+            None => Some(line),
+        });
+        seeds.add("configuration", &format!("{shown}-all"), all);
+        let secret = format!("\"credential:{}\"", configuration::PASSWORD);
+        for key in ["host_key", "drill_signer"] {
+            let text = plain.replacen("[keys]\n", &format!("[keys]\n{key} = {secret}\n"), 1);
+            seeds.add("configuration", &format!("{shown}-{key}"), text);
+        }
+    }
+}
+
+/// The lines that `keep` gives, of those that say something.
+fn with_lines<'t>(text: &'t str, keep: impl Fn(&'t str) -> Option<&'t str>) -> String {
+    text.lines().filter_map(keep).filter(|line| !line.is_empty()).flat_map(|line| [line, "\n"]).collect()
+}
+
+/// Key files of this machine must play no part.
+fn with_directory(text: &str) -> String {
+    text.replace("[keys]\n", "[keys]\ndirectory = \"/nonexistent/keys\"\n")
+}
