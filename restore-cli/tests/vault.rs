@@ -7,8 +7,10 @@ use std::io::Write;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
+use std::sync::mpsc;
 use std::time::{Duration, Instant};
 
+use lifeboat_engine::clock::{Clock, SystemClock};
 use lifeboat_tests::vault::{DATASET, MemorySource, TestVault, noise};
 use serde_json::Value;
 
@@ -279,8 +281,12 @@ async fn a_drill_that_only_misses_an_objective_is_exit_8() {
     let place = Installation::new().await;
     let config = fs::read_to_string(place.path("drill.toml")).unwrap();
     fs::write(place.path("drill.toml"), config.replace("rpo = \"1h\"", "rpo = \"1s\"")).unwrap();
-    // The harness gives each snapshot a second of its own, ahead of the wall clock.
-    std::thread::sleep(Duration::from_millis(3_500));
+    // The program goes by the wall clock, and the harness is ahead of it: it gave each snapshot a
+    // second of its own.
+    let missed = place.vault.clock.now() + Duration::from_secs(1);
+    while SystemClock::shared().now() <= missed {
+        std::thread::sleep(Duration::from_millis(50));
+    }
     let late = place.on("drill", &["drill", DATASET, "--textfile", "drill.prom"]);
     assert_eq!(code(&late), 8, "{}{}", stdout(&late), stderr(&late));
     assert!(stdout(&late).starts_with("Drill of shop: FETCHED, OBJECTIVE MISSED (rpo)"), "{}", stdout(&late));
@@ -411,8 +417,12 @@ async fn a_signal_ends_it_even_while_it_waits_for_a_key() {
     assert!(Command::new("mkfifo").arg(&fifo).status().unwrap().success());
     let mut command = place.command(&["list", "--directory", "r1", "--vault-prefix", "vault", "-i"]);
     let mut child = command.arg(&fifo).spawn().unwrap();
-    std::thread::sleep(Duration::from_millis(500));
-    assert!(child.try_wait().unwrap().is_none(), "it waits for the key");
+    // A pipe can be opened for writing once somebody reads from it, and who reads waits for what is
+    // never written.
+    let (tell, told) = mpsc::channel();
+    std::thread::spawn(move || tell.send(fs::File::options().write(true).open(fifo)));
+    let _writer = told.recv_timeout(Duration::from_secs(60)).expect("it reads the key").unwrap();
+    assert!(child.try_wait().unwrap().is_none(), "it does not wait for the key");
     assert!(Command::new("kill").args(["-TERM", &child.id().to_string()]).status().unwrap().success());
     let deadline = Instant::now() + Duration::from_secs(10);
     while child.try_wait().unwrap().is_none() {

@@ -8,6 +8,7 @@ pub mod ports;
 pub mod postgres;
 pub mod programs;
 pub mod proxy;
+pub mod recovery;
 pub mod s3;
 pub mod sample;
 pub mod streams;

@@ -118,18 +118,30 @@ fn held_source(place: &Path, data: &[u8]) -> (String, PathBuf) {
     (source(&script), hold)
 }
 
+/// How many objects the region holds whose keys begin so.
+async fn count(region: &Region, prefix: &str) -> usize {
+    let listed = region.client().list_objects_v2().bucket(region.bucket()).prefix(prefix).send().await.unwrap();
+    listed.contents().len()
+}
+
 #[tokio::test(flavor = "multi_thread")]
-async fn a_region_that_dies_during_a_run_falls_behind() {
+async fn a_region_that_dies_after_its_first_pack_falls_behind() {
     let (near, mut far) = (Region::start("near").await, Region::start("far").await);
     let replicas = [section(&near.replica_config("near")), section(&far.replica_config("far"))];
     let place = tempfile::tempdir().unwrap();
-    let data = noise(3_000_000, 1);
+    // More than one pack, so that the first one is on its way before the source ends.
+    let data = noise(40_000_000, 1);
     let (source, hold) = held_source(place.path(), &data);
     let host = BackupHost::set_up(&replicas, &source).await;
     std::fs::write(&hold, "").unwrap();
     let run = start_held(&host);
-    wait_for("the first listing", || host.path().join("state/datasets/data/scratch").exists()).await;
-    tokio::time::sleep(Duration::from_millis(300)).await;
+    let began = Instant::now();
+    while count(&far, "vault/datasets/data/packs/").await == 0 {
+        assert!(began.elapsed() < Duration::from_secs(60), "no pack reached the region");
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    // The source holds the run open: the rest, and the commit, are still to come.
+    assert_eq!(count(&far, "vault/datasets/data/snapshots/").await, 0);
     far.kill();
     std::fs::remove_file(&hold).unwrap();
     let output = run.wait_with_output().await.unwrap();
@@ -137,6 +149,9 @@ async fn a_region_that_dies_during_a_run_falls_behind() {
     let report: Value = serde_json::from_slice(&output.stdout).unwrap();
     assert!(replica(&report, "near")["complete"] == true && replica(&report, "far")["complete"] == false, "{report}");
     assert!(host.restored_from("near").await == data);
+    far.restart().await;
+    assert!(count(&far, "vault/datasets/data/packs/").await > 0, "the pack was not durable");
+    assert_eq!(count(&far, "vault/datasets/data/snapshots/").await, 0, "a snapshot was committed there");
 }
 
 #[tokio::test(flavor = "multi_thread")]

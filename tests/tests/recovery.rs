@@ -6,23 +6,11 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 
 use lifeboat_engine::format::id::SnapshotId;
-use lifeboat_tests::tools;
+use lifeboat_tests::recovery;
 use lifeboat_tests::vault::{DATASET, MemorySource, TestVault, name, noise};
 
-fn script(place: &Path) -> PathBuf {
-    let format = std::fs::read_to_string(tools::workspace().join("FORMAT.md")).unwrap();
-    let (_, rest) = format.split_once("```bash\n").expect("FORMAT.md has a script");
-    let (text, _) = rest.split_once("\n```\n").unwrap();
-    assert!(text.lines().count() < 80, "the script has grown");
-    let path = place.join("recover.sh");
-    std::fs::write(&path, format!("{text}\n")).unwrap();
-    path
-}
-
 fn recover(vault: &TestVault, copy: &Path, signer: &str, snapshot: &str, out: &Path) -> Output {
-    let mut bash = Command::new("bash");
-    bash.arg(script(vault.place.path())).arg(copy).arg(&vault.master).args([signer, "shop", snapshot]).arg(out);
-    bash.output().unwrap()
+    recovery::recover(copy, &vault.master, signer, DATASET, snapshot, out)
 }
 
 fn copied(vault: &TestVault) -> PathBuf {
@@ -34,9 +22,6 @@ fn copied(vault: &TestVault) -> PathBuf {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn any_snapshot_comes_back_with_stock_tools_also_a_deduplicated_one() {
-    for tool in ["age", "zstd", "minisign", "b3sum", "python3"] {
-        let _ = tools::find(tool);
-    }
     let vault = TestVault::new(1, 1).await;
     let mut data = noise(40_000_000, 1);
     // Rows of which another one in 64 is changed each time: put together from several packs, in the

@@ -5,8 +5,9 @@
 use std::collections::BTreeMap;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use lifeboat_engine::config::{Secret, SecretRef};
 use lifeboat_engine::databases::command::{CommandConfig, CommandSource};
@@ -40,6 +41,15 @@ fn postgres(server: &Postgres) -> PostgresConfig {
         client_directories: vec![server.programs().to_owned()],
         jobs: None,
         large_table: 64 << 20,
+    }
+}
+
+/// Waits until `ready`, for a minute at most.
+async fn eventually(what: &str, mut ready: impl FnMut() -> bool) {
+    let began = Instant::now();
+    while !ready() {
+        assert!(began.elapsed() < Duration::from_secs(60), "{what} did not come");
+        tokio::time::sleep(Duration::from_millis(5)).await;
     }
 }
 
@@ -131,20 +141,24 @@ async fn the_password_is_used_and_seen_in_no_process_list() {
     std::fs::write(&secret, password).unwrap();
     std::fs::set_permissions(&secret, std::fs::Permissions::from_mode(0o600)).unwrap();
     let config = PostgresConfig { password: Some(SecretRef::file(&secret)), ..postgres(&server) };
-    let watched = tokio::task::spawn_blocking(|| {
+    let (watching, captured_all) = (CancellationToken::new(), CancellationToken::new());
+    let (begun, over) = (watching.clone(), captured_all.clone());
+    let watched = tokio::task::spawn_blocking(move || {
         let (mut seen, mut tools) = (false, false);
-        for _ in 0..150 {
+        while !over.is_cancelled() {
             for entry in std::fs::read_dir("/proc").unwrap().flatten() {
                 let line = std::fs::read(entry.path().join("cmdline")).unwrap_or_default();
                 let line = String::from_utf8_lossy(&line);
                 seen |= line.contains("hush:");
                 tools |= line.contains("pg_dump");
             }
-            std::thread::sleep(Duration::from_millis(10));
+            begun.cancel();
         }
         (seen, tools)
     });
+    watching.cancelled().await;
     captured(PostgresSource(config), &cx).await.unwrap();
+    captured_all.cancel();
     let (seen, tools) = watched.await.unwrap();
     assert!(tools, "the dump was over before it was looked at");
     assert!(!seen, "the password stands in a process list");
@@ -217,8 +231,8 @@ async fn sqlite_is_consistent_while_a_writer_is_active() {
     let path = place.path().join("app.db");
     let writer = rusqlite::Connection::open(&path).unwrap();
     writer.execute_batch("PRAGMA journal_mode=WAL; CREATE TABLE a(n); CREATE TABLE b(n);").unwrap();
-    let stop = CancellationToken::new();
-    let stopped = stop.clone();
+    let (stop, writes) = (CancellationToken::new(), Arc::new(AtomicU64::new(0)));
+    let (stopped, written) = (stop.clone(), writes.clone());
     let writing = tokio::task::spawn_blocking(move || {
         let mut n = 0;
         while !stopped.is_cancelled() {
@@ -226,11 +240,12 @@ async fn sqlite_is_consistent_while_a_writer_is_active() {
             // Both tables always hold the same rows; a torn copy would not.
             let sql = format!("BEGIN; INSERT INTO a VALUES({n}); INSERT INTO b VALUES({n}); COMMIT;");
             writer.execute_batch(&sql).unwrap();
+            written.store(n, Ordering::SeqCst);
         }
-        n
     });
-    tokio::time::sleep(Duration::from_millis(200)).await;
     for round in 0..5 {
+        let before = writes.load(Ordering::SeqCst);
+        eventually("a write", || writes.load(Ordering::SeqCst) > before).await;
         let scratch = TempDir::new().unwrap();
         let memory = captured(SqliteSource { path: path.clone() }, &context(&scratch)).await.unwrap();
         let target = scratch.path().join("restored");
@@ -246,7 +261,7 @@ async fn sqlite_is_consistent_while_a_writer_is_active() {
         assert!(outcome.written[0].ends_with("database.sqlite"));
     }
     stop.cancel();
-    assert!(writing.await.unwrap() > 5);
+    writing.await.unwrap();
     let missing = SqliteSource { path: place.path().join("none.db") };
     let error = captured(missing, &context(&place)).await.err().unwrap();
     assert!(error.message().contains("no SQLite database"), "{error:?}");
@@ -309,28 +324,30 @@ async fn a_command_gets_its_environment_only_and_must_end_as_expected() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_cancelled_or_dropped_capture_leaves_no_child() {
-    let alive = |mark: &str| {
-        std::fs::read_dir("/proc").unwrap().flatten().any(|entry| {
-            let line = std::fs::read(entry.path().join("cmdline")).unwrap_or_default();
-            String::from_utf8_lossy(&line).contains(mark)
-        })
+    let lines = || {
+        let processes = std::fs::read_dir("/proc").unwrap().flatten();
+        processes.map(|process| std::fs::read_to_string(process.path().join("cmdline")).unwrap_or_default())
     };
+    let alive = |mark: &str| lines().any(|line| line.contains(mark));
+    let sleepers = |mark: &str| lines().filter(|line| *line == format!("sleep\0{mark}\0")).count();
     for (mark, cancel) in [("4711.25", true), ("4712.25", false)] {
         let place = TempDir::new().unwrap();
         let cx = context(&place);
         let config = command(&format!("echo x; sleep {mark} & sleep {mark}"), 0);
         let (token, run) = (cx.cancel.clone(), captured(config, &cx));
+        let started = eventually("both children", || sleepers(mark) == 2);
         if cancel {
-            let later = async {
-                tokio::time::sleep(Duration::from_millis(500)).await;
+            let (result, ()) = tokio::join!(run, async {
+                started.await;
                 token.cancel();
-            };
-            let (result, ()) = tokio::join!(run, later);
+            });
             assert!(result.is_err());
         } else {
-            assert!(tokio::time::timeout(Duration::from_millis(500), run).await.is_err());
+            tokio::select! {
+                _ = run => panic!("the command ended"),
+                () = started => {}
+            }
         }
-        tokio::time::sleep(Duration::from_millis(300)).await;
-        assert!(!alive(mark), "a child of the command is alive (cancel: {cancel})");
+        eventually("the end of every child", || !alive(mark)).await;
     }
 }
