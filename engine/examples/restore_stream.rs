@@ -1,5 +1,8 @@
 //! Writes one stream of the newest snapshot to standard output:
-//! `cargo run -p lifeboat-engine --example restore_stream DIRECTORY IDENTITY_FILE SIGNER DATASET STREAM`
+//!
+//! ```text
+//! cargo run -p lifeboat-engine --example restore_stream DIRECTORY IDENTITY_FILE SIGNER DATASET STREAM
+//! ```
 
 #![allow(clippy::print_stdout, reason = "an example talks to its user")]
 
