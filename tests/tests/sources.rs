@@ -89,7 +89,7 @@ async fn postgres_is_captured_and_loaded_into_another_server() {
             password: None,
             client_directories: vec![to.programs().to_owned()],
         }),
-        wanted: Wanted { databases: vec![odd.to_owned()], rename: rename.map(str::to_owned), overwrite: overwrite },
+        wanted: Wanted { databases: vec![odd.to_owned()], rename: rename.map(str::to_owned), overwrite },
     };
     let outcome = load(&memory, &target(false, None), &cx).await.unwrap();
     assert_eq!(outcome.written, [odd]);
