@@ -1,0 +1,244 @@
+//! A prune that meets a fault at any of its calls tells of it, harms nothing that stays, and the
+//! next one finishes its work.
+#![allow(clippy::unwrap_used, clippy::expect_used)]
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use lifeboat_engine::Result;
+use lifeboat_engine::clock::Clock;
+use lifeboat_engine::format::id::{Name, SnapshotId};
+use lifeboat_engine::format::layout;
+use lifeboat_engine::keep::prune::{Prune, PruneOutcome, PrunePlan};
+use lifeboat_engine::keep::verify::{Finding, verify};
+use lifeboat_engine::keys::{HostKeys, ReaderKeys};
+use lifeboat_engine::restore::VaultReader;
+use lifeboat_engine::state::StateDirectory;
+use lifeboat_engine::store::{FailingReplica, Failure, MemoryReplica, Replica, SharedReplica};
+use lifeboat_tests::vault::{DATASET, MemorySource, TestVault, files_below, limits, name, noise, read_all};
+use tempfile::TempDir;
+use tokio_util::sync::CancellationToken;
+
+/// What verify says where the only record of a removal is gone.
+const FORGOTTEN: &str = "no prune record explains it";
+
+/// A vault in which a prune has all of its kinds of work to do.
+struct Prepared {
+    vault: TestVault,
+    keys: HostKeys,
+    owner: ReaderKeys,
+    objects: Vec<(String, Bytes)>,
+    /// What stays, and its streams.
+    stays: Vec<(SnapshotId, BTreeMap<String, Vec<u8>>)>,
+}
+
+impl Prepared {
+    /// Two days with two snapshots each, of which the first of each day goes. That of the first day
+    /// is gone already: only an older prune record tells why the second one misses its predecessor.
+    async fn new() -> Self {
+        let mut vault = TestVault::new(1, 1).await;
+        vault.config.datasets[0].retention.daily = 9;
+        vault.config.datasets[0].retention.grace = Duration::ZERO;
+        let since_midnight = vault.clock.now().timestamp().rem_euclid(86_400).unsigned_abs();
+        vault.clock.advance(Duration::from_secs(86_400 - since_midnight));
+        // What all have in common lies in a pack of the snapshot that is gone.
+        let source = |seed| MemorySource {
+            streams: vec![("shared".to_owned(), noise(80_000, 9)), ("own".to_owned(), noise(80_000, seed))],
+            ..MemorySource::default()
+        };
+        let mut snapshots = Vec::new();
+        for day in 0..2 {
+            for seed in [2 * day, 2 * day + 1] {
+                let source = source(seed);
+                let snapshot = vault.backup(&source).await.unwrap().snapshot;
+                snapshots.push((snapshot, source.streams.into_iter().collect()));
+            }
+            if day == 0 {
+                vault.prune().await.unwrap();
+                vault.clock.advance(Duration::from_secs(86_400));
+            }
+        }
+        let root = vault.replica_path(1);
+        let object = |file: &std::path::PathBuf| {
+            let key = file.strip_prefix(&root).unwrap().to_str().unwrap().to_owned();
+            (key, Bytes::from(std::fs::read(file).unwrap()))
+        };
+        let objects = files_below(&root).iter().map(object).collect();
+        let (keys, owner) = (vault.keys().unwrap(), vault.owner());
+        let stays = vec![snapshots.remove(1), snapshots.remove(2)];
+        Self { vault, keys, owner, objects, stays }
+    }
+
+    /// Reads one replica as the owner.
+    async fn reader(&self, replica: &SharedReplica) -> VaultReader {
+        let (one, token) = (std::slice::from_ref(replica), CancellationToken::new());
+        VaultReader::open(one, self.owner.clone(), limits(), token).await.unwrap()
+    }
+
+    /// A copy of the vault in memory, in so many replicas, of which the first can be made to fail.
+    async fn copy(&self, replicas: usize) -> Copy<'_> {
+        let mut all = Vec::new();
+        for n in 1..=replicas {
+            let replica = MemoryReplica::new(name(&format!("r{n}")), "east", self.vault.clock.clone());
+            for (key, body) in &self.objects {
+                replica.put_new(key, body.clone()).await.unwrap();
+            }
+            all.push(Arc::new(replica) as SharedReplica);
+        }
+        let failing = Arc::new(FailingReplica::new(all[0].clone()));
+        let (state, sound) = (TempDir::new().unwrap(), all.clone());
+        all[0] = failing.clone();
+        Copy { prepared: self, state, failing, replicas: all, sound }
+    }
+}
+
+struct Copy<'a> {
+    prepared: &'a Prepared,
+    state: TempDir,
+    failing: Arc<FailingReplica>,
+    /// The first one is `failing`.
+    replicas: Vec<SharedReplica>,
+    /// The same, none of which fails.
+    sound: Vec<SharedReplica>,
+}
+
+impl Copy<'_> {
+    async fn prune(&self) -> Result<(PrunePlan, PruneOutcome)> {
+        let config = &self.prepared.vault.config;
+        let state = StateDirectory::open(self.state.path())?;
+        let prune = Prune {
+            config,
+            dataset: &config.datasets[0],
+            keys: &self.prepared.keys,
+            replicas: &self.replicas,
+            state: &state,
+            clock: self.prepared.vault.clock.clone(),
+            cancel: CancellationToken::new(),
+        };
+        let plan = prune.plan().await?;
+        let outcome = prune.execute(&plan).await?;
+        Ok((plan, outcome))
+    }
+
+    /// Verify finds nothing wrong in any replica; whether it misses only what a prune record said.
+    async fn assert_whole(&self, when: &str) -> bool {
+        let mut forgotten = false;
+        for replica in &self.sound {
+            let reader = self.prepared.reader(replica).await;
+            let report = verify(&reader, &name(DATASET), None, false, &CancellationToken::new()).await.unwrap();
+            let (records, harm): (Vec<Finding>, Vec<Finding>) =
+                report.findings.into_iter().partition(|finding| finding.problem.ends_with(FORGOTTEN));
+            assert!(harm.is_empty(), "{when}: {harm:?}");
+            forgotten |= !records.is_empty();
+        }
+        forgotten
+    }
+
+    /// What stays comes back from every replica.
+    async fn assert_restores(&self, when: &str) {
+        for replica in &self.sound {
+            let reader = self.prepared.reader(replica).await;
+            for (snapshot, content) in &self.prepared.stays {
+                let streams = reader.streams(&name(DATASET), snapshot).await.unwrap();
+                assert!(read_all(&streams).await.unwrap() == *content, "{when}: {snapshot} differs");
+            }
+        }
+    }
+
+    /// The keys of each replica, without those of what has lost its signature: it counts for
+    /// nothing, and a prune that was cut short between the two leaves it for good.
+    async fn keys(&self) -> Vec<BTreeSet<String>> {
+        let mut all = Vec::new();
+        for replica in &self.sound {
+            let listed: BTreeSet<String> = replica.list("").await.unwrap().into_iter().map(|meta| meta.key).collect();
+            let counts = |key: &&String| {
+                let object = key.strip_suffix(".minisig").unwrap_or(key);
+                let is_signed = ["/snapshots/", "/index/", "/prunes/"].iter().any(|folder| key.contains(folder));
+                !is_signed || (listed.contains(object) && listed.contains(&layout::signature(object)))
+            };
+            all.push(listed.iter().filter(counts).cloned().collect());
+        }
+        all
+    }
+
+    /// What `plan` says that goes from a replica, and is still there.
+    async fn left_of(&self, plan: &PrunePlan) -> Vec<String> {
+        let mut left = Vec::new();
+        for replica in &self.sound {
+            let here = |name: &Name| name == replica.name();
+            let snapshots = plan.removed().map(|snapshot| layout::manifest(&plan.dataset, snapshot));
+            let segments = plan.segments.iter().filter(|(name, _)| here(name)).map(|(_, key)| key.clone());
+            let signed = snapshots.chain(segments).flat_map(|key| [layout::signature(&key), key]);
+            let packs = plan.packs.iter().filter(|pack| here(&pack.replica)).map(|pack| pack.key.clone());
+            let going: BTreeSet<String> = signed.chain(packs).collect();
+            let listed = replica.list("").await.unwrap().into_iter();
+            left.extend(listed.map(|meta| meta.key).filter(|key| going.contains(key)));
+        }
+        left
+    }
+}
+
+/// Without prune records, whose names are random.
+fn lasting(keys: &[BTreeSet<String>]) -> Vec<BTreeSet<&String>> {
+    keys.iter().map(|keys| keys.iter().filter(|key| !key.contains("/prunes/")).collect()).collect()
+}
+
+/// Whether an operator learns that not all was done. Of a replica that could be listed for the plan
+/// and not any more, only the count of packs tells.
+fn tells(plan: &PrunePlan, outcome: &PruneOutcome) -> bool {
+    !plan.skipped.is_empty() || !outcome.failures.is_empty() || outcome.packs < plan.packs.len() as u64
+}
+
+/// Fails each call of a prune once, in each of these ways.
+async fn fail_every_call(replicas: usize, failures: &[Failure]) {
+    let prepared = Prepared::new().await;
+    let undisturbed = prepared.copy(replicas).await;
+    let (plan, outcome) = undisturbed.prune().await.unwrap();
+    let done = (plan.removed().count(), outcome.snapshots, outcome.packs, plan.segments.len());
+    assert_eq!(done, (1, 1, replicas as u64, replicas), "{plan:?}");
+    assert!(!undisturbed.assert_whole("undisturbed").await);
+    let (finished, calls) = (undisturbed.keys().await, undisturbed.failing.calls());
+    for failure in failures {
+        let (mut told, mut forgotten) = (0, Vec::new());
+        for call in 1.. {
+            let copy = prepared.copy(replicas).await;
+            copy.failing.fail(call, *failure);
+            let pruned = copy.prune().await;
+            if copy.failing.calls() < call {
+                assert!(call > calls, "{failure:?}: only {call} calls");
+                break;
+            }
+            let when = format!("{failure:?} at call {call}");
+            if copy.assert_whole(&when).await {
+                forgotten.push(call);
+            }
+            match &pruned {
+                Ok((plan, outcome)) if !tells(plan, outcome) => {
+                    assert_eq!(copy.left_of(plan).await, Vec::<String>::new(), "{when}: this is not told");
+                }
+                _ => told += 1,
+            }
+            let (plan, outcome) = copy.prune().await.unwrap();
+            assert!(plan.skipped.is_empty() && outcome.failures.is_empty(), "{when}: {outcome:?}");
+            copy.assert_whole(&when).await;
+            copy.assert_restores(&when).await;
+            assert_eq!(lasting(&copy.keys().await), lasting(&finished), "{when}: the next prune left work");
+        }
+        assert!(told > 12, "{failure:?}: only {told} faults were told");
+        // Where no replica gives the older record, or its signature, it is deleted all the same.
+        assert!(forgotten.len() <= if replicas == 1 { 2 } else { 0 }, "{failure:?}: {forgotten:?} lost a record");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_fault_at_any_call_to_the_only_replica_is_told_and_made_good() {
+    let hang = Failure::Hang(Duration::from_millis(1));
+    fail_every_call(1, &[Failure::Unavailable, Failure::Denied, Failure::AnswerLost, hang]).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_fault_at_any_call_to_one_of_two_replicas_is_told_and_made_good() {
+    fail_every_call(2, &[Failure::Unavailable, Failure::AnswerLost]).await;
+}
