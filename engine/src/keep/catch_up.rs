@@ -16,7 +16,7 @@ use lifeboat_store::SharedReplica;
 use serde::Serialize;
 use tokio_util::sync::CancellationToken;
 
-use super::prune::pruned_snapshots;
+use super::prune::prune_records;
 use crate::catalog::ciphertext::{copy_pack, put_once};
 use crate::catalog::documents::{Documents, combine, fetch_signed};
 use crate::catalog::inventory::{Inventory, all_snapshots};
@@ -66,7 +66,7 @@ pub async fn catch_up(
     let cache = ObjectCache::open(state, name)?;
     let reader = keys.reader();
     let documents = Documents { vault: &keys.vault, dataset: name, keys: &reader, cache: Some(&cache) };
-    let pruned = pruned_snapshots(&documents, &inventories).await;
+    let pruned = prune_records(&documents, &inventories).await.snapshots;
     let mut manifests = Vec::new();
     let snapshots = all_snapshots(&inventories);
     let snapshots = snapshots.difference(&pruned).cloned();

@@ -15,7 +15,7 @@ use lifeboat_format::manifest::{Manifest, PackRef};
 use serde::Serialize;
 use tokio_util::sync::CancellationToken;
 
-use super::prune::pruned_snapshots;
+use super::prune::prune_records;
 use crate::catalog::ciphertext::fetch_ciphertext;
 use crate::catalog::documents::fetch_signed;
 use crate::catalog::inventory::Inventory;
@@ -70,7 +70,7 @@ pub async fn verify(
 ) -> Result<VerifyReport> {
     let (inventories, failed) = Inventory::take_all(reader.replicas(), reader.vault_id(), dataset).await;
     let keys = reader.document_keys(dataset).await;
-    let pruned = pruned_snapshots(&reader.documents(dataset, &keys), &inventories).await;
+    let pruned = prune_records(&reader.documents(dataset, &keys), &inventories).await.snapshots;
     let everywhere: BTreeSet<&SnapshotId> = inventories.iter().flat_map(|inventory| &inventory.snapshots).collect();
     if let Some(snapshot) = only.filter(|snapshot| !everywhere.contains(snapshot)) {
         return Err(Error::usage(format!("dataset {dataset} has no snapshot {snapshot}"))

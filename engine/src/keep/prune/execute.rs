@@ -29,8 +29,10 @@ impl Prune<'_> {
         let view = self.look().await?;
         let record = if removed.is_empty() { None } else { Some(self.record(&view, &removed)?) };
         let mut gone = BTreeSet::new();
+        let unlisted = view.skipped.iter().filter(|(name, _)| plan.skipped.iter().all(|(known, _)| known != name));
+        outcome.failures.extend(unlisted.map(|(name, why)| format!("replica {name} was left out: {why}")));
         for inventory in &view.inventories {
-            match self.prune_replica(inventory, plan, &removed, record.as_ref(), &mut outcome).await {
+            match self.prune_replica(inventory, &view, plan, &removed, record.as_ref(), &mut outcome).await {
                 Ok(snapshots) => gone.extend(snapshots),
                 Err(error) => outcome.failures.push(error.chain()),
             }
@@ -65,7 +67,7 @@ impl Prune<'_> {
             !everywhere_gone || predecessors.contains(snapshot) || view.leftovers.contains(snapshot)
         };
         let mut all = removed.clone();
-        all.extend(view.pruned.iter().filter(matters).cloned());
+        all.extend(view.records.snapshots.iter().filter(matters).cloned());
         let record = PruneRecord {
             version: 1,
             vault: self.keys.vault.clone(),
@@ -84,6 +86,7 @@ impl Prune<'_> {
     async fn prune_replica(
         &self,
         inventory: &Inventory,
+        view: &View,
         plan: &PrunePlan,
         removed: &BTreeSet<SnapshotId>,
         record: Option<&SignedObject>,
@@ -102,7 +105,8 @@ impl Prune<'_> {
             gone.push(snapshot.clone());
         }
         if record.is_some() {
-            for old in &inventory.prunes {
+            // A record that could not be read may name what the new one does not repeat.
+            for old in inventory.prunes.intersection(&view.records.read) {
                 delete_signed(replica, &layout::prune(dataset, old)).await?;
             }
         }

@@ -191,7 +191,8 @@ impl Prune<'_> {
         let cache = ObjectCache::open(self.state, dataset)?;
         let reader = self.keys.reader();
         let documents = Documents { vault: &self.keys.vault, dataset, keys: &reader, cache: Some(&cache) };
-        let pruned = pruned_snapshots(&documents, &inventories).await;
+        let records = prune_records(&documents, &inventories).await;
+        let pruned = &records.snapshots;
         let (leftovers, snapshots): (Vec<_>, Vec<_>) =
             all_snapshots(&inventories).into_iter().partition(|snapshot| pruned.contains(snapshot));
         let manifests =
@@ -202,7 +203,7 @@ impl Prune<'_> {
                 .hint("run `lifeboat verify` to see why; remove the manifest by hand only if no replica has a good one")
         })?;
         let skipped = failed.into_iter().map(|(name, error)| (name, error.chain())).collect();
-        Ok(View { inventories, manifests, pruned, leftovers, skipped, cache })
+        Ok(View { inventories, manifests, records, leftovers, skipped, cache })
     }
 
     /// Adds the reasons that hold whatever the retention rules are.
@@ -324,18 +325,25 @@ impl Prune<'_> {
 struct View {
     inventories: Vec<Inventory>,
     manifests: BTreeMap<SnapshotId, Manifest>,
-    /// Snapshots that prune records name.
-    pruned: BTreeSet<SnapshotId>,
+    records: PruneRecords,
     /// Those of them that a replica still shows.
     leftovers: Vec<SnapshotId>,
     skipped: Vec<(Name, String)>,
     cache: ObjectCache,
 }
 
-/// Every snapshot that a signed prune record names.
-pub(crate) async fn pruned_snapshots(documents: &Documents<'_>, inventories: &[Inventory]) -> BTreeSet<SnapshotId> {
-    let mut pruned = BTreeSet::new();
-    let mut read = BTreeSet::new();
+/// What signed prune records say.
+#[derive(Default)]
+pub(crate) struct PruneRecords {
+    /// Every snapshot that one of them names.
+    pub(crate) snapshots: BTreeSet<SnapshotId>,
+    /// The records that could be read and believed.
+    pub(crate) read: BTreeSet<SnapshotId>,
+}
+
+/// Reads every prune record that some replica shows.
+pub(crate) async fn prune_records(documents: &Documents<'_>, inventories: &[Inventory]) -> PruneRecords {
+    let PruneRecords { mut snapshots, mut read } = PruneRecords::default();
     for inventory in inventories {
         for id in &inventory.prunes {
             if read.contains(id) {
@@ -347,13 +355,15 @@ pub(crate) async fn pruned_snapshots(documents: &Documents<'_>, inventories: &[I
                 Ok(text) => {
                     let record = serde_json::from_slice::<PruneRecord>(&text).ok();
                     if let Some(record) = record.filter(|record| record.dataset == *documents.dataset) {
-                        pruned.extend(record.removed);
+                        snapshots.extend(record.removed);
                         read.insert(id.clone());
                     }
                 }
-                Err(error) => tracing::warn!(error = %error.chain(), "Ignoring prune record: signature invalid"),
+                Err(error) => {
+                    tracing::warn!(error = %error.chain(), "Ignoring prune record: it cannot be read, or its signature is invalid")
+                }
             }
         }
     }
-    pruned
+    PruneRecords { snapshots, read }
 }
