@@ -170,7 +170,7 @@ impl ChunkIndex {
                 .filter(|inventory| inventory.indexes.contains(snapshot))
                 .map(|inventory| inventory.replica.clone())
                 .collect();
-            match documents.index_from_any(&holders, snapshot).await {
+            match documents.index(&holders, snapshot).await {
                 Ok(segment) if segment.generation == generation => {
                     for pack in segment.packs() {
                         match pack {

@@ -278,7 +278,7 @@ impl Backup<'_> {
     ) -> Option<Manifest> {
         let replicas: Vec<SharedReplica> = members.iter().map(|member| member.replica.clone()).collect();
         for snapshot in all_snapshots(members).into_iter().rev() {
-            match documents.manifest_from_any(&replicas, &snapshot).await {
+            match documents.manifest(&replicas, &snapshot).await {
                 Ok(manifest) => return Some(manifest),
                 Err(error) => warnings.push(format!(
                     "snapshot {snapshot} is unreadable and will not be used for deduplication: {}",

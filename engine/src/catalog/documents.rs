@@ -37,32 +37,18 @@ pub(crate) struct Documents<'a> {
 }
 
 impl Documents<'_> {
-    /// The manifest that this replica holds.
-    pub(crate) async fn manifest(&self, replica: &dyn Replica, snapshot: &SnapshotId) -> Result<Manifest> {
-        let key = layout::manifest(self.dataset, snapshot);
-        self.open_manifest(&key, self.fetch(replica, &key).await?, snapshot).await
+    /// The manifest from the cache, or else from the first of `replicas` that returns a valid one.
+    pub(crate) async fn manifest(&self, replicas: &[SharedReplica], snapshot: &SnapshotId) -> Result<Manifest> {
+        let (vault, dataset, id) = (self.vault.to_owned(), self.dataset.clone(), snapshot.clone());
+        let parse = move |json: Vec<u8>| Manifest::parse(&json, &vault, &dataset, &id);
+        self.read("manifest", snapshot, layout::manifest(self.dataset, snapshot), replicas, parse).await
     }
 
-    /// The manifest from the cache, or else from the first replica that returns a valid one.
-    pub(crate) async fn manifest_from_any(
-        &self,
-        replicas: &[SharedReplica],
-        snapshot: &SnapshotId,
-    ) -> Result<Manifest> {
-        let key = layout::manifest(self.dataset, snapshot);
-        if let Some(object) = self.cached(&key)
-            && let Ok(manifest) = self.open_manifest(&key, object, snapshot).await
-        {
-            return Ok(manifest);
-        }
-        let mut errors = Vec::new();
-        for replica in replicas {
-            match self.manifest(replica.as_ref(), snapshot).await {
-                Ok(manifest) => return Ok(manifest),
-                Err(error) => errors.push(error),
-            }
-        }
-        Err(combine(format!("no replica returns a valid manifest of {}/{snapshot}", self.dataset), &errors))
+    /// The index segment from the cache, or else from the first of `replicas` that returns a valid
+    /// one.
+    pub(crate) async fn index(&self, replicas: &[SharedReplica], snapshot: &SnapshotId) -> Result<IndexSegment> {
+        let key = layout::index(self.dataset, snapshot);
+        self.read("index segment", snapshot, key, replicas, IndexSegment::open).await
     }
 
     /// Reads many manifests, several at once, and returns them in order. They come without their
@@ -75,43 +61,36 @@ impl Documents<'_> {
         let read = move |snapshot: SnapshotId| async move {
             let holders = inventories.iter().filter(|inventory| inventory.snapshots.contains(&snapshot));
             let holders: Vec<SharedReplica> = holders.map(|inventory| inventory.replica.clone()).collect();
-            let manifest = self.manifest_from_any(&holders, &snapshot).await;
+            let manifest = self.manifest(&holders, &snapshot).await;
             (snapshot, manifest.map(Manifest::without_extents))
         };
         futures::stream::iter(snapshots).map(read).buffered(MANIFESTS_AT_ONCE)
     }
 
-    async fn open_manifest(&self, key: &str, object: Bytes, snapshot: &SnapshotId) -> Result<Manifest> {
-        let (vault, dataset, snapshot) = (self.vault.to_owned(), self.dataset.clone(), snapshot.clone());
-        self.open(key, object, move |json| Manifest::parse(&json, &vault, &dataset, &snapshot)).await
-    }
-
-    /// The index segment that this replica holds.
-    pub(crate) async fn index(&self, replica: &dyn Replica, snapshot: &SnapshotId) -> Result<IndexSegment> {
-        let key = layout::index(self.dataset, snapshot);
-        self.open(&key, self.fetch(replica, &key).await?, IndexSegment::open).await
-    }
-
-    /// The index segment from the cache, or else from the first replica that returns a valid one.
-    pub(crate) async fn index_from_any(
+    async fn read<T: Send + 'static>(
         &self,
-        replicas: &[SharedReplica],
+        what: &str,
         snapshot: &SnapshotId,
-    ) -> Result<IndexSegment> {
-        let key = layout::index(self.dataset, snapshot);
+        key: String,
+        replicas: &[SharedReplica],
+        parse: impl Fn(Vec<u8>) -> Result<T> + Clone + Send + 'static,
+    ) -> Result<T> {
         if let Some(object) = self.cached(&key)
-            && let Ok(segment) = self.open(&key, object, IndexSegment::open).await
+            && let Ok(document) = self.open(&key, object, parse.clone()).await
         {
-            return Ok(segment);
+            return Ok(document);
         }
         let mut errors = Vec::new();
         for replica in replicas {
-            match self.index(replica.as_ref(), snapshot).await {
-                Ok(segment) => return Ok(segment),
+            let read = async { self.open(&key, self.fetch(replica.as_ref(), &key).await?, parse.clone()).await };
+            match read.await {
+                Ok(document) => return Ok(document),
+                // Of the only replica, its own words say it all.
+                Err(error) if replicas.len() == 1 => return Err(error),
                 Err(error) => errors.push(error),
             }
         }
-        Err(combine(format!("no replica returns a valid index segment of {}/{snapshot}", self.dataset), &errors))
+        Err(combine(format!("no replica returns a valid {what} of {}/{snapshot}", self.dataset), &errors))
     }
 
     fn cached(&self, key: &str) -> Option<Bytes> {

@@ -136,7 +136,7 @@ impl Judge<'_> {
                 return Err(Error::failed("the verification was cancelled"));
             }
             let documents = self.reader.documents(self.dataset, self.keys);
-            let manifest = documents.manifest(self.inventory.replica.as_ref(), &snapshot).await;
+            let manifest = documents.manifest(std::slice::from_ref(&self.inventory.replica), &snapshot).await;
             match manifest.and_then(|manifest| manifest.check_extents().map(|()| manifest.without_extents())) {
                 Ok(manifest) => drop(manifests.insert(snapshot, manifest)),
                 Err(error) => self.finding(layout::manifest(self.dataset, &snapshot), error.chain()),
@@ -249,7 +249,11 @@ impl Judge<'_> {
             if cancel.is_cancelled() {
                 return Err(Error::failed("the verification was cancelled"));
             }
-            let segment = self.reader.documents(self.dataset, self.keys).index(replica, snapshot).await;
+            let segment = self
+                .reader
+                .documents(self.dataset, self.keys)
+                .index(std::slice::from_ref(&inventory.replica), snapshot)
+                .await;
             if let Err(error) = segment.and_then(|segment| segment.packs().try_for_each(|pack| pack.map(drop))) {
                 self.finding(layout::index(self.dataset, snapshot), error.chain());
             }

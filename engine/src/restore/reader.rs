@@ -196,7 +196,7 @@ impl VaultReader {
     /// In every replica, the manifest is missing, damaged or forged, or no identity opens it.
     pub async fn manifest(&self, dataset: &Name, snapshot: &SnapshotId) -> Result<Manifest> {
         let keys = self.document_keys(dataset).await;
-        self.documents(dataset, &keys).manifest_from_any(&self.replicas, snapshot).await
+        self.documents(dataset, &keys).manifest(&self.replicas, snapshot).await
     }
 
     /// The streams of a snapshot.

@@ -302,8 +302,7 @@ impl Prune<'_> {
                 if view.manifests.contains_key(snapshot) && !removed.contains(snapshot) {
                     continue;
                 }
-                let Ok(segment) = documents.index_from_any(std::slice::from_ref(&inventory.replica), snapshot).await
-                else {
+                let Ok(segment) = documents.index(std::slice::from_ref(&inventory.replica), snapshot).await else {
                     continue;
                 };
                 let gone = segment.packs().all(|pack| {
