@@ -176,12 +176,14 @@ impl AsRef<[u8]> for Buffer {
 impl Deref for Buffer {
     type Target = Vec<u8>;
 
+    #[inline]
     fn deref(&self) -> &Vec<u8> {
         &self.bytes
     }
 }
 
 impl DerefMut for Buffer {
+    #[inline]
     fn deref_mut(&mut self) -> &mut Vec<u8> {
         &mut self.bytes
     }

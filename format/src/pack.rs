@@ -224,6 +224,7 @@ impl Excerpt {
     /// content on: as many as hold at most `target` bytes together, but at least one. `None` if the
     /// byte at `offset` is not here.
     #[must_use]
+    #[inline]
     pub fn chunk_run(&self, offset: u64, length: u64, target: usize) -> Option<ChunkRun> {
         let chunks = self.chunks_from(offset)?;
         let (begin, mut end) = (chunks.first()?.begin, chunks.first()?.end());
@@ -237,6 +238,7 @@ impl Excerpt {
     }
 
     /// The chunk that holds the byte at `offset`, and those after it.
+    #[inline]
     fn chunks_from(&self, offset: u64) -> Option<&[HeldChunk]> {
         let chunks = &self.chunks[self.chunks.partition_point(|chunk| chunk.end() <= offset)..];
         chunks.first().filter(|chunk| chunk.begin <= offset).map(|_| chunks)
@@ -266,6 +268,7 @@ impl Excerpt {
 
     /// Where the chunk that holds the byte at `offset` begins and ends; `None` if it is not here.
     #[must_use]
+    #[inline]
     pub fn chunk_at(&self, offset: u64) -> Option<Range<u64>> {
         let chunk = self.chunks_from(offset)?.first()?;
         Some(chunk.begin..chunk.end())

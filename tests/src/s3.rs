@@ -3,9 +3,11 @@
 //!
 //! ```no_run
 //! # async fn example() {
+//! use lifeboat_engine::clock::SystemClock;
+//! use lifeboat_engine::store::open;
 //! use lifeboat_tests::s3::Region;
 //! let mut north = Region::start("eu-north-1").await;
-//! let replica = lifeboat_engine::store::open(&north.replica_config("north"), "vault").await;
+//! let replica = open(&north.replica_config("north"), "vault", &SystemClock::shared()).await;
 //! north.kill(); // the region is lost; `restart` brings it back with its data
 //! # }
 //! ```

@@ -106,7 +106,7 @@ fn a_source_without_a_throw_away_database_is_drilled_to_fetched() -> Result<()> 
         assert_eq!(parse(&text)?.datasets[0].drill.level, ProofLevel::Fetched, "{source}");
         let proved = format!("{text}[dataset.drill]\nlevel = \"proved\"\n");
         let message = parse(&proved).map(|_| ()).map_err(|error| error.message().to_owned());
-        assert!(message.clone().is_err_and(|message| message.contains("use fetched")), "{source}: {message:?}");
+        assert!(message.clone().is_err_and(|message| message.contains("use one of: fetched")), "{source}: {message:?}");
     }
     Ok(())
 }

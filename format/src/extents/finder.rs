@@ -43,6 +43,7 @@ impl Finder {
 
     /// Calls `each` with the extents, or parts of them, that hold these bytes of the stream, but
     /// with at most `most`. Returns how many bytes they hold together.
+    #[inline]
     pub fn show(&mut self, places: Range<u64>, most: usize, mut each: impl FnMut(Extent)) -> u64 {
         let (mut position, mut shown) = (places.start, 0);
         while position < places.end
@@ -67,6 +68,7 @@ impl Finder {
 
     /// The extent that holds the byte at `position`: the index of its block in `open`, and of the
     /// extent in that block.
+    #[inline]
     fn locate(&mut self, position: u64) -> Option<(usize, usize)> {
         let (open, at) = self.last;
         if let Some(block) = self.open.get(open)
