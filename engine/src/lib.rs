@@ -1,9 +1,8 @@
 //! What Lifeboat does: backup, restore, keep (prune, catch up, verify) and drill.
 //!
-//! Both programs are thin shells around this crate. Below it stand [`format`](lifeboat_format)
-//! (what lies in a bucket), [`store`](lifeboat_store) (replicas) and
-//! [`databases`](lifeboat_databases) (engines). `ARCHITECTURE.md` shows how they fit. Each verb has
-//! one home:
+//! Both programs are thin shells around this crate. Below it stand [`mod@format`] (what lies in a
+//! bucket), [`store`] (replicas) and [`databases`] (engines). `ARCHITECTURE.md` shows how they fit.
+//! Each verb has one home:
 //!
 //! | verb | home |
 //! | --- | --- |

@@ -162,7 +162,7 @@ impl ChunkIndex {
         let segments: BTreeSet<&SnapshotId> = inventories.iter().flat_map(|inventory| &inventory.indexes).collect();
         let mut less = |error: &Error| {
             warnings
-                .push(format!("less data is deduplicated, because an index segment is unreadable: {}", error.chain()))
+                .push(format!("less data is deduplicated, because an index segment is unreadable: {}", error.chain()));
         };
         for snapshot in segments {
             let holders: Vec<SharedReplica> = inventories

@@ -83,10 +83,10 @@ fn compression(v: &mut SettingsReader<'_>, raw: Option<&Spanned<RawCompression>>
         RawCompression::Level(level @ 1..=19) => return Compression::Level(*level),
         RawCompression::Word(word) if word == "auto" => return Compression::Auto,
         RawCompression::Level(level) => {
-            v.findings.add(wanted.span(), format!("compression = {level} is not a level"), LEVELS)
+            v.findings.add(wanted.span(), format!("compression = {level} is not a level"), LEVELS);
         }
         RawCompression::Word(word) => {
-            v.findings.add(wanted.span(), format!("compression = \"{word}\" is unknown"), LEVELS)
+            v.findings.add(wanted.span(), format!("compression = \"{word}\" is unknown"), LEVELS);
         }
     }
     defaults::COMPRESSION

@@ -75,7 +75,7 @@ pub async fn catch_up(
         match manifest {
             Ok(manifest) => manifests.push(manifest),
             Err(error) => {
-                tracing::warn!(%snapshot, error = %error.chain(), "Skipping snapshot during catch-up: its manifest is unreadable")
+                tracing::warn!(%snapshot, error = %error.chain(), "Skipping snapshot during catch-up: its manifest is unreadable");
             }
         }
     }

@@ -1,13 +1,13 @@
 //! Restore reads the streams of a snapshot from a vault.
 //!
 //! The files, in the order in which data passes:
-//! 1. [`reader`] selects a snapshot and opens its manifest.
-//! 2. [`plan`] finds out which packs each part of a stream needs, and when they are needed again.
-//!    [`wanted`] collects which parts of the packs are needed.
-//! 3. [`fetch`] fetches packs from the replica that has been fastest, and decrypts them.
-//!    [`pack_cache`] keeps them for their next use.
-//! 4. [`batches`] opens the extents of a stream. [`decode`] and [`workers`] decompress pieces.
-//! 5. [`streams`] delivers the pieces in order, and checks length and hash at the end.
+//! 1. `reader.rs` selects a snapshot and opens its manifest.
+//! 2. `plan.rs` finds out which packs each part of a stream needs, and when they are needed again.
+//!    `wanted.rs` collects which parts of the packs are needed.
+//! 3. `fetch.rs` fetches packs from the replica that has been fastest, and decrypts them.
+//!    `pack_cache.rs` keeps them for their next use.
+//! 4. `batches.rs` opens the extents of a stream. `decode.rs` and `workers.rs` decompress pieces.
+//! 5. `streams.rs` delivers the pieces in order, and checks length and hash at the end.
 
 mod batches;
 mod decode;

@@ -94,7 +94,7 @@ impl TableBuilder {
     }
 }
 
-/// A map from chunk ids to numbers. See the [module](self).
+/// A map from chunk ids to numbers. The header of this module says how.
 pub struct ChunkTable(Vec<Vec<Entry>>);
 
 impl ChunkTable {

@@ -359,7 +359,7 @@ pub(crate) async fn prune_records(documents: &Documents<'_>, inventories: &[Inve
                     }
                 }
                 Err(error) => {
-                    tracing::warn!(error = %error.chain(), "Ignoring prune record: it cannot be read, or its signature is invalid")
+                    tracing::warn!(error = %error.chain(), "Ignoring prune record: it cannot be read, or its signature is invalid");
                 }
             }
         }
