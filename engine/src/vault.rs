@@ -70,6 +70,7 @@ impl Vault {
     }
 
     /// Restores a snapshot into `target`. `scratch` is a private directory for temporary files.
+    /// Client tools get the usual `PATH` and inherit nothing else of the environment.
     ///
     /// # Errors
     /// The errors of [`Self::streams`] and of [`load`].

@@ -356,6 +356,8 @@ pub(crate) async fn prune_records(documents: &Documents<'_>, inventories: &[Inve
                     if let Some(record) = record.filter(|record| record.dataset == *documents.dataset) {
                         snapshots.extend(record.removed);
                         read.insert(id.clone());
+                    } else {
+                        tracing::warn!(%key, "Ignoring prune record: it is signed, but cannot be understood");
                     }
                 }
                 Err(error) => {
