@@ -1,7 +1,9 @@
 //! Space: what packs hold that no snapshot needs is counted in bytes, and given back though nobody
-//! here can read a pack.
+//! here can read a pack. What is stored again for that is bounded, together with what is stored
+//! again because it is scattered.
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
+use std::collections::BTreeSet;
 use std::time::Duration;
 
 use lifeboat_engine::format::id::PackId;
@@ -12,13 +14,25 @@ const MIB: usize = 1 << 20;
 
 /// Backs `data` up and restores it.
 async fn backup(vault: &TestVault, data: &[u8]) -> Manifest {
-    let report = vault.backup(&MemorySource::of(data)).await.unwrap();
-    assert!(vault.restore(&report.snapshot).await.unwrap()["data"] == data, "{} differs", report.snapshot);
+    backup_all(vault, &MemorySource::of(data)).await
+}
+
+/// Backs all streams up and restores them.
+async fn backup_all(vault: &TestVault, source: &MemorySource) -> Manifest {
+    let report = vault.backup(source).await.unwrap();
+    let restored = vault.restore(&report.snapshot).await.unwrap();
+    assert!(source.streams.iter().all(|(name, data)| restored[name] == *data), "{} differs", report.snapshot);
     vault.open(vault.owner()).await.unwrap().manifest(&name(DATASET), &report.snapshot).await.unwrap()
 }
 
 fn packs(manifest: &Manifest) -> Vec<PackId> {
     manifest.packs.iter().map(|pack| pack.0).collect()
+}
+
+/// As prune would have it: these packs are sparse.
+fn list_as_sparse(vault: &TestVault, packs: &BTreeSet<PackId>) {
+    let path = vault.config.state_directory.join("datasets").join(DATASET).join("sparse");
+    std::fs::write(path, serde_json::to_vec(packs).unwrap()).unwrap();
 }
 
 /// One row in `of`, others each time.
@@ -73,12 +87,11 @@ async fn rows_in_packs_that_are_to_go_are_stored_again_and_all_others_stay_mappe
         manifest = backup(&vault, rows.concat().as_bytes()).await;
     }
     assert!(manifest.streams[0].map.is_some());
-    // As prune would have it: every other pack but the one that most of the data lies in.
+    // Every other pack but the one that most of the data lies in.
     let largest = manifest.packs.iter().max_by_key(|pack| pack.2).unwrap().0;
-    let hidden: Vec<PackId> = packs(&manifest).into_iter().filter(|pack| *pack != largest).step_by(2).collect();
+    let hidden: BTreeSet<PackId> = packs(&manifest).into_iter().filter(|pack| *pack != largest).step_by(2).collect();
     assert!(hidden.len() > 3, "{:?}", manifest.packs);
-    let path = vault.config.state_directory.join("datasets").join(DATASET).join("sparse");
-    std::fs::write(path, serde_json::to_vec(&hidden).unwrap()).unwrap();
+    list_as_sparse(&vault, &hidden);
     for version in 10..13 {
         change(&mut rows, version, 100);
         let newer = backup(&vault, rows.concat().as_bytes()).await;
@@ -126,4 +139,35 @@ async fn a_pack_of_which_little_is_needed_is_given_back() {
     assert!(plan.sparse.is_empty(), "{plan:?}");
     assert!(plan.space.unused_bytes < MIB as u64, "{:?}", plan.space);
     backup(&vault, &data).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn one_budget_bounds_what_is_stored_again_of_sparse_packs_and_of_all_streams() {
+    let vault = TestVault::new(1, 1).await;
+    let mut source = MemorySource::of(noise(10 * MIB, 1));
+    let mut packs_of_data: BTreeSet<PackId> = packs(&backup_all(&vault, &source).await).into_iter().collect();
+    // Two tables of about 9 MiB. A run may store 16 MiB again.
+    let mut tables = [0, 6400].map(|version| (version, vec![String::new(); 220_000]));
+    let mut new = Vec::new();
+    for version in 0..12 {
+        source.streams.truncate(1);
+        for (first, rows) in &mut tables {
+            change(rows, *first + version, if version == 0 { 1 } else { 64 });
+            source.streams.push((format!("table {first}"), rows.concat().into_bytes()));
+        }
+        // Until the tables are scattered too much, and longer, 10 MiB are due.
+        if (1..9).contains(&version) {
+            list_as_sparse(&vault, &packs_of_data);
+        }
+        let manifest = backup_all(&vault, &source).await;
+        let extents = manifest.extents(&manifest.streams[0], &manifest.contents()).unwrap();
+        packs_of_data.extend(extents.iter().map(|extent| manifest.packs[extent.pack as usize].0));
+        new.push((manifest.totals.raw_bytes - manifest.totals.deduplicated_bytes) as usize);
+    }
+    let lengths = tables.map(|(_, rows)| rows.concat().len());
+    assert!(lengths.iter().all(|length| (8 * MIB..10 * MIB).contains(length)), "{lengths:?}");
+    let (due, free) = new[1..].split_at(8);
+    assert!(due.iter().all(|new| (10 * MIB..12 * MIB).contains(new)), "{new:?}");
+    assert!(free[..2].iter().all(|new| (8 * MIB..11 * MIB).contains(new)), "{new:?}");
+    assert!(free[2] < 2 * MIB, "{new:?}");
 }

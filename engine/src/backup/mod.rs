@@ -24,12 +24,11 @@ mod outbox;
 mod packer;
 mod pipeline;
 mod predecessor;
-mod renewal;
 mod row_search;
 mod sequence;
 mod shared;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
 
@@ -39,7 +38,7 @@ use lifeboat_base::clock::SharedClock;
 use lifeboat_base::facts::SourceFacts;
 use lifeboat_base::{Class, Context, Error, Result};
 use lifeboat_databases::{Source, ToolEnvironment, WorkContext};
-use lifeboat_format::id::{Name, SnapshotId};
+use lifeboat_format::id::{Name, PackId, SnapshotId};
 use lifeboat_format::index::{IndexSegment, IndexedPack, MAX_SEGMENT_CHUNKS};
 use lifeboat_format::layout;
 use lifeboat_format::manifest::{MANIFEST_VERSION, Manifest, PackRef, Totals};
@@ -61,11 +60,12 @@ use crate::catalog::documents::{Documents, sign_encrypted};
 use crate::catalog::inventory::{Inventory, all_snapshots};
 use crate::config::{Config, Dataset, Dedup};
 use crate::keys::{DatasetKeys, HostKeys};
+use crate::renewal::sparse;
 use crate::rows::units::UnitCutter;
+use crate::state::StateDirectory;
 use crate::state::cache::ObjectCache;
 use crate::state::journal::Journal;
 use crate::state::row_index::RowIndex;
-use crate::state::{StateDirectory, sparse};
 
 /// How far a run has come, in bytes.
 #[derive(Debug, Default)]
@@ -156,7 +156,8 @@ impl Backup<'_> {
         let dataset = &self.dataset.name;
         let keys = self.keys.dataset(dataset)?.clone();
         let generation = keys.generation;
-        let (members, failed) = self.look(generation).await;
+        let sparse = sparse::read(self.state, dataset);
+        let (members, failed) = self.look(generation, &sparse).await;
         let fleet = Fleet::new(dataset, members, failed, self.config.min_replicas)?;
 
         let cache = ObjectCache::open(self.state, dataset)?;
@@ -170,7 +171,7 @@ impl Backup<'_> {
         let journal = Journal::open(self.state, dataset, &self.keys.host_key, generation)?;
         let index = ChunkIndex::build(&documents, fleet.members(), generation, journal.read(), &mut warnings).await;
 
-        let rows = self.rows(&keys, predecessor.as_ref(), fleet.members())?;
+        let rows = self.rows(&keys, predecessor.as_ref(), fleet.members(), &sparse)?;
         let predecessor = predecessor.map(|manifest| manifest.snapshot);
 
         let cancel = self.cancel.child_token();
@@ -249,16 +250,14 @@ impl Backup<'_> {
     }
 
     /// Lists every replica. Returns the usable ones, and the errors of the others, such as replicas
-    /// that could not restore what this run writes.
-    async fn look(&self, generation: u32) -> (Vec<Inventory>, BTreeMap<Name, Error>) {
+    /// that could not restore what this run writes. The run does not see sparse packs, so it cannot
+    /// refer to them.
+    async fn look(&self, generation: u32, sparse: &BTreeSet<PackId>) -> (Vec<Inventory>, BTreeMap<Name, Error>) {
         let dataset = &self.dataset.name;
         let keyring = layout::keyring_generation(dataset, generation);
         let (inventories, mut failed) = Inventory::take_all(self.replicas, &self.keys.vault, dataset).await;
         let (mut members, lacking): (Vec<_>, Vec<_>) =
             inventories.into_iter().partition(|inventory| inventory.keyring.contains(&keyring));
-        // The run cannot refer to a sparse pack that it does not see. What it needs of such a pack
-        // is stored again.
-        let sparse = sparse::read(self.state, dataset);
         members.iter_mut().for_each(|member| member.packs.retain(|pack, _| !sparse.contains(pack)));
         for inventory in lacking {
             let replica = inventory.replica.name();
@@ -295,6 +294,7 @@ impl Backup<'_> {
         keys: &DatasetKeys,
         predecessor: Option<&Manifest>,
         members: &[Inventory],
+        sparse: &BTreeSet<PackId>,
     ) -> Result<Option<Arc<Rows>>> {
         let index = RowIndex::open(self.state, &self.dataset.name, &self.keys.host_key)?;
         if self.dataset.dedup == Dedup::Chunks {
@@ -303,7 +303,7 @@ impl Backup<'_> {
         }
         let cutter = UnitCutter::new(&keys.chunk_id_key);
         let base = predecessor.filter(|manifest| manifest.generation == keys.generation);
-        let base = base.map(|manifest| Predecessor::new(manifest, &index, members)).transpose()?;
+        let base = base.map(|manifest| Predecessor::new(manifest, &index, members, sparse)).transpose()?;
         Ok(Some(Arc::new(Rows::new(index, cutter, base, self.config.limits.memory))))
     }
 

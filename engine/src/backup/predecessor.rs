@@ -9,8 +9,11 @@
 //!
 //! With maps, thirty snapshots of scattered changes write less than half of what full lists of
 //! extents would take.
+//!
+//! Reading the extents also shows which stretches of the streams are scattered. The run stores some
+//! of them again, as far as its budget allows (`renewal/`).
 
-use std::collections::{HashMap, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::ops::Range;
 use std::sync::Arc;
 
@@ -22,8 +25,9 @@ use lifeboat_format::manifest::{Manifest, MapEntry, PackRef, StreamEntry};
 use lifeboat_format::map::StreamMap;
 
 use super::fragments::{Fragment, Weight, push_new};
-use super::renewal::Scatter;
 use crate::catalog::inventory::Inventory;
+use crate::renewal::scatter::{Scatter, ScatteredStretch, keep_within};
+use crate::renewal::sparse::budget_beside;
 use crate::state::row_index::RowIndex;
 
 /// Extents of at most this many bytes are not worth a map, because a map takes a pack of its own.
@@ -39,7 +43,7 @@ pub(crate) struct Predecessor {
     /// Its packs in the order of the manifest; `None` if no replica holds a pack.
     packs: Arc<[Option<PackRef>]>,
     /// Its streams by name; `None` if the extents are damaged or the map is not at hand.
-    streams: HashMap<String, Option<PredecessorStream>>,
+    streams: BTreeMap<String, Option<PredecessorStream>>,
 }
 
 /// A stream of the predecessor.
@@ -49,8 +53,8 @@ struct PredecessorStream {
     /// The same bytes as extents that name packs alone.
     resolved: Extents,
     map: Option<Arc<UsedMap>>,
-    /// The bytes that this run stores again (`renewal.rs`).
-    renewed: Range<u64>,
+    /// The stretch that this run stores again.
+    renewed: Option<ScatteredStretch>,
 }
 
 /// A map that a stream of the new snapshot needs.
@@ -81,14 +85,21 @@ impl UsedMap {
 }
 
 impl Predecessor {
-    /// Reads the predecessor from its manifest, and its maps from this host's row index.
-    pub(crate) fn new(manifest: &Manifest, index: &RowIndex, inventories: &[Inventory]) -> Result<Self> {
+    /// Reads the predecessor from its manifest, and its maps from this host's row index. The
+    /// inventories are without the `sparse` packs.
+    pub(crate) fn new(
+        manifest: &Manifest,
+        index: &RowIndex,
+        inventories: &[Inventory],
+        sparse: &BTreeSet<PackId>,
+    ) -> Result<Self> {
         let present = |pack: &PackRef| inventories.iter().any(|inventory| inventory.has(pack));
         let packs: Arc<[Option<PackRef>]> = manifest.packs.iter().map(|pack| present(pack).then_some(*pack)).collect();
-        let mut streams = HashMap::new();
+        let mut streams = BTreeMap::new();
         for stream in &manifest.streams {
             streams.insert(stream.name.clone(), PredecessorStream::new(manifest, stream, index, &packs)?);
         }
+        keep_within(budget_beside(sparse, manifest), streams.values_mut().flatten().map(|stream| &mut stream.renewed));
         Ok(Self { snapshot: manifest.snapshot.clone(), generation: manifest.generation, packs, streams })
     }
 
@@ -105,7 +116,7 @@ impl Predecessor {
             written: Finder::new(written.clone()),
             resolved: Finder::new(resolved.clone()),
             map: map.clone(),
-            renewed: renewed.clone(),
+            renewed: renewed.as_ref().map_or(0..0, |stretch| stretch.bytes.clone()),
         })
     }
 }
@@ -148,7 +159,7 @@ impl PredecessorStream {
         }
     }
 
-    fn in_packs(resolved: Extents, renewed: Range<u64>) -> Self {
+    fn in_packs(resolved: Extents, renewed: Option<ScatteredStretch>) -> Self {
         Self { written: resolved.clone(), resolved, map: None, renewed }
     }
 

@@ -11,7 +11,7 @@
 //! - It would have more than [`MAX_FRAGMENTS_PER_MIB`] fragments per MiB, or lie in more than
 //!   [`MAX_PACKS_PER_CHUNK`] packs. A restore must gather all of them, and every change adds
 //!   some.
-//! - It lies in the stretch of the stream that is renewed (`renewal.rs`).
+//! - It lies in the stretch of the stream that is renewed (`renewal/`).
 //! - The run has so many fragments already that they would exceed their share of `limits.memory`.
 
 use std::collections::BTreeMap;

@@ -20,7 +20,6 @@ pub mod cache;
 pub(crate) mod chunk_table;
 pub mod journal;
 pub mod row_index;
-pub mod sparse;
 
 use std::fs::{DirBuilder, File, OpenOptions, TryLockError};
 use std::io::Write;

@@ -14,7 +14,7 @@ use super::{DeadPack, Prune, PruneOutcome, PrunePlan, View};
 use crate::catalog::ciphertext::put_once;
 use crate::catalog::documents::{SignedObject, sign_plain};
 use crate::catalog::inventory::Inventory;
-use crate::state::sparse;
+use crate::renewal::sparse;
 
 impl Prune<'_> {
     /// Executes `plan`. The caller has held the dataset's lock since the plan was made.

@@ -11,7 +11,6 @@
 //! - **Doubt**: if any manifest cannot be read, nothing is deleted.
 
 mod execute;
-mod space;
 mod unreferenced;
 
 use std::collections::{BTreeMap, BTreeSet, HashSet};
@@ -21,16 +20,16 @@ use futures::{StreamExt, TryStreamExt};
 use serde::Serialize;
 use tokio_util::sync::CancellationToken;
 
-use self::space::Packs;
 use crate::catalog::documents::{Documents, combine, fetch_signed};
 use crate::catalog::inventory::{Inventory, all_snapshots};
 use crate::drill::DrillReport;
-pub use crate::keep::prune::space::Space;
+pub use crate::renewal::sparse::Space;
 
 use crate::config::{Config, Dataset};
 use crate::keys::HostKeys;
+use crate::renewal::sparse::{self, Packs};
+use crate::state::StateDirectory;
 use crate::state::cache::ObjectCache;
-use crate::state::{StateDirectory, sparse};
 use lifeboat_base::clock::SharedClock;
 use lifeboat_base::{Error, Result};
 use lifeboat_databases::proof::ProofLevel;
@@ -171,7 +170,7 @@ impl Prune<'_> {
             segments: Vec::new(),
             skipped: view.skipped.clone(),
             space: packs.space(),
-            again_bytes: packs.needed_of(&sparse),
+            again_bytes: packs.due(&sparse),
             sparse,
         };
         self.plan_packs(&view, &packs, now, &mut plan)?;

@@ -1,25 +1,22 @@
-//! Decides which part of a stream is stored again although it has hardly changed. Rows change in
-//! scattered places, so with every snapshot a stream has more extents, in more packs, and a restore
-//! must gather all of them.
+//! Which stretches of a stream are too scattered: they have too many extents, or lie in too many
+//! packs.
 //!
-//! Each backup stores at most **one stretch** of a stream as a whole again, if it is too scattered.
-//! It is only a part of the stream, so that no night stores everything at once. It is the whole of
-//! that part, so that the part no longer needs its older packs. If several stretches are about
-//! equally scattered, the first one is taken: adjacent stretches free more of the older frames.
+//! A stretch is as long as the budget of a snapshot that has no other stream. It is stored again as
+//! a whole, so that it no longer needs its older packs. In one run, at most one stretch of each
+//! stream is taken. If several are about equally scattered, it is the first one: adjacent stretches
+//! free more of the older frames.
 
 use std::ops::Range;
 
 use lifeboat_format::extents::Extent;
+
+use super::{Budget, share};
 
 /// A stretch is too scattered if it has more extents per MiB than this, on average. It is less than
 /// half of what a chunk may have.
 const MAX_EXTENTS_PER_MIB: f64 = 3200.0;
 /// A stretch is too scattered if each of its MiB lies in more packs than this, on average.
 const MAX_PACKS_PER_MIB: f64 = 32.0;
-/// A stretch is one 32nd of its stream, or more if the stream is short.
-const STRETCHES_PER_STREAM: u64 = 32;
-/// A stretch has at least this many MiB.
-const MIN_STRETCH_MIB: u64 = 16;
 /// Stretches count as equally scattered from this part of the most scattered one on.
 const NEARLY_MOST: f64 = 0.875;
 
@@ -38,6 +35,28 @@ impl Stretch {
     }
 }
 
+/// The stretch of a stream that should be stored again.
+#[derive(Debug, Clone, PartialEq)]
+pub(crate) struct ScatteredStretch {
+    /// Its place in the stream.
+    pub(crate) bytes: Range<u64>,
+    /// How scattered it is.
+    scattered: f64,
+}
+
+/// Leaves as many of these stretches as the budget has room for, the most scattered first.
+pub(crate) fn keep_within<'a>(
+    mut budget: Budget,
+    stretches: impl IntoIterator<Item = &'a mut Option<ScatteredStretch>>,
+) {
+    let mut all: Vec<_> = stretches.into_iter().collect();
+    let scattered = |stretch: &Option<ScatteredStretch>| stretch.as_ref().map_or(0.0, |stretch| stretch.scattered);
+    all.sort_by(|a, b| scattered(b).total_cmp(&scattered(a)));
+    for stretch in all {
+        stretch.take_if(|stretch| !budget.take(stretch.bytes.end - stretch.bytes.start));
+    }
+}
+
 /// How scattered a stream is.
 #[derive(Debug)]
 pub(crate) struct Scatter {
@@ -52,8 +71,7 @@ pub(crate) struct Scatter {
 impl Scatter {
     /// For a stream of this length in bytes.
     pub(crate) fn new(length: u64) -> Self {
-        let size = ((length >> 20) / STRETCHES_PER_STREAM).max(MIN_STRETCH_MIB);
-        Self { size, stretches: Vec::new(), length: 0, last: Vec::new() }
+        Self { size: share(length) >> 20, stretches: Vec::new(), length: 0, last: Vec::new() }
     }
 
     /// Adds the next extent of the stream.
@@ -76,14 +94,14 @@ impl Scatter {
         }
     }
 
-    /// The bytes of the stretch that should be stored again; empty if there is none.
-    pub(crate) fn stretch(&self) -> Range<u64> {
+    /// The stretch that should be stored again, if there is one.
+    pub(crate) fn stretch(&self) -> Option<ScatteredStretch> {
         let most = self.stretches.iter().map(Stretch::scattered).fold(0.0, f64::max);
         let much = |stretch: &Stretch| most > 1.0 && stretch.scattered() >= (NEARLY_MOST * most).max(1.0);
-        self.stretches.iter().position(much).map_or(0..0, |first| {
-            let begin = (first as u64 * self.size) << 20;
-            begin..begin + (self.size << 20)
-        })
+        let first = self.stretches.iter().position(much)?;
+        let begin = (first as u64 * self.size) << 20;
+        let bytes = begin..(begin + (self.size << 20)).min(self.length);
+        Some(ScatteredStretch { bytes, scattered: self.stretches[first].scattered() })
     }
 }
 
@@ -102,7 +120,7 @@ mod tests {
     fn stretch(of: &[Extent]) -> Range<u64> {
         let mut scatter = Scatter::new(of.iter().map(|extent| extent.length).sum());
         of.iter().for_each(|extent| scatter.add(extent));
-        scatter.stretch()
+        scatter.stretch().map_or(0..0, |stretch| stretch.bytes)
     }
 
     #[test]
@@ -116,7 +134,7 @@ mod tests {
     fn a_stretch_with_too_many_parts_or_packs_is_renewed() {
         assert_eq!(stretch(&stream(&[(32, 1), (16, 8192), (16, 1)], 30)), 32 * MIB..48 * MIB);
         assert_eq!(stretch(&stream(&[(32, 1), (16, 64), (16, 1)], 50)), 32 * MIB..48 * MIB);
-        assert_eq!(stretch(&stream(&[(3, 8192)], 2)), 0..16 * MIB, "a short stream");
+        assert_eq!(stretch(&stream(&[(3, 8192)], 2)), 0..3 * MIB, "a short stream");
     }
 
     #[test]

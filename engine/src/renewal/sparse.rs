@@ -1,36 +1,34 @@
-//! Counts how much of each pack is needed, in bytes of its content. A pack stays as long as a
-//! single row of it is needed.
+//! Which packs are sparse, and the list of them.
 //!
-//! Each manifest says how much of each pack its snapshot does not need. If several snapshots stay,
-//! the one that needs most of a pack counts. What the others need is mostly a part of that, because
-//! rows that were replaced do not come back.
+//! Each manifest says how much of each pack its snapshot does not need, in bytes of the pack's
+//! content. If several snapshots stay, the one that needs most of a pack counts. What the others
+//! need is mostly a part of that, because rows that were replaced do not come back.
 //!
-//! **Sparse packs** are mostly unused. The host that prunes cannot read a pack, so it cannot
-//! rewrite one. But the next backup reads the same rows from their source. It does not refer to
-//! sparse packs, and stores again what it needs of them. They go with the last older snapshot that
-//! needs them.
+//! **A pack is sparse** if no snapshot that stays needs more than a quarter of it, and if the
+//! unused parts of all such packs are more than a 16th of what is stored. Those of which least is
+//! needed are listed first, as far as the budget has room. A listed pack goes with the last older
+//! snapshot that needs it. If that one stays for years, so does the pack. What was stored again of
+//! each is at most a quarter, and only once.
 //!
-//! A pack is sparse if no snapshot that stays needs more than a quarter of it, and if the unused
-//! parts of all such packs are more than a 16th of what is stored. One night stores again at most a
-//! 32nd of the newest snapshot, or 16 MiB if that is more. If an older snapshot stays for years, so
-//! do its packs. What was stored again of each is at most a quarter, and only once.
+//! **The list** is in the state directory. Prune writes it, and the next backup obeys it. If it is
+//! lost, backups may refer to these packs again until the next prune. That costs storage and
+//! nothing else.
 
 use std::collections::{BTreeSet, HashMap};
 
-use lifeboat_format::id::PackId;
+use lifeboat_base::{Class, Context, Result};
+use lifeboat_format::id::{Name, PackId};
 use lifeboat_format::manifest::{Manifest, PackRef};
 use serde::{Deserialize, Serialize};
+
+use super::Budget;
+use crate::state::{StateDirectory, replace_file};
 
 /// A pack is sparse if at most this part of its content is needed: a quarter.
 const SPARSE_PART: u64 = 4;
 /// Packs become sparse only if they waste more than this part of what is stored: a 16th. Each time,
 /// the next backup also has to write its maps again.
 const MIN_PART_WORTH_REWRITING: u64 = 16;
-/// At most this part of the newest snapshot is stored again at once: a 32nd. So no single backup
-/// stores everything again.
-const MAX_PART_PER_NIGHT: u64 = 32;
-/// If that is less than this, so much may be stored again.
-const MIN_BYTES_PER_NIGHT: u64 = 16 << 20;
 
 /// How much one complete replica stores in packs that snapshots need.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -61,6 +59,10 @@ impl PackUse {
     /// The unused part of the ciphertext, in bytes.
     fn unused_bytes(&self) -> u64 {
         (u128::from(self.size) * u128::from(self.content - self.needed) / u128::from(self.content.max(1))) as u64
+    }
+
+    fn is_sparse(&self) -> bool {
+        self.needed.saturating_mul(SPARSE_PART) <= self.content
     }
 
     /// The part of it that is needed, times 2⁶⁴.
@@ -98,76 +100,61 @@ impl<'a> Packs<'a> {
     /// little.
     pub(crate) fn sparse(&self, known: &BTreeSet<PackId>) -> Vec<PackId> {
         let Some(newest) = self.newest else { return Vec::new() };
-        let of_newest = newest.packs.iter().filter_map(|pack| Some((pack.0, *self.packs.get(&pack.0)?)));
-        let (due, others): (Vec<_>, Vec<_>) = of_newest.partition(|(id, _)| known.contains(id));
-        let is_sparse = |pack: &PackUse| pack.needed.saturating_mul(SPARSE_PART) <= pack.content;
-        let mut sparse: Vec<_> = others.into_iter().filter(|(_, pack)| is_sparse(pack)).collect();
-        if sparse.iter().map(|(_, pack)| pack.unused_bytes()).sum::<u64>()
+        let others = needs(newest).filter(|(id, _)| !known.contains(id));
+        let others = others.filter_map(|(id, needed)| Some((id, needed, *self.packs.get(&id)?)));
+        let mut sparse: Vec<_> = others.filter(|(.., pack)| pack.is_sparse()).collect();
+        if sparse.iter().map(|(.., pack)| pack.unused_bytes()).sum::<u64>()
             <= self.space().stored_bytes / MIN_PART_WORTH_REWRITING
         {
             return Vec::new();
         }
-        // Those of which least is needed come first.
-        sparse.sort_by_key(|(id, pack)| (pack.share(), *id));
-        let most = (newest.totals.raw_bytes / MAX_PART_PER_NIGHT).max(MIN_BYTES_PER_NIGHT);
-        let mut needed: u64 = due.iter().map(|(_, pack)| pack.needed).sum();
-        let fits = sparse.into_iter().map_while(|(id, pack)| {
-            needed += pack.needed;
-            (needed <= most).then_some(id)
-        });
-        fits.collect()
+        sparse.sort_by_key(|(id, _, pack)| (pack.share(), *id));
+        let mut budget = budget_beside(known, newest);
+        sparse.into_iter().map_while(|(id, needed, _)| budget.take(needed).then_some(id)).collect()
     }
 
-    /// How many bytes of the content of these packs the newest snapshot needs.
-    pub(crate) fn needed_of(&self, sparse: &BTreeSet<PackId>) -> u64 {
-        let packs = self.newest.iter().flat_map(|newest| newest.packs_and_unused());
-        packs.filter(|(pack, _)| sparse.contains(&pack.0)).map(|(pack, unused)| pack.2.saturating_sub(unused)).sum()
+    /// How many bytes of these packs the next backup stores again.
+    pub(crate) fn due(&self, sparse: &BTreeSet<PackId>) -> u64 {
+        self.newest.map_or(0, |newest| due(sparse, newest))
     }
+}
+
+/// How many bytes of the content of each of its packs a snapshot needs.
+fn needs(snapshot: &Manifest) -> impl Iterator<Item = (PackId, u64)> {
+    let packs = snapshot.packs_and_unused();
+    packs.map(|(PackRef(id, _, content), unused)| (*id, content.saturating_sub(unused)))
+}
+
+/// How many bytes of these packs the newest snapshot needs: the run that follows it stores them
+/// again.
+fn due(sparse: &BTreeSet<PackId>, newest: &Manifest) -> u64 {
+    needs(newest).filter(|(id, _)| sparse.contains(id)).map(|(_, needed)| needed).sum()
+}
+
+/// The budget of the run that follows the newest snapshot, without what is due of these packs.
+pub(crate) fn budget_beside(sparse: &BTreeSet<PackId>, newest: &Manifest) -> Budget {
+    Budget::after(newest).without(due(sparse, newest))
+}
+
+/// Reads the list. It is empty if the file is missing or damaged.
+pub(crate) fn read(state: &StateDirectory, dataset: &Name) -> BTreeSet<PackId> {
+    let text = state.dataset(dataset).ok().and_then(|folder| std::fs::read(folder.join("sparse")).ok());
+    text.and_then(|text| serde_json::from_slice(&text).ok()).unwrap_or_default()
+}
+
+/// Replaces the list.
+pub(crate) fn write(state: &StateDirectory, dataset: &Name, packs: &BTreeSet<PackId>) -> Result<()> {
+    let text = serde_json::to_vec(packs).context(Class::Failed, || "cannot write the list of sparse packs as JSON")?;
+    replace_file(&state.dataset(dataset)?.join("sparse"), &text)
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use chrono::DateTime;
-    use lifeboat_base::Result;
-    use lifeboat_base::facts::SourceFacts;
-    use lifeboat_format::id::Digest;
-    use lifeboat_format::manifest::{MANIFEST_VERSION, Totals};
-
-    const MIB: u64 = 1 << 20;
-
-    fn id(pack: u8) -> PackId {
-        Digest::of(&[pack])
-    }
-
-    /// A snapshot that needs so many MiB of each of these packs. Each pack has 40 MiB of content in
-    /// 10 MiB of ciphertext.
-    fn snapshot(raw: u64, needs: &[(u8, u64)]) -> Result<Manifest> {
-        let packs = needs.iter().map(|(pack, _)| PackRef(id(*pack), 10 * MIB, 40 * MIB)).collect();
-        Ok(Manifest {
-            version: MANIFEST_VERSION,
-            vault: "v".to_owned(),
-            dataset: "shop".parse()?,
-            snapshot: "20261123T183244123Z-9f2c81aa".parse()?,
-            predecessor: None,
-            generation: 1,
-            host: "db1".parse()?,
-            started: DateTime::UNIX_EPOCH,
-            finished: DateTime::UNIX_EPOCH,
-            source: SourceFacts::default(),
-            packs,
-            unused: needs.iter().map(|(_, needed)| (40 - needed) * MIB).collect(),
-            streams: Vec::new(),
-            totals: Totals { raw_bytes: raw * MIB, ..Totals::default() },
-        })
-    }
+    use crate::renewal::tests::{MIB, ids, snapshot};
 
     fn sparse(snapshots: &[Manifest], known: &[u8]) -> BTreeSet<PackId> {
         Packs::of(snapshots).sparse(&ids(known)).into_iter().collect()
-    }
-
-    fn ids(packs: &[u8]) -> BTreeSet<PackId> {
-        packs.iter().map(|pack| id(*pack)).collect()
     }
 
     #[test]
@@ -206,7 +193,10 @@ mod tests {
         assert_eq!(sparse(&[snapshot(100, &needs)?], &[]), ids(&[2, 4, 5]), "16 MiB");
         assert_eq!(sparse(&[snapshot(30 * 32, &needs)?], &[]), ids(&[1, 2, 3, 4, 5]), "a 32nd");
         assert_eq!(sparse(&[snapshot(100, &needs)?], &[5]), ids(&[2, 4]), "what is still due counts");
-        assert_eq!(Packs::of(&[snapshot(9, &needs)?]).needed_of(&ids(&[2, 5, 7])), 9 * MIB);
+        let older = snapshot(100, &[(1, 10), (2, 10)])?;
+        let newest = snapshot(100, &[(1, 8), (2, 8)])?;
+        assert_eq!(sparse(&[older, newest], &[]), ids(&[1, 2]), "what older ones need is not stored again");
+        assert_eq!(Packs::of(&[snapshot(9, &needs)?]).due(&ids(&[2, 5, 7])), 9 * MIB);
         Ok(())
     }
 }
