@@ -175,6 +175,15 @@ impl Error {
         }
         line
     }
+
+    /// [`Self::chain`], and what to do next: for those who see this one line and nothing else.
+    #[must_use]
+    pub fn chain_and_hint(&self) -> String {
+        match self.hint_text() {
+            Some(hint) => format!("{} (next: {hint})", self.chain()),
+            None => self.chain(),
+        }
+    }
 }
 
 impl fmt::Display for Error {
@@ -214,6 +223,14 @@ impl<T, E: Into<BoxedCause>> Context<T> for std::result::Result<T, E> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn one_line_says_what_to_do_next() {
+        let full = Error::storage("cannot write the status").because(std::io::Error::other("the disk is full"));
+        assert_eq!(full.chain_and_hint(), "cannot write the status: the disk is full");
+        let hinted = full.hint("make room").chain_and_hint();
+        assert_eq!(hinted, "cannot write the status: the disk is full (next: make room)");
+    }
 
     #[test]
     fn every_class_has_its_own_exit_code() {

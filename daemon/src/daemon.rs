@@ -267,7 +267,7 @@ impl Daemon {
             Err(error) => tracing::error!(
                 hint = error.hint_text().unwrap_or_default(),
                 "the configuration was not reloaded, the old one stays in use: {}",
-                words::error(&error)
+                error.chain_and_hint()
             ),
         }
         notify::ready();

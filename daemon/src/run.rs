@@ -26,7 +26,6 @@ use crate::installation::Installation;
 use crate::log;
 use crate::runner::Runner;
 use crate::status::Ledger;
-use crate::words;
 
 /// Runs the command line `arguments`, program name first.
 pub(crate) fn run(arguments: impl Iterator<Item = OsString>) -> ExitCode {
@@ -117,7 +116,7 @@ async fn once(config: Config, datasets: Vec<Name>, json: bool, clock: SharedCloc
             Ok(report) => {
                 say(&if json { to_json(&report)? } else { report.line() })?;
                 if let Err(error) = runner.catch_up(&installation, dataset, &cancel).await {
-                    tracing::warn!(%dataset, "replicas were not caught up: {}", words::error(&error));
+                    tracing::warn!(%dataset, "replicas were not caught up: {}", error.chain_and_hint());
                 }
             }
             Err(error) => {

@@ -67,7 +67,7 @@ impl Runner {
                     class = error.class().as_str(),
                     hint = error.hint_text().unwrap_or_default(),
                     "backup failed: {}",
-                    words::error(error)
+                    error.chain_and_hint()
                 ),
             }
             result
@@ -130,7 +130,7 @@ impl Runner {
         let pruned = match self.prune(installation, dataset, cancel).await {
             Ok(pruned) => pruned,
             Err(error) => {
-                backup.warnings.push(format!("old snapshots were not pruned: {}", words::error(&error)));
+                backup.warnings.push(format!("old snapshots were not pruned: {}", error.chain_and_hint()));
                 None
             }
         };

@@ -18,7 +18,6 @@ use tokio_util::sync::CancellationToken;
 
 use crate::live::Live;
 use crate::runner::Runner;
-use crate::words;
 
 /// How often replicas that are behind are looked at.
 const CATCH_UP: Duration = Duration::from_secs(5 * 60);
@@ -143,7 +142,7 @@ impl Upkeep {
             // A run interrupted it, and wants it again when it has ended.
             Ok(Err(_)) if job.cancel.is_cancelled() => {}
             Ok(Err(error)) => {
-                tracing::warn!(%dataset, hint = error.hint_text().unwrap_or_default(), "the catch-up failed: {}", words::error(&error));
+                tracing::warn!(%dataset, hint = error.hint_text().unwrap_or_default(), "the catch-up failed: {}", error.chain_and_hint());
                 self.failed.insert(dataset.clone());
             }
             Err(error) => {

@@ -1,7 +1,6 @@
-//! Sizes, durations, times and errors in one line, as people read them.
+//! Sizes, durations, times and counts in one line, as people read them.
 
 use chrono::{DateTime, Utc};
-use lifeboat_engine::base::Error;
 
 /// `512 B`, `64.0 KiB`, `201.3 MiB`.
 pub(crate) fn bytes(bytes: u64) -> String {
@@ -38,24 +37,12 @@ pub(crate) fn count(n: u64, noun: &str) -> String {
     format!("{n} {noun}{}", if n == 1 { "" } else { "s" })
 }
 
-/// An error for the log: what failed, why, and what to do next. Whoever reads the journal sees the
-/// message alone.
-pub(crate) fn error(error: &Error) -> String {
-    match error.hint_text() {
-        Some(hint) => format!("{} (next: {hint})", error.chain()),
-        None => error.chain(),
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
 
     #[test]
-    fn a_logged_error_says_what_to_do_next() {
-        let full = Error::storage("cannot write the status").because(std::io::Error::other("the disk is full"));
-        assert_eq!(error(&full), "cannot write the status: the disk is full");
-        assert_eq!(error(&full.hint("make room")), "cannot write the status: the disk is full (next: make room)");
+    fn one_thing_is_told_from_several() {
         assert_eq!([count(1, "replica"), count(0, "replica")], ["1 replica", "0 replicas"]);
     }
 

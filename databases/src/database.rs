@@ -60,7 +60,7 @@ pub trait Database: fmt::Debug + Send + Sync {
 
     /// The database of the server whose content, or part of it, a stream holds. `None` if a stream
     /// does not belong to one database.
-    fn database_of<'s>(&self, stream: &'s str) -> Option<&'s str> {
+    fn database_of(&self, stream: &str) -> Option<String> {
         let _ = stream;
         None
     }

@@ -6,12 +6,13 @@ use lifeboat_base::Result;
 use lifeboat_base::facts::SourceFacts;
 
 /// No stream has a longer name.
-pub(crate) const MAX_STREAM_NAME_BYTES: usize = 200;
+pub(crate) const MAX_STREAM_NAME_BYTES: usize = 1024;
 
 /// Takes the streams of one snapshot.
 pub trait StreamSink: Send + Sync {
-    /// Begins a stream. Names are unique in a snapshot, 1–200 bytes of UTF-8 without control
-    /// characters, `/` allowed, such as `globals` or `database/shop`.
+    /// Begins a stream. A name is a path below a folder, such as `globals` or `database/shop`:
+    /// 1–1024 bytes of UTF-8 without control characters, and no part of it is empty, `.` or `..`.
+    /// Names are unique in a snapshot, and none is a folder of another.
     ///
     /// # Errors
     /// The name is taken, or not allowed.

@@ -5,11 +5,17 @@ use std::cell::RefCell;
 use std::io;
 
 use lifeboat_base::{Class, Context, Error, Result};
-use zstd::zstd_safe::CParameter;
+use zstd::zstd_safe::{self, CParameter};
 
 /// Begins a skippable frame, which decoders of zstd pass over. The length of its payload follows.
-pub(crate) const SKIPPABLE_MAGIC: [u8; 4] = 0x184D_2A50_u32.to_le_bytes();
+pub const SKIPPABLE_MAGIC: [u8; 4] = 0x184D_2A50_u32.to_le_bytes();
 
+/// The magic number of a skippable frame, and the length of its payload.
+pub(crate) const SKIPPABLE_HEADER_BYTES: usize = 8;
+/// Begins a zstd frame.
+const ZSTD_MAGIC: [u8; 4] = 0xFD2F_B528_u32.to_le_bytes();
+/// The level at which manifests and index segments are compressed.
+pub(crate) const DOCUMENT_LEVEL: i32 = 3;
 /// The level of a compressor until it is set to another.
 const DEFAULT_LEVEL: i32 = 1;
 /// Where bytes repeat each other only by chance, shorter repetitions do not pay, …
@@ -64,7 +70,7 @@ thread_local! {
     static DECOMPRESSOR: RefCell<Option<zstd::bulk::Decompressor<'static>>> = const { RefCell::new(None) };
 }
 
-/// Decompresses one frame into exactly `out`.
+/// Decompresses a frame, or several, into exactly `out`.
 ///
 /// # Errors
 /// [`Class::Integrity`]: `frame` is not a frame, or its content has another length.
@@ -83,7 +89,33 @@ pub fn decompress(frame: &[u8], out: &mut [u8]) -> Result<()> {
     }
 }
 
-/// Decompresses every frame of a document. Memory for `expected` bytes is reserved at first.
+/// The zstd frame at the front of `data`: the length of its content, and its own length. `None` if
+/// there is none, or it does not tell the length of its content.
+pub(crate) fn measure(data: &[u8]) -> Option<(u64, usize)> {
+    let content = zstd_safe::get_frame_content_size(data).ok().flatten().filter(|_| data.starts_with(&ZSTD_MAGIC))?;
+    let length = zstd_safe::find_frame_compressed_size(data).ok().filter(|length| *length <= data.len())?;
+    Some((content, length))
+}
+
+/// Decompresses the frame at the front of `data`, which tells the size of its content. Returns the
+/// content and the rest of `data`.
+///
+/// # Errors
+/// [`Class::Integrity`]: there is no such frame, or its content is longer than `limit` bytes.
+pub fn take_frame(data: &[u8], limit: usize) -> Result<(Vec<u8>, &[u8])> {
+    let (content, length) = measure(data)
+        .ok_or_else(|| Error::integrity("a zstd frame is cut short, or does not tell its content's size"))?;
+    let Some(content) = usize::try_from(content).ok().filter(|content| *content <= limit) else {
+        return Err(Error::integrity(format!("a zstd frame holds {content} bytes, more than the limit of {limit}")));
+    };
+    let (frame, rest) = data.split_at(length);
+    let mut out = vec![0; content];
+    decompress(frame, &mut out)?;
+    Ok((out, rest))
+}
+
+/// Decompresses every frame of a document of format 1. Memory for `expected` bytes is reserved at
+/// first.
 ///
 /// # Errors
 /// [`Class::Integrity`]: the document is damaged, or decompresses to more than `limit` bytes.

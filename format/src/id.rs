@@ -182,6 +182,9 @@ impl fmt::Debug for Digest {
     }
 }
 
+/// No snapshot and no record has this sequence number, or a higher one.
+pub(crate) const SEQUENCE_END: u64 = 1 << 63;
+
 /// Names a pack: BLAKE3 of its ciphertext, so that a replica can be scrubbed without a key.
 pub type PackId = Digest;
 

@@ -1,12 +1,20 @@
 //! Index segments: which chunks lie in the packs that one snapshot added. See "Index segments" in
 //! `FORMAT.md`.
 
+use std::collections::HashSet;
+
 use lifeboat_base::{Error, Result};
 
+use crate::frames::{self, DOCUMENT_LEVEL};
 use crate::id::{ChunkId, Digest, PackId};
-use crate::varint;
+use crate::pack::{MAX_CHUNK_BYTES, MAX_PACK_CHUNKS};
+use crate::{Format, padding, varint};
 
-const INDEX_MAGIC: &[u8; 8] = b"LBINDEX1";
+const INDEX_MAGIC_OF_FORMAT_1: &[u8; 8] = b"LBINDEX1";
+const INDEX_MAGIC: &[u8; 8] = b"LBINDEX2";
+/// No segment has more packs than this, nor more content.
+const MAX_SEGMENT_PACKS: u64 = 1 << 17;
+const MAX_CONTENT_BYTES: usize = 16 << 20;
 
 /// A segment is closed before the pack that would bring it above this many chunks: about 2 MB.
 pub const MAX_SEGMENT_CHUNKS: usize = 1 << 16;
@@ -40,16 +48,18 @@ impl IndexedPack {
         }
     }
 
-    /// Takes a record off the front of `input`.
+    /// Takes a record off the front of `input`; `None` if it is damaged.
     pub fn read(input: &mut &[u8]) -> Option<Self> {
         let id = Digest(varint::take_bytes(input)?);
         let size = varint::take(input)?;
-        let count = varint::take(input)?;
+        let count = varint::take(input).filter(|count| (1..=MAX_PACK_CHUNKS as u64).contains(count))?;
         // A chunk takes at least 33 bytes, so a damaged count cannot reserve more than `input`
         // allows.
-        let mut chunks = Vec::with_capacity(usize::try_from(count).ok()?.min(input.len() / 33));
+        let mut chunks = Vec::with_capacity((count as usize).min(input.len() / 33));
         for _ in 0..count {
-            chunks.push((Digest(varint::take_bytes(input)?), u32::try_from(varint::take(input)?).ok()?));
+            let id = Digest(varint::take_bytes(input)?);
+            let length = varint::take(input).filter(|length| (1..=MAX_CHUNK_BYTES as u64).contains(length))?;
+            chunks.push((id, length as u32));
         }
         Some(Self { id, size, chunks })
     }
@@ -68,9 +78,34 @@ pub struct IndexSegment {
 }
 
 impl IndexSegment {
+    /// A segment as it is encrypted: compressed and padded.
+    ///
+    /// # Errors
+    /// No memory.
+    pub fn write(generation: u32, packs: &[IndexedPack]) -> Result<Vec<u8>> {
+        let mut out = frames::compress(DOCUMENT_LEVEL, &Self::content(generation, packs))?;
+        padding::append(&mut out, 0, &[]);
+        Ok(out)
+    }
+
+    /// Reads what [`Self::write`] wrote, or a segment of format 1, after decryption.
+    ///
+    /// # Errors
+    /// [`Class::Integrity`](lifeboat_base::Class::Integrity): it is no segment that this program
+    /// knows. Damage to its packs shows when they are read.
+    pub fn open(plaintext: &[u8]) -> Result<Self> {
+        let (content, rest) = frames::take_frame(plaintext, MAX_CONTENT_BYTES)?;
+        let (segment, format) = Self::of_content(content)?;
+        let ends_well = match format {
+            Format::One => rest.is_empty(),
+            Format::Two => padding::is_right(rest, plaintext.len() - rest.len(), 0),
+        };
+        if ends_well { Ok(segment) } else { Err(damaged()) }
+    }
+
     /// A segment as bytes, neither compressed nor encrypted.
     #[must_use]
-    pub fn write(generation: u32, packs: &[IndexedPack]) -> Vec<u8> {
+    pub fn content(generation: u32, packs: &[IndexedPack]) -> Vec<u8> {
         let mut out = INDEX_MAGIC.to_vec();
         varint::put(&mut out, u64::from(generation));
         varint::put(&mut out, packs.len() as u64);
@@ -78,40 +113,48 @@ impl IndexSegment {
         out
     }
 
-    /// Opens what [`Self::write`] wrote.
+    /// Reads what [`Self::content`] wrote, or the same of format 1.
     ///
     /// # Errors
-    /// `bytes` do not begin like an index segment of this version.
-    pub fn open(bytes: Vec<u8>) -> Result<Self> {
+    /// As [`Self::open`].
+    pub fn of_content(bytes: Vec<u8>) -> Result<(Self, Format)> {
         let begin = || {
-            let mut input = bytes.strip_prefix(INDEX_MAGIC)?;
-            let generation = u32::try_from(varint::take(&mut input)?).ok()?;
-            let packs = varint::take(&mut input)?;
-            Some((generation, packs, bytes.len() - input.len()))
+            let (format, mut input) =
+                match (bytes.strip_prefix(INDEX_MAGIC), bytes.strip_prefix(INDEX_MAGIC_OF_FORMAT_1)) {
+                    (Some(input), _) => (Format::Two, input),
+                    (_, input) => (Format::One, input?),
+                };
+            let generation = u32::try_from(varint::take(&mut input)?).ok().filter(|generation| *generation > 0)?;
+            let packs = varint::take(&mut input).filter(|packs| (1..=MAX_SEGMENT_PACKS).contains(packs))?;
+            Some((format, generation, packs, bytes.len() - input.len()))
         };
-        let (generation, packs, records) = begin().ok_or_else(damaged)?;
-        Ok(Self { generation, packs, bytes, records })
+        let (format, generation, packs, records) = begin().ok_or_else(damaged)?;
+        Ok((Self { generation, packs, bytes, records }, format))
     }
 
     /// Its packs. Where the bytes are damaged, an error comes and nothing after it.
     pub fn packs(&self) -> impl Iterator<Item = Result<IndexedPack>> {
         let (mut input, mut left) = (&self.bytes[self.records..], self.packs);
+        let (mut known, mut chunks) = (HashSet::new(), 0);
         std::iter::from_fn(move || {
             if left == 0 {
                 return (!std::mem::take(&mut input).is_empty()).then(|| Err(damaged()));
             }
-            let pack = IndexedPack::read(&mut input).ok_or_else(damaged);
+            let pack = IndexedPack::read(&mut input).filter(|pack| {
+                chunks += pack.chunks.len();
+                known.insert(pack.id) && chunks <= MAX_PACK_CHUNKS
+            });
             left -= 1;
-            if pack.is_err() {
+            if pack.is_none() {
                 (input, left) = (&[], 0);
             }
-            Some(pack)
+            Some(pack.ok_or_else(damaged))
         })
     }
 }
 
 fn damaged() -> Error {
-    Error::integrity("this is not an index segment of version 1")
+    Error::integrity("this is not an index segment, or it is damaged")
 }
 
 #[cfg(test)]
@@ -126,17 +169,80 @@ mod tests {
             chunks: vec![(Digest([byte + 1; 32]), 1 << 20), (Digest([byte + 2; 32]), 5)],
         };
         let packs = [pack(1), pack(9)];
-        let bytes = IndexSegment::write(3, &packs);
-        let parse = |bytes: &[u8]| -> Result<(u32, Vec<IndexedPack>)> {
-            let segment = IndexSegment::open(bytes.to_vec())?;
+        let plaintext = IndexSegment::write(3, &packs)?;
+        let read = |segment: IndexSegment| -> Result<(u32, Vec<IndexedPack>)> {
             Ok((segment.generation, segment.packs().collect::<Result<_>>()?))
         };
-        assert_eq!(parse(&bytes)?, (3, packs.to_vec()));
+        assert_eq!(read(IndexSegment::open(&plaintext)?)?, (3, packs.to_vec()));
         assert_eq!(pack(1).content(), (1 << 20) + 5);
-        for length in 0..bytes.len() {
-            assert!(parse(&bytes[..length]).is_err(), "cut at {length} passed");
+        let content = IndexSegment::content(3, &packs);
+        let parse = |content: &[u8]| read(IndexSegment::of_content(content.to_vec())?.0);
+        for length in 0..content.len() {
+            assert!(parse(&content[..length]).is_err(), "cut at {length} passed");
         }
-        assert!(parse(&[&bytes[..], b"x"].concat()).is_err(), "something behind the last pack passed");
+        assert!(parse(&[&content[..], b"x"].concat()).is_err(), "something behind the last pack passed");
+        assert!(parse(&IndexSegment::content(3, &[pack(1), pack(1)])).is_err(), "the same pack twice passed");
         Ok(())
+    }
+
+    #[test]
+    fn is_padded_but_not_in_format_1() -> Result<()> {
+        let one = IndexedPack { id: Digest([1; 32]), size: 9, chunks: vec![(Digest([2; 32]), 1)] };
+        let padded = IndexSegment::write(3, std::slice::from_ref(&one))?;
+        assert_eq!(padded.len(), 64 << 10);
+        let mut content = IndexSegment::content(3, std::slice::from_ref(&one));
+        assert!(IndexSegment::open(&frames::compress(3, &content)?).is_err());
+        content[7] = b'1';
+        let mut of_format_1 = frames::compress(3, &content)?;
+        assert!(IndexSegment::open(&of_format_1).is_ok());
+        padding::append(&mut of_format_1, 0, &[]);
+        assert!(IndexSegment::open(&of_format_1).is_err());
+        Ok(())
+    }
+
+    #[test]
+    fn has_as_many_packs_and_as_much_content_as_format_md_allows() -> Result<()> {
+        let head = |packs: u64, length: usize| {
+            let mut content = INDEX_MAGIC.to_vec();
+            varint::put(&mut content, 3);
+            varint::put(&mut content, packs);
+            content.resize(length, 0);
+            content
+        };
+        let has_packs = |packs| IndexSegment::of_content(head(packs, 100)).is_ok();
+        assert!(has_packs(131_072) && !has_packs(131_073));
+        let is_read = |length| {
+            let mut plaintext = frames::compress(1, &head(1, length))?;
+            padding::append(&mut plaintext, 0, &[]);
+            Ok::<_, Error>(IndexSegment::open(&plaintext).is_ok())
+        };
+        assert!(is_read(16 << 20)? && !is_read((16 << 20) + 1)?);
+        Ok(())
+    }
+
+    #[test]
+    fn limits_are_those_of_format_md() {
+        let pack = |n: u32, chunks: usize, length: u32| {
+            let id = Digest::of(&n.to_le_bytes());
+            IndexedPack { id, size: 9, chunks: vec![(Digest([2; 32]), length); chunks] }
+        };
+        let parse = |packs: &[IndexedPack]| {
+            let (segment, _) = IndexSegment::of_content(IndexSegment::content(3, packs)).ok()?;
+            segment.packs().collect::<Result<Vec<_>>>().ok()
+        };
+        for (packs, good) in [
+            (vec![], false),
+            (vec![pack(1, 0, 1)], false),
+            (vec![pack(1, 1, 0)], false),
+            (vec![pack(1, 1, 16 << 20)], true),
+            (vec![pack(1, 1, (16 << 20) + 1)], false),
+            (vec![pack(1, 131_072, 1)], true),
+            (vec![pack(1, 131_073, 1)], false),
+            (vec![pack(1, 131_071, 1), pack(2, 1, 1)], true),
+            (vec![pack(1, 131_072, 1), pack(2, 1, 1)], false),
+        ] {
+            let told = packs.iter().map(|pack| pack.chunks.len()).collect::<Vec<_>>();
+            assert_eq!(parse(&packs).is_some(), good, "{told:?}");
+        }
     }
 }

@@ -12,6 +12,10 @@ use zeroize::Zeroizing;
 use crate::chunk_id::ChunkIdKey;
 use crate::id::Name;
 
+/// No keyring object is longer, as an age file.
+pub const MAX_KEYRING_OBJECT_BYTES: usize = 1 << 20;
+const FIRST_LINE: &str = "# lifeboat dataset key";
+
 /// The secrets of one generation of a dataset.
 pub struct DatasetSecrets {
     /// The vault they belong to.
@@ -26,6 +30,17 @@ pub struct DatasetSecrets {
     pub chunk_id_key: ChunkIdKey,
 }
 
+/// Refuses a keyring object that is too long to be one.
+///
+/// # Errors
+/// [`Class::Integrity`](lifeboat_base::Class::Integrity): it is.
+pub fn check_size(wrapped: &[u8], key: &str) -> Result<()> {
+    if wrapped.len() <= MAX_KEYRING_OBJECT_BYTES {
+        return Ok(());
+    }
+    Err(Error::integrity(format!("{key} is longer than a keyring object can be")))
+}
+
 impl DatasetSecrets {
     /// The secrets as an age identity file.
     #[must_use]
@@ -35,7 +50,7 @@ impl DatasetSecrets {
         // Writing into a string cannot fail.
         let _ = writeln!(
             text,
-            "# lifeboat dataset key\n# vault: {}\n# dataset: {}\n# generation: {}\n# chunk-id-key: {}\n{}",
+            "{FIRST_LINE}\n# vault: {}\n# dataset: {}\n# generation: {}\n# chunk-id-key: {}\n{}",
             self.vault, self.dataset, self.generation, *hex, *self.identity
         );
         text
@@ -50,16 +65,26 @@ impl DatasetSecrets {
         let refused =
             |problem: &str| Error::integrity(format!("the keyring object of {dataset}/{generation} {problem}"));
         let text = std::str::from_utf8(text).map_err(|_| refused("is not text"))?;
-        let field =
-            |name: &str| text.lines().find_map(|line| line.strip_prefix("# ")?.strip_prefix(name)?.strip_prefix(": "));
+        let mut lines = text.lines();
+        if lines.next() != Some(FIRST_LINE) {
+            return Err(refused("is none of a dataset"));
+        }
+        let field = |name: &str| {
+            let mut told =
+                lines.clone().filter_map(|line| line.strip_prefix("# ")?.strip_prefix(name)?.strip_prefix(": "));
+            told.next().filter(|_| told.next().is_none())
+        };
         if (field("vault"), field("dataset")) != (Some(vault), Some(dataset.as_str()))
             || field("generation") != Some(generation.to_string().as_str())
+            || generation == 0
         {
             return Err(refused("belongs to another vault, dataset or generation"));
         }
         let key = field("chunk-id-key").and_then(|hex| data_encoding::HEXLOWER.decode(hex.as_bytes()).ok());
         let key = Zeroizing::new(key.ok_or_else(|| refused("has no chunk-id key"))?);
-        let identity = text.lines().find(|line| line.starts_with("AGE-SECRET-KEY-"));
+        let mut identities = lines.clone().filter(|line| !line.starts_with('#') && !line.is_empty());
+        let identity =
+            identities.next().filter(|line| line.starts_with("AGE-SECRET-KEY-") && identities.next().is_none());
         Ok(Self {
             vault: vault.to_owned(),
             dataset: dataset.clone(),
@@ -73,6 +98,12 @@ impl DatasetSecrets {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn is_no_longer_than_format_md_says() {
+        let check = |length: usize| check_size(&vec![0; length], "keyring/x").is_ok();
+        assert!(check(1 << 20) && !check((1 << 20) + 1));
+    }
 
     #[test]
     fn text_round_trips_and_is_refused_elsewhere() -> Result<()> {

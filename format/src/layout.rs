@@ -2,8 +2,9 @@
 //! back.
 
 use crate::id::{Name, PackId, SnapshotId};
+use crate::record::RecordType;
 
-/// The vault's format version and id.
+/// What the vault is: its format, what it requires, its id.
 pub const VAULT: &str = "vault.json";
 
 /// All keyring objects lie below it.
@@ -135,6 +136,15 @@ pub fn prunes(dataset: &Name) -> String {
 #[must_use]
 pub fn prune(dataset: &Name, id: &SnapshotId) -> String {
     format!("{}{id}.json", prunes(dataset))
+}
+
+/// A record of this type.
+#[must_use]
+pub fn record(dataset: &Name, of: RecordType, id: &SnapshotId) -> String {
+    match of {
+        RecordType::Prune => prune(dataset, id),
+        RecordType::Drill => drill(dataset, id),
+    }
 }
 
 /// The id in the key of a `.json` object below `folder`.

@@ -33,8 +33,38 @@ pub mod keyring;
 pub mod layout;
 pub mod manifest;
 pub mod map;
-mod outline;
 pub mod pack;
+pub mod padding;
 pub mod planes;
-pub mod prune_record;
+pub mod record;
+pub mod requirements;
+pub mod stream_name;
+mod strict;
+mod utc;
 pub mod varint;
+
+/// A version of the format.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Format {
+    /// Is only read.
+    One,
+    /// Is read and written.
+    Two,
+}
+
+impl Format {
+    /// The format with this number.
+    #[must_use]
+    pub fn of(number: u32) -> Option<Self> {
+        [Self::One, Self::Two].into_iter().find(|format| format.number() == number)
+    }
+
+    /// Its number.
+    #[must_use]
+    pub fn number(self) -> u32 {
+        match self {
+            Self::One => 1,
+            Self::Two => 2,
+        }
+    }
+}

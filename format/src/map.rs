@@ -1,20 +1,25 @@
-//! The map of an older stream: its extents, stored in packs instead of a manifest, so that many
-//! snapshots share them. See "Maps" in `FORMAT.md`.
+//! The map of an older stream: its extents, stored in packs of their own instead of a manifest, so
+//! that many snapshots share them. See "Maps" in `FORMAT.md`.
 //!
 //! The extents of a stream that changes row by row add up from snapshot to snapshot. With a map, a
 //! manifest lists only what has changed since the map was made, and refers to the map for the rest.
 //! A map never refers to another map.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::ops::Range;
 use std::sync::Arc;
 
 use bytes::Bytes;
 use lifeboat_base::Result;
 
-use crate::extents::{Bounds, Extent, Extents, Finder, MAX_BLOCK_EXTENTS, OLDER};
+use crate::Format;
+use crate::extents::{Bounds, Extent, Extents, Finder, MAX_BLOCK_EXTENTS, OLDER, max_packs};
 use crate::id::{Digest, PackId};
 use crate::varint;
+
+const MAP_MAGIC: &[u8; 8] = b"LBMAP002";
+/// No map is longer.
+pub const MAX_MAP_BYTES: u64 = 256 << 20;
 
 /// Where an older stream lies.
 #[derive(Debug, Clone)]
@@ -46,8 +51,9 @@ impl StreamMap {
     /// The map as it is stored.
     #[must_use]
     pub fn to_bytes(&self) -> Bytes {
-        let mut out = Vec::with_capacity(4 + 32 * self.packs.len() + self.extents.bytes().len());
-        out.extend_from_slice(&(self.packs.len() as u32).to_le_bytes());
+        let mut out = Vec::with_capacity(18 + 32 * self.packs.len() + self.extents.bytes().len());
+        out.extend_from_slice(MAP_MAGIC);
+        varint::put(&mut out, self.packs.len() as u64);
         self.packs.iter().for_each(|pack| out.extend_from_slice(&pack.0));
         out.extend_from_slice(self.extents.bytes());
         out.into()
@@ -57,16 +63,33 @@ impl StreamMap {
     /// length of a pack's content. `None` if `content` does not know a pack, or if the map is
     /// damaged, as far as that shows without opening blocks.
     pub fn parse(bytes: &Bytes, length: u64, content: impl Fn(&PackId) -> Option<u64>) -> Option<Self> {
+        Self::read_as(Format::Two, bytes, length, content)
+    }
+
+    /// As [`Self::parse`], of either format.
+    pub(crate) fn read_as(
+        format: Format,
+        bytes: &Bytes,
+        length: u64,
+        content: impl Fn(&PackId) -> Option<u64>,
+    ) -> Option<Self> {
         let mut rest = &bytes[..];
-        let count = u32::from_le_bytes(varint::take_bytes(&mut rest)?);
-        let (mut packs, mut lengths) = (Vec::new(), Vec::new());
+        let count = match format {
+            Format::One => u32::from_le_bytes(varint::take_bytes(&mut rest)?).into(),
+            Format::Two => {
+                rest = rest.strip_prefix(MAP_MAGIC)?;
+                varint::take(&mut rest)?
+            }
+        };
+        let count = usize::try_from(count).ok().filter(|count| *count <= max_packs(format))?;
+        let (mut packs, mut lengths, mut known) = (Vec::new(), Vec::new(), HashSet::new());
         for _ in 0..count {
             let pack = Digest(varint::take_bytes(&mut rest)?);
-            lengths.push(content(&pack)?);
+            lengths.push(content(&pack).filter(|_| known.insert(pack))?);
             packs.push(pack);
         }
         let bounds = Bounds { packs: lengths.into(), older: 0 };
-        Some(Self { packs, extents: Extents::read(bytes.slice_ref(rest), length, bounds)? })
+        Some(Self { packs, extents: Extents::read_as(format, bytes.slice_ref(rest), length, bounds)? })
     }
 }
 
@@ -214,6 +237,17 @@ mod tests {
             assert_eq!(parse(&bytes.slice(..end), 100, &content), None, "cut at {end}");
         }
         Ok(())
+    }
+
+    #[test]
+    fn names_as_many_packs_as_format_md_allows() {
+        let parse = |packs: u32| {
+            let mut bytes = MAP_MAGIC.to_vec();
+            varint::put(&mut bytes, packs.into());
+            (0..packs).for_each(|n| bytes.extend_from_slice(&[[0; 28].as_slice(), &n.to_le_bytes()].concat()));
+            StreamMap::parse(&bytes.into(), 0, |_| Some(1)).is_some()
+        };
+        assert!(parse(1 << 20) && !parse((1 << 20) + 1));
     }
 
     #[test]

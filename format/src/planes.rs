@@ -25,7 +25,8 @@ pub fn planes(numbers: &[u64]) -> Vec<Vec<u8>> {
     planes
 }
 
-/// Takes `count` numbers off the front of `input`; `None` if they are cut short or too large.
+/// Takes `count` numbers off the front of `input`; `None` if they are cut short, too large, or not
+/// in their shortest form.
 pub fn take(input: &mut &[u8], count: usize) -> Option<Vec<u64>> {
     let plane = input.split_off(..count)?;
     let mut numbers: Vec<u64> = plane.iter().map(|byte| u64::from(byte & 0x7f)).collect();
@@ -42,12 +43,16 @@ pub fn take(input: &mut &[u8], count: usize) -> Option<Vec<u64>> {
             break;
         }
         let plane = input.split_off(..places.len()).filter(|_| number < MAX_PLANES)?;
-        let mut found = 0;
+        let (mut found, mut shortest) = (0, true);
         for (at, byte) in plane.iter().enumerate() {
             let place = places[at];
             numbers[place as usize] |= u64::from(byte & 0x7f) << (7 * number);
             places[found] = place;
             found += usize::from(byte >> 7);
+            shortest &= *byte != 0;
+        }
+        if !shortest {
+            return None;
         }
         places.truncate(found);
     }
@@ -85,5 +90,6 @@ mod tests {
     fn lie_as_format_md_says() {
         assert_eq!(planes(&[1, 300, 127, 70_000]), [vec![1, 0xac, 0x7f, 0xf0], vec![2, 0xa2], vec![4]]);
         assert_eq!(planes(&[]), [Vec::<u8>::new()]);
+        assert_eq!(take(&mut &[0x81, 0x00][..], 1), None, "not the shortest form of 1");
     }
 }

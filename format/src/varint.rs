@@ -10,6 +10,12 @@ pub fn put(out: &mut Vec<u8>, mut value: u64) {
     out.push(value as u8);
 }
 
+/// How many bytes [`put`] appends.
+#[must_use]
+pub fn length(value: u64) -> usize {
+    (64 - (value | 1).leading_zeros()).div_ceil(7) as usize
+}
+
 /// Takes a value off the front of `input`; `None` if it is cut short, too large, or not in its
 /// shortest form.
 #[inline]
@@ -66,6 +72,7 @@ mod tests {
         fn gives_back_what_was_put(values in prop::collection::vec((any::<u64>(), 0..64).prop_map(|(value, shift)| value >> shift), 0..20)) {
             let mut bytes = Vec::new();
             values.iter().for_each(|value| put(&mut bytes, *value));
+            prop_assert_eq!(bytes.len(), values.iter().map(|value| length(*value)).sum::<usize>());
             let mut input = bytes.as_slice();
             for value in values {
                 prop_assert_eq!(take(&mut input), Some(value));

@@ -5,7 +5,6 @@ use std::io::Cursor;
 use std::path::Path;
 
 use age::Identity;
-use data_encoding::BASE64;
 use lifeboat_engine::base::secret::Secret;
 use lifeboat_engine::clock::{Clock, SharedClock};
 use lifeboat_engine::config::{Objectives, ProofLevel};
@@ -15,18 +14,19 @@ use lifeboat_engine::restore::Selector;
 use lifeboat_engine::stages::decrypt;
 use lifeboat_format::extents::{Bounds, Extent, Extents, OLDER};
 use lifeboat_format::id::{PackId, SnapshotId};
-use lifeboat_format::manifest::{Manifest, MapEntry};
+use lifeboat_format::info::VaultInfo;
+use lifeboat_format::manifest::{Manifest, MapEntry, MapPlace};
 use lifeboat_format::map::StreamMap;
 use lifeboat_format::{frames, layout, pack, varint};
 use tokio_util::sync::CancellationToken;
 
 use crate::fuzz::given::{configuration, signature};
-use crate::fuzz::stored::{extents, map};
+use crate::fuzz::stored::{extents, manifest as fuzzed_manifest, map, pack as fuzzed_pack};
 use crate::tools;
 use crate::vault::{DATASET, MemorySource, TestVault, files_below, name};
 
 /// The longest input that a target is given (`scripts/fuzz`).
-const MAX_INPUT: usize = 64 << 10;
+pub const MAX_INPUT: usize = 64 << 10;
 const MAX_PLAIN: usize = 64 << 20;
 /// Rows of a table in the vault.
 const ROWS: usize = 4000;
@@ -90,7 +90,7 @@ async fn vault() -> TestVault {
     };
     let (report, error) = drill.run().await;
     assert!(error.is_none(), "{error:?}");
-    good(publish(&reader, &report, &good(vault.keys()).signer).await);
+    good(publish(&reader, &report, &name("drill1"), &good(vault.keys()).signer).await);
     vault
 }
 
@@ -142,19 +142,19 @@ fn stored(vault: &TestVault, seeds: &mut Seeds) {
     for key in keys.iter().filter(|key| !layout::is_signature(key)) {
         let named = layout::parse_json(&drills, key).or_else(|| layout::parse_json(&prunes, key));
         if let Some(snapshot) = layout::parse_manifest(&shop, key) {
-            let compressed = open(&owner, &read(key));
-            let json = good(frames::decompress_document(&*compressed, 0, MAX_PLAIN as u64));
-            let manifest = good(serde_json::from_slice::<Manifest>(&json));
-            seeds.add("document", key, compressed);
-            seeds.add("manifest", key, json);
+            let plaintext = open(&owner, &read(key));
+            let told = good(VaultInfo::parse(&read(layout::VAULT), &name("r1"))).vault;
+            let manifest = good(Manifest::parse(plaintext.clone(), &told, &shop, &snapshot));
+            seeds.add("document", key, plaintext);
+            add_manifest(key, &manifest, seeds);
             of_manifest(&snapshot, &manifest, seeds);
             ids.push(snapshot.to_string());
         } else if layout::parse_index(&shop, key).is_some() {
-            let segment = good(frames::decompress_document(&*open(&owner, &read(key)), 0, MAX_PLAIN as u64));
-            seeds.add("index", key, segment);
+            let plaintext = open(&owner, &read(key));
+            seeds.add("index", key, good(frames::take_frame(&plaintext, MAX_PLAIN)).0);
         } else if let Some(id) = layout::parse_pack(&shop, key) {
             let plaintext = open(&owner, &read(key));
-            seeds.add("pack", &format!("{id}-short"), without_padding(&plaintext));
+            seeds.add("pack", &format!("{id}-unpadded"), without_padding(&plaintext));
             seeds.add("pack", &id.to_string(), plaintext);
             ids.push(id.to_string());
         } else if named.is_some() || *key == layout::VAULT || key.starts_with(layout::HOSTS) {
@@ -171,25 +171,26 @@ fn stored(vault: &TestVault, seeds: &mut Seeds) {
     seeds.add("varint", "all", numbers);
 }
 
-/// Table and trailer stand at the end, the zeros between them are left out.
 fn without_padding(plaintext: &[u8]) -> Vec<u8> {
     let entries = good(pack::read_table(&mut Cursor::new(plaintext)));
     let table: usize = entries.iter().map(|entry| entry.frame as usize).sum();
     let length = plaintext[table + 4..].first_chunk().map_or(0, |length| u32::from_le_bytes(*length));
-    let end = table + 8 + length as usize;
-    let trailer = &plaintext[plaintext.len() - 16..];
-    [&plaintext[..end], &plaintext[table..table + 4], &16_u32.to_le_bytes(), trailer].concat()
+    fuzzed_pack::input(table as u32, &plaintext[..table + 8 + length as usize])
+}
+
+fn add_manifest(named: &str, manifest: &Manifest, seeds: &mut Seeds) {
+    let extents: Vec<u8> = manifest.streams.iter().flat_map(|stream| stream.extents.to_vec()).collect();
+    seeds.add("manifest", named, fuzzed_manifest::input(&good(serde_json::to_vec(manifest)), &extents));
 }
 
 /// Its extents; and as they would be some snapshots later, when a map tells of them.
 fn of_manifest(snapshot: &SnapshotId, manifest: &Manifest, seeds: &mut Seeds) {
     let packs = manifest.contents();
-    let ids: Vec<PackId> = manifest.packs.iter().map(|pack| pack.0).collect();
+    let ids: Vec<PackId> = manifest.packs.iter().map(|pack| pack.id).collect();
     for (at, stream) in manifest.streams.iter().enumerate() {
-        let blocks = good(BASE64.decode(stream.extents.as_bytes()));
         let header = extents::header(stream.length, &Bounds { packs: packs.clone(), older: 0 });
         let named = format!("{snapshot}-{at}");
-        seeds.add("extents", &named, [header, blocks].concat());
+        seeds.add("extents", &named, [&header[..], &stream.extents].concat());
 
         let own = good(manifest.extents(stream, &packs));
         let older = good(StreamMap::of(own.iter(), &ids));
@@ -201,25 +202,20 @@ fn of_manifest(snapshot: &SnapshotId, manifest: &Manifest, seeds: &mut Seeds) {
         ];
         let (newer, length) = (good(Extents::of(newer)), stream.length + 1);
         let header = extents::header(length, &Bounds { packs: packs.clone(), older: stream.length });
-        seeds.add("extents", &format!("{named}-newer"), [&header, newer.bytes()].concat());
+        seeds.add("extents", &format!("{named}-newer"), [&header[..], newer.bytes()].concat());
         let bytes = older.to_bytes();
         // Packs that the target does not know begin with 0xff.
         if older.packs.iter().all(|pack| pack.0[0] != 0xff) {
             seeds.add("map", &named, map::input(stream.length, &bytes, &header, newer.bytes()));
         }
         // A map lies in a pack; here it is said to lie where there is something else.
-        let lies = Extents::of([Extent { pack: 0, offset: 0, length: (bytes.len() as u64).min(packs[0]) }]);
         let mut mapped = manifest.clone();
         mapped.streams.truncate(at + 1);
         mapped.streams[at].length = length;
-        mapped.streams[at].extents = newer.to_text();
-        mapped.streams[at].map = Some(MapEntry {
-            covers: stream.length,
-            length: (bytes.len() as u64).min(packs[0]),
-            blake3: PackId::of(&bytes),
-            extents: good(lies).to_text(),
-        });
-        seeds.add("manifest", &format!("{named}-mapped"), good(serde_json::to_vec(&mapped)));
+        mapped.streams[at].extents = newer.bytes().clone();
+        let place = MapPlace::Packs(vec![0]);
+        mapped.streams[at].map = Some(MapEntry { covers: stream.length, blake3: PackId::of(&bytes), place });
+        add_manifest(&format!("{named}-mapped"), &mapped, seeds);
     }
 }
 

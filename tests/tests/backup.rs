@@ -105,7 +105,7 @@ async fn unchanged_data_is_not_stored_again_also_after_the_state_directory_was_l
     assert!(vault.restore(&third.snapshot).await.unwrap()["data"] == data);
     let reader = vault.open(vault.owner()).await.unwrap();
     let manifest = reader.manifest(&name(DATASET), &third.snapshot).await.unwrap();
-    assert_eq!(manifest.predecessor, Some(second.snapshot));
+    assert_eq!(manifest.predecessor(), Some(&second.snapshot));
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -200,7 +200,7 @@ fn concatenated(vault: &TestVault, packs: &[PackRef]) -> Vec<u8> {
     let keyring = vault.replica_path(1).join(layout::keyring_generation(&name(DATASET), 1));
     std::fs::write(&identity, decrypted(&vault.master, &keyring)).unwrap();
     let content = |pack: &PackRef| {
-        let file = vault.replica_path(1).join(layout::pack(&name(DATASET), &pack.0));
+        let file = vault.replica_path(1).join(layout::pack(&name(DATASET), &pack.id));
         std::fs::write(&plaintext, decrypted(&identity, &file)).unwrap();
         run("zstd", &["-dqc".as_ref(), &plaintext])
     };

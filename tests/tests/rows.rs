@@ -8,7 +8,7 @@ use lifeboat_engine::backup::BackupReport;
 use lifeboat_engine::config::Dedup;
 use lifeboat_engine::format::extents::OLDER;
 use lifeboat_engine::format::id::PackId;
-use lifeboat_engine::format::manifest::{MapEntry, PackRef};
+use lifeboat_engine::format::manifest::MapEntry;
 use lifeboat_tests::vault::{DATASET, MemorySource, TestVault, files_below, name, noise};
 use proptest::prelude::*;
 
@@ -190,7 +190,7 @@ async fn what_is_scattered_too_much_is_stored_anew_a_stretch_in_each_backup() {
     let first = backup(&vault, &bytes(&rows)).await;
     let reader = vault.open(vault.owner()).await.unwrap();
     let first = reader.manifest(&name(DATASET), &first.snapshot).await.unwrap();
-    let mut known: BTreeSet<PackId> = first.packs.iter().map(|pack| pack.0).collect();
+    let mut known: BTreeSet<PackId> = first.packs.iter().map(|pack| pack.id).collect();
     // One row in 32, others each time: after some of these there are more than 3,200 parts a MiB.
     let mut new = Vec::new();
     for version in 1..=10 {
@@ -206,9 +206,9 @@ async fn what_is_scattered_too_much_is_stored_anew_a_stretch_in_each_backup() {
         let rows = extents.iter().filter(|extent| extent.pack != OLDER && extent.length < 400);
         let packs: BTreeSet<u32> = rows.map(|extent| extent.pack).collect();
         let packs = packs.into_iter().map(|pack| manifest.packs[pack as usize]);
-        let largest = packs.filter(|pack| !known.contains(&pack.0)).map(|PackRef(_, size, _)| size).max();
+        let largest = packs.filter(|pack| !known.contains(&pack.id)).map(|pack| pack.size).max();
         assert!(largest.is_some_and(|largest| largest <= 1 << 20), "rows lie in a pack of {largest:?} bytes");
-        known.extend(manifest.packs.iter().map(|pack| pack.0));
+        known.extend(manifest.packs.iter().map(|pack| pack.id));
     }
     let changed = new[0];
     let renewed: Vec<bool> = new.iter().map(|new| *new > 2 * changed).collect();

@@ -7,7 +7,7 @@ use std::collections::BTreeSet;
 use std::time::Duration;
 
 use lifeboat_engine::format::id::PackId;
-use lifeboat_engine::format::manifest::Manifest;
+use lifeboat_engine::format::manifest::{Manifest, MapEntry};
 use lifeboat_tests::vault::{DATASET, MemorySource, TestVault, name, noise};
 
 const MIB: usize = 1 << 20;
@@ -25,8 +25,13 @@ async fn backup_all(vault: &TestVault, source: &MemorySource) -> Manifest {
     vault.open(vault.owner()).await.unwrap().manifest(&name(DATASET), &report.snapshot).await.unwrap()
 }
 
+/// The length of a map.
+fn of_map(manifest: &Manifest, map: &MapEntry) -> u64 {
+    manifest.map_extents(map).unwrap().iter().map(|(pack, _)| pack.content).sum()
+}
+
 fn packs(manifest: &Manifest) -> Vec<PackId> {
-    manifest.packs.iter().map(|pack| pack.0).collect()
+    manifest.packs.iter().map(|pack| pack.id).collect()
 }
 
 /// As prune would have it: these packs are sparse.
@@ -56,10 +61,10 @@ async fn manifests_say_what_of_each_pack_is_unused_to_the_byte() {
         }
         let manifest = backup(&vault, rows.concat().as_bytes()).await;
         // Rows are all different: each byte of a pack is needed once, or not at all.
-        let needed: Vec<u64> = manifest.packs_and_unused().map(|(pack, unused)| pack.2 - unused).collect();
+        let needed: Vec<u64> = manifest.packs_and_unused().map(|(pack, unused)| pack.content - unused).collect();
         let stream = &manifest.streams[0];
-        let map = stream.map.as_ref().map_or(0, |map| map.length);
-        assert_eq!(needed.iter().sum::<u64>(), manifest.totals.raw_bytes + map, "version {version}");
+        let map = stream.map.as_ref().map_or(0, |map| of_map(&manifest, map));
+        assert_eq!(needed.iter().sum::<u64>(), manifest.accounting.raw_bytes + map, "version {version}");
         if map == 0 {
             let mut named = vec![0; needed.len()];
             let extents = manifest.extents(stream, &manifest.contents()).unwrap();
@@ -67,7 +72,7 @@ async fn manifests_say_what_of_each_pack_is_unused_to_the_byte() {
             assert_eq!(needed, named, "version {version}");
         }
         mapped += usize::from(map > 0);
-        unused = manifest.unused.iter().filter(|unused| **unused > 0).count();
+        unused = manifest.accounting.unused.iter().filter(|unused| **unused > 0).count();
     }
     assert!(
         (4..12).contains(&mapped) && unused > 3,
@@ -81,14 +86,14 @@ async fn rows_in_packs_that_are_to_go_are_stored_again_and_all_others_stay_mappe
     let mut rows: Vec<String> = vec![String::new(); 250_000];
     change(&mut rows, 0, 1);
     let mut manifest = backup(&vault, rows.concat().as_bytes()).await;
-    let first = manifest.totals.stored_bytes;
+    let first = manifest.accounting.stored_bytes;
     for version in 1..10 {
         change(&mut rows, version, 100);
         manifest = backup(&vault, rows.concat().as_bytes()).await;
     }
     assert!(manifest.streams[0].map.is_some());
     // Every other pack but the one that most of the data lies in.
-    let largest = manifest.packs.iter().max_by_key(|pack| pack.2).unwrap().0;
+    let largest = manifest.packs.iter().max_by_key(|pack| pack.content).unwrap().id;
     let hidden: BTreeSet<PackId> = packs(&manifest).into_iter().filter(|pack| *pack != largest).step_by(2).collect();
     assert!(hidden.len() > 3, "{:?}", manifest.packs);
     list_as_sparse(&vault, &hidden);
@@ -97,7 +102,7 @@ async fn rows_in_packs_that_are_to_go_are_stored_again_and_all_others_stay_mappe
         let newer = backup(&vault, rows.concat().as_bytes()).await;
         assert!(packs(&newer).iter().all(|pack| !hidden.contains(pack)), "{:?}", newer.packs);
         assert!(newer.streams[0].map.is_some(), "version {version} has no map");
-        let stored = newer.totals.stored_bytes;
+        let stored = newer.accounting.stored_bytes;
         assert!(stored < first / 2, "version {version} stored {stored} bytes, the first one {first}");
     }
 }
@@ -125,13 +130,13 @@ async fn a_pack_of_which_little_is_needed_is_given_back() {
 
     let third = backup(&vault, &data).await;
     assert!(!packs(&third).contains(&worn), "the old pack is still needed");
-    let again = third.totals.stored_bytes as usize;
+    let again = third.accounting.stored_bytes as usize;
     assert!((MIB..4 * MIB).contains(&again), "stored again: {again}");
     let (plan, _) = vault.prune().await.unwrap();
     assert!(plan.waiting.iter().any(|pack| pack.key.contains(&worn.to_string())), "{plan:?}");
     // It is not found again while it waits.
     let fourth = backup(&vault, &data).await;
-    assert_eq!((fourth.totals.stored_bytes, packs(&fourth).contains(&worn)), (0, false));
+    assert_eq!((fourth.accounting.stored_bytes, packs(&fourth).contains(&worn)), (0, false));
     vault.clock.advance(Duration::from_secs(2 * 86_400));
     let (_, outcome) = vault.prune().await.unwrap();
     assert!(outcome.bytes > 2 * old.len() as u64, "it is still there: {outcome:?}");
@@ -161,8 +166,8 @@ async fn one_budget_bounds_what_is_stored_again_of_sparse_packs_and_of_all_strea
         }
         let manifest = backup_all(&vault, &source).await;
         let extents = manifest.extents(&manifest.streams[0], &manifest.contents()).unwrap();
-        packs_of_data.extend(extents.iter().map(|extent| manifest.packs[extent.pack as usize].0));
-        new.push((manifest.totals.raw_bytes - manifest.totals.deduplicated_bytes) as usize);
+        packs_of_data.extend(extents.iter().map(|extent| manifest.packs[extent.pack as usize].id));
+        new.push((manifest.accounting.raw_bytes - manifest.accounting.deduplicated_bytes) as usize);
     }
     let lengths = tables.map(|(_, rows)| rows.concat().len());
     assert!(lengths.iter().all(|length| (8 * MIB..10 * MIB).contains(length)), "{lengths:?}");

@@ -74,9 +74,14 @@ fn parse(section: Section<'_>, reader: &mut SettingsReader<'_>) -> Option<Comman
         return None;
     }
     let stream = raw.stream.as_ref().map_or(DEFAULT_STREAM, |stream| stream.get_ref().as_str());
-    if stream.is_empty() || stream.len() > MAX_STREAM_NAME_BYTES || stream.chars().any(char::is_control) {
+    let is_path = stream.split('/').all(|part| !matches!(part, "" | "." | ".."));
+    if stream.len() > MAX_STREAM_NAME_BYTES || stream.chars().any(char::is_control) || !is_path {
         let span = raw.stream.as_ref().map_or(0..0, Spanned::span);
-        reader.findings.add(span, "this stream name is not usable", "use 1 to 200 bytes without control characters");
+        reader.findings.add(
+            span,
+            "this stream name is not usable",
+            "use a path such as `dump` or `app/dump`, of at most 1024 bytes without control characters",
+        );
     }
     Some(CommandConfig {
         argv: argv.get_ref().clone(),

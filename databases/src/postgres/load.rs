@@ -87,12 +87,11 @@ async fn load(
 /// Each database that is wanted, and the name that it gets.
 fn choose<'a, 'b>(there: &'b [Stored<'a>], wanted: &Wanted) -> Result<Vec<(&'b Stored<'a>, String)>> {
     if let Some(missing) = wanted.databases.iter().find(|name| !there.iter().any(|stored| stored.0 == **name)) {
-        let names: Vec<&str> = there.iter().map(|stored| stored.0).collect();
+        let names: Vec<&str> = there.iter().map(|stored| stored.0.as_str()).collect();
         return Err(Error::usage(format!("the snapshot has no database `{missing}`"))
             .hint(format!("it has: {}", names.join(", "))));
     }
-    let chosen =
-        there.iter().filter(|stored| wanted.databases.is_empty() || wanted.databases.iter().any(|w| w == stored.0));
+    let chosen = there.iter().filter(|stored| wanted.databases.is_empty() || wanted.databases.contains(&stored.0));
     let chosen: Vec<&Stored<'_>> = chosen.collect();
     match (wanted.rename.as_deref(), chosen.as_slice()) {
         (Some(name), [only]) => Ok(vec![(*only, name.to_owned())]),
@@ -100,7 +99,7 @@ fn choose<'a, 'b>(there: &'b [Stored<'a>], wanted: &Wanted) -> Result<Vec<(&'b S
             Err(Error::usage(format!("{} databases cannot all be restored under one name", several.len()))
                 .hint("choose one with --database"))
         }
-        (None, all) => Ok(all.iter().map(|stored| (*stored, stored.0.to_owned())).collect()),
+        (None, all) => Ok(all.iter().map(|stored| (*stored, stored.0.clone())).collect()),
     }
 }
 

@@ -67,7 +67,7 @@ impl Database for Postgres {
         }
     }
 
-    fn database_of<'s>(&self, stream: &'s str) -> Option<&'s str> {
+    fn database_of(&self, stream: &str) -> Option<String> {
         parts::DumpPart::of_stream(stream).map(|(_, database)| database)
     }
 

@@ -14,7 +14,7 @@ use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, percent_decode_str, utf8_perc
 use super::sql::quoted;
 use crate::streams::MAX_STREAM_NAME_BYTES;
 
-/// What is percent-encoded in the names of schemas and tables.
+/// What is percent-encoded in the names of databases, schemas and tables.
 const ENCODED: &AsciiSet = &NON_ALPHANUMERIC.remove(b'-').remove(b'_');
 
 /// A part of a database. Sorted, the part that creates the database comes first.
@@ -63,6 +63,7 @@ impl Table {
 impl DumpPart {
     /// The name of its stream; `None` for a table whose name is too long for a stream.
     pub(crate) fn stream(&self, database: &str) -> Option<String> {
+        let database = utf8_percent_encode(database, ENCODED);
         let name = match self {
             Self::Whole => format!("database/{database}"),
             Self::Schema => format!("schema/{database}"),
@@ -76,21 +77,19 @@ impl DumpPart {
     }
 
     /// Part and database of a stream; `None` for a stream of another kind.
-    pub(crate) fn of_stream(stream: &str) -> Option<(Self, &str)> {
-        let (kind, rest) = stream.split_once('/')?;
-        Some(match kind {
-            "database" => (Self::Whole, rest),
-            "schema" => (Self::Schema, rest),
-            "data" => (Self::Data, rest),
-            "table" => {
-                // From the end: the name of a database may hold a slash.
-                let mut words = rest.rsplitn(3, '/');
-                let mut decoded = || Some(percent_decode_str(words.next()?).decode_utf8().ok()?.into_owned());
-                let (name, schema) = (decoded()?, decoded()?);
-                (Self::Table(TableName { schema, name }), words.next()?)
+    pub(crate) fn of_stream(stream: &str) -> Option<(Self, String)> {
+        let decoded = |word: &str| Some(percent_decode_str(word).decode_utf8().ok()?.into_owned());
+        let words: Vec<&str> = stream.split('/').collect();
+        let (part, database) = match words[..] {
+            ["database", database] => (Self::Whole, database),
+            ["schema", database] => (Self::Schema, database),
+            ["data", database] => (Self::Data, database),
+            ["table", database, schema, name] => {
+                (Self::Table(TableName { schema: decoded(schema)?, name: decoded(name)? }), database)
             }
             _ => return None,
-        })
+        };
+        Some((part, decoded(database)?))
     }
 
     /// The arguments of `pg_dump` for this part of a database in which `tables` have parts of their
@@ -123,7 +122,7 @@ impl DumpPart {
 }
 
 /// A database of a snapshot: its name, its parts in order, and their streams.
-pub(crate) type Stored<'a> = (&'a str, Vec<(DumpPart, &'a str)>);
+pub(crate) type Stored<'a> = (String, Vec<(DumpPart, &'a str)>);
 
 /// The databases among `streams`, in the order of capture.
 pub(crate) fn by_database(streams: &[String]) -> Vec<Stored<'_>> {
@@ -155,14 +154,16 @@ mod tests {
             let tables = tables.map(|(schema, name)| DumpPart::Table(table(schema, name)));
             for part in [DumpPart::Whole, DumpPart::Schema, DumpPart::Data].into_iter().chain(tables) {
                 let stream = part.stream(database).unwrap_or_default();
-                assert_eq!(DumpPart::of_stream(&stream), Some((part, database)), "{stream}");
+                assert_eq!(DumpPart::of_stream(&stream), Some((part, database.to_owned())), "{stream}");
             }
         }
         assert_eq!(
             DumpPart::Table(table("public", "order_items")).stream("shop").as_deref(),
             Some("table/shop/public/order_items")
         );
-        assert_eq!(DumpPart::Table(table(&"ü".repeat(31), &"ü".repeat(31))).stream("shop"), None);
+        assert_eq!(DumpPart::Whole.stream("a/b").as_deref(), Some("database/a%2Fb"));
+        assert_eq!(DumpPart::Whole.stream("..").as_deref(), Some("database/%2E%2E"));
+        assert_eq!(DumpPart::Table(table(&"ü".repeat(90), &"ü".repeat(90))).stream("shop"), None);
         for other in ["globals", "stdout", "table/shop", "table/shop/public", "files/x"] {
             assert_eq!(DumpPart::of_stream(other), None, "{other}");
         }
@@ -174,7 +175,7 @@ mod tests {
         let databases = by_database(&streams);
         let order: Vec<&str> = databases[0].1.iter().map(|(_, stream)| *stream).collect();
         assert_eq!(order, ["schema/a", "data/a", "table/a/s/t"]);
-        assert_eq!(databases[1], ("b", vec![(DumpPart::Whole, "database/b")]));
+        assert_eq!(databases[1], ("b".to_owned(), vec![(DumpPart::Whole, "database/b")]));
         assert_eq!(databases.len(), 2);
     }
 

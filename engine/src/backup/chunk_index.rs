@@ -44,6 +44,8 @@ pub(crate) struct StoredAt {
 /// Every chunk that need not be stored again.
 pub(crate) struct ChunkIndex {
     older: StoredChunks,
+    /// The key generation of all older packs.
+    generation: u32,
     /// Older packs that no index segment lists yet. A run that refers to one must list it.
     uncommitted: HashMap<u32, IndexedPack>,
     known: Mutex<Known>,
@@ -141,7 +143,9 @@ impl ChunkIndex {
         let (StoredChunks { lengths, packs }, at) = (&self.older, place.pack as usize);
         let end = packs.get(at + 1).map_or(lengths.len(), |next| next.first as usize);
         let content = lengths[packs[at].first as usize..end].iter().map(|length| u64::from(length.get())).sum();
-        (PackRef(packs[at].id, packs[at].size, content), self.uncommitted.get(&place.pack))
+        let StoredPack { id, size, .. } = packs[at];
+        let pack = PackRef { id, size, content, generation: self.generation };
+        (pack, self.uncommitted.get(&place.pack))
     }
 
     /// Reads every index segment that any replica holds, and the journal.
@@ -160,9 +164,9 @@ impl ChunkIndex {
         let mut index =
             IndexBuilder::new(most(|inventory| inventory.index_bytes), most(|inventory| inventory.packs.len() as u64));
         let segments: BTreeSet<&SnapshotId> = inventories.iter().flat_map(|inventory| &inventory.indexes).collect();
-        let mut less = |error: &Error| {
-            warnings
-                .push(format!("less data is deduplicated, because an index segment is unreadable: {}", error.chain()));
+        let mut less = |segment: &SnapshotId, error: &Error| {
+            let why = error.chain();
+            warnings.push(format!("less data is deduplicated, because index segment {segment} is unreadable: {why}"));
         };
         for snapshot in segments {
             let holders: Vec<SharedReplica> = inventories
@@ -176,15 +180,15 @@ impl ChunkIndex {
                         match pack {
                             Ok(pack) if present(&pack) => drop(index.add(&pack)),
                             Ok(_) => {}
-                            Err(error) => less(&error),
+                            Err(error) => less(snapshot, &error),
                         }
                     }
                 }
                 Ok(_) => {}
-                Err(error) => less(&error),
+                Err(error) => less(snapshot, &error),
             }
         }
-        index.finish(journalled.into_iter().filter(present).collect())
+        index.finish(generation, journalled.into_iter().filter(present).collect())
     }
 }
 
@@ -218,12 +222,12 @@ impl IndexBuilder {
         packs.len() as u32 - 1
     }
 
-    fn finish(mut self, crashed: Vec<IndexedPack>) -> ChunkIndex {
+    fn finish(mut self, generation: u32, crashed: Vec<IndexedPack>) -> ChunkIndex {
         let mut crashed: HashMap<_, _> = crashed.into_iter().map(|pack| (pack.id, pack)).collect();
         self.older.packs.iter().for_each(|pack| drop(crashed.remove(&pack.id)));
         let uncommitted = crashed.into_values().map(|pack| (self.add(&pack), pack)).collect();
         let known = Mutex::new(Known { table: self.table.finish(), own: Vec::new() });
-        ChunkIndex { older: self.older, uncommitted, known }
+        ChunkIndex { older: self.older, generation, uncommitted, known }
     }
 }
 
@@ -235,7 +239,7 @@ impl ChunkIndex {
         for pack in packs {
             builder.add(&pack);
         }
-        builder.finish(Vec::new())
+        builder.finish(1, Vec::new())
     }
 }
 
@@ -256,7 +260,7 @@ mod tests {
         for (id, pack, offset, length) in [(1, 100, 0, 10), (2, 100, 10, 20), (3, 102, 0, 30), (4, 102, 40, 40)] {
             let number = index.find_older(&Digest([id; 32]));
             let place = number.map(|number| index.place(number));
-            let found = place.map(|place| (index.pack(place).0.0, place.offset));
+            let found = place.map(|place| (index.pack(place).0.id, place.offset));
             assert_eq!(found, Some((Digest([pack; 32]), offset)), "chunk {id}");
             assert_eq!(number.and_then(|number| index.length(number)), Some(length));
         }

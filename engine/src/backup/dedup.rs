@@ -37,6 +37,8 @@ pub(crate) struct Deduplicator<'a> {
     /// The part of these bytes that was compressed harder.
     little: u64,
     rows: Option<StreamRows>,
+    /// Whether the stream is a map, which lies in packs of its own.
+    is_map: bool,
     /// Fragments of which the packer does not know yet.
     parts: Vec<Fragment>,
     /// The bytes of the new ones among these fragments.
@@ -47,17 +49,24 @@ impl<'a> Deduplicator<'a> {
     /// Begins a stream.
     pub(crate) fn new(outbox: &'a Outbox, stream: usize, name: String) -> Result<Self> {
         let shared = &outbox.shared;
-        let rows = shared.rows.as_ref().filter(|_| !name.starts_with(MAP_OF)).map(|rows| rows.stream(&name));
+        let is_map = name.starts_with(MAP_OF);
+        let rows = shared.rows.as_ref().filter(|_| !is_map).map(|rows| rows.stream(&name));
         outbox.send(|| Item::Begin { stream, name })?;
         let effort = |compression| Arc::new(Effort::new(compression));
         let (effort, effort_of_little) = (effort(shared.compression), effort(shared.compression.of_little()));
         let (parts, new) = (Vec::new(), Vec::new());
-        Ok(Self { outbox, stream, effort, effort_of_little, length: 0, little: 0, rows, parts, new })
+        Ok(Self { outbox, stream, effort, effort_of_little, length: 0, little: 0, rows, is_map, parts, new })
     }
 
     /// Decides about the next chunk.
     pub(crate) fn chunk(&mut self, Identified { chunk, id, older }: Identified) -> Result<()> {
         self.length += chunk.len() as u64;
+        if self.is_map {
+            let stream = self.stream;
+            let (chunk, job) = self.prepare(id, chunk, &self.effort)?;
+            self.outbox.send(|| Item::Map { stream, chunk })?;
+            return self.outbox.compress(job);
+        }
         if let Some(number) = older {
             if let Some(rows) = &mut self.rows {
                 rows.known(&id, &chunk);

@@ -4,9 +4,9 @@ use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 
 use lifeboat_base::{Error, Result};
-use lifeboat_format::extents::{Extent, Extents, ExtentsWriter};
+use lifeboat_format::extents::{Extent, Extents};
 use lifeboat_format::id::PackId;
-use lifeboat_format::manifest::{MapEntry, PackRef, StreamEntry};
+use lifeboat_format::manifest::{MapEntry, MapPlace, PackRef, StreamEntry};
 use lifeboat_format::map::{Resolved, StreamMap};
 
 use super::messages::{Captured, CapturedStream, MAP_OF};
@@ -29,25 +29,23 @@ pub(crate) fn entries(
         used.iter().flat_map(|map| &map.packs).for_each(|pack| _ = packs.number(pack));
         packs.resolve(stream.extents.clone(), used.map(|map| &map.older)).for_each(|extent| packs.count(&extent));
         let map = match used.map(|map| (map.older.extents.length(), &map.origin)) {
-            Some((_, Origin::Kept { entry, extents })) => {
-                let mut writer = ExtentsWriter::default();
-                for (pack, extent) in extents {
-                    let extent = Extent { pack: packs.number(pack), ..*extent };
-                    packs.count(&extent);
-                    writer.push(extent)?;
-                }
-                Some(MapEntry { extents: writer.finish()?.to_text(), ..entry.clone() })
+            Some((covers, Origin::Kept { blake3, packs: held })) => {
+                let place = held.iter().map(|pack| packs.number(pack)).collect();
+                Some(MapEntry { covers, blake3: *blake3, place: MapPlace::Packs(place) })
             }
             Some((covers, Origin::Made(_))) => {
                 let lost = || Error::failed(format!("the map of stream `{}` was not stored", stream.name));
-                let CapturedStream { length, blake3, extents, .. } = made.get(&stream.name).ok_or_else(lost)?;
-                extents.iter().for_each(|extent| packs.count(&extent));
-                Some(MapEntry { covers, length: *length, blake3: *blake3, extents: extents.to_text() })
+                let CapturedStream { blake3, extents, .. } = made.get(&stream.name).ok_or_else(lost)?;
+                let place: Vec<u32> = extents.iter().map(|extent| extent.pack).collect();
+                Some(MapEntry { covers, blake3: *blake3, place: MapPlace::Packs(place) })
             }
             None => None,
         };
+        if let Some(MapEntry { place: MapPlace::Packs(held), .. }) = &map {
+            held.iter().for_each(|pack| packs.count_whole(*pack));
+        }
         let CapturedStream { name, length, blake3, exit, extents } = stream;
-        entries.push(StreamEntry { name, length, blake3, exit, extents: extents.to_text(), map });
+        entries.push(StreamEntry { name, length, blake3, exit, extents: extents.bytes().clone(), map });
     }
     Ok((entries, packs.unused()))
 }
@@ -62,13 +60,13 @@ struct ManifestPacks<'a> {
 
 impl<'a> ManifestPacks<'a> {
     fn new(packs: &'a mut Vec<PackRef>) -> Self {
-        let numbers = packs.iter().zip(0..).map(|(pack, number)| (pack.0, number)).collect();
+        let numbers = packs.iter().zip(0..).map(|(pack, number)| (pack.id, number)).collect();
         let needed = vec![0; packs.len()];
         Self { packs, numbers, needed }
     }
 
     fn number(&mut self, pack: &PackRef) -> u32 {
-        *self.numbers.entry(pack.0).or_insert_with(|| {
+        *self.numbers.entry(pack.id).or_insert_with(|| {
             self.packs.push(*pack);
             self.needed.push(0);
             self.packs.len() as u32 - 1
@@ -88,8 +86,12 @@ impl<'a> ManifestPacks<'a> {
         self.needed[extent.pack as usize] += extent.length;
     }
 
+    fn count_whole(&mut self, pack: u32) {
+        self.needed[pack as usize] = self.packs[pack as usize].content;
+    }
+
     fn unused(&self) -> Vec<u64> {
         let each = self.packs.iter().zip(&self.needed);
-        each.map(|(PackRef(_, _, content), needed)| content.saturating_sub(*needed)).collect()
+        each.map(|(pack, needed)| pack.content.saturating_sub(*needed)).collect()
     }
 }

@@ -129,7 +129,7 @@ impl Fleet {
     /// [`Class::Storage`] if fewer than the required replicas took it.
     pub(crate) async fn upload(&self, pack: PackRef, ciphertext: &Bytes) -> Result<Receipt> {
         let replicas: Vec<SharedReplica> = self.healthy().into_iter().map(|member| member.replica.clone()).collect();
-        let key = layout::pack(&self.dataset, &pack.0);
+        let key = layout::pack(&self.dataset, &pack.id);
         let replicas = self.put_all(&replicas, &key, ciphertext).await;
         if replicas.len() < self.required {
             return Err(self.too_few("a pack", replicas.len()));
@@ -165,9 +165,9 @@ impl Fleet {
         let uploaded: HashSet<PackId> = receipts
             .iter()
             .filter(|receipt| receipt.replicas.contains(member.replica.name()))
-            .map(|receipt| receipt.pack.0)
+            .map(|receipt| receipt.pack.id)
             .collect();
-        packs.iter().filter(|pack| !member.has(pack) && !uploaded.contains(&pack.0)).copied().collect()
+        packs.iter().filter(|pack| !member.has(pack) && !uploaded.contains(&pack.id)).copied().collect()
     }
 }
 

@@ -11,6 +11,7 @@ use async_trait::async_trait;
 use lifeboat_base::{Class, Context, Error, Result};
 use lifeboat_databases::streams::{StreamSink, StreamWriter};
 use lifeboat_format::id::Digest;
+use lifeboat_format::stream_name::StreamNames;
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
@@ -29,7 +30,7 @@ const BLOCKS_CUT: usize = 2;
 
 pub(crate) struct Intake {
     outbox: Outbox,
-    names: Mutex<Vec<String>>,
+    names: Mutex<StreamNames>,
     streams: AtomicUsize,
 }
 
@@ -100,15 +101,14 @@ pub(crate) struct Sink(pub(crate) Arc<Intake>);
 
 impl StreamSink for Sink {
     fn open(&self, name: &str) -> Result<Box<dyn StreamWriter>> {
-        let legal = !name.is_empty() && name.len() <= 200 && !name.chars().any(char::is_control);
         let mut names = self.0.names.lock().unwrap_or_else(PoisonError::into_inner);
-        if !legal || names.iter().any(|taken| taken == name) {
+        if !names.insert(name) {
             return Err(Error::source_failed(format!(
-                "a stream cannot be named `{}`: a name must be unique, 1 to 200 bytes, without control characters",
+                "a stream cannot be named `{}`: a name must be unique, 1 to 1024 bytes, and a path below a folder",
                 name.escape_debug()
-            )));
+            ))
+            .hint("set another `stream`, or rename the file; nothing was committed"));
         }
-        names.push(name.to_owned());
         drop(names);
         Ok(self.begin(name.to_owned()))
     }

@@ -56,6 +56,11 @@ pub(crate) enum Item {
         stream: usize,
         chunk: NewChunk,
     },
+    /// A part of a map, which is stored whether or not it is known.
+    Map {
+        stream: usize,
+        chunk: NewChunk,
+    },
     /// Fragments from several places. The new ones, in order, are the chunk `new`.
     Mixed {
         stream: usize,

@@ -23,6 +23,7 @@ mod messages;
 mod outbox;
 mod packer;
 mod pipeline;
+mod place;
 mod predecessor;
 mod row_search;
 mod sequence;
@@ -36,12 +37,14 @@ use bytes::Bytes;
 use chrono::{DateTime, TimeDelta, Utc};
 use lifeboat_base::clock::SharedClock;
 use lifeboat_base::facts::SourceFacts;
-use lifeboat_base::{Class, Context, Error, Result};
+use lifeboat_base::{Error, Result};
 use lifeboat_databases::{Source, ToolEnvironment, WorkContext};
+use lifeboat_format::Format;
 use lifeboat_format::id::{Name, PackId, SnapshotId};
 use lifeboat_format::index::{IndexSegment, IndexedPack, MAX_SEGMENT_CHUNKS};
 use lifeboat_format::layout;
-use lifeboat_format::manifest::{MANIFEST_VERSION, Manifest, PackRef, Totals};
+use lifeboat_format::manifest::{Accounting, Manifest, PackRef};
+use lifeboat_format::requirements::Requirements;
 use lifeboat_store::SharedReplica;
 use serde::Serialize;
 use tokio_util::sync::CancellationToken;
@@ -52,12 +55,13 @@ use self::fleet::Fleet;
 use self::intake::Sink;
 use self::messages::Captured;
 use self::pipeline::Pipeline;
+use self::place::Place;
 use self::predecessor::Predecessor;
 use self::row_search::Rows;
 use self::shared::{Buffers, Shared};
 use crate::catalog::ciphertext::copy_pack;
 use crate::catalog::documents::{Documents, sign_encrypted};
-use crate::catalog::inventory::{Inventory, all_snapshots};
+use crate::catalog::inventory::Inventory;
 use crate::config::{Config, Dataset, Dedup};
 use crate::keys::{DatasetKeys, HostKeys};
 use crate::renewal::sparse;
@@ -148,9 +152,9 @@ impl Backup<'_> {
     /// replicas.
     ///
     /// # Errors
-    /// [`Class::Source`], [`Class::Storage`], [`Class::Keys`] or [`Class::Integrity`], after the
-    /// cause; [`Class::Failed`] if the backup was cancelled. No snapshot exists then, except in
-    /// replicas that took the signature before too many others failed.
+    /// Of the [class](lifeboat_base::Class) `Source`, `Storage`, `Keys` or `Integrity`, after the
+    /// cause; `Failed` if the backup was cancelled. No snapshot exists then, except in replicas
+    /// that took the signature before too many others failed.
     pub async fn run(&self) -> Result<BackupReport> {
         let (began, now) = (self.clock.elapsed(), self.clock.now());
         let dataset = &self.dataset.name;
@@ -164,15 +168,16 @@ impl Backup<'_> {
         let reader = self.keys.reader();
         let documents = Documents { vault: &self.keys.vault, dataset, keys: &reader, cache: Some(&cache) };
         let mut warnings = Vec::new();
-        let predecessor = self.predecessor(&documents, fleet.members(), &mut warnings).await;
+        let place = Place::find(&documents, fleet.members(), &mut warnings).await?;
         let started =
-            predecessor.as_ref().map_or(now, |last| now.max(last.snapshot.time() + TimeDelta::milliseconds(1)));
+            place.previous.as_ref().map_or(now, |last| now.max(last.snapshot.time() + TimeDelta::milliseconds(1)));
         let snapshot = SnapshotId::new(started, rand::random());
         let journal = Journal::open(self.state, dataset, &self.keys.host_key, generation)?;
         let index = ChunkIndex::build(&documents, fleet.members(), generation, journal.read(), &mut warnings).await;
 
+        let Place { previous, sequence, manifest: predecessor } = place;
         let rows = self.rows(&keys, predecessor.as_ref(), fleet.members(), &sparse)?;
-        let predecessor = predecessor.map(|manifest| manifest.snapshot);
+        drop(predecessor);
 
         let cancel = self.cancel.child_token();
         let shared = Arc::new(Shared {
@@ -201,19 +206,20 @@ impl Backup<'_> {
 
         let targets = self.complete_replicas(&shared, &captured).await?;
         let mut manifest = Manifest {
-            version: MANIFEST_VERSION,
+            format: Format::Two,
+            requires: Requirements::default(),
             vault: self.keys.vault.clone(),
             dataset: dataset.clone(),
             snapshot: snapshot.clone(),
-            predecessor,
-            generation,
+            sequence,
+            previous,
             host: self.config.host.clone(),
             started,
             finished,
             source: facts,
             packs: captured.packs.clone(),
-            unused,
-            totals: Totals {
+            accounting: Accounting {
+                unused,
                 raw_bytes: streams.iter().map(|stream| stream.length).sum(),
                 deduplicated_bytes: captured.deduplicated,
                 row_bytes: captured.rows,
@@ -222,6 +228,7 @@ impl Backup<'_> {
             },
             streams,
         };
+        manifest.check_writable()?;
         let targets = self.commit(&shared, &captured, &mut manifest, targets, &cache).await?;
         if let Err(error) = shared.journal.clear() {
             warnings.push(error.chain());
@@ -239,11 +246,11 @@ impl Backup<'_> {
             started,
             finished: self.clock.now(),
             duration_seconds: self.clock.elapsed().saturating_sub(began).as_secs_f64(),
-            raw_bytes: manifest.totals.raw_bytes,
-            deduplicated_bytes: manifest.totals.deduplicated_bytes,
-            row_bytes: manifest.totals.row_bytes,
-            stored_bytes: manifest.totals.stored_bytes,
-            new_packs: manifest.totals.new_packs,
+            raw_bytes: manifest.accounting.raw_bytes,
+            deduplicated_bytes: manifest.accounting.deduplicated_bytes,
+            row_bytes: manifest.accounting.row_bytes,
+            stored_bytes: manifest.accounting.stored_bytes,
+            new_packs: manifest.accounting.new_packs,
             replicas: self.outcomes(&shared.fleet, &targets),
             warnings,
         })
@@ -255,7 +262,7 @@ impl Backup<'_> {
     async fn look(&self, generation: u32, sparse: &BTreeSet<PackId>) -> (Vec<Inventory>, BTreeMap<Name, Error>) {
         let dataset = &self.dataset.name;
         let keyring = layout::keyring_generation(dataset, generation);
-        let (inventories, mut failed) = Inventory::take_all(self.replicas, &self.keys.vault, dataset).await;
+        let (inventories, mut failed) = Inventory::take_all_to_write(self.replicas, &self.keys.vault, dataset).await;
         let (mut members, lacking): (Vec<_>, Vec<_>) =
             inventories.into_iter().partition(|inventory| inventory.keyring.contains(&keyring));
         members.iter_mut().for_each(|member| member.packs.retain(|pack, _| !sparse.contains(pack)));
@@ -266,26 +273,6 @@ impl Backup<'_> {
             failed.insert(replica.clone(), error.hint("run `lifeboat init` again: it uploads what the replica lacks"));
         }
         (members, failed)
-    }
-
-    /// The newest readable snapshot of a trusted signer, with a warning for each unreadable one.
-    async fn predecessor(
-        &self,
-        documents: &Documents<'_>,
-        members: &[Inventory],
-        warnings: &mut Vec<String>,
-    ) -> Option<Manifest> {
-        let replicas: Vec<SharedReplica> = members.iter().map(|member| member.replica.clone()).collect();
-        for snapshot in all_snapshots(members).into_iter().rev() {
-            match documents.manifest(&replicas, &snapshot).await {
-                Ok(manifest) => return Some(manifest),
-                Err(error) => warnings.push(format!(
-                    "snapshot {snapshot} is unreadable and will not be used for deduplication: {}",
-                    error.chain()
-                )),
-            }
-        }
-        None
     }
 
     /// What rows are compared with; `None` if the dataset deduplicates whole chunks only.
@@ -302,8 +289,10 @@ impl Backup<'_> {
             return Ok(None);
         }
         let cutter = UnitCutter::new(&keys.chunk_id_key);
-        let base = predecessor.filter(|manifest| manifest.generation == keys.generation);
-        let base = base.map(|manifest| Predecessor::new(manifest, &index, members, sparse)).transpose()?;
+        let generation = keys.generation;
+        let is_current = |manifest: &&Manifest| manifest.packs.iter().all(|pack| pack.generation == generation);
+        let base = predecessor.filter(is_current);
+        let base = base.map(|manifest| Predecessor::new(manifest, generation, &index, members, sparse)).transpose()?;
         Ok(Some(Arc::new(Rows::new(index, cutter, base, self.config.limits.memory))))
     }
 
@@ -392,16 +381,17 @@ impl Backup<'_> {
         for (packs, last) in segments(&captured.unindexed) {
             // Segments are found by listing, so the ids of all but the last may be random.
             let id = if last { manifest.snapshot.clone() } else { SnapshotId::new(manifest.started, rand::random()) };
-            let segment = IndexSegment::write(manifest.generation, packs);
+            let segment = IndexSegment::write(shared.keys.generation, packs)?;
             let index = sign_encrypted(layout::index(dataset, &id), &segment, self.dataset, self.keys)?;
-            manifest.totals.stored_bytes += index.object.len() as u64;
+            manifest.accounting.stored_bytes += index.object.len() as u64;
             targets = fleet.put_to(&targets, &index.key, &index.object, "an index segment").await?;
             let signature = layout::signature(&index.key);
             targets = fleet.put_to(&targets, &signature, &index.signature, "an index segment's signature").await?;
             cache.put(&index.key, &index.object);
         }
-        let json = serde_json::to_vec(manifest).context(Class::Failed, || "cannot write the manifest")?;
-        let signed = sign_encrypted(layout::manifest(dataset, &manifest.snapshot), &json, self.dataset, self.keys)?;
+        let plaintext = manifest.to_plaintext()?;
+        let signed =
+            sign_encrypted(layout::manifest(dataset, &manifest.snapshot), &plaintext, self.dataset, self.keys)?;
         let signature: Bytes = signed.signature.clone();
         targets = fleet.put_to(&targets, &signed.key, &signed.object, "the manifest").await?;
         targets =

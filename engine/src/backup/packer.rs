@@ -28,9 +28,9 @@ use crate::keys::crypt;
 
 /// A failed run waits at most this long for packs that are being uploaded.
 const DRAIN_LIMIT: Duration = Duration::from_secs(5);
-/// A pack with new fragments, or with a map, closes at this size, and a larger pack takes no new
-/// fragments. A restore of a chunk needs a pack from each snapshot that changed some of its rows,
-/// all at the same time. It also needs maps before all else, and fetches small packs side by side.
+/// A pack with new fragments closes at this size, and a larger pack takes no new fragments. A
+/// restore of a chunk needs a pack from each snapshot that changed some of its rows, all at the
+/// same time.
 const SMALL_PACK_BYTES: usize = 512 << 10;
 /// How many packs fill at once, for streams that are open at once.
 const MAX_FILLING_PACKS: usize = 4;
@@ -43,6 +43,17 @@ struct Open {
     slot: usize,
     extents: ExtentsWriter,
     end: Option<End>,
+}
+
+/// What a new chunk is.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Packed {
+    /// A chunk of a stream.
+    Chunk,
+    /// New fragments of one or more chunks.
+    Rows,
+    /// A part of a map. This run does not refer to it as a chunk.
+    Map,
 }
 
 /// A place where the chunks of one or more streams are packed.
@@ -175,7 +186,12 @@ impl Packer {
                 }
                 Item::New { stream, chunk } => {
                     let length = chunk.length;
-                    let place = self.store(stream, chunk, false)?;
+                    let place = self.store(stream, chunk, Packed::Chunk)?;
+                    self.refer(stream, place.pack, place.offset.into(), length)?;
+                }
+                Item::Map { stream, chunk } => {
+                    let length = chunk.length;
+                    let place = self.store(stream, chunk, Packed::Map)?;
                     self.refer(stream, place.pack, place.offset.into(), length)?;
                 }
                 Item::Mixed { stream, parts, new } => self.mix(stream, parts, new)?,
@@ -184,7 +200,7 @@ impl Packer {
                     open.end = Some(end);
                     let (slot, map) = (open.slot, open.name.starts_with(MAP_OF));
                     self.slots[slot].streams -= 1;
-                    // A restore reads maps first, so other chunks in their packs would delay it.
+                    // The packs of a map hold nothing else.
                     if map {
                         self.close(slot)?;
                     }
@@ -242,7 +258,7 @@ impl Packer {
     /// The number of a pack that is stored already. It gets one if it has none.
     fn number(&mut self, pack: PackRef) -> PackNumber {
         let next = self.packs.len() as PackNumber;
-        let number = *self.numbers.entry(pack.0).or_insert(next);
+        let number = *self.numbers.entry(pack.id).or_insert(next);
         if number == next {
             self.packs.push(Some(pack));
         }
@@ -250,7 +266,7 @@ impl Packer {
     }
 
     fn mix(&mut self, stream: usize, parts: Vec<Fragment>, new: Option<NewChunk>) -> Result<()> {
-        let mut place = new.map(|chunk| self.store(stream, chunk, true)).transpose()?;
+        let mut place = new.map(|chunk| self.store(stream, chunk, Packed::Rows)).transpose()?;
         for part in parts {
             match part {
                 Fragment::Known { place, length } => self.refer_to_older(stream, place, length)?,
@@ -275,13 +291,16 @@ impl Packer {
         Ok(())
     }
 
-    /// Puts a chunk into the stream's pack. `rows`: it consists of new fragments.
-    fn store(&mut self, stream: usize, chunk: NewChunk, rows: bool) -> Result<StoredAt> {
+    /// Puts a chunk into the stream's pack.
+    fn store(&mut self, stream: usize, chunk: NewChunk, content: Packed) -> Result<StoredAt> {
         let NewChunk { id, length, frame } = chunk;
         let frame = self.wait(frame)?.map_err(|_| stopped())??;
-        let open = self.streams.get(&stream).ok_or_else(stopped)?;
-        let (slot, map) = (open.slot, open.name.starts_with(MAP_OF));
-        if rows && self.slots[slot].filling.as_ref().is_some_and(|filling| filling.pack.size() >= SMALL_PACK_BYTES) {
+        let slot = self.streams.get(&stream).ok_or_else(stopped)?.slot;
+        let rows = content == Packed::Rows;
+        let is_full = |filling: &Filling| {
+            !filling.pack.has_room(length, frame.len()) || rows && filling.pack.size() >= SMALL_PACK_BYTES
+        };
+        if self.slots[slot].filling.as_ref().is_some_and(is_full) {
             self.close(slot)?;
         }
         let mut filling = match self.slots[slot].filling.take() {
@@ -290,9 +309,11 @@ impl Packer {
         };
         let place = StoredAt { pack: filling.number, offset: filling.pack.push(id, length, &frame)? as u32 };
         filling.rows |= rows;
-        let full = filling.pack.is_full() || (map || filling.rows) && filling.pack.size() >= SMALL_PACK_BYTES;
+        let full = filling.rows && filling.pack.size() >= SMALL_PACK_BYTES;
         self.slots[slot].filling = Some(filling);
-        self.shared.index.stored(&id, place);
+        if content != Packed::Map {
+            self.shared.index.stored(&id, place);
+        }
         if full {
             self.close(slot)?;
         }
@@ -356,7 +377,7 @@ impl Packer {
             streams,
             packs: packs.ok_or_else(|| Error::failed("a pack was not uploaded"))?,
             unindexed: self.unindexed.into_values().collect(),
-            stored: self.receipts.iter().map(|receipt| receipt.pack.1).sum(),
+            stored: self.receipts.iter().map(|receipt| receipt.pack.size).sum(),
             receipts: self.receipts,
             deduplicated: self.deduplicated,
             rows: self.rows,
@@ -368,7 +389,8 @@ impl Packer {
 async fn fly(shared: &Arc<Shared>, pack: SealedPack) -> Result<Landed> {
     let SealedPack { number, ciphertext: Ciphertext { bytes, hasher }, entries, content } = pack;
     let (id, size) = (Digest(*hasher.finalize().as_bytes()), bytes.len() as u64);
-    let receipt = shared.fleet.upload(PackRef(id, size, content), &bytes.freeze()).await?;
+    let receipt =
+        shared.fleet.upload(PackRef { id, size, content, generation: shared.keys.generation }, &bytes.freeze()).await?;
     shared.progress.stored.fetch_add(size, Ordering::Relaxed);
     let indexed = IndexedPack { id, size, chunks: entries.iter().map(|entry| (entry.id, entry.length)).collect() };
     let (noted, noting) = (indexed.clone(), shared.clone());

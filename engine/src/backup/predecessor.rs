@@ -20,9 +20,9 @@ use std::sync::Arc;
 use bytes::Bytes;
 use lifeboat_base::Result;
 use lifeboat_format::extents::{Extent, Extents, ExtentsWriter, Finder, OLDER};
-use lifeboat_format::id::{PackId, SnapshotId};
-use lifeboat_format::manifest::{Manifest, MapEntry, PackRef, StreamEntry};
-use lifeboat_format::map::StreamMap;
+use lifeboat_format::id::{Digest, PackId, SnapshotId};
+use lifeboat_format::manifest::{Manifest, PackRef, StreamEntry};
+use lifeboat_format::map::{MAX_MAP_BYTES, StreamMap};
 
 use super::fragments::{Fragment, Weight, push_new};
 use crate::catalog::inventory::Inventory;
@@ -39,6 +39,7 @@ const MAX_MAP_PER_EXTENTS: usize = 3;
 /// The snapshot before, with which a run compares rows.
 pub(crate) struct Predecessor {
     pub(crate) snapshot: SnapshotId,
+    /// The key generation of all its packs.
     pub(crate) generation: u32,
     /// Its packs in the order of the manifest; `None` if no replica holds a pack.
     packs: Arc<[Option<PackRef>]>,
@@ -68,8 +69,8 @@ pub(crate) struct UsedMap {
 
 /// Where a map comes from.
 pub(crate) enum Origin {
-    /// The predecessor has it, at these places in packs.
-    Kept { entry: MapEntry, extents: Vec<(PackRef, Extent)> },
+    /// The predecessor has it, in these packs. This is its hash.
+    Kept { blake3: Digest, packs: Vec<PackRef> },
     /// This run makes it. These are its bytes.
     Made(Bytes),
 }
@@ -85,10 +86,12 @@ impl UsedMap {
 }
 
 impl Predecessor {
-    /// Reads the predecessor from its manifest, and its maps from this host's row index. The
-    /// inventories are without the `sparse` packs.
+    /// Reads the predecessor from its manifest, and its maps from this host's row index. All its
+    /// packs are of the key generation `generation`. The inventories are without the `sparse`
+    /// packs.
     pub(crate) fn new(
         manifest: &Manifest,
+        generation: u32,
         index: &RowIndex,
         inventories: &[Inventory],
         sparse: &BTreeSet<PackId>,
@@ -96,11 +99,12 @@ impl Predecessor {
         let present = |pack: &PackRef| inventories.iter().any(|inventory| inventory.has(pack));
         let packs: Arc<[Option<PackRef>]> = manifest.packs.iter().map(|pack| present(pack).then_some(*pack)).collect();
         let mut streams = BTreeMap::new();
+        let contents = manifest.contents();
         for stream in &manifest.streams {
-            streams.insert(stream.name.clone(), PredecessorStream::new(manifest, stream, index, &packs)?);
+            streams.insert(stream.name.clone(), PredecessorStream::new(manifest, &contents, stream, index, &packs)?);
         }
         keep_within(budget_beside(sparse, manifest), streams.values_mut().flatten().map(|stream| &mut stream.renewed));
-        Ok(Self { snapshot: manifest.snapshot.clone(), generation: manifest.generation, packs, streams })
+        Ok(Self { snapshot: manifest.snapshot.clone(), generation, packs, streams })
     }
 
     /// Whether the predecessor has this stream.
@@ -125,11 +129,12 @@ impl PredecessorStream {
     /// `None` if its extents are damaged or its map is not at hand.
     fn new(
         manifest: &Manifest,
+        contents: &Arc<[u64]>,
         stream: &StreamEntry,
         index: &RowIndex,
         packs: &[Option<PackRef>],
     ) -> Result<Option<Self>> {
-        let Ok(written) = manifest.extents(stream, &manifest.contents()) else { return Ok(None) };
+        let Ok(written) = manifest.extents(stream, contents) else { return Ok(None) };
         let Some(entry) = &stream.map else {
             let mut scatter = Scatter::new(stream.length);
             written.iter().for_each(|extent| scatter.add(&extent));
@@ -148,10 +153,11 @@ impl PredecessorStream {
         let much = written.bytes().len() > MIN_EXTENT_BYTES_FOR_MAP
             && written.bytes().len() * MAX_MAP_PER_EXTENTS > bytes.len();
         let Ok(own) = manifest.map_extents(entry) else { return Ok(None) };
-        let all = own.iter().map(|(pack, _)| pack.0).chain(map.packs.iter().copied()).collect();
+        let all = own.iter().map(|(pack, _)| pack.id).chain(map.packs.iter().copied()).collect();
         match used(packs, all).filter(|_| !much) {
             Some(packs) => {
-                let origin = Origin::Kept { entry: entry.clone(), extents: own };
+                let origin =
+                    Origin::Kept { blake3: entry.blake3, packs: own.into_iter().map(|(pack, _)| pack).collect() };
                 let map = Some(Arc::new(UsedMap { older: map, packs, origin }));
                 Ok(Some(Self { written, resolved, map, renewed }))
             }
@@ -179,9 +185,12 @@ impl PredecessorStream {
         if covers == 0 || length != stream.length {
             return Ok(self);
         }
-        let ids: Vec<PackId> = manifest.packs.iter().map(|pack| pack.0).collect();
-        let contents: HashMap<PackId, u64> = packs.iter().flatten().map(|pack| (pack.0, pack.2)).collect();
+        let ids: Vec<PackId> = manifest.packs.iter().map(|pack| pack.id).collect();
+        let contents: HashMap<PackId, u64> = packs.iter().flatten().map(|pack| (pack.id, pack.content)).collect();
         let bytes = StreamMap::of(self.resolved.iter().filter(is_there), &ids)?.to_bytes();
+        if bytes.len() as u64 > MAX_MAP_BYTES {
+            return Ok(self);
+        }
         // The map is parsed from its bytes, so that its extents take no memory of their own.
         let older = StreamMap::parse(&bytes, covers, |pack| contents.get(pack).copied());
         let Some(older) = older else { return Ok(self) };
@@ -193,7 +202,7 @@ impl PredecessorStream {
 
 /// The packs with these ids; `None` if no replica holds one of them.
 fn used(packs: &[Option<PackRef>], mut ids: HashSet<PackId>) -> Option<Vec<PackRef>> {
-    let found: Vec<PackRef> = packs.iter().flatten().filter(|pack| ids.remove(&pack.0)).copied().collect();
+    let found: Vec<PackRef> = packs.iter().flatten().filter(|pack| ids.remove(&pack.id)).copied().collect();
     ids.is_empty().then_some(found)
 }
 

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use lifeboat_base::buffers::BufferPool;
-use lifeboat_format::pack::TARGET_FRAMES_BYTES;
+use lifeboat_format::pack::TARGET_PLAINTEXT_BYTES;
 use tokio_util::sync::CancellationToken;
 
 use super::Progress;
@@ -18,8 +18,8 @@ use crate::state::journal::Journal;
 /// A block holds at least this many bytes of a stream. It is small enough to be cut and identified
 /// while the processor's caches hold it.
 const MIN_BLOCK_BYTES: usize = 2 << 20;
-/// The room for a pack's ciphertext. The last frame of a pack may exceed the target size.
-const MAX_PACK_BYTES: usize = TARGET_FRAMES_BYTES + (2 << 20);
+/// The room for a pack's ciphertext, a little more than its plaintext.
+const PACK_BUFFER_BYTES: usize = TARGET_PLAINTEXT_BYTES + (1 << 20);
 
 /// What all stages of a run share.
 pub(crate) struct Shared {
@@ -60,7 +60,7 @@ impl Buffers {
             blocks: BufferPool::new(share(memory / 4, block).clamp(3, 16), longest + block),
             block,
             frames: BufferPool::new(2 * threads + 2, chunk_size as usize),
-            packs: BufferPool::new(share(memory / 2, MAX_PACK_BYTES).clamp(2, 32), MAX_PACK_BYTES),
+            packs: BufferPool::new(share(memory / 2, PACK_BUFFER_BYTES).clamp(2, 32), PACK_BUFFER_BYTES),
         }
     }
 }

@@ -10,7 +10,7 @@ use lifeboat_store::{Replica, ReplicaErrorKind, SharedReplica};
 
 /// Fetches a pack from one replica and checks size and hash of its ciphertext.
 pub(crate) async fn fetch_ciphertext(replica: &dyn Replica, dataset: &Name, pack: &PackRef) -> Result<Bytes> {
-    let PackRef(id, size, _) = *pack;
+    let PackRef { id, size, .. } = *pack;
     let ciphertext = replica.get(&layout::pack(dataset, &id)).await.map_err(|error| {
         if error.is_not_found() {
             Error::integrity(format!("replica {}: pack {id} is missing", replica.name()))
@@ -37,17 +37,17 @@ pub(crate) async fn copy_pack(
     sources: &[&SharedReplica],
     target: &dyn Replica,
 ) -> Result<u64> {
-    let mut last = Error::integrity(format!("no other replica holds pack {} whole", pack.0));
+    let mut last = Error::integrity(format!("no other replica holds pack {} whole", pack.id));
     for source in sources {
         match fetch_ciphertext(source.as_ref(), dataset, pack).await {
             Ok(ciphertext) => {
-                let key = layout::pack(dataset, &pack.0);
+                let key = layout::pack(dataset, &pack.id);
                 if target.head(&key).await?.is_some() {
                     // Its size is wrong, and a pack is named by its content: so it is damaged.
                     target.delete(&key).await?;
                 }
                 target.put_new(&key, ciphertext).await?;
-                return Ok(pack.1);
+                return Ok(pack.size);
             }
             Err(error) => last = error,
         }

@@ -7,11 +7,10 @@ use age::{Identity, Recipient};
 use bytes::Bytes;
 use futures::{Stream, StreamExt};
 use lifeboat_base::{Class, Context, Error, Result};
-use lifeboat_format::frames::{compress, decompress_document};
-use lifeboat_format::id::{Name, SnapshotId};
+use lifeboat_format::id::{Digest, Name, SnapshotId};
 use lifeboat_format::index::IndexSegment;
 use lifeboat_format::layout;
-use lifeboat_format::manifest::Manifest;
+use lifeboat_format::manifest::{MAX_MANIFEST_BYTES, Manifest, ManifestHead};
 use lifeboat_store::{Replica, SharedReplica};
 
 use super::inventory::Inventory;
@@ -21,9 +20,6 @@ use crate::keys::sign::{Signer, SignerKey, verify};
 use crate::keys::{HostKeys, ReaderKeys};
 use crate::state::cache::ObjectCache;
 
-/// Enough for a manifest of about 10 million extents. No snapshot that fits a vault has more.
-const MAX_DOCUMENT_BYTES: usize = 256 << 20;
-const DOCUMENT_LEVEL: i32 = 3;
 /// How many manifests are fetched and opened at once.
 const MANIFESTS_AT_ONCE: usize = 16;
 
@@ -38,17 +34,38 @@ pub(crate) struct Documents<'a> {
 
 impl Documents<'_> {
     /// The manifest from the cache, or else from the first of `replicas` that returns a valid one.
-    pub(crate) async fn manifest(&self, replicas: &[SharedReplica], snapshot: &SnapshotId) -> Result<Manifest> {
+    /// Also the hash of its object as it is stored.
+    pub(crate) async fn manifest(
+        &self,
+        replicas: &[SharedReplica],
+        snapshot: &SnapshotId,
+    ) -> Result<(Manifest, Digest)> {
         let (vault, dataset, id) = (self.vault.to_owned(), self.dataset.clone(), snapshot.clone());
-        let parse = move |json: Vec<u8>| Manifest::parse(&json, &vault, &dataset, &id);
-        self.read("manifest", snapshot, layout::manifest(self.dataset, snapshot), replicas, parse).await
+        let parse = move |plaintext: Vec<u8>| Manifest::parse(plaintext, &vault, &dataset, &id);
+        let key = layout::manifest(self.dataset, snapshot);
+        let (manifest, object) = self.read("manifest", snapshot, key, replicas, parse).await?;
+        Ok((manifest, Digest::of(&object)))
+    }
+
+    /// As [`Self::manifest`], of a manifest that requires what this program does not know.
+    pub(crate) async fn manifest_head(
+        &self,
+        replicas: &[SharedReplica],
+        snapshot: &SnapshotId,
+    ) -> Result<(ManifestHead, Digest)> {
+        let (vault, dataset, id) = (self.vault.to_owned(), self.dataset.clone(), snapshot.clone());
+        let parse = move |plaintext: Vec<u8>| Manifest::parse_head(plaintext, &vault, &dataset, &id);
+        let key = layout::manifest(self.dataset, snapshot);
+        let (head, object) = self.read("manifest", snapshot, key, replicas, parse).await?;
+        Ok((head, Digest::of(&object)))
     }
 
     /// The index segment from the cache, or else from the first of `replicas` that returns a valid
     /// one.
     pub(crate) async fn index(&self, replicas: &[SharedReplica], snapshot: &SnapshotId) -> Result<IndexSegment> {
         let key = layout::index(self.dataset, snapshot);
-        self.read("index segment", snapshot, key, replicas, IndexSegment::open).await
+        let parse = |plaintext: Vec<u8>| IndexSegment::open(&plaintext);
+        Ok(self.read("index segment", snapshot, key, replicas, parse).await?.0)
     }
 
     /// Reads many manifests, several at once, and returns them in order. They come without their
@@ -57,16 +74,17 @@ impl Documents<'_> {
         &'b self,
         inventories: &'b [Inventory],
         snapshots: impl IntoIterator<Item = SnapshotId> + 'b,
-    ) -> impl Stream<Item = (SnapshotId, Result<Manifest>)> + 'b {
+    ) -> impl Stream<Item = (SnapshotId, Result<(Manifest, Digest)>)> + 'b {
         let read = move |snapshot: SnapshotId| async move {
             let holders = inventories.iter().filter(|inventory| inventory.snapshots.contains(&snapshot));
             let holders: Vec<SharedReplica> = holders.map(|inventory| inventory.replica.clone()).collect();
             let manifest = self.manifest(&holders, &snapshot).await;
-            (snapshot, manifest.map(Manifest::without_extents))
+            (snapshot, manifest.map(|(manifest, hash)| (manifest.without_extents(), hash)))
         };
         futures::stream::iter(snapshots).map(read).buffered(MANIFESTS_AT_ONCE)
     }
 
+    /// Returns the object as it is stored, too.
     async fn read<T: Send + 'static>(
         &self,
         what: &str,
@@ -74,17 +92,22 @@ impl Documents<'_> {
         key: String,
         replicas: &[SharedReplica],
         parse: impl Fn(Vec<u8>) -> Result<T> + Clone + Send + 'static,
-    ) -> Result<T> {
+    ) -> Result<(T, Bytes)> {
         if let Some(object) = self.cached(&key)
-            && let Ok(document) = self.open(&key, object, parse.clone()).await
+            && let Ok(document) = self.open(&key, object.clone(), parse.clone()).await
         {
-            return Ok(document);
+            return Ok((document, object));
         }
         let mut errors = Vec::new();
         for replica in replicas {
-            let read = async { self.open(&key, self.fetch(replica.as_ref(), &key).await?, parse.clone()).await };
+            let read = async {
+                let object = self.fetch(replica.as_ref(), &key).await?;
+                let document = self.open(&key, object.clone(), parse.clone()).await;
+                let document = document.map_err(|error| error.within(format!("replica {}", replica.name())));
+                Ok((document?, object))
+            };
             match read.await {
-                Ok(document) => return Ok(document),
+                Ok(found) => return Ok(found),
                 // Of the only replica, its own words say it all.
                 Err(error) if replicas.len() == 1 => return Err(error),
                 Err(error) => errors.push(error),
@@ -116,12 +139,10 @@ impl Documents<'_> {
         let identities = self.keys.identities.clone();
         let opened = tokio::task::spawn_blocking(move || {
             let identities = identities.iter().map(|identity| identity.as_ref() as &dyn Identity);
-            let plain = crypt::decrypting(identities, &object)
-                .and_then(|compressed| decompress_document(compressed, object.len(), MAX_DOCUMENT_BYTES as u64));
-            plain.map(parse)
+            crypt::decrypt(identities, &object, MAX_MANIFEST_BYTES).map(parse)
         });
         let opened = opened.await.context(Class::Failed, || "the thread that opens documents failed")?;
-        opened.map_err(|error| error.within(format!("cannot open {key}")))?
+        opened.and_then(|parsed| parsed).map_err(|error| error.within(format!("cannot open {key}")))
     }
 }
 
@@ -179,13 +200,13 @@ pub(crate) fn sign_plain(key: String, object: Vec<u8>, vault: &str, signer: &Sig
     Ok(SignedObject { key, object: object.into(), signature: signature.into() })
 }
 
-/// Compresses a document, encrypts it to everybody who reads documents of `dataset`, and signs it.
-pub(crate) fn sign_encrypted(key: String, content: &[u8], dataset: &Dataset, keys: &HostKeys) -> Result<SignedObject> {
-    if content.len() > MAX_DOCUMENT_BYTES {
-        let (length, limit) = (content.len() >> 20, MAX_DOCUMENT_BYTES >> 20);
-        return Err(Error::failed(format!("{key} would take {length} MiB, more than the limit of {limit} MiB"))
-            .hint("set a larger `chunk_size` for the dataset, or dedup = \"chunks\""));
-    }
+/// Encrypts a document to everybody who reads documents of `dataset`, and signs it.
+pub(crate) fn sign_encrypted(
+    key: String,
+    plaintext: &[u8],
+    dataset: &Dataset,
+    keys: &HostKeys,
+) -> Result<SignedObject> {
     let mut readers = vec![keys.operations.to_public(), keys.dataset(&dataset.name)?.recipient.clone()];
     for standby in &dataset.standby_recipients {
         let recipient = standby.parse().map_err(|why: &str| {
@@ -194,8 +215,7 @@ pub(crate) fn sign_encrypted(key: String, content: &[u8], dataset: &Dataset, key
         })?;
         readers.push(recipient);
     }
-    let compressed = compress(DOCUMENT_LEVEL, content)?;
-    let sealed = crypt::encrypt(readers.iter().map(|reader| reader as &dyn Recipient), &compressed)
+    let sealed = crypt::encrypt(readers.iter().map(|reader| reader as &dyn Recipient), plaintext)
         .context(Class::Keys, || format!("cannot encrypt {key}"))?;
     sign_plain(key, sealed, &keys.vault, &keys.signer)
 }

@@ -3,8 +3,9 @@
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 use lifeboat_base::{Error, Result};
+use lifeboat_format::Format;
 use lifeboat_format::id::{Name, PackId, SnapshotId};
-use lifeboat_format::info::VaultInfo;
+use lifeboat_format::info::{self, VaultInfo};
 use lifeboat_format::layout;
 use lifeboat_format::manifest::{Manifest, PackRef};
 use lifeboat_store::{ObjectMeta, SharedReplica};
@@ -13,6 +14,8 @@ use lifeboat_store::{ObjectMeta, SharedReplica};
 #[derive(Clone)]
 pub(crate) struct Inventory {
     pub replica: SharedReplica,
+    /// The format of the vault that it holds.
+    pub format: Format,
     /// Packs, each with its size in bytes.
     pub packs: HashMap<PackId, u64>,
     /// Committed snapshots: they have a manifest and its signature.
@@ -23,7 +26,7 @@ pub(crate) struct Inventory {
     pub indexes: BTreeSet<SnapshotId>,
     /// Total size of these index segments, in bytes.
     pub index_bytes: u64,
-    /// Drill reports with a signature.
+    /// Drill records with a signature.
     pub drills: BTreeSet<SnapshotId>,
     /// Prune records with a signature.
     pub prunes: BTreeSet<SnapshotId>,
@@ -47,7 +50,8 @@ impl Inventory {
                 error
             }
         })?;
-        let found = VaultInfo::parse(&info, replica.name())?.vault;
+        let info = VaultInfo::parse(&info, replica.name())?;
+        let found = &info.vault;
         if found != vault {
             return Err(Error::configuration(format!("replica {} holds vault {found}, not {vault}", replica.name()))
                 .hint("correct vault_prefix, or the bucket or path of this replica"));
@@ -56,6 +60,7 @@ impl Inventory {
         let keyring = replica.list(&keyring).await?.into_iter().map(|object| object.key).collect();
         let mut inventory = Self {
             replica: replica.clone(),
+            format: info.format(),
             packs: HashMap::new(),
             snapshots: BTreeSet::new(),
             unsigned: BTreeSet::new(),
@@ -131,15 +136,36 @@ impl Inventory {
         (inventories, failed)
     }
 
+    /// As [`Self::take_all`], but a replica whose vault is of a format that is only read has
+    /// failed.
+    pub(crate) async fn take_all_to_write(
+        replicas: &[SharedReplica],
+        vault: &str,
+        dataset: &Name,
+    ) -> (Vec<Self>, BTreeMap<Name, Error>) {
+        let (mut inventories, mut failed) = Self::take_all(replicas, vault, dataset).await;
+        inventories.retain(|inventory| {
+            let name = inventory.replica.name();
+            let refused = info::check_writable(inventory.format, name).err();
+            refused.map(|error| failed.insert(name.clone(), error)).is_none()
+        });
+        (inventories, failed)
+    }
+
     /// Whether the replica lists this pack with the right size.
     pub(crate) fn has(&self, pack: &PackRef) -> bool {
-        self.packs.get(&pack.0) == Some(&pack.1)
+        self.packs.get(&pack.id) == Some(&pack.size)
+    }
+
+    /// Whether the replica has the keyring object of this generation.
+    pub(crate) fn has_keys(&self, dataset: &Name, generation: u32) -> bool {
+        self.keyring.contains(&layout::keyring_generation(dataset, generation))
     }
 
     /// Whether this replica alone can restore the snapshot, as far as a listing tells.
     pub(crate) fn is_complete(&self, manifest: &Manifest) -> bool {
         self.snapshots.contains(&manifest.snapshot)
-            && self.keyring.contains(&layout::keyring_generation(&manifest.dataset, manifest.generation))
+            && manifest.generations().iter().all(|generation| self.has_keys(&manifest.dataset, *generation))
             && manifest.packs.iter().all(|pack| self.has(pack))
     }
 }

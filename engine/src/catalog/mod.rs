@@ -6,3 +6,4 @@
 pub(crate) mod ciphertext;
 pub(crate) mod documents;
 pub(crate) mod inventory;
+pub(crate) mod records;

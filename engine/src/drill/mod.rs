@@ -3,12 +3,12 @@
 //! A level counts only if all of it succeeded, so a report never claims too much. The throw-away
 //! database is stopped and removed whatever happens, even if the drill is cancelled.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 
 use chrono::{DateTime, Utc};
 use lifeboat_base::clock::SharedClock;
-use lifeboat_base::{Class, Context, Error, Result};
+use lifeboat_base::{Class, Error, Result};
 use lifeboat_databases::ThrowAway;
 use lifeboat_databases::proof::ProofLevel;
 use lifeboat_databases::proof::{CheckResult, ProofResult};
@@ -16,10 +16,12 @@ use lifeboat_databases::streams::{StoredStreams, StreamReader};
 use lifeboat_databases::{ToolEnvironment, WorkContext, registry};
 use lifeboat_format::id::{Name, SnapshotId};
 use lifeboat_format::layout;
+use lifeboat_format::record::{RecordBody, RecordType};
+use lifeboat_store::SharedReplica;
 use serde::{Deserialize, Serialize};
 use tokio_util::sync::CancellationToken;
 
-use crate::catalog::documents::sign_plain;
+use crate::catalog::records::{RecordReader, RecordWriter};
 use crate::config::{DrillConfig, Objectives};
 use crate::keys::sign::Signer;
 use crate::restore::SnapshotStreams;
@@ -61,8 +63,6 @@ pub struct Phase {
 /// The evidence of one drill.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct DrillReport {
-    /// Format version, 1.
-    pub version: u32,
     /// The report's id in the vault. It has the shape of a snapshot id.
     pub drill: SnapshotId,
     /// The vault's id.
@@ -167,7 +167,7 @@ impl Drill<'_> {
             Some(server) => self.use_server(server.as_mut(), &streams, report, began).await,
             None => self.fetch_only(&streams, report, began).await,
         };
-        report.restored_bytes = streams.manifest().totals.raw_bytes.min(streams.delivered());
+        report.restored_bytes = streams.manifest().length().min(streams.delivered());
         report.replicas_used = streams.read_from();
         if let Some(server) = server {
             report.engine = Some(format!("{} {}", facts.engine, server.server_version()));
@@ -257,7 +257,6 @@ impl Drill<'_> {
     fn empty_report(&self) -> DrillReport {
         let started = self.clock.now();
         DrillReport {
-            version: 1,
             drill: SnapshotId::new(started, rand::random()),
             vault: self.reader.vault_id().to_owned(),
             dataset: self.dataset.clone(),
@@ -329,22 +328,66 @@ pub struct Published {
     pub refused: BTreeMap<Name, String>,
 }
 
-/// Signs `report` and uploads it to every replica of `reader`.
+impl RecordBody for DrillReport {
+    const TYPE: RecordType = RecordType::Drill;
+
+    fn of_format_1(json: &[u8]) -> serde_json::Result<(String, Name, Self)> {
+        let report: Self = serde_json::from_slice(json)?;
+        Ok((report.vault.clone(), report.dataset.clone(), report))
+    }
+}
+
+/// Signs `report` as a record of `principal`, and uploads it to every replica of `reader`.
 ///
 /// # Errors
-/// The report cannot be serialised or signed. A replica that fails is in [`Published::refused`].
-pub async fn publish(reader: &VaultReader, report: &DrillReport, signer: &Signer) -> Result<Published> {
-    let json = serde_json::to_vec_pretty(report).context(Class::Failed, || "cannot serialise the drill report")?;
-    let signed = sign_plain(layout::drill(&report.dataset, &report.drill), json, reader.vault_id(), signer)?;
-    let mut published = Published { replicas: Vec::new(), refused: BTreeMap::new() };
-    for replica in reader.replicas() {
+/// The report cannot be serialised or signed. A replica that fails, or whose vault is of a format
+/// that is only read, is in [`Published::refused`].
+pub async fn publish(
+    reader: &VaultReader,
+    report: &DrillReport,
+    principal: &Name,
+    signer: &Signer,
+) -> Result<Published> {
+    let (vault, dataset) = (reader.vault_id(), &report.dataset);
+    let writer = RecordWriter { vault, dataset, principal, signer };
+    let trusted = [signer.public()];
+    let own = RecordReader { vault, dataset, trusted: &trusted };
+    let (replicas, mut published) = (reader.writable(), Published { replicas: Vec::new(), refused: BTreeMap::new() });
+    let folder = layout::drills(dataset);
+    let listed = futures::future::join_all(reader.replicas().iter().map(|replica| replica.list(&folder)));
+    let keys = listed.await.into_iter().flatten().flatten().map(|object| object.key);
+    let ids: BTreeSet<SnapshotId> = keys.filter_map(|key| layout::parse_json(&folder, &key)).collect();
+    let all: Vec<&SharedReplica> = reader.replicas().iter().collect();
+    let mut last = None;
+    for id in ids.iter().rev() {
+        match own.read::<DrillReport>(&all, id).await {
+            Ok(record) if writer.wrote(&record) => {
+                last = Some(record);
+                break;
+            }
+            Ok(_) => {}
+            // Other drill hosts have other signers.
+            Err(error) if error.class() == Class::Keys => {}
+            Err(error) => {
+                tracing::warn!(drill = %id, error = %error.chain(), "A drill record cannot be read, so the number of the new one may repeat");
+            }
+        }
+    }
+    let signed = writer.sign(&report.drill, report.finished, last.as_ref(), report)?;
+    for (replica, writable) in replicas {
         let put = async {
+            writable.map_err(|_| {
+                let problem = format!("replica {} holds a vault of format 1, which takes no reports", replica.name());
+                Error::configuration(problem)
+                    .hint("keep the local file; once the backup host has a new vault_prefix, set it here, too")
+            })?;
             replica.put_new(&signed.key, signed.object.clone()).await?;
-            replica.put_new(&layout::signature(&signed.key), signed.signature.clone()).await
+            replica.put_new(&layout::signature(&signed.key), signed.signature.clone()).await?;
+            Ok::<_, Error>(())
         };
         match put.await {
             Ok(()) => published.replicas.push(replica.name().clone()),
-            Err(error) => drop(published.refused.insert(replica.name().clone(), error.to_string())),
+            Err(error) => drop(published.refused.insert(replica.name().clone(), error.chain_and_hint())),
         }
     }
     Ok(published)

@@ -56,26 +56,30 @@ pub async fn catch_up(
     cancel: &CancellationToken,
 ) -> Result<Vec<ReplicaState>> {
     let name = &dataset.name;
-    let (inventories, failed) = Inventory::take_all(replicas, &keys.vault, name).await;
+    let (inventories, failed) = Inventory::take_all_to_write(replicas, &keys.vault, name).await;
     if inventories.is_empty() {
         return Err(combine(
-            format!("no replica can be listed for dataset {name}"),
+            format!("no replica can be used for dataset {name}"),
             &failed.into_values().collect::<Vec<_>>(),
         ));
     }
     let cache = ObjectCache::open(state, name)?;
     let reader = keys.reader();
     let documents = Documents { vault: &keys.vault, dataset: name, keys: &reader, cache: Some(&cache) };
-    let pruned = prune_records(&documents, &inventories).await.snapshots;
-    let mut manifests = Vec::new();
+    let records = prune_records(&documents, &inventories).await;
+    for (key, error) in &records.unreadable {
+        tracing::warn!(%key, error = %error.chain(), "A prune record cannot be read: what it removed may be copied again");
+    }
+    let (mut manifests, mut not_understood) = (Vec::new(), Vec::new());
     let snapshots = all_snapshots(&inventories);
-    let snapshots = snapshots.difference(&pruned).cloned();
+    let snapshots = snapshots.into_iter().filter(|snapshot| !records.snapshots.contains_key(snapshot));
     let mut read = std::pin::pin!(documents.manifests(&inventories, snapshots));
     while let Some((snapshot, manifest)) = read.next().await {
         match manifest {
-            Ok(manifest) => manifests.push(manifest),
+            Ok((manifest, _)) => manifests.push(manifest),
             Err(error) => {
                 tracing::warn!(%snapshot, error = %error.chain(), "Skipping snapshot during catch-up: its manifest is unreadable");
+                not_understood.push(snapshot);
             }
         }
     }
@@ -92,12 +96,14 @@ pub async fn catch_up(
             .filter(|manifest| run.target.is_complete(manifest))
             .map(|manifest| &manifest.snapshot)
             .collect();
+        // Of what is not understood, no more is known than whether it is there.
+        let lacking = not_understood.iter().filter(|snapshot| !run.target.snapshots.contains(snapshot));
         states.push(ReplicaState {
             replica: run.target.replica.name().clone(),
             copied_objects: run.objects,
             copied_bytes: run.bytes,
             last_complete: complete.last().map(|snapshot| (*snapshot).clone()),
-            behind: (manifests.len() - complete.len()) as u64,
+            behind: (manifests.len() - complete.len() + lacking.count()) as u64,
             error: result.err().map(|error| error.chain()),
         });
     }
@@ -131,7 +137,9 @@ impl CatchUp<'_> {
             if self.target.is_complete(manifest) {
                 continue;
             }
-            self.copy_keyring(&layout::keyring_generation(self.dataset, manifest.generation)).await?;
+            for generation in manifest.generations() {
+                self.copy_keyring(&layout::keyring_generation(self.dataset, generation)).await?;
+            }
             for pack in &manifest.packs {
                 if self.target.has(pack) {
                     continue;
@@ -143,7 +151,7 @@ impl CatchUp<'_> {
                     self.others.iter().filter(|other| other.has(pack)).map(|other| &other.replica).collect();
                 self.bytes += copy_pack(self.dataset, pack, &holders, self.target.replica.as_ref()).await?;
                 self.objects += 1;
-                self.target.packs.insert(pack.0, pack.1);
+                self.target.packs.insert(pack.id, pack.size);
             }
             let (snapshot, dataset) = (&manifest.snapshot, self.dataset);
             if !self.target.indexes.contains(snapshot)
@@ -161,8 +169,8 @@ impl CatchUp<'_> {
         self.copy_others().await
     }
 
-    /// Copies what else the others hold: index segments of snapshots that are gone, drill reports,
-    /// and the newest prune record.
+    /// Copies what else the others hold: the newest prune record, index segments of snapshots that
+    /// are gone, and drill records.
     async fn copy_others(&mut self) -> Result<()> {
         let union = |of: fn(&Inventory) -> &BTreeSet<SnapshotId>, own: &BTreeSet<SnapshotId>| -> Vec<SnapshotId> {
             let all: BTreeSet<&SnapshotId> = self.others.iter().flat_map(|other| of(other)).collect();
@@ -171,6 +179,10 @@ impl CatchUp<'_> {
         let indexes = union(|other| &other.indexes, &self.target.indexes);
         let prunes = union(|other| &other.prunes, &self.target.prunes);
         let drills = union(|other| &other.drills, &self.target.drills);
+        // Only the newest record matters: it repeats what still matters from older ones.
+        if let Some(id) = prunes.last().filter(|id| self.target.prunes.last().is_none_or(|own| own < id)) {
+            self.copy_signed(&layout::prune(self.dataset, id), |other| other.prunes.contains(id)).await?;
+        }
         for id in indexes {
             self.copy_signed(&layout::index(self.dataset, &id), |other| other.indexes.contains(&id)).await?;
         }
@@ -178,10 +190,6 @@ impl CatchUp<'_> {
         for id in drills.into_iter().filter(|_| !trusted.is_empty()) {
             let key = layout::drill(self.dataset, &id);
             self.copy_signed_by(trusted, &key, |other| other.drills.contains(&id)).await?;
-        }
-        // Only the newest record matters: it repeats what still matters from older ones.
-        if let Some(id) = prunes.last().filter(|id| self.target.prunes.last().is_none_or(|own| own < id)) {
-            self.copy_signed(&layout::prune(self.dataset, id), |other| other.prunes.contains(id)).await?;
         }
         Ok(())
     }

@@ -9,16 +9,19 @@ use std::sync::Arc;
 
 use futures::{StreamExt, TryStreamExt};
 use lifeboat_base::{Class, Context, Error, Result};
-use lifeboat_format::id::{Name, PackId, SnapshotId};
+use lifeboat_format::id::{Digest, Name, PackId, SnapshotId};
 use lifeboat_format::layout;
-use lifeboat_format::manifest::{Manifest, PackRef};
+use lifeboat_format::manifest::{Manifest, PackRef, Previous};
+use lifeboat_format::record::{PruneRecord, RecordBody};
 use serde::Serialize;
 use tokio_util::sync::CancellationToken;
 
-use super::prune::prune_records;
+use super::prune::{PrunedSnapshots, prune_records};
 use crate::catalog::ciphertext::fetch_ciphertext;
-use crate::catalog::documents::fetch_signed;
 use crate::catalog::inventory::Inventory;
+use crate::catalog::records::RecordReader;
+use crate::drill::DrillReport;
+use crate::keys::sign::SignerKey;
 use crate::keys::{PackKeys, ReaderKeys};
 use crate::restore::VaultReader;
 use crate::restore::fetch;
@@ -70,7 +73,8 @@ pub async fn verify(
 ) -> Result<VerifyReport> {
     let (inventories, failed) = Inventory::take_all(reader.replicas(), reader.vault_id(), dataset).await;
     let keys = reader.document_keys(dataset).await;
-    let pruned = prune_records(&reader.documents(dataset, &keys), &inventories).await.snapshots;
+    let records = prune_records(&reader.documents(dataset, &keys), &inventories).await;
+    let pruned = records.snapshots;
     let everywhere: BTreeSet<&SnapshotId> = inventories.iter().flat_map(|inventory| &inventory.snapshots).collect();
     if let Some(snapshot) = only.filter(|snapshot| !everywhere.contains(snapshot)) {
         return Err(Error::usage(format!("dataset {dataset} has no snapshot {snapshot}"))
@@ -78,17 +82,25 @@ pub async fn verify(
     }
     let newest = everywhere.last().copied();
     let mut report = VerifyReport::default();
+    if only.is_some() {
+        // Of a single snapshot, records are not judged; but what they would say may be missed.
+        report.notes.extend(records.unreadable.iter().map(|(key, error)| format!("{key}: {}", error.chain())));
+    }
     report.findings.extend(failed.into_iter().map(|(replica, error)| Finding {
         replica,
         object: layout::dataset(dataset),
         problem: format!("cannot be listed: {}", error.chain()),
     }));
-    let mut snapshots = BTreeSet::new();
+    let (mut snapshots, mut all_links) = (BTreeSet::new(), BTreeMap::new());
     for inventory in &inventories {
         let mut judge =
             Judge { reader, dataset, keys: &keys, inventory, pack_keys: BTreeMap::new(), report: &mut report };
-        let manifests = judge.manifests(only, cancel).await?;
-        judge.chain(&manifests, &everywhere, &pruned);
+        let (manifests, links) = judge.manifests(only, cancel).await?;
+        judge.chain(&links, &everywhere, &pruned);
+        for (snapshot, link) in links {
+            let (holders, _) = all_links.entry(snapshot).or_insert((Vec::new(), link));
+            holders.push(inventory.replica.name().clone());
+        }
         judge.keyring(&manifests, read_data).await?;
         judge.packs(&manifests, read_data, cancel).await?;
         if only.is_none() {
@@ -97,8 +109,51 @@ pub async fn verify(
         }
         snapshots.extend(manifests.into_keys());
     }
+    report.findings.extend(forks(dataset, &all_links));
     report.snapshots = snapshots.len() as u64;
     Ok(report)
+}
+
+/// Where snapshots stand in their dataset.
+type Links = BTreeMap<SnapshotId, Link>;
+
+/// Where a snapshot stands in its dataset.
+struct Link {
+    /// 0 in format 1.
+    sequence: u64,
+    previous: Option<Previous>,
+    /// The hash of its manifest as it is stored.
+    hash: Digest,
+}
+
+impl Link {
+    fn of(manifest: &Manifest, hash: Digest) -> Self {
+        Self { sequence: manifest.sequence, previous: manifest.previous.clone(), hash }
+    }
+}
+
+/// A finding for each snapshot that claims the place of another, in the same replica or elsewhere,
+/// and for each replica that holds it.
+fn forks(dataset: &Name, links: &BTreeMap<SnapshotId, (Vec<Name>, Link)>) -> Vec<Finding> {
+    let (mut places, mut successors, mut found) = (BTreeMap::new(), BTreeMap::new(), Vec::new());
+    for (snapshot, (holders, link)) in links {
+        let same_place = if link.sequence > 0 { places.insert(link.sequence, snapshot) } else { None };
+        let before = link.previous.as_ref().map(|previous| &previous.snapshot);
+        let same_predecessor = before.and_then(|before| successors.insert(before, snapshot));
+        let problem = match (same_place, same_predecessor) {
+            (Some(other), _) => format!("{other} has the same place in the sequence, {}", link.sequence),
+            (None, Some(other)) => format!("{other} has the same predecessor"),
+            (None, None) => continue,
+        };
+        found.extend(holders.iter().map(|replica| Finding {
+            replica: replica.clone(),
+            object: layout::manifest(dataset, snapshot),
+            problem: format!(
+                "is a fork: {problem}; two hosts back up this dataset, or a backup did not see all replicas; both can be restored"
+            ),
+        }));
+    }
+    found
 }
 
 /// Judges one replica.
@@ -125,8 +180,8 @@ impl Judge<'_> {
         &mut self,
         only: Option<&SnapshotId>,
         cancel: &CancellationToken,
-    ) -> Result<BTreeMap<SnapshotId, Manifest>> {
-        let mut manifests = BTreeMap::new();
+    ) -> Result<(BTreeMap<SnapshotId, Manifest>, Links)> {
+        let (mut manifests, mut links) = (BTreeMap::new(), Links::new());
         let wanted: Vec<SnapshotId> = match only {
             Some(snapshot) => vec![snapshot.clone()],
             None => self.inventory.snapshots.iter().cloned().collect(),
@@ -136,35 +191,63 @@ impl Judge<'_> {
                 return Err(Error::failed("the verification was cancelled"));
             }
             let documents = self.reader.documents(self.dataset, self.keys);
-            let manifest = documents.manifest(std::slice::from_ref(&self.inventory.replica), &snapshot).await;
-            match manifest.and_then(|manifest| manifest.check_extents().map(|()| manifest.without_extents())) {
-                Ok(manifest) => drop(manifests.insert(snapshot, manifest)),
-                Err(error) => self.finding(layout::manifest(self.dataset, &snapshot), error.chain()),
+            let replica = std::slice::from_ref(&self.inventory.replica);
+            let error = match documents.manifest(replica, &snapshot).await {
+                Ok((manifest, hash)) => {
+                    links.insert(snapshot.clone(), Link::of(&manifest, hash));
+                    let checked = manifest.check_extents();
+                    manifests.insert(snapshot.clone(), manifest.without_extents());
+                    checked.err()
+                }
+                Err(error) => {
+                    // What a newer program requires does not hide where its snapshot stands.
+                    if let Ok((head, hash)) = documents.manifest_head(replica, &snapshot).await {
+                        links.insert(snapshot.clone(), Link { sequence: head.sequence, previous: head.previous, hash });
+                    }
+                    Some(error)
+                }
+            };
+            if let Some(error) = error {
+                manifests.remove(&snapshot);
+                self.finding(layout::manifest(self.dataset, &snapshot), error.chain());
             }
         }
-        Ok(manifests)
+        Ok((manifests, links))
     }
 
-    /// Checks that every predecessor is in some replica, or in a prune record.
-    fn chain(
-        &mut self,
-        manifests: &BTreeMap<SnapshotId, Manifest>,
-        everywhere: &BTreeSet<&SnapshotId>,
-        pruned: &BTreeSet<SnapshotId>,
-    ) {
-        for manifest in manifests.values() {
-            let Some(predecessor) = &manifest.predecessor else { continue };
-            if !everywhere.contains(predecessor) && !pruned.contains(predecessor) {
+    /// Checks that every predecessor is in some replica, or in a prune record, and that it is the
+    /// one that is meant.
+    fn chain(&mut self, links: &Links, everywhere: &BTreeSet<&SnapshotId>, pruned: &PrunedSnapshots) {
+        let dataset = self.dataset;
+        for (snapshot, link) in links {
+            let Some(Previous { snapshot: before, blake3 }) = &link.previous else { continue };
+            let found = links.get(before);
+            let hash = found.map(|found| found.hash).or(pruned.get(before).copied().flatten());
+            if !everywhere.contains(before) && !pruned.contains_key(before) {
                 self.finding(
-                    layout::manifest(self.dataset, predecessor),
-                    format!("is missing: it is the predecessor of {}, and no prune record names it", manifest.snapshot),
+                    layout::manifest(dataset, before),
+                    format!(
+                        "is missing: it is the predecessor of {snapshot}, and no prune record that can be read names it"
+                    ),
                 );
+            } else if blake3.is_some_and(|due| hash.is_some_and(|hash| hash != due)) {
+                self.finding(
+                    layout::manifest(dataset, before),
+                    format!("is not the manifest that {snapshot} names as its predecessor: its hash is another"),
+                );
+            } else if let Some(found) = found
+                && found.sequence > 0
+                && found.sequence.checked_add(1) != Some(link.sequence)
+            {
+                let (own, of_before) = (link.sequence, found.sequence);
+                let problem = format!("has sequence {own}, and its predecessor {before} has {of_before}");
+                self.finding(layout::manifest(dataset, snapshot), problem);
             }
         }
     }
 
     async fn keyring(&mut self, manifests: &BTreeMap<SnapshotId, Manifest>, read_data: bool) -> Result<()> {
-        let generations: BTreeSet<u32> = manifests.values().map(|manifest| manifest.generation).collect();
+        let generations: BTreeSet<u32> = manifests.values().flat_map(Manifest::generations).collect();
         let alone = self.reader.only(&self.inventory.replica);
         for generation in generations {
             let key = layout::keyring_generation(self.dataset, generation);
@@ -193,25 +276,25 @@ impl Judge<'_> {
         read_data: bool,
         cancel: &CancellationToken,
     ) -> Result<()> {
-        let mut packs: BTreeMap<PackId, (PackRef, u32, SnapshotId)> = BTreeMap::new();
+        let mut packs: BTreeMap<PackId, (PackRef, SnapshotId)> = BTreeMap::new();
         for manifest in manifests.values() {
             for pack in &manifest.packs {
-                packs.entry(pack.0).or_insert_with(|| (*pack, manifest.generation, manifest.snapshot.clone()));
+                packs.entry(pack.id).or_insert_with(|| (*pack, manifest.snapshot.clone()));
             }
         }
         let (replica, dataset, pack_keys) = (&self.inventory.replica, self.dataset, &self.pack_keys);
         let looked: Vec<(PackRef, SnapshotId, Result<u64>)> = futures::stream::iter(packs.into_values())
-            .map(|(pack, generation, snapshot)| async move {
+            .map(|(pack, snapshot)| async move {
                 if cancel.is_cancelled() {
                     return Err(Error::failed("the verification was cancelled"));
                 }
                 let looked = async {
                     let ciphertext = fetch_ciphertext(replica.as_ref(), dataset, &pack).await?;
-                    let Some(pack_keys) = pack_keys.get(&generation).filter(|_| read_data).cloned() else {
+                    let Some(pack_keys) = pack_keys.get(&pack.generation).filter(|_| read_data).cloned() else {
                         return Ok(0);
                     };
                     let opened = tokio::task::spawn_blocking(move || {
-                        let all = fetch::open(&ciphertext, pack.2, &pack_keys, &[(0, pack.2)])?;
+                        let all = fetch::open(&ciphertext, pack.content, &pack_keys, &[(0, pack.content)])?;
                         drop(ciphertext);
                         // A restore does not check chunks one by one. It checks the hash of the
                         // ciphertext, which the signed manifest names, and that of the whole
@@ -229,11 +312,11 @@ impl Judge<'_> {
             self.report.packs += 1;
             match looked {
                 Ok(decrypted) => {
-                    self.report.bytes += pack.1;
+                    self.report.bytes += pack.size;
                     self.report.decrypted_bytes += decrypted;
                 }
                 Err(error) => self.finding(
-                    layout::pack(self.dataset, &pack.0),
+                    layout::pack(self.dataset, &pack.id),
                     format!("{} (needed by {snapshot} and perhaps others)", error.chain()),
                 ),
             }
@@ -241,10 +324,9 @@ impl Judge<'_> {
         Ok(())
     }
 
-    /// Checks index segments, drill reports and prune records.
+    /// Checks index segments and records.
     async fn others(&mut self, cancel: &CancellationToken) -> Result<()> {
         let inventory = self.inventory;
-        let replica = inventory.replica.as_ref();
         for snapshot in &inventory.indexes {
             if cancel.is_cancelled() {
                 return Err(Error::failed("the verification was cancelled"));
@@ -258,23 +340,26 @@ impl Judge<'_> {
                 self.finding(layout::index(self.dataset, snapshot), error.chain());
             }
         }
-        let vault = self.reader.vault_id();
-        for id in &inventory.prunes {
-            let key = layout::prune(self.dataset, id);
-            if let Err(error) = fetch_signed(replica, &key, vault, &self.keys.trusted_signers).await {
-                self.finding(key, error.chain());
-            }
+        self.records::<PruneRecord>(&self.keys.trusted_signers, cancel).await?;
+        if !self.keys.trusted_drill_signers.is_empty() {
+            return self.records::<DrillReport>(&self.keys.trusted_drill_signers, cancel).await;
         }
-        if self.keys.trusted_drill_signers.is_empty() {
-            if !inventory.drills.is_empty() {
-                self.note("drill reports were not checked, because no trusted drill signer is configured");
-            }
-            return Ok(());
+        if !inventory.drills.is_empty() {
+            self.note("drill reports were not checked, because no trusted drill signer is configured");
         }
-        for id in &inventory.drills {
-            let key = layout::drill(self.dataset, id);
-            if let Err(error) = fetch_signed(replica, &key, vault, &self.keys.trusted_drill_signers).await {
-                self.finding(key, error.chain());
+        Ok(())
+    }
+
+    /// Reads every record of a type.
+    async fn records<B: RecordBody>(&mut self, trusted: &[SignerKey], cancel: &CancellationToken) -> Result<()> {
+        let (inventory, dataset) = (self.inventory, self.dataset);
+        let reader = RecordReader { vault: self.reader.vault_id(), dataset, trusted };
+        for id in inventory.records(B::TYPE) {
+            if cancel.is_cancelled() {
+                return Err(Error::failed("the verification was cancelled"));
+            }
+            if let Err(error) = reader.read::<B>(&[&inventory.replica], id).await {
+                self.finding(layout::record(dataset, B::TYPE, id), error.chain());
             }
         }
         Ok(())
@@ -285,11 +370,11 @@ impl Judge<'_> {
         &mut self,
         manifests: &BTreeMap<SnapshotId, Manifest>,
         newest: Option<&SnapshotId>,
-        pruned: &BTreeSet<SnapshotId>,
+        pruned: &PrunedSnapshots,
     ) {
         let inventory = self.inventory;
         let referenced: BTreeSet<PackId> =
-            manifests.values().flat_map(|manifest| manifest.packs.iter().map(|pack| pack.0)).collect();
+            manifests.values().flat_map(|manifest| manifest.packs.iter().map(|pack| pack.id)).collect();
         let unreferenced = inventory.packs.keys().filter(|pack| !referenced.contains(pack)).count();
         if unreferenced > 0 {
             self.note(&format!(
@@ -305,7 +390,7 @@ impl Judge<'_> {
         if let Some(newest) = newest.filter(|newest| !inventory.snapshots.contains(newest)) {
             self.note(&format!("is behind: it lacks the newest snapshot {newest}"));
         }
-        let shown = inventory.snapshots.iter().filter(|snapshot| pruned.contains(snapshot)).count();
+        let shown = inventory.snapshots.iter().filter(|snapshot| pruned.contains_key(*snapshot)).count();
         if shown > 0 {
             self.note(&format!("{shown} pruned snapshots are still here; the next prune removes them"));
         }

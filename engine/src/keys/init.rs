@@ -19,8 +19,8 @@ use lifeboat_base::clock::SharedClock;
 use lifeboat_base::{Class, Context, Error, Result};
 use lifeboat_format::chunk_id::ChunkIdKey;
 use lifeboat_format::id::Name;
-use lifeboat_format::info::{FORMAT_VERSION, HostInfo, VaultInfo};
-use lifeboat_format::keyring::DatasetSecrets;
+use lifeboat_format::info::{self, HostInfo, VaultInfo};
+use lifeboat_format::keyring::{self, DatasetSecrets, MAX_KEYRING_OBJECT_BYTES};
 use lifeboat_format::layout;
 use lifeboat_store::SharedReplica;
 use serde::Serialize;
@@ -36,8 +36,6 @@ use crate::config::Config;
 
 /// The folder below the key directory for files that belong on the drill host.
 pub const DRILL_HOST_FOLDER: &str = "drill-host";
-
-const MAX_OBJECT_BYTES: usize = 1 << 20;
 
 /// What `init` is given besides the configuration.
 #[derive(Default)]
@@ -96,6 +94,7 @@ pub async fn init(
             .hint("make an identity with `age-keygen` on another machine, keep it there, and add its public key"));
     }
     let remote = Remote::look(replicas).await?;
+    remote.check_writable()?;
     let mut files = Vec::new();
     let mut notes = Vec::new();
     let host_key = local_host_key(config, &mut files)?;
@@ -174,6 +173,16 @@ impl<'a> Remote<'a> {
         Ok(remote)
     }
 
+    /// Refuses vaults of a format that is only read, before anything is made.
+    fn check_writable(&self) -> Result<()> {
+        for (replica, objects) in &self.reached {
+            if let Some(data) = objects.get(layout::VAULT) {
+                info::check_writable(VaultInfo::parse(data, replica.name())?.format(), replica.name())?;
+            }
+        }
+        Ok(())
+    }
+
     /// The `vault.json` of the replicas, or a new one if none of them has one.
     fn vault_info(&self, bundle: Option<&Bundle>, clock: &SharedClock) -> Result<VaultInfo> {
         let mut found: Option<(VaultInfo, &Name)> = None;
@@ -204,7 +213,7 @@ impl<'a> Remote<'a> {
             (None, bundle) => {
                 let fresh = || data_encoding::HEXLOWER.encode(&rand::random::<[u8; 16]>());
                 let vault = bundle.map_or_else(fresh, |bundle| bundle.vault.clone());
-                Ok(VaultInfo { format: FORMAT_VERSION, vault, created: clock.now() })
+                Ok(VaultInfo::new(vault, clock.now()))
             }
         }
     }
@@ -384,8 +393,9 @@ fn open_with(options: &InitOptions, wrapped: &[u8], key: &str) -> Result<Zeroizi
         return Err(Error::keys(format!("the vault already holds {key}, and this host cannot open it"))
             .hint("run `lifeboat init --identity MASTER` if this is the same host or dataset; else choose another name for it"));
     }
+    keyring::check_size(wrapped, key)?;
     let identities = options.identities.iter().map(|identity| identity.as_ref() as &dyn age::Identity);
-    crypt::decrypt(identities, wrapped, MAX_OBJECT_BYTES)
+    crypt::decrypt(identities, wrapped, MAX_KEYRING_OBJECT_BYTES)
         .map(Zeroizing::new)
         .map_err(|error| error.within(format!("cannot open {key}")).hint("pass the identity of a master recipient"))
 }
@@ -409,7 +419,8 @@ async fn upload(
             wanted.entry(key.clone()).or_insert_with(|| body.clone());
         }
     }
-    wanted.insert(layout::VAULT.to_owned(), json(serde_json::to_vec_pretty(vault))?);
+    let new_vault = json(serde_json::to_vec_pretty(vault))?;
+    wanted.entry(layout::VAULT.to_owned()).or_insert(new_vault);
     let host_identity = layout::host_identity(&config.host);
     let operations = unpack(&bundle.wrapped_operations)?;
     if rewrapped.contains(&host_identity) {

@@ -12,6 +12,8 @@ use lifeboat_base::{Class, Context, Error, Result};
 use minisign::{KeyPair, PublicKey, SecretKey, SecretKeyBox, SignatureBox};
 use zeroize::Zeroizing;
 
+/// No signature file is longer.
+const MAX_SIGNATURE_BYTES: usize = 4096;
 /// Bytes of an Ed25519 signature.
 const SIGNATURE_BYTES: usize = 64;
 
@@ -118,6 +120,9 @@ impl Signer {
 /// [`Class::Keys`] if none of `trusted` signed it. [`Class::Integrity`] if data, signature or
 /// comment were changed.
 pub fn verify(trusted: &[SignerKey], data: &[u8], signature: &[u8], trusted_comment: &str) -> Result<SignerKey> {
+    if signature.len() > MAX_SIGNATURE_BYTES {
+        return Err(Error::integrity("the signature is damaged").because("it is too long"));
+    }
     let text = std::str::from_utf8(signature).context(Class::Integrity, || "the signature is not text")?;
     let signature = SignatureBox::from_string(text).context(Class::Integrity, || "the signature is damaged")?;
     // The crate takes it for granted that the last line, by which the comment is signed, is whole.
@@ -177,6 +182,20 @@ mod tests {
                 "flipped bit in byte {position} passed"
             );
         }
+        Ok(())
+    }
+
+    #[test]
+    fn is_no_longer_than_format_md_says() -> Result<()> {
+        let signer = Signer::generate()?;
+        let signature = |length: usize| {
+            let comment = "x".repeat(length);
+            let signed = signer.sign(b"data", &comment)?;
+            Ok::<_, Error>((signed.len(), verify(&[signer.public()], b"data", signed.as_bytes(), &comment).is_ok()))
+        };
+        let others = signature(1000)?.0 - 1000;
+        assert_eq!(signature(4096 - others)?, (4096, true));
+        assert_eq!(signature(4097 - others)?, (4097, false));
         Ok(())
     }
 

@@ -54,7 +54,7 @@ pub(crate) struct Budget {
 impl Budget {
     /// The whole budget of the run that follows the newest snapshot.
     fn after(newest: &Manifest) -> Self {
-        Self { left: share(newest.totals.raw_bytes) }
+        Self { left: share(newest.accounting.raw_bytes) }
     }
 
     /// Without the bytes that are stored again in any case.

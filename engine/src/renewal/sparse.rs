@@ -76,7 +76,7 @@ impl<'a> Packs<'a> {
     pub(crate) fn of(snapshots: impl IntoIterator<Item = &'a Manifest>) -> Self {
         let (mut packs, mut newest) = (HashMap::<PackId, PackUse>::new(), None);
         for manifest in snapshots {
-            for (PackRef(id, size, content), unused) in manifest.packs_and_unused() {
+            for (PackRef { id, size, content, .. }, unused) in manifest.packs_and_unused() {
                 let pack = packs.entry(*id).or_insert(PackUse { size: *size, content: *content, needed: 0 });
                 pack.needed = pack.needed.max(pack.content.saturating_sub(unused));
             }
@@ -122,7 +122,7 @@ impl<'a> Packs<'a> {
 /// How many bytes of the content of each of its packs a snapshot needs.
 fn needs(snapshot: &Manifest) -> impl Iterator<Item = (PackId, u64)> {
     let packs = snapshot.packs_and_unused();
-    packs.map(|(PackRef(id, _, content), unused)| (*id, content.saturating_sub(unused)))
+    packs.map(|(pack, unused)| (pack.id, pack.content.saturating_sub(unused)))
 }
 
 /// How many bytes of these packs the newest snapshot needs: the run that follows it stores them
@@ -152,6 +152,7 @@ pub(crate) fn write(state: &StateDirectory, dataset: &Name, packs: &BTreeSet<Pac
 mod tests {
     use super::*;
     use crate::renewal::tests::{MIB, ids, snapshot};
+    use lifeboat_format::manifest::Accounting;
 
     fn sparse(snapshots: &[Manifest], known: &[u8]) -> BTreeSet<PackId> {
         Packs::of(snapshots).sparse(&ids(known)).into_iter().collect()
@@ -163,9 +164,11 @@ mod tests {
         let snapshots = [snapshot(100, &[(1, 40), (2, 30)])?, snapshot(100, &[(2, 20), (3, 10)])?];
         assert_eq!(space(&snapshots), Space { stored_bytes: 30 * MIB, unused_bytes: 10 * MIB });
         assert_eq!(space(&snapshots[1..]), Space { stored_bytes: 20 * MIB, unused_bytes: (5 + 7) * MIB + MIB / 2 });
-        let told_nothing = Manifest { unused: Vec::new(), ..snapshots[1].clone() };
+        let with =
+            |unused| Manifest { accounting: Accounting { unused, ..Accounting::default() }, ..snapshots[1].clone() };
+        let told_nothing = with(Vec::new());
         assert_eq!(space(&[told_nothing]), Space { stored_bytes: 20 * MIB, unused_bytes: 0 });
-        let nonsense = Manifest { unused: vec![u64::MAX; 9], ..snapshots[1].clone() };
+        let nonsense = with(vec![u64::MAX; 9]);
         assert_eq!(space(&[nonsense]), Space { stored_bytes: 20 * MIB, unused_bytes: 20 * MIB });
         assert_eq!(space(&[]), Space::default());
         Ok(())

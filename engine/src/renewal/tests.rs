@@ -3,9 +3,11 @@ use std::collections::BTreeSet;
 use chrono::DateTime;
 use lifeboat_base::Result;
 use lifeboat_base::facts::SourceFacts;
+use lifeboat_format::Format;
 use lifeboat_format::extents::Extent;
 use lifeboat_format::id::{Digest, PackId};
-use lifeboat_format::manifest::{MANIFEST_VERSION, PackRef, Totals};
+use lifeboat_format::manifest::{Accounting, PackRef};
+use lifeboat_format::requirements::Requirements;
 
 use super::scatter::{Scatter, ScatteredStretch, keep_within};
 use super::sparse::budget_beside;
@@ -24,22 +26,27 @@ pub(super) fn ids(packs: &[u8]) -> BTreeSet<PackId> {
 /// A snapshot of so many MiB that needs so many MiB of each of these packs. Each pack has 40 MiB of
 /// content in 10 MiB of ciphertext.
 pub(super) fn snapshot(raw: u64, needs: &[(u8, u64)]) -> Result<Manifest> {
-    let packs = needs.iter().map(|(pack, _)| PackRef(id(*pack), 10 * MIB, 40 * MIB)).collect();
+    let pack = |pack: u8| PackRef { id: id(pack), size: 10 * MIB, content: 40 * MIB, generation: 1 };
+    let packs = needs.iter().map(|(number, _)| pack(*number)).collect();
     Ok(Manifest {
-        version: MANIFEST_VERSION,
+        format: Format::Two,
+        requires: Requirements::default(),
         vault: "v".to_owned(),
         dataset: "shop".parse()?,
         snapshot: "20261123T183244123Z-9f2c81aa".parse()?,
-        predecessor: None,
-        generation: 1,
+        sequence: 1,
+        previous: None,
         host: "db1".parse()?,
         started: DateTime::UNIX_EPOCH,
         finished: DateTime::UNIX_EPOCH,
         source: SourceFacts::default(),
         packs,
-        unused: needs.iter().map(|(_, needed)| (40 - needed) * MIB).collect(),
         streams: Vec::new(),
-        totals: Totals { raw_bytes: raw * MIB, ..Totals::default() },
+        accounting: Accounting {
+            unused: needs.iter().map(|(_, needed)| (40 - needed) * MIB).collect(),
+            raw_bytes: raw * MIB,
+            ..Accounting::default()
+        },
     })
 }
 

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use lifeboat_base::{Class, Context, Result};
+use lifeboat_base::{Class, Context, Error, Result};
 use lifeboat_format::id::Name;
 use lifeboat_format::manifest::PackRef;
 use lifeboat_format::pack;
@@ -23,7 +23,8 @@ const WEIGHT_OF_OLDER_PACE: f64 = 0.7;
 pub(crate) struct PackFetcher {
     dataset: Name,
     replicas: Vec<SharedReplica>,
-    keys: Arc<PackKeys>,
+    /// By key generation.
+    keys: BTreeMap<u32, Arc<PackKeys>>,
     /// The threads that decrypt and decompress.
     workers: Workers,
     seen: Mutex<BTreeMap<Name, Seen>>,
@@ -50,8 +51,15 @@ impl Seen {
 }
 
 impl PackFetcher {
-    pub(crate) fn new(dataset: Name, replicas: Vec<SharedReplica>, keys: PackKeys, workers: Workers) -> Self {
-        Self { dataset, replicas, keys: Arc::new(keys), workers, seen: Mutex::default() }
+    /// `keys` are those of each key generation of its packs.
+    pub(crate) fn new(
+        dataset: Name,
+        replicas: Vec<SharedReplica>,
+        keys: BTreeMap<u32, PackKeys>,
+        workers: Workers,
+    ) -> Self {
+        let keys = keys.into_iter().map(|(generation, keys)| (generation, Arc::new(keys))).collect();
+        Self { dataset, replicas, keys, workers, seen: Mutex::default() }
     }
 
     /// The replicas that packs came from.
@@ -82,7 +90,7 @@ impl PackFetcher {
                 }
             }
         }
-        Err(combine(format!("no replica returns a whole pack {} of dataset {}", pack.0, self.dataset), &errors))
+        Err(combine(format!("no replica returns a whole pack {} of dataset {}", pack.id, self.dataset), &errors))
     }
 
     fn cheapest<'a>(&self, untried: &mut Vec<&'a SharedReplica>) -> Option<&'a SharedReplica> {
@@ -101,10 +109,13 @@ impl PackFetcher {
         let ciphertext = fetch_ciphertext(replica, &self.dataset, pack).await;
         let took = began.elapsed();
         let excerpt = async {
-            let (ciphertext, keys, content, wanted) = (ciphertext?, self.keys.clone(), pack.2, wanted.to_vec());
+            let (ciphertext, content, wanted) = (ciphertext?, pack.content, wanted.to_vec());
+            let keys = self.keys.get(&pack.generation).cloned();
+            let keys =
+                keys.ok_or_else(|| Error::keys(format!("no keys of generation {} are at hand", pack.generation)))?;
             let excerpt = self.workers.begin(move || open(&ciphertext, content, &keys, &wanted)).await;
             let excerpt = excerpt.context(Class::Failed, || "the thread that decrypts a pack failed")?;
-            excerpt.map_err(|error| error.within(format!("replica {name}: cannot open pack {}", pack.0)))
+            excerpt.map_err(|error| error.within(format!("replica {name}: cannot open pack {}", pack.id)))
         };
         let excerpt = excerpt.await;
         drop(asked);
@@ -112,7 +123,7 @@ impl PackFetcher {
         let seen = seen.entry(name.clone()).or_default();
         match &excerpt {
             Ok(_) => {
-                let pace = took.as_secs_f64() / pack.1.max(1) as f64;
+                let pace = took.as_secs_f64() / pack.size.max(1) as f64;
                 seen.pace = Some(
                     seen.pace
                         .map_or(pace, |before| WEIGHT_OF_OLDER_PACE * before + (1.0 - WEIGHT_OF_OLDER_PACE) * pace),

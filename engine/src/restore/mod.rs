@@ -14,6 +14,7 @@ mod decode;
 pub(crate) mod fetch;
 mod pack_cache;
 mod plan;
+mod reach;
 mod reader;
 mod streams;
 mod wanted;

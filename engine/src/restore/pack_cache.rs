@@ -149,7 +149,7 @@ impl PackCache {
     fn cost(&self, wanted: &WantedPack) -> u32 {
         // Whole chunks are kept, so this is a little more than what is wanted.
         let frames = share(&wanted.reference, wanted.grains.length()) * 5 / 4 + (1 << 20);
-        permits(wanted.reference.1 + frames.min(wanted.reference.1)).min(self.most / 2)
+        permits(wanted.reference.size + frames.min(wanted.reference.size)).min(self.most / 2)
     }
 
     async fn fetch(&self, pack: u32) -> Result<Content> {
@@ -160,7 +160,7 @@ impl PackCache {
             (wanted.reference, wanted.grains.ranges(), room)
         };
         let excerpt = self.fetcher.fetch(&reference, &ranges).await?;
-        self.fetched.fetch_add(reference.1, Ordering::Relaxed);
+        self.fetched.fetch_add(reference.size, Ordering::Relaxed);
         // The ciphertext's part of the room is free from now on. There is no room if another reader
         // tries a failed fetch again.
         let room = room.and_then(|mut room| {
@@ -250,5 +250,5 @@ impl Drop for Pin {
 
 /// How many bytes of a pack's ciphertext hold `wanted` bytes of its content, in proportion.
 fn share(pack: &PackRef, wanted: u64) -> u64 {
-    (pack.1 as f64 * wanted as f64 / pack.2.max(1) as f64) as u64
+    (pack.size as f64 * wanted as f64 / pack.content.max(1) as f64) as u64
 }

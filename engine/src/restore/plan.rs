@@ -7,10 +7,11 @@ use std::collections::HashMap;
 use std::ops::Range;
 
 use lifeboat_base::{Error, Result};
-use lifeboat_format::extents::Reach;
+use lifeboat_format::extents::Extent;
 use lifeboat_format::manifest::PackRef;
 use lifeboat_format::map::Resolved;
 
+use super::reach::Reach;
 use super::wanted::Wanted;
 
 /// A span that is shorter than this may take in one more pack.
@@ -32,16 +33,15 @@ pub(crate) struct Span {
 /// # Errors
 /// [`Class::Integrity`](lifeboat_base::Class::Integrity) if the extents are damaged.
 pub(crate) fn plan(extents: &Resolved, packs: &[PackRef], most: u64, wanted: &mut Wanted) -> Result<Vec<Span>> {
-    let sizes: Vec<u64> = packs.iter().map(|PackRef(_, size, _)| *size).collect();
+    let sizes: Vec<u64> = packs.iter().map(|pack| pack.size).collect();
     let mut planner = Planner::new(&sizes, most);
-    let whole = extents.outline(|length, reaches| {
-        let taken = planner.push(length, reaches);
-        if taken {
-            reaches.iter().for_each(|reach| wanted.add(reach));
-        }
-        taken
-    });
-    if !whole {
+    let (mut walk, mut some, mut left) = (extents.walk(), Vec::new(), extents.length());
+    walk.turn_to(0..left);
+    while walk.next(&mut some) {
+        left -= some.iter().map(|extent| extent.length).sum::<u64>();
+        planner.push_all(&some, wanted);
+    }
+    if left > 0 {
         return Err(Error::integrity("the extents are damaged"));
     }
     let mut spans = planner.spans;
@@ -70,6 +70,20 @@ impl<'a> Planner<'a> {
     /// one span.
     fn new(sizes: &'a [u64], most: u64) -> Self {
         Self { sizes, most, last: vec![0; sizes.len()], spans: Vec::new(), at: 0, held: 0, more: Vec::new() }
+    }
+
+    /// Adds the next extents of the stream, at once, or else in halves.
+    fn push_all(&mut self, extents: &[Extent], wanted: &mut Wanted) {
+        let length = extents.iter().map(|extent| extent.length).sum();
+        let reaches = if extents.len() == 1 || length <= MIN_SPAN_BYTES { Reach::of(extents) } else { None };
+        match reaches {
+            Some(reaches) if self.push(length, &reaches) => reaches.iter().for_each(|reach| wanted.add(reach)),
+            _ => {
+                let (first, second) = extents.split_at(extents.len() / 2);
+                self.push_all(first, wanted);
+                self.push_all(second, wanted);
+            }
+        }
     }
 
     /// Adds the next stretch. If it needs too many packs at once, returns `false` and adds nothing.
@@ -189,7 +203,9 @@ mod tests {
     fn what_is_planned_is_wanted_and_damage_is_told() -> Result<()> {
         let some = [(0, 32 << 20), (1, 700), (0, 900)];
         let resolved = |of| Extents::of(extents(of)).map(Resolved::from);
-        let pack: Vec<PackRef> = (0..2).map(|n: u8| PackRef(Digest::of(&[n]), 1 << 20, 40 << 20)).collect();
+        let pack: Vec<PackRef> = (0..2)
+            .map(|n: u8| PackRef { id: Digest::of(&[n]), size: 1 << 20, content: 40 << 20, generation: 1 })
+            .collect();
         let mut wanted = Wanted::new(&pack);
         let spans = super::plan(&resolved(&some)?, &pack, MOST, &mut wanted)?;
         assert_eq!(packs(&spans), [vec![0], vec![1, 0]]);

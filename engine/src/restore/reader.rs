@@ -7,10 +7,11 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use chrono::{DateTime, Utc};
-use lifeboat_base::{Error, Result};
+use lifeboat_base::{Class, Error, Result};
+use lifeboat_format::Format;
 use lifeboat_format::id::{Name, SnapshotId};
-use lifeboat_format::info::VaultInfo;
-use lifeboat_format::keyring::DatasetSecrets;
+use lifeboat_format::info::{self, VaultInfo};
+use lifeboat_format::keyring::{self, DatasetSecrets, MAX_KEYRING_OBJECT_BYTES};
 use lifeboat_format::layout;
 use lifeboat_format::manifest::Manifest;
 use lifeboat_store::SharedReplica;
@@ -24,8 +25,6 @@ use crate::catalog::documents::{Documents, combine};
 use crate::config::Limits;
 use crate::keys::crypt;
 use crate::keys::{PackKeys, ReaderKeys, SharedIdentity};
-
-const MAX_KEYRING_OBJECT_BYTES: usize = 1 << 20;
 
 /// Says which snapshot is meant.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -51,6 +50,8 @@ pub struct Listed {
 pub struct VaultReader {
     vault: String,
     replicas: Vec<SharedReplica>,
+    /// The format of the vault in each of `replicas`.
+    formats: Vec<Format>,
     unreachable: BTreeMap<Name, String>,
     keys: ReaderKeys,
     limits: Limits,
@@ -90,10 +91,12 @@ impl VaultReader {
             VaultInfo::parse(&data, replica.name())
         }))
         .await;
-        let (mut vault, mut reached, mut unreachable, mut errors) = (None, Vec::new(), BTreeMap::new(), Vec::new());
+        let (mut vault, mut reached, mut formats) = (None, Vec::new(), Vec::new());
+        let (mut unreachable, mut errors) = (BTreeMap::new(), Vec::new());
         for (replica, info) in replicas.iter().zip(infos) {
             match info {
                 Ok(info) if vault.as_ref().is_none_or(|vault| *vault == info.vault) => {
+                    formats.push(info.format());
                     vault = Some(info.vault);
                     reached.push(replica.clone());
                 }
@@ -112,7 +115,8 @@ impl VaultReader {
             }
         }
         let vault = vault.ok_or_else(|| combine("no replica of the vault can be read".to_owned(), &errors))?;
-        Ok(Self { vault, replicas: reached, unreachable, keys, limits, cancel, dataset_identities: Mutex::default() })
+        let dataset_identities = Mutex::default();
+        Ok(Self { vault, replicas: reached, formats, unreachable, keys, limits, cancel, dataset_identities })
     }
 
     /// The vault's id.
@@ -125,6 +129,12 @@ impl VaultReader {
     #[must_use]
     pub fn replicas(&self) -> &[SharedReplica] {
         &self.replicas
+    }
+
+    /// The replicas, each with the reason why nobody may write into it, if there is one.
+    pub(crate) fn writable(&self) -> impl Iterator<Item = (&SharedReplica, Result<()>)> {
+        let each = self.replicas.iter().zip(&self.formats);
+        each.map(|(replica, format)| (replica, info::check_writable(*format, replica.name())))
     }
 
     /// The replicas that could not be opened, and why.
@@ -196,7 +206,7 @@ impl VaultReader {
     /// In every replica, the manifest is missing, damaged or forged, or no identity opens it.
     pub async fn manifest(&self, dataset: &Name, snapshot: &SnapshotId) -> Result<Manifest> {
         let keys = self.document_keys(dataset).await;
-        self.documents(dataset, &keys).manifest(&self.replicas, snapshot).await
+        Ok(self.documents(dataset, &keys).manifest(&self.replicas, snapshot).await?.0)
     }
 
     /// The streams of a snapshot.
@@ -206,7 +216,10 @@ impl VaultReader {
     /// be read.
     pub async fn streams(&self, dataset: &Name, snapshot: &SnapshotId) -> Result<SnapshotStreams> {
         let manifest = self.manifest(dataset, snapshot).await?;
-        let keys = self.pack_keys(dataset, manifest.generation).await?;
+        let mut keys = BTreeMap::new();
+        for generation in manifest.generations() {
+            keys.insert(generation, self.pack_keys(dataset, generation).await?);
+        }
         let fetcher = PackFetcher::new(dataset.clone(), self.replicas.clone(), keys, Workers::new(self.limits.cpu)?);
         SnapshotStreams::open(manifest, fetcher, &self.limits, self.cancel.clone()).await
     }
@@ -216,6 +229,8 @@ impl VaultReader {
     pub(crate) fn only(&self, replica: &SharedReplica) -> Self {
         Self {
             vault: self.vault.clone(),
+            // Whoever reads one replica alone writes nothing.
+            formats: vec![Format::One],
             replicas: vec![replica.clone()],
             unreachable: BTreeMap::new(),
             keys: self.keys.clone(),
@@ -234,11 +249,14 @@ impl VaultReader {
                 let wrapped = replica.get(&key).await.map_err(|error| {
                     if error.is_not_found() { Error::integrity(error.to_string()) } else { error.into() }
                 })?;
+                let named = |error: Error| error.within(format!("replica {}: cannot open {key}", replica.name()));
+                keyring::check_size(&wrapped, &key).map_err(named)?;
                 let identities = self.keys.identities.iter().map(|identity| identity.as_ref() as &dyn age::Identity);
                 let text = crypt::decrypt(identities, &wrapped, MAX_KEYRING_OBJECT_BYTES)
                     .map(zeroize::Zeroizing::new)
-                    .map_err(|error| error.within(format!("replica {}: cannot open {key}", replica.name())))?;
-                DatasetSecrets::parse(&text, &self.vault, dataset, generation).and_then(PackKeys::of)
+                    .map_err(named)?;
+                let secrets = DatasetSecrets::parse(&text, &self.vault, dataset, generation);
+                secrets.and_then(PackKeys::of).map_err(named)
             };
             match opened.await {
                 Ok(keys) => return Ok(keys),
@@ -246,10 +264,11 @@ impl VaultReader {
             }
         }
         let error = combine(format!("the keys of dataset {dataset} cannot be opened"), &errors);
-        Err(if error.hint_text().is_some() {
-            error
-        } else {
-            error.hint("pass --identity with a master identity, or with a drill identity that may open this dataset")
+        Err(match error.class() {
+            _ if error.hint_text().is_some() => error,
+            Class::Keys => error
+                .hint("pass --identity with a master identity, or with a drill identity that may open this dataset"),
+            _ => error.hint("run `lifeboat verify` to see which replica holds a good one"),
         })
     }
 
@@ -278,7 +297,13 @@ impl VaultReader {
             keys.iter().filter_map(|(_, key)| layout::parse_keyring_generation(dataset, key)).collect();
         let mut identities: Vec<SharedIdentity> = Vec::new();
         for generation in generations {
-            identities.push(Arc::new(self.pack_keys(dataset, generation).await?.identity));
+            // What is wrong with one generation must not hide the others.
+            match self.pack_keys(dataset, generation).await {
+                Ok(keys) => identities.push(Arc::new(keys.identity)),
+                Err(error) => {
+                    tracing::debug!(error = %error.chain(), generation, "Skipping the keys of one generation");
+                }
+            }
         }
         Ok(identities)
     }

@@ -74,7 +74,7 @@ pub struct Reading {
     /// Bytes of ciphertext of the packs that were fetched.
     pub fetched: u64,
     /// Bytes of ciphertext that hold the content of all streams, if each part is counted once. This
-    /// is an estimate, because it comes from the reaches of blocks of extents.
+    /// is an estimate, because it comes from reaches and not from single extents.
     pub needed: u64,
 }
 
@@ -95,13 +95,13 @@ impl SnapshotStreams {
         cancel: CancellationToken,
     ) -> Result<Self> {
         let (fetcher, nothing) = (Arc::new(fetcher), Reading { fetched: 0, needed: 0 });
-        let stored = Self::plan(manifest.maps(), &HashMap::new(), nothing, fetcher.clone(), limits, cancel.clone())?;
+        let stored = Self::plan(manifest.maps()?, &HashMap::new(), nothing, fetcher.clone(), limits, cancel.clone())?;
         let mut maps = HashMap::new();
         for stream in &manifest.streams {
             let Some(entry) = &stream.map else { continue };
             let read = async {
-                let (mut reader, mut bytes) =
-                    (stored.open(&stream.name).await?, Vec::with_capacity(entry.length as usize));
+                let length = stored.length(&stream.name).unwrap_or_default();
+                let (mut reader, mut bytes) = (stored.open(&stream.name).await?, Vec::with_capacity(length as usize));
                 while let Some(piece) = reader.next().await? {
                     bytes.extend_from_slice(&piece);
                 }

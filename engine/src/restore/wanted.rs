@@ -2,8 +2,9 @@
 
 use std::ops::Range;
 
-use lifeboat_format::extents::Reach;
 use lifeboat_format::manifest::PackRef;
+
+use super::reach::Reach;
 
 /// What all streams of a snapshot need of each of its packs.
 pub(crate) struct Wanted(pub(super) Vec<WantedPack>);

@@ -51,8 +51,9 @@ impl Journal {
         while let Some((length, tail)) = rest.split_first_chunk::<4>() {
             let length = u32::from_le_bytes(*length);
             let Some((sealed, tail)) = tail.split_at_checked(length.min(MAX_RECORD_BYTES) as usize) else { break };
-            let record = self.key.open(JOURNAL_PURPOSE, sealed).and_then(|plain| IndexSegment::open(plain.to_vec()));
-            let Ok(segment) = record else { break };
+            let record =
+                self.key.open(JOURNAL_PURPOSE, sealed).and_then(|plain| IndexSegment::of_content(plain.to_vec()));
+            let Ok((segment, _)) = record else { break };
             let Ok(record) = segment.packs().collect::<Result<Vec<_>>>() else { break };
             if segment.generation == self.generation {
                 packs.extend(record);
@@ -67,7 +68,7 @@ impl Journal {
     /// # Errors
     /// [`Class::Storage`] if the disk fails or is full.
     pub fn append(&self, pack: &IndexedPack) -> Result<()> {
-        let record = IndexSegment::write(self.generation, std::slice::from_ref(pack));
+        let record = IndexSegment::content(self.generation, std::slice::from_ref(pack));
         let sealed = self.key.seal(JOURNAL_PURPOSE, &record)?;
         let write = || -> std::io::Result<()> {
             let mut file = OpenOptions::new().create(true).append(true).mode(0o600).open(&self.path)?;

@@ -1,18 +1,19 @@
-//! A block of extents as bytes: a skippable frame, which says how long the extents are and what
-//! they reach, then zstd frames with the extents themselves. See "Extents" in `FORMAT.md`.
+//! A block of extents as bytes: a skippable frame, which says how long the extents are, then zstd
+//! frames with the extents themselves. See "Extents" in `FORMAT.md`.
 
 use std::ops::Range;
 
 use lifeboat_base::Result;
-use zstd::zstd_safe;
 
-use super::reach::{self, Reach};
-use super::{Bounds, Extent, pack_number};
+use super::{Bounds, Extent, MAX_BLOCK_EXTENTS, pack_number};
+use crate::Format;
 use crate::frames::{self, SKIPPABLE_MAGIC};
 use crate::planes;
 
 /// No block holds more, decompressed.
 const MAX_PLAIN_BYTES: u64 = 1 << 20;
+/// The payload of the frame that begins a block: the length of its extents.
+const LENGTH_BYTES: u32 = 8;
 /// A higher level would save one per cent.
 const EXTENTS_ZSTD_LEVEL: i32 = 1;
 /// No part that is compressed by itself is shorter, but the last: a shorter one is joined with the
@@ -22,7 +23,6 @@ const MIN_PART_BYTES: usize = 1 << 10;
 /// A block among others.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct ExtentBlock {
-    pub(crate) reaches: Range<usize>,
     frames: Range<usize>,
     /// How many bytes they hold, decompressed.
     plain: u64,
@@ -34,45 +34,52 @@ impl ExtentBlock {
     /// Appends a block with these extents to `out`; in the stream it starts at `begin`.
     pub(crate) fn write(extents: &[Extent], begin: u64, out: &mut Vec<u8>) -> Result<Self> {
         let length: u64 = extents.iter().map(|extent| extent.length).sum();
-        let reaches = reach::encode(extents);
         out.extend(SKIPPABLE_MAGIC);
-        out.extend((8 + reaches.len() as u32).to_le_bytes());
+        out.extend(LENGTH_BYTES.to_le_bytes());
         out.extend(length.to_le_bytes());
-        out.extend(&reaches);
         let (at, mut plain) = (out.len(), 0);
         for part in parts(extents) {
             plain += part.len() as u64;
             out.extend(frames::compress(EXTENTS_ZSTD_LEVEL, &part)?);
         }
         let places = begin..begin + length;
-        Ok(Self { reaches: at - reaches.len()..at, frames: at..out.len(), plain, places })
+        Ok(Self { frames: at..out.len(), plain, places })
     }
 
     /// The block at `at` of `bytes`, which starts at `begin` in the stream, and where the next
     /// block lies in `bytes`.
-    pub(crate) fn find(bytes: &[u8], at: usize, begin: u64) -> Option<(Self, usize)> {
+    pub(crate) fn find(bytes: &[u8], at: usize, begin: u64, format: Format) -> Option<(Self, usize)> {
         let (magic, rest) = bytes.get(at..)?.split_first_chunk()?;
         let (told, rest) = rest.split_first_chunk()?;
-        let told = (u32::from_le_bytes(*told) as usize).checked_sub(8).filter(|_| *magic == SKIPPABLE_MAGIC)?;
+        let told = u32::from_le_bytes(*told);
         let (length, rest) = rest.split_first_chunk()?;
-        let (frames, mut rest, mut plain) = (at + 16 + told, rest.get(told..)?, 0);
+        let length = u64::from_le_bytes(*length);
+        // In format 1, more follows the length, which no reader needs, and a block may be empty.
+        let more = match format {
+            Format::One => told.checked_sub(LENGTH_BYTES)?,
+            Format::Two => (told == LENGTH_BYTES && length > 0).then_some(0)?,
+        };
+        let (mut rest, mut plain) = (rest.get(more as usize..)?, 0_u64);
+        let frames = bytes.len() - rest.len();
         while !rest.is_empty() && !rest.starts_with(&SKIPPABLE_MAGIC) {
-            plain += zstd_safe::get_frame_content_size(rest).ok()?.filter(|plain| *plain <= MAX_PLAIN_BYTES)?;
-            rest = rest.get(zstd_safe::find_frame_compressed_size(rest).ok()?..)?;
+            let (content, length) = frames::measure(rest)?;
+            plain = plain.checked_add(content).filter(|plain| *plain <= MAX_PLAIN_BYTES)?;
+            rest = &rest[length..];
         }
-        let (end, places) = (bytes.len() - rest.len(), begin..begin.checked_add(u64::from_le_bytes(*length))?);
-        Some((Self { reaches: at + 16..frames, frames: frames..end, plain, places }, end))
+        let (end, places) = (bytes.len() - rest.len(), begin..begin.checked_add(length)?);
+        (*magic == SKIPPABLE_MAGIC).then_some((Self { frames: frames..end, plain, places }, end))
     }
 
-    /// What its extents reach, as it says before them; empty if it does not say, or is damaged.
-    pub(crate) fn reaches(&self, bytes: &[u8]) -> Vec<Reach> {
-        reach::decode(&bytes[self.reaches.clone()]).unwrap_or_default()
+    /// Where its frames begin, right after its length.
+    #[cfg(test)]
+    pub(crate) fn begins(&self) -> usize {
+        self.frames.start
     }
 
     /// Reads its extents into `extents`; `None` if it is damaged, or an extent is outside `bounds`.
     pub(crate) fn open(&self, bytes: &[u8], bounds: Option<&Bounds>, extents: &mut Vec<Extent>) -> Option<()> {
         extents.clear();
-        let mut plain = vec![0; usize::try_from(self.plain).ok().filter(|_| self.plain <= MAX_PLAIN_BYTES)?];
+        let mut plain = vec![0; self.plain as usize];
         frames::decompress(&bytes[self.frames.clone()], &mut plain).ok()?;
         let length = read(&plain, bounds, extents)?;
         (self.places.start.checked_add(length) == Some(self.places.end)).then_some(())
@@ -123,7 +130,7 @@ fn parts(extents: &[Extent]) -> Vec<Vec<u8>> {
 /// Reads the extents of a block from its plain bytes. Returns the sum of their lengths.
 fn read(mut plain: &[u8], bounds: Option<&Bounds>, extents: &mut Vec<Extent>) -> Option<u64> {
     let (count, rest) = plain.split_first_chunk()?;
-    let count = u32::from_le_bytes(*count) as usize;
+    let count = Some(u32::from_le_bytes(*count) as usize).filter(|count| *count <= MAX_BLOCK_EXTENTS)?;
     plain = rest;
     let packs = planes::take(&mut plain, count)?;
     let (mut offsets, lengths) = (planes::take(&mut plain, count)?, planes::take(&mut plain, count)?);

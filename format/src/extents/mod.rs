@@ -8,21 +8,20 @@
 mod block;
 mod finder;
 mod pack_number;
-mod reach;
 
 use std::ops::Range;
 use std::sync::Arc;
 
 use bytes::Bytes;
-use data_encoding::BASE64;
 
 use self::block::ExtentBlock;
+use crate::Format;
 pub use crate::extents::finder::Finder;
-pub use crate::extents::reach::Reach;
+pub(crate) use crate::extents::pack_number::max_packs;
 use lifeboat_base::Result;
 
 /// No block has more extents.
-pub(crate) const MAX_BLOCK_EXTENTS: usize = 16 << 10;
+pub const MAX_BLOCK_EXTENTS: usize = 16 << 10;
 
 /// The number that an extent has instead of a pack's if it lies in the older stream of a
 /// [map](crate::map).
@@ -66,33 +65,26 @@ pub struct Extents {
 }
 
 impl Extents {
-    /// Reads extents as a manifest holds them: base64 of what [`Self::read`] reads.
-    pub fn parse(text: &str, length: u64, bounds: Bounds) -> Option<Self> {
-        Self::read(BASE64.decode(text.as_bytes()).ok()?, length, bounds)
-    }
-
     /// Reads blocks of extents, without opening them. `None` if the blocks do not say that their
     /// extents are `length` bytes long together.
     pub fn read(frames: impl Into<Bytes>, length: u64, bounds: Bounds) -> Option<Self> {
-        let frames = frames.into();
+        Self::read_as(Format::Two, frames.into(), length, bounds)
+    }
+
+    /// As [`Self::read`], of either format.
+    pub(crate) fn read_as(format: Format, frames: Bytes, length: u64, bounds: Bounds) -> Option<Self> {
         let (mut blocks, mut at, mut begin) = (Vec::new(), 0, 0);
         while at < frames.len() {
-            let (block, next) = ExtentBlock::find(&frames, at, begin)?;
+            let (block, next) = ExtentBlock::find(&frames, at, begin, format)?;
             (at, begin) = (next, block.places.end);
             blocks.push(block);
         }
         (begin == length).then(|| Self { frames, blocks: blocks.into(), bounds: Some(bounds) })
     }
 
-    /// The extents as a manifest holds them: base64 of [`Self::bytes`].
-    #[must_use]
-    pub fn to_text(&self) -> String {
-        BASE64.encode(&self.frames)
-    }
-
     /// The extents as blocks, one after the other.
     #[must_use]
-    pub fn bytes(&self) -> &[u8] {
+    pub fn bytes(&self) -> &Bytes {
         &self.frames
     }
 
@@ -118,9 +110,7 @@ impl Extents {
         let mut opened = Vec::new();
         (0..self.blocks.len()).all(|block| {
             self.open(block, &mut opened);
-            let (places, reaches) = (self.places(block), self.reaches(block));
-            let told = |extent: &Extent| reaches.is_empty() || reaches.iter().any(|reach| reach.holds(extent));
-            opened.is_empty() == places.is_empty() && opened.iter().all(told)
+            opened.is_empty() == self.blocks[block].places.is_empty()
         })
     }
 
@@ -131,7 +121,7 @@ impl Extents {
     }
 
     /// Reads the extents of a block into `extents`; none if the block is damaged.
-    pub fn open(&self, block: usize, extents: &mut Vec<Extent>) {
+    pub(crate) fn open(&self, block: usize, extents: &mut Vec<Extent>) {
         if self.blocks[block].open(&self.frames, self.bounds.as_ref(), extents).is_none() {
             extents.clear();
         }
@@ -142,21 +132,6 @@ impl Extents {
     pub(crate) fn block_at(&self, position: u64) -> Option<usize> {
         let block = self.blocks.partition_point(|block| block.places.end <= position);
         (block < self.blocks.len()).then_some(block)
-    }
-
-    /// Which part of the stream the extents of a block hold.
-    #[must_use]
-    pub fn places(&self, block: usize) -> Range<u64> {
-        self.blocks[block].places.clone()
-    }
-
-    /// What the extents of a block reach; empty if the block does not say, or says what cannot be.
-    #[must_use]
-    pub fn reaches(&self, block: usize) -> Vec<Reach> {
-        let reaches = self.blocks[block].reaches(&self.frames);
-        let known =
-            |reach: &Reach| self.bounds.as_ref().is_none_or(|bounds| bounds.hold(reach.pack, reach.range.clone()));
-        if reaches.iter().all(known) { reaches } else { Vec::new() }
     }
 
     /// All extents, in the stream's order; only those before the first damaged block, if there is
@@ -215,8 +190,7 @@ impl ExtentsWriter {
     /// # Errors
     /// No memory.
     pub fn finish(mut self) -> Result<Extents> {
-        // One block at least, so that `zstd` has something to read.
-        if !self.pending.is_empty() || self.blocks.is_empty() {
+        if !self.pending.is_empty() {
             self.close()?;
         }
         Ok(Extents { frames: self.frames.into(), blocks: self.blocks.into(), bounds: None })
@@ -256,8 +230,8 @@ mod tests {
     proptest! {
         #[test]
         fn come_back_as_they_were(extents in some()) {
-            let text = Extents::of(extents.iter().copied())?.to_text();
-            let parsed = Extents::parse(&text, length(&extents), far());
+            let bytes = Extents::of(extents.iter().copied())?.bytes().clone();
+            let parsed = Extents::read(bytes, length(&extents), far());
             let mut merged: Vec<Extent> = Vec::new();
             for extent in extents {
                 match merged.last_mut() {
@@ -272,9 +246,9 @@ mod tests {
         fn whatever_else_is_refused_without_harm(bytes in prop::collection::vec(any::<u8>(), 0..200)) {
             let framed = frames::compress(1, &bytes)?;
             for bytes in [bytes, framed] {
-                let block = [&frames::SKIPPABLE_MAGIC[..], &9_u32.to_le_bytes(), &5_u64.to_le_bytes(), &[0], &bytes].concat();
+                let block = [&frames::SKIPPABLE_MAGIC[..], &8_u32.to_le_bytes(), &5_u64.to_le_bytes(), &bytes].concat();
                 for bytes in [bytes, block] {
-                    let parsed = Extents::parse(&BASE64.encode(&bytes), 5, far());
+                    let parsed = Extents::read(bytes, 5, far());
                     prop_assert!(parsed.is_none_or(|extents| extents.iter().map(|extent| extent.length).sum::<u64>() <= 5));
                 }
             }
@@ -285,10 +259,10 @@ mod tests {
     fn millions_take_little_and_are_found_by_their_place() -> Result<()> {
         let all = many();
         let extents = Extents::of(all.iter().copied())?;
-        let parsed = Extents::parse(&extents.to_text(), length(&all), far());
+        let parsed = Extents::read(extents.bytes().clone(), length(&all), far());
         assert!(parsed.is_some_and(|parsed| parsed.iter().eq(all.iter().copied())));
         assert!(extents.iter().eq(all.iter().copied()));
-        assert!(extents.to_text().len() < 3 * all.len(), "{} bytes for {}", extents.to_text().len(), all.len());
+        assert!(extents.bytes().len() < 9 * all.len() / 4, "{} bytes for {}", extents.bytes().len(), all.len());
         let (mut finder, mut begin) = (Finder::new(extents), 0);
         for extent in all {
             assert_eq!(finder.find(begin), Some((begin, extent)));
@@ -306,7 +280,7 @@ mod tests {
         let bounds = Bounds { packs: [1000, 50].into(), older: 0 };
         let inside = Extent { pack: 1, offset: 5, length: 45 };
         let refused = |extent, length| {
-            let parsed = Extents::parse(&Extents::of([extent])?.to_text(), length, bounds.clone());
+            let parsed = Extents::read(Extents::of([extent])?.bytes().clone(), length, bounds.clone());
             Ok::<_, lifeboat_base::Error>(
                 !parsed.is_some_and(|extents| extents.are_whole() && extents.iter().eq([extent])),
             )
@@ -322,41 +296,24 @@ mod tests {
         ] {
             assert!(refused(extent, length)?, "{extent:?} of {length} passed");
         }
-        assert!(Extents::parse("?", 0, bounds.clone()).is_none());
-        assert!(Extents::parse("", 0, bounds).is_some());
+        assert!(Extents::read(&b"?"[..], 0, bounds.clone()).is_none());
+        assert!(Extents::read(&b""[..], 0, bounds).is_some());
         Ok(())
     }
 
     #[test]
-    fn a_block_that_reaches_less_than_its_extents_is_not_whole() -> Result<()> {
-        let extents = Extents::of(many())?;
-        let mut bytes = extents.bytes().to_vec();
-        let reaches = extents.blocks[1].reaches.clone();
-        assert_eq!((extents.reaches(1).len(), &bytes[reaches.start..reaches.start + 2]), (2, &[2, 4][..]));
-        assert!(extents.are_whole());
-        // Of pack 7, instead of pack 3.
-        bytes[reaches.start + 1] = 8;
-        let parsed = Extents::read(bytes, extents.length(), far()).unwrap_or_default();
-        assert!(parsed.iter().eq(extents.iter()) && !parsed.are_whole());
-        Ok(())
-    }
-
-    #[test]
-    fn reaches_beyond_what_there_is_are_not_believed() -> Result<()> {
-        let of = |reach: [u8; 5]| {
-            let block = [&frames::SKIPPABLE_MAGIC[..], &13_u32.to_le_bytes(), &45_u64.to_le_bytes(), &reach].concat();
-            let extents = Extents::of([Extent { pack: 1, offset: 5, length: 45 }])?;
-            let bytes = [&block, &extents.bytes()[extents.blocks[0].reaches.end..]].concat();
-            let read = Extents::read(bytes, 45, Bounds { packs: [1000, 50].into(), older: 0 });
-            Ok::<_, lifeboat_base::Error>(read.unwrap_or_default())
+    fn in_format_1_blocks_say_more_and_may_be_empty() -> Result<()> {
+        let extents = Extents::of([Extent { pack: 1, offset: 5, length: 45 }])?;
+        let block = |more: &[u8], length: u64, frames: &[u8]| {
+            let told = (8 + more.len() as u32).to_le_bytes();
+            Bytes::from([&frames::SKIPPABLE_MAGIC[..], &told, &length.to_le_bytes(), more, frames].concat())
         };
-        assert_eq!(of([1, 2, 5, 45, 45])?.reaches(0), [Reach { pack: 1, range: 5..50, named: 45 }]);
-        // Beyond the pack; of no pack that there is; of an older stream, though there is none; of
-        // nothing.
-        for reach in [[1, 2, 6, 45, 45], [1, 3, 5, 45, 45], [1, 0, 0, 0, 0], [1, 2, 5, 0, 0]] {
-            let extents = of(reach)?;
-            assert_eq!(extents.reaches(0), [], "{reach:?}");
-            assert_eq!(extents.iter().count(), 1, "the block itself is good");
+        let none = frames::compress(1, &0_u32.to_le_bytes())?;
+        for (bytes, length) in [(block(&[1, 2, 5, 45, 45], 45, &extents.bytes()[16..]), 45), (block(&[0], 0, &none), 0)]
+        {
+            let read = |format| Extents::read_as(format, bytes.clone(), length, far());
+            assert!(read(Format::One).is_some_and(|read| read.are_whole() && read.length() == length));
+            assert!(read(Format::Two).is_none());
         }
         Ok(())
     }
@@ -367,7 +324,7 @@ mod tests {
         let extents = Extents::of(all.iter().copied())?;
         let (mut bytes, second) = (extents.bytes().to_vec(), extents.blocks[1].clone());
         // The first block takes a byte of the second: the sum is as before.
-        for (at, change) in [(extents.blocks[0].reaches.start, 1), (second.reaches.start, u64::MAX)] {
+        for (at, change) in [(16, 1), (second.begins(), u64::MAX)] {
             let length = u64::from_le_bytes(bytes[at - 8..at].try_into().unwrap_or_default()).wrapping_add(change);
             bytes[at - 8..at].copy_from_slice(&length.to_le_bytes());
         }

@@ -7,7 +7,12 @@ const MAX_DOCUMENT: u64 = 1 << 20;
 
 /// Takes `data` for the frames of a document.
 pub fn drive(data: &[u8]) -> bool {
+    let first = frames::take_frame(data, MAX_DOCUMENT as usize).ok();
+    if let Some((content, rest)) = &first {
+        assert!(content.len() as u64 <= MAX_DOCUMENT && data.ends_with(rest), "another frame");
+    }
     let Ok(text) = frames::decompress_document(data, data.len(), MAX_DOCUMENT) else { return false };
+    assert!(first.is_none_or(|(content, _)| text.starts_with(&content)), "another content");
     assert!(text.len() as u64 <= MAX_DOCUMENT, "{} bytes", text.len());
     if let Some(limit) = (text.len() as u64).checked_sub(1) {
         assert!(frames::decompress_document(data, 0, limit).is_err(), "more than the limit passed");

@@ -11,7 +11,6 @@ use lifeboat_engine::base::Context;
 use lifeboat_engine::config::{Config, DrillConfig, Objectives, ProofLevel};
 use lifeboat_engine::drill::{self as flow, Drill, DrillReport};
 use lifeboat_engine::format::id::Name;
-use lifeboat_engine::format::layout;
 use lifeboat_engine::keys::sign::Signer;
 use lifeboat_engine::restore::VaultReader;
 use lifeboat_engine::state::replace_file;
@@ -128,8 +127,12 @@ impl Plan {
     /// nothing else is left.
     async fn keep(&self, args: &Args, session: &Session, reader: &VaultReader, drilled: &mut Drilled) -> Result<()> {
         let cancelled = session.cancel.is_cancelled();
-        if let Some(signer) = self.signer.as_ref().filter(|_| !args.no_publish && !cancelled) {
-            let published = session.cancellable("publishing", flow::publish(reader, &drilled.report, signer)).await?;
+        // A signer comes from the configuration, which also tells who this host is.
+        let principal = self.place.config.as_ref().map(|config| &config.host);
+        let signed = self.signer.as_ref().zip(principal).filter(|_| !args.no_publish && !cancelled);
+        if let Some((signer, principal)) = signed {
+            let publish = flow::publish(reader, &drilled.report, principal, signer);
+            let published = session.cancellable("publishing", publish).await?;
             drilled.published = Some(published);
         }
         let in_vault = drilled.published.as_ref().is_some_and(|published| !published.replicas.is_empty());
@@ -170,14 +173,15 @@ fn local_file(config: &Config, report: &DrillReport) -> PathBuf {
     config.state_directory.join("drills").join(report.dataset.as_str()).join(format!("{}.json", report.drill))
 }
 
-/// The report as it would lie in the vault, its signature beside it.
+/// The report for people, its signature beside it. It is no object of a vault: the trusted comment
+/// names none.
 fn write_report(file: &Path, report: &DrillReport, signer: Option<&Signer>) -> Result<()> {
     let json = serde_json::to_vec_pretty(report).map_err(|error| Error::failed("cannot write JSON").because(error))?;
     if let Some(folder) = file.parent() {
         std::fs::create_dir_all(folder).context(Class::Storage, || format!("cannot create {}", folder.display()))?;
     }
     if let Some(signer) = signer {
-        let comment = layout::trusted_comment(&report.vault, &layout::drill(&report.dataset, &report.drill));
+        let comment = format!("lifeboat {} drill report {}/{}", report.vault, report.dataset, report.drill);
         let mut signature = file.as_os_str().to_owned();
         signature.push(".minisig");
         replace_file(Path::new(&signature), signer.sign(&json, &comment)?.as_bytes())?;

@@ -128,7 +128,6 @@ mod tests {
 
     fn drilled() -> Drilled {
         let report = DrillReport {
-            version: 1,
             drill: "20261123T200000000Z-9f2c81ac".parse().unwrap(),
             vault: "v".to_owned(),
             dataset: "shop".parse().unwrap(),

@@ -91,8 +91,8 @@ async fn rows(session: &Session, reader: &VaultReader, dataset: &Name, locked: &
         let mut row = row(dataset, listed, now);
         match manifest {
             Ok(manifest) => {
-                row.raw_bytes = Some(manifest.totals.raw_bytes);
-                row.stored_bytes = Some(manifest.totals.stored_bytes);
+                row.raw_bytes = Some(manifest.accounting.raw_bytes);
+                row.stored_bytes = Some(manifest.accounting.stored_bytes);
             }
             Err(error) if error.class() == Class::Keys => drop(locked.get_or_insert(error)),
             Err(error) => row.problem = Some(error.chain()),

@@ -196,13 +196,13 @@ fn question(args: &Args, manifest: &Manifest, target: &Target) -> String {
             format!("If the database {name} exists at {}, it is dropped first.", describe(target))
         }
         Target::Server { server, .. } => {
-            let names: BTreeSet<&str> = manifest
+            let names: BTreeSet<String> = manifest
                 .streams
                 .iter()
                 .filter_map(|stream| server.database().database_of(&stream.name))
                 .filter(|name| args.databases.is_empty() || args.databases.iter().any(|wanted| wanted == name))
                 .collect();
-            let names: Vec<&str> = names.into_iter().collect();
+            let names: Vec<String> = names.into_iter().collect();
             format!("Those of the databases {} that exist at {} are dropped first.", names.join(", "), describe(target))
         }
         Target::Directory { .. } => format!("Files of the same names in {} are replaced.", describe(target)),
@@ -220,7 +220,7 @@ fn describe(target: &Target) -> String {
 fn wanted_bytes(manifest: &Manifest, databases: &[String]) -> u64 {
     let engine = registry::find(&manifest.source.engine);
     let wanted = |name: &str| match engine.and_then(|engine| engine.database_of(name)) {
-        Some(database) => databases.is_empty() || databases.iter().any(|wanted| wanted == database),
+        Some(database) => databases.is_empty() || databases.contains(&database),
         None => true,
     };
     manifest.streams.iter().filter(|stream| wanted(&stream.name)).map(|stream| stream.length).sum()

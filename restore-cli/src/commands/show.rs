@@ -6,7 +6,7 @@ use chrono::{DateTime, Utc};
 use lifeboat_engine::Result;
 use lifeboat_engine::base::facts::SourceFacts;
 use lifeboat_engine::format::id::{Digest, Name, SnapshotId};
-use lifeboat_engine::format::manifest::{Manifest, Totals};
+use lifeboat_engine::format::manifest::{Accounting, Manifest};
 use lifeboat_engine::restore::Selector;
 use serde::Serialize;
 
@@ -32,6 +32,8 @@ struct Description {
     dataset: Name,
     snapshot: SnapshotId,
     predecessor: Option<SnapshotId>,
+    /// `None` in vaults of format 1.
+    sequence: Option<u64>,
     host: Name,
     started: DateTime<Utc>,
     finished: DateTime<Utc>,
@@ -40,6 +42,15 @@ struct Description {
     totals: Totals,
     packs: usize,
     replicas: Vec<Name>,
+}
+
+#[derive(Serialize)]
+struct Totals {
+    raw_bytes: u64,
+    deduplicated_bytes: u64,
+    row_bytes: u64,
+    stored_bytes: u64,
+    new_packs: u64,
 }
 
 #[derive(Serialize)]
@@ -71,17 +82,19 @@ fn describe(manifest: Manifest, replicas: Vec<Name>) -> Description {
         blake3: entry.blake3,
         exit: entry.exit,
     };
+    let Accounting { raw_bytes, deduplicated_bytes, row_bytes, stored_bytes, new_packs, .. } = manifest.accounting;
     Description {
         vault: manifest.vault,
         dataset: manifest.dataset,
         snapshot: manifest.snapshot,
-        predecessor: manifest.predecessor,
+        predecessor: manifest.previous.map(|previous| previous.snapshot),
+        sequence: Some(manifest.sequence).filter(|sequence| *sequence > 0),
         host: manifest.host,
         started: manifest.started,
         finished: manifest.finished,
         source: manifest.source,
         streams: manifest.streams.into_iter().map(stream).collect(),
-        totals: manifest.totals,
+        totals: Totals { raw_bytes, deduplicated_bytes, row_bytes, stored_bytes, new_packs },
         packs: manifest.packs.len(),
         replicas,
     }
@@ -138,34 +151,37 @@ impl fmt::Display for Description {
 #[allow(clippy::unwrap_used, reason = "tests")]
 mod tests {
     use super::*;
+    use lifeboat_engine::format::Format;
     use lifeboat_engine::format::manifest::StreamEntry;
+    use lifeboat_engine::format::requirements::Requirements;
 
     #[test]
     fn describes_a_first_snapshot_without_its_extents() {
         let time: DateTime<Utc> = "2026-11-23T18:32:44.123Z".parse().unwrap();
         let snapshot = SnapshotId::new(time, 1);
         let manifest = Manifest {
-            version: 1,
+            format: Format::Two,
+            requires: Requirements::default(),
             vault: "v".to_owned(),
             dataset: "shop".parse().unwrap(),
             snapshot: snapshot.clone(),
-            predecessor: None,
-            generation: 1,
+            sequence: 1,
+            previous: None,
             host: "db1".parse().unwrap(),
             started: time,
             finished: time + chrono::TimeDelta::seconds(75),
             source: SourceFacts { engine: "sqlite".to_owned(), ..SourceFacts::default() },
             packs: Vec::new(),
-            unused: Vec::new(),
             streams: vec![StreamEntry {
                 name: "database".to_owned(),
                 length: 2048,
                 blake3: Digest::of(b"x"),
                 exit: 0,
-                extents: "AAAA".to_owned(),
+                extents: vec![0; 3].into(),
                 map: None,
             }],
-            totals: Totals {
+            accounting: Accounting {
+                unused: Vec::new(),
                 raw_bytes: 2048,
                 deduplicated_bytes: 1024,
                 row_bytes: 512,

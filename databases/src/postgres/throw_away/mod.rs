@@ -61,8 +61,8 @@ impl ThrowAway for PostgresThrowAway {
                 // Every new cluster has one already.
                 server.query_in("template1", "DROP DATABASE postgres").await?;
             }
-            server.restore_database(streams, database, &parts, database).await?;
-            self.databases.push(database.to_owned());
+            server.restore_database(streams, &database, &parts, &database).await?;
+            self.databases.push(database);
         }
         if self.databases.is_empty() {
             return Err(Error::integrity("the snapshot holds no database"));

@@ -36,18 +36,19 @@ pub(crate) async fn prove(
     let there = rows(&server.query_in("template1", DATABASES).await?);
     let names = streams.names();
     let stored = by_database(&names);
-    for database in there.iter().filter(|name| stored.iter().all(|(stored, _)| stored != name) && *name != "postgres") {
+    for database in there.iter().filter(|name| stored.iter().all(|(stored, _)| stored != *name) && *name != "postgres")
+    {
         proof.differences.push(format!("database {} is only in the restored server", quoted(database)));
     }
     if names.iter().any(|name| name == GLOBALS) {
         compare_globals(&server, superuser, streams, key, &mut proof).await?;
     }
     for (database, parts) in stored {
-        if !there.iter().any(|name| name == database) || !loaded.iter().any(|name| name == database) {
-            proof.differences.push(format!("database {} is missing in the restored server", quoted(database)));
+        if !there.contains(&database) || !loaded.contains(&database) {
+            proof.differences.push(format!("database {} is missing in the restored server", quoted(&database)));
             continue;
         }
-        compare_database(&server, database, &parts, streams, key, &mut proof).await?;
+        compare_database(&server, &database, &parts, streams, key, &mut proof).await?;
     }
     shorten(&mut proof);
     Ok(proof)

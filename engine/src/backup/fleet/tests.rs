@@ -7,6 +7,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use async_trait::async_trait;
+use lifeboat_format::Format;
 use lifeboat_format::id::Digest;
 use lifeboat_store::{Gate, ObjectMeta, Page, Probe, Replica, ReplicaError, ReplicaErrorKind, Retry, RetryPolicy};
 use tokio::time::{Instant, sleep};
@@ -94,6 +95,7 @@ fn fake(name: &str, hangs: bool) -> (Arc<Fake>, Inventory) {
     let replica: SharedReplica = Arc::new(Retry::new(gated, RetryPolicy::within(DEADLINE)));
     let inventory = Inventory {
         replica,
+        format: Format::Two,
         packs: Default::default(),
         snapshots: Default::default(),
         unsigned: Default::default(),
@@ -112,7 +114,7 @@ fn fleet(members: impl Into<Vec<Inventory>>, required: usize) -> Fleet {
 }
 
 fn pack(number: u8) -> PackRef {
-    PackRef(Digest([number; 32]), 100, 100)
+    PackRef { id: Digest([number; 32]), size: 100, content: 100, generation: 1 }
 }
 
 fn names(replicas: &HashSet<Name>) -> Vec<&str> {

@@ -2,18 +2,21 @@
 
 use std::collections::BTreeSet;
 
-use lifeboat_base::{Class, Context, Error, Result};
+use lifeboat_base::{Error, Result};
 use lifeboat_format::id::{Name, SnapshotId};
 use lifeboat_format::layout;
-use lifeboat_format::prune_record::PruneRecord;
+use lifeboat_format::manifest::Manifest;
+use lifeboat_format::record::{PruneRecord, RemovedSnapshot};
 use lifeboat_store::SharedReplica;
 
 use super::unreferenced;
 use super::unreferenced::Unreferenced;
 use super::{DeadPack, Prune, PruneOutcome, PrunePlan, View};
 use crate::catalog::ciphertext::put_once;
-use crate::catalog::documents::{SignedObject, sign_plain};
+use crate::catalog::documents::SignedObject;
 use crate::catalog::inventory::Inventory;
+use crate::catalog::records::RecordWriter;
+use crate::keys::HostKeys;
 use crate::renewal::sparse;
 
 impl Prune<'_> {
@@ -60,27 +63,25 @@ impl Prune<'_> {
             .manifests
             .values()
             .filter(|manifest| !removed.contains(&manifest.snapshot))
-            .filter_map(|manifest| manifest.predecessor.as_ref())
+            .filter_map(Manifest::predecessor)
             .collect();
         let everywhere_gone = view.skipped.is_empty();
         let matters = |snapshot: &&SnapshotId| {
             !everywhere_gone || predecessors.contains(snapshot) || view.leftovers.contains(snapshot)
         };
-        let mut all = removed.clone();
-        all.extend(view.records.snapshots.iter().filter(matters).cloned());
-        let record = PruneRecord {
-            version: 1,
-            vault: self.keys.vault.clone(),
-            dataset: dataset.clone(),
-            host: self.config.host.clone(),
-            time: self.clock.now(),
-            removed: all,
-        };
-        let json = serde_json::to_vec_pretty(&record).context(Class::Failed, || "cannot serialise the prune record")?;
+        let hash =
+            |snapshot: &SnapshotId| view.hashes.get(snapshot).copied().or(view.pruned.get(snapshot).copied().flatten());
+        let all: BTreeSet<&SnapshotId> = removed.iter().chain(view.pruned.keys().filter(matters)).collect();
+        let removed =
+            all.into_iter().map(|snapshot| RemovedSnapshot { snapshot: snapshot.clone(), blake3: hash(snapshot) });
+        let body = PruneRecord { removed: removed.collect() };
+        let time = self.clock.now();
         let newest = view.inventories.iter().filter_map(|inventory| inventory.prunes.last()).max();
         let after = newest.map(|id| id.time() + chrono::TimeDelta::milliseconds(1));
-        let id = SnapshotId::new(after.map_or(record.time, |after| after.max(record.time)), rand::random());
-        sign_plain(layout::prune(dataset, &id), json, &self.keys.vault, &self.keys.signer)
+        let id = SnapshotId::new(after.map_or(time, |after| after.max(time)), rand::random());
+        let HostKeys { vault, signer, .. } = self.keys;
+        let writer = RecordWriter { vault, dataset, principal: &self.config.host, signer };
+        writer.sign(&id, time, view.records.iter().rev().find(|record| writer.wrote(record)), &body)
     }
 
     async fn prune_replica(
@@ -105,9 +106,9 @@ impl Prune<'_> {
             gone.push(snapshot.clone());
         }
         if record.is_some() {
-            // A record that could not be read may name what the new one does not repeat.
-            for old in inventory.prunes.intersection(&view.records.read) {
-                delete_signed(replica, &layout::prune(dataset, old)).await?;
+            // The new one repeats what still matters of them.
+            for old in view.records.iter().filter(|old| inventory.prunes.contains(&old.id)) {
+                delete_signed(replica, &layout::prune(dataset, &old.id)).await?;
             }
         }
         for pack in plan.packs.iter().filter(|pack| pack.replica == *replica.name()) {

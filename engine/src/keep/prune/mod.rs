@@ -8,7 +8,8 @@
 //!   not committed yet, or that crashed.
 //! - **Order**: a signed prune record, then signatures, manifests, packs, index segments. After a
 //!   crash, the next prune removes the rest.
-//! - **Doubt**: if any manifest cannot be read, nothing is deleted.
+//! - **Doubt**: if a manifest, a prune record, a drill record that matters or a `vault.json` cannot
+//!   be read, or requires what this program does not know, nothing is deleted.
 
 mod execute;
 mod unreferenced;
@@ -20,8 +21,9 @@ use futures::{StreamExt, TryStreamExt};
 use serde::Serialize;
 use tokio_util::sync::CancellationToken;
 
-use crate::catalog::documents::{Documents, combine, fetch_signed};
+use crate::catalog::documents::{Documents, combine};
 use crate::catalog::inventory::{Inventory, all_snapshots};
+use crate::catalog::records::{FoundRecord, RecordReader};
 use crate::drill::DrillReport;
 pub use crate::renewal::sparse::Space;
 
@@ -31,12 +33,12 @@ use crate::renewal::sparse::{self, Packs};
 use crate::state::StateDirectory;
 use crate::state::cache::ObjectCache;
 use lifeboat_base::clock::SharedClock;
-use lifeboat_base::{Error, Result};
+use lifeboat_base::{Class, Error, Result};
 use lifeboat_databases::proof::ProofLevel;
-use lifeboat_format::id::{Name, PackId, SnapshotId};
+use lifeboat_format::id::{Digest, Name, PackId, SnapshotId};
 use lifeboat_format::layout;
 use lifeboat_format::manifest::Manifest;
-use lifeboat_format::prune_record::PruneRecord;
+use lifeboat_format::record::{self, PruneRecord};
 use lifeboat_store::SharedReplica;
 
 /// Everything that prune needs.
@@ -148,7 +150,7 @@ impl Prune<'_> {
             .zip(reasons)
             .map(|(snapshot, keep_because)| Verdict { snapshot: snapshot.clone(), keep_because })
             .collect();
-        self.protect(&view, &mut verdicts).await;
+        self.protect(&view, &mut verdicts).await?;
         // A snapshot that a prune record names goes, even if a replica still shows it.
         let leftovers =
             view.leftovers.iter().map(|snapshot| Verdict { snapshot: snapshot.clone(), keep_because: Vec::new() });
@@ -180,10 +182,16 @@ impl Prune<'_> {
 
     async fn look(&self) -> Result<View> {
         let dataset = &self.dataset.name;
-        let (inventories, failed) = Inventory::take_all(self.replicas, &self.keys.vault, dataset).await;
+        let (inventories, failed) = Inventory::take_all_to_write(self.replicas, &self.keys.vault, dataset).await;
+        // What stands in a vault.json is about the whole vault.
+        if let Some(error) = failed.values().find(|error| error.class() == Class::Integrity) {
+            let why = Error::integrity(error.chain());
+            let why = error.hint_text().map_or_else(|| why, |hint| Error::integrity(error.chain()).hint(hint));
+            return Err(refused(why, format!("nothing in dataset {dataset} is deleted"), "run `lifeboat check`"));
+        }
         if inventories.is_empty() {
             return Err(combine(
-                format!("no replica can be listed for dataset {dataset}"),
+                format!("no replica can be used for dataset {dataset}"),
                 &failed.into_values().collect::<Vec<_>>(),
             ));
         }
@@ -191,22 +199,36 @@ impl Prune<'_> {
         let reader = self.keys.reader();
         let documents = Documents { vault: &self.keys.vault, dataset, keys: &reader, cache: Some(&cache) };
         let records = prune_records(&documents, &inventories).await;
-        let pruned = &records.snapshots;
+        if let Some((key, error)) = records.unreadable.into_iter().next() {
+            return Err(refused(
+                error,
+                format!("nothing in dataset {dataset} is deleted, because {key} cannot be read"),
+                "run `lifeboat verify` to see why",
+            ));
+        }
+        let (pruned, records) = (records.snapshots, records.found);
         let (leftovers, snapshots): (Vec<_>, Vec<_>) =
-            all_snapshots(&inventories).into_iter().partition(|snapshot| pruned.contains(snapshot));
-        let manifests =
-            documents.manifests(&inventories, snapshots).map(|(snapshot, manifest)| Ok((snapshot, manifest?)));
-        let manifests = manifests.try_collect().await.map_err(|error: Error| {
-            error
-                .within(format!("nothing in dataset {dataset} is deleted"))
-                .hint("run `lifeboat verify` to see why; remove the manifest by hand only if no replica has a good one")
+            all_snapshots(&inventories).into_iter().partition(|snapshot| pruned.contains_key(snapshot));
+        let (mut manifests, mut hashes) = (BTreeMap::new(), BTreeMap::new());
+        let read = documents.manifests(&inventories, snapshots).map(|(snapshot, manifest)| Ok((snapshot, manifest?)));
+        let read: Result<Vec<_>> = read.try_collect().await;
+        let read = read.map_err(|error| {
+            refused(
+                error,
+                format!("nothing in dataset {dataset} is deleted"),
+                "run `lifeboat verify` to see why; remove the manifest by hand only if no replica has a good one",
+            )
         })?;
+        for (snapshot, (manifest, hash)) in read {
+            hashes.insert(snapshot.clone(), hash);
+            manifests.insert(snapshot, manifest);
+        }
         let skipped = failed.into_iter().map(|(name, error)| (name, error.chain())).collect();
-        Ok(View { inventories, manifests, records, leftovers, skipped, cache })
+        Ok(View { inventories, manifests, hashes, records, pruned, leftovers, skipped, cache })
     }
 
     /// Adds the reasons that hold whatever the retention rules are.
-    async fn protect(&self, view: &View, verdicts: &mut [Verdict]) {
+    async fn protect(&self, view: &View, verdicts: &mut [Verdict]) -> Result<()> {
         let mut keep = |snapshot: Option<&SnapshotId>, because: String| {
             if let Some(verdict) = verdicts.iter_mut().find(|verdict| Some(&verdict.snapshot) == snapshot) {
                 verdict.keep_because.push(because);
@@ -218,39 +240,78 @@ impl Prune<'_> {
             let because = format!("the newest complete one in {}", inventory.replica.name());
             keep(complete.map(|manifest| &manifest.snapshot), because);
         }
-        keep(self.newest_proved(view).await.as_ref(), "the newest proved one".to_owned());
+        keep(self.newest_proved(view).await?.as_ref(), "the newest proved one".to_owned());
+        Ok(())
     }
 
     /// The newest snapshot that a drill proved. If no drill signer is trusted, any report counts. A
     /// forged one can then protect another snapshot instead, but removes none that the rules keep.
-    async fn newest_proved(&self, view: &View) -> Option<SnapshotId> {
+    ///
+    /// # Errors
+    /// A report that may name a newer one is damaged, or requires what this program does not know.
+    async fn newest_proved(&self, view: &View) -> Result<Option<SnapshotId>> {
         let mut newest: Option<SnapshotId> = None;
-        let drills: BTreeSet<(&SnapshotId, usize)> = view
-            .inventories
-            .iter()
-            .enumerate()
-            .flat_map(|(at, inventory)| inventory.drills.iter().map(move |drill| (drill, at)))
-            .collect();
-        for (drill, at) in drills.into_iter().rev() {
-            let replica = view.inventories[at].replica.as_ref();
-            let key = layout::drill(&self.dataset.name, drill);
-            let trusted = &self.keys.trusted_drill_signers;
-            let report = if trusted.is_empty() {
-                replica.get(&key).await.map_err(Error::from)
-            } else {
-                fetch_signed(replica, &key, &self.keys.vault, trusted).await
-            };
-            let report = report.ok().and_then(|text| serde_json::from_slice::<DrillReport>(&text).ok());
-            let proved =
-                report.filter(|report| report.reached == Some(ProofLevel::Proved)).and_then(|report| report.snapshot);
-            newest = newest.max(proved.filter(|snapshot| view.manifests.contains_key(snapshot)));
+        let drills: BTreeSet<&SnapshotId> = view.inventories.iter().flat_map(|inventory| &inventory.drills).collect();
+        for drill in drills.into_iter().rev() {
             // A drill is younger than the snapshot that it proves. So no older report can name a
             // newer snapshot.
             if newest.as_ref().is_some_and(|snapshot| snapshot.time() >= drill.time()) {
                 break;
             }
+            let report = match self.drill_report(view, drill).await {
+                Ok(report) => report,
+                Err(error) if error.class() == Class::Keys => {
+                    tracing::warn!(error = %error.chain(), "Ignoring drill report: its signer is not trusted");
+                    continue;
+                }
+                Err(error) => {
+                    let (dataset, class) = (&self.dataset.name, error.class());
+                    return Err(refused(
+                        error,
+                        format!(
+                            "nothing in dataset {dataset} is deleted: a drill may have proved a snapshot that would go"
+                        ),
+                        match class {
+                            Class::Storage => "prune again when the replica answers",
+                            _ => "back up the dataset and drill that snapshot, then prune again",
+                        },
+                    ));
+                }
+            };
+            let proved = Some(report).filter(|report| report.reached == Some(ProofLevel::Proved));
+            let proved = proved.and_then(|report| report.snapshot);
+            newest = newest.max(proved.filter(|snapshot| view.manifests.contains_key(snapshot)));
         }
-        newest
+        Ok(newest)
+    }
+
+    async fn drill_report(&self, view: &View, drill: &SnapshotId) -> Result<DrillReport> {
+        let (vault, dataset, trusted) = (&self.keys.vault, &self.dataset.name, &self.keys.trusted_drill_signers);
+        let holders = view.inventories.iter().filter(|inventory| inventory.drills.contains(drill));
+        let holders: Vec<&SharedReplica> = holders.map(|inventory| &inventory.replica).collect();
+        if !trusted.is_empty() {
+            let (reader, mut refused) = (RecordReader { vault, dataset, trusted }, None);
+            for holder in holders {
+                match reader.read(&[holder], drill).await {
+                    Ok(record) => return Ok(record.body),
+                    // It is a stranger's only if every replica says so.
+                    Err(error) if error.class() == Class::Keys => refused = refused.or(Some(error)),
+                    Err(error) => refused = Some(error),
+                }
+            }
+            return Err(refused.unwrap_or_else(|| Error::integrity(format!("no replica holds drill record {drill}"))));
+        }
+        let (key, mut errors) = (layout::drill(dataset, drill), Vec::new());
+        for replica in holders {
+            match replica.get(&key).await.map_err(Error::from) {
+                Ok(json) => match record::read(&json, vault, dataset, &format!("replica {}: {key}", replica.name())) {
+                    Ok((_, report)) => return Ok(report),
+                    Err(error) => errors.push(error),
+                },
+                Err(error) => errors.push(error),
+            }
+        }
+        Err(combine(format!("no replica returns a valid {key}"), &errors))
     }
 
     /// The sparse packs: those known before that still exist, and new ones.
@@ -319,51 +380,49 @@ impl Prune<'_> {
     }
 }
 
+/// The reason why nothing is deleted. The hint of `error` itself is better than `hint`.
+fn refused(error: Error, what: String, hint: &str) -> Error {
+    let own = error.hint_text().map(str::to_owned);
+    error.within(what).hint(own.as_deref().unwrap_or(hint))
+}
+
 /// What the replicas hold, and what could not be looked at.
 struct View {
     inventories: Vec<Inventory>,
     manifests: BTreeMap<SnapshotId, Manifest>,
-    records: PruneRecords,
+    /// The hashes of these manifests as they are stored.
+    hashes: BTreeMap<SnapshotId, Digest>,
+    records: Vec<FoundRecord<PruneRecord>>,
+    /// Every snapshot that one of the records names.
+    pruned: PrunedSnapshots,
     /// Those of them that a replica still shows.
     leftovers: Vec<SnapshotId>,
     skipped: Vec<(Name, String)>,
     cache: ObjectCache,
 }
 
+/// Snapshots that were removed on purpose, each with the hash of its manifest, if it is known.
+pub(crate) type PrunedSnapshots = BTreeMap<SnapshotId, Option<Digest>>;
+
 /// What signed prune records say.
-#[derive(Default)]
 pub(crate) struct PruneRecords {
     /// Every snapshot that one of them names.
-    pub(crate) snapshots: BTreeSet<SnapshotId>,
-    /// The records that could be read and believed.
-    pub(crate) read: BTreeSet<SnapshotId>,
+    pub(crate) snapshots: PrunedSnapshots,
+    /// The records that could be read and believed, oldest first.
+    pub(crate) found: Vec<FoundRecord<PruneRecord>>,
+    /// Why others could not, by object key.
+    pub(crate) unreadable: BTreeMap<String, Error>,
 }
 
 /// Reads every prune record that some replica shows.
 pub(crate) async fn prune_records(documents: &Documents<'_>, inventories: &[Inventory]) -> PruneRecords {
-    let PruneRecords { mut snapshots, mut read } = PruneRecords::default();
-    for inventory in inventories {
-        for id in &inventory.prunes {
-            if read.contains(id) {
-                continue;
-            }
-            let key = layout::prune(documents.dataset, id);
-            match fetch_signed(inventory.replica.as_ref(), &key, documents.vault, &documents.keys.trusted_signers).await
-            {
-                Ok(text) => {
-                    let record = serde_json::from_slice::<PruneRecord>(&text).ok();
-                    if let Some(record) = record.filter(|record| record.dataset == *documents.dataset) {
-                        snapshots.extend(record.removed);
-                        read.insert(id.clone());
-                    } else {
-                        tracing::warn!(%key, "Ignoring prune record: it is signed, but cannot be understood");
-                    }
-                }
-                Err(error) => {
-                    tracing::warn!(error = %error.chain(), "Ignoring prune record: it cannot be read, or its signature is invalid");
-                }
-            }
-        }
+    let Documents { vault, dataset, keys, .. } = documents;
+    let reader = RecordReader { vault, dataset, trusted: &keys.trusted_signers };
+    let (found, unreadable) = reader.read_all::<PruneRecord>(inventories).await;
+    let mut snapshots = PrunedSnapshots::new();
+    for removed in found.iter().flat_map(|record| &record.body.removed) {
+        let hash = snapshots.entry(removed.snapshot.clone()).or_default();
+        *hash = hash.or(removed.blake3);
     }
-    PruneRecords { snapshots, read }
+    PruneRecords { snapshots, found, unreadable }
 }

@@ -8,12 +8,13 @@ use std::path::{Path, PathBuf};
 use chrono::{DateTime, TimeDelta, Utc};
 use lifeboat_engine::base::facts::SourceFacts;
 use lifeboat_engine::config::{Config, ReplicaKind, Surroundings};
+use lifeboat_engine::format::Format;
 use lifeboat_engine::format::extents::{Extent, ExtentsWriter};
-use lifeboat_engine::format::frames;
 use lifeboat_engine::format::id::{Digest, Name, SnapshotId};
 use lifeboat_engine::format::index::{IndexSegment, IndexedPack, MAX_SEGMENT_CHUNKS};
 use lifeboat_engine::format::layout;
-use lifeboat_engine::format::manifest::{MANIFEST_VERSION, Manifest, PackRef, StreamEntry, Totals};
+use lifeboat_engine::format::manifest::{Accounting, Manifest, PackRef, Previous, StreamEntry};
+use lifeboat_engine::format::requirements::Requirements;
 use lifeboat_engine::keys::HostKeys;
 use lifeboat_engine::stages;
 
@@ -51,13 +52,14 @@ impl Seed {
         Ok(fs::write(place, bytes)?)
     }
 
-    fn put_signed(&self, key: &str, content: &[u8]) -> Result<()> {
+    /// Returns the hash of the object.
+    fn put_signed(&self, key: &str, plaintext: &[u8]) -> Result<Digest> {
         let readers = [self.keys.operations.to_public(), self.keys.dataset(&self.dataset)?.recipient.clone()];
-        let packed = frames::compress(3, content)?;
-        let sealed = stages::encrypt(readers.iter().map(|reader| reader as &dyn age::Recipient), &packed)?;
+        let sealed = stages::encrypt(readers.iter().map(|reader| reader as &dyn age::Recipient), plaintext)?;
         let comment = layout::trusted_comment(&self.keys.vault, key);
         self.put(&layout::signature(key), self.keys.signer.sign(&sealed, &comment)?.as_bytes())?;
-        self.put(key, &sealed)
+        self.put(key, &sealed)?;
+        Ok(Digest::of(&sealed))
     }
 
     /// A pack that a listing shows; nobody reads it.
@@ -77,50 +79,54 @@ pub(super) fn snapshots(config: &Path, count: &str) -> Result<()> {
     let seed = Seed::open(config)?;
     let count: u64 = count.parse()?;
     let begin: DateTime<Utc> = "2014-01-01T00:00:00Z".parse()?;
-    let mut predecessor = None;
+    let mut previous = None;
+    let generation = seed.keys.dataset(&seed.dataset)?.generation;
     let size = 1 << 16;
     for snapshot in 0..count {
         // Packs are shared with the ones before, as increments share them.
-        let packs: Vec<PackRef> =
-            (snapshot / 8..snapshot / 8 + 4).map(|pack| PackRef(number("pack", pack), size, size)).collect();
+        let packs: Vec<PackRef> = (snapshot / 8..snapshot / 8 + 4)
+            .map(|pack| PackRef { id: number("pack", pack), size, content: size, generation })
+            .collect();
         if snapshot % 8 == 0 {
             let new = if snapshot == 0 { 0 } else { 3 };
-            packs[new..].iter().try_for_each(|pack| seed.put_pack(&pack.0, size))?;
+            packs[new..].iter().try_for_each(|pack| seed.put_pack(&pack.id, size))?;
         }
         let started = begin + TimeDelta::hours(i64::try_from(snapshot)?);
         let id = SnapshotId::new(started, u32::try_from(snapshot)?);
         let mut extents = ExtentsWriter::default();
         (0..4).try_for_each(|pack| extents.push(Extent { pack, offset: 0, length: size }))?;
         let manifest = Manifest {
-            version: MANIFEST_VERSION,
+            format: Format::Two,
+            requires: Requirements::default(),
             vault: seed.keys.vault.clone(),
             dataset: seed.dataset.clone(),
             snapshot: id.clone(),
-            predecessor: predecessor.replace(id.clone()),
-            generation: seed.keys.dataset(&seed.dataset)?.generation,
+            sequence: snapshot + 1,
+            previous: previous.take(),
             host: seed.host.clone(),
             started,
             finished: started,
             source: SourceFacts { engine: "file".to_owned(), ..SourceFacts::default() },
-            unused: vec![0; packs.len()],
-            packs,
-            streams: vec![StreamEntry {
-                name: "data".to_owned(),
-                length: 4 * size,
-                blake3: number("stream", snapshot),
-                exit: 0,
-                extents: extents.finish()?.to_text(),
-                map: None,
-            }],
-            totals: Totals {
+            accounting: Accounting {
+                unused: vec![0; packs.len()],
                 raw_bytes: 4 * size,
                 deduplicated_bytes: 3 * size,
                 row_bytes: 0,
                 stored_bytes: size,
                 new_packs: 1,
             },
+            packs,
+            streams: vec![StreamEntry {
+                name: "data".to_owned(),
+                length: 4 * size,
+                blake3: number("stream", snapshot),
+                exit: 0,
+                extents: extents.finish()?.bytes().clone(),
+                map: None,
+            }],
         };
-        seed.put_signed(&layout::manifest(&seed.dataset, &id), &serde_json::to_vec(&manifest)?)?;
+        let hash = seed.put_signed(&layout::manifest(&seed.dataset, &id), &manifest.to_plaintext()?)?;
+        previous = Some(Previous { snapshot: id, blake3: Some(hash) });
     }
     Ok(())
 }
@@ -142,7 +148,7 @@ pub(super) fn index(config: &Path, chunks: &str) -> Result<()> {
             .collect();
         packs.iter().try_for_each(|pack| seed.put_pack(&pack.id, pack.size))?;
         let id = SnapshotId::new(begin + TimeDelta::hours(i64::try_from(segment)?), 1);
-        seed.put_signed(&layout::index(&seed.dataset, &id), &IndexSegment::write(generation, &packs))?;
+        seed.put_signed(&layout::index(&seed.dataset, &id), &IndexSegment::write(generation, &packs)?)?;
     }
     Ok(())
 }

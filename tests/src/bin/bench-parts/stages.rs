@@ -141,12 +141,14 @@ fn fill(block: &mut Block, source: &mut File) -> std::io::Result<bool> {
 
 impl Packs {
     fn push(&mut self, id: ChunkId, length: usize, frame: &[u8]) -> Result<()> {
+        let is_full = self.frames.len() + frame.len() > pack::TARGET_PLAINTEXT_BYTES
+            || self.content + length > pack::TARGET_CONTENT_BYTES;
+        if is_full {
+            self.there_and_back()?;
+        }
         self.chunks.push((id, length, frame.len()));
         self.frames.extend_from_slice(frame);
         self.content += length;
-        if self.frames.len() >= pack::TARGET_FRAMES_BYTES || self.content >= pack::TARGET_CONTENT_BYTES {
-            self.there_and_back()?;
-        }
         Ok(())
     }
 

@@ -4,6 +4,9 @@
 //! table and the padding. The last 16 bytes of the padding say where the table begins. So
 //! `age -d PACK | zstd -d` gives the content, and the size of a pack tells little.
 
+#[cfg(test)]
+mod tests;
+
 use std::io::{Read, Seek, SeekFrom, Write};
 use std::ops::Range;
 
@@ -11,31 +14,31 @@ use lifeboat_base::buffers::{Buffer, spare};
 use lifeboat_base::{Class, Context, Error, Result};
 
 use crate::chunk_id::ChunkIdKey;
-use crate::frames::{SKIPPABLE_MAGIC, decompress};
+use crate::frames::{SKIPPABLE_HEADER_BYTES, SKIPPABLE_MAGIC, decompress, measure};
 use crate::id::{ChunkId, Digest};
-use crate::varint;
+use crate::{Format, padding, varint};
 
-/// A pack is closed once its frames reach this many bytes, …
-pub const TARGET_FRAMES_BYTES: usize = 16 << 20;
-
-/// … or its content this many, which bounds how much of a stream the loss of one pack can take.
+/// A pack is closed before its plaintext would be longer than this, …
+pub const TARGET_PLAINTEXT_BYTES: usize = 16 << 20;
+/// … or its content longer than this, which bounds how much of a stream the loss of one pack can
+/// take.
 pub const TARGET_CONTENT_BYTES: usize = 32 << 20;
+/// No age file of a pack is longer: one chunk of the largest size that does not compress, and more.
+pub const MAX_PACK_BYTES: u64 = 64 << 20;
+/// No chunk is longer.
+pub const MAX_CHUNK_BYTES: usize = 16 << 20;
+/// No pack has more chunks.
+pub const MAX_PACK_CHUNKS: usize = 1 << 17;
 
-/// No pack holds more content: the target and one chunk of the largest size.
-const MAX_CONTENT_BYTES: usize = TARGET_CONTENT_BYTES + (16 << 20);
-
-/// A pack's plaintext is padded to a multiple of this, …
-const PADDING_STEP_BYTES: usize = 64 << 10;
-/// … but from there to [`COARSE_PADDING_FROM_BYTES`] only to a multiple of this: a backup of
-/// changed rows stores packs of about half a MiB, and coarse padding would be a sixteenth of such a
-/// pack.
-const FINE_PADDING_STEP_BYTES: usize = 16 << 10;
-const COARSE_PADDING_FROM_BYTES: usize = 1 << 20;
-const TRAILER_MAGIC: [u8; 8] = *b"LBPACK01";
+const PACK_MAGIC_OF_FORMAT_1: [u8; 8] = *b"LBPACK01";
+/// The largest content of a pack of format 1: there, a pack was closed after the chunk that brought
+/// it beyond the target.
+pub(crate) const MAX_CONTENT_BYTES_OF_FORMAT_1: usize = TARGET_CONTENT_BYTES + MAX_CHUNK_BYTES;
+const TRAILER_MAGIC: [u8; 8] = *b"LBPACK02";
 const TRAILER_BYTES: usize = 16;
-const FRAME_HEADER_BYTES: usize = 8;
-/// No table and its padding take more: enough for 100,000 chunks.
-const MAX_TABLE_BYTES: u64 = 4 << 20;
+const MAX_TABLE_BYTES: usize = 8 << 20;
+/// No table and its padding take more.
+const MAX_END_BYTES: u64 = 12 << 20;
 
 /// One chunk in a pack, in order; offsets are sums of what stands before.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -55,12 +58,14 @@ pub struct PackWriter<W> {
     entries: Vec<ChunkEntry>,
     frames: usize,
     content: usize,
+    /// The length of what the table says of the chunks.
+    table: usize,
 }
 
 impl<W: Write> PackWriter<W> {
     /// An empty pack that writes to `out`.
     pub fn new(out: W) -> Self {
-        Self { out, entries: Vec::new(), frames: 0, content: 0 }
+        Self { out, entries: Vec::new(), frames: 0, content: 0, table: 0 }
     }
 
     /// Appends a chunk of `length` bytes, compressed to `frame`; returns its offset in the content.
@@ -71,6 +76,7 @@ impl<W: Write> PackWriter<W> {
         let offset = self.content as u64;
         self.out.write_all(frame).context(Class::Failed, || UNWRITABLE)?;
         self.entries.push(ChunkEntry { id, length: length as u32, frame: frame.len() as u32 });
+        self.table += entry_bytes(length, frame.len());
         self.frames += frame.len();
         self.content += length;
         Ok(offset)
@@ -82,10 +88,16 @@ impl<W: Write> PackWriter<W> {
         self.frames
     }
 
-    /// Whether it should be closed.
+    /// Whether it has room for one more chunk of `length` bytes, compressed to `frame` bytes. An
+    /// empty pack has room for any.
     #[must_use]
-    pub fn is_full(&self) -> bool {
-        self.frames >= TARGET_FRAMES_BYTES || self.content >= TARGET_CONTENT_BYTES
+    pub fn has_room(&self, length: usize, frame: usize) -> bool {
+        let table = varint::length(self.entries.len() as u64 + 1) + self.table + entry_bytes(length, frame);
+        let written = self.frames + frame + SKIPPABLE_HEADER_BYTES + table;
+        self.entries.is_empty()
+            || (self.content + length <= TARGET_CONTENT_BYTES
+                && self.entries.len() < MAX_PACK_CHUNKS
+                && padding::padded_with_tail(written, TRAILER_BYTES) <= TARGET_PLAINTEXT_BYTES)
     }
 
     /// Writes table and padding.
@@ -100,33 +112,26 @@ impl<W: Write> PackWriter<W> {
             varint::put(&mut table, u64::from(entry.length));
             varint::put(&mut table, u64::from(entry.frame));
         }
-        let mut tail = Vec::new();
-        skippable_frame(&mut tail, &table);
-        let unpadded = self.frames + tail.len() + FRAME_HEADER_BYTES + TRAILER_BYTES;
-        let mut padding = vec![0; padded(unpadded) - unpadded];
-        padding.extend_from_slice(&(self.frames as u64).to_le_bytes());
-        padding.extend_from_slice(&TRAILER_MAGIC);
-        skippable_frame(&mut tail, &padding);
+        let mut tail = Vec::with_capacity(table.len() + (64 << 10));
+        tail.extend_from_slice(&SKIPPABLE_MAGIC);
+        tail.extend_from_slice(&(table.len() as u32).to_le_bytes());
+        tail.extend_from_slice(&table);
+        let mut trailer = (self.frames as u64).to_le_bytes().to_vec();
+        trailer.extend_from_slice(&TRAILER_MAGIC);
+        padding::append(&mut tail, self.frames, &trailer);
         self.out.write_all(&tail).context(Class::Failed, || UNWRITABLE)?;
         Ok(FilledPack { out: self.out, entries: self.entries, content: self.content as u64 })
     }
 }
 
-/// How long a plaintext of `length` bytes is with its padding.
-fn padded(length: usize) -> usize {
-    let finely = (PADDING_STEP_BYTES..COARSE_PADDING_FROM_BYTES).contains(&length);
-    length.next_multiple_of(if finely { FINE_PADDING_STEP_BYTES } else { PADDING_STEP_BYTES })
+/// How many bytes the table says of a chunk.
+fn entry_bytes(length: usize, frame: usize) -> usize {
+    size_of::<Digest>() + varint::length(length as u64) + varint::length(frame as u64)
 }
 
 const UNWRITABLE: &str = "cannot write a pack";
 /// Why a read of the plaintext fails.
 const UNREADABLE: &str = "the ciphertext is damaged or cut short";
-
-fn skippable_frame(out: &mut Vec<u8>, payload: &[u8]) {
-    out.extend_from_slice(&SKIPPABLE_MAGIC);
-    out.extend_from_slice(&(payload.len() as u32).to_le_bytes());
-    out.extend_from_slice(payload);
-}
 
 /// A pack whose plaintext is complete.
 pub struct FilledPack<W> {
@@ -148,37 +153,50 @@ pub fn read_table(plaintext: &mut (impl Read + Seek)) -> Result<Vec<ChunkEntry>>
     plaintext.read_exact(&mut trailer).context(Class::Integrity, || UNREADABLE)?;
     let (table_at, magic) = trailer.split_at(8);
     let table_at = table_at.try_into().map(u64::from_le_bytes).map_err(|_| damaged())?;
+    let format = match magic {
+        magic if *magic == TRAILER_MAGIC => Format::Two,
+        magic if *magic == PACK_MAGIC_OF_FORMAT_1 => Format::One,
+        _ => return Err(damaged()),
+    };
     // A damaged trailer must not make us read a whole pack as its table.
-    if *magic != TRAILER_MAGIC || table_at > end || end - table_at > MAX_TABLE_BYTES {
-        return Err(damaged());
-    }
+    let length = (end + TRAILER_BYTES as u64).checked_sub(table_at).filter(|length| *length <= MAX_END_BYTES);
     plaintext.seek(SeekFrom::Start(table_at)).context(Class::Integrity, || UNREADABLE)?;
-    let mut frame = vec![0; (end - table_at) as usize];
-    plaintext.read_exact(&mut frame).context(Class::Integrity, || UNREADABLE)?;
-    parse_table(&frame, table_at).ok_or_else(damaged)
+    let mut rest = vec![0; length.ok_or_else(damaged)? as usize];
+    plaintext.read_exact(&mut rest).context(Class::Integrity, || UNREADABLE)?;
+    parse_table(&rest, table_at, format).ok_or_else(damaged)
 }
 
 fn damaged() -> Error {
     Error::integrity("this is not a pack: its chunk table is damaged")
 }
 
-fn parse_table(mut rest: &[u8], table_at: u64) -> Option<Vec<ChunkEntry>> {
+/// Reads the end of a pack, which begins with its table at `table_at`.
+fn parse_table(end: &[u8], table_at: u64, format: Format) -> Option<Vec<ChunkEntry>> {
+    let mut rest = end;
     let header: [u8; 4] = varint::take_bytes(&mut rest)?;
     let length = u32::from_le_bytes(varint::take_bytes(&mut rest)?) as usize;
-    let mut table = rest.get(..length)?;
-    let count = varint::take(&mut table)?;
+    let (mut table, padding) = rest.split_at_checked(length).filter(|_| length <= MAX_TABLE_BYTES)?;
+    let count = varint::take(&mut table).filter(|count| *count <= MAX_PACK_CHUNKS as u64)?;
     let mut entries = Vec::new();
     let (mut frames, mut content) = (0_u64, 0_usize);
     for _ in 0..count {
         let id = Digest(varint::take_bytes(&mut table)?);
-        let length = u32::try_from(varint::take(&mut table)?).ok()?;
+        let length = varint::take(&mut table).filter(|length| *length <= MAX_CHUNK_BYTES as u64)? as u32;
         let frame = u32::try_from(varint::take(&mut table)?).ok()?;
         frames = frames.checked_add(u64::from(frame))?;
         content = content.checked_add(length as usize)?;
         entries.push(ChunkEntry { id, length, frame });
     }
-    (header == SKIPPABLE_MAGIC && table.is_empty() && frames == table_at && content <= MAX_CONTENT_BYTES)
-        .then_some(entries)
+    let is_right = match format {
+        Format::One => content <= MAX_CONTENT_BYTES_OF_FORMAT_1,
+        Format::Two => {
+            content <= TARGET_CONTENT_BYTES
+                && !entries.is_empty()
+                && entries.iter().all(|entry| entry.length > 0)
+                && padding::is_right(padding, table_at as usize + end.len() - padding.len(), TRAILER_BYTES)
+        }
+    };
+    (header == SKIPPABLE_MAGIC && table.is_empty() && frames == table_at && is_right).then_some(entries)
 }
 
 /// Some chunks of a pack, still compressed.
@@ -258,7 +276,9 @@ impl Excerpt {
         let mut at = 0;
         for chunk in chunks.iter().take_while(|chunk| chunk.begin < offset + run.length) {
             let to = at + chunk.entry.length as usize;
-            decompress(self.frame(chunk), out.get_mut(at..to).ok_or_else(damaged)?)?;
+            let frame = self.frame(chunk);
+            check_frame(frame, chunk.entry.length)?;
+            decompress(frame, out.get_mut(at..to).ok_or_else(damaged)?)?;
             at = to;
         }
         let from = chunks.first().map_or(0, |chunk| offset - chunk.begin) as usize;
@@ -286,6 +306,7 @@ impl Excerpt {
         let mut plain = Vec::new();
         for chunk in &self.chunks {
             plain.resize(chunk.entry.length as usize, 0);
+            check_frame(self.frame(chunk), chunk.entry.length)?;
             decompress(self.frame(chunk), &mut plain)?;
             if key.id_of(&plain) != chunk.entry.id {
                 let id = chunk.entry.id;
@@ -294,6 +315,12 @@ impl Excerpt {
         }
         Ok(self.chunks.iter().map(|chunk| u64::from(chunk.entry.length)).sum())
     }
+}
+
+/// Refuses what is not exactly one zstd frame with content of this length.
+fn check_frame(frame: &[u8], length: u32) -> Result<()> {
+    let is_right = measure(frame) == Some((length.into(), frame.len()));
+    if is_right { Ok(()) } else { Err(Error::integrity("a chunk is not one zstd frame of the length that it has")) }
 }
 
 /// Reads from a pack's plaintext those chunks that hold some of `wanted`: ranges of its content as
@@ -330,137 +357,4 @@ pub fn read(plaintext: &mut (impl Read + Seek), content: u64, wanted: &[(u64, u6
         plaintext.read_exact(&mut frames[first.0.at..to]).context(Class::Integrity, || UNREADABLE)?;
     }
     Ok(Excerpt { frames, chunks: found.into_iter().map(|(held, _)| held).collect() })
-}
-
-#[cfg(test)]
-mod tests {
-    use std::io::Cursor;
-
-    use super::*;
-    use crate::frames;
-
-    fn key() -> Result<ChunkIdKey> {
-        ChunkIdKey::new(&[7; 32])
-    }
-
-    fn pack_of(chunks: &[&[u8]]) -> Result<FilledPack<Vec<u8>>> {
-        let (key, mut writer) = (key()?, PackWriter::new(Vec::new()));
-        for chunk in chunks {
-            writer.push(key.id_of(chunk), chunk.len(), &frames::compress(3, chunk)?)?;
-        }
-        writer.finish()
-    }
-
-    /// This range, run by run.
-    fn range(excerpt: &Excerpt, mut offset: u64, length: u64, target: usize) -> Result<Vec<u8>> {
-        let (end, mut all, mut out) = (offset + length, Vec::new(), vec![b'x'; 3]);
-        while offset < end {
-            let run = excerpt.chunk_run(offset, end - offset, target).ok_or_else(damaged)?;
-            assert!(run.length > 0, "an empty run at {offset}");
-            let place = excerpt.decompress(offset, run, &mut out)?;
-            all.extend_from_slice(&out[place]);
-            offset += run.length;
-        }
-        Ok(all)
-    }
-
-    /// All of it, each chunk's id checked.
-    fn read_all(plaintext: &[u8], content: u64) -> Result<Vec<u8>> {
-        let all = read(&mut Cursor::new(plaintext), content, &[(0, content)])?;
-        assert_eq!(all.check(&key()?)?, content);
-        range(&all, 0, content, 5)
-    }
-
-    #[test]
-    fn gives_its_content_back_and_is_padded() -> Result<()> {
-        let pack = pack_of(&[b"one", b"", b"two two two"])?;
-        assert_eq!(pack.out.len() % PADDING_STEP_BYTES, 0);
-        assert_eq!(read_all(&pack.out, 14)?, b"onetwo two two");
-        assert_eq!(read_table(&mut Cursor::new(&pack.out))?, pack.entries);
-        assert!(read_all(&pack.out, 13).is_err());
-        Ok(())
-    }
-
-    #[test]
-    fn between_64_kib_and_1_mib_it_is_padded_finely() {
-        for (length, due) in [(1, 64), (64, 64), (65, 80), (513, 528), (1023, 1024), (1025, 1088), (6100, 6144)] {
-            assert_eq!(padded(length << 10), due << 10, "{length} KiB");
-        }
-    }
-
-    #[test]
-    fn gives_only_the_chunks_that_are_wanted() -> Result<()> {
-        let pack = pack_of(&[b"aaaa", b"bbbb", b"cccc", b"dddd", b"eeee"])?;
-        let read = |wanted: &[(u64, u64)]| read(&mut Cursor::new(&pack.out), 20, wanted);
-        let some = read(&[(1, 2), (9, 2), (12, 1)])?;
-        assert_eq!(some.chunks.iter().map(|chunk| chunk.begin).collect::<Vec<_>>(), [0, 8, 12]);
-        for target in [1, 4, 8, 100] {
-            for (offset, length, due) in [(0, 4, "aaaa"), (1, 2, "aa"), (8, 8, "ccccdddd"), (9, 5, "cccdd")] {
-                assert_eq!(range(&some, offset, length, target)?, due.as_bytes(), "{offset}, {length}, {target}");
-            }
-            for (offset, length) in [(3, 2), (4, 1), (7, 2), (15, 2), (16, 1), (40, 1)] {
-                assert!(range(&some, offset, length, target).is_err(), "{offset}, {length}");
-            }
-        }
-        assert!(read(&[])?.chunks.is_empty());
-        assert_eq!(range(&read(&[(3, 14)])?, 3, 14, 8)?, b"abbbbccccdddde");
-        Ok(())
-    }
-
-    #[test]
-    fn a_run_ends_with_a_chunk_and_is_no_longer_than_wanted() -> Result<()> {
-        let pack = pack_of(&[b"aaaa", b"bbbb", b"cccc"])?;
-        let all = read(&mut Cursor::new(&pack.out), 12, &[(0, 12)])?;
-        for (offset, length, target, due) in [
-            (0, 12, 4, (4, 4)),
-            (0, 12, 8, (8, 8)),
-            (0, 12, 11, (8, 8)),
-            (0, 12, 12, (12, 12)),
-            (0, 12, 1, (4, 4)),
-            (2, 10, 8, (6, 8)),
-            (2, 1, 8, (1, 4)),
-            (0, 4, 100, (4, 4)),
-            (0, 5, 100, (5, 8)),
-        ] {
-            let due = ChunkRun { length: due.0, space: due.1 };
-            assert_eq!(all.chunk_run(offset, length, target), Some(due), "{offset}, {length}, {target}");
-        }
-        assert_eq!(all.chunk_run(12, 1, 8), None);
-        Ok(())
-    }
-
-    #[test]
-    fn a_stock_zstd_decoder_reads_the_content() -> Result<()> {
-        let pack = pack_of(&[b"one", b"two two two"])?;
-        assert_eq!(frames::decompress_document(&*pack.out, 0, 1 << 20)?, b"onetwo two two");
-        Ok(())
-    }
-
-    #[test]
-    fn a_flipped_bit_in_frames_table_or_trailer_is_found() -> Result<()> {
-        let pack = pack_of(&[b"one", b"two two two"])?;
-        let table_end = pack.out.iter().rposition(|byte| *byte != 0).unwrap_or_default() - 16;
-        let frames_and_table = pack.out[..table_end].iter().rposition(|byte| *byte != 0).unwrap_or_default();
-        let trailer = pack.out.len() - TRAILER_BYTES..pack.out.len();
-        for position in (0..frames_and_table - FRAME_HEADER_BYTES).chain(trailer) {
-            let mut changed = pack.out.clone();
-            changed[position] ^= 0x10;
-            let content = read_all(&changed, 14);
-            assert!(content.is_err() || content? == b"onetwo two two", "flipped bit in byte {position} passed");
-        }
-        Ok(())
-    }
-
-    #[test]
-    fn is_full_by_frames_or_by_content() -> Result<()> {
-        let mut by_content = PackWriter::new(Vec::new());
-        by_content.push(Digest([0; 32]), TARGET_CONTENT_BYTES - 1, b"")?;
-        assert!(!by_content.is_full());
-        by_content.push(Digest([0; 32]), 1, b"")?;
-        assert!(by_content.is_full());
-        let mut by_frames = PackWriter::new(Vec::new());
-        by_frames.push(Digest([0; 32]), 1, &vec![0; TARGET_FRAMES_BYTES])?;
-        assert!(by_frames.is_full());
-        Ok(())
-    }
 }

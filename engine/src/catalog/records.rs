@@ -1,0 +1,134 @@
+//! Reads and writes records: what is signed besides manifests and index segments.
+//!
+//! A record that no replica returns whole, or that requires what this program does not know, is
+//! never dropped in silence: the caller gets it by name, and decides what it must not do.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use chrono::{DateTime, Utc};
+use lifeboat_base::{Error, Result};
+use lifeboat_format::id::{Digest, Name, SnapshotId};
+use lifeboat_format::layout;
+use lifeboat_format::record::{self, Envelope, PreviousRecord, RecordBody, RecordType};
+use lifeboat_format::requirements::Requirements;
+use lifeboat_store::SharedReplica;
+
+use super::documents::{SignedObject, combine, fetch_signed, sign_plain};
+use super::inventory::Inventory;
+use crate::keys::sign::{Signer, SignerKey};
+
+/// A record that was read and believed.
+pub(crate) struct FoundRecord<B> {
+    pub id: SnapshotId,
+    /// `None` in format 1.
+    pub envelope: Option<Envelope>,
+    pub body: B,
+    /// The hash of its object.
+    pub hash: Digest,
+}
+
+/// Where records are read, and whom to believe.
+#[derive(Clone, Copy)]
+pub(crate) struct RecordReader<'a> {
+    pub vault: &'a str,
+    pub dataset: &'a Name,
+    pub trusted: &'a [SignerKey],
+}
+
+impl RecordReader<'_> {
+    /// Reads a record from the first of `replicas` that returns a good one.
+    ///
+    /// # Errors
+    /// None does.
+    pub(crate) async fn read<B: RecordBody>(
+        &self,
+        replicas: &[&SharedReplica],
+        id: &SnapshotId,
+    ) -> Result<FoundRecord<B>> {
+        let key = layout::record(self.dataset, B::TYPE, id);
+        let mut errors = Vec::new();
+        for replica in replicas {
+            let read = async {
+                let json = fetch_signed(replica.as_ref(), &key, self.vault, self.trusted).await?;
+                let what = format!("replica {}: {key}", replica.name());
+                let (envelope, body) = record::read(&json, self.vault, self.dataset, &what)?;
+                Ok(FoundRecord { id: id.clone(), envelope, body, hash: Digest::of(&json) })
+            };
+            match read.await {
+                Ok(record) => return Ok(record),
+                // Of the only replica, its own words say it all.
+                Err(error) if replicas.len() == 1 => return Err(error),
+                Err(error) => errors.push(error),
+            }
+        }
+        Err(combine(format!("no replica returns a valid {key}"), &errors))
+    }
+
+    /// Reads every record of a type that some replica shows, oldest first. Those that cannot be
+    /// read come with their errors, by object key.
+    pub(crate) async fn read_all<B: RecordBody>(
+        &self,
+        inventories: &[Inventory],
+    ) -> (Vec<FoundRecord<B>>, BTreeMap<String, Error>) {
+        let ids: BTreeSet<&SnapshotId> = inventories.iter().flat_map(|inventory| inventory.records(B::TYPE)).collect();
+        let (mut found, mut unreadable) = (Vec::new(), BTreeMap::new());
+        for id in ids {
+            let holds = |inventory: &&Inventory| inventory.records(B::TYPE).contains(id);
+            let holders: Vec<_> = inventories.iter().filter(holds).map(|inventory| &inventory.replica).collect();
+            match self.read(&holders, id).await {
+                Ok(record) => found.push(record),
+                Err(error) => drop(unreadable.insert(layout::record(self.dataset, B::TYPE, id), error)),
+            }
+        }
+        (found, unreadable)
+    }
+}
+
+/// Who writes a record.
+#[derive(Clone, Copy)]
+pub(crate) struct RecordWriter<'a> {
+    pub vault: &'a str,
+    pub dataset: &'a Name,
+    pub principal: &'a Name,
+    pub signer: &'a Signer,
+}
+
+impl RecordWriter<'_> {
+    /// Signs a record. `last` is the newest one of this type that the same principal has written.
+    pub(crate) fn sign<B: RecordBody>(
+        &self,
+        id: &SnapshotId,
+        time: DateTime<Utc>,
+        last: Option<&FoundRecord<B>>,
+        body: &B,
+    ) -> Result<SignedObject> {
+        let last = last.and_then(|last| Some((last, last.envelope.as_ref()?.sequence)));
+        let envelope = Envelope {
+            record_type: B::TYPE,
+            requires: Requirements::default(),
+            vault: self.vault.to_owned(),
+            dataset: self.dataset.clone(),
+            principal: self.principal.clone(),
+            sequence: last.map_or(1, |(_, sequence)| sequence.saturating_add(1)),
+            previous: last.map(|(last, _)| PreviousRecord { record: last.id.clone(), blake3: last.hash }),
+            time,
+        };
+        let json = record::write(&envelope, body)?;
+        sign_plain(layout::record(self.dataset, B::TYPE, id), json, self.vault, self.signer)
+    }
+
+    /// Whether this principal has written the record.
+    pub(crate) fn wrote<B>(&self, record: &FoundRecord<B>) -> bool {
+        record.envelope.as_ref().is_some_and(|envelope| envelope.principal == *self.principal)
+    }
+}
+
+impl Inventory {
+    /// The signed records of a type.
+    pub(crate) fn records(&self, of: RecordType) -> &BTreeSet<SnapshotId> {
+        match of {
+            RecordType::Prune => &self.prunes,
+            RecordType::Drill => &self.drills,
+        }
+    }
+}
