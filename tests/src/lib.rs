@@ -1,5 +1,6 @@
 //! The harness of the whole-system tests and of the demo: real servers, real tools, real programs.
 
+pub mod by_hand;
 pub mod checksum;
 pub mod corpus;
 pub mod fuzz;
@@ -15,3 +16,4 @@ pub mod streams;
 pub mod tls;
 pub mod tools;
 pub mod vault;
+pub mod vectors;

@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 use data_encoding::BASE64;
 use lifeboat_tests::corpus::{Seed, seeds};
 use lifeboat_tests::fuzz::{Drive, TARGETS};
+use lifeboat_tests::vectors::vectors;
 use rand::{Rng, RngExt, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 
@@ -29,6 +30,16 @@ async fn targets_take_their_seeds_and_come_to_no_harm_by_what_is_nearly_one() {
     for worker in workers {
         if let Err(error) = worker.await {
             std::panic::resume_unwind(error.into_panic());
+        }
+    }
+}
+
+#[test]
+fn targets_come_to_no_harm_by_the_test_vectors() {
+    let vectors = vectors();
+    for (target, drive) in TARGETS {
+        for vector in vectors.iter().filter(|vector| vector.target == target) {
+            run(target, drive, &vector.name, &vector.data);
         }
     }
 }

@@ -7,6 +7,7 @@ use std::process::ExitCode;
 
 use lifeboat_tests::corpus;
 use lifeboat_tests::fuzz::TARGETS;
+use lifeboat_tests::vectors::vectors;
 
 const PREFIX: &str = "seed-";
 
@@ -27,7 +28,7 @@ fn main() -> ExitCode {
 
 fn write(folder: &Path) -> Result<(), Box<dyn std::error::Error>> {
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
-    let seeds = runtime.block_on(corpus::seeds());
+    let (seeds, vectors) = (runtime.block_on(corpus::seeds()), vectors());
     for (target, drive) in TARGETS {
         let place = folder.join(target);
         std::fs::create_dir_all(&place)?;
@@ -47,6 +48,10 @@ fn write(folder: &Path) -> Result<(), Box<dyn std::error::Error>> {
         }
         if count == 0 {
             return Err(format!("{target} has no seed").into());
+        }
+        for vector in vectors.iter().filter(|vector| vector.target == target) {
+            std::fs::write(place.join(format!("{PREFIX}{}", vector.name)), &vector.data)?;
+            count += 1;
         }
         println!("{target}: {count} seeds");
     }
