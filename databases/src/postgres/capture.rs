@@ -9,6 +9,7 @@ use lifeboat_base::facts::SourceFacts;
 use lifeboat_base::secret::{Secret, SecretRef};
 use lifeboat_base::{Error, Result};
 
+use super::connect::SETTLED_TEXT;
 use super::export::ExportedSnapshot;
 use super::globals::{END_MARKER, GLOBALS};
 use super::parts::{DumpPart, Table};
@@ -73,6 +74,7 @@ impl Source for PostgresSource {
             ("encoding", facts.encoding),
             ("collate", facts.collate),
             ("ctype", facts.ctype),
+            (SETTLED_TEXT, "yes".to_owned()),
         ];
         Ok(SourceFacts {
             engine: POSTGRES_KIND.to_owned(),

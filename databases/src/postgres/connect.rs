@@ -16,6 +16,20 @@ use crate::database::WorkContext;
 /// Variables that say where the service files and passwords of Lifeboat's user are.
 pub(super) const INHERITED_VARIABLES: [&str; 3] = ["PGSERVICEFILE", "PGSYSCONFDIR", "PGPASSFILE"];
 
+/// Settings of every session, of our statements and of the tools'. They prevail over what `ALTER
+/// DATABASE` and `ALTER ROLE` set, so an owner of a database cannot decide which function a name of
+/// ours means, that a statement is cut short, or that a restore may not write.
+const SAFE_SETTINGS: &str = "-c search_path=pg_catalog -c statement_timeout=0 \
+    -c idle_in_transaction_session_timeout=0 -c default_transaction_read_only=off";
+/// Settings on which the text of a dump depends. They are the same for every capture, so that a
+/// drill on another server dumps the same text.
+const TEXT_SETTINGS: &str = "-c TimeZone=UTC -c bytea_output=hex -c xmlbinary=base64 \
+    -c standard_conforming_strings=on -c quote_all_identifiers=off";
+/// The detail of a snapshot that was dumped with [`TEXT_SETTINGS`].
+pub(super) const SETTLED_TEXT: &str = "settled_text";
+/// The variable that hands settings to a session.
+const SETTINGS_VARIABLE: &str = "PGOPTIONS";
+
 /// The environment of client tools for one server. Its password file is removed on drop.
 #[derive(Debug)]
 pub(crate) struct Connection {
@@ -42,6 +56,10 @@ impl Connection {
             }
             PostgresConnection::Url(url) => database = from_url(url, &mut variables)?,
         }
+        let given = variables.iter().position(|(name, _)| *name == SETTINGS_VARIABLE);
+        let mut settings = given.map(|at| variables.remove(at).1).unwrap_or_default();
+        settings.push(format!(" {SAFE_SETTINGS} {TEXT_SETTINGS}"));
+        variables.push((SETTINGS_VARIABLE, settings));
         // The service files and passwords of Lifeboat's user stay usable.
         variables
             .extend(INHERITED_VARIABLES.iter().filter_map(|name| Some((*name, cx.environment.get(name)?.to_owned()))));
@@ -60,9 +78,23 @@ impl Connection {
         self.variables.iter().map(|(name, value)| (*name, value.as_os_str()))
     }
 
-    /// Adds a variable.
-    pub(crate) fn with(mut self, name: &'static str, value: impl Into<OsString>) -> Self {
-        self.variables.push((name, value.into()));
+    /// As it is for snapshots that were captured before the text of dumps was settled: with the
+    /// server's own settings.
+    pub(crate) fn with_text_of_the_server(self) -> Self {
+        self.with_settings(SAFE_SETTINGS)
+    }
+
+    /// With no setting but these, which are `-c name=value`, one after the other.
+    pub(crate) fn with_settings(mut self, settings: &str) -> Self {
+        self.variables.retain(|(name, _)| *name != SETTINGS_VARIABLE);
+        self.variables.push((SETTINGS_VARIABLE, settings.into()));
+        self
+    }
+
+    /// With this setting besides the usual ones.
+    pub(crate) fn and_setting(mut self, setting: &str) -> Self {
+        let usual = self.variables.iter_mut().filter(|(name, _)| *name == SETTINGS_VARIABLE);
+        usual.for_each(|(_, settings)| settings.push(format!(" {setting}")));
         self
     }
 
@@ -124,7 +156,7 @@ fn from_url(url: &url::Url, variables: &mut Vec<(&'static str, OsString)>) -> Re
             "sslcrl" => "PGSSLCRL",
             "channel_binding" => "PGCHANNELBINDING",
             "target_session_attrs" => "PGTARGETSESSIONATTRS",
-            "options" => "PGOPTIONS",
+            "options" => SETTINGS_VARIABLE,
             "application_name" => "PGAPPNAME",
             "connect_timeout" => "PGCONNECT_TIMEOUT",
             "gssencmode" => "PGGSSENCMODE",

@@ -94,7 +94,9 @@ impl PostgresThrowAway {
     /// Runs `pg_amcheck` on one database. Its extension is removed again, as the proof would find a
     /// difference.
     async fn amcheck(&self, database: &str) -> Result<CheckResult> {
-        let server = self.server.server(&self.cx)?;
+        let mut server = self.server.server(&self.cx)?;
+        // The extension is ours: event triggers of the database must not see it come and go.
+        server.connection = server.connection.and_setting("-c session_replication_role=replica");
         let there = "SELECT 1 FROM pg_extension WHERE extname = 'amcheck'";
         let had_it = !rows(&server.query_in(database, there).await?).is_empty();
         let jobs = format!("--jobs={}", self.cx.jobs);
@@ -118,7 +120,7 @@ impl PostgresThrowAway {
             (None, several) => several.iter().find(|name| *name != "postgres").cloned().unwrap_or_default(),
         };
         let connection = Connection::new(&self.server.connection(), None, &self.cx)?
-            .with("PGOPTIONS", "-c default_transaction_read_only=on");
+            .with_settings("-c default_transaction_read_only=on");
         let answer = query(&self.server.clients, &connection, &database, &wanted.sql, &self.cx).await;
         let check = format!("{database}: {}", wanted.sql);
         Ok(match (answer, &wanted.expect) {

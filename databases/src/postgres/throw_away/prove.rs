@@ -12,6 +12,7 @@ use lifeboat_base::{Error, Result};
 use super::digest::{DatabaseDigest, Reader};
 use super::server::ThrowAwayServer;
 use crate::database::WorkContext;
+use crate::postgres::connect::SETTLED_TEXT;
 use crate::postgres::globals::{GLOBALS, is_of_tablespace, read_globals, statements};
 use crate::postgres::parts::{DumpPart, TableName, by_database};
 use crate::postgres::server::Server;
@@ -32,7 +33,10 @@ pub(crate) async fn prove(
     let key: ProofKey = rand::random();
     let mut proof = ProofResult::default();
     let superuser = server.superuser();
-    let server = server.server(cx)?;
+    let mut server = server.server(cx)?;
+    if !streams.facts().details.contains_key(SETTLED_TEXT) {
+        server.connection = server.connection.with_text_of_the_server();
+    }
     let there = rows(&server.query_in("template1", DATABASES).await?);
     let names = streams.names();
     let stored = by_database(&names);

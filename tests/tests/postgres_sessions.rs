@@ -1,0 +1,183 @@
+//! What a database, a role or a server has set decides nothing: neither what our statements mean,
+//! nor whether a dump of the restored server is the same text.
+#![allow(clippy::unwrap_used, clippy::expect_used)]
+
+use std::time::Duration;
+
+use lifeboat_engine::base::facts::SourceFacts;
+use lifeboat_engine::databases::postgres::{PostgresConfig, PostgresSource};
+use lifeboat_engine::databases::proof::DrillQuery;
+use lifeboat_engine::databases::{Source, ThrowAway, WorkContext, registry};
+use lifeboat_tests::postgres::Postgres;
+use lifeboat_tests::streams::MemoryStreams;
+use lifeboat_tests::tools;
+use tempfile::TempDir;
+use tokio_util::sync::CancellationToken;
+
+fn context(place: &TempDir) -> WorkContext {
+    WorkContext {
+        scratch: place.path().to_owned(),
+        stall: Duration::from_secs(60),
+        jobs: 2,
+        environment: tools::environment(),
+        cancel: CancellationToken::new(),
+    }
+}
+
+async fn captured(server: &Postgres, cx: &WorkContext) -> MemoryStreams {
+    let config = PostgresConfig {
+        connection: server.connection(),
+        password: None,
+        databases: Vec::new(),
+        client_directories: vec![server.programs().to_owned()],
+        jobs: None,
+        large_table: 0,
+    };
+    let mut streams = MemoryStreams::default();
+    streams.facts = PostgresSource(config).capture(&streams, cx).await.unwrap();
+    streams
+}
+
+async fn throw_away(facts: &SourceFacts, cx: &WorkContext) -> Box<dyn ThrowAway> {
+    let engine = registry::find(&facts.engine).expect("a known engine");
+    engine.throw_away(facts, &[], cx).await.unwrap().expect("a server")
+}
+
+/// Captures `server`, loads it elsewhere, checks and proves it.
+async fn assert_proved(server: &Postgres, queries: &[DrillQuery]) {
+    let place = TempDir::new().unwrap();
+    let cx = context(&place);
+    let streams = captured(server, &cx).await;
+    let mut restored = throw_away(&streams.facts, &cx).await;
+    restored.load(&streams).await.unwrap();
+    for check in restored.check(queries).await.unwrap() {
+        assert!(check.passed, "{}: {}", check.check, check.detail);
+    }
+    let proof = restored.prove(&streams).await.unwrap();
+    assert!(proof.is_equal(), "{:?}", proof.differences);
+    restored.stop().await.unwrap();
+}
+
+/// The owner of a database puts views and functions in front of the catalogue's. Whoever asks them
+/// as a superuser makes him one.
+const HIJACK: &str = "
+CREATE ROLE mallory LOGIN;
+ALTER DATABASE shop OWNER TO mallory;
+SET SESSION AUTHORIZATION mallory;
+CREATE SCHEMA evil;
+CREATE FUNCTION evil.take() RETURNS int LANGUAGE plpgsql AS $$
+BEGIN
+    EXECUTE 'ALTER ROLE mallory SUPERUSER';
+    RETURN 0;
+EXCEPTION WHEN OTHERS THEN RETURN 0;
+END $$;
+DO $$
+DECLARE name text;
+BEGIN
+    FOREACH name IN ARRAY ARRAY['pg_class', 'pg_namespace', 'pg_settings', 'pg_database', 'pg_extension', 'pg_depend',
+                                'pg_inherits', 'pg_roles', 'pg_sequence', 'pg_partitioned_table'] LOOP
+        EXECUTE format('CREATE VIEW evil.%I AS SELECT c.*, evil.take() AS taken FROM pg_catalog.%I c', name, name);
+    END LOOP;
+END $$;
+CREATE FUNCTION evil.set_config(text, text, boolean) RETURNS text LANGUAGE sql AS 'SELECT evil.take()::text';
+CREATE FUNCTION evil.pg_export_snapshot() RETURNS text LANGUAGE sql AS 'SELECT evil.take()::text';
+CREATE FUNCTION evil.current_setting(text) RETURNS text LANGUAGE sql AS 'SELECT evil.take()::text';
+CREATE FUNCTION evil.pg_relation_size(oid) RETURNS bigint LANGUAGE sql AS 'SELECT evil.take()::bigint';
+CREATE FUNCTION evil.pg_table_size(regclass) RETURNS bigint LANGUAGE sql AS 'SELECT evil.take()::bigint';
+CREATE FUNCTION evil.pg_total_relation_size(regclass) RETURNS bigint LANGUAGE sql AS 'SELECT evil.take()::bigint';
+CREATE TABLE orders AS SELECT n FROM generate_series(1, 1000) n;
+ALTER DATABASE shop SET search_path = evil, pg_catalog, public;
+RESET SESSION AUTHORIZATION;
+ALTER ROLE postgres IN DATABASE shop SET search_path = evil, pg_catalog, public;
+";
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_owner_of_a_database_cannot_make_our_statements_his() {
+    let server = Postgres::start().await;
+    server.create_database("shop").await;
+    server.run_sql("shop", HIJACK).await;
+    let place = TempDir::new().unwrap();
+    let streams = captured(&server, &context(&place)).await;
+    assert!(streams.facts.warnings.is_empty(), "{:?}", streams.facts.warnings);
+    let taken = "SELECT rolsuper FROM pg_catalog.pg_roles WHERE rolname = 'mallory'";
+    assert_eq!(server.query("postgres", taken).await.trim(), "f", "a backup made mallory a superuser");
+    // The trap works: whoever asks without care falls into it.
+    server.query("shop", "SELECT count(*) FROM pg_class").await;
+    assert_eq!(server.query("postgres", taken).await.trim(), "t");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_server_with_settings_of_its_own_is_proved_on_another() {
+    let server = Postgres::start().await;
+    server.create_database("shop").await;
+    for setting in ["timezone = 'Europe/Berlin'", "bytea_output = 'escape'", "standard_conforming_strings = off"] {
+        server.run_sql("postgres", &format!("ALTER SYSTEM SET {setting}")).await;
+    }
+    server.run_sql("postgres", "SELECT pg_reload_conf()").await;
+    server
+        .run_sql(
+            "shop",
+            r"CREATE TABLE ev (at timestamptz, day timestamp, b bytea, t text DEFAULT E'back\\slash');
+              INSERT INTO ev VALUES ('2026-01-15 12:00+00', '2026-07-01 10:00', decode('00ff41', 'hex'), E'a\\b');
+              CREATE ROLE guest VALID UNTIL '2030-06-01 00:00+00';
+              ALTER DATABASE shop SET TimeZone = 'Asia/Tokyo';
+              ALTER DATABASE shop SET bytea_output = 'escape';
+              ALTER DATABASE shop SET statement_timeout = '1ms';",
+        )
+        .await;
+    assert_proved(&server, &[]).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_database_that_is_frozen_is_restored_and_proved() {
+    let server = Postgres::start().await;
+    server.create_database("ro").await;
+    server
+        .run_sql("ro", "CREATE TABLE t AS SELECT 1 AS a; ALTER DATABASE ro SET default_transaction_read_only = on")
+        .await;
+    let query = DrillQuery {
+        database: Some("ro".to_owned()),
+        sql: "SELECT count(*) FROM t".to_owned(),
+        expect: Some("1".to_owned()),
+    };
+    assert_proved(&server, &[query]).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn event_triggers_do_not_see_what_a_drill_installs() {
+    let server = Postgres::start().await;
+    for (database, body) in [
+        ("history", "BEGIN INSERT INTO ddl_history SELECT command_tag FROM pg_event_trigger_ddl_commands(); END"),
+        ("frozen", "BEGIN RAISE EXCEPTION 'schema is frozen: %', tg_tag; END"),
+    ] {
+        server.create_database(database).await;
+        let event = if database == "history" { "ddl_command_end" } else { "ddl_command_start" };
+        server
+            .run_sql(
+                database,
+                &format!(
+                    "CREATE TABLE ddl_history (tag text);
+                     CREATE FUNCTION see() RETURNS event_trigger LANGUAGE plpgsql SET search_path = public AS $$ {body} $$;
+                     CREATE EVENT TRIGGER t_see ON {event} EXECUTE FUNCTION see();"
+                ),
+            )
+            .await;
+    }
+    assert_proved(&server, &[]).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn snapshots_from_before_are_proved_with_the_text_that_they_have() {
+    let server = Postgres::start().await;
+    server.create_database("shop").await;
+    server.run_sql("shop", r"CREATE TABLE f (b bytea); INSERT INTO f VALUES ('\x00ff')").await;
+    let place = TempDir::new().unwrap();
+    let cx = context(&place);
+    let mut streams = captured(&server, &cx).await;
+    assert!(streams.facts.details.remove("settled_text").is_some());
+    let mut restored = throw_away(&streams.facts, &cx).await;
+    restored.load(&streams).await.unwrap();
+    let proof = restored.prove(&streams).await.unwrap();
+    assert!(proof.is_equal(), "{:?}", proof.differences);
+    restored.stop().await.unwrap();
+}
