@@ -331,7 +331,8 @@ fn dataset(text: &str) -> Dataset {
         source: Arc::new(CommandSource(CommandConfig {
             argv: vec!["true".to_owned()],
             environment: BTreeMap::new(),
-            expected_status: 0,
+            expected_status: vec![0],
+            allow_empty: false,
             stream: "data".to_owned(),
         })),
         schedule: None,

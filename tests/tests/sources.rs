@@ -274,7 +274,7 @@ async fn a_file_is_captured_as_it_is_and_refused_if_it_changes() {
     let path = place.path().join("export.bin");
     let content: Vec<u8> = (0..3_000_000_u32).flat_map(|n| (n % 251).to_le_bytes()).collect();
     std::fs::write(&path, &content).unwrap();
-    let memory = captured(FileSource { path: path.clone() }, &context(&place)).await.unwrap();
+    let memory = captured(FileSource { path: path.clone(), allow_empty: false }, &context(&place)).await.unwrap();
     assert_eq!(memory.finished(), ["export.bin"]);
     assert!(memory.streams.lock().unwrap()["export.bin"].0 == content);
 
@@ -286,13 +286,13 @@ async fn a_file_is_captured_as_it_is_and_refused_if_it_changes() {
             std::io::Write::write_all(&mut file, b"more").unwrap();
         }
     });
-    let error = captured(FileSource { path: path.clone() }, &context(&place)).await.err().unwrap();
+    let error = captured(FileSource { path: path.clone(), allow_empty: false }, &context(&place)).await.err().unwrap();
     stop.cancel();
     growing.await.unwrap();
     assert!(error.message().contains("changed while it was read"), "{error:?}");
-    let nowhere = FileSource { path: place.path().join("none") };
+    let nowhere = FileSource { path: place.path().join("none"), allow_empty: false };
     assert!(captured(nowhere, &context(&place)).await.is_err());
-    let folder = FileSource { path: place.path().to_owned() };
+    let folder = FileSource { path: place.path().to_owned(), allow_empty: false };
     assert!(captured(folder, &context(&place)).await.err().unwrap().message().contains("is a directory"));
 }
 
@@ -300,7 +300,8 @@ fn command(script: &str, expected_status: i32) -> CommandSource {
     CommandSource(CommandConfig {
         argv: vec!["/bin/sh".to_owned(), "-c".to_owned(), script.to_owned()],
         environment: BTreeMap::from([("GIVEN".to_owned(), "value".to_owned())]),
-        expected_status,
+        expected_status: vec![expected_status],
+        allow_empty: false,
         stream: "out".to_owned(),
     })
 }
@@ -317,10 +318,47 @@ async fn a_command_gets_its_environment_only_and_must_end_as_expected() {
     let gone = CommandSource(CommandConfig {
         argv: vec!["/nonexistent/tool".to_owned()],
         environment: BTreeMap::new(),
-        expected_status: 0,
+        expected_status: vec![0],
+        allow_empty: false,
         stream: "out".to_owned(),
     });
     assert!(captured(gone, &cx).await.err().unwrap().hint_text().unwrap().contains("install"));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_empty_is_no_snapshot_unless_that_is_said() {
+    let place = TempDir::new().unwrap();
+    let cx = context(&place);
+    let empty = place.path().join("empty");
+    std::fs::write(&empty, b"").unwrap();
+    let file = |allow_empty| FileSource { path: empty.clone(), allow_empty };
+    let program = |script: &str, allow_empty| {
+        let CommandSource(config) = command(script, 0);
+        CommandSource(CommandConfig { allow_empty, ..config })
+    };
+    for script in ["true", "false | cat"] {
+        let error = captured(program(script, false), &cx).await.err().unwrap();
+        assert!(error.message().contains("wrote nothing"), "{error:?}");
+        assert!(error.hint_text().unwrap().contains("allow_empty"), "{error:?}");
+        assert!(captured(program(script, true), &cx).await.is_ok(), "{script}");
+    }
+    let error = captured(file(false), &cx).await.err().unwrap();
+    assert!(error.message().contains("is empty") && error.hint_text().unwrap().contains("allow_empty"), "{error:?}");
+    assert!(captured(file(true), &cx).await.is_ok());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn one_of_several_statuses_is_success_with_a_warning() {
+    let place = TempDir::new().unwrap();
+    let cx = context(&place);
+    for (status, warnings) in [(0, 0), (1, 1)] {
+        let CommandSource(config) = command(&format!("echo x; exit {status}"), 0);
+        let source = CommandSource(CommandConfig { expected_status: vec![0, 1], ..config });
+        let memory = captured(source, &cx).await.unwrap();
+        assert_eq!(memory.facts.warnings.len(), warnings, "{:?}", memory.facts.warnings);
+    }
+    let error = captured(command("echo x; exit 1", 0), &cx).await.err().unwrap();
+    assert!(error.hint_text().unwrap().contains("expected_status"), "{error:?}");
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -30,8 +30,10 @@ pub struct CommandConfig {
     pub argv: Vec<String>,
     /// Variables that are added to a minimal environment (`PATH`, `HOME`, `LC_ALL=C.UTF-8`).
     pub environment: BTreeMap<String, String>,
-    /// The exit status that means success.
-    pub expected_status: i32,
+    /// The exit statuses that mean success. If 0 is one of them, another one is worth a warning.
+    pub expected_status: Vec<i32>,
+    /// Whether a stream without a byte is a snapshot.
+    pub allow_empty: bool,
     /// The name of the stream.
     pub stream: String,
 }
@@ -42,9 +44,18 @@ struct RawCommand {
     argv: Option<Spanned<Vec<String>>>,
     #[serde(default)]
     environment: BTreeMap<String, String>,
+    expected_status: Option<RawStatus>,
     #[serde(default)]
-    expected_status: i32,
+    allow_empty: bool,
     stream: Option<Text>,
+}
+
+/// One status or several.
+#[derive(Deserialize)]
+#[serde(untagged)]
+enum RawStatus {
+    One(i32),
+    Several(Vec<i32>),
 }
 
 impl Database for Command {
@@ -53,7 +64,7 @@ impl Database for Command {
     }
 
     fn keys(&self) -> &'static [&'static str] {
-        &["argv", "environment", "expected_status", "stream"]
+        &["allow_empty", "argv", "environment", "expected_status", "stream"]
     }
 
     fn source(&self, section: Section<'_>, reader: &mut SettingsReader<'_>) -> Option<Box<dyn Source>> {
@@ -86,7 +97,12 @@ fn parse(section: Section<'_>, reader: &mut SettingsReader<'_>) -> Option<Comman
     Some(CommandConfig {
         argv: argv.get_ref().clone(),
         environment: raw.environment,
-        expected_status: raw.expected_status,
+        expected_status: match raw.expected_status {
+            None => vec![0],
+            Some(RawStatus::One(status)) => vec![status],
+            Some(RawStatus::Several(several)) => several,
+        },
+        allow_empty: raw.allow_empty,
         stream: stream.to_owned(),
     })
 }
@@ -109,9 +125,29 @@ impl Source for CommandSource {
         let environment = self.0.environment.iter().map(|(name, value)| (name.as_str(), OsStr::new(value)));
         let mut tool = Invocation::new(Path::new(program), arguments, cx).envs(environment).start(false)?;
         let mut stream = sink.open(&self.0.stream)?;
-        tool.pump(stream.as_mut(), |_| Ok(())).await?;
-        let exit = tool.finish(self.0.expected_status).await?;
+        let mut length = 0;
+        tool.pump(stream.as_mut(), |piece| {
+            length += piece.len();
+            Ok(())
+        })
+        .await?;
+        let exit = tool.finish_with(&self.0.expected_status).await.map_err(|error| match error.hint_text() {
+            Some(_) => error,
+            None => {
+                error.hint("run it by hand; if this status is no failure, add it to expected_status, such as [0, 1]")
+            }
+        })?;
+        if length == 0 && !self.0.allow_empty {
+            return Err(Error::source_failed(format!("{program} exited with status {exit}, but wrote nothing"))
+                .hint("run it by hand to see why; if nothing is right, set allow_empty = true"));
+        }
+        let mut warnings = Vec::new();
+        if exit != 0 && self.0.expected_status.contains(&0) {
+            warnings.push(format!(
+                "{program} exited with status {exit}, which expected_status allows: its output may be incomplete"
+            ));
+        }
         stream.finish(exit).await?;
-        Ok(SourceFacts { engine: COMMAND_KIND.to_owned(), ..SourceFacts::default() })
+        Ok(SourceFacts { engine: COMMAND_KIND.to_owned(), warnings, ..SourceFacts::default() })
     }
 }

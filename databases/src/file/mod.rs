@@ -31,6 +31,8 @@ pub struct File;
 #[serde(deny_unknown_fields)]
 struct RawFile {
     path: Option<Text>,
+    #[serde(default)]
+    allow_empty: bool,
 }
 
 #[async_trait]
@@ -40,14 +42,14 @@ impl Database for File {
     }
 
     fn keys(&self) -> &'static [&'static str] {
-        &["path"]
+        &["allow_empty", "path"]
     }
 
     fn source(&self, section: Section<'_>, reader: &mut SettingsReader<'_>) -> Option<Box<dyn Source>> {
         let place = section.place();
         let raw: RawFile = section.read(reader)?;
         let path = reader.required(raw.path.as_ref(), "path", &place)?;
-        Some(Box::new(FileSource { path: reader.path(path) }))
+        Some(Box::new(FileSource { path: reader.path(path), allow_empty: raw.allow_empty }))
     }
 
     fn highest_level(&self) -> ProofLevel {
@@ -60,6 +62,8 @@ impl Database for File {
 pub struct FileSource {
     /// Where it lies.
     pub path: PathBuf,
+    /// Whether a file without a byte is a snapshot.
+    pub allow_empty: bool,
 }
 
 #[async_trait]
@@ -72,7 +76,11 @@ impl Source for FileSource {
         let name = self.path.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
         let stream = sink.open(&name)?;
         let before = look(&self.path)?;
-        let stream = stream_file(&self.path, stream, &[], cx).await?;
+        let (stream, length) = stream_file(&self.path, stream, &[], cx).await?;
+        if length == 0 && !self.allow_empty {
+            return Err(Error::source_failed(format!("{} is empty", self.path.display()))
+                .hint("find out why its writer wrote nothing; if nothing is right, set allow_empty = true"));
+        }
         let after = look(&self.path)?;
         if (before.dev(), before.ino(), before.len(), before.mtime(), before.mtime_nsec())
             != (after.dev(), after.ino(), after.len(), after.mtime(), after.mtime_nsec())
@@ -96,13 +104,13 @@ fn look(path: &Path) -> Result<Metadata> {
 }
 
 /// Streams a file, which must begin with `magic`, on a thread of its own. Gives the writer back
-/// unfinished.
+/// unfinished, and tells how many bytes there were.
 pub(crate) async fn stream_file(
     path: &Path,
     mut stream: Box<dyn StreamWriter>,
     magic: &'static [u8],
     cx: &WorkContext,
-) -> Result<Box<dyn StreamWriter>> {
+) -> Result<(Box<dyn StreamWriter>, u64)> {
     // It also fires when this future is dropped, so that no thread goes on reading.
     let stop = cx.cancel.child_token();
     let _stops_when_dropped = stop.clone().drop_guard();
@@ -117,7 +125,7 @@ pub(crate) async fn stream_file(
             let space = &mut space[..most];
             let length = from.read(space).context(Class::Source, failed)?;
             if length == 0 {
-                return Ok(stream);
+                return Ok((stream, progress.load(Ordering::Relaxed)));
             }
             if progress.fetch_add(length as u64, Ordering::Relaxed) == 0 && !space.starts_with(magic) {
                 return Err(Error::source_failed(format!(

@@ -44,7 +44,7 @@ impl Source for SqliteSource {
             .await
             .context(Class::Failed, || "a worker thread failed")??;
 
-        let stream = stream_file(&copy, sink.open(DATABASE_STREAM)?, SQLITE_MAGIC, cx)
+        let (stream, _) = stream_file(&copy, sink.open(DATABASE_STREAM)?, SQLITE_MAGIC, cx)
             .await
             .map_err(|error| error.within(format!("cannot read the copy of {}", self.path.display())))?;
         stream.finish(0).await?;

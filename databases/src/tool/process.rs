@@ -240,10 +240,15 @@ impl Tool {
     /// It ends with another status or by a signal, stalls, or is cancelled. The error holds the
     /// tail of its stderr.
     pub(crate) async fn finish(&mut self, expected: i32) -> Result<i32> {
+        self.finish_with(&[expected]).await
+    }
+
+    /// As [`Self::finish`], with any of these statuses.
+    pub(crate) async fn finish_with(&mut self, expected: &[i32]) -> Result<i32> {
         self.stdin = None;
         let status = self.wait().await?;
-        if status.code() == Some(expected) {
-            return Ok(expected);
+        if let Some(code) = status.code().filter(|code| expected.contains(code)) {
+            return Ok(code);
         }
         let how = match (status.code(), std::os::unix::process::ExitStatusExt::signal(&status)) {
             (Some(code), _) => format!("exited with status {code}"),
