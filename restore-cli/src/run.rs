@@ -104,15 +104,31 @@ async fn dispatch(command: Command, session: &Session) -> Result<()> {
 fn obey_signals(session: &Session) -> Result<()> {
     let listen = |kind| signal(kind).map_err(|error| Error::failed("cannot listen for signals").because(error));
     let (mut interrupt, mut terminate) = (listen(SignalKind::interrupt())?, listen(SignalKind::terminate())?);
+    // A terminal that is gone ends the program as SIGTERM does, unless `nohup` says otherwise.
+    let mut hangup = if hangup_is_ignored() { None } else { Some(listen(SignalKind::hangup())?) };
     let (cancel, out) = (session.cancel.clone(), session.out);
     tokio::spawn(async move {
-        tokio::select! { _ = interrupt.recv() => {}, _ = terminate.recv() => {} }
+        let gone = async {
+            match &mut hangup {
+                Some(hangup) => hangup.recv().await,
+                None => std::future::pending().await,
+            }
+        };
+        tokio::select! { _ = interrupt.recv() => {}, _ = terminate.recv() => {}, _ = gone => {} }
         out.note("stopping; a second signal ends the program at once and may leave temporary files behind");
         cancel.cancel();
         tokio::select! { _ = interrupt.recv() => {}, _ = terminate.recv() => {} }
         std::process::exit(exit::INTERRUPTED.into());
     });
     Ok(())
+}
+
+/// Whether whoever started the program had it ignore SIGHUP.
+fn hangup_is_ignored() -> bool {
+    let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
+    let ignored = status.lines().find_map(|line| line.strip_prefix("SigIgn:"));
+    // Of the mask, the lowest bit is SIGHUP's.
+    ignored.and_then(|mask| u64::from_str_radix(mask.trim(), 16).ok()).is_some_and(|mask| mask & 1 == 1)
 }
 
 fn start_log(globals: &Globals) {

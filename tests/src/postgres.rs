@@ -94,7 +94,7 @@ impl Postgres {
             Door::Password { port, .. } => server.args(["-c", "listen_addresses=127.0.0.1", "-p", &port.to_string()]),
         };
         server.args(["-c", "fsync=off", "-c", "synchronous_commit=off", "-c", "full_page_writes=off"]);
-        server.args(["-c", "max_wal_size=4GB", "-c", "shared_buffers=128MB"]);
+        server.args(["-c", "max_wal_size=4GB", "-c", "shared_buffers=128MB", "-c", "max_locks_per_transaction=1024"]);
         as_unprivileged(&mut server);
         let log = std::fs::File::create(place.path().join("log")).expect("a log");
         let server = server.stdin(Stdio::null()).stdout(log.try_clone().expect("a log")).stderr(log).process_group(0);

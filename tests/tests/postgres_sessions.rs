@@ -5,9 +5,9 @@
 use std::time::Duration;
 
 use lifeboat_engine::base::facts::SourceFacts;
-use lifeboat_engine::databases::postgres::{PostgresConfig, PostgresSource};
+use lifeboat_engine::databases::postgres::{PostgresConfig, PostgresConnection, PostgresSource, PostgresTarget};
 use lifeboat_engine::databases::proof::DrillQuery;
-use lifeboat_engine::databases::{Source, ThrowAway, WorkContext, registry};
+use lifeboat_engine::databases::{Source, Target, ThrowAway, Wanted, WorkContext, load, registry};
 use lifeboat_tests::postgres::Postgres;
 use lifeboat_tests::streams::MemoryStreams;
 use lifeboat_tests::tools;
@@ -180,4 +180,76 @@ async fn snapshots_from_before_are_proved_with_the_text_that_they_have() {
     let proof = restored.prove(&streams).await.unwrap();
     assert!(proof.is_equal(), "{:?}", proof.differences);
     restored.stop().await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_pg_dump_leaves_out_is_a_warning_of_the_snapshot() {
+    let server = Postgres::start().await;
+    server.create_database("shop").await;
+    server
+        .run_sql(
+            "shop",
+            "CREATE TABLE a (id int PRIMARY KEY, b int);
+             CREATE TABLE b (id int PRIMARY KEY, a int REFERENCES a);
+             ALTER TABLE a ADD FOREIGN KEY (b) REFERENCES b;
+             CREATE SUBSCRIPTION news CONNECTION 'host=/nowhere' PUBLICATION p WITH (connect = false);
+             CREATE ROLE backup LOGIN;
+             GRANT pg_read_all_data TO backup;",
+        )
+        .await;
+    let place = TempDir::new().unwrap();
+    let connection = match server.connection() {
+        PostgresConnection::Socket { directory, port, .. } => {
+            PostgresConnection::Socket { directory, port, user: Some("backup".to_owned()) }
+        }
+        other => other,
+    };
+    let config = PostgresConfig {
+        connection,
+        password: None,
+        databases: vec!["shop".to_owned()],
+        client_directories: vec![server.programs().to_owned()],
+        jobs: None,
+        large_table: u64::MAX,
+    };
+    let streams = MemoryStreams::default();
+    let facts = PostgresSource(config).capture(&streams, &context(&place)).await.unwrap();
+    let told = facts.warnings.iter().find(|warning| warning.contains("subscriptions not dumped"));
+    assert!(told.is_some_and(|told| told.contains("database shop: pg_dump")), "{:?}", facts.warnings);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_database_of_many_tables_is_proved() {
+    let server = Postgres::start().await;
+    server.create_database("shop").await;
+    let many = "DO $$ BEGIN FOR n IN 1..9000 LOOP EXECUTE format('CREATE TABLE t%s (id int)', n); END LOOP; END $$";
+    server.run_sql("shop", many).await;
+    assert_proved(&server, &[]).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_restore_that_is_cancelled_leaves_no_database() {
+    let (from, to) = (Postgres::start().await, Postgres::start().await);
+    from.create_database("shop").await;
+    from.run_sql("shop", "CREATE TABLE t AS SELECT n, repeat('x', 200) AS x FROM generate_series(1, 300000) n").await;
+    let place = TempDir::new().unwrap();
+    let streams = captured(&from, &context(&place)).await;
+    let target = Target::Server {
+        server: Box::new(PostgresTarget {
+            connection: to.connection(),
+            password: None,
+            client_directories: vec![to.programs().to_owned()],
+        }),
+        wanted: Wanted { databases: vec!["shop".to_owned()], rename: None, overwrite: false },
+    };
+    let cx = context(&place);
+    let there = "SELECT count(*) FROM pg_database WHERE datname = 'shop'";
+    let (restored, ()) = tokio::join!(load(&streams, &target, &cx), async {
+        while to.query("postgres", there).await.trim() != "1" {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+        cx.cancel.cancel();
+    });
+    assert!(restored.is_err(), "the restore was over before it could be cancelled");
+    assert_eq!(to.query("postgres", there).await.trim(), "0", "the half-loaded database is still there");
 }

@@ -1,6 +1,6 @@
 //! Captures a server: first the globals, then each database.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 
 use async_trait::async_trait;
@@ -67,7 +67,7 @@ impl Source for PostgresSource {
         }
         capture_globals(&server, &facts, sink, &mut warnings).await?;
         for database in &databases {
-            capture_database(&server, database, &self.0, sink).await?;
+            warnings.extend(capture_database(&server, database, &self.0, sink).await?);
         }
         let details = [
             ("superuser", facts.superuser),
@@ -126,17 +126,19 @@ async fn capture_globals(
         return Err(Error::source_failed("pg_dumpall ended without its end marker, so the globals are incomplete")
             .hint("run the backup again; if it fails again, run pg_dumpall --globals-only by hand"));
     }
+    warnings.extend(tool.warnings());
     stream.finish(exit).await
 }
 
-/// Dumps a database. If it has large tables and may be read over several connections, it is dumped
-/// in [parts](crate::postgres::parts) side by side, else as one archive.
+/// Dumps a database, and returns what `pg_dump` warned of. If it has large tables and may be read
+/// over several connections, it is dumped in [parts](crate::postgres::parts) side by side, else as
+/// one archive.
 async fn capture_database(
     server: &Server<'_>,
     database: &str,
     config: &PostgresConfig,
     sink: &dyn StreamSink,
-) -> Result<()> {
+) -> Result<Vec<String>> {
     let jobs = config.jobs.unwrap_or(server.cx.jobs.min(MAX_DEFAULT_JOBS));
     let tables = if jobs > 1 { tables::large(server, database, config.large_table).await? } else { Vec::new() };
     if tables.is_empty() {
@@ -148,8 +150,11 @@ async fn capture_database(
     parts.extend(tables.iter().map(|table| DumpPart::Table(table.name.clone())));
     let dumps: Vec<_> =
         parts.iter().map(|part| dump(server, database, part, &tables, Some(&snapshot), sink).boxed()).collect();
-    stream::iter(dumps).buffer_unordered(jobs).try_collect::<()>().await?;
-    snapshot.end().await
+    let warned: Vec<Vec<String>> = stream::iter(dumps).buffer_unordered(jobs).try_collect().await?;
+    snapshot.end().await?;
+    // Each part warns of the whole database.
+    let unique: BTreeSet<String> = warned.into_iter().flatten().collect();
+    Ok(unique.into_iter().collect())
 }
 
 async fn dump(
@@ -159,7 +164,7 @@ async fn dump(
     tables: &[Table],
     snapshot: Option<&ExportedSnapshot>,
     sink: &dyn StreamSink,
-) -> Result<()> {
+) -> Result<Vec<String>> {
     let stream =
         part.stream(database).ok_or_else(|| Error::failed("a large table has a name too long for a stream"))?;
     let mut arguments = part.dump_arguments(tables);
@@ -184,5 +189,6 @@ async fn dump(
     if !begun {
         return Err(Error::source_failed(format!("pg_dump of {stream} wrote nothing")));
     }
-    writer.finish(exit).await
+    writer.finish(exit).await?;
+    Ok(tool.warnings().into_iter().map(|warning| format!("database {database}: {warning}")).collect())
 }

@@ -12,6 +12,7 @@ use futures::stream::FuturesUnordered;
 use futures::{FutureExt, StreamExt, TryFutureExt};
 use lifeboat_base::{Class, Context, Error, Result};
 use tempfile::NamedTempFile;
+use tokio_util::sync::CancellationToken;
 
 use super::Postgres;
 use super::archive::LongBlocks;
@@ -19,7 +20,7 @@ use super::builds::{Builds, EntryId};
 use super::globals::{self, GLOBALS, read_globals};
 use super::parts::{DumpPart, Stored, TableName, by_database};
 use super::server::Server;
-use super::sql::{conninfo, literal, quoted, rows};
+use super::sql::{conninfo, literal, query, quoted, rows};
 use super::target::{self, PostgresTarget};
 use crate::database::{Database, RestoreOutcome, ServerTarget, Wanted, WorkContext};
 use crate::streams::{StoredStreams, StreamReader};
@@ -139,7 +140,9 @@ impl Server<'_> {
         let loaded = self.load_parts(streams, database, parts, target).await;
         if loaded.is_err() {
             let drop = format!("DROP DATABASE IF EXISTS {} WITH (FORCE)", quoted(target));
-            if let Err(error) = self.query_in(self.outside(target), &drop).await {
+            // It is dropped although the restore was cancelled, or because it was.
+            let cx = WorkContext { cancel: CancellationToken::new(), ..self.cx.clone() };
+            if let Err(error) = query(&self.clients, &self.connection, self.outside(target), &drop, &cx).await {
                 tracing::warn!(database = target, error = %error.chain(), "the half-loaded database could not be dropped");
             }
         }

@@ -28,6 +28,8 @@ use super::pipes::{Drain, Filler, PIPE_BYTES};
 use crate::database::WorkContext;
 use crate::streams::{StreamReader, StreamWriter};
 
+/// No more warnings of one tool are told.
+const MAX_WARNINGS: usize = 20;
 /// A read of stdout has room for at least this.
 const MIN_ROOM_BYTES: usize = 256 << 10;
 /// No more is kept of stderr.
@@ -268,6 +270,20 @@ impl Tool {
         // Its children may hold stderr open, but what it said itself is there by now.
         let _ = tokio::time::timeout(Duration::from_secs(1), &mut self.listener).await;
         status.context(Class::Source, || format!("cannot wait for {}", self.name))
+    }
+
+    /// The lines of what it said that warn, without its name, the same one only once.
+    pub(crate) fn warnings(&self) -> Vec<String> {
+        let tail = self.tail.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut warnings: Vec<String> = Vec::new();
+        for line in String::from_utf8_lossy(&tail).lines() {
+            let Some((_, warning)) = line.split_once("warning: ") else { continue };
+            let warning = format!("{}: {}", self.name, warning.escape_debug());
+            if warnings.len() < MAX_WARNINGS && !warnings.contains(&warning) {
+                warnings.push(warning);
+            }
+        }
+        warnings
     }
 
     /// What it said last, for an error. The statement that failed and its row are left out, as they

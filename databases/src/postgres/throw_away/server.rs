@@ -27,7 +27,7 @@ const MAX_STOP_TIME: Duration = Duration::from_secs(20);
 /// The path of a socket must fit into 107 bytes, and the name of its file takes some of them.
 const MAX_SOCKET_DIRECTORY_BYTES: usize = 80;
 /// Nothing must survive a crash, and nothing else may run during the drill.
-const SETTINGS: [&str; 12] = [
+const SETTINGS: [&str; 13] = [
     "listen_addresses=",
     "fsync=off",
     "synchronous_commit=off",
@@ -40,6 +40,8 @@ const SETTINGS: [&str; 12] = [
     // JIT would fail in sandboxes that forbid writable and executable memory.
     "jit=off",
     "maintenance_work_mem=256MB",
+    // A dump locks all tables at once: this is room for some 200,000, their indexes included.
+    "max_locks_per_transaction=2048",
     "log_min_messages=error",
 ];
 
