@@ -1,6 +1,6 @@
 //! The place of a new snapshot in its dataset: its number, and the snapshot before it.
 
-use lifeboat_base::{Error, Result};
+use lifeboat_base::{Class, Error, Result};
 use lifeboat_format::Format;
 use lifeboat_format::id::{Digest, SnapshotId};
 use lifeboat_format::manifest::{Manifest, Previous};
@@ -23,8 +23,8 @@ impl Place {
     /// unreadable one. One that requires what this program does not know has a place, too.
     ///
     /// # Errors
-    /// The newest snapshot is of format 1, which is not continued, though `vault.json` says
-    /// otherwise.
+    /// The newest snapshot cannot be fetched now. Or it is of format 1, which is not continued,
+    /// though `vault.json` says otherwise.
     pub(super) async fn find(
         documents: &Documents<'_>,
         members: &[Inventory],
@@ -40,6 +40,12 @@ impl Place {
                     .hint("put the vault.json of format 1 back, and set a new vault_prefix for new backups"));
                 }
                 Ok((manifest, hash)) => return Ok(Self::after(&snapshot, hash, manifest.sequence, Some(manifest))),
+                // It is there, and only cannot be reached: an older one in its place would be a
+                // fork.
+                Err(error) if error.class() == Class::Storage => {
+                    let problem = format!("snapshot {snapshot}, which the new one follows, cannot be fetched");
+                    return Err(error.within(problem).hint("back up again when a replica that holds it answers"));
+                }
                 Err(error) => error.chain(),
             };
             if let Ok((head, hash)) = documents.manifest_head(&replicas, &snapshot).await
