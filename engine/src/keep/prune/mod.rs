@@ -182,12 +182,10 @@ impl Prune<'_> {
 
     async fn look(&self) -> Result<View> {
         let dataset = &self.dataset.name;
-        let (inventories, failed) = Inventory::take_all_to_write(self.replicas, &self.keys.vault, dataset).await;
+        let (inventories, mut failed) = Inventory::take_all_to_write(self.replicas, &self.keys.vault, dataset).await;
         // What stands in a vault.json is about the whole vault.
-        if let Some(error) = failed.values().find(|error| error.class() == Class::Integrity) {
-            let why = Error::integrity(error.chain());
-            let why = error.hint_text().map_or_else(|| why, |hint| Error::integrity(error.chain()).hint(hint));
-            return Err(refused(why, format!("nothing in dataset {dataset} is deleted"), "run `lifeboat check`"));
+        if let Some((_, error)) = failed.extract_if(.., |_, error| error.class() == Class::Integrity).next() {
+            return Err(refused(error, format!("nothing in dataset {dataset} is deleted"), "run `lifeboat check`"));
         }
         if inventories.is_empty() {
             return Err(combine(
