@@ -272,7 +272,7 @@ impl Tool {
         status.context(Class::Source, || format!("cannot wait for {}", self.name))
     }
 
-    /// The lines of what it said that warn, without its name, the same one only once.
+    /// The lines that warn in the tail of what it said, the same one only once.
     pub(crate) fn warnings(&self) -> Vec<String> {
         let tail = self.tail.lock().unwrap_or_else(PoisonError::into_inner);
         let mut warnings: Vec<String> = Vec::new();
