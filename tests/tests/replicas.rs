@@ -3,12 +3,15 @@
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
 use std::collections::BTreeSet;
+use std::sync::Arc;
 use std::time::Duration;
 
+use lifeboat_engine::Class;
 use lifeboat_engine::format::id::SnapshotId;
 use lifeboat_engine::keep::catch_up::{ReplicaState, catch_up};
 use lifeboat_engine::keep::verify::verify;
 use lifeboat_engine::state::StateDirectory;
+use lifeboat_engine::store::{FailingReplica, Failure, SharedReplica};
 use lifeboat_tests::vault::{DATASET, MemorySource, TestVault, name, noise};
 use tokio_util::sync::CancellationToken;
 
@@ -151,4 +154,22 @@ async fn nothing_is_deleted_while_a_manifest_cannot_be_read() {
     std::fs::write(manifest, b"damaged").unwrap();
     let error = vault.prune().await.expect_err("prune went on");
     assert!(error.message().contains("nothing in dataset shop is deleted"), "{error:?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_backup_that_cannot_fetch_the_newest_snapshot_fails_and_makes_no_fork() {
+    let vault = TestVault::new(1, 1).await;
+    let source = |seed| MemorySource::of(noise(100_000, seed));
+    vault.backup(&source(1)).await.unwrap();
+    // Without the copy in the state directory, the manifest must come from the replica.
+    std::fs::remove_dir_all(vault.config.state_directory.join("datasets").join(DATASET).join("cache")).unwrap();
+    let failing = Arc::new(FailingReplica::new(vault.replicas[0].clone()));
+    let replica: SharedReplica = failing.clone();
+    // vault.json, the keyring and one page are listed; then come the manifest and its signature.
+    [4, 5].into_iter().for_each(|call| failing.fail(call, Failure::Unavailable));
+    let refused = vault.backup_to(&source(2), &[replica]).await.unwrap_err();
+    assert!(refused.message().contains("which the new one follows"), "{refused:?}");
+    assert_eq!((refused.class(), listed(&vault).await.len()), (Class::Storage, 1));
+    vault.backup(&source(2)).await.unwrap();
+    assert_eq!(problems(&vault).await, [""; 0]);
 }
