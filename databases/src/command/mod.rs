@@ -94,14 +94,22 @@ fn parse(section: Section<'_>, reader: &mut SettingsReader<'_>) -> Option<Comman
             "use a path such as `dump` or `app/dump`, of at most 1024 bytes without control characters",
         );
     }
+    let expected_status = match raw.expected_status {
+        None => vec![0],
+        Some(RawStatus::One(status)) => vec![status],
+        Some(RawStatus::Several(several)) => several,
+    };
+    if expected_status.is_empty() {
+        reader.findings.add(
+            argv.span(),
+            "expected_status lists no status, so every run would fail",
+            "name one, such as 0",
+        );
+    }
     Some(CommandConfig {
         argv: argv.get_ref().clone(),
         environment: raw.environment,
-        expected_status: match raw.expected_status {
-            None => vec![0],
-            Some(RawStatus::One(status)) => vec![status],
-            Some(RawStatus::Several(several)) => several,
-        },
+        expected_status,
         allow_empty: raw.allow_empty,
         stream: stream.to_owned(),
     })

@@ -88,6 +88,12 @@ fn each_refusal_names_file_line_and_remedy() {
         ("schedule = \"15 2 * * *\"", "time_zone = \"Mars\"", 20, "IANA"),
         ("schedule = \"15 2 * * *\"", "jitter = \"soon\"", 20, "not a duration"),
         ("kind = \"postgres\"", "kind = \"postgres\"\nservice = \"x\"", 22, "exactly one of url, service and socket"),
+        (
+            "kind = \"postgres\"\nurl = \"postgresql://backup@db/postgres\"",
+            "kind = \"command\"\nargv = [\"x\"]\nexpected_status = []",
+            23,
+            "lists no status",
+        ),
         ("kind = \"postgres\"", "kind = \"mysql\"", 22, "use postgres, sqlite, file or command"),
         ("kind = \"postgres\"", "kind = \"postgres\"\npath = \"/x\"", 23, "does not belong to kind"),
     ] {
