@@ -49,6 +49,22 @@ impl Class {
         }
     }
 
+    /// The class of a [word](Self::as_str).
+    #[must_use]
+    pub fn of_word(word: &str) -> Option<Self> {
+        let classes = [
+            Self::Failed,
+            Self::Usage,
+            Self::Configuration,
+            Self::Source,
+            Self::Storage,
+            Self::Integrity,
+            Self::Keys,
+            Self::ObjectiveMissed,
+        ];
+        classes.into_iter().find(|class| class.as_str() == word)
+    }
+
     /// The word that scripts see in `--json` errors and logs.
     #[must_use]
     pub fn as_str(self) -> &'static str {

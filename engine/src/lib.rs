@@ -129,5 +129,6 @@ pub use lifeboat_base::{Class, Error, Result, clock};
 pub use lifeboat_databases as databases;
 pub use lifeboat_format as format;
 pub use lifeboat_store as store;
+pub use lifeboat_worker as worker;
 
 pub use self::vault::Vault;

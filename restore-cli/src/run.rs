@@ -13,6 +13,7 @@ use clap::error::ErrorKind;
 use lifeboat_engine::clock::SystemClock;
 use lifeboat_engine::config::Surroundings;
 use lifeboat_engine::databases::registry;
+use lifeboat_engine::worker::WorkerPlace;
 use lifeboat_engine::{Class, Error, Result};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
@@ -68,6 +69,10 @@ fn execute(cli: Cli, out: Output) -> Result<()> {
         .enable_all()
         .build()
         .map_err(|error| Error::failed("cannot start").because(error))?;
+    let worker = match cli.globals.worker_socket.clone() {
+        Some(socket) => WorkerPlace::Socket(socket),
+        None => WorkerPlace::beside(&std::env::current_exe().unwrap_or_default()),
+    };
     let session = Session {
         globals: cli.globals,
         out,
@@ -75,6 +80,7 @@ fn execute(cli: Cli, out: Output) -> Result<()> {
         cancel: CancellationToken::new(),
         surroundings: Surroundings { credentials_directory: std::env::var_os("CREDENTIALS_DIRECTORY").map(Into::into) },
         tools: registry::tool_environment(|name| std::env::var_os(name)),
+        worker,
         temporary: std::env::temp_dir(),
     };
     let result = runtime.block_on(async {

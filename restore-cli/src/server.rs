@@ -7,6 +7,7 @@ use lifeboat_engine::Result;
 use lifeboat_engine::config::Secret;
 use lifeboat_engine::databases::registry::ENGINES;
 use lifeboat_engine::databases::{Database, ServerTarget, Source};
+use lifeboat_engine::worker::{ServerByWorker, WorkerPlace};
 
 /// The group of all places to restore to: exactly one of them is given.
 pub(crate) const TARGETS: &str = "target";
@@ -16,17 +17,20 @@ pub(crate) const TARGETS: &str = "target";
 pub(crate) struct ServerFlag(Option<(&'static dyn Database, String)>);
 
 impl ServerFlag {
-    /// The server, of whichever engine. `source` is what this host knows of the dataset.
+    /// The server, of whichever engine, for workers at `place`. `source` is what this host knows of
+    /// the dataset.
     ///
     /// # Errors
     /// As [`Database::server`].
     pub(crate) fn server(
         &self,
+        place: &WorkerPlace,
         password: Option<Secret>,
         source: Option<&dyn Source>,
     ) -> Result<Option<Box<dyn ServerTarget>>> {
         let Some((engine, address)) = &self.0 else { return Ok(None) };
-        engine.server(address, password, source).map(Some)
+        let server = ServerByWorker::new(place.clone(), *engine, address, password, source)?;
+        Ok(Some(Box::new(server)))
     }
 }
 

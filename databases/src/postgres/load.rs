@@ -6,6 +6,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::ffi::OsStr;
 use std::io::Write;
+use std::path::PathBuf;
 
 use async_trait::async_trait;
 use futures::stream::FuturesUnordered;
@@ -43,6 +44,10 @@ impl ServerTarget for PostgresTarget {
 
     fn describe(&self) -> String {
         target::describe(&self.connection)
+    }
+
+    fn files(&self) -> Vec<PathBuf> {
+        target::files(&self.connection)
     }
 
     async fn load(&self, streams: &dyn StoredStreams, wanted: &Wanted, cx: &WorkContext) -> Result<RestoreOutcome> {

@@ -32,7 +32,7 @@ impl ProofLevel {
 }
 
 /// A query that the operator wants run in the restored database.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct DrillQuery {
     /// The database to ask; `None` for the only one.
     pub database: Option<String>,

@@ -97,10 +97,12 @@ impl Plan {
     /// The drill's own failure is the error beside the report; an `Err` means that there is no
     /// report.
     async fn run(&self, args: &Args, session: &Session) -> Result<(Drilled, Option<Error>)> {
+        session.tell_what_guards_the_keys();
         let reader = session.reader(&self.place, Need::Packs).await?;
         let scratch = session.scratch()?;
         let drill = Drill {
             environment: &session.tools,
+            worker: &session.worker,
             reader: &reader,
             dataset: &args.dataset,
             selector: args.selection.selector(),

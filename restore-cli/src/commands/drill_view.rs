@@ -141,6 +141,7 @@ mod tests {
             reached: Some(ProofLevel::Proved),
             passed: true,
             error: None,
+            error_class: None,
             phases: vec![Phase { phase: "load".to_owned(), seconds: 41.2 }],
             restored_bytes: 211_077_529,
             rto_seconds: Some(41.2),

@@ -102,7 +102,7 @@ pub(crate) async fn run(args: &Args, session: &Session) -> Result<()> {
         return Err(Error::usage("--sync works with --to-directory only").hint("leave --sync out"));
     }
     // A wrong address is refused before anything is asked or read.
-    args.server.server(None, None)?;
+    args.server.server(&session.worker, None, None)?;
     let place = session.place()?;
     let target = target(args, session, place.config.as_ref()).await?;
     let reader = session.reader(&place, Need::Packs).await?;
@@ -123,6 +123,9 @@ pub(crate) async fn run(args: &Args, session: &Session) -> Result<()> {
     };
     if args.overwrite {
         session.confirm(args.yes, question(args, manifest, &target)).await?;
+    }
+    if matches!(target, Target::Server { .. }) {
+        session.tell_what_guards_the_keys();
     }
     let scratch = session.scratch()?;
     let cx = WorkContext {
@@ -172,7 +175,7 @@ async fn target(args: &Args, session: &Session, config: Option<&Config>) -> Resu
     };
     let source = config.and_then(|config| config.dataset(&args.dataset)).map(|dataset| dataset.source.as_ref());
     let wanted = Wanted { databases: args.databases.clone(), rename: args.rename.clone(), overwrite: args.overwrite };
-    Ok(args.server.server(password, source)?.map(|server| Target::Server { server, wanted }))
+    Ok(args.server.server(&session.worker, password, source)?.map(|server| Target::Server { server, wanted }))
 }
 
 async fn to_stdout(streams: &SnapshotStreams, name: &str) -> Result<()> {

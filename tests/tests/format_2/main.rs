@@ -27,8 +27,8 @@ use lifeboat_engine::restore::Selector;
 use lifeboat_engine::state::StateDirectory;
 use lifeboat_engine::store::bandwidth::Bandwidth;
 use lifeboat_tests::host::section;
-use lifeboat_tests::tools;
 use lifeboat_tests::vault::{DATASET, TestVault, name};
+use lifeboat_tests::{programs, tools};
 use tokio_util::sync::CancellationToken;
 
 /// A word that no program of today knows.
@@ -88,6 +88,7 @@ pub(crate) async fn drilled(vault: &TestVault) -> DrillReport {
         objectives: Objectives::default(),
         jobs: 1,
         environment: &tools::environment(),
+        worker: &programs::worker(),
         scratch: vault.place.path().join("scratch"),
         clock: vault.clock.clone(),
         cancel: CancellationToken::new(),

@@ -146,6 +146,7 @@ async fn a_drill_proves_them_equal() {
         objectives: Objectives::default(),
         jobs: 2,
         environment: &tools::environment(),
+        worker: &programs::worker(),
         scratch: scratch.path().to_owned(),
         clock: vault.clock.clone(),
         cancel: CancellationToken::new(),
