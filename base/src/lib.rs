@@ -7,6 +7,7 @@ pub mod buffers;
 pub mod clock;
 pub mod error;
 pub mod facts;
+mod opened;
 pub mod secret;
 pub mod settings;
 

@@ -1,0 +1,116 @@
+//! Opens a file for its secret: without waiting, and step by step, so that every symbolic link on
+//! the way is judged.
+
+use std::ffi::{OsStr, OsString};
+use std::fs::File;
+use std::io;
+use std::os::fd::OwnedFd;
+use std::os::unix::ffi::OsStringExt;
+use std::path::{Component, Path, PathBuf};
+
+use rustix::fs::{CWD, FileType, Mode, OFlags, fcntl_getfl, fcntl_setfl, fstat, fstatfs, openat, readlinkat};
+use rustix::io::Errno;
+
+/// As many as the kernel follows.
+const MAX_LINKS: usize = 40;
+/// A place in the file system: nothing is opened, so nothing waits and no device notices.
+const PLACE: OFlags = OFlags::PATH.union(OFlags::NOFOLLOW).union(OFlags::CLOEXEC);
+const TO_READ: OFlags =
+    OFlags::RDONLY.union(OFlags::NONBLOCK).union(OFlags::NOCTTY).union(OFlags::NOFOLLOW).union(OFlags::CLOEXEC);
+
+/// What a path led to.
+pub(crate) struct Found {
+    /// Anything but a regular file can be looked at, but not read.
+    pub(crate) file: File,
+    /// Whether this process had it open already, and the path names it by its number below `/proc`,
+    /// as shells write `<(…)`.
+    pub(crate) inherited: bool,
+}
+
+/// Who runs this program.
+pub(crate) fn user() -> u32 {
+    rustix::process::geteuid().as_raw()
+}
+
+/// Opens a file to read it.
+pub(crate) fn to_read(path: &Path) -> io::Result<Found> {
+    walk(path, TO_READ)
+}
+
+/// Opens a file to look at its metadata alone.
+pub(crate) fn to_look_at(path: &Path) -> io::Result<Found> {
+    walk(path, PLACE)
+}
+
+/// From now on, reading waits for whoever writes.
+pub(crate) fn let_wait(pipe: &File) -> io::Result<()> {
+    Ok(fcntl_setfl(pipe, fcntl_getfl(pipe)? - OFlags::NONBLOCK)?)
+}
+
+fn walk(path: &Path, flags: OFlags) -> io::Result<Found> {
+    let mut folder = start(path)?;
+    let mut left = steps(path);
+    let mut links = 0;
+    while let Some(step) = left.pop() {
+        let last = left.is_empty();
+        let found = openat(&folder, &step, PLACE, Mode::empty())?;
+        let stat = fstat(&found)?;
+        match FileType::from_raw_mode(stat.st_mode) {
+            // The kernel's own links name what is open, not a path.
+            FileType::Symlink if is_proc(&folder)? => {
+                let flags = if last { flags } else { PLACE } - OFlags::NOFOLLOW;
+                let target = openat(&folder, &step, flags, Mode::empty())?;
+                if last {
+                    return Ok(Found { file: target.into(), inherited: true });
+                }
+                folder = target;
+            }
+            FileType::Symlink => {
+                links += 1;
+                if stat.st_uid != user() && stat.st_uid != 0 {
+                    let (link, owner) = (Path::new(&step).display(), stat.st_uid);
+                    let what = format!("the symbolic link {link} on its path belongs to another user (uid {owner})");
+                    return Err(io::Error::new(io::ErrorKind::PermissionDenied, what));
+                }
+                let target = PathBuf::from(OsString::from_vec(readlinkat(&found, "", Vec::new())?.into_bytes()));
+                if target.is_absolute() {
+                    folder = start(&target)?;
+                }
+                left.extend(steps(&target));
+            }
+            _ if !last => folder = found,
+            FileType::RegularFile if flags != PLACE => match openat(&folder, &step, flags, Mode::empty()) {
+                // It was replaced by a link just now: look again.
+                Err(Errno::LOOP) => {
+                    links += 1;
+                    left.push(step);
+                }
+                opened => return Ok(Found { file: opened?.into(), inherited: false }),
+            },
+            _ => return Ok(Found { file: found.into(), inherited: false }),
+        }
+        if links > MAX_LINKS {
+            return Err(Errno::LOOP.into());
+        }
+    }
+    Ok(Found { file: folder.into(), inherited: false })
+}
+
+fn start(path: &Path) -> io::Result<OwnedFd> {
+    let from = if path.is_absolute() { "/" } else { "." };
+    Ok(openat(CWD, from, PLACE, Mode::empty())?)
+}
+
+/// The names on the way, the last one first.
+fn steps(path: &Path) -> Vec<OsString> {
+    let named = |part: Component| match part {
+        Component::Normal(name) => Some(name.to_owned()),
+        Component::ParentDir => Some(OsStr::new("..").to_owned()),
+        Component::RootDir | Component::CurDir | Component::Prefix(_) => None,
+    };
+    path.components().rev().filter_map(named).collect()
+}
+
+fn is_proc(folder: &OwnedFd) -> io::Result<bool> {
+    Ok(fstatfs(folder)?.f_type == rustix::fs::PROC_SUPER_MAGIC)
+}
