@@ -6,6 +6,7 @@
 pub mod buffers;
 pub mod clock;
 pub mod error;
+pub mod escape;
 pub mod facts;
 mod opened;
 pub mod secret;

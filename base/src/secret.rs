@@ -84,7 +84,9 @@ impl SecretRef {
     /// # Errors
     /// [`Class::Keys`] if it is not.
     pub(crate) fn check_mode(&self) -> Result<()> {
-        let Ok(metadata) = opened::to_look_at(&self.path).and_then(|found| found.file.metadata()) else { return Ok(()) };
+        let Ok(metadata) = opened::to_look_at(&self.path).and_then(|found| found.file.metadata()) else {
+            return Ok(());
+        };
         self.check(&metadata, None).map_err(|problem| self.refuse(problem))
     }
 
@@ -120,10 +122,8 @@ impl SecretRef {
                 .hint("name the file that holds the secret"),
             Problem::Foreign(owner) => Error::keys(format!("the secret {shown} belongs to another user (uid {owner})"))
                 .hint(format!("make sure that the file is yours, and run chown on {shown}; or run this as its owner")),
-            Problem::Open(mode) => {
-                Error::keys(format!("the secret {shown} is accessible to others (mode {mode:04o})"))
-                    .hint(format!("run chmod 0600 {shown}; if others may have read the secret, replace it"))
-            }
+            Problem::Open(mode) => Error::keys(format!("the secret {shown} is accessible to others (mode {mode:04o})"))
+                .hint(format!("run chmod 0600 {shown}; if others may have read the secret, replace it")),
             Problem::TooLong => Error::keys(format!("{shown} is too long to be a key or a password"))
                 .hint("name the file that holds the secret"),
         }

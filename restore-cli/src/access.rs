@@ -27,7 +27,8 @@ pub(crate) enum Need {
 /// The keys to read with.
 ///
 /// # Errors
-/// [`Class::Keys`](lifeboat_engine::Class::Keys): a named key cannot be used, or nothing opens packs where that is needed.
+/// [`Class::Keys`](lifeboat_engine::Class::Keys): a named key cannot be used, or nothing opens packs
+/// where that is needed.
 pub(crate) async fn reader_keys(globals: &Globals, config: Option<&Config>, need: Need) -> Result<ReaderKeys> {
     let host = config.and_then(host_keys);
     let mut identities = given_identities(&globals.identities).await?;
@@ -88,5 +89,9 @@ fn host_keys(config: &Config) -> Option<HostKeys> {
 /// # Errors
 /// [`Class::Keys`](lifeboat_engine::Class::Keys).
 pub(crate) fn read_secret(path: &Path) -> Result<Secret> {
-    if path == Path::new("-") { secret::read_from(std::io::stdin(), "standard input") } else { secret::read_given(path) }
+    if path == Path::new("-") {
+        secret::read_from(std::io::stdin(), "standard input")
+    } else {
+        secret::read_given(path)
+    }
 }

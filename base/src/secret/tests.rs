@@ -1,3 +1,5 @@
+#![allow(clippy::unwrap_used, clippy::disallowed_methods, reason = "a test fails by panic, and measures real time")]
+
 use std::fs;
 use std::io::{PipeReader, Write};
 use std::os::fd::AsRawFd;
