@@ -8,6 +8,7 @@ pub mod clock;
 pub mod error;
 pub mod escape;
 pub mod facts;
+pub mod memory;
 mod opened;
 pub mod secret;
 pub mod settings;

@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use clap::Parser;
 use lifeboat_engine::base::escape;
+use lifeboat_engine::base::memory;
 use lifeboat_engine::base::{Class, Context, Error, Result};
 use lifeboat_engine::clock::{SharedClock, SystemClock};
 use lifeboat_engine::config::{Config, Surroundings};
@@ -40,7 +41,7 @@ pub(crate) fn run(arguments: impl Iterator<Item = OsString>) -> ExitCode {
         }
     };
     let json = cli.json;
-    match execute(cli) {
+    match memory::keep_private().and_then(|()| execute(cli)) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             complain(&error, json);

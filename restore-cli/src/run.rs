@@ -11,6 +11,7 @@ use std::time::Duration;
 
 use clap::error::ErrorKind;
 use lifeboat_engine::base::escape::{Events, LogWriter};
+use lifeboat_engine::base::memory;
 use lifeboat_engine::clock::SystemClock;
 use lifeboat_engine::config::Surroundings;
 use lifeboat_engine::databases::registry;
@@ -36,7 +37,7 @@ pub(crate) fn run(arguments: impl Iterator<Item = OsString>) -> ExitCode {
     };
     let out = Output::new(cli.globals.json, cli.globals.quiet);
     start_log(&cli.globals);
-    match execute(cli, out) {
+    match memory::keep_private().and_then(|()| execute(cli, out)) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             out.error(&error);

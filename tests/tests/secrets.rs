@@ -1,10 +1,13 @@
-//! What the built programs let out: no secret in logs or files, and
+//! What the built programs let out: nothing of their memory, no secret in logs or files, and
 //! nothing of others that a terminal obeys.
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
 use std::fs;
-use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
-use std::time::Duration;
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt, PermissionsExt};
+use std::os::unix::process::CommandExt;
+use std::path::Path;
+use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
 
 use lifeboat_tests::host::{BackupHost, section};
 use lifeboat_tests::postgres::Postgres;
@@ -14,6 +17,60 @@ use lifeboat_tests::sample;
 use lifeboat_tests::vault::files_below;
 
 const DEADLINE: Duration = Duration::from_secs(60);
+const NOBODY: u32 = 65534;
+
+struct Killed(Child);
+
+impl Drop for Killed {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+/// Root could read everything, so it lets an ordinary user try.
+fn unprivileged(command: &mut Command) -> &mut Command {
+    if rustix::process::geteuid().is_root() { command.uid(NOBODY).gid(NOBODY) } else { command }
+}
+
+#[test]
+fn another_process_of_the_same_user_cannot_read_the_memory_of_the_programs() {
+    let place = tempfile::tempdir().unwrap();
+    fs::set_permissions(place.path(), fs::Permissions::from_mode(0o755)).unwrap();
+    let pipe = place.path().join("never-written");
+    rustix::fs::mknodat(rustix::fs::CWD, &pipe, rustix::fs::FileType::Fifo, 0o644.into(), 0).unwrap();
+    for (program, arguments) in [(programs::lifeboatd(), &["--once"][..]), (programs::lifeboat(), &["list"])] {
+        // Everybody can reach this copy.
+        let copy = place.path().join(program.file_name().unwrap());
+        fs::copy(&program, &copy).unwrap();
+        let mut command = Command::new(&copy);
+        command.arg("--config").arg(&pipe).args(arguments).stdout(Stdio::null());
+        let mut child = Killed(unprivileged(&mut command).spawn().unwrap());
+        let process = Path::new("/proc").join(child.0.id().to_string());
+        let began = Instant::now();
+        // Then it waits for its configuration, and has read no secret yet.
+        while core_limit(&process) != Some(["0", "0"].map(str::to_owned))
+            || fs::metadata(process.join("mem")).unwrap().uid() != 0
+        {
+            assert!(child.0.try_wait().unwrap().is_none(), "{program:?} has ended");
+            assert!(began.elapsed() < DEADLINE, "{program:?} can be dumped: {:?}", core_limit(&process));
+            std::thread::sleep(Duration::from_millis(20));
+        }
+        for secret in ["mem", "environ"] {
+            let mut read = Command::new("head");
+            let tried = unprivileged(read.args(["-c", "1"]).arg(process.join(secret))).output().unwrap();
+            let said = String::from_utf8_lossy(&tried.stderr).into_owned();
+            assert!(said.contains("Permission denied"), "{program:?} {secret}: {said}");
+        }
+    }
+}
+
+fn core_limit(process: &Path) -> Option<[String; 2]> {
+    let limits = fs::read_to_string(process.join("limits")).ok()?;
+    let line = limits.lines().find_map(|line| line.strip_prefix("Max core file size"))?;
+    let mut words = line.split_whitespace().map(str::to_owned);
+    Some([words.next()?, words.next()?])
+}
 
 /// Terminal titles, a screen cleared by a C1 control, a line shown backwards, a forged line.
 const HOSTILE: &str = "x\u{1b}]0;title\u{7}y\u{9b}2Jz\u{202e}w\u{2066}v\u{7f}";
