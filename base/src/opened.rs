@@ -1,5 +1,5 @@
-//! Opens a file for its secret: without waiting, and step by step, so that every symbolic link on
-//! the way is judged.
+//! Opens a file for its secret: step by step, so that every symbolic link on the way is judged, and
+//! without waiting, unless a pipe is welcome.
 
 use std::ffi::{OsStr, OsString};
 use std::fs::File;
@@ -8,7 +8,7 @@ use std::os::fd::OwnedFd;
 use std::os::unix::ffi::OsStringExt;
 use std::path::{Component, Path, PathBuf};
 
-use rustix::fs::{CWD, FileType, Mode, OFlags, fcntl_getfl, fcntl_setfl, fstat, fstatfs, openat, readlinkat};
+use rustix::fs::{CWD, FileType, Mode, OFlags, fstat, fstatfs, openat, readlinkat};
 use rustix::io::Errno;
 
 /// As many as the kernel follows.
@@ -42,9 +42,9 @@ pub(crate) fn to_look_at(path: &Path) -> io::Result<Found> {
     walk(path, PLACE)
 }
 
-/// From now on, reading waits for whoever writes.
-pub(crate) fn let_wait(pipe: &File) -> io::Result<()> {
-    Ok(fcntl_setfl(pipe, fcntl_getfl(pipe)? - OFlags::NONBLOCK)?)
+/// Opens a file or a pipe to read it. It waits for whoever writes into a pipe.
+pub(crate) fn to_read_or_wait(path: &Path) -> io::Result<Found> {
+    walk(path, TO_READ - OFlags::NONBLOCK)
 }
 
 fn walk(path: &Path, flags: OFlags) -> io::Result<Found> {
@@ -79,7 +79,7 @@ fn walk(path: &Path, flags: OFlags) -> io::Result<Found> {
                 left.extend(steps(&target));
             }
             _ if !last => folder = found,
-            FileType::RegularFile if flags != PLACE => match openat(&folder, &step, flags, Mode::empty()) {
+            kind if is_wanted(kind, flags) => match openat(&folder, &step, flags, Mode::empty()) {
                 // It was replaced by a link just now: look again.
                 Err(Errno::LOOP) => {
                     links += 1;
@@ -94,6 +94,11 @@ fn walk(path: &Path, flags: OFlags) -> io::Result<Found> {
         }
     }
     Ok(Found { file: folder.into(), inherited: false })
+}
+
+/// Nothing else is opened, as opening a device may already do something.
+fn is_wanted(kind: FileType, flags: OFlags) -> bool {
+    flags != PLACE && (kind == FileType::RegularFile || kind == FileType::Fifo && !flags.contains(OFlags::NONBLOCK))
 }
 
 fn start(path: &Path) -> io::Result<OwnedFd> {

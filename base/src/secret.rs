@@ -4,10 +4,10 @@
 //! A file is opened once, and what was opened is checked: it is a regular file of bounded length,
 //! belongs to this user or to root, and is closed to everybody else. A symbolic link on the way is
 //! followed only if it belongs to this user or to root, so nobody else can choose which of our
-//! secrets is read. Opening never waits, not even for the writer of a named pipe.
+//! secrets is read. What a configuration names never makes its reader wait, as a pipe would.
 
 use std::fmt;
-use std::fs::File;
+use std::fs::{File, Metadata};
 use std::io::{self, Read};
 use std::os::unix::fs::{FileTypeExt, MetadataExt};
 use std::path::{Path, PathBuf};
@@ -87,7 +87,7 @@ impl SecretRef {
         let Ok(metadata) = opened::to_look_at(&self.path).and_then(|found| found.file.metadata()) else {
             return Ok(());
         };
-        self.check(&metadata, None).map_err(|problem| self.refuse(problem))
+        self.check(&metadata).map_err(|problem| self.refuse(problem))
     }
 
     fn open(&self) -> Result<File, Problem> {
@@ -96,17 +96,16 @@ impl SecretRef {
 
     fn read_open(&self, file: File, limit: u64) -> Result<Secret, Problem> {
         let metadata = file.metadata().map_err(Problem::Unreadable)?;
-        self.check(&metadata, Some(opened::user()))?;
+        self.check(&metadata)?;
+        check_owner(&metadata)?;
         read_all(file, metadata.len(), limit)
     }
 
-    fn check(&self, metadata: &std::fs::Metadata, user: Option<u32>) -> Result<(), Problem> {
+    fn check(&self, metadata: &Metadata) -> Result<(), Problem> {
         let mode = metadata.mode() & 0o777;
         let closed = if self.by_systemd { 0o037 } else { 0o077 };
         if !metadata.is_file() {
             Err(Problem::NotAFile)
-        } else if user.is_some_and(|user| metadata.uid() != user && metadata.uid() != 0) {
-            Err(Problem::Foreign(metadata.uid()))
         } else if mode & closed != 0 {
             Err(Problem::Open(mode))
         } else {
@@ -130,28 +129,28 @@ impl SecretRef {
     }
 }
 
-/// Reads a secret that the command line names: a file that [`SecretRef::read`] accepts, or a pipe
-/// of the shell, such as `<(age -d master.age)`. A pipe may make the caller wait.
+/// Reads a secret that the command line names: a file that [`SecretRef::read`] accepts, a pipe of
+/// the shell, such as `<(age -d master.age)`, or a named pipe of this user or root. A pipe may make
+/// the caller wait.
 ///
 /// # Errors
 /// As [`SecretRef::read`].
 pub fn read_given(path: &Path) -> Result<Secret> {
     let place = SecretRef::file(path);
     let read = || {
-        let found = opened::to_read(path).map_err(Problem::Unreadable)?;
-        let kind = found.file.metadata().map_err(Problem::Unreadable)?.file_type();
+        let found = opened::to_read_or_wait(path).map_err(Problem::Unreadable)?;
+        let metadata = found.file.metadata().map_err(Problem::Unreadable)?;
+        let kind = metadata.file_type();
         if found.inherited && (kind.is_fifo() || kind.is_char_device()) {
-            opened::let_wait(&found.file).map_err(Problem::Unreadable)?;
+            return read_all(found.file, 0, MAX_SECRET_BYTES);
+        }
+        if kind.is_fifo() {
+            check_owner(&metadata)?;
             return read_all(found.file, 0, MAX_SECRET_BYTES);
         }
         place.read_open(found.file, MAX_SECRET_BYTES)
     };
-    read().map_err(|problem| match problem {
-        Problem::NotAFile => place
-            .refuse(problem)
-            .hint("name the file that holds the secret, or pass `<(COMMAND)`, or `-` for standard input"),
-        problem => place.refuse(problem),
-    })
+    read().map_err(|problem| place.refuse(problem))
 }
 
 /// Reads a secret to its end, from wherever it comes. `shown` names its place.
@@ -173,6 +172,11 @@ enum Problem {
     Foreign(u32),
     Open(u32),
     TooLong,
+}
+
+fn check_owner(metadata: &Metadata) -> Result<(), Problem> {
+    let owner = metadata.uid();
+    if owner == opened::user() || owner == 0 { Ok(()) } else { Err(Problem::Foreign(owner)) }
 }
 
 fn read_all(source: impl Read, announced: u64, limit: u64) -> Result<Secret, Problem> {
