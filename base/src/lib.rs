@@ -9,7 +9,7 @@ pub mod error;
 pub mod escape;
 pub mod facts;
 pub mod memory;
-mod opened;
+pub mod opened;
 pub mod secret;
 pub mod settings;
 

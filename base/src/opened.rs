@@ -1,5 +1,6 @@
-//! Opens a file for its secret: step by step, so that every symbolic link on the way is judged, and
-//! without waiting, unless a pipe is welcome.
+//! Opens what others may try to swap: a file for its secret, a directory to restore into. Paths are
+//! walked step by step, and a symbolic link is followed only if it belongs to this user or to root.
+//! Opening never waits, unless a pipe is welcome.
 
 use std::ffi::{OsStr, OsString};
 use std::fs::File;
@@ -8,7 +9,7 @@ use std::os::fd::OwnedFd;
 use std::os::unix::ffi::OsStringExt;
 use std::path::{Component, Path, PathBuf};
 
-use rustix::fs::{CWD, FileType, Mode, OFlags, fstat, fstatfs, openat, readlinkat};
+use rustix::fs::{CWD, FileType, Mode, OFlags, fstat, fstatfs, mkdirat, openat, readlinkat};
 use rustix::io::Errno;
 
 /// As many as the kernel follows.
@@ -17,6 +18,7 @@ const MAX_LINKS: usize = 40;
 const PLACE: OFlags = OFlags::PATH.union(OFlags::NOFOLLOW).union(OFlags::CLOEXEC);
 const TO_READ: OFlags =
     OFlags::RDONLY.union(OFlags::NONBLOCK).union(OFlags::NOCTTY).union(OFlags::NOFOLLOW).union(OFlags::CLOEXEC);
+const FOLDER: OFlags = OFlags::RDONLY.union(OFlags::DIRECTORY).union(OFlags::CLOEXEC);
 
 /// What a path led to.
 pub(crate) struct Found {
@@ -34,26 +36,44 @@ pub(crate) fn user() -> u32 {
 
 /// Opens a file to read it.
 pub(crate) fn to_read(path: &Path) -> io::Result<Found> {
-    walk(path, TO_READ)
+    walk(path, TO_READ, false)
 }
 
 /// Opens a file to look at its metadata alone.
 pub(crate) fn to_look_at(path: &Path) -> io::Result<Found> {
-    walk(path, PLACE)
+    walk(path, PLACE, false)
 }
 
 /// Opens a file or a pipe to read it. It waits for whoever writes into a pipe.
 pub(crate) fn to_read_or_wait(path: &Path) -> io::Result<Found> {
-    walk(path, TO_READ - OFlags::NONBLOCK)
+    walk(path, TO_READ - OFlags::NONBLOCK, false)
 }
 
-fn walk(path: &Path, flags: OFlags) -> io::Result<Found> {
+/// Opens a directory. It and its parents are made if they are missing.
+///
+/// # Errors
+/// Those of the file system; a link of another user on the way is refused.
+pub fn directory(path: &Path) -> io::Result<OwnedFd> {
+    let found = walk(path, FOLDER, true)?.file;
+    if found.metadata()?.is_dir() { Ok(found.into()) } else { Err(Errno::NOTDIR.into()) }
+}
+
+fn walk(path: &Path, flags: OFlags, make: bool) -> io::Result<Found> {
     let mut folder = start(path)?;
     let mut left = steps(path);
     let mut links = 0;
     while let Some(step) = left.pop() {
         let last = left.is_empty();
-        let found = openat(&folder, &step, PLACE, Mode::empty())?;
+        let found = match openat(&folder, &step, PLACE, Mode::empty()) {
+            Err(Errno::NOENT) if make => {
+                // Where somebody else just made it, it is looked at like everything else.
+                match mkdirat(&folder, &step, Mode::from_raw_mode(0o777)) {
+                    Ok(()) | Err(Errno::EXIST) => openat(&folder, &step, PLACE, Mode::empty())?,
+                    Err(error) => return Err(error.into()),
+                }
+            }
+            found => found?,
+        };
         let stat = fstat(&found)?;
         match FileType::from_raw_mode(stat.st_mode) {
             // The kernel's own links name what is open, not a path.
@@ -79,6 +99,7 @@ fn walk(path: &Path, flags: OFlags) -> io::Result<Found> {
                 left.extend(steps(&target));
             }
             _ if !last => folder = found,
+            FileType::Directory if flags == FOLDER => folder = found,
             kind if is_wanted(kind, flags) => match openat(&folder, &step, flags, Mode::empty()) {
                 // It was replaced by a link just now: look again.
                 Err(Errno::LOOP) => {
@@ -93,12 +114,14 @@ fn walk(path: &Path, flags: OFlags) -> io::Result<Found> {
             return Err(Errno::LOOP.into());
         }
     }
-    Ok(Found { file: folder.into(), inherited: false })
+    let file = if flags == FOLDER { openat(&folder, ".", flags, Mode::empty())? } else { folder };
+    Ok(Found { file: file.into(), inherited: false })
 }
 
 /// Nothing else is opened, as opening a device may already do something.
 fn is_wanted(kind: FileType, flags: OFlags) -> bool {
-    flags != PLACE && (kind == FileType::RegularFile || kind == FileType::Fifo && !flags.contains(OFlags::NONBLOCK))
+    ![PLACE, FOLDER].contains(&flags)
+        && (kind == FileType::RegularFile || kind == FileType::Fifo && !flags.contains(OFlags::NONBLOCK))
 }
 
 fn start(path: &Path) -> io::Result<OwnedFd> {
