@@ -27,8 +27,8 @@ pub(crate) enum Need {
 /// The keys to read with.
 ///
 /// # Errors
-/// [`Class::Keys`](lifeboat_engine::Class::Keys): a named key cannot be used, or nothing opens packs
-/// where that is needed.
+/// [`Class::Keys`](lifeboat_engine::Class::Keys): a named key cannot be used, or nothing opens
+/// packs where that is needed.
 pub(crate) async fn reader_keys(globals: &Globals, config: Option<&Config>, need: Need) -> Result<ReaderKeys> {
     let host = config.and_then(host_keys);
     let mut identities = given_identities(&globals.identities).await?;

@@ -53,14 +53,14 @@ async fn folders_that_become_links_meanwhile_lead_nowhere() {
     for n in 0..FOLDERS {
         fs::create_dir(outside.join(format!("inner{n}"))).unwrap();
         fs::create_dir_all(target.join(format!("folder{n}/inner"))).unwrap();
-        // Half of them are swapped below, half of them above.
-        let to = if n % 2 == 0 { outside.clone() } else { outside.join(format!("inner{n}")) };
+        // Half of them are swapped whole, of the others a folder in them.
+        let to = if n.is_multiple_of(2) { outside.clone() } else { outside.join(format!("inner{n}")) };
         symlink(to, links.join(n.to_string())).unwrap();
     }
     fs::create_dir(outside.join("inner")).unwrap();
     let done = AtomicBool::new(false);
     let swap = |n: usize| {
-        let folder = target.join(if n % 2 == 0 { format!("folder{n}") } else { format!("folder{n}/inner") });
+        let folder = target.join(if n.is_multiple_of(2) { format!("folder{n}") } else { format!("folder{n}/inner") });
         renameat_with(CWD, &folder, CWD, links.join(n.to_string()), RenameFlags::EXCHANGE).unwrap();
     };
     let (mut attempts, mut refused) = (0, 0);
