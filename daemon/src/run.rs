@@ -8,6 +8,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use clap::Parser;
+use lifeboat_engine::base::escape;
+use lifeboat_engine::base::memory;
 use lifeboat_engine::base::{Class, Context, Error, Result};
 use lifeboat_engine::clock::{SharedClock, SystemClock};
 use lifeboat_engine::config::{Config, Surroundings};
@@ -39,7 +41,7 @@ pub(crate) fn run(arguments: impl Iterator<Item = OsString>) -> ExitCode {
         }
     };
     let json = cli.json;
-    match execute(cli) {
+    match memory::keep_private().and_then(|()| execute(cli)) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             complain(&error, json);
@@ -186,7 +188,9 @@ fn under_journald() -> bool {
     std::env::var_os("JOURNAL_STREAM").is_some()
 }
 
+/// Whatever a terminal would obey is escaped, here and in [`complain`].
 fn say(text: &str) -> Result<()> {
+    let text = if text.starts_with('{') { escape::json(text) } else { escape::lines(text) };
     writeln!(std::io::stdout().lock(), "{text}").context(Class::Failed, || "cannot write to standard output")
 }
 
@@ -195,18 +199,20 @@ fn complain(error: &Error, as_json: bool) {
     let first = std::error::Error::source(error);
     let causes: Vec<String> = std::iter::successors(first, |cause| cause.source()).map(ToString::to_string).collect();
     let text = if as_json {
-        json!({ "error": {
+        let document = json!({ "error": {
             "class": error.class().as_str(),
             "message": error.message(),
             "causes": causes,
             "hint": error.hint_text(),
             "exit_code": error.class().exit_code(),
-        } })
-        .to_string()
+        } });
+        escape::json(&document.to_string()).into_owned()
     } else {
-        let why = causes.iter().map(|cause| format!("\n  why: {cause}"));
-        let next = error.hint_text().map(|hint| format!("\n  next: {hint}"));
-        format!("error: {}{}", error.message(), why.chain(next).collect::<String>())
+        // Other lines of a text are indented, so that none of them reads as a line of ours.
+        let shown = |text: &str| escape::lines(text).replace('\n', "\n       ");
+        let why = causes.iter().map(|cause| format!("\n  why: {}", shown(cause)));
+        let next = error.hint_text().map(|hint| format!("\n  next: {}", shown(hint)));
+        format!("error: {}{}", shown(error.message()), why.chain(next).collect::<String>())
     };
     // Where standard error is gone, the exit code still tells.
     let _ = writeln!(std::io::stderr().lock(), "{text}");

@@ -25,8 +25,8 @@ pub(crate) struct Globals {
     /// Print one JSON value on standard output, and errors and logs as JSON lines on standard error
     #[arg(long, global = true)]
     pub(crate) json: bool,
-    /// File with an age identity or ssh key that opens the vault; may be repeated; `-` reads
-    /// standard input
+    /// File with an age identity or ssh-ed25519 key that opens the vault; may be repeated;
+    /// `-` reads standard input
     #[arg(short, long = "identity", global = true, value_name = "FILE")]
     pub(crate) identities: Vec<PathBuf>,
     /// Use only this replica of the configuration

@@ -10,6 +10,8 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use clap::error::ErrorKind;
+use lifeboat_engine::base::escape::{Events, LogWriter};
+use lifeboat_engine::base::memory;
 use lifeboat_engine::clock::SystemClock;
 use lifeboat_engine::config::Surroundings;
 use lifeboat_engine::databases::registry;
@@ -36,7 +38,7 @@ pub(crate) fn run(arguments: impl Iterator<Item = OsString>) -> ExitCode {
     };
     let out = Output::new(cli.globals.json, cli.globals.quiet);
     start_log(&cli.globals);
-    match execute(cli, out) {
+    match memory::keep_private().and_then(|()| execute(cli, out)) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             out.error(&error);
@@ -146,8 +148,10 @@ fn start_log(globals: &Globals) {
     };
     // Other crates' details are not the operator's concern, and may hold more than they should.
     let ours = format!("{},lifeboat={level}", level.min(LevelFilter::WARN));
+    let events = if globals.json { Events::Json } else { Events::Text };
     let builder = tracing_subscriber::fmt()
-        .with_writer(std::io::stderr)
+        .with_writer(move || LogWriter::new(std::io::stderr(), events))
+        .with_ansi(false)
         .with_env_filter(tracing_subscriber::EnvFilter::new(ours));
     if globals.json {
         builder.json().init();

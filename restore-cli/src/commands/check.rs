@@ -8,6 +8,7 @@ use std::fmt;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use lifeboat_engine::base::escape;
 use lifeboat_engine::clock::SharedClock;
 use lifeboat_engine::config::{Config, ReplicaConfig, ReplicaKind};
 use lifeboat_engine::databases::{ToolFound, WorkContext, registry};
@@ -373,7 +374,7 @@ impl fmt::Display for Checked {
         writeln!(f, "{tools}")?;
         let findings = self.broken.iter().map(|broken| ("BROKEN", &broken.what));
         for (word, what) in findings.chain(self.weak.iter().map(|weak| ("weak", weak))) {
-            write!(f, "\n {word}: {what}")?;
+            write!(f, "\n {word}: {}", escape::line(what))?;
         }
         if self.broken.is_empty() && self.weak.is_empty() {
             write!(f, "\n Nothing is broken or weak.")?;

@@ -164,11 +164,9 @@ fn without_settings() -> DrillConfig {
 /// The drill host's signing key, where it has one.
 fn signer(config: &Config) -> Result<Option<Signer>> {
     let place = &config.keys.drill_signer;
-    if !place.path().exists() {
-        return Ok(None);
-    }
+    let Some(text) = place.read_if_any()? else { return Ok(None) };
     let named = |error: Error| error.within(format!("the drill signer {} cannot be used", place.path().display()));
-    Signer::parse(&place.read()?).map(Some).map_err(named)
+    Signer::parse(&text).map(Some).map_err(named)
 }
 
 fn local_file(config: &Config, report: &DrillReport) -> PathBuf {

@@ -4,6 +4,7 @@
 use std::fmt;
 use std::path::PathBuf;
 
+use lifeboat_engine::base::escape;
 use lifeboat_engine::config::ProofLevel;
 use lifeboat_engine::drill::{DrillReport, Published};
 use lifeboat_engine::format::id::Name;
@@ -42,7 +43,7 @@ impl fmt::Display for Drilled {
             write!(f, "\n\n{checks}")?;
         }
         for difference in report.proof.iter().flat_map(|proof| &proof.differences) {
-            write!(f, "\n DIFFERS: {difference}")?;
+            write!(f, "\n DIFFERS: {}", escape::line(difference))?;
         }
         Ok(())
     }

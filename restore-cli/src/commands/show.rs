@@ -4,6 +4,7 @@ use std::fmt;
 
 use chrono::{DateTime, Utc};
 use lifeboat_engine::Result;
+use lifeboat_engine::base::escape;
 use lifeboat_engine::base::facts::SourceFacts;
 use lifeboat_engine::format::id::{Digest, Name, SnapshotId};
 use lifeboat_engine::format::manifest::{Accounting, Manifest};
@@ -138,10 +139,10 @@ impl fmt::Display for Description {
         }
         write!(f, "{streams}")?;
         for (name, value) in &self.source.details {
-            write!(f, "\n {name}: {value}")?;
+            write!(f, "\n {}: {}", escape::line(name), escape::line(value))?;
         }
         for warning in &self.source.warnings {
-            write!(f, "\n warning: {warning}")?;
+            write!(f, "\n warning: {}", escape::line(warning))?;
         }
         Ok(())
     }

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::fmt;
 
+use lifeboat_engine::base::escape;
 use lifeboat_engine::format::id::Name;
 use lifeboat_engine::keep::verify;
 use lifeboat_engine::keep::verify::VerifyReport;
@@ -102,10 +103,11 @@ impl fmt::Display for Verification {
         }
         write!(f, "{table}")?;
         for finding in self.datasets.values().flat_map(|report| &report.findings) {
-            write!(f, "\n\nPROBLEM in replica {}: {}\n  {}", finding.replica, finding.object, finding.problem)?;
+            let (object, problem) = (escape::line(&finding.object), escape::line(&finding.problem));
+            write!(f, "\n\nPROBLEM in replica {}: {object}\n  {problem}", finding.replica)?;
         }
         for note in self.datasets.values().flat_map(|report| &report.notes) {
-            write!(f, "\n note: {note}")?;
+            write!(f, "\n note: {}", escape::line(note))?;
         }
         Ok(())
     }
