@@ -29,6 +29,8 @@ const LOCK_WAIT_MILLIS: u32 = 10_000;
 const OTHER_LOCK_WAIT_MILLIS: u32 = 60_000;
 /// A capture uses no more connections unless it is told to, as the server has other work.
 const MAX_DEFAULT_JOBS: usize = 4;
+/// The detail of a snapshot that was captured from a server in recovery.
+pub(super) const OF_STANDBY: &str = "standby";
 const CLOSED_DATABASES: &str = "SELECT datname FROM pg_database WHERE NOT datistemplate AND (NOT datallowconn OR datconnlimit = -2) ORDER BY datname";
 
 /// Captures the configured server.
