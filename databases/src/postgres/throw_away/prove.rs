@@ -126,6 +126,10 @@ impl Sides<'_> {
     async fn compare(&self) -> Result<Compared> {
         let (mut stored, mut restored) = self.digests(&BTreeSet::new()).await?;
         let mut notes = Vec::new();
+        if self.part.creates() && self.has_broken_name() {
+            let note = "owner, grants and settings of the database are not compared, as its name has a line break";
+            notes.push(note.to_owned());
+        }
         let reordered = reordered(&stored, &restored);
         if !reordered.is_empty() {
             (stored, restored) = self.digests(&reordered).await?;
@@ -148,9 +152,14 @@ impl Sides<'_> {
         Ok(Compared { stored, differences, notes })
     }
 
+    /// `pg_restore` prints no statement that connects to such a database.
+    fn has_broken_name(&self) -> bool {
+        self.database.contains(['\n', '\r'])
+    }
+
     /// The digests of both sides.
     async fn digests(&self, by_name: &BTreeSet<String>) -> Result<(DatabaseDigest, DatabaseDigest)> {
-        let create = self.part.creates();
+        let create = self.part.creates() && !self.has_broken_name();
         let reader = || Reader::new(self.key).by_name(by_name.clone());
         let mut archive = self.streams.open(self.stream).await?;
         let stored = digest(self.server, create, archive.as_mut(), reader()).await?;
