@@ -20,6 +20,7 @@ use super::builds::{Builds, EntryId};
 use super::globals::{self, GLOBALS, read_globals};
 use super::parts::{DumpPart, Stored, TableName, by_database};
 use super::server::Server;
+use super::settings::{PostgresConnection, unverified_host};
 use super::sql::{conninfo, literal, query, quoted, rows};
 use super::target::{self, PostgresTarget};
 use crate::database::{Database, RestoreOutcome, ServerTarget, Wanted, WorkContext};
@@ -43,6 +44,11 @@ impl ServerTarget for PostgresTarget {
 
     fn describe(&self) -> String {
         target::describe(&self.connection)
+    }
+
+    fn unverified_host(&self) -> Option<String> {
+        let PostgresConnection::Url(url) = &self.connection else { return None };
+        unverified_host(url)
     }
 
     async fn load(&self, streams: &dyn StoredStreams, wanted: &Wanted, cx: &WorkContext) -> Result<RestoreOutcome> {
