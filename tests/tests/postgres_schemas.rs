@@ -210,3 +210,39 @@ async fn columns_inherited_later_are_compared_by_name() {
         restored.stop().await.unwrap();
     }
 }
+
+/// Loads every schema of `tests/schemas/` that fits into a database of its own.
+async fn all_schemas(programs: &Path, fits: impl Fn(&str) -> bool) -> Postgres {
+    let server = Postgres::start_with(programs).await;
+    let folder = tools::workspace().join("tests/schemas");
+    let mut loaded = 0;
+    for entry in std::fs::read_dir(folder).unwrap().flatten() {
+        let path = entry.path();
+        let name = path.file_stem().unwrap().to_str().unwrap().to_owned();
+        if fits(&name) {
+            server.create_database(&name).await;
+            let sql = std::fs::read_to_string(&path).unwrap();
+            server.try_query(&name, &sql).await.unwrap_or_else(|error| panic!("{name}: {error}"));
+            loaded += 1;
+        }
+    }
+    assert!(loaded > 9, "only {loaded} schemas");
+    server
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn schemas_as_applications_have_them_are_proved() {
+    let server = all_schemas(&tools::postgresql(), |name| name != "only_18").await;
+    for parts in [false, true] {
+        assert_equal(&proof_of(&server, parts).await);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn so_are_they_on_the_newest_postgresql() {
+    // This build has neither ICU nor XML.
+    let server = all_schemas(&newest(), |name| name != "icu_and_xml").await;
+    for parts in [false, true] {
+        assert_equal(&proof_of(&server, parts).await);
+    }
+}

@@ -249,8 +249,14 @@ impl Server<'_> {
             }
         }
         drop(running);
-        let into = [format!("--jobs={}", self.cx.jobs), "-d".to_owned(), conninfo(target)];
-        self.build(definitions, builds.rest(), &into).await
+        let jobs = [&[format!("--jobs={}", self.cx.jobs)], &into[..]].concat();
+        match builds.rest() {
+            Some(rest) => {
+                self.build(definitions, Some(rest.side_by_side), &jobs).await?;
+                self.build(definitions, Some(rest.in_order), &into).await
+            }
+            None => self.build(definitions, None, &jobs).await,
+        }
     }
 
     async fn load_stream(&self, streams: &dyn StoredStreams, name: &str, arguments: &[String]) -> Result<()> {
