@@ -177,6 +177,12 @@ pub trait ServerTarget: fmt::Debug + Send + Sync {
         Vec::new()
     }
 
+    /// The host on another machine to which a connection would go without a check that it is the
+    /// right one; `None` if there is no such host.
+    fn unverified_host(&self) -> Option<String> {
+        None
+    }
+
     /// Loads a snapshot of its engine. It succeeds only if every stream was read to its checked end
     /// and every tool ended with success. What exists is kept, unless `wanted.overwrite` is set.
     ///

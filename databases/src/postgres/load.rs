@@ -21,6 +21,7 @@ use super::builds::{Builds, EntryId};
 use super::globals::{self, GLOBALS, read_globals};
 use super::parts::{DumpPart, Stored, TableName, by_database};
 use super::server::Server;
+use super::settings::{PostgresConnection, unverified_host};
 use super::sql::{conninfo, literal, query, quoted, rows};
 use super::target::{self, PostgresTarget};
 use crate::database::{Database, RestoreOutcome, ServerTarget, Wanted, WorkContext};
@@ -48,6 +49,11 @@ impl ServerTarget for PostgresTarget {
 
     fn files(&self) -> Vec<PathBuf> {
         target::files(&self.connection)
+    }
+
+    fn unverified_host(&self) -> Option<String> {
+        let PostgresConnection::Url(url) = &self.connection else { return None };
+        unverified_host(url)
     }
 
     async fn load(&self, streams: &dyn StoredStreams, wanted: &Wanted, cx: &WorkContext) -> Result<RestoreOutcome> {
@@ -248,8 +254,14 @@ impl Server<'_> {
             }
         }
         drop(running);
-        let into = [format!("--jobs={}", self.cx.jobs), "-d".to_owned(), conninfo(target)];
-        self.build(definitions, builds.rest(), &into).await
+        let jobs = [&[format!("--jobs={}", self.cx.jobs)], &into[..]].concat();
+        match builds.rest() {
+            Some(rest) => {
+                self.build(definitions, Some(rest.side_by_side), &jobs).await?;
+                self.build(definitions, Some(rest.in_order), &into).await
+            }
+            None => self.build(definitions, None, &jobs).await,
+        }
     }
 
     async fn load_stream(&self, streams: &dyn StoredStreams, name: &str, arguments: &[String]) -> Result<()> {

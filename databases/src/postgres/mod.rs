@@ -13,6 +13,7 @@ mod connect;
 mod export;
 mod globals;
 mod load;
+mod losses;
 mod parts;
 mod server;
 mod settings;

@@ -13,6 +13,9 @@ use crate::tool::process::{Invocation, output};
 pub(crate) const DATABASES: &str =
     "SELECT datname FROM pg_database WHERE datallowconn AND NOT datistemplate AND datconnlimit <> -2 ORDER BY datname";
 
+/// Between two fields of an answer.
+pub(crate) const FIELD_SEPARATOR: &str = "\u{1f}";
+
 /// Runs one statement; fields are separated by U+001F, rows by NUL.
 ///
 /// # Errors
@@ -32,7 +35,7 @@ pub(crate) async fn query(
         "-w",
         "-0",
         "-F",
-        "\u{1f}",
+        FIELD_SEPARATOR,
         "-v",
         "ON_ERROR_STOP=1",
         "-v",
@@ -44,7 +47,8 @@ pub(crate) async fn query(
     ];
     let encoding = [("PGCLIENTENCODING", OsStr::new("UTF8"))];
     let psql = Invocation::new(&clients.tool("psql"), arguments, cx).envs(connection.variables()).envs(encoding);
-    output(psql).await.map(|answer| answer.trim_end_matches(['\0', '\n']).to_owned())
+    // Only the end of the last row goes: a name may end in a line break.
+    output(psql).await.map(|answer| answer.strip_suffix('\0').unwrap_or(&answer).to_owned())
 }
 
 /// The rows of an answer of one column.

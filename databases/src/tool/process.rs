@@ -339,8 +339,28 @@ pub(crate) async fn output_bytes(invocation: Invocation) -> Result<Vec<u8>> {
 pub(crate) async fn feed(
     invocation: Invocation,
     stream: &mut dyn StreamReader,
-    mut out: impl FnMut(&[u8]) -> Result<()> + Send,
+    out: impl FnMut(&[u8]) -> Result<()> + Send,
 ) -> Result<()> {
+    match feed_as_wanted(invocation, stream, out).await? {
+        (true, _) => Ok(()),
+        (false, tool) => {
+            Err(Error::source_failed(format!("{} ended before it had read the whole stream{}", tool.name, tool.said())))
+        }
+    }
+}
+
+/// As [`feed`], for a tool that may succeed before it has read everything. So the stream need not be
+/// read to its checked end.
+pub(crate) async fn feed_head(invocation: Invocation, stream: &mut dyn StreamReader) -> Result<()> {
+    feed_as_wanted(invocation, stream, |_| Ok(())).await.map(drop)
+}
+
+/// Returns whether the tool took the whole stream.
+async fn feed_as_wanted(
+    invocation: Invocation,
+    stream: &mut dyn StreamReader,
+    mut out: impl FnMut(&[u8]) -> Result<()> + Send,
+) -> Result<(bool, Tool)> {
     let cancel = invocation.cancel.clone();
     let mut tool = invocation.start(true)?;
     let mut stdin = tool.take_stdin();
@@ -383,11 +403,7 @@ pub(crate) async fn feed(
     let complete = fed.transpose()?;
     read.transpose()?;
     tool.finish(0).await?;
-    if complete == Some(true) {
-        Ok(())
-    } else {
-        Err(Error::source_failed(format!("{} ended before it had read the whole stream{}", tool.name, tool.said())))
-    }
+    Ok((complete == Some(true), tool))
 }
 
 impl Tool {

@@ -45,6 +45,9 @@ impl fmt::Display for Drilled {
         for difference in report.proof.iter().flat_map(|proof| &proof.differences) {
             write!(f, "\n DIFFERS: {}", escape::line(difference))?;
         }
+        for note in report.proof.iter().flat_map(|proof| &proof.notes) {
+            write!(f, "\n Note: {note}")?;
+        }
         Ok(())
     }
 }
@@ -155,7 +158,7 @@ mod tests {
                 tables: 31,
                 rows: 1_204_332,
                 large_objects: 1,
-                differences: Vec::new(),
+                ..ProofResult::default()
             }),
         };
         Drilled { report, published: None, file: None }

@@ -49,6 +49,10 @@ impl ServerTarget for ServerByWorker {
         self.server.describe()
     }
 
+    fn unverified_host(&self) -> Option<String> {
+        self.server.unverified_host()
+    }
+
     async fn load(&self, streams: &dyn StoredStreams, wanted: &Wanted, cx: &WorkContext) -> Result<RestoreOutcome> {
         let work = Work::Restore {
             kind: self.database().kind().to_owned(),
