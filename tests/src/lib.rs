@@ -1,5 +1,7 @@
 //! The harness of the whole-system tests and of the demo: real servers, real tools, real programs.
 
+pub mod bait;
+pub mod booted;
 pub mod by_hand;
 pub mod checksum;
 pub mod corpus;

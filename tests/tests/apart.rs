@@ -20,9 +20,10 @@ use lifeboat_engine::databases::{Source, WorkContext};
 use lifeboat_engine::keys::DRILL_HOST_FOLDER;
 use lifeboat_engine::store::bandwidth::Bandwidth;
 use lifeboat_engine::worker::throw_away;
+use lifeboat_tests::bait::{SHOW_LOOT, bait, found, program};
 use lifeboat_tests::host::{BackupHost, section};
 use lifeboat_tests::postgres::Postgres;
-use lifeboat_tests::programs::{self, Output, run};
+use lifeboat_tests::programs::{self, run};
 use lifeboat_tests::streams::MemoryStreams;
 use lifeboat_tests::tools;
 use lifeboat_tests::vault::{files_below, name, noise};
@@ -33,29 +34,6 @@ use tokio_util::sync::CancellationToken;
 const CANARY: &str = "AGE-SECRET-KEY-1CANARY";
 const DEADLINE: Duration = Duration::from_secs(180);
 const NOBODY: u32 = 65534;
-
-/// What an attacker puts into `shop`: a table whose rows call his function when they are loaded.
-/// `act` runs in a throw-away server alone, which has no autovacuum.
-fn bait(act: &str) -> String {
-    format!(
-        "CREATE ROLE mallory LOGIN;
-         CREATE TABLE loot (said text);
-         CREATE FUNCTION evil(n int) RETURNS boolean LANGUAGE plpgsql AS $evil$
-         BEGIN
-             IF current_setting('autovacuum') = 'off' AND n = 1 THEN {act} END IF;
-             RETURN true;
-         END $evil$;
-         CREATE TABLE bait (n int CHECK (public.evil(n)));
-         GRANT INSERT ON bait TO mallory;
-         SET ROLE mallory;
-         INSERT INTO bait SELECT generate_series(1, 3);"
-    )
-}
-
-/// A statement that runs a script, whose output lines become rows of `loot`.
-fn program(script: &str) -> String {
-    format!("EXECUTE $run$COPY public.loot (said) FROM PROGRAM $script${script}$script$ (DELIMITER E'\\x01')$run$;")
-}
 
 fn open_directory(mode: u32) -> TempDir {
     let directory = tempfile::Builder::new().prefix("lifeboat-apart-").tempdir_in("/tmp").unwrap();
@@ -140,14 +118,6 @@ enum Broker {
     Nobody,
 }
 
-/// What stands in `loot` of the restored database, as the drill's query found it.
-fn found(output: &Output) -> String {
-    let report = output.json().unwrap();
-    let checks = report["checks"].as_array().unwrap_or_else(|| panic!("no checks: {output}")).clone();
-    let check = checks.iter().find(|check| check["check"].as_str().unwrap().contains("loot"));
-    check.unwrap_or_else(|| panic!("the query did not run: {output}"))["detail"].as_str().unwrap().to_owned()
-}
-
 #[tokio::test(flavor = "multi_thread")]
 async fn rows_that_run_programs_reach_neither_keys_nor_files_nor_the_network() {
     let loot = open_directory(0o777);
@@ -155,9 +125,7 @@ async fn rows_that_run_programs_reach_neither_keys_nor_files_nor_the_network() {
     listener.set_nonblocking(true).unwrap();
     let server = Postgres::start().await;
     server.create_database("shop").await;
-    let ask = "level = \"checked\"\n\
-        queries = [{ database = \"shop\", sql = \"SELECT string_agg(said, ' ~ ') FROM public.loot\", expect = \"nothing\" }]";
-    let attacked = Attacked::back_up(&server, ask).await;
+    let attacked = Attacked::back_up(&server, SHOW_LOOT).await;
     let script = format!(
         "cat {keys}/* 2>&1; ls {keys} 2>&1; cp {keys}/canary {loot}/stolen 2>&1; (echo x > {loot}/written) 2>&1; \
          grep -a CANARY /proc/[0-9]*/environ 2>/dev/null; \
@@ -172,7 +140,7 @@ async fn rows_that_run_programs_reach_neither_keys_nor_files_nor_the_network() {
 
     for broker in [Broker::Root, Broker::Nobody] {
         let output = run(&mut attacked.drill(broker), DEADLINE).await.unwrap();
-        let found = found(&output);
+        let found = found(&output.json().unwrap());
         assert!(found.ends_with(&format!("{NOBODY} ~ over")), "{broker:?}: the attack was not carried out: {output}");
         assert!(found.contains("Permission denied"), "{broker:?}: {found}");
         assert!(!found.contains("CANARY"), "{broker:?}: a key was read: {found}");

@@ -1,6 +1,7 @@
 //! Where a worker comes from: a socket that systemd listens on, or a program that is started here.
 //!
-//! systemd gives each connection a worker of its own, with a user of its own and without network.
+//! systemd gives each connection a worker of its own, as the user `lifeboat-worker` and
+//! without network.
 //! A program that root starts gives up root for the user `lifeboat-worker`, or `nobody`. Started by
 //! anybody else, it keeps that user, and only Landlock stands between it and the keys.
 
