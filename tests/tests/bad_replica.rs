@@ -9,7 +9,7 @@ use lifeboat_engine::clock::{Clock, ManualClock, SharedClock, SystemClock};
 use lifeboat_engine::config::{DrillConfig, Objectives, ProofLevel, ReplicaKind};
 use lifeboat_engine::drill::{Drill, publish};
 use lifeboat_engine::format::chunk_id::ChunkIdKey;
-use lifeboat_engine::format::id::SnapshotId;
+use lifeboat_engine::format::id::{Name, SnapshotId};
 use lifeboat_engine::format::keyring::DatasetSecrets;
 use lifeboat_engine::format::layout;
 use lifeboat_engine::keep::catch_up::catch_up;
@@ -159,7 +159,7 @@ async fn the_newest_snapshot_is_restored_and_drilled_whatever_one_replica_holds(
         let (report, error) = drill.run().await;
         assert!(report.passed, "{how:?}: {error:?}");
         let published = publish(&reader, &report, &name("driller"), &Signer::generate().unwrap()).await.unwrap();
-        let good: Vec<&str> = published.replicas.iter().map(|replica| replica.as_str()).collect();
+        let good: Vec<&str> = published.replicas.iter().map(Name::as_str).collect();
         assert!(good.contains(&"r2") && good.contains(&"r3"), "{how:?}: {published:?}");
     }
 }

@@ -8,10 +8,12 @@ use std::process::Stdio;
 use std::time::Duration;
 
 use lifeboat_engine::clock::SystemClock;
-use lifeboat_engine::config::{ReplicaConfig, ReplicaKind, SecretRef};
+use lifeboat_engine::config::{Config, ReplicaConfig, ReplicaKind, SecretRef, Surroundings};
+use lifeboat_engine::format::frames;
 use lifeboat_engine::format::layout;
 use lifeboat_engine::store::bandwidth::Bandwidth;
 use lifeboat_engine::store::{ReplicaErrorKind, S3Config, S3Credentials, open};
+use lifeboat_tests::by_hand::Hand;
 use lifeboat_tests::host::{BackupHost, section};
 use lifeboat_tests::liar::{Liar, Lie};
 use lifeboat_tests::programs;
@@ -160,6 +162,52 @@ async fn objects_of_gigabytes_in_a_directory_take_no_memory() {
     assert_commands_go_on(&host, "huge files", &data).await;
     grow(&root.join(layout::VAULT));
     assert_commands_go_on(&host, "a huge vault.json", &data).await;
+}
+
+/// The plaintext of a manifest with this JSON, of which nothing is right but its shape.
+fn bomb(begin: &str, item: &str, bytes: usize, end: &str) -> Vec<u8> {
+    let json = format!("{begin}{}{end}\n", item.repeat((bytes - begin.len() - end.len() - 1) / item.len()));
+    let frame = frames::compress(3, json.as_bytes()).unwrap();
+    let length = frame.len() as u64;
+    [&frames::SKIPPABLE_MAGIC[..], &16_u32.to_le_bytes(), b"LBMANI02", &length.to_le_bytes(), &frame].concat()
+}
+
+/// A thief of the backup host can sign what he wants.
+#[tokio::test(flavor = "multi_thread")]
+async fn signed_manifests_of_a_few_kilobytes_that_hold_much_take_little_memory() {
+    let data = lifeboat_tests::vault::noise(300_000, 1);
+    let (host, _) = host(&data).await;
+    let config = Config::load(&host.config(), &Surroundings::default()).unwrap();
+    let hand = Hand::of(&config, &host.master());
+    let small = 90 << 20;
+    let bombs = [
+        bomb("{\"requires\":[\"\"", ",\"\"", small, "]}"),
+        bomb("{\"requires\":[],\"packs\":[1", ",1", small, "]}"),
+        bomb("{\"requires\":[],\"accounting\":{\"unused\":[1", ",1", small, "]}}"),
+        bomb("{\"requires\":[],\"source\":{\"engine\":\"x\",\"warnings\":[\"\"", ",\"\"", small, "]}}"),
+        bomb("{\"requires\":[],\"new\":", "[", small, ""),
+        bomb("{\"requires\":[],\"new\":[", " ", 128 << 20, "]}"),
+    ];
+    for round in 0..2 {
+        for (at, bomb) in bombs.iter().enumerate() {
+            assert!(bomb.len() < 64 << 10, "bomb {at} has {} bytes", bomb.len());
+            let snapshot = format!("20200101T0000{at}{round}000Z-00000000").parse().unwrap();
+            hand.put_plaintext(&snapshot, bomb);
+        }
+    }
+    let out = host.path().join("out").display().to_string();
+    let commands: [&[&str]; 3] = [&["list"], &["verify", "data"], &["restore", "data", "--to-directory", &out]];
+    for words in commands {
+        let (_, said, most) = measured(lifeboat(&host, words)).await;
+        assert!(most <= MAX_RESIDENT_BYTES, "{words:?} took {} MiB: {said}", most >> 20);
+    }
+    assert!(std::fs::read(Path::new(&out).join("stdout")).unwrap() == data);
+    std::fs::remove_dir_all(host.path().join("state")).unwrap();
+    let mut once = host.lifeboatd();
+    once.args(["--json", "--log", "text", "--once"]);
+    let (code, said, most) = measured(once).await;
+    assert!(most <= MAX_RESIDENT_BYTES, "the daemon took {} MiB: {said}", most >> 20);
+    assert_eq!(code, Some(0), "{said}");
 }
 
 #[tokio::test(flavor = "multi_thread")]

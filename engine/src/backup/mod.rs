@@ -175,7 +175,7 @@ impl Backup<'_> {
         let mut warnings = Vec::new();
         let place = loop {
             match Place::find(&documents, &members, &mut warnings).await? {
-                PlaceFound::After(place) => break place,
+                PlaceFound::After(place) => break *place,
                 // Replicas that show a snapshot and do not give it are as good as away: if there
                 // are enough others, they do not stop the backup.
                 PlaceFound::NotNow(snapshot, error) => {

@@ -20,7 +20,7 @@ pub(super) struct Place {
 
 /// What a look for the place found.
 pub(super) enum PlaceFound {
-    After(Place),
+    After(Box<Place>),
     /// This snapshot is the newest, and no replica that shows it gives it now.
     NotNow(SnapshotId, Error),
 }
@@ -47,7 +47,12 @@ impl Place {
                     .hint("put the vault.json of format 1 back, and set a new vault_prefix for new backups"));
                 }
                 Ok((manifest, hash)) => {
-                    return Ok(PlaceFound::After(Self::after(&snapshot, hash, manifest.sequence, Some(manifest))));
+                    return Ok(PlaceFound::After(Box::new(Self::after(
+                        &snapshot,
+                        hash,
+                        manifest.sequence,
+                        Some(manifest),
+                    ))));
                 }
                 // It is there, and only cannot be reached: an older one in its place would be a
                 // fork.
@@ -64,11 +69,11 @@ impl Place {
                 warnings.push(format!(
                     "rows of snapshot {snapshot} are not used for deduplication, because it requires `{word}`: use a newer version of Lifeboat here, too"
                 ));
-                return Ok(PlaceFound::After(Self::after(&snapshot, hash, head.sequence, None)));
+                return Ok(PlaceFound::After(Box::new(Self::after(&snapshot, hash, head.sequence, None))));
             }
             warnings.push(format!("snapshot {snapshot} is unreadable and will not be used for deduplication: {error}"));
         }
-        Ok(PlaceFound::After(Self { previous: None, sequence: 1, manifest: None }))
+        Ok(PlaceFound::After(Box::new(Self { previous: None, sequence: 1, manifest: None })))
     }
 
     fn after(snapshot: &SnapshotId, hash: Digest, sequence: u64, manifest: Option<Manifest>) -> Self {
