@@ -179,7 +179,7 @@ async fn signed_manifests_of_a_few_kilobytes_that_hold_much_take_little_memory()
     let (host, _) = host(&data).await;
     let config = Config::load(&host.config(), &Surroundings::default()).unwrap();
     let hand = Hand::of(&config, &host.master());
-    let small = 90 << 20;
+    let small = 40 << 20;
     let bombs = [
         bomb("{\"requires\":[\"\"", ",\"\"", small, "]}"),
         bomb("{\"requires\":[],\"packs\":[1", ",1", small, "]}"),
