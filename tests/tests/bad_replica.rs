@@ -18,8 +18,8 @@ use lifeboat_engine::keys::{InitOptions, init, parse_recipients};
 use lifeboat_engine::restore::Selector;
 use lifeboat_engine::stages::encrypt;
 use lifeboat_engine::state::StateDirectory;
-use lifeboat_tests::tools;
 use lifeboat_tests::vault::{DATASET, MemorySource, TestVault, files_below, limits, name, noise, read_all};
+use lifeboat_tests::{programs, tools};
 use tokio_util::sync::CancellationToken;
 
 /// What the owner of a bucket does to it.
@@ -152,6 +152,7 @@ async fn the_newest_snapshot_is_restored_and_drilled_whatever_one_replica_holds(
             objectives: Objectives::default(),
             jobs: 1,
             environment: &tools::environment(),
+            worker: &programs::worker(),
             scratch: scratch.path().to_owned(),
             clock: vault.clock.clone(),
             cancel: CancellationToken::new(),

@@ -18,6 +18,7 @@ use lifeboat_tests::host::{BackupHost, section};
 use lifeboat_tests::liar::{Liar, Lie};
 use lifeboat_tests::programs;
 use lifeboat_tests::s3::write_credential_file;
+use tempfile::TempDir;
 use tokio::io::AsyncReadExt;
 use tokio::process::Command;
 
@@ -119,8 +120,9 @@ async fn assert_commands_go_on(host: &BackupHost, what: &str, data: &[u8]) {
 }
 
 /// A host whose first replica will be bad, with one snapshot of `data`.
-async fn host(data: &[u8]) -> (BackupHost, [ReplicaConfig; 2]) {
-    let folder = tempfile::tempdir().unwrap().keep();
+async fn host(data: &[u8]) -> (BackupHost, [ReplicaConfig; 2], TempDir) {
+    let place = tempfile::tempdir().unwrap();
+    let folder = place.path();
     std::fs::write(folder.join("data"), data).unwrap();
     let replicas = ["bad", "good"].map(|name| {
         std::fs::create_dir(folder.join(name)).unwrap();
@@ -131,13 +133,13 @@ async fn host(data: &[u8]) -> (BackupHost, [ReplicaConfig; 2]) {
     let host = BackupHost::set_up(&replicas.each_ref().map(section), &source).await;
     let (output, _) = host.once().await;
     assert!(output.status.success(), "{output}");
-    (host, replicas)
+    (host, replicas, place)
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn objects_of_gigabytes_in_a_directory_take_no_memory() {
     let data = lifeboat_tests::vault::noise(300_000, 1);
-    let (host, replicas) = host(&data).await;
+    let (host, replicas, _place) = host(&data).await;
     let ReplicaKind::Directory { path } = &replicas[0].kind else { unreachable!("a directory") };
     let root = path.join("vault");
     let grow = |file: &Path| {
@@ -176,7 +178,7 @@ fn bomb(begin: &str, item: &str, bytes: usize, end: &str) -> Vec<u8> {
 #[tokio::test(flavor = "multi_thread")]
 async fn signed_manifests_of_a_few_kilobytes_that_hold_much_take_little_memory() {
     let data = lifeboat_tests::vault::noise(300_000, 1);
-    let (host, _) = host(&data).await;
+    let (host, _, _place) = host(&data).await;
     let config = Config::load(&host.config(), &Surroundings::default()).unwrap();
     let hand = Hand::of(&config, &host.master());
     let small = 40 << 20;
@@ -213,7 +215,7 @@ async fn signed_manifests_of_a_few_kilobytes_that_hold_much_take_little_memory()
 #[tokio::test(flavor = "multi_thread")]
 async fn an_endpoint_that_lies_takes_no_memory() {
     let data = lifeboat_tests::vault::noise(300_000, 1);
-    let (host, replicas) = host(&data).await;
+    let (host, replicas, _place) = host(&data).await;
     let ReplicaKind::Directory { path } = &replicas[0].kind else { unreachable!("a directory") };
     let info = std::fs::read(path.join("vault").join(layout::VAULT)).unwrap();
     let source = std::fs::read_to_string(host.config()).unwrap();
