@@ -255,7 +255,14 @@ impl Runner {
         let dataset = installation.dataset(dataset)?;
         let _lock = self.state.lock_dataset(&dataset.name)?;
         let states = tokio::select! {
-            states = catch_up(dataset, &installation.keys, &installation.replicas, &self.state, cancel) => states?,
+            states = catch_up(
+                dataset,
+                &installation.keys,
+                &installation.replicas,
+                &self.state,
+                &installation.config.limits,
+                cancel,
+            ) => states?,
             () = cancel.cancelled() => return Err(Error::cancelled("the catch-up")),
         };
         for state in states.iter().filter(|state| state.copied_objects > 0) {

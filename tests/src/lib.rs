@@ -7,6 +7,7 @@ pub mod checksum;
 pub mod corpus;
 pub mod fuzz;
 pub mod host;
+pub mod liar;
 pub mod ports;
 pub mod postgres;
 pub mod programs;

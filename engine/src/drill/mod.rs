@@ -162,7 +162,9 @@ impl Drill<'_> {
 
     async fn go(&self, report: &mut DrillReport, began: std::time::Duration) -> Result<()> {
         let phase = Stopwatch::start(self, "select");
-        let snapshot = self.unless_cancelled(self.reader.select(self.dataset, &self.selector)).await?;
+        let now = self.clock.now();
+        let selected = self.reader.select(self.dataset, &self.selector, now);
+        let snapshot = self.unless_cancelled(selected).await?;
         report.snapshot = Some(snapshot.clone());
         let streams = self.unless_cancelled(self.reader.streams(self.dataset, &snapshot)).await?;
         let age = report.started - streams.manifest().started;

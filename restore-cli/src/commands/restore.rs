@@ -109,7 +109,7 @@ pub(crate) async fn run(args: &Args, session: &Session) -> Result<()> {
     session.datasets(&reader, Some(&args.dataset)).await?;
     let began = session.clock.elapsed();
     let open = async {
-        let snapshot = reader.select(&args.dataset, &args.selection.selector()).await?;
+        let snapshot = reader.select(&args.dataset, &args.selection.selector(), session.clock.now()).await?;
         reader.streams(&args.dataset, &snapshot).await
     };
     let streams = session.cancellable("opening the snapshot", open).await?;

@@ -67,7 +67,7 @@ pub(crate) async fn run(args: &Args, session: &Session) -> Result<()> {
     let reader = session.reader(&place, Need::Manifests).await?;
     session.datasets(&reader, Some(&args.dataset)).await?;
     let look = async {
-        let snapshot = reader.select(&args.dataset, &args.snapshot).await?;
+        let snapshot = reader.select(&args.dataset, &args.snapshot, session.clock.now()).await?;
         let listed = reader.snapshots(&args.dataset).await?;
         let replicas = listed.into_iter().find(|listed| listed.snapshot == snapshot).map(|listed| listed.replicas);
         Ok((reader.manifest(&args.dataset, &snapshot).await?, replicas.unwrap_or_default()))

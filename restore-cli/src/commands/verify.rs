@@ -55,7 +55,7 @@ pub(crate) async fn run(args: &Args, session: &Session) -> Result<()> {
     for dataset in session.datasets(&reader, args.dataset.as_ref()).await? {
         let look = async {
             let only = match &args.snapshot {
-                Some(selector) => Some(reader.select(&dataset, selector).await?),
+                Some(selector) => Some(reader.select(&dataset, selector, session.clock.now()).await?),
                 None => None,
             };
             verify::verify(&reader, &dataset, only.as_ref(), args.read_data, &session.cancel).await
