@@ -114,26 +114,23 @@ async fn once(config: Config, datasets: Vec<Name>, json: bool, clock: SharedCloc
     let runner = Runner { ledger: Arc::new(Ledger::open(&state, &datasets)), state, clock, tools: tool_environment() };
     let mut worst: Option<Error> = None;
     for dataset in &datasets {
-        match runner.run(&installation, dataset, &cancel).await {
+        let run = runner.run(&installation, dataset, &cancel).await;
+        let partial = run.as_ref().ok().and_then(|report| report.backup.partial());
+        match run {
             Ok(report) => {
                 say(&if json { to_json(&report)? } else { report.line() })?;
                 if let Err(error) = runner.catch_up(&installation, dataset, &cancel).await {
                     tracing::warn!(%dataset, "replicas were not caught up: {}", error.chain_and_hint());
+                }
+                if let Some(error) = partial {
+                    worst = Some(worse(worst.take(), error, json));
                 }
             }
             Err(error) => {
                 if json {
                     say(&to_json(&failure(dataset, &error))?)?;
                 }
-                // The worst failure is told at the end.
-                let (better, worse) = match worst.take() {
-                    Some(known) if known.class().exit_code() >= error.class().exit_code() => (Some(error), known),
-                    known => (known, error),
-                };
-                if let Some(error) = better {
-                    complain(&error, json);
-                }
-                worst = Some(worse);
+                worst = Some(worse(worst.take(), error, json));
             }
         }
         if cancel.is_cancelled() {
@@ -141,6 +138,20 @@ async fn once(config: Config, datasets: Vec<Name>, json: bool, clock: SharedCloc
         }
     }
     worst.map_or(Ok(()), Err)
+}
+
+/// The worse of two failures, which is told at the end. The other one is told now.
+fn worse(known: Option<Error>, error: Error, json: bool) -> Error {
+    // A partial snapshot is better than none.
+    let badness = |error: &Error| (error.class() != Class::Partial, error.class().exit_code());
+    let (better, worse) = match known {
+        Some(known) if badness(&known) >= badness(&error) => (Some(error), known),
+        known => (known, error),
+    };
+    if let Some(error) = better {
+        complain(&error, json);
+    }
+    worse
 }
 
 /// A failed run, as `--json` shows it.

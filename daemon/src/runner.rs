@@ -108,6 +108,7 @@ impl Runner {
                 status.deduplicated_bytes = report.deduplicated_bytes;
                 status.row_bytes = report.row_bytes;
                 status.stored_bytes = report.stored_bytes;
+                status.skipped = report.skipped.len() as u64;
                 for outcome in report.replicas.iter() {
                     let replica = status.replicas.entry(outcome.replica.clone()).or_default();
                     if outcome.complete {

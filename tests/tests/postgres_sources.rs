@@ -9,6 +9,7 @@ use lifeboat_engine::base::facts::SourceFacts;
 use lifeboat_engine::databases::postgres::{PostgresConfig, PostgresConnection, PostgresSource};
 use lifeboat_engine::databases::streams::StoredStreams;
 use lifeboat_engine::databases::{Source, Target, ThrowAway, WorkContext, load, registry};
+use lifeboat_tests::host::BackupHost;
 use lifeboat_tests::postgres::Postgres;
 use lifeboat_tests::streams::MemoryStreams;
 use lifeboat_tests::tools;
@@ -136,6 +137,43 @@ async fn a_configured_database_that_cannot_be_dumped_is_refused_for_the_true_rea
         assert!(error.message().contains(said), "{name}: {error:?}");
         assert!(error.hint_text().is_some(), "{name}: {error:?}");
     }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_database_that_lets_nobody_in_is_skipped_loudly_and_the_others_are_backed_up() {
+    let server = Postgres::start().await;
+    server.create_database("shop").await;
+    server.create_database("trap\n").await;
+    server
+        .run_sql(
+            "shop",
+            "CREATE TABLE t AS SELECT 1 AS n; CREATE ROLE lifeboat LOGIN; GRANT pg_read_all_data TO lifeboat;
+             REVOKE CONNECT ON DATABASE \"trap\n\" FROM PUBLIC;",
+        )
+        .await;
+    let source = |host: &str, databases: &str| {
+        format!("kind = \"postgres\"\nsocket = \"{host}\"\nuser = \"lifeboat\"\ndatabases = [{databases}]")
+    };
+    let PostgresConnection::Socket { directory, .. } = server.connection() else { panic!("a socket") };
+    let (at, place) = (directory.display().to_string(), TempDir::new().unwrap());
+    let replica = format!(
+        "[[replica]]\nname = \"near\"\nkind = \"directory\"\nregion = \"near\"\npath = \"{}\"\n",
+        place.path().join("near").display()
+    );
+    std::fs::create_dir(place.path().join("near")).unwrap();
+    let host = BackupHost::set_up(&[replica.clone()], &source(&at, "")).await;
+    let (run, _) = host.once().await;
+    assert_eq!(run.status.code(), Some(9), "{}", run.stderr);
+    assert!(run.stderr.contains("is partial") && run.stderr.contains("PARTIAL: lacks 1 database"), "{}", run.stderr);
+    let shown = host.lifeboat(&["--json", "show", "data"]).await.json().unwrap();
+    assert_eq!(shown["source"]["skipped"], serde_json::json!(["trap\n"]), "{shown}");
+    let streams = shown["streams"].to_string();
+    assert!(streams.contains("database/shop") && !streams.contains("trap"), "{streams}");
+
+    // If no database can be read, there is no snapshot.
+    host.configure(1, &[replica], &source(&at, "\"trap\\n\"")).await;
+    let (run, _) = host.once().await;
+    assert_eq!(run.status.code(), Some(4), "{}", run.stderr);
 }
 
 /// Whoever may create a database chooses its name.

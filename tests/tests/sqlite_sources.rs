@@ -1,5 +1,5 @@
-//! SQLite databases that are not simply open for reading: left by a crash, at rest in a directory of
-//! another account, locked, or no database at all.
+//! SQLite databases that are not simply open for reading: left by a crash, at rest in a directory
+//! of another account, locked, or no database at all.
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
 use std::os::unix::fs::PermissionsExt;

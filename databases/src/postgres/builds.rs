@@ -32,8 +32,10 @@ const BEFORE_ROWS_KINDS: [&str; 13] = [
     "TEXT SEARCH CONFIGURATION",
 ];
 
-/// Entries of these kinds come last, in the archive's order.
-const LAST_KINDS: [&str; 2] = ["TRIGGER", "EVENT TRIGGER"];
+/// At the end, entries of these kinds may be built side by side. Others come after them, in the
+/// archive's order: they lock partitions that the archive does not name, and could deadlock; or
+/// they need a trigger of a parent that it does not name either.
+const SIDE_BY_SIDE_KINDS: [&str; 3] = ["INDEX", "CONSTRAINT", "MATERIALIZED VIEW DATA"];
 
 /// The number of an entry in its archive.
 pub(crate) type EntryId = u32;
@@ -84,8 +86,7 @@ pub(crate) struct Builds {
 pub(crate) struct Rest {
     /// These may be built side by side.
     pub(crate) side_by_side: Vec<EntryId>,
-    /// These are built after them, one after the other: an archive does not tell that the trigger
-    /// of a partition needs that of the parent, if there is a partition between them.
+    /// These are built after them, one after the other.
     pub(crate) in_order: Vec<EntryId>,
 }
 
@@ -130,8 +131,8 @@ impl Builds {
         }
         let mut last = BTreeSet::new();
         for entry in entries.iter().filter(|entry| after_rows.contains(&entry.id)) {
-            let is_trigger = LAST_KINDS.iter().any(|kind| entry.is(kind));
-            if is_trigger || entry.needs.iter().any(|needed| last.contains(needed)) {
+            let side_by_side = SIDE_BY_SIDE_KINDS.iter().any(|kind| entry.is(kind));
+            if !side_by_side || entry.needs.iter().any(|needed| last.contains(needed)) {
                 last.insert(entry.id);
             }
         }
@@ -281,8 +282,8 @@ mod tests {
             builds.built(id);
         }
         // `odd` may be the line of `odd one`: neither is believed.
-        let side_by_side = vec![3208, 3209, 3213, 3215, 3216, 3217];
-        assert_eq!(builds.rest(), Some(Rest { side_by_side, in_order: vec![3214, 3218] }));
+        let in_order = vec![3213, 3214, 3215, 3217, 3218];
+        assert_eq!(builds.rest(), Some(Rest { side_by_side: vec![3208, 3209, 3216], in_order }));
         assert_eq!(Builds::new("", "", &BTreeMap::new()).rest(), None);
     }
 }

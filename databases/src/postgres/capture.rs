@@ -72,8 +72,19 @@ impl Source for PostgresSource {
             warnings.push(format!("database {database} accepts no connections and is not backed up"));
         }
         capture_globals(&server, &facts, sink, &mut warnings).await?;
+        let mut skipped = Vec::new();
         for database in &databases {
-            warnings.extend(losses::of_database(&server, &facts, database).await?);
+            // It is the first question to this database.
+            match losses::of_database(&server, &facts, database).await {
+                Ok(found) => warnings.extend(found),
+                Err(error) if databases.len() > skipped.len() + 1 && answers(&server).await => {
+                    let name = database.escape_debug();
+                    warnings.push(format!("database {name} is NOT backed up: {}", error.chain()));
+                    skipped.push(database.clone());
+                    continue;
+                }
+                Err(error) => return Err(error.within(format!("cannot back up database {}", database.escape_debug()))),
+            }
             warnings.extend(capture_database(&server, database, &self.0, sink).await?);
         }
         let standby = facts.in_recovery.then(|| (OF_STANDBY, "yes".to_owned()));
@@ -90,8 +101,14 @@ impl Source for PostgresSource {
             tools: BTreeMap::from([("pg_dump".to_owned(), server.clients.version)]),
             details: details.into_iter().chain(standby).map(|(name, value)| (name.to_owned(), value)).collect(),
             warnings,
+            skipped,
         })
     }
+}
+
+/// Whether the server still lets us in, so that the fault is that of one database.
+async fn answers(server: &Server<'_>) -> bool {
+    !server.cx.cancel.is_cancelled() && server.query("SELECT 1").await.is_ok()
 }
 
 impl PostgresSource {

@@ -24,14 +24,14 @@ const PIECE_BYTES: usize = 1 << 20;
 
 /// Why SQLite would have to write.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Kind {
+pub(super) enum Obstacle {
     /// A journal must be rolled back.
     HotJournal,
     /// A WAL database needs files for locks.
     Wal,
 }
 
-impl Kind {
+impl Obstacle {
     /// `None` if a copy would not help.
     pub(super) fn of(error: &rusqlite::Error) -> Option<Self> {
         match (error.sqlite_error_code()?, error.sqlite_error()?.extended_code) {
@@ -57,16 +57,16 @@ const JOURNAL: &str = "-journal";
 ///
 /// # Errors
 /// A file cannot be read or written; or the copy cannot be recovered.
-pub(super) fn copy(source: &Path, target: &Path, kind: Kind, stop: &CancellationToken) -> Result<bool> {
+pub(super) fn copy(source: &Path, target: &Path, kind: Obstacle, stop: &CancellationToken) -> Result<bool> {
     let before = stamps(source);
     let [database, journal, wal, locks] = &before;
-    let at_rest = wal.is_none() && locks.is_none() && journal.is_some() == (kind == Kind::HotJournal);
+    let at_rest = wal.is_none() && locks.is_none() && journal.is_some() == (kind == Obstacle::HotJournal);
     if database.is_none() || !at_rest {
         return Ok(false);
     }
     copy_file(source, target, stop)?;
     let companion = beside(target, JOURNAL);
-    if kind == Kind::HotJournal {
+    if kind == Obstacle::HotJournal {
         copy_file(&beside(source, JOURNAL), &companion, stop)?;
     }
     let quiet = stamps(source) == before;

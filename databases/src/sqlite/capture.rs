@@ -82,7 +82,7 @@ fn copy_database(
         Err(Refusal::Sqlite(error)) => error,
     };
     // What needs writing beside the database is done in a copy of ours.
-    match at_rest::Kind::of(&error) {
+    match at_rest::Obstacle::of(&error) {
         Some(kind) if at_rest::copy(source, target, kind, stop)? => Ok(kind.warning()),
         _ => Err(explained(source, error)),
     }

@@ -349,8 +349,8 @@ pub(crate) async fn feed(
     }
 }
 
-/// As [`feed`], for a tool that may succeed before it has read everything. So the stream need not be
-/// read to its checked end.
+/// As [`feed`], for a tool that may succeed before it has read everything. So the stream need not
+/// be read to its checked end.
 pub(crate) async fn feed_head(invocation: Invocation, stream: &mut dyn StreamReader) -> Result<()> {
     feed_as_wanted(invocation, stream, |_| Ok(())).await.map(drop)
 }

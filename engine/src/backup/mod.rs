@@ -37,7 +37,7 @@ use bytes::Bytes;
 use chrono::{DateTime, TimeDelta, Utc};
 use lifeboat_base::clock::SharedClock;
 use lifeboat_base::facts::SourceFacts;
-use lifeboat_base::{Error, Result};
+use lifeboat_base::{Class, Error, Result};
 use lifeboat_databases::{Source, ToolEnvironment, WorkContext};
 use lifeboat_format::Format;
 use lifeboat_format::id::{Name, PackId, SnapshotId};
@@ -146,6 +146,24 @@ pub struct BackupReport {
     pub replicas: Vec<ReplicaOutcome>,
     /// What an operator should know, although the backup succeeded.
     pub warnings: Vec<String>,
+    /// Databases that could not be captured, so that the snapshot is partial.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub skipped: Vec<String>,
+}
+
+impl BackupReport {
+    /// The error of a run that committed a partial snapshot.
+    #[must_use]
+    pub fn partial(&self) -> Option<Error> {
+        let names: Vec<String> = self.skipped.iter().map(|name| name.escape_debug().to_string()).collect();
+        (!names.is_empty()).then(|| {
+            Error::new(
+                Class::Partial,
+                format!("snapshot {} of {} is partial: it lacks {}", self.snapshot, self.dataset, names.join(", ")),
+            )
+            .hint("read the warnings of the run to see why, and run it again once that is mended")
+        })
+    }
 }
 
 impl Backup<'_> {
@@ -229,6 +247,7 @@ impl Backup<'_> {
         let (streams, unused) =
             entries(&mut captured, &shared.rows.as_ref().map(|rows| rows.maps()).unwrap_or_default())?;
         warnings.extend(facts.warnings.iter().cloned());
+        let skipped = facts.skipped.clone();
         let finished = self.clock.now();
         if self.cancel.is_cancelled() {
             return Err(
@@ -285,6 +304,7 @@ impl Backup<'_> {
             new_packs: manifest.accounting.new_packs,
             replicas: self.outcomes(&shared.fleet, &targets),
             warnings,
+            skipped,
         })
     }
 

@@ -120,7 +120,8 @@ pub(super) fn apart(v: &mut SettingsReader<'_>, replicas: &[ReplicaConfig]) {
 }
 
 /// The same text for all names of one directory: with a slash at the end, through a symlink, or
-/// mounted twice. What does not exist yet is told apart by its path in the nearest folder that does.
+/// mounted twice. What does not exist yet is told apart by its path in the nearest folder that
+/// does.
 fn real_place(path: &Path) -> String {
     if let Ok(found) = std::fs::metadata(path) {
         return format!("directory {} of device {}", found.ino(), found.dev());

@@ -141,6 +141,9 @@ impl fmt::Display for Description {
         for (name, value) in &self.source.details {
             write!(f, "\n {}: {}", escape::line(name), escape::line(value))?;
         }
+        for database in &self.source.skipped {
+            write!(f, "\n PARTIAL: it lacks database {}", database.escape_debug())?;
+        }
         for warning in &self.source.warnings {
             write!(f, "\n warning: {}", escape::line(warning))?;
         }

@@ -2,8 +2,8 @@
 //! of a database by its [digest](crate::postgres::throw_away::digest).
 //!
 //! Both sides go through the same `pg_restore`: the stored archive as it is, and a new dump of the
-//! restored database. Where definitions differ as text, [`settle`](crate::postgres::throw_away::settle)
-//! asks whether they mean the same.
+//! restored database. Where definitions differ as text,
+//! [`settle`](crate::postgres::throw_away::settle) asks whether they mean the same.
 
 use std::collections::BTreeSet;
 

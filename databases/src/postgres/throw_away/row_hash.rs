@@ -1,5 +1,5 @@
-//! Hashes the rows of `COPY … FROM stdin`: as they stand, or field by field under the names of their
-//! columns.
+//! Hashes the rows of `COPY … FROM stdin`: as they stand, or field by field under the names of
+//! their columns.
 //!
 //! Fields are told apart by tabs, as the text format of `COPY` writes a tab in a value as `\t`. A
 //! field is hashed as it comes, so no row is kept.
