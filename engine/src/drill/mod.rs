@@ -8,30 +8,25 @@
 //! - **The end**: the throw-away database is stopped and removed whatever happens, even if the
 //!   drill is cancelled.
 
-use std::collections::{BTreeMap, BTreeSet};
+mod publish;
+mod report;
+
 use std::path::PathBuf;
 
-use chrono::{DateTime, Utc};
 use lifeboat_base::clock::SharedClock;
 use lifeboat_base::{Class, Error, Result};
-use lifeboat_databases::ThrowAway;
 use lifeboat_databases::proof::ProofLevel;
-use lifeboat_databases::proof::{CheckResult, ProofResult};
 use lifeboat_databases::streams::{StoredStreams, StreamReader};
-use lifeboat_databases::{ToolEnvironment, WorkContext};
+use lifeboat_databases::{ThrowAway, ToolEnvironment, WorkContext, registry};
 use lifeboat_format::id::{Name, SnapshotId};
-use lifeboat_format::layout;
-use lifeboat_format::record::{RecordBody, RecordType};
-use lifeboat_store::SharedReplica;
 use lifeboat_worker::WorkerPlace;
-use serde::{Deserialize, Serialize};
 use tokio_util::sync::CancellationToken;
 
-use crate::catalog::records::{RecordReader, RecordWriter};
+pub use self::publish::{Published, publish};
+use self::report::NamesOfChecks;
+pub use self::report::{DrillReport, Phase};
 use crate::config::{DrillConfig, Objectives};
-use crate::keys::sign::Signer;
-use crate::restore::SnapshotStreams;
-use crate::restore::{Selector, VaultReader};
+use crate::restore::{Selector, SnapshotStreams, VaultReader};
 
 /// Everything a drill needs.
 pub struct Drill<'a> {
@@ -58,70 +53,6 @@ pub struct Drill<'a> {
     pub clock: SharedClock,
     /// When it fires, the drill cleans up and reports a failure.
     pub cancel: CancellationToken,
-}
-
-/// One measured phase.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-pub struct Phase {
-    /// `select`, `start`, `fetch`, `load`, `check`, `prove`, `stop`.
-    pub phase: String,
-    /// How long it took, in seconds.
-    pub seconds: f64,
-}
-
-/// The evidence of one drill.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-pub struct DrillReport {
-    /// The report's id in the vault. It has the shape of a snapshot id.
-    pub drill: SnapshotId,
-    /// The vault's id.
-    pub vault: String,
-    /// The dataset.
-    pub dataset: Name,
-    /// The restored snapshot. `None` if none could be selected.
-    pub snapshot: Option<SnapshotId>,
-    /// The engine and the version of its throw-away server. Without such a server, the version of
-    /// the captured one.
-    pub engine: Option<String>,
-    /// When the drill began.
-    pub started: DateTime<Utc>,
-    /// When the drill ended.
-    pub finished: DateTime<Utc>,
-    /// Replicas that packs were read from.
-    pub replicas_used: Vec<Name>,
-    /// Replicas that did not answer, and why.
-    pub replicas_unreachable: BTreeMap<Name, String>,
-    /// The level that the drill had to reach.
-    pub required: ProofLevel,
-    /// The level that the drill reached. `None` if not even `fetched`.
-    pub reached: Option<ProofLevel>,
-    /// Whether the drill reached `required` without an error. A missed objective does not count
-    /// against this.
-    pub passed: bool,
-    /// The error with its causes. A missed objective is one, too. A published report has its class
-    /// and a digest.
-    pub error: Option<String>,
-    /// The class of the error. It is published as a part of `error`.
-    #[serde(skip)]
-    pub error_class: Option<Class>,
-    /// The phases that succeeded, in order.
-    pub phases: Vec<Phase>,
-    /// Bytes of streams that were restored.
-    pub restored_bytes: u64,
-    /// Seconds from the start of the drill until everything was loaded. If the level is `fetched`,
-    /// until everything was fetched. `None` if it failed before.
-    pub rto_seconds: Option<f64>,
-    /// Age of the snapshot's data when the drill began, in seconds. `None` if its manifest was not
-    /// opened.
-    pub rpo_seconds: Option<f64>,
-    /// The objective for `rto_seconds`, in seconds. `None` if there is none.
-    pub rto_objective_seconds: Option<f64>,
-    /// The objective for `rpo_seconds`, in seconds. `None` if there is none.
-    pub rpo_objective_seconds: Option<f64>,
-    /// What the checks found. Empty if none ran.
-    pub checks: Vec<CheckResult>,
-    /// What the comparison with the snapshot found. `None` if it did not run.
-    pub proof: Option<ProofResult>,
 }
 
 /// A tool of the drill that is silent for this long is stopped, and the drill fails. Loads and
@@ -239,6 +170,10 @@ impl Drill<'_> {
             let phase = Stopwatch::start(self, "check");
             report.checks = server.check(&self.settings.queries).await?;
             phase.stop(report);
+            let names = self.names_of_checks(streams);
+            for check in report.checks.iter_mut().filter(|check| !names.is_known(&check.check)) {
+                check.check = "unknown".to_owned();
+            }
             if let Some(failed) = report.checks.iter().find(|check| !check.passed) {
                 return Err(Error::integrity(format!("check `{}` failed: {}", failed.check, failed.detail)));
             }
@@ -246,8 +181,11 @@ impl Drill<'_> {
         }
         if self.settings.level >= ProofLevel::Proved {
             let phase = Stopwatch::start(self, "prove");
-            let proof = server.prove(streams).await?;
+            let mut proof = server.prove(streams).await?;
             phase.stop(report);
+            // Both are published, so neither is taken from where rows may speak.
+            proof.source_version = streams.facts().server_version.clone();
+            proof.server_version = proof.server_version.map(|_| server.server_version().to_owned());
             let equal = proof.is_equal();
             let difference = proof.differences.first().cloned().unwrap_or_else(|| "nothing was compared".to_owned());
             report.proof = Some(proof);
@@ -257,6 +195,15 @@ impl Drill<'_> {
             report.reached = Some(ProofLevel::Proved);
         }
         Ok(())
+    }
+
+    fn names_of_checks(&self, streams: &SnapshotStreams) -> NamesOfChecks {
+        let engine = registry::find(&streams.facts().engine);
+        let database = |stream: &String| engine.and_then(|engine| engine.database_of(stream));
+        NamesOfChecks {
+            databases: streams.names().iter().filter_map(database).collect(),
+            queries: self.settings.queries.iter().map(|query| query.sql.clone()).collect(),
+        }
     }
 
     /// Fails if the required level was not reached, or if an objective was missed.
@@ -308,24 +255,6 @@ impl Drill<'_> {
     }
 }
 
-impl DrillReport {
-    /// The objectives that were missed: `rpo`, `rto`, both or none.
-    #[must_use]
-    pub fn objectives_missed(&self) -> Vec<&'static str> {
-        let missed = |actual: Option<f64>, objective: Option<f64>| {
-            actual.zip(objective).is_some_and(|(actual, objective)| actual > objective)
-        };
-        let mut names = Vec::new();
-        if missed(self.rpo_seconds, self.rpo_objective_seconds) {
-            names.push("rpo");
-        }
-        if missed(self.rto_seconds, self.rto_objective_seconds) {
-            names.push("rto");
-        }
-        names
-    }
-}
-
 /// Measures one phase. A phase that fails is not in the report.
 struct Stopwatch<'a> {
     drill: &'a Drill<'a>,
@@ -343,106 +272,4 @@ impl<'a> Stopwatch<'a> {
         let seconds = self.drill.clock.elapsed().saturating_sub(self.began).as_secs_f64();
         report.phases.push(Phase { phase: self.phase.to_owned(), seconds });
     }
-}
-
-/// Which replicas took a report.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
-pub struct Published {
-    /// Replicas that took it.
-    pub replicas: Vec<Name>,
-    /// Replicas that did not, and why.
-    pub refused: BTreeMap<Name, String>,
-}
-
-impl DrillReport {
-    /// The report without what tools and databases said, which may hold rows: everybody who can
-    /// read a bucket can read a report. Instead of each such text there is its digest, which the
-    /// full report on the drill host can be held against.
-    #[must_use]
-    pub fn for_publication(&self) -> Self {
-        let mut published = self.clone();
-        let class = self.error_class.unwrap_or(Class::Failed).as_str();
-        published.error = self.error.as_ref().map(|error| format!("{class}, {}", digest(error)));
-        for check in published.checks.iter_mut().filter(|check| !check.passed) {
-            check.detail = digest(&check.detail);
-        }
-        if let Some(proof) = &mut published.proof {
-            for difference in &mut proof.differences {
-                *difference = digest(difference);
-            }
-        }
-        published
-    }
-}
-
-/// A text's digest, in words.
-fn digest(text: &str) -> String {
-    format!("BLAKE3 of the text: {}", blake3::hash(text.as_bytes()).to_hex())
-}
-
-impl RecordBody for DrillReport {
-    const TYPE: RecordType = RecordType::Drill;
-
-    fn of_format_1(json: &[u8]) -> serde_json::Result<(String, Name, Self)> {
-        let report: Self = serde_json::from_slice(json)?;
-        Ok((report.vault.clone(), report.dataset.clone(), report))
-    }
-}
-
-/// Signs `report` as a record of `principal`, and uploads it to every replica of `reader`. What is
-/// published is [`DrillReport::for_publication`].
-///
-/// # Errors
-/// The report cannot be serialised or signed. A replica that fails, or whose vault is of a format
-/// that is only read, is in [`Published::refused`].
-pub async fn publish(
-    reader: &VaultReader,
-    report: &DrillReport,
-    principal: &Name,
-    signer: &Signer,
-) -> Result<Published> {
-    let report = &report.for_publication();
-    let (vault, dataset) = (reader.vault_id(), &report.dataset);
-    let writer = RecordWriter { vault, dataset, principal, signer };
-    let trusted = [signer.public()];
-    let own = RecordReader { vault, dataset, trusted: &trusted };
-    let (replicas, mut published) = (reader.writable(), Published { replicas: Vec::new(), refused: BTreeMap::new() });
-    let folder = layout::drills(dataset);
-    let listed = futures::future::join_all(reader.replicas().iter().map(|replica| replica.list(&folder)));
-    let keys = listed.await.into_iter().flatten().flatten().map(|object| object.key);
-    let ids: BTreeSet<SnapshotId> = keys.filter_map(|key| layout::parse_json(&folder, &key)).collect();
-    let all: Vec<&SharedReplica> = reader.replicas().iter().collect();
-    let mut last = None;
-    for id in ids.iter().rev() {
-        match own.read::<DrillReport>(&all, id).await {
-            Ok(record) if writer.wrote(&record) => {
-                last = Some(record);
-                break;
-            }
-            Ok(_) => {}
-            // Other drill hosts have other signers.
-            Err(error) if error.class() == Class::Keys => {}
-            Err(error) => {
-                tracing::warn!(drill = %id, error = %error.chain(), "A drill record cannot be read, so the number of the new one may repeat");
-            }
-        }
-    }
-    let signed = writer.sign(&report.drill, report.finished, last.as_ref(), report)?;
-    for (replica, writable) in replicas {
-        let put = async {
-            writable.map_err(|_| {
-                let problem = format!("replica {} holds a vault of format 1, which takes no reports", replica.name());
-                Error::configuration(problem)
-                    .hint("keep the local file; once the backup host has a new vault_prefix, set it here, too")
-            })?;
-            replica.put_new(&signed.key, signed.object.clone()).await?;
-            replica.put_new(&layout::signature(&signed.key), signed.signature.clone()).await?;
-            Ok::<_, Error>(())
-        };
-        match put.await {
-            Ok(()) => published.replicas.push(replica.name().clone()),
-            Err(error) => drop(published.refused.insert(replica.name().clone(), error.chain_and_hint())),
-        }
-    }
-    Ok(published)
 }

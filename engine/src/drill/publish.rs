@@ -1,0 +1,91 @@
+//! Where a drill's report goes: into every replica, as a signed record.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use lifeboat_base::{Class, Error, Result};
+use lifeboat_format::id::{Name, SnapshotId};
+use lifeboat_format::layout;
+use lifeboat_format::record::{RecordBody, RecordType};
+use lifeboat_store::SharedReplica;
+use serde::Serialize;
+
+use super::report::DrillReport;
+use crate::catalog::records::{RecordReader, RecordWriter};
+use crate::keys::sign::Signer;
+use crate::restore::VaultReader;
+
+/// Which replicas took a report.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Published {
+    /// Replicas that took it.
+    pub replicas: Vec<Name>,
+    /// Replicas that did not, and why.
+    pub refused: BTreeMap<Name, String>,
+}
+
+impl RecordBody for DrillReport {
+    const TYPE: RecordType = RecordType::Drill;
+
+    fn of_format_1(json: &[u8]) -> serde_json::Result<(String, Name, Self)> {
+        let report: Self = serde_json::from_slice(json)?;
+        Ok((report.vault.clone(), report.dataset.clone(), report))
+    }
+}
+
+/// Signs `report` as a record of `principal`, and uploads it to every replica of `reader`. What is
+/// published is [`DrillReport::for_publication`].
+///
+/// # Errors
+/// The report cannot be serialised or signed. A replica that fails, or whose vault is of a format
+/// that is only read, is in [`Published::refused`].
+pub async fn publish(
+    reader: &VaultReader,
+    report: &DrillReport,
+    principal: &Name,
+    signer: &Signer,
+) -> Result<Published> {
+    let report = &report.for_publication();
+    let (vault, dataset) = (reader.vault_id(), &report.dataset);
+    let writer = RecordWriter { vault, dataset, principal, signer };
+    let trusted = [signer.public()];
+    let own = RecordReader { vault, dataset, trusted: &trusted };
+    let (replicas, mut published) = (reader.writable(), Published { replicas: Vec::new(), refused: BTreeMap::new() });
+    let folder = layout::drills(dataset);
+    let listed = futures::future::join_all(reader.replicas().iter().map(|replica| replica.list(&folder)));
+    let keys = listed.await.into_iter().flatten().flatten().map(|object| object.key);
+    let ids: BTreeSet<SnapshotId> = keys.filter_map(|key| layout::parse_json(&folder, &key)).collect();
+    let all: Vec<&SharedReplica> = reader.replicas().iter().collect();
+    let mut last = None;
+    for id in ids.iter().rev() {
+        match own.read::<DrillReport>(&all, id).await {
+            Ok(record) if writer.wrote(&record) => {
+                last = Some(record);
+                break;
+            }
+            Ok(_) => {}
+            // Other drill hosts have other signers.
+            Err(error) if error.class() == Class::Keys => {}
+            Err(error) => {
+                tracing::warn!(drill = %id, error = %error.chain(), "A drill record cannot be read, so the number of the new one may repeat");
+            }
+        }
+    }
+    let signed = writer.sign(&report.drill, report.finished, last.as_ref(), report)?;
+    for (replica, writable) in replicas {
+        let put = async {
+            writable.map_err(|_| {
+                let problem = format!("replica {} holds a vault of format 1, which takes no reports", replica.name());
+                Error::configuration(problem)
+                    .hint("keep the local file; once the backup host has a new vault_prefix, set it here, too")
+            })?;
+            replica.put_new(&signed.key, signed.object.clone()).await?;
+            replica.put_new(&layout::signature(&signed.key), signed.signature.clone()).await?;
+            Ok::<_, Error>(())
+        };
+        match put.await {
+            Ok(()) => published.replicas.push(replica.name().clone()),
+            Err(error) => drop(published.refused.insert(replica.name().clone(), error.chain_and_hint())),
+        }
+    }
+    Ok(published)
+}
