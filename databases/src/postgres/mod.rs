@@ -10,16 +10,25 @@ mod builds;
 mod capture;
 mod clients;
 mod connect;
+mod contents;
+mod creation;
 mod export;
+mod failures;
+mod fill;
 mod globals;
 mod load;
+mod owners;
 mod parts;
+mod places;
+mod roles;
 mod server;
 mod settings;
 mod sql;
+mod steps;
 mod tables;
 mod target;
 mod throw_away;
+mod tokens;
 
 use std::path::PathBuf;
 

@@ -67,3 +67,30 @@ pub(crate) fn quoted(name: &str) -> String {
 pub(crate) fn literal(text: &str) -> String {
     format!("'{}'", text.replace('\'', "''"))
 }
+
+/// A name in any encoding as a quoted SQL identifier.
+pub(crate) fn quoted_name(name: &[u8]) -> Vec<u8> {
+    [&b"\""[..], &doubled(name, b"\""), b"\""].concat()
+}
+
+/// A text in any encoding as a quoted SQL string, whatever `standard_conforming_strings` is.
+pub(crate) fn quoted_text(text: &[u8]) -> Vec<u8> {
+    let begin: &[u8] = if text.contains(&b'\\') { b"E'" } else { b"'" };
+    [begin, &doubled(text, b"'\\"), b"'"].concat()
+}
+
+fn doubled(text: &[u8], special: &[u8]) -> Vec<u8> {
+    text.iter().flat_map(|byte| std::iter::repeat_n(*byte, 1 + usize::from(special.contains(byte)))).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_and_texts_cannot_end_their_quotes() {
+        assert_eq!(quoted_name(br#"a"b'\"#), br#""a""b'\""#);
+        assert_eq!(quoted_text(br#"a"b'"#), br#"'a"b'''"#);
+        assert_eq!(quoted_text(br"a\'"), br"E'a\\'''");
+    }
+}

@@ -62,9 +62,16 @@ pub(crate) struct Args {
     /// How many connections load at once [default: limits.cpu, or the number of cores]
     #[arg(long, value_name = "N", conflicts_with_all = NOT_A_SERVER)]
     jobs: Option<NonZeroUsize>,
-    /// Replace what is already there: databases are dropped first
+    /// Replace what is already there: a database is dropped once the new one is complete
     #[arg(long, conflicts_with = "stdout")]
     overwrite: bool,
+    /// Take the snapshot's roles along into a server that has roles or databases already; roles
+    /// that exist there stay as they are. A server without any gets them anyway
+    #[arg(long, conflicts_with_all = NOT_A_SERVER)]
+    globals: bool,
+    /// Load what can be loaded, list what cannot, and exit with status 4 if there is any
+    #[arg(long, conflicts_with_all = NOT_A_SERVER)]
+    keep_going: bool,
     /// Return only when the restored files are on stable storage
     #[arg(long, conflicts_with = "stdout")]
     sync: bool,
@@ -138,7 +145,7 @@ pub(crate) async fn run(args: &Args, session: &Session) -> Result<()> {
     let outcome = load(&streams, &target, &cx).await;
     drop(progress);
     let (outcome, reading) = (outcome?, streams.reading());
-    session.out.result(&Restored {
+    let restored = Restored {
         dataset: args.dataset.clone(),
         snapshot: manifest.snapshot.clone(),
         target: describe(&target),
@@ -148,7 +155,15 @@ pub(crate) async fn run(args: &Args, session: &Session) -> Result<()> {
         read_from: streams.read_from(),
         fetched_bytes: reading.fetched,
         read_amplification: reading.amplification(),
-    })
+    };
+    session.out.result(&restored)?;
+    match restored.outcome.failures.len() {
+        0 => Ok(()),
+        lost => {
+            Err(Error::source_failed(format!("{} could not be loaded, see above", human::count(lost as u64, "object")))
+                .hint("mend what is named in the source; what was loaded is complete but for it"))
+        }
+    }
 }
 
 fn elapsed(session: &Session, since: Duration) -> Duration {
@@ -171,7 +186,13 @@ async fn target(args: &Args, session: &Session, config: Option<&Config>) -> Resu
         None => None,
     };
     let source = config.and_then(|config| config.dataset(&args.dataset)).map(|dataset| dataset.source.as_ref());
-    let wanted = Wanted { databases: args.databases.clone(), rename: args.rename.clone(), overwrite: args.overwrite };
+    let wanted = Wanted {
+        databases: args.databases.clone(),
+        rename: args.rename.clone(),
+        overwrite: args.overwrite,
+        globals: args.globals,
+        keep_going: args.keep_going,
+    };
     Ok(args.server.server(password, source)?.map(|server| Target::Server { server, wanted }))
 }
 
@@ -193,7 +214,7 @@ async fn to_stdout(streams: &SnapshotStreams, name: &str) -> Result<()> {
 fn question(args: &Args, manifest: &Manifest, target: &Target) -> String {
     match target {
         Target::Server { wanted: Wanted { rename: Some(name), .. }, .. } => {
-            format!("If the database {name} exists at {}, it is dropped first.", describe(target))
+            format!("If the database {name} exists at {}, it is replaced.", describe(target))
         }
         Target::Server { server, .. } => {
             let names: BTreeSet<String> = manifest
@@ -203,7 +224,7 @@ fn question(args: &Args, manifest: &Manifest, target: &Target) -> String {
                 .filter(|name| args.databases.is_empty() || args.databases.iter().any(|wanted| wanted == name))
                 .collect();
             let names: Vec<String> = names.into_iter().collect();
-            format!("Those of the databases {} that exist at {} are dropped first.", names.join(", "), describe(target))
+            format!("Those of the databases {} that exist at {} are replaced.", names.join(", "), describe(target))
         }
         Target::Directory { .. } => format!("Files of the same names in {} are replaced.", describe(target)),
     }
@@ -238,6 +259,8 @@ impl fmt::Display for Restored {
             ("read from", format!("{}: {}", read_from.join(", "), human::bytes(self.fetched_bytes))),
         ];
         facts.extend(self.outcome.warnings.iter().map(|warning| ("warning", warning.clone())));
+        let lost = self.outcome.failures.iter();
+        facts.extend(lost.map(|lost| ("not loaded", format!("{}: {} ({})", lost.database, lost.object, lost.reason))));
         write!(f, "{}", Plain::facts(facts))
     }
 }

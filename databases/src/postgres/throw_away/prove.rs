@@ -13,6 +13,8 @@ use super::digest::{DatabaseDigest, Reader};
 use super::server::ThrowAwayServer;
 use crate::database::WorkContext;
 use crate::postgres::connect::SETTLED_TEXT;
+use crate::postgres::contents::{Contents, Resumed};
+use crate::postgres::creation::without_tablespace;
 use crate::postgres::globals::{GLOBALS, is_of_tablespace, read_globals, statements};
 use crate::postgres::parts::{DumpPart, TableName, by_database};
 use crate::postgres::server::Server;
@@ -106,9 +108,15 @@ async fn digest(
 ) -> Result<DatabaseDigest> {
     let mut reader = Reader::new(key);
     let create = part.creates().then_some("--create");
-    let arguments = create.into_iter().chain(["-f", "-"]);
+    let arguments = create.into_iter().chain(["--no-tablespaces", "-f", "-"]);
     let render = Invocation::new(&server.clients.tool("pg_restore"), arguments, server.cx);
-    feed(render, archive, |piece| {
+    // A restore puts everything into the default tablespace.
+    let mut pieces = Vec::new();
+    if part.creates() {
+        let mut contents = Contents::read(archive).await?;
+        pieces.extend([without_tablespace(&contents), contents.take_rest()]);
+    }
+    feed(render, &mut Resumed { pieces, archive }, |piece| {
         reader.update(piece);
         Ok(())
     })
