@@ -157,6 +157,8 @@ pub struct Wanted {
     pub globals: bool,
     /// Load what can be loaded, and list what could not.
     pub keep_going: bool,
+    /// Let code in the snapshot run as the superuser that connects, if it is one.
+    pub as_superuser: bool,
 }
 
 /// What a restore did.

@@ -23,6 +23,8 @@ const CUSTOM_FORMAT: u8 = 1;
 pub(super) const INT_BYTES: usize = 5;
 /// No list is longer: definitions of a hundred thousand tables are shorter.
 const MAX_CONTENTS_BYTES: usize = 128 << 20;
+/// Encodings in which names are the same bytes as in our queries.
+const OUR_ENCODINGS: [&str; 2] = ["UTF8", "SQL_ASCII"];
 /// Why an archive is refused.
 const NOT_UNDERSTOOD: &str = "the list of contents of the archive is not understood";
 
@@ -39,6 +41,8 @@ pub(crate) struct ContentsEntry {
     pub(crate) schema: Range<usize>,
     /// The statements that make it.
     pub(crate) definition: Range<usize>,
+    /// The statement that drops it.
+    pub(crate) drop: Range<usize>,
     pub(crate) owner: Range<usize>,
 }
 
@@ -97,10 +101,14 @@ impl Contents {
 
     /// Kind, schema and name of the entry with this number.
     pub(crate) fn name_of(&self, id: i64) -> Option<String> {
-        let entry = self.entries.iter().find(|entry| entry.id == id)?;
+        self.entries.iter().find(|entry| entry.id == id).map(|entry| self.name(entry))
+    }
+
+    /// Kind, schema and name of an entry.
+    pub(crate) fn name(&self, entry: &ContentsEntry) -> String {
         let text = |field| String::from_utf8_lossy(self.get(field)).into_owned();
         let (kind, schema, tag) = (text(&entry.kind), text(&entry.schema), text(&entry.tag));
-        Some(if schema.is_empty() { format!("{kind} {tag}") } else { format!("{kind} {schema}.{tag}") })
+        if schema.is_empty() { format!("{kind} {tag}") } else { format!("{kind} {schema}.{tag}") }
     }
 
     /// The encoding of all text in the archive, as PostgreSQL names it.
@@ -109,6 +117,11 @@ impl Contents {
         let name = set.as_deref().and_then(|set| set.split('\'').nth(1)).unwrap_or("UTF8");
         let plain = name.chars().all(|c| c.is_ascii_alphanumeric() || matches!(c, '_' | '-'));
         if plain && !name.is_empty() { name.to_owned() } else { "UTF8".to_owned() }
+    }
+
+    /// Whether its names are the same bytes as in our queries.
+    pub(crate) fn is_comparable(&self) -> bool {
+        OUR_ENCODINGS.contains(&self.encoding().as_str())
     }
 
     /// The beginning of the archive, with each entry changed as `change` says.
@@ -224,9 +237,9 @@ impl Fields<'_> {
         let (tag, kind) = (self.string()?, self.string()?);
         // The section.
         self.int()?;
-        let definition = self.string()?;
-        // How it is dropped and copied.
-        (0..2).try_for_each(|_| self.string().map(drop))?;
+        let (definition, dropped_by) = (self.string()?, self.string()?);
+        // How it is copied.
+        self.string()?;
         let schema = self.string()?;
         // Tablespace; access method; kind of relation.
         (0..1 + usize::from(minor >= 14)).try_for_each(|_| self.string().map(drop))?;
@@ -238,7 +251,7 @@ impl Fields<'_> {
         self.string()?;
         while self.string()?.start > 0 {}
         self.skip(1 + 8)?;
-        Some(ContentsEntry { id, kind, tag, schema, definition, owner })
+        Some(ContentsEntry { id, kind, tag, schema, definition, drop: dropped_by, owner })
     }
 
     fn skip(&mut self, length: usize) -> Option<()> {

@@ -31,7 +31,7 @@ pub(crate) const LOADING_MARK: &str = "Lifeboat is loading this database";
 pub(crate) struct Creation {
     /// As they follow `CREATE DATABASE … WITH TEMPLATE = template0`.
     options: String,
-    owner: Option<Vec<u8>>,
+    pub(crate) owner: Option<Vec<u8>>,
     properties: Vec<Property>,
     encoding: String,
     /// Statements that are not understood, by kind.
@@ -126,7 +126,7 @@ impl Creation {
         Some(())
     }
 
-    /// Makes the database under the name `place`, with its owner and settings, and marks it as
+    /// Makes the database under the name `place`, with its settings, and marks it as
     /// being loaded. Returns what the server refused.
     ///
     /// # Errors
@@ -136,10 +136,6 @@ impl Creation {
         server.query_in(server.outside(place), &create).await?;
         let mark = format!("COMMENT ON DATABASE {} IS {}", quoted(place), literal(LOADING_MARK));
         let mut steps = vec![Step::new("mark of an unfinished restore".to_owned(), mark)];
-        if let Some(owner) = &self.owner {
-            let sql = [&alter(place)[..], b"OWNER TO ", &quoted_name(owner)].concat();
-            steps.push(Step::new(format!("owner of database {place}"), sql));
-        }
         let settings = |property: &&Property| matches!(property, Property::Set(_) | Property::RoleSet(..));
         steps.extend(self.properties.iter().filter(settings).map(|property| property.step(place)));
         self.run(server, place, &steps).await
@@ -152,6 +148,10 @@ impl Creation {
     pub(crate) async fn complete(&self, server: &Server<'_>, place: &str) -> Result<Vec<String>> {
         let unmark = format!("COMMENT ON DATABASE {} IS NULL", quoted(place));
         let mut steps = vec![Step::new("mark of an unfinished restore".to_owned(), unmark)];
+        if let Some(owner) = &self.owner {
+            let sql = [&alter(place)[..], b"OWNER TO ", &quoted_name(owner)].concat();
+            steps.push(Step::new("owner of the database".to_owned(), sql));
+        }
         let settings = |property: &&Property| !matches!(property, Property::Set(_) | Property::RoleSet(..));
         steps.extend(self.properties.iter().filter(settings).map(|property| property.step(place)));
         self.run(server, place, &steps).await

@@ -145,6 +145,8 @@ fn classify(object: &str, reason: &str) -> &'static str {
     let own_name = object.rsplit(' ').next().unwrap_or_default();
     if object.contains("VIEW ") && missing && reason.starts_with(&format!("relation \\\"{own_name}\\\"")) {
         "self_reference"
+    } else if says(&["row-level security"]) {
+        "row_security"
     } else if missing && reason.starts_with("role ") {
         "missing_role"
     } else if says(&[
@@ -171,6 +173,9 @@ pub(crate) fn hint(failure: &LoadFailure) -> Option<&'static str> {
         "self_reference" => {
             "the view selects from itself, so pg_restore cannot make it either: drop or mend it in the source; to rescue the rest of this snapshot, restore with --keep-going"
         }
+        "row_security" => {
+            "it reads a table with FORCE ROW LEVEL SECURITY, so pg_restore cannot fill it either: restore with --keep-going, then REFRESH it by hand"
+        }
         "missing_role" => {
             "create the role, or take the snapshot's roles along with --globals; --keep-going leaves out what needs it"
         }
@@ -178,7 +183,9 @@ pub(crate) fn hint(failure: &LoadFailure) -> Option<&'static str> {
         "missing_object" => {
             "a function, constraint or view may find its objects by search_path, which pg_restore empties: in the source, name the schema, or ALTER FUNCTION … SET search_path; to rescue the rest of this snapshot, restore with --keep-going"
         }
-        "permission" => "connect as a role that may make it, such as a superuser; --keep-going leaves it out",
+        "permission" => {
+            "only a role with more rights can make it: if you trust all code in the snapshot, connect as a superuser with --as-superuser; --keep-going leaves it out"
+        }
         "data" => {
             "the data breaks a rule of its own database, as when a function that a constraint calls was changed later: mend it in the source; --keep-going leaves it out"
         }

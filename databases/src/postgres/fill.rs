@@ -19,16 +19,21 @@ use super::builds::{Builds, EntryId};
 use super::contents::{Contents, Resumed};
 use super::creation::Creation;
 use super::failures::{Failures, Heard, Listener};
+use super::loader::{LoadsAs, code, needs_superuser, refusal};
 use super::owners::KnownRoles;
+use super::ownership::Ownership;
 use super::parts::{DumpPart, TableName};
+use super::roles::several;
 use super::server::Server;
-use super::sql::conninfo;
 use crate::streams::{Once, StoredStreams, StreamReader};
 use crate::tool::process::{Invocation, feed_with, output_bytes};
 
 /// Never ask for a password. Tablespaces name directories of another machine. Only a verbose
 /// `pg_restore` says at which entry it fails.
 const USUAL: [&str; 3] = ["-w", "--verbose", "--no-tablespaces"];
+
+/// No more objects get their owners in one transaction.
+const MAX_STEPS: usize = 500;
 
 /// A step of loading that is done.
 enum Done<'a> {
@@ -48,6 +53,11 @@ pub(crate) struct Filling<'a> {
     pub(crate) keep_going: bool,
     pub(crate) roles: &'a Mutex<KnownRoles>,
     pub(crate) failures: Failures,
+    pub(crate) loads_as: LoadsAs<'a>,
+    /// The server as the role that loads reaches it, if that is another than ours.
+    pub(crate) as_loader: Option<Server<'a>>,
+    /// What is to be done once all is loaded.
+    pub(crate) ownership: Mutex<Ownership>,
 }
 
 impl Filling<'_> {
@@ -65,9 +75,21 @@ impl Filling<'_> {
         let mut archive = self.streams.open(name).await?;
         let contents =
             Contents::read(archive.as_mut()).await.map_err(|error| error.within(format!("cannot load {name}")))?;
-        let creation = Creation::of(&contents);
+        let (creation, encoding) = (self.creation(&contents), contents.encoding());
+        if let LoadsAs::Loader(..) = self.loads_as
+            && !self.keep_going
+        {
+            let needed = needs_superuser(self.server, &contents).await?;
+            if !needed.is_empty() {
+                return Err(refusal(&needed));
+            }
+        }
+        let code = code(&contents);
         let made = creation.make(self.server, self.place).await;
         let mut refused = made.map_err(|error| error.within(format!("cannot create database {}", self.place)))?;
+        if let LoadsAs::Loader(loader, _) = self.loads_as {
+            loader.take(self.server, self.place).await?;
+        }
         if *first == DumpPart::Whole {
             self.load_archive(name, contents, archive.as_mut(), &[]).await?;
         } else {
@@ -76,16 +98,31 @@ impl Filling<'_> {
             self.load_file(&definitions, &contents, &["--section=pre-data".to_owned()]).await?;
             self.load_rows(rows, &definitions, &contents).await?;
         }
+        let mut strange = self.settle_owners(&encoding, &mut refused).await?;
         refused.extend(creation.complete(self.server, self.place).await?);
+        strange.extend(creation.strange);
         let mut warnings = Vec::new();
-        if !refused.is_empty() {
-            warnings.push(format!("database {}: the server refused: {}", self.database, refused.join(", ")));
-        }
-        if !creation.strange.is_empty() {
+        if let LoadsAs::Superuser = self.loads_as
+            && !code.is_empty()
+        {
+            let code = several(code.iter().map(String::as_str));
             warnings.push(format!(
-                "database {}: the archive holds what pg_dump does not write about a database; it was not executed: {}",
+                "database {}: this code of the snapshot could run as the superuser: {code}",
+                self.database
+            ));
+        }
+        if !refused.is_empty() {
+            warnings.push(format!(
+                "database {}: the server refused: {}",
                 self.database,
-                creation.strange.join(", ")
+                several(refused.iter().map(String::as_str))
+            ));
+        }
+        if !strange.is_empty() {
+            warnings.push(format!(
+                "database {}: the archive holds what pg_dump does not write about databases and rights; it was not executed: {}",
+                self.database,
+                several(strange.iter().map(String::as_str))
             ));
         }
         Ok(warnings)
@@ -93,12 +130,44 @@ impl Filling<'_> {
 
     /// Where `pg_restore` connects to.
     fn into(&self) -> [String; 2] {
-        ["-d".to_owned(), conninfo(self.place)]
+        ["-d".to_owned(), self.as_loader.as_ref().unwrap_or(self.server).connection.conninfo(self.place)]
     }
 
     /// The beginning of an archive as it suits the server.
     fn adapted(&self, contents: &Contents) -> Vec<u8> {
-        self.roles.lock().unwrap_or_else(PoisonError::into_inner).adapt(contents)
+        let mut roles = self.roles.lock().unwrap_or_else(PoisonError::into_inner);
+        let LoadsAs::Loader(_, restorer) = self.loads_as else { return roles.adapt(contents) };
+        let (head, ownership) = Ownership::apart(contents, &mut roles, restorer);
+        let mut all = self.ownership.lock().unwrap_or_else(PoisonError::into_inner);
+        all.steps.extend(ownership.steps);
+        all.strange.extend(ownership.strange);
+        head
+    }
+
+    /// How the database is made. An owner that is lacking is left out.
+    fn creation(&self, contents: &Contents) -> Creation {
+        let mut creation = Creation::of(contents);
+        let mut roles = self.roles.lock().unwrap_or_else(PoisonError::into_inner);
+        let comparable = contents.is_comparable();
+        creation.owner = creation.owner.filter(|owner| !roles.lacks(owner, comparable));
+        creation
+    }
+
+    /// Says what belongs to whom, and who may do what. Returns what was not understood.
+    async fn settle_owners(&self, encoding: &str, refused: &mut Vec<String>) -> Result<Vec<String>> {
+        let LoadsAs::Loader(loader, _) = self.loads_as else { return Ok(Vec::new()) };
+        let ownership = std::mem::take(&mut *self.ownership.lock().unwrap_or_else(PoisonError::into_inner));
+        loader.give_back_public(self.server, self.place).await?;
+        // Each object that is changed is locked to the end of a transaction.
+        for steps in ownership.steps.chunks(MAX_STEPS) {
+            let failed = self.server.run_steps(self.place, steps, encoding).await?;
+            let failed = failed.iter().filter(|failure| !failure.mended);
+            refused.extend(
+                failed.filter_map(|failure| Some(format!("{} ({})", steps.get(failure.step)?.what, failure.reason))),
+            );
+        }
+        loader.give_back(self.server, self.place).await?;
+        Ok(ownership.strange)
     }
 
     /// Writes the definitions to a file: `pg_restore` reads them more than once, and works over
@@ -206,7 +275,10 @@ impl Filling<'_> {
         let into = self.into();
         let arguments =
             USUAL.into_iter().chain(strict).map(OsStr::new).chain(into.iter().chain(arguments).map(OsStr::new));
-        self.server.tool("pg_restore", arguments.chain(file.map(|file| file.path().as_os_str())))
+        self.as_loader
+            .as_ref()
+            .unwrap_or(self.server)
+            .tool("pg_restore", arguments.chain(file.map(|file| file.path().as_os_str())))
     }
 
     async fn run(&self, restore: Invocation, archive: &mut dyn StreamReader, contents: Arc<Contents>) -> Result<()> {

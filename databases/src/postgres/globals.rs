@@ -378,7 +378,7 @@ mod tests {
             ("CREATE ROLE a; \\! touch x\n", "text that is not understood (line 2)"),
             ("ALTER ROLE nobody WITH SUPERUSER;", "ALTER ROLE (line 2)"),
             ("ALTER ROLE a WITH PASSWORD 'secret' SUPERUSERS;", "ALTER ROLE (line 2)"),
-            ("ALTER ROLE a SET x TO 'secret' || 'y';", "text that is not understood (line 2)"),
+            ("ALTER ROLE a SET x TO 'secret' || 'y';", "ALTER ROLE (line 2)"),
             ("GRANT a TO CURRENT_USER;", "GRANT (line 2)"),
             ("GRANT a TO public;", "GRANT (line 2)"),
             ("GRANT SELECT ON TABLE t TO a;", "GRANT SELECT ON (line 2)"),

@@ -13,6 +13,7 @@ use super::Postgres;
 use super::failures::{Failures, incomplete};
 use super::fill::Filling;
 use super::globals::{GLOBALS, Globals, read_globals};
+use super::loader::{Loader, LoadsAs};
 use super::owners::KnownRoles;
 use super::parts::{DumpPart, Stored, by_database};
 use super::places::Place;
@@ -46,7 +47,7 @@ async fn load(
     cx: &WorkContext,
 ) -> Result<RestoreOutcome> {
     let PostgresTarget { connection, password, client_directories } = to;
-    let (server, _) = Server::reach(connection, password.as_ref(), client_directories, cx).await?;
+    let (server, facts) = Server::reach(connection, password.as_ref(), client_directories, cx).await?;
     let names = streams.names();
     let databases = by_database(&names);
     let chosen = choose(&databases, wanted)?;
@@ -63,11 +64,46 @@ async fn load(
         }
     }
     let roles = Mutex::new(server.known_roles(server.connection.maintenance_database()).await?);
+    let me = server.query("SELECT rolname, rolsuper FROM pg_roles WHERE rolname = current_user").await?;
+    let (me, superuser) = me.split_once('\u{1f}').unwrap_or((&me, "f"));
+    let loader =
+        if superuser == "t" && !wanted.as_superuser { Some(Loader::make(&server, facts.major).await?) } else { None };
+    let loads_as = match &loader {
+        Some(loader) => LoadsAs::Loader(loader, me),
+        None if superuser == "t" => LoadsAs::Superuser,
+        None => LoadsAs::Connected,
+    };
+    let loaded = load_databases(&server, streams, chosen, wanted, &roles, loads_as, &mut outcome).await;
+    if let Some(loader) = &loader {
+        loader.drop(&server).await;
+    }
+    loaded?;
+    let roles = roles.into_inner().unwrap_or_else(PoisonError::into_inner);
+    if !roles.lacking().is_empty() {
+        let hint = if takes_roles { "" } else { "; --globals takes the snapshot's roles along" };
+        outcome.warnings.push(format!(
+            "these roles do not exist here, so their objects belong to the role that restored, and grants to them were left out{hint}: {}",
+            several(roles.lacking().iter().map(String::as_str))
+        ));
+    }
+    Ok(outcome)
+}
+
+/// Loads each database that was chosen.
+async fn load_databases(
+    server: &Server<'_>,
+    streams: &dyn StoredStreams,
+    chosen: Vec<(&Stored<'_>, String)>,
+    wanted: &Wanted,
+    roles: &Mutex<KnownRoles>,
+    loads_as: LoadsAs<'_>,
+    outcome: &mut RestoreOutcome,
+) -> Result<()> {
     for ((database, parts), target) in chosen {
         let place = server.place(&target).await?;
-        let loading = Loading { streams, database, roles: &roles, keep_going: wanted.keep_going };
+        let loading = Loading { streams, database, roles, keep_going: wanted.keep_going, loads_as };
         let loaded = match server.restore_database(&loading, parts, place.name()).await {
-            Err(error) if wanted.keep_going && error.class() == Class::Source && !cx.cancel.is_cancelled() => {
+            Err(error) if wanted.keep_going && error.class() == Class::Source && !server.cx.cancel.is_cancelled() => {
                 let object = format!("DATABASE {database}");
                 let reason = error.chain();
                 outcome.failures.push(LoadFailure { database: database.clone(), object, class: "other", reason });
@@ -81,15 +117,7 @@ async fn load(
         outcome.warnings.extend(server.settle(&place, whole).await?);
         outcome.written.push(target);
     }
-    let roles = roles.into_inner().unwrap_or_else(PoisonError::into_inner);
-    if !roles.lacking().is_empty() {
-        let hint = if takes_roles { "" } else { "; --globals takes the snapshot's roles along" };
-        outcome.warnings.push(format!(
-            "these roles do not exist here, so their objects belong to the role that restored, and grants to them were left out{hint}: {}",
-            several(roles.lacking().iter().map(String::as_str))
-        ));
-    }
-    Ok(outcome)
+    Ok(())
 }
 
 /// Each database that is wanted, and the name that it gets.
@@ -118,6 +146,7 @@ pub(crate) struct Loading<'a> {
     pub(crate) roles: &'a Mutex<KnownRoles>,
     /// Whether to go on after errors.
     pub(crate) keep_going: bool,
+    pub(crate) loads_as: LoadsAs<'a>,
 }
 
 /// What came of loading a database.
@@ -142,9 +171,21 @@ impl Server<'_> {
             return Err(Error::source_failed(format!("somebody has just created a database {place}"))
                 .hint("run the restore again"));
         }
-        let Loading { streams, database, roles, keep_going } = *loading;
+        let Loading { streams, database, roles, keep_going, loads_as } = *loading;
         let failures = Failures::default();
-        let filling = Filling { server: self, streams, database, place, keep_going, roles, failures: failures.clone() };
+        let as_loader = if let LoadsAs::Loader(loader, _) = loads_as { Some(loader.server(self)?) } else { None };
+        let filling = Filling {
+            server: self,
+            streams,
+            database,
+            place,
+            keep_going,
+            roles,
+            failures: failures.clone(),
+            loads_as,
+            as_loader,
+            ownership: Mutex::default(),
+        };
         match filling.fill(parts).await {
             Ok(warnings) => Ok(Loaded { warnings, failures: failures.take() }),
             Err(error) => {
@@ -166,7 +207,7 @@ impl Server<'_> {
         parts: &[(DumpPart, &str)],
     ) -> Result<()> {
         let roles = Mutex::new(self.known_roles(self.outside(database)).await?);
-        let loading = Loading { streams, database, roles: &roles, keep_going: true };
+        let loading = Loading { streams, database, roles: &roles, keep_going: true, loads_as: LoadsAs::Connected };
         let loaded = self.restore_database(&loading, parts, database).await?;
         for warning in loaded.warnings {
             tracing::warn!(database, warning, "the database is not as it was");

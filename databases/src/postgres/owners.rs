@@ -9,9 +9,6 @@ use std::collections::BTreeSet;
 use super::contents::{Change, Contents};
 use super::tokens::{Reading, Statements, Token};
 
-/// Encodings in which the archive's names are the same bytes as in our queries.
-const OUR_ENCODINGS: [&str; 2] = ["UTF8", "SQL_ASCII"];
-
 /// The roles of a server, and which of an archive's it lacks.
 #[derive(Debug, Default)]
 pub(crate) struct KnownRoles {
@@ -31,7 +28,7 @@ impl KnownRoles {
 
     /// Whether the server lacks a role. A name that cannot be compared is taken for one that it
     /// has: then the server decides.
-    fn lacks(&mut self, role: &[u8], comparable: bool) -> bool {
+    pub(crate) fn lacks(&mut self, role: &[u8], comparable: bool) -> bool {
         let Ok(name) = std::str::from_utf8(role) else { return false };
         let lacks = !name.is_empty() && (comparable || name.is_ascii()) && !self.there.contains(name);
         if lacks && !self.lacking.contains(name) {
@@ -42,7 +39,7 @@ impl KnownRoles {
 
     /// The beginning of an archive as it suits the server.
     pub(crate) fn adapt(&mut self, contents: &Contents) -> Vec<u8> {
-        let comparable = OUR_ENCODINGS.contains(&contents.encoding().as_str());
+        let comparable = contents.is_comparable();
         contents.changed(|entry| {
             let mut change = Change::default();
             if self.lacks(contents.get(&entry.owner), comparable) {
@@ -73,7 +70,7 @@ impl KnownRoles {
 }
 
 /// The roles that a statement of grants names: who grants, for whom, and who is granted to.
-fn roles(tokens: &[Token]) -> Vec<&[u8]> {
+pub(crate) fn roles(tokens: &[Token]) -> Vec<&[u8]> {
     let after = |words: &[&str]| {
         (0..tokens.len()).find_map(|at| {
             let mut reading = Reading(&tokens[at..]);

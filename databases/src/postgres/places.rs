@@ -10,9 +10,10 @@ use lifeboat_base::{Error, Result};
 use tokio_util::sync::CancellationToken;
 
 use super::creation::LOADING_MARK;
+use super::query::query;
 use super::roles::several;
 use super::server::Server;
-use super::sql::{literal, query, quoted, rows};
+use super::sql::{literal, quoted, rows};
 use crate::database::WorkContext;
 
 /// How the name begins of a database that is loaded beside another.

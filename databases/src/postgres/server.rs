@@ -9,8 +9,9 @@ use lifeboat_base::{Error, Result};
 
 use super::clients::{self, Clients, major_of};
 use super::connect::Connection;
+use super::query::query;
 use super::settings::PostgresConnection;
-use super::sql::{conninfo, literal, query, rows};
+use super::sql::{conninfo, literal, rows};
 use crate::database::WorkContext;
 use crate::tool::process::Invocation;
 

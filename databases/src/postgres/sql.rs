@@ -1,51 +1,8 @@
-//! SQL as text: statements through `psql`, and how names and strings are quoted.
-
-use std::ffi::OsStr;
-
-use lifeboat_base::Result;
-
-use super::clients::Clients;
-use super::connect::Connection;
-use crate::database::WorkContext;
-use crate::tool::process::{Invocation, output};
+//! SQL as text: how names and strings are quoted, and how answers are read.
 
 /// Lists the databases that can be dumped. One that was left half-dropped (limit -2) cannot.
 pub(crate) const DATABASES: &str =
     "SELECT datname FROM pg_database WHERE datallowconn AND NOT datistemplate AND datconnlimit <> -2 ORDER BY datname";
-
-/// Runs one statement; fields are separated by U+001F, rows by NUL.
-///
-/// # Errors
-/// Those of `psql`.
-pub(crate) async fn query(
-    clients: &Clients,
-    connection: &Connection,
-    database: &str,
-    sql: &str,
-    cx: &WorkContext,
-) -> Result<String> {
-    let arguments = [
-        "-X",
-        "-A",
-        "-t",
-        "-q",
-        "-w",
-        "-0",
-        "-F",
-        "\u{1f}",
-        "-v",
-        "ON_ERROR_STOP=1",
-        "-v",
-        "VERBOSITY=terse",
-        "-d",
-        &conninfo(database),
-        "-c",
-        sql,
-    ];
-    let encoding = [("PGCLIENTENCODING", OsStr::new("UTF8"))];
-    let psql = Invocation::new(&clients.tool("psql"), arguments, cx).envs(connection.variables()).envs(encoding);
-    output(psql).await.map(|answer| answer.trim_end_matches(['\0', '\n']).to_owned())
-}
 
 /// The rows of an answer of one column.
 pub(crate) fn rows(answer: &str) -> Vec<String> {
@@ -55,7 +12,12 @@ pub(crate) fn rows(answer: &str) -> Vec<String> {
 /// The name of a database as a connection string. A bare name with `=` in it would be taken for
 /// one.
 pub(crate) fn conninfo(database: &str) -> String {
-    format!("dbname='{}'", database.replace('\\', "\\\\").replace('\'', "\\'"))
+    format!("dbname={}", conninfo_value(database))
+}
+
+/// A value in a connection string.
+pub(crate) fn conninfo_value(value: &str) -> String {
+    format!("'{}'", value.replace('\\', "\\\\").replace('\'', "\\'"))
 }
 
 /// A name as a quoted SQL identifier.

@@ -11,6 +11,8 @@ use std::ops::Range;
 
 /// A statement with more tokens is not understood: none of ours has as many.
 const MAX_TOKENS: usize = 20_000;
+/// Marks, those of operators included.
+const MARKS: &[u8] = b"=,().[]*+-/<>~!@#%^&|?";
 /// No more of a statement's first words is told.
 const MAX_KIND_BYTES: usize = 40;
 
@@ -126,7 +128,7 @@ impl<'a> Statements<'a> {
                 Lexed::Strange
             }
             b'0'..=b'9' => Lexed::Token(Token::Number(self.run(first, |byte| byte.is_ascii_digit()))),
-            b'=' | b',' | b'(' | b')' | b'.' | b'-' => Lexed::Token(Token::Mark(first)),
+            _ if MARKS.contains(&first) => Lexed::Token(Token::Mark(first)),
             _ if is_word(first) && !first.is_ascii_digit() => Lexed::Token(Token::Word(self.run(first, is_word))),
             _ => Lexed::Strange,
         }
@@ -357,7 +359,8 @@ mod tests {
             "SELECT /* ; /* ; */ ; */ 1;",
             "CREATE ROLE x \\! touch y\n;",
             "COMMENT E'\\x41';",
-            "SELECT 1 + 1;",
+            "SELECT 1 ` 1;",
+            "SELECT :x;",
             "CREATE ROLE \"\";",
             "CREATE ROLE 'a\0b';",
             "CREATE ROLE \u{1};",

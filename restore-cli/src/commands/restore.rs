@@ -69,6 +69,10 @@ pub(crate) struct Args {
     /// that exist there stay as they are. A server without any gets them anyway
     #[arg(long, conflicts_with_all = NOT_A_SERVER)]
     globals: bool,
+    /// Load as the superuser that connects, code in the snapshot included. Without it, a role
+    /// without rights is made for the load, which cannot make what only a superuser can
+    #[arg(long, conflicts_with_all = NOT_A_SERVER)]
+    as_superuser: bool,
     /// Load what can be loaded, list what cannot, and exit with status 4 if there is any
     #[arg(long, conflicts_with_all = NOT_A_SERVER)]
     keep_going: bool,
@@ -192,6 +196,7 @@ async fn target(args: &Args, session: &Session, config: Option<&Config>) -> Resu
         overwrite: args.overwrite,
         globals: args.globals,
         keep_going: args.keep_going,
+        as_superuser: args.as_superuser,
     };
     Ok(args.server.server(password, source)?.map(|server| Target::Server { server, wanted }))
 }
