@@ -61,15 +61,15 @@ bench: ## speed, memory and size beside peers, into target/bench/; all cases, or
 		$(if $(GIB),--gib $(GIB)) $(if $(PG_MIB),--pg-mib $(PG_MIB)) $(if $(CASES),--case $(CASES))
 
 install: ## install programs, manuals, units and examples; DESTDIR= and PREFIX= as usual
-	$(CARGO) build --locked --release --package lifeboat --package lifeboatd
+	$(CARGO) build --locked --release --package lifeboat --package lifeboatd --package lifeboat-worker
 	install -d '$(bindir)' '$(unitdir)' '$(libdir)/sysusers.d' '$(libdir)/tmpfiles.d' '$(sysconfdir)' '$(sharedir)/man/man1' \
 		'$(sharedir)/bash-completion/completions' '$(sharedir)/zsh/site-functions' '$(sharedir)/fish/vendor_completions.d' '$(sharedir)/lifeboat'
-	install -m 0755 '$(built)/release/lifeboat' '$(built)/release/lifeboatd' '$(bindir)'
+	install -m 0755 '$(built)/release/lifeboat' '$(built)/release/lifeboatd' '$(built)/release/lifeboat-worker' '$(bindir)'
 	'$(built)/release/lifeboat' man '$(sharedir)/man/man1'
 	'$(built)/release/lifeboat' completions bash > '$(sharedir)/bash-completion/completions/lifeboat'
 	'$(built)/release/lifeboat' completions zsh > '$(sharedir)/zsh/site-functions/_lifeboat'
 	'$(built)/release/lifeboat' completions fish > '$(sharedir)/fish/vendor_completions.d/lifeboat.fish'
-	for unit in lifeboatd.service lifeboat-drill@.service lifeboat-drill@.timer; do \
+	for unit in lifeboatd.service lifeboat-drill@.service lifeboat-drill@.timer lifeboat-worker.socket lifeboat-worker@.service; do \
 		sed 's|/usr/local/bin|$(PREFIX)/bin|' "systemd/$$unit" | install -m 0644 /dev/stdin "$(unitdir)/$$unit"; \
 	done
 	install -m 0644 systemd/sysusers.conf '$(libdir)/sysusers.d/lifeboat.conf'

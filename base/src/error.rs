@@ -31,6 +31,8 @@ pub enum Class {
     Keys,
     /// Everything worked, but outside the configured objectives. Exit 8.
     ObjectiveMissed,
+    /// A snapshot was committed, but a part of the source is not in it. Exit 9.
+    Partial,
 }
 
 impl Class {
@@ -46,7 +48,25 @@ impl Class {
             Self::Integrity => 6,
             Self::Keys => 7,
             Self::ObjectiveMissed => 8,
+            Self::Partial => 9,
         }
+    }
+
+    /// The class of a [word](Self::as_str).
+    #[must_use]
+    pub fn of_word(word: &str) -> Option<Self> {
+        let classes = [
+            Self::Failed,
+            Self::Usage,
+            Self::Configuration,
+            Self::Source,
+            Self::Storage,
+            Self::Integrity,
+            Self::Keys,
+            Self::ObjectiveMissed,
+            Self::Partial,
+        ];
+        classes.into_iter().find(|class| class.as_str() == word)
     }
 
     /// The word that scripts see in `--json` errors and logs.
@@ -61,6 +81,7 @@ impl Class {
             Self::Integrity => "integrity",
             Self::Keys => "keys",
             Self::ObjectiveMissed => "objective_missed",
+            Self::Partial => "partial",
         }
     }
 }
@@ -243,9 +264,10 @@ mod tests {
             Class::Integrity,
             Class::Keys,
             Class::ObjectiveMissed,
+            Class::Partial,
         ];
         let codes: Vec<u8> = classes.iter().map(|class| class.exit_code()).collect();
-        assert_eq!(codes, [1, 2, 3, 4, 5, 6, 7, 8]);
+        assert_eq!(codes, [1, 2, 3, 4, 5, 6, 7, 8, 9]);
     }
 
     #[test]

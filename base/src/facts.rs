@@ -21,4 +21,8 @@ pub struct SourceFacts {
     /// What an operator should know about this capture, in plain words.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub warnings: Vec<String>,
+    /// Databases of the source that are not in the capture although they should be. If there are
+    /// any, the snapshot is partial.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub skipped: Vec<String>,
 }

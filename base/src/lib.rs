@@ -6,7 +6,10 @@
 pub mod buffers;
 pub mod clock;
 pub mod error;
+pub mod escape;
 pub mod facts;
+pub mod memory;
+pub mod opened;
 pub mod secret;
 pub mod settings;
 

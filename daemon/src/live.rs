@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use chrono::{DateTime, Utc};
-use lifeboat_engine::base::Result;
+use lifeboat_engine::base::{Result, escape};
 use lifeboat_engine::clock::SharedClock;
 use lifeboat_engine::format::id::Name;
 use serde::Serialize;
@@ -183,7 +183,7 @@ impl StatusReport {
                 status.last_success.map_or("never backed up".to_owned(), |t| format!("newest {}", words::time(t)));
             let next = dataset.next.map_or("not scheduled".to_owned(), |t| format!("next {}", words::time(t)));
             let failed = match &status.error {
-                Some(error) => format!("; the last run FAILED: {error}"),
+                Some(error) => format!("; the last run FAILED: {}", escape::line(error)),
                 None => String::new(),
             };
             lines.push(format!("dataset {name}: {newest}, {next}{failed}"));

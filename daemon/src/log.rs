@@ -1,7 +1,9 @@
-//! The log: one event per line, to the journal or standard error.
+//! The log: one event per line, to the journal or standard error. On standard error, whatever a
+//! terminal would obey is escaped; the journal's own tools do this for the journal.
 
 use std::io::IsTerminal;
 
+use lifeboat_engine::base::escape::{Events, LogWriter};
 use lifeboat_engine::base::{Class, Context, Result};
 use tracing::level_filters::LevelFilter;
 use tracing_subscriber::layer::{Layer, SubscriberExt};
@@ -43,13 +45,21 @@ pub(crate) fn start(format: Format, level: LevelFilter, under_journald: bool) ->
         .resolve(under_journald, std::io::stderr().is_terminal())
     {
         Format::Journald => tracing_journald::layer().context(Class::Failed, || "cannot reach the journal")?.boxed(),
-        Format::Text => fmt::layer().with_writer(std::io::stderr).with_target(false).compact().boxed(),
-        Format::Json | Format::Auto => fmt::layer().json().flatten_event(true).with_writer(std::io::stderr).boxed(),
+        Format::Text => {
+            fmt::layer().with_writer(|| to_stderr(Events::Text)).with_ansi(false).with_target(false).compact().boxed()
+        }
+        Format::Json | Format::Auto => {
+            fmt::layer().json().flatten_event(true).with_writer(|| to_stderr(Events::Json)).boxed()
+        }
     };
     // Other crates' details are not the operator's concern, and may hold more than they should.
     let filter = format!("{},lifeboat={level}", level.min(LevelFilter::WARN));
     let registry = tracing_subscriber::registry().with(layer.with_filter(EnvFilter::new(filter)));
     registry.try_init().context(Class::Failed, || "cannot start the log")
+}
+
+fn to_stderr(events: Events) -> LogWriter<std::io::Stderr> {
+    LogWriter::new(std::io::stderr(), events)
 }
 
 #[cfg(test)]

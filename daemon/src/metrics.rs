@@ -88,6 +88,12 @@ fn backups(page: &Page, snapshot: &Snapshot<'_>) -> prometheus::Result<()> {
         each(|status| f64::from(u8::from(status.succeeded))),
     )?;
     page.gauge(
+        "lifeboat_backup_skipped_databases",
+        "Databases that the last successful backup could not read, so that its snapshot lacks them.",
+        &label,
+        each(|status| status.skipped as f64),
+    )?;
+    page.gauge(
         "lifeboat_backup_duration_seconds",
         "How long the last successful backup took.",
         &label,

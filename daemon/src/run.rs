@@ -8,6 +8,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use clap::Parser;
+use lifeboat_engine::base::escape;
+use lifeboat_engine::base::memory;
 use lifeboat_engine::base::{Class, Context, Error, Result};
 use lifeboat_engine::clock::{SharedClock, SystemClock};
 use lifeboat_engine::config::{Config, Surroundings};
@@ -39,7 +41,7 @@ pub(crate) fn run(arguments: impl Iterator<Item = OsString>) -> ExitCode {
         }
     };
     let json = cli.json;
-    match execute(cli) {
+    match memory::keep_private().and_then(|()| execute(cli)) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             complain(&error, json);
@@ -112,26 +114,23 @@ async fn once(config: Config, datasets: Vec<Name>, json: bool, clock: SharedCloc
     let runner = Runner { ledger: Arc::new(Ledger::open(&state, &datasets)), state, clock, tools: tool_environment() };
     let mut worst: Option<Error> = None;
     for dataset in &datasets {
-        match runner.run(&installation, dataset, &cancel).await {
+        let run = runner.run(&installation, dataset, &cancel).await;
+        let partial = run.as_ref().ok().and_then(|report| report.backup.partial());
+        match run {
             Ok(report) => {
                 say(&if json { to_json(&report)? } else { report.line() })?;
                 if let Err(error) = runner.catch_up(&installation, dataset, &cancel).await {
                     tracing::warn!(%dataset, "replicas were not caught up: {}", error.chain_and_hint());
+                }
+                if let Some(error) = partial {
+                    worst = Some(worse(worst.take(), error, json));
                 }
             }
             Err(error) => {
                 if json {
                     say(&to_json(&failure(dataset, &error))?)?;
                 }
-                // The worst failure is told at the end.
-                let (better, worse) = match worst.take() {
-                    Some(known) if known.class().exit_code() >= error.class().exit_code() => (Some(error), known),
-                    known => (known, error),
-                };
-                if let Some(error) = better {
-                    complain(&error, json);
-                }
-                worst = Some(worse);
+                worst = Some(worse(worst.take(), error, json));
             }
         }
         if cancel.is_cancelled() {
@@ -139,6 +138,20 @@ async fn once(config: Config, datasets: Vec<Name>, json: bool, clock: SharedCloc
         }
     }
     worst.map_or(Ok(()), Err)
+}
+
+/// The worse of two failures, which is told at the end. The other one is told now.
+fn worse(known: Option<Error>, error: Error, json: bool) -> Error {
+    // A partial snapshot is better than none.
+    let badness = |error: &Error| (error.class() != Class::Partial, error.class().exit_code());
+    let (better, worse) = match known {
+        Some(known) if badness(&known) >= badness(&error) => (Some(error), known),
+        known => (known, error),
+    };
+    if let Some(error) = better {
+        complain(&error, json);
+    }
+    worse
 }
 
 /// A failed run, as `--json` shows it.
@@ -186,7 +199,9 @@ fn under_journald() -> bool {
     std::env::var_os("JOURNAL_STREAM").is_some()
 }
 
+/// Whatever a terminal would obey is escaped, here and in [`complain`].
 fn say(text: &str) -> Result<()> {
+    let text = if text.starts_with('{') { escape::json(text) } else { escape::lines(text) };
     writeln!(std::io::stdout().lock(), "{text}").context(Class::Failed, || "cannot write to standard output")
 }
 
@@ -195,18 +210,20 @@ fn complain(error: &Error, as_json: bool) {
     let first = std::error::Error::source(error);
     let causes: Vec<String> = std::iter::successors(first, |cause| cause.source()).map(ToString::to_string).collect();
     let text = if as_json {
-        json!({ "error": {
+        let document = json!({ "error": {
             "class": error.class().as_str(),
             "message": error.message(),
             "causes": causes,
             "hint": error.hint_text(),
             "exit_code": error.class().exit_code(),
-        } })
-        .to_string()
+        } });
+        escape::json(&document.to_string()).into_owned()
     } else {
-        let why = causes.iter().map(|cause| format!("\n  why: {cause}"));
-        let next = error.hint_text().map(|hint| format!("\n  next: {hint}"));
-        format!("error: {}{}", error.message(), why.chain(next).collect::<String>())
+        // Other lines of a text are indented, so that none of them reads as a line of ours.
+        let shown = |text: &str| escape::lines(text).replace('\n', "\n       ");
+        let why = causes.iter().map(|cause| format!("\n  why: {}", shown(cause)));
+        let next = error.hint_text().map(|hint| format!("\n  next: {}", shown(hint)));
+        format!("error: {}{}", shown(error.message()), why.chain(next).collect::<String>())
     };
     // Where standard error is gone, the exit code still tells.
     let _ = writeln!(std::io::stderr().lock(), "{text}");

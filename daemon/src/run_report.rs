@@ -34,6 +34,9 @@ impl RunReport {
             [] => line.push_str(&format!(", complete in {}", words::count(backup.replicas.len() as u64, "replica"))),
             behind => line.push_str(&format!(", BEHIND: {}", behind.join(", "))),
         }
+        if !backup.skipped.is_empty() {
+            line.push_str(&format!(", PARTIAL: lacks {}", words::count(backup.skipped.len() as u64, "database")));
+        }
         if let Some(pruned) = self.pruned.as_ref().filter(|pruned| pruned.snapshots > 0) {
             line.push_str(&format!(", {} removed", words::count(pruned.snapshots, "old snapshot")));
         }

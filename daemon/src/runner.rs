@@ -108,6 +108,7 @@ impl Runner {
                 status.deduplicated_bytes = report.deduplicated_bytes;
                 status.row_bytes = report.row_bytes;
                 status.stored_bytes = report.stored_bytes;
+                status.skipped = report.skipped.len() as u64;
                 for outcome in report.replicas.iter() {
                     let replica = status.replicas.entry(outcome.replica.clone()).or_default();
                     if outcome.complete {
@@ -255,7 +256,14 @@ impl Runner {
         let dataset = installation.dataset(dataset)?;
         let _lock = self.state.lock_dataset(&dataset.name)?;
         let states = tokio::select! {
-            states = catch_up(dataset, &installation.keys, &installation.replicas, &self.state, cancel) => states?,
+            states = catch_up(
+                dataset,
+                &installation.keys,
+                &installation.replicas,
+                &self.state,
+                &installation.config.limits,
+                cancel,
+            ) => states?,
             () = cancel.cancelled() => return Err(Error::cancelled("the catch-up")),
         };
         for state in states.iter().filter(|state| state.copied_objects > 0) {

@@ -46,6 +46,8 @@ pub(crate) struct DatasetStatus {
     pub row_bytes: u64,
     /// Bytes that it added to each complete replica.
     pub stored_bytes: u64,
+    /// Databases that its snapshot lacks.
+    pub skipped: u64,
     /// Runs that succeeded.
     pub successes: u64,
     /// Runs that failed.

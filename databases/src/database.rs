@@ -14,7 +14,7 @@ use lifeboat_base::facts::SourceFacts;
 use lifeboat_base::secret::Secret;
 use lifeboat_base::settings::{Section, SettingsReader};
 use lifeboat_base::{Error, Result};
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 use tokio_util::sync::CancellationToken;
 
 use crate::proof::{CheckResult, DrillQuery, ProofLevel, ProofResult};
@@ -71,8 +71,7 @@ pub trait Database: fmt::Debug + Send + Sync {
         None
     }
 
-    /// The server at `address`. What also applies to a restore, such as where the client tools are,
-    /// is taken from `source`.
+    /// The server at `address`. Client tools are looked for in `client_directories` first.
     ///
     /// # Errors
     /// [`Class::Usage`](lifeboat_base::Class::Usage): `address` is not an address, or holds a
@@ -81,9 +80,9 @@ pub trait Database: fmt::Debug + Send + Sync {
         &self,
         address: &str,
         password: Option<Secret>,
-        source: Option<&dyn Source>,
+        client_directories: &[PathBuf],
     ) -> Result<Box<dyn ServerTarget>> {
-        let _ = (address, password, source);
+        let _ = (address, password, client_directories);
         Err(Error::usage(format!("a snapshot of kind {} cannot be restored into a server", self.kind()))
             .hint("restore it with --to-directory"))
     }
@@ -145,7 +144,7 @@ pub trait Source: fmt::Debug + Send + Sync {
 }
 
 /// Which databases of a snapshot to restore into a server, and how.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Wanted {
     /// Restore only these databases of the snapshot. If there are none, restore all.
     pub databases: Vec<String>,
@@ -162,26 +161,26 @@ pub struct Wanted {
 }
 
 /// What a restore did.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct RestoreOutcome {
     /// Names of the databases or files that were written.
     pub written: Vec<String>,
     /// What an operator should know about the restore, in plain words.
     pub warnings: Vec<String>,
     /// What could not be loaded. It is empty unless that was allowed: see [`Wanted::keep_going`].
-    #[serde(skip_serializing_if = "Vec::is_empty")]
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub failures: Vec<LoadFailure>,
 }
 
 /// An object that could not be loaded.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct LoadFailure {
     /// The database of the snapshot.
     pub database: String,
     /// Kind and name.
     pub object: String,
     /// One word for the cause, such as `missing_object`.
-    pub class: &'static str,
+    pub class: String,
     /// What the server said.
     pub reason: String,
 }
@@ -194,6 +193,17 @@ pub trait ServerTarget: fmt::Debug + Send + Sync {
 
     /// Where it is, for people. It holds no secret.
     fn describe(&self) -> String;
+
+    /// Files and folders that its address names for client tools to read, such as certificates.
+    fn files(&self) -> Vec<PathBuf> {
+        Vec::new()
+    }
+
+    /// The host on another machine to which a connection would go without a check that it is the
+    /// right one; `None` if there is no such host.
+    fn unverified_host(&self) -> Option<String> {
+        None
+    }
 
     /// Loads a snapshot of its engine. It succeeds only if every stream was read to its checked end
     /// and every tool ended with success. What exists is kept, unless `wanted.overwrite` is set.
@@ -234,7 +244,7 @@ pub trait ThrowAway: Send {
 }
 
 /// Where a throw-away server listens.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ServerAddress {
     /// The directory of its unix socket.
     pub socket_directory: PathBuf,

@@ -1,13 +1,21 @@
 //! Restores into a directory: each stream becomes a file.
+//!
+//! The directory may belong to somebody who changes it meanwhile. It is opened once, and everything
+//! below it is reached from there, one folder after the other, without following a link. So nothing
+//! is written anywhere else, whatever is swapped for what.
 
-use std::fs::{File, OpenOptions};
-use std::io::Write;
-use std::os::unix::fs::OpenOptionsExt;
+use std::ffi::{OsStr, OsString};
+use std::fs::File;
+use std::io::{self, Write};
+use std::os::fd::OwnedFd;
 use std::path::{Component, Path, PathBuf};
+use std::sync::Arc;
 
 use bytes::Bytes;
+use lifeboat_base::opened;
 use lifeboat_base::{Class, Context, Error, Result};
-use tokio::fs;
+use rustix::fs::{AtFlags, Dir, Mode, OFlags, ResolveFlags};
+use rustix::io::Errno;
 use tokio::sync::mpsc;
 
 use crate::database::{RestoreOutcome, WorkContext};
@@ -16,6 +24,9 @@ use crate::streams::StoredStreams;
 
 /// No more pieces wait to be written.
 const MAX_QUEUED_PIECES: usize = 4;
+
+const IN_FOLDER: OFlags = OFlags::RDONLY.union(OFlags::DIRECTORY).union(OFlags::CLOEXEC);
+const BELOW: ResolveFlags = ResolveFlags::BENEATH.union(ResolveFlags::NO_SYMLINKS).union(ResolveFlags::NO_MAGICLINKS);
 
 /// Writes every stream under a temporary name, checks it, and renames it. With `sync` each file is
 /// durable before the next begins.
@@ -26,61 +37,125 @@ pub(crate) async fn load(
     sync: bool,
     cx: &WorkContext,
 ) -> Result<RestoreOutcome> {
-    fs::create_dir_all(path).await.context(Class::Source, || format!("cannot create {}", path.display()))?;
-    let mut entries = fs::read_dir(path).await.context(Class::Source, || format!("cannot read {}", path.display()))?;
-    let occupied = entries.next_entry().await.context(Class::Source, || format!("cannot read {}", path.display()))?;
-    if occupied.is_some() && !overwrite {
+    let failed = || format!("cannot use {}", path.display());
+    let root = opened::directory(path).context(Class::Source, failed)?;
+    if is_occupied(&root).context(Class::Source, failed)? && !overwrite {
         return Err(Error::usage(format!("{} is not empty", path.display()))
             .hint("choose an empty directory, or pass --overwrite to write into this one"));
     }
+    let root = Arc::new(root);
     let mut outcome = RestoreOutcome::default();
     for name in streams.names() {
-        let file = path.join(file_of(&streams.facts().engine, &name)?);
-        // A crash must not take the old file before the new one is durable.
-        let sync = sync || file.symlink_metadata().is_ok();
-        write(streams, &name, &file, sync, cx).await?;
-        outcome.written.push(file.display().to_string());
+        let file = file_of(&streams.facts().engine, &name)?;
+        let shown = path.join(&file).display().to_string();
+        write(streams, &name, NewFile { root: root.clone(), file, sync }, &shown, cx).await?;
+        outcome.written.push(shown);
     }
     Ok(outcome)
 }
 
-async fn write(streams: &dyn StoredStreams, name: &str, file: &Path, sync: bool, cx: &WorkContext) -> Result<()> {
-    let failed = || format!("cannot write {}", file.display());
-    let folder = file.parent().unwrap_or(Path::new(".")).to_owned();
-    fs::create_dir_all(&folder).await.context(Class::Source, failed)?;
-    let base = file.file_name().map(|base| base.to_string_lossy().into_owned()).unwrap_or_default();
-    let temporary = folder.join(format!(".{base}.part"));
-    let _ = fs::remove_file(&temporary).await;
-    let out =
-        OpenOptions::new().write(true).create_new(true).mode(0o600).open(&temporary).context(Class::Source, failed)?;
-    let length = streams.length(name);
+fn is_occupied(folder: &OwnedFd) -> io::Result<bool> {
+    for entry in Dir::read_from(folder)? {
+        if !matches!(entry?.file_name().to_bytes(), b"." | b"..") {
+            return Ok(true);
+        }
+    }
+    Ok(false)
+}
+
+/// A file that is to be written below `root`.
+struct NewFile {
+    root: Arc<OwnedFd>,
+    file: PathBuf,
+    sync: bool,
+}
+
+/// A file that is being written under a temporary name, which is removed if it is not finished.
+struct Unfinished {
+    folder: OwnedFd,
+    name: OsString,
+    temporary: OsString,
+    /// Whether it must be durable.
+    sync: bool,
+    finished: bool,
+}
+
+impl NewFile {
+    fn begin(self) -> io::Result<(File, Unfinished)> {
+        let folder = self.folder()?;
+        let name = self.file.file_name().unwrap_or_default().to_owned();
+        // A crash must not take the old file before the new one is durable.
+        let sync = self.sync || rustix::fs::statat(&folder, &name, AtFlags::SYMLINK_NOFOLLOW).is_ok();
+        let temporary = [OsStr::new("."), &name, OsStr::new(".part")].into_iter().collect::<OsString>();
+        let _ = rustix::fs::unlinkat(&folder, &temporary, AtFlags::empty());
+        let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+        let out = rustix::fs::openat2(&folder, &temporary, flags, Mode::RUSR | Mode::WUSR, BELOW)?;
+        Ok((out.into(), Unfinished { folder, name, temporary, sync, finished: false }))
+    }
+
+    /// Opens the folder of the file, and makes what is missing on the way.
+    fn folder(&self) -> io::Result<OwnedFd> {
+        let mut folder = rustix::fs::openat2(&*self.root, ".", IN_FOLDER, Mode::empty(), BELOW)?;
+        for step in self.file.parent().into_iter().flat_map(Path::components) {
+            let made = match rustix::fs::mkdirat(&folder, step.as_os_str(), Mode::from_raw_mode(0o777)) {
+                Ok(()) => true,
+                Err(Errno::EXIST) => false,
+                Err(error) => return Err(error.into()),
+            };
+            let next = match rustix::fs::openat2(&folder, step.as_os_str(), IN_FOLDER, Mode::empty(), BELOW) {
+                Err(Errno::LOOP | Errno::NOTDIR) => {
+                    let what = format!("{} is not a folder, but a file or a symbolic link", Path::new(&step).display());
+                    return Err(io::Error::other(what));
+                }
+                next => next?,
+            };
+            if made && self.sync {
+                rustix::fs::fsync(&folder)?;
+            }
+            folder = next;
+        }
+        Ok(folder)
+    }
+}
+
+impl Unfinished {
+    fn finish(mut self) -> io::Result<()> {
+        rustix::fs::renameat(&self.folder, &self.temporary, &self.folder, &self.name)?;
+        self.finished = true;
+        if self.sync { Ok(rustix::fs::fsync(&self.folder)?) } else { Ok(()) }
+    }
+}
+
+impl Drop for Unfinished {
+    fn drop(&mut self) {
+        if !self.finished {
+            let _ = rustix::fs::unlinkat(&self.folder, &self.temporary, AtFlags::empty());
+        }
+    }
+}
+
+async fn write(streams: &dyn StoredStreams, name: &str, new: NewFile, shown: &str, cx: &WorkContext) -> Result<()> {
+    let failed = || format!("cannot write {shown}");
+    let worker = || "a worker thread failed";
+    let begun = tokio::task::spawn_blocking(move || new.begin()).await.context(Class::Failed, worker)?;
+    let (out, unfinished) = begun.context(Class::Source, failed)?;
+    let (length, sync) = (streams.length(name), unfinished.sync);
     let mut stream = streams.open(name).await?;
     let (pieces, queue) = mpsc::channel(MAX_QUEUED_PIECES);
     let writing = tokio::task::spawn_blocking(move || write_pieces(out, length, queue, sync));
-    let copied = async {
-        while let Some(piece) = stream.next().await? {
-            if cx.cancel.is_cancelled() {
-                return Err(Error::failed("the restore was cancelled").hint("run it again"));
-            }
-            if pieces.send(piece).await.is_err() {
-                // The writer has failed, and its own error says why.
-                break;
-            }
+    while let Some(piece) = stream.next().await? {
+        if cx.cancel.is_cancelled() {
+            return Err(Error::failed("the restore was cancelled").hint("run it again"));
         }
-        drop(pieces);
-        writing.await.context(Class::Failed, || "a worker thread failed")?.context(Class::Source, failed)?;
-        fs::rename(&temporary, file).await.context(Class::Source, failed)?;
-        if sync {
-            let folder = fs::File::open(folder).await.context(Class::Source, failed)?;
-            folder.sync_all().await.context(Class::Source, failed)?;
+        if pieces.send(piece).await.is_err() {
+            // The writer has failed, and its own error says why.
+            break;
         }
-        Ok(())
-    };
-    let copied = copied.await;
-    if copied.is_err() {
-        let _ = fs::remove_file(&temporary).await;
     }
-    copied
+    drop(pieces);
+    writing.await.context(Class::Failed, worker)?.context(Class::Source, failed)?;
+    let finished = tokio::task::spawn_blocking(move || unfinished.finish()).await.context(Class::Failed, worker)?;
+    finished.context(Class::Source, failed)
 }
 
 fn write_pieces(

@@ -45,8 +45,8 @@ impl Replica for Counting {
         self.inner().put_replace(key, body).await
     }
 
-    async fn get(&self, key: &str) -> Result<Bytes, ReplicaError> {
-        self.inner().get(key).await
+    async fn get(&self, key: &str, limit: u64) -> Result<Bytes, ReplicaError> {
+        self.inner().get(key, limit).await
     }
 
     async fn head(&self, key: &str) -> Result<Option<ObjectMeta>, ReplicaError> {

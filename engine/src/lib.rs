@@ -129,5 +129,7 @@ pub use lifeboat_base::{Class, Error, Result, clock};
 pub use lifeboat_databases as databases;
 pub use lifeboat_format as format;
 pub use lifeboat_store as store;
+pub use lifeboat_worker as worker;
 
+pub use self::catalog::future::{FUTURE_TOLERANCE, is_future};
 pub use self::vault::Vault;

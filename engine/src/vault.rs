@@ -3,6 +3,7 @@
 use std::path::Path;
 
 use lifeboat_base::Result;
+use lifeboat_base::clock::SystemClock;
 use lifeboat_databases::streams::{StoredStreams, StreamReader};
 use lifeboat_databases::{RestoreOutcome, Target, WorkContext, load};
 use lifeboat_format::id::Name;
@@ -56,7 +57,7 @@ impl Vault {
     /// [`Class::Usage`](lifeboat_base::Class::Usage) if the replicas list no such snapshot. Other
     /// classes if its manifest is missing, damaged or forged, or if no identity opens it.
     pub async fn streams(&self, dataset: &Name, selector: &Selector) -> Result<SnapshotStreams> {
-        let snapshot = self.reader.select(dataset, selector).await?;
+        let snapshot = self.reader.select(dataset, selector, SystemClock::shared().now()).await?;
         self.reader.streams(dataset, &snapshot).await
     }
 

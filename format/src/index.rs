@@ -15,6 +15,9 @@ const INDEX_MAGIC: &[u8; 8] = b"LBINDEX2";
 /// No segment has more packs than this, nor more content.
 const MAX_SEGMENT_PACKS: u64 = 1 << 17;
 const MAX_CONTENT_BYTES: usize = 16 << 20;
+/// No segment is longer as an age file: its content, compressed at worst into a little more, padded
+/// and encrypted.
+pub const MAX_INDEX_OBJECT_BYTES: u64 = 18 << 20;
 
 /// A segment is closed before the pack that would bring it above this many chunks: about 2 MB.
 pub const MAX_SEGMENT_CHUNKS: usize = 1 << 16;

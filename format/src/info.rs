@@ -12,7 +12,8 @@ use crate::id::Name;
 use crate::requirements::{self, NEWER_HINT, Requirements};
 use crate::utc;
 
-const MAX_VAULT_INFO_BYTES: usize = 64 << 10;
+/// No `vault.json` is longer, and no description of a host.
+pub const MAX_VAULT_INFO_BYTES: usize = 64 << 10;
 
 /// `vault.json`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]

@@ -27,10 +27,33 @@ pub fn host(host: &Name) -> String {
     format!("{HOSTS}{host}.json")
 }
 
+/// The host whose public half a key names.
+#[must_use]
+pub fn parse_host(key: &str) -> Option<Name> {
+    let name: Name = key.strip_prefix(HOSTS)?.strip_suffix(".json")?.parse().ok()?;
+    (host(&name) == key).then_some(name)
+}
+
 /// A host's operations identity, wrapped to the masters.
 #[must_use]
 pub fn host_identity(host: &Name) -> String {
     format!("{KEYRING}hosts/{host}.age")
+}
+
+/// The host whose wrapped operations identity a key names.
+#[must_use]
+pub fn parse_host_identity(key: &str) -> Option<Name> {
+    let name: Name = key.strip_prefix(KEYRING)?.strip_prefix("hosts/")?.strip_suffix(".age")?.parse().ok()?;
+    (host_identity(&name) == key).then_some(name)
+}
+
+/// The dataset and the generation of a keyring object.
+#[must_use]
+pub fn parse_keyring(key: &str) -> Option<(Name, u32)> {
+    let (name, _) = key.strip_prefix(KEYRING)?.strip_prefix("datasets/")?.split_once('/')?;
+    let name: Name = name.parse().ok()?;
+    let generation = parse_keyring_generation(&name, key)?;
+    Some((name, generation))
 }
 
 /// A dataset's keyring objects lie below it.
@@ -188,6 +211,15 @@ mod tests {
         assert_eq!(parse_keyring_generation(&shop, &keyring_generation(&shop, 7)), Some(7));
         for other_form in ["+7", "007"] {
             assert_eq!(parse_keyring_generation(&shop, &format!("{}{other_form}.age", keyring(&shop))), None);
+        }
+        assert_eq!(parse_keyring(&keyring_generation(&shop, 7)), Some((shop.clone(), 7)));
+        assert_eq!(parse_host(&host(&shop)), Some(shop.clone()));
+        assert_eq!(parse_host_identity(&host_identity(&shop)), Some(shop.clone()));
+        for stranger in
+            ["hosts/host.key", "hosts/a/b.json", "hosts/.json", "keyring/hosts/x", "keyring/datasets/x/y.age"]
+        {
+            let found = (parse_host(stranger), parse_host_identity(stranger), parse_keyring(stranger));
+            assert_eq!(found, (None, None, None), "{stranger}");
         }
         assert_eq!(parse_manifest(&shop, &signature(&manifest(&shop, &id))), None);
         assert_eq!(parse_pack(&shop, &pack(&shop, &pack_id).replace("/packs/", "/packs/x")), None);

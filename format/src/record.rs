@@ -117,6 +117,9 @@ pub fn read<B: RecordBody>(json: &[u8], vault: &str, dataset: &Name, what: &str)
     if json.len() > MAX_RECORD_BYTES {
         return Err(Error::integrity(damaged()).because("it is too long"));
     }
+    if strict::is_too_deep(json) {
+        return Err(Error::integrity(damaged()).because("it is nested too deep"));
+    }
     if !has_envelope(json) {
         let (own_vault, own_dataset, body) = B::of_format_1(json).context(Class::Integrity, damaged)?;
         belongs((&own_vault, &own_dataset), (vault, dataset), what)?;

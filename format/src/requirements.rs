@@ -8,7 +8,7 @@
 use lifeboat_base::{Class, Context, Error, Result};
 use serde::{Deserialize, Serialize};
 
-use crate::strict::Object;
+use crate::strict::{self, Object};
 
 /// The words that this program knows: none so far.
 const KNOWN_WORDS: &[&str] = &[];
@@ -20,7 +20,7 @@ const MAX_WORD_BYTES: usize = 64;
 /// The words that the reader of an object must know.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(transparent)]
-pub struct Requirements(pub Vec<String>);
+pub struct Requirements(#[serde(deserialize_with = "strict::list::<MAX_WORDS, String, _>")] pub Vec<String>);
 
 impl Requirements {
     /// The first word that this program does not know.
@@ -71,6 +71,9 @@ pub(crate) fn read_json<T: for<'a> Deserialize<'a>>(json: &[u8], what: &str) -> 
 /// Reads JSON without a look at what it requires.
 pub(crate) fn read_head<T: for<'a> Deserialize<'a>>(json: &[u8], what: &str) -> Result<T> {
     let damaged = || format!("{what} is damaged");
+    if strict::is_too_deep(json) {
+        return Err(Error::integrity(damaged()).because("it is nested too deep"));
+    }
     // Serde does not look at text in fields that it overlooks.
     let json = std::str::from_utf8(json).context(Class::Integrity, damaged)?;
     let Object(value) = serde_json::from_str(json).context(Class::Integrity, damaged)?;

@@ -1,12 +1,110 @@
 //! What serde lets pass and the format does not: objects written as arrays, fields that are missing
-//! where they may only be null or the other way round, and numbers that are too large.
+//! where they may only be null or the other way round, numbers that are too large, and what takes
+//! far more memory than its text: long lists of short things, and deep nesting.
 
+use std::collections::{BTreeMap, HashSet};
 use std::fmt;
+use std::hash::Hash;
 use std::marker::PhantomData;
 
 use serde::de::value::MapAccessDeserializer;
-use serde::de::{MapAccess, Visitor};
+use serde::de::{Error as _, MapAccess, SeqAccess, Visitor};
 use serde::{Deserialize, Deserializer};
+
+/// No JSON is nested deeper. Serde has the same limit for what it reads, and none for what it
+/// overlooks.
+const MAX_DEPTH: usize = 128;
+/// No more is reserved for a list before its items are read.
+const MAX_RESERVED_ITEMS: usize = 1024;
+
+/// Whether JSON is nested deeper than any that is read. It need not be JSON at all.
+pub(crate) fn is_too_deep(json: &[u8]) -> bool {
+    let (mut depth, mut in_text, mut escaped) = (0_usize, false, false);
+    for byte in json {
+        match byte {
+            _ if escaped => escaped = false,
+            b'\\' if in_text => escaped = true,
+            b'"' => in_text = !in_text,
+            _ if in_text => {}
+            b'[' | b'{' => {
+                depth += 1;
+                if depth > MAX_DEPTH {
+                    return true;
+                }
+            }
+            b']' | b'}' => depth = depth.saturating_sub(1),
+            _ => {}
+        }
+    }
+    false
+}
+
+/// For `#[serde(deserialize_with)]`: a list of at most `MAX` items. A longer one is refused before
+/// more of it is read.
+pub(crate) fn list<'de, const MAX: usize, T: Deserialize<'de>, D: Deserializer<'de>>(
+    deserializer: D,
+) -> Result<Vec<T>, D::Error> {
+    struct Items<const MAX: usize, T>(PhantomData<T>);
+    impl<'de, const MAX: usize, T: Deserialize<'de>> Visitor<'de> for Items<MAX, T> {
+        type Value = Vec<T>;
+
+        fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+            write!(f, "a list of at most {MAX} items")
+        }
+
+        fn visit_seq<A: SeqAccess<'de>>(self, mut items: A) -> Result<Vec<T>, A::Error> {
+            let mut found = Vec::with_capacity(items.size_hint().unwrap_or_default().min(MAX_RESERVED_ITEMS));
+            while let Some(item) = items.next_element()? {
+                if found.len() == MAX {
+                    return Err(A::Error::custom(format!("a list has too many items: more than {MAX}")));
+                }
+                found.push(item);
+            }
+            Ok(found)
+        }
+    }
+    deserializer.deserialize_seq(Items::<MAX, T>(PhantomData))
+}
+
+/// As [`list`], of items that are all different.
+pub(crate) fn set<'de, const MAX: usize, T: Deserialize<'de> + Eq + Hash + Copy, D: Deserializer<'de>>(
+    deserializer: D,
+) -> Result<Vec<T>, D::Error> {
+    let mut items = list::<MAX, T, D>(deserializer)?;
+    items.shrink_to_fit();
+    let different: HashSet<T> = items.iter().copied().collect();
+    if different.len() == items.len() {
+        Ok(items)
+    } else {
+        Err(D::Error::custom("a map or another list has an item twice"))
+    }
+}
+
+/// For `#[serde(deserialize_with)]`: texts by name, at most `MAX`.
+pub(crate) fn texts<'de, const MAX: usize, D: Deserializer<'de>>(
+    deserializer: D,
+) -> Result<BTreeMap<String, String>, D::Error> {
+    struct Texts<const MAX: usize>;
+    impl<'de, const MAX: usize> Visitor<'de> for Texts<MAX> {
+        type Value = BTreeMap<String, String>;
+
+        fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+            write!(f, "an object of at most {MAX} texts")
+        }
+
+        fn visit_map<A: MapAccess<'de>>(self, mut fields: A) -> Result<Self::Value, A::Error> {
+            let mut found = BTreeMap::new();
+            while let Some((name, text)) = fields.next_entry()? {
+                found.insert(name, text);
+                if found.len() > MAX {
+                    return Err(A::Error::custom(format!("an object has too many texts: more than {MAX}")));
+                }
+            }
+            Ok(found)
+        }
+    }
+    deserializer.deserialize_map(Texts::<MAX>)
+}
 
 /// A value that is written as a JSON object. Serde alone reads structures from arrays, too.
 pub(crate) struct Object<T>(pub(crate) T);
@@ -71,6 +169,33 @@ mod tests {
         one: u8,
         #[serde(deserialize_with = "value_or_null")]
         two: Option<u8>,
+    }
+
+    #[test]
+    fn what_takes_much_memory_is_refused_just_outside_its_limit() {
+        #[derive(Deserialize)]
+        struct Bounded {
+            #[serde(deserialize_with = "list::<3, u8, _>")]
+            list: Vec<u8>,
+            #[serde(deserialize_with = "set::<3, u8, _>")]
+            set: Vec<u8>,
+            #[serde(deserialize_with = "texts::<2, _>")]
+            texts: BTreeMap<String, String>,
+        }
+        let read = |list: &str, set: &str, texts: &str| {
+            let json = format!(r#"{{"list": {list}, "set": {set}, "texts": {texts}}}"#);
+            serde_json::from_str::<Bounded>(&json).map(|read| (read.list.len(), read.set.len(), read.texts.len())).ok()
+        };
+        let (two, three) = (r#"{"a": "", "b": ""}"#, r#"{"a": "", "b": "", "c": ""}"#);
+        assert_eq!(read("[1, 1, 1]", "[1, 2, 3]", two), Some((3, 3, 2)));
+        assert_eq!(read("[1, 1, 1, 1]", "[1]", two), None);
+        assert_eq!(read("[]", "[1, 2, 3, 4]", two), None);
+        assert_eq!(read("[]", "[1, 1]", two), None);
+        assert_eq!(read("[]", "[]", three), None);
+        let nested = |depth: usize| [b"[".repeat(depth), b"]".repeat(depth)].concat();
+        assert!(!is_too_deep(&nested(MAX_DEPTH)) && is_too_deep(&nested(MAX_DEPTH + 1)));
+        let text = [b"\"\\\"".to_vec(), b"[".repeat(MAX_DEPTH + 1), b"\"".to_vec()].concat();
+        assert!(!is_too_deep(&text), "what stands in a text is not nested");
     }
 
     #[test]

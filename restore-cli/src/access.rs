@@ -5,18 +5,15 @@
 //!
 //! Signers: those of `--trusted-signer` and of the configuration, and on a backup host its own.
 
-use std::io::Read;
 use std::path::{Path, PathBuf};
 
-use lifeboat_engine::config::{Config, Secret, SecretRef};
+use lifeboat_engine::base::secret;
+use lifeboat_engine::config::{Config, Secret};
 use lifeboat_engine::keys::sign::SignerKey;
 use lifeboat_engine::keys::{HostKeys, ReaderKeys, SharedIdentity, parse_identities, parse_signers};
-use lifeboat_engine::{Class, Error, Result};
+use lifeboat_engine::{Error, Result};
 
 use crate::flags::Globals;
-
-/// Identities and passwords are lines, not files of any size.
-const LARGEST_SECRET: u64 = 1 << 20;
 
 /// What a command must be able to open.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -30,13 +27,16 @@ pub(crate) enum Need {
 /// The keys to read with.
 ///
 /// # Errors
-/// [`Class::Keys`]: a named key cannot be used, or nothing opens packs where that is needed.
+/// [`Class::Keys`](lifeboat_engine::Class::Keys): a named key cannot be used, or nothing opens
+/// packs where that is needed.
 pub(crate) async fn reader_keys(globals: &Globals, config: Option<&Config>, need: Need) -> Result<ReaderKeys> {
     let host = config.and_then(host_keys);
     let mut identities = given_identities(&globals.identities).await?;
     if identities.is_empty() {
-        if let Some(place) = config.map(|config| &config.keys.drill_identity).filter(|place| place.path().exists()) {
-            identities.extend(parse_identities(&place.read()?, &place.path().display().to_string())?);
+        if let Some(place) = config.map(|config| &config.keys.drill_identity)
+            && let Some(text) = place.read_if_any()?
+        {
+            identities.extend(parse_identities(&text, &place.path().display().to_string())?);
         }
         if let Some(host) = host.as_ref().filter(|_| need == Need::Manifests) {
             identities.extend(host.reader().identities);
@@ -62,7 +62,7 @@ pub(crate) async fn reader_keys(globals: &Globals, config: Option<&Config>, need
 /// What `--identity` names. Reading one may block, as it may be a pipe or the terminal.
 ///
 /// # Errors
-/// [`Class::Keys`].
+/// [`Class::Keys`](lifeboat_engine::Class::Keys).
 pub(crate) async fn given_identities(files: &[PathBuf]) -> Result<Vec<SharedIdentity>> {
     let mut identities = Vec::new();
     for file in files {
@@ -84,27 +84,14 @@ fn host_keys(config: &Config) -> Option<HostKeys> {
         .ok()
 }
 
-/// Reads a file that holds a secret; `-` is standard input. A file that others may read is refused,
-/// a pipe, such as bash's `<(age -d master.age)`, is fine.
+/// Reads a file that holds a secret; `-` is standard input.
 ///
 /// # Errors
-/// [`Class::Keys`].
+/// [`Class::Keys`](lifeboat_engine::Class::Keys).
 pub(crate) fn read_secret(path: &Path) -> Result<Secret> {
-    let failed =
-        |error: std::io::Error| Error::new(Class::Keys, format!("cannot read {}", path.display())).because(error);
-    let source: Box<dyn Read> = if path == Path::new("-") {
-        Box::new(std::io::stdin())
-    } else if path.metadata().map_err(failed)?.is_file() {
-        return SecretRef::file(path).read();
+    if path == Path::new("-") {
+        secret::read_from(std::io::stdin(), "standard input")
     } else {
-        Box::new(std::fs::File::open(path).map_err(failed)?)
-    };
-    // Reserved at once, so that no half-read copy is left behind by growing.
-    let mut text = Vec::with_capacity(LARGEST_SECRET as usize + 1);
-    source.take(LARGEST_SECRET + 1).read_to_end(&mut text).map_err(failed)?;
-    let secret = Secret::new(text);
-    if secret.expose().len() as u64 > LARGEST_SECRET {
-        return Err(Error::keys(format!("{} is too long to be a key or a password", path.display())));
+        secret::read_given(path)
     }
-    Ok(secret)
 }

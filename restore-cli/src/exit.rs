@@ -2,7 +2,7 @@
 
 use lifeboat_engine::Class;
 
-const CLASSES: [(Class, &str); 8] = [
+const CLASSES: [(Class, &str); 9] = [
     (Class::Failed, "failed, or cancelled"),
     (Class::Usage, "the command line asks for something impossible"),
     (Class::Configuration, "the configuration, or what it names, is wrong"),
@@ -11,6 +11,7 @@ const CLASSES: [(Class, &str); 8] = [
     (Class::Integrity, "stored data is missing, damaged, forged or does not prove equal"),
     (Class::Keys, "a key is missing, wrong, unreadable or not trusted"),
     (Class::ObjectiveMissed, "everything worked, but outside the objectives"),
+    (Class::Partial, "a backup was committed, but lacks a database"),
 ];
 
 /// As a shell reports a process that SIGINT ended.

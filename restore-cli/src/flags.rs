@@ -25,8 +25,8 @@ pub(crate) struct Globals {
     /// Print one JSON value on standard output, and errors and logs as JSON lines on standard error
     #[arg(long, global = true)]
     pub(crate) json: bool,
-    /// File with an age identity or ssh key that opens the vault; may be repeated; `-` reads
-    /// standard input
+    /// File with an age identity or ssh-ed25519 key that opens the vault; may be repeated;
+    /// `-` reads standard input
     #[arg(short, long = "identity", global = true, value_name = "FILE")]
     pub(crate) identities: Vec<PathBuf>,
     /// Use only this replica of the configuration
@@ -35,6 +35,10 @@ pub(crate) struct Globals {
     /// Minisign public key of a backup host whose snapshots you trust; may be repeated
     #[arg(long = "trusted-signer", global = true, value_name = "KEY")]
     pub(crate) trusted_signers: Vec<String>,
+    /// Socket of the workers that do the work with databases [default: the program lifeboat-worker
+    /// beside this one]
+    #[arg(long, global = true, value_name = "PATH", env = "LIFEBOAT_WORKER_SOCKET")]
+    pub(crate) worker_socket: Option<PathBuf>,
     /// Log more; pass it twice for details
     #[arg(short, long, global = true, action = ArgAction::Count)]
     pub(crate) verbose: u8,

@@ -3,10 +3,13 @@
 //! Standard output carries results only: text for people, or exactly one JSON value with `--json`.
 //! Everything else (notes, warnings, questions, errors, logs) goes to standard error; with `--json`
 //! the last line there is the error.
+//!
+//! Whatever a terminal would obey is escaped, since names and errors of others are shown here.
 
 use std::fmt::Display;
 use std::io::{self, BufRead, IsTerminal, Write};
 
+use lifeboat_engine::base::escape;
 use lifeboat_engine::{Class, Error, Result};
 use serde::Serialize;
 use serde_json::json;
@@ -37,10 +40,9 @@ impl Output {
         if !self.json {
             return self.text(value);
         }
-        let mut text =
-            serde_json::to_vec_pretty(value).map_err(|error| Error::failed("cannot write JSON").because(error))?;
-        text.push(b'\n');
-        write_out(&text)
+        let text =
+            serde_json::to_string_pretty(value).map_err(|error| Error::failed("cannot write JSON").because(error))?;
+        write_out(format!("{}\n", escape::json(&text)).as_bytes())
     }
 
     /// Text for people on standard output; nothing with `--json`.
@@ -48,7 +50,7 @@ impl Output {
     /// # Errors
     /// Standard output is closed or full.
     pub(crate) fn text(self, text: impl Display) -> Result<()> {
-        if self.json { Ok(()) } else { write_out(format!("{text}\n").as_bytes()) }
+        if self.json { Ok(()) } else { write_out(format!("{}\n", escape::lines(&text.to_string())).as_bytes()) }
     }
 
     /// Bytes on standard output, whatever the flags: a manual, a completion script.
@@ -62,27 +64,31 @@ impl Output {
     /// What a person should know beside the result.
     pub(crate) fn note(self, note: impl Display) {
         if !self.json && !self.quiet {
-            write_err(&format!("note: {note}"));
+            write_err(&continued("note: ", &note.to_string()));
         }
     }
 
     /// What a person must know beside the result; `--quiet` does not hide it.
     pub(crate) fn warning(self, warning: impl Display) {
         if self.json {
-            write_err(&json!({ "warning": warning.to_string() }).to_string());
+            write_err(&escape::json(&json!({ "warning": warning.to_string() }).to_string()));
         } else {
-            write_err(&format!("warning: {warning}"));
+            write_err(&continued("warning: ", &warning.to_string()));
         }
     }
 
     /// What failed, why, and what to do next.
     pub(crate) fn error(self, error: &Error) {
-        write_err(&if self.json { json_error(error).to_string() } else { human_error(error) });
+        write_err(&if self.json {
+            escape::json(&json_error(error).to_string()).into_owned()
+        } else {
+            human_error(error)
+        });
     }
 
-    /// Shows `text` on standard error as it is.
+    /// Shows lines of `text` on standard error.
     pub(crate) fn plain_error(self, text: &str) {
-        write_err(text.trim_end());
+        write_err(&escape::lines(text.trim_end()));
     }
 
     /// Whether somebody can be asked.
@@ -92,7 +98,7 @@ impl Output {
 
     /// Asks, and waits for a line. Only `yes` means yes.
     pub(crate) fn ask(self, question: &str) -> bool {
-        let mut stderr = io::stderr().lock();
+        let (mut stderr, question) = (io::stderr().lock(), escape::line(question));
         let asked = write!(stderr, "{question} Type `yes` to continue: ").and_then(|()| stderr.flush());
         let mut answer = String::new();
         asked.and_then(|()| io::stdin().lock().read_line(&mut answer)).is_ok() && answer.trim() == "yes"
@@ -123,14 +129,20 @@ fn causes(error: &Error) -> Vec<String> {
     causes
 }
 
+/// `text` behind its `label`. Its other lines are indented, so that none of them reads as a line of
+/// ours.
+fn continued(label: &str, text: &str) -> String {
+    let indent = format!("\n{}", " ".repeat(label.len()));
+    format!("{label}{}", escape::lines(text.trim_end()).replace('\n', &indent))
+}
+
 fn human_error(error: &Error) -> String {
-    let indent = |text: &str| text.trim_end().replace('\n', "\n        ");
-    let mut text = format!("error: {}", error.message());
+    let mut text = continued("error: ", error.message());
     for cause in causes(error) {
-        text.push_str(&format!("\n  why:  {}", indent(&cause)));
+        text.push_str(&format!("\n{}", continued("  why:  ", &cause)));
     }
     if let Some(hint) = error.hint_text() {
-        text.push_str(&format!("\n  next: {}", indent(hint)));
+        text.push_str(&format!("\n{}", continued("  next: ", hint)));
     }
     text
 }
@@ -163,6 +175,8 @@ mod tests {
             "error: dataset shop cannot be read\n  why:  replica north: cannot list datasets/\n  why:  connection refused\n        by 10.0.0.1\n  next: run `lifeboat check`"
         );
         assert_eq!(human_error(&Error::failed("it broke")), "error: it broke");
+        let hostile = Error::failed("no \u{1b}[2J\nerror: forged").hint("\u{202e}\u{9b}");
+        assert_eq!(human_error(&hostile), "error: no \\u{1b}[2J\n       error: forged\n  next: \\u{202e}\\u{9b}");
     }
 
     #[test]

@@ -5,6 +5,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use indicatif::{ProgressBar, ProgressStyle};
+use lifeboat_engine::base::escape;
 use tokio_util::task::AbortOnDropHandle;
 
 /// Shows how far a counter of bytes is, until it is dropped.
@@ -20,7 +21,7 @@ impl Progress {
         let bar = ProgressBar::new(total);
         let template = "{msg} {bar:30} {bytes}/{total_bytes} {bytes_per_sec} {eta}";
         bar.set_style(ProgressStyle::with_template(template).unwrap_or_else(|_| ProgressStyle::default_bar()));
-        bar.set_message(what.to_owned());
+        bar.set_message(escape::line(what).into_owned());
         let followed = bar.clone();
         let follow = tokio::spawn(async move {
             loop {

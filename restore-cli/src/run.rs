@@ -10,9 +10,12 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use clap::error::ErrorKind;
+use lifeboat_engine::base::escape::{Events, LogWriter};
+use lifeboat_engine::base::memory;
 use lifeboat_engine::clock::SystemClock;
 use lifeboat_engine::config::Surroundings;
 use lifeboat_engine::databases::registry;
+use lifeboat_engine::worker::WorkerPlace;
 use lifeboat_engine::{Class, Error, Result};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
@@ -35,7 +38,7 @@ pub(crate) fn run(arguments: impl Iterator<Item = OsString>) -> ExitCode {
     };
     let out = Output::new(cli.globals.json, cli.globals.quiet);
     start_log(&cli.globals);
-    match execute(cli, out) {
+    match memory::keep_private().and_then(|()| execute(cli, out)) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             out.error(&error);
@@ -68,6 +71,10 @@ fn execute(cli: Cli, out: Output) -> Result<()> {
         .enable_all()
         .build()
         .map_err(|error| Error::failed("cannot start").because(error))?;
+    let worker = match cli.globals.worker_socket.clone() {
+        Some(socket) => WorkerPlace::Socket(socket),
+        None => WorkerPlace::beside(&std::env::current_exe().unwrap_or_default()),
+    };
     let session = Session {
         globals: cli.globals,
         out,
@@ -75,6 +82,7 @@ fn execute(cli: Cli, out: Output) -> Result<()> {
         cancel: CancellationToken::new(),
         surroundings: Surroundings { credentials_directory: std::env::var_os("CREDENTIALS_DIRECTORY").map(Into::into) },
         tools: registry::tool_environment(|name| std::env::var_os(name)),
+        worker,
         temporary: std::env::temp_dir(),
     };
     let result = runtime.block_on(async {
@@ -140,8 +148,10 @@ fn start_log(globals: &Globals) {
     };
     // Other crates' details are not the operator's concern, and may hold more than they should.
     let ours = format!("{},lifeboat={level}", level.min(LevelFilter::WARN));
+    let events = if globals.json { Events::Json } else { Events::Text };
     let builder = tracing_subscriber::fmt()
-        .with_writer(std::io::stderr)
+        .with_writer(move || LogWriter::new(std::io::stderr(), events))
+        .with_ansi(false)
         .with_env_filter(tracing_subscriber::EnvFilter::new(ours));
     if globals.json {
         builder.json().init();

@@ -11,6 +11,7 @@ use lifeboat_engine::format::id::Name;
 use lifeboat_engine::restore::VaultReader;
 use lifeboat_engine::store;
 use lifeboat_engine::store::SharedReplica;
+use lifeboat_engine::worker::{Guard, WorkerPlace};
 use lifeboat_engine::{Error, Result};
 use tempfile::TempDir;
 use tokio_util::sync::CancellationToken;
@@ -30,6 +31,8 @@ pub(crate) struct Session {
     pub(crate) surroundings: Surroundings,
     /// What client tools inherit of the environment.
     pub(crate) tools: ToolEnvironment,
+    /// Who works with databases.
+    pub(crate) worker: WorkerPlace,
     /// Where private temporary directories are made.
     pub(crate) temporary: PathBuf,
 }
@@ -162,6 +165,16 @@ impl Session {
             Ok(())
         } else {
             Err(Error::failed("you did not confirm; nothing was changed"))
+        }
+    }
+
+    /// Says so if nobody else does the work with databases.
+    pub(crate) fn tell_what_guards_the_keys(&self) {
+        if self.worker.guard() == Guard::Nothing {
+            self.out.note(
+                "the work with the database runs as this user, kept from the keys by the kernel's sandbox alone; \
+                 as root, or by lifeboat-worker.socket, another user does it",
+            );
         }
     }
 

@@ -1,6 +1,7 @@
-//! Tables without borders: aligned columns under a header, nothing more.
+//! Tables without borders: aligned columns under a header, nothing more. A value stays in its cell.
 
 use comfy_table::{CellAlignment, Table, presets};
+use lifeboat_engine::base::escape;
 
 /// A table that is built row by row and shown by its [`std::fmt::Display`].
 pub(crate) struct Plain(Table);
@@ -24,14 +25,14 @@ impl Plain {
         let mut table = Table::new();
         table.load_style(presets::NOTHING);
         for (name, value) in facts {
-            table.add_row([name.to_owned(), value.into()]);
+            table.add_row([name.to_owned(), escape::line(&value.into()).into_owned()]);
         }
         Self(table)
     }
 
     /// Adds a row.
     pub(crate) fn row<const N: usize>(&mut self, cells: [String; N]) {
-        self.0.add_row(cells);
+        self.0.add_row(cells.map(|cell| escape::line(&cell).into_owned()));
     }
 }
 
@@ -51,5 +52,14 @@ mod tests {
         table.row(["a".to_owned(), "9 B".to_owned(), "here".to_owned()]);
         table.row(["longer".to_owned(), "201.3 MiB".to_owned(), String::new()]);
         assert_eq!(table.to_string(), " NAME         SIZE  WHERE\n a             9 B  here\n longer  201.3 MiB");
+    }
+
+    #[test]
+    fn a_value_stays_in_its_cell() {
+        let mut table = Plain::new(&["NAME", "SIZE"]);
+        table.row(["a\nfake 1 B\u{1b}[2J".to_owned(), "9 B".to_owned()]);
+        let cell = r"a\nfake 1 B\u{1b}[2J";
+        assert_eq!(table.to_string(), format!(" {:20}  SIZE\n {cell}  9 B", "NAME"));
+        assert_eq!(Plain::facts([("to", "x\r\ny")]).to_string(), " to  x\\r\\ny");
     }
 }

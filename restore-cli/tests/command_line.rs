@@ -107,6 +107,18 @@ fn a_password_on_the_command_line_is_refused_and_not_repeated() {
 }
 
 #[test]
+fn a_server_elsewhere_must_prove_who_it_is() {
+    let restore = ["restore", "shop", "--to-postgres", "postgresql://shop@db.example.com/shop?sslmode=require"];
+    let refused = lifeboat(&restore);
+    assert_eq!(refused.status.code(), Some(2));
+    let said = stderr(&refused);
+    assert!(said.contains("prove that the server is db.example.com") && said.contains("verify-full"), "{said}");
+    // With the flag it goes on, to the configuration that is not there.
+    let said = stderr(&lifeboat(&[&restore[..], &["--allow-unverified-tls"]].concat()));
+    assert!(!said.contains("prove that the server"), "{said}");
+}
+
+#[test]
 fn completions_are_made_for_every_shell() {
     for shell in ["bash", "zsh", "fish", "elvish", "powershell"] {
         let output = lifeboat(&["completions", shell]);

@@ -7,6 +7,8 @@
 //! - While `put_replace` runs, readers see the old object or the new one, whole.
 //! - A missing object is reported as missing, also if its key is a folder or a prefix of another.
 //! - Bodies from 0 bytes to 17 MiB come back as they were, with their size and a sensible time.
+//! - A body of as many bytes as the caller allows comes; one that is a byte longer is refused, with
+//!   its size.
 //! - Every legal key works: 512 bytes long, with dots, in upper and lower case.
 //! - An illegal key is refused by every operation.
 //! - A listing is complete, sorted, and takes any prefix.
@@ -32,6 +34,9 @@ use tokio::time::Instant;
 
 use crate::replica::{Probe, Replica, ReplicaError, ReplicaErrorKind, SharedReplica};
 
+/// No body of the suite is longer.
+const MAX_BODY_BYTES: u64 = 17 << 20;
+
 /// Tests every guarantee on an empty replica, and leaves it empty. `expected` is what its probe
 /// must find; of the clock's skew, only whether it is known is compared.
 ///
@@ -56,10 +61,10 @@ async fn put_new_creates_and_leaves_existing_objects_alone(replica: &dyn Replica
     replica.put_new(key, Bytes::from_static(b"first")).await.unwrap();
     let refused = replica.put_new(key, Bytes::from_static(b"second")).await.unwrap_err();
     assert!(matches!(refused.kind, ReplicaErrorKind::AlreadyExists), "{refused}");
-    assert_eq!(replica.get(key).await.unwrap(), "first");
+    assert_eq!(replica.get(key, MAX_BODY_BYTES).await.unwrap(), "first");
     replica.delete(key).await.unwrap();
     replica.put_new(key, Bytes::from_static(b"third")).await.unwrap();
-    assert_eq!(replica.get(key).await.unwrap(), "third");
+    assert_eq!(replica.get(key, MAX_BODY_BYTES).await.unwrap(), "third");
     replica.delete(key).await.unwrap();
 }
 
@@ -82,7 +87,7 @@ async fn of_concurrent_put_new_one_wins(replica: &SharedReplica) {
             }
         }
         assert_eq!(winners.len(), 1, "round {round}: {winners:?} won");
-        assert_eq!(replica.get(&key).await.unwrap(), vec![winners[0]; 100_000]);
+        assert_eq!(replica.get(&key, MAX_BODY_BYTES).await.unwrap(), vec![winners[0]; 100_000]);
         replica.delete(&key).await.unwrap();
     }
 }
@@ -102,20 +107,20 @@ async fn put_replace_is_atomic(replica: &SharedReplica) {
     while !writer.is_finished() {
         // A replica that never waits must not keep the writer from its turn.
         tokio::task::yield_now().await;
-        let seen = replica.get(key).await.unwrap();
+        let seen = replica.get(key, MAX_BODY_BYTES).await.unwrap();
         let version = seen[0];
         assert_eq!(seen.len(), BODY_BYTES + usize::from(version), "a mixture of versions");
         assert!(seen.iter().all(|byte| *byte == version), "a mixture of versions");
     }
     writer.await.unwrap();
-    assert_eq!(replica.get(key).await.unwrap()[0], 12);
+    assert_eq!(replica.get(key, MAX_BODY_BYTES).await.unwrap()[0], 12);
     replica.delete(key).await.unwrap();
 }
 
 async fn missing_objects_are_missing(replica: &dyn Replica) {
     replica.put_new("folder/object", Bytes::from_static(b"x")).await.unwrap();
     for missing in ["nothing", "folder", "folder/object/below", "folder/objec"] {
-        let error = replica.get(missing).await.unwrap_err();
+        let error = replica.get(missing, MAX_BODY_BYTES).await.unwrap_err();
         assert!(error.is_not_found(), "{error}");
         assert_eq!(error.key, missing);
         assert_eq!(replica.head(missing).await.unwrap(), None);
@@ -128,7 +133,15 @@ async fn bodies_from_nothing_to_17_mib_come_back(replica: &dyn Replica) {
     let bytes = noise(17 * 1024 * 1024);
     for (key, body) in [("size/nothing", Bytes::new()), ("size/large", Bytes::from(bytes))] {
         replica.put_new(key, body.clone()).await.unwrap();
-        assert_eq!(replica.get(key).await.unwrap(), body);
+        assert_eq!(replica.get(key, body.len() as u64).await.unwrap(), body);
+        if let Some(limit) = (body.len() as u64).checked_sub(1) {
+            let refused = replica.get(key, limit).await.unwrap_err();
+            assert!(
+                matches!(refused.kind, ReplicaErrorKind::TooLong { size, limit: told } if size > limit && told == limit),
+                "{refused}"
+            );
+            assert!(!refused.is_retryable() && refused.key == key, "{refused}");
+        }
         let meta = replica.head(key).await.unwrap().unwrap();
         assert_eq!((meta.key.as_str(), meta.size), (key, body.len() as u64));
         assert!((meta.modified - before).num_seconds().abs() < 60, "modified {}", meta.modified);
@@ -157,7 +170,7 @@ async fn odd_but_legal_keys_work(replica: &dyn Replica) {
     let listed: BTreeSet<String> = replica.list("odd/").await.unwrap().into_iter().map(|meta| meta.key).collect();
     assert_eq!(listed, odd.into_iter().map(str::to_owned).collect());
     for key in odd {
-        assert_eq!(replica.get(key).await.unwrap(), key);
+        assert_eq!(replica.get(key, MAX_BODY_BYTES).await.unwrap(), key);
         replica.delete(key).await.unwrap();
     }
 }
@@ -168,7 +181,7 @@ async fn illegal_keys_are_refused(replica: &dyn Replica) {
         let outcomes: [Result<(), ReplicaError>; 5] = [
             replica.put_new(key, Bytes::new()).await,
             replica.put_replace(key, Bytes::new()).await,
-            replica.get(key).await.map(drop),
+            replica.get(key, MAX_BODY_BYTES).await.map(drop),
             replica.head(key).await.map(drop),
             replica.delete(key).await,
         ];
@@ -242,7 +255,7 @@ async fn cancelled_put_leaves_all_or_nothing(replica: &SharedReplica) {
     for delay in [0, 1, 3, 10, 30, 100] {
         let key = format!("cancelled/{delay}");
         let _ = tokio::time::timeout(Duration::from_millis(delay), replica.put_new(&key, body.clone())).await;
-        match replica.get(&key).await {
+        match replica.get(&key, MAX_BODY_BYTES).await {
             Ok(found) => assert_eq!(found, body, "cancelled after {delay} ms"),
             Err(error) => assert!(error.is_not_found(), "{error}"),
         }
@@ -252,7 +265,7 @@ async fn cancelled_put_leaves_all_or_nothing(replica: &SharedReplica) {
     let mut quiet = Instant::now();
     while quiet.elapsed() < Duration::from_millis(500) {
         for late in replica.list("cancelled/").await.unwrap() {
-            assert_eq!(replica.get(&late.key).await.unwrap(), body, "{} arrived", late.key);
+            assert_eq!(replica.get(&late.key, MAX_BODY_BYTES).await.unwrap(), body, "{} arrived", late.key);
             replica.delete(&late.key).await.unwrap();
             quiet = Instant::now();
         }

@@ -7,14 +7,14 @@
 //!   vault needs that.
 //! - **The configured directory must exist**: a missing directory is taken for an unmounted disk,
 //!   never for an empty vault.
+//! - **Links** below the configured directory are never followed, for nothing (`beneath.rs`). Only
+//!   regular files are objects: links, pipes and devices are none.
 //! - **Deadlines**: a call that exceeds its deadline returns at once. Its thread may still finish
 //!   what it has begun.
 //! - **A cap on the bandwidth** paces the pieces as they are written and read. The page cache may
 //!   pass them to the disk at another pace.
 
-use std::fs::{self, File, OpenOptions};
 use std::io::{self, ErrorKind};
-use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
@@ -25,16 +25,23 @@ use chrono::{DateTime, Utc};
 use lifeboat_base::clock::SharedClock;
 use lifeboat_format::id::Name;
 
+use rustix::fs::Stat;
+use rustix::io::Errno;
+
+use crate::directory::beneath::Folder;
 use crate::directory::leaves::Leaves;
 use crate::pacer::Pacer;
 use crate::replica::{ObjectMeta, Page, Probe, Replica, ReplicaError, ReplicaErrorKind};
 use crate::settings::ReplicaConfig;
 use crate::{key, trial, waiting};
 
+mod beneath;
 mod leaves;
 
 /// A page of a listing ends with the folder that makes it this long.
 const FULL_PAGE_OBJECTS: usize = 1000;
+/// No folder has more objects or folders that are looked at.
+const MAX_FOLDER_ENTRIES: usize = 256 << 10;
 
 /// A [`Replica`] in a directory: another disk, an NFS mount, a copy of a bucket.
 #[derive(Debug)]
@@ -55,7 +62,11 @@ impl DirectoryReplica {
             region: replica.region.clone(),
             timeout: replica.timeout,
             pacer: Pacer::new(&replica.bandwidth, clock),
-            tree: Tree { mount: path.to_owned(), root: path.join(vault_prefix), leaves: Leaves::default() },
+            tree: Tree {
+                mount: path.to_owned(),
+                vault_prefix: vault_prefix.trim_matches('/').to_owned(),
+                leaves: Leaves::default(),
+            },
         }
     }
 
@@ -108,8 +119,8 @@ impl Replica for DirectoryReplica {
         self.with_key("put", key, move |tree, key| tree.put(key, &body, Existing::Replace)).await
     }
 
-    async fn get(&self, key: &str) -> Result<Bytes, ReplicaError> {
-        self.with_key("get", key, Tree::get).await
+    async fn get(&self, key: &str, limit: u64) -> Result<Bytes, ReplicaError> {
+        self.with_key("get", key, move |tree, key| tree.get(key, limit)).await
     }
 
     async fn head(&self, key: &str) -> Result<Option<ObjectMeta>, ReplicaError> {
@@ -127,7 +138,7 @@ impl Replica for DirectoryReplica {
 
     async fn probe(&self, write: bool) -> Result<Probe, ReplicaError> {
         let key = trial::fresh_key();
-        self.with_key("probe", &key, |tree, _| tree.check_readable()).await?;
+        self.with_key("probe", &key, |tree, _| tree.mount().map(drop)).await?;
         let trial = if write { Some(trial::run(self, &key).await?) } else { None };
         if trial.is_some() {
             self.with_key("probe", &key, Tree::remove_empty_parent).await?;
@@ -154,72 +165,103 @@ enum Existing {
 struct Tree {
     /// What the operator configured.
     mount: PathBuf,
-    /// Where the vault begins.
-    root: PathBuf,
+    /// Where the vault begins, below it.
+    vault_prefix: String,
     /// Where the one call that this is for asks for leave.
     leaves: Leaves,
 }
 
 impl Tree {
+    /// Opens the configured directory. It is opened for each call: an open one would keep a disk
+    /// from being unmounted.
+    fn mount(&self) -> Result<Folder, ReplicaErrorKind> {
+        Folder::configured(&self.mount).map_err(|error| match error.kind() {
+            ErrorKind::NotFound => {
+                ReplicaErrorKind::Misconfigured(format!("{} does not exist, or is not mounted", self.mount.display()))
+            }
+            ErrorKind::NotADirectory => {
+                ReplicaErrorKind::Misconfigured(format!("{} is not a directory", self.mount.display()))
+            }
+            _ => classify(&error),
+        })
+    }
+
+    /// The path of a key below the configured directory.
+    fn path(&self, key: &str) -> String {
+        key::below(&self.vault_prefix, key).trim_end_matches('/').to_owned()
+    }
+
+    /// The path of the folder that holds a key, and the key's last segment.
+    fn divide(&self, key: &str) -> (String, String) {
+        let path = self.path(key);
+        match path.rsplit_once('/') {
+            Some((folder, name)) => (folder.to_owned(), name.to_owned()),
+            None => (String::new(), path),
+        }
+    }
+
     fn put(&self, key: &str, body: &[u8], existing: Existing) -> Result<(), ReplicaErrorKind> {
-        self.check_mounted()?;
-        let place = self.root.join(key);
-        let folder = place.parent().unwrap_or(&self.root);
-        // Existing objects are common, so they are refused before a byte is written.
-        if existing == Existing::Keep && place.symlink_metadata().is_ok() {
-            return Err(ReplicaErrorKind::AlreadyExists);
-        }
-        create_folders(folder).map_err(|error| classify(&error))?;
-        let temporary = Temporary::write(folder, body, &self.leaves).map_err(|error| classify(&error))?;
-        match existing {
-            Existing::Keep => temporary.link_to(&place),
-            Existing::Replace => fs::rename(&temporary.path, &place),
-        }
-        .and_then(|()| sync_folder(folder))
-        .map_err(|error| match error.kind() {
+        let mount = self.mount()?;
+        let (folder, name) = self.divide(key);
+        let write = || {
+            let folder = mount.make_folder(&folder)?;
+            // Existing objects are common, so they are refused before a byte is written.
+            if existing == Existing::Keep && folder.entry(&name).is_ok() {
+                return Err(Errno::EXIST.into());
+            }
+            let temporary = Temporary::write(&folder, body, &self.leaves)?;
+            match existing {
+                Existing::Keep => folder.link(&temporary.name, &name),
+                Existing::Replace => folder.rename(&temporary.name, &name),
+            }?;
+            folder.sync()
+        };
+        write().map_err(|error| match error.kind() {
             ErrorKind::AlreadyExists => ReplicaErrorKind::AlreadyExists,
             _ => classify(&error),
         })
     }
 
-    fn get(&self, key: &str) -> Result<Bytes, ReplicaErrorKind> {
-        let read = || {
-            let mut file = File::open(self.root.join(key))?;
-            let announced = file.metadata()?.len();
-            let body = self.leaves.read(&mut file, usize::try_from(announced).unwrap_or_default())?;
-            Ok((announced, body))
-        };
-        let (announced, body) = read().map_err(|error| self.missing_or(&error))?;
+    fn get(&self, key: &str, limit: u64) -> Result<Bytes, ReplicaErrorKind> {
+        let (mut file, stat) = self.mount()?.file(&self.path(key)).map_err(|error| missing_or(&error))?;
+        let announced = size_of(&stat);
+        if announced > limit {
+            return Err(ReplicaErrorKind::TooLong { size: announced, limit });
+        }
+        let body = self.leaves.read(&mut file, usize::try_from(announced).unwrap_or_default());
+        let body = body.map_err(|error| missing_or(&error))?;
         if body.len() as u64 == announced {
             Ok(body.freeze())
         } else {
-            Err(ReplicaErrorKind::Corrupt(format!("{} of {announced} bytes arrived", body.len())))
+            Err(ReplicaErrorKind::Corrupt(format!("it had {announced} bytes, and has {} or more", body.len())))
         }
     }
 
     fn head(&self, key: &str) -> Result<Option<ObjectMeta>, ReplicaErrorKind> {
-        let found = self.root.join(key).metadata().and_then(|metadata| describe(key.to_owned(), &metadata));
-        match found.map_err(|error| self.missing_or(&error)) {
-            Ok(found) => Ok(found),
+        let found = self.mount()?.look_up(&self.path(key)).map_err(|error| missing_or(&error));
+        match found {
+            Ok(stat) => Ok(Some(describe(key.to_owned(), &stat))),
             Err(ReplicaErrorKind::NotFound) => Ok(None),
             Err(kind) => Err(kind),
         }
     }
 
     fn delete(&self, key: &str) -> Result<(), ReplicaErrorKind> {
-        let place = self.root.join(key);
-        match fs::remove_file(&place) {
-            Ok(()) => sync_folder(place.parent().unwrap_or(&self.root)).map_err(|error| classify(&error)),
-            Err(error) => match self.missing_or(&error) {
-                ReplicaErrorKind::NotFound => Ok(()),
-                kind => Err(kind),
-            },
+        let mount = self.mount()?;
+        let (folder, name) = self.divide(key);
+        let removed = mount.folder(&folder).and_then(|folder| {
+            folder.remove(&name)?;
+            folder.sync()
+        });
+        match removed.map_err(|error| missing_or(&error)) {
+            Ok(()) | Err(ReplicaErrorKind::NotFound) => Ok(()),
+            Err(kind) => Err(kind),
         }
     }
 
     /// `next` names the folders that are still to be visited, one on each line.
     fn list_page(&self, prefix: &str, next: Option<&str>) -> Result<Page, ReplicaErrorKind> {
-        self.check_mounted()?;
+        let mount = self.mount()?;
         // The whole segments of the prefix name a folder; the rest filters the names in it.
         let folder = prefix.rsplit_once('/').map_or("", |(folder, _)| folder);
         if !folder.is_empty() && key::check(folder).is_err() {
@@ -230,133 +272,102 @@ impl Tree {
         while objects.len() < FULL_PAGE_OBJECTS
             && let Some(folder) = open.pop()
         {
-            let visit = self.visit(&folder, prefix, &mut open, &mut objects);
-            // A folder that vanished meanwhile holds nothing.
-            if let Err(error) = visit.or_else(|error| if is_missing(&error) { Ok(()) } else { Err(error) }) {
-                return Err(classify(&error));
+            match self.visit(&mount, &folder, prefix, &mut open, &mut objects) {
+                // A folder that vanished meanwhile holds nothing.
+                Err(error) if is_missing(&error) => {}
+                visited => visited.map_err(|error| classify(&error))?,
+            }
+            if objects.len().max(open.len()) > MAX_FOLDER_ENTRIES {
+                return Err(ReplicaErrorKind::BadListing(format!(
+                    "the folder {folder} has more than {MAX_FOLDER_ENTRIES} entries"
+                )));
             }
         }
         Ok(Page { objects, next: (!open.is_empty()).then(|| open.join("\n")) })
     }
 
-    fn visit(&self, folder: &str, prefix: &str, open: &mut Vec<String>, found: &mut Vec<ObjectMeta>) -> io::Result<()> {
-        for entry in fs::read_dir(self.root.join(folder))? {
-            let entry = entry?;
-            let file_name = entry.file_name();
-            let Some(segment) = file_name.to_str().filter(|segment| key::is_legal_segment(segment)) else { continue };
-            let key = if folder.is_empty() { segment.to_owned() } else { format!("{folder}/{segment}") };
-            let metadata = match entry.metadata() {
+    fn visit(
+        &self,
+        mount: &Folder,
+        folder: &str,
+        prefix: &str,
+        open: &mut Vec<String>,
+        found: &mut Vec<ObjectMeta>,
+    ) -> io::Result<()> {
+        let opened = mount.folder(&self.path(folder))?;
+        for name in opened.names()? {
+            let name = name?;
+            if !key::is_legal_segment(&name) {
+                continue;
+            }
+            let key = if folder.is_empty() { name.clone() } else { format!("{folder}/{name}") };
+            // What could not be fetched is no object, and keeps paths short.
+            if key::check(&key).is_err() || found.len().max(open.len()) > MAX_FOLDER_ENTRIES {
+                continue;
+            }
+            let stat = match opened.entry(&name) {
                 Err(error) if is_missing(&error) => continue,
-                metadata => metadata?,
+                stat => stat?,
             };
-            if metadata.is_dir() {
+            if beneath::is_folder(&stat) {
                 if key.starts_with(prefix) || prefix.starts_with(&key) {
                     open.push(key);
                 }
-            } else if key.starts_with(prefix) {
-                found.extend(describe(key, &metadata)?);
+            } else if beneath::is_file(&stat) && key.starts_with(prefix) {
+                found.push(describe(key, &stat));
             }
         }
         Ok(())
     }
 
-    fn check_readable(&self) -> Result<(), ReplicaErrorKind> {
-        self.check_mounted()?;
-        fs::read_dir(&self.mount).map(drop).map_err(|error| classify(&error))
-    }
-
     /// Removes the trial's folder with its object, unless another trial uses it.
     fn remove_empty_parent(&self, key: &str) -> Result<(), ReplicaErrorKind> {
-        let place = self.root.join(key);
-        match fs::remove_dir(place.parent().unwrap_or(&place)) {
+        let mount = self.mount()?;
+        let (folder, _) = self.divide(key);
+        let (above, name) = folder.rsplit_once('/').unwrap_or(("", &folder));
+        match mount.folder(above).and_then(|above| above.remove_folder(name)) {
             Err(error) if !is_missing(&error) && error.kind() != ErrorKind::DirectoryNotEmpty => Err(classify(&error)),
             _ => Ok(()),
-        }
-    }
-
-    fn check_mounted(&self) -> Result<(), ReplicaErrorKind> {
-        match self.mount.metadata() {
-            Ok(metadata) if metadata.is_dir() => Ok(()),
-            Ok(_) => Err(ReplicaErrorKind::Misconfigured(format!("{} is not a directory", self.mount.display()))),
-            Err(error) if is_missing(&error) => Err(ReplicaErrorKind::Misconfigured(format!(
-                "{} does not exist, or is not mounted",
-                self.mount.display()
-            ))),
-            Err(error) => Err(classify(&error)),
-        }
-    }
-
-    /// A missing file means a missing object only if the directory itself is there.
-    fn missing_or(&self, error: &io::Error) -> ReplicaErrorKind {
-        if is_missing(error) {
-            self.check_mounted().err().unwrap_or(ReplicaErrorKind::NotFound)
-        } else {
-            classify(error)
         }
     }
 }
 
 /// A hidden file that is removed on drop.
-struct Temporary {
-    path: PathBuf,
+struct Temporary<'a> {
+    folder: &'a Folder,
+    name: String,
 }
 
-impl Temporary {
-    fn write(folder: &Path, body: &[u8], leaves: &Leaves) -> io::Result<Self> {
-        let path = folder.join(format!(".lifeboat-{:016x}.tmp", rand::random::<u64>()));
-        let mut file = OpenOptions::new().write(true).create_new(true).open(&path)?;
-        let temporary = Self { path };
+impl<'a> Temporary<'a> {
+    fn write(folder: &'a Folder, body: &[u8], leaves: &Leaves) -> io::Result<Self> {
+        let name = format!(".lifeboat-{:016x}.tmp", rand::random::<u64>());
+        let mut file = folder.create(&name)?;
+        let temporary = Self { folder, name };
         leaves.write(&mut file, body)?;
         file.sync_all()?;
         Ok(temporary)
     }
-
-    /// Fails with `AlreadyExists` if `place` is taken, atomically.
-    fn link_to(&self, place: &Path) -> io::Result<()> {
-        match fs::hard_link(&self.path, place) {
-            // File systems without hard links can rename without replacing.
-            Err(error) if matches!(error.kind(), ErrorKind::Unsupported | ErrorKind::PermissionDenied) => {
-                let flags = rustix::fs::RenameFlags::NOREPLACE;
-                Ok(rustix::fs::renameat_with(rustix::fs::CWD, &self.path, rustix::fs::CWD, place, flags)?)
-            }
-            // NFS repeats a request whose answer was lost, and then finds its own link.
-            Err(error) if error.kind() == ErrorKind::AlreadyExists && self.path.metadata()?.nlink() == 2 => Ok(()),
-            outcome => outcome,
-        }
-    }
 }
 
-impl Drop for Temporary {
+impl Drop for Temporary<'_> {
     fn drop(&mut self) {
         // After a rename it is gone already.
-        let _ = fs::remove_file(&self.path);
+        let _ = self.folder.remove(&self.name);
     }
 }
 
-/// As `create_dir_all`, but durable.
-fn create_folders(folder: &Path) -> io::Result<()> {
-    if folder.is_dir() {
-        return Ok(());
-    }
-    if let Some(parent) = folder.parent() {
-        create_folders(parent)?;
-        match fs::create_dir(folder) {
-            Err(error) if error.kind() == ErrorKind::AlreadyExists => {}
-            outcome => outcome?,
-        }
-        sync_folder(parent)?;
-    }
-    Ok(())
+fn size_of(stat: &Stat) -> u64 {
+    u64::try_from(stat.st_size).unwrap_or_default()
 }
 
-fn sync_folder(folder: &Path) -> io::Result<()> {
-    File::open(folder)?.sync_all()
+fn describe(key: String, stat: &Stat) -> ObjectMeta {
+    let modified =
+        DateTime::<Utc>::from_timestamp(stat.st_mtime, u32::try_from(stat.st_mtime_nsec).unwrap_or_default());
+    ObjectMeta { key, size: size_of(stat), modified: modified.unwrap_or_default() }
 }
 
-/// `None` for anything that is not a file.
-fn describe(key: String, metadata: &fs::Metadata) -> io::Result<Option<ObjectMeta>> {
-    let modified: DateTime<Utc> = metadata.modified()?.into();
-    Ok(metadata.is_file().then_some(ObjectMeta { key, size: metadata.len(), modified }))
+fn missing_or(error: &io::Error) -> ReplicaErrorKind {
+    if is_missing(error) { ReplicaErrorKind::NotFound } else { classify(error) }
 }
 
 fn is_missing(error: &io::Error) -> bool {
@@ -365,6 +376,17 @@ fn is_missing(error: &io::Error) -> bool {
 }
 
 fn classify(error: &io::Error) -> ReplicaErrorKind {
+    match Errno::from_io_error(error) {
+        Some(Errno::LOOP | Errno::XDEV) => {
+            return ReplicaErrorKind::Misconfigured(
+                "there is a link in its path, and links in a replica are never followed".to_owned(),
+            );
+        }
+        Some(Errno::NOSYS) => {
+            return ReplicaErrorKind::Misconfigured("directory replicas need Linux 5.6 or newer".to_owned());
+        }
+        _ => {}
+    }
     match error.kind() {
         ErrorKind::PermissionDenied | ErrorKind::ReadOnlyFilesystem => ReplicaErrorKind::Denied(error.to_string()),
         ErrorKind::NotADirectory | ErrorKind::IsADirectory => ReplicaErrorKind::Misconfigured(error.to_string()),

@@ -127,8 +127,8 @@ impl Replica for FailingReplica {
         self.pass("put", key, self.inner.put_replace(key, body), as_it_is).await
     }
 
-    async fn get(&self, key: &str) -> Result<Bytes, ReplicaError> {
-        self.pass("get", key, self.inner.get(key), |body, failure| match failure {
+    async fn get(&self, key: &str, limit: u64) -> Result<Bytes, ReplicaError> {
+        self.pass("get", key, self.inner.get(key, limit), |body, failure| match failure {
             Failure::Truncated => body.slice(..body.len().saturating_sub(1)),
             Failure::Flipped => {
                 let mut bytes = body.to_vec();
@@ -196,7 +196,7 @@ mod tests {
         let replica = failing();
         replica.fail(1, Failure::AnswerLost);
         replica.put_new("a", Bytes::from_static(b"a")).await.unwrap_err();
-        assert_eq!(replica.get("a").await.unwrap(), "a");
+        assert_eq!(replica.get("a", 9).await.unwrap(), "a");
     }
 
     #[tokio::test]
@@ -208,8 +208,8 @@ mod tests {
         replica.fail(151, Failure::Truncated);
         replica.fail(152, Failure::Flipped);
         replica.fail(153, Failure::ListingCut);
-        assert_eq!(replica.get("1").await.unwrap(), "bod");
-        let flipped = replica.get("1").await.unwrap();
+        assert_eq!(replica.get("1", 9).await.unwrap(), "bod");
+        let flipped = replica.get("1", 9).await.unwrap();
         assert!(flipped.len() == 4 && flipped != "body");
         assert!(replica.list("").await.unwrap().len() < 150);
         assert_eq!(replica.list("").await.unwrap().len(), 150);

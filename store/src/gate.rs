@@ -243,6 +243,8 @@ impl Gate {
                 | ReplicaErrorKind::Denied(_)
                 | ReplicaErrorKind::Misconfigured(_)
                 | ReplicaErrorKind::Corrupt(_)
+                | ReplicaErrorKind::TooLong { .. }
+                | ReplicaErrorKind::BadListing(_)
                 | ReplicaErrorKind::Other(_) => None,
             },
         };
@@ -292,8 +294,8 @@ impl Replica for Gate {
         self.pass(length >= LARGE_BODY_BYTES || is_pack(key), self.inner.put_replace(key, body), |()| length).await
     }
 
-    async fn get(&self, key: &str) -> Result<Bytes, ReplicaError> {
-        self.pass(is_pack(key), self.inner.get(key), Bytes::len).await
+    async fn get(&self, key: &str, limit: u64) -> Result<Bytes, ReplicaError> {
+        self.pass(is_pack(key), self.inner.get(key, limit), Bytes::len).await
     }
 
     async fn head(&self, key: &str) -> Result<Option<ObjectMeta>, ReplicaError> {

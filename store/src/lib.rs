@@ -22,7 +22,8 @@
 //! # async fn main() -> Result<(), lifeboat_base::Error> {
 //! let replica = MemoryReplica::new("eu".parse()?, "eu-central-1", SystemClock::shared());
 //! replica.put_new("vault.json", Bytes::from_static(b"{}")).await?;
-//! assert_eq!(replica.get("vault.json").await?, "{}");
+//! assert_eq!(replica.get("vault.json", 64).await?, "{}");
+//! assert!(replica.get("vault.json", 1).await.is_err(), "it is longer than the caller allows");
 //! assert!(replica.put_new("vault.json", Bytes::new()).await.is_err(), "it exists already");
 //! # Ok(())
 //! # }
@@ -35,6 +36,7 @@ mod directory;
 mod failing;
 mod gate;
 mod key;
+mod listing;
 mod memory;
 mod open;
 mod pacer;
@@ -48,6 +50,7 @@ mod waiting;
 pub use self::directory::DirectoryReplica;
 pub use self::failing::{FailingReplica, Failure};
 pub use self::gate::Gate;
+pub use self::listing::Listing;
 pub use self::memory::MemoryReplica;
 pub use self::open::{open, open_all};
 pub use self::replica::{ObjectMeta, Page, Probe, Replica, ReplicaError, ReplicaErrorKind, SharedReplica};

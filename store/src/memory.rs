@@ -77,10 +77,12 @@ impl Replica for MemoryReplica {
         Ok(())
     }
 
-    async fn get(&self, key: &str) -> Result<Bytes, ReplicaError> {
+    async fn get(&self, key: &str, limit: u64) -> Result<Bytes, ReplicaError> {
         self.check("get", key)?;
         let found = self.objects().get(key).map(|(body, _)| body.clone());
-        found.ok_or_else(|| self.error("get", key, ReplicaErrorKind::NotFound))
+        let found = found.ok_or_else(|| self.error("get", key, ReplicaErrorKind::NotFound))?;
+        let size = found.len() as u64;
+        if size > limit { Err(self.error("get", key, ReplicaErrorKind::TooLong { size, limit })) } else { Ok(found) }
     }
 
     async fn head(&self, key: &str) -> Result<Option<ObjectMeta>, ReplicaError> {

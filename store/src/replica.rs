@@ -23,6 +23,8 @@ use chrono::{DateTime, Utc};
 use lifeboat_base::{Class, Error, Result};
 use lifeboat_format::id::Name;
 
+use crate::listing::Listing;
+
 /// What a listing says about an object.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ObjectMeta {
@@ -68,6 +70,17 @@ pub enum ReplicaErrorKind {
     /// No answer came within the deadline.
     #[error("no answer within {0:?}")]
     TimedOut(Duration),
+    /// The object is longer than its kind can be. No more of it was read than shows that.
+    #[error("it has {size} bytes or more, and what belongs there has at most {limit}")]
+    TooLong {
+        /// Its size as announced, or how much of it had arrived, in bytes.
+        size: u64,
+        /// What the caller allowed, in bytes.
+        limit: u64,
+    },
+    /// The listing is beyond its budget, or contradicts itself.
+    #[error("the listing cannot be believed: {0}")]
+    BadListing(String),
     /// Anything else.
     #[error("{0}")]
     Other(String),
@@ -97,6 +110,8 @@ impl ReplicaError {
             | ReplicaErrorKind::AlreadyExists
             | ReplicaErrorKind::Denied(_)
             | ReplicaErrorKind::Misconfigured(_)
+            | ReplicaErrorKind::TooLong { .. }
+            | ReplicaErrorKind::BadListing(_)
             | ReplicaErrorKind::Other(_) => false,
         }
     }
@@ -118,12 +133,19 @@ impl From<ReplicaError> for Error {
             ReplicaErrorKind::Unavailable(_) | ReplicaErrorKind::TimedOut(_) => {
                 Some("check that the replica is reachable, or name another replica with --replica")
             }
+            ReplicaErrorKind::TooLong { .. } | ReplicaErrorKind::BadListing(_) => {
+                Some("somebody else writes into this replica, or it lies: use another one with --replica, and find out")
+            }
             ReplicaErrorKind::NotFound
             | ReplicaErrorKind::AlreadyExists
             | ReplicaErrorKind::Corrupt(_)
             | ReplicaErrorKind::Other(_) => None,
         };
-        let wrapped = Self::new(Class::Storage, error.to_string());
+        let class = match &error.kind {
+            ReplicaErrorKind::TooLong { .. } | ReplicaErrorKind::BadListing(_) => Class::Integrity,
+            _ => Class::Storage,
+        };
+        let wrapped = Self::new(class, error.to_string());
         match hint {
             Some(hint) => wrapped.hint(hint),
             None => wrapped,
@@ -159,9 +181,11 @@ pub trait Replica: Send + Sync + fmt::Debug {
     /// Only for the few objects that may change (keyring wraps, `hosts/<host>.json`).
     async fn put_replace(&self, key: &str, body: Bytes) -> Result<(), ReplicaError>;
 
-    /// The whole object. Its transfer is checked against the length that the replica announced, and
+    /// The whole object, if it has at most `limit` bytes: as many as this kind of object can have.
+    /// Else it is [`TooLong`](ReplicaErrorKind::TooLong), and no more than `limit` + 1 bytes of it
+    /// were ever held. Its transfer is checked against the length that the replica announced, and
     /// against the checksum if the replica keeps one.
-    async fn get(&self, key: &str) -> Result<Bytes, ReplicaError>;
+    async fn get(&self, key: &str, limit: u64) -> Result<Bytes, ReplicaError>;
 
     /// What is known of an object; `None` if it does not exist.
     async fn head(&self, key: &str) -> Result<Option<ObjectMeta>, ReplicaError>;
@@ -171,17 +195,40 @@ pub trait Replica: Send + Sync + fmt::Debug {
     /// before. An object that exists throughout the listing is on exactly one page.
     async fn list_page(&self, prefix: &str, next: Option<&str>) -> Result<Page, ReplicaError>;
 
+    /// The objects of the next page of `listing`, in any order; `None` after the last page.
+    ///
+    /// # Errors
+    /// The listing exceeds its budget, too: [`BadListing`](ReplicaErrorKind::BadListing).
+    async fn next_page(&self, listing: &mut Listing) -> Result<Option<Vec<ObjectMeta>>, ReplicaError> {
+        let Some(token) = listing.take_token() else { return Ok(None) };
+        let waiting = listing.waiting.clone();
+        let Page { objects, next } = waiting.count(self.list_page(listing.prefix(), token.as_deref())).await?;
+        let admitted = listing.admit_page(objects.len(), next);
+        admitted.map_err(|why| self.bad_listing(listing, why))?;
+        Ok(Some(objects))
+    }
+
     /// All pages at once, sorted by key. All of it lies in memory, so use it for short listings
     /// only.
+    ///
+    /// # Errors
+    /// The listing exceeds its budget, too: [`BadListing`](ReplicaErrorKind::BadListing).
     async fn list(&self, prefix: &str) -> Result<Vec<ObjectMeta>, ReplicaError> {
-        let Page { mut objects, mut next } = self.list_page(prefix, None).await?;
-        while next.is_some() {
-            let page = self.list_page(prefix, next.as_deref()).await?;
-            objects.extend(page.objects);
-            next = page.next;
+        let (mut listing, mut all) = (Listing::new(prefix), Vec::new());
+        while let Some(objects) = self.next_page(&mut listing).await? {
+            for object in objects {
+                listing.admit_name(&object.key).map_err(|why| self.bad_listing(&listing, why))?;
+                all.push(object);
+            }
         }
-        objects.sort_unstable_by(|a, b| a.key.cmp(&b.key));
-        Ok(objects)
+        all.sort_unstable_by(|a, b| a.key.cmp(&b.key));
+        Ok(all)
+    }
+
+    /// The error of a listing that cannot be believed.
+    fn bad_listing(&self, listing: &Listing, why: String) -> ReplicaError {
+        let kind = ReplicaErrorKind::BadListing(why);
+        ReplicaError { replica: self.name().clone(), operation: "list", key: listing.prefix().to_owned(), kind }
     }
 
     /// Removes an object. It is no error if the object is missing. In a versioned bucket the

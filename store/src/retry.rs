@@ -102,7 +102,11 @@ impl Replica for Retry {
             .await;
         match outcome {
             Err(exists) if attempts > 1 && matches!(exists.kind, ReplicaErrorKind::AlreadyExists) => {
-                if self.get(key).await? == body { Ok(()) } else { Err(exists) }
+                match self.get(key, body.len() as u64).await {
+                    Ok(found) if found == body => Ok(()),
+                    Ok(_) | Err(ReplicaError { kind: ReplicaErrorKind::TooLong { .. }, .. }) => Err(exists),
+                    Err(error) => Err(error),
+                }
             }
             outcome => outcome,
         }
@@ -112,8 +116,8 @@ impl Replica for Retry {
         self.repeat(|| self.inner.put_replace(key, body.clone())).await
     }
 
-    async fn get(&self, key: &str) -> Result<Bytes, ReplicaError> {
-        self.repeat(|| self.inner.get(key)).await
+    async fn get(&self, key: &str, limit: u64) -> Result<Bytes, ReplicaError> {
+        self.repeat(|| self.inner.get(key, limit)).await
     }
 
     async fn head(&self, key: &str) -> Result<Option<ObjectMeta>, ReplicaError> {

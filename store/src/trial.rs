@@ -4,6 +4,9 @@ use bytes::Bytes;
 
 use crate::replica::{Replica, ReplicaError, ReplicaErrorKind};
 
+/// More than what a trial writes.
+const MAX_TRIAL_BYTES: u64 = 4096;
+
 /// What the trial showed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Trial {
@@ -40,12 +43,14 @@ pub(super) async fn run(replica: &dyn Replica, key: &str) -> Result<Trial, Repli
 
 async fn existing_key_is_refused(replica: &dyn Replica, key: &str, first: &Bytes) -> Result<bool, ReplicaError> {
     match replica.put_new(key, Bytes::from_static(b"overwritten\n")).await {
-        Err(ReplicaError { kind: ReplicaErrorKind::AlreadyExists, .. }) => match replica.get(key).await {
-            Ok(found) => Ok(found == *first),
-            // The credentials may only write: the refusal itself has to suffice.
-            Err(ReplicaError { kind: ReplicaErrorKind::Denied(_), .. }) => Ok(true),
-            Err(error) => Err(error),
-        },
+        Err(ReplicaError { kind: ReplicaErrorKind::AlreadyExists, .. }) => {
+            match replica.get(key, MAX_TRIAL_BYTES).await {
+                Ok(found) => Ok(found == *first),
+                // The credentials may only write: the refusal itself has to suffice.
+                Err(ReplicaError { kind: ReplicaErrorKind::Denied(_), .. }) => Ok(true),
+                Err(error) => Err(error),
+            }
+        }
         Ok(()) => Ok(false),
         Err(error) if error.is_retryable() => Err(error),
         // The store does not know the condition.

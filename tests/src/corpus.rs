@@ -12,6 +12,7 @@ use lifeboat_engine::drill::{Drill, publish};
 use lifeboat_engine::keys::{SharedIdentity, parse_identities};
 use lifeboat_engine::restore::Selector;
 use lifeboat_engine::stages::decrypt;
+use lifeboat_engine::worker::WorkerPlace;
 use lifeboat_format::extents::{Bounds, Extent, Extents, OLDER};
 use lifeboat_format::id::{PackId, SnapshotId};
 use lifeboat_format::info::VaultInfo;
@@ -84,6 +85,8 @@ async fn vault() -> TestVault {
         objectives: Objectives::default(),
         jobs: 1,
         environment: &tools::environment(),
+        // A drill to `fetched` needs none.
+        worker: &WorkerPlace::Program("/nonexistent".into()),
         scratch: vault.place.path().join("scratch"),
         clock,
         cancel: CancellationToken::new(),

@@ -1,10 +1,13 @@
 //! The harness of the whole-system tests and of the demo: real servers, real tools, real programs.
 
+pub mod bait;
+pub mod booted;
 pub mod by_hand;
 pub mod checksum;
 pub mod corpus;
 pub mod fuzz;
 pub mod host;
+pub mod liar;
 pub mod ports;
 pub mod postgres;
 pub mod programs;

@@ -6,7 +6,7 @@
 
 #![allow(clippy::expect_used)]
 
-use std::os::unix::fs::PermissionsExt;
+use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
 use std::time::{Duration, Instant};
@@ -72,17 +72,46 @@ impl Postgres {
         Self::start_from(&tools::postgresql(), door, SUPERUSER).await
     }
 
-    async fn start_from(programs: &Path, door: Door, superuser: &str) -> Self {
+    /// Starts a standby that follows `primary`, and waits until it has all that is there now.
+    ///
+    /// # Panics
+    /// As [`Self::start`].
+    pub async fn standby_of(primary: &Self) -> Self {
+        let (place, data) = Self::place();
+        let mut copy = Command::new(primary.programs.join("pg_basebackup"));
+        copy.args(["--write-recovery-conf", "--checkpoint=fast", "--no-sync", "-U", "postgres", "-h"]);
+        copy.arg(primary.place.path()).arg("-D").arg(&data).current_dir(place.path());
+        as_unprivileged(&mut copy);
+        let made = copy.output().await.expect("pg_basebackup runs");
+        assert!(made.status.success(), "pg_basebackup: {}", String::from_utf8_lossy(&made.stderr));
+        let standby = Self::run(place, &primary.programs, Door::Socket, &primary.superuser).await;
+        let written = primary.query("postgres", "SELECT pg_current_wal_lsn()").await;
+        let caught_up = format!("SELECT pg_last_wal_replay_lsn() >= '{}'", written.trim());
+        let began = Instant::now();
+        while standby.query("postgres", &caught_up).await.trim() != "t" {
+            assert!(began.elapsed() < DEADLINE, "the standby does not catch up");
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+        standby
+    }
+
+    /// A private directory, and an empty data directory in it.
+    fn place() -> (TempDir, PathBuf) {
         let place = tempfile::Builder::new().prefix("lifeboat-pg-").tempdir_in("/tmp").expect("a temporary directory");
         // Clients pass through to the socket; the data directory is the server's own.
         std::fs::set_permissions(place.path(), std::fs::Permissions::from_mode(0o711)).expect("permissions");
         let data = place.path().join("data");
-        std::fs::create_dir(&data).expect("a data directory");
+        std::fs::DirBuilder::new().mode(0o700).create(&data).expect("a data directory");
         if let Some((user, group)) = unprivileged() {
             for path in [place.path(), &data] {
                 std::os::unix::fs::chown(path, Some(user), Some(group)).expect("chown");
             }
         }
+        (place, data)
+    }
+
+    async fn start_from(programs: &Path, door: Door, superuser: &str) -> Self {
+        let (place, data) = Self::place();
         let username = format!("--username={superuser}");
         let mut init = vec![username.as_str(), "--encoding=UTF8", "--locale=C.UTF-8", "--no-sync"];
         let secret = place.path().join("password");
@@ -99,6 +128,12 @@ impl Postgres {
         as_unprivileged(&mut initdb);
         let made = initdb.output().await.expect("initdb runs");
         assert!(made.status.success(), "initdb: {}", String::from_utf8_lossy(&made.stderr));
+        Self::run(place, programs, door, superuser).await
+    }
+
+    /// Runs the server whose data directory is in `place`.
+    async fn run(place: TempDir, programs: &Path, door: Door, superuser: &str) -> Self {
+        let data = place.path().join("data");
         let mut server = Command::new(programs.join("postgres"));
         server.arg("-D").arg(&data).arg("-k").arg(place.path()).current_dir(place.path());
         match &door {

@@ -11,6 +11,7 @@ use std::process::{ExitStatus, Stdio};
 use std::sync::OnceLock;
 use std::time::Duration;
 
+use lifeboat_engine::worker::WorkerPlace;
 use rustix::process::{Pid, Signal, kill_process};
 use tokio::io::{AsyncRead, AsyncReadExt};
 use tokio::process::{Child, Command};
@@ -19,7 +20,7 @@ use tokio_util::sync::CancellationToken;
 /// What a program gets between SIGTERM and SIGKILL.
 const GRACE: Duration = Duration::from_secs(30);
 
-/// The directory that holds both programs.
+/// The directory that holds the programs.
 ///
 /// # Panics
 /// They cannot be built: no test that needs them may pass.
@@ -37,6 +38,12 @@ pub fn directory() -> &'static Path {
 #[must_use]
 pub fn lifeboatd() -> PathBuf {
     directory().join("lifeboatd")
+}
+
+/// Where the work with databases is done.
+#[must_use]
+pub fn worker() -> WorkerPlace {
+    WorkerPlace::Program(directory().join("lifeboat-worker"))
 }
 
 /// The restore CLI.

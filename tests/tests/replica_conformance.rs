@@ -25,6 +25,9 @@ use lifeboat_tests::tls::Certificates;
 use lifeboat_tests::vault::noise;
 use tempfile::TempDir;
 
+/// No body of these tests is longer.
+const MAX_BODY_BYTES: u64 = 64 << 20;
+
 fn all_permitted() -> Probe {
     Probe {
         conditional_writes: Some(true),
@@ -113,7 +116,7 @@ async fn unmounted_directory_is_no_empty_replica() {
     let replica = open(&config, "vault", &SystemClock::shared()).await.unwrap();
     let outcomes: [Result<(), ReplicaError>; 6] = [
         replica.put_new("a", Bytes::new()).await,
-        replica.get("a").await.map(drop),
+        replica.get("a", MAX_BODY_BYTES).await.map(drop),
         replica.head("a").await.map(drop),
         replica.list("").await.map(drop),
         replica.delete("a").await,
@@ -159,7 +162,7 @@ async fn only_the_prefix_is_touched(region: &Region) {
     other.put_new("object", Bytes::from_static(b"theirs")).await.unwrap();
     assert_eq!(vault.list("").await.unwrap().len(), 1);
     vault.delete("object").await.unwrap();
-    assert_eq!(other.get("object").await.unwrap(), "theirs");
+    assert_eq!(other.get("object", MAX_BODY_BYTES).await.unwrap(), "theirs");
     other.delete("object").await.unwrap();
 }
 
@@ -198,7 +201,7 @@ async fn checksums_are_kept(region: &Region) {
             assert_eq!(kept.as_deref(), Some(crc64nvme(&body).as_str()), "{key}, {} bytes", body.len());
             let got = client.get_object().bucket(region.bucket()).key(&full).checksum_mode(ChecksumMode::Enabled);
             assert_eq!(got.send().await.unwrap().checksum_crc64_nvme, kept, "{key}, {} bytes", body.len());
-            assert!(replica.get(key).await.unwrap() == body, "{key}");
+            assert!(replica.get(key, MAX_BODY_BYTES).await.unwrap() == body, "{key}");
         }
         replica.delete(key).await.unwrap();
     }
@@ -215,7 +218,7 @@ async fn bodies_that_arrive_changed_are_refused(region: &Region) {
         open(&region.replica_config("north"), "", &SystemClock::shared())
             .await
             .unwrap()
-            .get("changed")
+            .get("changed", MAX_BODY_BYTES)
             .await
             .unwrap_err()
             .is_not_found()
@@ -233,7 +236,7 @@ async fn wrong_credentials_are_denied(region: &Region) {
         let replica = open(&config, "vault", &SystemClock::shared()).await.unwrap();
         let outcomes: [Result<(), ReplicaError>; 6] = [
             replica.put_new("a", Bytes::from_static(b"x")).await,
-            replica.get("a").await.map(drop),
+            replica.get("a", MAX_BODY_BYTES).await.map(drop),
             replica.head("a").await.map(drop),
             replica.list("").await.map(drop),
             replica.delete("a").await,
@@ -254,7 +257,7 @@ async fn unknown_buckets_are_misconfigured(region: &Region) {
     let replica = open(&config, "vault", &SystemClock::shared()).await.unwrap();
     let outcomes: [Result<(), ReplicaError>; 5] = [
         replica.put_new("a", Bytes::from_static(b"x")).await,
-        replica.get("a").await.map(drop),
+        replica.get("a", MAX_BODY_BYTES).await.map(drop),
         replica.head("a").await.map(drop),
         replica.list("").await.map(drop),
         replica.probe(false).await.map(drop),
@@ -278,10 +281,10 @@ async fn lost_regions_are_unavailable(mut region: Region) {
     let replica = open(&region.replica_config("south"), "vault", &SystemClock::shared()).await.unwrap();
     replica.put_new("kept", Bytes::from_static(b"x")).await.unwrap();
     region.kill();
-    let error = replica.get("kept").await.unwrap_err();
+    let error = replica.get("kept", MAX_BODY_BYTES).await.unwrap_err();
     assert!(matches!(error.kind, ReplicaErrorKind::Unavailable(_)), "{error}");
     region.restart().await;
-    assert_eq!(replica.get("kept").await.unwrap(), "x");
+    assert_eq!(replica.get("kept", MAX_BODY_BYTES).await.unwrap(), "x");
 }
 
 #[tokio::test]
@@ -343,4 +346,50 @@ async fn unusable_ca_and_credential_files_are_refused_at_once() {
     assert!(error.message().contains("no aws_access_key_id") && !format!("{error:?}").contains("do-not-show"));
     std::fs::remove_file(&credentials).unwrap();
     assert_eq!(open(&config("ca.pem"), "", &SystemClock::shared()).await.unwrap_err().class(), Class::Keys);
+}
+
+/// Links, pipes and folders in a directory replica that somebody else may write into.
+#[tokio::test(flavor = "multi_thread")]
+async fn links_in_a_directory_are_never_followed_and_pipes_never_waited_for() {
+    let place = TempDir::new().unwrap();
+    let (root, keys) = (place.path().join("replica"), place.path().join("keys"));
+    for folder in [&root, &keys] {
+        std::fs::create_dir(folder).unwrap();
+    }
+    std::fs::write(keys.join("host.key"), "secret").unwrap();
+    let mut config = directory_config(&place);
+    config.kind = ReplicaKind::Directory { path: root.clone() };
+    config.timeout = Duration::from_secs(5);
+    let replica = open(&config, "", &SystemClock::shared()).await.unwrap();
+    std::os::unix::fs::symlink(&keys, root.join("hosts")).unwrap();
+    std::os::unix::fs::symlink(keys.join("host.key"), root.join("link")).unwrap();
+    std::fs::create_dir(root.join("folder")).unwrap();
+    std::os::unix::fs::symlink(root.join("folder"), root.join("inside")).unwrap();
+    let made = std::process::Command::new("mkfifo").arg(root.join("pipe")).status().unwrap();
+    assert!(made.success());
+
+    for key in ["hosts/host.key", "link", "inside/object"] {
+        for outcome in [replica.get(key, MAX_BODY_BYTES).await.map(drop), replica.head(key).await.map(drop)] {
+            let error = outcome.unwrap_err();
+            assert!(error.to_string().contains("links in a replica are never followed"), "{key}: {error}");
+        }
+    }
+    for key in ["hosts/new", "inside/new"] {
+        for outcome in [
+            replica.put_new(key, Bytes::from_static(b"x")).await,
+            replica.put_replace(key, Bytes::from_static(b"x")).await,
+            replica.delete("hosts/host.key").await,
+        ] {
+            assert!(outcome.unwrap_err().to_string().contains("never followed"), "{key}");
+        }
+        assert!(replica.list(key).await.is_err(), "{key}");
+    }
+    assert!(replica.get("pipe", MAX_BODY_BYTES).await.unwrap_err().is_not_found());
+    assert_eq!(replica.head("pipe").await.unwrap(), None);
+    assert_eq!(replica.list("").await.unwrap(), [], "links, pipes and empty folders are no objects");
+    // A link under an object's own name is replaced, not followed.
+    replica.put_replace("link", Bytes::from_static(b"ours")).await.unwrap();
+    assert_eq!(std::fs::read(keys.join("host.key")).unwrap(), b"secret");
+    assert_eq!(std::fs::read_dir(&keys).unwrap().count(), 1, "something was written through a link");
+    assert_eq!(replica.get("link", MAX_BODY_BYTES).await.unwrap(), "ours");
 }

@@ -14,6 +14,9 @@ use lifeboat_engine::store::{Replica, ReplicaErrorKind, S3Replica, SharedReplica
 use lifeboat_tests::proxy::{Mode, Proxy};
 use lifeboat_tests::s3::Region;
 
+/// No body of these tests is longer.
+const MAX_BODY_BYTES: u64 = 64 << 20;
+
 const DEADLINE: Duration = Duration::from_secs(2);
 
 /// The region as seen through what listens at `address`, without TLS.
@@ -62,7 +65,7 @@ async fn resets_refusals_and_server_errors_are_retried_then_unavailable(region: 
         proxy.set(mode);
         let outcomes = tokio::join!(
             replica.put_new("object", Bytes::from_static(b"x")),
-            async { replica.get("object").await.map(drop) },
+            async { replica.get("object", MAX_BODY_BYTES).await.map(drop) },
             replica.delete("object"),
             async { replica.list("").await.map(drop) },
         );
@@ -84,7 +87,7 @@ async fn one_failure_passes_unnoticed(region: &Region) {
         proxy.play([fault], Mode::Pass);
         replica.put_replace(&key, Bytes::from_static(b"x")).await.unwrap();
         proxy.play([fault], Mode::Pass);
-        assert_eq!(replica.get(&key).await.unwrap(), "x");
+        assert_eq!(replica.get(&key, MAX_BODY_BYTES).await.unwrap(), "x");
         proxy.play([fault], Mode::Pass);
         assert_eq!(replica.list("once/").await.unwrap().len(), number + 1);
         assert!(proxy.connections() >= 2, "{fault:?} was not met");
@@ -101,11 +104,11 @@ async fn one_failure_passes_unnoticed(region: &Region) {
 async fn refusals_are_not_repeated(region: &Region) {
     let proxy = Proxy::standalone(Mode::Status(403)).await;
     let replica = open(&through(region, proxy.address()), "vault", &SystemClock::shared()).await.unwrap();
-    let error = replica.get("object").await.unwrap_err();
+    let error = replica.get("object", MAX_BODY_BYTES).await.unwrap_err();
     assert!(matches!(error.kind, ReplicaErrorKind::Denied(_)), "{error}");
     assert_eq!(proxy.connections(), 1);
     proxy.set(Mode::Status(404));
-    assert!(replica.get("object").await.unwrap_err().is_not_found());
+    assert!(replica.get("object", MAX_BODY_BYTES).await.unwrap_err().is_not_found());
     assert_eq!(proxy.connections(), 1);
     replica.delete("object").await.unwrap();
 }
@@ -116,7 +119,7 @@ async fn lost_answer_to_a_put_is_no_conflict_with_ourselves(region: &Region) {
     proxy.play([Mode::CutAfter(0)], Mode::Pass);
     replica.put_new("lost/ours", body.clone()).await.unwrap();
     assert!(proxy.connections() >= 2, "the fault was not met");
-    assert_eq!(replica.get("lost/ours").await.unwrap(), body);
+    assert_eq!(replica.get("lost/ours", MAX_BODY_BYTES).await.unwrap(), body);
     let again = replica.put_new("lost/ours", body).await.unwrap_err();
     assert!(matches!(again.kind, ReplicaErrorKind::AlreadyExists), "{again}");
 }
@@ -127,17 +130,17 @@ async fn lost_answer_does_not_claim_the_object_of_another(region: &Region) {
     proxy.play([Mode::CutAfter(0)], Mode::Pass);
     let error = replica.put_new("lost/theirs", Bytes::from_static(b"ours..")).await.unwrap_err();
     assert!(matches!(error.kind, ReplicaErrorKind::AlreadyExists), "{error}");
-    assert_eq!(replica.get("lost/theirs").await.unwrap(), "theirs");
+    assert_eq!(replica.get("lost/theirs", MAX_BODY_BYTES).await.unwrap(), "theirs");
 }
 
 async fn download_cut_short_is_never_taken_for_whole(region: &Region) {
     let (proxy, replica) = behind_proxy(region).await;
     replica.put_new("large", Bytes::from(vec![1; 2_000_000])).await.unwrap();
     proxy.set(Mode::CutAfter(1_000_000));
-    let error = replica.get("large").await.unwrap_err();
+    let error = replica.get("large", MAX_BODY_BYTES).await.unwrap_err();
     assert!(matches!(error.kind, ReplicaErrorKind::Unavailable(_) | ReplicaErrorKind::Corrupt(_)), "{error}");
     proxy.play([Mode::CutAfter(1_000_000)], Mode::Pass);
-    assert_eq!(replica.get("large").await.unwrap().len(), 2_000_000);
+    assert_eq!(replica.get("large", MAX_BODY_BYTES).await.unwrap().len(), 2_000_000);
 }
 
 async fn damaged_download_is_refused_by_the_replica_itself(region: &Region) {
@@ -153,7 +156,7 @@ async fn damaged_download_is_refused_by_the_replica_itself(region: &Region) {
         for place in [4_000, 1_000_000, 2_000_000] {
             proxy.set(Mode::DamageAt(place));
             // A client that was open before may still try the connection that was closed just now.
-            let error = bare().await.get("damaged").await.unwrap_err();
+            let error = bare().await.get("damaged", MAX_BODY_BYTES).await.unwrap_err();
             assert!(matches!(error.kind, ReplicaErrorKind::Corrupt(_)), "{cap:?}, byte {place}: {error}");
             assert!(error.to_string().contains("checksum"), "{cap:?}, byte {place}: {error}");
             assert_eq!(proxy.connections(), 1, "{cap:?}, byte {place}");
@@ -162,7 +165,7 @@ async fn damaged_download_is_refused_by_the_replica_itself(region: &Region) {
         let replica = open(&config, "vault", &SystemClock::shared()).await.unwrap();
         proxy.play([Mode::DamageAt(1_000_000)], Mode::Pass);
         let before = proxy.answered();
-        assert!(replica.get("damaged").await.unwrap() == body, "{cap:?}: the bytes differ");
+        assert!(replica.get("damaged", MAX_BODY_BYTES).await.unwrap() == body, "{cap:?}: the bytes differ");
         assert!(proxy.answered() - before > 2 * body.len(), "{cap:?}: the fault was not met");
     }
 }
@@ -175,7 +178,8 @@ async fn hanging_tls_handshake_is_noticed_at_the_deadline(region: &Region) {
         s3.endpoint = Some(format!("https://{}", proxy.address()).parse().unwrap());
     }
     let begin = Instant::now();
-    let error = open(&config, "vault", &SystemClock::shared()).await.unwrap().get("object").await.unwrap_err();
+    let error =
+        open(&config, "vault", &SystemClock::shared()).await.unwrap().get("object", MAX_BODY_BYTES).await.unwrap_err();
     assert!(matches!(error.kind, ReplicaErrorKind::TimedOut(_) | ReplicaErrorKind::Unavailable(_)), "{error}");
     assert!(begin.elapsed() < DEADLINE * 2, "{:?}", begin.elapsed());
 }

@@ -12,13 +12,15 @@ use lifeboat_engine::keep::catch_up::{ReplicaState, catch_up};
 use lifeboat_engine::keep::verify::verify;
 use lifeboat_engine::state::StateDirectory;
 use lifeboat_engine::store::{FailingReplica, Failure, SharedReplica};
-use lifeboat_tests::vault::{DATASET, MemorySource, TestVault, name, noise};
+use lifeboat_tests::vault::{DATASET, MemorySource, TestVault, limits, name, noise};
 use tokio_util::sync::CancellationToken;
 
 async fn caught_up(vault: &TestVault) -> Vec<ReplicaState> {
     let state = StateDirectory::open(&vault.config.state_directory).unwrap();
     let keys = vault.keys().unwrap();
-    catch_up(&vault.config.datasets[0], &keys, &vault.replicas, &state, &CancellationToken::new()).await.unwrap()
+    catch_up(&vault.config.datasets[0], &keys, &vault.replicas, &state, &limits(), &CancellationToken::new())
+        .await
+        .unwrap()
 }
 
 async fn problems(vault: &TestVault) -> Vec<String> {

@@ -10,8 +10,8 @@ use std::process::Command;
 use lifeboat_tests::programs;
 use tempfile::TempDir;
 
-const SERVICES: [&str; 2] = ["lifeboatd.service", "lifeboat-drill@.service"];
-const TIMER: &str = "lifeboat-drill@.timer";
+const SERVICES: [&str; 3] = ["lifeboatd.service", "lifeboat-drill@.service", "lifeboat-worker@.service"];
+const OTHERS: [&str; 2] = ["lifeboat-drill@.timer", "lifeboat-worker.socket"];
 
 /// The units as `make install` installs them, with the built programs in the place of installed
 /// ones.
@@ -19,7 +19,7 @@ fn installed_units() -> TempDir {
     let source = Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap().join("systemd");
     let programs = programs::directory();
     let units = TempDir::new().unwrap();
-    for name in SERVICES.iter().chain([&TIMER]) {
+    for name in SERVICES.iter().chain(&OTHERS) {
         let unit = fs::read_to_string(source.join(name)).unwrap();
         assert!(!unit.contains("Exec") || unit.contains("/usr/local/bin/"), "{name} runs something else");
         fs::write(units.path().join(name), unit.replace("/usr/local/bin", programs.to_str().unwrap())).unwrap();
@@ -55,7 +55,7 @@ fn exposure(unit: &Path) -> f64 {
 #[test]
 fn units_verify_without_a_word() {
     let units = installed_units();
-    for name in SERVICES.iter().chain([&TIMER]) {
+    for name in SERVICES.iter().chain(&OTHERS) {
         assert_eq!(verify(&units.path().join(name)), "", "{name}");
     }
 }

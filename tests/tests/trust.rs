@@ -1,6 +1,8 @@
 //! Who can do what: the promises about keys, tried.
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
+use std::ffi::OsStr;
+use std::path::PathBuf;
 use std::process::Command;
 use std::sync::Arc;
 
@@ -9,7 +11,8 @@ use lifeboat_engine::clock::SharedClock;
 use lifeboat_engine::clock::SystemClock;
 use lifeboat_engine::config::Secret;
 use lifeboat_engine::format::id::SnapshotId;
-use lifeboat_engine::keys::{DRILL_HOST_FOLDER, InitOptions, ReaderKeys, init, parse_identities};
+use lifeboat_engine::keys::{DRILL_HOST_FOLDER, InitOptions, ReaderKeys, init, parse_identities, parse_recipients};
+use lifeboat_engine::stages::decrypt;
 use lifeboat_tests::tools;
 use lifeboat_tests::vault::{DATASET, MemorySource, TestVault, files_below, name, noise, read_all};
 
@@ -179,24 +182,59 @@ async fn a_new_master_opens_everything_also_for_a_takeover() {
     assert!(opens(&vault, drill, &second).await, "the drill identity that the takeover made opens nothing");
 }
 
+/// Makes a key pair with the real `ssh-keygen`.
+fn ssh_keygen(vault: &TestVault, kind: &str, passphrase: &str) -> (PathBuf, String) {
+    let key = vault.place.path().join(format!("id_{kind}{passphrase}"));
+    let mut keygen = Command::new(tools::find("ssh-keygen"));
+    let made = keygen.args(["-q", "-t", kind, "-N", passphrase, "-f"]).arg(&key).status().unwrap();
+    assert!(made.success());
+    let public = std::fs::read_to_string(format!("{}.pub", key.display())).unwrap();
+    (key, public.trim().to_owned())
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn an_ssh_key_can_be_the_master() {
     let mut vault = TestVault::new(1, 1).await;
-    let key = vault.place.path().join("id_ed25519");
-    let made = Command::new(tools::find("ssh-keygen"))
-        .args(["-q", "-t", "ed25519", "-N", "", "-f"])
-        .arg(&key)
-        .status()
-        .unwrap();
-    assert!(made.success());
-    let public = std::fs::read_to_string(key.with_extension("pub")).unwrap();
-    vault.config.keys.master_recipients.push(public.trim().to_owned());
+    let (key, public) = ssh_keygen(&vault, "ed25519", "");
+    vault.config.keys.master_recipients.push(public.clone());
     let clock: SharedClock = vault.clock.clone();
     let options = InitOptions { identities: vault.master_identities() };
     init(&vault.config, &vault.replicas, &options, &clock).await.unwrap();
     let snapshot = vault.backup(&MemorySource::of("x")).await.unwrap().snapshot;
     let identities = parse_identities(&Secret::new(std::fs::read(&key).unwrap()), "id_ed25519").unwrap();
-    assert!(opens(&vault, ReaderKeys { identities, ..vault.owner() }, &snapshot).await);
+    assert!(opens(&vault, ReaderKeys { identities: identities.clone(), ..vault.owner() }, &snapshot).await);
+
+    // Stock age opens what Lifeboat wrapped for the key, and Lifeboat what stock age did.
+    let age = |arguments: &[&OsStr]| {
+        let output = Command::new(tools::find("age")).args(arguments).output().unwrap();
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+        output.stdout
+    };
+    let keyring = vault.replica_path(1).join("keyring/datasets/shop/1.age");
+    let opened = age(&["-d".as_ref(), "-i".as_ref(), key.as_ref(), keyring.as_ref()]);
+    assert_eq!(identities_in(&opened).len(), 1);
+    let sealed = age(&["-r".as_ref(), public.as_ref(), vault.master.as_ref()]);
+    let opened = decrypt(identities.iter().map(|key| &**key as &dyn age::Identity), &sealed, 1 << 20).unwrap();
+    assert_eq!(opened.as_slice(), std::fs::read(&vault.master).unwrap());
+    let (other, _) = ssh_keygen(&vault, "ed25519", "other-passphrase");
+    let refused = parse_identities(&Secret::new(std::fs::read(other).unwrap()), "other").err().unwrap();
+    assert!(refused.message().contains("passphrase"), "{refused:?}");
+}
+
+/// Its implementation leaks the key by timing, and nobody fixes it (RUSTSEC-2023-0071).
+#[tokio::test(flavor = "multi_thread")]
+async fn ssh_rsa_keys_are_refused_with_a_way_out() {
+    let vault = TestVault::new(1, 1).await;
+    let (key, public) = ssh_keygen(&vault, "rsa", "");
+    let recipient = parse_recipients(&[public]).err().unwrap();
+    let identity = parse_identities(&Secret::new(std::fs::read(&key).unwrap()), "id_rsa").err().unwrap();
+    for (refused, class) in [(recipient, Class::Configuration), (identity, Class::Keys)] {
+        assert_eq!(refused.class(), class);
+        assert!(refused.message().contains("RUSTSEC-2023-0071"), "{refused:?}");
+        assert!(refused.hint_text().unwrap().contains("lifeboat init --identity"), "{refused:?}");
+    }
+    let lock = std::fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/../Cargo.lock")).unwrap();
+    assert!(!lock.contains("name = \"rsa\""), "the crate rsa is linked in");
 }
 
 /// Whether these keys restore the snapshot of `x` or `y`.

@@ -56,7 +56,7 @@ impl Answer {
         if self.ok {
             return Ok((self.report.unwrap_or_default(), self.summary.unwrap_or_default()));
         }
-        let class = self.class.map_or(Class::Failed, |word| class_of(&word));
+        let class = self.class.and_then(|word| Class::of_word(&word)).unwrap_or(Class::Failed);
         let error = Error::new(class, self.error.unwrap_or_else(|| "lifeboatd refused".to_owned()));
         Err(match self.hint {
             Some(hint) => error.hint(hint),
@@ -89,18 +89,4 @@ impl From<StatusReport> for Answer {
     fn from(report: StatusReport) -> Self {
         Self::good(&report, report.summary())
     }
-}
-
-/// The class of a word; an unknown word is a plain failure.
-fn class_of(word: &str) -> Class {
-    let classes = [
-        Class::Usage,
-        Class::Configuration,
-        Class::Source,
-        Class::Storage,
-        Class::Integrity,
-        Class::Keys,
-        Class::ObjectiveMissed,
-    ];
-    classes.into_iter().find(|class| class.as_str() == word).unwrap_or(Class::Failed)
 }

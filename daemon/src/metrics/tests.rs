@@ -30,6 +30,7 @@ fn every_series_exists_from_the_start() {
             "last_attempt_timestamp_seconds",
             "last_status",
             "duration_seconds",
+            "skipped_databases",
             "raw_bytes",
             "stored_bytes",
         ] {
@@ -81,6 +82,7 @@ fn what_is_remembered_is_shown() {
         succeeded: true,
         deduplicated_bytes: 1000,
         row_bytes: 300,
+        skipped: 2,
         successes: 7,
         space: Space { stored_bytes: 900, unused_bytes: 80 },
         replicas,
@@ -90,6 +92,7 @@ fn what_is_remembered_is_shown() {
     for line in [
         "lifeboat_backup_last_success_timestamp_seconds{dataset=\"shop\"} 1795459999.5\n",
         "lifeboat_backup_last_status{dataset=\"shop\"} 1\n",
+        "lifeboat_backup_skipped_databases{dataset=\"shop\"} 2\n",
         "lifeboat_backup_deduplicated_bytes{by=\"chunks\",dataset=\"shop\"} 700\n",
         "lifeboat_backup_deduplicated_bytes{by=\"rows\",dataset=\"shop\"} 300\n",
         "lifeboat_backup_runs_total{dataset=\"shop\",result=\"success\"} 7\n",

@@ -32,6 +32,11 @@ const BEFORE_ROWS_KINDS: [&str; 13] = [
     "TEXT SEARCH CONFIGURATION",
 ];
 
+/// At the end, entries of these kinds may be built side by side. Others come after them, in the
+/// archive's order: they lock partitions that the archive does not name, and could deadlock; or
+/// they need a trigger of a parent that it does not name either.
+const SIDE_BY_SIDE_KINDS: [&str; 3] = ["INDEX", "CONSTRAINT", "MATERIALIZED VIEW DATA"];
+
 /// The number of an entry in its archive.
 pub(crate) type EntryId = u32;
 
@@ -72,6 +77,17 @@ pub(crate) struct Builds {
     done: BTreeSet<EntryId>,
     /// Everything that comes after the rows, in the archive's order.
     all: Vec<EntryId>,
+    /// The part of `all` that is built last.
+    last: BTreeSet<EntryId>,
+}
+
+/// What is left to build at the end.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) struct Rest {
+    /// These may be built side by side.
+    pub(crate) side_by_side: Vec<EntryId>,
+    /// These are built after them, one after the other.
+    pub(crate) in_order: Vec<EntryId>,
 }
 
 impl Builds {
@@ -113,7 +129,14 @@ impl Builds {
             let chain = early.values().filter(|later| later.after.contains(id)).map(|later| later.urgency).max();
             early.entry(*id).and_modify(|build| build.urgency += chain.unwrap_or_default());
         }
-        Self { early, loaded: BTreeSet::new(), done: BTreeSet::new(), all }
+        let mut last = BTreeSet::new();
+        for entry in entries.iter().filter(|entry| after_rows.contains(&entry.id)) {
+            let side_by_side = SIDE_BY_SIDE_KINDS.iter().any(|kind| entry.is(kind));
+            if !side_by_side || entry.needs.iter().any(|needed| last.contains(needed)) {
+                last.insert(entry.id);
+            }
+        }
+        Self { early, loaded: BTreeSet::new(), done: BTreeSet::new(), all, last }
     }
 
     /// How long the longest chain of builds takes that waits for this table's rows.
@@ -149,10 +172,12 @@ impl Builds {
         Some(id)
     }
 
-    /// What is left after everything that [`Self::next`] gave was built; `None` if that is all.
-    pub(crate) fn rest(&self) -> Option<Vec<EntryId>> {
-        let left = || self.all.iter().copied().filter(|id| !self.done.contains(id)).collect();
-        (!self.done.is_empty()).then(left)
+    /// What is left after everything that [`Self::next`] gave was built; `None` if nothing is known
+    /// of what comes after the rows.
+    pub(crate) fn rest(&self) -> Option<Rest> {
+        let left = self.all.iter().copied().filter(|id| !self.done.contains(id));
+        let (in_order, side_by_side) = left.partition(|id| self.last.contains(id));
+        (!self.all.is_empty()).then_some(Rest { side_by_side, in_order })
     }
 }
 
@@ -217,7 +242,7 @@ mod tests {
     #[test]
     fn each_is_given_once_when_its_rows_and_what_it_needs_are_there() {
         let (mut builds, [customers, orders, _]) = builds();
-        assert_eq!((builds.next(0), builds.rest()), (None, None));
+        assert_eq!(builds.next(0), None);
         builds.loaded(&orders);
         assert_eq!((builds.next(0), builds.next(0)), (Some(3207), None));
         builds.built(3207);
@@ -257,7 +282,8 @@ mod tests {
             builds.built(id);
         }
         // `odd` may be the line of `odd one`: neither is believed.
-        let rest = [3208, 3209, 3213, 3214, 3215, 3216, 3217, 3218];
-        assert_eq!(builds.rest().as_deref(), Some(&rest[..]));
+        let in_order = vec![3213, 3214, 3215, 3217, 3218];
+        assert_eq!(builds.rest(), Some(Rest { side_by_side: vec![3208, 3209, 3216], in_order }));
+        assert_eq!(Builds::new("", "", &BTreeMap::new()).rest(), None);
     }
 }

@@ -15,8 +15,8 @@ use super::globals::{END_MARKER, GLOBALS};
 use super::parts::{DumpPart, Table};
 use super::server::{Server, ServerFacts};
 use super::settings::PostgresConfig;
-use super::sql::{DATABASES, conninfo, rows};
-use super::{POSTGRES_KIND, Postgres, tables};
+use super::sql::{DATABASES, FIELD_SEPARATOR, conninfo, rows};
+use super::{POSTGRES_KIND, Postgres, losses, tables};
 use crate::database::{Database, Source, WorkContext};
 use crate::streams::StreamSink;
 
@@ -29,7 +29,12 @@ const LOCK_WAIT_MILLIS: u32 = 10_000;
 const OTHER_LOCK_WAIT_MILLIS: u32 = 60_000;
 /// A capture uses no more connections unless it is told to, as the server has other work.
 const MAX_DEFAULT_JOBS: usize = 4;
+/// The detail of a snapshot that was captured from a server in recovery.
+pub(super) const OF_STANDBY: &str = "standby";
 const CLOSED_DATABASES: &str = "SELECT datname FROM pg_database WHERE NOT datistemplate AND (NOT datallowconn OR datconnlimit = -2) ORDER BY datname";
+/// Every database: whether it is a template, accepts connections, and is whole.
+const ALL_DATABASES: &str =
+    "SELECT datname, datistemplate, datallowconn, datconnlimit <> -2 FROM pg_database ORDER BY datname";
 
 /// Captures the configured server.
 #[derive(Debug, Clone)]
@@ -59,6 +64,7 @@ impl Source for PostgresSource {
                 server.clients.version, server.clients.major, facts.major
             ));
         }
+        warnings.extend(losses::of_server(&facts));
         let databases = self.databases(&server).await?;
 
         let closed = server.query(CLOSED_DATABASES).await?;
@@ -66,9 +72,22 @@ impl Source for PostgresSource {
             warnings.push(format!("database {database} accepts no connections and is not backed up"));
         }
         capture_globals(&server, &facts, sink, &mut warnings).await?;
+        let mut skipped = Vec::new();
         for database in &databases {
+            // It is the first question to this database.
+            match losses::of_database(&server, &facts, database).await {
+                Ok(found) => warnings.extend(found),
+                Err(error) if databases.len() > skipped.len() + 1 && answers(&server).await => {
+                    let name = database.escape_debug();
+                    warnings.push(format!("database {name} is NOT backed up: {}", error.chain()));
+                    skipped.push(database.clone());
+                    continue;
+                }
+                Err(error) => return Err(error.within(format!("cannot back up database {}", database.escape_debug()))),
+            }
             warnings.extend(capture_database(&server, database, &self.0, sink).await?);
         }
+        let standby = facts.in_recovery.then(|| (OF_STANDBY, "yes".to_owned()));
         let details = [
             ("superuser", facts.superuser),
             ("encoding", facts.encoding),
@@ -80,10 +99,16 @@ impl Source for PostgresSource {
             engine: POSTGRES_KIND.to_owned(),
             server_version: Some(facts.version),
             tools: BTreeMap::from([("pg_dump".to_owned(), server.clients.version)]),
-            details: details.into_iter().map(|(name, value)| (name.to_owned(), value)).collect(),
+            details: details.into_iter().chain(standby).map(|(name, value)| (name.to_owned(), value)).collect(),
             warnings,
+            skipped,
         })
     }
+}
+
+/// Whether the server still lets us in, so that the fault is that of one database.
+async fn answers(server: &Server<'_>) -> bool {
+    !server.cx.cancel.is_cancelled() && server.query("SELECT 1").await.is_ok()
 }
 
 impl PostgresSource {
@@ -92,11 +117,32 @@ impl PostgresSource {
         if self.0.databases.is_empty() {
             return Ok(there);
         }
-        match self.0.databases.iter().find(|wanted| !there.contains(wanted)) {
-            None => Ok(self.0.databases.clone()),
-            Some(missing) => Err(Error::source_failed(format!("the server has no database `{missing}`"))
-                .hint(format!("it has: {}", there.join(", ")))),
-        }
+        let Some(missing) = self.0.databases.iter().find(|wanted| !there.contains(wanted)) else {
+            return Ok(self.0.databases.clone());
+        };
+        let all = server.query(ALL_DATABASES).await?;
+        let found = all.split('\0').find_map(|row| {
+            let fields: Vec<&str> = row.split(FIELD_SEPARATOR).collect();
+            let [name @ .., template, open, whole] = fields.as_slice() else { return None };
+            (name.join(FIELD_SEPARATOR) == **missing).then_some((*template == "t", *open == "t", *whole == "t"))
+        });
+        let missing = missing.escape_debug();
+        Err(match found {
+            Some((_, _, false)) => {
+                Error::source_failed(format!("database `{missing}` was left half-dropped and cannot be dumped"))
+                    .hint("finish it with DROP DATABASE, and take it out of databases")
+            }
+            Some((_, false, _)) => {
+                Error::source_failed(format!("database `{missing}` accepts no connections, so it cannot be dumped"))
+                    .hint("ALTER DATABASE … ALLOW_CONNECTIONS true, or take it out of databases")
+            }
+            Some((true, ..)) => {
+                Error::source_failed(format!("database `{missing}` is a template, and templates are not backed up"))
+                    .hint("ALTER DATABASE … IS_TEMPLATE false, or take it out of databases")
+            }
+            _ => Error::source_failed(format!("the server has no database `{missing}`"))
+                .hint(format!("it has: {}", there.join(", ").escape_debug())),
+        })
     }
 }
 

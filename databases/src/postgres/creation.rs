@@ -7,13 +7,13 @@
 
 use lifeboat_base::Result;
 
-use super::contents::{Change, Contents};
+use super::contents::Contents;
 use super::globals::{Setting, setting};
 use super::roles::set;
 use super::server::Server;
 use super::sql::{literal, quoted, quoted_name, quoted_text};
 use super::steps::{Step, StepFailure};
-use super::tokens::{Reading, Statements, Token};
+use super::tokens::{Reading, Statements};
 
 /// Options of `CREATE DATABASE` whose value is a text.
 const TEXT_OPTIONS: [&str; 8] =
@@ -22,7 +22,6 @@ const TEXT_OPTIONS: [&str; 8] =
 const PROVIDERS: [&str; 3] = ["libc", "icu", "builtin"];
 /// Rights on a database.
 const RIGHTS: [&str; 6] = ["ALL", "CREATE", "CONNECT", "TEMPORARY", "TEMP", "PRIVILEGES"];
-const TABLESPACE: &[u8] = b" TABLESPACE = ";
 /// The comment of a database that is being loaded begins with this.
 pub(crate) const LOADING_MARK: &str = "Lifeboat is loading this database";
 
@@ -162,20 +161,6 @@ impl Creation {
         let told = |failure: &StepFailure| Some(format!("{} ({})", steps.get(failure.step)?.what, failure.reason));
         Ok(failures.iter().filter(|failure| !failure.mended).filter_map(told).collect())
     }
-}
-
-/// The beginning of an archive in which the database is in no tablespace of its own.
-pub(crate) fn without_tablespace(contents: &Contents) -> Vec<u8> {
-    contents.changed(|entry| {
-        let text = contents.get(&entry.definition);
-        let of_database = contents.get(&entry.kind) == b"DATABASE";
-        let tokens = Statements::new(text).next().filter(|_| of_database).and_then(|statement| statement.tokens);
-        let named =
-            matches!(tokens.as_deref(), Some([.., Token::Word(word), Token::Mark(b'='), _]) if word == b"TABLESPACE");
-        // `pg_dump` writes this option last.
-        let at = text.windows(TABLESPACE.len()).rposition(|window| window == TABLESPACE).filter(|_| named);
-        Change { owner: None, definition: at.map(|at| [&text[..at], b";\n"].concat()) }
-    })
 }
 
 fn alter(place: &str) -> Vec<u8> {

@@ -123,7 +123,7 @@ impl Listener {
         } else if let Some(error) = line.strip_prefix(ERROR_MARK) {
             let reason = error.split_once(SERVER_MARK).map_or(error, |(_, reason)| reason);
             let (object, reason) = (self.object.escape_debug().to_string(), reason.escape_debug().to_string());
-            let class = classify(&object, &reason);
+            let class = classify(&object, &reason).to_owned();
             self.failures.add(LoadFailure { database: self.database.clone(), object, class, reason });
         }
     }
@@ -169,7 +169,7 @@ fn classify(object: &str, reason: &str) -> &'static str {
 
 /// What to do about a failure.
 pub(crate) fn hint(failure: &LoadFailure) -> Option<&'static str> {
-    Some(match failure.class {
+    Some(match failure.class.as_str() {
         "self_reference" => {
             "the view selects from itself, so pg_restore cannot make it either: drop or mend it in the source; to rescue the rest of this snapshot, restore with --keep-going"
         }
@@ -227,7 +227,8 @@ mod tests {
         }
         assert!(heard.went_on());
         let all = failures.take();
-        let told: Vec<(&str, &str)> = all.iter().map(|failure| (failure.object.as_str(), failure.class)).collect();
+        let told: Vec<(&str, &str)> =
+            all.iter().map(|failure| (failure.object.as_str(), failure.class.as_str())).collect();
         assert_eq!(
             told,
             [

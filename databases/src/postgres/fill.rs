@@ -237,7 +237,13 @@ impl Filling<'_> {
         }
         drop(running);
         let jobs = [format!("--jobs={}", self.server.cx.jobs)];
-        self.build(definitions, contents, builds.rest(), &jobs).await
+        match builds.rest() {
+            Some(rest) => {
+                self.build(definitions, contents, Some(rest.side_by_side), &jobs).await?;
+                self.build(definitions, contents, Some(rest.in_order), &[]).await
+            }
+            None => self.build(definitions, contents, None, &jobs).await,
+        }
     }
 
     async fn load_stream(&self, name: &str) -> Result<()> {

@@ -4,6 +4,7 @@
 //! here and could not be loaded completely is dropped again. One that is to be replaced stays until
 //! the new one is complete, which is loaded beside it and then takes its name.
 
+use std::path::PathBuf;
 use std::sync::{Mutex, PoisonError};
 
 use async_trait::async_trait;
@@ -19,6 +20,7 @@ use super::parts::{DumpPart, Stored, by_database};
 use super::places::Place;
 use super::roles::several;
 use super::server::Server;
+use super::settings::{PostgresConnection, unverified_host};
 use super::sql::rows;
 use super::target::{self, PostgresTarget};
 use crate::database::{Database, LoadFailure, RestoreOutcome, ServerTarget, Wanted, WorkContext};
@@ -32,6 +34,15 @@ impl ServerTarget for PostgresTarget {
 
     fn describe(&self) -> String {
         target::describe(&self.connection)
+    }
+
+    fn files(&self) -> Vec<PathBuf> {
+        target::files(&self.connection)
+    }
+
+    fn unverified_host(&self) -> Option<String> {
+        let PostgresConnection::Url(url) = &self.connection else { return None };
+        unverified_host(url)
     }
 
     async fn load(&self, streams: &dyn StoredStreams, wanted: &Wanted, cx: &WorkContext) -> Result<RestoreOutcome> {
@@ -106,7 +117,12 @@ async fn load_databases(
             Err(error) if wanted.keep_going && error.class() == Class::Source && !server.cx.cancel.is_cancelled() => {
                 let object = format!("DATABASE {database}");
                 let reason = error.chain();
-                outcome.failures.push(LoadFailure { database: database.clone(), object, class: "other", reason });
+                outcome.failures.push(LoadFailure {
+                    database: database.clone(),
+                    object,
+                    class: "other".to_owned(),
+                    reason,
+                });
                 continue;
             }
             loaded => loaded?,

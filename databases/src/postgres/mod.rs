@@ -18,6 +18,7 @@ mod fill;
 mod globals;
 mod load;
 mod loader;
+mod losses;
 mod owners;
 mod ownership;
 mod parts;
@@ -91,10 +92,9 @@ impl Database for Postgres {
         &self,
         address: &str,
         password: Option<Secret>,
-        source: Option<&dyn Source>,
+        client_directories: &[PathBuf],
     ) -> Result<Box<dyn ServerTarget>> {
-        let connection = target::parse(address)?;
-        let client_directories = source.map(Source::client_directories).unwrap_or_default().to_vec();
+        let (connection, client_directories) = (target::parse(address)?, client_directories.to_vec());
         Ok(Box::new(PostgresTarget { connection, password, client_directories }))
     }
 

@@ -6,6 +6,7 @@ use lifeboat_base::Result;
 
 use super::clients::Clients;
 use super::connect::Connection;
+use super::sql::FIELD_SEPARATOR;
 use crate::database::WorkContext;
 use crate::tool::process::{Invocation, output};
 
@@ -28,7 +29,7 @@ pub(crate) async fn query(
         "-w",
         "-0",
         "-F",
-        "\u{1f}",
+        FIELD_SEPARATOR,
         "-v",
         "ON_ERROR_STOP=1",
         "-v",
@@ -40,5 +41,6 @@ pub(crate) async fn query(
     ];
     let encoding = [("PGCLIENTENCODING", OsStr::new("UTF8"))];
     let psql = Invocation::new(&clients.tool("psql"), arguments, cx).envs(connection.variables()).envs(encoding);
-    output(psql).await.map(|answer| answer.trim_end_matches(['\0', '\n']).to_owned())
+    // Only the end of the last row goes: a name may end in a line break.
+    output(psql).await.map(|answer| answer.strip_suffix('\0').unwrap_or(&answer).to_owned())
 }

@@ -50,13 +50,25 @@ pub enum PostgresConnection {
 }
 
 /// The keys of the table.
-pub(super) const KEYS: [&str; 10] =
-    ["url", "service", "socket", "port", "user", "password", "databases", "client_directories", "jobs", "large_table"];
+pub(super) const KEYS: [&str; 11] = [
+    "url",
+    "allow_unverified_tls",
+    "service",
+    "socket",
+    "port",
+    "user",
+    "password",
+    "databases",
+    "client_directories",
+    "jobs",
+    "large_table",
+];
 
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
 struct RawPostgres {
     url: Option<Text>,
+    allow_unverified_tls: Option<Spanned<bool>>,
     service: Option<Text>,
     socket: Option<Text>,
     port: Option<Spanned<u16>>,
@@ -75,7 +87,10 @@ pub(super) fn parse(section: Section<'_>, reader: &mut SettingsReader<'_>) -> Op
     let place = section.place();
     let raw: RawPostgres = section.read(reader)?;
     let connection = match (&raw.url, &raw.service, &raw.socket) {
-        (Some(url), None, None) => url_of(reader, url)?,
+        (Some(url), None, None) => {
+            let allowed = raw.allow_unverified_tls.as_ref().is_some_and(|allowed| *allowed.get_ref());
+            url_of(reader, url, allowed)?
+        }
         (None, Some(service), None) => PostgresConnection::Service(reader.filled(service)?),
         (None, None, Some(socket)) => PostgresConnection::Socket {
             directory: reader.path(socket),
@@ -92,6 +107,9 @@ pub(super) fn parse(section: Section<'_>, reader: &mut SettingsReader<'_>) -> Op
         let remedy = "put them into the url or the service";
         reader.findings.add(place, "port and user belong to socket", remedy);
     }
+    if let Some(allowed) = raw.allow_unverified_tls.as_ref().filter(|allowed| *allowed.get_ref() && raw.url.is_none()) {
+        reader.findings.add(allowed.span(), "allow_unverified_tls belongs to url", "remove it");
+    }
     if let Some(jobs) = raw.jobs.as_ref().filter(|jobs| *jobs.get_ref() == 0) {
         reader.findings.add(jobs.span(), "jobs = 0", "use at least 1, or leave it out for as many as limits.cpu");
     }
@@ -105,7 +123,7 @@ pub(super) fn parse(section: Section<'_>, reader: &mut SettingsReader<'_>) -> Op
     })
 }
 
-fn url_of(reader: &mut SettingsReader<'_>, text: &Text) -> Option<PostgresConnection> {
+fn url_of(reader: &mut SettingsReader<'_>, text: &Text, unverified: bool) -> Option<PostgresConnection> {
     let remedy = "use postgresql://user@host:5432/database?sslmode=verify-full; \
         without a host write postgresql:///database?user=…, or use socket";
     let url = url::Url::parse(text.get_ref()).ok().filter(|url| matches!(url.scheme(), "postgresql" | "postgres"));
@@ -122,5 +140,71 @@ fn url_of(reader: &mut SettingsReader<'_>, text: &Text) -> Option<PostgresConnec
         );
         return None;
     }
+    if let Some(host) = unverified_host(&url).filter(|_| !unverified) {
+        let problem = format!(
+            "nothing would prove that the server is {host}: whoever sits between could read and change everything"
+        );
+        let remedy = "add ?sslmode=verify-full to the url (and sslrootcert, if a CA of your own signed its certificate); \
+            in a network that you trust, set allow_unverified_tls = true";
+        reader.findings.add(text.span(), problem, remedy);
+    }
     Some(PostgresConnection::Url(url))
+}
+
+/// A host on another machine whose certificate would not be checked.
+pub(super) fn unverified_host(url: &url::Url) -> Option<String> {
+    let option =
+        |name: &str| url.query_pairs().filter(|(key, _)| key == name).last().map(|(_, value)| value.into_owned());
+    if option("sslmode").is_some_and(|mode| mode == "verify-full") {
+        return None;
+    }
+    // The address prevails over the host, which is then only a name. Each may be a list.
+    let hosts = option("hostaddr").or_else(|| option("host")).or_else(|| {
+        let host = url.host_str().unwrap_or_default();
+        percent_encoding::percent_decode_str(host).decode_utf8().ok().map(std::borrow::Cow::into_owned)
+    })?;
+    let remote = hosts.split(',').find(|host| !is_here(host))?;
+    Some(remote.to_owned())
+}
+
+/// Whether this is a unix socket, or an address of this machine.
+fn is_here(host: &str) -> bool {
+    let host = host.trim_matches(['[', ']']);
+    let address = host.parse::<std::net::IpAddr>();
+    host.is_empty() || host.starts_with(['/', '@']) || host == "localhost" || address.is_ok_and(|it| it.is_loopback())
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used, reason = "tests")]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_servers_elsewhere_must_prove_who_they_are() {
+        let host = |url: &str| unverified_host(&url.parse().unwrap());
+        for url in [
+            "postgresql:///shop",
+            "postgresql:///shop?host=/run/postgresql",
+            "postgresql://%2Frun%2Fpostgresql/shop",
+            "postgresql://localhost/shop",
+            "postgresql://127.0.0.1:5433/shop?sslmode=disable",
+            "postgresql://[::1]/shop",
+            "postgresql://db.example.com/shop?sslmode=verify-full",
+            "postgresql://db.example.com/shop?hostaddr=127.0.0.1",
+        ] {
+            assert_eq!(host(url), None, "{url}");
+        }
+        for url in [
+            "postgresql://db.example.com/shop",
+            "postgresql://db.example.com/shop?sslmode=require",
+            "postgresql://db.example.com/shop?sslmode=verify-ca",
+            "postgresql://db.example.com/shop?sslmode=verify-full&sslmode=prefer",
+            "postgresql:///shop?host=/run/postgresql,db.example.com",
+            "postgresql:///shop?host=db.example.com",
+            "postgresql://localhost/shop?hostaddr=192.0.2.1",
+            "postgresql://localhost.example.com/shop",
+        ] {
+            assert!(host(url).is_some(), "{url}");
+        }
+    }
 }

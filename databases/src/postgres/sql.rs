@@ -4,6 +4,9 @@
 pub(crate) const DATABASES: &str =
     "SELECT datname FROM pg_database WHERE datallowconn AND NOT datistemplate AND datconnlimit <> -2 ORDER BY datname";
 
+/// Between two fields of an answer.
+pub(crate) const FIELD_SEPARATOR: &str = "\u{1f}";
+
 /// The rows of an answer of one column.
 pub(crate) fn rows(answer: &str) -> Vec<String> {
     answer.split('\0').filter(|row| !row.is_empty()).map(str::to_owned).collect()

@@ -1,6 +1,6 @@
 //! Chooses the tables that are captured in streams of their own.
 
-use lifeboat_base::{Class, Context, Error, Result};
+use lifeboat_base::{Class, Context, Result};
 
 use super::parts::{DumpPart, Table, TableName};
 use super::server::Server;
@@ -11,11 +11,11 @@ const MAX_TABLES: usize = 64;
 
 /// Lists the ordinary tables of users. Tables that belong to an extension are not listed, but
 /// dumped with everything else, as the extension wants.
-const TABLES: &str = "SELECT n.nspname, c.relname, \
+const TABLES: &str = "SELECT json_build_array(n.nspname, c.relname, \
     (SELECT coalesce(json_agg(json_build_array(m.nspname, s.relname)), '[]') \
     FROM pg_depend d JOIN pg_class s ON s.oid = d.objid JOIN pg_namespace m ON m.oid = s.relnamespace \
     WHERE d.classid = 'pg_class'::regclass AND d.refclassid = 'pg_class'::regclass AND d.refobjid = c.oid \
-    AND s.relkind = 'S' AND d.deptype IN ('a', 'i')), getdatabaseencoding() \
+    AND s.relkind = 'S' AND d.deptype IN ('a', 'i')), getdatabaseencoding()) \
     FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace \
     WHERE c.relkind = 'r' AND c.relpersistence <> 't' AND n.nspname <> 'information_schema' AND n.nspname !~ '^pg_' \
     AND NOT EXISTS (SELECT FROM pg_depend e WHERE e.classid = 'pg_class'::regclass AND e.objid = c.oid AND e.deptype = 'e')";
@@ -54,13 +54,10 @@ fn parse(answer: &str) -> Result<Vec<(Table, String)>> {
 }
 
 fn table(row: &str) -> Result<(Table, String)> {
-    let fields: Vec<&str> = row.split('\u{1f}').collect();
-    let [schema, name, sequences, encoding] = fields[..] else {
-        return Err(Error::source_failed("the PostgreSQL server gave an unexpected answer to the query for tables"));
-    };
-    let sequences: Vec<(String, String)> = serde_json::from_str(sequences)
-        .context(Class::Source, || "the PostgreSQL server gave an unexpected list of a table's sequences")?;
-    let name = TableName { schema: schema.to_owned(), name: name.to_owned() };
+    type Row = (String, String, Vec<(String, String)>, String);
+    let (schema, name, sequences, encoding): Row = serde_json::from_str(row)
+        .context(Class::Source, || "the PostgreSQL server gave an unexpected answer to the query for tables")?;
+    let name = TableName { schema, name };
     let sequences = sequences.into_iter().map(|(schema, name)| TableName { schema, name }).collect();
-    Ok((Table { name, sequences }, encoding.to_owned()))
+    Ok((Table { name, sequences }, encoding))
 }

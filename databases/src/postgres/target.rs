@@ -76,6 +76,13 @@ fn parse_socket(text: &str) -> Result<PostgresConnection> {
     Ok(PostgresConnection::Socket { directory: PathBuf::from(directory), port, user })
 }
 
+/// The files that an address names.
+pub(super) fn files(connection: &PostgresConnection) -> Vec<PathBuf> {
+    let PostgresConnection::Url(url) = connection else { return Vec::new() };
+    let values = url.query_pairs().filter(|(name, _)| name.starts_with("ssl") || name == "passfile");
+    values.map(|(_, value)| PathBuf::from(&*value)).filter(|path| path.is_absolute()).collect()
+}
+
 /// Where the server is, for people.
 pub(super) fn describe(connection: &PostgresConnection) -> String {
     match connection {

@@ -32,7 +32,7 @@ impl ProofLevel {
 }
 
 /// A query that the operator wants run in the restored database.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct DrillQuery {
     /// The database to ask; `None` for the only one.
     pub database: Option<String>,
@@ -68,6 +68,16 @@ pub struct ProofResult {
     /// What differs, in plain words: at most 50 differences, then how many more there are. Empty if
     /// all is equal.
     pub differences: Vec<String>,
+    /// What is equal in another way than byte by byte, in plain words: at most 50 notes, then how
+    /// many more there are.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub notes: Vec<String>,
+    /// The version of the captured server, if the engine has servers.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub source_version: Option<String>,
+    /// The version of the throw-away server.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub server_version: Option<String>,
 }
 
 impl ProofResult {

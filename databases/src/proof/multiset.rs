@@ -51,12 +51,14 @@ pub(crate) fn tell(kind: &str, item: &str, stored: &Titled, restored: &Titled, d
     }
 }
 
-/// Shortens a long list of differences to the first ones and how many more there are.
+/// Shortens long lists of differences and notes to the first ones and how many more there are.
 pub(crate) fn shorten(proof: &mut ProofResult) {
-    let all = proof.differences.len();
-    if all > MAX_DIFFERENCES {
-        proof.differences.truncate(MAX_DIFFERENCES);
-        proof.differences.push(format!("… and {} more", all - MAX_DIFFERENCES));
+    for list in [&mut proof.differences, &mut proof.notes] {
+        let all = list.len();
+        if all > MAX_DIFFERENCES {
+            list.truncate(MAX_DIFFERENCES);
+            list.push(format!("… and {} more", all - MAX_DIFFERENCES));
+        }
     }
 }
 

@@ -8,17 +8,20 @@ use async_trait::async_trait;
 use lifeboat_base::facts::SourceFacts;
 use lifeboat_base::{Class, Context, Error, Result};
 use rusqlite::backup::{Backup, StepResult};
-use rusqlite::{Connection, OpenFlags};
+use rusqlite::{Connection, ErrorCode, OpenFlags, ffi};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
-use super::{DATABASE_STREAM, SQLITE_KIND, Sqlite};
+use super::{DATABASE_STREAM, SQLITE_KIND, Sqlite, at_rest};
 use crate::database::{Database, Source, WorkContext};
 use crate::file::stream_file;
 use crate::streams::StreamSink;
 
 /// How many pages are copied before the next look at whether to stop.
 const PAGES_A_STEP: i32 = 2000;
+/// How long one attempt waits for a lock.
+const STEP_PAUSE: Duration = Duration::from_millis(50);
+const LOCKED_HINT: &str = "end the exclusive transaction of the writer, or raise stall in [limits]";
 const SQLITE_MAGIC: &[u8; 16] = b"SQLite format 3\0";
 
 /// Captures one database file.
@@ -40,7 +43,7 @@ impl Source for SqliteSource {
         let stop = cx.cancel.child_token();
         let _stops_when_dropped = stop.clone().drop_guard();
         let target = copy.clone();
-        tokio::task::spawn_blocking(move || copy_database(&source, &target, stall, &stop))
+        let warning = tokio::task::spawn_blocking(move || copy_database(&source, &target, stall, &stop))
             .await
             .context(Class::Failed, || "a worker thread failed")??;
 
@@ -52,43 +55,111 @@ impl Source for SqliteSource {
         Ok(SourceFacts {
             engine: SQLITE_KIND.to_owned(),
             server_version: Some(rusqlite::version().to_owned()),
+            warnings: warning.into_iter().map(str::to_owned).collect(),
             ..SourceFacts::default()
         })
     }
 }
 
 /// Copies page by page within one read transaction, so a writer can delay the copy, but the copy
-/// never holds half of a change.
-fn copy_database(source: &Path, target: &Path, stall: Duration, stop: &CancellationToken) -> Result<()> {
+/// never holds half of a change. Returns a warning.
+fn copy_database(
+    source: &Path,
+    target: &Path,
+    stall: Duration,
+    stop: &CancellationToken,
+) -> Result<Option<&'static str>> {
     let shown = source.display();
     if !source.is_file() {
         return Err(Error::source_failed(format!("there is no SQLite database at {shown}"))
             .hint("check the path, and that Lifeboat's user may read it and its directory"));
     }
-    let failed = |error: rusqlite::Error| {
-        let full = error.sqlite_error_code() == Some(rusqlite::ErrorCode::DiskFull);
-        let class = if full { Class::Storage } else { Class::Source };
-        Error::new(class, format!("cannot copy the SQLite database {shown}")).because(error)
-    };
-    let from = Connection::open_with_flags(source, OpenFlags::SQLITE_OPEN_READ_ONLY).map_err(failed)?;
-    from.busy_timeout(stall).map_err(failed)?;
-    from.execute_batch("BEGIN; SELECT count(*) FROM sqlite_schema").map_err(failed)?;
     let _ = std::fs::remove_file(target);
-    let mut to = Connection::open(target).map_err(failed)?;
-    let backup = Backup::new(&from, &mut to).map_err(failed)?;
+    let copied = backup(source, target, stall, stop);
+    let error = match copied {
+        Ok(()) => return Ok(None),
+        Err(Refusal::Other(error)) => return Err(error),
+        Err(Refusal::Sqlite(error)) => error,
+    };
+    // What needs writing beside the database is done in a copy of ours.
+    match at_rest::Obstacle::of(&error) {
+        Some(kind) if at_rest::copy(source, target, kind, stop)? => Ok(kind.warning()),
+        _ => Err(explained(source, error)),
+    }
+}
+
+/// Why the backup API could not copy.
+enum Refusal {
+    Sqlite(rusqlite::Error),
+    Other(Error),
+}
+
+impl From<rusqlite::Error> for Refusal {
+    fn from(error: rusqlite::Error) -> Self {
+        Self::Sqlite(error)
+    }
+}
+
+fn backup(source: &Path, target: &Path, stall: Duration, stop: &CancellationToken) -> Result<(), Refusal> {
+    let from = Connection::open_with_flags(source, OpenFlags::SQLITE_OPEN_READ_ONLY)?;
+    // Short, so that a run that is cancelled does not wait for a lock.
+    from.busy_timeout(STEP_PAUSE)?;
     let mut progressed = Instant::now();
     loop {
-        match backup.step(PAGES_A_STEP).map_err(failed)? {
+        match from.execute_batch("BEGIN; SELECT count(*) FROM sqlite_schema") {
+            Err(error) if is_locked(&error) && progressed.elapsed() <= stall => {
+                if !from.is_autocommit() {
+                    from.execute_batch("ROLLBACK")?;
+                }
+            }
+            begun => break begun?,
+        }
+        if stop.is_cancelled() {
+            return Err(Refusal::Other(Error::cancelled("the capture")));
+        }
+    }
+    let mut to = Connection::open(target)?;
+    let backup = Backup::new(&from, &mut to)?;
+    progressed = Instant::now();
+    loop {
+        match backup.step(PAGES_A_STEP)? {
             StepResult::Done => return Ok(()),
             StepResult::More => progressed = Instant::now(),
             _ if progressed.elapsed() > stall => {
-                return Err(Error::source_failed(format!("{shown} has been locked for {stall:?}"))
-                    .hint("end the exclusive transaction of the writer, or raise stall in [limits]"));
+                let locked = Error::source_failed(format!("{} has been locked for {stall:?}", source.display()));
+                return Err(Refusal::Other(locked.hint(LOCKED_HINT)));
             }
-            _ => std::thread::sleep(Duration::from_millis(50)),
+            _ => std::thread::sleep(STEP_PAUSE),
         }
         if stop.is_cancelled() {
-            return Err(Error::cancelled("the capture"));
+            return Err(Refusal::Other(Error::cancelled("the capture")));
         }
     }
+}
+
+fn is_locked(error: &rusqlite::Error) -> bool {
+    matches!(error.sqlite_error_code(), Some(ErrorCode::DatabaseBusy | ErrorCode::DatabaseLocked))
+}
+
+/// The error of a copy, with what to do about it.
+fn explained(source: &Path, error: rusqlite::Error) -> Error {
+    let code = error.sqlite_error_code();
+    let extended = error.sqlite_error().map_or(0, |error| error.extended_code);
+    let class = if code == Some(ErrorCode::DiskFull) { Class::Storage } else { Class::Source };
+    let folder = source.parent().unwrap_or(source).display();
+    let hint = match code {
+        Some(ErrorCode::DiskFull) => "make room in the state directory: a whole copy of the database must fit".to_owned(),
+        Some(ErrorCode::DatabaseBusy | ErrorCode::DatabaseLocked) => LOCKED_HINT.to_owned(),
+        Some(ErrorCode::NotADatabase) => "it is another kind of file, or encrypted: use kind = \"file\"".to_owned(),
+        Some(ErrorCode::DatabaseCorrupt) => "run PRAGMA integrity_check, and restore it from a snapshot".to_owned(),
+        _ if extended == ffi::SQLITE_READONLY_ROLLBACK => {
+            "a crash left a journal that is still in use: open the database once with its own program, and run the backup again"
+                .to_owned()
+        }
+        Some(ErrorCode::ReadOnly | ErrorCode::CannotOpen | ErrorCode::PermissionDenied) => format!(
+            "Lifeboat's user must be able to read the database, and in WAL mode also to write to {folder}: SQLite keeps files for locks there"
+        ),
+        _ => "see what SQLite says; check the database with PRAGMA integrity_check".to_owned(),
+    };
+    Error::new(class, format!("cannot copy the SQLite database {}", source.display())).because(error).hint(hint)
 }

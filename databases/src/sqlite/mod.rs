@@ -1,5 +1,6 @@
 //! `sqlite`: one database file, copied by SQLite's backup API while it is in use.
 
+mod at_rest;
 mod capture;
 mod throw_away;
 

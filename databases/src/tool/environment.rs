@@ -21,6 +21,11 @@ impl ToolEnvironment {
         Self(names.filter_map(|name| Some((name.to_owned(), variable(name)?))).collect())
     }
 
+    /// The variables and their values.
+    pub fn variables(&self) -> impl Iterator<Item = (&str, &OsStr)> {
+        self.0.iter().map(|(name, value)| (name.as_str(), value.as_os_str()))
+    }
+
     /// The value of a variable.
     #[must_use]
     pub fn get(&self, name: &str) -> Option<&OsStr> {

@@ -362,9 +362,30 @@ pub(crate) async fn feed(
 pub(crate) async fn feed_with(
     invocation: Invocation,
     stream: &mut dyn StreamReader,
-    mut out: impl FnMut(&[u8]) -> Result<()> + Send,
+    out: impl FnMut(&[u8]) -> Result<()> + Send,
     expected: &[i32],
 ) -> Result<i32> {
+    match feed_as_wanted(invocation, stream, out, expected).await? {
+        (true, _, status) => Ok(status),
+        (false, tool, _) => {
+            Err(Error::source_failed(format!("{} ended before it had read the whole stream{}", tool.name, tool.said())))
+        }
+    }
+}
+
+/// As [`feed`], for a tool that may succeed before it has read everything. So the stream need not
+/// be read to its checked end.
+pub(crate) async fn feed_head(invocation: Invocation, stream: &mut dyn StreamReader) -> Result<()> {
+    feed_as_wanted(invocation, stream, |_| Ok(()), &[0]).await.map(drop)
+}
+
+/// Returns whether the tool took the whole stream, and its status.
+async fn feed_as_wanted(
+    invocation: Invocation,
+    stream: &mut dyn StreamReader,
+    mut out: impl FnMut(&[u8]) -> Result<()> + Send,
+    expected: &[i32],
+) -> Result<(bool, Tool, i32)> {
     let cancel = invocation.cancel.clone();
     let mut tool = invocation.start(true)?;
     let mut stdin = tool.take_stdin();
@@ -407,11 +428,7 @@ pub(crate) async fn feed_with(
     let complete = fed.transpose()?;
     read.transpose()?;
     let status = tool.finish_with(expected).await?;
-    if complete == Some(true) {
-        Ok(status)
-    } else {
-        Err(Error::source_failed(format!("{} ended before it had read the whole stream{}", tool.name, tool.said())))
-    }
+    Ok((complete == Some(true), tool, status))
 }
 
 impl Tool {

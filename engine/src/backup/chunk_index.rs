@@ -161,8 +161,10 @@ impl ChunkIndex {
         let present =
             |pack: &IndexedPack| inventories.iter().any(|inventory| inventory.packs.get(&pack.id) == Some(&pack.size));
         let most = |count: fn(&Inventory) -> u64| inventories.iter().map(count).max().unwrap_or_default();
-        let mut index =
-            IndexBuilder::new(most(|inventory| inventory.index_bytes), most(|inventory| inventory.packs.len() as u64));
+        // A listing may say anything about sizes, so no more is reserved at once than a run may
+        // hold.
+        let segment_bytes = most(|inventory| inventory.index_bytes).min(documents.memory / 2);
+        let mut index = IndexBuilder::new(segment_bytes, most(|inventory| inventory.packs.len() as u64));
         let segments: BTreeSet<&SnapshotId> = inventories.iter().flat_map(|inventory| &inventory.indexes).collect();
         let mut less = |segment: &SnapshotId, error: &Error| {
             let why = error.chain();

@@ -37,7 +37,7 @@ use bytes::Bytes;
 use chrono::{DateTime, TimeDelta, Utc};
 use lifeboat_base::clock::SharedClock;
 use lifeboat_base::facts::SourceFacts;
-use lifeboat_base::{Error, Result};
+use lifeboat_base::{Class, Error, Result};
 use lifeboat_databases::{Source, ToolEnvironment, WorkContext};
 use lifeboat_format::Format;
 use lifeboat_format::id::{Name, PackId, SnapshotId};
@@ -55,12 +55,13 @@ use self::fleet::Fleet;
 use self::intake::Sink;
 use self::messages::Captured;
 use self::pipeline::Pipeline;
-use self::place::Place;
+use self::place::{Place, PlaceFound};
 use self::predecessor::Predecessor;
 use self::row_search::Rows;
 use self::shared::{Buffers, Shared};
 use crate::catalog::ciphertext::copy_pack;
 use crate::catalog::documents::{Documents, sign_encrypted};
+use crate::catalog::future::is_future;
 use crate::catalog::inventory::Inventory;
 use crate::config::{Config, Dataset, Dedup};
 use crate::keys::{DatasetKeys, HostKeys};
@@ -124,7 +125,7 @@ pub struct BackupReport {
     pub dataset: Name,
     /// The new snapshot.
     pub snapshot: SnapshotId,
-    /// When the backup began. It is later than the start of the predecessor.
+    /// When the backup began.
     pub started: DateTime<Utc>,
     /// When the backup ended, after the commit.
     pub finished: DateTime<Utc>,
@@ -145,6 +146,24 @@ pub struct BackupReport {
     pub replicas: Vec<ReplicaOutcome>,
     /// What an operator should know, although the backup succeeded.
     pub warnings: Vec<String>,
+    /// Databases that could not be captured, so that the snapshot is partial.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub skipped: Vec<String>,
+}
+
+impl BackupReport {
+    /// The error of a run that committed a partial snapshot.
+    #[must_use]
+    pub fn partial(&self) -> Option<Error> {
+        let names: Vec<String> = self.skipped.iter().map(|name| name.escape_debug().to_string()).collect();
+        (!names.is_empty()).then(|| {
+            Error::new(
+                Class::Partial,
+                format!("snapshot {} of {} is partial: it lacks {}", self.snapshot, self.dataset, names.join(", ")),
+            )
+            .hint("read the warnings of the run to see why, and run it again once that is mended")
+        })
+    }
 }
 
 impl Backup<'_> {
@@ -161,17 +180,48 @@ impl Backup<'_> {
         let keys = self.keys.dataset(dataset)?.clone();
         let generation = keys.generation;
         let sparse = sparse::read(self.state, dataset);
-        let (members, failed) = self.look(generation, &sparse).await;
-        let fleet = Fleet::new(dataset, members, failed, self.config.min_replicas)?;
-
+        let (mut members, mut failed) = self.look(generation, &sparse).await;
         let cache = ObjectCache::open(self.state, dataset)?;
         let reader = self.keys.reader();
-        let documents = Documents { vault: &self.keys.vault, dataset, keys: &reader, cache: Some(&cache) };
+        let documents = Documents {
+            vault: &self.keys.vault,
+            dataset,
+            keys: &reader,
+            cache: Some(&cache),
+            memory: self.config.limits.memory,
+        };
         let mut warnings = Vec::new();
-        let place = Place::find(&documents, fleet.members(), &mut warnings).await?;
-        let started =
-            place.previous.as_ref().map_or(now, |last| now.max(last.snapshot.time() + TimeDelta::milliseconds(1)));
-        let snapshot = SnapshotId::new(started, rand::random());
+        let place = loop {
+            match Place::find(&documents, &members, &mut warnings).await? {
+                PlaceFound::After(place) => break *place,
+                // Replicas that show a snapshot and do not give it are as good as away: if there
+                // are enough others, they do not stop the backup.
+                PlaceFound::NotNow(snapshot, error) => {
+                    let holds = |member: &mut Inventory| member.snapshots.contains(&snapshot);
+                    let holders: Vec<Inventory> = members.extract_if(.., holds).collect();
+                    if members.len() < self.config.min_replicas.max(1) {
+                        return Err(error);
+                    }
+                    let without = |holder: Inventory| {
+                        let doubt = Error::storage(error.chain());
+                        (holder.replica.name().clone(), doubt)
+                    };
+                    failed.extend(holders.into_iter().map(without));
+                }
+            }
+        };
+        let fleet = Fleet::new(dataset, members, failed, self.config.min_replicas)?;
+        let started = now;
+        // An id is later than the one before, whatever the clock says; what began when stays true.
+        let last = place.previous.as_ref().map(|last| last.snapshot.time());
+        if let Some(last) = last.filter(|last| is_future(*last, now)) {
+            warnings.push(format!(
+                "the time of the snapshot before lies in the future ({}): is the clock of this host right?",
+                last.to_rfc3339()
+            ));
+        }
+        let named = last.map_or(now, |last| now.max(last + TimeDelta::milliseconds(1)));
+        let snapshot = SnapshotId::new(named, rand::random());
         let journal = Journal::open(self.state, dataset, &self.keys.host_key, generation)?;
         let index = ChunkIndex::build(&documents, fleet.members(), generation, journal.read(), &mut warnings).await;
 
@@ -197,6 +247,7 @@ impl Backup<'_> {
         let (streams, unused) =
             entries(&mut captured, &shared.rows.as_ref().map(|rows| rows.maps()).unwrap_or_default())?;
         warnings.extend(facts.warnings.iter().cloned());
+        let skipped = facts.skipped.clone();
         let finished = self.clock.now();
         if self.cancel.is_cancelled() {
             return Err(
@@ -253,6 +304,7 @@ impl Backup<'_> {
             new_packs: manifest.accounting.new_packs,
             replicas: self.outcomes(&shared.fleet, &targets),
             warnings,
+            skipped,
         })
     }
 
@@ -380,7 +432,11 @@ impl Backup<'_> {
         let (fleet, dataset) = (&shared.fleet, &manifest.dataset);
         for (packs, last) in segments(&captured.unindexed) {
             // Segments are found by listing, so the ids of all but the last may be random.
-            let id = if last { manifest.snapshot.clone() } else { SnapshotId::new(manifest.started, rand::random()) };
+            let id = if last {
+                manifest.snapshot.clone()
+            } else {
+                SnapshotId::new(manifest.snapshot.time(), rand::random())
+            };
             let segment = IndexSegment::write(shared.keys.generation, packs)?;
             let index = sign_encrypted(layout::index(dataset, &id), &segment, self.dataset, self.keys)?;
             manifest.accounting.stored_bytes += index.object.len() as u64;

@@ -18,18 +18,25 @@ pub(super) struct Place {
     pub(super) manifest: Option<Manifest>,
 }
 
+/// What a look for the place found.
+pub(super) enum PlaceFound {
+    After(Box<Place>),
+    /// This snapshot is the newest, and no replica that shows it gives it now.
+    NotNow(SnapshotId, Error),
+}
+
 impl Place {
     /// The place after the newest readable snapshot of a trusted signer, with a warning for each
     /// unreadable one. One that requires what this program does not know has a place, too.
     ///
     /// # Errors
-    /// The newest snapshot cannot be fetched now. Or it is of format 1, which is not continued,
-    /// though `vault.json` says otherwise.
+    /// The newest snapshot is of format 1, which is not continued, though `vault.json` says
+    /// otherwise.
     pub(super) async fn find(
         documents: &Documents<'_>,
         members: &[Inventory],
         warnings: &mut Vec<String>,
-    ) -> Result<Self> {
+    ) -> Result<PlaceFound> {
         let replicas: Vec<SharedReplica> = members.iter().map(|member| member.replica.clone()).collect();
         for snapshot in all_snapshots(members).into_iter().rev() {
             let error = match documents.manifest(&replicas, &snapshot).await {
@@ -39,12 +46,20 @@ impl Place {
                     ))
                     .hint("put the vault.json of format 1 back, and set a new vault_prefix for new backups"));
                 }
-                Ok((manifest, hash)) => return Ok(Self::after(&snapshot, hash, manifest.sequence, Some(manifest))),
+                Ok((manifest, hash)) => {
+                    return Ok(PlaceFound::After(Box::new(Self::after(
+                        &snapshot,
+                        hash,
+                        manifest.sequence,
+                        Some(manifest),
+                    ))));
+                }
                 // It is there, and only cannot be reached: an older one in its place would be a
                 // fork.
                 Err(error) if error.class() == Class::Storage => {
                     let problem = format!("snapshot {snapshot}, which the new one follows, cannot be fetched");
-                    return Err(error.within(problem).hint("back up again when a replica that holds it answers"));
+                    let error = error.within(problem).hint("back up again when a replica that holds it answers");
+                    return Ok(PlaceFound::NotNow(snapshot, error));
                 }
                 Err(error) => error.chain(),
             };
@@ -54,11 +69,11 @@ impl Place {
                 warnings.push(format!(
                     "rows of snapshot {snapshot} are not used for deduplication, because it requires `{word}`: use a newer version of Lifeboat here, too"
                 ));
-                return Ok(Self::after(&snapshot, hash, head.sequence, None));
+                return Ok(PlaceFound::After(Box::new(Self::after(&snapshot, hash, head.sequence, None))));
             }
             warnings.push(format!("snapshot {snapshot} is unreadable and will not be used for deduplication: {error}"));
         }
-        Ok(Self { previous: None, sequence: 1, manifest: None })
+        Ok(PlaceFound::After(Box::new(Self { previous: None, sequence: 1, manifest: None })))
     }
 
     fn after(snapshot: &SnapshotId, hash: Digest, sequence: u64, manifest: Option<Manifest>) -> Self {

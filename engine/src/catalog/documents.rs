@@ -2,26 +2,39 @@
 //!
 //! A trusted signer has signed each document that this module returns, for exactly this vault and
 //! object key.
+//!
+//! Many small documents are read at once, but large ones one at a time in the whole process: what a
+//! replica sends in their place must not add up. A document that takes more than half of
+//! `limits.memory` is refused.
 
 use age::{Identity, Recipient};
 use bytes::Bytes;
 use futures::{Stream, StreamExt};
 use lifeboat_base::{Class, Context, Error, Result};
 use lifeboat_format::id::{Digest, Name, SnapshotId};
-use lifeboat_format::index::IndexSegment;
+use lifeboat_format::index::{IndexSegment, MAX_INDEX_OBJECT_BYTES};
 use lifeboat_format::layout;
-use lifeboat_format::manifest::{MAX_MANIFEST_BYTES, Manifest, ManifestHead};
-use lifeboat_store::{Replica, SharedReplica};
+use lifeboat_format::manifest::{self, MAX_MANIFEST_BYTES, MAX_MANIFEST_OBJECT_BYTES, Manifest, ManifestHead};
+use lifeboat_store::{Replica, ReplicaError, ReplicaErrorKind, SharedReplica};
+use tokio::sync::{Semaphore, SemaphorePermit};
 
 use super::inventory::Inventory;
 use crate::config::Dataset;
 use crate::keys::crypt;
-use crate::keys::sign::{Signer, SignerKey, verify};
+use crate::keys::sign::{MAX_SIGNATURE_BYTES, Signer, SignerKey, verify};
 use crate::keys::{HostKeys, ReaderKeys};
 use crate::state::cache::ObjectCache;
 
 /// How many manifests are fetched and opened at once.
 const MANIFESTS_AT_ONCE: usize = 16;
+/// A longer object is large, and so is a document with more JSON.
+const SMALL_DOCUMENT_BYTES: u64 = 2 << 20;
+/// This much may be held of a document whatever `limits.memory` says.
+const MIN_HELD_BYTES: u64 = 32 << 20;
+/// Taken by whoever fetches or opens a large document. One that waits for it must not keep the one
+/// that has it from going on, so nobody reads documents while looking at the items of
+/// [`Documents::manifests`].
+static LARGE_DOCUMENT: Semaphore = Semaphore::const_new(1);
 
 /// Reads documents of one dataset.
 pub(crate) struct Documents<'a> {
@@ -30,7 +43,25 @@ pub(crate) struct Documents<'a> {
     pub keys: &'a ReaderKeys,
     /// Holds only documents whose signature was checked.
     pub cache: Option<&'a ObjectCache>,
+    /// `limits.memory`, in bytes.
+    pub memory: u64,
 }
+
+/// A kind of document.
+#[derive(Clone, Copy)]
+struct DocumentKind {
+    name: &'static str,
+    /// No object of this kind is longer.
+    max_bytes: u64,
+    /// How much a plaintext decompresses to, as it says itself, where its parser allows more than
+    /// may be held.
+    unpacked: fn(&[u8]) -> u64,
+}
+
+const MANIFEST: DocumentKind =
+    DocumentKind { name: "manifest", max_bytes: MAX_MANIFEST_OBJECT_BYTES, unpacked: manifest::json_bytes };
+const INDEX_SEGMENT: DocumentKind =
+    DocumentKind { name: "index segment", max_bytes: MAX_INDEX_OBJECT_BYTES, unpacked: |_| 0 };
 
 impl Documents<'_> {
     /// The manifest from the cache, or else from the first of `replicas` that returns a valid one.
@@ -43,7 +74,7 @@ impl Documents<'_> {
         let (vault, dataset, id) = (self.vault.to_owned(), self.dataset.clone(), snapshot.clone());
         let parse = move |plaintext: Vec<u8>| Manifest::parse(plaintext, &vault, &dataset, &id);
         let key = layout::manifest(self.dataset, snapshot);
-        let (manifest, object) = self.read("manifest", snapshot, key, replicas, parse).await?;
+        let (manifest, object) = self.read(MANIFEST, snapshot, key, replicas, parse).await?;
         Ok((manifest, Digest::of(&object)))
     }
 
@@ -56,7 +87,7 @@ impl Documents<'_> {
         let (vault, dataset, id) = (self.vault.to_owned(), self.dataset.clone(), snapshot.clone());
         let parse = move |plaintext: Vec<u8>| Manifest::parse_head(plaintext, &vault, &dataset, &id);
         let key = layout::manifest(self.dataset, snapshot);
-        let (head, object) = self.read("manifest", snapshot, key, replicas, parse).await?;
+        let (head, object) = self.read(MANIFEST, snapshot, key, replicas, parse).await?;
         Ok((head, Digest::of(&object)))
     }
 
@@ -65,7 +96,7 @@ impl Documents<'_> {
     pub(crate) async fn index(&self, replicas: &[SharedReplica], snapshot: &SnapshotId) -> Result<IndexSegment> {
         let key = layout::index(self.dataset, snapshot);
         let parse = |plaintext: Vec<u8>| IndexSegment::open(&plaintext);
-        Ok(self.read("index segment", snapshot, key, replicas, parse).await?.0)
+        Ok(self.read(INDEX_SEGMENT, snapshot, key, replicas, parse).await?.0)
     }
 
     /// Reads many manifests, several at once, and returns them in order. They come without their
@@ -84,25 +115,45 @@ impl Documents<'_> {
         futures::stream::iter(snapshots).map(read).buffered(MANIFESTS_AT_ONCE)
     }
 
+    /// Whether one of `replicas` returns the manifest as a trusted signer signed it. It is not
+    /// opened.
+    ///
+    /// # Errors
+    /// Why none does.
+    pub(crate) async fn check_signed<'b>(
+        &self,
+        replicas: impl Iterator<Item = &'b SharedReplica>,
+        snapshot: &SnapshotId,
+    ) -> Result<()> {
+        let (key, mut errors) = (layout::manifest(self.dataset, snapshot), Vec::new());
+        for replica in replicas {
+            match self.fetch(replica.as_ref(), MANIFEST, &key).await {
+                Ok(_) => return Ok(()),
+                Err(error) => errors.push(error),
+            }
+        }
+        Err(combine(format!("no replica returns {key} signed"), &errors))
+    }
+
     /// Returns the object as it is stored, too.
     async fn read<T: Send + 'static>(
         &self,
-        what: &str,
+        kind: DocumentKind,
         snapshot: &SnapshotId,
         key: String,
         replicas: &[SharedReplica],
         parse: impl Fn(Vec<u8>) -> Result<T> + Clone + Send + 'static,
     ) -> Result<(T, Bytes)> {
         if let Some(object) = self.cached(&key)
-            && let Ok(document) = self.open(&key, object.clone(), parse.clone()).await
+            && let Ok(document) = self.open(kind, &key, object.clone(), None, parse.clone()).await
         {
             return Ok((document, object));
         }
         let mut errors = Vec::new();
         for replica in replicas {
             let read = async {
-                let object = self.fetch(replica.as_ref(), &key).await?;
-                let document = self.open(&key, object.clone(), parse.clone()).await;
+                let (object, turn) = self.fetch(replica.as_ref(), kind, &key).await?;
+                let document = self.open(kind, &key, object.clone(), turn, parse.clone()).await;
                 let document = document.map_err(|error| error.within(format!("replica {}", replica.name())));
                 Ok((document?, object))
             };
@@ -113,48 +164,108 @@ impl Documents<'_> {
                 Err(error) => errors.push(error),
             }
         }
-        Err(combine(format!("no replica returns a valid {what} of {}/{snapshot}", self.dataset), &errors))
+        Err(combine(format!("no replica returns a valid {} of {}/{snapshot}", kind.name, self.dataset), &errors))
     }
 
     fn cached(&self, key: &str) -> Option<Bytes> {
         self.cache?.get(key).map(Bytes::from)
     }
 
-    /// Fetches an object, checks its signature, and adds it to the cache.
-    async fn fetch(&self, replica: &dyn Replica, key: &str) -> Result<Bytes> {
-        let object = fetch_signed(replica, key, self.vault, &self.keys.trusted_signers).await?;
+    /// Fetches an object, checks its signature, and adds it to the cache. If it is large, the turn
+    /// comes with it.
+    async fn fetch(&self, replica: &dyn Replica, kind: DocumentKind, key: &str) -> Result<(Bytes, Option<Turn>)> {
+        let held = kind.max_bytes.min(self.held());
+        let (vault, trusted) = (self.vault, &self.keys.trusted_signers);
+        let mut turn = None;
+        let object = match fetch_pair(replica, key, held.min(SMALL_DOCUMENT_BYTES)).await {
+            Err(ReplicaError { kind: ReplicaErrorKind::TooLong { size, .. }, .. }) if size <= held => {
+                turn = Some(take_turn().await?);
+                check_pair(fetch_pair(replica, key, held).await, replica, key, vault, trusted).await
+            }
+            Err(error @ ReplicaError { kind: ReplicaErrorKind::TooLong { size, .. }, .. })
+                if size <= kind.max_bytes =>
+            {
+                Err(Error::integrity(error.to_string()).hint(raise_memory(size)))
+            }
+            fetched => check_pair(fetched, replica, key, vault, trusted).await,
+        }?;
         if let Some(cache) = self.cache {
             cache.put(key, &object);
         }
-        Ok(object)
+        Ok((object, turn))
+    }
+
+    /// How much may be held of one document.
+    fn held(&self) -> u64 {
+        MIN_HELD_BYTES.max(self.memory / 2)
     }
 
     /// Decrypts and parses an object on a thread for blocking work.
     async fn open<T: Send + 'static>(
         &self,
+        kind: DocumentKind,
         key: &str,
         object: Bytes,
+        turn: Option<Turn>,
         parse: impl FnOnce(Vec<u8>) -> Result<T> + Send + 'static,
     ) -> Result<T> {
+        let failed = || "the thread that opens documents failed";
         let identities = self.keys.identities.clone();
-        let opened = tokio::task::spawn_blocking(move || {
+        let decrypted = tokio::task::spawn_blocking(move || {
             let identities = identities.iter().map(|identity| identity.as_ref() as &dyn Identity);
-            crypt::decrypt(identities, &object, MAX_MANIFEST_BYTES).map(parse)
+            crypt::decrypt(identities, &object, MAX_MANIFEST_BYTES)
         });
-        let opened = opened.await.context(Class::Failed, || "the thread that opens documents failed")?;
-        opened.and_then(|parsed| parsed).map_err(|error| error.within(format!("cannot open {key}")))
+        let decrypted = decrypted.await.context(Class::Failed, failed)?;
+        let opened = async {
+            let plaintext = decrypted?;
+            // A few bytes may decompress to many.
+            let (unpacked, held) = ((kind.unpacked)(&plaintext), self.held());
+            if unpacked > held {
+                return Err(Error::integrity(format!(
+                    "it decompresses to {unpacked} bytes, and {held} may be held here"
+                ))
+                .hint(raise_memory(unpacked)));
+            }
+            let turn = match turn {
+                None if unpacked > SMALL_DOCUMENT_BYTES => Some(take_turn().await?),
+                turn => turn,
+            };
+            let parsed = tokio::task::spawn_blocking(move || {
+                let parsed = parse(plaintext);
+                drop(turn);
+                parsed
+            });
+            parsed.await.context(Class::Failed, failed)?
+        };
+        opened.await.map_err(|error: Error| error.within(format!("cannot open {key}")))
     }
 }
 
-/// Fetches an object and its signature. Checks that a trusted signer signed it for this key.
-pub(crate) async fn fetch_signed(
+fn raise_memory(bytes: u64) -> String {
+    format!("if it is really so long, set `limits.memory` to more than {} MiB", 2 * (bytes >> 20) + 2)
+}
+
+/// The right to hold a large document.
+type Turn = SemaphorePermit<'static>;
+
+async fn take_turn() -> Result<Turn> {
+    LARGE_DOCUMENT.acquire().await.context(Class::Failed, || "cannot wait for a large document")
+}
+
+/// Fetches an object of at most `limit` bytes, and its signature. Nothing is checked yet.
+async fn fetch_pair(replica: &dyn Replica, key: &str, limit: u64) -> Result<(Bytes, Bytes), ReplicaError> {
+    let signature_key = layout::signature(key);
+    tokio::try_join!(replica.get(key, limit), replica.get(&signature_key, MAX_SIGNATURE_BYTES as u64))
+}
+
+/// Checks that a trusted signer signed the object for this key.
+async fn check_pair(
+    fetched: Result<(Bytes, Bytes), ReplicaError>,
     replica: &dyn Replica,
     key: &str,
     vault: &str,
     trusted: &[SignerKey],
 ) -> Result<Bytes> {
-    let signature_key = layout::signature(key);
-    let fetched = tokio::try_join!(replica.get(key), replica.get(&signature_key));
     let (object, signature) = fetched.map_err(|error| {
         let missing = error.is_not_found();
         let error = Error::from(error);
@@ -163,6 +274,18 @@ pub(crate) async fn fetch_signed(
     verify(trusted, &object, &signature, &layout::trusted_comment(vault, key))
         .map_err(|error| error.within(format!("replica {}: {key} cannot be trusted", replica.name())))?;
     Ok(object)
+}
+
+/// Fetches an object of at most `limit` bytes and its signature. Checks that a trusted signer
+/// signed it for this key.
+pub(crate) async fn fetch_signed(
+    replica: &dyn Replica,
+    key: &str,
+    limit: u64,
+    vault: &str,
+    trusted: &[SignerKey],
+) -> Result<Bytes> {
+    check_pair(fetch_pair(replica, key, limit).await, replica, key, vault, trusted).await
 }
 
 /// Combines the errors of several replicas. The result has the gravest class of these errors, and

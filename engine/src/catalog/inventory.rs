@@ -5,10 +5,10 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 use lifeboat_base::{Error, Result};
 use lifeboat_format::Format;
 use lifeboat_format::id::{Name, PackId, SnapshotId};
-use lifeboat_format::info::{self, VaultInfo};
+use lifeboat_format::info::{self, MAX_VAULT_INFO_BYTES, VaultInfo};
 use lifeboat_format::layout;
 use lifeboat_format::manifest::{Manifest, PackRef};
-use lifeboat_store::{ObjectMeta, SharedReplica};
+use lifeboat_store::{Listing, ObjectMeta, SharedReplica};
 
 /// What one replica holds of one dataset.
 #[derive(Clone)]
@@ -39,7 +39,7 @@ pub(crate) struct Inventory {
 impl Inventory {
     /// Lists a replica. Fails if it holds no vault, or another one than `vault`.
     pub(crate) async fn take(replica: &SharedReplica, vault: &str, dataset: &Name) -> Result<Self> {
-        let info = replica.get(layout::VAULT).await.map_err(|error| {
+        let info = replica.get(layout::VAULT, MAX_VAULT_INFO_BYTES as u64).await.map_err(|error| {
             let missing = error.is_not_found();
             let error = Error::from(error);
             if missing {
@@ -73,18 +73,17 @@ impl Inventory {
         };
         // Packs are many, so they are noted page by page. All other objects are collected first,
         // because an object and its signature may be on different pages.
-        let (mut others, mut next) = (Vec::new(), None);
-        loop {
-            let page = replica.list_page(&folder, next.as_deref()).await?;
-            for object in page.objects {
+        let (mut others, mut listing) = (Vec::new(), Listing::new(&folder));
+        while let Some(objects) = replica.next_page(&mut listing).await? {
+            for object in objects {
                 match layout::parse_pack(dataset, &object.key) {
                     Some(pack) => drop(inventory.packs.insert(pack, object.size)),
-                    None => others.push(object),
+                    None => {
+                        let admitted = listing.admit_name(&object.key);
+                        admitted.map_err(|why| replica.bad_listing(&listing, why))?;
+                        others.push(object);
+                    }
                 }
-            }
-            next = page.next;
-            if next.is_none() {
-                break;
             }
         }
         inventory.note(dataset, &others);
@@ -102,7 +101,7 @@ impl Inventory {
             } else if let Some(snapshot) = layout::parse_index(dataset, key) {
                 if signed() {
                     self.indexes.insert(snapshot);
-                    self.index_bytes += object.size;
+                    self.index_bytes = self.index_bytes.saturating_add(object.size);
                 }
             } else if let Some(id) = layout::parse_json(&layout::drills(dataset), key) {
                 if signed() {

@@ -5,5 +5,6 @@
 
 pub(crate) mod ciphertext;
 pub(crate) mod documents;
+pub(crate) mod future;
 pub(crate) mod inventory;
 pub(crate) mod records;

@@ -9,7 +9,7 @@ use chrono::{DateTime, Utc};
 use lifeboat_base::{Error, Result};
 use lifeboat_format::id::{Digest, Name, SnapshotId};
 use lifeboat_format::layout;
-use lifeboat_format::record::{self, Envelope, PreviousRecord, RecordBody, RecordType};
+use lifeboat_format::record::{self, Envelope, MAX_RECORD_BYTES, PreviousRecord, RecordBody, RecordType};
 use lifeboat_format::requirements::Requirements;
 use lifeboat_store::SharedReplica;
 
@@ -49,7 +49,8 @@ impl RecordReader<'_> {
         let mut errors = Vec::new();
         for replica in replicas {
             let read = async {
-                let json = fetch_signed(replica.as_ref(), &key, self.vault, self.trusted).await?;
+                let json =
+                    fetch_signed(replica.as_ref(), &key, MAX_RECORD_BYTES as u64, self.vault, self.trusted).await?;
                 let what = format!("replica {}: {key}", replica.name());
                 let (envelope, body) = record::read(&json, self.vault, self.dataset, &what)?;
                 Ok(FoundRecord { id: id.clone(), envelope, body, hash: Digest::of(&json) })
@@ -64,12 +65,25 @@ impl RecordReader<'_> {
         Err(combine(format!("no replica returns a valid {key}"), &errors))
     }
 
+    /// Whether one of `replicas` returns the record as a trusted signer signed it, whether it can
+    /// be understood or not.
+    pub(crate) async fn is_signed(&self, of: RecordType, replicas: &[&SharedReplica], id: &SnapshotId) -> bool {
+        let key = layout::record(self.dataset, of, id);
+        for replica in replicas {
+            let limit = MAX_RECORD_BYTES as u64;
+            if fetch_signed(replica.as_ref(), &key, limit, self.vault, self.trusted).await.is_ok() {
+                return true;
+            }
+        }
+        false
+    }
+
     /// Reads every record of a type that some replica shows, oldest first. Those that cannot be
-    /// read come with their errors, by object key.
+    /// read come with their errors.
     pub(crate) async fn read_all<B: RecordBody>(
         &self,
         inventories: &[Inventory],
-    ) -> (Vec<FoundRecord<B>>, BTreeMap<String, Error>) {
+    ) -> (Vec<FoundRecord<B>>, BTreeMap<SnapshotId, Error>) {
         let ids: BTreeSet<&SnapshotId> = inventories.iter().flat_map(|inventory| inventory.records(B::TYPE)).collect();
         let (mut found, mut unreadable) = (Vec::new(), BTreeMap::new());
         for id in ids {
@@ -77,7 +91,7 @@ impl RecordReader<'_> {
             let holders: Vec<_> = inventories.iter().filter(holds).map(|inventory| &inventory.replica).collect();
             match self.read(&holders, id).await {
                 Ok(record) => found.push(record),
-                Err(error) => drop(unreadable.insert(layout::record(self.dataset, B::TYPE, id), error)),
+                Err(error) => drop(unreadable.insert(id.clone(), error)),
             }
         }
         (found, unreadable)

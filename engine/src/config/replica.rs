@@ -2,6 +2,8 @@
 
 use std::collections::BTreeSet;
 use std::ops::Range;
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
 
 use lifeboat_base::settings::{SettingsReader, Text, units};
 use lifeboat_store::{ReplicaConfig, ReplicaKind, S3Config, S3Credentials};
@@ -103,7 +105,7 @@ fn endpoint(v: &mut SettingsReader<'_>, text: &Text, allow_http: bool) -> Option
 /// Refuses two replicas in one place, because they are only one copy.
 pub(super) fn apart(v: &mut SettingsReader<'_>, replicas: &[ReplicaConfig]) {
     let place = |replica: &ReplicaConfig| match &replica.kind {
-        ReplicaKind::Directory { path } => path.display().to_string(),
+        ReplicaKind::Directory { path } => real_place(path),
         ReplicaKind::S3(s3) => {
             format!("{} {}", s3.endpoint.as_ref().map_or(replica.region.as_str(), url::Url::as_str), s3.bucket)
         }
@@ -115,4 +117,16 @@ pub(super) fn apart(v: &mut SettingsReader<'_>, replicas: &[ReplicaConfig]) {
             v.findings.add(0..0, problem, "give each replica a bucket or directory of its own");
         }
     }
+}
+
+/// The same text for all names of one directory: with a slash at the end, through a symlink, or
+/// mounted twice. What does not exist yet is told apart by its path in the nearest folder that
+/// does.
+fn real_place(path: &Path) -> String {
+    if let Ok(found) = std::fs::metadata(path) {
+        return format!("directory {} of device {}", found.ino(), found.dev());
+    }
+    let existing = path.ancestors().find_map(|folder| Some((folder, std::fs::canonicalize(folder).ok()?)));
+    let (folder, real) = existing.unwrap_or((path, path.to_owned()));
+    real.join(path.strip_prefix(folder).unwrap_or(path)).components().collect::<PathBuf>().display().to_string()
 }

@@ -27,7 +27,7 @@ home_region = "eu-central-1"
 schedule = "15 2 * * *"
 [dataset.source]
 kind = "postgres"
-url = "postgresql://backup@db/postgres"
+url = "postgresql://backup@db/postgres?sslmode=verify-full"
 "#
     )
 }
@@ -47,6 +47,51 @@ fn refused(from: &str, to: &str) -> String {
             error.message().to_owned()
         }
     }
+}
+
+#[test]
+fn a_database_elsewhere_must_prove_who_it_is() {
+    let found = refused("?sslmode=verify-full", "?sslmode=require");
+    assert!(
+        found.contains("nothing would prove that the server is db") && found.contains("allow_unverified_tls"),
+        "{found}"
+    );
+    let lab = good().replacen("?sslmode=verify-full\"", "\"\nallow_unverified_tls = true", 1);
+    assert!(parse(&lab).is_ok());
+    let found = refused(
+        "url = \"postgresql://backup@db/postgres?sslmode=verify-full\"",
+        "socket = \"/run\"\nallow_unverified_tls = true",
+    );
+    assert!(found.contains("belongs to url"), "{found}");
+}
+
+#[test]
+fn one_directory_is_not_two_replicas_by_whatever_name() {
+    let place = tempfile::tempdir().unwrap();
+    std::fs::create_dir_all(place.path().join("near")).unwrap();
+    std::os::unix::fs::symlink(place.path().join("near"), place.path().join("link")).unwrap();
+    std::os::unix::fs::symlink(place.path(), place.path().join("around")).unwrap();
+    let with = |first: &str, second: &str| {
+        let mut text = good();
+        for (bucket, path) in [("backups-a", first), ("backups-b\"\nendpoint = \"https://s3.example.com", second)] {
+            let directory = format!("path = \"{}/{path}\"", place.path().display());
+            text = text.replacen(&format!("bucket = \"{bucket}\""), &directory, 1);
+        }
+        parse(&text.replace("kind = \"s3\"", "kind = \"directory\"")).map_err(|error| error.message().to_owned())
+    };
+    for (first, second) in [
+        ("near", "near/"),
+        ("near", "./near"),
+        ("near", "link"),
+        ("link/", "around/near"),
+        ("new", "new/"),
+        ("new", "around/./new"),
+    ] {
+        let error = with(first, second).err().unwrap_or_default();
+        assert!(error.contains("in the same place"), "{first} {second}: {error}");
+    }
+    assert_eq!(with("near", "far").err(), None);
+    assert_eq!(with("new", "around/near").err(), None);
 }
 
 #[test]
@@ -89,7 +134,7 @@ fn each_refusal_names_file_line_and_remedy() {
         ("schedule = \"15 2 * * *\"", "jitter = \"soon\"", 20, "not a duration"),
         ("kind = \"postgres\"", "kind = \"postgres\"\nservice = \"x\"", 22, "exactly one of url, service and socket"),
         (
-            "kind = \"postgres\"\nurl = \"postgresql://backup@db/postgres\"",
+            "kind = \"postgres\"\nurl = \"postgresql://backup@db/postgres?sslmode=verify-full\"",
             "kind = \"command\"\nargv = [\"x\"]\nexpected_status = []",
             23,
             "lists no status",
@@ -108,7 +153,11 @@ fn each_refusal_names_file_line_and_remedy() {
 #[test]
 fn a_source_without_a_throw_away_database_is_drilled_to_fetched() -> Result<()> {
     for source in ["kind = \"file\"\npath = \"/etc/hostname\"", "kind = \"command\"\nargv = [\"/bin/date\"]"] {
-        let text = good().replacen("kind = \"postgres\"\nurl = \"postgresql://backup@db/postgres\"", source, 1);
+        let text = good().replacen(
+            "kind = \"postgres\"\nurl = \"postgresql://backup@db/postgres?sslmode=verify-full\"",
+            source,
+            1,
+        );
         assert_eq!(parse(&text)?.datasets[0].drill.level, ProofLevel::Fetched, "{source}");
         let proved = format!("{text}[dataset.drill]\nlevel = \"proved\"\n");
         let message = parse(&proved).map(|_| ()).map_err(|error| error.message().to_owned());

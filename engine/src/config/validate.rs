@@ -11,6 +11,7 @@ use super::fields::name;
 use super::raw::{RawConfig, RawKeys, RawLimits};
 use super::{Config, KeysConfig, Limits, dataset, defaults, replica};
 use crate::keys::sign::SignerKey;
+use crate::keys::ssh::{self, SshRecipient};
 
 /// Returns `None` if a value without a default cannot be used. There may be findings in any case.
 pub(crate) fn config(v: &mut SettingsReader<'_>, raw: RawConfig, sources: Vec<Option<Section<'_>>>) -> Option<Config> {
@@ -64,8 +65,12 @@ fn keys(v: &mut SettingsReader<'_>, raw: &RawKeys) -> KeysConfig {
     v.look_for_keys_in(directory.clone());
     for recipient in raw.master_recipients.iter().chain(&raw.drill_recipients) {
         if !is_recipient(recipient.get_ref()) {
-            let problem = "this is not an age recipient";
-            v.findings.add(recipient.span(), problem, "use age1…, an ssh-ed25519 public key, or a plugin's recipient");
+            let (problem, remedy) = if ssh::is_rsa(recipient.get_ref()) {
+                (ssh::NO_RSA, ssh::NO_RSA_HINT)
+            } else {
+                ("this is not an age recipient", "use age1…, an ssh-ed25519 public key, or a plugin's recipient")
+            };
+            v.findings.add(recipient.span(), problem, remedy);
         }
     }
     for signer in raw.trusted_signers.iter().chain(&raw.trusted_drill_signers) {
@@ -139,6 +144,6 @@ fn unique<'n>(v: &mut SettingsReader<'_>, what: &str, names: impl Iterator<Item 
 /// Whether age can parse this as a recipient. No plugin is run.
 pub(crate) fn is_recipient(text: &str) -> bool {
     text.parse::<age::x25519::Recipient>().is_ok()
-        || text.parse::<age::ssh::Recipient>().is_ok()
+        || SshRecipient::parse(text).is_some()
         || text.parse::<age::plugin::Recipient>().is_ok()
 }

@@ -1,7 +1,12 @@
 //! A drill restores a snapshot into a throw-away database, checks it, proves it, and reports.
 //!
-//! A level counts only if all of it succeeded, so a report never claims too much. The throw-away
-//! database is stopped and removed whatever happens, even if the drill is cancelled.
+//! - **Apart from the keys**: the throw-away database runs in a worker, see `lifeboat-worker`. This
+//!   process decrypts, and starts no program that reads what was decrypted.
+//! - **Evidence**: a level counts only if all of it succeeded, so a report never claims too much.
+//!   What tools and databases say stays on this host: a [published](publish) report has the class
+//!   and a digest of each such text.
+//! - **The end**: the throw-away database is stopped and removed whatever happens, even if the
+//!   drill is cancelled.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
@@ -13,11 +18,12 @@ use lifeboat_databases::ThrowAway;
 use lifeboat_databases::proof::ProofLevel;
 use lifeboat_databases::proof::{CheckResult, ProofResult};
 use lifeboat_databases::streams::{StoredStreams, StreamReader};
-use lifeboat_databases::{ToolEnvironment, WorkContext, registry};
+use lifeboat_databases::{ToolEnvironment, WorkContext};
 use lifeboat_format::id::{Name, SnapshotId};
 use lifeboat_format::layout;
 use lifeboat_format::record::{RecordBody, RecordType};
 use lifeboat_store::SharedReplica;
+use lifeboat_worker::WorkerPlace;
 use serde::{Deserialize, Serialize};
 use tokio_util::sync::CancellationToken;
 
@@ -43,7 +49,10 @@ pub struct Drill<'a> {
     pub jobs: usize,
     /// What tools inherit of the program's environment.
     pub environment: &'a ToolEnvironment,
-    /// A private directory for the throw-away database.
+    /// Where the worker comes from.
+    pub worker: &'a WorkerPlace,
+    /// A private directory for the throw-away database. It becomes the worker's user's, unless the
+    /// worker brings its own.
     pub scratch: PathBuf,
     /// Tells and measures time.
     pub clock: SharedClock,
@@ -89,8 +98,12 @@ pub struct DrillReport {
     /// Whether the drill reached `required` without an error. A missed objective does not count
     /// against this.
     pub passed: bool,
-    /// The error with its causes. A missed objective is one, too.
+    /// The error with its causes. A missed objective is one, too. A published report has its class
+    /// and a digest.
     pub error: Option<String>,
+    /// The class of the error. It is published as a part of `error`.
+    #[serde(skip)]
+    pub error_class: Option<Class>,
     /// The phases that succeeded, in order.
     pub phases: Vec<Phase>,
     /// Bytes of streams that were restored.
@@ -123,22 +136,37 @@ impl Drill<'_> {
     pub async fn run(&self) -> (DrillReport, Option<Error>) {
         let mut report = self.empty_report();
         let began = self.clock.elapsed();
-        let result = tokio::select! {
-            result = self.go(&mut report, began) => result,
-            () = self.cancel.cancelled() => Err(Error::failed(format!("the drill of dataset {} was cancelled", self.dataset))),
+        // Not dropped when it is cancelled: a throw-away database must be stopped first.
+        let result = match self.go(&mut report, began).await {
+            Err(_) if self.cancel.is_cancelled() => Err(self.cancelled()),
+            result => result,
         };
         report.finished = self.clock.now();
         let error = result.and_then(|()| self.judge(&report)).err();
         report.error = error.as_ref().map(Error::chain);
+        report.error_class = error.as_ref().map(Error::class);
         report.passed = error.as_ref().is_none_or(|error| error.class() == Class::ObjectiveMissed);
         (report, error)
     }
 
+    fn cancelled(&self) -> Error {
+        Error::failed(format!("the drill of dataset {} was cancelled", self.dataset))
+    }
+
+    async fn unless_cancelled<T>(&self, work: impl Future<Output = Result<T>>) -> Result<T> {
+        tokio::select! {
+            result = work => result,
+            () = self.cancel.cancelled() => Err(self.cancelled()),
+        }
+    }
+
     async fn go(&self, report: &mut DrillReport, began: std::time::Duration) -> Result<()> {
         let phase = Stopwatch::start(self, "select");
-        let snapshot = self.reader.select(self.dataset, &self.selector).await?;
+        let now = self.clock.now();
+        let selected = self.reader.select(self.dataset, &self.selector, now);
+        let snapshot = self.unless_cancelled(selected).await?;
         report.snapshot = Some(snapshot.clone());
-        let streams = self.reader.streams(self.dataset, &snapshot).await?;
+        let streams = self.unless_cancelled(self.reader.streams(self.dataset, &snapshot)).await?;
         let age = report.started - streams.manifest().started;
         report.rpo_seconds = Some(age.as_seconds_f64().max(0.0));
         phase.stop(report);
@@ -156,16 +184,13 @@ impl Drill<'_> {
         let mut server = None;
         if self.settings.level > ProofLevel::Fetched {
             let phase = Stopwatch::start(self, "start");
-            let engine = registry::find(&facts.engine).ok_or_else(|| {
-                Error::integrity(format!("snapshot {snapshot} was captured by an unknown engine, `{}`", facts.engine))
-                    .hint("use the version of Lifeboat that wrote the snapshot, or a newer one")
-            })?;
-            server = engine.throw_away(facts, &self.settings.server_directories, &cx).await?;
+            let directories = &self.settings.server_directories;
+            server = lifeboat_worker::throw_away(self.worker, &streams, directories, &cx).await?;
             phase.stop(report);
         }
         let result = match &mut server {
             Some(server) => self.use_server(server.as_mut(), &streams, report, began).await,
-            None => self.fetch_only(&streams, report, began).await,
+            None => self.unless_cancelled(self.fetch_only(&streams, report, began)).await,
         };
         report.restored_bytes = streams.manifest().length().min(streams.delivered());
         report.replicas_used = streams.read_from();
@@ -270,6 +295,7 @@ impl Drill<'_> {
             reached: None,
             passed: false,
             error: None,
+            error_class: None,
             phases: Vec::new(),
             restored_bytes: 0,
             rto_seconds: None,
@@ -328,6 +354,32 @@ pub struct Published {
     pub refused: BTreeMap<Name, String>,
 }
 
+impl DrillReport {
+    /// The report without what tools and databases said, which may hold rows: everybody who can
+    /// read a bucket can read a report. Instead of each such text there is its digest, which the
+    /// full report on the drill host can be held against.
+    #[must_use]
+    pub fn for_publication(&self) -> Self {
+        let mut published = self.clone();
+        let class = self.error_class.unwrap_or(Class::Failed).as_str();
+        published.error = self.error.as_ref().map(|error| format!("{class}, {}", digest(error)));
+        for check in published.checks.iter_mut().filter(|check| !check.passed) {
+            check.detail = digest(&check.detail);
+        }
+        if let Some(proof) = &mut published.proof {
+            for difference in &mut proof.differences {
+                *difference = digest(difference);
+            }
+        }
+        published
+    }
+}
+
+/// A text's digest, in words.
+fn digest(text: &str) -> String {
+    format!("BLAKE3 of the text: {}", blake3::hash(text.as_bytes()).to_hex())
+}
+
 impl RecordBody for DrillReport {
     const TYPE: RecordType = RecordType::Drill;
 
@@ -337,7 +389,8 @@ impl RecordBody for DrillReport {
     }
 }
 
-/// Signs `report` as a record of `principal`, and uploads it to every replica of `reader`.
+/// Signs `report` as a record of `principal`, and uploads it to every replica of `reader`. What is
+/// published is [`DrillReport::for_publication`].
 ///
 /// # Errors
 /// The report cannot be serialised or signed. A replica that fails, or whose vault is of a format
@@ -348,6 +401,7 @@ pub async fn publish(
     principal: &Name,
     signer: &Signer,
 ) -> Result<Published> {
+    let report = &report.for_publication();
     let (vault, dataset) = (reader.vault_id(), &report.dataset);
     let writer = RecordWriter { vault, dataset, principal, signer };
     let trusted = [signer.public()];

@@ -8,10 +8,13 @@
 use std::collections::BTreeSet;
 
 use futures::StreamExt;
-use lifeboat_base::{Error, Result};
+use lifeboat_base::{Class, Error, Result};
 use lifeboat_format::id::{Name, SnapshotId};
+use lifeboat_format::index::MAX_INDEX_OBJECT_BYTES;
+use lifeboat_format::keyring::MAX_KEYRING_OBJECT_BYTES;
 use lifeboat_format::layout;
-use lifeboat_format::manifest::Manifest;
+use lifeboat_format::manifest::{MAX_MANIFEST_OBJECT_BYTES, Manifest};
+use lifeboat_format::record::MAX_RECORD_BYTES;
 use lifeboat_store::SharedReplica;
 use serde::Serialize;
 use tokio_util::sync::CancellationToken;
@@ -20,9 +23,9 @@ use super::prune::prune_records;
 use crate::catalog::ciphertext::{copy_pack, put_once};
 use crate::catalog::documents::{Documents, combine, fetch_signed};
 use crate::catalog::inventory::{Inventory, all_snapshots};
-use crate::config::Dataset;
-use crate::keys::HostKeys;
-use crate::keys::sign::SignerKey;
+use crate::config::{Dataset, Limits};
+use crate::keys::sign::{MAX_SIGNATURE_BYTES, SignerKey};
+use crate::keys::{HostKeys, crypt};
 use crate::state::StateDirectory;
 use crate::state::cache::ObjectCache;
 
@@ -53,6 +56,7 @@ pub async fn catch_up(
     keys: &HostKeys,
     replicas: &[SharedReplica],
     state: &StateDirectory,
+    limits: &Limits,
     cancel: &CancellationToken,
 ) -> Result<Vec<ReplicaState>> {
     let name = &dataset.name;
@@ -65,12 +69,13 @@ pub async fn catch_up(
     }
     let cache = ObjectCache::open(state, name)?;
     let reader = keys.reader();
-    let documents = Documents { vault: &keys.vault, dataset: name, keys: &reader, cache: Some(&cache) };
+    let documents =
+        Documents { vault: &keys.vault, dataset: name, keys: &reader, cache: Some(&cache), memory: limits.memory };
     let records = prune_records(&documents, &inventories).await;
-    for (key, error) in &records.unreadable {
-        tracing::warn!(%key, error = %error.chain(), "A prune record cannot be read: what it removed may be copied again");
+    for (record, error) in &records.unreadable {
+        tracing::warn!(%record, error = %error.chain(), "A prune record cannot be read: what it removed may be copied again");
     }
-    let (mut manifests, mut not_understood) = (Vec::new(), Vec::new());
+    let (mut manifests, mut unreadable, mut not_understood) = (Vec::new(), Vec::new(), Vec::new());
     let snapshots = all_snapshots(&inventories);
     let snapshots = snapshots.into_iter().filter(|snapshot| !records.snapshots.contains_key(snapshot));
     let mut read = std::pin::pin!(documents.manifests(&inventories, snapshots));
@@ -79,17 +84,33 @@ pub async fn catch_up(
             Ok((manifest, _)) => manifests.push(manifest),
             Err(error) => {
                 tracing::warn!(%snapshot, error = %error.chain(), "Skipping snapshot during catch-up: its manifest is unreadable");
-                not_understood.push(snapshot);
+                unreadable.push(snapshot);
             }
         }
     }
+    for snapshot in unreadable {
+        // What nobody signed is missing nowhere.
+        let holders = inventories.iter().filter(|inventory| inventory.snapshots.contains(&snapshot));
+        if documents.check_signed(holders.map(|inventory| &inventory.replica), &snapshot).await.is_ok() {
+            not_understood.push(snapshot);
+        }
+    }
 
+    let newest_prune = records.found.last().map(|record| &record.id);
     let mut states = Vec::new();
     for at in 0..inventories.len() {
         let others: Vec<&Inventory> =
             inventories.iter().enumerate().filter(|(n, _)| *n != at).map(|(_, other)| other).collect();
-        let mut run =
-            CatchUp { dataset: name, keys, target: inventories[at].clone(), others, objects: 0, bytes: 0, cancel };
+        let mut run = CatchUp {
+            dataset: name,
+            keys,
+            target: inventories[at].clone(),
+            others,
+            newest_prune,
+            objects: 0,
+            bytes: 0,
+            cancel,
+        };
         let result = run.bring_up(&manifests).await;
         let complete: Vec<&SnapshotId> = manifests
             .iter()
@@ -123,6 +144,8 @@ struct CatchUp<'a> {
     keys: &'a HostKeys,
     target: Inventory,
     others: Vec<&'a Inventory>,
+    /// The newest prune record that was believed.
+    newest_prune: Option<&'a SnapshotId>,
     objects: u64,
     bytes: u64,
     cancel: &'a CancellationToken,
@@ -157,12 +180,16 @@ impl CatchUp<'_> {
             if !self.target.indexes.contains(snapshot)
                 && self.others.iter().any(|other| other.indexes.contains(snapshot))
             {
-                self.copy_signed(&layout::index(dataset, snapshot), |other| other.indexes.contains(snapshot)).await?;
+                let key = layout::index(dataset, snapshot);
+                let copied = self.copy_signed(&key, MAX_INDEX_OBJECT_BYTES, |other| other.indexes.contains(snapshot));
+                // A reader needs none.
+                leave_aside(&key, copied.await)?;
                 self.target.indexes.insert(snapshot.clone());
             }
             if !self.target.snapshots.contains(&manifest.snapshot) {
                 let key = layout::manifest(self.dataset, &manifest.snapshot);
-                self.copy_signed(&key, |other| other.snapshots.contains(&manifest.snapshot)).await?;
+                let limit = MAX_MANIFEST_OBJECT_BYTES;
+                self.copy_signed(&key, limit, |other| other.snapshots.contains(&manifest.snapshot)).await?;
                 self.target.snapshots.insert(manifest.snapshot.clone());
             }
         }
@@ -177,19 +204,23 @@ impl CatchUp<'_> {
             all.into_iter().filter(|id| !own.contains(id)).cloned().collect()
         };
         let indexes = union(|other| &other.indexes, &self.target.indexes);
-        let prunes = union(|other| &other.prunes, &self.target.prunes);
         let drills = union(|other| &other.drills, &self.target.drills);
         // Only the newest record matters: it repeats what still matters from older ones.
-        if let Some(id) = prunes.last().filter(|id| self.target.prunes.last().is_none_or(|own| own < id)) {
-            self.copy_signed(&layout::prune(self.dataset, id), |other| other.prunes.contains(id)).await?;
+        if let Some(id) = self.newest_prune.filter(|id| !self.target.prunes.contains(id)) {
+            let key = layout::prune(self.dataset, id);
+            self.copy_signed(&key, MAX_RECORD_BYTES as u64, |other| other.prunes.contains(id)).await?;
         }
         for id in indexes {
-            self.copy_signed(&layout::index(self.dataset, &id), |other| other.indexes.contains(&id)).await?;
+            let key = layout::index(self.dataset, &id);
+            let copied = self.copy_signed(&key, MAX_INDEX_OBJECT_BYTES, |other| other.indexes.contains(&id)).await;
+            leave_aside(&key, copied)?;
         }
         let trusted = &self.keys.trusted_drill_signers;
         for id in drills.into_iter().filter(|_| !trusted.is_empty()) {
             let key = layout::drill(self.dataset, &id);
-            self.copy_signed_by(trusted, &key, |other| other.drills.contains(&id)).await?;
+            let limit = MAX_RECORD_BYTES as u64;
+            let copied = self.copy_signed_by(trusted, &key, limit, |other| other.drills.contains(&id)).await;
+            leave_aside(&key, copied)?;
         }
         Ok(())
     }
@@ -198,10 +229,28 @@ impl CatchUp<'_> {
         if self.target.keyring.contains(key) {
             return Ok(());
         }
-        let holder = self.others.iter().find(|other| other.keyring.contains(key));
-        let holder =
-            holder.ok_or_else(|| Error::keys(format!("no replica holds {key}")).hint("run `lifeboat init` again"))?;
-        let body = holder.replica.get(key).await?;
+        let (holders, mut bodies, mut errors) =
+            (self.others.iter().filter(|other| other.keyring.contains(key)), BTreeSet::new(), Vec::new());
+        for holder in holders {
+            match holder.replica.get(key, MAX_KEYRING_OBJECT_BYTES as u64).await.map_err(Error::from) {
+                Ok(body) => match crypt::check_is_age_file(&body) {
+                    Ok(()) => drop(bodies.insert(body)),
+                    Err(error) => errors.push(error.within(format!("replica {}: {key}", holder.replica.name()))),
+                },
+                Err(error) => errors.push(error),
+            }
+        }
+        // Nobody signs it, and nothing here opens it: only one on which all agree is copied.
+        let again = "run `lifeboat init` again, which knows the right one";
+        let Some(body) = bodies.pop_first() else {
+            return Err(match errors.len() {
+                0 => Error::keys(format!("no replica holds {key}")).hint(again),
+                _ => combine(format!("no replica returns a good {key}"), &errors),
+            });
+        };
+        if !bodies.is_empty() {
+            return Err(Error::keys(format!("the replicas hold different {key}")).hint(again));
+        }
         self.bytes += body.len() as u64;
         put_once(self.target.replica.as_ref(), key, body).await?;
         self.objects += 1;
@@ -210,15 +259,16 @@ impl CatchUp<'_> {
     }
 
     /// Copies an object, then its signature, from the first replica that has a valid pair.
-    async fn copy_signed(&mut self, key: &str, holds: impl Fn(&Inventory) -> bool) -> Result<()> {
+    async fn copy_signed(&mut self, key: &str, limit: u64, holds: impl Fn(&Inventory) -> bool) -> Result<()> {
         let keys = self.keys;
-        self.copy_signed_by(&keys.trusted_signers, key, holds).await
+        self.copy_signed_by(&keys.trusted_signers, key, limit, holds).await
     }
 
     async fn copy_signed_by(
         &mut self,
         trusted: &[SignerKey],
         key: &str,
+        limit: u64,
         holds: impl Fn(&Inventory) -> bool,
     ) -> Result<()> {
         let signature_key = layout::signature(key);
@@ -226,8 +276,8 @@ impl CatchUp<'_> {
         for other in self.others.iter().filter(|other| holds(other)) {
             let source = other.replica.as_ref();
             let fetched = async {
-                let object = fetch_signed(source, key, &self.keys.vault, trusted).await?;
-                Ok::<_, Error>((object, source.get(&signature_key).await?))
+                let object = fetch_signed(source, key, limit, &self.keys.vault, trusted).await?;
+                Ok::<_, Error>((object, source.get(&signature_key, MAX_SIGNATURE_BYTES as u64).await?))
             };
             match fetched.await {
                 Ok((object, signature)) => {
@@ -240,6 +290,18 @@ impl CatchUp<'_> {
             }
         }
         Err(combine(format!("no replica returns a valid {key}"), &errors))
+    }
+}
+
+/// What no replica returns signed is not missing anywhere: anybody can put it there. So that is
+/// warned of, and is no failure of the replica that lacks it.
+fn leave_aside(key: &str, copied: Result<()>) -> Result<()> {
+    match copied {
+        Err(error) if matches!(error.class(), Class::Integrity | Class::Keys) => {
+            tracing::warn!(%key, error = %error.chain(), "Not copying an object: no replica returns it signed");
+            Ok(())
+        }
+        copied => copied,
     }
 }
 

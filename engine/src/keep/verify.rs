@@ -84,7 +84,9 @@ pub async fn verify(
     let mut report = VerifyReport::default();
     if only.is_some() {
         // Of a single snapshot, records are not judged; but what they would say may be missed.
-        report.notes.extend(records.unreadable.iter().map(|(key, error)| format!("{key}: {}", error.chain())));
+        report.notes.extend(
+            records.unreadable.iter().map(|(id, error)| format!("{}: {}", layout::prune(dataset, id), error.chain())),
+        );
     }
     report.findings.extend(failed.into_iter().map(|(replica, error)| Finding {
         replica,
@@ -162,7 +164,7 @@ struct Judge<'a> {
     dataset: &'a Name,
     keys: &'a ReaderKeys,
     inventory: &'a Inventory,
-    pack_keys: BTreeMap<u32, Arc<PackKeys>>,
+    pack_keys: BTreeMap<u32, Arc<[PackKeys]>>,
     report: &'a mut VerifyReport,
 }
 
@@ -255,12 +257,12 @@ impl Judge<'_> {
                 self.finding(key, "is missing: this replica alone cannot restore the dataset");
                 if read_data {
                     let pack_keys = self.reader.pack_keys(self.dataset, generation).await?;
-                    self.pack_keys.insert(generation, Arc::new(pack_keys));
+                    self.pack_keys.insert(generation, pack_keys.into());
                 }
                 continue;
             }
             match alone.pack_keys(self.dataset, generation).await {
-                Ok(pack_keys) => drop(self.pack_keys.insert(generation, Arc::new(pack_keys))),
+                Ok(pack_keys) => drop(self.pack_keys.insert(generation, pack_keys.into())),
                 Err(error) if error.class() == Class::Keys && read_data => return Err(error),
                 // On a backup host nothing opens it, so only its presence was checked.
                 Err(error) if error.class() == Class::Keys => {}
@@ -299,7 +301,11 @@ impl Judge<'_> {
                         // A restore does not check chunks one by one. It checks the hash of the
                         // ciphertext, which the signed manifest names, and that of the whole
                         // stream. Verify is to find out which chunk is wrong.
-                        all.check(&pack_keys.chunk_id_key)
+                        // Of several keys, one names the chunks.
+                        let checked = pack_keys.iter().map(|keys| all.check(&keys.chunk_id_key));
+                        let mut checked: Vec<Result<u64>> = checked.collect();
+                        let good = checked.iter().position(Result::is_ok).unwrap_or_default();
+                        checked.swap_remove(good)
                     });
                     opened.await.context(Class::Failed, || "the thread that opens a pack failed")?
                 };

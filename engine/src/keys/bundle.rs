@@ -20,6 +20,8 @@ use super::sign::Signer;
 use crate::state::replace_file;
 
 const BUNDLE_PURPOSE: &str = "lifeboat host keys";
+/// It grows with the number of datasets, by a few kibibytes each.
+const MAX_BUNDLE_BYTES: u64 = 64 << 20;
 
 /// The content of the file, before it is sealed.
 #[derive(Serialize, Deserialize)]
@@ -101,7 +103,7 @@ impl Bundle {
     }
 
     pub(crate) fn read(place: &SecretRef, key: &HostKey) -> Result<Self> {
-        let sealed = place.read()?;
+        let sealed = place.read_up_to(MAX_BUNDLE_BYTES)?;
         let shown = place.path().display();
         let plain = key.open(BUNDLE_PURPOSE, sealed.expose()).map_err(|error| {
             error.within(format!("cannot open the host keys {shown}")).hint(

@@ -35,6 +35,29 @@ pub fn encrypting<'a, W: Write>(
     encryptor.wrap_output(out).context(Class::Failed, || "age cannot encrypt")
 }
 
+/// No header of an age file that this program reads is longer. It holds a few lines for each
+/// recipient.
+const MAX_HEADER_BYTES: usize = 1 << 20;
+/// Begins the last line of a header.
+const END_OF_HEADER: &[u8] = b"\n---";
+
+/// Refuses what does not begin like an age file. It is not decrypted.
+///
+/// # Errors
+/// [`Class::Integrity`]: it does not.
+pub(crate) fn check_is_age_file(ciphertext: &[u8]) -> Result<()> {
+    decryptor(ciphertext).map(drop)
+}
+
+fn decryptor(ciphertext: &[u8]) -> Result<Decryptor<Cursor<&[u8]>>> {
+    let refused = || Error::integrity("this is not a complete age file");
+    let begin = &ciphertext[..ciphertext.len().min(MAX_HEADER_BYTES)];
+    if !begin.windows(END_OF_HEADER.len()).any(|window| window == END_OF_HEADER) {
+        return Err(refused().because("its header has no end"));
+    }
+    Decryptor::new_buffered(Cursor::new(ciphertext)).map_err(|error| refused().because(error.to_string()))
+}
+
 /// Decrypts with the first identity that fits.
 ///
 /// # Errors
@@ -64,8 +87,7 @@ pub fn decrypting<'a, 'c>(
     identities: impl Iterator<Item = &'a dyn Identity>,
     ciphertext: &'c [u8],
 ) -> Result<StreamReader<Cursor<&'c [u8]>>> {
-    let opened = Decryptor::new_buffered(Cursor::new(ciphertext)).and_then(|decryptor| decryptor.decrypt(identities));
-    opened.map_err(|error| match error {
+    decryptor(ciphertext)?.decrypt(identities).map_err(|error| match error {
         DecryptError::NoMatchingKeys | DecryptError::KeyDecryptionFailed => {
             Error::keys("none of the given identities can decrypt it")
         }

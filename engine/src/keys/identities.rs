@@ -1,19 +1,22 @@
-//! Reads identities from files: X25519 identities of age, ssh keys without a passphrase, plugins.
+//! Reads identities from files: X25519 identities of age, ssh-ed25519 keys without a passphrase,
+//! plugins.
 
 use std::sync::Arc;
 
 use lifeboat_base::secret::Secret;
-use lifeboat_base::{Class, Context, Error, Result};
+use lifeboat_base::{Error, Result};
 
 use super::SharedIdentity;
+use super::ssh::SshIdentity;
 
 /// Parses an age identity file or an OpenSSH private key. `shown` names the file in errors.
 ///
 /// # Errors
-/// [`Class::Keys`] if there is no identity in it, or if a passphrase protects it.
+/// [`Class::Keys`](lifeboat_base::Class::Keys) if there is no identity in it, or if a
+/// passphrase protects it.
 pub fn parse_identities(text: &Secret, shown: &str) -> Result<Vec<SharedIdentity>> {
     if text.expose().trim_ascii_start().starts_with(b"-----BEGIN") {
-        return parse_ssh(text, shown).map(|identity| vec![identity]);
+        return SshIdentity::parse(text, shown).map(|identity| vec![Arc::new(identity) as SharedIdentity]);
     }
     let identities = age::IdentityFile::from_buffer(text.expose())
         .map_err(|error| error.to_string())
@@ -27,20 +30,6 @@ pub fn parse_identities(text: &Secret, shown: &str) -> Result<Vec<SharedIdentity
     .map_err(|error| {
         error.hint("use a file with a line that begins with AGE-SECRET-KEY-1 or AGE-PLUGIN-; if age encrypted the file, decrypt it first")
     })
-}
-
-fn parse_ssh(text: &Secret, shown: &str) -> Result<SharedIdentity> {
-    let identity = age::ssh::Identity::from_buffer(text.expose(), Some(shown.to_owned()))
-        .context(Class::Keys, || format!("{shown} is not an OpenSSH private key"))?;
-    match identity {
-        age::ssh::Identity::Unencrypted(_) => Ok(Arc::new(identity)),
-        age::ssh::Identity::Encrypted(_) => Err(Error::keys(format!("{shown} is protected by a passphrase"))
-            .hint("copy it to a tmpfs, remove the passphrase of the copy with `ssh-keygen -p`, and delete the copy afterwards")),
-        age::ssh::Identity::Unsupported(_) => {
-            Err(Error::keys(format!("{shown} is a kind of ssh key that age does not support"))
-                .hint("use an ssh-ed25519 or ssh-rsa key, or an age identity"))
-        }
-    }
 }
 
 #[cfg(test)]

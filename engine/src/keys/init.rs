@@ -3,9 +3,15 @@
 //! **Crash safety**: before `init` uploads anything, it seals all secrets and their wrapped form
 //! into the local bundle. Uploads are `put_new`. So if `init` is cut short, run it again.
 //!
+//! **It believes no replica.** It copies from one replica to another only objects that it knows by
+//! name, that are what they claim to be, and on which the replicas agree (`init/remote.rs`). What
+//! is wrong in one replica is named and left aside.
+//!
 //! **It never overwrites a key.** It replaces only `hosts/<host>.json`, and keyring objects whose
 //! recipients changed. It wraps this host's own object again by itself. For the object of a
 //! dataset, it needs an identity that opens it.
+
+mod remote;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs::OpenOptions;
@@ -19,13 +25,14 @@ use lifeboat_base::clock::SharedClock;
 use lifeboat_base::{Class, Context, Error, Result};
 use lifeboat_format::chunk_id::ChunkIdKey;
 use lifeboat_format::id::Name;
-use lifeboat_format::info::{self, HostInfo, VaultInfo};
+use lifeboat_format::info::{HostInfo, VaultInfo};
 use lifeboat_format::keyring::{self, DatasetSecrets, MAX_KEYRING_OBJECT_BYTES};
 use lifeboat_format::layout;
 use lifeboat_store::SharedReplica;
 use serde::Serialize;
 use zeroize::Zeroizing;
 
+use self::remote::Remote;
 use super::PackKeys;
 use super::bundle::{Bundle, BundledDataset};
 use super::crypt;
@@ -93,10 +100,9 @@ pub async fn init(
         return Err(Error::configuration("[keys] master_recipients is empty, so nobody could restore")
             .hint("make an identity with `age-keygen` on another machine, keep it there, and add its public key"));
     }
-    let remote = Remote::look(replicas).await?;
+    let mut remote = Remote::look(replicas).await?;
     remote.check_writable()?;
-    let mut files = Vec::new();
-    let mut notes = Vec::new();
+    let (mut files, mut notes) = (Vec::new(), Vec::new());
     let host_key = local_host_key(config, &mut files)?;
     let known = open_bundle(config, &host_key, &mut files)?;
     let vault = remote.vault_info(known.as_ref(), clock)?;
@@ -137,7 +143,8 @@ pub async fn init(
         rewrapped.insert(layout::host_identity(&config.host));
     }
     bundle.write(&config.keys.host_bundle, &host_key)?;
-    let objects = upload(config, &vault, &bundle, &remote, &rewrapped).await?;
+    let objects = upload(config, &vault, &bundle, &mut remote, &rewrapped).await?;
+    notes.extend(remote.notes);
     Ok(InitReport {
         vault: vault.vault,
         signer: bundle.signer()?.public().to_string(),
@@ -148,95 +155,6 @@ pub async fn init(
         unreached: remote.unreached,
         notes,
     })
-}
-
-/// The objects of every replica that answers, without those of datasets: `vault.json`, `keyring/`
-/// and `hosts/`.
-struct Remote<'a> {
-    reached: Vec<(&'a SharedReplica, BTreeMap<String, Bytes>)>,
-    unreached: Vec<String>,
-}
-
-impl<'a> Remote<'a> {
-    async fn look(replicas: &'a [SharedReplica]) -> Result<Self> {
-        let mut remote = Self { reached: Vec::new(), unreached: Vec::new() };
-        for replica in replicas {
-            match small_objects(replica).await {
-                Ok(objects) => remote.reached.push((replica, objects)),
-                Err(error) => remote.unreached.push(error.chain()),
-            }
-        }
-        if remote.reached.is_empty() {
-            return Err(Error::storage(format!("no replica can be reached: {}", remote.unreached.join("; ")))
-                .hint("run `lifeboat check` for details"));
-        }
-        Ok(remote)
-    }
-
-    /// Refuses vaults of a format that is only read, before anything is made.
-    fn check_writable(&self) -> Result<()> {
-        for (replica, objects) in &self.reached {
-            if let Some(data) = objects.get(layout::VAULT) {
-                info::check_writable(VaultInfo::parse(data, replica.name())?.format(), replica.name())?;
-            }
-        }
-        Ok(())
-    }
-
-    /// The `vault.json` of the replicas, or a new one if none of them has one.
-    fn vault_info(&self, bundle: Option<&Bundle>, clock: &SharedClock) -> Result<VaultInfo> {
-        let mut found: Option<(VaultInfo, &Name)> = None;
-        for (replica, objects) in &self.reached {
-            let Some(data) = objects.get(layout::VAULT) else { continue };
-            let info = VaultInfo::parse(data, replica.name())?;
-            match &found {
-                Some((other, place)) if other.vault != info.vault => {
-                    return Err(Error::configuration(format!(
-                        "replica {} holds vault {}, replica {place} holds vault {}",
-                        replica.name(),
-                        info.vault,
-                        other.vault
-                    ))
-                    .hint("remove one of them from the configuration, or give it another bucket or path"));
-                }
-                Some(_) => {}
-                None => found = Some((info, replica.name())),
-            }
-        }
-        match (found, bundle) {
-            (Some((info, _)), Some(bundle)) if bundle.vault != info.vault => Err(Error::configuration(format!(
-                "this host's keys belong to vault {}, the replicas hold vault {}",
-                bundle.vault, info.vault
-            ))
-            .hint("correct vault_prefix, or the buckets or paths of the replicas")),
-            (Some((info, _)), _) => Ok(info),
-            (None, bundle) => {
-                let fresh = || data_encoding::HEXLOWER.encode(&rand::random::<[u8; 16]>());
-                let vault = bundle.map_or_else(fresh, |bundle| bundle.vault.clone());
-                Ok(VaultInfo::new(vault, clock.now()))
-            }
-        }
-    }
-
-    fn get(&self, key: &str) -> Option<&Bytes> {
-        self.reached.iter().find_map(|(_, objects)| objects.get(key))
-    }
-}
-
-async fn small_objects(replica: &SharedReplica) -> Result<BTreeMap<String, Bytes>> {
-    let mut objects = BTreeMap::new();
-    let mut keys = vec![layout::VAULT.to_owned()];
-    for folder in [layout::KEYRING, layout::HOSTS] {
-        keys.extend(replica.list(folder).await?.into_iter().map(|object| object.key));
-    }
-    for key in keys {
-        match replica.get(&key).await {
-            Ok(body) => drop(objects.insert(key, body)),
-            Err(error) if error.is_not_found() => {}
-            Err(error) => return Err(error.into()),
-        }
-    }
-    Ok(objects)
 }
 
 fn local_host_key(config: &Config, files: &mut Vec<InitItem>) -> Result<HostKey> {
@@ -275,14 +193,13 @@ fn open_bundle(config: &Config, host_key: &HostKey, files: &mut Vec<InitItem>) -
 
 fn new_bundle(config: &Config, vault: &VaultInfo, remote: &Remote<'_>, options: &InitOptions) -> Result<Bundle> {
     let wrapped_key = layout::host_identity(&config.host);
-    let operations = match remote.get(&wrapped_key) {
-        Some(wrapped) => {
-            let text = open_with(options, wrapped, &wrapped_key)?;
-            let line = std::str::from_utf8(&text).ok().and_then(|text| text.lines().find_map(|line| line.parse().ok()));
-            line.ok_or_else(|| Error::integrity(format!("{wrapped_key} is damaged")))?
-        }
-        None => age::x25519::Identity::generate(),
-    };
+    let found = open_one(remote, options, &wrapped_key, |text| {
+        let line = std::str::from_utf8(text).ok().and_then(|text| text.lines().find_map(|line| line.parse().ok()));
+        let identity: age::x25519::Identity =
+            line.ok_or_else(|| Error::integrity(format!("{wrapped_key} is damaged")))?;
+        Ok((identity.to_public().to_string(), identity))
+    })?;
+    let operations = found.unwrap_or_else(age::x25519::Identity::generate);
     Bundle::new(vault.vault.clone(), &operations, &Signer::generate()?)
 }
 
@@ -345,9 +262,18 @@ fn dataset_keys(
     remote: &Remote<'_>,
     options: &InitOptions,
 ) -> Result<(BundledDataset, bool)> {
-    let known = remote.reached.iter().flat_map(|(_, objects)| objects.keys());
-    if let Some(newest) = known.filter_map(|key| layout::parse_keyring_generation(dataset, key)).max() {
-        return Ok((rewrap(dataset, newest, vault, granted, remote, options)?, true));
+    let known = remote.reached.iter().flat_map(|reached| reached.objects.keys());
+    let generations: BTreeSet<u32> = known.filter_map(|key| layout::parse_keyring_generation(dataset, key)).collect();
+    let mut first = None;
+    // The newest that can be opened: anybody can put there what looks like a newer one.
+    for generation in generations.into_iter().rev() {
+        match rewrap(dataset, generation, vault, granted, remote, options) {
+            Ok(made) => return Ok((made, true)),
+            Err(error) => first = first.or(Some(error)),
+        }
+    }
+    if let Some(error) = first {
+        return Err(error);
     }
     let secrets = DatasetSecrets {
         vault: vault.to_owned(),
@@ -369,12 +295,47 @@ fn rewrap(
     options: &InitOptions,
 ) -> Result<BundledDataset> {
     let key = layout::keyring_generation(dataset, generation);
-    let wrapped = remote.get(&key).ok_or_else(|| {
+    let found = open_one(remote, options, &key, |text| {
+        let secrets = DatasetSecrets::parse(text, vault, dataset, generation)?;
+        Ok((secrets.identity.to_string(), secrets))
+    })?;
+    let secrets = found.ok_or_else(|| {
         Error::keys(format!("no replica that answers holds {key}"))
             .hint("run `lifeboat check` to see which replicas do not answer")
     })?;
-    let text = open_with(options, wrapped, &key)?;
-    wrap(DatasetSecrets::parse(&text, vault, dataset, generation)?, granted)
+    wrap(secrets, granted)
+}
+
+/// Opens what the replicas hold under `key`, and reads it. What cannot be opened is left aside if
+/// another replica's can; `read` returns what must be the same in all that can. `None` if no
+/// replica holds any.
+fn open_one<T>(
+    remote: &Remote<'_>,
+    options: &InitOptions,
+    key: &str,
+    read: impl Fn(&[u8]) -> Result<(String, T)>,
+) -> Result<Option<T>> {
+    let (mut found, mut first): (Option<(String, &Name, T)>, Option<Error>) = (None, None);
+    for (replica, wrapped) in remote.get(key) {
+        match open_with(options, wrapped, key).and_then(|text| read(&text)) {
+            Ok((same, _)) if found.as_ref().is_some_and(|(other, ..)| *other == same) => {}
+            Ok((same, value)) => match &found {
+                None => found = Some((same, replica, value)),
+                Some((_, other, _)) => {
+                    return Err(Error::integrity(format!("{key} holds different keys in {other} and in {replica}"))
+                        .hint("find out with `lifeboat restore --replica` which one opens the backups; delete the other object, and run `lifeboat init` again"));
+                }
+            },
+            Err(error) => {
+                tracing::warn!(%replica, error = %error.chain(), "Leaving aside a keyring object");
+                first = first.or(Some(error));
+            }
+        }
+    }
+    match (found, first) {
+        (None, Some(error)) => Err(error),
+        (found, _) => Ok(found.map(|(_, _, value)| value)),
+    }
 }
 
 fn wrap(secrets: DatasetSecrets, granted: &[String]) -> Result<BundledDataset> {
@@ -405,7 +366,7 @@ async fn upload(
     config: &Config,
     vault: &VaultInfo,
     bundle: &Bundle,
-    remote: &Remote<'_>,
+    remote: &mut Remote<'_>,
     rewrapped: &BTreeSet<String>,
 ) -> Result<Vec<InitItem>> {
     let damaged = || Error::keys("the wrapped keys in the host keys are damaged");
@@ -413,29 +374,12 @@ async fn upload(
     let json = |value: serde_json::Result<Vec<u8>>| {
         value.map(Bytes::from).context(Class::Failed, || "cannot serialise an object")
     };
-    let mut wanted: BTreeMap<String, Bytes> = BTreeMap::new();
-    for (_, objects) in &remote.reached {
-        for (key, body) in objects {
-            wanted.entry(key.clone()).or_insert_with(|| body.clone());
-        }
-    }
-    let new_vault = json(serde_json::to_vec_pretty(vault))?;
-    wanted.entry(layout::VAULT.to_owned()).or_insert(new_vault);
-    let host_identity = layout::host_identity(&config.host);
-    let operations = unpack(&bundle.wrapped_operations)?;
-    if rewrapped.contains(&host_identity) {
-        wanted.insert(host_identity, operations);
-    } else {
-        wanted.entry(host_identity).or_insert(operations);
-    }
+    let mut wanted = remote.agreed();
+    // What this host has made itself counts more than what the replicas hold.
+    wanted.insert(layout::VAULT.to_owned(), json(serde_json::to_vec_pretty(vault))?);
+    wanted.insert(layout::host_identity(&config.host), unpack(&bundle.wrapped_operations)?);
     for (dataset, keys) in &bundle.datasets {
-        let key = layout::keyring_generation(dataset, keys.generation);
-        let body = unpack(&keys.wrapped)?;
-        if rewrapped.contains(&key) {
-            wanted.insert(key, body);
-        } else {
-            wanted.entry(key).or_insert(body);
-        }
+        wanted.insert(layout::keyring_generation(dataset, keys.generation), unpack(&keys.wrapped)?);
     }
     let host = HostInfo {
         host: config.host.clone(),
@@ -446,15 +390,17 @@ async fn upload(
     wanted.insert(host_key.clone(), json(serde_json::to_vec_pretty(&host))?);
 
     let mut written: BTreeMap<String, Vec<&str>> = BTreeMap::new();
-    for (replica, objects) in &remote.reached {
+    for reached in &remote.reached {
+        let replica = reached.replica;
         // vault.json comes first, because all other objects belong to the vault that it names.
         let (first, others): (Vec<_>, Vec<_>) = wanted.iter().partition(|(key, _)| *key == layout::VAULT);
         for (key, body) in first.into_iter().chain(others) {
             let replace = rewrapped.contains(key) || *key == host_key;
-            match objects.get(key) {
-                Some(there) if !replace || there == body => continue,
-                Some(_) => replica.put_replace(key, body.clone()).await?,
-                None => replica.put_new(key, body.clone()).await?,
+            match reached.objects.get(key) {
+                _ if reached.has(key) && !replace => continue,
+                Some(there) if there == body => continue,
+                None if !reached.has(key) => replica.put_new(key, body.clone()).await?,
+                _ => replica.put_replace(key, body.clone()).await?,
             }
             written.entry(key.clone()).or_default().push(replica.name().as_str());
         }

@@ -10,6 +10,7 @@ mod init;
 mod recipients;
 pub mod seal;
 pub mod sign;
+pub(crate) mod ssh;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;

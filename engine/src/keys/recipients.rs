@@ -1,10 +1,12 @@
-//! Parses recipients: `age1…`, `ssh-ed25519 …`, `ssh-rsa …`, and plugins (`age1NAME1…`).
+//! Parses recipients: `age1…`, `ssh-ed25519 …`, and plugins (`age1NAME1…`).
 
 use std::collections::BTreeMap;
 
 use age::plugin::{Recipient as PluginRecipient, RecipientPluginV1};
 use age::{NoCallbacks, Recipient};
 use lifeboat_base::{Class, Context, Error, Result};
+
+use super::ssh::{self, SshRecipient};
 
 /// Parses recipients. All recipients of one plugin share one process of it.
 ///
@@ -17,10 +19,12 @@ pub fn parse_recipients(texts: &[String]) -> Result<Vec<Box<dyn Recipient + Send
     for text in texts {
         if let Ok(native) = text.parse::<age::x25519::Recipient>() {
             recipients.push(Box::new(native));
-        } else if let Ok(ssh) = text.parse::<age::ssh::Recipient>() {
+        } else if let Some(ssh) = SshRecipient::parse(text) {
             recipients.push(Box::new(ssh));
         } else if let Ok(plugin) = text.parse::<PluginRecipient>() {
             plugins.entry(plugin.plugin().to_owned()).or_default().push(plugin);
+        } else if ssh::is_rsa(text) {
+            return Err(Error::configuration(format!("`{text}`: {}", ssh::NO_RSA)).hint(ssh::NO_RSA_HINT));
         } else {
             return Err(Error::configuration(format!("`{text}` is not an age recipient"))
                 .hint("use age1…, an ssh-ed25519 public key, or the recipient of an age plugin"));

@@ -13,7 +13,7 @@ use minisign::{KeyPair, PublicKey, SecretKey, SecretKeyBox, SignatureBox};
 use zeroize::Zeroizing;
 
 /// No signature file is longer.
-const MAX_SIGNATURE_BYTES: usize = 4096;
+pub(crate) const MAX_SIGNATURE_BYTES: usize = 4096;
 /// Bytes of an Ed25519 signature.
 const SIGNATURE_BYTES: usize = 64;
 

@@ -23,8 +23,8 @@ const WEIGHT_OF_OLDER_PACE: f64 = 0.7;
 pub(crate) struct PackFetcher {
     dataset: Name,
     replicas: Vec<SharedReplica>,
-    /// By key generation.
-    keys: BTreeMap<u32, Arc<PackKeys>>,
+    /// By key generation. If replicas disagree, there are several of one generation.
+    keys: BTreeMap<u32, Arc<[PackKeys]>>,
     /// The threads that decrypt and decompress.
     workers: Workers,
     seen: Mutex<BTreeMap<Name, Seen>>,
@@ -55,10 +55,10 @@ impl PackFetcher {
     pub(crate) fn new(
         dataset: Name,
         replicas: Vec<SharedReplica>,
-        keys: BTreeMap<u32, PackKeys>,
+        keys: BTreeMap<u32, Vec<PackKeys>>,
         workers: Workers,
     ) -> Self {
-        let keys = keys.into_iter().map(|(generation, keys)| (generation, Arc::new(keys))).collect();
+        let keys = keys.into_iter().map(|(generation, keys)| (generation, Arc::from(keys))).collect();
         Self { dataset, replicas, keys, workers, seen: Mutex::default() }
     }
 
@@ -150,8 +150,8 @@ impl Drop for Asked<'_> {
     }
 }
 
-/// Decrypts the wanted parts of a pack. Takes CPU time.
-pub(crate) fn open(ciphertext: &[u8], content: u64, keys: &PackKeys, wanted: &[(u64, u64)]) -> Result<Excerpt> {
-    let identity = std::iter::once(&keys.identity as &dyn age::Identity);
-    pack::read(&mut crypt::decrypting(identity, ciphertext)?, content, wanted)
+/// Decrypts the wanted parts of a pack with whichever of `keys` fits. Takes CPU time.
+pub(crate) fn open(ciphertext: &[u8], content: u64, keys: &[PackKeys], wanted: &[(u64, u64)]) -> Result<Excerpt> {
+    let identities = keys.iter().map(|keys| &keys.identity as &dyn age::Identity);
+    pack::read(&mut crypt::decrypting(identities, ciphertext)?, content, wanted)
 }

@@ -10,7 +10,7 @@ use chrono::{DateTime, Utc};
 use lifeboat_base::{Class, Error, Result};
 use lifeboat_format::Format;
 use lifeboat_format::id::{Name, SnapshotId};
-use lifeboat_format::info::{self, VaultInfo};
+use lifeboat_format::info::{self, MAX_VAULT_INFO_BYTES, VaultInfo};
 use lifeboat_format::keyring::{self, DatasetSecrets, MAX_KEYRING_OBJECT_BYTES};
 use lifeboat_format::layout;
 use lifeboat_format::manifest::Manifest;
@@ -22,9 +22,15 @@ use super::fetch::PackFetcher;
 use super::streams::SnapshotStreams;
 use super::workers::Workers;
 use crate::catalog::documents::{Documents, combine};
+use crate::catalog::future::is_future;
 use crate::config::Limits;
 use crate::keys::crypt;
 use crate::keys::{PackKeys, ReaderKeys, SharedIdentity};
+
+/// So many snapshots of a dataset are looked at to find out whether a vault is the right one.
+const MAX_SNAPSHOTS_AS_PROOF: usize = 8;
+/// So many generations of a dataset's keys are looked at.
+const MAX_GENERATIONS: usize = 64;
 
 /// Says which snapshot is meant.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -78,7 +84,7 @@ impl VaultReader {
             ));
         }
         let infos = futures::future::join_all(replicas.iter().map(|replica| async move {
-            let data = replica.get(layout::VAULT).await.map_err(|error| {
+            let data = replica.get(layout::VAULT, MAX_VAULT_INFO_BYTES as u64).await.map_err(|error| {
                 let missing = error.is_not_found();
                 let error = Error::from(error);
                 if missing {
@@ -91,22 +97,12 @@ impl VaultReader {
             VaultInfo::parse(&data, replica.name())
         }))
         .await;
-        let (mut vault, mut reached, mut formats) = (None, Vec::new(), Vec::new());
-        let (mut unreachable, mut errors) = (BTreeMap::new(), Vec::new());
+        let (mut vaults, mut unreachable, mut errors) = (BTreeMap::new(), BTreeMap::new(), Vec::new());
         for (replica, info) in replicas.iter().zip(infos) {
             match info {
-                Ok(info) if vault.as_ref().is_none_or(|vault| *vault == info.vault) => {
-                    formats.push(info.format());
-                    vault = Some(info.vault);
-                    reached.push(replica.clone());
-                }
                 Ok(info) => {
-                    return Err(Error::configuration(format!(
-                        "replica {} holds vault {}, but the replicas before it hold another one",
-                        replica.name(),
-                        info.vault
-                    ))
-                    .hint("correct the configuration, or choose one replica with --replica"));
+                    let holders: &mut Vec<_> = vaults.entry(info.vault.clone()).or_default();
+                    holders.push((replica.clone(), info.format()));
                 }
                 Err(error) => {
                     unreachable.insert(replica.name().clone(), error.chain());
@@ -114,9 +110,77 @@ impl VaultReader {
                 }
             }
         }
-        let vault = vault.ok_or_else(|| combine("no replica of the vault can be read".to_owned(), &errors))?;
-        let dataset_identities = Mutex::default();
-        Ok(Self { vault, replicas: reached, formats, unreachable, keys, limits, cancel, dataset_identities })
+        let mut readers = Vec::new();
+        for (vault, holders) in vaults {
+            let (replicas, formats) = holders.into_iter().unzip();
+            readers.push(Self {
+                vault,
+                replicas,
+                formats,
+                unreachable: BTreeMap::new(),
+                keys: keys.clone(),
+                limits: limits.clone(),
+                cancel: cancel.clone(),
+                dataset_identities: Mutex::default(),
+            });
+        }
+        let mut reader = match readers.len() {
+            0 => return Err(combine("no replica of the vault can be read".to_owned(), &errors)),
+            1 => readers.swap_remove(0),
+            _ => Self::the_proved_one(readers, &mut unreachable).await?,
+        };
+        reader.unreachable = unreachable;
+        Ok(reader)
+    }
+
+    /// Of readers of different vaults, the one in which a trusted signer has signed a snapshot. A
+    /// `vault.json` is not signed, so one that was changed must not make a reader of the others
+    /// stop. Its replica is then left aside.
+    async fn the_proved_one(readers: Vec<Self>, unreachable: &mut BTreeMap<Name, String>) -> Result<Self> {
+        let (mut proved, mut others) = (Vec::new(), Vec::new());
+        for reader in readers {
+            if reader.holds_a_trusted_snapshot().await { &mut proved } else { &mut others }.push(reader);
+        }
+        if proved.len() != 1 {
+            let of = |reader: &Self| {
+                let names: Vec<&str> = reader.replicas.iter().map(|replica| replica.name().as_str()).collect();
+                format!("{} in {}", reader.vault, names.join(", "))
+            };
+            let vaults: Vec<String> = proved.iter().chain(&others).map(of).collect();
+            return Err(Error::configuration(format!("the replicas hold different vaults: {}", vaults.join("; ")))
+                .hint("correct the configuration, or choose one replica with --replica"));
+        }
+        let reader = proved.swap_remove(0);
+        for other in others {
+            let why = format!(
+                "its vault.json is of another vault, {}, in which no trusted signer has signed a snapshot",
+                other.vault
+            );
+            unreachable.extend(other.replicas.iter().map(|replica| (replica.name().clone(), why.clone())));
+        }
+        Ok(reader)
+    }
+
+    async fn holds_a_trusted_snapshot(&self) -> bool {
+        for dataset in self.datasets().await.unwrap_or_default() {
+            let listed = self.snapshots(&dataset).await.unwrap_or_default();
+            for listed in listed.iter().rev().take(MAX_SNAPSHOTS_AS_PROOF) {
+                if self.is_signed(&dataset, listed).await.is_ok() {
+                    return true;
+                }
+            }
+        }
+        false
+    }
+
+    /// Whether a replica returns the manifest with the signature of a trusted signer.
+    ///
+    /// # Errors
+    /// Why none does.
+    async fn is_signed(&self, dataset: &Name, listed: &Listed) -> Result<()> {
+        let documents = self.documents(dataset, &self.keys);
+        let holders = self.replicas.iter().filter(|replica| listed.replicas.contains(replica.name()));
+        documents.check_signed(holders, &listed.snapshot).await
     }
 
     /// The vault's id.
@@ -177,26 +241,59 @@ impl VaultReader {
         Ok(listed.into_iter().map(|(snapshot, replicas)| Listed { snapshot, replicas }).collect())
     }
 
-    /// The snapshot that `selector` means.
+    /// The snapshot that `selector` means at the time `now`.
+    ///
+    /// For [`Selector::Latest`] and [`Selector::At`], a snapshot is left aside with a warning if
+    /// its time lies in the future ([`FUTURE_TOLERANCE`](crate::FUTURE_TOLERANCE)), or if no
+    /// replica returns it signed and only some of them show it: whoever owns one bucket can put
+    /// anything there. One that every replica shows is selected even so, and then fails aloud.
     ///
     /// # Errors
     /// [`Class::Usage`](lifeboat_base::Class::Usage) if there is none. Or no replica can be listed.
-    pub async fn select(&self, dataset: &Name, selector: &Selector) -> Result<SnapshotId> {
+    pub async fn select(&self, dataset: &Name, selector: &Selector, now: DateTime<Utc>) -> Result<SnapshotId> {
         let listed = self.snapshots(dataset).await?;
         let none = |what: String| {
             Error::usage(format!("dataset {dataset} has no {what}"))
                 .hint(format!("run `lifeboat list {dataset}` to see its snapshots"))
         };
-        let mut newest_first = listed.into_iter().rev().map(|listed| listed.snapshot);
-        match selector {
-            Selector::Latest => newest_first.next().ok_or_else(|| none("snapshot".to_owned())),
+        let (until, what) = match selector {
             Selector::Id(id) => {
-                newest_first.find(|snapshot| snapshot == id).ok_or_else(|| none(format!("snapshot {id}")))
+                let found = listed.into_iter().map(|listed| listed.snapshot).find(|snapshot| snapshot == id);
+                return found.ok_or_else(|| none(format!("snapshot {id}")));
             }
-            Selector::At(time) => newest_first
-                .find(|snapshot| snapshot.time() <= *time)
-                .ok_or_else(|| none(format!("snapshot from {} or before", time.to_rfc3339()))),
+            Selector::Latest => (DateTime::<Utc>::MAX_UTC, "snapshot".to_owned()),
+            Selector::At(time) => (*time, format!("snapshot from {} or before", time.to_rfc3339())),
+        };
+        for listed in listed.into_iter().rev() {
+            let snapshot = &listed.snapshot;
+            let mut time = snapshot.time();
+            if is_future(time, now) {
+                // After a backup under a wrong clock, the ids of later ones lie in the future, too.
+                // Their manifests tell the true time.
+                match self.manifest(dataset, snapshot).await {
+                    Ok(manifest) if !is_future(manifest.started, now) => time = manifest.started,
+                    Ok(_) => {
+                        tracing::warn!(%snapshot, "Leaving aside a snapshot: its time lies in the future");
+                        continue;
+                    }
+                    Err(error) => {
+                        tracing::warn!(%snapshot, error = %error.chain(), "Leaving aside a snapshot: its time lies in the future, and it cannot be read");
+                        continue;
+                    }
+                }
+            }
+            if time > until {
+                continue;
+            }
+            if listed.replicas.len() < self.replicas.len()
+                && let Err(error) = self.is_signed(dataset, &listed).await
+            {
+                tracing::warn!(%snapshot, error = %error.chain(), "Leaving aside a snapshot that only some replicas show: none of them returns it signed");
+                continue;
+            }
+            return Ok(listed.snapshot);
         }
+        Err(none(what))
     }
 
     /// The manifest of a snapshot, from the first replica that returns a valid one. Its signature
@@ -240,13 +337,15 @@ impl VaultReader {
         }
     }
 
-    /// The keys of the packs of one key generation of a dataset, from the keyring.
-    pub(crate) async fn pack_keys(&self, dataset: &Name, generation: u32) -> Result<PackKeys> {
+    /// The keys of the packs of one key generation of a dataset, from the keyring. It is not
+    /// signed, so the keys of every replica count: where replicas disagree there are several, of
+    /// which one opens the packs.
+    pub(crate) async fn pack_keys(&self, dataset: &Name, generation: u32) -> Result<Vec<PackKeys>> {
         let key = layout::keyring_generation(dataset, generation);
-        let mut errors = Vec::new();
+        let (mut found, mut errors) = (Vec::<PackKeys>::new(), Vec::new());
         for replica in &self.replicas {
             let opened = async {
-                let wrapped = replica.get(&key).await.map_err(|error| {
+                let wrapped = replica.get(&key, MAX_KEYRING_OBJECT_BYTES as u64).await.map_err(|error| {
                     if error.is_not_found() { Error::integrity(error.to_string()) } else { error.into() }
                 })?;
                 let named = |error: Error| error.within(format!("replica {}: cannot open {key}", replica.name()));
@@ -259,9 +358,21 @@ impl VaultReader {
                 secrets.and_then(PackKeys::of).map_err(named)
             };
             match opened.await {
-                Ok(keys) => return Ok(keys),
+                Ok(keys) if found.iter().all(|other| other.identity.to_public() != keys.identity.to_public()) => {
+                    found.push(keys);
+                }
+                Ok(_) => {}
                 Err(error) => errors.push(error),
             }
+        }
+        if found.len() > 1 {
+            tracing::warn!(%key, "The replicas hold different keys: run `lifeboat verify --read-data` to see which are wrong");
+        }
+        if !found.is_empty() {
+            for error in errors {
+                tracing::warn!(error = %error.chain(), "Leaving aside a keyring object");
+            }
+            return Ok(found);
         }
         let error = combine(format!("the keys of dataset {dataset} cannot be opened"), &errors);
         Err(match error.class() {
@@ -295,11 +406,16 @@ impl VaultReader {
         let keys = self.list_any(&layout::keyring(dataset)).await?;
         let generations: BTreeSet<u32> =
             keys.iter().filter_map(|(_, key)| layout::parse_keyring_generation(dataset, key)).collect();
+        // Generations count from 1. Anybody can name more, but not make a reader fetch them all.
+        let generations = generations.into_iter().take(MAX_GENERATIONS);
         let mut identities: Vec<SharedIdentity> = Vec::new();
         for generation in generations {
             // What is wrong with one generation must not hide the others.
             match self.pack_keys(dataset, generation).await {
-                Ok(keys) => identities.push(Arc::new(keys.identity)),
+                Ok(keys) => {
+                    let each = keys.into_iter().map(|keys| Arc::new(keys.identity) as SharedIdentity);
+                    identities.extend(each);
+                }
                 Err(error) => {
                     tracing::debug!(error = %error.chain(), generation, "Skipping the keys of one generation");
                 }
@@ -309,7 +425,7 @@ impl VaultReader {
     }
 
     pub(crate) fn documents<'a>(&'a self, dataset: &'a Name, keys: &'a ReaderKeys) -> Documents<'a> {
-        Documents { vault: &self.vault, dataset, keys, cache: None }
+        Documents { vault: &self.vault, dataset, keys, cache: None, memory: self.limits.memory }
     }
 
     /// Lists all replicas. Those that fail are skipped, unless all fail.

@@ -7,14 +7,16 @@ use lifeboat_base::facts::SourceFacts;
 use lifeboat_base::{Class, Context, Error, Result};
 use serde::Deserialize;
 
-use super::{Accounting, Manifest, MapEntry, MapPlace, PackRef, Previous, StreamEntry};
+use super::json::ReadFacts;
+use super::{Accounting, MAX_STREAMS, Manifest, MapEntry, MapPlace, PackRef, Previous, StreamEntry};
 use crate::id::{Digest, Name, PackId, SnapshotId};
 use crate::requirements::Requirements;
-use crate::{Format, frames, stream_name};
+use crate::{Format, frames, stream_name, strict};
 
 /// The version that manifests of format 1 have.
 const VERSION: u32 = 2;
 const MAX_JSON_BYTES_OF_FORMAT_1: u64 = 256 << 20;
+const MAX_PACKS_OF_FORMAT_1: usize = (1 << 24) - 1;
 
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -28,10 +30,12 @@ struct OldManifest {
     host: Name,
     started: DateTime<Utc>,
     finished: DateTime<Utc>,
-    source: SourceFacts,
+    source: ReadFacts,
+    #[serde(deserialize_with = "strict::list::<MAX_PACKS_OF_FORMAT_1, _, _>")]
     packs: Vec<(PackId, u64, u64)>,
-    #[serde(default)]
+    #[serde(default, deserialize_with = "strict::list::<MAX_PACKS_OF_FORMAT_1, _, _>")]
     unused: Vec<u64>,
+    #[serde(deserialize_with = "strict::list::<MAX_STREAMS, _, _>")]
     streams: Vec<OldStream>,
     totals: OldTotals,
 }
@@ -71,11 +75,15 @@ struct OldTotals {
 pub(super) fn read(plaintext: &[u8], what: &str) -> Result<Manifest> {
     let damaged = || format!("{what} is damaged");
     let json = frames::decompress_document(plaintext, plaintext.len(), MAX_JSON_BYTES_OF_FORMAT_1)?;
+    if strict::is_too_deep(&json) {
+        return Err(Error::integrity(damaged()).because("it is nested too deep"));
+    }
     let old: OldManifest = serde_json::from_slice(&json).context(Class::Integrity, damaged)?;
     if old.version != VERSION {
         return Err(Error::integrity(format!("{what} has version {}, and format 1 has only {VERSION}", old.version)));
     }
     let binary = |text: String| BASE64.decode(text.as_bytes()).map(Bytes::from).context(Class::Integrity, damaged);
+    let source = SourceFacts::from(old.source);
     let mut streams = Vec::with_capacity(old.streams.len());
     for OldStream { name, length, blake3, exit, extents, map } in old.streams {
         let map = match map {
@@ -85,7 +93,7 @@ pub(super) fn read(plaintext: &[u8], what: &str) -> Result<Manifest> {
                 Some(MapEntry { covers, blake3, place })
             }
         };
-        let name = stream_name::of_format_1(&old.source.engine, &name);
+        let name = stream_name::of_format_1(&source.engine, &name);
         streams.push(StreamEntry { name, length, blake3, exit, extents: binary(extents)?, map });
     }
     let generation = old.generation;
@@ -101,7 +109,7 @@ pub(super) fn read(plaintext: &[u8], what: &str) -> Result<Manifest> {
         host: old.host,
         started: old.started,
         finished: old.finished,
-        source: old.source,
+        source,
         packs: old.packs.into_iter().map(|(id, size, content)| PackRef { id, size, content, generation }).collect(),
         streams,
         accounting: Accounting {

@@ -1,13 +1,18 @@
 //! A manifest as bytes: a frame that says where its JSON ends, the JSON, the extents of its
 //! streams, and padding. See "Manifests" in `FORMAT.md`.
 
+use std::collections::BTreeMap;
+
 use bytes::Bytes;
 use chrono::{DateTime, Utc};
 use lifeboat_base::facts::SourceFacts;
 use lifeboat_base::{Class, Context, Error, Result};
 use serde::Deserialize;
 
-use super::{Accounting, Manifest, ManifestHead, MapEntry, MapPlace, PackRef, Previous, StreamEntry};
+use super::{
+    Accounting, MAX_FACTS, MAX_MANIFEST_PACKS, MAX_STREAMS, Manifest, ManifestHead, MapEntry, MapPlace, PackRef,
+    Previous, StreamEntry,
+};
 use crate::frames::{self, DOCUMENT_LEVEL, SKIPPABLE_MAGIC};
 use crate::id::{Digest, Name, SnapshotId};
 use crate::requirements::{self, NEWER_HINT, Requirements};
@@ -20,6 +25,8 @@ const HEADER_PAYLOAD_BYTES: u32 = 16;
 const HEADER_BYTES: usize = 24;
 /// No manifest is longer, before it is encrypted.
 pub const MAX_MANIFEST_BYTES: usize = 256 << 20;
+/// No manifest is longer as an age file: encryption adds 16 bytes to every 64 KiB, and a header.
+pub const MAX_MANIFEST_OBJECT_BYTES: u64 = 257 << 20;
 pub(super) const MAX_JSON_BYTES: usize = 128 << 20;
 
 /// The parts of a manifest's plaintext.
@@ -32,6 +39,22 @@ pub(super) struct Parts {
 /// Whether this is not the plaintext of a manifest of format 1, which has no first frame.
 pub(super) fn is_format_2(plaintext: &[u8]) -> bool {
     plaintext.starts_with(&SKIPPABLE_MAGIC)
+}
+
+/// How many bytes the first frame of JSON in a manifest holds, or all frames in format 1, as they
+/// say themselves. If they do not say so, as many as it could hold at most.
+#[must_use]
+pub fn json_bytes(plaintext: &[u8]) -> u64 {
+    if is_format_2(plaintext) {
+        // A reader refuses a frame that does not tell.
+        return frames::measure(plaintext.get(HEADER_BYTES..).unwrap_or_default()).map_or(0, |(content, _)| content);
+    }
+    let (mut rest, mut sum) = (plaintext, 0_u64);
+    while !rest.is_empty() {
+        let Some((content, length)) = frames::measure(rest) else { return MAX_MANIFEST_BYTES as u64 };
+        (rest, sum) = (&rest[length..], sum.saturating_add(content));
+    }
+    sum
 }
 
 /// Divides a plaintext; `what` names the manifest.
@@ -76,8 +99,10 @@ struct ReadManifest {
     #[serde(with = "utc")]
     finished: DateTime<Utc>,
     #[serde(deserialize_with = "strict::object")]
-    source: SourceFacts,
+    source: ReadFacts,
+    #[serde(deserialize_with = "strict::list::<MAX_MANIFEST_PACKS, _, _>")]
     packs: Vec<PackRef>,
+    #[serde(deserialize_with = "strict::list::<MAX_STREAMS, _, _>")]
     streams: Vec<Object<ReadStream>>,
     #[serde(default, deserialize_with = "strict::object")]
     accounting: Accounting,
@@ -115,7 +140,28 @@ struct ReadMap {
     covers: u64,
     blake3: Digest,
     /// From 1.
+    #[serde(deserialize_with = "strict::set::<MAX_MANIFEST_PACKS, _, _>")]
     packs: Vec<u32>,
+}
+
+/// What the source told, bounded.
+#[derive(Deserialize)]
+pub(super) struct ReadFacts {
+    engine: String,
+    #[serde(default)]
+    server_version: Option<String>,
+    #[serde(default, deserialize_with = "strict::texts::<MAX_FACTS, _>")]
+    tools: BTreeMap<String, String>,
+    #[serde(default, deserialize_with = "strict::texts::<MAX_FACTS, _>")]
+    details: BTreeMap<String, String>,
+    #[serde(default, deserialize_with = "strict::list::<MAX_FACTS, _, _>")]
+    warnings: Vec<String>,
+}
+
+impl From<ReadFacts> for SourceFacts {
+    fn from(ReadFacts { engine, server_version, tools, details, warnings }: ReadFacts) -> Self {
+        Self { engine, server_version, tools, details, warnings }
+    }
 }
 
 #[derive(Deserialize)]
@@ -169,7 +215,7 @@ pub(super) fn read(plaintext: &Bytes, what: &str) -> Result<Manifest> {
         host: read.host,
         started: read.started,
         finished: read.finished,
-        source: read.source,
+        source: read.source.into(),
         packs: read.packs,
         streams,
         accounting: read.accounting,

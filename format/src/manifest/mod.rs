@@ -15,16 +15,19 @@ use lifeboat_base::{Error, Result};
 use serde::ser::SerializeStruct;
 use serde::{Deserialize, Serialize, Serializer};
 
-pub use self::json::MAX_MANIFEST_BYTES;
+pub use self::json::{MAX_MANIFEST_BYTES, MAX_MANIFEST_OBJECT_BYTES, json_bytes};
 use crate::extents::{Bounds, Extent, Extents, max_packs};
 use crate::id::{Digest, Name, PackId, SEQUENCE_END, SnapshotId};
 use crate::map::{MAX_MAP_BYTES, Resolved, StreamMap};
 use crate::pack::{MAX_CONTENT_BYTES_OF_FORMAT_1, MAX_PACK_BYTES, TARGET_CONTENT_BYTES};
 use crate::requirements::Requirements;
 use crate::stream_name::StreamNames;
-use crate::{Format, utc};
+use crate::{Format, strict, utc};
 
 const MAX_STREAMS: usize = 1 << 17;
+const MAX_MANIFEST_PACKS: usize = 1 << 20;
+/// So many tools, details and warnings a source may have.
+const MAX_FACTS: usize = 1 << 16;
 
 /// Everything about one snapshot; authenticated by its minisign signature. Its JSON is written as
 /// serde says here; the extents of its streams are written after the JSON.
@@ -185,6 +188,7 @@ pub struct Accounting {
     /// For each pack, how many bytes of its content this snapshot does not need: neither its
     /// streams, directly or by way of maps, nor its maps lie there. Bytes that are needed several
     /// times are subtracted several times, so the true number may be higher. Missing numbers are 0.
+    #[serde(deserialize_with = "strict::list::<MAX_MANIFEST_PACKS, _, _>")]
     pub unused: Vec<u64>,
     /// Length of all streams.
     pub raw_bytes: u64,

@@ -3,14 +3,16 @@
 //! Broken is what would make a backup or a restore fail; it decides the exit code. Weak is what
 //! works today, but may fail on a bad day.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use lifeboat_engine::base::escape;
 use lifeboat_engine::clock::SharedClock;
 use lifeboat_engine::config::{Config, ReplicaConfig, ReplicaKind};
 use lifeboat_engine::databases::{ToolFound, WorkContext, registry};
+use lifeboat_engine::format::info::{MAX_VAULT_INFO_BYTES, VaultInfo};
 use lifeboat_engine::format::layout;
 use lifeboat_engine::keys::{DRILL_HOST_FOLDER, HostKeys};
 use lifeboat_engine::store::{self, Probe};
@@ -37,6 +39,9 @@ struct Checked {
     tools: Vec<ToolFound>,
     broken: Vec<Broken>,
     weak: Vec<String>,
+    /// Which vaults the replicas hold.
+    #[serde(skip)]
+    vaults: BTreeMap<String, Vec<String>>,
 }
 
 #[derive(Serialize)]
@@ -79,10 +84,12 @@ pub(crate) async fn run(_: &Args, session: &Session) -> Result<()> {
     let tools = registry::client_tools(&directories, &cx);
     let tools = session.cancellable("the check", async { Ok(tools.await) }).await?;
 
-    let mut checked = Checked { replicas: Vec::new(), tools, broken: Vec::new(), weak: Vec::new() };
+    let mut checked =
+        Checked { replicas: Vec::new(), tools, broken: Vec::new(), weak: Vec::new(), vaults: BTreeMap::new() };
     for (replica, result) in probed {
         checked.judge_replica(replica, result, write);
     }
+    checked.judge_vaults();
     if let Some(config) = &place.config {
         checked.judge_installation(config);
     }
@@ -90,7 +97,8 @@ pub(crate) async fn run(_: &Args, session: &Session) -> Result<()> {
     checked.verdict()
 }
 
-type Probed = Result<(Probe, bool)>;
+/// What a replica can do, and the vault that it holds.
+type Probed = Result<(Probe, Option<VaultInfo>)>;
 
 async fn probe<'a>(
     place: &Place,
@@ -101,8 +109,12 @@ async fn probe<'a>(
     let look = async {
         let replica = store::open(config, &place.vault_prefix, clock).await?;
         let probe = replica.probe(write).await?;
-        let has_vault = replica.head(layout::VAULT).await?.is_some();
-        Ok((probe, has_vault))
+        let vault = match replica.get(layout::VAULT, MAX_VAULT_INFO_BYTES as u64).await {
+            Ok(data) => Some(VaultInfo::parse(&data, &config.name)?),
+            Err(error) if error.is_not_found() => None,
+            Err(error) => return Err(error.into()),
+        };
+        Ok((probe, vault))
     };
     (config, look.await)
 }
@@ -149,7 +161,11 @@ impl Checked {
                 check.error = Some(why.to_owned());
                 self.broken(error.class(), format!("replica {name} cannot be used: {why}{hint}"));
             }
-            Ok((probe, has_vault)) => {
+            Ok((probe, vault)) => {
+                let has_vault = vault.is_some();
+                if let Some(vault) = vault {
+                    self.vaults.entry(vault.vault).or_default().push(name.to_string());
+                }
                 check.has_vault = Some(has_vault);
                 check.conditional_writes = probe.conditional_writes;
                 check.versioning = probe.versioning;
@@ -208,6 +224,20 @@ impl Checked {
                 "the clock of replica {name} is {} s {way} this host's: make sure that this host synchronises its clock",
                 skew.abs()
             ));
+        }
+    }
+
+    fn judge_vaults(&mut self) {
+        if self.vaults.len() > 1 {
+            let each = self.vaults.iter().map(|(vault, replicas)| format!("{vault} in {}", replicas.join(", ")));
+            let each: Vec<String> = each.collect();
+            self.broken(
+                Class::Configuration,
+                format!(
+                    "the replicas hold different vaults: {}; correct vault_prefix, the bucket or the path, or put back the vault.json that somebody changed",
+                    each.join("; ")
+                ),
+            );
         }
     }
 
@@ -373,7 +403,7 @@ impl fmt::Display for Checked {
         writeln!(f, "{tools}")?;
         let findings = self.broken.iter().map(|broken| ("BROKEN", &broken.what));
         for (word, what) in findings.chain(self.weak.iter().map(|weak| ("weak", weak))) {
-            write!(f, "\n {word}: {what}")?;
+            write!(f, "\n {word}: {}", escape::line(what))?;
         }
         if self.broken.is_empty() && self.weak.is_empty() {
             write!(f, "\n Nothing is broken or weak.")?;

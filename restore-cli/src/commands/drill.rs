@@ -97,10 +97,12 @@ impl Plan {
     /// The drill's own failure is the error beside the report; an `Err` means that there is no
     /// report.
     async fn run(&self, args: &Args, session: &Session) -> Result<(Drilled, Option<Error>)> {
+        session.tell_what_guards_the_keys();
         let reader = session.reader(&self.place, Need::Packs).await?;
         let scratch = session.scratch()?;
         let drill = Drill {
             environment: &session.tools,
+            worker: &session.worker,
             reader: &reader,
             dataset: &args.dataset,
             selector: args.selection.selector(),
@@ -162,11 +164,9 @@ fn without_settings() -> DrillConfig {
 /// The drill host's signing key, where it has one.
 fn signer(config: &Config) -> Result<Option<Signer>> {
     let place = &config.keys.drill_signer;
-    if !place.path().exists() {
-        return Ok(None);
-    }
+    let Some(text) = place.read_if_any()? else { return Ok(None) };
     let named = |error: Error| error.within(format!("the drill signer {} cannot be used", place.path().display()));
-    Signer::parse(&place.read()?).map(Some).map_err(named)
+    Signer::parse(&text).map(Some).map_err(named)
 }
 
 fn local_file(config: &Config, report: &DrillReport) -> PathBuf {

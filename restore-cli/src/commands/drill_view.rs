@@ -4,6 +4,7 @@
 use std::fmt;
 use std::path::PathBuf;
 
+use lifeboat_engine::base::escape;
 use lifeboat_engine::config::ProofLevel;
 use lifeboat_engine::drill::{DrillReport, Published};
 use lifeboat_engine::format::id::Name;
@@ -42,7 +43,10 @@ impl fmt::Display for Drilled {
             write!(f, "\n\n{checks}")?;
         }
         for difference in report.proof.iter().flat_map(|proof| &proof.differences) {
-            write!(f, "\n DIFFERS: {difference}")?;
+            write!(f, "\n DIFFERS: {}", escape::line(difference))?;
+        }
+        for note in report.proof.iter().flat_map(|proof| &proof.notes) {
+            write!(f, "\n Note: {note}")?;
         }
         Ok(())
     }
@@ -141,6 +145,7 @@ mod tests {
             reached: Some(ProofLevel::Proved),
             passed: true,
             error: None,
+            error_class: None,
             phases: vec![Phase { phase: "load".to_owned(), seconds: 41.2 }],
             restored_bytes: 211_077_529,
             rto_seconds: Some(41.2),
@@ -153,7 +158,7 @@ mod tests {
                 tables: 31,
                 rows: 1_204_332,
                 large_objects: 1,
-                differences: Vec::new(),
+                ..ProofResult::default()
             }),
         };
         Drilled { report, published: None, file: None }

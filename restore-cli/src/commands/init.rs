@@ -2,6 +2,7 @@
 
 use std::fmt;
 
+use lifeboat_engine::base::escape;
 use lifeboat_engine::keys;
 use lifeboat_engine::keys::{InitItem, InitOptions, InitReport};
 use lifeboat_engine::{Error, Result};
@@ -62,7 +63,7 @@ impl fmt::Display for Made {
         }
         write!(f, "{}", Plain::facts(keys))?;
         for note in &report.notes {
-            write!(f, "\n\n note: {note}")?;
+            write!(f, "\n\n note: {}", escape::line(note))?;
         }
         Ok(())
     }

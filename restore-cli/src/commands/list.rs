@@ -8,7 +8,7 @@ use futures::StreamExt;
 use lifeboat_engine::format::id::{Name, SnapshotId};
 use lifeboat_engine::format::manifest::Manifest;
 use lifeboat_engine::restore::{Listed, VaultReader};
-use lifeboat_engine::{Class, Error, Result};
+use lifeboat_engine::{Class, Error, Result, is_future};
 use serde::Serialize;
 
 use crate::access::Need;
@@ -78,10 +78,16 @@ async fn rows(session: &Session, reader: &VaultReader, dataset: &Name, locked: &
         locked.get_or_insert_with(|| Error::keys("no identity is given"));
         return Ok(listed.into_iter().map(|listed| row(dataset, listed, now)).collect());
     }
-    let opened: Vec<(Listed, Result<Manifest>)> = futures::stream::iter(listed)
+    // Nothing of a manifest is kept but what is shown.
+    let opened: Vec<(Listed, Result<ShownManifest>)> = futures::stream::iter(listed)
         .map(|listed| async move {
             let manifest = reader.manifest(dataset, &listed.snapshot).await;
-            (listed, manifest)
+            let shown = manifest.map(|Manifest { started, accounting, .. }| ShownManifest {
+                started,
+                raw_bytes: accounting.raw_bytes,
+                stored_bytes: accounting.stored_bytes,
+            });
+            (listed, shown)
         })
         .buffered(MANIFESTS_AT_ONCE)
         .collect()
@@ -90,9 +96,9 @@ async fn rows(session: &Session, reader: &VaultReader, dataset: &Name, locked: &
     for (listed, manifest) in opened {
         let mut row = row(dataset, listed, now);
         match manifest {
-            Ok(manifest) => {
-                row.raw_bytes = Some(manifest.accounting.raw_bytes);
-                row.stored_bytes = Some(manifest.accounting.stored_bytes);
+            Ok(ShownManifest { started, raw_bytes, stored_bytes }) => {
+                (row.raw_bytes, row.stored_bytes) = (Some(raw_bytes), Some(stored_bytes));
+                row.take_time(started, now);
             }
             Err(error) if error.class() == Class::Keys => drop(locked.get_or_insert(error)),
             Err(error) => row.problem = Some(error.chain()),
@@ -104,16 +110,34 @@ async fn rows(session: &Session, reader: &VaultReader, dataset: &Name, locked: &
 
 fn row(dataset: &Name, listed: Listed, now: DateTime<Utc>) -> Row {
     let time = listed.snapshot.time();
-    Row {
+    let mut row = Row {
         dataset: dataset.clone(),
         snapshot: listed.snapshot,
         time,
-        age_seconds: (now - time).as_seconds_f64().max(0.0),
+        age_seconds: 0.0,
         raw_bytes: None,
         stored_bytes: None,
         replicas: listed.replicas,
         problem: None,
+    };
+    row.take_time(time, now);
+    row
+}
+
+impl Row {
+    /// A snapshot whose time lies in the future is never the latest, so it is marked.
+    fn take_time(&mut self, time: DateTime<Utc>, now: DateTime<Utc>) {
+        self.time = time;
+        self.age_seconds = (now - time).as_seconds_f64().max(0.0);
+        self.problem = is_future(time, now).then(|| "its time lies in the future, so it is not the latest".to_owned());
     }
+}
+
+/// What is shown of a manifest.
+struct ShownManifest {
+    started: DateTime<Utc>,
+    raw_bytes: u64,
+    stored_bytes: u64,
 }
 
 impl fmt::Display for Listing {

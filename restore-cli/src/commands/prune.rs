@@ -5,6 +5,7 @@
 
 use std::fmt;
 
+use lifeboat_engine::base::escape;
 use lifeboat_engine::config::{Config, Dataset};
 use lifeboat_engine::format::id::Name;
 use lifeboat_engine::keep::prune::{DeadPack, Prune, PruneOutcome, PrunePlan, Space};
@@ -166,7 +167,7 @@ impl fmt::Display for PlanView<'_> {
             )?;
         }
         for (replica, why) in &plan.skipped {
-            write!(f, "\n skipping replica {replica}: {}", human::without_name(replica, why))?;
+            write!(f, "\n skipping replica {replica}: {}", escape::line(human::without_name(replica, why)))?;
         }
         Ok(())
     }

@@ -113,14 +113,14 @@ pub(crate) async fn run(args: &Args, session: &Session) -> Result<()> {
         return Err(Error::usage("--sync works with --to-directory only").hint("leave --sync out"));
     }
     // A wrong address is refused before anything is asked or read.
-    args.server.server(None, None)?;
+    args.server.server(&session.worker, None, None)?;
     let place = session.place()?;
     let target = target(args, session, place.config.as_ref()).await?;
     let reader = session.reader(&place, Need::Packs).await?;
     session.datasets(&reader, Some(&args.dataset)).await?;
     let began = session.clock.elapsed();
     let open = async {
-        let snapshot = reader.select(&args.dataset, &args.selection.selector()).await?;
+        let snapshot = reader.select(&args.dataset, &args.selection.selector(), session.clock.now()).await?;
         reader.streams(&args.dataset, &snapshot).await
     };
     let streams = session.cancellable("opening the snapshot", open).await?;
@@ -134,6 +134,9 @@ pub(crate) async fn run(args: &Args, session: &Session) -> Result<()> {
     };
     if args.overwrite {
         session.confirm(args.yes, question(args, manifest, &target)).await?;
+    }
+    if matches!(target, Target::Server { .. }) {
+        session.tell_what_guards_the_keys();
     }
     let scratch = session.scratch()?;
     let cx = WorkContext {
@@ -198,7 +201,7 @@ async fn target(args: &Args, session: &Session, config: Option<&Config>) -> Resu
         keep_going: args.keep_going,
         as_superuser: args.as_superuser,
     };
-    Ok(args.server.server(password, source)?.map(|server| Target::Server { server, wanted }))
+    Ok(args.server.server(&session.worker, password, source)?.map(|server| Target::Server { server, wanted }))
 }
 
 async fn to_stdout(streams: &SnapshotStreams, name: &str) -> Result<()> {

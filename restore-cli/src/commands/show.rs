@@ -4,6 +4,7 @@ use std::fmt;
 
 use chrono::{DateTime, Utc};
 use lifeboat_engine::Result;
+use lifeboat_engine::base::escape;
 use lifeboat_engine::base::facts::SourceFacts;
 use lifeboat_engine::format::id::{Digest, Name, SnapshotId};
 use lifeboat_engine::format::manifest::{Accounting, Manifest};
@@ -66,7 +67,7 @@ pub(crate) async fn run(args: &Args, session: &Session) -> Result<()> {
     let reader = session.reader(&place, Need::Manifests).await?;
     session.datasets(&reader, Some(&args.dataset)).await?;
     let look = async {
-        let snapshot = reader.select(&args.dataset, &args.snapshot).await?;
+        let snapshot = reader.select(&args.dataset, &args.snapshot, session.clock.now()).await?;
         let listed = reader.snapshots(&args.dataset).await?;
         let replicas = listed.into_iter().find(|listed| listed.snapshot == snapshot).map(|listed| listed.replicas);
         Ok((reader.manifest(&args.dataset, &snapshot).await?, replicas.unwrap_or_default()))
@@ -138,10 +139,13 @@ impl fmt::Display for Description {
         }
         write!(f, "{streams}")?;
         for (name, value) in &self.source.details {
-            write!(f, "\n {name}: {value}")?;
+            write!(f, "\n {}: {}", escape::line(name), escape::line(value))?;
+        }
+        for database in &self.source.skipped {
+            write!(f, "\n PARTIAL: it lacks database {}", database.escape_debug())?;
         }
         for warning in &self.source.warnings {
-            write!(f, "\n warning: {warning}")?;
+            write!(f, "\n warning: {}", escape::line(warning))?;
         }
         Ok(())
     }

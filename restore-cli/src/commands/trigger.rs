@@ -49,7 +49,15 @@ pub(crate) async fn run(args: &Args, session: &Session) -> Result<()> {
     }
     let answer = ask(&config.control_socket, &args.dataset);
     let report = session.cancellable("waiting for lifeboatd (whose run goes on)", answer).await?;
-    session.out.result(&Report(report))
+    session.out.result(&Report(report.clone()))?;
+    match report["skipped"].as_array().map_or(0, Vec::len) {
+        0 => Ok(()),
+        lacking => Err(Error::new(
+            Class::Partial,
+            format!("the snapshot is partial: it lacks {}", human::count(lacking as u64, "database")),
+        )
+        .hint("read the warnings of the run to see why, and run it again once that is mended")),
+    }
 }
 
 /// Sends the command and waits as long as the run takes.

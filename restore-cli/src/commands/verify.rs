@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::fmt;
 
+use lifeboat_engine::base::escape;
 use lifeboat_engine::format::id::Name;
 use lifeboat_engine::keep::verify;
 use lifeboat_engine::keep::verify::VerifyReport;
@@ -54,7 +55,7 @@ pub(crate) async fn run(args: &Args, session: &Session) -> Result<()> {
     for dataset in session.datasets(&reader, args.dataset.as_ref()).await? {
         let look = async {
             let only = match &args.snapshot {
-                Some(selector) => Some(reader.select(&dataset, selector).await?),
+                Some(selector) => Some(reader.select(&dataset, selector, session.clock.now()).await?),
                 None => None,
             };
             verify::verify(&reader, &dataset, only.as_ref(), args.read_data, &session.cancel).await
@@ -102,10 +103,11 @@ impl fmt::Display for Verification {
         }
         write!(f, "{table}")?;
         for finding in self.datasets.values().flat_map(|report| &report.findings) {
-            write!(f, "\n\nPROBLEM in replica {}: {}\n  {}", finding.replica, finding.object, finding.problem)?;
+            let (object, problem) = (escape::line(&finding.object), escape::line(&finding.problem));
+            write!(f, "\n\nPROBLEM in replica {}: {object}\n  {problem}", finding.replica)?;
         }
         for note in self.datasets.values().flat_map(|report| &report.notes) {
-            write!(f, "\n note: {note}")?;
+            write!(f, "\n note: {}", escape::line(note))?;
         }
         Ok(())
     }

@@ -54,7 +54,8 @@ impl Leaves {
         Ok(())
     }
 
-    /// Reads to the end of the file, which is expected after `announced` bytes.
+    /// Reads to the end of the file, which is expected after `announced` bytes. If the file is
+    /// longer, one byte more is read.
     pub(super) fn read(&self, file: &mut File, announced: usize) -> io::Result<Buffer> {
         let mut body = spare(announced);
         body.clear();
@@ -64,7 +65,7 @@ impl Leaves {
                 break;
             }
         }
-        file.read_to_end(&mut body)?;
+        file.take(1).read_to_end(&mut body)?;
         Ok(body)
     }
 

@@ -215,7 +215,7 @@ impl Replica for Slow {
         self.work().await
     }
 
-    async fn get(&self, _: &str) -> Result<Bytes, ReplicaError> {
+    async fn get(&self, _: &str, _: u64) -> Result<Bytes, ReplicaError> {
         self.work().await.map(|()| Bytes::from(vec![0; PACK]))
     }
 
@@ -247,7 +247,7 @@ const KEY: &str = "datasets/d/packs/00/p";
 async fn packs_queue_and_small_objects_pass_at_once() {
     let (slow, gate) = gated(false);
     let start = Instant::now();
-    let packs = futures::future::join_all((0..8).map(|_| gate.get(KEY)));
+    let packs = futures::future::join_all((0..8).map(|_| gate.get(KEY, PACK as u64)));
     let small = async {
         gate.put_new("datasets/d/snapshots/s", Bytes::from_static(b"manifest")).await.unwrap();
         assert_eq!(start.elapsed(), Duration::from_secs(1));
@@ -263,12 +263,12 @@ async fn packs_queue_and_small_objects_pass_at_once() {
 #[tokio::test(start_paused = true)]
 async fn given_up_transfers_leave_their_place() {
     let (_, gate) = gated(false);
-    let given_up = futures::future::join_all((0..8).map(|_| gate.get(KEY)));
+    let given_up = futures::future::join_all((0..8).map(|_| gate.get(KEY, PACK as u64)));
     tokio::time::timeout(Duration::from_millis(500), given_up).await.unwrap_err();
     assert_eq!(gate.state().under_way, 0);
     assert_eq!(gate.state().limit.limit, START_TRANSFERS);
     let start = Instant::now();
-    gate.get(KEY).await.unwrap();
+    gate.get(KEY, PACK as u64).await.unwrap();
     assert_eq!(start.elapsed(), Duration::from_secs(1));
 }
 

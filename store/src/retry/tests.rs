@@ -94,7 +94,7 @@ impl Replica for Scripted {
         .await
     }
 
-    async fn get(&self, _: &str) -> Result<Bytes, ReplicaError> {
+    async fn get(&self, _: &str, _: u64) -> Result<Bytes, ReplicaError> {
         self.answer(|| Ok(())).await?;
         self.stored.lock().unwrap().clone().ok_or_else(|| error(ReplicaErrorKind::NotFound))
     }

@@ -21,7 +21,7 @@ use lifeboat_base::{Class, Context, Error, Result};
 use rustls::pki_types::CertificateDer;
 use rustls::pki_types::pem::PemObject;
 
-use super::{credentials, paced};
+use super::{bounded, credentials, paced};
 use crate::pacer::Pacer;
 use crate::settings::{ReplicaConfig, S3Config, S3Credentials};
 
@@ -34,7 +34,7 @@ pub(super) async fn build(replica: &ReplicaConfig, s3: &S3Config, clock: SharedC
         .behavior_version(BehaviorVersion::v2026_01_12())
         .region(region.clone())
         .force_path_style(s3.path_style)
-        .http_client(paced::paced(transport(replica, s3)?, Pacer::new(&replica.bandwidth, clock)))
+        .http_client(paced::paced(bounded::bounded(transport(replica, s3)?), Pacer::new(&replica.bandwidth, clock)))
         .timeout_config(TimeoutConfig::builder().connect_timeout(replica.timeout.min(MAX_CONNECT_TIME)).build())
         .retry_config(RetryConfig::disabled())
         // Every request has a deadline of ours; until then a slow line is not an error.

@@ -142,6 +142,8 @@ mod tests {
             Kind::Corrupt(_) => "corrupt",
             Kind::Unavailable(_) => "unavailable",
             Kind::TimedOut(_) => "timed out",
+            Kind::TooLong { .. } => "too long",
+            Kind::BadListing(_) => "bad listing",
             Kind::Other(_) => "other",
         }
     }

@@ -9,6 +9,8 @@
 //!   guards objects that must be new.
 //! - **Deadlines**: each request has one, its body included. A connection must be made within a
 //!   shorter one.
+//! - **Bounds**: every answer but the body of an object ends after 2 MiB (`bounded.rs`). A body
+//!   ends at the limit of its caller, whatever length was announced.
 //! - **A cap on the bandwidth** paces bodies below the SDK (`paced.rs`).
 
 use std::fmt;
@@ -31,6 +33,7 @@ use crate::replica::{ObjectMeta, Page, Probe, Replica, ReplicaError, ReplicaErro
 use crate::settings::{ReplicaConfig, S3Config};
 use crate::{key, waiting};
 
+mod bounded;
 mod client;
 mod credentials;
 mod errors;
@@ -40,6 +43,9 @@ mod probe;
 /// No more memory is reserved because a store announces a length; larger objects grow as they
 /// arrive.
 const MAX_RESERVED_BYTES: usize = 64 * 1024 * 1024;
+
+/// Longer than the tokens of any known store.
+const MAX_TOKEN_BYTES: usize = 8 << 10;
 
 /// A [`Replica`] in an S3 bucket, on AWS or any store that speaks S3.
 pub struct S3Replica {
@@ -150,7 +156,16 @@ impl S3Replica {
                 objects.push(describe(key, object.size, object.last_modified)?);
             }
         }
-        Ok(Page { objects, next: page.next_continuation_token })
+        // `IsTruncated` decides, whatever token comes with it.
+        let next = match (page.is_truncated.unwrap_or_default(), page.next_continuation_token) {
+            (false, _) => None,
+            (true, Some(token)) if token.len() <= MAX_TOKEN_BYTES => Some(token),
+            (true, Some(_)) => return Err(ReplicaErrorKind::BadListing("its token is too long".to_owned())),
+            (true, None) => {
+                return Err(ReplicaErrorKind::BadListing("it goes on, but the store does not say how".to_owned()));
+            }
+        };
+        Ok(Page { objects, next })
     }
 
     /// Tells a missing bucket from a missing object, which HEAD does not: its answer has no body.
@@ -191,20 +206,30 @@ impl Replica for S3Replica {
         self.put(key, body, false).await
     }
 
-    async fn get(&self, key: &str) -> Result<Bytes, ReplicaError> {
+    async fn get(&self, key: &str, limit: u64) -> Result<Bytes, ReplicaError> {
         self.with_key("get", key, async |full| {
             let object = self.client.get_object().bucket(&self.bucket).key(full).send().await;
             let mut object = object.map_err(|error| errors::classify(&error))?;
             let announced = object
                 .content_length
-                .and_then(|length| usize::try_from(length).ok())
+                .and_then(|length| u64::try_from(length).ok())
                 .ok_or_else(|| ReplicaErrorKind::Corrupt("the store announced no length".to_owned()))?;
-            let mut body = spare(announced.min(MAX_RESERVED_BYTES));
+            let too_long = |size| Err(ReplicaErrorKind::TooLong { size, limit });
+            if announced > limit {
+                return too_long(announced);
+            }
+            let mut body = spare(usize::try_from(announced).unwrap_or_default().min(MAX_RESERVED_BYTES));
             body.clear();
             while let Some(piece) = object.body.next().await {
-                body.extend_from_slice(&piece.map_err(|error| errors::classify_body(&error))?);
+                let piece = piece.map_err(|error| errors::classify_body(&error))?;
+                // What the store announced need not be what it sends.
+                let arrived = body.len() as u64 + piece.len() as u64;
+                if arrived > limit {
+                    return too_long(arrived);
+                }
+                body.extend_from_slice(&piece);
             }
-            if body.len() == announced {
+            if body.len() as u64 == announced {
                 Ok(body.freeze())
             } else {
                 Err(ReplicaErrorKind::Corrupt(format!("{} of {announced} bytes arrived", body.len())))

@@ -19,7 +19,7 @@ use lifeboat_tests::by_hand::{Contents, changed, contents};
 use lifeboat_tests::host::BackupHost;
 use lifeboat_tests::programs::Output;
 use lifeboat_tests::tools;
-use lifeboat_tests::vault::{files_below, name};
+use lifeboat_tests::vault::{files_below, limits, name};
 use serde_json::{Value, json};
 use tempfile::TempDir;
 use tokio_util::sync::CancellationToken;
@@ -183,7 +183,8 @@ async fn a_catch_up_is_refused() {
     let keys = HostKeys::load(&frozen.config.keys).unwrap();
     let replicas = frozen.config.open_replicas(&SystemClock::shared()).await.unwrap();
     let state = StateDirectory::open(&frozen.config.state_directory).unwrap();
-    let caught_up = catch_up(&frozen.config.datasets[0], &keys, &replicas, &state, &CancellationToken::new()).await;
+    let caught_up =
+        catch_up(&frozen.config.datasets[0], &keys, &replicas, &state, &limits(), &CancellationToken::new()).await;
     assert_told("catch-up", &format!("{:?}", caught_up.expect_err("it was caught up")));
     frozen.assert_unchanged("catch-up");
 }

@@ -27,8 +27,8 @@ use lifeboat_engine::restore::Selector;
 use lifeboat_engine::state::StateDirectory;
 use lifeboat_engine::store::bandwidth::Bandwidth;
 use lifeboat_tests::host::section;
-use lifeboat_tests::tools;
-use lifeboat_tests::vault::{DATASET, TestVault, name};
+use lifeboat_tests::vault::{DATASET, TestVault, limits, name};
+use lifeboat_tests::{programs, tools};
 use tokio_util::sync::CancellationToken;
 
 /// A word that no program of today knows.
@@ -73,7 +73,9 @@ pub(crate) fn assert_asks_for_a_newer_version(error: &Error) {
 pub(crate) async fn caught_up(vault: &TestVault) -> Vec<ReplicaState> {
     let state = StateDirectory::open(&vault.config.state_directory).unwrap();
     let keys = vault.keys().unwrap();
-    catch_up(&vault.config.datasets[0], &keys, &vault.replicas, &state, &CancellationToken::new()).await.unwrap()
+    catch_up(&vault.config.datasets[0], &keys, &vault.replicas, &state, &limits(), &CancellationToken::new())
+        .await
+        .unwrap()
 }
 
 /// Fetches the newest snapshot, a second after whatever was before.
@@ -88,6 +90,7 @@ pub(crate) async fn drilled(vault: &TestVault) -> DrillReport {
         objectives: Objectives::default(),
         jobs: 1,
         environment: &tools::environment(),
+        worker: &programs::worker(),
         scratch: vault.place.path().join("scratch"),
         clock: vault.clock.clone(),
         cancel: CancellationToken::new(),

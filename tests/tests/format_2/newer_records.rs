@@ -10,7 +10,7 @@ use lifeboat_engine::keep::catch_up::catch_up;
 use lifeboat_engine::keys::{InitOptions, init};
 use lifeboat_engine::state::StateDirectory;
 use lifeboat_tests::by_hand::{Hand, changed, contents, drill_signer, harmed};
-use lifeboat_tests::vault::{MemorySource, TestVault, name, noise};
+use lifeboat_tests::vault::{MemorySource, TestVault, limits, name, noise};
 use serde_json::{Value, json};
 use tokio_util::sync::CancellationToken;
 
@@ -139,7 +139,7 @@ async fn nobody_reads_or_writes_a_vault_that_requires_it() {
         ("open", vault.open(vault.owner()).await.map(drop)),
         ("backup", vault.backup(&MemorySource::of("x")).await.map(drop)),
         ("prune", vault.prune().await.map(drop)),
-        ("catch-up", catch_up(dataset, &keys, &vault.replicas, &state, &cancel).await.map(drop)),
+        ("catch-up", catch_up(dataset, &keys, &vault.replicas, &state, &limits(), &cancel).await.map(drop)),
         ("init", init(&vault.config, &vault.replicas, &options, &clock).await.map(drop)),
     ];
     for (verb, result) in refused {

@@ -6,6 +6,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use lifeboat_engine::Class;
+use lifeboat_engine::clock::SystemClock;
 use lifeboat_engine::config::{DrillConfig, DrillQuery, Objectives, ProofLevel};
 use lifeboat_engine::databases::postgres::{PostgresConfig, PostgresConnection, PostgresSource};
 use lifeboat_engine::drill::Drill;
@@ -78,7 +79,7 @@ async fn databases_of_any_name_become_a_file_each() {
 
     // The script gives each stream its name.
     let reader = vault.open(vault.owner()).await.unwrap();
-    let snapshot = reader.select(&name(DATASET), &Selector::Latest).await.unwrap();
+    let snapshot = reader.select(&name(DATASET), &Selector::Latest, SystemClock::shared().now()).await.unwrap();
     let all = vault.restore(&snapshot).await.unwrap();
     let out = vault.place.path().join("by-script").join("files");
     std::fs::create_dir(out.parent().unwrap()).unwrap();
@@ -146,6 +147,7 @@ async fn a_drill_proves_them_equal() {
         objectives: Objectives::default(),
         jobs: 2,
         environment: &tools::environment(),
+        worker: &programs::worker(),
         scratch: scratch.path().to_owned(),
         clock: vault.clock.clone(),
         cancel: CancellationToken::new(),

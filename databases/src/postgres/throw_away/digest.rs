@@ -5,12 +5,19 @@
 //! `-- Dumped` comments of the preamble are left out, and the lines `\restrict TOKEN` and
 //! `\unrestrict TOKEN` with the preamble's own random token. Every other byte reaches some hash.
 //!
+//! A restore can change the order of a table's columns. So the rows of tables that are told to
+//! [`Reader::by_name`] are compared field by field, under the names of the columns. The tablespace
+//! of a database is left out, as a restore puts everything into the default one.
+//!
 //! Text inside a function body may look like a header or like data; a [`Lexer`] knows that it is
 //! quoted. If the lexer were wrong, titles would be odd, or order would count where it need not,
 //! but still every byte would be compared. Memory holds one hash for each definition, and never a
 //! row.
 
+use std::collections::BTreeSet;
+
 use super::lexer::Lexer;
+use super::row_hash::{RowHash, columns};
 use crate::proof::multiset::{Multiset, ProofKey, Titled};
 
 /// A longer line is neither a header nor a `COPY` statement, which fits even with 1600 columns.
@@ -23,6 +30,8 @@ pub(crate) struct DatabaseDigest {
     pub(crate) definitions: Titled,
     /// The rows of tables, by schema and name.
     pub(crate) tables: Titled,
+    /// The names of the columns of these tables, without their order.
+    pub(crate) columns: Titled,
     /// Large objects by number.
     pub(crate) large_objects: Titled,
 }
@@ -41,6 +50,10 @@ pub(crate) struct Reader {
     /// The state at the beginning of the line.
     lexer: Lexer,
     row: RowHash,
+    /// The beginning of a `COPY` statement.
+    statement: Option<Vec<u8>>,
+    /// Tables whose columns may be in any order.
+    by_name: BTreeSet<String>,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -63,12 +76,6 @@ struct DumpSection {
     hasher: blake3::Hasher,
 }
 
-struct RowHash {
-    hasher: blake3::Hasher,
-    length: u64,
-    begins: [u8; 2],
-}
-
 impl Reader {
     pub(crate) fn new(key: ProofKey) -> Self {
         let hasher = || blake3::Hasher::new_keyed(&key);
@@ -81,8 +88,16 @@ impl Reader {
             line: Vec::new(),
             overlong: false,
             lexer: Lexer::default(),
-            row: RowHash { hasher: hasher(), length: 0, begins: [0; 2] },
+            row: RowHash::new(key),
+            statement: None,
+            by_name: BTreeSet::new(),
         }
+    }
+
+    /// Lets the columns of `tables` be in any order.
+    pub(crate) fn by_name(mut self, tables: BTreeSet<String>) -> Self {
+        self.by_name = tables;
+        self
     }
 
     /// Reads the next piece.
@@ -91,7 +106,7 @@ impl Reader {
             let end = piece.iter().position(|byte| *byte == b'\n');
             let (part, rest) = piece.split_at(end.unwrap_or(piece.len()));
             if self.place == TextPosition::Rows {
-                self.row_part(part);
+                self.row.update(part);
             } else {
                 self.line_part(part);
             }
@@ -111,23 +126,11 @@ impl Reader {
         self.digest
     }
 
-    fn row_part(&mut self, part: &[u8]) {
-        for (at, byte) in part.iter().take(2).enumerate() {
-            if let Some(place) = self.row.begins.get_mut(self.row.length as usize + at) {
-                *place = *byte;
-            }
-        }
-        self.row.length += part.len() as u64;
-        self.row.hasher.update(part);
-    }
-
     fn row_end(&mut self) {
-        if self.row.length == 2 && self.row.begins == *b"\\." {
-            self.place = TextPosition::Text;
-        } else {
-            self.digest.tables.entry(self.section.title.clone()).or_default().add(&self.row.hasher);
+        match self.row.end() {
+            Some(row) => self.digest.tables.entry(self.section.title.clone()).or_default().add(&row),
+            None => self.place = TextPosition::Text,
         }
-        self.row = RowHash { hasher: blake3::Hasher::new_keyed(&self.key), length: 0, begins: [0; 2] };
     }
 
     fn line_part(&mut self, part: &[u8]) {
@@ -139,6 +142,7 @@ impl Reader {
         self.line.extend_from_slice(part);
         if self.line.len() > MAX_LINE_BYTES {
             self.overlong = true;
+            self.abandon_statement();
             self.section.hasher.update(&self.line);
             self.lexer.update(&self.line);
             self.line.clear();
@@ -156,20 +160,66 @@ impl Reader {
             return;
         }
         let plain = self.lexer.is_plain();
-        self.lexer.update(&line);
-        self.lexer.update(b"\n");
         if plain {
             self.structure(&line);
         }
-        self.section.hasher.update(&line).update(b"\n");
-        if plain
-            && self.section.kind == Kind::TableData
-            && line.starts_with(b"COPY ")
-            && line.ends_with(b" FROM stdin;")
-        {
-            self.place = TextPosition::Rows;
-            self.digest.tables.entry(self.section.title.clone()).or_default();
+        let place = self.section.title.strip_prefix("DATABASE ").filter(|_| plain);
+        let line = if place.is_some() { self.without_tablespace(line) } else { line };
+        self.lexer.update(&line);
+        self.lexer.update(b"\n");
+        if plain && self.section.kind == Kind::TableData && line.starts_with(b"COPY ") {
+            self.statement = Some(Vec::new());
         }
+        let Some(statement) = &mut self.statement else {
+            self.section.hasher.update(&line).update(b"\n");
+            return;
+        };
+        statement.extend_from_slice(&line);
+        statement.push(b'\n');
+        let ended = self.lexer.is_plain();
+        if ended && line.ends_with(b" FROM stdin;") {
+            self.begin_rows();
+        } else if ended || self.statement.as_ref().is_some_and(|statement| statement.len() > MAX_LINE_BYTES) {
+            self.abandon_statement();
+        }
+    }
+
+    /// The `COPY` statement is complete, and rows follow.
+    fn begin_rows(&mut self) {
+        let statement = self.statement.take().unwrap_or_default();
+        let title = self.section.title.clone();
+        let columns = columns(&statement);
+        let names = self.digest.columns.entry(title.clone()).or_default();
+        columns.iter().for_each(|name| names.add(blake3::Hasher::new_keyed(&self.key).update(name)));
+        if self.by_name.contains(&title) {
+            // The names are compared without their order, in `columns`.
+            self.row.read_by_name(&columns);
+        } else {
+            self.section.hasher.update(&statement);
+            self.row.read_in_order();
+        }
+        self.digest.tables.entry(title).or_default();
+        self.place = TextPosition::Rows;
+    }
+
+    /// It is a text as any other.
+    fn abandon_statement(&mut self) {
+        if let Some(statement) = self.statement.take() {
+            self.section.hasher.update(&statement);
+        }
+    }
+
+    /// `CREATE DATABASE …` without the tablespace, which is its last option.
+    fn without_tablespace(&self, line: Vec<u8>) -> Vec<u8> {
+        let clause = b" TABLESPACE = ";
+        let at = line.windows(clause.len()).rposition(|part| part == clause);
+        let Some(at) = at.filter(|_| line.starts_with(b"CREATE DATABASE ") && line.ends_with(b";")) else {
+            return line;
+        };
+        let (before, _) = line.split_at(at);
+        let mut lexer = self.lexer.clone();
+        lexer.update(before);
+        if lexer.is_plain() { [before, b";"].concat() } else { line }
     }
 
     /// A line outside quotes may begin a section.
@@ -203,6 +253,7 @@ impl Reader {
     }
 
     fn end_section(&mut self) {
+        self.abandon_statement();
         let titled = match self.section.kind {
             Kind::Definition | Kind::TableData => &mut self.digest.definitions,
             Kind::LargeObjects => &mut self.digest.large_objects,

@@ -3,7 +3,10 @@
 mod digest;
 mod lexer;
 mod prove;
+mod render;
+mod row_hash;
 mod server;
+mod settle;
 
 use std::path::PathBuf;
 

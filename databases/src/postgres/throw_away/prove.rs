@@ -2,28 +2,30 @@
 //! of a database by its [digest](crate::postgres::throw_away::digest).
 //!
 //! Both sides go through the same `pg_restore`: the stored archive as it is, and a new dump of the
-//! restored database.
+//! restored database. Where definitions differ as text,
+//! [`settle`](crate::postgres::throw_away::settle) asks whether they mean the same.
 
-use async_trait::async_trait;
-use bytes::Bytes;
+use std::collections::BTreeSet;
+
 use futures::{FutureExt, StreamExt, TryStreamExt, stream};
-use lifeboat_base::{Error, Result};
+use lifeboat_base::Result;
 
 use super::digest::{DatabaseDigest, Reader};
+use super::render::{Dump, digest};
 use super::server::ThrowAwayServer;
+use super::settle;
 use crate::database::WorkContext;
+use crate::postgres::capture::OF_STANDBY;
 use crate::postgres::connect::SETTLED_TEXT;
-use crate::postgres::contents::{Contents, Resumed};
-use crate::postgres::creation::without_tablespace;
 use crate::postgres::globals::{GLOBALS, is_of_tablespace, read_globals, statements};
-use crate::postgres::parts::{DumpPart, TableName, by_database};
+use crate::postgres::parts::{DumpPart, Table, TableName, by_database};
 use crate::postgres::server::Server;
 use crate::postgres::sql::{DATABASES, conninfo, quoted, rows};
 use crate::postgres::tables;
 use crate::proof::ProofResult;
 use crate::proof::multiset::{Multiset, ProofKey, Titled, shorten, tell};
-use crate::streams::{StoredStreams, StreamReader};
-use crate::tool::process::{Invocation, Tool, feed, output};
+use crate::streams::StoredStreams;
+use crate::tool::process::output;
 
 /// Compares all globals and all databases.
 pub(crate) async fn prove(
@@ -33,7 +35,14 @@ pub(crate) async fn prove(
     cx: &WorkContext,
 ) -> Result<ProofResult> {
     let key: ProofKey = rand::random();
-    let mut proof = ProofResult::default();
+    let mut proof = ProofResult {
+        source_version: streams.facts().server_version.clone(),
+        server_version: Some(server.version.clone()),
+        ..ProofResult::default()
+    };
+    if let Some(source) = proof.source_version.as_ref().filter(|source| **source != server.version) {
+        proof.notes.push(format!("captured from PostgreSQL {source}, restored into {}", server.version));
+    }
     let superuser = server.superuser();
     let mut server = server.server(cx)?;
     if !streams.facts().details.contains_key(SETTLED_TEXT) {
@@ -79,49 +88,109 @@ async fn compare_database(
         proof.differences.extend(gone.iter().map(missing));
         return Ok(());
     }
-    let digests = parts.iter().map(|(part, stream)| {
-        let (server, tables) = (server, &tables);
-        async move {
-            let mut archive = streams.open(stream).await?;
-            let stored = digest(server, part, archive.as_mut(), key).await?;
-            let dump = server.dump_tool(database, part.dump_arguments(tables)).start(false)?;
-            let restored = digest(server, part, &mut Dump(Some(dump)), key).await?;
-            Ok::<_, Error>((stored, restored))
-        }
-        .boxed()
+    let compared = parts.iter().map(|(part, stream)| {
+        let sides = Sides { server, database, part, stream, tables: &tables, streams, key };
+        async move { sides.compare().await }.boxed()
     });
-    let digests: Vec<_> = digests.collect();
-    let digests: Vec<_> = stream::iter(digests).buffer_unordered(server.cx.jobs).try_collect().await?;
-    for (stored, restored) in digests {
-        count(&stored, proof);
-        compare(database, &stored, &restored, proof);
+    let compared: Vec<_> = compared.collect();
+    let compared: Vec<Compared> = stream::iter(compared).buffer_unordered(server.cx.jobs).try_collect().await?;
+    for part in compared {
+        count(&part.stored, proof);
+        let say = |what: String| format!("{}: {what}", quoted(database));
+        proof.differences.extend(part.differences.into_iter().map(say));
+        proof.notes.extend(part.notes.into_iter().map(say));
     }
     Ok(())
 }
 
-/// The digest of what `pg_restore` makes of an archive.
-async fn digest(
-    server: &Server<'_>,
-    part: &DumpPart,
-    archive: &mut dyn StreamReader,
+/// What is compared: a stored part, and the same part of the restored database.
+struct Sides<'a> {
+    server: &'a Server<'a>,
+    database: &'a str,
+    part: &'a DumpPart,
+    stream: &'a str,
+    tables: &'a [Table],
+    streams: &'a dyn StoredStreams,
     key: ProofKey,
-) -> Result<DatabaseDigest> {
-    let mut reader = Reader::new(key);
-    let create = part.creates().then_some("--create");
-    let arguments = create.into_iter().chain(["--no-tablespaces", "-f", "-"]);
-    let render = Invocation::new(&server.clients.tool("pg_restore"), arguments, server.cx);
-    // A restore puts everything into the default tablespace.
-    let mut pieces = Vec::new();
-    if part.creates() {
-        let mut contents = Contents::read(archive).await?;
-        pieces.extend([without_tablespace(&contents), contents.take_rest()]);
+}
+
+/// What a comparison found.
+struct Compared {
+    stored: DatabaseDigest,
+    differences: Vec<String>,
+    notes: Vec<String>,
+}
+
+impl Sides<'_> {
+    /// Compares texts and rows. Only where they differ, it looks for another way to be equal.
+    async fn compare(&self) -> Result<Compared> {
+        let (mut stored, mut restored) = self.digests(&BTreeSet::new()).await?;
+        let mut notes = Vec::new();
+        if self.part.creates() && self.has_broken_name() {
+            let note = "owner, grants and settings of the database are not compared, as its name has a line break";
+            notes.push(note.to_owned());
+        }
+        let reordered = reordered(&stored, &restored);
+        if !reordered.is_empty() {
+            (stored, restored) = self.digests(&reordered).await?;
+            let note = |table| format!("table {table}: the columns are in another order, and equal under their names");
+            notes.extend(reordered.into_iter().map(note));
+        }
+        let differ = differing(&stored, &restored);
+        if self.part.creates() && !differ.is_empty() {
+            let settled =
+                settle::settled(self.server, self.database, self.stream, self.streams, differ, self.key).await?;
+            for title in settled {
+                notes.push(format!("definition of {title}: PostgreSQL prints it in other words after a restore"));
+                restored.definitions.insert(title.clone(), stored.definitions.get(&title).copied().unwrap_or_default());
+            }
+        }
+        let mut differences = Vec::new();
+        tell("definition of", "texts", &stored.definitions, &restored.definitions, &mut differences);
+        tell("table", "rows", &stored.tables, &restored.tables, &mut differences);
+        tell("large object", "contents", &stored.large_objects, &restored.large_objects, &mut differences);
+        Ok(Compared { stored, differences, notes })
     }
-    feed(render, &mut Resumed { pieces, archive }, |piece| {
-        reader.update(piece);
-        Ok(())
-    })
-    .await?;
-    Ok(reader.finish())
+
+    /// `pg_restore` prints no statement that connects to such a database.
+    fn has_broken_name(&self) -> bool {
+        self.database.contains(['\n', '\r'])
+    }
+
+    /// The digests of both sides.
+    async fn digests(&self, by_name: &BTreeSet<String>) -> Result<(DatabaseDigest, DatabaseDigest)> {
+        let create = self.part.creates() && !self.has_broken_name();
+        let reader = || Reader::new(self.key).by_name(by_name.clone());
+        let mut archive = self.streams.open(self.stream).await?;
+        let stored = digest(self.server, create, archive.as_mut(), reader()).await?;
+        let mut arguments = self.part.dump_arguments(self.tables);
+        if self.streams.facts().details.contains_key(OF_STANDBY) {
+            // A standby has no rows of unlogged tables, and its dump not even their sections.
+            arguments.push("--no-unlogged-table-data".to_owned());
+        }
+        let mut dump = Dump::start(self.server, self.database, arguments)?;
+        let restored = digest(self.server, create, &mut dump, reader()).await?;
+        Ok((stored, restored))
+    }
+}
+
+/// Tables whose columns have another order: an inherited column that was added later comes before
+/// the table's own ones in a restored table.
+fn reordered(stored: &DatabaseDigest, restored: &DatabaseDigest) -> BTreeSet<String> {
+    let titles = stored.columns.iter().filter(|(title, names)| {
+        let statement = format!("TABLE DATA {title}");
+        restored.columns.get(*title) == Some(names)
+            && stored.definitions.get(&statement) != restored.definitions.get(&statement)
+    });
+    titles.map(|(title, _)| title.clone()).collect()
+}
+
+/// Definitions that both sides have, with different texts.
+fn differing(stored: &DatabaseDigest, restored: &DatabaseDigest) -> BTreeSet<String> {
+    let differ = |(title, text): &(&String, &Multiset)| {
+        restored.definitions.get(*title).is_some_and(|other| other.count == text.count && other != *text)
+    };
+    stored.definitions.iter().filter(differ).map(|(title, _)| title.clone()).collect()
 }
 
 fn count(stored: &DatabaseDigest, proof: &mut ProofResult) {
@@ -129,14 +198,6 @@ fn count(stored: &DatabaseDigest, proof: &mut ProofResult) {
     proof.tables += stored.tables.len() as u64;
     proof.rows += stored.tables.values().map(|rows| rows.count).sum::<u64>();
     proof.large_objects += stored.large_objects.keys().filter(|number| *number != "(frame)").count() as u64;
-}
-
-fn compare(database: &str, stored: &DatabaseDigest, restored: &DatabaseDigest, proof: &mut ProofResult) {
-    let mut found = Vec::new();
-    tell("definition of", "texts", &stored.definitions, &restored.definitions, &mut found);
-    tell("table", "rows", &stored.tables, &restored.tables, &mut found);
-    tell("large object", "contents", &stored.large_objects, &restored.large_objects, &mut found);
-    proof.differences.extend(found.into_iter().map(|difference| format!("{}: {difference}", quoted(database))));
 }
 
 async fn compare_globals(
@@ -174,20 +235,4 @@ fn globals(text: &str, superuser: &str, key: ProofKey) -> Titled {
         multiset.add(blake3::Hasher::new_keyed(&key).update(statement.as_bytes()));
     }
     titled
-}
-
-/// A dump that is read as a stream. It ends only if the tool has succeeded.
-struct Dump(Option<Tool>);
-
-#[async_trait]
-impl StreamReader for Dump {
-    async fn next(&mut self) -> Result<Option<Bytes>> {
-        let Some(tool) = &mut self.0 else { return Ok(None) };
-        let piece = tool.read().await?;
-        if piece.is_none() {
-            tool.finish(0).await?;
-            self.0 = None;
-        }
-        Ok(piece)
-    }
 }

@@ -63,7 +63,7 @@ impl Replica for Fake {
         unreachable!("a fleet replaces nothing")
     }
 
-    async fn get(&self, _: &str) -> Result<Bytes, ReplicaError> {
+    async fn get(&self, _: &str, _: u64) -> Result<Bytes, ReplicaError> {
         unreachable!("no test asks")
     }
 

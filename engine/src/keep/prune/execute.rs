@@ -23,18 +23,28 @@ impl Prune<'_> {
     /// Executes `plan`. The caller has held the dataset's lock since the plan was made.
     ///
     /// # Errors
-    /// No replica can be listed any more, a manifest cannot be read, or the state directory fails.
+    /// No replica can be listed any more, every one has something that cannot be read, or the state
+    /// directory fails.
     /// If a replica fails, or `cancel` fires, the rest of its deletions is not done. That is in
     /// [`PruneOutcome::failures`], and the next prune tries again.
     pub async fn execute(&self, plan: &PrunePlan) -> Result<PruneOutcome> {
         let mut outcome = PruneOutcome { space: plan.space, ..PruneOutcome::default() };
         let removed: BTreeSet<SnapshotId> = plan.removed().cloned().collect();
         let view = self.look().await?;
-        let record = if removed.is_empty() { None } else { Some(self.record(&view, &removed)?) };
+        let record = if removed.is_empty() { None } else { Some(self.record(plan, &view, &removed)?) };
         let mut gone = BTreeSet::new();
-        let unlisted = view.skipped.iter().filter(|(name, _)| plan.skipped.iter().all(|(known, _)| known != name));
+        let known = |name: &Name| plan.skipped.iter().chain(&view.doubted).any(|(known, _)| known == name);
+        let unlisted = view.skipped.iter().filter(|(name, _)| !known(name));
         outcome.failures.extend(unlisted.map(|(name, why)| format!("replica {name} was left out: {why}")));
+        let doubted = view.doubted.iter().map(|(name, why)| format!("replica {name}: {why}"));
+        outcome.failures.extend(doubted);
         for inventory in &view.inventories {
+            let name = inventory.replica.name();
+            if plan.skipped.iter().any(|(skipped, _)| skipped == name) {
+                // The plan did not look at what must stay there.
+                outcome.failures.push(format!("replica {name} is left alone until the next prune"));
+                continue;
+            }
             match self.prune_replica(inventory, &view, plan, &removed, record.as_ref(), &mut outcome).await {
                 Ok(snapshots) => gone.extend(snapshots),
                 Err(error) => outcome.failures.push(error.chain()),
@@ -57,7 +67,7 @@ impl Prune<'_> {
 
     /// The record of this prune. It repeats a snapshot from an older record while one that stays
     /// names it as predecessor, or while a replica may still show it.
-    fn record(&self, view: &View, removed: &BTreeSet<SnapshotId>) -> Result<SignedObject> {
+    fn record(&self, plan: &PrunePlan, view: &View, removed: &BTreeSet<SnapshotId>) -> Result<SignedObject> {
         let dataset = &self.dataset.name;
         let predecessors: BTreeSet<&SnapshotId> = view
             .manifests
@@ -65,7 +75,7 @@ impl Prune<'_> {
             .filter(|manifest| !removed.contains(&manifest.snapshot))
             .filter_map(Manifest::predecessor)
             .collect();
-        let everywhere_gone = view.skipped.is_empty();
+        let everywhere_gone = view.skipped.is_empty() && plan.skipped.is_empty();
         let matters = |snapshot: &&SnapshotId| {
             !everywhere_gone || predecessors.contains(snapshot) || view.leftovers.contains(snapshot)
         };
@@ -76,7 +86,8 @@ impl Prune<'_> {
             all.into_iter().map(|snapshot| RemovedSnapshot { snapshot: snapshot.clone(), blake3: hash(snapshot) });
         let body = PruneRecord { removed: removed.collect() };
         let time = self.clock.now();
-        let newest = view.inventories.iter().filter_map(|inventory| inventory.prunes.last()).max();
+        // Only of those that were believed: anybody can name an object from the future.
+        let newest = view.records.iter().map(|record| &record.id).max();
         let after = newest.map(|id| id.time() + chrono::TimeDelta::milliseconds(1));
         let id = SnapshotId::new(after.map_or(time, |after| after.max(time)), rand::random());
         let HostKeys { vault, signer, .. } = self.keys;

@@ -8,38 +8,41 @@
 //!   not committed yet, or that crashed.
 //! - **Order**: a signed prune record, then signatures, manifests, packs, index segments. After a
 //!   crash, the next prune removes the rest.
-//! - **Doubt**: if a manifest, a prune record, a drill record that matters or a `vault.json` cannot
-//!   be read, or requires what this program does not know, nothing is deleted.
+//! - **Doubt**: if a trusted signer has signed a manifest, a prune record or a drill record that
+//!   matters, and this program does not understand it, nothing is deleted. If no replica returns
+//!   one signed that some replicas show, or a `vault.json` cannot be read, only these are left
+//!   alone, and that is told as a failure. What goes from the others follows from what they hold
+//!   themselves. So whoever owns one bucket can stop prune in that bucket alone, and can make it
+//!   delete nothing.
+//! - **The future**: a snapshot whose capture lies in the future stays, and counts for no retention
+//!   rule: under a wrong clock, it would let others go.
 
 mod execute;
 mod unreferenced;
+mod view;
 
-use std::collections::{BTreeMap, BTreeSet, HashSet};
+use std::collections::{BTreeSet, HashSet};
 
 use chrono::{DateTime, TimeDelta, Utc};
-use futures::{StreamExt, TryStreamExt};
 use serde::Serialize;
 use tokio_util::sync::CancellationToken;
 
-use crate::catalog::documents::{Documents, combine};
-use crate::catalog::inventory::{Inventory, all_snapshots};
-use crate::catalog::records::{FoundRecord, RecordReader};
-use crate::drill::DrillReport;
-pub use crate::renewal::sparse::Space;
-
-use crate::config::{Config, Dataset};
-use crate::keys::HostKeys;
-use crate::renewal::sparse::{self, Packs};
-use crate::state::StateDirectory;
-use crate::state::cache::ObjectCache;
+use lifeboat_base::Result;
 use lifeboat_base::clock::SharedClock;
-use lifeboat_base::{Class, Error, Result};
-use lifeboat_databases::proof::ProofLevel;
-use lifeboat_format::id::{Digest, Name, PackId, SnapshotId};
+use lifeboat_format::id::{Name, PackId, SnapshotId};
 use lifeboat_format::layout;
 use lifeboat_format::manifest::Manifest;
-use lifeboat_format::record::{self, PruneRecord};
 use lifeboat_store::SharedReplica;
+
+use self::view::View;
+pub(crate) use self::view::{PrunedSnapshots, prune_records};
+use crate::catalog::documents::Documents;
+use crate::catalog::future::is_future;
+use crate::config::{Config, Dataset};
+use crate::keys::HostKeys;
+pub use crate::renewal::sparse::Space;
+use crate::renewal::sparse::{self, Packs};
+use crate::state::StateDirectory;
 
 /// Everything that prune needs.
 pub struct Prune<'a> {
@@ -137,20 +140,23 @@ pub struct PruneOutcome {
 impl Prune<'_> {
     /// Reads all manifests and makes a plan.
     ///
-    /// # Errors
-    /// No replica can be listed, a manifest cannot be read, or the state directory fails.
+    /// # Errors No replica can be listed, every one has something that cannot be read, or the state
+    /// directory fails.
     pub async fn plan(&self) -> Result<PrunePlan> {
         let view = self.look().await?;
         let now = self.clock.now();
-        let times: Vec<DateTime<Utc>> = view.manifests.keys().map(SnapshotId::time).collect();
+        let (future, past): (Vec<&Manifest>, Vec<&Manifest>) =
+            view.manifests.values().partition(|manifest| is_future(manifest.started, now));
+        let times: Vec<DateTime<Utc>> = past.iter().map(|manifest| manifest.started).collect();
         let reasons = super::retention::reasons(&times, &self.dataset.retention, now);
-        let mut verdicts: Vec<Verdict> = view
-            .manifests
-            .keys()
+        let of_future = future.into_iter().map(|manifest| (manifest, vec!["its time lies in the future".to_owned()]));
+        let mut verdicts: Vec<Verdict> = past
+            .into_iter()
             .zip(reasons)
-            .map(|(snapshot, keep_because)| Verdict { snapshot: snapshot.clone(), keep_because })
+            .chain(of_future)
+            .map(|(manifest, keep_because)| Verdict { snapshot: manifest.snapshot.clone(), keep_because })
             .collect();
-        self.protect(&view, &mut verdicts).await?;
+        self.protect(&view, &mut verdicts);
         // A snapshot that a prune record names goes, even if a replica still shows it.
         let leftovers =
             view.leftovers.iter().map(|snapshot| Verdict { snapshot: snapshot.clone(), keep_because: Vec::new() });
@@ -180,53 +186,8 @@ impl Prune<'_> {
         Ok(plan)
     }
 
-    async fn look(&self) -> Result<View> {
-        let dataset = &self.dataset.name;
-        let (inventories, mut failed) = Inventory::take_all_to_write(self.replicas, &self.keys.vault, dataset).await;
-        // What stands in a vault.json is about the whole vault.
-        if let Some((_, error)) = failed.extract_if(.., |_, error| error.class() == Class::Integrity).next() {
-            return Err(refused(error, format!("nothing in dataset {dataset} is deleted"), "run `lifeboat check`"));
-        }
-        if inventories.is_empty() {
-            return Err(combine(
-                format!("no replica can be used for dataset {dataset}"),
-                &failed.into_values().collect::<Vec<_>>(),
-            ));
-        }
-        let cache = ObjectCache::open(self.state, dataset)?;
-        let reader = self.keys.reader();
-        let documents = Documents { vault: &self.keys.vault, dataset, keys: &reader, cache: Some(&cache) };
-        let records = prune_records(&documents, &inventories).await;
-        if let Some((key, error)) = records.unreadable.into_iter().next() {
-            return Err(refused(
-                error,
-                format!("nothing in dataset {dataset} is deleted, because {key} cannot be read"),
-                "run `lifeboat verify` to see why",
-            ));
-        }
-        let (pruned, records) = (records.snapshots, records.found);
-        let (leftovers, snapshots): (Vec<_>, Vec<_>) =
-            all_snapshots(&inventories).into_iter().partition(|snapshot| pruned.contains_key(snapshot));
-        let (mut manifests, mut hashes) = (BTreeMap::new(), BTreeMap::new());
-        let read = documents.manifests(&inventories, snapshots).map(|(snapshot, manifest)| Ok((snapshot, manifest?)));
-        let read: Result<Vec<_>> = read.try_collect().await;
-        let read = read.map_err(|error| {
-            refused(
-                error,
-                format!("nothing in dataset {dataset} is deleted"),
-                "run `lifeboat verify` to see why; remove the manifest by hand only if no replica has a good one",
-            )
-        })?;
-        for (snapshot, (manifest, hash)) in read {
-            hashes.insert(snapshot.clone(), hash);
-            manifests.insert(snapshot, manifest);
-        }
-        let skipped = failed.into_iter().map(|(name, error)| (name, error.chain())).collect();
-        Ok(View { inventories, manifests, hashes, records, pruned, leftovers, skipped, cache })
-    }
-
     /// Adds the reasons that hold whatever the retention rules are.
-    async fn protect(&self, view: &View, verdicts: &mut [Verdict]) -> Result<()> {
+    fn protect(&self, view: &View, verdicts: &mut [Verdict]) {
         let mut keep = |snapshot: Option<&SnapshotId>, because: String| {
             if let Some(verdict) = verdicts.iter_mut().find(|verdict| Some(&verdict.snapshot) == snapshot) {
                 verdict.keep_because.push(because);
@@ -238,78 +199,7 @@ impl Prune<'_> {
             let because = format!("the newest complete one in {}", inventory.replica.name());
             keep(complete.map(|manifest| &manifest.snapshot), because);
         }
-        keep(self.newest_proved(view).await?.as_ref(), "the newest proved one".to_owned());
-        Ok(())
-    }
-
-    /// The newest snapshot that a drill proved. If no drill signer is trusted, any report counts. A
-    /// forged one can then protect another snapshot instead, but removes none that the rules keep.
-    ///
-    /// # Errors
-    /// A report that may name a newer one is damaged, or requires what this program does not know.
-    async fn newest_proved(&self, view: &View) -> Result<Option<SnapshotId>> {
-        let mut newest: Option<SnapshotId> = None;
-        let drills: BTreeSet<&SnapshotId> = view.inventories.iter().flat_map(|inventory| &inventory.drills).collect();
-        for drill in drills.into_iter().rev() {
-            // A drill is younger than the snapshot that it proves. So no older report can name a
-            // newer snapshot.
-            if newest.as_ref().is_some_and(|snapshot| snapshot.time() >= drill.time()) {
-                break;
-            }
-            let report = match self.drill_report(view, drill).await {
-                Ok(report) => report,
-                Err(error) if error.class() == Class::Keys => {
-                    tracing::warn!(error = %error.chain(), "Ignoring drill report: its signer is not trusted");
-                    continue;
-                }
-                Err(error) => {
-                    let (dataset, class) = (&self.dataset.name, error.class());
-                    return Err(refused(
-                        error,
-                        format!(
-                            "nothing in dataset {dataset} is deleted: a drill may have proved a snapshot that would go"
-                        ),
-                        match class {
-                            Class::Storage => "prune again when the replica answers",
-                            _ => "back up the dataset and drill that snapshot, then prune again",
-                        },
-                    ));
-                }
-            };
-            let proved = Some(report).filter(|report| report.reached == Some(ProofLevel::Proved));
-            let proved = proved.and_then(|report| report.snapshot);
-            newest = newest.max(proved.filter(|snapshot| view.manifests.contains_key(snapshot)));
-        }
-        Ok(newest)
-    }
-
-    async fn drill_report(&self, view: &View, drill: &SnapshotId) -> Result<DrillReport> {
-        let (vault, dataset, trusted) = (&self.keys.vault, &self.dataset.name, &self.keys.trusted_drill_signers);
-        let holders = view.inventories.iter().filter(|inventory| inventory.drills.contains(drill));
-        let holders: Vec<&SharedReplica> = holders.map(|inventory| &inventory.replica).collect();
-        if !trusted.is_empty() {
-            let (reader, mut refused) = (RecordReader { vault, dataset, trusted }, None);
-            for holder in holders {
-                match reader.read(&[holder], drill).await {
-                    Ok(record) => return Ok(record.body),
-                    // It is a stranger's only if every replica says so.
-                    Err(error) if error.class() == Class::Keys => refused = refused.or(Some(error)),
-                    Err(error) => refused = Some(error),
-                }
-            }
-            return Err(refused.unwrap_or_else(|| Error::integrity(format!("no replica holds drill record {drill}"))));
-        }
-        let (key, mut errors) = (layout::drill(dataset, drill), Vec::new());
-        for replica in holders {
-            match replica.get(&key).await.map_err(Error::from) {
-                Ok(json) => match record::read(&json, vault, dataset, &format!("replica {}: {key}", replica.name())) {
-                    Ok((_, report)) => return Ok(report),
-                    Err(error) => errors.push(error),
-                },
-                Err(error) => errors.push(error),
-            }
-        }
-        Err(combine(format!("no replica returns a valid {key}"), &errors))
+        keep(view.proved.as_ref(), "the newest proved one".to_owned());
     }
 
     /// The sparse packs: those known before that still exist, and new ones.
@@ -350,7 +240,13 @@ impl Prune<'_> {
     async fn plan_segments(&self, view: &View, plan: &mut PrunePlan) {
         let reader = self.keys.reader();
         let dataset = &self.dataset.name;
-        let documents = Documents { vault: &self.keys.vault, dataset, keys: &reader, cache: Some(&view.cache) };
+        let documents = Documents {
+            vault: &self.keys.vault,
+            dataset,
+            keys: &reader,
+            cache: Some(&view.cache),
+            memory: self.config.limits.memory,
+        };
         let going: HashSet<(&Name, &str)> = plan.packs.iter().map(|pack| (&pack.replica, pack.key.as_str())).collect();
         let removed: HashSet<&SnapshotId> = plan.removed().collect();
         let mut segments = Vec::new();
@@ -376,51 +272,4 @@ impl Prune<'_> {
         }
         plan.segments = segments;
     }
-}
-
-/// The reason why nothing is deleted. The hint of `error` itself is better than `hint`.
-fn refused(error: Error, what: String, hint: &str) -> Error {
-    let own = error.hint_text().map(str::to_owned);
-    error.within(what).hint(own.as_deref().unwrap_or(hint))
-}
-
-/// What the replicas hold, and what could not be looked at.
-struct View {
-    inventories: Vec<Inventory>,
-    manifests: BTreeMap<SnapshotId, Manifest>,
-    /// The hashes of these manifests as they are stored.
-    hashes: BTreeMap<SnapshotId, Digest>,
-    records: Vec<FoundRecord<PruneRecord>>,
-    /// Every snapshot that one of the records names.
-    pruned: PrunedSnapshots,
-    /// Those of them that a replica still shows.
-    leftovers: Vec<SnapshotId>,
-    skipped: Vec<(Name, String)>,
-    cache: ObjectCache,
-}
-
-/// Snapshots that were removed on purpose, each with the hash of its manifest, if it is known.
-pub(crate) type PrunedSnapshots = BTreeMap<SnapshotId, Option<Digest>>;
-
-/// What signed prune records say.
-pub(crate) struct PruneRecords {
-    /// Every snapshot that one of them names.
-    pub(crate) snapshots: PrunedSnapshots,
-    /// The records that could be read and believed, oldest first.
-    pub(crate) found: Vec<FoundRecord<PruneRecord>>,
-    /// Why others could not, by object key.
-    pub(crate) unreadable: BTreeMap<String, Error>,
-}
-
-/// Reads every prune record that some replica shows.
-pub(crate) async fn prune_records(documents: &Documents<'_>, inventories: &[Inventory]) -> PruneRecords {
-    let Documents { vault, dataset, keys, .. } = documents;
-    let reader = RecordReader { vault, dataset, trusted: &keys.trusted_signers };
-    let (found, unreadable) = reader.read_all::<PruneRecord>(inventories).await;
-    let mut snapshots = PrunedSnapshots::new();
-    for removed in found.iter().flat_map(|record| &record.body.removed) {
-        let hash = snapshots.entry(removed.snapshot.clone()).or_default();
-        *hash = hash.or(removed.blake3);
-    }
-    PruneRecords { snapshots, found, unreadable }
 }

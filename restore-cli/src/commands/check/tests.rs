@@ -22,6 +22,10 @@ fn replica() -> ReplicaConfig {
     }
 }
 
+fn vault() -> Option<VaultInfo> {
+    Some(VaultInfo::new("0a".repeat(16), chrono::DateTime::UNIX_EPOCH))
+}
+
 fn probe() -> Probe {
     Probe {
         conditional_writes: Some(true),
@@ -34,18 +38,24 @@ fn probe() -> Probe {
 }
 
 fn judged(probed: Probed, write: bool) -> Checked {
-    let mut checked = Checked { replicas: Vec::new(), tools: Vec::new(), broken: Vec::new(), weak: Vec::new() };
+    let mut checked = Checked {
+        replicas: Vec::new(),
+        tools: Vec::new(),
+        broken: Vec::new(),
+        weak: Vec::new(),
+        vaults: BTreeMap::new(),
+    };
     checked.judge_replica(&replica(), probed, write);
     checked
 }
 
 #[test]
 fn a_good_replica_has_no_weakness_and_an_unknown_is_none() {
-    let good = judged(Ok((probe(), true)), true);
+    let good = judged(Ok((probe(), vault())), true);
     assert!(good.verdict().is_ok() && good.weak.is_empty(), "{good}");
     assert!(good.to_string().contains("Nothing is broken or weak."));
     let unknown = Probe { versioning: None, object_lock: None, clock_skew_seconds: None, ..probe() };
-    assert!(judged(Ok((unknown, true)), true).weak.is_empty());
+    assert!(judged(Ok((unknown, vault())), true).weak.is_empty());
 }
 
 #[test]
@@ -57,7 +67,7 @@ fn each_weakness_is_said_in_plain_words_and_breaks_nothing() {
         (Probe { can_delete: Some(false), ..probe() }, "prune cannot free space"),
         (Probe { clock_skew_seconds: Some(-31), ..probe() }, "is 31 s behind this host's"),
     ] {
-        let checked = judged(Ok((weak, true)), true);
+        let checked = judged(Ok((weak, vault())), true);
         assert!(checked.verdict().is_ok());
         assert_eq!(checked.weak.len(), 1);
         assert!(checked.weak[0].contains(words), "{}", checked.weak[0]);
@@ -72,7 +82,7 @@ fn a_dead_or_read_only_replica_decides_the_exit_code() {
     let misconfigured = judged(Err(Error::configuration("no such bucket")), true);
     assert_eq!(misconfigured.verdict().unwrap_err().class(), Class::Configuration);
     let read_only = Probe { can_write: Some(false), ..probe() };
-    assert_eq!(judged(Ok((read_only.clone(), true)), true).verdict().unwrap_err().class(), Class::Storage);
+    assert_eq!(judged(Ok((read_only.clone(), vault())), true).verdict().unwrap_err().class(), Class::Storage);
     // A drill host need not write.
-    assert!(judged(Ok((read_only, true)), false).verdict().is_ok());
+    assert!(judged(Ok((read_only, vault())), false).verdict().is_ok());
 }

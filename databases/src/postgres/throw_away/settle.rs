@@ -1,0 +1,106 @@
+//! Decides whether definitions whose texts differ are equal all the same.
+//!
+//! PostgreSQL prints some expressions in other words once they were dumped and restored: a cast
+//! moves into an array, nested ANDs become flat. So the server itself brings the stored text to
+//! that form: the stored definitions are loaded into an empty database, and that is dumped. If they
+//! then read as those of the restored database, both are equal. If not, the restored ones go the
+//! same way, because some expressions come to rest only after two loads.
+//!
+//! Only definitions that both sides have are settled here: a load that loses one is a difference.
+
+use std::collections::BTreeSet;
+
+use lifeboat_base::Result;
+use tokio_util::sync::CancellationToken;
+
+use super::digest::{DatabaseDigest, Reader};
+use super::render::{Dump, digest};
+use crate::database::WorkContext;
+use crate::postgres::query::query;
+use crate::postgres::server::Server;
+use crate::postgres::sql::{conninfo, literal, quoted};
+use crate::proof::multiset::ProofKey;
+use crate::streams::{StoredStreams, StreamReader};
+use crate::tool::process::feed_head;
+
+/// A dump or a load of definitions alone.
+const DEFINITIONS_ONLY: &str = "--schema-only";
+/// The database from which others are created and dropped.
+const OUTSIDE: &str = "template1";
+
+/// Those of the definitions `titles` of `database` that are equal to those in `stream`.
+///
+/// # Errors
+/// The restored database cannot be dumped. Definitions that cannot be loaded again stay different.
+pub(super) async fn settled(
+    server: &Server<'_>,
+    database: &str,
+    stream: &str,
+    streams: &dyn StoredStreams,
+    mut titles: BTreeSet<String>,
+    key: ProofKey,
+) -> Result<BTreeSet<String>> {
+    let mut archive = streams.open(stream).await?;
+    let Some(stored) = loaded_again(server, database, archive.as_mut(), key).await else { return Ok(BTreeSet::new()) };
+    let restored = definitions(server, database, key).await?;
+    let equal = |title: &String, other: &DatabaseDigest| {
+        let text = stored.definitions.get(title);
+        text.is_some() && text == other.definitions.get(title)
+    };
+    let mut settled: BTreeSet<String> = titles.iter().filter(|title| equal(title, &restored)).cloned().collect();
+    titles.retain(|title| !settled.contains(title));
+    if !titles.is_empty() {
+        let mut dump = Dump::start(server, database, vec![DEFINITIONS_ONLY.to_owned()])?;
+        if let Some(again) = loaded_again(server, database, &mut dump, key).await {
+            settled.extend(titles.into_iter().filter(|title| equal(title, &again)));
+        }
+    }
+    Ok(settled)
+}
+
+/// What the definitions of an archive read as after one more load, into a database of its own that
+/// is like `like`. `None` if that fails.
+async fn loaded_again(
+    server: &Server<'_>,
+    like: &str,
+    archive: &mut dyn StreamReader,
+    key: ProofKey,
+) -> Option<DatabaseDigest> {
+    let name = format!("lifeboat_{:016x}", rand::random::<u64>());
+    let read = async {
+        let encoding =
+            format!("SELECT pg_encoding_to_char(encoding) FROM pg_database WHERE datname = {}", literal(like));
+        let encoding = server.query_in(OUTSIDE, &encoding).await?;
+        let create = format!(
+            "CREATE DATABASE {} TEMPLATE template0 ENCODING {} LC_COLLATE 'C' LC_CTYPE 'C'",
+            quoted(&name),
+            literal(&encoding)
+        );
+        server.query_in(OUTSIDE, &create).await?;
+        // A database with a subscription cannot be dropped.
+        let how = ["--exit-on-error", "-w", "--no-tablespaces", "--no-subscriptions", DEFINITIONS_ONLY, "-d"];
+        let into = conninfo(&name);
+        feed_head(server.tool("pg_restore", how.into_iter().chain([into.as_str()])), archive).await?;
+        definitions(server, &name, key).await
+    };
+    let read = read.await;
+    // It is dropped although the drill was cancelled, too.
+    let cx = WorkContext { cancel: CancellationToken::new(), ..server.cx.clone() };
+    let drop = format!("DROP DATABASE IF EXISTS {} WITH (FORCE)", quoted(&name));
+    if let Err(error) = query(&server.clients, &server.connection, OUTSIDE, &drop, &cx).await {
+        tracing::warn!(database = name, error = %error.chain(), "a database of the throw-away server could not be dropped");
+    }
+    match read {
+        Ok(digest) => Some(digest),
+        Err(error) => {
+            tracing::warn!(database = like, error = %error.chain(), "definitions that differ as text could not be loaded once more");
+            None
+        }
+    }
+}
+
+/// The definitions of a database of the throw-away server.
+async fn definitions(server: &Server<'_>, database: &str, key: ProofKey) -> Result<DatabaseDigest> {
+    let mut dump = Dump::start(server, database, vec![DEFINITIONS_ONLY.to_owned()])?;
+    digest(server, false, &mut dump, Reader::new(key)).await
+}

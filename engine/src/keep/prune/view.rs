@@ -1,0 +1,279 @@
+//! What a prune looks at before it plans: what the replicas hold, and which of them to doubt.
+//!
+//! What a trusted signer has signed and this program does not understand stops every deletion: a
+//! newer program wrote it. What nobody returns signed may be anybody's. It stops deletions only in
+//! the replicas that show it.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use futures::StreamExt;
+use lifeboat_base::{Class, Error, Result};
+use lifeboat_databases::proof::ProofLevel;
+use lifeboat_format::id::{Digest, Name, SnapshotId};
+use lifeboat_format::layout;
+use lifeboat_format::manifest::Manifest;
+use lifeboat_format::record::{self, MAX_RECORD_BYTES, PruneRecord, RecordBody, RecordType};
+use lifeboat_store::SharedReplica;
+use serde::{Deserialize, Serialize};
+
+use super::Prune;
+use crate::catalog::documents::{Documents, combine};
+use crate::catalog::inventory::{Inventory, all_snapshots};
+use crate::catalog::records::{FoundRecord, RecordReader};
+use crate::state::cache::ObjectCache;
+
+/// What to do about a manifest that no replica returns whole.
+const UNREADABLE_MANIFEST: &str =
+    "run `lifeboat verify` to see why; remove the manifest by hand only if no replica has a good one";
+
+/// What the replicas hold, and what could not be looked at.
+pub(super) struct View {
+    /// The replicas from which something may go.
+    pub(super) inventories: Vec<Inventory>,
+    /// Every snapshot that they hold and that no prune record names.
+    pub(super) manifests: BTreeMap<SnapshotId, Manifest>,
+    /// The hashes of these manifests as they are stored.
+    pub(super) hashes: BTreeMap<SnapshotId, Digest>,
+    pub(super) records: Vec<FoundRecord<PruneRecord>>,
+    /// Every snapshot that one of the records names.
+    pub(super) pruned: PrunedSnapshots,
+    /// Those of them that a replica still shows.
+    pub(super) leftovers: Vec<SnapshotId>,
+    /// The newest snapshot that a drill proved.
+    pub(super) proved: Option<SnapshotId>,
+    /// The replicas that are left alone, and why.
+    pub(super) skipped: Vec<(Name, String)>,
+    /// Those of them in which something cannot be read.
+    pub(super) doubted: Vec<(Name, String)>,
+    pub(super) cache: ObjectCache,
+}
+
+/// What prune needs of a drill record. The rest may be long, and anybody's.
+#[derive(Serialize, Deserialize)]
+struct ProvedSnapshot {
+    snapshot: Option<SnapshotId>,
+    reached: Option<ProofLevel>,
+}
+
+impl RecordBody for ProvedSnapshot {
+    const TYPE: RecordType = RecordType::Drill;
+
+    fn of_format_1(json: &[u8]) -> serde_json::Result<(String, Name, Self)> {
+        #[derive(Deserialize)]
+        struct Old {
+            vault: String,
+            dataset: Name,
+            snapshot: Option<SnapshotId>,
+            reached: Option<ProofLevel>,
+        }
+        let Old { vault, dataset, snapshot, reached } = serde_json::from_slice(json)?;
+        Ok((vault, dataset, Self { snapshot, reached }))
+    }
+}
+
+/// Why replicas are left alone although they can be listed.
+#[derive(Default)]
+struct Doubts {
+    /// The first reason for each.
+    replicas: BTreeMap<Name, Error>,
+    /// The first of what a trusted signer has signed and this program does not understand: it
+    /// counts for every replica, whoever shows it.
+    everywhere: Option<Error>,
+}
+
+impl Doubts {
+    /// Doubts each of `holders`, or every replica if what they hold `is_signed`. The hint of
+    /// `error` itself is better than `hint`.
+    fn add(&mut self, holders: &[&Inventory], is_signed: bool, error: &Error, hint: &str) {
+        let doubt = || Error::new(error.class(), error.chain()).hint(error.hint_text().unwrap_or(hint));
+        if is_signed {
+            self.everywhere.get_or_insert_with(doubt);
+        }
+        for holder in holders {
+            self.replicas.entry(holder.replica.name().clone()).or_insert_with(doubt);
+        }
+    }
+}
+
+impl Prune<'_> {
+    pub(super) async fn look(&self) -> Result<View> {
+        let dataset = &self.dataset.name;
+        let (mut inventories, mut failed) =
+            Inventory::take_all_to_write(self.replicas, &self.keys.vault, dataset).await;
+        // What cannot be believed is told even if the other replicas can be pruned.
+        let lying = |error: &Error| error.class() == Class::Integrity;
+        let lying = failed.extract_if(.., |_, error| lying(error)).collect();
+        let mut doubts = Doubts { replicas: lying, everywhere: None };
+        if inventories.is_empty() && doubts.replicas.is_empty() {
+            return Err(combine(
+                format!("no replica can be used for dataset {dataset}"),
+                &failed.into_values().collect::<Vec<_>>(),
+            ));
+        }
+        let cache = ObjectCache::open(self.state, dataset)?;
+        let reader = self.keys.reader();
+        let memory = self.config.limits.memory;
+        let documents = Documents { vault: &self.keys.vault, dataset, keys: &reader, cache: Some(&cache), memory };
+        let records = prune_records(&documents, &inventories).await;
+        for (id, error) in records.unreadable {
+            let own = error.hint_text().unwrap_or("run `lifeboat verify` to see why").to_owned();
+            let error = error.within(format!("{} cannot be read", layout::prune(dataset, &id))).hint(own);
+            let holders: Vec<&Inventory> =
+                inventories.iter().filter(|inventory| inventory.prunes.contains(&id)).collect();
+            let record_reader = RecordReader { vault: &self.keys.vault, dataset, trusted: &reader.trusted_signers };
+            let of: Vec<&SharedReplica> = holders.iter().map(|holder| &holder.replica).collect();
+            let is_signed = record_reader.is_signed(RecordType::Prune, &of, &id).await;
+            doubts.add(&holders, is_signed, &error, "");
+        }
+        let (pruned, records) = (records.snapshots, records.found);
+        let (mut manifests, mut hashes, mut unreadable) = (BTreeMap::new(), BTreeMap::new(), Vec::new());
+        {
+            let snapshots = all_snapshots(&inventories).into_iter().filter(|snapshot| !pruned.contains_key(snapshot));
+            let mut read = std::pin::pin!(documents.manifests(&inventories, snapshots));
+            while let Some((snapshot, manifest)) = read.next().await {
+                match manifest {
+                    Ok((manifest, hash)) => {
+                        hashes.insert(snapshot.clone(), hash);
+                        manifests.insert(snapshot, manifest);
+                    }
+                    Err(error) => unreadable.push((snapshot, error)),
+                }
+            }
+        }
+        for (snapshot, error) in unreadable {
+            let holders: Vec<&Inventory> =
+                inventories.iter().filter(|inventory| inventory.snapshots.contains(&snapshot)).collect();
+            let of = holders.iter().map(|holder| &holder.replica);
+            let is_signed = documents.check_signed(of, &snapshot).await.is_ok();
+            doubts.add(&holders, is_signed, &error, UNREADABLE_MANIFEST);
+        }
+        let proved = self.newest_proved(&inventories, &manifests, &mut doubts).await;
+        inventories.retain(|inventory| !doubts.replicas.contains_key(inventory.replica.name()));
+        if inventories.is_empty() || doubts.everywhere.is_some() {
+            let reasons: Vec<Error> = match doubts.everywhere {
+                Some(reason) => vec![reason],
+                None => doubts.replicas.into_values().chain(failed.into_values()).collect(),
+            };
+            let reasons = if let [only] = &reasons[..] {
+                Error::new(only.class(), only.chain()).hint(only.hint_text().unwrap_or("run `lifeboat check`"))
+            } else {
+                combine("every replica is left alone".to_owned(), &reasons)
+            };
+            let hint = reasons.hint_text().unwrap_or("run `lifeboat check`").to_owned();
+            return Err(reasons.within(format!("nothing in dataset {dataset} is deleted")).hint(hint));
+        }
+        // What only a doubtful replica shows decides nothing.
+        let shown = all_snapshots(&inventories);
+        manifests.retain(|snapshot, _| shown.contains(snapshot));
+        let leftovers = shown.into_iter().filter(|snapshot| pruned.contains_key(snapshot)).collect();
+        let doubted = doubts.replicas.into_iter().map(|(name, error)| {
+            (name, format!("nothing in dataset {dataset} is deleted there, because: {}", error.chain_and_hint()))
+        });
+        let doubted: Vec<(Name, String)> = doubted.collect();
+        let mut skipped: Vec<_> = failed.into_iter().map(|(name, error)| (name, error.chain())).collect();
+        skipped.extend(doubted.iter().cloned());
+        Ok(View { inventories, manifests, hashes, records, pruned, leftovers, proved, skipped, doubted, cache })
+    }
+
+    /// The newest snapshot that a drill proved. If no drill signer is trusted, any report counts. A
+    /// forged one can then protect another snapshot instead, but removes none that the rules keep.
+    ///
+    /// A replica is doubted if it shows a report that may name a newer one, and that is damaged in
+    /// every replica or requires what this program does not know.
+    async fn newest_proved(
+        &self,
+        inventories: &[Inventory],
+        manifests: &BTreeMap<SnapshotId, Manifest>,
+        doubts: &mut Doubts,
+    ) -> Option<SnapshotId> {
+        let mut newest: Option<SnapshotId> = None;
+        let drills: BTreeSet<&SnapshotId> = inventories.iter().flat_map(|inventory| &inventory.drills).collect();
+        for drill in drills.into_iter().rev() {
+            // A drill is younger than the snapshot that it proves. So no older report can name a
+            // newer snapshot.
+            if newest.as_ref().is_some_and(|snapshot| snapshot.time() >= drill.time()) {
+                break;
+            }
+            let report = match self.drill_report(inventories, drill).await {
+                Ok(report) => report,
+                Err(error) if error.class() == Class::Keys => {
+                    tracing::warn!(error = %error.chain(), "Ignoring drill report: its signer is not trusted");
+                    continue;
+                }
+                Err(error) => {
+                    let holders: Vec<&Inventory> =
+                        inventories.iter().filter(|inventory| inventory.drills.contains(drill)).collect();
+                    let (vault, dataset) = (&self.keys.vault, &self.dataset.name);
+                    let reader = RecordReader { vault, dataset, trusted: &self.keys.trusted_drill_signers };
+                    let of: Vec<&SharedReplica> = holders.iter().map(|holder| &holder.replica).collect();
+                    let is_signed = reader.is_signed(RecordType::Drill, &of, drill).await;
+                    let hint = match error.class() {
+                        Class::Storage => "prune again when the replica answers",
+                        _ => "back up the dataset and drill that snapshot, then prune again",
+                    };
+                    doubts.add(&holders, is_signed, &error, hint);
+                    continue;
+                }
+            };
+            let proved = Some(report).filter(|report| report.reached == Some(ProofLevel::Proved));
+            let proved = proved.and_then(|report| report.snapshot);
+            newest = newest.max(proved.filter(|snapshot| manifests.contains_key(snapshot)));
+        }
+        newest
+    }
+
+    async fn drill_report(&self, inventories: &[Inventory], drill: &SnapshotId) -> Result<ProvedSnapshot> {
+        let (vault, dataset, trusted) = (&self.keys.vault, &self.dataset.name, &self.keys.trusted_drill_signers);
+        let holders = inventories.iter().filter(|inventory| inventory.drills.contains(drill));
+        let holders: Vec<&SharedReplica> = holders.map(|inventory| &inventory.replica).collect();
+        if !trusted.is_empty() {
+            let (reader, mut refused) = (RecordReader { vault, dataset, trusted }, None);
+            for holder in holders {
+                match reader.read(&[holder], drill).await {
+                    Ok(record) => return Ok(record.body),
+                    // It is a stranger's only if every replica says so.
+                    Err(error) if error.class() == Class::Keys => refused = refused.or(Some(error)),
+                    Err(error) => refused = Some(error),
+                }
+            }
+            return Err(refused.unwrap_or_else(|| Error::integrity(format!("no replica holds drill record {drill}"))));
+        }
+        let (key, mut errors) = (layout::drill(dataset, drill), Vec::new());
+        for replica in holders {
+            match replica.get(&key, MAX_RECORD_BYTES as u64).await.map_err(Error::from) {
+                Ok(json) => match record::read(&json, vault, dataset, &format!("replica {}: {key}", replica.name())) {
+                    Ok((_, report)) => return Ok(report),
+                    Err(error) => errors.push(error),
+                },
+                Err(error) => errors.push(error),
+            }
+        }
+        Err(combine(format!("no replica returns a valid {key}"), &errors))
+    }
+}
+
+/// Snapshots that were removed on purpose, each with the hash of its manifest, if it is known.
+pub(crate) type PrunedSnapshots = BTreeMap<SnapshotId, Option<Digest>>;
+
+/// What signed prune records say.
+pub(crate) struct PruneRecords {
+    /// Every snapshot that one of them names.
+    pub(crate) snapshots: PrunedSnapshots,
+    /// The records that could be read and believed, oldest first.
+    pub(crate) found: Vec<FoundRecord<PruneRecord>>,
+    /// Why others could not.
+    pub(crate) unreadable: BTreeMap<SnapshotId, Error>,
+}
+
+/// Reads every prune record that some replica shows.
+pub(crate) async fn prune_records(documents: &Documents<'_>, inventories: &[Inventory]) -> PruneRecords {
+    let Documents { vault, dataset, keys, .. } = documents;
+    let reader = RecordReader { vault, dataset, trusted: &keys.trusted_signers };
+    let (found, unreadable) = reader.read_all::<PruneRecord>(inventories).await;
+    let mut snapshots = PrunedSnapshots::new();
+    for removed in found.iter().flat_map(|record| &record.body.removed) {
+        let hash = snapshots.entry(removed.snapshot.clone()).or_default();
+        *hash = hash.or(removed.blake3);
+    }
+    PruneRecords { snapshots, found, unreadable }
+}

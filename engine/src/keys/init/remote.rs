@@ -1,0 +1,220 @@
+//! What `init` finds in the replicas: the few objects that it knows by name, and that are what they
+//! claim to be. Whoever can write into a replica can put anything there, and `init` runs as root
+//! and carries objects from one replica to the others. So it takes nothing else along.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use bytes::Bytes;
+use lifeboat_base::clock::SharedClock;
+use lifeboat_base::{Class, Error, Result};
+use lifeboat_format::id::Name;
+use lifeboat_format::info::{self, HostInfo, MAX_VAULT_INFO_BYTES, VaultInfo};
+use lifeboat_format::keyring::MAX_KEYRING_OBJECT_BYTES;
+use lifeboat_format::layout;
+use lifeboat_store::SharedReplica;
+
+use crate::catalog::documents::combine;
+use crate::keys::bundle::Bundle;
+use crate::keys::crypt;
+
+/// So many objects of a replica are looked at.
+const MAX_REMOTE_OBJECTS: usize = 4096;
+
+/// One replica that answers: its `vault.json`, and its objects in `keyring/` and `hosts/`.
+pub(super) struct Reached<'a> {
+    pub(super) replica: &'a SharedReplica,
+    info: Option<VaultInfo>,
+    /// Good ones, by key.
+    pub(super) objects: BTreeMap<String, Bytes>,
+    /// The keys of those that are not what they claim to be.
+    damaged: BTreeSet<String>,
+}
+
+impl Reached<'_> {
+    /// Whether there is something under this key, of whatever kind.
+    pub(super) fn has(&self, key: &str) -> bool {
+        self.objects.contains_key(key) || self.damaged.contains(key) || (key == layout::VAULT && self.info.is_some())
+    }
+}
+
+/// What the replicas hold, without the objects of datasets.
+pub(super) struct Remote<'a> {
+    pub(super) reached: Vec<Reached<'a>>,
+    /// Why the others are left aside.
+    pub(super) unreached: Vec<String>,
+    /// What was left aside in those that were reached.
+    pub(super) notes: Vec<String>,
+}
+
+impl<'a> Remote<'a> {
+    pub(super) async fn look(replicas: &'a [SharedReplica]) -> Result<Self> {
+        let mut remote = Self { reached: Vec::new(), unreached: Vec::new(), notes: Vec::new() };
+        let mut errors = Vec::new();
+        for replica in replicas {
+            match look_at(replica, &mut remote.notes).await {
+                Ok(reached) => remote.reached.push(reached),
+                Err(error) => {
+                    remote.unreached.push(error.chain());
+                    errors.push(error);
+                }
+            }
+        }
+        if remote.reached.is_empty() {
+            let error = combine("no replica can be used".to_owned(), &errors);
+            let has_hint = error.hint_text().is_some();
+            return Err(if has_hint { error } else { error.hint("run `lifeboat check` for details") });
+        }
+        Ok(remote)
+    }
+
+    /// Refuses vaults of a format that is only read, before anything is made.
+    pub(super) fn check_writable(&self) -> Result<()> {
+        for Reached { replica, info, .. } in &self.reached {
+            if let Some(info) = info {
+                info::check_writable(info.format(), replica.name())?;
+            }
+        }
+        Ok(())
+    }
+
+    /// The `vault.json` of the replicas, or a new one if none of them has one. This host's keys
+    /// know their vault: a replica that holds another one is then left aside, if one holds the
+    /// right one.
+    pub(super) fn vault_info(&mut self, bundle: Option<&Bundle>, clock: &SharedClock) -> Result<VaultInfo> {
+        if let Some(bundle) = bundle {
+            let is_other = |reached: &Reached<'_>| reached.info.as_ref().is_some_and(|info| info.vault != bundle.vault);
+            let is_right = |reached: &Reached<'_>| reached.info.as_ref().is_some_and(|info| info.vault == bundle.vault);
+            if self.reached.iter().any(is_right) {
+                for other in self.reached.extract_if(.., |reached| is_other(reached)) {
+                    let found = other.info.map(|info| info.vault).unwrap_or_default();
+                    self.unreached.push(format!(
+                        "replica {} holds vault {found}, not {}: correct vault_prefix, or its bucket or path; if neither is wrong, somebody changed its vault.json",
+                        other.replica.name(),
+                        bundle.vault
+                    ));
+                }
+            }
+        }
+        let mut found: Option<(&VaultInfo, &Name)> = None;
+        for Reached { replica, info, .. } in &self.reached {
+            let Some(info) = info else { continue };
+            match &found {
+                Some((other, place)) if other.vault != info.vault => {
+                    return Err(Error::configuration(format!(
+                        "replica {} holds vault {}, replica {place} holds vault {}",
+                        replica.name(),
+                        info.vault,
+                        other.vault
+                    ))
+                    .hint("remove one of them from the configuration, or give it another bucket or path"));
+                }
+                Some(_) => {}
+                None => found = Some((info, replica.name())),
+            }
+        }
+        match (found, bundle) {
+            (Some((info, _)), Some(bundle)) if bundle.vault != info.vault => Err(Error::configuration(format!(
+                "this host's keys belong to vault {}, the replicas hold vault {}",
+                bundle.vault, info.vault
+            ))
+            .hint("correct vault_prefix, or the buckets or paths of the replicas")),
+            (Some((info, _)), _) => Ok(info.clone()),
+            (None, bundle) => {
+                let fresh = || data_encoding::HEXLOWER.encode(&rand::random::<[u8; 16]>());
+                let vault = bundle.map_or_else(fresh, |bundle| bundle.vault.clone());
+                Ok(VaultInfo::new(vault, clock.now()))
+            }
+        }
+    }
+
+    /// The different objects that the replicas hold under a key, each with a replica that holds it.
+    pub(super) fn get(&self, key: &str) -> Vec<(&Name, &Bytes)> {
+        let mut found: Vec<(&Name, &Bytes)> = Vec::new();
+        for reached in &self.reached {
+            if let Some(body) = reached.objects.get(key).filter(|body| found.iter().all(|(_, other)| other != body)) {
+                found.push((reached.replica.name(), body));
+            }
+        }
+        found
+    }
+
+    /// What is copied to a replica that lacks it: every object on which the replicas that have it
+    /// agree. Nothing tells which one is right of those that differ.
+    pub(super) fn agreed(&mut self) -> BTreeMap<String, Bytes> {
+        let keys: BTreeSet<String> = self.reached.iter().flat_map(|reached| reached.objects.keys().cloned()).collect();
+        let (mut agreed, mut notes) = (BTreeMap::new(), Vec::new());
+        for key in keys {
+            match self.get(&key)[..] {
+                [(_, body)] => drop(agreed.insert(key, body.clone())),
+                ref several => {
+                    let names: Vec<&str> = several.iter().map(|(name, _)| name.as_str()).collect();
+                    notes.push(format!(
+                        "{key} differs between {}, so none of these is copied: run `lifeboat verify --read-data` to see which is right",
+                        names.join(" and ")
+                    ));
+                }
+            }
+        }
+        self.notes.extend(notes);
+        agreed
+    }
+}
+
+async fn look_at<'a>(replica: &'a SharedReplica, notes: &mut Vec<String>) -> Result<Reached<'a>> {
+    let name = replica.name();
+    let info = match replica.get(layout::VAULT, MAX_VAULT_INFO_BYTES as u64).await {
+        Ok(data) => Some(VaultInfo::parse(&data, name)?),
+        Err(error) if error.is_not_found() => None,
+        Err(error) => return Err(error.into()),
+    };
+    let mut reached = Reached { replica, info, objects: BTreeMap::new(), damaged: BTreeSet::new() };
+    let mut keys = Vec::new();
+    for folder in [layout::KEYRING, layout::HOSTS] {
+        keys.extend(replica.list(folder).await?.into_iter().map(|object| object.key));
+    }
+    keys.retain(|key| known_limit(key).is_some());
+    if keys.len() > MAX_REMOTE_OBJECTS {
+        return Err(Error::integrity(format!(
+            "replica {name}: it has {} keys and hosts, more than can be",
+            keys.len()
+        ))
+        .hint("remove what somebody else put into keyring/ and hosts/ of this replica"));
+    }
+    for key in keys {
+        let Some(limit) = known_limit(&key) else { continue };
+        let checked = match replica.get(&key, limit).await {
+            Ok(body) => check(&key, &body).map(|()| body),
+            Err(error) if error.is_not_found() => continue,
+            Err(error) => Err(error.into()),
+        };
+        match checked {
+            Ok(body) => drop(reached.objects.insert(key, body)),
+            Err(error) if error.class() == Class::Integrity => {
+                notes.push(format!(
+                    "replica {name}: {key} is left aside ({}): delete it there and run `lifeboat init` again",
+                    error.chain()
+                ));
+                reached.damaged.insert(key);
+            }
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(reached)
+}
+
+/// How long the object with this key can be; `None` if `init` knows no such object.
+fn known_limit(key: &str) -> Option<u64> {
+    if layout::parse_host(key).is_some() {
+        return Some(MAX_VAULT_INFO_BYTES as u64);
+    }
+    let is_key = layout::parse_host_identity(key).is_some() || layout::parse_keyring(key).is_some();
+    is_key.then_some(MAX_KEYRING_OBJECT_BYTES as u64)
+}
+
+/// Refuses an object that is not what its key says, as far as that shows without opening it.
+fn check(key: &str, body: &[u8]) -> Result<()> {
+    let Some(host) = layout::parse_host(key) else { return crypt::check_is_age_file(body) };
+    let damaged = || Error::integrity("it describes no host of this name");
+    let info: HostInfo = serde_json::from_slice(body).map_err(|error| damaged().because(error))?;
+    if info.host == host { Ok(()) } else { Err(damaged()) }
+}

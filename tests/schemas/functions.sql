@@ -1,0 +1,35 @@
+-- Routines in every form, operators, aggregates, casts.
+CREATE SCHEMA util;
+CREATE TABLE acc (id int PRIMARY KEY, s varchar(9), n numeric);
+INSERT INTO acc VALUES (1, 'a', 1);
+CREATE FUNCTION util.atomic(x int, VARIADIC names varchar[] DEFAULT '{a,b}') RETURNS TABLE (id int, s varchar) LANGUAGE sql STABLE PARALLEL SAFE ROWS 7 BEGIN ATOMIC SELECT a.id, a.s FROM acc a WHERE a.s = ANY (names) AND a.s IN ('a', 'b') AND a.id BETWEEN x AND x + 1; END;
+CREATE FUNCTION one_line(x int) RETURNS int LANGUAGE sql IMMUTABLE STRICT LEAKPROOF COST 5 RETURN x + CASE WHEN x IN (1, 2) THEN 1 ELSE 0 END;
+CREATE PROCEDURE move(IN a int, OUT c text, INOUT b int DEFAULT 3) LANGUAGE plpgsql SECURITY DEFINER SET search_path = util, pg_temp SET work_mem = '8MB' AS $body$ BEGIN c := $$it's$$; -- a comment; with ' quote
+END $body$;
+CREATE PROCEDURE atomic_proc(x int) BEGIN ATOMIC INSERT INTO acc VALUES (x, 'q') ON CONFLICT (id) DO UPDATE SET s = excluded.s; DELETE FROM acc WHERE s IN ('z', 'y'); END;
+CREATE FUNCTION odd(text, "Param ""x""" text DEFAULT E'a\\b''c') RETURNS text LANGUAGE sql AS 'SELECT $1 || ''\n'' || $2';
+CREATE FUNCTION odd(int) RETURNS int LANGUAGE sql AS 'SELECT $1';
+CREATE FUNCTION poly(anyarray, anyelement) RETURNS anyelement LANGUAGE sql AS 'SELECT $1[1]';
+CREATE FUNCTION crlf() RETURNS text LANGUAGE plpgsql AS E'BEGIN\r\n  RETURN ''a\r'';\r\nEND';
+CREATE FUNCTION u() RETURNS text LANGUAGE sql AS $ü$ SELECT 'ünï 日本 \\ ' $ü$;
+CREATE FUNCTION sum_step(numeric, numeric) RETURNS numeric LANGUAGE sql IMMUTABLE AS 'SELECT $1 + coalesce($2, 0)';
+CREATE AGGREGATE total (numeric) (SFUNC = sum_step, STYPE = numeric, INITCOND = '0', COMBINEFUNC = sum_step, PARALLEL = SAFE);
+CREATE AGGREGATE pct (float8 ORDER BY anyelement) (SFUNC = ordered_set_transition, STYPE = internal, FINALFUNC = percentile_disc_final, FINALFUNC_EXTRA);
+CREATE FUNCTION near(point, point) RETURNS boolean LANGUAGE sql IMMUTABLE AS 'SELECT $1 <-> $2 < 1';
+CREATE OPERATOR === (LEFTARG = point, RIGHTARG = point, FUNCTION = near, COMMUTATOR = ===, RESTRICT = eqsel, JOIN = eqjoinsel);
+CREATE TYPE money2 AS (amount numeric, unit char(3));
+CREATE FUNCTION to_text(money2) RETURNS text LANGUAGE sql IMMUTABLE AS 'SELECT ($1).amount || '' '' || ($1).unit';
+CREATE CAST (money2 AS text) WITH FUNCTION to_text (money2) AS ASSIGNMENT;
+CREATE TABLE opt (p point, q point, m money2 DEFAULT ROW(1, 'EUR'), t text GENERATED ALWAYS AS (to_text(m)) STORED, CHECK (p === q), k int DEFAULT one_line(2));
+INSERT INTO opt (p, q) VALUES ('(0,0)', '(0.1,0)');
+CREATE TYPE mood AS ENUM ('it''s', 'ünï', ''); ALTER TYPE mood ADD VALUE 'between' BEFORE 'ünï';
+CREATE TYPE span AS RANGE (subtype = numeric, multirange_type_name = spans);
+CREATE TABLE ranges (s span, ss spans DEFAULT '{[1,2)}', i int4multirange, d datemultirange, CHECK (NOT isempty(s)), CHECK (s <@ span(0, 100, '[]')));
+INSERT INTO ranges VALUES ('[1,2.5)', DEFAULT, '{[1,5),[7,9)}', '{[2026-01-01,2026-02-01)}');
+CREATE FUNCTION trg() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN RETURN NEW; END $$;
+CREATE TRIGGER a BEFORE INSERT OR UPDATE OF s, n ON acc FOR EACH ROW WHEN (NEW.s NOT IN ('a', 'b') AND (NEW.n > 1 AND NEW.id > 2)) EXECUTE FUNCTION trg();
+CREATE TRIGGER st AFTER UPDATE ON acc REFERENCING OLD TABLE AS o NEW TABLE AS n FOR EACH STATEMENT EXECUTE FUNCTION trg();
+CREATE CONSTRAINT TRIGGER dt AFTER INSERT ON acc DEFERRABLE INITIALLY DEFERRED FOR EACH ROW EXECUTE FUNCTION trg();
+ALTER TABLE acc DISABLE TRIGGER a;
+CREATE OPERATOR FAMILY fam USING btree; CREATE FUNCTION cmp(money2, money2) RETURNS int LANGUAGE sql IMMUTABLE AS 'SELECT sign(($1).amount - ($2).amount)::int';
+CREATE TRANSFORM FOR money2 LANGUAGE sql (FROM SQL WITH FUNCTION varchar_support(internal)); DROP TRANSFORM FOR money2 LANGUAGE sql;

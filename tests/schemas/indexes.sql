@@ -1,0 +1,23 @@
+-- Indexes, exclusion and foreign keys.
+CREATE EXTENSION btree_gist; CREATE EXTENSION pg_trgm; CREATE EXTENSION citext; CREATE EXTENSION hstore;
+CREATE TABLE i (id int, s varchar(20), c citext, h hstore, t text, n int, j jsonb, a int[], during tstzrange, room int, at timestamptz, ts tsvector GENERATED ALWAYS AS (setweight(to_tsvector('english', coalesce(t, '')), 'A') || to_tsvector('simple', coalesce(s, ''))) STORED);
+ALTER TABLE i ADD PRIMARY KEY (id);
+ALTER TABLE i ADD CONSTRAINT nobody_twice EXCLUDE USING gist (room WITH =, during WITH &&) WHERE (s NOT IN ('off', 'gone')) DEFERRABLE;
+ALTER TABLE i ADD CONSTRAINT un UNIQUE NULLS NOT DISTINCT (s, n) INCLUDE (t) WITH (fillfactor = 60);
+CREATE UNIQUE INDEX one_open ON i (room) WHERE s IN ('open', 'new') AND n IS NOT NULL;
+CREATE INDEX expr ON i (lower(s), (n % 10) DESC NULLS LAST, (j ->> 'k'), ((s)::text COLLATE "C") text_pattern_ops);
+CREATE INDEX cased ON i ((CASE WHEN s IN ('a', 'b') THEN n ELSE 0 END));
+CREATE INDEX trgm ON i USING gin (t gin_trgm_ops, s gin_trgm_ops) WITH (fastupdate = off);
+CREATE INDEX js ON i USING gin (j jsonb_path_ops) WHERE j @> '{"live": true}';
+CREATE INDEX hs ON i USING gist (h gist_hstore_ops (siglen = 32)); CREATE INDEX fts ON i USING gin (ts); CREATE INDEX arr ON i USING gin (a);
+CREATE INDEX br ON i USING brin (at timestamptz_minmax_multi_ops, n) WITH (pages_per_range = 16); CREATE INDEX ha ON i USING hash (c);
+CREATE INDEX sp ON i USING spgist (t); CREATE INDEX between_them ON i (n) WHERE n BETWEEN 1 AND 5 AND s <> ALL ('{x,y}'::varchar[]) AND at > '2026-01-01 00:00+00';
+ALTER INDEX expr ALTER COLUMN 2 SET STATISTICS 200;
+ALTER TABLE i CLUSTER ON expr; ALTER TABLE i REPLICA IDENTITY USING INDEX i_pkey;
+INSERT INTO i (id, s, c, h, t, n, j, a, during, room, at) SELECT n, 's' || n, 'C' || n, hstore('k', n::text), 'words and ''more'' ' || n, n, jsonb_build_object('k', n), ARRAY[n, NULL], tstzrange('2026-01-01 00:00+00', '2026-01-02 00:00+00'), n, '2026-01-01 00:00+00' FROM generate_series(1, 40) n;
+CREATE TABLE f (id int, a int, b varchar(20), n int, self int, PRIMARY KEY (id), FOREIGN KEY (b, n) REFERENCES i (s, n) MATCH FULL ON UPDATE CASCADE ON DELETE SET NULL, FOREIGN KEY (self) REFERENCES f ON DELETE SET DEFAULT);
+ALTER TABLE f ADD CONSTRAINT nv FOREIGN KEY (a) REFERENCES i NOT VALID;
+INSERT INTO f VALUES (1, 999999 - 999998, 's1', 1, 1);
+CREATE TABLE g (id int PRIMARY KEY, f_id int REFERENCES f DEFERRABLE INITIALLY DEFERRED);
+ALTER TABLE f ADD COLUMN g_id int REFERENCES g;
+CREATE STATISTICS st (ndistinct, dependencies, mcv) ON s, n, (lower(t)) FROM i; ALTER STATISTICS st SET STATISTICS 300;

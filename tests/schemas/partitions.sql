@@ -1,0 +1,29 @@
+-- Partitions of all kinds, attached, with their own defaults, constraints and indexes.
+CREATE TABLE p (id bigint GENERATED ALWAYS AS IDENTITY, at timestamptz NOT NULL, tenant varchar(9) NOT NULL DEFAULT 'a',
+    v text, PRIMARY KEY (id, at, tenant)) PARTITION BY RANGE (at);
+CREATE TABLE p1 PARTITION OF p FOR VALUES FROM (MINVALUE) TO ('2026-01-01 00:00+00') PARTITION BY LIST (tenant);
+CREATE TABLE p1a PARTITION OF p1 (v DEFAULT 'x' CHECK (v IN ('x', 'y'))) FOR VALUES IN ('a', 'b', NULL);
+CREATE TABLE p1d PARTITION OF p1 DEFAULT;
+CREATE TABLE p2 (v text, tenant varchar(9) NOT NULL DEFAULT 'zz', gone int, at timestamptz NOT NULL, id bigint NOT NULL);
+ALTER TABLE p2 DROP COLUMN gone;
+ALTER TABLE p ATTACH PARTITION p2 FOR VALUES FROM ('2026-01-01 00:00+00') TO (MAXVALUE);
+CREATE INDEX ON p (tenant, lower(v)) INCLUDE (id);
+CREATE INDEX only_parent ON ONLY p (v);
+CREATE UNIQUE INDEX p2_own ON p2 (v, at) WHERE tenant IN ('a', 'b');
+INSERT INTO p (at, tenant, v) SELECT '2025-01-01 00:00+00'::timestamptz + n * interval '30 days', CASE n % 3 WHEN 0 THEN 'a' ELSE 'q' END, CASE n % 3 WHEN 0 THEN 'x' END FROM generate_series(1, 30) n;
+CREATE TABLE h (k int, v text) PARTITION BY HASH (k, v);
+CREATE TABLE h0 PARTITION OF h FOR VALUES WITH (MODULUS 2, REMAINDER 0) WITH (fillfactor = 70);
+CREATE TABLE h1 PARTITION OF h FOR VALUES WITH (MODULUS 2, REMAINDER 1);
+INSERT INTO h SELECT n, n::text FROM generate_series(1, 50) n;
+CREATE TYPE color AS ENUM ('red', 'green');
+CREATE TABLE e (c color, n int) PARTITION BY LIST (c);
+CREATE TABLE e_red PARTITION OF e FOR VALUES IN ('red');
+INSERT INTO e VALUES ('red', 1);
+CREATE TABLE x (a int, b text) PARTITION BY RANGE ((a % 10), (lower(b)) COLLATE "C");
+CREATE TABLE x1 PARTITION OF x FOR VALUES FROM (MINVALUE, MINVALUE) TO (5, 'm');
+CREATE TABLE r (id int PRIMARY KEY, p_id bigint, p_at timestamptz, p_t varchar(9), FOREIGN KEY (p_id, p_at, p_t) REFERENCES p ON DELETE CASCADE DEFERRABLE INITIALLY DEFERRED) PARTITION BY RANGE (id);
+CREATE TABLE r1 PARTITION OF r FOR VALUES FROM (0) TO (100);
+CREATE FUNCTION note() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN RETURN NULL; END $$;
+CREATE TRIGGER t AFTER INSERT OR UPDATE OF v ON p FOR EACH ROW WHEN (NEW.tenant IN ('a', 'b')) EXECUTE FUNCTION note('x', 'it''s');
+ALTER TABLE p1a DISABLE TRIGGER t;
+ALTER TABLE p2 ENABLE ALWAYS TRIGGER t;

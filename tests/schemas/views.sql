@@ -1,0 +1,25 @@
+-- Views of every shape: PostgreSQL prints their definitions from its own tree.
+CREATE TABLE o (id int PRIMARY KEY, state varchar(10), kind char(2), at timestamptz, amount numeric(8, 2), j jsonb, tags text[], parent int);
+INSERT INTO o SELECT n, CASE n % 2 WHEN 0 THEN 'new' ELSE 'paid' END, 'ab', timestamptz '2026-01-01 00:00+00' + n * interval '1 h', n * 1.25, jsonb_build_object('k', n), ARRAY['a', n::text], n / 2 FROM generate_series(1, 100) n;
+CREATE VIEW v1 AS SELECT id, CASE WHEN state IN ('new', 'open') THEN 'todo' WHEN state = ANY ('{paid,sent}') THEN 'done' ELSE NULL END AS word, (amount, id) < (10, 5) AS less FROM o WHERE NOT (kind IN ('ab', 'cd') AND (state <> 'x' AND (id > 3 AND id < 90)));
+CREATE VIEW v2 WITH (security_barrier, check_option = local) AS SELECT * FROM o WHERE state NOT IN ('lost', 'gone') AND id BETWEEN 1 AND 50;
+CREATE VIEW v3 (a, b) AS WITH RECURSIVE up (id, parent, depth) AS (SELECT id, parent, 0 FROM o WHERE id = 64 UNION ALL SELECT o.id, o.parent, up.depth + 1 FROM o JOIN up ON o.id = up.parent WHERE up.depth < 20) SELECT id, depth FROM up;
+CREATE VIEW v4 AS SELECT state, kind, count(*) FILTER (WHERE amount > 5), sum(amount) OVER w AS s, rank() OVER (PARTITION BY state ORDER BY max(id) DESC NULLS LAST ROWS BETWEEN 1 PRECEDING AND CURRENT ROW EXCLUDE TIES) FROM o GROUP BY state, kind, amount WINDOW w AS (ORDER BY kind);
+CREATE VIEW v5 AS SELECT g.state, g.n FROM (SELECT state, count(*) AS n FROM o GROUP BY GROUPING SETS ((state), (), ROLLUP (kind, state))) g LEFT JOIN LATERAL unnest(ARRAY['a', 'b']::varchar[]) WITH ORDINALITY AS u(x, i) ON g.state::text = u.x FULL JOIN (VALUES (1, 'x'::varchar), (2, 'y')) AS t(n, w) USING (n);
+CREATE VIEW v6 AS SELECT DISTINCT ON (state) id, state, at AT TIME ZONE 'Europe/Berlin' AS here, extract(epoch FROM at)::bigint AS e, date_trunc('day', at, 'UTC') AS d, j ->> 'k' AS k, j #>> '{a,b}' AS p, tags[1:2] AS two, substring(state FROM 1 FOR 2), overlay(state PLACING 'x' FROM 1), trim(BOTH 'x' FROM state), position('a' IN state), coalesce(state, kind) AS c, nullif(state, 'x') AS nu, greatest(id, 1) AS gr, state SIMILAR TO 'a|b' AS si, state || '''"\' AS q, interval '1' day * 2 AS i2, U&'\00e4' AS uu FROM o ORDER BY state, id DESC;
+CREATE VIEW v7 AS SELECT row_to_json(o) AS whole, o AS composite, EXISTS (SELECT FROM o i WHERE i.parent = o.id AND i.state IN ('new')) AS has, ARRAY(SELECT id FROM o k ORDER BY 1) AS ids, (SELECT max(id) FROM o) AS m, tableoid::regclass AS t FROM ONLY o TABLESAMPLE BERNOULLI (50) REPEATABLE (1);
+CREATE VIEW v8 AS (SELECT id FROM o WHERE id IN (1, 2) INTERSECT SELECT id FROM o EXCEPT ALL (SELECT 5 UNION SELECT 6 ORDER BY 1 LIMIT 1)) ORDER BY 1 OFFSET 0 FETCH FIRST 3 ROWS WITH TIES;
+CREATE VIEW v9 AS SELECT a.* FROM o a CROSS JOIN o b CROSS JOIN LATERAL (SELECT a.id AS cid FROM o WHERE o.id = b.id) c WHERE a.id IS NOT DISTINCT FROM b.id AND a.state ILIKE 'N%' ESCAPE '!' AND (a.at, a.at + '1 day') OVERLAPS (now(), interval '1 day') FOR UPDATE OF a SKIP LOCKED;
+ALTER TABLE o RENAME COLUMN parent TO "Parent Of";
+ALTER TABLE o ADD COLUMN parent text;
+CREATE MATERIALIZED VIEW mv WITH (fillfactor = 80) AS SELECT state, kind, count(*) AS n FROM v1 JOIN o USING (id) WHERE state IN ('new', 'paid') GROUP BY 1, 2;
+CREATE UNIQUE INDEX ON mv (state, kind);
+CREATE MATERIALIZED VIEW empty AS SELECT * FROM mv WITH NO DATA;
+CREATE VIEW upd AS SELECT id, state FROM o;
+CREATE RULE u AS ON UPDATE TO upd DO INSTEAD (UPDATE o SET state = NEW.state WHERE id = OLD.id AND state IN ('a', 'b'); INSERT INTO o (id) VALUES (NEW.id) ON CONFLICT (id) DO UPDATE SET state = excluded.state WHERE o.state NOT IN ('x') RETURNING o.id, o.state);
+ALTER VIEW upd ALTER COLUMN state SET DEFAULT 'd';
+CREATE FUNCTION ins() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN RETURN NEW; END $$;
+CREATE TRIGGER i INSTEAD OF INSERT ON v1 FOR EACH ROW EXECUTE FUNCTION ins();
+CREATE VIEW circular AS SELECT id FROM o;
+CREATE TABLE later_than_view (id int PRIMARY KEY, v text);
+CREATE OR REPLACE VIEW circular AS SELECT id, v FROM o JOIN later_than_view USING (id) GROUP BY o.id, later_than_view.id;

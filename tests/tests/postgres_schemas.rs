@@ -1,0 +1,248 @@
+//! Schemas as real applications have them: each is captured, loaded, checked and proved. A healthy
+//! one that a drill calls damaged would teach people to ignore drills.
+#![allow(clippy::unwrap_used, clippy::expect_used)]
+
+use std::path::Path;
+use std::time::Duration;
+
+use lifeboat_engine::base::facts::SourceFacts;
+use lifeboat_engine::databases::postgres::{PostgresConfig, PostgresSource};
+use lifeboat_engine::databases::proof::ProofResult;
+use lifeboat_engine::databases::{Source, ThrowAway, WorkContext, registry};
+use lifeboat_tests::postgres::Postgres;
+use lifeboat_tests::streams::MemoryStreams;
+use lifeboat_tests::tools;
+use tempfile::TempDir;
+use tokio::process::Command;
+use tokio_util::sync::CancellationToken;
+
+/// Each alone is printed in other words after one restore.
+const PRINTED_DIFFERENTLY: &str = "
+CREATE TABLE t1 (s varchar(20) CONSTRAINT t1_s CHECK (s IN ('new', 'paid')));
+CREATE TABLE t2 (x int, y int, CHECK (x BETWEEN 1 AND 5 AND y > 0));
+CREATE DOMAIN d3 AS varchar(5) CHECK (VALUE IN ('a', 'b'));
+CREATE VIEW v4 AS SELECT * FROM t1 WHERE s IN ('new', 'paid');
+CREATE INDEX i5 ON t1 (s) WHERE s NOT IN ('new', 'paid');
+ALTER TABLE t1 ENABLE ROW LEVEL SECURITY;
+CREATE POLICY p6 ON t1 USING (s IN ('new', 'paid'));
+CREATE TABLE t7 (s varchar(9), g boolean GENERATED ALWAYS AS (s IN ('a', 'b')) STORED);
+CREATE DOMAIN dm AS text;
+CREATE TABLE p8 (a int, m dm DEFAULT 'x') PARTITION BY LIST (a);
+CREATE TABLE c8 (a int, m dm);
+ALTER TABLE p8 ATTACH PARTITION c8 FOR VALUES IN (1);
+CREATE TABLE t9 (s varchar(9) DEFAULT 'a', n int NOT NULL DEFAULT 3, CHECK (s <> ALL (ARRAY['x', 'y']::varchar[])));
+CREATE FUNCTION f() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN RETURN NEW; END $$;
+CREATE TRIGGER g10 BEFORE UPDATE ON t1 FOR EACH ROW WHEN (NEW.s IN ('new', 'paid')) EXECUTE FUNCTION f();
+CREATE RULE r11 AS ON DELETE TO t1 WHERE OLD.s IN ('new', 'paid') DO INSTEAD NOTHING;
+CREATE MATERIALIZED VIEW m12 AS SELECT s, CASE WHEN s IN ('new', 'paid') THEN 1 ELSE 2 END AS n FROM t1;
+CREATE STATISTICS s13 ON (s IN ('new', 'paid')), n FROM t9;
+INSERT INTO t1 VALUES ('new');
+INSERT INTO t7 VALUES ('a');
+";
+
+fn context(place: &TempDir) -> WorkContext {
+    WorkContext {
+        scratch: place.path().to_owned(),
+        stall: Duration::from_secs(60),
+        jobs: 2,
+        environment: tools::environment(),
+        cancel: CancellationToken::new(),
+    }
+}
+
+/// Captures all databases. With `parts`, each table is a stream of its own.
+async fn captured(server: &Postgres, parts: bool, cx: &WorkContext) -> MemoryStreams {
+    let config = PostgresConfig {
+        connection: server.connection(),
+        password: None,
+        databases: Vec::new(),
+        client_directories: vec![server.programs().to_owned()],
+        jobs: None,
+        large_table: if parts { 0 } else { u64::MAX },
+    };
+    let mut streams = MemoryStreams::default();
+    streams.facts = PostgresSource(config).capture(&streams, cx).await.unwrap();
+    streams
+}
+
+async fn throw_away(facts: &SourceFacts, programs: &Path, cx: &WorkContext) -> Box<dyn ThrowAway> {
+    let engine = registry::find(&facts.engine).expect("a known engine");
+    engine.throw_away(facts, &[programs.to_owned()], cx).await.unwrap().expect("a server")
+}
+
+/// Captures all databases of `server`, loads them elsewhere, checks and proves them.
+async fn proof_of(server: &Postgres, parts: bool) -> ProofResult {
+    let place = TempDir::new().unwrap();
+    let cx = context(&place);
+    let streams = captured(server, parts, &cx).await;
+    let mut restored = throw_away(&streams.facts, server.programs(), &cx).await;
+    restored.load(&streams).await.unwrap();
+    for check in restored.check(&[]).await.unwrap() {
+        assert!(check.passed, "{}: {}", check.check, check.detail);
+    }
+    let proof = restored.prove(&streams).await.unwrap();
+    restored.stop().await.unwrap();
+    proof
+}
+
+fn assert_equal(proof: &ProofResult) {
+    assert!(proof.is_equal(), "{:#?}", proof.differences);
+}
+
+/// Runs SQL in the throw-away server.
+async fn sabotage(server: &dyn ThrowAway, database: &str, sql: &str) {
+    let address = server.address().expect("a server");
+    let psql = Command::new(tools::postgresql().join("psql"))
+        .args(["-X", "-q", "-v", "ON_ERROR_STOP=1", "-U", &address.user, "-d", database, "-c", sql, "-h"])
+        .arg(address.socket_directory)
+        .output()
+        .await
+        .unwrap();
+    assert!(psql.status.success(), "{sql}: {}", String::from_utf8_lossy(&psql.stderr));
+}
+
+/// PostgreSQL 18, beside Debian's.
+fn newest() -> std::path::PathBuf {
+    tools::workspace().join(".tools/pg18/bin")
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn expressions_that_are_printed_in_other_words_are_equal_and_noted() {
+    for parts in [false, true] {
+        let server = Postgres::start().await;
+        server.create_database("shop").await;
+        server.run_sql("shop", PRINTED_DIFFERENTLY).await;
+        let proof = proof_of(&server, parts).await;
+        assert_equal(&proof);
+        for title in
+            ["TABLE public.t1:", "DOMAIN public.d3:", "VIEW public.v4:", "INDEX public.i5:", "POLICY public.t1 p6:"]
+        {
+            assert!(proof.notes.iter().any(|note| note.contains(title)), "{title} {:#?}", proof.notes);
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_definition_that_means_something_else_is_still_a_difference() {
+    let server = Postgres::start().await;
+    server.create_database("shop").await;
+    server.run_sql("shop", PRINTED_DIFFERENTLY).await;
+    let place = TempDir::new().unwrap();
+    let cx = context(&place);
+    let streams = captured(&server, false, &cx).await;
+    let mut restored = throw_away(&streams.facts, server.programs(), &cx).await;
+    restored.load(&streams).await.unwrap();
+    let check = "ALTER TABLE t1 DROP CONSTRAINT t1_s; ALTER TABLE t1 ADD CONSTRAINT t1_s CHECK (s IN";
+    for (sql, undo, named) in [
+        (format!("{check} ('new', 'lost'))"), format!("{check} ('new', 'paid'))"), "TABLE public.t1: texts differ"),
+        (
+            "ALTER TABLE t9 ALTER n DROP DEFAULT".to_owned(),
+            "ALTER TABLE t9 ALTER n SET DEFAULT 3".to_owned(),
+            "TABLE public.t9: texts differ",
+        ),
+        (
+            "CREATE OR REPLACE VIEW v4 AS SELECT * FROM t1 WHERE s IN ('new')".to_owned(),
+            "CREATE OR REPLACE VIEW v4 AS SELECT * FROM t1 WHERE s IN ('new', 'paid')".to_owned(),
+            "VIEW public.v4: texts differ",
+        ),
+        (
+            "ALTER POLICY p6 ON t1 USING (s IN ('new'))".to_owned(),
+            "ALTER POLICY p6 ON t1 USING (s IN ('new', 'paid'))".to_owned(),
+            "POLICY public.t1 p6: texts differ",
+        ),
+        (
+            "DROP INDEX i5".to_owned(),
+            "CREATE INDEX i5 ON t1 (s) WHERE s NOT IN ('new', 'paid')".to_owned(),
+            "INDEX public.i5 is missing",
+        ),
+    ] {
+        sabotage(restored.as_ref(), "shop", &sql).await;
+        let proof = restored.prove(&streams).await.unwrap();
+        assert_eq!(proof.differences.len(), 1, "{sql}: {:#?}", proof.differences);
+        assert!(proof.differences[0].contains(named), "{sql}: {:#?}", proof.differences);
+        sabotage(restored.as_ref(), "shop", &undo).await;
+        assert_equal(&restored.prove(&streams).await.unwrap());
+    }
+    restored.stop().await.unwrap();
+}
+
+/// A column that a parent got after its child was made comes before the child's own ones after a
+/// restore. `tricky` has values that look like two fields, and names that need quotes.
+const INHERITED_LATER: &str = "
+CREATE TABLE parent (a int);
+CREATE TABLE child (own text) INHERITS (parent);
+INSERT INTO child VALUES (1, 'x'), (2, 'y');
+ALTER TABLE parent ADD COLUMN later int DEFAULT 7;
+CREATE TABLE tricky (\"b, (c)\" text, \"d\"\"e\" text) INHERITS (parent);
+INSERT INTO tricky VALUES (1, 7, E'tab\\tand\\nline', '\\N'), (2, 8, NULL, '');
+ALTER TABLE parent ADD COLUMN \"even\nlater\" text DEFAULT 'z';
+";
+
+#[tokio::test(flavor = "multi_thread")]
+async fn columns_inherited_later_are_compared_by_name() {
+    for parts in [false, true] {
+        let server = Postgres::start().await;
+        server.create_database("shop").await;
+        server.run_sql("shop", INHERITED_LATER).await;
+        let place = TempDir::new().unwrap();
+        let cx = context(&place);
+        let streams = captured(&server, parts, &cx).await;
+        let mut restored = throw_away(&streams.facts, server.programs(), &cx).await;
+        restored.load(&streams).await.unwrap();
+        let proof = restored.prove(&streams).await.unwrap();
+        assert_equal(&proof);
+        assert!(proof.notes.iter().any(|note| note.contains("table public.child: the columns")), "{:?}", proof.notes);
+        assert_eq!(proof.rows, 4);
+        // Values under the wrong names are still found.
+        for (sql, undo) in [
+            (
+                "UPDATE child SET later = a, a = later WHERE own = 'x'",
+                "UPDATE child SET later = a, a = later WHERE own = 'x'",
+            ),
+            ("UPDATE child SET own = 'z' WHERE own = 'x'", "UPDATE child SET own = 'x' WHERE own = 'z'"),
+        ] {
+            sabotage(restored.as_ref(), "shop", sql).await;
+            let proof = restored.prove(&streams).await.unwrap();
+            assert!(proof.differences.iter().any(|found| found.contains("public.child: rows differ")), "{proof:?}");
+            sabotage(restored.as_ref(), "shop", undo).await;
+            assert_equal(&restored.prove(&streams).await.unwrap());
+        }
+        restored.stop().await.unwrap();
+    }
+}
+
+/// Loads every schema of `tests/schemas/` that fits into a database of its own.
+async fn all_schemas(programs: &Path, fits: impl Fn(&str) -> bool) -> Postgres {
+    let server = Postgres::start_with(programs).await;
+    let folder = tools::workspace().join("tests/schemas");
+    let mut loaded = 0;
+    for entry in std::fs::read_dir(folder).unwrap().flatten() {
+        let path = entry.path();
+        let name = path.file_stem().unwrap().to_str().unwrap().to_owned();
+        if fits(&name) {
+            server.create_database(&name).await;
+            let sql = std::fs::read_to_string(&path).unwrap();
+            server.try_query(&name, &sql).await.unwrap_or_else(|error| panic!("{name}: {error}"));
+            loaded += 1;
+        }
+    }
+    assert!(loaded > 9, "only {loaded} schemas");
+    server
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn schemas_as_applications_have_them_are_proved() {
+    let server = all_schemas(&tools::postgresql(), |name| name != "only_18").await;
+    for parts in [false, true] {
+        assert_equal(&proof_of(&server, parts).await);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn so_are_they_on_the_newest_postgresql() {
+    // This build has neither ICU nor XML.
+    let server = all_schemas(&newest(), |name| name != "icu_and_xml").await;
+    for parts in [false, true] {
+        assert_equal(&proof_of(&server, parts).await);
+    }
+}

@@ -1,0 +1,222 @@
+//! Servers that are odd, but healthy: standbys, roles that may not see everything, databases that
+//! cannot be dumped, and names that somebody chose to break a backup.
+#![allow(clippy::unwrap_used, clippy::expect_used)]
+
+use std::time::Duration;
+
+use lifeboat_engine::Result;
+use lifeboat_engine::base::facts::SourceFacts;
+use lifeboat_engine::databases::postgres::{PostgresConfig, PostgresConnection, PostgresSource};
+use lifeboat_engine::databases::streams::StoredStreams;
+use lifeboat_engine::databases::{Source, Target, ThrowAway, WorkContext, load, registry};
+use lifeboat_tests::host::BackupHost;
+use lifeboat_tests::postgres::Postgres;
+use lifeboat_tests::streams::MemoryStreams;
+use lifeboat_tests::tools;
+use tempfile::TempDir;
+use tokio_util::sync::CancellationToken;
+
+fn context(place: &TempDir) -> WorkContext {
+    WorkContext {
+        scratch: place.path().to_owned(),
+        stall: Duration::from_secs(60),
+        jobs: 2,
+        environment: tools::environment(),
+        cancel: CancellationToken::new(),
+    }
+}
+
+fn config(server: &Postgres) -> PostgresConfig {
+    PostgresConfig {
+        connection: server.connection(),
+        password: None,
+        databases: Vec::new(),
+        client_directories: vec![server.programs().to_owned()],
+        jobs: None,
+        large_table: u64::MAX,
+    }
+}
+
+async fn captured(config: PostgresConfig, cx: &WorkContext) -> Result<MemoryStreams> {
+    let mut streams = MemoryStreams::default();
+    streams.facts = PostgresSource(config).capture(&streams, cx).await?;
+    Ok(streams)
+}
+
+async fn throw_away(facts: &SourceFacts, cx: &WorkContext) -> Box<dyn ThrowAway> {
+    let engine = registry::find(&facts.engine).expect("a known engine");
+    engine.throw_away(facts, &[], cx).await.unwrap().expect("a server")
+}
+
+/// Loads, checks and proves what was captured.
+async fn assert_proved(streams: &MemoryStreams) {
+    let place = TempDir::new().unwrap();
+    let cx = context(&place);
+    let mut restored = throw_away(&streams.facts, &cx).await;
+    restored.load(streams).await.unwrap();
+    for check in restored.check(&[]).await.unwrap() {
+        assert!(check.passed, "{}: {}", check.check, check.detail);
+    }
+    let proof = restored.prove(streams).await.unwrap();
+    assert!(proof.is_equal(), "{:?}", proof.differences);
+    restored.stop().await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_standby_warns_of_unlogged_tables_and_is_proved_without_their_rows() {
+    let primary = Postgres::start().await;
+    primary.create_database("App").await;
+    primary
+        .run_sql(
+            "App",
+            "CREATE UNLOGGED TABLE ul (a serial); INSERT INTO ul DEFAULT VALUES;
+             CREATE TABLE kept (a int); INSERT INTO kept VALUES (1), (2);",
+        )
+        .await;
+    let standby = Postgres::standby_of(&primary).await;
+    for large_table in [u64::MAX, 0] {
+        let place = TempDir::new().unwrap();
+        let streams = captured(PostgresConfig { large_table, ..config(&standby) }, &context(&place)).await.unwrap();
+        let told = streams.facts.warnings.iter().find(|warning| warning.contains("unlogged tables"));
+        assert!(told.is_some_and(|told| told.contains("public.ul")), "{:?}", streams.facts.warnings);
+        assert_proved(&streams).await;
+    }
+    // The primary has these rows, and they are backed up without a warning.
+    let place = TempDir::new().unwrap();
+    let streams = captured(config(&primary), &context(&place)).await.unwrap();
+    assert!(streams.facts.warnings.is_empty(), "{:?}", streams.facts.warnings);
+    assert_proved(&streams).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn options_that_the_role_cannot_see_are_a_warning() {
+    let server = Postgres::start().await;
+    server.create_database("shop").await;
+    let sql = "CREATE ROLE lifeboat LOGIN PASSWORD 'x'; GRANT pg_read_all_data TO lifeboat; CREATE ROLE joe LOGIN;
+        CREATE EXTENSION postgres_fdw; CREATE SERVER far FOREIGN DATA WRAPPER postgres_fdw;
+        CREATE SERVER plain FOREIGN DATA WRAPPER postgres_fdw;
+        CREATE USER MAPPING FOR postgres SERVER far OPTIONS (user 'u', password 'hunter2');
+        CREATE USER MAPPING FOR postgres SERVER plain;
+        ALTER ROLE ALL SET work_mem = '8MB';";
+    server.run_sql("shop", sql).await;
+    let as_role = |role: &str| {
+        let PostgresConnection::Socket { directory, port, .. } = server.connection() else { panic!("a socket") };
+        let connection = PostgresConnection::Socket { directory, port, user: Some(role.to_owned()) };
+        PostgresConfig { connection, databases: vec!["shop".to_owned()], ..config(&server) }
+    };
+    let place = TempDir::new().unwrap();
+    let streams = captured(as_role("lifeboat"), &context(&place)).await.unwrap();
+    let warnings = streams.facts.warnings.join("\n");
+    assert!(warnings.contains("user mappings") && warnings.contains("of servers far"), "{warnings}");
+    assert!(!warnings.contains("plain") && !warnings.contains("hunter2"), "{warnings}");
+    assert!(warnings.contains("ALTER ROLE ALL"), "{warnings}");
+    // pg_read_all_data covers the hashes of passwords.
+    let globals = String::from_utf8(streams.streams.lock().unwrap()["globals"].0.clone()).unwrap();
+    assert!(globals.contains("SCRAM-SHA-256"), "the password of the role is missing");
+    assert_proved(&streams).await;
+    let streams = captured(as_role("postgres"), &context(&place)).await.unwrap();
+    assert!(!streams.facts.warnings.join("\n").contains("user mappings"), "{:?}", streams.facts.warnings);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_configured_database_that_cannot_be_dumped_is_refused_for_the_true_reason() {
+    let server = Postgres::start().await;
+    server.create_database("frozen").await;
+    server.create_database("tmpl").await;
+    server
+        .run_sql("postgres", "ALTER DATABASE tmpl IS_TEMPLATE true; ALTER DATABASE frozen ALLOW_CONNECTIONS false")
+        .await;
+    for (name, said) in [
+        ("tmpl", "is a template"),
+        ("frozen", "accepts no connections"),
+        ("nowhere", "the server has no database `nowhere`"),
+    ] {
+        let place = TempDir::new().unwrap();
+        let wanted = PostgresConfig { databases: vec![name.to_owned()], ..config(&server) };
+        let error = captured(wanted, &context(&place)).await.err().unwrap();
+        assert!(error.message().contains(said), "{name}: {error:?}");
+        assert!(error.hint_text().is_some(), "{name}: {error:?}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_database_that_lets_nobody_in_is_skipped_loudly_and_the_others_are_backed_up() {
+    let server = Postgres::start().await;
+    server.create_database("shop").await;
+    server.create_database("trap\n").await;
+    server
+        .run_sql(
+            "shop",
+            "CREATE TABLE t AS SELECT 1 AS n; CREATE ROLE lifeboat LOGIN; GRANT pg_read_all_data TO lifeboat;
+             REVOKE CONNECT ON DATABASE \"trap\n\" FROM PUBLIC;",
+        )
+        .await;
+    let source = |host: &str, databases: &str| {
+        format!("kind = \"postgres\"\nsocket = \"{host}\"\nuser = \"lifeboat\"\ndatabases = [{databases}]")
+    };
+    let PostgresConnection::Socket { directory, .. } = server.connection() else { panic!("a socket") };
+    let (at, place) = (directory.display().to_string(), TempDir::new().unwrap());
+    let replica = format!(
+        "[[replica]]\nname = \"near\"\nkind = \"directory\"\nregion = \"near\"\npath = \"{}\"\n",
+        place.path().join("near").display()
+    );
+    std::fs::create_dir(place.path().join("near")).unwrap();
+    let host = BackupHost::set_up(&[replica.clone()], &source(&at, "")).await;
+    let (run, _) = host.once().await;
+    assert_eq!(run.status.code(), Some(9), "{}", run.stderr);
+    assert!(run.stderr.contains("is partial") && run.stderr.contains("PARTIAL: lacks 1 database"), "{}", run.stderr);
+    let shown = host.lifeboat(&["--json", "show", "data"]).await.json().unwrap();
+    assert_eq!(shown["source"]["skipped"], serde_json::json!(["trap\n"]), "{shown}");
+    let streams = shown["streams"].to_string();
+    assert!(streams.contains("database/shop") && !streams.contains("trap"), "{streams}");
+
+    // If no database can be read, there is no snapshot.
+    host.configure(1, &[replica], &source(&at, "\"trap\\n\"")).await;
+    let (run, _) = host.once().await;
+    assert_eq!(run.status.code(), Some(4), "{}", run.stderr);
+}
+
+/// Whoever may create a database chooses its name.
+const NAMES: [&str; 12] = [
+    "line\nbreak",
+    "ends in one\n",
+    "return\r",
+    "tab\t, unit\u{1f}, bell\u{7}",
+    "../../etc/cron.d/x",
+    "..",
+    " \u{85}\u{202e} ",
+    "it's \"quoted\" = \\ %2F $(touch x)",
+    "dbname=postgres host=/nowhere",
+    "-d",
+    "\\connect",
+    "üüüüüüüüüüüüüüüüüüüüüüüüüüüüüüü",
+];
+
+#[tokio::test(flavor = "multi_thread")]
+async fn no_name_of_a_database_breaks_a_backup_a_drill_or_a_restore() {
+    let server = Postgres::start().await;
+    for name in NAMES {
+        server.create_database(name).await;
+        server
+            .run_sql(
+                name,
+                "CREATE SCHEMA \"s\u{1f}\n\"; CREATE TABLE \"s\u{1f}\n\".\"../t\u{7}\r\n\" AS SELECT 7 AS \"c\n,\u{1f}\";
+                 CREATE TABLE plain AS SELECT 1 AS n",
+            )
+            .await;
+    }
+    for large_table in [u64::MAX, 0] {
+        let place = TempDir::new().unwrap();
+        let cx = context(&place);
+        let streams = captured(PostgresConfig { large_table, ..config(&server) }, &cx).await.unwrap();
+        assert!(streams.facts.warnings.is_empty(), "{:?}", streams.facts.warnings);
+        assert_proved(&streams).await;
+
+        let out = place.path().join("out");
+        let target = Target::Directory { path: out.join("deep"), overwrite: false, sync: false };
+        let written = load(&streams, &target, &cx).await.unwrap().written;
+        assert_eq!(written.len(), streams.names().len());
+        let beside: Vec<_> = std::fs::read_dir(&out).unwrap().flatten().map(|entry| entry.file_name()).collect();
+        assert_eq!(beside, ["deep"], "something was written outside");
+    }
+}

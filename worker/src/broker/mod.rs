@@ -1,0 +1,166 @@
+//! The side that holds the keys: it starts a worker, gives it streams, and bounds what it believes.
+//!
+//! - **Order**: one request at a time. While it waits for the reply, it feeds the streams that the
+//!   worker opens.
+//! - **Cancellation**: when the token fires, the worker is told, and has [`CANCEL_GRACE`] to clean
+//!   up and to answer. When the broker is dropped, the worker sees the end of its socket.
+
+mod feed;
+pub(crate) mod place;
+pub(crate) mod server;
+pub(crate) mod throw_away;
+
+use std::collections::BTreeSet;
+use std::os::fd::AsFd;
+use std::time::Duration;
+
+use futures::StreamExt;
+use futures::stream::FuturesUnordered;
+use lifeboat_base::{Error, Result};
+use lifeboat_databases::WorkContext;
+use lifeboat_databases::streams::StoredStreams;
+use tokio_util::sync::CancellationToken;
+
+use self::place::{Connection, Guard, WorkerPlace};
+use crate::protocol::{Confinement, Job, Reply, Request, Variables, WireError, Work};
+
+/// What a worker has to clean up once it was told to stop.
+const CANCEL_GRACE: Duration = Duration::from_secs(60);
+/// No worker reads more streams at once.
+const MAX_READERS: usize = 256;
+
+/// A worker with a job.
+pub(crate) struct Worker {
+    connection: Connection,
+    cancel: CancellationToken,
+    /// The streams that this broker read to their checked ends.
+    delivered: BTreeSet<String>,
+    /// Why a stream could not be read to its end: the first such error.
+    broken: Option<Error>,
+}
+
+impl Worker {
+    /// Starts a worker at `place` on `work` with a snapshot.
+    pub(crate) async fn start(
+        place: &WorkerPlace,
+        work: Work,
+        streams: &dyn StoredStreams,
+        cx: &WorkContext,
+    ) -> Result<Self> {
+        let (connection, scratch) = place.connect(&cx.scratch).await?;
+        let names = streams.names();
+        let job = Job {
+            work,
+            facts: streams.facts().clone(),
+            streams: names.into_iter().map(|name| (name.clone(), streams.length(&name))).collect(),
+            stall: cx.stall,
+            jobs: cx.jobs,
+            environment: Variables::of(&cx.environment),
+            scratch,
+        };
+        let (delivered, broken) = (BTreeSet::new(), None);
+        let mut worker = Self { connection, cancel: cx.cancel.clone(), delivered, broken };
+        if let Err(error) = worker.connection.sender.send(&job, None).await {
+            return Err(worker.connection.gone(Some(error)).await);
+        }
+        let Reply::Confined(confinement) = worker.ask(None, None).await? else { return Err(out_of_turn()) };
+        tell(&place.guard(), confinement);
+        Ok(worker)
+    }
+
+    /// Sends `request`, if there is one, and feeds the streams that the worker opens until it
+    /// replies.
+    ///
+    /// # Errors
+    /// What failed in the worker; if a stream could not be read, why. The worker ended, said what
+    /// nobody understands, or was cancelled and did not answer in time.
+    pub(crate) async fn ask(
+        &mut self,
+        request: Option<&Request>,
+        streams: Option<&dyn StoredStreams>,
+    ) -> Result<Reply> {
+        if let Some(request) = request {
+            self.connection.sender.send(request, None).await?;
+        }
+        let mut feeding = FuturesUnordered::new();
+        let mut deadline = None;
+        let cancel = self.cancel.clone();
+        loop {
+            let late = async {
+                match deadline {
+                    Some(deadline) => tokio::time::sleep_until(deadline).await,
+                    None => std::future::pending().await,
+                }
+            };
+            tokio::select! {
+                reply = self.connection.receiver.next::<Reply>() => match reply {
+                    Ok(Some(Reply::Open { reader, stream })) => {
+                        let Some(streams) = streams.filter(|_| feeding.len() < MAX_READERS) else {
+                            return Err(Error::failed("the worker opens a stream out of turn"));
+                        };
+                        let (pipe, end) = feed::pipe()?;
+                        self.connection.sender.send(&Request::Opened { reader }, Some(end.as_fd())).await?;
+                        feeding.push(async move { (reader, feed::feed(streams, &stream, pipe).await, stream) });
+                    }
+                    Ok(Some(Reply::Failed(error))) => return Err(self.broken.take().unwrap_or_else(|| error.into())),
+                    Ok(Some(reply)) => return Ok(reply),
+                    Ok(None) => return Err(self.gone(None).await),
+                    Err(error) => return Err(self.gone(Some(error)).await),
+                },
+                Some((reader, fed, stream)) = feeding.next(), if !feeding.is_empty() => {
+                    let result = match fed {
+                        Ok(feed::Fed { bytes, complete }) => {
+                            if complete {
+                                self.delivered.insert(stream);
+                            }
+                            Ok(bytes)
+                        }
+                        Err(error) => {
+                            let told = WireError::from(&error);
+                            self.broken.get_or_insert(error);
+                            Err(told)
+                        }
+                    };
+                    self.connection.sender.send(&Request::Ended { reader, result }, None).await?;
+                }
+                () = cancel.cancelled(), if deadline.is_none() => {
+                    deadline = Some(tokio::time::Instant::now() + CANCEL_GRACE);
+                    self.connection.sender.send(&Request::Cancel, None).await?;
+                }
+                () = late => return Err(Error::cancelled("the work with the database")),
+            }
+        }
+    }
+
+    /// Whether this broker has read `stream` to its checked end.
+    pub(crate) fn has_delivered(&self, stream: &str) -> bool {
+        self.delivered.contains(stream)
+    }
+
+    /// Why it ended without an answer.
+    async fn gone(&mut self, error: Option<Error>) -> Error {
+        let gone = self.connection.gone(error).await;
+        self.broken.take().unwrap_or(gone)
+    }
+
+    /// Waits for the worker's end.
+    pub(crate) async fn end(self) {
+        self.connection.end().await;
+    }
+}
+
+/// Says in the log what stands between the worker and the keys.
+fn tell(guard: &Guard, Confinement { files, calls }: Confinement) {
+    if files && calls {
+        tracing::info!(%guard, "the work with the database runs apart from the keys");
+    } else {
+        let missing = if files { "seccomp" } else { "Landlock" };
+        tracing::warn!(%guard, "this kernel has no {missing}, which would keep the work with the database from the keys");
+    }
+}
+
+/// The error for a reply that answers another question.
+pub(crate) fn out_of_turn() -> Error {
+    Error::failed("the worker gave an answer that was not asked for")
+        .hint("install lifeboat and lifeboat-worker of the same version")
+}

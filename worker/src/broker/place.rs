@@ -1,0 +1,266 @@
+//! Where a worker comes from: a socket that systemd listens on, or a program that is started here.
+//!
+//! systemd gives each connection a worker of its own, as the user `lifeboat-worker` and
+//! without network.
+//! A program that root starts gives up root for the user `lifeboat-worker`, or `nobody`. Started by
+//! anybody else, it keeps that user, and only Landlock stands between it and the keys.
+
+use std::fmt;
+use std::os::fd::OwnedFd;
+use std::os::unix::fs::{chown, symlink};
+use std::path::{Path, PathBuf};
+use std::process::Stdio;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use lifeboat_base::{Class, Context, Error, Result};
+use rustix::process::{Pid, Signal, kill_process_group};
+use tempfile::NamedTempFile;
+use tokio::io::AsyncReadExt;
+use tokio::net::UnixStream;
+use tokio::process::{Child, ChildStderr, Command};
+
+use crate::channel::{self, Receiver, Sender};
+use crate::protocol::MAX_REPLY_BYTES;
+
+/// The name of the program.
+const PROGRAM: &str = "lifeboat-worker";
+/// Who does root's work with databases: the first that exists.
+const USERS: [&str; 2] = ["lifeboat-worker", "nobody"];
+/// What a worker has to stop and clean up when its socket was closed.
+const END_GRACE: Duration = Duration::from_secs(30);
+/// The path of a socket has at most 107 bytes.
+const MAX_SCRATCH_PATH_BYTES: usize = 64;
+/// No more is kept of what a worker says outside of its messages.
+const MAX_SAID_BYTES: usize = 2000;
+
+/// Where a worker comes from.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum WorkerPlace {
+    /// A socket, with a new worker for each connection.
+    Socket(PathBuf),
+    /// The program, which is started for each job.
+    Program(PathBuf),
+}
+
+/// What stands between a worker and the keys, beside Landlock and seccomp.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Guard {
+    /// systemd's sandbox.
+    Service,
+    /// Another user.
+    User(String),
+    /// Nothing.
+    Nothing,
+}
+
+impl fmt::Display for Guard {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Service => f.write_str("a service of its own"),
+            Self::User(name) => write!(f, "the user {name}"),
+            Self::Nothing => f.write_str("the user that holds the keys"),
+        }
+    }
+}
+
+impl WorkerPlace {
+    /// The program in the folder of `program`.
+    #[must_use]
+    pub fn beside(program: &Path) -> Self {
+        Self::Program(program.with_file_name(PROGRAM))
+    }
+
+    /// What stands between its workers and the keys.
+    #[must_use]
+    pub fn guard(&self) -> Guard {
+        match self {
+            Self::Socket(_) => Guard::Service,
+            Self::Program(_) => other_user().map_or(Guard::Nothing, |user| Guard::User(user.name)),
+        }
+    }
+
+    /// A new worker, and its directory for temporary files if this place has one. `scratch` is a
+    /// private directory.
+    pub(crate) async fn connect(&self, scratch: &Path) -> Result<(Connection, Option<PathBuf>)> {
+        match self {
+            Self::Socket(path) => {
+                let socket = UnixStream::connect(path).await.map_err(|error| {
+                    Error::failed(format!("there is no worker at {}", path.display()))
+                        .because(error)
+                        .hint("run systemctl enable --now lifeboat-worker.socket")
+                })?;
+                Ok((Connection::new(socket, None), None))
+            }
+            Self::Program(program) => {
+                let short = ShortPath::of(scratch)?;
+                let given = short.path().to_owned();
+                Ok((start(program, scratch, short)?, Some(given)))
+            }
+        }
+    }
+}
+
+fn start(program: &Path, scratch: &Path, short: ShortPath) -> Result<Connection> {
+    let failed = || format!("cannot start the worker {}", program.display());
+    let (ours, theirs) = std::os::unix::net::UnixStream::pair().context(Class::Failed, failed)?;
+    ours.set_nonblocking(true).context(Class::Failed, failed)?;
+    let mut command = Command::new(program);
+    if let Some(user) = other_user() {
+        chown(scratch, Some(user.uid), Some(user.gid)).context(Class::Failed, failed)?;
+        command.arg("--user").arg(format!("{}:{}", user.uid, user.gid));
+    }
+    let child = command
+        .env_clear()
+        .stdin(OwnedFd::from(theirs))
+        .stdout(Stdio::null())
+        .stderr(Stdio::piped())
+        .current_dir("/")
+        .process_group(0)
+        .spawn()
+        .map_err(|error| {
+            let missing = error.kind() == std::io::ErrorKind::NotFound;
+            let error = Error::failed(failed()).because(error);
+            if missing { error.hint("install lifeboat-worker beside lifeboat") } else { error }
+        })?;
+    drop(command);
+    let process = Process::new(child, short);
+    Ok(Connection::new(UnixStream::from_std(ours).context(Class::Failed, failed)?, Some(process)))
+}
+
+/// A directory, by a path that leaves room for the names of unix sockets below it.
+enum ShortPath {
+    Itself(PathBuf),
+    /// A link in `/tmp`.
+    Link(NamedTempFile<()>),
+}
+
+impl ShortPath {
+    fn of(directory: &Path) -> Result<Self> {
+        if directory.as_os_str().len() <= MAX_SCRATCH_PATH_BYTES {
+            return Ok(Self::Itself(directory.to_owned()));
+        }
+        let link = tempfile::Builder::new().prefix("lifeboat-").make_in("/tmp", |path| symlink(directory, path));
+        link.map(Self::Link).context(Class::Failed, || "cannot make a link in /tmp")
+    }
+
+    fn path(&self) -> &Path {
+        match self {
+            Self::Itself(path) => path,
+            Self::Link(link) => link.path(),
+        }
+    }
+}
+
+struct User {
+    name: String,
+    uid: u32,
+    gid: u32,
+}
+
+/// The user of a worker that root starts; `None` if this is not root, or there is no such user.
+fn other_user() -> Option<User> {
+    if !rustix::process::geteuid().is_root() {
+        return None;
+    }
+    let users = std::fs::read_to_string("/etc/passwd").ok()?;
+    let entry = |name: &str| {
+        let line = users.lines().find(|line| line.split(':').next() == Some(name))?;
+        let mut fields = line.split(':').skip(2);
+        let (uid, gid): (u32, u32) = (fields.next()?.parse().ok()?, fields.next()?.parse().ok()?);
+        (uid != 0).then(|| User { name: name.to_owned(), uid, gid })
+    };
+    USERS.into_iter().find_map(entry)
+}
+
+/// A socket to a worker, and its process if it was started here.
+pub(crate) struct Connection {
+    pub(crate) sender: Sender,
+    pub(crate) receiver: Receiver,
+    process: Option<Process>,
+}
+
+impl Connection {
+    fn new(socket: UnixStream, process: Option<Process>) -> Self {
+        let (sender, receiver) = channel::ends(socket, MAX_REPLY_BYTES, false);
+        Self { sender, receiver, process }
+    }
+
+    /// Why a worker ended, or is no longer listened to.
+    pub(crate) async fn gone(&mut self, error: Option<Error>) -> Error {
+        let said = match &mut self.process {
+            Some(process) => process.last_words().await,
+            None => "; its journal says why: journalctl -u 'lifeboat-worker@*'".to_owned(),
+        };
+        let gone = Error::failed(format!("the worker ended before its work was done{said}"));
+        match error {
+            Some(error) => gone.because(error),
+            None => gone,
+        }
+    }
+
+    /// Closes the socket, and waits until the worker has cleaned up.
+    pub(crate) async fn end(self) {
+        let Self { sender, receiver, process } = self;
+        drop((sender, receiver));
+        if let Some(mut process) = process {
+            let _ = tokio::time::timeout(END_GRACE, process.child.wait()).await;
+        }
+    }
+}
+
+/// A worker that was started here. When it is dropped, the worker has time to clean up, then it is
+/// killed.
+struct Process {
+    child: Child,
+    said: Arc<Mutex<Vec<u8>>>,
+    _short: ShortPath,
+}
+
+impl Process {
+    fn new(mut child: Child, short: ShortPath) -> Self {
+        let said = Arc::new(Mutex::new(Vec::new()));
+        if let Some(stderr) = child.stderr.take() {
+            tokio::spawn(listen(stderr, Arc::clone(&said)));
+        }
+        Self { child, said, _short: short }
+    }
+
+    async fn last_words(&mut self) -> String {
+        let status = match tokio::time::timeout(Duration::from_secs(5), self.child.wait()).await {
+            Ok(Ok(status)) => format!(" ({status})"),
+            _ => String::new(),
+        };
+        let said = self.said.lock().unwrap_or_else(PoisonError::into_inner);
+        let text = String::from_utf8_lossy(&said).split_whitespace().collect::<Vec<_>>().join(" ");
+        if text.is_empty() { status } else { format!("{status}, saying: {}", text.escape_debug()) }
+    }
+}
+
+impl Drop for Process {
+    fn drop(&mut self) {
+        let step = Duration::from_millis(20);
+        for _ in 0..END_GRACE.as_millis() / step.as_millis() {
+            if !matches!(self.child.try_wait(), Ok(None)) {
+                return;
+            }
+            std::thread::sleep(step);
+        }
+        if let Some(group) = self.child.id().and_then(|id| Pid::from_raw(id.cast_signed())) {
+            let _ = kill_process_group(group, Signal::KILL);
+        }
+    }
+}
+
+async fn listen(mut stderr: ChildStderr, said: Arc<Mutex<Vec<u8>>>) {
+    let mut piece = [0; 1024];
+    while let Ok(read) = stderr.read(&mut piece).await {
+        if read == 0 {
+            return;
+        }
+        let mut said = said.lock().unwrap_or_else(PoisonError::into_inner);
+        said.extend_from_slice(&piece[..read]);
+        let excess = said.len().saturating_sub(MAX_SAID_BYTES);
+        said.drain(..excess);
+    }
+}

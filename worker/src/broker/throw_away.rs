@@ -1,0 +1,95 @@
+//! A throw-away database in a worker.
+
+use std::path::PathBuf;
+
+use async_trait::async_trait;
+use lifeboat_base::{Error, Result};
+use lifeboat_databases::proof::{CheckResult, DrillQuery, ProofResult};
+use lifeboat_databases::streams::StoredStreams;
+use lifeboat_databases::{ServerAddress, ThrowAway, WorkContext};
+
+use super::place::WorkerPlace;
+use super::{Worker, out_of_turn};
+use crate::protocol::{Reply, Request, Started, Work};
+
+/// A version is published, so no more of it is believed, and only letters that versions have.
+const MAX_VERSION_BYTES: usize = 40;
+
+/// Starts a throw-away database for the snapshot in a worker at `place`. `None` if its engine has
+/// none.
+///
+/// # Errors
+/// As `Database::throw_away`; or there is no worker, or the snapshot's engine is unknown to it.
+pub async fn throw_away(
+    place: &WorkerPlace,
+    streams: &dyn StoredStreams,
+    directories: &[PathBuf],
+    cx: &WorkContext,
+) -> Result<Option<Box<dyn ThrowAway>>> {
+    let work = Work::Drill { directories: directories.to_vec() };
+    let mut worker = Worker::start(place, work, streams, cx).await?;
+    match worker.ask(None, None).await? {
+        Reply::Started(mut started) => {
+            started.server_version.retain(|letter| letter.is_ascii_alphanumeric() || " .+~()-".contains(letter));
+            started.server_version.truncate(MAX_VERSION_BYTES);
+            Ok(Some(Box::new(ThrowAwayByWorker { worker, started })))
+        }
+        Reply::NoThrowAway => {
+            worker.end().await;
+            Ok(None)
+        }
+        _ => Err(out_of_turn()),
+    }
+}
+
+struct ThrowAwayByWorker {
+    worker: Worker,
+    started: Started,
+}
+
+#[async_trait]
+impl ThrowAway for ThrowAwayByWorker {
+    fn server_version(&self) -> &str {
+        &self.started.server_version
+    }
+
+    fn address(&self) -> Option<ServerAddress> {
+        self.started.address.clone()
+    }
+
+    async fn load(&mut self, streams: &dyn StoredStreams) -> Result<()> {
+        let Reply::Loaded = self.worker.ask(Some(&Request::Load), Some(streams)).await? else {
+            return Err(out_of_turn());
+        };
+        match streams.names().iter().find(|name| !self.worker.has_delivered(name)) {
+            Some(missing) => {
+                Err(Error::integrity(format!("the worker did not read the stream `{missing}` to its end")))
+            }
+            None => Ok(()),
+        }
+    }
+
+    async fn check(&mut self, queries: &[DrillQuery]) -> Result<Vec<CheckResult>> {
+        match self.worker.ask(Some(&Request::Check { queries: queries.to_vec() }), None).await? {
+            Reply::Checked(results) => Ok(results),
+            _ => Err(out_of_turn()),
+        }
+    }
+
+    async fn prove(&mut self, streams: &dyn StoredStreams) -> Result<ProofResult> {
+        match self.worker.ask(Some(&Request::Prove), Some(streams)).await? {
+            Reply::Proved(proof) => Ok(proof),
+            _ => Err(out_of_turn()),
+        }
+    }
+
+    async fn stop(mut self: Box<Self>) -> Result<()> {
+        let stopped = match self.worker.ask(Some(&Request::Stop), None).await {
+            Ok(Reply::Stopped) => Ok(()),
+            Ok(_) => Err(out_of_turn()),
+            Err(error) => Err(error),
+        };
+        self.worker.end().await;
+        stopped
+    }
+}
