@@ -19,7 +19,8 @@ fn main() -> ExitCode {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             use std::io::Write;
-            let _ = writeln!(std::io::stderr(), "lifeboat-worker: {}", error.chain_and_hint());
+            let said = error.chain_and_hint();
+            let _ = writeln!(std::io::stderr(), "lifeboat-worker: {}", lifeboat_base::escape::line(&said));
             ExitCode::from(error.class().exit_code())
         }
     }

@@ -156,11 +156,13 @@ pub(super) struct ReadFacts {
     details: BTreeMap<String, String>,
     #[serde(default, deserialize_with = "strict::list::<MAX_FACTS, _, _>")]
     warnings: Vec<String>,
+    #[serde(default, deserialize_with = "strict::list::<MAX_FACTS, _, _>")]
+    skipped: Vec<String>,
 }
 
 impl From<ReadFacts> for SourceFacts {
-    fn from(ReadFacts { engine, server_version, tools, details, warnings }: ReadFacts) -> Self {
-        Self { engine, server_version, tools, details, warnings }
+    fn from(ReadFacts { engine, server_version, tools, details, warnings, skipped }: ReadFacts) -> Self {
+        Self { engine, server_version, tools, details, warnings, skipped }
     }
 }
 

@@ -11,7 +11,7 @@ use std::path::Path;
 
 use lifeboat_base::{Class, Context, Error, Result};
 use lifeboat_worker::protocol::{Confinement, Job, Work};
-use rustix::process::{Gid, Resource, Rlimit, Uid, setrlimit};
+use rustix::process::{Gid, Uid};
 use rustix::thread::{set_thread_groups, set_thread_res_gid, set_thread_res_uid};
 
 /// Becomes `UID:GID`, without other groups, for good. It is called before there are other threads.
@@ -32,8 +32,8 @@ pub(crate) fn become_user(ids: &str) -> Result<()> {
 /// Shuts this thread, and all that it starts, in for `job`. It is called before there are other
 /// threads.
 pub(crate) fn confine(job: &Job, scratch: &Path) -> Result<Confinement> {
-    let no_core = Rlimit { current: Some(0), maximum: Some(0) };
-    setrlimit(Resource::Core, no_core).context(Class::Failed, || "cannot forbid core dumps")?;
+    // It may be given the password of a server.
+    lifeboat_base::memory::keep_private()?;
     let network = matches!(job.work, Work::Restore { .. });
     let files = files::confine(job, scratch)?;
     let calls = calls::confine(network)?;
