@@ -218,7 +218,7 @@ fn emit(tokens: &[Token]) -> Vec<u8> {
     let mut after_operator = false;
     for token in tokens {
         let operator = matches!(token, Token::Mark(mark) if !b".,()[]".contains(mark));
-        if !text.is_empty() && !(operator && after_operator) {
+        if !(text.is_empty() || operator && after_operator) {
             text.push(b' ');
         }
         after_operator = operator;
