@@ -10,7 +10,7 @@ use crate::database::LoadFailure;
 /// No more failures are listed.
 const MAX_FAILURES: usize = 500;
 /// No more is kept of a line.
-const MAX_LINE_BYTES: usize = 2000;
+const MAX_TOLD_LINE_BYTES: usize = 2000;
 /// No more failures are told in the message of an error.
 const MAX_TOLD: usize = 50;
 /// How a line of `pg_restore` begins that names the entry at work.
@@ -107,7 +107,7 @@ impl Listener {
                     telling.push(b'\n');
                 }
                 self.line.clear();
-            } else if self.line.len() < MAX_LINE_BYTES {
+            } else if self.line.len() < MAX_TOLD_LINE_BYTES {
                 self.line.push(*byte);
             }
         }

@@ -13,7 +13,7 @@ use super::sql::{quoted, quoted_name, quoted_text, rows};
 use super::steps::Step;
 
 /// No more names are told in one warning.
-const MAX_NAMES: usize = 20;
+const MAX_LISTED: usize = 20;
 /// The first version whose memberships have the options `INHERIT` and `SET`.
 const MEMBERSHIP_OPTIONS: u32 = 16;
 /// The first version with rights on settings.
@@ -33,8 +33,8 @@ const MEMBERSHIPS: &str = "SELECT r.rolname, m.rolname FROM pg_auth_members a JO
 /// A list of names for people.
 pub(crate) fn several<'a>(names: impl IntoIterator<Item = &'a str>) -> String {
     let all: BTreeSet<&str> = names.into_iter().collect();
-    let first: Vec<String> = all.iter().take(MAX_NAMES).map(|name| name.escape_debug().to_string()).collect();
-    let more = all.len().saturating_sub(MAX_NAMES);
+    let first: Vec<String> = all.iter().take(MAX_LISTED).map(|name| name.escape_debug().to_string()).collect();
+    let more = all.len().saturating_sub(MAX_LISTED);
     if more == 0 { first.join(", ") } else { format!("{} and {more} more", first.join(", ")) }
 }
 
