@@ -150,8 +150,14 @@ pub struct Wanted {
     pub databases: Vec<String>,
     /// Restore one database under another name.
     pub rename: Option<String>,
-    /// Drop a database of the same name first, even if it is not empty.
+    /// Replace a database of the same name, even if it is not empty.
     pub overwrite: bool,
+    /// Make the snapshot's roles also in a server that has roles or databases of its own.
+    pub globals: bool,
+    /// Load what can be loaded, and list what could not.
+    pub keep_going: bool,
+    /// Let code in the snapshot run as the superuser that connects, if it is one.
+    pub as_superuser: bool,
 }
 
 /// What a restore did.
@@ -161,6 +167,22 @@ pub struct RestoreOutcome {
     pub written: Vec<String>,
     /// What an operator should know about the restore, in plain words.
     pub warnings: Vec<String>,
+    /// What could not be loaded. It is empty unless that was allowed: see [`Wanted::keep_going`].
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub failures: Vec<LoadFailure>,
+}
+
+/// An object that could not be loaded.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LoadFailure {
+    /// The database of the snapshot.
+    pub database: String,
+    /// Kind and name.
+    pub object: String,
+    /// One word for the cause, such as `missing_object`.
+    pub class: String,
+    /// What the server said.
+    pub reason: String,
 }
 
 /// A server to restore into.

@@ -72,3 +72,13 @@ pub trait StreamReader: Send {
     /// `None`.
     async fn next(&mut self) -> Result<Option<Bytes>>;
 }
+
+/// A text that is read as a stream of one piece.
+pub(crate) struct Once(pub(crate) Option<Bytes>);
+
+#[async_trait]
+impl StreamReader for Once {
+    async fn next(&mut self) -> Result<Option<Bytes>> {
+        Ok(self.0.take())
+    }
+}

@@ -18,6 +18,8 @@ use tokio::process::{Child, Command};
 use crate::{ports, tools};
 
 const DEADLINE: Duration = Duration::from_secs(60);
+/// The bootstrap superuser, unless a test wants another.
+const SUPERUSER: &str = "postgres";
 
 /// How clients reach a server.
 enum Door {
@@ -33,6 +35,7 @@ pub struct Postgres {
     programs: PathBuf,
     server: Child,
     door: Door,
+    superuser: String,
 }
 
 impl Postgres {
@@ -41,7 +44,7 @@ impl Postgres {
     /// # Panics
     /// Nothing is installed, or it does not start; as all of the harness does.
     pub async fn start() -> Self {
-        Self::start_from(&tools::postgresql(), Door::Socket).await
+        Self::start_from(&tools::postgresql(), Door::Socket, SUPERUSER).await
     }
 
     /// Starts the server of these programs.
@@ -49,7 +52,15 @@ impl Postgres {
     /// # Panics
     /// As [`Self::start`].
     pub async fn start_with(programs: &Path) -> Self {
-        Self::start_from(programs, Door::Socket).await
+        Self::start_from(programs, Door::Socket, SUPERUSER).await
+    }
+
+    /// Starts the server of these programs with a bootstrap superuser of this name.
+    ///
+    /// # Panics
+    /// As [`Self::start`].
+    pub async fn start_as(programs: &Path, superuser: &str) -> Self {
+        Self::start_from(programs, Door::Socket, superuser).await
     }
 
     /// Starts a server that asks for `password` and listens on TCP.
@@ -58,7 +69,7 @@ impl Postgres {
     /// As [`Self::start`].
     pub async fn start_with_password(password: &str) -> Self {
         let door = Door::Password { port: ports::free(), password: password.to_owned() };
-        Self::start_from(&tools::postgresql(), door).await
+        Self::start_from(&tools::postgresql(), door, SUPERUSER).await
     }
 
     /// Starts a standby that follows `primary`, and waits until it has all that is there now.
@@ -73,7 +84,7 @@ impl Postgres {
         as_unprivileged(&mut copy);
         let made = copy.output().await.expect("pg_basebackup runs");
         assert!(made.status.success(), "pg_basebackup: {}", String::from_utf8_lossy(&made.stderr));
-        let standby = Self::run(place, &primary.programs, Door::Socket).await;
+        let standby = Self::run(place, &primary.programs, Door::Socket, &primary.superuser).await;
         let written = primary.query("postgres", "SELECT pg_current_wal_lsn()").await;
         let caught_up = format!("SELECT pg_last_wal_replay_lsn() >= '{}'", written.trim());
         let began = Instant::now();
@@ -99,9 +110,10 @@ impl Postgres {
         (place, data)
     }
 
-    async fn start_from(programs: &Path, door: Door) -> Self {
+    async fn start_from(programs: &Path, door: Door, superuser: &str) -> Self {
         let (place, data) = Self::place();
-        let mut init = vec!["--username=postgres", "--encoding=UTF8", "--locale=C.UTF-8", "--no-sync"];
+        let username = format!("--username={superuser}");
+        let mut init = vec![username.as_str(), "--encoding=UTF8", "--locale=C.UTF-8", "--no-sync"];
         let secret = place.path().join("password");
         let secret_option = format!("--pwfile={}", secret.display());
         match &door {
@@ -116,11 +128,11 @@ impl Postgres {
         as_unprivileged(&mut initdb);
         let made = initdb.output().await.expect("initdb runs");
         assert!(made.status.success(), "initdb: {}", String::from_utf8_lossy(&made.stderr));
-        Self::run(place, programs, door).await
+        Self::run(place, programs, door, superuser).await
     }
 
     /// Runs the server whose data directory is in `place`.
-    async fn run(place: TempDir, programs: &Path, door: Door) -> Self {
+    async fn run(place: TempDir, programs: &Path, door: Door, superuser: &str) -> Self {
         let data = place.path().join("data");
         let mut server = Command::new(programs.join("postgres"));
         server.arg("-D").arg(&data).arg("-k").arg(place.path()).current_dir(place.path());
@@ -134,7 +146,7 @@ impl Postgres {
         let log = std::fs::File::create(place.path().join("log")).expect("a log");
         let server = server.stdin(Stdio::null()).stdout(log.try_clone().expect("a log")).stderr(log).process_group(0);
         let server = server.kill_on_drop(true).spawn().expect("postgres runs");
-        let postgres = Self { place, programs: programs.to_owned(), server, door };
+        let postgres = Self { place, programs: programs.to_owned(), server, door, superuser: superuser.to_owned() };
         let began = Instant::now();
         while postgres.try_query("postgres", "SELECT 1").await.is_err() {
             let log = std::fs::read_to_string(postgres.place.path().join("log")).unwrap_or_default();
@@ -154,7 +166,7 @@ impl Postgres {
             Door::Socket => PostgresConnection::Socket {
                 directory: self.place.path().to_owned(),
                 port: 5432,
-                user: Some("postgres".to_owned()),
+                user: Some(self.superuser.clone()),
             },
             Door::Password { .. } => PostgresConnection::Url(self.url("postgres").parse().expect("a URL")),
         }
@@ -173,6 +185,20 @@ impl Postgres {
     #[must_use]
     pub fn programs(&self) -> &Path {
         &self.programs
+    }
+
+    /// Makes a directory that is the server's own, such as for a tablespace.
+    ///
+    /// # Panics
+    /// It cannot be made.
+    #[must_use]
+    pub fn make_directory(&self, name: &str) -> PathBuf {
+        let path = self.place.path().join(name);
+        std::fs::create_dir(&path).expect("a directory");
+        if let Some((user, group)) = unprivileged() {
+            std::os::unix::fs::chown(&path, Some(user), Some(group)).expect("chown");
+        }
+        path
     }
 
     /// Makes an empty database.
@@ -212,7 +238,7 @@ impl Postgres {
         std::fs::write(script.path(), sql).expect("a script");
         let escaped = database.replace('\\', "\\\\").replace('\'', "\\'");
         let mut psql = Command::new(self.programs.join("psql"));
-        psql.args(["-X", "-q", "-A", "-t", "-v", "ON_ERROR_STOP=1", "-U", "postgres", "-f"]).arg(script.path());
+        psql.args(["-X", "-q", "-A", "-t", "-v", "ON_ERROR_STOP=1", "-U", &self.superuser, "-f"]).arg(script.path());
         psql.arg("-d").arg(format!("dbname='{escaped}'"));
         match &self.door {
             Door::Socket => psql.arg("-h").arg(self.place.path()),

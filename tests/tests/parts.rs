@@ -74,7 +74,12 @@ fn target(to: &Postgres, rename: Option<&str>) -> Target {
             password: None,
             client_directories: vec![to.programs().to_owned()],
         }),
-        wanted: Wanted { databases: vec!["bank".to_owned()], rename: rename.map(str::to_owned), overwrite: false },
+        wanted: Wanted {
+            databases: vec!["bank".to_owned()],
+            rename: rename.map(str::to_owned),
+            overwrite: false,
+            ..Wanted::default()
+        },
     }
 }
 

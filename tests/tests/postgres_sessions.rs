@@ -240,7 +240,7 @@ async fn a_restore_that_is_cancelled_leaves_no_database() {
             password: None,
             client_directories: vec![to.programs().to_owned()],
         }),
-        wanted: Wanted { databases: vec!["shop".to_owned()], rename: None, overwrite: false },
+        wanted: Wanted { databases: vec!["shop".to_owned()], rename: None, overwrite: false, ..Wanted::default() },
     };
     let cx = context(&place);
     let there = "SELECT count(*) FROM pg_database WHERE datname = 'shop'";

@@ -90,7 +90,12 @@ async fn postgres_is_captured_and_loaded_into_another_server() {
             password: None,
             client_directories: vec![to.programs().to_owned()],
         }),
-        wanted: Wanted { databases: vec![odd.to_owned()], rename: rename.map(str::to_owned), overwrite },
+        wanted: Wanted {
+            databases: vec![odd.to_owned()],
+            rename: rename.map(str::to_owned),
+            overwrite,
+            ..Wanted::default()
+        },
     };
     let outcome = load(&memory, &target(false, None), &cx).await.unwrap();
     assert_eq!(outcome.written, [odd]);
@@ -116,7 +121,7 @@ async fn postgres_is_captured_and_loaded_into_another_server() {
             password: None,
             client_directories: vec![to.programs().to_owned()],
         }),
-        wanted: Wanted { databases: Vec::new(), rename: None, overwrite: true },
+        wanted: Wanted { databases: Vec::new(), rename: None, overwrite: true, ..Wanted::default() },
     };
     let outcome = load(&memory, &everything, &cx).await.unwrap();
     assert_eq!(outcome.written, [odd, "postgres"]);

@@ -5,23 +5,16 @@
 //! neighbouring blocks are joined, up to 64 KiB. What is not understood beyond doubt passes
 //! unchanged.
 //!
-//! The format: PostgreSQL's `pg_backup_archiver.c` (`ReadHead`, `ReadToc`) and
-//! `pg_backup_custom.c`.
+//! The format: PostgreSQL's `pg_backup_custom.c`. See [`super::contents`] for the list.
 
 use bytes::Bytes;
 use lifeboat_base::Result;
 
+use super::contents::{ContentsList, INT_BYTES, Progress};
 use crate::streams::StreamReader;
 
-/// The minor archive versions of PostgreSQL 10 to 18.
-const MINOR_VERSIONS: std::ops::RangeInclusive<u8> = 12..=16;
-/// The head: magic, version, sizes of integers and offsets, format.
-const HEAD_BYTES: usize = 11;
-const CUSTOM_FORMAT: u8 = 1;
 /// The kind of an item that holds table data.
 const DATA_ITEM: u8 = 1;
-/// An integer: a sign and four bytes.
-const INT_BYTES: usize = 5;
 /// No longer block is made by joining blocks.
 const MAX_BLOCK_BYTES: usize = 64 << 10;
 /// The list of contents of an archive of one table is shorter than this.
@@ -73,14 +66,17 @@ impl<'a> LongBlocks<'a> {
         };
         loop {
             match self.place {
-                ArchivePosition::List => match end_of_list(rest) {
-                    Parsed::Until(end) => {
-                        out.extend_from_slice(&rest[..end]);
-                        (rest, self.place) = (&rest[end..], ArchivePosition::Item);
+                ArchivePosition::List => {
+                    let mut list = ContentsList::default();
+                    match list.go_on(rest) {
+                        Progress::End => {
+                            out.extend_from_slice(&rest[..list.at]);
+                            (rest, self.place) = (&rest[list.at..], ArchivePosition::Item);
+                        }
+                        Progress::More if rest.len() < MAX_LIST_BYTES => break,
+                        Progress::More | Progress::Unknown => self.place = ArchivePosition::Beyond,
                     }
-                    Parsed::More if rest.len() < MAX_LIST_BYTES => break,
-                    Parsed::More | Parsed::Unknown => self.place = ArchivePosition::Beyond,
-                },
+                }
                 ArchivePosition::Item if rest.len() <= INT_BYTES => break,
                 ArchivePosition::Item => {
                     self.place = if rest[0] == DATA_ITEM { ArchivePosition::Length } else { ArchivePosition::Beyond };
@@ -152,81 +148,12 @@ impl StreamReader for LongBlocks<'_> {
     }
 }
 
-enum Parsed {
-    Until(usize),
-    More,
-    Unknown,
-}
-
-/// Where the list ends in an archive that begins with `archive`.
-fn end_of_list(archive: &[u8]) -> Parsed {
-    let Some(head) = archive.get(..HEAD_BYTES) else { return Parsed::More };
-    let known = head.starts_with(b"PGDMP\x01") && MINOR_VERSIONS.contains(&head[6]);
-    if !known || head[8..] != [INT_BYTES as u8 - 1, 8, CUSTOM_FORMAT] {
-        return Parsed::Unknown;
-    }
-    let minor = head[6];
-    let mut list = List { archive, at: HEAD_BYTES };
-    let parse = |list: &mut List<'_>| {
-        // Compression; seconds to the year and whether it is summer; database and versions.
-        if minor >= 15 {
-            list.skip(1)?;
-        } else {
-            list.int()?;
-        }
-        (0..7).try_for_each(|_| list.int().map(drop))?;
-        (0..3).try_for_each(|_| list.string().map(drop))?;
-        for _ in 0..list.int()? {
-            // Number, whether it has data; catalogue and object, tag, kind; section; definition,
-            // drop, copy, schema, tablespace; access method; kind of relation; owner, whether it
-            // had OIDs; dependencies; where its data is.
-            (0..2).try_for_each(|_| list.int().map(drop))?;
-            (0..4).try_for_each(|_| list.string().map(drop))?;
-            list.int()?;
-            (0..5 + usize::from(minor >= 14)).try_for_each(|_| list.string().map(drop))?;
-            if minor >= 16 {
-                list.int()?;
-            }
-            (0..2).try_for_each(|_| list.string().map(drop))?;
-            while list.string()? {}
-            list.skip(1 + 8)?;
-        }
-        Some(list.at)
-    };
-    parse(&mut list).map_or(Parsed::More, Parsed::Until)
-}
-
-struct List<'a> {
-    archive: &'a [u8],
-    at: usize,
-}
-
-impl List<'_> {
-    fn skip(&mut self, length: usize) -> Option<()> {
-        self.at = self.at.checked_add(length).filter(|at| *at <= self.archive.len())?;
-        Some(())
-    }
-
-    fn int(&mut self) -> Option<i64> {
-        let [sign, value @ ..] = *self.archive.get(self.at..)?.first_chunk::<INT_BYTES>()?;
-        self.at += INT_BYTES;
-        let value = i64::from(u32::from_le_bytes(value));
-        Some(if sign == 0 { value } else { -value })
-    }
-
-    /// Skips a string. Whether there is one, and not NULL.
-    fn string(&mut self) -> Option<bool> {
-        let length = self.int()?;
-        self.skip(usize::try_from(length).unwrap_or(0))?;
-        Some(length >= 0)
-    }
-}
-
 #[cfg(test)]
 #[allow(clippy::unwrap_used, reason = "tests")]
 mod tests {
     use proptest::prelude::*;
 
+    use super::super::contents::MINOR_VERSIONS;
     use super::*;
 
     fn int(value: i64) -> Vec<u8> {

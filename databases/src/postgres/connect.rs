@@ -11,6 +11,7 @@ use lifeboat_base::{Class, Context, Error, Result};
 use zeroize::Zeroizing;
 
 use super::settings::PostgresConnection;
+use super::sql::{conninfo, conninfo_value};
 use crate::database::WorkContext;
 
 /// Variables that say where the service files and passwords of Lifeboat's user are.
@@ -36,6 +37,8 @@ pub(crate) struct Connection {
     variables: Vec<(&'static str, OsString)>,
     password_file: Option<PathBuf>,
     database: Option<String>,
+    /// The role to connect as, whatever else says so.
+    role: Option<String>,
 }
 
 impl Connection {
@@ -63,7 +66,7 @@ impl Connection {
         // The service files and passwords of Lifeboat's user stay usable.
         variables
             .extend(INHERITED_VARIABLES.iter().filter_map(|name| Some((*name, cx.environment.get(name)?.to_owned()))));
-        let mut connection = Self { variables, password_file: None, database };
+        let mut connection = Self { variables, password_file: None, database, role: None };
         if let Some(password) = password {
             let path = write_password(password, cx)?;
             connection.variables.retain(|(name, _)| *name != "PGPASSFILE");
@@ -96,6 +99,25 @@ impl Connection {
         let usual = self.variables.iter_mut().filter(|(name, _)| *name == SETTINGS_VARIABLE);
         usual.for_each(|(_, settings)| settings.push(format!(" {setting}")));
         self
+    }
+
+    /// To the same server as another role, with its password.
+    ///
+    /// # Errors
+    /// The password file cannot be written.
+    pub(crate) fn as_role(&self, role: &str, password: &Secret, cx: &WorkContext) -> Result<Self> {
+        let path = write_password(password, cx)?;
+        let mut variables = self.variables.clone();
+        variables.retain(|(name, _)| *name != "PGPASSFILE");
+        variables.push(("PGPASSFILE", path.clone().into()));
+        let (database, role) = (self.database.clone(), Some(role.to_owned()));
+        Ok(Self { variables, password_file: Some(path), database, role })
+    }
+
+    /// A database as a connection string. It prevails over what variables and a service file say.
+    pub(crate) fn conninfo(&self, database: &str) -> String {
+        let database = conninfo(database);
+        self.role.as_ref().map_or(database.clone(), |role| format!("{database} user={}", conninfo_value(role)))
     }
 
     /// The database to connect to for questions about the server.

@@ -9,8 +9,9 @@ use lifeboat_base::{Error, Result};
 
 use super::clients::{self, Clients, major_of};
 use super::connect::Connection;
+use super::query::query;
 use super::settings::PostgresConnection;
-use super::sql::{conninfo, query};
+use super::sql::{conninfo, literal, rows};
 use crate::database::WorkContext;
 use crate::tool::process::Invocation;
 
@@ -129,5 +130,17 @@ impl<'a> Server<'a> {
     pub(crate) fn dump_tool(&self, database: &str, more: Vec<String>) -> Invocation {
         let usual = ["--format=custom", "--compress=0", "-w", "-d", &conninfo(database)].map(str::to_owned);
         self.tool("pg_dump", usual.into_iter().chain(more))
+    }
+
+    /// Whether it has this database.
+    pub(crate) async fn exists(&self, database: &str) -> Result<bool> {
+        let sql = format!("SELECT 1 FROM pg_database WHERE datname = {}", literal(database));
+        Ok(!rows(&self.query_in(self.outside(database), &sql).await?).is_empty())
+    }
+
+    /// A database to be connected to while `target` is created, renamed or dropped.
+    pub(crate) fn outside(&self, target: &str) -> &str {
+        let usual = self.connection.maintenance_database();
+        if usual == target { "template1" } else { usual }
     }
 }

@@ -1,13 +1,4 @@
-//! SQL as text: statements through `psql`, and how names and strings are quoted.
-
-use std::ffi::OsStr;
-
-use lifeboat_base::Result;
-
-use super::clients::Clients;
-use super::connect::Connection;
-use crate::database::WorkContext;
-use crate::tool::process::{Invocation, output};
+//! SQL as text: how names and strings are quoted, and how answers are read.
 
 /// Lists the databases that can be dumped. One that was left half-dropped (limit -2) cannot.
 pub(crate) const DATABASES: &str =
@@ -15,41 +6,6 @@ pub(crate) const DATABASES: &str =
 
 /// Between two fields of an answer.
 pub(crate) const FIELD_SEPARATOR: &str = "\u{1f}";
-
-/// Runs one statement; fields are separated by U+001F, rows by NUL.
-///
-/// # Errors
-/// Those of `psql`.
-pub(crate) async fn query(
-    clients: &Clients,
-    connection: &Connection,
-    database: &str,
-    sql: &str,
-    cx: &WorkContext,
-) -> Result<String> {
-    let arguments = [
-        "-X",
-        "-A",
-        "-t",
-        "-q",
-        "-w",
-        "-0",
-        "-F",
-        FIELD_SEPARATOR,
-        "-v",
-        "ON_ERROR_STOP=1",
-        "-v",
-        "VERBOSITY=terse",
-        "-d",
-        &conninfo(database),
-        "-c",
-        sql,
-    ];
-    let encoding = [("PGCLIENTENCODING", OsStr::new("UTF8"))];
-    let psql = Invocation::new(&clients.tool("psql"), arguments, cx).envs(connection.variables()).envs(encoding);
-    // Only the end of the last row goes: a name may end in a line break.
-    output(psql).await.map(|answer| answer.strip_suffix('\0').unwrap_or(&answer).to_owned())
-}
 
 /// The rows of an answer of one column.
 pub(crate) fn rows(answer: &str) -> Vec<String> {
@@ -59,7 +15,12 @@ pub(crate) fn rows(answer: &str) -> Vec<String> {
 /// The name of a database as a connection string. A bare name with `=` in it would be taken for
 /// one.
 pub(crate) fn conninfo(database: &str) -> String {
-    format!("dbname='{}'", database.replace('\\', "\\\\").replace('\'', "\\'"))
+    format!("dbname={}", conninfo_value(database))
+}
+
+/// A value in a connection string.
+pub(crate) fn conninfo_value(value: &str) -> String {
+    format!("'{}'", value.replace('\\', "\\\\").replace('\'', "\\'"))
 }
 
 /// A name as a quoted SQL identifier.
@@ -70,4 +31,31 @@ pub(crate) fn quoted(name: &str) -> String {
 /// A text as a quoted SQL string.
 pub(crate) fn literal(text: &str) -> String {
     format!("'{}'", text.replace('\'', "''"))
+}
+
+/// A name in any encoding as a quoted SQL identifier.
+pub(crate) fn quoted_name(name: &[u8]) -> Vec<u8> {
+    [&b"\""[..], &doubled(name, b"\""), b"\""].concat()
+}
+
+/// A text in any encoding as a quoted SQL string, whatever `standard_conforming_strings` is.
+pub(crate) fn quoted_text(text: &[u8]) -> Vec<u8> {
+    let begin: &[u8] = if text.contains(&b'\\') { b"E'" } else { b"'" };
+    [begin, &doubled(text, b"'\\"), b"'"].concat()
+}
+
+fn doubled(text: &[u8], special: &[u8]) -> Vec<u8> {
+    text.iter().flat_map(|byte| std::iter::repeat_n(*byte, 1 + usize::from(special.contains(byte)))).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_and_texts_cannot_end_their_quotes() {
+        assert_eq!(quoted_name(br#"a"b'\"#), br#""a""b'\""#);
+        assert_eq!(quoted_text(br#"a"b'"#), br#"'a"b'''"#);
+        assert_eq!(quoted_text(br"a\'"), br"E'a\\'''");
+    }
 }

@@ -39,12 +39,16 @@ const STATEMENT_MARKS: [&str; 2] = ["Command was:", "CONTEXT:"];
 /// [`output`] collects no more.
 const MAX_OUTPUT_BYTES: usize = 64 << 20;
 
+/// Sees a piece of what a tool says, and gives what of it is to be told in an error.
+type Watch = Box<dyn FnMut(&[u8]) -> Vec<u8> + Send>;
+
 /// A tool that is to be run.
 pub(crate) struct Invocation {
     command: Command,
     name: String,
     stall: Duration,
     cancel: CancellationToken,
+    watch: Option<Watch>,
 }
 
 impl Invocation {
@@ -67,7 +71,7 @@ impl Invocation {
             .process_group(0)
             .kill_on_drop(true);
         let name = program.file_name().unwrap_or(program.as_os_str()).to_string_lossy().into_owned();
-        Self { command, name, stall: cx.stall, cancel: cx.cancel.clone() }
+        Self { command, name, stall: cx.stall, cancel: cx.cancel.clone(), watch: None }
     }
 
     /// Adds variables to its environment.
@@ -81,6 +85,13 @@ impl Invocation {
         if let Some((user, group)) = ids {
             self.command.uid(user).gid(group);
         }
+        self
+    }
+
+    /// Shows all of its standard error to `watch`, piece by piece. Only what `watch` gives back is
+    /// kept of it.
+    pub(crate) fn watched(mut self, watch: impl FnMut(&[u8]) -> Vec<u8> + Send + 'static) -> Self {
+        self.watch = Some(Box::new(watch));
         self
     }
 
@@ -111,12 +122,15 @@ impl Invocation {
         let group = child.id().and_then(|id| Pid::from_raw(i32::try_from(id).unwrap_or(0)));
         let tail = Arc::new(Mutex::new(Vec::new()));
         let mut stderr = child.stderr.take();
-        let kept = tail.clone();
+        let (kept, mut watch) = (tail.clone(), self.watch);
         let listener = tokio::spawn(async move {
             let mut piece = [0; 4096];
             while let Some(stderr) = &mut stderr {
                 match stderr.read(&mut piece).await {
-                    Ok(read @ 1..) => keep_tail(&kept, &piece[..read]),
+                    Ok(read @ 1..) => match &mut watch {
+                        Some(watch) => keep_tail(&kept, &watch(&piece[..read])),
+                        None => keep_tail(&kept, &piece[..read]),
+                    },
                     _ => break,
                 }
             }
@@ -341,9 +355,19 @@ pub(crate) async fn feed(
     stream: &mut dyn StreamReader,
     out: impl FnMut(&[u8]) -> Result<()> + Send,
 ) -> Result<()> {
-    match feed_as_wanted(invocation, stream, out).await? {
-        (true, _) => Ok(()),
-        (false, tool) => {
+    feed_with(invocation, stream, out, &[0]).await.map(drop)
+}
+
+/// As [`feed`], with any of these statuses as success. Returns the one that it was.
+pub(crate) async fn feed_with(
+    invocation: Invocation,
+    stream: &mut dyn StreamReader,
+    out: impl FnMut(&[u8]) -> Result<()> + Send,
+    expected: &[i32],
+) -> Result<i32> {
+    match feed_as_wanted(invocation, stream, out, expected).await? {
+        (true, _, status) => Ok(status),
+        (false, tool, _) => {
             Err(Error::source_failed(format!("{} ended before it had read the whole stream{}", tool.name, tool.said())))
         }
     }
@@ -352,15 +376,16 @@ pub(crate) async fn feed(
 /// As [`feed`], for a tool that may succeed before it has read everything. So the stream need not
 /// be read to its checked end.
 pub(crate) async fn feed_head(invocation: Invocation, stream: &mut dyn StreamReader) -> Result<()> {
-    feed_as_wanted(invocation, stream, |_| Ok(())).await.map(drop)
+    feed_as_wanted(invocation, stream, |_| Ok(()), &[0]).await.map(drop)
 }
 
-/// Returns whether the tool took the whole stream.
+/// Returns whether the tool took the whole stream, and its status.
 async fn feed_as_wanted(
     invocation: Invocation,
     stream: &mut dyn StreamReader,
     mut out: impl FnMut(&[u8]) -> Result<()> + Send,
-) -> Result<(bool, Tool)> {
+    expected: &[i32],
+) -> Result<(bool, Tool, i32)> {
     let cancel = invocation.cancel.clone();
     let mut tool = invocation.start(true)?;
     let mut stdin = tool.take_stdin();
@@ -402,8 +427,8 @@ async fn feed_as_wanted(
     }
     let complete = fed.transpose()?;
     read.transpose()?;
-    tool.finish(0).await?;
-    Ok((complete == Some(true), tool))
+    let status = tool.finish_with(expected).await?;
+    Ok((complete == Some(true), tool, status))
 }
 
 impl Tool {

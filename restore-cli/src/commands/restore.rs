@@ -62,9 +62,20 @@ pub(crate) struct Args {
     /// How many connections load at once [default: limits.cpu, or the number of cores]
     #[arg(long, value_name = "N", conflicts_with_all = NOT_A_SERVER)]
     jobs: Option<NonZeroUsize>,
-    /// Replace what is already there: databases are dropped first
+    /// Replace what is already there: a database is dropped once the new one is complete
     #[arg(long, conflicts_with = "stdout")]
     overwrite: bool,
+    /// Take the snapshot's roles along into a server that has roles or databases already; roles
+    /// that exist there stay as they are. A server without any gets them anyway
+    #[arg(long, conflicts_with_all = NOT_A_SERVER)]
+    globals: bool,
+    /// Load as the superuser that connects, code in the snapshot included. Without it, a role
+    /// without rights is made for the load, which cannot make what only a superuser can
+    #[arg(long, conflicts_with_all = NOT_A_SERVER)]
+    as_superuser: bool,
+    /// Load what can be loaded, list what cannot, and exit with status 4 if there is any
+    #[arg(long, conflicts_with_all = NOT_A_SERVER)]
+    keep_going: bool,
     /// Return only when the restored files are on stable storage
     #[arg(long, conflicts_with = "stdout")]
     sync: bool,
@@ -141,7 +152,7 @@ pub(crate) async fn run(args: &Args, session: &Session) -> Result<()> {
     let outcome = load(&streams, &target, &cx).await;
     drop(progress);
     let (outcome, reading) = (outcome?, streams.reading());
-    session.out.result(&Restored {
+    let restored = Restored {
         dataset: args.dataset.clone(),
         snapshot: manifest.snapshot.clone(),
         target: describe(&target),
@@ -151,7 +162,15 @@ pub(crate) async fn run(args: &Args, session: &Session) -> Result<()> {
         read_from: streams.read_from(),
         fetched_bytes: reading.fetched,
         read_amplification: reading.amplification(),
-    })
+    };
+    session.out.result(&restored)?;
+    match restored.outcome.failures.len() {
+        0 => Ok(()),
+        lost => {
+            Err(Error::source_failed(format!("{} could not be loaded, see above", human::count(lost as u64, "object")))
+                .hint("mend what is named in the source; what was loaded is complete but for it"))
+        }
+    }
 }
 
 fn elapsed(session: &Session, since: Duration) -> Duration {
@@ -174,7 +193,14 @@ async fn target(args: &Args, session: &Session, config: Option<&Config>) -> Resu
         None => None,
     };
     let source = config.and_then(|config| config.dataset(&args.dataset)).map(|dataset| dataset.source.as_ref());
-    let wanted = Wanted { databases: args.databases.clone(), rename: args.rename.clone(), overwrite: args.overwrite };
+    let wanted = Wanted {
+        databases: args.databases.clone(),
+        rename: args.rename.clone(),
+        overwrite: args.overwrite,
+        globals: args.globals,
+        keep_going: args.keep_going,
+        as_superuser: args.as_superuser,
+    };
     Ok(args.server.server(&session.worker, password, source)?.map(|server| Target::Server { server, wanted }))
 }
 
@@ -196,7 +222,7 @@ async fn to_stdout(streams: &SnapshotStreams, name: &str) -> Result<()> {
 fn question(args: &Args, manifest: &Manifest, target: &Target) -> String {
     match target {
         Target::Server { wanted: Wanted { rename: Some(name), .. }, .. } => {
-            format!("If the database {name} exists at {}, it is dropped first.", describe(target))
+            format!("If the database {name} exists at {}, it is replaced.", describe(target))
         }
         Target::Server { server, .. } => {
             let names: BTreeSet<String> = manifest
@@ -206,7 +232,7 @@ fn question(args: &Args, manifest: &Manifest, target: &Target) -> String {
                 .filter(|name| args.databases.is_empty() || args.databases.iter().any(|wanted| wanted == name))
                 .collect();
             let names: Vec<String> = names.into_iter().collect();
-            format!("Those of the databases {} that exist at {} are dropped first.", names.join(", "), describe(target))
+            format!("Those of the databases {} that exist at {} are replaced.", names.join(", "), describe(target))
         }
         Target::Directory { .. } => format!("Files of the same names in {} are replaced.", describe(target)),
     }
@@ -241,6 +267,8 @@ impl fmt::Display for Restored {
             ("read from", format!("{}: {}", read_from.join(", "), human::bytes(self.fetched_bytes))),
         ];
         facts.extend(self.outcome.warnings.iter().map(|warning| ("warning", warning.clone())));
+        let lost = self.outcome.failures.iter();
+        facts.extend(lost.map(|lost| ("not loaded", format!("{}: {} ({})", lost.database, lost.object, lost.reason))));
         write!(f, "{}", Plain::facts(facts))
     }
 }

@@ -17,9 +17,10 @@ use lifeboat_base::{Error, Result};
 use self::server::ThrowAwayServer;
 use super::clients::major_of;
 use super::connect::Connection;
-use super::globals::{GLOBALS, read_globals};
+use super::globals::{GLOBALS, Globals, read_globals};
 use super::parts::by_database;
-use super::sql::{conninfo, query, rows};
+use super::query::query;
+use super::sql::{conninfo, rows};
 use crate::database::{ServerAddress, ThrowAway, WorkContext};
 use crate::proof::{CheckResult, DrillQuery, ProofResult};
 use crate::streams::StoredStreams;
@@ -57,14 +58,18 @@ impl ThrowAway for PostgresThrowAway {
         let server = self.server.server(&self.cx)?;
         let names = streams.names();
         if names.iter().any(|name| name == GLOBALS) {
-            server.restore_globals(&read_globals(streams).await?).await?;
+            let globals = Globals::parse(&read_globals(streams).await?)?;
+            // What is missing is found by the proof.
+            for warning in server.restore_globals(&globals, true).await? {
+                tracing::warn!(warning, "roles and other globals");
+            }
         }
         for (database, parts) in by_database(&names) {
             if database == "postgres" {
                 // Every new cluster has one already.
                 server.query_in("template1", "DROP DATABASE postgres").await?;
             }
-            server.restore_database(streams, &database, &parts, &database).await?;
+            server.restore_whole_database(streams, &database, &parts).await?;
             self.databases.push(database);
         }
         if self.databases.is_empty() {

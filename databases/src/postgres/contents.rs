@@ -1,0 +1,277 @@
+//! The list of contents at the beginning of an archive: what is in it, whose it is, and by which
+//! statement it is made.
+//!
+//! The list is read before the first byte goes to `pg_restore`, and can be changed on the way: the
+//! owner of an entry, and its statement. Everything else passes as it is.
+//!
+//! The format: PostgreSQL's `pg_backup_archiver.c` (`ReadHead`, `ReadToc`).
+
+use std::ops::{Range, RangeInclusive};
+
+use async_trait::async_trait;
+use bytes::Bytes;
+use lifeboat_base::{Error, Result};
+
+use crate::streams::StreamReader;
+
+/// The minor archive versions of PostgreSQL 10 to 18.
+pub(super) const MINOR_VERSIONS: RangeInclusive<u8> = 12..=16;
+/// The head: magic, version, sizes of integers and offsets, format.
+const HEAD_BYTES: usize = 11;
+const CUSTOM_FORMAT: u8 = 1;
+/// An integer: a sign and four bytes.
+pub(super) const INT_BYTES: usize = 5;
+/// No list is longer: definitions of a hundred thousand tables are shorter.
+const MAX_CONTENTS_BYTES: usize = 128 << 20;
+/// Encodings in which names are the same bytes as in our queries.
+const OUR_ENCODINGS: [&str; 2] = ["UTF8", "SQL_ASCII"];
+/// Why an archive is refused.
+const NOT_UNDERSTOOD: &str = "the list of contents of the archive is not understood";
+
+/// One entry, as places in the list.
+#[derive(Debug, Clone)]
+pub(crate) struct ContentsEntry {
+    /// Its number.
+    id: i64,
+    /// What it is, such as `TABLE`.
+    pub(crate) kind: Range<usize>,
+    /// Its name.
+    pub(crate) tag: Range<usize>,
+    /// The schema that it is in; empty if it is in none.
+    pub(crate) schema: Range<usize>,
+    /// The statements that make it.
+    pub(crate) definition: Range<usize>,
+    /// The statement that drops it.
+    pub(crate) drop: Range<usize>,
+    pub(crate) owner: Range<usize>,
+}
+
+/// What an entry is changed to.
+#[derive(Debug, Default)]
+pub(crate) struct Change {
+    pub(crate) owner: Option<Vec<u8>>,
+    pub(crate) definition: Option<Vec<u8>>,
+}
+
+/// The list of an archive.
+pub(crate) struct Contents {
+    bytes: Vec<u8>,
+    pub(crate) entries: Vec<ContentsEntry>,
+    /// What was read of the archive after the list.
+    rest: Vec<u8>,
+}
+
+impl Contents {
+    /// Reads `archive` up to the end of its list.
+    ///
+    /// # Errors
+    /// Those of the stream; or it is no archive of a known version, or its list is too long.
+    pub(crate) async fn read(archive: &mut dyn StreamReader) -> Result<Self> {
+        let (mut bytes, mut list) = (Vec::new(), ContentsList::default());
+        loop {
+            let piece = archive.next().await?;
+            bytes.extend_from_slice(piece.as_deref().unwrap_or_default());
+            match list.go_on(&bytes) {
+                Progress::End => break,
+                Progress::More if piece.is_some() && bytes.len() < MAX_CONTENTS_BYTES => {}
+                Progress::More if piece.is_some() => {
+                    return Err(Error::integrity("the list of contents of the archive is too long")
+                        .hint("restore it with --to-directory, and load it with pg_restore by hand"));
+                }
+                Progress::More => return Err(Error::integrity("the archive ends within its list of contents")),
+                Progress::Unknown => {
+                    return Err(Error::integrity(NOT_UNDERSTOOD)
+                        .hint("a newer Lifeboat may read it; or restore it with --to-directory, and load it with pg_restore by hand"));
+                }
+            }
+        }
+        let rest = bytes.split_off(list.at);
+        Ok(Self { bytes, entries: list.entries, rest })
+    }
+
+    /// The bytes of a field.
+    pub(crate) fn get(&self, field: &Range<usize>) -> &[u8] {
+        self.bytes.get(field.clone()).unwrap_or_default()
+    }
+
+    /// The entries of a kind.
+    pub(crate) fn of_kind<'a>(&'a self, kind: &'a str) -> impl Iterator<Item = &'a ContentsEntry> {
+        self.entries.iter().filter(move |entry| self.get(&entry.kind) == kind.as_bytes())
+    }
+
+    /// Kind, schema and name of the entry with this number.
+    pub(crate) fn name_of(&self, id: i64) -> Option<String> {
+        self.entries.iter().find(|entry| entry.id == id).map(|entry| self.name(entry))
+    }
+
+    /// Kind, schema and name of an entry.
+    pub(crate) fn name(&self, entry: &ContentsEntry) -> String {
+        let text = |field| String::from_utf8_lossy(self.get(field)).into_owned();
+        let (kind, schema, tag) = (text(&entry.kind), text(&entry.schema), text(&entry.tag));
+        if schema.is_empty() { format!("{kind} {tag}") } else { format!("{kind} {schema}.{tag}") }
+    }
+
+    /// The encoding of all text in the archive, as PostgreSQL names it.
+    pub(crate) fn encoding(&self) -> String {
+        let set = self.of_kind("ENCODING").next().map(|entry| String::from_utf8_lossy(self.get(&entry.definition)));
+        let name = set.as_deref().and_then(|set| set.split('\'').nth(1)).unwrap_or("UTF8");
+        let plain = name.chars().all(|c| c.is_ascii_alphanumeric() || matches!(c, '_' | '-'));
+        if plain && !name.is_empty() { name.to_owned() } else { "UTF8".to_owned() }
+    }
+
+    /// Whether its names are the same bytes as in our queries.
+    pub(crate) fn is_comparable(&self) -> bool {
+        OUR_ENCODINGS.contains(&self.encoding().as_str())
+    }
+
+    /// The beginning of the archive, with each entry changed as `change` says.
+    pub(crate) fn changed(&self, mut change: impl FnMut(&ContentsEntry) -> Change) -> Vec<u8> {
+        let mut out = Vec::with_capacity(self.bytes.len());
+        let mut from = 0;
+        for entry in &self.entries {
+            let Change { owner, definition } = change(entry);
+            for (field, new) in [(&entry.definition, definition), (&entry.owner, owner)] {
+                // A field that is absent is not changed.
+                let Some(new) = new.filter(|_| field.start > 0) else { continue };
+                out.extend_from_slice(&self.bytes[from..field.start - INT_BYTES]);
+                out.push(0);
+                out.extend((new.len() as u32).to_le_bytes());
+                out.extend(new);
+                from = field.end;
+            }
+        }
+        out.extend_from_slice(&self.bytes[from..]);
+        out
+    }
+
+    /// Takes what of the archive was read after the list.
+    pub(crate) fn take_rest(&mut self) -> Vec<u8> {
+        std::mem::take(&mut self.rest)
+    }
+}
+
+/// An archive whose beginning was read: `pieces`, then the rest of `archive`.
+pub(crate) struct Resumed<'a> {
+    pub(crate) pieces: Vec<Vec<u8>>,
+    pub(crate) archive: &'a mut dyn StreamReader,
+}
+
+#[async_trait]
+impl StreamReader for Resumed<'_> {
+    async fn next(&mut self) -> Result<Option<Bytes>> {
+        while !self.pieces.is_empty() {
+            let piece = self.pieces.remove(0);
+            if !piece.is_empty() {
+                return Ok(Some(piece.into()));
+            }
+        }
+        self.archive.next().await
+    }
+}
+
+/// How far a list was read.
+pub(super) enum Progress {
+    End,
+    More,
+    Unknown,
+}
+
+/// A list of which more may come.
+#[derive(Default)]
+pub(super) struct ContentsList {
+    entries: Vec<ContentsEntry>,
+    /// How many entries there are; `None` before the head was read.
+    count: Option<i64>,
+    /// Where the next entry begins.
+    pub(super) at: usize,
+}
+
+impl ContentsList {
+    /// Reads on in an archive that begins with `archive`.
+    pub(super) fn go_on(&mut self, archive: &[u8]) -> Progress {
+        let Some(head) = archive.get(..HEAD_BYTES) else { return Progress::More };
+        let known = head.starts_with(b"PGDMP\x01") && MINOR_VERSIONS.contains(&head[6]);
+        if !known || head[8..] != [INT_BYTES as u8 - 1, 8, CUSTOM_FORMAT] {
+            return Progress::Unknown;
+        }
+        let minor = head[6];
+        if self.count.is_none() {
+            let mut fields = Fields { archive, at: HEAD_BYTES };
+            let Some(count) = fields.head(minor) else { return Progress::More };
+            (self.count, self.at) = (Some(count), fields.at);
+        }
+        while (self.entries.len() as i64) < self.count.unwrap_or_default() {
+            let mut fields = Fields { archive, at: self.at };
+            let Some(entry) = fields.entry(minor) else { return Progress::More };
+            self.entries.push(entry);
+            self.at = fields.at;
+        }
+        Progress::End
+    }
+}
+
+struct Fields<'a> {
+    archive: &'a [u8],
+    at: usize,
+}
+
+impl Fields<'_> {
+    /// Compression; seconds to the year and whether it is summer; database and versions. Returns
+    /// the number of entries.
+    fn head(&mut self, minor: u8) -> Option<i64> {
+        if minor >= 15 {
+            self.skip(1)?;
+        } else {
+            self.int()?;
+        }
+        (0..7).try_for_each(|_| self.int().map(drop))?;
+        (0..3).try_for_each(|_| self.string().map(drop))?;
+        self.int()
+    }
+
+    fn entry(&mut self, minor: u8) -> Option<ContentsEntry> {
+        // Whether it has data; catalogue and object.
+        let id = self.int()?;
+        self.int()?;
+        (0..2).try_for_each(|_| self.string().map(drop))?;
+        let (tag, kind) = (self.string()?, self.string()?);
+        // The section.
+        self.int()?;
+        let (definition, dropped_by) = (self.string()?, self.string()?);
+        // How it is copied.
+        self.string()?;
+        let schema = self.string()?;
+        // Tablespace; access method; kind of relation.
+        (0..1 + usize::from(minor >= 14)).try_for_each(|_| self.string().map(drop))?;
+        if minor >= 16 {
+            self.int()?;
+        }
+        let owner = self.string()?;
+        // Whether it had OIDs; dependencies; where its data is.
+        self.string()?;
+        while self.string()?.start > 0 {}
+        self.skip(1 + 8)?;
+        Some(ContentsEntry { id, kind, tag, schema, definition, drop: dropped_by, owner })
+    }
+
+    fn skip(&mut self, length: usize) -> Option<()> {
+        self.at = self.at.checked_add(length).filter(|at| *at <= self.archive.len())?;
+        Some(())
+    }
+
+    fn int(&mut self) -> Option<i64> {
+        let [sign, value @ ..] = *self.archive.get(self.at..)?.first_chunk::<INT_BYTES>()?;
+        self.at += INT_BYTES;
+        let value = i64::from(u32::from_le_bytes(value));
+        Some(if sign == 0 { value } else { -value })
+    }
+
+    /// Where a string is. One that is absent begins and ends at 0.
+    fn string(&mut self) -> Option<Range<usize>> {
+        let length = self.int()?;
+        let begin = self.at;
+        let Ok(length) = usize::try_from(length) else { return Some(0..0) };
+        self.skip(length)?;
+        Some(begin..self.at)
+    }
+}

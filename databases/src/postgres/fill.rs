@@ -1,0 +1,341 @@
+//! Fills a new database with the parts of a snapshot: definitions, rows, then what is built on the
+//! rows.
+//!
+//! Each part goes through `pg_restore`. Either the first error ends the work, or it goes on, and
+//! what could not be loaded is listed.
+
+use std::collections::BTreeMap;
+use std::ffi::OsStr;
+use std::io::Write;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use futures::stream::FuturesUnordered;
+use futures::{FutureExt, StreamExt, TryFutureExt};
+use lifeboat_base::{Class, Context, Error, Result};
+use tempfile::NamedTempFile;
+
+use super::archive::LongBlocks;
+use super::builds::{Builds, EntryId};
+use super::contents::{Contents, Resumed};
+use super::creation::Creation;
+use super::failures::{Failures, Heard, Listener};
+use super::loader::{LoadsAs, code, needs_superuser, refusal};
+use super::owners::KnownRoles;
+use super::ownership::Ownership;
+use super::parts::{DumpPart, TableName};
+use super::roles::several;
+use super::server::Server;
+use crate::streams::{Once, StoredStreams, StreamReader};
+use crate::tool::process::{Invocation, feed_with, output_bytes};
+
+/// Never ask for a password. Tablespaces name directories of another machine. Only a verbose
+/// `pg_restore` says at which entry it fails.
+const USUAL: [&str; 3] = ["-w", "--verbose", "--no-tablespaces"];
+
+/// No more objects get their owners in one transaction.
+const MAX_STEPS: usize = 500;
+
+/// A step of loading that is done.
+enum Done<'a> {
+    Rows(&'a DumpPart),
+    Built(EntryId),
+}
+
+/// The work of filling one database.
+pub(crate) struct Filling<'a> {
+    pub(crate) server: &'a Server<'a>,
+    pub(crate) streams: &'a dyn StoredStreams,
+    /// The database of the snapshot.
+    pub(crate) database: &'a str,
+    /// The database that is filled.
+    pub(crate) place: &'a str,
+    /// Whether to go on after errors.
+    pub(crate) keep_going: bool,
+    pub(crate) roles: &'a Mutex<KnownRoles>,
+    pub(crate) failures: Failures,
+    pub(crate) loads_as: LoadsAs<'a>,
+    /// The server as the role that loads reaches it, if that is another than ours.
+    pub(crate) as_loader: Option<Server<'a>>,
+    /// What is to be done once all is loaded.
+    pub(crate) ownership: Mutex<Ownership>,
+}
+
+impl Filling<'_> {
+    /// Makes the database and loads all `parts` into it. Returns what an operator should know.
+    ///
+    /// # Errors
+    /// Those of a stream, of the server, or of `pg_restore`.
+    pub(crate) async fn fill(&self, parts: &[(DumpPart, &str)]) -> Result<Vec<String>> {
+        let Some(((first, name), rows)) = parts.split_first().filter(|((part, _), _)| part.creates()) else {
+            return Err(Error::integrity(format!("the snapshot has no definitions of database {}", self.database)));
+        };
+        if *first != DumpPart::Whole && !rows.iter().any(|(part, _)| *part == DumpPart::Data) {
+            return Err(Error::integrity(format!("the snapshot lacks rows of database {}", self.database)));
+        }
+        let mut archive = self.streams.open(name).await?;
+        let contents =
+            Contents::read(archive.as_mut()).await.map_err(|error| error.within(format!("cannot load {name}")))?;
+        let (creation, encoding) = (self.creation(&contents), contents.encoding());
+        if let LoadsAs::Loader(..) = self.loads_as
+            && !self.keep_going
+        {
+            let needed = needs_superuser(self.server, &contents).await?;
+            if !needed.is_empty() {
+                return Err(refusal(&needed));
+            }
+        }
+        let code = code(&contents);
+        let made = creation.make(self.server, self.place).await;
+        let mut refused = made.map_err(|error| error.within(format!("cannot create database {}", self.place)))?;
+        if let LoadsAs::Loader(loader, _) = self.loads_as {
+            loader.take(self.server, self.place).await?;
+        }
+        if *first == DumpPart::Whole {
+            self.load_archive(name, contents, archive.as_mut(), &[]).await?;
+        } else {
+            let (contents, definitions) = self.definitions(name, contents, archive.as_mut()).await?;
+            drop(archive);
+            self.load_file(&definitions, &contents, &["--section=pre-data".to_owned()]).await?;
+            self.load_rows(rows, &definitions, &contents).await?;
+        }
+        let mut strange = self.settle_owners(&encoding, &mut refused).await?;
+        refused.extend(creation.complete(self.server, self.place).await?);
+        strange.extend(creation.strange);
+        let mut warnings = Vec::new();
+        if let LoadsAs::Superuser = self.loads_as
+            && !code.is_empty()
+        {
+            let code = several(code.iter().map(String::as_str));
+            warnings.push(format!(
+                "database {}: this code of the snapshot could run as the superuser: {code}",
+                self.database
+            ));
+        }
+        if !refused.is_empty() {
+            warnings.push(format!(
+                "database {}: the server refused: {}",
+                self.database,
+                several(refused.iter().map(String::as_str))
+            ));
+        }
+        if !strange.is_empty() {
+            warnings.push(format!(
+                "database {}: the archive holds what pg_dump does not write about databases and rights; it was not executed: {}",
+                self.database,
+                several(strange.iter().map(String::as_str))
+            ));
+        }
+        Ok(warnings)
+    }
+
+    /// Where `pg_restore` connects to.
+    fn into(&self) -> [String; 2] {
+        ["-d".to_owned(), self.as_loader.as_ref().unwrap_or(self.server).connection.conninfo(self.place)]
+    }
+
+    /// The beginning of an archive as it suits the server.
+    fn adapted(&self, contents: &Contents) -> Vec<u8> {
+        let mut roles = self.roles.lock().unwrap_or_else(PoisonError::into_inner);
+        let LoadsAs::Loader(_, restorer) = self.loads_as else { return roles.adapt(contents) };
+        let (head, ownership) = Ownership::apart(contents, &mut roles, restorer);
+        let mut all = self.ownership.lock().unwrap_or_else(PoisonError::into_inner);
+        all.steps.extend(ownership.steps);
+        all.strange.extend(ownership.strange);
+        head
+    }
+
+    /// How the database is made. An owner that is lacking is left out.
+    fn creation(&self, contents: &Contents) -> Creation {
+        let mut creation = Creation::of(contents);
+        let mut roles = self.roles.lock().unwrap_or_else(PoisonError::into_inner);
+        let comparable = contents.is_comparable();
+        creation.owner = creation.owner.filter(|owner| !roles.lacks(owner, comparable));
+        creation
+    }
+
+    /// Says what belongs to whom, and who may do what. Returns what was not understood.
+    async fn settle_owners(&self, encoding: &str, refused: &mut Vec<String>) -> Result<Vec<String>> {
+        let LoadsAs::Loader(loader, _) = self.loads_as else { return Ok(Vec::new()) };
+        let ownership = std::mem::take(&mut *self.ownership.lock().unwrap_or_else(PoisonError::into_inner));
+        loader.give_back_public(self.server, self.place).await?;
+        // Each object that is changed is locked to the end of a transaction.
+        for steps in ownership.steps.chunks(MAX_STEPS) {
+            let failed = self.server.run_steps(self.place, steps, encoding).await?;
+            let failed = failed.iter().filter(|failure| !failure.mended);
+            refused.extend(
+                failed.filter_map(|failure| Some(format!("{} ({})", steps.get(failure.step)?.what, failure.reason))),
+            );
+        }
+        loader.give_back(self.server, self.place).await?;
+        Ok(ownership.strange)
+    }
+
+    /// Writes the definitions to a file: `pg_restore` reads them more than once, and works over
+    /// several connections only if it can seek. They are small, as they hold no rows.
+    async fn definitions(
+        &self,
+        name: &str,
+        mut contents: Contents,
+        archive: &mut dyn StreamReader,
+    ) -> Result<(Arc<Contents>, NamedTempFile)> {
+        let failed = || format!("cannot write {name} to {}", self.server.cx.scratch.display());
+        let mut file = NamedTempFile::new_in(&self.server.cx.scratch).context(Class::Storage, failed)?;
+        let pieces = vec![self.adapted(&contents), contents.take_rest()];
+        let mut archive = Resumed { pieces, archive };
+        while let Some(piece) = archive.next().await? {
+            file.write_all(&piece).context(Class::Storage, failed)?;
+        }
+        Ok((Arc::new(contents), file))
+    }
+
+    /// Loads rows over several connections, and builds indexes and constraints as soon as their
+    /// rows are there. What the longest chain waits for comes first.
+    async fn load_rows(
+        &self,
+        rows: &[(DumpPart, &str)],
+        definitions: &NamedTempFile,
+        contents: &Arc<Contents>,
+    ) -> Result<()> {
+        let length = |stream: &str| self.streams.length(stream).unwrap_or_default();
+        let table = |(part, stream): &(DumpPart, &str)| match part {
+            DumpPart::Table(name) => Some((name.clone(), length(stream))),
+            _ => None,
+        };
+        let lengths: BTreeMap<TableName, u64> = rows.iter().filter_map(table).collect();
+        // Without the lists everything is built at the end.
+        let (list, upon_rows) = self.lists(definitions).await.unwrap_or_else(|error| {
+            tracing::warn!(error = %error.chain(), "indexes are built only after all rows");
+            Default::default()
+        });
+        let mut builds = Builds::new(&list, &upon_rows, &lengths);
+        let urgency = |(part, stream): &(DumpPart, &str)| {
+            let upon = if let DumpPart::Table(name) = part { builds.upon(name) } else { 0 };
+            length(stream) + upon
+        };
+        let mut rows: Vec<(u64, &(DumpPart, &str))> = rows.iter().map(|rows| (urgency(rows), rows)).collect();
+        rows.sort_by_key(|(urgency, _)| *urgency);
+        let mut running = FuturesUnordered::new();
+        loop {
+            while running.len() < self.server.cx.jobs.max(1) {
+                let others = rows.last().map_or(0, |(urgency, _)| *urgency);
+                if let Some(entry) = builds.next(others) {
+                    let build = self.build(definitions, contents, Some(vec![entry]), &[]);
+                    running.push(build.map_ok(move |()| Done::Built(entry)).boxed());
+                } else if let Some((_, (part, name))) = rows.pop() {
+                    let load = self.load_stream(name);
+                    running.push(load.map_ok(move |()| Done::Rows(part)).boxed());
+                } else {
+                    break;
+                }
+            }
+            match running.next().await.transpose()? {
+                Some(Done::Rows(DumpPart::Table(name))) => builds.loaded(name),
+                Some(Done::Rows(_)) => {}
+                Some(Done::Built(entry)) => builds.built(entry),
+                None => break,
+            }
+        }
+        drop(running);
+        let jobs = [format!("--jobs={}", self.server.cx.jobs)];
+        match builds.rest() {
+            Some(rest) => {
+                self.build(definitions, contents, Some(rest.side_by_side), &jobs).await?;
+                self.build(definitions, contents, Some(rest.in_order), &[]).await
+            }
+            None => self.build(definitions, contents, None, &jobs).await,
+        }
+    }
+
+    async fn load_stream(&self, name: &str) -> Result<()> {
+        let mut archive = self.streams.open(name).await?;
+        let contents =
+            Contents::read(archive.as_mut()).await.map_err(|error| error.within(format!("cannot load {name}")))?;
+        self.load_archive(name, contents, archive.as_mut(), &[]).await
+    }
+
+    async fn load_archive(
+        &self,
+        name: &str,
+        mut contents: Contents,
+        archive: &mut dyn StreamReader,
+        arguments: &[String],
+    ) -> Result<()> {
+        let pieces = vec![self.adapted(&contents), contents.take_rest()];
+        let mut archive = Resumed { pieces, archive };
+        let restore = self.restore(arguments, None);
+        let loaded = match DumpPart::of_stream(name) {
+            Some((DumpPart::Table(_), _)) => {
+                self.run(restore, &mut LongBlocks::new(&mut archive), Arc::new(contents)).await
+            }
+            _ => self.run(restore, &mut archive, Arc::new(contents)).await,
+        };
+        loaded.map_err(|error| error.within(format!("cannot load {name}")))
+    }
+
+    async fn load_file(&self, file: &NamedTempFile, contents: &Arc<Contents>, arguments: &[String]) -> Result<()> {
+        self.run(self.restore(arguments, Some(file)), &mut Once(None), contents.clone()).await
+    }
+
+    fn restore(&self, arguments: &[String], file: Option<&NamedTempFile>) -> Invocation {
+        let strict = (!self.keep_going).then_some("--exit-on-error");
+        let into = self.into();
+        let arguments =
+            USUAL.into_iter().chain(strict).map(OsStr::new).chain(into.iter().chain(arguments).map(OsStr::new));
+        self.as_loader
+            .as_ref()
+            .unwrap_or(self.server)
+            .tool("pg_restore", arguments.chain(file.map(|file| file.path().as_os_str())))
+    }
+
+    async fn run(&self, restore: Invocation, archive: &mut dyn StreamReader, contents: Arc<Contents>) -> Result<()> {
+        let (mut listener, heard): (Listener, Heard) = Listener::new(&self.failures, self.database, Some(contents));
+        let expected: &[i32] = if self.keep_going { &[0, 1] } else { &[0] };
+        let restore = restore.watched(move |piece| listener.hear(piece));
+        match feed_with(restore, archive, |_| Ok(()), expected).await {
+            Ok(0) => Ok(()),
+            Ok(_) if heard.went_on() => Ok(()),
+            Ok(status) => {
+                Err(heard.explain(Error::source_failed(format!("pg_restore ended early, with status {status}"))))
+            }
+            Err(error) => Err(heard.explain(error)),
+        }
+    }
+
+    /// Two lists: of everything in the definitions, with what each entry needs, and of what comes
+    /// after the rows. Names are in the encoding of the database. Names that are not UTF-8 are not
+    /// understood, which does no harm.
+    async fn lists(&self, file: &NamedTempFile) -> Result<(String, String)> {
+        let list = async |how: &str| {
+            let arguments = [OsStr::new("--list"), OsStr::new(how), file.path().as_os_str()];
+            let list = output_bytes(self.server.tool("pg_restore", arguments)).await?;
+            Ok::<_, Error>(String::from_utf8_lossy(&list).into_owned())
+        };
+        Ok((list("--verbose").await?, list("--section=post-data").await?))
+    }
+
+    /// Builds indexes, constraints and whatever else comes after the rows. `entries` are their
+    /// numbers in the archive; `None` for all of it.
+    async fn build(
+        &self,
+        definitions: &NamedTempFile,
+        contents: &Arc<Contents>,
+        entries: Option<Vec<EntryId>>,
+        how: &[String],
+    ) -> Result<()> {
+        let failed = || format!("cannot write to {}", self.server.cx.scratch.display());
+        let mut list = NamedTempFile::new_in(&self.server.cx.scratch).context(Class::Storage, failed)?;
+        // A list or a section, but not both: with a list, `pg_restore` would take a comment for
+        // that of the entry before it.
+        let chosen = match entries {
+            Some(entries) if entries.is_empty() => return Ok(()),
+            Some(entries) => {
+                let lines: String = entries.iter().map(|entry| format!("{entry};\n")).collect();
+                list.write_all(lines.as_bytes()).context(Class::Storage, failed)?;
+                format!("--use-list={}", list.path().display())
+            }
+            None => "--section=post-data".to_owned(),
+        };
+        let built = self.load_file(definitions, contents, &[how, &[chosen]].concat()).await;
+        built.map_err(|error| error.within("cannot build indexes and constraints"))
+    }
+}

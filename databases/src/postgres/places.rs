@@ -1,0 +1,170 @@
+//! Where a database is loaded: under its own name, or beside the one that it replaces.
+//!
+//! The new database takes the name of the old one in a single transaction, so there is always one
+//! database of that name. Only then is the old one dropped. What a killed restore left is
+//! recognised by its name, or by a mark in its comment, and told by the next restore.
+
+use std::time::Duration;
+
+use lifeboat_base::{Error, Result};
+use tokio_util::sync::CancellationToken;
+
+use super::creation::LOADING_MARK;
+use super::query::query;
+use super::roles::several;
+use super::server::Server;
+use super::sql::{literal, quoted, rows};
+use crate::database::WorkContext;
+
+/// How the name begins of a database that is loaded beside another.
+const LOADING: &str = "lifeboat-loading-";
+/// How the name begins of a database that was replaced.
+const REPLACED: &str = "lifeboat-replaced-";
+/// The server waits some seconds for others to leave; then we try again, so often.
+const MAX_ATTEMPTS: usize = 5;
+/// How often others are sent away in that time.
+const DISCONNECT_INTERVAL: Duration = Duration::from_millis(300);
+
+/// Where a database is loaded.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) struct Place {
+    target: String,
+    /// Unless it is loaded under its own name: what tells both databases from others.
+    beside: Option<String>,
+    name: String,
+}
+
+impl Place {
+    /// Under its own name.
+    pub(crate) fn itself(target: &str) -> Self {
+        Self { target: target.to_owned(), beside: None, name: target.to_owned() }
+    }
+
+    /// Beside the database that it is to replace.
+    pub(crate) fn beside(target: &str) -> Self {
+        let mark = format!("{:08x}", rand::random::<u32>());
+        Self { target: target.to_owned(), name: format!("{LOADING}{mark}"), beside: Some(mark) }
+    }
+
+    /// The name under which it is loaded.
+    pub(crate) fn name(&self) -> &str {
+        &self.name
+    }
+}
+
+impl Server<'_> {
+    /// Gives a database that was loaded beside another its name. The other one is dropped if the
+    /// new one is `whole`. Returns what an operator should know.
+    ///
+    /// # Errors
+    /// The two cannot be exchanged. Then the new one is dropped, and the old one is as it was.
+    pub(crate) async fn settle(&self, place: &Place, whole: bool) -> Result<Option<String>> {
+        let Place { target, beside: Some(mark), name } = place else { return Ok(None) };
+        let replaced = format!("{REPLACED}{mark}");
+        if let Err(error) = self.exchange(target, name, &replaced).await {
+            self.drop_half_loaded(name).await;
+            return Err(error.within(format!("cannot replace database {target}, which is as it was")).hint(
+                "connect as a role that may rename it and disconnect others, such as a superuser; or restore under another name with --rename",
+            ));
+        }
+        if !whole {
+            return Ok(Some(format!(
+                "database {target} lacks what could not be loaded; the one that it replaced is kept as {replaced}"
+            )));
+        }
+        let drop = format!("DROP DATABASE {} WITH (FORCE)", quoted(&replaced));
+        Ok(self.query_in(self.outside(target), &drop).await.err().map(|error| {
+            format!(
+                "the database that {target} replaced is still there as {replaced}; drop it by hand: {}",
+                error.chain()
+            )
+        }))
+    }
+
+    async fn exchange(&self, target: &str, name: &str, replaced: &str) -> Result<()> {
+        let [old, new, gone] = [target, name, replaced].map(quoted);
+        // One request is one transaction.
+        let swap = format!("ALTER DATABASE {old} RENAME TO {gone}; ALTER DATABASE {new} RENAME TO {old}");
+        let others = format!(
+            "SELECT count(pg_terminate_backend(pid)) FROM pg_stat_activity WHERE datname IN ({}, {}) AND pid <> pg_backend_pid()",
+            literal(target),
+            literal(name)
+        );
+        let outside = self.outside(target);
+        let mut last = None;
+        for _ in 0..MAX_ATTEMPTS {
+            // While the server waits for others to leave, it lets nobody in.
+            let swapping = self.query_in(outside, &swap);
+            let disconnecting = async {
+                loop {
+                    let _ = self.query_in(outside, &others).await;
+                    tokio::time::sleep(DISCONNECT_INTERVAL).await;
+                }
+            };
+            let swapped: Result<String> = tokio::select! {
+                swapped = swapping => swapped,
+                never = disconnecting => never,
+            };
+            match swapped {
+                Ok(_) => return Ok(()),
+                Err(error) if self.cx.cancel.is_cancelled() => return Err(error),
+                Err(error) => last = Some(error),
+            }
+        }
+        Err(last.unwrap_or_else(|| Error::source_failed("the databases were not exchanged")))
+    }
+
+    /// Tells what restores that were cut short left behind.
+    ///
+    /// # Errors
+    /// The server cannot be asked.
+    pub(crate) async fn leftovers(&self) -> Result<Option<String>> {
+        let sql = format!(
+            "SELECT datname FROM pg_database WHERE datname LIKE {} OR datname LIKE {} OR shobj_description(oid, 'pg_database') = {}",
+            literal(&format!("{LOADING}%")),
+            literal(&format!("{REPLACED}%")),
+            literal(LOADING_MARK)
+        );
+        let left = rows(&self.query(&sql).await?);
+        Ok((!left.is_empty()).then(|| {
+            format!("left by a restore that was cut short, unless one is at work now: {}; if you need none of them, drop them", several(left.iter().map(String::as_str)))
+        }))
+    }
+
+    /// Refuses a database that is not empty, unless it is to be overwritten.
+    ///
+    /// # Errors
+    /// It is not empty.
+    pub(crate) async fn refuse_occupied(&self, target: &str, overwrite: bool) -> Result<()> {
+        if overwrite || !self.exists(target).await? {
+            return Ok(());
+        }
+        // What a new database has from the start has a number below 16384.
+        let catalogs = ["pg_class", "pg_proc", "pg_type", "pg_namespace", "pg_extension", "pg_largeobject_metadata"];
+        let counts = catalogs.map(|catalog| format!("(SELECT count(*) FROM {catalog} WHERE oid >= 16384)"));
+        let marked = format!(
+            "(SELECT count(*) FROM pg_database WHERE datname = {} AND shobj_description(oid, 'pg_database') = {})",
+            literal(target),
+            literal(LOADING_MARK)
+        );
+        let made = self.query_in(target, &format!("SELECT {}, {marked}", counts.join(" + "))).await?;
+        match made.trim().split_once('\u{1f}') {
+            Some(("0", _)) => Ok(()),
+            Some((_, "1")) => {
+                Err(Error::usage(format!("database {target} is half loaded: a restore into it was cut short"))
+                    .hint("pass --overwrite to replace it"))
+            }
+            _ => Err(Error::usage(format!("database {target} exists and is not empty"))
+                .hint("restore under another name with --rename, or pass --overwrite to replace it")),
+        }
+    }
+
+    /// Drops a database although the restore was cancelled, or because it was.
+    pub(crate) async fn drop_half_loaded(&self, place: &str) {
+        let drop = format!("DROP DATABASE IF EXISTS {} WITH (FORCE)", quoted(place));
+        let cx = WorkContext { cancel: CancellationToken::new(), ..self.cx.clone() };
+        if let Err(error) = query(&self.clients, &self.connection, self.outside(place), &drop, &cx).await {
+            tracing::warn!(database = place, error = %error.chain(), "the half-loaded database could not be dropped");
+        }
+    }
+}

@@ -1,0 +1,306 @@
+//! Restores into PostgreSQL servers run a dump's code without rights, and still give every object
+//! its owner and every role its rights.
+#![allow(clippy::unwrap_used, clippy::expect_used)]
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use lifeboat_engine::databases::postgres::{PostgresConfig, PostgresSource, PostgresTarget};
+use lifeboat_engine::databases::{RestoreOutcome, Source, Target, Wanted, WorkContext, load};
+use lifeboat_engine::{Class, Result};
+use lifeboat_tests::postgres::Postgres;
+use lifeboat_tests::streams::MemoryStreams;
+use lifeboat_tests::tools;
+use tempfile::TempDir;
+use tokio_util::sync::CancellationToken;
+
+fn context(place: &TempDir) -> WorkContext {
+    WorkContext {
+        scratch: place.path().to_owned(),
+        stall: Duration::from_secs(60),
+        jobs: 2,
+        environment: tools::environment(),
+        cancel: CancellationToken::new(),
+    }
+}
+
+async fn captured(server: &Postgres, large_table: u64, cx: &WorkContext) -> MemoryStreams {
+    let config = PostgresConfig {
+        connection: server.connection(),
+        password: None,
+        databases: Vec::new(),
+        client_directories: vec![server.programs().to_owned()],
+        jobs: None,
+        large_table,
+    };
+    let mut streams = MemoryStreams::default();
+    streams.facts = PostgresSource(config).capture(&streams, cx).await.unwrap();
+    streams
+}
+
+async fn restored(streams: &MemoryStreams, to: &Postgres, wanted: Wanted, cx: &WorkContext) -> Result<RestoreOutcome> {
+    let server = PostgresTarget {
+        connection: to.connection(),
+        password: None,
+        client_directories: vec![to.programs().to_owned()],
+    };
+    load(streams, &Target::Server { server: Box::new(server), wanted }, cx).await
+}
+
+fn only(database: &str) -> Wanted {
+    Wanted { databases: vec![database.to_owned()], ..Wanted::default() }
+}
+
+async fn nothing_is_left(server: &Postgres) {
+    let left = "SELECT (SELECT count(*) FROM pg_roles WHERE rolname LIKE 'lifeboat%')
+        + (SELECT count(*) FROM pg_database WHERE datname LIKE 'lifeboat%')";
+    assert_eq!(server.query("postgres", left).await.trim(), "0");
+}
+
+/// A user who may create in one schema, and nothing else, waits for the restore.
+fn trap(canary: &str) -> String {
+    format!(
+        "CREATE ROLE mallory LOGIN;
+         CREATE SCHEMA hers AUTHORIZATION mallory;
+         SET SESSION AUTHORIZATION mallory;
+         CREATE FUNCTION hers.act(x int) RETURNS boolean LANGUAGE plpgsql AS 'BEGIN RETURN true; END';
+         CREATE FUNCTION hers.take(x int) RETURNS boolean LANGUAGE plpgsql IMMUTABLE AS 'BEGIN RETURN hers.act(x); END';
+         CREATE TABLE hers.checked (a int CHECK (hers.take(a)));
+         CREATE TABLE hers.indexed (a int);
+         INSERT INTO hers.checked VALUES (1);
+         INSERT INTO hers.indexed VALUES (1);
+         CREATE INDEX i ON hers.indexed (hers.take(a));
+         CREATE TABLE hers.generated (a int, b boolean GENERATED ALWAYS AS (hers.take(a)) STORED);
+         INSERT INTO hers.generated VALUES (1);
+         CREATE DOMAIN hers.d AS int CHECK (hers.take(VALUE));
+         CREATE TABLE hers.typed (a hers.d);
+         INSERT INTO hers.typed VALUES (1);
+         CREATE MATERIALIZED VIEW hers.seen AS SELECT hers.take(1) AS x;
+         CREATE OR REPLACE FUNCTION hers.act(x int) RETURNS boolean LANGUAGE plpgsql AS $f$
+         BEGIN
+             FOR i IN 1..3 LOOP
+                 BEGIN
+                     IF i = 2 THEN EXECUTE 'RESET SESSION AUTHORIZATION'; END IF;
+                     IF i = 3 THEN EXECUTE 'RESET ROLE'; END IF;
+                     EXECUTE 'COPY (SELECT 1) TO PROGRAM ''touch {canary}''';
+                     EXECUTE 'ALTER ROLE mallory SUPERUSER';
+                 EXCEPTION WHEN OTHERS THEN NULL;
+                 END;
+             END LOOP;
+             RETURN true;
+         END $f$;"
+    )
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn code_of_a_dump_runs_without_rights() {
+    let (from, to) = (Postgres::start().await, Postgres::start().await);
+    // Writable for the servers too, which run as another user.
+    let place = TempDir::new().unwrap();
+    let canary = TempDir::new_in("/tmp").unwrap();
+    std::fs::set_permissions(canary.path(), std::os::unix::fs::PermissionsExt::from_mode(0o777)).unwrap();
+    let ran = canary.path().join("ran");
+    from.create_database("shop").await;
+    from.run_sql("shop", &trap(&ran.display().to_string())).await;
+    assert!(!ran.exists());
+    let cx = context(&place);
+    let super_mallory = "SELECT rolsuper FROM pg_roles WHERE rolname = 'mallory'";
+    for large_table in [u64::MAX, 0] {
+        let streams = captured(&from, large_table, &cx).await;
+        let wanted = Wanted { overwrite: true, globals: true, ..only("shop") };
+        let outcome = restored(&streams, &to, wanted, &cx).await.unwrap();
+        assert!(!ran.exists(), "code of the dump ran a program");
+        assert_eq!(to.query("postgres", super_mallory).await.trim(), "f");
+        assert!(outcome.warnings.iter().all(|warning| !warning.contains("superuser:")), "{:?}", outcome.warnings);
+        let owners = "SELECT DISTINCT relowner::regrole FROM pg_class WHERE relnamespace = 'hers'::regnamespace";
+        assert_eq!(to.query("shop", owners).await.trim(), "mallory");
+        nothing_is_left(&to).await;
+    }
+    // The trap works: it is the role without rights that closes it.
+    let streams = captured(&from, u64::MAX, &cx).await;
+    let wanted = Wanted { overwrite: true, as_superuser: true, ..only("shop") };
+    let outcome = restored(&streams, &to, wanted, &cx).await.unwrap();
+    assert!(ran.exists());
+    let told = |warning: &String| warning.contains("could run as the superuser") && warning.contains("hers.take");
+    assert!(outcome.warnings.iter().any(told), "{:?}", outcome.warnings);
+}
+
+/// A schema with owners and rights of all kinds.
+const SCHEMA: &str = r#"
+CREATE ROLE "Büch er""s'" LOGIN; CREATE ROLE app LOGIN; CREATE ROLE reader; CREATE ROLE "select"; CREATE ROLE boss SUPERUSER;
+GRANT CREATE ON DATABASE shop TO app, "Büch er""s'" WITH GRANT OPTION;
+ALTER DATABASE shop OWNER TO app;
+CREATE SCHEMA s AUTHORIZATION app; CREATE SCHEMA "S 2" AUTHORIZATION "Büch er""s'";
+GRANT USAGE, CREATE ON SCHEMA s TO reader; REVOKE ALL ON SCHEMA public FROM PUBLIC; GRANT USAGE ON SCHEMA public TO reader;
+GRANT CREATE ON SCHEMA public TO app;
+SET SESSION AUTHORIZATION app;
+CREATE DOMAIN s.positive AS int CHECK (VALUE > 0);
+CREATE TYPE s.mood AS ENUM ('a', 'b'); CREATE TYPE s.pair AS (a int, b text);
+CREATE FUNCTION s.twice(x integer, OUT y integer, VARIADIC z text[] DEFAULT '{}') LANGUAGE sql IMMUTABLE AS 'SELECT x * 2';
+CREATE PROCEDURE s.nothing(a numeric(10,2), b timestamp with time zone) LANGUAGE sql AS 'SELECT 1';
+CREATE AGGREGATE s.total(int) (SFUNC = int4pl, STYPE = int);
+CREATE FUNCTION s.same(int, int) RETURNS boolean LANGUAGE sql IMMUTABLE AS 'SELECT $1 = $2';
+CREATE OPERATOR s.=== (LEFTARG = int, RIGHTARG = int, FUNCTION = s.same);
+CREATE COLLATION s.c FROM "C";
+CREATE TEXT SEARCH CONFIGURATION s.ts (COPY = pg_catalog.simple);
+CREATE TABLE s.parent (id int GENERATED BY DEFAULT AS IDENTITY PRIMARY KEY, n s.positive, m s.mood, b int GENERATED ALWAYS AS (1) STORED);
+CREATE TABLE s.parted (id int, k int REFERENCES s.parent, PRIMARY KEY (id, k)) PARTITION BY RANGE (k);
+CREATE TABLE s.parted_1 PARTITION OF s.parted FOR VALUES FROM (0) TO (10);
+CREATE TABLE s.parted_2 PARTITION OF s.parted DEFAULT;
+CREATE TABLE s.serial (id serial PRIMARY KEY, p int REFERENCES s.parent);
+ALTER TABLE s.parent ADD q int REFERENCES s.serial;
+CREATE SEQUENCE s.free; CREATE SEQUENCE s.aaa; ALTER SEQUENCE s.aaa OWNED BY s.serial.p;
+CREATE STATISTICS s.st (dependencies) ON id, n FROM s.parent;
+CREATE VIEW s.v AS SELECT id FROM s.parent; CREATE VIEW s.vv AS SELECT id FROM s.v;
+CREATE RULE r AS ON INSERT TO s.vv DO INSTEAD NOTHING;
+CREATE MATERIALIZED VIEW s.mv AS SELECT count(*) FROM s.serial; CREATE UNIQUE INDEX ON s.mv (count);
+ALTER TABLE s.parent ENABLE ROW LEVEL SECURITY; ALTER TABLE s.parent FORCE ROW LEVEL SECURITY;
+CREATE POLICY p ON s.parent TO reader USING (id > 0);
+CREATE FUNCTION s.touch() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN RETURN NEW; END';
+CREATE TRIGGER t BEFORE UPDATE ON s.serial FOR EACH ROW EXECUTE FUNCTION s.touch();
+ALTER TABLE s.serial ENABLE ALWAYS TRIGGER t;
+GRANT SELECT (id), UPDATE (n) ON s.parent TO reader; GRANT SELECT ON s.serial TO reader WITH GRANT OPTION;
+REVOKE ALL ON s.mv FROM app; GRANT SELECT ON s.mv TO app, PUBLIC; GRANT USAGE ON SEQUENCE s.free TO reader;
+GRANT EXECUTE ON FUNCTION s.twice TO "select"; REVOKE EXECUTE ON FUNCTION s.same FROM PUBLIC; GRANT USAGE ON TYPE s.mood TO reader;
+ALTER DEFAULT PRIVILEGES FOR ROLE app IN SCHEMA s GRANT SELECT ON TABLES TO reader;
+ALTER DEFAULT PRIVILEGES FOR ROLE app REVOKE EXECUTE ON FUNCTIONS FROM PUBLIC;
+CREATE TABLE public.plain (a text);
+SELECT lo_from_bytea(4711, 'one'); SELECT lo_from_bytea(4712, 'two'); SELECT lo_from_bytea(4713, 'three');
+GRANT SELECT ON LARGE OBJECT 4711, 4712 TO reader;
+COMMENT ON LARGE OBJECT 4713 IS 'it''s'; COMMENT ON TABLE s.parent IS 'p'; COMMENT ON COLUMN s.parent.id IS 'i';
+SET SESSION AUTHORIZATION reader; GRANT SELECT ON s.serial TO "select";
+SET SESSION AUTHORIZATION "Büch er""s'";
+CREATE TABLE "S 2"."T ""x" ("a b" int PRIMARY KEY, "größe" text COLLATE "C" DEFAULT E'a\\b');
+GRANT ALL ON "S 2"."T ""x" TO app;
+"#;
+
+const MORE: &str = r#"
+CREATE FUNCTION s.none(s.mood) RETURNS int LANGUAGE sql IMMUTABLE AS 'SELECT 1';
+ALTER FUNCTION s.none OWNER TO app;
+CREATE CAST (s.mood AS int) WITH FUNCTION s.none(s.mood);
+CREATE PUBLICATION pub FOR TABLE s.serial; ALTER PUBLICATION pub OWNER TO app;
+CREATE TABLE s.of_boss AS SELECT 1 AS a; ALTER TABLE s.of_boss OWNER TO boss;
+INSERT INTO s.parent (n, m) SELECT n, 'a' FROM generate_series(1, 100) n;
+INSERT INTO s.serial (p) SELECT 1 FROM generate_series(1, 100);
+INSERT INTO s.parted SELECT n, n % 20 + 1 FROM generate_series(1, 100) n;
+INSERT INTO "S 2"."T ""x" VALUES (1, 'x'); INSERT INTO public.plain VALUES ('y');
+REFRESH MATERIALIZED VIEW s.mv;
+"#;
+
+/// What `pg_dump` says of a database, without what differs from run to run.
+async fn dump(server: &Postgres, database: &str) -> Vec<String> {
+    let mut tool = tokio::process::Command::new(server.programs().join("pg_dump"));
+    let dumped = tool.args(["--create", "-d", &server.url(database)]).output().await.unwrap();
+    assert!(dumped.status.success(), "{}", String::from_utf8_lossy(&dumped.stderr));
+    let text = String::from_utf8(dumped.stdout).unwrap();
+    text.lines().filter(|line| !line.starts_with('\\')).map(str::to_owned).collect()
+}
+
+async fn every_owner_and_right_comes_back(programs: &PathBuf) {
+    let (from, to) = (Postgres::start_with(programs).await, Postgres::start_with(programs).await);
+    from.create_database("shop").await;
+    from.run_sql("shop", SCHEMA).await;
+    from.run_sql("shop", MORE).await;
+    let place = TempDir::new().unwrap();
+    let cx = context(&place);
+    let there = dump(&from, "shop").await;
+    for large_table in [u64::MAX, 0] {
+        let streams = captured(&from, large_table, &cx).await;
+        let wanted = Wanted { overwrite: true, globals: true, ..only("shop") };
+        let outcome = restored(&streams, &to, wanted, &cx).await.unwrap();
+        assert!(
+            outcome.warnings.iter().all(|warning| !warning.contains("refused") && !warning.contains("not executed")),
+            "{:?}",
+            outcome.warnings
+        );
+        let here = dump(&to, "shop").await;
+        let only_there: Vec<&String> = there.iter().filter(|line| !here.contains(line)).collect();
+        let only_here: Vec<&String> = here.iter().filter(|line| !there.contains(line)).collect();
+        assert!(only_there.is_empty() && only_here.is_empty(), "lost: {only_there:#?}\nnew: {only_here:#?}");
+        assert_eq!(there.len(), here.len());
+        nothing_is_left(&to).await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn every_owner_and_right_comes_back_in_postgresql_15() {
+    every_owner_and_right_comes_back(&tools::postgresql()).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn every_owner_and_right_comes_back_in_postgresql_18() {
+    let newer = tools::workspace().join(".tools/pg18/bin");
+    assert!(newer.join("postgres").is_file(), "PostgreSQL 18 is not installed: run `make setup`");
+    every_owner_and_right_comes_back(&newer).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_needs_a_superuser_is_refused_and_named() {
+    let (from, to) = (Postgres::start().await, Postgres::start().await);
+    from.create_database("shop").await;
+    from.run_sql(
+        "shop",
+        "CREATE TABLE t AS SELECT 1 AS a; CREATE EXTENSION file_fdw; CREATE EXTENSION pgcrypto;
+         CREATE FUNCTION see() RETURNS event_trigger LANGUAGE plpgsql AS 'BEGIN END';
+         CREATE EVENT TRIGGER sees ON ddl_command_end EXECUTE FUNCTION see();",
+    )
+    .await;
+    let place = TempDir::new().unwrap();
+    let cx = context(&place);
+    let streams = captured(&from, u64::MAX, &cx).await;
+    let error = restored(&streams, &to, only("shop"), &cx).await.unwrap_err();
+    assert_eq!(error.class(), Class::Usage);
+    let told = error.chain();
+    assert!(
+        told.contains("EXTENSION file_fdw") && !told.contains("pgcrypto") && told.contains("EVENT TRIGGER sees"),
+        "{told}"
+    );
+    assert!(error.hint_text().is_some_and(|hint| hint.contains("--as-superuser")), "{error:?}");
+    nothing_is_left(&to).await;
+    assert!(to.try_query("shop", "SELECT 1").await.is_err());
+    let outcome = restored(&streams, &to, Wanted { as_superuser: true, ..only("shop") }, &cx).await.unwrap();
+    assert!(outcome.warnings.iter().any(|warning| warning.contains("EVENT TRIGGER sees")), "{:?}", outcome.warnings);
+    assert_eq!(to.query("shop", "SELECT count(*) FROM pg_event_trigger").await.trim(), "1");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_server_that_lets_no_other_role_in_is_told_and_left_as_it_was() {
+    let (from, to) = (Postgres::start().await, Postgres::start().await);
+    from.create_database("shop").await;
+    from.run_sql("shop", "CREATE TABLE t AS SELECT 1 AS a").await;
+    let rules = to.query("postgres", "SHOW hba_file").await;
+    std::fs::write(rules.trim(), "local all postgres trust\n").unwrap();
+    to.run_sql("postgres", "SELECT pg_reload_conf()").await;
+    let place = TempDir::new().unwrap();
+    let cx = context(&place);
+    let streams = captured(&from, u64::MAX, &cx).await;
+    let error = restored(&streams, &to, only("shop"), &cx).await.unwrap_err();
+    let hint = error.hint_text().unwrap();
+    assert!(hint.contains("--as-superuser") && hint.contains("pg_hba.conf"), "{error:?}");
+    nothing_is_left(&to).await;
+    assert!(to.try_query("shop", "SELECT 1").await.is_err());
+    restored(&streams, &to, Wanted { as_superuser: true, ..only("shop") }, &cx).await.unwrap();
+    assert_eq!(to.query("shop", "SELECT a FROM t").await.trim(), "1");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_server_that_asks_for_passwords_is_loaded_by_a_role_without_rights() {
+    let from = Postgres::start().await;
+    let to = Postgres::start_with_password("hush-4711").await;
+    from.run_sql("postgres", "CREATE ROLE joe; CREATE DATABASE shop OWNER joe").await;
+    from.run_sql("shop", "CREATE TABLE t AS SELECT 1 AS a; ALTER TABLE t OWNER TO joe").await;
+    let place = TempDir::new().unwrap();
+    let cx = context(&place);
+    let streams = captured(&from, u64::MAX, &cx).await;
+    let server = PostgresTarget {
+        connection: to.connection(),
+        password: Some(lifeboat_engine::config::Secret::new(b"hush-4711".to_vec())),
+        client_directories: vec![to.programs().to_owned()],
+    };
+    load(&streams, &Target::Server { server: Box::new(server), wanted: only("shop") }, &cx).await.unwrap();
+    let owners = "SELECT relowner::regrole FROM pg_class WHERE relname = 't'";
+    assert_eq!(to.query("shop", owners).await.trim(), "joe");
+    nothing_is_left(&to).await;
+    let left: Vec<_> = std::fs::read_dir(place.path()).unwrap().collect();
+    assert!(left.is_empty(), "{left:?}");
+}
