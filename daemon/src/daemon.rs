@@ -94,7 +94,7 @@ struct Endpoints {
 enum Event {
     Turn,
     Trigger(Trigger),
-    Ended(Result<RunReport>),
+    Ended(Box<Result<RunReport>>),
     Reload,
     Stop,
 }
@@ -169,7 +169,7 @@ impl Daemon {
                     self.scheduler.request(&trigger.dataset);
                     self.waiting.entry(trigger.dataset).or_default().push(trigger.answer);
                 }
-                Event::Ended(result) => self.ended(result),
+                Event::Ended(result) => self.ended(*result),
                 Event::Reload => self.reload().await,
                 Event::Stop => break,
             }
@@ -213,7 +213,7 @@ impl Daemon {
         let pause = notify::watchdog().map_or(TURN, |watchdog| TURN.min(watchdog));
         let due = self.scheduler.wake_at().map(|due| (due - self.runner.clock.now()).to_std().unwrap_or_default());
         tokio::select! {
-            result = end_of(&mut self.run) => Event::Ended(result),
+            result = end_of(&mut self.run) => Event::Ended(Box::new(result)),
             Some(trigger) = self.triggers.recv() => Event::Trigger(trigger),
             event = self.signals.next() => event,
             () = tokio::time::sleep(due.unwrap_or(pause).min(pause)) => Event::Turn,

@@ -6,12 +6,16 @@ use std::path::Path;
 use std::time::Duration;
 
 use lifeboat_engine::base::facts::SourceFacts;
+use lifeboat_engine::config::{ReplicaConfig, ReplicaKind};
 use lifeboat_engine::databases::postgres::{PostgresConfig, PostgresSource};
 use lifeboat_engine::databases::proof::ProofResult;
 use lifeboat_engine::databases::{Source, ThrowAway, WorkContext, registry};
+use lifeboat_engine::store::bandwidth::Bandwidth;
+use lifeboat_tests::host::{BackupHost, section};
 use lifeboat_tests::postgres::Postgres;
 use lifeboat_tests::streams::MemoryStreams;
 use lifeboat_tests::tools;
+use lifeboat_tests::vault::name;
 use tempfile::TempDir;
 use tokio::process::Command;
 use tokio_util::sync::CancellationToken;
@@ -164,6 +168,39 @@ async fn a_definition_that_means_something_else_is_still_a_difference() {
         assert_equal(&restored.prove(&streams).await.unwrap());
     }
     restored.stop().await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_drill_passes_and_tells_its_notes() {
+    let server = Postgres::start().await;
+    server.create_database("shop").await;
+    server.run_sql("shop", PRINTED_DIFFERENTLY).await;
+    // More than the pipes hold, behind the definitions.
+    let rows = "CREATE TABLE z AS SELECT n, repeat(md5(n::text), 9) AS x FROM generate_series(1, 50000) n";
+    server.run_sql("shop", rows).await;
+    let place = TempDir::new().unwrap();
+    let replica = ReplicaConfig {
+        name: name("near"),
+        region: "away".to_owned(),
+        kind: ReplicaKind::Directory { path: place.path().to_owned() },
+        timeout: Duration::from_secs(20),
+        bandwidth: Bandwidth::default(),
+    };
+    let source = format!(
+        "kind = \"postgres\"\nurl = \"{}\"\nclient_directories = [\"{}\"]\njobs = 1\n[dataset.drill]\nlevel = \"proved\"",
+        server.url("postgres"),
+        server.programs().display()
+    );
+    let host = BackupHost::set_up(&[section(&replica)], &source).await;
+    let (run, _) = host.once().await;
+    assert!(run.status.success(), "{}", run.stderr);
+    let master = host.master().display().to_string();
+    let drill = host.lifeboat(&["-i", &master, "--json", "drill", "data", "--no-publish"]).await;
+    let report = drill.json().unwrap();
+    assert_eq!((&report["passed"], &report["reached"]), (&true.into(), &"proved".into()), "{report}");
+    let proof = &report["proof"];
+    assert!(proof["notes"].to_string().contains("definition of TABLE public.t1:"), "{proof}");
+    assert!(proof["source_version"].is_string() && proof["source_version"] == proof["server_version"], "{proof}");
 }
 
 /// A column that a parent got after its child was made comes before the child's own ones after a

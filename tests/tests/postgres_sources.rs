@@ -161,11 +161,11 @@ async fn a_database_that_lets_nobody_in_is_skipped_loudly_and_the_others_are_bac
         place.path().join("near").display()
     );
     std::fs::create_dir(place.path().join("near")).unwrap();
-    let host = BackupHost::set_up(&[replica.clone()], &source(&at, "")).await;
+    let host = BackupHost::set_up(std::slice::from_ref(&replica), &source(&at, "")).await;
     let (run, _) = host.once().await;
     assert_eq!(run.status.code(), Some(9), "{}", run.stderr);
     assert!(run.stderr.contains("is partial") && run.stderr.contains("PARTIAL: lacks 1 database"), "{}", run.stderr);
-    let shown = host.lifeboat(&["--json", "show", "data"]).await.json().unwrap();
+    let shown = host.lifeboat(&["--json", "show", "data", "latest"]).await.json().unwrap();
     assert_eq!(shown["source"]["skipped"], serde_json::json!(["trap\n"]), "{shown}");
     let streams = shown["streams"].to_string();
     assert!(streams.contains("database/shop") && !streams.contains("trap"), "{streams}");

@@ -66,11 +66,11 @@ fn a_database_elsewhere_must_prove_who_it_is() {
 }
 
 #[test]
-fn one_directory_is_not_two_replicas_by_whatever_name() {
-    let place = tempfile::tempdir().unwrap();
-    std::fs::create_dir_all(place.path().join("near")).unwrap();
-    std::os::unix::fs::symlink(place.path().join("near"), place.path().join("link")).unwrap();
-    std::os::unix::fs::symlink(place.path(), place.path().join("around")).unwrap();
+fn one_directory_is_not_two_replicas_by_whatever_name() -> std::io::Result<()> {
+    let place = tempfile::tempdir()?;
+    std::fs::create_dir_all(place.path().join("near"))?;
+    std::os::unix::fs::symlink(place.path().join("near"), place.path().join("link"))?;
+    std::os::unix::fs::symlink(place.path(), place.path().join("around"))?;
     let with = |first: &str, second: &str| {
         let mut text = good();
         for (bucket, path) in [("backups-a", first), ("backups-b\"\nendpoint = \"https://s3.example.com", second)] {
@@ -92,6 +92,7 @@ fn one_directory_is_not_two_replicas_by_whatever_name() {
     }
     assert_eq!(with("near", "far").err(), None);
     assert_eq!(with("new", "around/near").err(), None);
+    Ok(())
 }
 
 #[test]
