@@ -382,7 +382,7 @@ async fn a_drill_tells_every_object_that_fails_and_a_restore_can_go_on() {
         assert!(to.try_query(&name, "SELECT 1").await.is_err(), "a half-loaded database is left");
         let outcome = restored(&streams, &to, Wanted { keep_going: true, ..strict }, &cx).await.unwrap();
         let lost: Vec<(&str, &str)> =
-            outcome.failures.iter().map(|failure| (failure.object.as_str(), failure.class)).collect();
+            outcome.failures.iter().map(|failure| (failure.object.as_str(), failure.class.as_str())).collect();
         assert!(
             lost.contains(&("VIEW public.one", "self_reference"))
                 && lost.contains(&("VIEW public.two", "self_reference")),
