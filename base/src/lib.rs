@@ -3,6 +3,7 @@
 //! This crate knows nothing about vaults, replicas and databases. It touches no terminal and no
 //! environment, and reads time only through [`clock::Clock`].
 
+pub mod beneath;
 pub mod buffers;
 pub mod clock;
 pub mod error;

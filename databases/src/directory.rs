@@ -12,9 +12,10 @@ use std::path::{Component, Path, PathBuf};
 use std::sync::Arc;
 
 use bytes::Bytes;
+use lifeboat_base::beneath::open_beneath;
 use lifeboat_base::opened;
 use lifeboat_base::{Class, Context, Error, Result};
-use rustix::fs::{AtFlags, Dir, Mode, OFlags, ResolveFlags};
+use rustix::fs::{AtFlags, Dir, Mode, OFlags};
 use rustix::io::Errno;
 use tokio::sync::mpsc;
 
@@ -26,7 +27,6 @@ use crate::streams::StoredStreams;
 const MAX_QUEUED_PIECES: usize = 4;
 
 const IN_FOLDER: OFlags = OFlags::RDONLY.union(OFlags::DIRECTORY).union(OFlags::CLOEXEC);
-const BELOW: ResolveFlags = ResolveFlags::BENEATH.union(ResolveFlags::NO_SYMLINKS).union(ResolveFlags::NO_MAGICLINKS);
 
 /// Writes every stream under a temporary name, checks it, and renames it. With `sync` each file is
 /// durable before the next begins.
@@ -89,26 +89,27 @@ impl NewFile {
         let temporary = [OsStr::new("."), &name, OsStr::new(".part")].into_iter().collect::<OsString>();
         let _ = rustix::fs::unlinkat(&folder, &temporary, AtFlags::empty());
         let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-        let out = rustix::fs::openat2(&folder, &temporary, flags, Mode::RUSR | Mode::WUSR, BELOW)?;
+        let out = open_beneath(&folder, Path::new(&temporary), flags, Mode::RUSR | Mode::WUSR)?;
         Ok((out.into(), Unfinished { folder, name, temporary, sync, finished: false }))
     }
 
     /// Opens the folder of the file, and makes what is missing on the way.
     fn folder(&self) -> io::Result<OwnedFd> {
-        let mut folder = rustix::fs::openat2(&*self.root, ".", IN_FOLDER, Mode::empty(), BELOW)?;
+        let mut folder = open_beneath(&*self.root, Path::new(""), IN_FOLDER, Mode::empty())?;
         for step in self.file.parent().into_iter().flat_map(Path::components) {
             let made = match rustix::fs::mkdirat(&folder, step.as_os_str(), Mode::from_raw_mode(0o777)) {
                 Ok(()) => true,
                 Err(Errno::EXIST) => false,
                 Err(error) => return Err(error.into()),
             };
-            let next = match rustix::fs::openat2(&folder, step.as_os_str(), IN_FOLDER, Mode::empty(), BELOW) {
-                Err(Errno::LOOP | Errno::NOTDIR) => {
+            let opened = open_beneath(&folder, Path::new(&step), IN_FOLDER, Mode::empty());
+            let next = opened.map_err(|error| match Errno::from_io_error(&error) {
+                Some(Errno::LOOP | Errno::NOTDIR) => {
                     let what = format!("{} is not a folder, but a file or a symbolic link", Path::new(&step).display());
-                    return Err(io::Error::other(what));
+                    io::Error::other(what)
                 }
-                next => next?,
-            };
+                _ => error,
+            })?;
             if made && self.sync {
                 rustix::fs::fsync(&folder)?;
             }

@@ -382,9 +382,6 @@ fn classify(error: &io::Error) -> ReplicaErrorKind {
                 "there is a link in its path, and links in a replica are never followed".to_owned(),
             );
         }
-        Some(Errno::NOSYS) => {
-            return ReplicaErrorKind::Misconfigured("directory replicas need Linux 5.6 or newer".to_owned());
-        }
         _ => {}
     }
     match error.kind() {

@@ -1,16 +1,16 @@
 //! Opens what lies below a directory, and follows no link on the way.
 //!
 //! Whoever may write into a replica's directory may put links there, to keys or devices, and swap
-//! folders for links while they are looked at. So the kernel resolves each path, by openat2 with
-//! RESOLVE_BENEATH and RESOLVE_NO_SYMLINKS, from the directory that the operator configured. Only
-//! that directory's own path may have links. Folders are then used by descriptor, never by path.
+//! folders for links while they are looked at. So each path is opened from the directory that the
+//! operator configured, by [`open_beneath`]. Only that directory's own path may have links. Folders are then used by descriptor, never by path.
 
 use std::fs::File;
 use std::io;
 use std::os::fd::OwnedFd;
 use std::path::Path;
 
-use rustix::fs::{AtFlags, Dir, FileType, Mode, OFlags, ResolveFlags, Stat};
+use lifeboat_base::beneath::open_beneath;
+use rustix::fs::{AtFlags, Dir, FileType, Mode, OFlags, Stat};
 use rustix::io::Errno;
 
 const FOLDER: OFlags = OFlags::RDONLY.union(OFlags::DIRECTORY).union(OFlags::CLOEXEC);
@@ -28,15 +28,7 @@ impl Folder {
     }
 
     fn beneath(&self, path: &str, flags: OFlags) -> io::Result<OwnedFd> {
-        let resolve = ResolveFlags::BENEATH | ResolveFlags::NO_SYMLINKS | ResolveFlags::NO_MAGICLINKS;
-        let path = if path.is_empty() { "." } else { path };
-        loop {
-            match rustix::fs::openat2(&self.0, path, flags | OFlags::CLOEXEC, Mode::empty(), resolve) {
-                // The kernel says so when something was renamed meanwhile.
-                Err(Errno::AGAIN | Errno::INTR) => {}
-                opened => return Ok(opened?),
-            }
-        }
+        open_beneath(&self.0, Path::new(path), flags, Mode::empty())
     }
 
     /// The folder at a path below this one; an empty path is this folder itself.
