@@ -201,6 +201,13 @@ async fn every_owner_and_right_comes_back(programs: &PathBuf) {
     from.create_database("shop").await;
     from.run_sql("shop", SCHEMA).await;
     from.run_sql("shop", MORE).await;
+    // Those that a user may install who owns the database.
+    for extension in ["citext", "pgcrypto"] {
+        let sql = format!("SELECT count(*) FROM pg_available_extensions WHERE name = '{extension}'");
+        if from.query("shop", &sql).await.trim() == "1" {
+            from.run_sql("shop", &format!("CREATE EXTENSION {extension} WITH SCHEMA public")).await;
+        }
+    }
     let place = TempDir::new().unwrap();
     let cx = context(&place);
     let there = dump(&from, "shop").await;
