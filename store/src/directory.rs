@@ -376,13 +376,9 @@ fn is_missing(error: &io::Error) -> bool {
 }
 
 fn classify(error: &io::Error) -> ReplicaErrorKind {
-    match Errno::from_io_error(error) {
-        Some(Errno::LOOP | Errno::XDEV) => {
-            return ReplicaErrorKind::Misconfigured(
-                "there is a link in its path, and links in a replica are never followed".to_owned(),
-            );
-        }
-        _ => {}
+    if let Some(Errno::LOOP | Errno::XDEV) = Errno::from_io_error(error) {
+        let problem = "there is a link in its path, and links in a replica are never followed";
+        return ReplicaErrorKind::Misconfigured(problem.to_owned());
     }
     match error.kind() {
         ErrorKind::PermissionDenied | ErrorKind::ReadOnlyFilesystem => ReplicaErrorKind::Denied(error.to_string()),

@@ -2,7 +2,7 @@
 //! its owner and every role its rights.
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
-use std::path::PathBuf;
+use std::path::Path;
 use std::time::Duration;
 
 use lifeboat_engine::databases::postgres::{PostgresConfig, PostgresSource, PostgresTarget};
@@ -196,7 +196,7 @@ async fn dump(server: &Postgres, database: &str) -> Vec<String> {
     text.lines().filter(|line| !line.starts_with('\\')).map(str::to_owned).collect()
 }
 
-async fn every_owner_and_right_comes_back(programs: &PathBuf) {
+async fn every_owner_and_right_comes_back(programs: &Path) {
     let (from, to) = (Postgres::start_with(programs).await, Postgres::start_with(programs).await);
     from.create_database("shop").await;
     from.run_sql("shop", SCHEMA).await;

@@ -2,7 +2,8 @@
 //!
 //! Whoever may write into a replica's directory may put links there, to keys or devices, and swap
 //! folders for links while they are looked at. So each path is opened from the directory that the
-//! operator configured, by [`open_beneath`]. Only that directory's own path may have links. Folders are then used by descriptor, never by path.
+//! operator configured, by [`open_beneath`]. Only that directory's own path may have links. Folders
+//! are then used by descriptor, never by path.
 
 use std::fs::File;
 use std::io;
