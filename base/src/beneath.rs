@@ -5,11 +5,12 @@
 //! refuses that call, as systemd's `RestrictSUIDSGID=` does, the path is walked name by name, which
 //! follows as few links.
 
+use std::ffi::OsStr;
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::{Component, Path};
 
-use rustix::fs::{Mode, OFlags, ResolveFlags};
+use rustix::fs::{AtFlags, FileType, Mode, OFlags, ResolveFlags, Stat};
 use rustix::io::Errno;
 
 const ON_THE_WAY: OFlags = OFlags::PATH.union(OFlags::DIRECTORY).union(OFlags::NOFOLLOW).union(OFlags::CLOEXEC);
@@ -17,10 +18,10 @@ const ON_THE_WAY: OFlags = OFlags::PATH.union(OFlags::DIRECTORY).union(OFlags::N
 /// Opens `path`, which lies below `folder`, or is it if `path` is empty.
 ///
 /// # Errors
-/// `ELOOP` for a link on the way, or at the end unless `flags` has `O_PATH`: then the link itself
-/// is opened. `EXDEV` for a path that leads out of the folder. What opening a file fails with.
+/// `ELOOP` for a link on the way or at the end, `EXDEV` for a path that leads out of the folder, and
+/// what opening a file fails with.
 pub fn open_beneath(folder: impl AsFd, path: &Path, flags: OFlags, mode: Mode) -> io::Result<OwnedFd> {
-    let (folder, flags) = (folder.as_fd(), flags | OFlags::NOFOLLOW | OFlags::CLOEXEC);
+    let (folder, flags) = (folder.as_fd(), flags | OFlags::CLOEXEC);
     let resolve = ResolveFlags::BENEATH | ResolveFlags::NO_SYMLINKS | ResolveFlags::NO_MAGICLINKS;
     let whole = if path.as_os_str().is_empty() { Path::new(".") } else { path };
     loop {
@@ -48,12 +49,25 @@ fn walk(folder: BorrowedFd<'_>, path: &Path, flags: OFlags, mode: Mode) -> io::R
     let mut at: Option<OwnedFd> = None;
     for name in before {
         let here = at.as_ref().map_or(folder, AsFd::as_fd);
-        // With O_DIRECTORY, a link is said to be no directory.
-        let next = rustix::fs::openat(here, *name, ON_THE_WAY, Mode::empty());
-        at = Some(next.map_err(|error| if error == Errno::NOTDIR { Errno::LOOP } else { error })?);
+        at = Some(open_name(here, name, ON_THE_WAY, Mode::empty())?);
     }
-    let here = at.as_ref().map_or(folder, AsFd::as_fd);
-    Ok(rustix::fs::openat(here, *last, flags, mode)?)
+    open_name(at.as_ref().map_or(folder, AsFd::as_fd), last, flags, mode)
+}
+
+/// Opens an entry of `folder`.
+fn open_name(folder: BorrowedFd<'_>, name: &OsStr, flags: OFlags, mode: Mode) -> io::Result<OwnedFd> {
+    let is_link = |stat: Stat| FileType::from_raw_mode(stat.st_mode) == FileType::Symlink;
+    match rustix::fs::openat(folder, name, flags | OFlags::NOFOLLOW, mode) {
+        // With O_DIRECTORY, a link is said to be no directory.
+        Err(Errno::NOTDIR) if rustix::fs::statat(folder, name, AtFlags::SYMLINK_NOFOLLOW).is_ok_and(is_link) => {
+            Err(Errno::LOOP.into())
+        }
+        // With O_PATH, a link itself is opened.
+        Ok(opened) if flags.contains(OFlags::PATH) && rustix::fs::fstat(&opened).is_ok_and(is_link) => {
+            Err(Errno::LOOP.into())
+        }
+        opened => Ok(opened?),
+    }
 }
 
 #[cfg(test)]
@@ -85,18 +99,24 @@ mod tests {
             }
         }
         let missing = [("a/none", Errno::NOENT), ("none/file", Errno::NOENT), ("../outside", Errno::XDEV)];
-        let links = [("out", Errno::LOOP), ("a/link/file", Errno::LOOP)];
-        for (path, expected) in missing.into_iter().chain(links) {
-            for opened in both(&folder, path) {
-                assert_eq!(error(opened), Some(expected), "{path}");
+        let links = [("out", Errno::LOOP), ("a/link", Errno::LOOP), ("a/link/file", Errno::LOOP)];
+        let file = [("a/b/file/below", Errno::NOTDIR)];
+        for (path, expected) in missing.into_iter().chain(links).chain(file) {
+            for flags in [READ, READ | OFlags::DIRECTORY, OFlags::PATH] {
+                for opened in with(&folder, path, flags) {
+                    assert_eq!(error(opened), Some(expected), "{path} {flags:?}");
+                }
             }
         }
         Ok(())
     }
 
     fn both(folder: &OwnedFd, path: &str) -> [io::Result<OwnedFd>; 2] {
-        let path = Path::new(path);
-        let flags = READ | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-        [open_beneath(folder, path, READ, Mode::empty()), walk(folder.as_fd(), path, flags, Mode::empty())]
+        with(folder, path, READ)
+    }
+
+    fn with(folder: &OwnedFd, path: &str, flags: OFlags) -> [io::Result<OwnedFd>; 2] {
+        let (path, mode) = (Path::new(path), Mode::empty());
+        [open_beneath(folder, path, flags, mode), walk(folder.as_fd(), path, flags | OFlags::CLOEXEC, mode)]
     }
 }

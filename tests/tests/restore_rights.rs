@@ -137,6 +137,7 @@ SET SESSION AUTHORIZATION app;
 CREATE DOMAIN s.positive AS int CHECK (VALUE > 0);
 CREATE TYPE s.mood AS ENUM ('a', 'b'); CREATE TYPE s.pair AS (a int, b text);
 CREATE FUNCTION s.twice(x integer, OUT y integer, VARIADIC z text[] DEFAULT '{}') LANGUAGE sql IMMUTABLE AS 'SELECT x * 2';
+CREATE FUNCTION public.plain(x int) RETURNS int LANGUAGE sql IMMUTABLE AS 'SELECT x';
 CREATE PROCEDURE s.nothing(a numeric(10,2), b timestamp with time zone) LANGUAGE sql AS 'SELECT 1';
 CREATE AGGREGATE s.total(int) (SFUNC = int4pl, STYPE = int);
 CREATE FUNCTION s.same(int, int) RETURNS boolean LANGUAGE sql IMMUTABLE AS 'SELECT $1 = $2';

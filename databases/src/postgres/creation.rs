@@ -86,7 +86,7 @@ impl Creation {
             self.options = options(reading)?;
             return Some(());
         } else if reading.words(&["SET", "SESSION", "AUTHORIZATION"]) {
-            *grantor = Some(reading.name()?.to_vec());
+            *grantor = Some(reading.role()?.to_vec());
             return reading.end();
         } else if reading.words(&["RESET", "SESSION", "AUTHORIZATION"]) {
             *grantor = None;
@@ -103,7 +103,7 @@ impl Creation {
                 Property::Set(setting(&mut reading)?)
             }
         } else if reading.words(&["ALTER", "ROLE"]) {
-            let role = reading.name()?.to_vec();
+            let role = reading.role()?.to_vec();
             reading.must(&["IN", "DATABASE"])?;
             reading.name()?;
             Property::RoleSet(role, setting(&mut reading)?)
@@ -206,7 +206,7 @@ fn right(reading: &mut Reading<'_>, grantor: Option<Vec<u8>>) -> Option<Property
         "REVOKE" => reading.words(&["FROM"]).then_some(false)?,
         _ => return None,
     };
-    let role = if reading.words(&["PUBLIC"]) { None } else { Some(reading.name()?.to_vec()) };
+    let role = if reading.words(&["PUBLIC"]) { None } else { Some(reading.role()?.to_vec()) };
     option |= grants && reading.words(&["WITH", "GRANT", "OPTION"]);
     Some(Property::Right { grants, rights, role, option, grantor })
 }

@@ -218,7 +218,7 @@ impl Role {
 }
 
 fn name(reading: &mut Reading<'_>) -> Option<String> {
-    let name = reading.name().filter(|name| name.len() <= MAX_NAME_BYTES)?;
+    let name = reading.role().filter(|name| name.len() <= MAX_NAME_BYTES)?;
     Some(String::from_utf8_lossy(name).into_owned())
 }
 

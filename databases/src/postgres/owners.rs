@@ -74,13 +74,13 @@ pub(crate) fn roles(tokens: &[Token]) -> Vec<&[u8]> {
     let after = |words: &[&str]| {
         (0..tokens.len()).find_map(|at| {
             let mut reading = Reading(&tokens[at..]);
-            if reading.words(words) { reading.name() } else { None }
+            if reading.words(words) { reading.role() } else { None }
         })
     };
     // The last `TO` or `FROM`: names before it may be of objects.
     let last =
         tokens.iter().rposition(|token| [&b"TO"[..], b"FROM"].iter().any(|word| *token == Token::Word(word.to_vec())));
-    let grantee = last.and_then(|at| Reading(&tokens[at + 1..]).name());
+    let grantee = last.and_then(|at| Reading(&tokens[at + 1..]).role());
     [after(&["SESSION", "AUTHORIZATION"]), after(&["FOR", "ROLE"]), grantee].into_iter().flatten().collect()
 }
 

@@ -91,7 +91,7 @@ impl Ownership {
             let tokens = statement.tokens.as_deref().unwrap_or_default();
             let mut reading = Reading(tokens);
             if reading.words(&["SET", "SESSION", "AUTHORIZATION"]) {
-                grantor = reading.name().map(<[u8]>::to_vec);
+                grantor = reading.role().map(<[u8]>::to_vec);
                 continue;
             } else if reading.words(&["RESET", "SESSION", "AUTHORIZATION"]) {
                 grantor = None;

@@ -290,9 +290,15 @@ impl<'t> Reading<'t> {
     pub(crate) fn name(&mut self) -> Option<&'t [u8]> {
         match self.next()? {
             Token::Quoted(name) => Some(name),
-            Token::Word(name) if !name.iter().any(u8::is_ascii_uppercase) && name != b"public" => Some(name),
+            Token::Word(name) if !name.iter().any(u8::is_ascii_uppercase) => Some(name),
             _ => None,
         }
+    }
+
+    /// The name of a role. No role is called `public`: that would be everybody.
+    pub(crate) fn role(&mut self) -> Option<&'t [u8]> {
+        let everybody = self.0.first() == Some(&Token::Word(b"public".to_vec()));
+        if everybody { None } else { self.name() }
     }
 
     /// A text in single quotes.
@@ -385,7 +391,7 @@ mod tests {
         let mut reading = Reading(&tokens);
         assert_eq!(reading.name(), Some(&b"a"[..]));
         assert_eq!(reading.name(), Some(&b"B"[..]));
-        assert_eq!((reading.name(), reading.name()), (None, None));
+        assert_eq!((reading.name(), reading.role(), reading.name()), (None, None, Some(&b"public"[..])));
         assert!(Reading(&one("- 17;")).number() == Some(-17) && reading.end().is_some());
     }
 }

@@ -1,6 +1,6 @@
 //! The side without keys: it does one job, and ends.
 //!
-//! - **Streams** come through pipes, see [`streams`].
+//! - **Streams** come through pipes, see `streams.rs`.
 //! - **Cancellation**: [`Request::Cancel`] and the end of the socket fire the token of the work. A
 //!   throw-away database is stopped and removed before [`serve`] returns, whatever happened.
 
