@@ -18,8 +18,8 @@ const ON_THE_WAY: OFlags = OFlags::PATH.union(OFlags::DIRECTORY).union(OFlags::N
 /// Opens `path`, which lies below `folder`, or is it if `path` is empty.
 ///
 /// # Errors
-/// `ELOOP` for a link on the way or at the end, `EXDEV` for a path that leads out of the folder, and
-/// what opening a file fails with.
+/// `ELOOP` for a link on the way or at the end, `EXDEV` for a path that leads out of the folder,
+/// and what opening a file fails with.
 pub fn open_beneath(folder: impl AsFd, path: &Path, flags: OFlags, mode: Mode) -> io::Result<OwnedFd> {
     let (folder, flags) = (folder.as_fd(), flags | OFlags::CLOEXEC);
     let resolve = ResolveFlags::BENEATH | ResolveFlags::NO_SYMLINKS | ResolveFlags::NO_MAGICLINKS;

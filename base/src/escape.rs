@@ -2,8 +2,8 @@
 //! tools may hold characters that a terminal obeys, or that let a line read as another one. Here
 //! they become visible: `\u{1b}`.
 //!
-//! Programs write through [`lines`] or [`json`]. Where a value stands in a line or a cell, [`line()`]
-//! keeps it from beginning a line of its own.
+//! Programs write through [`lines`] or [`json`]. Where a value stands in a line or a cell,
+//! [`line()`] keeps it from beginning a line of its own.
 
 use std::borrow::Cow;
 use std::fmt::Write as _;

@@ -7,6 +7,7 @@ use std::process::{Command, Output, Stdio};
 
 use lifeboat_engine::databases::postgres::{PostgresConfig, PostgresConnection, PostgresSource};
 use lifeboat_tests::postgres::Postgres;
+use lifeboat_tests::programs;
 use lifeboat_tests::vault::{DATASET, TestVault};
 
 const PASSWORD: &str = "correct horse battery staple";
@@ -23,11 +24,15 @@ async fn captured() -> TestVault {
             )
             .await;
     }
+    captured_from(&server, &["shop", "blog"]).await
+}
+
+async fn captured_from(server: &Postgres, databases: &[&str]) -> TestVault {
     let mut vault = TestVault::new(1, 1).await;
     let config = PostgresSource(PostgresConfig {
         connection: server.connection(),
         password: None,
-        databases: vec!["shop".to_owned(), "blog".to_owned()],
+        databases: databases.iter().map(ToString::to_string).collect(),
         client_directories: vec![server.programs().to_owned()],
         jobs: None,
         large_table: 64 << 20,
@@ -39,7 +44,8 @@ async fn captured() -> TestVault {
 
 fn restore(vault: &TestVault, arguments: &[&str]) -> Output {
     let master = vault.master.to_str().unwrap();
-    Command::new(env!("CARGO_BIN_EXE_lifeboat"))
+    // The worker is looked for beside it.
+    Command::new(programs::lifeboat())
         .args(["--directory", "r1", "--vault-prefix", "vault", "-i", master, "--trusted-signer", &vault.init.signer])
         .args(["restore", DATASET])
         .args(arguments)
@@ -110,4 +116,23 @@ async fn a_password_comes_from_a_private_file() {
     let wrong = restore(&vault, &["--to-postgres", &url, "--database", "shop", "--password-file", "password"]);
     assert_eq!(wrong.status.code(), Some(4), "{}", explained(&wrong));
     assert!(!explained(&wrong).contains(PASSWORD));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_can_be_restored_is_and_the_rest_is_listed_with_an_exit_code() {
+    let source = Postgres::start().await;
+    source.create_database("shop").await;
+    let broken = "CREATE TABLE kept AS SELECT 1 AS a; CREATE VIEW broken AS SELECT 1 AS a; \
+        CREATE OR REPLACE VIEW broken AS SELECT a FROM broken;";
+    source.run_sql("shop", broken).await;
+    let vault = captured_from(&source, &["shop"]).await;
+    let server = Postgres::start().await;
+    let to = socket(&server);
+    let strict = restore(&vault, &["--to-postgres", &to]);
+    assert_eq!(strict.status.code(), Some(4), "{}", explained(&strict));
+    assert!(explained(&strict).contains("--keep-going"), "{}", explained(&strict));
+    let lenient = restore(&vault, &["--to-postgres", &to, "--keep-going"]);
+    assert_eq!(lenient.status.code(), Some(4), "{}", explained(&lenient));
+    assert!(explained(&lenient).contains("VIEW public.broken"), "{}", explained(&lenient));
+    assert_eq!(server.query("shop", "SELECT a FROM kept").await.trim(), "1");
 }
