@@ -30,9 +30,9 @@ set -eu
 mount --make-rprivate /
 mount -t tmpfs -o mode=0755 tmpfs "$1/memory"
 for folder in etc srv usr/local var; do
-    mkdir -p "$1/memory/$folder" "$1/memory/work/$folder"
+    mkdir -p "$1/memory/$folder" "$1/memory/merging/$folder"
     if [ -d "$1/files/$folder" ]; then cp -a "$1/files/$folder/." "$1/memory/$folder/"; fi
-    mount -t overlay overlay -o "lowerdir=/$folder,upperdir=$1/memory/$folder,workdir=$1/memory/work/$folder" "/$folder"
+    mount -t overlay overlay -o "lowerdir=/$folder,upperdir=$1/memory/$folder,workdir=$1/memory/merging/$folder" "/$folder"
 done
 mount -t tmpfs -o mode=0755 tmpfs /run
 # systemd hands over credentials by a mount that it makes elsewhere.
