@@ -12,6 +12,7 @@
 
 pub(crate) mod chunk;
 mod chunk_index;
+mod commit;
 pub mod compress;
 mod cut;
 mod dedup;
@@ -25,6 +26,7 @@ mod packer;
 mod pipeline;
 mod place;
 mod predecessor;
+mod report;
 mod row_search;
 mod sequence;
 mod shared;
@@ -33,23 +35,21 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
 
-use bytes::Bytes;
-use chrono::{DateTime, TimeDelta, Utc};
+use chrono::TimeDelta;
 use lifeboat_base::clock::SharedClock;
 use lifeboat_base::facts::SourceFacts;
-use lifeboat_base::{Class, Error, Result};
+use lifeboat_base::{Error, Result};
 use lifeboat_databases::{Source, ToolEnvironment, WorkContext};
 use lifeboat_format::Format;
 use lifeboat_format::id::{Name, PackId, SnapshotId};
-use lifeboat_format::index::{IndexSegment, IndexedPack, MAX_SEGMENT_CHUNKS};
 use lifeboat_format::layout;
-use lifeboat_format::manifest::{Accounting, Manifest, PackRef};
+use lifeboat_format::manifest::{Accounting, Manifest};
 use lifeboat_format::requirements::Requirements;
 use lifeboat_store::SharedReplica;
-use serde::Serialize;
 use tokio_util::sync::CancellationToken;
 
 use self::chunk_index::ChunkIndex;
+use self::commit::Commit;
 use self::entries::entries;
 use self::fleet::Fleet;
 use self::intake::Sink;
@@ -57,10 +57,10 @@ use self::messages::Captured;
 use self::pipeline::Pipeline;
 use self::place::{Place, PlaceFound};
 use self::predecessor::Predecessor;
+pub use self::report::{BackupReport, ReplicaOutcome};
 use self::row_search::Rows;
 use self::shared::{Buffers, Shared};
-use crate::catalog::ciphertext::copy_pack;
-use crate::catalog::documents::{Documents, sign_encrypted};
+use crate::catalog::documents::Documents;
 use crate::catalog::future::is_future;
 use crate::catalog::inventory::Inventory;
 use crate::config::{Config, Dataset, Dedup};
@@ -105,65 +105,6 @@ pub struct Backup<'a> {
     pub progress: Arc<Progress>,
     /// Cancels the backup if it has not begun to commit.
     pub cancel: CancellationToken,
-}
-
-/// The result of a backup in one replica.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
-pub struct ReplicaOutcome {
-    /// The name of the replica.
-    pub replica: Name,
-    /// Whether it holds the whole snapshot.
-    pub complete: bool,
-    /// Why it does not hold the whole snapshot.
-    pub error: Option<String>,
-}
-
-/// The report of a backup that committed a snapshot.
-#[derive(Debug, Clone, PartialEq, Serialize)]
-pub struct BackupReport {
-    /// The dataset that was backed up.
-    pub dataset: Name,
-    /// The new snapshot.
-    pub snapshot: SnapshotId,
-    /// When the backup began.
-    pub started: DateTime<Utc>,
-    /// When the backup ended, after the commit.
-    pub finished: DateTime<Utc>,
-    /// How many seconds the backup took.
-    pub duration_seconds: f64,
-    /// How many bytes were captured.
-    pub raw_bytes: u64,
-    /// How many of these bytes were stored already.
-    pub deduplicated_bytes: u64,
-    /// How many of the deduplicated bytes were found row by row, in chunks that no pack holds as a
-    /// whole.
-    pub row_bytes: u64,
-    /// How many bytes were added to each complete replica.
-    pub stored_bytes: u64,
-    /// How many packs were added to each complete replica.
-    pub new_packs: u64,
-    /// The result in each replica.
-    pub replicas: Vec<ReplicaOutcome>,
-    /// What an operator should know, although the backup succeeded.
-    pub warnings: Vec<String>,
-    /// Databases that could not be captured, so that the snapshot is partial.
-    #[serde(skip_serializing_if = "Vec::is_empty")]
-    pub skipped: Vec<String>,
-}
-
-impl BackupReport {
-    /// The error of a run that committed a partial snapshot.
-    #[must_use]
-    pub fn partial(&self) -> Option<Error> {
-        let names: Vec<String> = self.skipped.iter().map(|name| name.escape_debug().to_string()).collect();
-        (!names.is_empty()).then(|| {
-            Error::new(
-                Class::Partial,
-                format!("snapshot {} of {} is partial: it lacks {}", self.snapshot, self.dataset, names.join(", ")),
-            )
-            .hint("read the warnings of the run to see why, and run it again once that is mended")
-        })
-    }
 }
 
 impl Backup<'_> {
@@ -255,7 +196,9 @@ impl Backup<'_> {
             );
         }
 
-        let targets = self.complete_replicas(&shared, &captured).await?;
+        let commit =
+            Commit { fleet: &shared.fleet, dataset: self.dataset, keys: self.keys, required: self.config.min_replicas };
+        let targets = commit.complete_replicas(&captured).await?;
         let mut manifest = Manifest {
             format: Format::Two,
             requires: Requirements::default(),
@@ -280,7 +223,7 @@ impl Backup<'_> {
             streams,
         };
         manifest.check_writable()?;
-        let targets = self.commit(&shared, &captured, &mut manifest, targets, &cache).await?;
+        let targets = commit.write(generation, &captured, &mut manifest, targets, &cache).await?;
         if let Err(error) = shared.journal.clear() {
             warnings.push(error.chain());
         }
@@ -381,81 +324,6 @@ impl Backup<'_> {
         }
     }
 
-    /// The replicas that hold every pack of the snapshot. If they are too few, packs are copied to
-    /// other replicas first.
-    async fn complete_replicas(&self, shared: &Shared, captured: &Captured) -> Result<Vec<SharedReplica>> {
-        let (fleet, required) = (&shared.fleet, self.config.min_replicas);
-        let mut complete: Vec<SharedReplica> =
-            fleet.complete(&captured.packs, &captured.receipts).iter().map(|member| member.replica.clone()).collect();
-        for member in fleet.healthy() {
-            let missing = fleet.missing(member, &captured.packs, &captured.receipts);
-            if complete.len() >= required {
-                break;
-            }
-            if missing.is_empty() {
-                continue;
-            }
-            match self.copy_missing(fleet, member, &missing).await {
-                Ok(()) => complete.push(member.replica.clone()),
-                Err(error) => fleet.fell_behind(member.replica.name(), &error),
-            }
-        }
-        if complete.len() < required {
-            return Err(fleet.too_few("the snapshot", complete.len()));
-        }
-        Ok(complete)
-    }
-
-    async fn copy_missing(&self, fleet: &Fleet, member: &Inventory, missing: &[PackRef]) -> Result<()> {
-        let sources: Vec<&SharedReplica> = fleet
-            .healthy()
-            .into_iter()
-            .map(|other| &other.replica)
-            .filter(|other| other.name() != member.replica.name())
-            .collect();
-        for pack in missing {
-            copy_pack(&self.dataset.name, pack, &sources, member.replica.as_ref()).await?;
-        }
-        Ok(())
-    }
-
-    /// Writes index segments, manifest and signatures, and returns the replicas that hold them all.
-    /// Each step is durable in `min_replicas` replicas before the next begins.
-    async fn commit(
-        &self,
-        shared: &Shared,
-        captured: &Captured,
-        manifest: &mut Manifest,
-        mut targets: Vec<SharedReplica>,
-        cache: &ObjectCache,
-    ) -> Result<Vec<SharedReplica>> {
-        let (fleet, dataset) = (&shared.fleet, &manifest.dataset);
-        for (packs, last) in segments(&captured.unindexed) {
-            // Segments are found by listing, so the ids of all but the last may be random.
-            let id = if last {
-                manifest.snapshot.clone()
-            } else {
-                SnapshotId::new(manifest.snapshot.time(), rand::random())
-            };
-            let segment = IndexSegment::write(shared.keys.generation, packs)?;
-            let index = sign_encrypted(layout::index(dataset, &id), &segment, self.dataset, self.keys)?;
-            manifest.accounting.stored_bytes += index.object.len() as u64;
-            targets = fleet.put_to(&targets, &index.key, &index.object, "an index segment").await?;
-            let signature = layout::signature(&index.key);
-            targets = fleet.put_to(&targets, &signature, &index.signature, "an index segment's signature").await?;
-            cache.put(&index.key, &index.object);
-        }
-        let plaintext = manifest.to_plaintext()?;
-        let signed =
-            sign_encrypted(layout::manifest(dataset, &manifest.snapshot), &plaintext, self.dataset, self.keys)?;
-        let signature: Bytes = signed.signature.clone();
-        targets = fleet.put_to(&targets, &signed.key, &signed.object, "the manifest").await?;
-        targets =
-            fleet.put_to(&targets, &layout::signature(&signed.key), &signature, "the manifest's signature").await?;
-        cache.put(&signed.key, &signed.object);
-        Ok(targets)
-    }
-
     fn outcomes(&self, fleet: &Fleet, targets: &[SharedReplica]) -> Vec<ReplicaOutcome> {
         let behind = fleet.behind();
         let outcome = |replica: &SharedReplica| {
@@ -470,22 +338,6 @@ impl Backup<'_> {
     }
 }
 
-/// Splits packs into index segments that are small enough to be read at once. The flag says whether
-/// a segment is the last one.
-fn segments(packs: &[IndexedPack]) -> impl Iterator<Item = (&[IndexedPack], bool)> {
-    let mut rest = packs;
-    std::iter::from_fn(move || {
-        let mut chunks = 0;
-        let fits = rest.iter().take_while(|pack| {
-            chunks += pack.chunks.len();
-            chunks <= MAX_SEGMENT_CHUNKS
-        });
-        let (segment, later) = rest.split_at(fits.count().max(1).min(rest.len()));
-        rest = later;
-        (!segment.is_empty()).then_some((segment, rest.is_empty()))
-    })
-}
-
 /// Stores the maps that this run has made.
 async fn store_maps(shared: &Shared, sink: &Sink) -> Result<()> {
     for (name, map) in shared.rows.as_ref().map(|rows| rows.maps()).unwrap_or_default() {
@@ -496,25 +348,4 @@ async fn store_maps(shared: &Shared, sink: &Sink) -> Result<()> {
         }
     }
     Ok(())
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use lifeboat_format::id::Digest;
-
-    #[test]
-    fn segments_hold_every_pack_once_and_only_the_last_is_last() {
-        let pack =
-            |chunks: usize| IndexedPack { id: Digest([1; 32]), size: 1, chunks: vec![(Digest([2; 32]), 1); chunks] };
-        let cut = |packs: &[IndexedPack]| -> Vec<(usize, bool)> {
-            segments(packs).map(|(packs, last)| (packs.iter().map(|pack| pack.chunks.len()).sum(), last)).collect()
-        };
-        assert_eq!(cut(&[]), []);
-        assert_eq!(cut(&[pack(3), pack(4)]), [(7, true)]);
-        assert_eq!(
-            cut(&[pack(MAX_SEGMENT_CHUNKS), pack(1), pack(MAX_SEGMENT_CHUNKS + 9)]),
-            [(MAX_SEGMENT_CHUNKS, false), (1, false), (MAX_SEGMENT_CHUNKS + 9, true)]
-        );
-    }
 }

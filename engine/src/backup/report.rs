@@ -1,0 +1,65 @@
+//! What a backup tells when it has committed a snapshot.
+
+use chrono::{DateTime, Utc};
+use lifeboat_base::{Class, Error};
+use lifeboat_format::id::{Name, SnapshotId};
+use serde::Serialize;
+
+/// The result of a backup in one replica.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct ReplicaOutcome {
+    /// The name of the replica.
+    pub replica: Name,
+    /// Whether it holds the whole snapshot.
+    pub complete: bool,
+    /// Why it does not hold the whole snapshot.
+    pub error: Option<String>,
+}
+
+/// The report of a backup that committed a snapshot.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct BackupReport {
+    /// The dataset that was backed up.
+    pub dataset: Name,
+    /// The new snapshot.
+    pub snapshot: SnapshotId,
+    /// When the backup began.
+    pub started: DateTime<Utc>,
+    /// When the backup ended, after the commit.
+    pub finished: DateTime<Utc>,
+    /// How many seconds the backup took.
+    pub duration_seconds: f64,
+    /// How many bytes were captured.
+    pub raw_bytes: u64,
+    /// How many of these bytes were stored already.
+    pub deduplicated_bytes: u64,
+    /// How many of the deduplicated bytes were found row by row, in chunks that no pack holds as a
+    /// whole.
+    pub row_bytes: u64,
+    /// How many bytes were added to each complete replica.
+    pub stored_bytes: u64,
+    /// How many packs were added to each complete replica.
+    pub new_packs: u64,
+    /// The result in each replica.
+    pub replicas: Vec<ReplicaOutcome>,
+    /// What an operator should know, although the backup succeeded.
+    pub warnings: Vec<String>,
+    /// Databases that could not be captured, so that the snapshot is partial.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub skipped: Vec<String>,
+}
+
+impl BackupReport {
+    /// The error of a run that committed a partial snapshot.
+    #[must_use]
+    pub fn partial(&self) -> Option<Error> {
+        let names: Vec<String> = self.skipped.iter().map(|name| name.escape_debug().to_string()).collect();
+        (!names.is_empty()).then(|| {
+            Error::new(
+                Class::Partial,
+                format!("snapshot {} of {} is partial: it lacks {}", self.snapshot, self.dataset, names.join(", ")),
+            )
+            .hint("read the warnings of the run to see why, and run it again once that is mended")
+        })
+    }
+}
