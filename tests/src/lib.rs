@@ -20,3 +20,4 @@ pub mod tls;
 pub mod tools;
 pub mod vault;
 pub mod vectors;
+pub mod work;

@@ -14,9 +14,7 @@ use std::time::{Duration, Instant};
 
 use lifeboat_engine::base::facts::SourceFacts;
 use lifeboat_engine::config::{ReplicaConfig, ReplicaKind};
-use lifeboat_engine::databases::postgres::{PostgresConfig, PostgresSource};
 use lifeboat_engine::databases::streams::StreamSink;
-use lifeboat_engine::databases::{Source, WorkContext};
 use lifeboat_engine::keys::DRILL_HOST_FOLDER;
 use lifeboat_engine::store::bandwidth::Bandwidth;
 use lifeboat_engine::worker::throw_away;
@@ -25,11 +23,10 @@ use lifeboat_tests::host::{BackupHost, section};
 use lifeboat_tests::postgres::Postgres;
 use lifeboat_tests::programs::{self, run};
 use lifeboat_tests::streams::MemoryStreams;
-use lifeboat_tests::tools;
 use lifeboat_tests::vault::{files_below, name, noise};
+use lifeboat_tests::work::{captured, context};
 use tempfile::TempDir;
 use tokio::process::Command;
-use tokio_util::sync::CancellationToken;
 
 const CANARY: &str = "AGE-SECRET-KEY-1CANARY";
 const DEADLINE: Duration = Duration::from_secs(180);
@@ -202,16 +199,6 @@ async fn a_broker_that_is_killed_leaves_no_server_and_no_files() {
     }
 }
 
-fn context(scratch: &TempDir) -> WorkContext {
-    WorkContext {
-        scratch: scratch.path().to_owned(),
-        stall: Duration::from_secs(60),
-        jobs: 2,
-        environment: tools::environment(),
-        cancel: CancellationToken::new(),
-    }
-}
-
 /// Loads `streams` in a worker, as far as that goes; returns what the worker said.
 async fn drilled(streams: &MemoryStreams) -> String {
     let scratch = open_directory(0o755);
@@ -274,17 +261,8 @@ async fn fuzzed_postgres_dumps_reach_no_canary() {
     server.create_database("shop").await;
     let sql = "CREATE TABLE t AS SELECT n, n::text AS s FROM generate_series(1, 200) n; CREATE INDEX ON t (s)";
     server.run_sql("shop", sql).await;
-    let config = PostgresConfig {
-        connection: server.connection(),
-        password: None,
-        databases: Vec::new(),
-        client_directories: vec![server.programs().to_owned()],
-        jobs: None,
-        large_table: 64 << 20,
-    };
     let scratch = TempDir::new().unwrap();
-    let mut good = MemoryStreams::default();
-    good.facts = PostgresSource(config).capture(&good, &context(&scratch)).await.unwrap();
+    let good = captured(&server, 64 << 20, &context(&scratch)).await;
     assert_canary_unseen(&good, 6).await;
 }
 

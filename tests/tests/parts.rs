@@ -5,17 +5,16 @@ use std::os::unix::fs::PermissionsExt;
 use std::process::Command;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::Duration;
 
-use lifeboat_engine::databases::postgres::{PostgresConfig, PostgresConnection, PostgresSource, PostgresTarget};
+use lifeboat_engine::databases::postgres::{PostgresConfig, PostgresConnection, PostgresTarget};
 use lifeboat_engine::databases::streams::StoredStreams;
-use lifeboat_engine::databases::{Source, Target, Wanted, WorkContext, load};
+use lifeboat_engine::databases::{Target, Wanted, WorkContext, load};
 use lifeboat_engine::{Class, Result};
 use lifeboat_tests::postgres::Postgres;
 use lifeboat_tests::streams::MemoryStreams;
 use lifeboat_tests::tools;
+use lifeboat_tests::work::{context, source, try_captured};
 use tempfile::TempDir;
-use tokio_util::sync::CancellationToken;
 
 /// Two tables whose sums are equal in every state that anybody may see.
 const SCHEMA: &str = r#"
@@ -43,28 +42,9 @@ const SUMS: &str = r#"SELECT (SELECT sum(amount) FROM debit), (SELECT sum(amount
     (SELECT count(*) FROM days), (SELECT amount FROM total), convert_from(lo_get(4711), 'UTF8'),
     (SELECT count(*) FROM pg_description WHERE description = 'kept')"#;
 
-fn context(place: &TempDir) -> WorkContext {
-    WorkContext {
-        scratch: place.path().to_owned(),
-        stall: Duration::from_secs(60),
-        jobs: 3,
-        environment: tools::environment(),
-        cancel: CancellationToken::new(),
-    }
-}
-
 async fn capture(server: &Postgres, clients: &std::path::Path, cx: &WorkContext) -> Result<MemoryStreams> {
-    let config = PostgresConfig {
-        connection: server.connection(),
-        password: None,
-        databases: vec!["bank".to_owned()],
-        client_directories: vec![clients.to_owned()],
-        jobs: None,
-        large_table: 0,
-    };
-    let mut streams = MemoryStreams::default();
-    streams.facts = PostgresSource(config).capture(&streams, cx).await?;
-    Ok(streams)
+    let (databases, client_directories) = (vec!["bank".to_owned()], vec![clients.to_owned()]);
+    try_captured(PostgresConfig { databases, client_directories, ..source(server, 0) }, cx).await
 }
 
 fn target(to: &Postgres, rename: Option<&str>) -> Target {

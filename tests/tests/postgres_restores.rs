@@ -3,61 +3,17 @@
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
 use std::path::PathBuf;
-use std::time::Duration;
 
-use lifeboat_engine::databases::postgres::{PostgresConfig, PostgresSource, PostgresTarget};
-use lifeboat_engine::databases::{RestoreOutcome, Source, Target, ThrowAway, Wanted, WorkContext, load, registry};
-use lifeboat_engine::{Class, Result};
+use lifeboat_engine::Class;
+use lifeboat_engine::databases::{RestoreOutcome, Source, ThrowAway, Wanted, WorkContext};
 use lifeboat_tests::postgres::Postgres;
 use lifeboat_tests::streams::MemoryStreams;
 use lifeboat_tests::tools;
+use lifeboat_tests::work::{captured, context, only, restored, throw_away};
 use tempfile::TempDir;
-use tokio_util::sync::CancellationToken;
-
-fn context(place: &TempDir) -> WorkContext {
-    WorkContext {
-        scratch: place.path().to_owned(),
-        stall: Duration::from_secs(60),
-        jobs: 2,
-        environment: tools::environment(),
-        cancel: CancellationToken::new(),
-    }
-}
-
-async fn captured(server: &Postgres, large_table: u64, cx: &WorkContext) -> MemoryStreams {
-    let config = PostgresConfig {
-        connection: server.connection(),
-        password: None,
-        databases: Vec::new(),
-        client_directories: vec![server.programs().to_owned()],
-        jobs: None,
-        large_table,
-    };
-    let mut streams = MemoryStreams::default();
-    streams.facts = PostgresSource(config).capture(&streams, cx).await.unwrap();
-    streams
-}
-
-async fn restored(streams: &MemoryStreams, to: &Postgres, wanted: Wanted, cx: &WorkContext) -> Result<RestoreOutcome> {
-    let server = PostgresTarget {
-        connection: to.connection(),
-        password: None,
-        client_directories: vec![to.programs().to_owned()],
-    };
-    load(streams, &Target::Server { server: Box::new(server), wanted }, cx).await
-}
-
-fn only(database: &str) -> Wanted {
-    Wanted { databases: vec![database.to_owned()], ..Wanted::default() }
-}
-
-async fn throw_away(streams: &MemoryStreams, cx: &WorkContext) -> Box<dyn ThrowAway> {
-    let engine = registry::find(&streams.facts.engine).expect("a known engine");
-    engine.throw_away(&streams.facts, &[], cx).await.unwrap().expect("a server")
-}
 
 async fn assert_proved(streams: &MemoryStreams, cx: &WorkContext) {
-    let mut drilled = throw_away(streams, cx).await;
+    let mut drilled = throw_away(&streams.facts, &[], cx).await;
     drilled.load(streams).await.unwrap();
     let proof = drilled.prove(streams).await.unwrap();
     assert!(proof.is_equal(), "{:?}", proof.differences);
@@ -123,7 +79,7 @@ async fn nothing_in_forged_globals_is_executed() {
     }
     let streams = captured(&from, u64::MAX, &cx).await;
     forge(&streams, &all);
-    let mut drilled = throw_away(&streams, &cx).await;
+    let mut drilled = throw_away(&streams.facts, &[], &cx).await;
     drilled.load(&streams).await.unwrap();
     let proof = drilled.prove(&streams).await.unwrap();
     drilled.stop().await.unwrap();
@@ -366,7 +322,7 @@ async fn a_drill_tells_every_object_that_fails_and_a_restore_can_go_on() {
     for (round, large_table) in [u64::MAX, 0].into_iter().enumerate() {
         let streams = captured(&from, large_table, &cx).await;
         let scratch = TempDir::new().unwrap();
-        let mut drilled = throw_away(&streams, &context(&scratch)).await;
+        let mut drilled = throw_away(&streams.facts, &[], &context(&scratch)).await;
         let error = drilled.load(&streams).await.unwrap_err();
         drilled.stop().await.unwrap();
         for named in ["VIEW public.one", "VIEW public.two", "TABLE DATA public.fact"] {

@@ -5,20 +5,17 @@
 use std::path::Path;
 use std::time::Duration;
 
-use lifeboat_engine::base::facts::SourceFacts;
 use lifeboat_engine::config::{ReplicaConfig, ReplicaKind};
-use lifeboat_engine::databases::postgres::{PostgresConfig, PostgresSource};
+use lifeboat_engine::databases::ThrowAway;
 use lifeboat_engine::databases::proof::ProofResult;
-use lifeboat_engine::databases::{Source, ThrowAway, WorkContext, registry};
 use lifeboat_engine::store::bandwidth::Bandwidth;
 use lifeboat_tests::host::{BackupHost, section};
 use lifeboat_tests::postgres::Postgres;
-use lifeboat_tests::streams::MemoryStreams;
 use lifeboat_tests::tools;
 use lifeboat_tests::vault::name;
+use lifeboat_tests::work::{captured, context, throw_away};
 use tempfile::TempDir;
 use tokio::process::Command;
-use tokio_util::sync::CancellationToken;
 
 /// Each alone is printed in other words after one restore.
 const PRINTED_DIFFERENTLY: &str = "
@@ -44,42 +41,17 @@ INSERT INTO t1 VALUES ('new');
 INSERT INTO t7 VALUES ('a');
 ";
 
-fn context(place: &TempDir) -> WorkContext {
-    WorkContext {
-        scratch: place.path().to_owned(),
-        stall: Duration::from_secs(60),
-        jobs: 2,
-        environment: tools::environment(),
-        cancel: CancellationToken::new(),
-    }
-}
-
-/// Captures all databases. With `parts`, each table is a stream of its own.
-async fn captured(server: &Postgres, parts: bool, cx: &WorkContext) -> MemoryStreams {
-    let config = PostgresConfig {
-        connection: server.connection(),
-        password: None,
-        databases: Vec::new(),
-        client_directories: vec![server.programs().to_owned()],
-        jobs: None,
-        large_table: if parts { 0 } else { u64::MAX },
-    };
-    let mut streams = MemoryStreams::default();
-    streams.facts = PostgresSource(config).capture(&streams, cx).await.unwrap();
-    streams
-}
-
-async fn throw_away(facts: &SourceFacts, programs: &Path, cx: &WorkContext) -> Box<dyn ThrowAway> {
-    let engine = registry::find(&facts.engine).expect("a known engine");
-    engine.throw_away(facts, &[programs.to_owned()], cx).await.unwrap().expect("a server")
+/// With `parts`, each table is a stream of its own.
+fn large_table(parts: bool) -> u64 {
+    if parts { 0 } else { u64::MAX }
 }
 
 /// Captures all databases of `server`, loads them elsewhere, checks and proves them.
 async fn proof_of(server: &Postgres, parts: bool) -> ProofResult {
     let place = TempDir::new().unwrap();
     let cx = context(&place);
-    let streams = captured(server, parts, &cx).await;
-    let mut restored = throw_away(&streams.facts, server.programs(), &cx).await;
+    let streams = captured(server, large_table(parts), &cx).await;
+    let mut restored = throw_away(&streams.facts, &[server.programs().to_owned()], &cx).await;
     restored.load(&streams).await.unwrap();
     for check in restored.check(&[]).await.unwrap() {
         assert!(check.passed, "{}: {}", check.check, check.detail);
@@ -133,8 +105,8 @@ async fn a_definition_that_means_something_else_is_still_a_difference() {
     server.run_sql("shop", PRINTED_DIFFERENTLY).await;
     let place = TempDir::new().unwrap();
     let cx = context(&place);
-    let streams = captured(&server, false, &cx).await;
-    let mut restored = throw_away(&streams.facts, server.programs(), &cx).await;
+    let streams = captured(&server, large_table(false), &cx).await;
+    let mut restored = throw_away(&streams.facts, &[server.programs().to_owned()], &cx).await;
     restored.load(&streams).await.unwrap();
     let check = "ALTER TABLE t1 DROP CONSTRAINT t1_s; ALTER TABLE t1 ADD CONSTRAINT t1_s CHECK (s IN";
     for (sql, undo, named) in [
@@ -223,8 +195,8 @@ async fn columns_inherited_later_are_compared_by_name() {
         server.run_sql("shop", INHERITED_LATER).await;
         let place = TempDir::new().unwrap();
         let cx = context(&place);
-        let streams = captured(&server, parts, &cx).await;
-        let mut restored = throw_away(&streams.facts, server.programs(), &cx).await;
+        let streams = captured(&server, large_table(parts), &cx).await;
+        let mut restored = throw_away(&streams.facts, &[server.programs().to_owned()], &cx).await;
         restored.load(&streams).await.unwrap();
         let proof = restored.prove(&streams).await.unwrap();
         assert_equal(&proof);

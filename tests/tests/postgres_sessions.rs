@@ -4,51 +4,20 @@
 
 use std::time::Duration;
 
-use lifeboat_engine::base::facts::SourceFacts;
 use lifeboat_engine::databases::postgres::{PostgresConfig, PostgresConnection, PostgresSource, PostgresTarget};
 use lifeboat_engine::databases::proof::DrillQuery;
-use lifeboat_engine::databases::{Source, Target, ThrowAway, Wanted, WorkContext, load, registry};
+use lifeboat_engine::databases::{Source, Target, Wanted, load};
 use lifeboat_tests::postgres::Postgres;
 use lifeboat_tests::streams::MemoryStreams;
-use lifeboat_tests::tools;
+use lifeboat_tests::work::{captured, context, throw_away};
 use tempfile::TempDir;
-use tokio_util::sync::CancellationToken;
-
-fn context(place: &TempDir) -> WorkContext {
-    WorkContext {
-        scratch: place.path().to_owned(),
-        stall: Duration::from_secs(60),
-        jobs: 2,
-        environment: tools::environment(),
-        cancel: CancellationToken::new(),
-    }
-}
-
-async fn captured(server: &Postgres, cx: &WorkContext) -> MemoryStreams {
-    let config = PostgresConfig {
-        connection: server.connection(),
-        password: None,
-        databases: Vec::new(),
-        client_directories: vec![server.programs().to_owned()],
-        jobs: None,
-        large_table: 0,
-    };
-    let mut streams = MemoryStreams::default();
-    streams.facts = PostgresSource(config).capture(&streams, cx).await.unwrap();
-    streams
-}
-
-async fn throw_away(facts: &SourceFacts, cx: &WorkContext) -> Box<dyn ThrowAway> {
-    let engine = registry::find(&facts.engine).expect("a known engine");
-    engine.throw_away(facts, &[], cx).await.unwrap().expect("a server")
-}
 
 /// Captures `server`, loads it elsewhere, checks and proves it.
 async fn assert_proved(server: &Postgres, queries: &[DrillQuery]) {
     let place = TempDir::new().unwrap();
     let cx = context(&place);
-    let streams = captured(server, &cx).await;
-    let mut restored = throw_away(&streams.facts, &cx).await;
+    let streams = captured(server, 0, &cx).await;
+    let mut restored = throw_away(&streams.facts, &[], &cx).await;
     restored.load(&streams).await.unwrap();
     for check in restored.check(queries).await.unwrap() {
         assert!(check.passed, "{}: {}", check.check, check.detail);
@@ -97,7 +66,7 @@ async fn the_owner_of_a_database_cannot_make_our_statements_his() {
     server.create_database("shop").await;
     server.run_sql("shop", HIJACK).await;
     let place = TempDir::new().unwrap();
-    let streams = captured(&server, &context(&place)).await;
+    let streams = captured(&server, 0, &context(&place)).await;
     assert!(streams.facts.warnings.is_empty(), "{:?}", streams.facts.warnings);
     let taken = "SELECT rolsuper FROM pg_catalog.pg_roles WHERE rolname = 'mallory'";
     assert_eq!(server.query("postgres", taken).await.trim(), "f", "a backup made mallory a superuser");
@@ -173,9 +142,9 @@ async fn snapshots_from_before_are_proved_with_the_text_that_they_have() {
     server.run_sql("shop", r"CREATE TABLE f (b bytea); INSERT INTO f VALUES ('\x00ff')").await;
     let place = TempDir::new().unwrap();
     let cx = context(&place);
-    let mut streams = captured(&server, &cx).await;
+    let mut streams = captured(&server, 0, &cx).await;
     assert!(streams.facts.details.remove("settled_text").is_some());
-    let mut restored = throw_away(&streams.facts, &cx).await;
+    let mut restored = throw_away(&streams.facts, &[], &cx).await;
     restored.load(&streams).await.unwrap();
     let proof = restored.prove(&streams).await.unwrap();
     assert!(proof.is_equal(), "{:?}", proof.differences);
@@ -233,7 +202,7 @@ async fn a_restore_that_is_cancelled_leaves_no_database() {
     from.create_database("shop").await;
     from.run_sql("shop", "CREATE TABLE t AS SELECT n, repeat('x', 200) AS x FROM generate_series(1, 300000) n").await;
     let place = TempDir::new().unwrap();
-    let streams = captured(&from, &context(&place)).await;
+    let streams = captured(&from, 0, &context(&place)).await;
     let target = Target::Server {
         server: Box::new(PostgresTarget {
             connection: to.connection(),

@@ -2,57 +2,20 @@
 //! cannot be dumped, and names that somebody chose to break a backup.
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
-use std::time::Duration;
-
-use lifeboat_engine::Result;
-use lifeboat_engine::base::facts::SourceFacts;
-use lifeboat_engine::databases::postgres::{PostgresConfig, PostgresConnection, PostgresSource};
+use lifeboat_engine::databases::postgres::{PostgresConfig, PostgresConnection};
 use lifeboat_engine::databases::streams::StoredStreams;
-use lifeboat_engine::databases::{Source, Target, ThrowAway, WorkContext, load, registry};
+use lifeboat_engine::databases::{Target, ThrowAway, load};
 use lifeboat_tests::host::BackupHost;
 use lifeboat_tests::postgres::Postgres;
 use lifeboat_tests::streams::MemoryStreams;
-use lifeboat_tests::tools;
+use lifeboat_tests::work::{context, source, throw_away, try_captured};
 use tempfile::TempDir;
-use tokio_util::sync::CancellationToken;
-
-fn context(place: &TempDir) -> WorkContext {
-    WorkContext {
-        scratch: place.path().to_owned(),
-        stall: Duration::from_secs(60),
-        jobs: 2,
-        environment: tools::environment(),
-        cancel: CancellationToken::new(),
-    }
-}
-
-fn config(server: &Postgres) -> PostgresConfig {
-    PostgresConfig {
-        connection: server.connection(),
-        password: None,
-        databases: Vec::new(),
-        client_directories: vec![server.programs().to_owned()],
-        jobs: None,
-        large_table: u64::MAX,
-    }
-}
-
-async fn captured(config: PostgresConfig, cx: &WorkContext) -> Result<MemoryStreams> {
-    let mut streams = MemoryStreams::default();
-    streams.facts = PostgresSource(config).capture(&streams, cx).await?;
-    Ok(streams)
-}
-
-async fn throw_away(facts: &SourceFacts, cx: &WorkContext) -> Box<dyn ThrowAway> {
-    let engine = registry::find(&facts.engine).expect("a known engine");
-    engine.throw_away(facts, &[], cx).await.unwrap().expect("a server")
-}
 
 /// Loads, checks and proves what was captured.
 async fn assert_proved(streams: &MemoryStreams) {
     let place = TempDir::new().unwrap();
     let cx = context(&place);
-    let mut restored = throw_away(&streams.facts, &cx).await;
+    let mut restored = throw_away(&streams.facts, &[], &cx).await;
     restored.load(streams).await.unwrap();
     for check in restored.check(&[]).await.unwrap() {
         assert!(check.passed, "{}: {}", check.check, check.detail);
@@ -76,14 +39,14 @@ async fn a_standby_warns_of_unlogged_tables_and_is_proved_without_their_rows() {
     let standby = Postgres::standby_of(&primary).await;
     for large_table in [u64::MAX, 0] {
         let place = TempDir::new().unwrap();
-        let streams = captured(PostgresConfig { large_table, ..config(&standby) }, &context(&place)).await.unwrap();
+        let streams = try_captured(source(&standby, large_table), &context(&place)).await.unwrap();
         let told = streams.facts.warnings.iter().find(|warning| warning.contains("unlogged tables"));
         assert!(told.is_some_and(|told| told.contains("public.ul")), "{:?}", streams.facts.warnings);
         assert_proved(&streams).await;
     }
     // The primary has these rows, and they are backed up without a warning.
     let place = TempDir::new().unwrap();
-    let streams = captured(config(&primary), &context(&place)).await.unwrap();
+    let streams = try_captured(source(&primary, u64::MAX), &context(&place)).await.unwrap();
     assert!(streams.facts.warnings.is_empty(), "{:?}", streams.facts.warnings);
     assert_proved(&streams).await;
 }
@@ -102,10 +65,10 @@ async fn options_that_the_role_cannot_see_are_a_warning() {
     let as_role = |role: &str| {
         let PostgresConnection::Socket { directory, port, .. } = server.connection() else { panic!("a socket") };
         let connection = PostgresConnection::Socket { directory, port, user: Some(role.to_owned()) };
-        PostgresConfig { connection, databases: vec!["shop".to_owned()], ..config(&server) }
+        PostgresConfig { connection, databases: vec!["shop".to_owned()], ..source(&server, u64::MAX) }
     };
     let place = TempDir::new().unwrap();
-    let streams = captured(as_role("lifeboat"), &context(&place)).await.unwrap();
+    let streams = try_captured(as_role("lifeboat"), &context(&place)).await.unwrap();
     let warnings = streams.facts.warnings.join("\n");
     assert!(warnings.contains("user mappings") && warnings.contains("of servers far"), "{warnings}");
     assert!(!warnings.contains("plain") && !warnings.contains("hunter2"), "{warnings}");
@@ -114,7 +77,7 @@ async fn options_that_the_role_cannot_see_are_a_warning() {
     let globals = String::from_utf8(streams.streams.lock().unwrap()["globals"].0.clone()).unwrap();
     assert!(globals.contains("SCRAM-SHA-256"), "the password of the role is missing");
     assert_proved(&streams).await;
-    let streams = captured(as_role("postgres"), &context(&place)).await.unwrap();
+    let streams = try_captured(as_role("postgres"), &context(&place)).await.unwrap();
     assert!(!streams.facts.warnings.join("\n").contains("user mappings"), "{:?}", streams.facts.warnings);
 }
 
@@ -132,8 +95,8 @@ async fn a_configured_database_that_cannot_be_dumped_is_refused_for_the_true_rea
         ("nowhere", "the server has no database `nowhere`"),
     ] {
         let place = TempDir::new().unwrap();
-        let wanted = PostgresConfig { databases: vec![name.to_owned()], ..config(&server) };
-        let error = captured(wanted, &context(&place)).await.err().unwrap();
+        let wanted = PostgresConfig { databases: vec![name.to_owned()], ..source(&server, u64::MAX) };
+        let error = try_captured(wanted, &context(&place)).await.err().unwrap();
         assert!(error.message().contains(said), "{name}: {error:?}");
         assert!(error.hint_text().is_some(), "{name}: {error:?}");
     }
@@ -208,7 +171,7 @@ async fn no_name_of_a_database_breaks_a_backup_a_drill_or_a_restore() {
     for large_table in [u64::MAX, 0] {
         let place = TempDir::new().unwrap();
         let cx = context(&place);
-        let streams = captured(PostgresConfig { large_table, ..config(&server) }, &cx).await.unwrap();
+        let streams = try_captured(source(&server, large_table), &cx).await.unwrap();
         assert!(streams.facts.warnings.is_empty(), "{:?}", streams.facts.warnings);
         assert_proved(&streams).await;
 

@@ -2,11 +2,8 @@
 //! must be found and named, and nothing else.
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
-use std::time::Duration;
-
 use lifeboat_engine::Result;
 use lifeboat_engine::base::facts::SourceFacts;
-use lifeboat_engine::databases::postgres::{PostgresConfig, PostgresSource};
 use lifeboat_engine::databases::proof::DrillQuery;
 use lifeboat_engine::databases::sqlite::SqliteSource;
 use lifeboat_engine::databases::streams::StoredStreams;
@@ -15,9 +12,9 @@ use lifeboat_tests::postgres::Postgres;
 use lifeboat_tests::sample;
 use lifeboat_tests::streams::MemoryStreams;
 use lifeboat_tests::tools;
+use lifeboat_tests::work::{captured as captured_of, context};
 use tempfile::TempDir;
 use tokio::process::Command;
-use tokio_util::sync::CancellationToken;
 
 const SCHEMA: &str = r#"
 CREATE ROLE app LOGIN PASSWORD 'x';
@@ -54,16 +51,6 @@ SELECT lo_from_bytea(4712, decode(repeat('00ff', 30000), 'hex'));
 GRANT SELECT ON plain TO app;
 "#;
 
-fn context(place: &TempDir) -> WorkContext {
-    WorkContext {
-        scratch: place.path().to_owned(),
-        stall: Duration::from_secs(60),
-        jobs: 3,
-        environment: tools::environment(),
-        cancel: CancellationToken::new(),
-    }
-}
-
 /// Starts a throw-away database of the engine that `facts` name.
 async fn start(facts: &SourceFacts, cx: &WorkContext) -> Result<Option<Box<dyn ThrowAway>>> {
     registry::find(&facts.engine).expect("a known engine").throw_away(facts, &[], cx).await
@@ -76,21 +63,7 @@ async fn captured(large_table: u64) -> MemoryStreams {
     server.create_database("other").await;
     server.run_sql("shop", SCHEMA).await;
     server.run_sql("other", "CREATE TABLE t AS SELECT 1 AS n").await;
-    captured_from(&server, large_table, &context(&TempDir::new().unwrap())).await
-}
-
-async fn captured_from(server: &Postgres, large_table: u64, cx: &WorkContext) -> MemoryStreams {
-    let config = PostgresConfig {
-        connection: server.connection(),
-        password: None,
-        databases: Vec::new(),
-        client_directories: vec![server.programs().to_owned()],
-        jobs: None,
-        large_table,
-    };
-    let mut streams = MemoryStreams::default();
-    streams.facts = PostgresSource(config).capture(&streams, cx).await.unwrap();
-    streams
+    captured_of(&server, large_table, &context(&TempDir::new().unwrap())).await
 }
 
 /// Runs SQL in the throw-away server.
@@ -229,7 +202,7 @@ async fn a_database_with_a_little_of_everything_is_proved() {
     source.run_sql("shop", sample::change_sql()).await;
     let place = TempDir::new().unwrap();
     let cx = context(&place);
-    let streams = captured_from(&source, 0, &cx).await;
+    let streams = captured_of(&source, 0, &cx).await;
     assert!(streams.names().iter().filter(|name| name.starts_with("table/shop/")).count() > 10);
     drop(source);
     let mut server = start(&streams.facts, &cx).await.unwrap().unwrap();

@@ -3,53 +3,14 @@
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
 use std::path::Path;
-use std::time::Duration;
 
-use lifeboat_engine::databases::postgres::{PostgresConfig, PostgresSource, PostgresTarget};
-use lifeboat_engine::databases::{RestoreOutcome, Source, Target, Wanted, WorkContext, load};
-use lifeboat_engine::{Class, Result};
+use lifeboat_engine::Class;
+use lifeboat_engine::databases::postgres::PostgresTarget;
+use lifeboat_engine::databases::{Target, Wanted, load};
 use lifeboat_tests::postgres::Postgres;
-use lifeboat_tests::streams::MemoryStreams;
 use lifeboat_tests::tools;
+use lifeboat_tests::work::{captured, context, only, restored};
 use tempfile::TempDir;
-use tokio_util::sync::CancellationToken;
-
-fn context(place: &TempDir) -> WorkContext {
-    WorkContext {
-        scratch: place.path().to_owned(),
-        stall: Duration::from_secs(60),
-        jobs: 2,
-        environment: tools::environment(),
-        cancel: CancellationToken::new(),
-    }
-}
-
-async fn captured(server: &Postgres, large_table: u64, cx: &WorkContext) -> MemoryStreams {
-    let config = PostgresConfig {
-        connection: server.connection(),
-        password: None,
-        databases: Vec::new(),
-        client_directories: vec![server.programs().to_owned()],
-        jobs: None,
-        large_table,
-    };
-    let mut streams = MemoryStreams::default();
-    streams.facts = PostgresSource(config).capture(&streams, cx).await.unwrap();
-    streams
-}
-
-async fn restored(streams: &MemoryStreams, to: &Postgres, wanted: Wanted, cx: &WorkContext) -> Result<RestoreOutcome> {
-    let server = PostgresTarget {
-        connection: to.connection(),
-        password: None,
-        client_directories: vec![to.programs().to_owned()],
-    };
-    load(streams, &Target::Server { server: Box::new(server), wanted }, cx).await
-}
-
-fn only(database: &str) -> Wanted {
-    Wanted { databases: vec![database.to_owned()], ..Wanted::default() }
-}
 
 async fn nothing_is_left(server: &Postgres) {
     let left = "SELECT (SELECT count(*) FROM pg_roles WHERE rolname LIKE 'lifeboat%')

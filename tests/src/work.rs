@@ -1,0 +1,93 @@
+//! Captures, restores and throw-away databases in this process: what tests of engines begin with.
+#![allow(clippy::expect_used)]
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use lifeboat_engine::Result;
+use lifeboat_engine::base::facts::SourceFacts;
+use lifeboat_engine::databases::postgres::{PostgresConfig, PostgresSource, PostgresTarget};
+use lifeboat_engine::databases::{RestoreOutcome, Source, Target, ThrowAway, Wanted, WorkContext, load, registry};
+use tempfile::TempDir;
+use tokio_util::sync::CancellationToken;
+
+use crate::postgres::Postgres;
+use crate::streams::MemoryStreams;
+use crate::tools;
+
+/// Work with three connections below `scratch`.
+#[must_use]
+pub fn context(scratch: &TempDir) -> WorkContext {
+    WorkContext {
+        scratch: scratch.path().to_owned(),
+        stall: Duration::from_secs(60),
+        jobs: 3,
+        environment: tools::environment(),
+        cancel: CancellationToken::new(),
+    }
+}
+
+/// All databases of `server`. Tables of at least `large_table` bytes are in streams of their own.
+#[must_use]
+pub fn source(server: &Postgres, large_table: u64) -> PostgresConfig {
+    PostgresConfig {
+        connection: server.connection(),
+        password: None,
+        databases: Vec::new(),
+        client_directories: vec![server.programs().to_owned()],
+        jobs: None,
+        large_table,
+    }
+}
+
+/// What a capture gives.
+///
+/// # Errors
+/// Those of the capture.
+pub async fn try_captured(config: PostgresConfig, cx: &WorkContext) -> Result<MemoryStreams> {
+    let mut streams = MemoryStreams::default();
+    streams.facts = PostgresSource(config).capture(&streams, cx).await?;
+    Ok(streams)
+}
+
+/// A capture of [`source`].
+///
+/// # Panics
+/// It fails.
+pub async fn captured(server: &Postgres, large_table: u64, cx: &WorkContext) -> MemoryStreams {
+    try_captured(source(server, large_table), cx).await.expect("a capture")
+}
+
+/// A throw-away server of the engine that `facts` name. Its programs are looked for in
+/// `directories` first.
+///
+/// # Panics
+/// It does not start.
+pub async fn throw_away(facts: &SourceFacts, directories: &[PathBuf], cx: &WorkContext) -> Box<dyn ThrowAway> {
+    let engine = registry::find(&facts.engine).expect("a known engine");
+    engine.throw_away(facts, directories, cx).await.expect("it starts").expect("a server")
+}
+
+/// Restores a capture into a server.
+///
+/// # Errors
+/// Those of the restore.
+pub async fn restored(
+    streams: &MemoryStreams,
+    to: &Postgres,
+    wanted: Wanted,
+    cx: &WorkContext,
+) -> Result<RestoreOutcome> {
+    let server = PostgresTarget {
+        connection: to.connection(),
+        password: None,
+        client_directories: vec![to.programs().to_owned()],
+    };
+    load(streams, &Target::Server { server: Box::new(server), wanted }, cx).await
+}
+
+/// One database of a snapshot.
+#[must_use]
+pub fn only(database: &str) -> Wanted {
+    Wanted { databases: vec![database.to_owned()], ..Wanted::default() }
+}
