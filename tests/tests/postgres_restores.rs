@@ -5,7 +5,7 @@
 use std::path::PathBuf;
 
 use lifeboat_engine::Class;
-use lifeboat_engine::databases::{RestoreOutcome, Source, ThrowAway, Wanted, WorkContext};
+use lifeboat_engine::databases::{RestoreOutcome, Wanted, WorkContext};
 use lifeboat_tests::postgres::Postgres;
 use lifeboat_tests::streams::MemoryStreams;
 use lifeboat_tests::tools;

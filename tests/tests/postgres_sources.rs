@@ -4,7 +4,7 @@
 
 use lifeboat_engine::databases::postgres::{PostgresConfig, PostgresConnection};
 use lifeboat_engine::databases::streams::StoredStreams;
-use lifeboat_engine::databases::{Target, ThrowAway, load};
+use lifeboat_engine::databases::{Target, load};
 use lifeboat_tests::host::BackupHost;
 use lifeboat_tests::postgres::Postgres;
 use lifeboat_tests::streams::MemoryStreams;
