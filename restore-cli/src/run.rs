@@ -73,7 +73,12 @@ fn execute(cli: Cli, out: Output) -> Result<()> {
         .map_err(|error| Error::failed("cannot start").because(error))?;
     let worker = match cli.globals.worker_socket.clone() {
         Some(socket) => WorkerPlace::Socket(socket),
-        None => WorkerPlace::beside(&std::env::current_exe().unwrap_or_default()),
+        None => {
+            let me = std::env::current_exe();
+            WorkerPlace::beside(&me.map_err(|error| {
+                Error::failed("cannot tell where this program is, and so where its worker is").because(error)
+            })?)
+        }
     };
     let session = Session {
         globals: cli.globals,
