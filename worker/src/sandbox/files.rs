@@ -5,9 +5,9 @@ use std::path::{Path, PathBuf};
 
 use landlock::{
     ABI, Access, AccessFs, BitFlags, CompatLevel, Compatible, LandlockStatus, Ruleset, RulesetAttr, RulesetCreatedAttr,
-    Scope, path_beneath_rules,
+    RulesetStatus, Scope, path_beneath_rules,
 };
-use lifeboat_base::{Class, Context, Result};
+use lifeboat_base::{Class, Context, Error, Result};
 use lifeboat_databases::{ServerTarget, registry};
 use lifeboat_worker::protocol::{Job, Work};
 
@@ -54,6 +54,8 @@ const READ: [&str; 34] = [
 ];
 /// What tools read and write of devices.
 const DEVICES: [&str; 6] = ["/dev/null", "/dev/zero", "/dev/full", "/dev/random", "/dev/urandom", "/dev/shm"];
+/// Where programs in `…/bin` find their libraries and data.
+const OF_PROGRAMS: [&str; 3] = ["lib", "lib64", "share"];
 /// What tools read below a home directory.
 const OF_HOME: [&str; 3] = [".pgpass", ".pg_service.conf", ".postgresql"];
 
@@ -84,7 +86,11 @@ pub(super) fn confine(job: &Job, scratch: &Path) -> Result<bool> {
         ruleset = ruleset.add_rules(path_beneath_rules(paths, access)).context(Class::Failed, failed)?;
     }
     let status = ruleset.restrict_self().context(Class::Failed, failed)?;
-    Ok(matches!(status.landlock, LandlockStatus::Available { .. }))
+    let known = matches!(status.landlock, LandlockStatus::Available { .. });
+    if known && status.ruleset == RulesetStatus::NotEnforced {
+        return Err(Error::failed(failed()));
+    }
+    Ok(known)
 }
 
 fn devices() -> BitFlags<AccessFs> {
@@ -95,7 +101,7 @@ fn devices() -> BitFlags<AccessFs> {
 /// Directories of programs, and files to read, that the job names.
 fn of_job(job: &Job) -> (Vec<PathBuf>, Vec<PathBuf>) {
     match &job.work {
-        Work::Drill { directories } => (directories.iter().map(|path| with_siblings(path)).collect(), Vec::new()),
+        Work::Drill { directories } => (directories.iter().flat_map(|path| with_data(path)).collect(), Vec::new()),
         Work::Restore { kind, address, client_directories, .. } => {
             let environment = job.environment.environment();
             let variables = environment.variables().filter(|(name, _)| !matches!(*name, "PATH" | "HOME"));
@@ -104,15 +110,28 @@ fn of_job(job: &Job) -> (Vec<PathBuf>, Vec<PathBuf>) {
             let mut files: Vec<PathBuf> = named.chain(OF_HOME.map(|name| home.join(name))).collect();
             let server = registry::find(kind).and_then(|engine| engine.server(address, None, &[]).ok());
             files.extend(server.iter().flat_map(|server| ServerTarget::files(server.as_ref())));
-            (client_directories.iter().map(|path| with_siblings(path)).collect(), files)
+            (client_directories.iter().flat_map(|path| with_data(path)).collect(), files)
         }
     }
 }
 
-/// Programs in `…/bin` find their libraries and data in folders beside it.
-fn with_siblings(directory: &Path) -> PathBuf {
-    match directory.parent() {
-        Some(parent) if directory.ends_with("bin") && parent.components().count() > 1 => parent.to_owned(),
-        _ => directory.to_owned(),
+/// A folder of programs, and the folders beside it where they find their libraries and data. What
+/// else is beside it may be a home.
+fn with_data(directory: &Path) -> Vec<PathBuf> {
+    let beside = |name: &str| directory.parent().map(|parent| parent.join(name));
+    let data = if directory.ends_with("bin") { OF_PROGRAMS.as_slice() } else { &[] };
+    std::iter::once(directory.to_owned()).chain(data.iter().filter_map(|name| beside(name))).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn programs_in_a_home_do_not_open_the_home() {
+        let opened = with_data(Path::new("/root/bin"));
+        let expected = ["/root/bin", "/root/lib", "/root/lib64", "/root/share"].map(PathBuf::from);
+        assert_eq!(opened, expected);
+        assert_eq!(with_data(Path::new("/root/postgres")), [PathBuf::from("/root/postgres")]);
     }
 }
