@@ -136,3 +136,18 @@ async fn what_can_be_restored_is_and_the_rest_is_listed_with_an_exit_code() {
     assert!(explained(&lenient).contains("VIEW public.broken"), "{}", explained(&lenient));
     assert_eq!(server.query("shop", "SELECT a FROM kept").await.trim(), "1");
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_database_whose_rows_nobody_came_to_read_is_listed_too() {
+    let source = Postgres::start().await;
+    source.create_database("shop").await;
+    // More than a pipe holds.
+    source.run_sql("shop", "CREATE TABLE big AS SELECT repeat(md5(i::text), 8) FROM generate_series(1, 16384) i").await;
+    let vault = captured_from(&source, &["shop"]).await;
+    let server = Postgres::start().await;
+    // So no database can be created there.
+    server.run_sql("postgres", "UPDATE pg_database SET datconnlimit = -2 WHERE datname = 'template0'").await;
+    let lenient = restore(&vault, &["--to-postgres", &socket(&server), "--keep-going"]);
+    assert_eq!(lenient.status.code(), Some(4), "{}", explained(&lenient));
+    assert!(explained(&lenient).contains("template0"), "{}", explained(&lenient));
+}
