@@ -52,6 +52,12 @@ pub trait Database: fmt::Debug + Send + Sync {
     /// The highest level that a drill of it can reach.
     fn highest_level(&self) -> ProofLevel;
 
+    /// The names of the engine's own checks. A check of one database has a name and, after a blank,
+    /// the database's.
+    fn checks(&self) -> &'static [&'static str] {
+        &[]
+    }
+
     /// The file that a stream becomes when a snapshot is restored into a directory: a relative
     /// path, named as the tools of this engine expect.
     fn file_of(&self, stream: &str) -> String {

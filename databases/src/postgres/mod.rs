@@ -72,6 +72,10 @@ impl Database for Postgres {
         ProofLevel::Proved
     }
 
+    fn checks(&self) -> &'static [&'static str] {
+        &["pg_amcheck"]
+    }
+
     fn file_of(&self, stream: &str) -> String {
         match stream {
             globals::GLOBALS => "globals.sql".to_owned(),

@@ -52,6 +52,10 @@ impl Database for Sqlite {
         ProofLevel::Proved
     }
 
+    fn checks(&self) -> &'static [&'static str] {
+        &["integrity_check", "foreign_key_check"]
+    }
+
     fn file_of(&self, stream: &str) -> String {
         if stream == DATABASE_STREAM { "database.sqlite".to_owned() } else { stream.to_owned() }
     }

@@ -23,8 +23,8 @@ use lifeboat_worker::WorkerPlace;
 use tokio_util::sync::CancellationToken;
 
 pub use self::publish::{Published, publish};
-use self::report::NamesOfChecks;
 pub use self::report::{DrillReport, Phase};
+use self::report::{KnownChecks, MAX_TOLD};
 use crate::config::{DrillConfig, Objectives};
 use crate::restore::{Selector, SnapshotStreams, VaultReader};
 
@@ -168,12 +168,10 @@ impl Drill<'_> {
 
         if self.settings.level >= ProofLevel::Checked {
             let phase = Stopwatch::start(self, "check");
-            report.checks = server.check(&self.settings.queries).await?;
+            let checks = server.check(&self.settings.queries).await?;
             phase.stop(report);
-            let names = self.names_of_checks(streams);
-            for check in report.checks.iter_mut().filter(|check| !names.is_known(&check.check)) {
-                check.check = "unknown".to_owned();
-            }
+            self.known_checks(streams).confirm(&checks)?;
+            report.checks = checks;
             if let Some(failed) = report.checks.iter().find(|check| !check.passed) {
                 return Err(Error::integrity(format!("check `{}` failed: {}", failed.check, failed.detail)));
             }
@@ -186,6 +184,8 @@ impl Drill<'_> {
             // Both are published, so neither is taken from where rows may speak.
             proof.source_version = streams.facts().server_version.clone();
             proof.server_version = proof.server_version.map(|_| server.server_version().to_owned());
+            proof.differences.truncate(MAX_TOLD);
+            proof.notes.truncate(MAX_TOLD);
             let equal = proof.is_equal();
             let difference = proof.differences.first().cloned().unwrap_or_else(|| "nothing was compared".to_owned());
             report.proof = Some(proof);
@@ -197,10 +197,11 @@ impl Drill<'_> {
         Ok(())
     }
 
-    fn names_of_checks(&self, streams: &SnapshotStreams) -> NamesOfChecks {
+    fn known_checks(&self, streams: &SnapshotStreams) -> KnownChecks {
         let engine = registry::find(&streams.facts().engine);
         let database = |stream: &String| engine.and_then(|engine| engine.database_of(stream));
-        NamesOfChecks {
+        KnownChecks {
+            of_engine: engine.map_or(&[], |engine| engine.checks()),
             databases: streams.names().iter().filter_map(database).collect(),
             queries: self.settings.queries.iter().map(|query| query.sql.clone()).collect(),
         }

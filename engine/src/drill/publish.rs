@@ -2,17 +2,23 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use chrono::{DateTime, Utc};
 use lifeboat_base::{Class, Error, Result};
 use lifeboat_format::id::{Name, SnapshotId};
 use lifeboat_format::layout;
 use lifeboat_format::record::{RecordBody, RecordType};
-use lifeboat_store::SharedReplica;
+use lifeboat_store::{ObjectMeta, SharedReplica};
 use serde::Serialize;
 
 use super::report::DrillReport;
+use crate::catalog::future::is_future;
 use crate::catalog::records::{RecordReader, RecordWriter};
 use crate::keys::sign::Signer;
 use crate::restore::VaultReader;
+
+/// How many of the newest records are tried for the last one of this host. Those of other drill
+/// hosts stand between, and whatever a bucket's owner puts there.
+const MAX_TRIED: usize = 256;
 
 /// Which replicas took a report.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
@@ -30,6 +36,16 @@ impl RecordBody for DrillReport {
         let report: Self = serde_json::from_slice(json)?;
         Ok((report.vault.clone(), report.dataset.clone(), report))
     }
+}
+
+/// Records that have a signature and are not from the future.
+fn signed_before(now: DateTime<Utc>, folder: &str, objects: &[ObjectMeta]) -> Vec<SnapshotId> {
+    let keys: BTreeSet<&str> = objects.iter().map(|object| object.key.as_str()).collect();
+    let signed = keys.iter().filter(|key| keys.contains(layout::signature(key).as_str()));
+    signed
+        .filter_map(|key| layout::parse_json(folder, key))
+        .filter(|id: &SnapshotId| !is_future(id.time(), now))
+        .collect()
 }
 
 /// Signs `report` as a record of `principal`, and uploads it to every replica of `reader`. What is
@@ -51,12 +67,19 @@ pub async fn publish(
     let own = RecordReader { vault, dataset, trusted: &trusted };
     let (replicas, mut published) = (reader.writable(), Published { replicas: Vec::new(), refused: BTreeMap::new() });
     let folder = layout::drills(dataset);
-    let listed = futures::future::join_all(reader.replicas().iter().map(|replica| replica.list(&folder)));
-    let keys = listed.await.into_iter().flatten().flatten().map(|object| object.key);
-    let ids: BTreeSet<SnapshotId> = keys.filter_map(|key| layout::parse_json(&folder, &key)).collect();
+    let listing = reader.replicas().iter().map(|replica| async { (replica.name(), replica.list(&folder).await) });
+    let mut ids: BTreeSet<SnapshotId> = BTreeSet::new();
+    for (replica, listed) in futures::future::join_all(listing).await {
+        match listed {
+            Ok(objects) => ids.extend(signed_before(report.started, &folder, &objects)),
+            Err(error) => {
+                tracing::warn!(%replica, %error, "Drill records cannot be listed, so the number of the new one may repeat");
+            }
+        }
+    }
     let all: Vec<&SharedReplica> = reader.replicas().iter().collect();
     let mut last = None;
-    for id in ids.iter().rev() {
+    for id in ids.iter().rev().take(MAX_TRIED) {
         match own.read::<DrillReport>(&all, id).await {
             Ok(record) if writer.wrote(&record) => {
                 last = Some(record);

@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use chrono::{DateTime, Utc};
-use lifeboat_base::Class;
+use lifeboat_base::{Class, Error, Result};
 use lifeboat_databases::proof::{CheckResult, ProofLevel, ProofResult};
 use lifeboat_format::id::{Name, SnapshotId};
 use serde::{Deserialize, Serialize};
@@ -114,21 +114,58 @@ fn digest(text: &str) -> String {
     format!("BLAKE3 of the text: {}", blake3::hash(text.as_bytes()).to_hex())
 }
 
-/// What names of checks are made of: the operator's queries, names of databases, and a word of the
-/// engine. A name is published, so one that is made of anything else is not believed.
-pub(super) struct NamesOfChecks {
+/// The checks that a drill runs: those of the engine, and the operator's queries. Names of checks are
+/// published, so no other name is believed, and no more checks than there are.
+pub(super) struct KnownChecks {
+    pub(super) of_engine: &'static [&'static str],
     pub(super) databases: BTreeSet<String>,
-    pub(super) queries: BTreeSet<String>,
+    pub(super) queries: Vec<String>,
 }
 
-impl NamesOfChecks {
-    pub(super) fn is_known(&self, name: &str) -> bool {
-        let word = |word: &str| word.len() <= 24 && word.bytes().all(|byte| byte.is_ascii_lowercase() || byte == b'_');
-        let of_database =
-            name.split_once(' ').is_some_and(|(first, database)| word(first) && self.databases.contains(database));
+impl KnownChecks {
+    /// Fails if `checks` are not some of these.
+    pub(super) fn confirm(&self, checks: &[CheckResult]) -> Result<()> {
+        let most = self.of_engine.len() * (self.databases.len() + 1) + self.queries.len();
+        if checks.len() > most || checks.iter().any(|check| !self.is_known(&check.check)) {
+            return Err(Error::integrity("the worker told of checks that nobody asked for"));
+        }
+        Ok(())
+    }
+
+    fn is_known(&self, name: &str) -> bool {
+        let of_engine = self.of_engine.iter().filter_map(|check| name.strip_prefix(check)).any(|after| {
+            after.is_empty() || after.strip_prefix(' ').is_some_and(|database| self.databases.contains(database))
+        });
         let of_query = self.queries.iter().filter_map(|query| name.strip_suffix(query.as_str())).any(|before| {
             before.is_empty() || before.strip_suffix(": ").is_some_and(|database| self.databases.contains(database))
         });
-        word(name) || of_database || of_query
+        of_engine || of_query
+    }
+}
+
+/// Texts of a proof, of which the engines give as many at most.
+pub(super) const MAX_TOLD: usize = 51;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn no_name_of_a_check_is_believed_that_says_more_than_was_asked() {
+        let known = KnownChecks {
+            of_engine: &["pg_amcheck"],
+            databases: BTreeSet::from(["shop".to_owned(), "a b".to_owned()]),
+            queries: vec!["SELECT 1".to_owned()],
+        };
+        let check = |name: &str| CheckResult { check: name.to_owned(), passed: true, detail: String::new() };
+        for good in ["pg_amcheck", "pg_amcheck shop", "pg_amcheck a b", "shop: SELECT 1", "SELECT 1"] {
+            assert!(known.confirm(&[check(good)]).is_ok(), "{good}");
+        }
+        for bad in ["", "card_4111", "pg_amcheck 4111", "pg_amcheckx", "4111: SELECT 1", "xSELECT 1"] {
+            assert!(known.confirm(&[check(bad)]).is_err(), "{bad}");
+        }
+        let four = ["pg_amcheck", "pg_amcheck shop", "pg_amcheck a b", "shop: SELECT 1"].map(check).to_vec();
+        assert!(known.confirm(&four).is_ok());
+        assert!(known.confirm(&[four, vec![check("SELECT 1")]].concat()).is_err());
     }
 }

@@ -45,7 +45,7 @@ impl fmt::Display for Drilled {
         for difference in report.proof.iter().flat_map(|proof| &proof.differences) {
             write!(f, "\n DIFFERS: {}", escape::line(difference))?;
         }
-        for note in report.proof.iter().flat_map(|proof| &proof.notes) {
+        for note in report.proof.iter().flat_map(|proof| &proof.notes).map(|note| escape::line(note)) {
             write!(f, "\n Note: {note}")?;
         }
         Ok(())
