@@ -18,6 +18,7 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 use tokio::io::Interest;
 use tokio::net::UnixStream;
+use zeroize::Zeroizing;
 
 const HEADER_BYTES: usize = 4;
 const READ_BYTES: usize = 64 << 10;
@@ -45,12 +46,13 @@ pub(crate) struct Sender {
 impl Sender {
     /// Sends one message, and a descriptor with it.
     pub(crate) async fn send(&mut self, message: &impl Serialize, descriptor: Option<BorrowedFd<'_>>) -> Result<()> {
+        self.write(&encode(message)?, descriptor).await
+    }
+
+    /// Sends one message that is [encoded](encode).
+    pub(crate) async fn write(&mut self, bytes: &[u8], descriptor: Option<BorrowedFd<'_>>) -> Result<()> {
         let failed = || "cannot speak to the other process";
-        let mut bytes = zeroize::Zeroizing::new(vec![0; HEADER_BYTES]);
-        serde_json::to_writer(&mut *bytes, message).context(Class::Failed, failed)?;
-        let length = u32::try_from(bytes.len() - HEADER_BYTES).context(Class::Failed, failed)?;
-        bytes[..HEADER_BYTES].copy_from_slice(&length.to_le_bytes());
-        let mut left: &[u8] = &bytes;
+        let mut left = bytes;
         // The descriptor goes with the first byte.
         let mut descriptor = descriptor;
         while !left.is_empty() {
@@ -72,6 +74,16 @@ impl Sender {
         }
         Ok(sendmsg(self.socket.as_fd(), &[IoSlice::new(bytes)], &mut control, SendFlags::NOSIGNAL)?)
     }
+}
+
+/// A message as it goes through the socket. It may hold a password.
+pub(crate) fn encode(message: &impl Serialize) -> Result<Zeroizing<Vec<u8>>> {
+    let failed = || "cannot write a message to the other process";
+    let mut bytes = Zeroizing::new(vec![0; HEADER_BYTES]);
+    serde_json::to_writer(&mut *bytes, message).context(Class::Failed, failed)?;
+    let length = u32::try_from(bytes.len() - HEADER_BYTES).context(Class::Failed, failed)?;
+    bytes[..HEADER_BYTES].copy_from_slice(&length.to_le_bytes());
+    Ok(bytes)
 }
 
 /// Receives messages.
@@ -102,6 +114,11 @@ impl Receiver {
                 _ => {}
             }
         }
+    }
+
+    /// Ends the socket for both sides, whoever else still holds it.
+    pub(crate) fn close(&self) {
+        let _ = rustix::net::shutdown(self.socket.as_fd(), rustix::net::Shutdown::Both);
     }
 
     /// The descriptor of the message that says that one came with it.

@@ -172,9 +172,9 @@ pub enum Reply {
 /// What a worker shut behind itself.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Confinement {
-    /// Landlock keeps files from it. `false`: the kernel cannot.
+    /// Landlock keeps files from it. `false`: it cannot be used here.
     pub files: bool,
-    /// seccomp keeps system calls from it. `false`: the kernel cannot.
+    /// seccomp keeps system calls from it. `false`: it cannot be used here.
     pub calls: bool,
 }
 

@@ -1,6 +1,7 @@
 //! Gives one stream to a worker, through a pipe.
 
 use std::os::fd::OwnedFd;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use lifeboat_base::{Class, Context, Result};
 use lifeboat_databases::streams::StoredStreams;
@@ -28,11 +29,16 @@ pub(crate) struct Fed {
     pub(crate) complete: bool,
 }
 
-/// Writes a stream into `pipe`.
+/// Writes a stream into `pipe`, and counts its bytes in `total`.
 ///
 /// # Errors
 /// The stream cannot be read to its checked end.
-pub(crate) async fn feed(streams: &dyn StoredStreams, stream: &str, mut pipe: PipeSender) -> Result<Fed> {
+pub(crate) async fn feed(
+    streams: &dyn StoredStreams,
+    stream: &str,
+    mut pipe: PipeSender,
+    total: &AtomicU64,
+) -> Result<Fed> {
     let mut reader = streams.open(stream).await?;
     let mut bytes = 0;
     while let Some(piece) = reader.next().await? {
@@ -40,6 +46,7 @@ pub(crate) async fn feed(streams: &dyn StoredStreams, stream: &str, mut pipe: Pi
             return Ok(Fed { bytes, complete: false });
         }
         bytes += piece.len() as u64;
+        total.fetch_add(piece.len() as u64, Ordering::Relaxed);
     }
     Ok(Fed { bytes, complete: true })
 }

@@ -2,16 +2,18 @@
 //!
 //! - **Order**: one request at a time. While it waits for the reply, it feeds the streams that the
 //!   worker opens.
+//! - **Bounds**: a worker that does not listen, or is silent for [`MAX_SILENCE`], is an error.
 //! - **Cancellation**: when the token fires, the worker is told, and has [`CANCEL_GRACE`] to clean
 //!   up and to answer. When the broker is dropped, the worker sees the end of its socket.
 
 mod feed;
 pub(crate) mod place;
+mod queue;
 pub(crate) mod server;
 pub(crate) mod throw_away;
 
 use std::collections::BTreeSet;
-use std::os::fd::AsFd;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use futures::StreamExt;
@@ -26,6 +28,8 @@ use crate::protocol::{Confinement, Job, Reply, Request, Variables, WireError, Wo
 
 /// What a worker has to clean up once it was told to stop.
 const CANCEL_GRACE: Duration = Duration::from_secs(60);
+/// A load may build an index, or a check read a table, for long without a word.
+const MAX_SILENCE: Duration = Duration::from_secs(3 * 86_400);
 /// No worker reads more streams at once.
 const MAX_READERS: usize = 256;
 
@@ -60,10 +64,9 @@ impl Worker {
         };
         let (delivered, broken) = (BTreeSet::new(), None);
         let mut worker = Self { connection, cancel: cx.cancel.clone(), delivered, broken };
-        if let Err(error) = worker.connection.sender.send(&job, None).await {
-            return Err(worker.connection.gone(Some(error)).await);
-        }
+        worker.connection.queue.say(&job, None)?;
         let Reply::Confined(confinement) = worker.ask(None, None).await? else { return Err(out_of_turn()) };
+        worker.connection.heard = true;
         tell(&place.guard(), confinement);
         Ok(worker)
     }
@@ -80,10 +83,12 @@ impl Worker {
         streams: Option<&dyn StoredStreams>,
     ) -> Result<Reply> {
         if let Some(request) = request {
-            self.connection.sender.send(request, None).await?;
+            self.connection.queue.say(request, None)?;
         }
+        // Before those who count in it.
+        let fed = AtomicU64::new(0);
         let mut feeding = FuturesUnordered::new();
-        let mut deadline = None;
+        let (mut deadline, mut fed_before) = (None, 0);
         let cancel = self.cancel.clone();
         loop {
             let late = async {
@@ -99,8 +104,9 @@ impl Worker {
                             return Err(Error::failed("the worker opens a stream out of turn"));
                         };
                         let (pipe, end) = feed::pipe()?;
-                        self.connection.sender.send(&Request::Opened { reader }, Some(end.as_fd())).await?;
-                        feeding.push(async move { (reader, feed::feed(streams, &stream, pipe).await, stream) });
+                        self.connection.queue.say(&Request::Opened { reader }, Some(end))?;
+                        let fed = &fed;
+                        feeding.push(async move { (reader, feed::feed(streams, &stream, pipe, fed).await, stream) });
                     }
                     Ok(Some(Reply::Failed(error))) => return Err(self.broken.take().unwrap_or_else(|| error.into())),
                     Ok(Some(reply)) => return Ok(reply),
@@ -121,11 +127,18 @@ impl Worker {
                             Err(told)
                         }
                     };
-                    self.connection.sender.send(&Request::Ended { reader, result }, None).await?;
+                    self.connection.queue.say(&Request::Ended { reader, result }, None)?;
                 }
                 () = cancel.cancelled(), if deadline.is_none() => {
                     deadline = Some(tokio::time::Instant::now() + CANCEL_GRACE);
-                    self.connection.sender.send(&Request::Cancel, None).await?;
+                    self.connection.queue.say(&Request::Cancel, None)?;
+                }
+                () = tokio::time::sleep(MAX_SILENCE) => {
+                    let now = fed.load(Ordering::Relaxed);
+                    if now == fed_before {
+                        return Err(Error::failed(format!("the worker neither read nor said anything for {MAX_SILENCE:?}")));
+                    }
+                    fed_before = now;
                 }
                 () = late => return Err(Error::cancelled("the work with the database")),
             }
@@ -155,7 +168,7 @@ fn tell(guard: &Guard, Confinement { files, calls }: Confinement) {
         tracing::info!(%guard, "the work with the database runs apart from the keys");
     } else {
         let missing = if files { "seccomp" } else { "Landlock" };
-        tracing::warn!(%guard, "this kernel has no {missing}, which would keep the work with the database from the keys");
+        tracing::warn!(%guard, "{missing} cannot be used here: it would keep the work with the database from the keys");
     }
 }
 

@@ -20,7 +20,8 @@ use tokio::io::AsyncReadExt;
 use tokio::net::UnixStream;
 use tokio::process::{Child, ChildStderr, Command};
 
-use crate::channel::{self, Receiver, Sender};
+use super::queue::Queue;
+use crate::channel::{self, Receiver};
 use crate::protocol::MAX_REPLY_BYTES;
 
 /// The name of the program.
@@ -71,12 +72,24 @@ impl WorkerPlace {
         Self::Program(program.with_file_name(PROGRAM))
     }
 
+    /// Why there can be no worker here: its program is missing, or root has no user for it. A socket
+    /// is not asked.
+    #[must_use]
+    pub fn problem(&self) -> Option<Error> {
+        let Self::Program(program) = self else { return None };
+        if !program.is_file() {
+            let missing = Error::failed(format!("the program {} is missing", program.display()));
+            return Some(missing.hint("install lifeboat-worker beside lifeboat"));
+        }
+        other_user().err()
+    }
+
     /// What stands between its workers and the keys.
     #[must_use]
     pub fn guard(&self) -> Guard {
         match self {
             Self::Socket(_) => Guard::Service,
-            Self::Program(_) => other_user().map_or(Guard::Nothing, |user| Guard::User(user.name)),
+            Self::Program(_) => other_user().ok().flatten().map_or(Guard::Nothing, |user| Guard::User(user.name)),
         }
     }
 
@@ -106,7 +119,7 @@ fn start(program: &Path, scratch: &Path, short: ShortPath) -> Result<Connection>
     let (ours, theirs) = std::os::unix::net::UnixStream::pair().context(Class::Failed, failed)?;
     ours.set_nonblocking(true).context(Class::Failed, failed)?;
     let mut command = Command::new(program);
-    if let Some(user) = other_user() {
+    if let Some(user) = other_user()? {
         chown(scratch, Some(user.uid), Some(user.gid)).context(Class::Failed, failed)?;
         command.arg("--user").arg(format!("{}:{}", user.uid, user.gid));
     }
@@ -158,54 +171,71 @@ struct User {
     gid: u32,
 }
 
-/// The user of a worker that root starts; `None` if this is not root, or there is no such user.
-fn other_user() -> Option<User> {
+/// The user of a worker that root starts; `None` if this is not root.
+///
+/// # Errors
+/// There is no such user: a worker is never root.
+fn other_user() -> Result<Option<User>> {
     if !rustix::process::geteuid().is_root() {
-        return None;
+        return Ok(None);
     }
-    let users = std::fs::read_to_string("/etc/passwd").ok()?;
+    let users = std::fs::read_to_string("/etc/passwd").context(Class::Failed, || "cannot read /etc/passwd")?;
     let entry = |name: &str| {
         let line = users.lines().find(|line| line.split(':').next() == Some(name))?;
         let mut fields = line.split(':').skip(2);
         let (uid, gid): (u32, u32) = (fields.next()?.parse().ok()?, fields.next()?.parse().ok()?);
         (uid != 0).then(|| User { name: name.to_owned(), uid, gid })
     };
-    USERS.into_iter().find_map(entry)
+    USERS.into_iter().find_map(entry).map(Some).ok_or_else(|| {
+        Error::failed("there is neither a user lifeboat-worker nor nobody, and root does no work with databases")
+            .hint("run systemd-sysusers, or this as an ordinary user")
+    })
 }
 
 /// A socket to a worker, and its process if it was started here.
 pub(crate) struct Connection {
-    pub(crate) sender: Sender,
+    pub(crate) queue: Queue,
     pub(crate) receiver: Receiver,
     process: Option<Process>,
+    /// Whether the worker has said anything.
+    pub(crate) heard: bool,
 }
 
 impl Connection {
     fn new(socket: UnixStream, process: Option<Process>) -> Self {
         let (sender, receiver) = channel::ends(socket, MAX_REPLY_BYTES, false);
-        Self { sender, receiver, process }
+        Self { queue: Queue::new(sender), receiver, process, heard: false }
     }
 
-    /// Why a worker ended, or is no longer listened to.
+    /// Why a worker ended, or is no longer listened to: then `error` says why.
     pub(crate) async fn gone(&mut self, error: Option<Error>) -> Error {
-        let said = match &mut self.process {
-            Some(process) => process.last_words().await,
-            None => "; its journal says why: journalctl -u 'lifeboat-worker@*'".to_owned(),
-        };
-        let gone = Error::failed(format!("the worker ended before its work was done{said}"));
-        match error {
-            Some(error) => gone.because(error),
-            None => gone,
+        self.receiver.close();
+        if let Some(error) = error {
+            return error.within("the worker is not understood");
+        }
+        match &mut self.process {
+            Some(process) => {
+                Error::failed(format!("the worker ended before its work was done{}", process.last_words().await))
+            }
+            None if self.heard => Error::failed("the worker ended before its work was done")
+                .hint("its journal says why: journalctl -u 'lifeboat-worker@*'"),
+            None => Error::failed("no worker was free: systemd closed the connection")
+                .hint("run fewer drills at once, or raise MaxConnections= of lifeboat-worker.socket"),
         }
     }
 
     /// Closes the socket, and waits until the worker has cleaned up.
-    pub(crate) async fn end(self) {
-        let Self { sender, receiver, process } = self;
-        drop((sender, receiver));
-        if let Some(mut process) = process {
+    pub(crate) async fn end(mut self) {
+        self.receiver.close();
+        if let Some(process) = &mut self.process {
             let _ = tokio::time::timeout(END_GRACE, process.child.wait()).await;
         }
+    }
+}
+
+impl Drop for Connection {
+    fn drop(&mut self) {
+        self.receiver.close();
     }
 }
 
