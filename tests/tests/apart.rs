@@ -126,10 +126,13 @@ async fn rows_that_run_programs_reach_neither_keys_nor_files_nor_the_network() {
     let script = format!(
         "cat {keys}/* 2>&1; ls {keys} 2>&1; cp {keys}/canary {loot}/stolen 2>&1; (echo x > {loot}/written) 2>&1; \
          grep -a CANARY /proc/[0-9]*/environ 2>/dev/null; \
-         bash -c 'echo hello > /dev/tcp/127.0.0.1/{port}' 2>&1; unshare -Ur true 2>&1; id -u; echo over",
+         bash -c 'echo hello > /dev/tcp/127.0.0.1/{port}' 2>&1; unshare -Ur true 2>&1; touch /dev/shm/{left} 2>&1; \
+         setsid sleep 4711.{marker} >/dev/null 2>&1 & id -u; echo over",
         keys = attacked.host.path().join("keys").display(),
         loot = loot.path().display(),
         port = listener.local_addr().unwrap().port(),
+        left = "lifeboat-left",
+        marker = std::process::id(),
     );
     server.run_sql("shop", &bait(&program(&script))).await;
     let backup = run(attacked.host.lifeboatd().arg("--once"), DEADLINE).await.unwrap();
@@ -143,6 +146,8 @@ async fn rows_that_run_programs_reach_neither_keys_nor_files_nor_the_network() {
         assert!(!found.contains("CANARY"), "{broker:?}: a key was read: {found}");
         assert!(!found.contains("host.key"), "{broker:?}: the names of keys were read: {found}");
         assert!(listener.accept().is_err(), "{broker:?}: the network was reached");
+        assert!(!Path::new("/dev/shm/lifeboat-left").exists(), "{broker:?}: shared memory was written");
+        assert_eq!(processes_with(&format!("4711.{}", std::process::id())), [""; 0], "{broker:?}: a process is left");
         assert_eq!(files_below(loot.path()), Vec::<PathBuf>::new(), "{broker:?}: files were written");
         assert!(!output.stderr.contains(CANARY) && !output.stdout.contains(CANARY), "{broker:?}");
         assert_eq!(files_below(&attacked.tmp()), Vec::<PathBuf>::new(), "{broker:?}: files are left");
@@ -169,12 +174,15 @@ async fn what_a_database_says_is_told_here_and_not_published() {
     assert!(text.contains(&format!("BLAKE3 of the text: {digest}")), "{text}\n{output}");
 }
 
-/// Processes whose command line names `directory`.
-fn processes_in(directory: &Path) -> Vec<String> {
-    let wanted = directory.to_string_lossy().into_owned();
+/// Processes whose command line has `part`.
+fn processes_with(part: &str) -> Vec<String> {
     let all = fs::read_dir("/proc").unwrap().flatten();
     let lines = all.filter_map(|entry| fs::read(entry.path().join("cmdline")).ok());
-    lines.map(|line| String::from_utf8_lossy(&line).replace('\0', " ")).filter(|line| line.contains(&wanted)).collect()
+    lines.map(|line| String::from_utf8_lossy(&line).replace('\0', " ")).filter(|line| line.contains(part)).collect()
+}
+
+fn processes_in(directory: &Path) -> Vec<String> {
+    processes_with(&directory.to_string_lossy())
 }
 
 #[tokio::test(flavor = "multi_thread")]

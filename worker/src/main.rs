@@ -4,11 +4,13 @@
 //! lifeboat starts it for a drill and for a restore into a server, or systemd does for a
 //! connection to `lifeboat-worker.socket`. With `--user UID:GID` it gives up root for that user.
 
+mod descendants;
 mod sandbox;
 
 use std::path::Path;
 use std::process::ExitCode;
 
+use crate::descendants::Descendants;
 use lifeboat_base::{Class, Context, Error, Result};
 use lifeboat_worker::serve;
 use tempfile::TempDir;
@@ -47,12 +49,14 @@ fn run(arguments: &[String]) -> Result<()> {
             own.path()
         }
     };
+    let descendants = Descendants::adopt()?;
     let confinement = sandbox::confine(&job, scratch)?;
     let scratch = scratch.to_owned();
     let failed = || "cannot start";
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().context(Class::Failed, failed)?;
     let served = runtime.block_on(serve::serve(socket, job, confinement, &scratch));
     runtime.shutdown_timeout(std::time::Duration::from_millis(200));
+    descendants.kill();
     served
 }
 

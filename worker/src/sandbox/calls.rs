@@ -78,10 +78,6 @@ type Rules = BTreeMap<i64, Vec<SeccompRule>>;
 
 /// Confines this thread. Returns whether the kernel can.
 pub(super) fn confine(network: bool) -> Result<bool> {
-    // A kernel without seccomp does not know this file.
-    if !std::path::Path::new("/proc/sys/kernel/seccomp/actions_avail").exists() {
-        return Ok(false);
-    }
     let failed = || "cannot shut in the worker by seccomp";
     let mut refused: Rules = REFUSED.into_iter().map(|call| (call, Vec::new())).collect();
     refused.insert(libc::SYS_unshare, Vec::new());
@@ -98,7 +94,15 @@ pub(super) fn confine(network: bool) -> Result<bool> {
     let unknown = Rules::from([(libc::SYS_clone3, Vec::new())]);
     for (rules, errno) in [(unknown, libc::ENOSYS), (refused, libc::EPERM)] {
         let filter: BpfProgram = filter(rules, errno)?;
-        apply_filter(&filter).context(Class::Failed, failed)?;
+        match apply_filter(&filter) {
+            // A kernel without seccomp does not know the request.
+            Err(seccompiler::Error::Seccomp(error))
+                if matches!(error.raw_os_error(), Some(libc::EINVAL | libc::ENOSYS)) =>
+            {
+                return Ok(false);
+            }
+            applied => applied.context(Class::Failed, failed)?,
+        }
     }
     Ok(true)
 }

@@ -52,8 +52,8 @@ const READ: [&str; 34] = [
     "/proc/sys/vm",
     "/sys/devices/system",
 ];
-/// What tools read and write of devices.
-const DEVICES: [&str; 6] = ["/dev/null", "/dev/zero", "/dev/full", "/dev/random", "/dev/urandom", "/dev/shm"];
+/// What tools read and write of devices. Shared memory is not among them, as others share it.
+const DEVICES: [&str; 5] = ["/dev/null", "/dev/zero", "/dev/full", "/dev/random", "/dev/urandom"];
 /// Where programs in `…/bin` find their libraries and data.
 const OF_PROGRAMS: [&str; 3] = ["lib", "lib64", "share"];
 /// What tools read below a home directory.
@@ -73,12 +73,14 @@ pub(super) fn confine(job: &Job, scratch: &Path) -> Result<bool> {
         .create()
         .context(Class::Failed, failed)?;
     let (programs, files) = of_job(job);
-    let rules: [(Vec<PathBuf>, BitFlags<AccessFs>); 5] = [
+    let rules: [(Vec<PathBuf>, BitFlags<AccessFs>); 6] = [
         (PROGRAMS.map(PathBuf::from).to_vec(), AccessFs::from_read(NEWEST)),
         (programs, AccessFs::from_read(NEWEST)),
         (READ.map(PathBuf::from).into_iter().chain(files).collect(), read),
-        (DEVICES.map(PathBuf::from).to_vec(), devices()),
+        (DEVICES.map(PathBuf::from).to_vec(), AccessFs::ReadFile | AccessFs::WriteFile),
         (vec![scratch.to_owned()], all),
+        // The worker removes its own directory, once that is empty.
+        (scratch.parent().map(Path::to_owned).into_iter().collect(), AccessFs::RemoveDir.into()),
     ];
     let mut ruleset = ruleset;
     for (paths, access) in rules {
@@ -91,11 +93,6 @@ pub(super) fn confine(job: &Job, scratch: &Path) -> Result<bool> {
         return Err(Error::failed(failed()));
     }
     Ok(known)
-}
-
-fn devices() -> BitFlags<AccessFs> {
-    let shared_memory = AccessFs::MakeReg | AccessFs::RemoveFile | AccessFs::Truncate;
-    AccessFs::ReadFile | AccessFs::WriteFile | AccessFs::ReadDir | shared_memory
 }
 
 /// Directories of programs, and files to read, that the job names.

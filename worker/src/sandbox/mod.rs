@@ -1,8 +1,8 @@
 //! What a worker shuts behind itself before it reads a byte of a snapshot: its user, its files, its
 //! system calls. Each process that it starts inherits all of it, and none can undo it.
 //!
-//! Where the kernel has Landlock and seccomp, a worker that cannot use them does not work. Where it
-//! has not, the broker is told.
+//! Where the kernel, or a sandbox around the worker, does not let it use Landlock or seccomp, the
+//! broker is told. What is refused for any other reason ends the worker.
 
 mod calls;
 mod files;

@@ -27,8 +27,10 @@ const MAX_STOP_TIME: Duration = Duration::from_secs(20);
 /// The path of a socket must fit into 107 bytes, and the name of its file takes some of them.
 const MAX_SOCKET_DIRECTORY_BYTES: usize = 80;
 /// Nothing must survive a crash, and nothing else may run during the drill.
-const SETTINGS: [&str; 13] = [
+const SETTINGS: [&str; 14] = [
     "listen_addresses=",
+    // In its own directory: /dev/shm is for everybody of the same user.
+    "dynamic_shared_memory_type=mmap",
     "fsync=off",
     "synchronous_commit=off",
     "full_page_writes=off",
