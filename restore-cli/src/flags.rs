@@ -35,10 +35,6 @@ pub(crate) struct Globals {
     /// Minisign public key of a backup host whose snapshots you trust; may be repeated
     #[arg(long = "trusted-signer", global = true, value_name = "KEY")]
     pub(crate) trusted_signers: Vec<String>,
-    /// Socket of the workers that do the work with databases [default: the program lifeboat-worker
-    /// beside this one]
-    #[arg(long, global = true, value_name = "PATH", env = "LIFEBOAT_WORKER_SOCKET")]
-    pub(crate) worker_socket: Option<PathBuf>,
     /// Log more; pass it twice for details
     #[arg(short, long, global = true, action = ArgAction::Count)]
     pub(crate) verbose: u8,

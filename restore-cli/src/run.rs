@@ -71,15 +71,9 @@ fn execute(cli: Cli, out: Output) -> Result<()> {
         .enable_all()
         .build()
         .map_err(|error| Error::failed("cannot start").because(error))?;
-    let worker = match cli.globals.worker_socket.clone() {
-        Some(socket) => WorkerPlace::Socket(socket),
-        None => {
-            let me = std::env::current_exe();
-            WorkerPlace::beside(&me.map_err(|error| {
-                Error::failed("cannot tell where this program is, and so where its worker is").because(error)
-            })?)
-        }
-    };
+    let me = std::env::current_exe().map_err(|error| {
+        Error::failed("cannot tell where this program is, and so where its worker is").because(error)
+    })?;
     let session = Session {
         globals: cli.globals,
         out,
@@ -87,7 +81,7 @@ fn execute(cli: Cli, out: Output) -> Result<()> {
         cancel: CancellationToken::new(),
         surroundings: Surroundings { credentials_directory: std::env::var_os("CREDENTIALS_DIRECTORY").map(Into::into) },
         tools: registry::tool_environment(|name| std::env::var_os(name)),
-        worker,
+        worker: WorkerPlace::beside(&me),
         temporary: std::env::temp_dir(),
     };
     let result = runtime.block_on(async {

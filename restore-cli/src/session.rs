@@ -31,7 +31,7 @@ pub(crate) struct Session {
     pub(crate) surroundings: Surroundings,
     /// What client tools inherit of the environment.
     pub(crate) tools: ToolEnvironment,
-    /// Who works with databases.
+    /// Who works with databases, beside a drill that names another.
     pub(crate) worker: WorkerPlace,
     /// Where private temporary directories are made.
     pub(crate) temporary: PathBuf,
@@ -168,13 +168,12 @@ impl Session {
         }
     }
 
-    /// Says so if nobody else does the work with databases.
-    pub(crate) fn tell_what_guards_the_keys(&self) {
-        if self.worker.guard() == Guard::Nothing {
-            self.out.note(
-                "the work with the database runs as this user, kept from the keys by the kernel's sandbox alone; \
-                 as root, or by lifeboat-worker.socket, another user does it",
-            );
+    /// Says so if nobody else does the work with databases; `remedy` is how somebody else would.
+    pub(crate) fn tell_what_guards_the_keys(&self, worker: &WorkerPlace, remedy: &str) {
+        if worker.guard() == Guard::Nothing {
+            self.out.note(format!(
+                "the work with the database runs as this user, kept from the keys by the kernel's sandbox alone; {remedy}"
+            ));
         }
     }
 

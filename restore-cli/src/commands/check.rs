@@ -90,6 +90,10 @@ pub(crate) async fn run(_: &Args, session: &Session) -> Result<()> {
         checked.judge_replica(replica, result, write);
     }
     checked.judge_vaults();
+    if let Some(problem) = session.worker.problem() {
+        let what = format!("no drill and no restore into a server works: {}", problem.chain_and_hint());
+        checked.broken.push(Broken { class: problem.class().as_str(), error_class: problem.class(), what });
+    }
     if let Some(config) = &place.config {
         checked.judge_installation(config);
     }

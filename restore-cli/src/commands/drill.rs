@@ -14,6 +14,7 @@ use lifeboat_engine::format::id::Name;
 use lifeboat_engine::keys::sign::Signer;
 use lifeboat_engine::restore::VaultReader;
 use lifeboat_engine::state::replace_file;
+use lifeboat_engine::worker::WorkerPlace;
 use lifeboat_engine::{Class, Error, Result};
 
 use super::drill_view::Drilled;
@@ -44,6 +45,10 @@ pub(crate) struct Args {
     /// Write metrics for node-exporter's textfile collector
     #[arg(long, value_name = "FILE.prom")]
     textfile: Option<PathBuf>,
+    /// Socket of the workers that do the work with the database [default: the program
+    /// lifeboat-worker beside this one]
+    #[arg(long, value_name = "PATH", env = "LIFEBOAT_WORKER_SOCKET")]
+    worker_socket: Option<PathBuf>,
     /// Do not write the report into the vault
     #[arg(long)]
     no_publish: bool,
@@ -97,12 +102,16 @@ impl Plan {
     /// The drill's own failure is the error beside the report; an `Err` means that there is no
     /// report.
     async fn run(&self, args: &Args, session: &Session) -> Result<(Drilled, Option<Error>)> {
-        session.tell_what_guards_the_keys();
+        let worker = match &args.worker_socket {
+            Some(socket) => &WorkerPlace::Socket(socket.clone()),
+            None => &session.worker,
+        };
+        session.tell_what_guards_the_keys(worker, "as root, or by lifeboat-worker.socket, another user does it");
         let reader = session.reader(&self.place, Need::Packs).await?;
         let scratch = session.scratch()?;
         let drill = Drill {
             environment: &session.tools,
-            worker: &session.worker,
+            worker,
             reader: &reader,
             dataset: &args.dataset,
             selector: args.selection.selector(),

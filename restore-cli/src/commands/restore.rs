@@ -136,7 +136,7 @@ pub(crate) async fn run(args: &Args, session: &Session) -> Result<()> {
         session.confirm(args.yes, question(args, manifest, &target)).await?;
     }
     if matches!(target, Target::Server { .. }) {
-        session.tell_what_guards_the_keys();
+        session.tell_what_guards_the_keys(&session.worker, "as root, another user does it");
     }
     let scratch = session.scratch()?;
     let cx = WorkContext {
