@@ -114,8 +114,8 @@ fn digest(text: &str) -> String {
     format!("BLAKE3 of the text: {}", blake3::hash(text.as_bytes()).to_hex())
 }
 
-/// The checks that a drill runs: those of the engine, and the operator's queries. Names of checks are
-/// published, so no other name is believed, and no more checks than there are.
+/// The checks that a drill runs: those of the engine, and the operator's queries. Names of checks
+/// are published, so no other name is believed, and no more checks than there are.
 pub(super) struct KnownChecks {
     pub(super) of_engine: &'static [&'static str],
     pub(super) databases: BTreeSet<String>,

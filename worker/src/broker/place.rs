@@ -72,8 +72,8 @@ impl WorkerPlace {
         Self::Program(program.with_file_name(PROGRAM))
     }
 
-    /// Why there can be no worker here: its program is missing, or root has no user for it. A socket
-    /// is not asked.
+    /// Why there can be no worker here: its program is missing, or root has no user for it. A
+    /// socket is not asked.
     #[must_use]
     pub fn problem(&self) -> Option<Error> {
         let Self::Program(program) = self else { return None };
