@@ -63,6 +63,49 @@ const MANIFEST: DocumentKind =
 const INDEX_SEGMENT: DocumentKind =
     DocumentKind { name: "index segment", max_bytes: MAX_INDEX_OBJECT_BYTES, unpacked: |_| 0 };
 
+/// What replicas tell of who signed an object. Of several, the last of this order counts.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) enum Signed {
+    /// By a signer that is not trusted, wherever it is.
+    ByStrangers,
+    /// By nobody.
+    ByNobody,
+    /// A replica failed, or the object is longer than may be held here. It may well be signed.
+    Unknown,
+    /// By a trusted signer.
+    Trusted,
+}
+
+impl Signed {
+    /// What it means that a replica did not return the object signed.
+    pub(crate) fn of(error: &Error) -> Self {
+        match error.class() {
+            Class::Keys => Self::ByStrangers,
+            Class::Integrity => Self::ByNobody,
+            _ => Self::Unknown,
+        }
+    }
+}
+
+/// Why an object was not fetched.
+struct Unfetched {
+    error: Error,
+    /// It is longer than may be held here, but not than its kind can be.
+    is_long: bool,
+}
+
+impl From<Error> for Unfetched {
+    fn from(error: Error) -> Self {
+        Self { error, is_long: false }
+    }
+}
+
+impl From<Unfetched> for Error {
+    fn from(unfetched: Unfetched) -> Self {
+        unfetched.error
+    }
+}
+
 impl Documents<'_> {
     /// The manifest from the cache, or else from the first of `replicas` that returns a valid one.
     /// Also the hash of its object as it is stored.
@@ -129,10 +172,28 @@ impl Documents<'_> {
         for replica in replicas {
             match self.fetch(replica.as_ref(), MANIFEST, &key).await {
                 Ok(_) => return Ok(()),
-                Err(error) => errors.push(error),
+                Err(unfetched) => errors.push(unfetched.error),
             }
         }
         Err(combine(format!("no replica returns {key} signed"), &errors))
+    }
+
+    /// Who signed the manifest, as far as `replicas` tell.
+    pub(crate) async fn signed<'b>(
+        &self,
+        replicas: impl Iterator<Item = &'b SharedReplica>,
+        snapshot: &SnapshotId,
+    ) -> Signed {
+        let (key, mut signed) = (layout::manifest(self.dataset, snapshot), None);
+        for replica in replicas {
+            let told = match self.fetch(replica.as_ref(), MANIFEST, &key).await {
+                Ok(_) => return Signed::Trusted,
+                Err(Unfetched { is_long: true, .. }) => Signed::Unknown,
+                Err(Unfetched { error, .. }) => Signed::of(&error),
+            };
+            signed = signed.max(Some(told));
+        }
+        signed.unwrap_or(Signed::ByNobody)
     }
 
     /// Returns the object as it is stored, too.
@@ -173,7 +234,12 @@ impl Documents<'_> {
 
     /// Fetches an object, checks its signature, and adds it to the cache. If it is large, the turn
     /// comes with it.
-    async fn fetch(&self, replica: &dyn Replica, kind: DocumentKind, key: &str) -> Result<(Bytes, Option<Turn>)> {
+    async fn fetch(
+        &self,
+        replica: &dyn Replica,
+        kind: DocumentKind,
+        key: &str,
+    ) -> Result<(Bytes, Option<Turn>), Unfetched> {
         let held = kind.max_bytes.min(self.held());
         let (vault, trusted) = (self.vault, &self.keys.trusted_signers);
         let mut turn = None;
@@ -183,9 +249,10 @@ impl Documents<'_> {
                 check_pair(fetch_pair(replica, key, held).await, replica, key, vault, trusted).await
             }
             Err(error @ ReplicaError { kind: ReplicaErrorKind::TooLong { size, .. }, .. })
-                if size <= kind.max_bytes =>
+                if size <= kind.max_bytes && error.key == key =>
             {
-                Err(Error::integrity(error.to_string()).hint(raise_memory(size)))
+                let error = Error::integrity(error.to_string()).hint(raise_memory(size));
+                return Err(Unfetched { error, is_long: true });
             }
             fetched => check_pair(fetched, replica, key, vault, trusted).await,
         }?;

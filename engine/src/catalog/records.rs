@@ -13,7 +13,7 @@ use lifeboat_format::record::{self, Envelope, MAX_RECORD_BYTES, PreviousRecord, 
 use lifeboat_format::requirements::Requirements;
 use lifeboat_store::SharedReplica;
 
-use super::documents::{SignedObject, combine, fetch_signed, sign_plain};
+use super::documents::{Signed, SignedObject, combine, fetch_signed, sign_plain};
 use super::inventory::Inventory;
 use crate::keys::sign::{Signer, SignerKey};
 
@@ -65,17 +65,16 @@ impl RecordReader<'_> {
         Err(combine(format!("no replica returns a valid {key}"), &errors))
     }
 
-    /// Whether one of `replicas` returns the record as a trusted signer signed it, whether it can
-    /// be understood or not.
-    pub(crate) async fn is_signed(&self, of: RecordType, replicas: &[&SharedReplica], id: &SnapshotId) -> bool {
-        let key = layout::record(self.dataset, of, id);
+    /// Who signed the record, as far as `replicas` tell, whether it can be understood or not.
+    pub(crate) async fn signed(&self, of: RecordType, replicas: &[&SharedReplica], id: &SnapshotId) -> Signed {
+        let (key, limit, mut signed) = (layout::record(self.dataset, of, id), MAX_RECORD_BYTES as u64, None);
         for replica in replicas {
-            let limit = MAX_RECORD_BYTES as u64;
-            if fetch_signed(replica.as_ref(), &key, limit, self.vault, self.trusted).await.is_ok() {
-                return true;
+            match fetch_signed(replica.as_ref(), &key, limit, self.vault, self.trusted).await {
+                Ok(_) => return Signed::Trusted,
+                Err(error) => signed = signed.max(Some(Signed::of(&error))),
             }
         }
-        false
+        signed.unwrap_or(Signed::ByNobody)
     }
 
     /// Reads every record of a type that some replica shows, oldest first. Those that cannot be

@@ -57,6 +57,7 @@ impl Prune<'_> {
             .inventories
             .iter()
             .flat_map(|inventory| inventory.snapshots.iter().chain(&inventory.indexes))
+            .chain(view.manifests.keys())
             .filter(|snapshot| !removed.contains(snapshot))
             .map(|snapshot| layout::manifest(&self.dataset.name, snapshot))
             .collect();

@@ -145,18 +145,23 @@ impl Prune<'_> {
     pub async fn plan(&self) -> Result<PrunePlan> {
         let view = self.look().await?;
         let now = self.clock.now();
+        let (shown, elsewhere): (Vec<&Manifest>, Vec<&Manifest>) =
+            view.manifests.values().partition(|manifest| view.shown.contains(&manifest.snapshot));
         let (future, past): (Vec<&Manifest>, Vec<&Manifest>) =
-            view.manifests.values().partition(|manifest| is_future(manifest.started, now));
+            shown.iter().copied().partition(|manifest| is_future(manifest.started, now));
         let times: Vec<DateTime<Utc>> = past.iter().map(|manifest| manifest.started).collect();
         let reasons = super::retention::reasons(&times, &self.dataset.retention, now);
-        let of_future = future.into_iter().map(|manifest| (manifest, vec!["its time lies in the future".to_owned()]));
+        let because = |why: &'static str| move |manifest| (manifest, vec![why.to_owned()]);
+        let of_future = future.into_iter().map(because("its time lies in the future"));
+        let of_others = elsewhere.into_iter().map(because("only replicas that are left alone show it"));
         let mut verdicts: Vec<Verdict> = past
             .into_iter()
             .zip(reasons)
             .chain(of_future)
+            .chain(of_others)
             .map(|(manifest, keep_because)| Verdict { snapshot: manifest.snapshot.clone(), keep_because })
             .collect();
-        self.protect(&view, &mut verdicts);
+        protect(&view, &shown, &mut verdicts);
         // A snapshot that a prune record names goes, even if a replica still shows it.
         let leftovers =
             view.leftovers.iter().map(|snapshot| Verdict { snapshot: snapshot.clone(), keep_because: Vec::new() });
@@ -184,22 +189,6 @@ impl Prune<'_> {
         self.plan_packs(&view, &packs, now, &mut plan)?;
         self.plan_segments(&view, &mut plan).await;
         Ok(plan)
-    }
-
-    /// Adds the reasons that hold whatever the retention rules are.
-    fn protect(&self, view: &View, verdicts: &mut [Verdict]) {
-        let mut keep = |snapshot: Option<&SnapshotId>, because: String| {
-            if let Some(verdict) = verdicts.iter_mut().find(|verdict| Some(&verdict.snapshot) == snapshot) {
-                verdict.keep_because.push(because);
-            }
-        };
-        keep(view.manifests.keys().next_back(), "the newest".to_owned());
-        for inventory in &view.inventories {
-            let complete = view.manifests.values().rev().find(|manifest| inventory.is_complete(manifest));
-            let because = format!("the newest complete one in {}", inventory.replica.name());
-            keep(complete.map(|manifest| &manifest.snapshot), because);
-        }
-        keep(view.proved.as_ref(), "the newest proved one".to_owned());
     }
 
     /// The sparse packs: those known before that still exist, and new ones.
@@ -272,4 +261,21 @@ impl Prune<'_> {
         }
         plan.segments = segments;
     }
+}
+
+/// Adds the reasons that hold whatever the retention rules are. `shown` is what replicas show from
+/// which something may go, oldest first.
+fn protect(view: &View, shown: &[&Manifest], verdicts: &mut [Verdict]) {
+    let mut keep = |snapshot: Option<&SnapshotId>, because: String| {
+        if let Some(verdict) = verdicts.iter_mut().find(|verdict| Some(&verdict.snapshot) == snapshot) {
+            verdict.keep_because.push(because);
+        }
+    };
+    keep(shown.last().map(|manifest| &manifest.snapshot), "the newest".to_owned());
+    for inventory in &view.inventories {
+        let complete = shown.iter().rev().find(|manifest| inventory.is_complete(manifest));
+        let because = format!("the newest complete one in {}", inventory.replica.name());
+        keep(complete.map(|manifest| &manifest.snapshot), because);
+    }
+    keep(view.proved.as_ref(), "the newest proved one".to_owned());
 }

@@ -1,8 +1,12 @@
 //! What a prune looks at before it plans: what the replicas hold, and which of them to doubt.
 //!
 //! What a trusted signer has signed and this program does not understand stops every deletion: a
-//! newer program wrote it. What nobody returns signed may be anybody's. It stops deletions only in
-//! the replicas that show it.
+//! newer program wrote it. What may be signed, for all that can be told, stops every deletion, too:
+//! its replica fails, or it is longer than may be held here. What no replica returns signed may be
+//! anybody's. It stops deletions only in the replicas that show it.
+//!
+//! Where something is doubted, signed manifests are still believed: what they refer to stays in
+//! every replica.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -17,7 +21,7 @@ use lifeboat_store::SharedReplica;
 use serde::{Deserialize, Serialize};
 
 use super::Prune;
-use crate::catalog::documents::{Documents, combine};
+use crate::catalog::documents::{Documents, Signed, combine};
 use crate::catalog::inventory::{Inventory, all_snapshots};
 use crate::catalog::records::{FoundRecord, RecordReader};
 use crate::state::cache::ObjectCache;
@@ -25,13 +29,17 @@ use crate::state::cache::ObjectCache;
 /// What to do about a manifest that no replica returns whole.
 const UNREADABLE_MANIFEST: &str =
     "run `lifeboat verify` to see why; remove the manifest by hand only if no replica has a good one";
+/// What to do if a replica lists an object and does not return it.
+const NO_ANSWER: &str = "prune again when the replica answers";
 
 /// What the replicas hold, and what could not be looked at.
 pub(super) struct View {
     /// The replicas from which something may go.
     pub(super) inventories: Vec<Inventory>,
-    /// Every snapshot that they hold and that no prune record names.
+    /// Every snapshot that any replica shows and that no prune record names.
     pub(super) manifests: BTreeMap<SnapshotId, Manifest>,
+    /// Every snapshot that `inventories` show. Rules of retention count no others.
+    pub(super) shown: BTreeSet<SnapshotId>,
     /// The hashes of these manifests as they are stored.
     pub(super) hashes: BTreeMap<SnapshotId, Digest>,
     pub(super) records: Vec<FoundRecord<PruneRecord>>,
@@ -76,17 +84,18 @@ impl RecordBody for ProvedSnapshot {
 struct Doubts {
     /// The first reason for each.
     replicas: BTreeMap<Name, Error>,
-    /// The first of what a trusted signer has signed and this program does not understand: it
+    /// The first of what a trusted signer has signed, or may have, and this program cannot read: it
     /// counts for every replica, whoever shows it.
     everywhere: Option<Error>,
 }
 
 impl Doubts {
-    /// Doubts each of `holders`, or every replica if what they hold `is_signed`. The hint of
-    /// `error` itself is better than `hint`.
-    fn add(&mut self, holders: &[&Inventory], is_signed: bool, error: &Error, hint: &str) {
+    /// Doubts each of `holders`, or every replica if what they hold is, or may be, `signed`. The
+    /// hint of `error` itself is better than `hint`.
+    fn add(&mut self, holders: &[&Inventory], signed: Signed, error: &Error, hint: &str) {
+        let hint = if error.class() == Class::Storage { NO_ANSWER } else { hint };
         let doubt = || Error::new(error.class(), error.chain()).hint(error.hint_text().unwrap_or(hint));
-        if is_signed {
+        if signed >= Signed::Unknown {
             self.everywhere.get_or_insert_with(doubt);
         }
         for holder in holders {
@@ -122,8 +131,8 @@ impl Prune<'_> {
                 inventories.iter().filter(|inventory| inventory.prunes.contains(&id)).collect();
             let record_reader = RecordReader { vault: &self.keys.vault, dataset, trusted: &reader.trusted_signers };
             let of: Vec<&SharedReplica> = holders.iter().map(|holder| &holder.replica).collect();
-            let is_signed = record_reader.is_signed(RecordType::Prune, &of, &id).await;
-            doubts.add(&holders, is_signed, &error, "");
+            let signed = record_reader.signed(RecordType::Prune, &of, &id).await;
+            doubts.add(&holders, signed, &error, "");
         }
         let (pruned, records) = (records.snapshots, records.found);
         let (mut manifests, mut hashes, mut unreadable) = (BTreeMap::new(), BTreeMap::new(), Vec::new());
@@ -144,8 +153,8 @@ impl Prune<'_> {
             let holders: Vec<&Inventory> =
                 inventories.iter().filter(|inventory| inventory.snapshots.contains(&snapshot)).collect();
             let of = holders.iter().map(|holder| &holder.replica);
-            let is_signed = documents.check_signed(of, &snapshot).await.is_ok();
-            doubts.add(&holders, is_signed, &error, UNREADABLE_MANIFEST);
+            let signed = documents.signed(of, &snapshot).await;
+            doubts.add(&holders, signed, &error, UNREADABLE_MANIFEST);
         }
         let proved = self.newest_proved(&inventories, &manifests, &mut doubts).await;
         inventories.retain(|inventory| !doubts.replicas.contains_key(inventory.replica.name()));
@@ -162,17 +171,15 @@ impl Prune<'_> {
             let hint = reasons.hint_text().unwrap_or("run `lifeboat check`").to_owned();
             return Err(reasons.within(format!("nothing in dataset {dataset} is deleted")).hint(hint));
         }
-        // What only a doubtful replica shows decides nothing.
         let shown = all_snapshots(&inventories);
-        manifests.retain(|snapshot, _| shown.contains(snapshot));
-        let leftovers = shown.into_iter().filter(|snapshot| pruned.contains_key(snapshot)).collect();
+        let leftovers = shown.iter().filter(|snapshot| pruned.contains_key(snapshot)).cloned().collect();
         let doubted = doubts.replicas.into_iter().map(|(name, error)| {
             (name, format!("nothing in dataset {dataset} is deleted there, because: {}", error.chain_and_hint()))
         });
         let doubted: Vec<(Name, String)> = doubted.collect();
         let mut skipped: Vec<_> = failed.into_iter().map(|(name, error)| (name, error.chain())).collect();
         skipped.extend(doubted.iter().cloned());
-        Ok(View { inventories, manifests, hashes, records, pruned, leftovers, proved, skipped, doubted, cache })
+        Ok(View { inventories, manifests, shown, hashes, records, pruned, leftovers, proved, skipped, doubted, cache })
     }
 
     /// The newest snapshot that a drill proved. If no drill signer is trusted, any report counts. A
@@ -206,12 +213,9 @@ impl Prune<'_> {
                     let (vault, dataset) = (&self.keys.vault, &self.dataset.name);
                     let reader = RecordReader { vault, dataset, trusted: &self.keys.trusted_drill_signers };
                     let of: Vec<&SharedReplica> = holders.iter().map(|holder| &holder.replica).collect();
-                    let is_signed = reader.is_signed(RecordType::Drill, &of, drill).await;
-                    let hint = match error.class() {
-                        Class::Storage => "prune again when the replica answers",
-                        _ => "back up the dataset and drill that snapshot, then prune again",
-                    };
-                    doubts.add(&holders, is_signed, &error, hint);
+                    let signed = reader.signed(RecordType::Drill, &of, drill).await;
+                    let hint = "back up the dataset and drill that snapshot, then prune again";
+                    doubts.add(&holders, signed, &error, hint);
                     continue;
                 }
             };

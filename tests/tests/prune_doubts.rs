@@ -1,0 +1,109 @@
+//! What prune leaves alone though a replica shows what cannot be believed.
+#![allow(clippy::unwrap_used, clippy::expect_used)]
+
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use lifeboat_engine::Class;
+use lifeboat_engine::clock::Clock;
+use lifeboat_engine::format::id::SnapshotId;
+use lifeboat_engine::format::layout;
+use lifeboat_engine::store::{FailingReplica, Failure};
+use lifeboat_tests::by_hand::{Hand, changed, contents};
+use lifeboat_tests::vault::{DATASET, MemorySource, TestVault, files_below, name, noise};
+
+const FUTURE: &str = "99991231T235959999Z-ffffffff";
+
+/// A vault of two replicas, of which retention keeps the newest snapshot and the grace period is
+/// over at once.
+struct Fleet {
+    vault: TestVault,
+    /// Writes into the second replica alone.
+    hand: Hand,
+    snapshots: Vec<SnapshotId>,
+}
+
+impl Fleet {
+    async fn new(snapshots: u64) -> Self {
+        let mut vault = TestVault::new(2, 1).await;
+        vault.config.datasets[0].retention.keep_last = 1;
+        vault.config.datasets[0].retention.grace = Duration::ZERO;
+        let mut made = Vec::new();
+        for seed in 0..snapshots {
+            made.push(vault.backup(&MemorySource::of(noise(200_000, seed))).await.unwrap().snapshot);
+        }
+        let mut hand = Hand::of(&vault.config, &vault.master);
+        hand.replicas.remove(0);
+        Self { vault, hand, snapshots: made }
+    }
+
+    /// Takes the manifest away from the first replica, as if it had failed before the commit.
+    fn hide(&self, snapshot: &SnapshotId) {
+        let key = layout::manifest(&name(DATASET), snapshot);
+        for key in [layout::signature(&key), key] {
+            std::fs::remove_file(self.vault.replica_path(1).join(key)).unwrap();
+        }
+    }
+
+    /// Puts an object that nobody signed into the second replica, so that it is doubted.
+    fn doubt(&self, key: &str) {
+        self.hand.put(key, b"{}");
+        self.hand.put(&layout::signature(key), b"no signature");
+    }
+
+    /// What the first replica has in a folder of the dataset.
+    fn in_first(&self, folder: &str) -> Vec<PathBuf> {
+        files_below(&self.vault.replica_path(1).join(folder))
+    }
+
+    fn forget_cache(&self) {
+        std::fs::remove_dir_all(self.vault.config.state_directory.join("datasets").join(DATASET)).unwrap();
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn packs_of_a_signed_snapshot_stay_everywhere_though_only_a_doubted_replica_shows_it() {
+    let fleet = Fleet::new(2).await;
+    fleet.hide(&fleet.snapshots[1]);
+    fleet.doubt(&layout::manifest(&name(DATASET), &FUTURE.parse().unwrap()));
+    let whole = [layout::packs(&name(DATASET)), layout::indexes(&name(DATASET))];
+    let before = whole.each_ref().map(|folder| fleet.in_first(folder));
+    assert!(before.iter().all(|files| files.len() >= 2), "{before:?}");
+    let (plan, outcome) = fleet.vault.prune().await.unwrap();
+    assert!(outcome.failures.iter().any(|why| why.contains("r2")), "{outcome:?}");
+    assert_eq!(whole.each_ref().map(|folder| fleet.in_first(folder)), before, "{plan:?}");
+    assert!(plan.removed().next().is_none() && plan.waiting.is_empty(), "{plan:?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn nothing_is_deleted_while_a_replica_that_shows_a_manifest_does_not_return_it() {
+    let mut fleet = Fleet::new(3).await;
+    fleet.hide(&fleet.snapshots[2]);
+    fleet.forget_cache();
+    let failing = Arc::new(FailingReplica::new(fleet.vault.replicas[1].clone()));
+    fleet.vault.replicas[1] = failing.clone();
+    // vault.json, the keyring and one page are listed; then come the manifests.
+    (4..40).for_each(|call| failing.fail(call, Failure::Unavailable));
+    let places = [1, 2].map(|replica| fleet.vault.replica_path(replica));
+    let before = contents(&places);
+    let error = fleet.vault.prune().await.expect_err("prune went on");
+    assert_eq!(error.class(), Class::Storage, "{error:?}");
+    assert!(error.chain().contains(fleet.snapshots[2].as_str()), "{error:?}");
+    assert!(error.hint_text().is_some(), "{error:?}");
+    assert!(changed(&before, &contents(&places)).is_empty());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn nothing_is_deleted_while_a_manifest_is_longer_than_may_be_held_here() {
+    let mut fleet = Fleet::new(3).await;
+    fleet.vault.config.limits.memory = 1 << 20;
+    let long = layout::manifest(&name(DATASET), &SnapshotId::new(fleet.vault.clock.now(), 7));
+    fleet.hand.put_signed(&fleet.hand.keys.signer, &long, &vec![0; 33 << 20]);
+    let places = [1, 2].map(|replica| fleet.vault.replica_path(replica));
+    let before = contents(&places);
+    let error = fleet.vault.prune().await.expect_err("prune went on");
+    assert!(error.chain().contains(&long), "{error:?}");
+    assert!(error.hint_text().unwrap().contains("limits.memory"), "{error:?}");
+    assert!(changed(&before, &contents(&places)).is_empty());
+}
