@@ -9,9 +9,11 @@ use lifeboat_engine::Class;
 use lifeboat_engine::clock::Clock;
 use lifeboat_engine::format::id::SnapshotId;
 use lifeboat_engine::format::layout;
+use lifeboat_engine::format::record::RecordType;
 use lifeboat_engine::store::{FailingReplica, Failure};
-use lifeboat_tests::by_hand::{Hand, changed, contents};
+use lifeboat_tests::by_hand::{Hand, changed, contents, drill_signer};
 use lifeboat_tests::vault::{DATASET, MemorySource, TestVault, files_below, name, noise};
+use serde_json::json;
 
 const FUTURE: &str = "99991231T235959999Z-ffffffff";
 
@@ -106,4 +108,31 @@ async fn nothing_is_deleted_while_a_manifest_is_longer_than_may_be_held_here() {
     assert!(error.chain().contains(&long), "{error:?}");
     assert!(error.hint_text().unwrap().contains("limits.memory"), "{error:?}");
     assert!(changed(&before, &contents(&places)).is_empty());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_newest_proved_snapshot_is_one_that_a_replica_without_doubt_shows() {
+    let future: SnapshotId = FUTURE.parse().unwrap();
+    let dataset = name(DATASET);
+    // The first is found before drill records are read, the second among them.
+    for doubtful in [layout::manifest(&dataset, &future), layout::drill(&dataset, &future)] {
+        let fleet = Fleet::new(4).await;
+        let mut both = Hand::of(&fleet.vault.config, &fleet.vault.master);
+        let signer = drill_signer(&fleet.vault.config);
+        for (number, snapshot) in [(7, &fleet.snapshots[1]), (8, &fleet.snapshots[2])] {
+            fleet.vault.clock.advance(Duration::from_secs(1));
+            let id = SnapshotId::new(fleet.vault.clock.now(), number);
+            let body = json!({ "snapshot": snapshot, "reached": "proved" });
+            let record = both.record(RecordType::Drill, &name("drill1"), &id, &body).to_string();
+            both.put_signed(&signer, &layout::drill(&dataset, &id), record.as_bytes());
+        }
+        both.replicas.truncate(1);
+        fleet.hide(&fleet.snapshots[2]);
+        fleet.doubt(&doubtful);
+        let (plan, outcome) = fleet.vault.prune().await.unwrap();
+        assert!(outcome.failures.iter().any(|why| why.contains("r2")), "{outcome:?}");
+        assert!(plan.removed().eq([&fleet.snapshots[0]]), "{doubtful}: {plan:?}");
+        let proved = layout::manifest(&dataset, &fleet.snapshots[1]);
+        assert!(both.replicas[0].join(proved).exists(), "{doubtful}");
+    }
 }

@@ -47,7 +47,7 @@ pub(super) struct View {
     pub(super) pruned: PrunedSnapshots,
     /// Those of them that a replica still shows.
     pub(super) leftovers: Vec<SnapshotId>,
-    /// The newest snapshot that a drill proved.
+    /// The newest of `shown` that a drill proved.
     pub(super) proved: Option<SnapshotId>,
     /// The replicas that are left alone, and why.
     pub(super) skipped: Vec<(Name, String)>,
@@ -182,8 +182,9 @@ impl Prune<'_> {
         Ok(View { inventories, manifests, shown, hashes, records, pruned, leftovers, proved, skipped, doubted, cache })
     }
 
-    /// The newest snapshot that a drill proved. If no drill signer is trusted, any report counts. A
-    /// forged one can then protect another snapshot instead, but removes none that the rules keep.
+    /// The newest snapshot that a drill proved, of those that a replica without doubt shows. If no
+    /// drill signer is trusted, any report counts. A forged one can then protect another snapshot
+    /// instead, but removes none that the rules keep.
     ///
     /// A replica is doubted if it shows a report that may name a newer one, and that is damaged in
     /// every replica or requires what this program does not know.
@@ -193,12 +194,32 @@ impl Prune<'_> {
         manifests: &BTreeMap<SnapshotId, Manifest>,
         doubts: &mut Doubts,
     ) -> Option<SnapshotId> {
-        let mut newest: Option<SnapshotId> = None;
+        loop {
+            let sound = inventories.iter().filter(|inventory| !doubts.replicas.contains_key(inventory.replica.name()));
+            let shown: BTreeSet<&SnapshotId> = sound.flat_map(|inventory| &inventory.snapshots).collect();
+            let candidates = manifests.iter().filter(|(snapshot, _)| shown.contains(snapshot)).collect();
+            let doubted = doubts.replicas.len();
+            let newest = self.newest_proved_of(&candidates, inventories, doubts).await;
+            // A replica that is doubted since then may have been the only one to show it.
+            if doubts.replicas.len() == doubted {
+                return newest.map(|manifest| manifest.snapshot.clone());
+            }
+        }
+    }
+
+    /// As [`Self::newest_proved`], of these.
+    async fn newest_proved_of<'m>(
+        &self,
+        candidates: &BTreeMap<&SnapshotId, &'m Manifest>,
+        inventories: &[Inventory],
+        doubts: &mut Doubts,
+    ) -> Option<&'m Manifest> {
+        let mut newest: Option<&Manifest> = None;
         let drills: BTreeSet<&SnapshotId> = inventories.iter().flat_map(|inventory| &inventory.drills).collect();
         for drill in drills.into_iter().rev() {
             // A drill is younger than the snapshot that it proves. So no older report can name a
             // newer snapshot.
-            if newest.as_ref().is_some_and(|snapshot| snapshot.time() >= drill.time()) {
+            if newest.is_some_and(|manifest| manifest.started >= drill.time()) {
                 break;
             }
             let report = match self.drill_report(inventories, drill).await {
@@ -220,8 +241,8 @@ impl Prune<'_> {
                 }
             };
             let proved = Some(report).filter(|report| report.reached == Some(ProofLevel::Proved));
-            let proved = proved.and_then(|report| report.snapshot);
-            newest = newest.max(proved.filter(|snapshot| manifests.contains_key(snapshot)));
+            let proved = proved.and_then(|report| candidates.get(&report.snapshot?).copied());
+            newest = newest.into_iter().chain(proved).max_by_key(|manifest| &manifest.snapshot);
         }
         newest
     }
