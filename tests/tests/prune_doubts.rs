@@ -13,7 +13,7 @@ use lifeboat_engine::format::record::RecordType;
 use lifeboat_engine::store::{FailingReplica, Failure};
 use lifeboat_tests::by_hand::{Hand, changed, contents, drill_signer};
 use lifeboat_tests::vault::{DATASET, MemorySource, TestVault, files_below, name, noise};
-use serde_json::json;
+use serde_json::{Value, json};
 
 const FUTURE: &str = "99991231T235959999Z-ffffffff";
 
@@ -134,5 +134,30 @@ async fn the_newest_proved_snapshot_is_one_that_a_replica_without_doubt_shows() 
         assert!(plan.removed().eq([&fleet.snapshots[0]]), "{doubtful}: {plan:?}");
         let proved = layout::manifest(&dataset, &fleet.snapshots[1]);
         assert!(both.replicas[0].join(proved).exists(), "{doubtful}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_replica_that_answers_with_no_vault_to_write_into_is_told_as_a_failure() {
+    for how in ["of another vault", "of format 1", "missing"] {
+        let fleet = Fleet::new(3).await;
+        let file = fleet.vault.replica_path(2).join(layout::VAULT);
+        let mut info: Value = serde_json::from_slice(&std::fs::read(&file).unwrap()).unwrap();
+        match how {
+            "of another vault" => info["vault"] = json!("0a".repeat(16)),
+            "of format 1" => {
+                info["format"] = json!(1);
+                info.as_object_mut().unwrap().remove("requires");
+            }
+            _ => std::fs::remove_file(&file).unwrap(),
+        }
+        if file.exists() {
+            std::fs::write(&file, info.to_string()).unwrap();
+        }
+        let before = contents([&fleet.vault.replica_path(2)]);
+        let (plan, outcome) = fleet.vault.prune().await.unwrap();
+        assert!(outcome.failures.iter().any(|why| why.contains("r2")), "{how}: {outcome:?}");
+        assert!(plan.removed().eq(&fleet.snapshots[..2]), "{how}: {plan:?}");
+        assert!(changed(&before, &contents([&fleet.vault.replica_path(2)])).is_empty(), "{how}");
     }
 }

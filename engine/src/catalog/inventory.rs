@@ -2,13 +2,13 @@
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 
-use lifeboat_base::{Error, Result};
+use lifeboat_base::{Class, Error, Result};
 use lifeboat_format::Format;
 use lifeboat_format::id::{Name, PackId, SnapshotId};
 use lifeboat_format::info::{self, MAX_VAULT_INFO_BYTES, VaultInfo};
 use lifeboat_format::layout;
 use lifeboat_format::manifest::{Manifest, PackRef};
-use lifeboat_store::{Listing, ObjectMeta, SharedReplica};
+use lifeboat_store::{Listing, ObjectMeta, ReplicaError, SharedReplica};
 
 /// What one replica holds of one dataset.
 #[derive(Clone)]
@@ -36,25 +36,44 @@ pub(crate) struct Inventory {
     pub keyring: BTreeSet<String>,
 }
 
+/// Why a replica was not listed.
+pub(crate) struct NotListed {
+    pub error: Error,
+    /// It answered, but without a vault that can be believed, or that is to be written into.
+    pub answered: bool,
+}
+
+impl From<ReplicaError> for NotListed {
+    fn from(error: ReplicaError) -> Self {
+        let error = Error::from(error);
+        Self { answered: error.class() == Class::Integrity, error }
+    }
+}
+
+/// What was found is refused.
+impl From<Error> for NotListed {
+    fn from(error: Error) -> Self {
+        Self { error, answered: true }
+    }
+}
+
 impl Inventory {
     /// Lists a replica. Fails if it holds no vault, or another one than `vault`.
-    pub(crate) async fn take(replica: &SharedReplica, vault: &str, dataset: &Name) -> Result<Self> {
+    async fn take(replica: &SharedReplica, vault: &str, dataset: &Name) -> Result<Self, NotListed> {
         let info = replica.get(layout::VAULT, MAX_VAULT_INFO_BYTES as u64).await.map_err(|error| {
-            let missing = error.is_not_found();
-            let error = Error::from(error);
-            if missing {
-                error.hint(
+            if error.is_not_found() {
+                NotListed::from(Error::from(error).hint(
                     "if this replica is new, run `lifeboat init`; else check vault_prefix and where the replica points",
-                )
+                ))
             } else {
-                error
+                NotListed::from(error)
             }
         })?;
         let info = VaultInfo::parse(&info, replica.name())?;
         let found = &info.vault;
         if found != vault {
-            return Err(Error::configuration(format!("replica {} holds vault {found}, not {vault}", replica.name()))
-                .hint("correct vault_prefix, or the bucket or path of this replica"));
+            let error = Error::configuration(format!("replica {} holds vault {found}, not {vault}", replica.name()));
+            return Err(error.hint("correct vault_prefix, or the bucket or path of this replica").into());
         }
         let (folder, keyring) = (layout::dataset(dataset), layout::keyring(dataset));
         let keyring = replica.list(&keyring).await?.into_iter().map(|object| object.key).collect();
@@ -124,15 +143,8 @@ impl Inventory {
         vault: &str,
         dataset: &Name,
     ) -> (Vec<Self>, BTreeMap<Name, Error>) {
-        let taken = futures::future::join_all(replicas.iter().map(|replica| Self::take(replica, vault, dataset))).await;
-        let (mut inventories, mut failed) = (Vec::new(), BTreeMap::new());
-        for (replica, inventory) in replicas.iter().zip(taken) {
-            match inventory {
-                Ok(inventory) => inventories.push(inventory),
-                Err(error) => drop(failed.insert(replica.name().clone(), error)),
-            }
-        }
-        (inventories, failed)
+        let (inventories, failed) = Self::take_each(replicas, vault, dataset).await;
+        (inventories, errors(failed))
     }
 
     /// As [`Self::take_all`], but a replica whose vault is of a format that is only read has
@@ -142,12 +154,38 @@ impl Inventory {
         vault: &str,
         dataset: &Name,
     ) -> (Vec<Self>, BTreeMap<Name, Error>) {
-        let (mut inventories, mut failed) = Self::take_all(replicas, vault, dataset).await;
+        let (inventories, failed) = Self::take_each_to_write(replicas, vault, dataset).await;
+        (inventories, errors(failed))
+    }
+
+    /// As [`Self::take_all_to_write`], and tells which of those that failed had answered.
+    pub(crate) async fn take_each_to_write(
+        replicas: &[SharedReplica],
+        vault: &str,
+        dataset: &Name,
+    ) -> (Vec<Self>, BTreeMap<Name, NotListed>) {
+        let (mut inventories, mut failed) = Self::take_each(replicas, vault, dataset).await;
         inventories.retain(|inventory| {
             let name = inventory.replica.name();
             let refused = info::check_writable(inventory.format, name).err();
-            refused.map(|error| failed.insert(name.clone(), error)).is_none()
+            refused.map(|error| failed.insert(name.clone(), error.into())).is_none()
         });
+        (inventories, failed)
+    }
+
+    async fn take_each(
+        replicas: &[SharedReplica],
+        vault: &str,
+        dataset: &Name,
+    ) -> (Vec<Self>, BTreeMap<Name, NotListed>) {
+        let taken = futures::future::join_all(replicas.iter().map(|replica| Self::take(replica, vault, dataset))).await;
+        let (mut inventories, mut failed) = (Vec::new(), BTreeMap::new());
+        for (replica, inventory) in replicas.iter().zip(taken) {
+            match inventory {
+                Ok(inventory) => inventories.push(inventory),
+                Err(not_listed) => drop(failed.insert(replica.name().clone(), not_listed)),
+            }
+        }
         (inventories, failed)
     }
 
@@ -167,6 +205,10 @@ impl Inventory {
             && manifest.generations().iter().all(|generation| self.has_keys(&manifest.dataset, *generation))
             && manifest.packs.iter().all(|pack| self.has(pack))
     }
+}
+
+fn errors(failed: BTreeMap<Name, NotListed>) -> BTreeMap<Name, Error> {
+    failed.into_iter().map(|(name, not_listed)| (name, not_listed.error)).collect()
 }
 
 /// Every committed snapshot that at least one replica holds, oldest first.

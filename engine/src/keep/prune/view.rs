@@ -22,7 +22,7 @@ use serde::{Deserialize, Serialize};
 
 use super::Prune;
 use crate::catalog::documents::{Documents, Signed, combine};
-use crate::catalog::inventory::{Inventory, all_snapshots};
+use crate::catalog::inventory::{Inventory, NotListed, all_snapshots};
 use crate::catalog::records::{FoundRecord, RecordReader};
 use crate::state::cache::ObjectCache;
 
@@ -107,12 +107,13 @@ impl Doubts {
 impl Prune<'_> {
     pub(super) async fn look(&self) -> Result<View> {
         let dataset = &self.dataset.name;
-        let (mut inventories, mut failed) =
-            Inventory::take_all_to_write(self.replicas, &self.keys.vault, dataset).await;
-        // What cannot be believed is told even if the other replicas can be pruned.
-        let lying = |error: &Error| error.class() == Class::Integrity;
-        let lying = failed.extract_if(.., |_, error| lying(error)).collect();
-        let mut doubts = Doubts { replicas: lying, everywhere: None };
+        let (mut inventories, not_listed) =
+            Inventory::take_each_to_write(self.replicas, &self.keys.vault, dataset).await;
+        let (mut failed, mut doubts) = (BTreeMap::new(), Doubts::default());
+        for (name, NotListed { error, answered }) in not_listed {
+            // What a replica answers and cannot be used is told even if the others can be pruned.
+            if answered { &mut doubts.replicas } else { &mut failed }.insert(name, error);
+        }
         if inventories.is_empty() && doubts.replicas.is_empty() {
             return Err(combine(
                 format!("no replica can be used for dataset {dataset}"),
