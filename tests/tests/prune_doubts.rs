@@ -1,4 +1,4 @@
-//! What prune leaves alone though a replica shows what cannot be believed.
+//! What prune leaves alone though a replica shows what cannot be believed, or a clock was wrong.
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
 use std::path::PathBuf;
@@ -6,16 +6,18 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use lifeboat_engine::Class;
-use lifeboat_engine::clock::Clock;
+use lifeboat_engine::clock::{Clock, ManualClock};
 use lifeboat_engine::format::id::SnapshotId;
 use lifeboat_engine::format::layout;
 use lifeboat_engine::format::record::RecordType;
+use lifeboat_engine::keep::prune::PrunePlan;
 use lifeboat_engine::store::{FailingReplica, Failure};
 use lifeboat_tests::by_hand::{Hand, changed, contents, drill_signer};
 use lifeboat_tests::vault::{DATASET, MemorySource, TestVault, files_below, name, noise};
 use serde_json::{Value, json};
 
 const FUTURE: &str = "99991231T235959999Z-ffffffff";
+const DAY: Duration = Duration::from_secs(86_400);
 
 /// A vault of two replicas, of which retention keeps the newest snapshot and the grace period is
 /// over at once.
@@ -160,4 +162,53 @@ async fn a_replica_that_answers_with_no_vault_to_write_into_is_told_as_a_failure
         assert!(plan.removed().eq(&fleet.snapshots[..2]), "{how}: {plan:?}");
         assert!(changed(&before, &contents([&fleet.vault.replica_path(2)])).is_empty(), "{how}");
     }
+}
+
+/// Whether a plan keeps a snapshot.
+fn stays(plan: &PrunePlan, snapshot: &SnapshotId) -> bool {
+    plan.verdicts.iter().any(|verdict| verdict.snapshot == *snapshot && !verdict.keep_because.is_empty())
+}
+
+/// A vault whose clock shows eight in the morning, as it will do again after a run under a wrong
+/// clock.
+async fn in_the_morning() -> TestVault {
+    let mut vault = TestVault::new(1, 1).await;
+    vault.clock = morning();
+    vault
+}
+
+fn morning() -> Arc<ManualClock> {
+    ManualClock::at("2027-03-01T08:00:00Z".parse().unwrap())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_newest_snapshot_stays_beside_one_of_the_future() {
+    let mut vault = in_the_morning().await;
+    vault.config.datasets[0].retention.within = Some(DAY);
+    let mut made = Vec::new();
+    for seed in 0..2 {
+        made.push(vault.backup(&MemorySource::of(noise(100_000, seed))).await.unwrap().snapshot);
+    }
+    vault.clock.advance(365 * DAY);
+    let wrong = vault.backup(&MemorySource::of(noise(100_000, 2))).await.unwrap().snapshot;
+    let hand = Hand::of(&vault.config, &vault.master);
+    let drill = SnapshotId::new(vault.clock.now(), 7);
+    let record =
+        hand.record(RecordType::Drill, &name("drill1"), &drill, &json!({ "snapshot": wrong, "reached": "proved" }));
+    let key = layout::drill(&name(DATASET), &drill);
+    hand.put_signed(&drill_signer(&vault.config), &key, record.to_string().as_bytes());
+    vault.clock = morning();
+    vault.clock.advance(3 * DAY);
+    let proof = SnapshotId::new(vault.clock.now(), 8);
+    let record =
+        hand.record(RecordType::Drill, &name("drill1"), &proof, &json!({ "snapshot": made[0], "reached": "proved" }));
+    let key = layout::drill(&name(DATASET), &proof);
+    hand.put_signed(&drill_signer(&vault.config), &key, record.to_string().as_bytes());
+    let (plan, outcome) = vault.prune().await.unwrap();
+    assert!(outcome.failures.is_empty(), "{outcome:?}");
+    let why: Vec<&[String]> = plan.verdicts.iter().map(|verdict| verdict.keep_because.as_slice()).collect();
+    assert_eq!(why[0], ["the newest proved one"], "{plan:?}");
+    assert_eq!(why[1], ["the newest", "the newest complete one in r1"], "{plan:?}");
+    assert_eq!(why[2], ["its time lies in the future"], "{plan:?}");
+    assert!(stays(&plan, &wrong));
 }

@@ -14,8 +14,8 @@
 //!   alone, and that is told as a failure. What goes from the others follows from what they hold
 //!   themselves. So whoever owns one bucket can stop prune in that bucket alone, and can make it
 //!   delete nothing.
-//! - **The future**: a snapshot whose capture lies in the future stays, and counts for no retention
-//!   rule: under a wrong clock, it would let others go.
+//! - **The future**: a snapshot whose capture lies in the future stays. It counts for no retention
+//!   rule, and is never the newest one: under a wrong clock, it would let others go.
 
 mod execute;
 mod unreferenced;
@@ -148,20 +148,21 @@ impl Prune<'_> {
         let (shown, elsewhere): (Vec<&Manifest>, Vec<&Manifest>) =
             view.manifests.values().partition(|manifest| view.shown.contains(&manifest.snapshot));
         let (future, past): (Vec<&Manifest>, Vec<&Manifest>) =
-            shown.iter().copied().partition(|manifest| is_future(manifest.started, now));
+            shown.into_iter().partition(|manifest| is_future(manifest.started, now));
         let times: Vec<DateTime<Utc>> = past.iter().map(|manifest| manifest.started).collect();
         let reasons = super::retention::reasons(&times, &self.dataset.retention, now);
         let because = |why: &'static str| move |manifest| (manifest, vec![why.to_owned()]);
         let of_future = future.into_iter().map(because("its time lies in the future"));
         let of_others = elsewhere.into_iter().map(because("only replicas that are left alone show it"));
         let mut verdicts: Vec<Verdict> = past
-            .into_iter()
+            .iter()
+            .copied()
             .zip(reasons)
             .chain(of_future)
             .chain(of_others)
             .map(|(manifest, keep_because)| Verdict { snapshot: manifest.snapshot.clone(), keep_because })
             .collect();
-        protect(&view, &shown, &mut verdicts);
+        protect(&view, &past, &mut verdicts);
         // A snapshot that a prune record names goes, even if a replica still shows it.
         let leftovers =
             view.leftovers.iter().map(|snapshot| Verdict { snapshot: snapshot.clone(), keep_because: Vec::new() });
@@ -263,17 +264,17 @@ impl Prune<'_> {
     }
 }
 
-/// Adds the reasons that hold whatever the retention rules are. `shown` is what replicas show from
-/// which something may go, oldest first.
-fn protect(view: &View, shown: &[&Manifest], verdicts: &mut [Verdict]) {
+/// Adds the reasons that hold whatever the retention rules are. `past` is what replicas show from
+/// which something may go, oldest first, without what lies in the future.
+fn protect(view: &View, past: &[&Manifest], verdicts: &mut [Verdict]) {
     let mut keep = |snapshot: Option<&SnapshotId>, because: String| {
         if let Some(verdict) = verdicts.iter_mut().find(|verdict| Some(&verdict.snapshot) == snapshot) {
             verdict.keep_because.push(because);
         }
     };
-    keep(shown.last().map(|manifest| &manifest.snapshot), "the newest".to_owned());
+    keep(past.last().map(|manifest| &manifest.snapshot), "the newest".to_owned());
     for inventory in &view.inventories {
-        let complete = shown.iter().rev().find(|manifest| inventory.is_complete(manifest));
+        let complete = past.iter().rev().find(|manifest| inventory.is_complete(manifest));
         let because = format!("the newest complete one in {}", inventory.replica.name());
         keep(complete.map(|manifest| &manifest.snapshot), because);
     }

@@ -22,6 +22,7 @@ use serde::{Deserialize, Serialize};
 
 use super::Prune;
 use crate::catalog::documents::{Documents, Signed, combine};
+use crate::catalog::future::is_future;
 use crate::catalog::inventory::{Inventory, NotListed, all_snapshots};
 use crate::catalog::records::{FoundRecord, RecordReader};
 use crate::state::cache::ObjectCache;
@@ -47,7 +48,7 @@ pub(super) struct View {
     pub(super) pruned: PrunedSnapshots,
     /// Those of them that a replica still shows.
     pub(super) leftovers: Vec<SnapshotId>,
-    /// The newest of `shown` that a drill proved.
+    /// The newest of `shown` that a drill proved, without what lies in the future.
     pub(super) proved: Option<SnapshotId>,
     /// The replicas that are left alone, and why.
     pub(super) skipped: Vec<(Name, String)>,
@@ -183,9 +184,9 @@ impl Prune<'_> {
         Ok(View { inventories, manifests, shown, hashes, records, pruned, leftovers, proved, skipped, doubted, cache })
     }
 
-    /// The newest snapshot that a drill proved, of those that a replica without doubt shows. If no
-    /// drill signer is trusted, any report counts. A forged one can then protect another snapshot
-    /// instead, but removes none that the rules keep.
+    /// The newest snapshot that a drill proved, of those that a replica without doubt shows and
+    /// that do not lie in the future. If no drill signer is trusted, any report counts. A forged
+    /// one can then protect another snapshot instead, but removes none that the rules keep.
     ///
     /// A replica is doubted if it shows a report that may name a newer one, and that is damaged in
     /// every replica or requires what this program does not know.
@@ -195,10 +196,13 @@ impl Prune<'_> {
         manifests: &BTreeMap<SnapshotId, Manifest>,
         doubts: &mut Doubts,
     ) -> Option<SnapshotId> {
+        let now = self.clock.now();
         loop {
             let sound = inventories.iter().filter(|inventory| !doubts.replicas.contains_key(inventory.replica.name()));
             let shown: BTreeSet<&SnapshotId> = sound.flat_map(|inventory| &inventory.snapshots).collect();
-            let candidates = manifests.iter().filter(|(snapshot, _)| shown.contains(snapshot)).collect();
+            let counts =
+                |(snapshot, manifest): &(_, &Manifest)| shown.contains(*snapshot) && !is_future(manifest.started, now);
+            let candidates = manifests.iter().filter(counts).collect();
             let doubted = doubts.replicas.len();
             let newest = self.newest_proved_of(&candidates, inventories, doubts).await;
             // A replica that is doubted since then may have been the only one to show it.
