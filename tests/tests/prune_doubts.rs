@@ -17,6 +17,7 @@ use lifeboat_tests::vault::{DATASET, MemorySource, TestVault, files_below, name,
 use serde_json::{Value, json};
 
 const FUTURE: &str = "99991231T235959999Z-ffffffff";
+const HOUR: Duration = Duration::from_secs(3600);
 const DAY: Duration = Duration::from_secs(86_400);
 
 /// A vault of two replicas, of which retention keeps the newest snapshot and the grace period is
@@ -211,4 +212,31 @@ async fn the_newest_snapshot_stays_beside_one_of_the_future() {
     assert_eq!(why[1], ["the newest", "the newest complete one in r1"], "{plan:?}");
     assert_eq!(why[2], ["its time lies in the future"], "{plan:?}");
     assert!(stays(&plan, &wrong));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn one_run_under_a_wrong_clock_lets_no_day_go_early() {
+    // It claims to be a little older than the snapshot of its day, or a little younger.
+    for wrong in [3 * DAY - 2 * HOUR, 3 * DAY + 2 * HOUR] {
+        let mut vault = in_the_morning().await;
+        vault.config.datasets[0].retention.daily = 8;
+        let mut days = vec![vault.backup(&MemorySource::of(noise(100_000, 0))).await.unwrap().snapshot];
+        vault.clock.advance(wrong);
+        vault.backup(&MemorySource::of(noise(100_000, 100))).await.unwrap();
+        vault.clock = morning();
+        for day in 1..=7 {
+            vault.clock.advance(DAY);
+            days.push(vault.backup(&MemorySource::of(noise(100_000, day))).await.unwrap().snapshot);
+            let (plan, _) = vault.prune().await.unwrap();
+            let gone: Vec<usize> = (0..days.len()).filter(|day| !stays(&plan, &days[*day])).collect();
+            assert!(gone.is_empty(), "{wrong:?}: on day {day}, {gone:?} went: {:?}", plan.verdicts);
+        }
+        // Nor does it keep all days for ever.
+        for day in 8..=10 {
+            vault.clock.advance(DAY);
+            vault.backup(&MemorySource::of(noise(100_000, day))).await.unwrap();
+        }
+        let (plan, _) = vault.prune().await.unwrap();
+        assert!(plan.removed().any(|snapshot| *snapshot == days[0]), "{wrong:?}: {:?}", plan.verdicts);
+    }
 }

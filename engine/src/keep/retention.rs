@@ -2,6 +2,9 @@
 //!
 //! The rules are those of restic and borg: `daily = 7` keeps the newest snapshot of each of the
 //! last seven days that have one, in UTC. A snapshot stays if any rule keeps it.
+//!
+//! A clock may have been wrong. So a time may be false, and no false time may let another snapshot
+//! go.
 
 use chrono::{DateTime, Datelike, TimeDelta, Utc};
 
@@ -10,8 +13,37 @@ use crate::config::Retention;
 /// Gives the number of the period that a time falls into.
 type Period = fn(&DateTime<Utc>) -> i64;
 
-/// The reasons why each of `times` (oldest first) stays. A snapshot without a reason goes.
-pub(crate) fn reasons(times: &[DateTime<Utc>], retention: &Retention, now: DateTime<Utc>) -> Vec<Vec<String>> {
+/// The reasons why each of `times`, in the order in which the snapshots were made, stays. One
+/// without a reason goes.
+///
+/// If two times contradict that order, either may be false. So a snapshot also stays if the rules
+/// keep it among those whose times agree with all later ones, or with all earlier ones.
+pub(crate) fn reasons_as_made(times: &[DateTime<Utc>], retention: &Retention, now: DateTime<Utc>) -> Vec<Vec<String>> {
+    let (mut first, mut last) = (DateTime::<Utc>::MAX_UTC, DateTime::<Utc>::MIN_UTC);
+    let all = 0..times.len();
+    let with_later = all.clone().rev().filter(|at| {
+        first = first.min(times[*at]);
+        first == times[*at]
+    });
+    let with_earlier = all.clone().filter(|at| {
+        last = last.max(times[*at]);
+        last == times[*at]
+    });
+    let mut found = vec![Vec::new(); times.len()];
+    for mut made in [all.clone().collect(), with_later.collect(), with_earlier.collect::<Vec<usize>>()] {
+        made.sort_by_key(|at| (times[*at], *at));
+        let sorted: Vec<DateTime<Utc>> = made.iter().map(|at| times[*at]).collect();
+        for (at, because) in made.into_iter().zip(reasons(&sorted, retention, now)) {
+            if found[at].is_empty() {
+                found[at] = because;
+            }
+        }
+    }
+    found
+}
+
+/// The reasons why each of `times`, oldest first, stays.
+fn reasons(times: &[DateTime<Utc>], retention: &Retention, now: DateTime<Utc>) -> Vec<Vec<String>> {
     let mut reasons = vec![Vec::new(); times.len()];
     if retention.keeps_everything() {
         reasons.iter_mut().for_each(|reason| reason.push("no retention rule".to_owned()));
@@ -74,6 +106,25 @@ mod tests {
         assert_eq!(kept(&times, &Retention { monthly: 2, ..Retention::default() }, now), [0, 3]);
         assert_eq!(kept(&times, &Retention { keep_last: 3, ..Retention::default() }, now), [1, 2, 3]);
         assert_eq!(kept(&times, &Retention { yearly: 9, ..Retention::default() }, now), [3]);
+    }
+
+    #[test]
+    fn a_false_time_lets_no_other_snapshot_go() {
+        let daily = Retention { daily: 3, ..Retention::default() };
+        let now = time("2026-11-04T12:00:00Z");
+        let kept = |times: [&str; 5]| {
+            let reasons = reasons_as_made(&times.map(|text| time(&format!("2026-11-{text}:00:00Z"))), &daily, now);
+            (0..times.len()).filter(|at| !reasons[*at].is_empty()).collect::<Vec<usize>>()
+        };
+        assert_eq!(kept(["01T08", "02T08", "03T07", "03T08", "04T08"]), [1, 3, 4]);
+        // The clock was ahead: it claims a day that has a later snapshot, or an earlier one.
+        assert_eq!(kept(["02T08", "03T07", "03T06", "03T08", "04T08"]), [0, 3, 4]);
+        assert_eq!(kept(["02T08", "03T09", "03T06", "03T08", "04T08"]), [0, 1, 3, 4]);
+        // It claims a day that has no other.
+        assert_eq!(kept(["01T08", "03T08", "02T09", "02T10", "04T08"]), [0, 1, 3, 4]);
+        // It was behind.
+        assert_eq!(kept(["02T08", "03T08", "02T09", "04T07", "04T08"]), [0, 1, 2, 4]);
+        assert_eq!(kept(["01T08", "02T08", "03T08", "01T09", "04T08"]), [1, 2, 3, 4]);
     }
 
     #[test]

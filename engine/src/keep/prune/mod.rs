@@ -150,7 +150,7 @@ impl Prune<'_> {
         let (future, past): (Vec<&Manifest>, Vec<&Manifest>) =
             shown.into_iter().partition(|manifest| is_future(manifest.started, now));
         let times: Vec<DateTime<Utc>> = past.iter().map(|manifest| manifest.started).collect();
-        let reasons = super::retention::reasons(&times, &self.dataset.retention, now);
+        let reasons = super::retention::reasons_as_made(&times, &self.dataset.retention, now);
         let because = |why: &'static str| move |manifest| (manifest, vec![why.to_owned()]);
         let of_future = future.into_iter().map(because("its time lies in the future"));
         let of_others = elsewhere.into_iter().map(because("only replicas that are left alone show it"));
