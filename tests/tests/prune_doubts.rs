@@ -11,10 +11,13 @@ use lifeboat_engine::format::id::SnapshotId;
 use lifeboat_engine::format::layout;
 use lifeboat_engine::format::record::RecordType;
 use lifeboat_engine::keep::prune::PrunePlan;
+use lifeboat_engine::keep::verify::verify;
+use lifeboat_engine::keys::sign::Signer;
 use lifeboat_engine::store::{FailingReplica, Failure};
 use lifeboat_tests::by_hand::{Hand, changed, contents, drill_signer};
 use lifeboat_tests::vault::{DATASET, MemorySource, TestVault, files_below, name, noise};
 use serde_json::{Value, json};
+use tokio_util::sync::CancellationToken;
 
 const FUTURE: &str = "99991231T235959999Z-ffffffff";
 const HOUR: Duration = Duration::from_secs(3600);
@@ -163,6 +166,32 @@ async fn a_replica_that_answers_with_no_vault_to_write_into_is_told_as_a_failure
         assert!(plan.removed().eq(&fleet.snapshots[..2]), "{how}: {plan:?}");
         assert!(changed(&before, &contents([&fleet.vault.replica_path(2)])).is_empty(), "{how}");
     }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_prune_record_of_a_signer_that_is_not_trusted_decides_nothing() {
+    let mut fleet = Fleet::new(4).await;
+    fleet.vault.config.datasets[0].retention.keep_last = 3;
+    let hand = Hand::of(&fleet.vault.config, &fleet.vault.master);
+    let id = SnapshotId::new(fleet.vault.clock.now(), 7);
+    let removed: Vec<Value> =
+        fleet.snapshots[1..3].iter().map(|snapshot| json!({ "snapshot": snapshot, "blake3": null })).collect();
+    let record = hand.record(RecordType::Prune, &hand.host, &id, &json!({ "removed": removed })).to_string();
+    let key = layout::prune(&name(DATASET), &id);
+    hand.put_signed(&Signer::generate().unwrap(), &key, record.as_bytes());
+    let (plan, outcome) = fleet.vault.prune().await.unwrap();
+    assert!(plan.skipped.is_empty() && outcome.failures.is_empty(), "{plan:?} {outcome:?}");
+    assert!(plan.removed().eq([&fleet.snapshots[0]]), "{plan:?}");
+    assert_eq!(hand.read(&key), record.as_bytes());
+    // Nor does it excuse a loss.
+    let lost = layout::manifest(&name(DATASET), &fleet.snapshots[2]);
+    [1, 2].into_iter().for_each(|replica| hand.remove(replica, &lost));
+    let reader = fleet.vault.open(fleet.vault.owner()).await.unwrap();
+    let report = verify(&reader, &name(DATASET), None, false, &CancellationToken::new()).await.unwrap();
+    let told = |key: &str, why: &str| {
+        report.findings.iter().any(|finding| finding.object == key && finding.problem.contains(why))
+    };
+    assert!(told(&lost, "is missing") && told(&key, "is not trusted"), "{:?}", report.findings);
 }
 
 /// Whether a plan keeps a snapshot.

@@ -5,6 +5,9 @@
 //! its replica fails, or it is longer than may be held here. What no replica returns signed may be
 //! anybody's. It stops deletions only in the replicas that show it.
 //!
+//! A record that a stranger signed, such as a retired host, decides nothing and is ignored. It
+//! could only excuse what is missing, and name what is to go.
+//!
 //! Where something is doubted, signed manifests are still believed: what they refer to stays in
 //! every replica.
 
@@ -134,6 +137,11 @@ impl Prune<'_> {
             let record_reader = RecordReader { vault: &self.keys.vault, dataset, trusted: &reader.trusted_signers };
             let of: Vec<&SharedReplica> = holders.iter().map(|holder| &holder.replica).collect();
             let signed = record_reader.signed(RecordType::Prune, &of, &id).await;
+            if signed == Signed::ByStrangers {
+                // It decides nothing: what it names counts as if it had not been removed.
+                tracing::warn!(error = %error.chain(), "Ignoring prune record: its signer is not trusted");
+                continue;
+            }
             doubts.add(&holders, signed, &error, "");
         }
         let (pruned, records) = (records.snapshots, records.found);
