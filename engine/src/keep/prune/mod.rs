@@ -8,12 +8,16 @@
 //!   not committed yet, or that crashed.
 //! - **Order**: a signed prune record, then signatures, manifests, packs, index segments. After a
 //!   crash, the next prune removes the rest.
-//! - **Doubt**: if a trusted signer has signed a manifest, a prune record or a drill record that
-//!   matters, and this program does not understand it, nothing is deleted. If no replica returns
-//!   one signed that some replicas show, or a `vault.json` cannot be read, only these are left
-//!   alone, and that is told as a failure. What goes from the others follows from what they hold
-//!   themselves. So whoever owns one bucket can stop prune in that bucket alone, and can make it
-//!   delete nothing.
+//! - **Doubt**: what a trusted signer has signed and this program does not understand stops every
+//!   deletion. So does what may be signed: a manifest or a record that is listed and cannot be
+//!   fetched. What no replica returns signed, and a `vault.json` that is not the vault's, stop
+//!   deletions only in the replicas that hold them, and that is told as a failure.
+//! - **A bad replica**: the owner of a bucket can always stop deletions in that bucket. In others,
+//!   he can stop them only by listing what he does not return, or what is too long to be held here.
+//!   While his replica is not doubted, the signed snapshots that it shows count for retention: one
+//!   that it alone has, and withholds later, may have let another go elsewhere. But the newest
+//!   complete one of each replica stays. While it is doubted, snapshots that it alone shows do not
+//!   count for retention, but what signed ones refer to stays in every replica.
 //! - **The future**: a snapshot whose capture lies in the future stays. It counts for no retention
 //!   rule, and is never the newest one: under a wrong clock, it would let others go.
 
