@@ -33,6 +33,8 @@ pub enum Class {
     ObjectiveMissed,
     /// A snapshot was committed, but a part of the source is not in it. Exit 9.
     Partial,
+    /// A snapshot may or may not be committed: a replica did not answer. Exit 10.
+    Unknown,
 }
 
 impl Class {
@@ -49,6 +51,7 @@ impl Class {
             Self::Keys => 7,
             Self::ObjectiveMissed => 8,
             Self::Partial => 9,
+            Self::Unknown => 10,
         }
     }
 
@@ -65,6 +68,7 @@ impl Class {
             Self::Keys,
             Self::ObjectiveMissed,
             Self::Partial,
+            Self::Unknown,
         ];
         classes.into_iter().find(|class| class.as_str() == word)
     }
@@ -82,6 +86,7 @@ impl Class {
             Self::Keys => "keys",
             Self::ObjectiveMissed => "objective_missed",
             Self::Partial => "partial",
+            Self::Unknown => "unknown",
         }
     }
 }

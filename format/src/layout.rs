@@ -161,11 +161,43 @@ pub fn prune(dataset: &Name, id: &SnapshotId) -> String {
     format!("{}{id}.json", prunes(dataset))
 }
 
+/// Marks lie below it.
+#[must_use]
+pub fn marks(dataset: &Name) -> String {
+    format!("{DATASETS}{dataset}/marks/")
+}
+
+/// A mark.
+#[must_use]
+pub fn mark(dataset: &Name, id: &SnapshotId) -> String {
+    format!("{}{id}.json", marks(dataset))
+}
+
+/// Acts lie below it.
+#[must_use]
+pub fn order(dataset: &Name) -> String {
+    format!("{DATASETS}{dataset}/order/")
+}
+
+/// The act of this number.
+#[must_use]
+pub fn act(dataset: &Name, number: u64) -> String {
+    format!("{}{number}.act", order(dataset))
+}
+
+/// The number of the act that a key names.
+#[must_use]
+pub fn parse_act(dataset: &Name, key: &str) -> Option<u64> {
+    let number = key.strip_prefix(&order(dataset))?.strip_suffix(".act")?.parse().ok()?;
+    (act(dataset, number) == key).then_some(number)
+}
+
 /// A record of this type.
 #[must_use]
 pub fn record(dataset: &Name, of: RecordType, id: &SnapshotId) -> String {
     match of {
         RecordType::Prune => prune(dataset, id),
+        RecordType::Mark => mark(dataset, id),
         RecordType::Drill => drill(dataset, id),
     }
 }
@@ -208,6 +240,9 @@ mod tests {
         assert_eq!(parse_manifest(&shop, &manifest(&shop, &id)), Some(id.clone()));
         assert_eq!(parse_index(&shop, &index(&shop, &id)), Some(id.clone()));
         assert_eq!(parse_json(&drills(&shop), &drill(&shop, &id)), Some(id.clone()));
+        assert_eq!(parse_act(&shop, &act(&shop, 7)), Some(7));
+        assert_eq!(parse_act(&shop, "datasets/shop/order/07.act"), None);
+        assert_eq!(parse_json(&marks(&shop), &mark(&shop, &id)), Some(id.clone()));
         assert_eq!(parse_keyring_generation(&shop, &keyring_generation(&shop, 7)), Some(7));
         for other_form in ["+7", "007"] {
             assert_eq!(parse_keyring_generation(&shop, &format!("{}{other_form}.age", keyring(&shop))), None);

@@ -23,6 +23,7 @@
 //! # }
 //! ```
 
+pub mod act;
 pub mod chunk_id;
 pub mod extents;
 pub mod frames;

@@ -10,7 +10,7 @@ use lifeboat_base::{Class, Context, Error, Result};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Deserializer, Serialize};
 
-use crate::id::{Digest, Name, SEQUENCE_END, SnapshotId};
+use crate::id::{Digest, Name, PackId, SEQUENCE_END, SnapshotId};
 use crate::requirements::{self, Requirements};
 use crate::strict::{self, Object};
 use crate::utc;
@@ -24,6 +24,8 @@ pub const MAX_RECORD_BYTES: usize = 16 << 20;
 pub enum RecordType {
     /// Which snapshots were removed on purpose.
     Prune,
+    /// What will be deleted.
+    Mark,
     /// What a drill has shown.
     Drill,
 }
@@ -159,6 +161,36 @@ fn belongs(own: (&str, &Name), found: (&str, &Name), what: &str) -> Result<()> {
     Err(Error::integrity(format!("{what} belongs to dataset {} of vault {}", own.1, own.0)))
 }
 
+/// A mark: what will be deleted after the grace period, unless something refers to it again. Until
+/// then it is there, but no backup refers to it.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct MarkRecord {
+    /// Snapshots that no rule of retention keeps, sorted by id.
+    #[serde(deserialize_with = "removed")]
+    pub snapshots: Vec<RemovedSnapshot>,
+    /// Packs that no other snapshot needs, sorted by id.
+    #[serde(deserialize_with = "strict::set::<MAX_MARKED_PACKS, PackId, _>")]
+    pub packs: Vec<PackId>,
+}
+
+/// No mark names more packs.
+pub const MAX_MARKED_PACKS: usize = 150_000;
+
+impl RecordBody for MarkRecord {
+    const TYPE: RecordType = RecordType::Mark;
+
+    fn of_format_1(_: &[u8]) -> serde_json::Result<(String, Name, Self)> {
+        Err(serde::de::Error::custom("format 1 has no marks"))
+    }
+
+    fn broken_rule(&self) -> Option<&'static str> {
+        if !self.snapshots.is_sorted_by(|a, b| a.snapshot < b.snapshot) {
+            return Some("`snapshots` is not sorted by snapshot");
+        }
+        (!self.packs.is_sorted()).then_some("`packs` is not sorted")
+    }
+}
+
 /// A prune: which snapshots were removed on purpose. The newest of a dataset repeats what older
 /// ones said, as long as it matters.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -166,6 +198,25 @@ pub struct PruneRecord {
     /// Snapshots that are gone, or are about to be, sorted by id.
     #[serde(deserialize_with = "removed")]
     pub removed: Vec<RemovedSnapshot>,
+    /// Acts that are gone, or are about to be: ranges of their numbers, first and last, ascending
+    /// and apart.
+    #[serde(default, deserialize_with = "strict::list::<MAX_PASSED_RANGES, [u64; 2], _>")]
+    pub passed: Vec<[u64; 2]>,
+    /// Snapshots that stand where others stand in the chain, and of which the operator knows.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub branches: Vec<SnapshotId>,
+}
+
+/// No prune record names more ranges of acts.
+pub const MAX_PASSED_RANGES: usize = 131_072;
+
+impl PruneRecord {
+    /// Whether the act of this number is gone on purpose.
+    #[must_use]
+    pub fn has_passed(&self, number: u64) -> bool {
+        let after = self.passed.partition_point(|[first, _]| *first <= number);
+        after.checked_sub(1).is_some_and(|at| number <= self.passed[at][1])
+    }
 }
 
 fn removed<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<RemovedSnapshot>, D::Error> {
@@ -202,12 +253,16 @@ impl RecordBody for PruneRecord {
         }
         let Object(Old { vault, dataset, removed, .. }) = serde_json::from_slice(json)?;
         let removed = removed.into_iter().map(|snapshot| RemovedSnapshot { snapshot, blake3: None }).collect();
-        Ok((vault, dataset, Self { removed }))
+        Ok((vault, dataset, Self { removed, ..Self::default() }))
     }
 
     fn broken_rule(&self) -> Option<&'static str> {
-        let is_sorted = self.removed.is_sorted_by(|a, b| a.snapshot < b.snapshot);
-        (!is_sorted).then_some("`removed` is not sorted by snapshot")
+        if !self.removed.is_sorted_by(|a, b| a.snapshot < b.snapshot) {
+            return Some("`removed` is not sorted by snapshot");
+        }
+        let is_range = |[first, last]: &[u64; 2]| 1 <= *first && first <= last && *last < SEQUENCE_END;
+        let is_sorted = self.passed.is_sorted_by(|a, b| a[1] < b[0]);
+        (!is_sorted || !self.passed.iter().all(is_range)).then_some("`passed` is no list of ranges")
     }
 }
 

@@ -166,6 +166,7 @@ impl TestVault {
                 })
                 .collect(),
             datasets: vec![dataset(DATASET)],
+            warnings: Vec::new(),
         };
         for n in 1..=replicas {
             std::fs::create_dir(place.path().join(format!("r{n}"))).unwrap_or_else(|error| panic!("{error}"));
@@ -321,6 +322,7 @@ pub fn limits() -> Limits {
         stall: Duration::from_secs(20),
         run: Duration::from_secs(600),
         shutdown: Duration::from_secs(5),
+        clock_skew: Duration::from_secs(300),
     }
 }
 

@@ -1,21 +1,25 @@
-//! The commit of a backup: index segments, manifest, and at last the signature that makes the
-//! snapshot exist.
+//! The commit of a backup: index segments, manifest, its place in the order, and at last the
+//! signature that shows the snapshot to readers.
 //!
 //! The order and what each step waits for stand in the [parent](super). A commit is not cancelled.
 
-use bytes::Bytes;
+use std::collections::HashSet;
+
 use lifeboat_base::Result;
-use lifeboat_format::id::SnapshotId;
+use lifeboat_base::clock::SharedClock;
+use lifeboat_format::id::{Name, PackId, SnapshotId};
 use lifeboat_format::index::{IndexSegment, IndexedPack, MAX_SEGMENT_CHUNKS};
 use lifeboat_format::layout;
 use lifeboat_format::manifest::{Manifest, PackRef};
 use lifeboat_store::SharedReplica;
 
+use super::decide::{Decision, Standing, unknown};
 use super::fleet::Fleet;
 use super::messages::Captured;
 use crate::catalog::ciphertext::copy_pack;
 use crate::catalog::documents::sign_encrypted;
 use crate::catalog::inventory::Inventory;
+use crate::catalog::order::{Actor, OrderReader};
 use crate::config::Dataset;
 use crate::keys::HostKeys;
 use crate::state::cache::ObjectCache;
@@ -27,6 +31,10 @@ pub(super) struct Commit<'a> {
     pub(super) keys: &'a HostKeys,
     /// How many replicas must hold each step before the next.
     pub(super) required: usize,
+    pub(super) reader: OrderReader<'a>,
+    pub(super) standing: &'a Standing,
+    pub(super) host: &'a Name,
+    pub(super) clock: &'a SharedClock,
 }
 
 impl Commit<'_> {
@@ -69,8 +77,12 @@ impl Commit<'_> {
         Ok(())
     }
 
-    /// Writes index segments, manifest and signatures, and returns the replicas that hold them all.
-    /// Each step is durable in `min_replicas` replicas before the next begins.
+    /// Writes index segments, manifest, act and signatures, and returns the number of the act and
+    /// the replicas that hold them all. Each step is durable in `min_replicas` replicas before the
+    /// next begins.
+    ///
+    /// # Errors
+    /// As [`Decision::take`].
     pub(super) async fn write(
         &self,
         generation: u32,
@@ -78,7 +90,7 @@ impl Commit<'_> {
         manifest: &mut Manifest,
         mut targets: Vec<SharedReplica>,
         cache: &ObjectCache,
-    ) -> Result<Vec<SharedReplica>> {
+    ) -> Result<(u64, Vec<SharedReplica>)> {
         let (fleet, dataset) = (self.fleet, &manifest.dataset);
         for (packs, last) in segments(&captured.unindexed) {
             // Segments are found by listing, so the ids of all but the last may be random.
@@ -98,12 +110,28 @@ impl Commit<'_> {
         let plaintext = manifest.to_plaintext()?;
         let signed =
             sign_encrypted(layout::manifest(dataset, &manifest.snapshot), &plaintext, self.dataset, self.keys)?;
-        let signature: Bytes = signed.signature.clone();
         targets = fleet.put_to(&targets, &signed.key, &signed.object, "the manifest").await?;
-        targets =
-            fleet.put_to(&targets, &layout::signature(&signed.key), &signature, "the manifest's signature").await?;
+        let HostKeys { vault, signer, .. } = self.keys;
+        let needed: HashSet<PackId> = manifest.packs.iter().map(|pack| pack.id).collect();
+        let decision = Decision {
+            fleet,
+            reader: self.reader,
+            actor: Actor { vault, dataset, principal: self.host, signer },
+            clock: self.clock,
+            snapshot: &manifest.snapshot,
+            packs: &needed,
+            required: self.required,
+        };
+        let (act, decided) = decision.take(&signed, targets, self.standing).await?;
+        cache.put(&layout::act(dataset, act.act.number), &act.stored);
         cache.put(&signed.key, &signed.object);
-        Ok(targets)
+        // From here on, the snapshot will be there: the act holds its signature.
+        let signature = layout::signature(&signed.key);
+        let targets = fleet
+            .put_to(&decided, &signature, &signed.signature, "the manifest's signature")
+            .await
+            .map_err(|error| unknown(&manifest.snapshot, dataset, &error.chain()))?;
+        Ok((act.act.number, targets))
     }
 }
 

@@ -15,6 +15,7 @@ mod chunk_index;
 mod commit;
 pub mod compress;
 mod cut;
+mod decide;
 mod dedup;
 mod entries;
 mod fleet;
@@ -31,9 +32,9 @@ mod row_search;
 mod sequence;
 mod shared;
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::sync::Arc;
-use std::sync::atomic::AtomicU64;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use chrono::TimeDelta;
 use lifeboat_base::clock::SharedClock;
@@ -44,12 +45,14 @@ use lifeboat_format::Format;
 use lifeboat_format::id::{Name, PackId, SnapshotId};
 use lifeboat_format::layout;
 use lifeboat_format::manifest::{Accounting, Manifest};
+use lifeboat_format::record::MarkRecord;
 use lifeboat_format::requirements::Requirements;
 use lifeboat_store::SharedReplica;
 use tokio_util::sync::CancellationToken;
 
 use self::chunk_index::ChunkIndex;
 use self::commit::Commit;
+use self::decide::Standing;
 use self::entries::entries;
 use self::fleet::Fleet;
 use self::intake::Sink;
@@ -63,6 +66,8 @@ use self::shared::{Buffers, Shared};
 use crate::catalog::documents::Documents;
 use crate::catalog::future::is_future;
 use crate::catalog::inventory::Inventory;
+use crate::catalog::order::{Acts, OrderReader};
+use crate::catalog::records::RecordReader;
 use crate::config::{Config, Dataset, Dedup};
 use crate::keys::{DatasetKeys, HostKeys};
 use crate::renewal::sparse;
@@ -71,6 +76,7 @@ use crate::state::StateDirectory;
 use crate::state::cache::ObjectCache;
 use crate::state::journal::Journal;
 use crate::state::row_index::RowIndex;
+use crate::state::seen;
 
 /// How far a run has come, in bytes.
 #[derive(Debug, Default)]
@@ -81,6 +87,8 @@ pub struct Progress {
     pub deduplicated: AtomicU64,
     /// Ciphertext of packs that are durable in at least `min_replicas` replicas.
     pub stored: AtomicU64,
+    /// Whether the commit has begun, which is always finished.
+    pub committing: AtomicBool,
 }
 
 /// Everything that a backup needs.
@@ -132,6 +140,8 @@ impl Backup<'_> {
             memory: self.config.limits.memory,
         };
         let mut warnings = Vec::new();
+        let order = OrderReader::of_host(self.keys, dataset, &cache);
+        let standing = self.stand(&order, &mut members, &mut failed, &mut warnings).await?;
         let place = loop {
             match Place::find(&documents, &members, &mut warnings).await? {
                 PlaceFound::After(place) => break *place,
@@ -196,8 +206,16 @@ impl Backup<'_> {
             );
         }
 
-        let commit =
-            Commit { fleet: &shared.fleet, dataset: self.dataset, keys: self.keys, required: self.config.min_replicas };
+        let commit = Commit {
+            fleet: &shared.fleet,
+            dataset: self.dataset,
+            keys: self.keys,
+            required: self.config.min_replicas,
+            reader: order,
+            standing: &standing,
+            host: &self.config.host,
+            clock: &self.clock,
+        };
         let targets = commit.complete_replicas(&captured).await?;
         let mut manifest = Manifest {
             format: Format::Two,
@@ -223,7 +241,13 @@ impl Backup<'_> {
             streams,
         };
         manifest.check_writable()?;
-        let targets = commit.write(generation, &captured, &mut manifest, targets, &cache).await?;
+        self.progress.committing.store(true, Ordering::SeqCst);
+        let written = commit.write(generation, &captured, &mut manifest, targets, &cache).await;
+        self.progress.committing.store(false, Ordering::SeqCst);
+        let (number, targets) = written?;
+        if let Err(error) = seen::remember(self.state, dataset, number) {
+            warnings.push(error.chain());
+        }
         if let Err(error) = shared.journal.clear() {
             warnings.push(error.chain());
         }
@@ -249,6 +273,55 @@ impl Backup<'_> {
             warnings,
             skipped,
         })
+    }
+
+    /// Finds where this run stands in the order. Replicas that were away get the acts that they
+    /// lack, and signatures that were not put or are gone are put there. Packs that marks name are
+    /// not there for this run, so it cannot refer to them.
+    async fn stand(
+        &self,
+        order: &OrderReader<'_>,
+        members: &mut Vec<Inventory>,
+        failed: &mut BTreeMap<Name, Error>,
+        warnings: &mut Vec<String>,
+    ) -> Result<Standing> {
+        let dataset = &self.dataset.name;
+        let last = order.newest(members).await?;
+        let (number, seen) = (last.as_ref().map_or(0, |last| last.act.number), seen::read(self.state, dataset));
+        if number < seen {
+            warnings.push(format!(
+                "every replica shows acts of {dataset} up to number {number} only, and this host has seen {seen}: they were emptied or rolled back; run `lifeboat verify {dataset}`"
+            ));
+        }
+        let acts = match members.iter().any(|member| !member.unfinished.is_empty()) {
+            true => order.all(members).await,
+            false => Acts::default(),
+        };
+        let (mut level, all) = (Vec::new(), members.clone());
+        for mut member in members.drain(..) {
+            let brought = async {
+                order.level(&mut member, &all, number).await?;
+                order.finish(&mut member, &acts).await
+            };
+            match brought.await {
+                Ok(finished) => {
+                    for key in finished {
+                        warnings.push(format!("replica {}: {key} had no signature, and has it again", member.replica.name()));
+                    }
+                    level.push(member);
+                }
+                Err(error) => drop(failed.insert(member.replica.name().clone(), error)),
+            }
+        }
+        *members = level;
+        let reader = RecordReader { vault: order.vault, dataset, trusted: order.trusted };
+        let (marks, unreadable) = reader.read_all::<MarkRecord>(members).await;
+        for (mark, error) in unreadable {
+            tracing::warn!(%mark, error = %error.chain(), "A mark cannot be read");
+        }
+        let marked: HashSet<PackId> = marks.into_iter().flat_map(|mark| mark.body.packs).collect();
+        members.iter_mut().for_each(|member| member.packs.retain(|pack, _| !marked.contains(pack)));
+        Ok(Standing { last, seen })
     }
 
     /// Lists every replica. Returns the usable ones, and the errors of the others, such as replicas

@@ -355,6 +355,12 @@ pub(crate) async fn fetch_signed(
     check_pair(fetch_pair(replica, key, limit).await, replica, key, vault, trusted).await
 }
 
+/// Whether a replica has answered, and what it returned for an object is missing, damaged or not
+/// signed. Any other error says nothing about the object: it may be there, whole.
+pub(crate) fn is_verdict(error: &Error) -> bool {
+    matches!(error.class(), Class::Integrity | Class::Keys)
+}
+
 /// Combines the errors of several replicas. The result has the gravest class of these errors, and
 /// the hint of the first error of that class.
 pub(crate) fn combine(what: String, errors: &[Error]) -> Error {

@@ -30,6 +30,12 @@ pub(crate) struct Inventory {
     pub drills: BTreeSet<SnapshotId>,
     /// Prune records with a signature.
     pub prunes: BTreeSet<SnapshotId>,
+    /// Marks with a signature.
+    pub marks: BTreeSet<SnapshotId>,
+    /// The numbers of acts.
+    pub acts: BTreeSet<u64>,
+    /// Keys of manifests, marks and prune records that have no signature.
+    pub unfinished: BTreeSet<String>,
     /// Keys of objects that are of no known kind.
     pub strangers: Vec<String>,
     /// Keys of the dataset's keyring objects.
@@ -87,6 +93,9 @@ impl Inventory {
             index_bytes: 0,
             drills: BTreeSet::new(),
             prunes: BTreeSet::new(),
+            marks: BTreeSet::new(),
+            acts: BTreeSet::new(),
+            unfinished: BTreeSet::new(),
             strangers: Vec::new(),
             keyring,
         };
@@ -115,8 +124,15 @@ impl Inventory {
         for object in objects {
             let key = object.key.as_str();
             let signed = || keys.contains(layout::signature(key).as_str());
-            if let Some(snapshot) = layout::parse_manifest(dataset, key) {
-                if signed() { &mut self.snapshots } else { &mut self.unsigned }.insert(snapshot);
+            if let Some(number) = layout::parse_act(dataset, key) {
+                self.acts.insert(number);
+            } else if let Some(snapshot) = layout::parse_manifest(dataset, key) {
+                if signed() {
+                    self.snapshots.insert(snapshot);
+                } else {
+                    self.unsigned.insert(snapshot);
+                    self.unfinished.insert(key.to_owned());
+                }
             } else if let Some(snapshot) = layout::parse_index(dataset, key) {
                 if signed() {
                     self.indexes.insert(snapshot);
@@ -129,6 +145,14 @@ impl Inventory {
             } else if let Some(id) = layout::parse_json(&layout::prunes(dataset), key) {
                 if signed() {
                     self.prunes.insert(id);
+                } else {
+                    self.unfinished.insert(key.to_owned());
+                }
+            } else if let Some(id) = layout::parse_json(&layout::marks(dataset), key) {
+                if signed() {
+                    self.marks.insert(id);
+                } else {
+                    self.unfinished.insert(key.to_owned());
                 }
             } else if !layout::is_signature(key) {
                 self.strangers.push(key.to_owned());
@@ -187,6 +211,20 @@ impl Inventory {
             }
         }
         (inventories, failed)
+    }
+
+    /// Notes that an unfinished object has its signature now.
+    pub(crate) fn signed(&mut self, dataset: &Name, key: &str) {
+        if self.unfinished.remove(key) {
+            if let Some(snapshot) = layout::parse_manifest(dataset, key) {
+                self.unsigned.remove(&snapshot);
+                self.snapshots.insert(snapshot);
+            } else if let Some(id) = layout::parse_json(&layout::prunes(dataset), key) {
+                self.prunes.insert(id);
+            } else if let Some(id) = layout::parse_json(&layout::marks(dataset), key) {
+                self.marks.insert(id);
+            }
+        }
     }
 
     /// Whether the replica lists this pack with the right size.

@@ -7,4 +7,6 @@ pub(crate) mod ciphertext;
 pub(crate) mod documents;
 pub(crate) mod future;
 pub(crate) mod inventory;
+pub(crate) mod order;
 pub(crate) mod records;
+pub(crate) mod removals;

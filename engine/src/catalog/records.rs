@@ -15,7 +15,8 @@ use lifeboat_store::SharedReplica;
 
 use super::documents::{Signed, SignedObject, combine, fetch_signed, sign_plain};
 use super::inventory::Inventory;
-use crate::keys::sign::{Signer, SignerKey};
+use super::order::FoundAct;
+use crate::keys::sign::{Signer, SignerKey, verify};
 
 /// A record that was read and believed.
 pub(crate) struct FoundRecord<B> {
@@ -59,6 +60,30 @@ impl RecordReader<'_> {
                 Ok(record) => return Ok(record),
                 // Of the only replica, its own words say it all.
                 Err(error) if replicas.len() == 1 => return Err(error),
+                Err(error) => errors.push(error),
+            }
+        }
+        Err(combine(format!("no replica returns a valid {key}"), &errors))
+    }
+
+    /// Reads the record that an act is about. The act holds its signature, so nobody needs to have
+    /// put that beside it.
+    ///
+    /// # Errors
+    /// No replica returns it.
+    pub(crate) async fn read_ordered<B: RecordBody>(&self, replicas: &[&SharedReplica], of: &FoundAct) -> Result<B> {
+        let key = of.act.object();
+        let mut errors = Vec::new();
+        for replica in replicas {
+            let read = async {
+                let json = replica.get(&key, MAX_RECORD_BYTES as u64).await?;
+                let comment = layout::trusted_comment(self.vault, &key);
+                verify(self.trusted, &json, of.act.signature.as_bytes(), &comment)?;
+                let what = format!("replica {}: {key}", replica.name());
+                Ok::<_, Error>(record::read::<B>(&json, self.vault, self.dataset, &what)?.1)
+            };
+            match read.await {
+                Ok(body) => return Ok(body),
                 Err(error) => errors.push(error),
             }
         }
@@ -141,6 +166,7 @@ impl Inventory {
     pub(crate) fn records(&self, of: RecordType) -> &BTreeSet<SnapshotId> {
         match of {
             RecordType::Prune => &self.prunes,
+            RecordType::Mark => &self.marks,
             RecordType::Drill => &self.drills,
         }
     }

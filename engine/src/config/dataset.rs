@@ -1,6 +1,7 @@
 //! Validates one `[[dataset]]`.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use lifeboat_base::settings::{Section, SettingsReader, Text, units};
 use lifeboat_databases::Source;
@@ -22,6 +23,7 @@ pub(crate) fn validate(
     raw: Spanned<RawDataset>,
     source: Option<Section<'_>>,
     replicas: &[ReplicaConfig],
+    longest_run: Duration,
 ) -> Option<Dataset> {
     let raw = raw.into_inner();
     let home_region = v.filled(&raw.home_region)?;
@@ -51,7 +53,7 @@ pub(crate) fn validate(
         monthly: raw.retention.monthly,
         yearly: raw.retention.yearly,
         within: v.unit(raw.retention.within.as_ref(), units::duration),
-        grace: v.unit(raw.retention.grace.as_ref(), units::duration).unwrap_or(defaults::GRACE),
+        grace: v.unit(raw.retention.grace.as_ref(), units::duration).unwrap_or_else(|| longest_run.saturating_add(defaults::GRACE_AFTER_RUN)),
     };
     let objectives = Objectives {
         rpo: v.unit(raw.objectives.rpo.as_ref(), units::duration),

@@ -17,6 +17,7 @@ pub(crate) const DRILL_IDENTITY: &str = "credential:drill-identity";
 pub(crate) const DRILL_SIGNER: &str = "credential:drill-signer";
 pub(crate) const MEMORY_BYTES: u64 = 192 << 20;
 pub(crate) const STALL_LIMIT: Duration = Duration::from_secs(10 * 60);
+pub(crate) const CLOCK_SKEW: Duration = Duration::from_secs(5 * 60);
 pub(crate) const RUN_LIMIT: Duration = Duration::from_secs(24 * 3600);
 pub(crate) const SHUTDOWN_LIMIT: Duration = Duration::from_secs(60);
 pub(crate) const REPLICA_TIMEOUT: Duration = Duration::from_secs(60);
@@ -26,7 +27,7 @@ pub(crate) const TIME_ZONE: chrono_tz::Tz = chrono_tz::UTC;
 pub(crate) const CHUNK_SIZE: u32 = 512 << 10;
 pub(crate) const DEDUP: Dedup = Dedup::Rows;
 pub(crate) const COMPRESSION: Compression = Compression::Auto;
-pub(crate) const GRACE: Duration = Duration::from_secs(24 * 3600);
+pub(crate) const GRACE_AFTER_RUN: Duration = Duration::from_secs(24 * 3600);
 
 /// A snapshot must reach two replicas, if there are two.
 pub(crate) fn min_replicas(replicas: usize) -> usize {

@@ -59,6 +59,8 @@ pub struct Config {
     pub replicas: Vec<ReplicaConfig>,
     /// The datasets that this host backs up. Empty on a host that only restores or drills.
     pub datasets: Vec<Dataset>,
+    /// What an operator should know, although the configuration can be used.
+    pub warnings: Vec<String>,
 }
 
 impl Config {
@@ -114,6 +116,16 @@ pub struct Limits {
     pub run: Duration,
     /// How long a run may go on after SIGTERM before it is cancelled.
     pub shutdown: Duration,
+    /// Clocks of hosts and replicas may differ by this much.
+    pub clock_skew: Duration,
+}
+
+impl Limits {
+    /// No run is under way any more this long after it began, by whatever clock.
+    #[must_use]
+    pub fn longest_run(&self) -> Duration {
+        self.run.saturating_add(self.clock_skew.saturating_mul(2))
+    }
 }
 
 impl Default for Limits {
@@ -125,6 +137,7 @@ impl Default for Limits {
             stall: defaults::STALL_LIMIT,
             run: defaults::RUN_LIMIT,
             shutdown: defaults::SHUTDOWN_LIMIT,
+            clock_skew: defaults::CLOCK_SKEW,
         }
     }
 }

@@ -55,6 +55,7 @@ pub(crate) struct RawLimits {
     pub stall: Option<Text>,
     pub run: Option<Text>,
     pub shutdown: Option<Text>,
+    pub clock_skew: Option<Text>,
 }
 
 /// The keys of replicas of every kind. Validation refuses those of another kind.

@@ -1,6 +1,7 @@
 //! Turns the raw file into the validated [`Config`].
 
 use std::collections::BTreeSet;
+use std::time::Duration;
 
 use lifeboat_base::settings::{Section, SettingsReader, Text, units};
 use lifeboat_format::id::Name;
@@ -9,7 +10,7 @@ use toml::Spanned;
 
 use super::fields::name;
 use super::raw::{RawConfig, RawKeys, RawLimits};
-use super::{Config, KeysConfig, Limits, dataset, defaults, replica};
+use super::{Config, Dataset, KeysConfig, Limits, dataset, defaults, replica};
 use crate::keys::sign::SignerKey;
 use crate::keys::ssh::{self, SshRecipient};
 
@@ -29,11 +30,11 @@ pub(crate) fn config(v: &mut SettingsReader<'_>, raw: RawConfig, sources: Vec<Op
     }
     unique(v, "replica", replicas.iter().map(|replica| &replica.name));
     replica::apart(v, &replicas);
-    let datasets: Vec<_> = raw
+    let mut datasets: Vec<_> = raw
         .dataset
         .into_iter()
         .zip(sources)
-        .filter_map(|(raw, source)| dataset::validate(v, raw, source, &replicas))
+        .filter_map(|(raw, source)| dataset::validate(v, raw, source, &replicas, limits.longest_run()))
         .collect();
     unique(v, "dataset", datasets.iter().map(|dataset| &dataset.name));
     let min_replicas = match raw.min_replicas {
@@ -46,6 +47,10 @@ pub(crate) fn config(v: &mut SettingsReader<'_>, raw: RawConfig, sources: Vec<Op
         Some(count) => count.into_inner(),
         None => defaults::min_replicas(replicas.len()),
     };
+    let mut warnings = Vec::new();
+    for dataset in &mut datasets {
+        warnings.extend(raise_grace(dataset, limits.longest_run()));
+    }
     Some(Config {
         host: name(v, &raw.host)?,
         vault_prefix: prefix(v, raw.vault_prefix.as_ref()),
@@ -57,7 +62,23 @@ pub(crate) fn config(v: &mut SettingsReader<'_>, raw: RawConfig, sources: Vec<Op
         limits,
         replicas,
         datasets,
+        warnings,
     })
+}
+
+/// A run may refer to a pack that it saw before the pack was marked, so no grace period is shorter
+/// than a run. Returns a warning if the configured one was.
+fn raise_grace(dataset: &mut Dataset, longest_run: Duration) -> Option<String> {
+    let grace = &mut dataset.retention.grace;
+    if *grace >= longest_run {
+        return None;
+    }
+    *grace = longest_run;
+    Some(format!(
+        "dataset {}: grace is shorter than limits.run and twice limits.clock_skew, so it is raised to {} s",
+        dataset.name,
+        longest_run.as_secs()
+    ))
 }
 
 fn keys(v: &mut SettingsReader<'_>, raw: &RawKeys) -> KeysConfig {
@@ -114,6 +135,7 @@ fn limits(v: &mut SettingsReader<'_>, raw: &RawLimits) -> Limits {
         stall: v.unit(raw.stall.as_ref(), units::duration).unwrap_or(defaults::STALL_LIMIT),
         run: v.unit(raw.run.as_ref(), units::duration).unwrap_or(defaults::RUN_LIMIT),
         shutdown: v.unit(raw.shutdown.as_ref(), units::duration).unwrap_or(defaults::SHUTDOWN_LIMIT),
+        clock_skew: v.unit(raw.clock_skew.as_ref(), units::duration).unwrap_or(defaults::CLOCK_SKEW),
     }
 }
 

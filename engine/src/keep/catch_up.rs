@@ -19,10 +19,10 @@ use lifeboat_store::SharedReplica;
 use serde::Serialize;
 use tokio_util::sync::CancellationToken;
 
-use super::prune::prune_records;
 use crate::catalog::ciphertext::{copy_pack, put_once};
 use crate::catalog::documents::{Documents, combine, fetch_signed};
 use crate::catalog::inventory::{Inventory, all_snapshots};
+use crate::catalog::removals::prune_records;
 use crate::config::{Dataset, Limits};
 use crate::keys::sign::{MAX_SIGNATURE_BYTES, SignerKey};
 use crate::keys::{HostKeys, crypt};

@@ -4,6 +4,7 @@
 //! it lacks. [Prune](prune) removes snapshots that no retention rule keeps.
 
 pub mod catch_up;
+pub(crate) mod gaps;
 pub mod prune;
 mod retention;
 pub mod verify;

@@ -16,10 +16,10 @@ use lifeboat_format::record::{PruneRecord, RecordBody};
 use serde::Serialize;
 use tokio_util::sync::CancellationToken;
 
-use super::prune::{PrunedSnapshots, prune_records};
 use crate::catalog::ciphertext::fetch_ciphertext;
 use crate::catalog::inventory::Inventory;
 use crate::catalog::records::RecordReader;
+use crate::catalog::removals::{PrunedSnapshots, prune_records};
 use crate::drill::DrillReport;
 use crate::keys::sign::SignerKey;
 use crate::keys::{PackKeys, ReaderKeys};

@@ -9,6 +9,7 @@
 //! datasets/<dataset>/journal      packs uploaded since the last commit (sealed)
 //! datasets/<dataset>/rows/…       keyed hashes of the newest snapshot's rows, up to 4 % of its size, and maps, up to 2 %; up to twice that during a run (sealed)
 //! datasets/<dataset>/unreferenced which packs no snapshot refers to, and since when (plain: ids and times)
+//! datasets/<dataset>/seen         the number of the newest act that this host has seen (plain)
 //! datasets/<dataset>/sparse       packs that new snapshots must not refer to (plain: ids)
 //! datasets/<dataset>/scratch/…    a run's temporary files
 //! drills/<dataset>/…              on a drill host: reports that could not be uploaded to the vault
@@ -20,6 +21,7 @@ pub mod cache;
 pub(crate) mod chunk_table;
 pub mod journal;
 pub mod row_index;
+pub(crate) mod seen;
 
 use std::fs::{DirBuilder, File, OpenOptions, TryLockError};
 use std::io::Write;

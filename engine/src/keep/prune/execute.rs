@@ -1,81 +1,118 @@
-//! Executes a plan.
+//! Executes a plan: marks, then sweeps.
 
 use std::collections::BTreeSet;
 
 use lifeboat_base::{Error, Result};
+use lifeboat_format::act::ActKind;
 use lifeboat_format::id::{Name, SnapshotId};
 use lifeboat_format::layout;
 use lifeboat_format::manifest::Manifest;
 use lifeboat_format::record::{PruneRecord, RemovedSnapshot};
 use lifeboat_store::SharedReplica;
 
+use super::mark::Acting;
 use super::unreferenced;
 use super::unreferenced::Unreferenced;
-use super::{DeadPack, Prune, PruneOutcome, PrunePlan, View};
-use crate::catalog::ciphertext::put_once;
+use super::view::View;
+use super::{DeadPack, Prune, PruneOutcome, PrunePlan, shown};
 use crate::catalog::documents::SignedObject;
 use crate::catalog::inventory::Inventory;
 use crate::catalog::records::RecordWriter;
+use crate::keep::gaps::Shown;
 use crate::keys::HostKeys;
 use crate::renewal::sparse;
+use crate::state::seen;
+
+/// What a sweep deletes: what the plan says, and a second look confirms.
+struct Sweep<'a> {
+    removed: BTreeSet<SnapshotId>,
+    packs: Vec<&'a DeadPack>,
+    segments: Vec<&'a (Name, String)>,
+    /// The marks that it carries out.
+    due: BTreeSet<SnapshotId>,
+    /// Acts that do not matter any more.
+    passed: PruneRecord,
+}
 
 impl Prune<'_> {
     /// Executes `plan`. The caller has held the dataset's lock since the plan was made.
     ///
     /// # Errors
-    /// No replica can be listed any more, every one has something that cannot be read, or the state
-    /// directory fails.
+    /// As [`Self::plan`].
     /// If a replica fails, or `cancel` fires, the rest of its deletions is not done. That is in
     /// [`PruneOutcome::failures`], and the next prune tries again.
     pub async fn execute(&self, plan: &PrunePlan) -> Result<PruneOutcome> {
         let mut outcome = PruneOutcome { space: plan.space, ..PruneOutcome::default() };
-        let removed: BTreeSet<SnapshotId> = plan.removed().cloned().collect();
         let view = self.look().await?;
-        let record = if removed.is_empty() { None } else { Some(self.record(plan, &view, &removed)?) };
-        let mut gone = BTreeSet::new();
+        let fresh = self.plan_of(&view).await?;
         let known = |name: &Name| plan.skipped.iter().chain(&view.doubted).any(|(known, _)| known == name);
         let unlisted = view.skipped.iter().filter(|(name, _)| !known(name));
         outcome.failures.extend(unlisted.map(|(name, why)| format!("replica {name} was left out: {why}")));
         let doubted = view.doubted.iter().map(|(name, why)| format!("replica {name}: {why}"));
         outcome.failures.extend(doubted);
-        for inventory in &view.inventories {
-            let name = inventory.replica.name();
-            if plan.skipped.iter().any(|(skipped, _)| skipped == name) {
-                // The plan did not look at what must stay there.
-                outcome.failures.push(format!("replica {name} is left alone until the next prune"));
-                continue;
-            }
-            match self.prune_replica(inventory, &view, plan, &removed, record.as_ref(), &mut outcome).await {
-                Ok(snapshots) => gone.extend(snapshots),
-                Err(error) => outcome.failures.push(error.chain()),
+        let mut acting = Acting::new(self, &view);
+        self.mark(&mut acting, plan, &fresh, &view, &mut outcome).await?;
+        let mut gone = BTreeSet::new();
+        if let Some(sweep) = self.sweep_of(plan, &fresh, &view) {
+            let (id, record) = self.record(plan, &view, &sweep)?;
+            acting.act(ActKind::Sweep, &id, &record, &view.inventories).await?;
+            for inventory in view.inventories.iter().filter(|inventory| acting.writes_to(inventory)) {
+                let name = inventory.replica.name();
+                if plan.skipped.iter().any(|(skipped, _)| skipped == name) {
+                    // The plan did not look at what must stay there.
+                    outcome.failures.push(format!("replica {name} is left alone until the next prune"));
+                    continue;
+                }
+                let swept = self.sweep(inventory, &view, &sweep, &mut gone, &mut outcome);
+                if let Err(error) = swept.await {
+                    outcome.failures.push(error.chain());
+                }
             }
         }
+        outcome.failures.extend(acting.failed.values().map(Error::chain));
         outcome.snapshots = gone.len() as u64;
-        unreferenced::write(self.state, &self.dataset.name, &remember(plan))?;
-        sparse::write(self.state, &self.dataset.name, &plan.sparse)?;
-        let keep: BTreeSet<String> = view
-            .inventories
-            .iter()
-            .flat_map(|inventory| inventory.snapshots.iter().chain(&inventory.indexes))
-            .chain(view.manifests.keys())
-            .filter(|snapshot| !removed.contains(snapshot))
-            .map(|snapshot| layout::manifest(&self.dataset.name, snapshot))
-            .collect();
-        let segments: BTreeSet<&str> = plan.segments.iter().map(|(_, key)| key.as_str()).collect();
-        view.cache.retain(|key| keep.contains(key) || (key.contains("/index/") && !segments.contains(key)));
+        if let Some(last) = &acting.last {
+            seen::remember(self.state, &self.dataset.name, last.act.number)?;
+        }
+        self.remember(&fresh, &view, &gone)?;
         Ok(outcome)
     }
 
-    /// The record of this prune. It repeats a snapshot from an older record while one that stays
+    /// `None` if nothing is due.
+    fn sweep_of<'p>(&self, plan: &'p PrunePlan, fresh: &PrunePlan, view: &View) -> Option<Sweep<'p>> {
+        let still: BTreeSet<&SnapshotId> = fresh.removed().collect();
+        let removed: BTreeSet<SnapshotId> =
+            plan.removed().filter(|snapshot| still.contains(snapshot)).cloned().collect();
+        let confirmed: BTreeSet<(&Name, &str)> =
+            fresh.packs.iter().map(|pack| (&pack.replica, pack.key.as_str())).collect();
+        let packs: Vec<&DeadPack> =
+            plan.packs.iter().filter(|pack| confirmed.contains(&(&pack.replica, pack.key.as_str()))).collect();
+        let segments = plan.segments.iter().filter(|segment| fresh.segments.contains(segment)).collect();
+        let due: BTreeSet<SnapshotId> = plan.due.iter().filter(|mark| fresh.due.contains(mark)).cloned().collect();
+        if removed.is_empty() && packs.is_empty() && due.is_empty() {
+            return None;
+        }
+        let keeps = |number: u64| match view.acts.found.get(&number).map(|found| (&found.act.act, &found.act.id)) {
+            Some((ActKind::Commit, snapshot)) => {
+                !removed.contains(snapshot) && !view.pruned.contains_key(snapshot)
+            }
+            Some((ActKind::Mark, mark)) => {
+                !due.contains(mark) && view.marks.iter().any(|current| current.id == *mark)
+            }
+            Some((ActKind::Sweep, _)) | None => false,
+        };
+        let kept: Vec<u64> = view.acts.found.keys().copied().filter(|number| keeps(*number)).collect();
+        let passed = PruneRecord { passed: without(&kept, view.acts.newest()), ..PruneRecord::default() };
+        Some(Sweep { removed, packs, segments, due, passed })
+    }
+
+    /// The record of this sweep. It repeats a snapshot from an older record while one that stays
     /// names it as predecessor, or while a replica may still show it.
-    fn record(&self, plan: &PrunePlan, view: &View, removed: &BTreeSet<SnapshotId>) -> Result<SignedObject> {
+    fn record(&self, plan: &PrunePlan, view: &View, sweep: &Sweep<'_>) -> Result<(SnapshotId, SignedObject)> {
         let dataset = &self.dataset.name;
-        let predecessors: BTreeSet<&SnapshotId> = view
-            .manifests
-            .values()
-            .filter(|manifest| !removed.contains(&manifest.snapshot))
-            .filter_map(Manifest::predecessor)
-            .collect();
+        let removed = &sweep.removed;
+        let stays = || view.manifests.values().filter(|manifest| !removed.contains(&manifest.snapshot));
+        let predecessors: BTreeSet<&SnapshotId> = stays().filter_map(Manifest::predecessor).collect();
         let everywhere_gone = view.skipped.is_empty() && plan.skipped.is_empty();
         let matters = |snapshot: &&SnapshotId| {
             !everywhere_gone || predecessors.contains(snapshot) || view.leftovers.contains(snapshot)
@@ -83,9 +120,17 @@ impl Prune<'_> {
         let hash =
             |snapshot: &SnapshotId| view.hashes.get(snapshot).copied().or(view.pruned.get(snapshot).copied().flatten());
         let all: BTreeSet<&SnapshotId> = removed.iter().chain(view.pruned.keys().filter(matters)).collect();
-        let removed =
-            all.into_iter().map(|snapshot| RemovedSnapshot { snapshot: snapshot.clone(), blake3: hash(snapshot) });
-        let body = PruneRecord { removed: removed.collect() };
+        let stays: BTreeSet<&SnapshotId> = stays().map(|manifest| &manifest.snapshot).collect();
+        let settled = view.records.iter().flat_map(|record| &record.body.branches);
+        let branches: BTreeSet<&SnapshotId> = settled.filter(|snapshot| stays.contains(snapshot)).collect();
+        let body = PruneRecord {
+            removed: all
+                .into_iter()
+                .map(|snapshot| RemovedSnapshot { snapshot: snapshot.clone(), blake3: hash(snapshot) })
+                .collect(),
+            passed: sweep.passed.passed.clone(),
+            branches: branches.into_iter().cloned().collect(),
+        };
         let time = self.clock.now();
         // Only of those that were believed: anybody can name an object from the future.
         let newest = view.records.iter().map(|record| &record.id).max();
@@ -93,51 +138,101 @@ impl Prune<'_> {
         let id = SnapshotId::new(after.map_or(time, |after| after.max(time)), rand::random());
         let HostKeys { vault, signer, .. } = self.keys;
         let writer = RecordWriter { vault, dataset, principal: &self.config.host, signer };
-        writer.sign(&id, time, view.records.iter().rev().find(|record| writer.wrote(record)), &body)
+        let record = writer.sign(&id, time, view.records.iter().rev().find(|record| writer.wrote(record)), &body)?;
+        Ok((id, record))
     }
 
-    async fn prune_replica(
+    /// Deletes in one replica. It has the record of this sweep, and its act.
+    async fn sweep(
         &self,
         inventory: &Inventory,
         view: &View,
-        plan: &PrunePlan,
-        removed: &BTreeSet<SnapshotId>,
-        record: Option<&SignedObject>,
+        sweep: &Sweep<'_>,
+        gone: &mut BTreeSet<SnapshotId>,
         outcome: &mut PruneOutcome,
-    ) -> Result<Vec<SnapshotId>> {
+    ) -> Result<()> {
         let (replica, dataset) = (&inventory.replica, &self.dataset.name);
-        if let Some(record) = record {
-            put_once(replica.as_ref(), &record.key, record.object.clone()).await?;
-            put_once(replica.as_ref(), &layout::signature(&record.key), record.signature.clone()).await?;
-        }
-        let mut gone = Vec::new();
-        for snapshot in removed.iter().filter(|snapshot| inventory.snapshots.contains(snapshot)) {
+        for snapshot in sweep.removed.iter().filter(|snapshot| inventory.snapshots.contains(snapshot)) {
             self.go_on()?;
-            let key = layout::manifest(dataset, snapshot);
-            delete_signed(replica, &key).await?;
-            gone.push(snapshot.clone());
+            delete_signed(replica, &layout::manifest(dataset, snapshot)).await?;
+            gone.insert(snapshot.clone());
         }
-        if record.is_some() {
-            // The new one repeats what still matters of them.
-            for old in view.records.iter().filter(|old| inventory.prunes.contains(&old.id)) {
-                delete_signed(replica, &layout::prune(dataset, &old.id)).await?;
-            }
-        }
-        for pack in plan.packs.iter().filter(|pack| pack.replica == *replica.name()) {
+        for pack in sweep.packs.iter().filter(|pack| pack.replica == *replica.name()) {
             self.go_on()?;
             replica.delete(&pack.key).await?;
             outcome.packs += 1;
             outcome.bytes += pack.size;
         }
-        for (_, key) in plan.segments.iter().filter(|(name, _)| name == replica.name()) {
+        for (_, key) in sweep.segments.iter().filter(|(name, _)| name == replica.name()) {
             delete_signed(replica, key).await?;
         }
-        Ok(gone)
+        for mark in sweep.due.iter().filter(|mark| inventory.marks.contains(mark)) {
+            delete_signed(replica, &layout::mark(dataset, mark)).await?;
+        }
+        // The new record repeats what still matters of them.
+        for old in view.records.iter().filter(|old| inventory.prunes.contains(&old.id)) {
+            delete_signed(replica, &layout::prune(dataset, &old.id)).await?;
+        }
+        for number in inventory.acts.iter().filter(|number| sweep.passed.has_passed(**number)) {
+            self.go_on()?;
+            replica.delete(&layout::act(dataset, *number)).await?;
+        }
+        Ok(())
+    }
+
+    /// Remembers what the next prune and the next backup need to know.
+    fn remember(&self, fresh: &PrunePlan, view: &View, gone: &BTreeSet<SnapshotId>) -> Result<()> {
+        let dataset = &self.dataset.name;
+        let mut memory = Unreferenced::new();
+        // Packs that were to go are remembered, too: a deletion may have failed.
+        for DeadPack { replica, key, unreferenced_since, .. } in fresh.packs.iter().chain(&fresh.waiting) {
+            if let Some(pack) = layout::parse_pack(dataset, key) {
+                let replica: &Name = replica;
+                memory.entry(replica.clone()).or_default().insert(pack, *unreferenced_since);
+            }
+        }
+        unreferenced::write(self.state, dataset, &memory)?;
+        sparse::write(self.state, dataset, &fresh.sparse)?;
+        let mut remembered: Shown = shown::read(self.state, dataset);
+        for inventory in &view.inventories {
+            let shown = inventory.snapshots.iter().filter(|snapshot| !gone.contains(*snapshot)).cloned().collect();
+            remembered.insert(inventory.replica.name().clone(), shown);
+        }
+        remembered.retain(|name, _| self.replicas.iter().any(|replica| replica.name() == name));
+        shown::write(self.state, dataset, &remembered)?;
+        let keep: BTreeSet<String> = view
+            .inventories
+            .iter()
+            .flat_map(|inventory| inventory.snapshots.iter().chain(&inventory.indexes))
+            .filter(|snapshot| !gone.contains(*snapshot))
+            .map(|snapshot| layout::manifest(dataset, snapshot))
+            .collect();
+        let segments: BTreeSet<&str> = fresh.segments.iter().map(|(_, key)| key.as_str()).collect();
+        let acts: BTreeSet<String> = view.acts.found.keys().map(|number| layout::act(dataset, *number)).collect();
+        view.cache.retain(|key| {
+            keep.contains(key) || acts.contains(key) || (key.contains("/index/") && !segments.contains(key))
+        });
+        Ok(())
     }
 
     fn go_on(&self) -> Result<()> {
         if self.cancel.is_cancelled() { Err(cancelled()) } else { Ok(()) }
     }
+}
+
+/// The numbers from 1 to `newest` that are not in `kept`, as ranges.
+fn without(kept: &[u64], newest: u64) -> Vec<[u64; 2]> {
+    let (mut ranges, mut next) = (Vec::new(), 1);
+    for number in kept {
+        if *number > next {
+            ranges.push([next, number - 1]);
+        }
+        next = number + 1;
+    }
+    if newest >= next {
+        ranges.push([next, newest]);
+    }
+    ranges
 }
 
 fn cancelled() -> Error {
@@ -154,15 +249,15 @@ async fn delete_signed(replica: &SharedReplica, key: &str) -> Result<()> {
     Ok(())
 }
 
-fn remember(plan: &PrunePlan) -> Unreferenced {
-    let mut memory = Unreferenced::new();
-    // Packs that were to go are remembered, too. If a deletion failed, the grace period does not
-    // begin again.
-    for DeadPack { replica, key, unreferenced_since, .. } in plan.packs.iter().chain(&plan.waiting) {
-        if let Some(pack) = layout::parse_pack(&plan.dataset, key) {
-            let replica: &Name = replica;
-            memory.entry(replica.clone()).or_default().insert(pack, *unreferenced_since);
-        }
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_not_kept_has_passed() {
+        assert_eq!(without(&[], 0), Vec::<[u64; 2]>::new());
+        assert_eq!(without(&[], 3), [[1, 3]]);
+        assert_eq!(without(&[1, 2, 5, 9], 9), [[3, 4], [6, 8]]);
+        assert_eq!(without(&[2], 4), [[1, 1], [3, 4]]);
     }
-    memory
 }

@@ -16,19 +16,24 @@ use std::collections::{BTreeMap, BTreeSet};
 use futures::StreamExt;
 use lifeboat_base::{Class, Error, Result};
 use lifeboat_databases::proof::ProofLevel;
+use lifeboat_format::act::ActKind;
 use lifeboat_format::id::{Digest, Name, SnapshotId};
 use lifeboat_format::layout;
 use lifeboat_format::manifest::Manifest;
-use lifeboat_format::record::{self, MAX_RECORD_BYTES, PruneRecord, RecordBody, RecordType};
+use lifeboat_format::record::{self, MAX_RECORD_BYTES, MarkRecord, PruneRecord, RecordBody, RecordType};
 use lifeboat_store::SharedReplica;
 use serde::{Deserialize, Serialize};
 
-use super::Prune;
+use super::{Prune, shown};
 use crate::catalog::documents::{Documents, Signed, combine};
 use crate::catalog::future::is_future;
 use crate::catalog::inventory::{Inventory, NotListed, all_snapshots};
+use crate::catalog::order::{Acts, FoundAct, OrderReader};
 use crate::catalog::records::{FoundRecord, RecordReader};
+use crate::catalog::removals::{PrunedSnapshots, prune_records};
+use crate::keep::gaps::{Known, refusal};
 use crate::state::cache::ObjectCache;
+use crate::state::seen;
 
 /// What to do about a manifest that no replica returns whole.
 const UNREADABLE_MANIFEST: &str =
@@ -51,6 +56,11 @@ pub(super) struct View {
     pub(super) pruned: PrunedSnapshots,
     /// Those of them that a replica still shows.
     pub(super) leftovers: Vec<SnapshotId>,
+    pub(super) acts: Acts,
+    /// The marks that no sweep has carried out, oldest first.
+    pub(super) marks: Vec<FoundRecord<MarkRecord>>,
+    /// The newest number that replicas show, or that this host has seen.
+    pub(super) newest: u64,
     /// The newest of `shown` that a drill proved, without what lies in the future.
     pub(super) proved: Option<SnapshotId>,
     /// The replicas that are left alone, and why.
@@ -125,6 +135,9 @@ impl Prune<'_> {
             ));
         }
         let cache = ObjectCache::open(self.state, dataset)?;
+        let order = OrderReader::of_host(self.keys, dataset, &cache);
+        let acts = order.all(&inventories).await;
+        inventories = self.bring_level(&order, &acts, inventories, &mut failed).await;
         let reader = self.keys.reader();
         let memory = self.config.limits.memory;
         let documents = Documents { vault: &self.keys.vault, dataset, keys: &reader, cache: Some(&cache), memory };
@@ -167,6 +180,21 @@ impl Prune<'_> {
             doubts.add(&holders, signed, &error, UNREADABLE_MANIFEST);
         }
         let proved = self.newest_proved(&inventories, &manifests, &mut doubts).await;
+        let seen = seen::read(self.state, dataset);
+        let known = Known {
+            inventories: &inventories,
+            acts: &acts,
+            manifests: &manifests,
+            pruned: &pruned,
+            records: records.iter().map(|record| &record.body).collect(),
+            seen,
+            shown: &shown::read(self.state, dataset),
+        };
+        let gaps = known.gaps();
+        if !gaps.is_empty() {
+            doubts.everywhere.get_or_insert_with(|| refusal(dataset, &gaps));
+        }
+        let marks = self.marks(&inventories, &acts, &records).await;
         inventories.retain(|inventory| !doubts.replicas.contains_key(inventory.replica.name()));
         if inventories.is_empty() || doubts.everywhere.is_some() {
             let reasons: Vec<Error> = match doubts.everywhere {
@@ -189,7 +217,73 @@ impl Prune<'_> {
         let doubted: Vec<(Name, String)> = doubted.collect();
         let mut skipped: Vec<_> = failed.into_iter().map(|(name, error)| (name, error.chain())).collect();
         skipped.extend(doubted.iter().cloned());
-        Ok(View { inventories, manifests, shown, hashes, records, pruned, leftovers, proved, skipped, doubted, cache })
+        let newest = acts.newest().max(seen);
+        Ok(View {
+            inventories,
+            manifests,
+            shown,
+            hashes,
+            records,
+            pruned,
+            leftovers,
+            acts,
+            marks,
+            newest,
+            proved,
+            skipped,
+            doubted,
+            cache,
+        })
+    }
+
+    /// Gives each replica the acts that it lacks, and the signatures that acts hold. One that fails
+    /// is left alone.
+    async fn bring_level(
+        &self,
+        order: &OrderReader<'_>,
+        acts: &Acts,
+        inventories: Vec<Inventory>,
+        failed: &mut BTreeMap<Name, Error>,
+    ) -> Vec<Inventory> {
+        let (mut level, all) = (Vec::new(), inventories.clone());
+        for mut inventory in inventories {
+            let brought = async {
+                order.level(&mut inventory, &all, acts.newest()).await?;
+                order.finish(&mut inventory, acts).await
+            };
+            match brought.await {
+                Ok(finished) => {
+                    for key in finished {
+                        tracing::warn!(replica = %inventory.replica.name(), %key, "An object had no signature, and has it again");
+                    }
+                    level.push(inventory);
+                }
+                Err(error) => drop(failed.insert(inventory.replica.name().clone(), error)),
+            }
+        }
+        level
+    }
+
+    /// The marks that took their place in the order and that no sweep has carried out.
+    async fn marks(
+        &self,
+        inventories: &[Inventory],
+        acts: &Acts,
+        records: &[FoundRecord<PruneRecord>],
+    ) -> Vec<FoundRecord<MarkRecord>> {
+        let (vault, dataset) = (&self.keys.vault, &self.dataset.name);
+        let reader = RecordReader { vault, dataset, trusted: &self.keys.trusted_signers };
+        let (mut marks, unreadable) = reader.read_all::<MarkRecord>(inventories).await;
+        for (mark, error) in unreadable {
+            tracing::warn!(%mark, error = %error.chain(), "A mark cannot be read: nothing that it names is deleted");
+        }
+        let has_passed = |number| records.iter().any(|record| record.body.has_passed(number));
+        marks.retain(|mark| {
+            acts.found.iter().any(|(number, FoundAct { act, .. })| {
+                act.act == ActKind::Mark && act.id == mark.id && act.blake3 == mark.hash && !has_passed(*number)
+            })
+        });
+        marks
     }
 
     /// The newest snapshot that a drill proved, of those that a replica without doubt shows and
@@ -288,30 +382,4 @@ impl Prune<'_> {
         }
         Err(combine(format!("no replica returns a valid {key}"), &errors))
     }
-}
-
-/// Snapshots that were removed on purpose, each with the hash of its manifest, if it is known.
-pub(crate) type PrunedSnapshots = BTreeMap<SnapshotId, Option<Digest>>;
-
-/// What signed prune records say.
-pub(crate) struct PruneRecords {
-    /// Every snapshot that one of them names.
-    pub(crate) snapshots: PrunedSnapshots,
-    /// The records that could be read and believed, oldest first.
-    pub(crate) found: Vec<FoundRecord<PruneRecord>>,
-    /// Why others could not.
-    pub(crate) unreadable: BTreeMap<SnapshotId, Error>,
-}
-
-/// Reads every prune record that some replica shows.
-pub(crate) async fn prune_records(documents: &Documents<'_>, inventories: &[Inventory]) -> PruneRecords {
-    let Documents { vault, dataset, keys, .. } = documents;
-    let reader = RecordReader { vault, dataset, trusted: &keys.trusted_signers };
-    let (found, unreadable) = reader.read_all::<PruneRecord>(inventories).await;
-    let mut snapshots = PrunedSnapshots::new();
-    for removed in found.iter().flat_map(|record| &record.body.removed) {
-        let hash = snapshots.entry(removed.snapshot.clone()).or_default();
-        *hash = hash.or(removed.blake3);
-    }
-    PruneRecords { snapshots, found, unreadable }
 }

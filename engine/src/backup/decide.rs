@@ -1,0 +1,187 @@
+//! The step of a commit that decides: the snapshot takes its place in the order of its dataset.
+//!
+//! It has one of three outcomes. **Committed**: the act is durable in `min_replicas` replicas.
+//! **Not committed**: it is in none, and never will be. **Unknown**: it may be in some; then
+//! whoever finds it there finishes the commit, and the error says so.
+//!
+//! If another host took the number first, what it did decides: a mark that names no pack of this
+//! snapshot is stepped over, and anything else means that this run has seen too little.
+
+use std::collections::{BTreeMap, BTreeSet, HashSet};
+
+use lifeboat_base::clock::SharedClock;
+use lifeboat_base::{Class, Error, Result};
+use lifeboat_format::act::ActKind;
+use lifeboat_format::id::{Name, PackId, SnapshotId};
+use lifeboat_format::layout;
+use lifeboat_format::record::MarkRecord;
+use lifeboat_store::SharedReplica;
+
+use super::fleet::Fleet;
+use crate::catalog::ciphertext::put_once;
+use crate::catalog::documents::{SignedObject, is_verdict};
+use crate::catalog::order::{Actor, FoundAct, OrderReader, Taken, take};
+use crate::catalog::records::RecordReader;
+
+/// So many marks of others are stepped over.
+const MAX_TRIES: usize = 8;
+
+/// Where a run stands in the order of its dataset.
+pub(super) struct Standing {
+    /// The newest act when the run looked.
+    pub(super) last: Option<FoundAct>,
+    /// The newest number that this host has ever seen.
+    pub(super) seen: u64,
+}
+
+/// How a snapshot takes its place.
+pub(super) struct Decision<'a> {
+    pub(super) fleet: &'a Fleet,
+    pub(super) reader: OrderReader<'a>,
+    pub(super) actor: Actor<'a>,
+    pub(super) clock: &'a SharedClock,
+    pub(super) snapshot: &'a SnapshotId,
+    /// Every pack that the snapshot needs.
+    pub(super) packs: &'a HashSet<PackId>,
+    pub(super) required: usize,
+}
+
+impl Decision<'_> {
+    /// Takes the next number in each of `targets`. Returns the act, and the replicas that have it.
+    ///
+    /// # Errors
+    /// Not committed ([`Class::Failed`] or [`Class::Storage`]), or unknown ([`Class::Unknown`]).
+    pub(super) async fn take(
+        &self,
+        manifest: &SignedObject,
+        mut targets: Vec<SharedReplica>,
+        standing: &Standing,
+    ) -> Result<(FoundAct, Vec<SharedReplica>)> {
+        let (mut last, mut doubtful) = (standing.last.clone(), BTreeMap::new());
+        for _ in 0..MAX_TRIES {
+            let now = self.clock.now();
+            let act = self.actor.act(ActKind::Commit, self.snapshot, manifest, last.as_ref(), standing.seen, now)?;
+            let (mut taken, mut collided) = (Vec::new(), Vec::new());
+            let tries = targets.iter().map(|replica| async { (replica.clone(), take(&act, replica).await) });
+            for (replica, result) in futures::future::join_all(tries).await {
+                match result {
+                    Taken::Yes => taken.push(replica),
+                    Taken::Collided => collided.push(replica),
+                    Taken::No(error) => self.fleet.fell_behind(replica.name(), &error),
+                    Taken::Unknown(error) => {
+                        self.fleet.fell_behind(replica.name(), &error);
+                        doubtful.insert(replica.name().clone(), error.chain());
+                    }
+                }
+            }
+            let others = self.others(&collided, act.act.number).await;
+            if others.is_empty() {
+                if taken.len() >= self.required {
+                    return Ok((act, taken));
+                }
+                doubtful.extend(self.withdraw(&act, &taken).await);
+                let few = self.fleet.too_few("its place in the order", taken.len());
+                return Err(self.outcome(doubtful, few));
+            }
+            doubtful.extend(self.withdraw(&act, &taken).await);
+            if let Err(error) = self.step_over(&others, &targets).await {
+                return Err(self.outcome(doubtful, error));
+            }
+            last = others.into_values().next_back();
+            let healthy: BTreeSet<Name> =
+                self.fleet.healthy().into_iter().map(|member| member.replica.name().clone()).collect();
+            targets.retain(|target| healthy.contains(target.name()));
+        }
+        Err(self.outcome(doubtful, Error::failed("other hosts act in this dataset all the time")))
+    }
+
+    /// The acts of others, from number `from` on. A replica that has none there and took no act
+    /// either falls behind.
+    async fn others(&self, collided: &[SharedReplica], from: u64) -> BTreeMap<u64, FoundAct> {
+        let mut others = BTreeMap::new();
+        for replica in collided {
+            for number in from.. {
+                match self.reader.fetch(replica, number).await {
+                    Ok(found) => drop(others.insert(number, found)),
+                    Err(error) if number == from => {
+                        self.fleet.fell_behind(replica.name(), &error);
+                        break;
+                    }
+                    Err(error) if is_verdict(&error) => break,
+                    Err(error) => {
+                        self.fleet.fell_behind(replica.name(), &error);
+                        break;
+                    }
+                }
+            }
+        }
+        others
+    }
+
+    /// Whether what others did leaves this snapshot whole. Their acts are copied to every target.
+    async fn step_over(&self, others: &BTreeMap<u64, FoundAct>, targets: &[SharedReplica]) -> Result<()> {
+        let dataset = self.actor.dataset;
+        let again = "back up again; uploaded packs are reused";
+        for (number, found) in others {
+            let (host, id) = (&found.act.principal, &found.act.id);
+            match found.act.act {
+                ActKind::Commit => {
+                    return Err(Error::failed(format!("host {host} committed snapshot {id} of {dataset} meanwhile"))
+                        .hint(again));
+                }
+                ActKind::Sweep => {
+                    return Err(Error::failed(format!("host {host} deletes packs of {dataset}: sweep {id}"))
+                        .hint(again));
+                }
+                ActKind::Mark => {
+                    let reader = RecordReader { vault: self.reader.vault, dataset, trusted: self.reader.trusted };
+                    let holders: Vec<&SharedReplica> = targets.iter().collect();
+                    // Its signature may not be there yet; the act holds it.
+                    let mark = reader.read_ordered::<MarkRecord>(&holders, found).await.map_err(|error| {
+                        error.within(format!("mark {id} of host {host} cannot be read")).hint(again)
+                    })?;
+                    if let Some(pack) = mark.packs.iter().find(|pack| self.packs.contains(*pack)) {
+                        return Err(Error::failed(format!("host {host} has marked pack {pack} for deletion: mark {id}"))
+                            .hint(again));
+                    }
+                }
+            }
+            let key = layout::act(dataset, *number);
+            for replica in targets {
+                if let Err(error) = put_once(replica.as_ref(), &key, found.stored.clone()).await {
+                    self.fleet.fell_behind(replica.name(), &error);
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Removes an act that is not to count. Returns where that is not certain.
+    async fn withdraw(&self, act: &FoundAct, taken: &[SharedReplica]) -> BTreeMap<Name, String> {
+        let key = layout::act(self.actor.dataset, act.act.number);
+        let removals = taken.iter().map(|replica| async {
+            let removed = replica.delete(&key).await;
+            removed.err().map(|error| (replica.name().clone(), error.to_string()))
+        });
+        futures::future::join_all(removals).await.into_iter().flatten().collect()
+    }
+
+    fn outcome(&self, doubtful: BTreeMap<Name, String>, error: Error) -> Error {
+        let (snapshot, dataset) = (self.snapshot, self.actor.dataset);
+        if doubtful.is_empty() {
+            let hint = error.hint_text().unwrap_or("back up again; uploaded packs are reused").to_owned();
+            return error.within(format!("snapshot {snapshot} of {dataset} was not committed")).hint(hint);
+        }
+        let reasons: Vec<String> = doubtful.iter().map(|(replica, why)| format!("{replica}: {why}")).collect();
+        unknown(snapshot, dataset, &reasons.join("; "))
+    }
+}
+
+/// The error of a commit of which nobody knows whether it happened.
+pub(super) fn unknown(snapshot: &SnapshotId, dataset: &Name, why: &str) -> Error {
+    Error::new(Class::Unknown, format!("it is not known whether snapshot {snapshot} of {dataset} was committed"))
+        .because(why)
+        .hint(format!(
+            "run `lifeboat list {dataset}` when the replicas answer: the next run finishes the commit where it was decided"
+        ))
+}

@@ -1,0 +1,118 @@
+//! Marks what will go, and takes numbers for marks and sweeps.
+
+use std::collections::BTreeMap;
+
+use lifeboat_base::{Error, Result};
+use lifeboat_format::act::ActKind;
+use lifeboat_format::id::{Name, SnapshotId};
+use lifeboat_format::layout;
+use lifeboat_format::record::{MarkRecord, RemovedSnapshot};
+
+use super::view::View;
+use super::{Prune, PruneOutcome, PrunePlan};
+use crate::catalog::ciphertext::put_once;
+use crate::catalog::documents::SignedObject;
+use crate::catalog::inventory::Inventory;
+use crate::catalog::order::{Actor, FoundAct, Taken, take};
+use crate::catalog::records::RecordWriter;
+use crate::keys::HostKeys;
+
+/// A record that takes its place in the order, and the replicas that it must not be written to any
+/// more.
+pub(super) struct Acting<'p> {
+    prune: &'p Prune<'p>,
+    pub(super) last: Option<FoundAct>,
+    newest: u64,
+    /// Why replicas are left alone from now on.
+    pub(super) failed: BTreeMap<Name, Error>,
+}
+
+impl<'p> Acting<'p> {
+    pub(super) fn new(prune: &'p Prune<'p>, view: &View) -> Self {
+        let last = view.acts.found.last_key_value().map(|(_, found)| found.clone());
+        Self { prune, last, newest: view.newest, failed: BTreeMap::new() }
+    }
+
+    pub(super) fn writes_to(&self, inventory: &Inventory) -> bool {
+        !self.failed.contains_key(inventory.replica.name())
+    }
+
+    /// Writes a record, its act, and its signature to each replica. Whoever fails, or has seen
+    /// another act, is left alone from then on.
+    pub(super) async fn act(
+        &mut self,
+        kind: ActKind,
+        id: &SnapshotId,
+        record: &SignedObject,
+        inventories: &[Inventory],
+    ) -> Result<u64> {
+        let HostKeys { vault, signer, .. } = self.prune.keys;
+        let (dataset, principal) = (&self.prune.dataset.name, &self.prune.config.host);
+        let actor = Actor { vault, dataset, principal, signer };
+        let act = actor.act(kind, id, record, self.last.as_ref(), self.newest, self.prune.clock.now())?;
+        let number = act.act.number;
+        for inventory in inventories {
+            let replica = &inventory.replica;
+            if self.failed.contains_key(replica.name()) {
+                continue;
+            }
+            let written = async {
+                put_once(replica.as_ref(), &record.key, record.object.clone()).await?;
+                match take(&act, replica).await {
+                    Taken::Yes => {}
+                    Taken::Collided => {
+                        return Err(Error::failed(format!(
+                            "replica {}: another host has acted in dataset {dataset} meanwhile: it took number {number}",
+                            replica.name()
+                        ))
+                        .hint("prune again"));
+                    }
+                    Taken::No(error) | Taken::Unknown(error) => return Err(error),
+                }
+                put_once(replica.as_ref(), &layout::signature(&record.key), record.signature.clone()).await
+            };
+            if let Err(error) = written.await {
+                self.failed.insert(replica.name().clone(), error);
+            }
+        }
+        self.last = Some(act);
+        Ok(number)
+    }
+}
+
+impl Prune<'_> {
+    /// Marks what the plan marks, and `fresh` would still mark.
+    pub(super) async fn mark(
+        &self,
+        acting: &mut Acting<'_>,
+        plan: &PrunePlan,
+        fresh: &PrunePlan,
+        view: &View,
+        outcome: &mut PruneOutcome,
+    ) -> Result<()> {
+        let hash = |snapshot: &SnapshotId| view.hashes.get(snapshot).copied();
+        let snapshots = plan.mark_snapshots.intersection(&fresh.mark_snapshots);
+        let body = MarkRecord {
+            snapshots: snapshots
+                .map(|snapshot| RemovedSnapshot { snapshot: snapshot.clone(), blake3: hash(snapshot) })
+                .collect(),
+            packs: plan.mark_packs.intersection(&fresh.mark_packs).copied().collect(),
+        };
+        if body.snapshots.is_empty() && body.packs.is_empty() {
+            return Ok(());
+        }
+        let time = self.clock.now();
+        let newest = view.marks.iter().map(|mark| &mark.id).max();
+        let after = newest.map(|id| id.time() + chrono::TimeDelta::milliseconds(1));
+        let id = SnapshotId::new(after.map_or(time, |after| after.max(time)), rand::random());
+        let HostKeys { vault, signer, .. } = self.keys;
+        let writer = RecordWriter { vault, dataset: &self.dataset.name, principal: &self.config.host, signer };
+        let record = writer.sign(&id, time, view.marks.iter().rev().find(|mark| writer.wrote(mark)), &body)?;
+        acting.act(ActKind::Mark, &id, &record, &view.inventories).await?;
+        if view.inventories.iter().any(|inventory| acting.writes_to(inventory)) {
+            outcome.marked_snapshots = body.snapshots.len() as u64;
+            outcome.marked_packs = body.packs.len() as u64;
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,258 @@
+//! Makes a plan from what the replicas hold.
+
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
+
+use chrono::{DateTime, TimeDelta, Utc};
+use lifeboat_base::Result;
+use lifeboat_format::id::{Name, PackId, SnapshotId};
+use lifeboat_format::layout;
+use lifeboat_format::manifest::Manifest;
+
+use super::view::View;
+use super::{DeadPack, Prune, PrunePlan, Verdict, unreferenced};
+use crate::catalog::documents::Documents;
+use crate::catalog::future::is_future;
+use crate::keep::retention;
+use crate::renewal::sparse::{self, Packs};
+
+impl Prune<'_> {
+    /// Reads all manifests and makes a plan.
+    ///
+    /// # Errors
+    /// No replica can be listed, every one has something that cannot be read, something is missing
+    /// and in no record, or the state directory fails.
+    pub async fn plan(&self) -> Result<PrunePlan> {
+        self.plan_of(&self.look().await?).await
+    }
+
+    pub(super) async fn plan_of(&self, view: &View) -> Result<PrunePlan> {
+        let now = self.clock.now();
+        let grace = delta(self.dataset.retention.grace);
+        let since = |mark: DateTime<Utc>| mark.checked_add_signed(grace).unwrap_or(DateTime::<Utc>::MAX_UTC);
+        let marks = Marks::of(view);
+        let verdicts = self.verdicts(view, now, |snapshot| since(marks.snapshots.get(snapshot).copied().unwrap_or(now)));
+        let due = view.marks.iter().filter(|mark| since(marked_at(mark)) <= now);
+        let mut plan = PrunePlan {
+            dataset: self.dataset.name.clone(),
+            made: now,
+            verdicts,
+            packs: Vec::new(),
+            waiting: Vec::new(),
+            segments: Vec::new(),
+            due: due.map(|mark| mark.id.clone()).collect(),
+            mark_snapshots: BTreeSet::new(),
+            mark_packs: BTreeSet::new(),
+            skipped: view.skipped.clone(),
+            space: sparse::Space::default(),
+            again_bytes: 0,
+            sparse: BTreeSet::new(),
+        };
+        // What is not marked yet does not go now, however short the grace period is.
+        let unmarked = |verdict: &&mut Verdict| {
+            verdict.goes_at.is_some()
+                && !marks.snapshots.contains_key(&verdict.snapshot)
+                && !view.leftovers.contains(&verdict.snapshot)
+        };
+        for verdict in plan.verdicts.iter_mut().filter(unmarked) {
+            plan.mark_snapshots.insert(verdict.snapshot.clone());
+            verdict.goes_at = verdict.goes_at.map(|time| time.max(now + TimeDelta::milliseconds(1)));
+        }
+        let stays: HashSet<&SnapshotId> = plan
+            .verdicts
+            .iter()
+            .filter(|verdict| verdict.goes_at.is_none())
+            .map(|verdict| &verdict.snapshot)
+            .collect();
+        let needed = Packs::of(view.manifests.values().filter(|manifest| stays.contains(&manifest.snapshot)));
+        plan.sparse = self.sparse(view, &needed);
+        plan.space = needed.space();
+        plan.again_bytes = needed.due(&plan.sparse);
+        self.plan_packs(view, &needed, &marks, &mut plan)?;
+        self.plan_segments(view, &mut plan).await;
+        Ok(plan)
+    }
+
+    fn verdicts(
+        &self,
+        view: &View,
+        now: DateTime<Utc>,
+        goes_at: impl Fn(&SnapshotId) -> DateTime<Utc>,
+    ) -> Vec<Verdict> {
+        let (shown, elsewhere): (Vec<&Manifest>, Vec<&Manifest>) =
+            view.manifests.values().partition(|manifest| view.shown.contains(&manifest.snapshot));
+        let (future, past): (Vec<&Manifest>, Vec<&Manifest>) =
+            shown.into_iter().partition(|manifest| is_future(manifest.started, now));
+        let times: Vec<DateTime<Utc>> = past.iter().map(|manifest| manifest.started).collect();
+        let reasons = retention::reasons_as_made(&times, &self.dataset.retention, now);
+        let because = |why: &'static str| move |manifest| (manifest, vec![why.to_owned()]);
+        let of_future = future.into_iter().map(because("its time lies in the future"));
+        let of_others = elsewhere.into_iter().map(because("only replicas that are left alone show it"));
+        let mut verdicts: Vec<Verdict> = past
+            .iter()
+            .copied()
+            .zip(reasons)
+            .chain(of_future)
+            .chain(of_others)
+            .map(|(manifest, keep_because)| Verdict {
+                snapshot: manifest.snapshot.clone(),
+                keep_because,
+                goes_at: None,
+            })
+            .collect();
+        protect(view, &past, &mut verdicts);
+        for verdict in verdicts.iter_mut().filter(|verdict| verdict.keep_because.is_empty()) {
+            verdict.goes_at = Some(goes_at(&verdict.snapshot));
+        }
+        // What a sweep has named goes, even if a replica still shows it.
+        let leftovers = view.leftovers.iter().map(|snapshot| Verdict {
+            snapshot: snapshot.clone(),
+            keep_because: Vec::new(),
+            goes_at: Some(now),
+        });
+        verdicts.extend(leftovers);
+        verdicts.sort_by(|a, b| a.snapshot.cmp(&b.snapshot));
+        verdicts
+    }
+
+    /// The sparse packs: those known before that still exist, and new ones.
+    fn sparse(&self, view: &View, packs: &Packs<'_>) -> BTreeSet<PackId> {
+        let mut sparse = sparse::read(self.state, &self.dataset.name);
+        if view.skipped.is_empty() {
+            // A pack stays marked until no replica has it. Else a run would refer to it again.
+            let is_there = |pack: &PackId| view.inventories.iter().any(|inventory| inventory.packs.contains_key(pack));
+            sparse.retain(is_there);
+            let more = packs.sparse(&sparse);
+            sparse.extend(more);
+        }
+        sparse
+    }
+
+    /// Sorts the packs that no snapshot of those that stay needs: which go, wait, or are marked.
+    fn plan_packs(&self, view: &View, needed: &Packs<'_>, marks: &Marks, plan: &mut PrunePlan) -> Result<()> {
+        let now = plan.made;
+        let known = unreferenced::read(self.state, &self.dataset.name)?;
+        let longest_run = delta(self.config.limits.longest_run());
+        let removed: HashSet<&SnapshotId> = plan.removed().collect();
+        let remains = view.manifests.values().filter(|manifest| !removed.contains(&manifest.snapshot));
+        let needed_until_then = Packs::of(remains);
+        let named = Packs::of(view.manifests.values());
+        let due: HashSet<&SnapshotId> = plan.due.iter().collect();
+        let (mut packs, mut waiting, mut mark_packs) = (Vec::new(), Vec::new(), BTreeSet::new());
+        for inventory in &view.inventories {
+            let replica = inventory.replica.name();
+            for (pack, size) in inventory.packs.iter().filter(|(pack, _)| !needed.contains(pack)) {
+                let marked = marks.packs.get(pack);
+                let seen = known.get(replica).and_then(|packs| packs.get(pack)).copied().unwrap_or(now);
+                let dead = DeadPack {
+                    replica: replica.clone(),
+                    key: layout::pack(&self.dataset.name, pack),
+                    size: *size,
+                    unreferenced_since: marked.map_or(seen, |(time, _)| *time),
+                };
+                match marked {
+                    Some((_, mark)) if due.contains(mark) && !needed_until_then.contains(pack) => packs.push(dead),
+                    Some((_, mark)) if !due.contains(mark) => waiting.push(dead),
+                    // A due mark has named it, and something needed it then or needs it still.
+                    _ => {
+                        if named.contains(pack) || now - seen >= longest_run {
+                            mark_packs.insert(*pack);
+                        }
+                        waiting.push(dead);
+                    }
+                }
+            }
+        }
+        let order = |a: &DeadPack, b: &DeadPack| (&a.replica, &a.key).cmp(&(&b.replica, &b.key));
+        packs.sort_by(order);
+        waiting.sort_by(order);
+        (plan.packs, plan.waiting) = (packs, waiting);
+        plan.mark_packs = mark_packs.into_iter().take(lifeboat_format::record::MAX_MARKED_PACKS).collect();
+        Ok(())
+    }
+
+    async fn plan_segments(&self, view: &View, plan: &mut PrunePlan) {
+        let reader = self.keys.reader();
+        let dataset = &self.dataset.name;
+        let documents = Documents {
+            vault: &self.keys.vault,
+            dataset,
+            keys: &reader,
+            cache: Some(&view.cache),
+            memory: self.config.limits.memory,
+        };
+        let going: HashSet<(&Name, &str)> = plan.packs.iter().map(|pack| (&pack.replica, pack.key.as_str())).collect();
+        let removed: HashSet<&SnapshotId> = plan.removed().collect();
+        let mut segments = Vec::new();
+        for inventory in &view.inventories {
+            let replica = inventory.replica.name();
+            for snapshot in &inventory.indexes {
+                if view.manifests.contains_key(snapshot) && !removed.contains(snapshot) {
+                    continue;
+                }
+                let Ok(segment) = documents.index(std::slice::from_ref(&inventory.replica), snapshot).await else {
+                    continue;
+                };
+                let gone = segment.packs().all(|pack| {
+                    pack.is_ok_and(|pack| {
+                        !inventory.packs.contains_key(&pack.id)
+                            || going.contains(&(replica, layout::pack(dataset, &pack.id).as_str()))
+                    })
+                });
+                if gone {
+                    segments.push((replica.clone(), layout::index(dataset, snapshot)));
+                }
+            }
+        }
+        plan.segments = segments;
+    }
+}
+
+fn delta(duration: std::time::Duration) -> TimeDelta {
+    TimeDelta::from_std(duration).unwrap_or(TimeDelta::MAX)
+}
+
+/// When a mark was written, as it says.
+fn marked_at(mark: &crate::catalog::records::FoundRecord<lifeboat_format::record::MarkRecord>) -> DateTime<Utc> {
+    mark.envelope.as_ref().map_or(mark.id.time(), |envelope| envelope.time)
+}
+
+/// What marks name that no sweep has carried out.
+struct Marks {
+    /// Snapshots, each with the time of the first mark that names it.
+    snapshots: BTreeMap<SnapshotId, DateTime<Utc>>,
+    /// Packs, each with time and id of the first mark that names it.
+    packs: HashMap<PackId, (DateTime<Utc>, SnapshotId)>,
+}
+
+impl Marks {
+    fn of(view: &View) -> Self {
+        let (mut snapshots, mut packs) = (BTreeMap::new(), HashMap::new());
+        for mark in &view.marks {
+            let time = marked_at(mark);
+            for marked in &mark.body.snapshots {
+                snapshots.entry(marked.snapshot.clone()).or_insert(time);
+            }
+            for pack in &mark.body.packs {
+                packs.entry(*pack).or_insert_with(|| (time, mark.id.clone()));
+            }
+        }
+        Self { snapshots, packs }
+    }
+}
+
+/// Adds the reasons that hold whatever the retention rules are. `past` is what replicas show from
+/// which something may go, oldest first, without what lies in the future.
+fn protect(view: &View, past: &[&Manifest], verdicts: &mut [Verdict]) {
+    let mut keep = |snapshot: Option<&SnapshotId>, because: String| {
+        if let Some(verdict) = verdicts.iter_mut().find(|verdict| Some(&verdict.snapshot) == snapshot) {
+            verdict.keep_because.push(because);
+        }
+    };
+    keep(past.last().map(|manifest| &manifest.snapshot), "the newest".to_owned());
+    for inventory in &view.inventories {
+        let complete = past.iter().rev().find(|manifest| inventory.is_complete(manifest));
+        let because = format!("the newest complete one in {}", inventory.replica.name());
+        keep(complete.map(|manifest| &manifest.snapshot), because);
+    }
+    keep(view.proved.as_ref(), "the newest proved one".to_owned());
+}
