@@ -2,6 +2,8 @@
 
 mod digest;
 mod lexer;
+mod nested;
+mod normal;
 mod prove;
 mod render;
 mod row_hash;
