@@ -59,6 +59,7 @@ impl ThrowAway for PostgresThrowAway {
     async fn load(&mut self, streams: &dyn StoredStreams) -> Result<()> {
         let server = self.server.server(&self.cx)?;
         let names = streams.names();
+        let databases = by_database(&names)?;
         if names.iter().any(|name| name == GLOBALS) {
             let globals = Globals::parse(&read_globals(streams).await?)?;
             // What is missing is found by the proof.
@@ -66,7 +67,7 @@ impl ThrowAway for PostgresThrowAway {
                 tracing::warn!(warning, "roles and other globals");
             }
         }
-        for (database, parts) in by_database(&names) {
+        for (database, parts) in databases {
             if database == "postgres" {
                 // Every new cluster has one already.
                 server.query_in("template1", "DROP DATABASE postgres").await?;

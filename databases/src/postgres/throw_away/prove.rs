@@ -50,7 +50,7 @@ pub(crate) async fn prove(
     }
     let there = rows(&server.query_in("template1", DATABASES).await?);
     let names = streams.names();
-    let stored = by_database(&names);
+    let stored = by_database(&names)?;
     for database in there.iter().filter(|name| stored.iter().all(|(stored, _)| stored != *name) && *name != "postgres")
     {
         proof.differences.push(format!("database {} is only in the restored server", quoted(database)));
