@@ -10,7 +10,7 @@ use lifeboat_base::secret::Secret;
 use lifeboat_base::{Class, Context, Error, Result};
 use zeroize::Zeroizing;
 
-use super::settings::PostgresConnection;
+use super::settings::{PostgresConnection, is_place};
 use super::sql::{conninfo, conninfo_value};
 use crate::database::WorkContext;
 
@@ -165,7 +165,7 @@ fn from_url(url: &url::Url, variables: &mut Vec<(&'static str, OsString)>) -> Re
         variables.push(("PGUSER", decode(url.username()).into()));
     }
     let mut database = Some(decode(url.path().trim_start_matches('/'))).filter(|name| !name.is_empty());
-    for (key, value) in url.query_pairs() {
+    for (key, value) in url.query_pairs().filter(|(key, value)| !is_place(key) || !value.is_empty()) {
         let name = match key.as_ref() {
             "host" => "PGHOST",
             "hostaddr" => "PGHOSTADDR",
@@ -217,6 +217,9 @@ mod tests {
         let (found, database) = variables("postgresql:///shop?host=/run/postgresql&port=5434")?;
         assert_eq!(found, ["PGHOST=/run/postgresql", "PGPORT=5434"]);
         assert_eq!(database.as_deref(), Some("shop"));
+        // As what refuses a server without a certificate reads it.
+        let (found, _) = variables("postgresql://db/?host=&hostaddr=192.0.2.1&hostaddr=")?;
+        assert_eq!(found, ["PGHOST=db", "PGHOSTADDR=192.0.2.1"]);
         assert!(variables("postgresql://db/?nonsense=1").is_err());
         Ok(())
     }
