@@ -23,7 +23,8 @@ pub(super) const INHERITED_VARIABLES: [&str; 3] = ["PGSERVICEFILE", "PGSYSCONFDI
 const SAFE_SETTINGS: &str = "-c search_path=pg_catalog -c statement_timeout=0 \
     -c lock_timeout=0 -c idle_in_transaction_session_timeout=0 -c default_transaction_read_only=off";
 /// Settings on which the text of a dump depends. They are the same for every capture, so that a
-/// drill on another server dumps the same text.
+/// drill on another server dumps the same text. `lc_monetary` is not one of them: `money` must stay
+/// as the captured server reads it, whoever loads the dump.
 const TEXT_SETTINGS: &str = "-c TimeZone=UTC -c bytea_output=hex -c xmlbinary=base64 \
     -c standard_conforming_strings=on -c quote_all_identifiers=off";
 /// The detail of a snapshot that was dumped with [`TEXT_SETTINGS`].
