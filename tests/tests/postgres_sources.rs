@@ -133,6 +133,17 @@ async fn a_database_that_lets_nobody_in_is_skipped_loudly_and_the_others_are_bac
     let streams = shown["streams"].to_string();
     assert!(streams.contains("database/shop") && !streams.contains("trap"), "{streams}");
 
+    // A drill and a restore of everything say so, too.
+    let master = host.master().display().to_string();
+    let drill = host.lifeboat(&["-i", &master, "drill", "data", "--no-publish"]).await;
+    assert!(drill.status.success(), "{}", drill.stderr);
+    let first = "Drill of data: PROVED, PARTIAL: the snapshot lacks database trap\\n\n";
+    assert!(drill.stdout.starts_with(first), "{}", drill.stdout);
+    let out = place.path().join("out").display().to_string();
+    let restore = host.lifeboat(&["-i", &master, "--json", "restore", "data", "--to-directory", &out]).await;
+    let said = &restore.json().unwrap()["warnings"][0];
+    assert_eq!(said, "the snapshot is PARTIAL: it lacks database trap\\n", "{}", restore.stdout);
+
     // If no database can be read, there is no snapshot.
     host.configure(1, &[replica], &source(&at, "\"trap\\n\"")).await;
     let (run, _) = host.once().await;
