@@ -28,6 +28,10 @@ use crate::proof::{CheckResult, DrillQuery, ProofResult};
 use crate::streams::StoredStreams;
 use crate::tool::process::output;
 
+/// Event triggers that fire in a session of a replica: how they are enabled, and their names.
+const STUBBORN: &str =
+    "SELECT evtenabled::text || format('%I', evtname) FROM pg_event_trigger WHERE evtenabled IN ('A', 'R')";
+
 /// A throw-away server with a snapshot in it.
 pub(crate) struct PostgresThrowAway {
     server: ThrowAwayServer,
@@ -107,7 +111,15 @@ impl PostgresThrowAway {
     async fn amcheck(&self, database: &str) -> Result<CheckResult> {
         let mut server = self.server.server(&self.cx)?;
         // The extension is ours: event triggers of the database must not see it come and go.
-        server.connection = server.connection.and_setting("-c session_replication_role=replica");
+        let quiet = if server.clients.major >= 17 { "event_triggers=off" } else { "session_replication_role=replica" };
+        server.connection = server.connection.and_setting(&format!("-c {quiet}"));
+        // Before 17, some fire all the same.
+        let fires =
+            if server.clients.major >= 17 { String::new() } else { server.query_in(database, STUBBORN).await? };
+        let fires = rows(&fires);
+        for trigger in fires.iter().filter_map(|row| row.strip_prefix(['A', 'R'])) {
+            server.query_in(database, &format!("ALTER EVENT TRIGGER {trigger} DISABLE")).await?;
+        }
         let there = "SELECT 1 FROM pg_extension WHERE extname = 'amcheck'";
         let had_it = !rows(&server.query_in(database, there).await?).is_empty();
         let jobs = format!("--jobs={}", self.cx.jobs);
@@ -115,6 +127,11 @@ impl PostgresThrowAway {
         let checked = output(tool).await;
         if !had_it {
             server.query_in(database, "DROP EXTENSION IF EXISTS amcheck").await?;
+        }
+        for trigger in &fires {
+            let (how, trigger) = trigger.split_at(1);
+            let how = if how == "A" { "ALWAYS" } else { "REPLICA" };
+            server.query_in(database, &format!("ALTER EVENT TRIGGER {trigger} ENABLE {how}")).await?;
         }
         let check = format!("pg_amcheck {database}");
         Ok(match checked {
