@@ -99,6 +99,15 @@ impl Contents {
         self.entries.iter().filter(move |entry| self.get(&entry.kind) == kind.as_bytes())
     }
 
+    /// The entries about the database as a whole: how it is made, its owner, grants and settings.
+    pub(crate) fn of_database(&self) -> impl Iterator<Item = &ContentsEntry> {
+        self.entries.iter().filter(|entry| match self.get(&entry.kind) {
+            b"DATABASE" | b"DATABASE PROPERTIES" => true,
+            b"ACL" | b"COMMENT" | b"SECURITY LABEL" => self.get(&entry.tag).starts_with(b"DATABASE "),
+            _ => false,
+        })
+    }
+
     /// Kind, schema and name of the entry with this number.
     pub(crate) fn name_of(&self, id: i64) -> Option<String> {
         self.entries.iter().find(|entry| entry.id == id).map(|entry| self.name(entry))

@@ -52,17 +52,8 @@ impl Creation {
     /// What an archive says of its database.
     pub(crate) fn of(contents: &Contents) -> Self {
         let mut creation = Self { encoding: contents.encoding(), ..Self::default() };
-        for entry in &contents.entries {
-            let kind = contents.get(&entry.kind);
-            let of_database = match kind {
-                b"DATABASE" | b"DATABASE PROPERTIES" => true,
-                b"ACL" | b"COMMENT" | b"SECURITY LABEL" => contents.get(&entry.tag).starts_with(b"DATABASE "),
-                _ => false,
-            };
-            if !of_database {
-                continue;
-            }
-            if kind == b"DATABASE" {
+        for entry in contents.of_database() {
+            if contents.get(&entry.kind) == b"DATABASE" {
                 creation.owner = Some(contents.get(&entry.owner).to_vec()).filter(|owner| !owner.is_empty());
             }
             creation.take(contents.get(&entry.definition));

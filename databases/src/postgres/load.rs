@@ -60,7 +60,7 @@ async fn load(
     let PostgresTarget { connection, password, client_directories } = to;
     let (server, facts) = Server::reach(connection, password.as_ref(), client_directories, cx).await?;
     let names = streams.names();
-    let databases = by_database(&names);
+    let databases = by_database(&names)?;
     let chosen = choose(&databases, wanted)?;
     for (_, target) in &chosen {
         server.refuse_occupied(target, wanted.overwrite).await?;

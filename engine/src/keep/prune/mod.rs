@@ -2,7 +2,7 @@
 //! a plan, then executes it.
 //!
 //! - **Never removed**: the newest snapshot, the newest proved one, and the newest complete one of
-//!   each replica.
+//!   each replica; where one of these lacks a database, also the newest before it that lacks none.
 //! - **Packs** go from a replica when no snapshot that stays refers to them, and the grace period
 //!   has passed since prune first saw that. The grace period also protects packs of a run that has
 //!   not committed yet, or that crashed.
@@ -269,18 +269,28 @@ impl Prune<'_> {
 }
 
 /// Adds the reasons that hold whatever the retention rules are. `past` is what replicas show from
-/// which something may go, oldest first, without what lies in the future.
+/// which something may go, oldest first, without what lies in the future. One that lacks a database
+/// is no reason for another to go.
 fn protect(view: &View, past: &[&Manifest], verdicts: &mut [Verdict]) {
     let mut keep = |snapshot: Option<&SnapshotId>, because: String| {
         if let Some(verdict) = verdicts.iter_mut().find(|verdict| Some(&verdict.snapshot) == snapshot) {
             verdict.keep_because.push(because);
         }
     };
-    keep(past.last().map(|manifest| &manifest.snapshot), "the newest".to_owned());
+    let mut keep_newest = |fits: &dyn Fn(&Manifest) -> bool, because: &str| {
+        let mut fitting = past.iter().rev().filter(|manifest| fits(manifest));
+        let Some(newest) = fitting.next() else { return };
+        keep(Some(&newest.snapshot), because.to_owned());
+        if !newest.source.skipped.is_empty() {
+            let whole = fitting.find(|manifest| manifest.source.skipped.is_empty());
+            keep(whole.map(|manifest| &manifest.snapshot), format!("{because} that lacks no database"));
+        }
+    };
+    keep_newest(&|_| true, "the newest");
     for inventory in &view.inventories {
-        let complete = past.iter().rev().find(|manifest| inventory.is_complete(manifest));
         let because = format!("the newest complete one in {}", inventory.replica.name());
-        keep(complete.map(|manifest| &manifest.snapshot), because);
+        keep_newest(&|manifest| inventory.is_complete(manifest), &because);
     }
     keep(view.proved.as_ref(), "the newest proved one".to_owned());
+    keep(view.proved_whole.as_ref(), "the newest proved one that lacks no database".to_owned());
 }

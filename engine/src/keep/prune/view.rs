@@ -53,6 +53,8 @@ pub(super) struct View {
     pub(super) leftovers: Vec<SnapshotId>,
     /// The newest of `shown` that a drill proved, without what lies in the future.
     pub(super) proved: Option<SnapshotId>,
+    /// If that one lacks a database: the newest of those that lack none.
+    pub(super) proved_whole: Option<SnapshotId>,
     /// The replicas that are left alone, and why.
     pub(super) skipped: Vec<(Name, String)>,
     /// Those of them in which something cannot be read.
@@ -166,7 +168,7 @@ impl Prune<'_> {
             let signed = documents.signed(of, &snapshot).await;
             doubts.add(&holders, signed, &error, UNREADABLE_MANIFEST);
         }
-        let proved = self.newest_proved(&inventories, &manifests, &mut doubts).await;
+        let [proved, proved_whole] = self.newest_proved(&inventories, &manifests, &mut doubts).await;
         inventories.retain(|inventory| !doubts.replicas.contains_key(inventory.replica.name()));
         if inventories.is_empty() || doubts.everywhere.is_some() {
             let reasons: Vec<Error> = match doubts.everywhere {
@@ -189,12 +191,26 @@ impl Prune<'_> {
         let doubted: Vec<(Name, String)> = doubted.collect();
         let mut skipped: Vec<_> = failed.into_iter().map(|(name, error)| (name, error.chain())).collect();
         skipped.extend(doubted.iter().cloned());
-        Ok(View { inventories, manifests, shown, hashes, records, pruned, leftovers, proved, skipped, doubted, cache })
+        Ok(View {
+            inventories,
+            manifests,
+            shown,
+            hashes,
+            records,
+            pruned,
+            leftovers,
+            proved,
+            proved_whole,
+            skipped,
+            doubted,
+            cache,
+        })
     }
 
     /// The newest snapshot that a drill proved, of those that a replica without doubt shows and
     /// that do not lie in the future. If no drill signer is trusted, any report counts. A forged
-    /// one can then protect another snapshot instead, but removes none that the rules keep.
+    /// one can then protect another snapshot instead, but removes none that the rules keep. If the
+    /// newest lacks a database, the newest of those that lack none comes second.
     ///
     /// A replica is doubted if it shows a report that may name a newer one, and that is damaged in
     /// every replica or requires what this program does not know.
@@ -203,19 +219,24 @@ impl Prune<'_> {
         inventories: &[Inventory],
         manifests: &BTreeMap<SnapshotId, Manifest>,
         doubts: &mut Doubts,
-    ) -> Option<SnapshotId> {
+    ) -> [Option<SnapshotId>; 2] {
         let now = self.clock.now();
         loop {
             let sound = inventories.iter().filter(|inventory| !doubts.replicas.contains_key(inventory.replica.name()));
             let shown: BTreeSet<&SnapshotId> = sound.flat_map(|inventory| &inventory.snapshots).collect();
             let counts =
                 |(snapshot, manifest): &(_, &Manifest)| shown.contains(*snapshot) && !is_future(manifest.started, now);
-            let candidates = manifests.iter().filter(counts).collect();
+            let mut candidates: BTreeMap<&SnapshotId, &Manifest> = manifests.iter().filter(counts).collect();
             let doubted = doubts.replicas.len();
             let newest = self.newest_proved_of(&candidates, inventories, doubts).await;
+            let mut whole = None;
+            if newest.is_some_and(|newest| !newest.source.skipped.is_empty()) {
+                candidates.retain(|_, manifest| manifest.source.skipped.is_empty());
+                whole = self.newest_proved_of(&candidates, inventories, doubts).await;
+            }
             // A replica that is doubted since then may have been the only one to show it.
             if doubts.replicas.len() == doubted {
-                return newest.map(|manifest| manifest.snapshot.clone());
+                return [newest, whole].map(|found| found.map(|manifest| manifest.snapshot.clone()));
             }
         }
     }
