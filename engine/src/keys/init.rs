@@ -12,6 +12,7 @@
 //! dataset, it needs an identity that opens it.
 
 mod remote;
+mod takeover;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs::OpenOptions;
@@ -26,7 +27,7 @@ use lifeboat_base::{Class, Context, Error, Result};
 use lifeboat_format::chunk_id::ChunkIdKey;
 use lifeboat_format::id::Name;
 use lifeboat_format::info::{HostInfo, VaultInfo};
-use lifeboat_format::keyring::{self, DatasetSecrets, MAX_KEYRING_OBJECT_BYTES};
+use lifeboat_format::keyring::DatasetSecrets;
 use lifeboat_format::layout;
 use lifeboat_store::SharedReplica;
 use serde::Serialize;
@@ -127,10 +128,10 @@ pub async fn init(
                 "dataset {dataset}: master or drill recipients changed since its keyring was written; run `lifeboat init --identity MASTER` to apply that"
             )),
             Some(known) if known.granted != granted => {
-                let generation = known.generation;
-                let made = rewrap(dataset, generation, &vault.vault, &granted, &remote, options)?;
-                bundle.datasets.insert(dataset.clone(), made);
-                rewrapped.insert(layout::keyring_generation(dataset, generation));
+                let secrets =
+                    takeover::known_secrets(dataset, known, &vault.vault, &remote, &options.identities)?;
+                rewrapped.insert(layout::keyring_generation(dataset, secrets.generation));
+                bundle.datasets.insert(dataset.clone(), wrap(secrets, &granted)?);
             }
             Some(_) => {}
         }
@@ -192,13 +193,7 @@ fn open_bundle(config: &Config, host_key: &HostKey, files: &mut Vec<InitItem>) -
 }
 
 fn new_bundle(config: &Config, vault: &VaultInfo, remote: &Remote<'_>, options: &InitOptions) -> Result<Bundle> {
-    let wrapped_key = layout::host_identity(&config.host);
-    let found = open_one(remote, options, &wrapped_key, |text| {
-        let line = std::str::from_utf8(text).ok().and_then(|text| text.lines().find_map(|line| line.parse().ok()));
-        let identity: age::x25519::Identity =
-            line.ok_or_else(|| Error::integrity(format!("{wrapped_key} is damaged")))?;
-        Ok((identity.to_public().to_string(), identity))
-    })?;
+    let found = takeover::operations_identity(&config.host, remote, &options.identities)?;
     let operations = found.unwrap_or_else(age::x25519::Identity::generate);
     Bundle::new(vault.vault.clone(), &operations, &Signer::generate()?)
 }
@@ -262,18 +257,8 @@ fn dataset_keys(
     remote: &Remote<'_>,
     options: &InitOptions,
 ) -> Result<(BundledDataset, bool)> {
-    let known = remote.reached.iter().flat_map(|reached| reached.objects.keys());
-    let generations: BTreeSet<u32> = known.filter_map(|key| layout::parse_keyring_generation(dataset, key)).collect();
-    let mut first = None;
-    // The newest that can be opened: anybody can put there what looks like a newer one.
-    for generation in generations.into_iter().rev() {
-        match rewrap(dataset, generation, vault, granted, remote, options) {
-            Ok(made) => return Ok((made, true)),
-            Err(error) => first = first.or(Some(error)),
-        }
-    }
-    if let Some(error) = first {
-        return Err(error);
+    if let Some(secrets) = takeover::dataset_secrets(dataset, vault, remote, &options.identities)? {
+        return Ok((wrap(secrets, granted)?, true));
     }
     let secrets = DatasetSecrets {
         vault: vault.to_owned(),
@@ -283,59 +268,6 @@ fn dataset_keys(
         chunk_id_key: ChunkIdKey::new(&rand::random::<[u8; 32]>())?,
     };
     Ok((wrap(secrets, granted)?, false))
-}
-
-/// Opens a keyring object with the given identities, and wraps its content to `granted`.
-fn rewrap(
-    dataset: &Name,
-    generation: u32,
-    vault: &str,
-    granted: &[String],
-    remote: &Remote<'_>,
-    options: &InitOptions,
-) -> Result<BundledDataset> {
-    let key = layout::keyring_generation(dataset, generation);
-    let found = open_one(remote, options, &key, |text| {
-        let secrets = DatasetSecrets::parse(text, vault, dataset, generation)?;
-        Ok((secrets.identity.to_string(), secrets))
-    })?;
-    let secrets = found.ok_or_else(|| {
-        Error::keys(format!("no replica that answers holds {key}"))
-            .hint("run `lifeboat check` to see which replicas do not answer")
-    })?;
-    wrap(secrets, granted)
-}
-
-/// Opens what the replicas hold under `key`, and reads it. What cannot be opened is left aside if
-/// another replica's can; `read` returns what must be the same in all that can. `None` if no
-/// replica holds any.
-fn open_one<T>(
-    remote: &Remote<'_>,
-    options: &InitOptions,
-    key: &str,
-    read: impl Fn(&[u8]) -> Result<(String, T)>,
-) -> Result<Option<T>> {
-    let (mut found, mut first): (Option<(String, &Name, T)>, Option<Error>) = (None, None);
-    for (replica, wrapped) in remote.get(key) {
-        match open_with(options, wrapped, key).and_then(|text| read(&text)) {
-            Ok((same, _)) if found.as_ref().is_some_and(|(other, ..)| *other == same) => {}
-            Ok((same, value)) => match &found {
-                None => found = Some((same, replica, value)),
-                Some((_, other, _)) => {
-                    return Err(Error::integrity(format!("{key} holds different keys in {other} and in {replica}"))
-                        .hint("find out with `lifeboat restore --replica` which one opens the backups; delete the other object, and run `lifeboat init` again"));
-                }
-            },
-            Err(error) => {
-                tracing::warn!(%replica, error = %error.chain(), "Leaving aside a keyring object");
-                first = first.or(Some(error));
-            }
-        }
-    }
-    match (found, first) {
-        (None, Some(error)) => Err(error),
-        (found, _) => Ok(found.map(|(_, _, value)| value)),
-    }
 }
 
 fn wrap(secrets: DatasetSecrets, granted: &[String]) -> Result<BundledDataset> {
@@ -349,18 +281,6 @@ fn wrap(secrets: DatasetSecrets, granted: &[String]) -> Result<BundledDataset> {
     Ok(BundledDataset::new(generation, &public, &keys.chunk_id_key, &wrapped, granted.to_vec()))
 }
 
-fn open_with(options: &InitOptions, wrapped: &[u8], key: &str) -> Result<Zeroizing<Vec<u8>>> {
-    if options.identities.is_empty() {
-        return Err(Error::keys(format!("the vault already holds {key}, and this host cannot open it"))
-            .hint("run `lifeboat init --identity MASTER` if this is the same host or dataset; else choose another name for it"));
-    }
-    keyring::check_size(wrapped, key)?;
-    let identities = options.identities.iter().map(|identity| identity.as_ref() as &dyn age::Identity);
-    crypt::decrypt(identities, wrapped, MAX_KEYRING_OBJECT_BYTES)
-        .map(Zeroizing::new)
-        .map_err(|error| error.within(format!("cannot open {key}")).hint("pass the identity of a master recipient"))
-}
-
 /// Uploads to every reached replica what the bundle or another replica holds and it lacks.
 async fn upload(
     config: &Config,
@@ -369,17 +289,15 @@ async fn upload(
     remote: &mut Remote<'_>,
     rewrapped: &BTreeSet<String>,
 ) -> Result<Vec<InitItem>> {
-    let damaged = || Error::keys("the wrapped keys in the host keys are damaged");
-    let unpack = |text: &str| data_encoding::BASE64.decode(text.as_bytes()).map(Bytes::from).map_err(|_| damaged());
     let json = |value: serde_json::Result<Vec<u8>>| {
         value.map(Bytes::from).context(Class::Failed, || "cannot serialise an object")
     };
     let mut wanted = remote.agreed();
     // What this host has made itself counts more than what the replicas hold.
     wanted.insert(layout::VAULT.to_owned(), json(serde_json::to_vec_pretty(vault))?);
-    wanted.insert(layout::host_identity(&config.host), unpack(&bundle.wrapped_operations)?);
+    wanted.insert(layout::host_identity(&config.host), bundle.wrapped_operations()?);
     for (dataset, keys) in &bundle.datasets {
-        wanted.insert(layout::keyring_generation(dataset, keys.generation), unpack(&keys.wrapped)?);
+        wanted.insert(layout::keyring_generation(dataset, keys.generation), keys.wrapped(dataset)?);
     }
     let host = HostInfo {
         host: config.host.clone(),
