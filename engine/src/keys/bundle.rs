@@ -160,7 +160,8 @@ impl Bundle {
             let hex = data_encoding::HEXLOWER.decode(bundled.chunk_id_key.as_bytes());
             let chunk_id_key = ChunkIdKey::new(&Zeroizing::new(hex.map_err(|_| damaged())?))?;
             let recipient = bundled.recipient.parse().map_err(|_| damaged())?;
-            keys.insert(name.clone(), DatasetKeys { generation: bundled.generation, recipient, chunk_id_key });
+            let (generation, wrapped) = (bundled.generation, bundled.wrapped(name)?);
+            keys.insert(name.clone(), DatasetKeys { generation, recipient, chunk_id_key, wrapped });
         }
         Ok(keys)
     }
