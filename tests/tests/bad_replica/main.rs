@@ -2,26 +2,26 @@
 //! others.
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
+mod keys;
+
 use std::path::Path;
-use std::sync::Arc;
 use std::time::Duration;
 
 use lifeboat_engine::clock::{Clock, ManualClock, SharedClock, SystemClock};
 use lifeboat_engine::config::{DrillConfig, Objectives, ProofLevel, ReplicaKind};
 use lifeboat_engine::drill::{Drill, publish};
-use lifeboat_engine::format::chunk_id::ChunkIdKey;
 use lifeboat_engine::format::id::{Name, SnapshotId};
-use lifeboat_engine::format::keyring::DatasetSecrets;
 use lifeboat_engine::format::layout;
 use lifeboat_engine::keep::catch_up::catch_up;
 use lifeboat_engine::keys::sign::Signer;
-use lifeboat_engine::keys::{InitOptions, ReaderKeys, init, parse_recipients};
+use lifeboat_engine::keys::{InitOptions, init};
 use lifeboat_engine::restore::Selector;
-use lifeboat_engine::stages::encrypt;
 use lifeboat_engine::state::StateDirectory;
 use lifeboat_tests::vault::{DATASET, MemorySource, TestVault, files_below, limits, name, noise, read_all};
 use lifeboat_tests::{programs, tools};
 use tokio_util::sync::CancellationToken;
+
+use crate::keys::forged_keys;
 
 /// What the owner of a bucket does to it.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -98,35 +98,13 @@ fn attack(vault: &TestVault, how: Attack) {
         }
         Attack::GarbageGeneration => put(&layout::keyring_generation(&dataset, 2), b"garbage"),
         Attack::GarbageKeys => put(&layout::keyring_generation(&dataset, 1), b"garbage"),
-        Attack::OtherKeys => put(&layout::keyring_generation(&dataset, 1), &forged_keys(vault, 1)),
+        Attack::OtherKeys => put(&layout::keyring_generation(&dataset, 1), &forged_keys(vault, DATASET, 1)),
         Attack::ManifestOfTheFuture => unsigned(&layout::manifest(&dataset, &future)),
         Attack::ManifestOfAStranger => signed_by_a_stranger(&layout::manifest(&dataset, &now), b"forged"),
         Attack::PruneRecordOfTheFuture => unsigned(&layout::prune(&dataset, &future)),
         Attack::DrillRecordOfTheFuture => unsigned(&layout::drill(&dataset, &future)),
         Attack::IndexOfAStranger => signed_by_a_stranger(&layout::index(&dataset, &now), b"forged"),
     }
-}
-
-/// Keys of the attacker's own, wrapped to the masters: their public keys are no secret.
-fn forged_keys(vault: &TestVault, generation: u32) -> Vec<u8> {
-    let secrets = DatasetSecrets {
-        vault: vault.init.vault.clone(),
-        dataset: name(DATASET),
-        generation,
-        identity: zeroize_identity(),
-        chunk_id_key: ChunkIdKey::new(&[7; 32]).unwrap(),
-    };
-    to_masters(vault, secrets.to_text().as_bytes())
-}
-
-fn to_masters(vault: &TestVault, plaintext: &[u8]) -> Vec<u8> {
-    let masters = parse_recipients(&vault.config.keys.master_recipients).unwrap();
-    encrypt(masters.iter().map(|master| master.as_ref() as &dyn age::Recipient), plaintext).unwrap()
-}
-
-fn zeroize_identity() -> zeroize::Zeroizing<String> {
-    use age::secrecy::ExposeSecret;
-    zeroize::Zeroizing::new(age::x25519::Identity::generate().to_string().expose_secret().to_owned())
 }
 
 /// What a folder holds, without the temporary names of files.
@@ -338,60 +316,4 @@ async fn init_reads_no_key_through_a_link_that_somebody_put_into_a_replica() {
     assert_eq!(content(&vault.replica_path(2)), before, "a key was uploaded");
     let names: Vec<_> = files_below(&vault.config.keys.directory).into_iter().collect();
     assert!(names.iter().all(|file| !file.ends_with("db1.json")), "something was written through the link: {names:?}");
-}
-
-/// A host that takes over has no keys of its own, and the master opens what anybody wrapped to it.
-#[tokio::test(flavor = "multi_thread")]
-async fn a_host_that_takes_over_adopts_no_keys_that_one_replica_alone_has() {
-    let mut vault = TestVault::new(2, 1).await;
-    let snapshot = vault.backup(&MemorySource::of(noise(200_000, 1))).await.unwrap().snapshot;
-    vault.config.keys.trusted_signers = vec![vault.init.signer.clone()];
-    std::fs::remove_dir_all(&vault.config.state_directory).unwrap();
-    let clock: SharedClock = vault.clock.clone();
-    let options = InitOptions { identities: vault.master_identities() };
-    let generation = layout::keyring_generation(&name(DATASET), 2);
-    let of_host = layout::host_identity(&vault.config.host);
-    for (key, forged) in
-        [(&generation, forged_keys(&vault, 2)), (&of_host, to_masters(&vault, zeroize_identity().as_bytes()))]
-    {
-        std::fs::remove_dir_all(&vault.config.keys.directory).unwrap();
-        let place = vault.replica_path(1).join(key);
-        let ours = std::fs::read(&place).ok();
-        std::fs::write(&place, &forged).unwrap();
-        let before = (content(&vault.replica_path(1)), content(&vault.replica_path(2)));
-        let refused = init(&vault.config, &vault.replicas, &options, &clock).await;
-        let refused = refused.err().unwrap_or_else(|| panic!("a forged {key} was adopted"));
-        assert!(refused.message().contains("different keys in r1 and in r2"), "{refused:?}");
-        assert!(refused.message().contains(key), "{refused:?}");
-        assert!((content(&vault.replica_path(1)), content(&vault.replica_path(2))) == before, "something was written");
-        match ours {
-            Some(ours) => std::fs::write(&place, ours).unwrap(),
-            None => std::fs::remove_file(&place).unwrap(),
-        }
-        init(&vault.config, &vault.replicas, &options, &clock).await.unwrap();
-        assert_eq!(vault.backup(&MemorySource::of(noise(200_000, 1))).await.unwrap().stored_bytes, 0);
-        assert!(vault.restore(&snapshot).await.unwrap()["data"] == noise(200_000, 1));
-    }
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn recipients_change_and_the_keys_stay_whatever_a_replica_holds() {
-    let mut vault = TestVault::new(2, 1).await;
-    let snapshot = vault.backup(&MemorySource::of(noise(200_000, 1))).await.unwrap().snapshot;
-    let key = layout::keyring_generation(&name(DATASET), 1);
-    std::fs::write(vault.replica_path(1).join(&key), forged_keys(&vault, 1)).unwrap();
-    std::fs::remove_file(vault.replica_path(2).join(&key)).unwrap();
-    let newcomer = age::x25519::Identity::generate();
-    vault.config.keys.drill_recipients = vec![newcomer.to_public().to_string()];
-    let clock: SharedClock = vault.clock.clone();
-    let options = InitOptions { identities: vault.master_identities() };
-    init(&vault.config, &vault.replicas, &options, &clock).await.unwrap();
-    let next = vault.backup(&MemorySource::of(noise(200_000, 1))).await.unwrap();
-    assert_eq!(next.stored_bytes, 0, "another key names the chunks");
-    let newcomers = ReaderKeys { identities: vec![Arc::new(newcomer)], ..vault.owner() };
-    for snapshot in [&snapshot, &next.snapshot] {
-        let reader = vault.open(newcomers.clone()).await.unwrap();
-        let restored = read_all(&reader.streams(&name(DATASET), snapshot).await.unwrap()).await.unwrap();
-        assert!(restored["data"] == noise(200_000, 1));
-    }
 }
