@@ -111,18 +111,29 @@ pub async fn init(
         Some(bundle) => bundle,
         None => new_bundle(config, &vault, &remote, options)?,
     };
+    // All that can be refused comes before key files are made: a later run would find them and stop.
+    let mut found = BTreeMap::new();
+    for dataset in config.datasets.iter().map(|dataset| &dataset.name) {
+        if !bundle.datasets.contains_key(dataset) {
+            let secrets = takeover::dataset_secrets(dataset, &vault.vault, &remote, &options.identities)?;
+            found.insert(dataset, secrets);
+        }
+    }
     make_drill_keys(config, &mut bundle, &mut files)?;
     let granted = granted(config, &bundle);
     let mut rewrapped = BTreeSet::new();
     for dataset in config.datasets.iter().map(|dataset| &dataset.name) {
         match bundle.datasets.get(dataset) {
             None => {
-                let (made, taken_over) = dataset_keys(dataset, &vault.vault, &granted, &remote, options)?;
-                if taken_over {
-                    // The object in the vault may be wrapped to others, so it is replaced.
-                    rewrapped.insert(layout::keyring_generation(dataset, made.generation));
-                }
-                bundle.datasets.insert(dataset.clone(), made);
+                let secrets = match found.remove(dataset).flatten() {
+                    Some(secrets) => {
+                        // The object in the vault may be wrapped to others, so it is replaced.
+                        rewrapped.insert(layout::keyring_generation(dataset, secrets.generation));
+                        secrets
+                    }
+                    None => fresh_secrets(dataset, &vault.vault)?,
+                };
+                bundle.datasets.insert(dataset.clone(), wrap(secrets, &granted)?);
             }
             Some(known) if known.granted != granted && options.identities.is_empty() => notes.push(format!(
                 "dataset {dataset}: master or drill recipients changed since its keyring was written; run `lifeboat init --identity MASTER` to apply that"
@@ -249,25 +260,14 @@ fn granted(config: &Config, bundle: &Bundle) -> Vec<String> {
     all.cloned().collect::<BTreeSet<_>>().into_iter().collect()
 }
 
-/// Makes the keys of a dataset, or takes them from the vault. Returns whether the vault held them.
-fn dataset_keys(
-    dataset: &Name,
-    vault: &str,
-    granted: &[String],
-    remote: &Remote<'_>,
-    options: &InitOptions,
-) -> Result<(BundledDataset, bool)> {
-    if let Some(secrets) = takeover::dataset_secrets(dataset, vault, remote, &options.identities)? {
-        return Ok((wrap(secrets, granted)?, true));
-    }
-    let secrets = DatasetSecrets {
+fn fresh_secrets(dataset: &Name, vault: &str) -> Result<DatasetSecrets> {
+    Ok(DatasetSecrets {
         vault: vault.to_owned(),
         dataset: dataset.clone(),
         generation: 1,
         identity: Zeroizing::new(age::x25519::Identity::generate().to_string().expose_secret().to_owned()),
         chunk_id_key: ChunkIdKey::new(&rand::random::<[u8; 32]>())?,
-    };
-    Ok((wrap(secrets, granted)?, false))
+    })
 }
 
 fn wrap(secrets: DatasetSecrets, granted: &[String]) -> Result<BundledDataset> {
