@@ -3,9 +3,10 @@
 //! **Crash safety**: before `init` uploads anything, it seals all secrets and their wrapped form
 //! into the local bundle. Uploads are `put_new`. So if `init` is cut short, run it again.
 //!
-//! **It believes no replica.** It copies from one replica to another only objects that it knows by
-//! name, that are what they claim to be, and on which the replicas agree (`init/remote.rs`). What
-//! is wrong in one replica is named and left aside.
+//! **It believes no replica.** Beside what this host made, it copies from one replica to another
+//! only objects that it knows by name, that are what they claim to be, that two replicas hold, and
+//! on which all agree (`init/remote.rs`). It takes over only keys on which all agree
+//! (`init/takeover.rs`). What is wrong in one replica is named and left aside.
 //!
 //! **It never overwrites a key.** It replaces only `hosts/<host>.json`, and keyring objects whose
 //! recipients changed. It wraps this host's own object again by itself. For the object of a
@@ -292,12 +293,11 @@ async fn upload(
     let json = |value: serde_json::Result<Vec<u8>>| {
         value.map(Bytes::from).context(Class::Failed, || "cannot serialise an object")
     };
-    let mut wanted = remote.agreed();
-    // What this host has made itself counts more than what the replicas hold.
-    wanted.insert(layout::VAULT.to_owned(), json(serde_json::to_vec_pretty(vault))?);
-    wanted.insert(layout::host_identity(&config.host), bundle.wrapped_operations()?);
+    let mut own = BTreeMap::new();
+    own.insert(layout::VAULT.to_owned(), json(serde_json::to_vec_pretty(vault))?);
+    own.insert(layout::host_identity(&config.host), bundle.wrapped_operations()?);
     for (dataset, keys) in &bundle.datasets {
-        wanted.insert(layout::keyring_generation(dataset, keys.generation), keys.wrapped(dataset)?);
+        own.insert(layout::keyring_generation(dataset, keys.generation), keys.wrapped(dataset)?);
     }
     let host = HostInfo {
         host: config.host.clone(),
@@ -305,14 +305,23 @@ async fn upload(
         signer: bundle.signer()?.public().to_string(),
     };
     let host_key = layout::host(&config.host);
-    wanted.insert(host_key.clone(), json(serde_json::to_vec_pretty(&host))?);
+    own.insert(host_key.clone(), json(serde_json::to_vec_pretty(&host))?);
+    let mut agreed = remote.agreed(&own);
+    // What this host has made itself counts more than what the replicas hold.
+    agreed.retain(|key, _| !own.contains_key(key));
 
-    let mut written: BTreeMap<String, Vec<&str>> = BTreeMap::new();
+    let (mut written, mut notes): (BTreeMap<String, Vec<&str>>, _) = (BTreeMap::new(), Vec::new());
     for reached in &remote.reached {
         let replica = reached.replica;
+        let copied = if reached.has_room_for(own.keys().chain(agreed.keys())) {
+            Some(&agreed)
+        } else {
+            notes.push(format!("replica {}: it holds too many keys and hosts to copy those of others", replica.name()));
+            None
+        };
         // vault.json comes first, because all other objects belong to the vault that it names.
-        let (first, others): (Vec<_>, Vec<_>) = wanted.iter().partition(|(key, _)| *key == layout::VAULT);
-        for (key, body) in first.into_iter().chain(others) {
+        let (first, others): (Vec<_>, Vec<_>) = own.iter().partition(|(key, _)| *key == layout::VAULT);
+        for (key, body) in first.into_iter().chain(others).chain(copied.into_iter().flatten()) {
             let replace = rewrapped.contains(key) || *key == host_key;
             match reached.objects.get(key) {
                 _ if reached.has(key) && !replace => continue,
@@ -328,7 +337,9 @@ async fn upload(
         created: true,
         advice: format!("in {}", places.join(", ")),
     };
-    Ok(written.into_iter().map(item).collect())
+    let written = written.into_iter().map(item).collect();
+    remote.notes.extend(notes);
+    Ok(written)
 }
 
 fn write_new(path: &Path, content: &[u8]) -> Result<()> {

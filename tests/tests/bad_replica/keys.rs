@@ -90,3 +90,34 @@ async fn recipients_change_and_the_keys_stay_whatever_a_replica_holds() {
         assert!(restored["data"] == noise(200_000, 1));
     }
 }
+
+/// A replica may hold as many hosts as `init` looks at. Copied to where there are others, they
+/// would be too many everywhere.
+#[tokio::test(flavor = "multi_thread")]
+async fn init_spreads_nothing_that_one_replica_alone_holds() {
+    let vault = TestVault::new(2, 1).await;
+    let host = |host: &str| format!(r#"{{"host": "{host}", "operations_recipient": "", "signer": ""}}"#);
+    let put = |replica: usize, key: &str, content: &[u8]| {
+        let place = vault.replica_path(replica).join(key);
+        std::fs::create_dir_all(place.parent().unwrap()).unwrap();
+        std::fs::write(place, content).unwrap();
+    };
+    let of_the_vault = vault.init.objects.iter().filter(|object| object.what != layout::VAULT).count();
+    let phantoms = ["phantom", DATASET].map(|dataset| layout::keyring_generation(&name(dataset), 7));
+    for key in &phantoms {
+        put(1, key, &to_masters(&vault, b"x"));
+    }
+    for number in of_the_vault + phantoms.len()..4096 {
+        put(1, &format!("hosts/x{number}.json"), host(&format!("x{number}")).as_bytes());
+    }
+    put(2, "hosts/other.json", host("other").as_bytes());
+    let before = content(&vault.replica_path(2));
+    let clock: SharedClock = vault.clock.clone();
+    for _ in 0..2 {
+        let report = init(&vault.config, &vault.replicas, &InitOptions::default(), &clock).await.unwrap();
+        assert!(report.unreached.is_empty(), "{report:?}");
+        assert!(content(&vault.replica_path(2)) == before, "something was spread");
+        assert!(report.notes.iter().any(|note| note.contains("only r1 holds")), "{report:?}");
+        assert!(report.notes.len() < 8, "{report:?}");
+    }
+}

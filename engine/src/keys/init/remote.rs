@@ -31,6 +31,13 @@ pub(super) struct Reached<'a> {
 }
 
 impl Reached<'_> {
+    /// Whether it can also take the objects of `more` that it lacks: a later `init` looks at no
+    /// more than so many.
+    pub(super) fn has_room_for<'k>(&self, more: impl Iterator<Item = &'k String>) -> bool {
+        let lacking = more.filter(|key| !self.has(key)).count();
+        self.objects.len() + self.damaged.len() + lacking <= MAX_REMOTE_OBJECTS
+    }
+
     /// Whether there is something under this key, of whatever kind.
     pub(super) fn has(&self, key: &str) -> bool {
         self.objects.contains_key(key) || self.damaged.contains(key) || (key == layout::VAULT && self.info.is_some())
@@ -138,14 +145,21 @@ impl<'a> Remote<'a> {
         found
     }
 
-    /// What is copied to a replica that lacks it: every object on which the replicas that have it
-    /// agree. Nothing tells which one is right of those that differ.
-    pub(super) fn agreed(&mut self) -> BTreeMap<String, Bytes> {
-        let keys: BTreeSet<String> = self.reached.iter().flat_map(|reached| reached.objects.keys().cloned()).collect();
+    /// What is copied to a replica that lacks it, beside this host's `own` objects: every object
+    /// that at least two replicas hold, and on which all that have it agree. What one replica alone
+    /// holds may be its owner's invention, and nothing tells which one is right of those that
+    /// differ.
+    pub(super) fn agreed(&mut self, own: &BTreeMap<String, Bytes>) -> BTreeMap<String, Bytes> {
+        let keys: BTreeSet<&String> = self.reached.iter().flat_map(|reached| reached.objects.keys()).collect();
         let (mut agreed, mut notes) = (BTreeMap::new(), Vec::new());
+        let mut alone: BTreeMap<&Name, Vec<&String>> = BTreeMap::new();
         for key in keys {
-            match self.get(&key)[..] {
-                [(_, body)] => drop(agreed.insert(key, body.clone())),
+            match self.get(key)[..] {
+                [(_, body)] if self.reached.iter().filter(|reached| reached.objects.contains_key(key)).count() > 1 => {
+                    agreed.insert(key.clone(), body.clone());
+                }
+                [(replica, _)] if !own.contains_key(key) => alone.entry(replica).or_default().push(key),
+                [_] => {}
                 ref several => {
                     let names: Vec<&str> = several.iter().map(|(name, _)| name.as_str()).collect();
                     notes.push(format!(
@@ -154,6 +168,14 @@ impl<'a> Remote<'a> {
                     ));
                 }
             }
+        }
+        for (replica, keys) in alone.into_iter().filter(|_| self.reached.len() > 1) {
+            let others = keys.len() - 1;
+            let more = if others == 0 { String::new() } else { format!(" and {others} more") };
+            notes.push(format!(
+                "only {replica} holds {}{more}, so this is not copied: run `lifeboat init` on the host that made it, or remove what no host made",
+                keys[0]
+            ));
         }
         self.notes.extend(notes);
         agreed
