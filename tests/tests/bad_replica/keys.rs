@@ -69,6 +69,22 @@ async fn a_host_that_takes_over_adopts_no_keys_that_one_replica_alone_has() {
     }
 }
 
+/// To have the others left aside, a replica can say that its vault has the newer format.
+#[tokio::test(flavor = "multi_thread")]
+async fn replicas_of_a_format_that_is_only_read_still_tell_whose_keys_are_right() {
+    let vault = TestVault::new(2, 1).await;
+    let place = vault.replica_path(2).join(layout::VAULT);
+    let json = std::fs::read_to_string(&place).unwrap();
+    std::fs::write(&place, json.replace("\"format\": 2", "\"format\": 1")).unwrap();
+    let key = layout::keyring_generation(&name(DATASET), 1);
+    std::fs::write(vault.replica_path(1).join(key), forged_keys(&vault, DATASET, 1)).unwrap();
+    std::fs::remove_dir_all(&vault.config.keys.directory).unwrap();
+    let clock: SharedClock = vault.clock.clone();
+    let options = InitOptions { identities: vault.master_identities() };
+    let refused = init(&vault.config, &vault.replicas, &options, &clock).await.unwrap_err();
+    assert!(refused.message().contains("different keys in r1 and in r2"), "{refused:?}");
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn recipients_change_and_the_keys_stay_whatever_a_replica_holds() {
     let mut vault = TestVault::new(2, 1).await;

@@ -29,6 +29,7 @@ enum Attack {
     GarbageVault,
     OtherVault,
     VaultOfTheFuture,
+    VaultOfThePast,
     GarbageGeneration,
     GarbageKeys,
     OtherKeys,
@@ -39,10 +40,11 @@ enum Attack {
     IndexOfAStranger,
 }
 
-const ATTACKS: [Attack; 11] = [
+const ATTACKS: [Attack; 12] = [
     Attack::GarbageVault,
     Attack::OtherVault,
     Attack::VaultOfTheFuture,
+    Attack::VaultOfThePast,
     Attack::GarbageGeneration,
     Attack::GarbageKeys,
     Attack::OtherKeys,
@@ -95,6 +97,12 @@ fn attack(vault: &TestVault, how: Attack) {
         }
         Attack::VaultOfTheFuture => {
             put(layout::VAULT, br#"{"format": 2, "requires": ["holograms"], "vault": "x", "created": "x"}"#);
+        }
+        Attack::VaultOfThePast => {
+            let json = std::fs::read_to_string(root.join(layout::VAULT)).unwrap();
+            let older = json.replace("\"format\": 2", "\"format\": 1");
+            assert_ne!(older, json);
+            put(layout::VAULT, older.as_bytes());
         }
         Attack::GarbageGeneration => put(&layout::keyring_generation(&dataset, 2), b"garbage"),
         Attack::GarbageKeys => put(&layout::keyring_generation(&dataset, 1), b"garbage"),
@@ -237,6 +245,7 @@ async fn init_carries_no_garbage_to_another_replica() {
             Attack::GarbageVault,
             Attack::OtherVault,
             Attack::VaultOfTheFuture,
+            Attack::VaultOfThePast,
             Attack::GarbageGeneration,
             Attack::GarbageKeys,
             Attack::OtherKeys,

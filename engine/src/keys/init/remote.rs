@@ -47,6 +47,8 @@ impl Reached<'_> {
 /// What the replicas hold, without the objects of datasets.
 pub(super) struct Remote<'a> {
     pub(super) reached: Vec<Reached<'a>>,
+    /// Those that nothing is written to, because their vault is of a format that is only read.
+    read_only: Vec<Reached<'a>>,
     /// Why the others are left aside.
     pub(super) unreached: Vec<String>,
     /// What was left aside in those that were reached.
@@ -55,7 +57,7 @@ pub(super) struct Remote<'a> {
 
 impl<'a> Remote<'a> {
     pub(super) async fn look(replicas: &'a [SharedReplica]) -> Result<Self> {
-        let mut remote = Self { reached: Vec::new(), unreached: Vec::new(), notes: Vec::new() };
+        let mut remote = Self { reached: Vec::new(), read_only: Vec::new(), unreached: Vec::new(), notes: Vec::new() };
         let mut errors = Vec::new();
         for replica in replicas {
             match look_at(replica, &mut remote.notes).await {
@@ -74,14 +76,42 @@ impl<'a> Remote<'a> {
         Ok(remote)
     }
 
-    /// Refuses vaults of a format that is only read, before anything is made.
+    /// Refuses vaults of a format that is only read, before anything is made. If a replica holds a
+    /// vault that is written, [`Self::leave_read_only`] decides about the others.
     pub(super) fn check_writable(&self) -> Result<()> {
-        for Reached { replica, info, .. } in &self.reached {
-            if let Some(info) = info {
-                info::check_writable(info.format(), replica.name())?;
-            }
+        let infos = || self.reached.iter().filter_map(|reached| Some((reached.replica, reached.info.as_ref()?)));
+        if infos().any(|(replica, info)| info::check_writable(info.format(), replica.name()).is_ok()) {
+            return Ok(());
+        }
+        infos().try_for_each(|(replica, info)| info::check_writable(info.format(), replica.name()))
+    }
+
+    /// Writes nothing to the replicas whose vault is of a format that is only read, if another one
+    /// holds the same vault in a format that is written: a vault never changes its format, but
+    /// anybody can change an unsigned `vault.json`.
+    fn leave_read_only(&mut self) -> Result<()> {
+        let is_read_only = |reached: &Reached<'_>| {
+            reached
+                .info
+                .as_ref()
+                .is_some_and(|info| info::check_writable(info.format(), reached.replica.name()).is_err())
+        };
+        let written = self.reached.iter().find(|reached| reached.info.is_some() && !is_read_only(reached));
+        let Some(written) = written.map(|reached| reached.replica.name().clone()) else { return self.check_writable() };
+        for other in self.reached.extract_if(.., |reached| is_read_only(reached)) {
+            self.unreached.push(format!(
+                "replica {} says that its vault is of an older format, and replica {written} holds the same vault in the new one: somebody changed its vault.json; copy that of {written} there, and run `lifeboat init` again",
+                other.replica.name()
+            ));
+            self.read_only.push(other);
         }
         Ok(())
+    }
+
+    /// All replicas that answer and may hold keys of this vault, also those that nothing is written
+    /// to.
+    pub(super) fn witnesses(&self) -> impl Iterator<Item = &Reached<'a>> {
+        self.reached.iter().chain(&self.read_only)
     }
 
     /// The `vault.json` of the replicas, or a new one if none of them has one. This host's keys
@@ -102,6 +132,26 @@ impl<'a> Remote<'a> {
                 }
             }
         }
+        self.check_same()?;
+        self.leave_read_only()?;
+        let found = self.reached.iter().find_map(|reached| reached.info.as_ref());
+        match (found, bundle) {
+            (Some(info), Some(bundle)) if bundle.vault != info.vault => Err(Error::configuration(format!(
+                "this host's keys belong to vault {}, the replicas hold vault {}",
+                bundle.vault, info.vault
+            ))
+            .hint("correct vault_prefix, or the buckets or paths of the replicas")),
+            (Some(info), _) => Ok(info.clone()),
+            (None, bundle) => {
+                let fresh = || data_encoding::HEXLOWER.encode(&rand::random::<[u8; 16]>());
+                let vault = bundle.map_or_else(fresh, |bundle| bundle.vault.clone());
+                Ok(VaultInfo::new(vault, clock.now()))
+            }
+        }
+    }
+
+    /// Refuses replicas that hold different vaults.
+    fn check_same(&self) -> Result<()> {
         let mut found: Option<(&VaultInfo, &Name)> = None;
         for Reached { replica, info, .. } in &self.reached {
             let Some(info) = info else { continue };
@@ -119,19 +169,7 @@ impl<'a> Remote<'a> {
                 None => found = Some((info, replica.name())),
             }
         }
-        match (found, bundle) {
-            (Some((info, _)), Some(bundle)) if bundle.vault != info.vault => Err(Error::configuration(format!(
-                "this host's keys belong to vault {}, the replicas hold vault {}",
-                bundle.vault, info.vault
-            ))
-            .hint("correct vault_prefix, or the buckets or paths of the replicas")),
-            (Some((info, _)), _) => Ok(info.clone()),
-            (None, bundle) => {
-                let fresh = || data_encoding::HEXLOWER.encode(&rand::random::<[u8; 16]>());
-                let vault = bundle.map_or_else(fresh, |bundle| bundle.vault.clone());
-                Ok(VaultInfo::new(vault, clock.now()))
-            }
-        }
+        Ok(())
     }
 
     /// The different objects that the replicas hold under a key, each with a replica that holds it.

@@ -109,7 +109,7 @@ fn take_over<G: Copy, T>(
     let (mut held, mut first): (Vec<Held<'_, T>>, Option<Error>) = (Vec::new(), None);
     // Each object is opened once: an identity may be a token that must be touched.
     let mut tried: BTreeMap<(String, &Bytes), Option<usize>> = BTreeMap::new();
-    for reached in &remote.reached {
+    for reached in remote.witnesses() {
         let replica = reached.replica.name();
         for (key, generation) in keys_of(reached) {
             let Some(wrapped) = reached.objects.get(&key) else { continue };
