@@ -112,7 +112,7 @@ pub async fn init(
         Some(bundle) => bundle,
         None => new_bundle(config, &vault, &remote, options)?,
     };
-    // All that can be refused comes before key files are made: a later run would find them and stop.
+    // All that can be refused comes before key files are made: a later run would find them.
     let mut found = BTreeMap::new();
     for dataset in config.datasets.iter().map(|dataset| &dataset.name) {
         if !bundle.datasets.contains_key(dataset) {

@@ -69,6 +69,51 @@ async fn a_host_that_takes_over_adopts_no_keys_that_one_replica_alone_has() {
     }
 }
 
+/// Those that are not forged speak against it, also by having nothing.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_host_that_takes_over_adopts_no_keys_that_another_replica_lacks_or_holds_closed() {
+    let mut vault = TestVault::new(2, 1).await;
+    vault.backup(&MemorySource::of(noise(200_000, 1))).await.unwrap();
+    std::fs::remove_dir_all(&vault.config.state_directory).unwrap();
+    let clock: SharedClock = vault.clock.clone();
+    let options = InitOptions { identities: vault.master_identities() };
+    vault.config.keys.trusted_signers = vec![vault.init.signer.clone()];
+    let mut second = vault.config.datasets[0].clone();
+    second.name = name("next");
+    vault.config.datasets.push(second);
+    let root = |replica: usize| vault.replica_path(replica);
+    let key = layout::keyring_generation(&name(DATASET), 1);
+    let ours = std::fs::read(root(1).join(&key)).unwrap();
+    let stranger = age::x25519::Identity::generate().to_public();
+    let closed = encrypt(std::iter::once(&stranger as &dyn age::Recipient), b"keys").unwrap();
+    let next = layout::keyring_generation(&name("next"), 1);
+
+    std::fs::create_dir_all(root(1).join(&next).parent().unwrap()).unwrap();
+    for (forged, dataset, of_second, why) in [
+        (&key, DATASET, Some(closed), "r2 holds others, which no given identity opens"),
+        (&next, "next", None, "r2 holds the vault, and none of these keys"),
+    ] {
+        std::fs::write(root(1).join(forged), forged_keys(&vault, dataset, 1)).unwrap();
+        if let Some(closed) = of_second {
+            std::fs::write(root(2).join(forged), closed).unwrap();
+        }
+        std::fs::remove_dir_all(&vault.config.keys.directory).unwrap();
+        let before = (content(&root(1)), content(&root(2)));
+        let refused = init(&vault.config, &vault.replicas, &options, &clock).await;
+        let refused = refused.err().unwrap_or_else(|| panic!("a forged {forged} was adopted"));
+        assert!(refused.message().contains(why), "{refused:?}");
+        assert!((content(&root(1)), content(&root(2))) == before, "something was written");
+        std::fs::remove_file(root(1).join(forged)).unwrap();
+        for replica in [1, 2] {
+            std::fs::write(root(replica).join(&key), &ours).unwrap();
+        }
+    }
+    // A replica that is new and empty does not speak against it.
+    std::fs::remove_dir_all(root(2)).unwrap();
+    init(&vault.config, &vault.replicas, &options, &clock).await.unwrap();
+    assert_eq!(vault.backup(&MemorySource::of(noise(200_000, 1))).await.unwrap().stored_bytes, 0);
+}
+
 /// To have the others left aside, a replica can say that its vault has the newer format.
 #[tokio::test(flavor = "multi_thread")]
 async fn replicas_of_a_format_that_is_only_read_still_tell_whose_keys_are_right() {

@@ -31,6 +31,7 @@ enum Attack {
     VaultOfTheFuture,
     VaultOfThePast,
     GarbageGeneration,
+    OtherGeneration,
     GarbageKeys,
     OtherKeys,
     ManifestOfTheFuture,
@@ -40,12 +41,13 @@ enum Attack {
     IndexOfAStranger,
 }
 
-const ATTACKS: [Attack; 12] = [
+const ATTACKS: [Attack; 13] = [
     Attack::GarbageVault,
     Attack::OtherVault,
     Attack::VaultOfTheFuture,
     Attack::VaultOfThePast,
     Attack::GarbageGeneration,
+    Attack::OtherGeneration,
     Attack::GarbageKeys,
     Attack::OtherKeys,
     Attack::ManifestOfTheFuture,
@@ -104,6 +106,7 @@ fn attack(vault: &TestVault, how: Attack) {
             assert_ne!(older, json);
             put(layout::VAULT, older.as_bytes());
         }
+        Attack::OtherGeneration => put(&layout::keyring_generation(&dataset, 2), &forged_keys(vault, DATASET, 2)),
         Attack::GarbageGeneration => put(&layout::keyring_generation(&dataset, 2), b"garbage"),
         Attack::GarbageKeys => put(&layout::keyring_generation(&dataset, 1), b"garbage"),
         Attack::OtherKeys => put(&layout::keyring_generation(&dataset, 1), &forged_keys(vault, DATASET, 1)),
@@ -202,7 +205,13 @@ async fn prune_deletes_nothing_in_a_doubtful_replica_and_goes_on_in_the_others()
                 "{how:?}: {left:?}"
             );
         }
-        let harmless = [Attack::GarbageGeneration, Attack::GarbageKeys, Attack::OtherKeys, Attack::IndexOfAStranger];
+        let harmless = [
+            Attack::GarbageGeneration,
+            Attack::OtherGeneration,
+            Attack::GarbageKeys,
+            Attack::OtherKeys,
+            Attack::IndexOfAStranger,
+        ];
         // Without trusted drill signers, any drill record counts, and must be readable.
         if harmless.contains(&how) {
             assert!(outcome.failures.is_empty(), "{how:?}: {outcome:?}");
@@ -247,6 +256,7 @@ async fn init_carries_no_garbage_to_another_replica() {
             Attack::VaultOfTheFuture,
             Attack::VaultOfThePast,
             Attack::GarbageGeneration,
+            Attack::OtherGeneration,
             Attack::GarbageKeys,
             Attack::OtherKeys,
         ];
@@ -263,7 +273,7 @@ async fn init_carries_no_garbage_to_another_replica() {
         let options = InitOptions { identities: vault.master_identities() };
         let taken = init(&vault.config, &vault.replicas, &options, &clock).await;
         match how {
-            Attack::OtherKeys => {
+            Attack::OtherKeys | Attack::OtherGeneration => {
                 let error = taken.unwrap_err();
                 assert!(error.message().contains("different keys in r1 and in r2"), "{error:?}");
             }

@@ -27,7 +27,7 @@ pub(super) struct Reached<'a> {
     /// Good ones, by key.
     pub(super) objects: BTreeMap<String, Bytes>,
     /// The keys of those that are not what they claim to be.
-    damaged: BTreeSet<String>,
+    pub(super) damaged: BTreeSet<String>,
 }
 
 impl Reached<'_> {
@@ -36,6 +36,11 @@ impl Reached<'_> {
     pub(super) fn has_room_for<'k>(&self, more: impl Iterator<Item = &'k String>) -> bool {
         let lacking = more.filter(|key| !self.has(key)).count();
         self.objects.len() + self.damaged.len() + lacking <= MAX_REMOTE_OBJECTS
+    }
+
+    /// Whether it holds the vault, and not just room for one.
+    pub(super) fn holds_the_vault(&self) -> bool {
+        self.info.is_some()
     }
 
     /// Whether there is something under this key, of whatever kind.

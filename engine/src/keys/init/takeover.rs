@@ -1,9 +1,9 @@
 //! Opens keyring objects for `init`, and decides which of them it believes.
 //!
 //! Nobody signs a keyring object, and whoever knows the masters' public keys can wrap keys of his
-//! own to them. So keys are **taken over** only if the newest that can be opened in each replica
-//! are the same in all that hold any. What cannot be opened is left aside. To **wrap known keys
-//! again**, only those count that this host already uses.
+//! own to them. So keys are **taken over** only if the newest that can be opened are the same in
+//! every replica that answers and holds the vault. Damaged objects are left aside. To **wrap known
+//! keys again**, only those count that this host already uses.
 
 use std::collections::BTreeMap;
 
@@ -30,8 +30,11 @@ pub(super) fn dataset_secrets(
     identities: &[SharedIdentity],
 ) -> Result<Option<DatasetSecrets>> {
     let newest_first = |reached: &Reached<'_>| -> Vec<(String, u32)> {
-        let all = reached.objects.keys().filter_map(|key| layout::parse_keyring_generation(dataset, key));
-        let mut generations: Vec<u32> = all.collect();
+        let of_dataset = |key: &String| layout::parse_keyring_generation(dataset, key);
+        let mut generations: Vec<u32> = reached.objects.keys().filter_map(of_dataset).collect();
+        if generations.is_empty() {
+            generations.extend(reached.damaged.iter().find_map(of_dataset));
+        }
         generations.sort_unstable_by(|one, other| other.cmp(one));
         let tried = generations.into_iter().take(MAX_GENERATIONS_TRIED);
         tried.map(|generation| (layout::keyring_generation(dataset, generation), generation)).collect()
@@ -48,7 +51,10 @@ pub(super) fn operations_identity(
     remote: &Remote<'_>,
     identities: &[SharedIdentity],
 ) -> Result<Option<age::x25519::Identity>> {
-    let only = |_: &Reached<'_>| vec![(layout::host_identity(host), ())];
+    let only = |reached: &Reached<'_>| {
+        let key = layout::host_identity(host);
+        if reached.has(&key) { vec![(key, ())] } else { Vec::new() }
+    };
     take_over(&format!("host {host}"), remote, identities, only, |text, (), key| {
         let line = std::str::from_utf8(text).ok().and_then(|text| text.lines().find_map(|line| line.parse().ok()));
         let identity: age::x25519::Identity = line.ok_or_else(|| Error::integrity(format!("{key} is damaged")))?;
@@ -88,7 +94,7 @@ pub(super) fn known_secrets(
 }
 
 /// What one or more replicas hold as their newest.
-struct Held<'a, T> {
+struct KeysHeld<'a, T> {
     key: String,
     /// The same for the same keys.
     same: Zeroizing<String>,
@@ -97,8 +103,8 @@ struct Held<'a, T> {
 }
 
 /// Opens in each replica the first object of `keys_of` that can be opened and that `read` accepts.
-/// They must be the same in all replicas that hold any. `read` also returns what tells the same
-/// from others.
+/// They must be the same in all replicas that hold the vault. A replica for which `keys_of` names
+/// only damaged objects does not count. `read` also returns what tells the same from others.
 fn take_over<G: Copy, T>(
     what: &str,
     remote: &Remote<'_>,
@@ -106,17 +112,20 @@ fn take_over<G: Copy, T>(
     keys_of: impl Fn(&Reached<'_>) -> Vec<(String, G)>,
     read: impl Fn(&[u8], G, &str) -> Result<(Zeroizing<String>, T)>,
 ) -> Result<Option<T>> {
-    let (mut held, mut first): (Vec<Held<'_, T>>, Option<Error>) = (Vec::new(), None);
+    let (mut held, mut first): (Vec<KeysHeld<'_, T>>, Option<Error>) = (Vec::new(), None);
+    // Why those speak against it that hold the vault and no such keys.
+    let mut against = Vec::new();
     // Each object is opened once: an identity may be a token that must be touched.
     let mut tried: BTreeMap<(String, &Bytes), Option<usize>> = BTreeMap::new();
     for reached in remote.witnesses() {
-        let replica = reached.replica.name();
-        for (key, generation) in keys_of(reached) {
-            let Some(wrapped) = reached.objects.get(&key) else { continue };
-            let at = *tried.entry((key.clone(), wrapped)).or_insert_with(|| {
-                match open_with(identities, wrapped, &key).and_then(|text| read(&text, generation, &key)) {
+        let (replica, keys) = (reached.replica.name(), keys_of(reached));
+        let mut found = None;
+        for (key, generation) in &keys {
+            let Some(wrapped) = reached.objects.get(key) else { continue };
+            found = *tried.entry((key.clone(), wrapped)).or_insert_with(|| {
+                match open_with(identities, wrapped, key).and_then(|text| read(&text, *generation, key)) {
                     Ok((same, value)) => Some(held.iter().position(|known| known.same == same).unwrap_or_else(|| {
-                        held.push(Held { key: key.clone(), same, value, holders: Vec::new() });
+                        held.push(KeysHeld { key: key.clone(), same, value, holders: Vec::new() });
                         held.len() - 1
                     })),
                     Err(error) => {
@@ -126,12 +135,22 @@ fn take_over<G: Copy, T>(
                     }
                 }
             });
-            if let Some(at) = at {
-                held[at].holders.push(replica.as_str());
+            if found.is_some() {
                 break;
             }
         }
+        match found {
+            Some(at) => held[at].holders.push(replica.as_str()),
+            None if keys.iter().any(|(key, _)| reached.objects.contains_key(key)) => {
+                against.push(format!("{replica} holds others, which no given identity opens"));
+            }
+            None if keys.is_empty() && reached.holds_the_vault() => {
+                against.push(format!("{replica} holds the vault, and none of these keys"));
+            }
+            None => {}
+        }
     }
+    let find_out = "find out with `lifeboat restore --replica` which one opens the backups";
     if let [one, other, ..] = &held[..] {
         let each = held.iter().map(|held| format!("{} in {}", held.key, held.holders.join(" and in ")));
         return Err(Error::integrity(format!(
@@ -140,10 +159,17 @@ fn take_over<G: Copy, T>(
             other.holders[0],
             each.collect::<Vec<_>>().join(", ")
         ))
-        .hint("find out with `lifeboat restore --replica` which one opens the backups; delete the other object, and run `lifeboat init` again"));
+        .hint(format!("{find_out}; delete the other object, and run `lifeboat init` again")));
     }
     match (held.pop(), first) {
         (None, Some(error)) => Err(error),
+        (Some(held), _) if !against.is_empty() => Err(Error::integrity(format!(
+            "{what} has keys in {} ({}), but {}",
+            held.holders.join(" and in "),
+            held.key,
+            against.join(", and ")
+        ))
+        .hint(format!("{find_out}, copy it to the others, and run `lifeboat init` again; if it opens none, somebody put it there: delete it"))),
         (found, _) => Ok(found.map(|held| held.value)),
     }
 }
