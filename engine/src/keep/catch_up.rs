@@ -2,11 +2,12 @@
 //!
 //! It copies ciphertext and needs no key that opens a pack. For each snapshot it copies keyring,
 //! packs, index segment, manifest and signature, in this order. So a replica never shows a snapshot
-//! that it cannot restore. Pruned snapshots are not brought back. Packs that are missing or have
-//! the wrong size are replaced.
+//! that it cannot restore. The keyring object is this host's own copy, if it has one. Pruned
+//! snapshots are not brought back. Packs that are missing or have the wrong size are replaced.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
+use bytes::Bytes;
 use futures::StreamExt;
 use lifeboat_base::{Class, Error, Result};
 use lifeboat_format::id::{Name, SnapshotId};
@@ -106,6 +107,7 @@ pub async fn catch_up(
             keys,
             target: inventories[at].clone(),
             others,
+            all_answer: failed.is_empty(),
             newest_prune,
             objects: 0,
             bytes: 0,
@@ -144,6 +146,8 @@ struct CatchUp<'a> {
     keys: &'a HostKeys,
     target: Inventory,
     others: Vec<&'a Inventory>,
+    /// Whether every replica could be listed.
+    all_answer: bool,
     /// The newest prune record that was believed.
     newest_prune: Option<&'a SnapshotId>,
     objects: u64,
@@ -161,7 +165,7 @@ impl CatchUp<'_> {
                 continue;
             }
             for generation in manifest.generations() {
-                self.copy_keyring(&layout::keyring_generation(self.dataset, generation)).await?;
+                self.copy_keyring(generation).await?;
             }
             for pack in &manifest.packs {
                 if self.target.has(pack) {
@@ -225,37 +229,58 @@ impl CatchUp<'_> {
         Ok(())
     }
 
-    async fn copy_keyring(&mut self, key: &str) -> Result<()> {
-        if self.target.keyring.contains(key) {
+    /// Nobody signs a keyring object, and nothing here opens it. So this host's own copy counts, if
+    /// it has one.
+    async fn copy_keyring(&mut self, generation: u32) -> Result<()> {
+        let key = layout::keyring_generation(self.dataset, generation);
+        if self.target.keyring.contains(&key) {
             return Ok(());
         }
-        let (holders, mut bodies, mut errors) =
-            (self.others.iter().filter(|other| other.keyring.contains(key)), BTreeSet::new(), Vec::new());
-        for holder in holders {
+        let own = self.keys.datasets.get(self.dataset).filter(|own| own.generation == generation);
+        let body = match own {
+            Some(own) => own.wrapped.clone(),
+            None => self.keyring_of_others(&key).await?,
+        };
+        self.bytes += body.len() as u64;
+        put_once(self.target.replica.as_ref(), &key, body).await?;
+        self.objects += 1;
+        self.target.keyring.insert(key);
+        Ok(())
+    }
+
+    /// The keyring object that more replicas hold than any other. One replica alone is believed
+    /// only if all replicas answer: then no other can be asked.
+    async fn keyring_of_others(&self, key: &str) -> Result<Bytes> {
+        let (mut bodies, mut errors) = (BTreeMap::<Bytes, Vec<&str>>::new(), Vec::new());
+        for holder in self.others.iter().filter(|other| other.keyring.contains(key)) {
+            let replica = holder.replica.name();
             match holder.replica.get(key, MAX_KEYRING_OBJECT_BYTES as u64).await.map_err(Error::from) {
                 Ok(body) => match crypt::check_is_age_file(&body) {
-                    Ok(()) => drop(bodies.insert(body)),
-                    Err(error) => errors.push(error.within(format!("replica {}: {key}", holder.replica.name()))),
+                    Ok(()) => bodies.entry(body).or_default().push(replica.as_str()),
+                    Err(error) => errors.push(error.within(format!("replica {replica}: {key}"))),
                 },
                 Err(error) => errors.push(error),
             }
         }
-        // Nobody signs it, and nothing here opens it: only one on which all agree is copied.
-        let again = "run `lifeboat init` again, which knows the right one";
-        let Some(body) = bodies.pop_first() else {
-            return Err(match errors.len() {
-                0 => Error::keys(format!("no replica holds {key}")).hint(again),
-                _ => combine(format!("no replica returns a good {key}"), &errors),
-            });
-        };
-        if !bodies.is_empty() {
-            return Err(Error::keys(format!("the replicas hold different {key}")).hint(again));
+        let mut found: Vec<(Bytes, Vec<&str>)> = bodies.into_iter().collect();
+        found.sort_by_key(|(_, holders)| std::cmp::Reverse(holders.len()));
+        let again = "find out with `lifeboat restore --replica` which one opens the backups, and remove the others";
+        match &found[..] {
+            [] if errors.is_empty() => Err(Error::keys(format!("no replica holds {key}"))
+                .hint("put it back from a copy: without it, nobody opens the packs of this generation")),
+            [] => Err(combine(format!("no replica returns a good {key}"), &errors)),
+            [(_, one), (_, other), ..] if one.len() == other.len() => Err(Error::keys(format!(
+                "{key} is different in {} and in {}",
+                one.join(" and in "),
+                other.join(" and in ")
+            ))
+            .hint(again)),
+            [(_, holders)] if holders.len() == 1 && !(self.all_answer && errors.is_empty()) => {
+                Err(Error::keys(format!("{} alone returns {key}, and not all replicas answer", holders[0]))
+                    .hint("it is copied when all replicas answer"))
+            }
+            [(body, _), ..] => Ok(body.clone()),
         }
-        self.bytes += body.len() as u64;
-        put_once(self.target.replica.as_ref(), key, body).await?;
-        self.objects += 1;
-        self.target.keyring.insert(key.to_owned());
-        Ok(())
     }
 
     /// Copies an object, then its signature, from the first replica that has a valid pair.
