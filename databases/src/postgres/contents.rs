@@ -12,6 +12,7 @@ use async_trait::async_trait;
 use bytes::Bytes;
 use lifeboat_base::{Error, Result};
 
+use super::builds::EntryId;
 use crate::streams::StreamReader;
 
 /// The minor archive versions of PostgreSQL 10 to 18.
@@ -33,6 +34,7 @@ const NOT_UNDERSTOOD: &str = "the list of contents of the archive is not underst
 pub(crate) struct ContentsEntry {
     /// Its number.
     id: i64,
+    section: i64,
     /// What it is, such as `TABLE`.
     pub(crate) kind: Range<usize>,
     /// Its name.
@@ -44,6 +46,23 @@ pub(crate) struct ContentsEntry {
     /// The statement that drops it.
     pub(crate) drop: Range<usize>,
     pub(crate) owner: Range<usize>,
+}
+
+/// When an entry is loaded. Others are loaded with the entry before them.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Section {
+    Data = 3,
+    PostData = 4,
+}
+
+/// The section of what belongs to the entry before it, such as a comment.
+const NO_SECTION: i64 = 1;
+
+impl ContentsEntry {
+    /// Its number, as `pg_restore` takes it.
+    pub(crate) fn number(&self) -> Option<EntryId> {
+        EntryId::try_from(self.id).ok()
+    }
 }
 
 /// What an entry is changed to.
@@ -97,6 +116,17 @@ impl Contents {
     /// The entries of a kind.
     pub(crate) fn of_kind<'a>(&'a self, kind: &'a str) -> impl Iterator<Item = &'a ContentsEntry> {
         self.entries.iter().filter(move |entry| self.get(&entry.kind) == kind.as_bytes())
+    }
+
+    /// The entries of a section.
+    pub(crate) fn of_section(&self, section: Section) -> impl Iterator<Item = &ContentsEntry> {
+        let mut current = NO_SECTION;
+        self.entries.iter().filter(move |entry| {
+            if entry.section != NO_SECTION {
+                current = entry.section;
+            }
+            current == section as i64
+        })
     }
 
     /// Kind, schema and name of the entry with this number.
@@ -196,13 +226,13 @@ impl ContentsList {
         }
         let minor = head[6];
         if self.count.is_none() {
-            let mut fields = Fields { archive, at: HEAD_BYTES };
-            let Some(count) = fields.head(minor) else { return Progress::More };
+            let mut fields = Fields { archive, at: HEAD_BYTES, broken: false };
+            let Some(count) = fields.head(minor) else { return fields.progress() };
             (self.count, self.at) = (Some(count), fields.at);
         }
         while (self.entries.len() as i64) < self.count.unwrap_or_default() {
-            let mut fields = Fields { archive, at: self.at };
-            let Some(entry) = fields.entry(minor) else { return Progress::More };
+            let mut fields = Fields { archive, at: self.at, broken: false };
+            let Some(entry) = fields.entry(minor) else { return fields.progress() };
             self.entries.push(entry);
             self.at = fields.at;
         }
@@ -213,9 +243,16 @@ impl ContentsList {
 struct Fields<'a> {
     archive: &'a [u8],
     at: usize,
+    /// Whether a number was found that `pg_restore` would take for another.
+    broken: bool,
 }
 
 impl Fields<'_> {
+    /// Why a field could not be read.
+    fn progress(&self) -> Progress {
+        if self.broken { Progress::Unknown } else { Progress::More }
+    }
+
     /// Compression; seconds to the year and whether it is summer; database and versions. Returns
     /// the number of entries.
     fn head(&mut self, minor: u8) -> Option<i64> {
@@ -226,7 +263,9 @@ impl Fields<'_> {
         }
         (0..7).try_for_each(|_| self.int().map(drop))?;
         (0..3).try_for_each(|_| self.string().map(drop))?;
-        self.int()
+        let count = self.int()?;
+        self.broken = count < 0;
+        (!self.broken).then_some(count)
     }
 
     fn entry(&mut self, minor: u8) -> Option<ContentsEntry> {
@@ -235,8 +274,7 @@ impl Fields<'_> {
         self.int()?;
         (0..2).try_for_each(|_| self.string().map(drop))?;
         let (tag, kind) = (self.string()?, self.string()?);
-        // The section.
-        self.int()?;
+        let section = self.int()?;
         let (definition, dropped_by) = (self.string()?, self.string()?);
         // How it is copied.
         self.string()?;
@@ -251,7 +289,7 @@ impl Fields<'_> {
         self.string()?;
         while self.string()?.start > 0 {}
         self.skip(1 + 8)?;
-        Some(ContentsEntry { id, kind, tag, schema, definition, drop: dropped_by, owner })
+        Some(ContentsEntry { id, section, kind, tag, schema, definition, drop: dropped_by, owner })
     }
 
     fn skip(&mut self, length: usize) -> Option<()> {
@@ -262,8 +300,11 @@ impl Fields<'_> {
     fn int(&mut self) -> Option<i64> {
         let [sign, value @ ..] = *self.archive.get(self.at..)?.first_chunk::<INT_BYTES>()?;
         self.at += INT_BYTES;
-        let value = i64::from(u32::from_le_bytes(value));
-        Some(if sign == 0 { value } else { -value })
+        let Ok(value) = i32::try_from(u32::from_le_bytes(value)) else {
+            self.broken = true;
+            return None;
+        };
+        Some(i64::from(if sign == 0 { value } else { -value }))
     }
 
     /// Where a string is. One that is absent begins and ends at 0.

@@ -80,7 +80,7 @@ async fn loaded_again(
         // A database with a subscription cannot be dropped.
         let how = ["--exit-on-error", "-w", "--no-tablespaces", "--no-subscriptions", DEFINITIONS_ONLY, "-d"];
         let into = conninfo(&name);
-        feed_head(server.tool("pg_restore", how.into_iter().chain([into.as_str()])), archive).await?;
+        feed_head(server.tool("pg_restore", how.into_iter().chain([into.as_str()])), archive, &[0]).await?;
         definitions(server, &name, key).await
     };
     let read = read.await;
