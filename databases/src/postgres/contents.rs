@@ -26,6 +26,45 @@ pub(super) const INT_BYTES: usize = 5;
 const MAX_CONTENTS_BYTES: usize = 128 << 20;
 /// Encodings in which names are the same bytes as in our queries.
 const OUR_ENCODINGS: [&str; 2] = ["UTF8", "SQL_ASCII"];
+/// Encodings that a database may have. In others, which only clients have, a byte of a letter may
+/// look like a quote or a backslash, and end a quoted text.
+const SERVER_ENCODINGS: [&str; 35] = [
+    "UTF8",
+    "SQL_ASCII",
+    "EUC_JP",
+    "EUC_CN",
+    "EUC_KR",
+    "EUC_TW",
+    "EUC_JIS_2004",
+    "MULE_INTERNAL",
+    "LATIN1",
+    "LATIN2",
+    "LATIN3",
+    "LATIN4",
+    "LATIN5",
+    "LATIN6",
+    "LATIN7",
+    "LATIN8",
+    "LATIN9",
+    "LATIN10",
+    "WIN1250",
+    "WIN1251",
+    "WIN1252",
+    "WIN1253",
+    "WIN1254",
+    "WIN1255",
+    "WIN1256",
+    "WIN1257",
+    "WIN1258",
+    "WIN866",
+    "WIN874",
+    "KOI8R",
+    "KOI8U",
+    "ISO_8859_5",
+    "ISO_8859_6",
+    "ISO_8859_7",
+    "ISO_8859_8",
+];
 /// Why an archive is refused.
 const NOT_UNDERSTOOD: &str = "the list of contents of the archive is not understood";
 
@@ -105,7 +144,33 @@ impl Contents {
             }
         }
         let rest = bytes.split_off(list.at);
-        Ok(Self { bytes, entries: list.entries, rest })
+        let contents = Self { bytes, entries: list.entries, rest };
+        contents.check()?;
+        Ok(contents)
+    }
+
+    /// Refuses text that could mean something else to the server than to us.
+    fn check(&self) -> Result<()> {
+        for entry in &self.entries {
+            let fields = [&entry.kind, &entry.tag, &entry.schema, &entry.owner];
+            if fields.iter().any(|field| self.get(field).contains(&0)) {
+                return Err(Error::integrity("a name in the archive holds a NUL"));
+            }
+        }
+        let encodings: Vec<Option<&str>> = self.of_kind("ENCODING").map(|entry| self.encoding_of(entry)).collect();
+        match encodings[..] {
+            [] => Ok(()),
+            [Some(name)] if SERVER_ENCODINGS.contains(&name) => Ok(()),
+            _ => Err(Error::integrity("the archive is in an encoding that no database has, or in several").hint(
+                "restore it with --to-directory, and load it with pg_restore by hand; dump without PGCLIENTENCODING",
+            )),
+        }
+    }
+
+    /// `UTF8` of `SET client_encoding = 'UTF8';`
+    fn encoding_of(&self, entry: &ContentsEntry) -> Option<&str> {
+        let set = std::str::from_utf8(self.get(&entry.definition)).ok()?;
+        set.trim_end().strip_prefix("SET client_encoding = '")?.strip_suffix("';")
     }
 
     /// The bytes of a field.
@@ -143,10 +208,7 @@ impl Contents {
 
     /// The encoding of all text in the archive, as PostgreSQL names it.
     pub(crate) fn encoding(&self) -> String {
-        let set = self.of_kind("ENCODING").next().map(|entry| String::from_utf8_lossy(self.get(&entry.definition)));
-        let name = set.as_deref().and_then(|set| set.split('\'').nth(1)).unwrap_or("UTF8");
-        let plain = name.chars().all(|c| c.is_ascii_alphanumeric() || matches!(c, '_' | '-'));
-        if plain && !name.is_empty() { name.to_owned() } else { "UTF8".to_owned() }
+        self.of_kind("ENCODING").next().and_then(|entry| self.encoding_of(entry)).unwrap_or("UTF8").to_owned()
     }
 
     /// Whether its names are the same bytes as in our queries.
@@ -314,5 +376,64 @@ impl Fields<'_> {
         let Ok(length) = usize::try_from(length) else { return Some(0..0) };
         self.skip(length)?;
         Some(begin..self.at)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn archive(texts: &[(&str, &str)]) -> Contents {
+        let (mut bytes, mut entries) = (vec![0], Vec::new());
+        for (kind, text) in texts {
+            let mut field = |text: &str| {
+                let begin = bytes.len();
+                bytes.extend(text.bytes());
+                begin..bytes.len()
+            };
+            let (kind, text) = (field(kind), field(text));
+            let (tag, definition) = (text.clone(), text);
+            entries.push(ContentsEntry {
+                id: 1,
+                section: NO_SECTION,
+                kind,
+                tag,
+                schema: 0..0,
+                definition,
+                drop: 0..0,
+                owner: 0..0,
+            });
+        }
+        Contents { bytes, entries, rest: Vec::new() }
+    }
+
+    #[test]
+    fn a_count_that_pg_restore_would_read_as_another_is_not_understood() {
+        let progress = |count: [u8; INT_BYTES]| {
+            let (zero, absent) = ([0, 0, 0, 0, 0], [1, 1, 0, 0, 0]);
+            let fields = [zero; 7].into_iter().chain([absent; 3]).chain([count]).flatten();
+            let archive: Vec<u8> = b"PGDMP\x01\x10\x00\x04\x08\x01\x00".iter().copied().chain(fields).collect();
+            ContentsList::default().go_on(&archive)
+        };
+        assert!(matches!(progress([0, 0, 0, 0, 0]), Progress::End));
+        assert!(matches!(progress([0, 1, 0, 0, 0]), Progress::More));
+        assert!(matches!(progress([1, 1, 0, 0, 0]), Progress::Unknown));
+        assert!(matches!(progress([0, 0, 0, 0, 0x80]), Progress::Unknown));
+    }
+
+    #[test]
+    fn an_archive_whose_bytes_could_end_a_quoted_text_is_refused() {
+        let set = |name: &str| format!("SET client_encoding = '{name}';\n");
+        for good in ["UTF8", "LATIN1", "EUC_JP", "SQL_ASCII"] {
+            let archive = archive(&[("ENCODING", &set(good))]);
+            assert!(archive.check().is_ok() && archive.encoding() == good, "{good}");
+        }
+        assert_eq!(archive(&[]).encoding(), "UTF8");
+        for bad in ["SJIS", "BIG5", "GBK", "UHC", "JOHAB", "GB18030", "SHIFT_JIS_2004", "utf8", "", "UTF8'; x '"] {
+            assert!(archive(&[("ENCODING", &set(bad))]).check().is_err(), "{bad}");
+        }
+        let (one, other) = (set("UTF8"), set("LATIN1"));
+        assert!(archive(&[("ENCODING", &one), ("ENCODING", &other)]).check().is_err());
+        assert!(archive(&[("TABLE", "a\0b")]).check().is_err());
     }
 }
