@@ -226,6 +226,44 @@ async fn what_belongs_to_a_role_that_is_lacking_gets_no_rights() {
     }
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn a_database_that_another_has_just_made_stays() {
+    let (from, to) = (Postgres::start().await, Postgres::start().await);
+    from.create_database("shop").await;
+    from.run_sql("shop", "CREATE TABLE t AS SELECT 1 AS a").await;
+    let place = TempDir::new().unwrap();
+    let cx = context(&place);
+    let streams = captured(&from, u64::MAX, &cx).await;
+    to.create_database("other").await;
+    // The restore does not see it yet, and waits with its own.
+    let other = to.run_sql("postgres", "BEGIN; ALTER DATABASE other RENAME TO shop; SELECT pg_sleep(6); COMMIT");
+    let restoring = async {
+        tokio::time::sleep(std::time::Duration::from_secs(1)).await;
+        restored(&streams, &to, only("shop"), &cx).await
+    };
+    let ((), restored) = tokio::join!(other, restoring);
+    assert_eq!(restored.unwrap_err().class(), Class::Source);
+    assert_eq!(to.query("shop", "SELECT 1").await.trim(), "1");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_database_that_sets_another_role_is_restored() {
+    let (from, to) = (Postgres::start().await, Postgres::start().await);
+    from.create_database("shop").await;
+    from.run_sql("shop", "CREATE ROLE app; CREATE TABLE t AS SELECT 1 AS a; ALTER DATABASE shop SET role = app").await;
+    let place = TempDir::new().unwrap();
+    let cx = context(&place);
+    let streams = captured(&from, u64::MAX, &cx).await;
+    for as_superuser in [false, true] {
+        let wanted = Wanted { overwrite: true, globals: true, as_superuser, ..only("shop") };
+        restored(&streams, &to, wanted, &cx).await.unwrap();
+        assert_eq!(
+            to.query("shop", "SELECT current_user, count(*) FROM pg_tables WHERE tablename = 't'").await.trim(),
+            "app|1"
+        );
+    }
+}
+
 /// A schema with owners and rights of all kinds.
 const SCHEMA: &str = r#"
 CREATE ROLE "Büch er""s'" LOGIN; CREATE ROLE app LOGIN; CREATE ROLE reader; CREATE ROLE "select"; CREATE ROLE boss SUPERUSER;

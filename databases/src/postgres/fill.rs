@@ -7,6 +7,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::ffi::OsStr;
 use std::io::Write;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use futures::stream::FuturesUnordered;
@@ -54,6 +55,8 @@ pub(crate) struct Filling<'a> {
     pub(crate) keep_going: bool,
     pub(crate) roles: &'a Mutex<KnownRoles>,
     pub(crate) failures: Failures,
+    /// Whether the database was made here.
+    pub(crate) made: AtomicBool,
     pub(crate) loads_as: LoadsAs<'a>,
     /// The server as the role that loads reaches it, if that is another than ours.
     pub(crate) as_loader: Option<Server<'a>>,
@@ -86,8 +89,10 @@ impl Filling<'_> {
             }
         }
         let code = code(&contents);
-        let made = creation.make(self.server, self.place).await;
-        let mut refused = made.map_err(|error| error.within(format!("cannot create database {}", self.place)))?;
+        let failed = |error: Error| error.within(format!("cannot create database {}", self.place));
+        creation.make(self.server, self.place).await.map_err(failed)?;
+        self.made.store(true, Ordering::Relaxed);
+        let mut refused = creation.begin(self.server, self.place).await.map_err(failed)?;
         if let LoadsAs::Loader(loader) = self.loads_as {
             loader.take(self.server, self.place, &encoding).await?;
         }

@@ -5,6 +5,7 @@
 //! the new one is complete, which is loaded beside it and then takes its name.
 
 use std::path::PathBuf;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, PoisonError};
 
 use async_trait::async_trait;
@@ -203,6 +204,7 @@ impl Server<'_> {
             keep_going,
             roles,
             failures: failures.clone(),
+            made: AtomicBool::new(false),
             loads_as,
             as_loader,
             ownership: Mutex::default(),
@@ -210,7 +212,9 @@ impl Server<'_> {
         match filling.fill(parts).await {
             Ok(warnings) => Ok(Loaded { warnings, failures: failures.take() }),
             Err(error) => {
-                self.drop_half_loaded(place).await;
+                if filling.made.load(Ordering::Relaxed) {
+                    self.drop_half_loaded(place).await;
+                }
                 Err(error.within(format!("cannot restore database {database}")))
             }
         }
