@@ -107,7 +107,7 @@ impl Filling<'_> {
             self.load_file(&definitions, &contents, &["--section=pre-data".to_owned()]).await?;
             self.load_rows(rows, &definitions, &contents, None).await?;
         }
-        let mut strange = self.settle_owners(&views, &encoding, &mut refused).await?;
+        let Ownership { mut strange, of_server, .. } = self.settle_owners(&views, &encoding, &mut refused).await?;
         self.fill_views(&views.of_others, &encoding).await?;
         refused.extend(creation.complete(self.server, self.place).await?);
         strange.extend(creation.strange);
@@ -126,6 +126,13 @@ impl Filling<'_> {
                 "database {}: the server refused: {}",
                 self.database,
                 several(refused.iter().map(String::as_str))
+            ));
+        }
+        if !of_server.is_empty() {
+            warnings.push(format!(
+                "database {}: owners and rights of the server's own objects were left out; set them by hand: {}",
+                self.database,
+                several(of_server.iter().map(String::as_str))
             ));
         }
         if !strange.is_empty() {
@@ -151,6 +158,7 @@ impl Filling<'_> {
         let mut all = self.ownership.lock().unwrap_or_else(PoisonError::into_inner);
         all.steps.extend(ownership.steps);
         all.strange.extend(ownership.strange);
+        all.of_server.extend(ownership.of_server);
         head
     }
 
@@ -170,14 +178,14 @@ impl Filling<'_> {
     }
 
     /// Says what belongs to whom, and who may do what. Returns what was not understood.
-    async fn settle_owners(&self, views: &Views, encoding: &str, refused: &mut Vec<String>) -> Result<Vec<String>> {
-        let LoadsAs::Loader(loader) = self.loads_as else { return Ok(Vec::new()) };
-        let ownership = std::mem::take(&mut *self.ownership.lock().unwrap_or_else(PoisonError::into_inner));
+    async fn settle_owners(&self, views: &Views, encoding: &str, refused: &mut Vec<String>) -> Result<Ownership> {
+        let LoadsAs::Loader(loader) = self.loads_as else { return Ok(Ownership::default()) };
+        let mut ownership = std::mem::take(&mut *self.ownership.lock().unwrap_or_else(PoisonError::into_inner));
         self.end(loader, &views.of_superusers, encoding).await?;
         make_orphans(self.server).await?;
         loader.give_back_public(self.server, self.place).await?;
         // Each object that is changed is locked to the end of a transaction.
-        for steps in ownership.steps.chunks(MAX_STEPS) {
+        for steps in std::mem::take(&mut ownership.steps).chunks(MAX_STEPS) {
             let failed = self.server.run_steps(self.place, steps, encoding).await?;
             let failed = failed.iter().filter(|failure| !failure.mended);
             refused.extend(
@@ -185,7 +193,7 @@ impl Filling<'_> {
             );
         }
         loader.give_back(self.server, self.place, ORPHANS).await?;
-        Ok(ownership.strange)
+        Ok(ownership)
     }
 
     /// Writes the definitions to a file: `pg_restore` reads them more than once, and works over
