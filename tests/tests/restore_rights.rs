@@ -247,6 +247,32 @@ async fn a_database_that_another_has_just_made_stays() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_database_is_replaced_only_if_nothing_at_all_was_made_in_it() {
+    let (from, to) = (Postgres::start().await, Postgres::start().await);
+    from.create_database("shop").await;
+    from.run_sql("shop", "CREATE TABLE t AS SELECT 1 AS a").await;
+    let place = TempDir::new().unwrap();
+    let cx = context(&place);
+    let streams = captured(&from, u64::MAX, &cx).await;
+    for made in [
+        "CREATE PUBLICATION p",
+        "CREATE CAST (text AS int) WITH INOUT",
+        "ALTER DEFAULT PRIVILEGES GRANT SELECT ON TABLES TO PUBLIC",
+        "CREATE TEXT SEARCH CONFIGURATION public.c (COPY = pg_catalog.simple)",
+    ] {
+        to.run_sql("postgres", "DROP DATABASE IF EXISTS shop").await;
+        to.create_database("shop").await;
+        to.run_sql("shop", made).await;
+        let error = restored(&streams, &to, only("shop"), &cx).await.unwrap_err();
+        assert!(error.message().contains("not empty"), "{made}: {error:?}");
+    }
+    to.run_sql("postgres", "DROP DATABASE shop").await;
+    to.create_database("shop").await;
+    restored(&streams, &to, only("shop"), &cx).await.unwrap();
+    assert_eq!(to.query("shop", "SELECT a FROM t").await.trim(), "1");
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_database_that_sets_another_role_is_restored() {
     let (from, to) = (Postgres::start().await, Postgres::start().await);
     from.create_database("shop").await;

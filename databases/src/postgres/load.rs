@@ -136,7 +136,7 @@ async fn load_databases(
         outcome.warnings.extend(loaded.warnings);
         let whole = loaded.failures.is_empty();
         outcome.failures.extend(loaded.failures);
-        outcome.warnings.extend(server.settle(&place, whole).await?);
+        outcome.warnings.extend(server.settle(&place, whole, wanted.overwrite).await?);
         outcome.written.push(target);
     }
     Ok(())
