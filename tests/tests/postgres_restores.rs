@@ -162,7 +162,10 @@ async fn a_server_that_lives_gets_no_roles_unless_it_is_told_so() {
     assert!(told(&outcome, "--globals") && told(&outcome, ": gone"), "{:?}", outcome.warnings);
     assert_eq!(to.query("postgres", "SELECT count(*) FROM pg_roles WHERE rolname = 'gone'").await.trim(), "0");
     let owners = "SELECT relowner::regrole FROM pg_class WHERE relname IN ('t', 'kept') ORDER BY relname";
-    assert_eq!(to.query("shop", owners).await.split_whitespace().collect::<Vec<_>>(), ["keeper", "postgres"]);
+    assert_eq!(
+        to.query("shop", owners).await.split_whitespace().collect::<Vec<_>>(),
+        ["keeper", "\"lifeboat-orphans\""]
+    );
     let right = "SELECT has_table_privilege('reader', 'kept', 'SELECT'), has_schema_privilege('reader', 's', 'USAGE')";
     assert_eq!(to.query("shop", right).await.trim(), "t|t");
 

@@ -19,8 +19,8 @@ pub(super) const INHERITED_VARIABLES: [&str; 3] = ["PGSERVICEFILE", "PGSYSCONFDI
 
 /// Settings of every session, of our statements and of the tools'. They prevail over what `ALTER
 /// DATABASE` and `ALTER ROLE` set, so an owner of a database cannot decide which function a name of
-/// ours means, that a statement is cut short, or that a restore may not write.
-const SAFE_SETTINGS: &str = "-c search_path=pg_catalog -c statement_timeout=0 \
+/// ours means, as whom we work, that a statement is cut short, or that a restore may not write.
+const SAFE_SETTINGS: &str = "-c role=none -c search_path=pg_catalog -c statement_timeout=0 \
     -c lock_timeout=0 -c idle_in_transaction_session_timeout=0 -c default_transaction_read_only=off";
 /// Settings on which the text of a dump depends. They are the same for every capture, so that a
 /// drill on another server dumps the same text. `lc_monetary` is not one of them: `money` must stay

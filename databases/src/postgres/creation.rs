@@ -116,14 +116,21 @@ impl Creation {
         Some(())
     }
 
-    /// Makes the database under the name `place`, with its settings, and marks it as
-    /// being loaded. Returns what the server refused.
+    /// Makes the database under the name `place`.
     ///
     /// # Errors
-    /// The server cannot make it.
-    pub(crate) async fn make(&self, server: &Server<'_>, place: &str) -> Result<Vec<String>> {
+    /// The server cannot make it. Then a database of that name is not ours.
+    pub(crate) async fn make(&self, server: &Server<'_>, place: &str) -> Result<()> {
         let create = format!("CREATE DATABASE {} WITH TEMPLATE = template0{}", quoted(place), self.options);
-        server.query_in(server.outside(place), &create).await?;
+        server.query_in(server.outside(place), &create).await.map(drop)
+    }
+
+    /// Gives the new database its settings, and marks it as being loaded. Returns what the server
+    /// refused.
+    ///
+    /// # Errors
+    /// The server cannot be asked.
+    pub(crate) async fn begin(&self, server: &Server<'_>, place: &str) -> Result<Vec<String>> {
         let mark = format!("COMMENT ON DATABASE {} IS {}", quoted(place), literal(LOADING_MARK));
         let mut steps = vec![Step::new("mark of an unfinished restore".to_owned(), mark)];
         let settings = |property: &&Property| matches!(property, Property::Set(_) | Property::RoleSet(..));

@@ -376,11 +376,12 @@ pub(crate) async fn feed_with(
 /// As [`feed`], for a tool that may succeed before it has read everything. So the stream need not
 /// be read to its checked end.
 pub(crate) async fn feed_head(
-    invocation: Invocation,
+    tool: Invocation,
     stream: &mut dyn StreamReader,
     out: impl FnMut(&[u8]) -> Result<()> + Send,
-) -> Result<()> {
-    feed_as_wanted(invocation, stream, out, &[0]).await.map(drop)
+    expected: &[i32],
+) -> Result<i32> {
+    feed_as_wanted(tool, stream, out, expected).await.map(|(_, _, status)| status)
 }
 
 /// Returns whether the tool took the whole stream, and its status.

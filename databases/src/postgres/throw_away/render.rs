@@ -39,10 +39,15 @@ pub(super) async fn digest_of_definitions(
 ) -> Result<DatabaseDigest> {
     let arguments = [DEFINITIONS_ONLY, "--no-tablespaces", "-f", "-"];
     let render = Invocation::new(&server.clients.tool("pg_restore"), arguments, server.cx);
-    feed_head(render, archive, |piece| {
-        reader.update(piece);
-        Ok(())
-    })
+    feed_head(
+        render,
+        archive,
+        |piece| {
+            reader.update(piece);
+            Ok(())
+        },
+        &[0],
+    )
     .await?;
     Ok(reader.finish())
 }

@@ -97,7 +97,7 @@ async fn loaded_again(
         let how = ["--exit-on-error", "-w", "--no-tablespaces", "--no-subscriptions", DEFINITIONS_ONLY, "-d"];
         let into = conninfo(&name);
         let load = server.tool("pg_restore", how.into_iter().chain([into.as_str()]));
-        feed_head(load, archive, |_| Ok(())).await?;
+        feed_head(load, archive, |_| Ok(()), &[0]).await?;
         definitions(server, &name, Reader::new(key)).await
     };
     let read = read.await;
