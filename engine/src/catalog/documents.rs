@@ -168,14 +168,9 @@ impl Documents<'_> {
         replicas: impl Iterator<Item = &'b SharedReplica>,
         snapshot: &SnapshotId,
     ) -> Result<()> {
-        let (key, mut errors) = (layout::manifest(self.dataset, snapshot), Vec::new());
-        for replica in replicas {
-            match self.fetch(replica.as_ref(), MANIFEST, &key).await {
-                Ok(_) => return Ok(()),
-                Err(unfetched) => errors.push(unfetched.error),
-            }
-        }
-        Err(combine(format!("no replica returns {key} signed"), &errors))
+        let what = || format!("no replica returns {} signed", layout::manifest(self.dataset, snapshot));
+        let found = self.find_signed(replicas, snapshot).await;
+        found.map_err(|refused| combine(what(), &refused.into_iter().map(|(_, error)| error).collect::<Vec<_>>()))
     }
 
     /// Who signed the manifest, as far as `replicas` tell.
@@ -184,16 +179,28 @@ impl Documents<'_> {
         replicas: impl Iterator<Item = &'b SharedReplica>,
         snapshot: &SnapshotId,
     ) -> Signed {
-        let (key, mut signed) = (layout::manifest(self.dataset, snapshot), None);
-        for replica in replicas {
-            let told = match self.fetch(replica.as_ref(), MANIFEST, &key).await {
-                Ok(_) => return Signed::Trusted,
-                Err(Unfetched { is_long: true, .. }) => Signed::Unknown,
-                Err(Unfetched { error, .. }) => Signed::of(&error),
-            };
-            signed = signed.max(Some(told));
+        match self.find_signed(replicas, snapshot).await {
+            Ok(()) => Signed::Trusted,
+            Err(refused) => refused.iter().map(|(signed, _)| *signed).max().unwrap_or(Signed::ByNobody),
         }
-        signed.unwrap_or(Signed::ByNobody)
+    }
+
+    /// As [`Self::check_signed`], with what each replica tells of the signer, and its error.
+    pub(crate) async fn find_signed<'b>(
+        &self,
+        replicas: impl Iterator<Item = &'b SharedReplica>,
+        snapshot: &SnapshotId,
+    ) -> Result<(), Vec<(Signed, Error)>> {
+        let (key, mut refused) = (layout::manifest(self.dataset, snapshot), Vec::new());
+        for replica in replicas {
+            match self.fetch(replica.as_ref(), MANIFEST, &key).await {
+                Ok(_) => return Ok(()),
+                Err(Unfetched { error, is_long }) => {
+                    refused.push((if is_long { Signed::Unknown } else { Signed::of(&error) }, error));
+                }
+            }
+        }
+        Err(refused)
     }
 
     /// Returns the object as it is stored, too.
