@@ -7,6 +7,7 @@ use lifeboat_format::manifest::{Manifest, Previous};
 
 use crate::catalog::documents::{Documents, Signed, combine};
 use crate::catalog::inventory::{Inventory, all_snapshots};
+use crate::catalog::unbelieved::Unbelieved;
 
 /// The place of a new snapshot in its dataset.
 pub(super) struct Place {
@@ -47,25 +48,33 @@ impl Place {
         members: &[Inventory],
         warnings: &mut Vec<String>,
     ) -> Result<PlaceFound> {
+        let mut unreadable = Unbelieved::new("a snapshot that cannot be read");
+        let mut place = Self { previous: None, sequence: 1, manifest: None };
         for snapshot in all_snapshots(members).into_iter().rev() {
-            let holders = members.iter().filter(|member| member.snapshots.contains(&snapshot));
-            match Self::ask(documents, holders, &snapshot, warnings).await? {
-                Holders::Signed(place) => return Ok(PlaceFound::After(place)),
+            let holders: Vec<&Inventory> =
+                members.iter().filter(|member| member.snapshots.contains(&snapshot)).collect();
+            let names = || holders.iter().map(|holder| holder.replica.name());
+            if unreadable.leaves_aside(names()) {
+                continue;
+            }
+            match Self::ask(documents, &holders, &snapshot, warnings).await? {
+                Holders::Signed(found) => {
+                    place = *found;
+                    break;
+                }
                 // An older one in its place would be a fork.
                 Holders::Failed(error) => return Ok(PlaceFound::NotNow(snapshot, error)),
-                Holders::Unreadable(error) => warnings.push(format!(
-                    "snapshot {snapshot} is unreadable and will not be used for deduplication: {}",
-                    error.chain()
-                )),
+                Holders::Unreadable(error) => unreadable.add(names(), &snapshot, &error),
             }
         }
-        Ok(PlaceFound::After(Box::new(Self { previous: None, sequence: 1, manifest: None })))
+        warnings.extend(unreadable.warnings("it is not used for deduplication"));
+        Ok(PlaceFound::After(Box::new(place)))
     }
 
     /// Asks one after the other, because what one returns says nothing of what another holds.
     async fn ask(
         documents: &Documents<'_>,
-        holders: impl Iterator<Item = &Inventory>,
+        holders: &[&Inventory],
         snapshot: &SnapshotId,
         warnings: &mut Vec<String>,
     ) -> Result<Holders> {

@@ -21,6 +21,7 @@ use super::fetch::PackFetcher;
 use super::streams::SnapshotStreams;
 use super::workers::Workers;
 use crate::catalog::documents::{Documents, combine};
+use crate::catalog::unbelieved::Unbelieved;
 use crate::config::Limits;
 use crate::keys::crypt;
 use crate::keys::{PackKeys, ReaderKeys, SharedIdentity};
@@ -165,12 +166,17 @@ impl VaultReader {
     }
 
     async fn holds_a_trusted_snapshot(&self) -> bool {
+        let mut unbelieved = Unbelieved::new("a snapshot that no replica returns signed");
         for dataset in self.datasets().await.unwrap_or_default() {
             let listed = self.snapshots(&dataset).await.unwrap_or_default();
             for listed in listed.iter().rev().take(MAX_SNAPSHOTS_AS_PROOF) {
+                if unbelieved.leaves_aside(&listed.replicas) {
+                    continue;
+                }
                 let holders = self.replicas.iter().filter(|replica| listed.replicas.contains(replica.name()));
-                if self.documents(&dataset, &self.keys).check_signed(holders, &listed.snapshot).await.is_ok() {
-                    return true;
+                match self.documents(&dataset, &self.keys).check_signed(holders, &listed.snapshot).await {
+                    Ok(()) => return true,
+                    Err(error) => unbelieved.add(&listed.replicas, &listed.snapshot, &error),
                 }
             }
         }

@@ -12,6 +12,7 @@ use lifeboat_format::layout;
 use super::reader::{Listed, Shown, VaultReader};
 use crate::catalog::documents::{Signed, combine};
 use crate::catalog::future::is_future;
+use crate::catalog::unbelieved::Unbelieved;
 
 /// Says which snapshot is meant.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -30,13 +31,26 @@ impl VaultReader {
     /// For [`Selector::Latest`] and [`Selector::At`], a snapshot is left aside with a warning if
     /// its time lies in the future ([`FUTURE_TOLERANCE`](crate::FUTURE_TOLERANCE)), or if only some
     /// replicas show it and no replica returns it signed. One that every replica shows is selected
-    /// even so, and then fails aloud.
+    /// even so, and then fails aloud. A replica that shows too many of the former is left aside.
     ///
     /// # Errors
     /// [`Class::Usage`](lifeboat_base::Class::Usage) if there is none. No replica can be listed. Or
     /// a snapshot that may be the one that is meant cannot be fetched, or is from the future by its
     /// id and its manifest cannot be read.
     pub async fn select(&self, dataset: &Name, selector: &Selector, now: DateTime<Utc>) -> Result<SnapshotId> {
+        let mut unbelieved = Unbelieved::new("a snapshot that no replica returns signed");
+        let selected = self.select_believed(dataset, selector, now, &mut unbelieved).await;
+        unbelieved.log("it is left aside");
+        selected
+    }
+
+    async fn select_believed(
+        &self,
+        dataset: &Name,
+        selector: &Selector,
+        now: DateTime<Utc>,
+        unbelieved: &mut Unbelieved,
+    ) -> Result<SnapshotId> {
         let shown = self.shown(dataset).await?;
         let none = |what: String| {
             Error::usage(format!("dataset {dataset} has no {what}"))
@@ -58,8 +72,11 @@ impl VaultReader {
             if !from_future && snapshot.time() > until {
                 continue;
             }
+            if unbelieved.leaves_aside(&listed.replicas) {
+                continue;
+            }
             if let Some(error) = self.unsigned(dataset, listed, &shown).await? {
-                tracing::warn!(%snapshot, error = %error.chain(), "Leaving aside a snapshot that only some replicas show: none of them returns it signed");
+                unbelieved.add(&listed.replicas, snapshot, &error);
                 continue;
             }
             if from_future {
