@@ -5,6 +5,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
+use std::time::Duration;
 
 use lifeboat_base::{Class, Error, Result};
 use lifeboat_format::Format;
@@ -28,6 +29,10 @@ use crate::keys::{PackKeys, ReaderKeys, SharedIdentity};
 
 /// So many snapshots of a dataset are looked at to find out whether a vault is the right one.
 const MAX_SNAPSHOTS_AS_PROOF: usize = 8;
+/// No longer is one looked for. Whoever owns a bucket can make every listing slow.
+const MAX_PROOF_TIME: Duration = Duration::from_secs(600);
+/// No replica names more datasets. Each costs a listing.
+const MAX_DATASETS: usize = 4096;
 /// So many generations of a dataset's keys are looked at.
 const MAX_GENERATIONS: usize = 64;
 
@@ -143,7 +148,8 @@ impl VaultReader {
     async fn the_proved_one(readers: Vec<Self>, unreachable: &mut BTreeMap<Name, String>) -> Result<Self> {
         let (mut proved, mut others) = (Vec::new(), Vec::new());
         for reader in readers {
-            if reader.holds_a_trusted_snapshot().await { &mut proved } else { &mut others }.push(reader);
+            let looked = tokio::time::timeout(MAX_PROOF_TIME, reader.holds_a_trusted_snapshot()).await;
+            if looked.unwrap_or(false) { &mut proved } else { &mut others }.push(reader);
         }
         if proved.len() != 1 {
             let of = |reader: &Self| {
@@ -213,15 +219,44 @@ impl VaultReader {
         &self.keys
     }
 
-    /// The datasets that have a keyring object, in the order of their names.
+    /// Whether a replica shows a keyring object of this dataset.
     ///
     /// # Errors
     /// No replica can be listed.
+    pub async fn has_dataset(&self, dataset: &Name) -> Result<bool> {
+        Ok(!self.list_any(&layout::keyring(dataset)).await?.objects.is_empty())
+    }
+
+    /// The datasets that have a keyring object, in the order of their names. A replica that names
+    /// too many is left aside with a warning.
+    ///
+    /// # Errors
+    /// No replica can be listed, or all name too many.
     pub async fn datasets(&self) -> Result<Vec<Name>> {
         let folder = format!("{}datasets/", layout::KEYRING);
         let name = |key: &str| key.strip_prefix(&folder)?.split('/').next()?.parse().ok();
-        let objects = self.list_any(&folder).await?.objects;
-        let names: BTreeSet<Name> = objects.iter().filter_map(|(_, key)| name(key)).collect();
+        let mut shown: BTreeMap<Name, BTreeSet<Name>> = BTreeMap::new();
+        for (replica, key) in self.list_any(&folder).await?.objects {
+            let datasets = shown.entry(replica).or_default();
+            if datasets.len() <= MAX_DATASETS {
+                datasets.extend(name(&key));
+            }
+        }
+        let (mut names, mut errors) = (BTreeSet::new(), Vec::new());
+        for (replica, datasets) in shown {
+            if datasets.len() > MAX_DATASETS {
+                let why = format!("replica {replica} names more than {MAX_DATASETS} datasets");
+                tracing::warn!("{why}, so it is left aside in the list of datasets");
+                errors.push(Error::integrity(why).hint(
+                    "somebody else writes into this replica: remove what is below keyring/datasets/ and is not yours",
+                ));
+            } else {
+                names.extend(datasets);
+            }
+        }
+        if names.is_empty() && !errors.is_empty() {
+            return Err(combine("no replica tells the datasets of the vault".to_owned(), &errors));
+        }
         Ok(names.into_iter().collect())
     }
 
@@ -403,3 +438,7 @@ impl VaultReader {
         }
     }
 }
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used, reason = "tests")]
+mod tests;
