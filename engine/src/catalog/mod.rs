@@ -8,3 +8,4 @@ pub(crate) mod documents;
 pub(crate) mod future;
 pub(crate) mod inventory;
 pub(crate) mod records;
+pub(crate) mod unbelieved;

@@ -9,7 +9,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use bytes::Bytes;
 use futures::StreamExt;
-use lifeboat_base::{Class, Error, Result};
+use lifeboat_base::{Error, Result};
 use lifeboat_format::id::{Name, SnapshotId};
 use lifeboat_format::index::MAX_INDEX_OBJECT_BYTES;
 use lifeboat_format::keyring::MAX_KEYRING_OBJECT_BYTES;
@@ -22,8 +22,9 @@ use tokio_util::sync::CancellationToken;
 
 use super::prune::prune_records;
 use crate::catalog::ciphertext::{copy_pack, put_once};
-use crate::catalog::documents::{Documents, combine, fetch_signed};
+use crate::catalog::documents::{Documents, Signed, combine, fetch_signed};
 use crate::catalog::inventory::{Inventory, all_snapshots};
+use crate::catalog::unbelieved::Unbelieved;
 use crate::config::{Dataset, Limits};
 use crate::keys::sign::{MAX_SIGNATURE_BYTES, SignerKey};
 use crate::keys::{HostKeys, crypt};
@@ -73,26 +74,29 @@ pub async fn catch_up(
     let documents =
         Documents { vault: &keys.vault, dataset: name, keys: &reader, cache: Some(&cache), memory: limits.memory };
     let records = prune_records(&documents, &inventories).await;
+    let mut unread = Unbelieved::new("a prune record that cannot be read");
     for (record, error) in &records.unreadable {
-        tracing::warn!(%record, error = %error.chain(), "A prune record cannot be read: what it removed may be copied again");
+        let holders = inventories.iter().filter(|inventory| inventory.prunes.contains(record));
+        unread.add(holders.map(|holder| holder.replica.name()), record, error);
     }
+    unread.log("what it removed may be copied again");
     let (mut manifests, mut unreadable, mut not_understood) = (Vec::new(), Vec::new(), Vec::new());
     let snapshots = all_snapshots(&inventories);
-    let snapshots = snapshots.into_iter().filter(|snapshot| !records.snapshots.contains_key(snapshot));
+    let snapshots = snapshots.into_iter().rev().filter(|snapshot| !records.snapshots.contains_key(snapshot));
     let mut read = std::pin::pin!(documents.manifests(&inventories, snapshots));
     while let Some((snapshot, manifest)) = read.next().await {
         match manifest {
             Ok((manifest, _)) => manifests.push(manifest),
-            Err(error) => {
-                tracing::warn!(%snapshot, error = %error.chain(), "Skipping snapshot during catch-up: its manifest is unreadable");
-                unreadable.push(snapshot);
-            }
+            Err(error) => unreadable.push((snapshot, error)),
         }
     }
-    for snapshot in unreadable {
+    // What is copied first, and which is the newest, goes by age.
+    manifests.reverse();
+    for (snapshot, error) in unreadable {
         // What nobody signed is missing nowhere.
         let holders = inventories.iter().filter(|inventory| inventory.snapshots.contains(&snapshot));
         if documents.check_signed(holders.map(|inventory| &inventory.replica), &snapshot).await.is_ok() {
+            tracing::warn!(%snapshot, error = %error.chain(), "Skipping snapshot during catch-up: its manifest is not understood");
             not_understood.push(snapshot);
         }
     }
@@ -155,6 +159,16 @@ struct CatchUp<'a> {
     cancel: &'a CancellationToken,
 }
 
+/// Signed objects of one kind that others show and a replica lacks.
+struct Lacking<'a> {
+    /// What one is that is not copied, with its article.
+    kind: &'static str,
+    shown: fn(&Inventory) -> &BTreeSet<SnapshotId>,
+    key: fn(&Name, &SnapshotId) -> String,
+    limit: u64,
+    trusted: &'a [SignerKey],
+}
+
 impl CatchUp<'_> {
     async fn bring_up(&mut self, manifests: &[Manifest]) -> Result<()> {
         for manifest in manifests {
@@ -186,8 +200,13 @@ impl CatchUp<'_> {
             {
                 let key = layout::index(dataset, snapshot);
                 let copied = self.copy_signed(&key, MAX_INDEX_OBJECT_BYTES, |other| other.indexes.contains(snapshot));
-                // A reader needs none.
-                leave_aside(&key, copied.await)?;
+                match copied.await {
+                    // A reader needs none.
+                    Err(error) if Signed::of(&error) < Signed::Unknown => {
+                        tracing::warn!(%key, error = %error.chain(), "Not copying an index segment: no replica returns it signed");
+                    }
+                    copied => copied?,
+                }
                 self.target.indexes.insert(snapshot.clone());
             }
             if !self.target.snapshots.contains(&manifest.snapshot) {
@@ -203,30 +222,61 @@ impl CatchUp<'_> {
     /// Copies what else the others hold: the newest prune record, index segments of snapshots that
     /// are gone, and drill records.
     async fn copy_others(&mut self) -> Result<()> {
-        let union = |of: fn(&Inventory) -> &BTreeSet<SnapshotId>, own: &BTreeSet<SnapshotId>| -> Vec<SnapshotId> {
-            let all: BTreeSet<&SnapshotId> = self.others.iter().flat_map(|other| of(other)).collect();
-            all.into_iter().filter(|id| !own.contains(id)).cloned().collect()
-        };
-        let indexes = union(|other| &other.indexes, &self.target.indexes);
-        let drills = union(|other| &other.drills, &self.target.drills);
         // Only the newest record matters: it repeats what still matters from older ones.
         if let Some(id) = self.newest_prune.filter(|id| !self.target.prunes.contains(id)) {
             let key = layout::prune(self.dataset, id);
             self.copy_signed(&key, MAX_RECORD_BYTES as u64, |other| other.prunes.contains(id)).await?;
         }
-        for id in indexes {
-            let key = layout::index(self.dataset, &id);
-            let copied = self.copy_signed(&key, MAX_INDEX_OBJECT_BYTES, |other| other.indexes.contains(&id)).await;
-            leave_aside(&key, copied)?;
+        let keys = self.keys;
+        let indexes = Lacking {
+            kind: "an index segment that no replica returns signed",
+            shown: |inventory| &inventory.indexes,
+            key: layout::index,
+            limit: MAX_INDEX_OBJECT_BYTES,
+            trusted: &keys.trusted_signers,
+        };
+        self.copy_lacking(&indexes).await?;
+        if keys.trusted_drill_signers.is_empty() {
+            return Ok(());
         }
-        let trusted = &self.keys.trusted_drill_signers;
-        for id in drills.into_iter().filter(|_| !trusted.is_empty()) {
-            let key = layout::drill(self.dataset, &id);
-            let limit = MAX_RECORD_BYTES as u64;
-            let copied = self.copy_signed_by(trusted, &key, limit, |other| other.drills.contains(&id)).await;
-            leave_aside(&key, copied)?;
+        let drills = Lacking {
+            kind: "a drill report that no replica returns signed",
+            shown: |inventory| &inventory.drills,
+            key: layout::drill,
+            limit: MAX_RECORD_BYTES as u64,
+            trusted: &keys.trusted_drill_signers,
+        };
+        self.copy_lacking(&drills).await
+    }
+
+    /// Copies what a trusted signer signed, newest first. What no replica returns signed is not
+    /// missing anywhere: anybody can put it there. So that is warned of, and is no failure of the
+    /// replica that lacks it.
+    async fn copy_lacking(&mut self, lacking: &Lacking<'_>) -> Result<()> {
+        let shown = lacking.shown;
+        let own = shown(&self.target);
+        let ids = self.others.iter().flat_map(|other| shown(other)).filter(|id| !own.contains(id));
+        let ids: BTreeSet<SnapshotId> = ids.cloned().collect();
+        let (mut unbelieved, mut result) = (Unbelieved::new(lacking.kind), Ok(()));
+        for id in ids.iter().rev() {
+            let holders = self.others.iter().filter(|other| shown(other).contains(id));
+            let holders: Vec<Name> = holders.map(|holder| holder.replica.name().clone()).collect();
+            if unbelieved.leaves_aside(&holders) {
+                continue;
+            }
+            let key = (lacking.key)(self.dataset, id);
+            let copied = self.copy_signed_by(lacking.trusted, &key, lacking.limit, |other| shown(other).contains(id));
+            match copied.await {
+                Ok(()) => {}
+                Err(error) if Signed::of(&error) < Signed::Unknown => unbelieved.add(&holders, &key, &error),
+                Err(error) => {
+                    result = Err(error);
+                    break;
+                }
+            }
         }
-        Ok(())
+        unbelieved.log("it is not copied");
+        result
     }
 
     /// Nobody signs a keyring object, and nothing here opens it. So this host's own copy counts, if
@@ -315,18 +365,6 @@ impl CatchUp<'_> {
             }
         }
         Err(combine(format!("no replica returns a valid {key}"), &errors))
-    }
-}
-
-/// What no replica returns signed is not missing anywhere: anybody can put it there. So that is
-/// warned of, and is no failure of the replica that lacks it.
-fn leave_aside(key: &str, copied: Result<()>) -> Result<()> {
-    match copied {
-        Err(error) if matches!(error.class(), Class::Integrity | Class::Keys) => {
-            tracing::warn!(%key, error = %error.chain(), "Not copying an object: no replica returns it signed");
-            Ok(())
-        }
-        copied => copied,
     }
 }
 

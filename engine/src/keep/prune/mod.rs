@@ -42,6 +42,7 @@ use self::view::View;
 pub(crate) use self::view::{PrunedSnapshots, prune_records};
 use crate::catalog::documents::Documents;
 use crate::catalog::future::is_future;
+use crate::catalog::unbelieved::Unbelieved;
 use crate::config::{Config, Dataset};
 use crate::keys::HostKeys;
 pub use crate::renewal::sparse::Space;
@@ -246,12 +247,20 @@ impl Prune<'_> {
         let mut segments = Vec::new();
         for inventory in &view.inventories {
             let replica = inventory.replica.name();
+            let mut unreadable = Unbelieved::new("an index segment that cannot be read");
             for snapshot in &inventory.indexes {
                 if view.manifests.contains_key(snapshot) && !removed.contains(snapshot) {
                     continue;
                 }
-                let Ok(segment) = documents.index(std::slice::from_ref(&inventory.replica), snapshot).await else {
-                    continue;
+                if unreadable.leaves_aside([replica]) {
+                    break;
+                }
+                let segment = match documents.index(std::slice::from_ref(&inventory.replica), snapshot).await {
+                    Ok(segment) => segment,
+                    Err(error) => {
+                        unreadable.add([replica], snapshot, &error);
+                        continue;
+                    }
                 };
                 let gone = segment.packs().all(|pack| {
                     pack.is_ok_and(|pack| {
@@ -263,6 +272,7 @@ impl Prune<'_> {
                     segments.push((replica.clone(), layout::index(dataset, snapshot)));
                 }
             }
+            unreadable.log("it is not removed");
         }
         plan.segments = segments;
     }

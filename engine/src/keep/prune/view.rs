@@ -28,6 +28,7 @@ use crate::catalog::documents::{Documents, Signed, combine};
 use crate::catalog::future::is_future;
 use crate::catalog::inventory::{Inventory, NotListed, all_snapshots};
 use crate::catalog::records::{FoundRecord, RecordReader};
+use crate::catalog::unbelieved::Unbelieved;
 use crate::state::cache::ObjectCache;
 
 /// What to do about a manifest that no replica returns whole.
@@ -131,6 +132,7 @@ impl Prune<'_> {
         let memory = self.config.limits.memory;
         let documents = Documents { vault: &self.keys.vault, dataset, keys: &reader, cache: Some(&cache), memory };
         let records = prune_records(&documents, &inventories).await;
+        let mut strangers = Unbelieved::new("a prune record whose signer is not trusted");
         for (id, error) in records.unreadable {
             let own = error.hint_text().unwrap_or("run `lifeboat verify` to see why").to_owned();
             let error = error.within(format!("{} cannot be read", layout::prune(dataset, &id))).hint(own);
@@ -141,15 +143,17 @@ impl Prune<'_> {
             let signed = record_reader.signed(RecordType::Prune, &of, &id).await;
             if signed == Signed::ByStrangers {
                 // It decides nothing: what it names counts as if it had not been removed.
-                tracing::warn!(error = %error.chain(), "Ignoring prune record: its signer is not trusted");
+                strangers.add(holders.iter().map(|holder| holder.replica.name()), &id, &error);
                 continue;
             }
             doubts.add(&holders, signed, &error, "");
         }
+        strangers.log("it is ignored");
         let (pruned, records) = (records.snapshots, records.found);
         let (mut manifests, mut hashes, mut unreadable) = (BTreeMap::new(), BTreeMap::new(), Vec::new());
         {
-            let snapshots = all_snapshots(&inventories).into_iter().filter(|snapshot| !pruned.contains_key(snapshot));
+            let snapshots =
+                all_snapshots(&inventories).into_iter().rev().filter(|snapshot| !pruned.contains_key(snapshot));
             let mut read = std::pin::pin!(documents.manifests(&inventories, snapshots));
             while let Some((snapshot, manifest)) = read.next().await {
                 match manifest {
@@ -213,7 +217,8 @@ impl Prune<'_> {
     /// newest lacks a database, the newest of those that lack none comes second.
     ///
     /// A replica is doubted if it shows a report that may name a newer one, and that is damaged in
-    /// every replica or requires what this program does not know.
+    /// every replica or requires what this program does not know; and if it shows so many that
+    /// cannot be believed that others are not looked at.
     async fn newest_proved(
         &self,
         inventories: &[Inventory],
@@ -222,20 +227,22 @@ impl Prune<'_> {
     ) -> [Option<SnapshotId>; 2] {
         let now = self.clock.now();
         loop {
+            let mut unbelieved = Unbelieved::new("a drill report that cannot be believed");
             let sound = inventories.iter().filter(|inventory| !doubts.replicas.contains_key(inventory.replica.name()));
             let shown: BTreeSet<&SnapshotId> = sound.flat_map(|inventory| &inventory.snapshots).collect();
             let counts =
                 |(snapshot, manifest): &(_, &Manifest)| shown.contains(*snapshot) && !is_future(manifest.started, now);
             let mut candidates: BTreeMap<&SnapshotId, &Manifest> = manifests.iter().filter(counts).collect();
             let doubted = doubts.replicas.len();
-            let newest = self.newest_proved_of(&candidates, inventories, doubts).await;
+            let newest = self.newest_proved_of(&candidates, inventories, doubts, &mut unbelieved).await;
             let mut whole = None;
             if newest.is_some_and(|newest| !newest.source.skipped.is_empty()) {
                 candidates.retain(|_, manifest| manifest.source.skipped.is_empty());
-                whole = self.newest_proved_of(&candidates, inventories, doubts).await;
+                whole = self.newest_proved_of(&candidates, inventories, doubts, &mut unbelieved).await;
             }
             // A replica that is doubted since then may have been the only one to show it.
             if doubts.replicas.len() == doubted {
+                unbelieved.log("it is ignored");
                 return [newest, whole].map(|found| found.map(|manifest| manifest.snapshot.clone()));
             }
         }
@@ -247,6 +254,7 @@ impl Prune<'_> {
         candidates: &BTreeMap<&SnapshotId, &'m Manifest>,
         inventories: &[Inventory],
         doubts: &mut Doubts,
+        unbelieved: &mut Unbelieved,
     ) -> Option<&'m Manifest> {
         let mut newest: Option<&Manifest> = None;
         let drills: BTreeSet<&SnapshotId> = inventories.iter().flat_map(|inventory| &inventory.drills).collect();
@@ -256,21 +264,29 @@ impl Prune<'_> {
             if newest.is_some_and(|manifest| manifest.started >= drill.time()) {
                 break;
             }
-            let report = match self.drill_report(inventories, drill).await {
+            let holders: Vec<&Inventory> =
+                inventories.iter().filter(|inventory| inventory.drills.contains(drill)).collect();
+            let names = || holders.iter().map(|holder| holder.replica.name());
+            if unbelieved.leaves_aside(names()) {
+                let error = Error::integrity("too many drill reports that cannot be believed hide the others");
+                let hint = "remove what is below drills/ and is not yours, or trust its signer";
+                doubts.add(&holders, Signed::ByNobody, &error, hint);
+                continue;
+            }
+            let report = match self.drill_report(&holders, drill).await {
                 Ok(report) => report,
-                Err(error) if error.class() == Class::Keys => {
-                    tracing::warn!(error = %error.chain(), "Ignoring drill report: its signer is not trusted");
-                    continue;
-                }
                 Err(error) => {
-                    let holders: Vec<&Inventory> =
-                        inventories.iter().filter(|inventory| inventory.drills.contains(drill)).collect();
-                    let (vault, dataset) = (&self.keys.vault, &self.dataset.name);
-                    let reader = RecordReader { vault, dataset, trusted: &self.keys.trusted_drill_signers };
-                    let of: Vec<&SharedReplica> = holders.iter().map(|holder| &holder.replica).collect();
-                    let signed = reader.signed(RecordType::Drill, &of, drill).await;
-                    let hint = "back up the dataset and drill that snapshot, then prune again";
-                    doubts.add(&holders, signed, &error, hint);
+                    unbelieved.add(names(), drill, &error);
+                    // A stranger's report says nothing. What else cannot be read may name a newer
+                    // snapshot.
+                    if error.class() != Class::Keys {
+                        let (vault, dataset) = (&self.keys.vault, &self.dataset.name);
+                        let reader = RecordReader { vault, dataset, trusted: &self.keys.trusted_drill_signers };
+                        let of: Vec<&SharedReplica> = holders.iter().map(|holder| &holder.replica).collect();
+                        let signed = reader.signed(RecordType::Drill, &of, drill).await;
+                        let hint = "back up the dataset and drill that snapshot, then prune again";
+                        doubts.add(&holders, signed, &error, hint);
+                    }
                     continue;
                 }
             };
@@ -281,10 +297,9 @@ impl Prune<'_> {
         newest
     }
 
-    async fn drill_report(&self, inventories: &[Inventory], drill: &SnapshotId) -> Result<ProvedSnapshot> {
+    async fn drill_report(&self, holders: &[&Inventory], drill: &SnapshotId) -> Result<ProvedSnapshot> {
         let (vault, dataset, trusted) = (&self.keys.vault, &self.dataset.name, &self.keys.trusted_drill_signers);
-        let holders = inventories.iter().filter(|inventory| inventory.drills.contains(drill));
-        let holders: Vec<&SharedReplica> = holders.map(|inventory| &inventory.replica).collect();
+        let holders = holders.iter().map(|holder| &holder.replica);
         if !trusted.is_empty() {
             let (reader, mut refused) = (RecordReader { vault, dataset, trusted }, None);
             for holder in holders {
