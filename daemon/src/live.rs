@@ -186,7 +186,11 @@ impl StatusReport {
                 Some(error) => format!("; the last run FAILED: {}", escape::line(error)),
                 None => String::new(),
             };
-            lines.push(format!("dataset {name}: {newest}, {next}{failed}"));
+            let partial = match status.skipped {
+                0 => String::new(),
+                lacking => format!("; PARTIAL: lacks {}", words::count(lacking, "database")),
+            };
+            lines.push(format!("dataset {name}: {newest}{partial}, {next}{failed}"));
             for (replica, standing) in status.replicas.iter().filter(|(_, standing)| standing.behind > 0) {
                 lines.push(format!(
                     "dataset {name}: replica {replica} lacks {}",
@@ -198,5 +202,29 @@ impl StatusReport {
             lines.push(format!("replica {name}: {}", if *up { "up" } else { "DOWN; run `lifeboat check` to see why" }));
         }
         lines.join("\n")
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used, reason = "tests")]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_partial_snapshot_and_a_failed_run_stand_in_the_summary() {
+        let newest = DateTime::from_timestamp(1_795_459_999, 0);
+        let error = Some("no\nroom".to_owned());
+        let status = DatasetStatus { last_success: newest, skipped: 2, error, ..DatasetStatus::default() };
+        let report = StatusReport {
+            version: "1",
+            running: None,
+            stopping: false,
+            replicas: BTreeMap::new(),
+            datasets: BTreeMap::from([("shop".parse().unwrap(), DatasetReport { next: None, status })]),
+        };
+        let text = report.summary();
+        let line = text.lines().nth(1).unwrap();
+        assert!(line.starts_with("dataset shop: newest "), "{line}");
+        assert!(line.contains("; PARTIAL: lacks 2 databases, not scheduled; the last run FAILED: no"), "{line}");
     }
 }

@@ -63,6 +63,12 @@ pub(crate) fn count(n: u64, noun: &str) -> String {
     format!("{grouped} {noun}{}", if n == 1 { "" } else { "s" })
 }
 
+/// `database shop`, `databases crm, shop`.
+pub(crate) fn databases(names: &[String]) -> String {
+    let names: Vec<String> = names.iter().map(|name| name.escape_debug().to_string()).collect();
+    format!("database{} {}", if names.len() == 1 { "" } else { "s" }, names.join(", "))
+}
+
 /// Why something is wrong with `replica`, without the name that most errors of replicas begin with:
 /// for a line that says the name already.
 pub(crate) fn without_name<'a>(replica: &Name, why: &'a str) -> &'a str {

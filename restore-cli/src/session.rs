@@ -117,10 +117,15 @@ impl Session {
     /// # Errors
     /// The vault has no such dataset.
     pub(crate) async fn datasets(&self, reader: &VaultReader, only: Option<&Name>) -> Result<Vec<Name>> {
+        // Whatever else the replicas name does not matter then.
+        if let Some(dataset) = only
+            && self.cancellable("listing the vault", reader.has_dataset(dataset)).await?
+        {
+            return Ok(vec![dataset.clone()]);
+        }
         let known = self.cancellable("listing the vault", reader.datasets()).await?;
         match only {
             None => Ok(known),
-            Some(dataset) if known.contains(dataset) => Ok(vec![dataset.clone()]),
             Some(dataset) => {
                 let names: Vec<&str> = known.iter().map(Name::as_str).collect();
                 Err(Error::usage(format!("the vault has no dataset {dataset}")).hint(if names.is_empty() {

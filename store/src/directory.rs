@@ -42,6 +42,9 @@ mod leaves;
 const FULL_PAGE_OBJECTS: usize = 1000;
 /// No folder has more objects or folders that are looked at.
 const MAX_FOLDER_ENTRIES: usize = 256 << 10;
+/// The names of the folders that are still to be visited take no more together: they are held, and
+/// go into the token of each page.
+const MAX_OPEN_BYTES: usize = 4 << 20;
 
 /// A [`Replica`] in a directory: another disk, an NFS mount, a copy of a bucket.
 #[derive(Debug)]
@@ -268,7 +271,8 @@ impl Tree {
             return Ok(Page::default());
         }
         let mut objects = Vec::new();
-        let mut open: Vec<String> = next.unwrap_or(folder).split('\n').map(str::to_owned).collect();
+        let mut open = Open::default();
+        next.unwrap_or(folder).split('\n').for_each(|folder| open.push(folder.to_owned()));
         while objects.len() < FULL_PAGE_OBJECTS
             && let Some(folder) = open.pop()
         {
@@ -277,13 +281,19 @@ impl Tree {
                 Err(error) if is_missing(&error) => {}
                 visited => visited.map_err(|error| classify(&error))?,
             }
-            if objects.len().max(open.len()) > MAX_FOLDER_ENTRIES {
+            if objects.len().max(open.folders.len()) > MAX_FOLDER_ENTRIES {
                 return Err(ReplicaErrorKind::BadListing(format!(
                     "the folder {folder} has more than {MAX_FOLDER_ENTRIES} entries"
                 )));
             }
+            if open.bytes > MAX_OPEN_BYTES {
+                return Err(ReplicaErrorKind::BadListing(format!(
+                    "the names of the folders in {folder} and beside it take more than {} MiB",
+                    MAX_OPEN_BYTES >> 20
+                )));
+            }
         }
-        Ok(Page { objects, next: (!open.is_empty()).then(|| open.join("\n")) })
+        Ok(Page { objects, next: (!open.folders.is_empty()).then(|| open.folders.join("\n")) })
     }
 
     fn visit(
@@ -291,7 +301,7 @@ impl Tree {
         mount: &Folder,
         folder: &str,
         prefix: &str,
-        open: &mut Vec<String>,
+        open: &mut Open,
         found: &mut Vec<ObjectMeta>,
     ) -> io::Result<()> {
         let opened = mount.folder(&self.path(folder))?;
@@ -302,7 +312,8 @@ impl Tree {
             }
             let key = if folder.is_empty() { name.clone() } else { format!("{folder}/{name}") };
             // What could not be fetched is no object, and keeps paths short.
-            if key::check(&key).is_err() || found.len().max(open.len()) > MAX_FOLDER_ENTRIES {
+            let is_full = open.is_full() || found.len() > MAX_FOLDER_ENTRIES;
+            if key::check(&key).is_err() || is_full {
                 continue;
             }
             let stat = match opened.entry(&name) {
@@ -353,6 +364,31 @@ impl Drop for Temporary<'_> {
     fn drop(&mut self) {
         // After a rename it is gone already.
         let _ = self.folder.remove(&self.name);
+    }
+}
+
+/// The folders that are still to be visited.
+#[derive(Default)]
+struct Open {
+    folders: Vec<String>,
+    /// How long the token is that names them.
+    bytes: usize,
+}
+
+impl Open {
+    fn push(&mut self, folder: String) {
+        self.bytes += folder.len() + 1;
+        self.folders.push(folder);
+    }
+
+    fn pop(&mut self) -> Option<String> {
+        let folder = self.folders.pop()?;
+        self.bytes -= folder.len() + 1;
+        Some(folder)
+    }
+
+    fn is_full(&self) -> bool {
+        self.folders.len() > MAX_FOLDER_ENTRIES || self.bytes > MAX_OPEN_BYTES
     }
 }
 

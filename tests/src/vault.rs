@@ -78,6 +78,8 @@ pub struct MemorySource {
     pub fail_after: Option<usize>,
     /// Drop the last stream without finishing it, and report success all the same.
     pub abandon: bool,
+    /// Databases that it says that it lacks.
+    pub skipped: Vec<String>,
 }
 
 impl MemorySource {
@@ -110,7 +112,7 @@ impl Source for MemorySource {
                 writer.finish(0).await?;
             }
         }
-        Ok(SourceFacts { engine: "command".to_owned(), ..SourceFacts::default() })
+        Ok(SourceFacts { engine: "command".to_owned(), skipped: self.skipped.clone(), ..SourceFacts::default() })
     }
 }
 

@@ -270,3 +270,21 @@ async fn a_replica_says_how_an_endpoint_lies_and_takes_little_of_it() {
         assert!(liar.served_bytes() < 160 << 20, "{lie:?}: {} MiB were taken", liar.served_bytes() >> 20);
     }
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_directory_whose_folders_have_names_of_many_bytes_is_refused() {
+    let folder = tempfile::tempdir().unwrap();
+    let replica = open(&directory("near", folder.path()), "vault", &SystemClock::shared()).await.unwrap();
+    let above = folder.path().join("vault/datasets");
+    let long = "x".repeat(190);
+    let make = |numbers: std::ops::Range<usize>| {
+        numbers.for_each(|number| std::fs::create_dir_all(above.join(format!("{long}-{number:05}"))).unwrap());
+    };
+    // Each name takes 206 bytes with the folder and the line break.
+    make(0..20_000);
+    assert_eq!(replica.list("datasets/").await.unwrap(), []);
+    make(20_000..21_000);
+    let error = replica.list("datasets/").await.unwrap_err();
+    assert!(matches!(error.kind, ReplicaErrorKind::BadListing(_)), "{error}");
+    assert!(error.to_string().contains("4 MiB"), "{error}");
+}

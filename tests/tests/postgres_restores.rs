@@ -162,7 +162,10 @@ async fn a_server_that_lives_gets_no_roles_unless_it_is_told_so() {
     assert!(told(&outcome, "--globals") && told(&outcome, ": gone"), "{:?}", outcome.warnings);
     assert_eq!(to.query("postgres", "SELECT count(*) FROM pg_roles WHERE rolname = 'gone'").await.trim(), "0");
     let owners = "SELECT relowner::regrole FROM pg_class WHERE relname IN ('t', 'kept') ORDER BY relname";
-    assert_eq!(to.query("shop", owners).await.split_whitespace().collect::<Vec<_>>(), ["keeper", "postgres"]);
+    assert_eq!(
+        to.query("shop", owners).await.split_whitespace().collect::<Vec<_>>(),
+        ["keeper", "\"lifeboat-orphans\""]
+    );
     let right = "SELECT has_table_privilege('reader', 'kept', 'SELECT'), has_schema_privilege('reader', 's', 'USAGE')";
     assert_eq!(to.query("shop", right).await.trim(), "t|t");
 
@@ -361,4 +364,23 @@ async fn a_drill_tells_every_object_that_fails_and_a_restore_can_go_on() {
     let kept =
         outcome.warnings.iter().find_map(|warning| Some(warning.split_once("is kept as ")?.1.to_owned())).unwrap();
     assert_eq!(to.query(&kept, "SELECT a FROM old").await.trim(), "1");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_stream_of_an_unknown_kind_is_never_passed_over() {
+    let from = Postgres::start().await;
+    from.create_database("shop").await;
+    let place = TempDir::new().unwrap();
+    let cx = context(&place);
+    let streams = captured(&from, u64::MAX, &cx).await;
+    streams.streams.lock().unwrap().insert("vectors/shop".to_owned(), (b"new".to_vec(), Some(0)));
+    streams.order.lock().unwrap().push("vectors/shop".to_owned());
+    let mut drilled = throw_away(&streams.facts, &[], &cx).await;
+    let error = drilled.load(&streams).await.err().unwrap();
+    drilled.stop().await.unwrap();
+    assert!(error.class() == Class::Integrity && error.message().contains("vectors/shop"), "{error:?}");
+    let to = Postgres::start().await;
+    let error = restored(&streams, &to, Wanted::default(), &cx).await.err().unwrap();
+    assert!(error.class() == Class::Integrity && error.message().contains("vectors/shop"), "{error:?}");
+    assert_eq!(to.query("postgres", "SELECT count(*) FROM pg_database WHERE datname = 'shop'").await.trim(), "0");
 }

@@ -142,6 +142,37 @@ async fn a_definition_that_means_something_else_is_still_a_difference() {
     restored.stop().await.unwrap();
 }
 
+/// In these, a dump cannot say that the operator is one of `citext`. Loaded, they compare as
+/// `text`.
+const LOSES_AN_OPERATOR: &str = "
+CREATE EXTENSION citext;
+CREATE TABLE c1 (a citext, CHECK (a IS DISTINCT FROM 'x'::citext));
+CREATE TABLE c2 (a citext, b citext, CHECK (NULLIF(a, b) IS NULL));
+CREATE FUNCTION f() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN RETURN NEW; END $$;
+CREATE TRIGGER g3 BEFORE UPDATE ON c1 FOR EACH ROW WHEN (OLD.a IS DISTINCT FROM NEW.a) EXECUTE FUNCTION f();
+CREATE INDEX i4 ON c1 (a) WHERE a IS DISTINCT FROM 'y'::citext;
+CREATE VIEW v5 AS SELECT NULLIF(a, 'q'::citext) AS q FROM c1;
+CREATE TABLE good (a citext, s varchar(9), CHECK (a IN ('x', 'y')), CHECK (s IN ('x', 'y')));
+";
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_expression_that_gets_another_operator_in_a_load_is_a_difference() {
+    for parts in [false, true] {
+        let server = Postgres::start().await;
+        server.create_database("shop").await;
+        server.run_sql("shop", LOSES_AN_OPERATOR).await;
+        let proof = proof_of(&server, parts).await;
+        let named = ["INDEX public.i4", "TABLE public.c1", "TABLE public.c2", "TRIGGER public.c1 g3", "VIEW public.v5"];
+        let expected = named.map(|title| format!("\"shop\": definition of {title}: texts differ"));
+        assert_eq!(proof.differences, expected);
+        let noted = [format!(
+            "\"shop\": definition of TABLE public.good: {}",
+            "PostgreSQL prints it in other words after a restore"
+        )];
+        assert_eq!(proof.notes, noted);
+    }
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_drill_passes_and_tells_its_notes() {
     let server = Postgres::start().await;
@@ -173,6 +204,40 @@ async fn a_drill_passes_and_tells_its_notes() {
     let proof = &report["proof"];
     assert!(proof["notes"].to_string().contains("definition of TABLE public.t1:"), "{proof}");
     assert!(proof["source_version"].is_string() && proof["source_version"] == proof["server_version"], "{proof}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_belongs_to_a_database_with_a_line_break_in_its_name_is_compared() {
+    let server = Postgres::start().await;
+    server.create_database("two\nlines").await;
+    server
+        .run_sql(
+            "two\nlines",
+            "CREATE TABLE t AS SELECT 1 AS n; CREATE ROLE joe; ALTER DATABASE \"two\nlines\" OWNER TO joe;
+             GRANT CREATE ON DATABASE \"two\nlines\" TO PUBLIC; ALTER DATABASE \"two\nlines\" SET work_mem = '7MB';",
+        )
+        .await;
+    for parts in [false, true] {
+        let place = TempDir::new().unwrap();
+        let cx = context(&place);
+        let streams = captured(&server, large_table(parts), &cx).await;
+        let mut restored = throw_away(&streams.facts, &[server.programs().to_owned()], &cx).await;
+        restored.load(&streams).await.unwrap();
+        let proof = restored.prove(&streams).await.unwrap();
+        assert_equal(&proof);
+        assert_eq!(proof.notes, [""; 0]);
+        for (sql, title) in [
+            ("ALTER DATABASE \"two\nlines\" SET work_mem = '8MB'", "DATABASE PROPERTIES"),
+            ("REVOKE CONNECT ON DATABASE \"two\nlines\" FROM PUBLIC", "ACL"),
+            ("ALTER DATABASE \"two\nlines\" OWNER TO postgres", "DATABASE"),
+        ] {
+            sabotage(restored.as_ref(), "template1", sql).await;
+            let proof = restored.prove(&streams).await.unwrap();
+            let said = format!(": definition of {title} of the database: texts differ");
+            assert!(proof.differences.iter().any(|difference| difference.ends_with(&said)), "{sql}: {proof:?}");
+        }
+        restored.stop().await.unwrap();
+    }
 }
 
 /// A column that a parent got after its child was made comes before the child's own ones after a

@@ -9,6 +9,7 @@ use lifeboat_engine::databases::proof::DrillQuery;
 use lifeboat_engine::databases::{Source, Target, Wanted, load};
 use lifeboat_tests::postgres::Postgres;
 use lifeboat_tests::streams::MemoryStreams;
+use lifeboat_tests::tools;
 use lifeboat_tests::work::{captured, context, throw_away};
 use tempfile::TempDir;
 
@@ -17,7 +18,7 @@ async fn assert_proved(server: &Postgres, queries: &[DrillQuery]) {
     let place = TempDir::new().unwrap();
     let cx = context(&place);
     let streams = captured(server, 0, &cx).await;
-    let mut restored = throw_away(&streams.facts, &[], &cx).await;
+    let mut restored = throw_away(&streams.facts, &[server.programs().to_owned()], &cx).await;
     restored.load(&streams).await.unwrap();
     for check in restored.check(queries).await.unwrap() {
         assert!(check.passed, "{}: {}", check.check, check.detail);
@@ -114,25 +115,40 @@ async fn a_database_that_is_frozen_is_restored_and_proved() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn event_triggers_do_not_see_what_a_drill_installs() {
-    let server = Postgres::start().await;
-    for (database, body) in [
-        ("history", "BEGIN INSERT INTO ddl_history SELECT command_tag FROM pg_event_trigger_ddl_commands(); END"),
-        ("frozen", "BEGIN RAISE EXCEPTION 'schema is frozen: %', tg_tag; END"),
+    for newest in [false, true] {
+        let server = if newest {
+            Postgres::start_with(&tools::workspace().join(".tools/pg18/bin")).await
+        } else {
+            Postgres::start().await
+        };
+        no_event_trigger_sees_a_drill(&server).await;
+    }
+}
+
+async fn no_event_trigger_sees_a_drill(server: &Postgres) {
+    let record = "BEGIN INSERT INTO ddl_history SELECT command_tag FROM pg_event_trigger_ddl_commands(); END";
+    let refuse = "BEGIN RAISE EXCEPTION 'schema is frozen: %', tg_tag; END";
+    for (database, event, body, how) in [
+        ("history", "ddl_command_end", record, ""),
+        ("frozen", "ddl_command_start", refuse, ""),
+        ("always history", "ddl_command_end", record, "ALWAYS"),
+        ("always frozen", "ddl_command_start", refuse, "ALWAYS"),
+        ("replica", "ddl_command_end", record, "REPLICA"),
     ] {
         server.create_database(database).await;
-        let event = if database == "history" { "ddl_command_end" } else { "ddl_command_start" };
         server
             .run_sql(
                 database,
                 &format!(
                     "CREATE TABLE ddl_history (tag text);
                      CREATE FUNCTION see() RETURNS event_trigger LANGUAGE plpgsql SET search_path = public AS $$ {body} $$;
-                     CREATE EVENT TRIGGER t_see ON {event} EXECUTE FUNCTION see();"
+                     CREATE EVENT TRIGGER \"t See\" ON {event} EXECUTE FUNCTION see();
+                     ALTER EVENT TRIGGER \"t See\" ENABLE {how};"
                 ),
             )
             .await;
     }
-    assert_proved(&server, &[]).await;
+    assert_proved(server, &[]).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -133,6 +133,17 @@ async fn a_database_that_lets_nobody_in_is_skipped_loudly_and_the_others_are_bac
     let streams = shown["streams"].to_string();
     assert!(streams.contains("database/shop") && !streams.contains("trap"), "{streams}");
 
+    // A drill and a restore of everything say so, too.
+    let master = host.master().display().to_string();
+    let drill = host.lifeboat(&["-i", &master, "drill", "data", "--no-publish"]).await;
+    assert!(drill.status.success(), "{}", drill.stderr);
+    let first = "Drill of data: PROVED, PARTIAL: the snapshot lacks database trap\\n\n";
+    assert!(drill.stdout.starts_with(first), "{}", drill.stdout);
+    let out = place.path().join("out").display().to_string();
+    let restore = host.lifeboat(&["-i", &master, "--json", "restore", "data", "--to-directory", &out]).await;
+    let said = &restore.json().unwrap()["warnings"][0];
+    assert_eq!(said, "the snapshot is PARTIAL: it lacks database trap\\n", "{}", restore.stdout);
+
     // If no database can be read, there is no snapshot.
     host.configure(1, &[replica], &source(&at, "\"trap\\n\"")).await;
     let (run, _) = host.once().await;
@@ -181,5 +192,35 @@ async fn no_name_of_a_database_breaks_a_backup_a_drill_or_a_restore() {
         assert_eq!(written.len(), streams.names().len());
         let beside: Vec<_> = std::fs::read_dir(&out).unwrap().flatten().map(|entry| entry.file_name()).collect();
         assert_eq!(beside, ["deep"], "something was written outside");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_database_is_backed_up_even_if_the_role_may_not_ask_what_a_dump_leaves_out() {
+    let server = Postgres::start().await;
+    server.run_sql("postgres", "CREATE ROLE lifeboat LOGIN; GRANT SELECT ON pg_user_mapping TO lifeboat").await;
+    for database in ["mapped", "silent"] {
+        server.create_database(database).await;
+        server
+            .run_sql(
+                database,
+                "CREATE TABLE t AS SELECT 1 AS n; GRANT SELECT ON t TO lifeboat;
+                 CREATE EXTENSION postgres_fdw; CREATE SERVER far FOREIGN DATA WRAPPER postgres_fdw;",
+            )
+            .await;
+    }
+    server.run_sql("mapped", "CREATE USER MAPPING FOR postgres SERVER far OPTIONS (user 'u')").await;
+    server.run_sql("silent", "DROP SERVER far; REVOKE SELECT ON pg_user_mappings FROM PUBLIC").await;
+    let PostgresConnection::Socket { directory, port, .. } = server.connection() else { panic!("a socket") };
+    let connection = PostgresConnection::Socket { directory, port, user: Some("lifeboat".to_owned()) };
+    let databases = ["mapped", "silent"].map(str::to_owned).to_vec();
+    let place = TempDir::new().unwrap();
+    let wanted = PostgresConfig { connection, databases, ..source(&server, u64::MAX) };
+    let streams = try_captured(wanted, &context(&place)).await.unwrap();
+    assert_eq!(streams.facts.skipped, [""; 0]);
+    for (database, said) in [("mapped", "options of user mappings"), ("silent", "cannot be told")] {
+        let told = streams.facts.warnings.iter().any(|warning| warning.contains(database) && warning.contains(said));
+        assert!(told, "{database}: {:?}", streams.facts.warnings);
+        assert!(streams.streams.lock().unwrap().contains_key(&format!("database/{database}")), "{database}");
     }
 }

@@ -269,3 +269,33 @@ async fn one_run_under_a_wrong_clock_lets_no_day_go_early() {
         assert!(plan.removed().any(|snapshot| *snapshot == days[0]), "{wrong:?}: {:?}", plan.verdicts);
     }
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_snapshot_that_lacks_a_database_lets_no_whole_one_go() {
+    let fleet = Fleet::new(3).await;
+    let (vault, whole) = (&fleet.vault, &fleet.snapshots);
+    let mut partial = Vec::new();
+    for seed in 7..9 {
+        let lacking = MemorySource { skipped: vec!["crm".to_owned()], ..MemorySource::of(noise(200_000, seed)) };
+        partial.push(vault.backup(&lacking).await.unwrap().snapshot);
+    }
+    let mut hand = Hand::of(&vault.config, &vault.master);
+    hand.replicas.truncate(1);
+    let signer = drill_signer(&vault.config);
+    for (number, snapshot) in [(7, &whole[1]), (8, &partial[0])] {
+        vault.clock.advance(Duration::from_secs(1));
+        let id = SnapshotId::new(vault.clock.now(), number);
+        let body = json!({ "snapshot": snapshot, "reached": "proved" });
+        let record = hand.record(RecordType::Drill, &name("drill1"), &id, &body).to_string();
+        hand.put_signed(&signer, &layout::drill(&name(DATASET), &id), record.as_bytes());
+    }
+    let (plan, outcome) = vault.prune().await.unwrap();
+    assert!(outcome.failures.is_empty(), "{outcome:?}");
+    assert!(plan.removed().eq([&whole[0]]), "{plan:?}");
+    let because = |snapshot: &SnapshotId| {
+        plan.verdicts.iter().find(|verdict| verdict.snapshot == *snapshot).unwrap().keep_because.join(", ")
+    };
+    assert!(because(&whole[2]).contains("the newest that lacks no database"), "{plan:?}");
+    assert!(because(&whole[2]).contains("the newest complete one in r1 that lacks no database"), "{plan:?}");
+    assert!(because(&whole[1]).contains("the newest proved one that lacks no database"), "{plan:?}");
+}

@@ -8,10 +8,13 @@ use std::time::Duration;
 
 use lifeboat_engine::Class;
 use lifeboat_engine::format::id::SnapshotId;
+use lifeboat_engine::format::layout;
 use lifeboat_engine::keep::catch_up::{ReplicaState, catch_up};
 use lifeboat_engine::keep::verify::verify;
+use lifeboat_engine::stages::encrypt;
 use lifeboat_engine::state::StateDirectory;
 use lifeboat_engine::store::{FailingReplica, Failure, SharedReplica};
+use lifeboat_tests::by_hand::Hand;
 use lifeboat_tests::vault::{DATASET, MemorySource, TestVault, limits, name, noise};
 use tokio_util::sync::CancellationToken;
 
@@ -174,4 +177,62 @@ async fn a_backup_that_cannot_fetch_the_newest_snapshot_fails_and_makes_no_fork(
     assert_eq!((refused.class(), listed(&vault).await.len()), (Class::Storage, 1));
     vault.backup(&source(2)).await.unwrap();
     assert_eq!(problems(&vault).await, [""; 0]);
+}
+
+/// Nobody signs the keyring, so a host gives what it knows, and not what a replica says.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_replica_gets_the_keys_that_this_host_uses_whatever_the_others_hold() {
+    let vault = TestVault::new(3, 1).await;
+    let snapshot = vault.backup(&MemorySource::of(noise(500_000, 1))).await.unwrap().snapshot;
+    let key = layout::keyring_generation(&name(DATASET), 1);
+    let ours = std::fs::read(vault.replica_path(3).join(&key)).unwrap();
+    let stranger = age::x25519::Identity::generate().to_public();
+    let forged = encrypt(std::iter::once(&stranger as &dyn age::Recipient), b"forged").unwrap();
+    std::fs::write(vault.replica_path(1).join(&key), forged).unwrap();
+    // At first r1 and r2 disagree. Then r1 alone holds any.
+    for lacking in [&[3][..], &[2, 3]] {
+        for replica in lacking {
+            std::fs::remove_file(vault.replica_path(*replica).join(&key)).unwrap();
+        }
+        let states = caught_up(&vault).await;
+        for replica in lacking {
+            let of_it = &states[replica - 1];
+            assert_eq!((&of_it.error, of_it.last_complete.as_ref()), (&None, Some(&snapshot)), "{states:?}");
+            assert!(std::fs::read(vault.replica_path(*replica).join(&key)).unwrap() == ours, "r{replica}: other keys");
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_newest_snapshot_is_not_unreadable_because_its_only_holder_fails() {
+    // The other replica lacks it, or has garbage in its place; and it suffices, or does not.
+    for (garbage, min_replicas) in [(false, 2), (true, 2), (false, 1), (true, 1)] {
+        let vault = TestVault::new(2, min_replicas).await;
+        let source = |seed| MemorySource::of(noise(100_000, seed));
+        vault.backup(&source(1)).await.unwrap();
+        let newest = vault.backup(&source(2)).await.unwrap().snapshot;
+        let key = layout::manifest(&name(DATASET), &newest);
+        if garbage {
+            std::fs::write(vault.replica_path(2).join(&key), b"garbage").unwrap();
+        } else {
+            Hand::of(&vault.config, &vault.master).remove(2, &key);
+        }
+        std::fs::remove_dir_all(vault.config.state_directory.join("datasets").join(DATASET).join("cache")).unwrap();
+        let failing = Arc::new(FailingReplica::new(vault.replicas[0].clone()));
+        let replica: SharedReplica = failing.clone();
+        [4, 5].into_iter().for_each(|call| failing.fail(call, Failure::Unavailable));
+        let made = vault.backup_to(&source(3), &[replica, vault.replicas[1].clone()]).await;
+        if !garbage && min_replicas == 1 {
+            // As if the replica that fails were away.
+            let report = made.unwrap();
+            let complete: Vec<bool> = report.replicas.iter().map(|replica| replica.complete).collect();
+            assert_eq!(complete, [false, true], "{report:?}");
+            assert!(report.replicas[0].error.as_ref().is_some_and(|why| why.contains(newest.as_str())), "{report:?}");
+        } else {
+            let error = made.unwrap_err();
+            assert_eq!(error.class(), Class::Storage, "{error:?}");
+            assert!(error.message().contains("which the new one follows"), "{error:?}");
+            assert_eq!(listed(&vault).await.len(), 2);
+        }
+    }
 }

@@ -86,6 +86,210 @@ async fn code_of_a_dump_runs_without_rights() {
     assert!(outcome.warnings.iter().any(told), "{:?}", outcome.warnings);
 }
 
+/// Code of a user that tries, whenever it runs, to change and to read what belongs to others.
+const INTRUDER: &str = r"
+CREATE ROLE mallory LOGIN; CREATE ROLE app LOGIN; CREATE ROLE boss SUPERUSER;
+CREATE SCHEMA s AUTHORIZATION app; CREATE SCHEMA hers AUTHORIZATION mallory;
+GRANT USAGE ON SCHEMA s TO PUBLIC;
+CREATE FUNCTION s.of_boss() RETURNS int LANGUAGE sql SECURITY DEFINER AS 'SELECT 1'; ALTER FUNCTION s.of_boss OWNER TO boss;
+SET SESSION AUTHORIZATION app;
+CREATE TABLE s.aa (a int PRIMARY KEY, secret text); INSERT INTO s.aa VALUES (1, 'hush');
+CREATE TABLE s.zz (a int REFERENCES s.aa, b int CHECK (b > 0)); INSERT INTO s.zz VALUES (1, 1);
+CREATE INDEX ON s.aa (secret); CREATE MATERIALIZED VIEW s.kept AS SELECT secret FROM s.aa;
+CREATE SEQUENCE s.seq; SELECT setval('s.seq', 5);
+SELECT lo_from_bytea(4711, 'one');
+RESET SESSION AUTHORIZATION;
+CREATE MATERIALIZED VIEW s.seen_by_boss AS SELECT count(*) FROM s.aa; ALTER MATERIALIZED VIEW s.seen_by_boss OWNER TO boss;
+SET SESSION AUTHORIZATION mallory;
+CREATE FUNCTION hers.act() RETURNS text LANGUAGE plpgsql AS $$ BEGIN RETURN 'nothing'; END $$;
+CREATE FUNCTION hers.take(x int) RETURNS text LANGUAGE plpgsql IMMUTABLE AS 'BEGIN RETURN hers.act(); END';
+CREATE DOMAIN hers.d AS int CHECK (hers.take(VALUE) = 'nothing');
+CREATE FUNCTION hers.step(hers.d, int) RETURNS hers.d LANGUAGE sql AS 'SELECT $1';
+CREATE AGGREGATE hers.early(int) (SFUNC = hers.step, STYPE = hers.d, INITCOND = '1');
+CREATE TABLE hers.bb (a int CHECK (hers.take(a) IS NOT NULL), b text GENERATED ALWAYS AS (hers.take(a)) STORED);
+INSERT INTO hers.bb VALUES (1);
+CREATE INDEX i ON hers.bb (hers.take(a)) INCLUDE (a);
+CREATE TABLE hers.typed (a hers.d); INSERT INTO hers.typed VALUES (1);
+CREATE MATERIALIZED VIEW hers.seen AS SELECT hers.take(1) AS x;
+CREATE OR REPLACE FUNCTION hers.act() RETURNS text LANGUAGE plpgsql AS $$
+DECLARE sql text; found text; BEGIN
+    IF session_user = 'mallory' THEN RETURN 'nothing'; END IF;
+    FOREACH sql IN ARRAY ARRAY[
+        'CREATE FUNCTION hers.root() RETURNS void LANGUAGE sql SECURITY DEFINER AS ''ALTER ROLE mallory SUPERUSER''',
+        'CREATE OR REPLACE FUNCTION s.of_boss() RETURNS int LANGUAGE sql SECURITY DEFINER AS ''SELECT 2''',
+        'GRANT SELECT ON ALL TABLES IN SCHEMA s TO mallory', 'GRANT SELECT ON s.aa TO mallory',
+        'ALTER DEFAULT PRIVILEGES GRANT ALL ON TABLES TO mallory',
+        'CREATE TRIGGER t BEFORE INSERT ON s.zz FOR EACH ROW EXECUTE PROCEDURE hers.fire()',
+        'CREATE RULE r AS ON INSERT TO s.zz DO INSTEAD NOTHING', 'CREATE POLICY p ON s.zz TO mallory',
+        'ALTER TABLE s.zz DROP CONSTRAINT zz_b_check', 'ALTER TABLE s.aa OWNER TO mallory', 'DROP TABLE s.zz CASCADE',
+        'REASSIGN OWNED BY CURRENT_USER TO mallory', 'CREATE SCHEMA more', 'CREATE TEMPORARY TABLE more (a int)',
+        'INSERT INTO s.aa VALUES (2, ''more'')', 'UPDATE s.aa SET secret = ''other''', 'DELETE FROM s.aa', 'TRUNCATE s.aa CASCADE',
+        'INSERT INTO hers.typed SELECT 7', 'INSERT INTO hers.bb SELECT 7',
+        'ALTER DATABASE shop SET search_path = hers', 'COMMENT ON TABLE s.aa IS ''hers''',
+        'SELECT setval(''s.seq'', 99)'
+    ] LOOP
+        EXIT WHEN current_user = 'mallory';
+        BEGIN EXECUTE sql; EXCEPTION WHEN OTHERS THEN NULL; END;
+    END LOOP;
+    BEGIN EXECUTE 'SELECT secret FROM s.aa' INTO found; EXCEPTION WHEN OTHERS THEN found := NULL; END;
+    RETURN coalesce(found, 'nothing');
+END $$;
+CREATE FUNCTION hers.fire() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN RETURN NULL; END';
+";
+
+#[tokio::test(flavor = "multi_thread")]
+async fn code_of_a_dump_changes_and_reads_nothing_of_others() {
+    let (from, to) = (Postgres::start().await, Postgres::start().await);
+    from.create_database("shop").await;
+    from.run_sql("shop", INTRUDER).await;
+    let place = TempDir::new().unwrap();
+    let cx = context(&place);
+    let there = dump(&from, "shop").await;
+    for large_table in [u64::MAX, 0] {
+        let streams = captured(&from, large_table, &cx).await;
+        let wanted = Wanted { overwrite: true, globals: true, ..only("shop") };
+        restored(&streams, &to, wanted, &cx).await.unwrap();
+        let here = dump(&to, "shop").await;
+        let only_there: Vec<&String> = there.iter().filter(|line| !here.contains(line)).collect();
+        let only_here: Vec<&String> = here.iter().filter(|line| !there.contains(line)).collect();
+        assert!(only_there.is_empty() && only_here.is_empty(), "lost: {only_there:#?}\nnew: {only_here:#?}");
+        let hers =
+            "SELECT string_agg(x, ' ') FROM (SELECT b AS x FROM hers.bb UNION ALL SELECT x FROM hers.seen) AS hers";
+        assert_eq!(to.query("shop", hers).await.trim(), "nothing nothing");
+        let kept = "SELECT secret, (SELECT count FROM s.seen_by_boss) FROM s.kept";
+        assert_eq!(to.query("shop", kept).await.trim(), from.query("shop", kept).await.trim());
+        let settings = "SELECT count(*) FROM pg_db_role_setting";
+        assert_eq!(to.query("postgres", settings).await.trim(), "0");
+        nothing_is_left(&to).await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn code_that_lets_others_in_as_the_role_that_loads_ends_the_restore() {
+    let (from, to) = (Postgres::start().await, Postgres::start().await);
+    to.run_sql("postgres", "CREATE ROLE mallory").await;
+    for (attack, told) in [
+        ("ALTER ROLE CURRENT_USER PASSWORD ''known''", "only a restore may change anything now"),
+        ("ALTER ROLE CURRENT_USER SET search_path = hers", "settings of the role"),
+        ("DO $x$ BEGIN EXECUTE format(''GRANT %I TO mallory'', session_user); END $x$", "admin option"),
+        ("SELECT lo_from_bytea(4712, ''new'')", "large objects"),
+        ("SELECT set_config(''search_path'', ''hers'', false)", "has changed search_path"),
+        ("SET transform_null_equals = on", "has changed settings"),
+    ] {
+        from.run_sql("postgres", "DROP DATABASE IF EXISTS shop").await;
+        from.create_database("shop").await;
+        from.run_sql(
+            "shop",
+            &format!(
+                "CREATE FUNCTION act(x int) RETURNS boolean LANGUAGE plpgsql AS 'BEGIN RETURN true; END';
+                 CREATE TABLE t (a int CHECK (act(a))); INSERT INTO t VALUES (1); CREATE TABLE u AS SELECT 1 AS a;
+                 CREATE OR REPLACE FUNCTION act(x int) RETURNS boolean LANGUAGE plpgsql AS
+                    'BEGIN EXECUTE ''{}''; RETURN true; END'",
+                attack.replace('\'', "''")
+            ),
+        )
+        .await;
+        let place = TempDir::new().unwrap();
+        let cx = context(&place);
+        let streams = captured(&from, u64::MAX, &cx).await;
+        let error = restored(&streams, &to, only("shop"), &cx).await.unwrap_err();
+        assert!(error.chain().contains(told), "{attack}: {}", error.chain());
+        nothing_is_left(&to).await;
+        assert!(to.try_query("shop", "SELECT 1").await.is_err());
+    }
+}
+
+/// What has no owner on the target goes to a role without rights, never to the superuser.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_belongs_to_a_role_that_is_lacking_gets_no_rights() {
+    let (from, to) = (Postgres::start().await, Postgres::start().await);
+    from.create_database("shop").await;
+    from.run_sql(
+        "shop",
+        "CREATE ROLE mallory; CREATE SCHEMA hers AUTHORIZATION mallory; SET SESSION AUTHORIZATION mallory;
+         CREATE FUNCTION hers.root() RETURNS void LANGUAGE sql SECURITY DEFINER AS 'CREATE ROLE rooted';
+         CREATE VIEW hers.hashes AS SELECT * FROM pg_authid; GRANT ALL ON hers.hashes TO PUBLIC; GRANT USAGE ON SCHEMA hers TO PUBLIC",
+    )
+    .await;
+    let place = TempDir::new().unwrap();
+    let cx = context(&place);
+    let streams = captured(&from, u64::MAX, &cx).await;
+    to.run_sql("postgres", "CREATE ROLE joe LOGIN").await;
+    let outcome = restored(&streams, &to, only("shop"), &cx).await.unwrap();
+    assert!(outcome.warnings.iter().any(|warning| warning.contains("lifeboat-orphans")), "{:?}", outcome.warnings);
+    let owners = "SELECT string_agg(DISTINCT owner::regrole::text, ' ') FROM (SELECT proowner AS owner FROM pg_proc WHERE proname = 'root'
+        UNION ALL SELECT relowner FROM pg_class WHERE relname = 'hashes' UNION ALL SELECT nspowner FROM pg_namespace WHERE nspname = 'hers') AS o";
+    assert_eq!(to.query("shop", owners).await.trim(), "\"lifeboat-orphans\"");
+    for use_of_it in ["SELECT hers.root()", "SELECT count(*) FROM hers.hashes"] {
+        let refused = to.try_query("shop", &format!("SET SESSION AUTHORIZATION joe; {use_of_it}")).await.unwrap_err();
+        assert!(refused.contains("permission denied"), "{refused}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_database_that_another_has_just_made_stays() {
+    let (from, to) = (Postgres::start().await, Postgres::start().await);
+    from.create_database("shop").await;
+    from.run_sql("shop", "CREATE TABLE t AS SELECT 1 AS a").await;
+    let place = TempDir::new().unwrap();
+    let cx = context(&place);
+    let streams = captured(&from, u64::MAX, &cx).await;
+    to.create_database("other").await;
+    // The restore does not see it yet, and waits with its own.
+    let other = to.run_sql("postgres", "BEGIN; ALTER DATABASE other RENAME TO shop; SELECT pg_sleep(6); COMMIT");
+    let restoring = async {
+        tokio::time::sleep(std::time::Duration::from_secs(1)).await;
+        restored(&streams, &to, only("shop"), &cx).await
+    };
+    let ((), restored) = tokio::join!(other, restoring);
+    assert_eq!(restored.unwrap_err().class(), Class::Source);
+    assert_eq!(to.query("shop", "SELECT 1").await.trim(), "1");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_database_is_replaced_only_if_nothing_at_all_was_made_in_it() {
+    let (from, to) = (Postgres::start().await, Postgres::start().await);
+    from.create_database("shop").await;
+    from.run_sql("shop", "CREATE TABLE t AS SELECT 1 AS a").await;
+    let place = TempDir::new().unwrap();
+    let cx = context(&place);
+    let streams = captured(&from, u64::MAX, &cx).await;
+    for made in [
+        "CREATE PUBLICATION p",
+        "CREATE CAST (text AS int) WITH INOUT",
+        "ALTER DEFAULT PRIVILEGES GRANT SELECT ON TABLES TO PUBLIC",
+        "CREATE TEXT SEARCH CONFIGURATION public.c (COPY = pg_catalog.simple)",
+    ] {
+        to.run_sql("postgres", "DROP DATABASE IF EXISTS shop").await;
+        to.create_database("shop").await;
+        to.run_sql("shop", made).await;
+        let error = restored(&streams, &to, only("shop"), &cx).await.unwrap_err();
+        assert!(error.message().contains("not empty"), "{made}: {error:?}");
+    }
+    to.run_sql("postgres", "DROP DATABASE shop").await;
+    to.create_database("shop").await;
+    restored(&streams, &to, only("shop"), &cx).await.unwrap();
+    assert_eq!(to.query("shop", "SELECT a FROM t").await.trim(), "1");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_database_that_sets_another_role_is_restored() {
+    let (from, to) = (Postgres::start().await, Postgres::start().await);
+    from.create_database("shop").await;
+    from.run_sql("shop", "CREATE ROLE app; CREATE TABLE t AS SELECT 1 AS a; ALTER DATABASE shop SET role = app").await;
+    let place = TempDir::new().unwrap();
+    let cx = context(&place);
+    let streams = captured(&from, u64::MAX, &cx).await;
+    for as_superuser in [false, true] {
+        let wanted = Wanted { overwrite: true, globals: true, as_superuser, ..only("shop") };
+        restored(&streams, &to, wanted, &cx).await.unwrap();
+        assert_eq!(
+            to.query("shop", "SELECT current_user, count(*) FROM pg_tables WHERE tablename = 't'").await.trim(),
+            "app|1"
+        );
+    }
+}
+
 /// A schema with owners and rights of all kinds.
 const SCHEMA: &str = r#"
 CREATE ROLE "Büch er""s'" LOGIN; CREATE ROLE app LOGIN; CREATE ROLE reader; CREATE ROLE "select"; CREATE ROLE boss SUPERUSER;

@@ -145,6 +145,7 @@ fn a_wal_database_in_a_directory_of_another_account() {
     // A program that crashed leaves the WAL, and takes its locks along.
     std::fs::copy(place.path().join("open.db"), place.path().join("crashed.db")).unwrap();
     std::fs::copy(place.path().join("open.db-wal"), place.path().join("crashed.db-wal")).unwrap();
+    std::os::unix::fs::symlink("crashed.db", place.path().join("link.db")).unwrap();
     as_nobody("the_unprivileged_half_of_wal", place.path());
     drop(open);
 }
@@ -157,9 +158,11 @@ async fn the_unprivileged_half_of_wal() {
     let streams = captured(&place.join("rest.db"), Duration::from_secs(20)).await.unwrap();
     assert_eq!(proved(&streams, "SELECT a || '' FROM t").await, "7");
     // What may be in use, or needs recovery, is not.
-    let error = captured(&place.join("crashed.db"), Duration::from_secs(1)).await.err().unwrap();
-    let hint = error.hint_text().unwrap();
-    assert!(hint.contains("WAL mode") && hint.contains(&place.display().to_string()), "{error:?}");
+    for name in ["crashed.db", "link.db"] {
+        let error = captured(&place.join(name), Duration::from_secs(1)).await.err().unwrap();
+        let hint = error.hint_text().unwrap();
+        assert!(hint.contains("WAL mode") && hint.contains(&place.display().to_string()), "{name}: {error:?}");
+    }
     // With the locks of a program that has it open, SQLite reads it without writing.
     let streams = captured(&place.join("open.db"), Duration::from_secs(20)).await.unwrap();
     assert_eq!(proved(&streams, "SELECT a || '' FROM t").await, "7");

@@ -92,10 +92,16 @@ pub(crate) struct Rest {
 
 impl Builds {
     /// `list` lists the definitions with what each needs; `upon_rows` lists those that come after
-    /// the rows; `lengths` holds the tables whose rows are loaded separately.
-    pub(crate) fn new(list: &str, upon_rows: &str, lengths: &BTreeMap<TableName, u64>) -> Self {
+    /// the rows; `lengths` holds the tables whose rows are loaded separately. `late` is left out.
+    pub(crate) fn new(
+        list: &str,
+        upon_rows: &str,
+        lengths: &BTreeMap<TableName, u64>,
+        late: &BTreeSet<EntryId>,
+    ) -> Self {
         let entries = entries(list);
-        let all: Vec<EntryId> = self::entries(upon_rows).iter().map(|entry| entry.id).collect();
+        let all: Vec<EntryId> =
+            self::entries(upon_rows).iter().map(|entry| entry.id).filter(|id| !late.contains(id)).collect();
         let after_rows: BTreeSet<&EntryId> = all.iter().collect();
         let before = entries.iter().filter(|entry| BEFORE_ROWS_KINDS.iter().any(|kind| entry.is(kind)));
         let mut known: BTreeMap<EntryId, Option<&TableName>> = before.map(|entry| (entry.id, None)).collect();
@@ -236,7 +242,7 @@ mod tests {
         let upon_rows: Vec<&str> =
             LIST.lines().filter(|line| line.starts_with('3') && !line.starts_with("3360")).collect();
         let lengths = tables.iter().cloned().zip([300, 900, 90]).collect();
-        (Builds::new(LIST, &upon_rows.join("\n"), &lengths), tables)
+        (Builds::new(LIST, &upon_rows.join("\n"), &lengths, &BTreeSet::new()), tables)
     }
 
     #[test]
@@ -284,6 +290,6 @@ mod tests {
         // `odd` may be the line of `odd one`: neither is believed.
         let in_order = vec![3213, 3214, 3215, 3217, 3218];
         assert_eq!(builds.rest(), Some(Rest { side_by_side: vec![3208, 3209, 3216], in_order }));
-        assert_eq!(Builds::new("", "", &BTreeMap::new()).rest(), None);
+        assert_eq!(Builds::new("", "", &BTreeMap::new(), &BTreeSet::new()).rest(), None);
     }
 }

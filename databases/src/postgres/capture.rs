@@ -74,16 +74,21 @@ impl Source for PostgresSource {
         capture_globals(&server, &facts, sink, &mut warnings).await?;
         let mut skipped = Vec::new();
         for database in &databases {
-            // It is the first question to this database.
-            match losses::of_database(&server, &facts, database).await {
-                Ok(found) => warnings.extend(found),
+            let name = database.escape_debug();
+            match server.query_in(database, "SELECT 1").await {
+                Ok(_) => {}
                 Err(error) if databases.len() > skipped.len() + 1 && answers(&server).await => {
-                    let name = database.escape_debug();
                     warnings.push(format!("database {name} is NOT backed up: {}", error.chain()));
                     skipped.push(database.clone());
                     continue;
                 }
-                Err(error) => return Err(error.within(format!("cannot back up database {}", database.escape_debug()))),
+                Err(error) => return Err(error.within(format!("cannot back up database {name}"))),
+            }
+            match losses::of_database(&server, &facts, database).await {
+                Ok(found) => warnings.extend(found),
+                // The dump itself is the judge of whether the database can be read.
+                Err(error) => warnings
+                    .push(format!("database {name}: what a dump leaves out of it cannot be told: {}", error.chain())),
             }
             warnings.extend(capture_database(&server, database, &self.0, sink).await?);
         }

@@ -10,7 +10,7 @@ use lifeboat_base::secret::Secret;
 use lifeboat_base::{Class, Context, Error, Result};
 use zeroize::Zeroizing;
 
-use super::settings::PostgresConnection;
+use super::settings::{PostgresConnection, is_place};
 use super::sql::{conninfo, conninfo_value};
 use crate::database::WorkContext;
 
@@ -19,11 +19,12 @@ pub(super) const INHERITED_VARIABLES: [&str; 3] = ["PGSERVICEFILE", "PGSYSCONFDI
 
 /// Settings of every session, of our statements and of the tools'. They prevail over what `ALTER
 /// DATABASE` and `ALTER ROLE` set, so an owner of a database cannot decide which function a name of
-/// ours means, that a statement is cut short, or that a restore may not write.
-const SAFE_SETTINGS: &str = "-c search_path=pg_catalog -c statement_timeout=0 \
+/// ours means, as whom we work, that a statement is cut short, or that a restore may not write.
+const SAFE_SETTINGS: &str = "-c role=none -c search_path=pg_catalog -c statement_timeout=0 \
     -c lock_timeout=0 -c idle_in_transaction_session_timeout=0 -c default_transaction_read_only=off";
 /// Settings on which the text of a dump depends. They are the same for every capture, so that a
-/// drill on another server dumps the same text.
+/// drill on another server dumps the same text. `lc_monetary` is not one of them: `money` must stay
+/// as the captured server reads it, whoever loads the dump.
 const TEXT_SETTINGS: &str = "-c TimeZone=UTC -c bytea_output=hex -c xmlbinary=base64 \
     -c standard_conforming_strings=on -c quote_all_identifiers=off";
 /// The detail of a snapshot that was dumped with [`TEXT_SETTINGS`].
@@ -165,7 +166,7 @@ fn from_url(url: &url::Url, variables: &mut Vec<(&'static str, OsString)>) -> Re
         variables.push(("PGUSER", decode(url.username()).into()));
     }
     let mut database = Some(decode(url.path().trim_start_matches('/'))).filter(|name| !name.is_empty());
-    for (key, value) in url.query_pairs() {
+    for (key, value) in url.query_pairs().filter(|(key, value)| !is_place(key) || !value.is_empty()) {
         let name = match key.as_ref() {
             "host" => "PGHOST",
             "hostaddr" => "PGHOSTADDR",
@@ -217,6 +218,9 @@ mod tests {
         let (found, database) = variables("postgresql:///shop?host=/run/postgresql&port=5434")?;
         assert_eq!(found, ["PGHOST=/run/postgresql", "PGPORT=5434"]);
         assert_eq!(database.as_deref(), Some("shop"));
+        // As what refuses a server without a certificate reads it.
+        let (found, _) = variables("postgresql://db/?host=&hostaddr=192.0.2.1&hostaddr=")?;
+        assert_eq!(found, ["PGHOST=db", "PGHOSTADDR=192.0.2.1"]);
         assert!(variables("postgresql://db/?nonsense=1").is_err());
         Ok(())
     }

@@ -12,6 +12,7 @@ use async_trait::async_trait;
 use bytes::Bytes;
 use lifeboat_base::{Error, Result};
 
+use super::builds::EntryId;
 use crate::streams::StreamReader;
 
 /// The minor archive versions of PostgreSQL 10 to 18.
@@ -25,6 +26,45 @@ pub(super) const INT_BYTES: usize = 5;
 const MAX_CONTENTS_BYTES: usize = 128 << 20;
 /// Encodings in which names are the same bytes as in our queries.
 const OUR_ENCODINGS: [&str; 2] = ["UTF8", "SQL_ASCII"];
+/// Encodings that a database may have. In others, which only clients have, a byte of a letter may
+/// look like a quote or a backslash, and end a quoted text.
+const SERVER_ENCODINGS: [&str; 35] = [
+    "UTF8",
+    "SQL_ASCII",
+    "EUC_JP",
+    "EUC_CN",
+    "EUC_KR",
+    "EUC_TW",
+    "EUC_JIS_2004",
+    "MULE_INTERNAL",
+    "LATIN1",
+    "LATIN2",
+    "LATIN3",
+    "LATIN4",
+    "LATIN5",
+    "LATIN6",
+    "LATIN7",
+    "LATIN8",
+    "LATIN9",
+    "LATIN10",
+    "WIN1250",
+    "WIN1251",
+    "WIN1252",
+    "WIN1253",
+    "WIN1254",
+    "WIN1255",
+    "WIN1256",
+    "WIN1257",
+    "WIN1258",
+    "WIN866",
+    "WIN874",
+    "KOI8R",
+    "KOI8U",
+    "ISO_8859_5",
+    "ISO_8859_6",
+    "ISO_8859_7",
+    "ISO_8859_8",
+];
 /// Why an archive is refused.
 const NOT_UNDERSTOOD: &str = "the list of contents of the archive is not understood";
 
@@ -33,6 +73,7 @@ const NOT_UNDERSTOOD: &str = "the list of contents of the archive is not underst
 pub(crate) struct ContentsEntry {
     /// Its number.
     id: i64,
+    section: i64,
     /// What it is, such as `TABLE`.
     pub(crate) kind: Range<usize>,
     /// Its name.
@@ -44,6 +85,23 @@ pub(crate) struct ContentsEntry {
     /// The statement that drops it.
     pub(crate) drop: Range<usize>,
     pub(crate) owner: Range<usize>,
+}
+
+/// When an entry is loaded. Others are loaded with the entry before them.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Section {
+    Data = 3,
+    PostData = 4,
+}
+
+/// The section of what belongs to the entry before it, such as a comment.
+const NO_SECTION: i64 = 1;
+
+impl ContentsEntry {
+    /// Its number, as `pg_restore` takes it.
+    pub(crate) fn number(&self) -> Option<EntryId> {
+        EntryId::try_from(self.id).ok()
+    }
 }
 
 /// What an entry is changed to.
@@ -86,7 +144,33 @@ impl Contents {
             }
         }
         let rest = bytes.split_off(list.at);
-        Ok(Self { bytes, entries: list.entries, rest })
+        let contents = Self { bytes, entries: list.entries, rest };
+        contents.check()?;
+        Ok(contents)
+    }
+
+    /// Refuses text that could mean something else to the server than to us.
+    fn check(&self) -> Result<()> {
+        for entry in &self.entries {
+            let fields = [&entry.kind, &entry.tag, &entry.schema, &entry.owner];
+            if fields.iter().any(|field| self.get(field).contains(&0)) {
+                return Err(Error::integrity("a name in the archive holds a NUL"));
+            }
+        }
+        let encodings: Vec<Option<&str>> = self.of_kind("ENCODING").map(|entry| self.encoding_of(entry)).collect();
+        match encodings[..] {
+            [] => Ok(()),
+            [Some(name)] if SERVER_ENCODINGS.contains(&name) => Ok(()),
+            _ => Err(Error::integrity("the archive is in an encoding that no database has, or in several").hint(
+                "restore it with --to-directory, and load it with pg_restore by hand; dump without PGCLIENTENCODING",
+            )),
+        }
+    }
+
+    /// `UTF8` of `SET client_encoding = 'UTF8';`
+    fn encoding_of(&self, entry: &ContentsEntry) -> Option<&str> {
+        let set = std::str::from_utf8(self.get(&entry.definition)).ok()?;
+        set.trim_end().strip_prefix("SET client_encoding = '")?.strip_suffix("';")
     }
 
     /// The bytes of a field.
@@ -97,6 +181,26 @@ impl Contents {
     /// The entries of a kind.
     pub(crate) fn of_kind<'a>(&'a self, kind: &'a str) -> impl Iterator<Item = &'a ContentsEntry> {
         self.entries.iter().filter(move |entry| self.get(&entry.kind) == kind.as_bytes())
+    }
+
+    /// The entries about the database as a whole: how it is made, its owner, grants and settings.
+    pub(crate) fn of_database(&self) -> impl Iterator<Item = &ContentsEntry> {
+        self.entries.iter().filter(|entry| match self.get(&entry.kind) {
+            b"DATABASE" | b"DATABASE PROPERTIES" => true,
+            b"ACL" | b"COMMENT" | b"SECURITY LABEL" => self.get(&entry.tag).starts_with(b"DATABASE "),
+            _ => false,
+        })
+    }
+
+    /// The entries of a section.
+    pub(crate) fn of_section(&self, section: Section) -> impl Iterator<Item = &ContentsEntry> {
+        let mut current = NO_SECTION;
+        self.entries.iter().filter(move |entry| {
+            if entry.section != NO_SECTION {
+                current = entry.section;
+            }
+            current == section as i64
+        })
     }
 
     /// Kind, schema and name of the entry with this number.
@@ -113,10 +217,7 @@ impl Contents {
 
     /// The encoding of all text in the archive, as PostgreSQL names it.
     pub(crate) fn encoding(&self) -> String {
-        let set = self.of_kind("ENCODING").next().map(|entry| String::from_utf8_lossy(self.get(&entry.definition)));
-        let name = set.as_deref().and_then(|set| set.split('\'').nth(1)).unwrap_or("UTF8");
-        let plain = name.chars().all(|c| c.is_ascii_alphanumeric() || matches!(c, '_' | '-'));
-        if plain && !name.is_empty() { name.to_owned() } else { "UTF8".to_owned() }
+        self.of_kind("ENCODING").next().and_then(|entry| self.encoding_of(entry)).unwrap_or("UTF8").to_owned()
     }
 
     /// Whether its names are the same bytes as in our queries.
@@ -196,13 +297,13 @@ impl ContentsList {
         }
         let minor = head[6];
         if self.count.is_none() {
-            let mut fields = Fields { archive, at: HEAD_BYTES };
-            let Some(count) = fields.head(minor) else { return Progress::More };
+            let mut fields = Fields { archive, at: HEAD_BYTES, broken: false };
+            let Some(count) = fields.head(minor) else { return fields.progress() };
             (self.count, self.at) = (Some(count), fields.at);
         }
         while (self.entries.len() as i64) < self.count.unwrap_or_default() {
-            let mut fields = Fields { archive, at: self.at };
-            let Some(entry) = fields.entry(minor) else { return Progress::More };
+            let mut fields = Fields { archive, at: self.at, broken: false };
+            let Some(entry) = fields.entry(minor) else { return fields.progress() };
             self.entries.push(entry);
             self.at = fields.at;
         }
@@ -213,9 +314,16 @@ impl ContentsList {
 struct Fields<'a> {
     archive: &'a [u8],
     at: usize,
+    /// Whether a number was found that `pg_restore` would take for another.
+    broken: bool,
 }
 
 impl Fields<'_> {
+    /// Why a field could not be read.
+    fn progress(&self) -> Progress {
+        if self.broken { Progress::Unknown } else { Progress::More }
+    }
+
     /// Compression; seconds to the year and whether it is summer; database and versions. Returns
     /// the number of entries.
     fn head(&mut self, minor: u8) -> Option<i64> {
@@ -226,7 +334,9 @@ impl Fields<'_> {
         }
         (0..7).try_for_each(|_| self.int().map(drop))?;
         (0..3).try_for_each(|_| self.string().map(drop))?;
-        self.int()
+        let count = self.int()?;
+        self.broken = count < 0;
+        (!self.broken).then_some(count)
     }
 
     fn entry(&mut self, minor: u8) -> Option<ContentsEntry> {
@@ -235,8 +345,7 @@ impl Fields<'_> {
         self.int()?;
         (0..2).try_for_each(|_| self.string().map(drop))?;
         let (tag, kind) = (self.string()?, self.string()?);
-        // The section.
-        self.int()?;
+        let section = self.int()?;
         let (definition, dropped_by) = (self.string()?, self.string()?);
         // How it is copied.
         self.string()?;
@@ -251,7 +360,7 @@ impl Fields<'_> {
         self.string()?;
         while self.string()?.start > 0 {}
         self.skip(1 + 8)?;
-        Some(ContentsEntry { id, kind, tag, schema, definition, drop: dropped_by, owner })
+        Some(ContentsEntry { id, section, kind, tag, schema, definition, drop: dropped_by, owner })
     }
 
     fn skip(&mut self, length: usize) -> Option<()> {
@@ -262,8 +371,11 @@ impl Fields<'_> {
     fn int(&mut self) -> Option<i64> {
         let [sign, value @ ..] = *self.archive.get(self.at..)?.first_chunk::<INT_BYTES>()?;
         self.at += INT_BYTES;
-        let value = i64::from(u32::from_le_bytes(value));
-        Some(if sign == 0 { value } else { -value })
+        let Ok(value) = i32::try_from(u32::from_le_bytes(value)) else {
+            self.broken = true;
+            return None;
+        };
+        Some(i64::from(if sign == 0 { value } else { -value }))
     }
 
     /// Where a string is. One that is absent begins and ends at 0.
@@ -273,5 +385,64 @@ impl Fields<'_> {
         let Ok(length) = usize::try_from(length) else { return Some(0..0) };
         self.skip(length)?;
         Some(begin..self.at)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn archive(texts: &[(&str, &str)]) -> Contents {
+        let (mut bytes, mut entries) = (vec![0], Vec::new());
+        for (kind, text) in texts {
+            let mut field = |text: &str| {
+                let begin = bytes.len();
+                bytes.extend(text.bytes());
+                begin..bytes.len()
+            };
+            let (kind, text) = (field(kind), field(text));
+            let (tag, definition) = (text.clone(), text);
+            entries.push(ContentsEntry {
+                id: 1,
+                section: NO_SECTION,
+                kind,
+                tag,
+                schema: 0..0,
+                definition,
+                drop: 0..0,
+                owner: 0..0,
+            });
+        }
+        Contents { bytes, entries, rest: Vec::new() }
+    }
+
+    #[test]
+    fn a_count_that_pg_restore_would_read_as_another_is_not_understood() {
+        let progress = |count: [u8; INT_BYTES]| {
+            let (zero, absent) = ([0, 0, 0, 0, 0], [1, 1, 0, 0, 0]);
+            let fields = [zero; 7].into_iter().chain([absent; 3]).chain([count]).flatten();
+            let archive: Vec<u8> = b"PGDMP\x01\x10\x00\x04\x08\x01\x00".iter().copied().chain(fields).collect();
+            ContentsList::default().go_on(&archive)
+        };
+        assert!(matches!(progress([0, 0, 0, 0, 0]), Progress::End));
+        assert!(matches!(progress([0, 1, 0, 0, 0]), Progress::More));
+        assert!(matches!(progress([1, 1, 0, 0, 0]), Progress::Unknown));
+        assert!(matches!(progress([0, 0, 0, 0, 0x80]), Progress::Unknown));
+    }
+
+    #[test]
+    fn an_archive_whose_bytes_could_end_a_quoted_text_is_refused() {
+        let set = |name: &str| format!("SET client_encoding = '{name}';\n");
+        for good in ["UTF8", "LATIN1", "EUC_JP", "SQL_ASCII"] {
+            let archive = archive(&[("ENCODING", &set(good))]);
+            assert!(archive.check().is_ok() && archive.encoding() == good, "{good}");
+        }
+        assert_eq!(archive(&[]).encoding(), "UTF8");
+        for bad in ["SJIS", "BIG5", "GBK", "UHC", "JOHAB", "GB18030", "SHIFT_JIS_2004", "utf8", "", "UTF8'; x '"] {
+            assert!(archive(&[("ENCODING", &set(bad))]).check().is_err(), "{bad}");
+        }
+        let (one, other) = (set("UTF8"), set("LATIN1"));
+        assert!(archive(&[("ENCODING", &one), ("ENCODING", &other)]).check().is_err());
+        assert!(archive(&[("TABLE", "a\0b")]).check().is_err());
     }
 }

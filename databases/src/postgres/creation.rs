@@ -52,17 +52,8 @@ impl Creation {
     /// What an archive says of its database.
     pub(crate) fn of(contents: &Contents) -> Self {
         let mut creation = Self { encoding: contents.encoding(), ..Self::default() };
-        for entry in &contents.entries {
-            let kind = contents.get(&entry.kind);
-            let of_database = match kind {
-                b"DATABASE" | b"DATABASE PROPERTIES" => true,
-                b"ACL" | b"COMMENT" | b"SECURITY LABEL" => contents.get(&entry.tag).starts_with(b"DATABASE "),
-                _ => false,
-            };
-            if !of_database {
-                continue;
-            }
-            if kind == b"DATABASE" {
+        for entry in contents.of_database() {
+            if contents.get(&entry.kind) == b"DATABASE" {
                 creation.owner = Some(contents.get(&entry.owner).to_vec()).filter(|owner| !owner.is_empty());
             }
             creation.take(contents.get(&entry.definition));
@@ -125,14 +116,21 @@ impl Creation {
         Some(())
     }
 
-    /// Makes the database under the name `place`, with its settings, and marks it as
-    /// being loaded. Returns what the server refused.
+    /// Makes the database under the name `place`.
     ///
     /// # Errors
-    /// The server cannot make it.
-    pub(crate) async fn make(&self, server: &Server<'_>, place: &str) -> Result<Vec<String>> {
+    /// The server cannot make it. Then a database of that name is not ours.
+    pub(crate) async fn make(&self, server: &Server<'_>, place: &str) -> Result<()> {
         let create = format!("CREATE DATABASE {} WITH TEMPLATE = template0{}", quoted(place), self.options);
-        server.query_in(server.outside(place), &create).await?;
+        server.query_in(server.outside(place), &create).await.map(drop)
+    }
+
+    /// Gives the new database its settings, and marks it as being loaded. Returns what the server
+    /// refused.
+    ///
+    /// # Errors
+    /// The server cannot be asked.
+    pub(crate) async fn begin(&self, server: &Server<'_>, place: &str) -> Result<Vec<String>> {
         let mark = format!("COMMENT ON DATABASE {} IS {}", quoted(place), literal(LOADING_MARK));
         let mut steps = vec![Step::new("mark of an unfinished restore".to_owned(), mark)];
         let settings = |property: &&Property| matches!(property, Property::Set(_) | Property::RoleSet(..));

@@ -4,9 +4,10 @@
 //! Each part goes through `pg_restore`. Either the first error ends the work, or it goes on, and
 //! what could not be loaded is listed.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::ffi::OsStr;
 use std::io::Write;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use futures::stream::FuturesUnordered;
@@ -19,14 +20,15 @@ use super::builds::{Builds, EntryId};
 use super::contents::{Contents, Resumed};
 use super::creation::Creation;
 use super::failures::{Failures, Heard, Listener};
-use super::loader::{LoadsAs, code, needs_superuser, refusal};
+use super::late::{Late, Views, table_rows};
+use super::loader::{LoadsAs, ORPHANS, code, make_orphans, needs_superuser, refusal};
 use super::owners::KnownRoles;
 use super::ownership::Ownership;
 use super::parts::{DumpPart, TableName};
 use super::roles::several;
 use super::server::Server;
 use crate::streams::{Once, StoredStreams, StreamReader};
-use crate::tool::process::{Invocation, feed_with, output_bytes};
+use crate::tool::process::{Invocation, feed_head, feed_with, output_bytes};
 
 /// Never ask for a password. Tablespaces name directories of another machine. Only a verbose
 /// `pg_restore` says at which entry it fails.
@@ -53,6 +55,8 @@ pub(crate) struct Filling<'a> {
     pub(crate) keep_going: bool,
     pub(crate) roles: &'a Mutex<KnownRoles>,
     pub(crate) failures: Failures,
+    /// Whether the database was made here.
+    pub(crate) made: AtomicBool,
     pub(crate) loads_as: LoadsAs<'a>,
     /// The server as the role that loads reaches it, if that is another than ours.
     pub(crate) as_loader: Option<Server<'a>>,
@@ -85,20 +89,26 @@ impl Filling<'_> {
             }
         }
         let code = code(&contents);
-        let made = creation.make(self.server, self.place).await;
-        let mut refused = made.map_err(|error| error.within(format!("cannot create database {}", self.place)))?;
-        if let LoadsAs::Loader(loader, _) = self.loads_as {
-            loader.take(self.server, self.place).await?;
+        let failed = |error: Error| error.within(format!("cannot create database {}", self.place));
+        creation.make(self.server, self.place).await.map_err(failed)?;
+        self.made.store(true, Ordering::Relaxed);
+        let mut refused = creation.begin(self.server, self.place).await.map_err(failed)?;
+        if let LoadsAs::Loader(loader) = self.loads_as {
+            loader.take(self.server, self.place, &encoding).await?;
         }
-        if *first == DumpPart::Whole {
+        let mut views = Views::default();
+        if let LoadsAs::Loader(loader) = self.loads_as {
+            views = self.load_in_phases(loader, parts, contents, archive).await?;
+        } else if *first == DumpPart::Whole {
             self.load_archive(name, contents, archive.as_mut(), &[]).await?;
         } else {
             let (contents, definitions) = self.definitions(name, contents, archive.as_mut()).await?;
             drop(archive);
             self.load_file(&definitions, &contents, &["--section=pre-data".to_owned()]).await?;
-            self.load_rows(rows, &definitions, &contents).await?;
+            self.load_rows(rows, &definitions, &contents, None).await?;
         }
-        let mut strange = self.settle_owners(&encoding, &mut refused).await?;
+        let Ownership { mut strange, of_server, .. } = self.settle_owners(&views, &encoding, &mut refused).await?;
+        self.fill_views(&views.of_others, &encoding).await?;
         refused.extend(creation.complete(self.server, self.place).await?);
         strange.extend(creation.strange);
         let mut warnings = Vec::new();
@@ -118,6 +128,13 @@ impl Filling<'_> {
                 several(refused.iter().map(String::as_str))
             ));
         }
+        if !of_server.is_empty() {
+            warnings.push(format!(
+                "database {}: owners and rights of the server's own objects were left out; set them by hand: {}",
+                self.database,
+                several(of_server.iter().map(String::as_str))
+            ));
+        }
         if !strange.is_empty() {
             warnings.push(format!(
                 "database {}: the archive holds what pg_dump does not write about databases and rights; it was not executed: {}",
@@ -134,14 +151,21 @@ impl Filling<'_> {
     }
 
     /// The beginning of an archive as it suits the server.
-    fn adapted(&self, contents: &Contents) -> Vec<u8> {
+    pub(super) fn adapted(&self, contents: &Contents) -> Vec<u8> {
         let mut roles = self.roles.lock().unwrap_or_else(PoisonError::into_inner);
-        let LoadsAs::Loader(_, restorer) = self.loads_as else { return roles.adapt(contents) };
-        let (head, ownership) = Ownership::apart(contents, &mut roles, restorer);
+        let LoadsAs::Loader(_) = self.loads_as else { return roles.adapt(contents) };
+        let (head, ownership) = Ownership::apart(contents, &mut roles, ORPHANS);
         let mut all = self.ownership.lock().unwrap_or_else(PoisonError::into_inner);
         all.steps.extend(ownership.steps);
         all.strange.extend(ownership.strange);
+        all.of_server.extend(ownership.of_server);
         head
+    }
+
+    /// The beginning of an archive whose owners were told before.
+    pub(super) fn without_owners(&self, contents: &Contents) -> Vec<u8> {
+        let mut roles = self.roles.lock().unwrap_or_else(PoisonError::into_inner);
+        Ownership::apart(contents, &mut roles, ORPHANS).0
     }
 
     /// How the database is made. An owner that is lacking is left out.
@@ -154,25 +178,27 @@ impl Filling<'_> {
     }
 
     /// Says what belongs to whom, and who may do what. Returns what was not understood.
-    async fn settle_owners(&self, encoding: &str, refused: &mut Vec<String>) -> Result<Vec<String>> {
-        let LoadsAs::Loader(loader, _) = self.loads_as else { return Ok(Vec::new()) };
-        let ownership = std::mem::take(&mut *self.ownership.lock().unwrap_or_else(PoisonError::into_inner));
+    async fn settle_owners(&self, views: &Views, encoding: &str, refused: &mut Vec<String>) -> Result<Ownership> {
+        let LoadsAs::Loader(loader) = self.loads_as else { return Ok(Ownership::default()) };
+        let mut ownership = std::mem::take(&mut *self.ownership.lock().unwrap_or_else(PoisonError::into_inner));
+        self.end(loader, &views.of_superusers, encoding).await?;
+        make_orphans(self.server).await?;
         loader.give_back_public(self.server, self.place).await?;
         // Each object that is changed is locked to the end of a transaction.
-        for steps in ownership.steps.chunks(MAX_STEPS) {
+        for steps in std::mem::take(&mut ownership.steps).chunks(MAX_STEPS) {
             let failed = self.server.run_steps(self.place, steps, encoding).await?;
             let failed = failed.iter().filter(|failure| !failure.mended);
             refused.extend(
                 failed.filter_map(|failure| Some(format!("{} ({})", steps.get(failure.step)?.what, failure.reason))),
             );
         }
-        loader.give_back(self.server, self.place).await?;
-        Ok(ownership.strange)
+        loader.give_back(self.server, self.place, ORPHANS).await?;
+        Ok(ownership)
     }
 
     /// Writes the definitions to a file: `pg_restore` reads them more than once, and works over
     /// several connections only if it can seek. They are small, as they hold no rows.
-    async fn definitions(
+    pub(super) async fn definitions(
         &self,
         name: &str,
         mut contents: Contents,
@@ -189,12 +215,13 @@ impl Filling<'_> {
     }
 
     /// Loads rows over several connections, and builds indexes and constraints as soon as their
-    /// rows are there. What the longest chain waits for comes first.
-    async fn load_rows(
+    /// rows are there. What the longest chain waits for comes first. What is `late` is left out.
+    pub(super) async fn load_rows(
         &self,
         rows: &[(DumpPart, &str)],
         definitions: &NamedTempFile,
         contents: &Arc<Contents>,
+        late: Option<&Late>,
     ) -> Result<()> {
         let length = |stream: &str| self.streams.length(stream).unwrap_or_default();
         let table = |(part, stream): &(DumpPart, &str)| match part {
@@ -207,7 +234,8 @@ impl Filling<'_> {
             tracing::warn!(error = %error.chain(), "indexes are built only after all rows");
             Default::default()
         });
-        let mut builds = Builds::new(&list, &upon_rows, &lengths);
+        let nothing = BTreeSet::new();
+        let mut builds = Builds::new(&list, &upon_rows, &lengths, late.map_or(&nothing, |late| &late.entries));
         let urgency = |(part, stream): &(DumpPart, &str)| {
             let upon = if let DumpPart::Table(name) = part { builds.upon(name) } else { 0 };
             length(stream) + upon
@@ -242,7 +270,7 @@ impl Filling<'_> {
                 self.build(definitions, contents, Some(rest.side_by_side), &jobs).await?;
                 self.build(definitions, contents, Some(rest.in_order), &[]).await
             }
-            None => self.build(definitions, contents, None, &jobs).await,
+            None => self.build(definitions, contents, late.map(|late| late.others.clone()), &jobs).await,
         }
     }
 
@@ -250,6 +278,10 @@ impl Filling<'_> {
         let mut archive = self.streams.open(name).await?;
         let contents =
             Contents::read(archive.as_mut()).await.map_err(|error| error.within(format!("cannot load {name}")))?;
+        if let LoadsAs::Loader(_) = self.loads_as {
+            let wanted = table_rows(&contents);
+            return self.load_chosen(name, contents, archive.as_mut(), &wanted).await;
+        }
         self.load_archive(name, contents, archive.as_mut(), &[]).await
     }
 
@@ -261,19 +293,35 @@ impl Filling<'_> {
         arguments: &[String],
     ) -> Result<()> {
         let pieces = vec![self.adapted(&contents), contents.take_rest()];
-        let mut archive = Resumed { pieces, archive };
-        let restore = self.restore(arguments, None);
+        self.load_pieces(name, contents, Resumed { pieces, archive }, arguments, false).await
+    }
+
+    /// Loads an archive of which the list was read; `partly` if not all of it is wanted.
+    pub(super) async fn load_pieces(
+        &self,
+        name: &str,
+        contents: Contents,
+        mut archive: Resumed<'_>,
+        arguments: &[String],
+        partly: bool,
+    ) -> Result<()> {
+        let (restore, contents) = (self.restore(arguments, None), Arc::new(contents));
         let loaded = match DumpPart::of_stream(name) {
             Some((DumpPart::Table(_), _)) => {
-                self.run(restore, &mut LongBlocks::new(&mut archive), Arc::new(contents)).await
+                self.run(restore, &mut LongBlocks::new(&mut archive), contents, partly).await
             }
-            _ => self.run(restore, &mut archive, Arc::new(contents)).await,
+            _ => self.run(restore, &mut archive, contents, partly).await,
         };
         loaded.map_err(|error| error.within(format!("cannot load {name}")))
     }
 
-    async fn load_file(&self, file: &NamedTempFile, contents: &Arc<Contents>, arguments: &[String]) -> Result<()> {
-        self.run(self.restore(arguments, Some(file)), &mut Once(None), contents.clone()).await
+    pub(super) async fn load_file(
+        &self,
+        file: &NamedTempFile,
+        contents: &Arc<Contents>,
+        arguments: &[String],
+    ) -> Result<()> {
+        self.run(self.restore(arguments, Some(file)), &mut Once(None), contents.clone(), false).await
     }
 
     fn restore(&self, arguments: &[String], file: Option<&NamedTempFile>) -> Invocation {
@@ -287,11 +335,22 @@ impl Filling<'_> {
             .tool("pg_restore", arguments.chain(file.map(|file| file.path().as_os_str())))
     }
 
-    async fn run(&self, restore: Invocation, archive: &mut dyn StreamReader, contents: Arc<Contents>) -> Result<()> {
+    async fn run(
+        &self,
+        restore: Invocation,
+        archive: &mut dyn StreamReader,
+        contents: Arc<Contents>,
+        partly: bool,
+    ) -> Result<()> {
         let (mut listener, heard): (Listener, Heard) = Listener::new(&self.failures, self.database, Some(contents));
         let expected: &[i32] = if self.keep_going { &[0, 1] } else { &[0] };
         let restore = restore.watched(move |piece| listener.hear(piece));
-        match feed_with(restore, archive, |_| Ok(()), expected).await {
+        let fed = if partly {
+            feed_head(restore, archive, |_| Ok(()), expected).await
+        } else {
+            feed_with(restore, archive, |_| Ok(()), expected).await
+        };
+        match fed {
             Ok(0) => Ok(()),
             Ok(_) if heard.went_on() => Ok(()),
             Ok(status) => {
@@ -315,26 +374,23 @@ impl Filling<'_> {
 
     /// Builds indexes, constraints and whatever else comes after the rows. `entries` are their
     /// numbers in the archive; `None` for all of it.
-    async fn build(
+    pub(super) async fn build(
         &self,
         definitions: &NamedTempFile,
         contents: &Arc<Contents>,
         entries: Option<Vec<EntryId>>,
         how: &[String],
     ) -> Result<()> {
-        let failed = || format!("cannot write to {}", self.server.cx.scratch.display());
-        let mut list = NamedTempFile::new_in(&self.server.cx.scratch).context(Class::Storage, failed)?;
         // A list or a section, but not both: with a list, `pg_restore` would take a comment for
         // that of the entry before it.
-        let chosen = match entries {
+        let list = match entries {
             Some(entries) if entries.is_empty() => return Ok(()),
-            Some(entries) => {
-                let lines: String = entries.iter().map(|entry| format!("{entry};\n")).collect();
-                list.write_all(lines.as_bytes()).context(Class::Storage, failed)?;
-                format!("--use-list={}", list.path().display())
-            }
-            None => "--section=post-data".to_owned(),
+            Some(entries) => Some(self.list(&entries)?),
+            None => None,
         };
+        let chosen = list
+            .as_ref()
+            .map_or("--section=post-data".to_owned(), |list| format!("--use-list={}", list.path().display()));
         let built = self.load_file(definitions, contents, &[how, &[chosen]].concat()).await;
         built.map_err(|error| error.within("cannot build indexes and constraints"))
     }

@@ -5,6 +5,7 @@
 //! the new one is complete, which is loaded beside it and then takes its name.
 
 use std::path::PathBuf;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, PoisonError};
 
 use async_trait::async_trait;
@@ -14,7 +15,7 @@ use super::Postgres;
 use super::failures::{Failures, incomplete};
 use super::fill::Filling;
 use super::globals::{GLOBALS, Globals, read_globals};
-use super::loader::{Loader, LoadsAs};
+use super::loader::{Loader, LoadsAs, ORPHANS, drop_orphans};
 use super::owners::KnownRoles;
 use super::parts::{DumpPart, Stored, by_database};
 use super::places::Place;
@@ -60,7 +61,7 @@ async fn load(
     let PostgresTarget { connection, password, client_directories } = to;
     let (server, facts) = Server::reach(connection, password.as_ref(), client_directories, cx).await?;
     let names = streams.names();
-    let databases = by_database(&names);
+    let databases = by_database(&names)?;
     let chosen = choose(&databases, wanted)?;
     for (_, target) in &chosen {
         server.refuse_occupied(target, wanted.overwrite).await?;
@@ -75,25 +76,30 @@ async fn load(
         }
     }
     let roles = Mutex::new(server.known_roles(server.connection.maintenance_database()).await?);
-    let me = server.query("SELECT rolname, rolsuper FROM pg_roles WHERE rolname = current_user").await?;
-    let (me, superuser) = me.split_once('\u{1f}').unwrap_or((&me, "f"));
-    let loader =
-        if superuser == "t" && !wanted.as_superuser { Some(Loader::make(&server, facts.major).await?) } else { None };
+    let superuser = server.query("SELECT rolsuper FROM pg_roles WHERE rolname = current_user").await?;
+    let superuser = superuser.trim() == "t";
+    let loader = if superuser && !wanted.as_superuser { Some(Loader::make(&server, facts.major).await?) } else { None };
     let loads_as = match &loader {
-        Some(loader) => LoadsAs::Loader(loader, me),
-        None if superuser == "t" => LoadsAs::Superuser,
+        Some(loader) => LoadsAs::Loader(loader),
+        None if superuser => LoadsAs::Superuser,
         None => LoadsAs::Connected,
     };
     let loaded = load_databases(&server, streams, chosen, wanted, &roles, loads_as, &mut outcome).await;
     if let Some(loader) = &loader {
         loader.drop(&server).await;
+        drop_orphans(&server).await;
     }
     loaded?;
     let roles = roles.into_inner().unwrap_or_else(PoisonError::into_inner);
     if !roles.lacking().is_empty() {
         let hint = if takes_roles { "" } else { "; --globals takes the snapshot's roles along" };
+        let owner = if loader.is_some() {
+            format!("the role {ORPHANS}, which has no rights")
+        } else {
+            "the role that restored".to_owned()
+        };
         outcome.warnings.push(format!(
-            "these roles do not exist here, so their objects belong to the role that restored, and grants to them were left out{hint}: {}",
+            "these roles do not exist here, so their objects belong to {owner}, and grants to them were left out{hint}: {}",
             several(roles.lacking().iter().map(String::as_str))
         ));
     }
@@ -130,7 +136,7 @@ async fn load_databases(
         outcome.warnings.extend(loaded.warnings);
         let whole = loaded.failures.is_empty();
         outcome.failures.extend(loaded.failures);
-        outcome.warnings.extend(server.settle(&place, whole).await?);
+        outcome.warnings.extend(server.settle(&place, whole, wanted.overwrite).await?);
         outcome.written.push(target);
     }
     Ok(())
@@ -189,7 +195,7 @@ impl Server<'_> {
         }
         let Loading { streams, database, roles, keep_going, loads_as } = *loading;
         let failures = Failures::default();
-        let as_loader = if let LoadsAs::Loader(loader, _) = loads_as { Some(loader.server(self)?) } else { None };
+        let as_loader = if let LoadsAs::Loader(loader) = loads_as { Some(loader.server(self)?) } else { None };
         let filling = Filling {
             server: self,
             streams,
@@ -198,6 +204,7 @@ impl Server<'_> {
             keep_going,
             roles,
             failures: failures.clone(),
+            made: AtomicBool::new(false),
             loads_as,
             as_loader,
             ownership: Mutex::default(),
@@ -205,7 +212,9 @@ impl Server<'_> {
         match filling.fill(parts).await {
             Ok(warnings) => Ok(Loaded { warnings, failures: failures.take() }),
             Err(error) => {
-                self.drop_half_loaded(place).await;
+                if filling.made.load(Ordering::Relaxed) {
+                    self.drop_half_loaded(place).await;
+                }
                 Err(error.within(format!("cannot restore database {database}")))
             }
         }

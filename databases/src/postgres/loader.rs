@@ -3,14 +3,18 @@
 //! A dump holds code: functions that constraints, indexes and generated columns call, and whatever
 //! a forged archive holds. Code that a superuser's session runs can always become the superuser
 //! again, whichever role the session has set. So an archive is loaded in a session that began as a
-//! role without rights. That role is made for one restore, owns the database while it is loaded,
-//! and is dropped in the end.
+//! role of its own. That role is made for one restore, may create in the database while it is
+//! loaded, owns what it makes there, and is dropped in the end. Nobody else is let in until then.
+//! What that code could change in the database meanwhile, [`super::guard`] refuses.
+
+use std::time::Duration;
 
 use lifeboat_base::secret::Secret;
 use lifeboat_base::{Error, Result};
 use tokio_util::sync::CancellationToken;
 
 use super::contents::Contents;
+use super::guard::Guard;
 use super::query::query;
 use super::roles::several;
 use super::server::Server;
@@ -33,6 +37,13 @@ const HIGH_KINDS: [&str; 10] = [
 ];
 /// How long the role could log in if nobody dropped it.
 const LIFETIME: &str = "7 days";
+/// How often it is looked whether its sessions have ended, and how long between.
+const MAX_ATTEMPTS_TO_END: usize = 100;
+const END_INTERVAL: Duration = Duration::from_millis(100);
+/// No more objects get other rights in one transaction.
+const MAX_CHANGED: usize = 500;
+/// The role, without rights, that owns what would otherwise have no owner here.
+pub(crate) const ORPHANS: &str = "lifeboat-orphans";
 /// The first version in which the schema `public` belongs to whoever owns the database.
 const PUBLIC_OF_OWNER: u32 = 15;
 /// What to do if a superuser is needed.
@@ -46,14 +57,28 @@ pub(crate) enum LoadsAs<'a> {
     Connected,
     /// As the superuser that connects: the operator said so.
     Superuser,
-    /// As a role without rights, for this role.
-    Loader(&'a Loader, &'a str),
+    /// As a role of its own.
+    Loader(&'a Loader),
 }
 
-/// A role without rights that can log in.
+/// What the role that loads may do with what it made, besides giving itself more, which the guard
+/// refuses to code.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Rights {
+    /// Fill tables, but read nothing, and not touch sequences.
+    Fill,
+    /// Read, but not touch sequences.
+    Read,
+    All,
+}
+
+/// A role that can log in, and has no rights but in what it makes.
 pub(crate) struct Loader {
     pub(crate) role: String,
     password: Secret,
+    /// A digest of what the server keeps of the password.
+    verifier: String,
+    guard: Guard,
     major: u32,
 }
 
@@ -76,7 +101,9 @@ impl Loader {
         let mut step = Step::new(format!("role {role}"), sql);
         step.needed = true;
         server.run_steps(server.connection.maintenance_database(), &[step], "UTF8").await?;
-        Ok(Self { role, password: Secret::new(password.into_bytes()), major })
+        let verifier = server.query(&verifier(&role)).await?;
+        let guard = Guard::of(&role, &verifier);
+        Ok(Self { role, password: Secret::new(password.into_bytes()), verifier, guard, major })
     }
 
     /// The server as this role reaches it.
@@ -88,16 +115,21 @@ impl Loader {
         Ok(Server { clients: server.clients.clone(), connection, cx: server.cx })
     }
 
-    /// Gives it the database `place`.
+    /// Lets it, and nobody else but superusers, into the database `place`, and guards that. The
+    /// archive is in `encoding`.
     ///
     /// # Errors
     /// The server refuses, or does not let it log in.
-    pub(crate) async fn take(&self, server: &Server<'_>, place: &str) -> Result<()> {
-        let role = quoted(&self.role);
-        server.query_in(server.outside(place), &format!("ALTER DATABASE {} OWNER TO {role}", quoted(place))).await?;
-        if self.major < PUBLIC_OF_OWNER {
-            server.query_in(place, &format!("ALTER SCHEMA public OWNER TO {role}")).await?;
-        }
+    pub(crate) async fn take(&self, server: &Server<'_>, place: &str, encoding: &str) -> Result<()> {
+        let (role, database) = (quoted(&self.role), quoted(place));
+        // It does not own the database: then its code could change settings of the database.
+        let sql = format!(
+            "ALTER ROLE {role} LOGIN; REVOKE CONNECT, TEMPORARY ON DATABASE {database} FROM PUBLIC;
+             GRANT CONNECT, CREATE, TEMPORARY ON DATABASE {database} TO {role}"
+        );
+        server.query_in(server.outside(place), &sql).await?;
+        self.guard.set(server, place, encoding).await?;
+        server.query_in(place, &format!("ALTER SCHEMA public OWNER TO {role}")).await?;
         let own = self.server(server)?;
         let asked = query(&own.clients, &own.connection, place, "SELECT session_user", own.cx).await;
         match asked {
@@ -109,25 +141,153 @@ impl Loader {
         }
     }
 
+    /// Gives it these rights on all that it owns in the database `place`, besides large objects.
+    ///
+    /// # Errors
+    /// The server refuses.
+    pub(crate) async fn may(&self, server: &Server<'_>, place: &str, rights: Rights) -> Result<()> {
+        let (tables, sequences) = (["r", "p", "v", "m", "f"].map(literal).join(", "), literal("S"));
+        let steps = match rights {
+            Rights::Fill => [
+                (&tables, "REVOKE SELECT, UPDATE, DELETE, TRUNCATE ON TABLE", "FROM", "SELECT", true),
+                (&sequences, "REVOKE ALL ON SEQUENCE", "FROM", "UPDATE", true),
+            ],
+            Rights::Read => [
+                (&tables, "GRANT ALL ON TABLE", "TO", "SELECT", false),
+                (&sequences, "REVOKE UPDATE, USAGE ON SEQUENCE", "FROM", "UPDATE", true),
+            ],
+            Rights::All => [
+                (&tables, "GRANT ALL ON TABLE", "TO", "SELECT", false),
+                (&sequences, "GRANT ALL ON SEQUENCE", "TO", "UPDATE", false),
+            ],
+        };
+        let name = literal(&self.role);
+        for (kinds, verb, to, right, has) in steps {
+            // Some at a time: what is changed may be locked to the end of a transaction.
+            let (null, not) = if has { ("IS NULL OR", "") } else { ("IS NOT NULL AND", "NOT") };
+            let left = format!(
+                "FROM pg_class c WHERE c.relowner = (SELECT oid FROM pg_roles WHERE rolname = {name}) AND c.relkind IN ({kinds})
+                 AND (c.relacl {null} {not} EXISTS (SELECT FROM aclexplode(c.relacl) a WHERE a.grantee = c.relowner AND a.privilege_type = {}))
+                 LIMIT {MAX_CHANGED}",
+                literal(right)
+            );
+            let body = format!(
+                "DECLARE made record; BEGIN FOR made IN SELECT c.oid::regclass AS name {left} LOOP
+                 EXECUTE format('{verb} %s {to} %I', made.name, {name}); END LOOP; END"
+            );
+            while !server.query_in(place, &format!("SELECT 1 {left}")).await?.is_empty() {
+                server.query_in(place, &format!("DO {}", literal(&body))).await?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Ends all that it does in the database `place`. Code that it ran may have let somebody in
+    /// under its name, or given away what it made: then nothing that was loaded can be trusted.
+    ///
+    /// # Errors
+    /// It does not end; or something was changed that only such code changes.
+    pub(crate) async fn close(&self, server: &Server<'_>, place: &str) -> Result<()> {
+        let (role, name) = (quoted(&self.role), literal(&self.role));
+        server.query(&format!("ALTER ROLE {role} NOLOGIN")).await?;
+        let end = format!(
+            "SELECT count(pg_terminate_backend(pid)) FROM pg_stat_activity
+             WHERE (usename = {name} OR datname = {}) AND pid <> pg_backend_pid() AND backend_type = 'client backend'",
+            literal(place)
+        );
+        let mut attempts = 0;
+        while server.query_in(server.outside(place), &end).await?.trim() != "0" {
+            attempts += 1;
+            if attempts > MAX_ATTEMPTS_TO_END {
+                return Err(Error::source_failed("a session of the role that loads does not end"));
+            }
+            tokio::time::sleep(END_INTERVAL).await;
+        }
+        self.check(server, place).await
+    }
+
+    /// Takes the guard off the database `place`.
+    ///
+    /// # Errors
+    /// The server refuses.
+    pub(crate) async fn unguard(&self, server: &Server<'_>, place: &str) -> Result<()> {
+        self.guard.remove(server, place).await
+    }
+
+    /// Looks whether code that it ran changed its password, settings or memberships, or gave
+    /// anything in the database `place` to others.
+    ///
+    /// # Errors
+    /// It did.
+    pub(crate) async fn check(&self, server: &Server<'_>, place: &str) -> Result<()> {
+        let me = format!("(SELECT oid FROM pg_roles WHERE rolname = {})", literal(&self.role));
+        let changed = format!(
+            "SELECT concat_ws(', ',
+                (SELECT 'settings of the role' WHERE EXISTS (SELECT FROM pg_db_role_setting WHERE setrole = {me})),
+                (SELECT 'memberships of the role' WHERE EXISTS (SELECT FROM pg_auth_members WHERE roleid = {me} OR member = {me})),
+                (SELECT 'an owner or a right' WHERE EXISTS (SELECT FROM pg_shdepend WHERE refclassid = 'pg_authid'::regclass
+                    AND dbid = (SELECT oid FROM pg_database WHERE datname = current_database()) AND deptype IN ('o', 'a')
+                    AND classid <> 'pg_user_mapping'::regclass
+                    AND refobjid NOT IN ({me}, (SELECT oid FROM pg_roles WHERE rolname = current_user)))))"
+        );
+        let mut changed = server.query_in(place, &changed).await?;
+        if server.query(&verifier(&self.role)).await? != self.verifier {
+            changed.push_str(" the password of the role");
+        }
+        if changed.trim().is_empty() {
+            return Ok(());
+        }
+        Err(Error::source_failed(format!("code of the snapshot changed, while it was loaded: {}", changed.trim()))
+            .hint(
+                "what was loaded is dropped; look for ALTER ROLE, GRANT and REASSIGN in the functions of the snapshot",
+            ))
+    }
+
     /// Gives back what the server has from the start in the database `place`.
     ///
     /// # Errors
     /// The server refuses.
     pub(crate) async fn give_back_public(&self, server: &Server<'_>, place: &str) -> Result<()> {
-        if self.major < PUBLIC_OF_OWNER {
-            let owner = server.query_in(place, "SELECT rolname FROM pg_roles WHERE oid = 10").await?;
-            server.query_in(place, &format!("ALTER SCHEMA public OWNER TO {}", quoted(owner.trim()))).await?;
-        }
-        Ok(())
+        let owner = if self.major < PUBLIC_OF_OWNER {
+            server.query_in(place, "SELECT rolname FROM pg_roles WHERE oid = 10").await?
+        } else {
+            "pg_database_owner".to_owned()
+        };
+        server.query_in(place, &format!("ALTER SCHEMA public OWNER TO {}", quoted(&owner))).await.map(drop)
     }
 
-    /// Gives all that it still owns in the database `place` to the role that restores.
+    /// Gives all that it still owns in the database `place` to others: extensions, which have no
+    /// owner of their own in an archive, to the role that restores, and the rest to
+    /// `otherwise`, which has no rights. Then others may come in.
     ///
     /// # Errors
-    /// The server refuses.
-    pub(crate) async fn give_back(&self, server: &Server<'_>, place: &str) -> Result<()> {
-        let role = quoted(&self.role);
-        let sql = format!("REASSIGN OWNED BY {role} TO CURRENT_USER; DROP OWNED BY {role}");
+    /// The server refuses, or something would be left for the role that restores.
+    pub(crate) async fn give_back(&self, server: &Server<'_>, place: &str, otherwise: &str) -> Result<()> {
+        let (role, name) = (quoted(&self.role), literal(&quoted(&self.role)));
+        let owned = format!(
+            "FROM pg_shdepend d, pg_identify_object(d.classid, d.objid, 0) o
+             WHERE d.dbid = (SELECT oid FROM pg_database WHERE datname = current_database()) AND d.deptype = 'o'
+                AND d.refclassid = 'pg_authid'::regclass AND d.refobjid = {name}::regrole
+                AND d.classid <> 'pg_extension'::regclass AND d.classid <> 'pg_default_acl'::regclass
+                AND NOT EXISTS (SELECT FROM pg_depend e WHERE e.classid = d.classid AND e.objid = d.objid AND e.deptype = 'e')"
+        );
+        let body = format!(
+            "DECLARE left_over record; BEGIN FOR left_over IN SELECT o.type, o.identity {owned} LOOP
+                BEGIN EXECUTE format('ALTER %s %s OWNER TO %I', left_over.type, left_over.identity, {});
+                EXCEPTION WHEN OTHERS THEN NULL; END; END LOOP; END",
+            literal(otherwise)
+        );
+        server.query_in(place, &format!("DO {}", literal(&body))).await?;
+        let left = rows(&server.query_in(place, &format!("SELECT o.type || ' ' || o.identity {owned}")).await?);
+        if !left.is_empty() {
+            let left = several(left.iter().map(String::as_str));
+            return Err(Error::source_failed(format!("nobody but a superuser would own what was loaded: {left}")));
+        }
+        let database = quoted(place);
+        let sql = format!(
+            "REASSIGN OWNED BY {role} TO CURRENT_USER; DROP OWNED BY {role};
+             GRANT CONNECT, TEMPORARY ON DATABASE {database} TO PUBLIC"
+        );
         server.query_in(place, &sql).await.map(drop)
     }
 
@@ -139,6 +299,48 @@ impl Loader {
         if let Err(error) = query(&server.clients, &server.connection, database, &sql, &cx).await {
             tracing::warn!(role = self.role, error = %error.chain(), "the temporary role could not be dropped; drop it by hand");
         }
+    }
+}
+
+/// Asks for a digest of what the server keeps of a role's password.
+fn verifier(role: &str) -> String {
+    format!("SELECT md5(coalesce(rolpassword, '')) FROM pg_authid WHERE rolname = {}", literal(role))
+}
+
+/// Makes the role that owns what would otherwise have no owner here, unless it is there.
+///
+/// # Errors
+/// The server cannot make it; or it is there, and can do something.
+pub(crate) async fn make_orphans(server: &Server<'_>) -> Result<()> {
+    let (role, name) = (quoted(ORPHANS), literal(ORPHANS));
+    if !server.query(&format!("SELECT 1 FROM pg_roles WHERE rolname = {name}")).await?.is_empty() {
+        let able = format!(
+            "SELECT count(*) FROM pg_roles r WHERE r.rolname = {name} AND (r.rolsuper OR r.rolcanlogin OR r.rolcreaterole
+                OR r.rolcreatedb OR r.rolreplication OR r.rolbypassrls
+                OR EXISTS (SELECT FROM pg_auth_members m WHERE m.member = r.oid OR m.roleid = r.oid AND m.member <> 10))"
+        );
+        if server.query(&able).await?.trim() != "0" {
+            return Err(Error::usage(format!(
+                "the role {ORPHANS} has rights or members, but is to own what has no owner here"
+            ))
+            .hint("take them away, or rename it"));
+        }
+        return Ok(());
+    }
+    server.query(&format!("CREATE ROLE {role} NOLOGIN NOINHERIT")).await.map(drop)
+}
+
+/// Drops the role that owns what has no owner here, if it owns nothing.
+pub(crate) async fn drop_orphans(server: &Server<'_>) {
+    let cx = WorkContext { cancel: CancellationToken::new(), ..server.cx.clone() };
+    let name = literal(ORPHANS);
+    let drop = format!(
+        "DO $$ BEGIN IF EXISTS (SELECT FROM pg_roles WHERE rolname = {name}) THEN EXECUTE format('DROP ROLE %I', {name}); END IF;
+         EXCEPTION WHEN dependent_objects_still_exist THEN NULL; END $$"
+    );
+    let database = server.connection.maintenance_database();
+    if let Err(error) = query(&server.clients, &server.connection, database, &drop, &cx).await {
+        tracing::warn!(role = ORPHANS, error = %error.chain(), "the role could not be dropped");
     }
 }
 

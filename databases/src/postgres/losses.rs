@@ -12,6 +12,8 @@ const MAX_NAMES: usize = 10;
 const UNLOGGED: &str = "SELECT format('%I.%I', n.nspname, c.relname) FROM pg_class c \
     JOIN pg_namespace n ON n.oid = c.relnamespace \
     WHERE c.relpersistence = 'u' AND c.relkind IN ('r', 'S', 'm') ORDER BY 1";
+/// Each database has its own grants on its catalog.
+const READS_USER_MAPPINGS: &str = "SELECT has_table_privilege('pg_user_mapping', 'SELECT')";
 /// Servers of user mappings whose options we see and `pg_dump`, which asks a view, does not.
 const HIDDEN_OPTIONS: &str = "SELECT DISTINCT v.srvname FROM pg_user_mapping m \
     JOIN pg_user_mappings v ON v.umid = m.oid WHERE m.umoptions IS NOT NULL AND v.umoptions IS NULL ORDER BY 1";
@@ -22,7 +24,7 @@ const PERHAPS_HIDDEN_OPTIONS: &str = "SELECT DISTINCT srvname FROM pg_user_mappi
 /// What no dump of `database` holds.
 ///
 /// # Errors
-/// The server does not answer.
+/// The server does not answer, or the role may not ask.
 pub(super) async fn of_database(server: &Server<'_>, facts: &ServerFacts, database: &str) -> Result<Vec<String>> {
     let mut warnings = Vec::new();
     if facts.in_recovery {
@@ -34,8 +36,8 @@ pub(super) async fn of_database(server: &Server<'_>, facts: &ServerFacts, databa
             ));
         }
     }
-    let (options, sure) =
-        if facts.reads_user_mappings { (HIDDEN_OPTIONS, "") } else { (PERHAPS_HIDDEN_OPTIONS, ", if they have any") };
+    let reads_all = server.query_in(database, READS_USER_MAPPINGS).await? == "t";
+    let (options, sure) = if reads_all { (HIDDEN_OPTIONS, "") } else { (PERHAPS_HIDDEN_OPTIONS, ", if they have any") };
     let servers = rows(&server.query_in(database, options).await?);
     if !servers.is_empty() {
         warnings.push(format!(

@@ -54,6 +54,8 @@ pub(crate) struct Ownership {
     pub(crate) steps: Vec<Step>,
     /// What was not understood, for people.
     pub(crate) strange: Vec<String>,
+    /// Owners and rights of the server's own objects, for people.
+    pub(crate) of_server: Vec<String>,
 }
 
 impl Ownership {
@@ -69,6 +71,11 @@ impl Ownership {
                 ownership.grants(contents, entry, known, &mut grants);
             } else if !owner.is_empty() {
                 let owner = if known.lacks(owner, comparable) { otherwise.as_bytes() } else { owner };
+                let of_schema = if kind == b"SCHEMA" { &entry.tag } else { &entry.schema };
+                if is_of_server(contents.get(of_schema)) {
+                    ownership.of_server.push(format!("owner of {}", contents.name(entry)));
+                    continue;
+                }
                 let steps = if kind == b"SEQUENCE" { &mut sequences } else { &mut ownership.steps };
                 steps.extend(of_owner(contents, entry, owner));
             }
@@ -96,9 +103,17 @@ impl Ownership {
             } else if reading.words(&["RESET", "SESSION", "AUTHORIZATION"]) {
                 grantor = None;
                 continue;
-            } else if !is_grant(tokens) {
-                self.strange.push(format!("{} ({name})", statement.kind()));
-                continue;
+            }
+            match granted_on(tokens) {
+                Some(OfServer(false)) => {}
+                Some(OfServer(true)) => {
+                    self.of_server.push(format!("rights on {name}"));
+                    continue;
+                }
+                None => {
+                    self.strange.push(format!("{} ({name})", statement.kind()));
+                    continue;
+                }
             }
             let lacks: Vec<bool> = roles(tokens).iter().map(|role| known.lacks(role, comparable)).collect();
             if lacks.contains(&true) {
@@ -174,18 +189,48 @@ fn with_arguments(kind: &str, drop: &[u8]) -> Option<Vec<u8>> {
     Some([kind.as_bytes(), b" ", &emit(begin)].concat())
 }
 
-/// Whether a statement grants or revokes rights on an object of the database, and nothing else.
-fn is_grant(tokens: &[Token]) -> bool {
+/// Whether an object is the server's own.
+#[derive(Debug, PartialEq, Eq)]
+struct OfServer(bool);
+
+/// Whether a schema is the server's own.
+fn is_of_server(schema: &[u8]) -> bool {
+    schema == b"information_schema" || schema.starts_with(b"pg_")
+}
+
+/// On what a statement grants or revokes rights, if that is one object of the database, named with
+/// its schema, and the statement does nothing else.
+fn granted_on(tokens: &[Token]) -> Option<OfServer> {
     let mut reading = Reading(tokens);
     if reading.words(&["ALTER", "DEFAULT", "PRIVILEGES"]) {
-        return true;
+        return Some(OfServer(false));
     }
-    if !reading.words(&["GRANT"]) && !reading.words(&["REVOKE"]) {
-        return false;
+    (reading.words(&["GRANT"]) || reading.words(&["REVOKE"])).then_some(())?;
+    let on = tokens.iter().position(|token| *token == Token::Word(b"ON".to_vec()))?;
+    let mut object = Reading(tokens.get(on + 1..)?);
+    let kind = GRANTED_ON.iter().find(|kind| object.words(kind))?;
+    let of_server = match kind[0] {
+        "LARGE" => {
+            object.next();
+            false
+        }
+        "SCHEMA" => is_of_server(object.name()?),
+        "LANGUAGE" | "FOREIGN" => {
+            object.name()?;
+            false
+        }
+        _ => {
+            let schema = object.name()?.to_vec();
+            object.mark(b'.').then_some(())?;
+            object.name()?;
+            is_of_server(&schema)
+        }
+    };
+    if object.mark(b'(') {
+        let end = object.0.iter().position(|token| *token == Token::Mark(b')'))?;
+        object = Reading(&object.0[end + 1..]);
     }
-    let on = tokens.iter().position(|token| *token == Token::Word(b"ON".to_vec()));
-    let object = on.map(|on| Reading(&tokens[on + 1..]));
-    object.is_some_and(|object| GRANTED_ON.iter().any(|kind| object.clone().words(kind)))
+    (object.words(&["TO"]) || object.words(&["FROM"])).then_some(OfServer(of_server))
 }
 
 /// A grant as it is; or the same for each of several large objects, where the archive writes only
@@ -264,7 +309,8 @@ mod tests {
 
     #[test]
     fn only_rights_on_objects_of_the_database_are_grants() {
-        let grants = |text: &str| is_grant(&Statements::new(text.as_bytes()).next().unwrap().tokens.unwrap());
+        let on = |text: &str| granted_on(&Statements::new(text.as_bytes()).next().unwrap().tokens.unwrap());
+        let grants = |text: &str| on(text) == Some(OfServer(false));
         for good in [
             "GRANT SELECT(a),INSERT ON TABLE s.t TO joe WITH GRANT OPTION;",
             "REVOKE ALL ON FUNCTION s.f(x integer) FROM PUBLIC;",
@@ -279,8 +325,20 @@ mod tests {
             "GRANT CREATE ON TABLESPACE x TO joe;",
             "ALTER ROLE joe SUPERUSER;",
             "GRANT joe TO postgres GRANTED BY ON;",
+            "GRANT SELECT ON TABLE pg_authid TO joe;",
+            "GRANT SELECT ON TABLE s.t, pg_catalog.pg_authid TO joe;",
+            "GRANT SELECT ON TABLE pg_catalog.pg_authid TO joe;",
+            "GRANT ALL ON SCHEMA pg_catalog TO joe;",
+            "GRANT EXECUTE ON FUNCTION pg_catalog.pg_read_file(text) TO joe;",
         ] {
             assert!(!grants(bad), "{bad}");
+        }
+        for good in [
+            "GRANT ALL ON FUNCTION s.f() TO joe;",
+            "GRANT ALL ON LARGE OBJECT 4711 TO joe;",
+            "GRANT ALL ON SCHEMA s TO joe;",
+        ] {
+            assert!(grants(good), "{good}");
         }
     }
 }

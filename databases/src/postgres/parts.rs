@@ -9,8 +9,10 @@
 //! the section `pre-data` of the definitions, then all rows in any order, then the section
 //! `post-data` of the definitions (indexes, constraints, triggers).
 
+use lifeboat_base::{Error, Result};
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, percent_decode_str, utf8_percent_encode};
 
+use super::globals::GLOBALS;
 use super::sql::quoted;
 use crate::streams::MAX_STREAM_NAME_BYTES;
 
@@ -125,10 +127,19 @@ impl DumpPart {
 pub(crate) type Stored<'a> = (String, Vec<(DumpPart, &'a str)>);
 
 /// The databases among `streams`, in the order of capture.
-pub(crate) fn by_database(streams: &[String]) -> Vec<Stored<'_>> {
+///
+/// # Errors
+/// A stream is of no known kind, so what it holds would be missing without a word.
+pub(crate) fn by_database(streams: &[String]) -> Result<Vec<Stored<'_>>> {
     let mut databases: Vec<Stored<'_>> = Vec::new();
     for stream in streams {
-        let Some((part, database)) = DumpPart::of_stream(stream) else { continue };
+        if stream == GLOBALS {
+            continue;
+        }
+        let (part, database) = DumpPart::of_stream(stream).ok_or_else(|| {
+            Error::integrity(format!("the snapshot has a stream of an unknown kind: {}", stream.escape_debug()))
+                .hint("a newer Lifeboat may know it; or restore the snapshot with --to-directory")
+        })?;
         // The parts of a database were captured together.
         match databases.iter_mut().rev().find(|(name, _)| *name == database) {
             Some((_, parts)) => parts.push((part, stream)),
@@ -136,7 +147,7 @@ pub(crate) fn by_database(streams: &[String]) -> Vec<Stored<'_>> {
         }
     }
     databases.iter_mut().for_each(|(_, parts)| parts.sort());
-    databases
+    Ok(databases)
 }
 
 #[cfg(test)]
@@ -170,13 +181,14 @@ mod tests {
     }
 
     #[test]
-    fn definitions_come_first() {
+    fn definitions_come_first() -> Result<()> {
         let streams = ["globals", "table/a/s/t", "database/b", "data/a", "schema/a"].map(str::to_owned);
-        let databases = by_database(&streams);
+        let databases = by_database(&streams)?;
         let order: Vec<&str> = databases[0].1.iter().map(|(_, stream)| *stream).collect();
         assert_eq!(order, ["schema/a", "data/a", "table/a/s/t"]);
         assert_eq!(databases[1], ("b".to_owned(), vec![(DumpPart::Whole, "database/b")]));
         assert_eq!(databases.len(), 2);
+        Ok(())
     }
 
     #[test]

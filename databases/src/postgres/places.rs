@@ -25,6 +25,35 @@ const MAX_ATTEMPTS: usize = 5;
 /// How often others are sent away in that time.
 const DISCONNECT_INTERVAL: Duration = Duration::from_millis(300);
 
+/// Catalogues of what a database may hold.
+const CATALOGS: [&str; 25] = [
+    "pg_class",
+    "pg_proc",
+    "pg_type",
+    "pg_namespace",
+    "pg_extension",
+    "pg_largeobject_metadata",
+    "pg_am",
+    "pg_cast",
+    "pg_collation",
+    "pg_conversion",
+    "pg_default_acl",
+    "pg_event_trigger",
+    "pg_foreign_data_wrapper",
+    "pg_foreign_server",
+    "pg_language",
+    "pg_opclass",
+    "pg_operator",
+    "pg_opfamily",
+    "pg_publication",
+    "pg_transform",
+    "pg_ts_config",
+    "pg_ts_dict",
+    "pg_ts_parser",
+    "pg_ts_template",
+    "pg_statistic_ext",
+];
+
 /// Where a database is loaded.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) struct Place {
@@ -57,9 +86,15 @@ impl Server<'_> {
     /// new one is `whole`. Returns what an operator should know.
     ///
     /// # Errors
-    /// The two cannot be exchanged. Then the new one is dropped, and the old one is as it was.
-    pub(crate) async fn settle(&self, place: &Place, whole: bool) -> Result<Option<String>> {
+    /// The two cannot be exchanged; or the old one is not empty, without `overwrite`. Then the new
+    /// one is dropped, and the old one is as it was.
+    pub(crate) async fn settle(&self, place: &Place, whole: bool, overwrite: bool) -> Result<Option<String>> {
         let Place { target, beside: Some(mark), name } = place else { return Ok(None) };
+        // Somebody may have filled it while we loaded.
+        if let Err(error) = self.refuse_occupied(target, overwrite).await {
+            self.drop_half_loaded(name).await;
+            return Err(error);
+        }
         let replaced = format!("{REPLACED}{mark}");
         if let Err(error) = self.exchange(target, name, &replaced).await {
             self.drop_half_loaded(name).await;
@@ -140,14 +175,16 @@ impl Server<'_> {
             return Ok(());
         }
         // What a new database has from the start has a number below 16384.
-        let catalogs = ["pg_class", "pg_proc", "pg_type", "pg_namespace", "pg_extension", "pg_largeobject_metadata"];
-        let counts = catalogs.map(|catalog| format!("(SELECT count(*) FROM {catalog} WHERE oid >= 16384)"));
+        // Sessions that had temporary tables leave empty schemas.
+        let temporary =
+            "(SELECT -count(*) FROM pg_namespace WHERE oid >= 16384 AND nspname ~ '^pg_(toast_)?temp_[0-9]+$')";
+        let counts = CATALOGS.map(|catalog| format!("(SELECT count(*) FROM {catalog} WHERE oid >= 16384)"));
         let marked = format!(
             "(SELECT count(*) FROM pg_database WHERE datname = {} AND shobj_description(oid, 'pg_database') = {})",
             literal(target),
             literal(LOADING_MARK)
         );
-        let made = self.query_in(target, &format!("SELECT {}, {marked}", counts.join(" + "))).await?;
+        let made = self.query_in(target, &format!("SELECT {temporary} + {}, {marked}", counts.join(" + "))).await?;
         match made.trim().split_once('\u{1f}') {
             Some(("0", _)) => Ok(()),
             Some((_, "1")) => {

@@ -18,7 +18,7 @@ use crate::tool::process::Invocation;
 /// The facts that every capture asks for: one row, with values separated by a unit separator.
 const FACTS: &str = "SELECT current_setting('server_version'), (SELECT rolname FROM pg_roles WHERE oid = 10), \
     pg_encoding_to_char(encoding), datcollate, datctype, (SELECT count(*) FROM pg_tablespace WHERE oid > 16383), \
-    has_table_privilege('pg_authid', 'SELECT'), pg_is_in_recovery(), has_table_privilege('pg_user_mapping', 'SELECT'), \
+    has_table_privilege('pg_authid', 'SELECT'), pg_is_in_recovery(), \
     (SELECT count(*) FROM pg_db_role_setting WHERE setrole = 0 AND setdatabase = 0) FROM pg_database WHERE datname = 'template0'";
 
 /// What a server says about itself.
@@ -34,7 +34,6 @@ pub(crate) struct ServerFacts {
     pub(crate) reads_passwords: bool,
     /// Whether it is a standby, or recovers from a backup.
     pub(crate) in_recovery: bool,
-    pub(crate) reads_user_mappings: bool,
     /// Whether `ALTER ROLE ALL SET` gave settings to all roles.
     pub(crate) settings_of_all: bool,
 }
@@ -52,18 +51,8 @@ impl ServerFacts {
             )
         })?;
         let fields: Vec<&str> = answer.split('\u{1f}').collect();
-        let [
-            version,
-            superuser,
-            encoding,
-            collate,
-            ctype,
-            tablespaces,
-            reads_passwords,
-            in_recovery,
-            reads_user_mappings,
-            settings_of_all,
-        ] = fields[..]
+        let [version, superuser, encoding, collate, ctype, tablespaces, reads_passwords, in_recovery, settings_of_all] =
+            fields[..]
         else {
             return Err(Error::source_failed("the PostgreSQL server gave an unexpected answer to the first query"));
         };
@@ -80,7 +69,6 @@ impl ServerFacts {
             tablespaces: tablespaces != "0",
             reads_passwords: reads_passwords == "t",
             in_recovery: in_recovery == "t",
-            reads_user_mappings: reads_user_mappings == "t",
             settings_of_all: settings_of_all != "0",
         })
     }

@@ -153,8 +153,10 @@ fn url_of(reader: &mut SettingsReader<'_>, text: &Text, unverified: bool) -> Opt
 
 /// A host on another machine whose certificate would not be checked.
 pub(super) fn unverified_host(url: &url::Url) -> Option<String> {
-    let option =
-        |name: &str| url.query_pairs().filter(|(key, _)| key == name).last().map(|(_, value)| value.into_owned());
+    let option = |name: &str| {
+        let pairs = url.query_pairs().filter(|(key, value)| key == name && (!is_place(key) || !value.is_empty()));
+        pairs.last().map(|(_, value)| value.into_owned())
+    };
     if option("sslmode").is_some_and(|mode| mode == "verify-full") {
         return None;
     }
@@ -165,6 +167,11 @@ pub(super) fn unverified_host(url: &url::Url) -> Option<String> {
     })?;
     let remote = hosts.split(',').find(|host| !is_here(host))?;
     Some(remote.to_owned())
+}
+
+/// Whether an option says where the server is. An empty one says nothing, and is passed over.
+pub(super) fn is_place(option: &str) -> bool {
+    matches!(option, "host" | "hostaddr")
 }
 
 /// Whether this is a unix socket, or an address of this machine.
@@ -201,6 +208,9 @@ mod tests {
             "postgresql://db.example.com/shop?sslmode=verify-full&sslmode=prefer",
             "postgresql:///shop?host=/run/postgresql,db.example.com",
             "postgresql:///shop?host=db.example.com",
+            "postgresql://db.example.com/shop?hostaddr=",
+            "postgresql://db.example.com/shop?host=",
+            "postgresql://localhost/shop?hostaddr=192.0.2.1&hostaddr=",
             "postgresql://localhost/shop?hostaddr=192.0.2.1",
             "postgresql://localhost.example.com/shop",
         ] {

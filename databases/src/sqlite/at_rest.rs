@@ -10,8 +10,8 @@
 //! the same before and after, with the same size and times.
 
 use std::ffi::OsString;
-use std::fs::{File, Metadata, OpenOptions};
-use std::io::{Read, Write};
+use std::fs::{File, OpenOptions};
+use std::io::{ErrorKind, Read, Write};
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
@@ -58,23 +58,34 @@ const JOURNAL: &str = "-journal";
 /// # Errors
 /// A file cannot be read or written; or the copy cannot be recovered.
 pub(super) fn copy(source: &Path, target: &Path, kind: Obstacle, stop: &CancellationToken) -> Result<bool> {
-    let before = stamps(source);
+    // Where the path is a link, SQLite writes beside the file that the link names.
+    let source =
+        &std::fs::canonicalize(source).context(Class::Source, || format!("cannot resolve {}", source.display()))?;
+    let companion = Companion(beside(target, JOURNAL));
+    let before = stamps(source)?;
     let [database, journal, wal, locks] = &before;
     let at_rest = wal.is_none() && locks.is_none() && journal.is_some() == (kind == Obstacle::HotJournal);
     if database.is_none() || !at_rest {
         return Ok(false);
     }
     copy_file(source, target, stop)?;
-    let companion = beside(target, JOURNAL);
     if kind == Obstacle::HotJournal {
-        copy_file(&beside(source, JOURNAL), &companion, stop)?;
+        copy_file(&beside(source, JOURNAL), &companion.0, stop)?;
     }
-    let quiet = stamps(source) == before;
+    let quiet = stamps(source)? == before;
     if quiet {
         recover(target).context(Class::Source, || format!("cannot recover a copy of {}", source.display()))?;
     }
-    let _ = std::fs::remove_file(companion);
     Ok(quiet)
+}
+
+/// The journal of the copy. It is removed on drop.
+struct Companion(PathBuf);
+
+impl Drop for Companion {
+    fn drop(&mut self) {
+        let _ = std::fs::remove_file(&self.0);
+    }
 }
 
 /// Opens the copy for writing, which rolls its journal back.
@@ -92,11 +103,20 @@ fn beside(path: &Path, suffix: &str) -> PathBuf {
 /// Identity, size and times of a file.
 type Stamp = (u64, u64, i64, i64, i64, i64);
 
-/// Of the database and what lies beside it.
-fn stamps(source: &Path) -> [Option<Stamp>; 4] {
-    let stamp =
-        |meta: Metadata| (meta.ino(), meta.len(), meta.mtime(), meta.mtime_nsec(), meta.ctime(), meta.ctime_nsec());
-    FILES.map(|suffix| std::fs::metadata(beside(source, suffix)).ok().map(stamp))
+/// Of the database and what lies beside it. `None` if there is no such file.
+fn stamps(source: &Path) -> Result<[Option<Stamp>; 4]> {
+    let mut stamps = [None; 4];
+    for (stamp, suffix) in stamps.iter_mut().zip(FILES) {
+        let path = beside(source, suffix);
+        *stamp = match std::fs::metadata(&path) {
+            Ok(meta) => {
+                Some((meta.ino(), meta.len(), meta.mtime(), meta.mtime_nsec(), meta.ctime(), meta.ctime_nsec()))
+            }
+            Err(error) if error.kind() == ErrorKind::NotFound => None,
+            Err(error) => return Err(error).context(Class::Source, || format!("cannot look at {}", path.display())),
+        };
+    }
+    Ok(stamps)
 }
 
 fn copy_file(from: &Path, to: &Path, stop: &CancellationToken) -> Result<()> {
@@ -115,5 +135,34 @@ fn copy_file(from: &Path, to: &Path, stop: &CancellationToken) -> Result<()> {
         if stop.is_cancelled() {
             return Err(Error::cancelled("the capture"));
         }
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used, reason = "tests")]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_copy_that_ends_early_leaves_no_journal_behind() {
+        let place = tempfile::tempdir().unwrap();
+        let (source, target) = (place.path().join("a.db"), place.path().join("copy"));
+        std::fs::write(&source, "").unwrap();
+        std::fs::write(beside(&source, JOURNAL), "half a change").unwrap();
+        let stop = CancellationToken::new();
+        stop.cancel();
+        assert!(copy(&source, &target, Obstacle::HotJournal, &stop).is_err());
+        assert!(target.exists() && !beside(&target, JOURNAL).exists());
+    }
+
+    #[test]
+    fn only_a_file_that_does_not_exist_is_absent() {
+        let place = tempfile::tempdir().unwrap();
+        let source = place.path().join("a.db");
+        std::fs::write(&source, "").unwrap();
+        assert_eq!(stamps(&source).unwrap().map(|stamp| stamp.is_some()), [true, false, false, false]);
+        // It cannot be looked at, whoever asks.
+        std::os::unix::fs::symlink("a.db-wal", beside(&source, "-wal")).unwrap();
+        assert!(stamps(&source).is_err());
     }
 }

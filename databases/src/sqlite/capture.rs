@@ -146,7 +146,9 @@ fn explained(source: &Path, error: rusqlite::Error) -> Error {
     let code = error.sqlite_error_code();
     let extended = error.sqlite_error().map_or(0, |error| error.extended_code);
     let class = if code == Some(ErrorCode::DiskFull) { Class::Storage } else { Class::Source };
-    let folder = source.parent().unwrap_or(source).display();
+    // Where the path is a link, SQLite keeps its files beside the file that the link names.
+    let real = std::fs::canonicalize(source).unwrap_or_else(|_| source.to_owned());
+    let folder = real.parent().unwrap_or(&real).display();
     let hint = match code {
         Some(ErrorCode::DiskFull) => "make room in the state directory: a whole copy of the database must fit".to_owned(),
         Some(ErrorCode::DatabaseBusy | ErrorCode::DatabaseLocked) => LOCKED_HINT.to_owned(),

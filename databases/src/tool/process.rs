@@ -375,8 +375,13 @@ pub(crate) async fn feed_with(
 
 /// As [`feed`], for a tool that may succeed before it has read everything. So the stream need not
 /// be read to its checked end.
-pub(crate) async fn feed_head(invocation: Invocation, stream: &mut dyn StreamReader) -> Result<()> {
-    feed_as_wanted(invocation, stream, |_| Ok(()), &[0]).await.map(drop)
+pub(crate) async fn feed_head(
+    tool: Invocation,
+    stream: &mut dyn StreamReader,
+    out: impl FnMut(&[u8]) -> Result<()> + Send,
+    expected: &[i32],
+) -> Result<i32> {
+    feed_as_wanted(tool, stream, out, expected).await.map(|(_, _, status)| status)
 }
 
 /// Returns whether the tool took the whole stream, and its status.

@@ -11,7 +11,6 @@
 use std::collections::{BTreeSet, HashMap};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
-use lifeboat_base::Error;
 use lifeboat_format::id::{ChunkId, PackId, SnapshotId};
 use lifeboat_format::index::IndexedPack;
 use lifeboat_format::manifest::PackRef;
@@ -19,6 +18,7 @@ use lifeboat_store::SharedReplica;
 
 use crate::catalog::documents::Documents;
 use crate::catalog::inventory::Inventory;
+use crate::catalog::unbelieved::Unbelieved;
 use crate::state::chunk_table;
 use crate::state::chunk_table::ChunkTable;
 
@@ -166,30 +166,36 @@ impl ChunkIndex {
         let segment_bytes = most(|inventory| inventory.index_bytes).min(documents.memory / 2);
         let mut index = IndexBuilder::new(segment_bytes, most(|inventory| inventory.packs.len() as u64));
         let segments: BTreeSet<&SnapshotId> = inventories.iter().flat_map(|inventory| &inventory.indexes).collect();
-        let mut less = |segment: &SnapshotId, error: &Error| {
-            let why = error.chain();
-            warnings.push(format!("less data is deduplicated, because index segment {segment} is unreadable: {why}"));
-        };
+        let mut unreadable = Unbelieved::new("an index segment that cannot be read");
         for snapshot in segments {
             let holders: Vec<SharedReplica> = inventories
                 .iter()
                 .filter(|inventory| inventory.indexes.contains(snapshot))
                 .map(|inventory| inventory.replica.clone())
                 .collect();
+            let names = || holders.iter().map(|holder| holder.name());
+            if unreadable.leaves_aside(names()) {
+                continue;
+            }
+            let mut error = None;
             match documents.index(&holders, snapshot).await {
                 Ok(segment) if segment.generation == generation => {
                     for pack in segment.packs() {
                         match pack {
                             Ok(pack) if present(&pack) => drop(index.add(&pack)),
                             Ok(_) => {}
-                            Err(error) => less(snapshot, &error),
+                            Err(damaged) => error = Some(damaged),
                         }
                     }
                 }
                 Ok(_) => {}
-                Err(error) => less(snapshot, &error),
+                Err(unread) => error = Some(unread),
+            }
+            if let Some(error) = error {
+                unreadable.add(names(), snapshot, &error);
             }
         }
+        warnings.extend(unreadable.warnings("less data is deduplicated"));
         index.finish(generation, journalled.into_iter().filter(present).collect())
     }
 }

@@ -1,13 +1,13 @@
 //! The place of a new snapshot in its dataset: its number, and the snapshot before it.
 
-use lifeboat_base::{Class, Error, Result};
+use lifeboat_base::{Error, Result};
 use lifeboat_format::Format;
 use lifeboat_format::id::{Digest, SnapshotId};
 use lifeboat_format::manifest::{Manifest, Previous};
-use lifeboat_store::SharedReplica;
 
-use crate::catalog::documents::Documents;
+use crate::catalog::documents::{Documents, Signed, combine};
 use crate::catalog::inventory::{Inventory, all_snapshots};
+use crate::catalog::unbelieved::Unbelieved;
 
 /// The place of a new snapshot in its dataset.
 pub(super) struct Place {
@@ -21,13 +21,24 @@ pub(super) struct Place {
 /// What a look for the place found.
 pub(super) enum PlaceFound {
     After(Box<Place>),
-    /// This snapshot is the newest, and no replica that shows it gives it now.
+    /// This snapshot may be the newest: no replica that shows it returns it whole, and one of them
+    /// fails.
     NotNow(SnapshotId, Error),
 }
 
+/// What the replicas that show a snapshot say of it.
+enum Holders {
+    /// One returns it as a trusted signer signed it.
+    Signed(Box<Place>),
+    /// None does, and this one may have it whole.
+    Failed(Error),
+    /// None has it whole.
+    Unreadable(Error),
+}
+
 impl Place {
-    /// The place after the newest readable snapshot of a trusted signer, with a warning for each
-    /// unreadable one. One that requires what this program does not know has a place, too.
+    /// The place after the newest readable snapshot of a trusted signer, with warnings of those
+    /// that are unreadable. One that requires what this program does not know has a place, too.
     ///
     /// # Errors
     /// The newest snapshot is of format 1, which is not continued, though `vault.json` says
@@ -37,9 +48,40 @@ impl Place {
         members: &[Inventory],
         warnings: &mut Vec<String>,
     ) -> Result<PlaceFound> {
-        let replicas: Vec<SharedReplica> = members.iter().map(|member| member.replica.clone()).collect();
+        let mut unreadable = Unbelieved::new("a snapshot that cannot be read");
+        let mut place = Self { previous: None, sequence: 1, manifest: None };
         for snapshot in all_snapshots(members).into_iter().rev() {
-            let error = match documents.manifest(&replicas, &snapshot).await {
+            let holders: Vec<&Inventory> =
+                members.iter().filter(|member| member.snapshots.contains(&snapshot)).collect();
+            let names = || holders.iter().map(|holder| holder.replica.name());
+            if unreadable.leaves_aside(names()) {
+                continue;
+            }
+            match Self::ask(documents, &holders, &snapshot, warnings).await? {
+                Holders::Signed(found) => {
+                    place = *found;
+                    break;
+                }
+                // An older one in its place would be a fork.
+                Holders::Failed(error) => return Ok(PlaceFound::NotNow(snapshot, error)),
+                Holders::Unreadable(error) => unreadable.add(names(), &snapshot, &error),
+            }
+        }
+        warnings.extend(unreadable.warnings("it is not used for deduplication"));
+        Ok(PlaceFound::After(Box::new(place)))
+    }
+
+    /// Asks one after the other, because what one returns says nothing of what another holds.
+    async fn ask(
+        documents: &Documents<'_>,
+        holders: &[&Inventory],
+        snapshot: &SnapshotId,
+        warnings: &mut Vec<String>,
+    ) -> Result<Holders> {
+        let mut errors = Vec::new();
+        for holder in holders {
+            let replica = std::slice::from_ref(&holder.replica);
+            match documents.manifest(replica, snapshot).await {
                 Ok((manifest, _)) if manifest.format == Format::One => {
                     return Err(Error::integrity(format!(
                         "snapshot {snapshot} is of format 1, and its vault.json of format 2"
@@ -47,33 +89,33 @@ impl Place {
                     .hint("put the vault.json of format 1 back, and set a new vault_prefix for new backups"));
                 }
                 Ok((manifest, hash)) => {
-                    return Ok(PlaceFound::After(Box::new(Self::after(
-                        &snapshot,
-                        hash,
-                        manifest.sequence,
-                        Some(manifest),
-                    ))));
+                    let sequence = manifest.sequence;
+                    return Ok(Holders::Signed(Box::new(Self::after(snapshot, hash, sequence, Some(manifest)))));
                 }
-                // It is there, and only cannot be reached: an older one in its place would be a
-                // fork.
-                Err(error) if error.class() == Class::Storage => {
-                    let problem = format!("snapshot {snapshot}, which the new one follows, cannot be fetched");
-                    let error = error.within(problem).hint("back up again when a replica that holds it answers");
-                    return Ok(PlaceFound::NotNow(snapshot, error));
-                }
-                Err(error) => error.chain(),
-            };
-            if let Ok((head, hash)) = documents.manifest_head(&replicas, &snapshot).await
-                && let Some(word) = head.requires.unknown()
-            {
-                warnings.push(format!(
-                    "rows of snapshot {snapshot} are not used for deduplication, because it requires `{word}`: use a newer version of Lifeboat here, too"
-                ));
-                return Ok(PlaceFound::After(Box::new(Self::after(&snapshot, hash, head.sequence, None))));
+                Err(error) if Signed::of(&error) == Signed::Unknown => errors.push(error),
+                Err(error) => match documents.manifest_head(replica, snapshot).await {
+                    Ok((head, hash)) => {
+                        let Some(word) = head.requires.unknown() else {
+                            errors.push(error);
+                            continue;
+                        };
+                        warnings.push(format!(
+                            "rows of snapshot {snapshot} are not used for deduplication, because it requires `{word}`: use a newer version of Lifeboat here, too"
+                        ));
+                        return Ok(Holders::Signed(Box::new(Self::after(snapshot, hash, head.sequence, None))));
+                    }
+                    Err(failed) if Signed::of(&failed) == Signed::Unknown => errors.push(failed),
+                    Err(_) => errors.push(error),
+                },
             }
-            warnings.push(format!("snapshot {snapshot} is unreadable and will not be used for deduplication: {error}"));
         }
-        Ok(PlaceFound::After(Box::new(Self { previous: None, sequence: 1, manifest: None })))
+        let (failed, refused): (Vec<_>, Vec<_>) =
+            errors.into_iter().partition(|error| Signed::of(error) == Signed::Unknown);
+        if failed.is_empty() {
+            return Ok(Holders::Unreadable(combine("no replica returns it whole".to_owned(), &refused)));
+        }
+        let problem = format!("snapshot {snapshot}, which the new one follows, cannot be fetched");
+        Ok(Holders::Failed(combine(problem, &failed).hint("back up again when a replica that holds it answers")))
     }
 
     fn after(snapshot: &SnapshotId, hash: Digest, sequence: u64, manifest: Option<Manifest>) -> Self {

@@ -7,6 +7,8 @@
 //! replica sends in their place must not add up. A document that takes more than half of
 //! `limits.memory` is refused.
 
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
 use age::{Identity, Recipient};
 use bytes::Bytes;
 use futures::{Stream, StreamExt};
@@ -19,6 +21,7 @@ use lifeboat_store::{Replica, ReplicaError, ReplicaErrorKind, SharedReplica};
 use tokio::sync::{Semaphore, SemaphorePermit};
 
 use super::inventory::Inventory;
+use super::unbelieved::Unbelieved;
 use crate::config::Dataset;
 use crate::keys::crypt;
 use crate::keys::sign::{MAX_SIGNATURE_BYTES, Signer, SignerKey, verify};
@@ -144,18 +147,41 @@ impl Documents<'_> {
 
     /// Reads many manifests, several at once, and returns them in order. They come without their
     /// extents: these may be long, and whoever looks through many manifests does not need them.
+    ///
+    /// Replicas that show too many that none returns signed are left aside, so some of `snapshots`
+    /// may not be returned ([`MAX_UNBELIEVED`](super::unbelieved::MAX_UNBELIEVED)). Hence the
+    /// newest should come first.
     pub(crate) fn manifests<'b>(
         &'b self,
         inventories: &'b [Inventory],
         snapshots: impl IntoIterator<Item = SnapshotId> + 'b,
     ) -> impl Stream<Item = (SnapshotId, Result<(Manifest, Digest)>)> + 'b {
-        let read = move |snapshot: SnapshotId| async move {
-            let holders = inventories.iter().filter(|inventory| inventory.snapshots.contains(&snapshot));
-            let holders: Vec<SharedReplica> = holders.map(|inventory| inventory.replica.clone()).collect();
-            let manifest = self.manifest(&holders, &snapshot).await;
-            (snapshot, manifest.map(|(manifest, hash)| (manifest.without_extents(), hash)))
+        let unbelieved = Arc::new(Mutex::new(Unbelieved::new("a snapshot that no replica returns signed")));
+        let at_end = unbelieved.clone();
+        let read = move |snapshot: SnapshotId| {
+            let unbelieved = unbelieved.clone();
+            async move {
+                let holders = inventories.iter().filter(|inventory| inventory.snapshots.contains(&snapshot));
+                let holders: Vec<SharedReplica> = holders.map(|inventory| inventory.replica.clone()).collect();
+                let names = || holders.iter().map(|holder| holder.name());
+                if lock(&unbelieved).leaves_aside(names()) {
+                    return None;
+                }
+                let manifest = self.manifest(&holders, &snapshot).await;
+                if let Err(error) = &manifest
+                    && self.find_signed(holders.iter(), &snapshot).await.is_err()
+                {
+                    lock(&unbelieved).add(names(), &snapshot, error);
+                }
+                Some((snapshot, manifest.map(|(manifest, hash)| (manifest.without_extents(), hash))))
+            }
         };
-        futures::stream::iter(snapshots).map(read).buffered(MANIFESTS_AT_ONCE)
+        let warned = futures::stream::once(async move {
+            lock(&at_end).log("it is left aside");
+            None
+        });
+        let read = futures::stream::iter(snapshots).map(read).buffered(MANIFESTS_AT_ONCE);
+        read.chain(warned).filter_map(std::future::ready)
     }
 
     /// Whether one of `replicas` returns the manifest as a trusted signer signed it. It is not
@@ -168,14 +194,9 @@ impl Documents<'_> {
         replicas: impl Iterator<Item = &'b SharedReplica>,
         snapshot: &SnapshotId,
     ) -> Result<()> {
-        let (key, mut errors) = (layout::manifest(self.dataset, snapshot), Vec::new());
-        for replica in replicas {
-            match self.fetch(replica.as_ref(), MANIFEST, &key).await {
-                Ok(_) => return Ok(()),
-                Err(unfetched) => errors.push(unfetched.error),
-            }
-        }
-        Err(combine(format!("no replica returns {key} signed"), &errors))
+        let what = || format!("no replica returns {} signed", layout::manifest(self.dataset, snapshot));
+        let found = self.find_signed(replicas, snapshot).await;
+        found.map_err(|refused| combine(what(), &refused.into_iter().map(|(_, error)| error).collect::<Vec<_>>()))
     }
 
     /// Who signed the manifest, as far as `replicas` tell.
@@ -184,16 +205,28 @@ impl Documents<'_> {
         replicas: impl Iterator<Item = &'b SharedReplica>,
         snapshot: &SnapshotId,
     ) -> Signed {
-        let (key, mut signed) = (layout::manifest(self.dataset, snapshot), None);
-        for replica in replicas {
-            let told = match self.fetch(replica.as_ref(), MANIFEST, &key).await {
-                Ok(_) => return Signed::Trusted,
-                Err(Unfetched { is_long: true, .. }) => Signed::Unknown,
-                Err(Unfetched { error, .. }) => Signed::of(&error),
-            };
-            signed = signed.max(Some(told));
+        match self.find_signed(replicas, snapshot).await {
+            Ok(()) => Signed::Trusted,
+            Err(refused) => refused.iter().map(|(signed, _)| *signed).max().unwrap_or(Signed::ByNobody),
         }
-        signed.unwrap_or(Signed::ByNobody)
+    }
+
+    /// As [`Self::check_signed`], with what each replica tells of the signer, and its error.
+    pub(crate) async fn find_signed<'b>(
+        &self,
+        replicas: impl Iterator<Item = &'b SharedReplica>,
+        snapshot: &SnapshotId,
+    ) -> Result<(), Vec<(Signed, Error)>> {
+        let (key, mut refused) = (layout::manifest(self.dataset, snapshot), Vec::new());
+        for replica in replicas {
+            match self.fetch(replica.as_ref(), MANIFEST, &key).await {
+                Ok(_) => return Ok(()),
+                Err(Unfetched { error, is_long }) => {
+                    refused.push((if is_long { Signed::Unknown } else { Signed::of(&error) }, error));
+                }
+            }
+        }
+        Err(refused)
     }
 
     /// Returns the object as it is stored, too.
@@ -306,6 +339,10 @@ impl Documents<'_> {
         };
         opened.await.map_err(|error: Error| error.within(format!("cannot open {key}")))
     }
+}
+
+fn lock(unbelieved: &Mutex<Unbelieved>) -> MutexGuard<'_, Unbelieved> {
+    unbelieved.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 fn raise_memory(bytes: u64) -> String {

@@ -10,3 +10,4 @@ pub(crate) mod inventory;
 pub(crate) mod order;
 pub(crate) mod records;
 pub(crate) mod removals;
+pub(crate) mod unbelieved;

@@ -16,6 +16,7 @@ use lifeboat_store::SharedReplica;
 use super::documents::{Signed, SignedObject, combine, fetch_signed, sign_plain};
 use super::inventory::Inventory;
 use super::order::FoundAct;
+use super::unbelieved::Unbelieved;
 use crate::keys::sign::{Signer, SignerKey, verify};
 
 /// A record that was read and believed.
@@ -102,22 +103,34 @@ impl RecordReader<'_> {
         signed.unwrap_or(Signed::ByNobody)
     }
 
-    /// Reads every record of a type that some replica shows, oldest first. Those that cannot be
-    /// read come with their errors.
+    /// Reads every record of a type that some replica shows, and returns them oldest first. Those
+    /// that cannot be read come with their errors. Replicas that show too many that none returns
+    /// signed are left aside ([`MAX_UNBELIEVED`](super::unbelieved::MAX_UNBELIEVED)).
     pub(crate) async fn read_all<B: RecordBody>(
         &self,
         inventories: &[Inventory],
     ) -> (Vec<FoundRecord<B>>, BTreeMap<SnapshotId, Error>) {
         let ids: BTreeSet<&SnapshotId> = inventories.iter().flat_map(|inventory| inventory.records(B::TYPE)).collect();
         let (mut found, mut unreadable) = (Vec::new(), BTreeMap::new());
-        for id in ids {
+        let mut unbelieved = Unbelieved::new("a record that no replica returns signed");
+        for id in ids.into_iter().rev() {
             let holds = |inventory: &&Inventory| inventory.records(B::TYPE).contains(id);
             let holders: Vec<_> = inventories.iter().filter(holds).map(|inventory| &inventory.replica).collect();
+            let names = || holders.iter().map(|holder| holder.name());
+            if unbelieved.leaves_aside(names()) {
+                continue;
+            }
             match self.read(&holders, id).await {
                 Ok(record) => found.push(record),
-                Err(error) => drop(unreadable.insert(id.clone(), error)),
+                Err(error) => {
+                    if self.signed(B::TYPE, &holders, id).await != Signed::Trusted {
+                        unbelieved.add(names(), id, &error);
+                    }
+                    unreadable.insert(id.clone(), error);
+                }
             }
         }
+        found.reverse();
         (found, unreadable)
     }
 }

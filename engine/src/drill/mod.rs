@@ -110,6 +110,7 @@ impl Drill<'_> {
             cancel: self.cancel.clone(),
         };
         let facts = streams.facts();
+        report.skipped = facts.skipped.clone();
         report.engine =
             Some(format!("{} {}", facts.engine, facts.server_version.as_deref().unwrap_or_default()).trim().to_owned());
         let mut server = None;
@@ -234,6 +235,7 @@ impl Drill<'_> {
             vault: self.reader.vault_id().to_owned(),
             dataset: self.dataset.clone(),
             snapshot: None,
+            skipped: Vec::new(),
             engine: None,
             started,
             finished: started,

@@ -28,6 +28,10 @@ pub struct DrillReport {
     pub dataset: Name,
     /// The restored snapshot. `None` if none could be selected.
     pub snapshot: Option<SnapshotId>,
+    /// Databases that the snapshot lacks although it should have them: it is partial. A published
+    /// report has digests of their names.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub skipped: Vec<String>,
     /// The engine and the version of its throw-away server. Without such a server, the version of
     /// the captured one.
     pub engine: Option<String>,
@@ -96,6 +100,7 @@ impl DrillReport {
     pub fn for_publication(&self) -> Self {
         let mut published = self.clone();
         let class = self.error_class.unwrap_or(Class::Failed).as_str();
+        published.skipped.iter_mut().for_each(|name| *name = digest(name));
         published.error = self.error.as_ref().map(|error| format!("{class}, {}", digest(error)));
         for check in &mut published.checks {
             check.detail = digest(&check.detail);

@@ -2,13 +2,14 @@
 //!
 //! It copies ciphertext and needs no key that opens a pack. For each snapshot it copies keyring,
 //! packs, index segment, manifest and signature, in this order. So a replica never shows a snapshot
-//! that it cannot restore. Pruned snapshots are not brought back. Packs that are missing or have
-//! the wrong size are replaced.
+//! that it cannot restore. The keyring object is this host's own copy, if it has one. Pruned
+//! snapshots are not brought back. Packs that are missing or have the wrong size are replaced.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
+use bytes::Bytes;
 use futures::StreamExt;
-use lifeboat_base::{Class, Error, Result};
+use lifeboat_base::{Error, Result};
 use lifeboat_format::id::{Name, SnapshotId};
 use lifeboat_format::index::MAX_INDEX_OBJECT_BYTES;
 use lifeboat_format::keyring::MAX_KEYRING_OBJECT_BYTES;
@@ -20,9 +21,10 @@ use serde::Serialize;
 use tokio_util::sync::CancellationToken;
 
 use crate::catalog::ciphertext::{copy_pack, put_once};
-use crate::catalog::documents::{Documents, combine, fetch_signed};
+use crate::catalog::documents::{Documents, Signed, combine, fetch_signed};
 use crate::catalog::inventory::{Inventory, all_snapshots};
 use crate::catalog::removals::prune_records;
+use crate::catalog::unbelieved::Unbelieved;
 use crate::config::{Dataset, Limits};
 use crate::keys::sign::{MAX_SIGNATURE_BYTES, SignerKey};
 use crate::keys::{HostKeys, crypt};
@@ -72,26 +74,29 @@ pub async fn catch_up(
     let documents =
         Documents { vault: &keys.vault, dataset: name, keys: &reader, cache: Some(&cache), memory: limits.memory };
     let records = prune_records(&documents, &inventories).await;
+    let mut unread = Unbelieved::new("a prune record that cannot be read");
     for (record, error) in &records.unreadable {
-        tracing::warn!(%record, error = %error.chain(), "A prune record cannot be read: what it removed may be copied again");
+        let holders = inventories.iter().filter(|inventory| inventory.prunes.contains(record));
+        unread.add(holders.map(|holder| holder.replica.name()), record, error);
     }
+    unread.log("what it removed may be copied again");
     let (mut manifests, mut unreadable, mut not_understood) = (Vec::new(), Vec::new(), Vec::new());
     let snapshots = all_snapshots(&inventories);
-    let snapshots = snapshots.into_iter().filter(|snapshot| !records.snapshots.contains_key(snapshot));
+    let snapshots = snapshots.into_iter().rev().filter(|snapshot| !records.snapshots.contains_key(snapshot));
     let mut read = std::pin::pin!(documents.manifests(&inventories, snapshots));
     while let Some((snapshot, manifest)) = read.next().await {
         match manifest {
             Ok((manifest, _)) => manifests.push(manifest),
-            Err(error) => {
-                tracing::warn!(%snapshot, error = %error.chain(), "Skipping snapshot during catch-up: its manifest is unreadable");
-                unreadable.push(snapshot);
-            }
+            Err(error) => unreadable.push((snapshot, error)),
         }
     }
-    for snapshot in unreadable {
+    // What is copied first, and which is the newest, goes by age.
+    manifests.reverse();
+    for (snapshot, error) in unreadable {
         // What nobody signed is missing nowhere.
         let holders = inventories.iter().filter(|inventory| inventory.snapshots.contains(&snapshot));
         if documents.check_signed(holders.map(|inventory| &inventory.replica), &snapshot).await.is_ok() {
+            tracing::warn!(%snapshot, error = %error.chain(), "Skipping snapshot during catch-up: its manifest is not understood");
             not_understood.push(snapshot);
         }
     }
@@ -106,6 +111,7 @@ pub async fn catch_up(
             keys,
             target: inventories[at].clone(),
             others,
+            all_answer: failed.is_empty(),
             newest_prune,
             objects: 0,
             bytes: 0,
@@ -144,11 +150,23 @@ struct CatchUp<'a> {
     keys: &'a HostKeys,
     target: Inventory,
     others: Vec<&'a Inventory>,
+    /// Whether every replica could be listed.
+    all_answer: bool,
     /// The newest prune record that was believed.
     newest_prune: Option<&'a SnapshotId>,
     objects: u64,
     bytes: u64,
     cancel: &'a CancellationToken,
+}
+
+/// Signed objects of one kind that others show and a replica lacks.
+struct Lacking<'a> {
+    /// What one is that is not copied, with its article.
+    kind: &'static str,
+    shown: fn(&Inventory) -> &BTreeSet<SnapshotId>,
+    key: fn(&Name, &SnapshotId) -> String,
+    limit: u64,
+    trusted: &'a [SignerKey],
 }
 
 impl CatchUp<'_> {
@@ -161,7 +179,7 @@ impl CatchUp<'_> {
                 continue;
             }
             for generation in manifest.generations() {
-                self.copy_keyring(&layout::keyring_generation(self.dataset, generation)).await?;
+                self.copy_keyring(generation).await?;
             }
             for pack in &manifest.packs {
                 if self.target.has(pack) {
@@ -182,8 +200,13 @@ impl CatchUp<'_> {
             {
                 let key = layout::index(dataset, snapshot);
                 let copied = self.copy_signed(&key, MAX_INDEX_OBJECT_BYTES, |other| other.indexes.contains(snapshot));
-                // A reader needs none.
-                leave_aside(&key, copied.await)?;
+                match copied.await {
+                    // A reader needs none.
+                    Err(error) if Signed::of(&error) < Signed::Unknown => {
+                        tracing::warn!(%key, error = %error.chain(), "Not copying an index segment: no replica returns it signed");
+                    }
+                    copied => copied?,
+                }
                 self.target.indexes.insert(snapshot.clone());
             }
             if !self.target.snapshots.contains(&manifest.snapshot) {
@@ -199,63 +222,115 @@ impl CatchUp<'_> {
     /// Copies what else the others hold: the newest prune record, index segments of snapshots that
     /// are gone, and drill records.
     async fn copy_others(&mut self) -> Result<()> {
-        let union = |of: fn(&Inventory) -> &BTreeSet<SnapshotId>, own: &BTreeSet<SnapshotId>| -> Vec<SnapshotId> {
-            let all: BTreeSet<&SnapshotId> = self.others.iter().flat_map(|other| of(other)).collect();
-            all.into_iter().filter(|id| !own.contains(id)).cloned().collect()
-        };
-        let indexes = union(|other| &other.indexes, &self.target.indexes);
-        let drills = union(|other| &other.drills, &self.target.drills);
         // Only the newest record matters: it repeats what still matters from older ones.
         if let Some(id) = self.newest_prune.filter(|id| !self.target.prunes.contains(id)) {
             let key = layout::prune(self.dataset, id);
             self.copy_signed(&key, MAX_RECORD_BYTES as u64, |other| other.prunes.contains(id)).await?;
         }
-        for id in indexes {
-            let key = layout::index(self.dataset, &id);
-            let copied = self.copy_signed(&key, MAX_INDEX_OBJECT_BYTES, |other| other.indexes.contains(&id)).await;
-            leave_aside(&key, copied)?;
+        let keys = self.keys;
+        let indexes = Lacking {
+            kind: "an index segment that no replica returns signed",
+            shown: |inventory| &inventory.indexes,
+            key: layout::index,
+            limit: MAX_INDEX_OBJECT_BYTES,
+            trusted: &keys.trusted_signers,
+        };
+        self.copy_lacking(&indexes).await?;
+        if keys.trusted_drill_signers.is_empty() {
+            return Ok(());
         }
-        let trusted = &self.keys.trusted_drill_signers;
-        for id in drills.into_iter().filter(|_| !trusted.is_empty()) {
-            let key = layout::drill(self.dataset, &id);
-            let limit = MAX_RECORD_BYTES as u64;
-            let copied = self.copy_signed_by(trusted, &key, limit, |other| other.drills.contains(&id)).await;
-            leave_aside(&key, copied)?;
+        let drills = Lacking {
+            kind: "a drill report that no replica returns signed",
+            shown: |inventory| &inventory.drills,
+            key: layout::drill,
+            limit: MAX_RECORD_BYTES as u64,
+            trusted: &keys.trusted_drill_signers,
+        };
+        self.copy_lacking(&drills).await
+    }
+
+    /// Copies what a trusted signer signed, newest first. What no replica returns signed is not
+    /// missing anywhere: anybody can put it there. So that is warned of, and is no failure of the
+    /// replica that lacks it.
+    async fn copy_lacking(&mut self, lacking: &Lacking<'_>) -> Result<()> {
+        let shown = lacking.shown;
+        let own = shown(&self.target);
+        let ids = self.others.iter().flat_map(|other| shown(other)).filter(|id| !own.contains(id));
+        let ids: BTreeSet<SnapshotId> = ids.cloned().collect();
+        let (mut unbelieved, mut result) = (Unbelieved::new(lacking.kind), Ok(()));
+        for id in ids.iter().rev() {
+            let holders = self.others.iter().filter(|other| shown(other).contains(id));
+            let holders: Vec<Name> = holders.map(|holder| holder.replica.name().clone()).collect();
+            if unbelieved.leaves_aside(&holders) {
+                continue;
+            }
+            let key = (lacking.key)(self.dataset, id);
+            let copied = self.copy_signed_by(lacking.trusted, &key, lacking.limit, |other| shown(other).contains(id));
+            match copied.await {
+                Ok(()) => {}
+                Err(error) if Signed::of(&error) < Signed::Unknown => unbelieved.add(&holders, &key, &error),
+                Err(error) => {
+                    result = Err(error);
+                    break;
+                }
+            }
         }
+        unbelieved.log("it is not copied");
+        result
+    }
+
+    /// Nobody signs a keyring object, and nothing here opens it. So this host's own copy counts, if
+    /// it has one.
+    async fn copy_keyring(&mut self, generation: u32) -> Result<()> {
+        let key = layout::keyring_generation(self.dataset, generation);
+        if self.target.keyring.contains(&key) {
+            return Ok(());
+        }
+        let own = self.keys.datasets.get(self.dataset).filter(|own| own.generation == generation);
+        let body = match own {
+            Some(own) => own.wrapped.clone(),
+            None => self.keyring_of_others(&key).await?,
+        };
+        self.bytes += body.len() as u64;
+        put_once(self.target.replica.as_ref(), &key, body).await?;
+        self.objects += 1;
+        self.target.keyring.insert(key);
         Ok(())
     }
 
-    async fn copy_keyring(&mut self, key: &str) -> Result<()> {
-        if self.target.keyring.contains(key) {
-            return Ok(());
-        }
-        let (holders, mut bodies, mut errors) =
-            (self.others.iter().filter(|other| other.keyring.contains(key)), BTreeSet::new(), Vec::new());
-        for holder in holders {
+    /// The keyring object that more replicas hold than any other. One replica alone is believed
+    /// only if all replicas answer: then no other can be asked.
+    async fn keyring_of_others(&self, key: &str) -> Result<Bytes> {
+        let (mut bodies, mut errors) = (BTreeMap::<Bytes, Vec<&str>>::new(), Vec::new());
+        for holder in self.others.iter().filter(|other| other.keyring.contains(key)) {
+            let replica = holder.replica.name();
             match holder.replica.get(key, MAX_KEYRING_OBJECT_BYTES as u64).await.map_err(Error::from) {
                 Ok(body) => match crypt::check_is_age_file(&body) {
-                    Ok(()) => drop(bodies.insert(body)),
-                    Err(error) => errors.push(error.within(format!("replica {}: {key}", holder.replica.name()))),
+                    Ok(()) => bodies.entry(body).or_default().push(replica.as_str()),
+                    Err(error) => errors.push(error.within(format!("replica {replica}: {key}"))),
                 },
                 Err(error) => errors.push(error),
             }
         }
-        // Nobody signs it, and nothing here opens it: only one on which all agree is copied.
-        let again = "run `lifeboat init` again, which knows the right one";
-        let Some(body) = bodies.pop_first() else {
-            return Err(match errors.len() {
-                0 => Error::keys(format!("no replica holds {key}")).hint(again),
-                _ => combine(format!("no replica returns a good {key}"), &errors),
-            });
-        };
-        if !bodies.is_empty() {
-            return Err(Error::keys(format!("the replicas hold different {key}")).hint(again));
+        let mut found: Vec<(Bytes, Vec<&str>)> = bodies.into_iter().collect();
+        found.sort_by_key(|(_, holders)| std::cmp::Reverse(holders.len()));
+        let again = "find out with `lifeboat restore --replica` which one opens the backups, and remove the others";
+        match &found[..] {
+            [] if errors.is_empty() => Err(Error::keys(format!("no replica holds {key}"))
+                .hint("put it back from a copy: without it, nobody opens the packs of this generation")),
+            [] => Err(combine(format!("no replica returns a good {key}"), &errors)),
+            [(_, one), (_, other), ..] if one.len() == other.len() => Err(Error::keys(format!(
+                "{key} is different in {} and in {}",
+                one.join(" and in "),
+                other.join(" and in ")
+            ))
+            .hint(again)),
+            [(_, holders)] if holders.len() == 1 && !(self.all_answer && errors.is_empty()) => {
+                Err(Error::keys(format!("{} alone returns {key}, and not all replicas answer", holders[0]))
+                    .hint("it is copied when all replicas answer"))
+            }
+            [(body, _), ..] => Ok(body.clone()),
         }
-        self.bytes += body.len() as u64;
-        put_once(self.target.replica.as_ref(), key, body).await?;
-        self.objects += 1;
-        self.target.keyring.insert(key.to_owned());
-        Ok(())
     }
 
     /// Copies an object, then its signature, from the first replica that has a valid pair.
@@ -290,18 +365,6 @@ impl CatchUp<'_> {
             }
         }
         Err(combine(format!("no replica returns a valid {key}"), &errors))
-    }
-}
-
-/// What no replica returns signed is not missing anywhere: anybody can put it there. So that is
-/// warned of, and is no failure of the replica that lacks it.
-fn leave_aside(key: &str, copied: Result<()>) -> Result<()> {
-    match copied {
-        Err(error) if matches!(error.class(), Class::Integrity | Class::Keys) => {
-            tracing::warn!(%key, error = %error.chain(), "Not copying an object: no replica returns it signed");
-            Ok(())
-        }
-        copied => copied,
     }
 }
 

@@ -7,10 +7,12 @@
 use std::collections::BTreeMap;
 
 use age::secrecy::ExposeSecret;
+use bytes::Bytes;
 use lifeboat_base::secret::{Secret, SecretRef};
 use lifeboat_base::{Class, Context, Error, Result};
 use lifeboat_format::chunk_id::ChunkIdKey;
 use lifeboat_format::id::Name;
+use lifeboat_format::keyring::DatasetSecrets;
 use serde::{Deserialize, Serialize};
 use zeroize::{Zeroize, Zeroizing};
 
@@ -30,7 +32,7 @@ pub(crate) struct Bundle {
     pub vault: String,
     operations: String,
     /// The operations identity, wrapped to the masters, in base64.
-    pub wrapped_operations: String,
+    wrapped_operations: String,
     /// The masters that it is wrapped to, sorted.
     pub masters: Vec<String>,
     signer: String,
@@ -46,7 +48,7 @@ pub(crate) struct BundledDataset {
     pub recipient: String,
     chunk_id_key: String,
     /// The keyring object, in base64.
-    pub wrapped: String,
+    wrapped: String,
     /// The recipients that it is wrapped to, sorted.
     pub granted: Vec<String>,
 }
@@ -80,6 +82,23 @@ impl BundledDataset {
             granted,
         }
     }
+
+    /// The keyring object of `dataset`, as `init` made it.
+    pub(crate) fn wrapped(&self, dataset: &Name) -> Result<Bytes> {
+        unpack(&self.wrapped, || format!("dataset {dataset}"))
+    }
+
+    /// Whether these are the keys of which this is the host's part.
+    pub(crate) fn are(&self, secrets: &DatasetSecrets) -> bool {
+        let identity = secrets.identity.parse::<age::x25519::Identity>();
+        let key = Zeroizing::new(data_encoding::HEXLOWER.encode(secrets.chunk_id_key.expose()));
+        identity.is_ok_and(|identity| identity.to_public().to_string() == self.recipient) && *key == self.chunk_id_key
+    }
+}
+
+fn unpack(text: &str, of: impl Fn() -> String) -> Result<Bytes> {
+    let unpacked = data_encoding::BASE64.decode(text.as_bytes()).map(Bytes::from);
+    unpacked.map_err(|_| Error::keys(format!("the wrapped keys of {} in the host keys are damaged", of())))
 }
 
 impl Bundle {
@@ -100,6 +119,11 @@ impl Bundle {
     pub(crate) fn set_wrapped_operations(&mut self, wrapped: &[u8], masters: Vec<String>) {
         self.wrapped_operations = data_encoding::BASE64.encode(wrapped);
         self.masters = masters;
+    }
+
+    /// The keyring object of this host, as `init` made it.
+    pub(crate) fn wrapped_operations(&self) -> Result<Bytes> {
+        unpack(&self.wrapped_operations, || "this host".to_owned())
     }
 
     pub(crate) fn read(place: &SecretRef, key: &HostKey) -> Result<Self> {
@@ -136,7 +160,8 @@ impl Bundle {
             let hex = data_encoding::HEXLOWER.decode(bundled.chunk_id_key.as_bytes());
             let chunk_id_key = ChunkIdKey::new(&Zeroizing::new(hex.map_err(|_| damaged())?))?;
             let recipient = bundled.recipient.parse().map_err(|_| damaged())?;
-            keys.insert(name.clone(), DatasetKeys { generation: bundled.generation, recipient, chunk_id_key });
+            let (generation, wrapped) = (bundled.generation, bundled.wrapped(name)?);
+            keys.insert(name.clone(), DatasetKeys { generation, recipient, chunk_id_key, wrapped });
         }
         Ok(keys)
     }

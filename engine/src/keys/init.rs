@@ -3,15 +3,17 @@
 //! **Crash safety**: before `init` uploads anything, it seals all secrets and their wrapped form
 //! into the local bundle. Uploads are `put_new`. So if `init` is cut short, run it again.
 //!
-//! **It believes no replica.** It copies from one replica to another only objects that it knows by
-//! name, that are what they claim to be, and on which the replicas agree (`init/remote.rs`). What
-//! is wrong in one replica is named and left aside.
+//! **It believes no replica.** Beside what this host made, it copies from one replica to another
+//! only objects that it knows by name, that are what they claim to be, that two replicas hold, and
+//! on which all agree (`init/remote.rs`). It takes over only keys on which all agree
+//! (`init/takeover.rs`). What is wrong in one replica is named and left aside.
 //!
 //! **It never overwrites a key.** It replaces only `hosts/<host>.json`, and keyring objects whose
 //! recipients changed. It wraps this host's own object again by itself. For the object of a
 //! dataset, it needs an identity that opens it.
 
 mod remote;
+mod takeover;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs::OpenOptions;
@@ -26,7 +28,7 @@ use lifeboat_base::{Class, Context, Error, Result};
 use lifeboat_format::chunk_id::ChunkIdKey;
 use lifeboat_format::id::Name;
 use lifeboat_format::info::{HostInfo, VaultInfo};
-use lifeboat_format::keyring::{self, DatasetSecrets, MAX_KEYRING_OBJECT_BYTES};
+use lifeboat_format::keyring::DatasetSecrets;
 use lifeboat_format::layout;
 use lifeboat_store::SharedReplica;
 use serde::Serialize;
@@ -110,27 +112,38 @@ pub async fn init(
         Some(bundle) => bundle,
         None => new_bundle(config, &vault, &remote, options)?,
     };
+    // All that can be refused comes before key files are made: a later run would find them.
+    let mut found = BTreeMap::new();
+    for dataset in config.datasets.iter().map(|dataset| &dataset.name) {
+        if !bundle.datasets.contains_key(dataset) {
+            let secrets = takeover::dataset_secrets(dataset, &vault.vault, &remote, &options.identities)?;
+            found.insert(dataset, secrets);
+        }
+    }
     make_drill_keys(config, &mut bundle, &mut files)?;
     let granted = granted(config, &bundle);
     let mut rewrapped = BTreeSet::new();
     for dataset in config.datasets.iter().map(|dataset| &dataset.name) {
         match bundle.datasets.get(dataset) {
             None => {
-                let (made, taken_over) = dataset_keys(dataset, &vault.vault, &granted, &remote, options)?;
-                if taken_over {
-                    // The object in the vault may be wrapped to others, so it is replaced.
-                    rewrapped.insert(layout::keyring_generation(dataset, made.generation));
-                }
-                bundle.datasets.insert(dataset.clone(), made);
+                let secrets = match found.remove(dataset).flatten() {
+                    Some(secrets) => {
+                        // The object in the vault may be wrapped to others, so it is replaced.
+                        rewrapped.insert(layout::keyring_generation(dataset, secrets.generation));
+                        secrets
+                    }
+                    None => fresh_secrets(dataset, &vault.vault)?,
+                };
+                bundle.datasets.insert(dataset.clone(), wrap(secrets, &granted)?);
             }
             Some(known) if known.granted != granted && options.identities.is_empty() => notes.push(format!(
                 "dataset {dataset}: master or drill recipients changed since its keyring was written; run `lifeboat init --identity MASTER` to apply that"
             )),
             Some(known) if known.granted != granted => {
-                let generation = known.generation;
-                let made = rewrap(dataset, generation, &vault.vault, &granted, &remote, options)?;
-                bundle.datasets.insert(dataset.clone(), made);
-                rewrapped.insert(layout::keyring_generation(dataset, generation));
+                let secrets =
+                    takeover::known_secrets(dataset, known, &vault.vault, &remote, &options.identities)?;
+                rewrapped.insert(layout::keyring_generation(dataset, secrets.generation));
+                bundle.datasets.insert(dataset.clone(), wrap(secrets, &granted)?);
             }
             Some(_) => {}
         }
@@ -192,13 +205,7 @@ fn open_bundle(config: &Config, host_key: &HostKey, files: &mut Vec<InitItem>) -
 }
 
 fn new_bundle(config: &Config, vault: &VaultInfo, remote: &Remote<'_>, options: &InitOptions) -> Result<Bundle> {
-    let wrapped_key = layout::host_identity(&config.host);
-    let found = open_one(remote, options, &wrapped_key, |text| {
-        let line = std::str::from_utf8(text).ok().and_then(|text| text.lines().find_map(|line| line.parse().ok()));
-        let identity: age::x25519::Identity =
-            line.ok_or_else(|| Error::integrity(format!("{wrapped_key} is damaged")))?;
-        Ok((identity.to_public().to_string(), identity))
-    })?;
+    let found = takeover::operations_identity(&config.host, remote, &options.identities)?;
     let operations = found.unwrap_or_else(age::x25519::Identity::generate);
     Bundle::new(vault.vault.clone(), &operations, &Signer::generate()?)
 }
@@ -254,88 +261,14 @@ fn granted(config: &Config, bundle: &Bundle) -> Vec<String> {
     all.cloned().collect::<BTreeSet<_>>().into_iter().collect()
 }
 
-/// Makes the keys of a dataset, or takes them from the vault. Returns whether the vault held them.
-fn dataset_keys(
-    dataset: &Name,
-    vault: &str,
-    granted: &[String],
-    remote: &Remote<'_>,
-    options: &InitOptions,
-) -> Result<(BundledDataset, bool)> {
-    let known = remote.reached.iter().flat_map(|reached| reached.objects.keys());
-    let generations: BTreeSet<u32> = known.filter_map(|key| layout::parse_keyring_generation(dataset, key)).collect();
-    let mut first = None;
-    // The newest that can be opened: anybody can put there what looks like a newer one.
-    for generation in generations.into_iter().rev() {
-        match rewrap(dataset, generation, vault, granted, remote, options) {
-            Ok(made) => return Ok((made, true)),
-            Err(error) => first = first.or(Some(error)),
-        }
-    }
-    if let Some(error) = first {
-        return Err(error);
-    }
-    let secrets = DatasetSecrets {
+fn fresh_secrets(dataset: &Name, vault: &str) -> Result<DatasetSecrets> {
+    Ok(DatasetSecrets {
         vault: vault.to_owned(),
         dataset: dataset.clone(),
         generation: 1,
         identity: Zeroizing::new(age::x25519::Identity::generate().to_string().expose_secret().to_owned()),
         chunk_id_key: ChunkIdKey::new(&rand::random::<[u8; 32]>())?,
-    };
-    Ok((wrap(secrets, granted)?, false))
-}
-
-/// Opens a keyring object with the given identities, and wraps its content to `granted`.
-fn rewrap(
-    dataset: &Name,
-    generation: u32,
-    vault: &str,
-    granted: &[String],
-    remote: &Remote<'_>,
-    options: &InitOptions,
-) -> Result<BundledDataset> {
-    let key = layout::keyring_generation(dataset, generation);
-    let found = open_one(remote, options, &key, |text| {
-        let secrets = DatasetSecrets::parse(text, vault, dataset, generation)?;
-        Ok((secrets.identity.to_string(), secrets))
-    })?;
-    let secrets = found.ok_or_else(|| {
-        Error::keys(format!("no replica that answers holds {key}"))
-            .hint("run `lifeboat check` to see which replicas do not answer")
-    })?;
-    wrap(secrets, granted)
-}
-
-/// Opens what the replicas hold under `key`, and reads it. What cannot be opened is left aside if
-/// another replica's can; `read` returns what must be the same in all that can. `None` if no
-/// replica holds any.
-fn open_one<T>(
-    remote: &Remote<'_>,
-    options: &InitOptions,
-    key: &str,
-    read: impl Fn(&[u8]) -> Result<(String, T)>,
-) -> Result<Option<T>> {
-    let (mut found, mut first): (Option<(String, &Name, T)>, Option<Error>) = (None, None);
-    for (replica, wrapped) in remote.get(key) {
-        match open_with(options, wrapped, key).and_then(|text| read(&text)) {
-            Ok((same, _)) if found.as_ref().is_some_and(|(other, ..)| *other == same) => {}
-            Ok((same, value)) => match &found {
-                None => found = Some((same, replica, value)),
-                Some((_, other, _)) => {
-                    return Err(Error::integrity(format!("{key} holds different keys in {other} and in {replica}"))
-                        .hint("find out with `lifeboat restore --replica` which one opens the backups; delete the other object, and run `lifeboat init` again"));
-                }
-            },
-            Err(error) => {
-                tracing::warn!(%replica, error = %error.chain(), "Leaving aside a keyring object");
-                first = first.or(Some(error));
-            }
-        }
-    }
-    match (found, first) {
-        (None, Some(error)) => Err(error),
-        (found, _) => Ok(found.map(|(_, _, value)| value)),
-    }
+    })
 }
 
 fn wrap(secrets: DatasetSecrets, granted: &[String]) -> Result<BundledDataset> {
@@ -349,18 +282,6 @@ fn wrap(secrets: DatasetSecrets, granted: &[String]) -> Result<BundledDataset> {
     Ok(BundledDataset::new(generation, &public, &keys.chunk_id_key, &wrapped, granted.to_vec()))
 }
 
-fn open_with(options: &InitOptions, wrapped: &[u8], key: &str) -> Result<Zeroizing<Vec<u8>>> {
-    if options.identities.is_empty() {
-        return Err(Error::keys(format!("the vault already holds {key}, and this host cannot open it"))
-            .hint("run `lifeboat init --identity MASTER` if this is the same host or dataset; else choose another name for it"));
-    }
-    keyring::check_size(wrapped, key)?;
-    let identities = options.identities.iter().map(|identity| identity.as_ref() as &dyn age::Identity);
-    crypt::decrypt(identities, wrapped, MAX_KEYRING_OBJECT_BYTES)
-        .map(Zeroizing::new)
-        .map_err(|error| error.within(format!("cannot open {key}")).hint("pass the identity of a master recipient"))
-}
-
 /// Uploads to every reached replica what the bundle or another replica holds and it lacks.
 async fn upload(
     config: &Config,
@@ -369,17 +290,14 @@ async fn upload(
     remote: &mut Remote<'_>,
     rewrapped: &BTreeSet<String>,
 ) -> Result<Vec<InitItem>> {
-    let damaged = || Error::keys("the wrapped keys in the host keys are damaged");
-    let unpack = |text: &str| data_encoding::BASE64.decode(text.as_bytes()).map(Bytes::from).map_err(|_| damaged());
     let json = |value: serde_json::Result<Vec<u8>>| {
         value.map(Bytes::from).context(Class::Failed, || "cannot serialise an object")
     };
-    let mut wanted = remote.agreed();
-    // What this host has made itself counts more than what the replicas hold.
-    wanted.insert(layout::VAULT.to_owned(), json(serde_json::to_vec_pretty(vault))?);
-    wanted.insert(layout::host_identity(&config.host), unpack(&bundle.wrapped_operations)?);
+    let mut own = BTreeMap::new();
+    own.insert(layout::VAULT.to_owned(), json(serde_json::to_vec_pretty(vault))?);
+    own.insert(layout::host_identity(&config.host), bundle.wrapped_operations()?);
     for (dataset, keys) in &bundle.datasets {
-        wanted.insert(layout::keyring_generation(dataset, keys.generation), unpack(&keys.wrapped)?);
+        own.insert(layout::keyring_generation(dataset, keys.generation), keys.wrapped(dataset)?);
     }
     let host = HostInfo {
         host: config.host.clone(),
@@ -387,14 +305,23 @@ async fn upload(
         signer: bundle.signer()?.public().to_string(),
     };
     let host_key = layout::host(&config.host);
-    wanted.insert(host_key.clone(), json(serde_json::to_vec_pretty(&host))?);
+    own.insert(host_key.clone(), json(serde_json::to_vec_pretty(&host))?);
+    let mut agreed = remote.agreed(&own);
+    // What this host has made itself counts more than what the replicas hold.
+    agreed.retain(|key, _| !own.contains_key(key));
 
-    let mut written: BTreeMap<String, Vec<&str>> = BTreeMap::new();
+    let (mut written, mut notes): (BTreeMap<String, Vec<&str>>, _) = (BTreeMap::new(), Vec::new());
     for reached in &remote.reached {
         let replica = reached.replica;
+        let copied = if reached.has_room_for(own.keys().chain(agreed.keys())) {
+            Some(&agreed)
+        } else {
+            notes.push(format!("replica {}: it holds too many keys and hosts to copy those of others", replica.name()));
+            None
+        };
         // vault.json comes first, because all other objects belong to the vault that it names.
-        let (first, others): (Vec<_>, Vec<_>) = wanted.iter().partition(|(key, _)| *key == layout::VAULT);
-        for (key, body) in first.into_iter().chain(others) {
+        let (first, others): (Vec<_>, Vec<_>) = own.iter().partition(|(key, _)| *key == layout::VAULT);
+        for (key, body) in first.into_iter().chain(others).chain(copied.into_iter().flatten()) {
             let replace = rewrapped.contains(key) || *key == host_key;
             match reached.objects.get(key) {
                 _ if reached.has(key) && !replace => continue,
@@ -410,7 +337,9 @@ async fn upload(
         created: true,
         advice: format!("in {}", places.join(", ")),
     };
-    Ok(written.into_iter().map(item).collect())
+    let written = written.into_iter().map(item).collect();
+    remote.notes.extend(notes);
+    Ok(written)
 }
 
 fn write_new(path: &Path, content: &[u8]) -> Result<()> {

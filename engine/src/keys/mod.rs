@@ -15,6 +15,7 @@ pub(crate) mod ssh;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
+use bytes::Bytes;
 use lifeboat_base::{Error, Result};
 use lifeboat_format::chunk_id::ChunkIdKey;
 use lifeboat_format::id::Name;
@@ -58,6 +59,8 @@ pub struct DatasetKeys {
     pub recipient: age::x25519::Recipient,
     /// The key that names chunks and derives the gear table.
     pub chunk_id_key: ChunkIdKey,
+    /// The keyring object of this generation, as `init` made it.
+    pub wrapped: Bytes,
 }
 
 impl HostKeys {

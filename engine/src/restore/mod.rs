@@ -1,7 +1,7 @@
 //! Restore reads the streams of a snapshot from a vault.
 //!
 //! The files, in the order in which data passes:
-//! 1. `reader.rs` selects a snapshot and opens its manifest.
+//! 1. `reader.rs` lists snapshots, `select.rs` selects one, and `reader.rs` opens its manifest.
 //! 2. `plan.rs` finds out which packs each part of a stream needs, and when they are needed again.
 //!    `wanted.rs` collects which parts of the packs are needed.
 //! 3. `fetch.rs` fetches packs from the replica that has been fastest, and decrypts them.
@@ -16,9 +16,11 @@ mod pack_cache;
 mod plan;
 mod reach;
 mod reader;
+mod select;
 mod streams;
 mod wanted;
 pub(crate) mod workers;
 
-pub use self::reader::{Listed, Selector, VaultReader};
+pub use self::reader::{Listed, VaultReader};
+pub use self::select::Selector;
 pub use self::streams::{Reading, SnapshotStreams};

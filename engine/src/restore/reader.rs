@@ -1,12 +1,12 @@
-//! Reads a vault: lists datasets and snapshots, selects one, and opens it. This needs replicas, an
+//! Reads a vault: lists datasets and snapshots, and opens a snapshot. This needs replicas, an
 //! identity and trusted signers, but no local state.
 //!
 //! All replicas count the same. If one lacks an object or returns it damaged, the next is asked.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
+use std::time::Duration;
 
-use chrono::{DateTime, Utc};
 use lifeboat_base::{Class, Error, Result};
 use lifeboat_format::Format;
 use lifeboat_format::id::{Name, SnapshotId};
@@ -22,26 +22,19 @@ use super::fetch::PackFetcher;
 use super::streams::SnapshotStreams;
 use super::workers::Workers;
 use crate::catalog::documents::{Documents, combine};
-use crate::catalog::future::is_future;
+use crate::catalog::unbelieved::Unbelieved;
 use crate::config::Limits;
 use crate::keys::crypt;
 use crate::keys::{PackKeys, ReaderKeys, SharedIdentity};
 
 /// So many snapshots of a dataset are looked at to find out whether a vault is the right one.
 const MAX_SNAPSHOTS_AS_PROOF: usize = 8;
+/// No longer is one looked for. Whoever owns a bucket can make every listing slow.
+const MAX_PROOF_TIME: Duration = Duration::from_secs(600);
+/// No replica names more datasets. Each costs a listing.
+const MAX_DATASETS: usize = 4096;
 /// So many generations of a dataset's keys are looked at.
 const MAX_GENERATIONS: usize = 64;
-
-/// Says which snapshot is meant.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Selector {
-    /// The newest snapshot.
-    Latest,
-    /// The snapshot with this id.
-    Id(SnapshotId),
-    /// The newest snapshot whose capture began at or before this time.
-    At(DateTime<Utc>),
-}
 
 /// A snapshot as the replicas list it. Nothing of it was read or checked.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -50,6 +43,22 @@ pub struct Listed {
     pub snapshot: SnapshotId,
     /// The replicas that hold its manifest and signature.
     pub replicas: Vec<Name>,
+}
+
+/// The snapshots that the replicas show, oldest first.
+pub(super) struct Shown {
+    pub(super) snapshots: Vec<Listed>,
+    /// The replicas that could not be listed: they may hold any of them.
+    pub(super) unlisted: BTreeSet<Name>,
+}
+
+/// What the replicas list.
+#[derive(Default)]
+struct Listings {
+    /// The keys of the objects, each with the replica that shows it.
+    objects: Vec<(Name, String)>,
+    /// The replicas that could not be listed.
+    unlisted: BTreeSet<Name>,
 }
 
 /// A vault opened for reading.
@@ -139,7 +148,8 @@ impl VaultReader {
     async fn the_proved_one(readers: Vec<Self>, unreachable: &mut BTreeMap<Name, String>) -> Result<Self> {
         let (mut proved, mut others) = (Vec::new(), Vec::new());
         for reader in readers {
-            if reader.holds_a_trusted_snapshot().await { &mut proved } else { &mut others }.push(reader);
+            let looked = tokio::time::timeout(MAX_PROOF_TIME, reader.holds_a_trusted_snapshot()).await;
+            if looked.unwrap_or(false) { &mut proved } else { &mut others }.push(reader);
         }
         if proved.len() != 1 {
             let of = |reader: &Self| {
@@ -162,25 +172,21 @@ impl VaultReader {
     }
 
     async fn holds_a_trusted_snapshot(&self) -> bool {
+        let mut unbelieved = Unbelieved::new("a snapshot that no replica returns signed");
         for dataset in self.datasets().await.unwrap_or_default() {
             let listed = self.snapshots(&dataset).await.unwrap_or_default();
             for listed in listed.iter().rev().take(MAX_SNAPSHOTS_AS_PROOF) {
-                if self.is_signed(&dataset, listed).await.is_ok() {
-                    return true;
+                if unbelieved.leaves_aside(&listed.replicas) {
+                    continue;
+                }
+                let holders = self.replicas.iter().filter(|replica| listed.replicas.contains(replica.name()));
+                match self.documents(&dataset, &self.keys).check_signed(holders, &listed.snapshot).await {
+                    Ok(()) => return true,
+                    Err(error) => unbelieved.add(&listed.replicas, &listed.snapshot, &error),
                 }
             }
         }
         false
-    }
-
-    /// Whether a replica returns the manifest with the signature of a trusted signer.
-    ///
-    /// # Errors
-    /// Why none does.
-    async fn is_signed(&self, dataset: &Name, listed: &Listed) -> Result<()> {
-        let documents = self.documents(dataset, &self.keys);
-        let holders = self.replicas.iter().filter(|replica| listed.replicas.contains(replica.name()));
-        documents.check_signed(holders, &listed.snapshot).await
     }
 
     /// The vault's id.
@@ -213,14 +219,44 @@ impl VaultReader {
         &self.keys
     }
 
-    /// The datasets that have a keyring object, in the order of their names.
+    /// Whether a replica shows a keyring object of this dataset.
     ///
     /// # Errors
     /// No replica can be listed.
+    pub async fn has_dataset(&self, dataset: &Name) -> Result<bool> {
+        Ok(!self.list_any(&layout::keyring(dataset)).await?.objects.is_empty())
+    }
+
+    /// The datasets that have a keyring object, in the order of their names. A replica that names
+    /// too many is left aside with a warning.
+    ///
+    /// # Errors
+    /// No replica can be listed, or all name too many.
     pub async fn datasets(&self) -> Result<Vec<Name>> {
         let folder = format!("{}datasets/", layout::KEYRING);
         let name = |key: &str| key.strip_prefix(&folder)?.split('/').next()?.parse().ok();
-        let names: BTreeSet<Name> = self.list_any(&folder).await?.iter().filter_map(|(_, key)| name(key)).collect();
+        let mut shown: BTreeMap<Name, BTreeSet<Name>> = BTreeMap::new();
+        for (replica, key) in self.list_any(&folder).await?.objects {
+            let datasets = shown.entry(replica).or_default();
+            if datasets.len() <= MAX_DATASETS {
+                datasets.extend(name(&key));
+            }
+        }
+        let (mut names, mut errors) = (BTreeSet::new(), Vec::new());
+        for (replica, datasets) in shown {
+            if datasets.len() > MAX_DATASETS {
+                let why = format!("replica {replica} names more than {MAX_DATASETS} datasets");
+                tracing::warn!("{why}, so it is left aside in the list of datasets");
+                errors.push(Error::integrity(why).hint(
+                    "somebody else writes into this replica: remove what is below keyring/datasets/ and is not yours",
+                ));
+            } else {
+                names.extend(datasets);
+            }
+        }
+        if names.is_empty() && !errors.is_empty() {
+            return Err(combine("no replica tells the datasets of the vault".to_owned(), &errors));
+        }
         Ok(names.into_iter().collect())
     }
 
@@ -229,7 +265,12 @@ impl VaultReader {
     /// # Errors
     /// No replica can be listed.
     pub async fn snapshots(&self, dataset: &Name) -> Result<Vec<Listed>> {
-        let objects = self.list_any(&layout::snapshots(dataset)).await?;
+        Ok(self.shown(dataset).await?.snapshots)
+    }
+
+    /// As [`Self::snapshots`], with the replicas that could not be listed.
+    pub(super) async fn shown(&self, dataset: &Name) -> Result<Shown> {
+        let Listings { objects, unlisted } = self.list_any(&layout::snapshots(dataset)).await?;
         let present: BTreeSet<(&Name, &str)> = objects.iter().map(|(replica, key)| (replica, key.as_str())).collect();
         let mut listed: BTreeMap<SnapshotId, Vec<Name>> = BTreeMap::new();
         for (replica, key) in &objects {
@@ -238,62 +279,8 @@ impl VaultReader {
                 listed.entry(snapshot).or_default().push(replica.clone());
             }
         }
-        Ok(listed.into_iter().map(|(snapshot, replicas)| Listed { snapshot, replicas }).collect())
-    }
-
-    /// The snapshot that `selector` means at the time `now`.
-    ///
-    /// For [`Selector::Latest`] and [`Selector::At`], a snapshot is left aside with a warning if
-    /// its time lies in the future ([`FUTURE_TOLERANCE`](crate::FUTURE_TOLERANCE)), or if no
-    /// replica returns it signed and only some of them show it: whoever owns one bucket can put
-    /// anything there. One that every replica shows is selected even so, and then fails aloud.
-    ///
-    /// # Errors
-    /// [`Class::Usage`](lifeboat_base::Class::Usage) if there is none. Or no replica can be listed.
-    pub async fn select(&self, dataset: &Name, selector: &Selector, now: DateTime<Utc>) -> Result<SnapshotId> {
-        let listed = self.snapshots(dataset).await?;
-        let none = |what: String| {
-            Error::usage(format!("dataset {dataset} has no {what}"))
-                .hint(format!("run `lifeboat list {dataset}` to see its snapshots"))
-        };
-        let (until, what) = match selector {
-            Selector::Id(id) => {
-                let found = listed.into_iter().map(|listed| listed.snapshot).find(|snapshot| snapshot == id);
-                return found.ok_or_else(|| none(format!("snapshot {id}")));
-            }
-            Selector::Latest => (DateTime::<Utc>::MAX_UTC, "snapshot".to_owned()),
-            Selector::At(time) => (*time, format!("snapshot from {} or before", time.to_rfc3339())),
-        };
-        for listed in listed.into_iter().rev() {
-            let snapshot = &listed.snapshot;
-            let mut time = snapshot.time();
-            if is_future(time, now) {
-                // After a backup under a wrong clock, the ids of later ones lie in the future, too.
-                // Their manifests tell the true time.
-                match self.manifest(dataset, snapshot).await {
-                    Ok(manifest) if !is_future(manifest.started, now) => time = manifest.started,
-                    Ok(_) => {
-                        tracing::warn!(%snapshot, "Leaving aside a snapshot: its time lies in the future");
-                        continue;
-                    }
-                    Err(error) => {
-                        tracing::warn!(%snapshot, error = %error.chain(), "Leaving aside a snapshot: its time lies in the future, and it cannot be read");
-                        continue;
-                    }
-                }
-            }
-            if time > until {
-                continue;
-            }
-            if listed.replicas.len() < self.replicas.len()
-                && let Err(error) = self.is_signed(dataset, &listed).await
-            {
-                tracing::warn!(%snapshot, error = %error.chain(), "Leaving aside a snapshot that only some replicas show: none of them returns it signed");
-                continue;
-            }
-            return Ok(listed.snapshot);
-        }
-        Err(none(what))
+        let snapshots = listed.into_iter().map(|(snapshot, replicas)| Listed { snapshot, replicas }).collect();
+        Ok(Shown { snapshots, unlisted })
     }
 
     /// The manifest of a snapshot, from the first replica that returns a valid one. Its signature
@@ -403,7 +390,7 @@ impl VaultReader {
     }
 
     async fn dataset_identities(&self, dataset: &Name) -> Result<Vec<SharedIdentity>> {
-        let keys = self.list_any(&layout::keyring(dataset)).await?;
+        let keys = self.list_any(&layout::keyring(dataset)).await?.objects;
         let generations: BTreeSet<u32> =
             keys.iter().filter_map(|(_, key)| layout::parse_keyring_generation(dataset, key)).collect();
         // Generations count from 1. Anybody can name more, but not make a reader fetch them all.
@@ -429,21 +416,29 @@ impl VaultReader {
     }
 
     /// Lists all replicas. Those that fail are skipped, unless all fail.
-    async fn list_any(&self, prefix: &str) -> Result<Vec<(Name, String)>> {
+    async fn list_any(&self, prefix: &str) -> Result<Listings> {
         let lists = futures::future::join_all(self.replicas.iter().map(|replica| replica.list(prefix))).await;
-        let (mut objects, mut errors, mut answered) = (Vec::new(), Vec::new(), false);
+        let (mut listings, mut errors) = (Listings::default(), Vec::new());
         for (replica, list) in self.replicas.iter().zip(lists) {
             match list {
                 Ok(list) => {
-                    answered = true;
-                    objects.extend(list.into_iter().map(|object| (replica.name().clone(), object.key)));
+                    listings.objects.extend(list.into_iter().map(|object| (replica.name().clone(), object.key)));
                 }
                 Err(error) => {
                     tracing::warn!(%error, "Skipping replica: it cannot be listed");
+                    listings.unlisted.insert(replica.name().clone());
                     errors.push(error.into());
                 }
             }
         }
-        if answered { Ok(objects) } else { Err(combine(format!("no replica can list {prefix}"), &errors)) }
+        if errors.len() < self.replicas.len() {
+            Ok(listings)
+        } else {
+            Err(combine(format!("no replica can list {prefix}"), &errors))
+        }
     }
 }
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used, reason = "tests")]
+mod tests;

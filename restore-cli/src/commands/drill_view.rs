@@ -54,11 +54,15 @@ impl fmt::Display for Drilled {
 
 fn verdict(report: &DrillReport) -> String {
     let reached = report.reached.map_or("NOTHING", ProofLevel::as_str).to_uppercase();
-    match (report.passed, report.objectives_missed().as_slice()) {
+    let mut verdict = match (report.passed, report.objectives_missed().as_slice()) {
         (true, []) => reached,
         (true, missed) => format!("{reached}, OBJECTIVE MISSED ({})", missed.join(", ")),
         (false, _) => format!("FAILED, reached {reached} of {}", report.required.as_str().to_uppercase()),
+    };
+    if !report.skipped.is_empty() {
+        verdict.push_str(&format!(", PARTIAL: the snapshot lacks {}", human::databases(&report.skipped)));
     }
+    verdict
 }
 
 fn measured(actual: Option<f64>, objective: Option<f64>) -> String {
@@ -136,6 +140,7 @@ mod tests {
             vault: "v".to_owned(),
             dataset: "shop".parse().unwrap(),
             snapshot: Some("20261123T183244123Z-9f2c81aa".parse().unwrap()),
+            skipped: Vec::new(),
             engine: Some("postgres 15.14".to_owned()),
             started: "2026-11-23T20:00:00Z".parse().unwrap(),
             finished: "2026-11-23T20:01:00Z".parse().unwrap(),
@@ -184,6 +189,10 @@ mod tests {
         let mut late = drilled();
         late.report.rto_seconds = Some(600.1);
         assert!(late.to_string().starts_with("Drill of shop: PROVED, OBJECTIVE MISSED (rto)"), "{late}");
+        let mut partial = drilled();
+        partial.report.skipped = vec!["crm".to_owned(), "old\none".to_owned()];
+        let first = "Drill of shop: PROVED, PARTIAL: the snapshot lacks databases crm, old\\none\n";
+        assert!(partial.to_string().starts_with(first), "{partial}");
         let mut failed = drilled();
         (failed.report.passed, failed.report.reached) = (false, Some(ProofLevel::Checked));
         failed.report.proof.as_mut().unwrap().differences.push("table items: 1 row is missing".to_owned());

@@ -115,7 +115,9 @@ async fn prune(args: &Args, session: &Session, context: &Context<'_>, dataset: &
     // A plan without deletions is still carried out: it notes since when packs are unreferenced,
     // and which are sparse.
     if !plan.is_empty() || !plan.segments.is_empty() {
-        session.confirm(args.yes, format!("Permanently delete these from dataset {}?", dataset.name)).await?;
+        let removes = !plan.packs.is_empty() || !plan.segments.is_empty() || plan.removed().next().is_some();
+        let (verb, end) = if removes { ("Permanently delete", "") } else { ("Mark", " for deletion") };
+        session.confirm(args.yes, format!("{verb} these of dataset {}{end}?", dataset.name)).await?;
     }
     // Not dropped half-way: it stops by itself between two deletions.
     let outcome = prune
@@ -134,10 +136,13 @@ impl fmt::Display for PlanView<'_> {
         writeln!(f, "Dataset {}", plan.dataset)?;
         let mut table = Plain::new(&["", "SNAPSHOT", "TAKEN", "WHY"]);
         for verdict in &plan.verdicts {
-            let (fate, why) = if verdict.keep_because.is_empty() {
-                ("remove", "no retention rule keeps it".to_owned())
-            } else {
-                ("keep", verdict.keep_because.join(", "))
+            let (fate, why) = match verdict.goes_at {
+                None => ("keep", verdict.keep_because.join(", ")),
+                Some(time) if time <= plan.made => ("remove", "no retention rule keeps it".to_owned()),
+                Some(_) if plan.mark_snapshots.contains(&verdict.snapshot) => {
+                    ("mark", "no retention rule keeps it; it goes after the grace period".to_owned())
+                }
+                Some(time) => ("marked", format!("no retention rule keeps it; it goes after {}", human::time(time))),
             };
             table.row([fate.to_owned(), verdict.snapshot.to_string(), human::time(verdict.snapshot.time()), why]);
         }
@@ -152,6 +157,10 @@ impl fmt::Display for PlanView<'_> {
         write!(f, "\n\n {} to remove over all replicas", sum(&plan.packs))?;
         if !plan.waiting.is_empty() {
             write!(f, "\n {} unused, but still within the grace period", sum(&plan.waiting))?;
+        }
+        if !plan.mark_packs.is_empty() {
+            let packs = human::count(plan.mark_packs.len() as u64, "pack");
+            write!(f, "\n {packs} to mark, which begins their grace period")?;
         }
         let Space { stored_bytes, unused_bytes } = plan.space;
         let (stored, unused) = (human::bytes(stored_bytes), human::bytes(unused_bytes));
@@ -178,6 +187,14 @@ struct OutcomeView<'a>(&'a PruneOutcome);
 impl fmt::Display for OutcomeView<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let outcome = self.0;
+        if outcome.marked_snapshots + outcome.marked_packs > 0 {
+            writeln!(
+                f,
+                " marked {} and {}; they go after the grace period",
+                human::count(outcome.marked_snapshots, "snapshot"),
+                human::count(outcome.marked_packs, "pack"),
+            )?;
+        }
         writeln!(
             f,
             " removed {} and {}, {}",
@@ -197,6 +214,8 @@ impl fmt::Display for AllPruned {
 #[cfg(test)]
 #[allow(clippy::unwrap_used, reason = "tests")]
 mod tests {
+    use std::collections::BTreeSet;
+
     use super::*;
     use lifeboat_engine::format::id::Digest;
     use lifeboat_engine::keep::prune::Verdict;
@@ -211,16 +230,30 @@ mod tests {
         };
         let plan = PrunePlan {
             dataset: "shop".parse().unwrap(),
+            made: "2026-11-24T00:00:00Z".parse().unwrap(),
             verdicts: vec![
-                Verdict { snapshot: "20261121T183244123Z-9f2c81aa".parse().unwrap(), keep_because: Vec::new() },
+                Verdict {
+                    snapshot: "20261121T183244123Z-9f2c81aa".parse().unwrap(),
+                    keep_because: Vec::new(),
+                    goes_at: Some("2026-11-24T00:00:00Z".parse().unwrap()),
+                },
+                Verdict {
+                    snapshot: "20261122T183244123Z-9f2c81aa".parse().unwrap(),
+                    keep_because: Vec::new(),
+                    goes_at: Some("2026-11-25T00:00:00Z".parse().unwrap()),
+                },
                 Verdict {
                     snapshot: "20261123T183244123Z-9f2c81ab".parse().unwrap(),
                     keep_because: vec!["last 1 of 1".to_owned(), "the newest".to_owned()],
+                    goes_at: None,
                 },
             ],
             packs: vec![pack.clone()],
             waiting: vec![pack.clone(), pack],
             segments: Vec::new(),
+            due: Vec::new(),
+            mark_snapshots: BTreeSet::new(),
+            mark_packs: [Digest::of(b"b")].into(),
             skipped: vec![("south".parse().unwrap(), "timed out".to_owned())],
             space: Space { stored_bytes: 100 << 20, unused_bytes: 5 << 20 },
             sparse: [Digest::of(b"a")].into(),
@@ -229,6 +262,8 @@ mod tests {
         let text = PlanView(&plan).to_string();
         for part in [
             "remove  20261121T183244123Z-9f2c81aa",
+            "marked  20261122T183244123Z-9f2c81aa",
+            "1 pack to mark",
             "last 1 of 1, the newest",
             "1 pack, 16.0 MiB to remove",
             "2 packs, 32.0 MiB unused, but still within the grace period",

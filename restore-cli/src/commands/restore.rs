@@ -151,7 +151,12 @@ pub(crate) async fn run(args: &Args, session: &Session) -> Result<()> {
     // Not dropped on a signal: `load` obeys the token and cleans up after itself.
     let outcome = load(&streams, &target, &cx).await;
     drop(progress);
-    let (outcome, reading) = (outcome?, streams.reading());
+    let (mut outcome, reading) = (outcome?, streams.reading());
+    let skipped = &manifest.source.skipped;
+    if args.databases.is_empty() && !skipped.is_empty() {
+        let warning = format!("the snapshot is PARTIAL: it lacks {}", human::databases(skipped));
+        outcome.warnings.insert(0, warning);
+    }
     let restored = Restored {
         dataset: args.dataset.clone(),
         snapshot: manifest.snapshot.clone(),

@@ -11,6 +11,7 @@ use lifeboat_engine::format::id::{Digest, SnapshotId};
 use lifeboat_engine::format::manifest::{Manifest, PackRef};
 use lifeboat_engine::format::pack::PackWriter;
 use lifeboat_engine::format::{frames, layout};
+use lifeboat_engine::keep::catch_up::ReplicaState;
 use lifeboat_engine::keep::verify::verify;
 use lifeboat_engine::keys::parse_recipients;
 use lifeboat_engine::stages::encrypt;
@@ -143,4 +144,37 @@ async fn a_host_of_one_generation_keeps_copies_and_follows_a_snapshot_of_two() {
     let (plan, outcome) = vault.prune().await.unwrap();
     assert!(plan.removed().eq([&first, &snapshot]) && outcome.failures.is_empty(), "{plan:?} {outcome:?}");
     assert_whole(&vault, 2 * data.len()).await;
+}
+
+/// This host has no copy of the other generation's keys, and nobody signs them.
+#[tokio::test(flavor = "multi_thread")]
+async fn keys_of_another_generation_are_copied_only_if_more_than_one_replica_can_speak_for_them() {
+    let vault = TestVault::new(4, 1).await;
+    let data = noise(400_000, 1);
+    let first = vault.backup(&MemorySource::of(data.clone())).await.unwrap().snapshot;
+    let mut hand = Hand::of(&vault.config, &vault.master);
+    let all = hand.replicas.clone();
+    hand.replicas.truncate(3);
+    let (snapshot, _) = put_snapshot(&vault, &hand, &first, &data);
+    let key = layout::keyring_generation(&name(DATASET), SECOND);
+    let (right, forged) = (hand.read(&key), hand.read(&layout::keyring_generation(&name(DATASET), 1)));
+    std::fs::write(all[0].join(&key), forged).unwrap();
+
+    // With r3 away, one says this and one says that.
+    let away = vault.place.path().join("away");
+    std::fs::rename(vault.replica_path(3), &away).unwrap();
+    let of_r4 = |states: Vec<ReplicaState>| states.into_iter().find(|state| state.replica == name("r4")).unwrap();
+    let state = of_r4(caught_up(&vault).await);
+    assert!(state.error.as_ref().unwrap().contains("different"), "{state:?}");
+    // With r2's gone, too, only the forged one is left.
+    std::fs::remove_file(all[1].join(&key)).unwrap();
+    let state = of_r4(caught_up(&vault).await);
+    assert!(state.error.as_ref().unwrap().contains("r1 alone"), "{state:?}");
+    assert!(!all[1].join(&key).exists() && !all[3].join(&key).exists(), "one replica was believed");
+
+    std::fs::rename(&away, vault.replica_path(3)).unwrap();
+    std::fs::write(all[1].join(&key), &right).unwrap();
+    let state = of_r4(caught_up(&vault).await);
+    assert_eq!((&state.error, state.last_complete.as_ref()), (&None, Some(&snapshot)), "{state:?}");
+    assert!(std::fs::read(all[3].join(&key)).unwrap() == right);
 }

@@ -200,20 +200,29 @@ fn forge(hand: &Hand, forgery: &str, id: &SnapshotId, snapshot: &SnapshotId) -> 
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_prune_record_that_cannot_be_believed_stops_prune_and_is_found_by_name() {
+async fn a_prune_record_that_cannot_be_believed_is_found_and_stops_prune_unless_a_stranger_signed_it() {
     for forgery in FORGERIES {
         let mut vault = TestVault::new(2, 2).await;
         vault.config.datasets[0].retention.keep_last = 1;
-        vault.backup(&MemorySource::of(noise(200_000, 0))).await.unwrap();
+        let oldest = vault.backup(&MemorySource::of(noise(200_000, 0))).await.unwrap().snapshot;
         let newest = vault.backup(&MemorySource::of(noise(200_000, 1))).await.unwrap().snapshot;
         let hand = Hand::of(&vault.config, &vault.master);
         let key = forge(&hand, forgery, &SnapshotId::new(vault.clock.now(), 7), &newest);
 
         let before = hand.contents();
-        let error = vault.prune().await.expect_err(forgery);
-        assert!(error.chain().contains(&key), "{forgery}: {error:?}");
+        let pruned = vault.prune().await;
         let changed = changed(&before, &hand.contents());
-        assert!(changed.is_empty(), "{forgery}: {changed:?}");
+        if forgery == "signed by a stranger" {
+            // It decides nothing: prune goes on as if it were not there.
+            let (plan, outcome) = pruned.unwrap_or_else(|error| panic!("{forgery}: {error:?}"));
+            assert!(plan.removed().eq([&oldest]), "{forgery}: {plan:?}");
+            assert!(outcome.failures.is_empty(), "{forgery}: {outcome:?}");
+            assert!(!changed.iter().any(|path| path.ends_with(&key)), "{forgery}: {changed:?}");
+        } else {
+            let error = pruned.expect_err(forgery);
+            assert!(error.chain().contains(&key), "{forgery}: {error:?}");
+            assert!(changed.is_empty(), "{forgery}: {changed:?}");
+        }
         assert_found(&findings(&vault).await, &["r1", "r2"], &key, "");
         // It does not even hide the snapshot that it names.
         assert!(vault.restore(&newest).await.unwrap()["data"] == noise(200_000, 1));

@@ -17,11 +17,14 @@
 use std::collections::BTreeSet;
 
 use super::lexer::Lexer;
+use super::normal::normal_form;
 use super::row_hash::{RowHash, columns};
 use crate::proof::multiset::{Multiset, ProofKey, Titled};
 
 /// A longer line is neither a header nor a `COPY` statement, which fits even with 1600 columns.
 const MAX_LINE_BYTES: usize = 256 << 10;
+/// A longer definition has no normal form: it is compared as text.
+const MAX_NORMAL_BYTES: usize = 1 << 20;
 
 /// What is kept of one database.
 #[derive(Debug, Default, PartialEq, Eq)]
@@ -54,6 +57,8 @@ pub(crate) struct Reader {
     statement: Option<Vec<u8>>,
     /// Tables whose columns may be in any order.
     by_name: BTreeSet<String>,
+    /// Whether definitions are hashed in their normal form.
+    in_normal_form: bool,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -74,16 +79,32 @@ struct DumpSection {
     kind: Kind,
     title: String,
     hasher: blake3::Hasher,
+    /// The whole text, if its normal form is wanted and it is not too long.
+    text: Option<Vec<u8>>,
+}
+
+impl DumpSection {
+    fn update(&mut self, bytes: &[u8]) {
+        self.hasher.update(bytes);
+        if let Some(text) = &mut self.text {
+            text.extend_from_slice(bytes);
+        }
+        self.text.take_if(|text| text.len() > MAX_NORMAL_BYTES);
+    }
 }
 
 impl Reader {
     pub(crate) fn new(key: ProofKey) -> Self {
-        let hasher = || blake3::Hasher::new_keyed(&key);
         Self {
             key,
             digest: DatabaseDigest::default(),
             place: TextPosition::Preamble,
-            section: DumpSection { kind: Kind::Definition, title: "settings".to_owned(), hasher: hasher() },
+            section: DumpSection {
+                kind: Kind::Definition,
+                title: "settings".to_owned(),
+                hasher: blake3::Hasher::new_keyed(&key),
+                text: None,
+            },
             token: None,
             line: Vec::new(),
             overlong: false,
@@ -91,7 +112,14 @@ impl Reader {
             row: RowHash::new(key),
             statement: None,
             by_name: BTreeSet::new(),
+            in_normal_form: false,
         }
+    }
+
+    /// Hashes definitions in their [normal form](normal_form), if they have one.
+    pub(crate) fn in_normal_form(mut self) -> Self {
+        self.in_normal_form = true;
+        self
     }
 
     /// Lets the columns of `tables` be in any order.
@@ -135,7 +163,7 @@ impl Reader {
 
     fn line_part(&mut self, part: &[u8]) {
         if self.overlong {
-            self.section.hasher.update(part);
+            self.section.update(part);
             self.lexer.update(part);
             return;
         }
@@ -143,7 +171,7 @@ impl Reader {
         if self.line.len() > MAX_LINE_BYTES {
             self.overlong = true;
             self.abandon_statement();
-            self.section.hasher.update(&self.line);
+            self.section.update(&self.line);
             self.lexer.update(&self.line);
             self.line.clear();
         }
@@ -152,7 +180,7 @@ impl Reader {
     fn line_end(&mut self) {
         let line = std::mem::take(&mut self.line);
         if std::mem::take(&mut self.overlong) {
-            self.section.hasher.update(b"\n");
+            self.section.update(b"\n");
             self.lexer.update(b"\n");
             return;
         }
@@ -171,7 +199,8 @@ impl Reader {
             self.statement = Some(Vec::new());
         }
         let Some(statement) = &mut self.statement else {
-            self.section.hasher.update(&line).update(b"\n");
+            self.section.update(&line);
+            self.section.update(b"\n");
             return;
         };
         statement.extend_from_slice(&line);
@@ -195,7 +224,7 @@ impl Reader {
             // The names are compared without their order, in `columns`.
             self.row.read_by_name(&columns);
         } else {
-            self.section.hasher.update(&statement);
+            self.section.update(&statement);
             self.row.read_in_order();
         }
         self.digest.tables.entry(title).or_default();
@@ -205,7 +234,7 @@ impl Reader {
     /// It is a text as any other.
     fn abandon_statement(&mut self) {
         if let Some(statement) = self.statement.take() {
-            self.section.hasher.update(&statement);
+            self.section.update(&statement);
         }
     }
 
@@ -227,15 +256,19 @@ impl Reader {
         if let Some((kind, title)) = header(line) {
             self.end_section();
             self.place = TextPosition::Text;
-            self.section = DumpSection { kind, title, hasher: blake3::Hasher::new_keyed(&self.key) };
+            self.section = self.new_section(kind, title);
         }
         if self.section.kind == Kind::LargeObjects
             && let Some(number) = large_object(line)
         {
             self.end_section();
-            self.section =
-                DumpSection { kind: Kind::LargeObjects, title: number, hasher: blake3::Hasher::new_keyed(&self.key) };
+            self.section = self.new_section(Kind::LargeObjects, number);
         }
+    }
+
+    fn new_section(&self, kind: Kind, title: String) -> DumpSection {
+        let text = (self.in_normal_form && kind == Kind::Definition).then(Vec::new);
+        DumpSection { kind, title, hasher: blake3::Hasher::new_keyed(&self.key), text }
     }
 
     fn is_volatile(&mut self, line: &[u8]) -> bool {
@@ -263,7 +296,10 @@ impl Reader {
             Kind::Definition | Kind::LargeObjects => self.section.title.clone(),
         };
         let multiset: &mut Multiset = titled.entry(title).or_default();
-        multiset.add(&self.section.hasher);
+        match self.section.text.take().and_then(|text| normal_form(&text)) {
+            Some(form) => multiset.add(blake3::Hasher::new_keyed(&self.key).update(&form)),
+            None => multiset.add(&self.section.hasher),
+        }
     }
 }
 

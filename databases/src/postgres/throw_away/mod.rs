@@ -2,6 +2,8 @@
 
 mod digest;
 mod lexer;
+mod nested;
+mod normal;
 mod prove;
 mod render;
 mod row_hash;
@@ -25,6 +27,10 @@ use crate::database::{ServerAddress, ThrowAway, WorkContext};
 use crate::proof::{CheckResult, DrillQuery, ProofResult};
 use crate::streams::StoredStreams;
 use crate::tool::process::output;
+
+/// Event triggers that fire in a session of a replica: how they are enabled, and their names.
+const STUBBORN: &str =
+    "SELECT evtenabled::text || format('%I', evtname) FROM pg_event_trigger WHERE evtenabled IN ('A', 'R')";
 
 /// A throw-away server with a snapshot in it.
 pub(crate) struct PostgresThrowAway {
@@ -57,6 +63,7 @@ impl ThrowAway for PostgresThrowAway {
     async fn load(&mut self, streams: &dyn StoredStreams) -> Result<()> {
         let server = self.server.server(&self.cx)?;
         let names = streams.names();
+        let databases = by_database(&names)?;
         if names.iter().any(|name| name == GLOBALS) {
             let globals = Globals::parse(&read_globals(streams).await?)?;
             // What is missing is found by the proof.
@@ -64,7 +71,7 @@ impl ThrowAway for PostgresThrowAway {
                 tracing::warn!(warning, "roles and other globals");
             }
         }
-        for (database, parts) in by_database(&names) {
+        for (database, parts) in databases {
             if database == "postgres" {
                 // Every new cluster has one already.
                 server.query_in("template1", "DROP DATABASE postgres").await?;
@@ -104,7 +111,15 @@ impl PostgresThrowAway {
     async fn amcheck(&self, database: &str) -> Result<CheckResult> {
         let mut server = self.server.server(&self.cx)?;
         // The extension is ours: event triggers of the database must not see it come and go.
-        server.connection = server.connection.and_setting("-c session_replication_role=replica");
+        let quiet = if server.clients.major >= 17 { "event_triggers=off" } else { "session_replication_role=replica" };
+        server.connection = server.connection.and_setting(&format!("-c {quiet}"));
+        // Before 17, some fire all the same.
+        let fires =
+            if server.clients.major >= 17 { String::new() } else { server.query_in(database, STUBBORN).await? };
+        let fires = rows(&fires);
+        for trigger in fires.iter().filter_map(|row| row.strip_prefix(['A', 'R'])) {
+            server.query_in(database, &format!("ALTER EVENT TRIGGER {trigger} DISABLE")).await?;
+        }
         let there = "SELECT 1 FROM pg_extension WHERE extname = 'amcheck'";
         let had_it = !rows(&server.query_in(database, there).await?).is_empty();
         let jobs = format!("--jobs={}", self.cx.jobs);
@@ -112,6 +127,11 @@ impl PostgresThrowAway {
         let checked = output(tool).await;
         if !had_it {
             server.query_in(database, "DROP EXTENSION IF EXISTS amcheck").await?;
+        }
+        for trigger in &fires {
+            let (how, trigger) = trigger.split_at(1);
+            let how = if how == "A" { "ALWAYS" } else { "REPLICA" };
+            server.query_in(database, &format!("ALTER EVENT TRIGGER {trigger} ENABLE {how}")).await?;
         }
         let check = format!("pg_amcheck {database}");
         Ok(match checked {

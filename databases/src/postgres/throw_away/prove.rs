@@ -11,12 +11,13 @@ use futures::{FutureExt, StreamExt, TryStreamExt, stream};
 use lifeboat_base::Result;
 
 use super::digest::{DatabaseDigest, Reader};
-use super::render::{Dump, digest};
+use super::render::{DEFINITIONS_ONLY, Dump, digest};
 use super::server::ThrowAwayServer;
 use super::settle;
 use crate::database::WorkContext;
 use crate::postgres::capture::OF_STANDBY;
 use crate::postgres::connect::SETTLED_TEXT;
+use crate::postgres::contents::Contents;
 use crate::postgres::globals::{GLOBALS, is_of_tablespace, read_globals, statements};
 use crate::postgres::parts::{DumpPart, Table, TableName, by_database};
 use crate::postgres::server::Server;
@@ -24,7 +25,7 @@ use crate::postgres::sql::{DATABASES, conninfo, quoted, rows};
 use crate::postgres::tables;
 use crate::proof::ProofResult;
 use crate::proof::multiset::{Multiset, ProofKey, Titled, shorten, tell};
-use crate::streams::StoredStreams;
+use crate::streams::{StoredStreams, StreamReader};
 use crate::tool::process::output;
 
 /// Compares all globals and all databases.
@@ -50,7 +51,7 @@ pub(crate) async fn prove(
     }
     let there = rows(&server.query_in("template1", DATABASES).await?);
     let names = streams.names();
-    let stored = by_database(&names);
+    let stored = by_database(&names)?;
     for database in there.iter().filter(|name| stored.iter().all(|(stored, _)| stored != *name) && *name != "postgres")
     {
         proof.differences.push(format!("database {} is only in the restored server", quoted(database)));
@@ -126,10 +127,6 @@ impl Sides<'_> {
     async fn compare(&self) -> Result<Compared> {
         let (mut stored, mut restored) = self.digests(&BTreeSet::new()).await?;
         let mut notes = Vec::new();
-        if self.part.creates() && self.has_broken_name() {
-            let note = "owner, grants and settings of the database are not compared, as its name has a line break";
-            notes.push(note.to_owned());
-        }
         let reordered = reordered(&stored, &restored);
         if !reordered.is_empty() {
             (stored, restored) = self.digests(&reordered).await?;
@@ -145,6 +142,13 @@ impl Sides<'_> {
                 restored.definitions.insert(title.clone(), stored.definitions.get(&title).copied().unwrap_or_default());
             }
         }
+        if self.part.creates() && self.has_broken_name() {
+            let mut archive = self.streams.open(self.stream).await?;
+            stored.definitions.extend(of_database(archive.as_mut(), self.key).await?);
+            drop(archive);
+            let mut dump = Dump::start(self.server, self.database, vec![DEFINITIONS_ONLY.to_owned()])?;
+            restored.definitions.extend(of_database(&mut dump, self.key).await?);
+        }
         let mut differences = Vec::new();
         tell("definition of", "texts", &stored.definitions, &restored.definitions, &mut differences);
         tell("table", "rows", &stored.tables, &restored.tables, &mut differences);
@@ -152,7 +156,8 @@ impl Sides<'_> {
         Ok(Compared { stored, differences, notes })
     }
 
-    /// `pg_restore` prints no statement that connects to such a database.
+    /// `pg_restore` prints no statement that connects to such a database. So what belongs to the
+    /// database as a whole is compared as the archives list it.
     fn has_broken_name(&self) -> bool {
         self.database.contains(['\n', '\r'])
     }
@@ -172,6 +177,19 @@ impl Sides<'_> {
         let restored = digest(self.server, create, &mut dump, reader()).await?;
         Ok((stored, restored))
     }
+}
+
+/// What an archive says of its database as a whole.
+async fn of_database(archive: &mut dyn StreamReader, key: ProofKey) -> Result<Titled> {
+    let contents = Contents::read(archive).await?;
+    let mut titled = Titled::new();
+    for entry in contents.of_database() {
+        let title = format!("{} of the database", String::from_utf8_lossy(contents.get(&entry.kind)));
+        let mut hasher = blake3::Hasher::new_keyed(&key);
+        hasher.update(contents.get(&entry.owner)).update(&[0]).update(contents.get(&entry.definition));
+        titled.entry(title).or_default().add(&hasher);
+    }
+    Ok(titled)
 }
 
 /// Tables whose columns have another order: an inherited column that was added later comes before

@@ -8,7 +8,10 @@ use lifeboat_base::Result;
 use super::digest::{DatabaseDigest, Reader};
 use crate::postgres::server::Server;
 use crate::streams::StreamReader;
-use crate::tool::process::{Invocation, Tool, feed};
+use crate::tool::process::{Invocation, Tool, feed, feed_head};
+
+/// A dump or a load of definitions alone.
+pub(super) const DEFINITIONS_ONLY: &str = "--schema-only";
 
 /// The digest of what `pg_restore` makes of an archive.
 pub(super) async fn digest(
@@ -24,6 +27,27 @@ pub(super) async fn digest(
         reader.update(piece);
         Ok(())
     })
+    .await?;
+    Ok(reader.finish())
+}
+
+/// The digest of the definitions alone, which are at the beginning of an archive.
+pub(super) async fn digest_of_definitions(
+    server: &Server<'_>,
+    archive: &mut dyn StreamReader,
+    mut reader: Reader,
+) -> Result<DatabaseDigest> {
+    let arguments = [DEFINITIONS_ONLY, "--no-tablespaces", "-f", "-"];
+    let render = Invocation::new(&server.clients.tool("pg_restore"), arguments, server.cx);
+    feed_head(
+        render,
+        archive,
+        |piece| {
+            reader.update(piece);
+            Ok(())
+        },
+        &[0],
+    )
     .await?;
     Ok(reader.finish())
 }

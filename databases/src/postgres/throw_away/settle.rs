@@ -1,10 +1,14 @@
 //! Decides whether definitions whose texts differ are equal all the same.
 //!
 //! PostgreSQL prints some expressions in other words once they were dumped and restored: a cast
-//! moves into an array, nested ANDs become flat. So the server itself brings the stored text to
-//! that form: the stored definitions are loaded into an empty database, and that is dumped. If they
-//! then read as those of the restored database, both are equal. If not, the restored ones go the
-//! same way, because some expressions come to rest only after two loads.
+//! moves into an array, nested ANDs become flat. Two texts are equal only if both hold:
+//!
+//! - They have the same [normal form](crate::postgres::throw_away::normal), which knows these words
+//!   and no others. A load that changes a meaning is found here: in a dump, some expressions cannot
+//!   say which operator they mean, so a load may choose another one, and adds casts.
+//! - The server itself makes the one of the other: the stored definitions are loaded into an empty
+//!   database, and that is dumped. If they then read as those of the restored database, this holds.
+//!   If not, the restored ones go the same way, because some come to rest only after two loads.
 //!
 //! Only definitions that both sides have are settled here: a load that loses one is a difference.
 
@@ -14,7 +18,7 @@ use lifeboat_base::Result;
 use tokio_util::sync::CancellationToken;
 
 use super::digest::{DatabaseDigest, Reader};
-use super::render::{Dump, digest};
+use super::render::{DEFINITIONS_ONLY, Dump, digest, digest_of_definitions};
 use crate::database::WorkContext;
 use crate::postgres::query::query;
 use crate::postgres::server::Server;
@@ -23,8 +27,6 @@ use crate::proof::multiset::ProofKey;
 use crate::streams::{StoredStreams, StreamReader};
 use crate::tool::process::feed_head;
 
-/// A dump or a load of definitions alone.
-const DEFINITIONS_ONLY: &str = "--schema-only";
 /// The database from which others are created and dropped.
 const OUTSIDE: &str = "template1";
 
@@ -40,22 +42,36 @@ pub(super) async fn settled(
     mut titles: BTreeSet<String>,
     key: ProofKey,
 ) -> Result<BTreeSet<String>> {
-    let mut archive = streams.open(stream).await?;
-    let Some(stored) = loaded_again(server, database, archive.as_mut(), key).await else { return Ok(BTreeSet::new()) };
-    let restored = definitions(server, database, key).await?;
-    let equal = |title: &String, other: &DatabaseDigest| {
-        let text = stored.definitions.get(title);
-        text.is_some() && text == other.definitions.get(title)
+    let stored = {
+        let mut archive = streams.open(stream).await?;
+        digest_of_definitions(server, archive.as_mut(), Reader::new(key).in_normal_form()).await?
     };
-    let mut settled: BTreeSet<String> = titles.iter().filter(|title| equal(title, &restored)).cloned().collect();
-    titles.retain(|title| !settled.contains(title));
+    let restored = definitions(server, database, Reader::new(key).in_normal_form()).await?;
+    titles.retain(|title| are_equal(title, &stored, &restored));
+    if titles.is_empty() {
+        return Ok(titles);
+    }
+    // No stream stays open while another is read: the same source may feed both.
+    let stored = {
+        let mut archive = streams.open(stream).await?;
+        loaded_again(server, database, archive.as_mut(), key).await
+    };
+    let Some(stored) = stored else { return Ok(BTreeSet::new()) };
+    let restored = definitions(server, database, Reader::new(key)).await?;
+    let (mut settled, titles): (BTreeSet<String>, BTreeSet<String>) =
+        titles.into_iter().partition(|title| are_equal(title, &stored, &restored));
     if !titles.is_empty() {
         let mut dump = Dump::start(server, database, vec![DEFINITIONS_ONLY.to_owned()])?;
         if let Some(again) = loaded_again(server, database, &mut dump, key).await {
-            settled.extend(titles.into_iter().filter(|title| equal(title, &again)));
+            settled.extend(titles.into_iter().filter(|title| are_equal(title, &stored, &again)));
         }
     }
     Ok(settled)
+}
+
+fn are_equal(title: &String, one: &DatabaseDigest, other: &DatabaseDigest) -> bool {
+    let text = one.definitions.get(title);
+    text.is_some() && text == other.definitions.get(title)
 }
 
 /// What the definitions of an archive read as after one more load, into a database of its own that
@@ -80,8 +96,9 @@ async fn loaded_again(
         // A database with a subscription cannot be dropped.
         let how = ["--exit-on-error", "-w", "--no-tablespaces", "--no-subscriptions", DEFINITIONS_ONLY, "-d"];
         let into = conninfo(&name);
-        feed_head(server.tool("pg_restore", how.into_iter().chain([into.as_str()])), archive).await?;
-        definitions(server, &name, key).await
+        let load = server.tool("pg_restore", how.into_iter().chain([into.as_str()]));
+        feed_head(load, archive, |_| Ok(()), &[0]).await?;
+        definitions(server, &name, Reader::new(key)).await
     };
     let read = read.await;
     // It is dropped although the drill was cancelled, too.
@@ -100,7 +117,7 @@ async fn loaded_again(
 }
 
 /// The definitions of a database of the throw-away server.
-async fn definitions(server: &Server<'_>, database: &str, key: ProofKey) -> Result<DatabaseDigest> {
+async fn definitions(server: &Server<'_>, database: &str, reader: Reader) -> Result<DatabaseDigest> {
     let mut dump = Dump::start(server, database, vec![DEFINITIONS_ONLY.to_owned()])?;
-    digest(server, false, &mut dump, Reader::new(key)).await
+    digest(server, false, &mut dump, reader).await
 }

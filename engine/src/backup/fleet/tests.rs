@@ -103,6 +103,9 @@ fn fake(name: &str, hangs: bool) -> (Arc<Fake>, Inventory) {
         index_bytes: 0,
         drills: Default::default(),
         prunes: Default::default(),
+        marks: Default::default(),
+        acts: Default::default(),
+        unfinished: Default::default(),
         strangers: Vec::new(),
         keyring: Default::default(),
     };

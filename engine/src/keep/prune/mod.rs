@@ -7,7 +7,7 @@
 //! - **The order**: marks and sweeps take numbers as commits do (`catalog/order.rs`). So no other
 //!   host commits between the look of a sweep and its deletions without being noticed.
 //! - **Never removed**: the newest snapshot, the newest proved one, and the newest complete one of
-//!   each replica. No false time can push them out.
+//!   each replica; where one of these lacks a database, also the newest before it that lacks none.
 //! - **Packs that no snapshot ever named** may belong to a run of another host that is not at its
 //!   end. They are marked only when prune has known them for longer than a run may take.
 //! - **Gaps**: what is missing and in no record stops every deletion: see `gaps.rs`.

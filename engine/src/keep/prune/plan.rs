@@ -12,6 +12,7 @@ use super::view::View;
 use super::{DeadPack, Prune, PrunePlan, Verdict, unreferenced};
 use crate::catalog::documents::Documents;
 use crate::catalog::future::is_future;
+use crate::catalog::unbelieved::Unbelieved;
 use crate::keep::retention;
 use crate::renewal::sparse::{self, Packs};
 
@@ -185,12 +186,20 @@ impl Prune<'_> {
         let mut segments = Vec::new();
         for inventory in &view.inventories {
             let replica = inventory.replica.name();
+            let mut unreadable = Unbelieved::new("an index segment that cannot be read");
             for snapshot in &inventory.indexes {
                 if view.manifests.contains_key(snapshot) && !removed.contains(snapshot) {
                     continue;
                 }
-                let Ok(segment) = documents.index(std::slice::from_ref(&inventory.replica), snapshot).await else {
-                    continue;
+                if unreadable.leaves_aside([replica]) {
+                    break;
+                }
+                let segment = match documents.index(std::slice::from_ref(&inventory.replica), snapshot).await {
+                    Ok(segment) => segment,
+                    Err(error) => {
+                        unreadable.add([replica], snapshot, &error);
+                        continue;
+                    }
                 };
                 let gone = segment.packs().all(|pack| {
                     pack.is_ok_and(|pack| {
@@ -202,6 +211,7 @@ impl Prune<'_> {
                     segments.push((replica.clone(), layout::index(dataset, snapshot)));
                 }
             }
+            unreadable.log("it is not removed");
         }
         plan.segments = segments;
     }
@@ -241,18 +251,28 @@ impl Marks {
 }
 
 /// Adds the reasons that hold whatever the retention rules are. `past` is what replicas show from
-/// which something may go, oldest first, without what lies in the future.
+/// which something may go, oldest first, without what lies in the future. One that lacks a database
+/// is no reason for another to go.
 fn protect(view: &View, past: &[&Manifest], verdicts: &mut [Verdict]) {
     let mut keep = |snapshot: Option<&SnapshotId>, because: String| {
         if let Some(verdict) = verdicts.iter_mut().find(|verdict| Some(&verdict.snapshot) == snapshot) {
             verdict.keep_because.push(because);
         }
     };
-    keep(past.last().map(|manifest| &manifest.snapshot), "the newest".to_owned());
+    let mut keep_newest = |fits: &dyn Fn(&Manifest) -> bool, because: &str| {
+        let mut fitting = past.iter().rev().filter(|manifest| fits(manifest));
+        let Some(newest) = fitting.next() else { return };
+        keep(Some(&newest.snapshot), because.to_owned());
+        if !newest.source.skipped.is_empty() {
+            let whole = fitting.find(|manifest| manifest.source.skipped.is_empty());
+            keep(whole.map(|manifest| &manifest.snapshot), format!("{because} that lacks no database"));
+        }
+    };
+    keep_newest(&|_| true, "the newest");
     for inventory in &view.inventories {
-        let complete = past.iter().rev().find(|manifest| inventory.is_complete(manifest));
         let because = format!("the newest complete one in {}", inventory.replica.name());
-        keep(complete.map(|manifest| &manifest.snapshot), because);
+        keep_newest(&|manifest| inventory.is_complete(manifest), &because);
     }
     keep(view.proved.as_ref(), "the newest proved one".to_owned());
+    keep(view.proved_whole.as_ref(), "the newest proved one that lacks no database".to_owned());
 }

@@ -31,6 +31,7 @@ use crate::catalog::inventory::{Inventory, NotListed, all_snapshots};
 use crate::catalog::order::{Acts, FoundAct, OrderReader};
 use crate::catalog::records::{FoundRecord, RecordReader};
 use crate::catalog::removals::{PrunedSnapshots, prune_records};
+use crate::catalog::unbelieved::Unbelieved;
 use crate::keep::gaps::{Known, refusal};
 use crate::state::cache::ObjectCache;
 use crate::state::seen;
@@ -63,6 +64,8 @@ pub(super) struct View {
     pub(super) newest: u64,
     /// The newest of `shown` that a drill proved, without what lies in the future.
     pub(super) proved: Option<SnapshotId>,
+    /// If that one lacks a database: the newest of those that lack none.
+    pub(super) proved_whole: Option<SnapshotId>,
     /// The replicas that are left alone, and why.
     pub(super) skipped: Vec<(Name, String)>,
     /// Those of them in which something cannot be read.
@@ -142,6 +145,7 @@ impl Prune<'_> {
         let memory = self.config.limits.memory;
         let documents = Documents { vault: &self.keys.vault, dataset, keys: &reader, cache: Some(&cache), memory };
         let records = prune_records(&documents, &inventories).await;
+        let mut strangers = Unbelieved::new("a prune record whose signer is not trusted");
         for (id, error) in records.unreadable {
             let own = error.hint_text().unwrap_or("run `lifeboat verify` to see why").to_owned();
             let error = error.within(format!("{} cannot be read", layout::prune(dataset, &id))).hint(own);
@@ -152,15 +156,17 @@ impl Prune<'_> {
             let signed = record_reader.signed(RecordType::Prune, &of, &id).await;
             if signed == Signed::ByStrangers {
                 // It decides nothing: what it names counts as if it had not been removed.
-                tracing::warn!(error = %error.chain(), "Ignoring prune record: its signer is not trusted");
+                strangers.add(holders.iter().map(|holder| holder.replica.name()), &id, &error);
                 continue;
             }
             doubts.add(&holders, signed, &error, "");
         }
+        strangers.log("it is ignored");
         let (pruned, records) = (records.snapshots, records.found);
         let (mut manifests, mut hashes, mut unreadable) = (BTreeMap::new(), BTreeMap::new(), Vec::new());
         {
-            let snapshots = all_snapshots(&inventories).into_iter().filter(|snapshot| !pruned.contains_key(snapshot));
+            let snapshots =
+                all_snapshots(&inventories).into_iter().rev().filter(|snapshot| !pruned.contains_key(snapshot));
             let mut read = std::pin::pin!(documents.manifests(&inventories, snapshots));
             while let Some((snapshot, manifest)) = read.next().await {
                 match manifest {
@@ -179,7 +185,7 @@ impl Prune<'_> {
             let signed = documents.signed(of, &snapshot).await;
             doubts.add(&holders, signed, &error, UNREADABLE_MANIFEST);
         }
-        let proved = self.newest_proved(&inventories, &manifests, &mut doubts).await;
+        let [proved, proved_whole] = self.newest_proved(&inventories, &manifests, &mut doubts).await;
         let seen = seen::read(self.state, dataset);
         let known = Known {
             inventories: &inventories,
@@ -230,6 +236,7 @@ impl Prune<'_> {
             marks,
             newest,
             proved,
+            proved_whole,
             skipped,
             doubted,
             cache,
@@ -288,28 +295,37 @@ impl Prune<'_> {
 
     /// The newest snapshot that a drill proved, of those that a replica without doubt shows and
     /// that do not lie in the future. If no drill signer is trusted, any report counts. A forged
-    /// one can then protect another snapshot instead, but removes none that the rules keep.
+    /// one can then protect another snapshot instead, but removes none that the rules keep. If the
+    /// newest lacks a database, the newest of those that lack none comes second.
     ///
     /// A replica is doubted if it shows a report that may name a newer one, and that is damaged in
-    /// every replica or requires what this program does not know.
+    /// every replica or requires what this program does not know; and if it shows so many that
+    /// cannot be believed that others are not looked at.
     async fn newest_proved(
         &self,
         inventories: &[Inventory],
         manifests: &BTreeMap<SnapshotId, Manifest>,
         doubts: &mut Doubts,
-    ) -> Option<SnapshotId> {
+    ) -> [Option<SnapshotId>; 2] {
         let now = self.clock.now();
         loop {
+            let mut unbelieved = Unbelieved::new("a drill report that cannot be believed");
             let sound = inventories.iter().filter(|inventory| !doubts.replicas.contains_key(inventory.replica.name()));
             let shown: BTreeSet<&SnapshotId> = sound.flat_map(|inventory| &inventory.snapshots).collect();
             let counts =
                 |(snapshot, manifest): &(_, &Manifest)| shown.contains(*snapshot) && !is_future(manifest.started, now);
-            let candidates = manifests.iter().filter(counts).collect();
+            let mut candidates: BTreeMap<&SnapshotId, &Manifest> = manifests.iter().filter(counts).collect();
             let doubted = doubts.replicas.len();
-            let newest = self.newest_proved_of(&candidates, inventories, doubts).await;
+            let newest = self.newest_proved_of(&candidates, inventories, doubts, &mut unbelieved).await;
+            let mut whole = None;
+            if newest.is_some_and(|newest| !newest.source.skipped.is_empty()) {
+                candidates.retain(|_, manifest| manifest.source.skipped.is_empty());
+                whole = self.newest_proved_of(&candidates, inventories, doubts, &mut unbelieved).await;
+            }
             // A replica that is doubted since then may have been the only one to show it.
             if doubts.replicas.len() == doubted {
-                return newest.map(|manifest| manifest.snapshot.clone());
+                unbelieved.log("it is ignored");
+                return [newest, whole].map(|found| found.map(|manifest| manifest.snapshot.clone()));
             }
         }
     }
@@ -320,6 +336,7 @@ impl Prune<'_> {
         candidates: &BTreeMap<&SnapshotId, &'m Manifest>,
         inventories: &[Inventory],
         doubts: &mut Doubts,
+        unbelieved: &mut Unbelieved,
     ) -> Option<&'m Manifest> {
         let mut newest: Option<&Manifest> = None;
         let drills: BTreeSet<&SnapshotId> = inventories.iter().flat_map(|inventory| &inventory.drills).collect();
@@ -329,21 +346,29 @@ impl Prune<'_> {
             if newest.is_some_and(|manifest| manifest.started >= drill.time()) {
                 break;
             }
-            let report = match self.drill_report(inventories, drill).await {
+            let holders: Vec<&Inventory> =
+                inventories.iter().filter(|inventory| inventory.drills.contains(drill)).collect();
+            let names = || holders.iter().map(|holder| holder.replica.name());
+            if unbelieved.leaves_aside(names()) {
+                let error = Error::integrity("too many drill reports that cannot be believed hide the others");
+                let hint = "remove what is below drills/ and is not yours, or trust its signer";
+                doubts.add(&holders, Signed::ByNobody, &error, hint);
+                continue;
+            }
+            let report = match self.drill_report(&holders, drill).await {
                 Ok(report) => report,
-                Err(error) if error.class() == Class::Keys => {
-                    tracing::warn!(error = %error.chain(), "Ignoring drill report: its signer is not trusted");
-                    continue;
-                }
                 Err(error) => {
-                    let holders: Vec<&Inventory> =
-                        inventories.iter().filter(|inventory| inventory.drills.contains(drill)).collect();
-                    let (vault, dataset) = (&self.keys.vault, &self.dataset.name);
-                    let reader = RecordReader { vault, dataset, trusted: &self.keys.trusted_drill_signers };
-                    let of: Vec<&SharedReplica> = holders.iter().map(|holder| &holder.replica).collect();
-                    let signed = reader.signed(RecordType::Drill, &of, drill).await;
-                    let hint = "back up the dataset and drill that snapshot, then prune again";
-                    doubts.add(&holders, signed, &error, hint);
+                    unbelieved.add(names(), drill, &error);
+                    // A stranger's report says nothing. What else cannot be read may name a newer
+                    // snapshot.
+                    if error.class() != Class::Keys {
+                        let (vault, dataset) = (&self.keys.vault, &self.dataset.name);
+                        let reader = RecordReader { vault, dataset, trusted: &self.keys.trusted_drill_signers };
+                        let of: Vec<&SharedReplica> = holders.iter().map(|holder| &holder.replica).collect();
+                        let signed = reader.signed(RecordType::Drill, &of, drill).await;
+                        let hint = "back up the dataset and drill that snapshot, then prune again";
+                        doubts.add(&holders, signed, &error, hint);
+                    }
                     continue;
                 }
             };
@@ -354,10 +379,9 @@ impl Prune<'_> {
         newest
     }
 
-    async fn drill_report(&self, inventories: &[Inventory], drill: &SnapshotId) -> Result<ProvedSnapshot> {
+    async fn drill_report(&self, holders: &[&Inventory], drill: &SnapshotId) -> Result<ProvedSnapshot> {
         let (vault, dataset, trusted) = (&self.keys.vault, &self.dataset.name, &self.keys.trusted_drill_signers);
-        let holders = inventories.iter().filter(|inventory| inventory.drills.contains(drill));
-        let holders: Vec<&SharedReplica> = holders.map(|inventory| &inventory.replica).collect();
+        let holders = holders.iter().map(|holder| &holder.replica);
         if !trusted.is_empty() {
             let (reader, mut refused) = (RecordReader { vault, dataset, trusted }, None);
             for holder in holders {

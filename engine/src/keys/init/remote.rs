@@ -27,10 +27,22 @@ pub(super) struct Reached<'a> {
     /// Good ones, by key.
     pub(super) objects: BTreeMap<String, Bytes>,
     /// The keys of those that are not what they claim to be.
-    damaged: BTreeSet<String>,
+    pub(super) damaged: BTreeSet<String>,
 }
 
 impl Reached<'_> {
+    /// Whether it can also take the objects of `more` that it lacks: a later `init` looks at no
+    /// more than so many.
+    pub(super) fn has_room_for<'k>(&self, more: impl Iterator<Item = &'k String>) -> bool {
+        let lacking = more.filter(|key| !self.has(key)).count();
+        self.objects.len() + self.damaged.len() + lacking <= MAX_REMOTE_OBJECTS
+    }
+
+    /// Whether it holds the vault, and not just room for one.
+    pub(super) fn holds_the_vault(&self) -> bool {
+        self.info.is_some()
+    }
+
     /// Whether there is something under this key, of whatever kind.
     pub(super) fn has(&self, key: &str) -> bool {
         self.objects.contains_key(key) || self.damaged.contains(key) || (key == layout::VAULT && self.info.is_some())
@@ -40,6 +52,8 @@ impl Reached<'_> {
 /// What the replicas hold, without the objects of datasets.
 pub(super) struct Remote<'a> {
     pub(super) reached: Vec<Reached<'a>>,
+    /// Those that nothing is written to, because their vault is of a format that is only read.
+    read_only: Vec<Reached<'a>>,
     /// Why the others are left aside.
     pub(super) unreached: Vec<String>,
     /// What was left aside in those that were reached.
@@ -48,7 +62,7 @@ pub(super) struct Remote<'a> {
 
 impl<'a> Remote<'a> {
     pub(super) async fn look(replicas: &'a [SharedReplica]) -> Result<Self> {
-        let mut remote = Self { reached: Vec::new(), unreached: Vec::new(), notes: Vec::new() };
+        let mut remote = Self { reached: Vec::new(), read_only: Vec::new(), unreached: Vec::new(), notes: Vec::new() };
         let mut errors = Vec::new();
         for replica in replicas {
             match look_at(replica, &mut remote.notes).await {
@@ -67,14 +81,42 @@ impl<'a> Remote<'a> {
         Ok(remote)
     }
 
-    /// Refuses vaults of a format that is only read, before anything is made.
+    /// Refuses vaults of a format that is only read, before anything is made. If a replica holds a
+    /// vault that is written, [`Self::leave_read_only`] decides about the others.
     pub(super) fn check_writable(&self) -> Result<()> {
-        for Reached { replica, info, .. } in &self.reached {
-            if let Some(info) = info {
-                info::check_writable(info.format(), replica.name())?;
-            }
+        let infos = || self.reached.iter().filter_map(|reached| Some((reached.replica, reached.info.as_ref()?)));
+        if infos().any(|(replica, info)| info::check_writable(info.format(), replica.name()).is_ok()) {
+            return Ok(());
+        }
+        infos().try_for_each(|(replica, info)| info::check_writable(info.format(), replica.name()))
+    }
+
+    /// Writes nothing to the replicas whose vault is of a format that is only read, if another one
+    /// holds the same vault in a format that is written: a vault never changes its format, but
+    /// anybody can change an unsigned `vault.json`.
+    fn leave_read_only(&mut self) -> Result<()> {
+        let is_read_only = |reached: &Reached<'_>| {
+            reached
+                .info
+                .as_ref()
+                .is_some_and(|info| info::check_writable(info.format(), reached.replica.name()).is_err())
+        };
+        let written = self.reached.iter().find(|reached| reached.info.is_some() && !is_read_only(reached));
+        let Some(written) = written.map(|reached| reached.replica.name().clone()) else { return self.check_writable() };
+        for other in self.reached.extract_if(.., |reached| is_read_only(reached)) {
+            self.unreached.push(format!(
+                "replica {} says that its vault is of an older format, and replica {written} holds the same vault in the new one: somebody changed its vault.json; copy that of {written} there, and run `lifeboat init` again",
+                other.replica.name()
+            ));
+            self.read_only.push(other);
         }
         Ok(())
+    }
+
+    /// All replicas that answer and may hold keys of this vault, also those that nothing is written
+    /// to.
+    pub(super) fn witnesses(&self) -> impl Iterator<Item = &Reached<'a>> {
+        self.reached.iter().chain(&self.read_only)
     }
 
     /// The `vault.json` of the replicas, or a new one if none of them has one. This host's keys
@@ -95,6 +137,26 @@ impl<'a> Remote<'a> {
                 }
             }
         }
+        self.check_same()?;
+        self.leave_read_only()?;
+        let found = self.reached.iter().find_map(|reached| reached.info.as_ref());
+        match (found, bundle) {
+            (Some(info), Some(bundle)) if bundle.vault != info.vault => Err(Error::configuration(format!(
+                "this host's keys belong to vault {}, the replicas hold vault {}",
+                bundle.vault, info.vault
+            ))
+            .hint("correct vault_prefix, or the buckets or paths of the replicas")),
+            (Some(info), _) => Ok(info.clone()),
+            (None, bundle) => {
+                let fresh = || data_encoding::HEXLOWER.encode(&rand::random::<[u8; 16]>());
+                let vault = bundle.map_or_else(fresh, |bundle| bundle.vault.clone());
+                Ok(VaultInfo::new(vault, clock.now()))
+            }
+        }
+    }
+
+    /// Refuses replicas that hold different vaults.
+    fn check_same(&self) -> Result<()> {
         let mut found: Option<(&VaultInfo, &Name)> = None;
         for Reached { replica, info, .. } in &self.reached {
             let Some(info) = info else { continue };
@@ -112,19 +174,7 @@ impl<'a> Remote<'a> {
                 None => found = Some((info, replica.name())),
             }
         }
-        match (found, bundle) {
-            (Some((info, _)), Some(bundle)) if bundle.vault != info.vault => Err(Error::configuration(format!(
-                "this host's keys belong to vault {}, the replicas hold vault {}",
-                bundle.vault, info.vault
-            ))
-            .hint("correct vault_prefix, or the buckets or paths of the replicas")),
-            (Some((info, _)), _) => Ok(info.clone()),
-            (None, bundle) => {
-                let fresh = || data_encoding::HEXLOWER.encode(&rand::random::<[u8; 16]>());
-                let vault = bundle.map_or_else(fresh, |bundle| bundle.vault.clone());
-                Ok(VaultInfo::new(vault, clock.now()))
-            }
-        }
+        Ok(())
     }
 
     /// The different objects that the replicas hold under a key, each with a replica that holds it.
@@ -138,14 +188,21 @@ impl<'a> Remote<'a> {
         found
     }
 
-    /// What is copied to a replica that lacks it: every object on which the replicas that have it
-    /// agree. Nothing tells which one is right of those that differ.
-    pub(super) fn agreed(&mut self) -> BTreeMap<String, Bytes> {
-        let keys: BTreeSet<String> = self.reached.iter().flat_map(|reached| reached.objects.keys().cloned()).collect();
+    /// What is copied to a replica that lacks it, beside this host's `own` objects: every object
+    /// that at least two replicas hold, and on which all that have it agree. What one replica alone
+    /// holds may be its owner's invention, and nothing tells which one is right of those that
+    /// differ.
+    pub(super) fn agreed(&mut self, own: &BTreeMap<String, Bytes>) -> BTreeMap<String, Bytes> {
+        let keys: BTreeSet<&String> = self.reached.iter().flat_map(|reached| reached.objects.keys()).collect();
         let (mut agreed, mut notes) = (BTreeMap::new(), Vec::new());
+        let mut alone: BTreeMap<&Name, Vec<&String>> = BTreeMap::new();
         for key in keys {
-            match self.get(&key)[..] {
-                [(_, body)] => drop(agreed.insert(key, body.clone())),
+            match self.get(key)[..] {
+                [(_, body)] if self.reached.iter().filter(|reached| reached.objects.contains_key(key)).count() > 1 => {
+                    agreed.insert(key.clone(), body.clone());
+                }
+                [(replica, _)] if !own.contains_key(key) => alone.entry(replica).or_default().push(key),
+                [_] => {}
                 ref several => {
                     let names: Vec<&str> = several.iter().map(|(name, _)| name.as_str()).collect();
                     notes.push(format!(
@@ -154,6 +211,14 @@ impl<'a> Remote<'a> {
                     ));
                 }
             }
+        }
+        for (replica, keys) in alone.into_iter().filter(|_| self.reached.len() > 1) {
+            let others = keys.len() - 1;
+            let more = if others == 0 { String::new() } else { format!(" and {others} more") };
+            notes.push(format!(
+                "only {replica} holds {}{more}, so this is not copied: run `lifeboat init` on the host that made it, or remove what no host made",
+                keys[0]
+            ));
         }
         self.notes.extend(notes);
         agreed

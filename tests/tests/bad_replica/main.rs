@@ -2,25 +2,26 @@
 //! others.
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
+mod keys;
+
 use std::path::Path;
 use std::time::Duration;
 
 use lifeboat_engine::clock::{Clock, ManualClock, SharedClock, SystemClock};
 use lifeboat_engine::config::{DrillConfig, Objectives, ProofLevel, ReplicaKind};
 use lifeboat_engine::drill::{Drill, publish};
-use lifeboat_engine::format::chunk_id::ChunkIdKey;
 use lifeboat_engine::format::id::{Name, SnapshotId};
-use lifeboat_engine::format::keyring::DatasetSecrets;
 use lifeboat_engine::format::layout;
 use lifeboat_engine::keep::catch_up::catch_up;
 use lifeboat_engine::keys::sign::Signer;
-use lifeboat_engine::keys::{InitOptions, init, parse_recipients};
+use lifeboat_engine::keys::{InitOptions, init};
 use lifeboat_engine::restore::Selector;
-use lifeboat_engine::stages::encrypt;
 use lifeboat_engine::state::StateDirectory;
 use lifeboat_tests::vault::{DATASET, MemorySource, TestVault, files_below, limits, name, noise, read_all};
 use lifeboat_tests::{programs, tools};
 use tokio_util::sync::CancellationToken;
+
+use crate::keys::forged_keys;
 
 /// What the owner of a bucket does to it.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -28,7 +29,9 @@ enum Attack {
     GarbageVault,
     OtherVault,
     VaultOfTheFuture,
+    VaultOfThePast,
     GarbageGeneration,
+    OtherGeneration,
     GarbageKeys,
     OtherKeys,
     ManifestOfTheFuture,
@@ -38,11 +41,13 @@ enum Attack {
     IndexOfAStranger,
 }
 
-const ATTACKS: [Attack; 11] = [
+const ATTACKS: [Attack; 13] = [
     Attack::GarbageVault,
     Attack::OtherVault,
     Attack::VaultOfTheFuture,
+    Attack::VaultOfThePast,
     Attack::GarbageGeneration,
+    Attack::OtherGeneration,
     Attack::GarbageKeys,
     Attack::OtherKeys,
     Attack::ManifestOfTheFuture,
@@ -95,32 +100,22 @@ fn attack(vault: &TestVault, how: Attack) {
         Attack::VaultOfTheFuture => {
             put(layout::VAULT, br#"{"format": 2, "requires": ["holograms"], "vault": "x", "created": "x"}"#);
         }
+        Attack::VaultOfThePast => {
+            let json = std::fs::read_to_string(root.join(layout::VAULT)).unwrap();
+            let older = json.replace("\"format\": 2", "\"format\": 1");
+            assert_ne!(older, json);
+            put(layout::VAULT, older.as_bytes());
+        }
+        Attack::OtherGeneration => put(&layout::keyring_generation(&dataset, 2), &forged_keys(vault, DATASET, 2)),
         Attack::GarbageGeneration => put(&layout::keyring_generation(&dataset, 2), b"garbage"),
         Attack::GarbageKeys => put(&layout::keyring_generation(&dataset, 1), b"garbage"),
-        Attack::OtherKeys => {
-            let secrets = DatasetSecrets {
-                vault: vault.init.vault.clone(),
-                dataset: dataset.clone(),
-                generation: 1,
-                identity: zeroize_identity(),
-                chunk_id_key: ChunkIdKey::new(&[7; 32]).unwrap(),
-            };
-            let masters = parse_recipients(&vault.config.keys.master_recipients).unwrap();
-            let masters = masters.iter().map(|master| master.as_ref() as &dyn age::Recipient);
-            let wrapped = encrypt(masters, secrets.to_text().as_bytes()).unwrap();
-            put(&layout::keyring_generation(&dataset, 1), &wrapped);
-        }
+        Attack::OtherKeys => put(&layout::keyring_generation(&dataset, 1), &forged_keys(vault, DATASET, 1)),
         Attack::ManifestOfTheFuture => unsigned(&layout::manifest(&dataset, &future)),
         Attack::ManifestOfAStranger => signed_by_a_stranger(&layout::manifest(&dataset, &now), b"forged"),
         Attack::PruneRecordOfTheFuture => unsigned(&layout::prune(&dataset, &future)),
         Attack::DrillRecordOfTheFuture => unsigned(&layout::drill(&dataset, &future)),
         Attack::IndexOfAStranger => signed_by_a_stranger(&layout::index(&dataset, &now), b"forged"),
     }
-}
-
-fn zeroize_identity() -> zeroize::Zeroizing<String> {
-    use age::secrecy::ExposeSecret;
-    zeroize::Zeroizing::new(age::x25519::Identity::generate().to_string().expose_secret().to_owned())
 }
 
 /// What a folder holds, without the temporary names of files.
@@ -210,7 +205,13 @@ async fn prune_deletes_nothing_in_a_doubtful_replica_and_goes_on_in_the_others()
                 "{how:?}: {left:?}"
             );
         }
-        let harmless = [Attack::GarbageGeneration, Attack::GarbageKeys, Attack::OtherKeys, Attack::IndexOfAStranger];
+        let harmless = [
+            Attack::GarbageGeneration,
+            Attack::OtherGeneration,
+            Attack::GarbageKeys,
+            Attack::OtherKeys,
+            Attack::IndexOfAStranger,
+        ];
         // Without trusted drill signers, any drill record counts, and must be readable.
         if harmless.contains(&how) {
             assert!(outcome.failures.is_empty(), "{how:?}: {outcome:?}");
@@ -253,7 +254,9 @@ async fn init_carries_no_garbage_to_another_replica() {
             Attack::GarbageVault,
             Attack::OtherVault,
             Attack::VaultOfTheFuture,
+            Attack::VaultOfThePast,
             Attack::GarbageGeneration,
+            Attack::OtherGeneration,
             Attack::GarbageKeys,
             Attack::OtherKeys,
         ];
@@ -270,7 +273,7 @@ async fn init_carries_no_garbage_to_another_replica() {
         let options = InitOptions { identities: vault.master_identities() };
         let taken = init(&vault.config, &vault.replicas, &options, &clock).await;
         match how {
-            Attack::OtherKeys => {
+            Attack::OtherKeys | Attack::OtherGeneration => {
                 let error = taken.unwrap_err();
                 assert!(error.message().contains("different keys in r1 and in r2"), "{error:?}");
             }

@@ -1,0 +1,143 @@
+//! Selects the snapshot that is meant: by id, the newest, or the newest of a time.
+//!
+//! Whoever owns one bucket can put anything there, so what nobody signed is left aside. But a
+//! replica that fails to return what it shows may hold the newest snapshot. An older one is never
+//! selected in its place: that fails aloud.
+
+use chrono::{DateTime, Utc};
+use lifeboat_base::{Error, Result};
+use lifeboat_format::id::{Name, SnapshotId};
+use lifeboat_format::layout;
+
+use super::reader::{Listed, Shown, VaultReader};
+use crate::catalog::documents::{Signed, combine};
+use crate::catalog::future::is_future;
+use crate::catalog::unbelieved::Unbelieved;
+
+/// Says which snapshot is meant.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Selector {
+    /// The newest snapshot.
+    Latest,
+    /// The snapshot with this id.
+    Id(SnapshotId),
+    /// The newest snapshot whose capture began at or before this time.
+    At(DateTime<Utc>),
+}
+
+impl VaultReader {
+    /// The snapshot that `selector` means at the time `now`.
+    ///
+    /// For [`Selector::Latest`] and [`Selector::At`], a snapshot is left aside with a warning if
+    /// its time lies in the future ([`FUTURE_TOLERANCE`](crate::FUTURE_TOLERANCE)), or if only some
+    /// replicas show it and no replica returns it signed. One that every replica shows is selected
+    /// even so, and then fails aloud. A replica that shows too many of the former is left aside.
+    ///
+    /// # Errors
+    /// [`Class::Usage`](lifeboat_base::Class::Usage) if there is none. No replica can be listed. Or
+    /// a snapshot that may be the one that is meant cannot be fetched, or is from the future by its
+    /// id and its manifest cannot be read.
+    pub async fn select(&self, dataset: &Name, selector: &Selector, now: DateTime<Utc>) -> Result<SnapshotId> {
+        let mut unbelieved = Unbelieved::new("a snapshot that no replica returns signed");
+        let selected = self.select_believed(dataset, selector, now, &mut unbelieved).await;
+        unbelieved.log("it is left aside");
+        selected
+    }
+
+    async fn select_believed(
+        &self,
+        dataset: &Name,
+        selector: &Selector,
+        now: DateTime<Utc>,
+        unbelieved: &mut Unbelieved,
+    ) -> Result<SnapshotId> {
+        let shown = self.shown(dataset).await?;
+        let none = |what: String| {
+            Error::usage(format!("dataset {dataset} has no {what}"))
+                .hint(format!("run `lifeboat list {dataset}` to see its snapshots"))
+        };
+        let (until, what) = match selector {
+            Selector::Id(id) => {
+                let found = shown.snapshots.into_iter().map(|listed| listed.snapshot).find(|snapshot| snapshot == id);
+                return found.ok_or_else(|| none(format!("snapshot {id}")));
+            }
+            Selector::Latest => (DateTime::<Utc>::MAX_UTC, "snapshot".to_owned()),
+            Selector::At(time) => (*time, format!("snapshot from {} or before", time.to_rfc3339())),
+        };
+        for listed in shown.snapshots.iter().rev() {
+            let snapshot = &listed.snapshot;
+            // After a backup under a wrong clock, the ids of later ones lie in the future, too.
+            // Their manifests tell the true time.
+            let from_future = is_future(snapshot.time(), now);
+            if !from_future && snapshot.time() > until {
+                continue;
+            }
+            if unbelieved.leaves_aside(&listed.replicas) {
+                continue;
+            }
+            if let Some(error) = self.unsigned(dataset, listed, &shown).await? {
+                unbelieved.add(&listed.replicas, snapshot, &error);
+                continue;
+            }
+            if from_future {
+                let manifest = self.manifest(dataset, snapshot).await;
+                let started = manifest.map_err(|error| undecided(dataset, snapshot, error))?.started;
+                if is_future(started, now) {
+                    tracing::warn!(%snapshot, "Leaving aside a snapshot: its time lies in the future");
+                    continue;
+                }
+                if started > until {
+                    continue;
+                }
+            }
+            return Ok(snapshot.clone());
+        }
+        Err(none(what))
+    }
+
+    /// Why a snapshot is nobody's; `None` if every replica shows it, or one returns it signed.
+    ///
+    /// # Errors
+    /// It cannot be decided, because a replica that may hold it fails.
+    async fn unsigned(&self, dataset: &Name, listed: &Listed, shown: &Shown) -> Result<Option<Error>> {
+        if listed.replicas.len() >= self.replicas().len() {
+            return Ok(None);
+        }
+        let (snapshot, documents) = (&listed.snapshot, self.documents(dataset, self.keys()));
+        // Others were listed and do not show it. If one of them has it even so, it counts.
+        let (may_hold, others): (Vec<_>, Vec<_>) = self.replicas().iter().partition(|replica| {
+            let name = replica.name();
+            listed.replicas.contains(name) || shown.unlisted.contains(name)
+        });
+        let Err(refused) = documents.find_signed(may_hold.into_iter(), snapshot).await else { return Ok(None) };
+        if documents.find_signed(others.into_iter(), snapshot).await.is_ok() {
+            return Ok(None);
+        }
+        let what = format!("no replica returns {} signed", layout::manifest(dataset, snapshot));
+        let (unknown, unsigned): (Vec<_>, Vec<_>) =
+            refused.into_iter().partition(|(signed, _)| *signed >= Signed::Unknown);
+        let combined = |errors: Vec<(Signed, Error)>| {
+            let errors: Vec<Error> = errors.into_iter().map(|(_, error)| error).collect();
+            combine(what, &errors)
+        };
+        if unknown.is_empty() {
+            return Ok(Some(combined(unsigned)));
+        }
+        Err(undecided(dataset, snapshot, combined(unknown)))
+    }
+}
+
+/// An older snapshot must not take the place of this one in silence.
+fn undecided(dataset: &Name, snapshot: &SnapshotId, error: Error) -> Error {
+    let hint = error.hint_text().map_or_else(
+        || {
+            format!(
+                "try again, read one other replica with --replica, or run `lifeboat list {dataset}` and name a snapshot with --snapshot"
+            )
+        },
+        |hint| format!("{hint}; or name a snapshot with --snapshot"),
+    );
+    error
+        .within(format!("snapshot {snapshot} of dataset {dataset} may be the one that is meant, and cannot be read"))
+        .hint(hint)
+}
