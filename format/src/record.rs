@@ -171,7 +171,18 @@ pub struct MarkRecord {
     /// Packs that no other snapshot needs, sorted by id.
     #[serde(deserialize_with = "strict::set::<MAX_MARKED_PACKS, PackId, _>")]
     pub packs: Vec<PackId>,
+    /// Names of manifests, marks and prune records that never took a place in the order: what runs
+    /// that were killed have left, sorted.
+    #[serde(
+        default,
+        skip_serializing_if = "Vec::is_empty",
+        deserialize_with = "strict::list::<MAX_MARKED_OBJECTS, String, _>"
+    )]
+    pub objects: Vec<String>,
 }
+
+/// No mark names more objects of killed runs.
+pub const MAX_MARKED_OBJECTS: usize = 1024;
 
 /// No mark names more packs.
 pub const MAX_MARKED_PACKS: usize = 150_000;
@@ -186,6 +197,9 @@ impl RecordBody for MarkRecord {
     fn broken_rule(&self) -> Option<&'static str> {
         if !self.snapshots.is_sorted_by(|a, b| a.snapshot < b.snapshot) {
             return Some("`snapshots` is not sorted by snapshot");
+        }
+        if !self.objects.is_sorted_by(|a, b| a < b) {
+            return Some("`objects` is not sorted");
         }
         (!self.packs.is_sorted()).then_some("`packs` is not sorted")
     }

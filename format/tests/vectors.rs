@@ -17,7 +17,7 @@ use lifeboat_format::info::VaultInfo;
 use lifeboat_format::keyring::DatasetSecrets;
 use lifeboat_format::manifest::Manifest;
 use lifeboat_format::map::StreamMap;
-use lifeboat_format::record::{self, PruneRecord, RecordBody, RecordType};
+use lifeboat_format::record::{self, MarkRecord, PruneRecord, RecordBody, RecordType};
 use lifeboat_format::{pack, padding, planes, varint};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
@@ -191,6 +191,7 @@ fn read_record(data: &[u8], place: &RecordPlace) -> Result<Value> {
     let (vault, dataset) = (place.vault.as_str(), &place.dataset);
     match place.record_type {
         RecordType::Prune => record::read::<PruneRecord>(data, vault, dataset, "prune record").map(|_| Value::Null),
+        RecordType::Mark => record::read::<MarkRecord>(data, vault, dataset, "mark").map(|_| Value::Null),
         RecordType::Drill => record::read::<AnyDrill>(data, vault, dataset, "drill record").map(|_| Value::Null),
     }
 }

@@ -262,6 +262,16 @@ impl TestVault {
         read_all(&reader.streams(&name(DATASET), snapshot).await?).await
     }
 
+    /// Marks what no rule keeps, waits for the grace period, and sweeps.
+    ///
+    /// # Errors
+    /// As [`Prune::plan`] and [`Prune::execute`].
+    pub async fn sweep(&self) -> Result<(PrunePlan, PruneOutcome)> {
+        self.prune().await?;
+        self.clock.advance(self.config.datasets[0].retention.grace + Duration::from_secs(1));
+        self.prune().await
+    }
+
     /// Plans a prune and carries it out.
     ///
     /// # Errors

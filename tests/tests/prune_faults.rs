@@ -37,7 +37,8 @@ struct Prepared {
 impl Prepared {
     /// Two days with two snapshots each, of which the first of each day goes. That of the first day
     /// is gone already: only an older prune record tells why the second one misses its predecessor.
-    async fn new() -> Self {
+    /// If `marked`, what goes is marked already.
+    async fn new(marked: bool) -> Self {
         let mut vault = TestVault::new(1, 1).await;
         vault.config.datasets[0].retention.daily = 9;
         vault.config.datasets[0].retention.grace = Duration::ZERO;
@@ -56,9 +57,13 @@ impl Prepared {
                 snapshots.push((snapshot, source.streams.into_iter().collect()));
             }
             if day == 0 {
-                vault.prune().await.unwrap();
-                vault.clock.advance(Duration::from_secs(86_400));
+                vault.sweep().await.unwrap();
+                vault.clock.advance(Duration::from_secs(86_400 - 1));
             }
+        }
+        if marked {
+            vault.prune().await.unwrap();
+            vault.clock.advance(Duration::from_secs(1));
         }
         let root = vault.replica_path(1);
         let object = |file: &std::path::PathBuf| {
@@ -122,6 +127,19 @@ impl Copy<'_> {
         Ok((plan, outcome))
     }
 
+    /// Prunes until nothing is left to do.
+    async fn finish(&self) -> Result<()> {
+        for _ in 0..4 {
+            self.prepared.vault.clock.advance(Duration::from_millis(10));
+            let (plan, outcome) = self.prune().await?;
+            assert!(plan.skipped.is_empty() && outcome.failures.is_empty(), "{outcome:?}");
+            if plan.is_empty() {
+                return Ok(());
+            }
+        }
+        panic!("there is no end to it");
+    }
+
     /// Verify finds nothing wrong in any replica; whether it misses only what a prune record said.
     async fn assert_whole(&self, when: &str) -> bool {
         let mut forgotten = false;
@@ -155,7 +173,8 @@ impl Copy<'_> {
             let listed: BTreeSet<String> = replica.list("").await.unwrap().into_iter().map(|meta| meta.key).collect();
             let counts = |key: &&String| {
                 let object = key.strip_suffix(".minisig").unwrap_or(key);
-                let is_signed = ["/snapshots/", "/index/", "/prunes/"].iter().any(|folder| key.contains(folder));
+                let is_signed =
+                    ["/snapshots/", "/index/", "/prunes/", "/marks/"].iter().any(|folder| key.contains(folder));
                 !is_signed || (listed.contains(object) && listed.contains(&layout::signature(object)))
             };
             all.push(listed.iter().filter(counts).cloned().collect());
@@ -180,9 +199,10 @@ impl Copy<'_> {
     }
 }
 
-/// Without prune records, whose names are random.
+/// Without prune records, whose names are random, and acts, of which there may be more.
 fn lasting(keys: &[BTreeSet<String>]) -> Vec<BTreeSet<&String>> {
-    keys.iter().map(|keys| keys.iter().filter(|key| !key.contains("/prunes/")).collect()).collect()
+    let lasts = |key: &&String| !key.contains("/prunes/") && !key.contains("/order/");
+    keys.iter().map(|keys| keys.iter().filter(lasts).collect()).collect()
 }
 
 /// Whether an operator learns that not all was done.
@@ -191,14 +211,20 @@ fn tells(plan: &PrunePlan, outcome: &PruneOutcome) -> bool {
 }
 
 /// Fails each call of a prune once, in each of these ways.
-async fn fail_every_call(replicas: usize, failures: &[Failure]) {
-    let prepared = Prepared::new().await;
+async fn fail_every_call(replicas: usize, marked: bool, failures: &[Failure]) {
+    let prepared = Prepared::new(marked).await;
     let undisturbed = prepared.copy(replicas).await;
     let (plan, outcome) = undisturbed.prune().await.unwrap();
     let done = (plan.removed().count(), outcome.snapshots, outcome.packs, plan.segments.len());
-    assert_eq!(done, (1, 1, replicas as u64, replicas), "{plan:?}");
+    let calls = undisturbed.failing.calls();
+    if marked {
+        assert_eq!(done, (1, 1, replicas as u64, replicas), "{plan:?}");
+    } else {
+        assert_eq!((outcome.marked_snapshots, outcome.marked_packs, done), (1, 1, (0, 0, 0, 0)), "{plan:?}");
+    }
+    undisturbed.finish().await.unwrap();
     assert!(!undisturbed.assert_whole("undisturbed").await);
-    let (finished, calls) = (undisturbed.keys().await, undisturbed.failing.calls());
+    let finished = undisturbed.keys().await;
     for failure in failures {
         let (mut told, mut forgotten) = (0, Vec::new());
         for call in 1.. {
@@ -219,13 +245,12 @@ async fn fail_every_call(replicas: usize, failures: &[Failure]) {
                 }
                 _ => told += 1,
             }
-            let (plan, outcome) = copy.prune().await.unwrap();
-            assert!(plan.skipped.is_empty() && outcome.failures.is_empty(), "{when}: {outcome:?}");
+            copy.finish().await.unwrap_or_else(|error| panic!("{when}: {error:?}"));
             copy.assert_whole(&when).await;
             copy.assert_restores(&when).await;
             assert_eq!(lasting(&copy.keys().await), lasting(&finished), "{when}: the next prune left work");
         }
-        assert!(told > 12, "{failure:?}: only {told} faults were told");
+        assert!(told > if marked { 12 } else { 6 }, "{failure:?}: only {told} faults were told");
         assert!(forgotten.is_empty(), "{failure:?}: {forgotten:?} lost a record");
     }
 }
@@ -233,10 +258,14 @@ async fn fail_every_call(replicas: usize, failures: &[Failure]) {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_fault_at_any_call_to_the_only_replica_is_told_and_made_good() {
     let hang = Failure::Hang(Duration::from_millis(1));
-    fail_every_call(1, &[Failure::Unavailable, Failure::Denied, Failure::AnswerLost, hang]).await;
+    for marked in [false, true] {
+        fail_every_call(1, marked, &[Failure::Unavailable, Failure::Denied, Failure::AnswerLost, hang]).await;
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_fault_at_any_call_to_one_of_two_replicas_is_told_and_made_good() {
-    fail_every_call(2, &[Failure::Unavailable, Failure::AnswerLost]).await;
+    for marked in [false, true] {
+        fail_every_call(2, marked, &[Failure::Unavailable, Failure::AnswerLost]).await;
+    }
 }

@@ -15,7 +15,7 @@ use lifeboat_engine::stages::encrypt;
 use lifeboat_engine::state::StateDirectory;
 use lifeboat_engine::store::{FailingReplica, Failure, SharedReplica};
 use lifeboat_tests::by_hand::Hand;
-use lifeboat_tests::vault::{DATASET, MemorySource, TestVault, limits, name, noise};
+use lifeboat_tests::vault::{DATASET, MemorySource, TestVault, files_below, limits, name, noise};
 use tokio_util::sync::CancellationToken;
 
 async fn caught_up(vault: &TestVault) -> Vec<ReplicaState> {
@@ -88,16 +88,19 @@ async fn prune_removes_what_retention_lets_go_and_its_packs_after_the_grace_peri
         snapshots.push(vault.backup(&MemorySource::of(noise(400_000, seed))).await.unwrap().snapshot);
     }
     let (plan, outcome) = vault.prune().await.unwrap();
-    assert_eq!(plan.removed().cloned().collect::<Vec<_>>(), snapshots[..2]);
-    assert_eq!((outcome.snapshots, outcome.packs, plan.waiting.len()), (2, 0, 4));
-    assert_eq!(listed(&vault).await, snapshots[2..]);
+    assert_eq!(plan.mark_snapshots.iter().cloned().collect::<Vec<_>>(), snapshots[..2]);
+    assert_eq!((outcome.marked_snapshots, outcome.marked_packs, outcome.snapshots, outcome.packs), (2, 2, 0, 0));
+    assert_eq!(listed(&vault).await, snapshots);
 
     vault.clock.advance(Duration::from_secs(86_400 - 1));
-    assert_eq!(vault.prune().await.unwrap().1.packs, 0, "a pack went before its grace period was over");
+    let (_, outcome) = vault.prune().await.unwrap();
+    assert_eq!((outcome.snapshots, outcome.packs), (0, 0), "something went before its grace period was over");
     vault.clock.advance(Duration::from_secs(1));
     let (plan, outcome) = vault.prune().await.unwrap();
-    assert_eq!((outcome.packs, plan.segments.len()), (4, 4));
+    assert_eq!(plan.removed().cloned().collect::<Vec<_>>(), snapshots[..2]);
+    assert_eq!((outcome.snapshots, outcome.packs, plan.segments.len()), (2, 4, 4));
     assert!(outcome.failures.is_empty());
+    assert_eq!(listed(&vault).await, snapshots[2..]);
     assert_eq!(problems(&vault).await, Vec::<String>::new());
     for (seed, snapshot) in [(2, &snapshots[2]), (3, &snapshots[3])] {
         assert!(vault.restore(snapshot).await.unwrap()["data"] == noise(400_000, seed));
@@ -105,17 +108,35 @@ async fn prune_removes_what_retention_lets_go_and_its_packs_after_the_grace_peri
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_pack_that_is_needed_again_during_its_grace_period_stays() {
+async fn no_backup_refers_to_a_marked_pack() {
     let mut vault = TestVault::new(1, 1).await;
     vault.config.datasets[0].retention.keep_last = 1;
     vault.backup(&MemorySource::of(noise(400_000, 1))).await.unwrap();
     vault.backup(&MemorySource::of(noise(400_000, 2))).await.unwrap();
-    assert_eq!(vault.prune().await.unwrap().0.waiting.len(), 1);
+    assert_eq!(vault.prune().await.unwrap().1.marked_packs, 1);
     let third = vault.backup(&MemorySource::of(noise(400_000, 1))).await.unwrap();
-    assert_eq!(third.stored_bytes, 0, "the pack that waits is not used");
+    assert!(third.stored_bytes > 400_000, "the marked pack is used");
     vault.clock.advance(Duration::from_secs(2 * 86_400));
-    vault.prune().await.unwrap();
+    assert_eq!(vault.prune().await.unwrap().1.packs, 1);
     assert!(vault.restore(&third.snapshot).await.unwrap()["data"] == noise(400_000, 1));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_marked_is_spared_if_a_rule_keeps_it_again() {
+    let mut vault = TestVault::new(1, 1).await;
+    vault.config.datasets[0].retention.keep_last = 1;
+    let first = vault.backup(&MemorySource::of(noise(400_000, 1))).await.unwrap().snapshot;
+    let second = vault.backup(&MemorySource::of(noise(400_000, 2))).await.unwrap().snapshot;
+    assert_eq!(vault.prune().await.unwrap().1.marked_snapshots, 1);
+    vault.config.datasets[0].retention.keep_last = 2;
+    vault.clock.advance(Duration::from_secs(2 * 86_400));
+    let (plan, outcome) = vault.prune().await.unwrap();
+    assert_eq!((plan.removed().count(), outcome.snapshots, outcome.packs), (0, 0, 0));
+    assert_eq!(listed(&vault).await, [first.clone(), second]);
+    assert!(vault.restore(&first).await.unwrap()["data"] == noise(400_000, 1));
+    assert_eq!(problems(&vault).await, [""; 0]);
+    let again = vault.backup(&MemorySource::of(noise(400_000, 1))).await.unwrap();
+    assert_eq!(again.stored_bytes, 0, "the pack is still taken for marked");
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -138,7 +159,7 @@ async fn a_pruned_snapshot_is_not_brought_back_by_a_replica_that_was_away() {
     let first = vault.backup(&MemorySource::of(noise(400_000, 1))).await.unwrap().snapshot;
     let second = vault.backup(&MemorySource::of(noise(400_000, 2))).await.unwrap().snapshot;
     away(&vault, 3);
-    let (plan, outcome) = vault.prune().await.unwrap();
+    let (plan, outcome) = vault.sweep().await.unwrap();
     assert_eq!((outcome.snapshots, plan.skipped.len()), (1, 1), "{outcome:?}");
     back(&vault, 3);
     let states = caught_up(&vault).await;
@@ -161,13 +182,21 @@ async fn nothing_is_deleted_while_a_manifest_cannot_be_read() {
     assert!(error.message().contains("nothing in dataset shop is deleted"), "{error:?}");
 }
 
+/// Removes the copies of manifests in the state directory.
+fn forget_manifests(vault: &TestVault) {
+    let cache = vault.config.state_directory.join("datasets").join(DATASET).join("cache");
+    for file in files_below(&cache).iter().filter(|file| file.to_string_lossy().contains("snapshots")) {
+        std::fs::remove_file(file).unwrap();
+    }
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_backup_that_cannot_fetch_the_newest_snapshot_fails_and_makes_no_fork() {
     let vault = TestVault::new(1, 1).await;
     let source = |seed| MemorySource::of(noise(100_000, seed));
     vault.backup(&source(1)).await.unwrap();
     // Without the copy in the state directory, the manifest must come from the replica.
-    std::fs::remove_dir_all(vault.config.state_directory.join("datasets").join(DATASET).join("cache")).unwrap();
+    forget_manifests(&vault);
     let failing = Arc::new(FailingReplica::new(vault.replicas[0].clone()));
     let replica: SharedReplica = failing.clone();
     // vault.json, the keyring and one page are listed; then come the manifest and its signature.
@@ -217,7 +246,7 @@ async fn the_newest_snapshot_is_not_unreadable_because_its_only_holder_fails() {
         } else {
             Hand::of(&vault.config, &vault.master).remove(2, &key);
         }
-        std::fs::remove_dir_all(vault.config.state_directory.join("datasets").join(DATASET).join("cache")).unwrap();
+        forget_manifests(&vault);
         let failing = Arc::new(FailingReplica::new(vault.replicas[0].clone()));
         let replica: SharedReplica = failing.clone();
         [4, 5].into_iter().for_each(|call| failing.fail(call, Failure::Unavailable));

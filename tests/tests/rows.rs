@@ -280,7 +280,7 @@ async fn extents_that_add_up_go_into_maps_that_snapshots_share() {
 
     // What a map needs stays when the snapshots before are pruned.
     vault.config.datasets[0].retention.keep_last = 1;
-    let removed = vault.prune().await.unwrap();
+    let removed = vault.sweep().await.unwrap();
     assert!(vault.restore(&again.snapshot).await.unwrap()["data"] == bytes(&rows), "{removed:?}");
     assert!(vault.restore(&reports[0].snapshot).await.is_err(), "nothing was pruned");
     change_much(&mut rows, 20);

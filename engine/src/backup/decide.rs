@@ -84,7 +84,7 @@ impl Decision<'_> {
                 return Err(self.outcome(doubtful, few));
             }
             doubtful.extend(self.withdraw(&act, &taken).await);
-            if let Err(error) = self.step_over(&others, &targets).await {
+            if let Err(error) = self.step_over(manifest, &others, &targets).await {
                 return Err(self.outcome(doubtful, error));
             }
             last = others.into_values().next_back();
@@ -119,7 +119,12 @@ impl Decision<'_> {
     }
 
     /// Whether what others did leaves this snapshot whole. Their acts are copied to every target.
-    async fn step_over(&self, others: &BTreeMap<u64, FoundAct>, targets: &[SharedReplica]) -> Result<()> {
+    async fn step_over(
+        &self,
+        manifest: &SignedObject,
+        others: &BTreeMap<u64, FoundAct>,
+        targets: &[SharedReplica],
+    ) -> Result<()> {
         let dataset = self.actor.dataset;
         let again = "back up again; uploaded packs are reused";
         for (number, found) in others {
@@ -130,8 +135,9 @@ impl Decision<'_> {
                         .hint(again));
                 }
                 ActKind::Sweep => {
-                    return Err(Error::failed(format!("host {host} deletes packs of {dataset}: sweep {id}"))
-                        .hint(again));
+                    return Err(
+                        Error::failed(format!("host {host} deletes packs of {dataset}: sweep {id}")).hint(again)
+                    );
                 }
                 ActKind::Mark => {
                     let reader = RecordReader { vault: self.reader.vault, dataset, trusted: self.reader.trusted };
@@ -140,9 +146,16 @@ impl Decision<'_> {
                     let mark = reader.read_ordered::<MarkRecord>(&holders, found).await.map_err(|error| {
                         error.within(format!("mark {id} of host {host} cannot be read")).hint(again)
                     })?;
+                    if mark.objects.contains(&manifest.key) {
+                        return Err(
+                            Error::failed(format!("host {host} takes this run for dead: mark {id}")).hint(again)
+                        );
+                    }
                     if let Some(pack) = mark.packs.iter().find(|pack| self.packs.contains(*pack)) {
-                        return Err(Error::failed(format!("host {host} has marked pack {pack} for deletion: mark {id}"))
-                            .hint(again));
+                        return Err(Error::failed(format!(
+                            "host {host} has marked pack {pack} for deletion: mark {id}"
+                        ))
+                        .hint(again));
                     }
                 }
             }

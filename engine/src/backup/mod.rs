@@ -45,7 +45,7 @@ use lifeboat_format::Format;
 use lifeboat_format::id::{Name, PackId, SnapshotId};
 use lifeboat_format::layout;
 use lifeboat_format::manifest::{Accounting, Manifest};
-use lifeboat_format::record::MarkRecord;
+use lifeboat_format::record::{MarkRecord, PruneRecord};
 use lifeboat_format::requirements::Requirements;
 use lifeboat_store::SharedReplica;
 use tokio_util::sync::CancellationToken;
@@ -286,17 +286,33 @@ impl Backup<'_> {
         warnings: &mut Vec<String>,
     ) -> Result<Standing> {
         let dataset = &self.dataset.name;
-        let last = order.newest(members).await?;
+        let last = loop {
+            match order.newest(members).await {
+                Ok(last) => break last,
+                // As good as away, as with a snapshot that cannot be fetched.
+                Err((number, error)) => {
+                    let holders: Vec<Inventory> =
+                        members.extract_if(.., |member| member.acts.contains(&number)).collect();
+                    if members.len() < self.config.min_replicas.max(1) {
+                        return Err(error);
+                    }
+                    let doubt = |holder: Inventory| (holder.replica.name().clone(), Error::storage(error.chain()));
+                    failed.extend(holders.into_iter().map(doubt));
+                }
+            }
+        };
         let (number, seen) = (last.as_ref().map_or(0, |last| last.act.number), seen::read(self.state, dataset));
         if number < seen {
             warnings.push(format!(
                 "every replica shows acts of {dataset} up to number {number} only, and this host has seen {seen}: they were emptied or rolled back; run `lifeboat verify {dataset}`"
             ));
         }
-        let acts = match members.iter().any(|member| !member.unfinished.is_empty()) {
-            true => order.all(members).await,
-            false => Acts::default(),
-        };
+        let reader = RecordReader { vault: order.vault, dataset, trusted: order.trusted };
+        let mut acts = Acts::default();
+        if members.iter().any(|member| !member.unfinished.is_empty()) {
+            let (records, _) = reader.read_all::<PruneRecord>(members).await;
+            acts = order.all(members).await.without_passed(records.iter().map(|record| &record.body));
+        }
         let (mut level, all) = (Vec::new(), members.clone());
         for mut member in members.drain(..) {
             let brought = async {
@@ -306,7 +322,10 @@ impl Backup<'_> {
             match brought.await {
                 Ok(finished) => {
                     for key in finished {
-                        warnings.push(format!("replica {}: {key} had no signature, and has it again", member.replica.name()));
+                        warnings.push(format!(
+                            "replica {}: {key} had no signature, and has it again",
+                            member.replica.name()
+                        ));
                     }
                     level.push(member);
                 }
@@ -314,7 +333,6 @@ impl Backup<'_> {
             }
         }
         *members = level;
-        let reader = RecordReader { vault: order.vault, dataset, trusted: order.trusted };
         let (marks, unreadable) = reader.read_all::<MarkRecord>(members).await;
         for (mark, error) in unreadable {
             tracing::warn!(%mark, error = %error.chain(), "A mark cannot be read");

@@ -229,6 +229,17 @@ impl Documents<'_> {
         Err(refused)
     }
 
+    /// The head of a manifest that has no signature. Anybody may have written it, so it proves
+    /// nothing: it can only be a reason to delete nothing.
+    pub(crate) async fn unsigned_head(&self, replica: &SharedReplica, snapshot: &SnapshotId) -> Result<ManifestHead> {
+        let (vault, dataset, id) = (self.vault.to_owned(), self.dataset.clone(), snapshot.clone());
+        let key = layout::manifest(self.dataset, snapshot);
+        let turn = take_turn().await?;
+        let object = replica.get(&key, MANIFEST.max_bytes.min(self.held())).await?;
+        let parse = move |plaintext: Vec<u8>| Manifest::parse_head(plaintext, &vault, &dataset, &id);
+        self.open(MANIFEST, &key, object, Some(turn), parse).await
+    }
+
     /// Returns the object as it is stored, too.
     async fn read<T: Send + 'static>(
         &self,

@@ -19,7 +19,7 @@ use lifeboat_format::act::{self, Act, ActKind, MAX_ACT_BYTES};
 use lifeboat_format::id::{Digest, Name};
 use lifeboat_format::layout;
 use lifeboat_format::manifest::MAX_MANIFEST_OBJECT_BYTES;
-use lifeboat_format::record::MAX_RECORD_BYTES;
+use lifeboat_format::record::{MAX_RECORD_BYTES, PruneRecord};
 use lifeboat_format::requirements::Requirements;
 use lifeboat_store::{ReplicaErrorKind, SharedReplica};
 
@@ -93,9 +93,10 @@ impl<'a> OrderReader<'a> {
     /// The act of a number, as one replica has it.
     pub(crate) async fn fetch(&self, replica: &SharedReplica, number: u64) -> Result<FoundAct> {
         let key = layout::act(self.dataset, number);
-        let stored = replica.get(&key, MAX_ACT_BYTES as u64).await.map_err(|error| {
-            if error.is_not_found() { Error::integrity(error.to_string()) } else { error.into() }
-        })?;
+        let stored = replica
+            .get(&key, MAX_ACT_BYTES as u64)
+            .await
+            .map_err(|error| if error.is_not_found() { Error::integrity(error.to_string()) } else { error.into() })?;
         self.believe(stored, number, &format!("replica {}: {key}", replica.name()))
     }
 
@@ -113,8 +114,8 @@ impl<'a> OrderReader<'a> {
     /// signed are passed over.
     ///
     /// # Errors
-    /// A replica fails, or they show too many such names.
-    pub(crate) async fn newest(&self, inventories: &[Inventory]) -> Result<Option<FoundAct>> {
+    /// A replica that shows this number fails, or they show too many such names.
+    pub(crate) async fn newest(&self, inventories: &[Inventory]) -> Result<Option<FoundAct>, (u64, Error)> {
         let numbers: BTreeSet<u64> = inventories.iter().flat_map(|inventory| inventory.acts.iter().copied()).collect();
         let mut false_names = 0;
         for number in numbers.into_iter().rev() {
@@ -124,7 +125,10 @@ impl<'a> OrderReader<'a> {
                     tracing::warn!(error = %error.chain(), "Passing over an act that cannot be believed");
                     false_names += 1;
                 }
-                Err(error) => return Err(error.within(format!("the order of dataset {} cannot be read", self.dataset))),
+                Err(error) => {
+                    let error = error.within(format!("the order of dataset {} cannot be read", self.dataset));
+                    return Err((number, error.hint("back up again when a replica that holds it answers")));
+                }
             }
         }
         Ok(None)
@@ -211,6 +215,18 @@ pub(crate) struct Acts {
 }
 
 impl Acts {
+    /// Those that no record of a prune calls gone.
+    pub(crate) fn without_passed<'r>(&self, records: impl Iterator<Item = &'r PruneRecord> + Clone) -> Self {
+        let stays = |number: &u64| !records.clone().any(|record| record.has_passed(*number));
+        let found = self.found.iter().filter(|(number, _)| stays(number));
+        Self { found: found.map(|(number, found)| (*number, found.clone())).collect(), unreadable: BTreeMap::new() }
+    }
+
+    /// Whether an act is about this object.
+    pub(crate) fn names(&self, key: &str) -> bool {
+        self.found.values().any(|found| found.act.object() == key)
+    }
+
     /// The number of the newest one.
     pub(crate) fn newest(&self) -> u64 {
         self.found.last_key_value().map_or(0, |(number, _)| *number)

@@ -53,7 +53,9 @@ pub(crate) fn validate(
         monthly: raw.retention.monthly,
         yearly: raw.retention.yearly,
         within: v.unit(raw.retention.within.as_ref(), units::duration),
-        grace: v.unit(raw.retention.grace.as_ref(), units::duration).unwrap_or_else(|| longest_run.saturating_add(defaults::GRACE_AFTER_RUN)),
+        grace: v
+            .unit(raw.retention.grace.as_ref(), units::duration)
+            .unwrap_or_else(|| longest_run.saturating_add(defaults::GRACE_AFTER_RUN)),
     };
     let objectives = Objectives {
         rpo: v.unit(raw.objectives.rpo.as_ref(), units::duration),

@@ -9,7 +9,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use lifeboat_base::Error;
 use lifeboat_format::act::ActKind;
 use lifeboat_format::id::{Name, SnapshotId};
-use lifeboat_format::manifest::Manifest;
+use lifeboat_format::manifest::{Manifest, ManifestHead};
 use lifeboat_format::record::PruneRecord;
 
 use crate::catalog::inventory::{Inventory, all_snapshots};
@@ -28,6 +28,8 @@ pub(crate) struct Known<'a> {
     pub(crate) inventories: &'a [Inventory],
     pub(crate) acts: &'a Acts,
     pub(crate) manifests: &'a BTreeMap<SnapshotId, Manifest>,
+    /// Manifests that have no signature, and that no act names.
+    pub(crate) unfinished: &'a BTreeMap<SnapshotId, ManifestHead>,
     pub(crate) pruned: &'a PrunedSnapshots,
     pub(crate) records: Vec<&'a PruneRecord>,
     /// The newest number that this host has seen.
@@ -58,17 +60,32 @@ impl Known<'_> {
                 gaps.push(format!("snapshot {before} is in no replica, and {} follows it", manifest.snapshot));
             }
         }
+        for (snapshot, head) in self.unfinished {
+            let before = head.previous.as_ref().map(|previous| &previous.snapshot);
+            if let Some(before) = before.filter(|before| !is_known(before)) {
+                gaps.push(format!("snapshot {before} is in no replica with its signature, and {snapshot} follows it"));
+            }
+        }
         for inventory in self.inventories {
             let replica = inventory.replica.name();
             let before = self.shown.get(replica).into_iter().flatten();
-            for snapshot in before.filter(|snapshot| {
-                !inventory.snapshots.contains(*snapshot) && !self.pruned.contains_key(*snapshot)
-            }) {
+            for snapshot in before
+                .filter(|snapshot| !inventory.snapshots.contains(*snapshot) && !self.pruned.contains_key(*snapshot))
+            {
                 gaps.push(format!("replica {replica} has lost snapshot {snapshot}, which it has shown"));
             }
         }
         gaps.extend(self.branches());
         gaps
+    }
+
+    /// Whether a run that was killed has left this manifest: the chain has gone on past it. Until
+    /// then, nobody can tell it from a snapshot whose signature was lost.
+    pub(crate) fn is_leftover(&self, snapshot: &SnapshotId, head: &ManifestHead) -> bool {
+        let named = |before: Option<&SnapshotId>| before == Some(snapshot);
+        let heads = self.unfinished.values().map(|head| head.previous.as_ref().map(|previous| &previous.snapshot));
+        !self.manifests.values().map(Manifest::predecessor).chain(heads).any(named)
+            && self.manifests.values().any(|manifest| manifest.sequence >= head.sequence)
     }
 
     /// Whether the act of this number is gone on purpose.

@@ -254,6 +254,8 @@ mod tests {
             due: Vec::new(),
             mark_snapshots: BTreeSet::new(),
             mark_packs: [Digest::of(b"b")].into(),
+            mark_objects: BTreeSet::new(),
+            objects: BTreeSet::new(),
             skipped: vec![("south".parse().unwrap(), "timed out".to_owned())],
             space: Space { stored_bytes: 100 << 20, unused_bytes: 5 << 20 },
             sparse: [Digest::of(b"a")].into(),

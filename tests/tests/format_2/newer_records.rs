@@ -39,6 +39,11 @@ impl Fleet {
         let id = SnapshotId::new(vault.clock.now(), 7);
         let (principal, signer, body) = match of {
             RecordType::Prune => (hand.host.clone(), vault.keys().unwrap().signer, json!({ "removed": [] })),
+            RecordType::Mark => (
+                hand.host.clone(),
+                vault.keys().unwrap().signer,
+                json!({ "snapshots": [], "packs": [], "objects": [] }),
+            ),
             RecordType::Drill => (name("drill1"), drill_signer(&vault.config), json!(report)),
         };
         let mut record = hand.record(of, &principal, &id, &body);

@@ -28,6 +28,7 @@ struct Sweep<'a> {
     removed: BTreeSet<SnapshotId>,
     packs: Vec<&'a DeadPack>,
     segments: Vec<&'a (Name, String)>,
+    objects: Vec<&'a String>,
     /// The marks that it carries out.
     due: BTreeSet<SnapshotId>,
     /// Acts that do not matter any more.
@@ -88,22 +89,19 @@ impl Prune<'_> {
         let packs: Vec<&DeadPack> =
             plan.packs.iter().filter(|pack| confirmed.contains(&(&pack.replica, pack.key.as_str()))).collect();
         let segments = plan.segments.iter().filter(|segment| fresh.segments.contains(segment)).collect();
+        let objects: Vec<&String> = plan.objects.iter().filter(|key| fresh.objects.contains(*key)).collect();
         let due: BTreeSet<SnapshotId> = plan.due.iter().filter(|mark| fresh.due.contains(mark)).cloned().collect();
-        if removed.is_empty() && packs.is_empty() && due.is_empty() {
+        if removed.is_empty() && packs.is_empty() && due.is_empty() && objects.is_empty() {
             return None;
         }
         let keeps = |number: u64| match view.acts.found.get(&number).map(|found| (&found.act.act, &found.act.id)) {
-            Some((ActKind::Commit, snapshot)) => {
-                !removed.contains(snapshot) && !view.pruned.contains_key(snapshot)
-            }
-            Some((ActKind::Mark, mark)) => {
-                !due.contains(mark) && view.marks.iter().any(|current| current.id == *mark)
-            }
+            Some((ActKind::Commit, snapshot)) => !removed.contains(snapshot) && !view.pruned.contains_key(snapshot),
+            Some((ActKind::Mark, mark)) => !due.contains(mark) && view.marks.iter().any(|current| current.id == *mark),
             Some((ActKind::Sweep, _)) | None => false,
         };
         let kept: Vec<u64> = view.acts.found.keys().copied().filter(|number| keeps(*number)).collect();
         let passed = PruneRecord { passed: without(&kept, view.acts.newest()), ..PruneRecord::default() };
-        Some(Sweep { removed, packs, segments, due, passed })
+        Some(Sweep { removed, packs, segments, objects, due, passed })
     }
 
     /// The record of this sweep. It repeats a snapshot from an older record while one that stays
@@ -165,6 +163,10 @@ impl Prune<'_> {
         }
         for (_, key) in sweep.segments.iter().filter(|(name, _)| name == replica.name()) {
             delete_signed(replica, key).await?;
+        }
+        for key in sweep.objects.iter().filter(|key| inventory.unfinished.contains(**key)) {
+            self.go_on()?;
+            replica.delete(key).await?;
         }
         for mark in sweep.due.iter().filter(|mark| inventory.marks.contains(mark)) {
             delete_signed(replica, &layout::mark(dataset, mark)).await?;

@@ -45,12 +45,13 @@ impl<'p> Acting<'p> {
         id: &SnapshotId,
         record: &SignedObject,
         inventories: &[Inventory],
-    ) -> Result<u64> {
+    ) -> Result<()> {
         let HostKeys { vault, signer, .. } = self.prune.keys;
         let (dataset, principal) = (&self.prune.dataset.name, &self.prune.config.host);
         let actor = Actor { vault, dataset, principal, signer };
         let act = actor.act(kind, id, record, self.last.as_ref(), self.newest, self.prune.clock.now())?;
         let number = act.act.number;
+        let mut has_place = false;
         for inventory in inventories {
             let replica = &inventory.replica;
             if self.failed.contains_key(replica.name()) {
@@ -59,7 +60,7 @@ impl<'p> Acting<'p> {
             let written = async {
                 put_once(replica.as_ref(), &record.key, record.object.clone()).await?;
                 match take(&act, replica).await {
-                    Taken::Yes => {}
+                    Taken::Yes => has_place = true,
                     Taken::Collided => {
                         return Err(Error::failed(format!(
                             "replica {}: another host has acted in dataset {dataset} meanwhile: it took number {number}",
@@ -75,8 +76,10 @@ impl<'p> Acting<'p> {
                 self.failed.insert(replica.name().clone(), error);
             }
         }
-        self.last = Some(act);
-        Ok(number)
+        if has_place {
+            self.last = Some(act);
+        }
+        Ok(())
     }
 }
 
@@ -97,8 +100,9 @@ impl Prune<'_> {
                 .map(|snapshot| RemovedSnapshot { snapshot: snapshot.clone(), blake3: hash(snapshot) })
                 .collect(),
             packs: plan.mark_packs.intersection(&fresh.mark_packs).copied().collect(),
+            objects: plan.mark_objects.intersection(&fresh.mark_objects).cloned().collect(),
         };
-        if body.snapshots.is_empty() && body.packs.is_empty() {
+        if body.snapshots.is_empty() && body.packs.is_empty() && body.objects.is_empty() {
             return Ok(());
         }
         let time = self.clock.now();

@@ -111,6 +111,10 @@ pub struct PrunePlan {
     pub mark_snapshots: BTreeSet<SnapshotId>,
     /// Packs that are marked now.
     pub mark_packs: BTreeSet<PackId>,
+    /// Objects of killed runs that are marked now.
+    pub mark_objects: BTreeSet<String>,
+    /// Objects of killed runs that go now.
+    pub objects: BTreeSet<String>,
     /// Replicas that are left alone this time, and why.
     pub skipped: Vec<(Name, String)>,
     /// The size of the packs that snapshots need, and how much of it is unused.
@@ -136,6 +140,8 @@ impl PrunePlan {
             && self.removed().next().is_none()
             && self.mark_snapshots.is_empty()
             && self.mark_packs.is_empty()
+            && self.mark_objects.is_empty()
+            && self.objects.is_empty()
     }
 }
 

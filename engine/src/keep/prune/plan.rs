@@ -7,11 +7,13 @@ use lifeboat_base::Result;
 use lifeboat_format::id::{Name, PackId, SnapshotId};
 use lifeboat_format::layout;
 use lifeboat_format::manifest::Manifest;
+use lifeboat_format::record::{MAX_MARKED_OBJECTS, MAX_MARKED_PACKS, MarkRecord};
 
 use super::view::View;
 use super::{DeadPack, Prune, PrunePlan, Verdict, unreferenced};
 use crate::catalog::documents::Documents;
 use crate::catalog::future::is_future;
+use crate::catalog::records::FoundRecord;
 use crate::catalog::unbelieved::Unbelieved;
 use crate::keep::retention;
 use crate::renewal::sparse::{self, Packs};
@@ -31,7 +33,8 @@ impl Prune<'_> {
         let grace = delta(self.dataset.retention.grace);
         let since = |mark: DateTime<Utc>| mark.checked_add_signed(grace).unwrap_or(DateTime::<Utc>::MAX_UTC);
         let marks = Marks::of(view);
-        let verdicts = self.verdicts(view, now, |snapshot| since(marks.snapshots.get(snapshot).copied().unwrap_or(now)));
+        let verdicts =
+            self.verdicts(view, now, |snapshot| since(marks.snapshots.get(snapshot).copied().unwrap_or(now)));
         let due = view.marks.iter().filter(|mark| since(marked_at(mark)) <= now);
         let mut plan = PrunePlan {
             dataset: self.dataset.name.clone(),
@@ -43,6 +46,8 @@ impl Prune<'_> {
             due: due.map(|mark| mark.id.clone()).collect(),
             mark_snapshots: BTreeSet::new(),
             mark_packs: BTreeSet::new(),
+            mark_objects: BTreeSet::new(),
+            objects: BTreeSet::new(),
             skipped: view.skipped.clone(),
             space: sparse::Space::default(),
             again_bytes: 0,
@@ -58,17 +63,14 @@ impl Prune<'_> {
             plan.mark_snapshots.insert(verdict.snapshot.clone());
             verdict.goes_at = verdict.goes_at.map(|time| time.max(now + TimeDelta::milliseconds(1)));
         }
-        let stays: HashSet<&SnapshotId> = plan
-            .verdicts
-            .iter()
-            .filter(|verdict| verdict.goes_at.is_none())
-            .map(|verdict| &verdict.snapshot)
-            .collect();
+        let stays: HashSet<&SnapshotId> =
+            plan.verdicts.iter().filter(|verdict| verdict.goes_at.is_none()).map(|verdict| &verdict.snapshot).collect();
         let needed = Packs::of(view.manifests.values().filter(|manifest| stays.contains(&manifest.snapshot)));
         plan.sparse = self.sparse(view, &needed);
         plan.space = needed.space();
         plan.again_bytes = needed.due(&plan.sparse);
         self.plan_packs(view, &needed, &marks, &mut plan)?;
+        self.plan_objects(view, &mut plan);
         self.plan_segments(view, &mut plan).await;
         Ok(plan)
     }
@@ -167,8 +169,35 @@ impl Prune<'_> {
         packs.sort_by(order);
         waiting.sort_by(order);
         (plan.packs, plan.waiting) = (packs, waiting);
-        plan.mark_packs = mark_packs.into_iter().take(lifeboat_format::record::MAX_MARKED_PACKS).collect();
+        plan.mark_packs = mark_packs.into_iter().take(MAX_MARKED_PACKS).collect();
         Ok(())
+    }
+
+    /// Sorts what killed runs have left: what goes now, and what is marked.
+    fn plan_objects(&self, view: &View, plan: &mut PrunePlan) {
+        let dataset = &self.dataset.name;
+        let longest_run = delta(self.config.limits.longest_run());
+        let marked = |due: bool| -> BTreeSet<&String> {
+            let marks = view.marks.iter().filter(|mark| plan.due.contains(&mark.id) == due);
+            marks.flat_map(|mark| &mark.body.objects).collect()
+        };
+        let (due, waiting) = (marked(true), marked(false));
+        let is_old = |key: &str| {
+            let of_record = |folder: String| layout::parse_json(&folder, key);
+            let id = layout::parse_manifest(dataset, key)
+                .or_else(|| of_record(layout::marks(dataset)))
+                .or_else(|| of_record(layout::prunes(dataset)));
+            id.is_some_and(|id| plan.made - id.time() >= longest_run)
+        };
+        let (mut objects, mut mark_objects) = (view.removed_objects.clone(), BTreeSet::new());
+        for key in &view.leftover_objects {
+            if due.contains(key) {
+                objects.insert(key.clone());
+            } else if !waiting.contains(key) && is_old(key) && mark_objects.len() < MAX_MARKED_OBJECTS {
+                mark_objects.insert(key.clone());
+            }
+        }
+        (plan.objects, plan.mark_objects) = (objects, mark_objects);
     }
 
     async fn plan_segments(&self, view: &View, plan: &mut PrunePlan) {
@@ -222,7 +251,7 @@ fn delta(duration: std::time::Duration) -> TimeDelta {
 }
 
 /// When a mark was written, as it says.
-fn marked_at(mark: &crate::catalog::records::FoundRecord<lifeboat_format::record::MarkRecord>) -> DateTime<Utc> {
+fn marked_at(mark: &FoundRecord<MarkRecord>) -> DateTime<Utc> {
     mark.envelope.as_ref().map_or(mark.id.time(), |envelope| envelope.time)
 }
 

@@ -19,7 +19,7 @@ use lifeboat_databases::proof::ProofLevel;
 use lifeboat_format::act::ActKind;
 use lifeboat_format::id::{Digest, Name, SnapshotId};
 use lifeboat_format::layout;
-use lifeboat_format::manifest::Manifest;
+use lifeboat_format::manifest::{Manifest, ManifestHead};
 use lifeboat_format::record::{self, MAX_RECORD_BYTES, MarkRecord, PruneRecord, RecordBody, RecordType};
 use lifeboat_store::SharedReplica;
 use serde::{Deserialize, Serialize};
@@ -31,7 +31,7 @@ use crate::catalog::inventory::{Inventory, NotListed, all_snapshots};
 use crate::catalog::order::{Acts, FoundAct, OrderReader};
 use crate::catalog::records::{FoundRecord, RecordReader};
 use crate::catalog::removals::{PrunedSnapshots, prune_records};
-use crate::catalog::unbelieved::Unbelieved;
+use crate::catalog::unbelieved::{MAX_UNBELIEVED, Unbelieved};
 use crate::keep::gaps::{Known, refusal};
 use crate::state::cache::ObjectCache;
 use crate::state::seen;
@@ -57,6 +57,10 @@ pub(super) struct View {
     pub(super) pruned: PrunedSnapshots,
     /// Those of them that a replica still shows.
     pub(super) leftovers: Vec<SnapshotId>,
+    /// What killed runs have left: objects without a signature that no act names.
+    pub(super) leftover_objects: BTreeSet<String>,
+    /// What sweeps have begun to delete: objects whose signature is gone.
+    pub(super) removed_objects: BTreeSet<String>,
     pub(super) acts: Acts,
     /// The marks that no sweep has carried out, oldest first.
     pub(super) marks: Vec<FoundRecord<MarkRecord>>,
@@ -140,7 +144,6 @@ impl Prune<'_> {
         let cache = ObjectCache::open(self.state, dataset)?;
         let order = OrderReader::of_host(self.keys, dataset, &cache);
         let acts = order.all(&inventories).await;
-        inventories = self.bring_level(&order, &acts, inventories, &mut failed).await;
         let reader = self.keys.reader();
         let memory = self.config.limits.memory;
         let documents = Documents { vault: &self.keys.vault, dataset, keys: &reader, cache: Some(&cache), memory };
@@ -163,6 +166,8 @@ impl Prune<'_> {
         }
         strangers.log("it is ignored");
         let (pruned, records) = (records.snapshots, records.found);
+        let current = acts.without_passed(records.iter().map(|record| &record.body));
+        inventories = self.bring_level(&order, &acts, &current, inventories, &mut failed).await;
         let (mut manifests, mut hashes, mut unreadable) = (BTreeMap::new(), BTreeMap::new(), Vec::new());
         {
             let snapshots =
@@ -187,10 +192,12 @@ impl Prune<'_> {
         }
         let [proved, proved_whole] = self.newest_proved(&inventories, &manifests, &mut doubts).await;
         let seen = seen::read(self.state, dataset);
+        let unfinished = unfinished(&documents, &inventories, &current, &pruned, &mut doubts).await;
         let known = Known {
             inventories: &inventories,
             acts: &acts,
             manifests: &manifests,
+            unfinished: &unfinished,
             pruned: &pruned,
             records: records.iter().map(|record| &record.body).collect(),
             seen,
@@ -200,6 +207,23 @@ impl Prune<'_> {
         if !gaps.is_empty() {
             doubts.everywhere.get_or_insert_with(|| refusal(dataset, &gaps));
         }
+        let is_leftover =
+            |snapshot: SnapshotId| unfinished.get(&snapshot).is_some_and(|head| known.is_leftover(&snapshot, head));
+        // Records count for nothing without an act.
+        let is_removed = |key: &str| {
+            let snapshot = layout::parse_manifest(dataset, key);
+            snapshot.is_some_and(|snapshot| pruned.contains_key(&snapshot)) || acts.names(key)
+        };
+        let without_act: BTreeSet<String> = inventories
+            .iter()
+            .flat_map(|inventory| &inventory.unfinished)
+            .filter(|key| !current.names(key))
+            .cloned()
+            .collect();
+        let (removed_objects, others): (BTreeSet<String>, BTreeSet<String>) =
+            without_act.into_iter().partition(|key| is_removed(key));
+        let leftover_objects =
+            others.into_iter().filter(|key| layout::parse_manifest(dataset, key).is_none_or(is_leftover)).collect();
         let marks = self.marks(&inventories, &acts, &records).await;
         inventories.retain(|inventory| !doubts.replicas.contains_key(inventory.replica.name()));
         if inventories.is_empty() || doubts.everywhere.is_some() {
@@ -232,6 +256,8 @@ impl Prune<'_> {
             records,
             pruned,
             leftovers,
+            leftover_objects,
+            removed_objects,
             acts,
             marks,
             newest,
@@ -249,6 +275,7 @@ impl Prune<'_> {
         &self,
         order: &OrderReader<'_>,
         acts: &Acts,
+        current: &Acts,
         inventories: Vec<Inventory>,
         failed: &mut BTreeMap<Name, Error>,
     ) -> Vec<Inventory> {
@@ -256,7 +283,7 @@ impl Prune<'_> {
         for mut inventory in inventories {
             let brought = async {
                 order.level(&mut inventory, &all, acts.newest()).await?;
-                order.finish(&mut inventory, acts).await
+                order.finish(&mut inventory, current).await
             };
             match brought.await {
                 Ok(finished) => {
@@ -406,4 +433,34 @@ impl Prune<'_> {
         }
         Err(combine(format!("no replica returns a valid {key}"), &errors))
     }
+}
+
+/// The heads of manifests that have no signature and that no act names. One that cannot be read is
+/// a doubt where it lies.
+async fn unfinished(
+    documents: &Documents<'_>,
+    inventories: &[Inventory],
+    acts: &Acts,
+    pruned: &PrunedSnapshots,
+    doubts: &mut Doubts,
+) -> BTreeMap<SnapshotId, ManifestHead> {
+    let mut heads = BTreeMap::new();
+    for inventory in inventories {
+        let unsigned = inventory.unsigned.iter().filter(|snapshot| {
+            !acts.names(&layout::manifest(documents.dataset, snapshot))
+                && !pruned.contains_key(*snapshot)
+                && !all_snapshots(inventories).contains(*snapshot)
+        });
+        for snapshot in unsigned.take(MAX_UNBELIEVED) {
+            match documents.unsigned_head(&inventory.replica, snapshot).await {
+                Ok(head) => drop(heads.insert(snapshot.clone(), head)),
+                Err(error) => {
+                    let error =
+                        error.within(format!("{} has no signature", layout::manifest(documents.dataset, snapshot)));
+                    doubts.add(&[inventory], Signed::ByNobody, &error, UNREADABLE_MANIFEST);
+                }
+            }
+        }
+    }
+    heads
 }
