@@ -1,9 +1,4 @@
-//! What happens after objects were lost, in one replica or in all of them: by a rule of a bucket, a
-//! mistaken clean-up, an empty disk in place of the right one, or a copy of yesterday.
-//!
-//! Whatever is lost, prune deletes nothing that a snapshot needs. What was lost comes back, or it
-//! is told by name.
-#![allow(clippy::unwrap_used, clippy::expect_used)]
+//! Two replicas with a history, what is lost of them, and everything that happens then.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
@@ -25,130 +20,15 @@ use lifeboat_tests::vault::{DATASET, MemorySource, TestVault, files_below, limit
 use serde_json::Value;
 use tokio_util::sync::CancellationToken;
 
+use crate::{Harm, Then};
+
 /// Less than a day, so that no step of time looks like a clock that jumped.
 const GRACE: Duration = Duration::from_secs(2 * 3600);
-
-/// What is lost.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Harm {
-    Signatures,
-    Manifests,
-    SignaturesAndManifests,
-    Acts,
-    ActsAndSignatures,
-    Indexes,
-    Keyring,
-    Marks,
-    PruneRecords,
-    /// All of the dataset but its keyring.
-    Dataset,
-    /// All of the vault, as if an empty bucket were put in its place.
-    Bucket,
-    /// What was written since the last snapshot but one: the replica is a copy made before.
-    RolledBack,
-}
-
-impl Harm {
-    /// Whether it takes away the object of this key.
-    fn takes(self, key: &str) -> bool {
-        let dataset = name(DATASET);
-        let in_snapshots = key.starts_with(&layout::snapshots(&dataset));
-        let is_signature = layout::is_signature(key);
-        let is_act = key.starts_with(&layout::order(&dataset));
-        match self {
-            Self::Signatures => in_snapshots && is_signature,
-            Self::Manifests => in_snapshots && !is_signature,
-            Self::SignaturesAndManifests => in_snapshots,
-            Self::Acts => is_act,
-            Self::ActsAndSignatures => is_act || (in_snapshots && is_signature),
-            Self::Indexes => key.starts_with(&layout::indexes(&dataset)),
-            Self::Keyring => key.starts_with(&layout::keyring(&dataset)),
-            Self::Marks => key.starts_with(&layout::marks(&dataset)),
-            Self::PruneRecords => key.starts_with(&layout::prunes(&dataset)),
-            Self::Dataset => key.starts_with(&layout::dataset(&dataset)),
-            Self::Bucket => true,
-            Self::RolledBack => false,
-        }
-    }
-}
-
-/// What must be after a backup, a catch-up and a prune.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Then {
-    /// Every object is what it was. What a mark names need not come back.
-    Back,
-    /// Every object is what it was, or what is not is told.
-    BackOrTold,
-    /// It cannot come back, so it is told.
-    Told,
-    /// It need neither come back nor be told, but nothing goes for it.
-    Harmless,
-}
-
-/// What is lost; what must be then if one of two replicas lost it, and why; and if both did.
-const CASES: [(Harm, (Then, &str), (Then, &str)); 12] = [
-    (
-        Harm::Signatures,
-        (Then::Back, "the acts hold the signatures"),
-        (Then::Back, "the acts hold the signatures, in both replicas"),
-    ),
-    (
-        Harm::Manifests,
-        (Then::Back, "the other replica has them"),
-        (Then::BackOrTold, "this host's cache may have them"),
-    ),
-    (
-        Harm::SignaturesAndManifests,
-        (Then::Back, "the other replica has them"),
-        (Then::BackOrTold, "this host's cache may have the manifests, and the acts have the signatures"),
-    ),
-    (Harm::Acts, (Then::Back, "the other replica has them"), (Then::BackOrTold, "this host has seen them")),
-    (
-        Harm::ActsAndSignatures,
-        (Then::Back, "the other replica has them"),
-        (Then::BackOrTold, "this host has seen the acts, and the manifests and packs are there"),
-    ),
-    (
-        Harm::Indexes,
-        (Then::Back, "the other replica has them"),
-        (Then::BackOrTold, "this host's cache may have them; without them, data is only stored again"),
-    ),
-    (
-        Harm::Keyring,
-        (Then::Back, "the other replica has it"),
-        (Then::BackOrTold, "this host has its wrapped form; without it nothing can be restored"),
-    ),
-    (
-        Harm::Marks,
-        (Then::Harmless, "what the other replica names may go there"),
-        (Then::Harmless, "without a mark nothing goes, and the next prune marks it again"),
-    ),
-    (
-        Harm::PruneRecords,
-        (Then::Back, "the other replica has the newest"),
-        (Then::BackOrTold, "without them, a snapshot that was pruned looks lost"),
-    ),
-    (
-        Harm::Dataset,
-        (Then::Back, "the other replica has everything"),
-        (Then::Told, "nothing else holds the packs, and this host has seen the snapshots"),
-    ),
-    (
-        Harm::Bucket,
-        (Then::BackOrTold, "only `init` makes a vault of an empty bucket"),
-        (Then::Told, "there is no vault any more"),
-    ),
-    (
-        Harm::RolledBack,
-        (Then::Back, "the other replica has the newest snapshot"),
-        (Then::Told, "nothing else holds the packs of the newest snapshot, and this host has seen it"),
-    ),
-];
 
 type Streams = BTreeMap<String, Vec<u8>>;
 
 /// What all snapshots have in common, and what only this one has.
-fn source(seed: u64) -> MemorySource {
+pub(crate) fn source(seed: u64) -> MemorySource {
     MemorySource {
         streams: vec![("shared".to_owned(), noise(80_000, 99)), ("own".to_owned(), noise(80_000, seed))],
         ..MemorySource::default()
@@ -172,15 +52,15 @@ fn put_in_place(folders: &[PathBuf], content: &Contents) {
 
 /// Two replicas with a history: the first snapshot was pruned, the second is marked, and three
 /// stay.
-struct Prepared {
-    vault: TestVault,
-    hand: Hand,
+pub(crate) struct Prepared {
+    pub(crate) vault: TestVault,
+    pub(crate) hand: Hand,
     /// Where the replicas are.
     places: [PathBuf; 2],
     pruned: SnapshotId,
     marked: SnapshotId,
     /// Oldest first, with what is in them.
-    stay: Vec<(SnapshotId, Streams)>,
+    pub(crate) stay: Vec<(SnapshotId, Streams)>,
     /// The keys of the packs that these need.
     needed: BTreeSet<String>,
     /// The ids of all that marks name.
@@ -193,7 +73,7 @@ struct Prepared {
 }
 
 impl Prepared {
-    async fn new() -> Self {
+    pub(crate) async fn new() -> Self {
         let mut vault = TestVault::new(2, 1).await;
         let places = [1, 2].map(|replica| vault.replica_path(replica));
         let keep_last = |keep_last| Retention { keep_last, grace: GRACE, ..Retention::default() };
@@ -241,7 +121,7 @@ impl Prepared {
     }
 
     /// Everything is as it was, the clock too, and prune would let no snapshot go.
-    fn reset(&mut self) {
+    pub(crate) fn reset(&mut self) {
         put_in_place(&self.places, &self.replicas);
         put_in_place(std::slice::from_ref(&self.vault.config.state_directory), &self.state);
         self.vault.clock = ManualClock::at(self.now);
@@ -249,7 +129,7 @@ impl Prepared {
     }
 
     /// Takes away what is lost, in replicas that are counted from 1.
-    fn harm(&self, harm: Harm, who: &[usize]) {
+    pub(crate) fn harm(&self, harm: Harm, who: &[usize]) {
         for place in who.iter().map(|replica| &self.places[replica - 1]) {
             if harm == Harm::RolledBack {
                 put_in_place(std::slice::from_ref(place), &self.replicas_before);
@@ -260,21 +140,21 @@ impl Prepared {
         }
     }
 
-    fn contents(&self) -> Contents {
+    pub(crate) fn contents(&self) -> Contents {
         contents(&self.places)
     }
 
-    fn key(&self, file: &Path) -> String {
+    pub(crate) fn key(&self, file: &Path) -> String {
         let below = self.places.iter().find_map(|place| file.strip_prefix(place).ok());
         below.unwrap().to_str().unwrap().to_owned()
     }
 
-    fn is_in_a_mark(&self, key: &str) -> bool {
+    pub(crate) fn is_in_a_mark(&self, key: &str) -> bool {
         self.in_marks.iter().any(|id| key.contains(id.as_str()))
     }
 
     /// Brings the replicas up to date, as the daemon does after each run.
-    async fn catch_up(&self) {
+    pub(crate) async fn catch_up(&self) {
         let state = StateDirectory::open(&self.vault.config.state_directory).unwrap();
         let (dataset, keys) = (&self.vault.config.datasets[0], self.vault.keys().unwrap());
         let (replicas, token) = (&self.vault.replicas, CancellationToken::new());
@@ -336,7 +216,7 @@ impl Prepared {
     }
 
     /// Everything that happens after a loss, and what must hold then.
-    async fn endure(&mut self, harm: Harm, who: &[usize], then: Then, forget: bool, why: &str) {
+    pub(crate) async fn endure(&mut self, harm: Harm, who: &[usize], then: Then, forget: bool, why: &str) {
         let when = format!("{harm:?} lost in {who:?} ({why})");
         self.reset();
         let before = self.contents();
@@ -453,72 +333,4 @@ fn named_by_marks(place: &Path) -> Vec<String> {
         named.extend(snapshots.chain(packs).map(|id| id.as_str().unwrap().to_owned()));
     }
     named
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn what_one_replica_lost_comes_back_and_nothing_that_is_needed_goes() {
-    let mut prepared = Prepared::new().await;
-    for (harm, (then, why), _) in CASES {
-        prepared.endure(harm, &[1], then, false, why).await;
-    }
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn what_every_replica_lost_comes_back_or_is_told_and_nothing_that_is_needed_goes() {
-    let mut prepared = Prepared::new().await;
-    for (harm, _, (then, why)) in CASES {
-        prepared.endure(harm, &[1, 2], then, false, why).await;
-    }
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn nothing_that_is_needed_goes_though_this_host_lost_its_memory_too() {
-    let mut prepared = Prepared::new().await;
-    let both = "the state directory is lost, too";
-    // Vaults from before there were acts have none: without a memory, lost ones are not missed.
-    for harm in
-        [Harm::Signatures, Harm::Manifests, Harm::SignaturesAndManifests, Harm::ActsAndSignatures, Harm::PruneRecords]
-    {
-        prepared.endure(harm, &[1, 2], Then::BackOrTold, true, both).await;
-    }
-    for harm in [Harm::Signatures, Harm::Manifests, Harm::Dataset, Harm::RolledBack] {
-        prepared.endure(harm, &[1], Then::Back, true, both).await;
-    }
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn after_all_signatures_were_lost_the_next_backup_continues_the_chain_and_warns() {
-    let mut prepared = Prepared::new().await;
-    prepared.reset();
-    let last = prepared.stay.last().unwrap().0.clone();
-    let before = prepared.hand.manifest(&last).sequence;
-    prepared.harm(Harm::Signatures, &[1, 2]);
-    let report = prepared.vault.backup(&source(9)).await.unwrap();
-    let manifest = prepared.hand.manifest(&report.snapshot);
-    assert_eq!((manifest.predecessor(), manifest.sequence), (Some(&last), before + 1));
-    assert!(!report.warnings.is_empty(), "the next backup does not say that signatures were lost");
-    // A pack and an index segment with what is new, both padded.
-    assert!(report.stored_bytes < 230_000, "what is there was stored again: {} bytes", report.stored_bytes);
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn a_backup_a_prune_or_a_catch_up_alone_puts_lost_signatures_back() {
-    let mut prepared = Prepared::new().await;
-    let whom: [&[usize]; 3] = [&[1], &[2], &[1, 2]];
-    for how in ["backup", "prune", "catch-up"] {
-        for who in whom {
-            prepared.reset();
-            let before = prepared.contents();
-            prepared.harm(Harm::Signatures, who);
-            match how {
-                "backup" => drop(prepared.vault.backup(&source(9)).await.unwrap()),
-                "prune" => drop(prepared.vault.prune().await.unwrap()),
-                _ => prepared.catch_up().await,
-            }
-            let missing: Vec<PathBuf> = harmed(&before, &prepared.contents());
-            let missing: Vec<&PathBuf> =
-                missing.iter().filter(|file| !prepared.is_in_a_mark(&prepared.key(file))).collect();
-            assert!(missing.is_empty(), "{how} after a loss in {who:?}: {missing:?} are missing");
-        }
-    }
 }
