@@ -93,7 +93,7 @@ impl Prepared {
     }
 
     /// A copy of the vault in memory, in so many replicas, of which the first can be made to fail.
-    async fn copy(&self, (replicas, min_replicas): (usize, usize)) -> Copy<'_> {
+    async fn copy(&self, (replicas, min_replicas): (usize, usize)) -> VaultCopy<'_> {
         let clock = ManualClock::at(self.vault.clock.now());
         let mut all = Vec::new();
         for n in 1..=replicas {
@@ -107,11 +107,11 @@ impl Prepared {
         let (state, sound) = (TempDir::new().unwrap(), all.clone());
         all[0] = failing.clone();
         let config = Config { min_replicas, ..self.vault.config.clone() };
-        Copy { prepared: self, config, clock, state, failing, replicas: all, sound }
+        VaultCopy { prepared: self, config, clock, state, failing, replicas: all, sound }
     }
 }
 
-struct Copy<'a> {
+struct VaultCopy<'a> {
     prepared: &'a Prepared,
     config: Config,
     clock: Arc<ManualClock>,
@@ -123,7 +123,7 @@ struct Copy<'a> {
     sound: Vec<SharedReplica>,
 }
 
-impl Copy<'_> {
+impl VaultCopy<'_> {
     async fn backup(&self, replicas: &[SharedReplica], seed: u64) -> Result<BackupReport> {
         self.clock.advance(Duration::from_secs(1));
         let state = StateDirectory::open(self.state.path())?;
@@ -382,7 +382,7 @@ async fn two_pages() -> Prepared {
 }
 
 /// All snapshots that were there before are shown, and all their packs are there.
-async fn assert_nothing_went(copy: &Copy<'_>, when: &str) {
+async fn assert_nothing_went(copy: &VaultCopy<'_>, when: &str) {
     let shown = copy.shown().await;
     assert!(copy.prepared.snapshots.keys().all(|snapshot| shown.contains(snapshot)), "{when}: one is not shown");
     let packs = layout::packs(&name(DATASET));

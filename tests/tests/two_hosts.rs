@@ -257,8 +257,8 @@ impl TwoHosts {
     }
 
     /// What must hold after a backup of the second host that was disturbed, then and later.
-    async fn settle(&self, outcome: Result<BackupReport>, when: &str) {
-        match &outcome {
+    async fn settle(&self, outcome: &Result<BackupReport>, when: &str) {
+        match outcome {
             Ok(report) => {
                 self.assert_complete(report, when).await;
                 assert!(self.assert_shown_is_whole(when).await.contains(&report.snapshot), "{when}: it is not shown");
@@ -318,7 +318,7 @@ async fn a_backup_whose_packs_are_marked_meanwhile_is_refused_or_whole() {
         for pause in [Pause::BeforeData, Pause::AfterData] {
             let hosts = TwoHosts::new(fleet).await;
             let outcome = hosts.backup_beside(old(), pause, hosts.mark()).await;
-            hosts.settle(outcome, &format!("{fleet:?}, {pause:?}, a mark")).await;
+            hosts.settle(&outcome, &format!("{fleet:?}, {pause:?}, a mark")).await;
         }
     }
 }
@@ -333,7 +333,7 @@ async fn a_backup_whose_packs_are_swept_meanwhile_is_refused_or_whole() {
                 hosts.sweep().await;
             };
             let outcome = hosts.backup_beside(old(), pause, meanwhile).await;
-            hosts.settle(outcome, &format!("{fleet:?}, {pause:?}, a mark and a sweep")).await;
+            hosts.settle(&outcome, &format!("{fleet:?}, {pause:?}, a mark and a sweep")).await;
         }
     }
 }
@@ -345,7 +345,7 @@ async fn of_two_hosts_that_commit_one_is_refused_or_both_are_whole() {
             let hosts = TwoHosts::new(fleet).await;
             let meanwhile = async { drop(hosts.commit(other(1)).await) };
             let outcome = hosts.backup_beside(old(), pause, meanwhile).await;
-            hosts.settle(outcome, &format!("{fleet:?}, {pause:?}, a commit")).await;
+            hosts.settle(&outcome, &format!("{fleet:?}, {pause:?}, a commit")).await;
         }
     }
 }
@@ -363,7 +363,7 @@ async fn a_backup_that_is_paused_while_everything_happens_is_refused_or_whole() 
                 assert_eq!(hosts.prune().await.unwrap(), [""; 0]);
             };
             let outcome = hosts.backup_beside(old(), pause, meanwhile).await;
-            hosts.settle(outcome, &format!("{fleet:?}, {pause:?}, everything")).await;
+            hosts.settle(&outcome, &format!("{fleet:?}, {pause:?}, everything")).await;
         }
     }
 }
@@ -380,7 +380,7 @@ async fn a_backup_that_begins_after_a_mark_refers_to_nothing_in_it() {
         let refers = packs.map(|pack| layout::pack(&name(DATASET), &pack.id));
         assert_eq!(refers.filter(|key| hosts.old_packs.contains(key)).count(), 0);
         hosts.sweep().await;
-        hosts.settle(Ok(report), &format!("{fleet:?}, after a mark")).await;
+        hosts.settle(&Ok(report), &format!("{fleet:?}, after a mark")).await;
     }
 }
 
@@ -406,7 +406,7 @@ async fn a_backup_whose_packs_no_manifest_names_yet_is_refused_or_whole() {
         let _ = hosts.prune().await;
     };
     let outcome = hosts.backup_beside(data, Pause::AfterData, meanwhile).await;
-    hosts.settle(outcome, "packs on their way").await;
+    hosts.settle(&outcome, "packs on their way").await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
