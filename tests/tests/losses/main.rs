@@ -1,0 +1,201 @@
+//! What happens after objects were lost, in one replica or in all of them: by a rule of a bucket, a
+//! mistaken clean-up, an empty disk in place of the right one, or a copy of yesterday.
+//!
+//! Whatever is lost, prune deletes nothing that a snapshot needs. What was lost comes back, or it
+//! is told by name.
+#![allow(clippy::unwrap_used, clippy::expect_used)]
+
+mod prepared;
+
+use std::path::PathBuf;
+
+use lifeboat_engine::format::layout;
+use lifeboat_tests::by_hand::harmed;
+use lifeboat_tests::vault::{DATASET, name};
+
+use self::prepared::{Prepared, source};
+
+/// What is lost.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Harm {
+    Signatures,
+    Manifests,
+    SignaturesAndManifests,
+    Acts,
+    ActsAndSignatures,
+    Indexes,
+    Keyring,
+    Marks,
+    PruneRecords,
+    /// All of the dataset but its keyring.
+    Dataset,
+    /// All of the vault, as if an empty bucket were put in its place.
+    Bucket,
+    /// What was written since the last snapshot but one: the replica is a copy made before.
+    RolledBack,
+}
+
+impl Harm {
+    /// Whether it takes away the object of this key.
+    pub(crate) fn takes(self, key: &str) -> bool {
+        let dataset = name(DATASET);
+        let in_snapshots = key.starts_with(&layout::snapshots(&dataset));
+        let is_signature = layout::is_signature(key);
+        let is_act = key.starts_with(&layout::order(&dataset));
+        match self {
+            Self::Signatures => in_snapshots && is_signature,
+            Self::Manifests => in_snapshots && !is_signature,
+            Self::SignaturesAndManifests => in_snapshots,
+            Self::Acts => is_act,
+            Self::ActsAndSignatures => is_act || (in_snapshots && is_signature),
+            Self::Indexes => key.starts_with(&layout::indexes(&dataset)),
+            Self::Keyring => key.starts_with(&layout::keyring(&dataset)),
+            Self::Marks => key.starts_with(&layout::marks(&dataset)),
+            Self::PruneRecords => key.starts_with(&layout::prunes(&dataset)),
+            Self::Dataset => key.starts_with(&layout::dataset(&dataset)),
+            Self::Bucket => true,
+            Self::RolledBack => false,
+        }
+    }
+}
+
+/// What must be after a backup, a catch-up and a prune.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Then {
+    /// Every object is what it was. What a mark names need not come back.
+    Back,
+    /// Every object is what it was, or what is not is told.
+    BackOrTold,
+    /// It cannot come back, so it is told.
+    Told,
+    /// It need neither come back nor be told, but nothing goes for it.
+    Harmless,
+}
+
+/// What is lost; what must be then if one of two replicas lost it, and why; and if both did.
+const CASES: [(Harm, (Then, &str), (Then, &str)); 12] = [
+    (
+        Harm::Signatures,
+        (Then::Back, "the acts hold the signatures"),
+        (Then::Back, "the acts hold the signatures, in both replicas"),
+    ),
+    (
+        Harm::Manifests,
+        (Then::Back, "the other replica has them"),
+        (Then::BackOrTold, "this host's cache may have them"),
+    ),
+    (
+        Harm::SignaturesAndManifests,
+        (Then::Back, "the other replica has them"),
+        (Then::BackOrTold, "this host's cache may have the manifests, and the acts have the signatures"),
+    ),
+    (Harm::Acts, (Then::Back, "the other replica has them"), (Then::BackOrTold, "this host has seen them")),
+    (
+        Harm::ActsAndSignatures,
+        (Then::Back, "the other replica has them"),
+        (Then::BackOrTold, "this host has seen the acts, and the manifests and packs are there"),
+    ),
+    (
+        Harm::Indexes,
+        (Then::Back, "the other replica has them"),
+        (Then::BackOrTold, "this host's cache may have them; without them, data is only stored again"),
+    ),
+    (
+        Harm::Keyring,
+        (Then::Back, "the other replica has it"),
+        (Then::BackOrTold, "this host has its wrapped form; without it nothing can be restored"),
+    ),
+    (
+        Harm::Marks,
+        (Then::Harmless, "what the other replica names may go there"),
+        (Then::Harmless, "without a mark nothing goes, and the next prune marks it again"),
+    ),
+    (
+        Harm::PruneRecords,
+        (Then::Back, "the other replica has the newest"),
+        (Then::BackOrTold, "without them, a snapshot that was pruned looks lost"),
+    ),
+    (
+        Harm::Dataset,
+        (Then::Back, "the other replica has everything"),
+        (Then::Told, "nothing else holds the packs, and this host has seen the snapshots"),
+    ),
+    (
+        Harm::Bucket,
+        (Then::BackOrTold, "only `init` makes a vault of an empty bucket"),
+        (Then::Told, "there is no vault any more"),
+    ),
+    (
+        Harm::RolledBack,
+        (Then::Back, "the other replica has the newest snapshot"),
+        (Then::Told, "nothing else holds the packs of the newest snapshot, and this host has seen it"),
+    ),
+];
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_one_replica_lost_comes_back_and_nothing_that_is_needed_goes() {
+    let mut prepared = Prepared::new().await;
+    for (harm, (then, why), _) in CASES {
+        prepared.endure(harm, &[1], then, false, why).await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_every_replica_lost_comes_back_or_is_told_and_nothing_that_is_needed_goes() {
+    let mut prepared = Prepared::new().await;
+    for (harm, _, (then, why)) in CASES {
+        prepared.endure(harm, &[1, 2], then, false, why).await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn nothing_that_is_needed_goes_though_this_host_lost_its_memory_too() {
+    let mut prepared = Prepared::new().await;
+    let both = "the state directory is lost, too";
+    // Vaults from before there were acts have none: without a memory, lost ones are not missed.
+    for harm in
+        [Harm::Signatures, Harm::Manifests, Harm::SignaturesAndManifests, Harm::ActsAndSignatures, Harm::PruneRecords]
+    {
+        prepared.endure(harm, &[1, 2], Then::BackOrTold, true, both).await;
+    }
+    for harm in [Harm::Signatures, Harm::Manifests, Harm::Dataset, Harm::RolledBack] {
+        prepared.endure(harm, &[1], Then::Back, true, both).await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn after_all_signatures_were_lost_the_next_backup_continues_the_chain_and_warns() {
+    let mut prepared = Prepared::new().await;
+    prepared.reset();
+    let last = prepared.stay.last().unwrap().0.clone();
+    let before = prepared.hand.manifest(&last).sequence;
+    prepared.harm(Harm::Signatures, &[1, 2]);
+    let report = prepared.vault.backup(&source(9)).await.unwrap();
+    let manifest = prepared.hand.manifest(&report.snapshot);
+    assert_eq!((manifest.predecessor(), manifest.sequence), (Some(&last), before + 1));
+    assert!(!report.warnings.is_empty(), "the next backup does not say that signatures were lost");
+    // A pack and an index segment with what is new, both padded.
+    assert!(report.stored_bytes < 230_000, "what is there was stored again: {} bytes", report.stored_bytes);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_backup_a_prune_or_a_catch_up_alone_puts_lost_signatures_back() {
+    let mut prepared = Prepared::new().await;
+    let whom: [&[usize]; 3] = [&[1], &[2], &[1, 2]];
+    for how in ["backup", "prune", "catch-up"] {
+        for who in whom {
+            prepared.reset();
+            let before = prepared.contents();
+            prepared.harm(Harm::Signatures, who);
+            match how {
+                "backup" => drop(prepared.vault.backup(&source(9)).await.unwrap()),
+                "prune" => drop(prepared.vault.prune().await.unwrap()),
+                _ => prepared.catch_up().await,
+            }
+            let missing: Vec<PathBuf> = harmed(&before, &prepared.contents());
+            let missing: Vec<&PathBuf> =
+                missing.iter().filter(|file| !prepared.is_in_a_mark(&prepared.key(file))).collect();
+            assert!(missing.is_empty(), "{how} after a loss in {who:?}: {missing:?} are missing");
+        }
+    }
+}
