@@ -9,7 +9,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use bytes::Bytes;
 use futures::StreamExt;
-use lifeboat_base::{Error, Result};
+use lifeboat_base::{Class, Error, Result};
 use lifeboat_format::id::{Name, SnapshotId};
 use lifeboat_format::index::MAX_INDEX_OBJECT_BYTES;
 use lifeboat_format::keyring::MAX_KEYRING_OBJECT_BYTES;
@@ -20,6 +20,7 @@ use lifeboat_store::SharedReplica;
 use serde::Serialize;
 use tokio_util::sync::CancellationToken;
 
+use super::put_back::put_back;
 use crate::catalog::ciphertext::{copy_pack, put_once};
 use crate::catalog::documents::{Documents, Signed, combine, fetch_signed};
 use crate::catalog::inventory::{Inventory, all_snapshots};
@@ -62,7 +63,7 @@ pub async fn catch_up(
     cancel: &CancellationToken,
 ) -> Result<Vec<ReplicaState>> {
     let name = &dataset.name;
-    let (inventories, failed) = Inventory::take_all_to_write(replicas, &keys.vault, name).await;
+    let (mut inventories, failed) = Inventory::take_all_to_write(replicas, &keys.vault, name).await;
     if inventories.is_empty() {
         return Err(combine(
             format!("no replica can be used for dataset {name}"),
@@ -80,6 +81,7 @@ pub async fn catch_up(
         unread.add(holders.map(|holder| holder.replica.name()), record, error);
     }
     unread.log("what it removed may be copied again");
+    put_back(&documents, keys, &cache, &mut inventories, &records).await;
     let (mut manifests, mut unreadable, mut not_understood) = (Vec::new(), Vec::new(), Vec::new());
     let snapshots = all_snapshots(&inventories);
     let snapshots = snapshots.into_iter().rev().filter(|snapshot| !records.snapshots.contains_key(snapshot));
@@ -90,7 +92,6 @@ pub async fn catch_up(
             Err(error) => unreadable.push((snapshot, error)),
         }
     }
-    // What is copied first, and which is the newest, goes by age.
     manifests.reverse();
     for (snapshot, error) in unreadable {
         // What nobody signed is missing nowhere.
@@ -170,56 +171,70 @@ struct Lacking<'a> {
 }
 
 impl CatchUp<'_> {
+    /// Copies snapshots, newest first. What is damaged everywhere costs the snapshots that need it,
+    /// and no others.
     async fn bring_up(&mut self, manifests: &[Manifest]) -> Result<()> {
-        for manifest in manifests {
+        let mut damaged = None;
+        for manifest in manifests.iter().rev() {
             if self.cancel.is_cancelled() {
                 return Err(cancelled());
             }
             if self.target.is_complete(manifest) {
                 continue;
             }
-            for generation in manifest.generations() {
-                self.copy_keyring(generation).await?;
-            }
-            for pack in &manifest.packs {
-                if self.target.has(pack) {
-                    continue;
+            match self.copy_snapshot(manifest).await {
+                Err(error) if matches!(error.class(), Class::Integrity | Class::Keys) => {
+                    let snapshot = &manifest.snapshot;
+                    tracing::warn!(%snapshot, error = %error.chain(), "A snapshot cannot be copied");
+                    damaged.get_or_insert(error);
                 }
-                if self.cancel.is_cancelled() {
-                    return Err(cancelled());
-                }
-                let holders: Vec<&SharedReplica> =
-                    self.others.iter().filter(|other| other.has(pack)).map(|other| &other.replica).collect();
-                self.bytes += copy_pack(self.dataset, pack, &holders, self.target.replica.as_ref()).await?;
-                self.objects += 1;
-                self.target.packs.insert(pack.id, pack.size);
-            }
-            let (snapshot, dataset) = (&manifest.snapshot, self.dataset);
-            if !self.target.indexes.contains(snapshot)
-                && self.others.iter().any(|other| other.indexes.contains(snapshot))
-            {
-                let key = layout::index(dataset, snapshot);
-                let copied = self.copy_signed(&key, MAX_INDEX_OBJECT_BYTES, |other| other.indexes.contains(snapshot));
-                match copied.await {
-                    // A reader needs none.
-                    Err(error) if Signed::of(&error) < Signed::Unknown => {
-                        tracing::warn!(%key, error = %error.chain(), "Not copying an index segment: no replica returns it signed");
-                    }
-                    copied => copied?,
-                }
-                self.target.indexes.insert(snapshot.clone());
-            }
-            if !self.target.snapshots.contains(&manifest.snapshot) {
-                let key = layout::manifest(self.dataset, &manifest.snapshot);
-                let limit = MAX_MANIFEST_OBJECT_BYTES;
-                self.copy_signed(&key, limit, |other| other.snapshots.contains(&manifest.snapshot)).await?;
-                self.target.snapshots.insert(manifest.snapshot.clone());
+                copied => copied?,
             }
         }
-        self.copy_others().await
+        self.copy_others().await?;
+        damaged.map_or(Ok(()), Err)
     }
 
-    /// Copies what else the others hold: the newest prune record, index segments of snapshots that
+    async fn copy_snapshot(&mut self, manifest: &Manifest) -> Result<()> {
+        for generation in manifest.generations() {
+            self.copy_keyring(generation).await?;
+        }
+        for pack in &manifest.packs {
+            if self.target.has(pack) {
+                continue;
+            }
+            if self.cancel.is_cancelled() {
+                return Err(cancelled());
+            }
+            let holders: Vec<&SharedReplica> =
+                self.others.iter().filter(|other| other.has(pack)).map(|other| &other.replica).collect();
+            self.bytes += copy_pack(self.dataset, pack, &holders, self.target.replica.as_ref()).await?;
+            self.objects += 1;
+            self.target.packs.insert(pack.id, pack.size);
+        }
+        let (snapshot, dataset) = (&manifest.snapshot, self.dataset);
+        if !self.target.indexes.contains(snapshot) && self.others.iter().any(|other| other.indexes.contains(snapshot)) {
+            let key = layout::index(dataset, snapshot);
+            let copied = self.copy_signed(&key, MAX_INDEX_OBJECT_BYTES, |other| other.indexes.contains(snapshot));
+            match copied.await {
+                // A reader needs none.
+                Err(error) if Signed::of(&error) < Signed::Unknown => {
+                    tracing::warn!(%key, error = %error.chain(), "Not copying an index segment: no replica returns it signed");
+                }
+                copied => copied?,
+            }
+            self.target.indexes.insert(snapshot.clone());
+        }
+        if !self.target.snapshots.contains(&manifest.snapshot) {
+            let key = layout::manifest(self.dataset, &manifest.snapshot);
+            let limit = MAX_MANIFEST_OBJECT_BYTES;
+            self.copy_signed(&key, limit, |other| other.snapshots.contains(&manifest.snapshot)).await?;
+            self.target.snapshots.insert(manifest.snapshot.clone());
+        }
+        Ok(())
+    }
+
+    /// Copies what else the others hold: the newest prune record, marks, index segments of snapshots that
     /// are gone, and drill records.
     async fn copy_others(&mut self) -> Result<()> {
         // Only the newest record matters: it repeats what still matters from older ones.
@@ -228,6 +243,14 @@ impl CatchUp<'_> {
             self.copy_signed(&key, MAX_RECORD_BYTES as u64, |other| other.prunes.contains(id)).await?;
         }
         let keys = self.keys;
+        let marks = Lacking {
+            kind: "a mark that no replica returns signed",
+            shown: |inventory| &inventory.marks,
+            key: layout::mark,
+            limit: MAX_RECORD_BYTES as u64,
+            trusted: &keys.trusted_signers,
+        };
+        self.copy_lacking(&marks).await?;
         let indexes = Lacking {
             kind: "an index segment that no replica returns signed",
             shown: |inventory| &inventory.indexes,

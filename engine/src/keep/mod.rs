@@ -6,5 +6,6 @@
 pub mod catch_up;
 pub(crate) mod gaps;
 pub mod prune;
+pub(crate) mod put_back;
 mod retention;
 pub mod verify;

@@ -45,6 +45,13 @@ impl ObjectCache {
         let _ = std::fs::remove_file(self.path(key));
     }
 
+    /// The keys of all copies.
+    #[must_use]
+    pub fn keys(&self) -> std::collections::BTreeSet<String> {
+        let entries = std::fs::read_dir(&self.folder).into_iter().flatten().flatten();
+        entries.filter_map(|entry| entry.file_name().into_string().ok()).map(|name| name.replace('!', "/")).collect()
+    }
+
     /// Removes every copy for whose key `keep` returns false.
     pub fn retain(&self, keep: impl Fn(&str) -> bool) {
         let entries = std::fs::read_dir(&self.folder).into_iter().flatten().flatten();

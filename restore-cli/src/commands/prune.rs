@@ -114,7 +114,7 @@ async fn prune(args: &Args, session: &Session, context: &Context<'_>, dataset: &
     }
     // A plan without deletions is still carried out: it notes since when packs are unreferenced,
     // and which are sparse.
-    if !plan.is_empty() || !plan.segments.is_empty() {
+    if !plan.is_empty() {
         let removes = !plan.packs.is_empty() || !plan.segments.is_empty() || plan.removed().next().is_some();
         let (verb, end) = if removes { ("Permanently delete", "") } else { ("Mark", " for deletion") };
         session.confirm(args.yes, format!("{verb} these of dataset {}{end}?", dataset.name)).await?;

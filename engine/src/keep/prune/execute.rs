@@ -56,14 +56,15 @@ impl Prune<'_> {
         let mut gone = BTreeSet::new();
         if let Some(sweep) = self.sweep_of(plan, &fresh, &view) {
             let (id, record) = self.record(plan, &view, &sweep)?;
-            acting.act(ActKind::Sweep, &id, &record, &view.inventories).await?;
-            for inventory in view.inventories.iter().filter(|inventory| acting.writes_to(inventory)) {
-                let name = inventory.replica.name();
-                if plan.skipped.iter().any(|(skipped, _)| skipped == name) {
-                    // The plan did not look at what must stay there.
-                    outcome.failures.push(format!("replica {name} is left alone until the next prune"));
-                    continue;
-                }
+            // The plan did not look at what must stay in the others.
+            let was_skipped =
+                |inventory: &Inventory| plan.skipped.iter().any(|(skipped, _)| skipped == inventory.replica.name());
+            let (skipped, swept): (Vec<Inventory>, Vec<Inventory>) =
+                view.inventories.iter().cloned().partition(was_skipped);
+            let names = skipped.iter().map(|inventory| inventory.replica.name());
+            outcome.failures.extend(names.map(|name| format!("replica {name} is left alone until the next prune")));
+            acting.act(ActKind::Sweep, &id, &record, &swept).await?;
+            for inventory in swept.iter().filter(|inventory| acting.writes_to(inventory)) {
                 let swept = self.sweep(inventory, &view, &sweep, &mut gone, &mut outcome);
                 if let Err(error) = swept.await {
                     outcome.failures.push(error.chain());
@@ -88,15 +89,17 @@ impl Prune<'_> {
             fresh.packs.iter().map(|pack| (&pack.replica, pack.key.as_str())).collect();
         let packs: Vec<&DeadPack> =
             plan.packs.iter().filter(|pack| confirmed.contains(&(&pack.replica, pack.key.as_str()))).collect();
-        let segments = plan.segments.iter().filter(|segment| fresh.segments.contains(segment)).collect();
+        let segments: Vec<&(Name, String)> =
+            plan.segments.iter().filter(|segment| fresh.segments.contains(segment)).collect();
         let objects: Vec<&String> = plan.objects.iter().filter(|key| fresh.objects.contains(*key)).collect();
         let due: BTreeSet<SnapshotId> = plan.due.iter().filter(|mark| fresh.due.contains(mark)).cloned().collect();
-        if removed.is_empty() && packs.is_empty() && due.is_empty() && objects.is_empty() {
+        let nothing = removed.is_empty() && packs.is_empty() && objects.is_empty();
+        if nothing && segments.is_empty() && due.is_empty() {
             return None;
         }
         let keeps = |number: u64| match view.acts.found.get(&number).map(|found| (&found.act.act, &found.act.id)) {
             Some((ActKind::Commit, snapshot)) => !removed.contains(snapshot) && !view.pruned.contains_key(snapshot),
-            Some((ActKind::Mark, mark)) => !due.contains(mark) && view.marks.iter().any(|current| current.id == *mark),
+            Some((ActKind::Mark, mark)) => !due.contains(mark) && view.current_marks.contains(mark),
             Some((ActKind::Sweep, _)) | None => false,
         };
         let kept: Vec<u64> = view.acts.found.keys().copied().filter(|number| keeps(*number)).collect();

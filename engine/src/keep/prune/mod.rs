@@ -133,10 +133,12 @@ impl PrunePlan {
         self.verdicts.iter().filter(due).map(|verdict| &verdict.snapshot)
     }
 
-    /// Whether nothing goes and nothing is marked.
+    /// Whether there is nothing to do in any replica.
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.packs.is_empty()
+            && self.segments.is_empty()
+            && self.due.is_empty()
             && self.removed().next().is_none()
             && self.mark_snapshots.is_empty()
             && self.mark_packs.is_empty()

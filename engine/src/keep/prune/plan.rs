@@ -268,7 +268,7 @@ impl Marks {
         let (mut snapshots, mut packs) = (BTreeMap::new(), HashMap::new());
         for mark in &view.marks {
             let time = marked_at(mark);
-            for marked in &mark.body.snapshots {
+            for marked in mark.body.snapshots.iter().filter(|_| view.current_marks.contains(&mark.id)) {
                 snapshots.entry(marked.snapshot.clone()).or_insert(time);
             }
             for pack in &mark.body.packs {

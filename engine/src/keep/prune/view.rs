@@ -28,7 +28,7 @@ use super::{Prune, shown};
 use crate::catalog::documents::{Documents, Signed, combine};
 use crate::catalog::future::is_future;
 use crate::catalog::inventory::{Inventory, NotListed, all_snapshots};
-use crate::catalog::order::{Acts, FoundAct, OrderReader};
+use crate::catalog::order::{Acts, OrderReader};
 use crate::catalog::records::{FoundRecord, RecordReader};
 use crate::catalog::removals::{PrunedSnapshots, prune_records};
 use crate::catalog::unbelieved::{MAX_UNBELIEVED, Unbelieved};
@@ -39,6 +39,8 @@ use crate::state::seen;
 /// What to do about a manifest that no replica returns whole.
 const UNREADABLE_MANIFEST: &str =
     "run `lifeboat verify` to see why; remove the manifest by hand only if no replica has a good one";
+/// What to do about a mark that no replica returns whole.
+const UNREADABLE_MARK: &str = "remove the mark by hand: nothing that it names is deleted by it then";
 /// What to do if a replica lists an object and does not return it.
 const NO_ANSWER: &str = "prune again when the replica answers";
 
@@ -62,8 +64,11 @@ pub(super) struct View {
     /// What sweeps have begun to delete: objects whose signature is gone.
     pub(super) removed_objects: BTreeSet<String>,
     pub(super) acts: Acts,
-    /// The marks that no sweep has carried out, oldest first.
+    /// The marks that some replica shows, oldest first.
     pub(super) marks: Vec<FoundRecord<MarkRecord>>,
+    /// Those of them that no sweep has carried out in any replica. The others are left in replicas
+    /// that were away.
+    pub(super) current_marks: BTreeSet<SnapshotId>,
     /// The newest number that replicas show, or that this host has seen.
     pub(super) newest: u64,
     /// The newest of `shown` that a drill proved, without what lies in the future.
@@ -148,6 +153,20 @@ impl Prune<'_> {
         let memory = self.config.limits.memory;
         let documents = Documents { vault: &self.keys.vault, dataset, keys: &reader, cache: Some(&cache), memory };
         let records = prune_records(&documents, &inventories).await;
+        let record_reader = RecordReader { vault: &self.keys.vault, dataset, trusted: &reader.trusted_signers };
+        let (marks, unreadable) = record_reader.read_all::<MarkRecord>(&inventories).await;
+        for (id, error) in unreadable {
+            let error = error.within(format!("{} cannot be read", layout::mark(dataset, &id)));
+            let holders: Vec<&Inventory> =
+                inventories.iter().filter(|inventory| inventory.marks.contains(&id)).collect();
+            let of: Vec<&SharedReplica> = holders.iter().map(|holder| &holder.replica).collect();
+            let signed = record_reader.signed(RecordType::Mark, &of, &id).await;
+            // What is not understood is carried out by nobody here.
+            let is_not_understood = signed == Signed::Trusted && error.class() != Class::Storage;
+            if signed != Signed::ByStrangers && !is_not_understood {
+                doubts.add(&holders, signed, &error, UNREADABLE_MARK);
+            }
+        }
         let mut strangers = Unbelieved::new("a prune record whose signer is not trusted");
         for (id, error) in records.unreadable {
             let own = error.hint_text().unwrap_or("run `lifeboat verify` to see why").to_owned();
@@ -224,7 +243,11 @@ impl Prune<'_> {
             without_act.into_iter().partition(|key| is_removed(key));
         let leftover_objects =
             others.into_iter().filter(|key| layout::parse_manifest(dataset, key).is_none_or(is_leftover)).collect();
-        let marks = self.marks(&inventories, &acts, &records).await;
+        let is_current = |mark: &&FoundRecord<MarkRecord>| {
+            let mut acts = current.found.values().map(|found| &found.act);
+            acts.any(|act| act.act == ActKind::Mark && act.id == mark.id && act.blake3 == mark.hash)
+        };
+        let current_marks = marks.iter().filter(is_current).map(|mark| mark.id.clone()).collect();
         inventories.retain(|inventory| !doubts.replicas.contains_key(inventory.replica.name()));
         if inventories.is_empty() || doubts.everywhere.is_some() {
             let reasons: Vec<Error> = match doubts.everywhere {
@@ -260,6 +283,7 @@ impl Prune<'_> {
             removed_objects,
             acts,
             marks,
+            current_marks,
             newest,
             proved,
             proved_whole,
@@ -296,28 +320,6 @@ impl Prune<'_> {
             }
         }
         level
-    }
-
-    /// The marks that took their place in the order and that no sweep has carried out.
-    async fn marks(
-        &self,
-        inventories: &[Inventory],
-        acts: &Acts,
-        records: &[FoundRecord<PruneRecord>],
-    ) -> Vec<FoundRecord<MarkRecord>> {
-        let (vault, dataset) = (&self.keys.vault, &self.dataset.name);
-        let reader = RecordReader { vault, dataset, trusted: &self.keys.trusted_signers };
-        let (mut marks, unreadable) = reader.read_all::<MarkRecord>(inventories).await;
-        for (mark, error) in unreadable {
-            tracing::warn!(%mark, error = %error.chain(), "A mark cannot be read: nothing that it names is deleted");
-        }
-        let has_passed = |number| records.iter().any(|record| record.body.has_passed(number));
-        marks.retain(|mark| {
-            acts.found.iter().any(|(number, FoundAct { act, .. })| {
-                act.act == ActKind::Mark && act.id == mark.id && act.blake3 == mark.hash && !has_passed(*number)
-            })
-        });
-        marks
     }
 
     /// The newest snapshot that a drill proved, of those that a replica without doubt shows and
