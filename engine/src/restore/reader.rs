@@ -6,7 +6,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
-use chrono::{DateTime, Utc};
+use chrono::{DateTime, TimeDelta, Utc};
 use lifeboat_base::{Class, Error, Result};
 use lifeboat_format::Format;
 use lifeboat_format::id::{Name, SnapshotId};
@@ -29,6 +29,8 @@ use crate::keys::{PackKeys, ReaderKeys, SharedIdentity};
 
 /// So many snapshots of a dataset are looked at to find out whether a vault is the right one.
 const MAX_SNAPSHOTS_AS_PROOF: usize = 8;
+/// Ids that are no further apart may follow a false time.
+const CROWDED: TimeDelta = TimeDelta::seconds(1);
 /// So many generations of a dataset's keys are looked at.
 const MAX_GENERATIONS: usize = 64;
 
@@ -189,6 +191,12 @@ impl VaultReader {
         &self.vault
     }
 
+    /// The limits that it keeps.
+    #[must_use]
+    pub fn limits(&self) -> &Limits {
+        &self.limits
+    }
+
     /// The replicas that are read from.
     #[must_use]
     pub fn replicas(&self) -> &[SharedReplica] {
@@ -244,9 +252,9 @@ impl VaultReader {
     /// The snapshot that `selector` means at the time `now`.
     ///
     /// For [`Selector::Latest`] and [`Selector::At`], a snapshot is left aside with a warning if
-    /// its time lies in the future ([`FUTURE_TOLERANCE`](crate::FUTURE_TOLERANCE)), or if no
-    /// replica returns it signed and only some of them show it: whoever owns one bucket can put
-    /// anything there. One that every replica shows is selected even so, and then fails aloud.
+    /// its time lies in the future ([`is_future`]), or if no replica returns it signed and only some
+    /// of them show it: whoever owns one bucket can put anything there. One that every replica shows
+    /// is selected even so, and then fails aloud.
     ///
     /// # Errors
     /// [`Class::Usage`](lifeboat_base::Class::Usage) if there is none. Or no replica can be listed.
@@ -264,22 +272,30 @@ impl VaultReader {
             Selector::Latest => (DateTime::<Utc>::MAX_UTC, "snapshot".to_owned()),
             Selector::At(time) => (*time, format!("snapshot from {} or before", time.to_rfc3339())),
         };
-        for listed in listed.into_iter().rev() {
+        let named: Vec<DateTime<Utc>> = listed.iter().map(|listed| listed.snapshot.time()).collect();
+        let is_crowded = |at: usize| {
+            let is_close = |pair: &[DateTime<Utc>]| pair[1].signed_duration_since(pair[0]) < CROWDED;
+            named[at.saturating_sub(1)..named.len().min(at + 2)].windows(2).any(is_close)
+        };
+        for (at, listed) in listed.into_iter().enumerate().rev() {
             let snapshot = &listed.snapshot;
             let mut time = snapshot.time();
-            if is_future(time, now) {
-                // After a backup under a wrong clock, the ids of later ones lie in the future, too.
-                // Their manifests tell the true time.
+            // After a backup under a wrong clock, the ids of later ones follow its false time
+            // closely. Their manifests tell the true time. Later snapshots come first here, so one
+            // with a false time is found by no time at which a later one was there.
+            if is_future(time, now, &self.limits) || is_crowded(at) {
                 match self.manifest(dataset, snapshot).await {
-                    Ok(manifest) if !is_future(manifest.started, now) => time = manifest.started,
-                    Ok(_) => {
-                        tracing::warn!(%snapshot, "Leaving aside a snapshot: its time lies in the future");
-                        continue;
-                    }
-                    Err(error) => {
+                    Ok(manifest) => time = manifest.started,
+                    Err(error) if is_future(time, now, &self.limits) => {
                         tracing::warn!(%snapshot, error = %error.chain(), "Leaving aside a snapshot: its time lies in the future, and it cannot be read");
                         continue;
                     }
+                    // Reading it tells why.
+                    Err(_) => {}
+                }
+                if is_future(time, now, &self.limits) {
+                    tracing::warn!(%snapshot, "Leaving aside a snapshot: its time lies in the future");
+                    continue;
                 }
             }
             if time > until {

@@ -194,6 +194,9 @@ impl Prune<'_> {
         if !gaps.is_empty() {
             doubts.everywhere.get_or_insert_with(|| refusal(dataset, &gaps));
         }
+        if let Err(error) = self.check_time(&manifests) {
+            doubts.everywhere.get_or_insert(error);
+        }
         let marks = self.marks(&inventories, &acts, &records).await;
         inventories.retain(|inventory| !doubts.replicas.contains_key(inventory.replica.name()));
         if inventories.is_empty() || doubts.everywhere.is_some() {
@@ -302,8 +305,9 @@ impl Prune<'_> {
         loop {
             let sound = inventories.iter().filter(|inventory| !doubts.replicas.contains_key(inventory.replica.name()));
             let shown: BTreeSet<&SnapshotId> = sound.flat_map(|inventory| &inventory.snapshots).collect();
-            let counts =
-                |(snapshot, manifest): &(_, &Manifest)| shown.contains(*snapshot) && !is_future(manifest.started, now);
+            let counts = |(snapshot, manifest): &(_, &Manifest)| {
+                shown.contains(*snapshot) && !is_future(manifest.started, now, &self.config.limits)
+            };
             let candidates = manifests.iter().filter(counts).collect();
             let doubted = doubts.replicas.len();
             let newest = self.newest_proved_of(&candidates, inventories, doubts).await;
