@@ -32,8 +32,8 @@ pub(crate) struct DatasetStatus {
     pub last_attempt: Option<DateTime<Utc>>,
     /// When the capture of the newest committed snapshot began: the age of the data.
     pub last_success: Option<DateTime<Utc>>,
-    /// Snapshots whose times are probably false, and these times: they lie in the future, or the newest
-    /// one came after a long pause that nothing confirms.
+    /// Snapshots whose times are probably false, and these times: they lie in the future, or the
+    /// newest one came after a long pause that nothing confirms.
     pub doubtful_times: BTreeMap<SnapshotId, DateTime<Utc>>,
     /// Whether the last run succeeded.
     pub succeeded: bool,

@@ -22,7 +22,7 @@ const MOST_INTERVALS: i32 = 10;
 /// ... but none that is shorter.
 const LEAST_DOUBTFUL: TimeDelta = TimeDelta::days(1);
 /// Of so many snapshots the intervals are looked at.
-const LOOKED_AT: usize = 16;
+const MOST_SNAPSHOTS: usize = 16;
 
 /// What replicas told about the time.
 #[derive(Debug, Default)]
@@ -88,7 +88,7 @@ pub(crate) fn longest_pause<'a>(
     schedule: Option<&Schedule>,
     before: impl DoubleEndedIterator<Item = &'a SnapshotId>,
 ) -> TimeDelta {
-    let times: Vec<DateTime<Utc>> = before.rev().take(LOOKED_AT).map(SnapshotId::time).collect();
+    let times: Vec<DateTime<Utc>> = before.rev().take(MOST_SNAPSHOTS).map(SnapshotId::time).collect();
     let interval = match (schedule, times.first()) {
         (Some(schedule), Some(last)) => TimeDelta::from_std(schedule.expected_interval(*last)).unwrap_or_default(),
         _ => {

@@ -252,9 +252,9 @@ impl VaultReader {
     /// The snapshot that `selector` means at the time `now`.
     ///
     /// For [`Selector::Latest`] and [`Selector::At`], a snapshot is left aside with a warning if
-    /// its time lies in the future ([`is_future`]), or if no replica returns it signed and only some
-    /// of them show it: whoever owns one bucket can put anything there. One that every replica shows
-    /// is selected even so, and then fails aloud.
+    /// its time lies in the future ([`is_future`]), or if no replica returns it signed and only
+    /// some of them show it: whoever owns one bucket can put anything there. One that every replica
+    /// shows is selected even so, and then fails aloud.
     ///
     /// # Errors
     /// [`Class::Usage`](lifeboat_base::Class::Usage) if there is none. Or no replica can be listed.

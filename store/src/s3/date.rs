@@ -20,7 +20,7 @@ use lifeboat_base::clock::SharedClock;
 /// An answer tells the time for so long. Then a machine that slept meanwhile would be told wrong.
 const LONGEST_USE: Duration = Duration::from_secs(600);
 /// `Date` is cut to whole seconds.
-const STEP: TimeDelta = TimeDelta::seconds(1);
+const DATE_PRECISION: TimeDelta = TimeDelta::seconds(1);
 
 /// Remembers what the last answer told.
 #[derive(Clone)]
@@ -76,7 +76,7 @@ impl StoreClock {
         let Ok(date) = DateTime::parse_from_rfc2822(date) else { return };
         let at = self.clock.elapsed();
         let trip = TimeDelta::from_std(at.saturating_sub(sent)).unwrap_or(TimeDelta::MAX);
-        let told = Told { earliest: date.to_utc(), uncertain: trip.checked_add(&STEP).unwrap_or(trip), at };
+        let told = Told { earliest: date.to_utc(), uncertain: trip.checked_add(&DATE_PRECISION).unwrap_or(trip), at };
         *self.told.lock().unwrap_or_else(PoisonError::into_inner) = Some(told);
     }
 }
