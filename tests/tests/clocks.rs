@@ -142,13 +142,16 @@ async fn after_the_clock_was_set_right_prune_goes_on_and_the_false_time_fills_no
     let wrong = vault.backup(&data(3)).await.unwrap();
     vault.prune().await.unwrap_err();
     vault.clock.set(right);
+    let (plan, _) = vault.prune().await.unwrap();
+    assert!(plan.mark_snapshots.is_empty(), "the false time filled a place: {plan:?}");
     let third = vault.backup(&data(4)).await.unwrap();
     assert_eq!(third.doubtful_times.keys().collect::<Vec<_>>(), [&wrong.snapshot], "{third:?}");
     let fourth = vault.backup(&data(5)).await.unwrap();
     assert!(fourth.doubtful_times.is_empty() && fourth.warnings.is_empty(), "its predecessor is true: {fourth:?}");
     let (plan, outcome) = vault.prune().await.unwrap();
     assert!(outcome.failures.is_empty(), "{outcome:?}");
-    let stays = |snapshot| plan.verdicts.iter().any(|verdict| verdict.snapshot == snapshot && verdict.goes_at.is_none());
+    let stays =
+        |snapshot| plan.verdicts.iter().any(|verdict| verdict.snapshot == snapshot && verdict.goes_at.is_none());
     assert!(stays(wrong.snapshot) && stays(third.snapshot) && stays(fourth.snapshot), "{plan:?}");
     assert_eq!(plan.mark_snapshots.len(), 2);
 }

@@ -14,6 +14,7 @@ use lifeboat_format::manifest::Manifest;
 
 use super::Prune;
 use crate::catalog::clocks::{self, ClockWitnesses, longest_pause};
+use crate::catalog::future::is_future;
 
 impl Prune<'_> {
     /// # Errors
@@ -23,7 +24,10 @@ impl Prune<'_> {
         for warning in witnesses.check()? {
             tracing::warn!("{warning}");
         }
-        let newest = manifests.values().max_by_key(|manifest| (manifest.sequence, &manifest.snapshot));
+        let now = self.clock.now();
+        // What lies in the future counts for nothing. A clock that is behind lets nothing go early.
+        let past = manifests.values().filter(|manifest| !is_future(manifest.started, now, &self.config.limits));
+        let newest = past.max_by_key(|manifest| (manifest.sequence, &manifest.snapshot));
         let Some(newest) = newest.filter(|_| witnesses.are_silent()) else { return Ok(()) };
         let pause = |after: &SnapshotId, from: DateTime<Utc>, to: DateTime<Utc>| {
             let longest = longest_pause(self.dataset.schedule.as_ref(), manifests.range(..=after).map(|(id, _)| id));
@@ -34,7 +38,7 @@ impl Prune<'_> {
                 "it is doubtful whether this host's clock is right: {what}, and no replica tells the time"
             ))
         };
-        if let Some(pause) = pause(&newest.snapshot, newest.started, self.clock.now()) {
+        if let Some(pause) = pause(&newest.snapshot, newest.started, now) {
             return Err(doubt(format!("the newest snapshot, {}, is {pause} old", newest.snapshot)).hint(
                 "if the clock is right (see `timedatectl`), back up twice: the second backup confirms the time; then prune",
             ));
