@@ -9,6 +9,7 @@ use chrono::{DateTime, Utc};
 use lifeboat_engine::base::{Result, escape};
 use lifeboat_engine::clock::SharedClock;
 use lifeboat_engine::format::id::Name;
+use lifeboat_engine::is_future;
 use serde::Serialize;
 
 use crate::installation::Installation;
@@ -52,6 +53,8 @@ pub(crate) struct StatusReport {
 pub(crate) struct DatasetReport {
     /// When it starts next by schedule.
     pub next: Option<DateTime<Utc>>,
+    /// Whether `last_success` lies in the future, so that it tells no age.
+    pub newest_in_future: bool,
     #[serde(flatten)]
     pub status: DatasetStatus,
 }
@@ -135,16 +138,20 @@ impl Live {
             statuses: &self.statuses(&installation),
             running: running.as_ref(),
             up: &up,
+            now: self.clock.now(),
         })
     }
 
     /// The answer to `status`.
     pub(crate) fn report(&self) -> StatusReport {
-        let statuses = self.statuses(&self.installation());
+        let (installation, now) = (self.installation(), self.clock.now());
+        let (statuses, limits) = (self.statuses(&installation), &installation.config.limits);
         let state = self.lock();
         let datasets = statuses.into_iter().map(|(name, status)| {
             let next = state.next.get(&name).copied();
-            (name, DatasetReport { next, status })
+            let in_future = |time: &DateTime<Utc>| is_future(*time, now, limits);
+            let newest_in_future = status.last_success.as_ref().is_some_and(in_future);
+            (name, DatasetReport { next, newest_in_future, status })
         });
         StatusReport {
             version: env!("CARGO_PKG_VERSION"),
@@ -190,7 +197,14 @@ impl StatusReport {
                 0 => String::new(),
                 lacking => format!("; PARTIAL: lacks {}", words::count(lacking, "database")),
             };
-            lines.push(format!("dataset {name}: {newest}{partial}, {next}{failed}"));
+            let future = if dataset.newest_in_future { " (its time lies in the FUTURE)" } else { "" };
+            lines.push(format!("dataset {name}: {newest}{future}{partial}, {next}{failed}"));
+            for (snapshot, time) in &status.doubtful_times {
+                lines.push(format!(
+                    "dataset {name}: the time of snapshot {snapshot}, {}, is probably FALSE; see \"A clock was wrong\" in OPERATIONS.md",
+                    words::time(*time)
+                ));
+            }
             for (replica, standing) in status.replicas.iter().filter(|(_, standing)| standing.behind > 0) {
                 lines.push(format!(
                     "dataset {name}: replica {replica} lacks {}",
@@ -220,7 +234,7 @@ mod tests {
             running: None,
             stopping: false,
             replicas: BTreeMap::new(),
-            datasets: BTreeMap::from([("shop".parse().unwrap(), DatasetReport { next: None, status })]),
+            datasets: BTreeMap::from([("shop".parse().unwrap(), DatasetReport { next: None, newest_in_future: false, status })]),
         };
         let text = report.summary();
         let line = text.lines().nth(1).unwrap();

@@ -11,6 +11,7 @@ use chrono::{DateTime, Utc};
 use lifeboat_engine::base::{Class, Context, Result};
 use lifeboat_engine::config::Config;
 use lifeboat_engine::format::id::Name;
+use lifeboat_engine::is_future;
 use prometheus::{GaugeVec, IntCounterVec, Opts, Registry, TextEncoder};
 
 use crate::status::DatasetStatus;
@@ -24,6 +25,14 @@ pub(crate) struct Snapshot<'a> {
     pub running: Option<&'a Name>,
     /// Replicas that answered when they were last asked.
     pub up: &'a BTreeMap<Name, bool>,
+    pub now: DateTime<Utc>,
+}
+
+impl Snapshot<'_> {
+    /// A time that tells an age: none that lies in the future does.
+    fn past(&self, time: Option<DateTime<Utc>>) -> Option<DateTime<Utc>> {
+        time.filter(|time| !is_future(*time, self.now, &self.config.limits))
+    }
 }
 
 /// A registry that is filled once.
@@ -71,9 +80,15 @@ fn backups(page: &Page, snapshot: &Snapshot<'_>) -> prometheus::Result<()> {
     };
     page.gauge(
         "lifeboat_backup_last_success_timestamp_seconds",
-        "When the newest successful backup began to read: the time of the data that a restore gives. 0: never.",
+        "When the newest successful backup began to read: the time of the data that a restore gives. 0: never, or its time lies in the future.",
         &label,
-        each(|status| timestamp(status.last_success)),
+        datasets(snapshot).map(|(name, status)| (vec![name], timestamp(snapshot.past(status.last_success)))).collect(),
+    )?;
+    page.gauge(
+        "lifeboat_backup_doubtful_times",
+        "Snapshots whose times are probably false, because a clock was or is wrong.",
+        &label,
+        each(|status| status.doubtful_times.len() as f64),
     )?;
     page.gauge(
         "lifeboat_backup_last_attempt_timestamp_seconds",
@@ -208,14 +223,14 @@ fn replicas(page: &Page, snapshot: &Snapshot<'_>) -> prometheus::Result<()> {
     for (dataset, status) in datasets(snapshot) {
         for name in names() {
             let standing = status.replicas.get(name).cloned().unwrap_or_default();
-            complete.push((vec![dataset, name.as_str()], timestamp(standing.last_complete)));
+            complete.push((vec![dataset, name.as_str()], timestamp(snapshot.past(standing.last_complete))));
             behind.push((vec![dataset, name.as_str()], standing.behind as f64));
         }
     }
     let labels = ["dataset", "replica"];
     page.gauge(
         "lifeboat_replica_last_complete_timestamp_seconds",
-        "When the newest backup that this replica holds completely began to read. 0: it holds none.",
+        "When the newest backup that this replica holds completely began to read. 0: it holds none, or its time lies in the future.",
         &labels,
         complete,
     )?;

@@ -12,6 +12,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
+use chrono::{DateTime, Utc};
 use futures::FutureExt;
 use lifeboat_engine::backup::{Backup, BackupReport, Progress};
 use lifeboat_engine::base::{Error, Result};
@@ -19,6 +20,7 @@ use lifeboat_engine::clock::SharedClock;
 use lifeboat_engine::config::Dataset;
 use lifeboat_engine::databases::ToolEnvironment;
 use lifeboat_engine::format::id::Name;
+use lifeboat_engine::is_future;
 use lifeboat_engine::keep::catch_up::{ReplicaState, catch_up};
 use lifeboat_engine::keep::prune::{Prune, PruneOutcome};
 use lifeboat_engine::state::StateDirectory;
@@ -102,7 +104,10 @@ impl Runner {
                 status.succeeded = true;
                 status.error = None;
                 status.successes += 1;
-                status.last_success = Some(report.snapshot.time());
+                // Its id may tell a later time: it follows the one before.
+                status.last_success = Some(report.started);
+                status.doubtful_times.retain(|_, time| is_future(*time, began, &installation.config.limits));
+                status.doubtful_times.extend(report.doubtful_times.clone());
                 status.duration_seconds = report.duration_seconds;
                 status.raw_bytes = report.raw_bytes;
                 status.deduplicated_bytes = report.deduplicated_bytes;
@@ -112,7 +117,7 @@ impl Runner {
                 for outcome in report.replicas.iter() {
                     let replica = status.replicas.entry(outcome.replica.clone()).or_default();
                     if outcome.complete {
-                        replica.last_complete = Some(report.snapshot.time());
+                        replica.last_complete = Some(report.started);
                     } else {
                         replica.behind += 1;
                     }
@@ -270,15 +275,26 @@ impl Runner {
             let (objects, bytes) = (state.copied_objects, state.copied_bytes);
             tracing::info!(dataset = %dataset.name, replica = %state.replica, objects, bytes, "replica caught up");
         }
+        let (now, limits) = (self.clock.now(), &installation.config.limits);
+        let newest = |state: &ReplicaState| {
+            state.complete_since.iter().rev().find(|time| !is_future(**time, now, limits)).copied()
+        };
         self.ledger.update(&dataset.name, |status| {
             for state in &states {
                 let replica = status.replicas.entry(state.replica.clone()).or_default();
                 replica.behind = state.behind;
                 // A replica that did not answer holds what it held.
                 if state.error.is_none() || state.last_complete.is_some() {
-                    replica.last_complete =
-                        state.last_complete.as_ref().map(lifeboat_engine::format::id::SnapshotId::time);
+                    replica.last_complete = newest(state);
                 }
+            }
+            if states.iter().all(|state| state.error.is_none()) {
+                let is_there = |time: &DateTime<Utc>| states.iter().any(|state| state.complete_since.contains(time));
+                status.doubtful_times.retain(|_, time| is_there(time));
+            }
+            // A false time would hide that backups fail from now on.
+            if status.last_success.is_some_and(|time| is_future(time, now, limits)) {
+                status.last_success = states.iter().filter_map(newest).max();
             }
         });
         Ok(states)

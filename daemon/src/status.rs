@@ -16,7 +16,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::SystemTime;
 
 use chrono::{DateTime, Utc};
-use lifeboat_engine::format::id::Name;
+use lifeboat_engine::format::id::{Name, SnapshotId};
 use lifeboat_engine::keep::prune::Space;
 use lifeboat_engine::state;
 use lifeboat_engine::state::StateDirectory;
@@ -32,6 +32,9 @@ pub(crate) struct DatasetStatus {
     pub last_attempt: Option<DateTime<Utc>>,
     /// When the capture of the newest committed snapshot began: the age of the data.
     pub last_success: Option<DateTime<Utc>>,
+    /// Snapshots whose times are probably false, and these times: they lie in the future, or the
+    /// newest one came after a long pause that nothing confirms.
+    pub doubtful_times: BTreeMap<SnapshotId, DateTime<Utc>>,
     /// Whether the last run succeeded.
     pub succeeded: bool,
     /// Why it did not.

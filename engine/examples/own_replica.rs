@@ -9,6 +9,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use async_trait::async_trait;
 use bytes::Bytes;
+use chrono::TimeDelta;
 use lifeboat_engine::clock::SystemClock;
 use lifeboat_engine::format::id::Name;
 use lifeboat_store::conformance::conforms;
@@ -35,6 +36,10 @@ impl Replica for Counting {
 
     fn region(&self) -> &str {
         self.inner.region()
+    }
+
+    fn clock_offset(&self) -> Option<TimeDelta> {
+        self.inner.clock_offset()
     }
 
     async fn put_new(&self, key: &str, body: Bytes) -> Result<(), ReplicaError> {

@@ -131,5 +131,5 @@ pub use lifeboat_format as format;
 pub use lifeboat_store as store;
 pub use lifeboat_worker as worker;
 
-pub use self::catalog::future::{FUTURE_TOLERANCE, is_future};
+pub use self::catalog::future::is_future;
 pub use self::vault::Vault;

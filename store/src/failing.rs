@@ -1,7 +1,8 @@
 //! A replica that fails the calls that a test names, so that a failure can be repeated exactly.
 //!
 //! Calls are counted from 1, in the order in which they begin, over all methods but
-//! [`name`](Replica::name) and [`region`](Replica::region). Each page of a listing is a call.
+//! [`name`](Replica::name), [`region`](Replica::region) and
+//! [`clock_offset`](Replica::clock_offset). Each page of a listing is a call.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -11,6 +12,7 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use bytes::Bytes;
+use chrono::TimeDelta;
 use lifeboat_format::id::Name;
 
 use crate::replica::{ObjectMeta, Page, Probe, Replica, ReplicaError, ReplicaErrorKind, SharedReplica};
@@ -117,6 +119,10 @@ impl Replica for FailingReplica {
 
     fn region(&self) -> &str {
         self.inner.region()
+    }
+
+    fn clock_offset(&self) -> Option<TimeDelta> {
+        self.inner.clock_offset()
     }
 
     async fn put_new(&self, key: &str, body: Bytes) -> Result<(), ReplicaError> {

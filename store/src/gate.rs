@@ -26,6 +26,7 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use bytes::Bytes;
+use chrono::TimeDelta;
 use lifeboat_format::id::Name;
 use tokio::sync::Notify;
 use tokio::time::Instant;
@@ -282,6 +283,10 @@ impl Replica for Gate {
 
     fn region(&self) -> &str {
         self.inner.region()
+    }
+
+    fn clock_offset(&self) -> Option<TimeDelta> {
+        self.inner.clock_offset()
     }
 
     async fn put_new(&self, key: &str, body: Bytes) -> Result<(), ReplicaError> {

@@ -7,7 +7,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use async_trait::async_trait;
 use bytes::Bytes;
-use chrono::{DateTime, Utc};
+use chrono::{DateTime, TimeDelta, Utc};
 use lifeboat_base::clock::SharedClock;
 use lifeboat_format::id::Name;
 
@@ -22,6 +22,7 @@ pub struct MemoryReplica {
     name: Name,
     region: String,
     clock: SharedClock,
+    clock_offset: Mutex<Option<TimeDelta>>,
     objects: Mutex<BTreeMap<String, (Bytes, DateTime<Utc>)>>,
 }
 
@@ -29,7 +30,12 @@ impl MemoryReplica {
     /// An empty replica; `clock` dates its objects.
     #[must_use]
     pub fn new(name: Name, region: impl Into<String>, clock: SharedClock) -> Self {
-        Self { name, region: region.into(), clock, objects: Mutex::default() }
+        Self { name, region: region.into(), clock, clock_offset: Mutex::default(), objects: Mutex::default() }
+    }
+
+    /// What [`Replica::clock_offset`] tells from now on.
+    pub fn set_clock_offset(&self, offset: Option<TimeDelta>) {
+        *self.clock_offset.lock().unwrap_or_else(PoisonError::into_inner) = offset;
     }
 
     fn objects(&self) -> MutexGuard<'_, BTreeMap<String, (Bytes, DateTime<Utc>)>> {
@@ -59,6 +65,10 @@ impl Replica for MemoryReplica {
 
     fn region(&self) -> &str {
         &self.region
+    }
+
+    fn clock_offset(&self) -> Option<TimeDelta> {
+        *self.clock_offset.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     async fn put_new(&self, key: &str, body: Bytes) -> Result<(), ReplicaError> {
@@ -115,7 +125,7 @@ impl Replica for MemoryReplica {
             object_lock: Some(false),
             can_write: write.then_some(true),
             can_delete: write.then_some(true),
-            clock_skew_seconds: None,
+            clock_skew_seconds: self.clock_offset().map(|offset| offset.num_seconds()),
         })
     }
 }

@@ -19,7 +19,7 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use bytes::Bytes;
-use chrono::{DateTime, Utc};
+use chrono::{DateTime, TimeDelta, Utc};
 use lifeboat_base::{Class, Error, Result};
 use lifeboat_format::id::Name;
 
@@ -170,6 +170,13 @@ pub trait Replica: Send + Sync + fmt::Debug {
     /// The region that the replica is in.
     fn region(&self) -> &str;
 
+    /// The replica's clock minus ours, as its last answers told, be they refusals. It is the least
+    /// difference that explains them. `None` if the replica does not tell the time, or has told
+    /// nothing lately.
+    fn clock_offset(&self) -> Option<TimeDelta> {
+        None
+    }
+
     /// Creates an object that must not exist yet.
     ///
     /// On `Ok` the object is durable, whole and visible to every later call. On `AlreadyExists`
@@ -253,7 +260,7 @@ pub struct Probe {
     pub can_write: Option<bool>,
     /// Whether deleting is permitted; `None` if that was not tried.
     pub can_delete: Option<bool>,
-    /// The replica's clock minus ours; `None` if the replica does not say.
+    /// [`Replica::clock_offset`] in seconds; `None` if the replica does not say.
     pub clock_skew_seconds: Option<i64>,
 }
 

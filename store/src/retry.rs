@@ -12,6 +12,7 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use bytes::Bytes;
+use chrono::TimeDelta;
 use lifeboat_format::id::Name;
 use tokio::time::Instant;
 
@@ -90,6 +91,10 @@ impl Replica for Retry {
 
     fn region(&self) -> &str {
         self.inner.region()
+    }
+
+    fn clock_offset(&self) -> Option<TimeDelta> {
+        self.inner.clock_offset()
     }
 
     async fn put_new(&self, key: &str, body: Bytes) -> Result<(), ReplicaError> {

@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use bytes::Bytes;
+use chrono_tz::Tz;
 use lifeboat_engine::backup::compress::Compression;
 use lifeboat_engine::backup::{Backup, BackupReport, Progress};
 use lifeboat_engine::base::facts::SourceFacts;
@@ -24,6 +25,7 @@ use lifeboat_engine::format::id::{Name, SnapshotId};
 use lifeboat_engine::keep::prune::{Prune, PruneOutcome, PrunePlan};
 use lifeboat_engine::keys::{HostKeys, InitOptions, InitReport, ReaderKeys, SharedIdentity, init, parse_identities};
 use lifeboat_engine::restore::VaultReader;
+use lifeboat_engine::schedule::Schedule;
 use lifeboat_engine::state::{Lock, StateDirectory};
 use lifeboat_engine::store::SharedReplica;
 use lifeboat_engine::store::bandwidth::Bandwidth;
@@ -349,7 +351,8 @@ fn dataset(text: &str) -> Dataset {
             allow_empty: false,
             stream: "data".to_owned(),
         })),
-        schedule: None,
+        // The longest pauses that no test doubts: see `clocks.rs`.
+        schedule: Schedule::parse("@monthly", Tz::UTC, Duration::ZERO).ok(),
         retention: Retention { grace: Duration::from_secs(86_400), ..Retention::default() },
         objectives: Objectives::default(),
         chunk_size: 64 << 10,

@@ -9,6 +9,7 @@ use std::process::Command;
 /// What `lifeboatd` and `lifeboat drill` export.
 const METRICS: &[&str] = &[
     "lifeboat_backup_deduplicated_bytes",
+    "lifeboat_backup_doubtful_times",
     "lifeboat_backup_duration_seconds",
     "lifeboat_backup_last_attempt_timestamp_seconds",
     "lifeboat_backup_last_status",

@@ -17,8 +17,9 @@ fn page(statuses: &BTreeMap<Name, DatasetStatus>) -> String {
     let name = |text: &str| text.parse::<Name>().unwrap();
     let intervals = BTreeMap::from([(name("shop"), Duration::from_secs(86_400))]);
     let up = BTreeMap::from([(name("ireland"), true)]);
-    let running = name("shop");
-    render(&Snapshot { config: &config, intervals: &intervals, statuses, running: Some(&running), up: &up }).unwrap()
+    let (running, now) = (name("shop"), DateTime::from_timestamp(1_795_460_000, 0).unwrap());
+    render(&Snapshot { config: &config, intervals: &intervals, statuses, running: Some(&running), up: &up, now })
+        .unwrap()
 }
 
 #[test]
@@ -29,6 +30,7 @@ fn every_series_exists_from_the_start() {
             "last_success_timestamp_seconds",
             "last_attempt_timestamp_seconds",
             "last_status",
+            "doubtful_times",
             "duration_seconds",
             "skipped_databases",
             "raw_bytes",
@@ -103,6 +105,30 @@ fn what_is_remembered_is_shown() {
     ] {
         assert!(page.contains(line), "{line}\n{page}");
     }
+}
+
+#[test]
+fn a_time_that_lies_in_the_future_tells_no_age() {
+    let shown = |seconds: i64| {
+        let at = DateTime::from_timestamp(1_795_460_000 + seconds, 0);
+        let replicas = BTreeMap::from([("ireland".parse().unwrap(), ReplicaStatus { last_complete: at, behind: 0 })]);
+        let doubtful_times = BTreeMap::from([("20361123T183244123Z-9f2c81aa".parse().unwrap(), at.unwrap())]);
+        let status = DatasetStatus { last_success: at, replicas, doubtful_times, ..DatasetStatus::default() };
+        page(&BTreeMap::from([("shop".parse().unwrap(), status)]))
+    };
+    let page = shown(601);
+    for line in [
+        "lifeboat_backup_last_success_timestamp_seconds{dataset=\"shop\"} 0\n",
+        "lifeboat_replica_last_complete_timestamp_seconds{dataset=\"shop\",replica=\"ireland\"} 0\n",
+        "lifeboat_backup_doubtful_times{dataset=\"shop\"} 1\n",
+    ] {
+        assert!(page.contains(line), "{line}\n{page}");
+    }
+    let page = shown(600);
+    assert!(
+        page.contains("last_success_timestamp_seconds{dataset=\"shop\"} 1795460600\n"),
+        "clocks may differ\n{page}"
+    );
 }
 
 #[test]

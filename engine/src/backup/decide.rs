@@ -20,7 +20,7 @@ use lifeboat_store::SharedReplica;
 use super::fleet::Fleet;
 use crate::catalog::ciphertext::put_once;
 use crate::catalog::documents::{SignedObject, is_verdict};
-use crate::catalog::order::{Actor, FoundAct, OrderReader, Taken, take};
+use crate::catalog::order::{Actor, FoundAct, OrderReader, Taken, numbers, take};
 use crate::catalog::records::RecordReader;
 
 /// So many marks of others are stepped over.
@@ -74,7 +74,13 @@ impl Decision<'_> {
                     }
                 }
             }
-            let others = self.others(&collided, act.act.number).await;
+            let others = match self.others(&collided, act.act.number).await {
+                Ok(others) => others,
+                Err(error) => {
+                    doubtful.extend(self.withdraw(&act, &taken).await);
+                    return Err(self.outcome(doubtful, error));
+                }
+            };
             if others.is_empty() {
                 if taken.len() >= self.required {
                     return Ok((act, taken));
@@ -97,25 +103,33 @@ impl Decision<'_> {
 
     /// The acts of others, from number `from` on. A replica that has none there and took no act
     /// either falls behind.
-    async fn others(&self, collided: &[SharedReplica], from: u64) -> BTreeMap<u64, FoundAct> {
+    ///
+    /// # Errors
+    /// Some of them are gone already.
+    async fn others(&self, collided: &[SharedReplica], from: u64) -> Result<BTreeMap<u64, FoundAct>> {
         let mut others = BTreeMap::new();
         for replica in collided {
-            for number in from.. {
-                match self.reader.fetch(replica, number).await {
-                    Ok(found) => drop(others.insert(number, found)),
-                    Err(error) if number == from => {
-                        self.fleet.fell_behind(replica.name(), &error);
-                        break;
-                    }
-                    Err(error) if is_verdict(&error) => break,
-                    Err(error) => {
-                        self.fleet.fell_behind(replica.name(), &error);
-                        break;
+            let read = async {
+                let mut found = BTreeMap::new();
+                for number in numbers(replica, self.actor.dataset, from).await? {
+                    match self.reader.fetch(replica, number).await {
+                        Ok(act) => drop(found.insert(number, act)),
+                        Err(error) if is_verdict(&error) && number > from => {}
+                        Err(error) => return Err(error),
                     }
                 }
+                Ok::<_, Error>(found)
+            };
+            match read.await {
+                Ok(found) => others.extend(found),
+                Err(error) => self.fleet.fell_behind(replica.name(), &error),
             }
         }
-        others
+        let newest = others.last_key_value().map(|(number, _)| *number);
+        if newest.is_some_and(|newest| others.len() as u64 != newest - from + 1) {
+            return Err(Error::failed(format!("other hosts have deleted packs of {} meanwhile", self.actor.dataset)));
+        }
+        Ok(others)
     }
 
     /// Whether what others did leaves this snapshot whole. Their acts are copied to every target.

@@ -31,6 +31,7 @@ mod report;
 mod row_search;
 mod sequence;
 mod shared;
+mod times;
 
 use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::sync::Arc;
@@ -63,8 +64,9 @@ use self::predecessor::Predecessor;
 pub use self::report::{BackupReport, ReplicaOutcome};
 use self::row_search::Rows;
 use self::shared::{Buffers, Shared};
+use self::times::NewTime;
+use crate::catalog::clocks::ClockWitnesses;
 use crate::catalog::documents::Documents;
-use crate::catalog::future::is_future;
 use crate::catalog::inventory::Inventory;
 use crate::catalog::order::{Acts, OrderReader};
 use crate::catalog::records::RecordReader;
@@ -130,6 +132,9 @@ impl Backup<'_> {
         let generation = keys.generation;
         let sparse = sparse::read(self.state, dataset);
         let (mut members, mut failed) = self.look(generation, &sparse).await;
+        // Replicas that refuse tell the time, too: they may refuse because of this host's clock.
+        let witnesses = ClockWitnesses::of(self.replicas, self.config.limits.clock_skew);
+        let mut warnings = witnesses.check()?;
         let cache = ObjectCache::open(self.state, dataset)?;
         let reader = self.keys.reader();
         let documents = Documents {
@@ -139,7 +144,6 @@ impl Backup<'_> {
             cache: Some(&cache),
             memory: self.config.limits.memory,
         };
-        let mut warnings = Vec::new();
         let order = OrderReader::of_host(self.keys, dataset, &cache);
         let standing = self.stand(&order, &mut members, &mut failed, &mut warnings).await?;
         let place = loop {
@@ -165,14 +169,17 @@ impl Backup<'_> {
         let started = now;
         // An id is later than the one before, whatever the clock says; what began when stays true.
         let last = place.previous.as_ref().map(|last| last.snapshot.time());
-        if let Some(last) = last.filter(|last| is_future(*last, now)) {
-            warnings.push(format!(
-                "the time of the snapshot before lies in the future ({}): is the clock of this host right?",
-                last.to_rfc3339()
-            ));
-        }
         let named = last.map_or(now, |last| now.max(last + TimeDelta::milliseconds(1)));
         let snapshot = SnapshotId::new(named, rand::random());
+        let new = NewTime {
+            dataset: self.dataset,
+            limits: &self.config.limits,
+            snapshot: &snapshot,
+            now,
+            witnesses: &witnesses,
+            members: fleet.members(),
+        };
+        let doubtful_times = new.doubts(&place, &mut warnings);
         let journal = Journal::open(self.state, dataset, &self.keys.host_key, generation)?;
         let index = ChunkIndex::build(&documents, fleet.members(), generation, journal.read(), &mut warnings).await;
 
@@ -271,6 +278,7 @@ impl Backup<'_> {
             new_packs: manifest.accounting.new_packs,
             replicas: self.outcomes(&shared.fleet, &targets),
             warnings,
+            doubtful_times,
             skipped,
         })
     }

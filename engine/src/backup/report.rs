@@ -1,5 +1,7 @@
 //! What a backup tells when it has committed a snapshot.
 
+use std::collections::BTreeMap;
+
 use chrono::{DateTime, Utc};
 use lifeboat_base::{Class, Error};
 use lifeboat_format::id::{Name, SnapshotId};
@@ -44,6 +46,11 @@ pub struct BackupReport {
     pub replicas: Vec<ReplicaOutcome>,
     /// What an operator should know, although the backup succeeded.
     pub warnings: Vec<String>,
+    /// Of this snapshot and the one before it, those whose times are probably false, and these
+    /// times: they lie in the future, or much later than the snapshot before, and no replica tells
+    /// the time.
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    pub doubtful_times: BTreeMap<SnapshotId, DateTime<Utc>>,
     /// Databases that could not be captured, so that the snapshot is partial.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub skipped: Vec<String>,

@@ -3,11 +3,12 @@
 
 use chrono::{DateTime, TimeDelta, Utc};
 
-/// Clocks may differ by this much.
-pub const FUTURE_TOLERANCE: TimeDelta = TimeDelta::minutes(10);
+use crate::config::Limits;
 
-/// Whether `time` is later than clocks that differ can explain.
+/// Whether `time` is later than clocks that differ can explain. Each host may differ from the right
+/// time by `limits.clock_skew`, so two may differ by twice that.
 #[must_use]
-pub fn is_future(time: DateTime<Utc>, now: DateTime<Utc>) -> bool {
-    time - now > FUTURE_TOLERANCE
+pub fn is_future(time: DateTime<Utc>, now: DateTime<Utc>, limits: &Limits) -> bool {
+    let tolerance = TimeDelta::from_std(limits.clock_skew.saturating_mul(2)).unwrap_or(TimeDelta::MAX);
+    time.signed_duration_since(now) > tolerance
 }

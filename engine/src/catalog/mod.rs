@@ -4,6 +4,7 @@
 //! checked against the hash that names it.
 
 pub(crate) mod ciphertext;
+pub(crate) mod clocks;
 pub(crate) mod documents;
 pub(crate) mod future;
 pub(crate) mod inventory;

@@ -294,12 +294,31 @@ impl Actor<'_> {
 }
 
 /// Takes the number of `act` in one replica.
+///
+/// Sweeps delete acts that have passed, so the number of a host that slept for long may be free
+/// again. A newer act is there then.
 pub(crate) async fn take(act: &FoundAct, replica: &SharedReplica) -> Taken {
     let key = layout::act(&act.act.dataset, act.act.number);
-    let Err(error) = replica.put_new(&key, act.stored.clone()).await else { return Taken::Yes };
-    match error.kind {
-        ReplicaErrorKind::AlreadyExists => Taken::Collided,
-        ReplicaErrorKind::Denied(_) | ReplicaErrorKind::Misconfigured(_) => Taken::No(error.into()),
-        _ => Taken::Unknown(error.into()),
+    if let Err(error) = replica.put_new(&key, act.stored.clone()).await {
+        return match error.kind {
+            ReplicaErrorKind::AlreadyExists => Taken::Collided,
+            ReplicaErrorKind::Denied(_) | ReplicaErrorKind::Misconfigured(_) => Taken::No(error.into()),
+            _ => Taken::Unknown(error.into()),
+        };
     }
+    match numbers(replica, &act.act.dataset, act.act.number + 1).await {
+        Ok(newer) if newer.is_empty() => Taken::Yes,
+        looked => match replica.delete(&key).await {
+            Ok(()) if looked.is_ok() => Taken::Collided,
+            Ok(()) => looked.err().map_or(Taken::Collided, Taken::No),
+            Err(error) => Taken::Unknown(error.into()),
+        },
+    }
+}
+
+/// The numbers of acts from `from` on that a replica shows now.
+pub(crate) async fn numbers(replica: &SharedReplica, dataset: &Name, from: u64) -> Result<BTreeSet<u64>> {
+    let listed = replica.list(&layout::order(dataset)).await?;
+    let shown = listed.iter().filter_map(|object| layout::parse_act(dataset, &object.key));
+    Ok(shown.filter(|number| *number >= from).collect())
 }

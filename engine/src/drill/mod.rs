@@ -25,6 +25,7 @@ use tokio_util::sync::CancellationToken;
 pub use self::publish::{Published, publish};
 pub use self::report::{DrillReport, Phase};
 use self::report::{KnownChecks, MAX_TOLD};
+use crate::catalog::future::is_future;
 use crate::config::{DrillConfig, Objectives};
 use crate::restore::{Selector, SnapshotStreams, VaultReader};
 
@@ -98,8 +99,12 @@ impl Drill<'_> {
         let snapshot = self.unless_cancelled(selected).await?;
         report.snapshot = Some(snapshot.clone());
         let streams = self.unless_cancelled(self.reader.streams(self.dataset, &snapshot)).await?;
-        let age = report.started - streams.manifest().started;
-        report.rpo_seconds = Some(age.as_seconds_f64().max(0.0));
+        let taken = streams.manifest().started;
+        if is_future(taken, report.started, self.reader.limits()) {
+            tracing::warn!(%snapshot, %taken, "The age of the data is not known: the time of the snapshot lies in the future");
+        } else {
+            report.rpo_seconds = Some((report.started - taken).as_seconds_f64().max(0.0));
+        }
         phase.stop(report);
 
         let cx = WorkContext {

@@ -13,6 +13,7 @@ use serde::Serialize;
 use super::report::DrillReport;
 use crate::catalog::future::is_future;
 use crate::catalog::records::{RecordReader, RecordWriter};
+use crate::config::Limits;
 use crate::keys::sign::Signer;
 use crate::restore::VaultReader;
 
@@ -39,12 +40,12 @@ impl RecordBody for DrillReport {
 }
 
 /// Records that have a signature and are not from the future.
-fn signed_before(now: DateTime<Utc>, folder: &str, objects: &[ObjectMeta]) -> Vec<SnapshotId> {
+fn signed_before(now: DateTime<Utc>, limits: &Limits, folder: &str, objects: &[ObjectMeta]) -> Vec<SnapshotId> {
     let keys: BTreeSet<&str> = objects.iter().map(|object| object.key.as_str()).collect();
     let signed = keys.iter().filter(|key| keys.contains(layout::signature(key).as_str()));
     signed
         .filter_map(|key| layout::parse_json(folder, key))
-        .filter(|id: &SnapshotId| !is_future(id.time(), now))
+        .filter(|id: &SnapshotId| !is_future(id.time(), now, limits))
         .collect()
 }
 
@@ -71,7 +72,7 @@ pub async fn publish(
     let mut ids: BTreeSet<SnapshotId> = BTreeSet::new();
     for (replica, listed) in futures::future::join_all(listing).await {
         match listed {
-            Ok(objects) => ids.extend(signed_before(report.started, &folder, &objects)),
+            Ok(objects) => ids.extend(signed_before(report.started, reader.limits(), &folder, &objects)),
             Err(error) => {
                 tracing::warn!(%replica, %error, "Drill records cannot be listed, so the number of the new one may repeat");
             }

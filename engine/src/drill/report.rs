@@ -64,7 +64,7 @@ pub struct DrillReport {
     /// until everything was fetched. `None` if it failed before.
     pub rto_seconds: Option<f64>,
     /// Age of the snapshot's data when the drill began, in seconds. `None` if its manifest was not
-    /// opened.
+    /// opened, or tells a time in the future.
     pub rpo_seconds: Option<f64>,
     /// The objective for `rto_seconds`, in seconds. `None` if there is none.
     pub rto_objective_seconds: Option<f64>,

@@ -8,6 +8,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use bytes::Bytes;
+use chrono::{DateTime, Utc};
 use futures::StreamExt;
 use lifeboat_base::{Class, Error, Result};
 use lifeboat_format::id::{Name, SnapshotId};
@@ -43,6 +44,9 @@ pub struct ReplicaState {
     pub copied_bytes: u64,
     /// The newest snapshot that it holds whole.
     pub last_complete: Option<SnapshotId>,
+    /// When the captures of all snapshots that it holds whole began. An id may tell a later time.
+    #[serde(skip)]
+    pub complete_since: BTreeSet<DateTime<Utc>>,
     /// How many snapshots it still lacks, or holds only in part.
     pub behind: u64,
     /// Why it could not be brought up to date.
@@ -119,18 +123,15 @@ pub async fn catch_up(
             cancel,
         };
         let result = run.bring_up(&manifests).await;
-        let complete: Vec<&SnapshotId> = manifests
-            .iter()
-            .filter(|manifest| run.target.is_complete(manifest))
-            .map(|manifest| &manifest.snapshot)
-            .collect();
+        let complete: Vec<&Manifest> = manifests.iter().filter(|manifest| run.target.is_complete(manifest)).collect();
         // Of what is not understood, no more is known than whether it is there.
         let lacking = not_understood.iter().filter(|snapshot| !run.target.snapshots.contains(snapshot));
         states.push(ReplicaState {
             replica: run.target.replica.name().clone(),
             copied_objects: run.objects,
             copied_bytes: run.bytes,
-            last_complete: complete.last().map(|snapshot| (*snapshot).clone()),
+            last_complete: complete.last().map(|manifest| manifest.snapshot.clone()),
+            complete_since: complete.iter().map(|manifest| manifest.started).collect(),
             behind: (manifests.len() - complete.len() + lacking.count()) as u64,
             error: result.err().map(|error| error.chain()),
         });
@@ -140,6 +141,7 @@ pub async fn catch_up(
         copied_objects: 0,
         copied_bytes: 0,
         last_complete: None,
+        complete_since: BTreeSet::new(),
         behind: manifests.len() as u64,
         error: Some(error.chain()),
     }));

@@ -195,6 +195,12 @@ impl VaultReader {
         &self.vault
     }
 
+    /// The limits that it keeps.
+    #[must_use]
+    pub fn limits(&self) -> &Limits {
+        &self.limits
+    }
+
     /// The replicas that are read from.
     #[must_use]
     pub fn replicas(&self) -> &[SharedReplica] {

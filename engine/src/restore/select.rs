@@ -4,7 +4,7 @@
 //! replica that fails to return what it shows may hold the newest snapshot. An older one is never
 //! selected in its place: that fails aloud.
 
-use chrono::{DateTime, Utc};
+use chrono::{DateTime, TimeDelta, Utc};
 use lifeboat_base::{Error, Result};
 use lifeboat_format::id::{Name, SnapshotId};
 use lifeboat_format::layout;
@@ -13,6 +13,9 @@ use super::reader::{Listed, Shown, VaultReader};
 use crate::catalog::documents::{Signed, combine};
 use crate::catalog::future::is_future;
 use crate::catalog::unbelieved::Unbelieved;
+
+/// Ids that are no further apart may follow a false time.
+const CROWDED: TimeDelta = TimeDelta::seconds(1);
 
 /// Says which snapshot is meant.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -29,7 +32,7 @@ impl VaultReader {
     /// The snapshot that `selector` means at the time `now`.
     ///
     /// For [`Selector::Latest`] and [`Selector::At`], a snapshot is left aside with a warning if
-    /// its time lies in the future ([`FUTURE_TOLERANCE`](crate::FUTURE_TOLERANCE)), or if only some
+    /// its time lies in the future ([`is_future`]), or if only some
     /// replicas show it and no replica returns it signed. One that every replica shows is selected
     /// even so, and then fails aloud. A replica that shows too many of the former is left aside.
     ///
@@ -64,12 +67,19 @@ impl VaultReader {
             Selector::Latest => (DateTime::<Utc>::MAX_UTC, "snapshot".to_owned()),
             Selector::At(time) => (*time, format!("snapshot from {} or before", time.to_rfc3339())),
         };
-        for listed in shown.snapshots.iter().rev() {
+        let named: Vec<DateTime<Utc>> = shown.snapshots.iter().map(|listed| listed.snapshot.time()).collect();
+        let is_crowded = |at: usize| {
+            let is_close = |pair: &[DateTime<Utc>]| pair[1].signed_duration_since(pair[0]) < CROWDED;
+            named[at.saturating_sub(1)..named.len().min(at + 2)].windows(2).any(is_close)
+        };
+        for (at, listed) in shown.snapshots.iter().enumerate().rev() {
             let snapshot = &listed.snapshot;
-            // After a backup under a wrong clock, the ids of later ones lie in the future, too.
-            // Their manifests tell the true time.
-            let from_future = is_future(snapshot.time(), now);
-            if !from_future && snapshot.time() > until {
+            // After a backup under a wrong clock, the ids of later ones follow its false time
+            // closely. Their manifests tell the true time. Later snapshots come first here, so one
+            // with a false time is found by no time at which a later one was there.
+            let from_future = is_future(snapshot.time(), now, self.limits());
+            let is_doubtful = from_future || is_crowded(at);
+            if !is_doubtful && snapshot.time() > until {
                 continue;
             }
             if unbelieved.leaves_aside(&listed.replicas) {
@@ -79,10 +89,14 @@ impl VaultReader {
                 unbelieved.add(&listed.replicas, snapshot, &error);
                 continue;
             }
-            if from_future {
-                let manifest = self.manifest(dataset, snapshot).await;
-                let started = manifest.map_err(|error| undecided(dataset, snapshot, error))?.started;
-                if is_future(started, now) {
+            if is_doubtful {
+                let started = match self.manifest(dataset, snapshot).await {
+                    Ok(manifest) => manifest.started,
+                    Err(error) if from_future => return Err(undecided(dataset, snapshot, error)),
+                    // Reading it tells why.
+                    Err(_) => snapshot.time(),
+                };
+                if is_future(started, now, self.limits()) {
                     tracing::warn!(%snapshot, "Leaving aside a snapshot: its time lies in the future");
                     continue;
                 }

@@ -5,6 +5,7 @@ use std::fmt;
 
 use chrono::{DateTime, Utc};
 use futures::StreamExt;
+use lifeboat_engine::config::Limits;
 use lifeboat_engine::format::id::{Name, SnapshotId};
 use lifeboat_engine::format::manifest::Manifest;
 use lifeboat_engine::restore::{Listed, VaultReader};
@@ -38,7 +39,8 @@ struct Row {
     dataset: Name,
     snapshot: SnapshotId,
     time: DateTime<Utc>,
-    age_seconds: f64,
+    /// `None`: its time lies in the future, so it has none.
+    age_seconds: Option<f64>,
     /// Known only if the manifest can be opened and trusted.
     raw_bytes: Option<u64>,
     stored_bytes: Option<u64>,
@@ -73,10 +75,10 @@ pub(crate) async fn run(args: &Args, session: &Session) -> Result<()> {
 
 async fn rows(session: &Session, reader: &VaultReader, dataset: &Name, locked: &mut Option<Error>) -> Result<Vec<Row>> {
     let listed = reader.snapshots(dataset).await?;
-    let now = session.clock.now();
+    let (now, limits) = (session.clock.now(), reader.limits());
     if reader.keys().identities.is_empty() {
         locked.get_or_insert_with(|| Error::keys("no identity is given"));
-        return Ok(listed.into_iter().map(|listed| row(dataset, listed, now)).collect());
+        return Ok(listed.into_iter().map(|listed| row(dataset, listed, now, limits)).collect());
     }
     // Nothing of a manifest is kept but what is shown.
     let opened: Vec<(Listed, Result<ShownManifest>)> = futures::stream::iter(listed)
@@ -94,11 +96,11 @@ async fn rows(session: &Session, reader: &VaultReader, dataset: &Name, locked: &
         .await;
     let mut rows = Vec::with_capacity(opened.len());
     for (listed, manifest) in opened {
-        let mut row = row(dataset, listed, now);
+        let mut row = row(dataset, listed, now, limits);
         match manifest {
             Ok(ShownManifest { started, raw_bytes, stored_bytes }) => {
                 (row.raw_bytes, row.stored_bytes) = (Some(raw_bytes), Some(stored_bytes));
-                row.take_time(started, now);
+                row.take_time(started, now, limits);
             }
             Err(error) if error.class() == Class::Keys => drop(locked.get_or_insert(error)),
             Err(error) => row.problem = Some(error.chain()),
@@ -108,28 +110,29 @@ async fn rows(session: &Session, reader: &VaultReader, dataset: &Name, locked: &
     Ok(rows)
 }
 
-fn row(dataset: &Name, listed: Listed, now: DateTime<Utc>) -> Row {
+fn row(dataset: &Name, listed: Listed, now: DateTime<Utc>, limits: &Limits) -> Row {
     let time = listed.snapshot.time();
     let mut row = Row {
         dataset: dataset.clone(),
         snapshot: listed.snapshot,
         time,
-        age_seconds: 0.0,
+        age_seconds: None,
         raw_bytes: None,
         stored_bytes: None,
         replicas: listed.replicas,
         problem: None,
     };
-    row.take_time(time, now);
+    row.take_time(time, now, limits);
     row
 }
 
 impl Row {
     /// A snapshot whose time lies in the future is never the latest, so it is marked.
-    fn take_time(&mut self, time: DateTime<Utc>, now: DateTime<Utc>) {
+    fn take_time(&mut self, time: DateTime<Utc>, now: DateTime<Utc>, limits: &Limits) {
         self.time = time;
-        self.age_seconds = (now - time).as_seconds_f64().max(0.0);
-        self.problem = is_future(time, now).then(|| "its time lies in the future, so it is not the latest".to_owned());
+        let in_future = is_future(time, now, limits);
+        self.age_seconds = (!in_future).then(|| (now - time).as_seconds_f64().max(0.0));
+        self.problem = in_future.then(|| "its time lies in the future, so it is not the latest".to_owned());
     }
 }
 
@@ -156,7 +159,7 @@ impl fmt::Display for Listing {
                 row.dataset.to_string(),
                 row.snapshot.to_string(),
                 human::time(row.time),
-                human::seconds(row.age_seconds),
+                row.age_seconds.map_or("FUTURE".to_owned(), human::seconds),
                 size(row, row.raw_bytes),
                 size(row, row.stored_bytes),
                 row.replicas.iter().map(Name::as_str).collect::<Vec<_>>().join(", "),
@@ -179,20 +182,24 @@ mod tests {
             replicas: vec!["north".parse().unwrap(), "south".parse().unwrap()],
         };
         let dataset: Name = "shop".parse().unwrap();
-        let mut good = row(&dataset, listed("20261123T183244123Z-9f2c81aa"), now);
+        let mut good = row(&dataset, listed("20261123T183244123Z-9f2c81aa"), now, &Limits::default());
         (good.raw_bytes, good.stored_bytes) = (Some(211_077_529), Some(1024));
-        let unknown = row(&dataset, listed("20261123T193244123Z-9f2c81ab"), now);
-        let mut bad = row(&dataset, listed("20261123T195959123Z-9f2c81ac"), now);
+        let unknown = row(&dataset, listed("20261123T193244123Z-9f2c81ab"), now, &Limits::default());
+        let mut bad = row(&dataset, listed("20261123T195959123Z-9f2c81ac"), now, &Limits::default());
         bad.problem = Some("forged".to_owned());
-        let listing =
-            Listing { vault: "v".to_owned(), unreachable: BTreeMap::new(), snapshots: vec![good, unknown, bad] };
+        let false_time = row(&dataset, listed("20361123T195959123Z-9f2c81ad"), now, &Limits::default());
+        assert!(false_time.problem.as_ref().unwrap().contains("future"));
+        let snapshots = vec![good, unknown, bad, false_time];
+        let listing = Listing { vault: "v".to_owned(), unreachable: BTreeMap::new(), snapshots };
         let text = listing.to_string();
         let lines: Vec<&str> = text.lines().collect();
-        assert_eq!(lines.len(), 4);
+        assert_eq!(lines.len(), 5);
         assert!(lines[1].contains("1 h 27 min  201.3 MiB  1.0 KiB  north, south"), "{text}");
         assert!(lines[2].contains(" -  ") && lines[3].contains("BAD"), "{text}");
+        assert!(lines[4].contains(" FUTURE "), "{text}");
         let json = serde_json::to_value(&listing).unwrap();
         assert_eq!(json["snapshots"][0]["raw_bytes"], 211_077_529);
         assert_eq!(json["snapshots"][2]["problem"], "forged");
+        assert!(json["snapshots"][3]["age_seconds"].is_null());
     }
 }

@@ -8,6 +8,7 @@ use lifeboat_engine::base::escape;
 use lifeboat_engine::base::facts::SourceFacts;
 use lifeboat_engine::format::id::{Digest, Name, SnapshotId};
 use lifeboat_engine::format::manifest::{Accounting, Manifest};
+use lifeboat_engine::is_future;
 use lifeboat_engine::restore::Selector;
 use serde::Serialize;
 
@@ -37,6 +38,8 @@ struct Description {
     sequence: Option<u64>,
     host: Name,
     started: DateTime<Utc>,
+    /// `started` lies in the future: a clock was wrong.
+    in_future: bool,
     finished: DateTime<Utc>,
     source: SourceFacts,
     streams: Vec<Stream>,
@@ -73,7 +76,8 @@ pub(crate) async fn run(args: &Args, session: &Session) -> Result<()> {
         Ok((reader.manifest(&args.dataset, &snapshot).await?, replicas.unwrap_or_default()))
     };
     let (manifest, replicas) = session.cancellable("reading the snapshot", look).await?;
-    session.out.result(&describe(manifest, replicas))
+    let in_future = is_future(manifest.started, session.clock.now(), reader.limits());
+    session.out.result(&Description { in_future, ..describe(manifest, replicas) })
 }
 
 fn describe(manifest: Manifest, replicas: Vec<Name>) -> Description {
@@ -92,6 +96,7 @@ fn describe(manifest: Manifest, replicas: Vec<Name>) -> Description {
         sequence: Some(manifest.sequence).filter(|sequence| *sequence > 0),
         host: manifest.host,
         started: manifest.started,
+        in_future: false,
         finished: manifest.finished,
         source: manifest.source,
         streams: manifest.streams.into_iter().map(stream).collect(),
@@ -107,11 +112,15 @@ impl fmt::Display for Description {
         let version = self.source.server_version.as_deref().unwrap_or_default();
         let tools: Vec<String> = self.source.tools.iter().map(|(tool, version)| format!("{tool} {version}")).collect();
         let totals = &self.totals;
+        let future = if self.in_future { " (this time lies in the FUTURE)" } else { "" };
         let mut facts = vec![
             ("dataset", self.dataset.to_string()),
             ("snapshot", self.snapshot.to_string()),
             ("predecessor", self.predecessor.as_ref().map_or("none, the first".to_owned(), ToString::to_string)),
-            ("taken", format!("{}, in {}, by host {}", human::time(self.started), human::seconds(took), self.host)),
+            (
+                "taken",
+                format!("{}{future}, in {}, by host {}", human::time(self.started), human::seconds(took), self.host),
+            ),
             ("source", format!("{} {version}", self.source.engine).trim_end().to_owned()),
             ("tools", tools.join(", ")),
             ("size", human::bytes(totals.raw_bytes)),

@@ -21,6 +21,7 @@ use lifeboat_base::{Class, Context, Error, Result};
 use rustls::pki_types::CertificateDer;
 use rustls::pki_types::pem::PemObject;
 
+use super::date::StoreClock;
 use super::{bounded, credentials, paced};
 use crate::pacer::Pacer;
 use crate::settings::{ReplicaConfig, S3Config, S3Credentials};
@@ -28,13 +29,19 @@ use crate::settings::{ReplicaConfig, S3Config, S3Credentials};
 /// A connection must be there within this time, TLS included.
 const MAX_CONNECT_TIME: Duration = Duration::from_secs(10);
 
-pub(super) async fn build(replica: &ReplicaConfig, s3: &S3Config, clock: SharedClock) -> Result<Client> {
+pub(super) async fn build(
+    replica: &ReplicaConfig,
+    s3: &S3Config,
+    clock: SharedClock,
+    store_clock: StoreClock,
+) -> Result<Client> {
     let region = Region::new(replica.region.clone());
     let config = Builder::new()
         .behavior_version(BehaviorVersion::v2026_01_12())
         .region(region.clone())
         .force_path_style(s3.path_style)
         .http_client(paced::paced(bounded::bounded(transport(replica, s3)?), Pacer::new(&replica.bandwidth, clock)))
+        .interceptor(store_clock)
         .timeout_config(TimeoutConfig::builder().connect_timeout(replica.timeout.min(MAX_CONNECT_TIME)).build())
         .retry_config(RetryConfig::disabled())
         // Every request has a deadline of ours; until then a slow line is not an error.

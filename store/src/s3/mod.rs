@@ -23,12 +23,13 @@ use aws_sdk_s3::Client;
 use aws_sdk_s3::primitives::{ByteStream, DateTime as SdkDateTime};
 use aws_sdk_s3::types::{ChecksumAlgorithm, StorageClass};
 use bytes::Bytes;
-use chrono::{DateTime, Utc};
+use chrono::{DateTime, TimeDelta, Utc};
 use lifeboat_base::Result;
 use lifeboat_base::buffers::spare;
 use lifeboat_base::clock::SharedClock;
 use lifeboat_format::id::Name;
 
+use self::date::StoreClock;
 use crate::replica::{ObjectMeta, Page, Probe, Replica, ReplicaError, ReplicaErrorKind};
 use crate::settings::{ReplicaConfig, S3Config};
 use crate::{key, waiting};
@@ -36,6 +37,7 @@ use crate::{key, waiting};
 mod bounded;
 mod client;
 mod credentials;
+mod date;
 mod errors;
 mod paced;
 mod probe;
@@ -56,7 +58,7 @@ pub struct S3Replica {
     storage_class: Option<StorageClass>,
     timeout: Duration,
     client: Client,
-    clock: SharedClock,
+    store_clock: StoreClock,
     /// Whether an answer has shown that the bucket exists.
     bucket_seen: AtomicBool,
 }
@@ -76,6 +78,7 @@ impl S3Replica {
     /// [`Class::Keys`](lifeboat_base::Class::Keys) when its CA file or credential file cannot be
     /// read.
     pub async fn open(replica: &ReplicaConfig, s3: &S3Config, vault_prefix: &str, clock: SharedClock) -> Result<Self> {
+        let store_clock = StoreClock::new(clock.clone());
         Ok(Self {
             name: replica.name.clone(),
             region: replica.region.clone(),
@@ -83,8 +86,8 @@ impl S3Replica {
             vault_prefix: vault_prefix.to_owned(),
             storage_class: s3.storage_class.as_deref().map(StorageClass::from),
             timeout: replica.timeout,
-            client: client::build(replica, s3, clock.clone()).await?,
-            clock,
+            client: client::build(replica, s3, clock, store_clock.clone()).await?,
+            store_clock,
             bucket_seen: AtomicBool::new(false),
         })
     }
@@ -196,6 +199,10 @@ impl Replica for S3Replica {
 
     fn region(&self) -> &str {
         &self.region
+    }
+
+    fn clock_offset(&self) -> Option<TimeDelta> {
+        self.store_clock.offset()
     }
 
     async fn put_new(&self, key: &str, body: Bytes) -> Result<(), ReplicaError> {

@@ -1,15 +1,11 @@
 //! Finds out what an S3 replica can do, by asking and by trying.
 
-use std::sync::{Arc, Mutex, PoisonError};
-
-use aws_sdk_s3::config::interceptors::BeforeDeserializationInterceptorContextRef;
-use aws_sdk_s3::config::{ConfigBag, Intercept, RuntimeComponents};
-use aws_sdk_s3::error::{BoxError, ProvideErrorMetadata};
+use aws_sdk_s3::error::ProvideErrorMetadata;
 use aws_sdk_s3::types::{BucketVersioningStatus, ObjectLockEnabled};
-use chrono::{DateTime, Utc};
+use chrono::TimeDelta;
 
 use super::{S3Replica, errors};
-use crate::replica::{Probe, ReplicaError, ReplicaErrorKind};
+use crate::replica::{Probe, Replica, ReplicaError, ReplicaErrorKind};
 use crate::{key, trial};
 
 pub(super) async fn run(replica: &S3Replica, write: bool) -> Result<Probe, ReplicaError> {
@@ -36,23 +32,18 @@ pub(super) async fn run(replica: &S3Replica, write: bool) -> Result<Probe, Repli
     })
 }
 
-/// Reads a listing, and compares the answer's `Date` with our clock.
+/// Reads a listing, and compares the store's clock with ours.
 async fn read(replica: &S3Replica) -> Result<Option<i64>, ReplicaErrorKind> {
-    let date = AnswerDate::default();
     replica
         .client
         .list_objects_v2()
         .bucket(&replica.bucket)
         .prefix(key::below(&replica.vault_prefix, ""))
         .max_keys(1)
-        .customize()
-        .interceptor(date.clone())
         .send()
         .await
         .map_err(|error| errors::classify(&error))?;
-    let now = replica.clock.now();
-    let date = *date.0.lock().unwrap_or_else(PoisonError::into_inner);
-    Ok(date.map(|date| (date - now).num_seconds()))
+    Ok(replica.clock_offset().map(|offset| TimeDelta::num_seconds(&offset)))
 }
 
 async fn versioning(replica: &S3Replica) -> Result<Option<bool>, ReplicaErrorKind> {
@@ -99,25 +90,4 @@ async fn remove_versions(replica: &S3Replica, key: &str) -> Result<(), ReplicaEr
         }
     }
     Ok(())
-}
-
-/// Remembers the `Date` of an answer.
-#[derive(Debug, Clone, Default)]
-struct AnswerDate(Arc<Mutex<Option<DateTime<Utc>>>>);
-
-impl Intercept for AnswerDate {
-    fn name(&self) -> &'static str {
-        "AnswerDate"
-    }
-
-    fn read_before_deserialization(
-        &self,
-        context: &BeforeDeserializationInterceptorContextRef<'_>,
-        _: &RuntimeComponents,
-        _: &mut ConfigBag,
-    ) -> Result<(), BoxError> {
-        let date = context.response().headers().get("date").and_then(|date| DateTime::parse_from_rfc2822(date).ok());
-        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = date.map(|date| date.to_utc());
-        Ok(())
-    }
 }

@@ -21,6 +21,8 @@
 //!   that it alone has, and withholds later, may have let another go elsewhere. But the newest
 //!   complete one of each replica stays. While it is doubted, snapshots that it alone shows do not
 //!   count for retention, but what signed ones refer to stays in every replica.
+//! - **The clock**: where replicas or snapshots contradict this host's clock, nothing is deleted
+//!   (`time.rs`).
 //! - **The future**: a snapshot whose capture lies in the future stays. It counts for no retention
 //!   rule, and is never the newest one: under a wrong clock, it would let others go.
 
@@ -28,6 +30,7 @@ mod execute;
 mod mark;
 mod plan;
 mod shown;
+mod time;
 mod unreferenced;
 mod view;
 

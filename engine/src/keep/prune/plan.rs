@@ -84,7 +84,7 @@ impl Prune<'_> {
         let (shown, elsewhere): (Vec<&Manifest>, Vec<&Manifest>) =
             view.manifests.values().partition(|manifest| view.shown.contains(&manifest.snapshot));
         let (future, past): (Vec<&Manifest>, Vec<&Manifest>) =
-            shown.into_iter().partition(|manifest| is_future(manifest.started, now));
+            shown.into_iter().partition(|manifest| is_future(manifest.started, now, &self.config.limits));
         let times: Vec<DateTime<Utc>> = past.iter().map(|manifest| manifest.started).collect();
         let reasons = retention::reasons_as_made(&times, &self.dataset.retention, now);
         let because = |why: &'static str| move |manifest| (manifest, vec![why.to_owned()]);

@@ -226,6 +226,9 @@ impl Prune<'_> {
         if !gaps.is_empty() {
             doubts.everywhere.get_or_insert_with(|| refusal(dataset, &gaps));
         }
+        if let Err(error) = self.check_time(&manifests) {
+            doubts.everywhere.get_or_insert(error);
+        }
         let is_leftover =
             |snapshot: SnapshotId| unfinished.get(&snapshot).is_some_and(|head| known.is_leftover(&snapshot, head));
         // Records count for nothing without an act.
@@ -341,8 +344,9 @@ impl Prune<'_> {
             let mut unbelieved = Unbelieved::new("a drill report that cannot be believed");
             let sound = inventories.iter().filter(|inventory| !doubts.replicas.contains_key(inventory.replica.name()));
             let shown: BTreeSet<&SnapshotId> = sound.flat_map(|inventory| &inventory.snapshots).collect();
-            let counts =
-                |(snapshot, manifest): &(_, &Manifest)| shown.contains(*snapshot) && !is_future(manifest.started, now);
+            let counts = |(snapshot, manifest): &(_, &Manifest)| {
+                shown.contains(*snapshot) && !is_future(manifest.started, now, &self.config.limits)
+            };
             let mut candidates: BTreeMap<&SnapshotId, &Manifest> = manifests.iter().filter(counts).collect();
             let doubted = doubts.replicas.len();
             let newest = self.newest_proved_of(&candidates, inventories, doubts, &mut unbelieved).await;

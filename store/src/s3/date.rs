@@ -1,0 +1,154 @@
+//! What the store's clock says: each answer has a `Date`, whatever else it says. Also a refusal has
+//! one, such as that of a request whose own time is wrong.
+//!
+//! `Date` has whole seconds, and the answer was on its way for some time. So the store's time is
+//! known to a second plus the round trip. Only that part of a difference counts which this cannot
+//! explain.
+
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use aws_sdk_s3::config::interceptors::{
+    BeforeDeserializationInterceptorContextRef, BeforeTransmitInterceptorContextRef,
+};
+use aws_sdk_s3::config::{ConfigBag, Intercept, RuntimeComponents};
+use aws_sdk_s3::error::BoxError;
+use aws_smithy_types::config_bag::{Storable, StoreReplace};
+use chrono::{DateTime, TimeDelta, Utc};
+use lifeboat_base::clock::SharedClock;
+
+/// An answer tells the time for so long. Then a machine that slept meanwhile would be told wrong.
+const LONGEST_USE: Duration = Duration::from_secs(600);
+/// `Date` is cut to whole seconds.
+const DATE_PRECISION: TimeDelta = TimeDelta::seconds(1);
+
+/// Remembers what the last answer told.
+#[derive(Clone)]
+pub(super) struct StoreClock {
+    clock: SharedClock,
+    told: Arc<Mutex<Option<Told>>>,
+}
+
+/// What an answer told.
+#[derive(Debug, Clone, Copy)]
+struct Told {
+    /// The store's clock, at the earliest, when the answer arrived.
+    earliest: DateTime<Utc>,
+    /// It may have been later by this.
+    uncertain: TimeDelta,
+    /// When the answer arrived, by [`Clock::elapsed`](lifeboat_base::clock::Clock::elapsed).
+    at: Duration,
+}
+
+/// When a request was sent, by [`Clock::elapsed`](lifeboat_base::clock::Clock::elapsed).
+#[derive(Debug)]
+struct SentAt(Duration);
+
+impl Storable for SentAt {
+    type Storer = StoreReplace<Self>;
+}
+
+impl std::fmt::Debug for StoreClock {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("StoreClock")
+    }
+}
+
+impl StoreClock {
+    pub(super) fn new(clock: SharedClock) -> Self {
+        Self { clock, told: Arc::default() }
+    }
+
+    /// The store's clock minus ours: the least difference that its last answer leaves possible.
+    /// `None` if it has not told the time lately.
+    pub(super) fn offset(&self) -> Option<TimeDelta> {
+        let told = (*self.told.lock().unwrap_or_else(PoisonError::into_inner))?;
+        let since = self.clock.elapsed().saturating_sub(told.at);
+        if since > LONGEST_USE {
+            return None;
+        }
+        let least = told.earliest + TimeDelta::from_std(since).ok()? - self.clock.now();
+        let most = least + told.uncertain;
+        Some(TimeDelta::zero().clamp(least, most))
+    }
+
+    fn hear(&self, date: &str, sent: Duration) {
+        let Ok(date) = DateTime::parse_from_rfc2822(date) else { return };
+        let at = self.clock.elapsed();
+        let trip = TimeDelta::from_std(at.saturating_sub(sent)).unwrap_or(TimeDelta::MAX);
+        let told = Told { earliest: date.to_utc(), uncertain: trip.checked_add(&DATE_PRECISION).unwrap_or(trip), at };
+        *self.told.lock().unwrap_or_else(PoisonError::into_inner) = Some(told);
+    }
+}
+
+impl Intercept for StoreClock {
+    fn name(&self) -> &'static str {
+        "StoreClock"
+    }
+
+    fn read_before_transmit(
+        &self,
+        _: &BeforeTransmitInterceptorContextRef<'_>,
+        _: &RuntimeComponents,
+        bag: &mut ConfigBag,
+    ) -> Result<(), BoxError> {
+        bag.interceptor_state().store_put(SentAt(self.clock.elapsed()));
+        Ok(())
+    }
+
+    fn read_before_deserialization(
+        &self,
+        context: &BeforeDeserializationInterceptorContextRef<'_>,
+        _: &RuntimeComponents,
+        bag: &mut ConfigBag,
+    ) -> Result<(), BoxError> {
+        let headers = context.response().headers();
+        // With an age it comes from a cache, and its date is as old.
+        if let (Some(date), None, Some(sent)) = (headers.get("date"), headers.get("age"), bag.load::<SentAt>()) {
+            self.hear(date, sent.0);
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used, reason = "tests")]
+mod tests {
+    use lifeboat_base::clock::{Clock, ManualClock};
+
+    use super::*;
+
+    #[test]
+    fn only_what_a_second_and_the_round_trip_cannot_explain_is_a_difference() {
+        let at = |text: &str| DateTime::parse_from_rfc3339(text).unwrap().to_utc();
+        let (second, minute) = (Duration::from_secs(1), Duration::from_secs(60));
+        let clock = ManualClock::at(at("2026-11-28T12:00:05.400Z"));
+        let store = StoreClock::new(clock.clone());
+        assert_eq!(store.offset(), None, "nothing was heard yet");
+        let sent = clock.elapsed();
+        clock.advance(4 * second);
+        // By now it is 12:00:09.4 here.
+        for (date, difference) in [
+            ("Sat, 28 Nov 2026 12:00:05 GMT", 0.0),
+            ("Sat, 28 Nov 2026 12:00:09 GMT", 0.0),
+            ("Sat, 28 Nov 2026 12:00:10 GMT", 0.6),
+            ("Sat, 28 Nov 2026 12:00:04 GMT", -0.4),
+            ("Sat, 28 Nov 2026 13:00:09 GMT", 3599.6),
+            ("Sat, 28 Nov 2026 11:00:09 GMT", -3595.4),
+        ] {
+            store.hear(date, sent);
+            let found = store.offset().unwrap().as_seconds_f64();
+            assert!((found - difference).abs() < 1e-6, "{date}: {found}");
+        }
+        store.hear("yesterday", sent);
+        assert!(store.offset().unwrap() < TimeDelta::minutes(-59), "what is no date changes nothing");
+
+        store.hear("Sat, 28 Nov 2026 12:00:09 GMT", sent);
+        clock.advance(5 * minute);
+        assert_eq!(store.offset(), Some(TimeDelta::zero()), "both clocks went on");
+        clock.set(clock.now() + TimeDelta::hours(1));
+        assert!(store.offset().unwrap() < TimeDelta::minutes(-59), "ours was set since then");
+        clock.advance(6 * minute);
+        assert_eq!(store.offset(), None, "what it told is old");
+    }
+}
