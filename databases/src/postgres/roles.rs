@@ -1,7 +1,9 @@
 //! Makes the roles of a snapshot on a server, with what belongs to them.
 //!
-//! Each statement is written anew from what [`Globals`] understood. A role that exists keeps all
-//! that it has and gains nothing. What the server refuses, and what was left out, is told.
+//! Each statement is written anew from what [`Globals`] understood. On a server that is not ours, a
+//! role that exists keeps all that it has and gains nothing, neither by itself nor by becoming a
+//! member of a new role. New roles that come to power, by themselves or by a membership, are told.
+//! What the server refuses, and what was left out, is told.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -20,6 +22,11 @@ const MEMBERSHIP_OPTIONS: u32 = 16;
 const PARAMETER_RIGHTS: u32 = 15;
 /// Attributes that only a superuser can give.
 const HIGH: [&str; 3] = ["SUPERUSER", "REPLICATION", "BYPASSRLS"];
+
+/// Attributes by which a role that exists can do what others cannot.
+const POWERFUL: [&str; 4] = ["SUPERUSER", "REPLICATION", "BYPASSRLS", "CREATEROLE"];
+/// How the names of PostgreSQL's own roles begin.
+const OF_SERVER: &str = "pg_";
 
 /// The roles of a server: attributes as `pg_dumpall` names them, separated by blanks.
 const ROLES: &str = "SELECT rolname, concat_ws(' ', CASE WHEN rolsuper THEN 'SUPERUSER' END, \
@@ -137,8 +144,8 @@ impl Plan<'_> {
         let exists = |name: &String| self.existing.contains_key(name);
         let (mut kept, mut anew) = (Vec::new(), Vec::new());
         for membership in &globals.memberships {
-            // It would give a role more rights than it has.
-            if !self.ours && exists(&membership.role) && exists(&membership.member) {
+            // It would give a role more rights than it has. A new role may have any.
+            if !self.ours && exists(&membership.member) {
                 if !self.members.contains(&(membership.role.clone(), membership.member.clone())) {
                     kept.push(format!("{} to {}", membership.role, membership.member));
                 }
@@ -154,13 +161,48 @@ impl Plan<'_> {
         }
         if !kept.is_empty() {
             let kept = several(kept.iter().map(String::as_str));
-            warnings.push(format!("not granted, as both roles exist: {kept}"));
+            warnings.push(format!("not granted, as the member exists and keeps the rights that it has: {kept}"));
+        }
+        let raised = if self.ours { Vec::new() } else { self.raised(globals) };
+        if !raised.is_empty() {
+            let raised = several(raised.iter().map(String::as_str));
+            warnings.push(format!("new roles that may act as a powerful role: {raised}"));
         }
         let parameters = globals.parameters.iter().filter(|grant| !exists(&grant.role));
         if self.major >= PARAMETER_RIGHTS {
             steps.extend(parameters.map(parameter));
         }
         (steps, anew)
+    }
+
+    /// New roles that are members of a powerful role, be it by way of others, each with that role.
+    fn raised(&self, globals: &Globals) -> Vec<String> {
+        let mut members: BTreeMap<&str, Vec<&str>> = BTreeMap::new();
+        let new = globals.memberships.iter().filter(|membership| !self.existing.contains_key(&membership.member));
+        let new = new.map(|membership| (membership.role.as_str(), membership.member.as_str()));
+        let here = self.members.iter().map(|(role, member)| (role.as_str(), member.as_str()));
+        for (role, member) in new.chain(here) {
+            members.entry(role).or_default().push(member);
+        }
+        let here = self.existing.iter().filter(|(name, attributes)| {
+            name.starts_with(OF_SERVER) || attributes.split(' ').any(|word| POWERFUL.contains(&word))
+        });
+        let new = globals.roles.iter().filter(|(name, role)| {
+            !self.existing.contains_key(*name) && HIGH.iter().any(|high| role.attributes.contains(high))
+        });
+        let powerful = here.map(|(name, _)| name.as_str()).chain(new.map(|(name, _)| name.as_str()));
+        let mut left: Vec<(&str, &str)> = powerful.map(|name| (name, name)).collect();
+        let mut reached: BTreeMap<&str, &str> = left.iter().copied().collect();
+        while let Some((role, as_whom)) = left.pop() {
+            for member in members.get(role).into_iter().flatten().copied() {
+                if !reached.contains_key(member) {
+                    reached.insert(member, as_whom);
+                    left.push((member, as_whom));
+                }
+            }
+        }
+        let raised = reached.iter().filter(|(name, as_whom)| name != as_whom && !self.existing.contains_key(**name));
+        raised.map(|(name, as_whom)| format!("{name} (as {as_whom})")).collect()
     }
 
     fn grant(&self, membership: &Membership, grantor: Option<&String>) -> Step {
