@@ -5,6 +5,7 @@
 //! statements that are written anew and cannot run any code.
 
 use super::contents::{Change, Contents, ContentsEntry};
+use super::refusals::OWNER_OF;
 use super::owners::{KnownRoles, roles};
 use super::sql::quoted_name;
 use super::steps::Step;
@@ -52,6 +53,8 @@ const GRANTED_ON: [&[&str]; 12] = [
 pub(crate) struct Ownership {
     /// Owners, then grants.
     pub(crate) steps: Vec<Step>,
+    /// Rights whose grantor is lacking.
+    pub(crate) anew: Vec<String>,
     /// What was not understood, for people.
     pub(crate) strange: Vec<String>,
     /// Owners and rights of the server's own objects, for people.
@@ -73,7 +76,7 @@ impl Ownership {
                 let owner = if known.lacks(owner, comparable) { otherwise.as_bytes() } else { owner };
                 let of_schema = if kind == b"SCHEMA" { &entry.tag } else { &entry.schema };
                 if is_of_server(contents.get(of_schema)) {
-                    ownership.of_server.push(format!("owner of {}", contents.name(entry)));
+                    ownership.of_server.push(format!("{OWNER_OF}{}", contents.name(entry)));
                     continue;
                 }
                 let steps = if kind == b"SEQUENCE" { &mut sequences } else { &mut ownership.steps };
@@ -121,7 +124,11 @@ impl Ownership {
             }
             for sql in each_large_object(contents, entry, tokens) {
                 let mut step = Step::new(format!("rights on {name}"), sql.clone());
-                if let Some(grantor) = grantor.as_ref().filter(|grantor| !known.lacks(grantor, comparable)) {
+                let here = grantor.as_ref().filter(|grantor| !known.lacks(grantor, comparable));
+                if grantor.is_some() && here.is_none() {
+                    self.anew.push(step.what.clone());
+                }
+                if let Some(grantor) = here {
                     let session = [b"SET SESSION AUTHORIZATION ", &quoted_name(grantor)[..], b"; "].concat();
                     step.sql = [&session, &sql[..], b"; RESET SESSION AUTHORIZATION"].concat();
                     step.otherwise = Some(sql);
@@ -147,7 +154,7 @@ fn of_owner(contents: &Contents, entry: &ContentsEntry, owner: &[u8]) -> Vec<Ste
     } else {
         Vec::new()
     };
-    let what = format!("owner of {}", contents.name(entry));
+    let what = format!("{OWNER_OF}{}", contents.name(entry));
     let step = |object: Vec<u8>| {
         Step::new(what.clone(), [b"ALTER ", &object[..], b" OWNER TO ", &quoted_name(owner)].concat())
     };

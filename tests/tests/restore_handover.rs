@@ -1,0 +1,89 @@
+//! After a restore into PostgreSQL, every object has its owner and every role its rights, or the
+//! restore says what is lacking and has failed.
+#![allow(clippy::unwrap_used, clippy::expect_used)]
+
+use lifeboat_engine::Class;
+use lifeboat_engine::databases::{RestoreOutcome, Wanted};
+use lifeboat_tests::postgres::Postgres;
+use lifeboat_tests::work::{captured, context, only, restored};
+use tempfile::TempDir;
+
+fn lost(outcome: &RestoreOutcome) -> Vec<(&str, &str)> {
+    outcome.failures.iter().map(|failure| (failure.object.as_str(), failure.class.as_str())).collect()
+}
+
+async fn has_no_rest(server: &Postgres) {
+    let left = "SELECT count(*) FROM pg_database WHERE datname LIKE 'lifeboat%'";
+    assert_eq!(server.query("postgres", left).await.trim(), "0");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_owner_or_right_that_is_refused_is_a_failure() {
+    let (from, to) = (Postgres::start().await, Postgres::start().await);
+    // In this encoding Lifeboat cannot compare the names of roles, so the server decides.
+    from.run_sql("postgres", "CREATE DATABASE shop TEMPLATE template0 ENCODING 'LATIN1' LC_COLLATE 'C' LC_CTYPE 'C'")
+        .await;
+    from.run_sql(
+        "shop",
+        "CREATE ROLE \"J\u{f6}\"; CREATE ROLE app; CREATE TABLE t AS SELECT 1 AS a; ALTER TABLE t OWNER TO \"J\u{f6}\";
+         CREATE TABLE u AS SELECT 2 AS a; ALTER TABLE u OWNER TO app; GRANT SELECT ON u TO \"J\u{f6}\"; GRANT CONNECT ON DATABASE shop TO \"J\u{f6}\"",
+    )
+    .await;
+    let place = TempDir::new().unwrap();
+    let cx = context(&place);
+    let streams = captured(&from, u64::MAX, &cx).await;
+    to.run_sql("postgres", "CREATE ROLE app; CREATE DATABASE shop").await;
+    to.run_sql("shop", "CREATE TABLE precious AS SELECT 7 AS a").await;
+
+    let strict = Wanted { overwrite: true, ..only("shop") };
+    let error = restored(&streams, &to, strict.clone(), &cx).await.unwrap_err();
+    assert_eq!(error.class(), Class::Source);
+    for named in ["owner of TABLE public.t (role", "rights on ACL public.TABLE u", "rights on the database for J"] {
+        assert!(error.chain().contains(named), "{named}: {}", error.chain());
+    }
+    assert!(error.hint_text().is_some_and(|hint| hint.contains("--keep-going")), "{error:?}");
+    assert_eq!(to.query("shop", "SELECT a FROM precious").await.trim(), "7");
+    has_no_rest(&to).await;
+
+    let outcome = restored(&streams, &to, Wanted { keep_going: true, ..strict }, &cx).await.unwrap();
+    assert!(lost(&outcome).contains(&("owner of TABLE public.t", "rights")), "{:?}", outcome.failures);
+    assert!(outcome.failures.iter().all(|failure| failure.class == "rights"), "{:?}", outcome.failures);
+    let kept =
+        outcome.warnings.iter().find_map(|warning| Some(warning.split_once("is kept as ")?.1.to_owned())).unwrap();
+    assert_eq!(to.query(&kept, "SELECT a FROM precious").await.trim(), "7");
+    let owners = "SELECT relowner::regrole FROM pg_class WHERE relname IN ('t', 'u') ORDER BY relname";
+    assert_eq!(
+        to.query("shop", owners).await.split_whitespace().collect::<Vec<_>>(),
+        ["\"lifeboat-orphans\"", "app"]
+    );
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_right_that_the_server_does_not_give_is_told() {
+    let (from, to) = (Postgres::start().await, Postgres::start().await);
+    from.create_database("shop").await;
+    // Its grantor may not grant any more, of which the server only warns.
+    from.run_sql(
+        "shop",
+        "CREATE ROLE app; CREATE ROLE reader; CREATE ROLE guest; CREATE TABLE t AS SELECT 1 AS a; ALTER TABLE t OWNER TO app;
+         GRANT SELECT ON t TO reader WITH GRANT OPTION; SET SESSION AUTHORIZATION reader; GRANT SELECT ON t TO guest; RESET SESSION AUTHORIZATION;
+         UPDATE pg_class SET relacl = replace(relacl::text, 'reader=r*/app', 'reader=r/app')::aclitem[] WHERE relname = 't'",
+    )
+    .await;
+    let place = TempDir::new().unwrap();
+    let cx = context(&place);
+    let streams = captured(&from, u64::MAX, &cx).await;
+    to.run_sql("postgres", "CREATE ROLE app; CREATE ROLE reader; CREATE ROLE guest").await;
+    let error = restored(&streams, &to, only("shop"), &cx).await.unwrap_err();
+    assert!(error.chain().contains("no privileges were granted for \"t\""), "{}", error.chain());
+    assert!(to.try_query("shop", "SELECT 1").await.is_err());
+    let outcome = restored(&streams, &to, Wanted { keep_going: true, ..only("shop") }, &cx).await.unwrap();
+    assert_eq!(lost(&outcome), [("rights", "rights")]);
+
+    // A grantor who is not there is replaced by the owner.
+    to.run_sql("postgres", "DROP DATABASE shop; DROP ROLE reader").await;
+    let outcome = restored(&streams, &to, only("shop"), &cx).await.unwrap();
+    let told = |warning: &String| warning.contains("granted by another role") && warning.contains("TABLE t");
+    assert!(outcome.warnings.iter().any(told), "{:?}", outcome.warnings);
+    assert_eq!(to.query("shop", "SELECT has_table_privilege('guest', 't', 'SELECT')").await.trim(), "t");
+}
