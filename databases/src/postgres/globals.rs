@@ -294,42 +294,13 @@ fn parameter_grant(mut reading: Reading<'_>) -> Option<ParameterGrant> {
     Some(ParameterGrant { set, alter_system, parameter, role, grant_option })
 }
 
-fn is_of_tablespaces(tokens: &[Token]) -> bool {
+/// Whether a statement is about a tablespace.
+pub(crate) fn is_of_tablespaces(tokens: &[Token]) -> bool {
     let begins = |words: &[&str]| Reading(tokens).words(words);
     let kinds: [&[&str]; 3] = [&["CREATE", "TABLESPACE"], &["ALTER", "TABLESPACE"], &["COMMENT", "ON", "TABLESPACE"]];
     let grants = begins(&["GRANT"]) || begins(&["REVOKE"]);
     let on = (0..tokens.len()).any(|at| Reading(&tokens[at..]).words(&["ON", "TABLESPACE"]));
     kinds.iter().any(|words| begins(words)) || grants && on
-}
-
-/// Splits a text at line ends outside quotes. Comments and `\restrict` lines are left out.
-pub(crate) fn statements(text: &str) -> Vec<&str> {
-    let mut statements = Vec::new();
-    let (mut start, mut quote) = (0, None);
-    let mut comment = false;
-    for (at, c) in text.char_indices() {
-        match (quote, c) {
-            _ if comment => {}
-            (None, '\'' | '"') => quote = Some(c),
-            (Some(open), c) if open == c => quote = None,
-            (None, '-') if text[start..at].trim().is_empty() && text[at..].starts_with("--") => comment = true,
-            _ => {}
-        }
-        if c == '\n' && quote.is_none() {
-            let line = &text[start..=at];
-            if !comment && !line.trim().is_empty() && !line.starts_with('\\') {
-                statements.push(line);
-            }
-            (start, comment) = (at + 1, false);
-        }
-    }
-    statements
-}
-/// Whether a statement is about a tablespace.
-pub(crate) fn is_of_tablespace(statement: &str) -> bool {
-    let verbs = ["CREATE TABLESPACE ", "ALTER TABLESPACE ", "COMMENT ON TABLESPACE "];
-    let grant = ["GRANT ", "REVOKE "].iter().any(|verb| statement.starts_with(verb));
-    verbs.iter().any(|verb| statement.starts_with(verb)) || (grant && statement.contains(" ON TABLESPACE "))
 }
 
 #[cfg(test)]
