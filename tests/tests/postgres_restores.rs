@@ -102,7 +102,11 @@ GRANT team TO \"Jö e\" WITH ADMIN OPTION;
 async fn roles_come_along_into_an_empty_server() {
     let from = Postgres::start().await;
     from.run_sql("postgres", ROLES).await;
-    from.run_sql("postgres", "GRANT SET ON PARAMETER log_statement TO team").await;
+    from.run_sql(
+        "postgres",
+        "GRANT SET ON PARAMETER log_statement TO team; GRANT SET ON PARAMETER log_duration TO PUBLIC",
+    )
+    .await;
     let place = TempDir::new().unwrap();
     let cx = context(&place);
     let streams = captured(&from, u64::MAX, &cx).await;
@@ -182,7 +186,11 @@ async fn a_server_that_lives_gets_no_roles_unless_it_is_told_so() {
         "{:?}",
         outcome.warnings
     );
-    assert!(told(&outcome, "not granted, as the member exists and keeps the rights that it has: keeper to reader"), "{:?}", outcome.warnings);
+    assert!(
+        told(&outcome, "not granted, as the member exists and keeps the rights that it has: keeper to reader"),
+        "{:?}",
+        outcome.warnings
+    );
     let roles = "SELECT rolname, rolsuper, rolcreatedb FROM pg_roles WHERE oid >= 16384 ORDER BY 1";
     assert_eq!(
         to.query("postgres", roles).await.split_whitespace().collect::<Vec<_>>(),
@@ -198,9 +206,11 @@ async fn a_role_that_exists_gains_nothing_and_new_power_is_told() {
         "postgres",
         "CREATE ROLE joe; CREATE ROLE boss; CREATE ROLE middle; CREATE ROLE root SUPERUSER; CREATE ROLE guest LOGIN; CREATE ROLE far LOGIN;
          CREATE ROLE plain LOGIN; CREATE ROLE harmless; GRANT harmless TO plain;
-         GRANT root TO joe; GRANT boss TO middle; GRANT middle TO far; GRANT pg_read_server_files TO guest; CREATE DATABASE shop",
+         GRANT root TO joe; GRANT boss TO middle; GRANT middle TO far; GRANT pg_read_server_files TO guest;
+         GRANT SET ON PARAMETER log_statement TO joe, guest; GRANT SET ON PARAMETER log_duration TO PUBLIC",
     )
     .await;
+    from.create_database("shop").await;
     let place = TempDir::new().unwrap();
     let cx = context(&place);
     let streams = captured(&from, u64::MAX, &cx).await;
@@ -214,6 +224,10 @@ async fn a_role_that_exists_gains_nothing_and_new_power_is_told() {
         outcome.warnings
     );
     assert!(!told(&outcome, "plain (as"), "{:?}", outcome.warnings);
+    assert!(told(&outcome, "were left out: log_duration to PUBLIC, log_statement to joe"), "{:?}", outcome.warnings);
+    let rights = "SELECT has_parameter_privilege('joe', 'log_statement', 'SET'), has_parameter_privilege('guest', 'log_statement', 'SET'),
+        has_parameter_privilege('joe', 'log_duration', 'SET')";
+    assert_eq!(to.query("postgres", rights).await.trim(), "f|t|f");
 }
 
 #[tokio::test(flavor = "multi_thread")]

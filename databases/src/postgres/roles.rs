@@ -56,8 +56,10 @@ impl Server<'_> {
         let existing: BTreeMap<String, String> = pairs(&self.query(ROLES).await?).into_iter().collect();
         let members: BTreeSet<(String, String)> =
             if ours { BTreeSet::new() } else { pairs(&self.query(MEMBERSHIPS).await?).into_iter().collect() };
+        let own = self.query("SELECT current_user").await?;
+        let alive = existing.keys().any(|name| *name != own && !name.starts_with(OF_SERVER));
         let mut warnings = Vec::new();
-        let plan = Plan { existing: &existing, members: &members, major: version / 10_000, ours };
+        let plan = Plan { existing: &existing, members: &members, major: version / 10_000, ours, alive };
         let (steps, mut anew) = plan.steps(globals, &mut warnings);
         let failures = self.run_steps(self.connection.maintenance_database(), &steps, "UTF8").await;
         let failures = failures.map_err(|error| error.within("cannot restore roles and other globals"))?;
@@ -108,6 +110,8 @@ struct Plan<'a> {
     members: &'a BTreeSet<(String, String)>,
     major: u32,
     ours: bool,
+    /// Whether there are roles besides PostgreSQL's own and the one that connects.
+    alive: bool,
 }
 
 impl Plan<'_> {
@@ -168,9 +172,17 @@ impl Plan<'_> {
             let raised = several(raised.iter().map(String::as_str));
             warnings.push(format!("new roles that may act as a powerful role: {raised}"));
         }
-        let parameters = globals.parameters.iter().filter(|grant| !exists(&grant.role));
+        // A grant to all roles is one to those that exist.
+        let gains = |grant: &&ParameterGrant| !self.ours && grant.role.as_ref().map_or(self.alive, exists);
+        let (kept, parameters): (Vec<&ParameterGrant>, Vec<_>) = globals.parameters.iter().partition(gains);
+        if !kept.is_empty() {
+            let kept: Vec<String> =
+                kept.iter().map(|grant| format!("{} to {}", grant.parameter, grantee(grant))).collect();
+            let kept = several(kept.iter().map(String::as_str));
+            warnings.push(format!("rights on parameters that would go to roles that exist were left out: {kept}"));
+        }
         if self.major >= PARAMETER_RIGHTS {
-            steps.extend(parameters.map(parameter));
+            steps.extend(parameters.into_iter().map(parameter));
         }
         (steps, anew)
     }
@@ -294,9 +306,15 @@ fn parameter(grant: &ParameterGrant) -> Step {
     let rights = [(grant.set, "SET"), (grant.alter_system, "ALTER SYSTEM")];
     let rights: Vec<&str> = rights.iter().filter(|(given, _)| *given).map(|(_, right)| *right).collect();
     let option = if grant.grant_option { " WITH GRANT OPTION" } else { "" };
-    let (parameter, role) = (quoted(&grant.parameter), quoted(&grant.role));
+    let role = grant.role.as_deref().map_or_else(|| grantee(grant).to_owned(), quoted);
+    let parameter = quoted(&grant.parameter);
     let sql = format!("GRANT {} ON PARAMETER {parameter} TO {role}{option}", rights.join(", "));
-    Step::new(format!("rights on parameter {} for role {}", grant.parameter, grant.role), sql)
+    Step::new(format!("rights on parameter {} for role {}", grant.parameter, grantee(grant)), sql)
+}
+
+/// To whom a right is granted, for people.
+fn grantee(grant: &ParameterGrant) -> &str {
+    grant.role.as_deref().unwrap_or("PUBLIC")
 }
 
 fn pairs(answer: &str) -> Vec<(String, String)> {
