@@ -32,6 +32,24 @@ const IN_DATABASE: [&str; 2] = ["SCHEMA", "PUBLICATION"];
 const FOREIGN: [&str; 1] = ["SERVER"];
 /// Kinds whose name has arguments.
 const WITH_ARGUMENTS: [&str; 4] = ["FUNCTION", "PROCEDURE", "AGGREGATE", "OPERATOR"];
+/// Kinds that have no owner of their own, of those that an archive can drop. A database has one,
+/// which it gets with what else belongs to it.
+const WITHOUT_OWNER: [&str; 14] = [
+    "CAST",
+    "CHECK CONSTRAINT",
+    "CONSTRAINT",
+    "DATABASE",
+    "DATABASE PROPERTIES",
+    "DEFAULT",
+    "FK CONSTRAINT",
+    "INDEX",
+    "POLICY",
+    "ROW SECURITY",
+    "RULE",
+    "TRANSFORM",
+    "TRIGGER",
+    "USER MAPPING",
+];
 /// What a grant may be on. Roles, databases, tablespaces and settings are not among them.
 const GRANTED_ON: [&[&str]; 12] = [
     &["TABLE"],
@@ -79,8 +97,12 @@ impl Ownership {
                     ownership.of_server.push(format!("{OWNER_OF}{}", contents.name(entry)));
                     continue;
                 }
+                let given = of_owner(contents, entry, owner);
+                if given.is_empty() && has_owner(contents, entry) {
+                    ownership.strange.push(format!("{OWNER_OF}{}", contents.name(entry)));
+                }
                 let steps = if kind == b"SEQUENCE" { &mut sequences } else { &mut ownership.steps };
-                steps.extend(of_owner(contents, entry, owner));
+                steps.extend(given);
             }
         }
         // A sequence that belongs to a column follows its table.
@@ -137,6 +159,13 @@ impl Ownership {
             }
         }
     }
+}
+
+/// Whether an entry has an owner of its own. As in `pg_restore`, what is not dropped by itself has
+/// none.
+fn has_owner(contents: &Contents, entry: &ContentsEntry) -> bool {
+    let kind = contents.get(&entry.kind);
+    !contents.get(&entry.drop).is_empty() && !WITHOUT_OWNER.iter().any(|known| known.as_bytes() == kind)
 }
 
 /// The statements that give an object to its owner.
@@ -300,6 +329,10 @@ mod tests {
         assert_eq!(
             object("OPERATOR", "DROP OPERATOR s.<-> (a.b, NONE);").as_deref(),
             Some("OPERATOR s . <-> ( a . b , NONE )")
+        );
+        assert_eq!(
+            object("OPERATOR", "DROP OPERATOR s.`~ (integer, integer);").as_deref(),
+            Some("OPERATOR s . `~ ( integer , integer )")
         );
         for (kind, hostile) in [
             ("FUNCTION", "DROP FUNCTION s.f() SUPPORT g;"),
