@@ -5,8 +5,7 @@
 use std::path::Path;
 
 use lifeboat_engine::Class;
-use lifeboat_engine::databases::postgres::PostgresTarget;
-use lifeboat_engine::databases::{Target, Wanted, load};
+use lifeboat_engine::databases::Wanted;
 use lifeboat_tests::postgres::Postgres;
 use lifeboat_tests::tools;
 use lifeboat_tests::work::{captured, context, only, restored};
@@ -406,75 +405,4 @@ async fn every_owner_and_right_comes_back_in_postgresql_18() {
     let newer = tools::workspace().join(".tools/pg18/bin");
     assert!(newer.join("postgres").is_file(), "PostgreSQL 18 is not installed: run `make setup`");
     every_owner_and_right_comes_back(&newer).await;
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn what_needs_a_superuser_is_refused_and_named() {
-    let (from, to) = (Postgres::start().await, Postgres::start().await);
-    from.create_database("shop").await;
-    from.run_sql(
-        "shop",
-        "CREATE TABLE t AS SELECT 1 AS a; CREATE EXTENSION file_fdw; CREATE EXTENSION pgcrypto;
-         CREATE FUNCTION see() RETURNS event_trigger LANGUAGE plpgsql AS 'BEGIN END';
-         CREATE EVENT TRIGGER sees ON ddl_command_end EXECUTE FUNCTION see();",
-    )
-    .await;
-    let place = TempDir::new().unwrap();
-    let cx = context(&place);
-    let streams = captured(&from, u64::MAX, &cx).await;
-    let error = restored(&streams, &to, only("shop"), &cx).await.unwrap_err();
-    assert_eq!(error.class(), Class::Usage);
-    let told = error.chain();
-    assert!(
-        told.contains("EXTENSION file_fdw") && !told.contains("pgcrypto") && told.contains("EVENT TRIGGER sees"),
-        "{told}"
-    );
-    assert!(error.hint_text().is_some_and(|hint| hint.contains("--as-superuser")), "{error:?}");
-    nothing_is_left(&to).await;
-    assert!(to.try_query("shop", "SELECT 1").await.is_err());
-    let outcome = restored(&streams, &to, Wanted { as_superuser: true, ..only("shop") }, &cx).await.unwrap();
-    assert!(outcome.warnings.iter().any(|warning| warning.contains("EVENT TRIGGER sees")), "{:?}", outcome.warnings);
-    assert_eq!(to.query("shop", "SELECT count(*) FROM pg_event_trigger").await.trim(), "1");
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn a_server_that_lets_no_other_role_in_is_told_and_left_as_it_was() {
-    let (from, to) = (Postgres::start().await, Postgres::start().await);
-    from.create_database("shop").await;
-    from.run_sql("shop", "CREATE TABLE t AS SELECT 1 AS a").await;
-    let rules = to.query("postgres", "SHOW hba_file").await;
-    std::fs::write(rules.trim(), "local all postgres trust\n").unwrap();
-    to.run_sql("postgres", "SELECT pg_reload_conf()").await;
-    let place = TempDir::new().unwrap();
-    let cx = context(&place);
-    let streams = captured(&from, u64::MAX, &cx).await;
-    let error = restored(&streams, &to, only("shop"), &cx).await.unwrap_err();
-    let hint = error.hint_text().unwrap();
-    assert!(hint.contains("--as-superuser") && hint.contains("pg_hba.conf"), "{error:?}");
-    nothing_is_left(&to).await;
-    assert!(to.try_query("shop", "SELECT 1").await.is_err());
-    restored(&streams, &to, Wanted { as_superuser: true, ..only("shop") }, &cx).await.unwrap();
-    assert_eq!(to.query("shop", "SELECT a FROM t").await.trim(), "1");
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn a_server_that_asks_for_passwords_is_loaded_by_a_role_without_rights() {
-    let from = Postgres::start().await;
-    let to = Postgres::start_with_password("hush-4711").await;
-    from.run_sql("postgres", "CREATE ROLE joe; CREATE DATABASE shop OWNER joe").await;
-    from.run_sql("shop", "CREATE TABLE t AS SELECT 1 AS a; ALTER TABLE t OWNER TO joe").await;
-    let place = TempDir::new().unwrap();
-    let cx = context(&place);
-    let streams = captured(&from, u64::MAX, &cx).await;
-    let server = PostgresTarget {
-        connection: to.connection(),
-        password: Some(lifeboat_engine::config::Secret::new(b"hush-4711".to_vec())),
-        client_directories: vec![to.programs().to_owned()],
-    };
-    load(&streams, &Target::Server { server: Box::new(server), wanted: only("shop") }, &cx).await.unwrap();
-    let owners = "SELECT relowner::regrole FROM pg_class WHERE relname = 't'";
-    assert_eq!(to.query("shop", owners).await.trim(), "joe");
-    nothing_is_left(&to).await;
-    let left: Vec<_> = std::fs::read_dir(place.path()).unwrap().collect();
-    assert!(left.is_empty(), "{left:?}");
 }

@@ -22,6 +22,7 @@ mod late;
 mod load;
 mod loader;
 mod losses;
+mod needs;
 mod owners;
 mod ownership;
 mod parts;
