@@ -24,7 +24,7 @@ use super::late::{Late, Views, table_rows};
 use super::loader::{LoadsAs, ORPHANS};
 use super::needs::{code, needs_superuser, refusal};
 use super::owners::KnownRoles;
-use super::ownership::Ownership;
+use super::ownership::{Ownership, without_owners};
 use super::parts::{DumpPart, TableName};
 use super::refusals::Refusals;
 use super::roles::several;
@@ -159,22 +159,19 @@ impl Filling<'_> {
     }
 
     /// The beginning of an archive as it suits the server.
-    pub(super) fn adapted(&self, contents: &Contents) -> Vec<u8> {
+    ///
+    /// # Errors
+    /// It asks for more owners and rights than fit into memory.
+    pub(super) fn adapted(&self, contents: &Contents) -> Result<Vec<u8>> {
         let mut roles = self.roles.lock().unwrap_or_else(PoisonError::into_inner);
-        let LoadsAs::Loader(_) = self.loads_as else { return roles.adapt(contents) };
-        let (head, ownership) = Ownership::apart(contents, &mut roles, ORPHANS);
+        let LoadsAs::Loader(_) = self.loads_as else { return Ok(roles.adapt(contents)) };
+        let ownership = Ownership::of(contents, &mut roles, ORPHANS)?;
         let mut all = self.ownership.lock().unwrap_or_else(PoisonError::into_inner);
-        all.steps.extend(ownership.steps);
+        all.steps.append(ownership.steps)?;
         all.anew.extend(ownership.anew);
         all.strange.extend(ownership.strange);
         all.of_server.extend(ownership.of_server);
-        head
-    }
-
-    /// The beginning of an archive whose owners were told before.
-    pub(super) fn without_owners(&self, contents: &Contents) -> Vec<u8> {
-        let mut roles = self.roles.lock().unwrap_or_else(PoisonError::into_inner);
-        Ownership::apart(contents, &mut roles, ORPHANS).0
+        Ok(without_owners(contents))
     }
 
     /// How the database is made. What is of roles that are lacking is left out.
@@ -196,7 +193,7 @@ impl Filling<'_> {
     ) -> Result<(Arc<Contents>, NamedTempFile)> {
         let failed = || format!("cannot write {name} to {}", self.server.cx.scratch.display());
         let mut file = NamedTempFile::new_in(&self.server.cx.scratch).context(Class::Storage, failed)?;
-        let pieces = vec![self.adapted(&contents), contents.take_rest()];
+        let pieces = vec![self.adapted(&contents)?, contents.take_rest()];
         let mut archive = Resumed { pieces, archive };
         while let Some(piece) = archive.next().await? {
             file.write_all(&piece).context(Class::Storage, failed)?;
@@ -282,7 +279,7 @@ impl Filling<'_> {
         archive: &mut dyn StreamReader,
         arguments: &[String],
     ) -> Result<()> {
-        let pieces = vec![self.adapted(&contents), contents.take_rest()];
+        let pieces = vec![self.adapted(&contents)?, contents.take_rest()];
         self.load_pieces(name, contents, Resumed { pieces, archive }, arguments, false).await
     }
 

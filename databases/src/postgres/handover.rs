@@ -13,6 +13,7 @@ use super::late::Views;
 use super::loader::{LoadsAs, ORPHANS, make_orphans};
 use super::ownership::Ownership;
 use super::refusals::{OWNER_OF, Refusals};
+use super::steps::Step;
 use crate::database::LoadFailure;
 
 /// No more objects get their owners in one transaction: each is locked to its end.
@@ -38,8 +39,14 @@ impl Filling<'_> {
         make_orphans(self.server).await?;
         loader.give_back_public(self.server, self.place).await?;
         refusals.anew.append(&mut ownership.anew);
-        for steps in std::mem::take(&mut ownership.steps).chunks(MAX_STEPS) {
-            refusals.take(steps, self.server.run_all(self.place, steps, encoding).await?);
+        let all = std::mem::take(&mut ownership.steps);
+        let mut left = all.steps();
+        loop {
+            let steps: Vec<Step> = left.by_ref().take(MAX_STEPS).collect();
+            if steps.is_empty() {
+                break;
+            }
+            refusals.take(&steps, self.server.run_all(self.place, &steps, encoding).await?);
         }
         loader.give_back(self.server, self.place, ORPHANS).await?;
         Ok(ownership)

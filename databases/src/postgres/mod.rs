@@ -34,6 +34,7 @@ mod roles;
 mod server;
 mod settings;
 mod sql;
+mod step_list;
 mod steps;
 mod tables;
 mod target;
