@@ -12,6 +12,7 @@ mod clients;
 mod connect;
 mod contents;
 mod creation;
+mod encodings;
 mod export;
 mod failures;
 mod fill;
