@@ -57,6 +57,42 @@ async fn an_owner_or_right_that_is_refused_is_a_failure() {
     assert_eq!(to.query("shop", owners).await.split_whitespace().collect::<Vec<_>>(), ["\"lifeboat-orphans\"", "app"]);
 }
 
+/// As soon as a restore looks whether a database is empty, nobody can rename one for a while.
+const HOLDS_NAMES: &str = "DO $$ BEGIN
+    WHILE NOT EXISTS (SELECT FROM pg_stat_activity WHERE query LIKE 'SELECT (SELECT -count(*)%') LOOP
+        PERFORM pg_stat_clear_snapshot(), pg_sleep(0.001);
+    END LOOP;
+    LOCK TABLE pg_database IN SHARE MODE; PERFORM pg_sleep(5);
+END $$";
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_database_that_is_filled_at_the_last_moment_stays() {
+    let (from, to) = (Postgres::start().await, Postgres::start().await);
+    from.create_database("shop").await;
+    from.run_sql("shop", "CREATE TABLE t AS SELECT 1 AS a").await;
+    let place = TempDir::new().unwrap();
+    let cx = context(&place);
+    let streams = captured(&from, u64::MAX, &cx).await;
+    to.create_database("shop").await;
+    let loading = "SELECT count(*) FROM pg_database WHERE datname LIKE 'lifeboat-loading-%'";
+    let held =
+        "SELECT count(*) FROM pg_locks WHERE relation = 'pg_database'::regclass AND mode = 'ShareLock' AND granted";
+    let holding = async {
+        while to.query("postgres", loading).await.trim() == "0" {}
+        to.run_sql("postgres", HOLDS_NAMES).await;
+    };
+    let filling = async {
+        while to.query("postgres", held).await.trim() == "0" {}
+        tokio::time::sleep(std::time::Duration::from_millis(500)).await;
+        // The restore sends everybody away who is in it.
+        while to.try_query("shop", "CREATE TABLE precious AS SELECT 7 AS a").await.is_err() {}
+    };
+    let (error, (), ()) = tokio::join!(restored(&streams, &to, only("shop"), &cx), holding, filling);
+    let error = error.unwrap_err();
+    assert!(error.class() == Class::Usage && error.chain().contains("database shop was filled"), "{error:?}");
+    assert_eq!(to.query("shop", "SELECT a FROM precious").await.trim(), "7");
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_right_that_the_server_does_not_give_is_told() {
     let (from, to) = (Postgres::start().await, Postgres::start().await);
