@@ -102,14 +102,24 @@ GRANT team TO \"Jö e\" WITH ADMIN OPTION;
 async fn roles_come_along_into_an_empty_server() {
     let from = Postgres::start().await;
     from.run_sql("postgres", ROLES).await;
-    from.run_sql("postgres", "GRANT SET ON PARAMETER log_statement TO team").await;
+    from.run_sql(
+        "postgres",
+        "GRANT SET ON PARAMETER log_statement TO team; GRANT SET ON PARAMETER log_duration TO PUBLIC",
+    )
+    .await;
     let place = TempDir::new().unwrap();
     let cx = context(&place);
     let streams = captured(&from, u64::MAX, &cx).await;
     assert_proved(&streams, &cx).await;
     let to = Postgres::start().await;
     let outcome = restored(&streams, &to, Wanted::default(), &cx).await.unwrap();
-    assert_eq!(outcome.warnings, ["new roles with SUPERUSER, REPLICATION or BYPASSRLS: boss"]);
+    assert_eq!(
+        outcome.warnings,
+        [
+            "new roles with SUPERUSER, REPLICATION or BYPASSRLS: boss",
+            "new roles that may act as a powerful role: Jö e (as pg_read_all_data), team (as pg_read_all_data)"
+        ]
+    );
     let all = "SELECT rolname, rolsuper, rolcanlogin, rolconnlimit, rolvaliduntil, rolpassword, shobj_description(oid, 'pg_authid'),
             (SELECT setconfig FROM pg_db_role_setting WHERE setrole = a.oid), (SELECT count(*) FROM pg_parameter_acl)
         FROM pg_authid a ORDER BY 1";
@@ -176,13 +186,48 @@ async fn a_server_that_lives_gets_no_roles_unless_it_is_told_so() {
         "{:?}",
         outcome.warnings
     );
-    assert!(told(&outcome, "not granted, as both roles exist: keeper to reader"), "{:?}", outcome.warnings);
+    assert!(
+        told(&outcome, "not granted, as the member exists and keeps the rights that it has: keeper to reader"),
+        "{:?}",
+        outcome.warnings
+    );
     let roles = "SELECT rolname, rolsuper, rolcreatedb FROM pg_roles WHERE oid >= 16384 ORDER BY 1";
     assert_eq!(
         to.query("postgres", roles).await.split_whitespace().collect::<Vec<_>>(),
         ["gone|t|f", "keeper|f|f", "reader|f|f"]
     );
     assert_eq!(to.query("shop", owners).await.split_whitespace().collect::<Vec<_>>(), ["keeper", "gone"]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_role_that_exists_gains_nothing_and_new_power_is_told() {
+    let (from, to) = (Postgres::start().await, Postgres::start().await);
+    from.run_sql(
+        "postgres",
+        "CREATE ROLE joe; CREATE ROLE boss; CREATE ROLE middle; CREATE ROLE root SUPERUSER; CREATE ROLE guest LOGIN; CREATE ROLE far LOGIN;
+         CREATE ROLE plain LOGIN; CREATE ROLE harmless; GRANT harmless TO plain;
+         GRANT root TO joe; GRANT boss TO middle; GRANT middle TO far; GRANT pg_read_server_files TO guest;
+         GRANT SET ON PARAMETER log_statement TO joe, guest; GRANT SET ON PARAMETER log_duration TO PUBLIC",
+    )
+    .await;
+    from.create_database("shop").await;
+    let place = TempDir::new().unwrap();
+    let cx = context(&place);
+    let streams = captured(&from, u64::MAX, &cx).await;
+    to.run_sql("postgres", "CREATE ROLE joe LOGIN; CREATE ROLE boss SUPERUSER").await;
+    let outcome = restored(&streams, &to, Wanted { globals: true, ..only("shop") }, &cx).await.unwrap();
+    assert!(told(&outcome, "keeps the rights that it has: root to joe"), "{:?}", outcome.warnings);
+    assert_eq!(to.query("postgres", "SELECT pg_has_role('joe', 'root', 'MEMBER')").await.trim(), "f");
+    assert!(
+        told(&outcome, "powerful role: far (as boss), guest (as pg_read_server_files), middle (as boss)"),
+        "{:?}",
+        outcome.warnings
+    );
+    assert!(!told(&outcome, "plain (as"), "{:?}", outcome.warnings);
+    assert!(told(&outcome, "were left out: log_duration to PUBLIC, log_statement to joe"), "{:?}", outcome.warnings);
+    let rights = "SELECT has_parameter_privilege('joe', 'log_statement', 'SET'), has_parameter_privilege('guest', 'log_statement', 'SET'),
+        has_parameter_privilege('joe', 'log_duration', 'SET')";
+    assert_eq!(to.query("postgres", rights).await.trim(), "f|t|f");
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -10,9 +10,11 @@ use lifeboat_base::secret::{Secret, SecretRef};
 use lifeboat_base::{Error, Result};
 
 use super::connect::SETTLED_TEXT;
+use super::encodings::is_of_servers;
 use super::export::ExportedSnapshot;
 use super::globals::{END_MARKER, GLOBALS};
 use super::parts::{DumpPart, Table};
+use super::query::query_as_tools;
 use super::server::{Server, ServerFacts};
 use super::settings::PostgresConfig;
 use super::sql::{DATABASES, FIELD_SEPARATOR, conninfo, rows};
@@ -190,6 +192,7 @@ async fn capture_database(
     config: &PostgresConfig,
     sink: &dyn StreamSink,
 ) -> Result<Vec<String>> {
+    refuse_encoding(server, database).await?;
     let jobs = config.jobs.unwrap_or(server.cx.jobs.min(MAX_DEFAULT_JOBS));
     let tables = if jobs > 1 { tables::large(server, database, config.large_table).await? } else { Vec::new() };
     if tables.is_empty() {
@@ -206,6 +209,20 @@ async fn capture_database(
     // Each part warns of the whole database.
     let unique: BTreeSet<String> = warned.into_iter().flatten().collect();
     Ok(unique.into_iter().collect())
+}
+
+/// Refuses to dump in an encoding that no database has: no restore would take the archive.
+async fn refuse_encoding(server: &Server<'_>, database: &str) -> Result<()> {
+    let (clients, connection) = (&server.clients, &server.connection);
+    let encoding = query_as_tools(clients, connection, database, "SHOW client_encoding", server.cx).await?;
+    let encoding = encoding.trim();
+    if is_of_servers(encoding) {
+        return Ok(());
+    }
+    Err(Error::source_failed(format!(
+        "database {database}: client_encoding is {encoding}, in which a byte of a letter may look like a quote or a backslash, so no restore would take the dump"
+    ))
+    .hint("reset client_encoding for the role and the database (ALTER ROLE, ALTER DATABASE), or take it out of the url or the service"))
 }
 
 async fn dump(

@@ -13,6 +13,7 @@ use bytes::Bytes;
 use lifeboat_base::{Error, Result};
 
 use super::builds::EntryId;
+use super::encodings::is_of_servers;
 use crate::streams::StreamReader;
 
 /// The minor archive versions of PostgreSQL 10 to 18.
@@ -26,45 +27,6 @@ pub(super) const INT_BYTES: usize = 5;
 const MAX_CONTENTS_BYTES: usize = 128 << 20;
 /// Encodings in which names are the same bytes as in our queries.
 const OUR_ENCODINGS: [&str; 2] = ["UTF8", "SQL_ASCII"];
-/// Encodings that a database may have. In others, which only clients have, a byte of a letter may
-/// look like a quote or a backslash, and end a quoted text.
-const SERVER_ENCODINGS: [&str; 35] = [
-    "UTF8",
-    "SQL_ASCII",
-    "EUC_JP",
-    "EUC_CN",
-    "EUC_KR",
-    "EUC_TW",
-    "EUC_JIS_2004",
-    "MULE_INTERNAL",
-    "LATIN1",
-    "LATIN2",
-    "LATIN3",
-    "LATIN4",
-    "LATIN5",
-    "LATIN6",
-    "LATIN7",
-    "LATIN8",
-    "LATIN9",
-    "LATIN10",
-    "WIN1250",
-    "WIN1251",
-    "WIN1252",
-    "WIN1253",
-    "WIN1254",
-    "WIN1255",
-    "WIN1256",
-    "WIN1257",
-    "WIN1258",
-    "WIN866",
-    "WIN874",
-    "KOI8R",
-    "KOI8U",
-    "ISO_8859_5",
-    "ISO_8859_6",
-    "ISO_8859_7",
-    "ISO_8859_8",
-];
 /// Why an archive is refused.
 const NOT_UNDERSTOOD: &str = "the list of contents of the archive is not understood";
 
@@ -160,7 +122,7 @@ impl Contents {
         let encodings: Vec<Option<&str>> = self.of_kind("ENCODING").map(|entry| self.encoding_of(entry)).collect();
         match encodings[..] {
             [] => Ok(()),
-            [Some(name)] if SERVER_ENCODINGS.contains(&name) => Ok(()),
+            [Some(name)] if is_of_servers(name) => Ok(()),
             _ => Err(Error::integrity("the archive is in an encoding that no database has, or in several").hint(
                 "restore it with --to-directory, and load it with pg_restore by hand; dump without PGCLIENTENCODING",
             )),

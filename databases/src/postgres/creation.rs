@@ -9,6 +9,7 @@ use lifeboat_base::Result;
 
 use super::contents::Contents;
 use super::globals::{Setting, setting};
+use super::refusals::{OWNER_OF, Refusals};
 use super::roles::set;
 use super::server::Server;
 use super::sql::{literal, quoted, quoted_name, quoted_text};
@@ -33,6 +34,8 @@ pub(crate) struct Creation {
     pub(crate) owner: Option<Vec<u8>>,
     properties: Vec<Property>,
     encoding: String,
+    /// Rights whose grantor is lacking.
+    anew: Vec<String>,
     /// Statements that are not understood, by kind.
     pub(crate) strange: Vec<String>,
 }
@@ -138,20 +141,52 @@ impl Creation {
         self.run(server, place, &steps).await
     }
 
-    /// Gives the loaded database what else belongs to it. Returns what the server refused.
+    /// Leaves out what is of roles that are lacking. A grant of such a role is another's.
+    pub(crate) fn leave_out(&mut self, mut lacks: impl FnMut(&[u8]) -> bool) {
+        self.owner = self.owner.take().filter(|owner| !lacks(owner));
+        let granted_to = |property: &Property| match property {
+            Property::Right { role, .. } => role.clone(),
+            _ => None,
+        };
+        self.properties.retain(|property| !granted_to(property).is_some_and(|role| lacks(&role)));
+        for property in &mut self.properties {
+            if let Property::Right { grantor, .. } = property
+                && grantor.as_ref().is_some_and(|grantor| lacks(grantor))
+            {
+                *grantor = None;
+                self.anew.push(property.step("").what);
+            }
+        }
+    }
+
+    /// Gives the loaded database what else belongs to it. Returns what the server refused; of
+    /// owner and rights, it tells `refusals`.
     ///
     /// # Errors
     /// The server cannot be asked.
-    pub(crate) async fn complete(&self, server: &Server<'_>, place: &str) -> Result<Vec<String>> {
+    pub(crate) async fn complete(
+        &self,
+        server: &Server<'_>,
+        place: &str,
+        refusals: &mut Refusals,
+    ) -> Result<Vec<String>> {
         let unmark = format!("COMMENT ON DATABASE {} IS NULL", quoted(place));
-        let mut steps = vec![Step::new("mark of an unfinished restore".to_owned(), unmark)];
+        let (mut steps, mut rights) = (vec![Step::new("mark of an unfinished restore".to_owned(), unmark)], Vec::new());
         if let Some(owner) = &self.owner {
             let sql = [&alter(place)[..], b"OWNER TO ", &quoted_name(owner)].concat();
-            steps.push(Step::new("owner of the database".to_owned(), sql));
+            rights.push(Step::new(format!("{OWNER_OF}the database"), sql));
         }
-        let settings = |property: &&Property| !matches!(property, Property::Set(_) | Property::RoleSet(..));
-        steps.extend(self.properties.iter().filter(settings).map(|property| property.step(place)));
-        self.run(server, place, &steps).await
+        for property in &self.properties {
+            match property {
+                Property::Set(_) | Property::RoleSet(..) => {}
+                Property::Right { .. } => rights.push(property.step(place)),
+                _ => steps.push(property.step(place)),
+            }
+        }
+        let refused = self.run(server, place, &steps).await?;
+        refusals.anew.extend(self.anew.iter().cloned());
+        refusals.take(&rights, server.run_all(server.outside(place), &rights, &self.encoding).await?);
+        Ok(refused)
     }
 
     async fn run(&self, server: &Server<'_>, place: &str, steps: &[Step]) -> Result<Vec<String>> {

@@ -43,6 +43,11 @@ impl Failures {
         }
     }
 
+    /// Whether this object is among them.
+    pub(crate) fn has(&self, object: &str) -> bool {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).iter().any(|failure| failure.object == object)
+    }
+
     fn count(&self) -> usize {
         self.0.lock().unwrap_or_else(PoisonError::into_inner).len()
     }
@@ -185,6 +190,9 @@ pub(crate) fn hint(failure: &LoadFailure) -> Option<&'static str> {
         }
         "permission" => {
             "only a role with more rights can make it: if you trust all code in the snapshot, connect as a superuser with --as-superuser; --keep-going leaves it out"
+        }
+        "rights" => {
+            "create the roles that are missing, or give the role that restores more rights; --keep-going leaves these owners and rights out and lists them, to be set by hand"
         }
         "data" => {
             "the data breaks a rule of its own database, as when a function that a constraint calls was changed later: mend it in the source; --keep-going leaves it out"

@@ -21,10 +21,12 @@ use super::contents::{Contents, Resumed};
 use super::creation::Creation;
 use super::failures::{Failures, Heard, Listener};
 use super::late::{Late, Views, table_rows};
-use super::loader::{LoadsAs, ORPHANS, code, make_orphans, needs_superuser, refusal};
+use super::loader::{LoadsAs, ORPHANS};
+use super::needs::{code, needs_superuser, refusal};
 use super::owners::KnownRoles;
-use super::ownership::Ownership;
+use super::ownership::{Ownership, without_owners};
 use super::parts::{DumpPart, TableName};
+use super::refusals::Refusals;
 use super::roles::several;
 use super::server::Server;
 use crate::streams::{Once, StoredStreams, StreamReader};
@@ -33,9 +35,6 @@ use crate::tool::process::{Invocation, feed_head, feed_with, output_bytes};
 /// Never ask for a password. Tablespaces name directories of another machine. Only a verbose
 /// `pg_restore` says at which entry it fails.
 const USUAL: [&str; 3] = ["-w", "--verbose", "--no-tablespaces"];
-
-/// No more objects get their owners in one transaction.
-const MAX_STEPS: usize = 500;
 
 /// A step of loading that is done.
 enum Done<'a> {
@@ -107,9 +106,11 @@ impl Filling<'_> {
             self.load_file(&definitions, &contents, &["--section=pre-data".to_owned()]).await?;
             self.load_rows(rows, &definitions, &contents, None).await?;
         }
-        let Ownership { mut strange, of_server, .. } = self.settle_owners(&views, &encoding, &mut refused).await?;
+        let mut refusals = Refusals::default();
+        let Ownership { mut strange, of_server, .. } = self.settle_owners(&views, &encoding, &mut refusals).await?;
         self.fill_views(&views.of_others, &encoding).await?;
-        refused.extend(creation.complete(self.server, self.place).await?);
+        refused.extend(creation.complete(self.server, self.place, &mut refusals).await?);
+        self.tell_refused(refusals.refused)?;
         strange.extend(creation.strange);
         let mut warnings = Vec::new();
         if let LoadsAs::Superuser = self.loads_as
@@ -126,6 +127,13 @@ impl Filling<'_> {
                 "database {}: the server refused: {}",
                 self.database,
                 several(refused.iter().map(String::as_str))
+            ));
+        }
+        if !refusals.anew.is_empty() {
+            warnings.push(format!(
+                "database {}: granted by another role than in the snapshot, whose grantor is lacking or may not grant here: {}",
+                self.database,
+                several(refusals.anew.iter().map(String::as_str))
             ));
         }
         if !of_server.is_empty() {
@@ -151,49 +159,28 @@ impl Filling<'_> {
     }
 
     /// The beginning of an archive as it suits the server.
-    pub(super) fn adapted(&self, contents: &Contents) -> Vec<u8> {
+    ///
+    /// # Errors
+    /// It asks for more owners and rights than fit into memory.
+    pub(super) fn adapted(&self, contents: &Contents) -> Result<Vec<u8>> {
         let mut roles = self.roles.lock().unwrap_or_else(PoisonError::into_inner);
-        let LoadsAs::Loader(_) = self.loads_as else { return roles.adapt(contents) };
-        let (head, ownership) = Ownership::apart(contents, &mut roles, ORPHANS);
+        let LoadsAs::Loader(_) = self.loads_as else { return Ok(roles.adapt(contents)) };
+        let ownership = Ownership::of(contents, &mut roles, ORPHANS)?;
         let mut all = self.ownership.lock().unwrap_or_else(PoisonError::into_inner);
-        all.steps.extend(ownership.steps);
+        all.steps.append(ownership.steps)?;
+        all.anew.extend(ownership.anew);
         all.strange.extend(ownership.strange);
         all.of_server.extend(ownership.of_server);
-        head
+        Ok(without_owners(contents))
     }
 
-    /// The beginning of an archive whose owners were told before.
-    pub(super) fn without_owners(&self, contents: &Contents) -> Vec<u8> {
-        let mut roles = self.roles.lock().unwrap_or_else(PoisonError::into_inner);
-        Ownership::apart(contents, &mut roles, ORPHANS).0
-    }
-
-    /// How the database is made. An owner that is lacking is left out.
+    /// How the database is made. What is of roles that are lacking is left out.
     fn creation(&self, contents: &Contents) -> Creation {
         let mut creation = Creation::of(contents);
         let mut roles = self.roles.lock().unwrap_or_else(PoisonError::into_inner);
         let comparable = contents.is_comparable();
-        creation.owner = creation.owner.filter(|owner| !roles.lacks(owner, comparable));
+        creation.leave_out(|role| roles.lacks(role, comparable));
         creation
-    }
-
-    /// Says what belongs to whom, and who may do what. Returns what was not understood.
-    async fn settle_owners(&self, views: &Views, encoding: &str, refused: &mut Vec<String>) -> Result<Ownership> {
-        let LoadsAs::Loader(loader) = self.loads_as else { return Ok(Ownership::default()) };
-        let mut ownership = std::mem::take(&mut *self.ownership.lock().unwrap_or_else(PoisonError::into_inner));
-        self.end(loader, &views.of_superusers, encoding).await?;
-        make_orphans(self.server).await?;
-        loader.give_back_public(self.server, self.place).await?;
-        // Each object that is changed is locked to the end of a transaction.
-        for steps in std::mem::take(&mut ownership.steps).chunks(MAX_STEPS) {
-            let failed = self.server.run_steps(self.place, steps, encoding).await?;
-            let failed = failed.iter().filter(|failure| !failure.mended);
-            refused.extend(
-                failed.filter_map(|failure| Some(format!("{} ({})", steps.get(failure.step)?.what, failure.reason))),
-            );
-        }
-        loader.give_back(self.server, self.place, ORPHANS).await?;
-        Ok(ownership)
     }
 
     /// Writes the definitions to a file: `pg_restore` reads them more than once, and works over
@@ -206,7 +193,7 @@ impl Filling<'_> {
     ) -> Result<(Arc<Contents>, NamedTempFile)> {
         let failed = || format!("cannot write {name} to {}", self.server.cx.scratch.display());
         let mut file = NamedTempFile::new_in(&self.server.cx.scratch).context(Class::Storage, failed)?;
-        let pieces = vec![self.adapted(&contents), contents.take_rest()];
+        let pieces = vec![self.adapted(&contents)?, contents.take_rest()];
         let mut archive = Resumed { pieces, archive };
         while let Some(piece) = archive.next().await? {
             file.write_all(&piece).context(Class::Storage, failed)?;
@@ -292,7 +279,7 @@ impl Filling<'_> {
         archive: &mut dyn StreamReader,
         arguments: &[String],
     ) -> Result<()> {
-        let pieces = vec![self.adapted(&contents), contents.take_rest()];
+        let pieces = vec![self.adapted(&contents)?, contents.take_rest()];
         self.load_pieces(name, contents, Resumed { pieces, archive }, arguments, false).await
     }
 

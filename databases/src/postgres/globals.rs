@@ -84,7 +84,8 @@ pub(crate) struct ParameterGrant {
     pub(crate) set: bool,
     pub(crate) alter_system: bool,
     pub(crate) parameter: String,
-    pub(crate) role: String,
+    /// `None`: all roles.
+    pub(crate) role: Option<String>,
     pub(crate) grant_option: bool,
 }
 
@@ -193,26 +194,43 @@ impl Globals {
 }
 
 impl Role {
+    /// Takes all attributes of a statement, or none: one that is not understood may not do half of
+    /// what it says.
     fn take_attributes(&mut self, mut reading: Reading<'_>) -> Option<()> {
+        let (mut new, mut given, mut inherits) = (Self::default(), Vec::new(), None);
         while reading.end().is_none() {
             match reading.keyword()? {
-                "INHERIT" => self.no_inherit = false,
-                "NOINHERIT" => self.no_inherit = true,
+                "INHERIT" => inherits = Some(true),
+                "NOINHERIT" => inherits = Some(false),
                 "CONNECTION" => {
                     reading.must(&["LIMIT"])?;
-                    self.connection_limit = Some(reading.number()?);
+                    new.connection_limit = Some(reading.number()?);
                 }
-                "PASSWORD" => self.password = Some(Zeroizing::new(text(&mut reading)?)),
+                "PASSWORD" => new.password = Some(Zeroizing::new(text(&mut reading)?)),
                 "VALID" => {
                     reading.must(&["UNTIL"])?;
-                    self.valid_until = Some(text(&mut reading)?);
+                    new.valid_until = Some(text(&mut reading)?);
                 }
-                word => match GIVEN.iter().find(|given| **given == word) {
-                    Some(given) => drop(self.attributes.insert(given)),
-                    None => drop(NOT_GIVEN.contains(&word).then_some(())?),
-                },
+                word => {
+                    let is = |known: &&str| *known == word;
+                    match (GIVEN.iter().position(is), NOT_GIVEN.iter().position(is)) {
+                        (Some(at), _) => given.push((GIVEN[at], true)),
+                        (None, at) => given.push((GIVEN[at?], false)),
+                    }
+                }
             }
         }
+        for (word, is) in given {
+            if is {
+                self.attributes.insert(word)
+            } else {
+                self.attributes.remove(word)
+            };
+        }
+        self.no_inherit = inherits.map_or(self.no_inherit, |inherits| !inherits);
+        self.connection_limit = new.connection_limit.or(self.connection_limit);
+        self.password = new.password.or(self.password.take());
+        self.valid_until = new.valid_until.or(self.valid_until.take());
         Some(())
     }
 }
@@ -288,48 +306,19 @@ fn parameter_grant(mut reading: Reading<'_>) -> Option<ParameterGrant> {
     reading.must(&["ON", "PARAMETER"])?;
     let parameter = name(&mut reading)?;
     reading.must(&["TO"])?;
-    let role = name(&mut reading)?;
+    let role = if reading.words(&["PUBLIC"]) { None } else { Some(name(&mut reading)?) };
     let grant_option = reading.words(&["WITH", "GRANT", "OPTION"]);
     reading.end()?;
     Some(ParameterGrant { set, alter_system, parameter, role, grant_option })
 }
 
-fn is_of_tablespaces(tokens: &[Token]) -> bool {
+/// Whether a statement is about a tablespace.
+pub(crate) fn is_of_tablespaces(tokens: &[Token]) -> bool {
     let begins = |words: &[&str]| Reading(tokens).words(words);
     let kinds: [&[&str]; 3] = [&["CREATE", "TABLESPACE"], &["ALTER", "TABLESPACE"], &["COMMENT", "ON", "TABLESPACE"]];
     let grants = begins(&["GRANT"]) || begins(&["REVOKE"]);
     let on = (0..tokens.len()).any(|at| Reading(&tokens[at..]).words(&["ON", "TABLESPACE"]));
     kinds.iter().any(|words| begins(words)) || grants && on
-}
-
-/// Splits a text at line ends outside quotes. Comments and `\restrict` lines are left out.
-pub(crate) fn statements(text: &str) -> Vec<&str> {
-    let mut statements = Vec::new();
-    let (mut start, mut quote) = (0, None);
-    let mut comment = false;
-    for (at, c) in text.char_indices() {
-        match (quote, c) {
-            _ if comment => {}
-            (None, '\'' | '"') => quote = Some(c),
-            (Some(open), c) if open == c => quote = None,
-            (None, '-') if text[start..at].trim().is_empty() && text[at..].starts_with("--") => comment = true,
-            _ => {}
-        }
-        if c == '\n' && quote.is_none() {
-            let line = &text[start..=at];
-            if !comment && !line.trim().is_empty() && !line.starts_with('\\') {
-                statements.push(line);
-            }
-            (start, comment) = (at + 1, false);
-        }
-    }
-    statements
-}
-/// Whether a statement is about a tablespace.
-pub(crate) fn is_of_tablespace(statement: &str) -> bool {
-    let verbs = ["CREATE TABLESPACE ", "ALTER TABLESPACE ", "COMMENT ON TABLESPACE "];
-    let grant = ["GRANT ", "REVOKE "].iter().any(|verb| statement.starts_with(verb));
-    verbs.iter().any(|verb| statement.starts_with(verb)) || (grant && statement.contains(" ON TABLESPACE "))
 }
 
 #[cfg(test)]
@@ -344,7 +333,8 @@ mod tests {
         ALTER ROLE postgres IN DATABASE shop SET \"app.x\" TO 'c';\n\
         CREATE TABLESPACE fast OWNER postgres LOCATION '/ssd';\nGRANT ALL ON TABLESPACE fast TO postgres;\n\
         GRANT x TO y WITH ADMIN OPTION, INHERIT FALSE, SET TRUE GRANTED BY postgres;\nGRANT a TO b;\n\
-        GRANT SET, ALTER SYSTEM ON PARAMETER work_mem TO x WITH GRANT OPTION;\n\\unrestrict x\n";
+        GRANT SET, ALTER SYSTEM ON PARAMETER work_mem TO x WITH GRANT OPTION;\n\
+        GRANT SET ON PARAMETER \"app.x\" TO PUBLIC;\n\\unrestrict x\n";
 
     #[test]
     fn what_pg_dumpall_writes_is_understood() {
@@ -367,7 +357,10 @@ mod tests {
         assert_eq!(granted.grantor.as_deref(), Some("postgres"));
         assert_eq!(globals.memberships.len(), 2);
         let parameter = &globals.parameters[0];
-        assert!(parameter.set && parameter.alter_system && parameter.grant_option && parameter.role == "x");
+        assert!(
+            parameter.set && parameter.alter_system && parameter.grant_option && parameter.role.as_deref() == Some("x")
+        );
+        assert_eq!((&*globals.parameters[1].parameter, &globals.parameters[1].role), ("app.x", &None));
     }
 
     #[test]
@@ -378,6 +371,8 @@ mod tests {
             ("CREATE ROLE a; \\! touch x\n", "text that is not understood (line 2)"),
             ("ALTER ROLE nobody WITH SUPERUSER;", "ALTER ROLE (line 2)"),
             ("ALTER ROLE a WITH PASSWORD 'secret' SUPERUSERS;", "ALTER ROLE (line 2)"),
+            ("ALTER ROLE a WITH SUPERUSER NOINHERIT CONNECTION LIMIT 3 BOGUS;", "ALTER ROLE (line 2)"),
+            ("GRANT SET ON PARAMETER work_mem TO public;", "GRANT SET ON (line 2)"),
             ("ALTER ROLE a SET x TO 'secret' || 'y';", "ALTER ROLE (line 2)"),
             ("GRANT a TO CURRENT_USER;", "GRANT (line 2)"),
             ("GRANT a TO public;", "GRANT (line 2)"),
@@ -392,6 +387,7 @@ mod tests {
             assert_eq!(globals.strange, [kind], "{strange}");
             assert!(globals.roles.keys().all(|name| name == "a"), "{strange}");
             assert!(globals.memberships.is_empty() && globals.parameters.is_empty(), "{strange}");
+            assert!(globals.roles.values().all(|role| *role == Role::default()), "{strange}");
         }
     }
 }

@@ -13,8 +13,8 @@ use lifeboat_base::secret::Secret;
 use lifeboat_base::{Error, Result};
 use tokio_util::sync::CancellationToken;
 
-use super::contents::Contents;
 use super::guard::Guard;
+use super::needs::AS_SUPERUSER;
 use super::query::query;
 use super::roles::several;
 use super::server::Server;
@@ -22,19 +22,6 @@ use super::sql::{literal, quoted, rows};
 use super::steps::Step;
 use crate::database::WorkContext;
 
-/// Kinds of entries that only a superuser can make.
-const HIGH_KINDS: [&str; 10] = [
-    "ACCESS METHOD",
-    "EVENT TRIGGER",
-    "FOREIGN DATA WRAPPER",
-    "OPERATOR CLASS",
-    "OPERATOR FAMILY",
-    "PROCEDURAL LANGUAGE",
-    "SUBSCRIPTION",
-    "TEXT SEARCH PARSER",
-    "TEXT SEARCH TEMPLATE",
-    "TRANSFORM",
-];
 /// How long the role could log in if nobody dropped it.
 const LIFETIME: &str = "7 days";
 /// How often it is looked whether its sessions have ended, and how long between.
@@ -46,10 +33,6 @@ const MAX_CHANGED: usize = 500;
 pub(crate) const ORPHANS: &str = "lifeboat-orphans";
 /// The first version in which the schema `public` belongs to whoever owns the database.
 const PUBLIC_OF_OWNER: u32 = 15;
-/// What to do if a superuser is needed.
-pub(crate) const AS_SUPERUSER: &str =
-    "if you trust all code in the snapshot, pass --as-superuser, which runs it as the superuser that you connect as";
-
 /// As whom an archive is loaded.
 #[derive(Clone, Copy)]
 pub(crate) enum LoadsAs<'a> {
@@ -342,40 +325,4 @@ pub(crate) async fn drop_orphans(server: &Server<'_>) {
     if let Err(error) = query(&server.clients, &server.connection, database, &drop, &cx).await {
         tracing::warn!(role = ORPHANS, error = %error.chain(), "the role could not be dropped");
     }
-}
-
-/// What in an archive only a superuser can make on this server.
-///
-/// # Errors
-/// The server cannot be asked.
-pub(crate) async fn needs_superuser(server: &Server<'_>, contents: &Contents) -> Result<Vec<String>> {
-    let kind = |entry| String::from_utf8_lossy(contents.get(entry)).into_owned();
-    let mut needed: Vec<String> = contents
-        .entries
-        .iter()
-        .filter(|entry| HIGH_KINDS.contains(&kind(&entry.kind).as_str()))
-        .map(|entry| contents.name(entry))
-        .collect();
-    let extensions: Vec<String> = contents.of_kind("EXTENSION").map(|entry| literal(&kind(&entry.tag))).collect();
-    if !extensions.is_empty() {
-        let sql = format!(
-            "SELECT DISTINCT 'EXTENSION ' || name FROM pg_available_extension_versions WHERE name IN ({}) AND superuser AND NOT trusted",
-            extensions.join(", ")
-        );
-        needed.extend(rows(&server.query(&sql).await?));
-    }
-    Ok(needed)
-}
-
-/// What of an archive is code that its loading may run, for people.
-pub(crate) fn code(contents: &Contents) -> Vec<String> {
-    let kinds = ["FUNCTION", "PROCEDURE", "EVENT TRIGGER", "EXTENSION", "MATERIALIZED VIEW DATA"];
-    kinds.iter().flat_map(|kind| contents.of_kind(kind)).map(|entry| contents.name(entry)).collect()
-}
-
-/// The refusal of an archive that needs a superuser.
-pub(crate) fn refusal(needed: &[String]) -> Error {
-    let needed = several(needed.iter().map(String::as_str));
-    Error::usage(format!("the snapshot is loaded by a role without rights, but only a superuser can make: {needed}"))
-        .hint(format!("{AS_SUPERUSER}; or leave these out with --keep-going"))
 }

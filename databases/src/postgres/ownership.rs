@@ -4,10 +4,16 @@
 //! archive runs has no more rights than it. Only then does a superuser say what belongs to whom, by
 //! statements that are written anew and cannot run any code.
 
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use lifeboat_base::Result;
+
 use super::contents::{Change, Contents, ContentsEntry};
 use super::owners::{KnownRoles, roles};
+use super::refusals::OWNER_OF;
 use super::sql::quoted_name;
-use super::steps::Step;
+use super::step_list::{StepList, StepTemplate};
 use super::tokens::{Reading, Statements, Token};
 
 /// Kinds of objects that have an owner and a name in a schema.
@@ -31,6 +37,24 @@ const IN_DATABASE: [&str; 2] = ["SCHEMA", "PUBLICATION"];
 const FOREIGN: [&str; 1] = ["SERVER"];
 /// Kinds whose name has arguments.
 const WITH_ARGUMENTS: [&str; 4] = ["FUNCTION", "PROCEDURE", "AGGREGATE", "OPERATOR"];
+/// Kinds that have no owner of their own, of those that an archive can drop. A database has one,
+/// which it gets with what else belongs to it.
+const WITHOUT_OWNER: [&str; 14] = [
+    "CAST",
+    "CHECK CONSTRAINT",
+    "CONSTRAINT",
+    "DATABASE",
+    "DATABASE PROPERTIES",
+    "DEFAULT",
+    "FK CONSTRAINT",
+    "INDEX",
+    "POLICY",
+    "ROW SECURITY",
+    "RULE",
+    "TRANSFORM",
+    "TRIGGER",
+    "USER MAPPING",
+];
 /// What a grant may be on. Roles, databases, tablespaces and settings are not among them.
 const GRANTED_ON: [&[&str]; 12] = [
     &["TABLE"],
@@ -51,7 +75,9 @@ const GRANTED_ON: [&[&str]; 12] = [
 #[derive(Debug, Default)]
 pub(crate) struct Ownership {
     /// Owners, then grants.
-    pub(crate) steps: Vec<Step>,
+    pub(crate) steps: StepList,
+    /// Rights whose grantor is lacking.
+    pub(crate) anew: Vec<String>,
     /// What was not understood, for people.
     pub(crate) strange: Vec<String>,
     /// Owners and rights of the server's own objects, for people.
@@ -59,38 +85,53 @@ pub(crate) struct Ownership {
 }
 
 impl Ownership {
-    /// The beginning of an archive without owners and grants, and these. Objects of roles that are
-    /// lacking go to `otherwise`.
-    pub(crate) fn apart(contents: &Contents, known: &mut KnownRoles, otherwise: &str) -> (Vec<u8>, Self) {
+    /// The owners and grants of an archive. Objects of roles that are lacking go to `otherwise`.
+    ///
+    /// # Errors
+    /// There are more than fit into memory.
+    pub(crate) fn of(contents: &Contents, known: &mut KnownRoles, otherwise: &str) -> Result<Self> {
         let comparable = contents.is_comparable();
-        let (mut ownership, mut sequences, mut grants) = (Self::default(), Vec::new(), Vec::new());
+        let (mut ownership, mut sequences, mut grants) = (Self::default(), StepList::default(), StepList::default());
+        let mut ranges: BTreeMap<&[u8], Vec<Arc<[u32]>>> = BTreeMap::new();
+        for entry in contents.of_kind("BLOB METADATA") {
+            ranges.entry(contents.get(&entry.tag)).or_default().push(numbers(contents.get(&entry.definition)));
+        }
         for entry in &contents.entries {
             let kind = contents.get(&entry.kind);
             let owner = contents.get(&entry.owner);
             if matches!(kind, b"ACL" | b"DEFAULT ACL") && !contents.get(&entry.tag).starts_with(b"DATABASE ") {
-                ownership.grants(contents, entry, known, &mut grants);
+                ownership.grants(contents, entry, known, &ranges, &mut grants)?;
             } else if !owner.is_empty() {
                 let owner = if known.lacks(owner, comparable) { otherwise.as_bytes() } else { owner };
                 let of_schema = if kind == b"SCHEMA" { &entry.tag } else { &entry.schema };
                 if is_of_server(contents.get(of_schema)) {
-                    ownership.of_server.push(format!("owner of {}", contents.name(entry)));
+                    ownership.of_server.push(format!("{OWNER_OF}{}", contents.name(entry)));
                     continue;
                 }
                 let steps = if kind == b"SEQUENCE" { &mut sequences } else { &mut ownership.steps };
-                steps.extend(of_owner(contents, entry, owner));
+                match of_owner(contents, entry, owner) {
+                    Some(step) => steps.push(step)?,
+                    None if has_owner(contents, entry) => {
+                        ownership.strange.push(format!("{OWNER_OF}{}", contents.name(entry)));
+                    }
+                    None => {}
+                }
             }
         }
         // A sequence that belongs to a column follows its table.
-        ownership.steps.extend(sequences);
-        ownership.steps.extend(grants);
-        let head = contents.changed(|entry| {
-            let grants = matches!(contents.get(&entry.kind), b"ACL" | b"DEFAULT ACL");
-            Change { owner: Some(Vec::new()), definition: grants.then(Vec::new) }
-        });
-        (head, ownership)
+        ownership.steps.append(sequences)?;
+        ownership.steps.append(grants)?;
+        Ok(ownership)
     }
 
-    fn grants(&mut self, contents: &Contents, entry: &ContentsEntry, known: &mut KnownRoles, steps: &mut Vec<Step>) {
+    fn grants(
+        &mut self,
+        contents: &Contents,
+        entry: &ContentsEntry,
+        known: &mut KnownRoles,
+        ranges: &BTreeMap<&[u8], Vec<Arc<[u32]>>>,
+        steps: &mut StepList,
+    ) -> Result<()> {
         let comparable = contents.is_comparable();
         let name = contents.name(entry);
         let mut grantor: Option<Vec<u8>> = None;
@@ -119,39 +160,67 @@ impl Ownership {
             if lacks.contains(&true) {
                 continue;
             }
-            for sql in each_large_object(contents, entry, tokens) {
-                let mut step = Step::new(format!("rights on {name}"), sql.clone());
-                if let Some(grantor) = grantor.as_ref().filter(|grantor| !known.lacks(grantor, comparable)) {
-                    let session = [b"SET SESSION AUTHORIZATION ", &quoted_name(grantor)[..], b"; "].concat();
-                    step.sql = [&session, &sql[..], b"; RESET SESSION AUTHORIZATION"].concat();
-                    step.otherwise = Some(sql);
-                }
-                steps.push(step);
+            let what = format!("rights on {name}");
+            let here = grantor.as_ref().filter(|grantor| !known.lacks(grantor, comparable));
+            if grantor.is_some() && here.is_none() {
+                self.anew.push(what.clone());
+            }
+            let session = here.map(|grantor| [b"SET SESSION AUTHORIZATION ", &quoted_name(grantor)[..]].concat());
+            let one = StepTemplate { session: session.clone(), ..StepTemplate::one(what.clone(), emit(tokens)) };
+            // For several large objects, the archive writes only the grant on the first.
+            let range = contents.get(&entry.tag).strip_prefix(b"LARGE OBJECTS ");
+            let at = tokens.iter().position(|token| matches!(token, Token::Number(_)));
+            let Some((range, at)) = range.zip(at) else {
+                steps.push(one)?;
+                continue;
+            };
+            for numbers in ranges.get(range).into_iter().flatten() {
+                let before = [&emit(&tokens[..at])[..], b" "].concat();
+                let after = [b" ", &emit(&tokens[at + 1..])[..]].concat();
+                let (what, session, numbers) = (what.clone(), session.clone(), Some(numbers.clone()));
+                steps.push(StepTemplate { what, session, before, after, numbers })?;
             }
         }
+        Ok(())
     }
 }
 
-/// The statements that give an object to its owner.
-fn of_owner(contents: &Contents, entry: &ContentsEntry, owner: &[u8]) -> Vec<Step> {
+/// The beginning of an archive without owners and grants.
+pub(crate) fn without_owners(contents: &Contents) -> Vec<u8> {
+    contents.changed(|entry| {
+        let grants = matches!(contents.get(&entry.kind), b"ACL" | b"DEFAULT ACL");
+        Change { owner: Some(Vec::new()), definition: grants.then(Vec::new) }
+    })
+}
+
+/// Whether an entry has an owner of its own. As in `pg_restore`, what is not dropped by itself has
+/// none.
+fn has_owner(contents: &Contents, entry: &ContentsEntry) -> bool {
+    let kind = contents.get(&entry.kind);
+    !contents.get(&entry.drop).is_empty() && !WITHOUT_OWNER.iter().any(|known| known.as_bytes() == kind)
+}
+
+/// What gives an object, or each large object of an entry, to its owner.
+fn of_owner(contents: &Contents, entry: &ContentsEntry, owner: &[u8]) -> Option<StepTemplate> {
     let kind = String::from_utf8_lossy(contents.get(&entry.kind)).into_owned();
     let (schema, tag) = (contents.get(&entry.schema), contents.get(&entry.tag));
-    let objects: Vec<Vec<u8>> = if IN_SCHEMAS.contains(&kind.as_str()) {
-        vec![[kind.as_bytes(), b" ", &quoted_name(schema), b".", &quoted_name(tag)].concat()]
+    let to = [b" OWNER TO ", &quoted_name(owner)[..]].concat();
+    let what = format!("{OWNER_OF}{}", contents.name(entry));
+    let object = if IN_SCHEMAS.contains(&kind.as_str()) {
+        [kind.as_bytes(), b" ", &quoted_name(schema), b".", &quoted_name(tag)].concat()
     } else if IN_DATABASE.contains(&kind.as_str()) || FOREIGN.contains(&kind.as_str()) {
-        vec![[kind.as_bytes(), b" ", &quoted_name(tag)].concat()]
+        [kind.as_bytes(), b" ", &quoted_name(tag)].concat()
     } else if WITH_ARGUMENTS.contains(&kind.as_str()) {
-        with_arguments(&kind, contents.get(&entry.drop)).into_iter().collect()
+        with_arguments(&kind, contents.get(&entry.drop))?
     } else if kind == "BLOB" || kind == "BLOB METADATA" {
-        large_objects(contents, entry).into_iter().map(|number| format!("LARGE OBJECT {number}").into_bytes()).collect()
+        let numbers = numbers(contents.get(if kind == "BLOB" { &entry.tag } else { &entry.definition }));
+        let before = b"ALTER LARGE OBJECT ".to_vec();
+        let some = !numbers.is_empty();
+        return some.then_some(StepTemplate { what, session: None, before, after: to, numbers: Some(numbers) });
     } else {
-        Vec::new()
+        return None;
     };
-    let what = format!("owner of {}", contents.name(entry));
-    let step = |object: Vec<u8>| {
-        Step::new(what.clone(), [b"ALTER ", &object[..], b" OWNER TO ", &quoted_name(owner)].concat())
-    };
-    objects.into_iter().map(step).collect()
+    Some(StepTemplate::one(what, [b"ALTER ", &object[..], &to].concat()))
 }
 
 /// `FUNCTION public.f(x integer)` of `DROP FUNCTION public.f(x integer);`
@@ -233,28 +302,10 @@ fn granted_on(tokens: &[Token]) -> Option<OfServer> {
     (object.words(&["TO"]) || object.words(&["FROM"])).then_some(OfServer(of_server))
 }
 
-/// A grant as it is; or the same for each of several large objects, where the archive writes only
-/// that for the first.
-fn each_large_object(contents: &Contents, entry: &ContentsEntry, tokens: &[Token]) -> Vec<Vec<u8>> {
-    let tag = contents.get(&entry.tag);
-    let Some(range) = tag.strip_prefix(b"LARGE OBJECTS ") else { return vec![emit(tokens)] };
-    let metadata = contents.of_kind("BLOB METADATA").filter(|metadata| contents.get(&metadata.tag) == range);
-    let numbers = metadata.flat_map(|metadata| large_objects(contents, metadata));
-    let of = |number: u32| {
-        let number = number.to_string().into_bytes();
-        let token = |token: &Token| match token {
-            Token::Number(_) => Token::Number(number.clone()),
-            other => other.clone(),
-        };
-        emit(&tokens.iter().map(token).collect::<Vec<_>>())
-    };
-    numbers.map(of).collect()
-}
-
-/// The large objects of an entry: the one in its name, or those that its definition lists.
-fn large_objects(contents: &Contents, entry: &ContentsEntry) -> Vec<u32> {
-    let list = if contents.get(&entry.kind) == b"BLOB" { &entry.tag } else { &entry.definition };
-    String::from_utf8_lossy(contents.get(list)).lines().filter_map(|line| line.trim().parse().ok()).collect()
+/// The numbers of large objects, one a line.
+fn numbers(lines: &[u8]) -> Arc<[u32]> {
+    let line = |line: &[u8]| std::str::from_utf8(line.trim_ascii()).ok()?.parse().ok();
+    lines.split(|byte| *byte == b'\n').filter_map(line).collect()
 }
 
 /// Tokens as text again.
@@ -293,6 +344,10 @@ mod tests {
         assert_eq!(
             object("OPERATOR", "DROP OPERATOR s.<-> (a.b, NONE);").as_deref(),
             Some("OPERATOR s . <-> ( a . b , NONE )")
+        );
+        assert_eq!(
+            object("OPERATOR", "DROP OPERATOR s.`~ (integer, integer);").as_deref(),
+            Some("OPERATOR s . `~ ( integer , integer )")
         );
         for (kind, hostile) in [
             ("FUNCTION", "DROP FUNCTION s.f() SUPPORT g;"),

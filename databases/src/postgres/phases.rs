@@ -19,7 +19,9 @@ use super::builds::EntryId;
 use super::contents::{Contents, Resumed, Section};
 use super::fill::Filling;
 use super::late::{LATE_KINDS, Late, TABLE_ROWS, VIEW_ROWS, Views, chosen};
-use super::loader::{AS_SUPERUSER, Loader, Rights};
+use super::loader::{Loader, Rights};
+use super::needs::AS_SUPERUSER;
+use super::ownership::without_owners;
 use super::parts::DumpPart;
 use super::sql::{quoted_name, quoted_text, rows as rows_of};
 use super::steps::Step;
@@ -49,7 +51,7 @@ impl Filling<'_> {
     ) -> Result<Views> {
         let Some(((first, name), rows)) = parts.split_first() else { return Ok(Views::default()) };
         let (contents, definitions, rows) = if *first == DumpPart::Whole {
-            let file = self.file(&self.adapted(&contents))?;
+            let file = self.file(&self.adapted(&contents)?)?;
             (Arc::new(contents), file, parts)
         } else {
             let (contents, file) = self.definitions(name, contents, archive.as_mut()).await?;
@@ -133,7 +135,7 @@ impl Filling<'_> {
             return Ok(());
         }
         let list = self.list(wanted)?;
-        let pieces = vec![self.without_owners(&contents), contents.take_rest()];
+        let pieces = vec![without_owners(&contents), contents.take_rest()];
         let arguments = [format!("--use-list={}", list.path().display())];
         self.load_pieces(name, contents, Resumed { pieces, archive }, &arguments, true).await
     }
@@ -146,12 +148,12 @@ impl Filling<'_> {
         let wanted = chosen(&contents, Section::Data, |kind| kind != TABLE_ROWS);
         if *part == DumpPart::Data {
             // It may tell the owners of large objects.
-            self.adapted(&contents);
+            self.adapted(&contents)?;
         }
         if contents.of_section(Section::Data).any(|entry| contents.get(&entry.kind) == b"BLOBS") {
             return self.load_chosen(name, contents, archive.as_mut(), &wanted).await;
         }
-        let file = self.file(&self.without_owners(&contents))?;
+        let file = self.file(&without_owners(&contents))?;
         drop(archive);
         self.build(&file, &Arc::new(contents), Some(wanted), &[]).await
     }

@@ -86,8 +86,8 @@ impl Server<'_> {
     /// new one is `whole`. Returns what an operator should know.
     ///
     /// # Errors
-    /// The two cannot be exchanged; or the old one is not empty, without `overwrite`. Then the new
-    /// one is dropped, and the old one is as it was.
+    /// The two cannot be exchanged; or the old one is not empty, without `overwrite`. Then the old
+    /// one is as it was, and the new one is dropped, or told if others may have been in it.
     pub(crate) async fn settle(&self, place: &Place, whole: bool, overwrite: bool) -> Result<Option<String>> {
         let Place { target, beside: Some(mark), name } = place else { return Ok(None) };
         // Somebody may have filled it while we loaded.
@@ -96,11 +96,22 @@ impl Server<'_> {
             return Err(error);
         }
         let replaced = format!("{REPLACED}{mark}");
+        let failed = format!("cannot replace database {target}, which is as it was");
         if let Err(error) = self.exchange(target, name, &replaced).await {
             self.drop_half_loaded(name).await;
-            return Err(error.within(format!("cannot replace database {target}, which is as it was")).hint(
+            return Err(error.within(failed).hint(
                 "connect as a role that may rename it and disconnect others, such as a superuser; or restore under another name with --rename",
             ));
+        }
+        // Nobody was in it when it got this name, and nobody knows the name: now it stays as it is.
+        if !overwrite && !matches!(self.look(&replaced).await, Ok((true, _))) {
+            self.exchange(target, &replaced, name).await.map_err(|error| {
+                error.within(format!("database {target} was filled while this restore ran, and is now {replaced}"))
+            })?;
+            // Somebody may have come into the new one meanwhile, so it is not dropped.
+            return Err(Error::usage(format!("database {target} was filled while this restore ran"))
+                .within(failed)
+                .hint(format!("what was restored is kept as {name}: rename it, or drop it")));
         }
         if !whole {
             return Ok(Some(format!(
@@ -174,6 +185,19 @@ impl Server<'_> {
         if overwrite || !self.exists(target).await? {
             return Ok(());
         }
+        match self.look(target).await? {
+            (true, _) => Ok(()),
+            (false, true) => {
+                Err(Error::usage(format!("database {target} is half loaded: a restore into it was cut short"))
+                    .hint("pass --overwrite to replace it"))
+            }
+            (false, false) => Err(Error::usage(format!("database {target} exists and is not empty"))
+                .hint("restore under another name with --rename, or pass --overwrite to replace it")),
+        }
+    }
+
+    /// Whether nothing was made in a database, and whether a restore marked it as unfinished.
+    async fn look(&self, target: &str) -> Result<(bool, bool)> {
         // What a new database has from the start has a number below 16384.
         // Sessions that had temporary tables leave empty schemas.
         let temporary =
@@ -185,15 +209,8 @@ impl Server<'_> {
             literal(LOADING_MARK)
         );
         let made = self.query_in(target, &format!("SELECT {temporary} + {}, {marked}", counts.join(" + "))).await?;
-        match made.trim().split_once('\u{1f}') {
-            Some(("0", _)) => Ok(()),
-            Some((_, "1")) => {
-                Err(Error::usage(format!("database {target} is half loaded: a restore into it was cut short"))
-                    .hint("pass --overwrite to replace it"))
-            }
-            _ => Err(Error::usage(format!("database {target} exists and is not empty"))
-                .hint("restore under another name with --rename, or pass --overwrite to replace it")),
-        }
+        let (made, marked) = made.trim().split_once('\u{1f}').unwrap_or_default();
+        Ok((made == "0", marked == "1"))
     }
 
     /// Drops a database although the restore was cancelled, or because it was.

@@ -1,7 +1,9 @@
 //! Makes the roles of a snapshot on a server, with what belongs to them.
 //!
-//! Each statement is written anew from what [`Globals`] understood. A role that exists keeps all
-//! that it has and gains nothing. What the server refuses, and what was left out, is told.
+//! Each statement is written anew from what [`Globals`] understood. On a server that is not ours, a
+//! role that exists keeps all that it has and gains nothing, neither by itself nor by becoming a
+//! member of a new role. New roles that come to power, by themselves or by a membership, are told.
+//! What the server refuses, and what was left out, is told.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -20,6 +22,11 @@ const MEMBERSHIP_OPTIONS: u32 = 16;
 const PARAMETER_RIGHTS: u32 = 15;
 /// Attributes that only a superuser can give.
 const HIGH: [&str; 3] = ["SUPERUSER", "REPLICATION", "BYPASSRLS"];
+
+/// Attributes by which a role that exists can do what others cannot.
+const POWERFUL: [&str; 4] = ["SUPERUSER", "REPLICATION", "BYPASSRLS", "CREATEROLE"];
+/// How the names of PostgreSQL's own roles begin.
+const OF_SERVER: &str = "pg_";
 
 /// The roles of a server: attributes as `pg_dumpall` names them, separated by blanks.
 const ROLES: &str = "SELECT rolname, concat_ws(' ', CASE WHEN rolsuper THEN 'SUPERUSER' END, \
@@ -49,8 +56,10 @@ impl Server<'_> {
         let existing: BTreeMap<String, String> = pairs(&self.query(ROLES).await?).into_iter().collect();
         let members: BTreeSet<(String, String)> =
             if ours { BTreeSet::new() } else { pairs(&self.query(MEMBERSHIPS).await?).into_iter().collect() };
+        let own = self.query("SELECT current_user").await?;
+        let alive = existing.keys().any(|name| *name != own && !name.starts_with(OF_SERVER));
         let mut warnings = Vec::new();
-        let plan = Plan { existing: &existing, members: &members, major: version / 10_000, ours };
+        let plan = Plan { existing: &existing, members: &members, major: version / 10_000, ours, alive };
         let (steps, mut anew) = plan.steps(globals, &mut warnings);
         let failures = self.run_steps(self.connection.maintenance_database(), &steps, "UTF8").await;
         let failures = failures.map_err(|error| error.within("cannot restore roles and other globals"))?;
@@ -101,6 +110,8 @@ struct Plan<'a> {
     members: &'a BTreeSet<(String, String)>,
     major: u32,
     ours: bool,
+    /// Whether there are roles besides PostgreSQL's own and the one that connects.
+    alive: bool,
 }
 
 impl Plan<'_> {
@@ -137,8 +148,8 @@ impl Plan<'_> {
         let exists = |name: &String| self.existing.contains_key(name);
         let (mut kept, mut anew) = (Vec::new(), Vec::new());
         for membership in &globals.memberships {
-            // It would give a role more rights than it has.
-            if !self.ours && exists(&membership.role) && exists(&membership.member) {
+            // It would give a role more rights than it has. A new role may have any.
+            if !self.ours && exists(&membership.member) {
                 if !self.members.contains(&(membership.role.clone(), membership.member.clone())) {
                     kept.push(format!("{} to {}", membership.role, membership.member));
                 }
@@ -154,13 +165,56 @@ impl Plan<'_> {
         }
         if !kept.is_empty() {
             let kept = several(kept.iter().map(String::as_str));
-            warnings.push(format!("not granted, as both roles exist: {kept}"));
+            warnings.push(format!("not granted, as the member exists and keeps the rights that it has: {kept}"));
         }
-        let parameters = globals.parameters.iter().filter(|grant| !exists(&grant.role));
+        let raised = if self.ours { Vec::new() } else { self.raised(globals) };
+        if !raised.is_empty() {
+            let raised = several(raised.iter().map(String::as_str));
+            warnings.push(format!("new roles that may act as a powerful role: {raised}"));
+        }
+        // A grant to all roles is one to those that exist.
+        let gains = |grant: &&ParameterGrant| !self.ours && grant.role.as_ref().map_or(self.alive, exists);
+        let (kept, parameters): (Vec<&ParameterGrant>, Vec<_>) = globals.parameters.iter().partition(gains);
+        if !kept.is_empty() {
+            let kept: Vec<String> =
+                kept.iter().map(|grant| format!("{} to {}", grant.parameter, grantee(grant))).collect();
+            let kept = several(kept.iter().map(String::as_str));
+            warnings.push(format!("rights on parameters that would go to roles that exist were left out: {kept}"));
+        }
         if self.major >= PARAMETER_RIGHTS {
-            steps.extend(parameters.map(parameter));
+            steps.extend(parameters.into_iter().map(parameter));
         }
         (steps, anew)
+    }
+
+    /// New roles that are members of a powerful role, be it by way of others, each with that role.
+    fn raised(&self, globals: &Globals) -> Vec<String> {
+        let mut members: BTreeMap<&str, Vec<&str>> = BTreeMap::new();
+        let new = globals.memberships.iter().filter(|membership| !self.existing.contains_key(&membership.member));
+        let new = new.map(|membership| (membership.role.as_str(), membership.member.as_str()));
+        let here = self.members.iter().map(|(role, member)| (role.as_str(), member.as_str()));
+        for (role, member) in new.chain(here) {
+            members.entry(role).or_default().push(member);
+        }
+        let here = self.existing.iter().filter(|(name, attributes)| {
+            name.starts_with(OF_SERVER) || attributes.split(' ').any(|word| POWERFUL.contains(&word))
+        });
+        let new = globals.roles.iter().filter(|(name, role)| {
+            !self.existing.contains_key(*name) && HIGH.iter().any(|high| role.attributes.contains(high))
+        });
+        let powerful = here.map(|(name, _)| name.as_str()).chain(new.map(|(name, _)| name.as_str()));
+        let mut left: Vec<(&str, &str)> = powerful.map(|name| (name, name)).collect();
+        let mut reached: BTreeMap<&str, &str> = left.iter().copied().collect();
+        while let Some((role, as_whom)) = left.pop() {
+            for member in members.get(role).into_iter().flatten().copied() {
+                if !reached.contains_key(member) {
+                    reached.insert(member, as_whom);
+                    left.push((member, as_whom));
+                }
+            }
+        }
+        let raised = reached.iter().filter(|(name, as_whom)| name != as_whom && !self.existing.contains_key(**name));
+        raised.map(|(name, as_whom)| format!("{name} (as {as_whom})")).collect()
     }
 
     fn grant(&self, membership: &Membership, grantor: Option<&String>) -> Step {
@@ -252,9 +306,15 @@ fn parameter(grant: &ParameterGrant) -> Step {
     let rights = [(grant.set, "SET"), (grant.alter_system, "ALTER SYSTEM")];
     let rights: Vec<&str> = rights.iter().filter(|(given, _)| *given).map(|(_, right)| *right).collect();
     let option = if grant.grant_option { " WITH GRANT OPTION" } else { "" };
-    let (parameter, role) = (quoted(&grant.parameter), quoted(&grant.role));
+    let role = grant.role.as_deref().map_or_else(|| grantee(grant).to_owned(), quoted);
+    let parameter = quoted(&grant.parameter);
     let sql = format!("GRANT {} ON PARAMETER {parameter} TO {role}{option}", rights.join(", "));
-    Step::new(format!("rights on parameter {} for role {}", grant.parameter, grant.role), sql)
+    Step::new(format!("rights on parameter {} for role {}", grant.parameter, grantee(grant)), sql)
+}
+
+/// To whom a right is granted, for people.
+fn grantee(grant: &ParameterGrant) -> &str {
+    grant.role.as_deref().unwrap_or("PUBLIC")
 }
 
 fn pairs(answer: &str) -> Vec<(String, String)> {

@@ -4,6 +4,8 @@
 //! So no client tool parses them, they stand in no argv, and a server that logs statements does not
 //! log the passwords in them. All of it is one transaction.
 
+use std::sync::{Arc, Mutex, PoisonError};
+
 use bytes::Bytes;
 use lifeboat_base::{Error, Result};
 
@@ -16,6 +18,12 @@ use crate::tool::process::feed;
 const MAX_REASON_BYTES: usize = 500;
 /// No more is read of what the server says about all of them.
 const MAX_ANSWER_BYTES: usize = 16 << 20;
+/// No more is kept of a line that it says besides.
+const MAX_SAID_LINE_BYTES: usize = 2000;
+/// No more warnings are kept.
+const MAX_NOT_GIVEN: usize = 500;
+/// How `psql` writes the codes of warnings that rights were not given, or not taken.
+const NOT_GIVEN_CODES: [&str; 2] = [":  01007: ", ":  01006: "];
 
 /// One statement.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -37,6 +45,14 @@ pub(crate) struct StepFailure {
     /// Whether what was to be run otherwise worked.
     pub(crate) mended: bool,
     pub(crate) reason: String,
+}
+
+/// What came of steps of which none is needed.
+#[derive(Debug, Default)]
+pub(crate) struct StepsOutcome {
+    pub(crate) failures: Vec<StepFailure>,
+    /// Rights that the server did not give or take, although no step failed: it only warned.
+    pub(crate) not_given: Vec<String>,
 }
 
 impl Step {
@@ -90,6 +106,38 @@ impl Server<'_> {
     /// # Errors
     /// A step that is needed failed, or the server cannot be asked. Then nothing was done.
     pub(crate) async fn run_steps(&self, database: &str, steps: &[Step], encoding: &str) -> Result<Vec<StepFailure>> {
+        self.run(database, steps, encoding, "terse", |_| {}).await
+    }
+
+    /// As [`Self::run_steps`], for steps of which none is needed. Also tells of what the server
+    /// only warned.
+    ///
+    /// # Errors
+    /// The server cannot be asked. Then nothing was done.
+    pub(crate) async fn run_all(&self, database: &str, steps: &[Step], encoding: &str) -> Result<StepsOutcome> {
+        let warned = Arc::new(Mutex::new(Vec::new()));
+        let heard = warned.clone();
+        let hear = move |line: &[u8]| {
+            let mut all = heard.lock().unwrap_or_else(PoisonError::into_inner);
+            if all.len() < MAX_NOT_GIVEN {
+                all.extend(not_given(line));
+            }
+        };
+        // Only then does it tell the code of a warning, which is the same in all languages.
+        let failures = self.run(database, steps, encoding, "verbose", hear).await?;
+        let not_given = std::mem::take(&mut *warned.lock().unwrap_or_else(PoisonError::into_inner));
+        Ok(StepsOutcome { failures, not_given })
+    }
+
+    /// Runs all steps. `hear` gets each line that the server says besides its answers.
+    async fn run(
+        &self,
+        database: &str,
+        steps: &[Step],
+        encoding: &str,
+        verbosity: &str,
+        mut hear: impl FnMut(&[u8]) + Send + 'static,
+    ) -> Result<Vec<StepFailure>> {
         if steps.is_empty() {
             return Ok(Vec::new());
         }
@@ -107,7 +155,7 @@ impl Server<'_> {
             script.push(b'\n');
         }
         script.extend(AFTER.bytes());
-        let database = conninfo(database);
+        let (database, verbosity) = (conninfo(database), format!("VERBOSITY={verbosity}"));
         let arguments = [
             "-X",
             "-A",
@@ -120,13 +168,26 @@ impl Server<'_> {
             "-v",
             "ON_ERROR_STOP=1",
             "-v",
-            "VERBOSITY=terse",
+            &verbosity,
             "-f",
             "-",
             "-d",
             &database,
         ];
+        let mut line = Vec::new();
+        let watch = move |piece: &[u8]| {
+            for byte in piece {
+                if *byte == b'\n' {
+                    hear(&line);
+                    line.clear();
+                } else if line.len() < MAX_SAID_LINE_BYTES {
+                    line.push(*byte);
+                }
+            }
+            piece.to_vec()
+        };
         let psql = self.tool("psql", arguments).envs([("PGCLIENTENCODING", std::ffi::OsStr::new(encoding))]);
+        let psql = psql.watched(watch);
         let mut answer = Vec::new();
         feed(psql, &mut Once(Some(Bytes::from(script))), |piece| {
             answer.extend_from_slice(piece);
@@ -141,15 +202,26 @@ impl Server<'_> {
     }
 }
 
+/// What a warning says of rights that were not given or not taken.
+fn not_given(line: &[u8]) -> Option<String> {
+    let line = String::from_utf8_lossy(line);
+    let said = NOT_GIVEN_CODES.iter().find_map(|code| line.split_once(code))?.1;
+    Some(told(said))
+}
+
+/// What the server said, for people.
+fn told(reason: &str) -> String {
+    let end = reason.char_indices().map(|(at, _)| at).take_while(|at| *at <= MAX_REASON_BYTES).last();
+    let reason = if reason.len() > MAX_REASON_BYTES { &reason[..end.unwrap_or_default()] } else { reason };
+    reason.chars().map(|c| if c.is_control() { ' ' } else { c }).collect()
+}
+
 fn failure(row: &[u8]) -> Option<StepFailure> {
     let row = String::from_utf8_lossy(row);
     let mut fields = row.trim_start_matches('\n').splitn(3, '\u{1f}');
     let step = fields.next()?.parse().ok()?;
     let mended = fields.next()? == "t";
-    let reason = fields.next()?;
-    let end = reason.char_indices().map(|(at, _)| at).take_while(|at| *at <= MAX_REASON_BYTES).last();
-    let reason = if reason.len() > MAX_REASON_BYTES { &reason[..end.unwrap_or_default()] } else { reason };
-    let reason = reason.chars().map(|c| if c.is_control() { ' ' } else { c }).collect();
+    let reason = told(fields.next()?);
     Some(StepFailure { step, mended, reason })
 }
 
@@ -175,6 +247,13 @@ mod tests {
         let mut out = Vec::new();
         escape(b"a\tb\nc\r\\.\n\\! x", &mut out);
         assert_eq!(out, br"a\tb\nc\r\\.\n\\! x");
+    }
+
+    #[test]
+    fn rights_that_were_not_given_are_heard_in_any_language() {
+        let said = not_given("psql:<stdin>:7: WARNUNG:  01007: es wurden keine Privilegien gewährt".as_bytes());
+        assert_eq!(said.as_deref(), Some("es wurden keine Privilegien gewährt"));
+        assert_eq!(not_given(b"psql:<stdin>:7: NOTICE:  00000: table has no rows"), None);
     }
 
     #[test]

@@ -18,11 +18,12 @@ use crate::database::WorkContext;
 use crate::postgres::capture::OF_STANDBY;
 use crate::postgres::connect::SETTLED_TEXT;
 use crate::postgres::contents::Contents;
-use crate::postgres::globals::{GLOBALS, is_of_tablespace, read_globals, statements};
+use crate::postgres::globals::{GLOBALS, is_of_tablespaces, read_globals};
 use crate::postgres::parts::{DumpPart, Table, TableName, by_database};
 use crate::postgres::server::Server;
 use crate::postgres::sql::{DATABASES, conninfo, quoted, rows};
 use crate::postgres::tables;
+use crate::postgres::tokens::Statements;
 use crate::proof::ProofResult;
 use crate::proof::multiset::{Multiset, ProofKey, Titled, shorten, tell};
 use crate::streams::{StoredStreams, StreamReader};
@@ -243,9 +244,10 @@ async fn compare_globals(
 fn globals(text: &str, superuser: &str, key: ProofKey) -> Titled {
     let mut titled = Titled::new();
     let own = [format!("ROLE {superuser} "), format!("ROLE {superuser};"), format!("ROLE \"{superuser}\"")];
-    for statement in statements(text) {
+    for read in Statements::new(text.as_bytes()) {
+        let statement = text.get(read.place).unwrap_or_default();
         let bootstrap = own.iter().any(|own| statement.contains(own.as_str()));
-        if bootstrap || is_of_tablespace(statement) || !statement.contains(' ') {
+        if bootstrap || read.tokens.as_deref().is_some_and(is_of_tablespaces) || !statement.contains(' ') {
             continue;
         }
         let title: Vec<&str> = statement.trim_end_matches(['\n', ';']).split(' ').take(3).collect();

@@ -1,0 +1,206 @@
+//! After a restore into PostgreSQL, every object has its owner and every role its rights, or the
+//! restore has failed and says what is lacking, and as whom it must load.
+#![allow(clippy::unwrap_used, clippy::expect_used)]
+
+use lifeboat_engine::Class;
+use lifeboat_engine::databases::postgres::PostgresTarget;
+use lifeboat_engine::databases::{RestoreOutcome, Target, Wanted, load};
+use lifeboat_tests::postgres::Postgres;
+use lifeboat_tests::work::{captured, context, only, restored};
+use tempfile::TempDir;
+
+fn lost(outcome: &RestoreOutcome) -> Vec<(&str, &str)> {
+    outcome.failures.iter().map(|failure| (failure.object.as_str(), failure.class.as_str())).collect()
+}
+
+async fn nothing_is_left(server: &Postgres) {
+    let left = "SELECT (SELECT count(*) FROM pg_roles WHERE rolname LIKE 'lifeboat%')
+        + (SELECT count(*) FROM pg_database WHERE datname LIKE 'lifeboat%')";
+    assert_eq!(server.query("postgres", left).await.trim(), "0");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_owner_or_right_that_is_refused_is_a_failure() {
+    let (from, to) = (Postgres::start().await, Postgres::start().await);
+    // In this encoding Lifeboat cannot compare the names of roles, so the server decides.
+    from.run_sql("postgres", "CREATE DATABASE shop TEMPLATE template0 ENCODING 'LATIN1' LC_COLLATE 'C' LC_CTYPE 'C'")
+        .await;
+    from.run_sql(
+        "shop",
+        "CREATE ROLE \"J\u{f6}\"; CREATE ROLE app; CREATE TABLE t AS SELECT 1 AS a; ALTER TABLE t OWNER TO \"J\u{f6}\";
+         CREATE TABLE u AS SELECT 2 AS a; ALTER TABLE u OWNER TO app; GRANT SELECT ON u TO \"J\u{f6}\"; GRANT CONNECT ON DATABASE shop TO \"J\u{f6}\"",
+    )
+    .await;
+    let place = TempDir::new().unwrap();
+    let cx = context(&place);
+    let streams = captured(&from, u64::MAX, &cx).await;
+    to.run_sql("postgres", "CREATE ROLE app; CREATE DATABASE shop").await;
+    to.run_sql("shop", "CREATE TABLE precious AS SELECT 7 AS a").await;
+
+    let strict = Wanted { overwrite: true, ..only("shop") };
+    let error = restored(&streams, &to, strict.clone(), &cx).await.unwrap_err();
+    assert_eq!(error.class(), Class::Source);
+    for named in ["owner of TABLE public.t (role", "rights on ACL public.TABLE u", "rights on the database for J"] {
+        assert!(error.chain().contains(named), "{named}: {}", error.chain());
+    }
+    assert!(error.hint_text().is_some_and(|hint| hint.contains("--keep-going")), "{error:?}");
+    assert_eq!(to.query("shop", "SELECT a FROM precious").await.trim(), "7");
+    nothing_is_left(&to).await;
+
+    let outcome = restored(&streams, &to, Wanted { keep_going: true, ..strict }, &cx).await.unwrap();
+    assert!(lost(&outcome).contains(&("owner of TABLE public.t", "rights")), "{:?}", outcome.failures);
+    assert!(outcome.failures.iter().all(|failure| failure.class == "rights"), "{:?}", outcome.failures);
+    let kept =
+        outcome.warnings.iter().find_map(|warning| Some(warning.split_once("is kept as ")?.1.to_owned())).unwrap();
+    assert_eq!(to.query(&kept, "SELECT a FROM precious").await.trim(), "7");
+    let owners = "SELECT relowner::regrole FROM pg_class WHERE relname IN ('t', 'u') ORDER BY relname";
+    assert_eq!(to.query("shop", owners).await.split_whitespace().collect::<Vec<_>>(), ["\"lifeboat-orphans\"", "app"]);
+}
+
+/// As soon as a restore looks whether a database is empty, nobody can rename one for a while.
+const HOLDS_NAMES: &str = "DO $$ BEGIN
+    WHILE NOT EXISTS (SELECT FROM pg_stat_activity WHERE query LIKE 'SELECT (SELECT -count(*)%') LOOP
+        PERFORM pg_stat_clear_snapshot(), pg_sleep(0.001);
+    END LOOP;
+    LOCK TABLE pg_database IN SHARE MODE; PERFORM pg_sleep(5);
+END $$";
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_database_that_is_filled_at_the_last_moment_stays() {
+    let (from, to) = (Postgres::start().await, Postgres::start().await);
+    from.create_database("shop").await;
+    from.run_sql("shop", "CREATE TABLE t AS SELECT 1 AS a").await;
+    let place = TempDir::new().unwrap();
+    let cx = context(&place);
+    let streams = captured(&from, u64::MAX, &cx).await;
+    to.create_database("shop").await;
+    let loading = "SELECT count(*) FROM pg_database WHERE datname LIKE 'lifeboat-loading-%'";
+    let held =
+        "SELECT count(*) FROM pg_locks WHERE relation = 'pg_database'::regclass AND mode = 'ShareLock' AND granted";
+    let holding = async {
+        while to.query("postgres", loading).await.trim() == "0" {}
+        to.run_sql("postgres", HOLDS_NAMES).await;
+    };
+    let filling = async {
+        while to.query("postgres", held).await.trim() == "0" {}
+        tokio::time::sleep(std::time::Duration::from_millis(500)).await;
+        // The restore sends everybody away who is in it.
+        while to.try_query("shop", "CREATE TABLE precious AS SELECT 7 AS a").await.is_err() {}
+    };
+    let (error, (), ()) = tokio::join!(restored(&streams, &to, only("shop"), &cx), holding, filling);
+    let error = error.unwrap_err();
+    assert!(error.class() == Class::Usage && error.chain().contains("database shop was filled"), "{error:?}");
+    assert_eq!(to.query("shop", "SELECT a FROM precious").await.trim(), "7");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_right_that_the_server_does_not_give_is_told() {
+    let (from, to) = (Postgres::start().await, Postgres::start().await);
+    from.create_database("shop").await;
+    // Its grantor may not grant any more, of which the server only warns.
+    from.run_sql(
+        "shop",
+        "CREATE ROLE app; CREATE ROLE reader; CREATE ROLE guest; CREATE TABLE t AS SELECT 1 AS a; ALTER TABLE t OWNER TO app;
+         GRANT SELECT ON t TO reader WITH GRANT OPTION; SET SESSION AUTHORIZATION reader; GRANT SELECT ON t TO guest; RESET SESSION AUTHORIZATION;
+         UPDATE pg_class SET relacl = replace(relacl::text, 'reader=r*/app', 'reader=r/app')::aclitem[] WHERE relname = 't'",
+    )
+    .await;
+    let place = TempDir::new().unwrap();
+    let cx = context(&place);
+    let streams = captured(&from, u64::MAX, &cx).await;
+    to.run_sql("postgres", "CREATE ROLE app; CREATE ROLE reader; CREATE ROLE guest").await;
+    let error = restored(&streams, &to, only("shop"), &cx).await.unwrap_err();
+    assert!(error.chain().contains("no privileges were granted for \"t\""), "{}", error.chain());
+    assert!(to.try_query("shop", "SELECT 1").await.is_err());
+    let outcome = restored(&streams, &to, Wanted { keep_going: true, ..only("shop") }, &cx).await.unwrap();
+    assert_eq!(lost(&outcome), [("rights", "rights")]);
+
+    // A grantor who is not there is replaced by the owner.
+    to.run_sql("postgres", "DROP DATABASE shop; DROP ROLE reader").await;
+    let outcome = restored(&streams, &to, only("shop"), &cx).await.unwrap();
+    let told = |warning: &String| warning.contains("granted by another role") && warning.contains("TABLE t");
+    assert!(outcome.warnings.iter().any(told), "{:?}", outcome.warnings);
+    assert_eq!(to.query("shop", "SELECT has_table_privilege('guest', 't', 'SELECT')").await.trim(), "t");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_needs_a_superuser_is_refused_and_named() {
+    let (from, to) = (Postgres::start().await, Postgres::start().await);
+    from.create_database("shop").await;
+    from.run_sql(
+        "shop",
+        "CREATE TABLE t AS SELECT 1 AS a; CREATE EXTENSION file_fdw; CREATE EXTENSION pgcrypto;
+         CREATE PUBLICATION everything FOR ALL TABLES; CREATE CAST (text AS int) WITH INOUT; CREATE TYPE base;
+         CREATE FUNCTION base_in(cstring) RETURNS base LANGUAGE internal IMMUTABLE STRICT AS 'int4in';
+         CREATE FUNCTION base_out(base) RETURNS cstring LANGUAGE internal IMMUTABLE STRICT AS 'int4out';
+         CREATE TYPE base (INPUT = base_in, OUTPUT = base_out, LIKE = int4);
+         CREATE FUNCTION tight(int) RETURNS int LANGUAGE sql LEAKPROOF AS 'SELECT $1';
+         CREATE FUNCTION see() RETURNS event_trigger LANGUAGE plpgsql AS 'BEGIN END';
+         CREATE EVENT TRIGGER sees ON ddl_command_end EXECUTE FUNCTION see();",
+    )
+    .await;
+    let place = TempDir::new().unwrap();
+    let cx = context(&place);
+    let streams = captured(&from, u64::MAX, &cx).await;
+    let error = restored(&streams, &to, only("shop"), &cx).await.unwrap_err();
+    assert_eq!(error.class(), Class::Usage);
+    let told = error.chain();
+    assert!(
+        told.contains("EXTENSION file_fdw") && !told.contains("pgcrypto") && told.contains("EVENT TRIGGER sees"),
+        "{told}"
+    );
+    let by_definition =
+        ["PUBLICATION everything", "CAST", "FUNCTION public.base_in", "TYPE public.base", "FUNCTION public.tight"];
+    for named in by_definition {
+        assert!(told.contains(named), "{named}: {told}");
+    }
+    assert!(!told.contains("FUNCTION public.see"), "{told}");
+    assert!(error.hint_text().is_some_and(|hint| hint.contains("--as-superuser")), "{error:?}");
+    nothing_is_left(&to).await;
+    assert!(to.try_query("shop", "SELECT 1").await.is_err());
+    let outcome = restored(&streams, &to, Wanted { as_superuser: true, ..only("shop") }, &cx).await.unwrap();
+    assert!(outcome.warnings.iter().any(|warning| warning.contains("EVENT TRIGGER sees")), "{:?}", outcome.warnings);
+    assert_eq!(to.query("shop", "SELECT count(*) FROM pg_event_trigger").await.trim(), "1");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_server_that_lets_no_other_role_in_is_told_and_left_as_it_was() {
+    let (from, to) = (Postgres::start().await, Postgres::start().await);
+    from.create_database("shop").await;
+    from.run_sql("shop", "CREATE TABLE t AS SELECT 1 AS a").await;
+    let rules = to.query("postgres", "SHOW hba_file").await;
+    std::fs::write(rules.trim(), "local all postgres trust\n").unwrap();
+    to.run_sql("postgres", "SELECT pg_reload_conf()").await;
+    let place = TempDir::new().unwrap();
+    let cx = context(&place);
+    let streams = captured(&from, u64::MAX, &cx).await;
+    let error = restored(&streams, &to, only("shop"), &cx).await.unwrap_err();
+    let hint = error.hint_text().unwrap();
+    assert!(hint.contains("--as-superuser") && hint.contains("pg_hba.conf"), "{error:?}");
+    nothing_is_left(&to).await;
+    assert!(to.try_query("shop", "SELECT 1").await.is_err());
+    restored(&streams, &to, Wanted { as_superuser: true, ..only("shop") }, &cx).await.unwrap();
+    assert_eq!(to.query("shop", "SELECT a FROM t").await.trim(), "1");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_server_that_asks_for_passwords_is_loaded_by_a_role_without_rights() {
+    let from = Postgres::start().await;
+    let to = Postgres::start_with_password("hush-4711").await;
+    from.run_sql("postgres", "CREATE ROLE joe; CREATE DATABASE shop OWNER joe").await;
+    from.run_sql("shop", "CREATE TABLE t AS SELECT 1 AS a; ALTER TABLE t OWNER TO joe").await;
+    let place = TempDir::new().unwrap();
+    let cx = context(&place);
+    let streams = captured(&from, u64::MAX, &cx).await;
+    let server = PostgresTarget {
+        connection: to.connection(),
+        password: Some(lifeboat_engine::config::Secret::new(b"hush-4711".to_vec())),
+        client_directories: vec![to.programs().to_owned()],
+    };
+    load(&streams, &Target::Server { server: Box::new(server), wanted: only("shop") }, &cx).await.unwrap();
+    let owners = "SELECT relowner::regrole FROM pg_class WHERE relname = 't'";
+    assert_eq!(to.query("shop", owners).await.trim(), "joe");
+    nothing_is_left(&to).await;
+    let left: Vec<_> = std::fs::read_dir(place.path()).unwrap().collect();
+    assert!(left.is_empty(), "{left:?}");
+}
