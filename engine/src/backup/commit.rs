@@ -13,11 +13,11 @@ use lifeboat_format::layout;
 use lifeboat_format::manifest::{Manifest, PackRef};
 use lifeboat_store::SharedReplica;
 
-use super::decide::{Decision, Standing, unknown};
+use super::decide::{Decision, Standing, not_committed, unknown};
 use super::fleet::Fleet;
 use super::messages::Captured;
 use crate::catalog::ciphertext::copy_pack;
-use crate::catalog::documents::sign_encrypted;
+use crate::catalog::documents::{SignedObject, sign_encrypted};
 use crate::catalog::inventory::Inventory;
 use crate::catalog::order::{Actor, OrderReader};
 use crate::config::Dataset;
@@ -88,29 +88,12 @@ impl Commit<'_> {
         generation: u32,
         captured: &Captured,
         manifest: &mut Manifest,
-        mut targets: Vec<SharedReplica>,
+        targets: Vec<SharedReplica>,
         cache: &ObjectCache,
     ) -> Result<(u64, Vec<SharedReplica>)> {
+        let stored = self.store(generation, captured, manifest, targets, cache).await;
+        let (signed, targets) = stored.map_err(|error| not_committed(&manifest.snapshot, &manifest.dataset, error))?;
         let (fleet, dataset) = (self.fleet, &manifest.dataset);
-        for (packs, last) in segments(&captured.unindexed) {
-            // Segments are found by listing, so the ids of all but the last may be random.
-            let id = if last {
-                manifest.snapshot.clone()
-            } else {
-                SnapshotId::new(manifest.snapshot.time(), rand::random())
-            };
-            let segment = IndexSegment::write(generation, packs)?;
-            let index = sign_encrypted(layout::index(dataset, &id), &segment, self.dataset, self.keys)?;
-            manifest.accounting.stored_bytes += index.object.len() as u64;
-            targets = fleet.put_to(&targets, &index.key, &index.object, "an index segment").await?;
-            let signature = layout::signature(&index.key);
-            targets = fleet.put_to(&targets, &signature, &index.signature, "an index segment's signature").await?;
-            cache.put(&index.key, &index.object);
-        }
-        let plaintext = manifest.to_plaintext()?;
-        let signed =
-            sign_encrypted(layout::manifest(dataset, &manifest.snapshot), &plaintext, self.dataset, self.keys)?;
-        targets = fleet.put_to(&targets, &signed.key, &signed.object, "the manifest").await?;
         let HostKeys { vault, signer, .. } = self.keys;
         let needed: HashSet<PackId> = manifest.packs.iter().map(|pack| pack.id).collect();
         let decision = Decision {
@@ -132,6 +115,38 @@ impl Commit<'_> {
             .await
             .map_err(|error| unknown(&manifest.snapshot, dataset, &error.chain()))?;
         Ok((act.act.number, targets))
+    }
+
+    /// Writes index segments, their signatures, and the manifest.
+    async fn store(
+        &self,
+        generation: u32,
+        captured: &Captured,
+        manifest: &mut Manifest,
+        mut targets: Vec<SharedReplica>,
+        cache: &ObjectCache,
+    ) -> Result<(SignedObject, Vec<SharedReplica>)> {
+        let (fleet, dataset) = (self.fleet, &manifest.dataset);
+        for (packs, last) in segments(&captured.unindexed) {
+            // Segments are found by listing, so the ids of all but the last may be random.
+            let id = if last {
+                manifest.snapshot.clone()
+            } else {
+                SnapshotId::new(manifest.snapshot.time(), rand::random())
+            };
+            let segment = IndexSegment::write(generation, packs)?;
+            let index = sign_encrypted(layout::index(dataset, &id), &segment, self.dataset, self.keys)?;
+            manifest.accounting.stored_bytes += index.object.len() as u64;
+            targets = fleet.put_to(&targets, &index.key, &index.object, "an index segment").await?;
+            let signature = layout::signature(&index.key);
+            targets = fleet.put_to(&targets, &signature, &index.signature, "an index segment's signature").await?;
+            cache.put(&index.key, &index.object);
+        }
+        let plaintext = manifest.to_plaintext()?;
+        let signed =
+            sign_encrypted(layout::manifest(dataset, &manifest.snapshot), &plaintext, self.dataset, self.keys)?;
+        targets = fleet.put_to(&targets, &signed.key, &signed.object, "the manifest").await?;
+        Ok((signed, targets))
     }
 }
 

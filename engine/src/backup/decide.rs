@@ -196,12 +196,17 @@ impl Decision<'_> {
     fn outcome(&self, doubtful: BTreeMap<Name, String>, error: Error) -> Error {
         let (snapshot, dataset) = (self.snapshot, self.actor.dataset);
         if doubtful.is_empty() {
-            let hint = error.hint_text().unwrap_or("back up again; uploaded packs are reused").to_owned();
-            return error.within(format!("snapshot {snapshot} of {dataset} was not committed")).hint(hint);
+            return not_committed(snapshot, dataset, error);
         }
         let reasons: Vec<String> = doubtful.iter().map(|(replica, why)| format!("{replica}: {why}")).collect();
         unknown(snapshot, dataset, &reasons.join("; "))
     }
+}
+
+/// The error of a commit that did not happen.
+pub(super) fn not_committed(snapshot: &SnapshotId, dataset: &Name, error: Error) -> Error {
+    let hint = error.hint_text().unwrap_or("back up again; uploaded packs are reused").to_owned();
+    error.within(format!("snapshot {snapshot} of {dataset} was not committed")).hint(hint)
 }
 
 /// The error of a commit of which nobody knows whether it happened.

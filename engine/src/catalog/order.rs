@@ -302,8 +302,12 @@ pub(crate) async fn take(act: &FoundAct, replica: &SharedReplica) -> Taken {
     if let Err(error) = replica.put_new(&key, act.stored.clone()).await {
         return match error.kind {
             ReplicaErrorKind::AlreadyExists => Taken::Collided,
-            ReplicaErrorKind::Denied(_) | ReplicaErrorKind::Misconfigured(_) => Taken::No(error.into()),
-            _ => Taken::Unknown(error.into()),
+            ReplicaErrorKind::Unavailable(_)
+            | ReplicaErrorKind::TimedOut(_)
+            | ReplicaErrorKind::Corrupt(_)
+            | ReplicaErrorKind::Other(_) => Taken::Unknown(error.into()),
+            // The replica has answered that it did nothing.
+            _ => Taken::No(error.into()),
         };
     }
     match numbers(replica, &act.act.dataset, act.act.number + 1).await {
