@@ -18,7 +18,7 @@ scripts        = scripts/setup scripts/advisories scripts/coverage scripts/fuzz 
 # again.
 built          = $(or $(CARGO_TARGET_DIR),$(CURDIR)/target)
 
-.PHONY: help setup demo test lint check bench coverage fuzz install
+.PHONY: help setup demo test lint check bench coverage fuzz torture install
 
 help: ## list the targets
 	@sed -n 's/^\([a-z]*\):[^#]*## \(.*\)/  make \1\t\2/p' $(firstword $(MAKEFILE_LIST)) | expand -t 18
@@ -53,6 +53,10 @@ coverage: ## which share of the lines the tests reach; a figure, no gate
 
 fuzz: setup ## every fuzz target for a minute, fails at a finding; SECONDS=60, TARGETS="varint"
 	scripts/fuzz $(or $(SECONDS),60) $(TARGETS)
+
+torture: setup ## long runs of the model of a vault and of faults at every call; STEPS=20000, SEED=1
+	LIFEBOAT_MODEL_STEPS=$(or $(STEPS),20000) LIFEBOAT_MODEL_SEED=$(or $(SEED),1) $(CARGO) test --locked -p lifeboat-tests \
+		--test model --test commit_faults --test prune_faults --test two_hosts --test losses -- --nocapture
 
 bench: ## speed, memory and size beside peers, into target/bench/; all cases, or CASES="first unchanged"; SIZE= and PG_MIB= in MiB, GIB=, ROUNDS=; BEFORE=DIR beside older programs alone
 	@scripts/setup --bench
