@@ -111,9 +111,11 @@ pub fn object(dataset: &Name, act: ActKind, id: &SnapshotId) -> String {
     }
 }
 
-/// Splits an act as it is stored into its line and the signature of this line; `None` if it is none.
+/// Splits an act as it is stored into its line and the signature of this line; `None` if it is none
+/// or too long.
 #[must_use]
 pub fn split(stored: &[u8]) -> Option<(&[u8], &[u8])> {
+    let stored = Some(stored).filter(|stored| stored.len() <= MAX_ACT_BYTES)?;
     let end = stored.iter().position(|byte| *byte == b'\n')?;
     Some(stored.split_at(end + 1))
 }

@@ -214,9 +214,14 @@ pub struct PruneRecord {
     pub removed: Vec<RemovedSnapshot>,
     /// Acts that are gone, or are about to be: ranges of their numbers, first and last, ascending
     /// and apart.
-    #[serde(default, deserialize_with = "strict::list::<MAX_PASSED_RANGES, [u64; 2], _>")]
+    #[serde(
+        default,
+        skip_serializing_if = "Vec::is_empty",
+        deserialize_with = "strict::list::<MAX_PASSED_RANGES, [u64; 2], _>"
+    )]
     pub passed: Vec<[u64; 2]>,
-    /// Snapshots that stand where others stand in the chain, and of which the operator knows.
+    /// Snapshots that stand where others stand in the chain, and of which the operator knows,
+    /// sorted.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub branches: Vec<SnapshotId>,
 }
@@ -276,7 +281,10 @@ impl RecordBody for PruneRecord {
         }
         let is_range = |[first, last]: &[u64; 2]| 1 <= *first && first <= last && *last < SEQUENCE_END;
         let is_sorted = self.passed.is_sorted_by(|a, b| a[1] < b[0]);
-        (!is_sorted || !self.passed.iter().all(is_range)).then_some("`passed` is no list of ranges")
+        if !is_sorted || !self.passed.iter().all(is_range) {
+            return Some("`passed` is no list of ranges");
+        }
+        (!self.branches.is_sorted_by(|a, b| a < b)).then_some("`branches` is not sorted")
     }
 }
 
@@ -299,7 +307,7 @@ mod tests {
             "body": { "removed": [
                 { "snapshot": "20261123T183244123Z-9f2c81aa", "blake3": null },
                 { "snapshot": "20261124T183244123Z-9f2c81aa", "blake3": "00".repeat(32) },
-            ] },
+            ], "passed": [[1, 4], [6, 6]], "branches": ["20261125T183244123Z-9f2c81aa"] },
         })
     }
 

@@ -9,6 +9,7 @@ use std::path::{Path, PathBuf};
 use bytes::Bytes;
 use data_encoding::HEXLOWER;
 use lifeboat_base::{Error, Result};
+use lifeboat_format::act::{self, Act};
 use lifeboat_format::chunk_id::ChunkIdKey;
 use lifeboat_format::extents::{Bounds, Extents};
 use lifeboat_format::id::{Digest, Name, SnapshotId};
@@ -90,6 +91,13 @@ struct RecordPlace {
 }
 
 #[derive(Deserialize)]
+struct ActPlace {
+    vault: String,
+    dataset: Name,
+    number: u64,
+}
+
+#[derive(Deserialize)]
 struct KeyringPlace {
     vault: String,
     dataset: Name,
@@ -116,6 +124,7 @@ impl File {
             "index" => read_index(&data),
             "manifest" => read_manifest(data, &self.place()),
             "record" => read_record(&data, &self.place()),
+            "act" => read_act(&data, &self.place()),
             "vault" => VaultInfo::parse(&data, &"near".parse()?).map(|_| Value::Null),
             "keyring" => read_keyring(&data, &self.place()),
             kind => panic!("{kind} is no kind of file"),
@@ -194,6 +203,14 @@ fn read_record(data: &[u8], place: &RecordPlace) -> Result<Value> {
         RecordType::Mark => record::read::<MarkRecord>(data, vault, dataset, "mark").map(|_| Value::Null),
         RecordType::Drill => record::read::<AnyDrill>(data, vault, dataset, "drill record").map(|_| Value::Null),
     }
+}
+
+/// Who signed it is not this crate's.
+fn read_act(data: &[u8], place: &ActPlace) -> Result<Value> {
+    let (line, signature) = act::split(data).ok_or_else(damaged)?;
+    let act = Act::of_line(line, &place.vault, &place.dataset, place.number, "act")?;
+    assert!(signature.starts_with(b"untrusted comment: ") && act.signature.contains("\ntrusted comment: "));
+    Ok(json!({ "object": act.object() }))
 }
 
 fn read_keyring(data: &[u8], place: &KeyringPlace) -> Result<Value> {

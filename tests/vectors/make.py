@@ -9,6 +9,7 @@ import pathlib
 import shutil
 import tempfile
 
+import acts
 import chunks
 import extents
 import integers
@@ -38,7 +39,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         packs.Packs(corpus, folder).add()
         write("chunks.json", **chunks.vectors(folder))
-    for module in (manifests, extents, segments, texts):
+    for module in (manifests, extents, segments, texts, acts):
         module.add(corpus)
     for folder in ("good", "malformed"):
         shutil.rmtree(HERE / folder, ignore_errors=True)

@@ -94,7 +94,7 @@ def add_records(corpus: Corpus) -> None:
     bad_text("first-without-previous", "`previous` of the first is null", text(first))
     bad_text("of-another-type", "the record has the type of its folder", usual, "drill")
     bad_text("drill-as-prune", "the record has the type of its folder", text(drill))
-    bad("unknown-type", "`type` is prune or drill", type="burial")
+    bad("unknown-type", "`type` is prune, mark or drill", type="burial")
     bad("other-vault", "the record belongs to the vault", vault=VAULT[::-1])
     bad("other-dataset", "the record belongs to the dataset", dataset="shop2")
     unknown = "readers refuse a word that they do not know"
