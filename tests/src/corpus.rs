@@ -57,7 +57,7 @@ pub async fn seeds() -> Vec<Seed> {
     seeds.0
 }
 
-/// A vault with rows that changed, a prune record and a drill report.
+/// A vault with rows that changed, acts, a mark, a prune record and a drill report.
 async fn vault() -> TestVault {
     let mut vault = TestVault::new(1, 1).await;
     let source = |rows: usize, version: usize| MemorySource {
@@ -72,6 +72,9 @@ async fn vault() -> TestVault {
     for version in 0..4 {
         good(vault.backup(&source(ROWS, version)).await);
     }
+    good(vault.sweep().await);
+    // The next one is marked, and no more.
+    good(vault.backup(&source(ROWS, 1)).await);
     good(vault.prune().await);
     let reader = good(vault.open(vault.owner()).await);
     let mut settings = vault.config.datasets[0].drill.clone();
@@ -140,10 +143,10 @@ fn stored(vault: &TestVault, seeds: &mut Seeds) {
     let owner = good(parse_identities(&Secret::new(secrets.clone()), "the keyring"));
     seeds.add("keyring", "shop-1", secrets);
 
-    let (drills, prunes) = (layout::drills(&shop), layout::prunes(&shop));
+    let folders = [layout::drills(&shop), layout::prunes(&shop), layout::marks(&shop)];
     let mut ids = vec!["shop".to_owned(), "db1".to_owned()];
     for key in keys.iter().filter(|key| !layout::is_signature(key)) {
-        let named = layout::parse_json(&drills, key).or_else(|| layout::parse_json(&prunes, key));
+        let named = folders.iter().find_map(|folder| layout::parse_json(folder, key));
         if let Some(snapshot) = layout::parse_manifest(&shop, key) {
             let plaintext = open(&owner, &read(key));
             let told = good(VaultInfo::parse(&read(layout::VAULT), &name("r1"))).vault;
@@ -160,6 +163,8 @@ fn stored(vault: &TestVault, seeds: &mut Seeds) {
             seeds.add("pack", &format!("{id}-unpadded"), without_padding(&plaintext));
             seeds.add("pack", &id.to_string(), plaintext);
             ids.push(id.to_string());
+        } else if layout::parse_act(&shop, key).is_some() {
+            seeds.add("act", key, read(key));
         } else if named.is_some() || *key == layout::VAULT || key.starts_with(layout::HOSTS) {
             seeds.add("records", key, read(key));
         }

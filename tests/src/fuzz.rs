@@ -9,7 +9,8 @@ pub mod stored;
 pub type Drive = fn(&[u8]) -> bool;
 
 /// Every target.
-pub const TARGETS: [(&str, Drive); 14] = [
+pub const TARGETS: [(&str, Drive); 15] = [
+    ("act", stored::act::drive),
     ("configuration", given::configuration::drive),
     ("document", stored::document::drive),
     ("extents", stored::extents::drive),

@@ -57,6 +57,7 @@ fn inputs(kind: &str, place: &Value, data: Vec<u8>) -> Vec<(&'static str, Vec<u8
             let header = extents::header(0, &Bounds::default());
             vec![("map", map::input(number("covers"), &data, &header, &[]))]
         }
+        "act" => vec![("act", data)],
         "record" | "vault" => vec![("records", data)],
         "keyring" => vec![("keyring", data)],
         other => panic!("no target takes a {other}"),

@@ -5,12 +5,16 @@ use std::fmt::Debug;
 use lifeboat_engine::drill::DrillReport;
 use lifeboat_format::id::Name;
 use lifeboat_format::info::{HostInfo, VaultInfo};
-use lifeboat_format::record::{self, PruneRecord, RecordBody};
+use lifeboat_format::record::{self, MarkRecord, PruneRecord, RecordBody};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use serde_json::Value;
 
-/// Takes `data` for `vault.json`, a host's description, and a record of a prune and of a drill.
+/// Ranges of acts whose ends are looked at.
+const MAX_RANGES: usize = 100;
+
+/// Takes `data` for `vault.json`, a host's description, and a record of a prune, of a mark and of a
+/// drill.
 pub fn drive(data: &[u8]) -> bool {
     let place = "r1".parse();
     let known = place.is_ok_and(|place| VaultInfo::parse(data, &place).is_ok());
@@ -18,13 +22,29 @@ pub fn drive(data: &[u8]) -> bool {
 
     let host = back::<HostInfo>(data);
     let prune = record_of::<PruneRecord>(data);
+    if let Some(prune) = &prune {
+        passes(prune);
+    }
+    let mark = record_of::<MarkRecord>(data);
+    assert!(mark.is_none() || prune.is_none(), "of two types");
     let drill = record_of::<DrillReport>(data).map(without_fractions);
     if let Some(drill) = &drill {
         same(drill);
         assert!(drill.objectives_missed().is_empty(), "nothing was measured");
         assert!(drill.proof.as_ref().is_none_or(|proof| !proof.is_equal() || proof.differences.is_empty()));
     }
-    known || host.is_some() || prune.is_some() || drill.is_some()
+    known || host.is_some() || prune.is_some() || mark.is_some() || drill.is_some()
+}
+
+/// The numbers that have passed are those in the ranges, and no others.
+fn passes(prune: &PruneRecord) {
+    for [first, last] in prune.passed.iter().take(MAX_RANGES) {
+        assert!(prune.has_passed(*first) && prune.has_passed(*last), "{first} to {last}");
+        for beside in [first - 1, last + 1] {
+            let within = prune.passed.iter().any(|[first, last]| (first..=last).contains(&&beside));
+            assert_eq!(prune.has_passed(beside), within, "{beside}");
+        }
+    }
 }
 
 /// The body of a record, of the place that it names itself.

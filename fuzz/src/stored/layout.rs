@@ -8,7 +8,7 @@ pub fn drive(data: &[u8]) -> bool {
     let Ok(key) = std::str::from_utf8(data) else { return false };
     let named = key.split('/').find_map(|part| part.parse::<Name>().ok().filter(|_| !is_folder(part)));
     let Some(dataset) = named.or_else(|| "shop".parse().ok()) else { return false };
-    let (drills, prunes) = (layout::drills(&dataset), layout::prunes(&dataset));
+    let (drills, prunes, marks) = (layout::drills(&dataset), layout::prunes(&dataset), layout::marks(&dataset));
     let known = [
         layout::parse_manifest(&dataset, key).map(|id| layout::manifest(&dataset, &id)),
         layout::parse_index(&dataset, key).map(|id| layout::index(&dataset, &id)),
@@ -16,6 +16,8 @@ pub fn drive(data: &[u8]) -> bool {
         layout::parse_keyring_generation(&dataset, key).map(|number| layout::keyring_generation(&dataset, number)),
         layout::parse_json(&drills, key).map(|id| layout::drill(&dataset, &id)),
         layout::parse_json(&prunes, key).map(|id| layout::prune(&dataset, &id)),
+        layout::parse_json(&marks, key).map(|id| layout::mark(&dataset, &id)),
+        layout::parse_act(&dataset, key).map(|number| layout::act(&dataset, number)),
     ];
     let known: Vec<String> = known.into_iter().flatten().collect();
     assert!(known.len() <= 1, "{key} is of several kinds: {known:?}");

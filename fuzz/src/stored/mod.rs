@@ -1,5 +1,6 @@
 //! Parsers of what lies in a bucket: all that `lifeboat-format` reads.
 
+pub mod act;
 pub mod document;
 pub mod extents;
 pub mod ids;
