@@ -1,10 +1,10 @@
 //! Backup: source → chunk → identify → compress → pack → encrypt → every replica → commit.
 //!
 //! - **Consistency**: a snapshot exists once its signature exists. The order of writes is packs,
-//!   index segments and their signatures, manifest, signature. Each step is durable in at least
-//!   `min_replicas` replicas before the next begins.
-//! - **Failure**: a run that fails before the last step leaves no snapshot. It leaves packs, which
-//!   the next run finds in the journal and uses.
+//!   index segments and their signatures, manifest, act, signature. Each step is durable in at
+//!   least `min_replicas` replicas before the next begins. The act decides (`decide.rs`).
+//! - **Failure**: a run that fails before the act leaves no snapshot. It leaves packs, which the
+//!   next run finds in the journal and uses.
 //! - **Cancellation**: a run can be cancelled until the commit begins. The commit itself writes a
 //!   few small objects and is always finished.
 //! - **Replicas**: a replica that fails is behind for the rest of the run. A replica gets the

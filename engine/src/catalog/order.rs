@@ -149,7 +149,7 @@ impl<'a> OrderReader<'a> {
         acts
     }
 
-    /// Copies to `inventory` the acts that came after its newest one, of those that are in `others`.
+    /// Copies to `inventory` the acts that came after its newest one, of those that `others` show.
     ///
     /// # Errors
     /// It has another object under one of these names, or fails.

@@ -236,8 +236,8 @@ impl CatchUp<'_> {
         Ok(())
     }
 
-    /// Copies what else the others hold: the newest prune record, marks, index segments of snapshots that
-    /// are gone, and drill records.
+    /// Copies what else the others hold: the newest prune record, marks, index segments of
+    /// snapshots that are gone, and drill records.
     async fn copy_others(&mut self) -> Result<()> {
         // Only the newest record matters: it repeats what still matters from older ones.
         if let Some(id) = self.newest_prune.filter(|id| !self.target.prunes.contains(id)) {

@@ -1,9 +1,9 @@
-//! Puts back what replicas have lost and this host still has: signatures, which acts hold, and acts,
-//! manifests and index segments, of which the cache has copies. All of them were believed before
-//! they came there.
+//! Puts back what replicas have lost and this host still has: signatures, which acts hold, and
+//! acts, manifests and index segments, of which the cache has copies. All of them were believed
+//! before they came there.
 //!
-//! Nothing is put back that a record calls gone. A manifest is put back only into a replica that has
-//! every pack that it names, so that none shows what it cannot restore.
+//! Nothing is put back that a record calls gone. A manifest is put back only into a replica that
+//! has every pack that it names, so that none shows what it cannot restore.
 
 use std::collections::BTreeSet;
 

@@ -93,7 +93,8 @@ pub struct DeadPack {
     pub unreferenced_since: DateTime<Utc>,
 }
 
-/// What prune will do. Making a plan changes nothing in a replica but for signatures that were lost.
+/// What prune will do. Making a plan changes nothing in a replica, but it puts lost signatures and
+/// acts back.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct PrunePlan {
     /// The dataset.
