@@ -10,6 +10,7 @@
 //! datasets/<dataset>/rows/…       keyed hashes of the newest snapshot's rows, up to 4 % of its size, and maps, up to 2 %; up to twice that during a run (sealed)
 //! datasets/<dataset>/unreferenced which packs no snapshot refers to, and since when (plain: ids and times)
 //! datasets/<dataset>/seen         the number of the newest act that this host has seen (plain)
+//! datasets/<dataset>/shown        which snapshots each replica has shown (plain: ids)
 //! datasets/<dataset>/sparse       packs that new snapshots must not refer to (plain: ids)
 //! datasets/<dataset>/scratch/…    a run's temporary files
 //! drills/<dataset>/…              on a drill host: reports that could not be uploaded to the vault
