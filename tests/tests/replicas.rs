@@ -165,7 +165,7 @@ async fn a_pruned_snapshot_is_not_brought_back_by_a_replica_that_was_away() {
     let states = caught_up(&vault).await;
     assert_eq!(states.iter().map(|state| state.behind).collect::<BTreeSet<_>>(), BTreeSet::from([0]));
     assert!(!vault.replica_path(1).join(format!("datasets/shop/snapshots/{first}.json.zst.age")).exists());
-    vault.prune().await.unwrap();
+    vault.sweep().await.unwrap();
     assert_eq!(listed(&vault).await, [second]);
 }
 

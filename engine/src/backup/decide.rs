@@ -20,7 +20,7 @@ use lifeboat_store::SharedReplica;
 use super::fleet::Fleet;
 use crate::catalog::ciphertext::put_once;
 use crate::catalog::documents::{SignedObject, is_verdict};
-use crate::catalog::order::{Actor, FoundAct, OrderReader, Taken, numbers, take};
+use crate::catalog::order::{Actor, FoundAct, OrderReader, Taken, numbers};
 use crate::catalog::records::RecordReader;
 
 /// So many marks of others are stepped over.
@@ -62,7 +62,8 @@ impl Decision<'_> {
             let now = self.clock.now();
             let act = self.actor.act(ActKind::Commit, self.snapshot, manifest, last.as_ref(), standing.seen, now)?;
             let (mut taken, mut collided) = (Vec::new(), Vec::new());
-            let tries = targets.iter().map(|replica| async { (replica.clone(), take(&act, replica).await) });
+            let tries =
+                targets.iter().map(|replica| async { (replica.clone(), self.reader.take(&act, replica).await) });
             for (replica, result) in futures::future::join_all(tries).await {
                 match result {
                     Taken::Yes => taken.push(replica),
@@ -183,12 +184,19 @@ impl Decision<'_> {
         Ok(())
     }
 
-    /// Removes an act that is not to count. Returns where that is not certain.
+    /// Removes an act that is not to count. Returns where that is not certain: another host that
+    /// sees it finishes the commit, and goes on after it.
     async fn withdraw(&self, act: &FoundAct, taken: &[SharedReplica]) -> BTreeMap<Name, String> {
-        let key = layout::act(self.actor.dataset, act.act.number);
+        let (key, number) = (layout::act(self.actor.dataset, act.act.number), act.act.number);
+        let signature = layout::signature(&act.act.object());
         let removals = taken.iter().map(|replica| async {
-            let removed = replica.delete(&key).await;
-            removed.err().map(|error| (replica.name().clone(), error.to_string()))
+            let removed = async {
+                if self.reader.has_newer(replica, number).await? || replica.head(&signature).await?.is_some() {
+                    return Err(Error::failed(format!("another host has seen act {number}, and may have finished it")));
+                }
+                Ok(replica.delete(&key).await?)
+            };
+            removed.await.err().map(|error: Error| (replica.name().clone(), error.chain()))
         });
         futures::future::join_all(removals).await.into_iter().flatten().collect()
     }

@@ -15,6 +15,7 @@ use lifeboat_format::manifest::PackRef;
 use lifeboat_store::SharedReplica;
 use tokio_util::sync::CancellationToken;
 
+use crate::catalog::ciphertext::put_once;
 use crate::catalog::documents::combine;
 use crate::catalog::inventory::Inventory;
 
@@ -110,12 +111,12 @@ impl Fleet {
             let put = tokio::select! {
                 biased;
                 () = self.left_behind(replica.name()) => return None,
-                put = replica.put_new(key, body.clone()) => put,
+                put = put_once(replica.as_ref(), key, body.clone()) => put,
             };
             match put {
                 Ok(()) => Some(replica.name().clone()),
                 Err(error) => {
-                    self.fell_behind(replica.name(), &error.into());
+                    self.fell_behind(replica.name(), &error);
                     None
                 }
             }

@@ -293,30 +293,57 @@ impl Actor<'_> {
     }
 }
 
-/// Takes the number of `act` in one replica.
-///
-/// Sweeps delete acts that have passed, so the number of a host that slept for long may be free
-/// again. A newer act is there then.
-pub(crate) async fn take(act: &FoundAct, replica: &SharedReplica) -> Taken {
-    let key = layout::act(&act.act.dataset, act.act.number);
-    if let Err(error) = replica.put_new(&key, act.stored.clone()).await {
-        return match error.kind {
-            ReplicaErrorKind::AlreadyExists => Taken::Collided,
-            ReplicaErrorKind::Unavailable(_)
-            | ReplicaErrorKind::TimedOut(_)
-            | ReplicaErrorKind::Corrupt(_)
-            | ReplicaErrorKind::Other(_) => Taken::Unknown(error.into()),
-            // The replica has answered that it did nothing.
-            _ => Taken::No(error.into()),
-        };
+impl OrderReader<'_> {
+    /// Takes the number of `act` in one replica.
+    ///
+    /// Sweeps delete acts that have passed, so the number of a host that slept for long may be free
+    /// again. A newer act is there then.
+    pub(crate) async fn take(&self, act: &FoundAct, replica: &SharedReplica) -> Taken {
+        let key = layout::act(self.dataset, act.act.number);
+        if let Err(error) = replica.put_new(&key, act.stored.clone()).await {
+            return match error.kind {
+                ReplicaErrorKind::AlreadyExists => Taken::Collided,
+                ReplicaErrorKind::Unavailable(_)
+                | ReplicaErrorKind::TimedOut(_)
+                | ReplicaErrorKind::Corrupt(_)
+                | ReplicaErrorKind::Other(_) => Taken::Unknown(error.into()),
+                // The replica has answered that it did nothing.
+                _ => Taken::No(error.into()),
+            };
+        }
+        match self.has_newer(replica, act.act.number).await {
+            Ok(false) => Taken::Yes,
+            looked => match replica.delete(&key).await {
+                Ok(()) => looked.err().map_or(Taken::Collided, Taken::No),
+                Err(error) => Taken::Unknown(error.into()),
+            },
+        }
     }
-    match numbers(replica, &act.act.dataset, act.act.number + 1).await {
-        Ok(newer) if newer.is_empty() => Taken::Yes,
-        looked => match replica.delete(&key).await {
-            Ok(()) if looked.is_ok() => Taken::Collided,
-            Ok(()) => looked.err().map_or(Taken::Collided, Taken::No),
-            Err(error) => Taken::Unknown(error.into()),
-        },
+
+    /// Whether a replica shows an act above `number`. Names that nobody signed are none.
+    pub(crate) async fn has_newer(&self, replica: &SharedReplica, number: u64) -> Result<bool> {
+        for newer in numbers(replica, self.dataset, number + 1).await?.into_iter().take(MAX_FALSE_NAMES) {
+            match self.fetch(replica, newer).await {
+                Err(error) if is_verdict(&error) => {}
+                found => return found.map(|_| true),
+            }
+        }
+        Ok(false)
+    }
+
+    /// Gives `inventory` every act of `current` that it lacks.
+    ///
+    /// # Errors
+    /// It has another object under one of these names, or fails.
+    pub(crate) async fn fill(&self, inventory: &mut Inventory, current: &Acts) -> Result<Vec<String>> {
+        let mut filled = Vec::new();
+        for (number, found) in current.found.iter().filter(|(number, _)| !inventory.acts.contains(number)) {
+            let key = layout::act(self.dataset, *number);
+            put_once(inventory.replica.as_ref(), &key, found.stored.clone()).await?;
+            filled.push(key);
+        }
+        inventory.acts.extend(current.found.keys());
+        Ok(filled)
     }
 }
 

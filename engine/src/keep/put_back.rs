@@ -52,10 +52,11 @@ pub(crate) async fn put_back(
     for inventory in inventories.iter_mut() {
         let brought = async {
             order.level(inventory, &all, acts.newest()).await?;
-            order.finish(inventory, &current).await
+            let filled = order.fill(inventory, &current).await?;
+            Ok::<_, Error>([filled, order.finish(inventory, &current).await?].concat())
         };
         match brought.await {
-            Ok(finished) => returned.extend(finished),
+            Ok(keys) => returned.extend(keys),
             Err(error) => drop(told(inventory, "the order", Err(error))),
         }
     }

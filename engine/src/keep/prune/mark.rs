@@ -13,7 +13,7 @@ use super::{Prune, PruneOutcome, PrunePlan};
 use crate::catalog::ciphertext::put_once;
 use crate::catalog::documents::SignedObject;
 use crate::catalog::inventory::Inventory;
-use crate::catalog::order::{Actor, FoundAct, Taken, take};
+use crate::catalog::order::{Actor, FoundAct, OrderReader, Taken};
 use crate::catalog::records::RecordWriter;
 use crate::keys::HostKeys;
 
@@ -51,6 +51,8 @@ impl<'p> Acting<'p> {
         let actor = Actor { vault, dataset, principal, signer };
         let act = actor.act(kind, id, record, self.last.as_ref(), self.newest, self.prune.clock.now())?;
         let number = act.act.number;
+        let trusted = &self.prune.keys.trusted_signers;
+        let order = OrderReader { vault, dataset, trusted, cache: None };
         let mut has_place = false;
         for inventory in inventories {
             let replica = &inventory.replica;
@@ -59,7 +61,7 @@ impl<'p> Acting<'p> {
             }
             let written = async {
                 put_once(replica.as_ref(), &record.key, record.object.clone()).await?;
-                match take(&act, replica).await {
+                match order.take(&act, replica).await {
                     Taken::Yes => has_place = true,
                     Taken::Collided => {
                         return Err(Error::failed(format!(

@@ -7,7 +7,7 @@ use lifeboat_base::Result;
 use lifeboat_format::id::{Name, PackId, SnapshotId};
 use lifeboat_format::layout;
 use lifeboat_format::manifest::Manifest;
-use lifeboat_format::record::{MAX_MARKED_OBJECTS, MAX_MARKED_PACKS, MarkRecord};
+use lifeboat_format::record::{MAX_MARKED_OBJECTS, MAX_MARKED_PACKS, MarkRecord, RemovedSnapshot};
 
 use super::view::View;
 use super::{DeadPack, Prune, PrunePlan, Verdict, unreferenced};
@@ -54,11 +54,8 @@ impl Prune<'_> {
             sparse: BTreeSet::new(),
         };
         // What is not marked yet does not go now, however short the grace period is.
-        let unmarked = |verdict: &&mut Verdict| {
-            verdict.goes_at.is_some()
-                && !marks.snapshots.contains_key(&verdict.snapshot)
-                && !view.leftovers.contains(&verdict.snapshot)
-        };
+        let unmarked =
+            |verdict: &&mut Verdict| verdict.goes_at.is_some() && !marks.snapshots.contains_key(&verdict.snapshot);
         for verdict in plan.verdicts.iter_mut().filter(unmarked) {
             plan.mark_snapshots.insert(verdict.snapshot.clone());
             verdict.goes_at = verdict.goes_at.map(|time| time.max(now + TimeDelta::milliseconds(1)));
@@ -110,7 +107,7 @@ impl Prune<'_> {
         let leftovers = view.leftovers.iter().map(|snapshot| Verdict {
             snapshot: snapshot.clone(),
             keep_because: Vec::new(),
-            goes_at: Some(now),
+            goes_at: Some(goes_at(snapshot)),
         });
         verdicts.extend(leftovers);
         verdicts.sort_by(|a, b| a.snapshot.cmp(&b.snapshot));
@@ -268,7 +265,11 @@ impl Marks {
         let (mut snapshots, mut packs) = (BTreeMap::new(), HashMap::new());
         for mark in &view.marks {
             let time = marked_at(mark);
-            for marked in mark.body.snapshots.iter().filter(|_| view.current_marks.contains(&mark.id)) {
+            // A mark that a sweep has carried out elsewhere counts for what that sweep has named.
+            let counts = |marked: &&RemovedSnapshot| {
+                view.current_marks.contains(&mark.id) || view.leftovers.contains(&marked.snapshot)
+            };
+            for marked in mark.body.snapshots.iter().filter(counts) {
                 snapshots.entry(marked.snapshot.clone()).or_insert(time);
             }
             for pack in &mark.body.packs {

@@ -25,7 +25,7 @@ use lifeboat_store::SharedReplica;
 use serde::{Deserialize, Serialize};
 
 use super::{Prune, shown};
-use crate::catalog::documents::{Documents, Signed, combine};
+use crate::catalog::documents::{Documents, Signed, combine, is_verdict};
 use crate::catalog::future::is_future;
 use crate::catalog::inventory::{Inventory, NotListed, all_snapshots};
 use crate::catalog::order::{Acts, OrderReader};
@@ -149,6 +149,10 @@ impl Prune<'_> {
         let cache = ObjectCache::open(self.state, dataset)?;
         let order = OrderReader::of_host(self.keys, dataset, &cache);
         let acts = order.all(&inventories).await;
+        if let Some((number, error)) = acts.unreadable.iter().find(|(_, error)| !is_verdict(error)) {
+            let doubt = Error::new(error.class(), error.chain()).within(format!("act {number} cannot be read"));
+            doubts.everywhere.get_or_insert(doubt.hint(NO_ANSWER));
+        }
         let reader = self.keys.reader();
         let memory = self.config.limits.memory;
         let documents = Documents { vault: &self.keys.vault, dataset, keys: &reader, cache: Some(&cache), memory };
