@@ -234,7 +234,10 @@ mod tests {
             running: None,
             stopping: false,
             replicas: BTreeMap::new(),
-            datasets: BTreeMap::from([("shop".parse().unwrap(), DatasetReport { next: None, newest_in_future: false, status })]),
+            datasets: BTreeMap::from([(
+                "shop".parse().unwrap(),
+                DatasetReport { next: None, newest_in_future: false, status },
+            )]),
         };
         let text = report.summary();
         let line = text.lines().nth(1).unwrap();
