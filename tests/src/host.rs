@@ -6,10 +6,15 @@ use std::fmt::Write;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use lifeboat_engine::config::{ReplicaConfig, ReplicaKind, S3Credentials};
+use lifeboat_engine::clock::SystemClock;
+use lifeboat_engine::config::{Config, ReplicaConfig, ReplicaKind, S3Credentials, Surroundings};
+use lifeboat_engine::keep::prune::{Prune, PruneOutcome};
+use lifeboat_engine::keys::HostKeys;
+use lifeboat_engine::state::StateDirectory;
 use serde_json::Value;
 use tempfile::TempDir;
 use tokio::process::Command;
+use tokio_util::sync::CancellationToken;
 
 use crate::programs::{self, Output, run};
 use crate::{ports, tools};
@@ -111,6 +116,28 @@ impl BackupHost {
         let mut command = Command::new(programs::lifeboat());
         command.arg("--config").arg(self.config()).args(arguments);
         run(&mut command, DEADLINE).await.expect("lifeboat runs")
+    }
+
+    /// Deletes what is marked, as if its grace period were over: the programs go by the real time.
+    ///
+    /// # Panics
+    /// The sweep cannot be planned or begun.
+    pub async fn swept(&self) -> PruneOutcome {
+        let mut config = Config::load(&self.config(), &Surroundings::default()).expect("a configuration");
+        config.datasets[0].retention.grace = Duration::ZERO;
+        let clock = SystemClock::shared();
+        let replicas = config.open_replicas(&clock).await.expect("replicas");
+        let prune = Prune {
+            config: &config,
+            dataset: &config.datasets[0],
+            keys: &HostKeys::load(&config.keys).expect("keys"),
+            replicas: &replicas,
+            state: &StateDirectory::open(&config.state_directory).expect("a state directory"),
+            clock,
+            cancel: CancellationToken::new(),
+        };
+        let plan = prune.plan().await.expect("a plan");
+        prune.execute(&plan).await.expect("an outcome")
     }
 
     /// Restores the newest snapshot of `data` with the master identity, from one replica alone.

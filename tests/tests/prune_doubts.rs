@@ -78,10 +78,13 @@ async fn packs_of_a_signed_snapshot_stay_everywhere_though_only_a_doubted_replic
     let whole = [layout::packs(&name(DATASET)), layout::indexes(&name(DATASET))];
     let before = whole.each_ref().map(|folder| fleet.in_first(folder));
     assert!(before.iter().all(|files| files.len() >= 2), "{before:?}");
-    let (plan, outcome) = fleet.vault.prune().await.unwrap();
-    assert!(outcome.failures.iter().any(|why| why.contains("r2")), "{outcome:?}");
-    assert_eq!(whole.each_ref().map(|folder| fleet.in_first(folder)), before, "{plan:?}");
-    assert!(plan.removed().next().is_none() && plan.waiting.is_empty(), "{plan:?}");
+    for _ in 0..2 {
+        let (plan, outcome) = fleet.vault.sweep().await.unwrap();
+        assert!(outcome.failures.iter().any(|why| why.contains("r2")), "{outcome:?}");
+        assert_eq!(whole.each_ref().map(|folder| fleet.in_first(folder)), before, "{plan:?}");
+        assert!(plan.is_empty() && plan.waiting.is_empty(), "{plan:?}");
+    }
+    assert!(fleet.in_first(&layout::marks(&name(DATASET))).is_empty(), "something was marked");
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -135,7 +138,7 @@ async fn the_newest_proved_snapshot_is_one_that_a_replica_without_doubt_shows() 
         both.replicas.truncate(1);
         fleet.hide(&fleet.snapshots[2]);
         fleet.doubt(&doubtful);
-        let (plan, outcome) = fleet.vault.prune().await.unwrap();
+        let (plan, outcome) = fleet.vault.sweep().await.unwrap();
         assert!(outcome.failures.iter().any(|why| why.contains("r2")), "{outcome:?}");
         assert!(plan.removed().eq([&fleet.snapshots[0]]), "{doubtful}: {plan:?}");
         let proved = layout::manifest(&dataset, &fleet.snapshots[1]);
@@ -161,7 +164,7 @@ async fn a_replica_that_answers_with_no_vault_to_write_into_is_told_as_a_failure
             std::fs::write(&file, info.to_string()).unwrap();
         }
         let before = contents([&fleet.vault.replica_path(2)]);
-        let (plan, outcome) = fleet.vault.prune().await.unwrap();
+        let (plan, outcome) = fleet.vault.sweep().await.unwrap();
         assert!(outcome.failures.iter().any(|why| why.contains("r2")), "{how}: {outcome:?}");
         assert!(plan.removed().eq(&fleet.snapshots[..2]), "{how}: {plan:?}");
         assert!(changed(&before, &contents([&fleet.vault.replica_path(2)])).is_empty(), "{how}");
@@ -179,7 +182,7 @@ async fn a_prune_record_of_a_signer_that_is_not_trusted_decides_nothing() {
     let record = hand.record(RecordType::Prune, &hand.host, &id, &json!({ "removed": removed })).to_string();
     let key = layout::prune(&name(DATASET), &id);
     hand.put_signed(&Signer::generate().unwrap(), &key, record.as_bytes());
-    let (plan, outcome) = fleet.vault.prune().await.unwrap();
+    let (plan, outcome) = fleet.vault.sweep().await.unwrap();
     assert!(plan.skipped.is_empty() && outcome.failures.is_empty(), "{plan:?} {outcome:?}");
     assert!(plan.removed().eq([&fleet.snapshots[0]]), "{plan:?}");
     assert_eq!(hand.read(&key), record.as_bytes());
@@ -265,7 +268,7 @@ async fn one_run_under_a_wrong_clock_lets_no_day_go_early() {
             vault.clock.advance(DAY);
             vault.backup(&MemorySource::of(noise(100_000, day))).await.unwrap();
         }
-        let (plan, _) = vault.prune().await.unwrap();
+        let (plan, _) = vault.sweep().await.unwrap();
         assert!(plan.removed().any(|snapshot| *snapshot == days[0]), "{wrong:?}: {:?}", plan.verdicts);
     }
 }
@@ -289,7 +292,7 @@ async fn a_snapshot_that_lacks_a_database_lets_no_whole_one_go() {
         let record = hand.record(RecordType::Drill, &name("drill1"), &id, &body).to_string();
         hand.put_signed(&signer, &layout::drill(&name(DATASET), &id), record.as_bytes());
     }
-    let (plan, outcome) = vault.prune().await.unwrap();
+    let (plan, outcome) = vault.sweep().await.unwrap();
     assert!(outcome.failures.is_empty(), "{outcome:?}");
     assert!(plan.removed().eq([&whole[0]]), "{plan:?}");
     let because = |snapshot: &SnapshotId| {

@@ -75,8 +75,8 @@ impl Decision<'_> {
                     }
                 }
             }
-            let others = match self.others(&collided, act.act.number).await {
-                Ok(others) => others,
+            let (others, strangers) = match self.others(&collided, act.act.number).await {
+                Ok(found) => found,
                 Err(error) => {
                     doubtful.extend(self.withdraw(&act, &taken).await);
                     return Err(self.outcome(doubtful, error));
@@ -88,6 +88,8 @@ impl Decision<'_> {
                 }
                 doubtful.extend(self.withdraw(&act, &taken).await);
                 let few = self.fleet.too_few("its place in the order", taken.len());
+                let hint = strangers.as_ref().and_then(Error::hint_text).map(ToOwned::to_owned);
+                let few = if let Some(hint) = hint { few.hint(hint) } else { few };
                 return Err(self.outcome(doubtful, few));
             }
             doubtful.extend(self.withdraw(&act, &taken).await);
@@ -102,13 +104,14 @@ impl Decision<'_> {
         Err(self.outcome(doubtful, Error::failed("other hosts act in this dataset all the time")))
     }
 
-    /// The acts of others, from number `from` on. A replica that has none there and took no act
-    /// either falls behind.
+    /// The acts of others, from number `from` on, and the first error about one that a signer who
+    /// is not trusted has written. A replica that has none there and took no act either falls
+    /// behind.
     ///
     /// # Errors
     /// Some of them are gone already.
-    async fn others(&self, collided: &[SharedReplica], from: u64) -> Result<BTreeMap<u64, FoundAct>> {
-        let mut others = BTreeMap::new();
+    async fn others(&self, collided: &[SharedReplica], from: u64) -> Result<(BTreeMap<u64, FoundAct>, Option<Error>)> {
+        let (mut others, mut strangers) = (BTreeMap::new(), None);
         for replica in collided {
             let read = async {
                 let mut found = BTreeMap::new();
@@ -123,14 +126,17 @@ impl Decision<'_> {
             };
             match read.await {
                 Ok(found) => others.extend(found),
-                Err(error) => self.fleet.fell_behind(replica.name(), &error),
+                Err(error) => {
+                    self.fleet.fell_behind(replica.name(), &error);
+                    strangers = strangers.or(Some(error).filter(|error| error.class() == Class::Keys));
+                }
             }
         }
         let newest = others.last_key_value().map(|(number, _)| *number);
         if newest.is_some_and(|newest| others.len() as u64 != newest - from + 1) {
             return Err(Error::failed(format!("other hosts have deleted packs of {} meanwhile", self.actor.dataset)));
         }
-        Ok(others)
+        Ok((others, strangers))
     }
 
     /// Whether what others did leaves this snapshot whole. Their acts are copied to every target.

@@ -205,7 +205,7 @@ async fn a_snapshot_that_was_pruned_is_not_missing() {
     // The first one is the only one of its day.
     let mut chain = Chain::with_pause(TWO_DAYS).await;
     chain.vault.config.datasets[0].retention.daily = 9;
-    let (plan, outcome) = chain.vault.prune().await.unwrap();
+    let (plan, outcome) = chain.vault.sweep().await.unwrap();
     assert!(plan.removed().eq([&chain.snapshots[1]]), "{plan:?}");
     assert!(outcome.failures.is_empty(), "{outcome:?}");
     chain.assert_clean().await;

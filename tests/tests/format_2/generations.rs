@@ -141,7 +141,7 @@ async fn a_host_of_one_generation_keeps_copies_and_follows_a_snapshot_of_two() {
     caught_up(&vault).await;
 
     vault.config.datasets[0].retention.keep_last = 1;
-    let (plan, outcome) = vault.prune().await.unwrap();
+    let (plan, outcome) = vault.sweep().await.unwrap();
     assert!(plan.removed().eq([&first, &snapshot]) && outcome.failures.is_empty(), "{plan:?} {outcome:?}");
     assert_whole(&vault, 2 * data.len()).await;
 }

@@ -175,7 +175,7 @@ async fn prune_keeps_packs_that_were_due_until_a_newer_program_used_them_again()
     let second = vault.backup(&MemorySource::of(data.clone())).await.unwrap().snapshot;
     let streams = hand.manifest(&first).streams;
     let (plan, outcome) = vault.prune().await.unwrap();
-    assert_eq!((outcome.snapshots, plan.waiting.len()), (1, 2), "{plan:?}");
+    assert_eq!((outcome.marked_snapshots, outcome.marked_packs, plan.waiting.len()), (1, 1, 2), "{plan:?}");
 
     let mut newer = hand.successor(&second, 7);
     (newer.packs, newer.streams) = (packs, streams);
@@ -186,11 +186,22 @@ async fn prune_keeps_packs_that_were_due_until_a_newer_program_used_them_again()
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_prune_that_was_planned_before_it_came_deletes_nothing_either() {
+async fn a_prune_that_was_planned_before_it_came_marks_and_deletes_nothing_either() {
+    for marked in [false, true] {
+        planned_before_it_came(marked).await;
+    }
+}
+
+/// `marked`: a sweep was planned, and not a mark.
+async fn planned_before_it_came(marked: bool) {
     let mut vault = TestVault::new(2, 2).await;
     vault.config.datasets[0].retention.keep_last = 1;
     for seed in 0..2 {
         vault.backup(&MemorySource::of(noise(300_000, seed))).await.unwrap();
+    }
+    if marked {
+        vault.prune().await.unwrap();
+        vault.clock.advance(TWO_DAYS);
     }
     let hand = Hand::of(&vault.config, &vault.master);
     let keys = vault.keys().unwrap();
@@ -205,7 +216,7 @@ async fn a_prune_that_was_planned_before_it_came_deletes_nothing_either() {
         cancel: CancellationToken::new(),
     };
     let plan = prune.plan().await.unwrap();
-    assert_eq!(plan.removed().count(), 1);
+    assert_eq!((plan.mark_snapshots.len(), plan.removed().count()), if marked { (0, 1) } else { (1, 0) });
     let newest = plan.verdicts.last().unwrap().snapshot.clone();
     let newer = hand.successor(&newest, 7);
     hand.put_plaintext(&newer.snapshot, &with_json(&newer.to_plaintext().unwrap(), modest));

@@ -100,15 +100,25 @@ async fn prune_records_say_what_went_by_its_hash_and_follow_each_other() {
         removed.push((newest.clone(), hand.hash(&newest)));
         vault.backup(&MemorySource::of(noise(200_000, round))).await.unwrap();
         let (_, outcome) = vault.prune().await.unwrap();
-        assert_eq!((outcome.snapshots, outcome.failures.len()), (1, 0), "{outcome:?}");
+        assert_eq!((outcome.marked_snapshots, outcome.failures.len()), (1, 0), "{outcome:?}");
+        let of = |(snapshot, hash): &(SnapshotId, Digest)| json!({ "snapshot": snapshot, "blake3": hash });
+        let marks = stored(&hand, &layout::marks(&name(DATASET)));
+        assert_eq!(marks.len(), 1, "a mark is removed when it is carried out");
+        assert_record(&hand, &marks[0], "mark", "db1", 1, &vault.init.signer);
+        assert_follows(&marks[0], None);
+        let packs = hand.manifest(&newest).packs.into_iter().map(|pack| json!(pack.id));
+        let marked = json!({ "snapshots": [of(removed.last().unwrap())], "packs": packs.collect::<Vec<_>>() });
+        assert_eq!(marks[0].json["body"], marked);
 
+        let (_, outcome) = vault.sweep().await.unwrap();
+        assert_eq!((outcome.snapshots, outcome.failures.len()), (1, 0), "{outcome:?}");
+        assert!(stored(&hand, &layout::marks(&name(DATASET))).is_empty());
         let mut records = prunes(&hand);
         assert_eq!(records.len(), 1, "the newer record replaces the older one");
         let record = records.remove(0);
         assert_record(&hand, &record, "prune", "db1", round, &vault.init.signer);
         assert_follows(&record, previous.as_ref());
         let told = record.json["body"]["removed"].as_array().unwrap();
-        let of = |(snapshot, hash): &(SnapshotId, Digest)| json!({ "snapshot": snapshot, "blake3": hash });
         assert!(told.contains(&of(removed.last().unwrap())), "{told:?}");
         // It may repeat what older ones said, and nothing else.
         let known: Vec<Value> = removed.iter().map(of).collect();
@@ -125,7 +135,7 @@ async fn each_principal_has_a_chain_of_prune_records_of_its_own() {
     vault.config.datasets[0].retention.keep_last = 1;
     vault.backup(&MemorySource::of(noise(200_000, 0))).await.unwrap();
     vault.backup(&MemorySource::of(noise(200_000, 1))).await.unwrap();
-    vault.prune().await.unwrap();
+    vault.sweep().await.unwrap();
     let hand = Hand::of(&vault.config, &vault.master);
     let own = prunes(&hand).remove(0);
     // A standby host with a trusted signer has pruned, too, and as often as it liked.
@@ -138,7 +148,7 @@ async fn each_principal_has_a_chain_of_prune_records_of_its_own() {
 
     vault.clock.advance(Duration::from_secs(2));
     vault.backup(&MemorySource::of(noise(200_000, 2))).await.unwrap();
-    vault.prune().await.unwrap();
+    vault.sweep().await.unwrap();
     let newest = prunes(&hand).pop().unwrap();
     assert_record(&hand, &newest, "prune", "db1", 2, &vault.init.signer);
     assert_follows(&newest, Some(&own));
@@ -210,7 +220,7 @@ async fn a_prune_record_that_cannot_be_believed_is_found_and_stops_prune_unless_
         let key = forge(&hand, forgery, &SnapshotId::new(vault.clock.now(), 7), &newest);
 
         let before = hand.contents();
-        let pruned = vault.prune().await;
+        let pruned = vault.sweep().await;
         let changed = changed(&before, &hand.contents());
         if forgery == "signed by a stranger" {
             // It decides nothing: prune goes on as if it were not there.
@@ -236,7 +246,7 @@ async fn where_another_replica_has_the_good_record_prune_goes_on() {
         vault.config.datasets[0].retention.keep_last = 1;
         vault.backup(&MemorySource::of(noise(200_000, 0))).await.unwrap();
         let second = vault.backup(&MemorySource::of(noise(200_000, 1))).await.unwrap().snapshot;
-        vault.prune().await.unwrap();
+        vault.sweep().await.unwrap();
         let third = vault.backup(&MemorySource::of(noise(200_000, 2))).await.unwrap().snapshot;
         let mut hand = Hand::of(&vault.config, &vault.master);
         let good = prunes(&hand).remove(0);
@@ -245,7 +255,7 @@ async fn where_another_replica_has_the_good_record_prune_goes_on() {
         let key = forge(&hand, forgery, &good.id, &third);
         assert_found(&findings(&vault).await, &["r1"], &key, "");
 
-        let (plan, outcome) = vault.prune().await.unwrap_or_else(|error| panic!("{forgery}: {error:?}"));
+        let (plan, outcome) = vault.sweep().await.unwrap_or_else(|error| panic!("{forgery}: {error:?}"));
         assert!(plan.removed().eq([&second]), "{forgery}: {plan:?}");
         assert!(outcome.failures.is_empty(), "{forgery}: {outcome:?}");
         hand.replicas = both;
@@ -290,7 +300,7 @@ async fn a_drill_record_that_may_hide_the_newest_proof_stops_prune_and_a_strange
     // Neither one of a stranger, nor one that is older than what was proved, says what was proved.
     put(&Signer::generate().unwrap(), &SnapshotId::new(vault.clock.now(), 8));
     put(&signer, &early);
-    let (plan, outcome) = vault.prune().await.unwrap();
+    let (plan, outcome) = vault.sweep().await.unwrap();
     assert_eq!((outcome.snapshots, outcome.failures.len()), (1, 0), "{plan:?}");
     assert!(plan.removed().all(|removed| *removed < proved), "{plan:?}");
 }

@@ -78,7 +78,7 @@ async fn in_a_manifest_they_are_ignored_by_every_verb() {
 
     vault.config.datasets[0].retention.keep_last = 1;
     vault.clock.advance(TWO_DAYS);
-    let (plan, outcome) = vault.prune().await.unwrap();
+    let (plan, outcome) = vault.sweep().await.unwrap();
     assert!(plan.removed().eq([&first, &newer.snapshot]), "{plan:?}");
     assert!(outcome.failures.is_empty(), "{outcome:?}");
     assert_clean(&vault).await;
@@ -92,7 +92,7 @@ async fn in_records_they_are_ignored_and_stay_part_of_the_chain() {
     for seed in 0..2 {
         vault.backup(&MemorySource::of(noise(300_000, seed))).await.unwrap();
     }
-    vault.prune().await.unwrap();
+    vault.sweep().await.unwrap();
     let signer = drill_signer(&vault.config);
     let reader = vault.open(vault.owner()).await.unwrap();
     publish(&reader, &drilled(&vault).await, &name("drill1"), &signer).await.unwrap();
@@ -111,7 +111,7 @@ async fn in_records_they_are_ignored_and_stay_part_of_the_chain() {
 
     vault.backup(&MemorySource::of(noise(300_000, 2))).await.unwrap();
     assert_clean(&vault).await;
-    let (_, outcome) = vault.prune().await.unwrap();
+    let (_, outcome) = vault.sweep().await.unwrap();
     assert_eq!(outcome.snapshots, 1);
     let (_, key) = only_record(&hand, &prunes);
     let next: Value = serde_json::from_slice(&hand.read(&key)).unwrap();
@@ -147,7 +147,7 @@ async fn in_vault_json_they_are_ignored_and_kept() {
     assert_eq!(published.unwrap().replicas, [name("r1"), name("r2")]);
     caught_up(&vault).await;
     vault.config.datasets[0].retention.keep_last = 1;
-    let (_, outcome) = vault.prune().await.unwrap();
+    let (_, outcome) = vault.sweep().await.unwrap();
     assert_eq!((outcome.snapshots, outcome.failures.len()), (1, 0));
     assert_clean(&vault).await;
 

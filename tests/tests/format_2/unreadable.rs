@@ -31,8 +31,10 @@ async fn host(place: &TempDir) -> (BackupHost, Hand, Signer) {
         std::fs::write(&data, noise(300_000, seed)).unwrap();
         let (output, report) = host.once().await;
         assert!(output.status.success(), "{output}");
-        assert_eq!(report["pruned"]["snapshots"], seed, "{report}");
+        assert_eq!(report["pruned"]["marked_snapshots"], seed, "{report}");
     }
+    let outcome = host.swept().await;
+    assert_eq!((outcome.snapshots, outcome.failures.len()), (1, 0), "{outcome:?}");
     let drill = host.lifeboat(&["--json", "drill", "data", "--level", "fetched"]).await;
     assert!(drill.status.success(), "{drill}");
     assert_eq!(drill.json().unwrap()["published"]["replicas"], serde_json::json!(["near"]), "{drill}");

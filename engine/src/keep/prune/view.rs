@@ -227,7 +227,8 @@ impl Prune<'_> {
             shown: &shown::read(self.state, dataset),
         };
         let gaps = known.gaps();
-        if !gaps.is_empty() {
+        // Where no replica can be looked at, why that is so is the reason.
+        if !gaps.is_empty() && !inventories.is_empty() {
             doubts.everywhere.get_or_insert_with(|| refusal(dataset, &gaps));
         }
         if let Err(error) = self.check_time(&manifests) {
