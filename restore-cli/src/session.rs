@@ -158,7 +158,7 @@ impl Session {
         }
         if !self.out.can_ask() {
             return Err(
-                Error::usage("this deletes data, and there is no terminal to ask on").hint("pass --yes to confirm")
+                Error::usage("this needs your consent, and there is no terminal to ask on").hint("pass --yes to confirm")
             );
         }
         let out = self.out;

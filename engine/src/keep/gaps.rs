@@ -230,7 +230,11 @@ pub(crate) fn refusal(dataset: &Name, gaps: &[Gap]) -> Error {
     let more = gaps.len().saturating_sub(MAX_NAMED);
     let more = if more > 0 { format!("; and {more} more") } else { String::new() };
     let named = gaps.iter().take(MAX_NAMED).map(Gap::to_string).collect::<Vec<_>>().join("; ");
-    let what = if gaps.iter().all(Gap::is_branch) { "two hosts did not see each other" } else { "something is missing" };
-    Error::integrity(format!("in dataset {dataset}, {what}: {named}{more}"))
+    if gaps.iter().all(Gap::is_branch) {
+        return Error::integrity(format!("in dataset {dataset}, two hosts did not see each other: {named}{more}")).hint(
+            format!("both can be restored: run `lifeboat repair {dataset} --accept-branches` to keep both"),
+        );
+    }
+    Error::integrity(format!("in dataset {dataset}, something is missing: {named}{more}"))
         .hint(format!("run `lifeboat repair {dataset}`: it puts back what is known, and names what is lost"))
 }

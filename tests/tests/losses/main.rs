@@ -6,6 +6,7 @@
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
 mod prepared;
+mod repairs;
 
 use std::collections::BTreeSet;
 use std::path::PathBuf;

@@ -110,7 +110,6 @@ impl Prune<'_> {
     /// The record of this sweep. It repeats a snapshot from an older record while one that stays
     /// names it as predecessor, or while a replica may still show it.
     fn record(&self, plan: &PrunePlan, view: &View, sweep: &Sweep<'_>) -> Result<(SnapshotId, SignedObject)> {
-        let dataset = &self.dataset.name;
         let removed = &sweep.removed;
         let stays = || view.manifests.values().filter(|manifest| !removed.contains(&manifest.snapshot));
         let predecessors: BTreeSet<&SnapshotId> = stays().filter_map(Manifest::predecessor).collect();
@@ -132,14 +131,19 @@ impl Prune<'_> {
             passed: sweep.passed.passed.clone(),
             branches: branches.into_iter().cloned().collect(),
         };
-        let time = self.clock.now();
+        self.sign_record(view, &body)
+    }
+
+    /// Signs a record that comes after all others.
+    pub(super) fn sign_record(&self, view: &View, body: &PruneRecord) -> Result<(SnapshotId, SignedObject)> {
+        let (time, dataset) = (self.clock.now(), &self.dataset.name);
         // Only of those that were believed: anybody can name an object from the future.
         let newest = view.records.iter().map(|record| &record.id).max();
         let after = newest.map(|id| id.time() + chrono::TimeDelta::milliseconds(1));
         let id = SnapshotId::new(after.map_or(time, |after| after.max(time)), rand::random());
         let HostKeys { vault, signer, .. } = self.keys;
         let writer = RecordWriter { vault, dataset, principal: &self.config.host, signer };
-        let record = writer.sign(&id, time, view.records.iter().rev().find(|record| writer.wrote(record)), &body)?;
+        let record = writer.sign(&id, time, view.records.iter().rev().find(|record| writer.wrote(record)), body)?;
         Ok((id, record))
     }
 

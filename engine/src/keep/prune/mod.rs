@@ -26,6 +26,7 @@
 //! - **The future**: a snapshot whose capture lies in the future stays. It counts for no retention
 //!   rule, and is never the newest one: under a wrong clock, it would let others go.
 
+mod accept;
 mod execute;
 mod mark;
 mod plan;
@@ -46,6 +47,7 @@ use lifeboat_store::SharedReplica;
 
 use crate::config::{Config, Dataset};
 use crate::keys::HostKeys;
+pub use self::accept::Accept;
 pub use crate::renewal::sparse::Space;
 use crate::state::StateDirectory;
 

@@ -45,11 +45,11 @@ const UNREADABLE_MARK: &str = "remove the mark by hand: nothing that it names is
 const NO_ANSWER: &str = "prune again when the replica answers";
 
 /// What the replicas hold, and what could not be looked at.
-pub(super) struct View {
+pub(in crate::keep) struct View {
     /// The replicas from which something may go.
-    pub(super) inventories: Vec<Inventory>,
+    pub(in crate::keep) inventories: Vec<Inventory>,
     /// Every snapshot that any replica shows and that no prune record names.
-    pub(super) manifests: BTreeMap<SnapshotId, Manifest>,
+    pub(in crate::keep) manifests: BTreeMap<SnapshotId, Manifest>,
     /// Every snapshot that `inventories` show. Rules of retention count no others.
     pub(super) shown: BTreeSet<SnapshotId>,
     /// The hashes of these manifests as they are stored.
@@ -76,7 +76,7 @@ pub(super) struct View {
     /// If that one lacks a database: the newest of those that lack none.
     pub(super) proved_whole: Option<SnapshotId>,
     /// The replicas that are left alone, and why.
-    pub(super) skipped: Vec<(Name, String)>,
+    pub(in crate::keep) skipped: Vec<(Name, String)>,
     /// Those of them in which something cannot be read.
     pub(super) doubted: Vec<(Name, String)>,
     pub(super) cache: ObjectCache,
@@ -132,11 +132,11 @@ impl Doubts {
 
 /// What a look found, whether something may be deleted after it or not.
 pub(in crate::keep) struct Survey {
-    pub(super) view: View,
+    pub(in crate::keep) view: View,
     /// What is missing and in no record.
     pub(in crate::keep) gaps: Vec<Gap>,
     /// Why nothing may be deleted in any replica, beside the gaps.
-    pub(super) doubt: Option<Error>,
+    pub(in crate::keep) doubt: Option<Error>,
     /// If no replica is without doubt: why.
     unusable: Vec<Error>,
 }
@@ -269,7 +269,8 @@ impl Prune<'_> {
             seen,
             shown: &shown::read(self.state, dataset),
         };
-        let gaps = known.gaps();
+        // Where nothing was listed, nothing is known.
+        let gaps = if inventories.is_empty() { Vec::new() } else { known.gaps() };
         let is_leftover =
             |snapshot: SnapshotId| unfinished.get(&snapshot).is_some_and(|head| known.is_leftover(&snapshot, head));
         // Records count for nothing without an act.
