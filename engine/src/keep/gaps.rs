@@ -74,7 +74,7 @@ impl fmt::Display for Gap {
             }
             Self::Snapshot(snapshot, why) => {
                 write!(f, "snapshot {snapshot} is missing: no replica that answers has it, and {why}")
-            },
+            }
             Self::LostBy(replica, snapshot) => {
                 write!(f, "replica {replica} has lost snapshot {snapshot}, which it has shown")
             }
@@ -231,10 +231,11 @@ pub(crate) fn refusal(dataset: &Name, gaps: &[Gap]) -> Error {
     let more = if more > 0 { format!("; and {more} more") } else { String::new() };
     let named = gaps.iter().take(MAX_NAMED).map(Gap::to_string).collect::<Vec<_>>().join("; ");
     if gaps.iter().all(Gap::is_branch) {
-        return Error::integrity(format!("in dataset {dataset}, two hosts did not see each other: {named}{more}")).hint(
-            format!("both can be restored: run `lifeboat repair {dataset} --accept-branches` to keep both"),
-        );
+        return Error::integrity(format!(
+            "dataset {dataset} has branches, because two hosts did not see each other: {named}{more}"
+        ))
+        .hint(format!("both can be restored: run `lifeboat repair {dataset} --accept-branches` to keep both"));
     }
-    Error::integrity(format!("in dataset {dataset}, something is missing: {named}{more}"))
+    Error::integrity(format!("something of dataset {dataset} is missing: {named}{more}"))
         .hint(format!("run `lifeboat repair {dataset}`: it puts back what is known, and names what is lost"))
 }

@@ -1,8 +1,8 @@
 //! Keep: what happens to snapshots after their commit.
 //!
 //! [Verify](verify) checks what every replica holds. [Catch-up](catch_up) copies to a replica what
-//! it lacks. [Repair](repair) puts back what is known and names what is lost. [Prune](prune) removes
-//! snapshots that no retention rule keeps.
+//! it lacks. [Repair](repair) puts back what is known and names what is lost. [Prune](prune)
+//! removes snapshots that no retention rule keeps.
 
 pub mod catch_up;
 pub(crate) mod gaps;

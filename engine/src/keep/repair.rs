@@ -1,5 +1,6 @@
-//! Repair puts back what replicas have lost and this host or another replica still has. Then it looks
-//! again, and names what is missing. Only if the operator accepts that is it written down as lost.
+//! Repair puts back what replicas have lost and this host or another replica still has. Then it
+//! looks again, and names what is missing. Only if the operator accepts that, it is written down as
+//! lost.
 
 use lifeboat_base::{Error, Result};
 use lifeboat_format::id::Name;
@@ -54,7 +55,8 @@ pub async fn repair(prune: &Prune<'_>) -> Result<RepairReport> {
     let (mut inventories, _) = Inventory::take_all_to_write(replicas, &keys.vault, &dataset.name).await;
     let cache = ObjectCache::open(state, &dataset.name)?;
     let (reader, memory) = (keys.reader(), config.limits.memory);
-    let documents = Documents { vault: &keys.vault, dataset: &dataset.name, keys: &reader, cache: Some(&cache), memory };
+    let documents =
+        Documents { vault: &keys.vault, dataset: &dataset.name, keys: &reader, cache: Some(&cache), memory };
     let records = prune_records(&documents, &inventories).await;
     let returned = put_back(&documents, keys, &cache, &mut inventories, &records).await;
     let states = catch_up(dataset, keys, replicas, state, &config.limits, cancel).await?;

@@ -1,5 +1,5 @@
-//! Writes down that the operator gives up what is missing, or knows of branches: a sweep that deletes
-//! nothing. What it names is in no gap any more, so prune goes on.
+//! Writes down that the operator gives up what is missing, or knows of branches: a sweep that
+//! deletes nothing. What it names is in no gap any more, so prune goes on.
 //!
 //! Every replica must answer, and nothing may be doubted: what is missing may be where nobody can
 //! look.
@@ -60,7 +60,9 @@ impl Prune<'_> {
             seen::remember(self.state, dataset, last.act.number)?;
         }
         if let Some(error) = acting.failed.into_values().next() {
-            return Err(error.within(format!("not every replica of dataset {dataset} took it down")).hint("repair again"));
+            return Err(error
+                .within(format!("not every replica of dataset {dataset} took it down"))
+                .hint("repair again"));
         }
         if accept.loss {
             let there = |inventory: &crate::catalog::inventory::Inventory| {

@@ -51,6 +51,7 @@ impl Prune<'_> {
         outcome.failures.extend(unlisted.map(|(name, why)| format!("replica {name} was left out: {why}")));
         let doubted = view.doubted.iter().map(|(name, why)| format!("replica {name}: {why}"));
         outcome.failures.extend(doubted);
+        outcome.stopped = view.doubted.iter().map(|(name, _)| name.clone()).collect();
         let mut acting = Acting::new(self, &view);
         self.mark(&mut acting, plan, &fresh, &view, &mut outcome).await?;
         let mut gone = BTreeSet::new();
