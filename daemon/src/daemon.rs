@@ -334,8 +334,7 @@ impl Daemon {
             tracing::warn!(dataset = %run.dataset, "Run cancelled. It starts again after the next start.");
             run.cancel.cancel();
         }
-        // The run itself gives the flow as long as `OBEY` to obey, and a commit all the time that it
-        // takes.
+        // The run itself gives the flow `OBEY` to obey, and a commit all the time that it takes.
         let patience = tokio::time::sleep(OBEY + FAREWELL);
         tokio::pin!(patience);
         loop {

@@ -24,7 +24,7 @@ use crate::catalog::unbelieved::MAX_UNBELIEVED;
 const MAX_NAMED: usize = 5;
 
 /// Which snapshots each replica has shown.
-pub(crate) type Shown = BTreeMap<Name, BTreeSet<SnapshotId>>;
+pub(crate) type ShownSnapshots = BTreeMap<Name, BTreeSet<SnapshotId>>;
 
 /// Something that is missing, or contradicts itself.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -87,7 +87,7 @@ impl fmt::Display for Gap {
 }
 
 /// What is known of a dataset.
-pub(crate) struct Known<'a> {
+pub(crate) struct Witnesses<'a> {
     /// Every replica that could be listed.
     pub(crate) inventories: &'a [Inventory],
     pub(crate) acts: &'a Acts,
@@ -99,10 +99,10 @@ pub(crate) struct Known<'a> {
     /// The newest number that this host has seen.
     pub(crate) seen: u64,
     /// What this host has seen in each replica.
-    pub(crate) shown: &'a Shown,
+    pub(crate) shown: &'a ShownSnapshots,
 }
 
-impl Known<'_> {
+impl Witnesses<'_> {
     /// What is missing, or contradicts itself. Each snapshot is told once.
     pub(crate) fn gaps(&self) -> Vec<Gap> {
         let everywhere = all_snapshots(self.inventories);

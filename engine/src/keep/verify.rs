@@ -25,7 +25,7 @@ use crate::catalog::order::OrderReader;
 use crate::catalog::records::RecordReader;
 use crate::catalog::removals::{PruneRecords, PrunedSnapshots, prune_records};
 use crate::drill::DrillReport;
-use crate::keep::gaps::{Gap, Known, Shown, UnreadableHead, settled, unfinished};
+use crate::keep::gaps::{Gap, ShownSnapshots, UnreadableHead, Witnesses, settled, unfinished};
 use crate::keys::sign::SignerKey;
 use crate::keys::{PackKeys, ReaderKeys};
 use crate::restore::VaultReader;
@@ -149,7 +149,7 @@ async fn gaps(
         object: layout::manifest(dataset, snapshot),
         problem: format!("has no signature, so nothing is deleted in this replica, because: {}", error.chain()),
     }));
-    let known = Known {
+    let known = Witnesses {
         inventories,
         acts: &acts,
         manifests,
@@ -157,7 +157,7 @@ async fn gaps(
         pruned: &records.snapshots,
         records: records.found.iter().map(|record| &record.body).collect(),
         seen: 0,
-        shown: &Shown::new(),
+        shown: &ShownSnapshots::new(),
     };
     // Branches are told as forks.
     let gaps: Vec<Gap> = known.gaps().into_iter().filter(|gap| !gap.is_branch()).collect();

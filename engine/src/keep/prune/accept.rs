@@ -15,7 +15,7 @@ use super::mark::Acting;
 use super::view::{Survey, View};
 use super::{Prune, shown};
 use crate::catalog::inventory::all_snapshots;
-use crate::keep::gaps::{Gap, Shown, settled};
+use crate::keep::gaps::{Gap, ShownSnapshots, settled};
 use crate::state::seen;
 
 /// What the operator accepts.
@@ -68,7 +68,7 @@ impl Prune<'_> {
             let there = |inventory: &crate::catalog::inventory::Inventory| {
                 (inventory.replica.name().clone(), inventory.snapshots.clone())
             };
-            let there: Shown = view.inventories.iter().map(there).collect();
+            let there: ShownSnapshots = view.inventories.iter().map(there).collect();
             shown::write(self.state, dataset, &there)?;
         }
         Ok(())

@@ -18,7 +18,7 @@ use super::{DeadPack, Prune, PruneOutcome, PrunePlan, shown};
 use crate::catalog::documents::SignedObject;
 use crate::catalog::inventory::Inventory;
 use crate::catalog::records::RecordWriter;
-use crate::keep::gaps::Shown;
+use crate::keep::gaps::ShownSnapshots;
 use crate::keys::HostKeys;
 use crate::renewal::sparse;
 use crate::state::seen;
@@ -203,7 +203,7 @@ impl Prune<'_> {
         }
         unreferenced::write(self.state, dataset, &memory)?;
         sparse::write(self.state, dataset, &fresh.sparse)?;
-        let mut remembered: Shown = shown::read(self.state, dataset);
+        let mut remembered: ShownSnapshots = shown::read(self.state, dataset);
         for inventory in &view.inventories {
             let shown = inventory.snapshots.iter().filter(|snapshot| !gone.contains(*snapshot)).cloned().collect();
             remembered.insert(inventory.replica.name().clone(), shown);

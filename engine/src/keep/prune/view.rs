@@ -32,7 +32,7 @@ use crate::catalog::order::{Acts, OrderReader};
 use crate::catalog::records::{FoundRecord, RecordReader};
 use crate::catalog::removals::{PrunedSnapshots, prune_records};
 use crate::catalog::unbelieved::Unbelieved;
-use crate::keep::gaps::{Gap, Known, UnreadableHead, refusal, unfinished};
+use crate::keep::gaps::{Gap, UnreadableHead, Witnesses, refusal, unfinished};
 use crate::state::cache::ObjectCache;
 use crate::state::seen;
 
@@ -259,7 +259,7 @@ impl Prune<'_> {
             let error = error.within(format!("{} has no signature", layout::manifest(dataset, snapshot)));
             doubts.add(&[inventory], Signed::ByNobody, &error, UNREADABLE_MANIFEST);
         }
-        let known = Known {
+        let known = Witnesses {
             inventories: &inventories,
             acts: &acts,
             manifests: &manifests,
