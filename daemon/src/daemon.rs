@@ -10,9 +10,11 @@
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use chrono::{DateTime, Utc};
+use lifeboat_engine::backup::Progress;
 use lifeboat_engine::base::{Class, Context, Error, Result};
 use lifeboat_engine::clock::SharedClock;
 use lifeboat_engine::config::{Config, Surroundings};
@@ -72,6 +74,7 @@ pub(crate) struct Daemon {
 
 struct Run {
     dataset: Name,
+    progress: Arc<Progress>,
     cancel: CancellationToken,
     task: JoinHandle<Result<RunReport>>,
     waiting: Vec<oneshot::Sender<Answer>>,
@@ -191,11 +194,12 @@ impl Daemon {
             self.upkeep.make_way(&dataset).await;
             let (runner, installation, cancel) =
                 (self.runner.clone(), self.live.installation(), CancellationToken::new());
-            let (name, stop) = (dataset.clone(), cancel.clone());
-            let task = tokio::spawn(async move { runner.run(&installation, &name, &stop).await });
+            let (name, stop, progress) = (dataset.clone(), cancel.clone(), Arc::<Progress>::default());
+            let told = progress.clone();
+            let task = tokio::spawn(async move { runner.run(&installation, &name, &told, &stop).await });
             notify::status(&format!("Backing up {dataset}"));
             let waiting = self.waiting.remove(&dataset).unwrap_or_default();
-            self.run = Some(Run { dataset, cancel, task, waiting });
+            self.run = Some(Run { dataset, progress, cancel, task, waiting });
         }
         self.upkeep.turn(self.scheduler.running()).await;
         let installation = self.live.installation();
@@ -330,16 +334,21 @@ impl Daemon {
             tracing::warn!(dataset = %run.dataset, "Run cancelled. It starts again after the next start.");
             run.cancel.cancel();
         }
-        // The run itself gives the flow as long as `OBEY` to obey.
-        match timeout(OBEY + FAREWELL, end_of(&mut self.run)).await {
-            Ok(result) => result,
-            Err(_) => {
-                if let Some(run) = &self.run {
-                    run.task.abort();
-                }
-                end_of(&mut self.run).await
+        // The run itself gives the flow `OBEY` to obey, and a commit all the time that it takes.
+        let patience = tokio::time::sleep(OBEY + FAREWELL);
+        tokio::pin!(patience);
+        loop {
+            let commits = self.run.as_ref().is_some_and(|run| run.progress.committing.load(Ordering::SeqCst));
+            tokio::select! {
+                result = end_of(&mut self.run) => return result,
+                () = &mut patience, if !commits => break,
+                _ = alive.tick() => notify::alive(),
             }
         }
+        if let Some(run) = &self.run {
+            run.task.abort();
+        }
+        end_of(&mut self.run).await
     }
 
     fn idle(&self) -> String {

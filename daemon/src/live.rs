@@ -199,6 +199,9 @@ impl StatusReport {
             };
             let future = if dataset.newest_in_future { " (its time lies in the FUTURE)" } else { "" };
             lines.push(format!("dataset {name}: {newest}{future}{partial}, {next}{failed}"));
+            if let Some(why) = &status.deletion_stopped {
+                lines.push(format!("dataset {name}: NOTHING IS DELETED: {}", escape::line(why)));
+            }
             for (snapshot, time) in &status.doubtful_times {
                 lines.push(format!(
                     "dataset {name}: the time of snapshot {snapshot}, {}, is probably FALSE; see \"A clock was wrong\" in OPERATIONS.md",
@@ -228,7 +231,9 @@ mod tests {
     fn a_partial_snapshot_and_a_failed_run_stand_in_the_summary() {
         let newest = DateTime::from_timestamp(1_795_459_999, 0);
         let error = Some("no\nroom".to_owned());
-        let status = DatasetStatus { last_success: newest, skipped: 2, error, ..DatasetStatus::default() };
+        let deletion_stopped = Some("act 5 is missing".to_owned());
+        let status =
+            DatasetStatus { last_success: newest, skipped: 2, error, deletion_stopped, ..DatasetStatus::default() };
         let report = StatusReport {
             version: "1",
             running: None,
@@ -243,5 +248,6 @@ mod tests {
         let line = text.lines().nth(1).unwrap();
         assert!(line.starts_with("dataset shop: newest "), "{line}");
         assert!(line.contains("; PARTIAL: lacks 2 databases, not scheduled; the last run FAILED: no"), "{line}");
+        assert!(text.contains("\ndataset shop: NOTHING IS DELETED: act 5 is missing"), "{text}");
     }
 }

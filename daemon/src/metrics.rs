@@ -147,11 +147,13 @@ fn backups(page: &Page, snapshot: &Snapshot<'_>) -> prometheus::Result<()> {
     )?;
     page.counter(
         "lifeboat_backup_runs_total",
-        "Backups that ended, by result.",
+        "Backups that ended, by result; unknown: a replica did not say whether the snapshot was committed.",
         &["dataset", "result"],
         datasets(snapshot)
             .flat_map(|(name, status)| {
-                [(vec![name, "success"], status.successes), (vec![name, "failure"], status.failures)]
+                let results =
+                    [("success", status.successes), ("failure", status.failures), ("unknown", status.unknown)];
+                results.map(|(result, count)| (vec![name, result], count))
             })
             .collect(),
     )?;
@@ -160,6 +162,12 @@ fn backups(page: &Page, snapshot: &Snapshot<'_>) -> prometheus::Result<()> {
         "Snapshots that retention removed.",
         &label,
         datasets(snapshot).map(|(name, status)| (vec![name], status.pruned_snapshots)).collect(),
+    )?;
+    page.gauge(
+        "lifeboat_deletion_stopped",
+        "1 if the last prune deleted nothing, or nothing in some replica, because something is missing or doubtful.",
+        &label,
+        each(|status| f64::from(u8::from(status.deletion_stopped.is_some()))),
     )?;
     page.gauge(
         "lifeboat_vault_stored_bytes",

@@ -114,7 +114,7 @@ async fn once(config: Config, datasets: Vec<Name>, json: bool, clock: SharedCloc
     let runner = Runner { ledger: Arc::new(Ledger::open(&state, &datasets)), state, clock, tools: tool_environment() };
     let mut worst: Option<Error> = None;
     for dataset in &datasets {
-        let run = runner.run(&installation, dataset, &cancel).await;
+        let run = runner.run(&installation, dataset, &Arc::default(), &cancel).await;
         let partial = run.as_ref().ok().and_then(|report| report.backup.partial());
         match run {
             Ok(report) => {
@@ -122,7 +122,7 @@ async fn once(config: Config, datasets: Vec<Name>, json: bool, clock: SharedCloc
                 if let Err(error) = runner.catch_up(&installation, dataset, &cancel).await {
                     tracing::warn!(%dataset, "replicas were not caught up: {}", error.chain_and_hint());
                 }
-                if let Some(error) = partial {
+                for error in partial.into_iter().chain(report.stopped()) {
                     worst = Some(worse(worst.take(), error, json));
                 }
             }

@@ -1,6 +1,7 @@
 //! What a successful run did.
 
 use lifeboat_engine::backup::BackupReport;
+use lifeboat_engine::base::{Class, Error};
 use lifeboat_engine::keep::prune::PruneOutcome;
 use serde::Serialize;
 
@@ -13,9 +14,36 @@ pub(crate) struct RunReport {
     pub backup: BackupReport,
     /// What prune removed. `None`: retention keeps everything, or prune failed.
     pub pruned: Option<PruneOutcome>,
+    /// Why old snapshots are not deleted, if so.
+    pub deletion_stopped: Option<Stopped>,
+}
+
+/// Why old snapshots are not deleted.
+#[derive(Debug, Clone, Serialize)]
+pub(crate) struct Stopped {
+    /// The word of a [`Class`].
+    class: &'static str,
+    pub why: String,
+    hint: Option<String>,
+}
+
+impl From<&Error> for Stopped {
+    fn from(error: &Error) -> Self {
+        Self { class: error.class().as_str(), why: error.chain(), hint: error.hint_text().map(str::to_owned) }
+    }
 }
 
 impl RunReport {
+    /// The error of a run that was committed, and after which nothing could be deleted.
+    pub(crate) fn stopped(&self) -> Option<Error> {
+        let Stopped { class, why, hint } = self.deletion_stopped.as_ref()?;
+        let class = Class::of_word(class).unwrap_or(Class::Failed);
+        let (dataset, snapshot) = (&self.backup.dataset, &self.backup.snapshot);
+        let error = Error::new(class, format!("snapshot {snapshot} was committed, but old ones of {dataset} stay"))
+            .because(why.clone());
+        Some(hint.iter().fold(error, |error, hint| error.hint(hint.as_str())))
+    }
+
     /// What it did, in one line.
     pub(crate) fn line(&self) -> String {
         let backup = &self.backup;
@@ -39,6 +67,9 @@ impl RunReport {
         }
         if let Some(pruned) = self.pruned.as_ref().filter(|pruned| pruned.snapshots > 0) {
             line.push_str(&format!(", {} removed", words::count(pruned.snapshots, "old snapshot")));
+        }
+        if let Some(stopped) = &self.deletion_stopped {
+            line.push_str(&format!(", NOTHING IS DELETED: {}", stopped.why));
         }
         line
     }

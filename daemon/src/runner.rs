@@ -1,9 +1,10 @@
 //! One run: lock → backup → prune, and what is remembered of it.
 //!
 //! - **Success** is the committed snapshot. What fails after it (prune, the status file) is a
-//!   warning of the report.
+//!   warning of the report. A prune that deletes nothing because something is missing or doubtful
+//!   is remembered, too.
 //! - **Deadline**: a run that takes longer than `limits.run` is cancelled, and aborted if it does
-//!   not obey.
+//!   not obey. A commit that has begun is never aborted.
 //! - **Cancellation**: nothing is committed. The run counts as missed, and starts again after the
 //!   next start of the daemon.
 
@@ -15,7 +16,7 @@ use std::time::Duration;
 use chrono::{DateTime, Utc};
 use futures::FutureExt;
 use lifeboat_engine::backup::{Backup, BackupReport, Progress};
-use lifeboat_engine::base::{Error, Result};
+use lifeboat_engine::base::{Class, Error, Result};
 use lifeboat_engine::clock::SharedClock;
 use lifeboat_engine::config::Dataset;
 use lifeboat_engine::databases::ToolEnvironment;
@@ -29,14 +30,14 @@ use tracing::Instrument;
 
 use crate::installation::Installation;
 use crate::notify;
-use crate::run_report::RunReport;
+use crate::run_report::{RunReport, Stopped};
 use crate::status::Ledger;
 use crate::words;
 
 /// How often a run reports its progress.
 const PROGRESS: Duration = Duration::from_secs(10);
 /// How long cancelled work may take to clean up before it is dropped.
-pub(crate) const OBEY: Duration = Duration::from_secs(10);
+pub(crate) const OBEY: Duration = Duration::from_millis(if cfg!(test) { 200 } else { 10_000 });
 
 /// What runs need beyond the installation.
 #[derive(Clone)]
@@ -57,12 +58,13 @@ impl Runner {
         &self,
         installation: &Installation,
         dataset: &Name,
+        progress: &Arc<Progress>,
         cancel: &CancellationToken,
     ) -> Result<RunReport> {
         let run = format!("{:016x}", rand::random::<u64>());
         let span = tracing::info_span!("run", %dataset, %run);
         let work = async {
-            let result = self.locked(installation, dataset, cancel).await;
+            let result = self.locked(installation, dataset, progress, cancel).await;
             match &result {
                 Ok(report) => tracing::info!("{}", report.line()),
                 Err(error) => tracing::error!(
@@ -81,6 +83,7 @@ impl Runner {
         &self,
         installation: &Installation,
         dataset: &Name,
+        progress: &Arc<Progress>,
         cancel: &CancellationToken,
     ) -> Result<RunReport> {
         let dataset = installation.dataset(dataset)?;
@@ -94,7 +97,8 @@ impl Runner {
             status.considered = Some(began);
         });
         // A bug must neither end the daemon nor go unnoticed.
-        let result = AssertUnwindSafe(self.within_deadline(installation, dataset, cancel)).catch_unwind().await;
+        let result =
+            AssertUnwindSafe(self.within_deadline(installation, dataset, progress, cancel)).catch_unwind().await;
         let result = result.unwrap_or_else(|_| {
             Err(Error::failed(format!("the backup of {} crashed", dataset.name))
                 .hint("this is a bug in Lifeboat: report it with the log lines around this one"))
@@ -126,24 +130,41 @@ impl Runner {
             Err(error) => {
                 status.succeeded = false;
                 status.error = Some(error.chain());
-                status.failures += 1;
+                match error.class() {
+                    Class::Unknown => status.unknown += 1,
+                    _ => status.failures += 1,
+                }
                 if cancel.is_cancelled() {
                     status.considered = before;
                 }
             }
         });
         let mut backup = result?;
-        let pruned = match self.prune(installation, dataset, cancel).await {
-            Ok(pruned) => pruned,
+        // The snapshot is committed, whatever a bug in prune does.
+        let pruned = AssertUnwindSafe(self.prune(installation, dataset, cancel)).catch_unwind().await;
+        let pruned = pruned.unwrap_or_else(|_| {
+            Err(Error::failed(format!("the prune of {} crashed", dataset.name))
+                .hint("this is a bug in Lifeboat: report it with the log lines around this one"))
+        });
+        let (pruned, deletion_stopped) = match pruned {
+            Ok(pruned) => {
+                let doubted = pruned.as_ref().filter(|pruned| !pruned.stopped.is_empty());
+                let stopped = doubted.map(|pruned| Stopped::from(&in_some(pruned)));
+                (pruned, stopped)
+            }
             Err(error) => {
                 backup.warnings.push(format!("old snapshots were not pruned: {}", error.chain_and_hint()));
-                None
+                (None, (!cancel.is_cancelled()).then(|| Stopped::from(&error)))
             }
         };
+        if !cancel.is_cancelled() {
+            let why = deletion_stopped.as_ref().map(|stopped| stopped.why.clone());
+            self.ledger.update(&dataset.name, |status| status.deletion_stopped = why);
+        }
         for warning in &backup.warnings {
             tracing::warn!("{warning}");
         }
-        Ok(RunReport { backup, pruned })
+        Ok(RunReport { backup, pruned, deletion_stopped })
     }
 
     /// The backup, stopped after `limits.run`.
@@ -151,11 +172,12 @@ impl Runner {
         &self,
         installation: &Installation,
         dataset: &Dataset,
+        progress: &Arc<Progress>,
         cancel: &CancellationToken,
     ) -> Result<BackupReport> {
         let limit = installation.config.limits.run;
         let stop = cancel.child_token();
-        let backup = self.backup(installation, dataset, &stop);
+        let backup = self.backup(installation, dataset, progress, &stop);
         tokio::pin!(backup);
         let late = tokio::select! {
             result = &mut backup => return result,
@@ -163,9 +185,16 @@ impl Runner {
             () = cancel.cancelled() => false,
         };
         stop.cancel();
-        // A commit that has begun is finished, and then the run has succeeded after all.
-        match tokio::time::timeout(OBEY, backup).await {
+        // A commit that has begun is finished, and then the run has succeeded after all. Each of
+        // its calls has a deadline, so it ends.
+        let mut obeyed = tokio::time::timeout(OBEY, &mut backup).await;
+        while obeyed.is_err() && progress.committing.load(Ordering::SeqCst) {
+            tracing::info!("waiting for the commit to end");
+            obeyed = tokio::time::timeout(OBEY, &mut backup).await;
+        }
+        match obeyed {
             Ok(Ok(report)) => Ok(report),
+            Ok(Err(error)) if error.class() == Class::Unknown => Err(error),
             _ if late => Err(Error::failed(format!(
                 "the backup of {} took longer than limits.run ({}) and was stopped",
                 dataset.name,
@@ -174,7 +203,7 @@ impl Runner {
             .hint("read the log to see what is slow, or raise limits.run; the next run uses what is stored already")),
             Ok(Err(error)) => Err(error),
             Err(_) => Err(Error::cancelled(&format!("the backup of {}", dataset.name))
-                .hint("run it again; if its commit had begun, `lifeboat list` may show the snapshot")),
+                .hint("nothing was committed; run it again")),
         }
     }
 
@@ -182,9 +211,9 @@ impl Runner {
         &self,
         installation: &Installation,
         dataset: &Dataset,
+        progress: &Arc<Progress>,
         cancel: &CancellationToken,
     ) -> Result<BackupReport> {
-        let progress = Arc::new(Progress::default());
         let backup = Backup {
             config: &installation.config,
             dataset,
@@ -200,7 +229,7 @@ impl Runner {
         tracing::info!("backup of {} started", dataset.name);
         tokio::select! {
             result = backup.run() => result,
-            never = tell(&dataset.name, &progress) => match never {},
+            never = tell(&dataset.name, progress) => match never {},
         }
     }
 
@@ -301,6 +330,14 @@ impl Runner {
     }
 }
 
+/// Why nothing is deleted in some replicas.
+fn in_some(pruned: &PruneOutcome) -> Error {
+    let names: Vec<&str> = pruned.stopped.iter().map(Name::as_str).collect();
+    Error::storage(format!("nothing is deleted in {}", names.join(", ")))
+        .because(pruned.failures.join("; "))
+        .hint("run `lifeboat check` and `lifeboat verify` to see why")
+}
+
 /// Reports the progress of a run, for as long as it is polled.
 async fn tell(dataset: &Name, progress: &Progress) -> std::convert::Infallible {
     let mut ticks = tokio::time::interval(PROGRESS);
@@ -323,3 +360,6 @@ async fn tell(dataset: &Name, progress: &Progress) -> std::convert::Infallible {
         ));
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -55,6 +55,10 @@ pub(crate) struct DatasetStatus {
     pub successes: u64,
     /// Runs that failed.
     pub failures: u64,
+    /// Runs of which nobody knows whether they were committed.
+    pub unknown: u64,
+    /// Why the last prune deleted nothing, if so.
+    pub deletion_stopped: Option<String>,
     /// Snapshots that prune removed.
     pub pruned_snapshots: u64,
     /// What each complete replica stored after the daemon's last prune, and how much of that no

@@ -162,6 +162,43 @@ async fn once_reports_each_dataset_and_ends_with_the_worst_failure() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_run_after_a_loss_commits_and_says_that_nothing_is_deleted() {
+    let host = Host::new(&[("shop", "retention = { keep_last = 9 }")]).await;
+    for _ in 0..2 {
+        assert!(host.run(&["--once"]).status.success());
+    }
+    let snapshots = |replica: &str| host.place.path().join(replica).join("datasets/shop/snapshots");
+    let mut oldest: Vec<_> =
+        std::fs::read_dir(snapshots("ireland")).unwrap().map(|file| file.unwrap().file_name()).collect();
+    oldest.sort();
+    for replica in ["frankfurt", "ireland"] {
+        // The manifest and its signature.
+        for file in &oldest[..2] {
+            std::fs::remove_file(snapshots(replica).join(file)).unwrap();
+        }
+    }
+    // This host could put it back.
+    std::fs::remove_dir_all(host.place.path().join("state/datasets/shop/cache")).unwrap();
+    let output = host.run(&["--once", "--json"]);
+    assert_eq!(output.status.code(), Some(6), "{}", said(&output));
+    let report: Value = serde_json::from_slice(&output.stdout).unwrap();
+    let lost = oldest[0].to_str().unwrap().split('.').next().unwrap();
+    assert!(report["deletion_stopped"]["why"].as_str().unwrap().contains(lost), "{report}");
+    assert!(
+        said(&output).contains("was committed") && said(&output).contains("lifeboat repair shop"),
+        "{}",
+        said(&output)
+    );
+    assert_eq!(host.snapshots("ireland", "shop"), 2, "the run was committed");
+
+    let _daemon = host.start();
+    assert_eq!(host.metric("lifeboat_deletion_stopped{dataset=\"shop\"}"), 1.0);
+    assert_eq!(host.metric("lifeboat_backup_last_status{dataset=\"shop\"}"), 1.0);
+    let status = host.run(&["status"]);
+    assert!(said(&status).contains("dataset shop: NOTHING IS DELETED: "), "{}", said(&status));
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn bad_configurations_and_missing_keys_have_their_exit_codes() {
     let host = Host::new(&[("shop", "")]).await;
     let output = host.run(&["--check-config"]);

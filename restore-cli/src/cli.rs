@@ -4,7 +4,7 @@ use std::ffi::OsString;
 
 use clap::{CommandFactory, FromArgMatches, Parser, Subcommand};
 
-use crate::commands::{check, completions, drill, init, list, man, prune, restore, show, trigger, verify};
+use crate::commands::{check, completions, drill, init, list, man, prune, repair, restore, show, trigger, verify};
 use crate::exit;
 use crate::flags::Globals;
 
@@ -28,6 +28,7 @@ pub(crate) enum Command {
     Verify(verify::Args),
     Drill(drill::Args),
     Prune(prune::Args),
+    Repair(repair::Args),
     Init(init::Args),
     Check(check::Args),
     Trigger(trigger::Args),

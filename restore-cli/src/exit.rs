@@ -2,7 +2,7 @@
 
 use lifeboat_engine::Class;
 
-const CLASSES: [(Class, &str); 9] = [
+const CLASSES: [(Class, &str); 10] = [
     (Class::Failed, "failed, or cancelled"),
     (Class::Usage, "the command line asks for something impossible"),
     (Class::Configuration, "the configuration, or what it names, is wrong"),
@@ -12,6 +12,7 @@ const CLASSES: [(Class, &str); 9] = [
     (Class::Keys, "a key is missing, wrong, unreadable or not trusted"),
     (Class::ObjectiveMissed, "everything worked, but outside the objectives"),
     (Class::Partial, "a backup was committed, but lacks a database"),
+    (Class::Unknown, "a backup may or may not be committed: a replica did not answer"),
 ];
 
 /// As a shell reports a process that SIGINT ended.

@@ -157,9 +157,8 @@ impl Session {
             return Ok(());
         }
         if !self.out.can_ask() {
-            return Err(
-                Error::usage("this deletes data, and there is no terminal to ask on").hint("pass --yes to confirm")
-            );
+            return Err(Error::usage("this needs your consent, and there is no terminal to ask on")
+                .hint("pass --yes to confirm"));
         }
         let out = self.out;
         let answer = async {

@@ -2,7 +2,8 @@
 //!
 //! - **Atomicity**: a body is written to a hidden temporary file beside its place, synced, then
 //!   linked (new) or renamed (replace) into place, and the directory is synced. A crash leaves at
-//!   most a hidden file, which no listing shows.
+//!   most a hidden file, which no listing shows. Whoever writes into the folder next removes those
+//!   that are a week old, by their own time; each process looks once into each folder.
 //! - **Folders**: unlike in S3, a key cannot be both an object and a folder of other objects. No
 //!   vault needs that.
 //! - **The configured directory must exist**: a missing directory is taken for an unmounted disk,
@@ -14,9 +15,10 @@
 //! - **A cap on the bandwidth** paces the pieces as they are written and read. The page cache may
 //!   pass them to the disk at another pace.
 
+use std::collections::HashSet;
 use std::io::{self, ErrorKind};
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use async_trait::async_trait;
@@ -38,6 +40,11 @@ use crate::{key, trial, waiting};
 mod beneath;
 mod leaves;
 
+/// How the names of temporary files begin and end.
+const TEMPORARY_START: &str = ".lifeboat-";
+const TEMPORARY_END: &str = ".tmp";
+/// No write takes so long.
+const LEFTOVER_SECONDS: i64 = 7 * 24 * 3600;
 /// A page of a listing ends with the folder that makes it this long.
 const FULL_PAGE_OBJECTS: usize = 1000;
 /// No folder has more objects or folders that are looked at.
@@ -69,6 +76,7 @@ impl DirectoryReplica {
                 mount: path.to_owned(),
                 vault_prefix: vault_prefix.trim_matches('/').to_owned(),
                 leaves: Leaves::default(),
+                tidied: Arc::default(),
             },
         }
     }
@@ -172,6 +180,8 @@ struct Tree {
     vault_prefix: String,
     /// Where the one call that this is for asks for leave.
     leaves: Leaves,
+    /// The folders in which left-over files were looked for.
+    tidied: Arc<Mutex<HashSet<String>>>,
 }
 
 impl Tree {
@@ -205,14 +215,19 @@ impl Tree {
 
     fn put(&self, key: &str, body: &[u8], existing: Existing) -> Result<(), ReplicaErrorKind> {
         let mount = self.mount()?;
-        let (folder, name) = self.divide(key);
+        let (path, name) = self.divide(key);
         let write = || {
-            let folder = mount.make_folder(&folder)?;
+            let folder = mount.make_folder(&path)?;
             // Existing objects are common, so they are refused before a byte is written.
             if existing == Existing::Keep && folder.entry(&name).is_ok() {
                 return Err(Errno::EXIST.into());
             }
             let temporary = Temporary::write(&folder, body, &self.leaves)?;
+            if self.tidied.lock().unwrap_or_else(PoisonError::into_inner).insert(path.clone())
+                && let Err(error) = remove_leftovers(&folder, &temporary)
+            {
+                tracing::debug!(%error, folder = path, "cannot look for files of killed runs");
+            }
             match existing {
                 Existing::Keep => folder.link(&temporary.name, &name),
                 Existing::Replace => folder.rename(&temporary.name, &name),
@@ -343,6 +358,23 @@ impl Tree {
     }
 }
 
+/// Removes temporary files of processes that were killed long before `fresh` was written. So no
+/// clock but the one of the file system decides.
+fn remove_leftovers(folder: &Folder, fresh: &Temporary<'_>) -> io::Result<()> {
+    let now = folder.entry(&fresh.name)?.st_mtime;
+    for name in folder.names()? {
+        let name = name?;
+        if !(name.starts_with(TEMPORARY_START) && name.ends_with(TEMPORARY_END)) {
+            continue;
+        }
+        let stat = folder.entry(&name)?;
+        if beneath::is_file(&stat) && now.saturating_sub(stat.st_mtime) > LEFTOVER_SECONDS {
+            folder.remove(&name)?;
+        }
+    }
+    Ok(())
+}
+
 /// A hidden file that is removed on drop.
 struct Temporary<'a> {
     folder: &'a Folder,
@@ -351,7 +383,7 @@ struct Temporary<'a> {
 
 impl<'a> Temporary<'a> {
     fn write(folder: &'a Folder, body: &[u8], leaves: &Leaves) -> io::Result<Self> {
-        let name = format!(".lifeboat-{:016x}.tmp", rand::random::<u64>());
+        let name = format!("{TEMPORARY_START}{:016x}{TEMPORARY_END}", rand::random::<u64>());
         let mut file = folder.create(&name)?;
         let temporary = Self { folder, name };
         leaves.write(&mut file, body)?;
@@ -426,3 +458,6 @@ fn classify(error: &io::Error) -> ReplicaErrorKind {
         _ => ReplicaErrorKind::Unavailable(error.to_string()),
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -45,10 +45,11 @@ fn every_series_exists_from_the_start() {
             let line = format!("lifeboat_backup_deduplicated_bytes{{by=\"{by}\",dataset=\"{dataset}\"}} 0\n");
             assert!(page.contains(&line), "{line}\n{page}");
         }
-        for result in ["success", "failure"] {
+        for result in ["success", "failure", "unknown"] {
             let line = format!("lifeboat_backup_runs_total{{dataset=\"{dataset}\",result=\"{result}\"}} 0\n");
             assert!(page.contains(&line), "{line}\n{page}");
         }
+        assert!(page.contains(&format!("lifeboat_deletion_stopped{{dataset=\"{dataset}\"}} 0\n")));
         assert!(page.contains(&format!("lifeboat_prune_removed_snapshots_total{{dataset=\"{dataset}\"}} 0\n")));
         for metric in ["stored", "unused"] {
             assert!(page.contains(&format!("lifeboat_vault_{metric}_bytes{{dataset=\"{dataset}\"}} 0\n")));

@@ -89,7 +89,7 @@ pub struct Progress {
     pub deduplicated: AtomicU64,
     /// Ciphertext of packs that are durable in at least `min_replicas` replicas.
     pub stored: AtomicU64,
-    /// Whether the commit has begun, which is always finished.
+    /// Whether the commit has begun, which is always finished. It stays so until the run ends.
     pub committing: AtomicBool,
 }
 
@@ -249,9 +249,7 @@ impl Backup<'_> {
         };
         manifest.check_writable()?;
         self.progress.committing.store(true, Ordering::SeqCst);
-        let written = commit.write(generation, &captured, &mut manifest, targets, &cache).await;
-        self.progress.committing.store(false, Ordering::SeqCst);
-        let (number, targets) = written?;
+        let (number, targets) = commit.write(generation, &captured, &mut manifest, targets, &cache).await?;
         if let Err(error) = seen::remember(self.state, dataset, number) {
             warnings.push(error.chain());
         }

@@ -5,25 +5,89 @@
 //! remembers of earlier looks. So a gap is noticed even where one witness is gone with the rest.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::fmt;
 
 use lifeboat_base::Error;
 use lifeboat_format::act::ActKind;
 use lifeboat_format::id::{Name, SnapshotId};
+use lifeboat_format::layout;
 use lifeboat_format::manifest::{Manifest, ManifestHead};
 use lifeboat_format::record::PruneRecord;
 
+use crate::catalog::documents::Documents;
 use crate::catalog::inventory::{Inventory, all_snapshots};
 use crate::catalog::order::Acts;
 use crate::catalog::removals::PrunedSnapshots;
+use crate::catalog::unbelieved::MAX_UNBELIEVED;
 
 /// So many gaps are named in an error. `lifeboat verify` names all.
 const MAX_NAMED: usize = 5;
 
 /// Which snapshots each replica has shown.
-pub(crate) type Shown = BTreeMap<Name, BTreeSet<SnapshotId>>;
+pub(crate) type ShownSnapshots = BTreeMap<Name, BTreeSet<SnapshotId>>;
+
+/// Something that is missing, or contradicts itself.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Gap {
+    /// Acts that are neither there nor gone on purpose: the first and the last of their numbers.
+    Numbers(u64, u64),
+    /// Replicas show acts up to the first number, and this host has seen the second.
+    OldOrder(u64, u64),
+    /// A snapshot that no replica shows, and who knows of it.
+    Snapshot(SnapshotId, String),
+    /// A replica has shown a snapshot, and does not any more.
+    LostBy(Name, SnapshotId),
+    /// Snapshots with the same place in the chain.
+    Branches(Vec<SnapshotId>),
+}
+
+impl Gap {
+    /// The key of an object that is missing or contradicts others.
+    pub(crate) fn object(&self, dataset: &Name) -> String {
+        match self {
+            Self::Numbers(first, _) => layout::act(dataset, *first),
+            Self::OldOrder(_, seen) => layout::act(dataset, *seen),
+            Self::Snapshot(snapshot, _) | Self::LostBy(_, snapshot) => layout::manifest(dataset, snapshot),
+            Self::Branches(snapshots) => {
+                snapshots.first().map_or(layout::dataset(dataset), |snapshot| layout::manifest(dataset, snapshot))
+            }
+        }
+    }
+
+    /// Whether nothing is missing, and only two branches are to be settled.
+    pub(crate) fn is_branch(&self) -> bool {
+        matches!(self, Self::Branches(_))
+    }
+}
+
+impl fmt::Display for Gap {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Numbers(first, last) if first == last => {
+                write!(f, "act {first} is missing or damaged, and in no prune record")
+            }
+            Self::Numbers(first, last) => {
+                write!(f, "acts {first} to {last} are missing or damaged, and in no prune record")
+            }
+            Self::OldOrder(newest, seen) => {
+                write!(f, "replicas show acts up to number {newest}, and this host has seen number {seen}")
+            }
+            Self::Snapshot(snapshot, why) => {
+                write!(f, "snapshot {snapshot} is missing: no replica that answers has it, and {why}")
+            }
+            Self::LostBy(replica, snapshot) => {
+                write!(f, "replica {replica} has lost snapshot {snapshot}, which it has shown")
+            }
+            Self::Branches(snapshots) => {
+                let names: Vec<&str> = snapshots.iter().map(SnapshotId::as_str).collect();
+                write!(f, "snapshots {} are two branches", names.join(" and "))
+            }
+        }
+    }
+}
 
 /// What is known of a dataset.
-pub(crate) struct Known<'a> {
+pub(crate) struct Witnesses<'a> {
     /// Every replica that could be listed.
     pub(crate) inventories: &'a [Inventory],
     pub(crate) acts: &'a Acts,
@@ -35,45 +99,45 @@ pub(crate) struct Known<'a> {
     /// The newest number that this host has seen.
     pub(crate) seen: u64,
     /// What this host has seen in each replica.
-    pub(crate) shown: &'a Shown,
+    pub(crate) shown: &'a ShownSnapshots,
 }
 
-impl Known<'_> {
-    /// What is missing, or contradicts itself.
-    pub(crate) fn gaps(&self) -> Vec<String> {
+impl Witnesses<'_> {
+    /// What is missing, or contradicts itself. Each snapshot is told once.
+    pub(crate) fn gaps(&self) -> Vec<Gap> {
         let everywhere = all_snapshots(self.inventories);
         let mut gaps = self.lost_numbers();
         let newest = self.acts.newest();
         if newest < self.seen {
-            let seen = self.seen;
-            gaps.push(format!("replicas show acts up to number {newest}, and this host has seen number {seen}"));
+            gaps.push(Gap::OldOrder(newest, self.seen));
         }
         let is_known = |snapshot: &SnapshotId| everywhere.contains(snapshot) || self.pruned.contains_key(snapshot);
-        for (number, found) in &self.acts.found {
-            let snapshot = &found.act.id;
-            if found.act.act == ActKind::Commit && !self.has_passed(*number) && !is_known(snapshot) {
-                gaps.push(format!("snapshot {snapshot} is in no replica, and act {number} committed it"));
-            }
-        }
+        let mut lost: BTreeMap<&SnapshotId, String> = BTreeMap::new();
         for manifest in self.manifests.values() {
             if let Some(before) = manifest.predecessor().filter(|before| !is_known(before)) {
-                gaps.push(format!("snapshot {before} is in no replica, and {} follows it", manifest.snapshot));
+                lost.entry(before).or_insert_with(|| format!("{} follows it", manifest.snapshot));
             }
         }
         for (snapshot, head) in self.unfinished {
             let before = head.previous.as_ref().map(|previous| &previous.snapshot);
             if let Some(before) = before.filter(|before| !is_known(before)) {
-                gaps.push(format!("snapshot {before} is in no replica with its signature, and {snapshot} follows it"));
+                lost.entry(before).or_insert_with(|| format!("{snapshot}, which has no signature, follows it"));
             }
         }
+        for (number, found) in &self.acts.found {
+            let snapshot = &found.act.id;
+            if found.act.act == ActKind::Commit && !self.has_passed(*number) && !is_known(snapshot) {
+                lost.entry(snapshot).or_insert_with(|| format!("act {number} committed it"));
+            }
+        }
+        gaps.extend(lost.into_iter().map(|(snapshot, why)| Gap::Snapshot(snapshot.clone(), why)));
         for inventory in self.inventories {
             let replica = inventory.replica.name();
             let before = self.shown.get(replica).into_iter().flatten();
-            for snapshot in before
-                .filter(|snapshot| !inventory.snapshots.contains(*snapshot) && !self.pruned.contains_key(*snapshot))
-            {
-                gaps.push(format!("replica {replica} has lost snapshot {snapshot}, which it has shown"));
-            }
+            let is_lost = |snapshot: &&SnapshotId| {
+                !inventory.snapshots.contains(*snapshot) && !self.pruned.contains_key(*snapshot)
+            };
+            gaps.extend(before.filter(is_lost).map(|snapshot| Gap::LostBy(replica.clone(), snapshot.clone())));
         }
         gaps.extend(self.branches());
         gaps
@@ -94,7 +158,7 @@ impl Known<'_> {
     }
 
     /// Numbers of acts that are neither there nor gone on purpose.
-    fn lost_numbers(&self) -> Vec<String> {
+    fn lost_numbers(&self) -> Vec<Gap> {
         let there = self.acts.found.keys().map(|number| [*number, *number]);
         let mut known: Vec<[u64; 2]> =
             there.chain(self.records.iter().flat_map(|record| record.passed.iter().copied())).collect();
@@ -102,8 +166,7 @@ impl Known<'_> {
         let (mut next, mut lost) = (1, Vec::new());
         for [first, last] in known {
             if first > next {
-                let numbers = if first - next == 1 { format!("{next}") } else { format!("{next} to {}", first - 1) };
-                lost.push(format!("act {numbers} is missing, and in no prune record"));
+                lost.push(Gap::Numbers(next, first - 1));
             }
             next = next.max(last.saturating_add(1));
         }
@@ -111,30 +174,68 @@ impl Known<'_> {
     }
 
     /// Snapshots with the same number in the chain: two hosts did not see each other.
-    fn branches(&self) -> Vec<String> {
-        let settled: BTreeSet<&SnapshotId> = self.records.iter().flat_map(|record| &record.branches).collect();
+    fn branches(&self) -> Vec<Gap> {
+        let settled = settled(self.records.iter().copied());
         let mut places: BTreeMap<u64, Vec<&SnapshotId>> = BTreeMap::new();
         for manifest in self.manifests.values().filter(|manifest| manifest.sequence > 0) {
             places.entry(manifest.sequence).or_default().push(&manifest.snapshot);
         }
-        let unsettled = |snapshots: &&Vec<&SnapshotId>| {
+        let unsettled = |snapshots: &Vec<&SnapshotId>| {
             snapshots.iter().filter(|snapshot| !settled.contains(**snapshot)).count() > 1
         };
-        let forked = places.values().filter(unsettled);
-        forked
-            .map(|snapshots| {
-                let names: Vec<String> = snapshots.iter().map(ToString::to_string).collect();
-                format!("snapshots {} are two branches", names.join(" and "))
-            })
-            .collect()
+        let forked = places.into_values().filter(unsettled);
+        forked.map(|snapshots| Gap::Branches(snapshots.into_iter().cloned().collect())).collect()
     }
 }
 
+/// The snapshots of which the operator knows that they stand beside others.
+pub(crate) fn settled<'r>(records: impl Iterator<Item = &'r PruneRecord>) -> BTreeSet<&'r SnapshotId> {
+    records.flat_map(|record| &record.branches).collect()
+}
+
+/// A manifest without a signature that cannot be read.
+pub(crate) struct UnreadableHead<'i> {
+    pub(crate) inventory: &'i Inventory,
+    pub(crate) snapshot: &'i SnapshotId,
+    pub(crate) error: Error,
+}
+
+/// The heads of manifests that have no signature and that no act names; and those that cannot be
+/// read, each where it lies.
+pub(crate) async fn unfinished<'i>(
+    documents: &Documents<'_>,
+    inventories: &'i [Inventory],
+    acts: &Acts,
+    pruned: &PrunedSnapshots,
+) -> (BTreeMap<SnapshotId, ManifestHead>, Vec<UnreadableHead<'i>>) {
+    let (mut heads, mut unreadable, everywhere) = (BTreeMap::new(), Vec::new(), all_snapshots(inventories));
+    for inventory in inventories {
+        let unsigned = inventory.unsigned.iter().filter(|snapshot| {
+            !acts.names(&layout::manifest(documents.dataset, snapshot))
+                && !pruned.contains_key(*snapshot)
+                && !everywhere.contains(*snapshot)
+        });
+        for snapshot in unsigned.take(MAX_UNBELIEVED) {
+            match documents.unsigned_head(&inventory.replica, snapshot).await {
+                Ok(head) => drop(heads.insert(snapshot.clone(), head)),
+                Err(error) => unreadable.push(UnreadableHead { inventory, snapshot, error }),
+            }
+        }
+    }
+    (heads, unreadable)
+}
+
 /// The error of a dataset with gaps.
-pub(crate) fn refusal(dataset: &Name, gaps: &[String]) -> Error {
+pub(crate) fn refusal(dataset: &Name, gaps: &[Gap]) -> Error {
     let more = gaps.len().saturating_sub(MAX_NAMED);
     let more = if more > 0 { format!("; and {more} more") } else { String::new() };
-    let named = gaps.iter().take(MAX_NAMED).cloned().collect::<Vec<_>>().join("; ");
+    let named = gaps.iter().take(MAX_NAMED).map(Gap::to_string).collect::<Vec<_>>().join("; ");
+    if gaps.iter().all(Gap::is_branch) {
+        return Error::integrity(format!(
+            "dataset {dataset} has branches, because two hosts did not see each other: {named}{more}"
+        ))
+        .hint(format!("both can be restored: run `lifeboat repair {dataset} --accept-branches` to keep both"));
+    }
     Error::integrity(format!("something of dataset {dataset} is missing: {named}{more}"))
         .hint(format!("run `lifeboat repair {dataset}`: it puts back what is known, and names what is lost"))
 }

@@ -1,11 +1,13 @@
 //! Keep: what happens to snapshots after their commit.
 //!
 //! [Verify](verify) checks what every replica holds. [Catch-up](catch_up) copies to a replica what
-//! it lacks. [Prune](prune) removes snapshots that no retention rule keeps.
+//! it lacks. [Repair](repair) puts back what is known and names what is lost. [Prune](prune)
+//! removes snapshots that no retention rule keeps.
 
 pub mod catch_up;
 pub(crate) mod gaps;
 pub mod prune;
 pub(crate) mod put_back;
+pub mod repair;
 mod retention;
 pub mod verify;

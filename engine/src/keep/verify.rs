@@ -3,6 +3,9 @@
 //!
 //! Each replica is judged alone, as if the others were lost. Wrong data is a finding. Only what
 //! prevents looking is an error.
+//!
+//! What stops deletions ([`super::gaps`]) is a finding, too, but for what only a backup host knows:
+//! what replicas have shown before, and whether its clock is right.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -12,15 +15,17 @@ use lifeboat_base::{Class, Context, Error, Result};
 use lifeboat_format::id::{Digest, Name, PackId, SnapshotId};
 use lifeboat_format::layout;
 use lifeboat_format::manifest::{Manifest, PackRef, Previous};
-use lifeboat_format::record::{PruneRecord, RecordBody};
+use lifeboat_format::record::{MarkRecord, PruneRecord, RecordBody};
 use serde::Serialize;
 use tokio_util::sync::CancellationToken;
 
 use crate::catalog::ciphertext::fetch_ciphertext;
 use crate::catalog::inventory::Inventory;
+use crate::catalog::order::OrderReader;
 use crate::catalog::records::RecordReader;
-use crate::catalog::removals::{PrunedSnapshots, prune_records};
+use crate::catalog::removals::{PruneRecords, PrunedSnapshots, prune_records};
 use crate::drill::DrillReport;
+use crate::keep::gaps::{Gap, ShownSnapshots, UnreadableHead, Witnesses, settled, unfinished};
 use crate::keys::sign::SignerKey;
 use crate::keys::{PackKeys, ReaderKeys};
 use crate::restore::VaultReader;
@@ -74,7 +79,7 @@ pub async fn verify(
     let (inventories, failed) = Inventory::take_all(reader.replicas(), reader.vault_id(), dataset).await;
     let keys = reader.document_keys(dataset).await;
     let records = prune_records(&reader.documents(dataset, &keys), &inventories).await;
-    let pruned = records.snapshots;
+    let pruned = &records.snapshots;
     let everywhere: BTreeSet<&SnapshotId> = inventories.iter().flat_map(|inventory| &inventory.snapshots).collect();
     if let Some(snapshot) = only.filter(|snapshot| !everywhere.contains(snapshot)) {
         return Err(Error::usage(format!("dataset {dataset} has no snapshot {snapshot}"))
@@ -93,12 +98,12 @@ pub async fn verify(
         object: layout::dataset(dataset),
         problem: format!("cannot be listed: {}", error.chain()),
     }));
-    let (mut snapshots, mut all_links) = (BTreeSet::new(), BTreeMap::new());
+    let (mut all_manifests, mut all_links) = (BTreeMap::new(), BTreeMap::new());
     for inventory in &inventories {
         let mut judge =
             Judge { reader, dataset, keys: &keys, inventory, pack_keys: BTreeMap::new(), report: &mut report };
         let (manifests, links) = judge.manifests(only, cancel).await?;
-        judge.chain(&links, &everywhere, &pruned);
+        judge.chain(&links, pruned);
         for (snapshot, link) in links {
             let (holders, _) = all_links.entry(snapshot).or_insert((Vec::new(), link));
             holders.push(inventory.replica.name().clone());
@@ -107,14 +112,94 @@ pub async fn verify(
         judge.packs(&manifests, read_data, cancel).await?;
         if only.is_none() {
             judge.others(cancel).await?;
-            judge.leftovers(&manifests, newest, &pruned);
+            judge.leftovers(&manifests, newest, pruned);
         }
-        snapshots.extend(manifests.into_keys());
+        all_manifests.extend(manifests);
     }
+    let found = match only {
+        // What is missing elsewhere says nothing about one snapshot.
+        Some(_) => Vec::new(),
+        None => gaps(reader, dataset, &keys, &inventories, &records, &all_manifests, &mut report.findings).await,
+    };
+    report.findings.extend(missing(dataset, &all_links, &everywhere, pruned, &found));
+    let settled = settled(records.found.iter().map(|record| &record.body));
+    all_links.retain(|snapshot, _| !settled.contains(snapshot));
     report.findings.extend(forks(dataset, &all_links));
-    report.snapshots = snapshots.len() as u64;
+    report.snapshots = all_manifests.len() as u64;
     Ok(report)
 }
+
+/// What stops deletions, as findings in every replica. Returns it, too.
+async fn gaps(
+    reader: &VaultReader,
+    dataset: &Name,
+    keys: &ReaderKeys,
+    inventories: &[Inventory],
+    records: &PruneRecords,
+    manifests: &BTreeMap<SnapshotId, Manifest>,
+    findings: &mut Vec<Finding>,
+) -> Vec<Gap> {
+    let documents = reader.documents(dataset, keys);
+    let order = OrderReader { vault: reader.vault_id(), dataset, trusted: &keys.trusted_signers, cache: None };
+    let acts = order.all(inventories).await;
+    let current = acts.without_passed(records.found.iter().map(|record| &record.body));
+    let (unfinished, headless) = unfinished(&documents, inventories, &current, &records.snapshots).await;
+    findings.extend(headless.into_iter().map(|UnreadableHead { inventory, snapshot, error }| Finding {
+        replica: inventory.replica.name().clone(),
+        object: layout::manifest(dataset, snapshot),
+        problem: format!("has no signature, so nothing is deleted in this replica, because: {}", error.chain()),
+    }));
+    let known = Witnesses {
+        inventories,
+        acts: &acts,
+        manifests,
+        unfinished: &unfinished,
+        pruned: &records.snapshots,
+        records: records.found.iter().map(|record| &record.body).collect(),
+        seen: 0,
+        shown: &ShownSnapshots::new(),
+    };
+    // Branches are told as forks.
+    let gaps: Vec<Gap> = known.gaps().into_iter().filter(|gap| !gap.is_branch()).collect();
+    findings.extend(gaps.iter().flat_map(|gap| {
+        inventories.iter().map(|inventory| Finding {
+            replica: inventory.replica.name().clone(),
+            object: gap.object(dataset),
+            problem: gap.to_string(),
+        })
+    }));
+    gaps
+}
+
+/// A finding for each snapshot whose predecessor is in no replica and in no record, and for each
+/// replica that holds it, but for those that `gaps` name.
+fn missing(
+    dataset: &Name,
+    links: &AllLinks,
+    everywhere: &BTreeSet<&SnapshotId>,
+    pruned: &PrunedSnapshots,
+    gaps: &[Gap],
+) -> Vec<Finding> {
+    let told = |snapshot: &SnapshotId| gaps.iter().any(|gap| matches!(gap, Gap::Snapshot(told, _) if told == snapshot));
+    let mut found = Vec::new();
+    for (snapshot, (holders, link)) in links {
+        let Some(Previous { snapshot: before, .. }) = &link.previous else { continue };
+        if everywhere.contains(before) || pruned.contains_key(before) || told(before) {
+            continue;
+        }
+        found.extend(holders.iter().map(|replica| Finding {
+            replica: replica.clone(),
+            object: layout::manifest(dataset, before),
+            problem: format!(
+                "is missing: it is the predecessor of {snapshot}, and no prune record that can be read names it"
+            ),
+        }));
+    }
+    found
+}
+
+/// Where all snapshots stand, and which replicas hold them.
+type AllLinks = BTreeMap<SnapshotId, (Vec<Name>, Link)>;
 
 /// Where snapshots stand in their dataset.
 type Links = BTreeMap<SnapshotId, Link>;
@@ -136,7 +221,7 @@ impl Link {
 
 /// A finding for each snapshot that claims the place of another, in the same replica or elsewhere,
 /// and for each replica that holds it.
-fn forks(dataset: &Name, links: &BTreeMap<SnapshotId, (Vec<Name>, Link)>) -> Vec<Finding> {
+fn forks(dataset: &Name, links: &AllLinks) -> Vec<Finding> {
     let (mut places, mut successors, mut found) = (BTreeMap::new(), BTreeMap::new(), Vec::new());
     for (snapshot, (holders, link)) in links {
         let same_place = if link.sequence > 0 { places.insert(link.sequence, snapshot) } else { None };
@@ -217,22 +302,14 @@ impl Judge<'_> {
         Ok((manifests, links))
     }
 
-    /// Checks that every predecessor is in some replica, or in a prune record, and that it is the
-    /// one that is meant.
-    fn chain(&mut self, links: &Links, everywhere: &BTreeSet<&SnapshotId>, pruned: &PrunedSnapshots) {
+    /// Checks that every predecessor is the one that is meant.
+    fn chain(&mut self, links: &Links, pruned: &PrunedSnapshots) {
         let dataset = self.dataset;
         for (snapshot, link) in links {
             let Some(Previous { snapshot: before, blake3 }) = &link.previous else { continue };
             let found = links.get(before);
             let hash = found.map(|found| found.hash).or(pruned.get(before).copied().flatten());
-            if !everywhere.contains(before) && !pruned.contains_key(before) {
-                self.finding(
-                    layout::manifest(dataset, before),
-                    format!(
-                        "is missing: it is the predecessor of {snapshot}, and no prune record that can be read names it"
-                    ),
-                );
-            } else if blake3.is_some_and(|due| hash.is_some_and(|hash| hash != due)) {
+            if blake3.is_some_and(|due| hash.is_some_and(|hash| hash != due)) {
                 self.finding(
                     layout::manifest(dataset, before),
                     format!("is not the manifest that {snapshot} names as its predecessor: its hash is another"),
@@ -347,6 +424,7 @@ impl Judge<'_> {
             }
         }
         self.records::<PruneRecord>(&self.keys.trusted_signers, cancel).await?;
+        self.records::<MarkRecord>(&self.keys.trusted_signers, cancel).await?;
         if !self.keys.trusted_drill_signers.is_empty() {
             return self.records::<DrillReport>(&self.keys.trusted_drill_signers, cancel).await;
         }

@@ -159,16 +159,7 @@ impl S3Replica {
                 objects.push(describe(key, object.size, object.last_modified)?);
             }
         }
-        // `IsTruncated` decides, whatever token comes with it.
-        let next = match (page.is_truncated.unwrap_or_default(), page.next_continuation_token) {
-            (false, _) => None,
-            (true, Some(token)) if token.len() <= MAX_TOKEN_BYTES => Some(token),
-            (true, Some(_)) => return Err(ReplicaErrorKind::BadListing("its token is too long".to_owned())),
-            (true, None) => {
-                return Err(ReplicaErrorKind::BadListing("it goes on, but the store does not say how".to_owned()));
-            }
-        };
-        Ok(Page { objects, next })
+        Ok(Page { objects, next: next_page(page.is_truncated, page.next_continuation_token)? })
     }
 
     /// Tells a missing bucket from a missing object, which HEAD does not: its answer has no body.
@@ -291,5 +282,38 @@ fn describe(key: &str, size: Option<i64>, modified: Option<SdkDateTime>) -> Resu
     match (size, modified) {
         (Some(size), Some(modified)) => Ok(ObjectMeta { key: key.to_owned(), size, modified }),
         _ => Err(ReplicaErrorKind::Other("the store gave no size or no time".to_owned())),
+    }
+}
+
+/// The token of the next page. What is not listed would be taken for lost, so a page that
+/// contradicts itself is no page.
+fn next_page(is_truncated: Option<bool>, token: Option<String>) -> Result<Option<String>, ReplicaErrorKind> {
+    let bad = |what: &str| Err(ReplicaErrorKind::BadListing(what.to_owned()));
+    match (is_truncated.unwrap_or_default(), token.filter(|token| !token.is_empty())) {
+        (false, None) => Ok(None),
+        (false, Some(_)) => bad("it says that it is whole, and how it goes on"),
+        (true, Some(token)) if token.len() <= MAX_TOKEN_BYTES => Ok(Some(token)),
+        (true, Some(_)) => bad("its token is too long"),
+        (true, None) => bad("it goes on, but the store does not say how"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_page_that_contradicts_itself_is_refused() {
+        let token = || Some("t".to_owned());
+        assert!(matches!(next_page(Some(true), token()), Ok(Some(token)) if token == "t"));
+        for empty in [None, Some(String::new())] {
+            assert!(matches!(next_page(Some(false), empty.clone()), Ok(None)));
+            assert!(matches!(next_page(None, empty.clone()), Ok(None)));
+            assert!(matches!(next_page(Some(true), empty), Err(ReplicaErrorKind::BadListing(_))));
+        }
+        let long = Some("t".repeat(MAX_TOKEN_BYTES + 1));
+        for (is_truncated, token) in [(Some(false), token()), (None, token()), (Some(true), long)] {
+            assert!(matches!(next_page(is_truncated, token), Err(ReplicaErrorKind::BadListing(_))));
+        }
     }
 }

@@ -6,7 +6,9 @@
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
 mod prepared;
+mod repairs;
 
+use std::collections::BTreeSet;
 use std::path::PathBuf;
 
 use lifeboat_engine::format::layout;
@@ -198,4 +200,25 @@ async fn a_backup_a_prune_or_a_catch_up_alone_puts_lost_signatures_back() {
             assert!(missing.is_empty(), "{how} after a loss in {who:?}: {missing:?} are missing");
         }
     }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn verify_finds_a_problem_wherever_a_prune_without_memory_refuses() {
+    let mut prepared = Prepared::new().await;
+    let mut refused = 0;
+    for (harm, ..) in CASES {
+        for who in [&[1][..], &[1, 2]] {
+            prepared.reset();
+            prepared.harm(harm, who);
+            std::fs::remove_dir_all(&prepared.vault.config.state_directory).unwrap();
+            let told = prepared.verify().await;
+            let problems: BTreeSet<&String> = told.iter().collect();
+            assert_eq!(problems.len(), told.len(), "{harm:?} lost in {who:?}: a problem is told twice: {told:#?}");
+            if let Err(error) = prepared.vault.prune().await {
+                refused += 1;
+                assert!(!told.is_empty(), "{harm:?} lost in {who:?}: verify finds no problem, and prune {error:?}");
+            }
+        }
+    }
+    assert!(refused >= 4, "prune refused {refused} times only");
 }

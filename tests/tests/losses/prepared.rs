@@ -178,7 +178,7 @@ impl Prepared {
     }
 
     /// What verify tells.
-    async fn verify(&self) -> Vec<String> {
+    pub(crate) async fn verify(&self) -> Vec<String> {
         let reader = match self.vault.open(self.vault.owner()).await {
             Ok(reader) => reader,
             Err(error) => return vec![format!("{error:?}")],

@@ -18,7 +18,7 @@ use super::{DeadPack, Prune, PruneOutcome, PrunePlan, shown};
 use crate::catalog::documents::SignedObject;
 use crate::catalog::inventory::Inventory;
 use crate::catalog::records::RecordWriter;
-use crate::keep::gaps::Shown;
+use crate::keep::gaps::ShownSnapshots;
 use crate::keys::HostKeys;
 use crate::renewal::sparse;
 use crate::state::seen;
@@ -51,6 +51,7 @@ impl Prune<'_> {
         outcome.failures.extend(unlisted.map(|(name, why)| format!("replica {name} was left out: {why}")));
         let doubted = view.doubted.iter().map(|(name, why)| format!("replica {name}: {why}"));
         outcome.failures.extend(doubted);
+        outcome.stopped = view.doubted.iter().map(|(name, _)| name.clone()).collect();
         let mut acting = Acting::new(self, &view);
         self.mark(&mut acting, plan, &fresh, &view, &mut outcome).await?;
         let mut gone = BTreeSet::new();
@@ -110,7 +111,6 @@ impl Prune<'_> {
     /// The record of this sweep. It repeats a snapshot from an older record while one that stays
     /// names it as predecessor, or while a replica may still show it.
     fn record(&self, plan: &PrunePlan, view: &View, sweep: &Sweep<'_>) -> Result<(SnapshotId, SignedObject)> {
-        let dataset = &self.dataset.name;
         let removed = &sweep.removed;
         let stays = || view.manifests.values().filter(|manifest| !removed.contains(&manifest.snapshot));
         let predecessors: BTreeSet<&SnapshotId> = stays().filter_map(Manifest::predecessor).collect();
@@ -132,14 +132,19 @@ impl Prune<'_> {
             passed: sweep.passed.passed.clone(),
             branches: branches.into_iter().cloned().collect(),
         };
-        let time = self.clock.now();
+        self.sign_record(view, &body)
+    }
+
+    /// Signs a record that comes after all others.
+    pub(super) fn sign_record(&self, view: &View, body: &PruneRecord) -> Result<(SnapshotId, SignedObject)> {
+        let (time, dataset) = (self.clock.now(), &self.dataset.name);
         // Only of those that were believed: anybody can name an object from the future.
         let newest = view.records.iter().map(|record| &record.id).max();
         let after = newest.map(|id| id.time() + chrono::TimeDelta::milliseconds(1));
         let id = SnapshotId::new(after.map_or(time, |after| after.max(time)), rand::random());
         let HostKeys { vault, signer, .. } = self.keys;
         let writer = RecordWriter { vault, dataset, principal: &self.config.host, signer };
-        let record = writer.sign(&id, time, view.records.iter().rev().find(|record| writer.wrote(record)), &body)?;
+        let record = writer.sign(&id, time, view.records.iter().rev().find(|record| writer.wrote(record)), body)?;
         Ok((id, record))
     }
 
@@ -198,7 +203,7 @@ impl Prune<'_> {
         }
         unreferenced::write(self.state, dataset, &memory)?;
         sparse::write(self.state, dataset, &fresh.sparse)?;
-        let mut remembered: Shown = shown::read(self.state, dataset);
+        let mut remembered: ShownSnapshots = shown::read(self.state, dataset);
         for inventory in &view.inventories {
             let shown = inventory.snapshots.iter().filter(|snapshot| !gone.contains(*snapshot)).cloned().collect();
             remembered.insert(inventory.replica.name().clone(), shown);

@@ -26,6 +26,7 @@
 //! - **The future**: a snapshot whose capture lies in the future stays. It counts for no retention
 //!   rule, and is never the newest one: under a wrong clock, it would let others go.
 
+mod accept;
 mod execute;
 mod mark;
 mod plan;
@@ -44,6 +45,7 @@ use lifeboat_base::clock::SharedClock;
 use lifeboat_format::id::{Name, PackId, SnapshotId};
 use lifeboat_store::SharedReplica;
 
+pub use self::accept::Accept;
 use crate::config::{Config, Dataset};
 use crate::keys::HostKeys;
 pub use crate::renewal::sparse::Space;
@@ -166,6 +168,9 @@ pub struct PruneOutcome {
     pub bytes: u64,
     /// The size of the packs that snapshots need, and how much of it is unused.
     pub space: Space,
+    /// Replicas in which nothing is deleted because something there is doubted. `failures` says
+    /// why.
+    pub stopped: Vec<Name>,
     /// What failed, an entry for each replica. The next prune tries it again.
     pub failures: Vec<String>,
 }

@@ -6,18 +6,18 @@
 use lifeboat_base::{Class, Context, Result};
 use lifeboat_format::id::Name;
 
-use crate::keep::gaps::Shown;
+use crate::keep::gaps::ShownSnapshots;
 use crate::state::{StateDirectory, replace_file};
 
-const FILE: &str = "shown";
+const SHOWN_FILE: &str = "shown";
 
-pub(super) fn read(state: &StateDirectory, dataset: &Name) -> Shown {
-    let path = state.dataset(dataset).map(|folder| folder.join(FILE));
+pub(super) fn read(state: &StateDirectory, dataset: &Name) -> ShownSnapshots {
+    let path = state.dataset(dataset).map(|folder| folder.join(SHOWN_FILE));
     let text = path.ok().and_then(|path| std::fs::read(path).ok());
     text.and_then(|text| serde_json::from_slice(&text).ok()).unwrap_or_default()
 }
 
-pub(super) fn write(state: &StateDirectory, dataset: &Name, shown: &Shown) -> Result<()> {
+pub(super) fn write(state: &StateDirectory, dataset: &Name, shown: &ShownSnapshots) -> Result<()> {
     let text = serde_json::to_vec(shown).context(Class::Failed, || "cannot serialise what replicas have shown")?;
-    replace_file(&state.dataset(dataset)?.join(FILE), &text)
+    replace_file(&state.dataset(dataset)?.join(SHOWN_FILE), &text)
 }

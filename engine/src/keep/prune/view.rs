@@ -19,7 +19,7 @@ use lifeboat_databases::proof::ProofLevel;
 use lifeboat_format::act::ActKind;
 use lifeboat_format::id::{Digest, Name, SnapshotId};
 use lifeboat_format::layout;
-use lifeboat_format::manifest::{Manifest, ManifestHead};
+use lifeboat_format::manifest::Manifest;
 use lifeboat_format::record::{self, MAX_RECORD_BYTES, MarkRecord, PruneRecord, RecordBody, RecordType};
 use lifeboat_store::SharedReplica;
 use serde::{Deserialize, Serialize};
@@ -31,8 +31,8 @@ use crate::catalog::inventory::{Inventory, NotListed, all_snapshots};
 use crate::catalog::order::{Acts, OrderReader};
 use crate::catalog::records::{FoundRecord, RecordReader};
 use crate::catalog::removals::{PrunedSnapshots, prune_records};
-use crate::catalog::unbelieved::{MAX_UNBELIEVED, Unbelieved};
-use crate::keep::gaps::{Known, refusal};
+use crate::catalog::unbelieved::Unbelieved;
+use crate::keep::gaps::{Gap, UnreadableHead, Witnesses, refusal, unfinished};
 use crate::state::cache::ObjectCache;
 use crate::state::seen;
 
@@ -45,11 +45,11 @@ const UNREADABLE_MARK: &str = "remove the mark by hand: nothing that it names is
 const NO_ANSWER: &str = "prune again when the replica answers";
 
 /// What the replicas hold, and what could not be looked at.
-pub(super) struct View {
+pub(in crate::keep) struct View {
     /// The replicas from which something may go.
-    pub(super) inventories: Vec<Inventory>,
+    pub(in crate::keep) inventories: Vec<Inventory>,
     /// Every snapshot that any replica shows and that no prune record names.
-    pub(super) manifests: BTreeMap<SnapshotId, Manifest>,
+    pub(in crate::keep) manifests: BTreeMap<SnapshotId, Manifest>,
     /// Every snapshot that `inventories` show. Rules of retention count no others.
     pub(super) shown: BTreeSet<SnapshotId>,
     /// The hashes of these manifests as they are stored.
@@ -76,7 +76,7 @@ pub(super) struct View {
     /// If that one lacks a database: the newest of those that lack none.
     pub(super) proved_whole: Option<SnapshotId>,
     /// The replicas that are left alone, and why.
-    pub(super) skipped: Vec<(Name, String)>,
+    pub(in crate::keep) skipped: Vec<(Name, String)>,
     /// Those of them in which something cannot be read.
     pub(super) doubted: Vec<(Name, String)>,
     pub(super) cache: ObjectCache,
@@ -130,8 +130,47 @@ impl Doubts {
     }
 }
 
+/// What a look found, whether something may be deleted after it or not.
+pub(in crate::keep) struct Survey {
+    pub(in crate::keep) view: View,
+    /// What is missing and in no record.
+    pub(in crate::keep) gaps: Vec<Gap>,
+    /// Why nothing may be deleted in any replica, beside the gaps.
+    pub(in crate::keep) doubt: Option<Error>,
+    /// If no replica is without doubt: why.
+    unusable: Vec<Error>,
+}
+
 impl Prune<'_> {
+    /// Looks at everything before a deletion.
+    ///
+    /// # Errors
+    /// Nothing may be deleted.
     pub(super) async fn look(&self) -> Result<View> {
+        let dataset = &self.dataset.name;
+        let Survey { view, gaps, doubt, unusable } = self.survey().await?;
+        let doubt = doubt
+            .or_else(|| (!gaps.is_empty()).then(|| refusal(dataset, &gaps)))
+            .or_else(|| self.check_time(&view.manifests).err());
+        let reasons = doubt.map_or(unusable, |doubt| vec![doubt]);
+        if reasons.is_empty() {
+            return Ok(view);
+        }
+        let reasons = if let [only] = &reasons[..] {
+            Error::new(only.class(), only.chain()).hint(only.hint_text().unwrap_or("run `lifeboat check`"))
+        } else {
+            combine("every replica is left alone".to_owned(), &reasons)
+        };
+        let hint = reasons.hint_text().unwrap_or("run `lifeboat check`").to_owned();
+        Err(reasons.within(format!("nothing in dataset {dataset} is deleted")).hint(hint))
+    }
+
+    /// Looks at everything. Puts back signatures and acts that replicas lack, and changes nothing
+    /// else.
+    ///
+    /// # Errors
+    /// No replica can be used, or the state directory fails.
+    pub(in crate::keep) async fn survey(&self) -> Result<Survey> {
         let dataset = &self.dataset.name;
         let (mut inventories, not_listed) =
             Inventory::take_each_to_write(self.replicas, &self.keys.vault, dataset).await;
@@ -215,8 +254,12 @@ impl Prune<'_> {
         }
         let [proved, proved_whole] = self.newest_proved(&inventories, &manifests, &mut doubts).await;
         let seen = seen::read(self.state, dataset);
-        let unfinished = unfinished(&documents, &inventories, &current, &pruned, &mut doubts).await;
-        let known = Known {
+        let (unfinished, headless) = unfinished(&documents, &inventories, &current, &pruned).await;
+        for UnreadableHead { inventory, snapshot, error } in headless {
+            let error = error.within(format!("{} has no signature", layout::manifest(dataset, snapshot)));
+            doubts.add(&[inventory], Signed::ByNobody, &error, UNREADABLE_MANIFEST);
+        }
+        let known = Witnesses {
             inventories: &inventories,
             acts: &acts,
             manifests: &manifests,
@@ -226,14 +269,8 @@ impl Prune<'_> {
             seen,
             shown: &shown::read(self.state, dataset),
         };
-        let gaps = known.gaps();
-        // Where no replica can be looked at, why that is so is the reason.
-        if !gaps.is_empty() && !inventories.is_empty() {
-            doubts.everywhere.get_or_insert_with(|| refusal(dataset, &gaps));
-        }
-        if let Err(error) = self.check_time(&manifests) {
-            doubts.everywhere.get_or_insert(error);
-        }
+        // Where nothing was listed, nothing is known.
+        let gaps = if inventories.is_empty() { Vec::new() } else { known.gaps() };
         let is_leftover =
             |snapshot: SnapshotId| unfinished.get(&snapshot).is_some_and(|head| known.is_leftover(&snapshot, head));
         // Records count for nothing without an act.
@@ -257,18 +294,13 @@ impl Prune<'_> {
         };
         let current_marks = marks.iter().filter(is_current).map(|mark| mark.id.clone()).collect();
         inventories.retain(|inventory| !doubts.replicas.contains_key(inventory.replica.name()));
-        if inventories.is_empty() || doubts.everywhere.is_some() {
-            let reasons: Vec<Error> = match doubts.everywhere {
-                Some(reason) => vec![reason],
-                None => doubts.replicas.into_values().chain(failed.into_values()).collect(),
+        let mut unusable = Vec::new();
+        if inventories.is_empty() {
+            let again = |error: &Error| {
+                let again = Error::new(error.class(), error.chain());
+                error.hint_text().map(str::to_owned).into_iter().fold(again, Error::hint)
             };
-            let reasons = if let [only] = &reasons[..] {
-                Error::new(only.class(), only.chain()).hint(only.hint_text().unwrap_or("run `lifeboat check`"))
-            } else {
-                combine("every replica is left alone".to_owned(), &reasons)
-            };
-            let hint = reasons.hint_text().unwrap_or("run `lifeboat check`").to_owned();
-            return Err(reasons.within(format!("nothing in dataset {dataset} is deleted")).hint(hint));
+            unusable = doubts.replicas.values().chain(failed.values()).map(again).collect();
         }
         let shown = all_snapshots(&inventories);
         let leftovers = shown.iter().filter(|snapshot| pruned.contains_key(snapshot)).cloned().collect();
@@ -279,7 +311,7 @@ impl Prune<'_> {
         let mut skipped: Vec<_> = failed.into_iter().map(|(name, error)| (name, error.chain())).collect();
         skipped.extend(doubted.iter().cloned());
         let newest = acts.newest().max(seen);
-        Ok(View {
+        let view = View {
             inventories,
             manifests,
             shown,
@@ -298,7 +330,8 @@ impl Prune<'_> {
             skipped,
             doubted,
             cache,
-        })
+        };
+        Ok(Survey { view, gaps, doubt: doubts.everywhere, unusable })
     }
 
     /// Gives each replica the acts that it lacks, and the signatures that acts hold. One that fails
@@ -444,34 +477,4 @@ impl Prune<'_> {
         }
         Err(combine(format!("no replica returns a valid {key}"), &errors))
     }
-}
-
-/// The heads of manifests that have no signature and that no act names. One that cannot be read is
-/// a doubt where it lies.
-async fn unfinished(
-    documents: &Documents<'_>,
-    inventories: &[Inventory],
-    acts: &Acts,
-    pruned: &PrunedSnapshots,
-    doubts: &mut Doubts,
-) -> BTreeMap<SnapshotId, ManifestHead> {
-    let mut heads = BTreeMap::new();
-    for inventory in inventories {
-        let unsigned = inventory.unsigned.iter().filter(|snapshot| {
-            !acts.names(&layout::manifest(documents.dataset, snapshot))
-                && !pruned.contains_key(*snapshot)
-                && !all_snapshots(inventories).contains(*snapshot)
-        });
-        for snapshot in unsigned.take(MAX_UNBELIEVED) {
-            match documents.unsigned_head(&inventory.replica, snapshot).await {
-                Ok(head) => drop(heads.insert(snapshot.clone(), head)),
-                Err(error) => {
-                    let error =
-                        error.within(format!("{} has no signature", layout::manifest(documents.dataset, snapshot)));
-                    doubts.add(&[inventory], Signed::ByNobody, &error, UNREADABLE_MANIFEST);
-                }
-            }
-        }
-    }
-    heads
 }

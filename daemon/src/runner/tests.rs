@@ -1,0 +1,123 @@
+#![allow(clippy::unwrap_used, clippy::disallowed_methods, reason = "tests")]
+
+use std::sync::atomic::AtomicBool;
+
+use async_trait::async_trait;
+use bytes::Bytes;
+use lifeboat_engine::clock::SystemClock;
+use lifeboat_engine::config::{Config, Surroundings};
+use lifeboat_engine::format::layout;
+use lifeboat_engine::keys::{InitOptions, init};
+use lifeboat_engine::store::{ObjectMeta, Page, Probe, Replica, ReplicaError, SharedReplica};
+
+use super::*;
+use crate::sample;
+
+/// What happens to a run once its commit is about to be decided.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Then {
+    /// It is cancelled, and the replica takes long.
+    Cancelled,
+    /// Whoever looks at the vault after it crashes.
+    Crash,
+}
+
+#[derive(Debug)]
+struct Troubled {
+    inner: SharedReplica,
+    then: Then,
+    cancel: CancellationToken,
+    decides: AtomicBool,
+}
+
+#[async_trait]
+impl Replica for Troubled {
+    fn name(&self) -> &Name {
+        self.inner.name()
+    }
+
+    fn region(&self) -> &str {
+        self.inner.region()
+    }
+
+    async fn put_new(&self, key: &str, body: Bytes) -> Result<(), ReplicaError> {
+        if key.contains("/order/") {
+            self.decides.store(true, Ordering::SeqCst);
+            if self.then == Then::Cancelled {
+                self.cancel.cancel();
+                tokio::time::sleep(4 * OBEY).await;
+            }
+        }
+        self.inner.put_new(key, body).await
+    }
+
+    async fn put_replace(&self, key: &str, body: Bytes) -> Result<(), ReplicaError> {
+        self.inner.put_replace(key, body).await
+    }
+
+    async fn get(&self, key: &str, limit: u64) -> Result<Bytes, ReplicaError> {
+        let crashes = self.then == Then::Crash && key == layout::VAULT && self.decides.load(Ordering::SeqCst);
+        assert!(!crashes, "as planned");
+        self.inner.get(key, limit).await
+    }
+
+    async fn head(&self, key: &str) -> Result<Option<ObjectMeta>, ReplicaError> {
+        self.inner.head(key).await
+    }
+
+    async fn list_page(&self, prefix: &str, next: Option<&str>) -> Result<Page, ReplicaError> {
+        self.inner.list_page(prefix, next).await
+    }
+
+    async fn delete(&self, key: &str) -> Result<(), ReplicaError> {
+        self.inner.delete(key).await
+    }
+
+    async fn probe(&self, write: bool) -> Result<Probe, ReplicaError> {
+        self.inner.probe(write).await
+    }
+}
+
+/// Runs once, and returns what is remembered of it, too.
+async fn run(then: Then) -> (Result<RunReport>, crate::status::DatasetStatus) {
+    let (place, clock) = (tempfile::tempdir().unwrap(), SystemClock::shared());
+    for replica in ["frankfurt", "ireland"] {
+        std::fs::create_dir(place.path().join(replica)).unwrap();
+    }
+    let text = sample::text(place.path(), sample::KEY, &[("shop", "retention = { keep_last = 9 }")]);
+    let config = Config::parse(&text, &place.path().join("lifeboat.toml"), &Surroundings::default()).unwrap();
+    let replicas = config.open_replicas(&clock).await.unwrap();
+    init(&config, &replicas, &InitOptions::default(), &clock).await.unwrap();
+    let state = StateDirectory::open(&config.state_directory).unwrap();
+    let shop: Name = "shop".parse().unwrap();
+    let ledger = Arc::new(Ledger::open(&state, [&shop]));
+    let mut installation = Installation::open(config, &clock).await.unwrap();
+    let cancel = CancellationToken::new();
+    let slow = |inner: &SharedReplica| -> SharedReplica {
+        Arc::new(Troubled { inner: inner.clone(), then, cancel: cancel.clone(), decides: AtomicBool::default() })
+    };
+    installation.replicas = installation.replicas.iter().map(slow).collect();
+    let environment = lifeboat_engine::databases::registry::tool_environment(|name| std::env::var_os(name));
+    let runner = Runner { state, ledger: ledger.clone(), clock, tools: environment };
+    let report = runner.run(&installation, &shop, &Arc::default(), &cancel).await;
+    assert_eq!(cancel.is_cancelled(), then == Then::Cancelled);
+    (report, ledger.get(&shop))
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_commit_that_has_begun_is_finished_though_the_run_is_cancelled() {
+    let (report, status) = run(Then::Cancelled).await;
+    let report = report.unwrap();
+    assert!(report.backup.replicas.iter().all(|replica| replica.complete), "{report:?}");
+    assert_eq!((status.successes, status.failures), (1, 0));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_prune_that_crashes_is_told_and_the_run_has_succeeded() {
+    let (report, status) = run(Then::Crash).await;
+    let report = report.unwrap();
+    assert!(report.backup.warnings.iter().any(|warning| warning.contains("crashed")), "{report:?}");
+    assert_eq!(report.stopped().unwrap().class(), Class::Failed);
+    assert_eq!((status.successes, status.failures), (1, 0));
+    assert!(status.deletion_stopped.unwrap().contains("the prune of shop crashed"));
+}

@@ -1,0 +1,116 @@
+//! Repair puts back what replicas have lost and this host or another replica still has. Then it
+//! looks again, and names what is missing. Only if the operator accepts that, it is written down as
+//! lost.
+
+use lifeboat_base::{Error, Result};
+use lifeboat_format::id::Name;
+use lifeboat_format::manifest::Manifest;
+use serde::Serialize;
+
+use super::catch_up::{ReplicaState, catch_up};
+use super::gaps::Gap;
+use super::prune::{Accept, Prune};
+use super::put_back::put_back;
+use crate::catalog::documents::Documents;
+use crate::catalog::inventory::Inventory;
+use crate::catalog::removals::prune_records;
+use crate::state::cache::ObjectCache;
+
+/// What a repair did, and what it could not mend.
+#[derive(Debug, Serialize)]
+pub struct RepairReport {
+    /// The dataset.
+    pub dataset: Name,
+    /// Keys of objects that this host put back.
+    pub put_back: Vec<String>,
+    /// What was copied from one replica to another.
+    pub replicas: Vec<ReplicaState>,
+    /// What is missing and in no record. It stops every deletion.
+    pub missing: Vec<String>,
+    /// Snapshots in one place of the chain. They stop every deletion, too.
+    pub branches: Vec<String>,
+    /// Snapshots that no replica can restore, and why.
+    pub unrestorable: Vec<String>,
+    /// What could not be looked at, and why.
+    pub doubts: Vec<String>,
+    #[serde(skip)]
+    gaps: Vec<Gap>,
+}
+
+impl RepairReport {
+    /// Whether nothing is missing that could be looked at.
+    #[must_use]
+    pub fn is_whole(&self) -> bool {
+        self.gaps.is_empty() && self.unrestorable.is_empty()
+    }
+}
+
+/// Puts back what is known, and looks what is missing then. The caller holds the dataset's lock.
+/// `prune` says what to look at, and with which keys; nothing is deleted.
+///
+/// # Errors
+/// No replica can be used, or the state directory fails.
+pub async fn repair(prune: &Prune<'_>) -> Result<RepairReport> {
+    let Prune { config, dataset, keys, replicas, state, cancel, .. } = prune;
+    let (mut inventories, _) = Inventory::take_all_to_write(replicas, &keys.vault, &dataset.name).await;
+    let cache = ObjectCache::open(state, &dataset.name)?;
+    let (reader, memory) = (keys.reader(), config.limits.memory);
+    let documents =
+        Documents { vault: &keys.vault, dataset: &dataset.name, keys: &reader, cache: Some(&cache), memory };
+    let records = prune_records(&documents, &inventories).await;
+    let returned = put_back(&documents, keys, &cache, &mut inventories, &records).await;
+    let states = catch_up(dataset, keys, replicas, state, &config.limits, cancel).await?;
+    if cancel.is_cancelled() {
+        return Err(Error::cancelled("the repair").hint("what was put back stays; repair again"));
+    }
+    let mut report = look(prune).await?;
+    (report.put_back, report.replicas) = (returned.into_iter().collect(), states);
+    Ok(report)
+}
+
+/// Writes down what the operator accepts of what `report` names, and looks again. Deletes nothing.
+///
+/// # Errors
+/// A replica does not answer, something is doubted, or other things are missing by now.
+pub async fn accept(prune: &Prune<'_>, accepted: Accept, report: RepairReport) -> Result<RepairReport> {
+    prune.accept(accepted, &report.gaps).await?;
+    let now = look(prune).await?;
+    Ok(RepairReport { put_back: report.put_back, replicas: report.replicas, ..now })
+}
+
+async fn look(prune: &Prune<'_>) -> Result<RepairReport> {
+    let survey = prune.survey().await?;
+    let (view, gaps) = (survey.view, survey.gaps);
+    let told = |branch: bool| gaps.iter().filter(|gap| gap.is_branch() == branch).map(Gap::to_string).collect();
+    let doubts = survey.doubt.iter().map(Error::chain_and_hint);
+    let skipped = view.skipped.iter().map(|(replica, why)| format!("replica {replica}: {why}"));
+    // Who does not answer may hold what others lack.
+    let seen_by_all = view.skipped.is_empty();
+    let manifests = view.manifests.values().filter(|_| seen_by_all);
+    Ok(RepairReport {
+        dataset: prune.dataset.name.clone(),
+        put_back: Vec::new(),
+        replicas: Vec::new(),
+        missing: told(false),
+        branches: told(true),
+        unrestorable: manifests.filter_map(|manifest| unrestorable(manifest, &view.inventories)).collect(),
+        doubts: doubts.chain(skipped).collect(),
+        gaps,
+    })
+}
+
+/// Why no replica can restore a snapshot, as far as listings tell.
+fn unrestorable(manifest: &Manifest, inventories: &[Inventory]) -> Option<String> {
+    let (snapshot, dataset) = (&manifest.snapshot, &manifest.dataset);
+    let has_keys = |generation: &u32| inventories.iter().any(|inventory| inventory.has_keys(dataset, *generation));
+    if let Some(generation) = manifest.generations().iter().find(|generation| !has_keys(generation)) {
+        return Some(format!("snapshot {snapshot}: no replica holds the keyring of generation {generation}"));
+    }
+    let mut lost = manifest.packs.iter().filter(|pack| !inventories.iter().any(|inventory| inventory.has(pack)));
+    let first = lost.next()?;
+    let more = match lost.count() {
+        0 => String::new(),
+        more => format!(", nor {more} others"),
+    };
+    Some(format!("snapshot {snapshot}: no replica holds pack {} whole{more}", first.id))
+}

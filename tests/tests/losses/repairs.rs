@@ -1,0 +1,139 @@
+//! What `lifeboat repair` puts back, names, and writes down as lost.
+
+use std::path::PathBuf;
+
+use lifeboat_engine::Class;
+use lifeboat_engine::format::layout;
+use lifeboat_engine::keep::prune::{Accept, Prune};
+use lifeboat_engine::keep::repair::{RepairReport, accept, repair};
+use lifeboat_engine::state::StateDirectory;
+use lifeboat_tests::by_hand::harmed;
+use lifeboat_tests::vault::{DATASET, MemorySource, TestVault, name, noise};
+use tokio_util::sync::CancellationToken;
+
+use crate::prepared::{Prepared, source};
+use crate::{CASES, Harm, Then};
+
+const LOSS: Accept = Accept { loss: true, branches: false };
+const BRANCHES: Accept = Accept { loss: false, branches: true };
+
+/// Repairs, and accepts what the operator would.
+async fn repaired(vault: &TestVault, accepted: Option<Accept>) -> lifeboat_engine::Result<RepairReport> {
+    let (keys, state) = (vault.keys()?, StateDirectory::open(&vault.config.state_directory)?);
+    let prune = Prune {
+        config: &vault.config,
+        dataset: &vault.config.datasets[0],
+        keys: &keys,
+        replicas: &vault.replicas,
+        state: &state,
+        clock: vault.clock.clone(),
+        cancel: CancellationToken::new(),
+    };
+    let report = repair(&prune).await?;
+    match accepted {
+        Some(accepted) => accept(&prune, accepted, report).await,
+        None => Ok(report),
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_repair_alone_brings_back_what_is_known_or_names_what_stops_prune() {
+    let mut prepared = Prepared::new().await;
+    for (harm, (of_one, _), (of_both, _)) in CASES {
+        for (who, then) in [(&[1][..], of_one), (&[1, 2], of_both)] {
+            let when = format!("{harm:?} lost in {who:?}");
+            prepared.reset();
+            let before = prepared.contents();
+            prepared.harm(harm, who);
+            let report = repaired(&prepared.vault, None).await;
+            let pruned = prepared.vault.prune().await;
+            let Ok(report) = report else {
+                assert!(pruned.is_err(), "{when}: repair fails, and prune does not");
+                continue;
+            };
+            if then == Then::Back && report.is_whole() && report.doubts.is_empty() {
+                let missing: Vec<PathBuf> = harmed(&before, &prepared.contents());
+                let missing: Vec<String> = missing.iter().map(|file| prepared.key(file)).collect();
+                let missing: Vec<&String> = missing.iter().filter(|key| !prepared.is_in_a_mark(key)).collect();
+                assert!(missing.is_empty(), "{when}: {missing:?}; {report:?}");
+            }
+            let refused = pruned.as_ref().is_err_and(|error| error.class() == Class::Integrity);
+            assert_eq!(refused, !report.missing.is_empty(), "{when}: {report:?}, and prune {pruned:?}");
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn after_a_loss_is_accepted_prune_goes_on_and_nothing_was_deleted() {
+    let mut prepared = Prepared::new().await;
+    for harm in [Harm::Dataset, Harm::RolledBack, Harm::ActsAndSignatures, Harm::SignaturesAndManifests] {
+        prepared.reset();
+        prepared.harm(harm, &[1, 2]);
+        // Else the cache would bring some of it back.
+        let cache = prepared.vault.config.state_directory.join(format!("datasets/{DATASET}/cache"));
+        std::fs::remove_dir_all(&cache).unwrap_or_else(|error| panic!("{}: {error}", cache.display()));
+        let report = repaired(&prepared.vault, None).await.unwrap();
+        assert!(!report.missing.is_empty(), "{harm:?}: {report:?}");
+        assert!(prepared.vault.prune().await.is_err(), "{harm:?}");
+
+        let before = prepared.contents();
+        let report = repaired(&prepared.vault, Some(LOSS)).await.unwrap();
+        assert!(report.missing.is_empty(), "{harm:?}: {report:?}");
+        let gone = harmed(&before, &prepared.contents());
+        assert!(gone.is_empty(), "{harm:?}: accepting the loss deleted {gone:?}");
+        let (_, outcome) = prepared.vault.prune().await.unwrap_or_else(|error| panic!("{harm:?}: {error:?}"));
+        assert!(outcome.failures.is_empty(), "{harm:?}: {outcome:?}");
+        prepared.vault.backup(&source(9)).await.unwrap();
+        prepared.vault.prune().await.unwrap_or_else(|error| panic!("{harm:?}, after a backup: {error:?}"));
+        let told = prepared.verify().await;
+        let is_of_order = |problem: &&String| problem.contains("missing: no replica") || problem.contains("act ");
+        let told: Vec<&String> = told.iter().filter(is_of_order).collect();
+        assert!(told.is_empty(), "{harm:?}: {told:?}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_loss_is_not_accepted_while_a_replica_is_away() {
+    let prepared = Prepared::new().await;
+    prepared.harm(Harm::Manifests, &[1]);
+    let (place, away) = (prepared.vault.replica_path(2), prepared.vault.place.path().join("away"));
+    std::fs::rename(&place, &away).unwrap();
+    let cache = prepared.vault.config.state_directory.join(format!("datasets/{DATASET}/cache"));
+    std::fs::remove_dir_all(cache).unwrap();
+    let refused = repaired(&prepared.vault, Some(LOSS)).await.unwrap_err();
+    assert!(refused.chain().contains("may hold what is missing"), "{refused:?}");
+    std::fs::rename(&away, &place).unwrap();
+    let report = repaired(&prepared.vault, None).await.unwrap();
+    assert!(report.is_whole() && report.doubts.is_empty(), "{report:?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn two_branches_stop_prune_until_they_are_accepted_and_both_stay() {
+    let vault = TestVault::new(2, 1).await;
+    vault.backup(&MemorySource::of(noise(200_000, 0))).await.unwrap();
+    let mut branches = Vec::new();
+    for (seed, replica) in [(1, &vault.replicas[..1]), (2, &vault.replicas[1..])] {
+        // Each run sees one replica, and has a memory of its own.
+        let state = vault.config.state_directory.join(format!("datasets/{DATASET}/seen"));
+        let _ = std::fs::remove_file(state);
+        branches.push(vault.backup_to(&MemorySource::of(noise(200_000, seed)), replica).await.unwrap().snapshot);
+    }
+    let report = repaired(&vault, None).await.unwrap();
+    assert!(!report.is_whole() && report.branches.len() == 1, "{report:?}");
+    assert!(branches.iter().all(|snapshot| report.branches[0].contains(snapshot.as_str())), "{report:?}");
+    let refused = vault.prune().await.unwrap_err();
+    assert!(refused.class() == Class::Integrity && refused.hint_text().unwrap().contains("repair"), "{refused:?}");
+
+    let report = repaired(&vault, Some(LOSS)).await.unwrap();
+    assert!(!report.branches.is_empty(), "branches are no loss: {report:?}");
+    let report = repaired(&vault, Some(BRANCHES)).await.unwrap();
+    assert!(report.is_whole() && report.doubts.is_empty(), "{report:?}");
+    vault.prune().await.unwrap();
+    for branch in &branches {
+        let manifest = layout::manifest(&name(DATASET), branch);
+        assert!([1, 2].iter().all(|replica| vault.replica_path(*replica).join(&manifest).exists()), "{branch}");
+        vault.restore(branch).await.unwrap();
+    }
+    vault.backup(&MemorySource::of(noise(200_000, 3))).await.unwrap();
+    vault.prune().await.unwrap();
+}
