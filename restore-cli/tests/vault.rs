@@ -11,8 +11,11 @@ use std::sync::mpsc;
 use std::time::{Duration, Instant};
 
 use lifeboat_engine::clock::{Clock, SystemClock};
-use lifeboat_tests::vault::{DATASET, MemorySource, TestVault, noise};
+use lifeboat_tests::vault::{DATASET, MemorySource, TestVault, files_below, noise};
 use serde_json::Value;
+
+/// For `faketime`.
+const AFTER_GRACE: [&str; 3] = ["--exclude-monotonic", "-f", "+3d"];
 
 /// A vault with two replicas and two snapshots, and a configuration file for each host.
 struct Installation {
@@ -32,6 +35,15 @@ impl Installation {
         }
         let installation = Self { vault, contents, snapshots: snapshots.try_into().unwrap() };
         installation.write_configurations();
+        installation
+    }
+
+    /// With a schedule by which a pause as long as the grace period is no doubtful time.
+    async fn weekly() -> Self {
+        let installation = Self::new().await;
+        let file = installation.path("backup.toml");
+        let text = fs::read_to_string(&file).unwrap().replace("retention =", "schedule = \"@weekly\"\nretention =");
+        fs::write(file, text).unwrap();
         installation
     }
 
@@ -76,6 +88,14 @@ impl Installation {
             .env("PATH", std::env::var("PATH").unwrap());
         command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
         command
+    }
+
+    /// When the grace period of what was marked now is over.
+    fn after_grace(&self, arguments: &[&str]) -> Output {
+        let config = self.path("backup.toml");
+        let mut command = Command::new(lifeboat_tests::tools::find("faketime"));
+        command.args(AFTER_GRACE).arg(env!("CARGO_BIN_EXE_lifeboat")).arg("--config").arg(config).args(arguments);
+        command.current_dir(self.vault.place.path()).stdin(Stdio::null()).output().expect("faketime starts")
     }
 
     fn run(&self, arguments: &[&str]) -> Output {
@@ -309,26 +329,46 @@ async fn a_drill_that_cannot_publish_keeps_its_report_in_a_file() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn prune_plans_asks_and_only_then_removes() {
-    let place = Installation::new().await;
+async fn prune_plans_asks_and_only_then_marks_and_removes_after_the_grace_period() {
+    let place = Installation::weekly().await;
     let planned = json(&place.on("backup", &["prune", "--dry-run", "--json"]));
     assert_eq!(planned[0]["outcome"], Value::Null);
     assert_eq!(planned[0]["plan"]["verdicts"][0]["keep_because"], serde_json::json!([]));
     let unasked = place.on("backup", &["prune"]);
     assert_eq!(code(&unasked), 2, "nobody can be asked");
-    assert!(stdout(&unasked).contains("remove"), "the plan is shown: {}", stdout(&unasked));
-    assert_eq!(json(&place.on("backup", &["list", "--json"]))["snapshots"].as_array().unwrap().len(), 2);
+    let first = &place.snapshots[0];
+    assert!(stdout(&unasked).contains(&format!("mark  {first}")), "the plan is shown: {}", stdout(&unasked));
+    let listed = || json(&place.on("backup", &["list", "--json"]))["snapshots"].as_array().unwrap().len();
+    let objects = || files_below(&place.path("r1"));
+    let before = objects();
+    assert_eq!(json(&place.after_grace(&["prune", "--dry-run", "--json"]))[0]["plan"]["due"], serde_json::json!([]));
+    assert_eq!(objects(), before, "something was marked");
 
-    let done = json(&place.on("backup", &["prune", "--yes", "--json"]));
-    assert_eq!(done[0]["outcome"]["snapshots"], 1);
+    let marked = json(&place.on("backup", &["prune", "--yes", "--json"]));
+    let outcome = &marked[0]["outcome"];
+    assert_eq!((&outcome["marked_snapshots"], &outcome["snapshots"]), (&1.into(), &0.into()), "{outcome}");
+    for _ in 0..2 {
+        let again = place.on("backup", &["prune", "--yes"]);
+        assert!(stdout(&again).contains(&format!("marked  {first}")), "{}{}", stdout(&again), stderr(&again));
+        assert_eq!(listed(), 2, "its grace period is not over");
+    }
+    let unasked = place.after_grace(&["prune"]);
+    assert_eq!(code(&unasked), 2, "nobody can be asked");
+    assert!(stdout(&unasked).contains(&format!("remove  {first}")), "the plan is shown: {}", stdout(&unasked));
+    assert_eq!(listed(), 2);
+
+    let done = json(&place.after_grace(&["prune", "--yes", "--json"]));
+    assert_eq!(done[0]["outcome"]["snapshots"], 1, "{done}");
     let left = json(&place.on("backup", &["list", "--json"]));
     assert_eq!(left["snapshots"][0]["snapshot"], place.snapshots[1]);
     assert_eq!(left["snapshots"].as_array().unwrap().len(), 1);
 }
 
 /// Runs the backup host's `prune` on a terminal, where a person types `answer`.
-fn prune_on_a_terminal(place: &Installation, answer: &str) -> Output {
-    let line = format!("{} --config backup.toml prune", env!("CARGO_BIN_EXE_lifeboat"));
+fn prune_on_a_terminal(place: &Installation, answer: &str, after_grace: bool) -> Output {
+    let faketime = format!("{} {} ", lifeboat_tests::tools::find("faketime").display(), AFTER_GRACE.join(" "));
+    let under = if after_grace { faketime.as_str() } else { "" };
+    let line = format!("{under}{} --config backup.toml prune", env!("CARGO_BIN_EXE_lifeboat"));
     let mut script = Command::new("script");
     script.args(["--quiet", "--return", "--command", &line, "/dev/null"]).current_dir(place.vault.place.path());
     let mut child = script.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().expect("script, of bsdutils");
@@ -338,15 +378,21 @@ fn prune_on_a_terminal(place: &Installation, answer: &str) -> Output {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn on_a_terminal_only_yes_means_yes() {
-    let place = Installation::new().await;
-    for answer in ["", "y", "no"] {
-        let refused = prune_on_a_terminal(&place, answer);
-        assert_eq!(code(&refused), 1, "{}", stdout(&refused));
-        assert!(stdout(&refused).contains("you did not confirm; nothing was changed"), "{}", stdout(&refused));
+    let place = Installation::weekly().await;
+    for (after_grace, asked, told) in [
+        (false, "Mark these of dataset shop for deletion?", "marked 1 snapshot"),
+        (true, "Permanently delete these of dataset shop?", "removed 1 snapshot"),
+    ] {
+        for answer in ["", "y", "no"] {
+            let refused = prune_on_a_terminal(&place, answer, after_grace);
+            assert_eq!(code(&refused), 1, "{}", stdout(&refused));
+            assert!(stdout(&refused).contains(asked), "{}", stdout(&refused));
+            assert!(stdout(&refused).contains("you did not confirm; nothing was changed"), "{}", stdout(&refused));
+        }
+        let agreed = prune_on_a_terminal(&place, "yes", after_grace);
+        assert_eq!(code(&agreed), 0, "{}", stdout(&agreed));
+        assert!(stdout(&agreed).contains(told), "{}", stdout(&agreed));
     }
-    let agreed = prune_on_a_terminal(&place, "yes");
-    assert_eq!(code(&agreed), 0, "{}", stdout(&agreed));
-    assert!(stdout(&agreed).contains("removed 1 snapshot"), "{}", stdout(&agreed));
 }
 
 #[tokio::test(flavor = "multi_thread")]

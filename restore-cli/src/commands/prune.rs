@@ -115,7 +115,10 @@ async fn prune(args: &Args, session: &Session, context: &Context<'_>, dataset: &
     // A plan without deletions is still carried out: it notes since when packs are unreferenced,
     // and which are sparse.
     if !plan.is_empty() {
-        let removes = !plan.packs.is_empty() || !plan.segments.is_empty() || plan.removed().next().is_some();
+        let removes = !plan.packs.is_empty()
+            || !plan.segments.is_empty()
+            || !plan.objects.is_empty()
+            || plan.removed().next().is_some();
         let (verb, end) = if removes { ("Permanently delete", "") } else { ("Mark", " for deletion") };
         session.confirm(args.yes, format!("{verb} these of dataset {}{end}?", dataset.name)).await?;
     }
@@ -161,6 +164,12 @@ impl fmt::Display for PlanView<'_> {
         if !plan.mark_packs.is_empty() {
             let packs = human::count(plan.mark_packs.len() as u64, "pack");
             write!(f, "\n {packs} to mark, which begins their grace period")?;
+        }
+        for (objects, fate) in [(&plan.objects, "remove"), (&plan.mark_objects, "mark")] {
+            if !objects.is_empty() {
+                let objects = human::count(objects.len() as u64, "object");
+                write!(f, "\n {objects} that stopped runs have left, to {fate}")?;
+            }
         }
         let Space { stored_bytes, unused_bytes } = plan.space;
         let (stored, unused) = (human::bytes(stored_bytes), human::bytes(unused_bytes));
@@ -254,8 +263,8 @@ mod tests {
             due: Vec::new(),
             mark_snapshots: BTreeSet::new(),
             mark_packs: [Digest::of(b"b")].into(),
-            mark_objects: BTreeSet::new(),
-            objects: BTreeSet::new(),
+            mark_objects: ["a".to_owned(), "b".to_owned()].into(),
+            objects: ["c".to_owned()].into(),
             skipped: vec![("south".parse().unwrap(), "timed out".to_owned())],
             space: Space { stored_bytes: 100 << 20, unused_bytes: 5 << 20 },
             sparse: [Digest::of(b"a")].into(),
@@ -266,6 +275,8 @@ mod tests {
             "remove  20261121T183244123Z-9f2c81aa",
             "marked  20261122T183244123Z-9f2c81aa",
             "1 pack to mark",
+            "2 objects that stopped runs have left, to mark",
+            "1 object that stopped runs have left, to remove",
             "last 1 of 1, the newest",
             "1 pack, 16.0 MiB to remove",
             "2 packs, 32.0 MiB unused, but still within the grace period",
