@@ -209,11 +209,11 @@ async fn a_missing_predecessor_is_a_finding_unless_it_was_pruned() {
     let names = [format!("{first}.json.zst.age"), format!("{first}.json.zst.age.minisig")];
     names.iter().for_each(|name| std::fs::rename(folder.join(name), away.join(name)).unwrap());
     let found = findings(&vault, false).await;
-    assert!(found.iter().any(|finding| finding.contains("predecessor")), "{found:?}");
+    assert!(found.iter().any(|finding| finding.contains("is missing") && finding.contains("follows it")), "{found:?}");
     names.iter().for_each(|name| std::fs::rename(away.join(name), folder.join(name)).unwrap());
 
     vault.config.datasets[0].retention.keep_last = 1;
-    vault.prune().await.unwrap();
+    vault.sweep().await.unwrap();
     assert!(!folder.join(&names[0]).exists());
     assert_eq!(findings(&vault, true).await, Vec::<String>::new());
 }
