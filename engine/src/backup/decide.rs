@@ -79,7 +79,7 @@ impl Decision<'_> {
                 Ok(found) => found,
                 Err(error) => {
                     doubtful.extend(self.withdraw(&act, &taken).await);
-                    return Err(self.outcome(doubtful, error));
+                    return Err(self.outcome(&doubtful, error));
                 }
             };
             if others.is_empty() {
@@ -90,18 +90,18 @@ impl Decision<'_> {
                 let few = self.fleet.too_few("its place in the order", taken.len());
                 let hint = strangers.as_ref().and_then(Error::hint_text).map(ToOwned::to_owned);
                 let few = if let Some(hint) = hint { few.hint(hint) } else { few };
-                return Err(self.outcome(doubtful, few));
+                return Err(self.outcome(&doubtful, few));
             }
             doubtful.extend(self.withdraw(&act, &taken).await);
             if let Err(error) = self.step_over(manifest, &others, &targets).await {
-                return Err(self.outcome(doubtful, error));
+                return Err(self.outcome(&doubtful, error));
             }
             last = others.into_values().next_back();
             let healthy: BTreeSet<Name> =
                 self.fleet.healthy().into_iter().map(|member| member.replica.name().clone()).collect();
             targets.retain(|target| healthy.contains(target.name()));
         }
-        Err(self.outcome(doubtful, Error::failed("other hosts act in this dataset all the time")))
+        Err(self.outcome(&doubtful, Error::failed("other hosts act in this dataset all the time")))
     }
 
     /// The acts of others, from number `from` on, and the first error about one that a signer who
@@ -207,13 +207,13 @@ impl Decision<'_> {
         futures::future::join_all(removals).await.into_iter().flatten().collect()
     }
 
-    fn outcome(&self, doubtful: BTreeMap<Name, String>, error: Error) -> Error {
+    fn outcome(&self, doubtful: &BTreeMap<Name, String>, error: Error) -> Error {
         let (snapshot, dataset) = (self.snapshot, self.actor.dataset);
         if doubtful.is_empty() {
             return not_committed(snapshot, dataset, error);
         }
         let reasons: Vec<String> = doubtful.iter().map(|(replica, why)| format!("{replica}: {why}")).collect();
-        unknown(snapshot, dataset, &reasons.join("; "))
+        unknown(snapshot, dataset, &format!("{} ({})", error.chain(), reasons.join("; ")))
     }
 }
 

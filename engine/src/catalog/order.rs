@@ -216,8 +216,9 @@ pub(crate) struct Acts {
 
 impl Acts {
     /// Those that no record of a prune calls gone.
-    pub(crate) fn without_passed<'r>(&self, records: impl Iterator<Item = &'r PruneRecord> + Clone) -> Self {
-        let stays = |number: &u64| !records.clone().any(|record| record.has_passed(*number));
+    pub(crate) fn without_passed<'r>(&self, records: impl Iterator<Item = &'r PruneRecord>) -> Self {
+        let records: Vec<&PruneRecord> = records.collect();
+        let stays = |number: &u64| !records.iter().any(|record| record.has_passed(*number));
         let found = self.found.iter().filter(|(number, _)| stays(number));
         Self { found: found.map(|(number, found)| (*number, found.clone())).collect(), unreadable: BTreeMap::new() }
     }

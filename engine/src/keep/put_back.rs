@@ -39,7 +39,8 @@ pub(crate) async fn put_back(
         if !is_known && let Ok(act) = order.act(&[], number).await {
             let key = layout::act(dataset, number);
             for inventory in inventories.iter_mut() {
-                if told(inventory, &key, put_once(inventory.replica.as_ref(), &key, act.stored.clone()).await) {
+                let put = put_once(inventory.replica.as_ref(), &key, act.stored.clone()).await;
+                if told(inventory, &key, &put) {
                     inventory.acts.insert(number);
                     returned.insert(key.clone());
                 }
@@ -57,7 +58,9 @@ pub(crate) async fn put_back(
         };
         match brought.await {
             Ok(keys) => returned.extend(keys),
-            Err(error) => drop(told(inventory, "the order", Err(error))),
+            Err(error) => {
+                told(inventory, "the order", &Err(error));
+            }
         }
     }
     returned.extend(manifests(documents, cache, inventories, &current).await);
@@ -92,7 +95,7 @@ async fn manifests(
                 put_once(replica.as_ref(), &key, object.clone().into()).await?;
                 put_once(replica.as_ref(), &layout::signature(&key), act.signature.clone().into()).await
             };
-            if told(inventory, &key, put.await) {
+            if told(inventory, &key, &put.await) {
                 inventory.unfinished.insert(key.clone());
                 inventory.signed(documents.dataset, &key);
                 returned.insert(key.clone());
@@ -128,7 +131,7 @@ async fn segments(
                 put_once(replica.as_ref(), key, signed.object.clone()).await?;
                 put_once(replica.as_ref(), &layout::signature(key), signed.signature.clone()).await
             };
-            if told(inventory, key, put.await) {
+            if told(inventory, key, &put.await) {
                 inventory.indexes.insert(segment.clone());
                 returned.insert(key.clone());
             }
@@ -138,8 +141,8 @@ async fn segments(
 }
 
 /// Whether it was put. If not, that is told.
-fn told(inventory: &Inventory, what: &str, put: Result<(), Error>) -> bool {
-    if let Err(error) = &put {
+fn told(inventory: &Inventory, what: &str, put: &Result<()>) -> bool {
+    if let Err(error) = put {
         tracing::warn!(replica = %inventory.replica.name(), error = %error.chain(), "Cannot put back {what}");
     }
     put.is_ok()

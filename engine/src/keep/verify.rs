@@ -4,7 +4,7 @@
 //! Each replica is judged alone, as if the others were lost. Wrong data is a finding. Only what
 //! prevents looking is an error.
 //!
-//! What stops deletions ([`super::gaps`]) is a finding, too, but for what only a backup host knows:
+//! What stops deletions (`gaps.rs`) is a finding, too, but for what only a backup host knows:
 //! what replicas have shown before, and whether its clock is right.
 
 use std::collections::{BTreeMap, BTreeSet};

@@ -74,8 +74,11 @@ pub(crate) enum Then {
     Harmless,
 }
 
+/// What is expected, and why.
+type Expected = (Then, &'static str);
+
 /// What is lost; what must be then if one of two replicas lost it, and why; and if both did.
-const CASES: [(Harm, (Then, &str), (Then, &str)); 12] = [
+const CASES: [(Harm, Expected, Expected); 12] = [
     (
         Harm::Signatures,
         (Then::Back, "the acts hold the signatures"),
