@@ -364,6 +364,40 @@ async fn prune_plans_asks_and_only_then_marks_and_removes_after_the_grace_period
     assert_eq!(left["snapshots"].as_array().unwrap().len(), 1);
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn repair_puts_back_what_it_can_names_the_rest_and_asks_before_it_gives_that_up() {
+    let place = Installation::new().await;
+    let lost = &place.snapshots[0];
+    let manifest = |replica: usize| {
+        let folder = place.vault.replica_path(replica).join(format!("datasets/{DATASET}/snapshots"));
+        let files = fs::read_dir(folder).unwrap().map(|file| file.unwrap().path());
+        files.filter(|file| file.to_str().unwrap().contains(lost.as_str())).collect::<Vec<PathBuf>>()
+    };
+    let remove = |replica| manifest(replica).iter().for_each(|file| fs::remove_file(file).unwrap());
+    remove(1);
+    let done = place.on("backup", &["repair", DATASET]);
+    assert_eq!(code(&done), 0, "{}", stdout(&done));
+    assert!(stdout(&done).contains("copied to replica r1") && stdout(&done).contains("nothing is missing"));
+    assert_eq!(manifest(1).len(), 2);
+
+    [1, 2].into_iter().for_each(remove);
+    fs::remove_dir_all(place.path(&format!("state/datasets/{DATASET}/cache"))).unwrap();
+    for arguments in [&["repair", DATASET][..], &["repair", DATASET, "--accept-branches", "--yes"]] {
+        let told = place.on("backup", arguments);
+        assert_eq!(code(&told), 6, "{}", stdout(&told));
+        assert!(stdout(&told).contains(&format!("MISSING: snapshot {lost}")), "{}", stdout(&told));
+    }
+    assert_eq!(code(&place.on("backup", &["prune", "--yes"])), 6);
+    assert_eq!(code(&place.on("backup", &["repair", DATASET, "--accept-loss"])), 2, "nobody can be asked");
+    assert_eq!(code(&place.on("backup", &["repair", DATASET])), 6, "nobody has agreed");
+    let agreed = place.on("backup", &["repair", DATASET, "--accept-loss", "--yes", "--json"]);
+    assert_eq!((code(&agreed), &json(&agreed)["missing"]), (0, &serde_json::json!([])));
+    for arguments in [&["repair", DATASET][..], &["prune", "--yes"]] {
+        let done = place.on("backup", arguments);
+        assert_eq!(code(&done), 0, "{arguments:?}: {}", stdout(&done));
+    }
+}
+
 /// Runs the backup host's `prune` on a terminal, where a person types `answer`.
 fn prune_on_a_terminal(place: &Installation, answer: &str, after_grace: bool) -> Output {
     let faketime = format!("{} {} ", lifeboat_tests::tools::find("faketime").display(), AFTER_GRACE.join(" "));
