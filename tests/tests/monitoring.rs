@@ -10,6 +10,7 @@ use std::process::Command;
 const METRICS: &[&str] = &[
     "lifeboat_backup_deduplicated_bytes",
     "lifeboat_backup_doubtful_times",
+    "lifeboat_deletion_stopped",
     "lifeboat_backup_duration_seconds",
     "lifeboat_backup_last_attempt_timestamp_seconds",
     "lifeboat_backup_last_status",
