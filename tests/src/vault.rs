@@ -279,13 +279,21 @@ impl TestVault {
     /// # Errors
     /// As [`Prune::plan`] and [`Prune::execute`].
     pub async fn prune(&self) -> Result<(PrunePlan, PruneOutcome)> {
+        self.prune_in(&self.replicas).await
+    }
+
+    /// As [`Self::prune`], in other replicas than the configured ones, such as misbehaving ones.
+    ///
+    /// # Errors
+    /// As [`Prune::plan`] and [`Prune::execute`].
+    pub async fn prune_in(&self, replicas: &[SharedReplica]) -> Result<(PrunePlan, PruneOutcome)> {
         let keys = self.keys()?;
         let state = StateDirectory::open(&self.config.state_directory)?;
         let prune = Prune {
             config: &self.config,
             dataset: &self.config.datasets[0],
             keys: &keys,
-            replicas: &self.replicas,
+            replicas,
             state: &state,
             clock: self.clock.clone(),
             cancel: CancellationToken::new(),

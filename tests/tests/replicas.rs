@@ -265,3 +265,39 @@ async fn the_newest_snapshot_is_not_unreadable_because_its_only_holder_fails() {
         }
     }
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn names_of_acts_that_nobody_signed_stop_no_commit_unless_an_act_may_hide_among_them() {
+    let vault = TestVault::new(2, 1).await;
+    vault.backup(&MemorySource::of(noise(100_000, 1))).await.unwrap();
+    let put = |number: u64| {
+        let key = layout::act(&name(DATASET), number);
+        std::fs::write(vault.replica_path(1).join(key), b"garbage\n").unwrap();
+    };
+    put(1_000_000);
+    let report = vault.backup(&MemorySource::of(noise(100_000, 2))).await.unwrap();
+    assert!(report.replicas.iter().all(|replica| replica.complete), "{report:?}");
+    (2_000_000..2_000_064).for_each(put);
+    let report = vault.backup(&MemorySource::of(noise(100_000, 3))).await.unwrap();
+    let complete: Vec<bool> = report.replicas.iter().map(|replica| replica.complete).collect();
+    assert_eq!(complete, [false, true], "{report:?}");
+    let why = report.replicas[0].error.as_ref().unwrap();
+    assert!(why.contains("nobody signed"), "{why}");
+    assert!(vault.restore(&report.snapshot).await.unwrap()["data"] == noise(100_000, 3));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_a_replica_that_is_away_may_hold_is_not_called_lost() {
+    let vault = TestVault::new(2, 1).await;
+    vault.backup(&MemorySource::of(noise(100_000, 1))).await.unwrap();
+    away(&vault, 2);
+    vault.backup(&MemorySource::of(noise(100_000, 2))).await.unwrap();
+    back(&vault, 2);
+    let failing = Arc::new(FailingReplica::new(vault.replicas[0].clone()));
+    failing.fail(1, Failure::Unavailable);
+    let replica: SharedReplica = failing;
+    let error = vault.prune_in(&[replica, vault.replicas[1].clone()]).await.expect_err("prune went on");
+    assert_eq!(error.class(), Class::Storage, "{error:?}");
+    assert!(error.chain().contains("while r1 cannot be used"), "{error:?}");
+    assert!(!error.hint_text().unwrap().contains("repair"), "{error:?}");
+}

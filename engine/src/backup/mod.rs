@@ -66,7 +66,7 @@ use self::row_search::Rows;
 use self::shared::{Buffers, Shared};
 use self::times::NewTime;
 use crate::catalog::clocks::ClockWitnesses;
-use crate::catalog::documents::Documents;
+use crate::catalog::documents::{Documents, is_verdict};
 use crate::catalog::inventory::Inventory;
 use crate::catalog::order::{Acts, OrderReader};
 use crate::catalog::records::RecordReader;
@@ -339,13 +339,38 @@ impl Backup<'_> {
             }
         }
         *members = level;
+        self.refuse_a_taken_number(order, members, number.max(seen).saturating_add(1)).await?;
         let (marks, unreadable) = reader.read_all::<MarkRecord>(members).await;
         for (mark, error) in unreadable {
-            tracing::warn!(%mark, error = %error.chain(), "A mark cannot be read");
+            if is_verdict(&error) {
+                warnings.push(format!("mark {mark} cannot be believed, and is passed over: {}", error.chain()));
+                continue;
+            }
+            // It may name packs that are deleted right now.
+            for holder in members.extract_if(.., |member| member.marks.contains(&mark)) {
+                failed.insert(holder.replica.name().clone(), Error::storage(error.chain()));
+            }
         }
         let marked: HashSet<PackId> = marks.into_iter().flat_map(|mark| mark.body.packs).collect();
         members.iter_mut().for_each(|member| member.packs.retain(|pack, _| !marked.contains(pack)));
         Ok(Standing { last, seen })
+    }
+
+    /// Refuses before the capture what the commit would refuse after it: in every replica, what this
+    /// host cannot believe has the next number.
+    async fn refuse_a_taken_number(&self, order: &OrderReader<'_>, members: &[Inventory], number: u64) -> Result<()> {
+        let Some(first) = members.first().filter(|_| members.iter().all(|member| member.acts.contains(&number))) else {
+            return Ok(());
+        };
+        match order.fetch(&first.replica, number).await {
+            // Another host has taken it meanwhile.
+            Ok(_) => Ok(()),
+            Err(error) => {
+                let hint = error.hint_text().unwrap_or("find out who writes there").to_owned();
+                let what = format!("no backup of {} can be committed: act {number} has been written", order.dataset);
+                Err(error.within(what).hint(hint))
+            }
+        }
     }
 
     /// Lists every replica. Returns the usable ones, and the errors of the others, such as replicas

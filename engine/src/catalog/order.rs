@@ -18,10 +18,9 @@ use lifeboat_base::{Error, Result};
 use lifeboat_format::act::{self, Act, ActKind, MAX_ACT_BYTES};
 use lifeboat_format::id::{Digest, Name};
 use lifeboat_format::layout;
-use lifeboat_format::manifest::MAX_MANIFEST_OBJECT_BYTES;
-use lifeboat_format::record::{MAX_RECORD_BYTES, PruneRecord};
+use lifeboat_format::record::PruneRecord;
 use lifeboat_format::requirements::Requirements;
-use lifeboat_store::{ReplicaErrorKind, SharedReplica};
+use lifeboat_store::{ReplicaError, ReplicaErrorKind, SharedReplica};
 
 use super::ciphertext::put_once;
 use super::documents::{SignedObject, combine, is_verdict};
@@ -32,6 +31,8 @@ use crate::state::cache::ObjectCache;
 
 /// How many acts are fetched at once.
 const ACTS_AT_ONCE: usize = 16;
+/// A longer object is not looked at for a signature that it lacks: nobody has signed it yet.
+const MAX_FINISHED_BYTES: u64 = 64 << 20;
 /// So many names of acts that nobody signed may stand above the newest one.
 const MAX_FALSE_NAMES: usize = 64;
 
@@ -125,6 +126,7 @@ impl<'a> OrderReader<'a> {
                     tracing::warn!(error = %error.chain(), "Passing over an act that cannot be believed");
                     false_names += 1;
                 }
+                Err(error) if is_verdict(&error) => return Err((number, self.too_many_false_names())),
                 Err(error) => {
                     let error = error.within(format!("the order of dataset {} cannot be read", self.dataset));
                     return Err((number, error.hint("back up again when a replica that holds it answers")));
@@ -185,7 +187,13 @@ impl OrderReader<'_> {
             if !inventory.unfinished.contains(&key) {
                 continue;
             }
-            let object = inventory.replica.get(&key, max_bytes(act.act)).await?;
+            let object = match inventory.replica.get(&key, MAX_FINISHED_BYTES).await {
+                Err(error @ ReplicaError { kind: ReplicaErrorKind::TooLong { .. }, .. }) => {
+                    tracing::warn!(%error, "Not signing an object");
+                    continue;
+                }
+                fetched => fetched?,
+            };
             let (comment, signature) = (layout::trusted_comment(self.vault, &key), Bytes::from(act.signature.clone()));
             if let Err(error) = verify(self.trusted, &object, &signature, &comment) {
                 tracing::warn!(replica = %inventory.replica.name(), %key, error = %error.chain(), "Not signing an object: it is not the one that was ordered");
@@ -196,14 +204,6 @@ impl OrderReader<'_> {
             finished.push(key);
         }
         Ok(finished)
-    }
-}
-
-/// How long the object can be that such an act is about.
-pub(crate) fn max_bytes(act: ActKind) -> u64 {
-    match act {
-        ActKind::Commit => MAX_MANIFEST_OBJECT_BYTES,
-        ActKind::Mark | ActKind::Sweep => MAX_RECORD_BYTES as u64,
     }
 }
 
@@ -322,14 +322,26 @@ impl OrderReader<'_> {
     }
 
     /// Whether a replica shows an act above `number`. Names that nobody signed are none.
+    ///
+    /// # Errors
+    /// It fails, or shows so many such names that an act may hide among them.
     pub(crate) async fn has_newer(&self, replica: &SharedReplica, number: u64) -> Result<bool> {
-        for newer in numbers(replica, self.dataset, number + 1).await?.into_iter().take(MAX_FALSE_NAMES) {
+        for (false_names, newer) in numbers(replica, self.dataset, number + 1).await?.into_iter().enumerate() {
+            if false_names >= MAX_FALSE_NAMES {
+                return Err(self.too_many_false_names().within(format!("replica {}", replica.name())));
+            }
             match self.fetch(replica, newer).await {
                 Err(error) if is_verdict(&error) => {}
                 found => return found.map(|_| true),
             }
         }
         Ok(false)
+    }
+
+    fn too_many_false_names(&self) -> Error {
+        let folder = layout::order(self.dataset);
+        Error::integrity(format!("more than {MAX_FALSE_NAMES} names below {folder} are of acts that nobody signed"))
+            .hint(format!("remove what is below {folder} and is not yours"))
     }
 
     /// Gives `inventory` every act of `current` that it lacks.

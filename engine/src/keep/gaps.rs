@@ -225,8 +225,8 @@ pub(crate) async fn unfinished<'i>(
     (heads, unreadable)
 }
 
-/// The error of a dataset with gaps.
-pub(crate) fn refusal(dataset: &Name, gaps: &[Gap]) -> Error {
+/// The error of a dataset with gaps, while these replicas are `away`.
+pub(crate) fn refusal(dataset: &Name, gaps: &[Gap], away: &[&Name]) -> Error {
     let more = gaps.len().saturating_sub(MAX_NAMED);
     let more = if more > 0 { format!("; and {more} more") } else { String::new() };
     let named = gaps.iter().take(MAX_NAMED).map(Gap::to_string).collect::<Vec<_>>().join("; ");
@@ -235,6 +235,14 @@ pub(crate) fn refusal(dataset: &Name, gaps: &[Gap]) -> Error {
             "dataset {dataset} has branches, because two hosts did not see each other: {named}{more}"
         ))
         .hint(format!("both can be restored: run `lifeboat repair {dataset} --accept-branches` to keep both"));
+    }
+    if !away.is_empty() {
+        // They may well have it, and catch-up will copy it.
+        let names = away.iter().map(|name| name.as_str()).collect::<Vec<_>>().join(", ");
+        return Error::storage(format!(
+            "something of dataset {dataset} is missing while {names} cannot be used: {named}{more}"
+        ))
+        .hint("prune again when every replica answers; take one that is gone for ever out of the configuration");
     }
     Error::integrity(format!("something of dataset {dataset} is missing: {named}{more}"))
         .hint(format!("run `lifeboat repair {dataset}`: it puts back what is known, and names what is lost"))

@@ -28,7 +28,7 @@ const AGAIN: &str = "Completed deletions are not undone. Run `lifeboat prune` ag
 pub(crate) struct Args {
     /// Only this dataset
     dataset: Option<Name>,
-    /// Show the plan and change nothing
+    /// Show the plan; mark and delete nothing
     #[arg(long)]
     dry_run: bool,
     /// Do not ask for confirmation

@@ -150,7 +150,12 @@ impl Prune<'_> {
         let dataset = &self.dataset.name;
         let Survey { view, gaps, doubt, unusable } = self.survey().await?;
         let doubt = doubt
-            .or_else(|| (!gaps.is_empty()).then(|| refusal(dataset, &gaps)))
+            .or_else(|| {
+                let doubted = |name: &Name| view.doubted.iter().any(|(known, _)| known == name);
+                let away: Vec<&Name> =
+                    view.skipped.iter().map(|(name, _)| name).filter(|name| !doubted(name)).collect();
+                (!gaps.is_empty()).then(|| refusal(dataset, &gaps, &away))
+            })
             .or_else(|| self.check_time(&view.manifests).err());
         let reasons = doubt.map_or(unusable, |doubt| vec![doubt]);
         if reasons.is_empty() {
