@@ -168,8 +168,9 @@ impl Documents<'_> {
                     return None;
                 }
                 let manifest = self.manifest(&holders, &snapshot).await;
+                // A replica that fails may well hold it signed.
                 if let Err(error) = &manifest
-                    && self.find_signed(holders.iter(), &snapshot).await.is_err()
+                    && self.signed(holders.iter(), &snapshot).await < Signed::Unknown
                 {
                     lock(&unbelieved).add(names(), &snapshot, error);
                 }

@@ -47,19 +47,21 @@ pub(crate) struct NotListed {
     pub error: Error,
     /// It answered, but without a vault that can be believed, or that is to be written into.
     pub answered: bool,
+    /// It answered that it holds no vault at all.
+    pub is_empty: bool,
 }
 
 impl From<ReplicaError> for NotListed {
     fn from(error: ReplicaError) -> Self {
         let error = Error::from(error);
-        Self { answered: error.class() == Class::Integrity, error }
+        Self { answered: error.class() == Class::Integrity, is_empty: false, error }
     }
 }
 
 /// What was found is refused.
 impl From<Error> for NotListed {
     fn from(error: Error) -> Self {
-        Self { error, answered: true }
+        Self { error, answered: true, is_empty: false }
     }
 }
 
@@ -68,9 +70,10 @@ impl Inventory {
     async fn take(replica: &SharedReplica, vault: &str, dataset: &Name) -> Result<Self, NotListed> {
         let info = replica.get(layout::VAULT, MAX_VAULT_INFO_BYTES as u64).await.map_err(|error| {
             if error.is_not_found() {
-                NotListed::from(Error::from(error).hint(
+                let refused = NotListed::from(Error::from(error).hint(
                     "if this replica is new, run `lifeboat init`; else check vault_prefix and where the replica points",
-                ))
+                ));
+                NotListed { is_empty: true, ..refused }
             } else {
                 NotListed::from(error)
             }

@@ -10,6 +10,7 @@
 //!   the act puts it there.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
 
 use bytes::Bytes;
 use chrono::{DateTime, Utc};
@@ -31,6 +32,8 @@ use crate::state::cache::ObjectCache;
 
 /// How many acts are fetched at once.
 const ACTS_AT_ONCE: usize = 16;
+/// A commit waits no longer for a listing of acts.
+const MAX_LOOK: Duration = Duration::from_secs(180);
 /// A longer object is not looked at for a signature that it lacks: nobody has signed it yet.
 const MAX_FINISHED_BYTES: u64 = 64 << 20;
 /// So many names of acts that nobody signed may stand above the newest one.
@@ -362,7 +365,11 @@ impl OrderReader<'_> {
 
 /// The numbers of acts from `from` on that a replica shows now.
 pub(crate) async fn numbers(replica: &SharedReplica, dataset: &Name, from: u64) -> Result<BTreeSet<u64>> {
-    let listed = replica.list(&layout::order(dataset)).await?;
+    let Ok(listed) = tokio::time::timeout(MAX_LOOK, replica.list(&layout::order(dataset))).await else {
+        let (name, seconds) = (replica.name(), MAX_LOOK.as_secs());
+        return Err(Error::storage(format!("replica {name}: no listing of acts came within {seconds} s")));
+    };
+    let listed = listed?;
     let shown = listed.iter().filter_map(|object| layout::parse_act(dataset, &object.key));
     Ok(shown.filter(|number| *number >= from).collect())
 }

@@ -121,7 +121,8 @@ pub struct Limits {
 }
 
 impl Limits {
-    /// No run is under way any more this long after it began, by whatever clock.
+    /// Whoever began a run longer ago than this has cancelled it, if clocks agree and no machine
+    /// slept. A commit that has begun may take longer. No safety rests on it.
     #[must_use]
     pub fn longest_run(&self) -> Duration {
         self.run.saturating_add(self.clock_skew.saturating_mul(2))

@@ -86,7 +86,7 @@ pub async fn catch_up(
     }
     unread.log("what it removed may be copied again");
     put_back(&documents, keys, &cache, &mut inventories, &records).await;
-    let (mut manifests, mut unreadable, mut not_understood) = (Vec::new(), Vec::new(), Vec::new());
+    let (mut manifests, mut unreadable, mut unread_signed) = (Vec::new(), Vec::new(), Vec::new());
     let snapshots = all_snapshots(&inventories);
     let snapshots = snapshots.into_iter().rev().filter(|snapshot| !records.snapshots.contains_key(snapshot));
     let mut read = std::pin::pin!(documents.manifests(&inventories, snapshots));
@@ -100,9 +100,9 @@ pub async fn catch_up(
     for (snapshot, error) in unreadable {
         // What nobody signed is missing nowhere.
         let holders = inventories.iter().filter(|inventory| inventory.snapshots.contains(&snapshot));
-        if documents.check_signed(holders.map(|inventory| &inventory.replica), &snapshot).await.is_ok() {
-            tracing::warn!(%snapshot, error = %error.chain(), "Skipping snapshot during catch-up: its manifest is not understood");
-            not_understood.push(snapshot);
+        if documents.signed(holders.map(|inventory| &inventory.replica), &snapshot).await >= Signed::Unknown {
+            tracing::warn!(%snapshot, error = %error.chain(), "Skipping snapshot during catch-up: its manifest cannot be read");
+            unread_signed.push(snapshot);
         }
     }
 
@@ -124,8 +124,8 @@ pub async fn catch_up(
         };
         let result = run.bring_up(&manifests).await;
         let complete: Vec<&Manifest> = manifests.iter().filter(|manifest| run.target.is_complete(manifest)).collect();
-        // Of what is not understood, no more is known than whether it is there.
-        let lacking = not_understood.iter().filter(|snapshot| !run.target.snapshots.contains(snapshot));
+        // Of what cannot be read, no more is known than whether it is there.
+        let lacking = unread_signed.iter().filter(|snapshot| !run.target.snapshots.contains(snapshot));
         states.push(ReplicaState {
             replica: run.target.replica.name().clone(),
             copied_objects: run.objects,

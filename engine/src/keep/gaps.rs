@@ -20,7 +20,7 @@ use crate::catalog::order::Acts;
 use crate::catalog::removals::PrunedSnapshots;
 use crate::catalog::unbelieved::MAX_UNBELIEVED;
 
-/// So many gaps are named in an error. `lifeboat verify` names all.
+/// So many gaps are named in an error. `lifeboat repair` names all.
 const MAX_NAMED: usize = 5;
 
 /// Which snapshots each replica has shown.
@@ -118,7 +118,7 @@ impl Witnesses<'_> {
                 lost.entry(before).or_insert_with(|| format!("{} follows it", manifest.snapshot));
             }
         }
-        for (snapshot, head) in self.unfinished {
+        for (snapshot, head) in self.unfinished.iter().filter(|(snapshot, head)| !self.is_leftover(snapshot, head)) {
             let before = head.previous.as_ref().map(|previous| &previous.snapshot);
             if let Some(before) = before.filter(|before| !is_known(before)) {
                 lost.entry(before).or_insert_with(|| format!("{snapshot}, which has no signature, follows it"));

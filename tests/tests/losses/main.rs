@@ -10,10 +10,12 @@ mod repairs;
 
 use std::collections::BTreeSet;
 use std::path::PathBuf;
+use std::time::Duration;
 
+use lifeboat_engine::config::Retention;
 use lifeboat_engine::format::layout;
 use lifeboat_tests::by_hand::harmed;
-use lifeboat_tests::vault::{DATASET, name};
+use lifeboat_tests::vault::{DATASET, TestVault, name};
 
 use self::prepared::{Prepared, source};
 
@@ -224,4 +226,66 @@ async fn verify_finds_a_problem_wherever_a_prune_without_memory_refuses() {
         }
     }
     assert!(refused >= 4, "prune refused {refused} times only");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_commit_without_a_signature_yet_is_a_note_and_an_older_one_is_a_finding() {
+    let mut prepared = Prepared::new().await;
+    prepared.reset();
+    // The mark took a number after it.
+    let newest = prepared.vault.backup(&source(9)).await.unwrap().snapshot;
+    for (snapshot, is_note) in [(newest, true), (prepared.stay[0].0.clone(), false)] {
+        let signature = layout::signature(&layout::manifest(&name(DATASET), &snapshot));
+        let files = [1, 2].map(|replica| prepared.vault.replica_path(replica).join(&signature));
+        let before = files.each_ref().map(|file| std::fs::read(file).unwrap());
+        files.iter().for_each(|file| std::fs::remove_file(file).unwrap());
+        let report = prepared.report().await;
+        let noted = report.notes.iter().any(|note| note.contains(snapshot.as_str()) && note.contains("no signature"));
+        let found = report.findings.iter().any(|finding| finding.problem.contains(snapshot.as_str()));
+        assert_eq!((noted, found), (is_note, !is_note), "{report:?}");
+        files.iter().zip(before).for_each(|(file, signature)| std::fs::write(file, signature).unwrap());
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn while_a_replica_is_empty_that_has_shown_snapshots_nothing_goes_in_any() {
+    let mut prepared = Prepared::new().await;
+    prepared.reset();
+    prepared.harm(Harm::Bucket, &[2]);
+    prepared.vault.clock.advance(Duration::from_secs(5 * 3600));
+    prepared.vault.config.datasets[0].retention.keep_last = 1;
+    let before = prepared.contents();
+    let refused = prepared.vault.prune().await.unwrap_err();
+    assert!(refused.chain().contains("replica r2 has lost snapshot"), "{refused:?}");
+    assert!(harmed(&before, &prepared.contents()).is_empty());
+
+    // Where it never showed any, the others are pruned.
+    std::fs::remove_dir_all(&prepared.vault.config.state_directory).unwrap();
+    prepared.vault.prune().await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_manifest_of_a_killed_run_is_no_witness_of_a_loss() {
+    let mut vault = TestVault::new(1, 1).await;
+    vault.config.limits.run = Duration::from_secs(30 * 24 * 3600);
+    let grace = vault.config.limits.longest_run();
+    vault.config.datasets[0].retention = Retention { keep_last: 1, grace, ..Retention::default() };
+    let mut before = Vec::new();
+    for seed in 0..2 {
+        before.push(vault.backup(&source(seed)).await.unwrap().snapshot);
+    }
+    let manifest = layout::manifest(&name(DATASET), &before[1]);
+    // What a run leaves that is killed before its act: a manifest that follows the first snapshot.
+    let place = vault.replica_path(1);
+    std::fs::remove_file(place.join(layout::signature(&manifest))).unwrap();
+    std::fs::remove_file(place.join(layout::act(&name(DATASET), 2))).unwrap();
+    std::fs::remove_dir_all(&vault.config.state_directory).unwrap();
+    for seed in 2..6 {
+        vault.backup(&source(seed)).await.unwrap();
+        let (_, outcome) = vault.prune().await.unwrap_or_else(|error| panic!("prune {seed}: {error:?}"));
+        assert!(outcome.failures.is_empty(), "{outcome:?}");
+        vault.clock.advance(grace / 2 + Duration::from_secs(1));
+    }
+    assert!(!place.join(layout::manifest(&name(DATASET), &before[0])).exists(), "the predecessor was not pruned");
+    vault.prune().await.unwrap();
 }

@@ -11,7 +11,7 @@ use lifeboat_engine::config::Retention;
 use lifeboat_engine::format::id::SnapshotId;
 use lifeboat_engine::format::layout;
 use lifeboat_engine::keep::catch_up::catch_up;
-use lifeboat_engine::keep::verify::verify;
+use lifeboat_engine::keep::verify::{VerifyReport, verify};
 use lifeboat_engine::restore::VaultReader;
 use lifeboat_engine::state::StateDirectory;
 use lifeboat_engine::store::SharedReplica;
@@ -192,6 +192,12 @@ impl Prepared {
                 .collect(),
             Err(error) => vec![format!("{error:?}")],
         }
+    }
+
+    /// What verify reports of a vault that can be opened.
+    pub(crate) async fn report(&self) -> VerifyReport {
+        let reader = self.vault.open(self.vault.owner()).await.unwrap();
+        verify(&reader, &name(DATASET), None, false, &CancellationToken::new()).await.unwrap()
     }
 
     /// Whether a text names what is missing: an object, a snapshot, or acts.

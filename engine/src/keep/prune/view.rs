@@ -180,7 +180,12 @@ impl Prune<'_> {
         let (mut inventories, not_listed) =
             Inventory::take_each_to_write(self.replicas, &self.keys.vault, dataset).await;
         let (mut failed, mut doubts) = (BTreeMap::new(), Doubts::default());
-        for (name, NotListed { error, answered }) in not_listed {
+        let (shown_before, mut emptied) = (shown::read(self.state, dataset), Vec::new());
+        for (name, NotListed { error, answered, is_empty }) in not_listed {
+            if is_empty {
+                let before = shown_before.get(&name).into_iter().flatten();
+                emptied.extend(before.map(|snapshot| Gap::LostBy(name.clone(), snapshot.clone())));
+            }
             // What a replica answers and cannot be used is told even if the others can be pruned.
             if answered { &mut doubts.replicas } else { &mut failed }.insert(name, error);
         }
@@ -272,10 +277,11 @@ impl Prune<'_> {
             pruned: &pruned,
             records: records.iter().map(|record| &record.body).collect(),
             seen,
-            shown: &shown::read(self.state, dataset),
+            shown: &shown_before,
         };
         // Where nothing was listed, nothing is known.
-        let gaps = if inventories.is_empty() { Vec::new() } else { known.gaps() };
+        let mut gaps = if inventories.is_empty() { Vec::new() } else { known.gaps() };
+        gaps.extend(emptied.into_iter().filter(|_| !inventories.is_empty()));
         let is_leftover =
             |snapshot: SnapshotId| unfinished.get(&snapshot).is_some_and(|head| known.is_leftover(&snapshot, head));
         // Records count for nothing without an act.
