@@ -54,7 +54,7 @@ coverage: ## which share of the lines the tests reach; a figure, no gate
 fuzz: setup ## every fuzz target for a minute, fails at a finding; SECONDS=60, TARGETS="varint"
 	scripts/fuzz $(or $(SECONDS),60) $(TARGETS)
 
-torture: setup ## long runs of the model of a vault and of faults at every call; STEPS=20000, SEED=1
+torture: setup ## the model of a vault for STEPS=20000 with SEED=1, and the faults of `make test`
 	LIFEBOAT_MODEL_STEPS=$(or $(STEPS),20000) LIFEBOAT_MODEL_SEED=$(or $(SEED),1) $(CARGO) test --locked -p lifeboat-tests \
 		--test model --test commit_faults --test prune_faults --test two_hosts --test losses -- --nocapture
 

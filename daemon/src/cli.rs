@@ -17,6 +17,8 @@ const EXIT_CODES: &str = "Exit codes:
   5  a replica or the local disk failed
   6  stored data is missing, damaged or forged
   7  a key is missing, wrong, unreadable or not trusted
+  9  a backup was committed, but lacks a database
+ 10  a backup may or may not be committed: a replica did not answer
 
 Signals:
   SIGHUP           reload the configuration; an invalid one changes nothing

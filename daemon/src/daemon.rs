@@ -331,7 +331,7 @@ impl Daemon {
             }
         }
         if let Some(run) = &self.run {
-            tracing::warn!(dataset = %run.dataset, "Run cancelled. It starts again after the next start.");
+            tracing::warn!(dataset = %run.dataset, "Run cancelled. Unless its commit has begun, it starts again after the next start.");
             run.cancel.cancel();
         }
         // The run itself gives the flow `OBEY` to obey, and a commit all the time that it takes.

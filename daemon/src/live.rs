@@ -200,7 +200,7 @@ impl StatusReport {
             let future = if dataset.newest_in_future { " (its time lies in the FUTURE)" } else { "" };
             lines.push(format!("dataset {name}: {newest}{future}{partial}, {next}{failed}"));
             if let Some(why) = &status.deletion_stopped {
-                lines.push(format!("dataset {name}: NOTHING IS DELETED: {}", escape::line(why)));
+                lines.push(format!("dataset {name}: deletion is STOPPED, at least in part: {}", escape::line(why)));
             }
             for (snapshot, time) in &status.doubtful_times {
                 lines.push(format!(

@@ -14,7 +14,7 @@ pub(crate) struct RunReport {
     pub backup: BackupReport,
     /// What prune removed. `None`: retention keeps everything, or prune failed.
     pub pruned: Option<PruneOutcome>,
-    /// Why old snapshots are not deleted, if so.
+    /// Why old snapshots are not deleted, in all replicas or in some, if so.
     pub deletion_stopped: Option<Stopped>,
 }
 
@@ -34,7 +34,7 @@ impl From<&Error> for Stopped {
 }
 
 impl RunReport {
-    /// The error of a run that was committed, and after which nothing could be deleted.
+    /// The error of a run that was committed, and after which not all could be deleted.
     pub(crate) fn stopped(&self) -> Option<Error> {
         let Stopped { class, why, hint } = self.deletion_stopped.as_ref()?;
         let class = Class::of_word(class).unwrap_or(Class::Failed);
@@ -69,7 +69,7 @@ impl RunReport {
             line.push_str(&format!(", {} removed", words::count(pruned.snapshots, "old snapshot")));
         }
         if let Some(stopped) = &self.deletion_stopped {
-            line.push_str(&format!(", NOTHING IS DELETED: {}", stopped.why));
+            line.push_str(&format!(", deletion STOPPED, at least in part: {}", stopped.why));
         }
         line
     }

@@ -5,8 +5,8 @@
 //!   is remembered, too.
 //! - **Deadline**: a run that takes longer than `limits.run` is cancelled, and aborted if it does
 //!   not obey. A commit that has begun is never aborted.
-//! - **Cancellation**: nothing is committed. The run counts as missed, and starts again after the
-//!   next start of the daemon.
+//! - **Cancellation**: nothing is committed, unless the commit had begun. The run counts as missed,
+//!   and starts again after the next start of the daemon.
 
 use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
@@ -149,7 +149,9 @@ impl Runner {
         let (pruned, deletion_stopped) = match pruned {
             Ok(pruned) => {
                 let doubted = pruned.as_ref().filter(|pruned| !pruned.stopped.is_empty());
-                let stopped = doubted.map(|pruned| Stopped::from(&in_some(pruned)));
+                let stopped = doubted.map(in_some);
+                backup.warnings.extend(stopped.iter().map(Error::chain_and_hint));
+                let stopped = stopped.as_ref().map(Stopped::from);
                 (pruned, stopped)
             }
             Err(error) => {

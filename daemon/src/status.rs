@@ -57,7 +57,7 @@ pub(crate) struct DatasetStatus {
     pub failures: u64,
     /// Runs of which nobody knows whether they were committed.
     pub unknown: u64,
-    /// Why the last prune deleted nothing, if so.
+    /// Why the last prune deleted nothing, or nothing in some replica, if so.
     pub deletion_stopped: Option<String>,
     /// Snapshots that prune removed.
     pub pruned_snapshots: u64,

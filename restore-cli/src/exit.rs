@@ -1,4 +1,5 @@
-//! Exit codes: the one table behind `--help`, the manual and the errors of the daemon.
+//! Exit codes: the one table behind `--help` and the manual of `lifeboat`, and what it makes of the
+//! errors of the daemon.
 
 use lifeboat_engine::Class;
 

@@ -310,7 +310,7 @@ impl Backup<'_> {
         let (number, seen) = (last.as_ref().map_or(0, |last| last.act.number), seen::read(self.state, dataset));
         if number < seen {
             warnings.push(format!(
-                "every replica shows acts of {dataset} up to number {number} only, and this host has seen {seen}: they were emptied or rolled back; run `lifeboat verify {dataset}`"
+                "every replica shows acts of {dataset} up to number {number} only, and this host has seen {seen}: they were emptied or rolled back; run `lifeboat repair {dataset}`"
             ));
         }
         let reader = RecordReader { vault: order.vault, dataset, trusted: order.trusted };
@@ -356,8 +356,8 @@ impl Backup<'_> {
         Ok(Standing { last, seen })
     }
 
-    /// Refuses before the capture what the commit would refuse after it: in every replica, what this
-    /// host cannot believe has the next number.
+    /// Refuses before the capture what the commit would refuse after it: in every replica,
+    /// something that this host cannot believe has the next number.
     async fn refuse_a_taken_number(&self, order: &OrderReader<'_>, members: &[Inventory], number: u64) -> Result<()> {
         let Some(first) = members.first().filter(|_| members.iter().all(|member| member.acts.contains(&number))) else {
             return Ok(());

@@ -60,7 +60,7 @@ pub(crate) async fn run(args: &Args, session: &Session) -> Result<()> {
         clock: session.clock.clone(),
         cancel: session.cancel.clone(),
     };
-    // Not dropped half-way: it stops by itself between two objects.
+    // Not dropped half-way: the copying stops by itself between two objects.
     let mut report = repair::repair(&prune).await?;
     let gives_up = accepted.loss && !report.missing.is_empty();
     if gives_up || (accepted.branches && !report.branches.is_empty()) {
@@ -89,7 +89,9 @@ fn verdict(report: &RepairReport) -> Result<()> {
         } else if !report.branches.is_empty() {
             format!("both can be restored: run `lifeboat repair {dataset} --accept-branches` to keep both")
         } else {
-            format!("run `lifeboat verify {dataset}` to see which snapshots can be restored")
+            format!(
+                "look for the packs in old copies of a bucket; prune goes on, and retention lets these snapshots go: `lifeboat verify {dataset}` names all"
+            )
         };
         let problems = human::count(count as u64, "problem");
         return Err(Error::integrity(format!("dataset {dataset} still has {problems}")).hint(hint));

@@ -50,6 +50,9 @@ pub(crate) async fn run(args: &Args, session: &Session) -> Result<()> {
     let answer = ask(&config.control_socket, &args.dataset);
     let report = session.cancellable("waiting for lifeboatd (whose run goes on)", answer).await?;
     session.out.result(&Report(report.clone()))?;
+    if let Some(error) = stopped(&report) {
+        return Err(error);
+    }
     match report["skipped"].as_array().map_or(0, Vec::len) {
         0 => Ok(()),
         lacking => Err(Error::new(
@@ -58,6 +61,15 @@ pub(crate) async fn run(args: &Args, session: &Session) -> Result<()> {
         )
         .hint("read the warnings of the run to see why, and run it again once that is mended")),
     }
+}
+
+/// The error of a run that was committed, and after which not all could be deleted.
+fn stopped(report: &Value) -> Option<Error> {
+    let told = |field: &str| report["deletion_stopped"][field].as_str();
+    let why = told("why")?;
+    let class = told("class").map_or(Class::Failed, exit::class_of);
+    let error = Error::new(class, "the snapshot was committed, but old ones stay, at least in part").because(why);
+    Some(told("hint").into_iter().fold(error, Error::hint))
 }
 
 /// Sends the command and waits as long as the run takes.
