@@ -165,17 +165,15 @@ impl Copy<'_> {
         }
     }
 
-    /// The keys of each replica, without those of what has lost its signature: it counts for
-    /// nothing, and a prune that was cut short between the two leaves it for good.
+    /// The keys of each replica, without index segments that have lost their signatures: they count
+    /// for nothing, and a prune that was cut short between the two leaves them for good.
     async fn keys(&self) -> Vec<BTreeSet<String>> {
         let mut all = Vec::new();
         for replica in &self.sound {
             let listed: BTreeSet<String> = replica.list("").await.unwrap().into_iter().map(|meta| meta.key).collect();
             let counts = |key: &&String| {
                 let object = key.strip_suffix(".minisig").unwrap_or(key);
-                let is_signed =
-                    ["/snapshots/", "/index/", "/prunes/", "/marks/"].iter().any(|folder| key.contains(folder));
-                !is_signed || (listed.contains(object) && listed.contains(&layout::signature(object)))
+                !key.contains("/index/") || (listed.contains(object) && listed.contains(&layout::signature(object)))
             };
             all.push(listed.iter().filter(counts).cloned().collect());
         }

@@ -1,5 +1,6 @@
-//! A model of everything that can happen to a dataset, in random order: two hosts, two regions, a
-//! clock. A plain reference says which snapshots must exist, with which bytes.
+//! A model of what can happen to a dataset, in random order: two hosts that back up, crash and
+//! prune, two regions that are away, emptied, rolled back or robbed, and hours that pass. A plain
+//! reference says which snapshots must exist, with which bytes.
 //!
 //! After each step: what was reported as committed is whole in some region, unless something was
 //! taken away from the regions; what is shown was committed; nothing is deleted but by a prune, and

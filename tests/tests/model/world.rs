@@ -189,6 +189,7 @@ impl<'a> World<'a> {
                 self.seen[host].extend(here.flat_map(|(_, objects)| Reference::shown(objects)));
             }
             Err(error) if error.class() == Class::Unknown => {
+                assert!(self.is_harmed || self.is_one_away(), "nothing is wrong, and yet unknown: {error:?}");
                 self.totals.unknown.add(1);
                 self.reference.pending.push(content);
             }
