@@ -165,15 +165,17 @@ impl Copy<'_> {
         }
     }
 
-    /// The keys of each replica, without index segments that have lost their signatures: they count
-    /// for nothing, and a prune that was cut short between the two leaves them for good.
+    /// The keys of each replica, without index segments and marks that have lost their signatures:
+    /// they count for nothing. A prune that was cut short between the two leaves the segment for
+    /// good, and the mark for another grace period.
     async fn keys(&self) -> Vec<BTreeSet<String>> {
         let mut all = Vec::new();
         for replica in &self.sound {
             let listed: BTreeSet<String> = replica.list("").await.unwrap().into_iter().map(|meta| meta.key).collect();
             let counts = |key: &&String| {
                 let object = key.strip_suffix(".minisig").unwrap_or(key);
-                !key.contains("/index/") || (listed.contains(object) && listed.contains(&layout::signature(object)))
+                let goes_later = ["/index/", "/marks/"].iter().any(|folder| key.contains(folder));
+                !goes_later || (listed.contains(object) && listed.contains(&layout::signature(object)))
             };
             all.push(listed.iter().filter(counts).cloned().collect());
         }

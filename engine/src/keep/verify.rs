@@ -178,8 +178,8 @@ async fn gaps(
     gaps
 }
 
-/// The snapshot of the newest act, if its manifest is there and nowhere signed: a commit signs after
-/// its act. Nothing but the newest act can be so for long, as whoever acts next signs before.
+/// The snapshot of the newest act, if its manifest is there and nowhere signed: a commit signs
+/// after its act. Nothing but the newest act can be so for long, as whoever acts next signs before.
 fn unsigned_newest<'a>(current: &'a Acts, inventories: &[Inventory]) -> Option<&'a SnapshotId> {
     let (_, newest) = current.found.last_key_value()?;
     let snapshot = Some(&newest.act.id).filter(|_| newest.act.act == ActKind::Commit)?;
