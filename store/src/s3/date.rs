@@ -14,13 +14,16 @@ use aws_sdk_s3::config::interceptors::{
 use aws_sdk_s3::config::{ConfigBag, Intercept, RuntimeComponents};
 use aws_sdk_s3::error::BoxError;
 use aws_smithy_types::config_bag::{Storable, StoreReplace};
-use chrono::{DateTime, TimeDelta, Utc};
+use chrono::{DateTime, Datelike, TimeDelta, Utc};
 use lifeboat_base::clock::SharedClock;
 
 /// An answer tells the time for so long. Then a machine that slept meanwhile would be told wrong.
 const LONGEST_USE: Duration = Duration::from_secs(600);
 /// `Date` is cut to whole seconds.
 const DATE_PRECISION: TimeDelta = TimeDelta::seconds(1);
+
+/// A year in a `Date` has four digits.
+const LAST_YEAR: i32 = 9999;
 
 /// Remembers what the last answer told.
 #[derive(Clone)]
@@ -67,13 +70,17 @@ impl StoreClock {
         if since > LONGEST_USE {
             return None;
         }
-        let least = told.earliest + TimeDelta::from_std(since).ok()? - self.clock.now();
-        let most = least + told.uncertain;
+        let earliest = told.earliest.checked_add_signed(TimeDelta::from_std(since).ok()?)?;
+        let least = earliest.signed_duration_since(self.clock.now());
+        let most = least.checked_add(&told.uncertain)?;
         Some(TimeDelta::zero().clamp(least, most))
     }
 
     fn hear(&self, date: &str, sent: Duration) {
         let Ok(date) = DateTime::parse_from_rfc2822(date) else { return };
+        if date.to_utc().year() > LAST_YEAR {
+            return;
+        }
         let at = self.clock.elapsed();
         let trip = TimeDelta::from_std(at.saturating_sub(sent)).unwrap_or(TimeDelta::MAX);
         let told = Told { earliest: date.to_utc(), uncertain: trip.checked_add(&DATE_PRECISION).unwrap_or(trip), at };
@@ -150,5 +157,19 @@ mod tests {
         assert!(store.offset().unwrap() < TimeDelta::minutes(-59), "ours was set since then");
         clock.advance(6 * minute);
         assert_eq!(store.offset(), None, "what it told is old");
+    }
+
+    #[test]
+    fn a_date_that_nobody_lives_to_see_stops_nothing() {
+        let clock = ManualClock::at(DateTime::from_timestamp(1_795_000_000, 0).unwrap());
+        let store = StoreClock::new(clock.clone());
+        for year in ["10000", "262142", "99999999999999999999"] {
+            store.hear(&format!("31 Dec {year} 23:59:59 GMT"), clock.elapsed());
+            clock.advance(Duration::from_secs(60));
+            assert_eq!(store.offset(), None, "{year}");
+        }
+        store.hear("31 Dec 9999 23:59:59 GMT", clock.elapsed());
+        clock.advance(Duration::from_secs(60));
+        assert!(store.offset().unwrap() > TimeDelta::days(365 * 7900));
     }
 }
