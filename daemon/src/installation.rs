@@ -21,11 +21,14 @@ pub(crate) struct Installation {
 }
 
 impl Installation {
-    /// Opens keys and replicas. Replicas are not contacted.
+    /// Opens keys and replicas, and logs the warnings of `config`. Replicas are not contacted.
     ///
     /// # Errors
     /// The keys are missing or do not open, or a replica's files cannot be read.
     pub(crate) async fn open(config: Config, clock: &SharedClock) -> Result<Self> {
+        for warning in &config.warnings {
+            tracing::warn!("{warning}");
+        }
         let keys = HostKeys::load(&config.keys)?;
         let replicas = config.open_replicas(clock).await?;
         let scheduled = config.datasets.iter().filter_map(|dataset| Some((&dataset.name, dataset.schedule.as_ref()?)));

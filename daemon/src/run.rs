@@ -56,7 +56,8 @@ fn execute(cli: Cli) -> Result<()> {
     let config = Config::load(&cli.config, &surroundings)?;
     if cli.mode.check_config {
         let (replicas, datasets) = (config.replicas.len(), config.datasets.len());
-        let json = json!({ "ok": true, "replicas": replicas, "datasets": datasets });
+        let json =
+            json!({ "ok": true, "replicas": replicas, "datasets": datasets, "warnings": config.warnings.as_slice() });
         return say(&if cli.json { json.to_string() } else { summary(&config) });
     }
     let runtime =
@@ -174,12 +175,14 @@ fn summary(config: &Config) -> String {
         Some(schedule) => format!("{} ({}, {})", dataset.name, schedule.expression(), schedule.time_zone()),
         None => format!("{} (not scheduled)", dataset.name),
     });
+    let warnings = config.warnings.iter().map(|warning| format!("\n  warning: {warning}"));
     format!(
-        "ok: host {}\n  replicas: {}; a snapshot needs {}\n  datasets: {}",
+        "ok: host {}\n  replicas: {}; a snapshot needs {}\n  datasets: {}{}",
         config.host,
         replicas.collect::<Vec<_>>().join(", "),
         config.min_replicas,
         datasets.collect::<Vec<_>>().join(", "),
+        warnings.collect::<String>(),
     )
 }
 

@@ -214,6 +214,31 @@ async fn bad_configurations_and_missing_keys_have_their_exit_codes() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn what_the_configuration_raises_is_told_at_each_load() {
+    const RAISED: &str = "grace is shorter than limits.run";
+    let host = Host::new(&[("shop", ""), ("wiki", "")]).await;
+    let warned = |dataset: &str| format!("dataset {dataset}: {RAISED}");
+    let check = |arguments: &[&str]| said(&host.run(&[&["--check-config"], arguments].concat()));
+    assert!(!check(&[]).contains(RAISED));
+    assert_eq!(serde_json::from_str::<Value>(&check(&["--json"])).unwrap()["warnings"], json!([]));
+
+    let short = "retention = { keep_last = 9, grace = \"1h\" }";
+    host.configure(&[("shop", short), ("wiki", "")]);
+    let output = host.run(&["--check-config"]);
+    let told = format!("\n  warning: {}", warned("shop"));
+    assert!(output.status.success() && said(&output).contains(&told), "{}", said(&output));
+    let warnings = &serde_json::from_str::<Value>(&check(&["--json"])).unwrap()["warnings"];
+    assert!(warnings[0].as_str().unwrap().starts_with(&warned("shop")) && warnings[1].is_null(), "{warnings}");
+    assert!(said(&host.run(&["--once", "shop"])).contains(&warned("shop")));
+    let daemon = host.start();
+    assert!(host.log().contains(&warned("shop")) && !host.log().contains(&warned("wiki")), "{}", host.log());
+    host.configure(&[("shop", short), ("wiki", short)]);
+    signal(&daemon, "-HUP");
+    until("the reload", || host.log().contains("configuration reloaded"));
+    assert!(host.log().contains(&warned("wiki")), "{}", host.log());
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_trigger_backs_up_and_everything_is_remembered_through_a_restart() {
     let host = Host::new(&[("shop", "schedule = \"@yearly\"")]).await;
     let daemon = host.start();

@@ -365,6 +365,22 @@ async fn prune_plans_asks_and_only_then_marks_and_removes_after_the_grace_period
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_grace_period_that_is_raised_is_told() {
+    const RAISED: &str = "dataset shop: grace is shorter than limits.run";
+    let place = Installation::new().await;
+    assert!(!stderr(&place.on("backup", &["prune", "--dry-run"])).contains(RAISED));
+    assert!(!stdout(&place.on("backup", &["check"])).contains(RAISED));
+    let file = place.path("backup.toml");
+    let text = fs::read_to_string(&file).unwrap().replace("keep_last = 1", "keep_last = 1, grace = \"1h\"");
+    fs::write(file, text).unwrap();
+    let planned = place.on("backup", &["--quiet", "prune", "--dry-run"]);
+    assert_eq!(code(&planned), 0, "{}", stderr(&planned));
+    assert!(stderr(&planned).starts_with(&format!("warning: {RAISED}")), "{}", stderr(&planned));
+    let checked = stdout(&place.on("backup", &["check"]));
+    assert!(checked.contains(&format!(" weak: {RAISED}")), "{checked}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn repair_puts_back_what_it_can_names_the_rest_and_asks_before_it_gives_that_up() {
     let place = Installation::new().await;
     let lost = &place.snapshots[0];

@@ -17,7 +17,7 @@ use lifeboat_engine::config::{ReplicaConfig, ReplicaKind};
 use lifeboat_engine::databases::streams::StreamSink;
 use lifeboat_engine::keys::DRILL_HOST_FOLDER;
 use lifeboat_engine::store::bandwidth::Bandwidth;
-use lifeboat_engine::worker::throw_away;
+use lifeboat_engine::worker::{WorkerPlace, throw_away};
 use lifeboat_tests::bait::{SHOW_LOOT, bait, found, program};
 use lifeboat_tests::host::{BackupHost, section};
 use lifeboat_tests::postgres::Postgres;
@@ -26,6 +26,7 @@ use lifeboat_tests::streams::MemoryStreams;
 use lifeboat_tests::vault::{files_below, name, noise};
 use lifeboat_tests::work::{captured, context};
 use tempfile::TempDir;
+use tokio::net::UnixListener;
 use tokio::process::Command;
 
 const CANARY: &str = "AGE-SECRET-KEY-1CANARY";
@@ -224,6 +225,33 @@ async fn drilled(streams: &MemoryStreams) -> String {
             said
         }
     }
+}
+
+/// Neither reads what the broker has to say.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_worker_that_ends_before_it_listens_says_why_and_one_that_was_never_there_is_told() {
+    let (place, streams) = (open_directory(0o755), MemoryStreams::default());
+    let scratch = open_directory(0o755);
+    let cx = context(&scratch);
+    let program = place.path().join("lifeboat-worker");
+    fs::write(&program, "#!/bin/sh\nsleep 0.5\necho the disk is full >&2\nexit 7\n").unwrap();
+    fs::set_permissions(&program, fs::Permissions::from_mode(0o755)).unwrap();
+    let ended = throw_away(&WorkerPlace::Program(program), &streams, &[], &cx).await.err().unwrap();
+    for part in ["ended before its work was done", "exit status: 7", "saying: the disk is full"] {
+        assert!(ended.message().contains(part), "{part}: {}", ended.chain_and_hint());
+    }
+
+    // So systemd does when MaxConnections= are there.
+    let path = place.path().join("socket");
+    let listener = UnixListener::bind(&path).unwrap();
+    let closing = tokio::spawn(async move {
+        let (connection, _) = listener.accept().await.unwrap();
+        connection.readable().await.unwrap();
+    });
+    let refused = throw_away(&WorkerPlace::Socket(path), &streams, &[], &cx).await.err().unwrap();
+    closing.await.unwrap();
+    assert!(refused.message().contains("no worker was free"), "{}", refused.chain_and_hint());
+    assert!(refused.hint_text().unwrap().contains("MaxConnections="), "{}", refused.chain_and_hint());
 }
 
 /// The streams with some of their bytes changed, the same ones for the same seed.

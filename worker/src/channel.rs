@@ -96,7 +96,8 @@ pub(crate) struct Receiver {
 }
 
 impl Receiver {
-    /// The next message; `None` if the other process closed the socket between two messages.
+    /// The next message; `None` if the other process closed the socket between two messages,
+    /// whether or not it had read ours.
     ///
     /// # Errors
     /// The socket fails or ends within a message, or a message is too long or not of this kind.
@@ -108,7 +109,12 @@ impl Receiver {
             let read = self
                 .socket
                 .async_io(Interest::READABLE, || receive(&self.socket, &mut self.buffer, &mut self.descriptors));
-            match read.await.context(Class::Failed, || "cannot hear the other process")? {
+            let read = match read.await {
+                // Linux tells so that what was sent there was not read to its end.
+                Err(error) if error.kind() == io::ErrorKind::ConnectionReset => 0,
+                read => read.context(Class::Failed, || "cannot hear the other process")?,
+            };
+            match read {
                 0 if self.buffer.is_empty() => return Ok(None),
                 0 => return Err(Error::failed("the other process ended within a message")),
                 _ => {}
@@ -215,6 +221,30 @@ mod tests {
         assert_eq!(receiver.next::<String>().await.unwrap().as_deref(), Some("12345678"));
         sender.send(&"123456789", None).await.unwrap();
         assert!(receiver.next::<String>().await.unwrap_err().message().contains("11 bytes"));
+    }
+
+    #[tokio::test]
+    async fn a_side_that_ends_without_listening_is_heard_to_its_end() {
+        for last in [Some("last words"), None] {
+            let (one, two) = UnixStream::pair().unwrap();
+            let ((mut ours, mut receiver), (mut theirs, unheard)) = (ends(one, 100, false), ends(two, 100, false));
+            ours.send(&"nobody reads this", None).await.unwrap();
+            if let Some(last) = last {
+                theirs.send(&last, None).await.unwrap();
+            }
+            drop((theirs, unheard));
+            if let Some(last) = last {
+                assert_eq!(receiver.next::<String>().await.unwrap().as_deref(), Some(last));
+            }
+            assert!(receiver.next::<String>().await.unwrap().is_none(), "{last:?}");
+        }
+        let (one, two) = UnixStream::pair().unwrap();
+        let ((mut ours, mut receiver), (mut theirs, unheard)) = (ends(one, 100, false), ends(two, 100, false));
+        ours.send(&"nobody reads this", None).await.unwrap();
+        theirs.write(&encode(&"half a message").unwrap()[..9], None).await.unwrap();
+        drop((theirs, unheard));
+        let cut = receiver.next::<String>().await.unwrap_err();
+        assert!(cut.message().contains("ended within a message"), "{cut:?}");
     }
 
     #[tokio::test]

@@ -246,6 +246,7 @@ impl Checked {
     }
 
     fn judge_installation(&mut self, config: &Config) {
+        self.weak.extend(config.warnings.iter().cloned());
         // With --replica the others are not known.
         if self.replicas.len() == config.replicas.len() {
             self.judge_spread(config);

@@ -60,6 +60,9 @@ pub(crate) async fn run(args: &Args, session: &Session) -> Result<()> {
             Error::usage("prune cannot ask with --json").hint("pass --yes to confirm, or --dry-run to see the plan")
         );
     }
+    for warning in &config.warnings {
+        session.out.warning(warning);
+    }
     let keys = HostKeys::load(&config.keys)?;
     let replicas = config.open_replicas(&session.clock).await?;
     let state = StateDirectory::open(&config.state_directory)?;

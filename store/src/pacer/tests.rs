@@ -24,6 +24,10 @@ impl Clock for PausedClock {
     fn elapsed(&self) -> Duration {
         self.0.elapsed()
     }
+
+    fn elapsed_with_sleep(&self) -> Duration {
+        self.elapsed()
+    }
 }
 
 fn pacer(bandwidth: &Bandwidth) -> Arc<Pacer> {

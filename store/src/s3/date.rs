@@ -14,13 +14,16 @@ use aws_sdk_s3::config::interceptors::{
 use aws_sdk_s3::config::{ConfigBag, Intercept, RuntimeComponents};
 use aws_sdk_s3::error::BoxError;
 use aws_smithy_types::config_bag::{Storable, StoreReplace};
-use chrono::{DateTime, TimeDelta, Utc};
+use chrono::{DateTime, Datelike, TimeDelta, Utc};
 use lifeboat_base::clock::SharedClock;
 
-/// An answer tells the time for so long. Then a machine that slept meanwhile would be told wrong.
+/// An answer tells the time for so long: clocks drift apart, and are set.
 const LONGEST_USE: Duration = Duration::from_secs(600);
 /// `Date` is cut to whole seconds.
 const DATE_PRECISION: TimeDelta = TimeDelta::seconds(1);
+
+/// A year in a `Date` has four digits.
+const LAST_YEAR: i32 = 9999;
 
 /// Remembers what the last answer told.
 #[derive(Clone)]
@@ -36,11 +39,11 @@ struct Told {
     earliest: DateTime<Utc>,
     /// It may have been later by this.
     uncertain: TimeDelta,
-    /// When the answer arrived, by [`Clock::elapsed`](lifeboat_base::clock::Clock::elapsed).
+    /// When the answer arrived, by [`Clock::elapsed_with_sleep`](lifeboat_base::clock::Clock::elapsed_with_sleep).
     at: Duration,
 }
 
-/// When a request was sent, by [`Clock::elapsed`](lifeboat_base::clock::Clock::elapsed).
+/// When a request was sent, by [`Clock::elapsed_with_sleep`](lifeboat_base::clock::Clock::elapsed_with_sleep).
 #[derive(Debug)]
 struct SentAt(Duration);
 
@@ -63,18 +66,22 @@ impl StoreClock {
     /// `None` if it has not told the time lately.
     pub(super) fn offset(&self) -> Option<TimeDelta> {
         let told = (*self.told.lock().unwrap_or_else(PoisonError::into_inner))?;
-        let since = self.clock.elapsed().saturating_sub(told.at);
+        let since = self.clock.elapsed_with_sleep().saturating_sub(told.at);
         if since > LONGEST_USE {
             return None;
         }
-        let least = told.earliest + TimeDelta::from_std(since).ok()? - self.clock.now();
-        let most = least + told.uncertain;
+        let earliest = told.earliest.checked_add_signed(TimeDelta::from_std(since).ok()?)?;
+        let least = earliest.signed_duration_since(self.clock.now());
+        let most = least.checked_add(&told.uncertain)?;
         Some(TimeDelta::zero().clamp(least, most))
     }
 
     fn hear(&self, date: &str, sent: Duration) {
         let Ok(date) = DateTime::parse_from_rfc2822(date) else { return };
-        let at = self.clock.elapsed();
+        if date.to_utc().year() > LAST_YEAR {
+            return;
+        }
+        let at = self.clock.elapsed_with_sleep();
         let trip = TimeDelta::from_std(at.saturating_sub(sent)).unwrap_or(TimeDelta::MAX);
         let told = Told { earliest: date.to_utc(), uncertain: trip.checked_add(&DATE_PRECISION).unwrap_or(trip), at };
         *self.told.lock().unwrap_or_else(PoisonError::into_inner) = Some(told);
@@ -92,7 +99,7 @@ impl Intercept for StoreClock {
         _: &RuntimeComponents,
         bag: &mut ConfigBag,
     ) -> Result<(), BoxError> {
-        bag.interceptor_state().store_put(SentAt(self.clock.elapsed()));
+        bag.interceptor_state().store_put(SentAt(self.clock.elapsed_with_sleep()));
         Ok(())
     }
 
@@ -125,7 +132,7 @@ mod tests {
         let clock = ManualClock::at(at("2026-11-28T12:00:05.400Z"));
         let store = StoreClock::new(clock.clone());
         assert_eq!(store.offset(), None, "nothing was heard yet");
-        let sent = clock.elapsed();
+        let sent = clock.elapsed_with_sleep();
         clock.advance(4 * second);
         // By now it is 12:00:09.4 here.
         for (date, difference) in [
@@ -150,5 +157,36 @@ mod tests {
         assert!(store.offset().unwrap() < TimeDelta::minutes(-59), "ours was set since then");
         clock.advance(6 * minute);
         assert_eq!(store.offset(), None, "what it told is old");
+    }
+
+    #[test]
+    fn a_machine_that_slept_is_not_told_that_its_clock_is_wrong() {
+        let clock = ManualClock::at(DateTime::from_timestamp(1_795_000_000, 0).unwrap());
+        let store = StoreClock::new(clock.clone());
+        let hear = || store.hear(&clock.now().to_rfc2822(), clock.elapsed_with_sleep());
+        hear();
+        clock.sleep(Duration::from_secs(300));
+        assert_eq!(store.offset(), Some(TimeDelta::zero()));
+        clock.sleep(Duration::from_secs(8 * 3600));
+        assert_eq!(store.offset(), None, "what it told is old");
+        // It slept between a request and its answer, which came before.
+        let (date, sent) = (clock.now().to_rfc2822(), clock.elapsed_with_sleep());
+        clock.sleep(Duration::from_secs(8 * 3600));
+        store.hear(&date, sent);
+        assert_eq!(store.offset(), Some(TimeDelta::zero()));
+    }
+
+    #[test]
+    fn a_date_that_nobody_lives_to_see_stops_nothing() {
+        let clock = ManualClock::at(DateTime::from_timestamp(1_795_000_000, 0).unwrap());
+        let store = StoreClock::new(clock.clone());
+        for year in ["10000", "262142", "99999999999999999999"] {
+            store.hear(&format!("31 Dec {year} 23:59:59 GMT"), clock.elapsed_with_sleep());
+            clock.advance(Duration::from_secs(60));
+            assert_eq!(store.offset(), None, "{year}");
+        }
+        store.hear("31 Dec 9999 23:59:59 GMT", clock.elapsed_with_sleep());
+        clock.advance(Duration::from_secs(60));
+        assert!(store.offset().unwrap() > TimeDelta::days(365 * 7900));
     }
 }

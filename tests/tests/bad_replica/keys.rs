@@ -3,6 +3,7 @@
 
 use std::sync::Arc;
 
+use lifeboat_engine::Class;
 use lifeboat_engine::clock::SharedClock;
 use lifeboat_engine::format::chunk_id::ChunkIdKey;
 use lifeboat_engine::format::keyring::DatasetSecrets;
@@ -112,6 +113,58 @@ async fn a_host_that_takes_over_adopts_no_keys_that_another_replica_lacks_or_hol
     std::fs::remove_dir_all(root(2)).unwrap();
     init(&vault.config, &vault.replicas, &options, &clock).await.unwrap();
     assert_eq!(vault.backup(&MemorySource::of(noise(200_000, 1))).await.unwrap().stored_bytes, 0);
+}
+
+/// What is damaged is not missing: new keys in its place would open none of the backups.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_host_that_takes_over_makes_no_keys_where_all_are_damaged() {
+    let mut vault = TestVault::new(2, 1).await;
+    let snapshot = vault.backup(&MemorySource::of(noise(200_000, 1))).await.unwrap().snapshot;
+    vault.config.keys.trusted_signers = vec![vault.init.signer.clone()];
+    std::fs::remove_dir_all(&vault.config.state_directory).unwrap();
+    let clock: SharedClock = vault.clock.clone();
+    let options = InitOptions { identities: vault.master_identities() };
+    let (first, second) = (vault.replica_path(1), vault.replica_path(2));
+    for key in [layout::keyring_generation(&name(DATASET), 1), layout::host_identity(&vault.config.host)] {
+        let ours = std::fs::read(first.join(&key)).unwrap();
+        for damaged in [&b""[..], &ours[..10], b"no age file"] {
+            // The second replica is as damaged, has lost the object, or has lost everything.
+            for state in ["damaged", "without it", "empty"] {
+                std::fs::write(first.join(&key), damaged).unwrap();
+                std::fs::write(second.join(&key), damaged).unwrap();
+                let aside = second.with_extension("aside");
+                match state {
+                    "without it" => std::fs::remove_file(second.join(&key)).unwrap(),
+                    "empty" => {
+                        std::fs::rename(&second, &aside).unwrap();
+                        std::fs::create_dir(&second).unwrap();
+                    }
+                    _ => {}
+                }
+                std::fs::remove_dir_all(&vault.config.keys.directory).unwrap();
+                let before = (content(&first), content(&second));
+                let refused = init(&vault.config, &vault.replicas, &options, &clock).await;
+                let refused = refused.err().unwrap_or_else(|| panic!("{state}: keys were made beside a damaged {key}"));
+                assert_eq!(refused.class(), Class::Integrity, "{refused:?}");
+                let places = if state == "damaged" { 2 } else { 1 };
+                for replica in ["r1", "r2"].into_iter().take(places) {
+                    assert!(refused.message().contains(&format!("{key} in {replica}")), "{state}: {refused:?}");
+                }
+                assert!((content(&first), content(&second)) == before, "{state}: something was written");
+                assert!(!vault.config.keys.host_bundle.path().exists(), "{state}");
+                if state == "empty" {
+                    std::fs::remove_dir_all(&second).unwrap();
+                    std::fs::rename(&aside, &second).unwrap();
+                }
+            }
+        }
+        for replica in [&first, &second] {
+            std::fs::write(replica.join(&key), &ours).unwrap();
+        }
+    }
+    init(&vault.config, &vault.replicas, &options, &clock).await.unwrap();
+    assert_eq!(vault.backup(&MemorySource::of(noise(200_000, 1))).await.unwrap().stored_bytes, 0);
+    assert!(vault.restore(&snapshot).await.unwrap()["data"] == noise(200_000, 1));
 }
 
 /// To have the others left aside, a replica can say that its vault has the newer format.

@@ -163,12 +163,22 @@ impl Worker {
 }
 
 /// Says in the log what stands between the worker and the keys.
-fn tell(guard: &Guard, Confinement { files, calls }: Confinement) {
-    if files && calls {
-        tracing::info!(%guard, "the work with the database runs apart from the keys");
-    } else {
-        let missing = if files { "seccomp" } else { "Landlock" };
-        tracing::warn!(%guard, "{missing} cannot be used here: it would keep the work with the database from the keys");
+fn tell(guard: &Guard, confinement: Confinement) {
+    match missing(confinement) {
+        None => tracing::info!(%guard, "the work with the database runs apart from the keys"),
+        Some(missing) => {
+            tracing::warn!(%guard, "{missing} be used here, which would keep the work with the database from the keys");
+        }
+    }
+}
+
+/// What of the sandbox the worker lacks.
+fn missing(Confinement { files, calls }: Confinement) -> Option<&'static str> {
+    match (files, calls) {
+        (true, true) => None,
+        (true, false) => Some("seccomp cannot"),
+        (false, true) => Some("Landlock cannot"),
+        (false, false) => Some("neither Landlock nor seccomp can"),
     }
 }
 
@@ -176,4 +186,23 @@ fn tell(guard: &Guard, Confinement { files, calls }: Confinement) {
 pub(crate) fn out_of_turn() -> Error {
     Error::failed("the worker gave an answer that was not asked for")
         .hint("install lifeboat and lifeboat-worker of the same version")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn all_that_is_missing_is_named() {
+        let told = |files, calls| missing(Confinement { files, calls }).unwrap_or_default();
+        for (files, calls, landlock, seccomp) in [
+            (true, true, false, false),
+            (true, false, false, true),
+            (false, true, true, false),
+            (false, false, true, true),
+        ] {
+            let told = told(files, calls);
+            assert_eq!((told.contains("Landlock"), told.contains("seccomp")), (landlock, seccomp), "{told}");
+        }
+    }
 }

@@ -19,6 +19,7 @@ use tempfile::NamedTempFile;
 use tokio::io::AsyncReadExt;
 use tokio::net::UnixStream;
 use tokio::process::{Child, ChildStderr, Command};
+use tokio_util::task::AbortOnDropHandle;
 
 use super::queue::Queue;
 use crate::channel::{self, Receiver};
@@ -244,16 +245,16 @@ impl Drop for Connection {
 struct Process {
     child: Child,
     said: Arc<Mutex<Vec<u8>>>,
+    listening: Option<AbortOnDropHandle<()>>,
     _short: ShortPath,
 }
 
 impl Process {
     fn new(mut child: Child, short: ShortPath) -> Self {
         let said = Arc::new(Mutex::new(Vec::new()));
-        if let Some(stderr) = child.stderr.take() {
-            tokio::spawn(listen(stderr, Arc::clone(&said)));
-        }
-        Self { child, said, _short: short }
+        let stderr = child.stderr.take();
+        let listening = stderr.map(|stderr| AbortOnDropHandle::new(tokio::spawn(listen(stderr, Arc::clone(&said)))));
+        Self { child, said, listening, _short: short }
     }
 
     async fn last_words(&mut self) -> String {
@@ -261,6 +262,10 @@ impl Process {
             Ok(Ok(status)) => format!(" ({status})"),
             _ => String::new(),
         };
+        // What it started may live on, and hold its standard error.
+        if let Some(listening) = self.listening.take() {
+            let _ = tokio::time::timeout(Duration::from_secs(1), listening).await;
+        }
         let said = self.said.lock().unwrap_or_else(PoisonError::into_inner);
         let text = String::from_utf8_lossy(&said).split_whitespace().collect::<Vec<_>>().join(" ");
         if text.is_empty() { status } else { format!("{status}, saying: {}", text.escape_debug()) }

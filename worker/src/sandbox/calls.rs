@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 use lifeboat_base::{Class, Context, Result};
 use seccompiler::{
     BpfProgram, SeccompAction, SeccompCmpArgLen, SeccompCmpOp, SeccompCondition, SeccompFilter, SeccompRule,
-    TargetArch, apply_filter,
+    TargetArch, apply_filter, sock_filter,
 };
 
 /// Refused whatever their arguments.
@@ -74,11 +74,14 @@ const NEW_NAMESPACES: [i32; 7] = [
 #[cfg(target_arch = "x86_64")]
 const X32: i64 = 0x4000_0000;
 
+/// A filter that allows everything. Only a kernel without filters refuses it.
+const ALLOW_ALL: [sock_filter; 1] =
+    [sock_filter { code: (libc::BPF_RET | libc::BPF_K) as u16, jt: 0, jf: 0, k: libc::SECCOMP_RET_ALLOW }];
+
 type Rules = BTreeMap<i64, Vec<SeccompRule>>;
 
 /// Confines this thread. Returns whether the kernel can.
 pub(super) fn confine(network: bool) -> Result<bool> {
-    let failed = || "cannot shut in the worker by seccomp";
     let mut refused: Rules = REFUSED.into_iter().map(|call| (call, Vec::new())).collect();
     refused.insert(libc::SYS_unshare, Vec::new());
     let namespaces = NEW_NAMESPACES.map(|flag| {
@@ -92,18 +95,21 @@ pub(super) fn confine(network: bool) -> Result<bool> {
     }
     // Its flags are in memory, where no filter looks. Whoever meets this answer uses clone.
     let unknown = Rules::from([(libc::SYS_clone3, Vec::new())]);
-    for (rules, errno) in [(unknown, libc::ENOSYS), (refused, libc::EPERM)] {
-        let filter: BpfProgram = filter(rules, errno)?;
-        match apply_filter(&filter) {
-            // A kernel without seccomp does not know the request.
-            Err(seccompiler::Error::Seccomp(error))
-                if matches!(error.raw_os_error(), Some(libc::EINVAL | libc::ENOSYS)) =>
-            {
-                return Ok(false);
-            }
-            applied => applied.context(Class::Failed, failed)?,
+    apply(&[filter(unknown, libc::ENOSYS)?, filter(refused, libc::EPERM)?])
+}
+
+/// Applies all of `filters`, unless the kernel knows no filters: then returns `false`.
+fn apply(filters: &[BpfProgram]) -> Result<bool> {
+    let failed = || "cannot shut in the worker by seccomp";
+    match apply_filter(&ALLOW_ALL) {
+        Err(seccompiler::Error::Seccomp(error))
+            if matches!(error.raw_os_error(), Some(libc::EINVAL | libc::ENOSYS)) =>
+        {
+            return Ok(false);
         }
+        applied => applied.context(Class::Failed, failed)?,
     }
+    filters.iter().try_for_each(|filter| apply_filter(filter)).context(Class::Failed, failed)?;
     Ok(true)
 }
 
@@ -126,4 +132,28 @@ fn filter(rules: Rules, errno: i32) -> Result<BpfProgram> {
     let filter =
         SeccompFilter::new(rules, SeccompAction::Allow, refuse, architecture).context(Class::Failed, failed)?;
     filter.try_into().context(Class::Failed, failed)
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used, reason = "tests")]
+mod tests {
+    use super::*;
+
+    /// In a thread of its own, as no filter can be undone.
+    fn applied(filters: Vec<BpfProgram>) -> Result<bool> {
+        std::thread::spawn(move || apply(&filters)).join().unwrap()
+    }
+
+    #[test]
+    fn a_filter_that_the_kernel_refuses_is_an_error() {
+        let good = || ALLOW_ALL.to_vec();
+        assert!(applied(vec![good()]).unwrap(), "the kernel knows no filters");
+        // The kernel answers EINVAL to a code that it does not know, and to what never returns.
+        let unknown = vec![sock_filter { code: u16::MAX, jt: 0, jf: 0, k: 0 }];
+        let endless = vec![sock_filter { code: (libc::BPF_LD | libc::BPF_IMM) as u16, jt: 0, jf: 0, k: 0 }];
+        for filters in [vec![unknown.clone()], vec![good(), unknown], vec![good(), endless]] {
+            let refused = applied(filters).unwrap_err();
+            assert!(refused.chain().contains("Invalid argument"), "{refused:?}");
+        }
+    }
 }

@@ -2,8 +2,9 @@
 //!
 //! Nobody signs a keyring object, and whoever knows the masters' public keys can wrap keys of his
 //! own to them. So keys are **taken over** only if the newest that can be opened are the same in
-//! every replica that answers and holds the vault. Damaged objects are left aside. To **wrap known
-//! keys again**, only those count that this host already uses.
+//! every replica that answers and holds the vault. Damaged objects are left aside; where there is
+//! nothing else, keys are lost, and none are made in their place. To **wrap known keys again**,
+//! only those count that this host already uses.
 
 use std::collections::BTreeMap;
 
@@ -104,7 +105,8 @@ struct KeysHeld<'a, T> {
 
 /// Opens in each replica the first object of `keys_of` that can be opened and that `read` accepts.
 /// They must be the same in all replicas that hold the vault. A replica for which `keys_of` names
-/// only damaged objects does not count. `read` also returns what tells the same from others.
+/// only damaged objects does not count, unless there are no keys elsewhere: then this fails. `read`
+/// also returns what tells the same from others.
 fn take_over<G: Copy, T>(
     what: &str,
     remote: &Remote<'_>,
@@ -115,6 +117,8 @@ fn take_over<G: Copy, T>(
     let (mut held, mut first): (Vec<KeysHeld<'_, T>>, Option<Error>) = (Vec::new(), None);
     // Why those speak against it that hold the vault and no such keys.
     let mut against = Vec::new();
+    // Where there is nothing but damage.
+    let mut damaged: Vec<String> = Vec::new();
     // Each object is opened once: an identity may be a token that must be touched.
     let mut tried: BTreeMap<(String, &Bytes), Option<usize>> = BTreeMap::new();
     for reached in remote.witnesses() {
@@ -147,7 +151,7 @@ fn take_over<G: Copy, T>(
             None if keys.is_empty() && reached.holds_the_vault() => {
                 against.push(format!("{replica} holds the vault, and none of these keys"));
             }
-            None => {}
+            None => damaged.extend(keys.first().map(|(key, _)| format!("{key} in {replica}"))),
         }
     }
     let find_out = "find out with `lifeboat restore --replica` which one opens the backups";
@@ -163,6 +167,11 @@ fn take_over<G: Copy, T>(
     }
     match (held.pop(), first) {
         (None, Some(error)) => Err(error),
+        (None, None) if !damaged.is_empty() => {
+            Err(Error::integrity(format!("{what} has keys, but they are damaged: {}", damaged.join(", "))).hint(
+                "put a good copy back, such as an older version of the object, and run `lifeboat init` again; new keys open no backup that is there: delete the object only if there is none to lose",
+            ))
+        }
         (Some(held), _) if !against.is_empty() => Err(Error::integrity(format!(
             "{what} has keys in {} ({}), but {}",
             held.holders.join(" and in "),
