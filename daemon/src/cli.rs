@@ -79,6 +79,12 @@ pub(crate) enum Command {
         /// Name of the dataset
         dataset: Name,
     },
+    /// Ask the running daemon to back up a dataset that another host leads, and to lead it from then
+    /// on. Run `lifeboat takeover` instead: it shows who leads, and asks
+    Takeover {
+        /// Name of the dataset
+        dataset: Name,
+    },
     /// Ask the running daemon for the state of every dataset and replica
     Status,
 }

@@ -7,7 +7,7 @@
 //!   `limits.shutdown`, then it is cancelled. Whoever waits gets an answer. The metrics endpoint is
 //!   last. A second signal cancels at once.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -34,10 +34,10 @@ use crate::http;
 use crate::installation::Installation;
 use crate::live::Live;
 use crate::notify;
-use crate::run_report::RunReport;
 use crate::runner::{OBEY, Runner};
-use crate::scheduler::Scheduler;
+use crate::scheduler::{Cause, Scheduler};
 use crate::status::Ledger;
+use crate::turn::{Ended, Start};
 use crate::upkeep::Upkeep;
 use crate::words;
 
@@ -66,6 +66,8 @@ pub(crate) struct Daemon {
     run: Option<Run>,
     /// Who waits for the next run of a dataset.
     waiting: BTreeMap<Name, Vec<oneshot::Sender<Answer>>>,
+    /// Datasets that an operator wants this host to lead.
+    takeovers: BTreeSet<Name>,
     triggers: mpsc::Receiver<Trigger>,
     signals: Signals,
     endpoints: Endpoints,
@@ -76,7 +78,7 @@ struct Run {
     dataset: Name,
     progress: Arc<Progress>,
     cancel: CancellationToken,
-    task: JoinHandle<Result<RunReport>>,
+    task: JoinHandle<Result<Ended>>,
     waiting: Vec<oneshot::Sender<Answer>>,
 }
 
@@ -97,7 +99,7 @@ struct Endpoints {
 enum Event {
     Turn,
     Trigger(Trigger),
-    Ended(Box<Result<RunReport>>),
+    Ended(Box<Result<Ended>>),
     Reload,
     Stop,
 }
@@ -151,6 +153,7 @@ impl Daemon {
             upkeep,
             run: None,
             waiting: BTreeMap::new(),
+            takeovers: BTreeSet::new(),
             triggers,
             signals,
             endpoints,
@@ -170,6 +173,9 @@ impl Daemon {
                 Event::Turn => {}
                 Event::Trigger(trigger) => {
                     self.scheduler.request(&trigger.dataset);
+                    if trigger.start == Start::Takeover {
+                        self.takeovers.insert(trigger.dataset.clone());
+                    }
                     self.waiting.entry(trigger.dataset).or_default().push(trigger.answer);
                 }
                 Event::Ended(result) => self.ended(*result),
@@ -196,9 +202,14 @@ impl Daemon {
                 (self.runner.clone(), self.live.installation(), CancellationToken::new());
             let (name, stop, progress) = (dataset.clone(), cancel.clone(), Arc::<Progress>::default());
             let told = progress.clone();
-            let task = tokio::spawn(async move { runner.run(&installation, &name, &told, &stop).await });
-            notify::status(&format!("Backing up {dataset}"));
             let waiting = self.waiting.remove(&dataset).unwrap_or_default();
+            let start = match cause {
+                _ if self.takeovers.remove(&dataset) => Start::Takeover,
+                Cause::Trigger => Start::Asked,
+                Cause::Schedule | Cause::CatchUp => Start::Scheduled,
+            };
+            let task = tokio::spawn(async move { runner.start(&installation, &name, start, &told, &stop).await });
+            notify::status(&format!("Backing up {dataset}"));
             self.run = Some(Run { dataset, progress, cancel, task, waiting });
         }
         self.upkeep.turn(self.scheduler.running()).await;
@@ -224,11 +235,21 @@ impl Daemon {
         }
     }
 
-    fn ended(&mut self, result: Result<RunReport>) {
+    fn ended(&mut self, result: Result<Ended>) {
         self.scheduler.finished();
         let Some(run) = self.run.take() else { return };
+        let report = match result {
+            Ok(Ended::BackedUp(report)) => Ok(*report),
+            Ok(Ended::Left(again)) => {
+                if let Some(time) = again {
+                    self.scheduler.again(&run.dataset, time);
+                }
+                Err(Error::cancelled("the run").hint("ask again"))
+            }
+            Err(error) => Err(error),
+        };
         self.upkeep.want(&run.dataset);
-        let answer = Answer::from(result);
+        let answer = Answer::from(report);
         for waiting in run.waiting {
             // Whoever hung up does not want it any more.
             let _ = waiting.send(answer.clone());
@@ -311,7 +332,7 @@ impl Daemon {
     }
 
     /// Lets the run finish, then cancels it, then drops it.
-    async fn drain(&mut self) -> Result<RunReport> {
+    async fn drain(&mut self) -> Result<Ended> {
         let limit = self.live.installation().config.limits.shutdown;
         if let Some(run) = &self.run {
             tracing::info!(dataset = %run.dataset, seconds = limit.as_secs(), "waiting for the run to finish");
@@ -363,7 +384,7 @@ impl Daemon {
 }
 
 /// The end of the run. Never, if there is none.
-async fn end_of(run: &mut Option<Run>) -> Result<RunReport> {
+async fn end_of(run: &mut Option<Run>) -> Result<Ended> {
     match run {
         Some(run) => (&mut run.task).await.unwrap_or_else(|error| {
             Err(Error::failed(format!("the backup of {} was aborted", run.dataset))

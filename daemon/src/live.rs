@@ -199,6 +199,14 @@ impl StatusReport {
             };
             let future = if dataset.newest_in_future { " (its time lies in the FUTURE)" } else { "" };
             lines.push(format!("dataset {name}: {newest}{future}{partial}, {next}{failed}"));
+            if let Some(leader) = &status.led_by {
+                let needed = if status.takeover_needed {
+                    format!(", and has NOT BACKED UP in time: run `lifeboat takeover {name}` if it is gone")
+                } else {
+                    String::new()
+                };
+                lines.push(format!("dataset {name}: host {leader} backs it up{needed}"));
+            }
             if let Some(why) = &status.deletion_stopped {
                 lines.push(format!("dataset {name}: deletion is STOPPED, at least in part: {}", escape::line(why)));
             }

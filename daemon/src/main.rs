@@ -19,6 +19,7 @@ mod run_report;
 mod runner;
 mod scheduler;
 mod status;
+mod turn;
 mod upkeep;
 mod words;
 

@@ -170,6 +170,18 @@ fn backups(page: &Page, snapshot: &Snapshot<'_>) -> prometheus::Result<()> {
         each(|status| f64::from(u8::from(status.deletion_stopped.is_some()))),
     )?;
     page.gauge(
+        "lifeboat_dataset_led",
+        "1 if this host backs the dataset up, 0 if another one does and this host is its deputy.",
+        &label,
+        each(|status| f64::from(u8::from(status.led_by.is_none()))),
+    )?;
+    page.gauge(
+        "lifeboat_takeover_needed",
+        "1 if the host that backs the dataset up has not done so in time, and only an operator may let this one take over.",
+        &label,
+        each(|status| f64::from(u8::from(status.takeover_needed))),
+    )?;
+    page.gauge(
         "lifeboat_vault_stored_bytes",
         "Bytes of the packs that snapshots need, in each complete replica, at the daemon's last prune. 0: not pruned yet.",
         &label,

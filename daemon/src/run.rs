@@ -28,6 +28,7 @@ use crate::installation::Installation;
 use crate::log;
 use crate::runner::Runner;
 use crate::status::Ledger;
+use crate::turn::{Ended, Start};
 
 /// Runs the command line `arguments`, program name first.
 pub(crate) fn run(arguments: impl Iterator<Item = OsString>) -> ExitCode {
@@ -71,6 +72,7 @@ fn execute(cli: Cli) -> Result<()> {
             (Some(command), None) => {
                 let request = match command {
                     Command::Trigger { dataset } => Request::Trigger { dataset },
+                    Command::Takeover { dataset } => Request::Takeover { dataset },
                     Command::Status => Request::Status {},
                 };
                 let (report, summary) = ask(&config.control_socket, &request).await?;
@@ -115,7 +117,11 @@ async fn once(config: Config, datasets: Vec<Name>, json: bool, clock: SharedCloc
     let runner = Runner { ledger: Arc::new(Ledger::open(&state, &datasets)), state, clock, tools: tool_environment() };
     let mut worst: Option<Error> = None;
     for dataset in &datasets {
-        let run = runner.run(&installation, dataset, &Arc::default(), &cancel).await;
+        let run = match runner.start(&installation, dataset, Start::Asked, &Arc::default(), &cancel).await {
+            Ok(Ended::BackedUp(report)) => Ok(*report),
+            Ok(Ended::Left(_)) => Err(Error::cancelled(&format!("the backup of {dataset}"))),
+            Err(error) => Err(error),
+        };
         let partial = run.as_ref().ok().and_then(|report| report.backup.partial());
         match run {
             Ok(report) => {

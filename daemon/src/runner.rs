@@ -24,6 +24,7 @@ use lifeboat_engine::format::id::Name;
 use lifeboat_engine::is_future;
 use lifeboat_engine::keep::catch_up::{ReplicaState, catch_up};
 use lifeboat_engine::keep::prune::{Prune, PruneOutcome};
+use lifeboat_engine::lead::lease;
 use lifeboat_engine::state::StateDirectory;
 use tokio_util::sync::CancellationToken;
 use tracing::Instrument;
@@ -229,9 +230,17 @@ impl Runner {
             cancel: cancel.clone(),
         };
         tracing::info!("backup of {} started", dataset.name);
+        let lead = self.lead(installation, dataset);
+        let lease = async {
+            match dataset.hosts.len() {
+                0 | 1 => std::future::pending().await,
+                _ => lease::keep(&lead).await,
+            }
+        };
         tokio::select! {
             result = backup.run() => result,
             never = tell(&dataset.name, progress) => match never {},
+            never = lease => match never {},
         }
     }
 

@@ -98,6 +98,13 @@ impl Scheduler {
         Some((dataset, cause))
     }
 
+    /// Starts `dataset` at `time`, if nothing else starts it before.
+    pub(crate) fn again(&mut self, dataset: &Name, time: DateTime<Utc>) {
+        if let Some(entry) = self.entries.get_mut(dataset) {
+            entry.due = Some(entry.due.map_or(time, |due| due.min(time)));
+        }
+    }
+
     /// The run has ended.
     pub(crate) fn finished(&mut self) {
         self.running = None;

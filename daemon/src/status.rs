@@ -57,6 +57,10 @@ pub(crate) struct DatasetStatus {
     pub failures: u64,
     /// Runs of which nobody knows whether they were committed.
     pub unknown: u64,
+    /// The host that backs this dataset up, if it is not this one.
+    pub led_by: Option<Name>,
+    /// That host has not backed up when it should have, and only an operator may let this one.
+    pub takeover_needed: bool,
     /// Why the last prune deleted nothing, or nothing in some replica, if so.
     pub deletion_stopped: Option<String>,
     /// Snapshots that prune removed.

@@ -107,6 +107,7 @@ pub mod config;
 pub mod drill;
 pub mod keep;
 pub mod keys;
+pub mod lead;
 mod renewal;
 pub mod restore;
 mod rows;

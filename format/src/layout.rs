@@ -192,6 +192,12 @@ pub fn parse_act(dataset: &Name, key: &str) -> Option<u64> {
     (act(dataset, number) == key).then_some(number)
 }
 
+/// The lease of the host that works on a dataset.
+#[must_use]
+pub fn lease(dataset: &Name) -> String {
+    format!("{DATASETS}{dataset}/lease")
+}
+
 /// A record of this type.
 #[must_use]
 pub fn record(dataset: &Name, of: RecordType, id: &SnapshotId) -> String {

@@ -32,6 +32,7 @@ pub mod index;
 pub mod info;
 pub mod keyring;
 pub mod layout;
+pub mod lease;
 pub mod manifest;
 pub mod map;
 pub mod pack;

@@ -4,7 +4,9 @@ use std::ffi::OsString;
 
 use clap::{CommandFactory, FromArgMatches, Parser, Subcommand};
 
-use crate::commands::{check, completions, drill, init, list, man, prune, repair, restore, show, trigger, verify};
+use crate::commands::{
+    check, completions, drill, init, list, man, prune, repair, restore, show, takeover, trigger, verify,
+};
 use crate::exit;
 use crate::flags::Globals;
 
@@ -32,6 +34,7 @@ pub(crate) enum Command {
     Init(init::Args),
     Check(check::Args),
     Trigger(trigger::Args),
+    Takeover(takeover::Args),
     Completions(completions::Args),
     Man(man::Args),
 }

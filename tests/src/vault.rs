@@ -366,7 +366,8 @@ fn dataset(text: &str) -> Dataset {
         chunk_size: 64 << 10,
         dedup: Dedup::Rows,
         compression: Compression::Auto,
-        standby_recipients: Vec::new(),
+        hosts: Vec::new(),
+        takeover_after: Duration::from_secs(15 * 60),
         drill: DrillConfig { level: ProofLevel::Fetched, queries: Vec::new(), server_directories: Vec::new() },
     }
 }

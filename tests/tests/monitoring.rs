@@ -10,7 +10,6 @@ use std::process::Command;
 const METRICS: &[&str] = &[
     "lifeboat_backup_deduplicated_bytes",
     "lifeboat_backup_doubtful_times",
-    "lifeboat_deletion_stopped",
     "lifeboat_backup_duration_seconds",
     "lifeboat_backup_last_attempt_timestamp_seconds",
     "lifeboat_backup_last_status",
@@ -20,6 +19,8 @@ const METRICS: &[&str] = &[
     "lifeboat_backup_skipped_databases",
     "lifeboat_backup_stored_bytes",
     "lifeboat_build_info",
+    "lifeboat_dataset_led",
+    "lifeboat_deletion_stopped",
     "lifeboat_drill_last_attempt_timestamp_seconds",
     "lifeboat_drill_last_level",
     "lifeboat_drill_last_status",
@@ -30,6 +31,7 @@ const METRICS: &[&str] = &[
     "lifeboat_replica_last_complete_timestamp_seconds",
     "lifeboat_replica_up",
     "lifeboat_schedule_expected_interval_seconds",
+    "lifeboat_takeover_needed",
 ];
 
 fn config() -> PathBuf {

@@ -26,6 +26,7 @@ use tokio_util::task::TaskTracker;
 
 use self::protocol::{Answer, Request};
 use crate::live::Live;
+use crate::turn::Start;
 
 const LONGEST_REQUEST: u64 = 4096;
 const TIME_TO_ASK: Duration = Duration::from_secs(10);
@@ -35,6 +36,7 @@ const CONNECTIONS: usize = 32;
 /// A run that somebody waits for.
 pub(crate) struct Trigger {
     pub dataset: Name,
+    pub start: Start,
     pub answer: oneshot::Sender<Answer>,
 }
 
@@ -131,13 +133,18 @@ async fn converse(
 async fn respond(line: &[u8], live: &Live, triggers: &mpsc::Sender<Trigger>) -> Answer {
     match serde_json::from_slice(line) {
         Ok(Request::Status {}) => live.report().into(),
-        Ok(Request::Trigger { dataset }) => {
+        Ok(request @ (Request::Trigger { .. } | Request::Takeover { .. })) => {
+            let (dataset, start) = match request {
+                Request::Takeover { dataset } => (dataset, Start::Takeover),
+                Request::Trigger { dataset } => (dataset, Start::Asked),
+                Request::Status {} => return live.report().into(),
+            };
             if let Err(error) = live.installation().dataset(&dataset) {
                 return error.into();
             }
             let (answer, answered) = oneshot::channel();
             let ended = || Error::failed("lifeboatd is stopping").hint("ask again when it has started again").into();
-            match triggers.send(Trigger { dataset, answer }).await {
+            match triggers.send(Trigger { dataset, start, answer }).await {
                 Ok(()) => answered.await.unwrap_or_else(|_| ended()),
                 Err(_) => ended(),
             }

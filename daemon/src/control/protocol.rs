@@ -17,6 +17,11 @@ pub(crate) enum Request {
         /// Its name.
         dataset: Name,
     },
+    /// Back up now, although another host leads, and lead from then on.
+    Takeover {
+        /// Its name.
+        dataset: Name,
+    },
     /// Report the state of every dataset and replica.
     Status {},
 }

@@ -453,13 +453,8 @@ pub(crate) fn sign_encrypted(
     keys: &HostKeys,
 ) -> Result<SignedObject> {
     let mut readers = vec![keys.operations.to_public(), keys.dataset(&dataset.name)?.recipient.clone()];
-    for standby in &dataset.standby_recipients {
-        let recipient = standby.parse().map_err(|why: &str| {
-            Error::configuration(format!("dataset {}: standby recipient {standby} is not usable: {why}", dataset.name))
-                .hint("use operations_recipient from hosts/<host>.json of the standby host")
-        })?;
-        readers.push(recipient);
-    }
+    let others = keys.others.iter().filter(|(host, _)| dataset.hosts.contains(host));
+    readers.extend(others.map(|(_, identity)| identity.to_public()));
     let sealed = crypt::encrypt(readers.iter().map(|reader| reader as &dyn Recipient), plaintext)
         .context(Class::Keys, || format!("cannot encrypt {key}"))?;
     sign_plain(key, sealed, &keys.vault, &keys.signer)

@@ -157,7 +157,7 @@ impl Inventory {
                 } else {
                     self.unfinished.insert(key.to_owned());
                 }
-            } else if !layout::is_signature(key) {
+            } else if !layout::is_signature(key) && key != layout::lease(dataset) {
                 self.strangers.push(key.to_owned());
             }
         }

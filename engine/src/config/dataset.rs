@@ -6,6 +6,7 @@ use std::time::Duration;
 use lifeboat_base::settings::{Section, SettingsReader, Text, units};
 use lifeboat_databases::Source;
 use lifeboat_databases::registry;
+use lifeboat_format::id::Name;
 use lifeboat_store::ReplicaConfig;
 use toml::Spanned;
 
@@ -24,6 +25,7 @@ pub(crate) fn validate(
     source: Option<Section<'_>>,
     replicas: &[ReplicaConfig],
     longest_run: Duration,
+    host: Option<&Name>,
 ) -> Option<Dataset> {
     let raw = raw.into_inner();
     let home_region = v.filled(&raw.home_region)?;
@@ -34,16 +36,7 @@ pub(crate) fn validate(
             "add a replica in another region, so that a copy survives the loss of this one",
         );
     }
-    for standby in &raw.standby_recipients {
-        if standby.get_ref().parse::<age::x25519::Recipient>().is_err() {
-            let problem = "this is not an operations recipient";
-            v.findings.add(
-                standby.span(),
-                problem,
-                "use operations_recipient from hosts/<host>.json of the standby host",
-            );
-        }
-    }
+    let hosts = hosts(v, &raw.hosts, host);
     let source = source.and_then(|section| registry::source(section, v));
     let retention = Retention {
         keep_last: raw.retention.keep_last,
@@ -76,9 +69,25 @@ pub(crate) fn validate(
         chunk_size,
         dedup: raw.dedup.unwrap_or(defaults::DEDUP),
         compression,
-        standby_recipients: raw.standby_recipients.into_iter().map(Spanned::into_inner).collect(),
+        hosts,
+        takeover_after: v.unit(raw.takeover_after.as_ref(), units::duration).unwrap_or(defaults::TAKEOVER_AFTER),
         drill,
     })
+}
+
+/// The hosts of a dataset, if they are named. This host is one of them.
+fn hosts(v: &mut SettingsReader<'_>, texts: &[Text], host: Option<&Name>) -> Vec<Name> {
+    let hosts: Vec<Name> = texts.iter().filter_map(|text| name(v, text)).collect();
+    for (at, text) in texts.iter().enumerate() {
+        if texts[..at].iter().any(|before| before.get_ref() == text.get_ref()) {
+            v.findings.add(text.span(), format!("host `{}` is named twice", text.get_ref()), "name it once");
+        }
+    }
+    if let (Some(host), Some(first)) = (host.filter(|host| !hosts.is_empty() && !hosts.contains(host)), texts.first()) {
+        let problem = format!("this host, `{host}`, is none of the hosts of this dataset");
+        v.findings.add(first.span(), problem, "add it, or leave this dataset out of this host's configuration");
+    }
+    hosts
 }
 
 fn compression(v: &mut SettingsReader<'_>, raw: Option<&Spanned<RawCompression>>) -> Compression {

@@ -72,6 +72,12 @@ impl Config {
         lifeboat_store::open_all(&self.replicas, &self.vault_prefix, clock).await
     }
 
+    /// Whether any two commits meet in a replica, so that two hosts never commit beside each other.
+    #[must_use]
+    pub fn commits_meet(&self) -> bool {
+        2 * self.min_replicas > self.replicas.len()
+    }
+
     /// The dataset of that name.
     #[must_use]
     pub fn dataset(&self, name: &Name) -> Option<&Dataset> {
@@ -174,10 +180,20 @@ pub struct Dataset {
     pub dedup: Dedup,
     /// The zstd level, 1 to 19, or automatic.
     pub compression: Compression,
-    /// Operations recipients (`age1…`) of other hosts that may take over this dataset.
-    pub standby_recipients: Vec<String>,
+    /// The hosts that back this dataset up, in the order in which they take over; this one is among
+    /// them. Empty: only this host does. See [`crate::lead`].
+    pub hosts: Vec<Name>,
+    /// A host takes over if the one before it has committed nothing this long after a start.
+    pub takeover_after: Duration,
     /// What a drill must reach, and how.
     pub drill: DrillConfig,
+}
+
+impl Dataset {
+    /// The other hosts that back this dataset up.
+    pub fn other_hosts<'a>(&'a self, host: &'a Name) -> impl Iterator<Item = &'a Name> {
+        self.hosts.iter().filter(move |other| *other != host)
+    }
 }
 
 /// Which snapshots are kept. A snapshot stays if any rule keeps it. Without rules, all stay.

@@ -104,7 +104,8 @@ pub(crate) struct RawDataset {
     pub dedup: Option<Dedup>,
     pub compression: Option<Spanned<RawCompression>>,
     #[serde(default)]
-    pub standby_recipients: Vec<Text>,
+    pub hosts: Vec<Text>,
+    pub takeover_after: Option<Text>,
     #[serde(default)]
     pub retention: RawRetention,
     #[serde(default)]

@@ -30,11 +30,12 @@ pub(crate) fn config(v: &mut SettingsReader<'_>, raw: RawConfig, sources: Vec<Op
     }
     unique(v, "replica", replicas.iter().map(|replica| &replica.name));
     replica::apart(v, &replicas);
+    let host = raw.host.get_ref().parse::<Name>().ok();
     let mut datasets: Vec<_> = raw
         .dataset
         .into_iter()
         .zip(sources)
-        .filter_map(|(raw, source)| dataset::validate(v, raw, source, &replicas, limits.longest_run()))
+        .filter_map(|(raw, source)| dataset::validate(v, raw, source, &replicas, limits.longest_run(), host.as_ref()))
         .collect();
     unique(v, "dataset", datasets.iter().map(|dataset| &dataset.name));
     let min_replicas = match raw.min_replicas {

@@ -39,6 +39,9 @@ pub(crate) struct Bundle {
     pub drill_recipient: Option<String>,
     pub drill_signer: Option<String>,
     pub datasets: BTreeMap<Name, BundledDataset>,
+    /// The operations identities of other hosts that back up the same datasets.
+    #[serde(default)]
+    others: BTreeMap<Name, String>,
 }
 
 #[derive(Serialize, Deserialize)]
@@ -57,6 +60,7 @@ impl Drop for Bundle {
     fn drop(&mut self) {
         self.operations.zeroize();
         self.signer.zeroize();
+        self.others.values_mut().for_each(Zeroize::zeroize);
     }
 }
 
@@ -113,6 +117,7 @@ impl Bundle {
             drill_recipient: None,
             drill_signer: None,
             datasets: BTreeMap::new(),
+            others: BTreeMap::new(),
         })
     }
 
@@ -147,6 +152,25 @@ impl Bundle {
 
     pub(crate) fn operations(&self) -> Result<age::x25519::Identity> {
         self.operations.parse().map_err(|_| Error::keys("the operations identity in the host keys is damaged"))
+    }
+
+    /// Whether the operations identity of another host is there.
+    pub(crate) fn knows(&self, host: &Name) -> bool {
+        self.others.contains_key(host)
+    }
+
+    /// Takes in the operations identity of another host.
+    pub(crate) fn know(&mut self, host: &Name, identity: &age::x25519::Identity) {
+        self.others.insert(host.clone(), identity.to_string().expose_secret().to_owned());
+    }
+
+    /// The operations identities of other hosts.
+    pub(crate) fn others(&self) -> Result<BTreeMap<Name, age::x25519::Identity>> {
+        let parse = |(host, text): (&Name, &String)| match text.parse() {
+            Ok(identity) => Ok((host.clone(), identity)),
+            Err(_) => Err(Error::keys(format!("the operations identity of host {host} in the host keys is damaged"))),
+        };
+        self.others.iter().map(parse).collect()
     }
 
     pub(crate) fn signer(&self) -> Result<Signer> {

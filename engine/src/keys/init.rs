@@ -120,6 +120,7 @@ pub async fn init(
             found.insert(dataset, secrets);
         }
     }
+    know_other_hosts(config, &mut bundle, &remote, options, &mut notes)?;
     make_drill_keys(config, &mut bundle, &mut files)?;
     let granted = granted(config, &bundle);
     let mut rewrapped = BTreeSet::new();
@@ -208,6 +209,29 @@ fn new_bundle(config: &Config, vault: &VaultInfo, remote: &Remote<'_>, options: 
     let found = takeover::operations_identity(&config.host, remote, &options.identities)?;
     let operations = found.unwrap_or_else(age::x25519::Identity::generate);
     Bundle::new(vault.vault.clone(), &operations, &Signer::generate()?)
+}
+
+/// Takes in the operations identities of the other hosts of datasets, so that this host reads what
+/// they write. A host that was set up before them needs none: they write for it, too.
+fn know_other_hosts(
+    config: &Config,
+    bundle: &mut Bundle,
+    remote: &Remote<'_>,
+    options: &InitOptions,
+    notes: &mut Vec<String>,
+) -> Result<()> {
+    let others: BTreeSet<&Name> =
+        config.datasets.iter().flat_map(|dataset| dataset.other_hosts(&config.host)).collect();
+    for host in others {
+        if options.identities.is_empty() || bundle.knows(host) {
+            continue;
+        }
+        match takeover::operations_identity(host, remote, &options.identities)? {
+            Some(identity) => bundle.know(host, &identity),
+            None => notes.push(format!("host {host} has no keys in the vault yet: run `lifeboat init` on it, too")),
+        }
+    }
+    Ok(())
 }
 
 /// Makes the keyring object of this host: its operations identity, encrypted to the masters.

@@ -40,6 +40,9 @@ pub struct HostKeys {
     pub host_key: HostKey,
     /// Opens this host's manifests and index segments.
     pub operations: age::x25519::Identity,
+    /// The operations identities of other hosts that back up the same datasets: they open what
+    /// these hosts wrote.
+    pub others: BTreeMap<Name, age::x25519::Identity>,
     /// Signs snapshots and prune records.
     pub signer: Signer,
     /// The keys of each dataset that this host backs up.
@@ -84,6 +87,7 @@ impl HostKeys {
         let drill_signers = config.trusted_drill_signers.iter().chain(&bundle.drill_signer);
         Ok(Self {
             operations: bundle.operations()?,
+            others: bundle.others()?,
             datasets: bundle.dataset_keys()?,
             trusted_drill_signers: parse_signers(drill_signers)?,
             vault: bundle.vault.clone(),
@@ -108,7 +112,10 @@ impl HostKeys {
     #[must_use]
     pub fn reader(&self) -> ReaderKeys {
         ReaderKeys {
-            identities: vec![Arc::new(self.operations.clone())],
+            identities: std::iter::once(&self.operations)
+                .chain(self.others.values())
+                .map(|identity| Arc::new(identity.clone()) as SharedIdentity)
+                .collect(),
             trusted_signers: self.trusted_signers.clone(),
             trusted_drill_signers: self.trusted_drill_signers.clone(),
         }

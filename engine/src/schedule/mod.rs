@@ -92,6 +92,31 @@ impl Schedule {
         }
     }
 
+    /// The last fire at or before `time`, without jitter. `None` if there is none in the year
+    /// before.
+    #[must_use]
+    pub fn last_before(&self, time: DateTime<Utc>) -> Option<DateTime<Utc>> {
+        let mut window = TimeDelta::hours(1);
+        while window <= TimeDelta::days(366) {
+            let mut last = None;
+            let mut from = time.checked_sub_signed(window)?;
+            while let Some(fire) = self.next_after(from).filter(|fire| *fire <= time) {
+                (last, from) = (Some(fire), fire);
+            }
+            if last.is_some() {
+                return last;
+            }
+            window = window * 2;
+        }
+        None
+    }
+
+    /// Each run starts later than its fire by less than this.
+    #[must_use]
+    pub fn jitter(&self) -> Duration {
+        self.jitter
+    }
+
     /// The longest time between two consecutive fires, so that an alert on a late backup knows what
     /// to expect. It looks at the 35 days after `time`, and at no fewer than eight fires.
     #[must_use]

@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use lifeboat_engine::base::escape;
 use lifeboat_engine::clock::SharedClock;
-use lifeboat_engine::config::{Config, ReplicaConfig, ReplicaKind};
+use lifeboat_engine::config::{Config, Dataset, ReplicaConfig, ReplicaKind};
 use lifeboat_engine::databases::{ToolFound, WorkContext, registry};
 use lifeboat_engine::format::info::{MAX_VAULT_INFO_BYTES, VaultInfo};
 use lifeboat_engine::format::layout;
@@ -288,8 +288,39 @@ impl Checked {
         }
     }
 
+    /// Whether the other hosts of a dataset can take over, and be kept from committing beside this
+    /// one.
+    fn judge_deputies(&mut self, config: &Config, dataset: &Dataset) {
+        let name = &dataset.name;
+        if dataset.hosts.len() < 2 {
+            return;
+        }
+        if !config.commits_meet() {
+            self.weak.push(format!(
+                "dataset {name} has deputies, but min_replicas is not more than half of the replicas: two hosts could commit beside each other, so no takeover is automatic; raise min_replicas, or add a replica"
+            ));
+        }
+        if config.keys.trusted_signers.is_empty() {
+            self.weak.push(format!(
+                "dataset {name} is backed up by other hosts, too, and none of their signers is trusted here; add them to trusted_signers"
+            ));
+        }
+        let careless = self.replicas.iter().filter(|replica| replica.conditional_writes == Some(false));
+        let careless: Vec<String> = careless.map(|replica| replica.replica.clone()).collect();
+        if !careless.is_empty() {
+            self.broken(
+                Class::Configuration,
+                format!(
+                    "dataset {name} cannot have a deputy: {} ignores conditional writes, so two hosts could overwrite each other's acts; leave `hosts` out, or use another store",
+                    careless.join(", ")
+                ),
+            );
+        }
+    }
+
     fn judge_datasets(&mut self, config: &Config) {
         for dataset in &config.datasets {
+            self.judge_deputies(config, dataset);
             let name = &dataset.name;
             if dataset.objectives.rpo.is_none() || dataset.objectives.rto.is_none() {
                 self.weak.push(format!(

@@ -11,5 +11,6 @@ pub(crate) mod prune;
 pub(crate) mod repair;
 pub(crate) mod restore;
 pub(crate) mod show;
+pub(crate) mod takeover;
 pub(crate) mod trigger;
 pub(crate) mod verify;

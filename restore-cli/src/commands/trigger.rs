@@ -47,7 +47,12 @@ pub(crate) async fn run(args: &Args, session: &Session) -> Result<()> {
         return Err(Error::usage(format!("the configuration has no dataset {}", args.dataset))
             .hint(format!("it has: {}", names.join(", "))));
     }
-    let answer = ask(&config.control_socket, &args.dataset);
+    ask_and_show(&config.control_socket, "trigger", &args.dataset, session).await
+}
+
+/// Asks the daemon for a run, waits for it, and shows its report.
+pub(crate) async fn ask_and_show(socket: &Path, command: &str, dataset: &Name, session: &Session) -> Result<()> {
+    let answer = ask(socket, command, dataset);
     let report = session.cancellable("waiting for lifeboatd (whose run goes on)", answer).await?;
     session.out.result(&Report(report.clone()))?;
     if let Some(error) = stopped(&report) {
@@ -73,14 +78,14 @@ fn stopped(report: &Value) -> Option<Error> {
 }
 
 /// Sends the command and waits as long as the run takes.
-async fn ask(socket: &Path, dataset: &Name) -> Result<Value> {
+async fn ask(socket: &Path, command: &str, dataset: &Name) -> Result<Value> {
     let unreachable = |error: std::io::Error| {
         Error::failed(format!("lifeboatd does not answer on {}", socket.display())).because(error).hint(
             "run `systemctl start lifeboatd`, and run this as root or as a member of the daemon's group; or back up without it: `lifeboatd --once`",
         )
     };
     let mut stream = UnixStream::connect(socket).await.map_err(unreachable)?;
-    let line = format!("{}\n", json!({ "command": "trigger", "dataset": dataset }));
+    let line = format!("{}\n", json!({ "command": command, "dataset": dataset }));
     stream.write_all(line.as_bytes()).await.map_err(unreachable)?;
     let mut answer = String::new();
     BufReader::new(stream.take(LONGEST_ANSWER)).read_line(&mut answer).await.map_err(unreachable)?;
@@ -161,7 +166,7 @@ mod tests {
             stream.write_all(b"{\"ok\":true,\"report\":{\"snapshot\":\"s1\",\"raw_bytes\":2048}}\n").await.unwrap();
             line
         });
-        let report = ask(&socket, &shop()).await.unwrap();
+        let report = ask(&socket, "trigger", &shop()).await.unwrap();
         assert_eq!(daemon.await.unwrap(), "{\"command\":\"trigger\",\"dataset\":\"shop\"}\n");
         let text = Report(report).to_string();
         assert!(text.contains("s1") && text.contains("2.0 KiB") && !text.contains("took"), "{text}");
@@ -171,14 +176,14 @@ mod tests {
     async fn a_daemon_that_is_away_or_hangs_up_is_a_clear_error() {
         let place = tempfile::tempdir().unwrap();
         let socket = place.path().join("control.sock");
-        let error = ask(&socket, &shop()).await.unwrap_err();
+        let error = ask(&socket, "trigger", &shop()).await.unwrap_err();
         assert!(error.hint_text().unwrap().contains("systemctl start lifeboatd"));
         let listener = UnixListener::bind(&socket).unwrap();
         tokio::spawn(async move {
             let (stream, _) = listener.accept().await.unwrap();
             BufReader::new(stream).read_line(&mut String::new()).await.unwrap();
         });
-        let error = ask(&socket, &shop()).await.unwrap_err();
+        let error = ask(&socket, "trigger", &shop()).await.unwrap_err();
         assert!(error.message().contains("without an answer"), "{error:?}");
     }
 

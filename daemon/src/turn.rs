@@ -1,0 +1,147 @@
+//! Whose turn a start is, where several hosts back a dataset up.
+//!
+//! A deputy that leaves a start to the leader takes in when the newest snapshot was made, so that
+//! its own metrics tell the age of the data, too.
+
+use std::sync::Arc;
+
+use chrono::{DateTime, Utc};
+use lifeboat_engine::backup::Progress;
+use lifeboat_engine::base::{Error, Result};
+use lifeboat_engine::config::Dataset;
+use lifeboat_engine::format::id::Name;
+use lifeboat_engine::is_future;
+use lifeboat_engine::lead::{Lead, Leadership, Turn};
+use tokio_util::sync::CancellationToken;
+
+use crate::installation::Installation;
+use crate::run_report::RunReport;
+use crate::runner::Runner;
+
+/// Who wants a run.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Start {
+    /// The schedule. A deputy leaves it to the leader.
+    Scheduled,
+    /// An operator. A deputy refuses.
+    Asked,
+    /// An operator who knows that the leader is gone, or is to lead no more.
+    Takeover,
+}
+
+/// How a start ended.
+pub(crate) enum Ended {
+    /// This host has backed up.
+    BackedUp(Box<RunReport>),
+    /// That was left to another host. Look again at this time, if there is one.
+    Left(Option<DateTime<Utc>>),
+}
+
+impl Runner {
+    /// Backs `dataset` up if it is this host's turn.
+    ///
+    /// # Errors
+    /// No snapshot was committed. The error is logged and remembered already, but for the refusal
+    /// of a deputy.
+    pub(crate) async fn start(
+        &self,
+        installation: &Installation,
+        dataset: &Name,
+        start: Start,
+        progress: &Arc<Progress>,
+        cancel: &CancellationToken,
+    ) -> Result<Ended> {
+        let (of, mut takes_over) = (installation.dataset(dataset)?, false);
+        if of.hosts.len() > 1 && start != Start::Takeover {
+            let lead = self.lead(installation, of);
+            let looked = tokio::select! {
+                looked = lead.look() => looked,
+                () = cancel.cancelled() => return Ok(Ended::Left(None)),
+            };
+            match looked {
+                Ok(found) => {
+                    let turn = found.turn(&installation.config, of, self.clock.now());
+                    tracing::debug!(%dataset, leader = %found.leader, ?turn, "whose turn it is");
+                    self.note(installation, dataset, &found, &turn);
+                    match turn {
+                        Turn::Ours => {}
+                        _ if start == Start::Asked => return Err(found.not_ours(dataset)),
+                        Turn::TakeOver => {
+                            takes_over = true;
+                            tracing::warn!(%dataset, leader = %found.leader, "The leader has not backed up: this host takes over");
+                        }
+                        Turn::Theirs(again) => return Ok(Ended::Left(again)),
+                        Turn::AskOperator => {
+                            tracing::error!(
+                                %dataset,
+                                leader = %found.leader,
+                                "The leader has not backed up, and this host must not take over by itself: run `lifeboat takeover {dataset}` if it is gone"
+                            );
+                            return Ok(Ended::Left(None));
+                        }
+                    }
+                }
+                // A leader tries: its run says best what is wrong.
+                Err(error) if self.ledger.get(dataset).led_by.is_some() => {
+                    tracing::warn!(%dataset, error = %error.chain(), "A deputy cannot see who backs up");
+                    let again = chrono::TimeDelta::from_std(of.takeover_after).ok();
+                    return Ok(Ended::Left(again.map(|wait| self.clock.now() + wait)));
+                }
+                Err(_) => {}
+            }
+        }
+        if of.hosts.len() > 1 && (start == Start::Takeover || takes_over) {
+            check_stores(installation, dataset).await?;
+        }
+        let report = self.run(installation, dataset, progress, cancel).await?;
+        if of.hosts.len() > 1 {
+            self.remember(dataset, |status| (status.led_by, status.takeover_needed) = (None, false));
+        }
+        Ok(Ended::BackedUp(Box::new(report)))
+    }
+
+    pub(crate) fn lead<'a>(&'a self, installation: &'a Installation, dataset: &'a Dataset) -> Lead<'a> {
+        Lead {
+            config: &installation.config,
+            dataset,
+            keys: &installation.keys,
+            replicas: &installation.replicas,
+            state: &self.state,
+            clock: self.clock.clone(),
+        }
+    }
+
+    fn note(&self, installation: &Installation, dataset: &Name, found: &Leadership, turn: &Turn) {
+        let led_by = Some(&found.leader).filter(|leader| **leader != installation.config.host).cloned();
+        let newest = found.newest.as_ref().map(|newest| newest.snapshot.time());
+        let newest = newest.filter(|time| !is_future(*time, self.clock.now(), &installation.config.limits));
+        self.remember(dataset, |status| {
+            status.takeover_needed = *turn == Turn::AskOperator;
+            if led_by.is_some() {
+                status.last_success = newest.or(status.last_success);
+            }
+            status.led_by = led_by;
+        });
+    }
+
+    /// Remembers, unless another program works on the dataset.
+    fn remember(&self, dataset: &Name, change: impl FnOnce(&mut crate::status::DatasetStatus)) {
+        if let Ok(_lock) = self.state.lock_dataset(dataset) {
+            self.ledger.update(dataset, change);
+        }
+    }
+}
+
+/// Refuses a takeover where a store does not keep two hosts apart.
+async fn check_stores(installation: &Installation, dataset: &Name) -> Result<()> {
+    let probes = installation.replicas.iter().map(async |replica| (replica.name(), replica.probe(true).await));
+    for (name, probed) in futures::future::join_all(probes).await {
+        if probed.is_ok_and(|probe| probe.conditional_writes == Some(false)) {
+            return Err(Error::configuration(format!(
+                "dataset {dataset} cannot have a deputy: replica {name} ignores conditional writes, so two hosts could overwrite each other's acts"
+            ))
+            .hint("leave `hosts` out of the dataset and let one host back it up, or use another store"));
+        }
+    }
+    Ok(())
+}
