@@ -34,8 +34,8 @@ pub(crate) struct ClockWitnesses {
 }
 
 impl ClockWitnesses {
-    /// What the last answers of `replicas` told. Clocks may differ by `skew`; a replica whose answer
-    /// does not tell whether they do is silent.
+    /// What the last answers of `replicas` told. Clocks may differ by `skew`; a replica whose
+    /// answer does not tell whether they differ by more is silent.
     pub(crate) fn of(replicas: &[SharedReplica], skew: Duration) -> Self {
         let skew = TimeDelta::from_std(skew).unwrap_or(TimeDelta::MAX);
         let mut witnesses = Self::default();

@@ -39,11 +39,13 @@ struct Told {
     earliest: DateTime<Utc>,
     /// It may have been later by this.
     uncertain: TimeDelta,
-    /// When the answer arrived, by [`Clock::elapsed_with_sleep`](lifeboat_base::clock::Clock::elapsed_with_sleep).
+    /// When the answer arrived, as [`SentAt`] counts.
     at: Duration,
 }
 
-/// When a request was sent, by [`Clock::elapsed_with_sleep`](lifeboat_base::clock::Clock::elapsed_with_sleep).
+/// When a request was sent, by [`Clock::elapsed_with_sleep`].
+///
+/// [`Clock::elapsed_with_sleep`]: lifeboat_base::clock::Clock::elapsed_with_sleep
 #[derive(Debug)]
 struct SentAt(Duration);
 
