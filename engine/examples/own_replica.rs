@@ -38,8 +38,8 @@ impl Replica for Counting {
         self.inner.region()
     }
 
-    fn clock_offset(&self) -> Option<TimeDelta> {
-        self.inner.clock_offset()
+    fn clock_offset(&self, tolerance: TimeDelta) -> Option<TimeDelta> {
+        self.inner.clock_offset(tolerance)
     }
 
     async fn put_new(&self, key: &str, body: Bytes) -> Result<(), ReplicaError> {

@@ -11,7 +11,9 @@ use std::sync::mpsc;
 use std::time::{Duration, Instant};
 
 use lifeboat_engine::clock::{Clock, SystemClock};
-use lifeboat_tests::vault::{DATASET, MemorySource, TestVault, files_below, noise};
+use lifeboat_engine::format::id::SnapshotId;
+use lifeboat_engine::format::layout;
+use lifeboat_tests::vault::{DATASET, MemorySource, TestVault, files_below, name, noise};
 use serde_json::Value;
 
 /// For `faketime`.
@@ -326,6 +328,33 @@ async fn a_drill_that_cannot_publish_keeps_its_report_in_a_file() {
     let file = said["file"].as_str().unwrap();
     assert!(file.starts_with(place.path("drill-state/drills/shop").to_str().unwrap()), "{file}");
     assert!(Path::new(file).is_file() && !Path::new(&format!("{file}.minisig")).exists());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_drill_that_cannot_find_its_last_record_among_others_says_so() {
+    const TOLD: &str = "None of the newest drill records is of this host";
+    let place = Installation::new().await;
+    let drill = || {
+        let output = place.on("drill", &["drill", DATASET, "--level", "fetched"]);
+        assert_eq!(code(&output), 0, "{}", stderr(&output));
+        stderr(&output)
+    };
+    // Records of others: newer ones, as their ids say.
+    let start = SystemClock::shared().now() + Duration::from_secs(60);
+    let invent = |number: u32| {
+        let id = SnapshotId::new(start + Duration::from_millis(number.into()), number);
+        let file = place.vault.replica_path(1).join(layout::drill(&name(DATASET), &id));
+        fs::create_dir_all(file.parent().unwrap()).unwrap();
+        fs::write(&file, b"no record").unwrap();
+        fs::write(layout::signature(file.to_str().unwrap()), b"no signature").unwrap();
+    };
+    drill();
+    (0..255).for_each(invent);
+    let said = drill();
+    assert!(!said.contains(TOLD), "the last one is the 256th: {said}");
+    (255..256).for_each(invent);
+    let said = drill();
+    assert!(said.contains(TOLD), "{said}");
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -67,7 +67,7 @@ impl Replica for MemoryReplica {
         &self.region
     }
 
-    fn clock_offset(&self) -> Option<TimeDelta> {
+    fn clock_offset(&self, _: TimeDelta) -> Option<TimeDelta> {
         *self.clock_offset.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -125,7 +125,7 @@ impl Replica for MemoryReplica {
             object_lock: Some(false),
             can_write: write.then_some(true),
             can_delete: write.then_some(true),
-            clock_skew_seconds: self.clock_offset().map(|offset| offset.num_seconds()),
+            clock_skew_seconds: self.clock_offset(TimeDelta::MAX).map(|offset| offset.num_seconds()),
         })
     }
 }

@@ -171,9 +171,11 @@ pub trait Replica: Send + Sync + fmt::Debug {
     fn region(&self) -> &str;
 
     /// The replica's clock minus ours, as its last answers told, be they refusals. It is the least
-    /// difference that explains them. `None` if the replica does not tell the time, or has told
-    /// nothing lately.
-    fn clock_offset(&self) -> Option<TimeDelta> {
+    /// difference that explains them. `None` if the replica does not tell the time, has told
+    /// nothing lately, or leaves it open whether the difference is more than `tolerance`: an answer
+    /// that was long on its way tells little.
+    fn clock_offset(&self, tolerance: TimeDelta) -> Option<TimeDelta> {
+        let _ = tolerance;
         None
     }
 

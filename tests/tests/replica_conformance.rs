@@ -248,7 +248,7 @@ async fn wrong_credentials_are_denied(region: &Region) {
             let shown = format!("{error} {error:?} {replica:?}");
             assert!(!shown.contains(WRONG), "{shown}");
         }
-        assert!(replica.clock_offset().is_some(), "refusals tell the time, too");
+        assert!(replica.clock_offset(chrono::TimeDelta::MAX).is_some(), "refusals tell the time, too");
     }
 }
 

@@ -34,12 +34,14 @@ pub(crate) struct ClockWitnesses {
 }
 
 impl ClockWitnesses {
-    /// What the last answers of `replicas` told. Clocks may differ by `skew`.
+    /// What the last answers of `replicas` told. Clocks may differ by `skew`; a replica whose
+    /// answer does not tell whether they differ by more is silent.
     pub(crate) fn of(replicas: &[SharedReplica], skew: Duration) -> Self {
+        let skew = TimeDelta::from_std(skew).unwrap_or(TimeDelta::MAX);
         let mut witnesses = Self::default();
         for replica in replicas {
-            match replica.clock_offset() {
-                Some(offset) if offset.abs().to_std().unwrap_or(Duration::MAX) > skew => {
+            match replica.clock_offset(skew) {
+                Some(offset) if offset.abs() > skew => {
                     witnesses.differ.push((replica.name().clone(), offset));
                 }
                 Some(_) => witnesses.agree += 1,

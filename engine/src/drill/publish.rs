@@ -94,6 +94,13 @@ pub async fn publish(
             }
         }
     }
+    if last.is_none() && ids.len() > MAX_TRIED {
+        tracing::warn!(
+            tried = MAX_TRIED,
+            found = ids.len(),
+            "None of the newest drill records is of this host, and older ones are not read, so the number of the new one may repeat"
+        );
+    }
     let signed = writer.sign(&report.drill, report.finished, last.as_ref(), report)?;
     for (replica, writable) in replicas {
         let put = async {

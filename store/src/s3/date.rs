@@ -39,11 +39,13 @@ struct Told {
     earliest: DateTime<Utc>,
     /// It may have been later by this.
     uncertain: TimeDelta,
-    /// When the answer arrived, by [`Clock::elapsed_with_sleep`](lifeboat_base::clock::Clock::elapsed_with_sleep).
+    /// When the answer arrived, as [`SentAt`] counts.
     at: Duration,
 }
 
-/// When a request was sent, by [`Clock::elapsed_with_sleep`](lifeboat_base::clock::Clock::elapsed_with_sleep).
+/// When a request was sent, by [`Clock::elapsed_with_sleep`].
+///
+/// [`Clock::elapsed_with_sleep`]: lifeboat_base::clock::Clock::elapsed_with_sleep
 #[derive(Debug)]
 struct SentAt(Duration);
 
@@ -63,8 +65,9 @@ impl StoreClock {
     }
 
     /// The store's clock minus ours: the least difference that its last answer leaves possible.
-    /// `None` if it has not told the time lately.
-    pub(super) fn offset(&self) -> Option<TimeDelta> {
+    /// `None` if it has not told the time lately, or if that answer leaves it open whether the
+    /// difference is more than `tolerance`.
+    pub(super) fn offset(&self, tolerance: TimeDelta) -> Option<TimeDelta> {
         let told = (*self.told.lock().unwrap_or_else(PoisonError::into_inner))?;
         let since = self.clock.elapsed_with_sleep().saturating_sub(told.at);
         if since > LONGEST_USE {
@@ -73,7 +76,10 @@ impl StoreClock {
         let earliest = told.earliest.checked_add_signed(TimeDelta::from_std(since).ok()?)?;
         let least = earliest.signed_duration_since(self.clock.now());
         let most = least.checked_add(&told.uncertain)?;
-        Some(TimeDelta::zero().clamp(least, most))
+        let offset = TimeDelta::zero().clamp(least, most);
+        let agrees = offset.abs() <= tolerance;
+        let may_differ = least.abs().max(most.abs()) > tolerance;
+        (!(agrees && may_differ)).then_some(offset)
     }
 
     fn hear(&self, date: &str, sent: Duration) {
@@ -131,7 +137,7 @@ mod tests {
         let (second, minute) = (Duration::from_secs(1), Duration::from_secs(60));
         let clock = ManualClock::at(at("2026-11-28T12:00:05.400Z"));
         let store = StoreClock::new(clock.clone());
-        assert_eq!(store.offset(), None, "nothing was heard yet");
+        assert_eq!(store.offset(TimeDelta::MAX), None, "nothing was heard yet");
         let sent = clock.elapsed_with_sleep();
         clock.advance(4 * second);
         // By now it is 12:00:09.4 here.
@@ -144,19 +150,43 @@ mod tests {
             ("Sat, 28 Nov 2026 11:00:09 GMT", -3595.4),
         ] {
             store.hear(date, sent);
-            let found = store.offset().unwrap().as_seconds_f64();
+            let found = store.offset(TimeDelta::MAX).unwrap().as_seconds_f64();
             assert!((found - difference).abs() < 1e-6, "{date}: {found}");
         }
         store.hear("yesterday", sent);
-        assert!(store.offset().unwrap() < TimeDelta::minutes(-59), "what is no date changes nothing");
+        assert!(store.offset(TimeDelta::MAX).unwrap() < TimeDelta::minutes(-59), "what is no date changes nothing");
 
         store.hear("Sat, 28 Nov 2026 12:00:09 GMT", sent);
         clock.advance(5 * minute);
-        assert_eq!(store.offset(), Some(TimeDelta::zero()), "both clocks went on");
+        assert_eq!(store.offset(TimeDelta::MAX), Some(TimeDelta::zero()), "both clocks went on");
         clock.set(clock.now() + TimeDelta::hours(1));
-        assert!(store.offset().unwrap() < TimeDelta::minutes(-59), "ours was set since then");
+        assert!(store.offset(TimeDelta::MAX).unwrap() < TimeDelta::minutes(-59), "ours was set since then");
         clock.advance(6 * minute);
-        assert_eq!(store.offset(), None, "what it told is old");
+        assert_eq!(store.offset(TimeDelta::MAX), None, "what it told is old");
+    }
+
+    #[test]
+    fn an_answer_that_was_long_on_its_way_proves_only_what_it_can() {
+        let (minute, skew) = (Duration::from_secs(60), TimeDelta::minutes(5));
+        for (trip, told, found) in [
+            // In minutes: how long it took, what it told, and which difference that shows.
+            (4, 0, Some(0)),
+            (4, 4, Some(0)),
+            (6, 0, None),
+            (6, 6, None),
+            (9, 12, None),
+            (9, 15, Some(6)),
+            (9, -6, Some(-6)),
+            (9, -4, None),
+        ] {
+            let clock = ManualClock::at(DateTime::from_timestamp(1_795_000_000, 0).unwrap());
+            let store = StoreClock::new(clock.clone());
+            let (sent, date) = (clock.elapsed_with_sleep(), clock.now() + TimeDelta::minutes(told));
+            clock.advance(minute * trip);
+            store.hear(&date.to_rfc2822(), sent);
+            let offset = store.offset(skew).map(|offset| (offset.as_seconds_f64() / 60.0).round());
+            assert_eq!(offset, found.map(f64::from), "{trip} {told}");
+        }
     }
 
     #[test]
@@ -166,14 +196,14 @@ mod tests {
         let hear = || store.hear(&clock.now().to_rfc2822(), clock.elapsed_with_sleep());
         hear();
         clock.sleep(Duration::from_secs(300));
-        assert_eq!(store.offset(), Some(TimeDelta::zero()));
+        assert_eq!(store.offset(TimeDelta::MAX), Some(TimeDelta::zero()));
         clock.sleep(Duration::from_secs(8 * 3600));
-        assert_eq!(store.offset(), None, "what it told is old");
+        assert_eq!(store.offset(TimeDelta::MAX), None, "what it told is old");
         // It slept between a request and its answer, which came before.
         let (date, sent) = (clock.now().to_rfc2822(), clock.elapsed_with_sleep());
         clock.sleep(Duration::from_secs(8 * 3600));
         store.hear(&date, sent);
-        assert_eq!(store.offset(), Some(TimeDelta::zero()));
+        assert_eq!(store.offset(TimeDelta::MAX), Some(TimeDelta::zero()));
     }
 
     #[test]
@@ -183,10 +213,10 @@ mod tests {
         for year in ["10000", "262142", "99999999999999999999"] {
             store.hear(&format!("31 Dec {year} 23:59:59 GMT"), clock.elapsed_with_sleep());
             clock.advance(Duration::from_secs(60));
-            assert_eq!(store.offset(), None, "{year}");
+            assert_eq!(store.offset(TimeDelta::MAX), None, "{year}");
         }
         store.hear("31 Dec 9999 23:59:59 GMT", clock.elapsed_with_sleep());
         clock.advance(Duration::from_secs(60));
-        assert!(store.offset().unwrap() > TimeDelta::days(365 * 7900));
+        assert!(store.offset(TimeDelta::MAX).unwrap() > TimeDelta::days(365 * 7900));
     }
 }

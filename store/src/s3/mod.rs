@@ -192,8 +192,8 @@ impl Replica for S3Replica {
         &self.region
     }
 
-    fn clock_offset(&self) -> Option<TimeDelta> {
-        self.store_clock.offset()
+    fn clock_offset(&self, tolerance: TimeDelta) -> Option<TimeDelta> {
+        self.store_clock.offset(tolerance)
     }
 
     async fn put_new(&self, key: &str, body: Bytes) -> Result<(), ReplicaError> {

@@ -43,7 +43,7 @@ async fn read(replica: &S3Replica) -> Result<Option<i64>, ReplicaErrorKind> {
         .send()
         .await
         .map_err(|error| errors::classify(&error))?;
-    Ok(replica.clock_offset().map(|offset| TimeDelta::num_seconds(&offset)))
+    Ok(replica.clock_offset(TimeDelta::MAX).map(|offset| TimeDelta::num_seconds(&offset)))
 }
 
 async fn versioning(replica: &S3Replica) -> Result<Option<bool>, ReplicaErrorKind> {

@@ -183,6 +183,29 @@ async fn replicas_of_a_format_that_is_only_read_still_tell_whose_keys_are_right(
     assert!(refused.message().contains("different keys in r1 and in r2"), "{refused:?}");
 }
 
+/// Either `vault.json` may be the one that was changed.
+#[tokio::test(flavor = "multi_thread")]
+async fn of_two_formats_init_blames_neither_replica_and_says_how_to_tell() {
+    let vault = TestVault::new(2, 1).await;
+    let clock: SharedClock = vault.clock.clone();
+    let init = async || init(&vault.config, &vault.replicas, &InitOptions::default(), &clock).await.unwrap();
+    for (older, newer) in [(1, 2), (2, 1)] {
+        let place = vault.replica_path(older).join(layout::VAULT);
+        let json = std::fs::read_to_string(&place).unwrap();
+        std::fs::write(&place, json.replace("\"format\": 2", "\"format\": 1")).unwrap();
+        let before = content(&vault.replica_path(older));
+        let told = init().await.unreached;
+        assert!(content(&vault.replica_path(older)) == before, "something was written to r{older}");
+        assert_eq!(told.len(), 1, "{told:?}");
+        for part in ["one of the two", "`lifeboat show DATASET --json`", &format!("r{older}"), &format!("r{newer}")] {
+            assert!(told[0].contains(part), "{part}: {told:?}");
+        }
+        assert!(!told[0].contains("changed its vault.json"), "{told:?}");
+        std::fs::write(&place, json).unwrap();
+        assert_eq!(init().await.unreached, [""; 0]);
+    }
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn recipients_change_and_the_keys_stay_whatever_a_replica_holds() {
     let mut vault = TestVault::new(2, 1).await;

@@ -93,7 +93,7 @@ impl<'a> Remote<'a> {
 
     /// Writes nothing to the replicas whose vault is of a format that is only read, if another one
     /// holds the same vault in a format that is written: a vault never changes its format, but
-    /// anybody can change an unsigned `vault.json`.
+    /// anybody can change an unsigned `vault.json`, this one or the other one.
     fn leave_read_only(&mut self) -> Result<()> {
         let is_read_only = |reached: &Reached<'_>| {
             reached
@@ -105,7 +105,7 @@ impl<'a> Remote<'a> {
         let Some(written) = written.map(|reached| reached.replica.name().clone()) else { return self.check_writable() };
         for other in self.reached.extract_if(.., |reached| is_read_only(reached)) {
             self.unreached.push(format!(
-                "replica {} says that its vault is of an older format, and replica {written} holds the same vault in the new one: somebody changed its vault.json; copy that of {written} there, and run `lifeboat init` again",
+                "replica {} says that its vault is of an older format, and replica {written} that the same vault is of the new one; a vault never changes its format, so somebody changed one of the two vault.json: `lifeboat show DATASET --json` tells which, as a snapshot of the older format has no sequence; put the right vault.json in place of the other, and run `lifeboat init` again",
                 other.replica.name()
             ));
             self.read_only.push(other);
