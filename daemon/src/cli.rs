@@ -79,8 +79,8 @@ pub(crate) enum Command {
         /// Name of the dataset
         dataset: Name,
     },
-    /// Ask the running daemon to back up a dataset that another host leads, and to lead it from then
-    /// on. Run `lifeboat takeover` instead: it shows who leads, and asks
+    /// Ask the running daemon to back up a dataset that another host leads, and to lead it from
+    /// then on. Better run `lifeboat takeover`: it shows who leads, and asks
     Takeover {
         /// Name of the dataset
         dataset: Name,

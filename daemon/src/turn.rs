@@ -11,7 +11,7 @@ use lifeboat_engine::base::{Error, Result};
 use lifeboat_engine::config::Dataset;
 use lifeboat_engine::format::id::Name;
 use lifeboat_engine::is_future;
-use lifeboat_engine::lead::{Lead, Leadership, Turn};
+use lifeboat_engine::lead::{Lead, Leadership, StartTurn};
 use tokio_util::sync::CancellationToken;
 
 use crate::installation::Installation;
@@ -64,14 +64,14 @@ impl Runner {
                     tracing::debug!(%dataset, leader = %found.leader, ?turn, "whose turn it is");
                     self.note(installation, dataset, &found, &turn);
                     match turn {
-                        Turn::Ours => {}
+                        StartTurn::Ours => {}
                         _ if start == Start::Asked => return Err(found.not_ours(dataset)),
-                        Turn::TakeOver => {
+                        StartTurn::TakeOver => {
                             takes_over = true;
                             tracing::warn!(%dataset, leader = %found.leader, "The leader has not backed up: this host takes over");
                         }
-                        Turn::Theirs(again) => return Ok(Ended::Left(again)),
-                        Turn::AskOperator => {
+                        StartTurn::Theirs(again) => return Ok(Ended::Left(again)),
+                        StartTurn::AskOperator => {
                             tracing::error!(
                                 %dataset,
                                 leader = %found.leader,
@@ -111,12 +111,12 @@ impl Runner {
         }
     }
 
-    fn note(&self, installation: &Installation, dataset: &Name, found: &Leadership, turn: &Turn) {
+    fn note(&self, installation: &Installation, dataset: &Name, found: &Leadership, turn: &StartTurn) {
         let led_by = Some(&found.leader).filter(|leader| **leader != installation.config.host).cloned();
         let newest = found.newest.as_ref().map(|newest| newest.snapshot.time());
         let newest = newest.filter(|time| !is_future(*time, self.clock.now(), &installation.config.limits));
         self.remember(dataset, |status| {
-            status.takeover_needed = *turn == Turn::AskOperator;
+            status.takeover_needed = *turn == StartTurn::AskOperator;
             if led_by.is_some() {
                 status.last_success = newest.or(status.last_success);
             }

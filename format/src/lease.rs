@@ -1,7 +1,7 @@
 //! Leases: a backup host says that it works on a dataset now. See "Lease" in `FORMAT.md`.
 //!
-//! A lease only helps others to decide whether to begin. What they may do is decided by the order of
-//! acts. A line of JSON comes first, then its own minisign signature, as in an act.
+//! A lease only helps others to decide whether to begin. What they may do is decided by the order
+//! of acts. A line of JSON comes first, then its own minisign signature, as in an act.
 
 use chrono::{DateTime, Utc};
 use lifeboat_base::{Class, Context, Error, Result};

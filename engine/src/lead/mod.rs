@@ -1,9 +1,9 @@
 //! Which of the hosts of a dataset backs it up.
 //!
 //! The host of the newest commit **leads**; before the first commit, it is the first host of the
-//! list. The others are **deputies**. When a start is due, each deputy waits until the leader should
-//! have committed. If it has not, and holds no [lease], the deputy takes over: it backs up, and
-//! leads from then on. A host that led before and comes back finds this, and is a deputy.
+//! list. The others are **deputies**. When a start is due, each deputy waits until the leader
+//! should have committed. If it has not, and holds no [lease], the deputy takes over: it backs up,
+//! and leads from then on. A host that led before and comes back finds this, and is a deputy.
 //!
 //! - **Safety** does not rest on any of this. Where two hosts begin, the order of acts lets one of
 //!   them commit.
@@ -75,7 +75,7 @@ pub struct Leadership {
 
 /// What a host does when a start is due.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Turn {
+pub enum StartTurn {
     /// It backs up.
     Ours,
     /// It leaves that to the leader. If that is not certain yet, it looks again then.
@@ -147,18 +147,18 @@ impl Lead<'_> {
 impl Leadership {
     /// What the host of `config` does about `dataset` at `now`.
     #[must_use]
-    pub fn turn(&self, config: &Config, dataset: &Dataset, now: DateTime<Utc>) -> Turn {
+    pub fn turn(&self, config: &Config, dataset: &Dataset, now: DateTime<Utc>) -> StartTurn {
         let me = &config.host;
         if dataset.hosts.len() < 2 || self.leader == *me {
-            return Turn::Ours;
+            return StartTurn::Ours;
         }
-        let Some(schedule) = &dataset.schedule else { return Turn::Theirs(None) };
-        let Some(fire) = schedule.last_before(now) else { return Turn::Theirs(None) };
+        let Some(schedule) = &dataset.schedule else { return StartTurn::Theirs(None) };
+        let Some(fire) = schedule.last_before(now) else { return StartTurn::Theirs(None) };
         let skew = skew(config);
         let has_committed =
             |newest: &NewestCommit| newest.time + skew >= fire && !is_future(newest.time, now, &config.limits);
         if self.newest.as_ref().is_some_and(has_committed) {
-            return Turn::Theirs(None);
+            return StartTurn::Theirs(None);
         }
         // Deputies take over one after the other, in the order of the list.
         let deputies = dataset.hosts.iter().filter(|host| **host != self.leader);
@@ -170,12 +170,12 @@ impl Leadership {
         };
         let begin = after(fire, wait);
         if begin.is_none_or(|begin| now < begin) {
-            return Turn::Theirs(begin);
+            return StartTurn::Theirs(begin);
         }
         if self.running.is_some() {
-            return Turn::Theirs(after(now, dataset.takeover_after));
+            return StartTurn::Theirs(after(now, dataset.takeover_after));
         }
-        if config.commits_meet() { Turn::TakeOver } else { Turn::AskOperator }
+        if config.commits_meet() { StartTurn::TakeOver } else { StartTurn::AskOperator }
     }
 
     /// The error of a run that only the leader should begin.

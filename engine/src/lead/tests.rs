@@ -42,46 +42,53 @@ fn found(leader: &str, committed: Option<&str>, running: bool) -> Leadership {
     Leadership { leader, newest, running: running.then_some(lease) }
 }
 
-fn turn(config: &Config, found: &Leadership, now: &str) -> Turn {
+fn turn(config: &Config, found: &Leadership, now: &str) -> StartTurn {
     found.turn(config, &config.datasets[0], at(now))
 }
 
 #[test]
 fn the_leader_backs_up_and_a_deputy_waits_for_it_and_then_takes_over() {
     let silent = found("db1", Some("11:01:00"), false);
-    assert_eq!(turn(&config("db1", 2, 2), &silent, "12:30:00"), Turn::Ours);
+    assert_eq!(turn(&config("db1", 2, 2), &silent, "12:30:00"), StartTurn::Ours);
     let second = config("db2", 2, 2);
-    assert_eq!(turn(&second, &silent, "12:15:59"), Turn::Theirs(Some(at("12:16:00"))));
-    assert_eq!(turn(&second, &silent, "12:16:00"), Turn::TakeOver);
+    assert_eq!(turn(&second, &silent, "12:15:59"), StartTurn::Theirs(Some(at("12:16:00"))));
+    assert_eq!(turn(&second, &silent, "12:16:00"), StartTurn::TakeOver);
     // The third leaves it to the second, and then takes over.
     let third = config("db3", 2, 2);
-    assert_eq!(turn(&third, &silent, "12:30:59"), Turn::Theirs(Some(at("12:31:00"))));
-    assert_eq!(turn(&third, &silent, "12:31:00"), Turn::TakeOver);
+    assert_eq!(turn(&third, &silent, "12:30:59"), StartTurn::Theirs(Some(at("12:31:00"))));
+    assert_eq!(turn(&third, &silent, "12:31:00"), StartTurn::TakeOver);
     // Whoever has committed last leads, so the first is a deputy now.
     let taken = found("db2", Some("12:17:00"), false);
-    assert_eq!(turn(&config("db1", 2, 2), &taken, "13:00:00"), Turn::Theirs(Some(at("13:16:00"))));
+    assert_eq!(turn(&config("db1", 2, 2), &taken, "13:00:00"), StartTurn::Theirs(Some(at("13:16:00"))));
 }
 
 #[test]
 fn a_commit_or_a_run_under_way_is_left_to_the_leader() {
     let second = config("db2", 2, 2);
     for committed in ["12:00:30", "11:55:00"] {
-        assert_eq!(turn(&second, &found("db1", Some(committed), false), "12:59:00"), Turn::Theirs(None), "{committed}");
+        assert_eq!(
+            turn(&second, &found("db1", Some(committed), false), "12:59:00"),
+            StartTurn::Theirs(None),
+            "{committed}"
+        );
     }
-    assert_eq!(turn(&second, &found("db1", Some("11:54:59"), false), "12:59:00"), Turn::TakeOver);
+    assert_eq!(turn(&second, &found("db1", Some("11:54:59"), false), "12:59:00"), StartTurn::TakeOver);
     let runs = turn(&second, &found("db1", Some("11:01:00"), true), "12:20:00");
-    assert_eq!(runs, Turn::Theirs(Some(at("12:35:00"))));
+    assert_eq!(runs, StartTurn::Theirs(Some(at("12:35:00"))));
     // A time from the future says nothing.
-    assert_eq!(turn(&second, &found("db1", Some("18:00:00"), false), "12:20:00"), Turn::TakeOver);
-    assert_eq!(turn(&second, &found("db1", None, false), "12:20:00"), Turn::TakeOver);
+    assert_eq!(turn(&second, &found("db1", Some("18:00:00"), false), "12:20:00"), StartTurn::TakeOver);
+    assert_eq!(turn(&second, &found("db1", None, false), "12:20:00"), StartTurn::TakeOver);
 }
 
 #[test]
 fn where_commits_need_not_meet_an_operator_decides() {
     let silent = found("db1", Some("11:01:00"), false);
-    for (replicas, min_replicas, expected) in
-        [(1, 1, Turn::TakeOver), (2, 1, Turn::AskOperator), (3, 2, Turn::TakeOver), (4, 2, Turn::AskOperator)]
-    {
+    for (replicas, min_replicas, expected) in [
+        (1, 1, StartTurn::TakeOver),
+        (2, 1, StartTurn::AskOperator),
+        (3, 2, StartTurn::TakeOver),
+        (4, 2, StartTurn::AskOperator),
+    ] {
         assert_eq!(
             turn(&config("db2", replicas, min_replicas), &silent, "12:20:00"),
             expected,
