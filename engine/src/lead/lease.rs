@@ -1,5 +1,5 @@
-//! The lease of a run: written when it begins, renewed while it lasts, and left to end by itself.
-//! A replica that does not take it is no reason to stop.
+//! The lease of a run: written when it begins, renewed while it lasts. The commit ends it, or else
+//! its time. A replica that does not take it is no reason to stop.
 
 use std::convert::Infallible;
 use std::time::Duration;

@@ -108,7 +108,7 @@ impl Lead<'_> {
         let known = newest.as_ref().map(|newest| &newest.host).filter(|host| self.dataset.hosts.contains(host));
         let leader = known.or(self.dataset.hosts.first()).unwrap_or(&self.config.host).clone();
         let holders: Vec<&SharedReplica> = shown.iter().map(|(replica, _)| *replica).collect();
-        let running = self.running(&holders).await;
+        let running = self.running(&holders, newest.as_ref()).await;
         Ok(Leadership { leader, newest, running })
     }
 
@@ -133,14 +133,18 @@ impl Lead<'_> {
         Ok(None)
     }
 
-    /// The lease of another host that is not over yet.
-    async fn running(&self, replicas: &[&SharedReplica]) -> Option<Lease> {
+    /// The lease of another host whose run is not over yet.
+    async fn running(&self, replicas: &[&SharedReplica], newest: Option<&NewestCommit>) -> Option<Lease> {
         let read = replicas.iter().map(|replica| lease::read(self, replica));
         let leases = futures::future::join_all(read).await.into_iter().flatten();
         let (now, skew) = (self.clock.now(), skew(self.config));
         // A lease that ends later than any lease does was written by a clock that is wrong.
         let is_live = |lease: &Lease| now <= lease.until + skew && lease.until <= now + lease::term() + skew;
-        leases.filter(|lease| lease.principal != self.config.host && is_live(lease)).max_by_key(|lease| lease.until)
+        let has_committed =
+            |lease: &Lease| newest.is_some_and(|newest| newest.host == lease.principal && newest.time >= lease.time);
+        leases
+            .filter(|lease| lease.principal != self.config.host && is_live(lease) && !has_committed(lease))
+            .max_by_key(|lease| lease.until)
     }
 }
 
