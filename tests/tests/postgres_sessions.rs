@@ -4,9 +4,10 @@
 
 use std::time::Duration;
 
+use lifeboat_engine::Class;
 use lifeboat_engine::databases::postgres::{PostgresConfig, PostgresConnection, PostgresSource, PostgresTarget};
 use lifeboat_engine::databases::proof::DrillQuery;
-use lifeboat_engine::databases::{Source, Target, Wanted, load};
+use lifeboat_engine::databases::{Source, Target, Wanted, WorkContext, load, registry};
 use lifeboat_tests::postgres::Postgres;
 use lifeboat_tests::streams::MemoryStreams;
 use lifeboat_tests::tools;
@@ -237,4 +238,82 @@ async fn a_restore_that_is_cancelled_leaves_no_database() {
     });
     assert!(restored.is_err(), "the restore was over before it could be cancelled");
     assert_eq!(to.query("postgres", there).await.trim(), "0", "the half-loaded database is still there");
+}
+
+/// Work whose tools find this file of services.
+fn with_services(place: &TempDir, text: &str) -> WorkContext {
+    let file = place.path().join("services");
+    std::fs::write(&file, text).unwrap();
+    let variable =
+        |name: &str| if name == "PGSERVICEFILE" { Some(file.clone().into()) } else { std::env::var_os(name) };
+    WorkContext { environment: registry::tool_environment(variable), ..context(place) }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_service_that_sets_options_is_refused() {
+    let server = Postgres::start().await;
+    server.create_database("shop").await;
+    server.run_sql("shop", HIJACK).await;
+    let PostgresConnection::Socket { directory, .. } = server.connection() else { panic!("a socket") };
+    let place = TempDir::new().unwrap();
+    let service = format!("[s]\nhost={}\nuser=postgres\n", directory.display());
+    let config = PostgresConfig {
+        connection: PostgresConnection::Service("s".to_owned()),
+        ..lifeboat_tests::work::source(&server, 0)
+    };
+    let streams = MemoryStreams::default();
+    let cx = with_services(&place, &format!("{service}options=-c statement_timeout=5min\n"));
+    let error = PostgresSource(config.clone()).capture(&streams, &cx).await.unwrap_err();
+    let taken = "SELECT rolsuper FROM pg_catalog.pg_roles WHERE rolname = 'mallory'";
+    assert_eq!(server.query("postgres", taken).await.trim(), "f", "a backup made mallory a superuser");
+    assert_eq!(error.class(), Class::Configuration);
+    assert!(error.hint_text().is_some_and(|hint| hint.contains("pg_service.conf")), "{error:?}");
+    let cx = with_services(&place, &service);
+    PostgresSource(config).capture(&streams, &cx).await.unwrap();
+    assert_eq!(server.query("postgres", taken).await.trim(), "f", "a backup made mallory a superuser");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_password_of_a_service_is_not_that_of_the_role_that_loads() {
+    let from = Postgres::start().await;
+    let to = Postgres::start_with_password("hush-4711").await;
+    from.create_database("shop").await;
+    from.run_sql("shop", "CREATE TABLE t AS SELECT 1 AS a").await;
+    let place = TempDir::new().unwrap();
+    let streams = captured(&from, u64::MAX, &context(&place)).await;
+    let url: url::Url = to.url("postgres").parse().unwrap();
+    let service = format!("[s]\nhost=127.0.0.1\nport={}\nuser=postgres\npassword=hush-4711\n", url.port().unwrap());
+    let server = PostgresTarget {
+        connection: PostgresConnection::Service("s".to_owned()),
+        password: None,
+        client_directories: vec![to.programs().to_owned()],
+    };
+    let wanted = Wanted { databases: vec!["shop".to_owned()], ..Wanted::default() };
+    load(&streams, &Target::Server { server: Box::new(server), wanted }, &with_services(&place, &service))
+        .await
+        .unwrap();
+    assert_eq!(to.query("shop", "SELECT a FROM t").await.trim(), "1");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn limits_of_time_end_no_restore() {
+    let newer = tools::workspace().join(".tools/pg18/bin");
+    let (from, to) = (Postgres::start_with(&newer).await, Postgres::start_with(&newer).await);
+    from.create_database("shop").await;
+    from.run_sql(
+        "shop",
+        "CREATE TABLE t AS SELECT 1 AS a; CREATE MATERIALIZED VIEW slow AS SELECT 1 AS a, pg_sleep(2)::text;
+         ALTER DATABASE shop SET transaction_timeout = '1s'; ALTER DATABASE shop SET idle_session_timeout = '1s'",
+    )
+    .await;
+    to.run_sql("postgres", "ALTER ROLE postgres SET transaction_timeout = '1s'").await;
+    let place = TempDir::new().unwrap();
+    let cx = context(&place);
+    let streams = captured(&from, u64::MAX, &cx).await;
+    lifeboat_tests::work::restored(&streams, &to, lifeboat_tests::work::only("shop"), &cx).await.unwrap();
+    let count = "SELECT count(*) FROM slow";
+    assert_eq!(to.query("shop", count).await.trim(), "1");
+    let set = "SELECT string_agg(s, ' ' ORDER BY s) FROM pg_db_role_setting, unnest(setconfig) s WHERE setrole = 0";
+    assert_eq!(to.query("shop", set).await.trim(), "idle_session_timeout=1s transaction_timeout=1s");
+    assert_proved(&from, &[]).await;
 }

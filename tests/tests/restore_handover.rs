@@ -115,6 +115,11 @@ async fn a_right_that_the_server_does_not_give_is_told() {
     let outcome = restored(&streams, &to, Wanted { keep_going: true, ..only("shop") }, &cx).await.unwrap();
     assert_eq!(lost(&outcome), [("rights", "rights")]);
 
+    // Also where warnings are not wanted.
+    to.run_sql("postgres", "DROP DATABASE shop; ALTER ROLE postgres SET client_min_messages = error").await;
+    let outcome = restored(&streams, &to, Wanted { keep_going: true, ..only("shop") }, &cx).await.unwrap();
+    assert_eq!(lost(&outcome), [("rights", "rights")]);
+
     // A grantor who is not there is replaced by the owner.
     to.run_sql("postgres", "DROP DATABASE shop; DROP ROLE reader").await;
     let outcome = restored(&streams, &to, only("shop"), &cx).await.unwrap();

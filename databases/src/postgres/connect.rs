@@ -19,9 +19,15 @@ pub(super) const INHERITED_VARIABLES: [&str; 3] = ["PGSERVICEFILE", "PGSYSCONFDI
 
 /// Settings of every session, of our statements and of the tools'. They prevail over what `ALTER
 /// DATABASE` and `ALTER ROLE` set, so an owner of a database cannot decide which function a name of
-/// ours means, as whom we work, that a statement is cut short, or that a restore may not write.
+/// ours means, as whom we work, that a statement is cut short, that a warning is not heard, or that
+/// a restore may not write. Where a service file says otherwise, [`super::server`] refuses to work.
 const SAFE_SETTINGS: &str = "-c role=none -c search_path=pg_catalog -c statement_timeout=0 \
-    -c lock_timeout=0 -c idle_in_transaction_session_timeout=0 -c default_transaction_read_only=off";
+    -c lock_timeout=0 -c idle_in_transaction_session_timeout=0 -c default_transaction_read_only=off \
+    -c client_min_messages=notice";
+/// More of them, each with the first version that knows it: older ones refuse a session that asks.
+const NEWER_SETTINGS: [(u32, &str); 2] = [(14, " -c idle_session_timeout=0"), (17, " -c transaction_timeout=0")];
+/// What a session with [`SAFE_SETTINGS`] answers.
+pub(super) const SEARCH_PATH: &str = "pg_catalog";
 /// Settings on which the text of a dump depends. They are the same for every capture, so that a
 /// drill on another server dumps the same text. `lc_monetary` is not one of them: `money` must stay
 /// as the captured server reads it, whoever loads the dump.
@@ -40,6 +46,8 @@ pub(crate) struct Connection {
     database: Option<String>,
     /// The role to connect as, whatever else says so.
     role: Option<String>,
+    /// Those of [`NEWER_SETTINGS`] that the server knows.
+    newer: String,
 }
 
 impl Connection {
@@ -67,7 +75,7 @@ impl Connection {
         // The service files and passwords of Lifeboat's user stay usable.
         variables
             .extend(INHERITED_VARIABLES.iter().filter_map(|name| Some((*name, cx.environment.get(name)?.to_owned()))));
-        let mut connection = Self { variables, password_file: None, database, role: None };
+        let mut connection = Self { variables, password_file: None, database, role: None, newer: String::new() };
         if let Some(password) = password {
             let path = write_password(password, cx)?;
             connection.variables.retain(|(name, _)| *name != "PGPASSFILE");
@@ -82,16 +90,27 @@ impl Connection {
         self.variables.iter().map(|(name, value)| (*name, value.as_os_str()))
     }
 
+    /// With all settings that a server of this version knows.
+    pub(crate) fn of_version(mut self, major: u32) -> Self {
+        let known = NEWER_SETTINGS.iter().filter(|(since, _)| *since <= major).map(|(_, setting)| *setting);
+        let known: String = known.collect();
+        let settings = self.variables.iter_mut().filter(|(name, _)| *name == SETTINGS_VARIABLE);
+        settings.for_each(|(_, settings)| settings.push(&known));
+        self.newer = known;
+        self
+    }
+
     /// As it is for snapshots that were captured before the text of dumps was settled: with the
     /// server's own settings.
     pub(crate) fn with_text_of_the_server(self) -> Self {
         self.with_settings(SAFE_SETTINGS)
     }
 
-    /// With no setting but these, which are `-c name=value`, one after the other.
+    /// With no setting but these, which are `-c name=value`, one after the other, and limits of
+    /// time.
     pub(crate) fn with_settings(mut self, settings: &str) -> Self {
         self.variables.retain(|(name, _)| *name != SETTINGS_VARIABLE);
-        self.variables.push((SETTINGS_VARIABLE, settings.into()));
+        self.variables.push((SETTINGS_VARIABLE, format!("{settings}{}", self.newer).into()));
         self
     }
 
@@ -111,14 +130,16 @@ impl Connection {
         let mut variables = self.variables.clone();
         variables.retain(|(name, _)| *name != "PGPASSFILE");
         variables.push(("PGPASSFILE", path.clone().into()));
-        let (database, role) = (self.database.clone(), Some(role.to_owned()));
-        Ok(Self { variables, password_file: Some(path), database, role })
+        let (database, role, newer) = (self.database.clone(), Some(role.to_owned()), self.newer.clone());
+        Ok(Self { variables, password_file: Some(path), database, role, newer })
     }
 
     /// A database as a connection string. It prevails over what variables and a service file say.
     pub(crate) fn conninfo(&self, database: &str) -> String {
         let database = conninfo(database);
-        self.role.as_ref().map_or(database.clone(), |role| format!("{database} user={}", conninfo_value(role)))
+        // An empty password is none, and keeps that of a service out.
+        let whose = |role| format!("{database} user={} password=''", conninfo_value(role));
+        self.role.as_ref().map_or(database.clone(), |role| whose(role))
     }
 
     /// The database to connect to for questions about the server.

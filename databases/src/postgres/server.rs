@@ -8,7 +8,7 @@ use lifeboat_base::secret::Secret;
 use lifeboat_base::{Error, Result};
 
 use super::clients::{self, Clients, major_of};
-use super::connect::Connection;
+use super::connect::{Connection, SEARCH_PATH};
 use super::query::query;
 use super::settings::PostgresConnection;
 use super::sql::{conninfo, literal, rows};
@@ -81,6 +81,18 @@ pub(crate) struct Server<'a> {
     pub(crate) cx: &'a WorkContext,
 }
 
+/// Refuses a connection whose sessions do not have our settings: the `options` of a service take
+/// their place, as may what lies between us and the server. Then names could mean anything.
+async fn refuse_other_settings(clients: &Clients, connection: &Connection, cx: &WorkContext) -> Result<()> {
+    let asked = query(clients, connection, connection.maintenance_database(), "SHOW search_path", cx).await;
+    // Who gets no answer is told by the next question.
+    if asked.is_ok_and(|path| path != SEARCH_PATH) {
+        return Err(Error::configuration("the connection takes none of Lifeboat's settings, such as search_path")
+            .hint("take `options` out of the service in pg_service.conf, or connect by a url, whose options are added to Lifeboat's; a pooler must pass startup options on"));
+    }
+    Ok(())
+}
+
 impl<'a> Server<'a> {
     /// Asks the server for its facts, and chooses the tools.
     ///
@@ -94,9 +106,10 @@ impl<'a> Server<'a> {
     ) -> Result<(Self, ServerFacts)> {
         let connection = Connection::new(at, password, cx)?;
         let first = clients::newest(client_directories, cx).await?;
+        refuse_other_settings(&first, &connection, cx).await?;
         let facts = ServerFacts::ask(&first, &connection, cx).await?;
         let clients = clients::choose(facts.major, client_directories, cx).await?;
-        Ok((Self { clients, connection, cx }, facts))
+        Ok((Self { clients, connection: connection.of_version(facts.major), cx }, facts))
     }
 
     /// The answer to one statement, in the maintenance database.

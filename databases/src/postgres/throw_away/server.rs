@@ -138,7 +138,8 @@ impl ThrowAwayServer {
 
     /// The server to query and to load into.
     pub(crate) fn server<'a>(&self, cx: &'a WorkContext) -> Result<Server<'a>> {
-        Ok(Server { clients: self.clients.clone(), connection: Connection::new(&self.connection(), None, cx)?, cx })
+        let connection = Connection::new(&self.connection(), None, cx)?.of_version(self.clients.major);
+        Ok(Server { clients: self.clients.clone(), connection, cx })
     }
 
     async fn wait_until_ready(&mut self, cx: &WorkContext) -> Result<()> {
