@@ -71,20 +71,6 @@ async fn bank() -> Postgres {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn an_encoding_that_only_clients_have_is_refused_when_it_is_dumped() {
-    let from = Postgres::start().await;
-    from.create_database("shop").await;
-    from.run_sql("shop", "CREATE TABLE t AS SELECT 1 AS a; ALTER DATABASE shop SET client_encoding = 'LATIN1'").await;
-    let place = TempDir::new().unwrap();
-    let cx = context(&place);
-    let work = async || try_captured(source(&from, u64::MAX), &cx).await;
-    work().await.unwrap();
-    from.run_sql("shop", "ALTER DATABASE shop SET client_encoding = 'SJIS'").await;
-    let error = work().await.unwrap_err();
-    assert!(error.chain().contains("client_encoding is SJIS") && error.chain().contains("shop"), "{}", error.chain());
-}
-
-#[tokio::test(flavor = "multi_thread")]
 async fn all_parts_are_of_one_state_while_others_write_and_give_the_whole_database_back() {
     let (from, to) = (bank().await, Postgres::start().await);
     let place = TempDir::new().unwrap();

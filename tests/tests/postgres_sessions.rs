@@ -240,6 +240,55 @@ async fn a_restore_that_is_cancelled_leaves_no_database() {
     assert_eq!(to.query("postgres", there).await.trim(), "0", "the half-loaded database is still there");
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn a_client_encoding_that_somebody_set_is_not_that_of_a_dump() {
+    let server = Postgres::start().await;
+    for (database, encoding) in [("shop", "SJIS"), ("latin", "LATIN1"), ("usual", "UTF8")] {
+        server.create_database(database).await;
+        let sql = format!(
+            "SET client_encoding = 'UTF8'; CREATE TABLE \"gr\u{fc}n\" AS SELECT '\u{8868}\\' AS a;
+             ALTER DATABASE {database} SET client_encoding = '{encoding}'"
+        );
+        server.run_sql(database, &sql).await;
+    }
+    assert_proved(&server, &[]).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn older_snapshots_are_compared_in_their_own_encoding() {
+    let server = Postgres::start().await;
+    server.create_database("shop").await;
+    let sql = "SET client_encoding = 'UTF8'; CREATE TABLE \"gr\u{fc}n\" AS SELECT 'r\u{f6}t' AS a; ALTER DATABASE shop SET client_encoding = 'LATIN1'";
+    server.run_sql("shop", sql).await;
+    let place = TempDir::new().unwrap();
+    let cx = context(&place);
+    let streams = captured(&server, u64::MAX, &cx).await;
+    let stream = streams.order.lock().unwrap().iter().find(|name| name.contains("shop")).unwrap().clone();
+    for (encoding, proved) in [("LATIN1", true), ("SJIS", false)] {
+        // As it was before.
+        let mut tool = tokio::process::Command::new(server.programs().join("pg_dump"));
+        tool.args(["-Fc", "-Z0", "-E", encoding, "-d", &server.url("shop")]);
+        tool.env("PGOPTIONS", "-c TimeZone=UTC -c bytea_output=hex -c xmlbinary=base64 -c search_path=pg_catalog");
+        if !proved {
+            server.run_sql("shop", "SET client_encoding = 'UTF8'; DROP TABLE \"gr\u{fc}n\"").await;
+        }
+        let dumped = tool.output().await.unwrap();
+        assert!(dumped.status.success(), "{}", String::from_utf8_lossy(&dumped.stderr));
+        streams.streams.lock().unwrap().get_mut(&stream).unwrap().0 = dumped.stdout;
+        let mut restored = throw_away(&streams.facts, &[server.programs().to_owned()], &cx).await;
+        let loaded = restored.load(&streams).await;
+        if proved {
+            loaded.unwrap();
+            let proof = restored.prove(&streams).await.unwrap();
+            assert!(proof.is_equal(), "{:?}", proof.differences);
+        } else {
+            // It is no damage.
+            assert_eq!(loaded.unwrap_err().class(), Class::Usage);
+        }
+        restored.stop().await.unwrap();
+    }
+}
+
 /// Work whose tools find this file of services.
 fn with_services(place: &TempDir, text: &str) -> WorkContext {
     let file = place.path().join("services");

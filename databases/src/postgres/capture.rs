@@ -10,11 +10,9 @@ use lifeboat_base::secret::{Secret, SecretRef};
 use lifeboat_base::{Error, Result};
 
 use super::connect::SETTLED_TEXT;
-use super::encodings::is_of_servers;
 use super::export::ExportedSnapshot;
 use super::globals::{END_MARKER, GLOBALS};
 use super::parts::{DumpPart, Table};
-use super::query::query_as_tools;
 use super::server::{Server, ServerFacts};
 use super::settings::PostgresConfig;
 use super::sql::{DATABASES, FIELD_SEPARATOR, conninfo, rows};
@@ -192,18 +190,21 @@ async fn capture_database(
     config: &PostgresConfig,
     sink: &dyn StreamSink,
 ) -> Result<Vec<String>> {
-    refuse_encoding(server, database).await?;
+    // Whatever `client_encoding` somebody has set.
+    let encoding = &server.encoding_of(database).await?;
     let jobs = config.jobs.unwrap_or(server.cx.jobs.min(MAX_DEFAULT_JOBS));
     let tables = if jobs > 1 { tables::large(server, database, config.large_table).await? } else { Vec::new() };
     if tables.is_empty() {
-        return dump(server, database, &DumpPart::Whole, &tables, None, sink).await;
+        return dump(server, (database, encoding), &DumpPart::Whole, &tables, None, sink).await;
     }
     let snapshot = ExportedSnapshot::take(server, database, &tables).await?;
     // The first two parts lock the tables that have no part of their own, so they begin first.
     let mut parts = vec![DumpPart::Data, DumpPart::Schema];
     parts.extend(tables.iter().map(|table| DumpPart::Table(table.name.clone())));
-    let dumps: Vec<_> =
-        parts.iter().map(|part| dump(server, database, part, &tables, Some(&snapshot), sink).boxed()).collect();
+    let dumps: Vec<_> = parts
+        .iter()
+        .map(|part| dump(server, (database, encoding), part, &tables, Some(&snapshot), sink).boxed())
+        .collect();
     let warned: Vec<Vec<String>> = stream::iter(dumps).buffer_unordered(jobs).try_collect().await?;
     snapshot.end().await?;
     // Each part warns of the whole database.
@@ -211,23 +212,9 @@ async fn capture_database(
     Ok(unique.into_iter().collect())
 }
 
-/// Refuses to dump in an encoding that no database has: no restore would take the archive.
-async fn refuse_encoding(server: &Server<'_>, database: &str) -> Result<()> {
-    let (clients, connection) = (&server.clients, &server.connection);
-    let encoding = query_as_tools(clients, connection, database, "SHOW client_encoding", server.cx).await?;
-    let encoding = encoding.trim();
-    if is_of_servers(encoding) {
-        return Ok(());
-    }
-    Err(Error::source_failed(format!(
-        "database {database}: client_encoding is {encoding}, in which a byte of a letter may look like a quote or a backslash, so no restore would take the dump"
-    ))
-    .hint("reset client_encoding for the role and the database (ALTER ROLE, ALTER DATABASE), or take it out of the url or the service"))
-}
-
 async fn dump(
     server: &Server<'_>,
-    database: &str,
+    (database, encoding): (&str, &str),
     part: &DumpPart,
     tables: &[Table],
     snapshot: Option<&ExportedSnapshot>,
@@ -242,7 +229,7 @@ async fn dump(
         arguments.extend([format!("--snapshot={}", snapshot.id()), format!("--lock-wait-timeout={wait}")]);
         hint = "see what pg_dump said; if it waited for a lock, somebody is altering, truncating or dropping a table: run the backup again after that, or set jobs = 1";
     }
-    let mut tool = server.dump_tool(database, arguments).start(false)?;
+    let mut tool = server.dump_tool(database, encoding, arguments).start(false)?;
     let mut writer = sink.open(&stream)?;
     let mut begun = false;
     tool.pump(writer.as_mut(), |piece| {

@@ -123,8 +123,8 @@ impl Contents {
         match encodings[..] {
             [] => Ok(()),
             [Some(name)] if is_of_servers(name) => Ok(()),
-            _ => Err(Error::integrity("the archive is in an encoding that no database has, or in several").hint(
-                "restore it with --to-directory, and load it with pg_restore by hand; dump without PGCLIENTENCODING",
+            _ => Err(Error::usage("the archive is in an encoding that no database has, or in several").hint(
+                "restore it with --to-directory, and load it with pg_restore by hand; newer backups are in the encoding of their database",
             )),
         }
     }

@@ -21,31 +21,6 @@ pub(crate) async fn query(
     sql: &str,
     cx: &WorkContext,
 ) -> Result<String> {
-    ask(clients, connection, database, sql, Some("UTF8"), cx).await
-}
-
-/// As [`query`], in the encoding that a tool gets which asks for none. The answer must be ASCII.
-///
-/// # Errors
-/// Those of `psql`.
-pub(crate) async fn query_as_tools(
-    clients: &Clients,
-    connection: &Connection,
-    database: &str,
-    sql: &str,
-    cx: &WorkContext,
-) -> Result<String> {
-    ask(clients, connection, database, sql, None, cx).await
-}
-
-async fn ask(
-    clients: &Clients,
-    connection: &Connection,
-    database: &str,
-    sql: &str,
-    encoding: Option<&str>,
-    cx: &WorkContext,
-) -> Result<String> {
     let arguments = [
         "-X",
         "-A",
@@ -64,7 +39,7 @@ async fn ask(
         "-c",
         sql,
     ];
-    let encoding = encoding.map(|encoding| ("PGCLIENTENCODING", OsStr::new(encoding)));
+    let encoding = [("PGCLIENTENCODING", OsStr::new("UTF8"))];
     let psql = Invocation::new(&clients.tool("psql"), arguments, cx).envs(connection.variables()).envs(encoding);
     // Only the end of the last row goes: a name may end in a line break.
     output(psql).await.map(|answer| answer.strip_suffix('\0').unwrap_or(&answer).to_owned())

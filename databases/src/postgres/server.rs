@@ -127,10 +127,18 @@ impl<'a> Server<'a> {
         Invocation::new(&self.clients.tool(name), arguments, self.cx).envs(self.connection.variables())
     }
 
-    /// `pg_dump` of a database, as a custom-format archive.
-    pub(crate) fn dump_tool(&self, database: &str, more: Vec<String>) -> Invocation {
-        let usual = ["--format=custom", "--compress=0", "-w", "-d", &conninfo(database)].map(str::to_owned);
+    /// `pg_dump` of a database, as a custom-format archive in `encoding`.
+    pub(crate) fn dump_tool(&self, database: &str, encoding: &str, more: Vec<String>) -> Invocation {
+        let encoding = format!("--encoding={encoding}");
+        let usual = ["--format=custom", "--compress=0", "-w", &encoding, "-d", &conninfo(database)].map(str::to_owned);
         self.tool("pg_dump", usual.into_iter().chain(more))
+    }
+
+    /// The encoding of a database.
+    pub(crate) async fn encoding_of(&self, database: &str) -> Result<String> {
+        let sql =
+            format!("SELECT pg_encoding_to_char(encoding) FROM pg_database WHERE datname = {}", literal(database));
+        self.query_in(database, &sql).await
     }
 
     /// Whether it has this database.

@@ -124,6 +124,7 @@ impl PostgresThrowAway {
         let had_it = !rows(&server.query_in(database, there).await?).is_empty();
         let jobs = format!("--jobs={}", self.cx.jobs);
         let tool = server.tool("pg_amcheck", ["--no-password", "--install-missing", &jobs, &conninfo(database)]);
+        let tool = tool.envs([("PGCLIENTENCODING", std::ffi::OsStr::new("UTF8"))]);
         let checked = output(tool).await;
         if !had_it {
             server.query_in(database, "DROP EXTENSION IF EXISTS amcheck").await?;

@@ -90,8 +90,10 @@ async fn compare_database(
         proof.differences.extend(gone.iter().map(missing));
         return Ok(());
     }
+    let Some((_, first)) = parts.first() else { return Ok(()) };
+    let encoding = Contents::read(streams.open(first).await?.as_mut()).await?.encoding();
     let compared = parts.iter().map(|(part, stream)| {
-        let sides = Sides { server, database, part, stream, tables: &tables, streams, key };
+        let sides = Sides { server, database, encoding: &encoding, part, stream, tables: &tables, streams, key };
         async move { sides.compare().await }.boxed()
     });
     let compared: Vec<_> = compared.collect();
@@ -109,6 +111,8 @@ async fn compare_database(
 struct Sides<'a> {
     server: &'a Server<'a>,
     database: &'a str,
+    /// That of the stored archives.
+    encoding: &'a str,
     part: &'a DumpPart,
     stream: &'a str,
     tables: &'a [Table],
@@ -136,8 +140,15 @@ impl Sides<'_> {
         }
         let differ = differing(&stored, &restored);
         if self.part.creates() && !differ.is_empty() {
-            let settled =
-                settle::settled(self.server, self.database, self.stream, self.streams, differ, self.key).await?;
+            let settled = settle::settled(
+                self.server,
+                (self.database, self.encoding),
+                self.stream,
+                self.streams,
+                differ,
+                self.key,
+            )
+            .await?;
             for title in settled {
                 notes.push(format!("definition of {title}: PostgreSQL prints it in other words after a restore"));
                 restored.definitions.insert(title.clone(), stored.definitions.get(&title).copied().unwrap_or_default());
@@ -147,7 +158,7 @@ impl Sides<'_> {
             let mut archive = self.streams.open(self.stream).await?;
             stored.definitions.extend(of_database(archive.as_mut(), self.key).await?);
             drop(archive);
-            let mut dump = Dump::start(self.server, self.database, vec![DEFINITIONS_ONLY.to_owned()])?;
+            let mut dump = Dump::start(self.server, self.database, self.encoding, vec![DEFINITIONS_ONLY.to_owned()])?;
             restored.definitions.extend(of_database(&mut dump, self.key).await?);
         }
         let mut differences = Vec::new();
@@ -174,7 +185,7 @@ impl Sides<'_> {
             // A standby has no rows of unlogged tables, and its dump not even their sections.
             arguments.push("--no-unlogged-table-data".to_owned());
         }
-        let mut dump = Dump::start(self.server, self.database, arguments)?;
+        let mut dump = Dump::start(self.server, self.database, self.encoding, arguments)?;
         let restored = digest(self.server, create, &mut dump, reader()).await?;
         Ok((stored, restored))
     }

@@ -56,9 +56,10 @@ pub(super) async fn digest_of_definitions(
 pub(super) struct Dump(Option<Tool>);
 
 impl Dump {
-    /// Begins to dump a database of `server`.
-    pub(super) fn start(server: &Server<'_>, database: &str, arguments: Vec<String>) -> Result<Self> {
-        Ok(Self(Some(server.dump_tool(database, arguments).start(false)?)))
+    /// Begins to dump a database of `server`, in the encoding of the archive that it is compared
+    /// with.
+    pub(super) fn start(server: &Server<'_>, database: &str, encoding: &str, arguments: Vec<String>) -> Result<Self> {
+        Ok(Self(Some(server.dump_tool(database, encoding, arguments).start(false)?)))
     }
 }
 

@@ -30,13 +30,14 @@ use crate::tool::process::feed_head;
 /// The database from which others are created and dropped.
 const OUTSIDE: &str = "template1";
 
-/// Those of the definitions `titles` of `database` that are equal to those in `stream`.
+/// Those of the definitions `titles` of a database that are equal to those in `stream`, which is in
+/// the encoding that is given with its name.
 ///
 /// # Errors
 /// The restored database cannot be dumped. Definitions that cannot be loaded again stay different.
 pub(super) async fn settled(
     server: &Server<'_>,
-    database: &str,
+    (database, encoding): (&str, &str),
     stream: &str,
     streams: &dyn StoredStreams,
     mut titles: BTreeSet<String>,
@@ -46,7 +47,7 @@ pub(super) async fn settled(
         let mut archive = streams.open(stream).await?;
         digest_of_definitions(server, archive.as_mut(), Reader::new(key).in_normal_form()).await?
     };
-    let restored = definitions(server, database, Reader::new(key).in_normal_form()).await?;
+    let restored = definitions(server, (database, encoding), Reader::new(key).in_normal_form()).await?;
     titles.retain(|title| are_equal(title, &stored, &restored));
     if titles.is_empty() {
         return Ok(titles);
@@ -54,15 +55,15 @@ pub(super) async fn settled(
     // No stream stays open while another is read: the same source may feed both.
     let stored = {
         let mut archive = streams.open(stream).await?;
-        loaded_again(server, database, archive.as_mut(), key).await
+        loaded_again(server, (database, encoding), archive.as_mut(), key).await
     };
     let Some(stored) = stored else { return Ok(BTreeSet::new()) };
-    let restored = definitions(server, database, Reader::new(key)).await?;
+    let restored = definitions(server, (database, encoding), Reader::new(key)).await?;
     let (mut settled, titles): (BTreeSet<String>, BTreeSet<String>) =
         titles.into_iter().partition(|title| are_equal(title, &stored, &restored));
     if !titles.is_empty() {
-        let mut dump = Dump::start(server, database, vec![DEFINITIONS_ONLY.to_owned()])?;
-        if let Some(again) = loaded_again(server, database, &mut dump, key).await {
+        let mut dump = Dump::start(server, database, encoding, vec![DEFINITIONS_ONLY.to_owned()])?;
+        if let Some(again) = loaded_again(server, (database, encoding), &mut dump, key).await {
             settled.extend(titles.into_iter().filter(|title| are_equal(title, &stored, &again)));
         }
     }
@@ -78,19 +79,17 @@ fn are_equal(title: &String, one: &DatabaseDigest, other: &DatabaseDigest) -> bo
 /// is like `like`. `None` if that fails.
 async fn loaded_again(
     server: &Server<'_>,
-    like: &str,
+    (like, encoding): (&str, &str),
     archive: &mut dyn StreamReader,
     key: ProofKey,
 ) -> Option<DatabaseDigest> {
     let name = format!("lifeboat_{:016x}", rand::random::<u64>());
     let read = async {
-        let encoding =
-            format!("SELECT pg_encoding_to_char(encoding) FROM pg_database WHERE datname = {}", literal(like));
-        let encoding = server.query_in(OUTSIDE, &encoding).await?;
+        let of_database = server.encoding_of(like).await?;
         let create = format!(
             "CREATE DATABASE {} TEMPLATE template0 ENCODING {} LC_COLLATE 'C' LC_CTYPE 'C'",
             quoted(&name),
-            literal(&encoding)
+            literal(&of_database)
         );
         server.query_in(OUTSIDE, &create).await?;
         // A database with a subscription cannot be dropped.
@@ -98,7 +97,7 @@ async fn loaded_again(
         let into = conninfo(&name);
         let load = server.tool("pg_restore", how.into_iter().chain([into.as_str()]));
         feed_head(load, archive, |_| Ok(()), &[0]).await?;
-        definitions(server, &name, Reader::new(key)).await
+        definitions(server, (&name, encoding), Reader::new(key)).await
     };
     let read = read.await;
     // It is dropped although the drill was cancelled, too.
@@ -117,7 +116,11 @@ async fn loaded_again(
 }
 
 /// The definitions of a database of the throw-away server.
-async fn definitions(server: &Server<'_>, database: &str, reader: Reader) -> Result<DatabaseDigest> {
-    let mut dump = Dump::start(server, database, vec![DEFINITIONS_ONLY.to_owned()])?;
+async fn definitions(
+    server: &Server<'_>,
+    (database, encoding): (&str, &str),
+    reader: Reader,
+) -> Result<DatabaseDigest> {
+    let mut dump = Dump::start(server, database, encoding, vec![DEFINITIONS_ONLY.to_owned()])?;
     digest(server, false, &mut dump, reader).await
 }
