@@ -187,6 +187,15 @@ impl Postgres {
         &self.programs
     }
 
+    /// What the server said so far.
+    ///
+    /// # Panics
+    /// Its log cannot be read.
+    #[must_use]
+    pub fn log(&self) -> String {
+        String::from_utf8_lossy(&std::fs::read(self.place.path().join("log")).expect("a log")).into_owned()
+    }
+
     /// Makes a directory that is the server's own, such as for a tablespace.
     ///
     /// # Panics

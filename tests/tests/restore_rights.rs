@@ -112,7 +112,8 @@ CREATE TABLE hers.typed (a hers.d); INSERT INTO hers.typed VALUES (1);
 CREATE MATERIALIZED VIEW hers.seen AS SELECT hers.take(1) AS x;
 CREATE OR REPLACE FUNCTION hers.act() RETURNS text LANGUAGE plpgsql AS $$
 DECLARE sql text; found text; BEGIN
-    IF session_user = 'mallory' THEN RETURN 'nothing'; END IF;
+    IF session_user = 'mallory' OR current_setting('hers.busy', true) = 'yes' THEN RETURN 'nothing'; END IF;
+    PERFORM set_config('hers.busy', 'yes', false);
     FOREACH sql IN ARRAY ARRAY[
         'CREATE FUNCTION hers.root() RETURNS void LANGUAGE sql SECURITY DEFINER AS ''ALTER ROLE mallory SUPERUSER''',
         'CREATE OR REPLACE FUNCTION s.of_boss() RETURNS int LANGUAGE sql SECURITY DEFINER AS ''SELECT 2''',
@@ -128,9 +129,10 @@ DECLARE sql text; found text; BEGIN
         'SELECT setval(''s.seq'', 99)'
     ] LOOP
         EXIT WHEN current_user = 'mallory';
-        BEGIN EXECUTE sql; EXCEPTION WHEN OTHERS THEN NULL; END;
+        BEGIN EXECUTE sql; RAISE LOG 'mallory did %', sql; EXCEPTION WHEN OTHERS THEN NULL; END;
     END LOOP;
     BEGIN EXECUTE 'SELECT secret FROM s.aa' INTO found; EXCEPTION WHEN OTHERS THEN found := NULL; END;
+    PERFORM set_config('hers.busy', 'no', false);
     RETURN coalesce(found, 'nothing');
 END $$;
 CREATE FUNCTION hers.fire() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN RETURN NULL; END';
@@ -161,6 +163,24 @@ async fn code_of_a_dump_changes_and_reads_nothing_of_others() {
         assert_eq!(to.query("postgres", settings).await.trim(), "0");
         nothing_is_left(&to).await;
     }
+    assert!(!to.log().contains("mallory did"));
+    // All of it works for a superuser, but for what nobody may do.
+    let streams = captured(&from, u64::MAX, &cx).await;
+    let wanted = Wanted { overwrite: true, keep_going: true, as_superuser: true, ..only("shop") };
+    restored(&streams, &to, wanted, &cx).await.unwrap();
+    let log = to.log();
+    let attacks: Vec<&str> = INTRUDER
+        .lines()
+        .skip_while(|line| !line.contains("IN ARRAY"))
+        .skip(1)
+        .take_while(|line| !line.contains("LOOP"))
+        .collect();
+    let attacks = attacks.join("\n").replace("''", "\u{1}");
+    let tried: Vec<String> = attacks.split('\'').skip(1).step_by(2).map(|sql| sql.replace('\u{1}', "'")).collect();
+    assert_eq!(tried.len(), 23, "{tried:#?}");
+    for sql in tried {
+        assert!(sql.starts_with("REASSIGN") || log.contains(&format!("mallory did {sql}")), "{sql}");
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -168,7 +188,7 @@ async fn code_that_lets_others_in_as_the_role_that_loads_ends_the_restore() {
     let (from, to) = (Postgres::start().await, Postgres::start().await);
     to.run_sql("postgres", "CREATE ROLE mallory").await;
     for (attack, told) in [
-        ("ALTER ROLE CURRENT_USER PASSWORD ''known''", "only a restore may change anything now"),
+        ("ALTER ROLE CURRENT_USER PASSWORD ''known''", "the password of the role"),
         ("ALTER ROLE CURRENT_USER SET search_path = hers", "settings of the role"),
         ("DO $x$ BEGIN EXECUTE format(''GRANT %I TO mallory'', session_user); END $x$", "admin option"),
         ("SELECT lo_from_bytea(4712, ''new'')", "large objects"),

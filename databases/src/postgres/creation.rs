@@ -26,6 +26,10 @@ const RIGHTS: [&str; 6] = ["ALL", "CREATE", "CONNECT", "TEMPORARY", "TEMP", "PRI
 /// The comment of a database that is being loaded begins with this.
 pub(crate) const LOADING_MARK: &str = "Lifeboat is loading this database";
 
+/// Settings that would hamper the restore itself. They are given last.
+const LATE_SETTINGS: [&str; 4] =
+    ["event_triggers", "lo_compat_privileges", "session_replication_role", "transaction_timeout"];
+
 /// How a database is made.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub(crate) struct Creation {
@@ -136,8 +140,8 @@ impl Creation {
     pub(crate) async fn begin(&self, server: &Server<'_>, place: &str) -> Result<Vec<String>> {
         let mark = format!("COMMENT ON DATABASE {} IS {}", quoted(place), literal(LOADING_MARK));
         let mut steps = vec![Step::new("mark of an unfinished restore".to_owned(), mark)];
-        let settings = |property: &&Property| matches!(property, Property::Set(_) | Property::RoleSet(..));
-        steps.extend(self.properties.iter().filter(settings).map(|property| property.step(place)));
+        let early = |property: &&Property| property.is_setting() == Some(false);
+        steps.extend(self.properties.iter().filter(early).map(|property| property.step(place)));
         self.run(server, place, &steps).await
     }
 
@@ -178,7 +182,7 @@ impl Creation {
         }
         for property in &self.properties {
             match property {
-                Property::Set(_) | Property::RoleSet(..) => {}
+                _ if property.is_setting() == Some(false) => {}
                 Property::Right { .. } => rights.push(property.step(place)),
                 _ => steps.push(property.step(place)),
             }
@@ -245,6 +249,12 @@ fn right(reading: &mut Reading<'_>, grantor: Option<Vec<u8>>) -> Option<Property
 }
 
 impl Property {
+    /// Whether it is a setting, and then whether it is a [late](LATE_SETTINGS) one.
+    fn is_setting(&self) -> Option<bool> {
+        let (Self::Set(setting) | Self::RoleSet(_, setting)) = self else { return None };
+        Some(LATE_SETTINGS.iter().any(|late| setting.name.eq_ignore_ascii_case(late.as_bytes())))
+    }
+
     fn step(&self, place: &str) -> Step {
         let database = quoted(place);
         let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();

@@ -21,14 +21,16 @@ use super::contents::{Contents, Resumed};
 use super::creation::Creation;
 use super::failures::{Failures, Heard, Listener};
 use super::late::{Late, Views, table_rows};
-use super::loader::{LoadsAs, ORPHANS};
+use super::loader::LoadsAs;
 use super::needs::{code, needs_superuser, refusal};
+use super::orphans::ORPHANS;
 use super::owners::KnownRoles;
-use super::ownership::{Ownership, without_owners};
+use super::ownership::Ownership;
 use super::parts::{DumpPart, TableName};
 use super::refusals::Refusals;
 use super::roles::several;
 use super::server::Server;
+use super::values::{values, without_large_objects};
 use crate::streams::{Once, StoredStreams, StreamReader};
 use crate::tool::process::{Invocation, feed_head, feed_with, output_bytes};
 
@@ -61,6 +63,19 @@ pub(crate) struct Filling<'a> {
     pub(crate) as_loader: Option<Server<'a>>,
     /// What is to be done once all is loaded.
     pub(crate) ownership: Mutex<Ownership>,
+}
+
+impl<'a> Filling<'a> {
+    /// The same work, done by another role, which reaches the server so.
+    pub(super) fn as_another(&self, role: Server<'a>) -> Self {
+        Self {
+            as_loader: Some(role),
+            failures: self.failures.clone(),
+            made: AtomicBool::new(true),
+            ownership: Mutex::default(),
+            ..*self
+        }
+    }
 }
 
 impl Filling<'_> {
@@ -168,10 +183,12 @@ impl Filling<'_> {
         let ownership = Ownership::of(contents, &mut roles, ORPHANS)?;
         let mut all = self.ownership.lock().unwrap_or_else(PoisonError::into_inner);
         all.steps.append(ownership.steps)?;
+        let values = values(contents, &mut all.strange)?;
+        all.values.append(values)?;
         all.anew.extend(ownership.anew);
         all.strange.extend(ownership.strange);
         all.of_server.extend(ownership.of_server);
-        Ok(without_owners(contents))
+        Ok(without_large_objects(contents))
     }
 
     /// How the database is made. What is of roles that are lacking is left out.

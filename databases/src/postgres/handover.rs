@@ -10,14 +10,13 @@ use lifeboat_base::Result;
 use super::failures::incomplete;
 use super::fill::Filling;
 use super::late::Views;
-use super::loader::{LoadsAs, ORPHANS, make_orphans};
+use super::loader::LoadsAs;
+use super::orphans::{ORPHANS, make_orphans};
 use super::ownership::Ownership;
 use super::refusals::{OWNER_OF, Refusals};
-use super::steps::Step;
+use super::steps::{MAX_STEPS, Step};
 use crate::database::LoadFailure;
 
-/// No more objects get their owners in one transaction: each is locked to its end.
-const MAX_STEPS: usize = 500;
 /// The class of a failure to give an owner or a right.
 const REFUSED_CLASS: &str = "rights";
 
@@ -35,7 +34,7 @@ impl Filling<'_> {
     ) -> Result<Ownership> {
         let LoadsAs::Loader(loader) = self.loads_as else { return Ok(Ownership::default()) };
         let mut ownership = std::mem::take(&mut *self.ownership.lock().unwrap_or_else(PoisonError::into_inner));
-        self.end(loader, &views.of_superusers, encoding).await?;
+        self.end(loader, &views.of_superusers, &ownership.values, encoding).await?;
         make_orphans(self.server).await?;
         loader.give_back_public(self.server, self.place).await?;
         refusals.anew.append(&mut ownership.anew);
@@ -49,6 +48,10 @@ impl Filling<'_> {
             refusals.take(&steps, self.server.run_all(self.place, &steps, encoding).await?);
         }
         loader.give_back(self.server, self.place, ORPHANS).await?;
+        // From here on, code runs as the owner of what calls it, never as the owner of all.
+        loader.forget_statistics(self.server, self.place).await?;
+        self.set_sequences(&ownership.values, encoding).await?;
+        loader.unguard(self.server, self.place).await?;
         Ok(ownership)
     }
 

@@ -6,7 +6,8 @@ use super::builds::EntryId;
 use super::contents::{Contents, ContentsEntry, Section};
 use super::steps::Step;
 
-/// What comes after all that may run code: it runs none, or speaks of what does.
+pub(super) const FOREIGN_KEY: &str = "FK CONSTRAINT";
+/// What comes after all that needs code to run: it needs none, or speaks of what does.
 pub(super) const LATE_KINDS: [&[u8]; 5] = [b"FK CONSTRAINT", b"COMMENT", b"SECURITY LABEL", b"POLICY", b"ROW SECURITY"];
 pub(super) const VIEW_ROWS: &[u8] = b"MATERIALIZED VIEW DATA";
 pub(super) const TABLE_ROWS: &[u8] = b"TABLE DATA";

@@ -6,6 +6,9 @@
 //! role of its own. That role is made for one restore, may create in the database while it is
 //! loaded, owns what it makes there, and is dropped in the end. Nobody else is let in until then.
 //! What that code could change in the database meanwhile, [`super::guard`] refuses.
+//!
+//! Large objects are loaded by a second role, the keeper, which owns nothing else. No code of a
+//! dump ever runs as the keeper, and what runs as the loader cannot write into them.
 
 use std::time::Duration;
 
@@ -29,10 +32,10 @@ const MAX_ATTEMPTS_TO_END: usize = 100;
 const END_INTERVAL: Duration = Duration::from_millis(100);
 /// No more objects get other rights in one transaction.
 const MAX_CHANGED: usize = 500;
-/// The role, without rights, that owns what would otherwise have no owner here.
-pub(crate) const ORPHANS: &str = "lifeboat-orphans";
 /// The first version in which the schema `public` belongs to whoever owns the database.
 const PUBLIC_OF_OWNER: u32 = 15;
+/// The first version with statistics of expressions.
+const STATISTICS_OF_EXPRESSIONS: u32 = 14;
 /// As whom an archive is loaded.
 #[derive(Clone, Copy)]
 pub(crate) enum LoadsAs<'a> {
@@ -50,43 +53,47 @@ pub(crate) enum LoadsAs<'a> {
 pub(crate) enum Rights {
     /// Fill tables, but read nothing, and not touch sequences.
     Fill,
-    /// Read, but not touch sequences.
+    /// Read, but not change sequences.
     Read,
     All,
 }
 
-/// A role that can log in, and has no rights but in what it makes.
+/// A role that can log in, and has no rights but in what it makes; and its keeper.
 pub(crate) struct Loader {
     pub(crate) role: String,
+    /// The role that loads large objects.
+    keeper: String,
+    /// Of both.
     password: Secret,
-    /// A digest of what the server keeps of the password.
+    /// A digest of what the server keeps of the role's password.
     verifier: String,
     guard: Guard,
     major: u32,
 }
 
 impl Loader {
-    /// Makes the role.
+    /// Makes both roles.
     ///
     /// # Errors
-    /// The server cannot make it.
+    /// The server cannot make them.
     pub(crate) async fn make(server: &Server<'_>, major: u32) -> Result<Self> {
         let mark: u64 = rand::random();
-        let role = format!("lifeboat-loader-{mark:016x}");
+        let (role, keeper) = (format!("lifeboat-loader-{mark:016x}"), format!("lifeboat-keeper-{mark:016x}"));
         let password = format!("{:032x}{:032x}", rand::random::<u128>(), rand::random::<u128>());
         let until = server.query(&format!("SELECT now() + interval {}", literal(LIFETIME))).await?;
-        let sql = format!(
-            "CREATE ROLE {} LOGIN NOSUPERUSER NOCREATEDB NOCREATEROLE NOREPLICATION NOBYPASSRLS PASSWORD {} VALID UNTIL {}",
-            quoted(&role),
-            literal(&password),
-            literal(until.trim())
-        );
-        let mut step = Step::new(format!("role {role}"), sql);
-        step.needed = true;
-        server.run_steps(server.connection.maintenance_database(), &[step], "UTF8").await?;
+        let steps = [&role, &keeper].map(|role| {
+            let sql = format!(
+                "CREATE ROLE {} LOGIN NOSUPERUSER NOCREATEDB NOCREATEROLE NOREPLICATION NOBYPASSRLS PASSWORD {} VALID UNTIL {}",
+                quoted(role),
+                literal(&password),
+                literal(until.trim())
+            );
+            Step { needed: true, ..Step::new(format!("role {role}"), sql) }
+        });
+        server.run_steps(server.connection.maintenance_database(), &steps, "UTF8").await?;
         let verifier = server.query(&verifier(&role)).await?;
-        let guard = Guard::of(&role, &verifier);
-        Ok(Self { role, password: Secret::new(password.into_bytes()), verifier, guard, major })
+        let guard = Guard::of(&role, &keeper, &verifier);
+        Ok(Self { role, keeper, password: Secret::new(password.into_bytes()), verifier, guard, major })
     }
 
     /// The server as this role reaches it.
@@ -94,7 +101,19 @@ impl Loader {
     /// # Errors
     /// The password cannot be written to a file.
     pub(crate) fn server<'a>(&self, server: &Server<'a>) -> Result<Server<'a>> {
-        let connection = server.connection.as_role(&self.role, &self.password, server.cx)?;
+        self.server_as(&self.role, server)
+    }
+
+    /// The server as the keeper reaches it.
+    ///
+    /// # Errors
+    /// The password cannot be written to a file.
+    pub(crate) fn keeper<'a>(&self, server: &Server<'a>) -> Result<Server<'a>> {
+        self.server_as(&self.keeper, server)
+    }
+
+    fn server_as<'a>(&self, role: &str, server: &Server<'a>) -> Result<Server<'a>> {
+        let connection = server.connection.as_role(role, &self.password, server.cx)?;
         Ok(Server { clients: server.clients.clone(), connection, cx: server.cx })
     }
 
@@ -104,24 +123,27 @@ impl Loader {
     /// # Errors
     /// The server refuses, or does not let it log in.
     pub(crate) async fn take(&self, server: &Server<'_>, place: &str, encoding: &str) -> Result<()> {
-        let (role, database) = (quoted(&self.role), quoted(place));
+        let (role, keeper, database) = (quoted(&self.role), quoted(&self.keeper), quoted(place));
         // It does not own the database: then its code could change settings of the database.
         let sql = format!(
-            "ALTER ROLE {role} LOGIN; REVOKE CONNECT, TEMPORARY ON DATABASE {database} FROM PUBLIC;
-             GRANT CONNECT, CREATE, TEMPORARY ON DATABASE {database} TO {role}"
+            "ALTER ROLE {role} LOGIN; ALTER ROLE {keeper} LOGIN;
+             REVOKE CONNECT, TEMPORARY ON DATABASE {database} FROM PUBLIC;
+             GRANT CONNECT, CREATE, TEMPORARY ON DATABASE {database} TO {role}; GRANT CONNECT ON DATABASE {database} TO {keeper}"
         );
         server.query_in(server.outside(place), &sql).await?;
-        self.guard.set(server, place, encoding).await?;
-        server.query_in(place, &format!("ALTER SCHEMA public OWNER TO {role}")).await?;
         let own = self.server(server)?;
-        let asked = query(&own.clients, &own.connection, place, "SELECT session_user", own.cx).await;
-        match asked {
-            Ok(user) if user == self.role => Ok(()),
-            Ok(_) => Err(Error::source_failed("the server logged in another role than the one that is to load")),
-            Err(error) => Err(error
+        match own.query_in(place, "SELECT session_user").await {
+            Ok(user) if user == self.role => {}
+            Ok(_) => {
+                return Err(Error::source_failed("the server logged in another role than the one that is to load"));
+            }
+            Err(error) => return Err(error
                 .within("the snapshot would be loaded by a role without rights, but the server does not let it log in")
                 .hint(format!("connect in a way that asks for passwords, such as TCP with scram-sha-256 in pg_hba.conf; or, {AS_SUPERUSER}"))),
         }
+        refuse_settings(&own, place).await?;
+        self.guard.set(server, &own, place, encoding).await?;
+        server.query_in(place, &format!("ALTER SCHEMA public OWNER TO {role}")).await.map(drop)
     }
 
     /// Gives it these rights on all that it owns in the database `place`, besides large objects.
@@ -130,22 +152,23 @@ impl Loader {
     /// The server refuses.
     pub(crate) async fn may(&self, server: &Server<'_>, place: &str, rights: Rights) -> Result<()> {
         let (tables, sequences) = (["r", "p", "v", "m", "f"].map(literal).join(", "), literal("S"));
-        let steps = match rights {
-            Rights::Fill => [
+        let steps: &[_] = match rights {
+            Rights::Fill => &[
                 (&tables, "REVOKE SELECT, UPDATE, DELETE, TRUNCATE ON TABLE", "FROM", "SELECT", true),
                 (&sequences, "REVOKE ALL ON SEQUENCE", "FROM", "UPDATE", true),
             ],
-            Rights::Read => [
+            Rights::Read => &[
                 (&tables, "GRANT ALL ON TABLE", "TO", "SELECT", false),
-                (&sequences, "REVOKE UPDATE, USAGE ON SEQUENCE", "FROM", "UPDATE", true),
+                (&sequences, "REVOKE ALL ON SEQUENCE", "FROM", "UPDATE", true),
+                (&sequences, "GRANT SELECT ON SEQUENCE", "TO", "SELECT", false),
             ],
-            Rights::All => [
+            Rights::All => &[
                 (&tables, "GRANT ALL ON TABLE", "TO", "SELECT", false),
                 (&sequences, "GRANT ALL ON SEQUENCE", "TO", "UPDATE", false),
             ],
         };
         let name = literal(&self.role);
-        for (kinds, verb, to, right, has) in steps {
+        for &(kinds, verb, to, right, has) in steps {
             // Some at a time: what is changed may be locked to the end of a transaction.
             let (null, not) = if has { ("IS NULL OR", "") } else { ("IS NOT NULL AND", "NOT") };
             let left = format!(
@@ -165,17 +188,36 @@ impl Loader {
         Ok(())
     }
 
-    /// Ends all that it does in the database `place`. Code that it ran may have let somebody in
-    /// under its name, or given away what it made: then nothing that was loaded can be trusted.
+    /// Ends all that it does in the database `place`, for good. Code that it ran may have let
+    /// somebody in under its name, or given away what it made: then nothing that was loaded can be
+    /// trusted.
     ///
     /// # Errors
     /// It does not end; or something was changed that only such code changes.
     pub(crate) async fn close(&self, server: &Server<'_>, place: &str) -> Result<()> {
-        let (role, name) = (quoted(&self.role), literal(&self.role));
-        server.query(&format!("ALTER ROLE {role} NOLOGIN")).await?;
+        let (role, keeper) = (quoted(&self.role), quoted(&self.keeper));
+        server.query(&format!("ALTER ROLE {role} NOLOGIN; ALTER ROLE {keeper} NOLOGIN")).await?;
+        self.end_sessions(server, place).await?;
+        self.check(server, place).await
+    }
+
+    /// As [`Self::close`], before it goes on.
+    ///
+    /// # Errors
+    /// As [`Self::close`].
+    pub(crate) async fn pause(&self, server: &Server<'_>, place: &str) -> Result<()> {
+        self.close(server, place).await?;
+        let (role, keeper) = (quoted(&self.role), quoted(&self.keeper));
+        server.query(&format!("ALTER ROLE {role} LOGIN; ALTER ROLE {keeper} LOGIN")).await.map(drop)
+    }
+
+    /// Sends everybody but us away who is in the database `place`, or logged in as it.
+    async fn end_sessions(&self, server: &Server<'_>, place: &str) -> Result<()> {
         let end = format!(
             "SELECT count(pg_terminate_backend(pid)) FROM pg_stat_activity
-             WHERE (usename = {name} OR datname = {}) AND pid <> pg_backend_pid() AND backend_type = 'client backend'",
+             WHERE (usename IN ({}, {}) OR datname = {}) AND pid <> pg_backend_pid() AND backend_type = 'client backend'",
+            literal(&self.role),
+            literal(&self.keeper),
             literal(place)
         );
         let mut attempts = 0;
@@ -186,7 +228,7 @@ impl Loader {
             }
             tokio::time::sleep(END_INTERVAL).await;
         }
-        self.check(server, place).await
+        Ok(())
     }
 
     /// Takes the guard off the database `place`.
@@ -197,21 +239,23 @@ impl Loader {
         self.guard.remove(server, place).await
     }
 
-    /// Looks whether code that it ran changed its password, settings or memberships, or gave
-    /// anything in the database `place` to others.
+    /// Looks whether code that it ran changed its password, settings or memberships, gave anything
+    /// in the database `place` to others, or made large objects.
     ///
     /// # Errors
     /// It did.
     pub(crate) async fn check(&self, server: &Server<'_>, place: &str) -> Result<()> {
-        let me = format!("(SELECT oid FROM pg_roles WHERE rolname = {})", literal(&self.role));
+        let oid = |role: &str| format!("(SELECT oid FROM pg_roles WHERE rolname = {})", literal(role));
+        let (me, keeper) = (oid(&self.role), oid(&self.keeper));
         let changed = format!(
             "SELECT concat_ws(', ',
                 (SELECT 'settings of the role' WHERE EXISTS (SELECT FROM pg_db_role_setting WHERE setrole = {me})),
                 (SELECT 'memberships of the role' WHERE EXISTS (SELECT FROM pg_auth_members WHERE roleid = {me} OR member = {me})),
+                (SELECT 'large objects' WHERE EXISTS (SELECT FROM pg_largeobject_metadata WHERE lomowner = {me})),
                 (SELECT 'an owner or a right' WHERE EXISTS (SELECT FROM pg_shdepend WHERE refclassid = 'pg_authid'::regclass
                     AND dbid = (SELECT oid FROM pg_database WHERE datname = current_database()) AND deptype IN ('o', 'a')
                     AND classid <> 'pg_user_mapping'::regclass
-                    AND refobjid NOT IN ({me}, (SELECT oid FROM pg_roles WHERE rolname = current_user)))))"
+                    AND refobjid NOT IN ({me}, {keeper}, (SELECT oid FROM pg_roles WHERE rolname = current_user)))))"
         );
         let mut changed = server.query_in(place, &changed).await?;
         if server.query(&verifier(&self.role)).await? != self.verifier {
@@ -222,7 +266,7 @@ impl Loader {
         }
         Err(Error::source_failed(format!("code of the snapshot changed, while it was loaded: {}", changed.trim()))
             .hint(
-                "what was loaded is dropped; look for ALTER ROLE, GRANT and REASSIGN in the functions of the snapshot",
+                "what was loaded is dropped; look for ALTER ROLE, GRANT, REASSIGN and lo_create in the functions of the snapshot",
             ))
     }
 
@@ -241,18 +285,20 @@ impl Loader {
 
     /// Gives all that it still owns in the database `place` to others: extensions, which have no
     /// owner of their own in an archive, to the role that restores, and the rest to
-    /// `otherwise`, which has no rights. Then others may come in.
+    /// `otherwise`, which has no rights.
     ///
     /// # Errors
     /// The server refuses, or something would be left for the role that restores.
     pub(crate) async fn give_back(&self, server: &Server<'_>, place: &str, otherwise: &str) -> Result<()> {
-        let (role, name) = (quoted(&self.role), literal(&quoted(&self.role)));
+        let (role, keeper) = (quoted(&self.role), quoted(&self.keeper));
         let owned = format!(
             "FROM pg_shdepend d, pg_identify_object(d.classid, d.objid, 0) o
              WHERE d.dbid = (SELECT oid FROM pg_database WHERE datname = current_database()) AND d.deptype = 'o'
-                AND d.refclassid = 'pg_authid'::regclass AND d.refobjid = {name}::regrole
+                AND d.refclassid = 'pg_authid'::regclass AND d.refobjid IN ({}::regrole, {}::regrole)
                 AND d.classid <> 'pg_extension'::regclass AND d.classid <> 'pg_default_acl'::regclass
-                AND NOT EXISTS (SELECT FROM pg_depend e WHERE e.classid = d.classid AND e.objid = d.objid AND e.deptype = 'e')"
+                AND NOT EXISTS (SELECT FROM pg_depend e WHERE e.classid = d.classid AND e.objid = d.objid AND e.deptype = 'e')",
+            literal(&role),
+            literal(&keeper)
         );
         let body = format!(
             "DECLARE left_over record; BEGIN FOR left_over IN SELECT o.type, o.identity {owned} LOOP
@@ -268,61 +314,56 @@ impl Loader {
         }
         let database = quoted(place);
         let sql = format!(
-            "REASSIGN OWNED BY {role} TO CURRENT_USER; DROP OWNED BY {role};
+            "REASSIGN OWNED BY {role} TO CURRENT_USER; DROP OWNED BY {role}, {keeper};
              GRANT CONNECT, TEMPORARY ON DATABASE {database} TO PUBLIC"
         );
         server.query_in(place, &sql).await.map(drop)
     }
 
-    /// Drops the role although the restore was cancelled, or because it was.
+    /// Forgets what the server found out about values that functions give, in the database
+    /// `place`: while rows were read, code may have put there what it read.
+    ///
+    /// # Errors
+    /// The server refuses.
+    pub(crate) async fn forget_statistics(&self, server: &Server<'_>, place: &str) -> Result<()> {
+        // Lengths of ranges (kind 6) are told by a function of the type, whose call needs no right.
+        let mut sql = "DELETE FROM pg_statistic s USING pg_class c WHERE c.oid = s.starelid AND c.oid >= 16384
+                AND (c.relkind IN ('i', 'I') OR 6 IN (stakind1, stakind2, stakind3, stakind4, stakind5))"
+            .to_owned();
+        if self.major >= STATISTICS_OF_EXPRESSIONS {
+            sql.push_str(
+                "; UPDATE pg_statistic_ext_data d SET stxdndistinct = NULL, stxddependencies = NULL, stxdmcv = NULL, stxdexpr = NULL
+                FROM pg_statistic_ext e WHERE e.oid = d.stxoid AND e.oid >= 16384 AND e.stxexprs IS NOT NULL",
+            );
+        }
+        server.query_in(place, &sql).await.map(drop)
+    }
+
+    /// Drops both roles although the restore was cancelled, or because it was.
     pub(crate) async fn drop(&self, server: &Server<'_>) {
         let cx = WorkContext { cancel: CancellationToken::new(), ..server.cx.clone() };
         let database = server.connection.maintenance_database();
-        let sql = format!("DROP ROLE IF EXISTS {}", quoted(&self.role));
+        let sql = format!("DROP ROLE IF EXISTS {}, {}", quoted(&self.role), quoted(&self.keeper));
         if let Err(error) = query(&server.clients, &server.connection, database, &sql, &cx).await {
-            tracing::warn!(role = self.role, error = %error.chain(), "the temporary role could not be dropped; drop it by hand");
+            tracing::warn!(role = self.role, error = %error.chain(), "the temporary roles could not be dropped; drop this one and its keeper by hand");
         }
     }
+}
+
+/// Refuses settings under which the guard sees nothing, or everybody may change large objects.
+async fn refuse_settings(own: &Server<'_>, place: &str) -> Result<()> {
+    let sql = "SELECT name || ' = ' || setting FROM pg_settings
+        WHERE name = 'event_triggers' AND setting = 'off' OR name = 'lo_compat_privileges' AND setting = 'on'";
+    let set = rows(&own.query_in(place, sql).await?);
+    if set.is_empty() {
+        return Ok(());
+    }
+    let set = set.join(", ");
+    Err(Error::usage(format!("code of the snapshot cannot be kept from what belongs to others: the server has {set}"))
+        .hint(format!("reset it while the restore runs (ALTER SYSTEM, ALTER ROLE ALL); or, {AS_SUPERUSER}")))
 }
 
 /// Asks for a digest of what the server keeps of a role's password.
 fn verifier(role: &str) -> String {
     format!("SELECT md5(coalesce(rolpassword, '')) FROM pg_authid WHERE rolname = {}", literal(role))
-}
-
-/// Makes the role that owns what would otherwise have no owner here, unless it is there.
-///
-/// # Errors
-/// The server cannot make it; or it is there, and can do something.
-pub(crate) async fn make_orphans(server: &Server<'_>) -> Result<()> {
-    let (role, name) = (quoted(ORPHANS), literal(ORPHANS));
-    if !server.query(&format!("SELECT 1 FROM pg_roles WHERE rolname = {name}")).await?.is_empty() {
-        let able = format!(
-            "SELECT count(*) FROM pg_roles r WHERE r.rolname = {name} AND (r.rolsuper OR r.rolcanlogin OR r.rolcreaterole
-                OR r.rolcreatedb OR r.rolreplication OR r.rolbypassrls
-                OR EXISTS (SELECT FROM pg_auth_members m WHERE m.member = r.oid OR m.roleid = r.oid AND m.member <> 10))"
-        );
-        if server.query(&able).await?.trim() != "0" {
-            return Err(Error::usage(format!(
-                "the role {ORPHANS} has rights or members, but is to own what has no owner here"
-            ))
-            .hint("take them away, or rename it"));
-        }
-        return Ok(());
-    }
-    server.query(&format!("CREATE ROLE {role} NOLOGIN NOINHERIT")).await.map(drop)
-}
-
-/// Drops the role that owns what has no owner here, if it owns nothing.
-pub(crate) async fn drop_orphans(server: &Server<'_>) {
-    let cx = WorkContext { cancel: CancellationToken::new(), ..server.cx.clone() };
-    let name = literal(ORPHANS);
-    let drop = format!(
-        "DO $$ BEGIN IF EXISTS (SELECT FROM pg_roles WHERE rolname = {name}) THEN EXECUTE format('DROP ROLE %I', {name}); END IF;
-         EXCEPTION WHEN dependent_objects_still_exist THEN NULL; END $$"
-    );
-    let database = server.connection.maintenance_database();
-    if let Err(error) = query(&server.clients, &server.connection, database, &drop, &cx).await {
-        tracing::warn!(role = ORPHANS, error = %error.chain(), "the role could not be dropped");
-    }
 }

@@ -24,6 +24,7 @@ mod load;
 mod loader;
 mod losses;
 mod needs;
+mod orphans;
 mod owners;
 mod ownership;
 mod parts;
@@ -41,6 +42,7 @@ mod tables;
 mod target;
 mod throw_away;
 mod tokens;
+mod values;
 
 use std::path::PathBuf;
 

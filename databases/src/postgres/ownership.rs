@@ -76,6 +76,8 @@ const GRANTED_ON: [&[&str]; 12] = [
 pub(crate) struct Ownership {
     /// Owners, then grants.
     pub(crate) steps: StepList,
+    /// Values of sequences, which come last.
+    pub(crate) values: StepList,
     /// Rights whose grantor is lacking.
     pub(crate) anew: Vec<String>,
     /// What was not understood, for people.
@@ -187,10 +189,12 @@ impl Ownership {
 
 /// The beginning of an archive without owners and grants.
 pub(crate) fn without_owners(contents: &Contents) -> Vec<u8> {
-    contents.changed(|entry| {
-        let grants = matches!(contents.get(&entry.kind), b"ACL" | b"DEFAULT ACL");
-        Change { owner: Some(Vec::new()), definition: grants.then(Vec::new) }
-    })
+    contents.changed(|entry| Change { owner: Some(Vec::new()), definition: is_grant(contents, entry).then(Vec::new) })
+}
+
+/// Whether an entry gives rights.
+pub(super) fn is_grant(contents: &Contents, entry: &ContentsEntry) -> bool {
+    matches!(contents.get(&entry.kind), b"ACL" | b"DEFAULT ACL")
 }
 
 /// Whether an entry has an owner of its own. As in `pg_restore`, what is not dropped by itself has
@@ -309,7 +313,7 @@ fn numbers(lines: &[u8]) -> Arc<[u32]> {
 }
 
 /// Tokens as text again.
-fn emit(tokens: &[Token]) -> Vec<u8> {
+pub(super) fn emit(tokens: &[Token]) -> Vec<u8> {
     let mut text = Vec::new();
     let mut after_operator = false;
     for token in tokens {

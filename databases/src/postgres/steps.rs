@@ -14,6 +14,8 @@ use super::sql::conninfo;
 use crate::streams::Once;
 use crate::tool::process::feed;
 
+/// No more steps should be run in one transaction: what they change is locked to its end.
+pub(crate) const MAX_STEPS: usize = 500;
 /// No more is kept of what the server says about one statement.
 const MAX_REASON_BYTES: usize = 500;
 /// No more is read of what the server says about all of them.
