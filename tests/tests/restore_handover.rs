@@ -114,7 +114,6 @@ async fn a_right_that_the_server_does_not_give_is_told() {
     assert!(to.try_query("shop", "SELECT 1").await.is_err());
     let outcome = restored(&streams, &to, Wanted { keep_going: true, ..only("shop") }, &cx).await.unwrap();
     assert_eq!(lost(&outcome), [("rights", "rights")]);
-
     // Also where warnings are not wanted.
     to.run_sql("postgres", "DROP DATABASE shop; ALTER ROLE postgres SET client_min_messages = error").await;
     let outcome = restored(&streams, &to, Wanted { keep_going: true, ..only("shop") }, &cx).await.unwrap();
@@ -208,4 +207,78 @@ async fn a_server_that_asks_for_passwords_is_loaded_by_a_role_without_rights() {
     nothing_is_left(&to).await;
     let left: Vec<_> = std::fs::read_dir(place.path()).unwrap().collect();
     assert!(left.is_empty(), "{left:?}");
+}
+
+/// A database that lets not everybody in, and one that does. A view takes its time to fill.
+#[tokio::test(flavor = "multi_thread")]
+async fn nobody_comes_in_before_the_snapshot_lets_him() {
+    let (from, to) = (Postgres::start().await, Postgres::start().await);
+    from.run_sql("postgres", "CREATE ROLE app; CREATE DATABASE shut; CREATE DATABASE open").await;
+    for database in ["shut", "open"] {
+        from.run_sql(
+            database,
+            "CREATE MATERIALIZED VIEW slow AS SELECT 1 AS a, pg_sleep(2)::text; ALTER MATERIALIZED VIEW slow OWNER TO app",
+        )
+        .await;
+    }
+    from.run_sql("postgres", "REVOKE CONNECT ON DATABASE shut FROM PUBLIC").await;
+    let place = TempDir::new().unwrap();
+    let cx = context(&place);
+    let streams = captured(&from, u64::MAX, &cx).await;
+    to.run_sql("postgres", "CREATE ROLE app; CREATE ROLE joe LOGIN").await;
+    for (database, lets_in) in [("shut", "f"), ("open", "t")] {
+        let may = format!("SELECT has_database_privilege('joe', '{database}', 'CONNECT')");
+        let filling = "SELECT count(*) FROM pg_stat_activity WHERE wait_event = 'PgSleep'";
+        let looking = async {
+            while to.query("postgres", filling).await.trim() == "0" {
+                tokio::time::sleep(std::time::Duration::from_millis(20)).await;
+            }
+            to.query("postgres", &may).await
+        };
+        let (restored, meanwhile) = tokio::join!(restored(&streams, &to, only(database), &cx), looking);
+        restored.unwrap();
+        assert_eq!(meanwhile.trim(), "f", "{database}");
+        assert_eq!(to.query("postgres", &may).await.trim(), lets_in, "{database}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_role_for_orphans_that_cannot_be_used_is_refused_before_anything_is_loaded() {
+    let (from, to) = (Postgres::start().await, Postgres::start().await);
+    from.create_database("shop").await;
+    from.run_sql("shop", "CREATE TABLE t AS SELECT 1 AS a").await;
+    let place = TempDir::new().unwrap();
+    let cx = context(&place);
+    let streams = captured(&from, u64::MAX, &cx).await;
+    to.run_sql("postgres", "CREATE ROLE \"lifeboat-orphans\"; CREATE ROLE me; GRANT \"lifeboat-orphans\" TO me").await;
+    let error = restored(&streams, &to, only("shop"), &cx).await.unwrap_err();
+    assert_eq!(error.class(), Class::Usage);
+    // It would say so if it had begun to restore the database.
+    assert!(error.chain().starts_with("the role lifeboat-orphans has rights or members"), "{}", error.chain());
+    to.run_sql("postgres", "REVOKE \"lifeboat-orphans\" FROM me").await;
+    restored(&streams, &to, only("shop"), &cx).await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_view_of_a_superuser_is_filled_whatever_his_name_is_written_in() {
+    let (from, to) = (Postgres::start().await, Postgres::start().await);
+    from.create_database("shop").await;
+    let role = "SET client_encoding = 'UTF8'; CREATE ROLE \"J\u{f6}\" SUPERUSER";
+    let view = "CREATE MATERIALIZED VIEW v AS SELECT 1 AS a; ALTER MATERIALIZED VIEW v OWNER TO \"J\u{f6}\"";
+    from.run_sql("shop", &format!("{role}; {view}")).await;
+    to.run_sql("postgres", role).await;
+    let place = TempDir::new().unwrap();
+    let cx = context(&place);
+    let streams = captured(&from, u64::MAX, &cx).await;
+    // As an archive was while the database had this `client_encoding`.
+    let mut tool = tokio::process::Command::new(from.programs().join("pg_dump"));
+    let dumped = tool.args(["-Fc", "-Z0", "-E", "LATIN1", "-d", &from.url("shop")]).output().await.unwrap();
+    assert!(dumped.status.success(), "{}", String::from_utf8_lossy(&dumped.stderr));
+    for (name, (content, _)) in streams.streams.lock().unwrap().iter_mut() {
+        if name.contains("shop") {
+            content.clone_from(&dumped.stdout);
+        }
+    }
+    restored(&streams, &to, only("shop"), &cx).await.unwrap();
+    assert_eq!(to.query("shop", "SELECT a FROM v").await.trim(), "1");
 }

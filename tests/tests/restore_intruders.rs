@@ -230,3 +230,58 @@ async fn settings_of_a_database_do_not_take_the_guard_away() {
         to.run_sql("postgres", "SELECT pg_reload_conf()").await;
     }
 }
+
+/// Databases of one server: the first has code that gives the role that loads a setting.
+#[tokio::test(flavor = "multi_thread")]
+async fn code_of_one_database_is_nothing_to_the_next() {
+    let (from, to) = (Postgres::start().await, Postgres::start().await);
+    for database in ["one", "three", "two"] {
+        from.create_database(database).await;
+    }
+    from.run_sql("two", "CREATE TABLE t AS SELECT 2 AS a").await;
+    from.run_sql("one", "CREATE TABLE t AS SELECT 1 AS a").await;
+    from.run_sql(
+        "three",
+        "CREATE FUNCTION act(x int) RETURNS boolean LANGUAGE plpgsql AS 'BEGIN RETURN true; END';
+         CREATE TABLE t (a int CHECK (act(a))); INSERT INTO t VALUES (1);
+         CREATE OR REPLACE FUNCTION act(x int) RETURNS boolean LANGUAGE plpgsql AS
+            'BEGIN ALTER ROLE CURRENT_USER SET search_path = hers; RETURN true; END'",
+    )
+    .await;
+    let place = TempDir::new().unwrap();
+    let cx = context(&place);
+    let streams = captured(&from, u64::MAX, &cx).await;
+    let wanted = Wanted { databases: ["one", "three", "two"].map(str::to_owned).to_vec(), ..Wanted::default() };
+    let error = restored(&streams, &to, wanted.clone(), &cx).await.unwrap_err();
+    assert!(error.chain().contains("restored before that: one"), "{}", error.chain());
+    assert!(error.chain().contains("settings of the role"), "{}", error.chain());
+
+    let wanted = Wanted { overwrite: true, keep_going: true, ..wanted };
+    let outcome = restored(&streams, &to, wanted, &cx).await.unwrap();
+    assert_eq!(outcome.written, ["one", "two"], "{:?}", outcome.failures);
+    assert_eq!(to.query("two", "SELECT a FROM t").await.trim(), "2");
+    let lost: Vec<&str> = outcome.failures.iter().map(|failure| failure.object.as_str()).collect();
+    assert_eq!(lost, ["DATABASE three"]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_foreign_key_beside_a_cast_that_is_code_is_left_out_if_to_go_on_is_wanted() {
+    let (from, to) = (Postgres::start().await, Postgres::start().await);
+    from.create_database("shop").await;
+    from.run_sql(
+        "shop",
+        "CREATE TYPE mood AS ENUM ('a'); CREATE FUNCTION number(mood) RETURNS int LANGUAGE sql IMMUTABLE AS 'SELECT 1';
+         CREATE CAST (mood AS int) WITH FUNCTION number(mood) AS IMPLICIT;
+         CREATE TABLE t (a int PRIMARY KEY); INSERT INTO t VALUES (1); CREATE TABLE u (a int REFERENCES t)",
+    )
+    .await;
+    let place = TempDir::new().unwrap();
+    let cx = context(&place);
+    let streams = captured(&from, u64::MAX, &cx).await;
+    let error = restored(&streams, &to, only("shop"), &cx).await.unwrap_err();
+    assert!(error.chain().contains("implicit cast public.mood AS integer"), "{}", error.chain());
+    let outcome = restored(&streams, &to, Wanted { keep_going: true, ..only("shop") }, &cx).await.unwrap();
+    let lost: Vec<&str> = outcome.failures.iter().map(|failure| failure.object.as_str()).collect();
+    assert_eq!(lost, ["FK CONSTRAINT public.u u_a_fkey"]);
+    assert_eq!(to.query("shop", "SELECT a FROM t").await.trim(), "1");
+}

@@ -29,6 +29,8 @@ pub(crate) const LOADING_MARK: &str = "Lifeboat is loading this database";
 /// Settings that would hamper the restore itself. They are given last.
 const LATE_SETTINGS: [&str; 4] =
     ["event_triggers", "lo_compat_privileges", "session_replication_role", "transaction_timeout"];
+/// What the server gives everybody on a new database.
+const USUAL_RIGHTS: &str = "CONNECT, TEMPORARY";
 
 /// How a database is made.
 #[derive(Debug, Default, PartialEq, Eq)]
@@ -163,8 +165,9 @@ impl Creation {
         }
     }
 
-    /// Gives the loaded database what else belongs to it. Returns what the server refused; of
-    /// owner and rights, it tells `refusals`.
+    /// Gives the loaded database what else belongs to it. If it was `shut`, everybody may come in
+    /// then, as far as the snapshot says so. Returns what the server refused; of owner and rights,
+    /// it tells `refusals`.
     ///
     /// # Errors
     /// The server cannot be asked.
@@ -172,6 +175,7 @@ impl Creation {
         &self,
         server: &Server<'_>,
         place: &str,
+        shut: bool,
         refusals: &mut Refusals,
     ) -> Result<Vec<String>> {
         let unmark = format!("COMMENT ON DATABASE {} IS NULL", quoted(place));
@@ -179,6 +183,10 @@ impl Creation {
         if let Some(owner) = &self.owner {
             let sql = [&alter(place)[..], b"OWNER TO ", &quoted_name(owner)].concat();
             rights.push(Step::new(format!("{OWNER_OF}the database"), sql));
+        }
+        if shut {
+            let open = format!("GRANT {USUAL_RIGHTS} ON DATABASE {} TO PUBLIC", quoted(place));
+            rights.push(Step::new("rights on the database for PUBLIC".to_owned(), open));
         }
         for property in &self.properties {
             match property {

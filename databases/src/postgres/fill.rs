@@ -124,7 +124,8 @@ impl Filling<'_> {
         let mut refusals = Refusals::default();
         let Ownership { mut strange, of_server, .. } = self.settle_owners(&views, &encoding, &mut refusals).await?;
         self.fill_views(&views.of_others, &encoding).await?;
-        refused.extend(creation.complete(self.server, self.place, &mut refusals).await?);
+        let shut = matches!(self.loads_as, LoadsAs::Loader(_));
+        refused.extend(creation.complete(self.server, self.place, shut, &mut refusals).await?);
         self.tell_refused(refusals.refused)?;
         strange.extend(creation.strange);
         let mut warnings = Vec::new();

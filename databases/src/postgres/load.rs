@@ -16,7 +16,7 @@ use super::failures::{Failures, incomplete};
 use super::fill::Filling;
 use super::globals::{GLOBALS, Globals, read_globals};
 use super::loader::{Loader, LoadsAs};
-use super::orphans::{ORPHANS, drop_orphans};
+use super::orphans::{ORPHANS, drop_orphans, make_orphans};
 use super::owners::KnownRoles;
 use super::parts::{DumpPart, Stored, by_database};
 use super::places::Place;
@@ -79,22 +79,21 @@ async fn load(
     let roles = Mutex::new(server.known_roles(server.connection.maintenance_database()).await?);
     let superuser = server.query("SELECT rolsuper FROM pg_roles WHERE rolname = current_user").await?;
     let superuser = superuser.trim() == "t";
-    let loader = if superuser && !wanted.as_superuser { Some(Loader::make(&server, facts.major).await?) } else { None };
-    let loads_as = match &loader {
-        Some(loader) => LoadsAs::Loader(loader),
-        None if superuser => LoadsAs::Superuser,
-        None => LoadsAs::Connected,
-    };
-    let loaded = load_databases(&server, streams, chosen, wanted, &roles, loads_as, &mut outcome).await;
-    if let Some(loader) = &loader {
-        loader.drop(&server).await;
+    let by_loader = superuser && !wanted.as_superuser;
+    if by_loader {
+        // It is needed in the end, and better refused now.
+        make_orphans(&server).await?;
+    }
+    let loads = Loads { wanted, major: facts.major, superuser, by_loader };
+    let loaded = load_databases(&server, streams, chosen, loads, &roles, &mut outcome).await;
+    if by_loader {
         drop_orphans(&server).await;
     }
-    loaded?;
+    loaded.map_err(|error| told_before(error, &outcome))?;
     let roles = roles.into_inner().unwrap_or_else(PoisonError::into_inner);
     if !roles.lacking().is_empty() {
         let hint = if takes_roles { "" } else { "; --globals takes the snapshot's roles along" };
-        let owner = if loader.is_some() {
+        let owner = if by_loader {
             format!("the role {ORPHANS}, which has no rights")
         } else {
             "the role that restored".to_owned()
@@ -107,20 +106,31 @@ async fn load(
     Ok(outcome)
 }
 
+/// How databases are loaded.
+#[derive(Clone, Copy)]
+struct Loads<'a> {
+    wanted: &'a Wanted,
+    major: u32,
+    /// Whether the role that connects is a superuser.
+    superuser: bool,
+    /// Whether another role loads in its place.
+    by_loader: bool,
+}
+
 /// Loads each database that was chosen.
 async fn load_databases(
     server: &Server<'_>,
     streams: &dyn StoredStreams,
     chosen: Vec<(&Stored<'_>, String)>,
-    wanted: &Wanted,
+    loads: Loads<'_>,
     roles: &Mutex<KnownRoles>,
-    loads_as: LoadsAs<'_>,
     outcome: &mut RestoreOutcome,
 ) -> Result<()> {
-    for ((database, parts), target) in chosen {
+    let Loads { wanted, .. } = loads;
+    for (stored, target) in chosen {
+        let database = &stored.0;
         let place = server.place(&target).await?;
-        let loading = Loading { streams, database, roles, keep_going: wanted.keep_going, loads_as };
-        let loaded = match server.restore_database(&loading, parts, place.name()).await {
+        let loaded = match load_database(server, streams, stored, loads, roles, place.name()).await {
             Err(error) if wanted.keep_going && error.class() == Class::Source && !server.cx.cancel.is_cancelled() => {
                 let object = format!("DATABASE {database}");
                 let reason = error.chain();
@@ -141,6 +151,44 @@ async fn load_databases(
         outcome.written.push(target);
     }
     Ok(())
+}
+
+/// Loads a database into `place`. If a role does so in place of a superuser, it is made for this
+/// database alone: what code of one does to it is nothing to the next.
+async fn load_database(
+    server: &Server<'_>,
+    streams: &dyn StoredStreams,
+    (database, parts): &Stored<'_>,
+    loads: Loads<'_>,
+    roles: &Mutex<KnownRoles>,
+    place: &str,
+) -> Result<Loaded> {
+    let loader = if loads.by_loader { Some(Loader::make(server, loads.major).await?) } else { None };
+    let loads_as = match &loader {
+        Some(loader) => LoadsAs::Loader(loader),
+        None if loads.superuser => LoadsAs::Superuser,
+        None => LoadsAs::Connected,
+    };
+    let loading = Loading { streams, database, roles, keep_going: loads.wanted.keep_going, loads_as };
+    let loaded = server.restore_database(&loading, parts, place).await;
+    if let Some(loader) = &loader {
+        loader.drop(server).await;
+    }
+    loaded
+}
+
+/// The error of one database, with what came of those before it.
+fn told_before(error: Error, outcome: &RestoreOutcome) -> Error {
+    for warning in &outcome.warnings {
+        tracing::warn!(warning, "the restore ended early");
+    }
+    for LoadFailure { database, object, reason, .. } in &outcome.failures {
+        tracing::warn!(database, object, reason, "this could not be loaded");
+    }
+    if outcome.written.is_empty() {
+        return error;
+    }
+    error.within(format!("restored before that: {}", several(outcome.written.iter().map(String::as_str))))
 }
 
 /// Each database that is wanted, and the name that it gets.

@@ -312,11 +312,7 @@ impl Loader {
             let left = several(left.iter().map(String::as_str));
             return Err(Error::source_failed(format!("nobody but a superuser would own what was loaded: {left}")));
         }
-        let database = quoted(place);
-        let sql = format!(
-            "REASSIGN OWNED BY {role} TO CURRENT_USER; DROP OWNED BY {role}, {keeper};
-             GRANT CONNECT, TEMPORARY ON DATABASE {database} TO PUBLIC"
-        );
+        let sql = format!("REASSIGN OWNED BY {role} TO CURRENT_USER; DROP OWNED BY {role}, {keeper}");
         server.query_in(place, &sql).await.map(drop)
     }
 
