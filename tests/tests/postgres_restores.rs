@@ -342,7 +342,7 @@ async fn what_a_killed_restore_left_is_told() {
     let error = restored(&streams, &to, only("shop"), &cx).await.unwrap_err();
     assert!(error.message().contains("half loaded") && error.class() == Class::Usage, "{error:?}");
     let outcome = restored(&streams, &to, Wanted { overwrite: true, ..only("shop") }, &cx).await.unwrap();
-    assert!(told(&outcome, "lifeboat-loading-01234567, shop"), "{:?}", outcome.warnings);
+    assert!(told(&outcome, "database lifeboat-loading-01234567, database shop"), "{:?}", outcome.warnings);
     assert_eq!(
         to.query("postgres", "SELECT shobj_description(oid, 'pg_database') FROM pg_database WHERE datname = 'shop'")
             .await

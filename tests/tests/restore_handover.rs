@@ -28,7 +28,8 @@ async fn an_owner_or_right_that_is_refused_is_a_failure() {
     from.run_sql(
         "shop",
         "CREATE ROLE \"J\u{f6}\"; CREATE ROLE app; CREATE TABLE t AS SELECT 1 AS a; ALTER TABLE t OWNER TO \"J\u{f6}\";
-         CREATE TABLE u AS SELECT 2 AS a; ALTER TABLE u OWNER TO app; GRANT SELECT ON u TO \"J\u{f6}\"; GRANT CONNECT ON DATABASE shop TO \"J\u{f6}\"",
+         CREATE TABLE u AS SELECT 2 AS a; ALTER TABLE u OWNER TO app; GRANT SELECT ON u TO \"J\u{f6}\"; GRANT CONNECT ON DATABASE shop TO \"J\u{f6}\";
+         CREATE TABLE v (a int, b int); CREATE STATISTICS st ON a, b FROM v; ALTER STATISTICS st OWNER TO \"J\u{f6}\"",
     )
     .await;
     let place = TempDir::new().unwrap();
@@ -281,4 +282,17 @@ async fn a_view_of_a_superuser_is_filled_whatever_his_name_is_written_in() {
     }
     restored(&streams, &to, only("shop"), &cx).await.unwrap();
     assert_eq!(to.query("shop", "SELECT a FROM v").await.trim(), "1");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_role_that_a_restore_left_is_told() {
+    let (from, to) = (Postgres::start().await, Postgres::start().await);
+    from.create_database("shop").await;
+    let place = TempDir::new().unwrap();
+    let cx = context(&place);
+    let streams = captured(&from, u64::MAX, &cx).await;
+    to.run_sql("postgres", "CREATE ROLE \"lifeboat-loader-0123456789abcdef\"").await;
+    let outcome = restored(&streams, &to, only("shop"), &cx).await.unwrap();
+    let told = |warning: &String| warning.contains("role lifeboat-loader-0123456789abcdef");
+    assert!(outcome.warnings.iter().any(told), "{:?}", outcome.warnings);
 }

@@ -25,6 +25,8 @@ use super::sql::{literal, quoted, rows};
 use super::steps::Step;
 use crate::database::WorkContext;
 
+/// A pattern of the names of roles that load.
+pub(super) const LOADERS: &str = "^lifeboat-(loader|keeper)-[0-9a-f]{16}$";
 /// How long the role could log in if nobody dropped it.
 const LIFETIME: &str = "7 days";
 /// How often it is looked whether its sessions have ended, and how long between.
@@ -302,7 +304,8 @@ impl Loader {
         );
         let body = format!(
             "DECLARE left_over record; BEGIN FOR left_over IN SELECT o.type, o.identity {owned} LOOP
-                BEGIN EXECUTE format('ALTER %s %s OWNER TO %I', left_over.type, left_over.identity, {});
+                BEGIN EXECUTE format('ALTER %s %s OWNER TO %I', CASE left_over.type WHEN 'statistics object' THEN 'STATISTICS'
+                    WHEN 'foreign-data wrapper' THEN 'FOREIGN DATA WRAPPER' ELSE left_over.type END, left_over.identity, {});
                 EXCEPTION WHEN OTHERS THEN NULL; END; END LOOP; END",
             literal(otherwise)
         );

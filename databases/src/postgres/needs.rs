@@ -44,7 +44,8 @@ pub(crate) async fn needs_superuser(server: &Server<'_>, contents: &Contents) ->
     let extensions: Vec<String> = contents.of_kind("EXTENSION").map(name).collect();
     if !extensions.is_empty() {
         let sql = format!(
-            "SELECT DISTINCT 'EXTENSION ' || name FROM pg_available_extension_versions WHERE name IN ({}) AND superuser AND NOT trusted",
+            "SELECT DISTINCT 'EXTENSION ' || name FROM pg_available_extension_versions e WHERE name IN ({}) AND superuser
+                AND to_jsonb(e) ->> 'trusted' IS DISTINCT FROM 'true'",
             extensions.join(", ")
         );
         needed.extend(rows(&server.query(&sql).await?));
@@ -57,7 +58,12 @@ pub(crate) async fn needs_superuser(server: &Server<'_>, contents: &Contents) ->
 fn is_high(contents: &Contents, entry: &ContentsEntry) -> bool {
     let text = String::from_utf8_lossy(contents.get(&entry.definition));
     let kind = String::from_utf8_lossy(contents.get(&entry.kind));
-    HIGH_KINDS.contains(&&*kind) || is_high_definition(&kind, &text)
+    is_high_kind(contents, entry) || is_high_definition(&kind, &text)
+}
+
+/// Whether only a superuser can make an entry, by its kind.
+pub(super) fn is_high_kind(contents: &Contents, entry: &ContentsEntry) -> bool {
+    HIGH_KINDS.iter().any(|kind| kind.as_bytes() == contents.get(&entry.kind))
 }
 
 fn is_high_definition(kind: &str, text: &str) -> bool {

@@ -10,6 +10,7 @@ use std::sync::Arc;
 use lifeboat_base::Result;
 
 use super::contents::{Change, Contents, ContentsEntry};
+use super::needs::is_high_kind;
 use super::owners::{KnownRoles, roles};
 use super::refusals::OWNER_OF;
 use super::sql::quoted_name;
@@ -113,6 +114,8 @@ impl Ownership {
                 let steps = if kind == b"SEQUENCE" { &mut sequences } else { &mut ownership.steps };
                 match of_owner(contents, entry, owner) {
                     Some(step) => steps.push(step)?,
+                    // It was not loaded, and is told among the failures.
+                    None if is_high_kind(contents, entry) => {}
                     None if has_owner(contents, entry) => {
                         ownership.strange.push(format!("{OWNER_OF}{}", contents.name(entry)));
                     }

@@ -10,6 +10,7 @@ use lifeboat_base::{Error, Result};
 use tokio_util::sync::CancellationToken;
 
 use super::creation::LOADING_MARK;
+use super::loader::LOADERS;
 use super::query::query;
 use super::roles::several;
 use super::server::Server;
@@ -166,10 +167,12 @@ impl Server<'_> {
     /// The server cannot be asked.
     pub(crate) async fn leftovers(&self) -> Result<Option<String>> {
         let sql = format!(
-            "SELECT datname FROM pg_database WHERE datname LIKE {} OR datname LIKE {} OR shobj_description(oid, 'pg_database') = {}",
+            "SELECT 'database ' || datname FROM pg_database WHERE datname LIKE {} OR datname LIKE {} OR shobj_description(oid, 'pg_database') = {}
+             UNION ALL SELECT 'role ' || rolname FROM pg_roles WHERE rolname ~ {} ORDER BY 1",
             literal(&format!("{LOADING}%")),
             literal(&format!("{REPLACED}%")),
-            literal(LOADING_MARK)
+            literal(LOADING_MARK),
+            literal(LOADERS)
         );
         let left = rows(&self.query(&sql).await?);
         Ok((!left.is_empty()).then(|| {
