@@ -204,7 +204,10 @@ async fn settings_of_a_database_do_not_take_the_guard_away() {
         from.create_database("shop").await;
         from.run_sql(
             "shop",
-            &format!("{USERS}{CHANGER} RESET SESSION AUTHORIZATION; ALTER DATABASE shop SET {setting}"),
+            &format!(
+                "{USERS}{CHANGER} RESET SESSION AUTHORIZATION; ALTER DATABASE shop SET {setting};
+                ALTER DATABASE shop SET work_mem = '5MB'"
+            ),
         )
         .await;
         let place = TempDir::new().unwrap();
@@ -217,7 +220,7 @@ async fn settings_of_a_database_do_not_take_the_guard_away() {
         assert_eq!(to.query("shop", kept).await.trim(), "1|f", "{setting}");
         assert!(to.log().matches("mallory comes").count() > before);
         let set = to.query("shop", "SELECT unnest(setconfig) FROM pg_db_role_setting").await;
-        assert_eq!(set.trim().replace('=', " = "), setting);
+        assert_eq!(set.trim().replace('=', " = "), format!("{setting}\nwork_mem = 5MB"));
         // As it is for all of the server.
         to.run_sql("postgres", &format!("ALTER SYSTEM SET {setting}")).await;
         to.run_sql("postgres", "SELECT pg_reload_conf()").await;

@@ -5,6 +5,8 @@
 //! it. So a database can be made under any name, and no statement of the archive runs outside the
 //! database that it is of. Tablespaces are left out.
 
+use std::collections::BTreeSet;
+
 use lifeboat_base::Result;
 
 use super::contents::Contents;
@@ -26,9 +28,8 @@ const RIGHTS: [&str; 6] = ["ALL", "CREATE", "CONNECT", "TEMPORARY", "TEMP", "PRI
 /// The comment of a database that is being loaded begins with this.
 pub(crate) const LOADING_MARK: &str = "Lifeboat is loading this database";
 
-/// Settings that would hamper the restore itself. They are given last.
-const LATE_SETTINGS: [&str; 4] =
-    ["event_triggers", "lo_compat_privileges", "session_replication_role", "transaction_timeout"];
+/// Settings that would take the guard away. They are given last.
+const LATE_SETTINGS: [&str; 3] = ["event_triggers", "lo_compat_privileges", "session_replication_role"];
 /// What the server gives everybody on a new database.
 const USUAL_RIGHTS: &str = "CONNECT, TEMPORARY";
 
@@ -188,9 +189,10 @@ impl Creation {
             let open = format!("GRANT {USUAL_RIGHTS} ON DATABASE {} TO PUBLIC", quoted(place));
             rights.push(Step::new("rights on the database for PUBLIC".to_owned(), open));
         }
+        steps.extend(self.late_settings(place));
         for property in &self.properties {
             match property {
-                _ if property.is_setting() == Some(false) => {}
+                Property::Set(_) | Property::RoleSet(..) => {}
                 Property::Right { .. } => rights.push(property.step(place)),
                 _ => steps.push(property.step(place)),
             }
@@ -199,6 +201,26 @@ impl Creation {
         refusals.anew.extend(self.anew.iter().cloned());
         refusals.take(&rights, server.run_all(server.outside(place), &rights, &self.encoding).await?);
         Ok(refused)
+    }
+
+    /// Gives the settings of whoever has a late one anew, all of them: a dump tells their order.
+    fn late_settings(&self, place: &str) -> Vec<Step> {
+        let mut steps = Vec::new();
+        let late = self.properties.iter().filter(|property| property.is_setting() == Some(true));
+        for whose in late.map(Property::role_of_setting).collect::<BTreeSet<_>>() {
+            let all = self.properties.iter().filter(|property| property.is_setting().is_some());
+            let all = all.filter(|property| property.role_of_setting() == whose);
+            let reset = match whose {
+                None => [&alter(place)[..], b"RESET ALL"].concat(),
+                Some(role) => {
+                    let within = format!(" IN DATABASE {} RESET ALL", quoted(place));
+                    [b"ALTER ROLE ", &quoted_name(role)[..], within.as_bytes()].concat()
+                }
+            };
+            steps.push(Step::new("settings of the database".to_owned(), reset));
+            steps.extend(all.map(|property| property.step(place)));
+        }
+        steps
     }
 
     async fn run(&self, server: &Server<'_>, place: &str, steps: &[Step]) -> Result<Vec<String>> {
@@ -261,6 +283,11 @@ impl Property {
     fn is_setting(&self) -> Option<bool> {
         let (Self::Set(setting) | Self::RoleSet(_, setting)) = self else { return None };
         Some(LATE_SETTINGS.iter().any(|late| setting.name.eq_ignore_ascii_case(late.as_bytes())))
+    }
+
+    /// The role that a setting is for, if not for all.
+    fn role_of_setting(&self) -> Option<&[u8]> {
+        if let Self::RoleSet(role, _) = self { Some(role) } else { None }
     }
 
     fn step(&self, place: &str) -> Step {

@@ -125,7 +125,8 @@ impl Filling<'_> {
         let Ownership { mut strange, of_server, .. } = self.settle_owners(&views, &encoding, &mut refusals).await?;
         self.fill_views(&views.of_others, &encoding).await?;
         let shut = matches!(self.loads_as, LoadsAs::Loader(_));
-        refused.extend(creation.complete(self.server, self.place, shut, &mut refusals).await?);
+        let also = creation.complete(self.server, self.place, shut, &mut refusals).await?;
+        refused.extend(also.into_iter().filter(|one| !refused.contains(one)).collect::<Vec<_>>());
         self.tell_refused(refusals.refused)?;
         strange.extend(creation.strange);
         let mut warnings = Vec::new();
