@@ -200,7 +200,13 @@ impl Prune<'_> {
         let acts = order.all(&inventories).await;
         if let Some((number, error)) = acts.unreadable.iter().find(|(_, error)| !is_verdict(error)) {
             let doubt = Error::new(error.class(), error.chain()).within(format!("act {number} cannot be read"));
-            doubts.everywhere.get_or_insert(doubt.hint(NO_ANSWER));
+            let hint = doubt.hint_text().filter(|_| error.class() != Class::Storage).unwrap_or(NO_ANSWER).to_owned();
+            doubts.everywhere.get_or_insert(doubt.hint(hint));
+        }
+        for holder in inventories.iter().filter(|inventory| acts.left_aside.contains(inventory.replica.name())) {
+            let error = Error::integrity("too many acts that cannot be believed hide the others");
+            let hint = format!("remove what is below {} and is not yours", layout::order(dataset));
+            doubts.add(&[holder], Signed::ByNobody, &error, &hint);
         }
         let reader = self.keys.reader();
         let memory = self.config.limits.memory;
@@ -220,6 +226,8 @@ impl Prune<'_> {
                 doubts.add(&holders, signed, &error, UNREADABLE_MARK);
             }
         }
+        // One that cannot be fetched may call things gone that could be finished.
+        let all_records_known = records.unreadable.values().all(is_verdict);
         let mut strangers = Unbelieved::new("a prune record whose signer is not trusted");
         for (id, error) in records.unreadable {
             let own = error.hint_text().unwrap_or("run `lifeboat verify` to see why").to_owned();
@@ -239,7 +247,8 @@ impl Prune<'_> {
         strangers.log("it is ignored");
         let (pruned, records) = (records.snapshots, records.found);
         let current = acts.without_passed(records.iter().map(|record| &record.body));
-        inventories = self.bring_level(&order, &acts, &current, inventories, &mut failed).await;
+        let to_finish = if all_records_known { &current } else { &Acts::default() };
+        self.bring_level(&order, &documents, acts.newest(), to_finish, &mut inventories, &mut doubts).await;
         let (mut manifests, mut hashes, mut unreadable) = (BTreeMap::new(), BTreeMap::new(), Vec::new());
         {
             let snapshots =
@@ -345,33 +354,32 @@ impl Prune<'_> {
         Ok(Survey { view, gaps, doubt: doubts.everywhere, unusable })
     }
 
-    /// Gives each replica the acts that it lacks, and the signatures that acts hold. One that fails
-    /// is left alone.
+    /// Gives each replica the acts that it lacks, and the signatures that `to_finish` hold. One
+    /// that fails is doubted: what it lists still counts for what is missing.
     async fn bring_level(
         &self,
         order: &OrderReader<'_>,
-        acts: &Acts,
-        current: &Acts,
-        inventories: Vec<Inventory>,
-        failed: &mut BTreeMap<Name, Error>,
-    ) -> Vec<Inventory> {
-        let (mut level, all) = (Vec::new(), inventories.clone());
-        for mut inventory in inventories {
+        documents: &Documents<'_>,
+        newest: u64,
+        to_finish: &Acts,
+        inventories: &mut [Inventory],
+        doubts: &mut Doubts,
+    ) {
+        let all = inventories.to_vec();
+        for inventory in inventories {
             let brought = async {
-                order.level(&mut inventory, &all, acts.newest()).await?;
-                order.finish(&mut inventory, current).await
+                order.level(inventory, &all, newest).await?;
+                order.finish(documents, inventory, to_finish).await
             };
             match brought.await {
                 Ok(finished) => {
                     for key in finished {
                         tracing::warn!(replica = %inventory.replica.name(), %key, "An object had no signature, and has it again");
                     }
-                    level.push(inventory);
                 }
-                Err(error) => drop(failed.insert(inventory.replica.name().clone(), error)),
+                Err(error) => doubts.add(&[inventory], Signed::ByNobody, &error, "run `lifeboat check`"),
             }
         }
-        level
     }
 
     /// The newest snapshot that a drill proved, of those that a replica without doubt shows and
