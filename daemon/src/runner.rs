@@ -1,7 +1,7 @@
 //! One run: lock → backup → prune, and what is remembered of it.
 //!
 //! - **Success** is the committed snapshot. What fails after it (prune, the status file) is a
-//!   warning of the report. A prune that deletes nothing because something is missing or doubtful
+//!   warning of the report. A prune that does not delete what is due, in all replicas or in some,
 //!   is remembered, too.
 //! - **Deadline**: a run that takes longer than `limits.run` is cancelled, and aborted if it does
 //!   not obey. A commit that has begun is never aborted.
@@ -100,10 +100,7 @@ impl Runner {
         // A bug must neither end the daemon nor go unnoticed.
         let result =
             AssertUnwindSafe(self.within_deadline(installation, dataset, progress, cancel)).catch_unwind().await;
-        let result = result.unwrap_or_else(|_| {
-            Err(Error::failed(format!("the backup of {} crashed", dataset.name))
-                .hint("this is a bug in Lifeboat: report it with the log lines around this one"))
-        });
+        let result = result.unwrap_or_else(|_| Err(crashed(&dataset.name, progress.committing.load(Ordering::SeqCst))));
         self.ledger.update(&dataset.name, |status| match &result {
             Ok(report) => {
                 status.succeeded = true;
@@ -149,8 +146,9 @@ impl Runner {
         });
         let (pruned, deletion_stopped) = match pruned {
             Ok(pruned) => {
-                let doubted = pruned.as_ref().filter(|pruned| !pruned.stopped.is_empty());
-                let stopped = doubted.map(in_some);
+                // What was cancelled is done by the next run.
+                let failed = pruned.as_ref().filter(|pruned| !pruned.failures.is_empty() && !cancel.is_cancelled());
+                let stopped = failed.map(in_some);
                 backup.warnings.extend(stopped.iter().map(Error::chain_and_hint));
                 let stopped = stopped.as_ref().map(Stopped::from);
                 (pruned, stopped)
@@ -341,10 +339,29 @@ impl Runner {
     }
 }
 
-/// Why nothing is deleted in some replicas.
+/// The error of a backup that a bug has ended.
+fn crashed(dataset: &Name, is_committing: bool) -> Error {
+    let what = format!("the backup of {dataset} crashed");
+    let report = "this is a bug in Lifeboat: report it with the log lines around this one";
+    if is_committing {
+        Error::new(
+            Class::Unknown,
+            format!("{what} while it committed, so it is not known whether its snapshot is there"),
+        )
+        .hint(format!("run `lifeboat list {dataset}`: the next run finishes the commit where it was decided; {report}"))
+    } else {
+        Error::failed(what).hint(report)
+    }
+}
+
+/// Why nothing, or not everything, is deleted in some replicas.
 fn in_some(pruned: &PruneOutcome) -> Error {
     let names: Vec<&str> = pruned.stopped.iter().map(Name::as_str).collect();
-    Error::storage(format!("nothing is deleted in {}", names.join(", ")))
+    let what = match names.as_slice() {
+        [] => "some deletions failed".to_owned(),
+        names => format!("nothing is deleted in {}", names.join(", ")),
+    };
+    Error::storage(what)
         .because(pruned.failures.join("; "))
         .hint("run `lifeboat check` and `lifeboat verify` to see why")
 }

@@ -425,8 +425,19 @@ async fn repair_puts_back_what_it_can_names_the_rest_and_asks_before_it_gives_th
     assert!(stdout(&done).contains("copied to replica r1") && stdout(&done).contains("nothing is missing"));
     assert_eq!(manifest(1).len(), 2);
 
+    // The other replica has it, and is only away.
+    let (cache, away) = (place.path(&format!("state/datasets/{DATASET}/cache")), place.path("away"));
+    remove(1);
+    fs::remove_dir_all(&cache).unwrap();
+    fs::rename(place.vault.replica_path(2), &away).unwrap();
+    let told = place.on("backup", &["repair", DATASET]);
+    assert_eq!(code(&told), 5, "{}{}", stdout(&told), stderr(&told));
+    assert!(stdout(&told).contains(&format!("missing where it was looked for: snapshot {lost}")), "{}", stdout(&told));
+    assert!(!stdout(&told).contains("MISSING") && !stderr(&told).contains("accept-loss"), "{}", stderr(&told));
+    fs::rename(&away, place.vault.replica_path(2)).unwrap();
+
     [1, 2].into_iter().for_each(remove);
-    fs::remove_dir_all(place.path(&format!("state/datasets/{DATASET}/cache"))).unwrap();
+    let _ = fs::remove_dir_all(&cache);
     for arguments in [&["repair", DATASET][..], &["repair", DATASET, "--accept-branches", "--yes"]] {
         let told = place.on("backup", arguments);
         assert_eq!(code(&told), 6, "{}", stdout(&told));

@@ -5,7 +5,8 @@
 //!   deadline, not counting its waits for the gate or the pacer.
 //! - An attempt that failed without an answer may have done its work. Every operation but
 //!   [`Replica::put_new`] can simply be repeated. After a repeated `put_new`, an existing object is
-//!   ours exactly if it holds our bytes.
+//!   ours exactly if it holds our bytes. If that cannot be seen, or a later attempt is refused, the
+//!   error is one without an answer: the first attempt may have stored the object.
 
 use std::future::Future;
 use std::time::Duration;
@@ -60,7 +61,19 @@ impl Retry {
         Self { inner, policy }
     }
 
-    async fn repeat<T, F>(&self, mut call: impl FnMut() -> F) -> Result<T, ReplicaError>
+    async fn repeat<T, F>(&self, call: impl FnMut() -> F) -> Result<T, ReplicaError>
+    where
+        F: Future<Output = Result<T, ReplicaError>>,
+    {
+        self.repeat_and_tell(call, |_| {}).await
+    }
+
+    /// As [`Self::repeat`]. `failed` gets the error of each attempt after which another one began.
+    async fn repeat_and_tell<T, F>(
+        &self,
+        mut call: impl FnMut() -> F,
+        mut failed: impl FnMut(ReplicaError),
+    ) -> Result<T, ReplicaError>
     where
         F: Future<Output = Result<T, ReplicaError>>,
     {
@@ -78,9 +91,20 @@ impl Retry {
             }
             tracing::warn!(attempt, %error, "a request failed and is sent again");
             tokio::time::sleep(pause).await;
+            failed(error);
             attempt += 1;
         }
     }
+}
+
+/// The error of an object of which nobody knows whether it was stored: an attempt had no answer,
+/// and what came `later` says nothing about that.
+fn may_be_stored(unanswered: &ReplicaError, later: ReplicaError) -> ReplicaError {
+    if later.is_retryable() {
+        return later;
+    }
+    let told = format!("an attempt had no answer ({}), and the next one failed: {}", unanswered.kind, later.kind);
+    ReplicaError { kind: ReplicaErrorKind::Unavailable(told), ..later }
 }
 
 #[async_trait]
@@ -98,22 +122,19 @@ impl Replica for Retry {
     }
 
     async fn put_new(&self, key: &str, body: Bytes) -> Result<(), ReplicaError> {
-        let mut attempts = 0;
-        let outcome = self
-            .repeat(|| {
-                attempts += 1;
-                self.inner.put_new(key, body.clone())
-            })
-            .await;
-        match outcome {
-            Err(exists) if attempts > 1 && matches!(exists.kind, ReplicaErrorKind::AlreadyExists) => {
-                match self.get(key, body.len() as u64).await {
-                    Ok(found) if found == body => Ok(()),
-                    Ok(_) | Err(ReplicaError { kind: ReplicaErrorKind::TooLong { .. }, .. }) => Err(exists),
-                    Err(error) => Err(error),
-                }
-            }
-            outcome => outcome,
+        let mut unanswered = None;
+        let put = || self.inner.put_new(key, body.clone());
+        let Err(last) = self.repeat_and_tell(put, |error| unanswered = Some(error)).await else {
+            return Ok(());
+        };
+        let Some(unanswered) = unanswered else { return Err(last) };
+        if !matches!(last.kind, ReplicaErrorKind::AlreadyExists) {
+            return Err(may_be_stored(&unanswered, last));
+        }
+        match self.get(key, body.len() as u64).await {
+            Ok(found) if found == body => Ok(()),
+            Ok(_) | Err(ReplicaError { kind: ReplicaErrorKind::TooLong { .. }, .. }) => Err(last),
+            Err(error) => Err(may_be_stored(&unanswered, error)),
         }
     }
 

@@ -11,9 +11,11 @@ use lifeboat_engine::config::{Config, ReplicaConfig, ReplicaKind, Secret};
 use lifeboat_engine::keys::sign::Signer;
 use lifeboat_engine::keys::{DRILL_HOST_FOLDER, HostKeys, SharedIdentity, parse_identities};
 use lifeboat_engine::stages::{decrypt, encrypt};
+use lifeboat_format::act::{Act, ActKind};
 use lifeboat_format::id::{Digest, Name, SnapshotId};
 use lifeboat_format::manifest::{Manifest, Previous};
 use lifeboat_format::record::RecordType;
+use lifeboat_format::requirements::Requirements;
 use lifeboat_format::{frames, layout, padding};
 use serde_json::{Value, json};
 
@@ -268,6 +270,33 @@ impl Hand {
             "time": id.time().to_rfc3339_opts(SecondsFormat::Millis, true),
             "body": body,
         })
+    }
+
+    /// The act of this number that commits an object with a signature, by whoever has `signer`.
+    ///
+    /// # Panics
+    /// It cannot be written.
+    #[must_use]
+    pub fn commit_act(&self, signer: &Signer, number: u64, id: &SnapshotId, object: &[u8]) -> Vec<u8> {
+        let key = layout::manifest(&self.dataset, id);
+        let vault = self.keys.vault.clone();
+        let act = Act {
+            act: ActKind::Commit,
+            requires: Requirements::default(),
+            vault: vault.clone(),
+            dataset: self.dataset.clone(),
+            principal: self.host.clone(),
+            number,
+            previous: None,
+            time: id.time(),
+            id: id.clone(),
+            blake3: Digest::of(object),
+            signature: signer.sign(object, &layout::trusted_comment(&vault, &key)).expect("a signature"),
+        };
+        let line = act.to_line().expect("a line");
+        let comment = layout::trusted_comment(&vault, &layout::act(&self.dataset, number));
+        let signature = signer.sign(&line, &comment).expect("a signature");
+        [line, signature.into_bytes()].concat()
     }
 
     /// Removes an object and its signature from a replica, counted from 1.

@@ -14,7 +14,7 @@ use lifeboat_engine::keys::sign::Signer;
 use lifeboat_engine::restore::Selector;
 use lifeboat_engine::state::StateDirectory;
 use lifeboat_engine::store::{FailingReplica, SharedReplica};
-use lifeboat_tests::by_hand::{changed, contents};
+use lifeboat_tests::by_hand::{Hand, changed, contents};
 use lifeboat_tests::vault::{DATASET, MemorySource, TestVault, limits, name, noise};
 use tokio_util::sync::CancellationToken;
 
@@ -31,7 +31,13 @@ enum Kind {
     Prunes,
     Drills,
     Indexes,
+    Acts,
+    /// Empty objects, and very many.
+    ActNames,
 }
+
+/// So many names of acts hold nothing.
+const NAMES: u32 = 100_000;
 
 /// Two replicas with two snapshots, of which retention keeps the newest, and forged objects in the
 /// first. Requests to both are counted.
@@ -46,14 +52,23 @@ async fn flooded(kind: Kind) -> (TestVault, [Arc<FailingReplica>; 2], Vec<Snapsh
     }
     vault.clock.advance(Duration::from_secs(1));
     let (dataset, stranger, root) = (name(DATASET), Signer::generate().unwrap(), vault.replica_path(1));
-    for n in 0..FORGED {
+    let hand = Hand::of(&vault.config, &vault.master);
+    let forged = if kind == Kind::ActNames { NAMES } else { FORGED };
+    for n in 0..forged {
         let id = SnapshotId::new(vault.clock.now(), n);
         let key = match kind {
             Kind::Manifests => layout::manifest(&dataset, &id),
             Kind::Prunes => layout::prune(&dataset, &id),
             Kind::Drills => layout::drill(&dataset, &id),
             Kind::Indexes => layout::index(&dataset, &id),
+            Kind::Acts | Kind::ActNames => layout::act(&dataset, 100 + u64::from(n)),
         };
+        if let Kind::Acts | Kind::ActNames = kind {
+            let act =
+                if kind == Kind::Acts { hand.commit_act(&stranger, 100 + u64::from(n), &id, b"") } else { Vec::new() };
+            std::fs::write(root.join(&key), act).unwrap();
+            continue;
+        }
         let signature = stranger.sign(b"forged", &layout::trusted_comment(&vault.init.vault, &key)).unwrap();
         std::fs::create_dir_all(root.join(&key).parent().unwrap()).unwrap();
         std::fs::write(root.join(&key), b"forged").unwrap();
@@ -76,7 +91,7 @@ fn check_requests(counted: &[Arc<FailingReplica>; 2], before: &mut [u64; 2], eac
 
 #[tokio::test(flavor = "multi_thread")]
 async fn what_nobody_signed_costs_few_requests_and_hides_nothing() {
-    for kind in [Kind::Manifests, Kind::Prunes, Kind::Drills, Kind::Indexes] {
+    for kind in [Kind::Manifests, Kind::Prunes, Kind::Drills, Kind::Indexes, Kind::Acts, Kind::ActNames] {
         let (vault, counted, snapshots) = flooded(kind).await;
         let mut before = [0, 0];
         let [select, backup, copy, prune] = match kind {
@@ -85,6 +100,7 @@ async fn what_nobody_signed_costs_few_requests_and_hides_nothing() {
             // Prune looks twice, and each time once more after it has come to doubt a replica.
             Kind::Drills => [0, 0, 2, 8],
             Kind::Indexes => [0, 2, 2, 4],
+            Kind::Acts | Kind::ActNames => [0, 0, 1, 2],
         };
         let reader = vault.open(vault.owner()).await.unwrap();
         let latest = reader.select(&name(DATASET), &Selector::Latest, vault.clock.now()).await.unwrap();

@@ -179,7 +179,11 @@ impl TwoHosts {
 
     /// Plans a prune on the first host and carries it out. Returns what it tells.
     async fn prune(&self) -> Result<Vec<String>> {
-        let config = &self.vault.config;
+        self.prune_on(&self.vault.config).await
+    }
+
+    /// As [`Self::prune`], on the host that has this configuration.
+    async fn prune_on(&self, config: &Config) -> Result<Vec<String>> {
         let (keys, state) = (self.vault.keys()?, StateDirectory::open(&config.state_directory)?);
         let prune = Prune {
             config,
@@ -427,5 +431,36 @@ async fn two_hosts_that_run_at_once_never_take_one_place_unseen() {
             hosts.assert_shown_is_whole(&when).await;
             hosts.assert_no_place_is_taken_twice(&when).await;
         }
+    }
+}
+
+/// Later records do not repeat every snapshot that is gone.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_host_misses_nothing_after_two_sweeps_of_the_other_one() {
+    for fleet in FLEETS {
+        let hosts = TwoHosts::new(fleet).await;
+        hosts.mark().await;
+        assert_eq!(hosts.prune_on(&hosts.second).await.unwrap(), [""; 0], "{fleet:?}");
+        hosts.sweep().await;
+        let record = || files_below(&hosts.vault.replica_path(1).join(layout::prunes(&name(DATASET))));
+        let first = record();
+        for seed in [70, 71] {
+            hosts.commit(other(seed)).await;
+        }
+        for _ in 0..2 {
+            assert_eq!(hosts.prune().await.unwrap(), [""; 0], "{fleet:?}");
+            hosts.vault.clock.advance(GRACE + GRACE);
+        }
+        assert!(!first.is_empty() && first.iter().all(|file| !record().contains(file)), "{fleet:?}: no second sweep");
+        let pruned = hosts.prune_on(&hosts.second).await.unwrap_or_else(|error| panic!("{fleet:?}: {error:?}"));
+        assert_eq!(pruned, [""; 0], "{fleet:?}");
+        // What is lost is missed all the same.
+        let newest = hosts.committed.lock().unwrap().keys().next_back().cloned().unwrap();
+        let key = layout::manifest(&name(DATASET), &newest);
+        for key in [layout::signature(&key), key] {
+            std::fs::remove_file(hosts.vault.replica_path(1).join(key)).unwrap();
+        }
+        let missed = hosts.prune_on(&hosts.second).await.unwrap_err();
+        assert!(missed.chain().contains(newest.as_str()), "{fleet:?}: {missed:?}");
     }
 }

@@ -8,7 +8,7 @@ use lifeboat_engine::clock::SystemClock;
 use lifeboat_engine::config::{Config, Surroundings};
 use lifeboat_engine::format::layout;
 use lifeboat_engine::keys::{InitOptions, init};
-use lifeboat_engine::store::{ObjectMeta, Page, Probe, Replica, ReplicaError, SharedReplica};
+use lifeboat_engine::store::{ObjectMeta, Page, Probe, Replica, ReplicaError, ReplicaErrorKind, SharedReplica};
 
 use super::*;
 use crate::sample;
@@ -20,6 +20,10 @@ enum Then {
     Cancelled,
     /// Whoever looks at the vault after it crashes.
     Crash,
+    /// It crashes itself, after its act.
+    CrashItself,
+    /// Nothing is marked any more: the replicas take no acts but its own.
+    NoMoreActs,
 }
 
 #[derive(Debug)]
@@ -42,12 +46,19 @@ impl Replica for Troubled {
 
     async fn put_new(&self, key: &str, body: Bytes) -> Result<(), ReplicaError> {
         if key.contains("/order/") {
-            self.decides.store(true, Ordering::SeqCst);
+            let decided = self.decides.swap(true, Ordering::SeqCst);
+            if decided && self.then == Then::NoMoreActs {
+                let (replica, key) = (self.name().clone(), key.to_owned());
+                let kind = ReplicaErrorKind::Denied("as planned".to_owned());
+                return Err(ReplicaError { replica, operation: "put", key, kind });
+            }
             if self.then == Then::Cancelled {
                 self.cancel.cancel();
                 tokio::time::sleep(4 * OBEY).await;
             }
         }
+        let signs = key.contains("/snapshots/") && layout::is_signature(key);
+        assert!(!(signs && self.then == Then::CrashItself), "as planned");
         self.inner.put_new(key, body).await
     }
 
@@ -84,7 +95,9 @@ async fn run(then: Then) -> (Result<RunReport>, crate::status::DatasetStatus) {
     for replica in ["frankfurt", "ireland"] {
         std::fs::create_dir(place.path().join(replica)).unwrap();
     }
-    let text = sample::text(place.path(), sample::KEY, &[("shop", "retention = { keep_last = 9 }")]);
+    let keep_last = if then == Then::NoMoreActs { 1 } else { 9 };
+    let retention = format!("retention = {{ keep_last = {keep_last} }}");
+    let text = sample::text(place.path(), sample::KEY, &[("shop", &retention)]);
     let config = Config::parse(&text, &place.path().join("lifeboat.toml"), &Surroundings::default()).unwrap();
     let replicas = config.open_replicas(&clock).await.unwrap();
     init(&config, &replicas, &InitOptions::default(), &clock).await.unwrap();
@@ -99,6 +112,12 @@ async fn run(then: Then) -> (Result<RunReport>, crate::status::DatasetStatus) {
     installation.replicas = installation.replicas.iter().map(slow).collect();
     let environment = lifeboat_engine::databases::registry::tool_environment(|name| std::env::var_os(name));
     let runner = Runner { state, ledger: ledger.clone(), clock, tools: environment };
+    if then == Then::NoMoreActs {
+        // Of two snapshots, one is to be marked.
+        let replicas = std::mem::replace(&mut installation.replicas, replicas);
+        runner.run(&installation, &shop, &Arc::default(), &cancel).await.unwrap();
+        installation.replicas = replicas;
+    }
     let report = runner.run(&installation, &shop, &Arc::default(), &cancel).await;
     assert_eq!(cancel.is_cancelled(), then == Then::Cancelled);
     (report, ledger.get(&shop))
@@ -120,4 +139,23 @@ async fn a_prune_that_crashes_is_told_and_the_run_has_succeeded() {
     assert_eq!(report.stopped().unwrap().class(), Class::Failed);
     assert_eq!((status.successes, status.failures), (1, 0));
     assert!(status.deletion_stopped.unwrap().contains("the prune of shop crashed"));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn of_a_backup_that_crashes_after_its_act_nobody_knows_whether_it_was_committed() {
+    let (report, status) = run(Then::CrashItself).await;
+    let error = report.unwrap_err();
+    assert_eq!(error.class(), Class::Unknown, "{error:?}");
+    assert!(error.hint_text().unwrap().contains("lifeboat list shop"), "{error:?}");
+    assert_eq!((status.successes, status.failures, status.unknown), (0, 0, 1));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_prune_whose_marks_are_refused_in_every_replica_counts_as_stopped() {
+    let (report, status) = run(Then::NoMoreActs).await;
+    let report = report.unwrap();
+    assert_eq!(report.stopped().unwrap().class(), Class::Storage);
+    assert_eq!((status.successes, status.failures), (2, 0));
+    let why = status.deletion_stopped.unwrap();
+    assert!(why.contains("some deletions failed") && why.contains("replica frankfurt"), "{why}");
 }

@@ -13,13 +13,15 @@ use lifeboat_format::layout;
 use lifeboat_format::manifest::{Manifest, PackRef};
 use lifeboat_store::SharedReplica;
 
-use super::decide::{Decision, Standing, not_committed, unknown};
+use super::decide::{Decision, not_committed, unknown};
 use super::fleet::Fleet;
 use super::messages::Captured;
+use super::stand::Standing;
 use crate::catalog::ciphertext::copy_pack;
 use crate::catalog::documents::{SignedObject, sign_encrypted};
 use crate::catalog::inventory::Inventory;
-use crate::catalog::order::{Actor, OrderReader};
+use crate::catalog::numbers::Actor;
+use crate::catalog::order::OrderReader;
 use crate::config::Dataset;
 use crate::keys::HostKeys;
 use crate::state::cache::ObjectCache;

@@ -1,8 +1,12 @@
 //! The step of a commit that decides: the snapshot takes its place in the order of its dataset.
 //!
 //! It has one of three outcomes. **Committed**: the act is durable in `min_replicas` replicas.
-//! **Not committed**: it is in none, and never will be. **Unknown**: it may be in some; then
-//! whoever finds it there finishes the commit, and the error says so.
+//! **Not committed**: it is in none. **Unknown**: it may be in some; then whoever finds it there
+//! finishes the commit, and the error says so.
+//!
+//! An act that some replicas took and that is not to count is deleted there again. Nobody can
+//! delete it and look in one step. So a host that reads it in the very moment before may still
+//! finish the commit of a snapshot that this one calls not committed. The snapshot is whole then.
 //!
 //! If another host took the number first, what it did decides: a mark that names no pack of this
 //! snapshot is stepped over, and anything else means that this run has seen too little.
@@ -18,21 +22,15 @@ use lifeboat_format::record::MarkRecord;
 use lifeboat_store::SharedReplica;
 
 use super::fleet::Fleet;
+use super::stand::Standing;
 use crate::catalog::ciphertext::put_once;
-use crate::catalog::documents::{SignedObject, is_verdict};
-use crate::catalog::order::{Actor, FoundAct, OrderReader, Taken, numbers};
+use crate::catalog::documents::SignedObject;
+use crate::catalog::numbers::{Actor, Taken};
+use crate::catalog::order::{FoundAct, OrderReader};
 use crate::catalog::records::RecordReader;
 
 /// So many marks of others are stepped over.
 const MAX_TRIES: usize = 8;
-
-/// Where a run stands in the order of its dataset.
-pub(super) struct Standing {
-    /// The newest act when the run looked.
-    pub(super) last: Option<FoundAct>,
-    /// The newest number that this host has ever seen.
-    pub(super) seen: u64,
-}
 
 /// How a snapshot takes its place.
 pub(super) struct Decision<'a> {
@@ -113,19 +111,9 @@ impl Decision<'_> {
     async fn others(&self, collided: &[SharedReplica], from: u64) -> Result<(BTreeMap<u64, FoundAct>, Option<Error>)> {
         let (mut others, mut strangers) = (BTreeMap::new(), None);
         for replica in collided {
-            let read = async {
-                let mut found = BTreeMap::new();
-                for number in numbers(replica, self.actor.dataset, from).await? {
-                    match self.reader.fetch(replica, number).await {
-                        Ok(act) => drop(found.insert(number, act)),
-                        Err(error) if is_verdict(&error) && number > from => {}
-                        Err(error) => return Err(error),
-                    }
-                }
-                Ok::<_, Error>(found)
-            };
+            let read = self.reader.acts_from(replica, from);
             match read.await {
-                Ok(found) => others.extend(found),
+                Ok(found) => others.extend(found.into_iter().map(|found| (found.act.number, found))),
                 Err(error) => {
                     self.fleet.fell_behind(replica.name(), &error);
                     strangers = strangers.or(Some(error).filter(|error| error.class() == Class::Keys));
@@ -193,16 +181,9 @@ impl Decision<'_> {
     /// Removes an act that is not to count. Returns where that is not certain: another host that
     /// sees it finishes the commit, and goes on after it.
     async fn withdraw(&self, act: &FoundAct, taken: &[SharedReplica]) -> BTreeMap<Name, String> {
-        let (key, number) = (layout::act(self.actor.dataset, act.act.number), act.act.number);
-        let signature = layout::signature(&act.act.object());
         let removals = taken.iter().map(|replica| async {
-            let removed = async {
-                if self.reader.has_newer(replica, number).await? || replica.head(&signature).await?.is_some() {
-                    return Err(Error::failed(format!("another host has seen act {number}, and may have finished it")));
-                }
-                Ok(replica.delete(&key).await?)
-            };
-            removed.await.err().map(|error: Error| (replica.name().clone(), error.chain()))
+            let removed = self.reader.withdraw(act, replica).await;
+            removed.err().map(|error| (replica.name().clone(), error.chain()))
         });
         futures::future::join_all(removals).await.into_iter().flatten().collect()
     }

@@ -31,9 +31,10 @@ mod report;
 mod row_search;
 mod sequence;
 mod shared;
+mod stand;
 mod times;
 
-use std::collections::{BTreeMap, BTreeSet, HashSet};
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
@@ -46,14 +47,12 @@ use lifeboat_format::Format;
 use lifeboat_format::id::{Name, PackId, SnapshotId};
 use lifeboat_format::layout;
 use lifeboat_format::manifest::{Accounting, Manifest};
-use lifeboat_format::record::{MarkRecord, PruneRecord};
 use lifeboat_format::requirements::Requirements;
 use lifeboat_store::SharedReplica;
 use tokio_util::sync::CancellationToken;
 
 use self::chunk_index::ChunkIndex;
 use self::commit::Commit;
-use self::decide::Standing;
 use self::entries::entries;
 use self::fleet::Fleet;
 use self::intake::Sink;
@@ -66,10 +65,9 @@ use self::row_search::Rows;
 use self::shared::{Buffers, Shared};
 use self::times::NewTime;
 use crate::catalog::clocks::ClockWitnesses;
-use crate::catalog::documents::{Documents, is_verdict};
+use crate::catalog::documents::Documents;
 use crate::catalog::inventory::Inventory;
-use crate::catalog::order::{Acts, OrderReader};
-use crate::catalog::records::RecordReader;
+use crate::catalog::order::OrderReader;
 use crate::config::{Config, Dataset, Dedup};
 use crate::keys::{DatasetKeys, HostKeys};
 use crate::renewal::sparse;
@@ -145,7 +143,7 @@ impl Backup<'_> {
             memory: self.config.limits.memory,
         };
         let order = OrderReader::of_host(self.keys, dataset, &cache);
-        let standing = self.stand(&order, &mut members, &mut failed, &mut warnings).await?;
+        let standing = self.stand(&order, &documents, &mut members, &mut failed, &mut warnings).await?;
         let place = loop {
             match Place::find(&documents, &members, &mut warnings).await? {
                 PlaceFound::After(place) => break *place,
@@ -279,98 +277,6 @@ impl Backup<'_> {
             doubtful_times,
             skipped,
         })
-    }
-
-    /// Finds where this run stands in the order. Replicas that were away get the acts that they
-    /// lack, and signatures that were not put or are gone are put there. Packs that marks name are
-    /// not there for this run, so it cannot refer to them.
-    async fn stand(
-        &self,
-        order: &OrderReader<'_>,
-        members: &mut Vec<Inventory>,
-        failed: &mut BTreeMap<Name, Error>,
-        warnings: &mut Vec<String>,
-    ) -> Result<Standing> {
-        let dataset = &self.dataset.name;
-        let last = loop {
-            match order.newest(members).await {
-                Ok(last) => break last,
-                // As good as away, as with a snapshot that cannot be fetched.
-                Err((number, error)) => {
-                    let holders: Vec<Inventory> =
-                        members.extract_if(.., |member| member.acts.contains(&number)).collect();
-                    if members.len() < self.config.min_replicas.max(1) {
-                        return Err(error);
-                    }
-                    let doubt = |holder: Inventory| (holder.replica.name().clone(), Error::storage(error.chain()));
-                    failed.extend(holders.into_iter().map(doubt));
-                }
-            }
-        };
-        let (number, seen) = (last.as_ref().map_or(0, |last| last.act.number), seen::read(self.state, dataset));
-        if number < seen {
-            warnings.push(format!(
-                "every replica shows acts of {dataset} up to number {number} only, and this host has seen {seen}: they were emptied or rolled back; run `lifeboat repair {dataset}`"
-            ));
-        }
-        let reader = RecordReader { vault: order.vault, dataset, trusted: order.trusted };
-        let mut acts = Acts::default();
-        if members.iter().any(|member| !member.unfinished.is_empty()) {
-            let (records, _) = reader.read_all::<PruneRecord>(members).await;
-            acts = order.all(members).await.without_passed(records.iter().map(|record| &record.body));
-        }
-        let (mut level, all) = (Vec::new(), members.clone());
-        for mut member in members.drain(..) {
-            let brought = async {
-                order.level(&mut member, &all, number).await?;
-                order.finish(&mut member, &acts).await
-            };
-            match brought.await {
-                Ok(finished) => {
-                    for key in finished {
-                        warnings.push(format!(
-                            "replica {}: {key} had no signature, and has it again",
-                            member.replica.name()
-                        ));
-                    }
-                    level.push(member);
-                }
-                Err(error) => drop(failed.insert(member.replica.name().clone(), error)),
-            }
-        }
-        *members = level;
-        self.refuse_a_taken_number(order, members, number.max(seen).saturating_add(1)).await?;
-        let (marks, unreadable) = reader.read_all::<MarkRecord>(members).await;
-        for (mark, error) in unreadable {
-            if is_verdict(&error) {
-                warnings.push(format!("mark {mark} cannot be believed, and is passed over: {}", error.chain()));
-                continue;
-            }
-            // It may name packs that are deleted right now.
-            for holder in members.extract_if(.., |member| member.marks.contains(&mark)) {
-                failed.insert(holder.replica.name().clone(), Error::storage(error.chain()));
-            }
-        }
-        let marked: HashSet<PackId> = marks.into_iter().flat_map(|mark| mark.body.packs).collect();
-        members.iter_mut().for_each(|member| member.packs.retain(|pack, _| !marked.contains(pack)));
-        Ok(Standing { last, seen })
-    }
-
-    /// Refuses before the capture what the commit would refuse after it: in every replica,
-    /// something that this host cannot believe has the next number.
-    async fn refuse_a_taken_number(&self, order: &OrderReader<'_>, members: &[Inventory], number: u64) -> Result<()> {
-        let Some(first) = members.first().filter(|_| members.iter().all(|member| member.acts.contains(&number))) else {
-            return Ok(());
-        };
-        match order.fetch(&first.replica, number).await {
-            // Another host has taken it meanwhile.
-            Ok(_) => Ok(()),
-            Err(error) => {
-                let hint = error.hint_text().unwrap_or("find out who writes there").to_owned();
-                let what = format!("no backup of {} can be committed: act {number} has been written", order.dataset);
-                Err(error.within(what).hint(hint))
-            }
-        }
     }
 
     /// Lists every replica. Returns the usable ones, and the errors of the others, such as replicas

@@ -13,10 +13,12 @@ use age::{Identity, Recipient};
 use bytes::Bytes;
 use futures::{Stream, StreamExt};
 use lifeboat_base::{Class, Context, Error, Result};
-use lifeboat_format::id::{Digest, Name, SnapshotId};
+use lifeboat_format::act::{Act, ActKind};
+use lifeboat_format::id::{Digest, Name, PackId, SnapshotId};
 use lifeboat_format::index::{IndexSegment, MAX_INDEX_OBJECT_BYTES};
 use lifeboat_format::layout;
 use lifeboat_format::manifest::{self, MAX_MANIFEST_BYTES, MAX_MANIFEST_OBJECT_BYTES, Manifest, ManifestHead};
+use lifeboat_format::record::MAX_RECORD_BYTES;
 use lifeboat_store::{Replica, ReplicaError, ReplicaErrorKind, SharedReplica};
 use tokio::sync::{Semaphore, SemaphorePermit};
 
@@ -230,14 +232,54 @@ impl Documents<'_> {
         Err(refused)
     }
 
+    /// The object of an act, as a replica holds it beside no signature. It may be large, so it
+    /// comes with the turn. `None`: it is longer than such an object can be, so nobody ordered it.
+    ///
+    /// # Errors
+    /// The replica fails, or the object is longer than may be held here.
+    pub(crate) async fn ordered(
+        &self,
+        replica: &SharedReplica,
+        act: &Act,
+    ) -> Result<Option<(Bytes, Option<LargeTurn>)>> {
+        let (longest, turn) = match act.act {
+            ActKind::Commit => (MANIFEST.max_bytes, Some(take_turn().await?)),
+            ActKind::Mark | ActKind::Sweep => (MAX_RECORD_BYTES as u64, None),
+        };
+        match replica.get(&act.object(), longest.min(self.held())).await {
+            Err(ReplicaError { kind: ReplicaErrorKind::TooLong { size, .. }, .. }) if size > longest => Ok(None),
+            Err(error @ ReplicaError { kind: ReplicaErrorKind::TooLong { size, .. }, .. }) => {
+                Err(Error::integrity(error.to_string()).hint(raise_memory(size)))
+            }
+            fetched => Ok(Some((fetched?, turn))),
+        }
+    }
+
     /// The head of a manifest that has no signature. Anybody may have written it, so it proves
     /// nothing: it can only be a reason to delete nothing.
     pub(crate) async fn unsigned_head(&self, replica: &SharedReplica, snapshot: &SnapshotId) -> Result<ManifestHead> {
         let (vault, dataset, id) = (self.vault.to_owned(), self.dataset.clone(), snapshot.clone());
+        let parse = move |plaintext: Vec<u8>| Manifest::parse_head(plaintext, &vault, &dataset, &id);
+        self.unsigned(replica, snapshot, parse).await
+    }
+
+    /// The packs that such a manifest names.
+    pub(crate) async fn unsigned_packs(&self, replica: &SharedReplica, snapshot: &SnapshotId) -> Result<Vec<PackId>> {
+        let (vault, dataset, id) = (self.vault.to_owned(), self.dataset.clone(), snapshot.clone());
+        let parse = move |plaintext: Vec<u8>| Manifest::parse(plaintext, &vault, &dataset, &id);
+        let manifest = self.unsigned(replica, snapshot, parse).await?;
+        Ok(manifest.packs.iter().map(|pack| pack.id).collect())
+    }
+
+    async fn unsigned<T: Send + 'static>(
+        &self,
+        replica: &SharedReplica,
+        snapshot: &SnapshotId,
+        parse: impl FnOnce(Vec<u8>) -> Result<T> + Send + 'static,
+    ) -> Result<T> {
         let key = layout::manifest(self.dataset, snapshot);
         let turn = take_turn().await?;
         let object = replica.get(&key, MANIFEST.max_bytes.min(self.held())).await?;
-        let parse = move |plaintext: Vec<u8>| Manifest::parse_head(plaintext, &vault, &dataset, &id);
         self.open(MANIFEST, &key, object, Some(turn), parse).await
     }
 
@@ -284,7 +326,7 @@ impl Documents<'_> {
         replica: &dyn Replica,
         kind: DocumentKind,
         key: &str,
-    ) -> Result<(Bytes, Option<Turn>), Unfetched> {
+    ) -> Result<(Bytes, Option<LargeTurn>), Unfetched> {
         let held = kind.max_bytes.min(self.held());
         let (vault, trusted) = (self.vault, &self.keys.trusted_signers);
         let mut turn = None;
@@ -318,7 +360,7 @@ impl Documents<'_> {
         kind: DocumentKind,
         key: &str,
         object: Bytes,
-        turn: Option<Turn>,
+        turn: Option<LargeTurn>,
         parse: impl FnOnce(Vec<u8>) -> Result<T> + Send + 'static,
     ) -> Result<T> {
         let failed = || "the thread that opens documents failed";
@@ -362,9 +404,9 @@ fn raise_memory(bytes: u64) -> String {
 }
 
 /// The right to hold a large document.
-type Turn = SemaphorePermit<'static>;
+pub(crate) type LargeTurn = SemaphorePermit<'static>;
 
-async fn take_turn() -> Result<Turn> {
+async fn take_turn() -> Result<LargeTurn> {
     LARGE_DOCUMENT.acquire().await.context(Class::Failed, || "cannot wait for a large document")
 }
 
@@ -429,6 +471,15 @@ pub(crate) fn combine(what: String, errors: &[Error]) -> Error {
         Some(hint) => combined.hint(hint),
         None => combined,
     }
+}
+
+/// As [`combine`], of looks for one object. If one of them failed, the object may be there, whole:
+/// then this is no verdict, whatever the others found.
+pub(crate) fn combine_looks(what: String, errors: &[Error]) -> Error {
+    let combined = combine(what, errors);
+    let Some(failed) = errors.iter().find(|error| !is_verdict(error)) else { return combined };
+    let error = Error::new(failed.class(), combined.chain());
+    failed.hint_text().map(str::to_owned).into_iter().fold(error, Error::hint)
 }
 
 /// An object and its signature, ready for upload.

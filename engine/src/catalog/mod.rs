@@ -8,6 +8,7 @@ pub(crate) mod clocks;
 pub(crate) mod documents;
 pub(crate) mod future;
 pub(crate) mod inventory;
+pub(crate) mod numbers;
 pub(crate) mod order;
 pub(crate) mod records;
 pub(crate) mod removals;

@@ -2,7 +2,7 @@
 //!
 //! Each act takes the next number by a write that must be the first under its name. So whoever took
 //! a number in a replica has seen every act before it there, and a host that slept or that others
-//! did not see collides. No clock and no lease is trusted for that.
+//! did not see collides. No clock and no lease is trusted for that. `numbers.rs` takes them.
 //!
 //! - **Level**: a replica that was away lacks acts. They are copied to it before anything is
 //!   written there, else two hosts could take numbers that do not meet.
@@ -10,34 +10,29 @@
 //!   the act puts it there.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::time::Duration;
+use std::sync::{Mutex, PoisonError};
 
 use bytes::Bytes;
-use chrono::{DateTime, Utc};
 use futures::StreamExt;
-use lifeboat_base::{Error, Result};
-use lifeboat_format::act::{self, Act, ActKind, MAX_ACT_BYTES};
+use lifeboat_base::{Class, Error, Result};
+use lifeboat_format::act::{self, Act, MAX_ACT_BYTES};
 use lifeboat_format::id::{Digest, Name};
 use lifeboat_format::layout;
 use lifeboat_format::record::PruneRecord;
-use lifeboat_format::requirements::Requirements;
-use lifeboat_store::{ReplicaError, ReplicaErrorKind, SharedReplica};
+use lifeboat_store::SharedReplica;
 
 use super::ciphertext::put_once;
-use super::documents::{SignedObject, combine, is_verdict};
+use super::documents::{Documents, combine_looks, is_verdict};
 use super::inventory::Inventory;
+use super::unbelieved::Unbelieved;
 use crate::keys::HostKeys;
-use crate::keys::sign::{Signer, SignerKey, verify};
+use crate::keys::sign::{SignerKey, verify};
 use crate::state::cache::ObjectCache;
 
 /// How many acts are fetched at once.
 const ACTS_AT_ONCE: usize = 16;
-/// A commit waits no longer for a listing of acts.
-const MAX_LOOK: Duration = Duration::from_secs(180);
-/// A longer object is not looked at for a signature that it lacks: nobody has signed it yet.
-const MAX_FINISHED_BYTES: u64 = 64 << 20;
 /// So many names of acts that nobody signed may stand above the newest one.
-const MAX_FALSE_NAMES: usize = 64;
+pub(super) const MAX_FALSE_NAMES: usize = 64;
 
 /// An act that was read and believed.
 #[derive(Debug, Clone)]
@@ -91,7 +86,7 @@ impl<'a> OrderReader<'a> {
                 Err(error) => errors.push(error),
             }
         }
-        Err(combine(format!("no replica returns a valid {key}"), &errors))
+        Err(combine_looks(format!("no replica returns a valid {key}"), &errors))
     }
 
     /// The act of a number, as one replica has it.
@@ -104,13 +99,29 @@ impl<'a> OrderReader<'a> {
         self.believe(stored, number, &format!("replica {}: {key}", replica.name()))
     }
 
-    fn believe(&self, stored: Bytes, number: u64, what: &str) -> Result<FoundAct> {
+    /// The act of a number, if a trusted signer signed it for this place.
+    ///
+    /// # Errors
+    /// [`Class::Integrity`]: it is no such act, whoever put it there. [`Class::Keys`]: it is one,
+    /// of a signer who is not trusted. [`Class::Failed`]: a trusted signer signed it, and it is not
+    /// understood here.
+    pub(super) fn believe(&self, stored: Bytes, number: u64, what: &str) -> Result<FoundAct> {
         let comment = layout::trusted_comment(self.vault, &layout::act(self.dataset, number));
         let damaged = || Error::integrity(format!("{what} is damaged"));
         let (line, signature) = act::split(&stored).ok_or_else(damaged)?;
-        verify(self.trusted, line, signature, &comment)
-            .map_err(|error| error.within(format!("{what} cannot be trusted")))?;
-        let act = Act::of_line(line, self.vault, self.dataset, number, what)?;
+        let read = Act::of_line(line, self.vault, self.dataset, number, what);
+        if let Err(error) = verify(self.trusted, line, signature, &comment) {
+            // Nobody can check a stranger's signature. But what is no act of this place is none.
+            if error.class() == Class::Keys {
+                read?;
+            }
+            return Err(error.within(format!("{what} cannot be trusted")));
+        }
+        let act = read.map_err(|error| {
+            Error::failed(format!("{what} was signed by a trusted signer, and is not understood"))
+                .because(error.chain())
+                .hint("use a newer version of Lifeboat here, too")
+        })?;
         Ok(FoundAct { act, stored })
     }
 
@@ -118,39 +129,71 @@ impl<'a> OrderReader<'a> {
     /// signed are passed over.
     ///
     /// # Errors
-    /// A replica that shows this number fails, or they show too many such names.
+    /// A replica that shows this number fails; a newer one is of a signer who is not trusted, or is
+    /// not understood; or there are too many such names.
     pub(crate) async fn newest(&self, inventories: &[Inventory]) -> Result<Option<FoundAct>, (u64, Error)> {
-        let numbers: BTreeSet<u64> = inventories.iter().flat_map(|inventory| inventory.acts.iter().copied()).collect();
         let mut false_names = 0;
-        for number in numbers.into_iter().rev() {
-            match self.act(&holders(inventories, number), number).await {
+        for number in all_numbers(inventories).into_iter().rev() {
+            let error = match self.act(&holders(inventories, number), number).await {
                 Ok(found) => return Ok(Some(found)),
-                Err(error) if is_verdict(&error) && false_names < MAX_FALSE_NAMES => {
+                Err(error) => error,
+            };
+            match error.class() {
+                Class::Integrity if false_names < MAX_FALSE_NAMES => {
                     tracing::warn!(error = %error.chain(), "Passing over an act that cannot be believed");
                     false_names += 1;
                 }
-                Err(error) if is_verdict(&error) => return Err((number, self.too_many_false_names())),
-                Err(error) => {
+                Class::Integrity => return Err((number, self.too_many_false_names())),
+                Class::Keys => {
+                    let what = format!(
+                        "no backup of {} can be committed: a host that this one does not trust has written act {number}",
+                        self.dataset
+                    );
+                    return Err((number, error.within(what)));
+                }
+                class => {
                     let error = error.within(format!("the order of dataset {} cannot be read", self.dataset));
-                    return Err((number, error.hint("back up again when a replica that holds it answers")));
+                    let error = if class == Class::Storage {
+                        error.hint("back up again when a replica that holds it answers")
+                    } else {
+                        error
+                    };
+                    return Err((number, error));
                 }
             }
         }
         Ok(None)
     }
 
-    /// Every act that a replica shows, and why others cannot be believed.
+    /// Every act that a replica shows, and why others cannot be believed. Replicas that show too
+    /// many of these are left aside ([`MAX_UNBELIEVED`](super::unbelieved::MAX_UNBELIEVED)).
     pub(crate) async fn all(&self, inventories: &[Inventory]) -> Acts {
-        let numbers: BTreeSet<u64> = inventories.iter().flat_map(|inventory| inventory.acts.iter().copied()).collect();
-        let read = |number| async move { (number, self.act(&holders(inventories, number), number).await) };
-        let mut read = std::pin::pin!(futures::stream::iter(numbers).map(read).buffered(ACTS_AT_ONCE));
+        let unbelieved = Mutex::new(Unbelieved::new("an act that cannot be believed"));
+        let lock = || unbelieved.lock().unwrap_or_else(PoisonError::into_inner);
+        let read = |number| async move {
+            let of = holders(inventories, number);
+            let names = || of.iter().map(|holder| holder.name());
+            if lock().leaves_aside(names()) {
+                return None;
+            }
+            let found = self.act(&of, number).await;
+            if let Some(error) = found.as_ref().err().filter(|error| is_verdict(error)) {
+                lock().add(names(), layout::act(self.dataset, number), error);
+            }
+            Some((number, found))
+        };
+        // The newest are the last that may be left aside.
+        let numbers = futures::stream::iter(all_numbers(inventories).into_iter().rev());
+        let mut read = std::pin::pin!(numbers.map(read).buffered(ACTS_AT_ONCE).filter_map(std::future::ready));
         let mut acts = Acts::default();
         while let Some((number, found)) = read.next().await {
             match found {
-                Ok(found) => drop(acts.found.insert(number, found)),
+                Ok(found) => acts.insert(number, found),
                 Err(error) => drop(acts.unreadable.insert(number, error)),
             }
         }
+        lock().log("it counts for nothing");
+        acts.left_aside = lock().left_aside().cloned().collect();
         acts
     }
 
@@ -183,19 +226,24 @@ impl<'a> OrderReader<'a> {
 impl OrderReader<'_> {
     /// Puts the signatures that `inventory` lacks and that acts hold, if its objects are the ones
     /// that the acts are about. Returns the keys of these objects.
-    pub(crate) async fn finish(&self, inventory: &mut Inventory, acts: &Acts) -> Result<Vec<String>> {
+    ///
+    /// # Errors
+    /// It fails, or an object is longer than may be held here.
+    pub(crate) async fn finish(
+        &self,
+        documents: &Documents<'_>,
+        inventory: &mut Inventory,
+        acts: &Acts,
+    ) -> Result<Vec<String>> {
         let mut finished = Vec::new();
         for FoundAct { act, .. } in acts.found.values() {
             let key = act.object();
             if !inventory.unfinished.contains(&key) {
                 continue;
             }
-            let object = match inventory.replica.get(&key, MAX_FINISHED_BYTES).await {
-                Err(error @ ReplicaError { kind: ReplicaErrorKind::TooLong { .. }, .. }) => {
-                    tracing::warn!(%error, "Not signing an object");
-                    continue;
-                }
-                fetched => fetched?,
+            let Some((object, _turn)) = documents.ordered(&inventory.replica, act).await? else {
+                tracing::warn!(replica = %inventory.replica.name(), %key, "Not signing an object: it is longer than any can be");
+                continue;
             };
             let (comment, signature) = (layout::trusted_comment(self.vault, &key), Bytes::from(act.signature.clone()));
             if let Err(error) = verify(self.trusted, &object, &signature, &comment) {
@@ -208,140 +256,8 @@ impl OrderReader<'_> {
         }
         Ok(finished)
     }
-}
 
-/// Acts as they were found.
-#[derive(Default)]
-pub(crate) struct Acts {
-    pub(crate) found: BTreeMap<u64, FoundAct>,
-    pub(crate) unreadable: BTreeMap<u64, Error>,
-}
-
-impl Acts {
-    /// Those that no record of a prune calls gone.
-    pub(crate) fn without_passed<'r>(&self, records: impl Iterator<Item = &'r PruneRecord>) -> Self {
-        let records: Vec<&PruneRecord> = records.collect();
-        let stays = |number: &u64| !records.iter().any(|record| record.has_passed(*number));
-        let found = self.found.iter().filter(|(number, _)| stays(number));
-        Self { found: found.map(|(number, found)| (*number, found.clone())).collect(), unreadable: BTreeMap::new() }
-    }
-
-    /// Whether an act is about this object.
-    pub(crate) fn names(&self, key: &str) -> bool {
-        self.found.values().any(|found| found.act.object() == key)
-    }
-
-    /// The number of the newest one.
-    pub(crate) fn newest(&self) -> u64 {
-        self.found.last_key_value().map_or(0, |(number, _)| *number)
-    }
-}
-
-fn holders(inventories: &[Inventory], number: u64) -> Vec<&SharedReplica> {
-    let holds = inventories.iter().filter(|inventory| inventory.acts.contains(&number));
-    holds.map(|inventory| &inventory.replica).collect()
-}
-
-/// Who acts.
-#[derive(Clone, Copy)]
-pub(crate) struct Actor<'a> {
-    pub(crate) vault: &'a str,
-    pub(crate) dataset: &'a Name,
-    pub(crate) principal: &'a Name,
-    pub(crate) signer: &'a Signer,
-}
-
-/// What became of an act in one replica.
-#[derive(Debug)]
-pub(crate) enum Taken {
-    /// It has the number there.
-    Yes,
-    /// Another object has the number there.
-    Collided,
-    /// It is not there.
-    No(Error),
-    /// Nobody knows: no answer came.
-    Unknown(Error),
-}
-
-impl Actor<'_> {
-    /// An act about `object`, which comes after `last`. Its number is above `seen`, too.
-    pub(crate) fn act(
-        &self,
-        kind: ActKind,
-        id: &lifeboat_format::id::SnapshotId,
-        object: &SignedObject,
-        last: Option<&FoundAct>,
-        seen: u64,
-        time: DateTime<Utc>,
-    ) -> Result<FoundAct> {
-        let signature = String::from_utf8_lossy(&object.signature).into_owned();
-        let act = Act {
-            act: kind,
-            requires: Requirements::default(),
-            vault: self.vault.to_owned(),
-            dataset: self.dataset.clone(),
-            principal: self.principal.clone(),
-            number: last.map_or(0, |last| last.act.number).max(seen).saturating_add(1),
-            previous: last.map(FoundAct::hash),
-            time,
-            id: id.clone(),
-            blake3: Digest::of(&object.object),
-            signature,
-        };
-        let mut stored = act.to_line()?;
-        let comment = layout::trusted_comment(self.vault, &layout::act(self.dataset, act.number));
-        let signature = self.signer.sign(&stored, &comment)?;
-        stored.extend_from_slice(signature.as_bytes());
-        Ok(FoundAct { act, stored: stored.into() })
-    }
-}
-
-impl OrderReader<'_> {
-    /// Takes the number of `act` in one replica.
-    ///
-    /// Sweeps delete acts that have passed, so the number of a host that slept for long may be free
-    /// again. A newer act is there then.
-    pub(crate) async fn take(&self, act: &FoundAct, replica: &SharedReplica) -> Taken {
-        let key = layout::act(self.dataset, act.act.number);
-        if let Err(error) = replica.put_new(&key, act.stored.clone()).await {
-            return match error.kind {
-                ReplicaErrorKind::AlreadyExists => Taken::Collided,
-                ReplicaErrorKind::Unavailable(_)
-                | ReplicaErrorKind::TimedOut(_)
-                | ReplicaErrorKind::Corrupt(_)
-                | ReplicaErrorKind::Other(_) => Taken::Unknown(error.into()),
-                // The replica has answered that it did nothing.
-                _ => Taken::No(error.into()),
-            };
-        }
-        match self.has_newer(replica, act.act.number).await {
-            Ok(false) => Taken::Yes,
-            looked => match replica.delete(&key).await {
-                Ok(()) => looked.err().map_or(Taken::Collided, Taken::No),
-                Err(error) => Taken::Unknown(error.into()),
-            },
-        }
-    }
-
-    /// Whether a replica shows an act above `number`. Names that nobody signed are none.
-    ///
-    /// # Errors
-    /// It fails, or shows so many such names that an act may hide among them.
-    pub(crate) async fn has_newer(&self, replica: &SharedReplica, number: u64) -> Result<bool> {
-        for (false_names, newer) in numbers(replica, self.dataset, number + 1).await?.into_iter().enumerate() {
-            if false_names >= MAX_FALSE_NAMES {
-                return Err(self.too_many_false_names().within(format!("replica {}", replica.name())));
-            }
-            match self.fetch(replica, newer).await {
-                Err(error) if is_verdict(&error) => {}
-                found => return found.map(|_| true),
-            }
-        }
-        Ok(false)
-    }
-
-    fn too_many_false_names(&self) -> Error {
+    pub(super) fn too_many_false_names(&self) -> Error {
         let folder = layout::order(self.dataset);
         Error::integrity(format!("more than {MAX_FALSE_NAMES} names below {folder} are of acts that nobody signed"))
             .hint(format!("remove what is below {folder} and is not yours"))
@@ -363,13 +279,54 @@ impl OrderReader<'_> {
     }
 }
 
-/// The numbers of acts from `from` on that a replica shows now.
-pub(crate) async fn numbers(replica: &SharedReplica, dataset: &Name, from: u64) -> Result<BTreeSet<u64>> {
-    let Ok(listed) = tokio::time::timeout(MAX_LOOK, replica.list(&layout::order(dataset))).await else {
-        let (name, seconds) = (replica.name(), MAX_LOOK.as_secs());
-        return Err(Error::storage(format!("replica {name}: no listing of acts came within {seconds} s")));
-    };
-    let listed = listed?;
-    let shown = listed.iter().filter_map(|object| layout::parse_act(dataset, &object.key));
-    Ok(shown.filter(|number| *number >= from).collect())
+/// Acts as they were found.
+#[derive(Default)]
+pub(crate) struct Acts {
+    /// Those that are believed.
+    pub(crate) found: BTreeMap<u64, FoundAct>,
+    pub(crate) unreadable: BTreeMap<u64, Error>,
+    /// The replicas that show too many of which nobody can believe any. What they alone show is in
+    /// neither.
+    pub(crate) left_aside: BTreeSet<Name>,
+    /// The keys of what `found` are about.
+    objects: BTreeSet<String>,
+}
+
+impl Acts {
+    /// Adds an act that is believed.
+    pub(crate) fn insert(&mut self, number: u64, found: FoundAct) {
+        self.objects.insert(found.act.object());
+        self.found.insert(number, found);
+    }
+
+    /// Those that no record of a prune calls gone.
+    pub(crate) fn without_passed<'r>(&self, records: impl Iterator<Item = &'r PruneRecord>) -> Self {
+        let records: Vec<&PruneRecord> = records.collect();
+        let mut current = Self::default();
+        for (number, found) in &self.found {
+            if !records.iter().any(|record| record.has_passed(*number)) {
+                current.insert(*number, found.clone());
+            }
+        }
+        current
+    }
+
+    /// Whether an act is about this object.
+    pub(crate) fn names(&self, key: &str) -> bool {
+        self.objects.contains(key)
+    }
+
+    /// The number of the newest one.
+    pub(crate) fn newest(&self) -> u64 {
+        self.found.last_key_value().map_or(0, |(number, _)| *number)
+    }
+}
+
+fn all_numbers(inventories: &[Inventory]) -> BTreeSet<u64> {
+    inventories.iter().flat_map(|inventory| inventory.acts.iter().copied()).collect()
+}
+
+fn holders(inventories: &[Inventory], number: u64) -> Vec<&SharedReplica> {
+    let holds = inventories.iter().filter(|inventory| inventory.acts.contains(&number));
+    holds.map(|inventory| &inventory.replica).collect()
 }

@@ -13,7 +13,7 @@ use lifeboat_format::record::{self, Envelope, MAX_RECORD_BYTES, PreviousRecord, 
 use lifeboat_format::requirements::Requirements;
 use lifeboat_store::SharedReplica;
 
-use super::documents::{Signed, SignedObject, combine, fetch_signed, sign_plain};
+use super::documents::{Signed, SignedObject, combine_looks, fetch_signed, sign_plain};
 use super::inventory::Inventory;
 use super::order::FoundAct;
 use super::unbelieved::Unbelieved;
@@ -64,7 +64,7 @@ impl RecordReader<'_> {
                 Err(error) => errors.push(error),
             }
         }
-        Err(combine(format!("no replica returns a valid {key}"), &errors))
+        Err(combine_looks(format!("no replica returns a valid {key}"), &errors))
     }
 
     /// Reads the record that an act is about. The act holds its signature, so nobody needs to have
@@ -88,7 +88,7 @@ impl RecordReader<'_> {
                 Err(error) => errors.push(error),
             }
         }
-        Err(combine(format!("no replica returns a valid {key}"), &errors))
+        Err(combine_looks(format!("no replica returns a valid {key}"), &errors))
     }
 
     /// Who signed the record, as far as `replicas` tell, whether it can be understood or not.

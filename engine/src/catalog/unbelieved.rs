@@ -40,6 +40,11 @@ impl Unbelieved {
         self.replicas.get(replica).is_some_and(|counted| counted.objects > MAX_UNBELIEVED)
     }
 
+    /// The replicas that are left aside.
+    pub(crate) fn left_aside(&self) -> impl Iterator<Item = &Name> {
+        self.replicas.keys().filter(|replica| self.is_beyond(replica))
+    }
+
     /// Counts an object that these replicas show.
     pub(crate) fn add<'n>(&mut self, holders: impl IntoIterator<Item = &'n Name>, object: impl Display, why: &Error) {
         for holder in holders {

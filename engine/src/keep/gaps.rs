@@ -23,8 +23,19 @@ use crate::catalog::unbelieved::MAX_UNBELIEVED;
 /// So many gaps are named in an error. `lifeboat repair` names all.
 const MAX_NAMED: usize = 5;
 
-/// Which snapshots each replica has shown.
-pub(crate) type ShownSnapshots = BTreeMap<Name, BTreeSet<SnapshotId>>;
+/// Which snapshots each replica has shown, each with the number of the act that committed it, if it
+/// had one then.
+pub(crate) type ShownSnapshots = BTreeMap<Name, BTreeMap<SnapshotId, Option<u64>>>;
+
+/// Snapshots with the numbers of their acts.
+pub(crate) fn with_numbers<'s>(
+    snapshots: impl IntoIterator<Item = &'s SnapshotId>,
+    acts: &Acts,
+) -> BTreeMap<SnapshotId, Option<u64>> {
+    let commits = acts.found.iter().filter(|(_, found)| found.act.act == ActKind::Commit);
+    let numbers: BTreeMap<&SnapshotId, u64> = commits.map(|(number, found)| (&found.act.id, *number)).collect();
+    snapshots.into_iter().map(|snapshot| (snapshot.clone(), numbers.get(snapshot).copied())).collect()
+}
 
 /// Something that is missing, or contradicts itself.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -100,6 +111,8 @@ pub(crate) struct Witnesses<'a> {
     pub(crate) seen: u64,
     /// What this host has seen in each replica.
     pub(crate) shown: &'a ShownSnapshots,
+    /// Replicas that hold no vault at all.
+    pub(crate) emptied: &'a [Name],
 }
 
 impl Witnesses<'_> {
@@ -118,7 +131,7 @@ impl Witnesses<'_> {
                 lost.entry(before).or_insert_with(|| format!("{} follows it", manifest.snapshot));
             }
         }
-        for (snapshot, head) in self.unfinished.iter().filter(|(snapshot, head)| !self.is_leftover(snapshot, head)) {
+        for (snapshot, head) in self.unfinished.iter().filter(|(snapshot, head)| !self.is_passed_by(snapshot, head)) {
             let before = head.previous.as_ref().map(|previous| &previous.snapshot);
             if let Some(before) = before.filter(|before| !is_known(before)) {
                 lost.entry(before).or_insert_with(|| format!("{snapshot}, which has no signature, follows it"));
@@ -131,21 +144,35 @@ impl Witnesses<'_> {
             }
         }
         gaps.extend(lost.into_iter().map(|(snapshot, why)| Gap::Snapshot(snapshot.clone(), why)));
-        for inventory in self.inventories {
-            let replica = inventory.replica.name();
+        let listed = self.inventories.iter().map(|inventory| (inventory.replica.name(), Some(&inventory.snapshots)));
+        for (replica, shows) in listed.chain(self.emptied.iter().map(|name| (name, None))) {
             let before = self.shown.get(replica).into_iter().flatten();
-            let is_lost = |snapshot: &&SnapshotId| {
-                !inventory.snapshots.contains(*snapshot) && !self.pruned.contains_key(*snapshot)
+            // Later records do not repeat every snapshot that went, but all numbers.
+            let was_swept = |snapshot: &SnapshotId, number: &Option<u64>| {
+                let has_passed = number.is_some_and(|number| self.has_passed(number));
+                self.pruned.contains_key(snapshot) || (has_passed && !everywhere.contains(snapshot))
             };
-            gaps.extend(before.filter(is_lost).map(|snapshot| Gap::LostBy(replica.clone(), snapshot.clone())));
+            let is_lost = |(snapshot, number): &(&SnapshotId, &Option<u64>)| {
+                !shows.is_some_and(|shows| shows.contains(*snapshot)) && !was_swept(snapshot, number)
+            };
+            gaps.extend(before.filter(is_lost).map(|(snapshot, _)| Gap::LostBy(replica.clone(), snapshot.clone())));
         }
         gaps.extend(self.branches());
         gaps
     }
 
-    /// Whether a run that was killed has left this manifest: the chain has gone on past it. Until
-    /// then, nobody can tell it from a snapshot whose signature was lost.
+    /// Whether a run that was killed has left this manifest: the chain has gone on past it, and it
+    /// was written when there were acts, as the one before it has one. What is older than all acts
+    /// may have been committed without one, and have lost its signature.
     pub(crate) fn is_leftover(&self, snapshot: &SnapshotId, head: &ManifestHead) -> bool {
+        let before = head.previous.as_ref().map(|previous| &previous.snapshot);
+        let mut commits = self.acts.found.values().filter(|found| found.act.act == ActKind::Commit);
+        self.is_passed_by(snapshot, head) && before.is_some_and(|before| commits.any(|found| found.act.id == *before))
+    }
+
+    /// Whether the chain has gone on past this manifest, which has no signature. Until then, nobody
+    /// can tell it from a snapshot whose signature was lost.
+    fn is_passed_by(&self, snapshot: &SnapshotId, head: &ManifestHead) -> bool {
         let named = |before: Option<&SnapshotId>| before == Some(snapshot);
         let heads = self.unfinished.values().map(|head| head.previous.as_ref().map(|previous| &previous.snapshot));
         !self.manifests.values().map(Manifest::predecessor).chain(heads).any(named)
@@ -193,15 +220,15 @@ pub(crate) fn settled<'r>(records: impl Iterator<Item = &'r PruneRecord>) -> BTr
     records.flat_map(|record| &record.branches).collect()
 }
 
-/// A manifest without a signature that cannot be read.
+/// A manifest without a signature that cannot be read, or is not looked at.
 pub(crate) struct UnreadableHead<'i> {
     pub(crate) inventory: &'i Inventory,
     pub(crate) snapshot: &'i SnapshotId,
     pub(crate) error: Error,
 }
 
-/// The heads of manifests that have no signature and that no act names; and those that cannot be
-/// read, each where it lies.
+/// The heads of manifests that have no signature and that no act names, of which the newest are
+/// looked at; and those that cannot be read, each where it lies.
 pub(crate) async fn unfinished<'i>(
     documents: &Documents<'_>,
     inventories: &'i [Inventory],
@@ -215,7 +242,12 @@ pub(crate) async fn unfinished<'i>(
                 && !pruned.contains_key(*snapshot)
                 && !everywhere.contains(*snapshot)
         });
-        for snapshot in unsigned.take(MAX_UNBELIEVED) {
+        for (looked_at, snapshot) in unsigned.rev().enumerate() {
+            if looked_at == MAX_UNBELIEVED {
+                let more = format!("more than {MAX_UNBELIEVED} manifests without a signature hide the others");
+                unreadable.push(UnreadableHead { inventory, snapshot, error: Error::integrity(more) });
+                break;
+            }
             match documents.unsigned_head(&inventory.replica, snapshot).await {
                 Ok(head) => drop(heads.insert(snapshot.clone(), head)),
                 Err(error) => unreadable.push(UnreadableHead { inventory, snapshot, error }),

@@ -2,7 +2,8 @@
 //! acts, manifests and index segments, of which the cache has copies. All of them were believed
 //! before they came there.
 //!
-//! Nothing is put back that a record calls gone. A manifest is put back only into a replica that
+//! Nothing is put back that a record calls gone, and nothing at all while a record cannot be
+//! fetched that may call it gone. A manifest is put back only into a replica that
 //! has every pack that it names, so that none shows what it cannot restore.
 
 use std::collections::BTreeSet;
@@ -13,7 +14,7 @@ use lifeboat_format::id::Digest;
 use lifeboat_format::layout;
 
 use crate::catalog::ciphertext::put_once;
-use crate::catalog::documents::{Documents, sign_plain};
+use crate::catalog::documents::{Documents, is_verdict, sign_plain};
 use crate::catalog::inventory::Inventory;
 use crate::catalog::order::{Acts, OrderReader};
 use crate::catalog::removals::PruneRecords;
@@ -33,6 +34,10 @@ pub(crate) async fn put_back(
     let order = OrderReader::of_host(keys, dataset, cache);
     let mut acts = order.all(inventories).await;
     let bodies = || records.found.iter().map(|record| &record.body);
+    if let Some((record, error)) = records.unreadable.iter().find(|(_, error)| !is_verdict(error)) {
+        tracing::warn!(%record, error = %error.chain(), "Nothing is put back: this prune record may call it gone");
+        return returned;
+    }
     let cached = cache.keys();
     for number in cached.iter().filter_map(|key| layout::parse_act(dataset, key)) {
         let is_known = acts.found.contains_key(&number) || bodies().any(|record| record.has_passed(number));
@@ -45,7 +50,7 @@ pub(crate) async fn put_back(
                     returned.insert(key.clone());
                 }
             }
-            acts.found.insert(number, act);
+            acts.insert(number, act);
         }
     }
     let current = acts.without_passed(bodies());
@@ -54,7 +59,7 @@ pub(crate) async fn put_back(
         let brought = async {
             order.level(inventory, &all, acts.newest()).await?;
             let filled = order.fill(inventory, &current).await?;
-            Ok::<_, Error>([filled, order.finish(inventory, &current).await?].concat())
+            Ok::<_, Error>([filled, order.finish(documents, inventory, &current).await?].concat())
         };
         match brought.await {
             Ok(keys) => returned.extend(keys),

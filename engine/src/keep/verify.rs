@@ -159,6 +159,7 @@ async fn gaps(
         records: records.found.iter().map(|record| &record.body).collect(),
         seen: 0,
         shown: &ShownSnapshots::new(),
+        emptied: &[],
     };
     // Branches are told as forks.
     let mut gaps: Vec<Gap> = known.gaps().into_iter().filter(|gap| !gap.is_branch()).collect();

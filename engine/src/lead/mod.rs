@@ -26,7 +26,8 @@ use lifeboat_store::SharedReplica;
 
 use crate::catalog::documents::{combine, is_verdict};
 use crate::catalog::future::is_future;
-use crate::catalog::order::{OrderReader, numbers};
+use crate::catalog::numbers::numbers;
+use crate::catalog::order::OrderReader;
 use crate::config::{Config, Dataset};
 use crate::keys::HostKeys;
 use crate::state::StateDirectory;

@@ -80,7 +80,10 @@ pub(crate) async fn run(args: &Args, session: &Session) -> Result<()> {
 /// What remains to be done, as an error.
 fn verdict(report: &RepairReport) -> Result<()> {
     let dataset = &report.dataset;
-    if !report.is_whole() {
+    let of_replicas = report.replicas.iter().filter_map(|state| state.error.as_ref());
+    let not_looked_at = report.doubts.iter().chain(of_replicas).next();
+    // What was not looked at may hold what is missing.
+    if !report.is_whole() && report.doubts.is_empty() {
         let count = report.missing.len() + report.branches.len() + report.unrestorable.len();
         let hint = if !report.missing.is_empty() {
             format!(
@@ -96,8 +99,7 @@ fn verdict(report: &RepairReport) -> Result<()> {
         let problems = human::count(count as u64, "problem");
         return Err(Error::integrity(format!("dataset {dataset} still has {problems}")).hint(hint));
     }
-    let of_replicas = report.replicas.iter().filter_map(|state| state.error.as_ref());
-    match report.doubts.iter().chain(of_replicas).next() {
+    match not_looked_at {
         None => Ok(()),
         Some(why) => Err(Error::new(Class::Storage, format!("not all of dataset {dataset} could be looked at"))
             .because(why.clone())
@@ -126,8 +128,9 @@ impl fmt::Display for ReportView<'_> {
                 write!(f, "\n replica {} is behind: {}", state.replica, escape::line(error))?;
             }
         }
+        let missing_is = if report.doubts.is_empty() { "MISSING" } else { "missing where it was looked for" };
         for missing in &report.missing {
-            write!(f, "\n MISSING: {}", escape::line(missing))?;
+            write!(f, "\n {missing_is}: {}", escape::line(missing))?;
         }
         for branches in &report.branches {
             write!(f, "\n BRANCHES: {}", escape::line(branches))?;

@@ -204,6 +204,39 @@ async fn an_object_met_at_the_first_attempt_is_never_ours() {
     assert_eq!(calls(&fake), 1);
 }
 
+/// The first attempt may have stored the object, whatever the second one is told.
+#[tokio::test(start_paused = true)]
+async fn after_an_attempt_without_an_answer_a_refusal_is_no_answer_either() {
+    let refusals = [
+        ReplicaErrorKind::Denied("the token expired".to_owned()),
+        ReplicaErrorKind::Misconfigured("301".to_owned()),
+        ReplicaErrorKind::NotFound,
+        ReplicaErrorKind::Other("400".to_owned()),
+    ];
+    let kinds = refusals.each_ref().map(ToString::to_string);
+    for (refusal, kind) in refusals.into_iter().zip(&kinds) {
+        let (fake, retry) = scripted([Answer::StoresThenFails(unavailable()), Answer::Fails(refusal)]);
+        let failed = retry.put_new("k", Bytes::from_static(b"ours")).await.unwrap_err();
+        assert!(matches!(failed.kind, ReplicaErrorKind::Unavailable(_)), "{failed}");
+        assert!(failed.to_string().contains(kind.as_str()), "{failed}");
+        assert_eq!(calls(&fake), 2);
+        // A first attempt that is refused has an answer.
+        let (_, retry) = scripted([Answer::Fails(ReplicaErrorKind::Denied("no".to_owned()))]);
+        let refused = retry.put_new("k", Bytes::from_static(b"ours")).await.unwrap_err();
+        assert!(matches!(refused.kind, ReplicaErrorKind::Denied(_)), "{refused}");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_object_that_cannot_be_compared_may_be_ours() {
+    for refusal in [ReplicaErrorKind::Denied("no".to_owned()), ReplicaErrorKind::NotFound] {
+        let (fake, retry) = scripted([Answer::StoresThenFails(unavailable()), Answer::Stores, Answer::Fails(refusal)]);
+        let failed = retry.put_new("k", Bytes::from_static(b"ours")).await.unwrap_err();
+        assert!(matches!(failed.kind, ReplicaErrorKind::Unavailable(_)), "{failed}");
+        assert_eq!(calls(&fake), 3, "put, put, get");
+    }
+}
+
 #[test]
 fn pauses_grow_and_stay_bounded() {
     let policy = RetryPolicy::within(Duration::from_secs(60));

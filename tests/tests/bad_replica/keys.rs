@@ -64,8 +64,10 @@ async fn a_host_that_takes_over_adopts_no_keys_that_one_replica_alone_has() {
             Some(ours) => std::fs::write(&place, ours).unwrap(),
             None => std::fs::remove_file(&place).unwrap(),
         }
-        init(&vault.config, &vault.replicas, &options, &clock).await.unwrap();
+        let taken_over = init(&vault.config, &vault.replicas, &options, &clock).await.unwrap();
         assert_eq!(vault.backup(&MemorySource::of(noise(200_000, 1))).await.unwrap().stored_bytes, 0);
+        // The next host comes after this one.
+        vault.config.keys.trusted_signers.push(taken_over.signer);
         assert!(vault.restore(&snapshot).await.unwrap()["data"] == noise(200_000, 1));
     }
 }

@@ -4,6 +4,7 @@
 
 mod keys;
 
+use std::collections::BTreeSet;
 use std::path::Path;
 use std::time::Duration;
 
@@ -12,13 +13,16 @@ use lifeboat_engine::config::{DrillConfig, Objectives, ProofLevel, ReplicaKind};
 use lifeboat_engine::drill::{Drill, publish};
 use lifeboat_engine::format::id::{Name, SnapshotId};
 use lifeboat_engine::format::layout;
+use lifeboat_engine::format::record::RecordType;
 use lifeboat_engine::keep::catch_up::catch_up;
 use lifeboat_engine::keys::sign::Signer;
 use lifeboat_engine::keys::{InitOptions, init};
 use lifeboat_engine::restore::Selector;
 use lifeboat_engine::state::StateDirectory;
+use lifeboat_tests::by_hand::Hand;
 use lifeboat_tests::vault::{DATASET, MemorySource, TestVault, files_below, limits, name, noise, read_all};
 use lifeboat_tests::{programs, tools};
+use serde_json::json;
 use tokio_util::sync::CancellationToken;
 
 use crate::keys::forged_keys;
@@ -39,9 +43,18 @@ enum Attack {
     PruneRecordOfTheFuture,
     DrillRecordOfTheFuture,
     IndexOfAStranger,
+    GarbageAct,
+    GarbageActFarAbove,
+    RenamedAct,
+    ActOfAnotherDataset,
+    ActOfAnotherVault,
+    ActOfAStranger,
+    GarbageMark,
+    MarkOfAnotherDataset,
+    MarkOfAStranger,
 }
 
-const ATTACKS: [Attack; 13] = [
+const ATTACKS: [Attack; 22] = [
     Attack::GarbageVault,
     Attack::OtherVault,
     Attack::VaultOfTheFuture,
@@ -55,6 +68,15 @@ const ATTACKS: [Attack; 13] = [
     Attack::PruneRecordOfTheFuture,
     Attack::DrillRecordOfTheFuture,
     Attack::IndexOfAStranger,
+    Attack::GarbageAct,
+    Attack::GarbageActFarAbove,
+    Attack::RenamedAct,
+    Attack::ActOfAnotherDataset,
+    Attack::ActOfAnotherVault,
+    Attack::ActOfAStranger,
+    Attack::GarbageMark,
+    Attack::MarkOfAnotherDataset,
+    Attack::MarkOfAStranger,
 ];
 
 const FUTURE: &str = "99991231T235959999Z-ffffffff";
@@ -91,6 +113,9 @@ fn attack(vault: &TestVault, how: Attack) {
     };
     let future: SnapshotId = FUTURE.parse().unwrap();
     let now = SnapshotId::new(vault.clock.now(), 7);
+    let hand = || Hand::of(&vault.config, &vault.master);
+    // There are three, so it is the next.
+    let next_act = layout::act(&dataset, 4);
     match how {
         Attack::GarbageVault => put(layout::VAULT, &[0xff; 1000]),
         Attack::OtherVault => {
@@ -115,7 +140,41 @@ fn attack(vault: &TestVault, how: Attack) {
         Attack::PruneRecordOfTheFuture => unsigned(&layout::prune(&dataset, &future)),
         Attack::DrillRecordOfTheFuture => unsigned(&layout::drill(&dataset, &future)),
         Attack::IndexOfAStranger => signed_by_a_stranger(&layout::index(&dataset, &now), b"forged"),
+        Attack::GarbageAct => put(&next_act, b"garbage"),
+        Attack::GarbageActFarAbove => put(&layout::act(&dataset, 1 << 40), b"garbage"),
+        Attack::RenamedAct => put(&next_act, &std::fs::read(root.join(layout::act(&dataset, 3))).unwrap()),
+        Attack::ActOfAnotherDataset => {
+            let mut other = hand();
+            other.dataset = name("other");
+            put(&next_act, &other.commit_act(&other.keys.signer, 4, &now, b"forged"));
+        }
+        Attack::ActOfAnotherVault => {
+            let mut other = hand();
+            other.keys.vault = "0b".repeat(16);
+            put(&next_act, &other.commit_act(&Signer::generate().unwrap(), 4, &now, b"forged"));
+        }
+        Attack::ActOfAStranger => {
+            put(&next_act, &hand().commit_act(&Signer::generate().unwrap(), 4, &now, b"forged"));
+        }
+        Attack::GarbageMark => unsigned(&layout::mark(&dataset, &future)),
+        Attack::MarkOfAnotherDataset => {
+            let (hand, key) = (hand(), layout::mark(&dataset, &now));
+            let comment = layout::trusted_comment(&vault.init.vault, &layout::mark(&name("other"), &now));
+            put(&key, &mark(&hand, &now));
+            put(&layout::signature(&key), hand.keys.signer.sign(&mark(&hand, &now), &comment).unwrap().as_bytes());
+        }
+        Attack::MarkOfAStranger => signed_by_a_stranger(&layout::mark(&dataset, &now), &mark(&hand(), &now)),
     }
+}
+
+/// A mark that names every pack of the dataset.
+fn mark(hand: &Hand, id: &SnapshotId) -> Vec<u8> {
+    let packs = files_below(&hand.replicas[0].join(layout::packs(&name(DATASET))));
+    let packs = packs.iter().map(|file| file.file_name().unwrap().to_str().unwrap().split('.').next().unwrap());
+    let packs: BTreeSet<&str> = packs.collect();
+    assert!(packs.len() >= 3);
+    let body = json!({ "snapshots": [], "packs": packs });
+    hand.record(RecordType::Mark, &hand.host, id, &body).to_string().into_bytes()
 }
 
 /// What a folder holds, without the temporary names of files.
@@ -164,6 +223,7 @@ async fn the_newest_snapshot_is_restored_and_drilled_whatever_one_replica_holds(
 async fn backup_and_catch_up_go_on_in_the_other_replicas() {
     for how in ATTACKS {
         let (vault, _) = vault().await;
+        let clean = content(&vault.replica_path(1));
         attack(&vault, how);
         let before = content(&vault.replica_path(1));
         let made = vault.backup(&MemorySource::of(noise(200_000, 9))).await;
@@ -180,11 +240,12 @@ async fn backup_and_catch_up_go_on_in_the_other_replicas() {
             assert_eq!((state.behind, &state.error), (0, &None), "{how:?}: {state:?}");
             assert_eq!(state.last_complete.as_ref(), Some(&made.snapshot), "{how:?}");
         }
-        let (bad, other) = (content(&vault.replica_path(1)), content(&vault.replica_path(2)));
-        let forged = before.iter().filter(|(key, _)| !key.contains("keyring") && key != layout::VAULT);
-        for (key, body) in forged.filter(|object| !bad.contains(object) || !other.contains(object)) {
-            let is_ours = other.iter().any(|(known, found)| known == key && found == body);
-            assert!(is_ours || other.iter().all(|(known, _)| known != key), "{how:?}: {key} was spread");
+        for replica in [2, 3] {
+            let other = content(&vault.replica_path(replica));
+            let forged = before.iter().filter(|object| !clean.contains(object));
+            for (key, body) in forged {
+                assert!(!other.iter().any(|(known, found)| known == key && found == body), "{how:?}: {key} was spread");
+            }
         }
     }
 }
@@ -211,6 +272,13 @@ async fn prune_deletes_nothing_in_a_doubtful_replica_and_goes_on_in_the_others()
             Attack::GarbageKeys,
             Attack::OtherKeys,
             Attack::IndexOfAStranger,
+            Attack::GarbageAct,
+            Attack::GarbageActFarAbove,
+            Attack::RenamedAct,
+            Attack::ActOfAnotherDataset,
+            Attack::ActOfAnotherVault,
+            Attack::ActOfAStranger,
+            Attack::MarkOfAStranger,
         ];
         // Without trusted drill signers, any drill record counts, and must be readable.
         if harmless.contains(&how) {

@@ -15,7 +15,7 @@ use super::mark::Acting;
 use super::view::{Survey, View};
 use super::{Prune, shown};
 use crate::catalog::inventory::all_snapshots;
-use crate::keep::gaps::{Gap, ShownSnapshots, settled};
+use crate::keep::gaps::{Gap, ShownSnapshots, settled, with_numbers};
 use crate::state::seen;
 
 /// What the operator accepts.
@@ -66,7 +66,7 @@ impl Prune<'_> {
         }
         if accept.loss {
             let there = |inventory: &crate::catalog::inventory::Inventory| {
-                (inventory.replica.name().clone(), inventory.snapshots.clone())
+                (inventory.replica.name().clone(), with_numbers(&inventory.snapshots, &view.acts))
             };
             let there: ShownSnapshots = view.inventories.iter().map(there).collect();
             shown::write(self.state, dataset, &there)?;

@@ -18,7 +18,7 @@ use super::{DeadPack, Prune, PruneOutcome, PrunePlan, shown};
 use crate::catalog::documents::SignedObject;
 use crate::catalog::inventory::Inventory;
 use crate::catalog::records::RecordWriter;
-use crate::keep::gaps::ShownSnapshots;
+use crate::keep::gaps::{ShownSnapshots, with_numbers};
 use crate::keys::HostKeys;
 use crate::renewal::sparse;
 use crate::state::seen;
@@ -205,8 +205,8 @@ impl Prune<'_> {
         sparse::write(self.state, dataset, &fresh.sparse)?;
         let mut remembered: ShownSnapshots = shown::read(self.state, dataset);
         for inventory in &view.inventories {
-            let shown = inventory.snapshots.iter().filter(|snapshot| !gone.contains(*snapshot)).cloned().collect();
-            remembered.insert(inventory.replica.name().clone(), shown);
+            let shown = inventory.snapshots.iter().filter(|snapshot| !gone.contains(*snapshot));
+            remembered.insert(inventory.replica.name().clone(), with_numbers(shown, &view.acts));
         }
         remembered.retain(|name, _| self.replicas.iter().any(|replica| replica.name() == name));
         shown::write(self.state, dataset, &remembered)?;

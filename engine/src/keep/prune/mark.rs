@@ -13,7 +13,8 @@ use super::{Prune, PruneOutcome, PrunePlan};
 use crate::catalog::ciphertext::put_once;
 use crate::catalog::documents::SignedObject;
 use crate::catalog::inventory::Inventory;
-use crate::catalog::order::{Actor, FoundAct, OrderReader, Taken};
+use crate::catalog::numbers::{Actor, Taken};
+use crate::catalog::order::{FoundAct, OrderReader};
 use crate::catalog::records::RecordWriter;
 use crate::keys::HostKeys;
 

@@ -140,7 +140,9 @@ impl Prune<'_> {
         let (mut packs, mut waiting, mut mark_packs) = (Vec::new(), Vec::new(), BTreeSet::new());
         for inventory in &view.inventories {
             let replica = inventory.replica.name();
-            for (pack, size) in inventory.packs.iter().filter(|(pack, _)| !needed.contains(pack)) {
+            let pinned = view.pinned.get(replica);
+            let stays = |pack: &PackId| needed.contains(pack) || pinned.is_some_and(|packs| packs.contains(pack));
+            for (pack, size) in inventory.packs.iter().filter(|(pack, _)| !stays(pack)) {
                 let marked = marks.packs.get(pack);
                 let seen = known.get(replica).and_then(|packs| packs.get(pack)).copied().unwrap_or(now);
                 let dead = DeadPack {

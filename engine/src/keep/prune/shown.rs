@@ -1,5 +1,6 @@
-//! Remembers which snapshots each replica has shown: `{"replica": ["snapshot"]}`. What it has
-//! shown, and does not show any more though no record says why, it has lost.
+//! Remembers which snapshots each replica has shown: `{"replica": {"snapshot": number}}`, with the
+//! number of the act that committed it, or null. What it has shown, and does not show any more
+//! though no record says why, it has lost.
 //!
 //! If this file is lost, so is this witness. Others are in the vault.
 

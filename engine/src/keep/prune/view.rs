@@ -11,13 +11,13 @@
 //! Where something is doubted, signed manifests are still believed: what they refer to stays in
 //! every replica.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, HashSet};
 
 use futures::StreamExt;
 use lifeboat_base::{Class, Error, Result};
 use lifeboat_databases::proof::ProofLevel;
 use lifeboat_format::act::ActKind;
-use lifeboat_format::id::{Digest, Name, SnapshotId};
+use lifeboat_format::id::{Digest, Name, PackId, SnapshotId};
 use lifeboat_format::layout;
 use lifeboat_format::manifest::Manifest;
 use lifeboat_format::record::{self, MAX_RECORD_BYTES, MarkRecord, PruneRecord, RecordBody, RecordType};
@@ -63,6 +63,9 @@ pub(in crate::keep) struct View {
     pub(super) leftover_objects: BTreeSet<String>,
     /// What sweeps have begun to delete: objects whose signature is gone.
     pub(super) removed_objects: BTreeSet<String>,
+    /// Packs that manifests without a signature name which may have been committed, in each replica
+    /// that shows such a manifest.
+    pub(super) pinned: BTreeMap<Name, HashSet<PackId>>,
     pub(super) acts: Acts,
     /// The marks that some replica shows, oldest first.
     pub(super) marks: Vec<FoundRecord<MarkRecord>>,
@@ -183,8 +186,7 @@ impl Prune<'_> {
         let (shown_before, mut emptied) = (shown::read(self.state, dataset), Vec::new());
         for (name, NotListed { error, answered, is_empty }) in not_listed {
             if is_empty {
-                let before = shown_before.get(&name).into_iter().flatten();
-                emptied.extend(before.map(|snapshot| Gap::LostBy(name.clone(), snapshot.clone())));
+                emptied.push(name.clone());
             }
             // What a replica answers and cannot be used is told even if the others can be pruned.
             if answered { &mut doubts.replicas } else { &mut failed }.insert(name, error);
@@ -200,7 +202,13 @@ impl Prune<'_> {
         let acts = order.all(&inventories).await;
         if let Some((number, error)) = acts.unreadable.iter().find(|(_, error)| !is_verdict(error)) {
             let doubt = Error::new(error.class(), error.chain()).within(format!("act {number} cannot be read"));
-            doubts.everywhere.get_or_insert(doubt.hint(NO_ANSWER));
+            let hint = doubt.hint_text().filter(|_| error.class() != Class::Storage).unwrap_or(NO_ANSWER).to_owned();
+            doubts.everywhere.get_or_insert(doubt.hint(hint));
+        }
+        for holder in inventories.iter().filter(|inventory| acts.left_aside.contains(inventory.replica.name())) {
+            let error = Error::integrity("too many acts that cannot be believed hide the others");
+            let hint = format!("remove what is below {} and is not yours", layout::order(dataset));
+            doubts.add(&[holder], Signed::ByNobody, &error, &hint);
         }
         let reader = self.keys.reader();
         let memory = self.config.limits.memory;
@@ -220,6 +228,8 @@ impl Prune<'_> {
                 doubts.add(&holders, signed, &error, UNREADABLE_MARK);
             }
         }
+        // One that cannot be fetched may call things gone that could be finished.
+        let all_records_known = records.unreadable.values().all(is_verdict);
         let mut strangers = Unbelieved::new("a prune record whose signer is not trusted");
         for (id, error) in records.unreadable {
             let own = error.hint_text().unwrap_or("run `lifeboat verify` to see why").to_owned();
@@ -239,7 +249,8 @@ impl Prune<'_> {
         strangers.log("it is ignored");
         let (pruned, records) = (records.snapshots, records.found);
         let current = acts.without_passed(records.iter().map(|record| &record.body));
-        inventories = self.bring_level(&order, &acts, &current, inventories, &mut failed).await;
+        let to_finish = if all_records_known { &current } else { &Acts::default() };
+        self.bring_level(&order, &documents, acts.newest(), to_finish, &mut inventories, &mut doubts).await;
         let (mut manifests, mut hashes, mut unreadable) = (BTreeMap::new(), BTreeMap::new(), Vec::new());
         {
             let snapshots =
@@ -278,12 +289,24 @@ impl Prune<'_> {
             records: records.iter().map(|record| &record.body).collect(),
             seen,
             shown: &shown_before,
+            emptied: &emptied,
         };
         // Where nothing was listed, nothing is known.
-        let mut gaps = if inventories.is_empty() { Vec::new() } else { known.gaps() };
-        gaps.extend(emptied.into_iter().filter(|_| !inventories.is_empty()));
-        let is_leftover =
-            |snapshot: SnapshotId| unfinished.get(&snapshot).is_some_and(|head| known.is_leftover(&snapshot, head));
+        let gaps = if inventories.is_empty() { Vec::new() } else { known.gaps() };
+        let is_current = |mark: &&FoundRecord<MarkRecord>| {
+            let mut acts = current.found.values().map(|found| &found.act);
+            acts.any(|act| act.act == ActKind::Mark && act.id == mark.id && act.blake3 == mark.hash)
+        };
+        let current_marks: BTreeSet<SnapshotId> = marks.iter().filter(is_current).map(|mark| mark.id.clone()).collect();
+        // What was a leftover when it was marked stays one, though acts have gone that showed it.
+        let of_current = marks.iter().filter(|mark| current_marks.contains(&mark.id));
+        let marked: HashSet<&String> = of_current.flat_map(|mark| &mark.body.objects).collect();
+        let is_leftover = |snapshot: &SnapshotId| {
+            marked.contains(&layout::manifest(dataset, snapshot))
+                || unfinished.get(snapshot).is_some_and(|head| known.is_leftover(snapshot, head))
+        };
+        let unsettled: BTreeSet<&SnapshotId> = unfinished.keys().filter(|snapshot| !is_leftover(snapshot)).collect();
+        let pinned = pinned(&documents, &inventories, &unsettled, &mut doubts).await;
         // Records count for nothing without an act.
         let is_removed = |key: &str| {
             let snapshot = layout::parse_manifest(dataset, key);
@@ -297,13 +320,10 @@ impl Prune<'_> {
             .collect();
         let (removed_objects, others): (BTreeSet<String>, BTreeSet<String>) =
             without_act.into_iter().partition(|key| is_removed(key));
-        let leftover_objects =
-            others.into_iter().filter(|key| layout::parse_manifest(dataset, key).is_none_or(is_leftover)).collect();
-        let is_current = |mark: &&FoundRecord<MarkRecord>| {
-            let mut acts = current.found.values().map(|found| &found.act);
-            acts.any(|act| act.act == ActKind::Mark && act.id == mark.id && act.blake3 == mark.hash)
-        };
-        let current_marks = marks.iter().filter(is_current).map(|mark| mark.id.clone()).collect();
+        let leftover_objects = others
+            .into_iter()
+            .filter(|key| layout::parse_manifest(dataset, key).is_none_or(|id| is_leftover(&id)))
+            .collect();
         inventories.retain(|inventory| !doubts.replicas.contains_key(inventory.replica.name()));
         let mut unusable = Vec::new();
         if inventories.is_empty() {
@@ -332,6 +352,7 @@ impl Prune<'_> {
             leftovers,
             leftover_objects,
             removed_objects,
+            pinned,
             acts,
             marks,
             current_marks,
@@ -345,33 +366,32 @@ impl Prune<'_> {
         Ok(Survey { view, gaps, doubt: doubts.everywhere, unusable })
     }
 
-    /// Gives each replica the acts that it lacks, and the signatures that acts hold. One that fails
-    /// is left alone.
+    /// Gives each replica the acts that it lacks, and the signatures that `to_finish` hold. One
+    /// that fails is doubted: what it lists still counts for what is missing.
     async fn bring_level(
         &self,
         order: &OrderReader<'_>,
-        acts: &Acts,
-        current: &Acts,
-        inventories: Vec<Inventory>,
-        failed: &mut BTreeMap<Name, Error>,
-    ) -> Vec<Inventory> {
-        let (mut level, all) = (Vec::new(), inventories.clone());
-        for mut inventory in inventories {
+        documents: &Documents<'_>,
+        newest: u64,
+        to_finish: &Acts,
+        inventories: &mut [Inventory],
+        doubts: &mut Doubts,
+    ) {
+        let all = inventories.to_vec();
+        for inventory in inventories {
             let brought = async {
-                order.level(&mut inventory, &all, acts.newest()).await?;
-                order.finish(&mut inventory, current).await
+                order.level(inventory, &all, newest).await?;
+                order.finish(documents, inventory, to_finish).await
             };
             match brought.await {
                 Ok(finished) => {
                     for key in finished {
                         tracing::warn!(replica = %inventory.replica.name(), %key, "An object had no signature, and has it again");
                     }
-                    level.push(inventory);
                 }
-                Err(error) => drop(failed.insert(inventory.replica.name().clone(), error)),
+                Err(error) => doubts.add(&[inventory], Signed::ByNobody, &error, "run `lifeboat check`"),
             }
         }
-        level
     }
 
     /// The newest snapshot that a drill proved, of those that a replica without doubt shows and
@@ -488,4 +508,33 @@ impl Prune<'_> {
         }
         Err(combine(format!("no replica returns a valid {key}"), &errors))
     }
+}
+
+/// The packs that each replica holds and that manifests of `unsettled` snapshots name there. A
+/// replica in which such a manifest cannot be read is doubted.
+async fn pinned(
+    documents: &Documents<'_>,
+    inventories: &[Inventory],
+    unsettled: &BTreeSet<&SnapshotId>,
+    doubts: &mut Doubts,
+) -> BTreeMap<Name, HashSet<PackId>> {
+    let mut pinned: BTreeMap<Name, HashSet<PackId>> = BTreeMap::new();
+    for inventory in inventories {
+        for snapshot in unsettled.iter().filter(|snapshot| inventory.unsigned.contains(**snapshot)) {
+            let replica = inventory.replica.name();
+            let key = layout::manifest(documents.dataset, snapshot);
+            match documents.unsigned_packs(&inventory.replica, snapshot).await {
+                Ok(packs) => {
+                    tracing::warn!(%replica, %key, "A manifest has no signature, and may have been committed: it stays, and its packs do");
+                    let held = packs.into_iter().filter(|pack| inventory.packs.contains_key(pack));
+                    pinned.entry(replica.clone()).or_default().extend(held);
+                }
+                Err(error) => {
+                    let error = error.within(format!("{key} has no signature"));
+                    doubts.add(&[inventory], Signed::ByNobody, &error, UNREADABLE_MANIFEST);
+                }
+            }
+        }
+    }
+    pinned
 }

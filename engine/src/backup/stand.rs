@@ -1,0 +1,161 @@
+//! Where a run stands in the order of its dataset. What the commit would refuse after the capture
+//! is refused here, before it.
+//!
+//! Replicas whose part of the order cannot be read are as good as away: if there are enough others,
+//! they do not stop the backup. But a host that believes no act at all, and finds one of a host
+//! that it does not trust, begins no second chain beside it.
+
+use std::collections::{BTreeMap, HashSet};
+
+use lifeboat_base::{Class, Error, Result};
+use lifeboat_format::id::{Name, PackId};
+use lifeboat_format::record::{MarkRecord, PruneRecord};
+
+use super::Backup;
+use crate::catalog::documents::{Documents, is_verdict};
+use crate::catalog::inventory::Inventory;
+use crate::catalog::order::{Acts, FoundAct, OrderReader};
+use crate::catalog::records::RecordReader;
+use crate::state::seen;
+
+/// Where a run stands in the order of its dataset.
+pub(super) struct Standing {
+    /// The newest act when the run looked.
+    pub(super) last: Option<FoundAct>,
+    /// The newest number that this host has ever seen.
+    pub(super) seen: u64,
+}
+
+impl Backup<'_> {
+    /// Finds where this run stands in the order. Replicas that were away get the acts that they
+    /// lack, and signatures that were not put or are gone are put there. Packs that marks name are
+    /// not there for this run, so it cannot refer to them.
+    pub(super) async fn stand(
+        &self,
+        order: &OrderReader<'_>,
+        documents: &Documents<'_>,
+        members: &mut Vec<Inventory>,
+        failed: &mut BTreeMap<Name, Error>,
+        warnings: &mut Vec<String>,
+    ) -> Result<Standing> {
+        let dataset = &self.dataset.name;
+        let last = self.newest_act(order, members, failed).await?;
+        let (number, seen) = (last.as_ref().map_or(0, |last| last.act.number), seen::read(self.state, dataset));
+        if number < seen {
+            let who = if failed.is_empty() { "every replica shows" } else { "the replicas that can be used show" };
+            warnings.push(format!(
+                "{who} acts of {dataset} up to number {number} only, and this host has seen {seen}: they were emptied or rolled back; run `lifeboat repair {dataset}`"
+            ));
+        }
+        let reader = RecordReader { vault: order.vault, dataset, trusted: order.trusted };
+        let acts = self.current_acts(order, &reader, members, failed).await;
+        let (mut level, all) = (Vec::new(), members.clone());
+        for mut member in members.drain(..) {
+            let brought = async {
+                order.level(&mut member, &all, number).await?;
+                order.finish(documents, &mut member, &acts).await
+            };
+            match brought.await {
+                Ok(finished) => {
+                    for key in finished {
+                        warnings.push(format!(
+                            "replica {}: {key} had no signature, and has it again",
+                            member.replica.name()
+                        ));
+                    }
+                    level.push(member);
+                }
+                Err(error) => drop(failed.insert(member.replica.name().clone(), error)),
+            }
+        }
+        *members = level;
+        self.refuse_a_taken_number(order, members, number.max(seen).saturating_add(1)).await?;
+        let (marks, unreadable) = reader.read_all::<MarkRecord>(members).await;
+        for (mark, error) in unreadable {
+            if is_verdict(&error) {
+                warnings.push(format!("mark {mark} cannot be believed, and is passed over: {}", error.chain()));
+                continue;
+            }
+            // It may name packs that are deleted right now.
+            set_aside(members, failed, &error, |member| member.marks.contains(&mark));
+        }
+        let marked: HashSet<PackId> = marks.into_iter().flat_map(|mark| mark.body.packs).collect();
+        members.iter_mut().for_each(|member| member.packs.retain(|pack, _| !marked.contains(pack)));
+        Ok(Standing { last, seen })
+    }
+
+    /// The newest act that is believed.
+    async fn newest_act(
+        &self,
+        order: &OrderReader<'_>,
+        members: &mut Vec<Inventory>,
+        failed: &mut BTreeMap<Name, Error>,
+    ) -> Result<Option<FoundAct>> {
+        let mut stranger = None;
+        loop {
+            match order.newest(members).await {
+                Ok(None) if stranger.is_some() => return stranger.map_or(Ok(None), Err),
+                Ok(last) => return Ok(last),
+                Err((number, error)) => {
+                    set_aside(members, failed, &error, |member| member.acts.contains(&number));
+                    if members.len() < self.config.min_replicas.max(1) {
+                        return Err(error);
+                    }
+                    if error.class() == Class::Keys {
+                        stranger.get_or_insert(error);
+                    }
+                }
+            }
+        }
+    }
+
+    /// The acts that no prune record calls gone; none if nothing is unfinished. Nothing is finished
+    /// in a replica whose prune records are not all known: one may call it gone.
+    async fn current_acts(
+        &self,
+        order: &OrderReader<'_>,
+        reader: &RecordReader<'_>,
+        members: &mut Vec<Inventory>,
+        failed: &mut BTreeMap<Name, Error>,
+    ) -> Acts {
+        if members.iter().all(|member| member.unfinished.is_empty()) {
+            return Acts::default();
+        }
+        let (records, unreadable) = reader.read_all::<PruneRecord>(members).await;
+        for (record, error) in unreadable.iter().filter(|(_, error)| !is_verdict(error)) {
+            set_aside(members, failed, error, |member| member.prunes.contains(record));
+        }
+        order.all(members).await.without_passed(records.iter().map(|record| &record.body))
+    }
+
+    /// Refuses before the capture what the commit would refuse after it: in so many replicas that
+    /// too few are left, something that this host cannot believe has the next number.
+    async fn refuse_a_taken_number(&self, order: &OrderReader<'_>, members: &[Inventory], number: u64) -> Result<()> {
+        let (taken, free): (Vec<&Inventory>, Vec<&Inventory>) =
+            members.iter().partition(|member| member.acts.contains(&number));
+        let Some(first) = taken.first().filter(|_| free.len() < self.config.min_replicas.max(1)) else {
+            return Ok(());
+        };
+        match order.fetch(&first.replica, number).await {
+            // Another host has taken it meanwhile.
+            Ok(_) => Ok(()),
+            Err(error) => {
+                let hint = error.hint_text().unwrap_or("find out who writes there").to_owned();
+                let what = format!("no backup of {} can be committed: act {number} has been written", order.dataset);
+                Err(error.within(what).hint(hint))
+            }
+        }
+    }
+}
+
+/// Takes the replicas that hold something out of the run, because of an error about it.
+fn set_aside(
+    members: &mut Vec<Inventory>,
+    failed: &mut BTreeMap<Name, Error>,
+    error: &Error,
+    holds: impl Fn(&Inventory) -> bool,
+) {
+    for holder in members.extract_if(.., |member| holds(member)) {
+        failed.insert(holder.replica.name().clone(), Error::storage(error.chain()));
+    }
+}
