@@ -52,6 +52,7 @@ pub async fn conforms(replica: SharedReplica, expected: &Probe) {
     illegal_keys_are_refused(&*replica).await;
     listings_are_complete_sorted_and_by_any_prefix(&*replica).await;
     delete_is_idempotent(&*replica).await;
+    many_are_removed_and_no_other(&*replica).await;
     probe_is_truthful_and_leaves_nothing(&*replica, expected).await;
     cancelled_put_leaves_all_or_nothing(&replica).await;
 }
@@ -236,6 +237,22 @@ async fn delete_is_idempotent(replica: &dyn Replica) {
     replica.delete("gone").await.unwrap();
     replica.delete("never/was").await.unwrap();
     assert_eq!(replica.head("gone").await.unwrap(), None);
+}
+
+async fn many_are_removed_and_no_other(replica: &dyn Replica) {
+    let keys: Vec<String> = (0..30).map(|n| format!("many/{n}.x-y_z")).collect();
+    for key in keys.iter().skip(1) {
+        replica.put_new(key, Bytes::from_static(b"x")).await.unwrap();
+    }
+    replica.put_new("many/stays", Bytes::from_static(b"x")).await.unwrap();
+    // The first was never there.
+    replica.delete_all(&keys).await.unwrap();
+    replica.delete_all(&[]).await.unwrap();
+    let left: Vec<String> = replica.list("many/").await.unwrap().into_iter().map(|object| object.key).collect();
+    assert_eq!(left, ["many/stays"]);
+    replica.delete("many/stays").await.unwrap();
+    let illegal = replica.delete_all(&["many/ok".to_owned(), "../x".to_owned()]).await;
+    assert!(illegal.is_err_and(|error| error.key == "../x"));
 }
 
 async fn probe_is_truthful_and_leaves_nothing(replica: &dyn Replica, expected: &Probe) {

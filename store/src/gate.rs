@@ -315,6 +315,10 @@ impl Replica for Gate {
         self.inner.delete(key).await
     }
 
+    async fn delete_all(&self, keys: &[String]) -> Result<(), ReplicaError> {
+        self.inner.delete_all(keys).await
+    }
+
     async fn probe(&self, write: bool) -> Result<Probe, ReplicaError> {
         self.inner.probe(write).await
     }

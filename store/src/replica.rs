@@ -153,6 +153,9 @@ impl From<ReplicaError> for Error {
     }
 }
 
+/// So many objects are removed by one request.
+pub(crate) const MAX_DELETED_AT_ONCE: usize = 1000;
+
 /// One copy of the vault.
 ///
 /// Every request has a deadline, [`ReplicaConfig::timeout`](crate::ReplicaConfig::timeout); a
@@ -243,6 +246,18 @@ pub trait Replica: Send + Sync + fmt::Debug {
     /// Removes an object. It is no error if the object is missing. In a versioned bucket the
     /// current version is hidden, not removed.
     async fn delete(&self, key: &str) -> Result<(), ReplicaError>;
+
+    /// Removes objects, in few requests where the store can. After an error, some of them may be
+    /// gone: repeat it.
+    ///
+    /// # Errors
+    /// The first one of them that is not certain to be gone.
+    async fn delete_all(&self, keys: &[String]) -> Result<(), ReplicaError> {
+        for key in keys {
+            self.delete(key).await?;
+        }
+        Ok(())
+    }
 
     /// Tries out what the replica can do, with a throw-away object below `probe/`, and leaves
     /// nothing behind. If `write` is false, it only reads.

@@ -17,7 +17,9 @@ use chrono::TimeDelta;
 use lifeboat_format::id::Name;
 use tokio::time::Instant;
 
-use crate::replica::{ObjectMeta, Page, Probe, Replica, ReplicaError, ReplicaErrorKind, SharedReplica};
+use crate::replica::{
+    MAX_DELETED_AT_ONCE, ObjectMeta, Page, Probe, Replica, ReplicaError, ReplicaErrorKind, SharedReplica,
+};
 use crate::waiting::Waiting;
 
 /// How often a request is sent, and how long the pauses are.
@@ -156,6 +158,13 @@ impl Replica for Retry {
 
     async fn delete(&self, key: &str) -> Result<(), ReplicaError> {
         self.repeat(|| self.inner.delete(key)).await
+    }
+
+    async fn delete_all(&self, keys: &[String]) -> Result<(), ReplicaError> {
+        for batch in keys.chunks(MAX_DELETED_AT_ONCE) {
+            self.repeat(|| self.inner.delete_all(batch)).await?;
+        }
+        Ok(())
     }
 
     async fn probe(&self, write: bool) -> Result<Probe, ReplicaError> {

@@ -32,6 +32,12 @@ pub enum Lie {
     HugePage,
     /// A page is of many short tags, which take far more memory than bytes.
     ManyTags,
+    /// The removal of several objects succeeds, and says nothing of any of them.
+    RemovesNothing,
+    /// The removal of several objects succeeds, and says that one of them was refused.
+    RefusesOne,
+    /// There is no removal of several objects, and that of one succeeds.
+    RemovesOneByOne,
 }
 
 /// A server that lies, on a port of this machine. It stops when it is dropped.
@@ -101,7 +107,22 @@ async fn serve(
         let mut words = head.split(' ');
         let (method, target) = (words.next().unwrap_or_default(), words.next().unwrap_or_default());
         let (path, query) = target.split_once('?').unwrap_or((target, ""));
-        if method == "HEAD" {
+        if method == "POST" && query.split('&').any(|part| part.starts_with("delete")) {
+            skip_body(&mut connection, &head).await?;
+            let answered = match lie {
+                Lie::RemovesNothing => "<DeleteResult></DeleteResult>".to_owned(),
+                Lie::RefusesOne => "<DeleteResult><Deleted><Key>vault/one</Key></Deleted><Error><Key>vault/two</Key>\
+                     <Code>AccessDenied</Code><Message>no</Message></Error></DeleteResult>"
+                    .to_owned(),
+                _ => {
+                    answer(&mut connection, 501, 0, &[]).await?;
+                    continue;
+                }
+            };
+            answer(&mut connection, 200, answered.len() as u64, answered.as_bytes()).await?;
+        } else if method == "DELETE" {
+            answer(&mut connection, 204, 0, &[]).await?;
+        } else if method == "HEAD" {
             answer(&mut connection, 200, 0, &[]).await?;
         } else if method != "GET" {
             return answer(&mut connection, 403, 0, &[]).await;
@@ -125,6 +146,15 @@ async fn serve(
             }
         }
     }
+}
+
+async fn skip_body(connection: &mut TcpStream, head: &str) -> std::io::Result<()> {
+    let length = head.lines().find_map(|line| {
+        let (name, value) = line.split_once(':')?;
+        name.eq_ignore_ascii_case("content-length").then(|| value.trim().parse::<usize>().ok())?
+    });
+    let mut body = vec![0; length.unwrap_or_default().min(MAX_HEAD_BYTES)];
+    connection.read_exact(&mut body).await.map(drop)
 }
 
 async fn answer(connection: &mut TcpStream, status: u16, length: u64, body: &[u8]) -> std::io::Result<()> {
@@ -157,7 +187,9 @@ async fn list(
 ) -> std::io::Result<()> {
     const OBJECTS: u64 = 1000;
     let (objects, truncated, token) = match lie {
-        Lie::HugeObjects | Lie::UnderstatedObjects => (0, false, None),
+        Lie::HugeObjects | Lie::UnderstatedObjects | Lie::RemovesNothing | Lie::RefusesOne | Lie::RemovesOneByOne => {
+            (0, false, None)
+        }
         Lie::EndlessListing => (OBJECTS, true, Some(page)),
         Lie::CircularListing => (OBJECTS, true, Some(1)),
         Lie::ListingWithoutToken => (OBJECTS, true, None),

@@ -56,6 +56,16 @@ pub(super) fn classify_body(error: &ByteStreamError) -> Kind {
     }
 }
 
+/// Classifies an error for one object, in an answer that is none as a whole.
+pub(super) fn classify_code(code: &str, message: &str) -> Kind {
+    let status = match code {
+        "AccessDenied" => 403,
+        "InternalError" => 500,
+        _ => 200,
+    };
+    classify_answer(status, code, message)
+}
+
 /// What an answer means. `code` and `message` are empty if the answer had no body.
 fn classify_answer(status: u16, code: &str, message: &str) -> Kind {
     let text = || {

@@ -30,10 +30,11 @@ use lifeboat_base::clock::SharedClock;
 use lifeboat_format::id::Name;
 
 use self::date::StoreClock;
-use crate::replica::{ObjectMeta, Page, Probe, Replica, ReplicaError, ReplicaErrorKind};
+use crate::replica::{MAX_DELETED_AT_ONCE, ObjectMeta, Page, Probe, Replica, ReplicaError, ReplicaErrorKind};
 use crate::settings::{ReplicaConfig, S3Config};
 use crate::{key, waiting};
 
+mod batch;
 mod bounded;
 mod client;
 mod credentials;
@@ -61,6 +62,8 @@ pub struct S3Replica {
     store_clock: StoreClock,
     /// Whether an answer has shown that the bucket exists.
     bucket_seen: AtomicBool,
+    /// Whether the store may remove several objects by one request: no answer has shown otherwise.
+    deletes_many: AtomicBool,
 }
 
 impl fmt::Debug for S3Replica {
@@ -89,6 +92,7 @@ impl S3Replica {
             client: client::build(replica, s3, clock, store_clock.clone()).await?,
             store_clock,
             bucket_seen: AtomicBool::new(false),
+            deletes_many: AtomicBool::new(true),
         })
     }
 
@@ -269,6 +273,23 @@ impl Replica for S3Replica {
             }
         })
         .await
+    }
+
+    async fn delete_all(&self, keys: &[String]) -> Result<(), ReplicaError> {
+        for batch in keys.chunks(MAX_DELETED_AT_ONCE) {
+            if self.deletes_many.load(Ordering::Relaxed) {
+                let Err(failed) = self.delete_many(batch).await else { continue };
+                if !batch::is_not_offered(&failed.kind) {
+                    return Err(failed);
+                }
+                tracing::debug!(error = %failed, "The store removes objects one at a time only");
+                self.deletes_many.store(false, Ordering::Relaxed);
+            }
+            for key in batch {
+                self.delete(key).await?;
+            }
+        }
+        Ok(())
     }
 
     async fn probe(&self, write: bool) -> Result<Probe, ReplicaError> {

@@ -23,6 +23,9 @@ use crate::keys::HostKeys;
 use crate::renewal::sparse;
 use crate::state::seen;
 
+/// A sweep can be interrupted after so many objects.
+const MAX_AT_ONCE: usize = 1000;
+
 /// What a sweep deletes: what the plan says, and a second look confirms.
 struct Sweep<'a> {
     removed: BTreeSet<SnapshotId>,
@@ -158,35 +161,35 @@ impl Prune<'_> {
         outcome: &mut PruneOutcome,
     ) -> Result<()> {
         let (replica, dataset) = (&inventory.replica, &self.dataset.name);
-        for snapshot in sweep.removed.iter().filter(|snapshot| inventory.snapshots.contains(snapshot)) {
+        let removed: Vec<&SnapshotId> =
+            sweep.removed.iter().filter(|snapshot| inventory.snapshots.contains(snapshot)).collect();
+        for snapshots in removed.chunks(MAX_AT_ONCE) {
             self.go_on()?;
-            delete_signed(replica, &layout::manifest(dataset, snapshot)).await?;
-            gone.insert(snapshot.clone());
+            delete_signed(replica, snapshots.iter().map(|snapshot| layout::manifest(dataset, snapshot))).await?;
+            gone.extend(snapshots.iter().copied().cloned());
         }
-        for pack in sweep.packs.iter().filter(|pack| pack.replica == *replica.name()) {
+        let packs: Vec<&&DeadPack> = sweep.packs.iter().filter(|pack| pack.replica == *replica.name()).collect();
+        for packs in packs.chunks(MAX_AT_ONCE) {
             self.go_on()?;
-            replica.delete(&pack.key).await?;
-            outcome.packs += 1;
-            outcome.bytes += pack.size;
+            let keys: Vec<String> = packs.iter().map(|pack| pack.key.clone()).collect();
+            replica.delete_all(&keys).await?;
+            outcome.packs += packs.len() as u64;
+            outcome.bytes += packs.iter().map(|pack| pack.size).sum::<u64>();
         }
-        for (_, key) in sweep.segments.iter().filter(|(name, _)| name == replica.name()) {
-            delete_signed(replica, key).await?;
-        }
-        for key in sweep.objects.iter().filter(|key| inventory.unfinished.contains(**key)) {
-            self.go_on()?;
-            replica.delete(key).await?;
-        }
-        for mark in sweep.due.iter().filter(|mark| inventory.marks.contains(mark)) {
-            delete_signed(replica, &layout::mark(dataset, mark)).await?;
-        }
+        self.go_on()?;
+        let segments = sweep.segments.iter().filter(|(name, _)| name == replica.name());
+        delete_signed(replica, segments.map(|(_, key)| key.clone())).await?;
+        self.go_on()?;
+        let objects = sweep.objects.iter().filter(|key| inventory.unfinished.contains(**key));
+        replica.delete_all(&objects.map(|key| (*key).clone()).collect::<Vec<_>>()).await?;
+        let due = sweep.due.iter().filter(|mark| inventory.marks.contains(mark));
+        delete_signed(replica, due.map(|mark| layout::mark(dataset, mark))).await?;
         // The new record repeats what still matters of them.
-        for old in view.records.iter().filter(|old| inventory.prunes.contains(&old.id)) {
-            delete_signed(replica, &layout::prune(dataset, &old.id)).await?;
-        }
-        for number in inventory.acts.iter().filter(|number| sweep.passed.has_passed(**number)) {
-            self.go_on()?;
-            replica.delete(&layout::act(dataset, *number)).await?;
-        }
+        let old = view.records.iter().filter(|old| inventory.prunes.contains(&old.id));
+        delete_signed(replica, old.map(|old| layout::prune(dataset, &old.id))).await?;
+        self.go_on()?;
+        let acts = inventory.acts.iter().filter(|number| sweep.passed.has_passed(**number));
+        replica.delete_all(&acts.map(|number| layout::act(dataset, *number)).collect::<Vec<_>>()).await?;
         Ok(())
     }
 
@@ -252,10 +255,12 @@ fn cancelled() -> Error {
         .hint("Completed deletions are not undone. Run `lifeboat prune` again.")
 }
 
-/// Deletes the signature first: from then on, no reader accepts the object.
-async fn delete_signed(replica: &SharedReplica, key: &str) -> Result<()> {
-    replica.delete(&layout::signature(key)).await?;
-    replica.delete(key).await?;
+/// Deletes the signatures first: from then on, no reader accepts the objects.
+async fn delete_signed(replica: &SharedReplica, keys: impl Iterator<Item = String>) -> Result<()> {
+    let keys: Vec<String> = keys.collect();
+    let signatures: Vec<String> = keys.iter().map(|key| layout::signature(key)).collect();
+    replica.delete_all(&signatures).await?;
+    replica.delete_all(&keys).await?;
     Ok(())
 }
 
