@@ -16,6 +16,7 @@ pub mod recovery;
 pub mod s3;
 pub mod sample;
 pub mod streams;
+pub mod tally;
 pub mod tls;
 pub mod tools;
 pub mod vault;
