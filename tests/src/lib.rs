@@ -5,6 +5,7 @@ pub mod booted;
 pub mod by_hand;
 pub mod checksum;
 pub mod corpus;
+pub mod crash_proxy;
 pub mod fuzz;
 pub mod host;
 pub mod liar;
