@@ -54,9 +54,11 @@ coverage: ## which share of the lines the tests reach; a figure, no gate
 fuzz: setup ## every fuzz target for a minute, fails at a finding; SECONDS=60, TARGETS="varint"
 	scripts/fuzz $(or $(SECONDS),60) $(TARGETS)
 
-torture: setup ## the model of a vault for STEPS=20000 with SEED=1, and the faults of `make test`
-	LIFEBOAT_MODEL_STEPS=$(or $(STEPS),20000) LIFEBOAT_MODEL_SEED=$(or $(SEED),1) $(CARGO) test --locked -p lifeboat-tests \
-		--test model --test commit_faults --test prune_faults --test two_hosts --test losses -- --nocapture
+torture: setup ## the model for STEPS=20000, CRASHES=300 killed programs, every kind of fault at every call; SEED=1; one line of sums
+	$(CARGO) build --locked --workspace --bins
+	LIFEBOAT_BIN_DIR='$(built)/debug' CARGO='$(CARGO)' LIFEBOAT_EVERY_FAULT=1 \
+		LIFEBOAT_MODEL_STEPS=$(or $(STEPS),20000) LIFEBOAT_MODEL_SEED=$(or $(SEED),1) \
+		LIFEBOAT_CRASHES=$(or $(CRASHES),300) LIFEBOAT_CRASH_SEED=$(or $(SEED),1) python3 -B scripts/torture
 
 bench: ## speed, memory and size beside peers, into target/bench/; all cases, or CASES="first unchanged"; SIZE= and PG_MIB= in MiB, GIB=, ROUNDS=; BEFORE=DIR beside older programs alone
 	@scripts/setup --bench

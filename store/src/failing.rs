@@ -7,7 +7,7 @@
 use std::collections::BTreeMap;
 use std::fmt;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use async_trait::async_trait;
@@ -37,6 +37,62 @@ pub enum Failure {
     Flipped,
     /// A page of a listing claims to be the last one; other calls work.
     ListingCut,
+    /// The first page of a listing tells, as the only one, what was there when so many changes
+    /// fewer had been made: objects that were written since are missing, and objects that were
+    /// deleted since are listed. Other calls work.
+    ListingStale(u64),
+    /// Nothing is done; the listing contradicts itself, as one that goes on and does not say how.
+    /// Other calls work. Not worth a retry.
+    ListingContradicts,
+    /// Nothing is done; a write collides with another one (HTTP 409), other calls work. Worth a
+    /// retry.
+    Conflict,
+    /// Nothing is done; `put_new` is told that the object exists (HTTP 412), though it may not.
+    /// Other calls work. Not worth a retry.
+    Exists,
+}
+
+impl Failure {
+    /// One of each kind; calls that hang do so for `hang`.
+    #[must_use]
+    pub fn all(hang: Duration) -> Vec<Self> {
+        vec![
+            Self::Unavailable,
+            Self::Denied,
+            Self::NotFound,
+            Self::AnswerLost,
+            Self::Hang(hang),
+            Self::Truncated,
+            Self::Flipped,
+            Self::ListingCut,
+            Self::ListingStale(1),
+            Self::ListingStale(2),
+            Self::ListingStale(3),
+            Self::ListingStale(u64::MAX),
+            Self::ListingContradicts,
+            Self::Conflict,
+            Self::Exists,
+        ]
+    }
+}
+
+/// What is called, as far as failures tell calls apart.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Call {
+    PutNew,
+    PutReplace,
+    List,
+    Other(&'static str),
+}
+
+impl Call {
+    fn operation(self) -> &'static str {
+        match self {
+            Self::PutNew | Self::PutReplace => "put",
+            Self::List => "list",
+            Self::Other(operation) => operation,
+        }
+    }
 }
 
 /// Passes calls on to another replica, except for those that [`fail`](Self::fail) names.
@@ -44,13 +100,15 @@ pub struct FailingReplica {
     inner: SharedReplica,
     calls: AtomicU64,
     planned: Mutex<BTreeMap<u64, Failure>>,
+    /// What was changed through it, oldest first: the key, and what was there before.
+    changes: Mutex<Vec<(String, Option<ObjectMeta>)>>,
 }
 
 impl FailingReplica {
     /// A replica that passes every call on to `inner` until it is told to fail one.
     #[must_use]
     pub fn new(inner: SharedReplica) -> Self {
-        Self { inner, calls: AtomicU64::new(0), planned: Mutex::default() }
+        Self { inner, calls: AtomicU64::new(0), planned: Mutex::default(), changes: Mutex::default() }
     }
 
     /// Makes the call of this number, counted from 1, fail with `failure`.
@@ -64,6 +122,36 @@ impl FailingReplica {
         self.calls.load(Ordering::SeqCst)
     }
 
+    fn changes(&self) -> MutexGuard<'_, Vec<(String, Option<ObjectMeta>)>> {
+        self.changes.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Changes what is there, and remembers what was there before.
+    async fn change(
+        &self,
+        key: &str,
+        work: impl Future<Output = Result<(), ReplicaError>> + Send,
+    ) -> Result<(), ReplicaError> {
+        let before = self.inner.head(key).await?;
+        work.await?;
+        self.changes().push((key.to_owned(), before));
+        Ok(())
+    }
+
+    /// What a listing told so many changes ago.
+    fn before(&self, changes: u64, prefix: &str, objects: Vec<ObjectMeta>) -> Vec<ObjectMeta> {
+        let mut objects: BTreeMap<String, ObjectMeta> =
+            objects.into_iter().map(|object| (object.key.clone(), object)).collect();
+        let undone = usize::try_from(changes).unwrap_or(usize::MAX);
+        for (key, before) in self.changes().iter().rev().take(undone).filter(|(key, _)| key.starts_with(prefix)) {
+            match before {
+                Some(object) => objects.insert(key.clone(), object.clone()),
+                None => objects.remove(key),
+            };
+        }
+        objects.into_values().collect()
+    }
+
     fn next(&self) -> Option<Failure> {
         let call = self.calls.fetch_add(1, Ordering::SeqCst) + 1;
         self.planned.lock().unwrap_or_else(PoisonError::into_inner).remove(&call)
@@ -71,15 +159,39 @@ impl FailingReplica {
 
     async fn pass<T>(
         &self,
-        operation: &'static str,
+        call: Call,
         key: &str,
         work: impl Future<Output = Result<T, ReplicaError>> + Send,
         spoil: impl FnOnce(T, Failure) -> T + Send,
     ) -> Result<T, ReplicaError> {
-        let failed = |kind| ReplicaError { replica: self.name().clone(), operation, key: key.to_owned(), kind };
+        self.pass_or(self.next(), call, key, work, spoil).await
+    }
+
+    async fn pass_or<T>(
+        &self,
+        failure: Option<Failure>,
+        call: Call,
+        key: &str,
+        work: impl Future<Output = Result<T, ReplicaError>> + Send,
+        spoil: impl FnOnce(T, Failure) -> T + Send,
+    ) -> Result<T, ReplicaError> {
+        let failed = |kind| ReplicaError {
+            replica: self.name().clone(),
+            operation: call.operation(),
+            key: key.to_owned(),
+            kind,
+        };
         let told = || "a planned failure".to_owned();
-        match self.next() {
+        match failure {
             None => work.await,
+            Some(Failure::Conflict) if matches!(call, Call::PutNew | Call::PutReplace) => {
+                Err(failed(ReplicaErrorKind::Unavailable("a planned failure: HTTP 409".to_owned())))
+            }
+            Some(Failure::Exists) if call == Call::PutNew => Err(failed(ReplicaErrorKind::AlreadyExists)),
+            Some(Failure::ListingContradicts) if call == Call::List => {
+                Err(failed(ReplicaErrorKind::BadListing("a planned failure".to_owned())))
+            }
+            Some(Failure::Conflict | Failure::Exists | Failure::ListingContradicts) => work.await,
             Some(Failure::Unavailable) => Err(failed(ReplicaErrorKind::Unavailable(told()))),
             Some(Failure::Denied) => Err(failed(ReplicaErrorKind::Denied(told()))),
             Some(Failure::NotFound) => Err(failed(ReplicaErrorKind::NotFound)),
@@ -91,9 +203,9 @@ impl FailingReplica {
                 tokio::time::sleep(limit).await;
                 Err(failed(ReplicaErrorKind::TimedOut(limit)))
             }
-            Some(spoiled @ (Failure::Truncated | Failure::Flipped | Failure::ListingCut)) => {
-                work.await.map(|answer| spoil(answer, spoiled))
-            }
+            Some(
+                spoiled @ (Failure::Truncated | Failure::Flipped | Failure::ListingCut | Failure::ListingStale(_)),
+            ) => work.await.map(|answer| spoil(answer, spoiled)),
         }
     }
 }
@@ -126,15 +238,15 @@ impl Replica for FailingReplica {
     }
 
     async fn put_new(&self, key: &str, body: Bytes) -> Result<(), ReplicaError> {
-        self.pass("put", key, self.inner.put_new(key, body), as_it_is).await
+        self.pass(Call::PutNew, key, self.change(key, self.inner.put_new(key, body)), as_it_is).await
     }
 
     async fn put_replace(&self, key: &str, body: Bytes) -> Result<(), ReplicaError> {
-        self.pass("put", key, self.inner.put_replace(key, body), as_it_is).await
+        self.pass(Call::PutReplace, key, self.change(key, self.inner.put_replace(key, body)), as_it_is).await
     }
 
     async fn get(&self, key: &str, limit: u64) -> Result<Bytes, ReplicaError> {
-        self.pass("get", key, self.inner.get(key, limit), |body, failure| match failure {
+        self.pass(Call::Other("get"), key, self.inner.get(key, limit), |body, failure| match failure {
             Failure::Truncated => body.slice(..body.len().saturating_sub(1)),
             Failure::Flipped => {
                 let mut bytes = body.to_vec();
@@ -150,23 +262,36 @@ impl Replica for FailingReplica {
     }
 
     async fn head(&self, key: &str) -> Result<Option<ObjectMeta>, ReplicaError> {
-        self.pass("look up", key, self.inner.head(key), as_it_is).await
+        self.pass(Call::Other("look up"), key, self.inner.head(key), as_it_is).await
     }
 
     async fn list_page(&self, prefix: &str, next: Option<&str>) -> Result<Page, ReplicaError> {
-        self.pass("list", prefix, self.inner.list_page(prefix, next), |page, failure| match failure {
+        let failure = self.next();
+        let work = async {
+            match (failure, next) {
+                // All at once: what was deleted may belong on any page.
+                (Some(Failure::ListingStale(_)), None) => {
+                    Ok(Page { objects: self.inner.list(prefix).await?, next: None })
+                }
+                _ => self.inner.list_page(prefix, next).await,
+            }
+        };
+        let spoil = |page: Page, failure| match failure {
             Failure::ListingCut => Page { next: None, ..page },
+            Failure::ListingStale(changes) if next.is_none() => {
+                Page { objects: self.before(changes, prefix, page.objects), ..page }
+            }
             _ => page,
-        })
-        .await
+        };
+        self.pass_or(failure, Call::List, prefix, work, spoil).await
     }
 
     async fn delete(&self, key: &str) -> Result<(), ReplicaError> {
-        self.pass("delete", key, self.inner.delete(key), as_it_is).await
+        self.pass(Call::Other("delete"), key, self.change(key, self.inner.delete(key)), as_it_is).await
     }
 
     async fn probe(&self, write: bool) -> Result<Probe, ReplicaError> {
-        self.pass("probe", "", self.inner.probe(write), as_it_is).await
+        self.pass(Call::Other("probe"), "", self.inner.probe(write), as_it_is).await
     }
 }
 
@@ -219,5 +344,53 @@ mod tests {
         assert!(flipped.len() == 4 && flipped != "body");
         assert!(replica.list("").await.unwrap().len() < 150);
         assert_eq!(replica.list("").await.unwrap().len(), 150);
+    }
+
+    #[tokio::test]
+    async fn a_stale_listing_tells_what_was_there_some_changes_ago() {
+        let replica = failing();
+        let keys = async |prefix: &str| {
+            let listed = replica.list(prefix).await.unwrap();
+            listed.into_iter().map(|object| object.key).collect::<Vec<_>>()
+        };
+        for key in ["a/1", "a/2", "b/1"] {
+            replica.put_new(key, Bytes::from_static(b"body")).await.unwrap();
+        }
+        replica.delete("a/1").await.unwrap();
+        let told = [
+            (0, vec!["a/2", "b/1"]),
+            (1, vec!["a/1", "a/2", "b/1"]),
+            (2, vec!["a/1", "a/2"]),
+            (3, vec!["a/1"]),
+            (u64::MAX, vec![]),
+        ];
+        for (changes, expected) in told {
+            replica.fail(replica.calls() + 1, Failure::ListingStale(changes));
+            assert_eq!(keys("").await, expected, "{changes} changes ago");
+        }
+        replica.fail(replica.calls() + 1, Failure::ListingStale(2));
+        assert_eq!(keys("b/").await, [""; 0]);
+        assert_eq!(keys("").await, ["a/2", "b/1"]);
+    }
+
+    #[tokio::test]
+    async fn what_fails_writes_alone_or_listings_alone_leaves_other_calls_alone() {
+        let replica = failing();
+        let body = || Bytes::from_static(b"body");
+        for failure in [Failure::Conflict, Failure::Exists] {
+            replica.fail(replica.calls() + 1, failure);
+            let error = replica.put_new("a", body()).await.unwrap_err();
+            assert_eq!(error.is_retryable(), failure == Failure::Conflict, "{error}");
+            assert_eq!(replica.head("a").await.unwrap(), None, "{failure:?} did its work");
+        }
+        replica.fail(replica.calls() + 1, Failure::Exists);
+        replica.put_replace("a", body()).await.unwrap();
+        replica.fail(replica.calls() + 1, Failure::Conflict);
+        assert_eq!(replica.get("a", 9).await.unwrap(), "body");
+        replica.fail(replica.calls() + 1, Failure::ListingContradicts);
+        assert_eq!(replica.get("a", 9).await.unwrap(), "body");
+        replica.fail(replica.calls() + 1, Failure::ListingContradicts);
+        let error = replica.list("").await.unwrap_err();
+        assert!(matches!(error.kind, ReplicaErrorKind::BadListing(_)), "{error}");
     }
 }

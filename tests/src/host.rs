@@ -24,6 +24,7 @@ const DEADLINE: Duration = Duration::from_secs(120);
 /// One backup host with one dataset, `data`.
 pub struct BackupHost {
     place: TempDir,
+    vault_prefix: String,
     /// The signer that `init` printed.
     pub signer: String,
 }
@@ -35,12 +36,21 @@ impl BackupHost {
     /// # Panics
     /// On any failure, as all of the harness does.
     pub async fn set_up(replicas: &[String], source: &str) -> Self {
+        Self::set_up_in("vault", 1, replicas, source).await
+    }
+
+    /// As [`Self::set_up`], with this prefix of the vault in its buckets, and so many replicas that
+    /// must hold a snapshot.
+    ///
+    /// # Panics
+    /// As [`Self::set_up`].
+    pub async fn set_up_in(vault_prefix: &str, min_replicas: usize, replicas: &[String], source: &str) -> Self {
         let place = tempfile::Builder::new().prefix("lifeboat-host-").tempdir_in("/tmp").expect("a directory");
-        let mut host = Self { place, signer: String::new() };
+        let mut host = Self { place, vault_prefix: vault_prefix.to_owned(), signer: String::new() };
         let mut keygen = Command::new(tools::find("age-keygen"));
         let made = run(keygen.arg("-o").arg(host.master()), DEADLINE).await.expect("age-keygen runs");
         assert!(made.status.success(), "{}", made.stderr);
-        host.configure(1, replicas, source).await;
+        host.configure(min_replicas, replicas, source).await;
         let init = host.lifeboat(&["--json", "init"]).await;
         assert!(init.status.success(), "{}", init.stderr);
         host.signer = init.json().expect("a report")["signer"].as_str().expect("a signer").to_owned();
@@ -56,10 +66,11 @@ impl BackupHost {
         let public = run(keygen.arg("-y").arg(self.master()), DEADLINE).await.expect("age-keygen runs");
         let root = self.path().display();
         let text = format!(
-            "host = \"host\"\nvault_prefix = \"vault\"\nstate_directory = \"{root}/state\"\nmin_replicas = {min_replicas}\n\
+            "host = \"host\"\nvault_prefix = \"{prefix}\"\nstate_directory = \"{root}/state\"\nmin_replicas = {min_replicas}\n\
              control_socket = \"{root}/control.sock\"\nlisten = \"127.0.0.1:{port}\"\n\
              [keys]\ndirectory = \"{root}/keys\"\nmaster_recipients = [\"{master}\"]\n[limits]\ncpu = 2\nstall = \"60s\"\n\
              {replicas}\n[[dataset]]\nname = \"data\"\nhome_region = \"home\"\nchunk_size = \"64KiB\"\n[dataset.source]\n{source}\n",
+            prefix = self.vault_prefix,
             port = ports::free(),
             master = public.stdout.trim(),
             replicas = replicas.join("\n"),

@@ -32,9 +32,19 @@ pub enum Mode {
     /// Requests pass; after so many bytes of answer the connection is reset. With 0 upstream has
     /// done its work and begun to answer, and the client never learns it.
     CutAfter(usize),
+    /// Requests are read and answered with a page of a listing that goes on and does not say how,
+    /// without asking upstream.
+    ListingWithoutToken,
+    /// After so many bytes of request the connection is reset: upstream gets a part of it.
+    CutRequestAfter(usize),
     /// Everything passes, but the byte of the answer that has so many before it is changed.
     DamageAt(usize),
 }
+
+/// As no store should answer, and some have.
+const LISTING_WITHOUT_TOKEN: &str = "<?xml version=\"1.0\" encoding=\"UTF-8\"?>\
+    <ListBucketResult xmlns=\"http://s3.amazonaws.com/doc/2006-03-01/\"><Name>backups</Name><Prefix>vault/</Prefix>\
+    <KeyCount>0</KeyCount><MaxKeys>1000</MaxKeys><IsTruncated>true</IsTruncated></ListBucketResult>";
 
 /// A listening proxy; dropping it closes everything.
 pub struct Proxy {
@@ -72,7 +82,7 @@ impl Proxy {
     }
 
     /// A server of its own, which never passes anything on: for every mode but [`Mode::Pass`],
-    /// [`Mode::CutAfter`] and [`Mode::DamageAt`], which reset here.
+    /// [`Mode::CutAfter`], [`Mode::CutRequestAfter`] and [`Mode::DamageAt`], which reset here.
     ///
     /// # Panics
     /// If no port can be bound.
@@ -177,15 +187,20 @@ async fn accept(listener: TcpListener, address: SocketAddr, shared: Arc<Shared>,
 async fn treat(mut client: TcpStream, mode: Mode, shared: Arc<Shared>) {
     match (mode, shared.upstream) {
         (Mode::Hang, _) => std::future::pending().await,
-        (Mode::Status(status), _) => answer(&mut client, status).await,
+        (Mode::Status(status), _) => answer(&mut client, status, "").await,
+        (Mode::ListingWithoutToken, _) => answer(&mut client, 200, LISTING_WITHOUT_TOKEN).await,
         (Mode::Pass, Some(upstream)) => forward(client, upstream, Fate::WHOLE, &shared).await,
         (Mode::CutAfter(bytes), Some(upstream)) => {
             forward(client, upstream, Fate { limit: bytes, ..Fate::WHOLE }, &shared).await;
         }
+        (Mode::CutRequestAfter(bytes), Some(upstream)) => {
+            forward(client, upstream, Fate { request_limit: bytes, ..Fate::WHOLE }, &shared).await;
+        }
         (Mode::DamageAt(place), Some(upstream)) => {
             forward(client, upstream, Fate { damage: Some(place), ..Fate::WHOLE }, &shared).await;
         }
-        (Mode::Pass | Mode::CutAfter(_) | Mode::DamageAt(_), None) | (Mode::Reset | Mode::Refuse, _) => reset(&client),
+        (Mode::Pass | Mode::CutAfter(_) | Mode::CutRequestAfter(_) | Mode::DamageAt(_), None)
+        | (Mode::Reset | Mode::Refuse, _) => reset(&client),
     }
 }
 
@@ -194,31 +209,40 @@ fn reset(client: &TcpStream) {
     let _ = client.set_zero_linger();
 }
 
-/// What becomes of the answers of a connection.
+/// What becomes of the requests and the answers of a connection.
 #[derive(Clone, Copy)]
 struct Fate {
-    /// So many bytes are passed.
+    /// So many bytes of requests are passed.
+    request_limit: usize,
+    /// So many bytes of answers are passed.
     limit: usize,
     /// The byte that is changed.
     damage: Option<usize>,
 }
 
 impl Fate {
-    const WHOLE: Self = Self { limit: usize::MAX, damage: None };
+    const WHOLE: Self = Self { request_limit: usize::MAX, limit: usize::MAX, damage: None };
 }
 
-/// Passes bytes until either side closes, or until `limit` bytes of answer were passed and another
-/// one is due.
+/// Passes bytes until either side closes, or until as many were passed as may be and another one is
+/// due.
 async fn forward(mut client: TcpStream, upstream: SocketAddr, fate: Fate, shared: &Shared) {
-    let mut answered = 0;
+    let (mut requested, mut answered) = (0, 0);
     let Ok(mut server) = TcpStream::connect(upstream).await else { return reset(&client) };
     let (mut request, mut answer) = (vec![0; 64 * 1024], vec![0; 64 * 1024]);
     loop {
         let passed = tokio::select! {
             read = client.read(&mut request) => match read {
                 Ok(length @ 1..) => {
-                    shared.requested.fetch_add(length, Ordering::Relaxed);
-                    server.write_all(&request[..length]).await
+                    let passing = length.min(fate.request_limit - requested);
+                    shared.requested.fetch_add(passing, Ordering::Relaxed);
+                    let passed = server.write_all(&request[..passing]).await;
+                    if passing < length {
+                        reset(&server);
+                        return reset(&client);
+                    }
+                    requested += passing;
+                    passed
                 }
                 _ => return,
             },
@@ -245,8 +269,8 @@ async fn forward(mut client: TcpStream, upstream: SocketAddr, fate: Fate, shared
     }
 }
 
-/// Reads one request whole, body included, and answers it.
-async fn answer(client: &mut TcpStream, status: u16) {
+/// Reads one request whole, its body included, and answers it.
+async fn answer(client: &mut TcpStream, status: u16, body: &str) {
     let mut request = Vec::new();
     let head = loop {
         match client.read_buf(&mut request).await {
@@ -266,7 +290,8 @@ async fn answer(client: &mut TcpStream, status: u16) {
             _ => return,
         }
     }
-    let answer = format!("HTTP/1.1 {status} as told\r\ncontent-length: 0\r\nconnection: close\r\n\r\n");
+    let length = body.len();
+    let answer = format!("HTTP/1.1 {status} as told\r\ncontent-length: {length}\r\nconnection: close\r\n\r\n{body}");
     let _ = client.write_all(answer.as_bytes()).await;
     let _ = client.shutdown().await;
 }

@@ -17,6 +17,7 @@ use lifeboat_engine::keys::{HostKeys, ReaderKeys};
 use lifeboat_engine::restore::VaultReader;
 use lifeboat_engine::state::StateDirectory;
 use lifeboat_engine::store::{FailingReplica, Failure, MemoryReplica, Replica, SharedReplica};
+use lifeboat_tests::tally::Tally;
 use lifeboat_tests::vault::{DATASET, MemorySource, TestVault, files_below, limits, name, noise, read_all};
 use tempfile::TempDir;
 use tokio_util::sync::CancellationToken;
@@ -212,6 +213,7 @@ fn tells(plan: &PrunePlan, outcome: &PruneOutcome) -> bool {
 
 /// Fails each call of a prune once, in each of these ways.
 async fn fail_every_call(replicas: usize, marked: bool, failures: &[Failure]) {
+    let mut tally = Tally::of("prune_faults");
     let prepared = Prepared::new(marked).await;
     let undisturbed = prepared.copy(replicas).await;
     let (plan, outcome) = undisturbed.prune().await.unwrap();
@@ -235,6 +237,7 @@ async fn fail_every_call(replicas: usize, marked: bool, failures: &[Failure]) {
                 assert!(call > calls, "{failure:?}: only {call} calls");
                 break;
             }
+            tally.faults += 1;
             let when = format!("{failure:?} at call {call}");
             if copy.assert_whole(&when).await {
                 forgotten.push(call);
@@ -260,6 +263,7 @@ async fn a_fault_at_any_call_to_the_only_replica_is_told_and_made_good() {
     let hang = Failure::Hang(Duration::from_millis(1));
     fail_every_call(1, false, &[Failure::Unavailable, Failure::AnswerLost]).await;
     fail_every_call(1, true, &[Failure::Unavailable, Failure::Denied, Failure::AnswerLost, hang]).await;
+    fail_every_call(1, true, &[Failure::Conflict, Failure::Exists, Failure::ListingContradicts]).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

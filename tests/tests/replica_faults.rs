@@ -45,6 +45,9 @@ async fn faults_of_a_region_become_the_right_errors_or_pass_unnoticed() {
     refusals_are_not_repeated(&region).await;
     lost_answer_to_a_put_is_no_conflict_with_ourselves(&region).await;
     lost_answer_does_not_claim_the_object_of_another(&region).await;
+    collisions_are_retried_and_existing_objects_are_not(&region).await;
+    upload_cut_short_leaves_nothing_and_is_sent_again(&region).await;
+    listing_without_a_token_is_refused(&region).await;
     download_cut_short_is_never_taken_for_whole(&region).await;
     damaged_download_is_refused_by_the_replica_itself(&region).await;
     hanging_tls_handshake_is_noticed_at_the_deadline(&region).await;
@@ -131,6 +134,52 @@ async fn lost_answer_does_not_claim_the_object_of_another(region: &Region) {
     let error = replica.put_new("lost/theirs", Bytes::from_static(b"ours..")).await.unwrap_err();
     assert!(matches!(error.kind, ReplicaErrorKind::AlreadyExists), "{error}");
     assert_eq!(replica.get("lost/theirs", MAX_BODY_BYTES).await.unwrap(), "theirs");
+}
+
+async fn collisions_are_retried_and_existing_objects_are_not(region: &Region) {
+    let (proxy, replica) = behind_proxy(region).await;
+    let body = Bytes::from_static(b"body");
+    // 409: another write of the same key is under way. It says nothing of how that one ends.
+    proxy.play([Mode::Status(409)], Mode::Pass);
+    replica.put_new("collision/once", body.clone()).await.unwrap();
+    assert!(proxy.connections() >= 2, "the fault was not met");
+    assert_eq!(replica.get("collision/once", MAX_BODY_BYTES).await.unwrap(), body);
+    proxy.set(Mode::Status(409));
+    let error = replica.put_new("collision/always", body.clone()).await.unwrap_err();
+    assert!(matches!(error.kind, ReplicaErrorKind::Unavailable(_)), "{error}");
+    assert!(proxy.connections() >= 3, "{} attempts", proxy.connections());
+    // 412: it exists, and is ours only if an attempt before may have written it.
+    proxy.set(Mode::Status(412));
+    let error = replica.put_new("collision/never", body.clone()).await.unwrap_err();
+    assert!(matches!(error.kind, ReplicaErrorKind::AlreadyExists), "{error}");
+    assert_eq!(proxy.connections(), 1);
+    proxy.play([Mode::Status(409), Mode::Status(412)], Mode::Pass);
+    let error = replica.put_new("collision/never", body).await.unwrap_err();
+    assert!(error.is_not_found(), "a store that says that it exists, and does not have it: {error}");
+    assert_eq!(replica.head("collision/never").await.unwrap(), None);
+}
+
+async fn upload_cut_short_leaves_nothing_and_is_sent_again(region: &Region) {
+    let (proxy, replica) = behind_proxy(region).await;
+    let body = Bytes::from(vec![3; 2_000_000]);
+    proxy.set(Mode::CutRequestAfter(1_000_000));
+    let error = replica.put_new("upload", body.clone()).await.unwrap_err();
+    assert!(matches!(error.kind, ReplicaErrorKind::Unavailable(_)), "{error}");
+    proxy.set(Mode::Pass);
+    assert_eq!(replica.head("upload").await.unwrap(), None, "a part of it is taken for all");
+    assert_eq!(replica.list("upload").await.unwrap(), []);
+    proxy.play([Mode::CutRequestAfter(1_000_000)], Mode::Pass);
+    replica.put_new("upload", body.clone()).await.unwrap();
+    assert!(proxy.connections() >= 2, "the fault was not met");
+    assert!(replica.get("upload", MAX_BODY_BYTES).await.unwrap() == body, "the bytes differ");
+}
+
+async fn listing_without_a_token_is_refused(region: &Region) {
+    let (proxy, replica) = behind_proxy(region).await;
+    proxy.set(Mode::ListingWithoutToken);
+    let error = replica.list("").await.unwrap_err();
+    assert!(matches!(error.kind, ReplicaErrorKind::BadListing(_)), "{error}");
+    assert_eq!(proxy.connections(), 1, "it was asked again");
 }
 
 async fn download_cut_short_is_never_taken_for_whole(region: &Region) {

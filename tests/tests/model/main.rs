@@ -19,6 +19,7 @@ mod world;
 use std::str::FromStr;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
+use lifeboat_tests::tally::Tally;
 use proptest::prelude::*;
 use proptest::test_runner::{RngAlgorithm, TestRng, TestRunner};
 
@@ -221,7 +222,7 @@ fn try_cases(seed: u64, steps: u64, totals: &Totals) {
 fn whatever_happens_nothing_committed_is_lost_and_nothing_lost_is_called_safe() {
     let steps = asked("LIFEBOAT_MODEL_STEPS").unwrap_or(DEFAULT_STEPS);
     let seed: u64 = asked("LIFEBOAT_MODEL_SEED").unwrap_or(1);
-    let totals = Totals::default();
+    let (totals, mut tally) = (Totals::default(), Tally::of("model"));
     std::thread::scope(|scope| {
         let totals = &totals;
         let threads: Vec<_> =
@@ -247,6 +248,7 @@ fn whatever_happens_nothing_committed_is_lost_and_nothing_lost_is_called_safe() 
         deleted.get(),
         restores.get(),
     );
+    (tally.steps, tally.crashes, tally.committed) = (taken.get(), crashes.get(), commits.get());
     assert!(taken.get() >= steps);
     for (what, count) in [
         ("commit", commits),
