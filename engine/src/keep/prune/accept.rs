@@ -98,7 +98,7 @@ impl Prune<'_> {
             }
         }
         let removed = removed.into_iter().map(|(snapshot, blake3)| RemovedSnapshot { snapshot, blake3 }).collect();
-        PruneRecord { removed, passed: united(passed), branches: branches.into_iter().collect() }
+        PruneRecord { removed, passed: united(passed), branches: branches.into_iter().collect(), times: Vec::new() }
     }
 }
 
