@@ -381,7 +381,9 @@ mod tests {
         let times = &good()["body"]["times"];
         let mut later = times.clone();
         later[1]["time"] = json!("2026-11-28T12:00:00.000000001Z");
-        for (times, why) in [(json!([times[1], times[0]]), "sorted"), (json!([times[0], times[0]]), "sorted"), (later, "later")] {
+        for (times, why) in
+            [(json!([times[1], times[0]]), "sorted"), (json!([times[0], times[0]]), "sorted"), (later, "later")]
+        {
             assert!(refused("body", json!({ "removed": [], "times": times })).contains(why), "{times}");
         }
         assert_eq!(refused("new", json!(5)), "", "an unknown field is overlooked");
