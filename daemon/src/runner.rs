@@ -326,6 +326,8 @@ impl Runner {
                     replica.last_complete = newest(state);
                 }
             }
+            let is_settled = |snapshot: &_| states.iter().any(|state| state.vouched_for.contains(snapshot));
+            status.doubtful_times.retain(|snapshot, _| !is_settled(snapshot));
             if states.iter().all(|state| state.error.is_none()) {
                 let is_there = |time: &DateTime<Utc>| states.iter().any(|state| state.complete_since.contains(time));
                 status.doubtful_times.retain(|_, time| is_there(time));

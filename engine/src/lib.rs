@@ -133,4 +133,5 @@ pub use lifeboat_store as store;
 pub use lifeboat_worker as worker;
 
 pub use self::catalog::future::is_future;
+pub use self::catalog::taken::{SettledTimes, SnapshotTime, TakenTimes, TimeClaim};
 pub use self::vault::Vault;

@@ -166,7 +166,7 @@ fn belongs(own: (&str, &Name), found: (&str, &Name), what: &str) -> Result<()> {
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct MarkRecord {
     /// Snapshots that no rule of retention keeps, sorted by id.
-    #[serde(deserialize_with = "removed")]
+    #[serde(deserialize_with = "objects")]
     pub snapshots: Vec<RemovedSnapshot>,
     /// Packs that no other snapshot needs, sorted by id.
     #[serde(deserialize_with = "strict::set::<MAX_MARKED_PACKS, PackId, _>")]
@@ -210,7 +210,7 @@ impl RecordBody for MarkRecord {
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct PruneRecord {
     /// Snapshots that are gone, or are about to be, sorted by id.
-    #[serde(deserialize_with = "removed")]
+    #[serde(deserialize_with = "objects")]
     pub removed: Vec<RemovedSnapshot>,
     /// Acts that are gone, or are about to be: ranges of their numbers, first and last, ascending
     /// and apart.
@@ -224,6 +224,22 @@ pub struct PruneRecord {
     /// sorted.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub branches: Vec<SnapshotId>,
+    /// When snapshots were taken whose manifests tell false times, sorted by snapshot.
+    #[serde(default, skip_serializing_if = "Vec::is_empty", deserialize_with = "objects")]
+    pub times: Vec<SettledTime>,
+}
+
+/// When a snapshot was taken, as an operator has settled it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SettledTime {
+    /// Its id.
+    pub snapshot: SnapshotId,
+    /// The time that counts.
+    #[serde(with = "utc")]
+    pub time: DateTime<Utc>,
+    /// When it was settled.
+    #[serde(with = "utc")]
+    pub settled: DateTime<Utc>,
 }
 
 /// No prune record names more ranges of acts.
@@ -238,9 +254,10 @@ impl PruneRecord {
     }
 }
 
-fn removed<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<RemovedSnapshot>, D::Error> {
-    let objects = Vec::<Object<RemovedSnapshot>>::deserialize(deserializer)?;
-    Ok(objects.into_iter().map(|Object(snapshot)| snapshot).collect())
+/// A list whose items are written as objects, not as arrays.
+fn objects<'de, D: Deserializer<'de>, T: DeserializeOwned>(deserializer: D) -> Result<Vec<T>, D::Error> {
+    let objects = Vec::<Object<T>>::deserialize(deserializer)?;
+    Ok(objects.into_iter().map(|Object(item)| item).collect())
 }
 
 /// A snapshot that was removed on purpose.
@@ -284,7 +301,14 @@ impl RecordBody for PruneRecord {
         if !is_sorted || !self.passed.iter().all(is_range) {
             return Some("`passed` is no list of ranges");
         }
-        (!self.branches.is_sorted_by(|a, b| a < b)).then_some("`branches` is not sorted")
+        if !self.branches.is_sorted_by(|a, b| a < b) {
+            return Some("`branches` is not sorted");
+        }
+        if !self.times.is_sorted_by(|a, b| a.snapshot < b.snapshot) {
+            return Some("`times` is not sorted by snapshot");
+        }
+        let is_later = |settled: &SettledTime| settled.time > settled.settled;
+        self.times.iter().any(is_later).then_some("a time of `times` is later than it was settled")
     }
 }
 
@@ -307,7 +331,10 @@ mod tests {
             "body": { "removed": [
                 { "snapshot": "20261123T183244123Z-9f2c81aa", "blake3": null },
                 { "snapshot": "20261124T183244123Z-9f2c81aa", "blake3": "00".repeat(32) },
-            ], "passed": [[1, 4], [6, 6]], "branches": ["20261125T183244123Z-9f2c81aa"] },
+            ], "passed": [[1, 4], [6, 6]], "branches": ["20261125T183244123Z-9f2c81aa"], "times": [
+                { "snapshot": "20291125T183244123Z-9f2c81aa", "time": "2026-11-25T18:32:44Z", "settled": "2026-11-28T12:00:00Z" },
+                { "snapshot": "20301125T183244123Z-9f2c81aa", "time": "2026-11-28T12:00:00Z", "settled": "2026-11-28T12:00:00Z" },
+            ] },
         })
     }
 
@@ -350,6 +377,14 @@ mod tests {
         ] {
             let told = refused(field, value.clone());
             assert!(told.contains(why), "{field} = {value}: {told}");
+        }
+        let times = &good()["body"]["times"];
+        let mut later = times.clone();
+        later[1]["time"] = json!("2026-11-28T12:00:00.000000001Z");
+        for (times, why) in
+            [(json!([times[1], times[0]]), "sorted"), (json!([times[0], times[0]]), "sorted"), (later, "later")]
+        {
+            assert!(refused("body", json!({ "removed": [], "times": times })).contains(why), "{times}");
         }
         assert_eq!(refused("new", json!(5)), "", "an unknown field is overlooked");
         let long = |bytes: usize| refused("new", json!("x".repeat(bytes - good().to_string().len() - 9)));

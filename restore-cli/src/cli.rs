@@ -42,7 +42,7 @@ pub(crate) enum Command {
 /// The whole command line, exit codes below every help text.
 pub(crate) fn command() -> clap::Command {
     let explained = |command: clap::Command| command.after_help(exit::help());
-    explained(Cli::command()).mut_subcommands(explained)
+    explained(Cli::command()).mut_subcommands(|command| explained(command).mut_subcommands(explained))
 }
 
 /// Parses `arguments`, program name first.
@@ -91,6 +91,19 @@ mod tests {
             assert!(parsed(&format!("lifeboat restore shop --to-postgres service:x {flag}")).is_ok(), "{flag}");
         }
         assert!(parsed("lifeboat restore shop --to-postgres service:x --rename b").is_err());
+    }
+
+    #[test]
+    fn a_repair_is_of_a_dataset_or_of_its_clock() {
+        for line in ["shop", "shop --accept-loss --yes", "clock shop", "clock shop --yes", "clock clock", "-- clock"] {
+            assert!(parsed(&format!("lifeboat repair {line}")).is_ok(), "{line}");
+        }
+        for line in ["", "clock", "--accept-loss", "--accept-loss clock shop", "clock shop --accept-loss"] {
+            assert!(parsed(&format!("lifeboat repair {line}")).is_err(), "{line}");
+        }
+        let mut command = command();
+        let clock = command.find_subcommand_mut("repair").and_then(|repair| repair.find_subcommand_mut("clock"));
+        assert!(clock.unwrap().render_help().to_string().contains(&exit::help()));
     }
 
     #[test]

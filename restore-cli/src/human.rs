@@ -50,6 +50,12 @@ pub(crate) fn time(time: DateTime<Utc>) -> String {
     time.format("%Y-%m-%d %H:%M:%S UTC").to_string()
 }
 
+/// When a snapshot was taken, with what its manifest claims instead, if another time was settled.
+pub(crate) fn taken(taken: DateTime<Utc>, claimed: Option<DateTime<Utc>>) -> String {
+    let told = |claimed| format!("{} (settled; its manifest tells {})", time(taken), time(claimed));
+    claimed.map_or_else(|| time(taken), told)
+}
+
 /// `1 pack`, `2 packs`, `1,204,332 rows`.
 pub(crate) fn count(n: u64, noun: &str) -> String {
     let digits = n.to_string();

@@ -239,15 +239,8 @@ async fn a_host_with_a_wrong_clock_commits_nothing_to_a_real_store() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_host_with_a_wrong_clock_and_directories_flags_its_snapshot_and_later_ones_tell_the_truth() {
-    let place = tempfile::tempdir().unwrap();
-    let replica = ReplicaConfig {
-        name: name("disk"),
-        region: "attic".to_owned(),
-        kind: ReplicaKind::Directory { path: place.path().to_owned() },
-        timeout: Duration::from_secs(30),
-        bandwidth: Bandwidth::default(),
-    };
-    let host = BackupHost::set_up(&[section(&replica)], "kind = \"command\"\nargv = [\"date\"]").await;
+    let (_place, disk) = disk();
+    let host = BackupHost::set_up(&[disk], "kind = \"command\"\nargv = [\"date\"]").await;
     let report = |output: &Output| -> Value { serde_json::from_str(output.stdout.lines().next().unwrap()).unwrap() };
     let (first, _) = host.once().await;
     assert!(first.status.success(), "{}", first.stderr);
@@ -277,4 +270,112 @@ async fn a_host_with_a_wrong_clock_and_directories_flags_its_snapshot_and_later_
     assert!([0, 2, 3].iter().all(|at| ages[*at].as_f64().unwrap() < 600.0), "{shown}");
     let show = host.lifeboat(&["--identity", &master, "show", "data", &wrong]).await;
     assert!(show.stdout.contains("this time lies in the FUTURE"), "{show}");
+
+    // Nobody is asked, so nothing is settled.
+    let asked = host.lifeboat(&["repair", "clock", "data"]).await;
+    assert_eq!(asked.code(), Some(i32::from(Class::Usage.exit_code())), "{asked}");
+    for part in [&wrong[..], "it lies in the future", "it gets ", "between the snapshots"] {
+        assert!(asked.stdout.contains(part), "{part} is not in {asked}");
+    }
+    let repaired = host.lifeboat(&["--json", "repair", "clock", "data", "--yes"]).await;
+    assert!(repaired.status.success(), "{repaired}");
+    let repaired = repaired.json().unwrap();
+    assert!(repaired["doubtful"].as_array().unwrap().is_empty(), "{repaired}");
+    let (time, claimed) = (&repaired["settled"][0]["time"], &repaired["settled"][0]["claimed"]);
+    assert_eq!(repaired["settled"][0]["snapshot"], wrong[..], "{repaired}");
+    let again = host.lifeboat(&["repair", "clock", "data"]).await;
+    assert!(again.status.success() && again.stdout.contains("no other time is false"), "{again}");
+
+    let list = host.lifeboat(&["--json", "--identity", &master, "list", "data"]).await;
+    assert!(!list.stderr.contains("future"), "{list}");
+    let row = &list.json().unwrap()["snapshots"][1];
+    assert_eq!((&row["time"], &row["claimed"], &row["problem"]), (time, claimed, &Value::Null), "{row}");
+    assert!(row["age_seconds"].as_f64().unwrap() < 600.0, "{row}");
+    let list = host.lifeboat(&["--identity", &master, "list", "data"]).await;
+    assert!(list.stdout.contains("(settled; its manifest tells 20") && !list.stdout.contains("FUTURE"), "{list}");
+    let show = host.lifeboat(&["--identity", &master, "show", "data", &wrong]).await;
+    assert!(show.stdout.contains("(settled; its manifest tells 20") && !show.stdout.contains("FUTURE"), "{show}");
+    let out = host.path().join("restored").display().to_string();
+    let words =
+        ["--json", "--identity", &master, "restore", "data", "--at", time.as_str().unwrap(), "--to-directory", &out];
+    let restored = host.lifeboat(&words).await;
+    assert!(restored.status.success(), "{restored}");
+    assert_eq!(restored.json().unwrap()["snapshot"], wrong[..]);
+    // The alert ends with the next look of the daemon, or the next backup.
+    let (right, _) = host.once().await;
+    assert!(right.status.success() && !right.stderr.contains("future"), "{}", right.stderr);
+    assert_eq!(status()["doubtful_times"], serde_json::json!({}));
+}
+
+/// A directory and the section of a configuration that names it.
+fn disk() -> (tempfile::TempDir, String) {
+    let place = tempfile::tempdir().unwrap();
+    let replica = ReplicaConfig {
+        name: name("disk"),
+        region: "attic".to_owned(),
+        kind: ReplicaKind::Directory { path: place.path().to_owned() },
+        timeout: Duration::from_secs(30),
+        bandwidth: Bandwidth::default(),
+    };
+    let section = section(&replica);
+    (place, section)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_real_store_tells_when_it_stored_a_snapshot_with_a_false_time() {
+    let (_place, disk) = disk();
+    let region = Region::start("eu-north-1").await;
+    let source = "kind = \"command\"\nargv = [\"date\"]";
+    let host = BackupHost::set_up(std::slice::from_ref(&disk), source).await;
+    let (first, _) = host.once().await;
+    assert!(first.status.success(), "{}", first.stderr);
+    let wrong = under("+10y", &once(&host)).await;
+    assert!(wrong.status.success(), "{wrong}");
+    // A store in another region is added later, and gets a copy. So it knows only when that was.
+    host.configure(1, &[disk, section(&region.replica_config("north"))], source).await;
+    let init = host.lifeboat(&["init"]).await;
+    assert!(init.status.success(), "{init}");
+    let before = Utc::now();
+    let copied = host.lifeboat(&["--json", "repair", "data"]).await;
+    assert!(copied.status.success(), "{copied}");
+    let after = Utc::now();
+    tokio::time::sleep(Duration::from_secs(3)).await;
+    let asked = host.lifeboat(&["repair", "clock", "data"]).await;
+    assert!(asked.stdout.contains("replica north stored it then"), "{asked}");
+    let settled = host.lifeboat(&["--json", "repair", "clock", "data", "--yes"]).await.json().unwrap();
+    let time: DateTime<Utc> = settled["settled"][0]["time"].as_str().unwrap().parse().unwrap();
+    let slack = TimeDelta::seconds(2);
+    assert!(before - slack < time && time < after + slack, "{before} {time} {after}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn one_run_under_a_clock_that_was_years_ahead_costs_no_day() {
+    let (_place, disk) = disk();
+    let host = BackupHost::set_up(&[disk], "kind = \"command\"\nargv = [\"date\"]").await;
+    let config = std::fs::read_to_string(host.config()).unwrap();
+    std::fs::write(host.config(), format!("{config}\n[dataset.retention]\ndaily = 14\n")).unwrap();
+    let days = ["2026-11-01", "2026-11-02", "2029-01-01", "2026-11-03", "2026-11-04", "2026-11-05"];
+    let at = |day: &str| format!("@{day} 03:00:00");
+    for day in days {
+        let ran = under(&at(day), &once(&host)).await;
+        // Prune may be stopped by the doubtful time; the backup is committed.
+        assert!(ran.stdout.contains("\"snapshot\""), "{day}: {ran}");
+    }
+    let lifeboat = |words: &[&str]| {
+        let mut command = Command::new(lifeboat_tests::programs::lifeboat());
+        command.arg("--config").arg(host.config()).args(words);
+        command
+    };
+    let settled = under(&at("2026-11-06"), &lifeboat(&["--json", "repair", "clock", "data", "--yes"])).await;
+    assert!(settled.status.success(), "{settled}");
+    let master = host.master().display().to_string();
+    let list = under(&at("2026-11-06"), &lifeboat(&["--json", "--identity", &master, "list", "data"])).await;
+    let list = list.json().unwrap();
+    let taken: Vec<String> = list["snapshots"].as_array().unwrap().iter().map(|row| row["time"].to_string()).collect();
+    let day = |time: &String| time[1..11].to_owned();
+    assert_eq!(
+        taken.iter().map(day).collect::<Vec<_>>(),
+        ["2026-11-01", "2026-11-02", "2026-11-02", "2026-11-03", "2026-11-04", "2026-11-05"],
+        "{list}"
+    );
 }

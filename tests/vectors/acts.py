@@ -1,4 +1,4 @@
-"""The order of a dataset: acts, marks, and what prune records say of acts and branches."""
+"""The order of a dataset: acts, marks, and what prune records say of acts, branches and times."""
 
 import json
 
@@ -245,6 +245,27 @@ def add_sweeps(corpus: Corpus) -> None:
         ("null", "`branches` is an array", None),
     ]:
         bad(f"branches-{name}", rule, branches=branches)
+    entry = {"snapshot": LATER, "time": "2026-11-28T12:05:00.5Z", "settled": "2026-11-28T12:05:00.5Z"}
+    first = entry | {"snapshot": EARLIER}
+    good("times", passed=[[1, 9]], times=[first, entry])
+    good("times-none", times=[])
+    good("times-unknown-fields", times=[entry | {"new": 1.5}])
+    for name, rule, times in [
+        ("unsorted", "`times` is sorted by snapshot", [entry, first]),
+        ("twice", "`times` names each snapshot only once", [entry, entry | {"time": "2026-11-28T12:04:00Z"}]),
+        ("later-than-settled", "no time is later than it was settled", [entry | {"settled": "2026-11-28T12:05:00Z"}]),
+        ("id", "a snapshot id is a time and 8 digits", [entry | {"snapshot": "latest"}]),
+        ("offset", TIMES, [entry | {"time": "2026-11-28T12:05:00+00:00"}]),
+        ("settled-offset", TIMES, [entry | {"settled": "2026-11-28T13:05:01+01:00"}]),
+        ("number", TIMES, [entry | {"time": 5}]),
+        ("array", "`times` has objects", [[*entry.values()]]),
+        ("text", "`times` is an array", LATER),
+        ("null", "`times` is an array", None),
+    ]:
+        bad(f"times-{name}", rule, times=times)
+    for field in entry:
+        less = {key: value for key, value in entry.items() if key != field}
+        bad(f"times-without-{field}", f"`{field}` may not be missing", times=[less])
     usual = record("prune", body(passed=[[1, 4]]))
     twice = usual.replace(b'"passed":', b'"passed":[],"passed":')
     corpus.bad("record", "prune-passed-field-twice", twice, ONCE, place)

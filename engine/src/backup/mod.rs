@@ -176,8 +176,9 @@ impl Backup<'_> {
             now,
             witnesses: &witnesses,
             members: fleet.members(),
+            documents: &documents,
         };
-        let doubtful_times = new.doubts(&place, &mut warnings);
+        let doubtful_times = new.doubts(&place, &mut warnings).await;
         let journal = Journal::open(self.state, dataset, &self.keys.host_key, generation)?;
         let index = ChunkIndex::build(&documents, fleet.members(), generation, journal.read(), &mut warnings).await;
 

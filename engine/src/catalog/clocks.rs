@@ -12,7 +12,7 @@ use std::time::Duration;
 
 use chrono::{DateTime, TimeDelta, Utc};
 use lifeboat_base::{Error, Result};
-use lifeboat_format::id::{Name, SnapshotId};
+use lifeboat_format::id::Name;
 use lifeboat_store::SharedReplica;
 
 use crate::schedule::Schedule;
@@ -21,6 +21,8 @@ use crate::schedule::Schedule;
 const MOST_INTERVALS: i32 = 10;
 /// ... but none that is shorter.
 const LEAST_DOUBTFUL: TimeDelta = TimeDelta::days(1);
+/// Ids that are no further apart may follow a false time.
+pub(crate) const CROWDED: TimeDelta = TimeDelta::seconds(1);
 /// Of so many snapshots the intervals are looked at.
 const MOST_SNAPSHOTS: usize = 16;
 
@@ -84,17 +86,19 @@ impl ClockWitnesses {
     }
 }
 
-/// The longest pause after the last of `before` that is not doubtful. Without a schedule, it goes
-/// by the usual pause between them; they ascend.
-pub(crate) fn longest_pause<'a>(
+/// The longest pause after the last of the times `before`, in the order in which the snapshots were
+/// made, that is not doubtful. Without a schedule, it goes by the usual pause between them.
+pub(crate) fn longest_pause(
     schedule: Option<&Schedule>,
-    before: impl DoubleEndedIterator<Item = &'a SnapshotId>,
+    before: impl DoubleEndedIterator<Item = DateTime<Utc>>,
 ) -> TimeDelta {
-    let times: Vec<DateTime<Utc>> = before.rev().take(MOST_SNAPSHOTS).map(SnapshotId::time).collect();
+    let times: Vec<DateTime<Utc>> = before.rev().take(MOST_SNAPSHOTS).collect();
     let interval = match (schedule, times.first()) {
         (Some(schedule), Some(last)) => TimeDelta::from_std(schedule.expected_interval(*last)).unwrap_or_default(),
         _ => {
-            let mut pauses: Vec<TimeDelta> = times.windows(2).map(|pair| pair[0] - pair[1]).collect();
+            // Ids that follow a false time are crowded.
+            let pauses = times.windows(2).map(|pair| pair[0] - pair[1]).filter(|pause| *pause >= CROWDED);
+            let mut pauses: Vec<TimeDelta> = pauses.collect();
             pauses.sort_unstable();
             pauses.get(pauses.len() / 2).copied().unwrap_or_default()
         }
@@ -154,9 +158,9 @@ mod tests {
 
     #[test]
     fn ten_intervals_are_the_longest_pause_and_never_less_than_a_day() {
-        let hours = |hours: &[i64]| -> Vec<SnapshotId> {
-            let start = DateTime::from_timestamp(1_795_000_000, 0).unwrap();
-            hours.iter().map(|hours| SnapshotId::new(start + TimeDelta::hours(*hours), 0)).collect()
+        let start = DateTime::from_timestamp(1_795_000_000, 0).unwrap();
+        let hours = |hours: &[i64]| -> Vec<DateTime<Utc>> {
+            hours.iter().map(|hours| start + TimeDelta::hours(*hours)).collect()
         };
         let weekly = Schedule::parse("@weekly", chrono_tz::UTC, Duration::ZERO).unwrap();
         for (schedule, before, days) in [
@@ -169,7 +173,11 @@ mod tests {
             (Some(&weekly), &[0], 70),
             (Some(&weekly), &[0, 1, 2], 70),
         ] {
-            assert_eq!(longest_pause(schedule, hours(before).iter()), TimeDelta::days(days), "{before:?}");
+            assert_eq!(longest_pause(schedule, hours(before).into_iter()), TimeDelta::days(days), "{before:?}");
         }
+        // After a false time, ids follow it closely. They tell no pause.
+        let after = (0..12).map(|n| start + TimeDelta::days(3650) + TimeDelta::milliseconds(n));
+        let before = hours(&[0, 24, 48, 72]).into_iter().chain(after.collect::<Vec<_>>());
+        assert_eq!(longest_pause(None, before.collect::<Vec<_>>().into_iter()), TimeDelta::days(10));
     }
 }

@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 
+use chrono::{DateTime, Utc};
 use lifeboat_base::{Class, Error, Result};
 use lifeboat_format::Format;
 use lifeboat_format::id::{Name, PackId, SnapshotId};
@@ -20,6 +21,9 @@ pub(crate) struct Inventory {
     pub packs: HashMap<PackId, u64>,
     /// Committed snapshots: they have a manifest and its signature.
     pub snapshots: BTreeSet<SnapshotId>,
+    /// When the replica stored each of these, by its own clock: the manifest or its signature,
+    /// whichever came first.
+    pub written: BTreeMap<SnapshotId, DateTime<Utc>>,
     /// Manifests without a signature, from interrupted commits.
     pub unsigned: BTreeSet<SnapshotId>,
     /// Index segments with a signature.
@@ -91,6 +95,7 @@ impl Inventory {
             format: info.format(),
             packs: HashMap::new(),
             snapshots: BTreeSet::new(),
+            written: BTreeMap::new(),
             unsigned: BTreeSet::new(),
             indexes: BTreeSet::new(),
             index_bytes: 0,
@@ -123,14 +128,16 @@ impl Inventory {
 
     /// Notes all objects that are not packs.
     fn note(&mut self, dataset: &Name, objects: &[ObjectMeta]) {
-        let keys: BTreeSet<&str> = objects.iter().map(|object| object.key.as_str()).collect();
+        let keys: BTreeMap<&str, DateTime<Utc>> =
+            objects.iter().map(|object| (object.key.as_str(), object.modified)).collect();
         for object in objects {
             let key = object.key.as_str();
-            let signed = || keys.contains(layout::signature(key).as_str());
+            let signed = || keys.contains_key(layout::signature(key).as_str());
             if let Some(number) = layout::parse_act(dataset, key) {
                 self.acts.insert(number);
             } else if let Some(snapshot) = layout::parse_manifest(dataset, key) {
-                if signed() {
+                if let Some(signed) = keys.get(layout::signature(key).as_str()) {
+                    self.written.insert(snapshot.clone(), object.modified.min(*signed));
                     self.snapshots.insert(snapshot);
                 } else {
                     self.unsigned.insert(snapshot);

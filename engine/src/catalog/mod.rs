@@ -12,4 +12,5 @@ pub(crate) mod numbers;
 pub(crate) mod order;
 pub(crate) mod records;
 pub(crate) mod removals;
+pub(crate) mod taken;
 pub(crate) mod unbelieved;

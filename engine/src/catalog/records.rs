@@ -110,12 +110,21 @@ impl RecordReader<'_> {
         &self,
         inventories: &[Inventory],
     ) -> (Vec<FoundRecord<B>>, BTreeMap<SnapshotId, Error>) {
-        let ids: BTreeSet<&SnapshotId> = inventories.iter().flat_map(|inventory| inventory.records(B::TYPE)).collect();
+        let shown = inventories.iter().map(|inventory| (&inventory.replica, inventory.records(B::TYPE)));
+        self.read_shown(&shown.collect::<Vec<_>>()).await
+    }
+
+    /// As [`Self::read_all`], of the records that each replica shows.
+    pub(crate) async fn read_shown<B: RecordBody>(
+        &self,
+        shown: &[(&SharedReplica, &BTreeSet<SnapshotId>)],
+    ) -> (Vec<FoundRecord<B>>, BTreeMap<SnapshotId, Error>) {
+        let ids: BTreeSet<&SnapshotId> = shown.iter().flat_map(|(_, records)| *records).collect();
         let (mut found, mut unreadable) = (Vec::new(), BTreeMap::new());
         let mut unbelieved = Unbelieved::new("a record that no replica returns signed");
         for id in ids.into_iter().rev() {
-            let holds = |inventory: &&Inventory| inventory.records(B::TYPE).contains(id);
-            let holders: Vec<_> = inventories.iter().filter(holds).map(|inventory| &inventory.replica).collect();
+            let holders: Vec<&SharedReplica> =
+                shown.iter().filter(|(_, records)| records.contains(id)).map(|(replica, _)| *replica).collect();
             let names = || holders.iter().map(|holder| holder.name());
             if unbelieved.leaves_aside(names()) {
                 continue;

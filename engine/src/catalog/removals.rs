@@ -1,4 +1,4 @@
-//! What signed prune records say: which snapshots were removed on purpose.
+//! What signed prune records say: which snapshots were removed on purpose, and what was settled.
 
 use std::collections::BTreeMap;
 
@@ -9,6 +9,7 @@ use lifeboat_format::record::PruneRecord;
 use super::documents::Documents;
 use super::inventory::Inventory;
 use super::records::{FoundRecord, RecordReader};
+use super::taken::SettledTimes;
 
 /// Snapshots that were removed on purpose, each with the hash of its manifest, if it is known.
 pub(crate) type PrunedSnapshots = BTreeMap<SnapshotId, Option<Digest>>;
@@ -21,6 +22,13 @@ pub(crate) struct PruneRecords {
     pub(crate) found: Vec<FoundRecord<PruneRecord>>,
     /// Why others could not.
     pub(crate) unreadable: BTreeMap<SnapshotId, Error>,
+}
+
+impl PruneRecords {
+    /// When snapshots were taken whose times were settled.
+    pub(crate) fn settled_times(&self) -> SettledTimes {
+        SettledTimes::of(self.found.iter().map(|record| &record.body))
+    }
 }
 
 /// Reads every prune record that some replica shows.

@@ -99,7 +99,7 @@ impl Drill<'_> {
         let snapshot = self.unless_cancelled(selected).await?;
         report.snapshot = Some(snapshot.clone());
         let streams = self.unless_cancelled(self.reader.streams(self.dataset, &snapshot)).await?;
-        let taken = streams.manifest().started;
+        let taken = self.unless_cancelled(self.reader.taken(streams.manifest())).await?.time;
         if is_future(taken, report.started, self.reader.limits()) {
             tracing::warn!(%snapshot, %taken, "The age of the data is not known: the time of the snapshot lies in the future");
         } else {

@@ -26,6 +26,7 @@ use crate::catalog::ciphertext::{copy_pack, put_once};
 use crate::catalog::documents::{Documents, Signed, combine, fetch_signed};
 use crate::catalog::inventory::{Inventory, all_snapshots};
 use crate::catalog::removals::prune_records;
+use crate::catalog::taken::TimeClaim;
 use crate::catalog::unbelieved::Unbelieved;
 use crate::config::{Dataset, Limits};
 use crate::keys::sign::{MAX_SIGNATURE_BYTES, SignerKey};
@@ -44,9 +45,12 @@ pub struct ReplicaState {
     pub copied_bytes: u64,
     /// The newest snapshot that it holds whole.
     pub last_complete: Option<SnapshotId>,
-    /// When the captures of all snapshots that it holds whole began. An id may tell a later time.
+    /// When all snapshots that it holds whole were taken. An id may tell a later time.
     #[serde(skip)]
     pub complete_since: BTreeSet<DateTime<Utc>>,
+    /// Those of them whose times an operator has settled or confirmed.
+    #[serde(skip)]
+    pub vouched_for: BTreeSet<SnapshotId>,
     /// How many snapshots it still lacks, or holds only in part.
     pub behind: u64,
     /// Why it could not be brought up to date.
@@ -97,6 +101,7 @@ pub async fn catch_up(
         }
     }
     manifests.reverse();
+    let times = records.settled_times().among(manifests.iter().map(TimeClaim::from));
     for (snapshot, error) in unreadable {
         // What nobody signed is missing nowhere.
         let holders = inventories.iter().filter(|inventory| inventory.snapshots.contains(&snapshot));
@@ -131,7 +136,13 @@ pub async fn catch_up(
             copied_objects: run.objects,
             copied_bytes: run.bytes,
             last_complete: complete.last().map(|manifest| manifest.snapshot.clone()),
-            complete_since: complete.iter().map(|manifest| manifest.started).collect(),
+            complete_since: complete.iter().map(|manifest| times.time(manifest)).collect(),
+            vouched_for: complete
+                .iter()
+                .map(|manifest| &manifest.snapshot)
+                .filter(|snapshot| times.is_vouched_for(snapshot))
+                .cloned()
+                .collect(),
             behind: (manifests.len() - complete.len() + lacking.count()) as u64,
             error: result.err().map(|error| error.chain()),
         });
@@ -142,6 +153,7 @@ pub async fn catch_up(
         copied_bytes: 0,
         last_complete: None,
         complete_since: BTreeSet::new(),
+        vouched_for: BTreeSet::new(),
         behind: manifests.len() as u64,
         error: Some(error.chain()),
     }));

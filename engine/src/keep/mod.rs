@@ -5,6 +5,7 @@
 //! removes snapshots that no retention rule keeps.
 
 pub mod catch_up;
+mod false_times;
 pub(crate) mod gaps;
 pub mod prune;
 pub(crate) mod put_back;

@@ -13,6 +13,37 @@ use crate::config::Retention;
 /// Gives the number of the period that a time falls into.
 type Period = fn(&DateTime<Utc>) -> i64;
 
+/// What is known of when a snapshot was taken.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Told {
+    /// The time that counts.
+    pub(crate) counts: DateTime<Utc>,
+    /// What the manifest says; `None` if that lies in the future.
+    pub(crate) claimed: Option<DateTime<Utc>>,
+}
+
+/// The reasons why each of these, in the order in which the snapshots were made, stays. One without
+/// a reason goes.
+///
+/// Whoever can settle times must not let go what the manifests keep. So a snapshot also stays if
+/// the rules keep it by what all manifests say.
+pub(crate) fn reasons_as_settled(told: &[Told], retention: &Retention, now: DateTime<Utc>) -> Vec<Vec<String>> {
+    let counts: Vec<DateTime<Utc>> = told.iter().map(|told| told.counts).collect();
+    let mut found = reasons_as_made(&counts, retention, now);
+    if told.iter().all(|told| told.claimed == Some(told.counts)) {
+        return found;
+    }
+    let claims: Vec<(usize, DateTime<Utc>)> =
+        told.iter().enumerate().filter_map(|(at, told)| Some((at, told.claimed?))).collect();
+    let claimed: Vec<DateTime<Utc>> = claims.iter().map(|(_, claimed)| *claimed).collect();
+    for ((at, _), because) in claims.into_iter().zip(reasons_as_made(&claimed, retention, now)) {
+        if found[at].is_empty() {
+            found[at] = because.into_iter().map(|because| format!("{because}, as its manifest says")).collect();
+        }
+    }
+    found
+}
+
 /// The reasons why each of `times`, in the order in which the snapshots were made, stays. One
 /// without a reason goes.
 ///
@@ -125,6 +156,27 @@ mod tests {
         // It was behind.
         assert_eq!(kept(["02T08", "03T08", "02T09", "04T07", "04T08"]), [0, 1, 2, 4]);
         assert_eq!(kept(["01T08", "02T08", "03T08", "01T09", "04T08"]), [1, 2, 3, 4]);
+    }
+
+    #[test]
+    fn a_settled_time_lets_only_what_lies_in_the_future_go() {
+        let daily = Retention { daily: 2, ..Retention::default() };
+        let now = time("2026-11-05T12:00:00Z");
+        let kept = |told: &[(&str, Option<&str>)]| {
+            let day = |text: &str| time(&format!("2026-11-{text}:00:00Z"));
+            let told: Vec<Told> =
+                told.iter().map(|(counts, claimed)| Told { counts: day(counts), claimed: claimed.map(day) }).collect();
+            let reasons = reasons_as_settled(&told, &daily, now);
+            (0..told.len()).filter(|at| !reasons[*at].is_empty()).collect::<Vec<usize>>()
+        };
+        let plain = |text| (text, Some(text));
+        // The second one claimed a time in the future. It has its true place, and goes.
+        assert_eq!(kept(&[plain("01T08"), ("02T08", None), plain("03T08"), plain("04T08")]), [2, 3]);
+        // It fills a place, but lets no other go that the manifests keep.
+        assert_eq!(kept(&[plain("03T08"), ("03T09", None), plain("04T08")]), [0, 1, 2]);
+        // Whoever settles false times of snapshots of the past lets none of them go.
+        assert_eq!(kept(&[("01T08", Some("03T08")), ("01T09", Some("04T08")), plain("01T10")]), [0, 1, 2]);
+        assert_eq!(kept(&[("04T08", Some("01T08")), ("04T09", Some("02T08")), plain("03T08"), plain("04T10")]), [2, 3]);
     }
 
     #[test]

@@ -14,6 +14,7 @@ use lifeboat_format::info::{self, MAX_VAULT_INFO_BYTES, VaultInfo};
 use lifeboat_format::keyring::{self, DatasetSecrets, MAX_KEYRING_OBJECT_BYTES};
 use lifeboat_format::layout;
 use lifeboat_format::manifest::Manifest;
+use lifeboat_format::record::PruneRecord;
 use lifeboat_store::SharedReplica;
 use tokio::sync::Mutex;
 use tokio_util::sync::CancellationToken;
@@ -22,6 +23,8 @@ use super::fetch::PackFetcher;
 use super::streams::SnapshotStreams;
 use super::workers::Workers;
 use crate::catalog::documents::{Documents, combine};
+use crate::catalog::records::RecordReader;
+use crate::catalog::taken::{SettledTimes, SnapshotTime, TakenTimes};
 use crate::catalog::unbelieved::Unbelieved;
 use crate::config::Limits;
 use crate::keys::crypt;
@@ -287,6 +290,56 @@ impl VaultReader {
         }
         let snapshots = listed.into_iter().map(|(snapshot, replicas)| Listed { snapshot, replicas }).collect();
         Ok(Shown { snapshots, unlisted })
+    }
+
+    /// The times that an operator has settled, as prune records of trusted signers say. Records
+    /// that cannot be read are left aside with a warning.
+    ///
+    /// # Errors
+    /// No replica can be listed.
+    pub async fn settled_times(&self, dataset: &Name) -> Result<SettledTimes> {
+        let folder = layout::prunes(dataset);
+        let Listings { objects, .. } = self.list_any(&folder).await?;
+        let present: BTreeSet<(&Name, &str)> = objects.iter().map(|(replica, key)| (replica, key.as_str())).collect();
+        let mut shown: BTreeMap<&Name, BTreeSet<SnapshotId>> = BTreeMap::new();
+        for (replica, key) in &objects {
+            let Some(record) = layout::parse_json(&folder, key) else { continue };
+            if present.contains(&(replica, layout::signature(key).as_str())) {
+                shown.entry(replica).or_default().insert(record);
+            }
+        }
+        let holders = self.replicas.iter().filter_map(|replica| Some((replica, shown.get(replica.name())?)));
+        let holders: Vec<(&SharedReplica, &BTreeSet<SnapshotId>)> = holders.collect();
+        let reader = RecordReader { vault: &self.vault, dataset, trusted: &self.keys.trusted_signers };
+        let (found, unreadable) = reader.read_shown::<PruneRecord>(&holders).await;
+        let mut unread = Unbelieved::new("a prune record that cannot be read");
+        for (record, error) in &unreadable {
+            let holders = holders.iter().filter(|(_, records)| records.contains(record));
+            unread.add(holders.map(|(holder, _)| holder.name()), record, error);
+        }
+        unread.log("times that it settles do not count");
+        Ok(SettledTimes::of(found.iter().map(|record| &record.body)))
+    }
+
+    /// When the snapshot of this manifest was taken.
+    ///
+    /// # Errors
+    /// No replica can be listed.
+    pub async fn taken(&self, manifest: &Manifest) -> Result<SnapshotTime> {
+        let (dataset, snapshot) = (&manifest.dataset, &manifest.snapshot);
+        let settled = self.settled_times(dataset).await?;
+        if !settled.names(snapshot) {
+            return Ok(SnapshotTime { time: manifest.started, claimed: None });
+        }
+        let shown = self.snapshots(dataset).await?;
+        Ok(self.taken_times(dataset, &shown, &settled).await.of(snapshot, manifest.started))
+    }
+
+    /// When those of the snapshots `shown`, oldest first, were taken whose times are settled.
+    pub(super) async fn taken_times(&self, dataset: &Name, shown: &[Listed], settled: &SettledTimes) -> TakenTimes {
+        let keys = self.document_keys(dataset).await;
+        let shown: Vec<SnapshotId> = shown.iter().map(|listed| listed.snapshot.clone()).collect();
+        self.documents(dataset, &keys).taken_times(&self.replicas, &shown, settled).await
     }
 
     /// The manifest of a snapshot, from the first replica that returns a valid one. Its signature

@@ -4,18 +4,16 @@
 //! replica that fails to return what it shows may hold the newest snapshot. An older one is never
 //! selected in its place: that fails aloud.
 
-use chrono::{DateTime, TimeDelta, Utc};
+use chrono::{DateTime, Utc};
 use lifeboat_base::{Error, Result};
 use lifeboat_format::id::{Name, SnapshotId};
 use lifeboat_format::layout;
 
 use super::reader::{Listed, Shown, VaultReader};
+use crate::catalog::clocks::CROWDED;
 use crate::catalog::documents::{Signed, combine};
 use crate::catalog::future::is_future;
 use crate::catalog::unbelieved::Unbelieved;
-
-/// Ids that are no further apart may follow a false time.
-const CROWDED: TimeDelta = TimeDelta::seconds(1);
 
 /// Says which snapshot is meant.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -24,7 +22,7 @@ pub enum Selector {
     Latest,
     /// The snapshot with this id.
     Id(SnapshotId),
-    /// The newest snapshot whose capture began at or before this time.
+    /// The newest snapshot that was taken at or before this time.
     At(DateTime<Utc>),
 }
 
@@ -72,13 +70,16 @@ impl VaultReader {
             let is_close = |pair: &[DateTime<Utc>]| pair[1].signed_duration_since(pair[0]) < CROWDED;
             named[at.saturating_sub(1)..named.len().min(at + 2)].windows(2).any(is_close)
         };
+        let settled = self.settled_times(dataset).await?;
+        let mut taken = None;
         for (at, listed) in shown.snapshots.iter().enumerate().rev() {
             let snapshot = &listed.snapshot;
             // After a backup under a wrong clock, the ids of later ones follow its false time
             // closely. Their manifests tell the true time. Later snapshots come first here, so one
             // with a false time is found by no time at which a later one was there.
             let from_future = is_future(snapshot.time(), now, self.limits());
-            let is_doubtful = from_future || is_crowded(at);
+            let is_settled = settled.names(snapshot);
+            let is_doubtful = from_future || is_settled || is_crowded(at);
             if !is_doubtful && snapshot.time() > until {
                 continue;
             }
@@ -96,6 +97,10 @@ impl VaultReader {
                     // Reading it tells why.
                     Err(_) => snapshot.time(),
                 };
+                if is_settled && taken.is_none() {
+                    taken = Some(self.taken_times(dataset, &shown.snapshots, &settled).await);
+                }
+                let started = taken.as_ref().map_or(started, |taken| taken.of(snapshot, started).time);
                 if is_future(started, now, self.limits()) {
                     tracing::warn!(%snapshot, "Leaving aside a snapshot: its time lies in the future");
                     continue;

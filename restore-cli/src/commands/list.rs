@@ -7,9 +7,8 @@ use chrono::{DateTime, Utc};
 use futures::StreamExt;
 use lifeboat_engine::config::Limits;
 use lifeboat_engine::format::id::{Name, SnapshotId};
-use lifeboat_engine::format::manifest::Manifest;
 use lifeboat_engine::restore::{Listed, VaultReader};
-use lifeboat_engine::{Class, Error, Result, is_future};
+use lifeboat_engine::{Class, Error, Result, SnapshotTime, TimeClaim, is_future};
 use serde::Serialize;
 
 use crate::access::Need;
@@ -38,7 +37,10 @@ struct Listing {
 struct Row {
     dataset: Name,
     snapshot: SnapshotId,
+    /// The time that counts.
     time: DateTime<Utc>,
+    /// What its manifest says instead, if another time was settled.
+    claimed: Option<DateTime<Utc>>,
     /// `None`: its time lies in the future, so it has none.
     age_seconds: Option<f64>,
     /// Known only if the manifest can be opened and trusted.
@@ -80,27 +82,30 @@ async fn rows(session: &Session, reader: &VaultReader, dataset: &Name, locked: &
         locked.get_or_insert_with(|| Error::keys("no identity is given"));
         return Ok(listed.into_iter().map(|listed| row(dataset, listed, now, limits)).collect());
     }
+    let settled = reader.settled_times(dataset).await?;
     // Nothing of a manifest is kept but what is shown.
     let opened: Vec<(Listed, Result<ShownManifest>)> = futures::stream::iter(listed)
         .map(|listed| async move {
             let manifest = reader.manifest(dataset, &listed.snapshot).await;
-            let shown = manifest.map(|Manifest { started, accounting, .. }| ShownManifest {
-                started,
-                raw_bytes: accounting.raw_bytes,
-                stored_bytes: accounting.stored_bytes,
+            let shown = manifest.map(|manifest| ShownManifest {
+                claim: TimeClaim::from(&manifest),
+                raw_bytes: manifest.accounting.raw_bytes,
+                stored_bytes: manifest.accounting.stored_bytes,
             });
             (listed, shown)
         })
         .buffered(MANIFESTS_AT_ONCE)
         .collect()
         .await;
+    let claims = opened.iter().filter_map(|(_, shown)| Some(shown.as_ref().ok()?.claim.clone()));
+    let times = settled.among(claims);
     let mut rows = Vec::with_capacity(opened.len());
     for (listed, manifest) in opened {
         let mut row = row(dataset, listed, now, limits);
         match manifest {
-            Ok(ShownManifest { started, raw_bytes, stored_bytes }) => {
+            Ok(ShownManifest { claim, raw_bytes, stored_bytes }) => {
                 (row.raw_bytes, row.stored_bytes) = (Some(raw_bytes), Some(stored_bytes));
-                row.take_time(started, now, limits);
+                row.take_time(times.of(&claim.snapshot, claim.time), now, limits);
             }
             Err(error) if error.class() == Class::Keys => drop(locked.get_or_insert(error)),
             Err(error) => row.problem = Some(error.chain()),
@@ -116,20 +121,22 @@ fn row(dataset: &Name, listed: Listed, now: DateTime<Utc>, limits: &Limits) -> R
         dataset: dataset.clone(),
         snapshot: listed.snapshot,
         time,
+        claimed: None,
         age_seconds: None,
         raw_bytes: None,
         stored_bytes: None,
         replicas: listed.replicas,
         problem: None,
     };
-    row.take_time(time, now, limits);
+    row.take_time(SnapshotTime { time, claimed: None }, now, limits);
     row
 }
 
 impl Row {
     /// A snapshot whose time lies in the future is never the latest, so it is marked.
-    fn take_time(&mut self, time: DateTime<Utc>, now: DateTime<Utc>, limits: &Limits) {
-        self.time = time;
+    fn take_time(&mut self, taken: SnapshotTime, now: DateTime<Utc>, limits: &Limits) {
+        let time = taken.time;
+        (self.time, self.claimed) = (time, taken.claimed);
         let in_future = is_future(time, now, limits);
         self.age_seconds = (!in_future).then(|| (now - time).as_seconds_f64().max(0.0));
         self.problem = in_future.then(|| "its time lies in the future, so it is not the latest".to_owned());
@@ -138,7 +145,7 @@ impl Row {
 
 /// What is shown of a manifest.
 struct ShownManifest {
-    started: DateTime<Utc>,
+    claim: TimeClaim,
     raw_bytes: u64,
     stored_bytes: u64,
 }
@@ -158,7 +165,7 @@ impl fmt::Display for Listing {
             table.row([
                 row.dataset.to_string(),
                 row.snapshot.to_string(),
-                human::time(row.time),
+                human::taken(row.time, row.claimed),
                 row.age_seconds.map_or("FUTURE".to_owned(), human::seconds),
                 size(row, row.raw_bytes),
                 size(row, row.stored_bytes),
@@ -189,15 +196,23 @@ mod tests {
         bad.problem = Some("forged".to_owned());
         let false_time = row(&dataset, listed("20361123T195959123Z-9f2c81ad"), now, &Limits::default());
         assert!(false_time.problem.as_ref().unwrap().contains("future"));
-        let snapshots = vec![good, unknown, bad, false_time];
+        let mut settled = row(&dataset, listed("20361123T195959124Z-9f2c81ae"), now, &Limits::default());
+        let claimed = Some(settled.time);
+        settled.take_time(SnapshotTime { time: now - chrono::TimeDelta::hours(2), claimed }, now, &Limits::default());
+        assert!(settled.problem.is_none(), "{:?}", settled.problem);
+        let snapshots = vec![good, unknown, bad, false_time, settled];
         let listing = Listing { vault: "v".to_owned(), unreachable: BTreeMap::new(), snapshots };
         let text = listing.to_string();
         let lines: Vec<&str> = text.lines().collect();
-        assert_eq!(lines.len(), 5);
+        assert_eq!(lines.len(), 6);
         assert!(lines[1].contains("1 h 27 min  201.3 MiB  1.0 KiB  north, south"), "{text}");
         assert!(lines[2].contains(" -  ") && lines[3].contains("BAD"), "{text}");
         assert!(lines[4].contains(" FUTURE "), "{text}");
+        let both = "  2026-11-23 18:00:00 UTC (settled; its manifest tells 2036-11-23 19:59:59 UTC)  ";
+        assert!(lines[5].contains(both) && lines[5].contains("  2 h  "), "{text}");
         let json = serde_json::to_value(&listing).unwrap();
+        assert_eq!(json["snapshots"][4]["claimed"], "2036-11-23T19:59:59.124Z");
+        assert!(json["snapshots"][0]["claimed"].is_null());
         assert_eq!(json["snapshots"][0]["raw_bytes"], 211_077_529);
         assert_eq!(json["snapshots"][2]["problem"], "forged");
         assert!(json["snapshots"][3]["age_seconds"].is_null());

@@ -150,7 +150,7 @@ impl fmt::Display for PlanView<'_> {
                 }
                 Some(time) => ("marked", format!("no retention rule keeps it; it goes after {}", human::time(time))),
             };
-            table.row([fate.to_owned(), verdict.snapshot.to_string(), human::time(verdict.snapshot.time()), why]);
+            table.row([fate.to_owned(), verdict.snapshot.to_string(), human::time(verdict.taken), why]);
         }
         write!(f, "{table}")?;
         let sum = |packs: &[DeadPack]| {
@@ -246,16 +246,19 @@ mod tests {
             verdicts: vec![
                 Verdict {
                     snapshot: "20261121T183244123Z-9f2c81aa".parse().unwrap(),
+                    taken: "2026-11-21T18:00:00Z".parse().unwrap(),
                     keep_because: Vec::new(),
                     goes_at: Some("2026-11-24T00:00:00Z".parse().unwrap()),
                 },
                 Verdict {
                     snapshot: "20261122T183244123Z-9f2c81aa".parse().unwrap(),
+                    taken: "2026-11-22T18:00:00Z".parse().unwrap(),
                     keep_because: Vec::new(),
                     goes_at: Some("2026-11-25T00:00:00Z".parse().unwrap()),
                 },
                 Verdict {
                     snapshot: "20261123T183244123Z-9f2c81ab".parse().unwrap(),
+                    taken: "2026-11-23T18:00:00Z".parse().unwrap(),
                     keep_because: vec!["last 1 of 1".to_owned(), "the newest".to_owned()],
                     goes_at: None,
                 },
@@ -275,7 +278,7 @@ mod tests {
         };
         let text = PlanView(&plan).to_string();
         for part in [
-            "remove  20261121T183244123Z-9f2c81aa",
+            "remove  20261121T183244123Z-9f2c81aa  2026-11-21 18:00:00 UTC",
             "marked  20261122T183244123Z-9f2c81aa",
             "1 pack to mark",
             "2 objects that stopped runs have left, to mark",

@@ -7,21 +7,25 @@ use std::fmt;
 
 use lifeboat_engine::base::escape;
 use lifeboat_engine::format::id::Name;
-use lifeboat_engine::keep::prune::{Accept, Prune};
+use lifeboat_engine::keep::prune::Accept;
 use lifeboat_engine::keep::repair::{self, RepairReport};
-use lifeboat_engine::keys::HostKeys;
-use lifeboat_engine::state::StateDirectory;
 use lifeboat_engine::{Class, Error, Result};
 
+use super::locked::LockedDataset;
+use super::repair_clock;
 use crate::human;
 use crate::session::Session;
 
 /// Put back what replicas have lost, and name what is lost everywhere (exit 6); deletes nothing;
 /// runs on a backup host
 #[derive(Debug, clap::Args)]
+#[command(args_conflicts_with_subcommands = true, subcommand_negates_reqs = true)]
 pub(crate) struct Args {
+    #[command(subcommand)]
+    what: Option<What>,
     /// The dataset
-    dataset: Name,
+    #[arg(required = true)]
+    dataset: Option<Name>,
     /// Give up what is missing, so that old snapshots are pruned again; asks first
     #[arg(long)]
     accept_loss: bool,
@@ -33,33 +37,23 @@ pub(crate) struct Args {
     yes: bool,
 }
 
+/// What is repaired beside what is lost.
+#[derive(Debug, clap::Subcommand)]
+enum What {
+    Clock(repair_clock::Args),
+}
+
 pub(crate) async fn run(args: &Args, session: &Session) -> Result<()> {
-    let config = session.configuration()?;
-    if session.globals.replica.is_some() {
-        return Err(Error::usage("repair always looks at every replica, because one may hold what another lacks")
-            .hint("leave --replica out"));
+    if let Some(What::Clock(args)) = &args.what {
+        return repair_clock::run(args, session).await;
     }
     let accepted = Accept { loss: args.accept_loss, branches: args.accept_branches };
     if session.out.is_json() && accepted != Accept::default() && !args.yes {
         return Err(Error::usage("repair cannot ask with --json").hint("pass --yes to confirm"));
     }
-    let name = &args.dataset;
-    let dataset = config.dataset(name).ok_or_else(|| {
-        Error::usage(format!("the configuration has no dataset {name}")).hint("name a dataset of this configuration")
-    })?;
-    let keys = HostKeys::load(&config.keys)?;
-    let replicas = config.open_replicas(&session.clock).await?;
-    let state = StateDirectory::open(&config.state_directory)?;
-    let _lock = state.lock_dataset(name)?;
-    let prune = Prune {
-        config: &config,
-        dataset,
-        keys: &keys,
-        replicas: &replicas,
-        state: &state,
-        clock: session.clock.clone(),
-        cancel: session.cancel.clone(),
-    };
+    let name = args.dataset.as_ref().ok_or_else(|| Error::usage("repair needs a dataset").hint("name one"))?;
+    let opened = LockedDataset::open(name, session).await?;
+    let prune = opened.prune(session)?;
     // Not dropped half-way: the copying stops by itself between two objects.
     let mut report = repair::repair(&prune).await?;
     let gives_up = accepted.loss && !report.missing.is_empty();

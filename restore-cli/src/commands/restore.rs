@@ -121,11 +121,15 @@ pub(crate) async fn run(args: &Args, session: &Session) -> Result<()> {
     let began = session.clock.elapsed();
     let open = async {
         let snapshot = reader.select(&args.dataset, &args.selection.selector(), session.clock.now()).await?;
-        reader.streams(&args.dataset, &snapshot).await
+        let streams = reader.streams(&args.dataset, &snapshot).await?;
+        // What is only told does not stop a restore.
+        let taken = reader.taken(streams.manifest()).await;
+        let taken = taken.map_or(streams.manifest().started, |taken| taken.time);
+        Ok((streams, taken))
     };
-    let streams = session.cancellable("opening the snapshot", open).await?;
+    let (streams, taken) = session.cancellable("opening the snapshot", open).await?;
     let manifest = streams.manifest();
-    let age = human::seconds((session.clock.now() - manifest.started).as_seconds_f64());
+    let age = human::seconds((session.clock.now() - taken).as_seconds_f64());
     session.out.note(format!("snapshot {} of {}, data {age} old", manifest.snapshot, args.dataset));
 
     let Some(target) = target else {

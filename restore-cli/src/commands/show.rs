@@ -38,6 +38,8 @@ struct Description {
     sequence: Option<u64>,
     host: Name,
     started: DateTime<Utc>,
+    /// The time that counts: another one than `started`, if it was settled.
+    taken: DateTime<Utc>,
     /// `started` lies in the future: a clock was wrong.
     in_future: bool,
     finished: DateTime<Utc>,
@@ -73,11 +75,13 @@ pub(crate) async fn run(args: &Args, session: &Session) -> Result<()> {
         let snapshot = reader.select(&args.dataset, &args.snapshot, session.clock.now()).await?;
         let listed = reader.snapshots(&args.dataset).await?;
         let replicas = listed.into_iter().find(|listed| listed.snapshot == snapshot).map(|listed| listed.replicas);
-        Ok((reader.manifest(&args.dataset, &snapshot).await?, replicas.unwrap_or_default()))
+        let manifest = reader.manifest(&args.dataset, &snapshot).await?;
+        let taken = reader.taken(&manifest).await?;
+        Ok((manifest, taken, replicas.unwrap_or_default()))
     };
-    let (manifest, replicas) = session.cancellable("reading the snapshot", look).await?;
-    let in_future = is_future(manifest.started, session.clock.now(), reader.limits());
-    session.out.result(&Description { in_future, ..describe(manifest, replicas) })
+    let (manifest, taken, replicas) = session.cancellable("reading the snapshot", look).await?;
+    let in_future = is_future(taken.time, session.clock.now(), reader.limits());
+    session.out.result(&Description { taken: taken.time, in_future, ..describe(manifest, replicas) })
 }
 
 fn describe(manifest: Manifest, replicas: Vec<Name>) -> Description {
@@ -96,6 +100,7 @@ fn describe(manifest: Manifest, replicas: Vec<Name>) -> Description {
         sequence: Some(manifest.sequence).filter(|sequence| *sequence > 0),
         host: manifest.host,
         started: manifest.started,
+        taken: manifest.started,
         in_future: false,
         finished: manifest.finished,
         source: manifest.source,
@@ -112,15 +117,13 @@ impl fmt::Display for Description {
         let version = self.source.server_version.as_deref().unwrap_or_default();
         let tools: Vec<String> = self.source.tools.iter().map(|(tool, version)| format!("{tool} {version}")).collect();
         let totals = &self.totals;
+        let taken = human::taken(self.taken, Some(self.started).filter(|claimed| *claimed != self.taken));
         let future = if self.in_future { " (this time lies in the FUTURE)" } else { "" };
         let mut facts = vec![
             ("dataset", self.dataset.to_string()),
             ("snapshot", self.snapshot.to_string()),
             ("predecessor", self.predecessor.as_ref().map_or("none, the first".to_owned(), ToString::to_string)),
-            (
-                "taken",
-                format!("{}{future}, in {}, by host {}", human::time(self.started), human::seconds(took), self.host),
-            ),
+            ("taken", format!("{taken}{future}, in {}, by host {}", human::seconds(took), self.host)),
             ("source", format!("{} {version}", self.source.engine).trim_end().to_owned()),
             ("tools", tools.join(", ")),
             ("size", human::bytes(totals.raw_bytes)),

@@ -98,6 +98,7 @@ fn fake(name: &str, hangs: bool) -> (Arc<Fake>, Inventory) {
         format: Format::Two,
         packs: Default::default(),
         snapshots: Default::default(),
+        written: Default::default(),
         unsigned: Default::default(),
         indexes: Default::default(),
         index_bytes: 0,

@@ -42,7 +42,7 @@ impl Prune<'_> {
         if let Some(doubt) = doubt {
             return Err(nothing(doubt));
         }
-        self.check_time(&view.manifests).map_err(nothing)?;
+        self.check_time(&view.manifests, &view.times).map_err(nothing)?;
         if let Some((replica, why)) = view.skipped.first() {
             return Err(nothing(
                 Error::storage(format!("replica {replica} may hold what is missing, and cannot be used: {why}"))
@@ -52,18 +52,8 @@ impl Prune<'_> {
         if gaps != known {
             return Err(nothing(Error::failed("what is missing has changed meanwhile").hint("repair again")));
         }
-        let body = self.accepted(accept, &gaps, &view);
-        let (id, record) = self.sign_record(&view, &body)?;
-        let mut acting = Acting::new(self, &view);
-        acting.act(ActKind::Sweep, &id, &record, &view.inventories).await?;
-        if let Some(last) = &acting.last {
-            seen::remember(self.state, dataset, last.act.number)?;
-        }
-        if let Some(error) = acting.failed.into_values().next() {
-            return Err(error
-                .within(format!("not every replica of dataset {dataset} took it down"))
-                .hint("repair again"));
-        }
+        let body = accepted(accept, &gaps, &view);
+        self.take_down(&view, &body).await?;
         if accept.loss {
             let there = |inventory: &crate::catalog::inventory::Inventory| {
                 (inventory.replica.name().clone(), with_numbers(&inventory.snapshots, &view.acts))
@@ -74,32 +64,51 @@ impl Prune<'_> {
         Ok(())
     }
 
-    /// The record: all that older ones say, and what is accepted now.
-    fn accepted(&self, accept: Accept, gaps: &[Gap], view: &View) -> PruneRecord {
-        let everywhere = all_snapshots(&view.inventories);
-        let bodies = || view.records.iter().map(|record| &record.body);
-        let mut removed: BTreeMap<SnapshotId, Option<Digest>> = view.pruned.clone();
-        let mut passed: Vec<[u64; 2]> = bodies().flat_map(|body| body.passed.iter().copied()).collect();
-        let mut branches: BTreeSet<SnapshotId> = settled(bodies()).into_iter().cloned().collect();
-        for gap in gaps {
-            match gap {
-                Gap::Numbers(first, last) if accept.loss => passed.push([*first, *last]),
-                Gap::OldOrder(newest, seen) if accept.loss => passed.push([newest + 1, *seen]),
-                Gap::Snapshot(snapshot, _) | Gap::LostBy(_, snapshot)
-                    if accept.loss && !everywhere.contains(snapshot) =>
-                {
-                    let act = view.acts.found.values().map(|found| &found.act);
-                    let act = act.filter(|act| act.act == ActKind::Commit).find(|act| act.id == *snapshot);
-                    passed.extend(act.map(|act| [act.number, act.number]));
-                    removed.insert(snapshot.clone(), act.map(|act| act.blake3));
-                }
-                Gap::Branches(snapshots) if accept.branches => branches.extend(snapshots.iter().cloned()),
-                _ => {}
+    /// Writes a record into every replica of `view`, as an act in the order.
+    ///
+    /// # Errors
+    /// A replica did not take it.
+    pub(super) async fn take_down(&self, view: &View, body: &PruneRecord) -> Result<()> {
+        let dataset = &self.dataset.name;
+        let (id, record) = self.sign_record(view, body)?;
+        let mut acting = Acting::new(self, view);
+        acting.act(ActKind::Sweep, &id, &record, &view.inventories).await?;
+        if let Some(last) = &acting.last {
+            seen::remember(self.state, dataset, last.act.number)?;
+        }
+        match acting.failed.into_values().next() {
+            None => Ok(()),
+            Some(error) => {
+                Err(error.within(format!("not every replica of dataset {dataset} took it down")).hint("repair again"))
             }
         }
-        let removed = removed.into_iter().map(|(snapshot, blake3)| RemovedSnapshot { snapshot, blake3 }).collect();
-        PruneRecord { removed, passed: united(passed), branches: branches.into_iter().collect() }
     }
+}
+
+/// The record: all that older ones say, and what is accepted now.
+pub(super) fn accepted(accept: Accept, gaps: &[Gap], view: &View) -> PruneRecord {
+    let everywhere = all_snapshots(&view.inventories);
+    let bodies = || view.records.iter().map(|record| &record.body);
+    let mut removed: BTreeMap<SnapshotId, Option<Digest>> = view.pruned.clone();
+    let mut passed: Vec<[u64; 2]> = bodies().flat_map(|body| body.passed.iter().copied()).collect();
+    let mut branches: BTreeSet<SnapshotId> = settled(bodies()).into_iter().cloned().collect();
+    for gap in gaps {
+        match gap {
+            Gap::Numbers(first, last) if accept.loss => passed.push([*first, *last]),
+            Gap::OldOrder(newest, seen) if accept.loss => passed.push([newest + 1, *seen]),
+            Gap::Snapshot(snapshot, _) | Gap::LostBy(_, snapshot) if accept.loss && !everywhere.contains(snapshot) => {
+                let act = view.acts.found.values().map(|found| &found.act);
+                let act = act.filter(|act| act.act == ActKind::Commit).find(|act| act.id == *snapshot);
+                passed.extend(act.map(|act| [act.number, act.number]));
+                removed.insert(snapshot.clone(), act.map(|act| act.blake3));
+            }
+            Gap::Branches(snapshots) if accept.branches => branches.extend(snapshots.iter().cloned()),
+            _ => {}
+        }
+    }
+    let times = view.settled.iter().filter(|settled| !removed.contains_key(&settled.snapshot)).cloned().collect();
+    let removed = removed.into_iter().map(|(snapshot, blake3)| RemovedSnapshot { snapshot, blake3 }).collect();
+    PruneRecord { removed, passed: united(passed), branches: branches.into_iter().collect(), times }
 }
 
 /// These ranges, ascending and apart.

@@ -127,6 +127,11 @@ impl Prune<'_> {
         let stays: BTreeSet<&SnapshotId> = stays().map(|manifest| &manifest.snapshot).collect();
         let settled = view.records.iter().flat_map(|record| &record.body.branches);
         let branches: BTreeSet<&SnapshotId> = settled.filter(|snapshot| stays.contains(snapshot)).collect();
+        // What only a replica shows that is away stays as well.
+        let may_stay = |snapshot: &SnapshotId| {
+            stays.contains(snapshot)
+                || (!everywhere_gone && !removed.contains(snapshot) && !view.pruned.contains_key(snapshot))
+        };
         let body = PruneRecord {
             removed: all
                 .into_iter()
@@ -134,6 +139,7 @@ impl Prune<'_> {
                 .collect(),
             passed: sweep.passed.passed.clone(),
             branches: branches.into_iter().cloned().collect(),
+            times: view.settled.iter().filter(|settled| may_stay(&settled.snapshot)).cloned().collect(),
         };
         self.sign_record(view, &body)
     }

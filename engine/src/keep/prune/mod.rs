@@ -25,11 +25,14 @@
 //!   (`time.rs`).
 //! - **The future**: a snapshot whose capture lies in the future stays. It counts for no retention
 //!   rule, and is never the newest one: under a wrong clock, it would let others go.
+//! - **Settled times**: what an operator settles can let only that snapshot go whose manifest tells
+//!   a time in the future. Others stay if the rules keep them by what all manifests say.
 
 mod accept;
 mod execute;
 mod mark;
 mod plan;
+mod settle;
 mod shown;
 mod time;
 mod unreferenced;
@@ -46,7 +49,9 @@ use lifeboat_format::id::{Name, PackId, SnapshotId};
 use lifeboat_store::SharedReplica;
 
 pub use self::accept::Accept;
+pub use self::settle::{ClockReport, Settled};
 use crate::config::{Config, Dataset};
+pub use crate::keep::false_times::FalseTime;
 use crate::keys::HostKeys;
 pub use crate::renewal::sparse::Space;
 use crate::state::StateDirectory;
@@ -75,6 +80,8 @@ pub struct Prune<'a> {
 pub struct Verdict {
     /// The snapshot.
     pub snapshot: SnapshotId,
+    /// When it was taken; as its id says, if its manifest is about to go.
+    pub taken: DateTime<Utc>,
     /// The reasons why it stays. If there are none, it goes.
     pub keep_because: Vec<String>,
     /// When it goes, unless something keeps it by then. `None`: it stays.

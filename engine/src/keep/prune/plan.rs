@@ -78,12 +78,17 @@ impl Prune<'_> {
         now: DateTime<Utc>,
         goes_at: impl Fn(&SnapshotId) -> DateTime<Utc>,
     ) -> Vec<Verdict> {
+        let limits = &self.config.limits;
         let (shown, elsewhere): (Vec<&Manifest>, Vec<&Manifest>) =
             view.manifests.values().partition(|manifest| view.shown.contains(&manifest.snapshot));
         let (future, past): (Vec<&Manifest>, Vec<&Manifest>) =
-            shown.into_iter().partition(|manifest| is_future(manifest.started, now, &self.config.limits));
-        let times: Vec<DateTime<Utc>> = past.iter().map(|manifest| manifest.started).collect();
-        let reasons = retention::reasons_as_made(&times, &self.dataset.retention, now);
+            shown.into_iter().partition(|manifest| is_future(view.times.time(manifest), now, limits));
+        let told = |manifest: &&Manifest| retention::Told {
+            counts: view.times.time(manifest),
+            claimed: Some(manifest.started).filter(|claimed| !is_future(*claimed, now, limits)),
+        };
+        let told: Vec<retention::Told> = past.iter().map(told).collect();
+        let reasons = retention::reasons_as_settled(&told, &self.dataset.retention, now);
         let because = |why: &'static str| move |manifest| (manifest, vec![why.to_owned()]);
         let of_future = future.into_iter().map(because("its time lies in the future"));
         let of_others = elsewhere.into_iter().map(because("only replicas that are left alone show it"));
@@ -95,6 +100,7 @@ impl Prune<'_> {
             .chain(of_others)
             .map(|(manifest, keep_because)| Verdict {
                 snapshot: manifest.snapshot.clone(),
+                taken: view.times.time(manifest),
                 keep_because,
                 goes_at: None,
             })
@@ -106,6 +112,7 @@ impl Prune<'_> {
         // What a sweep has named goes, even if a replica still shows it.
         let leftovers = view.leftovers.iter().map(|snapshot| Verdict {
             snapshot: snapshot.clone(),
+            taken: snapshot.time(),
             keep_because: Vec::new(),
             goes_at: Some(goes_at(snapshot)),
         });

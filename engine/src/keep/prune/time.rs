@@ -6,6 +6,7 @@
 //! time, and the next one confirms it. A clock that is wrong for longer than that is believed.
 
 use std::collections::BTreeMap;
+use std::ops::Range;
 
 use chrono::{DateTime, Utc};
 use lifeboat_base::{Error, Result};
@@ -15,44 +16,75 @@ use lifeboat_format::manifest::Manifest;
 use super::Prune;
 use crate::catalog::clocks::{self, ClockWitnesses, longest_pause};
 use crate::catalog::future::is_future;
+use crate::catalog::taken::TakenTimes;
 
 impl Prune<'_> {
     /// # Errors
     /// The time cannot be believed. The replicas were just asked something.
-    pub(super) fn check_time(&self, manifests: &BTreeMap<SnapshotId, Manifest>) -> Result<()> {
-        let witnesses = ClockWitnesses::of(self.replicas, self.config.limits.clock_skew);
-        for warning in witnesses.check()? {
-            tracing::warn!("{warning}");
-        }
+    pub(super) fn check_time(&self, manifests: &BTreeMap<SnapshotId, Manifest>, times: &TakenTimes) -> Result<()> {
+        let witnesses = self.check_clock()?;
         let now = self.clock.now();
         // What lies in the future counts for nothing. A clock that is behind lets nothing go early.
-        let past = manifests.values().filter(|manifest| !is_future(manifest.started, now, &self.config.limits));
+        let past = manifests.values().filter(|manifest| !is_future(times.time(manifest), now, &self.config.limits));
         let newest = past.max_by_key(|manifest| (manifest.sequence, &manifest.snapshot));
         let Some(newest) = newest.filter(|_| witnesses.are_silent()) else { return Ok(()) };
-        let pause = |after: &SnapshotId, from: DateTime<Utc>, to: DateTime<Utc>| {
-            let longest = longest_pause(self.dataset.schedule.as_ref(), manifests.range(..=after).map(|(id, _)| id));
-            Some(to.signed_duration_since(from)).filter(|pause| *pause > longest).map(clocks::words)
-        };
         let doubt = |what: String| {
             Error::configuration(format!(
                 "it is doubtful whether this host's clock is right: {what}, and no replica tells the time"
             ))
         };
-        if let Some(pause) = pause(&newest.snapshot, newest.started, now) {
+        if let Some(pause) = self.long_pause(manifests, times, &newest.snapshot, times.time(newest)..now) {
             return Err(doubt(format!("the newest snapshot, {}, is {pause} old", newest.snapshot)).hint(
                 "if the clock is right (see `timedatectl`), back up twice: the second backup confirms the time; then prune",
             ));
         }
-        let Some(before) = newest.predecessor() else { return Ok(()) };
-        let time = manifests.get(before).map_or_else(|| before.time(), |manifest| manifest.started);
-        match pause(before, time, newest.started) {
+        match self.jump(manifests, times, newest) {
             None => Ok(()),
             Some(pause) => {
                 let what = format!("snapshot {} is {pause} later than the one before it", newest.snapshot);
-                Err(doubt(what).hint(
-                    "if the clock is right (see `timedatectl`), back up once more: that confirms the time; then prune",
-                ))
+                Err(doubt(what).hint(format!(
+                    "if the clock is right (see `timedatectl`), back up once more or run `lifeboat repair clock {}`: that confirms the time; then prune",
+                    self.dataset.name
+                )))
             }
         }
+    }
+
+    /// What the replicas, which were just asked something, told about the time.
+    ///
+    /// # Errors
+    /// They all contradict this host's clock.
+    pub(super) fn check_clock(&self) -> Result<ClockWitnesses> {
+        let witnesses = ClockWitnesses::of(self.replicas, self.config.limits.clock_skew);
+        for warning in witnesses.check()? {
+            tracing::warn!("{warning}");
+        }
+        Ok(witnesses)
+    }
+
+    /// How much later than the one before it this snapshot was taken, if that is doubtful and
+    /// nobody vouches for it.
+    pub(super) fn jump(
+        &self,
+        manifests: &BTreeMap<SnapshotId, Manifest>,
+        times: &TakenTimes,
+        newest: &Manifest,
+    ) -> Option<String> {
+        let before = newest.predecessor().filter(|_| !times.is_vouched_for(&newest.snapshot))?;
+        let time = manifests.get(before).map_or_else(|| before.time(), |manifest| times.time(manifest));
+        self.long_pause(manifests, times, before, time..times.time(newest))
+    }
+
+    /// The pause between these times, if it is so long after this snapshot that it is doubtful.
+    fn long_pause(
+        &self,
+        manifests: &BTreeMap<SnapshotId, Manifest>,
+        times: &TakenTimes,
+        after: &SnapshotId,
+        between: Range<DateTime<Utc>>,
+    ) -> Option<String> {
+        let before = manifests.range(..=after).map(|(_, manifest)| times.time(manifest));
+        let longest = longest_pause(self.dataset.schedule.as_ref(), before);
+        Some(between.end.signed_duration_since(between.start)).filter(|pause| *pause > longest).map(clocks::words)
     }
 }

@@ -31,6 +31,7 @@ use crate::catalog::inventory::{Inventory, NotListed, all_snapshots};
 use crate::catalog::order::{Acts, OrderReader};
 use crate::catalog::records::{FoundRecord, RecordReader};
 use crate::catalog::removals::{PrunedSnapshots, prune_records};
+use crate::catalog::taken::{SettledTimes, TakenTimes, TimeClaim};
 use crate::catalog::unbelieved::Unbelieved;
 use crate::keep::gaps::{Gap, UnreadableHead, Witnesses, refusal, unfinished};
 use crate::state::cache::ObjectCache;
@@ -54,8 +55,12 @@ pub(in crate::keep) struct View {
     pub(super) shown: BTreeSet<SnapshotId>,
     /// The hashes of these manifests as they are stored.
     pub(super) hashes: BTreeMap<SnapshotId, Digest>,
+    /// When these snapshots were taken.
+    pub(in crate::keep) times: TakenTimes,
     pub(super) records: Vec<FoundRecord<PruneRecord>>,
-    /// Every snapshot that one of the records names.
+    /// The times that the records settle, whether they count or not.
+    pub(in crate::keep) settled: SettledTimes,
+    /// Every snapshot that one of the records removes.
     pub(super) pruned: PrunedSnapshots,
     /// Those of them that a replica still shows.
     pub(super) leftovers: Vec<SnapshotId>,
@@ -159,7 +164,7 @@ impl Prune<'_> {
                     view.skipped.iter().map(|(name, _)| name).filter(|name| !doubted(name)).collect();
                 (!gaps.is_empty()).then(|| refusal(dataset, &gaps, &away))
             })
-            .or_else(|| self.check_time(&view.manifests).err());
+            .or_else(|| self.check_time(&view.manifests, &view.times).err());
         let reasons = doubt.map_or(unusable, |doubt| vec![doubt]);
         if reasons.is_empty() {
             return Ok(view);
@@ -230,6 +235,7 @@ impl Prune<'_> {
         }
         // One that cannot be fetched may call things gone that could be finished.
         let all_records_known = records.unreadable.values().all(is_verdict);
+        let settled = records.settled_times();
         let mut strangers = Unbelieved::new("a prune record whose signer is not trusted");
         for (id, error) in records.unreadable {
             let own = error.hint_text().unwrap_or("run `lifeboat verify` to see why").to_owned();
@@ -273,7 +279,8 @@ impl Prune<'_> {
             let signed = documents.signed(of, &snapshot).await;
             doubts.add(&holders, signed, &error, UNREADABLE_MANIFEST);
         }
-        let [proved, proved_whole] = self.newest_proved(&inventories, &manifests, &mut doubts).await;
+        let times = settled.among(manifests.values().map(TimeClaim::from));
+        let [proved, proved_whole] = self.newest_proved(&inventories, &manifests, &times, &mut doubts).await;
         let seen = seen::read(self.state, dataset);
         let (unfinished, headless) = unfinished(&documents, &inventories, &current, &pruned).await;
         for UnreadableHead { inventory, snapshot, error } in headless {
@@ -347,7 +354,9 @@ impl Prune<'_> {
             manifests,
             shown,
             hashes,
+            times,
             records,
+            settled,
             pruned,
             leftovers,
             leftover_objects,
@@ -406,6 +415,7 @@ impl Prune<'_> {
         &self,
         inventories: &[Inventory],
         manifests: &BTreeMap<SnapshotId, Manifest>,
+        times: &TakenTimes,
         doubts: &mut Doubts,
     ) -> [Option<SnapshotId>; 2] {
         let now = self.clock.now();
@@ -414,15 +424,15 @@ impl Prune<'_> {
             let sound = inventories.iter().filter(|inventory| !doubts.replicas.contains_key(inventory.replica.name()));
             let shown: BTreeSet<&SnapshotId> = sound.flat_map(|inventory| &inventory.snapshots).collect();
             let counts = |(snapshot, manifest): &(_, &Manifest)| {
-                shown.contains(*snapshot) && !is_future(manifest.started, now, &self.config.limits)
+                shown.contains(*snapshot) && !is_future(times.time(manifest), now, &self.config.limits)
             };
             let mut candidates: BTreeMap<&SnapshotId, &Manifest> = manifests.iter().filter(counts).collect();
             let doubted = doubts.replicas.len();
-            let newest = self.newest_proved_of(&candidates, inventories, doubts, &mut unbelieved).await;
+            let newest = self.newest_proved_of(&candidates, times, inventories, doubts, &mut unbelieved).await;
             let mut whole = None;
             if newest.is_some_and(|newest| !newest.source.skipped.is_empty()) {
                 candidates.retain(|_, manifest| manifest.source.skipped.is_empty());
-                whole = self.newest_proved_of(&candidates, inventories, doubts, &mut unbelieved).await;
+                whole = self.newest_proved_of(&candidates, times, inventories, doubts, &mut unbelieved).await;
             }
             // A replica that is doubted since then may have been the only one to show it.
             if doubts.replicas.len() == doubted {
@@ -436,6 +446,7 @@ impl Prune<'_> {
     async fn newest_proved_of<'m>(
         &self,
         candidates: &BTreeMap<&SnapshotId, &'m Manifest>,
+        times: &TakenTimes,
         inventories: &[Inventory],
         doubts: &mut Doubts,
         unbelieved: &mut Unbelieved,
@@ -444,8 +455,8 @@ impl Prune<'_> {
         let drills: BTreeSet<&SnapshotId> = inventories.iter().flat_map(|inventory| &inventory.drills).collect();
         for drill in drills.into_iter().rev() {
             // A drill is younger than the snapshot that it proves. So no older report can name a
-            // newer snapshot.
-            if newest.is_some_and(|manifest| manifest.started >= drill.time()) {
+            // newer snapshot. A settled time must not end the search early.
+            if newest.is_some_and(|manifest| times.time(manifest).min(manifest.started) >= drill.time()) {
                 break;
             }
             let holders: Vec<&Inventory> =

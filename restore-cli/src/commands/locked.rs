@@ -1,0 +1,54 @@
+//! What a repair works on: a dataset of the configuration, under its lock, with every replica.
+
+use lifeboat_engine::config::Config;
+use lifeboat_engine::format::id::Name;
+use lifeboat_engine::keep::prune::Prune;
+use lifeboat_engine::keys::HostKeys;
+use lifeboat_engine::state::{Lock, StateDirectory};
+use lifeboat_engine::store::SharedReplica;
+use lifeboat_engine::{Error, Result};
+
+use crate::session::Session;
+
+/// What a repair works on, and the dataset's lock.
+pub(super) struct LockedDataset {
+    config: Config,
+    dataset: Name,
+    keys: HostKeys,
+    replicas: Vec<SharedReplica>,
+    state: StateDirectory,
+    _lock: Lock,
+}
+
+impl LockedDataset {
+    pub(super) async fn open(dataset: &Name, session: &Session) -> Result<Self> {
+        let config = session.configuration()?;
+        if session.globals.replica.is_some() {
+            return Err(Error::usage("repair always looks at every replica, because one may hold what another lacks")
+                .hint("leave --replica out"));
+        }
+        if config.dataset(dataset).is_none() {
+            return Err(Error::usage(format!("the configuration has no dataset {dataset}"))
+                .hint("name a dataset of this configuration"));
+        }
+        let keys = HostKeys::load(&config.keys)?;
+        let replicas = config.open_replicas(&session.clock).await?;
+        let state = StateDirectory::open(&config.state_directory)?;
+        let _lock = state.lock_dataset(dataset)?;
+        Ok(Self { config, dataset: dataset.clone(), keys, replicas, state, _lock })
+    }
+
+    pub(super) fn prune(&self, session: &Session) -> Result<Prune<'_>> {
+        let name = &self.dataset;
+        let found = self.config.dataset(name);
+        Ok(Prune {
+            config: &self.config,
+            dataset: found.ok_or_else(|| Error::usage(format!("the configuration has no dataset {name}")))?,
+            keys: &self.keys,
+            replicas: &self.replicas,
+            state: &self.state,
+            clock: session.clock.clone(),
+            cancel: session.cancel.clone(),
+        })
+    }
+}
