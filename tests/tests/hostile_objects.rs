@@ -269,6 +269,7 @@ async fn a_replica_says_how_an_endpoint_lies_and_takes_little_of_it() {
                 assert!(matches!(error.kind, ReplicaErrorKind::BadListing(_)), "{lie:?}: {error}");
                 assert!(error.to_string().contains("replica liar: cannot list folder/"), "{lie:?}: {error}");
             }
+            Lie::RemovesNothing | Lie::RefusesOne | Lie::RemovesOneByOne => unreachable!("not among these"),
         }
         assert!(liar.served_bytes() < 160 << 20, "{lie:?}: {} MiB were taken", liar.served_bytes() >> 20);
     }
