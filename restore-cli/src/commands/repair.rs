@@ -1,7 +1,7 @@
 //! `repair`: puts back what replicas lost and this host or another replica has, and names the rest.
 //!
-//! The dataset's lock is held from the look to the record that accepts a loss, so what was shown is
-//! what is accepted.
+//! The dataset's lock is not held while a question is open, so that it holds up no backup. What is
+//! accepted after the answer is what was shown: if other things are missing by then, nothing is.
 
 use std::fmt;
 
@@ -50,7 +50,7 @@ pub(crate) async fn run(args: &Args, session: &Session) -> Result<()> {
     let keys = HostKeys::load(&config.keys)?;
     let replicas = config.open_replicas(&session.clock).await?;
     let state = StateDirectory::open(&config.state_directory)?;
-    let _lock = state.lock_dataset(name)?;
+    let lock = state.lock_dataset(name)?;
     let prune = Prune {
         config: &config,
         dataset,
@@ -70,7 +70,9 @@ pub(crate) async fn run(args: &Args, session: &Session) -> Result<()> {
         } else {
             format!("Keep both branches of dataset {name}?")
         };
+        drop(lock);
         session.confirm(args.yes, question).await?;
+        let _lock = state.lock_dataset(name)?;
         report = repair::accept(&prune, accepted, report).await?;
     }
     session.out.result(&ReportView(&report))?;
