@@ -210,7 +210,7 @@ impl Live {
 }
 
 impl State {
-    /// Which replicas answer: those that answered the last check, and no run has found silent since.
+    /// Which replicas have answered the last check, and were not found silent by a run since.
     fn up(&self) -> BTreeMap<Name, bool> {
         let down = left_alone(&self.installation);
         self.up.iter().map(|(name, up)| (name.clone(), *up && !down.contains_key(name))).collect()

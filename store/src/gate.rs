@@ -10,8 +10,8 @@
 //!   Then `limit * (1 - best / pace)` of them only wait, inside the replica or on the way to it. If
 //!   fewer than two wait, the limit rises by one; if more than four wait, it falls by one. That is
 //!   decided once a round, which is `limit` transfers long.
-//! - **Failures**: when the replica is unavailable, asks to slow down, or does not answer in time, the
-//!   limit is halved, once for all transfers that were under way together.
+//! - **Failures**: when the replica is unavailable, asks to slow down, or does not answer in time,
+//!   the limit is halved, once for all transfers that were under way together.
 //! - **What does not count**: other errors, cancelled transfers, and transfers that mostly waited
 //!   for a cap on the bandwidth. Under a cap, more transfers make nothing faster, and leave more
 //!   unfinished if the run ends. So the limit falls to two: one transfer fills the line while the
