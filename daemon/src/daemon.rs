@@ -13,7 +13,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-use chrono::{DateTime, Utc};
+use chrono::{DateTime, TimeDelta, Utc};
 use lifeboat_engine::backup::Progress;
 use lifeboat_engine::base::{Class, Context, Error, Result};
 use lifeboat_engine::clock::SharedClock;
@@ -30,14 +30,16 @@ use tokio_util::sync::CancellationToken;
 
 use crate::control::protocol::Answer;
 use crate::control::{self, Trigger};
+use crate::held::{HeldStarts, Verdict};
 use crate::http;
 use crate::installation::Installation;
 use crate::live::Live;
 use crate::notify;
 use crate::runner::{OBEY, Runner};
 use crate::scheduler::{Cause, Scheduler};
+use crate::start::Start;
 use crate::status::Ledger;
-use crate::turn::{Ended, Start};
+use crate::turn::Ended;
 use crate::upkeep::Upkeep;
 use crate::words;
 
@@ -64,6 +66,7 @@ pub(crate) struct Daemon {
     scheduler: Scheduler,
     upkeep: Upkeep,
     run: Option<Run>,
+    held: HeldStarts,
     /// Who waits for the next run of a dataset.
     waiting: BTreeMap<Name, Vec<oneshot::Sender<Answer>>>,
     /// Datasets that an operator wants this host to lead.
@@ -116,7 +119,7 @@ impl Daemon {
         let installation = Arc::new(Installation::open(config, &clock).await?);
         let config = &installation.config;
         let ledger = Arc::new(Ledger::open(&state, config.datasets.iter().map(|dataset| &dataset.name)));
-        let live = Arc::new(Live::new(installation.clone(), ledger.clone(), clock.clone()));
+        let live = Arc::new(Live::new(installation.clone(), state.clone(), ledger.clone(), clock.clone()));
 
         let listener = TcpListener::bind(config.listen).await.map_err(|error| {
             Error::failed(format!("cannot listen on {}", config.listen))
@@ -145,20 +148,23 @@ impl Daemon {
         let runner = Runner { state, ledger, clock, tools: origin.tools.clone() };
         let scheduler = Scheduler::new(config, |dataset| considered(&runner, dataset));
         let upkeep = Upkeep::new(runner.clone(), live.clone());
-        Ok(Self {
+        let mut daemon = Self {
             origin,
             live,
             runner,
             scheduler,
             upkeep,
             run: None,
+            held: HeldStarts::default(),
             waiting: BTreeMap::new(),
             takeovers: BTreeSet::new(),
             triggers,
             signals,
             endpoints,
             _lock: lock,
-        })
+        };
+        daemon.remember_retries();
+        Ok(daemon)
     }
 
     /// Runs until a signal ends it.
@@ -207,6 +213,7 @@ impl Daemon {
                 _ if self.takeovers.remove(&dataset) => Start::Takeover,
                 Cause::Trigger => Start::Asked,
                 Cause::Schedule | Cause::CatchUp => Start::Scheduled,
+                Cause::Retry => Start::Retry,
             };
             let task = tokio::spawn(async move { runner.start(&installation, &name, start, &told, &stop).await });
             notify::status(&format!("Backing up {dataset}"));
@@ -216,7 +223,7 @@ impl Daemon {
         let installation = self.live.installation();
         let names = installation.config.datasets.iter().map(|dataset| &dataset.name);
         let next = names.filter_map(|name| Some((name.clone(), self.scheduler.next_start(name)?))).collect();
-        self.live.turned(self.scheduler.running(), next);
+        self.live.turned(self.scheduler.running(), next, self.held.since());
         if self.run.is_none() {
             notify::status(&self.idle());
         }
@@ -231,6 +238,7 @@ impl Daemon {
             result = end_of(&mut self.run) => Event::Ended(Box::new(result)),
             Some(trigger) = self.triggers.recv() => Event::Trigger(trigger),
             event = self.signals.next() => event,
+            () = self.upkeep.job_ended() => Event::Turn,
             () = tokio::time::sleep(due.unwrap_or(pause).min(pause)) => Event::Turn,
         }
     }
@@ -240,6 +248,11 @@ impl Daemon {
         let Some(run) = self.run.take() else { return };
         let report = match result {
             Ok(Ended::BackedUp(report)) => Ok(*report),
+            Ok(Ended::Locked(error)) => {
+                self.wait_for_lock(&run.dataset, &error);
+                answer_all(run.waiting, &Answer::from(error));
+                return;
+            }
             Ok(Ended::Left(again)) => {
                 if let Some(time) = again {
                     self.scheduler.again(&run.dataset, time);
@@ -248,11 +261,48 @@ impl Daemon {
             }
             Err(error) => Err(error),
         };
+        self.held.done(&run.dataset);
+        self.remember_retry(&run.dataset);
         self.upkeep.want(&run.dataset);
-        let answer = Answer::from(report);
-        for waiting in run.waiting {
-            // Whoever hung up does not want it any more.
-            let _ = waiting.send(answer.clone());
+        answer_all(run.waiting, &Answer::from(report));
+    }
+
+    /// Another program works on `dataset`. A start that was due waits for it.
+    fn wait_for_lock(&mut self, dataset: &Name, error: &Error) {
+        if !self.scheduler.was_due() && !self.held.waits(dataset) {
+            return;
+        }
+        let (now, longest) = (self.runner.clock.now(), self.live.installation().config.limits.run);
+        let longest = TimeDelta::from_std(longest).unwrap_or(TimeDelta::MAX);
+        let begins = !self.held.waits(dataset);
+        match self.held.found_taken(dataset, now, self.scheduler.next_start(dataset), longest) {
+            Verdict::Waits(look) => {
+                if begins {
+                    tracing::warn!(%dataset, "the backup waits: {}", error.chain());
+                }
+                self.scheduler.again(dataset, look);
+            }
+            Verdict::Missed(since, look) => {
+                let why = format!("it could not start, and had waited since {}: {}", words::time(since), error.chain());
+                tracing::error!(%dataset, class = error.class().as_str(), "backup failed: {why}");
+                self.runner.ledger.missed(dataset, why);
+                if let Some(look) = look {
+                    self.scheduler.again(dataset, look);
+                }
+            }
+        }
+    }
+
+    fn remember_retry(&mut self, dataset: &Name) {
+        if let Some(time) = self.runner.ledger.get(dataset).retry_at {
+            self.scheduler.retry(dataset, time);
+        }
+    }
+
+    /// Runs that failed before a restart or a reload are tried again, too.
+    fn remember_retries(&mut self) {
+        for dataset in &self.live.installation().config.datasets {
+            self.remember_retry(&dataset.name);
         }
     }
 
@@ -287,7 +337,9 @@ impl Daemon {
                     replicas = after.replicas.len(),
                     "configuration reloaded"
                 );
+                self.held.retain(|dataset| installation.config.dataset(dataset).is_some());
                 self.live.install(Arc::new(installation));
+                self.remember_retries();
             }
             Err(error) => tracing::error!(
                 hint = error.hint_text().unwrap_or_default(),
@@ -346,7 +398,7 @@ impl Daemon {
                 () = &mut patience => break,
                 () = self.signals.stop() => break,
                 _ = alive.tick() => {
-                    self.live.turned(self.scheduler.running(), BTreeMap::new());
+                    self.live.turned(self.scheduler.running(), BTreeMap::new(), BTreeMap::new());
                     notify::alive();
                 }
             }
@@ -380,6 +432,13 @@ impl Daemon {
             Some((at, dataset)) => format!("Idle; next is {dataset} at {}", words::time(at)),
             None => "Idle; nothing is scheduled".to_owned(),
         }
+    }
+}
+
+fn answer_all(waiting: Vec<oneshot::Sender<Answer>>, answer: &Answer) {
+    for waiting in waiting {
+        // Whoever hung up does not want it any more.
+        let _ = waiting.send(answer.clone());
     }
 }
 

@@ -10,6 +10,8 @@ use lifeboat_engine::base::{Result, escape};
 use lifeboat_engine::clock::SharedClock;
 use lifeboat_engine::format::id::Name;
 use lifeboat_engine::is_future;
+use lifeboat_engine::state::StateDirectory;
+use lifeboat_engine::store::{Down, SharedReplica};
 use serde::Serialize;
 
 use crate::installation::Installation;
@@ -21,6 +23,7 @@ use crate::words;
 const HUNG: Duration = Duration::from_secs(60);
 
 pub(crate) struct Live {
+    state_directory: StateDirectory,
     ledger: Arc<Ledger>,
     clock: SharedClock,
     state: Mutex<State>,
@@ -30,6 +33,8 @@ struct State {
     installation: Arc<Installation>,
     running: Option<Name>,
     next: BTreeMap<Name, DateTime<Utc>>,
+    /// Starts that wait because another program works on their dataset, and since when.
+    held: BTreeMap<Name, DateTime<Utc>>,
     /// Replicas that answered when they were last asked. Empty before they were.
     up: BTreeMap<Name, bool>,
     /// When the loop last turned.
@@ -43,9 +48,18 @@ pub(crate) struct StatusReport {
     pub version: &'static str,
     pub running: Option<Name>,
     pub stopping: bool,
-    /// Whether each replica answered when it was last asked.
+    /// Whether each replica answered when it was last asked, be it by a run.
     pub replicas: BTreeMap<Name, bool>,
+    /// Replicas that runs leave alone until they answer a probe.
+    pub left_alone: BTreeMap<Name, LeftAlone>,
     pub datasets: BTreeMap<Name, DatasetReport>,
+}
+
+/// A replica that does not answer, in [`StatusReport`].
+#[derive(Debug, Serialize)]
+pub(crate) struct LeftAlone {
+    pub since: DateTime<Utc>,
+    pub why: String,
 }
 
 /// One dataset in [`StatusReport`].
@@ -53,6 +67,10 @@ pub(crate) struct StatusReport {
 pub(crate) struct DatasetReport {
     /// When it starts next by schedule.
     pub next: Option<DateTime<Utc>>,
+    /// Since when a start waits because another program works on the dataset, …
+    pub waits_since: Option<DateTime<Utc>>,
+    /// … and which one.
+    pub waits_for: Option<String>,
     /// Whether `last_success` lies in the future, so that it tells no age.
     pub newest_in_future: bool,
     #[serde(flatten)]
@@ -60,16 +78,22 @@ pub(crate) struct DatasetReport {
 }
 
 impl Live {
-    pub(crate) fn new(installation: Arc<Installation>, ledger: Arc<Ledger>, clock: SharedClock) -> Self {
+    pub(crate) fn new(
+        installation: Arc<Installation>,
+        state_directory: StateDirectory,
+        ledger: Arc<Ledger>,
+        clock: SharedClock,
+    ) -> Self {
         let state = State {
             installation,
             running: None,
             next: BTreeMap::new(),
+            held: BTreeMap::new(),
             up: BTreeMap::new(),
             turned: clock.elapsed(),
             stopping: false,
         };
-        Self { ledger, clock, state: Mutex::new(state) }
+        Self { state_directory, ledger, clock, state: Mutex::new(state) }
     }
 
     /// What new runs work with.
@@ -83,11 +107,17 @@ impl Live {
     }
 
     /// The loop turned.
-    pub(crate) fn turned(&self, running: Option<&Name>, next: BTreeMap<Name, DateTime<Utc>>) {
+    pub(crate) fn turned(
+        &self,
+        running: Option<&Name>,
+        next: BTreeMap<Name, DateTime<Utc>>,
+        held: BTreeMap<Name, DateTime<Utc>>,
+    ) {
         let mut state = self.lock();
         state.turned = self.clock.elapsed();
         state.running = running.cloned();
         state.next = next;
+        state.held = held;
     }
 
     /// A replica was asked. Tells whether that is news.
@@ -109,7 +139,7 @@ impl Live {
     pub(crate) fn unready(&self) -> Option<String> {
         let state = self.lock();
         let config = &state.installation.config;
-        let up = config.replicas.iter().filter(|replica| state.up.get(&replica.name) == Some(&true)).count();
+        let up = state.up().into_values().filter(|up| *up).count();
         if state.stopping {
             Some("stopping".to_owned())
         } else if up < config.min_replicas {
@@ -130,7 +160,7 @@ impl Live {
     pub(crate) fn metrics(&self) -> Result<String> {
         let (installation, running, up) = {
             let state = self.lock();
-            (state.installation.clone(), state.running.clone(), state.up.clone())
+            (state.installation.clone(), state.running.clone(), state.up())
         };
         metrics::render(&metrics::Snapshot {
             config: &installation.config,
@@ -151,13 +181,16 @@ impl Live {
             let next = state.next.get(&name).copied();
             let in_future = |time: &DateTime<Utc>| is_future(*time, now, limits);
             let newest_in_future = status.last_success.as_ref().is_some_and(in_future);
-            (name, DatasetReport { next, newest_in_future, status })
+            let waits_since = state.held.get(&name).copied();
+            let waits_for = waits_since.map(|_| self.state_directory.holder(&name));
+            (name, DatasetReport { next, waits_since, waits_for, newest_in_future, status })
         });
         StatusReport {
             version: env!("CARGO_PKG_VERSION"),
             running: state.running.clone(),
             stopping: state.stopping,
-            replicas: state.up.clone(),
+            replicas: state.up(),
+            left_alone: left_alone(&state.installation),
             datasets: datasets.collect(),
         }
     }
@@ -174,6 +207,22 @@ impl Live {
     fn lock(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+impl State {
+    /// Which replicas have answered the last check, and were not found silent by a run since.
+    fn up(&self) -> BTreeMap<Name, bool> {
+        let down = left_alone(&self.installation);
+        self.up.iter().map(|(name, up)| (name.clone(), *up && !down.contains_key(name))).collect()
+    }
+}
+
+fn left_alone(installation: &Installation) -> BTreeMap<Name, LeftAlone> {
+    let down = |replica: &SharedReplica| {
+        let Down { since, why } = replica.down()?;
+        Some((replica.name().clone(), LeftAlone { since, why }))
+    };
+    installation.replicas.iter().filter_map(down).collect()
 }
 
 impl StatusReport {
@@ -199,6 +248,12 @@ impl StatusReport {
             };
             let future = if dataset.newest_in_future { " (its time lies in the FUTURE)" } else { "" };
             lines.push(format!("dataset {name}: {newest}{future}{partial}, {next}{failed}"));
+            if let Some((since, holder)) = dataset.waits_since.zip(dataset.waits_for.as_ref()) {
+                let since = words::time(since);
+                lines.push(format!("dataset {name}: a backup WAITS since {since} until {holder} ends"));
+            } else if let Some(time) = status.retry_at {
+                lines.push(format!("dataset {name}: tried again at {}", words::time(time)));
+            }
             if let Some(leader) = &status.led_by {
                 let needed = if status.takeover_needed {
                     format!(", and has NOT BACKED UP in time: run `lifeboat takeover {name}` if it is gone")
@@ -224,7 +279,14 @@ impl StatusReport {
             }
         }
         for (name, up) in &self.replicas {
-            lines.push(format!("replica {name}: {}", if *up { "up" } else { "DOWN; run `lifeboat check` to see why" }));
+            let stands = match self.left_alone.get(name) {
+                Some(LeftAlone { since, why }) => {
+                    format!("DOWN since {}; runs only probe it: {}", words::time(*since), escape::line(why))
+                }
+                None if *up => "up".to_owned(),
+                None => "DOWN; run `lifeboat check` to see why".to_owned(),
+            };
+            lines.push(format!("replica {name}: {stands}"));
         }
         lines.join("\n")
     }
@@ -246,16 +308,28 @@ mod tests {
             version: "1",
             running: None,
             stopping: false,
-            replicas: BTreeMap::new(),
+            replicas: BTreeMap::from([("south".parse().unwrap(), false)]),
+            left_alone: BTreeMap::from([(
+                "south".parse().unwrap(),
+                LeftAlone { since: newest.unwrap(), why: "no answer within 5s".to_owned() },
+            )]),
             datasets: BTreeMap::from([(
                 "shop".parse().unwrap(),
-                DatasetReport { next: None, newest_in_future: false, status },
+                DatasetReport {
+                    next: None,
+                    waits_since: newest,
+                    waits_for: Some("another run".to_owned()),
+                    newest_in_future: false,
+                    status,
+                },
             )]),
         };
         let text = report.summary();
         let line = text.lines().nth(1).unwrap();
         assert!(line.starts_with("dataset shop: newest "), "{line}");
         assert!(line.contains("; PARTIAL: lacks 2 databases, not scheduled; the last run FAILED: no"), "{line}");
-        assert!(text.contains("\ndataset shop: NOTHING IS DELETED: act 5 is missing"), "{text}");
+        assert!(text.contains("\ndataset shop: deletion is STOPPED, at least in part: act 5 is missing"), "{text}");
+        assert!(text.contains(" until another run ends"), "{text}");
+        assert!(text.contains("; runs only probe it: no answer within 5s"), "{text}");
     }
 }

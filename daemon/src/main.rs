@@ -7,6 +7,7 @@
 mod cli;
 mod control;
 mod daemon;
+mod held;
 mod http;
 mod installation;
 mod live;
@@ -18,6 +19,7 @@ mod run;
 mod run_report;
 mod runner;
 mod scheduler;
+mod start;
 mod status;
 mod turn;
 mod upkeep;

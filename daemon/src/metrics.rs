@@ -158,6 +158,12 @@ fn backups(page: &Page, snapshot: &Snapshot<'_>) -> prometheus::Result<()> {
             .collect(),
     )?;
     page.counter(
+        "lifeboat_backup_retries_total",
+        "Backups that were started because the one before had failed.",
+        &label,
+        datasets(snapshot).map(|(name, status)| (vec![name], status.retries)).collect(),
+    )?;
+    page.counter(
         "lifeboat_prune_removed_snapshots_total",
         "Snapshots that retention removed.",
         &label,
@@ -235,7 +241,7 @@ fn replicas(page: &Page, snapshot: &Snapshot<'_>) -> prometheus::Result<()> {
     let is_up = |name: &Name| f64::from(u8::from(snapshot.up.get(name).copied().unwrap_or_default()));
     page.gauge(
         "lifeboat_replica_up",
-        "1 if the replica answered the last check, which runs every minute.",
+        "1 if the replica answered the last check, which runs every minute, and no backup has found it silent since. At 0, backups only probe it.",
         &["replica"],
         names().map(|name| (vec![name.as_str()], is_up(name))).collect(),
     )?;

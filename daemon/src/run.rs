@@ -27,8 +27,9 @@ use crate::daemon::{Daemon, Origin};
 use crate::installation::Installation;
 use crate::log;
 use crate::runner::Runner;
+use crate::start::Start;
 use crate::status::Ledger;
-use crate::turn::{Ended, Start};
+use crate::turn::Ended;
 
 /// Runs the command line `arguments`, program name first.
 pub(crate) fn run(arguments: impl Iterator<Item = OsString>) -> ExitCode {
@@ -119,6 +120,7 @@ async fn once(config: Config, datasets: Vec<Name>, json: bool, clock: SharedCloc
     for dataset in &datasets {
         let run = match runner.start(&installation, dataset, Start::Asked, &Arc::default(), &cancel).await {
             Ok(Ended::BackedUp(report)) => Ok(*report),
+            Ok(Ended::Locked(error)) => Err(error),
             Ok(Ended::Left(_)) => Err(Error::cancelled(&format!("the backup of {dataset}"))),
             Err(error) => Err(error),
         };

@@ -5,6 +5,8 @@
 //!   is remembered, too.
 //! - **Deadline**: a run that takes longer than `limits.run` is cancelled, and aborted if it does
 //!   not obey. A commit that has begun is never aborted.
+//! - **Retry**: a scheduled run that failed is tried again (`retry` of the dataset), unless nothing
+//!   but an operator can mend the cause.
 //! - **Cancellation**: nothing is committed, unless the commit had begun. The run counts as missed,
 //!   and starts again after the next start of the daemon.
 
@@ -25,13 +27,14 @@ use lifeboat_engine::is_future;
 use lifeboat_engine::keep::catch_up::{ReplicaState, catch_up};
 use lifeboat_engine::keep::prune::{Prune, PruneOutcome};
 use lifeboat_engine::lead::lease;
-use lifeboat_engine::state::StateDirectory;
+use lifeboat_engine::state::{Lock, StateDirectory};
 use tokio_util::sync::CancellationToken;
 use tracing::Instrument;
 
 use crate::installation::Installation;
 use crate::notify;
 use crate::run_report::{RunReport, Stopped};
+use crate::start::Start;
 use crate::status::Ledger;
 use crate::words;
 
@@ -51,7 +54,7 @@ pub(crate) struct Runner {
 }
 
 impl Runner {
-    /// Backs `dataset` up and prunes it.
+    /// Backs `dataset` up and prunes it. `start` tells why, and has the dataset's lock.
     ///
     /// # Errors
     /// No snapshot was committed. The error is logged and remembered already.
@@ -59,13 +62,15 @@ impl Runner {
         &self,
         installation: &Installation,
         dataset: &Name,
+        (start, lock): (Start, Lock),
         progress: &Arc<Progress>,
         cancel: &CancellationToken,
     ) -> Result<RunReport> {
         let run = format!("{:016x}", rand::random::<u64>());
         let span = tracing::info_span!("run", %dataset, %run);
         let work = async {
-            let result = self.locked(installation, dataset, progress, cancel).await;
+            let result = self.locked(installation, dataset, start, progress, cancel).await;
+            drop(lock);
             match &result {
                 Ok(report) => tracing::info!("{}", report.line()),
                 Err(error) => tracing::error!(
@@ -84,11 +89,11 @@ impl Runner {
         &self,
         installation: &Installation,
         dataset: &Name,
+        start: Start,
         progress: &Arc<Progress>,
         cancel: &CancellationToken,
     ) -> Result<RunReport> {
         let dataset = installation.dataset(dataset)?;
-        let _lock = self.state.lock_dataset(&dataset.name)?;
         let before = self.ledger.get(&dataset.name).considered;
         let began = self.clock.now();
         // Remembered before it starts, so that a run that takes the daemon down with it is not
@@ -96,6 +101,8 @@ impl Runner {
         self.ledger.update(&dataset.name, |status| {
             status.last_attempt = Some(began);
             status.considered = Some(began);
+            status.retry_at = None;
+            status.retries += u64::from(start == Start::Retry);
         });
         // A bug must neither end the daemon nor go unnoticed.
         let result =
@@ -134,6 +141,8 @@ impl Runner {
                 }
                 if cancel.is_cancelled() {
                     status.considered = before;
+                } else {
+                    status.retry_at = retry_at(dataset, error, self.clock.now());
                 }
             }
         });
@@ -354,6 +363,15 @@ fn crashed(dataset: &Name, is_committing: bool) -> Error {
     } else {
         Error::failed(what).hint(report)
     }
+}
+
+/// When a run that failed is tried again.
+fn retry_at(dataset: &Dataset, error: &Error, now: DateTime<Utc>) -> Option<DateTime<Utc>> {
+    let only_people_mend = matches!(error.class(), Class::Configuration | Class::Keys | Class::Usage);
+    if only_people_mend || dataset.retry.is_zero() || dataset.schedule.is_none() {
+        return None;
+    }
+    chrono::TimeDelta::from_std(dataset.retry).ok().and_then(|pause| now.checked_add_signed(pause))
 }
 
 /// Why nothing, or not everything, is deleted in some replicas.

@@ -7,6 +7,7 @@
 //!   time, are made up for by one run, however many they were.
 //! - **Overlap**: one run at a time, over all datasets. Requests of operators go first, in their
 //!   order.
+//! - **Retries**: a failed run is started again, unless the schedule starts it before.
 //! - **Clock**: a clock that was set back does not silence a dataset.
 
 use std::collections::{BTreeMap, VecDeque};
@@ -25,6 +26,8 @@ pub(crate) enum Cause {
     Schedule,
     /// Its time came while it could not run.
     CatchUp,
+    /// The run before it has failed.
+    Retry,
     /// An operator asked.
     Trigger,
 }
@@ -39,6 +42,8 @@ pub(crate) struct Scheduler {
     /// Asked for by operators and not yet started.
     requested: VecDeque<Name>,
     running: Option<Name>,
+    /// Whether what runs was due by schedule, whoever asked for it.
+    was_due: bool,
 }
 
 /// When one dataset starts.
@@ -50,13 +55,16 @@ struct DatasetStarts {
     considered: DateTime<Utc>,
     /// The first start after `considered`.
     due: Option<DateTime<Utc>>,
+    /// When a run that failed is tried again. It lies before `due`.
+    retry: Option<DateTime<Utc>>,
 }
 
 impl Scheduler {
     /// For every dataset of `config`. `considered` tells up to which time its starts are done with:
     /// the start of the last attempt, or when the dataset was first seen.
     pub(crate) fn new(config: &Config, considered: impl Fn(&Name) -> DateTime<Utc>) -> Self {
-        let mut scheduler = Self { entries: BTreeMap::new(), requested: VecDeque::new(), running: None };
+        let mut scheduler =
+            Self { entries: BTreeMap::new(), requested: VecDeque::new(), running: None, was_due: false };
         scheduler.reload(config, considered);
         scheduler
     }
@@ -84,16 +92,22 @@ impl Scheduler {
         if self.running.is_some() {
             return None;
         }
-        let (dataset, cause) = match self.requested.pop_front() {
-            Some(dataset) => (dataset, Cause::Trigger),
-            None => {
-                let (due, dataset) = self.earliest().filter(|(due, _)| *due <= now)?;
-                (dataset.clone(), if now - due > PUNCTUAL { Cause::CatchUp } else { Cause::Schedule })
-            }
+        let (dataset, asked) = match self.requested.pop_front() {
+            Some(dataset) => (dataset, true),
+            None => (self.earliest().filter(|(due, _)| *due <= now)?.1.clone(), false),
         };
+        let mut due = None;
         if let Some(entry) = self.entries.get_mut(&dataset) {
+            due = entry.due.filter(|due| *due <= now);
+            self.was_due = entry.next().is_some_and(|next| next <= now);
             entry.consider(now);
         }
+        let cause = match due {
+            _ if asked => Cause::Trigger,
+            Some(due) if now - due > PUNCTUAL => Cause::CatchUp,
+            Some(_) => Cause::Schedule,
+            None => Cause::Retry,
+        };
         self.running = Some(dataset.clone());
         Some((dataset, cause))
     }
@@ -103,6 +117,18 @@ impl Scheduler {
         if let Some(entry) = self.entries.get_mut(dataset) {
             entry.due = Some(entry.due.map_or(time, |due| due.min(time)));
         }
+    }
+
+    /// Starts `dataset` again at `time`, if its schedule does not start it before.
+    pub(crate) fn retry(&mut self, dataset: &Name, time: DateTime<Utc>) {
+        if let Some(entry) = self.entries.get_mut(dataset) {
+            entry.retry = entry.due.filter(|due| time < *due).map(|_| time);
+        }
+    }
+
+    /// Whether what runs was due by schedule, whoever asked for it.
+    pub(crate) fn was_due(&self) -> bool {
+        self.was_due
     }
 
     /// The run has ended.
@@ -131,7 +157,7 @@ impl Scheduler {
     }
 
     fn earliest(&self) -> Option<(DateTime<Utc>, &Name)> {
-        self.entries.iter().filter_map(|(name, entry)| Some((entry.due?, name))).min()
+        self.entries.iter().filter_map(|(name, entry)| Some((entry.next()?, name))).min()
     }
 }
 
@@ -140,13 +166,18 @@ impl DatasetStarts {
         let seed = format!("{host}/{}", dataset.name);
         let epoch = DateTime::UNIX_EPOCH;
         let jitter = dataset.schedule.as_ref().map_or(TimeDelta::zero(), |s| s.jittered(epoch, &seed) - epoch);
-        let mut entry = Self { schedule: dataset.schedule.clone(), jitter, considered, due: None };
+        let mut entry = Self { schedule: dataset.schedule.clone(), jitter, considered, due: None, retry: None };
         entry.consider(considered);
         entry
     }
 
+    /// The next start, by schedule or because the last run failed.
+    fn next(&self) -> Option<DateTime<Utc>> {
+        self.retry.into_iter().chain(self.due).min()
+    }
+
     fn consider(&mut self, time: DateTime<Utc>) {
-        self.considered = time;
+        (self.considered, self.retry) = (time, None);
         let fire = self.schedule.as_ref().and_then(|schedule| schedule.next_after(time - self.jitter));
         self.due = fire.map(|fire| fire + self.jitter);
     }

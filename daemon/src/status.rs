@@ -2,7 +2,7 @@
 //! survive a restart.
 //!
 //! - **Writers** hold the dataset's lock, be it the daemon or `--once`; [`Ledger::refresh`] reads
-//!   what another process wrote.
+//!   what another process wrote. A start that never got the lock is kept in memory until then.
 //! - **Damage**: a file that is missing or cannot be understood counts as empty, with a warning. It
 //!   can be lost.
 //! - **Disk**: a file that cannot be written is logged, and what was to be written is kept in
@@ -57,6 +57,10 @@ pub(crate) struct DatasetStatus {
     pub failures: u64,
     /// Runs of which nobody knows whether they were committed.
     pub unknown: u64,
+    /// Runs that were started because the one before had failed.
+    pub retries: u64,
+    /// When the run that failed last is tried again, unless its schedule starts it before.
+    pub retry_at: Option<DateTime<Utc>>,
     /// The host that backs this dataset up, if it is not this one.
     pub led_by: Option<Name>,
     /// That host has not backed up when it should have, and only an operator may let this one.
@@ -98,6 +102,20 @@ struct StatusFile {
     status: DatasetStatus,
     /// Of the file when it was last read or written here.
     version: Option<Version>,
+    /// Starts that came to nothing because another program held the lock, and why the last one did.
+    missed: Option<(u64, String)>,
+}
+
+impl StatusFile {
+    /// The status, with starts that came to nothing.
+    fn told(&self) -> DatasetStatus {
+        let mut status = self.status.clone();
+        if let Some((count, why)) = &self.missed {
+            status.failures += count;
+            (status.succeeded, status.error) = (false, Some(why.clone()));
+        }
+        status
+    }
 }
 
 impl Ledger {
@@ -112,7 +130,7 @@ impl Ledger {
 
     /// What is remembered of `dataset`.
     pub(crate) fn get(&self, dataset: &Name) -> DatasetStatus {
-        self.lock().get(dataset).map(|file| file.status.clone()).unwrap_or_default()
+        self.lock().get(dataset).map(StatusFile::told).unwrap_or_default()
     }
 
     /// Reads the file again if another process wrote it.
@@ -122,7 +140,7 @@ impl Ledger {
         let mut files = self.lock();
         let file = files.entry(dataset.clone()).or_default();
         if version.is_some() && version != file.version {
-            *file = StatusFile { status: read(&path), version };
+            (file.status, file.version) = (read(&path), version);
         }
     }
 
@@ -132,6 +150,7 @@ impl Ledger {
         let path = self.path(dataset);
         let mut files = self.lock();
         let file = files.entry(dataset.clone()).or_default();
+        (file.status, file.missed) = (file.told(), None);
         change(&mut file.status);
         let written = serde_json::to_vec_pretty(&file.status)
             .map_err(|error| error.to_string())
@@ -142,6 +161,15 @@ impl Ledger {
                 tracing::warn!(%dataset, %error, "cannot write the status of the dataset; a restart would lose it");
             }
         }
+    }
+
+    /// A start of `dataset` came to nothing, because another program holds its lock: so this cannot
+    /// be written yet.
+    pub(crate) fn missed(&self, dataset: &Name, why: String) {
+        let mut files = self.lock();
+        let file = files.entry(dataset.clone()).or_default();
+        let before = file.missed.take().map_or(0, |(count, _)| count);
+        file.missed = Some((before + 1, why));
     }
 
     fn path(&self, dataset: &Name) -> PathBuf {
@@ -232,6 +260,22 @@ mod tests {
         ledger.update(&shop, |status| status.successes += 1);
         ledger.update(&shop, |status| status.successes += 1);
         assert_eq!(ledger.get(&shop).successes, 2);
+    }
+
+    #[test]
+    fn a_start_that_came_to_nothing_counts_and_is_written_by_the_next_run() {
+        let (place, shop) = Place::new();
+        let ledger = place.ledger(&shop);
+        ledger.update(&shop, |status| status.succeeded = true);
+        ledger.missed(&shop, "it was held".to_owned());
+        ledger.missed(&shop, "it was held again".to_owned());
+        let told = ledger.get(&shop);
+        assert_eq!((told.failures, told.succeeded, told.error.as_deref()), (2, false, Some("it was held again")));
+        assert_eq!(place.ledger(&shop).get(&shop).failures, 0, "it was written without the lock");
+        place.ledger(&shop).update(&shop, |status| status.successes += 1);
+        ledger.update(&shop, |_| {});
+        let written = place.ledger(&shop).get(&shop);
+        assert_eq!((written.failures, written.successes), (2, 1));
     }
 
     #[test]

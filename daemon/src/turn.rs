@@ -17,17 +17,7 @@ use tokio_util::sync::CancellationToken;
 use crate::installation::Installation;
 use crate::run_report::RunReport;
 use crate::runner::Runner;
-
-/// Who wants a run.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Start {
-    /// The schedule. A deputy leaves it to the leader.
-    Scheduled,
-    /// An operator. A deputy refuses.
-    Asked,
-    /// An operator who knows that the leader is gone, or is to lead no more.
-    Takeover,
-}
+use crate::start::Start;
 
 /// How a start ended.
 pub(crate) enum Ended {
@@ -35,6 +25,8 @@ pub(crate) enum Ended {
     BackedUp(Box<RunReport>),
     /// That was left to another host. Look again at this time, if there is one.
     Left(Option<DateTime<Utc>>),
+    /// Another program works on the dataset, as this error says.
+    Locked(Error),
 }
 
 impl Runner {
@@ -52,6 +44,10 @@ impl Runner {
         cancel: &CancellationToken,
     ) -> Result<Ended> {
         let (of, mut takes_over) = (installation.dataset(dataset)?, false);
+        // Before anybody is asked.
+        if self.state.try_lock_dataset(dataset)?.is_none() {
+            return Ok(Ended::Locked(self.state.taken(dataset)));
+        }
         if of.hosts.len() > 1 && start != Start::Takeover {
             let lead = self.lead(installation, of);
             let looked = tokio::select! {
@@ -93,7 +89,10 @@ impl Runner {
         if of.hosts.len() > 1 && (start == Start::Takeover || takes_over) {
             check_stores(installation, dataset).await?;
         }
-        let report = self.run(installation, dataset, progress, cancel).await?;
+        let Some(lock) = self.state.try_lock_dataset(dataset)? else {
+            return Ok(Ended::Locked(self.state.taken(dataset)));
+        };
+        let report = self.run(installation, dataset, (start, lock), progress, cancel).await?;
         if of.hosts.len() > 1 {
             self.remember(dataset, |status| (status.led_by, status.takeover_needed) = (None, false));
         }

@@ -41,6 +41,8 @@ pub(crate) struct Upkeep {
 struct Job {
     dataset: Name,
     cancel: CancellationToken,
+    /// Fires when it has ended, however.
+    ended: CancellationToken,
     task: JoinHandle<Result<Vec<ReplicaState>>>,
 }
 
@@ -77,7 +79,7 @@ impl Upkeep {
             self.next_pass = now + CATCH_UP;
             self.want_those_behind();
         }
-        if self.job.as_ref().is_some_and(|job| job.task.is_finished()) {
+        if self.job.as_ref().is_some_and(|job| job.ended.is_cancelled()) {
             self.settle().await;
         }
         if self.job.is_none()
@@ -85,6 +87,14 @@ impl Upkeep {
         {
             self.wanted.remove(&dataset);
             self.start(dataset);
+        }
+    }
+
+    /// Waits until a job has ended, so that the next one begins at once.
+    pub(crate) async fn job_ended(&self) {
+        match &self.job {
+            Some(job) => job.ended.cancelled().await,
+            None => std::future::pending().await,
         }
     }
 
@@ -121,8 +131,13 @@ impl Upkeep {
     fn start(&mut self, dataset: Name) {
         let (runner, installation, cancel) = (self.runner.clone(), self.live.installation(), CancellationToken::new());
         let (name, stop) = (dataset.clone(), cancel.clone());
-        let task = tokio::spawn(async move { runner.catch_up(&installation, &name, &stop).await });
-        self.job = Some(Job { dataset, cancel, task });
+        let ended = CancellationToken::new();
+        let ending = ended.clone().drop_guard();
+        let task = tokio::spawn(async move {
+            let _ending = ending;
+            runner.catch_up(&installation, &name, &stop).await
+        });
+        self.job = Some(Job { dataset, cancel, ended, task });
     }
 
     /// Waits for the end of the job, which is near.

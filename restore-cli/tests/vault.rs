@@ -3,7 +3,7 @@
 #![allow(clippy::disallowed_methods, clippy::unwrap_used, clippy::expect_used)]
 
 use std::fs;
-use std::io::Write;
+use std::io::{Read, Write};
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
@@ -13,6 +13,7 @@ use std::time::{Duration, Instant};
 use lifeboat_engine::clock::{Clock, SystemClock};
 use lifeboat_engine::format::id::SnapshotId;
 use lifeboat_engine::format::layout;
+use lifeboat_engine::state::StateDirectory;
 use lifeboat_tests::vault::{DATASET, MemorySource, TestVault, files_below, name, noise};
 use serde_json::Value;
 
@@ -446,6 +447,10 @@ async fn repair_puts_back_what_it_can_names_the_rest_and_asks_before_it_gives_th
     assert_eq!(code(&place.on("backup", &["prune", "--yes"])), 6);
     assert_eq!(code(&place.on("backup", &["repair", DATASET, "--accept-loss"])), 2, "nobody can be asked");
     assert_eq!(code(&place.on("backup", &["repair", DATASET])), 6, "nobody has agreed");
+    let accept = format!("repair {DATASET} --accept-loss");
+    let refused =
+        on_a_terminal(&place, &accept, "no", false, |state| drop(state.lock_dataset(&name(DATASET)).unwrap()));
+    assert!(code(&refused) == 1 && stdout(&refused).contains("you did not confirm"), "{}", stdout(&refused));
     let agreed = place.on("backup", &["repair", DATASET, "--accept-loss", "--yes", "--json"]);
     assert_eq!((code(&agreed), &json(&agreed)["missing"]), (0, &serde_json::json!([])));
     for arguments in [&["repair", DATASET][..], &["prune", "--yes"]] {
@@ -456,14 +461,74 @@ async fn repair_puts_back_what_it_can_names_the_rest_and_asks_before_it_gives_th
 
 /// Runs the backup host's `prune` on a terminal, where a person types `answer`.
 fn prune_on_a_terminal(place: &Installation, answer: &str, after_grace: bool) -> Output {
+    on_a_terminal(place, "prune", answer, after_grace, |_| {})
+}
+
+/// Runs `arguments` on the backup host's terminal. `meanwhile` happens once the program asks, with
+/// the state directory of that host; then a person types `answer`.
+fn on_a_terminal<Kept>(
+    place: &Installation,
+    arguments: &str,
+    answer: &str,
+    after_grace: bool,
+    meanwhile: impl FnOnce(StateDirectory) -> Kept,
+) -> Output {
     let faketime = format!("{} {} ", lifeboat_tests::tools::find("faketime").display(), AFTER_GRACE.join(" "));
     let under = if after_grace { faketime.as_str() } else { "" };
-    let line = format!("{under}{} --config backup.toml prune", env!("CARGO_BIN_EXE_lifeboat"));
+    let line = format!("{under}{} --config backup.toml {arguments}", env!("CARGO_BIN_EXE_lifeboat"));
     let mut script = Command::new("script");
     script.args(["--quiet", "--return", "--command", &line, "/dev/null"]).current_dir(place.vault.place.path());
     let mut child = script.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().expect("script, of bsdutils");
+    let (mut said, mut stdout) = (Vec::new(), child.stdout.take().unwrap());
+    while !String::from_utf8_lossy(&said).contains("Type `yes`") {
+        let mut some = [0; 4096];
+        let length = stdout.read(&mut some).unwrap();
+        assert!(length > 0, "it asks nothing: {}", String::from_utf8_lossy(&said));
+        said.extend_from_slice(&some[..length]);
+    }
+    let _kept = meanwhile(StateDirectory::open(&place.path("state")).unwrap());
     child.stdin.take().unwrap().write_all(format!("{answer}\n").as_bytes()).unwrap();
-    child.wait_with_output().unwrap()
+    stdout.read_to_end(&mut said).unwrap();
+    let output = child.wait_with_output().unwrap();
+    Output { stdout: said, ..output }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_open_question_of_prune_holds_no_lock_and_the_answer_needs_it() {
+    let place = Installation::weekly().await;
+    let lock = |state: StateDirectory| state.lock_dataset(&name(DATASET)).expect("the question holds the lock");
+    let refused = on_a_terminal(&place, "prune", "yes", false, lock);
+    assert_eq!(code(&refused), 1, "{}", stdout(&refused));
+    let told = format!("works on dataset {DATASET} and holds its lock");
+    assert!(stdout(&refused).contains(&told), "{}", stdout(&refused));
+    assert!(!stdout(&refused).contains("marked 1 snapshot"), "{}", stdout(&refused));
+    let agreed = on_a_terminal(&place, "prune", "yes", false, |state| drop(lock(state)));
+    assert!(code(&agreed) == 0 && stdout(&agreed).contains("marked 1 snapshot"), "{}", stdout(&agreed));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn prune_goes_on_past_a_dataset_that_another_run_works_on() {
+    let place = Installation::weekly().await;
+    let file = place.path("backup.toml");
+    let text = fs::read_to_string(&file).unwrap();
+    let wiki = "[[dataset]]\nname = \"wiki\"\nhome_region = \"home\"\nsource = { kind = \"command\", argv = [\"true\"], stream = \"data\" }\n";
+    fs::write(file, format!("{text}{wiki}")).unwrap();
+    assert_eq!(code(&place.on("backup", &["init"])), 0);
+    let state = StateDirectory::open(&place.path("state")).unwrap();
+    let held = state.lock_dataset(&name(DATASET)).unwrap();
+    let output = place.on("backup", &["prune", "--yes"]);
+    assert_eq!(code(&output), 1, "{}", stderr(&output));
+    assert!(stdout(&output).contains("Dataset wiki"), "it stopped at the locked one: {}", stdout(&output));
+    assert_eq!(stdout(&output).matches(" removed 0 snapshots").count(), 1, "{}", stdout(&output));
+    let told = format!("dataset {DATASET} was not pruned: another run (process {}) works on", std::process::id());
+    assert!(stderr(&output).contains(&told), "{}", stderr(&output));
+    let output = place.on("backup", &["prune", "--yes", "--json"]);
+    let all = json(&output);
+    assert!(all[0]["error"].as_str().unwrap().contains("holds its lock") && all[0]["outcome"].is_null(), "{all}");
+    assert!(all[1]["error"].is_null() && all[1]["outcome"]["snapshots"] == 0, "{all}");
+    drop(held);
+    let output = place.on("backup", &["prune", "--yes"]);
+    assert!(code(&output) == 0 && stdout(&output).contains("marked 1 snapshot"), "{}", stderr(&output));
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -10,8 +10,8 @@
 //!   Then `limit * (1 - best / pace)` of them only wait, inside the replica or on the way to it. If
 //!   fewer than two wait, the limit rises by one; if more than four wait, it falls by one. That is
 //!   decided once a round, which is `limit` transfers long.
-//! - **Failures**: when the replica is unavailable or does not answer in time, the limit is halved,
-//!   once for all transfers that were under way together.
+//! - **Failures**: when the replica is unavailable, asks to slow down, or does not answer in time,
+//!   the limit is halved, once for all transfers that were under way together.
 //! - **What does not count**: other errors, cancelled transfers, and transfers that mostly waited
 //!   for a cap on the bandwidth. Under a cap, more transfers make nothing faster, and leave more
 //!   unfinished if the run ends. So the limit falls to two: one transfer fills the line while the
@@ -54,7 +54,7 @@ const SMALL_BODY_BYTES: usize = 64 << 10;
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum TransferOutcome {
     Ok,
-    /// Unavailable, or no answer in time.
+    /// Unavailable, throttled, or no answer in time.
     Failed,
 }
 
@@ -238,7 +238,9 @@ impl Gate {
         let seen = match &result {
             Ok(passed) => Some((TransferOutcome::Ok, length(passed))),
             Err(error) => match error.kind {
-                ReplicaErrorKind::Unavailable(_) | ReplicaErrorKind::TimedOut(_) => Some((TransferOutcome::Failed, 0)),
+                ReplicaErrorKind::Unavailable(_)
+                | ReplicaErrorKind::Throttled { .. }
+                | ReplicaErrorKind::TimedOut(_) => Some((TransferOutcome::Failed, 0)),
                 ReplicaErrorKind::NotFound
                 | ReplicaErrorKind::AlreadyExists
                 | ReplicaErrorKind::Denied(_)

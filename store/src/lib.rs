@@ -30,6 +30,7 @@
 //! ```
 
 pub mod bandwidth;
+mod breaker;
 #[cfg(any(doc, test, feature = "conformance"))]
 pub mod conformance;
 mod directory;
@@ -47,13 +48,14 @@ mod settings;
 mod trial;
 mod waiting;
 
+pub use self::breaker::Breaker;
 pub use self::directory::DirectoryReplica;
 pub use self::failing::{FailingReplica, Failure};
 pub use self::gate::Gate;
 pub use self::listing::Listing;
 pub use self::memory::MemoryReplica;
 pub use self::open::{open, open_all};
-pub use self::replica::{ObjectMeta, Page, Probe, Replica, ReplicaError, ReplicaErrorKind, SharedReplica};
+pub use self::replica::{Down, ObjectMeta, Page, Probe, Replica, ReplicaError, ReplicaErrorKind, SharedReplica};
 pub use self::retry::{Retry, RetryPolicy};
 pub use self::s3::S3Replica;
 pub use self::settings::{ReplicaConfig, ReplicaKind, S3Config, S3Credentials};

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use lifeboat_base::Result;
 use lifeboat_base::clock::SharedClock;
 
+use crate::breaker::Breaker;
 use crate::directory::DirectoryReplica;
 use crate::gate::Gate;
 use crate::replica::SharedReplica;
@@ -23,15 +24,23 @@ use crate::settings::{ReplicaConfig, ReplicaKind};
 /// [`Class::Configuration`](lifeboat_base::Class::Configuration) or
 /// [`Class::Keys`](lifeboat_base::Class::Keys) when its CA file or credential file cannot be read.
 pub async fn open(replica: &ReplicaConfig, vault_prefix: &str, clock: &SharedClock) -> Result<SharedReplica> {
+    Ok(retried(replica, gated(replica, vault_prefix, clock).await?))
+}
+
+fn retried(replica: &ReplicaConfig, gated: SharedReplica) -> SharedReplica {
+    Arc::new(Retry::new(gated, RetryPolicy::within(replica.timeout)))
+}
+
+async fn gated(replica: &ReplicaConfig, vault_prefix: &str, clock: &SharedClock) -> Result<SharedReplica> {
     let bare: SharedReplica = match &replica.kind {
         ReplicaKind::S3(s3) => Arc::new(S3Replica::open(replica, s3, vault_prefix, clock.clone()).await?),
         ReplicaKind::Directory { path } => Arc::new(DirectoryReplica::new(replica, path, vault_prefix, clock.clone())),
     };
-    let gated = Arc::new(Gate::new(bare));
-    Ok(Arc::new(Retry::new(gated, RetryPolicy::within(replica.timeout))))
+    Ok(Arc::new(Gate::new(bare)))
 }
 
-/// Opens all of `replicas`.
+/// Opens all of `replicas`, for a program that works with them for long: one that does not answer
+/// is left alone until a probe shows that it does.
 ///
 /// # Errors
 /// As [`open`], for the first that cannot be opened.
@@ -42,7 +51,9 @@ pub async fn open_all(
 ) -> Result<Vec<SharedReplica>> {
     let mut opened = Vec::with_capacity(replicas.len());
     for replica in replicas {
-        opened.push(open(replica, vault_prefix, clock).await?);
+        let gated = gated(replica, vault_prefix, clock).await?;
+        let retried = retried(replica, gated.clone());
+        opened.push(Arc::new(Breaker::new(retried, gated, replica.timeout, clock.clone())) as SharedReplica);
     }
     Ok(opened)
 }

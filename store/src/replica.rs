@@ -67,6 +67,14 @@ pub enum ReplicaErrorKind {
     /// The replica asks to come back later, answered with a server error, or reset the connection.
     #[error("unavailable: {0}")]
     Unavailable(String),
+    /// The replica asks for fewer requests.
+    #[error("asks to slow down: {why}")]
+    Throttled {
+        /// What it answered.
+        why: String,
+        /// When it wants to be asked again, if it says so.
+        after: Option<Duration>,
+    },
     /// No answer came within the deadline.
     #[error("no answer within {0:?}")]
     TimedOut(Duration),
@@ -105,7 +113,10 @@ impl ReplicaError {
     #[must_use]
     pub fn is_retryable(&self) -> bool {
         match self.kind {
-            ReplicaErrorKind::Corrupt(_) | ReplicaErrorKind::Unavailable(_) | ReplicaErrorKind::TimedOut(_) => true,
+            ReplicaErrorKind::Corrupt(_)
+            | ReplicaErrorKind::Unavailable(_)
+            | ReplicaErrorKind::Throttled { .. }
+            | ReplicaErrorKind::TimedOut(_) => true,
             ReplicaErrorKind::NotFound
             | ReplicaErrorKind::AlreadyExists
             | ReplicaErrorKind::Denied(_)
@@ -132,6 +143,9 @@ impl From<ReplicaError> for Error {
             }
             ReplicaErrorKind::Unavailable(_) | ReplicaErrorKind::TimedOut(_) => {
                 Some("check that the replica is reachable, or name another replica with --replica")
+            }
+            ReplicaErrorKind::Throttled { .. } => {
+                Some("ask less of this replica: fewer backups at once, or `bandwidth`; or have its limit raised")
             }
             ReplicaErrorKind::TooLong { .. } | ReplicaErrorKind::BadListing(_) => {
                 Some("somebody else writes into this replica, or it lies: use another one with --replica, and find out")
@@ -179,6 +193,12 @@ pub trait Replica: Send + Sync + fmt::Debug {
     /// that was long on its way tells little.
     fn clock_offset(&self, tolerance: TimeDelta) -> Option<TimeDelta> {
         let _ = tolerance;
+        None
+    }
+
+    /// Since when it is known not to answer, so that operations are not tried before a probe has
+    /// shown that it does. `None`: nothing is known against it.
+    fn down(&self) -> Option<Down> {
         None
     }
 
@@ -262,6 +282,15 @@ pub trait Replica: Send + Sync + fmt::Debug {
     /// Tries out what the replica can do, with a throw-away object below `probe/`, and leaves
     /// nothing behind. If `write` is false, it only reads.
     async fn probe(&self, write: bool) -> Result<Probe, ReplicaError>;
+}
+
+/// A replica that does not answer.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Down {
+    /// When an operation first found no answer.
+    pub since: DateTime<Utc>,
+    /// What happened last.
+    pub why: String,
 }
 
 /// What [`Replica::probe`] found.

@@ -3,12 +3,16 @@
 //! - Only what [`ReplicaError::is_retryable`] allows is repeated, a bounded number of times, with
 //!   exponential pauses and jitter. No attempt begins once the operation has taken as long as its
 //!   deadline, not counting its waits for the gate or the pacer.
+//! - A replica that asks to slow down is asked again after the time that it names, or after growing
+//!   pauses, for ten minutes at most. These answers cost no attempt. Whatever else is asked of the
+//!   replica waits, too.
 //! - An attempt that failed without an answer may have done its work. Every operation but
 //!   [`Replica::put_new`] can simply be repeated. After a repeated `put_new`, an existing object is
 //!   ours exactly if it holds our bytes. If that cannot be seen, or a later attempt is refused, the
 //!   error is one without an answer: the first attempt may have stored the object.
 
 use std::future::Future;
+use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use async_trait::async_trait;
@@ -18,9 +22,18 @@ use lifeboat_format::id::Name;
 use tokio::time::Instant;
 
 use crate::replica::{
-    MAX_DELETED_AT_ONCE, ObjectMeta, Page, Probe, Replica, ReplicaError, ReplicaErrorKind, SharedReplica,
+    Down, MAX_DELETED_AT_ONCE, ObjectMeta, Page, Probe, Replica, ReplicaError, ReplicaErrorKind, SharedReplica,
 };
 use crate::waiting::Waiting;
+
+/// A replica that asks to slow down is asked again for so long.
+const THROTTLED_LIMIT: Duration = Duration::from_secs(10 * 60);
+/// The first pause after it asked for one, and did not say how long.
+const SLOW_PAUSE: Duration = Duration::from_secs(1);
+/// No such pause is longer, whatever it says.
+const LONGEST_SLOW_PAUSE: Duration = Duration::from_secs(60);
+/// After a pause, requests begin within this time, so that they do not all come at once.
+const SPREAD: Duration = Duration::from_millis(500);
 
 /// How often a request is sent, and how long the pauses are.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -54,13 +67,36 @@ impl RetryPolicy {
 pub struct Retry {
     inner: SharedReplica,
     policy: RetryPolicy,
+    /// Nothing is asked before this time, because the replica asked for a pause.
+    not_before: Mutex<Option<Instant>>,
 }
 
 impl Retry {
     /// `inner` with retries.
     #[must_use]
     pub fn new(inner: SharedReplica, policy: RetryPolicy) -> Self {
-        Self { inner, policy }
+        Self { inner, policy, not_before: Mutex::default() }
+    }
+
+    fn not_before(&self) -> MutexGuard<'_, Option<Instant>> {
+        self.not_before.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn slow_down(&self, pause: Duration) {
+        let until = Instant::now() + pause;
+        let mut not_before = self.not_before();
+        *not_before = Some(not_before.map_or(until, |before| before.max(until)));
+    }
+
+    /// Waits while the replica wants a pause, and tells how long that was.
+    async fn wait_for_turn(&self) -> Duration {
+        let begun = Instant::now();
+        let _turn = Waiting::current().begin();
+        loop {
+            let Some(until) = self.not_before().filter(|until| *until > Instant::now()) else { break };
+            tokio::time::sleep_until(until + SPREAD.mul_f64(rand::random_range(0.0..=1.0))).await;
+        }
+        begun.elapsed()
     }
 
     async fn repeat<T, F>(&self, call: impl FnMut() -> F) -> Result<T, ReplicaError>
@@ -80,14 +116,27 @@ impl Retry {
         F: Future<Output = Result<T, ReplicaError>>,
     {
         let (start, waiting) = (Instant::now(), Waiting::default());
-        let mut attempt = 1;
+        let (mut attempt, mut slowed, mut pauses) = (1, Duration::ZERO, 0);
         loop {
+            slowed += self.wait_for_turn().await;
             let error = match waiting.count(call()).await {
+                Err(ReplicaError { kind: ReplicaErrorKind::Throttled { why, after }, .. })
+                    if slowed < THROTTLED_LIMIT =>
+                {
+                    let doubled = SLOW_PAUSE.saturating_mul(1 << pauses.min(16));
+                    let pause = after.unwrap_or(doubled).min(LONGEST_SLOW_PAUSE);
+                    tracing::warn!(replica = %self.inner.name(), seconds = pause.as_secs_f64(), "this replica asks to slow down: {why}");
+                    self.slow_down(pause);
+                    pauses += 1;
+                    continue;
+                }
+                // Throttled for too long.
+                Err(error) if matches!(error.kind, ReplicaErrorKind::Throttled { .. }) => return Err(error),
                 Err(error) if error.is_retryable() && attempt < self.policy.attempts => error,
                 outcome => return outcome,
             };
             let pause = self.policy.pause_after(attempt);
-            let used = start.elapsed().saturating_sub(waiting.total());
+            let used = start.elapsed().saturating_sub(waiting.total() + slowed);
             if used + pause >= self.policy.budget {
                 return Err(error);
             }
@@ -121,6 +170,10 @@ impl Replica for Retry {
 
     fn clock_offset(&self, tolerance: TimeDelta) -> Option<TimeDelta> {
         self.inner.clock_offset(tolerance)
+    }
+
+    fn down(&self) -> Option<Down> {
+        self.inner.down()
     }
 
     async fn put_new(&self, key: &str, body: Bytes) -> Result<(), ReplicaError> {

@@ -15,6 +15,7 @@ const METRICS: &[&str] = &[
     "lifeboat_backup_last_status",
     "lifeboat_backup_last_success_timestamp_seconds",
     "lifeboat_backup_raw_bytes",
+    "lifeboat_backup_retries_total",
     "lifeboat_backup_runs_total",
     "lifeboat_backup_skipped_databases",
     "lifeboat_backup_stored_bytes",

@@ -64,7 +64,7 @@ async fn hanging_is_noticed_at_the_deadline(region: &Region) {
 
 async fn resets_refusals_and_server_errors_are_retried_then_unavailable(region: &Region) {
     let (proxy, replica) = behind_proxy(region).await;
-    for mode in [Mode::Reset, Mode::Refuse, Mode::Status(500), Mode::Status(503), Mode::Status(429)] {
+    for mode in [Mode::Reset, Mode::Refuse, Mode::Status(500), Mode::Status(503)] {
         proxy.set(mode);
         let outcomes = tokio::join!(
             replica.put_new("object", Bytes::from_static(b"x")),

@@ -26,7 +26,7 @@ use tokio_util::task::TaskTracker;
 
 use self::protocol::{Answer, Request};
 use crate::live::Live;
-use crate::turn::Start;
+use crate::start::Start;
 
 const LONGEST_REQUEST: u64 = 4096;
 const TIME_TO_ASK: Duration = Duration::from_secs(10);

@@ -36,7 +36,7 @@ impl Server {
         let state = StateDirectory::open(&config.state_directory).unwrap();
         let ledger = Arc::new(Ledger::open(&state, []));
         let installation = Arc::new(Installation::open(config, &shared).await.unwrap());
-        let live = Arc::new(Live::new(installation, ledger, shared));
+        let live = Arc::new(Live::new(installation, state, ledger, shared));
         let (sender, triggers) = mpsc::channel(4);
         let stop = CancellationToken::new();
         let listener = bind(&place.path().join("control.sock")).unwrap();

@@ -35,8 +35,8 @@ mod stand;
 mod times;
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, OnceLock};
 
 use chrono::TimeDelta;
 use lifeboat_base::clock::SharedClock;
@@ -133,7 +133,7 @@ impl Backup<'_> {
         // Replicas that refuse tell the time, too: they may refuse because of this host's clock.
         let witnesses = ClockWitnesses::of(self.replicas, self.config.limits.clock_skew);
         let mut warnings = witnesses.check()?;
-        let cache = ObjectCache::open(self.state, dataset)?;
+        let cache = ObjectCache::open(self.state, dataset);
         let reader = self.keys.reader();
         let documents = Documents {
             vault: &self.keys.vault,
@@ -183,7 +183,7 @@ impl Backup<'_> {
         let index = ChunkIndex::build(&documents, fleet.members(), generation, journal.read(), &mut warnings).await;
 
         let Place { previous, sequence, manifest: predecessor } = place;
-        let rows = self.rows(&keys, predecessor.as_ref(), fleet.members(), &sparse)?;
+        let rows = self.rows(&keys, predecessor.as_ref(), fleet.members(), &sparse, &mut warnings)?;
         drop(predecessor);
 
         let cancel = self.cancel.child_token();
@@ -193,6 +193,7 @@ impl Backup<'_> {
             keys,
             fleet,
             journal,
+            journal_failure: OnceLock::new(),
             progress: self.progress.clone(),
             cancel,
             chunk_size: self.dataset.chunk_size,
@@ -255,6 +256,16 @@ impl Backup<'_> {
         if let Err(error) = shared.journal.clear() {
             warnings.push(error.chain());
         }
+        if let Some(error) = shared.journal_failure.get() {
+            warnings.push(format!(
+                "this run could not note which packs it had uploaded; had it failed, the next one would have uploaded them again: {}",
+                error.chain_and_hint()
+            ));
+        }
+        if let Some(why) = cache.failure() {
+            warnings
+                .push(format!("local copies of small objects cannot be kept, so each run fetches them again: {why}"));
+        }
         if let Some(rows) = &shared.rows {
             let (streams, said) = rows.finish();
             warnings.extend(said);
@@ -306,8 +317,16 @@ impl Backup<'_> {
         predecessor: Option<&Manifest>,
         members: &[Inventory],
         sparse: &BTreeSet<PackId>,
+        warnings: &mut Vec<String>,
     ) -> Result<Option<Arc<Rows>>> {
-        let index = RowIndex::open(self.state, &self.dataset.name, &self.keys.host_key)?;
+        let index = match RowIndex::open(self.state, &self.dataset.name, &self.keys.host_key) {
+            Ok(index) => index,
+            Err(error) => {
+                let why = error.chain_and_hint();
+                warnings.push(format!("rows are not deduplicated, because the row index cannot be opened: {why}"));
+                return Ok(None);
+            }
+        };
         if self.dataset.dedup == Dedup::Chunks {
             index.clear();
             return Ok(None);
@@ -322,9 +341,14 @@ impl Backup<'_> {
 
     /// Runs the source and the pipeline side by side. Returns the error of whichever failed first.
     async fn capture(&self, shared: &Arc<Shared>) -> Result<(Captured, SourceFacts)> {
+        // Sources that need no temporary file do without it. Others say what they cannot write.
+        let scratch = self.state.scratch(&self.dataset.name).unwrap_or_else(|error| {
+            tracing::warn!(error = %error.chain(), "there is no directory for temporary files");
+            self.state.scratch_path(&self.dataset.name)
+        });
         let cx = WorkContext {
             environment: self.environment.clone(),
-            scratch: self.state.scratch(&self.dataset.name)?,
+            scratch,
             stall: self.config.limits.stall,
             jobs: self.config.limits.cpu,
             cancel: shared.cancel.clone(),
@@ -341,7 +365,9 @@ impl Backup<'_> {
             shared.cancel.cancel();
         }
         let captured = pipeline.finish().await;
-        if let Err(error) = std::fs::remove_dir_all(&cx.scratch) {
+        if let Err(error) = std::fs::remove_dir_all(&cx.scratch)
+            && error.kind() != std::io::ErrorKind::NotFound
+        {
             tracing::warn!(%error, path = %cx.scratch.display(), "cannot remove temporary files");
         }
         match (facts, captured) {

@@ -385,7 +385,7 @@ impl Packer {
     }
 }
 
-/// Uploads a pack to all replicas and adds it to the journal.
+/// Uploads a pack to all replicas and adds it to the journal, if that can be written.
 async fn fly(shared: &Arc<Shared>, pack: SealedPack) -> Result<Landed> {
     let SealedPack { number, ciphertext: Ciphertext { bytes, hasher }, entries, content } = pack;
     let (id, size) = (Digest(*hasher.finalize().as_bytes()), bytes.len() as u64);
@@ -394,7 +394,15 @@ async fn fly(shared: &Arc<Shared>, pack: SealedPack) -> Result<Landed> {
     shared.progress.stored.fetch_add(size, Ordering::Relaxed);
     let indexed = IndexedPack { id, size, chunks: entries.iter().map(|entry| (entry.id, entry.length)).collect() };
     let (noted, noting) = (indexed.clone(), shared.clone());
-    let note = tokio::task::spawn_blocking(move || noting.journal.append(&noted));
-    note.await.context(Class::Failed, || "a worker thread failed")??;
+    let note = tokio::task::spawn_blocking(move || {
+        // After a record that was cut short, no other would be found.
+        if noting.journal_failure.get().is_none()
+            && let Err(error) = noting.journal.append(&noted)
+        {
+            tracing::warn!(error = %error.chain(), "cannot write the journal; the run goes on");
+            let _ = noting.journal_failure.set(error);
+        }
+    });
+    note.await.context(Class::Failed, || "a worker thread failed")?;
     Ok(Landed { number, indexed, receipt })
 }

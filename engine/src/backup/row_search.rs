@@ -241,7 +241,7 @@ impl StreamRows {
         self.rows.finished().warnings.push(format!(
             "the next backup can deduplicate only whole chunks of stream `{}`: {}",
             self.name,
-            error.chain()
+            error.chain_and_hint()
         ));
     }
 }

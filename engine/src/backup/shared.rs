@@ -1,7 +1,8 @@
 //! What all stages of a run share.
 
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
+use lifeboat_base::Error;
 use lifeboat_base::buffers::BufferPool;
 use lifeboat_format::pack::TARGET_PLAINTEXT_BYTES;
 use tokio_util::sync::CancellationToken;
@@ -29,6 +30,8 @@ pub(crate) struct Shared {
     pub keys: DatasetKeys,
     pub fleet: Fleet,
     pub journal: Journal,
+    /// Why the journal cannot be written, if so. The run goes on without it.
+    pub journal_failure: OnceLock<Error>,
     pub progress: Arc<Progress>,
     pub cancel: CancellationToken,
     pub chunk_size: u32,

@@ -100,6 +100,7 @@ impl OrderReader<'_> {
                 ReplicaErrorKind::AlreadyExists => Taken::Collided,
                 ReplicaErrorKind::Unavailable(_)
                 | ReplicaErrorKind::TimedOut(_)
+                | ReplicaErrorKind::Throttled { .. }
                 | ReplicaErrorKind::Corrupt(_)
                 | ReplicaErrorKind::Other(_) => Taken::Unknown(error.into()),
                 // The replica has answered that it did nothing.

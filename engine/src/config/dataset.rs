@@ -64,6 +64,7 @@ pub(crate) fn validate(
         home_region,
         source,
         schedule,
+        retry: v.unit(raw.retry.as_ref(), units::duration).unwrap_or(defaults::RETRY),
         retention,
         objectives,
         chunk_size,

@@ -28,6 +28,7 @@ pub(crate) const CHUNK_SIZE: u32 = 512 << 10;
 pub(crate) const DEDUP: Dedup = Dedup::Rows;
 pub(crate) const COMPRESSION: Compression = Compression::Auto;
 pub(crate) const TAKEOVER_AFTER: Duration = Duration::from_secs(15 * 60);
+pub(crate) const RETRY: Duration = Duration::from_secs(15 * 60);
 pub(crate) const GRACE_AFTER_RUN: Duration = Duration::from_secs(24 * 3600);
 
 /// A snapshot must reach two replicas, if there are two.

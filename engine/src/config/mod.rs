@@ -170,6 +170,9 @@ pub struct Dataset {
     pub source: Arc<dyn Source>,
     /// When backups run. `None`: only with `lifeboatd --once` or `lifeboat trigger`.
     pub schedule: Option<Schedule>,
+    /// A scheduled run that failed is tried again after this long, if nothing starts before. Zero:
+    /// never.
+    pub retry: Duration,
     /// Which snapshots are kept.
     pub retention: Retention,
     /// The objectives for the age of restored data and the time of a restore.

@@ -100,6 +100,7 @@ pub(crate) struct RawDataset {
     pub schedule: Option<Text>,
     pub time_zone: Option<Text>,
     pub jitter: Option<Text>,
+    pub retry: Option<Text>,
     pub chunk_size: Option<Text>,
     pub dedup: Option<Dedup>,
     pub compression: Option<Spanned<RawCompression>>,

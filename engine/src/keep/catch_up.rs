@@ -78,7 +78,7 @@ pub async fn catch_up(
             &failed.into_values().collect::<Vec<_>>(),
         ));
     }
-    let cache = ObjectCache::open(state, name)?;
+    let cache = ObjectCache::open(state, name);
     let reader = keys.reader();
     let documents =
         Documents { vault: &keys.vault, dataset: name, keys: &reader, cache: Some(&cache), memory: limits.memory };

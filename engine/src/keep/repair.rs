@@ -53,7 +53,7 @@ impl RepairReport {
 pub async fn repair(prune: &Prune<'_>) -> Result<RepairReport> {
     let Prune { config, dataset, keys, replicas, state, cancel, .. } = prune;
     let (mut inventories, _) = Inventory::take_all_to_write(replicas, &keys.vault, &dataset.name).await;
-    let cache = ObjectCache::open(state, &dataset.name)?;
+    let cache = ObjectCache::open(state, &dataset.name);
     let (reader, memory) = (keys.reader(), config.limits.memory);
     let documents =
         Documents { vault: &keys.vault, dataset: &dataset.name, keys: &reader, cache: Some(&cache), memory };

@@ -114,7 +114,7 @@ impl Lead<'_> {
     }
 
     async fn newest_commit(&self, shown: &[(&SharedReplica, BTreeSet<u64>)]) -> Result<Option<NewestCommit>> {
-        let cache = ObjectCache::open(self.state, &self.dataset.name)?;
+        let cache = ObjectCache::open(self.state, &self.dataset.name);
         let order = OrderReader::of_host(self.keys, &self.dataset.name, &cache);
         let all: BTreeSet<u64> = shown.iter().flat_map(|(_, numbers)| numbers.iter().copied()).collect();
         for number in all.into_iter().rev().take(MAX_ACTS_READ) {

@@ -1,11 +1,14 @@
 //! Local copies of small, immutable vault objects (manifests, index segments), as ciphertext.
 //!
+//! Where nothing can be kept, objects are fetched again. That costs time and nothing else.
+//!
 //! An object enters the cache only after its signature was checked, so nobody checks it again. The
 //! caller fetches a copy again if it is damaged or missing.
 
 use std::path::PathBuf;
+use std::sync::{Arc, OnceLock};
 
-use lifeboat_base::Result;
+use lifeboat_base::{Error, Result};
 use lifeboat_format::id::Name;
 
 use super::{StateDirectory, create_private, replace_file};
@@ -14,17 +17,34 @@ use super::{StateDirectory, create_private, replace_file};
 #[derive(Debug, Clone)]
 pub struct ObjectCache {
     folder: PathBuf,
+    /// Why the first copy that was not kept was not.
+    failed: Arc<OnceLock<String>>,
 }
 
 impl ObjectCache {
-    /// Opens the cache of `dataset`, and creates it if necessary.
-    ///
-    /// # Errors
-    /// [`Class::Storage`](lifeboat_base::Class::Storage) if its directory cannot be created.
-    pub fn open(state: &StateDirectory, dataset: &Name) -> Result<Self> {
-        let folder = state.dataset(dataset)?.join("cache");
-        create_private(&folder)?;
-        Ok(Self { folder })
+    /// Opens the cache of `dataset`, and creates it if necessary. If that cannot be, it stays
+    /// empty.
+    #[must_use]
+    pub fn open(state: &StateDirectory, dataset: &Name) -> Self {
+        let folder = state.path().join("datasets").join(dataset.as_str()).join("cache");
+        let cache = Self { folder, failed: Arc::default() };
+        cache.note(create_private(&cache.folder));
+        cache
+    }
+
+    /// Why copies cannot be kept, if so.
+    #[must_use]
+    pub fn failure(&self) -> Option<&str> {
+        self.failed.get().map(String::as_str)
+    }
+
+    /// Only the first failure is logged.
+    fn note(&self, done: Result<()>) {
+        if let Err(error) = done.as_ref().map_err(Error::chain)
+            && self.failed.set(error.clone()).is_ok()
+        {
+            tracing::warn!(%error, "cannot keep local copies; they will be fetched again");
+        }
     }
 
     /// The copy of the object `key`, if there is one.
@@ -33,11 +53,9 @@ impl ObjectCache {
         std::fs::read(self.path(key)).ok()
     }
 
-    /// Keeps a copy. A failure is only logged, since it costs time later and nothing else.
+    /// Keeps a copy, if that is possible.
     pub fn put(&self, key: &str, object: &[u8]) {
-        if let Err(error) = replace_file(&self.path(key), object) {
-            tracing::warn!(error = %error.chain(), "cannot keep a local copy; it will be fetched again");
-        }
+        self.note(replace_file(&self.path(key), object));
     }
 
     /// Removes a copy.

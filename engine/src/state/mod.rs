@@ -1,10 +1,10 @@
 //! The state directory holds locks, caches and the journal. All of it can be lost: the next run
-//! rebuilds what it needs.
+//! rebuilds what it needs. Where it cannot be written, runs cost more, and succeed.
 //!
 //! ```text
 //! lock                            held by the one daemon that uses the directory
 //! datasets/<dataset>/status.json  what the metrics show; the daemon writes it, so it survives a restart
-//! datasets/<dataset>/lock         held by the one run (of the daemon, --once or prune) that works on the dataset
+//! datasets/<dataset>/lock         held by the one run (of the daemon, --once or prune) that works on the dataset; its process id
 //! datasets/<dataset>/cache/…      exact copies of small vault objects whose signatures were checked (ciphertext)
 //! datasets/<dataset>/journal      packs uploaded since the last commit (sealed)
 //! datasets/<dataset>/rows/…       keyed hashes of the newest snapshot's rows, up to 4 % of its size, and maps, up to 2 %; up to twice that during a run (sealed)
@@ -31,6 +31,8 @@ use std::path::{Path, PathBuf};
 
 use lifeboat_base::{Class, Context, Error, Result};
 use lifeboat_format::id::Name;
+
+const LOCK: &str = "lock";
 
 /// The state directory, which only its owner can read (mode 0700).
 #[derive(Debug, Clone)]
@@ -73,8 +75,11 @@ impl StateDirectory {
     /// # Errors
     /// [`Class::Failed`] if another process holds the lock; [`Class::Storage`] if the disk fails.
     pub fn lock_daemon(&self) -> Result<Lock> {
-        lock(&self.root.join("lock"), "another lifeboatd")
-            .map_err(|error| error.hint("stop the other daemon, or give this one its own state_directory"))
+        let path = self.root.join(LOCK);
+        try_lock(&path)?.ok_or_else(|| {
+            Error::failed(format!("another lifeboatd holds {}", path.display()))
+                .hint("stop the other daemon, or give this one its own state_directory")
+        })
     }
 
     /// Takes the lock of the one run that may work on a dataset. It does not wait.
@@ -82,8 +87,31 @@ impl StateDirectory {
     /// # Errors
     /// [`Class::Failed`] if another run holds the lock; [`Class::Storage`] if the disk fails.
     pub fn lock_dataset(&self, dataset: &Name) -> Result<Lock> {
-        lock(&self.dataset(dataset)?.join("lock"), &format!("another run on dataset {dataset}"))
-            .map_err(|error| error.hint("wait until that run ends; `lifeboatd status` shows what is running"))
+        self.try_lock_dataset(dataset)?.ok_or_else(|| self.taken(dataset))
+    }
+
+    /// As [`Self::lock_dataset`]; `None` if another run holds the lock.
+    ///
+    /// # Errors
+    /// [`Class::Storage`] if the disk fails.
+    pub fn try_lock_dataset(&self, dataset: &Name) -> Result<Option<Lock>> {
+        try_lock(&self.dataset(dataset)?.join(LOCK))
+    }
+
+    /// The error of whoever needs the lock of a dataset that another run holds.
+    #[must_use]
+    pub fn taken(&self, dataset: &Name) -> Error {
+        let holder = self.holder(dataset);
+        Error::failed(format!("{holder} works on dataset {dataset} and holds its lock"))
+            .hint("wait until that run ends; `lifeboatd status` shows what is running")
+    }
+
+    /// Who holds the lock of a dataset, in words.
+    #[must_use]
+    pub fn holder(&self, dataset: &Name) -> String {
+        let path = self.root.join("datasets").join(dataset.as_str()).join(LOCK);
+        let process: Option<u32> = std::fs::read_to_string(path).ok().and_then(|text| text.trim().parse().ok());
+        process.map_or("another run".to_owned(), |process| format!("another run (process {process})"))
     }
 
     /// A private, empty directory for a run's temporary files.
@@ -91,7 +119,7 @@ impl StateDirectory {
     /// # Errors
     /// [`Class::Storage`] if it cannot be emptied or created.
     pub fn scratch(&self, dataset: &Name) -> Result<PathBuf> {
-        let path = self.dataset(dataset)?.join("scratch");
+        let path = self.scratch_path(dataset);
         match std::fs::remove_dir_all(&path) {
             Ok(()) => {}
             Err(error) if error.kind() == std::io::ErrorKind::NotFound => {}
@@ -101,6 +129,11 @@ impl StateDirectory {
         }
         create_private(&path)?;
         Ok(path)
+    }
+
+    /// Where [`Self::scratch`] is.
+    pub(crate) fn scratch_path(&self, dataset: &Name) -> PathBuf {
+        self.root.join("datasets").join(dataset.as_str()).join("scratch")
     }
 
     /// The directory of one dataset, which is created if necessary.
@@ -119,17 +152,20 @@ fn create_private(path: &Path) -> Result<()> {
     })
 }
 
-fn lock(path: &Path, holder: &str) -> Result<Lock> {
-    let file = OpenOptions::new()
-        .create(true)
-        .truncate(false)
-        .write(true)
-        .mode(0o600)
-        .open(path)
-        .context(Class::Storage, || format!("cannot open the lock {}", path.display()))?;
+/// `None` if another process holds the lock. The file then tells its id, if the disk had room.
+fn try_lock(path: &Path) -> Result<Option<Lock>> {
+    let open = OpenOptions::new().create(true).truncate(false).write(true).mode(0o600).open(path);
+    // A disk that cannot be written any more still has the file.
+    let mut file = open
+        .or_else(|error| File::open(path).map_err(|_| error))
+        .context(Class::Storage, || format!("cannot open the lock {}", path.display()))
+        .map_err(|error| error.hint("check the disk of the state directory and who owns it"))?;
     match file.try_lock() {
-        Ok(()) => Ok(Lock { _file: file }),
-        Err(TryLockError::WouldBlock) => Err(Error::failed(format!("{holder} holds {}", path.display()))),
+        Ok(()) => {
+            let _ = file.set_len(0).and_then(|()| file.write_all(format!("{}\n", std::process::id()).as_bytes()));
+            Ok(Some(Lock { _file: file }))
+        }
+        Err(TryLockError::WouldBlock) => Ok(None),
         Err(TryLockError::Error(error)) => {
             Err(Error::storage(format!("cannot lock {}", path.display())).because(error))
         }
@@ -151,7 +187,17 @@ pub fn replace_file(path: &Path, content: &[u8]) -> Result<()> {
         file.persist(path)?;
         File::open(folder)?.sync_all()
     };
-    write().context(Class::Storage, || format!("cannot write {}", path.display()))
+    let written = write().context(Class::Storage, || format!("cannot write {}", path.display()));
+    written.map_err(|error| error.hint("check that its disk is not full and works"))
+}
+
+/// As [`replace_file`]. If that fails, the old content is removed: what is out of date must not be
+/// believed.
+///
+/// # Errors
+/// As [`replace_file`]. There may be no file then.
+pub(crate) fn replace_or_forget(path: &Path, content: &[u8]) -> Result<()> {
+    replace_file(path, content).inspect_err(|_| drop(std::fs::remove_file(path)))
 }
 
 #[cfg(test)]

@@ -1,5 +1,7 @@
 //! What a repair works on: a dataset of the configuration, under its lock, with every replica.
 
+use std::sync::{Mutex, PoisonError};
+
 use lifeboat_engine::config::Config;
 use lifeboat_engine::format::id::Name;
 use lifeboat_engine::keep::prune::Prune;
@@ -17,7 +19,8 @@ pub(super) struct LockedDataset {
     keys: HostKeys,
     replicas: Vec<SharedReplica>,
     state: StateDirectory,
-    _lock: Lock,
+    /// `None` while a question is open.
+    lock: Mutex<Option<Lock>>,
 }
 
 impl LockedDataset {
@@ -34,8 +37,23 @@ impl LockedDataset {
         let keys = HostKeys::load(&config.keys)?;
         let replicas = config.open_replicas(&session.clock).await?;
         let state = StateDirectory::open(&config.state_directory)?;
-        let _lock = state.lock_dataset(dataset)?;
-        Ok(Self { config, dataset: dataset.clone(), keys, replicas, state, _lock })
+        let lock = Mutex::new(Some(state.lock_dataset(dataset)?));
+        Ok(Self { config, dataset: dataset.clone(), keys, replicas, state, lock })
+    }
+
+    /// Lets others work on the dataset while a question is open.
+    pub(super) fn release(&self) {
+        self.lock.lock().unwrap_or_else(PoisonError::into_inner).take();
+    }
+
+    /// Takes the lock again.
+    ///
+    /// # Errors
+    /// Another program works on the dataset.
+    pub(super) fn lock_again(&self) -> Result<()> {
+        let lock = self.state.lock_dataset(&self.dataset)?;
+        self.lock.lock().unwrap_or_else(PoisonError::into_inner).replace(lock);
+        Ok(())
     }
 
     pub(super) fn prune(&self, session: &Session) -> Result<Prune<'_>> {

@@ -1,7 +1,10 @@
 //! `prune`: plans which snapshots retention no longer keeps, shows the plan, and carries it out
 //! after consent.
 //!
-//! The dataset's lock is held from the plan to its execution, so what was shown is what is done.
+//! - **The lock** of the dataset is taken after the answer, so an open question holds up no backup.
+//!   The execution looks again, and does nothing that was not shown.
+//! - **Several datasets**: one that fails, or that another run works on, does not stop the others.
+//!   The gravest failure decides the exit code. A refusal or a cancellation stops all.
 
 use std::fmt;
 
@@ -39,9 +42,31 @@ pub(crate) struct Args {
 /// A plan, and what came of it.
 #[derive(Serialize)]
 struct Pruned {
-    plan: PrunePlan,
-    /// `None` if the plan was only shown.
+    dataset: Name,
+    /// `None` if none could be made.
+    plan: Option<PrunePlan>,
+    /// `None` if the plan was only shown, or could not be carried out.
     outcome: Option<PruneOutcome>,
+    /// Why there is no plan, or why it was not carried out.
+    #[serde(serialize_with = "in_words")]
+    error: Option<Error>,
+}
+
+fn in_words<S: serde::Serializer>(error: &Option<Error>, serializer: S) -> Result<S::Ok, S::Error> {
+    error.as_ref().map(Error::chain_and_hint).serialize(serializer)
+}
+
+impl Pruned {
+    /// What did not come to its end, as the error that decides the exit code.
+    fn failure(&self) -> Option<Error> {
+        if let Some(error) = &self.error {
+            let why = format!("dataset {} was not pruned: {}", self.dataset, error.chain());
+            return Some(Error::new(error.class(), why).hint(error.hint_text().unwrap_or(AGAIN)));
+        }
+        let failures = self.outcome.as_ref().map(|outcome| outcome.failures.join("; ")).unwrap_or_default();
+        let what = || Error::new(Class::Storage, format!("some deletions failed: {failures}")).hint(AGAIN);
+        (!failures.is_empty()).then(what)
+    }
 }
 
 /// All datasets.
@@ -71,15 +96,19 @@ pub(crate) async fn run(args: &Args, session: &Session) -> Result<()> {
         let context = Context { config: &config, keys: &keys, replicas: &replicas, state: &state };
         all.push(prune(args, session, &context, dataset).await?);
     }
-    let failures: Vec<String> =
-        all.iter().filter_map(|pruned| pruned.outcome.as_ref()).flat_map(|outcome| outcome.failures.clone()).collect();
+    let failures: Vec<Error> = all.iter().filter_map(Pruned::failure).collect();
     if session.out.is_json() {
         session.out.result(&AllPruned(all))?;
     }
-    if failures.is_empty() {
-        return Ok(());
-    }
-    Err(Error::new(Class::Storage, format!("some deletions failed: {}", failures.join("; "))).hint(AGAIN))
+    worst(failures).map_or(Ok(()), Err)
+}
+
+/// All failures as one, of the class whose exit code is highest.
+fn worst(mut failures: Vec<Error>) -> Option<Error> {
+    failures.sort_by_key(|failure| std::cmp::Reverse(failure.class().exit_code()));
+    let worst = failures.first()?;
+    let all: Vec<&str> = failures.iter().map(Error::message).collect();
+    Some(Error::new(worst.class(), all.join("; ")).hint(worst.hint_text().unwrap_or(AGAIN)))
 }
 
 struct Context<'a> {
@@ -100,7 +129,6 @@ fn chosen<'a>(config: &'a Config, only: Option<&Name>) -> Result<Vec<&'a Dataset
 }
 
 async fn prune(args: &Args, session: &Session, context: &Context<'_>, dataset: &Dataset) -> Result<Pruned> {
-    let _lock = context.state.lock_dataset(&dataset.name)?;
     let prune = Prune {
         config: context.config,
         dataset,
@@ -110,10 +138,14 @@ async fn prune(args: &Args, session: &Session, context: &Context<'_>, dataset: &
         clock: session.clock.clone(),
         cancel: session.cancel.clone(),
     };
-    let plan = session.cancellable("planning", prune.plan()).await?;
-    session.out.text(PlanView(&plan))?;
+    let mut pruned = Pruned { dataset: dataset.name.clone(), plan: None, outcome: None, error: None };
+    let plan = match session.cancellable("planning", prune.plan()).await {
+        Err(error) if !session.cancel.is_cancelled() => return Ok(Pruned { error: Some(error), ..pruned }),
+        plan => pruned.plan.insert(plan?),
+    };
+    session.out.text(PlanView(plan))?;
     if args.dry_run {
-        return Ok(Pruned { plan, outcome: None });
+        return Ok(pruned);
     }
     // A plan without deletions is still carried out: it notes since when packs are unreferenced,
     // and which are sparse.
@@ -125,13 +157,18 @@ async fn prune(args: &Args, session: &Session, context: &Context<'_>, dataset: &
         let (verb, end) = if removes { ("Permanently delete", "") } else { ("Mark", " for deletion") };
         session.confirm(args.yes, format!("{verb} these of dataset {}{end}?", dataset.name)).await?;
     }
-    // Not dropped half-way: it stops by itself between two deletions.
-    let outcome = prune
-        .execute(&plan)
-        .await
-        .map_err(|error| if session.cancel.is_cancelled() { error.hint(AGAIN) } else { error })?;
-    session.out.text(OutcomeView(&outcome))?;
-    Ok(Pruned { plan, outcome: Some(outcome) })
+    match execute(&prune, plan).await {
+        Err(error) if session.cancel.is_cancelled() => return Err(error.hint(AGAIN)),
+        Err(error) => pruned.error = Some(error),
+        Ok(outcome) => session.out.text(OutcomeView(pruned.outcome.insert(outcome)))?,
+    }
+    Ok(pruned)
+}
+
+/// Not dropped half-way: it stops by itself between two deletions.
+async fn execute(prune: &Prune<'_>, plan: &PrunePlan) -> Result<PruneOutcome> {
+    let _lock = prune.state.lock_dataset(&prune.dataset.name)?;
+    prune.execute(plan).await
 }
 
 struct PlanView<'a>(&'a PrunePlan);
@@ -219,7 +256,7 @@ impl fmt::Display for OutcomeView<'_> {
 
 impl fmt::Display for AllPruned {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        self.0.iter().try_for_each(|pruned| write!(f, "{}", PlanView(&pruned.plan)))
+        self.0.iter().filter_map(|pruned| pruned.plan.as_ref()).try_for_each(|plan| write!(f, "{}", PlanView(plan)))
     }
 }
 

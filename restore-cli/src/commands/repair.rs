@@ -1,7 +1,7 @@
 //! `repair`: puts back what replicas lost and this host or another replica has, and names the rest.
 //!
-//! The dataset's lock is held from the look to the record that accepts a loss, so what was shown is
-//! what is accepted.
+//! The dataset's lock is not held while a question is open, so that it holds up no backup. What is
+//! accepted after the answer is what was shown: if other things are missing by then, nothing is.
 
 use std::fmt;
 
@@ -64,7 +64,9 @@ pub(crate) async fn run(args: &Args, session: &Session) -> Result<()> {
         } else {
             format!("Keep both branches of dataset {name}?")
         };
+        opened.release();
         session.confirm(args.yes, question).await?;
+        opened.lock_again()?;
         report = repair::accept(&prune, accepted, report).await?;
     }
     session.out.result(&ReportView(&report))?;

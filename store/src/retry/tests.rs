@@ -67,7 +67,8 @@ impl Scripted {
 #[async_trait]
 impl Replica for Scripted {
     fn name(&self) -> &Name {
-        unreachable!("no test asks")
+        static NAME: std::sync::LazyLock<Name> = std::sync::LazyLock::new(|| "fake".parse().unwrap());
+        &NAME
     }
 
     fn region(&self) -> &'static str {
@@ -245,4 +246,37 @@ fn pauses_grow_and_stay_bounded() {
         let pause = policy.pause_after(attempt);
         assert!(pause <= full && pause >= full / 2, "{pause:?} after attempt {attempt}");
     }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_replica_that_asks_to_slow_down_gets_its_pauses_and_costs_no_attempt() {
+    let slow = |after| Answer::Fails(ReplicaErrorKind::Throttled { why: "SlowDown".to_owned(), after });
+    let after = Duration::from_secs(20);
+    let (fake, retry) = scripted((0..9).map(|_| slow(Some(after))));
+    let start = Instant::now();
+    retry.put_replace("k", Bytes::from_static(b"x")).await.unwrap();
+    assert_eq!(calls(&fake), 10);
+    assert!(start.elapsed() >= 9 * after && start.elapsed() < 9 * (after + SPREAD), "{:?}", start.elapsed());
+
+    // Others wait, too, and failures after the pauses have all their attempts.
+    let (fake, retry) = scripted([slow(Some(after)), Answer::Stores, Answer::Fails(unavailable()), Answer::Stores]);
+    let start = Instant::now();
+    let second = async {
+        tokio::time::sleep(Duration::from_secs(1)).await;
+        retry.delete("k").await.unwrap();
+        assert!(start.elapsed() >= after, "{:?}", start.elapsed());
+    };
+    let (first, ()) = tokio::join!(retry.delete("k"), second);
+    first.unwrap();
+    assert_eq!(calls(&fake), 4);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_replica_that_asks_for_pauses_for_ever_fails_the_request_in_the_end() {
+    let slow = || Answer::Fails(ReplicaErrorKind::Throttled { why: "SlowDown".to_owned(), after: None });
+    let (_, retry) = scripted((0..999).map(|_| slow()));
+    let start = Instant::now();
+    let failed = retry.delete("k").await.unwrap_err();
+    assert!(matches!(failed.kind, ReplicaErrorKind::Throttled { .. }), "{failed}");
+    assert!(start.elapsed() < THROTTLED_LIMIT + 5 * LONGEST_SLOW_PAUSE, "{:?}", start.elapsed());
 }

@@ -5,6 +5,7 @@
 
 use std::error::Error as StdError;
 use std::io;
+use std::time::Duration;
 
 use aws_credential_types::provider::error::CredentialsError;
 use aws_sdk_s3::error::{ProvideErrorMetadata, SdkError};
@@ -14,6 +15,16 @@ use aws_smithy_runtime_api::client::orchestrator::HttpResponse;
 use crate::replica::ReplicaErrorKind as Kind;
 
 const MAX_TEXT_CHARS: usize = 300;
+/// What stores answer to too many requests.
+const THROTTLING_CODES: [&str; 7] = [
+    "BandwidthLimitExceeded",
+    "RequestLimitExceeded",
+    "SlowDown",
+    "Throttling",
+    "ThrottlingException",
+    "TooManyRequests",
+    "TooManyRequestsException",
+];
 
 /// Classifies any failed request. The caller keeps the deadline, so a timeout here is that of the
 /// connection.
@@ -27,7 +38,8 @@ where
             Some(error) => (error.code().unwrap_or_default(), error.message().unwrap_or_default()),
             None => ("", "the answer does not come from an S3 store"),
         };
-        return classify_answer(status, code, message);
+        let after = response.headers().get("retry-after").and_then(retry_after);
+        return classify_answer(status, code, message, after);
     }
     let cause: &(dyn StdError + 'static) = error;
     if let Some(credentials) = find::<CredentialsError>(cause) {
@@ -63,11 +75,17 @@ pub(super) fn classify_code(code: &str, message: &str) -> Kind {
         "InternalError" => 500,
         _ => 200,
     };
-    classify_answer(status, code, message)
+    classify_answer(status, code, message, None)
 }
 
-/// What an answer means. `code` and `message` are empty if the answer had no body.
-fn classify_answer(status: u16, code: &str, message: &str) -> Kind {
+/// The seconds of a `Retry-After`. A date is passed over: the clocks may differ.
+fn retry_after(header: &str) -> Option<Duration> {
+    header.trim().parse().ok().map(Duration::from_secs)
+}
+
+/// What an answer means. `code` and `message` are empty if the answer had no body. `after` is the
+/// pause that it asks for.
+fn classify_answer(status: u16, code: &str, message: &str, after: Option<Duration>) -> Kind {
     let text = || {
         let code = if code.is_empty() { String::new() } else { format!(" {code}") };
         let message = if message.is_empty() { String::new() } else { format!(": {message}") };
@@ -84,12 +102,15 @@ fn classify_answer(status: u16, code: &str, message: &str) -> Kind {
             | "XAmzContentSHA256Mismatch"
             | "XAmzContentChecksumMismatch",
         ) => Kind::Corrupt(text()),
-        (_, "RequestTimeout" | "SlowDown") => Kind::Unavailable(text()),
+        _ if THROTTLING_CODES.contains(&code) || status == 429 || (status == 503 && after.is_some()) => {
+            Kind::Throttled { why: text(), after }
+        }
+        (_, "RequestTimeout") => Kind::Unavailable(text()),
         (_, "NotImplemented") => Kind::Misconfigured(text()),
         (401 | 403, _) => Kind::Denied(text()),
         (404, "" | "NoSuchKey" | "NotFound") => Kind::NotFound,
         (412, _) => Kind::AlreadyExists,
-        (408 | 409 | 425 | 429 | 500.., _) => Kind::Unavailable(text()),
+        (408 | 409 | 425 | 500.., _) => Kind::Unavailable(text()),
         (300..=399, _) => Kind::Misconfigured(format!("{}; the region may be wrong", text())),
         (_, "AuthorizationHeaderMalformed" | "IllegalLocationConstraintException" | "InvalidBucketName") => {
             Kind::Misconfigured(text())
@@ -151,6 +172,7 @@ mod tests {
             Kind::Misconfigured(_) => "misconfigured",
             Kind::Corrupt(_) => "corrupt",
             Kind::Unavailable(_) => "unavailable",
+            Kind::Throttled { .. } => "throttled",
             Kind::TimedOut(_) => "timed out",
             Kind::TooLong { .. } => "too long",
             Kind::BadListing(_) => "bad listing",
@@ -174,18 +196,28 @@ mod tests {
             (404, "NoSuchKey", "not found"),
             (409, "ConditionalRequestConflict", "unavailable"),
             (412, "PreconditionFailed", "exists"),
-            (429, "", "unavailable"),
+            (429, "", "throttled"),
             (500, "InternalError", "unavailable"),
             (501, "NotImplemented", "misconfigured"),
-            (503, "SlowDown", "unavailable"),
+            (503, "SlowDown", "throttled"),
+            (503, "", "unavailable"),
         ] {
-            assert_eq!(word(&classify_answer(status, code, "")), expected, "{status} {code}");
+            assert_eq!(word(&classify_answer(status, code, "", None)), expected, "{status} {code}");
         }
     }
 
     #[test]
+    fn a_pause_that_is_asked_for_is_kept_if_it_is_in_seconds() {
+        assert_eq!(retry_after(" 7 "), Some(Duration::from_secs(7)));
+        assert_eq!(retry_after("Fri, 31 Dec 2027 23:59:59 GMT"), None);
+        let kind = classify_answer(503, "", "", retry_after("7"));
+        let Kind::Throttled { after, .. } = kind else { panic!("{kind:?}") };
+        assert_eq!(after, Some(Duration::from_secs(7)));
+    }
+
+    #[test]
     fn texts_of_the_store_are_bounded_and_stay_on_one_line() {
-        let kind = classify_answer(500, "InternalError", &format!("a\nb\u{1b}[31m{}", "x".repeat(9999)));
+        let kind = classify_answer(500, "InternalError", &format!("a\nb\u{1b}[31m{}", "x".repeat(9999)), None);
         let text = kind.to_string();
         assert!(text.len() < 400 && !text.contains(['\n', '\u{1b}']), "{text}");
     }

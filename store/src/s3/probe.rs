@@ -67,7 +67,9 @@ async fn object_lock(replica: &S3Replica) -> Result<Option<bool>, ReplicaErrorKi
 /// `None` if the store refuses to say; an error if it cannot be asked.
 fn unknown(kind: ReplicaErrorKind) -> Result<Option<bool>, ReplicaErrorKind> {
     match kind {
-        ReplicaErrorKind::Unavailable(_) | ReplicaErrorKind::TimedOut(_) => Err(kind),
+        ReplicaErrorKind::Unavailable(_) | ReplicaErrorKind::Throttled { .. } | ReplicaErrorKind::TimedOut(_) => {
+            Err(kind)
+        }
         _ => Ok(None),
     }
 }

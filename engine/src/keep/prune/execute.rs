@@ -39,7 +39,7 @@ struct Sweep<'a> {
 }
 
 impl Prune<'_> {
-    /// Executes `plan`. The caller has held the dataset's lock since the plan was made.
+    /// Executes `plan`, as far as a second look confirms it. The caller holds the dataset's lock.
     ///
     /// # Errors
     /// As [`Self::plan`].
@@ -78,9 +78,9 @@ impl Prune<'_> {
         outcome.failures.extend(acting.failed.values().map(Error::chain));
         outcome.snapshots = gone.len() as u64;
         if let Some(last) = &acting.last {
-            seen::remember(self.state, &self.dataset.name, last.act.number)?;
+            outcome.remembered(seen::remember(self.state, &self.dataset.name, last.act.number));
         }
-        self.remember(&fresh, &view, &gone)?;
+        self.remember(&fresh, &view, &gone, &mut outcome);
         Ok(outcome)
     }
 
@@ -199,8 +199,9 @@ impl Prune<'_> {
         Ok(())
     }
 
-    /// Remembers what the next prune and the next backup need to know.
-    fn remember(&self, fresh: &PrunePlan, view: &View, gone: &BTreeSet<SnapshotId>) -> Result<()> {
+    /// Remembers what the next prune and the next backup want to know. None of it is needed: grace
+    /// periods begin again, and a witness of losses is gone.
+    fn remember(&self, fresh: &PrunePlan, view: &View, gone: &BTreeSet<SnapshotId>, outcome: &mut PruneOutcome) {
         let dataset = &self.dataset.name;
         let mut memory = Unreferenced::new();
         // Packs that were to go are remembered, too: a deletion may have failed.
@@ -210,15 +211,15 @@ impl Prune<'_> {
                 memory.entry(replica.clone()).or_default().insert(pack, *unreferenced_since);
             }
         }
-        unreferenced::write(self.state, dataset, &memory)?;
-        sparse::write(self.state, dataset, &fresh.sparse)?;
+        outcome.remembered(unreferenced::write(self.state, dataset, &memory));
+        outcome.remembered(sparse::write(self.state, dataset, &fresh.sparse));
         let mut remembered: ShownSnapshots = shown::read(self.state, dataset);
         for inventory in &view.inventories {
             let shown = inventory.snapshots.iter().filter(|snapshot| !gone.contains(*snapshot));
             remembered.insert(inventory.replica.name().clone(), with_numbers(shown, &view.acts));
         }
         remembered.retain(|name, _| self.replicas.iter().any(|replica| replica.name() == name));
-        shown::write(self.state, dataset, &remembered)?;
+        outcome.remembered(shown::write(self.state, dataset, &remembered));
         let keep: BTreeSet<String> = view
             .inventories
             .iter()
@@ -231,7 +232,6 @@ impl Prune<'_> {
         view.cache.retain(|key| {
             keep.contains(key) || acts.contains(key) || (key.contains("/index/") && !segments.contains(key))
         });
-        Ok(())
     }
 
     fn go_on(&self) -> Result<()> {

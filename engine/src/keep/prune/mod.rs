@@ -44,6 +44,7 @@ use chrono::{DateTime, Utc};
 use serde::Serialize;
 use tokio_util::sync::CancellationToken;
 
+use lifeboat_base::Result;
 use lifeboat_base::clock::SharedClock;
 use lifeboat_format::id::{Name, PackId, SnapshotId};
 use lifeboat_store::SharedReplica;
@@ -67,7 +68,7 @@ pub struct Prune<'a> {
     /// Every configured replica. One that cannot be listed is left alone.
     pub replicas: &'a [SharedReplica],
     /// The directory that remembers since when packs are unreferenced. The caller holds the
-    /// dataset's lock.
+    /// dataset's lock, but for a plan.
     pub state: &'a StateDirectory,
     /// Tells the time.
     pub clock: SharedClock,
@@ -180,4 +181,11 @@ pub struct PruneOutcome {
     pub stopped: Vec<Name>,
     /// What failed, an entry for each replica. The next prune tries it again.
     pub failures: Vec<String>,
+}
+
+impl PruneOutcome {
+    /// What this host could not note down is only told.
+    fn remembered(&mut self, done: Result<()>) {
+        self.failures.extend(done.err().map(|error| format!("this host cannot remember it: {}", error.chain())));
+    }
 }

@@ -8,7 +8,7 @@ use lifeboat_base::{Class, Context, Result};
 use lifeboat_format::id::Name;
 
 use crate::keep::gaps::ShownSnapshots;
-use crate::state::{StateDirectory, replace_file};
+use crate::state::{StateDirectory, replace_or_forget};
 
 const SHOWN_FILE: &str = "shown";
 
@@ -20,5 +20,5 @@ pub(super) fn read(state: &StateDirectory, dataset: &Name) -> ShownSnapshots {
 
 pub(super) fn write(state: &StateDirectory, dataset: &Name, shown: &ShownSnapshots) -> Result<()> {
     let text = serde_json::to_vec(shown).context(Class::Failed, || "cannot serialise what replicas have shown")?;
-    replace_file(&state.dataset(dataset)?.join(SHOWN_FILE), &text)
+    replace_or_forget(&state.dataset(dataset)?.join(SHOWN_FILE), &text)
 }

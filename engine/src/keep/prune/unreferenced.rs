@@ -8,7 +8,7 @@ use chrono::{DateTime, Utc};
 use lifeboat_base::{Class, Context, Result};
 use lifeboat_format::id::{Name, PackId};
 
-use crate::state::{StateDirectory, replace_file};
+use crate::state::{StateDirectory, replace_or_forget};
 
 /// Since when each pack is unreferenced, by replica and pack.
 pub(crate) type Unreferenced = BTreeMap<Name, BTreeMap<PackId, DateTime<Utc>>>;
@@ -21,5 +21,5 @@ pub(crate) fn read(state: &StateDirectory, dataset: &Name) -> Result<Unreference
 pub(crate) fn write(state: &StateDirectory, dataset: &Name, unreferenced: &Unreferenced) -> Result<()> {
     let text = serde_json::to_vec(unreferenced)
         .context(Class::Failed, || "cannot serialise the list of unreferenced packs")?;
-    replace_file(&state.dataset(dataset)?.join("unreferenced"), &text)
+    replace_or_forget(&state.dataset(dataset)?.join("unreferenced"), &text)
 }

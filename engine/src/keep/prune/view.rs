@@ -202,7 +202,7 @@ impl Prune<'_> {
                 &failed.into_values().collect::<Vec<_>>(),
             ));
         }
-        let cache = ObjectCache::open(self.state, dataset)?;
+        let cache = ObjectCache::open(self.state, dataset);
         let order = OrderReader::of_host(self.keys, dataset, &cache);
         let acts = order.all(&inventories).await;
         if let Some((number, error)) = acts.unreadable.iter().find(|(_, error)| !is_verdict(error)) {

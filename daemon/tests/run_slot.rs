@@ -1,0 +1,115 @@
+//! Who runs when: scheduled runs that find the lock of their dataset taken, runs that failed, and
+//! replicas to catch up while nothing runs. The built lifeboatd, against replicas in directories.
+#![allow(clippy::disallowed_methods, clippy::unwrap_used, clippy::expect_used)]
+
+mod support;
+
+use std::time::{Duration, Instant};
+
+use lifeboat_engine::state::{Lock, StateDirectory};
+use support::{Host, said, until};
+
+const HOURLY: &str = "schedule = \"@hourly\"";
+
+/// Whatever was scheduled for `dataset` has passed while the daemon was down, so it is due.
+fn make_due(host: &Host, dataset: &str) {
+    let state = host.place.path().join("state/datasets").join(dataset);
+    std::fs::create_dir_all(&state).unwrap();
+    std::fs::write(state.join("status.json"), "{\"considered\":\"2026-01-01T00:00:00Z\"}").unwrap();
+}
+
+/// The lock of a dataset, as another program holds it.
+fn lock(host: &Host, dataset: &str) -> Lock {
+    let state = StateDirectory::open(&host.place.path().join("state")).unwrap();
+    state.lock_dataset(&dataset.parse().unwrap()).unwrap()
+}
+
+fn replace(host: &Host, before: &str, after: &str) {
+    let text = std::fs::read_to_string(host.config()).unwrap();
+    assert!(text.contains(before), "{text}");
+    std::fs::write(host.config(), text.replace(before, after)).unwrap();
+}
+
+fn ended(host: &Host, result: &str) -> f64 {
+    host.metric(&format!("lifeboat_backup_runs_total{{dataset=\"shop\",result=\"{result}\"}}"))
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_scheduled_run_that_finds_the_lock_taken_waits_and_holds_up_no_other() {
+    let host = Host::new(&[("shop", HOURLY), ("wiki", HOURLY)]).await;
+    make_due(&host, "shop");
+    make_due(&host, "wiki");
+    let held = lock(&host, "shop");
+    let _daemon = host.start();
+    until("the other dataset is backed up", || host.snapshots("ireland", "wiki") == 1);
+    let holder = format!("until another run (process {}) ends", std::process::id());
+    until("the wait is told", || said(&host.run(&["status"])).contains(&holder));
+    let asked = host.run(&["trigger", "shop"]);
+    assert!(asked.status.code() == Some(1) && said(&asked).contains("holds its lock"), "{}", said(&asked));
+    assert_eq!((host.snapshots("ireland", "shop"), ended(&host, "failure")), (0, 0.0));
+    drop(held);
+    until("the run that waited", || host.snapshots("ireland", "shop") == 1 && ended(&host, "success") == 1.0);
+    assert!(!said(&host.run(&["status"])).contains("WAITS"), "it waits for ever");
+    assert_eq!(ended(&host, "failure"), 0.0);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_scheduled_run_that_never_gets_the_lock_counts_as_failed() {
+    let host = Host::new(&[("shop", HOURLY)]).await;
+    replace(&host, "shutdown = \"5s\"", "shutdown = \"5s\"\nrun = \"3s\"");
+    make_due(&host, "shop");
+    let held = lock(&host, "shop");
+    let _daemon = host.start();
+    until("the failure", || ended(&host, "failure") == 1.0);
+    let status = said(&host.run(&["status"]));
+    assert!(status.contains("the last run FAILED: it could not start, and had waited since "), "{status}");
+    assert!(host.log().contains("backup failed: it could not start"), "{}", host.log());
+    drop(held);
+    assert!(host.run(&["trigger", "shop"]).status.success());
+    assert_eq!((ended(&host, "failure"), ended(&host, "success")), (1.0, 1.0), "the failure is forgotten");
+    assert_eq!(host.metric("lifeboat_backup_last_status{dataset=\"shop\"}"), 1.0);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_run_that_failed_is_tried_again_until_it_succeeds() {
+    let host = Host::new(&[("shop", "schedule = \"@hourly\"\nretry = \"2s\"")]).await;
+    let data = host.place.path().join("data");
+    replace(&host, "\"printf\", \"shop\"", &format!("\"cat\", \"{}\"", data.display()));
+    make_due(&host, "shop");
+    let _daemon = host.start();
+    let retries = || host.metric("lifeboat_backup_retries_total{dataset=\"shop\"}");
+    until("the second attempt", || retries() >= 1.0);
+    until("the next attempt is told", || said(&host.run(&["status"])).contains("dataset shop: tried again at "));
+    std::fs::write(data, "now it is there").unwrap();
+    until("an attempt that succeeds", || ended(&host, "success") == 1.0);
+    assert_eq!(host.metric("lifeboat_backup_last_status{dataset=\"shop\"}"), 1.0);
+    let tried = retries();
+    assert_eq!(ended(&host, "failure"), tried, "the first run and all retries but the last failed");
+    tokio::time::sleep(Duration::from_secs(5)).await;
+    assert_eq!((retries(), ended(&host, "success")), (tried, 1.0), "it is tried again although it succeeded");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_run_that_failed_is_not_tried_again_if_that_is_switched_off() {
+    let host = Host::new(&[("shop", "schedule = \"@hourly\"\nretry = \"0s\"")]).await;
+    replace(&host, "\"printf\", \"shop\"", "\"cat\", \"/nonexistent\"");
+    make_due(&host, "shop");
+    let _daemon = host.start();
+    until("the failure", || ended(&host, "failure") == 1.0);
+    assert!(!said(&host.run(&["status"])).contains("tried again"));
+    tokio::time::sleep(Duration::from_secs(6)).await;
+    assert_eq!(ended(&host, "failure"), 1.0);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn idle_the_next_dataset_is_caught_up_as_soon_as_one_is() {
+    let names = ["a", "b", "c", "d", "e", "f", "g", "h"];
+    let datasets: Vec<(&str, &str)> = names.iter().map(|name| (*name, "")).collect();
+    let host = Host::new(&datasets).await;
+    assert!(host.run(&["--once"]).status.success());
+    std::fs::remove_dir_all(host.place.path().join("ireland/datasets")).unwrap();
+    let _daemon = host.start();
+    let begun = Instant::now();
+    until("all are caught up", || names.iter().all(|name| host.snapshots("ireland", name) == 1));
+    assert!(begun.elapsed() < Duration::from_secs(15), "eight datasets took {:?}", begun.elapsed());
+}
