@@ -21,7 +21,7 @@ use crate::catalog::records::RecordWriter;
 use crate::keep::gaps::{ShownSnapshots, with_numbers};
 use crate::keys::HostKeys;
 use crate::renewal::sparse;
-use crate::state::seen;
+use crate::state::{seen, watch};
 
 /// What a sweep deletes: what the plan says, and a second look confirms.
 struct Sweep<'a> {
@@ -39,10 +39,11 @@ impl Prune<'_> {
     /// Executes `plan`. The caller has held the dataset's lock since the plan was made.
     ///
     /// # Errors
-    /// As [`Self::plan`].
+    /// As [`Self::plan`]; [`Class::Failed`](lifeboat_base::Class::Failed) if a snapshot is flagged.
     /// If a replica fails, or `cancel` fires, the rest of its deletions is not done. That is in
     /// [`PruneOutcome::failures`], and the next prune tries again.
     pub async fn execute(&self, plan: &PrunePlan) -> Result<PruneOutcome> {
+        watch::permit(self.state, &self.dataset.name)?;
         let mut outcome = PruneOutcome { space: plan.space, ..PruneOutcome::default() };
         let view = self.look().await?;
         let fresh = self.plan_of(&view).await?;
