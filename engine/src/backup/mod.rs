@@ -205,6 +205,12 @@ impl Backup<'_> {
         });
         let (mut captured, facts) = self.capture(&shared).await?;
         let mut figures = figures_of_captured(&captured);
+        if let Some((name, _)) = figures.streams.iter().find(|(_, stream)| stream.bytes == 0)
+            && !self.source.may_be_empty()
+        {
+            return Err(Error::source_failed(format!("stream `{name}` is empty"))
+                .hint("find out why the source wrote nothing; nothing was committed"));
+        }
         let (streams, unused) =
             entries(&mut captured, &shared.rows.as_ref().map(|rows| rows.maps()).unwrap_or_default())?;
         warnings.extend(facts.warnings.iter().cloned());

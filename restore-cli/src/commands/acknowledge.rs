@@ -1,8 +1,8 @@
 //! `acknowledge`: shows how flagged snapshots depart from their history, asks, and takes them as
 //! normal, so that old snapshots are deleted again.
 //!
-//! The dataset's lock is taken after the answer, so that no backup waits for it. If another snapshot
-//! was flagged meanwhile, nothing is accepted.
+//! The dataset's lock is taken after the answer, so that no backup waits for it. If another
+//! snapshot was flagged meanwhile, nothing is accepted.
 
 use std::fmt;
 
@@ -30,11 +30,11 @@ pub(crate) struct Args {
 #[derive(Serialize)]
 struct Acknowledged<'a> {
     dataset: &'a Name,
-    acknowledged: Vec<Shown>,
+    acknowledged: Vec<FlagShown>,
 }
 
 #[derive(PartialEq, Serialize)]
-struct Shown {
+struct FlagShown {
     /// `None`: nobody knows which, for what was remembered is damaged.
     snapshot: Option<SnapshotId>,
     why: Vec<String>,
@@ -70,12 +70,15 @@ pub(crate) async fn run(args: &Args, session: &Session) -> Result<()> {
     Ok(())
 }
 
-fn look(state: &StateDirectory, dataset: &Name) -> Result<Vec<Shown>> {
+fn look(state: &StateDirectory, dataset: &Name) -> Result<Vec<FlagShown>> {
     match watch::flagged(state, dataset) {
-        Ok(flagged) => {
-            Ok(flagged.iter().map(|flag| Shown { snapshot: Some(flag.snapshot.clone()), why: flag.told() }).collect())
+        Ok(flagged) => Ok(flagged
+            .iter()
+            .map(|flag| FlagShown { snapshot: Some(flag.snapshot.clone()), why: flag.told() })
+            .collect()),
+        Err(error) if error.class() == Class::Integrity => {
+            Ok(vec![FlagShown { snapshot: None, why: vec![error.chain()] }])
         }
-        Err(error) if error.class() == Class::Integrity => Ok(vec![Shown { snapshot: None, why: vec![error.chain()] }]),
         Err(error) => Err(error),
     }
 }
@@ -88,7 +91,7 @@ impl fmt::Display for Acknowledged<'_> {
             self.dataset,
             human::count(self.acknowledged.len() as u64, "flag")
         )?;
-        for Shown { snapshot, why } in &self.acknowledged {
+        for FlagShown { snapshot, why } in &self.acknowledged {
             write!(f, "\n {}", snapshot.as_ref().map_or("unknown snapshot", SnapshotId::as_str))?;
             for why in why {
                 write!(f, "\n   {}", escape::line(why))?;
