@@ -265,6 +265,13 @@ impl StatusReport {
             if let Some(why) = &status.deletion_stopped {
                 lines.push(format!("dataset {name}: deletion is STOPPED, at least in part: {}", escape::line(why)));
             }
+            for anomaly in &status.anomalies {
+                let snapshot = anomaly.snapshot.as_ref().map_or("?", |snapshot| snapshot.as_str());
+                lines.push(format!(
+                    "dataset {name}: snapshot {snapshot} DEPARTS from its history: {}; if it is right, run `lifeboat acknowledge {name}`",
+                    escape::line(&anomaly.why.join("; "))
+                ));
+            }
             for (snapshot, time) in &status.doubtful_times {
                 lines.push(format!(
                     "dataset {name}: the time of snapshot {snapshot}, {}, is probably FALSE; see \"A clock was wrong\" in OPERATIONS.md",

@@ -176,6 +176,12 @@ fn backups(page: &Page, snapshot: &Snapshot<'_>) -> prometheus::Result<()> {
         each(|status| f64::from(u8::from(status.deletion_stopped.is_some()))),
     )?;
     page.gauge(
+        "lifeboat_backup_anomalies",
+        "Snapshots that depart from their history and wait for `lifeboat acknowledge`. Nothing of the dataset is deleted meanwhile.",
+        &label,
+        each(|status| status.anomalies.len() as f64),
+    )?;
+    page.gauge(
         "lifeboat_dataset_led",
         "1 if this host backs the dataset up, 0 if another one does and this host is its deputy.",
         &label,

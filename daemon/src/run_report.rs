@@ -12,6 +12,9 @@ use crate::words;
 pub(crate) struct RunReport {
     #[serde(flatten)]
     pub backup: BackupReport,
+    /// How the snapshot departs from its history.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub anomalies: Vec<String>,
     /// What prune removed. `None`: retention keeps everything, or prune failed.
     pub pruned: Option<PruneOutcome>,
     /// Why old snapshots are not deleted, in all replicas or in some, if so.
@@ -64,6 +67,9 @@ impl RunReport {
         }
         if !backup.skipped.is_empty() {
             line.push_str(&format!(", PARTIAL: lacks {}", words::count(backup.skipped.len() as u64, "database")));
+        }
+        if !self.anomalies.is_empty() {
+            line.push_str(&format!(", DEPARTS from its history: {}", self.anomalies.join("; ")));
         }
         if let Some(pruned) = self.pruned.as_ref().filter(|pruned| pruned.snapshots > 0) {
             line.push_str(&format!(", {} removed", words::count(pruned.snapshots, "old snapshot")));

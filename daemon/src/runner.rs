@@ -27,7 +27,7 @@ use lifeboat_engine::is_future;
 use lifeboat_engine::keep::catch_up::{ReplicaState, catch_up};
 use lifeboat_engine::keep::prune::{Prune, PruneOutcome};
 use lifeboat_engine::lead::lease;
-use lifeboat_engine::state::{Lock, StateDirectory};
+use lifeboat_engine::state::{Lock, StateDirectory, watch};
 use tokio_util::sync::CancellationToken;
 use tracing::Instrument;
 
@@ -147,12 +147,21 @@ impl Runner {
             }
         });
         let mut backup = result?;
-        // The snapshot is committed, whatever a bug in prune does.
-        let pruned = AssertUnwindSafe(self.prune(installation, dataset, cancel)).catch_unwind().await;
-        let pruned = pruned.unwrap_or_else(|_| {
-            Err(Error::failed(format!("the prune of {} crashed", dataset.name))
-                .hint("this is a bug in Lifeboat: report it with the log lines around this one"))
-        });
+        // The snapshot is committed, whatever a bug in what follows does.
+        let compared = std::panic::catch_unwind(AssertUnwindSafe(|| watch::compare(&self.state, &backup)));
+        let compared = compared.unwrap_or_else(|_| Err(bug(format!("the look at the history of {}", dataset.name))));
+        let anomalies = compared.as_ref().ok().and_then(Option::as_ref).map(|flag| flag.told()).unwrap_or_default();
+        if !anomalies.is_empty() {
+            let (snapshot, how) = (&backup.snapshot, anomalies.join("; "));
+            backup.warnings.push(format!("snapshot {snapshot} departs from its history: {how}"));
+        }
+        let pruned = match compared {
+            Ok(_) => AssertUnwindSafe(self.prune(installation, dataset, cancel))
+                .catch_unwind()
+                .await
+                .unwrap_or_else(|_| Err(bug(format!("the prune of {}", dataset.name)))),
+            Err(error) => Err(error),
+        };
         let (pruned, deletion_stopped) = match pruned {
             Ok(pruned) => {
                 // What was cancelled is done by the next run.
@@ -174,7 +183,7 @@ impl Runner {
         for warning in &backup.warnings {
             tracing::warn!("{warning}");
         }
-        Ok(RunReport { backup, pruned, deletion_stopped })
+        Ok(RunReport { backup, anomalies, pruned, deletion_stopped })
     }
 
     /// The backup, stopped after `limits.run`.
@@ -260,6 +269,7 @@ impl Runner {
         if dataset.retention.keeps_everything() || cancel.is_cancelled() {
             return Ok(None);
         }
+        watch::permit(&self.state, &dataset.name)?;
         let prune = Prune {
             config: &installation.config,
             dataset,
@@ -372,6 +382,11 @@ fn retry_at(dataset: &Dataset, error: &Error, now: DateTime<Utc>) -> Option<Date
         return None;
     }
     chrono::TimeDelta::from_std(dataset.retry).ok().and_then(|pause| now.checked_add_signed(pause))
+}
+
+fn bug(what: String) -> Error {
+    Error::failed(format!("{what} crashed"))
+        .hint("this is a bug in Lifeboat: report it with the log lines around this one")
 }
 
 /// Why nothing, or not everything, is deleted in some replicas.

@@ -19,7 +19,7 @@ use chrono::{DateTime, Utc};
 use lifeboat_engine::format::id::{Name, SnapshotId};
 use lifeboat_engine::keep::prune::Space;
 use lifeboat_engine::state;
-use lifeboat_engine::state::StateDirectory;
+use lifeboat_engine::state::{StateDirectory, watch};
 use serde::{Deserialize, Serialize};
 
 /// What is remembered of one dataset.
@@ -74,6 +74,18 @@ pub(crate) struct DatasetStatus {
     pub space: Space,
     /// How each replica stands.
     pub replicas: BTreeMap<Name, ReplicaStatus>,
+    /// Snapshots that depart from their history and are not acknowledged. They stand in a file of
+    /// their own, which `lifeboat acknowledge` changes.
+    #[serde(skip_deserializing)]
+    pub anomalies: Vec<Anomaly>,
+}
+
+/// A snapshot that departs from its history.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub(crate) struct Anomaly {
+    /// `None`: nobody knows which, for what was remembered is damaged.
+    pub snapshot: Option<SnapshotId>,
+    pub why: Vec<String>,
 }
 
 /// How one replica stands for one dataset.
@@ -89,7 +101,7 @@ pub(crate) struct ReplicaStatus {
 /// The status of every dataset.
 #[derive(Debug)]
 pub(crate) struct Ledger {
-    root: PathBuf,
+    state: StateDirectory,
     files: Mutex<BTreeMap<Name, StatusFile>>,
 }
 
@@ -121,7 +133,7 @@ impl StatusFile {
 impl Ledger {
     /// Reads what is remembered of `datasets`.
     pub(crate) fn open<'a>(state: &StateDirectory, datasets: impl IntoIterator<Item = &'a Name>) -> Self {
-        let ledger = Self { root: state.path().join("datasets"), files: Mutex::default() };
+        let ledger = Self { state: state.clone(), files: Mutex::default() };
         for dataset in datasets {
             ledger.refresh(dataset);
         }
@@ -130,7 +142,14 @@ impl Ledger {
 
     /// What is remembered of `dataset`.
     pub(crate) fn get(&self, dataset: &Name) -> DatasetStatus {
-        self.lock().get(dataset).map(StatusFile::told).unwrap_or_default()
+        let mut status = self.lock().get(dataset).map(StatusFile::told).unwrap_or_default();
+        status.anomalies = match watch::flagged(&self.state, dataset) {
+            Ok(flagged) => {
+                flagged.iter().map(|flag| Anomaly { snapshot: Some(flag.snapshot.clone()), why: flag.told() }).collect()
+            }
+            Err(error) => vec![Anomaly { snapshot: None, why: vec![error.chain()] }],
+        };
+        status
     }
 
     /// Reads the file again if another process wrote it.
@@ -173,7 +192,7 @@ impl Ledger {
     }
 
     fn path(&self, dataset: &Name) -> PathBuf {
-        self.root.join(dataset.as_str()).join("status.json")
+        self.state.path().join("datasets").join(dataset.as_str()).join("status.json")
     }
 
     fn lock(&self) -> MutexGuard<'_, BTreeMap<Name, StatusFile>> {

@@ -143,6 +143,11 @@ pub trait Source: fmt::Debug + Send + Sync {
     /// Writes every stream of a consistent capture to `sink`. See [above](Self) for the contract.
     async fn capture(&self, sink: &dyn StreamSink, cx: &WorkContext) -> Result<SourceFacts>;
 
+    /// Whether a stream without a byte is a snapshot. It hardly ever is: a dump has a header.
+    fn may_be_empty(&self) -> bool {
+        false
+    }
+
     /// Directories where client tools are looked for first, before the system's.
     fn client_directories(&self) -> &[PathBuf] {
         &[]

@@ -101,6 +101,7 @@
 //! `examples/` shows how to list a vault, restore one stream, and put a vault into a replica of
 //! one's own.
 
+pub mod anomaly;
 pub mod backup;
 mod catalog;
 pub mod config;

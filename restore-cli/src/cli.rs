@@ -5,7 +5,7 @@ use std::ffi::OsString;
 use clap::{CommandFactory, FromArgMatches, Parser, Subcommand};
 
 use crate::commands::{
-    check, completions, drill, init, list, man, prune, repair, restore, show, takeover, trigger, verify,
+    acknowledge, check, completions, drill, init, list, man, prune, repair, restore, show, takeover, trigger, verify,
 };
 use crate::exit;
 use crate::flags::Globals;
@@ -35,6 +35,7 @@ pub(crate) enum Command {
     Check(check::Args),
     Trigger(trigger::Args),
     Takeover(takeover::Args),
+    Acknowledge(acknowledge::Args),
     Completions(completions::Args),
     Man(man::Args),
 }

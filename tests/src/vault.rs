@@ -82,6 +82,8 @@ pub struct MemorySource {
     pub abandon: bool,
     /// Databases that it says that it lacks.
     pub skipped: Vec<String>,
+    /// Whether a stream without a byte cannot be right.
+    pub refuses_empty: bool,
 }
 
 impl MemorySource {
@@ -96,6 +98,10 @@ impl MemorySource {
 impl Source for MemorySource {
     fn database(&self) -> &'static dyn Database {
         &Command
+    }
+
+    fn may_be_empty(&self) -> bool {
+        !self.refuses_empty
     }
 
     async fn capture(&self, sink: &dyn StreamSink, _cx: &WorkContext) -> Result<SourceFacts> {

@@ -74,6 +74,19 @@ impl Source for Twins {
     }
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn a_stream_without_a_byte_is_no_snapshot_unless_its_source_says_so() {
+    let vault = TestVault::new(1, 1).await;
+    let source = |refuses_empty| MemorySource {
+        streams: vec![("a".to_owned(), b"some".to_vec()), ("b".to_owned(), Vec::new())],
+        refuses_empty,
+        ..MemorySource::default()
+    };
+    let error = vault.backup(&source(true)).await.unwrap_err();
+    assert!(error.class() == Class::Source && error.message().contains("stream `b` is empty"), "{error:?}");
+    assert!(vault.backup(&source(false)).await.is_ok());
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
 async fn more_streams_at_once_than_blocks_in_memory_store_what_they_share_once() {
     let mut vault = TestVault::new(1, 1).await;

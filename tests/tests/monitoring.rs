@@ -8,6 +8,7 @@ use std::process::Command;
 
 /// What `lifeboatd` and `lifeboat drill` export.
 const METRICS: &[&str] = &[
+    "lifeboat_backup_anomalies",
     "lifeboat_backup_deduplicated_bytes",
     "lifeboat_backup_doubtful_times",
     "lifeboat_backup_duration_seconds",

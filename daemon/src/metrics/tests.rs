@@ -30,6 +30,7 @@ fn every_series_exists_from_the_start() {
             "last_success_timestamp_seconds",
             "last_attempt_timestamp_seconds",
             "last_status",
+            "anomalies",
             "doubtful_times",
             "duration_seconds",
             "skipped_databases",

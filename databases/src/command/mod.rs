@@ -125,6 +125,10 @@ impl Source for CommandSource {
         &Command
     }
 
+    fn may_be_empty(&self) -> bool {
+        self.0.allow_empty
+    }
+
     async fn capture(&self, sink: &dyn StreamSink, cx: &WorkContext) -> Result<SourceFacts> {
         let Some((program, arguments)) = self.0.argv.split_first() else {
             return Err(Error::configuration("the command to back up is empty")

@@ -72,6 +72,10 @@ impl Source for FileSource {
         &File
     }
 
+    fn may_be_empty(&self) -> bool {
+        self.allow_empty
+    }
+
     async fn capture(&self, sink: &dyn StreamSink, cx: &WorkContext) -> Result<SourceFacts> {
         let name = self.path.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
         let stream = sink.open(&name)?;

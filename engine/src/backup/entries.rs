@@ -44,7 +44,7 @@ pub(crate) fn entries(
         if let Some(MapEntry { place: MapPlace::Packs(held), .. }) = &map {
             held.iter().for_each(|pack| packs.count_whole(*pack));
         }
-        let CapturedStream { name, length, blake3, exit, extents } = stream;
+        let CapturedStream { name, length, blake3, exit, extents, .. } = stream;
         entries.push(StreamEntry { name, length, blake3, exit, extents: extents.bytes().clone(), map });
     }
     Ok((entries, packs.unused()))

@@ -14,6 +14,7 @@ use tokio::sync::oneshot;
 use super::compress::Effort;
 use super::fleet::Receipt;
 use super::fragments::Fragment;
+use crate::anomaly::StreamFigures;
 
 /// The name of the stream that holds a map begins with this. No source can use it in a name.
 pub(crate) const MAP_OF: char = '\u{1}';
@@ -86,6 +87,7 @@ pub(crate) struct CapturedStream {
     pub exit: i32,
     /// Their pack numbers are positions in [`Captured::packs`].
     pub extents: Extents,
+    pub figures: StreamFigures,
 }
 
 /// Everything that one run captured.

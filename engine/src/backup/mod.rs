@@ -18,6 +18,7 @@ mod cut;
 mod decide;
 mod dedup;
 mod entries;
+mod figures;
 mod fleet;
 mod fragments;
 mod intake;
@@ -54,6 +55,7 @@ use tokio_util::sync::CancellationToken;
 use self::chunk_index::ChunkIndex;
 use self::commit::Commit;
 use self::entries::entries;
+use self::figures::{figures_of_captured, figures_of_manifest};
 use self::fleet::Fleet;
 use self::intake::Sink;
 use self::messages::Captured;
@@ -184,7 +186,9 @@ impl Backup<'_> {
 
         let Place { previous, sequence, manifest: predecessor } = place;
         let rows = self.rows(&keys, predecessor.as_ref(), fleet.members(), &sparse, &mut warnings)?;
-        drop(predecessor);
+        let figures_before = predecessor.as_ref().map(figures_of_manifest);
+        let comparable =
+            predecessor.is_some_and(|before| before.packs.iter().all(|pack| pack.generation == generation));
 
         let cancel = self.cancel.child_token();
         let shared = Arc::new(Shared {
@@ -202,6 +206,13 @@ impl Backup<'_> {
             buffers: Buffers::new(self.config.limits.memory, self.dataset.chunk_size, self.config.limits.cpu),
         });
         let (mut captured, facts) = self.capture(&shared).await?;
+        let mut figures = figures_of_captured(&captured);
+        if let Some((name, _)) = figures.streams.iter().find(|(_, stream)| stream.bytes == 0)
+            && !self.source.may_be_empty()
+        {
+            return Err(Error::source_failed(format!("stream `{name}` is empty"))
+                .hint("find out why the source wrote nothing; nothing was committed"));
+        }
         let (streams, unused) =
             entries(&mut captured, &shared.rows.as_ref().map(|rows| rows.maps()).unwrap_or_default())?;
         warnings.extend(facts.warnings.iter().cloned());
@@ -273,6 +284,7 @@ impl Backup<'_> {
                 warnings.push(error.chain());
             }
         }
+        (figures.at, figures.comparable, figures.partial) = (started, comparable, !skipped.is_empty());
         Ok(BackupReport {
             dataset: dataset.clone(),
             snapshot,
@@ -288,6 +300,8 @@ impl Backup<'_> {
             warnings,
             doubtful_times,
             skipped,
+            figures,
+            figures_before,
         })
     }
 

@@ -24,6 +24,7 @@ use super::fleet::Receipt;
 use super::fragments::Fragment;
 use super::messages::{Captured, CapturedStream, End, Item, MAP_OF, NewChunk, stopped};
 use super::shared::Shared;
+use crate::anomaly::StreamFigures;
 use crate::keys::crypt;
 
 /// A failed run waits at most this long for packs that are being uploaded.
@@ -42,6 +43,8 @@ struct Open {
     name: String,
     slot: usize,
     extents: ExtentsWriter,
+    /// What is fresh of the stream so far, for its history.
+    figures: StreamFigures,
     end: Option<End>,
 }
 
@@ -182,6 +185,7 @@ impl Packer {
                 Item::Repeated { stream, id, length } => {
                     let place = self.shared.index.placed(&id).ok_or_else(stopped)?;
                     self.count_deduplicated(length);
+                    self.count_fresh(stream, length as u64, 0)?;
                     self.refer(stream, place.pack, place.offset.into(), length)?;
                 }
                 Item::New { stream, chunk } => {
@@ -225,13 +229,23 @@ impl Packer {
             self.close(slot)?;
         }
         self.slots[slot].streams += 1;
-        self.streams.insert(stream, Open { name, slot, extents: ExtentsWriter::default(), end: None });
+        self.streams.insert(
+            stream,
+            Open { name, slot, extents: ExtentsWriter::default(), figures: StreamFigures::default(), end: None },
+        );
         Ok(())
     }
 
     fn refer(&mut self, stream: usize, pack: PackNumber, offset: u64, length: usize) -> Result<()> {
         let open = self.streams.get_mut(&stream).ok_or_else(stopped)?;
         open.extents.push(Extent { pack, offset, length: length as u64 })
+    }
+
+    fn count_fresh(&mut self, stream: usize, fresh: u64, stored: u64) -> Result<()> {
+        let figures = &mut self.streams.get_mut(&stream).ok_or_else(stopped)?.figures;
+        figures.fresh += fresh;
+        figures.stored += stored;
+        Ok(())
     }
 
     fn count_deduplicated(&mut self, length: usize) {
@@ -252,6 +266,12 @@ impl Packer {
             }
         };
         self.count_deduplicated(length);
+        // What a run left that ended before its commit is fresh to the snapshot.
+        if let Some(pack) = self.packs[number as usize].filter(|_| self.unindexed.contains_key(&number)) {
+            let length = length as u64;
+            let stored = u128::from(length) * u128::from(pack.size) / u128::from(pack.content.max(1));
+            self.count_fresh(stream, length, (stored as u64).min(length))?;
+        }
         self.refer(stream, number, place.offset.into(), length)
     }
 
@@ -312,6 +332,7 @@ impl Packer {
         let full = filling.rows && filling.pack.size() >= SMALL_PACK_BYTES;
         self.slots[slot].filling = Some(filling);
         if content != Packed::Map {
+            self.count_fresh(stream, length as u64, frame.len() as u64)?;
             self.shared.index.stored(&id, place);
         }
         if full {
@@ -370,7 +391,9 @@ impl Packer {
                 return Err(Error::source_failed(format!("stream `{}` ended before it was complete", open.name))
                     .hint("find the source's own error in the log, then back up again; nothing was committed"));
             };
-            streams.push(CapturedStream { name: open.name, length, blake3, exit, extents: open.extents.finish()? });
+            let figures = StreamFigures { bytes: length, ..open.figures };
+            let extents = open.extents.finish()?;
+            streams.push(CapturedStream { name: open.name, length, blake3, exit, extents, figures });
         }
         let packs: Option<Vec<PackRef>> = self.packs.into_iter().collect();
         Ok(Captured {

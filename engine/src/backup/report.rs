@@ -7,6 +7,8 @@ use lifeboat_base::{Class, Error};
 use lifeboat_format::id::{Name, SnapshotId};
 use serde::Serialize;
 
+use crate::anomaly::RunFigures;
+
 /// The result of a backup in one replica.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct ReplicaOutcome {
@@ -54,6 +56,13 @@ pub struct BackupReport {
     /// Databases that could not be captured, so that the snapshot is partial.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub skipped: Vec<String>,
+    /// What its history is judged by.
+    #[serde(skip)]
+    pub figures: RunFigures,
+    /// The same of the snapshot before it, as far as its manifest tells; `None` if there is none,
+    /// or it is not understood.
+    #[serde(skip)]
+    pub figures_before: Option<RunFigures>,
 }
 
 impl BackupReport {

@@ -28,7 +28,7 @@ impl ObjectCache {
     pub fn open(state: &StateDirectory, dataset: &Name) -> Self {
         let folder = state.path().join("datasets").join(dataset.as_str()).join("cache");
         let cache = Self { folder, failed: Arc::default() };
-        cache.note(create_private(&cache.folder));
+        cache.note(&create_private(&cache.folder));
         cache
     }
 
@@ -39,7 +39,7 @@ impl ObjectCache {
     }
 
     /// Only the first failure is logged.
-    fn note(&self, done: Result<()>) {
+    fn note(&self, done: &Result<()>) {
         if let Err(error) = done.as_ref().map_err(Error::chain)
             && self.failed.set(error.clone()).is_ok()
         {
@@ -55,7 +55,7 @@ impl ObjectCache {
 
     /// Keeps a copy, if that is possible.
     pub fn put(&self, key: &str, object: &[u8]) {
-        self.note(replace_file(&self.path(key), object));
+        self.note(&replace_file(&self.path(key), object));
     }
 
     /// Removes a copy.

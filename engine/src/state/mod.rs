@@ -12,6 +12,8 @@
 //! datasets/<dataset>/seen         the number of the newest act that this host has seen (plain)
 //! datasets/<dataset>/shown        which snapshots each replica has shown (plain: ids)
 //! datasets/<dataset>/sparse       packs that new snapshots must not refer to (plain: ids)
+//! datasets/<dataset>/history      sizes and compressibility of each stream in the last 62 days with runs (plain)
+//! datasets/<dataset>/flagged      snapshots that depart from it and wait for `lifeboat acknowledge` (plain)
 //! datasets/<dataset>/scratch/…    a run's temporary files
 //! drills/<dataset>/…              on a drill host: reports that could not be uploaded to the vault
 //! ```
@@ -23,6 +25,7 @@ pub(crate) mod chunk_table;
 pub mod journal;
 pub mod row_index;
 pub(crate) mod seen;
+pub mod watch;
 
 use std::fs::{DirBuilder, File, OpenOptions, TryLockError};
 use std::io::Write;

@@ -13,7 +13,7 @@ use lifeboat_engine::config::{Config, Dataset};
 use lifeboat_engine::format::id::Name;
 use lifeboat_engine::keep::prune::{DeadPack, Prune, PruneOutcome, PrunePlan, Space};
 use lifeboat_engine::keys::HostKeys;
-use lifeboat_engine::state::StateDirectory;
+use lifeboat_engine::state::{StateDirectory, watch};
 use lifeboat_engine::store::SharedReplica;
 use lifeboat_engine::{Class, Error, Result};
 use serde::Serialize;
@@ -147,6 +147,7 @@ async fn prune(args: &Args, session: &Session, context: &Context<'_>, dataset: &
     if args.dry_run {
         return Ok(pruned);
     }
+    watch::permit(context.state, &dataset.name)?;
     // A plan without deletions is still carried out: it notes since when packs are unreferenced,
     // and which are sparse.
     if !plan.is_empty() {

@@ -21,7 +21,7 @@ use crate::catalog::records::RecordWriter;
 use crate::keep::gaps::{ShownSnapshots, with_numbers};
 use crate::keys::HostKeys;
 use crate::renewal::sparse;
-use crate::state::seen;
+use crate::state::{seen, watch};
 
 /// A sweep can be interrupted after so many objects.
 const MAX_AT_ONCE: usize = 1000;
@@ -42,10 +42,11 @@ impl Prune<'_> {
     /// Executes `plan`, as far as a second look confirms it. The caller holds the dataset's lock.
     ///
     /// # Errors
-    /// As [`Self::plan`].
+    /// As [`Self::plan`]; [`Class::Failed`](lifeboat_base::Class::Failed) if a snapshot is flagged.
     /// If a replica fails, or `cancel` fires, the rest of its deletions is not done. That is in
     /// [`PruneOutcome::failures`], and the next prune tries again.
     pub async fn execute(&self, plan: &PrunePlan) -> Result<PruneOutcome> {
+        watch::permit(self.state, &self.dataset.name)?;
         let mut outcome = PruneOutcome { space: plan.space, ..PruneOutcome::default() };
         let view = self.look().await?;
         let fresh = self.plan_of(&view).await?;
