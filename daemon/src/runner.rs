@@ -27,6 +27,7 @@ use lifeboat_engine::is_future;
 use lifeboat_engine::keep::catch_up::{ReplicaState, catch_up};
 use lifeboat_engine::keep::prune::{Prune, PruneOutcome};
 use lifeboat_engine::lead::lease;
+use lifeboat_engine::state::watch::FlaggedSnapshot;
 use lifeboat_engine::state::{Lock, StateDirectory, watch};
 use tokio_util::sync::CancellationToken;
 use tracing::Instrument;
@@ -149,8 +150,8 @@ impl Runner {
         let mut backup = result?;
         // The snapshot is committed, whatever a bug in what follows does.
         let compared = std::panic::catch_unwind(AssertUnwindSafe(|| watch::compare(&self.state, &backup)));
-        let compared = compared.unwrap_or_else(|_| Err(bug(format!("the look at the history of {}", dataset.name))));
-        let anomalies = compared.as_ref().ok().and_then(Option::as_ref).map(|flag| flag.told()).unwrap_or_default();
+        let compared = compared.unwrap_or_else(|_| Err(bug(&format!("the look at the history of {}", dataset.name))));
+        let anomalies = compared.as_ref().ok().and_then(Option::as_ref).map(FlaggedSnapshot::told).unwrap_or_default();
         if !anomalies.is_empty() {
             let (snapshot, how) = (&backup.snapshot, anomalies.join("; "));
             backup.warnings.push(format!("snapshot {snapshot} departs from its history: {how}"));
@@ -159,7 +160,7 @@ impl Runner {
             Ok(_) => AssertUnwindSafe(self.prune(installation, dataset, cancel))
                 .catch_unwind()
                 .await
-                .unwrap_or_else(|_| Err(bug(format!("the prune of {}", dataset.name)))),
+                .unwrap_or_else(|_| Err(bug(&format!("the prune of {}", dataset.name)))),
             Err(error) => Err(error),
         };
         let (pruned, deletion_stopped) = match pruned {
@@ -294,6 +295,9 @@ impl Runner {
         for failure in &outcome.failures {
             tracing::warn!("prune: {failure}");
         }
+        for forgotten in &outcome.forgotten {
+            tracing::warn!("prune: this host cannot remember it: {forgotten}");
+        }
         if outcome.snapshots + outcome.packs > 0 {
             tracing::info!(snapshots = outcome.snapshots, packs = outcome.packs, bytes = outcome.bytes, "pruned");
         }
@@ -384,7 +388,7 @@ fn retry_at(dataset: &Dataset, error: &Error, now: DateTime<Utc>) -> Option<Date
     chrono::TimeDelta::from_std(dataset.retry).ok().and_then(|pause| now.checked_add_signed(pause))
 }
 
-fn bug(what: String) -> Error {
+fn bug(what: &str) -> Error {
     Error::failed(format!("{what} crashed"))
         .hint("this is a bug in Lifeboat: report it with the log lines around this one")
 }

@@ -151,7 +151,7 @@ async fn health_and_readiness_follow_the_loop_and_the_replicas() {
     assert!(live.unready().is_none() && !live.heard(&"ireland".parse().unwrap(), true));
     server.clock.advance(Duration::from_secs(61));
     assert!(!live.is_healthy());
-    live.turned(None, std::collections::BTreeMap::new());
+    live.turned(None, std::collections::BTreeMap::new(), std::collections::BTreeMap::new());
     assert!(live.is_healthy());
     live.stop();
     assert_eq!(live.unready().as_deref(), Some("stopping"));

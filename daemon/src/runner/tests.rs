@@ -112,14 +112,14 @@ async fn run(then: Then) -> (Result<RunReport>, crate::status::DatasetStatus) {
     installation.replicas = installation.replicas.iter().map(slow).collect();
     let environment = lifeboat_engine::databases::registry::tool_environment(|name| std::env::var_os(name));
     let runner = Runner { state, ledger: ledger.clone(), clock, tools: environment };
-    let lock = || runner.state.lock_dataset(&shop).unwrap();
+    let lock = || (Start::Asked, runner.state.lock_dataset(&shop).unwrap());
     if then == Then::NoMoreActs {
         // Of two snapshots, one is to be marked.
         let replicas = std::mem::replace(&mut installation.replicas, replicas);
-        runner.run(&installation, &shop, (Start::Asked, lock()), &Arc::default(), &cancel).await.unwrap();
+        runner.run(&installation, &shop, lock(), &Arc::default(), &cancel).await.unwrap();
         installation.replicas = replicas;
     }
-    let report = runner.run(&installation, &shop, (Start::Asked, lock()), &Arc::default(), &cancel).await;
+    let report = runner.run(&installation, &shop, lock(), &Arc::default(), &cancel).await;
     assert_eq!(cancel.is_cancelled(), then == Then::Cancelled);
     (report, ledger.get(&shop))
 }

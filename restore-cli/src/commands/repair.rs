@@ -11,7 +11,7 @@ use lifeboat_engine::keep::prune::Accept;
 use lifeboat_engine::keep::repair::{self, RepairReport};
 use lifeboat_engine::{Class, Error, Result};
 
-use super::locked::LockedDataset;
+use super::opened::OpenedDataset;
 use super::repair_clock;
 use crate::human;
 use crate::session::Session;
@@ -52,8 +52,9 @@ pub(crate) async fn run(args: &Args, session: &Session) -> Result<()> {
         return Err(Error::usage("repair cannot ask with --json").hint("pass --yes to confirm"));
     }
     let name = args.dataset.as_ref().ok_or_else(|| Error::usage("repair needs a dataset").hint("name one"))?;
-    let opened = LockedDataset::open(name, session).await?;
+    let opened = OpenedDataset::open(name, session).await?;
     let prune = opened.prune(session)?;
+    let lock = opened.lock()?;
     // Not dropped half-way: the copying stops by itself between two objects.
     let mut report = repair::repair(&prune).await?;
     let gives_up = accepted.loss && !report.missing.is_empty();
@@ -64,9 +65,9 @@ pub(crate) async fn run(args: &Args, session: &Session) -> Result<()> {
         } else {
             format!("Keep both branches of dataset {name}?")
         };
-        opened.release();
+        drop(lock);
         session.confirm(args.yes, question).await?;
-        opened.lock_again()?;
+        let _lock = opened.lock()?;
         report = repair::accept(&prune, accepted, report).await?;
     }
     session.out.result(&ReportView(&report))?;

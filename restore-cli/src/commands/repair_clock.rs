@@ -1,7 +1,8 @@
 //! `repair clock`: settles when snapshots were taken whose manifests tell false times, because a
 //! clock was wrong.
 //!
-//! The dataset's lock is held from the look to the record, so what was shown is what is settled.
+//! The dataset's lock is taken after the answer. The record settles what was shown, if it is still
+//! so.
 
 use std::fmt;
 
@@ -11,7 +12,7 @@ use lifeboat_engine::keep::prune::ClockReport;
 use lifeboat_engine::{Class, Error, Result};
 use serde::Serialize;
 
-use super::locked::LockedDataset;
+use super::opened::OpenedDataset;
 use crate::human;
 use crate::session::Session;
 
@@ -27,7 +28,7 @@ pub(crate) struct Args {
 }
 
 pub(super) async fn run(args: &Args, session: &Session) -> Result<()> {
-    let opened = LockedDataset::open(&args.dataset, session).await?;
+    let opened = OpenedDataset::open(&args.dataset, session).await?;
     let prune = opened.prune(session)?;
     let mut report = prune.false_times().await?;
     if !report.doubtful.is_empty() {
@@ -40,6 +41,7 @@ pub(super) async fn run(args: &Args, session: &Session) -> Result<()> {
         let question =
             format!("This host's clock says that it is {now}. Is that right, and settle {times} of dataset {name}?");
         session.confirm(args.yes, question).await?;
+        let _lock = opened.lock()?;
         report = prune.settle_times(&report).await?;
     }
     session.out.result(&ClockView(&report))?;

@@ -1,6 +1,4 @@
-//! What a repair works on: a dataset of the configuration, under its lock, with every replica.
-
-use std::sync::{Mutex, PoisonError};
+//! What a repair works on: a dataset of the configuration, with every replica.
 
 use lifeboat_engine::config::Config;
 use lifeboat_engine::format::id::Name;
@@ -12,18 +10,16 @@ use lifeboat_engine::{Error, Result};
 
 use crate::session::Session;
 
-/// What a repair works on, and the dataset's lock.
-pub(super) struct LockedDataset {
+/// What a repair works on.
+pub(super) struct OpenedDataset {
     config: Config,
     dataset: Name,
     keys: HostKeys,
     replicas: Vec<SharedReplica>,
     state: StateDirectory,
-    /// `None` while a question is open.
-    lock: Mutex<Option<Lock>>,
 }
 
-impl LockedDataset {
+impl OpenedDataset {
     pub(super) async fn open(dataset: &Name, session: &Session) -> Result<Self> {
         let config = session.configuration()?;
         if session.globals.replica.is_some() {
@@ -37,23 +33,12 @@ impl LockedDataset {
         let keys = HostKeys::load(&config.keys)?;
         let replicas = config.open_replicas(&session.clock).await?;
         let state = StateDirectory::open(&config.state_directory)?;
-        let lock = Mutex::new(Some(state.lock_dataset(dataset)?));
-        Ok(Self { config, dataset: dataset.clone(), keys, replicas, state, lock })
+        Ok(Self { config, dataset: dataset.clone(), keys, replicas, state })
     }
 
-    /// Lets others work on the dataset while a question is open.
-    pub(super) fn release(&self) {
-        self.lock.lock().unwrap_or_else(PoisonError::into_inner).take();
-    }
-
-    /// Takes the lock again.
-    ///
-    /// # Errors
-    /// Another program works on the dataset.
-    pub(super) fn lock_again(&self) -> Result<()> {
-        let lock = self.state.lock_dataset(&self.dataset)?;
-        self.lock.lock().unwrap_or_else(PoisonError::into_inner).replace(lock);
-        Ok(())
+    /// Locks the dataset. Nobody holds the lock while a question is open.
+    pub(super) fn lock(&self) -> Result<Lock> {
+        self.state.lock_dataset(&self.dataset)
     }
 
     pub(super) fn prune(&self, session: &Session) -> Result<Prune<'_>> {
