@@ -50,7 +50,9 @@ pub fn judge(history: &History, run: &RunFigures) -> Vec<Departure> {
     let whole = run.whole();
     found.extend(incompressible_whole(history, run, &whole));
     if !run.partial {
-        found.extend(shrank(&history.whole, whole.bytes).map(|(was, is)| of(None, Kind::Shrank, was, is)));
+        // A single stream tells it itself.
+        let fell = shrank(&history.whole, whole.bytes).filter(|_| run.streams.len() > 1);
+        found.extend(fell.map(|(was, is)| of(None, Kind::Shrank, was, is)));
         missing(history, run, &mut found);
     }
     found.extend(grew(history, whole.bytes));

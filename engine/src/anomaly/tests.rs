@@ -94,7 +94,8 @@ impl World {
         let first = self.day == 0;
         let mut streams = BTreeMap::new();
         for number in 0..self.tables.len() {
-            let pace = self.chance.between(0.3, 1.7);
+            let rest = if self.pattern == Pattern::Busy && weekend { 0.02 } else { 1.0 };
+            let pace = self.chance.between(0.3, 1.7) * rest;
             let noise = self.chance.between(0.9, 1.15);
             let table = &mut self.tables[number];
             let mut fresh = table.bytes * (table.grows + table.changes) * pace;
@@ -113,8 +114,7 @@ impl World {
                 Pattern::Vacuum if self.day == self.maintenance && (number == 3 || self.chance.0.is_multiple_of(2)) => {
                     fresh = bytes;
                 }
-                Pattern::Busy if weekend => fresh *= 0.02,
-                Pattern::Busy => fresh += bytes * 0.3,
+                Pattern::Busy if !weekend => fresh += bytes * 0.3,
                 _ => {}
             }
             if first {
