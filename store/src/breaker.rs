@@ -194,6 +194,11 @@ impl Replica for Breaker {
         self.pass("delete", key, self.inner.delete(key)).await
     }
 
+    async fn delete_all(&self, keys: &[String]) -> Result<(), ReplicaError> {
+        let first = keys.first().map_or("", String::as_str);
+        self.pass("delete", first, self.inner.delete_all(keys)).await
+    }
+
     async fn probe(&self, write: bool) -> Result<Probe, ReplicaError> {
         self.pass("probe", "", self.inner.probe(write)).await
     }

@@ -161,7 +161,12 @@ async fn prune(args: &Args, session: &Session, context: &Context<'_>, dataset: &
     match execute(&prune, plan).await {
         Err(error) if session.cancel.is_cancelled() => return Err(error.hint(AGAIN)),
         Err(error) => pruned.error = Some(error),
-        Ok(outcome) => session.out.text(OutcomeView(pruned.outcome.insert(outcome)))?,
+        Ok(outcome) => {
+            for forgotten in &outcome.forgotten {
+                session.out.warning(format!("this host cannot remember what it did: {forgotten}"));
+            }
+            session.out.text(OutcomeView(pruned.outcome.insert(outcome)))?;
+        }
     }
     Ok(pruned)
 }

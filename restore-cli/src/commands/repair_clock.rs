@@ -1,7 +1,8 @@
 //! `repair clock`: settles when snapshots were taken whose manifests tell false times, because a
 //! clock was wrong.
 //!
-//! The dataset's lock is held from the look to the record, so what was shown is what is settled.
+//! The dataset's lock is not held while the question is open. The record settles what was shown, if
+//! it is still so.
 
 use std::fmt;
 
@@ -39,7 +40,9 @@ pub(super) async fn run(args: &Args, session: &Session) -> Result<()> {
         let times = human::count(report.doubtful.len() as u64, "time");
         let question =
             format!("This host's clock says that it is {now}. Is that right, and settle {times} of dataset {name}?");
+        opened.release();
         session.confirm(args.yes, question).await?;
+        opened.lock_again()?;
         report = prune.settle_times(&report).await?;
     }
     session.out.result(&ClockView(&report))?;

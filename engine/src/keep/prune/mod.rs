@@ -181,11 +181,13 @@ pub struct PruneOutcome {
     pub stopped: Vec<Name>,
     /// What failed, an entry for each replica. The next prune tries it again.
     pub failures: Vec<String>,
+    /// What this host could not note down. Nothing is deleted wrongly for that.
+    pub forgotten: Vec<String>,
 }
 
 impl PruneOutcome {
     /// What this host could not note down is only told.
     fn remembered(&mut self, done: Result<()>) {
-        self.failures.extend(done.err().map(|error| format!("this host cannot remember it: {}", error.chain())));
+        self.forgotten.extend(done.err().map(|error| error.chain()));
     }
 }
