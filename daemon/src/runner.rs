@@ -292,6 +292,9 @@ impl Runner {
                 error
             }
         })?;
+        for forgotten in &outcome.forgotten {
+            tracing::warn!("prune: this host cannot remember it: {forgotten}");
+        }
         for failure in &outcome.failures {
             tracing::warn!("prune: {failure}");
         }
