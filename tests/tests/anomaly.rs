@@ -115,8 +115,8 @@ async fn an_encrypted_table_stops_deletion_until_it_is_acknowledged() {
     assert!(acknowledged.status.success(), "{acknowledged}");
     assert_eq!(acknowledged.json().unwrap()["acknowledged"].as_array().unwrap().len(), 1);
     assert!(pruned(&host).await.is_ok());
-    change(&database, "UPDATE customer SET address = randomblob(length(address));");
-    assert_eq!(anomalies(&host).await, "", "it was acknowledged as normal");
+    change(&database, "UPDATE stock SET name = name || '.' WHERE id % 100 = 3; VACUUM;");
+    assert_eq!(anomalies(&host).await, "", "what was acknowledged is flagged again");
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -132,7 +132,7 @@ async fn a_dump_cut_short_is_flagged_and_an_empty_one_fails() {
 
     std::fs::write(&dump, &rows[..rows.len() / 10]).unwrap();
     let found = anomalies(&host).await;
-    assert!(found.contains("stream `stdout` shrank to 75."), "{found}");
+    assert!(found.contains("stream `stdout` shrank to 82.7 KiB"), "{found}");
     let found = anomalies(&host).await;
     assert!(found.contains("shrank"), "it is flagged as long as it lasts: {found}");
 
