@@ -54,8 +54,8 @@ impl FlaggedSnapshot {
 /// dataset's lock.
 ///
 /// # Errors
-/// [`Class::Storage`] if the disk fails; [`Class::Integrity`] if what is remembered is damaged. The
-/// caller must not delete anything then.
+/// [`Class::Storage`] if a flag cannot be written, or what is remembered cannot be read;
+/// [`Class::Integrity`] if it is damaged. The caller must not delete anything then.
 pub fn compare(state: &StateDirectory, report: &BackupReport) -> Result<Option<FlaggedSnapshot>> {
     let dataset = &report.dataset;
     let mut history: History = read(state, dataset, HISTORY_FILE)?;
@@ -69,7 +69,10 @@ pub fn compare(state: &StateDirectory, report: &BackupReport) -> Result<Option<F
     let departures = judge(&history, &report.figures);
     if departures.is_empty() {
         history.learn(&report.figures);
-        write(state, dataset, HISTORY_FILE, &history)?;
+        // A run that is not learnt makes the next verdict a little worse, and is no reason to stop.
+        if let Err(error) = write(state, dataset, HISTORY_FILE, &history) {
+            tracing::warn!(%dataset, error = %error.chain(), "This run is not remembered as normal");
+        }
         return Ok(None);
     }
     let figures = (flagged.len() < MAX_LEARNT_FLAGS).then(|| report.figures.clone());
