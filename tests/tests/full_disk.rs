@@ -31,11 +31,11 @@ fn warnings(report: &Value) -> String {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_state_directory_without_room_costs_deduplication_and_not_the_backup() {
     let region = Region::start("north-1").await;
-    let host = BackupHost::set_up(&[section(&region.replica_config("north"))], "kind = \"command\"\nargv = []").await;
-    let data = host.path().join("data");
-    let text = std::fs::read_to_string(host.config())
-        .unwrap()
-        .replace("argv = []", &format!("argv = [\"cat\", \"{}\"]", data.display()));
+    let place = tempfile::tempdir().unwrap();
+    let data = place.path().join("data");
+    let source = format!("kind = \"command\"\nargv = [\"cat\", \"{}\"]", data.display());
+    let host = BackupHost::set_up(&[section(&region.replica_config("north"))], &source).await;
+    let text = std::fs::read_to_string(host.config()).unwrap();
     std::fs::write(host.config(), text.replace("[dataset.source]", "retention = { keep_last = 1 }\n[dataset.source]"))
         .unwrap();
     let rows =
