@@ -106,7 +106,7 @@ fn classify_answer(status: u16, code: &str, message: &str, after: Option<Duratio
             Kind::Throttled { why: text(), after }
         }
         (_, "RequestTimeout") => Kind::Unavailable(text()),
-        (_, "NotImplemented") => Kind::Misconfigured(text()),
+        (_, "NotImplemented") | (501, _) => Kind::Misconfigured(text()),
         (401 | 403, _) => Kind::Denied(text()),
         (404, "" | "NoSuchKey" | "NotFound") => Kind::NotFound,
         (412, _) => Kind::AlreadyExists,
