@@ -253,7 +253,10 @@ async fn fail_every_call(replicas: usize, marked: bool, failures: &[Failure]) {
             copy.assert_restores(&when).await;
             assert_eq!(lasting(&copy.keys().await), lasting(&finished), "{when}: the next prune left work");
         }
-        assert!(told > if marked { 12 } else { 6 }, "{failure:?}: only {told} faults were told");
+        // These fail writes alone, or listings alone, of which there are few.
+        let few = matches!(failure, Failure::Conflict | Failure::Exists | Failure::ListingContradicts);
+        let least = if few { 1 } else { 6 + 6 * u64::from(marked) };
+        assert!(told > least, "{failure:?}: only {told} faults were told");
         assert!(forgotten.is_empty(), "{failure:?}: {forgotten:?} lost a record");
     }
 }
