@@ -29,7 +29,7 @@ use crate::catalog::removals::prune_records;
 use crate::catalog::taken::TimeClaim;
 use crate::catalog::unbelieved::Unbelieved;
 use crate::config::{Dataset, Limits};
-use crate::keys::sign::{MAX_SIGNATURE_BYTES, SignerKey};
+use crate::keys::sign::{MAX_SIGNATURE_BYTES, SignerKey, verify};
 use crate::keys::{HostKeys, crypt};
 use crate::state::StateDirectory;
 use crate::state::cache::ObjectCache;
@@ -389,7 +389,11 @@ impl CatchUp<'_> {
             let source = other.replica.as_ref();
             let fetched = async {
                 let object = fetch_signed(source, key, limit, &self.keys.vault, trusted).await?;
-                Ok::<_, Error>((object, source.get(&signature_key, MAX_SIGNATURE_BYTES as u64).await?))
+                // This answer may be another one than that which was checked.
+                let signature = source.get(&signature_key, MAX_SIGNATURE_BYTES as u64).await?;
+                verify(trusted, &object, &signature, &layout::trusted_comment(&self.keys.vault, key))
+                    .map_err(|error| error.within(format!("replica {}: {key}", source.name())))?;
+                Ok::<_, Error>((object, signature))
             };
             match fetched.await {
                 Ok((object, signature)) => {
