@@ -78,16 +78,18 @@ impl Runner {
                     }
                 }
                 // A leader tries: its run says best what is wrong.
-                Err(error) if self.ledger.get(dataset).led_by.is_some() => {
-                    tracing::warn!(%dataset, error = %error.chain(), "A deputy cannot see who backs up");
+                Err(_) if self.has_led(installation, of) => {}
+                Err(error) if start == Start::Asked => return Err(error),
+                Err(error) => {
+                    let error = error.within(format!("this deputy cannot see who backs up dataset {dataset}"));
+                    self.note_failure(dataset, &error);
                     let again = chrono::TimeDelta::from_std(of.takeover_after).ok();
                     return Ok(Ended::Left(again.map(|wait| self.clock.now() + wait)));
                 }
-                Err(_) => {}
             }
         }
         if of.hosts.len() > 1 && (start == Start::Takeover || takes_over) {
-            check_stores(installation, dataset).await?;
+            check_stores(installation, dataset).await.inspect_err(|error| self.note_failure(dataset, error))?;
         }
         let Some(lock) = self.state.try_lock_dataset(dataset)? else {
             return Ok(Ended::Locked(self.state.taken(dataset)));
@@ -110,6 +112,29 @@ impl Runner {
         }
     }
 
+    /// Tells that a start failed before its run began.
+    fn note_failure(&self, dataset: &Name, error: &Error) {
+        tracing::error!(
+            %dataset,
+            class = error.class().as_str(),
+            hint = error.hint_text().unwrap_or_default(),
+            "no backup was begun: {}",
+            error.chain_and_hint()
+        );
+        self.remember(dataset, |status| {
+            status.failures += 1;
+            (status.succeeded, status.error) = (false, Some(error.chain()));
+        });
+    }
+
+    /// Whether this host led when it last knew: it has backed up since, or it is the first of the
+    /// list.
+    fn has_led(&self, installation: &Installation, dataset: &Dataset) -> bool {
+        let status = self.ledger.get(&dataset.name);
+        let is_first = dataset.hosts.first() == Some(&installation.config.host);
+        status.led_by.is_none() && (is_first || status.successes > 0)
+    }
+
     fn note(&self, installation: &Installation, dataset: &Name, found: &Leadership, turn: &StartTurn) {
         let led_by = Some(&found.leader).filter(|leader| **leader != installation.config.host).cloned();
         let newest = found.newest.as_ref().map(|newest| newest.snapshot.time());
@@ -118,6 +143,7 @@ impl Runner {
             status.takeover_needed = *turn == StartTurn::AskOperator;
             if led_by.is_some() {
                 status.last_success = newest.or(status.last_success);
+                (status.succeeded, status.error) = (true, None);
             }
             status.led_by = led_by;
         });
@@ -131,16 +157,31 @@ impl Runner {
     }
 }
 
-/// Refuses a takeover where a store does not keep two hosts apart.
+/// Refuses a takeover unless enough stores are seen to keep two hosts apart. One that does not
+/// answer takes no part in the run, either.
 async fn check_stores(installation: &Installation, dataset: &Name) -> Result<()> {
     let probes = installation.replicas.iter().map(async |replica| (replica.name(), replica.probe(true).await));
+    let (mut good, mut away) = (0, Vec::new());
     for (name, probed) in futures::future::join_all(probes).await {
-        if probed.is_ok_and(|probe| probe.conditional_writes == Some(false)) {
-            return Err(Error::configuration(format!(
-                "dataset {dataset} cannot have a deputy: replica {name} ignores conditional writes, so two hosts could overwrite each other's acts"
-            ))
-            .hint("leave `hosts` out of the dataset and let one host back it up, or use another store"));
+        match probed.map(|probe| probe.conditional_writes) {
+            Ok(Some(true)) => good += 1,
+            Ok(Some(false)) => {
+                return Err(Error::configuration(format!(
+                    "dataset {dataset} cannot have a deputy: replica {name} ignores conditional writes, so two hosts could overwrite each other's acts"
+                ))
+                .hint("leave `hosts` out of the dataset and let one host back it up, or use another store"));
+            }
+            Ok(None) => away.push(format!("replica {name} does not show whether it keeps conditional writes")),
+            Err(error) => away.push(error.to_string()),
         }
+    }
+    if good < installation.config.min_replicas {
+        return Err(Error::storage(format!(
+            "min_replicas requires {} replicas that keep two hosts apart, and {good} are seen to",
+            installation.config.min_replicas
+        ))
+        .because(away.join("; "))
+        .hint("run `lifeboat check` to find the cause, then take over again"));
     }
     Ok(())
 }

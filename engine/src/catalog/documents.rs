@@ -330,7 +330,7 @@ impl Documents<'_> {
         let held = kind.max_bytes.min(self.held());
         let (vault, trusted) = (self.vault, &self.keys.trusted_signers);
         let mut turn = None;
-        let object = match fetch_pair(replica, key, held.min(SMALL_DOCUMENT_BYTES)).await {
+        let (object, _) = match fetch_pair(replica, key, held.min(SMALL_DOCUMENT_BYTES)).await {
             Err(ReplicaError { kind: ReplicaErrorKind::TooLong { size, .. }, .. }) if size <= held => {
                 turn = Some(take_turn().await?);
                 check_pair(fetch_pair(replica, key, held).await, replica, key, vault, trusted).await
@@ -423,7 +423,7 @@ async fn check_pair(
     key: &str,
     vault: &str,
     trusted: &[SignerKey],
-) -> Result<Bytes> {
+) -> Result<(Bytes, Bytes)> {
     let (object, signature) = fetched.map_err(|error| {
         let missing = error.is_not_found();
         let error = Error::from(error);
@@ -431,11 +431,10 @@ async fn check_pair(
     })?;
     verify(trusted, &object, &signature, &layout::trusted_comment(vault, key))
         .map_err(|error| error.within(format!("replica {}: {key} cannot be trusted", replica.name())))?;
-    Ok(object)
+    Ok((object, signature))
 }
 
-/// Fetches an object of at most `limit` bytes and its signature. Checks that a trusted signer
-/// signed it for this key.
+/// Fetches an object of at most `limit` bytes. Checks that a trusted signer signed it for this key.
 pub(crate) async fn fetch_signed(
     replica: &dyn Replica,
     key: &str,
@@ -443,6 +442,17 @@ pub(crate) async fn fetch_signed(
     vault: &str,
     trusted: &[SignerKey],
 ) -> Result<Bytes> {
+    Ok(fetch_signed_pair(replica, key, limit, vault, trusted).await?.0)
+}
+
+/// As [`fetch_signed`], with the signature that was checked.
+pub(crate) async fn fetch_signed_pair(
+    replica: &dyn Replica,
+    key: &str,
+    limit: u64,
+    vault: &str,
+    trusted: &[SignerKey],
+) -> Result<(Bytes, Bytes)> {
     check_pair(fetch_pair(replica, key, limit).await, replica, key, vault, trusted).await
 }
 

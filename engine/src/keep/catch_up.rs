@@ -23,13 +23,13 @@ use tokio_util::sync::CancellationToken;
 
 use super::put_back::put_back;
 use crate::catalog::ciphertext::{copy_pack, put_once};
-use crate::catalog::documents::{Documents, Signed, combine, fetch_signed};
+use crate::catalog::documents::{Documents, Signed, combine, fetch_signed_pair};
 use crate::catalog::inventory::{Inventory, all_snapshots};
 use crate::catalog::removals::prune_records;
 use crate::catalog::taken::TimeClaim;
 use crate::catalog::unbelieved::Unbelieved;
 use crate::config::{Dataset, Limits};
-use crate::keys::sign::{MAX_SIGNATURE_BYTES, SignerKey, verify};
+use crate::keys::sign::SignerKey;
 use crate::keys::{HostKeys, crypt};
 use crate::state::StateDirectory;
 use crate::state::cache::ObjectCache;
@@ -387,15 +387,7 @@ impl CatchUp<'_> {
         let mut errors = Vec::new();
         for other in self.others.iter().filter(|other| holds(other)) {
             let source = other.replica.as_ref();
-            let fetched = async {
-                let object = fetch_signed(source, key, limit, &self.keys.vault, trusted).await?;
-                // This answer may be another one than that which was checked.
-                let signature = source.get(&signature_key, MAX_SIGNATURE_BYTES as u64).await?;
-                verify(trusted, &object, &signature, &layout::trusted_comment(&self.keys.vault, key))
-                    .map_err(|error| error.within(format!("replica {}: {key}", source.name())))?;
-                Ok::<_, Error>((object, signature))
-            };
-            match fetched.await {
+            match fetch_signed_pair(source, key, limit, &self.keys.vault, trusted).await {
                 Ok((object, signature)) => {
                     self.bytes += (object.len() + signature.len()) as u64;
                     self.objects += 2;

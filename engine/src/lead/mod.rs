@@ -21,6 +21,7 @@ use lifeboat_base::clock::SharedClock;
 use lifeboat_base::{Class, Error, Result};
 use lifeboat_format::act::ActKind;
 use lifeboat_format::id::{Name, SnapshotId};
+use lifeboat_format::layout;
 use lifeboat_format::lease::Lease;
 use lifeboat_store::SharedReplica;
 
@@ -117,7 +118,14 @@ impl Lead<'_> {
         let cache = ObjectCache::open(self.state, &self.dataset.name);
         let order = OrderReader::of_host(self.keys, &self.dataset.name, &cache);
         let all: BTreeSet<u64> = shown.iter().flat_map(|(_, numbers)| numbers.iter().copied()).collect();
-        for number in all.into_iter().rev().take(MAX_ACTS_READ) {
+        for (read, number) in all.into_iter().rev().enumerate() {
+            if read == MAX_ACTS_READ {
+                return Err(Error::integrity(format!(
+                    "none of the {MAX_ACTS_READ} newest acts of dataset {} is a commit that can be believed",
+                    self.dataset.name
+                ))
+                .hint(format!("remove what is below {} and is not yours", layout::order(&self.dataset.name))));
+            }
             let holders: Vec<&SharedReplica> =
                 shown.iter().filter(|(_, numbers)| numbers.contains(&number)).map(|(replica, _)| *replica).collect();
             match order.act(&holders, number).await {
