@@ -124,7 +124,8 @@ impl Retry {
                     if slowed < THROTTLED_LIMIT =>
                 {
                     let doubled = SLOW_PAUSE.saturating_mul(1 << pauses.min(16));
-                    let pause = after.unwrap_or(doubled).min(LONGEST_SLOW_PAUSE);
+                    let asked = after.filter(|pause| !pause.is_zero());
+                    let pause = asked.unwrap_or(doubled).min(LONGEST_SLOW_PAUSE);
                     tracing::warn!(replica = %self.inner.name(), seconds = pause.as_secs_f64(), "this replica asks to slow down: {why}");
                     self.slow_down(pause);
                     pauses += 1;

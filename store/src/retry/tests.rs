@@ -280,3 +280,12 @@ async fn a_replica_that_asks_for_pauses_for_ever_fails_the_request_in_the_end() 
     assert!(matches!(failed.kind, ReplicaErrorKind::Throttled { .. }), "{failed}");
     assert!(start.elapsed() < THROTTLED_LIMIT + 5 * LONGEST_SLOW_PAUSE, "{:?}", start.elapsed());
 }
+
+#[tokio::test(start_paused = true)]
+async fn a_replica_that_asks_for_no_pause_gets_one_and_fails_the_request_in_the_end() {
+    let slow = || Answer::Fails(ReplicaErrorKind::Throttled { why: "busy".to_owned(), after: Some(Duration::ZERO) });
+    let (fake, retry) = scripted((0..10_000).map(|_| slow()));
+    let failed = retry.put_replace("k", Bytes::new()).await.unwrap_err();
+    assert!(matches!(failed.kind, ReplicaErrorKind::Throttled { .. }), "{failed}");
+    assert!(calls(&fake) < 100, "{} calls", calls(&fake));
+}
