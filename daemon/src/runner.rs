@@ -142,14 +142,16 @@ impl Runner {
                 }
                 if cancel.is_cancelled() {
                     status.considered = before;
-                } else {
+                } else if matches!(start, Start::Scheduled | Start::Retry) {
                     status.retry_at = retry_at(dataset, error, self.clock.now());
                 }
             }
         });
         let mut backup = result?;
         // The snapshot is committed, whatever a bug in what follows does.
-        let compared = std::panic::catch_unwind(AssertUnwindSafe(|| watch::compare(&self.state, &backup)));
+        let BackupReport { snapshot, figures, figures_before, .. } = &backup;
+        let compare = || watch::compare(&self.state, &dataset.name, snapshot, figures, figures_before.as_ref());
+        let compared = std::panic::catch_unwind(AssertUnwindSafe(compare));
         let compared = compared.unwrap_or_else(|_| Err(bug(&format!("the look at the history of {}", dataset.name))));
         let anomalies = compared.as_ref().ok().and_then(Option::as_ref).map(FlaggedSnapshot::told).unwrap_or_default();
         if !anomalies.is_empty() {
@@ -292,9 +294,6 @@ impl Runner {
                 error
             }
         })?;
-        for forgotten in &outcome.forgotten {
-            tracing::warn!("prune: this host cannot remember it: {forgotten}");
-        }
         for failure in &outcome.failures {
             tracing::warn!("prune: {failure}");
         }

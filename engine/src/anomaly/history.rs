@@ -82,6 +82,11 @@ impl History {
         self.last
     }
 
+    /// A run began at this time that is newer than all that it knows, whatever their clocks said.
+    pub fn is_before(&mut self, at: DateTime<Utc>) {
+        self.last = self.last.min(Some(at));
+    }
+
     /// How long ago a stream came, in days, when this run began.
     pub(crate) fn age(series: &Series, run: &RunFigures) -> i64 {
         day_of(run.at) - series.first

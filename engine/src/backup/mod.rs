@@ -186,7 +186,7 @@ impl Backup<'_> {
 
         let Place { previous, sequence, manifest: predecessor } = place;
         let rows = self.rows(&keys, predecessor.as_ref(), fleet.members(), &sparse, &mut warnings)?;
-        let figures_before = predecessor.as_ref().map(figures_of_manifest);
+        let figures_before = predecessor.as_ref().map(|before| (before.snapshot.clone(), figures_of_manifest(before)));
         let comparable =
             predecessor.is_some_and(|before| before.packs.iter().all(|pack| pack.generation == generation));
 

@@ -62,7 +62,7 @@ pub struct BackupReport {
     /// The same of the snapshot before it, as far as its manifest tells; `None` if there is none,
     /// or it is not understood.
     #[serde(skip)]
-    pub figures_before: Option<RunFigures>,
+    pub figures_before: Option<(SnapshotId, RunFigures)>,
 }
 
 impl BackupReport {

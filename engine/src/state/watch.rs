@@ -7,6 +7,7 @@
 //!   flag, so that damage never lets deletion go on.
 //! - **Writers** hold the dataset's lock.
 
+use std::io::Read;
 use std::path::PathBuf;
 
 use lifeboat_base::{Class, Context, Error, Result};
@@ -16,12 +17,15 @@ use serde::{Deserialize, Serialize};
 
 use super::{StateDirectory, replace_file};
 use crate::anomaly::{Departure, History, RunFigures, judge};
-use crate::backup::BackupReport;
 
 const HISTORY_FILE: &str = "history";
 const FLAGGED_FILE: &str = "flagged";
 /// So many flagged runs are learnt once they are acknowledged: the first ones.
 const MAX_LEARNT_FLAGS: usize = 16;
+/// So many flags are kept.
+const MAX_FLAGS: usize = 64;
+/// A file of these is no longer.
+const MAX_WATCH_BYTES: u64 = 64 << 20;
 /// So many departures of a snapshot are told one by one.
 const MAX_TOLD_DEPARTURES: usize = 5;
 
@@ -30,57 +34,85 @@ const MAX_TOLD_DEPARTURES: usize = 5;
 pub struct FlaggedSnapshot {
     /// The snapshot.
     pub snapshot: SnapshotId,
-    /// How it departs.
+    /// How it departs: so many ways as are told.
     pub departures: Vec<Departure>,
+    /// How many more there are.
+    #[serde(default)]
+    untold: u64,
     /// What is learnt once it is acknowledged.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     figures: Option<RunFigures>,
 }
 
 impl FlaggedSnapshot {
+    fn new(snapshot: &SnapshotId, mut departures: Vec<Departure>, figures: Option<&RunFigures>) -> Self {
+        let untold = departures.len().saturating_sub(MAX_TOLD_DEPARTURES) as u64;
+        departures.truncate(MAX_TOLD_DEPARTURES);
+        Self { snapshot: snapshot.clone(), departures, untold, figures: figures.cloned() }
+    }
+
     /// How it departs, one text each; the last one counts what is not told.
     #[must_use]
     pub fn told(&self) -> Vec<String> {
-        let mut told: Vec<String> = self.departures.iter().take(MAX_TOLD_DEPARTURES).map(ToString::to_string).collect();
-        match self.departures.len().saturating_sub(MAX_TOLD_DEPARTURES) {
-            0 => {}
-            more => told.push(format!("{more} more like these")),
-        }
-        told
+        let more = (self.untold > 0).then(|| format!("{} more like these", self.untold));
+        self.departures.iter().map(ToString::to_string).chain(more).collect()
     }
 }
 
-/// Compares a committed snapshot with the runs before it, and remembers both. The caller holds the
+/// Compares a committed snapshot with the runs before it, and remembers both. `before` is the
+/// snapshot before it, as far as its manifest tells: sizes. The caller holds the
 /// dataset's lock.
 ///
 /// # Errors
 /// [`Class::Storage`] if a flag cannot be written, or what is remembered cannot be read;
 /// [`Class::Integrity`] if it is damaged. The caller must not delete anything then.
-pub fn compare(state: &StateDirectory, report: &BackupReport) -> Result<Option<FlaggedSnapshot>> {
-    let dataset = &report.dataset;
+pub fn compare(
+    state: &StateDirectory,
+    dataset: &Name,
+    snapshot: &SnapshotId,
+    figures: &RunFigures,
+    before: Option<&(SnapshotId, RunFigures)>,
+) -> Result<Option<FlaggedSnapshot>> {
     let mut history: History = read(state, dataset, HISTORY_FILE)?;
     let mut flagged = self::flagged(state, dataset)?;
-    // Another host made the one before, or the history was lost.
-    if let Some(before) = report.figures_before.as_ref().filter(|before| history.last().is_none_or(|at| at < before.at))
+    let before_this = flagged.clone();
+    history.is_before(figures.at);
+    // Another host made the one before, its verdict could not be written, or the history was lost.
+    if let Some((older, before)) = before
         && flagged.is_empty()
+        && history.last().is_none_or(|at| at < before.at)
     {
-        history.learn(before);
-    }
-    let departures = judge(&history, &report.figures);
-    if departures.is_empty() {
-        history.learn(&report.figures);
-        // A run that is not learnt makes the next verdict a little worse, and is no reason to stop.
-        if let Err(error) = write(state, dataset, HISTORY_FILE, &history) {
-            tracing::warn!(%dataset, error = %error.chain(), "This run is not remembered as normal");
+        let departures = judge(&history, before);
+        if departures.is_empty() {
+            history.learn(before);
+        } else {
+            flag(&mut flagged, FlaggedSnapshot::new(older, departures, Some(before)));
         }
-        return Ok(None);
     }
-    let figures = (flagged.len() < MAX_LEARNT_FLAGS).then(|| report.figures.clone());
-    let flag = FlaggedSnapshot { snapshot: report.snapshot.clone(), departures, figures };
-    flagged.push(flag.clone());
-    write(state, dataset, FLAGGED_FILE, &flagged)?;
-    write(state, dataset, HISTORY_FILE, &history)?;
-    Ok(Some(flag))
+    let departures = judge(&history, figures);
+    let found = if departures.is_empty() {
+        history.learn(figures);
+        None
+    } else {
+        let learnt = Some(figures).filter(|_| flagged.len() < MAX_LEARNT_FLAGS);
+        let found = FlaggedSnapshot::new(snapshot, departures, learnt);
+        flag(&mut flagged, found.clone());
+        Some(found)
+    };
+    if flagged != before_this {
+        write(state, dataset, FLAGGED_FILE, &flagged)?;
+    }
+    // A run that is not learnt makes the next verdict a little worse, and is no reason to stop.
+    if let Err(error) = write(state, dataset, HISTORY_FILE, &history) {
+        tracing::warn!(%dataset, error = %error.chain(), "This run is not remembered as normal");
+    }
+    Ok(found)
+}
+
+/// Adds a flag. Once there are many, only the first ones and the newest are kept.
+fn flag(flagged: &mut Vec<FlaggedSnapshot>, new: FlaggedSnapshot) {
+    flagged.truncate(MAX_FLAGS - 1);
+    flagged.push(new);
 }
 
 /// The flagged snapshots of a dataset that nobody acknowledged, oldest first.
@@ -140,11 +172,13 @@ fn path(state: &StateDirectory, dataset: &Name, file: &str) -> PathBuf {
 
 fn read<T: DeserializeOwned + Default>(state: &StateDirectory, dataset: &Name, file: &str) -> Result<T> {
     let path = path(state, dataset, file);
-    let text = match std::fs::read(&path) {
-        Ok(text) => text,
+    let mut text = Vec::new();
+    let read = std::fs::File::open(&path).and_then(|file| file.take(MAX_WATCH_BYTES).read_to_end(&mut text));
+    match read {
+        Ok(_) => {}
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(T::default()),
         Err(error) => return Err(Error::storage(format!("cannot read {}", path.display())).because(error)),
-    };
+    }
     serde_json::from_slice(&text).map_err(|error| {
         Error::integrity(format!("{} is damaged, so it is not known whether a snapshot was flagged", path.display()))
             .because(error)
@@ -155,4 +189,84 @@ fn read<T: DeserializeOwned + Default>(state: &StateDirectory, dataset: &Name, f
 fn write<T: Serialize>(state: &StateDirectory, dataset: &Name, file: &str, value: &T) -> Result<()> {
     let text = serde_json::to_vec(value).context(Class::Failed, || "cannot write a history")?;
     replace_file(&state.dataset(dataset)?.join(file), &text)
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used, reason = "tests")]
+mod tests {
+    use chrono::{DateTime, TimeDelta, Utc};
+
+    use super::*;
+    use crate::anomaly::StreamFigures;
+
+    fn id(day: i64) -> SnapshotId {
+        SnapshotId::new(at(day), 0)
+    }
+
+    fn at(day: i64) -> DateTime<Utc> {
+        DateTime::from_timestamp(1_795_000_000, 0).unwrap() + TimeDelta::days(day)
+    }
+
+    fn figures(day: i64, streams: &[(&str, u64)]) -> RunFigures {
+        let of =
+            |(name, bytes): &(&str, u64)| ((*name).to_owned(), StreamFigures { bytes: *bytes, ..Default::default() });
+        RunFigures { at: at(day), streams: streams.iter().map(of).collect(), ..RunFigures::default() }
+    }
+
+    /// Compares the run of a day with those before it.
+    fn compared(state: &StateDirectory, day: i64, before: Option<RunFigures>, now: &[(&str, u64)]) -> Result<bool> {
+        let before = before.map(|before| (SnapshotId::new(before.at, 0), before));
+        compare(state, &"shop".parse()?, &id(day), &figures(day, now), before.as_ref()).map(|found| found.is_some())
+    }
+
+    const WHOLE: [(&str, u64); 2] = [("orders", 9_000_000), ("customers", 5_000_000)];
+    const CUT: [(&str, u64); 2] = [("orders", 9_000_000), ("customers", 50_000)];
+
+    #[test]
+    fn a_harm_whose_verdict_was_lost_is_found_by_the_next_run() -> Result<()> {
+        let (place, shop) = (tempfile::tempdir().unwrap(), "shop".parse()?);
+        let state = StateDirectory::open(place.path())?;
+        for day in 0..3 {
+            assert!(!compared(&state, day, None, &WHOLE)?, "day {day}");
+        }
+        // The run of day 3 was killed after its commit, or another host made it.
+        let harmed = figures(3, &CUT);
+        assert!(compared(&state, 4, Some(harmed), &CUT)?);
+        let flagged: Vec<SnapshotId> = flagged(&state, &shop)?.into_iter().map(|flag| flag.snapshot).collect();
+        assert_eq!(flagged, [id(3), id(4)]);
+        assert!(permit(&state, &shop).is_err());
+        acknowledge(&state, &shop)?;
+        assert!(permit(&state, &shop).is_ok() && !compared(&state, 5, Some(figures(4, &CUT)), &CUT)?);
+        Ok(())
+    }
+
+    #[test]
+    fn a_run_under_a_clock_of_the_future_freezes_nothing() -> Result<()> {
+        let (place, shop) = (tempfile::tempdir().unwrap(), "shop".parse()?);
+        let state = StateDirectory::open(place.path())?;
+        for day in [0, 1, 3650, 2] {
+            assert!(!compared(&state, day, None, &WHOLE)?, "day {day}");
+        }
+        // A table is dropped on purpose.
+        assert!(compared(&state, 3, None, &WHOLE[..1])?);
+        acknowledge(&state, &shop)?;
+        assert!(!compared(&state, 4, None, &WHOLE[..1])?, "what was acknowledged is flagged again");
+        Ok(())
+    }
+
+    #[test]
+    fn flags_are_bounded() -> Result<()> {
+        let (place, shop) = (tempfile::tempdir().unwrap(), "shop".parse()?);
+        let state = StateDirectory::open(place.path())?;
+        let many: Vec<(String, u64)> = (0..500).map(|n| (format!("s{n}"), 100_000)).collect();
+        let many: Vec<(&str, u64)> = many.iter().map(|(name, bytes)| (name.as_str(), *bytes)).collect();
+        compared(&state, 0, None, &many)?;
+        for day in 1..100 {
+            assert!(compared(&state, day, None, &WHOLE)?, "day {day}");
+        }
+        let flagged = flagged(&state, &shop)?;
+        assert_eq!((flagged.len(), &flagged[MAX_FLAGS - 1].snapshot), (MAX_FLAGS, &id(99)));
+        assert_eq!(flagged[0].told().len(), MAX_TOLD_DEPARTURES + 1);
+        Ok(())
+    }
 }

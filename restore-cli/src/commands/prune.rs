@@ -147,7 +147,10 @@ async fn prune(args: &Args, session: &Session, context: &Context<'_>, dataset: &
     if args.dry_run {
         return Ok(pruned);
     }
-    watch::permit(context.state, &dataset.name)?;
+    if let Err(error) = watch::permit(context.state, &dataset.name) {
+        pruned.error = Some(error);
+        return Ok(pruned);
+    }
     // A plan without deletions is still carried out: it notes since when packs are unreferenced,
     // and which are sparse.
     if !plan.is_empty() {
