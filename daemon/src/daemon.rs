@@ -294,9 +294,7 @@ impl Daemon {
     }
 
     fn remember_retry(&mut self, dataset: &Name) {
-        if let Some(time) = self.runner.ledger.get(dataset).retry_at {
-            self.scheduler.retry(dataset, time);
-        }
+        self.scheduler.retry(dataset, self.runner.ledger.get(dataset).retry_at);
     }
 
     /// Runs that failed before a restart or a reload are tried again, too.
@@ -321,6 +319,7 @@ impl Daemon {
                 }
                 let runner = &self.runner;
                 self.scheduler.reload(after, |dataset| considered(runner, dataset));
+                self.takeovers.retain(|dataset| after.dataset(dataset).is_some());
                 let gone: Vec<Name> =
                     self.waiting.keys().filter(|name| after.dataset(name).is_none()).cloned().collect();
                 for dataset in gone {

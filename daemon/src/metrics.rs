@@ -171,7 +171,7 @@ fn backups(page: &Page, snapshot: &Snapshot<'_>) -> prometheus::Result<()> {
     )?;
     page.gauge(
         "lifeboat_deletion_stopped",
-        "1 if the last prune deleted nothing, or nothing in some replica: something is missing or doubtful, or prune failed.",
+        "1 if the last prune deleted nothing, or not all that it should: something is missing or doubtful, or prune failed.",
         &label,
         each(|status| f64::from(u8::from(status.deletion_stopped.is_some()))),
     )?;

@@ -100,7 +100,10 @@ impl Scheduler {
         if let Some(entry) = self.entries.get_mut(&dataset) {
             due = entry.due.filter(|due| *due <= now);
             self.was_due = entry.next().is_some_and(|next| next <= now);
-            entry.consider(now);
+            // A request takes the place of what is due, and of nothing else.
+            if self.was_due {
+                entry.consider(now);
+            }
         }
         let cause = match due {
             _ if asked => Cause::Trigger,
@@ -119,10 +122,11 @@ impl Scheduler {
         }
     }
 
-    /// Starts `dataset` again at `time`, if its schedule does not start it before.
-    pub(crate) fn retry(&mut self, dataset: &Name, time: DateTime<Utc>) {
+    /// Starts `dataset` again at `time`, if its schedule does not start it before, and no start has
+    /// come after that time already.
+    pub(crate) fn retry(&mut self, dataset: &Name, time: Option<DateTime<Utc>>) {
         if let Some(entry) = self.entries.get_mut(dataset) {
-            entry.retry = entry.due.filter(|due| time < *due).map(|_| time);
+            entry.retry = time.filter(|time| *time > entry.considered && entry.due.is_some_and(|due| *time < due));
         }
     }
 

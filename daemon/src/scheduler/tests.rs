@@ -125,3 +125,42 @@ fn a_reload_keeps_what_runs_and_drops_what_is_gone() {
     assert_eq!(scheduler.start(now), None);
     assert_eq!(scheduler.wake_at(), Some(time("2026-03-01T05:00:00Z")));
 }
+
+#[test]
+fn a_request_takes_the_place_of_what_is_due_and_of_nothing_else() {
+    let shop: Name = "shop".parse().unwrap();
+    let hourly = || scheduler(&[("shop", HOURLY)], "2026-03-09T12:00:00Z");
+    let requested = |scheduler: &mut Scheduler, at: &str| {
+        scheduler.request(&shop);
+        assert_eq!(scheduler.start(time(at)).unwrap().1, Cause::Trigger);
+        scheduler.finished();
+    };
+    // A deputy that was refused still looks again, and a run that failed is still tried again.
+    let mut looks = hourly();
+    looks.again(&shop, time("2026-03-09T12:16:00Z"));
+    requested(&mut looks, "2026-03-09T12:10:00Z");
+    assert_eq!(looks.wake_at(), Some(time("2026-03-09T12:16:00Z")));
+    let mut retries = hourly();
+    retries.retry(&shop, Some(time("2026-03-09T12:15:00Z")));
+    requested(&mut retries, "2026-03-09T12:05:00Z");
+    assert_eq!(retries.start(time("2026-03-09T12:15:00Z")).unwrap().1, Cause::Retry);
+    // What is due when it comes is done by it.
+    let mut due = hourly();
+    requested(&mut due, "2026-03-09T13:00:30Z");
+    assert_eq!(due.wake_at(), Some(time("2026-03-09T14:00:00Z")));
+}
+
+#[test]
+fn a_retry_that_a_start_came_after_is_over() {
+    let shop: Name = "shop".parse().unwrap();
+    let mut scheduler = scheduler(&[("shop", HOURLY)], "2026-03-09T11:30:00Z");
+    scheduler.start(time("2026-03-09T12:00:00Z")).unwrap();
+    scheduler.finished();
+    // As an older run has left it.
+    scheduler.retry(&shop, Some(time("2026-03-09T11:45:00Z")));
+    assert_eq!(scheduler.wake_at(), Some(time("2026-03-09T13:00:00Z")));
+    scheduler.retry(&shop, Some(time("2026-03-09T12:15:00Z")));
+    assert_eq!(scheduler.wake_at(), Some(time("2026-03-09T12:15:00Z")));
+    scheduler.retry(&shop, None);
+    assert_eq!(scheduler.wake_at(), Some(time("2026-03-09T13:00:00Z")));
+}
