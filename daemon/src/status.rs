@@ -114,7 +114,7 @@ struct StatusFile {
     status: DatasetStatus,
     /// Of the file when it was last read or written here.
     version: Option<Version>,
-    /// Starts that came to nothing because another program held the lock, and why the last one did.
+    /// Starts that came to nothing before they had the lock, and why the last one did.
     missed: Option<(u64, String)>,
 }
 
@@ -182,8 +182,7 @@ impl Ledger {
         }
     }
 
-    /// A start of `dataset` came to nothing, because another program holds its lock: so this cannot
-    /// be written yet.
+    /// A start of `dataset` came to nothing before it had the lock, so this cannot be written yet.
     pub(crate) fn missed(&self, dataset: &Name, why: String) {
         let mut files = self.lock();
         let file = files.entry(dataset.clone()).or_default();

@@ -45,7 +45,8 @@ impl Runner {
     ) -> Result<Ended> {
         let (of, mut takes_over) = (installation.dataset(dataset)?, false);
         // Before anybody is asked.
-        if self.state.try_lock_dataset(dataset)?.is_none() {
+        let early = |error: &Error| self.note_failure(dataset, error);
+        if self.state.try_lock_dataset(dataset).inspect_err(early)?.is_none() {
             return Ok(Ended::Locked(self.state.taken(dataset)));
         }
         if of.hosts.len() > 1 && start != Start::Takeover {
@@ -89,9 +90,9 @@ impl Runner {
             }
         }
         if of.hosts.len() > 1 && (start == Start::Takeover || takes_over) {
-            check_stores(installation, dataset).await.inspect_err(|error| self.note_failure(dataset, error))?;
+            check_stores(installation, dataset).await.inspect_err(early)?;
         }
-        let Some(lock) = self.state.try_lock_dataset(dataset)? else {
+        let Some(lock) = self.state.try_lock_dataset(dataset).inspect_err(early)? else {
             return Ok(Ended::Locked(self.state.taken(dataset)));
         };
         let report = self.run(installation, dataset, (start, lock), progress, cancel).await?;
@@ -121,10 +122,7 @@ impl Runner {
             "no backup was begun: {}",
             error.chain_and_hint()
         );
-        self.remember(dataset, |status| {
-            status.failures += 1;
-            (status.succeeded, status.error) = (false, Some(error.chain()));
-        });
+        self.ledger.missed(dataset, error.chain());
     }
 
     /// Whether this host led when it last knew: it has backed up since, or it is the first of the
@@ -143,7 +141,9 @@ impl Runner {
             status.takeover_needed = *turn == StartTurn::AskOperator;
             if led_by.is_some() {
                 status.last_success = newest.or(status.last_success);
-                (status.succeeded, status.error) = (true, None);
+                // What was wrong with its own last run is the leader's concern now.
+                (status.succeeded, status.error, status.retry_at) = (true, None, None);
+                (status.deletion_stopped, status.skipped) = (None, 0);
             }
             status.led_by = led_by;
         });

@@ -62,10 +62,17 @@ async fn renew(lead: &Lead<'_>) -> Result<()> {
     let signature = lead.keys.signer.sign(&stored, &layout::trusted_comment(vault, &key))?;
     stored.extend_from_slice(signature.as_bytes());
     let stored = Bytes::from(stored);
-    let puts = lead.replicas.iter().map(|replica| replica.put_replace(&key, stored.clone()));
-    for put in futures::future::join_all(puts).await {
-        if let Err(error) = put {
-            tracing::warn!(%error, "A replica did not take the lease");
+    // One that is slow lets no lease end in the others.
+    let puts = lead.replicas.iter().map(async |replica| {
+        let put = tokio::time::timeout(RENEWAL, replica.put_replace(&key, stored.clone())).await;
+        (
+            replica.name(),
+            put.map_or_else(|_| Some("no answer in time".to_owned()), |put| put.err().map(|e| e.to_string())),
+        )
+    });
+    for (replica, failed) in futures::future::join_all(puts).await {
+        if let Some(why) = failed {
+            tracing::warn!(%replica, "A replica did not take the lease: {why}");
         }
     }
     Ok(())

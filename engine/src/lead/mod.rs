@@ -158,7 +158,8 @@ impl Lead<'_> {
 }
 
 impl Leadership {
-    /// What the host of `config` does about `dataset` at `now`.
+    /// What the host of `config` does about `dataset` at `now`. Without any commit, a deputy waits
+    /// anew at each start, so it takes over only if starts are further apart than its wait.
     #[must_use]
     pub fn turn(&self, config: &Config, dataset: &Dataset, now: DateTime<Utc>) -> StartTurn {
         let me = &config.host;
@@ -166,13 +167,13 @@ impl Leadership {
             return StartTurn::Ours;
         }
         let Some(schedule) = &dataset.schedule else { return StartTurn::Theirs(None) };
-        let Some(fire) = schedule.last_before(now) else { return StartTurn::Theirs(None) };
-        let skew = skew(config);
-        let has_committed =
-            |newest: &NewestCommit| newest.time + skew >= fire && !is_future(newest.time, now, &config.limits);
-        if self.newest.as_ref().is_some_and(has_committed) {
-            return StartTurn::Theirs(None);
-        }
+        let believed = self.newest.as_ref().filter(|newest| !is_future(newest.time, now, &config.limits));
+        // The first start that the leader has let pass. A later one is no new beginning of the wait.
+        let passed = match believed {
+            Some(newest) => schedule.next_after(newest.time + skew(config)),
+            None => schedule.last_before(now),
+        };
+        let Some(fire) = passed.filter(|fire| *fire <= now) else { return StartTurn::Theirs(None) };
         // Deputies take over one after the other, in the order of the list.
         let deputies = dataset.hosts.iter().filter(|host| **host != self.leader);
         let before = deputies.take_while(|host| *host != me).count();

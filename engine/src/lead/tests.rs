@@ -81,6 +81,20 @@ fn a_commit_or_a_run_under_way_is_left_to_the_leader() {
 }
 
 #[test]
+fn a_deputy_takes_over_however_often_the_schedule_starts() {
+    let mut second = config("db2", 2, 2);
+    for schedule in ["*/15 * * * *", "* * * * *"] {
+        second.datasets[0].schedule =
+            Some(crate::schedule::Schedule::parse(schedule, chrono_tz::UTC, Duration::ZERO).unwrap());
+        let silent = found("db1", Some("11:54:00"), false);
+        assert!(matches!(turn(&second, &silent, "12:10:00"), StartTurn::Theirs(Some(_))), "{schedule}");
+        for late in ["12:15:00", "12:16:00", "12:31:00", "15:00:30"] {
+            assert_eq!(turn(&second, &silent, late), StartTurn::TakeOver, "{schedule} at {late}");
+        }
+    }
+}
+
+#[test]
 fn where_commits_need_not_meet_an_operator_decides() {
     let silent = found("db1", Some("11:01:00"), false);
     for (replicas, min_replicas, expected) in [
