@@ -168,7 +168,7 @@ impl Leadership {
         }
         let Some(schedule) = &dataset.schedule else { return StartTurn::Theirs(None) };
         let believed = self.newest.as_ref().filter(|newest| !is_future(newest.time, now, &config.limits));
-        // The first start that the leader has let pass. A later one is no new beginning of the wait.
+        // The first start that the leader has let pass. A later one does not begin the wait anew.
         let passed = match believed {
             Some(newest) => schedule.next_after(newest.time + skew(config)),
             None => schedule.last_before(now),
