@@ -219,6 +219,14 @@ impl Postgres {
         self.run_sql("postgres", &format!("CREATE DATABASE \"{quoted}\" TEMPLATE template0")).await;
     }
 
+    /// # Panics
+    /// A restore has left a role or a database of its own.
+    pub async fn assert_nothing_is_left(&self) {
+        let left = "SELECT (SELECT count(*) FROM pg_roles WHERE rolname LIKE 'lifeboat%')
+            + (SELECT count(*) FROM pg_database WHERE datname LIKE 'lifeboat%')";
+        assert_eq!(self.query("postgres", left).await.trim(), "0");
+    }
+
     /// Runs a script, to its first error.
     ///
     /// # Panics

@@ -58,6 +58,44 @@ pub async fn captured(server: &Postgres, large_table: u64, cx: &WorkContext) -> 
     try_captured(source(server, large_table), cx).await.expect("a capture")
 }
 
+/// A server whose database `shop` was captured, and an empty one to restore it into.
+pub struct CapturedShop {
+    /// Where it was captured.
+    pub from: Postgres,
+    /// Where it can be restored.
+    pub to: Postgres,
+    /// The capture.
+    pub streams: MemoryStreams,
+    /// How it works, below `place`.
+    pub cx: WorkContext,
+    /// A private directory.
+    pub place: TempDir,
+}
+
+impl CapturedShop {
+    /// Makes `shop` with this SQL, and captures all of its server.
+    ///
+    /// # Panics
+    /// Something of it fails.
+    pub async fn with(sql: &str) -> Self {
+        let (from, to) = (Postgres::start().await, Postgres::start().await);
+        from.create_database("shop").await;
+        from.run_sql("shop", sql).await;
+        let place = TempDir::new().expect("a temporary directory");
+        let cx = context(&place);
+        let streams = captured(&from, u64::MAX, &cx).await;
+        Self { from, to, streams, cx, place }
+    }
+
+    /// Restores it.
+    ///
+    /// # Errors
+    /// Those of the restore.
+    pub async fn restored(&self, wanted: Wanted) -> Result<RestoreOutcome> {
+        restored(&self.streams, &self.to, wanted, &self.cx).await
+    }
+}
+
 /// A throw-away server of the engine that `facts` name. Its programs are looked for in
 /// `directories` first.
 ///

@@ -9,7 +9,7 @@ use lifeboat_engine::databases::{RestoreOutcome, Wanted, WorkContext};
 use lifeboat_tests::postgres::Postgres;
 use lifeboat_tests::streams::MemoryStreams;
 use lifeboat_tests::tools;
-use lifeboat_tests::work::{captured, context, only, restored, throw_away};
+use lifeboat_tests::work::{CapturedShop, captured, context, only, restored, throw_away};
 use tempfile::TempDir;
 
 async fn assert_proved(streams: &MemoryStreams, cx: &WorkContext) {
@@ -329,19 +329,15 @@ async fn a_database_is_replaced_only_by_one_that_is_complete() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn what_a_killed_restore_left_is_told() {
-    let (from, to) = (Postgres::start().await, Postgres::start().await);
-    from.create_database("shop").await;
-    from.run_sql("shop", "CREATE TABLE t AS SELECT 1 AS a").await;
-    let place = TempDir::new().unwrap();
-    let cx = context(&place);
-    let streams = captured(&from, u64::MAX, &cx).await;
+    let shop = CapturedShop::with("CREATE TABLE t AS SELECT 1 AS a").await;
+    let to = &shop.to;
     to.run_sql("postgres", "CREATE DATABASE \"lifeboat-loading-01234567\"").await;
     to.run_sql("postgres", "CREATE DATABASE shop; COMMENT ON DATABASE shop IS 'Lifeboat is loading this database'")
         .await;
     to.run_sql("shop", "CREATE TABLE half AS SELECT 1 AS a").await;
-    let error = restored(&streams, &to, only("shop"), &cx).await.unwrap_err();
+    let error = shop.restored(only("shop")).await.unwrap_err();
     assert!(error.message().contains("half loaded") && error.class() == Class::Usage, "{error:?}");
-    let outcome = restored(&streams, &to, Wanted { overwrite: true, ..only("shop") }, &cx).await.unwrap();
+    let outcome = shop.restored(Wanted { overwrite: true, ..only("shop") }).await.unwrap();
     assert!(told(&outcome, "database lifeboat-loading-01234567, database shop"), "{:?}", outcome.warnings);
     assert_eq!(
         to.query("postgres", "SELECT shobj_description(oid, 'pg_database') FROM pg_database WHERE datname = 'shop'")

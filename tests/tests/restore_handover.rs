@@ -6,17 +6,11 @@ use lifeboat_engine::Class;
 use lifeboat_engine::databases::postgres::PostgresTarget;
 use lifeboat_engine::databases::{RestoreOutcome, Target, Wanted, load};
 use lifeboat_tests::postgres::Postgres;
-use lifeboat_tests::work::{captured, context, only, restored};
+use lifeboat_tests::work::{CapturedShop, captured, context, only, restored};
 use tempfile::TempDir;
 
 fn lost(outcome: &RestoreOutcome) -> Vec<(&str, &str)> {
     outcome.failures.iter().map(|failure| (failure.object.as_str(), failure.class.as_str())).collect()
-}
-
-async fn nothing_is_left(server: &Postgres) {
-    let left = "SELECT (SELECT count(*) FROM pg_roles WHERE rolname LIKE 'lifeboat%')
-        + (SELECT count(*) FROM pg_database WHERE datname LIKE 'lifeboat%')";
-    assert_eq!(server.query("postgres", left).await.trim(), "0");
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -46,7 +40,7 @@ async fn an_owner_or_right_that_is_refused_is_a_failure() {
     }
     assert!(error.hint_text().is_some_and(|hint| hint.contains("--keep-going")), "{error:?}");
     assert_eq!(to.query("shop", "SELECT a FROM precious").await.trim(), "7");
-    nothing_is_left(&to).await;
+    to.assert_nothing_is_left().await;
 
     let outcome = restored(&streams, &to, Wanted { keep_going: true, ..strict }, &cx).await.unwrap();
     assert!(lost(&outcome).contains(&("owner of TABLE public.t", "rights")), "{:?}", outcome.failures);
@@ -68,12 +62,8 @@ END $$";
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_database_that_is_filled_at_the_last_moment_stays() {
-    let (from, to) = (Postgres::start().await, Postgres::start().await);
-    from.create_database("shop").await;
-    from.run_sql("shop", "CREATE TABLE t AS SELECT 1 AS a").await;
-    let place = TempDir::new().unwrap();
-    let cx = context(&place);
-    let streams = captured(&from, u64::MAX, &cx).await;
+    let shop = CapturedShop::with("CREATE TABLE t AS SELECT 1 AS a").await;
+    let to = &shop.to;
     to.create_database("shop").await;
     let loading = "SELECT count(*) FROM pg_database WHERE datname LIKE 'lifeboat-loading-%'";
     let held =
@@ -88,7 +78,7 @@ async fn a_database_that_is_filled_at_the_last_moment_stays() {
         // The restore sends everybody away who is in it.
         while to.try_query("shop", "CREATE TABLE precious AS SELECT 7 AS a").await.is_err() {}
     };
-    let (error, (), ()) = tokio::join!(restored(&streams, &to, only("shop"), &cx), holding, filling);
+    let (error, (), ()) = tokio::join!(shop.restored(only("shop")), holding, filling);
     let error = error.unwrap_err();
     assert!(error.class() == Class::Usage && error.chain().contains("database shop was filled"), "{error:?}");
     assert_eq!(to.query("shop", "SELECT a FROM precious").await.trim(), "7");
@@ -96,33 +86,28 @@ async fn a_database_that_is_filled_at_the_last_moment_stays() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_right_that_the_server_does_not_give_is_told() {
-    let (from, to) = (Postgres::start().await, Postgres::start().await);
-    from.create_database("shop").await;
     // Its grantor may not grant any more, of which the server only warns.
-    from.run_sql(
-        "shop",
+    let shop = CapturedShop::with(
         "CREATE ROLE app; CREATE ROLE reader; CREATE ROLE guest; CREATE TABLE t AS SELECT 1 AS a; ALTER TABLE t OWNER TO app;
          GRANT SELECT ON t TO reader WITH GRANT OPTION; SET SESSION AUTHORIZATION reader; GRANT SELECT ON t TO guest; RESET SESSION AUTHORIZATION;
          UPDATE pg_class SET relacl = replace(relacl::text, 'reader=r*/app', 'reader=r/app')::aclitem[] WHERE relname = 't'",
     )
     .await;
-    let place = TempDir::new().unwrap();
-    let cx = context(&place);
-    let streams = captured(&from, u64::MAX, &cx).await;
+    let to = &shop.to;
     to.run_sql("postgres", "CREATE ROLE app; CREATE ROLE reader; CREATE ROLE guest").await;
-    let error = restored(&streams, &to, only("shop"), &cx).await.unwrap_err();
+    let error = shop.restored(only("shop")).await.unwrap_err();
     assert!(error.chain().contains("no privileges were granted for \"t\""), "{}", error.chain());
     assert!(to.try_query("shop", "SELECT 1").await.is_err());
-    let outcome = restored(&streams, &to, Wanted { keep_going: true, ..only("shop") }, &cx).await.unwrap();
+    let outcome = shop.restored(Wanted { keep_going: true, ..only("shop") }).await.unwrap();
     assert_eq!(lost(&outcome), [("rights", "rights")]);
     // Also where warnings are not wanted.
     to.run_sql("postgres", "DROP DATABASE shop; ALTER ROLE postgres SET client_min_messages = error").await;
-    let outcome = restored(&streams, &to, Wanted { keep_going: true, ..only("shop") }, &cx).await.unwrap();
+    let outcome = shop.restored(Wanted { keep_going: true, ..only("shop") }).await.unwrap();
     assert_eq!(lost(&outcome), [("rights", "rights")]);
 
     // A grantor who is not there is replaced by the owner.
     to.run_sql("postgres", "DROP DATABASE shop; DROP ROLE reader").await;
-    let outcome = restored(&streams, &to, only("shop"), &cx).await.unwrap();
+    let outcome = shop.restored(only("shop")).await.unwrap();
     let told = |warning: &String| warning.contains("granted by another role") && warning.contains("TABLE t");
     assert!(outcome.warnings.iter().any(told), "{:?}", outcome.warnings);
     assert_eq!(to.query("shop", "SELECT has_table_privilege('guest', 't', 'SELECT')").await.trim(), "t");
@@ -130,10 +115,7 @@ async fn a_right_that_the_server_does_not_give_is_told() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn what_needs_a_superuser_is_refused_and_named() {
-    let (from, to) = (Postgres::start().await, Postgres::start().await);
-    from.create_database("shop").await;
-    from.run_sql(
-        "shop",
+    let shop = CapturedShop::with(
         "CREATE TABLE t AS SELECT 1 AS a; CREATE EXTENSION file_fdw; CREATE EXTENSION pgcrypto;
          CREATE PUBLICATION everything FOR ALL TABLES; CREATE CAST (text AS int) WITH INOUT; CREATE TYPE base;
          CREATE FUNCTION base_in(cstring) RETURNS base LANGUAGE internal IMMUTABLE STRICT AS 'int4in';
@@ -144,10 +126,8 @@ async fn what_needs_a_superuser_is_refused_and_named() {
          CREATE EVENT TRIGGER sees ON ddl_command_end EXECUTE FUNCTION see();",
     )
     .await;
-    let place = TempDir::new().unwrap();
-    let cx = context(&place);
-    let streams = captured(&from, u64::MAX, &cx).await;
-    let error = restored(&streams, &to, only("shop"), &cx).await.unwrap_err();
+    let to = &shop.to;
+    let error = shop.restored(only("shop")).await.unwrap_err();
     assert_eq!(error.class(), Class::Usage);
     let told = error.chain();
     assert!(
@@ -161,9 +141,9 @@ async fn what_needs_a_superuser_is_refused_and_named() {
     }
     assert!(!told.contains("FUNCTION public.see"), "{told}");
     assert!(error.hint_text().is_some_and(|hint| hint.contains("--as-superuser")), "{error:?}");
-    nothing_is_left(&to).await;
+    to.assert_nothing_is_left().await;
     assert!(to.try_query("shop", "SELECT 1").await.is_err());
-    let outcome = restored(&streams, &to, Wanted { as_superuser: true, ..only("shop") }, &cx).await.unwrap();
+    let outcome = shop.restored(Wanted { as_superuser: true, ..only("shop") }).await.unwrap();
     assert!(outcome.warnings.iter().any(|warning| warning.contains("EVENT TRIGGER sees")), "{:?}", outcome.warnings);
     assert_eq!(to.query("shop", "SELECT count(*) FROM pg_event_trigger").await.trim(), "1");
 }
@@ -173,6 +153,7 @@ async fn a_server_that_lets_no_other_role_in_is_told_and_left_as_it_was() {
     let (from, to) = (Postgres::start().await, Postgres::start().await);
     from.create_database("shop").await;
     from.run_sql("shop", "CREATE TABLE t AS SELECT 1 AS a").await;
+    // It has read them when the capture has ended.
     let rules = to.query("postgres", "SHOW hba_file").await;
     std::fs::write(rules.trim(), "local all postgres trust\n").unwrap();
     to.run_sql("postgres", "SELECT pg_reload_conf()").await;
@@ -182,7 +163,7 @@ async fn a_server_that_lets_no_other_role_in_is_told_and_left_as_it_was() {
     let error = restored(&streams, &to, only("shop"), &cx).await.unwrap_err();
     let hint = error.hint_text().unwrap();
     assert!(hint.contains("--as-superuser") && hint.contains("pg_hba.conf"), "{error:?}");
-    nothing_is_left(&to).await;
+    to.assert_nothing_is_left().await;
     assert!(to.try_query("shop", "SELECT 1").await.is_err());
     restored(&streams, &to, Wanted { as_superuser: true, ..only("shop") }, &cx).await.unwrap();
     assert_eq!(to.query("shop", "SELECT a FROM t").await.trim(), "1");
@@ -205,7 +186,7 @@ async fn a_server_that_asks_for_passwords_is_loaded_by_a_role_without_rights() {
     load(&streams, &Target::Server { server: Box::new(server), wanted: only("shop") }, &cx).await.unwrap();
     let owners = "SELECT relowner::regrole FROM pg_class WHERE relname = 't'";
     assert_eq!(to.query("shop", owners).await.trim(), "joe");
-    nothing_is_left(&to).await;
+    to.assert_nothing_is_left().await;
     let left: Vec<_> = std::fs::read_dir(place.path()).unwrap().collect();
     assert!(left.is_empty(), "{left:?}");
 }
@@ -245,54 +226,43 @@ async fn nobody_comes_in_before_the_snapshot_lets_him() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_role_for_orphans_that_cannot_be_used_is_refused_before_anything_is_loaded() {
-    let (from, to) = (Postgres::start().await, Postgres::start().await);
-    from.create_database("shop").await;
-    from.run_sql("shop", "CREATE TABLE t AS SELECT 1 AS a").await;
-    let place = TempDir::new().unwrap();
-    let cx = context(&place);
-    let streams = captured(&from, u64::MAX, &cx).await;
+    let shop = CapturedShop::with("CREATE TABLE t AS SELECT 1 AS a").await;
+    let to = &shop.to;
     to.run_sql("postgres", "CREATE ROLE \"lifeboat-orphans\"; CREATE ROLE me; GRANT \"lifeboat-orphans\" TO me").await;
-    let error = restored(&streams, &to, only("shop"), &cx).await.unwrap_err();
+    let error = shop.restored(only("shop")).await.unwrap_err();
     assert_eq!(error.class(), Class::Usage);
     // It would say so if it had begun to restore the database.
     assert!(error.chain().starts_with("the role lifeboat-orphans has rights or members"), "{}", error.chain());
     to.run_sql("postgres", "REVOKE \"lifeboat-orphans\" FROM me").await;
-    restored(&streams, &to, only("shop"), &cx).await.unwrap();
+    shop.restored(only("shop")).await.unwrap();
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_view_of_a_superuser_is_filled_whatever_his_name_is_written_in() {
-    let (from, to) = (Postgres::start().await, Postgres::start().await);
-    from.create_database("shop").await;
     let role = "SET client_encoding = 'UTF8'; CREATE ROLE \"J\u{f6}\" SUPERUSER";
     let view = "CREATE MATERIALIZED VIEW v AS SELECT 1 AS a; ALTER MATERIALIZED VIEW v OWNER TO \"J\u{f6}\"";
-    from.run_sql("shop", &format!("{role}; {view}")).await;
+    let shop = CapturedShop::with(&format!("{role}; {view}")).await;
+    let to = &shop.to;
     to.run_sql("postgres", role).await;
-    let place = TempDir::new().unwrap();
-    let cx = context(&place);
-    let streams = captured(&from, u64::MAX, &cx).await;
     // As an archive was while the database had this `client_encoding`.
-    let mut tool = tokio::process::Command::new(from.programs().join("pg_dump"));
-    let dumped = tool.args(["-Fc", "-Z0", "-E", "LATIN1", "-d", &from.url("shop")]).output().await.unwrap();
+    let mut tool = tokio::process::Command::new(shop.from.programs().join("pg_dump"));
+    let dumped = tool.args(["-Fc", "-Z0", "-E", "LATIN1", "-d", &shop.from.url("shop")]).output().await.unwrap();
     assert!(dumped.status.success(), "{}", String::from_utf8_lossy(&dumped.stderr));
-    for (name, (content, _)) in streams.streams.lock().unwrap().iter_mut() {
+    for (name, (content, _)) in shop.streams.streams.lock().unwrap().iter_mut() {
         if name.contains("shop") {
             content.clone_from(&dumped.stdout);
         }
     }
-    restored(&streams, &to, only("shop"), &cx).await.unwrap();
+    shop.restored(only("shop")).await.unwrap();
     assert_eq!(to.query("shop", "SELECT a FROM v").await.trim(), "1");
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_role_that_a_restore_left_is_told() {
-    let (from, to) = (Postgres::start().await, Postgres::start().await);
-    from.create_database("shop").await;
-    let place = TempDir::new().unwrap();
-    let cx = context(&place);
-    let streams = captured(&from, u64::MAX, &cx).await;
+    let shop = CapturedShop::with("").await;
+    let to = &shop.to;
     to.run_sql("postgres", "CREATE ROLE \"lifeboat-loader-0123456789abcdef\"").await;
-    let outcome = restored(&streams, &to, only("shop"), &cx).await.unwrap();
+    let outcome = shop.restored(only("shop")).await.unwrap();
     let told = |warning: &String| warning.contains("role lifeboat-loader-0123456789abcdef");
     assert!(outcome.warnings.iter().any(told), "{:?}", outcome.warnings);
 }

@@ -7,7 +7,7 @@ use std::path::Path;
 use lifeboat_engine::databases::Wanted;
 use lifeboat_tests::postgres::Postgres;
 use lifeboat_tests::tools;
-use lifeboat_tests::work::{captured, context, only, restored};
+use lifeboat_tests::work::{CapturedShop, captured, context, only, restored};
 use tempfile::TempDir;
 
 /// PostgreSQL 15 and 18.
@@ -115,13 +115,9 @@ END $$;
 
 #[tokio::test(flavor = "multi_thread")]
 async fn settings_that_code_gives_the_role_for_a_while_end_the_restore() {
-    let (from, to) = (Postgres::start().await, Postgres::start().await);
-    from.create_database("shop").await;
-    from.run_sql("shop", &format!("{USERS}RESET SESSION AUTHORIZATION;{SETTER}")).await;
-    let place = TempDir::new().unwrap();
-    let cx = context(&place);
-    let streams = captured(&from, u64::MAX, &cx).await;
-    let error = restored(&streams, &to, Wanted { globals: true, ..only("shop") }, &cx).await.unwrap_err();
+    let shop = CapturedShop::with(&format!("{USERS}RESET SESSION AUTHORIZATION;{SETTER}")).await;
+    let to = &shop.to;
+    let error = shop.restored(Wanted { globals: true, ..only("shop") }).await.unwrap_err();
     assert!(error.chain().contains("code that was restored has changed settings of the role"), "{}", error.chain());
     assert!(to.log().contains("mallory comes early") && !to.log().contains("mallory comes late"));
 }
@@ -148,12 +144,8 @@ END LOOP; END $$; SELECT secret FROM s.aa";
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_session_that_came_in_as_the_role_is_ended_before_all_can_be_read() {
-    let (from, to) = (Postgres::start().await, Postgres::start().await);
-    from.create_database("shop").await;
-    from.run_sql("shop", &format!("{USERS}{WAITER}")).await;
-    let place = TempDir::new().unwrap();
-    let cx = context(&place);
-    let streams = captured(&from, u64::MAX, &cx).await;
+    let shop = CapturedShop::with(&format!("{USERS}{WAITER}")).await;
+    let to = &shop.to;
     let sees = async |sql: &str| {
         loop {
             let seen = to.query("postgres", sql).await.trim().to_owned();
@@ -178,7 +170,7 @@ async fn a_session_that_came_in_as_the_role_is_ended_before_all_can_be_read() {
         to.run_sql("postgres", &format!("REVOKE \"{role}\" FROM mallory; CREATE ROLE go")).await;
     };
     let wanted = Wanted { globals: true, ..only("shop") };
-    let (restored, read, ()) = tokio::join!(restored(&streams, &to, wanted, &cx), member, granting);
+    let (restored, read, ()) = tokio::join!(shop.restored(wanted), member, granting);
     restored.unwrap();
     let error = read.unwrap_err();
     assert!(error.contains("terminating connection"), "{error}");
@@ -269,21 +261,16 @@ async fn code_of_one_database_is_nothing_to_the_next() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_foreign_key_beside_a_cast_that_is_code_is_left_out_if_to_go_on_is_wanted() {
-    let (from, to) = (Postgres::start().await, Postgres::start().await);
-    from.create_database("shop").await;
-    from.run_sql(
-        "shop",
+    let shop = CapturedShop::with(
         "CREATE TYPE mood AS ENUM ('a'); CREATE FUNCTION number(mood) RETURNS int LANGUAGE sql IMMUTABLE AS 'SELECT 1';
          CREATE CAST (mood AS int) WITH FUNCTION number(mood) AS IMPLICIT;
          CREATE TABLE t (a int PRIMARY KEY); INSERT INTO t VALUES (1); CREATE TABLE u (a int REFERENCES t)",
     )
     .await;
-    let place = TempDir::new().unwrap();
-    let cx = context(&place);
-    let streams = captured(&from, u64::MAX, &cx).await;
-    let error = restored(&streams, &to, only("shop"), &cx).await.unwrap_err();
+    let to = &shop.to;
+    let error = shop.restored(only("shop")).await.unwrap_err();
     assert!(error.chain().contains("implicit cast public.mood AS integer"), "{}", error.chain());
-    let outcome = restored(&streams, &to, Wanted { keep_going: true, ..only("shop") }, &cx).await.unwrap();
+    let outcome = shop.restored(Wanted { keep_going: true, ..only("shop") }).await.unwrap();
     let lost: Vec<&str> = outcome.failures.iter().map(|failure| failure.object.as_str()).collect();
     assert_eq!(lost, ["FK CONSTRAINT public.u u_a_fkey"]);
     assert_eq!(to.query("shop", "SELECT a FROM t").await.trim(), "1");

@@ -8,14 +8,8 @@ use lifeboat_engine::Class;
 use lifeboat_engine::databases::Wanted;
 use lifeboat_tests::postgres::Postgres;
 use lifeboat_tests::tools;
-use lifeboat_tests::work::{captured, context, only, restored};
+use lifeboat_tests::work::{CapturedShop, captured, context, only, restored};
 use tempfile::TempDir;
-
-async fn nothing_is_left(server: &Postgres) {
-    let left = "SELECT (SELECT count(*) FROM pg_roles WHERE rolname LIKE 'lifeboat%')
-        + (SELECT count(*) FROM pg_database WHERE datname LIKE 'lifeboat%')";
-    assert_eq!(server.query("postgres", left).await.trim(), "0");
-}
 
 /// A user who may create in one schema, and nothing else, waits for the restore.
 fn trap(canary: &str) -> String {
@@ -74,7 +68,7 @@ async fn code_of_a_dump_runs_without_rights() {
         assert!(outcome.warnings.iter().all(|warning| !warning.contains("superuser:")), "{:?}", outcome.warnings);
         let owners = "SELECT DISTINCT relowner::regrole FROM pg_class WHERE relnamespace = 'hers'::regnamespace";
         assert_eq!(to.query("shop", owners).await.trim(), "mallory");
-        nothing_is_left(&to).await;
+        to.assert_nothing_is_left().await;
     }
     // The trap works: it is the role without rights that closes it.
     let streams = captured(&from, u64::MAX, &cx).await;
@@ -161,7 +155,7 @@ async fn code_of_a_dump_changes_and_reads_nothing_of_others() {
         assert_eq!(to.query("shop", kept).await.trim(), from.query("shop", kept).await.trim());
         let settings = "SELECT count(*) FROM pg_db_role_setting";
         assert_eq!(to.query("postgres", settings).await.trim(), "0");
-        nothing_is_left(&to).await;
+        to.assert_nothing_is_left().await;
     }
     assert!(!to.log().contains("mallory did"));
     // All of it works for a superuser, but for what nobody may do.
@@ -213,7 +207,7 @@ async fn code_that_lets_others_in_as_the_role_that_loads_ends_the_restore() {
         let streams = captured(&from, u64::MAX, &cx).await;
         let error = restored(&streams, &to, only("shop"), &cx).await.unwrap_err();
         assert!(error.chain().contains(told), "{attack}: {}", error.chain());
-        nothing_is_left(&to).await;
+        to.assert_nothing_is_left().await;
         assert!(to.try_query("shop", "SELECT 1").await.is_err());
     }
 }
@@ -247,18 +241,14 @@ async fn what_belongs_to_a_role_that_is_lacking_gets_no_rights() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_database_that_another_has_just_made_stays() {
-    let (from, to) = (Postgres::start().await, Postgres::start().await);
-    from.create_database("shop").await;
-    from.run_sql("shop", "CREATE TABLE t AS SELECT 1 AS a").await;
-    let place = TempDir::new().unwrap();
-    let cx = context(&place);
-    let streams = captured(&from, u64::MAX, &cx).await;
+    let shop = CapturedShop::with("CREATE TABLE t AS SELECT 1 AS a").await;
+    let to = &shop.to;
     to.create_database("other").await;
     // The restore does not see it yet, and waits with its own.
     let other = to.run_sql("postgres", "BEGIN; ALTER DATABASE other RENAME TO shop; SELECT pg_sleep(6); COMMIT");
     let restoring = async {
         tokio::time::sleep(std::time::Duration::from_secs(1)).await;
-        restored(&streams, &to, only("shop"), &cx).await
+        shop.restored(only("shop")).await
     };
     let ((), restored) = tokio::join!(other, restoring);
     assert_eq!(restored.unwrap_err().class(), Class::Source);
@@ -267,12 +257,8 @@ async fn a_database_that_another_has_just_made_stays() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_database_is_replaced_only_if_nothing_at_all_was_made_in_it() {
-    let (from, to) = (Postgres::start().await, Postgres::start().await);
-    from.create_database("shop").await;
-    from.run_sql("shop", "CREATE TABLE t AS SELECT 1 AS a").await;
-    let place = TempDir::new().unwrap();
-    let cx = context(&place);
-    let streams = captured(&from, u64::MAX, &cx).await;
+    let shop = CapturedShop::with("CREATE TABLE t AS SELECT 1 AS a").await;
+    let to = &shop.to;
     for made in [
         "CREATE PUBLICATION p",
         "CREATE CAST (text AS int) WITH INOUT",
@@ -282,26 +268,24 @@ async fn a_database_is_replaced_only_if_nothing_at_all_was_made_in_it() {
         to.run_sql("postgres", "DROP DATABASE IF EXISTS shop").await;
         to.create_database("shop").await;
         to.run_sql("shop", made).await;
-        let error = restored(&streams, &to, only("shop"), &cx).await.unwrap_err();
+        let error = shop.restored(only("shop")).await.unwrap_err();
         assert!(error.message().contains("not empty"), "{made}: {error:?}");
     }
     to.run_sql("postgres", "DROP DATABASE shop").await;
     to.create_database("shop").await;
-    restored(&streams, &to, only("shop"), &cx).await.unwrap();
+    shop.restored(only("shop")).await.unwrap();
     assert_eq!(to.query("shop", "SELECT a FROM t").await.trim(), "1");
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_database_that_sets_another_role_is_restored() {
-    let (from, to) = (Postgres::start().await, Postgres::start().await);
-    from.create_database("shop").await;
-    from.run_sql("shop", "CREATE ROLE app; CREATE TABLE t AS SELECT 1 AS a; ALTER DATABASE shop SET role = app").await;
-    let place = TempDir::new().unwrap();
-    let cx = context(&place);
-    let streams = captured(&from, u64::MAX, &cx).await;
+    let shop =
+        CapturedShop::with("CREATE ROLE app; CREATE TABLE t AS SELECT 1 AS a; ALTER DATABASE shop SET role = app")
+            .await;
+    let to = &shop.to;
     for as_superuser in [false, true] {
         let wanted = Wanted { overwrite: true, globals: true, as_superuser, ..only("shop") };
-        restored(&streams, &to, wanted, &cx).await.unwrap();
+        shop.restored(wanted).await.unwrap();
         assert_eq!(
             to.query("shop", "SELECT current_user, count(*) FROM pg_tables WHERE tablename = 't'").await.trim(),
             "app|1"
@@ -411,7 +395,7 @@ async fn every_owner_and_right_comes_back(programs: &Path) {
         let only_here: Vec<&String> = here.iter().filter(|line| !there.contains(line)).collect();
         assert!(only_there.is_empty() && only_here.is_empty(), "lost: {only_there:#?}\nnew: {only_here:#?}");
         assert_eq!(there.len(), here.len());
-        nothing_is_left(&to).await;
+        to.assert_nothing_is_left().await;
     }
 }
 
