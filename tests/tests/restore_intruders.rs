@@ -10,7 +10,7 @@ use lifeboat_tests::tools;
 use lifeboat_tests::work::{CapturedShop, captured, context, only, restored};
 use tempfile::TempDir;
 
-/// PostgreSQL 15 and 18.
+/// The PostgreSQL of the system, and version 18.
 fn versions() -> [std::path::PathBuf; 2] {
     [tools::postgresql(), tools::workspace().join(".tools/pg18/bin")]
 }
@@ -89,7 +89,7 @@ async fn code_that_reads_keeps_nothing(programs: &Path) {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn code_that_runs_while_all_can_be_read_keeps_nothing_in_postgresql_15() {
+async fn code_that_runs_while_all_can_be_read_keeps_nothing_in_the_postgresql_of_the_system() {
     code_that_reads_keeps_nothing(&versions()[0]).await;
 }
 

@@ -400,7 +400,7 @@ async fn every_owner_and_right_comes_back(programs: &Path) {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn every_owner_and_right_comes_back_in_postgresql_15() {
+async fn every_owner_and_right_comes_back_in_the_postgresql_of_the_system() {
     every_owner_and_right_comes_back(&tools::postgresql()).await;
 }
 
