@@ -293,6 +293,27 @@ impl TestVault {
     /// # Errors
     /// As [`Prune::plan`] and [`Prune::execute`].
     pub async fn prune_in(&self, replicas: &[SharedReplica]) -> Result<(PrunePlan, PruneOutcome)> {
+        let planned = async |prune: &Prune<'_>| {
+            let plan = prune.plan().await?;
+            let outcome = prune.execute(&plan).await?;
+            Ok((plan, outcome))
+        };
+        self.with_prune_in(replicas, planned).await
+    }
+
+    /// Does `work` with what a prune has.
+    ///
+    /// # Errors
+    /// The host's files cannot be read; those of `work`.
+    pub async fn with_prune<T>(&self, work: impl AsyncFnOnce(&Prune<'_>) -> Result<T>) -> Result<T> {
+        self.with_prune_in(&self.replicas, work).await
+    }
+
+    async fn with_prune_in<T>(
+        &self,
+        replicas: &[SharedReplica],
+        work: impl AsyncFnOnce(&Prune<'_>) -> Result<T>,
+    ) -> Result<T> {
         let keys = self.keys()?;
         let state = StateDirectory::open(&self.config.state_directory)?;
         let prune = Prune {
@@ -304,9 +325,7 @@ impl TestVault {
             clock: self.clock.clone(),
             cancel: CancellationToken::new(),
         };
-        let plan = prune.plan().await?;
-        let outcome = prune.execute(&plan).await?;
-        Ok((plan, outcome))
+        work(&prune).await
     }
 }
 

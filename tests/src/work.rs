@@ -124,6 +124,14 @@ pub async fn restored(
     load(streams, &Target::Server { server: Box::new(server), wanted }, cx).await
 }
 
+/// Waits for `work`, so that a test whose parts wait for each other fails and does not hang.
+///
+/// # Panics
+/// It takes longer than two minutes.
+pub async fn in_time<T>(work: impl Future<Output = T>) -> T {
+    tokio::time::timeout(Duration::from_secs(120), work).await.expect("the work ends in time")
+}
+
 /// One database of a snapshot.
 #[must_use]
 pub fn only(database: &str) -> Wanted {

@@ -6,7 +6,7 @@ use lifeboat_engine::Class;
 use lifeboat_engine::databases::postgres::PostgresTarget;
 use lifeboat_engine::databases::{RestoreOutcome, Target, Wanted, load};
 use lifeboat_tests::postgres::Postgres;
-use lifeboat_tests::work::{CapturedShop, captured, context, only, restored};
+use lifeboat_tests::work::{CapturedShop, captured, context, in_time, only, restored};
 use tempfile::TempDir;
 
 fn lost(outcome: &RestoreOutcome) -> Vec<(&str, &str)> {
@@ -78,7 +78,8 @@ async fn a_database_that_is_filled_at_the_last_moment_stays() {
         // The restore sends everybody away who is in it.
         while to.try_query("shop", "CREATE TABLE precious AS SELECT 7 AS a").await.is_err() {}
     };
-    let (error, (), ()) = tokio::join!(shop.restored(only("shop")), holding, filling);
+    let all = async { tokio::join!(shop.restored(only("shop")), holding, filling) };
+    let (error, (), ()) = in_time(all).await;
     let error = error.unwrap_err();
     assert!(error.class() == Class::Usage && error.chain().contains("database shop was filled"), "{error:?}");
     assert_eq!(to.query("shop", "SELECT a FROM precious").await.trim(), "7");
@@ -215,10 +216,10 @@ async fn nobody_comes_in_before_the_snapshot_lets_him() {
             while to.query("postgres", filling).await.trim() == "0" {
                 tokio::time::sleep(std::time::Duration::from_millis(20)).await;
             }
-            to.query("postgres", &may).await
+            Ok(to.query("postgres", &may).await)
         };
-        let (restored, meanwhile) = tokio::join!(restored(&streams, &to, only(database), &cx), looking);
-        restored.unwrap();
+        let both = async { tokio::try_join!(restored(&streams, &to, only(database), &cx), looking) };
+        let (_, meanwhile) = in_time(both).await.unwrap();
         assert_eq!(meanwhile.trim(), "f", "{database}");
         assert_eq!(to.query("postgres", &may).await.trim(), lets_in, "{database}");
     }

@@ -7,7 +7,7 @@ use std::path::Path;
 use lifeboat_engine::databases::Wanted;
 use lifeboat_tests::postgres::Postgres;
 use lifeboat_tests::tools;
-use lifeboat_tests::work::{CapturedShop, captured, context, only, restored};
+use lifeboat_tests::work::{CapturedShop, captured, context, in_time, only, restored};
 use tempfile::TempDir;
 
 /// The PostgreSQL of the system, and version 18.
@@ -162,16 +162,19 @@ async fn a_session_that_came_in_as_the_role_is_ended_before_all_can_be_read() {
     let member = async {
         let role = loader().await;
         to.run_sql("postgres", &format!("GRANT \"{role}\" TO mallory")).await;
-        to.try_query("shop", &format!("SET SESSION AUTHORIZATION mallory; SET ROLE \"{role}\"; {MEMBER}")).await
+        let script = format!("SET SESSION AUTHORIZATION mallory; SET ROLE \"{role}\"; {MEMBER}");
+        Ok(to.try_query("shop", &script).await)
     };
     let granting = async {
         let role = loader().await;
         sees("SELECT 1 FROM pg_stat_activity WHERE query LIKE 'DO %PERFORM secret%' AND pid <> pg_backend_pid()").await;
         to.run_sql("postgres", &format!("REVOKE \"{role}\" FROM mallory; CREATE ROLE go")).await;
+        Ok(())
     };
     let wanted = Wanted { globals: true, ..only("shop") };
-    let (restored, read, ()) = tokio::join!(shop.restored(wanted), member, granting);
-    restored.unwrap();
+    // A restore that fails ends the waiting of the others.
+    let all = async { tokio::try_join!(shop.restored(wanted), member, granting) };
+    let (_, read, ()) = in_time(all).await.unwrap();
     let error = read.unwrap_err();
     assert!(error.contains("terminating connection"), "{error}");
 }

@@ -14,7 +14,7 @@ use lifeboat_engine::format::id::SnapshotId;
 use lifeboat_engine::format::layout;
 use lifeboat_engine::format::record::RecordType;
 use lifeboat_engine::keep::catch_up::catch_up;
-use lifeboat_engine::keep::prune::{ClockReport, Prune, PrunePlan};
+use lifeboat_engine::keep::prune::{ClockReport, PrunePlan};
 use lifeboat_engine::keys::sign::Signer;
 use lifeboat_engine::restore::Selector;
 use lifeboat_engine::schedule::Schedule;
@@ -62,34 +62,21 @@ async fn under_a_wrong_clock(vault: &TestVault, ahead: Duration) -> (SnapshotId,
     (report.snapshot, report.started)
 }
 
-async fn with_prune<T>(vault: &TestVault, work: impl AsyncFnOnce(&Prune<'_>) -> Result<T>) -> Result<T> {
-    let (keys, state) = (vault.keys()?, StateDirectory::open(&vault.config.state_directory)?);
-    let prune = Prune {
-        config: &vault.config,
-        dataset: &vault.config.datasets[0],
-        keys: &keys,
-        replicas: &vault.replicas,
-        state: &state,
-        clock: vault.clock.clone(),
-        cancel: CancellationToken::new(),
-    };
-    work(&prune).await
-}
-
 async fn false_times(vault: &TestVault) -> Result<ClockReport> {
-    with_prune(vault, async |prune| prune.false_times().await).await
+    vault.with_prune(async |prune| prune.false_times().await).await
 }
 
 async fn settled(vault: &TestVault) -> Result<ClockReport> {
-    with_prune(vault, async |prune| {
-        let report = prune.false_times().await?;
-        prune.settle_times(&report).await
-    })
-    .await
+    vault
+        .with_prune(async |prune| {
+            let report = prune.false_times().await?;
+            prune.settle_times(&report).await
+        })
+        .await
 }
 
 async fn plan(vault: &TestVault) -> Result<PrunePlan> {
-    with_prune(vault, async |prune| prune.plan().await).await
+    vault.with_prune(async |prune| prune.plan().await).await
 }
 
 /// The snapshot that `lifeboat restore --at` finds.
@@ -356,7 +343,7 @@ async fn nothing_is_settled_while_a_replica_is_away_or_the_snapshots_have_change
     let report = false_times(&vault).await.unwrap();
     days(&vault, 1).await;
     let another = under_a_wrong_clock(&vault, YEARS).await;
-    let error = with_prune(&vault, async |prune| prune.settle_times(&report).await).await.unwrap_err();
+    let error = vault.with_prune(async |prune| prune.settle_times(&report).await).await.unwrap_err();
     assert!(error.chain().contains("changed meanwhile"), "{error:?}");
     let away = vault.replica_path(2).with_file_name("away");
     std::fs::rename(vault.replica_path(2), &away).unwrap();

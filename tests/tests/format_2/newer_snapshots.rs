@@ -6,13 +6,10 @@ use lifeboat_engine::clock::SystemClock;
 use lifeboat_engine::format::id::{Digest, SnapshotId};
 use lifeboat_engine::format::layout;
 use lifeboat_engine::format::manifest::Previous;
-use lifeboat_engine::keep::prune::Prune;
 use lifeboat_engine::restore::Selector;
-use lifeboat_engine::state::StateDirectory;
 use lifeboat_tests::by_hand::{Hand, changed, harmed, with_json};
 use lifeboat_tests::vault::{DATASET, MemorySource, TestVault, name, noise};
 use serde_json::{Value, json};
-use tokio_util::sync::CancellationToken;
 
 use crate::{
     TWO_DAYS, WORD, assert_asks_for_a_newer_version, assert_found, assert_names_the_word, caught_up, findings,
@@ -204,25 +201,14 @@ async fn planned_before_it_came(marked: bool) {
         vault.clock.advance(TWO_DAYS);
     }
     let hand = Hand::of(&vault.config, &vault.master);
-    let keys = vault.keys().unwrap();
-    let state = StateDirectory::open(&vault.config.state_directory).unwrap();
-    let prune = Prune {
-        config: &vault.config,
-        dataset: &vault.config.datasets[0],
-        keys: &keys,
-        replicas: &vault.replicas,
-        state: &state,
-        clock: vault.clock.clone(),
-        cancel: CancellationToken::new(),
-    };
-    let plan = prune.plan().await.unwrap();
+    let plan = vault.with_prune(async |prune| prune.plan().await).await.unwrap();
     assert_eq!((plan.mark_snapshots.len(), plan.removed().count()), if marked { (0, 1) } else { (1, 0) });
     let newest = plan.verdicts.last().unwrap().snapshot.clone();
     let newer = hand.successor(&newest, 7);
     hand.put_plaintext(&newer.snapshot, &with_json(&newer.to_plaintext().unwrap(), modest));
 
     let before = hand.contents();
-    let error = prune.execute(&plan).await.expect_err("prune went on");
+    let error = vault.with_prune(async |prune| prune.execute(&plan).await).await.expect_err("prune went on");
     assert_names_the_word(&error);
     let changed = changed(&before, &hand.contents());
     assert!(changed.is_empty(), "{changed:?}");

@@ -6,10 +6,8 @@ use lifeboat_engine::Class;
 use lifeboat_engine::format::layout;
 use lifeboat_engine::keep::prune::{Accept, Prune};
 use lifeboat_engine::keep::repair::{RepairReport, accept, repair};
-use lifeboat_engine::state::StateDirectory;
 use lifeboat_tests::by_hand::harmed;
 use lifeboat_tests::vault::{DATASET, MemorySource, TestVault, name, noise};
-use tokio_util::sync::CancellationToken;
 
 use crate::prepared::{Prepared, source};
 use crate::{CASES, Harm, Then};
@@ -19,21 +17,14 @@ const BRANCHES: Accept = Accept { loss: false, branches: true };
 
 /// Repairs, and accepts what the operator would.
 async fn repaired(vault: &TestVault, accepted: Option<Accept>) -> lifeboat_engine::Result<RepairReport> {
-    let (keys, state) = (vault.keys()?, StateDirectory::open(&vault.config.state_directory)?);
-    let prune = Prune {
-        config: &vault.config,
-        dataset: &vault.config.datasets[0],
-        keys: &keys,
-        replicas: &vault.replicas,
-        state: &state,
-        clock: vault.clock.clone(),
-        cancel: CancellationToken::new(),
+    let work = async |prune: &Prune<'_>| {
+        let report = repair(prune).await?;
+        match accepted {
+            Some(accepted) => accept(prune, accepted, report).await,
+            None => Ok(report),
+        }
     };
-    let report = repair(&prune).await?;
-    match accepted {
-        Some(accepted) => accept(&prune, accepted, report).await,
-        None => Ok(report),
-    }
+    vault.with_prune(work).await
 }
 
 #[tokio::test(flavor = "multi_thread")]
