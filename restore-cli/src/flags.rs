@@ -68,6 +68,15 @@ impl Selection {
     }
 }
 
+/// When the vault is read as of.
+#[derive(Debug, Clone, Args)]
+pub(crate) struct Moment {
+    /// Read the vault as it was at this time (RFC 3339), deleted and overwritten objects included.
+    /// The bucket must keep versions
+    #[arg(long, value_name = "TIME", value_parser = parse_time)]
+    pub(crate) as_of: Option<DateTime<Utc>>,
+}
+
 /// `latest` or an id.
 pub(crate) fn parse_snapshot(text: &str) -> Result<Selector, String> {
     if text == "latest" {

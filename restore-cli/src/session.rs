@@ -4,6 +4,7 @@ use std::fs::Permissions;
 use std::os::unix::fs::PermissionsExt;
 use std::path::PathBuf;
 
+use chrono::{DateTime, Utc};
 use lifeboat_engine::clock::SharedClock;
 use lifeboat_engine::config::{Config, Limits, ReplicaConfig, Surroundings};
 use lifeboat_engine::databases::ToolEnvironment;
@@ -17,7 +18,7 @@ use tempfile::TempDir;
 use tokio_util::sync::CancellationToken;
 
 use crate::access::{self, Need};
-use crate::flags::Globals;
+use crate::flags::{Globals, Moment};
 use crate::human;
 use crate::output::Output;
 
@@ -45,6 +46,8 @@ pub(crate) struct Place {
     pub(crate) replicas: Vec<ReplicaConfig>,
     pub(crate) vault_prefix: String,
     pub(crate) limits: Limits,
+    /// The moment to read it as of; `None`: as it is.
+    as_of: Option<DateTime<Utc>>,
 }
 
 impl Session {
@@ -63,7 +66,13 @@ impl Session {
             }
             let vault_prefix = self.globals.given.vault_prefix.as_deref().unwrap_or_default().trim_matches('/');
             let vault_prefix = vault_prefix.to_owned();
-            return Ok(Place { config: None, replicas: vec![replica], vault_prefix, limits: Limits::default() });
+            return Ok(Place {
+                config: None,
+                replicas: vec![replica],
+                vault_prefix,
+                limits: Limits::default(),
+                as_of: None,
+            });
         }
         let config = self.configuration()?;
         let mut replicas = config.replicas.clone();
@@ -76,7 +85,7 @@ impl Session {
             }
         }
         let (vault_prefix, limits) = (config.vault_prefix.clone(), config.limits.clone());
-        Ok(Place { config: Some(config), replicas, vault_prefix, limits })
+        Ok(Place { config: Some(config), replicas, vault_prefix, limits, as_of: None })
     }
 
     /// The configuration, for commands that cannot do without one.
@@ -198,12 +207,21 @@ impl Session {
 }
 
 impl Place {
+    /// The same place at the moment that was asked for.
+    pub(crate) fn read_as_of(self, moment: &Moment) -> Self {
+        Self { as_of: moment.as_of, ..self }
+    }
+
     /// Opens what can be opened: one replica whose files are broken must not stop a restore from
     /// another.
     async fn open_for_reading(&self, out: Output, clock: &SharedClock) -> Result<Vec<SharedReplica>> {
         let (mut replicas, mut first) = (Vec::new(), None);
         for replica in &self.replicas {
-            match store::open(replica, &self.vault_prefix, clock).await {
+            let opened = match self.as_of {
+                Some(moment) => store::open_as_of(replica, &self.vault_prefix, clock, moment).await,
+                None => store::open(replica, &self.vault_prefix, clock).await,
+            };
+            match opened {
                 Ok(replica) => replicas.push(replica),
                 Err(error) => {
                     if self.replicas.len() > 1 {

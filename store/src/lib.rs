@@ -54,7 +54,7 @@ pub use self::failing::{FailingReplica, Failure};
 pub use self::gate::Gate;
 pub use self::listing::Listing;
 pub use self::memory::MemoryReplica;
-pub use self::open::{open, open_all};
+pub use self::open::{open, open_all, open_as_of};
 pub use self::replica::{Down, ObjectMeta, Page, Probe, Replica, ReplicaError, ReplicaErrorKind, SharedReplica};
 pub use self::retry::{Retry, RetryPolicy};
 pub use self::s3::S3Replica;

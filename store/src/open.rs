@@ -2,8 +2,9 @@
 
 use std::sync::Arc;
 
-use lifeboat_base::Result;
+use chrono::{DateTime, Utc};
 use lifeboat_base::clock::SharedClock;
+use lifeboat_base::{Error, Result};
 
 use crate::breaker::Breaker;
 use crate::directory::DirectoryReplica;
@@ -11,6 +12,7 @@ use crate::gate::Gate;
 use crate::replica::SharedReplica;
 use crate::retry::{Retry, RetryPolicy};
 use crate::s3::S3Replica;
+use crate::s3::past::PastS3Replica;
 use crate::settings::{ReplicaConfig, ReplicaKind};
 
 /// Opens one replica, with retries and gate. It connects when it is first used.
@@ -25,6 +27,26 @@ use crate::settings::{ReplicaConfig, ReplicaKind};
 /// [`Class::Keys`](lifeboat_base::Class::Keys) when its CA file or credential file cannot be read.
 pub async fn open(replica: &ReplicaConfig, vault_prefix: &str, clock: &SharedClock) -> Result<SharedReplica> {
     Ok(retried(replica, gated(replica, vault_prefix, clock).await?))
+}
+
+/// Opens one replica as it was at `moment`, as far as its bucket keeps old versions. Nothing can be
+/// written to it.
+///
+/// # Errors
+/// As [`open`]; [`Class::Usage`](lifeboat_base::Class::Usage) for a directory, which keeps none. A
+/// bucket that keeps none refuses each operation.
+pub async fn open_as_of(
+    replica: &ReplicaConfig,
+    vault_prefix: &str,
+    clock: &SharedClock,
+    moment: DateTime<Utc>,
+) -> Result<SharedReplica> {
+    let ReplicaKind::S3(s3) = &replica.kind else {
+        return Err(Error::usage(format!("replica {}: a directory keeps no old versions of its files", replica.name))
+            .hint("name a replica in a bucket that keeps versions"));
+    };
+    let bucket = S3Replica::open(replica, s3, vault_prefix, clock.clone()).await?;
+    Ok(retried(replica, Arc::new(Gate::new(Arc::new(PastS3Replica::new(bucket, moment))))))
 }
 
 fn retried(replica: &ReplicaConfig, gated: SharedReplica) -> SharedReplica {

@@ -10,6 +10,7 @@ use lifeboat_tests::host::{BackupHost, section};
 use lifeboat_tests::postgres::Postgres;
 use lifeboat_tests::programs::{self, run, signal, terminate};
 use lifeboat_tests::s3::{Bucket, Region};
+use lifeboat_tests::vault::noise;
 use lifeboat_tests::{ports, sample, tools};
 use tokio::process::Command;
 
@@ -168,4 +169,90 @@ async fn a_real_prometheus_scrapes_the_daemon() {
     assert!(!query("ALERTS{alertstate=\"firing\"}").await.contains("LifeboatBackup"), "a healthy backup alarms");
     terminate(&mut prometheus).await.unwrap();
     assert!(terminate(&mut daemon).await.unwrap().success());
+}
+
+/// Hides or overwrites every object of a region, as whoever stole credentials that write can do.
+async fn ravage(region: &Region) {
+    let client = region.client();
+    let mut objects = client.list_objects_v2().bucket(region.bucket()).into_paginator().send();
+    let mut keys = Vec::new();
+    while let Some(page) = objects.next().await {
+        keys.extend(page.unwrap().contents().iter().filter_map(|object| object.key().map(str::to_owned)));
+    }
+    assert!(keys.len() > 10 && keys.iter().any(|key| key.contains("/packs/")), "{keys:?}");
+    let garbage = |key: &str| client.put_object().bucket(region.bucket()).key(key).body(vec![7; 99].into()).send();
+    for (number, key) in keys.iter().enumerate() {
+        if number % 2 == 0 {
+            client.delete_object().bucket(region.bucket()).key(key).send().await.unwrap();
+        } else {
+            garbage(key).await.unwrap();
+        }
+    }
+    // More versions than a page of a listing has.
+    let key = keys.iter().find(|key| key.contains("/packs/")).unwrap();
+    for _ in 0..70 {
+        for put in futures::future::join_all((0..16).map(|_| garbage(key))).await {
+            put.unwrap();
+        }
+    }
+}
+
+/// Whole seconds: stores date their versions so.
+async fn moment() -> String {
+    tokio::time::sleep(Duration::from_millis(1100)).await;
+    let now = chrono::Utc::now().to_rfc3339();
+    tokio::time::sleep(Duration::from_millis(1100)).await;
+    now
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_a_thief_hid_or_overwrote_is_listed_and_restored_as_of_the_time_before() {
+    let far = Region::start_with("far", Bucket::Versioned).await;
+    let data = tempfile::tempdir().unwrap();
+    let file = data.path().join("data");
+    let source = format!("kind = \"file\"\npath = \"{}\"", file.display());
+    std::fs::write(&file, noise(3 << 20, 1)).unwrap();
+    let host = BackupHost::set_up(&[section(&far.replica_config("far"))], &source).await;
+    assert!(host.once().await.0.status.success());
+    let between = moment().await;
+    std::fs::write(&file, noise(3 << 20, 2)).unwrap();
+    assert!(host.once().await.0.status.success());
+    let before = moment().await;
+    ravage(&far).await;
+
+    let master = host.master().display().to_string();
+    let lifeboat = async |words: &str| {
+        let words = format!("--identity {master} {words}");
+        host.lifeboat(&words.split(' ').collect::<Vec<_>>()).await
+    };
+    let list = lifeboat("list").await;
+    assert!(!list.status.success(), "{} {}", list.stdout, list.stderr);
+    for (as_of, snapshots, seed) in [(&between, 1, 1), (&before, 2, 2)] {
+        let list = lifeboat(&format!("--json list --as-of {as_of}")).await;
+        assert!(list.status.success(), "{}", list.stderr);
+        assert_eq!(list.json().unwrap()["snapshots"].as_array().unwrap().len(), snapshots, "{}", list.stdout);
+        let show = lifeboat(&format!("show data latest --as-of {as_of}")).await;
+        assert!(show.status.success(), "{}", show.stderr);
+        let verify = lifeboat(&format!("verify --read-data --as-of {as_of}")).await;
+        assert!(verify.status.success(), "{} {}", verify.stdout, verify.stderr);
+        let out = data.path().join(format!("out-{seed}"));
+        let restore = lifeboat(&format!("restore data --as-of {as_of} --to-directory {}", out.display())).await;
+        assert!(restore.status.success(), "{}", restore.stderr);
+        assert!(std::fs::read(out.join("data")).unwrap() == noise(3 << 20, seed), "{as_of}: other bytes");
+    }
+    let early = lifeboat("list --as-of 2020-01-01T00:00:00Z").await;
+    assert!(!early.status.success(), "{}", early.stdout);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn where_no_old_versions_are_kept_nothing_is_shown_as_of_a_time() {
+    let far = Region::start("far").await;
+    let host =
+        BackupHost::set_up(&[section(&far.replica_config("far"))], "kind = \"command\"\nargv = [\"date\"]").await;
+    assert!(host.once().await.0.status.success());
+    let list = host.lifeboat(&["list", "--as-of", "2036-01-01T00:00:00Z"]).await;
+    assert!(!list.status.success() && list.stderr.contains("keeps no old versions"), "{} {}", list.stdout, list.stderr);
+    let directory = ["list", "--as-of", "2036-01-01T00:00:00Z", "--directory", "/tmp"];
+    let list = run(Command::new(programs::lifeboat()).args(directory), DEADLINE).await.unwrap();
+    assert!(list.status.code() == Some(2) && list.stderr.contains("keeps no old versions"), "{}", list.stderr);
 }

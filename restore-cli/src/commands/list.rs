@@ -12,6 +12,7 @@ use lifeboat_engine::{Class, Error, Result, SnapshotTime, TimeClaim, is_future};
 use serde::Serialize;
 
 use crate::access::Need;
+use crate::flags::Moment;
 use crate::human;
 use crate::session::Session;
 use crate::table::Plain;
@@ -24,6 +25,8 @@ const MANIFESTS_AT_ONCE: usize = 8;
 pub(crate) struct Args {
     /// Only this dataset
     dataset: Option<Name>,
+    #[command(flatten)]
+    moment: Moment,
 }
 
 #[derive(Serialize)]
@@ -52,7 +55,7 @@ struct Row {
 }
 
 pub(crate) async fn run(args: &Args, session: &Session) -> Result<()> {
-    let place = session.place()?;
+    let place = session.place()?.read_as_of(&args.moment);
     let reader = session.reader(&place, Need::Manifests).await?;
     let mut snapshots = Vec::new();
     let mut locked = None;

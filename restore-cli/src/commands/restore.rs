@@ -22,7 +22,7 @@ use serde::Serialize;
 use tokio::io::AsyncWriteExt;
 
 use crate::access::{self, Need};
-use crate::flags::Selection;
+use crate::flags::{Moment, Selection};
 use crate::human;
 use crate::progress::Progress;
 use crate::server::{ServerFlag, TARGETS};
@@ -42,6 +42,8 @@ pub(crate) struct Args {
     dataset: Name,
     #[command(flatten)]
     selection: Selection,
+    #[command(flatten)]
+    moment: Moment,
     #[command(flatten)]
     server: ServerFlag,
     /// A directory that gets one file for each stream; created if missing
@@ -114,7 +116,7 @@ pub(crate) async fn run(args: &Args, session: &Session) -> Result<()> {
     }
     // A wrong address is refused before anything is asked or read.
     args.server.server(&session.worker, None, None)?;
-    let place = session.place()?;
+    let place = session.place()?.read_as_of(&args.moment);
     let target = target(args, session, place.config.as_ref()).await?;
     let reader = session.reader(&place, Need::Packs).await?;
     session.datasets(&reader, Some(&args.dataset)).await?;

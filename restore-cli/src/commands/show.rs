@@ -13,7 +13,7 @@ use lifeboat_engine::restore::Selector;
 use serde::Serialize;
 
 use crate::access::Need;
-use crate::flags::parse_snapshot;
+use crate::flags::{Moment, parse_snapshot};
 use crate::human;
 use crate::session::Session;
 use crate::table::Plain;
@@ -26,6 +26,8 @@ pub(crate) struct Args {
     /// Snapshot id, or `latest`
     #[arg(value_parser = parse_snapshot)]
     snapshot: Selector,
+    #[command(flatten)]
+    moment: Moment,
 }
 
 #[derive(Serialize)]
@@ -68,7 +70,7 @@ struct Stream {
 }
 
 pub(crate) async fn run(args: &Args, session: &Session) -> Result<()> {
-    let place = session.place()?;
+    let place = session.place()?.read_as_of(&args.moment);
     let reader = session.reader(&place, Need::Manifests).await?;
     session.datasets(&reader, Some(&args.dataset)).await?;
     let look = async {

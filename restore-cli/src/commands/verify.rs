@@ -12,7 +12,7 @@ use lifeboat_engine::{Class, Error, Result};
 use serde::Serialize;
 
 use crate::access::Need;
-use crate::flags::parse_snapshot;
+use crate::flags::{Moment, parse_snapshot};
 use crate::human;
 use crate::session::Session;
 use crate::table::Plain;
@@ -29,6 +29,8 @@ pub(crate) struct Args {
     /// Also decrypt all data and check every chunk; needs an identity that opens the data
     #[arg(long)]
     read_data: bool,
+    #[command(flatten)]
+    moment: Moment,
 }
 
 #[derive(Serialize)]
@@ -42,7 +44,7 @@ struct Verification {
 }
 
 pub(crate) async fn run(args: &Args, session: &Session) -> Result<()> {
-    let place = session.place()?;
+    let place = session.place()?.read_as_of(&args.moment);
     let need = if args.read_data { Need::Packs } else { Need::Manifests };
     let reader = session.reader(&place, need).await?;
     let mut verification = Verification {

@@ -41,6 +41,7 @@ mod credentials;
 mod date;
 mod errors;
 mod paced;
+pub(crate) mod past;
 mod probe;
 
 /// No more memory is reserved because a store announces a length; larger objects grow as they
@@ -144,6 +145,36 @@ impl S3Replica {
         .await
     }
 
+    /// The body of an object, or of an old version. `full` is its key with the vault's prefix.
+    async fn fetch(&self, full: String, version: Option<String>, limit: u64) -> Result<Bytes, ReplicaErrorKind> {
+        let object = self.client.get_object().bucket(&self.bucket).key(full).set_version_id(version).send().await;
+        let mut object = object.map_err(|error| errors::classify(&error))?;
+        let announced = object
+            .content_length
+            .and_then(|length| u64::try_from(length).ok())
+            .ok_or_else(|| ReplicaErrorKind::Corrupt("the store announced no length".to_owned()))?;
+        let too_long = |size| Err(ReplicaErrorKind::TooLong { size, limit });
+        if announced > limit {
+            return too_long(announced);
+        }
+        let mut body = spare(usize::try_from(announced).unwrap_or_default().min(MAX_RESERVED_BYTES));
+        body.clear();
+        while let Some(piece) = object.body.next().await {
+            let piece = piece.map_err(|error| errors::classify_body(&error))?;
+            // What the store announced need not be what it sends.
+            let arrived = body.len() as u64 + piece.len() as u64;
+            if arrived > limit {
+                return too_long(arrived);
+            }
+            body.extend_from_slice(&piece);
+        }
+        if body.len() as u64 == announced {
+            Ok(body.freeze())
+        } else {
+            Err(ReplicaErrorKind::Corrupt(format!("{} of {announced} bytes arrived", body.len())))
+        }
+    }
+
     async fn page(&self, prefix: &str, continuation: Option<&str>) -> Result<Page, ReplicaErrorKind> {
         let root = key::below(&self.vault_prefix, "");
         let page = self
@@ -160,7 +191,7 @@ impl S3Replica {
             let key = object.key().and_then(|key| key.strip_prefix(&root)).unwrap_or_default();
             // Web consoles make objects that are named like folders; they are not ours.
             if key::check(key).is_ok() {
-                objects.push(describe(key, object.size, object.last_modified)?);
+                objects.push(describe(key, object.size, object.last_modified.and_then(to_chrono))?);
             }
         }
         Ok(Page { objects, next: next_page(page.is_truncated, page.next_continuation_token)? })
@@ -209,41 +240,13 @@ impl Replica for S3Replica {
     }
 
     async fn get(&self, key: &str, limit: u64) -> Result<Bytes, ReplicaError> {
-        self.with_key("get", key, async |full| {
-            let object = self.client.get_object().bucket(&self.bucket).key(full).send().await;
-            let mut object = object.map_err(|error| errors::classify(&error))?;
-            let announced = object
-                .content_length
-                .and_then(|length| u64::try_from(length).ok())
-                .ok_or_else(|| ReplicaErrorKind::Corrupt("the store announced no length".to_owned()))?;
-            let too_long = |size| Err(ReplicaErrorKind::TooLong { size, limit });
-            if announced > limit {
-                return too_long(announced);
-            }
-            let mut body = spare(usize::try_from(announced).unwrap_or_default().min(MAX_RESERVED_BYTES));
-            body.clear();
-            while let Some(piece) = object.body.next().await {
-                let piece = piece.map_err(|error| errors::classify_body(&error))?;
-                // What the store announced need not be what it sends.
-                let arrived = body.len() as u64 + piece.len() as u64;
-                if arrived > limit {
-                    return too_long(arrived);
-                }
-                body.extend_from_slice(&piece);
-            }
-            if body.len() as u64 == announced {
-                Ok(body.freeze())
-            } else {
-                Err(ReplicaErrorKind::Corrupt(format!("{} of {announced} bytes arrived", body.len())))
-            }
-        })
-        .await
+        self.with_key("get", key, |full| self.fetch(full, None, limit)).await
     }
 
     async fn head(&self, key: &str) -> Result<Option<ObjectMeta>, ReplicaError> {
         self.with_key("look up", key, async |full| {
             match self.client.head_object().bucket(&self.bucket).key(full).send().await {
-                Ok(found) => describe(key, found.content_length, found.last_modified).map(Some),
+                Ok(found) => describe(key, found.content_length, found.last_modified.and_then(to_chrono)).map(Some),
                 Err(error) => match errors::classify(&error) {
                     ReplicaErrorKind::NotFound => self.check_bucket().await.map(|()| None),
                     kind => Err(kind),
@@ -297,9 +300,12 @@ impl Replica for S3Replica {
     }
 }
 
-fn describe(key: &str, size: Option<i64>, modified: Option<SdkDateTime>) -> Result<ObjectMeta, ReplicaErrorKind> {
+fn to_chrono(time: SdkDateTime) -> Option<DateTime<Utc>> {
+    DateTime::from_timestamp(time.secs(), time.subsec_nanos())
+}
+
+fn describe(key: &str, size: Option<i64>, modified: Option<DateTime<Utc>>) -> Result<ObjectMeta, ReplicaErrorKind> {
     let size = size.and_then(|size| u64::try_from(size).ok());
-    let modified = modified.and_then(|time| DateTime::<Utc>::from_timestamp(time.secs(), time.subsec_nanos()));
     match (size, modified) {
         (Some(size), Some(modified)) => Ok(ObjectMeta { key: key.to_owned(), size, modified }),
         _ => Err(ReplicaErrorKind::Other("the store gave no size or no time".to_owned())),
