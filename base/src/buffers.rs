@@ -11,14 +11,27 @@
 
 use std::collections::VecDeque;
 use std::ops::{Deref, DerefMut};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use bytes::Bytes;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use crate::error::{Error, Result};
 
-type Free = Arc<Mutex<Vec<Vec<u8>>>>;
+/// What lies idle in a pool, and how many buffers there are.
+#[derive(Debug, Default)]
+struct Shelf {
+    free: Vec<Vec<u8>>,
+    count: usize,
+    /// So many of those that come back are to go: the pool has shrunk.
+    surplus: usize,
+}
+
+type SharedShelf = Arc<Mutex<Shelf>>;
+
+fn open(shelf: &Mutex<Shelf>) -> MutexGuard<'_, Shelf> {
+    shelf.lock().unwrap_or_else(PoisonError::into_inner)
+}
 
 /// A buffer of at least this size is worth keeping for its next use.
 const MIN_SPARE_BYTES: usize = 64 << 10;
@@ -59,23 +72,42 @@ fn keep_spare(bytes: Vec<u8>) {
 /// Gives out at most `count` buffers of about `capacity` bytes each.
 #[derive(Clone)]
 pub struct BufferPool {
-    free: Free,
+    shelf: SharedShelf,
     permits: Arc<Semaphore>,
     capacity: usize,
-    count: usize,
 }
 
 impl BufferPool {
     /// A pool that takes no memory yet: buffers are made when they are first wanted.
     #[must_use]
     pub fn new(count: usize, capacity: usize) -> Self {
-        Self { free: Arc::default(), permits: Arc::new(Semaphore::new(count)), capacity, count }
+        let shelf = Shelf { count, ..Shelf::default() };
+        Self { shelf: Arc::new(Mutex::new(shelf)), permits: Arc::new(Semaphore::new(count)), capacity }
     }
 
     /// How many there are, in use or not.
     #[must_use]
     pub fn count(&self) -> usize {
-        self.count
+        open(&self.shelf).count
+    }
+
+    /// Makes it a pool of `count` buffers. Those that are too many go as soon as nobody uses them.
+    /// Whoever waits for a buffer that counts as more than `count` waits until the pool grows.
+    pub fn resize(&self, count: usize) {
+        let mut shelf = open(&self.shelf);
+        if count >= shelf.count {
+            let more = count - shelf.count;
+            let kept = more.min(shelf.surplus);
+            shelf.surplus -= kept;
+            self.permits.add_permits(more - kept);
+        } else {
+            let fewer = shelf.count - count;
+            let idle = self.permits.forget_permits(fewer);
+            shelf.surplus += fewer - idle;
+        }
+        shelf.count = count;
+        let most = self.permits.available_permits();
+        shelf.free.truncate(most);
     }
 
     /// Waits for a buffer.
@@ -104,16 +136,16 @@ impl BufferPool {
     }
 
     fn weight(&self, length: usize) -> u32 {
-        length.div_ceil(self.capacity.max(1)).clamp(1, self.count) as u32
+        length.div_ceil(self.capacity.max(1)).clamp(1, self.count().max(1)) as u32
     }
 
     fn lend(&self, length: usize, permit: OwnedSemaphorePermit) -> Buffer {
         if length > self.capacity {
             return Buffer { bytes: Vec::with_capacity(length), home: Home::Counted { _permit: permit } };
         }
-        let kept = self.free.lock().unwrap_or_else(PoisonError::into_inner).pop();
+        let kept = open(&self.shelf).free.pop();
         let bytes = kept.unwrap_or_else(|| Vec::with_capacity(self.capacity));
-        Buffer { bytes, home: Home::Pool { free: self.free.clone(), _permit: permit } }
+        Buffer { bytes, home: Home::Pool { shelf: self.shelf.clone(), permit: Some(permit) } }
     }
 
     /// As [`Self::take`], on a thread of a tokio runtime that may block.
@@ -139,8 +171,8 @@ enum Home {
     Nowhere,
     Spares,
     Pool {
-        free: Free,
-        _permit: OwnedSemaphorePermit,
+        shelf: SharedShelf,
+        permit: Option<OwnedSemaphorePermit>,
     },
     /// Nowhere, but until then it counts as a buffer of a pool.
     Counted {
@@ -159,10 +191,20 @@ impl Buffer {
 impl Drop for Buffer {
     fn drop(&mut self) {
         let bytes = std::mem::take(&mut self.bytes);
-        match &self.home {
+        match &mut self.home {
             Home::Nowhere | Home::Counted { .. } => {}
             Home::Spares => keep_spare(bytes),
-            Home::Pool { free, .. } => free.lock().unwrap_or_else(PoisonError::into_inner).push(bytes),
+            Home::Pool { shelf, permit } => {
+                let mut shelf = open(shelf);
+                if shelf.surplus > 0 {
+                    shelf.surplus -= 1;
+                    if let Some(permit) = permit.take() {
+                        permit.forget();
+                    }
+                } else {
+                    shelf.free.push(bytes);
+                }
+            }
         }
     }
 }
@@ -221,6 +263,30 @@ mod tests {
         let again = pool.take().await?;
         assert_eq!(again.as_ptr(), place);
         drop(second);
+        Ok(())
+    }
+
+    #[tokio::test]
+    async fn a_pool_shrinks_as_buffers_come_back_and_grows_again() -> Result<()> {
+        let pool = BufferPool::new(3, 100);
+        let (first, second) = (pool.take().await?, pool.take().await?);
+        pool.resize(1);
+        assert!(pool.try_take_for(1).is_none(), "it did not shrink");
+        drop(first);
+        assert!(pool.try_take_for(1).is_none(), "it has two, and one is out");
+        drop(second);
+        let only = pool.take().await?;
+        assert!(pool.try_take_for(1).is_none(), "it has two");
+        pool.resize(2);
+        let other = pool.take().await?;
+        // Shrunk and grown while all are out: nothing is lost, nothing is won.
+        pool.resize(1);
+        pool.resize(3);
+        let third = pool.take().await?;
+        assert!(pool.try_take_for(1).is_none(), "it has four");
+        drop((only, other, third));
+        let all = [pool.take().await?, pool.take().await?, pool.take().await?];
+        assert!(pool.try_take_for(1).is_none() && all.len() == pool.count());
         Ok(())
     }
 

@@ -85,6 +85,12 @@ pub(crate) enum Command {
         /// Name of the dataset
         dataset: Name,
     },
+    /// Ask the running daemon to cancel the backup of a dataset that runs or waits. One whose
+    /// commit has begun is finished
+    Cancel {
+        /// Name of the dataset
+        dataset: Name,
+    },
     /// Ask the running daemon for the state of every dataset and replica
     Status,
 }

@@ -3,18 +3,17 @@
 //! - **Start**: lock, keys, endpoints bound, then systemd hears READY.
 //! - **Reload** (SIGHUP): an invalid configuration changes nothing. A run that has started
 //!   finishes with the old one. Addresses and the state directory stay until a restart.
-//! - **End** (SIGTERM, SIGINT): no new run starts. The current one may finish within
-//!   `limits.shutdown`, then it is cancelled. Whoever waits gets an answer. The metrics endpoint is
-//!   last. A second signal cancels at once.
+//! - **End** (SIGTERM, SIGINT): no new run starts. Those under way may finish within
+//!   `limits.shutdown`, then they are cancelled. Whoever waits gets an answer. The metrics
+//!   endpoint is last. A second signal cancels at once.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use chrono::{DateTime, TimeDelta, Utc};
-use lifeboat_engine::backup::Progress;
+use lifeboat_engine::backup::{Progress, RunBudget};
 use lifeboat_engine::base::{Class, Context, Error, Result};
 use lifeboat_engine::clock::SharedClock;
 use lifeboat_engine::config::{Config, Surroundings};
@@ -28,16 +27,17 @@ use tokio::task::JoinHandle;
 use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 
-use crate::control::protocol::Answer;
-use crate::control::{self, Trigger};
+use crate::control::protocol::{Answer, Cancelled};
+use crate::control::{self, Wish};
 use crate::held::{HeldStarts, Verdict};
 use crate::http;
 use crate::installation::Installation;
-use crate::live::Live;
+use crate::live::{Live, Turn};
 use crate::notify;
 use crate::runner::{OBEY, Runner};
+use crate::runs::{Run, Runs};
 use crate::scheduler::{Cause, Scheduler};
-use crate::start::Start;
+use crate::start::{Start, Stop};
 use crate::status::Ledger;
 use crate::turn::Ended;
 use crate::upkeep::Upkeep;
@@ -45,8 +45,8 @@ use crate::words;
 
 /// The loop turns at least this often, so that it sees a clock that was set.
 const TURN: Duration = Duration::from_secs(5);
-/// How many requested runs may wait to be queued.
-const TRIGGERS: usize = 32;
+/// How many requests may wait for the loop.
+const WISHES: usize = 32;
 /// How long the endpoints may take to end.
 const FAREWELL: Duration = Duration::from_secs(2);
 
@@ -65,24 +65,16 @@ pub(crate) struct Daemon {
     runner: Runner,
     scheduler: Scheduler,
     upkeep: Upkeep,
-    run: Option<Run>,
+    runs: Runs,
     held: HeldStarts,
     /// Who waits for the next run of a dataset.
     waiting: BTreeMap<Name, Vec<oneshot::Sender<Answer>>>,
     /// Datasets that an operator wants this host to lead.
     takeovers: BTreeSet<Name>,
-    triggers: mpsc::Receiver<Trigger>,
+    wishes: mpsc::Receiver<Wish>,
     signals: Signals,
     endpoints: Endpoints,
     _lock: Lock,
-}
-
-struct Run {
-    dataset: Name,
-    progress: Arc<Progress>,
-    cancel: CancellationToken,
-    task: JoinHandle<Result<Ended>>,
-    waiting: Vec<oneshot::Sender<Answer>>,
 }
 
 struct Signals {
@@ -101,8 +93,8 @@ struct Endpoints {
 
 enum Event {
     Turn,
-    Trigger(Trigger),
-    Ended(Box<Result<Ended>>),
+    Wish(Wish),
+    Ended(Name, Box<Result<Ended>>),
     Reload,
     Stop,
 }
@@ -128,7 +120,7 @@ impl Daemon {
         })?;
         let address = listener.local_addr().context(Class::Failed, || "cannot tell the address of the endpoint")?;
         let (stop_http, stop_control) = (CancellationToken::new(), CancellationToken::new());
-        let (sender, triggers) = mpsc::channel(TRIGGERS);
+        let (sender, wishes) = mpsc::channel(WISHES);
         let socket = config.control_socket.clone();
         let control = control::serve(control::bind(&socket)?, live.clone(), sender, stop_control.clone());
         let endpoints = Endpoints {
@@ -145,7 +137,8 @@ impl Daemon {
             replicas = config.replicas.len(),
             "lifeboatd started"
         );
-        let runner = Runner { state, ledger, clock, tools: origin.tools.clone() };
+        let budget = RunBudget::new(&config.limits);
+        let runner = Runner { state, ledger, clock, tools: origin.tools.clone(), budget };
         let scheduler = Scheduler::new(config, |dataset| considered(&runner, dataset));
         let upkeep = Upkeep::new(runner.clone(), live.clone());
         let mut daemon = Self {
@@ -154,16 +147,16 @@ impl Daemon {
             runner,
             scheduler,
             upkeep,
-            run: None,
+            runs: Runs::default(),
             held: HeldStarts::default(),
             waiting: BTreeMap::new(),
             takeovers: BTreeSet::new(),
-            triggers,
+            wishes,
             signals,
             endpoints,
             _lock: lock,
         };
-        daemon.remember_retries();
+        daemon.remember_runs();
         Ok(daemon)
     }
 
@@ -177,14 +170,15 @@ impl Daemon {
             self.turn().await;
             match self.event().await {
                 Event::Turn => {}
-                Event::Trigger(trigger) => {
-                    self.scheduler.request(&trigger.dataset);
-                    if trigger.start == Start::Takeover {
-                        self.takeovers.insert(trigger.dataset.clone());
+                Event::Wish(Wish { dataset, start: Some(start), answer }) => {
+                    self.scheduler.request(&dataset);
+                    if start == Start::Takeover {
+                        self.takeovers.insert(dataset.clone());
                     }
-                    self.waiting.entry(trigger.dataset).or_default().push(trigger.answer);
+                    self.waiting.entry(dataset).or_default().push(answer);
                 }
-                Event::Ended(result) => self.ended(*result),
+                Event::Wish(Wish { dataset, start: None, answer }) => self.cancel(&dataset, answer),
+                Event::Ended(dataset, result) => self.ended(&dataset, *result),
                 Event::Reload => self.reload().await,
                 Event::Stop => break,
             }
@@ -201,33 +195,60 @@ impl Daemon {
 
     /// Starts what is due.
     async fn turn(&mut self) {
-        if let Some((dataset, cause)) = self.scheduler.start(self.runner.clock.now()) {
+        while let Some((dataset, cause)) = self.scheduler.start(self.runner.clock.now()) {
             tracing::debug!(%dataset, ?cause, "due");
             self.upkeep.make_way(&dataset).await;
-            let (runner, installation, cancel) =
-                (self.runner.clone(), self.live.installation(), CancellationToken::new());
-            let (name, stop, progress) = (dataset.clone(), cancel.clone(), Arc::<Progress>::default());
-            let told = progress.clone();
-            let waiting = self.waiting.remove(&dataset).unwrap_or_default();
             let start = match cause {
                 _ if self.takeovers.remove(&dataset) => Start::Takeover,
                 Cause::Trigger => Start::Asked,
                 Cause::Schedule | Cause::CatchUp => Start::Scheduled,
                 Cause::Retry => Start::Retry,
             };
-            let task = tokio::spawn(async move { runner.start(&installation, &name, start, &told, &stop).await });
-            notify::status(&format!("Backing up {dataset}"));
-            self.run = Some(Run { dataset, progress, cancel, task, waiting });
+            self.start_run(dataset, start);
         }
-        self.upkeep.turn(self.scheduler.running()).await;
+        let scheduler = &self.scheduler;
+        self.upkeep.turn(|dataset| scheduler.runs(dataset)).await;
         let installation = self.live.installation();
         let names = installation.config.datasets.iter().map(|dataset| &dataset.name);
-        let next = names.filter_map(|name| Some((name.clone(), self.scheduler.next_start(name)?))).collect();
-        self.live.turned(self.scheduler.running(), next, self.held.since());
-        if self.run.is_none() {
-            notify::status(&self.idle());
-        }
+        self.live.turned(Turn {
+            running: self.runs.shown(),
+            queue: self.scheduler.queue(self.runner.clock.now()),
+            next: names.filter_map(|name| Some((name.clone(), self.scheduler.next_start(name)?))).collect(),
+            held: self.held.since(),
+        });
+        notify::status(&if self.runs.is_empty() { self.idle() } else { self.runs.line() });
         notify::alive();
+    }
+
+    fn start_run(&mut self, dataset: Name, start: Start) {
+        let (runner, installation) = (self.runner.clone(), self.live.installation());
+        let (progress, stop) = (Arc::<Progress>::default(), Stop::default());
+        let (name, told, stopped) = (dataset.clone(), progress.clone(), stop.clone());
+        let task = tokio::spawn(async move { runner.start(&installation, &name, start, &told, &stopped).await });
+        let (since, waiting) = (self.runner.clock.now(), self.waiting.remove(&dataset).unwrap_or_default());
+        self.runs.add(dataset, Run { since, progress, stop, task, waiting, cancelling: Vec::new() });
+    }
+
+    /// An operator wants that no backup of `dataset` runs, or waits to run.
+    fn cancel(&mut self, dataset: &Name, answer: oneshot::Sender<Answer>) {
+        let Some(answer) = self.runs.cancel(dataset, answer) else { return };
+        let now = self.runner.clock.now();
+        let waited = self.held.waits(dataset);
+        let withdrawn = self.scheduler.withdraw(dataset, now);
+        self.held.done(dataset);
+        self.takeovers.remove(dataset);
+        let told = if withdrawn || waited {
+            tracing::info!(%dataset, "a backup that waited was cancelled by an operator");
+            // So that no restart makes up for it.
+            self.runner.remember(dataset, |status| status.considered = Some(now));
+            Answer::from(Cancelled { dataset: dataset.clone(), ran: false })
+        } else {
+            let error = Error::usage(format!("no backup of {dataset} runs or waits"));
+            error.hint("run `lifeboatd status` to see what does").into()
+        };
+        let cancelled = Error::cancelled(&format!("the backup of {dataset}")).hint("an operator cancelled it");
+        answer_all(self.waiting.remove(dataset).unwrap_or_default(), &cancelled.into());
+        let _ = answer.send(told);
     }
 
     /// Waits until something happens, but not for long.
@@ -235,41 +256,52 @@ impl Daemon {
         let pause = notify::watchdog().map_or(TURN, |watchdog| TURN.min(watchdog));
         let due = self.scheduler.wake_at().map(|due| (due - self.runner.clock.now()).to_std().unwrap_or_default());
         tokio::select! {
-            result = end_of(&mut self.run) => Event::Ended(Box::new(result)),
-            Some(trigger) = self.triggers.recv() => Event::Trigger(trigger),
+            (dataset, result) = self.runs.end() => Event::Ended(dataset, Box::new(result)),
+            Some(wish) = self.wishes.recv() => Event::Wish(wish),
             event = self.signals.next() => event,
             () = self.upkeep.job_ended() => Event::Turn,
             () = tokio::time::sleep(due.unwrap_or(pause).min(pause)) => Event::Turn,
         }
     }
 
-    fn ended(&mut self, result: Result<Ended>) {
-        self.scheduler.finished();
-        let Some(run) = self.run.take() else { return };
+    fn ended(&mut self, dataset: &Name, result: Result<Ended>) {
+        let was_due = self.scheduler.was_due(dataset);
+        self.scheduler.finished(dataset);
+        let Some(run) = self.runs.remove(dataset) else { return };
         let report = match result {
             Ok(Ended::BackedUp(report)) => Ok(*report),
             Ok(Ended::Locked(error)) => {
-                self.wait_for_lock(&run.dataset, &error);
-                answer_all(run.waiting, &Answer::from(error));
+                self.wait_for_lock(dataset, &error, was_due);
+                answer_all(run.waiting, &error.into());
+                answer_all(run.cancelling, &Cancelled { dataset: dataset.clone(), ran: false }.into());
                 return;
             }
             Ok(Ended::Left(again)) => {
                 if let Some(time) = again {
-                    self.scheduler.again(&run.dataset, time);
+                    self.scheduler.again(dataset, time);
                 }
                 Err(Error::cancelled("the run").hint("ask again"))
             }
             Err(error) => Err(error),
         };
-        self.held.done(&run.dataset);
-        self.remember_retry(&run.dataset);
-        self.upkeep.want(&run.dataset);
+        self.held.done(dataset);
+        self.remember_run(dataset);
+        self.upkeep.want(dataset);
+        let cancelled = match &report {
+            Ok(report) => {
+                let error =
+                    Error::failed(format!("the backup of {dataset} was committed before it could be cancelled"));
+                error.hint(format!("its snapshot is {}", report.backup.snapshot)).into()
+            }
+            Err(_) => Answer::from(Cancelled { dataset: dataset.clone(), ran: true }),
+        };
+        answer_all(run.cancelling, &cancelled);
         answer_all(run.waiting, &Answer::from(report));
     }
 
     /// Another program works on `dataset`. A start that was due waits for it.
-    fn wait_for_lock(&mut self, dataset: &Name, error: &Error) {
-        if !self.scheduler.was_due() && !self.held.waits(dataset) {
+    fn wait_for_lock(&mut self, dataset: &Name, error: &Error, was_due: bool) {
+        if !was_due && !self.held.waits(dataset) {
             return;
         }
         let (now, longest) = (self.runner.clock.now(), self.live.installation().config.limits.run);
@@ -293,14 +325,17 @@ impl Daemon {
         }
     }
 
-    fn remember_retry(&mut self, dataset: &Name) {
-        self.scheduler.retry(dataset, self.runner.ledger.get(dataset).retry_at);
+    /// When the last run is tried again if it failed, and how long one takes.
+    fn remember_run(&mut self, dataset: &Name) {
+        let status = self.runner.ledger.get(dataset);
+        self.scheduler.retry(dataset, status.retry_at);
+        self.scheduler.lasts(dataset, TimeDelta::seconds(status.duration_seconds as i64));
     }
 
-    /// Runs that failed before a restart or a reload are tried again, too.
-    fn remember_retries(&mut self) {
+    /// So after a restart or a reload, too.
+    fn remember_runs(&mut self) {
         for dataset in &self.live.installation().config.datasets {
-            self.remember_retry(&dataset.name);
+            self.remember_run(&dataset.name);
         }
     }
 
@@ -318,6 +353,7 @@ impl Daemon {
                     );
                 }
                 let runner = &self.runner;
+                runner.budget.set(&after.limits);
                 self.scheduler.reload(after, |dataset| considered(runner, dataset));
                 self.takeovers.retain(|dataset| after.dataset(dataset).is_some());
                 let gone: Vec<Name> =
@@ -338,7 +374,7 @@ impl Daemon {
                 );
                 self.held.retain(|dataset| installation.config.dataset(dataset).is_some());
                 self.live.install(Arc::new(installation));
-                self.remember_retries();
+                self.remember_runs();
             }
             Err(error) => tracing::error!(
                 hint = error.hint_text().unwrap_or_default(),
@@ -358,16 +394,13 @@ impl Daemon {
         tracing::info!("stopping");
         notify::stopping();
         self.live.stop();
-        self.triggers.close();
+        self.wishes.close();
         self.waiting.clear();
         self.endpoints.stop_control.cancel();
         self.upkeep.stop().await;
-        if self.run.is_some() {
-            let result = self.drain().await;
-            self.ended(result);
-        }
-        while let Ok(trigger) = self.triggers.try_recv() {
-            drop(trigger);
+        self.drain().await;
+        while let Ok(wish) = self.wishes.try_recv() {
+            drop(wish);
         }
         if timeout(FAREWELL, &mut self.endpoints.control).await.is_err() {
             self.endpoints.control.abort();
@@ -382,45 +415,45 @@ impl Daemon {
         tracing::info!("stopped");
     }
 
-    /// Lets the run finish, then cancels it, then drops it.
-    async fn drain(&mut self) -> Result<Ended> {
+    /// Lets the runs finish, then cancels them, then drops them.
+    async fn drain(&mut self) {
         let limit = self.live.installation().config.limits.shutdown;
-        if let Some(run) = &self.run {
+        for run in self.runs.shown() {
             tracing::info!(dataset = %run.dataset, seconds = limit.as_secs(), "waiting for the run to finish");
         }
         let patience = tokio::time::sleep(limit);
         tokio::pin!(patience);
         let mut alive = tokio::time::interval(notify::watchdog().map_or(TURN, |watchdog| TURN.min(watchdog)));
-        loop {
+        while !self.runs.is_empty() {
             tokio::select! {
-                result = end_of(&mut self.run) => return result,
+                (dataset, result) = self.runs.end() => self.ended(&dataset, result),
                 () = &mut patience => break,
                 () = self.signals.stop() => break,
                 _ = alive.tick() => {
-                    self.live.turned(self.scheduler.running(), BTreeMap::new(), BTreeMap::new());
+                    self.live.turned(Turn { running: self.runs.shown(), ..Turn::default() });
                     notify::alive();
                 }
             }
         }
-        if let Some(run) = &self.run {
+        for run in self.runs.shown() {
             tracing::warn!(dataset = %run.dataset, "Run cancelled. Unless its commit has begun, it starts again after the next start.");
-            run.cancel.cancel();
         }
+        self.runs.cancel_all();
         // The run itself gives the flow `OBEY` to obey, and a commit all the time that it takes.
         let patience = tokio::time::sleep(OBEY + FAREWELL);
         tokio::pin!(patience);
-        loop {
-            let commits = self.run.as_ref().is_some_and(|run| run.progress.committing.load(Ordering::SeqCst));
+        while !self.runs.is_empty() {
             tokio::select! {
-                result = end_of(&mut self.run) => return result,
-                () = &mut patience, if !commits => break,
+                (dataset, result) = self.runs.end() => self.ended(&dataset, result),
+                () = &mut patience, if !self.runs.commit() => break,
                 _ = alive.tick() => notify::alive(),
             }
         }
-        if let Some(run) = &self.run {
-            run.task.abort();
+        self.runs.abort_all();
+        while !self.runs.is_empty() {
+            let (dataset, result) = self.runs.end().await;
+            self.ended(&dataset, result);
         }
-        end_of(&mut self.run).await
     }
 
     fn idle(&self) -> String {
@@ -438,18 +471,6 @@ fn answer_all(waiting: Vec<oneshot::Sender<Answer>>, answer: &Answer) {
     for waiting in waiting {
         // Whoever hung up does not want it any more.
         let _ = waiting.send(answer.clone());
-    }
-}
-
-/// The end of the run. Never, if there is none.
-async fn end_of(run: &mut Option<Run>) -> Result<Ended> {
-    match run {
-        Some(run) => (&mut run.task).await.unwrap_or_else(|error| {
-            Err(Error::failed(format!("the backup of {} was aborted", run.dataset))
-                .because(error)
-                .hint("read the log of lifeboatd, then run it again"))
-        }),
-        None => std::future::pending().await,
     }
 }
 

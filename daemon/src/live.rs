@@ -2,10 +2,12 @@
 //! here waits.
 
 use std::collections::BTreeMap;
+use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use chrono::{DateTime, Utc};
+use lifeboat_engine::backup::Progress;
 use lifeboat_engine::base::{Result, escape};
 use lifeboat_engine::clock::SharedClock;
 use lifeboat_engine::format::id::Name;
@@ -16,6 +18,7 @@ use serde::Serialize;
 
 use crate::installation::Installation;
 use crate::metrics;
+use crate::scheduler::Queued;
 use crate::status::{DatasetStatus, Ledger};
 use crate::words;
 
@@ -31,10 +34,7 @@ pub(crate) struct Live {
 
 struct State {
     installation: Arc<Installation>,
-    running: Option<Name>,
-    next: BTreeMap<Name, DateTime<Utc>>,
-    /// Starts that wait because another program works on their dataset, and since when.
-    held: BTreeMap<Name, DateTime<Utc>>,
+    turn: Turn,
     /// Replicas that answered when they were last asked. Empty before they were.
     up: BTreeMap<Name, bool>,
     /// When the loop last turned.
@@ -42,17 +42,69 @@ struct State {
     stopping: bool,
 }
 
+/// A run, as the endpoints show it.
+#[derive(Debug, Clone)]
+pub(crate) struct RunningBackup {
+    pub dataset: Name,
+    pub since: DateTime<Utc>,
+    pub progress: Arc<Progress>,
+}
+
+/// What the loop knew at its last turn.
+#[derive(Debug, Default)]
+pub(crate) struct Turn {
+    pub running: Vec<RunningBackup>,
+    /// Starts that wait for a place.
+    pub queue: Vec<Queued>,
+    /// When each dataset starts next.
+    pub next: BTreeMap<Name, DateTime<Utc>>,
+    /// Starts that wait because another program works on their dataset, and since when.
+    pub held: BTreeMap<Name, DateTime<Utc>>,
+}
+
 /// The answer to `status`.
 #[derive(Debug, Serialize)]
 pub(crate) struct StatusReport {
     pub version: &'static str,
-    pub running: Option<Name>,
+    pub running: Vec<RunReported>,
+    /// Starts that wait for a place, the first to start first.
+    pub queue: Vec<Queued>,
     pub stopping: bool,
     /// Whether each replica answered when it was last asked, be it by a run.
     pub replicas: BTreeMap<Name, bool>,
     /// Replicas that runs leave alone until they answer a probe.
     pub left_alone: BTreeMap<Name, LeftAlone>,
     pub datasets: BTreeMap<Name, DatasetReport>,
+}
+
+/// A run under way, in [`StatusReport`].
+#[derive(Debug, Serialize)]
+pub(crate) struct RunReported {
+    pub dataset: Name,
+    pub since: DateTime<Utc>,
+    pub elapsed_seconds: f64,
+    pub read_bytes: u64,
+    /// The part of them that was stored already.
+    pub deduplicated_bytes: u64,
+    /// Stored in as many replicas as the snapshot needs.
+    pub stored_bytes: u64,
+    /// Whether its commit has begun, which is finished.
+    pub committing: bool,
+}
+
+impl RunReported {
+    fn of(run: &RunningBackup, now: DateTime<Utc>) -> Self {
+        let Progress { read, deduplicated, stored, committing } = &*run.progress;
+        Self {
+            dataset: run.dataset.clone(),
+            since: run.since,
+            elapsed_seconds: (now - run.since).as_seconds_f64().max(0.0),
+            read_bytes: read.load(Ordering::Relaxed),
+            deduplicated_bytes: deduplicated.load(Ordering::Relaxed),
+            stored_bytes: stored.load(Ordering::Relaxed),
+            committing: committing.load(Ordering::SeqCst),
+        }
+    }
 }
 
 /// A replica that does not answer, in [`StatusReport`].
@@ -86,9 +138,7 @@ impl Live {
     ) -> Self {
         let state = State {
             installation,
-            running: None,
-            next: BTreeMap::new(),
-            held: BTreeMap::new(),
+            turn: Turn::default(),
             up: BTreeMap::new(),
             turned: clock.elapsed(),
             stopping: false,
@@ -107,17 +157,10 @@ impl Live {
     }
 
     /// The loop turned.
-    pub(crate) fn turned(
-        &self,
-        running: Option<&Name>,
-        next: BTreeMap<Name, DateTime<Utc>>,
-        held: BTreeMap<Name, DateTime<Utc>>,
-    ) {
+    pub(crate) fn turned(&self, turn: Turn) {
         let mut state = self.lock();
         state.turned = self.clock.elapsed();
-        state.running = running.cloned();
-        state.next = next;
-        state.held = held;
+        state.turn = turn;
     }
 
     /// A replica was asked. Tells whether that is news.
@@ -158,17 +201,20 @@ impl Live {
     /// # Errors
     /// As [`metrics::render`].
     pub(crate) fn metrics(&self) -> Result<String> {
-        let (installation, running, up) = {
+        let now = self.clock.now();
+        let (installation, running, waiting, up) = {
             let state = self.lock();
-            (state.installation.clone(), state.running.clone(), state.up())
+            let running = state.turn.running.iter().map(|run| run.dataset.clone()).collect();
+            (state.installation.clone(), running, state.turn.waiting(), state.up())
         };
         metrics::render(&metrics::Snapshot {
             config: &installation.config,
             intervals: &installation.intervals,
             statuses: &self.statuses(&installation),
-            running: running.as_ref(),
+            running: &running,
+            waiting: &waiting,
             up: &up,
-            now: self.clock.now(),
+            now,
         })
     }
 
@@ -178,16 +224,17 @@ impl Live {
         let (statuses, limits) = (self.statuses(&installation), &installation.config.limits);
         let state = self.lock();
         let datasets = statuses.into_iter().map(|(name, status)| {
-            let next = state.next.get(&name).copied();
+            let next = state.turn.next.get(&name).copied();
             let in_future = |time: &DateTime<Utc>| is_future(*time, now, limits);
             let newest_in_future = status.last_success.as_ref().is_some_and(in_future);
-            let waits_since = state.held.get(&name).copied();
+            let waits_since = state.turn.held.get(&name).copied();
             let waits_for = waits_since.map(|_| self.state_directory.holder(&name));
             (name, DatasetReport { next, waits_since, waits_for, newest_in_future, status })
         });
         StatusReport {
             version: env!("CARGO_PKG_VERSION"),
-            running: state.running.clone(),
+            running: state.turn.running.iter().map(|run| RunReported::of(run, now)).collect(),
+            queue: state.turn.queue.clone(),
             stopping: state.stopping,
             replicas: state.up(),
             left_alone: left_alone(&state.installation),
@@ -206,6 +253,14 @@ impl Live {
 
     fn lock(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Turn {
+    /// Since when each start waits that was due, for a place or for another program.
+    fn waiting(&self) -> BTreeMap<Name, DateTime<Utc>> {
+        let queued = self.queue.iter().filter_map(|queued| Some((queued.dataset.clone(), queued.due?)));
+        queued.chain(self.held.iter().map(|(dataset, since)| (dataset.clone(), *since))).collect()
     }
 }
 
@@ -228,11 +283,24 @@ fn left_alone(installation: &Installation) -> BTreeMap<Name, LeftAlone> {
 impl StatusReport {
     /// A line for each dataset and replica.
     pub(crate) fn summary(&self) -> String {
-        let mut lines = vec![match &self.running {
-            _ if self.stopping => "lifeboatd is stopping".to_owned(),
-            Some(dataset) => format!("backing up {dataset}"),
-            None => "idle".to_owned(),
-        }];
+        let mut lines = Vec::new();
+        if self.stopping {
+            lines.push("lifeboatd is stopping".to_owned());
+        } else if self.running.is_empty() {
+            lines.push("idle".to_owned());
+        }
+        for run in &self.running {
+            let (took, commits) = (words::duration(run.elapsed_seconds), if run.committing { ", commits" } else { "" });
+            let [read, known, stored] = [run.read_bytes, run.deduplicated_bytes, run.stored_bytes].map(words::bytes);
+            lines.push(format!(
+                "backing up {} for {took}: {read} read, {known} of it known, {stored} stored{commits}",
+                run.dataset
+            ));
+        }
+        for Queued { dataset, due } in &self.queue {
+            let since = due.map_or("an operator asked".to_owned(), |due| format!("due {}", words::time(due)));
+            lines.push(format!("dataset {dataset}: a backup waits for a place ({since})"));
+        }
         for (name, dataset) in &self.datasets {
             let status = &dataset.status;
             let newest =
@@ -313,7 +381,8 @@ mod tests {
             DatasetStatus { last_success: newest, skipped: 2, error, deletion_stopped, ..DatasetStatus::default() };
         let report = StatusReport {
             version: "1",
-            running: None,
+            running: Vec::new(),
+            queue: Vec::new(),
             stopping: false,
             replicas: BTreeMap::from([("south".parse().unwrap(), false)]),
             left_alone: BTreeMap::from([(

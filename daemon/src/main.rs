@@ -18,6 +18,7 @@ mod notify;
 mod run;
 mod run_report;
 mod runner;
+mod runs;
 mod scheduler;
 mod start;
 mod status;

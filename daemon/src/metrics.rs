@@ -4,7 +4,7 @@
 //! from it. Every series exists from the start, as zero. Times are unix timestamps, not ages; sizes
 //! bytes; durations seconds.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use chrono::{DateTime, Utc};
@@ -22,7 +22,9 @@ pub(crate) struct Snapshot<'a> {
     /// The longest time between two scheduled starts.
     pub intervals: &'a BTreeMap<Name, Duration>,
     pub statuses: &'a BTreeMap<Name, DatasetStatus>,
-    pub running: Option<&'a Name>,
+    pub running: &'a BTreeSet<Name>,
+    /// Since when each start waits that was due.
+    pub waiting: &'a BTreeMap<Name, DateTime<Utc>>,
     /// Replicas that answered when they were last asked.
     pub up: &'a BTreeMap<Name, bool>,
     pub now: DateTime<Utc>,
@@ -138,12 +140,20 @@ fn backups(page: &Page, snapshot: &Snapshot<'_>) -> prometheus::Result<()> {
         &label,
         each(|status| status.stored_bytes as f64),
     )?;
-    let running = |name: &str| f64::from(u8::from(snapshot.running.is_some_and(|running| running.as_str() == name)));
+    let running = |name: &str| f64::from(u8::from(snapshot.running.iter().any(|running| running.as_str() == name)));
     page.gauge(
         "lifeboat_backup_running",
         "1 while a backup runs.",
         &label,
         datasets(snapshot).map(|(name, _)| (vec![name], running(name))).collect(),
+    )?;
+    let waits = |name: &str| snapshot.waiting.iter().find(|(waiting, _)| waiting.as_str() == name);
+    let seconds = |since: DateTime<Utc>| (snapshot.now - since).as_seconds_f64().max(0.0);
+    page.gauge(
+        "lifeboat_backup_waiting_seconds",
+        "How long a backup that is due has been waiting for a place (limits.runs) or for another program. 0: none waits.",
+        &label,
+        datasets(snapshot).map(|(name, _)| (vec![name], waits(name).map_or(0.0, |(_, since)| seconds(*since)))).collect(),
     )?;
     page.counter(
         "lifeboat_backup_runs_total",
@@ -177,7 +187,7 @@ fn backups(page: &Page, snapshot: &Snapshot<'_>) -> prometheus::Result<()> {
     )?;
     page.gauge(
         "lifeboat_backup_anomalies",
-        "Snapshots that depart from their history and wait for `lifeboat acknowledge`. Nothing of the dataset is deleted meanwhile.",
+        "Snapshots that depart from their history and wait for `lifeboat acknowledge`. This host deletes nothing of the dataset meanwhile.",
         &label,
         each(|status| status.anomalies.len() as f64),
     )?;
@@ -247,7 +257,7 @@ fn replicas(page: &Page, snapshot: &Snapshot<'_>) -> prometheus::Result<()> {
     let is_up = |name: &Name| f64::from(u8::from(snapshot.up.get(name).copied().unwrap_or_default()));
     page.gauge(
         "lifeboat_replica_up",
-        "1 if the replica answered the last check, which runs every minute, and no backup has found it silent since. At 0, backups only probe it.",
+        "1 if the replica answered the last check, which runs every minute, and no backup has found it silent since.",
         &["replica"],
         names().map(|name| (vec![name.as_str()], is_up(name))).collect(),
     )?;

@@ -8,6 +8,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use clap::Parser;
+use lifeboat_engine::backup::RunBudget;
 use lifeboat_engine::base::escape;
 use lifeboat_engine::base::memory;
 use lifeboat_engine::base::{Class, Context, Error, Result};
@@ -27,7 +28,7 @@ use crate::daemon::{Daemon, Origin};
 use crate::installation::Installation;
 use crate::log;
 use crate::runner::Runner;
-use crate::start::Start;
+use crate::start::{Start, Stop};
 use crate::status::Ledger;
 use crate::turn::Ended;
 
@@ -74,6 +75,7 @@ fn execute(cli: Cli) -> Result<()> {
                 let request = match command {
                     Command::Trigger { dataset } => Request::Trigger { dataset },
                     Command::Takeover { dataset } => Request::Takeover { dataset },
+                    Command::Cancel { dataset } => Request::Cancel { dataset },
                     Command::Status => Request::Status {},
                 };
                 let (report, summary) = ask(&config.control_socket, &request).await?;
@@ -115,10 +117,12 @@ async fn once(config: Config, datasets: Vec<Name>, json: bool, clock: SharedCloc
             .hint("add a [[dataset]] to the configuration"));
     }
     let cancel = cancelled_by_signals()?;
-    let runner = Runner { ledger: Arc::new(Ledger::open(&state, &datasets)), state, clock, tools: tool_environment() };
+    let (ledger, budget) = (Arc::new(Ledger::open(&state, &datasets)), RunBudget::new(&installation.config.limits));
+    let runner = Runner { ledger, state, clock, tools: tool_environment(), budget };
+    let stop = Stop::from(cancel.clone());
     let mut worst: Option<Error> = None;
     for dataset in &datasets {
-        let run = match runner.start(&installation, dataset, Start::Asked, &Arc::default(), &cancel).await {
+        let run = match runner.start(&installation, dataset, Start::Asked, &Arc::default(), &stop).await {
             Ok(Ended::BackedUp(report)) => Ok(*report),
             Ok(Ended::Locked(error)) => Err(error),
             Ok(Ended::Left(_)) => Err(Error::cancelled(&format!("the backup of {dataset}"))),

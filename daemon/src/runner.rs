@@ -8,7 +8,8 @@
 //! - **Retry**: a scheduled run that failed is tried again (`retry` of the dataset), unless nothing
 //!   but an operator can mend the cause.
 //! - **Cancellation**: nothing is committed, unless the commit had begun. The run counts as missed,
-//!   and starts again after the next start of the daemon.
+//!   and starts again after the next start of the daemon. One that an operator cancelled counts as
+//!   failed, and waits for its next time.
 
 use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
@@ -17,7 +18,7 @@ use std::time::Duration;
 
 use chrono::{DateTime, Utc};
 use futures::FutureExt;
-use lifeboat_engine::backup::{Backup, BackupReport, Progress};
+use lifeboat_engine::backup::{Backup, BackupReport, Progress, RunBudget};
 use lifeboat_engine::base::{Class, Error, Result};
 use lifeboat_engine::clock::SharedClock;
 use lifeboat_engine::config::Dataset;
@@ -33,9 +34,8 @@ use tokio_util::sync::CancellationToken;
 use tracing::Instrument;
 
 use crate::installation::Installation;
-use crate::notify;
 use crate::run_report::{RunReport, Stopped};
-use crate::start::Start;
+use crate::start::{Start, Stop};
 use crate::status::Ledger;
 use crate::words;
 
@@ -52,6 +52,8 @@ pub(crate) struct Runner {
     pub clock: SharedClock,
     /// What client tools inherit of the environment.
     pub tools: ToolEnvironment,
+    /// What all runs share.
+    pub budget: Arc<RunBudget>,
 }
 
 impl Runner {
@@ -65,12 +67,12 @@ impl Runner {
         dataset: &Name,
         (start, lock): (Start, Lock),
         progress: &Arc<Progress>,
-        cancel: &CancellationToken,
+        stop: &Stop,
     ) -> Result<RunReport> {
         let run = format!("{:016x}", rand::random::<u64>());
         let span = tracing::info_span!("run", %dataset, %run);
         let work = async {
-            let result = self.locked(installation, dataset, start, progress, cancel).await;
+            let result = self.locked(installation, dataset, start, progress, stop).await;
             drop(lock);
             match &result {
                 Ok(report) => tracing::info!("{}", report.line()),
@@ -92,9 +94,9 @@ impl Runner {
         dataset: &Name,
         start: Start,
         progress: &Arc<Progress>,
-        cancel: &CancellationToken,
+        stop: &Stop,
     ) -> Result<RunReport> {
-        let dataset = installation.dataset(dataset)?;
+        let (dataset, cancel) = (installation.dataset(dataset)?, &stop.token);
         let before = self.ledger.get(&dataset.name).considered;
         let began = self.clock.now();
         // Remembered before it starts, so that a run that takes the daemon down with it is not
@@ -109,6 +111,13 @@ impl Runner {
         let result =
             AssertUnwindSafe(self.within_deadline(installation, dataset, progress, cancel)).catch_unwind().await;
         let result = result.unwrap_or_else(|_| Err(crashed(&dataset.name, progress.committing.load(Ordering::SeqCst))));
+        let result = result.map_err(|error| match error.class() {
+            Class::Failed if stop.is_by_operator() => {
+                Error::failed(format!("the backup of {} was cancelled by an operator", dataset.name))
+                    .hint("nothing was committed; it runs at its next start, or by `lifeboat trigger`")
+            }
+            _ => error,
+        });
         self.ledger.update(&dataset.name, |status| match &result {
             Ok(report) => {
                 status.succeeded = true;
@@ -140,7 +149,9 @@ impl Runner {
                     Class::Unknown => status.unknown += 1,
                     _ => status.failures += 1,
                 }
-                if cancel.is_cancelled() {
+                if stop.is_by_operator() {
+                    // Its next start is soon enough.
+                } else if cancel.is_cancelled() {
                     status.considered = before;
                 } else if matches!(start, Start::Scheduled | Start::Retry) {
                     status.retry_at = retry_at(dataset, error, self.clock.now());
@@ -245,6 +256,7 @@ impl Runner {
             replicas: &installation.replicas,
             state: &self.state,
             clock: self.clock.clone(),
+            budget: self.budget.clone(),
             progress: progress.clone(),
             cancel: cancel.clone(),
         };
@@ -258,7 +270,7 @@ impl Runner {
         };
         tokio::select! {
             result = backup.run() => result,
-            never = tell(&dataset.name, progress) => match never {},
+            never = tell(progress) => match never {},
             never = lease => match never {},
         }
     }
@@ -408,7 +420,7 @@ fn in_some(pruned: &PruneOutcome) -> Error {
 }
 
 /// Reports the progress of a run, for as long as it is polled.
-async fn tell(dataset: &Name, progress: &Progress) -> std::convert::Infallible {
+async fn tell(progress: &Progress) -> std::convert::Infallible {
     let mut ticks = tokio::time::interval(PROGRESS);
     ticks.tick().await;
     let mut before = 0;
@@ -420,13 +432,6 @@ async fn tell(dataset: &Name, progress: &Progress) -> std::convert::Infallible {
         let rate = (read - before) / PROGRESS.as_secs();
         before = read;
         tracing::info!(read, deduplicated, stored, rate, "backing up");
-        notify::status(&format!(
-            "Backing up {dataset}: {} read, {} known, {} stored, {}/s",
-            words::bytes(read),
-            words::bytes(deduplicated),
-            words::bytes(stored),
-            words::bytes(rate)
-        ));
     }
 }
 

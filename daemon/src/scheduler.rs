@@ -5,8 +5,11 @@
 //!   by host and dataset.
 //! - **Downtime**: starts that passed while the daemon was down, or while another run took its
 //!   time, are made up for by one run, however many they were.
-//! - **Overlap**: one run at a time, over all datasets. Requests of operators go first, in their
-//!   order.
+//! - **Side by side**: as many datasets at once as there are places (`limits.runs`), none of them
+//!   twice. Requests of operators go first, in their order.
+//! - **Short before long**: of those that are due, the one goes first whose end would come first
+//!   had each started when it was due. So a long one does not wait for ever either. Runs that last
+//!   take all places but one, if there are others: a short one always finds a place soon.
 //! - **Retries**: a failed run is started again, unless the schedule starts it before.
 //! - **Clock**: a clock that was set back does not silence a dataset.
 
@@ -34,6 +37,8 @@ pub(crate) enum Cause {
 
 /// A start that is later than this is a catch-up.
 const PUNCTUAL: TimeDelta = TimeDelta::minutes(1);
+/// A run that took longer the last time is a long one.
+const LONGEST_SHORT_RUN: TimeDelta = TimeDelta::minutes(10);
 
 /// Decides which dataset runs next.
 #[derive(Debug)]
@@ -41,9 +46,10 @@ pub(crate) struct Scheduler {
     entries: BTreeMap<Name, DatasetStarts>,
     /// Asked for by operators and not yet started.
     requested: VecDeque<Name>,
-    running: Option<Name>,
-    /// Whether what runs was due by schedule, whoever asked for it.
-    was_due: bool,
+    /// What runs, and whether that was due by schedule, whoever asked for it.
+    running: BTreeMap<Name, bool>,
+    /// How many may run at once.
+    places: usize,
 }
 
 /// When one dataset starts.
@@ -57,6 +63,16 @@ struct DatasetStarts {
     due: Option<DateTime<Utc>>,
     /// When a run that failed is tried again. It lies before `due`.
     retry: Option<DateTime<Utc>>,
+    /// How long it probably takes; zero if nobody knows.
+    lasts: TimeDelta,
+}
+
+/// A start that waits for a place.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub(crate) struct Queued {
+    pub dataset: Name,
+    /// When it was due; `None` if an operator asked for it.
+    pub due: Option<DateTime<Utc>>,
 }
 
 impl Scheduler {
@@ -64,7 +80,7 @@ impl Scheduler {
     /// the start of the last attempt, or when the dataset was first seen.
     pub(crate) fn new(config: &Config, considered: impl Fn(&Name) -> DateTime<Utc>) -> Self {
         let mut scheduler =
-            Self { entries: BTreeMap::new(), requested: VecDeque::new(), running: None, was_due: false };
+            Self { entries: BTreeMap::new(), requested: VecDeque::new(), running: BTreeMap::new(), places: 1 };
         scheduler.reload(config, considered);
         scheduler
     }
@@ -75,6 +91,7 @@ impl Scheduler {
         let entry = |dataset: &Dataset| DatasetStarts::new(&config.host, dataset, considered(&dataset.name));
         self.entries = config.datasets.iter().map(|dataset| (dataset.name.clone(), entry(dataset))).collect();
         self.requested.retain(|dataset| self.entries.contains_key(dataset));
+        self.places = config.limits.runs;
     }
 
     /// Queues a run of `dataset`; one that is queued already serves both.
@@ -84,24 +101,25 @@ impl Scheduler {
         }
     }
 
-    /// The run that is to start now, if any. It counts as running until [`Self::finished`].
+    /// A run that is to start now, if any. It counts as running until [`Self::finished`].
     pub(crate) fn start(&mut self, now: DateTime<Utc>) -> Option<(Name, Cause)> {
         for entry in self.entries.values_mut().filter(|entry| entry.considered > now) {
             entry.consider(now);
         }
-        if self.running.is_some() {
+        if self.running.len() >= self.places {
             return None;
         }
-        let (dataset, asked) = match self.requested.pop_front() {
+        let asked = self.requested.iter().position(|dataset| !self.running.contains_key(dataset));
+        let (dataset, asked) = match asked.and_then(|at| self.requested.remove(at)) {
             Some(dataset) => (dataset, true),
-            None => (self.earliest().filter(|(due, _)| *due <= now)?.1.clone(), false),
+            None => (self.first_to_end(now)?.clone(), false),
         };
-        let mut due = None;
+        let (mut due, mut was_due) = (None, false);
         if let Some(entry) = self.entries.get_mut(&dataset) {
             due = entry.due.filter(|due| *due <= now);
-            self.was_due = entry.next().is_some_and(|next| next <= now);
+            was_due = entry.next().is_some_and(|next| next <= now);
             // A request takes the place of what is due, and of nothing else.
-            if self.was_due {
+            if was_due {
                 entry.consider(now);
             }
         }
@@ -111,7 +129,7 @@ impl Scheduler {
             Some(_) => Cause::Schedule,
             None => Cause::Retry,
         };
-        self.running = Some(dataset.clone());
+        self.running.insert(dataset.clone(), was_due);
         Some((dataset, cause))
     }
 
@@ -130,29 +148,60 @@ impl Scheduler {
         }
     }
 
-    /// Whether what runs was due by schedule, whoever asked for it.
-    pub(crate) fn was_due(&self) -> bool {
-        self.was_due
+    /// Tells how long `dataset` probably takes.
+    pub(crate) fn lasts(&mut self, dataset: &Name, time: TimeDelta) {
+        if let Some(entry) = self.entries.get_mut(dataset) {
+            entry.lasts = time;
+        }
+    }
+
+    /// Drops the start of `dataset` that waits for a place or is due. Tells whether there was one.
+    pub(crate) fn withdraw(&mut self, dataset: &Name, now: DateTime<Utc>) -> bool {
+        let asked = self.requested.len();
+        self.requested.retain(|requested| requested != dataset);
+        let was_asked = self.requested.len() < asked;
+        let Some(entry) = self.entries.get_mut(dataset) else { return was_asked };
+        let was_due = entry.next().is_some_and(|next| next <= now);
+        if was_due {
+            entry.consider(now);
+        }
+        was_asked || was_due
+    }
+
+    /// Whether the run of `dataset` was due by schedule, whoever asked for it.
+    pub(crate) fn was_due(&self, dataset: &Name) -> bool {
+        self.running.get(dataset).copied().unwrap_or_default()
     }
 
     /// The run has ended.
-    pub(crate) fn finished(&mut self) {
-        self.running = None;
+    pub(crate) fn finished(&mut self, dataset: &Name) {
+        self.running.remove(dataset);
     }
 
-    /// What runs.
-    pub(crate) fn running(&self) -> Option<&Name> {
-        self.running.as_ref()
+    /// Whether `dataset` runs.
+    pub(crate) fn runs(&self, dataset: &Name) -> bool {
+        self.running.contains_key(dataset)
     }
 
-    /// When [`Self::start`] may have something next. None: not before a request or the end of the
+    /// What waits for a place at `now`, the first to start first.
+    pub(crate) fn queue(&self, now: DateTime<Utc>) -> Vec<Queued> {
+        let asked = self.requested.iter().map(|dataset| Queued { dataset: dataset.clone(), due: None });
+        let mut due: Vec<_> = self.waiting().filter(|(_, _, next)| *next <= now).collect();
+        due.retain(|(name, _, _)| !self.requested.contains(name));
+        due.sort_by_key(|(name, entry, next)| (end(entry, *next), (*name).clone()));
+        asked.chain(due.into_iter().map(|(name, _, next)| Queued { dataset: name.clone(), due: Some(next) })).collect()
+    }
+
+    /// When [`Self::start`] may have something next. None: not before a request or the end of a
     /// run.
     pub(crate) fn wake_at(&self) -> Option<DateTime<Utc>> {
-        match (&self.running, self.requested.is_empty()) {
-            (Some(_), _) => None,
-            (None, false) => Some(DateTime::UNIX_EPOCH),
-            (None, true) => self.earliest().map(|(due, _)| due),
+        if self.running.len() >= self.places {
+            return None;
         }
+        if self.requested.iter().any(|dataset| !self.running.contains_key(dataset)) {
+            return Some(DateTime::UNIX_EPOCH);
+        }
+        self.waiting().filter(|(_, entry, _)| self.has_place(entry)).map(|(_, _, next)| next).min()
     }
 
     /// When a dataset starts next by schedule.
@@ -160,9 +209,30 @@ impl Scheduler {
         self.entries.get(dataset)?.due
     }
 
-    fn earliest(&self) -> Option<(DateTime<Utc>, &Name)> {
-        self.entries.iter().filter_map(|(name, entry)| Some((entry.next()?, name))).min()
+    /// Of those that are due and have a place, the one that would end first.
+    fn first_to_end(&self, now: DateTime<Utc>) -> Option<&Name> {
+        let due = self.waiting().filter(|(_, entry, next)| *next <= now && self.has_place(entry));
+        due.min_by_key(|(name, entry, next)| (end(entry, *next), *name)).map(|(name, _, _)| name)
     }
+
+    /// Datasets that do not run, and their next starts.
+    fn waiting(&self) -> impl Iterator<Item = (&Name, &DatasetStarts, DateTime<Utc>)> {
+        let waiting = self.entries.iter().filter(|(name, _)| !self.running.contains_key(*name));
+        waiting.filter_map(|(name, entry)| Some((name, entry, entry.next()?)))
+    }
+
+    /// Whether a start of `entry` leaves a place for short ones, where there are such.
+    fn has_place(&self, entry: &DatasetStarts) -> bool {
+        let is_long = |entry: &&DatasetStarts| entry.lasts > LONGEST_SHORT_RUN;
+        let long = self.running.keys().filter_map(|name| self.entries.get(name)).filter(is_long).count();
+        let short = || self.entries.values().any(|entry| entry.schedule.is_some() && !is_long(&entry));
+        self.places == 1 || !is_long(&entry) || long + 1 < self.places || !short()
+    }
+}
+
+/// When a run would end that had started when it was due.
+fn end(entry: &DatasetStarts, due: DateTime<Utc>) -> DateTime<Utc> {
+    due.checked_add_signed(entry.lasts).unwrap_or(DateTime::<Utc>::MAX_UTC)
 }
 
 impl DatasetStarts {
@@ -170,7 +240,8 @@ impl DatasetStarts {
         let seed = format!("{host}/{}", dataset.name);
         let epoch = DateTime::UNIX_EPOCH;
         let jitter = dataset.schedule.as_ref().map_or(TimeDelta::zero(), |s| s.jittered(epoch, &seed) - epoch);
-        let mut entry = Self { schedule: dataset.schedule.clone(), jitter, considered, due: None, retry: None };
+        let (schedule, lasts) = (dataset.schedule.clone(), TimeDelta::zero());
+        let mut entry = Self { schedule, jitter, considered, due: None, retry: None, lasts };
         entry.consider(considered);
         entry
     }

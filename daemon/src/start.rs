@@ -1,4 +1,9 @@
-//! Why a run starts.
+//! Why a run starts, and how it is stopped.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use tokio_util::sync::CancellationToken;
 
 /// Who wants a run.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -11,4 +16,30 @@ pub(crate) enum Start {
     Asked,
     /// An operator who knows that the leader is gone, or is to lead no more.
     Takeover,
+}
+
+/// Stops a run, unless its commit has begun.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Stop {
+    pub token: CancellationToken,
+    by_operator: Arc<AtomicBool>,
+}
+
+impl Stop {
+    /// An operator stops it: it does not start again by itself before its time.
+    pub(crate) fn for_operator(&self) {
+        self.by_operator.store(true, Ordering::SeqCst);
+        self.token.cancel();
+    }
+
+    /// Whether an operator has stopped it.
+    pub(crate) fn is_by_operator(&self) -> bool {
+        self.by_operator.load(Ordering::SeqCst)
+    }
+}
+
+impl From<CancellationToken> for Stop {
+    fn from(token: CancellationToken) -> Self {
+        Self { token, ..Self::default() }
+    }
 }

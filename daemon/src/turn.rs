@@ -12,12 +12,11 @@ use lifeboat_engine::config::Dataset;
 use lifeboat_engine::format::id::Name;
 use lifeboat_engine::is_future;
 use lifeboat_engine::lead::{Lead, Leadership, StartTurn};
-use tokio_util::sync::CancellationToken;
 
 use crate::installation::Installation;
 use crate::run_report::RunReport;
 use crate::runner::Runner;
-use crate::start::Start;
+use crate::start::{Start, Stop};
 
 /// How a start ended.
 pub(crate) enum Ended {
@@ -41,7 +40,7 @@ impl Runner {
         dataset: &Name,
         start: Start,
         progress: &Arc<Progress>,
-        cancel: &CancellationToken,
+        stop: &Stop,
     ) -> Result<Ended> {
         let (of, mut takes_over) = (installation.dataset(dataset)?, false);
         // Before anybody is asked.
@@ -53,7 +52,7 @@ impl Runner {
             let lead = self.lead(installation, of);
             let looked = tokio::select! {
                 looked = lead.look() => looked,
-                () = cancel.cancelled() => return Ok(Ended::Left(None)),
+                () = stop.token.cancelled() => return Ok(Ended::Left(None)),
             };
             match looked {
                 Ok(found) => {
@@ -95,7 +94,7 @@ impl Runner {
         let Some(lock) = self.state.try_lock_dataset(dataset).inspect_err(early)? else {
             return Ok(Ended::Locked(self.state.taken(dataset)));
         };
-        let report = self.run(installation, dataset, (start, lock), progress, cancel).await?;
+        let report = self.run(installation, dataset, (start, lock), progress, stop).await?;
         if of.hosts.len() > 1 {
             self.remember(dataset, |status| (status.led_by, status.takeover_needed) = (None, false));
         }
@@ -150,7 +149,7 @@ impl Runner {
     }
 
     /// Remembers, unless another program works on the dataset.
-    fn remember(&self, dataset: &Name, change: impl FnOnce(&mut crate::status::DatasetStatus)) {
+    pub(crate) fn remember(&self, dataset: &Name, change: impl FnOnce(&mut crate::status::DatasetStatus)) {
         if let Ok(_lock) = self.state.lock_dataset(dataset) {
             self.ledger.update(dataset, change);
         }

@@ -69,7 +69,7 @@ impl Upkeep {
     }
 
     /// Starts what is due and takes in what has ended.
-    pub(crate) async fn turn(&mut self, running: Option<&Name>) {
+    pub(crate) async fn turn(&mut self, runs: impl Fn(&Name) -> bool) {
         let now = self.runner.clock.elapsed();
         if now >= self.next_ask && self.asking.as_ref().is_none_or(JoinHandle::is_finished) {
             self.next_ask = now + ASK;
@@ -83,7 +83,7 @@ impl Upkeep {
             self.settle().await;
         }
         if self.job.is_none()
-            && let Some(dataset) = self.wanted.iter().find(|dataset| Some(*dataset) != running).cloned()
+            && let Some(dataset) = self.wanted.iter().find(|dataset| !runs(dataset)).cloned()
         {
             self.wanted.remove(&dataset);
             self.start(dataset);

@@ -7,7 +7,7 @@ mod support;
 use std::time::{Duration, Instant};
 
 use lifeboat_engine::state::{Lock, StateDirectory};
-use support::{Host, said, until};
+use support::{Host, ends, said, signal, until};
 
 const HOURLY: &str = "schedule = \"@hourly\"";
 
@@ -112,4 +112,85 @@ async fn idle_the_next_dataset_is_caught_up_as_soon_as_one_is() {
     let begun = Instant::now();
     until("all are caught up", || names.iter().all(|name| host.snapshots("ireland", name) == 1));
     assert!(begun.elapsed() < Duration::from_secs(15), "eight datasets took {:?}", begun.elapsed());
+}
+
+/// Gives every dataset a source that ends when a file of its name is there.
+fn hold(host: &Host, datasets: &[&str]) {
+    for dataset in datasets {
+        let file = host.place.path().join(format!("{dataset}.go"));
+        let script = format!("while ! test -e {}; do sleep 0.1; done; echo {dataset}", file.display());
+        let before = format!("\"printf\", \"{dataset}\"");
+        replace(host, &before, &format!("\"sh\", \"-c\", \"{script}\""));
+    }
+}
+
+fn release(host: &Host, dataset: &str) {
+    std::fs::write(host.place.path().join(format!("{dataset}.go")), "").unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn two_datasets_are_backed_up_at_once_and_the_third_waits_for_a_place() {
+    let names = ["blog", "shop", "wiki"];
+    let host = Host::new(&names.map(|name| (name, HOURLY))).await;
+    hold(&host, &names);
+    names.iter().for_each(|name| make_due(&host, name));
+    let _daemon = host.start();
+    let status = || said(&host.run(&["status"]));
+    until("two run", || status().matches("backing up ").count() == 2);
+    let told = status();
+    assert!(
+        told.contains("backing up blog for ") && told.contains("dataset wiki: a backup waits for a place"),
+        "{told}"
+    );
+    assert!(host.metric("lifeboat_backup_waiting_seconds{dataset=\"wiki\"}") > 0.0);
+    let report: serde_json::Value = serde_json::from_str(&said(&host.run(&["--json", "status"]))).unwrap();
+    assert_eq!(
+        (report["running"][1]["dataset"].as_str(), &report["queue"][0]["dataset"]),
+        (Some("shop"), &"wiki".into())
+    );
+    release(&host, "shop");
+    until("the third has a place", || status().contains("backing up wiki for "));
+    assert_eq!((host.snapshots("ireland", "shop"), host.snapshots("ireland", "blog")), (1, 0));
+    release(&host, "blog");
+    release(&host, "wiki");
+    until("all are done", || names.iter().all(|name| host.snapshots("ireland", name) == 1));
+    assert_eq!(host.metric("lifeboat_backup_waiting_seconds{dataset=\"wiki\"}"), 0.0);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_operator_cancels_a_backup_that_runs_or_waits() {
+    let host = Host::new(&[("shop", HOURLY), ("wiki", HOURLY)]).await;
+    hold(&host, &["shop", "wiki"]);
+    replace(&host, "shutdown = \"5s\"", "shutdown = \"5s\"\nruns = 1");
+    make_due(&host, "shop");
+    let daemon = host.start();
+    let status = || said(&host.run(&["status"]));
+    until("it runs", || status().contains("backing up shop for "));
+    let waiting = host.command(&["trigger", "wiki"]).stderr(std::process::Stdio::piped()).spawn().unwrap();
+    until("the other one waits", || status().contains("dataset wiki: a backup waits for a place (an operator asked)"));
+    let cancel = |dataset: &str| host.run(&["cancel", dataset]);
+    let cancelled = cancel("wiki");
+    assert!(
+        cancelled.status.success() && said(&cancelled).contains("does not start this time"),
+        "{}",
+        said(&cancelled)
+    );
+    let asked = waiting.wait_with_output().unwrap();
+    assert!(asked.status.code() == Some(1) && said(&asked).contains("an operator cancelled it"), "{}", said(&asked));
+    let cancelled = cancel("shop");
+    assert!(cancelled.status.success() && said(&cancelled).contains("was cancelled"), "{}", said(&cancelled));
+    assert!(status().contains("the last run FAILED: the backup of shop was cancelled by an operator"), "{}", status());
+    for dataset in ["shop", "wiki"] {
+        let nothing = cancel(dataset);
+        assert!(nothing.status.code() == Some(2) && said(&nothing).contains("runs or waits"), "{}", said(&nothing));
+        assert_eq!(host.snapshots("ireland", dataset), 0);
+    }
+    // Neither a retry nor a restart makes up for it.
+    signal(&daemon, "-TERM");
+    assert_eq!(ends(daemon), Some(0));
+    let _daemon = host.start();
+    tokio::time::sleep(Duration::from_secs(2)).await;
+    assert!(status().contains("idle"), "{}", status());
+    release(&host, "shop");
+    assert!(host.run(&["trigger", "shop"]).status.success());
 }

@@ -23,7 +23,7 @@
 //! ```
 //! use std::sync::Arc;
 //!
-//! use lifeboat_engine::backup::{Backup, Progress};
+//! use lifeboat_engine::backup::{Backup, RunBudget, Progress};
 //! use lifeboat_engine::clock::SystemClock;
 //! use lifeboat_engine::config::{Config, Surroundings};
 //! use lifeboat_engine::databases::Target;
@@ -80,6 +80,7 @@
 //!     replicas: &replicas,
 //!     state: &StateDirectory::open(&config.state_directory)?,
 //!     clock,
+//!     budget: RunBudget::new(&config.limits),
 //!     progress: Arc::new(Progress::default()),
 //!     cancel: Default::default(),
 //! }

@@ -5,7 +5,8 @@ use std::ffi::OsString;
 use clap::{CommandFactory, FromArgMatches, Parser, Subcommand};
 
 use crate::commands::{
-    acknowledge, check, completions, drill, init, list, man, prune, repair, restore, show, takeover, trigger, verify,
+    acknowledge, cancel, check, completions, drill, init, list, man, prune, repair, restore, show, takeover, trigger,
+    verify,
 };
 use crate::exit;
 use crate::flags::Globals;
@@ -34,6 +35,7 @@ pub(crate) enum Command {
     Init(init::Args),
     Check(check::Args),
     Trigger(trigger::Args),
+    Cancel(cancel::Args),
     Takeover(takeover::Args),
     Acknowledge(acknowledge::Args),
     Completions(completions::Args),

@@ -104,6 +104,7 @@ async fn dispatch(command: Command, session: &Session) -> Result<()> {
         Command::Init(args) => commands::init::run(&args, session).await,
         Command::Check(args) => commands::check::run(&args, session).await,
         Command::Trigger(args) => commands::trigger::run(&args, session).await,
+        Command::Cancel(args) => commands::cancel::run(&args, session).await,
         Command::Acknowledge(args) => commands::acknowledge::run(&args, session).await,
         Command::Takeover(args) => commands::takeover::run(&args, session).await,
         Command::Completions(args) => commands::completions::run(&args, session, cli::command()),

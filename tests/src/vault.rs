@@ -10,7 +10,7 @@ use async_trait::async_trait;
 use bytes::Bytes;
 use chrono_tz::Tz;
 use lifeboat_engine::backup::compress::Compression;
-use lifeboat_engine::backup::{Backup, BackupReport, Progress};
+use lifeboat_engine::backup::{Backup, BackupReport, Progress, RunBudget};
 use lifeboat_engine::base::facts::SourceFacts;
 use lifeboat_engine::clock::{ManualClock, SharedClock, SystemClock};
 use lifeboat_engine::config::{
@@ -239,6 +239,7 @@ impl TestVault {
             replicas,
             state: &state,
             clock: self.clock.clone(),
+            budget: RunBudget::new(&self.config.limits),
             progress: Arc::new(Progress::default()),
             cancel: CancellationToken::new(),
         }
@@ -366,6 +367,7 @@ pub fn limits() -> Limits {
     Limits {
         cpu: 2,
         memory: 128 << 20,
+        runs: 2,
         stall: Duration::from_secs(20),
         run: Duration::from_secs(600),
         shutdown: Duration::from_secs(5),

@@ -20,6 +20,7 @@ const METRICS: &[&str] = &[
     "lifeboat_backup_runs_total",
     "lifeboat_backup_skipped_databases",
     "lifeboat_backup_stored_bytes",
+    "lifeboat_backup_waiting_seconds",
     "lifeboat_build_info",
     "lifeboat_dataset_led",
     "lifeboat_deletion_stopped",

@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use bytes::Bytes;
-use lifeboat_engine::backup::{Backup, BackupReport, Progress};
+use lifeboat_engine::backup::{Backup, BackupReport, Progress, RunBudget};
 use lifeboat_engine::base::facts::SourceFacts;
 use lifeboat_engine::config::Config;
 use lifeboat_engine::databases::command::Command;
@@ -133,6 +133,7 @@ impl TwoHosts {
             replicas: &self.vault.replicas,
             state: &state,
             clock: self.vault.clock.clone(),
+            budget: RunBudget::new(&config.limits),
             progress: Arc::new(Progress::default()),
             cancel: CancellationToken::new(),
         }

@@ -2,8 +2,8 @@
 //!
 //! - **Bounds**: requests have a size and a time to arrive, and the number of connections served
 //!   at once is limited.
-//! - **Waiting**: the answer to `trigger` comes with the end of the run. One who hangs up does not
-//!   stop the run.
+//! - **Waiting**: the answer to `trigger` and `cancel` comes with the end of the run. One who
+//!   hangs up does not stop the run.
 //! - **Stale sockets** of a daemon that died are removed; the caller holds the daemon's lock, so
 //!   that nobody else can be alive.
 
@@ -33,10 +33,11 @@ const TIME_TO_ASK: Duration = Duration::from_secs(10);
 const TIME_TO_TAKE: Duration = Duration::from_secs(10);
 const CONNECTIONS: usize = 32;
 
-/// A run that somebody waits for.
-pub(crate) struct Trigger {
+/// What somebody asks of the loop, and waits for.
+pub(crate) struct Wish {
     pub dataset: Name,
-    pub start: Start,
+    /// `None`: that its backup is cancelled.
+    pub start: Option<Start>,
     pub answer: oneshot::Sender<Answer>,
 }
 
@@ -66,7 +67,7 @@ pub(crate) fn bind(path: &Path) -> Result<UnixListener> {
 pub(crate) async fn serve(
     listener: UnixListener,
     live: Arc<Live>,
-    triggers: mpsc::Sender<Trigger>,
+    wishes: mpsc::Sender<Wish>,
     stop: CancellationToken,
 ) {
     let (permits, connections) = (Arc::new(Semaphore::new(CONNECTIONS)), TaskTracker::new());
@@ -80,9 +81,9 @@ pub(crate) async fn serve(
         };
         match accepted {
             (Ok(permit), Ok((stream, _))) => {
-                let (live, triggers, stop) = (live.clone(), triggers.clone(), stop.clone());
+                let (live, wishes, stop) = (live.clone(), wishes.clone(), stop.clone());
                 connections.spawn(async move {
-                    if let Err(error) = converse(stream, &live, &triggers, &stop).await {
+                    if let Err(error) = converse(stream, &live, &wishes, &stop).await {
                         tracing::debug!(%error, "a control connection ended");
                     }
                     drop(permit);
@@ -95,7 +96,7 @@ pub(crate) async fn serve(
             (Err(_), _) => break,
         }
     }
-    drop((listener, triggers));
+    drop((listener, wishes));
     connections.close();
     connections.wait().await;
 }
@@ -103,7 +104,7 @@ pub(crate) async fn serve(
 async fn converse(
     stream: UnixStream,
     live: &Live,
-    triggers: &mpsc::Sender<Trigger>,
+    wishes: &mpsc::Sender<Wish>,
     stop: &CancellationToken,
 ) -> std::io::Result<()> {
     let (read, mut write) = stream.into_split();
@@ -119,8 +120,7 @@ async fn converse(
             return Ok(());
         }
         let whole = line.ends_with(b"\n");
-        let answer =
-            if whole { respond(&line, live, triggers).await } else { malformed("it is too long or cut short") };
+        let answer = if whole { respond(&line, live, wishes).await } else { malformed("it is too long or cut short") };
         let mut text = serde_json::to_vec(&answer)?;
         text.push(b'\n');
         tokio::time::timeout(TIME_TO_TAKE, write.write_all(&text)).await??;
@@ -130,26 +130,25 @@ async fn converse(
     }
 }
 
-async fn respond(line: &[u8], live: &Live, triggers: &mpsc::Sender<Trigger>) -> Answer {
+async fn respond(line: &[u8], live: &Live, wishes: &mpsc::Sender<Wish>) -> Answer {
     match serde_json::from_slice(line) {
         Ok(Request::Status {}) => live.report().into(),
-        Ok(request @ (Request::Trigger { .. } | Request::Takeover { .. })) => {
-            let (dataset, start) = match request {
-                Request::Takeover { dataset } => (dataset, Start::Takeover),
-                Request::Trigger { dataset } => (dataset, Start::Asked),
-                Request::Status {} => return live.report().into(),
-            };
-            if let Err(error) = live.installation().dataset(&dataset) {
-                return error.into();
-            }
-            let (answer, answered) = oneshot::channel();
-            let ended = || Error::failed("lifeboatd is stopping").hint("ask again when it has started again").into();
-            match triggers.send(Trigger { dataset, start, answer }).await {
-                Ok(()) => answered.await.unwrap_or_else(|_| ended()),
-                Err(_) => ended(),
-            }
-        }
+        Ok(Request::Trigger { dataset }) => ask_loop(dataset, Some(Start::Asked), live, wishes).await,
+        Ok(Request::Takeover { dataset }) => ask_loop(dataset, Some(Start::Takeover), live, wishes).await,
+        Ok(Request::Cancel { dataset }) => ask_loop(dataset, None, live, wishes).await,
         Err(error) => malformed(&error.to_string()),
+    }
+}
+
+async fn ask_loop(dataset: Name, start: Option<Start>, live: &Live, wishes: &mpsc::Sender<Wish>) -> Answer {
+    if let Err(error) = live.installation().dataset(&dataset) {
+        return error.into();
+    }
+    let (answer, answered) = oneshot::channel();
+    let ended = || Error::failed("lifeboatd is stopping").hint("ask again when it has started again").into();
+    match wishes.send(Wish { dataset, start, answer }).await {
+        Ok(()) => answered.await.unwrap_or_else(|_| ended()),
+        Err(_) => ended(),
     }
 }
 

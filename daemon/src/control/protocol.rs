@@ -22,6 +22,11 @@ pub(crate) enum Request {
         /// Its name.
         dataset: Name,
     },
+    /// Cancel the backup that runs or waits; the answer comes when it has ended.
+    Cancel {
+        /// Its name.
+        dataset: Name,
+    },
     /// Report the state of every dataset and replica.
     Status {},
 }
@@ -43,6 +48,14 @@ pub(crate) struct Answer {
     pub class: Option<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub hint: Option<String>,
+}
+
+/// The answer to [`Request::Cancel`].
+#[derive(Debug, Serialize)]
+pub(crate) struct Cancelled {
+    pub dataset: Name,
+    /// Whether it ran; else it waited.
+    pub ran: bool,
 }
 
 impl Answer {
@@ -87,6 +100,13 @@ impl From<Result<RunReport>> for Answer {
             Ok(report) => Self::good(&report, report.line()),
             Err(error) => error.into(),
         }
+    }
+}
+
+impl From<Cancelled> for Answer {
+    fn from(report: Cancelled) -> Self {
+        let what = if report.ran { "was cancelled, and nothing was committed" } else { "does not start this time" };
+        Self::good(&report, format!("the backup of {} {what}", report.dataset))
     }
 }
 

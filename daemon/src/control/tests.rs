@@ -16,7 +16,7 @@ struct Server {
     place: TempDir,
     clock: Arc<ManualClock>,
     live: Arc<Live>,
-    triggers: mpsc::Receiver<Trigger>,
+    wishes: mpsc::Receiver<Wish>,
     stop: CancellationToken,
     served: tokio::task::JoinHandle<()>,
 }
@@ -37,11 +37,11 @@ impl Server {
         let ledger = Arc::new(Ledger::open(&state, []));
         let installation = Arc::new(Installation::open(config, &shared).await.unwrap());
         let live = Arc::new(Live::new(installation, state, ledger, shared));
-        let (sender, triggers) = mpsc::channel(4);
+        let (sender, wishes) = mpsc::channel(4);
         let stop = CancellationToken::new();
         let listener = bind(&place.path().join("control.sock")).unwrap();
         let served = tokio::spawn(serve(listener, live.clone(), sender, stop.clone()));
-        Self { place, clock, live, triggers, stop, served }
+        Self { place, clock, live, wishes, stop, served }
     }
 
     fn socket(&self) -> std::path::PathBuf {
@@ -69,7 +69,7 @@ async fn a_trigger_is_passed_on_and_answered_at_the_end_of_the_run() {
     let mut server = Server::start().await;
     let socket = server.socket();
     let asked = tokio::spawn(async move { ask(&socket, &trigger("shop")).await });
-    let taken = server.triggers.recv().await.unwrap();
+    let taken = server.wishes.recv().await.unwrap();
     assert_eq!(taken.dataset.as_str(), "shop");
     let error = Error::storage("replica north: full").hint("make room");
     taken.answer.send(error.into()).unwrap();
@@ -118,9 +118,9 @@ async fn the_end_answers_those_who_wait_and_hangs_up_on_those_who_do_not() {
     let idle = UnixStream::connect(server.socket()).await.unwrap();
     let socket = server.socket();
     let asked = tokio::spawn(async move { ask(&socket, &trigger("shop")).await });
-    let taken = server.triggers.recv().await.unwrap();
+    let taken = server.wishes.recv().await.unwrap();
     server.stop.cancel();
-    server.triggers.close();
+    server.wishes.close();
     drop(taken);
     assert!(asked.await.unwrap().unwrap_err().message().contains("stopping"));
     server.served.await.unwrap();
@@ -151,7 +151,7 @@ async fn health_and_readiness_follow_the_loop_and_the_replicas() {
     assert!(live.unready().is_none() && !live.heard(&"ireland".parse().unwrap(), true));
     server.clock.advance(Duration::from_secs(61));
     assert!(!live.is_healthy());
-    live.turned(None, std::collections::BTreeMap::new(), std::collections::BTreeMap::new());
+    live.turned(crate::live::Turn::default());
     assert!(live.is_healthy());
     live.stop();
     assert_eq!(live.unready().as_deref(), Some("stopping"));

@@ -17,9 +17,18 @@ fn page(statuses: &BTreeMap<Name, DatasetStatus>) -> String {
     let name = |text: &str| text.parse::<Name>().unwrap();
     let intervals = BTreeMap::from([(name("shop"), Duration::from_secs(86_400))]);
     let up = BTreeMap::from([(name("ireland"), true)]);
-    let (running, now) = (name("shop"), DateTime::from_timestamp(1_795_460_000, 0).unwrap());
-    render(&Snapshot { config: &config, intervals: &intervals, statuses, running: Some(&running), up: &up, now })
-        .unwrap()
+    let now = DateTime::from_timestamp(1_795_460_000, 0).unwrap();
+    let since = now - chrono::TimeDelta::minutes(2);
+    render(&Snapshot {
+        config: &config,
+        intervals: &intervals,
+        statuses,
+        running: &BTreeSet::from([name("shop")]),
+        waiting: &BTreeMap::from([(name("wiki"), since)]),
+        up: &up,
+        now,
+    })
+    .unwrap()
 }
 
 #[test]
@@ -65,6 +74,8 @@ fn every_series_exists_from_the_start() {
     for line in [
         "lifeboat_backup_running{dataset=\"shop\"} 1\n",
         "lifeboat_backup_running{dataset=\"wiki\"} 0\n",
+        "lifeboat_backup_waiting_seconds{dataset=\"shop\"} 0\n",
+        "lifeboat_backup_waiting_seconds{dataset=\"wiki\"} 120\n",
         "lifeboat_schedule_expected_interval_seconds{dataset=\"shop\"} 86400\n",
         "lifeboat_schedule_expected_interval_seconds{dataset=\"wiki\"} 0\n",
         "lifeboat_objective_seconds{dataset=\"shop\",objective=\"rpo\"} 93600\n",

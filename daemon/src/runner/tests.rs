@@ -111,15 +111,16 @@ async fn run(then: Then) -> (Result<RunReport>, crate::status::DatasetStatus) {
     };
     installation.replicas = installation.replicas.iter().map(slow).collect();
     let environment = lifeboat_engine::databases::registry::tool_environment(|name| std::env::var_os(name));
-    let runner = Runner { state, ledger: ledger.clone(), clock, tools: environment };
+    let (budget, stop) = (RunBudget::new(&installation.config.limits), Stop::from(cancel.clone()));
+    let runner = Runner { state, ledger: ledger.clone(), clock, tools: environment, budget };
     let lock = || (Start::Asked, runner.state.lock_dataset(&shop).unwrap());
     if then == Then::NoMoreActs {
         // Of two snapshots, one is to be marked.
         let replicas = std::mem::replace(&mut installation.replicas, replicas);
-        runner.run(&installation, &shop, lock(), &Arc::default(), &cancel).await.unwrap();
+        runner.run(&installation, &shop, lock(), &Arc::default(), &stop).await.unwrap();
         installation.replicas = replicas;
     }
-    let report = runner.run(&installation, &shop, lock(), &Arc::default(), &cancel).await;
+    let report = runner.run(&installation, &shop, lock(), &Arc::default(), &stop).await;
     assert_eq!(cancel.is_cancelled(), then == Then::Cancelled);
     (report, ledger.get(&shop))
 }

@@ -11,7 +11,13 @@ fn time(text: &str) -> DateTime<Utc> {
 }
 
 fn scheduler(datasets: &[(&str, &str)], considered: &str) -> Scheduler {
-    Scheduler::new(&sample::config(datasets), |_| time(considered))
+    Scheduler::new(&config(datasets, 1), |_| time(considered))
+}
+
+fn config(datasets: &[(&str, &str)], runs: usize) -> Config {
+    let mut config = sample::config(datasets);
+    config.limits.runs = runs;
+    config
 }
 
 /// Lives from `from` to `to`; each run takes `duration`. Gives the starts.
@@ -23,7 +29,7 @@ fn live(scheduler: &mut Scheduler, from: &str, to: &str, duration: TimeDelta) ->
             starts.push((now, dataset.to_string(), cause));
             assert_eq!(scheduler.start(now), None, "two runs at once");
             now += duration;
-            scheduler.finished();
+            scheduler.finished(&dataset);
         } else {
             now = scheduler.wake_at().map_or(end, |wake| wake.max(now));
         }
@@ -85,10 +91,10 @@ fn datasets_run_one_after_the_other_and_requests_go_first() {
     }
     let mut order = Vec::new();
     while let Some((dataset, cause)) = scheduler.start(now) {
-        assert_eq!(scheduler.running(), Some(&dataset));
+        assert!(scheduler.runs(&dataset));
         assert!(scheduler.wake_at().is_none());
+        scheduler.finished(&dataset);
         order.push((dataset.to_string(), cause));
-        scheduler.finished();
     }
     let order: Vec<(&str, Cause)> = order.iter().map(|(dataset, cause)| (dataset.as_str(), *cause)).collect();
     // The request of b serves its scheduled start as well.
@@ -119,9 +125,10 @@ fn a_reload_keeps_what_runs_and_drops_what_is_gone() {
     let now = time("2026-03-01T01:00:00Z");
     assert!(scheduler.start(now).is_some());
     scheduler.request(&"b".parse().unwrap());
-    scheduler.reload(&sample::config(&[("a", "schedule = \"0 5 * * *\"")]), |_| now);
-    assert_eq!(scheduler.running().map(Name::as_str), Some("a"));
-    scheduler.finished();
+    scheduler.reload(&config(&[("a", "schedule = \"0 5 * * *\"")], 1), |_| now);
+    let a = "a".parse().unwrap();
+    assert!(scheduler.runs(&a));
+    scheduler.finished(&a);
     assert_eq!(scheduler.start(now), None);
     assert_eq!(scheduler.wake_at(), Some(time("2026-03-01T05:00:00Z")));
 }
@@ -133,7 +140,7 @@ fn a_request_takes_the_place_of_what_is_due_and_of_nothing_else() {
     let requested = |scheduler: &mut Scheduler, at: &str| {
         scheduler.request(&shop);
         assert_eq!(scheduler.start(time(at)).unwrap().1, Cause::Trigger);
-        scheduler.finished();
+        scheduler.finished(&shop);
     };
     // A deputy that was refused still looks again, and a run that failed is still tried again.
     let mut looks = hourly();
@@ -155,7 +162,7 @@ fn a_retry_that_a_start_came_after_is_over() {
     let shop: Name = "shop".parse().unwrap();
     let mut scheduler = scheduler(&[("shop", HOURLY)], "2026-03-09T11:30:00Z");
     scheduler.start(time("2026-03-09T12:00:00Z")).unwrap();
-    scheduler.finished();
+    scheduler.finished(&shop);
     // As an older run has left it.
     scheduler.retry(&shop, Some(time("2026-03-09T11:45:00Z")));
     assert_eq!(scheduler.wake_at(), Some(time("2026-03-09T13:00:00Z")));
@@ -163,4 +170,78 @@ fn a_retry_that_a_start_came_after_is_over() {
     assert_eq!(scheduler.wake_at(), Some(time("2026-03-09T12:15:00Z")));
     scheduler.retry(&shop, None);
     assert_eq!(scheduler.wake_at(), Some(time("2026-03-09T13:00:00Z")));
+}
+
+/// Starts all that can start at `now`.
+fn started(scheduler: &mut Scheduler, now: &str) -> Vec<String> {
+    std::iter::from_fn(|| scheduler.start(time(now)).map(|(dataset, _)| dataset.to_string())).collect()
+}
+
+#[test]
+fn as_many_run_at_once_as_there_are_places_and_none_twice() {
+    let datasets = [("a", HOURLY), ("b", HOURLY), ("c", HOURLY)];
+    let mut scheduler = Scheduler::new(&config(&datasets, 2), |_| time("2026-03-01T00:30:00Z"));
+    assert_eq!(started(&mut scheduler, "2026-03-01T01:00:00Z"), ["a", "b"]);
+    assert_eq!(scheduler.wake_at(), None);
+    let (a, c): (Name, Name) = ("a".parse().unwrap(), "c".parse().unwrap());
+    scheduler.request(&a);
+    let queue = scheduler.queue(time("2026-03-01T01:10:00Z"));
+    let due = |text: &str| Some(time(text));
+    assert_eq!(
+        queue,
+        [Queued { dataset: a.clone(), due: None }, Queued { dataset: c.clone(), due: due("2026-03-01T01:00:00Z") }]
+    );
+    scheduler.finished(&"b".parse().unwrap());
+    // The request waits for the run of its dataset, and holds up no other.
+    assert_eq!(started(&mut scheduler, "2026-03-01T01:10:00Z"), ["c"]);
+    scheduler.finished(&c);
+    assert_eq!(started(&mut scheduler, "2026-03-01T01:20:00Z"), Vec::<String>::new());
+    scheduler.finished(&a);
+    assert_eq!(started(&mut scheduler, "2026-03-01T01:20:00Z"), ["a"]);
+}
+
+#[test]
+fn short_runs_go_before_long_ones_and_always_find_a_place() {
+    let datasets = [("big", HOURLY), ("huge", HOURLY), ("small", HOURLY), ("tiny", HOURLY)];
+    let mut scheduler = Scheduler::new(&config(&datasets, 2), |_| time("2026-03-01T00:30:00Z"));
+    let name = |text: &str| text.parse::<Name>().unwrap();
+    for (dataset, minutes) in [("big", 90), ("huge", 360), ("small", 5), ("tiny", 1)] {
+        scheduler.lasts(&name(dataset), TimeDelta::minutes(minutes));
+    }
+    assert_eq!(started(&mut scheduler, "2026-03-01T01:00:00Z"), ["tiny", "small"]);
+    scheduler.finished(&name("tiny"));
+    scheduler.finished(&name("small"));
+    // The other place is for those that are short.
+    assert_eq!(started(&mut scheduler, "2026-03-01T01:05:00Z"), ["big"]);
+    assert_eq!(scheduler.wake_at(), Some(time("2026-03-01T02:00:00Z")));
+    assert_eq!(started(&mut scheduler, "2026-03-01T02:00:00Z"), ["tiny"]);
+    scheduler.finished(&name("tiny"));
+    assert_eq!(started(&mut scheduler, "2026-03-01T02:01:00Z"), ["small"]);
+    scheduler.finished(&name("small"));
+    scheduler.finished(&name("big"));
+    // Due since 01:00, so it goes before the other, which would have ended at 03:30.
+    scheduler.lasts(&name("huge"), TimeDelta::minutes(60));
+    assert_eq!(started(&mut scheduler, "2026-03-01T02:30:00Z"), ["huge"]);
+}
+
+#[test]
+fn long_runs_take_every_place_where_no_other_dataset_is_short() {
+    let datasets = [("big", HOURLY), ("huge", HOURLY), ("asked", "")];
+    let mut scheduler = Scheduler::new(&config(&datasets, 2), |_| time("2026-03-01T00:30:00Z"));
+    for dataset in ["big", "huge"] {
+        scheduler.lasts(&dataset.parse().unwrap(), TimeDelta::hours(3));
+    }
+    assert_eq!(started(&mut scheduler, "2026-03-01T01:00:00Z"), ["big", "huge"]);
+}
+
+#[test]
+fn a_start_that_waits_is_withdrawn_and_the_next_one_stays() {
+    let mut scheduler = scheduler(&[("a", HOURLY), ("b", HOURLY)], "2026-03-01T00:30:00Z");
+    let (now, b) = ("2026-03-01T01:00:00Z", "b".parse().unwrap());
+    assert_eq!(started(&mut scheduler, now), ["a"]);
+    assert!(scheduler.withdraw(&b, time(now)));
+    assert!(!scheduler.withdraw(&b, time(now)), "nothing is left");
+    assert_eq!(scheduler.next_start(&b), Some(time("2026-03-01T02:00:00Z")));
+    scheduler.request(&b);
+    assert!(scheduler.withdraw(&b, time(now)) && scheduler.queue(time(now)).is_empty());
 }

@@ -155,7 +155,7 @@ impl<'a> Deduplicator<'a> {
     /// Takes a buffer. It must be called before a place in the packer's queue is taken: a message
     /// with a place must not wait for buffers that messages behind it hold.
     fn prepare(&self, id: ChunkId, chunk: Bytes, effort: &Arc<Effort>) -> Result<(NewChunk, Job)> {
-        let buffer = self.outbox.shared.buffers.frames.take_blocking()?;
+        let buffer = self.outbox.shared.share.buffers().frames.take_blocking()?;
         let (result, frame) = oneshot::channel();
         let new = NewChunk { id, length: chunk.len(), frame };
         Ok((new, Job { chunk, effort: effort.clone(), frame: buffer, result }))

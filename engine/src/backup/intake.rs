@@ -40,8 +40,8 @@ impl Intake {
         let (sender, queue) = jobs::channel();
         let queue = Arc::new(Mutex::new(queue));
         for _ in 0..shared.threads {
-            let queue = queue.clone();
-            tokio::task::spawn_blocking(move || compress_all(&queue));
+            let (queue, shared) = (queue.clone(), shared.clone());
+            tokio::task::spawn_blocking(move || compress_all(&queue, &shared));
         }
         Self { outbox: Outbox::new(shared, items, sender), names: Mutex::default(), streams: AtomicUsize::new(0) }
     }
@@ -85,12 +85,14 @@ impl Intake {
     }
 }
 
-fn compress_all(queue: &Mutex<jobs::Receiver<Job>>) {
+fn compress_all(queue: &Mutex<jobs::Receiver<Job>>, shared: &Shared) {
     let mut compressor = Compressor::default();
     loop {
         let next = queue.lock().unwrap_or_else(PoisonError::into_inner).recv();
         let Ok(Job { chunk, effort, mut frame, result }) = next else { return };
+        let processor = shared.share.processor();
         let compressed = compressor.compress(&effort, &chunk, &mut frame).map(|()| frame);
+        drop(processor);
         // The receiver is gone only if the run has failed.
         let _ = result.send(compressed);
     }
@@ -169,7 +171,7 @@ impl StreamWriter for Writer {
         let block = match self.block.take() {
             Some(block) => block,
             None => {
-                let buffers = &self.shared.buffers;
+                let buffers = self.shared.share.buffers();
                 let buffer = tokio::select! {
                     buffer = buffers.blocks.take() => buffer?,
                     () = self.cancel.cancelled() => return Err(stopped()),

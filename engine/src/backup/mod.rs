@@ -10,6 +10,8 @@
 //! - **Replicas**: a replica that fails is behind for the rest of the run. A replica gets the
 //!   manifest only if it holds every pack that the manifest names.
 
+mod budget;
+mod buffers;
 pub(crate) mod chunk;
 mod chunk_index;
 mod commit;
@@ -52,6 +54,8 @@ use lifeboat_format::requirements::Requirements;
 use lifeboat_store::SharedReplica;
 use tokio_util::sync::CancellationToken;
 
+pub use self::budget::RunBudget;
+use self::buffers::Buffers;
 use self::chunk_index::ChunkIndex;
 use self::commit::Commit;
 use self::entries::entries;
@@ -64,13 +68,13 @@ use self::place::{Place, PlaceFound};
 use self::predecessor::Predecessor;
 pub use self::report::{BackupReport, ReplicaOutcome};
 use self::row_search::Rows;
-use self::shared::{Buffers, Shared};
+use self::shared::Shared;
 use self::times::NewTime;
 use crate::catalog::clocks::ClockWitnesses;
 use crate::catalog::documents::Documents;
 use crate::catalog::inventory::Inventory;
 use crate::catalog::order::OrderReader;
-use crate::config::{Config, Dataset, Dedup};
+use crate::config::{Config, Dataset, Dedup, Limits};
 use crate::keys::{DatasetKeys, HostKeys};
 use crate::renewal::sparse;
 use crate::rows::units::UnitCutter;
@@ -111,6 +115,8 @@ pub struct Backup<'a> {
     pub state: &'a StateDirectory,
     /// The clock.
     pub clock: SharedClock,
+    /// What it shares with the other runs of this program.
+    pub budget: Arc<RunBudget>,
     /// Is updated while the backup runs.
     pub progress: Arc<Progress>,
     /// Cancels the backup if it has not begun to commit.
@@ -191,6 +197,8 @@ impl Backup<'_> {
             predecessor.is_some_and(|before| before.packs.iter().all(|pack| pack.generation == generation));
 
         let cancel = self.cancel.child_token();
+        let Limits { memory, cpu, .. } = self.config.limits;
+        let buffers = Buffers::new(memory, self.dataset.chunk_size, cpu);
         let shared = Arc::new(Shared {
             index,
             rows,
@@ -202,8 +210,8 @@ impl Backup<'_> {
             cancel,
             chunk_size: self.dataset.chunk_size,
             compression: self.dataset.compression,
-            threads: self.config.limits.cpu,
-            buffers: Buffers::new(self.config.limits.memory, self.dataset.chunk_size, self.config.limits.cpu),
+            threads: cpu,
+            share: self.budget.share(Arc::new(buffers)),
         });
         let (mut captured, facts) = self.capture(&shared).await?;
         let mut figures = figures_of_captured(&captured);
@@ -350,7 +358,8 @@ impl Backup<'_> {
         let is_current = |manifest: &&Manifest| manifest.packs.iter().all(|pack| pack.generation == generation);
         let base = predecessor.filter(is_current);
         let base = base.map(|manifest| Predecessor::new(manifest, generation, &index, members, sparse)).transpose()?;
-        Ok(Some(Arc::new(Rows::new(index, cutter, base, self.config.limits.memory))))
+        let Limits { memory, runs, .. } = self.config.limits;
+        Ok(Some(Arc::new(Rows::new(index, cutter, base, memory / runs.max(1) as u64))))
     }
 
     /// Runs the source and the pipeline side by side. Returns the error of whichever failed first.

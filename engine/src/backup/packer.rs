@@ -33,8 +33,6 @@ const DRAIN_LIMIT: Duration = Duration::from_secs(5);
 /// restore of a chunk needs a pack from each snapshot that changed some of its rows, all at the
 /// same time.
 const SMALL_PACK_BYTES: usize = 512 << 10;
-/// How many packs fill at once, for streams that are open at once.
-const MAX_FILLING_PACKS: usize = 4;
 
 /// The number of a pack, by which extents refer to it during the run.
 type PackNumber = u32;
@@ -130,8 +128,7 @@ pub(crate) struct Packer {
 impl Packer {
     /// Must be called within the runtime that uploads.
     pub(crate) fn new(shared: Arc<Shared>) -> Self {
-        // At most half of the packs fill, so that the others can be uploaded meanwhile.
-        let slots = (shared.buffers.packs.count() / 2).clamp(1, MAX_FILLING_PACKS);
+        let slots = shared.share.buffers().filling;
         Self {
             shared,
             runtime: Handle::current(),
@@ -346,7 +343,7 @@ impl Packer {
         while let Some(landed) = self.flights.try_join_next() {
             self.land(Some(landed))?;
         }
-        let mut bytes = self.wait(self.shared.buffers.packs.take())??;
+        let mut bytes = self.wait(self.shared.share.buffers().packs.take())??;
         bytes.clear();
         let recipient = std::iter::once(&self.shared.keys.recipient as &dyn age::Recipient);
         let ciphertext = Ciphertext { bytes, hasher: blake3::Hasher::new() };

@@ -32,8 +32,8 @@ use crate::state::row_index::{NewStream, OlderStream, RowIndex, StreamWriter};
 const MAX_FRAGMENTS_PER_MIB: usize = 8192;
 /// The fragments of a chunk may lie in at most this many packs.
 const MAX_PACKS_PER_CHUNK: usize = 64;
-/// A run may have one fragment for every 16 bytes of `limits.memory`. A fragment takes about seven
-/// bytes, and about two more if there is a map.
+/// A run may have one fragment for every 16 bytes of its part of `limits.memory`. A fragment takes
+/// about seven bytes, and about two more if there is a map.
 const BYTES_PER_FRAGMENT: u64 = 16;
 
 /// What a run knows about rows.

@@ -114,8 +114,11 @@ pub struct KeysConfig {
 pub struct Limits {
     /// Threads that compress in a backup, and that decrypt and decompress in a restore. At least 1.
     pub cpu: usize,
-    /// Bytes of memory that one run or restore may hold. A configuration gives at least 128 MiB.
+    /// Bytes of memory that all runs together, or a restore, may hold. A configuration gives at
+    /// least 128 MiB.
     pub memory: u64,
+    /// How many datasets the daemon backs up at once, 1 to 16.
+    pub runs: usize,
     /// A source that delivers nothing for this long is stopped, and the run fails.
     pub stall: Duration,
     /// A run that takes longer is stopped and fails.
@@ -141,6 +144,7 @@ impl Default for Limits {
         Self {
             cpu: std::thread::available_parallelism().map_or(1, usize::from),
             memory: defaults::MEMORY_BYTES,
+            runs: defaults::RUNS,
             stall: defaults::STALL_LIMIT,
             run: defaults::RUN_LIMIT,
             shutdown: defaults::SHUTDOWN_LIMIT,

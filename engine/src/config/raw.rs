@@ -52,6 +52,7 @@ pub(crate) struct RawKeys {
 pub(crate) struct RawLimits {
     pub cpu: Option<Spanned<usize>>,
     pub memory: Option<Text>,
+    pub runs: Option<Spanned<usize>>,
     pub stall: Option<Text>,
     pub run: Option<Text>,
     pub shutdown: Option<Text>,

@@ -14,6 +14,9 @@ use super::{Config, Dataset, KeysConfig, Limits, dataset, defaults, replica};
 use crate::keys::sign::SignerKey;
 use crate::keys::ssh::{self, SshRecipient};
 
+/// Each run needs a few buffers whatever its share of the memory is.
+const MAX_RUNS: usize = 16;
+
 /// Returns `None` if a value without a default cannot be used. There may be findings in any case.
 pub(crate) fn config(v: &mut SettingsReader<'_>, raw: RawConfig, sources: Vec<Option<Section<'_>>>) -> Option<Config> {
     let whole = raw.host.span();
@@ -130,9 +133,15 @@ fn limits(v: &mut SettingsReader<'_>, raw: &RawLimits) -> Limits {
         let span = raw.memory.as_ref().map_or(0..0, Spanned::span);
         v.findings.add(span, "this is less memory than a run needs", "use at least \"128MiB\"");
     }
+    let runs = raw.runs.as_ref().map_or(defaults::RUNS, |runs| *runs.get_ref());
+    if !(1..=MAX_RUNS).contains(&runs) {
+        let span = raw.runs.as_ref().map_or(0..0, Spanned::span);
+        v.findings.add(span, format!("runs = {runs}"), format!("use 1 to {MAX_RUNS}"));
+    }
     Limits {
         cpu,
         memory,
+        runs,
         stall: v.unit(raw.stall.as_ref(), units::duration).unwrap_or(defaults::STALL_LIMIT),
         run: v.unit(raw.run.as_ref(), units::duration).unwrap_or(defaults::RUN_LIMIT),
         shutdown: v.unit(raw.shutdown.as_ref(), units::duration).unwrap_or(defaults::SHUTDOWN_LIMIT),

@@ -78,7 +78,7 @@ fn stopped(report: &Value) -> Option<Error> {
 }
 
 /// Sends the command and waits as long as the run takes.
-async fn ask(socket: &Path, command: &str, dataset: &Name) -> Result<Value> {
+pub(super) async fn ask(socket: &Path, command: &str, dataset: &Name) -> Result<Value> {
     let unreachable = |error: std::io::Error| {
         Error::failed(format!("lifeboatd does not answer on {}", socket.display())).because(error).hint(
             "run `systemctl start lifeboatd`, and run this as root or as a member of the daemon's group; or back up without it: `lifeboatd --once`",

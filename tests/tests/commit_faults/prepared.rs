@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use lifeboat_engine::backup::{Backup, BackupReport, Progress};
+use lifeboat_engine::backup::{Backup, BackupReport, Progress, RunBudget};
 use lifeboat_engine::clock::{Clock, ManualClock};
 use lifeboat_engine::config::{Config, Retention};
 use lifeboat_engine::format::id::SnapshotId;
@@ -120,6 +120,7 @@ impl VaultCopy<'_> {
             replicas,
             state: &state,
             clock: self.clock.clone(),
+            budget: RunBudget::new(&self.config.limits),
             progress: Arc::new(Progress::default()),
             cancel: CancellationToken::new(),
         }

@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 
-use lifeboat_engine::backup::{Backup, BackupReport, Progress};
+use lifeboat_engine::backup::{Backup, BackupReport, Progress, RunBudget};
 use lifeboat_engine::clock::{Clock, ManualClock, SharedClock};
 use lifeboat_engine::config::{Config, Dedup, Retention};
 use lifeboat_engine::format::id::SnapshotId;
@@ -166,6 +166,7 @@ impl<'a> World<'a> {
             replicas: &replicas,
             state: &state,
             clock: self.shared_clock(),
+            budget: RunBudget::new(&self.config.limits),
             progress: Arc::new(Progress::default()),
             cancel: CancellationToken::new(),
         }
