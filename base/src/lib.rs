@@ -9,6 +9,7 @@ pub mod clock;
 pub mod error;
 pub mod escape;
 pub mod facts;
+pub mod hours;
 pub mod memory;
 pub mod opened;
 pub mod secret;

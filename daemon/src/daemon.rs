@@ -254,7 +254,8 @@ impl Daemon {
     /// Waits until something happens, but not for long.
     async fn event(&mut self) -> Event {
         let pause = notify::watchdog().map_or(TURN, |watchdog| TURN.min(watchdog));
-        let due = self.scheduler.wake_at().map(|due| (due - self.runner.clock.now()).to_std().unwrap_or_default());
+        let now = self.runner.clock.now();
+        let due = self.scheduler.wake_at(now).map(|due| (due - now).to_std().unwrap_or_default());
         tokio::select! {
             (dataset, result) = self.runs.end() => Event::Ended(dataset, Box::new(result)),
             Some(wish) = self.wishes.recv() => Event::Wish(wish),

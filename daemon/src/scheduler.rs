@@ -11,6 +11,7 @@
 //!   had each started when it was due. So a long one does not wait for ever either. Runs that last
 //!   take all places but one, if there are others: a short one always finds a place soon.
 //! - **Retries**: a failed run is started again, unless the schedule starts it before.
+//! - **Windows**: outside those of a dataset nothing of it starts unless an operator asks.
 //! - **Clock**: a clock that was set back does not silence a dataset.
 
 use std::collections::{BTreeMap, VecDeque};
@@ -194,14 +195,15 @@ impl Scheduler {
 
     /// When [`Self::start`] may have something next. None: not before a request or the end of a
     /// run.
-    pub(crate) fn wake_at(&self) -> Option<DateTime<Utc>> {
+    pub(crate) fn wake_at(&self, now: DateTime<Utc>) -> Option<DateTime<Utc>> {
         if self.running.len() >= self.places {
             return None;
         }
         if self.requested.iter().any(|dataset| !self.running.contains_key(dataset)) {
             return Some(DateTime::UNIX_EPOCH);
         }
-        self.waiting().filter(|(_, entry, _)| self.has_place(entry)).map(|(_, _, next)| next).min()
+        let may_start = |entry: &DatasetStarts, next| self.has_place(entry) && entry.is_open(now.max(next));
+        self.waiting().filter(|(_, entry, next)| may_start(entry, *next)).map(|(_, _, next)| next).min()
     }
 
     /// When a dataset starts next by schedule.
@@ -211,7 +213,8 @@ impl Scheduler {
 
     /// Of those that are due and have a place, the one that would end first.
     fn first_to_end(&self, now: DateTime<Utc>) -> Option<&Name> {
-        let due = self.waiting().filter(|(_, entry, next)| *next <= now && self.has_place(entry));
+        let may_start = |entry: &DatasetStarts| self.has_place(entry) && entry.is_open(now);
+        let due = self.waiting().filter(|(_, entry, next)| *next <= now && may_start(entry));
         due.min_by_key(|(name, entry, next)| (end(entry, *next), *name)).map(|(name, _, _)| name)
     }
 
@@ -244,6 +247,10 @@ impl DatasetStarts {
         let mut entry = Self { schedule, jitter, considered, due: None, retry: None, lasts };
         entry.consider(considered);
         entry
+    }
+
+    fn is_open(&self, now: DateTime<Utc>) -> bool {
+        self.schedule.as_ref().is_none_or(|schedule| schedule.is_open(now))
     }
 
     /// The next start, by schedule or because the last run failed.

@@ -1,19 +1,16 @@
 //! How many bytes a second may pass: a cap, and windows with other caps between two times of day.
 //!
 //! Windows follow the wall clock of a time zone. What the change to summer time skips of a window
-//! is skipped; what the change back repeats of it counts twice. A window holds from its first
-//! minute up to, but not including, its end. A window whose end is at or before its beginning ends
-//! on the next day, and belongs to the day on which it began. If several windows hold at once, the
-//! one that is written first counts.
+//! is skipped; what the change back repeats of it counts twice. If several windows hold at once,
+//! the one that is written first counts.
 
-use chrono::{DateTime, Datelike, NaiveDateTime, Timelike, Utc, Weekday};
+use chrono::{DateTime, NaiveDateTime, Utc};
 use chrono_tz::Tz;
+use lifeboat_base::hours::Hours;
 use lifeboat_base::settings::units;
 
 /// A slower rate is refused: a backup at that rate would hardly ever end.
 const MIN_BYTES_A_SECOND: u64 = 64 << 10;
-const MINUTES_A_DAY: u32 = 24 * 60;
-const DAY_NAMES: [&str; 7] = ["mon", "tue", "wed", "thu", "fri", "sat", "sun"];
 
 /// Bytes a second; `None` for no cap.
 pub type Rate = Option<u64>;
@@ -55,7 +52,7 @@ impl Bandwidth {
     /// The rate that is allowed at a time of the wall clock.
     #[must_use]
     fn rate_at(&self, local: NaiveDateTime) -> Rate {
-        self.windows.iter().find(|window| window.holds(local)).map_or(self.rate, |window| window.rate)
+        self.windows.iter().find(|window| window.hours.hold(local)).map_or(self.rate, |window| window.rate)
     }
 
     /// The rate that is allowed at `now`.
@@ -65,72 +62,13 @@ impl Bandwidth {
     }
 }
 
-/// Another cap between two times of day.
+/// Another cap at some hours.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Window {
-    /// On which days it begins.
-    pub days: Days,
-    /// Its first minute of the day, below 24 × 60.
-    pub from: u32,
-    /// The minute after its last, at most 24 × 60. If it is at or before `from`, it is on the next
-    /// day.
-    pub to: u32,
+    /// When it holds.
+    pub hours: Hours,
     /// The rate that is allowed.
     pub rate: Rate,
-}
-
-impl Window {
-    fn holds(&self, local: NaiveDateTime) -> bool {
-        let minute = local.hour() * 60 + local.minute();
-        let (today, yesterday) = (local.weekday(), local.weekday().pred());
-        if self.from < self.to {
-            self.days.contains(today) && (self.from..self.to).contains(&minute)
-        } else {
-            self.days.contains(today) && minute >= self.from || self.days.contains(yesterday) && minute < self.to
-        }
-    }
-}
-
-/// Days of the week.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Days([bool; 7]);
-
-impl Days {
-    /// Every day.
-    pub const ALL: Self = Self([true; 7]);
-
-    /// Parses `mon-fri`, `sat,sun`, `fri-mon`, `wed`: days, ranges of days, and lists of these.
-    /// `None` for anything else.
-    #[must_use]
-    pub fn parse(text: &str) -> Option<Self> {
-        let day = |text: &str| DAY_NAMES.iter().position(|name| name.eq_ignore_ascii_case(text.trim()));
-        let mut days = [false; 7];
-        for part in text.split(',') {
-            let (first, last) = part.split_once('-').unwrap_or((part, part));
-            let (first, last) = (day(first)?, day(last)?);
-            for ahead in 0..=(last + 7 - first) % 7 {
-                days[(first + ahead) % 7] = true;
-            }
-        }
-        Some(Self(days))
-    }
-
-    fn contains(self, day: Weekday) -> bool {
-        self.0[day.num_days_from_monday() as usize]
-    }
-}
-
-/// Parses `08:00` to minutes of the day; `24:00` is its end. `None` for anything else.
-#[must_use]
-pub fn parse_time_of_day(text: &str) -> Option<u32> {
-    let (hour, minute) = text.split_once(':')?;
-    let number = |text: &str| {
-        let digits = text.len() == 2 && text.bytes().all(|byte| byte.is_ascii_digit());
-        digits.then(|| text.parse::<u32>().ok()).flatten()
-    };
-    let (hour, minute) = (number(hour)?, number(minute)?);
-    let of_day = hour * 60 + minute;
-    (minute < 60 && of_day <= MINUTES_A_DAY).then_some(of_day)
 }
 
 /// Parses a size a second, such as `20MiB/s`, or `unlimited`, which is `None`.
@@ -153,6 +91,8 @@ pub fn parse_rate(text: &str) -> Result<Rate, String> {
 
 #[cfg(test)]
 mod tests {
+    use lifeboat_base::hours::{Days, parse_time_of_day};
+
     use super::*;
 
     #[test]
@@ -172,7 +112,7 @@ mod tests {
     fn window(days: &str, from: &str, to: &str, rate: Rate) -> Window {
         let minute = |text| parse_time_of_day(text).unwrap_or_else(|| panic!("{text}"));
         let days = Days::parse(days).unwrap_or_else(|| panic!("{days}"));
-        Window { days, from: minute(from), to: minute(to), rate }
+        Window { hours: Hours { days, from: minute(from), to: minute(to) }, rate }
     }
 
     fn local(text: &str) -> NaiveDateTime {
@@ -266,20 +206,6 @@ mod tests {
             ("2026-10-25T02:30:00Z", FAST),
         ] {
             assert_eq!(bandwidth.rate(time.parse().unwrap_or_default()), rate, "{time}");
-        }
-    }
-
-    #[test]
-    fn days_and_times_are_read_and_nothing_vague() {
-        assert_eq!(Days::parse("mon-sun"), Some(Days::ALL));
-        assert_eq!(Days::parse("SAT, sun"), Days::parse("sat-sun"));
-        assert_eq!(Days::parse("fri-mon"), Days::parse("fri,sat,sun,mon"));
-        for bad in ["", "monday", "mon-", "mon-fri-sun", "mon;tue", "1-5", "*"] {
-            assert_eq!(Days::parse(bad), None, "{bad}");
-        }
-        assert_eq!((parse_time_of_day("00:00"), parse_time_of_day("24:00")), (Some(0), Some(MINUTES_A_DAY)));
-        for bad in ["", "8:00", "08", "08:60", "24:01", "25:00", "08:00:00", "-8:00", "8 am"] {
-            assert_eq!(parse_time_of_day(bad), None, "{bad}");
         }
     }
 

@@ -31,7 +31,7 @@ fn live(scheduler: &mut Scheduler, from: &str, to: &str, duration: TimeDelta) ->
             now += duration;
             scheduler.finished(&dataset);
         } else {
-            now = scheduler.wake_at().map_or(end, |wake| wake.max(now));
+            now = scheduler.wake_at(now).map_or(end, |wake| wake.max(now));
         }
     }
     starts
@@ -92,7 +92,7 @@ fn datasets_run_one_after_the_other_and_requests_go_first() {
     let mut order = Vec::new();
     while let Some((dataset, cause)) = scheduler.start(now) {
         assert!(scheduler.runs(&dataset));
-        assert!(scheduler.wake_at().is_none());
+        assert!(scheduler.wake_at(now).is_none());
         scheduler.finished(&dataset);
         order.push((dataset.to_string(), cause));
     }
@@ -116,7 +116,7 @@ fn jitter_moves_every_start_by_the_same_and_loses_none() {
 fn a_clock_that_was_set_back_silences_nobody() {
     let mut scheduler = scheduler(&[("shop", HOURLY)], "2031-01-01T00:00:00Z");
     assert_eq!(scheduler.start(time("2026-03-01T00:10:00Z")), None);
-    assert_eq!(scheduler.wake_at(), Some(time("2026-03-01T01:00:00Z")));
+    assert_eq!(scheduler.wake_at(time("2026-03-01T00:10:00Z")), Some(time("2026-03-01T01:00:00Z")));
 }
 
 #[test]
@@ -130,7 +130,7 @@ fn a_reload_keeps_what_runs_and_drops_what_is_gone() {
     assert!(scheduler.runs(&a));
     scheduler.finished(&a);
     assert_eq!(scheduler.start(now), None);
-    assert_eq!(scheduler.wake_at(), Some(time("2026-03-01T05:00:00Z")));
+    assert_eq!(scheduler.wake_at(now), Some(time("2026-03-01T05:00:00Z")));
 }
 
 #[test]
@@ -146,7 +146,7 @@ fn a_request_takes_the_place_of_what_is_due_and_of_nothing_else() {
     let mut looks = hourly();
     looks.again(&shop, time("2026-03-09T12:16:00Z"));
     requested(&mut looks, "2026-03-09T12:10:00Z");
-    assert_eq!(looks.wake_at(), Some(time("2026-03-09T12:16:00Z")));
+    assert_eq!(looks.wake_at(time("2026-03-01T00:00:00Z")), Some(time("2026-03-09T12:16:00Z")));
     let mut retries = hourly();
     retries.retry(&shop, Some(time("2026-03-09T12:15:00Z")));
     requested(&mut retries, "2026-03-09T12:05:00Z");
@@ -154,7 +154,7 @@ fn a_request_takes_the_place_of_what_is_due_and_of_nothing_else() {
     // What is due when it comes is done by it.
     let mut due = hourly();
     requested(&mut due, "2026-03-09T13:00:30Z");
-    assert_eq!(due.wake_at(), Some(time("2026-03-09T14:00:00Z")));
+    assert_eq!(due.wake_at(time("2026-03-01T00:00:00Z")), Some(time("2026-03-09T14:00:00Z")));
 }
 
 #[test]
@@ -165,11 +165,11 @@ fn a_retry_that_a_start_came_after_is_over() {
     scheduler.finished(&shop);
     // As an older run has left it.
     scheduler.retry(&shop, Some(time("2026-03-09T11:45:00Z")));
-    assert_eq!(scheduler.wake_at(), Some(time("2026-03-09T13:00:00Z")));
+    assert_eq!(scheduler.wake_at(time("2026-03-01T00:00:00Z")), Some(time("2026-03-09T13:00:00Z")));
     scheduler.retry(&shop, Some(time("2026-03-09T12:15:00Z")));
-    assert_eq!(scheduler.wake_at(), Some(time("2026-03-09T12:15:00Z")));
+    assert_eq!(scheduler.wake_at(time("2026-03-01T00:00:00Z")), Some(time("2026-03-09T12:15:00Z")));
     scheduler.retry(&shop, None);
-    assert_eq!(scheduler.wake_at(), Some(time("2026-03-09T13:00:00Z")));
+    assert_eq!(scheduler.wake_at(time("2026-03-01T00:00:00Z")), Some(time("2026-03-09T13:00:00Z")));
 }
 
 /// Starts all that can start at `now`.
@@ -182,7 +182,7 @@ fn as_many_run_at_once_as_there_are_places_and_none_twice() {
     let datasets = [("a", HOURLY), ("b", HOURLY), ("c", HOURLY)];
     let mut scheduler = Scheduler::new(&config(&datasets, 2), |_| time("2026-03-01T00:30:00Z"));
     assert_eq!(started(&mut scheduler, "2026-03-01T01:00:00Z"), ["a", "b"]);
-    assert_eq!(scheduler.wake_at(), None);
+    assert_eq!(scheduler.wake_at(time("2026-03-01T00:00:00Z")), None);
     let (a, c): (Name, Name) = ("a".parse().unwrap(), "c".parse().unwrap());
     scheduler.request(&a);
     let queue = scheduler.queue(time("2026-03-01T01:10:00Z"));
@@ -213,7 +213,7 @@ fn short_runs_go_before_long_ones_and_always_find_a_place() {
     scheduler.finished(&name("small"));
     // The other place is for those that are short.
     assert_eq!(started(&mut scheduler, "2026-03-01T01:05:00Z"), ["big"]);
-    assert_eq!(scheduler.wake_at(), Some(time("2026-03-01T02:00:00Z")));
+    assert_eq!(scheduler.wake_at(time("2026-03-01T00:00:00Z")), Some(time("2026-03-01T02:00:00Z")));
     assert_eq!(started(&mut scheduler, "2026-03-01T02:00:00Z"), ["tiny"]);
     scheduler.finished(&name("tiny"));
     assert_eq!(started(&mut scheduler, "2026-03-01T02:01:00Z"), ["small"]);
@@ -244,4 +244,22 @@ fn a_start_that_waits_is_withdrawn_and_the_next_one_stays() {
     assert_eq!(scheduler.next_start(&b), Some(time("2026-03-01T02:00:00Z")));
     scheduler.request(&b);
     assert!(scheduler.withdraw(&b, time(now)) && scheduler.queue(time(now)).is_empty());
+}
+
+#[test]
+fn outside_its_windows_a_dataset_starts_only_for_an_operator() {
+    let nightly = "schedule = \"@hourly\"\nwindows = [{ from = \"22:00\", to = \"06:00\" }]";
+    let mut scheduler = scheduler(&[("shop", nightly)], "2026-03-01T04:30:00Z");
+    let shop: Name = "shop".parse().unwrap();
+    assert_eq!(started(&mut scheduler, "2026-03-01T05:00:00Z"), ["shop"]);
+    scheduler.finished(&shop);
+    assert_eq!(scheduler.next_start(&shop), Some(time("2026-03-01T22:00:00Z")));
+    // It failed, and the window has closed meanwhile.
+    scheduler.retry(&shop, Some(time("2026-03-01T06:10:00Z")));
+    assert_eq!(started(&mut scheduler, "2026-03-01T06:10:00Z"), Vec::<String>::new());
+    assert_eq!(scheduler.wake_at(time("2026-03-01T06:10:00Z")), None);
+    scheduler.request(&shop);
+    assert_eq!(started(&mut scheduler, "2026-03-01T06:20:00Z"), ["shop"]);
+    scheduler.finished(&shop);
+    assert_eq!(started(&mut scheduler, "2026-03-01T22:00:00Z"), ["shop"]);
 }

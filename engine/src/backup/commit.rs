@@ -119,7 +119,8 @@ impl Commit<'_> {
         Ok((act.act.number, targets))
     }
 
-    /// Writes index segments, their signatures, and the manifest.
+    /// Writes index segments, their signatures, and the manifest. No reader needs the segments, so
+    /// the manifest does not wait for the last one.
     async fn store(
         &self,
         generation: u32,
@@ -129,6 +130,7 @@ impl Commit<'_> {
         cache: &ObjectCache,
     ) -> Result<(SignedObject, Vec<SharedReplica>)> {
         let (fleet, dataset) = (self.fleet, &manifest.dataset);
+        let mut last_index = None;
         for (packs, last) in segments(&captured.unindexed) {
             // Segments are found by listing, so the ids of all but the last may be random.
             let id = if last {
@@ -139,16 +141,42 @@ impl Commit<'_> {
             let segment = IndexSegment::write(generation, packs)?;
             let index = sign_encrypted(layout::index(dataset, &id), &segment, self.dataset, self.keys)?;
             manifest.accounting.stored_bytes += index.object.len() as u64;
-            targets = fleet.put_to(&targets, &index.key, &index.object, "an index segment").await?;
-            let signature = layout::signature(&index.key);
-            targets = fleet.put_to(&targets, &signature, &index.signature, "an index segment's signature").await?;
-            cache.put(&index.key, &index.object);
+            if last {
+                last_index = Some(index);
+            } else {
+                targets = self.store_index(&index, targets, cache).await?;
+            }
         }
         let plaintext = manifest.to_plaintext()?;
         let signed =
             sign_encrypted(layout::manifest(dataset, &manifest.snapshot), &plaintext, self.dataset, self.keys)?;
-        targets = fleet.put_to(&targets, &signed.key, &signed.object, "the manifest").await?;
+        let store_last = async {
+            match &last_index {
+                Some(index) => self.store_index(index, targets.clone(), cache).await,
+                None => Ok(targets.clone()),
+            }
+        };
+        let store_manifest = fleet.put_to(&targets, &signed.key, &signed.object, "the manifest");
+        let (indexed, mut targets) = futures::try_join!(store_last, store_manifest)?;
+        targets.retain(|target| indexed.iter().any(|other| other.name() == target.name()));
+        if targets.len() < self.required {
+            return Err(fleet.too_few("the snapshot", targets.len()));
+        }
         Ok((signed, targets))
+    }
+
+    /// Writes an index segment and its signature.
+    async fn store_index(
+        &self,
+        index: &SignedObject,
+        targets: Vec<SharedReplica>,
+        cache: &ObjectCache,
+    ) -> Result<Vec<SharedReplica>> {
+        let targets = self.fleet.put_to(&targets, &index.key, &index.object, "an index segment").await?;
+        let signature = layout::signature(&index.key);
+        let targets = self.fleet.put_to(&targets, &signature, &index.signature, "an index segment's signature").await?;
+        cache.put(&index.key, &index.object);
+        Ok(targets)
     }
 }
 

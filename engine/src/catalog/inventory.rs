@@ -69,31 +69,66 @@ impl From<Error> for NotListed {
     }
 }
 
-impl Inventory {
-    /// Lists a replica. Fails if it holds no vault, or another one than `vault`.
-    async fn take(replica: &SharedReplica, vault: &str, dataset: &Name) -> Result<Self, NotListed> {
-        let info = replica.get(layout::VAULT, MAX_VAULT_INFO_BYTES as u64).await.map_err(|error| {
-            if error.is_not_found() {
-                let refused = NotListed::from(Error::from(error).hint(
-                    "if this replica is new, run `lifeboat init`; else check vault_prefix and where the replica points",
-                ));
-                NotListed { is_empty: true, ..refused }
-            } else {
-                NotListed::from(error)
-            }
-        })?;
-        let info = VaultInfo::parse(&info, replica.name())?;
-        let found = &info.vault;
-        if found != vault {
-            let error = Error::configuration(format!("replica {} holds vault {found}, not {vault}", replica.name()));
-            return Err(error.hint("correct vault_prefix, or the bucket or path of this replica").into());
+/// The format of the vault that a replica holds, which must be `vault`.
+async fn format_of(replica: &SharedReplica, vault: &str) -> Result<Format, NotListed> {
+    let info = replica.get(layout::VAULT, MAX_VAULT_INFO_BYTES as u64).await.map_err(|error| {
+        if error.is_not_found() {
+            let refused = NotListed::from(Error::from(error).hint(
+                "if this replica is new, run `lifeboat init`; else check vault_prefix and where the replica points",
+            ));
+            NotListed { is_empty: true, ..refused }
+        } else {
+            NotListed::from(error)
         }
+    })?;
+    let info = VaultInfo::parse(&info, replica.name())?;
+    let found = &info.vault;
+    if found != vault {
+        let error = Error::configuration(format!("replica {} holds vault {found}, not {vault}", replica.name()));
+        return Err(error.hint("correct vault_prefix, or the bucket or path of this replica").into());
+    }
+    Ok(info.format())
+}
+
+/// Packs, each with its size, and all other objects. Packs are many, so they are noted page by
+/// page. The others are collected first, because an object and its signature may be on different
+/// pages.
+async fn list_objects(
+    replica: &SharedReplica,
+    dataset: &Name,
+    mut listing: Listing,
+) -> Result<(HashMap<PackId, u64>, Vec<ObjectMeta>), ReplicaError> {
+    let (mut packs, mut others) = (HashMap::new(), Vec::new());
+    while let Some(objects) = replica.next_page(&mut listing).await? {
+        for object in objects {
+            match layout::parse_pack(dataset, &object.key) {
+                Some(pack) => drop(packs.insert(pack, object.size)),
+                None => {
+                    let admitted = listing.admit_name(&object.key);
+                    admitted.map_err(|why| replica.bad_listing(&listing, why))?;
+                    others.push(object);
+                }
+            }
+        }
+    }
+    Ok((packs, others))
+}
+
+impl Inventory {
+    /// Lists a replica. Fails if it holds no vault, or another one than `vault`. All is asked at
+    /// once, because a replica may be far away; nothing counts unless the vault is the right one.
+    async fn take(replica: &SharedReplica, vault: &str, dataset: &Name) -> Result<Self, NotListed> {
         let (folder, keyring) = (layout::dataset(dataset), layout::keyring(dataset));
-        let keyring = replica.list(&keyring).await?.into_iter().map(|object| object.key).collect();
+        let (format, keyring, objects) = futures::join!(
+            format_of(replica, vault),
+            replica.list(&keyring),
+            list_objects(replica, dataset, Listing::new(&folder)),
+        );
+        let (format, keyring, (packs, others)) = (format?, keyring?, objects?);
         let mut inventory = Self {
             replica: replica.clone(),
-            format: info.format(),
-            packs: HashMap::new(),
+            format,
+            packs,
             snapshots: BTreeSet::new(),
             written: BTreeMap::new(),
             unsigned: BTreeSet::new(),
@@ -105,23 +140,8 @@ impl Inventory {
             acts: BTreeSet::new(),
             unfinished: BTreeSet::new(),
             strangers: Vec::new(),
-            keyring,
+            keyring: keyring.into_iter().map(|object| object.key).collect(),
         };
-        // Packs are many, so they are noted page by page. All other objects are collected first,
-        // because an object and its signature may be on different pages.
-        let (mut others, mut listing) = (Vec::new(), Listing::new(&folder));
-        while let Some(objects) = replica.next_page(&mut listing).await? {
-            for object in objects {
-                match layout::parse_pack(dataset, &object.key) {
-                    Some(pack) => drop(inventory.packs.insert(pack, object.size)),
-                    None => {
-                        let admitted = listing.admit_name(&object.key);
-                        admitted.map_err(|why| replica.bad_listing(&listing, why))?;
-                        others.push(object);
-                    }
-                }
-            }
-        }
         inventory.note(dataset, &others);
         Ok(inventory)
     }

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use lifeboat_base::hours::Hours;
 use lifeboat_base::settings::{Section, SettingsReader, Text, units};
 use lifeboat_databases::Source;
 use lifeboat_databases::registry;
@@ -10,7 +11,7 @@ use lifeboat_format::id::Name;
 use lifeboat_store::ReplicaConfig;
 use toml::Spanned;
 
-use super::fields::{name, time_zone};
+use super::fields::{hours, name, time_zone};
 use super::raw::{RawCompression, RawDataset, RawDrill};
 use super::{Dataset, DrillConfig, DrillQuery, Objectives, ProofLevel, Retention, defaults};
 use crate::backup::compress::Compression;
@@ -109,9 +110,16 @@ fn compression(v: &mut SettingsReader<'_>, raw: Option<&Spanned<RawCompression>>
 fn schedule(v: &mut SettingsReader<'_>, raw: &RawDataset) -> Option<Schedule> {
     let jitter = v.unit(raw.jitter.as_ref(), units::duration).unwrap_or_default();
     let time_zone = time_zone(v, raw.time_zone.as_ref());
-    let text = raw.schedule.as_ref()?;
+    let windows: Vec<Hours> =
+        raw.windows.iter().filter_map(|raw| hours(v, raw.days.as_ref(), &raw.from, &raw.to)).collect();
+    let Some(text) = &raw.schedule else {
+        if let Some(window) = raw.windows.first() {
+            v.findings.add(window.from.span(), "windows without a schedule", "add `schedule`, or leave them out");
+        }
+        return None;
+    };
     match Schedule::parse(text.get_ref(), time_zone, jitter) {
-        Ok(schedule) => Some(schedule),
+        Ok(schedule) => Some(schedule.within(windows)),
         Err(error) => {
             v.findings.add(text.span(), error.chain(), error.hint_text().unwrap_or_default());
             None

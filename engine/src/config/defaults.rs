@@ -2,7 +2,8 @@
 
 use std::time::Duration;
 
-use lifeboat_store::bandwidth::{Days, Rate};
+use lifeboat_base::hours::Days;
+use lifeboat_store::bandwidth::Rate;
 
 use super::Dedup;
 use crate::backup::compress::Compression;
@@ -23,7 +24,7 @@ pub(crate) const RUN_LIMIT: Duration = Duration::from_secs(24 * 3600);
 pub(crate) const SHUTDOWN_LIMIT: Duration = Duration::from_secs(60);
 pub(crate) const REPLICA_TIMEOUT: Duration = Duration::from_secs(60);
 pub(crate) const BANDWIDTH: Rate = None;
-pub(crate) const BANDWIDTH_DAYS: Days = Days::ALL;
+pub(crate) const ALL_DAYS: Days = Days::ALL;
 pub(crate) const TIME_ZONE: chrono_tz::Tz = chrono_tz::UTC;
 pub(crate) const CHUNK_SIZE: u32 = 512 << 10;
 pub(crate) const DEDUP: Dedup = Dedup::Rows;

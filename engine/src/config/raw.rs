@@ -86,6 +86,14 @@ pub(crate) struct RawReplica {
 
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
+pub(crate) struct RawWindow {
+    pub days: Option<Text>,
+    pub from: Text,
+    pub to: Text,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
 pub(crate) struct RawBandwidthWindow {
     pub days: Option<Text>,
     pub from: Text,
@@ -101,6 +109,8 @@ pub(crate) struct RawDataset {
     pub schedule: Option<Text>,
     pub time_zone: Option<Text>,
     pub jitter: Option<Text>,
+    #[serde(default)]
+    pub windows: Vec<RawWindow>,
     pub retry: Option<Text>,
     pub chunk_size: Option<Text>,
     pub dedup: Option<Dedup>,

@@ -6,6 +6,9 @@
 //! - If a time occurs twice in autumn, it fires the first time only. But a schedule that allows
 //!   every hour fires both times, so that a run "every half hour" does not pause for an hour.
 //! - If both day of month and day of week are restricted, a day that matches either is enough.
+//!
+//! A schedule may have windows, which follow the same wall clock. A fire outside them is put off
+//! until the next one opens, and all that are put off until then are one.
 
 mod fields;
 
@@ -14,6 +17,7 @@ use std::time::Duration;
 
 use chrono::{DateTime, LocalResult, NaiveDateTime, TimeDelta, TimeZone, Utc};
 use chrono_tz::Tz;
+use lifeboat_base::hours::Hours;
 use lifeboat_base::{Class, Context, Error, Result};
 
 use self::fields::Fields;
@@ -30,6 +34,8 @@ pub struct Schedule {
     expression: String,
     time_zone: Tz,
     jitter: Duration,
+    /// None: it fires at any time.
+    windows: Vec<Hours>,
     /// There are two if a match of either day field is enough.
     alternatives: Vec<cron::Schedule>,
     every_hour: bool,
@@ -51,6 +57,7 @@ impl Schedule {
             expression: expression.trim().to_owned(),
             time_zone,
             jitter,
+            windows: Vec::new(),
             alternatives: fields.quartz().iter().map(parse).collect::<Result<_>>()?,
             every_hour: fields.every_hour(),
         };
@@ -59,6 +66,19 @@ impl Schedule {
                 .hint("correct day of month and month: for example, 30 February does not exist"));
         }
         Ok(schedule)
+    }
+
+    /// The same schedule, which fires only while one of `windows` is open. Without any, it fires at
+    /// any time.
+    #[must_use]
+    pub fn within(self, windows: Vec<Hours>) -> Self {
+        Self { windows, ..self }
+    }
+
+    /// Whether a run may start at `time`.
+    #[must_use]
+    pub fn is_open(&self, time: DateTime<Utc>) -> bool {
+        self.windows.is_empty() || self.holds(time.with_timezone(&self.time_zone).naive_local())
     }
 
     /// The expression as it was written.
@@ -148,8 +168,17 @@ impl Schedule {
     }
 
     fn next_naive(&self, after: NaiveDateTime) -> Option<NaiveDateTime> {
-        let after = after.and_utc();
-        self.alternatives.iter().filter_map(|schedule| schedule.after(&after).next()).min().map(|fire| fire.naive_utc())
+        let utc = after.and_utc();
+        let fires = self.alternatives.iter().filter_map(|schedule| schedule.after(&utc).next());
+        let fire = fires.min()?.naive_utc();
+        if self.windows.is_empty() || self.holds(fire) {
+            return Some(fire);
+        }
+        self.windows.iter().filter_map(|window| window.next_beginning(fire)).min()
+    }
+
+    fn holds(&self, local: NaiveDateTime) -> bool {
+        self.windows.iter().any(|window| window.hold(local))
     }
 
     /// The real times of a local time: none, one, or two.

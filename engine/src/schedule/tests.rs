@@ -1,5 +1,7 @@
 use proptest::prelude::*;
 
+use lifeboat_base::hours::Days;
+
 use super::*;
 
 fn schedule(expression: &str, zone: &str) -> Schedule {
@@ -122,4 +124,24 @@ proptest! {
         prop_assert!(first > from && second > first);
         prop_assert!(second - first <= TimeDelta::hours(25) && second - first >= TimeDelta::minutes(22 * 60 + 59));
     }
+}
+
+#[test]
+fn fires_outside_the_windows_are_put_off_until_one_opens() {
+    let nights = Hours { days: Days::ALL, from: 22 * 60, to: 6 * 60 };
+    let schedule = Schedule::parse("30 * * * *", Tz::Europe__Berlin, Duration::ZERO).unwrap().within(vec![nights]);
+    let next = |time: &str| schedule.next_after(time.parse().unwrap()).unwrap().to_rfc3339();
+    // Berlin is an hour ahead of UTC. What fires by day is one fire in the evening.
+    assert_eq!(next("2026-11-23T04:00:00Z"), "2026-11-23T04:30:00+00:00");
+    assert_eq!(next("2026-11-23T04:30:00Z"), "2026-11-23T21:00:00+00:00");
+    assert_eq!(next("2026-11-23T12:00:00Z"), "2026-11-23T21:00:00+00:00");
+    assert_eq!(next("2026-11-23T21:00:00Z"), "2026-11-23T21:30:00+00:00");
+    assert_eq!(
+        schedule.expected_interval("2026-11-23T00:00:00Z".parse().unwrap()),
+        Duration::from_secs(16 * 3600 + 1800)
+    );
+    assert!(schedule.is_open("2026-11-23T21:00:00Z".parse().unwrap()));
+    assert!(!schedule.is_open("2026-11-23T20:59:59Z".parse().unwrap()));
+    let last = schedule.last_before("2026-11-23T12:00:00Z".parse().unwrap()).unwrap();
+    assert_eq!(last.to_rfc3339(), "2026-11-23T04:30:00+00:00");
 }

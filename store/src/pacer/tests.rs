@@ -6,10 +6,11 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 
 use chrono::{DateTime, Utc};
 use lifeboat_base::clock::Clock;
+use lifeboat_base::hours::{Days, Hours, parse_time_of_day};
 use tokio::time::Instant;
 
 use super::*;
-use crate::bandwidth::{Days, Window, parse_time_of_day};
+use crate::bandwidth::Window;
 
 const MIB: u64 = 1 << 20;
 
@@ -124,9 +125,11 @@ async fn idling_saves_up_one_burst_and_no_more() {
 #[tokio::test(start_paused = true)]
 async fn a_change_of_the_schedule_counts_in_the_middle_of_an_object() {
     let office = |rate| Window {
-        days: Days::ALL,
-        from: parse_time_of_day("08:00").unwrap(),
-        to: parse_time_of_day("18:00").unwrap(),
+        hours: Hours {
+            days: Days::ALL,
+            from: parse_time_of_day("08:00").unwrap(),
+            to: parse_time_of_day("18:00").unwrap(),
+        },
         rate,
     };
     // Ten seconds at 1 MiB/s, then the rest as fast as it goes.
