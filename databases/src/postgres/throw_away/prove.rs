@@ -166,6 +166,9 @@ impl Sides<'_> {
         tell("definition of", "texts", &stored.definitions, &restored.definitions, &mut differences);
         tell("table", "rows", &stored.tables, &restored.tables, &mut differences);
         tell("large object", "contents", &stored.large_objects, &restored.large_objects, &mut differences);
+        if differences.is_empty() {
+            notes.extend(other_owners(&stored, &restored));
+        }
         Ok(Compared { stored, differences, notes })
     }
 
@@ -214,6 +217,18 @@ fn reordered(stored: &DatabaseDigest, restored: &DatabaseDigest) -> BTreeSet<Str
             && stored.definitions.get(&statement) != restored.definitions.get(&statement)
     });
     titles.map(|(title, _)| title.clone()).collect()
+}
+
+/// Objects with other owners, although all definitions are equal: so no definition holds the owner.
+fn other_owners(stored: &DatabaseDigest, restored: &DatabaseDigest) -> Vec<String> {
+    let note = |(title, owner): (&String, &String)| {
+        let other = restored.owners.get(title).filter(|other| *other != owner)?;
+        let object = title.strip_prefix("ACL ").unwrap_or(title);
+        Some(format!(
+            "{object}: the owner was {owner} and is {other} after a restore, as pg_dump does not hold it; set it by hand"
+        ))
+    };
+    stored.owners.iter().filter_map(note).collect()
 }
 
 /// Definitions that both sides have, with different texts.
