@@ -312,8 +312,7 @@ fn assert_noted(proof: &ProofResult, before_16: bool) {
     let others = others.map(|title| format!("{title}: PostgreSQL prints it"));
     let owner = "pg_catalog.FUNCTION lo_export(oid, text): the owner was printed_owner and is postgres after a restore";
     let fields = ["VIEW public.of_fields: PostgreSQL prints it", "INDEX public.of_index: PostgreSQL prints it"];
-    let memberships =
-        "and postgres is it after a restore: pg_monitor to Printed \\\"member\\\", printed_group to Printed";
+    let memberships = "and postgres is it after a restore: pg_monitor to Printed \"member\", printed_group to Printed";
     let only_before = fields.into_iter().chain([memberships]).filter(|_| before_16);
     for said in functions.iter().chain(&others).map(String::as_str).chain([owner]).chain(only_before) {
         assert!(proof.notes.iter().any(|note| note.contains(said)), "{said}: {:#?}", proof.notes);
