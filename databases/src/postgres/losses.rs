@@ -1,7 +1,7 @@
 //! What a dump leaves out in silence. The server is asked, and the answers are warnings of the
 //! snapshot. What the tools themselves warn of is told elsewhere.
 
-use lifeboat_base::Result;
+use lifeboat_base::{Result, escape};
 
 use super::server::{Server, ServerFacts};
 use super::sql::rows;
@@ -73,7 +73,7 @@ pub(super) fn of_server(facts: &ServerFacts) -> Option<String> {
 
 fn some(names: &[String]) -> String {
     let mut told =
-        names.iter().take(MAX_NAMES).map(|name| name.escape_debug().to_string()).collect::<Vec<_>>().join(", ");
+        names.iter().take(MAX_NAMES).map(|name| escape::line(name).into_owned()).collect::<Vec<_>>().join(", ");
     if names.len() > MAX_NAMES {
         told.push_str(&format!(" and {} more", names.len() - MAX_NAMES));
     }
