@@ -19,3 +19,7 @@ DO $$ BEGIN IF current_setting('server_version_num')::int < 160000 THEN
 CREATE ROLE printed_admin SUPERUSER; SET ROLE printed_admin;
 GRANT printed_group TO "Printed ""member"""; GRANT pg_monitor TO "Printed ""member""" WITH ADMIN OPTION; RESET ROLE; DROP ROLE printed_admin;
 END IF; END $$;
+-- A right whose grantor can no longer grant it, and became a member of the owner.
+CREATE ROLE printed_boss; CREATE ROLE printed_former; CREATE ROLE printed_reader; GRANT printed_boss TO printed_former;
+CREATE TABLE granted (a int); ALTER TABLE granted OWNER TO printed_boss;
+UPDATE pg_class SET relacl = '{printed_boss=arwdDxt/printed_boss,printed_former=a/printed_boss,printed_reader=r/printed_former}' WHERE oid = 'granted'::regclass;

@@ -7,11 +7,14 @@
 //! - The columns of a table get another order, if one was inherited later.
 //! - `EXTRACT(YEAR FROM x)` gets small letters: PostgreSQL reads a field without regard to case.
 //! - The `ON TRUE` of a join without a condition becomes `ON (true)`.
+//! - A right gets another grantor, if the former one may no longer grant it.
 //! - Columns that have no name get one where it is [hidden](super::column_names).
 //!
 //! Every other word stays. So a cast that was not there, or one that is gone, is a difference: it
 //! chooses another operator. Brackets say less here than in SQL, so two texts may only be called
 //! equal if, besides, PostgreSQL itself reads the one and prints the other.
+
+use std::collections::BTreeSet;
 
 use super::column_names::drop_hidden_names;
 use super::nested::{Part, parts};
@@ -20,6 +23,7 @@ use super::nested::{Part, parts};
 pub(super) fn normal_form(text: &[u8]) -> Option<Vec<u8>> {
     let mut sequence = normal(parts(text)?);
     drop_hidden_names(&mut sequence);
+    drop_grantors(&mut sequence);
     order_columns(&mut sequence);
     let mut form = Vec::new();
     write(&sequence, &mut form);
@@ -235,6 +239,30 @@ fn is_list(inner: &[Part], word: &[u8]) -> bool {
     has(word) && !other && (word == b"OR" || !has(b"OR"))
 }
 
+/// Drops who grants, and the order, where all statements grant and revoke. Rights that two roles
+/// granted are one right.
+fn drop_grantors(sequence: &mut Vec<Part>) {
+    let is_comment = |part: &Part| matches!(part, Part::Piece(text) if text.starts_with(b"--"));
+    let begin = sequence.iter().position(|part| !is_comment(part)).unwrap_or(sequence.len());
+    let end = sequence.iter().rposition(|part| !is_comment(part)).map_or(begin, |last| last + 1);
+    let begins = |statement: &[Part], words: &[&[u8]]| {
+        words.len() <= statement.len() && words.iter().zip(statement).all(|(word, part)| part.is(word))
+    };
+    let sets = |statement: &[Part]| {
+        [&b"SET"[..], b"RESET"].iter().any(|word| begins(statement, &[word, b"SESSION", b"AUTHORIZATION"]))
+    };
+    let mut grants = BTreeSet::new();
+    for statement in sequence[begin..end].split(|part| part.is(b";")).filter(|statement| !statement.is_empty()) {
+        if begins(statement, &[b"GRANT"]) || begins(statement, &[b"REVOKE"]) {
+            grants.insert(statement.to_vec());
+        } else if !sets(statement) {
+            return;
+        }
+    }
+    let grants: Vec<Vec<Part>> = grants.into_iter().collect();
+    sequence.splice(begin..end, grants.join(&piece(b";")));
+}
+
 /// Sorts the columns and constraints in `CREATE TABLE name (…)`.
 fn order_columns(sequence: &mut [Part]) {
     let mut at = 0;
@@ -292,6 +320,10 @@ mod tests {
                 "CREATE RULE r AS ON DELETE TO t DO ALSO SELECT (old.a)",
                 "CREATE RULE r AS ON DELETE TO t DO ALSO SELECT (old.a) AS a",
             ),
+            (
+                "-- x\n\nGRANT ALL ON TABLE t TO a;\nSET SESSION AUTHORIZATION b;\nGRANT SELECT(x) ON TABLE t TO c;\nRESET SESSION AUTHORIZATION;\n\n--",
+                "-- x\n\nGRANT SELECT(x) ON TABLE t TO c;\nGRANT ALL ON TABLE t TO a;\n\n--",
+            ),
             ("m public.dm DEFAULT NULL, n int", "m public.dm DEFAULT NULL::timestamp(3) without time zone, n int"),
             (
                 "-- x\nCREATE TABLE t (\n own integer,\n later numeric(3,1) DEFAULT NULL,\n CONSTRAINT c CHECK (a)\n) INHERITS (p);",
@@ -328,6 +360,11 @@ mod tests {
             ("(a JOIN b ON TRUE)", "(a JOIN b ON (false))"),
             ("(a JOIN b ON \"TRUE\")", "(a JOIN b ON (true))"),
             ("'ON TRUE'", "'ON (true)'"),
+            ("GRANT SELECT ON TABLE t TO a;", "GRANT SELECT ON TABLE t TO b;"),
+            ("GRANT SELECT ON TABLE t TO a WITH GRANT OPTION;", "GRANT SELECT ON TABLE t TO a;"),
+            ("SET SESSION AUTHORIZATION b;\nGRANT x TO y;\nGRANT z TO y;", "GRANT x TO y;"),
+            ("REVOKE ALL ON TABLE t FROM a;", ""),
+            ("SET SESSION AUTHORIZATION b;\nCREATE TABLE t (a int);", "CREATE TABLE t (a int);"),
             ("CREATE VIEW v AS SELECT a;", "CREATE VIEW v AS SELECT a AS b;"),
             ("DEFAULT NULL", "DEFAULT 'NULL'"),
             ("DEFAULT NULL::text, n", "DEFAULT NULL, m"),

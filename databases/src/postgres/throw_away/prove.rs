@@ -151,7 +151,12 @@ impl Sides<'_> {
             )
             .await?;
             for title in settled {
-                notes.push(format!("definition of {title}: PostgreSQL prints it in other words after a restore"));
+                let what = if title.starts_with("ACL ") {
+                    "a right is granted by another role after a restore, as its grantor may no longer grant it"
+                } else {
+                    "PostgreSQL prints it in other words after a restore"
+                };
+                notes.push(format!("definition of {title}: {what}"));
                 restored.definitions.insert(title.clone(), stored.definitions.get(&title).copied().unwrap_or_default());
             }
         }
