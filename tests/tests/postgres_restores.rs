@@ -210,12 +210,35 @@ async fn a_role_that_exists_gains_nothing_and_new_power_is_told() {
          GRANT SET ON PARAMETER log_statement TO joe, guest; GRANT SET ON PARAMETER log_duration TO PUBLIC",
     )
     .await;
+    // What belongs to a role: of `same` it is equal on both servers.
+    let belongings = "CREATE ROLE same; ALTER ROLE same SET search_path = \"$user\", public, 'a, \"b'; ALTER ROLE same SET work_mem = '9MB';
+        ALTER ROLE same SET datestyle = 'SQL, DMY'; ALTER ROLE same SET temp_tablespaces = ''; ALTER ROLE same VALID UNTIL '2031-01-01 10:00:00.25+02';
+        COMMENT ON ROLE same IS E'two\nlines'; CREATE ROLE other;";
+    let other = "ALTER ROLE other SET app.key = 'hush'; ALTER ROLE other SET work_mem = '9MB'; ALTER ROLE other VALID UNTIL 'infinity';
+        COMMENT ON ROLE other IS 'one'; ALTER ROLE postgres SET search_path = 'a', public";
+    from.run_sql("postgres", &format!("{belongings} {other}")).await;
     from.create_database("shop").await;
     let place = TempDir::new().unwrap();
     let cx = context(&place);
     let streams = captured(&from, u64::MAX, &cx).await;
     to.run_sql("postgres", "CREATE ROLE joe LOGIN; CREATE ROLE boss SUPERUSER").await;
+    to.run_sql(
+        "postgres",
+        &format!(
+            "{belongings} ALTER ROLE other SET work_mem = '8MB'; ALTER DATABASE postgres SET DateStyle = 'SQL, DMY'"
+        ),
+    )
+    .await;
     let outcome = restored(&streams, &to, Wanted { globals: true, ..only("shop") }, &cx).await.unwrap();
+    assert!(
+        told(
+            &outcome,
+            "otherwise: other (settings app.key, work_mem; VALID UNTIL; comment), postgres (settings search_path)"
+        ),
+        "{:?}",
+        outcome.warnings
+    );
+    assert!(!told(&outcome, "same") && !told(&outcome, "hush"), "{:?}", outcome.warnings);
     assert!(told(&outcome, "keeps the rights that it has: root to joe"), "{:?}", outcome.warnings);
     assert_eq!(to.query("postgres", "SELECT pg_has_role('joe', 'root', 'MEMBER')").await.trim(), "f");
     assert!(

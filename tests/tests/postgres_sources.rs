@@ -78,7 +78,21 @@ async fn options_that_the_role_cannot_see_are_a_warning() {
     assert!(globals.contains("SCRAM-SHA-256"), "the password of the role is missing");
     assert_proved(&streams).await;
     let streams = try_captured(as_role("postgres"), &context(&place)).await.unwrap();
-    assert!(!streams.facts.warnings.join("\n").contains("user mappings"), "{:?}", streams.facts.warnings);
+    let warnings = streams.facts.warnings.join("\n");
+    assert!(!warnings.contains("user mappings") && !warnings.contains("owners"), "{warnings}");
+
+    // Those that a dump holds are not told.
+    server
+        .run_sql(
+            "shop",
+            "CREATE ROLE owner; ALTER FUNCTION pg_catalog.lo_export(oid, text) OWNER TO owner;
+             ALTER SCHEMA public OWNER TO owner; SELECT lo_create(77); ALTER LARGE OBJECT 77 OWNER TO owner;
+             CREATE TABLE owned (a int); ALTER TABLE owned OWNER TO owner;",
+        )
+        .await;
+    let streams = try_captured(as_role("postgres"), &context(&place)).await.unwrap();
+    let told = streams.facts.warnings.iter().find(|warning| warning.contains("the server's own objects")).unwrap();
+    assert!(told.ends_with(": function pg_catalog.lo_export(pg_catalog.oid,pg_catalog.text) (of owner)"), "{told}");
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -286,3 +286,29 @@ async fn sqlite_is_proved_by_content_and_each_sabotage_is_found() {
     file.stop().await.unwrap();
     assert_eq!(std::fs::read_dir(scratch.path()).unwrap().count(), 0);
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_directory_that_a_drill_cannot_use_is_named_with_the_reason() {
+    let place = TempDir::new().unwrap();
+    let [empty, broken] = ["empty", "broken"].map(|name| place.path().join(name));
+    for directory in [&empty, &broken] {
+        std::fs::create_dir(directory).unwrap();
+    }
+    for tool in ["pg_dump", "pg_dumpall", "pg_restore", "psql"] {
+        std::fs::copy("/bin/false", broken.join(tool)).unwrap();
+    }
+    let facts = SourceFacts {
+        engine: "postgres".to_owned(),
+        server_version: Some("99.1".to_owned()),
+        ..SourceFacts::default()
+    };
+    let directories = [empty.clone(), broken.clone(), tools::postgresql()];
+    let engine = registry::find("postgres").unwrap();
+    let error = engine.throw_away(&facts, &directories, &context(&place)).await.err().unwrap();
+    for (directory, why) in
+        [(&empty, "it has no pg_dump"), (&broken, "pg_dump"), (&tools::postgresql(), "its version is 1")]
+    {
+        let said = format!("{} is passed over: {why}", directory.display());
+        assert!(error.chain().contains(&said), "{said}: {error:?}");
+    }
+}

@@ -3,9 +3,10 @@
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
 use lifeboat_engine::Class;
-use lifeboat_engine::databases::postgres::PostgresTarget;
+use lifeboat_engine::databases::postgres::{PostgresConnection, PostgresTarget};
 use lifeboat_engine::databases::{RestoreOutcome, Target, Wanted, load};
 use lifeboat_tests::postgres::Postgres;
+use lifeboat_tests::tools;
 use lifeboat_tests::work::{CapturedShop, captured, context, in_time, only, restored};
 use tempfile::TempDir;
 
@@ -266,4 +267,30 @@ async fn a_role_that_a_restore_left_is_told() {
     let outcome = shop.restored(only("shop")).await.unwrap();
     let told = |warning: &String| warning.contains("role lifeboat-loader-0123456789abcdef");
     assert!(outcome.warnings.iter().any(told), "{:?}", outcome.warnings);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_owner_that_a_role_may_not_become_asks_for_no_trust_in_the_snapshot() {
+    for programs in [tools::postgresql(), tools::workspace().join(".tools/pg18/bin")] {
+        let (from, to) = (Postgres::start_with(&programs).await, Postgres::start_with(&programs).await);
+        from.create_database("shop").await;
+        from.run_sql("shop", "CREATE ROLE app; ALTER DATABASE shop OWNER TO app; CREATE TABLE a (x int)").await;
+        to.run_sql("postgres", "CREATE ROLE app LOGIN CREATEDB").await;
+        let place = TempDir::new().unwrap();
+        let cx = context(&place);
+        let streams = captured(&from, u64::MAX, &cx).await;
+        let PostgresConnection::Socket { directory, port, .. } = to.connection() else { panic!("a socket") };
+        let server = PostgresTarget {
+            connection: PostgresConnection::Socket { directory, port, user: Some("app".to_owned()) },
+            password: None,
+            client_directories: vec![programs],
+        };
+        let target = Target::Server { server: Box::new(server), wanted: only("shop") };
+        let error = load(&streams, &target, &cx).await.unwrap_err();
+        let hint = error.hint_text().unwrap_or_default();
+        assert!(error.chain().contains("TABLE public.a"), "{error:?}");
+        assert!(hint.contains("--as-superuser is not needed") && !hint.contains("trust"), "{error:?}");
+        // As the hint says.
+        restored(&streams, &to, only("shop"), &cx).await.unwrap();
+    }
 }

@@ -49,18 +49,49 @@ fn directories(extra: &[PathBuf], cx: &WorkContext) -> Vec<PathBuf> {
 pub(crate) async fn installed(extra: &[PathBuf], cx: &WorkContext) -> Vec<Clients> {
     let mut found: Vec<Clients> = Vec::new();
     for directory in directories(extra, cx) {
-        let tool = directory.join("pg_dump");
-        if !CLIENT_TOOLS.iter().all(|tool| directory.join(tool).is_file()) {
-            continue;
-        }
-        let Ok(text) = output(Invocation::new(&tool, ["--version"], cx)).await else { continue };
-        let Some(version) = text.split_whitespace().find(|word| word.starts_with(|c: char| c.is_ascii_digit())) else {
-            continue;
-        };
-        let Some(major) = major_of(version) else { continue };
-        found.push(Clients { directory, version: version.to_owned(), major });
+        found.extend(clients_in(directory, cx).await.ok());
     }
     found
+}
+
+/// The tools in a directory, or why there are none to use.
+async fn clients_in(directory: PathBuf, cx: &WorkContext) -> std::result::Result<Clients, String> {
+    if let Some(missing) = CLIENT_TOOLS.iter().find(|tool| !directory.join(tool).is_file()) {
+        return Err(format!("it has no {missing}"));
+    }
+    let tool = directory.join("pg_dump");
+    let text = output(Invocation::new(&tool, ["--version"], cx)).await.map_err(|error| error.chain())?;
+    let version = text.split_whitespace().find(|word| word.starts_with(|c: char| c.is_ascii_digit()));
+    match version.and_then(|version| Some((version, major_of(version)?))) {
+        Some((version, major)) => Ok(Clients { directory, version: version.to_owned(), major }),
+        None => Err("its pg_dump tells no version".to_owned()),
+    }
+}
+
+/// Why each directory that the configuration names is not used, for a server of the version
+/// `major`, or a newer one unless it must be `exactly` that. Besides its own tools it must hold
+/// `programs`.
+pub(crate) async fn passed_over(
+    extra: &[PathBuf],
+    (major, exactly): (u32, bool),
+    programs: &[&str],
+    cx: &WorkContext,
+) -> String {
+    let mut told = String::new();
+    for directory in extra {
+        let why = match clients_in(directory.clone(), cx).await {
+            Err(why) => why,
+            Ok(clients) if clients.major < major || exactly && clients.major != major => {
+                format!("its version is {}", clients.version)
+            }
+            Ok(clients) => match programs.iter().find(|name| !clients.tool(name).is_file()) {
+                Some(missing) => format!("it has no {missing}"),
+                None => continue,
+            },
+        };
+        told.push_str(&format!("; {} is passed over: {why}", directory.display()));
+    }
+    told
 }
 
 /// The major version in `15.14`, `18beta1` or `16.2 (Debian …)`.
@@ -75,23 +106,27 @@ pub(crate) fn major_of(version: &str) -> Option<u32> {
 /// None fits. The error says what is installed and what to install.
 pub(crate) async fn choose(server: u32, extra: &[PathBuf], cx: &WorkContext) -> Result<Clients> {
     let found = installed(extra, cx).await;
-    best(server, &found).cloned().ok_or_else(|| {
-        let there: Vec<String> = found.iter().map(|clients| clients.version.clone()).collect();
-        let there = if there.is_empty() { "none".to_owned() } else { there.join(", ") };
-        Error::source_failed(format!(
-            "the PostgreSQL client tools are too old for a server of version {server} (installed: {there})"
-        ))
-        .hint(format!("install postgresql-client-{server} or newer, or name its directory in client_directories"))
-    })
+    if let Some(best) = best(server, &found) {
+        return Ok(best.clone());
+    }
+    let there: Vec<String> = found.iter().map(|clients| clients.version.clone()).collect();
+    let there = if there.is_empty() { "none".to_owned() } else { there.join(", ") };
+    let passed_over = passed_over(extra, (server, false), &[], cx).await;
+    Err(Error::source_failed(format!(
+        "the PostgreSQL client tools are too old for a server of version {server} (installed: {there}){passed_over}"
+    ))
+    .hint(format!("install postgresql-client-{server} or newer, or name its directory in client_directories")))
 }
 
 /// The newest client tools, for the first question to a server.
 pub(crate) async fn newest(extra: &[PathBuf], cx: &WorkContext) -> Result<Clients> {
     let found = installed(extra, cx).await;
-    found.into_iter().max_by_key(|clients| clients.major).ok_or_else(|| {
-        Error::source_failed("no PostgreSQL client tools are installed (pg_dump, psql)")
-            .hint("install postgresql-client, or name its directory in client_directories")
-    })
+    if let Some(newest) = found.into_iter().max_by_key(|clients| clients.major) {
+        return Ok(newest);
+    }
+    let passed_over = passed_over(extra, (0, false), &[], cx).await;
+    Err(Error::source_failed(format!("no PostgreSQL client tools are installed (pg_dump, psql){passed_over}"))
+        .hint("install postgresql-client, or name its directory in client_directories"))
 }
 
 fn best(server: u32, found: &[Clients]) -> Option<&Clients> {

@@ -174,6 +174,10 @@ impl Contents {
     pub(crate) fn name(&self, entry: &ContentsEntry) -> String {
         let text = |field| String::from_utf8_lossy(self.get(field)).into_owned();
         let (kind, schema, tag) = (text(&entry.kind), text(&entry.schema), text(&entry.tag));
+        if ["CAST", "USER MAPPING"].contains(&kind.as_str()) {
+            // Their tags say the kind themselves.
+            return tag;
+        }
         if schema.is_empty() { format!("{kind} {tag}") } else { format!("{kind} {schema}.{tag}") }
     }
 

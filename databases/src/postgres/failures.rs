@@ -2,7 +2,7 @@
 
 use std::sync::{Arc, Mutex, PoisonError};
 
-use lifeboat_base::Error;
+use lifeboat_base::{Error, escape};
 
 use super::contents::Contents;
 use crate::database::LoadFailure;
@@ -46,6 +46,13 @@ impl Failures {
     /// Whether this object is among them.
     pub(crate) fn has(&self, object: &str) -> bool {
         self.0.lock().unwrap_or_else(PoisonError::into_inner).iter().any(|failure| failure.object == object)
+    }
+
+    /// Whether these are rights on, or a comment on, an object that is among them.
+    fn has_broken(&self, object: &str) -> bool {
+        let all = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let of = |failure: &LoadFailure| belongs_to(object, &failure.object);
+        all.iter().any(|failure| failure.class == "self_reference" && of(failure))
     }
 
     fn count(&self) -> usize {
@@ -127,8 +134,9 @@ impl Listener {
             *self.went_on.lock().unwrap_or_else(PoisonError::into_inner) = true;
         } else if let Some(error) = line.strip_prefix(ERROR_MARK) {
             let reason = error.split_once(SERVER_MARK).map_or(error, |(_, reason)| reason);
-            let (object, reason) = (self.object.escape_debug().to_string(), reason.escape_debug().to_string());
-            let class = classify(&object, &reason).to_owned();
+            let (object, reason) = (escape::line(&self.object).into_owned(), escape::line(reason).into_owned());
+            let class = if self.failures.has_broken(&object) { "consequence" } else { classify(&object, &reason) };
+            let class = class.to_owned();
             self.failures.add(LoadFailure { database: self.database.clone(), object, class, reason });
         }
     }
@@ -144,11 +152,21 @@ impl Listener {
     }
 }
 
+/// Whether `object`, such as `ACL public.TABLE one`, belongs to the view `whole`, such as
+/// `VIEW public.one`.
+fn belongs_to(object: &str, whole: &str) -> bool {
+    let kinds = ["ACL ", "COMMENT "];
+    let of = kinds.iter().find_map(|kind| object.strip_prefix(kind)).and_then(|of| of.split_once('.'));
+    let Some((schema, of)) = of else { return false };
+    let name = of.split_once(' ').map(|(_, name)| format!("{schema}.{name}"));
+    name.is_some() && name.as_deref() == whole.split_once("VIEW ").map(|(_, view)| view)
+}
+
 fn classify(object: &str, reason: &str) -> &'static str {
     let says = |words: &[&str]| words.iter().any(|word| reason.contains(word));
     let missing = says(&["does not exist"]);
     let own_name = object.rsplit(' ').next().unwrap_or_default();
-    if object.contains("VIEW ") && missing && reason.starts_with(&format!("relation \\\"{own_name}\\\"")) {
+    if object.contains("VIEW ") && missing && reason.starts_with(&format!("relation \"{own_name}\"")) {
         "self_reference"
     } else if says(&["row-level security"]) {
         "row_security"
@@ -163,6 +181,8 @@ fn classify(object: &str, reason: &str) -> &'static str {
         "missing_software"
     } else if missing {
         "missing_object"
+    } else if says(&["must be able to SET ROLE", "must be member of role"]) {
+        "ownership"
     } else if says(&["ermission denied", "must be superuser", "must be owner", "must be able to", "must have"]) {
         "permission"
     } else if says(&["violates", "invalid input", "could not create unique index", "out of range"]) {
@@ -190,6 +210,9 @@ pub(crate) fn hint(failure: &LoadFailure) -> Option<&'static str> {
         }
         "permission" => {
             "only a role with more rights can make it: if you trust all code in the snapshot, connect as a superuser with --as-superuser; --keep-going leaves it out"
+        }
+        "ownership" => {
+            "the role that restores may not become the owner: connect as a superuser (--as-superuser is not needed for this), or as a role that is a member of the owner; --keep-going leaves out what cannot be made"
         }
         "rights" => {
             "create the roles that are missing, or give the role that restores more rights; --keep-going leaves these owners and rights out and lists them, to be set by hand"
@@ -229,6 +252,12 @@ mod tests {
             pg_restore: from TOC entry 3; 1 2 TABLE DATA public fact me\n\
             pg_restore: error: COPY failed for table \"fact\": ERROR:  relation \"dict\" does not exist\n\
             pg_restore: error: could not execute query: ERROR:  role \"x\" does not exist\n\
+            pg_restore: from TOC entry 4; 1259 1 VIEW public.two me\n\
+            pg_restore: error: could not execute query: ERROR:  relation \"public.two\" does not exist\n\
+            pg_restore: from TOC entry 5; 0 0 ACL public.TABLE two me\n\
+            pg_restore: error: could not execute query: ERROR:  relation \"public.two\" does not exist\n\
+            pg_restore: from TOC entry 6; 0 0 ACL public.TABLE twofold me\n\
+            pg_restore: error: could not execute query: ERROR:  relation \"public.twofold\" does not exist\n\
             pg_restore: warning: errors ignored on restore: 3\n";
         for piece in said.as_bytes().chunks(7) {
             listener.hear(piece);
@@ -242,10 +271,16 @@ mod tests {
             [
                 ("VIEW one", "missing_object"),
                 ("TABLE DATA public fact", "missing_object"),
-                ("TABLE DATA public fact", "missing_role")
+                ("TABLE DATA public fact", "missing_role"),
+                ("VIEW public.two", "self_reference"),
+                ("ACL public.TABLE two", "consequence"),
+                ("ACL public.TABLE twofold", "missing_object"),
             ]
         );
-        assert_eq!(classify("VIEW public.one", "relation \\\"public.one\\\" does not exist"), "self_reference");
+        assert_eq!(classify("VIEW public.one", "relation \"public.one\" does not exist"), "self_reference");
+        for reason in ["must be able to SET ROLE \"postgres\"", "must be member of role \"postgres\""] {
+            assert_eq!(classify("SCHEMA a", reason), "ownership");
+        }
         assert!(incomplete(&all).is_some_and(|error| error.message().contains("VIEW one (relation")));
         assert!(incomplete(&[]).is_none());
     }

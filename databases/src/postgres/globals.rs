@@ -257,6 +257,13 @@ pub(crate) fn setting(reading: &mut Reading<'_>) -> Option<Setting> {
     Some(Setting { name, values })
 }
 
+/// The membership that a statement grants, if that is what it does.
+pub(crate) fn membership_in(tokens: &[Token]) -> Option<Membership> {
+    let mut reading = Reading(tokens);
+    reading.must(&["GRANT"])?;
+    membership(reading)
+}
+
 /// `role TO member [WITH ADMIN OPTION, INHERIT TRUE, SET FALSE] [GRANTED BY grantor]`
 fn membership(mut reading: Reading<'_>) -> Option<Membership> {
     let role = name(&mut reading)?;

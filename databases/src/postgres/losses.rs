@@ -1,7 +1,7 @@
 //! What a dump leaves out in silence. The server is asked, and the answers are warnings of the
 //! snapshot. What the tools themselves warn of is told elsewhere.
 
-use lifeboat_base::Result;
+use lifeboat_base::{Result, escape};
 
 use super::server::{Server, ServerFacts};
 use super::sql::rows;
@@ -20,6 +20,14 @@ const HIDDEN_OPTIONS: &str = "SELECT DISTINCT v.srvname FROM pg_user_mapping m \
 /// The same for a role that cannot read the table: mappings without visible options.
 const PERHAPS_HIDDEN_OPTIONS: &str = "SELECT DISTINCT srvname FROM pg_user_mappings WHERE umoptions IS NULL AND NOT \
     (SELECT rolsuper FROM pg_roles WHERE rolname = current_user) ORDER BY 1";
+
+/// Objects of the server's own whose owner is another than when the server was made. The schema
+/// `public` is dumped with its owner, as are large objects with small numbers.
+const OTHER_OWNERS: &str = "SELECT concat(i.type, ' ', i.identity, ' (of ', r.rolname, ')') FROM pg_shdepend d \
+    JOIN pg_roles r ON r.oid = d.refobjid CROSS JOIN LATERAL pg_identify_object(d.classid, d.objid, d.objsubid) i \
+    WHERE d.dbid = (SELECT oid FROM pg_database WHERE datname = current_database()) AND d.deptype = 'o' \
+    AND d.refclassid = 'pg_authid'::regclass AND d.objid < 16384 AND d.classid <> 'pg_largeobject'::regclass \
+    AND NOT (d.classid = 'pg_namespace'::regclass AND d.objid = 2200) ORDER BY 1";
 
 /// What no dump of `database` holds.
 ///
@@ -45,6 +53,13 @@ pub(super) async fn of_database(server: &Server<'_>, facts: &ServerFacts, databa
             some(&servers)
         ));
     }
+    let owned = rows(&server.query_in(database, OTHER_OWNERS).await?);
+    if !owned.is_empty() {
+        warnings.push(format!(
+            "database {database}: pg_dump does not hold the owners of the server's own objects, and these were changed; set them by hand after a restore: {}",
+            some(&owned)
+        ));
+    }
     Ok(warnings)
 }
 
@@ -58,7 +73,7 @@ pub(super) fn of_server(facts: &ServerFacts) -> Option<String> {
 
 fn some(names: &[String]) -> String {
     let mut told =
-        names.iter().take(MAX_NAMES).map(|name| name.escape_debug().to_string()).collect::<Vec<_>>().join(", ");
+        names.iter().take(MAX_NAMES).map(|name| escape::line(name).into_owned()).collect::<Vec<_>>().join(", ");
     if names.len() > MAX_NAMES {
         told.push_str(&format!(" and {} more", names.len() - MAX_NAMES));
     }

@@ -6,6 +6,7 @@
 //! one server are captured one after the other, as PostgreSQL has no snapshot across databases.
 
 mod archive;
+mod belongings;
 mod builds;
 mod capture;
 mod clients;

@@ -7,8 +7,9 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use lifeboat_base::Result;
+use lifeboat_base::{Result, escape};
 
+use super::belongings::{Belongings, belongings_of_roles};
 use super::globals::{Globals, Membership, ParameterGrant, Role, Setting};
 use super::server::Server;
 use super::sql::{quoted, quoted_name, quoted_text, rows};
@@ -40,7 +41,7 @@ const MEMBERSHIPS: &str = "SELECT r.rolname, m.rolname FROM pg_auth_members a JO
 /// A list of names for people.
 pub(crate) fn several<'a>(names: impl IntoIterator<Item = &'a str>) -> String {
     let all: BTreeSet<&str> = names.into_iter().collect();
-    let first: Vec<String> = all.iter().take(MAX_LISTED).map(|name| name.escape_debug().to_string()).collect();
+    let first: Vec<String> = all.iter().take(MAX_LISTED).map(|name| escape::line(name).into_owned()).collect();
     let more = all.len().saturating_sub(MAX_LISTED);
     if more == 0 { first.join(", ") } else { format!("{} and {more} more", first.join(", ")) }
 }
@@ -59,6 +60,9 @@ impl Server<'_> {
         let own = self.query("SELECT current_user").await?;
         let alive = existing.keys().any(|name| *name != own && !name.starts_with(OF_SERVER));
         let mut warnings = Vec::new();
+        if !ours {
+            warnings.extend(kept(globals, &belongings_of_roles(self).await?));
+        }
         let plan = Plan { existing: &existing, members: &members, major: version / 10_000, ours, alive };
         let (steps, mut anew) = plan.steps(globals, &mut warnings);
         let failures = self.run_steps(self.connection.maintenance_database(), &steps, "UTF8").await;
@@ -93,6 +97,19 @@ impl Server<'_> {
         warnings.extend(strange(globals));
         Ok(warnings)
     }
+}
+
+/// What of the roles that exist the snapshot says otherwise, besides attributes.
+fn kept(globals: &Globals, here: &BTreeMap<String, Belongings>) -> Option<String> {
+    let differing = globals.roles.iter().filter_map(|(name, role)| {
+        let differing = here.get(name)?.differing(role);
+        (!differing.is_empty()).then(|| format!("{name} ({})", differing.join("; ")))
+    });
+    let differing: Vec<String> = differing.collect();
+    (!differing.is_empty()).then(|| {
+        let differing = several(differing.iter().map(String::as_str));
+        format!("of these roles, which exist and were kept as they are, the snapshot says otherwise: {differing}")
+    })
 }
 
 /// What was not understood, for people.

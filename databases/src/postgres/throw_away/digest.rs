@@ -3,7 +3,12 @@
 //! Definitions are kept as hashes of their text, by title; the rows of each table as a
 //! [`Multiset`], because their order on disk means nothing; large objects by number. Only the two
 //! `-- Dumped` comments of the preamble are left out, and the lines `\restrict TOKEN` and
-//! `\unrestrict TOKEN` with the preamble's own random token. Every other byte reaches some hash.
+//! `\unrestrict TOKEN` with the preamble's own random token. Every other byte reaches some hash,
+//! but for what follows.
+//!
+//! The headers of rights name an owner whom no statement there sets. He is kept apart from the
+//! hash: of objects that come with the server or with an extension, no dump holds the owner. Of all
+//! others he is in a statement, too.
 //!
 //! A restore can change the order of a table's columns. So the rows of tables that are told to
 //! [`Reader::by_name`] are compared field by field, under the names of the columns. The tablespace
@@ -14,7 +19,7 @@
 //! but still every byte would be compared. Memory holds one hash for each definition, and never a
 //! row.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use super::lexer::Lexer;
 use super::normal::normal_form;
@@ -37,6 +42,8 @@ pub(crate) struct DatabaseDigest {
     pub(crate) columns: Titled,
     /// Large objects by number.
     pub(crate) large_objects: Titled,
+    /// The owners of objects with rights, by the titles of these rights.
+    pub(crate) owners: BTreeMap<String, String>,
 }
 
 /// Reads the text in pieces.
@@ -192,7 +199,11 @@ impl Reader {
             self.structure(&line);
         }
         let place = self.section.title.strip_prefix("DATABASE ").filter(|_| plain);
-        let line = if place.is_some() { self.without_tablespace(line) } else { line };
+        let mut line = if place.is_some() { self.without_tablespace(line) } else { line };
+        if plain && let Some((begin, owner)) = owner_of_rights(&line) {
+            self.digest.owners.insert(self.section.title.clone(), owner);
+            line.truncate(begin);
+        }
         self.lexer.update(&line);
         self.lexer.update(b"\n");
         if plain && self.section.kind == Kind::TableData && line.starts_with(b"COPY ") {
@@ -318,6 +329,13 @@ fn header(line: &[u8]) -> Option<(Kind, String)> {
     })
 }
 
+/// The owner in the header of rights, and where it begins.
+fn owner_of_rights(line: &[u8]) -> Option<(usize, String)> {
+    let (_, title) = header(line)?;
+    let (before, owner) = std::str::from_utf8(line).ok()?.rsplit_once("; Owner: ")?;
+    title.starts_with("ACL ").then(|| (before.len(), owner.to_owned()))
+}
+
 /// The number in `SELECT pg_catalog.lo_open('4711', 131072);`.
 fn large_object(line: &[u8]) -> Option<String> {
     let rest = std::str::from_utf8(line).ok()?.strip_prefix("SELECT pg_catalog.lo_open('")?;
@@ -387,6 +405,22 @@ mod tests {
         assert_eq!(a, digest(&dump("abc", &long, &format!("{long}\n")), 100_000));
         assert_ne!(a, digest(&dump("abc", &format!("{long}y"), &format!("{long}\n")), 100_000));
         assert_ne!(a, digest(&dump("abc", &long, &format!("{long}y\n")), 100_000));
+    }
+
+    #[test]
+    fn the_owner_in_the_header_of_rights_is_kept_apart() {
+        let rights = |kind: &str, owner: &str, whom: &str| {
+            let text =
+                format!("-- Name: TABLE t; Type: {kind}; Schema: pg_catalog; Owner: {owner}\n--\n\nGRANT {whom};\n");
+            digest(&text, 9)
+        };
+        let (one, other) = (rights("ACL", "a; b", "x"), rights("ACL", "c", "x"));
+        assert_eq!(one.definitions, other.definitions);
+        assert_eq!(one.owners["ACL pg_catalog.TABLE t"], "a; b");
+        assert_ne!(one.definitions, rights("ACL", "a; b", "y").definitions);
+        for kind in ["TABLE", "DEFAULT ACL", "COMMENT"] {
+            assert_ne!(rights(kind, "a", "x").definitions, rights(kind, "c", "x").definitions, "{kind}");
+        }
     }
 
     #[test]

@@ -1,5 +1,6 @@
 //! Drills of PostgreSQL snapshots: a throw-away server loads, checks and proves them.
 
+mod column_names;
 mod digest;
 mod lexer;
 mod nested;

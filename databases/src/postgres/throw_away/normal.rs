@@ -5,16 +5,25 @@
 //! - Brackets within ANDs go, and within ORs: `((a AND b) AND c)` is `(a AND b AND c)`.
 //! - `DEFAULT NULL` gets a cast.
 //! - The columns of a table get another order, if one was inherited later.
+//! - `EXTRACT(YEAR FROM x)` gets small letters: PostgreSQL reads a field without regard to case.
+//! - The `ON TRUE` of a join without a condition becomes `ON (true)`.
+//! - A right gets another grantor, if the former one may no longer grant it.
+//! - Columns that have no name get one where it is [hidden](super::column_names).
 //!
 //! Every other word stays. So a cast that was not there, or one that is gone, is a difference: it
 //! chooses another operator. Brackets say less here than in SQL, so two texts may only be called
 //! equal if, besides, PostgreSQL itself reads the one and prints the other.
 
+use std::collections::BTreeSet;
+
+use super::column_names::drop_hidden_names;
 use super::nested::{Part, parts};
 
 /// The normal form of a text. `None` if the text is not understood.
 pub(super) fn normal_form(text: &[u8]) -> Option<Vec<u8>> {
     let mut sequence = normal(parts(text)?);
+    drop_hidden_names(&mut sequence);
+    drop_grantors(&mut sequence);
     order_columns(&mut sequence);
     let mut form = Vec::new();
     write(&sequence, &mut form);
@@ -42,11 +51,38 @@ fn normal(sequence: Vec<Part>) -> Vec<Part> {
         piece @ Part::Piece(_) => piece,
     };
     let mut sequence: Vec<Part> = sequence.into_iter().map(inner).collect();
+    lower_fields(&mut sequence);
+    bracket_true(&mut sequence);
     move_casts(&mut sequence);
     for word in [&b"AND"[..], b"OR"] {
         flatten(&mut sequence, word);
     }
     sequence
+}
+
+/// Writes the field of `EXTRACT(FIELD FROM value)` in small letters.
+fn lower_fields(sequence: &mut [Part]) {
+    for at in 1..sequence.len() {
+        let (before, rest) = sequence.split_at_mut(at);
+        if before.last().is_some_and(|word| word.is(b"EXTRACT"))
+            && let Some(Part::Group(b'(', inner)) = rest.first_mut()
+            && let [Part::Piece(field), from, ..] = inner.as_mut_slice()
+            && from.is(b"FROM")
+            // Not in quotes: there every letter counts.
+            && field.iter().all(|byte| byte.is_ascii_alphabetic() || *byte == b'_')
+        {
+            field.make_ascii_lowercase();
+        }
+    }
+}
+
+/// Writes `ON TRUE`, which is a keyword in capitals only here, as the condition that it is.
+fn bracket_true(sequence: &mut [Part]) {
+    for at in 1..sequence.len() {
+        if sequence[at - 1].is(b"ON") && sequence[at].is(b"TRUE") {
+            sequence[at] = Part::Group(b'(', vec![piece(b"true")]);
+        }
+    }
 }
 
 /// Moves casts of arrays into the elements, drops those of `DEFAULT NULL`, and drops the brackets
@@ -203,6 +239,30 @@ fn is_list(inner: &[Part], word: &[u8]) -> bool {
     has(word) && !other && (word == b"OR" || !has(b"OR"))
 }
 
+/// Drops who grants, and the order, where all statements grant and revoke. Rights that two roles
+/// granted are one right.
+fn drop_grantors(sequence: &mut Vec<Part>) {
+    let is_comment = |part: &Part| matches!(part, Part::Piece(text) if text.starts_with(b"--"));
+    let begin = sequence.iter().position(|part| !is_comment(part)).unwrap_or(sequence.len());
+    let end = sequence.iter().rposition(|part| !is_comment(part)).map_or(begin, |last| last + 1);
+    let begins = |statement: &[Part], words: &[&[u8]]| {
+        words.len() <= statement.len() && words.iter().zip(statement).all(|(word, part)| part.is(word))
+    };
+    let sets = |statement: &[Part]| {
+        [&b"SET"[..], b"RESET"].iter().any(|word| begins(statement, &[word, b"SESSION", b"AUTHORIZATION"]))
+    };
+    let mut grants = BTreeSet::new();
+    for statement in sequence[begin..end].split(|part| part.is(b";")).filter(|statement| !statement.is_empty()) {
+        if begins(statement, &[b"GRANT"]) || begins(statement, &[b"REVOKE"]) {
+            grants.insert(statement.to_vec());
+        } else if !sets(statement) {
+            return;
+        }
+    }
+    let grants: Vec<Vec<Part>> = grants.into_iter().collect();
+    sequence.splice(begin..end, grants.join(&piece(b";")));
+}
+
 /// Sorts the columns and constraints in `CREATE TABLE name (…)`.
 fn order_columns(sequence: &mut [Part]) {
     let mut at = 0;
@@ -254,6 +314,16 @@ mod tests {
             ),
             ("CHECK ((((x >= 1) AND (x <= 5)) AND (y > 0)))", "CHECK (((x >= 1) AND (x <= 5) AND (y > 0)))"),
             ("WHEN ((a OR (b OR (c AND (d AND e)))))", "WHEN ((a OR b OR (c AND d AND e)))"),
+            ("SELECT EXTRACT(YEAR FROM now())", "SELECT EXTRACT(year FROM now())"),
+            ("(a LEFT JOIN b ON TRUE)", "(a LEFT JOIN b ON (true))"),
+            (
+                "CREATE RULE r AS ON DELETE TO t DO ALSO SELECT (old.a)",
+                "CREATE RULE r AS ON DELETE TO t DO ALSO SELECT (old.a) AS a",
+            ),
+            (
+                "-- x\n\nGRANT ALL ON TABLE t TO a;\nSET SESSION AUTHORIZATION b;\nGRANT SELECT(x) ON TABLE t TO c;\nRESET SESSION AUTHORIZATION;\n\n--",
+                "-- x\n\nGRANT SELECT(x) ON TABLE t TO c;\nGRANT ALL ON TABLE t TO a;\n\n--",
+            ),
             ("m public.dm DEFAULT NULL, n int", "m public.dm DEFAULT NULL::timestamp(3) without time zone, n int"),
             (
                 "-- x\nCREATE TABLE t (\n own integer,\n later numeric(3,1) DEFAULT NULL,\n CONSTRAINT c CHECK (a)\n) INHERITS (p);",
@@ -281,6 +351,21 @@ mod tests {
             ("(NOT (a AND b)) AND c", "(NOT a) AND b AND c"),
             ("(- (1)::text)", "((- 1)::text)"),
             ("f(a)::text", "(f a)::text"),
+            ("EXTRACT(YEAR FROM a)", "EXTRACT(year FROM b)"),
+            ("EXTRACT(YEAR FROM a)", "EXTRACT(month FROM a)"),
+            ("EXTRACT(\"YEAR\" FROM a)", "EXTRACT(\"year\" FROM a)"),
+            ("EXTRACT(A FROM f(B, A))", "EXTRACT(a FROM f(b, a))"),
+            ("\"EXTRACT\"(YEAR FROM a)", "\"EXTRACT\"(year FROM a)"),
+            ("substring(A FROM b)", "substring(a FROM b)"),
+            ("(a JOIN b ON TRUE)", "(a JOIN b ON (false))"),
+            ("(a JOIN b ON \"TRUE\")", "(a JOIN b ON (true))"),
+            ("'ON TRUE'", "'ON (true)'"),
+            ("GRANT SELECT ON TABLE t TO a;", "GRANT SELECT ON TABLE t TO b;"),
+            ("GRANT SELECT ON TABLE t TO a WITH GRANT OPTION;", "GRANT SELECT ON TABLE t TO a;"),
+            ("SET SESSION AUTHORIZATION b;\nGRANT x TO y;\nGRANT z TO y;", "GRANT x TO y;"),
+            ("REVOKE ALL ON TABLE t FROM a;", ""),
+            ("SET SESSION AUTHORIZATION b;\nCREATE TABLE t (a int);", "CREATE TABLE t (a int);"),
+            ("CREATE VIEW v AS SELECT a;", "CREATE VIEW v AS SELECT a AS b;"),
             ("DEFAULT NULL", "DEFAULT 'NULL'"),
             ("DEFAULT NULL::text, n", "DEFAULT NULL, m"),
             ("n = NULL::text", "n = NULL"),

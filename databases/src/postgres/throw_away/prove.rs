@@ -18,8 +18,9 @@ use crate::database::WorkContext;
 use crate::postgres::capture::OF_STANDBY;
 use crate::postgres::connect::SETTLED_TEXT;
 use crate::postgres::contents::Contents;
-use crate::postgres::globals::{GLOBALS, is_of_tablespaces, read_globals};
+use crate::postgres::globals::{GLOBALS, is_of_tablespaces, membership_in, read_globals};
 use crate::postgres::parts::{DumpPart, Table, TableName, by_database};
+use crate::postgres::roles::several;
 use crate::postgres::server::Server;
 use crate::postgres::sql::{DATABASES, conninfo, quoted, rows};
 use crate::postgres::tables;
@@ -150,7 +151,12 @@ impl Sides<'_> {
             )
             .await?;
             for title in settled {
-                notes.push(format!("definition of {title}: PostgreSQL prints it in other words after a restore"));
+                let what = if title.starts_with("ACL ") {
+                    "a right is granted by another role after a restore, as its grantor may no longer grant it"
+                } else {
+                    "PostgreSQL prints it in other words after a restore"
+                };
+                notes.push(format!("definition of {title}: {what}"));
                 restored.definitions.insert(title.clone(), stored.definitions.get(&title).copied().unwrap_or_default());
             }
         }
@@ -165,6 +171,9 @@ impl Sides<'_> {
         tell("definition of", "texts", &stored.definitions, &restored.definitions, &mut differences);
         tell("table", "rows", &stored.tables, &restored.tables, &mut differences);
         tell("large object", "contents", &stored.large_objects, &restored.large_objects, &mut differences);
+        if differences.is_empty() {
+            notes.extend(other_owners(&stored, &restored));
+        }
         Ok(Compared { stored, differences, notes })
     }
 
@@ -215,6 +224,18 @@ fn reordered(stored: &DatabaseDigest, restored: &DatabaseDigest) -> BTreeSet<Str
     titles.map(|(title, _)| title.clone()).collect()
 }
 
+/// Objects with other owners, although all definitions are equal: so no definition holds the owner.
+fn other_owners(stored: &DatabaseDigest, restored: &DatabaseDigest) -> Vec<String> {
+    let note = |(title, owner): (&String, &String)| {
+        let other = restored.owners.get(title).filter(|other| *other != owner)?;
+        let object = title.strip_prefix("ACL ").unwrap_or(title);
+        Some(format!(
+            "{object}: the owner was {owner} and is {other} after a restore, as pg_dump does not hold it; set it by hand"
+        ))
+    };
+    stored.owners.iter().filter_map(note).collect()
+}
+
 /// Definitions that both sides have, with different texts.
 fn differing(stored: &DatabaseDigest, restored: &DatabaseDigest) -> BTreeSet<String> {
     let differ = |(title, text): &(&String, &Multiset)| {
@@ -243,8 +264,14 @@ async fn compare_globals(
     if !text.contains(" PASSWORD '") {
         arguments.push("--no-role-passwords");
     }
-    let restored = globals(&output(server.tool("pg_dumpall", arguments)).await?, superuser, key);
-    let stored = globals(&text, superuser, key);
+    let (restored, _) = globals(&output(server.tool("pg_dumpall", arguments)).await?, superuser, None, key);
+    let (stored, anew) = globals(&text, superuser, Some(superuser), key);
+    if !anew.is_empty() {
+        proof.notes.push(format!(
+            "globals: memberships whose grantor the snapshot does not name, and {superuser} is it after a restore: {}",
+            several(anew.iter().map(String::as_str))
+        ));
+    }
     proof.definitions += stored.values().map(|statements| statements.count).sum::<u64>();
     tell("globals:", "statements", &stored, &restored, &mut proof.differences);
     Ok(())
@@ -252,8 +279,11 @@ async fn compare_globals(
 
 /// The statements by their beginnings, which hold no password hash. Statements about the bootstrap
 /// superuser are left out: they are this server's own, as its password is not restored.
-fn globals(text: &str, superuser: &str, key: ProofKey) -> Titled {
-    let mut titled = Titled::new();
+///
+/// Before 16, a grantor may be dropped, and then a membership is dumped without one. A restore
+/// grants it as `otherwise`. These memberships are returned, too.
+fn globals(text: &str, superuser: &str, otherwise: Option<&str>, key: ProofKey) -> (Titled, Vec<String>) {
+    let (mut titled, mut anew) = (Titled::new(), Vec::new());
     let own = [format!("ROLE {superuser} "), format!("ROLE {superuser};"), format!("ROLE \"{superuser}\"")];
     for read in Statements::new(text.as_bytes()) {
         let statement = text.get(read.place).unwrap_or_default();
@@ -263,7 +293,45 @@ fn globals(text: &str, superuser: &str, key: ProofKey) -> Titled {
         }
         let title: Vec<&str> = statement.trim_end_matches(['\n', ';']).split(' ').take(3).collect();
         let multiset: &mut Multiset = titled.entry(title.join(" ")).or_default();
-        multiset.add(blake3::Hasher::new_keyed(&key).update(statement.as_bytes()));
+        let mut hasher = blake3::Hasher::new_keyed(&key);
+        match read.tokens.as_deref().and_then(membership_in) {
+            Some(mut membership) => {
+                if let Some(otherwise) = otherwise.filter(|_| membership.grantor.is_none()) {
+                    anew.push(format!("{} to {}", membership.role, membership.member));
+                    membership.grantor = Some(otherwise.to_owned());
+                }
+                multiset.add(hasher.update(format!("{membership:?}").as_bytes()));
+            }
+            None => multiset.add(hasher.update(statement.as_bytes())),
+        }
     }
-    titled
+    (titled, anew)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_membership_without_a_grantor_is_granted_by_the_superuser_after_a_restore() {
+        let of = |text: &str, otherwise| globals(text, "o'p", otherwise, [1; 32]);
+        let stored = |text| of(text, Some("o'p"));
+        let restored = |text| of(text, None).0;
+        let (statements, anew) = stored("GRANT g TO \"B b\";\nGRANT h TO b WITH ADMIN OPTION GRANTED BY c;\n");
+        assert_eq!(anew, ["g to B b"]);
+        let same = "GRANT g TO \"B b\" GRANTED BY \"o'p\";\nGRANT h TO b WITH ADMIN OPTION GRANTED BY c;\n";
+        assert_eq!(statements, restored(same));
+        for (one, other) in [
+            ("GRANT g TO b;", "GRANT g TO b GRANTED BY c;"),
+            ("GRANT g TO b;", "GRANT g TO b WITH ADMIN OPTION GRANTED BY \"o'p\";"),
+            ("GRANT g TO b;", "GRANT g TO c GRANTED BY \"o'p\";"),
+            ("GRANT g TO b;", "GRANT h TO b GRANTED BY \"o'p\";"),
+            ("GRANT g TO b GRANTED BY c;", "GRANT g TO b GRANTED BY \"o'p\";"),
+            ("GRANT g TO b GRANTED BY \"o'p\";", "GRANT g TO b;"),
+            ("GRANT SET ON PARAMETER x TO b;", "GRANT SET ON PARAMETER x TO b GRANTED BY \"o'p\";"),
+            ("GRANT g TO b;", ""),
+        ] {
+            assert_ne!(stored(one).0, restored(other), "{one}");
+        }
+    }
 }

@@ -47,6 +47,9 @@ const SETTINGS: [&str; 14] = [
     "log_min_messages=error",
 ];
 
+/// What a drill runs besides the client tools.
+const SERVER_PROGRAMS: [&str; 3] = ["initdb", "postgres", "pg_amcheck"];
+
 /// A running server.
 pub(crate) struct ThrowAwayServer {
     directory: PathBuf,
@@ -265,13 +268,18 @@ async fn init(
 
 async fn programs(major: u32, directories: &[PathBuf], cx: &WorkContext) -> Result<Clients> {
     let found = clients::installed(directories, cx).await;
-    let whole = |clients: &&Clients| {
-        clients.major == major && ["initdb", "postgres", "pg_amcheck"].iter().all(|name| clients.tool(name).is_file())
-    };
-    found.iter().find(whole).cloned().ok_or_else(|| {
-        Error::source_failed(format!("the programs of a PostgreSQL {major} server for the drill are not installed"))
-            .hint(format!("install postgresql-{major} (no cluster is needed), or name its directory in [dataset.drill] server_directories"))
-    })
+    let whole =
+        |clients: &&Clients| clients.major == major && SERVER_PROGRAMS.iter().all(|name| clients.tool(name).is_file());
+    if let Some(programs) = found.iter().find(whole) {
+        return Ok(programs.clone());
+    }
+    let passed_over = clients::passed_over(directories, (major, true), &SERVER_PROGRAMS, cx).await;
+    Err(Error::source_failed(format!(
+        "the programs of a PostgreSQL {major} server for the drill are not installed{passed_over}"
+    ))
+    .hint(format!(
+        "install postgresql-{major} (no cluster is needed), or name its directory in [dataset.drill] server_directories"
+    )))
 }
 
 /// The user and group that the server runs as if we are root.
