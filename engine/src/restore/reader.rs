@@ -22,7 +22,7 @@ use tokio_util::sync::CancellationToken;
 use super::fetch::PackFetcher;
 use super::streams::SnapshotStreams;
 use super::workers::Workers;
-use crate::catalog::documents::{Documents, combine};
+use crate::catalog::documents::{Documents, combine, is_verdict};
 use crate::catalog::records::RecordReader;
 use crate::catalog::taken::{SettledTimes, SnapshotTime, TakenTimes};
 use crate::catalog::unbelieved::Unbelieved;
@@ -53,6 +53,13 @@ pub(super) struct Shown {
     pub(super) snapshots: Vec<Listed>,
     /// The replicas that could not be listed: they may hold any of them.
     pub(super) unlisted: BTreeSet<Name>,
+}
+
+/// The times that records settle.
+pub(super) struct FoundSettled {
+    pub(super) times: SettledTimes,
+    /// A record that no replica returned, although one may hold it: it may settle others.
+    pub(super) unread: Option<(SnapshotId, Error)>,
 }
 
 /// What the replicas list.
@@ -298,8 +305,15 @@ impl VaultReader {
     /// # Errors
     /// No replica can be listed.
     pub async fn settled_times(&self, dataset: &Name) -> Result<SettledTimes> {
+        Ok(self.find_settled(dataset).await?.times)
+    }
+
+    /// As [`Self::settled_times`], with a record that may settle others.
+    ///
+    /// A replica that could not be listed is asked for what others show, too.
+    pub(super) async fn find_settled(&self, dataset: &Name) -> Result<FoundSettled> {
         let folder = layout::prunes(dataset);
-        let Listings { objects, .. } = self.list_any(&folder).await?;
+        let Listings { objects, unlisted } = self.list_any(&folder).await?;
         let present: BTreeSet<(&Name, &str)> = objects.iter().map(|(replica, key)| (replica, key.as_str())).collect();
         let mut shown: BTreeMap<&Name, BTreeSet<SnapshotId>> = BTreeMap::new();
         for (replica, key) in &objects {
@@ -308,17 +322,23 @@ impl VaultReader {
                 shown.entry(replica).or_default().insert(record);
             }
         }
-        let holders = self.replicas.iter().filter_map(|replica| Some((replica, shown.get(replica.name())?)));
+        let anywhere: BTreeSet<SnapshotId> = shown.values().flatten().cloned().collect();
+        let listed = self.replicas.iter().filter_map(|replica| Some((replica, shown.get(replica.name())?)));
+        // Last, as they may keep a reader waiting.
+        let others = self.replicas.iter().filter(|replica| unlisted.contains(replica.name()));
+        let holders = listed.chain(others.map(|replica| (replica, &anywhere)));
         let holders: Vec<(&SharedReplica, &BTreeSet<SnapshotId>)> = holders.collect();
         let reader = RecordReader { vault: &self.vault, dataset, trusted: &self.keys.trusted_signers };
         let (found, unreadable) = reader.read_shown::<PruneRecord>(&holders).await;
-        let mut unread = Unbelieved::new("a prune record that cannot be read");
+        let mut unbelieved = Unbelieved::new("a prune record that cannot be read");
         for (record, error) in &unreadable {
-            let holders = holders.iter().filter(|(_, records)| records.contains(record));
-            unread.add(holders.map(|(holder, _)| holder.name()), record, error);
+            let names = shown.iter().filter(|(_, records)| records.contains(record)).map(|(name, _)| *name);
+            unbelieved.add(names, record, error);
         }
-        unread.log("times that it settles do not count");
-        Ok(SettledTimes::of(found.iter().map(|record| &record.body)))
+        unbelieved.log("times that it settles do not count");
+        let times = SettledTimes::of(found.iter().map(|record| &record.body));
+        let unread = unreadable.into_iter().find(|(_, error)| !is_verdict(error));
+        Ok(FoundSettled { times, unread })
     }
 
     /// When the snapshot of this manifest was taken.
