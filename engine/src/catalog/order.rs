@@ -174,22 +174,23 @@ impl<'a> OrderReader<'a> {
             let of = holders(inventories, number);
             let names = || of.iter().map(|holder| holder.name());
             if lock().leaves_aside(names()) {
-                return None;
+                return (number, None);
             }
             let found = self.act(&of, number).await;
             if let Some(error) = found.as_ref().err().filter(|error| is_verdict(error)) {
                 lock().add(names(), layout::act(self.dataset, number), error);
             }
-            Some((number, found))
+            (number, Some(found))
         };
         // The newest are the last that may be left aside.
         let numbers = futures::stream::iter(all_numbers(inventories).into_iter().rev());
-        let mut read = std::pin::pin!(numbers.map(read).buffered(ACTS_AT_ONCE).filter_map(std::future::ready));
+        let mut read = std::pin::pin!(numbers.map(read).buffered(ACTS_AT_ONCE));
         let mut acts = Acts::default();
         while let Some((number, found)) = read.next().await {
             match found {
-                Ok(found) => acts.insert(number, found),
-                Err(error) => drop(acts.unreadable.insert(number, error)),
+                Some(Ok(found)) => acts.insert(number, found),
+                Some(Err(error)) => drop(acts.unreadable.insert(number, error)),
+                None => drop(acts.not_looked_at.insert(number)),
             }
         }
         lock().log("it counts for nothing");
@@ -285,9 +286,10 @@ pub(crate) struct Acts {
     /// Those that are believed.
     pub(crate) found: BTreeMap<u64, FoundAct>,
     pub(crate) unreadable: BTreeMap<u64, Error>,
-    /// The replicas that show too many of which nobody can believe any. What they alone show is in
-    /// neither.
+    /// The replicas that show too many of which nobody can believe any.
     pub(crate) left_aside: BTreeSet<Name>,
+    /// What they alone show beside these. It is neither found nor unreadable.
+    pub(crate) not_looked_at: BTreeSet<u64>,
     /// The keys of what `found` are about.
     objects: BTreeSet<String>,
 }

@@ -170,10 +170,19 @@ async fn gaps(
         gaps.retain(|gap| !matches!(gap, Gap::Snapshot(missing, _) if missing == snapshot));
     }
     report.findings.extend(gaps.iter().flat_map(|gap| {
-        inventories.iter().map(|inventory| Finding {
+        let shows = |inventory: &&Inventory| match gap {
+            Gap::Unread(first, last) => inventory.acts.range(first..=last).next().is_some(),
+            _ => true,
+        };
+        let why = match gap {
+            Gap::Unread(first, _) => acts.unreadable.get(first).map(|error| format!(": {}", error.chain())),
+            _ => None,
+        };
+        let problem = format!("{gap}{}", why.unwrap_or_default());
+        inventories.iter().filter(shows).map(move |inventory| Finding {
             replica: inventory.replica.name().clone(),
             object: gap.object(dataset),
-            problem: gap.to_string(),
+            problem: problem.clone(),
         })
     }));
     gaps
