@@ -42,7 +42,14 @@ impl Backup<'_> {
     ) -> Result<Standing> {
         let dataset = &self.dataset.name;
         let last = self.newest_act(order, members, failed).await?;
-        let (number, seen) = (last.as_ref().map_or(0, |last| last.act.number), seen::read(self.state, dataset));
+        let number = last.as_ref().map_or(0, |last| last.act.number);
+        let seen = seen::read(self.state, dataset).unwrap_or_else(|error| {
+            warnings.push(format!(
+                "this host cannot tell whether acts of {dataset} were lost, and prune deletes nothing: {}",
+                error.chain_and_hint()
+            ));
+            0
+        });
         if number < seen {
             let who = if failed.is_empty() { "every replica shows" } else { "the replicas that can be used show" };
             warnings.push(format!(

@@ -14,8 +14,9 @@ use std::time::Duration;
 
 use lifeboat_engine::config::Retention;
 use lifeboat_engine::format::layout;
-use lifeboat_tests::by_hand::harmed;
+use lifeboat_tests::by_hand::{changed, harmed};
 use lifeboat_tests::vault::{DATASET, TestVault, name};
+use serde_json::json;
 
 use self::prepared::{Prepared, source};
 
@@ -262,6 +263,50 @@ async fn while_a_replica_is_empty_that_has_shown_snapshots_nothing_goes_in_any()
     // Where it never showed any, the others are pruned.
     std::fs::remove_dir_all(&prepared.vault.config.state_directory).unwrap();
     prepared.vault.prune().await.unwrap();
+}
+
+/// What this host has seen may be the only witness of a loss.
+#[tokio::test(flavor = "multi_thread")]
+async fn nothing_is_deleted_while_the_memory_of_this_host_cannot_be_read() {
+    let mut prepared = Prepared::new().await;
+    let folder = prepared.vault.config.state_directory.join("datasets").join(DATASET);
+    for file in ["seen", "shown"].map(|file| folder.join(file)) {
+        for is_folder in [false, true] {
+            let when = format!("{}, is_folder = {is_folder}", file.display());
+            prepared.reset();
+            std::fs::remove_file(&file).unwrap();
+            if is_folder { std::fs::create_dir(&file) } else { std::fs::write(&file, "") }.unwrap();
+            prepared.vault.clock.advance(Duration::from_secs(5 * 3600));
+            prepared.vault.config.datasets[0].retention.keep_last = 1;
+            let before = prepared.contents();
+            let refused = prepared.vault.prune().await.unwrap_err();
+            let hint = refused.hint_text().unwrap_or_default();
+            assert!(refused.chain().contains(file.to_str().unwrap()), "{when}: {refused:?}");
+            assert!(hint.contains("remove it if `lifeboat verify` finds nothing"), "{when}: {refused:?}");
+            assert!(changed(&before, &prepared.contents()).is_empty(), "{when}");
+            let report = prepared.vault.backup(&source(9)).await.unwrap();
+            let warned = report.warnings.iter().filter(|warning| warning.contains(file.to_str().unwrap())).count();
+            assert_eq!(warned, usize::from(file.ends_with("seen")), "{when}: {:?}", report.warnings);
+            // It is not replaced by a younger memory.
+            assert!(prepared.vault.prune().await.is_err(), "{when}");
+            if is_folder { std::fs::remove_dir(&file) } else { std::fs::remove_file(&file) }.unwrap();
+            prepared.vault.prune().await.unwrap_or_else(|error| panic!("{when}: {error:?}"));
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_an_older_program_has_seen_is_still_a_witness() {
+    let mut prepared = Prepared::new().await;
+    let file = prepared.vault.config.state_directory.join("datasets").join(DATASET).join("shown");
+    prepared.reset();
+    let lost = "20200101T000000000Z-00000001";
+    let stay: Vec<&str> = prepared.stay.iter().map(|(snapshot, _)| snapshot.as_str()).collect();
+    std::fs::write(&file, json!({ "r1": stay, "r2": stay }).to_string()).unwrap();
+    prepared.vault.prune().await.unwrap();
+    std::fs::write(&file, json!({ "r1": stay, "r2": [lost] }).to_string()).unwrap();
+    let refused = prepared.vault.prune().await.unwrap_err();
+    assert!(refused.chain().contains(&format!("replica r2 has lost snapshot {lost}")), "{refused:?}");
 }
 
 #[tokio::test(flavor = "multi_thread")]

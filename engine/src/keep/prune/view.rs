@@ -124,6 +124,14 @@ struct Doubts {
 }
 
 impl Doubts {
+    /// What was read of this host's memory. If it cannot be read, every replica is doubted.
+    fn unless_read<T: Default>(&mut self, read: Result<T>) -> T {
+        read.unwrap_or_else(|error| {
+            self.everywhere.get_or_insert(error);
+            T::default()
+        })
+    }
+
     /// Doubts each of `holders`, or every replica if what they hold is, or may be, `signed`. The
     /// hint of `error` itself is better than `hint`.
     fn add(&mut self, holders: &[&Inventory], signed: Signed, error: &Error, hint: &str) {
@@ -188,7 +196,7 @@ impl Prune<'_> {
         let (mut inventories, not_listed) =
             Inventory::take_each_to_write(self.replicas, &self.keys.vault, dataset).await;
         let (mut failed, mut doubts) = (BTreeMap::new(), Doubts::default());
-        let (shown_before, mut emptied) = (shown::read(self.state, dataset), Vec::new());
+        let mut emptied = Vec::new();
         for (name, NotListed { error, answered, is_empty }) in not_listed {
             if is_empty {
                 emptied.push(name.clone());
@@ -202,6 +210,9 @@ impl Prune<'_> {
                 &failed.into_values().collect::<Vec<_>>(),
             ));
         }
+        // What this host has seen may be the only witness of a loss.
+        let shown_before = doubts.unless_read(shown::read(self.state, dataset));
+        let seen = doubts.unless_read(seen::read(self.state, dataset));
         let cache = ObjectCache::open(self.state, dataset);
         let order = OrderReader::of_host(self.keys, dataset, &cache);
         let acts = order.all(&inventories).await;
@@ -281,7 +292,6 @@ impl Prune<'_> {
         }
         let times = settled.among(manifests.values().map(TimeClaim::from));
         let [proved, proved_whole] = self.newest_proved(&inventories, &manifests, &times, &mut doubts).await;
-        let seen = seen::read(self.state, dataset);
         let (unfinished, headless) = unfinished(&documents, &inventories, &current, &pruned).await;
         for UnreadableHead { inventory, snapshot, error } in headless {
             let error = error.within(format!("{} has no signature", layout::manifest(dataset, snapshot)));
