@@ -274,7 +274,8 @@ async fn nothing_is_put_back_while_the_record_that_may_call_it_gone_cannot_be_fe
 /// What verify finds in these replicas.
 async fn findings(vault: &TestVault, replicas: &[SharedReplica]) -> Vec<String> {
     let reader = VaultReader::open(replicas, vault.owner(), limits(), CancellationToken::new()).await.unwrap();
-    let report = verify(&reader, &name(DATASET), None, false, &CancellationToken::new()).await.unwrap();
+    let report =
+        verify(&reader, &name(DATASET), None, false, vault.clock.now(), &CancellationToken::new()).await.unwrap();
     report.findings.into_iter().map(|finding| finding.problem).collect()
 }
 

@@ -15,6 +15,7 @@ use bytes::Bytes;
 use chrono::TimeDelta;
 use lifeboat_engine::backup::{Backup, BackupReport, Progress, RunBudget};
 use lifeboat_engine::base::facts::SourceFacts;
+use lifeboat_engine::clock::Clock;
 use lifeboat_engine::config::Config;
 use lifeboat_engine::databases::command::Command;
 use lifeboat_engine::databases::streams::StreamSink;
@@ -373,7 +374,9 @@ impl TwoHosts {
     /// The problems that verify finds.
     async fn problems(&self) -> Vec<String> {
         let reader = self.reader(&self.vault.replicas).await;
-        let report = verify(&reader, &name(DATASET), None, true, &CancellationToken::new()).await.unwrap();
+        let report = verify(&reader, &name(DATASET), None, true, self.vault.clock.now(), &CancellationToken::new())
+            .await
+            .unwrap();
         report.findings.into_iter().map(|finding| format!("{}: {}", finding.object, finding.problem)).collect()
     }
 

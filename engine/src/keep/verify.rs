@@ -10,9 +10,10 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
+use chrono::{DateTime, SecondsFormat, TimeDelta, Utc};
 use futures::{StreamExt, TryStreamExt};
 use lifeboat_base::{Class, Context, Error, Result};
-use lifeboat_format::act::ActKind;
+use lifeboat_format::act::{Act, ActKind};
 use lifeboat_format::id::{Digest, Name, PackId, SnapshotId};
 use lifeboat_format::layout;
 use lifeboat_format::manifest::{Manifest, PackRef, Previous};
@@ -22,7 +23,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::catalog::ciphertext::fetch_ciphertext;
 use crate::catalog::inventory::Inventory;
-use crate::catalog::order::{Acts, OrderReader};
+use crate::catalog::order::{Acts, FoundAct, OrderReader};
 use crate::catalog::records::RecordReader;
 use crate::catalog::removals::{PruneRecords, PrunedSnapshots, prune_records};
 use crate::drill::DrillReport;
@@ -32,6 +33,8 @@ use crate::keys::{PackKeys, ReaderKeys};
 use crate::restore::VaultReader;
 use crate::restore::fetch;
 
+/// A commit signs its manifest right after its act. After this, its program was killed.
+const UNSIGNED_FOR: TimeDelta = TimeDelta::hours(2);
 /// How many packs are read at once from one replica.
 const PACKS_AT_ONCE: usize = 4;
 
@@ -63,8 +66,8 @@ pub struct VerifyReport {
     pub notes: Vec<String>,
 }
 
-/// Verifies all snapshots of a dataset, or `only` one, in every replica of `reader`. With
-/// `read_data`, it also decrypts and decompresses every pack and checks each chunk.
+/// Verifies all snapshots of a dataset, or `only` one, in every replica of `reader`, at the time
+/// `now`. With `read_data`, it also decrypts and decompresses every pack and checks each chunk.
 ///
 /// # Errors
 /// [`Class::Usage`] if no replica lists the snapshot `only`. [`Class::Keys`] if `read_data` is set
@@ -75,6 +78,7 @@ pub async fn verify(
     dataset: &Name,
     only: Option<&SnapshotId>,
     read_data: bool,
+    now: DateTime<Utc>,
     cancel: &CancellationToken,
 ) -> Result<VerifyReport> {
     let (inventories, failed) = Inventory::take_all(reader.replicas(), reader.vault_id(), dataset).await;
@@ -120,7 +124,12 @@ pub async fn verify(
     let found = match only {
         // What is missing elsewhere says nothing about one snapshot.
         Some(_) => Vec::new(),
-        None => gaps(reader, dataset, &keys, &inventories, &records, &all_manifests, &mut report).await,
+        None => {
+            let manifests = &all_manifests;
+            let all =
+                Together { reader, dataset, keys: &keys, inventories: &inventories, records: &records, manifests };
+            all.gaps(now, &mut report).await
+        }
     };
     report.findings.extend(missing(dataset, &all_links, &everywhere, pruned, &found));
     let settled = settled(records.found.iter().map(|record| &record.body));
@@ -130,72 +139,90 @@ pub async fn verify(
     Ok(report)
 }
 
-/// What stops deletions, as findings in every replica. Returns it, too.
-async fn gaps(
-    reader: &VaultReader,
-    dataset: &Name,
-    keys: &ReaderKeys,
-    inventories: &[Inventory],
-    records: &PruneRecords,
-    manifests: &BTreeMap<SnapshotId, Manifest>,
-    report: &mut VerifyReport,
-) -> Vec<Gap> {
-    let documents = reader.documents(dataset, keys);
-    let order = OrderReader { vault: reader.vault_id(), dataset, trusted: &keys.trusted_signers, cache: None };
-    let acts = order.all(inventories).await;
-    let current = acts.without_passed(records.found.iter().map(|record| &record.body));
-    let (unfinished, headless) = unfinished(&documents, inventories, &current, &records.snapshots).await;
-    report.findings.extend(headless.into_iter().map(|UnreadableHead { inventory, snapshot, error }| Finding {
-        replica: inventory.replica.name().clone(),
-        object: layout::manifest(dataset, snapshot),
-        problem: format!("has no signature, so nothing is deleted in this replica, because: {}", error.chain()),
-    }));
-    let known = Witnesses {
-        inventories,
-        acts: &acts,
-        manifests,
-        unfinished: &unfinished,
-        pruned: &records.snapshots,
-        records: records.found.iter().map(|record| &record.body).collect(),
-        seen: 0,
-        shown: &ShownSnapshots::new(),
-        emptied: &[],
-    };
-    // Branches are told as forks.
-    let mut gaps: Vec<Gap> = known.gaps().into_iter().filter(|gap| !gap.is_branch()).collect();
-    if let Some(snapshot) = unsigned_newest(&current, inventories) {
-        report.notes.push(format!(
-            "snapshot {snapshot} has no signature yet: its backup is just ending, or was killed. Its act holds the signature, and the next backup, prune or catch-up puts it there. Until then, no restore sees this snapshot"
-        ));
-        gaps.retain(|gap| !matches!(gap, Gap::Snapshot(missing, _) if missing == snapshot));
-    }
-    report.findings.extend(gaps.iter().flat_map(|gap| {
-        let shows = |inventory: &&Inventory| match gap {
-            Gap::Unread(first, last) => inventory.acts.range(first..=last).next().is_some(),
-            _ => true,
-        };
-        let why = match gap {
-            Gap::Unread(first, _) => acts.unreadable.get(first).map(|error| format!(": {}", error.chain())),
-            _ => None,
-        };
-        let problem = format!("{gap}{}", why.unwrap_or_default());
-        inventories.iter().filter(shows).map(move |inventory| Finding {
-            replica: inventory.replica.name().clone(),
-            object: gap.object(dataset),
-            problem: problem.clone(),
-        })
-    }));
-    gaps
+/// All replicas of a dataset, judged together.
+struct Together<'a> {
+    reader: &'a VaultReader,
+    dataset: &'a Name,
+    keys: &'a ReaderKeys,
+    inventories: &'a [Inventory],
+    records: &'a PruneRecords,
+    manifests: &'a BTreeMap<SnapshotId, Manifest>,
 }
 
-/// The snapshot of the newest act, if its manifest is there and nowhere signed: a commit signs
-/// after its act. Nothing but the newest act can be so for long, as whoever acts next signs before.
-fn unsigned_newest<'a>(current: &'a Acts, inventories: &[Inventory]) -> Option<&'a SnapshotId> {
-    let (_, newest) = current.found.last_key_value()?;
-    let snapshot = Some(&newest.act.id).filter(|_| newest.act.act == ActKind::Commit)?;
-    let is_there = inventories.iter().any(|inventory| inventory.unsigned.contains(snapshot));
-    let is_signed = inventories.iter().any(|inventory| inventory.snapshots.contains(snapshot));
-    (is_there && !is_signed).then_some(snapshot)
+impl Together<'_> {
+    /// What stops deletions, as findings in every replica. Returns it, too.
+    async fn gaps(&self, now: DateTime<Utc>, report: &mut VerifyReport) -> Vec<Gap> {
+        let Self { reader, dataset, keys, inventories, records, manifests } = *self;
+        let documents = reader.documents(dataset, keys);
+        let order = OrderReader { vault: reader.vault_id(), dataset, trusted: &keys.trusted_signers, cache: None };
+        let acts = order.all(inventories).await;
+        let current = acts.without_passed(records.found.iter().map(|record| &record.body));
+        let (unfinished, headless) = unfinished(&documents, inventories, &current, &records.snapshots).await;
+        report.findings.extend(headless.into_iter().map(|UnreadableHead { inventory, snapshot, error }| Finding {
+            replica: inventory.replica.name().clone(),
+            object: layout::manifest(dataset, snapshot),
+            problem: format!("has no signature, so nothing is deleted in this replica, because: {}", error.chain()),
+        }));
+        let known = Witnesses {
+            inventories,
+            acts: &acts,
+            manifests,
+            unfinished: &unfinished,
+            pruned: &records.snapshots,
+            records: records.found.iter().map(|record| &record.body).collect(),
+            seen: 0,
+            shown: &ShownSnapshots::new(),
+            emptied: &[],
+        };
+        // Branches are told as forks.
+        let mut gaps: Vec<Gap> = known.gaps().into_iter().filter(|gap| !gap.is_branch()).collect();
+        if let Some(act) = unsigned_newest(&current, inventories) {
+            let (snapshot, since) = (&act.id, act.time.to_rfc3339_opts(SecondsFormat::Secs, true));
+            let way_on = "Its act holds the signature, and the next backup, prune or catch-up puts it there. Until then, no restore sees this snapshot";
+            if now.signed_duration_since(act.time).abs() < UNSIGNED_FOR {
+                report.notes.push(format!(
+                    "snapshot {snapshot} has no signature yet: its backup is just ending, or was killed, or its signature was removed. {way_on}"
+                ));
+            } else {
+                let shows = inventories.iter().filter(|inventory| inventory.unsigned.contains(snapshot));
+                report.findings.extend(shows.map(|inventory| Finding {
+                    replica: inventory.replica.name().clone(),
+                    object: layout::manifest(dataset, snapshot),
+                    problem: format!(
+                        "has no signature, and was committed at {since}: its backup was killed, or its signature was removed. {way_on}"
+                    ),
+                }));
+            }
+            gaps.retain(|gap| !matches!(gap, Gap::Snapshot(missing, _) if missing == snapshot));
+        }
+        report.findings.extend(gaps.iter().flat_map(|gap| {
+            let shows = |inventory: &&Inventory| match gap {
+                Gap::Unread(first, last) => inventory.acts.range(first..=last).next().is_some(),
+                _ => true,
+            };
+            let why = match gap {
+                Gap::Unread(first, _) => acts.unreadable.get(first).map(|error| format!(": {}", error.chain())),
+                _ => None,
+            };
+            let problem = format!("{gap}{}", why.unwrap_or_default());
+            inventories.iter().filter(shows).map(move |inventory| Finding {
+                replica: inventory.replica.name().clone(),
+                object: gap.object(dataset),
+                problem: problem.clone(),
+            })
+        }));
+        gaps
+    }
+}
+
+/// The newest act, if it commits a snapshot whose manifest is there and nowhere signed: a commit
+/// signs after its act. Nothing but the newest act can be so for long, as whoever acts next signs
+/// before.
+fn unsigned_newest<'a>(current: &'a Acts, inventories: &[Inventory]) -> Option<&'a Act> {
+    let (_, FoundAct { act, .. }) = current.found.last_key_value()?;
+    let is_there = inventories.iter().any(|inventory| inventory.unsigned.contains(&act.id));
+    let is_signed = inventories.iter().any(|inventory| inventory.snapshots.contains(&act.id));
+    (act.act == ActKind::Commit && is_there && !is_signed).then_some(act)
 }
 
 /// A finding for each snapshot whose predecessor is in no replica and in no record, and for each

@@ -14,6 +14,7 @@ use std::time::Duration;
 
 use lifeboat_engine::config::Retention;
 use lifeboat_engine::format::layout;
+use lifeboat_engine::keep::verify::Finding;
 use lifeboat_tests::by_hand::{changed, harmed};
 use lifeboat_tests::vault::{DATASET, TestVault, name};
 use serde_json::json;
@@ -235,15 +236,23 @@ async fn a_commit_without_a_signature_yet_is_a_note_and_an_older_one_is_a_findin
     prepared.reset();
     // The mark took a number after it.
     let newest = prepared.vault.backup(&source(9)).await.unwrap().snapshot;
-    for (snapshot, is_note) in [(newest, true), (prepared.stay[0].0.clone(), false)] {
-        let signature = layout::signature(&layout::manifest(&name(DATASET), &snapshot));
+    let older = prepared.stay[0].0.clone();
+    // So many hours after that backup.
+    for (snapshot, hours, is_note) in [(&newest, 0, true), (&older, 0, false), (&newest, 1, true), (&newest, 2, false)]
+    {
+        prepared.vault.clock.advance(Duration::from_secs(hours * 3600));
+        let manifest = layout::manifest(&name(DATASET), snapshot);
+        let signature = layout::signature(&manifest);
         let files = [1, 2].map(|replica| prepared.vault.replica_path(replica).join(&signature));
         let before = files.each_ref().map(|file| std::fs::read(file).unwrap());
         files.iter().for_each(|file| std::fs::remove_file(file).unwrap());
         let report = prepared.report().await;
         let noted = report.notes.iter().any(|note| note.contains(snapshot.as_str()) && note.contains("no signature"));
-        let found = report.findings.iter().any(|finding| finding.problem.contains(snapshot.as_str()));
-        assert_eq!((noted, found), (is_note, !is_note), "{report:?}");
+        let about = |finding: &&Finding| finding.problem.contains(snapshot.as_str()) || finding.object == manifest;
+        let found: Vec<&Finding> = report.findings.iter().filter(about).collect();
+        assert_eq!((noted, found.len()), (is_note, if is_note { 0 } else { 2 }), "{report:?}");
+        let was_removed = |finding: &&Finding| finding.problem.contains("or its signature was removed");
+        assert!(*snapshot != newest || found.iter().all(was_removed), "{found:?}");
         files.iter().zip(before).for_each(|(file, signature)| std::fs::write(file, signature).unwrap());
     }
 }
