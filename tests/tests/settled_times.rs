@@ -299,6 +299,37 @@ async fn what_a_replica_tells_of_when_it_stored_a_snapshot_is_the_first_witness(
     assert_eq!(taken(&vault, &wrong).await.0, stored);
 }
 
+/// Two snapshots with the same number say nothing, whether all manifests are read or few.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_reader_of_few_manifests_judges_a_settled_time_as_one_of_all() {
+    for after_the_wrong in [true, false] {
+        let vault = unscheduled(1, 2).await;
+        let before = days(&vault, 3).await;
+        let (wrong, claimed) = under_a_wrong_clock(&vault, YEARS).await;
+        let after = days(&vault, 2).await;
+        // Beside its nearest neighbour, another host has made one.
+        let (twin, beside) = if after_the_wrong { (&after[0], &wrong) } else { (&before[2], &before[1].0) };
+        let hand = Hand::of(&vault.config, &vault.master);
+        let mut branch = hand.successor(beside, 1);
+        branch.snapshot = SnapshotId::new(twin.0.time(), 7);
+        (branch.started, branch.finished) = (twin.1, twin.1);
+        assert_eq!(branch.sequence, hand.manifest(&twin.0).sequence);
+        hand.put_manifest(&branch);
+        // It would contradict this time.
+        let hour = TimeDelta::hours(1);
+        let time = if after_the_wrong { twin.1 + hour } else { twin.1 - hour };
+        settle_by_hand(&vault, &hand.keys.signer, &[(&wrong, time)], vault.clock.now());
+        let reader = vault.open(vault.owner()).await.unwrap();
+        let mut claims = Vec::new();
+        for listed in reader.snapshots(&name(DATASET)).await.unwrap() {
+            claims.push((&reader.manifest(&name(DATASET), &listed.snapshot).await.unwrap()).into());
+        }
+        let of_all = reader.settled_times(&name(DATASET)).await.unwrap().among(claims).of(&wrong, claimed);
+        assert_eq!((of_all.time, of_all.claimed), (time, Some(claimed)), "{after_the_wrong}");
+        assert_eq!(taken(&vault, &wrong).await, (time, Some(claimed)), "{after_the_wrong}");
+    }
+}
+
 /// Writes a prune record that settles these times, as whoever has `signer`.
 fn settle_by_hand(vault: &TestVault, signer: &Signer, times: &[(&SnapshotId, DateTime<Utc>)], settled: DateTime<Utc>) {
     let hand = Hand::of(&vault.config, &vault.master);
