@@ -1,8 +1,8 @@
 //! The step of a commit that decides: the snapshot takes its place in the order of its dataset.
 //!
 //! It has one of three outcomes. **Committed**: the act is durable in `min_replicas` replicas.
-//! **Not committed**: it is in none. **Unknown**: it may be in some; then whoever finds it there
-//! finishes the commit, and the error says so.
+//! **Not committed**: it was in none when this host last looked. **Unknown**: it may be in some;
+//! then whoever finds it there finishes the commit, and the error says so.
 //!
 //! An act that some replicas took and that is not to count is deleted there again. Nobody can
 //! delete it and look in one step. So a host that reads it in the very moment before may still
