@@ -51,6 +51,7 @@ impl Backup<'_> {
             0
         });
         if number < seen {
+            refuse_old_listings(order, members, failed, seen).await?;
             let who = if failed.is_empty() { "every replica shows" } else { "the replicas that can be used show" };
             warnings.push(format!(
                 "{who} acts of {dataset} up to number {number} only, and this host has seen {seen}: they were emptied or rolled back; run `lifeboat repair {dataset}`"
@@ -146,6 +147,28 @@ impl Backup<'_> {
             }
         }
     }
+}
+
+/// Refuses to go on if no replica lists the newest act that this host has seen, and one has it: what
+/// follows would be a branch. Replicas that do not tell are set aside.
+async fn refuse_old_listings(
+    order: &OrderReader<'_>,
+    members: &mut Vec<Inventory>,
+    failed: &mut BTreeMap<Name, Error>,
+    seen: u64,
+) -> Result<()> {
+    let mut silent: BTreeMap<Name, Error> = BTreeMap::new();
+    for member in members.iter() {
+        match order.old_listing(member, seen).await {
+            Ok(None) => {}
+            Ok(Some(error)) => return Err(error),
+            Err(error) => drop(silent.insert(member.replica.name().clone(), error)),
+        }
+    }
+    for (name, error) in &silent {
+        set_aside(members, failed, error, |member| member.replica.name() == name);
+    }
+    Ok(())
 }
 
 /// The packs that marks name. Replicas whose marks are not all known are set aside: such a mark may

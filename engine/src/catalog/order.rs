@@ -99,6 +99,31 @@ impl<'a> OrderReader<'a> {
         self.believe(stored, number, &format!("replica {}: {key}", replica.name()))
     }
 
+    /// Why the listing of a replica is not believed: it lacks the act `seen`, which this host has
+    /// seen, and the replica has it. `None` if it does not.
+    ///
+    /// # Errors
+    /// The replica fails.
+    pub(crate) async fn old_listing(&self, inventory: &Inventory, seen: u64) -> Result<Option<Error>> {
+        if inventory.acts.contains(&seen) {
+            return Ok(None);
+        }
+        let (replica, dataset) = (&inventory.replica, self.dataset);
+        match self.fetch(replica, seen).await {
+            Ok(_) => {
+                let what =
+                    format!("replica {} holds act {seen} of dataset {dataset}, and does not list it", replica.name());
+                Ok(Some(
+                    Error::storage(what)
+                        .because("it lists what was there some time ago")
+                        .hint("try again later: nothing is written after an old listing"),
+                ))
+            }
+            Err(error) if is_verdict(&error) => Ok(None),
+            Err(error) => Err(error),
+        }
+    }
+
     /// The act of a number, if a trusted signer signed it for this place.
     ///
     /// # Errors

@@ -226,6 +226,14 @@ impl Prune<'_> {
             let hint = format!("remove what is below {} and is not yours", layout::order(dataset));
             doubts.add(&[holder], Signed::ByNobody, &error, &hint);
         }
+        if acts.newest() < seen {
+            for inventory in &inventories {
+                if let Some(doubt) = order.old_listing(inventory, seen).await.unwrap_or_else(Some) {
+                    let hint = doubt.hint_text().unwrap_or(NO_ANSWER).to_owned();
+                    doubts.everywhere.get_or_insert(doubt.hint(hint));
+                }
+            }
+        }
         let reader = self.keys.reader();
         let memory = self.config.limits.memory;
         let documents = Documents { vault: &self.keys.vault, dataset, keys: &reader, cache: Some(&cache), memory };
