@@ -24,10 +24,10 @@ use lifeboat_store::SharedReplica;
 use super::fleet::Fleet;
 use super::stand::Standing;
 use crate::catalog::ciphertext::put_once;
-use crate::catalog::documents::SignedObject;
 use crate::catalog::numbers::{Actor, Taken};
 use crate::catalog::order::{FoundAct, OrderReader};
 use crate::catalog::records::RecordReader;
+use crate::catalog::signed::SignedObject;
 
 /// So many marks of others are stepped over.
 const MAX_TRIES: usize = 8;

@@ -14,10 +14,11 @@ use lifeboat_format::record::{MarkRecord, PruneRecord};
 use lifeboat_store::SharedReplica;
 
 use super::Backup;
-use crate::catalog::documents::{Documents, is_verdict};
+use crate::catalog::documents::Documents;
 use crate::catalog::inventory::Inventory;
 use crate::catalog::order::{Acts, FoundAct, OrderReader};
 use crate::catalog::records::RecordReader;
+use crate::catalog::verdict::is_verdict;
 use crate::state::seen;
 
 /// Where a run stands in the order of its dataset.

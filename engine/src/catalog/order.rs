@@ -22,9 +22,10 @@ use lifeboat_format::record::PruneRecord;
 use lifeboat_store::SharedReplica;
 
 use super::ciphertext::put_once;
-use super::documents::{Documents, combine_looks, is_verdict};
+use super::documents::Documents;
 use super::inventory::Inventory;
 use super::unbelieved::Unbelieved;
+use super::verdict::{combine_looks, is_verdict};
 use crate::keys::HostKeys;
 use crate::keys::sign::{SignerKey, verify};
 use crate::state::cache::ObjectCache;

@@ -23,11 +23,13 @@ use tokio_util::sync::CancellationToken;
 
 use super::put_back::put_back;
 use crate::catalog::ciphertext::{copy_pack, put_once};
-use crate::catalog::documents::{Documents, Signed, combine, fetch_signed_pair};
+use crate::catalog::documents::Documents;
 use crate::catalog::inventory::{Inventory, all_snapshots};
 use crate::catalog::removals::prune_records;
+use crate::catalog::signed::fetch_signed_pair;
 use crate::catalog::taken::TimeClaim;
 use crate::catalog::unbelieved::Unbelieved;
+use crate::catalog::verdict::{Signed, combine};
 use crate::config::{Dataset, Limits};
 use crate::keys::sign::SignerKey;
 use crate::keys::{HostKeys, crypt};

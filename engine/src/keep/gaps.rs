@@ -14,11 +14,12 @@ use lifeboat_format::layout;
 use lifeboat_format::manifest::{Manifest, ManifestHead};
 use lifeboat_format::record::PruneRecord;
 
-use crate::catalog::documents::{Documents, is_verdict};
+use crate::catalog::documents::Documents;
 use crate::catalog::inventory::{Inventory, all_snapshots};
 use crate::catalog::order::Acts;
 use crate::catalog::removals::PrunedSnapshots;
 use crate::catalog::unbelieved::MAX_UNBELIEVED;
+use crate::catalog::verdict::is_verdict;
 
 /// So many gaps are named in an error. `lifeboat repair` names all.
 const MAX_NAMED: usize = 5;

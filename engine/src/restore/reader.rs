@@ -23,8 +23,9 @@ pub(super) use self::settled::FoundSettled;
 use super::fetch::PackFetcher;
 use super::streams::SnapshotStreams;
 use super::workers::Workers;
-use crate::catalog::documents::{Documents, combine};
+use crate::catalog::documents::Documents;
 use crate::catalog::unbelieved::Unbelieved;
+use crate::catalog::verdict::combine;
 use crate::config::Limits;
 use crate::keys::{ReaderKeys, SharedIdentity};
 

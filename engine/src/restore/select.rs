@@ -11,9 +11,9 @@ use lifeboat_format::layout;
 
 use super::reader::{FoundSettled, Listed, Shown, VaultReader};
 use crate::catalog::clocks::CROWDED;
-use crate::catalog::documents::{Signed, combine};
 use crate::catalog::future::is_future;
 use crate::catalog::unbelieved::Unbelieved;
+use crate::catalog::verdict::{Signed, combine};
 
 /// Says which snapshot is meant.
 #[derive(Debug, Clone, PartialEq, Eq)]

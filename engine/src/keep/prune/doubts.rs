@@ -5,8 +5,8 @@ use std::collections::BTreeMap;
 use lifeboat_base::{Class, Error, Result};
 use lifeboat_format::id::Name;
 
-use crate::catalog::documents::Signed;
 use crate::catalog::inventory::Inventory;
+use crate::catalog::verdict::Signed;
 
 /// What to do if a replica lists an object and does not return it.
 pub(super) const NO_ANSWER: &str = "prune again when the replica answers";

@@ -13,12 +13,12 @@ use serde::{Deserialize, Serialize};
 
 use super::Prune;
 use super::doubts::Doubts;
-use crate::catalog::documents::{Signed, combine};
 use crate::catalog::future::is_future;
 use crate::catalog::inventory::Inventory;
 use crate::catalog::records::RecordReader;
 use crate::catalog::taken::TakenTimes;
 use crate::catalog::unbelieved::Unbelieved;
+use crate::catalog::verdict::{Signed, combine};
 
 /// What prune needs of a drill record. The rest may be long, and anybody's.
 #[derive(Serialize, Deserialize)]

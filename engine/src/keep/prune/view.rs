@@ -24,13 +24,14 @@ use lifeboat_store::SharedReplica;
 
 use super::doubts::{Doubts, NO_ANSWER};
 use super::{Prune, shown};
-use crate::catalog::documents::{Documents, Signed, combine, is_verdict};
+use crate::catalog::documents::Documents;
 use crate::catalog::inventory::{Inventory, NotListed, all_snapshots};
 use crate::catalog::order::{Acts, OrderReader};
 use crate::catalog::records::{FoundRecord, RecordReader};
 use crate::catalog::removals::{PrunedSnapshots, prune_records};
 use crate::catalog::taken::{SettledTimes, TakenTimes, TimeClaim};
 use crate::catalog::unbelieved::Unbelieved;
+use crate::catalog::verdict::{Signed, combine, is_verdict};
 use crate::keep::gaps::{Gap, UnreadableHead, Witnesses, refusal, unfinished};
 use crate::state::cache::ObjectCache;
 use crate::state::seen;

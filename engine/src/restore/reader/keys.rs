@@ -9,7 +9,7 @@ use lifeboat_format::keyring::{self, DatasetSecrets, MAX_KEYRING_OBJECT_BYTES};
 use lifeboat_format::layout;
 
 use super::VaultReader;
-use crate::catalog::documents::combine;
+use crate::catalog::verdict::combine;
 use crate::keys::crypt;
 use crate::keys::{PackKeys, ReaderKeys, SharedIdentity};
 

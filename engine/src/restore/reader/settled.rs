@@ -10,10 +10,10 @@ use lifeboat_format::record::PruneRecord;
 use lifeboat_store::SharedReplica;
 
 use super::{Listed, Listings, VaultReader};
-use crate::catalog::documents::is_verdict;
 use crate::catalog::records::RecordReader;
 use crate::catalog::taken::{SettledTimes, SnapshotTime, TakenTimes};
 use crate::catalog::unbelieved::Unbelieved;
+use crate::catalog::verdict::is_verdict;
 
 /// The times that records settle.
 pub(in crate::restore) struct FoundSettled {
