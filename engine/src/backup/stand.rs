@@ -150,8 +150,8 @@ impl Backup<'_> {
     }
 }
 
-/// Refuses to go on if no replica lists the newest act that this host has seen, and one has it: what
-/// follows would be a branch. Replicas that do not tell are set aside.
+/// Refuses to go on if no replica lists the newest act that this host has seen, and one has it:
+/// what follows would be a branch. Replicas that do not tell are set aside.
 async fn refuse_old_listings(
     order: &OrderReader<'_>,
     members: &mut Vec<Inventory>,

@@ -174,8 +174,8 @@ impl<'a> Case<'a> {
 
     fn backup(&mut self) -> Command {
         self.backups += 1;
-        // Much of it is in the backup before, and a little of it comes back later. No part is another
-        // one's beginning: the first backup would compress, and later ones would depart from it.
+        // Much of it is in the backup before, and a little of it comes back later. No part begins
+        // another: the first backup would compress, and later ones would depart from it.
         let own = self.chance.random_range(0..6);
         let content = [noise(70_000, 1), noise(20_000, 1000 + self.backups), noise(20_000, 100 + own)].concat();
         std::fs::write(source(&self.host), &content).unwrap();
