@@ -310,7 +310,11 @@ impl TestVault {
         self.with_prune_in(&self.replicas, work).await
     }
 
-    async fn with_prune_in<T>(
+    /// As [`Self::with_prune`], in other replicas than the configured ones.
+    ///
+    /// # Errors
+    /// As [`Self::with_prune`].
+    pub async fn with_prune_in<T>(
         &self,
         replicas: &[SharedReplica],
         work: impl AsyncFnOnce(&Prune<'_>) -> Result<T>,

@@ -7,6 +7,7 @@
 use std::path::{Path, PathBuf};
 
 use lifeboat_engine::Class;
+use lifeboat_engine::clock::Clock;
 use lifeboat_engine::format::id::SnapshotId;
 use lifeboat_engine::keep::verify::verify;
 use lifeboat_engine::keys::ReaderKeys;
@@ -26,7 +27,8 @@ async fn vault_with_snapshot(replicas: usize) -> (TestVault, SnapshotId) {
 
 async fn findings(vault: &TestVault, read_data: bool) -> Vec<String> {
     let reader = vault.open(vault.owner()).await.unwrap();
-    let report = verify(&reader, &name(DATASET), None, read_data, &CancellationToken::new()).await.unwrap();
+    let report =
+        verify(&reader, &name(DATASET), None, read_data, vault.clock.now(), &CancellationToken::new()).await.unwrap();
     report.findings.into_iter().map(|finding| format!("{} {}", finding.object, finding.problem)).collect()
 }
 
@@ -75,7 +77,7 @@ async fn verify_finds_every_harm_to_every_kind_of_object() {
                 // Without the keyring the owner cannot look into packs: that is an error, not a
                 // finding.
                 let reader = vault.open(vault.owner()).await.unwrap();
-                verify(&reader, &name(DATASET), None, true, &CancellationToken::new()).await.is_err()
+                verify(&reader, &name(DATASET), None, true, vault.clock.now(), &CancellationToken::new()).await.is_err()
                     || !findings(&vault, false).await.is_empty()
             } else if folder.ends_with("index") && harm == "missing" {
                 // Only deduplication needs it; the packs it names are all accounted for by

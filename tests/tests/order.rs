@@ -16,8 +16,11 @@ use lifeboat_engine::config::Retention;
 use lifeboat_engine::format::id::{Name, SnapshotId};
 use lifeboat_engine::format::layout;
 use lifeboat_engine::keep::catch_up::catch_up;
+use lifeboat_engine::keep::repair::repair;
+use lifeboat_engine::keep::verify::verify;
 use lifeboat_engine::keys::sign::Signer;
 use lifeboat_engine::keys::{InitOptions, init};
+use lifeboat_engine::restore::VaultReader;
 use lifeboat_engine::state::StateDirectory;
 use lifeboat_engine::store::{ObjectMeta, Page, Probe, Replica, ReplicaError, ReplicaErrorKind, SharedReplica};
 use lifeboat_tests::by_hand::{Hand, changed, contents, harmed};
@@ -182,12 +185,19 @@ async fn a_snapshot_from_before_there_were_acts_stays_though_its_signature_was_l
     }
 }
 
-/// A replica of which no prune record can be fetched.
+/// A replica of which no object can be fetched whose key contains a text.
 #[derive(Debug)]
-struct WithoutRecords(SharedReplica);
+struct Silent(SharedReplica, String);
+
+impl Silent {
+    fn all(vault: &TestVault, about: &str) -> Vec<SharedReplica> {
+        let silent = |replica: &SharedReplica| Arc::new(Self(replica.clone(), about.to_owned())) as SharedReplica;
+        vault.replicas.iter().map(silent).collect()
+    }
+}
 
 #[async_trait]
-impl Replica for WithoutRecords {
+impl Replica for Silent {
     fn name(&self) -> &Name {
         self.0.name()
     }
@@ -209,7 +219,7 @@ impl Replica for WithoutRecords {
     }
 
     async fn get(&self, key: &str, limit: u64) -> Result<Bytes, ReplicaError> {
-        if key.contains("/prunes/") {
+        if key.contains(&self.1) {
             let (replica, key) = (self.name().clone(), key.to_owned());
             let kind = ReplicaErrorKind::TimedOut(Duration::from_secs(1));
             return Err(ReplicaError { replica, operation: "get", key, kind });
@@ -250,8 +260,7 @@ async fn nothing_is_put_back_while_the_record_that_may_call_it_gone_cannot_be_fe
         std::fs::create_dir_all(file.parent().unwrap()).unwrap();
         std::fs::write(file, body).unwrap();
     }
-    let silent: Vec<SharedReplica> =
-        vault.replicas.iter().map(|replica| Arc::new(WithoutRecords(replica.clone())) as SharedReplica).collect();
+    let silent = Silent::all(&vault, "/prunes/");
     let before = contents(&places(&vault));
     let (dataset, keys) = (&vault.config.datasets[0], vault.keys().unwrap());
     let state = StateDirectory::open(&state).unwrap();
@@ -260,6 +269,65 @@ async fn nothing_is_put_back_while_the_record_that_may_call_it_gone_cannot_be_fe
         let came_back = changed(&before, &contents(&places(&vault)));
         assert!(came_back.is_empty(), "{came_back:?}");
     }
+}
+
+/// What verify finds in these replicas.
+async fn findings(vault: &TestVault, replicas: &[SharedReplica]) -> Vec<String> {
+    let reader = VaultReader::open(replicas, vault.owner(), limits(), CancellationToken::new()).await.unwrap();
+    let report =
+        verify(&reader, &name(DATASET), None, false, vault.clock.now(), &CancellationToken::new()).await.unwrap();
+    report.findings.into_iter().map(|finding| finding.problem).collect()
+}
+
+/// Three snapshots in two replicas.
+async fn three() -> TestVault {
+    let vault = TestVault::new(2, 1).await;
+    for seed in 0..3 {
+        vault.backup(&MemorySource::of(noise(1000, seed))).await.unwrap();
+    }
+    vault
+}
+
+/// The host has no copies of objects any more.
+fn forget_copies(vault: &TestVault) {
+    std::fs::remove_dir_all(vault.config.state_directory.join(format!("datasets/{DATASET}/cache"))).unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn acts_that_cannot_be_fetched_are_not_called_missing() {
+    let vault = three().await;
+    let all = (layout::order(&name(DATASET)), "acts 1 to 3 are");
+    for (acts, told) in
+        [(layout::act(&name(DATASET), 2), "act 2 is"), (layout::act(&name(DATASET), 3), "act 3 is"), all]
+    {
+        forget_copies(&vault);
+        let silent = Silent::all(&vault, &acts);
+        let found = findings(&vault, &silent).await;
+        let told = format!("{told} there and cannot be read");
+        assert_eq!(found.len(), 2, "{acts}: {found:#?}");
+        assert!(found.iter().all(|problem| problem.starts_with(&told)), "{acts}: {found:#?}");
+        let report = vault.with_prune_in(&silent, async |prune| repair(prune).await).await.unwrap();
+        assert!(report.missing.is_empty(), "{acts}: {report:?}");
+        assert!(report.doubts.iter().any(|doubt| doubt.contains(&told)), "{acts}: {report:?}");
+        let refused = vault.prune_in(&silent).await.unwrap_err();
+        assert_eq!(refused.class(), Class::Storage, "{acts}: {refused:?}");
+    }
+    assert!(findings(&vault, &vault.replicas).await.is_empty());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_act_that_false_ones_hide_is_not_called_missing() {
+    let vault = three().await;
+    forget_copies(&vault);
+    let mut hand = Hand::of(&vault.config, &vault.master);
+    std::fs::remove_file(vault.replica_path(1).join(layout::act(&name(DATASET), 2))).unwrap();
+    hand.replicas.remove(0);
+    (100..1200).for_each(|number| hand.put(&layout::act(&name(DATASET), number), b"garbage"));
+    let found = findings(&vault, &vault.replicas).await;
+    assert_eq!(found, ["act 2 is there and cannot be read"]);
+    let refused = vault.prune().await.unwrap_err();
+    assert!(refused.chain().contains("act 2 is there and cannot be read"), "{refused:?}");
+    assert!(refused.hint_text().is_some_and(|hint| hint.contains(&layout::order(&name(DATASET)))), "{refused:?}");
 }
 
 #[tokio::test(flavor = "multi_thread")]

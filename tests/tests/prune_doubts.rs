@@ -190,7 +190,8 @@ async fn a_prune_record_of_a_signer_that_is_not_trusted_decides_nothing() {
     let lost = layout::manifest(&name(DATASET), &fleet.snapshots[2]);
     [1, 2].into_iter().for_each(|replica| hand.remove(replica, &lost));
     let reader = fleet.vault.open(fleet.vault.owner()).await.unwrap();
-    let report = verify(&reader, &name(DATASET), None, false, &CancellationToken::new()).await.unwrap();
+    let report =
+        verify(&reader, &name(DATASET), None, false, fleet.vault.clock.now(), &CancellationToken::new()).await.unwrap();
     let told = |key: &str, why: &str| {
         report.findings.iter().any(|finding| finding.object == key && finding.problem.contains(why))
     };

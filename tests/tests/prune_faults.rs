@@ -146,7 +146,16 @@ impl Copy<'_> {
         let mut forgotten = false;
         for replica in &self.sound {
             let reader = self.prepared.reader(replica).await;
-            let report = verify(&reader, &name(DATASET), None, false, &CancellationToken::new()).await.unwrap();
+            let report = verify(
+                &reader,
+                &name(DATASET),
+                None,
+                false,
+                self.prepared.vault.clock.now(),
+                &CancellationToken::new(),
+            )
+            .await
+            .unwrap();
             let (records, harm): (Vec<Finding>, Vec<Finding>) =
                 report.findings.into_iter().partition(|finding| finding.problem.ends_with(FORGOTTEN));
             assert!(harm.is_empty(), "{when}: {harm:?}");

@@ -7,6 +7,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use lifeboat_engine::Class;
+use lifeboat_engine::clock::Clock;
 use lifeboat_engine::format::id::SnapshotId;
 use lifeboat_engine::format::layout;
 use lifeboat_engine::keep::catch_up::{ReplicaState, catch_up};
@@ -28,7 +29,8 @@ async fn caught_up(vault: &TestVault) -> Vec<ReplicaState> {
 
 async fn problems(vault: &TestVault) -> Vec<String> {
     let reader = vault.open(vault.owner()).await.unwrap();
-    let report = verify(&reader, &name(DATASET), None, true, &CancellationToken::new()).await.unwrap();
+    let report =
+        verify(&reader, &name(DATASET), None, true, vault.clock.now(), &CancellationToken::new()).await.unwrap();
     report.findings.into_iter().map(|finding| finding.problem).chain(report.notes).collect()
 }
 

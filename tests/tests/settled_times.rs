@@ -16,13 +16,13 @@ use lifeboat_engine::format::record::RecordType;
 use lifeboat_engine::keep::catch_up::catch_up;
 use lifeboat_engine::keep::prune::{ClockReport, PrunePlan};
 use lifeboat_engine::keys::sign::Signer;
-use lifeboat_engine::restore::Selector;
+use lifeboat_engine::restore::{Selector, VaultReader};
 use lifeboat_engine::schedule::Schedule;
 use lifeboat_engine::state::StateDirectory;
-use lifeboat_engine::store::{MemoryReplica, Replica, SharedReplica};
+use lifeboat_engine::store::{FailingReplica, Failure, MemoryReplica, Replica, SharedReplica};
 use lifeboat_engine::{Class, Result};
 use lifeboat_tests::by_hand::Hand;
-use lifeboat_tests::vault::{DATASET, MemorySource, TestVault, files_below, name, noise};
+use lifeboat_tests::vault::{DATASET, MemorySource, TestVault, files_below, limits, name, noise};
 use serde_json::{Value, json};
 use tokio_util::sync::CancellationToken;
 
@@ -220,6 +220,45 @@ async fn a_jump_is_confirmed_and_prune_goes_on() {
     assert_eq!(going(&plan(&vault).await.unwrap()).len(), 3);
 }
 
+/// A record of settled times that cannot be fetched may make another snapshot the newest one.
+#[tokio::test(flavor = "multi_thread")]
+async fn nothing_is_selected_while_a_record_of_settled_times_cannot_be_fetched() {
+    let vault = unscheduled(2, 2).await;
+    days(&vault, 2).await;
+    let (wrong, _) = under_a_wrong_clock(&vault, YEARS).await;
+    settled(&vault).await.unwrap();
+    // A reader opens `vault.json`, then lists snapshots and prune records.
+    const LISTING: u64 = 3;
+    let selected = async |failing: [std::ops::Range<u64>; 2], selector: &Selector| {
+        let each = vault.replicas.iter().zip(failing).map(|(replica, calls)| {
+            let broken = FailingReplica::new(replica.clone());
+            calls.for_each(|call| broken.fail(call, Failure::Unavailable));
+            Arc::new(broken) as SharedReplica
+        });
+        let replicas: Vec<SharedReplica> = each.collect();
+        let reader = VaultReader::open(&replicas, vault.owner(), limits(), CancellationToken::new()).await.unwrap();
+        reader.select(&name(DATASET), selector, vault.clock.now()).await
+    };
+    let records = LISTING + 1..LISTING + 100;
+    for selector in [Selector::Latest, Selector::At(vault.clock.now())] {
+        let error = selected([records.clone(), records.clone()], &selector).await.unwrap_err();
+        assert_eq!(error.class(), Class::Storage, "{error:?}");
+        assert!(error.message().contains("may tell when snapshots were taken"), "{error:?}");
+        assert!(error.hint_text().is_some_and(|hint| hint.contains("--snapshot")), "{error:?}");
+        assert_eq!(selected([records.clone(), 0..0], &selector).await.unwrap(), wrong);
+    }
+    // What one of them returns is no record, and the other cannot be listed.
+    let file = files_below(&vault.replica_path(1).join(layout::prunes(&name(DATASET)))).remove(0);
+    std::fs::write(&file, b"garbage").unwrap();
+    for selector in [Selector::Latest, Selector::At(vault.clock.now())] {
+        assert_eq!(selected([0..0, LISTING..LISTING + 1], &selector).await.unwrap(), wrong);
+        let error = selected([0..0, LISTING..LISTING + 100], &selector).await.unwrap_err();
+        assert_eq!(error.class(), Class::Storage, "{error:?}");
+    }
+    // By its name, a snapshot is selected even so.
+    assert_eq!(selected([0..0, records], &Selector::Id(wrong.clone())).await.unwrap(), wrong);
+}
+
 /// A vault whose replica is in memory and tells the time only when it is told to. Its own clock is
 /// always right.
 async fn with_a_witness() -> (TestVault, Arc<MemoryReplica>, Arc<ManualClock>) {
@@ -258,6 +297,37 @@ async fn what_a_replica_tells_of_when_it_stored_a_snapshot_is_the_first_witness(
     replica.set_clock_offset(Some(TimeDelta::zero()));
     settled(&vault).await.unwrap();
     assert_eq!(taken(&vault, &wrong).await.0, stored);
+}
+
+/// Two snapshots with the same number say nothing, whether all manifests are read or few.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_reader_of_few_manifests_judges_a_settled_time_as_one_of_all() {
+    for after_the_wrong in [true, false] {
+        let vault = unscheduled(1, 2).await;
+        let before = days(&vault, 3).await;
+        let (wrong, claimed) = under_a_wrong_clock(&vault, YEARS).await;
+        let after = days(&vault, 2).await;
+        // Beside its nearest neighbour, another host has made one.
+        let (twin, beside) = if after_the_wrong { (&after[0], &wrong) } else { (&before[2], &before[1].0) };
+        let hand = Hand::of(&vault.config, &vault.master);
+        let mut branch = hand.successor(beside, 1);
+        branch.snapshot = SnapshotId::new(twin.0.time(), 7);
+        (branch.started, branch.finished) = (twin.1, twin.1);
+        assert_eq!(branch.sequence, hand.manifest(&twin.0).sequence);
+        hand.put_manifest(&branch);
+        // It would contradict this time.
+        let hour = TimeDelta::hours(1);
+        let time = if after_the_wrong { twin.1 + hour } else { twin.1 - hour };
+        settle_by_hand(&vault, &hand.keys.signer, &[(&wrong, time)], vault.clock.now());
+        let reader = vault.open(vault.owner()).await.unwrap();
+        let mut claims = Vec::new();
+        for listed in reader.snapshots(&name(DATASET)).await.unwrap() {
+            claims.push((&reader.manifest(&name(DATASET), &listed.snapshot).await.unwrap()).into());
+        }
+        let of_all = reader.settled_times(&name(DATASET)).await.unwrap().among(claims).of(&wrong, claimed);
+        assert_eq!((of_all.time, of_all.claimed), (time, Some(claimed)), "{after_the_wrong}");
+        assert_eq!(taken(&vault, &wrong).await, (time, Some(claimed)), "{after_the_wrong}");
+    }
 }
 
 /// Writes a prune record that settles these times, as whoever has `signer`.

@@ -6,25 +6,28 @@
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use async_trait::async_trait;
 use bytes::Bytes;
+use chrono::TimeDelta;
 use lifeboat_engine::backup::{Backup, BackupReport, Progress, RunBudget};
 use lifeboat_engine::base::facts::SourceFacts;
+use lifeboat_engine::clock::Clock;
 use lifeboat_engine::config::Config;
 use lifeboat_engine::databases::command::Command;
 use lifeboat_engine::databases::streams::StreamSink;
 use lifeboat_engine::databases::{Database, Source, WorkContext};
-use lifeboat_engine::format::id::SnapshotId;
+use lifeboat_engine::format::id::{Name, SnapshotId};
 use lifeboat_engine::format::layout;
 use lifeboat_engine::keep::catch_up::catch_up;
 use lifeboat_engine::keep::prune::Prune;
 use lifeboat_engine::keep::verify::verify;
 use lifeboat_engine::restore::VaultReader;
 use lifeboat_engine::state::StateDirectory;
-use lifeboat_engine::store::SharedReplica;
+use lifeboat_engine::store::{ObjectMeta, Page, Probe, Replica, ReplicaError, SharedReplica};
 use lifeboat_engine::{Class, Result};
 use lifeboat_tests::by_hand::Hand;
 use lifeboat_tests::tools;
@@ -83,6 +86,98 @@ impl Source for PausedSource {
     }
 }
 
+/// A call of a replica that is stopped.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Stopped {
+    /// The first answer of a mark: the replica waits to be let on.
+    MarkWaits,
+    /// The first answer of a mark: it is damaged on its way.
+    MarkIsDamaged,
+    /// The first deletion: the replica waits to be let on.
+    DeletionWaits,
+}
+
+/// A replica of which one call is stopped.
+#[derive(Debug)]
+struct StoppedReplica {
+    inner: SharedReplica,
+    stopped: Stopped,
+    was_met: AtomicBool,
+    waits: Notify,
+    go_on: Notify,
+}
+
+impl StoppedReplica {
+    fn new(inner: &SharedReplica, stopped: Stopped) -> Arc<Self> {
+        let (waits, go_on) = (Notify::new(), Notify::new());
+        Arc::new(Self { inner: inner.clone(), stopped, was_met: AtomicBool::new(false), waits, go_on })
+    }
+
+    async fn wait_if(&self, stopped: Stopped) {
+        if self.stopped == stopped && !self.was_met.swap(true, Ordering::SeqCst) {
+            self.waits.notify_one();
+            self.go_on.notified().await;
+        }
+    }
+
+    async fn has_met(&self) {
+        tokio::time::timeout(DEADLINE, self.waits.notified()).await.expect("the call was not made");
+    }
+}
+
+#[async_trait]
+impl Replica for StoppedReplica {
+    fn name(&self) -> &Name {
+        self.inner.name()
+    }
+
+    fn region(&self) -> &str {
+        self.inner.region()
+    }
+
+    fn clock_offset(&self, tolerance: TimeDelta) -> Option<TimeDelta> {
+        self.inner.clock_offset(tolerance)
+    }
+
+    async fn put_new(&self, key: &str, body: Bytes) -> Result<(), ReplicaError> {
+        self.inner.put_new(key, body).await
+    }
+
+    async fn put_replace(&self, key: &str, body: Bytes) -> Result<(), ReplicaError> {
+        self.inner.put_replace(key, body).await
+    }
+
+    async fn get(&self, key: &str, limit: u64) -> Result<Bytes, ReplicaError> {
+        if !key.contains("/marks/") {
+            return self.inner.get(key, limit).await;
+        }
+        self.wait_if(Stopped::MarkWaits).await;
+        let body = self.inner.get(key, limit).await?;
+        // The readers of a mark ask for it and for its signature.
+        let is_damaged = self.stopped == Stopped::MarkIsDamaged
+            && !layout::is_signature(key)
+            && !self.was_met.swap(true, Ordering::SeqCst);
+        Ok(if is_damaged { body.slice(..body.len() - 1) } else { body })
+    }
+
+    async fn head(&self, key: &str) -> Result<Option<ObjectMeta>, ReplicaError> {
+        self.inner.head(key).await
+    }
+
+    async fn list_page(&self, prefix: &str, next: Option<&str>) -> Result<Page, ReplicaError> {
+        self.inner.list_page(prefix, next).await
+    }
+
+    async fn delete(&self, key: &str) -> Result<(), ReplicaError> {
+        self.wait_if(Stopped::DeletionWaits).await;
+        self.inner.delete(key).await
+    }
+
+    async fn probe(&self, write: bool) -> Result<Probe, ReplicaError> {
+        self.inner.probe(write).await
+    }
+}
+
 /// The first snapshot, which retention lets go.
 fn old() -> Vec<u8> {
     noise(200_000, 1)
@@ -121,6 +216,10 @@ impl TwoHosts {
 
     /// Backs up on the host that has this configuration, a second later than the last time.
     async fn run(&self, config: &Config, source: &dyn Source) -> Result<BackupReport> {
+        self.run_in(config, source, &self.vault.replicas).await
+    }
+
+    async fn run_in(&self, config: &Config, source: &dyn Source, replicas: &[SharedReplica]) -> Result<BackupReport> {
         self.vault.clock.advance(Duration::from_secs(1));
         let keys = self.vault.keys()?;
         let state = StateDirectory::open(&config.state_directory)?;
@@ -130,7 +229,7 @@ impl TwoHosts {
             source,
             environment: &tools::environment(),
             keys: &keys,
-            replicas: &self.vault.replicas,
+            replicas,
             state: &state,
             clock: self.vault.clock.clone(),
             budget: RunBudget::new(&config.limits),
@@ -185,12 +284,16 @@ impl TwoHosts {
 
     /// As [`Self::prune`], on the host that has this configuration.
     async fn prune_on(&self, config: &Config) -> Result<Vec<String>> {
+        self.prune_in(config, &self.vault.replicas).await
+    }
+
+    async fn prune_in(&self, config: &Config, replicas: &[SharedReplica]) -> Result<Vec<String>> {
         let (keys, state) = (self.vault.keys()?, StateDirectory::open(&config.state_directory)?);
         let prune = Prune {
             config,
             dataset: &config.datasets[0],
             keys: &keys,
-            replicas: &self.vault.replicas,
+            replicas,
             state: &state,
             clock: self.vault.clock.clone(),
             cancel: CancellationToken::new(),
@@ -254,10 +357,26 @@ impl TwoHosts {
         }
     }
 
+    /// The replicas, of which the first is another one.
+    fn with_first(&self, first: &Arc<StoppedReplica>) -> Vec<SharedReplica> {
+        let others = self.vault.replicas.iter().skip(1).cloned();
+        std::iter::once(first.clone() as SharedReplica).chain(others).collect()
+    }
+
+    /// Backs up on the second host, in which one call of the first replica is stopped.
+    async fn second_backup_in(&self, first: &Arc<StoppedReplica>) -> Result<BackupReport> {
+        let data = old();
+        let outcome = self.run_in(&self.second, &MemorySource::of(data.clone()), &self.with_first(first)).await;
+        self.remember(&outcome, data);
+        outcome
+    }
+
     /// The problems that verify finds.
     async fn problems(&self) -> Vec<String> {
         let reader = self.reader(&self.vault.replicas).await;
-        let report = verify(&reader, &name(DATASET), None, true, &CancellationToken::new()).await.unwrap();
+        let report = verify(&reader, &name(DATASET), None, true, self.vault.clock.now(), &CancellationToken::new())
+            .await
+            .unwrap();
         report.findings.into_iter().map(|finding| format!("{}: {}", finding.object, finding.problem)).collect()
     }
 
@@ -386,6 +505,58 @@ async fn a_backup_that_begins_after_a_mark_refers_to_nothing_in_it() {
         assert_eq!(refers.filter(|key| hosts.old_packs.contains(key)).count(), 0);
         hosts.sweep().await;
         hosts.settle(&Ok(report), &format!("{fleet:?}, after a mark")).await;
+    }
+}
+
+/// The second host lists the vault while a sweep has taken its place in the order and deleted
+/// nothing. When it reads the mark, all is gone that the sweep deletes.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_mark_that_is_deleted_between_its_listing_and_its_reading_is_not_passed_over() {
+    for fleet in FLEETS {
+        let hosts = TwoHosts::new(fleet).await;
+        hosts.mark().await;
+        hosts.vault.clock.advance(GRACE + GRACE);
+        let sweeps = StoppedReplica::new(&hosts.vault.replicas[0], Stopped::DeletionWaits);
+        let reads = StoppedReplica::new(&hosts.vault.replicas[0], Stopped::MarkWaits);
+        let first = async {
+            let replicas = hosts.with_first(&sweeps);
+            let swept = hosts.prune_in(&hosts.vault.config, &replicas).await;
+            reads.go_on.notify_one();
+            swept
+        };
+        let second = async {
+            sweeps.has_met().await;
+            hosts.second_backup_in(&reads).await
+        };
+        let lets_on = async {
+            reads.has_met().await;
+            sweeps.go_on.notify_one();
+        };
+        let (swept, outcome, ()) = tokio::join!(first, second, lets_on);
+        assert_eq!(swept.unwrap(), [""; 0], "{fleet:?}");
+        assert!(!hosts.has_old_packs(), "{fleet:?}: nothing was swept");
+        let error = outcome.expect_err("a replica was used in which a sweep goes on");
+        assert!(error.chain().contains("any more"), "{fleet:?}: {error:?}");
+        hosts.assert_shown_is_whole("after the refusal").await;
+        let report = hosts.backup(&hosts.second, old()).await.unwrap();
+        hosts.settle(&Ok(report), &format!("{fleet:?}, a mark that was gone")).await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_mark_of_which_one_answer_is_damaged_counts() {
+    for fleet in [(1, 1), (2, 2)] {
+        let hosts = TwoHosts::new(fleet).await;
+        hosts.mark().await;
+        let damaged = StoppedReplica::new(&hosts.vault.replicas[0], Stopped::MarkIsDamaged);
+        let report = hosts.second_backup_in(&damaged).await.unwrap();
+        assert!(damaged.was_met.load(Ordering::SeqCst), "{fleet:?}: no answer was damaged");
+        let hand = Hand::of(&hosts.vault.config, &hosts.vault.master);
+        let packs = hand.manifest(&report.snapshot).packs.into_iter();
+        let refers = packs.map(|pack| layout::pack(&name(DATASET), &pack.id));
+        assert_eq!(refers.filter(|key| hosts.old_packs.contains(key)).count(), 0, "{fleet:?}");
+        let passed_over = report.warnings.iter().any(|warning| warning.contains("passed over"));
+        assert!(!passed_over, "{fleet:?}: {report:?}");
     }
 }
 

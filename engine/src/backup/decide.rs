@@ -1,8 +1,8 @@
 //! The step of a commit that decides: the snapshot takes its place in the order of its dataset.
 //!
 //! It has one of three outcomes. **Committed**: the act is durable in `min_replicas` replicas.
-//! **Not committed**: it is in none. **Unknown**: it may be in some; then whoever finds it there
-//! finishes the commit, and the error says so.
+//! **Not committed**: it was in none when this host last looked. **Unknown**: it may be in some;
+//! then whoever finds it there finishes the commit, and the error says so.
 //!
 //! An act that some replicas took and that is not to count is deleted there again. Nobody can
 //! delete it and look in one step. So a host that reads it in the very moment before may still
@@ -24,10 +24,10 @@ use lifeboat_store::SharedReplica;
 use super::fleet::Fleet;
 use super::stand::Standing;
 use crate::catalog::ciphertext::put_once;
-use crate::catalog::documents::SignedObject;
 use crate::catalog::numbers::{Actor, Taken};
 use crate::catalog::order::{FoundAct, OrderReader};
 use crate::catalog::records::RecordReader;
+use crate::catalog::signed::SignedObject;
 
 /// So many marks of others are stepped over.
 const MAX_TRIES: usize = 8;

@@ -16,8 +16,8 @@ use lifeboat_store::SharedReplica;
 use tokio_util::sync::CancellationToken;
 
 use crate::catalog::ciphertext::put_once;
-use crate::catalog::documents::combine;
 use crate::catalog::inventory::Inventory;
+use crate::catalog::verdict::combine;
 
 /// Proof that a pack is durable in some replicas. Only [`Fleet::upload`] makes receipts.
 pub(crate) struct Receipt {

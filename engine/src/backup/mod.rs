@@ -269,7 +269,10 @@ impl Backup<'_> {
         manifest.check_writable()?;
         self.progress.committing.store(true, Ordering::SeqCst);
         let (number, targets) = commit.write(generation, &captured, &mut manifest, targets, &cache).await?;
-        if let Err(error) = seen::remember(self.state, dataset, number) {
+        // What cannot be read was told at the beginning.
+        if let Err(error) = seen::remember(self.state, dataset, number)
+            && !warnings.iter().any(|warning| warning.contains(&error.chain()))
+        {
             warnings.push(error.chain());
         }
         if let Err(error) = shared.journal.clear() {

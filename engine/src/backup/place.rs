@@ -5,9 +5,10 @@ use lifeboat_format::Format;
 use lifeboat_format::id::{Digest, SnapshotId};
 use lifeboat_format::manifest::{Manifest, Previous};
 
-use crate::catalog::documents::{Documents, Signed, combine};
+use crate::catalog::documents::Documents;
 use crate::catalog::inventory::{Inventory, all_snapshots};
 use crate::catalog::unbelieved::Unbelieved;
+use crate::catalog::verdict::{Signed, combine};
 
 /// The place of a new snapshot in its dataset.
 pub(super) struct Place {

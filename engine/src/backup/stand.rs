@@ -8,14 +8,17 @@
 use std::collections::{BTreeMap, HashSet};
 
 use lifeboat_base::{Class, Error, Result};
-use lifeboat_format::id::{Name, PackId};
+use lifeboat_format::id::{Name, PackId, SnapshotId};
+use lifeboat_format::layout;
 use lifeboat_format::record::{MarkRecord, PruneRecord};
+use lifeboat_store::SharedReplica;
 
 use super::Backup;
-use crate::catalog::documents::{Documents, is_verdict};
+use crate::catalog::documents::Documents;
 use crate::catalog::inventory::Inventory;
 use crate::catalog::order::{Acts, FoundAct, OrderReader};
 use crate::catalog::records::RecordReader;
+use crate::catalog::verdict::is_verdict;
 use crate::state::seen;
 
 /// Where a run stands in the order of its dataset.
@@ -40,8 +43,16 @@ impl Backup<'_> {
     ) -> Result<Standing> {
         let dataset = &self.dataset.name;
         let last = self.newest_act(order, members, failed).await?;
-        let (number, seen) = (last.as_ref().map_or(0, |last| last.act.number), seen::read(self.state, dataset));
+        let number = last.as_ref().map_or(0, |last| last.act.number);
+        let seen = seen::read(self.state, dataset).unwrap_or_else(|error| {
+            warnings.push(format!(
+                "this host cannot tell whether acts of {dataset} were lost, and prune deletes nothing: {}",
+                error.chain_and_hint()
+            ));
+            0
+        });
         if number < seen {
+            refuse_old_listings(order, members, failed, seen).await?;
             let who = if failed.is_empty() { "every replica shows" } else { "the replicas that can be used show" };
             warnings.push(format!(
                 "{who} acts of {dataset} up to number {number} only, and this host has seen {seen}: they were emptied or rolled back; run `lifeboat repair {dataset}`"
@@ -70,16 +81,7 @@ impl Backup<'_> {
         }
         *members = level;
         self.refuse_a_taken_number(order, members, number.max(seen).saturating_add(1)).await?;
-        let (marks, unreadable) = reader.read_all::<MarkRecord>(members).await;
-        for (mark, error) in unreadable {
-            if is_verdict(&error) {
-                warnings.push(format!("mark {mark} cannot be believed, and is passed over: {}", error.chain()));
-                continue;
-            }
-            // It may name packs that are deleted right now.
-            set_aside(members, failed, &error, |member| member.marks.contains(&mark));
-        }
-        let marked: HashSet<PackId> = marks.into_iter().flat_map(|mark| mark.body.packs).collect();
+        let marked = marked_packs(&reader, members, failed, warnings).await;
         members.iter_mut().for_each(|member| member.packs.retain(|pack, _| !marked.contains(pack)));
         Ok(Standing { last, seen })
     }
@@ -148,6 +150,95 @@ impl Backup<'_> {
     }
 }
 
+/// Refuses to go on if no replica lists the newest act that this host has seen, and one has it:
+/// what follows would be a branch. Replicas that do not tell are set aside.
+async fn refuse_old_listings(
+    order: &OrderReader<'_>,
+    members: &mut Vec<Inventory>,
+    failed: &mut BTreeMap<Name, Error>,
+    seen: u64,
+) -> Result<()> {
+    let mut silent: BTreeMap<Name, Error> = BTreeMap::new();
+    for member in members.iter() {
+        match order.old_listing(member, seen).await {
+            Ok(None) => {}
+            Ok(Some(error)) => return Err(error),
+            Err(error) => drop(silent.insert(member.replica.name().clone(), error)),
+        }
+    }
+    for (name, error) in &silent {
+        set_aside(members, failed, error, |member| member.replica.name() == name);
+    }
+    Ok(())
+}
+
+/// The packs that marks name. Replicas whose marks are not all known are set aside: such a mark may
+/// name packs that are deleted right now. What lies there and is no mark is passed over.
+async fn marked_packs(
+    reader: &RecordReader<'_>,
+    members: &mut Vec<Inventory>,
+    failed: &mut BTreeMap<Name, Error>,
+    warnings: &mut Vec<String>,
+) -> HashSet<PackId> {
+    let (marks, unreadable) = reader.read_all::<MarkRecord>(members).await;
+    let mut marked: HashSet<PackId> = marks.into_iter().flat_map(|mark| mark.body.packs).collect();
+    for (mark, error) in unreadable {
+        if !is_verdict(&error) {
+            set_aside(members, failed, &error, |member| member.marks.contains(&mark));
+            continue;
+        }
+        // The answer may have been damaged on its way.
+        let holders: Vec<&SharedReplica> = holders(members, &mark).collect();
+        match reader.read::<MarkRecord>(&holders, &mark).await {
+            Ok(read) => {
+                marked.extend(read.body.packs);
+                continue;
+            }
+            Err(error) if !is_verdict(&error) => {
+                set_aside(members, failed, &error, |member| member.marks.contains(&mark));
+                continue;
+            }
+            Err(_) => {}
+        }
+        let mut doubted: BTreeMap<Name, Error> = BTreeMap::new();
+        for holder in holders {
+            if let Err(error) = check_still_there(reader.dataset, holder, &mark).await {
+                doubted.insert(holder.name().clone(), error);
+            }
+        }
+        if doubted.is_empty() {
+            warnings.push(format!("mark {mark} cannot be believed, and is passed over: {}", error.chain()));
+        }
+        for (name, error) in &doubted {
+            set_aside(members, failed, error, |member| member.replica.name() == name);
+        }
+    }
+    marked
+}
+
+/// The replicas that list a mark.
+fn holders<'m>(members: &'m [Inventory], mark: &SnapshotId) -> impl Iterator<Item = &'m SharedReplica> {
+    members.iter().filter(move |member| member.marks.contains(mark)).map(|member| &member.replica)
+}
+
+/// Checks that a mark which this replica has listed is still there, and its signature too. A sweep
+/// deletes what a mark names, and then the mark.
+///
+/// # Errors
+/// One of them is gone, or nobody knows.
+async fn check_still_there(dataset: &Name, replica: &SharedReplica, mark: &SnapshotId) -> Result<()> {
+    let key = layout::mark(dataset, mark);
+    for key in [layout::signature(&key), key] {
+        if replica.head(&key).await?.is_none() {
+            let what = format!("replica {} does not show {key} any more", replica.name());
+            return Err(Error::storage(what)
+                .because("another host deletes what it names right now")
+                .hint("back up again when the other host has pruned"));
+        }
+    }
+    Ok(())
+}
+
 /// Takes the replicas that hold something out of the run, because of an error about it.
 fn set_aside(
     members: &mut Vec<Inventory>,
@@ -156,6 +247,8 @@ fn set_aside(
     holds: impl Fn(&Inventory) -> bool,
 ) {
     for holder in members.extract_if(.., |member| holds(member)) {
-        failed.insert(holder.replica.name().clone(), Error::storage(error.chain()));
+        let away = Error::storage(error.chain());
+        let away = error.hint_text().map(str::to_owned).into_iter().fold(away, Error::hint);
+        failed.insert(holder.replica.name().clone(), away);
     }
 }

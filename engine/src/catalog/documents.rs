@@ -1,4 +1,4 @@
-//! Reads and writes the signed, encrypted documents of a dataset: manifests and index segments.
+//! Reads the signed, encrypted documents of a dataset: manifests and index segments.
 //!
 //! A trusted signer has signed each document that this module returns, for exactly this vault and
 //! object key.
@@ -9,7 +9,7 @@
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use age::{Identity, Recipient};
+use age::Identity;
 use bytes::Bytes;
 use futures::{Stream, StreamExt};
 use lifeboat_base::{Class, Context, Error, Result};
@@ -23,11 +23,11 @@ use lifeboat_store::{Replica, ReplicaError, ReplicaErrorKind, SharedReplica};
 use tokio::sync::{Semaphore, SemaphorePermit};
 
 use super::inventory::Inventory;
+use super::signed::{check_pair, fetch_pair};
 use super::unbelieved::Unbelieved;
-use crate::config::Dataset;
+use super::verdict::{Signed, combine};
+use crate::keys::ReaderKeys;
 use crate::keys::crypt;
-use crate::keys::sign::{MAX_SIGNATURE_BYTES, Signer, SignerKey, verify};
-use crate::keys::{HostKeys, ReaderKeys};
 use crate::state::cache::ObjectCache;
 
 /// How many manifests are fetched and opened at once.
@@ -67,30 +67,6 @@ const MANIFEST: DocumentKind =
     DocumentKind { name: "manifest", max_bytes: MAX_MANIFEST_OBJECT_BYTES, unpacked: manifest::json_bytes };
 const INDEX_SEGMENT: DocumentKind =
     DocumentKind { name: "index segment", max_bytes: MAX_INDEX_OBJECT_BYTES, unpacked: |_| 0 };
-
-/// What replicas tell of who signed an object. Of several, the last of this order counts.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub(crate) enum Signed {
-    /// By a signer that is not trusted, wherever it is.
-    ByStrangers,
-    /// By nobody.
-    ByNobody,
-    /// A replica failed, or the object is longer than may be held here. It may well be signed.
-    Unknown,
-    /// By a trusted signer.
-    Trusted,
-}
-
-impl Signed {
-    /// What it means that a replica did not return the object signed.
-    pub(crate) fn of(error: &Error) -> Self {
-        match error.class() {
-            Class::Keys => Self::ByStrangers,
-            Class::Integrity => Self::ByNobody,
-            _ => Self::Unknown,
-        }
-    }
-}
 
 /// Why an object was not fetched.
 struct Unfetched {
@@ -408,115 +384,4 @@ pub(crate) type LargeTurn = SemaphorePermit<'static>;
 
 async fn take_turn() -> Result<LargeTurn> {
     LARGE_DOCUMENT.acquire().await.context(Class::Failed, || "cannot wait for a large document")
-}
-
-/// Fetches an object of at most `limit` bytes, and its signature. Nothing is checked yet.
-async fn fetch_pair(replica: &dyn Replica, key: &str, limit: u64) -> Result<(Bytes, Bytes), ReplicaError> {
-    let signature_key = layout::signature(key);
-    tokio::try_join!(replica.get(key, limit), replica.get(&signature_key, MAX_SIGNATURE_BYTES as u64))
-}
-
-/// Checks that a trusted signer signed the object for this key.
-async fn check_pair(
-    fetched: Result<(Bytes, Bytes), ReplicaError>,
-    replica: &dyn Replica,
-    key: &str,
-    vault: &str,
-    trusted: &[SignerKey],
-) -> Result<(Bytes, Bytes)> {
-    let (object, signature) = fetched.map_err(|error| {
-        let missing = error.is_not_found();
-        let error = Error::from(error);
-        if missing { Error::integrity(error.message()) } else { error }
-    })?;
-    verify(trusted, &object, &signature, &layout::trusted_comment(vault, key))
-        .map_err(|error| error.within(format!("replica {}: {key} cannot be trusted", replica.name())))?;
-    Ok((object, signature))
-}
-
-/// Fetches an object of at most `limit` bytes. Checks that a trusted signer signed it for this key.
-pub(crate) async fn fetch_signed(
-    replica: &dyn Replica,
-    key: &str,
-    limit: u64,
-    vault: &str,
-    trusted: &[SignerKey],
-) -> Result<Bytes> {
-    Ok(fetch_signed_pair(replica, key, limit, vault, trusted).await?.0)
-}
-
-/// As [`fetch_signed`], with the signature that was checked.
-pub(crate) async fn fetch_signed_pair(
-    replica: &dyn Replica,
-    key: &str,
-    limit: u64,
-    vault: &str,
-    trusted: &[SignerKey],
-) -> Result<(Bytes, Bytes)> {
-    check_pair(fetch_pair(replica, key, limit).await, replica, key, vault, trusted).await
-}
-
-/// Whether a replica has answered, and what it returned for an object is missing, damaged or not
-/// signed. Any other error says nothing about the object: it may be there, whole.
-pub(crate) fn is_verdict(error: &Error) -> bool {
-    matches!(error.class(), Class::Integrity | Class::Keys)
-}
-
-/// Combines the errors of several replicas. The result has the gravest class of these errors, and
-/// the hint of the first error of that class.
-pub(crate) fn combine(what: String, errors: &[Error]) -> Error {
-    let gravity = |class: Class| match class {
-        Class::Keys => 3,
-        Class::Integrity => 2,
-        Class::Storage => 1,
-        _ => 0,
-    };
-    let class = errors.iter().map(Error::class).max_by_key(|class| gravity(*class)).unwrap_or(Class::Integrity);
-    let hint =
-        errors.iter().find(|error| error.class() == class).and_then(|error| error.hint_text().map(str::to_owned));
-    let reasons: Vec<String> = errors.iter().map(Error::chain).collect();
-    let combined = Error::new(class, what);
-    let combined = if reasons.is_empty() { combined } else { combined.because(reasons.join("; ")) };
-    match hint {
-        Some(hint) => combined.hint(hint),
-        None => combined,
-    }
-}
-
-/// As [`combine`], of looks for one object. If one of them failed, the object may be there, whole:
-/// then this is no verdict, whatever the others found.
-pub(crate) fn combine_looks(what: String, errors: &[Error]) -> Error {
-    let combined = combine(what, errors);
-    let Some(failed) = errors.iter().find(|error| !is_verdict(error)) else { return combined };
-    let error = Error::new(failed.class(), combined.chain());
-    failed.hint_text().map(str::to_owned).into_iter().fold(error, Error::hint)
-}
-
-/// An object and its signature, ready for upload.
-#[derive(Clone)]
-pub(crate) struct SignedObject {
-    pub key: String,
-    pub object: Bytes,
-    pub signature: Bytes,
-}
-
-/// Signs an object as it is.
-pub(crate) fn sign_plain(key: String, object: Vec<u8>, vault: &str, signer: &Signer) -> Result<SignedObject> {
-    let signature = signer.sign(&object, &layout::trusted_comment(vault, &key))?;
-    Ok(SignedObject { key, object: object.into(), signature: signature.into() })
-}
-
-/// Encrypts a document to everybody who reads documents of `dataset`, and signs it.
-pub(crate) fn sign_encrypted(
-    key: String,
-    plaintext: &[u8],
-    dataset: &Dataset,
-    keys: &HostKeys,
-) -> Result<SignedObject> {
-    let mut readers = vec![keys.operations.to_public(), keys.dataset(&dataset.name)?.recipient.clone()];
-    let others = keys.others.iter().filter(|(host, _)| dataset.hosts.contains(host));
-    readers.extend(others.map(|(_, identity)| identity.to_public()));
-    let sealed = crypt::encrypt(readers.iter().map(|reader| reader as &dyn Recipient), plaintext)
-        .context(Class::Keys, || format!("cannot encrypt {key}"))?;
-    sign_plain(key, sealed, &keys.vault, &keys.signer)
 }

@@ -12,5 +12,7 @@ pub(crate) mod numbers;
 pub(crate) mod order;
 pub(crate) mod records;
 pub(crate) mod removals;
+pub(crate) mod signed;
 pub(crate) mod taken;
 pub(crate) mod unbelieved;
+pub(crate) mod verdict;

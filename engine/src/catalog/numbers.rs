@@ -17,9 +17,10 @@ use lifeboat_format::record::PruneRecord;
 use lifeboat_format::requirements::Requirements;
 use lifeboat_store::{ReplicaErrorKind, SharedReplica};
 
-use super::documents::{SignedObject, is_verdict};
 use super::order::{FoundAct, MAX_FALSE_NAMES, OrderReader};
 use super::records::RecordReader;
+use super::signed::SignedObject;
+use super::verdict::is_verdict;
 use crate::keys::sign::Signer;
 
 /// A commit waits no longer for a listing.

@@ -22,9 +22,10 @@ use lifeboat_format::record::PruneRecord;
 use lifeboat_store::SharedReplica;
 
 use super::ciphertext::put_once;
-use super::documents::{Documents, combine_looks, is_verdict};
+use super::documents::Documents;
 use super::inventory::Inventory;
 use super::unbelieved::Unbelieved;
+use super::verdict::{combine_looks, is_verdict};
 use crate::keys::HostKeys;
 use crate::keys::sign::{SignerKey, verify};
 use crate::state::cache::ObjectCache;
@@ -97,6 +98,31 @@ impl<'a> OrderReader<'a> {
             .await
             .map_err(|error| if error.is_not_found() { Error::integrity(error.to_string()) } else { error.into() })?;
         self.believe(stored, number, &format!("replica {}: {key}", replica.name()))
+    }
+
+    /// Why the listing of a replica is not believed: it lacks the act `seen`, which this host has
+    /// seen, and the replica has it. `None` if it does not.
+    ///
+    /// # Errors
+    /// The replica fails.
+    pub(crate) async fn old_listing(&self, inventory: &Inventory, seen: u64) -> Result<Option<Error>> {
+        if inventory.acts.contains(&seen) {
+            return Ok(None);
+        }
+        let (replica, dataset) = (&inventory.replica, self.dataset);
+        match self.fetch(replica, seen).await {
+            Ok(_) => {
+                let what =
+                    format!("replica {} holds act {seen} of dataset {dataset}, and does not list it", replica.name());
+                Ok(Some(
+                    Error::storage(what)
+                        .because("it lists what was there some time ago")
+                        .hint("try again later: nothing is written after an old listing"),
+                ))
+            }
+            Err(error) if is_verdict(&error) => Ok(None),
+            Err(error) => Err(error),
+        }
     }
 
     /// The act of a number, if a trusted signer signed it for this place.
@@ -174,22 +200,23 @@ impl<'a> OrderReader<'a> {
             let of = holders(inventories, number);
             let names = || of.iter().map(|holder| holder.name());
             if lock().leaves_aside(names()) {
-                return None;
+                return (number, None);
             }
             let found = self.act(&of, number).await;
             if let Some(error) = found.as_ref().err().filter(|error| is_verdict(error)) {
                 lock().add(names(), layout::act(self.dataset, number), error);
             }
-            Some((number, found))
+            (number, Some(found))
         };
         // The newest are the last that may be left aside.
         let numbers = futures::stream::iter(all_numbers(inventories).into_iter().rev());
-        let mut read = std::pin::pin!(numbers.map(read).buffered(ACTS_AT_ONCE).filter_map(std::future::ready));
+        let mut read = std::pin::pin!(numbers.map(read).buffered(ACTS_AT_ONCE));
         let mut acts = Acts::default();
         while let Some((number, found)) = read.next().await {
             match found {
-                Ok(found) => acts.insert(number, found),
-                Err(error) => drop(acts.unreadable.insert(number, error)),
+                Some(Ok(found)) => acts.insert(number, found),
+                Some(Err(error)) => drop(acts.unreadable.insert(number, error)),
+                None => drop(acts.not_looked_at.insert(number)),
             }
         }
         lock().log("it counts for nothing");
@@ -285,9 +312,10 @@ pub(crate) struct Acts {
     /// Those that are believed.
     pub(crate) found: BTreeMap<u64, FoundAct>,
     pub(crate) unreadable: BTreeMap<u64, Error>,
-    /// The replicas that show too many of which nobody can believe any. What they alone show is in
-    /// neither.
+    /// The replicas that show too many of which nobody can believe any.
     pub(crate) left_aside: BTreeSet<Name>,
+    /// What they alone show beside these. It is neither found nor unreadable.
+    pub(crate) not_looked_at: BTreeSet<u64>,
     /// The keys of what `found` are about.
     objects: BTreeSet<String>,
 }

@@ -13,10 +13,11 @@ use lifeboat_format::record::{self, Envelope, MAX_RECORD_BYTES, PreviousRecord, 
 use lifeboat_format::requirements::Requirements;
 use lifeboat_store::SharedReplica;
 
-use super::documents::{Signed, SignedObject, combine_looks, fetch_signed, sign_plain};
 use super::inventory::Inventory;
 use super::order::FoundAct;
+use super::signed::{SignedObject, fetch_signed, sign_plain};
 use super::unbelieved::Unbelieved;
+use super::verdict::{Signed, combine_looks};
 use crate::keys::sign::{Signer, SignerKey, verify};
 
 /// A record that was read and believed.

@@ -19,7 +19,7 @@ use super::documents::Documents;
 
 /// The clocks of hosts may differ by so much, so a smaller difference contradicts nothing.
 pub(crate) const CLOCKS_DIFFER: TimeDelta = TimeDelta::minutes(10);
-/// So many manifests are tried, to find a neighbour that can be read.
+/// So many manifests are tried, to find a neighbour that says something.
 const MAX_NEIGHBOURS_TRIED: usize = 8;
 
 /// When a snapshot was taken.
@@ -201,29 +201,47 @@ impl Documents<'_> {
         for (at, snapshot) in shown.iter().enumerate().filter(|(_, snapshot)| settled.names(snapshot)) {
             let before = shown[..at].iter().rev().filter(|other| !settled.names(other));
             let after = shown[at + 1..].iter().filter(|other| !settled.names(other));
-            self.claim(replicas, std::iter::once(snapshot), &mut claims).await;
-            self.claim(replicas, before.take(MAX_NEIGHBOURS_TRIED), &mut claims).await;
-            self.claim(replicas, after.take(MAX_NEIGHBOURS_TRIED), &mut claims).await;
+            let own = self.claim(replicas, snapshot, &mut claims).await;
+            self.neighbour(replicas, own, before, &mut claims).await;
+            self.neighbour(replicas, own, after, &mut claims).await;
         }
         settled.among(claims.into_values().flatten())
     }
 
-    /// Reads the first of `snapshots` that can be read.
-    async fn claim<'s>(
+    /// Reads the nearest of `snapshots` that can be read, until one of them says something: the
+    /// snapshot `own` has another number, and so has the next one. Those that share a number stand
+    /// beside each other, so what is not read is no witness against it.
+    async fn neighbour<'s>(
         &self,
         replicas: &[SharedReplica],
+        own: Option<u64>,
         snapshots: impl Iterator<Item = &'s SnapshotId>,
         claims: &mut BTreeMap<&'s SnapshotId, Option<TimeClaim>>,
     ) {
-        for snapshot in snapshots {
-            if !claims.contains_key(snapshot) {
-                let read = self.manifest(replicas, snapshot).await;
-                claims.insert(snapshot, read.ok().map(|(manifest, _)| TimeClaim::from(&manifest)));
-            }
-            if claims.get(snapshot).is_some_and(Option::is_some) {
+        let mut numbers = Vec::from_iter(own);
+        for snapshot in snapshots.take(MAX_NEIGHBOURS_TRIED) {
+            numbers.extend(self.claim(replicas, snapshot, claims).await);
+            let is_alone = |number: &&u64| numbers.iter().filter(|other| other == number).count() == 1;
+            let (_last, others) = numbers.split_last().unwrap_or((&0, &[]));
+            // Format 1 has no numbers.
+            if others.iter().filter(|number| **number > 0 && own != Some(**number)).any(|number| is_alone(&number)) {
                 return;
             }
         }
+    }
+
+    /// Reads a manifest, and returns its number.
+    async fn claim<'s>(
+        &self,
+        replicas: &[SharedReplica],
+        snapshot: &'s SnapshotId,
+        claims: &mut BTreeMap<&'s SnapshotId, Option<TimeClaim>>,
+    ) -> Option<u64> {
+        if !claims.contains_key(snapshot) {
+            let read = self.manifest(replicas, snapshot).await;
+            claims.insert(snapshot, read.ok().map(|(manifest, _)| TimeClaim::from(&manifest)));
+        }
+        claims.get(snapshot)?.as_ref().map(|claim| claim.sequence)
     }
 }
 

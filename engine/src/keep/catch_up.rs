@@ -23,11 +23,13 @@ use tokio_util::sync::CancellationToken;
 
 use super::put_back::put_back;
 use crate::catalog::ciphertext::{copy_pack, put_once};
-use crate::catalog::documents::{Documents, Signed, combine, fetch_signed_pair};
+use crate::catalog::documents::Documents;
 use crate::catalog::inventory::{Inventory, all_snapshots};
 use crate::catalog::removals::prune_records;
+use crate::catalog::signed::fetch_signed_pair;
 use crate::catalog::taken::TimeClaim;
 use crate::catalog::unbelieved::Unbelieved;
+use crate::catalog::verdict::{Signed, combine};
 use crate::config::{Dataset, Limits};
 use crate::keys::sign::SignerKey;
 use crate::keys::{HostKeys, crypt};
@@ -336,12 +338,13 @@ impl CatchUp<'_> {
     }
 
     /// The keyring object that more replicas hold than any other. One replica alone is believed
-    /// only if all replicas answer: then no other can be asked.
+    /// only if all replicas answer: then no other can be asked. Nothing here can tell whether an
+    /// answer is whole, so each is asked twice.
     async fn keyring_of_others(&self, key: &str) -> Result<Bytes> {
         let (mut bodies, mut errors) = (BTreeMap::<Bytes, Vec<&str>>::new(), Vec::new());
         for holder in self.others.iter().filter(|other| other.keyring.contains(key)) {
             let replica = holder.replica.name();
-            match holder.replica.get(key, MAX_KEYRING_OBJECT_BYTES as u64).await.map_err(Error::from) {
+            match same_twice(&holder.replica, key, MAX_KEYRING_OBJECT_BYTES as u64).await {
                 Ok(body) => match crypt::check_is_age_file(&body) {
                     Ok(()) => bodies.entry(body).or_default().push(replica.as_str()),
                     Err(error) => errors.push(error.within(format!("replica {replica}: {key}"))),
@@ -399,6 +402,18 @@ impl CatchUp<'_> {
         }
         Err(combine(format!("no replica returns a valid {key}"), &errors))
     }
+}
+
+/// An object of which a replica gives the same bytes twice, so that none of them changed on its
+/// way.
+async fn same_twice(replica: &SharedReplica, key: &str, limit: u64) -> Result<Bytes> {
+    let (first, second) = (replica.get(key, limit).await?, replica.get(key, limit).await?);
+    if first != second {
+        let name = replica.name();
+        return Err(Error::storage(format!("replica {name} answers {key} in two ways"))
+            .hint("an answer was damaged on its way: it is copied when two answers are equal"));
+    }
+    Ok(first)
 }
 
 fn cancelled() -> Error {

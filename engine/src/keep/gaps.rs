@@ -19,6 +19,7 @@ use crate::catalog::inventory::{Inventory, all_snapshots};
 use crate::catalog::order::Acts;
 use crate::catalog::removals::PrunedSnapshots;
 use crate::catalog::unbelieved::MAX_UNBELIEVED;
+use crate::catalog::verdict::is_verdict;
 
 /// So many gaps are named in an error. `lifeboat repair` names all.
 const MAX_NAMED: usize = 5;
@@ -42,6 +43,8 @@ pub(crate) fn with_numbers<'s>(
 pub(crate) enum Gap {
     /// Acts that are neither there nor gone on purpose: the first and the last of their numbers.
     Numbers(u64, u64),
+    /// Replicas show acts of these numbers, and nobody can tell what they are.
+    Unread(u64, u64),
     /// Replicas show acts up to the first number, and this host has seen the second.
     OldOrder(u64, u64),
     /// A snapshot that no replica shows, and who knows of it.
@@ -56,13 +59,18 @@ impl Gap {
     /// The key of an object that is missing or contradicts others.
     pub(crate) fn object(&self, dataset: &Name) -> String {
         match self {
-            Self::Numbers(first, _) => layout::act(dataset, *first),
+            Self::Numbers(first, _) | Self::Unread(first, _) => layout::act(dataset, *first),
             Self::OldOrder(_, seen) => layout::act(dataset, *seen),
             Self::Snapshot(snapshot, _) | Self::LostBy(_, snapshot) => layout::manifest(dataset, snapshot),
             Self::Branches(snapshots) => {
                 snapshots.first().map_or(layout::dataset(dataset), |snapshot| layout::manifest(dataset, snapshot))
             }
         }
+    }
+
+    /// Whether it may well be there, and cannot be looked at.
+    pub(crate) fn is_unread(&self) -> bool {
+        matches!(self, Self::Unread(..))
     }
 
     /// Whether nothing is missing, and only two branches are to be settled.
@@ -80,6 +88,8 @@ impl fmt::Display for Gap {
             Self::Numbers(first, last) => {
                 write!(f, "acts {first} to {last} are missing or damaged, and in no prune record")
             }
+            Self::Unread(first, last) if first == last => write!(f, "act {first} is there and cannot be read"),
+            Self::Unread(first, last) => write!(f, "acts {first} to {last} are there and cannot be read"),
             Self::OldOrder(newest, seen) => {
                 write!(f, "replicas show acts up to number {newest}, and this host has seen number {seen}")
             }
@@ -119,8 +129,9 @@ impl Witnesses<'_> {
     /// What is missing, or contradicts itself. Each snapshot is told once.
     pub(crate) fn gaps(&self) -> Vec<Gap> {
         let everywhere = all_snapshots(self.inventories);
-        let mut gaps = self.lost_numbers();
-        let newest = self.acts.newest();
+        let unread = self.unread_numbers();
+        let mut gaps = self.lost_numbers(&unread);
+        let newest = unread.last().copied().unwrap_or_default().max(self.acts.newest());
         if newest < self.seen {
             gaps.push(Gap::OldOrder(newest, self.seen));
         }
@@ -184,9 +195,27 @@ impl Witnesses<'_> {
         self.records.iter().any(|record| record.has_passed(number))
     }
 
-    /// Numbers of acts that are neither there nor gone on purpose.
-    fn lost_numbers(&self) -> Vec<Gap> {
-        let there = self.acts.found.keys().map(|number| [*number, *number]);
+    /// Numbers of acts that replicas show, and of which nobody can tell what they are: a replica
+    /// fails, or shows so many false ones that it is left aside. Above all that is known, anybody
+    /// can name such a number, so there only failures count.
+    fn unread_numbers(&self) -> BTreeSet<u64> {
+        let failed = self.acts.unreadable.iter().filter(|(_, error)| !is_verdict(error)).map(|(number, _)| number);
+        let known = self.newest_known();
+        let hidden = self.acts.not_looked_at.iter().filter(|number| **number <= known);
+        failed.chain(hidden).copied().filter(|number| !self.has_passed(*number)).collect()
+    }
+
+    /// The newest number that is known from acts, from records, or from earlier.
+    fn newest_known(&self) -> u64 {
+        let passed = self.records.iter().flat_map(|record| &record.passed).map(|[_, last]| *last);
+        passed.chain([self.acts.newest(), self.seen]).max().unwrap_or_default()
+    }
+
+    /// Numbers of acts that are neither there nor gone on purpose, and those of `unread`.
+    fn lost_numbers(&self, unread: &BTreeSet<u64>) -> Vec<Gap> {
+        let newest = self.newest_known();
+        let unread_below = unread.iter().filter(|number| **number <= newest);
+        let there = self.acts.found.keys().chain(unread_below).map(|number| [*number, *number]);
         let mut known: Vec<[u64; 2]> =
             there.chain(self.records.iter().flat_map(|record| record.passed.iter().copied())).collect();
         known.sort_unstable();
@@ -196,6 +225,12 @@ impl Witnesses<'_> {
                 lost.push(Gap::Numbers(next, first - 1));
             }
             next = next.max(last.saturating_add(1));
+        }
+        for number in unread {
+            match lost.last_mut() {
+                Some(Gap::Unread(_, last)) if last.checked_add(1) == Some(*number) => *last = *number,
+                _ => lost.push(Gap::Unread(*number, *number)),
+            }
         }
         lost
     }
@@ -267,6 +302,11 @@ pub(crate) fn refusal(dataset: &Name, gaps: &[Gap], away: &[&Name]) -> Error {
             "dataset {dataset} has branches, because two hosts did not see each other: {named}{more}"
         ))
         .hint(format!("both can be restored: run `lifeboat repair {dataset} --accept-branches` to keep both"));
+    }
+    if gaps.iter().all(Gap::is_unread) {
+        let folder = layout::order(dataset);
+        return Error::integrity(format!("something of dataset {dataset} cannot be read: {named}{more}"))
+            .hint(format!("remove what is below {folder} and is not yours, then prune again"));
     }
     if !away.is_empty() {
         // They may well have it, and catch-up will copy it.

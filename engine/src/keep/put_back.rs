@@ -14,10 +14,12 @@ use lifeboat_format::id::Digest;
 use lifeboat_format::layout;
 
 use crate::catalog::ciphertext::put_once;
-use crate::catalog::documents::{Documents, is_verdict, sign_plain};
+use crate::catalog::documents::Documents;
 use crate::catalog::inventory::Inventory;
 use crate::catalog::order::{Acts, OrderReader};
 use crate::catalog::removals::PruneRecords;
+use crate::catalog::signed::sign_plain;
+use crate::catalog::verdict::is_verdict;
 use crate::keys::HostKeys;
 use crate::state::cache::ObjectCache;
 

@@ -41,7 +41,7 @@ impl RepairReport {
     /// Whether nothing is missing that could be looked at.
     #[must_use]
     pub fn is_whole(&self) -> bool {
-        self.gaps.is_empty() && self.unrestorable.is_empty()
+        self.gaps.iter().all(Gap::is_unread) && self.unrestorable.is_empty()
     }
 }
 
@@ -81,8 +81,8 @@ pub async fn accept(prune: &Prune<'_>, accepted: Accept, report: RepairReport) -
 async fn look(prune: &Prune<'_>) -> Result<RepairReport> {
     let survey = prune.survey().await?;
     let (view, gaps) = (survey.view, survey.gaps);
-    let told = |branch: bool| gaps.iter().filter(|gap| gap.is_branch() == branch).map(Gap::to_string).collect();
-    let doubts = survey.doubt.iter().map(Error::chain_and_hint);
+    let told = |of: fn(&Gap) -> bool| gaps.iter().filter(move |gap| of(gap)).map(Gap::to_string);
+    let doubts = survey.doubt.iter().map(Error::chain_and_hint).chain(told(Gap::is_unread));
     let skipped = view.skipped.iter().map(|(replica, why)| format!("replica {replica}: {why}"));
     // Who does not answer may hold what others lack.
     let seen_by_all = view.skipped.is_empty();
@@ -91,8 +91,8 @@ async fn look(prune: &Prune<'_>) -> Result<RepairReport> {
         dataset: prune.dataset.name.clone(),
         put_back: Vec::new(),
         replicas: Vec::new(),
-        missing: told(false),
-        branches: told(true),
+        missing: told(|gap| !gap.is_branch() && !gap.is_unread()).collect(),
+        branches: told(Gap::is_branch).collect(),
         unrestorable: manifests.filter_map(|manifest| unrestorable(manifest, &view.inventories)).collect(),
         doubts: doubts.chain(skipped).collect(),
         gaps,

@@ -7,26 +7,28 @@
 //! What stops deletions (`gaps.rs`) is a finding, too, but for what only a backup host knows:
 //! what replicas have shown before, and whether its clock is right.
 
+mod together;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
+use chrono::{DateTime, Utc};
 use futures::{StreamExt, TryStreamExt};
 use lifeboat_base::{Class, Context, Error, Result};
-use lifeboat_format::act::ActKind;
-use lifeboat_format::id::{Digest, Name, PackId, SnapshotId};
+use lifeboat_format::id::{Name, PackId, SnapshotId};
 use lifeboat_format::layout;
 use lifeboat_format::manifest::{Manifest, PackRef, Previous};
 use lifeboat_format::record::{MarkRecord, PruneRecord, RecordBody};
 use serde::Serialize;
 use tokio_util::sync::CancellationToken;
 
+use self::together::{Link, Links, Together, forks, missing};
 use crate::catalog::ciphertext::fetch_ciphertext;
 use crate::catalog::inventory::Inventory;
-use crate::catalog::order::{Acts, OrderReader};
 use crate::catalog::records::RecordReader;
-use crate::catalog::removals::{PruneRecords, PrunedSnapshots, prune_records};
+use crate::catalog::removals::{PrunedSnapshots, prune_records};
 use crate::drill::DrillReport;
-use crate::keep::gaps::{Gap, ShownSnapshots, UnreadableHead, Witnesses, settled, unfinished};
+use crate::keep::gaps::settled;
 use crate::keys::sign::SignerKey;
 use crate::keys::{PackKeys, ReaderKeys};
 use crate::restore::VaultReader;
@@ -63,8 +65,8 @@ pub struct VerifyReport {
     pub notes: Vec<String>,
 }
 
-/// Verifies all snapshots of a dataset, or `only` one, in every replica of `reader`. With
-/// `read_data`, it also decrypts and decompresses every pack and checks each chunk.
+/// Verifies all snapshots of a dataset, or `only` one, in every replica of `reader`, at the time
+/// `now`. With `read_data`, it also decrypts and decompresses every pack and checks each chunk.
 ///
 /// # Errors
 /// [`Class::Usage`] if no replica lists the snapshot `only`. [`Class::Keys`] if `read_data` is set
@@ -75,6 +77,7 @@ pub async fn verify(
     dataset: &Name,
     only: Option<&SnapshotId>,
     read_data: bool,
+    now: DateTime<Utc>,
     cancel: &CancellationToken,
 ) -> Result<VerifyReport> {
     let (inventories, failed) = Inventory::take_all(reader.replicas(), reader.vault_id(), dataset).await;
@@ -120,7 +123,12 @@ pub async fn verify(
     let found = match only {
         // What is missing elsewhere says nothing about one snapshot.
         Some(_) => Vec::new(),
-        None => gaps(reader, dataset, &keys, &inventories, &records, &all_manifests, &mut report).await,
+        None => {
+            let manifests = &all_manifests;
+            let all =
+                Together { reader, dataset, keys: &keys, inventories: &inventories, records: &records, manifests };
+            all.gaps(now, &mut report).await
+        }
     };
     report.findings.extend(missing(dataset, &all_links, &everywhere, pruned, &found));
     let settled = settled(records.found.iter().map(|record| &record.body));
@@ -128,137 +136,6 @@ pub async fn verify(
     report.findings.extend(forks(dataset, &all_links));
     report.snapshots = all_manifests.len() as u64;
     Ok(report)
-}
-
-/// What stops deletions, as findings in every replica. Returns it, too.
-async fn gaps(
-    reader: &VaultReader,
-    dataset: &Name,
-    keys: &ReaderKeys,
-    inventories: &[Inventory],
-    records: &PruneRecords,
-    manifests: &BTreeMap<SnapshotId, Manifest>,
-    report: &mut VerifyReport,
-) -> Vec<Gap> {
-    let documents = reader.documents(dataset, keys);
-    let order = OrderReader { vault: reader.vault_id(), dataset, trusted: &keys.trusted_signers, cache: None };
-    let acts = order.all(inventories).await;
-    let current = acts.without_passed(records.found.iter().map(|record| &record.body));
-    let (unfinished, headless) = unfinished(&documents, inventories, &current, &records.snapshots).await;
-    report.findings.extend(headless.into_iter().map(|UnreadableHead { inventory, snapshot, error }| Finding {
-        replica: inventory.replica.name().clone(),
-        object: layout::manifest(dataset, snapshot),
-        problem: format!("has no signature, so nothing is deleted in this replica, because: {}", error.chain()),
-    }));
-    let known = Witnesses {
-        inventories,
-        acts: &acts,
-        manifests,
-        unfinished: &unfinished,
-        pruned: &records.snapshots,
-        records: records.found.iter().map(|record| &record.body).collect(),
-        seen: 0,
-        shown: &ShownSnapshots::new(),
-        emptied: &[],
-    };
-    // Branches are told as forks.
-    let mut gaps: Vec<Gap> = known.gaps().into_iter().filter(|gap| !gap.is_branch()).collect();
-    if let Some(snapshot) = unsigned_newest(&current, inventories) {
-        report.notes.push(format!(
-            "snapshot {snapshot} has no signature yet: its backup is just ending, or was killed. Its act holds the signature, and the next backup, prune or catch-up puts it there. Until then, no restore sees this snapshot"
-        ));
-        gaps.retain(|gap| !matches!(gap, Gap::Snapshot(missing, _) if missing == snapshot));
-    }
-    report.findings.extend(gaps.iter().flat_map(|gap| {
-        inventories.iter().map(|inventory| Finding {
-            replica: inventory.replica.name().clone(),
-            object: gap.object(dataset),
-            problem: gap.to_string(),
-        })
-    }));
-    gaps
-}
-
-/// The snapshot of the newest act, if its manifest is there and nowhere signed: a commit signs
-/// after its act. Nothing but the newest act can be so for long, as whoever acts next signs before.
-fn unsigned_newest<'a>(current: &'a Acts, inventories: &[Inventory]) -> Option<&'a SnapshotId> {
-    let (_, newest) = current.found.last_key_value()?;
-    let snapshot = Some(&newest.act.id).filter(|_| newest.act.act == ActKind::Commit)?;
-    let is_there = inventories.iter().any(|inventory| inventory.unsigned.contains(snapshot));
-    let is_signed = inventories.iter().any(|inventory| inventory.snapshots.contains(snapshot));
-    (is_there && !is_signed).then_some(snapshot)
-}
-
-/// A finding for each snapshot whose predecessor is in no replica and in no record, and for each
-/// replica that holds it, but for those that `gaps` name.
-fn missing(
-    dataset: &Name,
-    links: &AllLinks,
-    everywhere: &BTreeSet<&SnapshotId>,
-    pruned: &PrunedSnapshots,
-    gaps: &[Gap],
-) -> Vec<Finding> {
-    let told = |snapshot: &SnapshotId| gaps.iter().any(|gap| matches!(gap, Gap::Snapshot(told, _) if told == snapshot));
-    let mut found = Vec::new();
-    for (snapshot, (holders, link)) in links {
-        let Some(Previous { snapshot: before, .. }) = &link.previous else { continue };
-        if everywhere.contains(before) || pruned.contains_key(before) || told(before) {
-            continue;
-        }
-        found.extend(holders.iter().map(|replica| Finding {
-            replica: replica.clone(),
-            object: layout::manifest(dataset, before),
-            problem: format!(
-                "is missing: it is the predecessor of {snapshot}, and no prune record that can be read names it"
-            ),
-        }));
-    }
-    found
-}
-
-/// Where all snapshots stand, and which replicas hold them.
-type AllLinks = BTreeMap<SnapshotId, (Vec<Name>, Link)>;
-
-/// Where snapshots stand in their dataset.
-type Links = BTreeMap<SnapshotId, Link>;
-
-/// Where a snapshot stands in its dataset.
-struct Link {
-    /// 0 in format 1.
-    sequence: u64,
-    previous: Option<Previous>,
-    /// The hash of its manifest as it is stored.
-    hash: Digest,
-}
-
-impl Link {
-    fn of(manifest: &Manifest, hash: Digest) -> Self {
-        Self { sequence: manifest.sequence, previous: manifest.previous.clone(), hash }
-    }
-}
-
-/// A finding for each snapshot that claims the place of another, in the same replica or elsewhere,
-/// and for each replica that holds it.
-fn forks(dataset: &Name, links: &AllLinks) -> Vec<Finding> {
-    let (mut places, mut successors, mut found) = (BTreeMap::new(), BTreeMap::new(), Vec::new());
-    for (snapshot, (holders, link)) in links {
-        let same_place = if link.sequence > 0 { places.insert(link.sequence, snapshot) } else { None };
-        let before = link.previous.as_ref().map(|previous| &previous.snapshot);
-        let same_predecessor = before.and_then(|before| successors.insert(before, snapshot));
-        let problem = match (same_place, same_predecessor) {
-            (Some(other), _) => format!("{other} has the same place in the sequence, {}", link.sequence),
-            (None, Some(other)) => format!("{other} has the same predecessor"),
-            (None, None) => continue,
-        };
-        found.extend(holders.iter().map(|replica| Finding {
-            replica: replica.clone(),
-            object: layout::manifest(dataset, snapshot),
-            problem: format!(
-                "is a fork: {problem}; two hosts back up this dataset, or a backup did not see all replicas; both can be restored"
-            ),
-        }));
-    }
-    found
 }
 
 /// Judges one replica.

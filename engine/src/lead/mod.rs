@@ -25,10 +25,10 @@ use lifeboat_format::layout;
 use lifeboat_format::lease::Lease;
 use lifeboat_store::SharedReplica;
 
-use crate::catalog::documents::{combine, is_verdict};
 use crate::catalog::future::is_future;
 use crate::catalog::numbers::numbers;
 use crate::catalog::order::OrderReader;
+use crate::catalog::verdict::{combine, is_verdict};
 use crate::config::{Config, Dataset};
 use crate::keys::HostKeys;
 use crate::state::StateDirectory;

@@ -13,7 +13,7 @@ use tokio::time::Instant;
 
 use super::workers::Workers;
 use crate::catalog::ciphertext::fetch_ciphertext;
-use crate::catalog::documents::combine;
+use crate::catalog::verdict::combine;
 use crate::keys::{PackKeys, crypt};
 
 /// The weight of earlier measurements of a replica when a new one is added. 0 to 1.

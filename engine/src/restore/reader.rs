@@ -3,32 +3,31 @@
 //!
 //! All replicas count the same. If one lacks an object or returns it damaged, the next is asked.
 
+mod keys;
+mod settled;
+
 use std::collections::{BTreeMap, BTreeSet};
-use std::sync::Arc;
 use std::time::Duration;
 
-use lifeboat_base::{Class, Error, Result};
+use lifeboat_base::{Error, Result};
 use lifeboat_format::Format;
 use lifeboat_format::id::{Name, SnapshotId};
 use lifeboat_format::info::{self, MAX_VAULT_INFO_BYTES, VaultInfo};
-use lifeboat_format::keyring::{self, DatasetSecrets, MAX_KEYRING_OBJECT_BYTES};
 use lifeboat_format::layout;
 use lifeboat_format::manifest::Manifest;
-use lifeboat_format::record::PruneRecord;
 use lifeboat_store::SharedReplica;
 use tokio::sync::Mutex;
 use tokio_util::sync::CancellationToken;
 
+pub(super) use self::settled::FoundSettled;
 use super::fetch::PackFetcher;
 use super::streams::SnapshotStreams;
 use super::workers::Workers;
-use crate::catalog::documents::{Documents, combine};
-use crate::catalog::records::RecordReader;
-use crate::catalog::taken::{SettledTimes, SnapshotTime, TakenTimes};
+use crate::catalog::documents::Documents;
 use crate::catalog::unbelieved::Unbelieved;
+use crate::catalog::verdict::combine;
 use crate::config::Limits;
-use crate::keys::crypt;
-use crate::keys::{PackKeys, ReaderKeys, SharedIdentity};
+use crate::keys::{ReaderKeys, SharedIdentity};
 
 /// So many snapshots of a dataset are looked at to find out whether a vault is the right one.
 const MAX_SNAPSHOTS_AS_PROOF: usize = 8;
@@ -36,9 +35,6 @@ const MAX_SNAPSHOTS_AS_PROOF: usize = 8;
 const MAX_PROOF_TIME: Duration = Duration::from_secs(600);
 /// No replica names more datasets. Each costs a listing.
 const MAX_DATASETS: usize = 4096;
-/// So many generations of a dataset's keys are looked at.
-const MAX_GENERATIONS: usize = 64;
-
 /// A snapshot as the replicas list it. Nothing of it was read or checked.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Listed {
@@ -292,56 +288,6 @@ impl VaultReader {
         Ok(Shown { snapshots, unlisted })
     }
 
-    /// The times that an operator has settled, as prune records of trusted signers say. Records
-    /// that cannot be read are left aside with a warning.
-    ///
-    /// # Errors
-    /// No replica can be listed.
-    pub async fn settled_times(&self, dataset: &Name) -> Result<SettledTimes> {
-        let folder = layout::prunes(dataset);
-        let Listings { objects, .. } = self.list_any(&folder).await?;
-        let present: BTreeSet<(&Name, &str)> = objects.iter().map(|(replica, key)| (replica, key.as_str())).collect();
-        let mut shown: BTreeMap<&Name, BTreeSet<SnapshotId>> = BTreeMap::new();
-        for (replica, key) in &objects {
-            let Some(record) = layout::parse_json(&folder, key) else { continue };
-            if present.contains(&(replica, layout::signature(key).as_str())) {
-                shown.entry(replica).or_default().insert(record);
-            }
-        }
-        let holders = self.replicas.iter().filter_map(|replica| Some((replica, shown.get(replica.name())?)));
-        let holders: Vec<(&SharedReplica, &BTreeSet<SnapshotId>)> = holders.collect();
-        let reader = RecordReader { vault: &self.vault, dataset, trusted: &self.keys.trusted_signers };
-        let (found, unreadable) = reader.read_shown::<PruneRecord>(&holders).await;
-        let mut unread = Unbelieved::new("a prune record that cannot be read");
-        for (record, error) in &unreadable {
-            let holders = holders.iter().filter(|(_, records)| records.contains(record));
-            unread.add(holders.map(|(holder, _)| holder.name()), record, error);
-        }
-        unread.log("times that it settles do not count");
-        Ok(SettledTimes::of(found.iter().map(|record| &record.body)))
-    }
-
-    /// When the snapshot of this manifest was taken.
-    ///
-    /// # Errors
-    /// No replica can be listed.
-    pub async fn taken(&self, manifest: &Manifest) -> Result<SnapshotTime> {
-        let (dataset, snapshot) = (&manifest.dataset, &manifest.snapshot);
-        let settled = self.settled_times(dataset).await?;
-        if !settled.names(snapshot) {
-            return Ok(SnapshotTime { time: manifest.started, claimed: None });
-        }
-        let shown = self.snapshots(dataset).await?;
-        Ok(self.taken_times(dataset, &shown, &settled).await.of(snapshot, manifest.started))
-    }
-
-    /// When those of the snapshots `shown`, oldest first, were taken whose times are settled.
-    pub(super) async fn taken_times(&self, dataset: &Name, shown: &[Listed], settled: &SettledTimes) -> TakenTimes {
-        let keys = self.document_keys(dataset).await;
-        let shown: Vec<SnapshotId> = shown.iter().map(|listed| listed.snapshot.clone()).collect();
-        self.documents(dataset, &keys).taken_times(&self.replicas, &shown, settled).await
-    }
-
     /// The manifest of a snapshot, from the first replica that returns a valid one. Its signature
     /// was checked.
     ///
@@ -381,93 +327,6 @@ impl VaultReader {
             cancel: self.cancel.clone(),
             dataset_identities: Mutex::default(),
         }
-    }
-
-    /// The keys of the packs of one key generation of a dataset, from the keyring. It is not
-    /// signed, so the keys of every replica count: where replicas disagree there are several, of
-    /// which one opens the packs.
-    pub(crate) async fn pack_keys(&self, dataset: &Name, generation: u32) -> Result<Vec<PackKeys>> {
-        let key = layout::keyring_generation(dataset, generation);
-        let (mut found, mut errors) = (Vec::<PackKeys>::new(), Vec::new());
-        for replica in &self.replicas {
-            let opened = async {
-                let wrapped = replica.get(&key, MAX_KEYRING_OBJECT_BYTES as u64).await.map_err(|error| {
-                    if error.is_not_found() { Error::integrity(error.to_string()) } else { error.into() }
-                })?;
-                let named = |error: Error| error.within(format!("replica {}: cannot open {key}", replica.name()));
-                keyring::check_size(&wrapped, &key).map_err(named)?;
-                let identities = self.keys.identities.iter().map(|identity| identity.as_ref() as &dyn age::Identity);
-                let text = crypt::decrypt(identities, &wrapped, MAX_KEYRING_OBJECT_BYTES)
-                    .map(zeroize::Zeroizing::new)
-                    .map_err(named)?;
-                let secrets = DatasetSecrets::parse(&text, &self.vault, dataset, generation);
-                secrets.and_then(PackKeys::of).map_err(named)
-            };
-            match opened.await {
-                Ok(keys) if found.iter().all(|other| other.identity.to_public() != keys.identity.to_public()) => {
-                    found.push(keys);
-                }
-                Ok(_) => {}
-                Err(error) => errors.push(error),
-            }
-        }
-        if found.len() > 1 {
-            tracing::warn!(%key, "The replicas hold different keys: run `lifeboat verify --read-data` to see which are wrong");
-        }
-        if !found.is_empty() {
-            for error in errors {
-                tracing::warn!(error = %error.chain(), "Leaving aside a keyring object");
-            }
-            return Ok(found);
-        }
-        let error = combine(format!("the keys of dataset {dataset} cannot be opened"), &errors);
-        Err(match error.class() {
-            _ if error.hint_text().is_some() => error,
-            Class::Keys => error
-                .hint("pass --identity with a master identity, or with a drill identity that may open this dataset"),
-            _ => error.hint("run `lifeboat verify` to see which replica holds a good one"),
-        })
-    }
-
-    /// The keys that open the documents of a dataset. These are encrypted to operations identities
-    /// and to the dataset's own. A master or drill identity gets the latter from the keyring.
-    pub(crate) async fn document_keys(&self, dataset: &Name) -> ReaderKeys {
-        let mut known = self.dataset_identities.lock().await;
-        let identities = match known.get(dataset) {
-            Some(identities) => identities.clone(),
-            None => {
-                let identities = self.dataset_identities(dataset).await.unwrap_or_else(|error| {
-                    tracing::debug!(error = %error.chain(), "cannot open the keyring, so only the given identities are tried");
-                    Vec::new()
-                });
-                known.entry(dataset.clone()).or_insert(identities).clone()
-            }
-        };
-        let mut keys = self.keys.clone();
-        keys.identities.extend(identities);
-        keys
-    }
-
-    async fn dataset_identities(&self, dataset: &Name) -> Result<Vec<SharedIdentity>> {
-        let keys = self.list_any(&layout::keyring(dataset)).await?.objects;
-        let generations: BTreeSet<u32> =
-            keys.iter().filter_map(|(_, key)| layout::parse_keyring_generation(dataset, key)).collect();
-        // Generations count from 1. Anybody can name more, but not make a reader fetch them all.
-        let generations = generations.into_iter().take(MAX_GENERATIONS);
-        let mut identities: Vec<SharedIdentity> = Vec::new();
-        for generation in generations {
-            // What is wrong with one generation must not hide the others.
-            match self.pack_keys(dataset, generation).await {
-                Ok(keys) => {
-                    let each = keys.into_iter().map(|keys| Arc::new(keys.identity) as SharedIdentity);
-                    identities.extend(each);
-                }
-                Err(error) => {
-                    tracing::debug!(error = %error.chain(), generation, "Skipping the keys of one generation");
-                }
-            }
-        }
-        Ok(identities)
     }
 
     pub(crate) fn documents<'a>(&'a self, dataset: &'a Name, keys: &'a ReaderKeys) -> Documents<'a> {

@@ -9,11 +9,11 @@ use lifeboat_base::{Error, Result};
 use lifeboat_format::id::{Name, SnapshotId};
 use lifeboat_format::layout;
 
-use super::reader::{Listed, Shown, VaultReader};
+use super::reader::{FoundSettled, Listed, Shown, VaultReader};
 use crate::catalog::clocks::CROWDED;
-use crate::catalog::documents::{Signed, combine};
 use crate::catalog::future::is_future;
 use crate::catalog::unbelieved::Unbelieved;
+use crate::catalog::verdict::{Signed, combine};
 
 /// Says which snapshot is meant.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -37,7 +37,7 @@ impl VaultReader {
     /// # Errors
     /// [`Class::Usage`](lifeboat_base::Class::Usage) if there is none. No replica can be listed. Or
     /// a snapshot that may be the one that is meant cannot be fetched, or is from the future by its
-    /// id and its manifest cannot be read.
+    /// id and its manifest cannot be read. Or a record cannot be fetched that may settle times.
     pub async fn select(&self, dataset: &Name, selector: &Selector, now: DateTime<Utc>) -> Result<SnapshotId> {
         let mut unbelieved = Unbelieved::new("a snapshot that no replica returns signed");
         let selected = self.select_believed(dataset, selector, now, &mut unbelieved).await;
@@ -70,7 +70,10 @@ impl VaultReader {
             let is_close = |pair: &[DateTime<Utc>]| pair[1].signed_duration_since(pair[0]) < CROWDED;
             named[at.saturating_sub(1)..named.len().min(at + 2)].windows(2).any(is_close)
         };
-        let settled = self.settled_times(dataset).await?;
+        let FoundSettled { times: settled, unread } = self.find_settled(dataset).await?;
+        if let Some((record, error)) = unread {
+            return Err(unsettled(dataset, &record, error));
+        }
         let mut taken = None;
         for (at, listed) in shown.snapshots.iter().enumerate().rev() {
             let snapshot = &listed.snapshot;
@@ -148,6 +151,18 @@ impl VaultReader {
 
 /// An older snapshot must not take the place of this one in silence.
 fn undecided(dataset: &Name, snapshot: &SnapshotId, error: Error) -> Error {
+    let what = format!("snapshot {snapshot} of dataset {dataset} may be the one that is meant, and cannot be read");
+    with_a_way_on(dataset, error.within(what))
+}
+
+/// Nor must it do so because a settled time is not known.
+fn unsettled(dataset: &Name, record: &SnapshotId, error: Error) -> Error {
+    let key = layout::prune(dataset, record);
+    with_a_way_on(dataset, error.within(format!("{key} may tell when snapshots were taken, and cannot be read")))
+}
+
+/// Names a snapshot as the way on.
+fn with_a_way_on(dataset: &Name, error: Error) -> Error {
     let hint = error.hint_text().map_or_else(
         || {
             format!(
@@ -156,7 +171,5 @@ fn undecided(dataset: &Name, snapshot: &SnapshotId, error: Error) -> Error {
         },
         |hint| format!("{hint}; or name a snapshot with --snapshot"),
     );
-    error
-        .within(format!("snapshot {snapshot} of dataset {dataset} may be the one that is meant, and cannot be read"))
-        .hint(hint)
+    error.hint(hint)
 }

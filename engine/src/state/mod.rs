@@ -112,7 +112,7 @@ impl StateDirectory {
     /// Who holds the lock of a dataset, in words.
     #[must_use]
     pub fn holder(&self, dataset: &Name) -> String {
-        let path = self.root.join("datasets").join(dataset.as_str()).join(LOCK);
+        let path = self.dataset_path(dataset).join(LOCK);
         let process: Option<u32> = std::fs::read_to_string(path).ok().and_then(|text| text.trim().parse().ok());
         process.map_or("another run".to_owned(), |process| format!("another run (process {process})"))
     }
@@ -136,14 +136,40 @@ impl StateDirectory {
 
     /// Where [`Self::scratch`] is.
     pub(crate) fn scratch_path(&self, dataset: &Name) -> PathBuf {
-        self.root.join("datasets").join(dataset.as_str()).join("scratch")
+        self.dataset_path(dataset).join("scratch")
     }
 
     /// The directory of one dataset, which is created if necessary.
     pub(crate) fn dataset(&self, dataset: &Name) -> Result<PathBuf> {
-        let path = self.root.join("datasets").join(dataset.as_str());
+        let path = self.dataset_path(dataset);
         create_private(&path)?;
         Ok(path)
+    }
+
+    /// Where [`Self::dataset`] is.
+    fn dataset_path(&self, dataset: &Name) -> PathBuf {
+        self.root.join("datasets").join(dataset.as_str())
+    }
+
+    /// What a file of a dataset says that remembers what this host has seen. `None`: there is no
+    /// such file, so it has seen nothing.
+    ///
+    /// # Errors
+    /// [`Class::Storage`]: it cannot be read. [`Class::Integrity`]: `parse` makes nothing of it.
+    pub(crate) fn witness<T>(
+        &self,
+        dataset: &Name,
+        file: &str,
+        parse: impl FnOnce(&[u8]) -> Option<T>,
+    ) -> Result<Option<T>> {
+        let path = self.dataset_path(dataset).join(file);
+        let found = match std::fs::read(&path) {
+            Ok(text) => parse(&text).ok_or_else(|| Error::integrity(format!("{} is damaged", path.display()))),
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(None),
+            Err(error) => Err(Error::storage(format!("cannot read {}", path.display())).because(error)),
+        };
+        let hint = "mend the disk or the rights of the file; or remove it if `lifeboat verify` finds nothing: then a loss that only this file tells of is not noticed";
+        found.map(Some).map_err(|error| error.hint(hint))
     }
 }
 

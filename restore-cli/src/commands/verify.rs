@@ -60,7 +60,8 @@ pub(crate) async fn run(args: &Args, session: &Session) -> Result<()> {
                 Some(selector) => Some(reader.select(&dataset, selector, session.clock.now()).await?),
                 None => None,
             };
-            verify::verify(&reader, &dataset, only.as_ref(), args.read_data, &session.cancel).await
+            let now = session.clock.now();
+            verify::verify(&reader, &dataset, only.as_ref(), args.read_data, now, &session.cancel).await
         };
         let report = session.cancellable("the verification", look).await?;
         verification.datasets.insert(dataset, report);

@@ -253,7 +253,8 @@ impl VaultCopy<'_> {
     /// Verify finds nothing wrong.
     pub(crate) async fn assert_whole(&self, when: &str) {
         let reader = self.reader(&self.sound).await;
-        let report = verify(&reader, &name(DATASET), None, false, &CancellationToken::new()).await.unwrap();
+        let report =
+            verify(&reader, &name(DATASET), None, false, self.clock.now(), &CancellationToken::new()).await.unwrap();
         assert!(report.findings.is_empty(), "{when}: {:?}", report.findings);
     }
 }

@@ -160,6 +160,43 @@ async fn a_fault_at_any_call_of_a_repair_harms_nothing_and_the_next_one_makes_it
     fail_every_call(Upkeep::Repair).await;
 }
 
+/// Nobody can check a keyring object without a key that opens it, and nothing replaces one.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_keyring_object_that_was_damaged_on_its_way_is_not_copied() {
+    let prepared = Prepared::new(2).await;
+    let keyring = layout::keyring_generation(&name(DATASET), 1);
+    let mut keys = prepared.vault.keys().unwrap();
+    // This host has no copy of its own.
+    keys.datasets.clear();
+    for failure in [Failure::Truncated, Failure::Flipped] {
+        let mut refused = 0;
+        for call in 1..MOST_CALLS {
+            let copy = prepared.copy((2, 1)).await;
+            let when = format!("{failure:?} at call {call}");
+            copy.sound[1].delete(&keyring).await.unwrap();
+            let right = copy.sound[0].get(&keyring, u64::MAX).await.unwrap();
+            copy.failing.fail(call, failure);
+            let dataset = &copy.config.datasets[0];
+            for (replicas, must_work) in [(&copy.replicas, false), (&copy.sound, true)] {
+                let (state, cancel) = (StateDirectory::open(copy.state.path()).unwrap(), CancellationToken::new());
+                let states = catch_up(dataset, &keys, replicas, &state, &limits(), &cancel).await;
+                let is_well = states.is_ok_and(|states| states.iter().all(|state| state.error.is_none()));
+                assert!(is_well || !must_work, "{when}: the next catch-up fails");
+                refused += u64::from(!is_well);
+                match copy.sound[1].get(&keyring, u64::MAX).await {
+                    Ok(copied) => assert!(copied == right, "{when}: it was copied as it came"),
+                    Err(error) => assert!(error.is_not_found() && !must_work, "{when}: {error}"),
+                }
+            }
+            if copy.failing.calls() < call {
+                assert!(call > 8, "{when}: a catch-up made no more calls");
+                break;
+            }
+        }
+        assert!(refused > 0, "{failure:?}: nothing was noticed");
+    }
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_fault_at_any_call_of_a_restore_gives_the_bytes_or_an_error() {
     let (prepared, mut tally) = (Prepared::new(2).await, Tally::of("restore_faults"));

@@ -10,18 +10,17 @@ use lifeboat_engine::keys::{HostKeys, ReaderKeys, parse_identities};
 use lifeboat_engine::store::SharedReplica;
 use lifeboat_tests::crash_proxy::{CrashProxy, Moment, Watch};
 use lifeboat_tests::host::{BackupHost, section};
-use lifeboat_tests::programs::{self, Output, run};
+use lifeboat_tests::programs::{self, run};
 use lifeboat_tests::s3::Region;
 use lifeboat_tests::tools;
 use lifeboat_tests::vault::noise;
 use rand::{RngExt, SeedableRng};
 use rand_chacha::ChaCha8Rng;
-use serde_json::Value;
 use tokio::io::AsyncReadExt;
 use tokio::process::Command;
 
 use crate::Totals;
-use crate::judge::{Judge, Ran};
+use crate::judge::{Judge, Ran, Reported};
 
 const DEADLINE: Duration = Duration::from_secs(120);
 /// `limits.run` of the host.
@@ -53,7 +52,7 @@ pub(crate) enum Action {
     Repair,
 }
 
-const ACTIONS: [Action; 5] = [Action::Backup, Action::Mark, Action::Sweep, Action::CatchUp, Action::Repair];
+pub(crate) const ACTIONS: [Action; 5] = [Action::Backup, Action::Mark, Action::Sweep, Action::CatchUp, Action::Repair];
 
 /// One vault in the two regions, and the host that backs up to it.
 pub(crate) struct Case<'a> {
@@ -96,7 +95,7 @@ impl<'a> Case<'a> {
         let mut faketime = Command::new(tools::find("faketime"));
         let told = run(faketime.args(["-f", "+0s", "printenv", "LD_PRELOAD"]), DEADLINE).await.unwrap();
         let preload = told.stdout.trim().to_owned();
-        assert!(preload.contains("faketime"), "`faketime` is not installed: run `make setup`");
+        assert!(preload.contains("faketime"), "`faketime` does not work (`make setup` installs it): {told}");
         let (replicas, owner) = Self::direct(regions, &host, &vault_prefix).await;
         Self {
             label: format!("LIFEBOAT_CRASH_SEED={seed}, case {number}, min_replicas = {min_replicas}"),
@@ -175,9 +174,10 @@ impl<'a> Case<'a> {
 
     fn backup(&mut self) -> Command {
         self.backups += 1;
-        // Much of it is in the backup before, and a little of it comes back later.
+        // Much of it is in the backup before, and a little of it comes back later. No part begins
+        // another: the first backup would compress, and later ones would depart from it.
         let own = self.chance.random_range(0..6);
-        let content = [noise(70_000, 1), noise(20_000, self.backups), noise(20_000, 100 + own)].concat();
+        let content = [noise(70_000, 1), noise(20_000, 1000 + self.backups), noise(20_000, 100 + own)].concat();
         std::fs::write(source(&self.host), &content).unwrap();
         self.judge.captures(content);
         self.timed(programs::lifeboatd(), &["--json", "--log", "text", "--once"])
@@ -187,21 +187,24 @@ impl<'a> Case<'a> {
         self.timed(programs::lifeboat(), arguments)
     }
 
-    /// Runs a program to its end, and judges what it left.
-    async fn finish_program(&mut self, what: &str, mut command: Command) -> Output {
-        let began = self.now();
-        self.watch.disarm();
-        let output = run(&mut command, DEADLINE).await.unwrap();
-        self.learn(&format!("{what}, not killed"), began, &output.stdout, false).await;
-        output
-    }
-
     /// A backup that must succeed.
     async fn once(&mut self, when: &str) {
-        let command = self.backup();
-        let output = self.finish_program(when, command).await;
+        let (mut command, began) = (self.backup(), self.now());
+        self.watch.disarm();
+        let output = run(&mut command, DEADLINE).await.unwrap();
         self.requests[Action::Backup as usize] = self.watch.requests();
         assert!(output.status.success(), "{}: {when}: the next run: {output}", self.label);
+        let when = format!("{when}, not killed");
+        let reported = self.reported(&when, &output.stdout);
+        assert!(reported.is_some(), "{}: {when}: it reported nothing: {output}", self.label);
+        self.learn(&when, began, reported, false).await;
+    }
+
+    /// What a backup reported. One that was killed may have reported nothing.
+    fn reported(&self, when: &str, stdout: &str) -> Option<Reported> {
+        let (line, _) = stdout.split_once('\n')?;
+        let read = serde_json::from_str(line);
+        Some(read.unwrap_or_else(|error| panic!("{}: {when}: no report of a backup: {error}: {line}", self.label)))
     }
 
     /// Runs a program that must succeed, and only reads.
@@ -212,15 +215,16 @@ impl<'a> Case<'a> {
     }
 
     async fn prune(&mut self, when: &str) {
-        let command = self.lifeboat(&PRUNE);
-        let output = self.finish_program(when, command).await;
+        let (mut command, began) = (self.lifeboat(&PRUNE), self.now());
+        self.watch.disarm();
+        let output = run(&mut command, DEADLINE).await.unwrap();
+        self.learn(&format!("{when}, not killed"), began, None, false).await;
         assert!(output.status.success(), "{}: {when}: {output}", self.label);
     }
 
     /// What a program has told and left. What was known before is restored only if asked for.
-    async fn learn(&mut self, when: &str, began: u64, stdout: &str, restores_all: bool) {
-        let report: Value = stdout.lines().next().and_then(|line| serde_json::from_str(line).ok()).unwrap_or_default();
-        let ran = Ran { when: format!("{}: {when}", self.label), report, began, ended: self.now() };
+    async fn learn(&mut self, when: &str, began: u64, reported: Option<Reported>, restores_all: bool) {
+        let ran = Ran { when: format!("{}: {when}", self.label), reported, began, ended: self.now() };
         let found = self.judge.look(&ran, restores_all).await;
         self.totals.add(found);
     }
@@ -282,7 +286,7 @@ impl<'a> Case<'a> {
         let moment =
             [Moment::BeforeRequest, Moment::WithinRequest, Moment::AfterAnswer][self.chance.random_range(0..3)];
         let when = format!("{action:?} killed at request {at} of about {most}, {moment:?}");
-        let is_killed = self.kill(command, at, moment, &when).await;
+        let is_killed = self.kill(action, command, at, moment, &when).await;
         if is_killed {
             self.totals.note_crash(action);
         } else {
@@ -294,7 +298,7 @@ impl<'a> Case<'a> {
 
     /// Starts a program, and kills it at a request, or when it has nothing to do any more. Returns
     /// whether it was killed at the request.
-    async fn kill(&mut self, mut command: Command, at: u64, moment: Moment, when: &str) -> bool {
+    async fn kill(&mut self, action: Action, mut command: Command, at: u64, moment: Moment, when: &str) -> bool {
         let began = self.now();
         let sprung = self.watch.arm(at, moment);
         command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped()).kill_on_drop(true);
@@ -329,7 +333,10 @@ impl<'a> Case<'a> {
         let (stdout, stderr) = output.await.unwrap();
         let failed = status.is_some_and(|status| !status.success());
         assert!(!failed, "{}: {when}: it ended by itself: {stdout}{stderr}", self.label);
-        self.learn(when, began, &stdout, true).await;
+        let reported = if action == Action::Backup { self.reported(when, &stdout) } else { None };
+        let is_told = reported.is_some() || status.is_none() || action != Action::Backup;
+        assert!(is_told, "{}: {when}: it ended by itself and reported nothing: {stdout}{stderr}", self.label);
+        self.learn(when, began, reported, true).await;
         sprung.is_cancelled()
     }
 

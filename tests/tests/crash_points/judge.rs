@@ -9,7 +9,7 @@ use lifeboat_engine::restore::VaultReader;
 use lifeboat_engine::store::SharedReplica;
 use lifeboat_tests::s3::Region;
 use lifeboat_tests::vault::{limits, name, read_all};
-use serde_json::Value;
+use serde::Deserialize;
 use tokio_util::sync::CancellationToken;
 
 use crate::case::{GRACE, KEEP_LAST};
@@ -22,11 +22,24 @@ pub(crate) struct Found {
     pub(crate) orphans: Vec<String>,
 }
 
+/// What a backup reports of its success.
+#[derive(Debug, Deserialize)]
+pub(crate) struct Reported {
+    snapshot: SnapshotId,
+    replicas: Vec<ReportedReplica>,
+}
+
+#[derive(Debug, Deserialize)]
+struct ReportedReplica {
+    replica: Name,
+    complete: bool,
+}
+
 /// A program that ended, in whatever way.
 pub(crate) struct Ran {
     pub(crate) when: String,
-    /// What it reported; null if nothing.
-    pub(crate) report: Value,
+    /// What a backup reported.
+    pub(crate) reported: Option<Reported>,
     /// Seconds since the case began.
     pub(crate) began: u64,
     pub(crate) ended: u64,
@@ -82,20 +95,20 @@ impl Judge {
 
     /// Looks at both regions after a program, and at what it reported.
     pub(crate) async fn look(&mut self, ran: &Ran, restores_all: bool) -> Found {
-        let Ran { when, report, began, ended } = ran;
+        let Ran { when, reported, began, ended } = ran;
         let mut found = Found::default();
-        let reported: Option<SnapshotId> = report["snapshot"].as_str().map(|id| id.parse().unwrap());
-        if let Some(snapshot) = &reported {
+        if let Some(reported) = reported {
             self.committed += 1;
-            self.judge_success(when, report, snapshot, &mut found).await;
+            self.judge_success(when, reported, &mut found).await;
             let content = self.pending.pop().unwrap();
-            self.known.insert(snapshot.clone(), Known { content, let_go: None });
+            self.known.insert(reported.snapshot.clone(), Known { content, let_go: None });
         }
+        let reported = reported.as_ref().map(|reported| &reported.snapshot);
         let shown = self.shown().await;
         let looks_at: Vec<&SnapshotId> = shown
             .iter()
             .filter(|snapshot| restores_all || !self.known.contains_key(snapshot))
-            .filter(|snapshot| reported.as_ref() != Some(snapshot))
+            .filter(|snapshot| reported != Some(snapshot))
             .collect();
         let mut seen = BTreeMap::new();
         let reader = if looks_at.is_empty() { None } else { Some(self.reader(&self.replicas).await) };
@@ -120,7 +133,7 @@ impl Judge {
             seen.insert(snapshot.clone(), known);
         }
         self.known.extend(seen);
-        if let Some(snapshot) = reported.filter(|snapshot| !shown.contains(snapshot)) {
+        if let Some(snapshot) = reported.filter(|snapshot| !shown.contains(*snapshot)) {
             found.false_successes.push(format!("{when}: {snapshot} is not shown"));
         }
         let kept: BTreeSet<SnapshotId> = shown.iter().rev().take(KEEP_LAST).cloned().collect();
@@ -150,19 +163,18 @@ impl Judge {
     }
 
     /// A replica that a report calls complete restores the snapshot alone. They take turns.
-    async fn judge_success(&self, when: &str, report: &Value, snapshot: &SnapshotId, found: &mut Found) {
-        let newest = self.pending.last().unwrap();
-        let outcomes = report["replicas"].as_array().unwrap().iter();
-        let complete: Vec<&Value> = outcomes.filter(|outcome| outcome["complete"] == true).collect();
-        let turn = usize::try_from(self.committed).unwrap() % complete.len();
-        for outcome in complete.into_iter().skip(turn).take(1) {
-            let replica = self.replicas.iter().find(|replica| outcome["replica"] == replica.name().as_str()).unwrap();
-            let reader = self.reader(std::slice::from_ref(replica)).await;
-            match Self::restored(&reader, snapshot).await {
-                Ok(restored) if restored == *newest => {}
-                Ok(_) => found.false_successes.push(format!("{when}: {snapshot} differs in {}", replica.name())),
-                Err(error) => found.false_successes.push(format!("{when}: {snapshot}: {error}")),
-            }
+    async fn judge_success(&self, when: &str, reported: &Reported, found: &mut Found) {
+        let (newest, snapshot) = (self.pending.last().unwrap(), &reported.snapshot);
+        let complete: Vec<&Name> =
+            reported.replicas.iter().filter(|outcome| outcome.complete).map(|outcome| &outcome.replica).collect();
+        assert!(!complete.is_empty(), "{when}: {snapshot} is complete in no replica");
+        let name = complete[usize::try_from(self.committed).unwrap() % complete.len()];
+        let replica = self.replicas.iter().find(|replica| replica.name() == name).unwrap();
+        let reader = self.reader(std::slice::from_ref(replica)).await;
+        match Self::restored(&reader, snapshot).await {
+            Ok(restored) if restored == *newest => {}
+            Ok(_) => found.false_successes.push(format!("{when}: {snapshot} differs in {name}")),
+            Err(error) => found.false_successes.push(format!("{when}: {snapshot}: {error}")),
         }
     }
 

@@ -21,7 +21,7 @@ use lifeboat_tests::s3::Region;
 use lifeboat_tests::tally::Tally;
 use tokio::task::JoinSet;
 
-use self::case::{Action, Case};
+use self::case::{ACTIONS, Action, Case};
 use self::judge::Found;
 
 /// How often programs are killed if nothing else is asked for.
@@ -100,5 +100,8 @@ async fn programs_that_are_killed_at_any_request_lose_nothing_and_leave_nothing(
     tally.orphans = found.orphans.len() as u64;
     assert!(found.lost.is_empty() && found.false_successes.is_empty() && found.orphans.is_empty(), "{found:#?}");
     assert_eq!(tally.crashes, crashes, "{killed:?}");
-    assert_eq!(killed.len(), 5, "not every kind of program was killed: {killed:?}");
+    assert!(tally.committed > 0, "nothing was committed");
+    if crashes >= DEFAULT_CRASHES {
+        assert_eq!(killed.len(), ACTIONS.len(), "not every kind of program was killed: {killed:?}");
+    }
 }

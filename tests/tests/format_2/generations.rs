@@ -5,6 +5,7 @@ use std::collections::BTreeSet;
 use age::Recipient;
 use age::secrecy::ExposeSecret;
 use data_encoding::HEXLOWER;
+use lifeboat_engine::clock::Clock;
 use lifeboat_engine::format::chunk_id::ChunkIdKey;
 use lifeboat_engine::format::extents::{Extent, Extents};
 use lifeboat_engine::format::id::{Digest, SnapshotId};
@@ -84,7 +85,8 @@ fn put_snapshot(vault: &TestVault, hand: &Hand, first: &SnapshotId, data: &[u8])
 /// Verify reads all data, and finds nothing wrong.
 async fn assert_whole(vault: &TestVault, at_least: usize) {
     let reader = vault.open(vault.owner()).await.unwrap();
-    let report = verify(&reader, &name(DATASET), None, true, &CancellationToken::new()).await.unwrap();
+    let report =
+        verify(&reader, &name(DATASET), None, true, vault.clock.now(), &CancellationToken::new()).await.unwrap();
     assert!(report.findings.is_empty(), "{report:?}");
     assert!(report.decrypted_bytes >= at_least as u64, "{report:?}");
 }

@@ -19,6 +19,7 @@ use std::path::Path;
 use std::time::Duration;
 
 use lifeboat_engine::Error;
+use lifeboat_engine::clock::Clock;
 use lifeboat_engine::config::{Objectives, ReplicaConfig, ReplicaKind};
 use lifeboat_engine::drill::{Drill, DrillReport};
 use lifeboat_engine::keep::catch_up::{ReplicaState, catch_up};
@@ -40,7 +41,7 @@ pub(crate) const TWO_DAYS: Duration = Duration::from_secs(2 * 86_400);
 /// What is wrong in each replica, without a look into packs.
 pub(crate) async fn findings(vault: &TestVault) -> Vec<Finding> {
     let reader = vault.open(vault.owner()).await.unwrap();
-    verify(&reader, &name(DATASET), None, false, &CancellationToken::new()).await.unwrap().findings
+    verify(&reader, &name(DATASET), None, false, vault.clock.now(), &CancellationToken::new()).await.unwrap().findings
 }
 
 /// Whether a finding names all of these.

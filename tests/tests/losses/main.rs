@@ -14,8 +14,10 @@ use std::time::Duration;
 
 use lifeboat_engine::config::Retention;
 use lifeboat_engine::format::layout;
-use lifeboat_tests::by_hand::harmed;
+use lifeboat_engine::keep::verify::Finding;
+use lifeboat_tests::by_hand::{changed, harmed};
 use lifeboat_tests::vault::{DATASET, TestVault, name};
+use serde_json::json;
 
 use self::prepared::{Prepared, source};
 
@@ -234,15 +236,23 @@ async fn a_commit_without_a_signature_yet_is_a_note_and_an_older_one_is_a_findin
     prepared.reset();
     // The mark took a number after it.
     let newest = prepared.vault.backup(&source(9)).await.unwrap().snapshot;
-    for (snapshot, is_note) in [(newest, true), (prepared.stay[0].0.clone(), false)] {
-        let signature = layout::signature(&layout::manifest(&name(DATASET), &snapshot));
+    let older = prepared.stay[0].0.clone();
+    // So many hours after that backup.
+    for (snapshot, hours, is_note) in [(&newest, 0, true), (&older, 0, false), (&newest, 1, true), (&newest, 2, false)]
+    {
+        prepared.vault.clock.advance(Duration::from_secs(hours * 3600));
+        let manifest = layout::manifest(&name(DATASET), snapshot);
+        let signature = layout::signature(&manifest);
         let files = [1, 2].map(|replica| prepared.vault.replica_path(replica).join(&signature));
         let before = files.each_ref().map(|file| std::fs::read(file).unwrap());
         files.iter().for_each(|file| std::fs::remove_file(file).unwrap());
         let report = prepared.report().await;
         let noted = report.notes.iter().any(|note| note.contains(snapshot.as_str()) && note.contains("no signature"));
-        let found = report.findings.iter().any(|finding| finding.problem.contains(snapshot.as_str()));
-        assert_eq!((noted, found), (is_note, !is_note), "{report:?}");
+        let about = |finding: &&Finding| finding.problem.contains(snapshot.as_str()) || finding.object == manifest;
+        let found: Vec<&Finding> = report.findings.iter().filter(about).collect();
+        assert_eq!((noted, found.len()), (is_note, if is_note { 0 } else { 2 }), "{report:?}");
+        let was_removed = |finding: &&Finding| finding.problem.contains("or its signature was removed");
+        assert!(*snapshot != newest || found.iter().all(was_removed), "{found:?}");
         files.iter().zip(before).for_each(|(file, signature)| std::fs::write(file, signature).unwrap());
     }
 }
@@ -262,6 +272,50 @@ async fn while_a_replica_is_empty_that_has_shown_snapshots_nothing_goes_in_any()
     // Where it never showed any, the others are pruned.
     std::fs::remove_dir_all(&prepared.vault.config.state_directory).unwrap();
     prepared.vault.prune().await.unwrap();
+}
+
+/// What this host has seen may be the only witness of a loss.
+#[tokio::test(flavor = "multi_thread")]
+async fn nothing_is_deleted_while_the_memory_of_this_host_cannot_be_read() {
+    let mut prepared = Prepared::new().await;
+    let folder = prepared.vault.config.state_directory.join("datasets").join(DATASET);
+    for file in ["seen", "shown"].map(|file| folder.join(file)) {
+        for is_folder in [false, true] {
+            let when = format!("{}, is_folder = {is_folder}", file.display());
+            prepared.reset();
+            std::fs::remove_file(&file).unwrap();
+            if is_folder { std::fs::create_dir(&file) } else { std::fs::write(&file, "") }.unwrap();
+            prepared.vault.clock.advance(Duration::from_secs(5 * 3600));
+            prepared.vault.config.datasets[0].retention.keep_last = 1;
+            let before = prepared.contents();
+            let refused = prepared.vault.prune().await.unwrap_err();
+            let hint = refused.hint_text().unwrap_or_default();
+            assert!(refused.chain().contains(file.to_str().unwrap()), "{when}: {refused:?}");
+            assert!(hint.contains("remove it if `lifeboat verify` finds nothing"), "{when}: {refused:?}");
+            assert!(changed(&before, &prepared.contents()).is_empty(), "{when}");
+            let report = prepared.vault.backup(&source(9)).await.unwrap();
+            let warned = report.warnings.iter().filter(|warning| warning.contains(file.to_str().unwrap())).count();
+            assert_eq!(warned, usize::from(file.ends_with("seen")), "{when}: {:?}", report.warnings);
+            // It is not replaced by a younger memory.
+            assert!(prepared.vault.prune().await.is_err(), "{when}");
+            if is_folder { std::fs::remove_dir(&file) } else { std::fs::remove_file(&file) }.unwrap();
+            prepared.vault.prune().await.unwrap_or_else(|error| panic!("{when}: {error:?}"));
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_an_older_program_has_seen_is_still_a_witness() {
+    let mut prepared = Prepared::new().await;
+    let file = prepared.vault.config.state_directory.join("datasets").join(DATASET).join("shown");
+    prepared.reset();
+    let lost = "20200101T000000000Z-00000001";
+    let stay: Vec<&str> = prepared.stay.iter().map(|(snapshot, _)| snapshot.as_str()).collect();
+    std::fs::write(&file, json!({ "r1": stay, "r2": stay }).to_string()).unwrap();
+    prepared.vault.prune().await.unwrap();
+    std::fs::write(&file, json!({ "r1": stay, "r2": [lost] }).to_string()).unwrap();
+    let refused = prepared.vault.prune().await.unwrap_err();
+    assert!(refused.chain().contains(&format!("replica r2 has lost snapshot {lost}")), "{refused:?}");
 }
 
 #[tokio::test(flavor = "multi_thread")]

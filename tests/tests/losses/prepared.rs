@@ -183,7 +183,8 @@ impl Prepared {
             Ok(reader) => reader,
             Err(error) => return vec![format!("{error:?}")],
         };
-        let found = verify(&reader, &name(DATASET), None, false, &CancellationToken::new()).await;
+        let found =
+            verify(&reader, &name(DATASET), None, false, self.vault.clock.now(), &CancellationToken::new()).await;
         match found {
             Ok(report) => report
                 .findings
@@ -197,7 +198,7 @@ impl Prepared {
     /// What verify reports of a vault that can be opened.
     pub(crate) async fn report(&self) -> VerifyReport {
         let reader = self.vault.open(self.vault.owner()).await.unwrap();
-        verify(&reader, &name(DATASET), None, false, &CancellationToken::new()).await.unwrap()
+        verify(&reader, &name(DATASET), None, false, self.vault.clock.now(), &CancellationToken::new()).await.unwrap()
     }
 
     /// Whether a text names what is missing: an object, a snapshot, or acts.

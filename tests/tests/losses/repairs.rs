@@ -55,6 +55,23 @@ async fn a_repair_alone_brings_back_what_is_known_or_names_what_stops_prune() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn what_is_accepted_counts_though_this_host_cannot_remember_it() {
+    let mut prepared = Prepared::new().await;
+    prepared.reset();
+    let lost = layout::manifest(&name(DATASET), &prepared.stay[0].0);
+    [1, 2].into_iter().for_each(|replica| prepared.hand.remove(replica, &lost));
+    // Where nobody can write.
+    let folder = prepared.vault.config.state_directory.join("datasets").join(DATASET);
+    std::fs::remove_dir_all(&folder).unwrap();
+    std::os::unix::fs::symlink("/proc", &folder).unwrap();
+    let report = repaired(&prepared.vault, None).await.unwrap();
+    assert!(report.missing.len() == 1 && report.missing[0].contains(prepared.stay[0].0.as_str()), "{report:?}");
+    let report = repaired(&prepared.vault, Some(LOSS)).await.unwrap();
+    assert!(report.is_whole(), "{report:?}");
+    std::fs::remove_file(&folder).unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn after_a_loss_is_accepted_prune_goes_on_and_nothing_was_deleted() {
     let mut prepared = Prepared::new().await;
     for harm in [Harm::Dataset, Harm::RolledBack, Harm::ActsAndSignatures, Harm::SignaturesAndManifests] {

@@ -325,7 +325,7 @@ impl<'a> World<'a> {
 
     async fn verify(&self, objects: &[Objects; 2]) {
         let Some(reader) = self.reader().await else { return };
-        let report = verify(&reader, &name(DATASET), None, false, &CancellationToken::new()).await;
+        let report = verify(&reader, &name(DATASET), None, false, self.clock.now(), &CancellationToken::new()).await;
         let report = report.unwrap_or_else(|error| panic!("{error:?}"));
         let excused = self.is_harmed || self.is_one_away();
         assert!(excused || report.findings.is_empty(), "{:?}", report.findings);

@@ -59,7 +59,7 @@ impl Prune<'_> {
                 (inventory.replica.name().clone(), with_numbers(&inventory.snapshots, &view.acts))
             };
             let there: ShownSnapshots = view.inventories.iter().map(there).collect();
-            shown::write(self.state, dataset, &there)?;
+            warn_if_forgotten(shown::write(self.state, dataset, &there));
         }
         Ok(())
     }
@@ -74,7 +74,7 @@ impl Prune<'_> {
         let mut acting = Acting::new(self, view);
         acting.act(ActKind::Sweep, &id, &record, &view.inventories).await?;
         if let Some(last) = &acting.last {
-            seen::remember(self.state, dataset, last.act.number)?;
+            warn_if_forgotten(seen::remember(self.state, dataset, last.act.number));
         }
         match acting.failed.into_values().next() {
             None => Ok(()),
@@ -82,6 +82,13 @@ impl Prune<'_> {
                 Err(error.within(format!("not every replica of dataset {dataset} took it down")).hint("repair again"))
             }
         }
+    }
+}
+
+/// The record counts whatever this host can note down beside it.
+fn warn_if_forgotten(done: Result<()>) {
+    if let Err(error) = done {
+        tracing::warn!(error = %error.chain(), "This host cannot remember what it wrote down");
     }
 }
 

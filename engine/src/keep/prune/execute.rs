@@ -15,9 +15,9 @@ use super::unreferenced;
 use super::unreferenced::Unreferenced;
 use super::view::View;
 use super::{DeadPack, Prune, PruneOutcome, PrunePlan, shown};
-use crate::catalog::documents::SignedObject;
 use crate::catalog::inventory::Inventory;
 use crate::catalog::records::RecordWriter;
+use crate::catalog::signed::SignedObject;
 use crate::keep::gaps::{ShownSnapshots, with_numbers};
 use crate::keys::HostKeys;
 use crate::renewal::sparse;
@@ -214,13 +214,7 @@ impl Prune<'_> {
         }
         outcome.remembered(unreferenced::write(self.state, dataset, &memory));
         outcome.remembered(sparse::write(self.state, dataset, &fresh.sparse));
-        let mut remembered: ShownSnapshots = shown::read(self.state, dataset);
-        for inventory in &view.inventories {
-            let shown = inventory.snapshots.iter().filter(|snapshot| !gone.contains(*snapshot));
-            remembered.insert(inventory.replica.name().clone(), with_numbers(shown, &view.acts));
-        }
-        remembered.retain(|name, _| self.replicas.iter().any(|replica| replica.name() == name));
-        outcome.remembered(shown::write(self.state, dataset, &remembered));
+        self.remember_shown(view, gone, outcome);
         let keep: BTreeSet<String> = view
             .inventories
             .iter()
@@ -233,6 +227,21 @@ impl Prune<'_> {
         view.cache.retain(|key| {
             keep.contains(key) || acts.contains(key) || (key.contains("/index/") && !segments.contains(key))
         });
+    }
+
+    /// Remembers what the replicas show that were looked at.
+    fn remember_shown(&self, view: &View, gone: &BTreeSet<SnapshotId>, outcome: &mut PruneOutcome) {
+        let dataset = &self.dataset.name;
+        let mut remembered: ShownSnapshots = match shown::read(self.state, dataset) {
+            Ok(remembered) => remembered,
+            Err(error) => return outcome.remembered(Err(error)),
+        };
+        for inventory in &view.inventories {
+            let shown = inventory.snapshots.iter().filter(|snapshot| !gone.contains(*snapshot));
+            remembered.insert(inventory.replica.name().clone(), with_numbers(shown, &view.acts));
+        }
+        remembered.retain(|name, _| self.replicas.iter().any(|replica| replica.name() == name));
+        outcome.remembered(shown::write(self.state, dataset, &remembered));
     }
 
     fn go_on(&self) -> Result<()> {

@@ -11,11 +11,11 @@ use lifeboat_format::record::{MarkRecord, RemovedSnapshot};
 use super::view::View;
 use super::{Prune, PruneOutcome, PrunePlan};
 use crate::catalog::ciphertext::put_once;
-use crate::catalog::documents::SignedObject;
 use crate::catalog::inventory::Inventory;
 use crate::catalog::numbers::{Actor, Taken};
 use crate::catalog::order::{FoundAct, OrderReader};
 use crate::catalog::records::RecordWriter;
+use crate::catalog::signed::SignedObject;
 use crate::keys::HostKeys;
 
 /// A record that takes its place in the order, and the replicas that it must not be written to any

@@ -29,9 +29,11 @@
 //!   a time in the future. Others stay if the rules keep them by what all manifests say.
 
 mod accept;
+mod doubts;
 mod execute;
 mod mark;
 mod plan;
+mod proved;
 mod settle;
 mod shown;
 mod time;

@@ -15,24 +15,23 @@ use std::collections::{BTreeMap, BTreeSet, HashSet};
 
 use futures::StreamExt;
 use lifeboat_base::{Class, Error, Result};
-use lifeboat_databases::proof::ProofLevel;
 use lifeboat_format::act::ActKind;
 use lifeboat_format::id::{Digest, Name, PackId, SnapshotId};
 use lifeboat_format::layout;
 use lifeboat_format::manifest::Manifest;
-use lifeboat_format::record::{self, MAX_RECORD_BYTES, MarkRecord, PruneRecord, RecordBody, RecordType};
+use lifeboat_format::record::{MarkRecord, PruneRecord, RecordType};
 use lifeboat_store::SharedReplica;
-use serde::{Deserialize, Serialize};
 
+use super::doubts::{Doubts, NO_ANSWER};
 use super::{Prune, shown};
-use crate::catalog::documents::{Documents, Signed, combine, is_verdict};
-use crate::catalog::future::is_future;
+use crate::catalog::documents::Documents;
 use crate::catalog::inventory::{Inventory, NotListed, all_snapshots};
 use crate::catalog::order::{Acts, OrderReader};
 use crate::catalog::records::{FoundRecord, RecordReader};
 use crate::catalog::removals::{PrunedSnapshots, prune_records};
 use crate::catalog::taken::{SettledTimes, TakenTimes, TimeClaim};
 use crate::catalog::unbelieved::Unbelieved;
+use crate::catalog::verdict::{Signed, combine, is_verdict};
 use crate::keep::gaps::{Gap, UnreadableHead, Witnesses, refusal, unfinished};
 use crate::state::cache::ObjectCache;
 use crate::state::seen;
@@ -42,8 +41,6 @@ const UNREADABLE_MANIFEST: &str =
     "run `lifeboat verify` to see why; remove the manifest by hand only if no replica has a good one";
 /// What to do about a mark that no replica returns whole.
 const UNREADABLE_MARK: &str = "remove the mark by hand: nothing that it names is deleted by it then";
-/// What to do if a replica lists an object and does not return it.
-const NO_ANSWER: &str = "prune again when the replica answers";
 
 /// What the replicas hold, and what could not be looked at.
 pub(in crate::keep) struct View {
@@ -88,54 +85,6 @@ pub(in crate::keep) struct View {
     /// Those of them in which something cannot be read.
     pub(super) doubted: Vec<(Name, String)>,
     pub(super) cache: ObjectCache,
-}
-
-/// What prune needs of a drill record. The rest may be long, and anybody's.
-#[derive(Serialize, Deserialize)]
-struct ProvedSnapshot {
-    snapshot: Option<SnapshotId>,
-    reached: Option<ProofLevel>,
-}
-
-impl RecordBody for ProvedSnapshot {
-    const TYPE: RecordType = RecordType::Drill;
-
-    fn of_format_1(json: &[u8]) -> serde_json::Result<(String, Name, Self)> {
-        #[derive(Deserialize)]
-        struct Old {
-            vault: String,
-            dataset: Name,
-            snapshot: Option<SnapshotId>,
-            reached: Option<ProofLevel>,
-        }
-        let Old { vault, dataset, snapshot, reached } = serde_json::from_slice(json)?;
-        Ok((vault, dataset, Self { snapshot, reached }))
-    }
-}
-
-/// Why replicas are left alone although they can be listed.
-#[derive(Default)]
-struct Doubts {
-    /// The first reason for each.
-    replicas: BTreeMap<Name, Error>,
-    /// The first of what a trusted signer has signed, or may have, and this program cannot read: it
-    /// counts for every replica, whoever shows it.
-    everywhere: Option<Error>,
-}
-
-impl Doubts {
-    /// Doubts each of `holders`, or every replica if what they hold is, or may be, `signed`. The
-    /// hint of `error` itself is better than `hint`.
-    fn add(&mut self, holders: &[&Inventory], signed: Signed, error: &Error, hint: &str) {
-        let hint = if error.class() == Class::Storage { NO_ANSWER } else { hint };
-        let doubt = || Error::new(error.class(), error.chain()).hint(error.hint_text().unwrap_or(hint));
-        if signed >= Signed::Unknown {
-            self.everywhere.get_or_insert_with(doubt);
-        }
-        for holder in holders {
-            self.replicas.entry(holder.replica.name().clone()).or_insert_with(doubt);
-        }
-    }
 }
 
 /// What a look found, whether something may be deleted after it or not.
@@ -188,7 +137,7 @@ impl Prune<'_> {
         let (mut inventories, not_listed) =
             Inventory::take_each_to_write(self.replicas, &self.keys.vault, dataset).await;
         let (mut failed, mut doubts) = (BTreeMap::new(), Doubts::default());
-        let (shown_before, mut emptied) = (shown::read(self.state, dataset), Vec::new());
+        let mut emptied = Vec::new();
         for (name, NotListed { error, answered, is_empty }) in not_listed {
             if is_empty {
                 emptied.push(name.clone());
@@ -202,6 +151,9 @@ impl Prune<'_> {
                 &failed.into_values().collect::<Vec<_>>(),
             ));
         }
+        // What this host has seen may be the only witness of a loss.
+        let shown_before = doubts.unless_read(shown::read(self.state, dataset));
+        let seen = doubts.unless_read(seen::read(self.state, dataset));
         let cache = ObjectCache::open(self.state, dataset);
         let order = OrderReader::of_host(self.keys, dataset, &cache);
         let acts = order.all(&inventories).await;
@@ -214,6 +166,14 @@ impl Prune<'_> {
             let error = Error::integrity("too many acts that cannot be believed hide the others");
             let hint = format!("remove what is below {} and is not yours", layout::order(dataset));
             doubts.add(&[holder], Signed::ByNobody, &error, &hint);
+        }
+        if acts.newest() < seen {
+            for inventory in &inventories {
+                if let Some(doubt) = order.old_listing(inventory, seen).await.unwrap_or_else(Some) {
+                    let hint = doubt.hint_text().unwrap_or(NO_ANSWER).to_owned();
+                    doubts.everywhere.get_or_insert(doubt.hint(hint));
+                }
+            }
         }
         let reader = self.keys.reader();
         let memory = self.config.limits.memory;
@@ -281,7 +241,6 @@ impl Prune<'_> {
         }
         let times = settled.among(manifests.values().map(TimeClaim::from));
         let [proved, proved_whole] = self.newest_proved(&inventories, &manifests, &times, &mut doubts).await;
-        let seen = seen::read(self.state, dataset);
         let (unfinished, headless) = unfinished(&documents, &inventories, &current, &pruned).await;
         for UnreadableHead { inventory, snapshot, error } in headless {
             let error = error.within(format!("{} has no signature", layout::manifest(dataset, snapshot)));
@@ -401,123 +360,6 @@ impl Prune<'_> {
                 Err(error) => doubts.add(&[inventory], Signed::ByNobody, &error, "run `lifeboat check`"),
             }
         }
-    }
-
-    /// The newest snapshot that a drill proved, of those that a replica without doubt shows and
-    /// that do not lie in the future. If no drill signer is trusted, any report counts. A forged
-    /// one can then protect another snapshot instead, but removes none that the rules keep. If the
-    /// newest lacks a database, the newest of those that lack none comes second.
-    ///
-    /// A replica is doubted if it shows a report that may name a newer one, and that is damaged in
-    /// every replica or requires what this program does not know; and if it shows so many that
-    /// cannot be believed that others are not looked at.
-    async fn newest_proved(
-        &self,
-        inventories: &[Inventory],
-        manifests: &BTreeMap<SnapshotId, Manifest>,
-        times: &TakenTimes,
-        doubts: &mut Doubts,
-    ) -> [Option<SnapshotId>; 2] {
-        let now = self.clock.now();
-        loop {
-            let mut unbelieved = Unbelieved::new("a drill report that cannot be believed");
-            let sound = inventories.iter().filter(|inventory| !doubts.replicas.contains_key(inventory.replica.name()));
-            let shown: BTreeSet<&SnapshotId> = sound.flat_map(|inventory| &inventory.snapshots).collect();
-            let counts = |(snapshot, manifest): &(_, &Manifest)| {
-                shown.contains(*snapshot) && !is_future(times.time(manifest), now, &self.config.limits)
-            };
-            let mut candidates: BTreeMap<&SnapshotId, &Manifest> = manifests.iter().filter(counts).collect();
-            let doubted = doubts.replicas.len();
-            let newest = self.newest_proved_of(&candidates, times, inventories, doubts, &mut unbelieved).await;
-            let mut whole = None;
-            if newest.is_some_and(|newest| !newest.source.skipped.is_empty()) {
-                candidates.retain(|_, manifest| manifest.source.skipped.is_empty());
-                whole = self.newest_proved_of(&candidates, times, inventories, doubts, &mut unbelieved).await;
-            }
-            // A replica that is doubted since then may have been the only one to show it.
-            if doubts.replicas.len() == doubted {
-                unbelieved.log("it is ignored");
-                return [newest, whole].map(|found| found.map(|manifest| manifest.snapshot.clone()));
-            }
-        }
-    }
-
-    /// As [`Self::newest_proved`], of these.
-    async fn newest_proved_of<'m>(
-        &self,
-        candidates: &BTreeMap<&SnapshotId, &'m Manifest>,
-        times: &TakenTimes,
-        inventories: &[Inventory],
-        doubts: &mut Doubts,
-        unbelieved: &mut Unbelieved,
-    ) -> Option<&'m Manifest> {
-        let mut newest: Option<&Manifest> = None;
-        let drills: BTreeSet<&SnapshotId> = inventories.iter().flat_map(|inventory| &inventory.drills).collect();
-        for drill in drills.into_iter().rev() {
-            // A drill is younger than the snapshot that it proves. So no older report can name a
-            // newer snapshot. A settled time must not end the search early.
-            if newest.is_some_and(|manifest| times.time(manifest).min(manifest.started) >= drill.time()) {
-                break;
-            }
-            let holders: Vec<&Inventory> =
-                inventories.iter().filter(|inventory| inventory.drills.contains(drill)).collect();
-            let names = || holders.iter().map(|holder| holder.replica.name());
-            if unbelieved.leaves_aside(names()) {
-                let error = Error::integrity("too many drill reports that cannot be believed hide the others");
-                let hint = "remove what is below drills/ and is not yours, or trust its signer";
-                doubts.add(&holders, Signed::ByNobody, &error, hint);
-                continue;
-            }
-            let report = match self.drill_report(&holders, drill).await {
-                Ok(report) => report,
-                Err(error) => {
-                    unbelieved.add(names(), drill, &error);
-                    // A stranger's report says nothing. What else cannot be read may name a newer
-                    // snapshot.
-                    if error.class() != Class::Keys {
-                        let (vault, dataset) = (&self.keys.vault, &self.dataset.name);
-                        let reader = RecordReader { vault, dataset, trusted: &self.keys.trusted_drill_signers };
-                        let of: Vec<&SharedReplica> = holders.iter().map(|holder| &holder.replica).collect();
-                        let signed = reader.signed(RecordType::Drill, &of, drill).await;
-                        let hint = "back up the dataset and drill that snapshot, then prune again";
-                        doubts.add(&holders, signed, &error, hint);
-                    }
-                    continue;
-                }
-            };
-            let proved = Some(report).filter(|report| report.reached == Some(ProofLevel::Proved));
-            let proved = proved.and_then(|report| candidates.get(&report.snapshot?).copied());
-            newest = newest.into_iter().chain(proved).max_by_key(|manifest| &manifest.snapshot);
-        }
-        newest
-    }
-
-    async fn drill_report(&self, holders: &[&Inventory], drill: &SnapshotId) -> Result<ProvedSnapshot> {
-        let (vault, dataset, trusted) = (&self.keys.vault, &self.dataset.name, &self.keys.trusted_drill_signers);
-        let holders = holders.iter().map(|holder| &holder.replica);
-        if !trusted.is_empty() {
-            let (reader, mut refused) = (RecordReader { vault, dataset, trusted }, None);
-            for holder in holders {
-                match reader.read(&[holder], drill).await {
-                    Ok(record) => return Ok(record.body),
-                    // It is a stranger's only if every replica says so.
-                    Err(error) if error.class() == Class::Keys => refused = refused.or(Some(error)),
-                    Err(error) => refused = Some(error),
-                }
-            }
-            return Err(refused.unwrap_or_else(|| Error::integrity(format!("no replica holds drill record {drill}"))));
-        }
-        let (key, mut errors) = (layout::drill(dataset, drill), Vec::new());
-        for replica in holders {
-            match replica.get(&key, MAX_RECORD_BYTES as u64).await.map_err(Error::from) {
-                Ok(json) => match record::read(&json, vault, dataset, &format!("replica {}: {key}", replica.name())) {
-                    Ok((_, report)) => return Ok(report),
-                    Err(error) => errors.push(error),
-                },
-                Err(error) => errors.push(error),
-            }
-        }
-        Err(combine(format!("no replica returns a valid {key}"), &errors))
     }
 }
 

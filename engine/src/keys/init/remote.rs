@@ -13,7 +13,7 @@ use lifeboat_format::keyring::MAX_KEYRING_OBJECT_BYTES;
 use lifeboat_format::layout;
 use lifeboat_store::SharedReplica;
 
-use crate::catalog::documents::combine;
+use crate::catalog::verdict::combine;
 use crate::keys::bundle::Bundle;
 use crate::keys::crypt;
 

@@ -1,4 +1,7 @@
+use std::sync::Arc;
+
 use bytes::Bytes;
+use lifeboat_base::Class;
 use lifeboat_base::clock::SystemClock;
 use lifeboat_store::{FailingReplica, Failure, MemoryReplica, Replica};
 

@@ -1,0 +1,87 @@
+//! Fetches and makes signed objects: each one beside its signature for exactly its vault and key.
+
+use age::Recipient;
+use bytes::Bytes;
+use lifeboat_base::{Class, Context, Error, Result};
+use lifeboat_format::layout;
+use lifeboat_store::{Replica, ReplicaError};
+
+use crate::config::Dataset;
+use crate::keys::HostKeys;
+use crate::keys::crypt;
+use crate::keys::sign::{MAX_SIGNATURE_BYTES, Signer, SignerKey, verify};
+
+/// Fetches an object of at most `limit` bytes, and its signature. Nothing is checked yet.
+pub(super) async fn fetch_pair(replica: &dyn Replica, key: &str, limit: u64) -> Result<(Bytes, Bytes), ReplicaError> {
+    let signature_key = layout::signature(key);
+    tokio::try_join!(replica.get(key, limit), replica.get(&signature_key, MAX_SIGNATURE_BYTES as u64))
+}
+
+/// Checks that a trusted signer signed the object for this key.
+pub(super) async fn check_pair(
+    fetched: Result<(Bytes, Bytes), ReplicaError>,
+    replica: &dyn Replica,
+    key: &str,
+    vault: &str,
+    trusted: &[SignerKey],
+) -> Result<(Bytes, Bytes)> {
+    let (object, signature) = fetched.map_err(|error| {
+        let missing = error.is_not_found();
+        let error = Error::from(error);
+        if missing { Error::integrity(error.message()) } else { error }
+    })?;
+    verify(trusted, &object, &signature, &layout::trusted_comment(vault, key))
+        .map_err(|error| error.within(format!("replica {}: {key} cannot be trusted", replica.name())))?;
+    Ok((object, signature))
+}
+
+/// Fetches an object of at most `limit` bytes. Checks that a trusted signer signed it for this key.
+pub(crate) async fn fetch_signed(
+    replica: &dyn Replica,
+    key: &str,
+    limit: u64,
+    vault: &str,
+    trusted: &[SignerKey],
+) -> Result<Bytes> {
+    Ok(fetch_signed_pair(replica, key, limit, vault, trusted).await?.0)
+}
+
+/// As [`fetch_signed`], with the signature that was checked.
+pub(crate) async fn fetch_signed_pair(
+    replica: &dyn Replica,
+    key: &str,
+    limit: u64,
+    vault: &str,
+    trusted: &[SignerKey],
+) -> Result<(Bytes, Bytes)> {
+    check_pair(fetch_pair(replica, key, limit).await, replica, key, vault, trusted).await
+}
+
+/// An object and its signature, ready for upload.
+#[derive(Clone)]
+pub(crate) struct SignedObject {
+    pub key: String,
+    pub object: Bytes,
+    pub signature: Bytes,
+}
+
+/// Signs an object as it is.
+pub(crate) fn sign_plain(key: String, object: Vec<u8>, vault: &str, signer: &Signer) -> Result<SignedObject> {
+    let signature = signer.sign(&object, &layout::trusted_comment(vault, &key))?;
+    Ok(SignedObject { key, object: object.into(), signature: signature.into() })
+}
+
+/// Encrypts a document to everybody who reads documents of `dataset`, and signs it.
+pub(crate) fn sign_encrypted(
+    key: String,
+    plaintext: &[u8],
+    dataset: &Dataset,
+    keys: &HostKeys,
+) -> Result<SignedObject> {
+    let mut readers = vec![keys.operations.to_public(), keys.dataset(&dataset.name)?.recipient.clone()];
+    let others = keys.others.iter().filter(|(host, _)| dataset.hosts.contains(host));
+    readers.extend(others.map(|(_, identity)| identity.to_public()));
+    let sealed = crypt::encrypt(readers.iter().map(|reader| reader as &dyn Recipient), plaintext)
+        .context(Class::Keys, || format!("cannot encrypt {key}"))?;
+    sign_plain(key, sealed, &keys.vault, &keys.signer)
+}

@@ -1,0 +1,163 @@
+//! Finds the newest snapshot that a drill proved: prune keeps it.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use lifeboat_base::{Class, Error, Result};
+use lifeboat_databases::proof::ProofLevel;
+use lifeboat_format::id::{Name, SnapshotId};
+use lifeboat_format::layout;
+use lifeboat_format::manifest::Manifest;
+use lifeboat_format::record::{self, MAX_RECORD_BYTES, RecordBody, RecordType};
+use lifeboat_store::SharedReplica;
+use serde::{Deserialize, Serialize};
+
+use super::Prune;
+use super::doubts::Doubts;
+use crate::catalog::future::is_future;
+use crate::catalog::inventory::Inventory;
+use crate::catalog::records::RecordReader;
+use crate::catalog::taken::TakenTimes;
+use crate::catalog::unbelieved::Unbelieved;
+use crate::catalog::verdict::{Signed, combine};
+
+/// What prune needs of a drill record. The rest may be long, and anybody's.
+#[derive(Serialize, Deserialize)]
+struct ProvedSnapshot {
+    snapshot: Option<SnapshotId>,
+    reached: Option<ProofLevel>,
+}
+
+impl RecordBody for ProvedSnapshot {
+    const TYPE: RecordType = RecordType::Drill;
+
+    fn of_format_1(json: &[u8]) -> serde_json::Result<(String, Name, Self)> {
+        #[derive(Deserialize)]
+        struct Old {
+            vault: String,
+            dataset: Name,
+            snapshot: Option<SnapshotId>,
+            reached: Option<ProofLevel>,
+        }
+        let Old { vault, dataset, snapshot, reached } = serde_json::from_slice(json)?;
+        Ok((vault, dataset, Self { snapshot, reached }))
+    }
+}
+
+impl Prune<'_> {
+    /// The newest snapshot that a drill proved, of those that a replica without doubt shows and
+    /// that do not lie in the future. If no drill signer is trusted, any report counts. A forged
+    /// one can then protect another snapshot instead, but removes none that the rules keep. If the
+    /// newest lacks a database, the newest of those that lack none comes second.
+    ///
+    /// A replica is doubted if it shows a report that may name a newer one, and that is damaged in
+    /// every replica or requires what this program does not know; and if it shows so many that
+    /// cannot be believed that others are not looked at.
+    pub(super) async fn newest_proved(
+        &self,
+        inventories: &[Inventory],
+        manifests: &BTreeMap<SnapshotId, Manifest>,
+        times: &TakenTimes,
+        doubts: &mut Doubts,
+    ) -> [Option<SnapshotId>; 2] {
+        let now = self.clock.now();
+        loop {
+            let mut unbelieved = Unbelieved::new("a drill report that cannot be believed");
+            let sound = inventories.iter().filter(|inventory| !doubts.replicas.contains_key(inventory.replica.name()));
+            let shown: BTreeSet<&SnapshotId> = sound.flat_map(|inventory| &inventory.snapshots).collect();
+            let counts = |(snapshot, manifest): &(_, &Manifest)| {
+                shown.contains(*snapshot) && !is_future(times.time(manifest), now, &self.config.limits)
+            };
+            let mut candidates: BTreeMap<&SnapshotId, &Manifest> = manifests.iter().filter(counts).collect();
+            let doubted = doubts.replicas.len();
+            let newest = self.newest_proved_of(&candidates, times, inventories, doubts, &mut unbelieved).await;
+            let mut whole = None;
+            if newest.is_some_and(|newest| !newest.source.skipped.is_empty()) {
+                candidates.retain(|_, manifest| manifest.source.skipped.is_empty());
+                whole = self.newest_proved_of(&candidates, times, inventories, doubts, &mut unbelieved).await;
+            }
+            // A replica that is doubted since then may have been the only one to show it.
+            if doubts.replicas.len() == doubted {
+                unbelieved.log("it is ignored");
+                return [newest, whole].map(|found| found.map(|manifest| manifest.snapshot.clone()));
+            }
+        }
+    }
+
+    /// As [`Self::newest_proved`], of these.
+    async fn newest_proved_of<'m>(
+        &self,
+        candidates: &BTreeMap<&SnapshotId, &'m Manifest>,
+        times: &TakenTimes,
+        inventories: &[Inventory],
+        doubts: &mut Doubts,
+        unbelieved: &mut Unbelieved,
+    ) -> Option<&'m Manifest> {
+        let mut newest: Option<&Manifest> = None;
+        let drills: BTreeSet<&SnapshotId> = inventories.iter().flat_map(|inventory| &inventory.drills).collect();
+        for drill in drills.into_iter().rev() {
+            // A drill is younger than the snapshot that it proves. So no older report can name a
+            // newer snapshot. A settled time must not end the search early.
+            if newest.is_some_and(|manifest| times.time(manifest).min(manifest.started) >= drill.time()) {
+                break;
+            }
+            let holders: Vec<&Inventory> =
+                inventories.iter().filter(|inventory| inventory.drills.contains(drill)).collect();
+            let names = || holders.iter().map(|holder| holder.replica.name());
+            if unbelieved.leaves_aside(names()) {
+                let error = Error::integrity("too many drill reports that cannot be believed hide the others");
+                let hint = "remove what is below drills/ and is not yours, or trust its signer";
+                doubts.add(&holders, Signed::ByNobody, &error, hint);
+                continue;
+            }
+            let report = match self.drill_report(&holders, drill).await {
+                Ok(report) => report,
+                Err(error) => {
+                    unbelieved.add(names(), drill, &error);
+                    // A stranger's report says nothing. What else cannot be read may name a newer
+                    // snapshot.
+                    if error.class() != Class::Keys {
+                        let (vault, dataset) = (&self.keys.vault, &self.dataset.name);
+                        let reader = RecordReader { vault, dataset, trusted: &self.keys.trusted_drill_signers };
+                        let of: Vec<&SharedReplica> = holders.iter().map(|holder| &holder.replica).collect();
+                        let signed = reader.signed(RecordType::Drill, &of, drill).await;
+                        let hint = "back up the dataset and drill that snapshot, then prune again";
+                        doubts.add(&holders, signed, &error, hint);
+                    }
+                    continue;
+                }
+            };
+            let proved = Some(report).filter(|report| report.reached == Some(ProofLevel::Proved));
+            let proved = proved.and_then(|report| candidates.get(&report.snapshot?).copied());
+            newest = newest.into_iter().chain(proved).max_by_key(|manifest| &manifest.snapshot);
+        }
+        newest
+    }
+
+    async fn drill_report(&self, holders: &[&Inventory], drill: &SnapshotId) -> Result<ProvedSnapshot> {
+        let (vault, dataset, trusted) = (&self.keys.vault, &self.dataset.name, &self.keys.trusted_drill_signers);
+        let holders = holders.iter().map(|holder| &holder.replica);
+        if !trusted.is_empty() {
+            let (reader, mut refused) = (RecordReader { vault, dataset, trusted }, None);
+            for holder in holders {
+                match reader.read(&[holder], drill).await {
+                    Ok(record) => return Ok(record.body),
+                    // It is a stranger's only if every replica says so.
+                    Err(error) if error.class() == Class::Keys => refused = refused.or(Some(error)),
+                    Err(error) => refused = Some(error),
+                }
+            }
+            return Err(refused.unwrap_or_else(|| Error::integrity(format!("no replica holds drill record {drill}"))));
+        }
+        let (key, mut errors) = (layout::drill(dataset, drill), Vec::new());
+        for replica in holders {
+            match replica.get(&key, MAX_RECORD_BYTES as u64).await.map_err(Error::from) {
+                Ok(json) => match record::read(&json, vault, dataset, &format!("replica {}: {key}", replica.name())) {
+                    Ok((_, report)) => return Ok(report),
+                    Err(error) => errors.push(error),
+                },
+                Err(error) => errors.push(error),
+            }
+        }
+        Err(combine(format!("no replica returns a valid {key}"), &errors))
+    }
+}

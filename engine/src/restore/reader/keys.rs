@@ -1,0 +1,106 @@
+//! Opens the keys of a dataset from its keyring, which nobody signs.
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+
+use lifeboat_base::{Class, Error, Result};
+use lifeboat_format::id::Name;
+use lifeboat_format::keyring::{self, DatasetSecrets, MAX_KEYRING_OBJECT_BYTES};
+use lifeboat_format::layout;
+
+use super::VaultReader;
+use crate::catalog::verdict::combine;
+use crate::keys::crypt;
+use crate::keys::{PackKeys, ReaderKeys, SharedIdentity};
+
+/// So many generations of a dataset's keys are looked at.
+const MAX_GENERATIONS: usize = 64;
+
+impl VaultReader {
+    /// The keys of the packs of one key generation of a dataset, from the keyring. It is not
+    /// signed, so the keys of every replica count: where replicas disagree there are several, of
+    /// which one opens the packs.
+    pub(crate) async fn pack_keys(&self, dataset: &Name, generation: u32) -> Result<Vec<PackKeys>> {
+        let key = layout::keyring_generation(dataset, generation);
+        let (mut found, mut errors) = (Vec::<PackKeys>::new(), Vec::new());
+        for replica in &self.replicas {
+            let opened = async {
+                let wrapped = replica.get(&key, MAX_KEYRING_OBJECT_BYTES as u64).await.map_err(|error| {
+                    if error.is_not_found() { Error::integrity(error.to_string()) } else { error.into() }
+                })?;
+                let named = |error: Error| error.within(format!("replica {}: cannot open {key}", replica.name()));
+                keyring::check_size(&wrapped, &key).map_err(named)?;
+                let identities = self.keys.identities.iter().map(|identity| identity.as_ref() as &dyn age::Identity);
+                let text = crypt::decrypt(identities, &wrapped, MAX_KEYRING_OBJECT_BYTES)
+                    .map(zeroize::Zeroizing::new)
+                    .map_err(named)?;
+                let secrets = DatasetSecrets::parse(&text, &self.vault, dataset, generation);
+                secrets.and_then(PackKeys::of).map_err(named)
+            };
+            match opened.await {
+                Ok(keys) if found.iter().all(|other| other.identity.to_public() != keys.identity.to_public()) => {
+                    found.push(keys);
+                }
+                Ok(_) => {}
+                Err(error) => errors.push(error),
+            }
+        }
+        if found.len() > 1 {
+            tracing::warn!(%key, "The replicas hold different keys: run `lifeboat verify --read-data` to see which are wrong");
+        }
+        if !found.is_empty() {
+            for error in errors {
+                tracing::warn!(error = %error.chain(), "Leaving aside a keyring object");
+            }
+            return Ok(found);
+        }
+        let error = combine(format!("the keys of dataset {dataset} cannot be opened"), &errors);
+        Err(match error.class() {
+            _ if error.hint_text().is_some() => error,
+            Class::Keys => error
+                .hint("pass --identity with a master identity, or with a drill identity that may open this dataset"),
+            _ => error.hint("run `lifeboat verify` to see which replica holds a good one"),
+        })
+    }
+
+    /// The keys that open the documents of a dataset. These are encrypted to operations identities
+    /// and to the dataset's own. A master or drill identity gets the latter from the keyring.
+    pub(crate) async fn document_keys(&self, dataset: &Name) -> ReaderKeys {
+        let mut known = self.dataset_identities.lock().await;
+        let identities = match known.get(dataset) {
+            Some(identities) => identities.clone(),
+            None => {
+                let identities = self.dataset_identities(dataset).await.unwrap_or_else(|error| {
+                    tracing::debug!(error = %error.chain(), "cannot open the keyring, so only the given identities are tried");
+                    Vec::new()
+                });
+                known.entry(dataset.clone()).or_insert(identities).clone()
+            }
+        };
+        let mut keys = self.keys.clone();
+        keys.identities.extend(identities);
+        keys
+    }
+
+    async fn dataset_identities(&self, dataset: &Name) -> Result<Vec<SharedIdentity>> {
+        let keys = self.list_any(&layout::keyring(dataset)).await?.objects;
+        let generations: BTreeSet<u32> =
+            keys.iter().filter_map(|(_, key)| layout::parse_keyring_generation(dataset, key)).collect();
+        // Generations count from 1. Anybody can name more, but not make a reader fetch them all.
+        let generations = generations.into_iter().take(MAX_GENERATIONS);
+        let mut identities: Vec<SharedIdentity> = Vec::new();
+        for generation in generations {
+            // What is wrong with one generation must not hide the others.
+            match self.pack_keys(dataset, generation).await {
+                Ok(keys) => {
+                    let each = keys.into_iter().map(|keys| Arc::new(keys.identity) as SharedIdentity);
+                    identities.extend(each);
+                }
+                Err(error) => {
+                    tracing::debug!(error = %error.chain(), generation, "Skipping the keys of one generation");
+                }
+            }
+        }
+        Ok(identities)
+    }
+}
