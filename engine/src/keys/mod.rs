@@ -123,6 +123,7 @@ impl HostKeys {
 }
 
 /// The keys that open and check the packs of one key generation of a dataset.
+#[derive(Clone)]
 pub(crate) struct PackKeys {
     pub(crate) identity: age::x25519::Identity,
     pub(crate) chunk_id_key: ChunkIdKey,

@@ -27,7 +27,7 @@ use crate::catalog::documents::Documents;
 use crate::catalog::unbelieved::Unbelieved;
 use crate::catalog::verdict::combine;
 use crate::config::Limits;
-use crate::keys::{ReaderKeys, SharedIdentity};
+use crate::keys::{PackKeys, ReaderKeys, SharedIdentity};
 
 /// So many snapshots of a dataset are looked at to find out whether a vault is the right one.
 const MAX_SNAPSHOTS_AS_PROOF: usize = 8;
@@ -35,6 +35,7 @@ const MAX_SNAPSHOTS_AS_PROOF: usize = 8;
 const MAX_PROOF_TIME: Duration = Duration::from_secs(600);
 /// No replica names more datasets. Each costs a listing.
 const MAX_DATASETS: usize = 4096;
+
 /// A snapshot as the replicas list it. Nothing of it was read or checked.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Listed {
@@ -71,6 +72,8 @@ pub struct VaultReader {
     limits: Limits,
     cancel: CancellationToken,
     dataset_identities: Mutex<BTreeMap<Name, Vec<SharedIdentity>>>,
+    /// Keys of packs, by dataset and generation, that were opened already.
+    opened: Mutex<BTreeMap<(Name, u32), Vec<PackKeys>>>,
 }
 
 impl VaultReader {
@@ -130,6 +133,7 @@ impl VaultReader {
                 limits: limits.clone(),
                 cancel: cancel.clone(),
                 dataset_identities: Mutex::default(),
+                opened: Mutex::default(),
             });
         }
         let mut reader = match readers.len() {
@@ -326,6 +330,7 @@ impl VaultReader {
             limits: self.limits.clone(),
             cancel: self.cancel.clone(),
             dataset_identities: Mutex::default(),
+            opened: Mutex::default(),
         }
     }
 

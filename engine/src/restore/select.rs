@@ -52,7 +52,16 @@ impl VaultReader {
         now: DateTime<Utc>,
         unbelieved: &mut Unbelieved,
     ) -> Result<SnapshotId> {
-        let shown = self.shown(dataset).await?;
+        // All at once, because a replica may be far away. The keys are needed to read what is
+        // selected.
+        let settled = async {
+            match selector {
+                Selector::Id(_) => None,
+                Selector::Latest | Selector::At(_) => Some(self.find_settled(dataset).await),
+            }
+        };
+        let (shown, settled, _) = futures::join!(self.shown(dataset), settled, self.document_keys(dataset));
+        let shown = shown?;
         let none = |what: String| {
             Error::usage(format!("dataset {dataset} has no {what}"))
                 .hint(format!("run `lifeboat list {dataset}` to see its snapshots"))
@@ -70,7 +79,8 @@ impl VaultReader {
             let is_close = |pair: &[DateTime<Utc>]| pair[1].signed_duration_since(pair[0]) < CROWDED;
             named[at.saturating_sub(1)..named.len().min(at + 2)].windows(2).any(is_close)
         };
-        let FoundSettled { times: settled, unread } = self.find_settled(dataset).await?;
+        let Some(settled) = settled else { return Err(none(what)) };
+        let FoundSettled { times: settled, unread } = settled?;
         if let Some((record, error)) = unread {
             return Err(unsettled(dataset, &record, error));
         }

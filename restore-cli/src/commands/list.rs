@@ -18,7 +18,7 @@ use crate::session::Session;
 use crate::table::Plain;
 
 /// Manifests that are fetched at once.
-const MANIFESTS_AT_ONCE: usize = 8;
+const MANIFESTS_AT_ONCE: usize = 16;
 
 /// List snapshots: age, size, and the replicas that hold them
 #[derive(Debug, clap::Args)]
@@ -79,13 +79,13 @@ pub(crate) async fn run(args: &Args, session: &Session) -> Result<()> {
 }
 
 async fn rows(session: &Session, reader: &VaultReader, dataset: &Name, locked: &mut Option<Error>) -> Result<Vec<Row>> {
-    let listed = reader.snapshots(dataset).await?;
+    let (listed, settled) = futures::join!(reader.snapshots(dataset), reader.settled_times(dataset));
+    let listed = listed?;
     let (now, limits) = (session.clock.now(), reader.limits());
     if reader.keys().identities.is_empty() {
         locked.get_or_insert_with(|| Error::keys("no identity is given"));
         return Ok(listed.into_iter().map(|listed| row(dataset, listed, now, limits)).collect());
     }
-    let settled = reader.settled_times(dataset).await?;
     // Nothing of a manifest is kept but what is shown.
     let opened: Vec<(Listed, Result<ShownManifest>)> = futures::stream::iter(listed)
         .map(|listed| async move {
@@ -101,7 +101,7 @@ async fn rows(session: &Session, reader: &VaultReader, dataset: &Name, locked: &
         .collect()
         .await;
     let claims = opened.iter().filter_map(|(_, shown)| Some(shown.as_ref().ok()?.claim.clone()));
-    let times = settled.among(claims);
+    let times = settled?.among(claims);
     let mut rows = Vec::with_capacity(opened.len());
     for (listed, manifest) in opened {
         let mut row = row(dataset, listed, now, limits);

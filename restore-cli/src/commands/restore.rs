@@ -119,13 +119,23 @@ pub(crate) async fn run(args: &Args, session: &Session) -> Result<()> {
     let place = session.place()?.read_as_of(&args.moment);
     let target = target(args, session, place.config.as_ref()).await?;
     let reader = session.reader(&place, Need::Packs).await?;
-    session.datasets(&reader, Some(&args.dataset)).await?;
     let began = session.clock.elapsed();
     let open = async {
-        let snapshot = reader.select(&args.dataset, &args.selection.selector(), session.clock.now()).await?;
-        let streams = reader.streams(&args.dataset, &snapshot).await?;
+        let (selector, now) = (args.selection.selector(), session.clock.now());
+        let (known, snapshot) = futures::join!(
+            session.datasets(&reader, Some(&args.dataset)),
+            reader.select(&args.dataset, &selector, now)
+        );
+        known?;
+        let snapshot = snapshot?;
+        let (streams, settled) =
+            futures::join!(reader.streams(&args.dataset, &snapshot), reader.settled_times(&args.dataset));
+        let streams = streams?;
         // What is only told does not stop a restore.
-        let taken = reader.taken(streams.manifest()).await;
+        let taken = match settled {
+            Ok(settled) => reader.taken_as(streams.manifest(), &settled).await,
+            Err(error) => Err(error),
+        };
         let taken = taken.map_or(streams.manifest().started, |taken| taken.time);
         Ok((streams, taken))
     };

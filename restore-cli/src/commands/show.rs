@@ -72,10 +72,14 @@ struct Stream {
 pub(crate) async fn run(args: &Args, session: &Session) -> Result<()> {
     let place = session.place()?.read_as_of(&args.moment);
     let reader = session.reader(&place, Need::Manifests).await?;
-    session.datasets(&reader, Some(&args.dataset)).await?;
     let look = async {
-        let snapshot = reader.select(&args.dataset, &args.snapshot, session.clock.now()).await?;
-        let listed = reader.snapshots(&args.dataset).await?;
+        let (known, snapshot, listed) = futures::join!(
+            session.datasets(&reader, Some(&args.dataset)),
+            reader.select(&args.dataset, &args.snapshot, session.clock.now()),
+            reader.snapshots(&args.dataset),
+        );
+        known?;
+        let (snapshot, listed) = (snapshot?, listed?);
         let replicas = listed.into_iter().find(|listed| listed.snapshot == snapshot).map(|listed| listed.replicas);
         let manifest = reader.manifest(&args.dataset, &snapshot).await?;
         let taken = reader.taken(&manifest).await?;

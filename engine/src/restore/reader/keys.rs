@@ -21,11 +21,24 @@ impl VaultReader {
     /// signed, so the keys of every replica count: where replicas disagree there are several, of
     /// which one opens the packs.
     pub(crate) async fn pack_keys(&self, dataset: &Name, generation: u32) -> Result<Vec<PackKeys>> {
+        let mut opened = self.opened.lock().await;
+        let known = (dataset.clone(), generation);
+        if let Some(keys) = opened.get(&known) {
+            return Ok(keys.clone());
+        }
+        let keys = self.open_pack_keys(dataset, generation).await?;
+        Ok(opened.entry(known).or_insert(keys).clone())
+    }
+
+    async fn open_pack_keys(&self, dataset: &Name, generation: u32) -> Result<Vec<PackKeys>> {
         let key = layout::keyring_generation(dataset, generation);
+        let fetched = futures::future::join_all(
+            self.replicas.iter().map(|replica| replica.get(&key, MAX_KEYRING_OBJECT_BYTES as u64)),
+        );
         let (mut found, mut errors) = (Vec::<PackKeys>::new(), Vec::new());
-        for replica in &self.replicas {
-            let opened = async {
-                let wrapped = replica.get(&key, MAX_KEYRING_OBJECT_BYTES as u64).await.map_err(|error| {
+        for (replica, wrapped) in self.replicas.iter().zip(fetched.await) {
+            let open = || {
+                let wrapped = wrapped.map_err(|error| {
                     if error.is_not_found() { Error::integrity(error.to_string()) } else { error.into() }
                 })?;
                 let named = |error: Error| error.within(format!("replica {}: cannot open {key}", replica.name()));
@@ -37,7 +50,7 @@ impl VaultReader {
                 let secrets = DatasetSecrets::parse(&text, &self.vault, dataset, generation);
                 secrets.and_then(PackKeys::of).map_err(named)
             };
-            match opened.await {
+            match open() {
                 Ok(keys) if found.iter().all(|other| other.identity.to_public() != keys.identity.to_public()) => {
                     found.push(keys);
                 }

@@ -70,13 +70,21 @@ impl VaultReader {
     /// # Errors
     /// No replica can be listed.
     pub async fn taken(&self, manifest: &Manifest) -> Result<SnapshotTime> {
+        let settled = self.settled_times(&manifest.dataset).await?;
+        self.taken_as(manifest, &settled).await
+    }
+
+    /// As [`Self::taken`], with [`Self::settled_times`] that are known already.
+    ///
+    /// # Errors
+    /// No replica can be listed.
+    pub async fn taken_as(&self, manifest: &Manifest, settled: &SettledTimes) -> Result<SnapshotTime> {
         let (dataset, snapshot) = (&manifest.dataset, &manifest.snapshot);
-        let settled = self.settled_times(dataset).await?;
         if !settled.names(snapshot) {
             return Ok(SnapshotTime { time: manifest.started, claimed: None });
         }
         let shown = self.snapshots(dataset).await?;
-        Ok(self.taken_times(dataset, &shown, &settled).await.of(snapshot, manifest.started))
+        Ok(self.taken_times(dataset, &shown, settled).await.of(snapshot, manifest.started))
     }
 
     /// When those of the snapshots `shown`, oldest first, were taken whose times are settled.
