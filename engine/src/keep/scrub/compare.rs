@@ -94,7 +94,7 @@ impl Looker<'_> {
     async fn elsewhere(&self, replica: &Name, key: &str, proof: Proof) -> Result<(Copy, String)> {
         let (mut found, mut errors): (Option<(Copy, String)>, Vec<Error>) = (None, Vec::new());
         for other in self.replicas.iter().filter(|other| other.name() != replica) {
-            match self.look(other, key, u64::MAX).await {
+            match self.look(other, key).await {
                 Ok(Looked::Whole(copy)) => {
                     match &found {
                         None => found = Some((copy, format!("replica {}", other.name()))),
@@ -120,7 +120,7 @@ impl Looker<'_> {
     async fn copies(&self, replica: &Name, key: &str) -> Copies {
         let mut copies = Copies::default();
         for other in self.replicas.iter().filter(|other| other.name() != replica) {
-            match self.look(other, key, 0).await {
+            match self.look(other, key).await {
                 Ok(Looked::Whole(copy)) => {
                     for (_, body) in copy {
                         copies.bodies.entry(body).or_default().push(format!("replica {}", other.name()));

@@ -43,23 +43,25 @@ pub(super) struct Looker<'a> {
 }
 
 impl Looker<'_> {
-    /// Looks at the object of this key. `size` is what a listing tells, if one does: a large object
-    /// waits for its turn.
+    /// Looks at the object of this key.
     ///
     /// # Errors
     /// The replica fails, or the object is longer than may be held here: nothing is known of it.
-    pub(super) async fn look(&self, replica: &SharedReplica, key: &str, size: u64) -> Result<Looked> {
+    pub(super) async fn look(&self, replica: &SharedReplica, key: &str) -> Result<Looked> {
         let Some((proof, longest)) = proof(&self.dataset.name, key) else { return Ok(Looked::Gone) };
         let limit = match proof {
             Proof::Signature => longest.min(held_of(self.memory)),
             _ => longest,
         };
-        let _turn = if limit > SMALL_DOCUMENT_BYTES && size > SMALL_DOCUMENT_BYTES && proof == Proof::Signature {
-            Some(take_turn().await?)
-        } else {
-            None
-        };
-        let body = match replica.get(key, limit).await {
+        // Others may be looking, too: what a replica sends in their place must not add up.
+        let small = if matches!(proof, Proof::Name(_)) { limit } else { limit.min(SMALL_DOCUMENT_BYTES) };
+        let (mut got, mut turn) = (replica.get(key, small).await, None);
+        if matches!(&got, Err(ReplicaError { kind: ReplicaErrorKind::TooLong { size, .. }, .. }) if *size <= limit) {
+            turn = Some(take_turn().await?);
+            got = replica.get(key, limit).await;
+        }
+        let _turn = turn;
+        let body = match got {
             Ok(body) => body,
             Err(ReplicaError { kind: ReplicaErrorKind::TooLong { size, .. }, .. }) if size <= longest => {
                 return Err(Error::integrity(format!(

@@ -8,8 +8,8 @@
 //!   checked in the same way. Nothing is deleted. It is looked at a second time first, while the
 //!   dataset's lock is held, which reading needs not.
 //! - **What is missing** is no damage: a catch-up copies it.
-//! - **Memory**: one object of a replica at a time, with one copy of it. Of a listing, the next
-//!   few thousand keys are kept.
+//! - **Memory**: one pack at a time, with one copy of it, or a few small objects, or a large one.
+//!   Of a listing, the next few thousand keys are kept.
 //! - **Time**: a slice ends after a while, and may be dropped at any time. What it has done is in
 //!   [`ReplicaScrub`]; a repair that was cut off is found damaged again.
 
@@ -18,10 +18,11 @@ mod folders;
 mod look;
 mod progress;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use chrono::{DateTime, Utc};
+use futures::StreamExt;
 use lifeboat_base::clock::SharedClock;
 use lifeboat_base::{Class, Error, Result};
 use lifeboat_format::id::Name;
@@ -29,6 +30,7 @@ use lifeboat_format::info;
 use lifeboat_format::layout;
 use lifeboat_store::{Listing, SharedReplica};
 use serde::Serialize;
+use tokio::sync::Mutex;
 
 use self::compare::Judged;
 use self::folders::{SMALL_PARTS, prefix, proof};
@@ -40,6 +42,8 @@ use crate::state::StateDirectory;
 
 /// So many keys of a listing are kept.
 const KEYS_AT_ONCE: usize = 4096;
+/// So many objects that are no packs are looked at together.
+const SMALL_AT_ONCE: usize = 8;
 /// A slice goes through no more parts.
 const PARTS_AT_ONCE: usize = 16;
 /// A slice begins no other object after this long.
@@ -77,12 +81,12 @@ pub struct Mended {
 }
 
 /// Who holds the dataset's lock.
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum Locked {
+#[derive(Clone, Copy)]
+enum Locked<'m> {
     /// The caller.
     ByCaller,
-    /// Nobody yet: each repair takes it.
-    ForRepairs,
+    /// Nobody yet: each repair takes it, one after the other.
+    ForRepairs(&'m Mutex<()>),
 }
 
 impl Scrub<'_> {
@@ -92,12 +96,13 @@ impl Scrub<'_> {
     /// # Errors
     /// The replica fails, or does not hold this vault. What was done before is in `scrub`.
     pub async fn slice(&self, replica: &SharedReplica, scrub: &mut ReplicaScrub) -> Result<()> {
-        if let Some(mended) = self.check_vault(replica, Locked::ForRepairs).await? {
+        let repairs = Mutex::default();
+        if let Some(mended) = self.check_vault(replica, Locked::ForRepairs(&repairs)).await? {
             self.note(scrub, &mended);
         }
         for key in scrub.look_again(self.clock.now()) {
             scrub.damaged.remove(&key);
-            if let Some(mended) = self.mend(replica, &key, 0, Locked::ForRepairs).await? {
+            if let Some(mended) = self.mend(replica, &key, Locked::ForRepairs(&repairs)).await? {
                 self.note(scrub, &mended);
             }
         }
@@ -107,7 +112,7 @@ impl Scrub<'_> {
             if late || !scrub.is_part_due(self.config.scrub_period, self.clock.now()) {
                 break;
             }
-            self.part(replica, scrub, Locked::ForRepairs).await?;
+            self.part(replica, scrub, Locked::ForRepairs(&repairs)).await?;
         }
         Ok(())
     }
@@ -125,7 +130,7 @@ impl Scrub<'_> {
                 let keys = suspects.iter().filter(|(suspect, _)| suspect == name);
                 for (_, key) in keys {
                     note_all(&mut all, mended);
-                    mended = self.mend(replica, key, u64::MAX, Locked::ByCaller).await?.into_iter().collect();
+                    mended = self.mend(replica, key, Locked::ByCaller).await?.into_iter().collect();
                 }
                 let mut scrub = ReplicaScrub::default();
                 while scrub.next < SMALL_PARTS {
@@ -143,7 +148,7 @@ impl Scrub<'_> {
     }
 
     /// The objects of the next part.
-    async fn part(&self, replica: &SharedReplica, scrub: &mut ReplicaScrub, locked: Locked) -> Result<Vec<Mended>> {
+    async fn part(&self, replica: &SharedReplica, scrub: &mut ReplicaScrub, locked: Locked<'_>) -> Result<Vec<Mended>> {
         let (began, mut all) = (self.clock.elapsed(), Vec::new());
         let part = scrub.begin_part(self.clock.now());
         let Some(prefix) = prefix(&self.dataset.name, part, self.is_first()) else {
@@ -152,20 +157,28 @@ impl Scrub<'_> {
         };
         loop {
             let (keys, is_all) = self.keys_after(replica, &prefix, scrub.after.as_deref()).await?;
-            for (key, size) in keys {
+            let in_time = |_: &String| {
                 let late = self.clock.elapsed().saturating_sub(began) > SLICE;
-                if late && locked == Locked::ForRepairs {
-                    return Ok(all);
-                }
-                match self.mend(replica, &key, size, locked).await? {
+                std::future::ready(!late || matches!(locked, Locked::ByCaller))
+            };
+            let (count, at_once) = (keys.len(), if part < SMALL_PARTS { SMALL_AT_ONCE } else { 1 });
+            let look = |key: String| async move { (self.mend(replica, &key, locked).await, key) };
+            let looked = futures::stream::iter(keys).take_while(in_time).map(look).buffered(at_once);
+            let (mut looked, mut done) = (std::pin::pin!(looked), 0);
+            while let Some((mended, key)) = looked.next().await {
+                match mended? {
                     Some(mended) => {
                         self.note(scrub, &mended);
                         all.push(mended);
                     }
                     None => drop(scrub.damaged.remove(&key)),
                 }
+                done += 1;
                 scrub.objects += 1;
                 scrub.after = Some(key);
+            }
+            if done < count {
+                return Ok(all);
             }
             if is_all {
                 scrub.end_part(Some(&prefix));
@@ -174,19 +187,19 @@ impl Scrub<'_> {
         }
     }
 
-    /// The next objects of a part, with their sizes, by key; and whether these are all.
+    /// The keys of the next objects of a part, in order; and whether these are all.
     async fn keys_after(
         &self,
         replica: &SharedReplica,
         prefix: &str,
         after: Option<&str>,
-    ) -> Result<(BTreeMap<String, u64>, bool)> {
-        let (mut keys, mut is_all, mut listing) = (BTreeMap::new(), true, Listing::new(prefix));
+    ) -> Result<(BTreeSet<String>, bool)> {
+        let (mut keys, mut is_all, mut listing) = (BTreeSet::new(), true, Listing::new(prefix));
         while let Some(objects) = replica.next_page(&mut listing).await? {
             for object in objects {
                 let is_next = after.is_none_or(|after| object.key.as_str() > after);
                 if is_next && object.key.starts_with(prefix) && proof(&self.dataset.name, &object.key).is_some() {
-                    keys.insert(object.key, object.size);
+                    keys.insert(object.key);
                 }
                 if keys.len() > KEYS_AT_ONCE {
                     keys.pop_last();
@@ -201,9 +214,9 @@ impl Scrub<'_> {
     ///
     /// # Errors
     /// The replica fails: nothing is known of the object.
-    async fn mend(&self, replica: &SharedReplica, key: &str, size: u64, locked: Locked) -> Result<Option<Mended>> {
+    async fn mend(&self, replica: &SharedReplica, key: &str, locked: Locked<'_>) -> Result<Option<Mended>> {
         let looker = self.looker();
-        let first = looker.judge(replica, key, looker.look(replica, key, size).await?).await?;
+        let first = looker.judge(replica, key, looker.look(replica, key).await?).await?;
         let Judged::Damaged(..) = first else { return Ok(None) };
         drop(first);
         let told = |problem: &Error, unrepaired: Option<String>, from: Option<String>| Mended {
@@ -214,11 +227,13 @@ impl Scrub<'_> {
             unrepaired,
         };
         // What arrived may be wrong, and the object right; and others may have acted meanwhile.
-        let lock = match locked {
-            Locked::ByCaller => None,
-            Locked::ForRepairs => Some(self.state.try_lock_dataset(&self.dataset.name)?),
+        let (_alone, lock) = match locked {
+            Locked::ByCaller => (None, None),
+            Locked::ForRepairs(repairs) => {
+                (Some(repairs.lock().await), Some(self.state.try_lock_dataset(&self.dataset.name)?))
+            }
         };
-        let again = looker.judge(replica, key, looker.look(replica, key, size).await?).await?;
+        let again = looker.judge(replica, key, looker.look(replica, key).await?).await?;
         let Judged::Damaged(problem, found) = again else { return Ok(None) };
         if matches!(lock, Some(None)) {
             let taken = self.state.taken(&self.dataset.name);
@@ -233,7 +248,7 @@ impl Scrub<'_> {
             for (key, body) in copy {
                 replica.put_replace(&key, body).await?;
             }
-            match looker.judge(replica, key, looker.look(replica, key, size).await?).await? {
+            match looker.judge(replica, key, looker.look(replica, key).await?).await? {
                 Judged::Good => Ok(from),
                 Judged::Damaged(error, _) => {
                     Err(Error::integrity("it was written anew, and is damaged again").because(error.chain()))
@@ -251,7 +266,7 @@ impl Scrub<'_> {
 
     /// Repairs `vault.json` if it is damaged, and refuses a replica that holds no vault, or another
     /// one.
-    async fn check_vault(&self, replica: &SharedReplica, locked: Locked) -> Result<Option<Mended>> {
+    async fn check_vault(&self, replica: &SharedReplica, locked: Locked<'_>) -> Result<Option<Mended>> {
         let looker = self.looker();
         if looker.check_vault_of(replica).await.is_ok() {
             return Ok(None);
@@ -259,12 +274,10 @@ impl Scrub<'_> {
         // What arrived may be wrong, and the object right.
         match looker.check_vault_of(replica).await {
             Ok(_) => Ok(None),
-            Err(error) if error.class() == Class::Integrity => {
-                match self.mend(replica, layout::VAULT, 0, locked).await? {
-                    Some(mended) if mended.unrepaired.is_some() => Err(error),
-                    mended => Ok(mended),
-                }
-            }
+            Err(error) if error.class() == Class::Integrity => match self.mend(replica, layout::VAULT, locked).await? {
+                Some(mended) if mended.unrepaired.is_some() => Err(error),
+                mended => Ok(mended),
+            },
             Err(error) => Err(error),
         }
     }

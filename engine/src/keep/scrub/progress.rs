@@ -15,9 +15,9 @@ use serde::{Deserialize, Serialize};
 use super::folders::PARTS;
 use crate::state::{StateDirectory, replace_file};
 
-const FILE: &str = "scrub";
+const PROGRESS_FILE: &str = "scrub";
 /// So many damaged objects of a replica are remembered by name.
-const MAX_NAMED: usize = 256;
+const MAX_NAMED_DAMAGE: usize = 256;
 /// A problem is told in so many characters.
 const MAX_PROBLEM: usize = 300;
 /// Damage that could not be repaired is looked at again after this long.
@@ -71,7 +71,7 @@ impl ScrubProgress {
     /// What is remembered of a dataset; nothing, if that is lost.
     #[must_use]
     pub fn read(state: &StateDirectory, dataset: &Name) -> Self {
-        let path = state.path().join("datasets").join(dataset.as_str()).join(FILE);
+        let path = state.path().join("datasets").join(dataset.as_str()).join(PROGRESS_FILE);
         let text = match std::fs::read(&path) {
             Ok(text) => text,
             Err(error) => {
@@ -93,7 +93,7 @@ impl ScrubProgress {
     /// [`Class::Storage`]: the disk fails or is full.
     pub fn write(&self, state: &StateDirectory, dataset: &Name) -> Result<()> {
         let text = serde_json::to_vec(self).context(Class::Failed, || "cannot write how far the scrub came")?;
-        replace_file(&state.dataset(dataset)?.join(FILE), &text)
+        replace_file(&state.dataset(dataset)?.join(PROGRESS_FILE), &text)
     }
 
     /// How the scrub of a replica stands.
@@ -185,7 +185,7 @@ impl ReplicaScrub {
     /// Notes an object that is damaged and stays so.
     pub(super) fn note_damage(&mut self, key: &str, problem: &str, unrepaired: &str, now: DateTime<Utc>) {
         let short = |text: &str| text.chars().take(MAX_PROBLEM).collect();
-        if !self.damaged.contains_key(key) && self.damaged.len() >= MAX_NAMED {
+        if !self.damaged.contains_key(key) && self.damaged.len() >= MAX_NAMED_DAMAGE {
             self.untold += 1;
             return;
         }
@@ -248,10 +248,10 @@ mod tests {
         assert!(!scrub.is_due(period, at(0)) && scrub.is_due(period, at(0) + AGAIN));
         assert_eq!(scrub.look_again(at(0) + AGAIN), ["x/1"]);
         assert!(scrub.look_again(at(0) + AGAIN).is_empty());
-        for number in 0..2 * MAX_NAMED {
+        for number in 0..2 * MAX_NAMED_DAMAGE {
             scrub.note_damage(&format!("y/{number}"), "it is wrong", "nobody has it", at(0));
         }
-        assert_eq!((scrub.damaged.len(), scrub.damaged_objects()), (MAX_NAMED, 2 * MAX_NAMED as u64 + 1));
+        assert_eq!((scrub.damaged.len(), scrub.damaged_objects()), (MAX_NAMED_DAMAGE, 2 * MAX_NAMED_DAMAGE as u64 + 1));
         scrub.next = PARTS;
         scrub.begin_part(at(40));
         scrub.end_part(Some("x/"));
