@@ -346,6 +346,17 @@ impl StatusReport {
                     words::time(*time)
                 ));
             }
+            for (replica, scrub) in status.scrubs.iter().filter(|(_, scrub)| scrub.damaged_objects > 0) {
+                let (key, damage) =
+                    scrub.damaged.first_key_value().map_or(("?", None), |(key, damage)| (key, Some(damage)));
+                let why = damage.map(|damage| format!(": {}; not repaired: {}", damage.problem, damage.unrepaired));
+                lines.push(format!(
+                    "dataset {name}: replica {replica} has {} that are DAMAGED, such as {}{}",
+                    words::count(scrub.damaged_objects, "object"),
+                    escape::line(key),
+                    escape::line(&why.unwrap_or_default())
+                ));
+            }
             for (replica, standing) in status.replicas.iter().filter(|(_, standing)| standing.behind > 0) {
                 lines.push(format!(
                     "dataset {name}: replica {replica} lacks {}",

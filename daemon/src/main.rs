@@ -20,6 +20,7 @@ mod run_report;
 mod runner;
 mod runs;
 mod scheduler;
+mod scrubber;
 mod start;
 mod status;
 mod turn;

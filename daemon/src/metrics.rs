@@ -281,6 +281,41 @@ fn replicas(page: &Page, snapshot: &Snapshot<'_>) -> prometheus::Result<()> {
         "Snapshots that were missing or incomplete in the replica when it was last compared with the others.",
         &labels,
         behind,
+    )?;
+    scrubs(page, snapshot)
+}
+
+fn scrubs(page: &Page, snapshot: &Snapshot<'_>) -> prometheus::Result<()> {
+    let (mut checked, mut repaired, mut damaged, mut oldest) = (Vec::new(), Vec::new(), Vec::new(), Vec::new());
+    for (dataset, status) in datasets(snapshot) {
+        for replica in snapshot.config.replicas.iter().map(|replica| &replica.name) {
+            let (at, scrub) =
+                (|| vec![dataset, replica.as_str()], status.scrubs.get(replica).cloned().unwrap_or_default());
+            checked.push((at(), scrub.checked_objects));
+            repaired.push((at(), scrub.repaired_objects));
+            damaged.push((at(), scrub.damaged_objects as f64));
+            oldest.push((at(), timestamp(scrub.oldest_check)));
+        }
+    }
+    let labels = ["dataset", "replica"];
+    page.counter("lifeboat_scrub_objects_total", "Objects that the scrub has read and checked.", &labels, checked)?;
+    page.counter(
+        "lifeboat_scrub_repaired_objects_total",
+        "Objects that the scrub found damaged and replaced with a whole copy.",
+        &labels,
+        repaired,
+    )?;
+    page.gauge(
+        "lifeboat_scrub_damaged_objects",
+        "Objects that are damaged and that no whole copy could replace so far.",
+        &labels,
+        damaged,
+    )?;
+    page.gauge(
+        "lifeboat_scrub_oldest_check_timestamp_seconds",
+        "Every object that was there at this time has been checked since. 0: not every one was checked yet.",
+        &labels,
+        oldest,
     )
 }
 

@@ -18,9 +18,13 @@ use std::time::SystemTime;
 use chrono::{DateTime, Utc};
 use lifeboat_engine::format::id::{Name, SnapshotId};
 use lifeboat_engine::keep::prune::Space;
+use lifeboat_engine::keep::scrub::{Damage, ReplicaScrub, ScrubProgress};
 use lifeboat_engine::state;
 use lifeboat_engine::state::{StateDirectory, watch};
 use serde::{Deserialize, Serialize};
+
+/// So many damaged objects of a replica are told one by one.
+const MAX_TOLD_DAMAGED: usize = 16;
 
 /// What is remembered of one dataset.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
@@ -74,6 +78,9 @@ pub(crate) struct DatasetStatus {
     pub space: Space,
     /// How each replica stands.
     pub replicas: BTreeMap<Name, ReplicaStatus>,
+    /// How the scrub of each replica stands. It stands in a file of its own.
+    #[serde(skip_deserializing)]
+    pub scrubs: BTreeMap<Name, ScrubStanding>,
     /// Snapshots that depart from their history and are not acknowledged. They stand in a file of
     /// their own, which `lifeboat acknowledge` changes.
     #[serde(skip_deserializing)]
@@ -86,6 +93,34 @@ pub(crate) struct Anomaly {
     /// `None`: nobody knows which, for what was remembered is damaged.
     pub snapshot: Option<SnapshotId>,
     pub why: Vec<String>,
+}
+
+/// How the scrub of one replica stands.
+#[derive(Debug, Clone, Default, PartialEq, Serialize)]
+pub(crate) struct ScrubStanding {
+    /// Objects that were checked, ever.
+    pub checked_objects: u64,
+    /// Objects that were damaged and were repaired, ever.
+    pub repaired_objects: u64,
+    /// Objects that are damaged.
+    pub damaged_objects: u64,
+    /// Some of them, by key.
+    pub damaged: BTreeMap<String, Damage>,
+    /// Every object was checked at this time or later.
+    pub oldest_check: Option<DateTime<Utc>>,
+}
+
+impl ScrubStanding {
+    fn of(scrub: &ReplicaScrub) -> Self {
+        let damaged = scrub.damaged.iter().take(MAX_TOLD_DAMAGED);
+        Self {
+            checked_objects: scrub.objects,
+            repaired_objects: scrub.repaired,
+            damaged_objects: scrub.damaged_objects(),
+            damaged: damaged.map(|(key, damage)| (key.clone(), damage.clone())).collect(),
+            oldest_check: scrub.oldest_check(),
+        }
+    }
 }
 
 /// How one replica stands for one dataset.
@@ -103,6 +138,8 @@ pub(crate) struct ReplicaStatus {
 pub(crate) struct Ledger {
     state: StateDirectory,
     files: Mutex<BTreeMap<Name, StatusFile>>,
+    /// Only the daemon writes their files, so each is read once.
+    scrubs: Mutex<BTreeMap<Name, ScrubProgress>>,
 }
 
 /// Tells one content of a file from the next: each is a new file under the old name.
@@ -133,7 +170,7 @@ impl StatusFile {
 impl Ledger {
     /// Reads what is remembered of `datasets`.
     pub(crate) fn open<'a>(state: &StateDirectory, datasets: impl IntoIterator<Item = &'a Name>) -> Self {
-        let ledger = Self { state: state.clone(), files: Mutex::default() };
+        let ledger = Self { state: state.clone(), files: Mutex::default(), scrubs: Mutex::default() };
         for dataset in datasets {
             ledger.refresh(dataset);
         }
@@ -143,6 +180,9 @@ impl Ledger {
     /// What is remembered of `dataset`.
     pub(crate) fn get(&self, dataset: &Name) -> DatasetStatus {
         let mut status = self.lock().get(dataset).map(StatusFile::told).unwrap_or_default();
+        status.scrubs = self.with_scrub(dataset, |progress| {
+            progress.replicas().map(|(name, scrub)| (name.clone(), ScrubStanding::of(scrub))).collect()
+        });
         status.anomalies = match watch::flagged(&self.state, dataset) {
             Ok(flagged) => {
                 flagged.iter().map(|flag| Anomaly { snapshot: Some(flag.snapshot.clone()), why: flag.told() }).collect()
@@ -150,6 +190,25 @@ impl Ledger {
             Err(error) => vec![Anomaly { snapshot: None, why: vec![error.chain()] }],
         };
         status
+    }
+
+    /// Whether another host backs `dataset` up.
+    pub(crate) fn is_led_elsewhere(&self, dataset: &Name) -> bool {
+        self.lock().get(dataset).is_some_and(|file| file.status.led_by.is_some())
+    }
+
+    /// Looks at how far the scrub of `dataset` has come.
+    pub(crate) fn with_scrub<T>(&self, dataset: &Name, look: impl FnOnce(&ScrubProgress) -> T) -> T {
+        let mut scrubs = self.scrubs.lock().unwrap_or_else(PoisonError::into_inner);
+        look(scrubs.entry(dataset.clone()).or_insert_with(|| ScrubProgress::read(&self.state, dataset)))
+    }
+
+    /// Remembers how far it has come now.
+    pub(crate) fn scrubbed(&self, dataset: &Name, progress: ScrubProgress) {
+        if let Err(error) = progress.write(&self.state, dataset) {
+            tracing::warn!(%dataset, "cannot remember how far the scrub came; after a restart, it repeats that: {}", error.chain());
+        }
+        self.scrubs.lock().unwrap_or_else(PoisonError::into_inner).insert(dataset.clone(), progress);
     }
 
     /// Reads the file again if another process wrote it.

@@ -2,7 +2,7 @@
 //! it answers.
 //!
 //! A catch-up may take days (a new replica), so a run of its dataset interrupts it; what was copied
-//! stays.
+//! stays. While there is neither, the replicas are scrubbed (`scrubber.rs`).
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -18,6 +18,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::live::Live;
 use crate::runner::Runner;
+use crate::scrubber::Scrubber;
 
 /// How often replicas that are behind are looked at.
 const CATCH_UP: Duration = Duration::from_secs(5 * 60);
@@ -33,6 +34,7 @@ pub(crate) struct Upkeep {
     /// Datasets whose last catch-up failed.
     failed: BTreeSet<Name>,
     job: Option<Job>,
+    scrubber: Scrubber,
     asking: Option<JoinHandle<()>>,
     next_pass: Duration,
     next_ask: Duration,
@@ -52,6 +54,7 @@ impl Upkeep {
         let wanted = live.installation().config.datasets.iter().map(|dataset| dataset.name.clone()).collect();
         let now = runner.clock.elapsed();
         Self {
+            scrubber: Scrubber::new(runner.clone(), live.clone()),
             runner,
             live,
             wanted,
@@ -86,20 +89,25 @@ impl Upkeep {
             && let Some(dataset) = self.wanted.iter().find(|dataset| !runs(dataset)).cloned()
         {
             self.wanted.remove(&dataset);
+            self.scrubber.make_way().await;
             self.start(dataset);
         }
+        let is_idle = self.live.installation().config.datasets.iter().all(|dataset| !runs(&dataset.name));
+        self.scrubber.turn(is_idle && self.job.is_none()).await;
     }
 
     /// Waits until a job has ended, so that the next one begins at once.
     pub(crate) async fn job_ended(&self) {
         match &self.job {
             Some(job) => job.ended.cancelled().await,
-            None => std::future::pending().await,
+            None => self.scrubber.ended().await,
         }
     }
 
-    /// Leaves `dataset` to a run: interrupts its catch-up, and waits until its lock is free.
+    /// Leaves `dataset` to a run: interrupts its catch-up and every scrub, and waits until its lock
+    /// is free.
     pub(crate) async fn make_way(&mut self, dataset: &Name) {
+        self.scrubber.make_way().await;
         if let Some(job) = self.job.as_ref().filter(|job| job.dataset == *dataset) {
             job.cancel.cancel();
             self.settle().await;
@@ -111,6 +119,7 @@ impl Upkeep {
         if let Some(asking) = self.asking.take() {
             asking.abort();
         }
+        self.scrubber.make_way().await;
         if let Some(job) = &self.job {
             job.cancel.cancel();
             self.settle().await;

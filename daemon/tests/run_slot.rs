@@ -194,3 +194,37 @@ async fn an_operator_cancels_a_backup_that_runs_or_waits() {
     release(&host, "shop");
     assert!(host.run(&["trigger", "shop"]).status.success());
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn idle_time_repairs_what_one_replica_has_whole_and_names_what_none_has() {
+    let host = Host::new(&[("shop", "")]).await;
+    assert!(host.run(&["--once"]).status.success());
+    replace(&host, "[limits]", "[scrub]\nperiod = \"1s\"\n[limits]");
+    let first = |folder: std::path::PathBuf| std::fs::read_dir(folder).unwrap().next().unwrap().unwrap().path();
+    let pack = |replica: &str| first(first(host.place.path().join(replica).join("datasets/shop/packs")));
+    let (frankfurt, ireland) = (pack("frankfurt"), pack("ireland"));
+    let whole = std::fs::read(&frankfurt).unwrap();
+    // Of the right size, so that no listing shows it.
+    let rotten: Vec<u8> = whole.iter().map(|byte| byte ^ 1).collect();
+    let damage = |file: &std::path::Path| std::fs::write(file, &rotten).unwrap();
+    damage(&frankfurt);
+    let of = |metric: &str, replica: &str| format!("lifeboat_scrub_{metric}{{dataset=\"shop\",replica=\"{replica}\"}}");
+    let daemon = host.start();
+    until("the repair", || host.metric(&of("repaired_objects_total", "frankfurt")) == 1.0);
+    assert_eq!(std::fs::read(&frankfurt).unwrap(), whole);
+    until("a round", || host.metric(&of("oldest_check_timestamp_seconds", "ireland")) > 1.7e9);
+    assert_eq!(host.metric(&of("damaged_objects", "frankfurt")), 0.0);
+
+    [&frankfurt, &ireland].into_iter().for_each(|file| damage(file));
+    until("the damage is told", || host.metric(&of("damaged_objects", "ireland")) == 1.0);
+    let status = said(&host.run(&["status"]));
+    assert!(status.contains("replica ireland has 1 object that are DAMAGED, such as datasets/shop/packs/"), "{status}");
+    assert!(status.contains("not repaired: no other replica returns it whole"), "{status}");
+    assert!(host.run(&["trigger", "shop"]).status.success(), "a backup goes on");
+    // A daemon that starts again remembers it.
+    drop(daemon);
+    let _daemon = host.start();
+    assert!(host.metric(&of("damaged_objects", "ireland")) == 1.0);
+    assert!(host.metric(&of("repaired_objects_total", "frankfurt")) == 1.0);
+    assert!(ireland.exists() && frankfurt.exists(), "something was deleted");
+}

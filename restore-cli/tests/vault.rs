@@ -14,6 +14,7 @@ use lifeboat_engine::clock::{Clock, SystemClock};
 use lifeboat_engine::format::id::SnapshotId;
 use lifeboat_engine::format::layout;
 use lifeboat_engine::state::StateDirectory;
+use lifeboat_tests::by_hand::{changed, contents};
 use lifeboat_tests::vault::{DATASET, MemorySource, TestVault, files_below, name, noise};
 use serde_json::Value;
 
@@ -257,6 +258,84 @@ async fn verify_tells_good_from_damaged_from_unreachable() {
     let unreachable = place.on("backup", &["verify", "--json"]);
     assert_eq!(code(&unreachable), 5, "{}", stderr(&unreachable));
     assert!(json(&unreachable)["unreachable"].get("r1").is_some());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn verify_repairs_from_a_whole_replica_and_names_what_no_replica_has_whole() {
+    let place = Installation::new().await;
+    let roots = [place.vault.replica_path(1), place.vault.replica_path(2)];
+    let rot = |file: &Path| {
+        let mut content = fs::read(file).unwrap();
+        let middle = content.len() / 2;
+        content[middle] ^= 1;
+        fs::set_permissions(file, fs::Permissions::from_mode(0o600)).unwrap();
+        fs::write(file, content).unwrap();
+    };
+    let before = contents(&roots);
+    let pack = place.a_pack(1);
+    let first = |folder: &str| files_below(&roots[0].join(format!("datasets/{DATASET}/{folder}"))).remove(0);
+    let [manifest, act, index] = ["snapshots", "order", "index"].map(first);
+    let keyring = roots[0].join(layout::keyring_generation(&name(DATASET), 1));
+    let harmed = [&pack, &manifest, &act, &index, &keyring];
+    harmed.iter().for_each(|file| rot(file));
+    // And one is gone.
+    fs::remove_file(files_below(&roots[1].join(format!("datasets/{DATASET}/index"))).remove(2)).unwrap();
+
+    let found = place.on("backup", &["verify"]);
+    assert_eq!(code(&found), 6);
+    assert!(stderr(&found).contains("lifeboat verify --repair"), "{}", stderr(&found));
+    assert_eq!(code(&place.on("backup", &["verify", "--repair", "--replica", "r1"])), 2);
+    let repaired = place.on("backup", &["verify", "--repair"]);
+    assert_eq!(code(&repaired), 0, "{}{}", stdout(&repaired), stderr(&repaired));
+    for file in harmed {
+        let key = file.strip_prefix(&roots[0]).unwrap().display();
+        assert!(stdout(&repaired).contains("repaired in replica r1, from "), "{}", stdout(&repaired));
+        assert!(stdout(&repaired).contains(&format!(": {key}\n")), "{key}: {}", stdout(&repaired));
+    }
+    assert!(changed(&before, &contents(&roots)).is_empty());
+
+    [&pack, &roots[1].join(pack.strip_prefix(&roots[0]).unwrap())].into_iter().for_each(|file| rot(file));
+    let damaged = contents(&roots);
+    let left = place.on("backup", &["verify", "--repair", "--json"]);
+    assert_eq!(code(&left), 6, "{}{}", stdout(&left), stderr(&left));
+    let report = json(&left);
+    let mended = report["repairs"][DATASET]["mended"].as_array().unwrap();
+    assert_eq!(mended.len(), 2, "{report}");
+    assert!(mended.iter().all(|mended| mended["unrepaired"].as_str().unwrap().contains("no other replica")));
+    assert_eq!(report["datasets"][DATASET]["findings"].as_array().unwrap().len(), 2, "{report}");
+    assert!(changed(&damaged, &contents(&roots)).is_empty(), "something was written or deleted");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn verify_reads_a_random_share_of_the_packs_and_tells_which() {
+    let place = Installation::new().await;
+    let subset = |arguments: &[&str]| {
+        let output = place.on("backup", &[&["verify", "--json", "--read-data-subset"], arguments].concat());
+        assert_eq!(code(&output), 0, "{}{}", stdout(&output), stderr(&output));
+        json(&output)
+    };
+    let coverage = |report: &Value, of: &str| report["datasets"][DATASET]["coverage"][of].as_u64().unwrap();
+    let all = subset(&["100%"]);
+    assert_eq!(coverage(&all, "packs"), coverage(&all, "of_packs"));
+    let few = subset(&["1%"]);
+    assert_eq!(coverage(&few, "packs"), 2, "one in each replica: {few}");
+    assert_eq!(coverage(&few, "of_bytes"), coverage(&all, "bytes"));
+    assert_eq!(few["datasets"][DATASET]["bytes"], coverage(&few, "bytes"));
+    let seed = few["subset"]["seed"].to_string();
+    assert_eq!(subset(&["1", "--seed", &seed])["datasets"], few["datasets"]);
+    assert_eq!(code(&place.on("backup", &["verify", "--read-data-subset", "0%"])), 2);
+    assert_eq!(code(&place.on("backup", &["verify", "--seed", "1"])), 2);
+
+    // What is not read is looked up all the same.
+    let pack = place.a_pack(1);
+    fs::remove_file(&pack).unwrap();
+    for seed in ["1", "2", "3", "4"] {
+        let arguments = ["verify", "--read-data-subset", "1%", "--seed", seed];
+        let output = place.on("backup", &arguments);
+        assert_eq!(code(&output), 6, "{}", stdout(&output));
+        assert!(stdout(&output).contains("is missing"), "{}", stdout(&output));
+        assert!(stdout(&output).contains(&format!("the same again with --seed {seed}")), "{}", stdout(&output));
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]

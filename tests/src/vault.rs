@@ -166,6 +166,7 @@ impl TestVault {
             control_socket: place.path().join("control.sock"),
             keys: keys_config(place.path().join("keys"), vec![recipient]),
             limits: limits(),
+            scrub_period: Duration::from_secs(30 * 86_400),
             replicas: (1..=replicas)
                 .map(|n| ReplicaConfig {
                     name: name(&format!("r{n}")),

@@ -7,7 +7,7 @@ use lifeboat_engine::keep::prune::Space;
 
 use super::*;
 use crate::sample;
-use crate::status::ReplicaStatus;
+use crate::status::{ReplicaStatus, ScrubStanding};
 
 fn page(statuses: &BTreeMap<Name, DatasetStatus>) -> String {
     let config = sample::config(&[
@@ -65,8 +65,15 @@ fn every_series_exists_from_the_start() {
             assert!(page.contains(&format!("lifeboat_vault_{metric}_bytes{{dataset=\"{dataset}\"}} 0\n")));
         }
         for replica in ["frankfurt", "ireland"] {
-            for metric in ["last_complete_timestamp_seconds", "behind_snapshots"] {
-                let line = format!("lifeboat_replica_{metric}{{dataset=\"{dataset}\",replica=\"{replica}\"}} 0\n");
+            for metric in [
+                "replica_last_complete_timestamp_seconds",
+                "replica_behind_snapshots",
+                "scrub_objects_total",
+                "scrub_repaired_objects_total",
+                "scrub_damaged_objects",
+                "scrub_oldest_check_timestamp_seconds",
+            ] {
+                let line = format!("lifeboat_{metric}{{dataset=\"{dataset}\",replica=\"{replica}\"}} 0\n");
                 assert!(page.contains(&line), "{line}\n{page}");
             }
         }
@@ -92,7 +99,15 @@ fn every_series_exists_from_the_start() {
 fn what_is_remembered_is_shown() {
     let at = DateTime::from_timestamp(1_795_459_999, 500_000_000);
     let replicas = BTreeMap::from([("ireland".parse().unwrap(), ReplicaStatus { last_complete: at, behind: 2 })]);
+    let scrub = ScrubStanding {
+        checked_objects: 40,
+        repaired_objects: 3,
+        damaged_objects: 2,
+        oldest_check: at,
+        ..ScrubStanding::default()
+    };
     let status = DatasetStatus {
+        scrubs: BTreeMap::from([("ireland".parse().unwrap(), scrub)]),
         last_success: at,
         succeeded: true,
         deduplicated_bytes: 1000,
@@ -115,6 +130,10 @@ fn what_is_remembered_is_shown() {
         "lifeboat_vault_unused_bytes{dataset=\"shop\"} 80\n",
         "lifeboat_replica_last_complete_timestamp_seconds{dataset=\"shop\",replica=\"ireland\"} 1795459999.5\n",
         "lifeboat_replica_behind_snapshots{dataset=\"shop\",replica=\"ireland\"} 2\n",
+        "lifeboat_scrub_objects_total{dataset=\"shop\",replica=\"ireland\"} 40\n",
+        "lifeboat_scrub_repaired_objects_total{dataset=\"shop\",replica=\"ireland\"} 3\n",
+        "lifeboat_scrub_damaged_objects{dataset=\"shop\",replica=\"ireland\"} 2\n",
+        "lifeboat_scrub_oldest_check_timestamp_seconds{dataset=\"shop\",replica=\"ireland\"} 1795459999.5\n",
     ] {
         assert!(page.contains(line), "{line}\n{page}");
     }

@@ -33,7 +33,7 @@ use crate::state::cache::ObjectCache;
 /// How many manifests are fetched and opened at once.
 const MANIFESTS_AT_ONCE: usize = 16;
 /// A longer object is large, and so is a document with more JSON.
-const SMALL_DOCUMENT_BYTES: u64 = 2 << 20;
+pub(crate) const SMALL_DOCUMENT_BYTES: u64 = 2 << 20;
 /// This much may be held of a document whatever `limits.memory` says.
 const MIN_HELD_BYTES: u64 = 32 << 20;
 /// Taken by whoever fetches or opens a large document. One that waits for it must not keep the one
@@ -327,7 +327,7 @@ impl Documents<'_> {
 
     /// How much may be held of one document.
     fn held(&self) -> u64 {
-        MIN_HELD_BYTES.max(self.memory / 2)
+        held_of(self.memory)
     }
 
     /// Decrypts and parses an object on a thread for blocking work.
@@ -371,6 +371,11 @@ impl Documents<'_> {
     }
 }
 
+/// How much may be held of one document under this `limits.memory`, in bytes.
+pub(crate) fn held_of(memory: u64) -> u64 {
+    MIN_HELD_BYTES.max(memory / 2)
+}
+
 fn lock(unbelieved: &Mutex<Unbelieved>) -> MutexGuard<'_, Unbelieved> {
     unbelieved.lock().unwrap_or_else(PoisonError::into_inner)
 }
@@ -382,6 +387,7 @@ fn raise_memory(bytes: u64) -> String {
 /// The right to hold a large document.
 pub(crate) type LargeTurn = SemaphorePermit<'static>;
 
-async fn take_turn() -> Result<LargeTurn> {
+/// Waits for the turn of a large document.
+pub(crate) async fn take_turn() -> Result<LargeTurn> {
     LARGE_DOCUMENT.acquire().await.context(Class::Failed, || "cannot wait for a large document")
 }

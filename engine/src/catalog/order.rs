@@ -131,7 +131,7 @@ impl<'a> OrderReader<'a> {
     /// [`Class::Integrity`]: it is no such act, whoever put it there. [`Class::Keys`]: it is one,
     /// of a signer who is not trusted. [`Class::Failed`]: a trusted signer signed it, and it is not
     /// understood here.
-    pub(super) fn believe(&self, stored: Bytes, number: u64, what: &str) -> Result<FoundAct> {
+    pub(crate) fn believe(&self, stored: Bytes, number: u64, what: &str) -> Result<FoundAct> {
         let comment = layout::trusted_comment(self.vault, &layout::act(self.dataset, number));
         let damaged = || Error::integrity(format!("{what} is damaged"));
         let (line, signature) = act::split(&stored).ok_or_else(damaged)?;

@@ -22,6 +22,7 @@ pub(crate) const STALL_LIMIT: Duration = Duration::from_secs(10 * 60);
 pub(crate) const CLOCK_SKEW: Duration = Duration::from_secs(5 * 60);
 pub(crate) const RUN_LIMIT: Duration = Duration::from_secs(24 * 3600);
 pub(crate) const SHUTDOWN_LIMIT: Duration = Duration::from_secs(60);
+pub(crate) const SCRUB_PERIOD: Duration = Duration::from_secs(30 * 86_400);
 pub(crate) const REPLICA_TIMEOUT: Duration = Duration::from_secs(60);
 pub(crate) const BANDWIDTH: Rate = None;
 pub(crate) const ALL_DAYS: Days = Days::ALL;

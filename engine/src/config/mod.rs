@@ -55,6 +55,8 @@ pub struct Config {
     pub keys: KeysConfig,
     /// The resources that a run or a restore may use.
     pub limits: Limits,
+    /// Within this time, every object of every replica is read again. Zero: never.
+    pub scrub_period: Duration,
     /// The replicas, at least one.
     pub replicas: Vec<ReplicaConfig>,
     /// The datasets that this host backs up. Empty on a host that only restores or drills.

@@ -24,6 +24,8 @@ pub(crate) struct RawConfig {
     #[serde(default)]
     pub limits: RawLimits,
     #[serde(default)]
+    pub scrub: RawScrub,
+    #[serde(default)]
     pub replica: Vec<Spanned<RawReplica>>,
     #[serde(default)]
     pub dataset: Vec<Spanned<RawDataset>>,
@@ -57,6 +59,12 @@ pub(crate) struct RawLimits {
     pub run: Option<Text>,
     pub shutdown: Option<Text>,
     pub clock_skew: Option<Text>,
+}
+
+#[derive(Deserialize, Default)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct RawScrub {
+    pub period: Option<Text>,
 }
 
 /// The keys of replicas of every kind. Validation refuses those of another kind.

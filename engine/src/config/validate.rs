@@ -22,6 +22,7 @@ pub(crate) fn config(v: &mut SettingsReader<'_>, raw: RawConfig, sources: Vec<Op
     let whole = raw.host.span();
     let keys = keys(v, &raw.keys);
     let limits = limits(v, &raw.limits);
+    let scrub_period = v.unit(raw.scrub.period.as_ref(), units::duration).unwrap_or(defaults::SCRUB_PERIOD);
     let replicas: Vec<ReplicaConfig> =
         raw.replica.into_iter().filter_map(|replica| replica::validate(v, replica)).collect();
     if replicas.is_empty() {
@@ -64,6 +65,7 @@ pub(crate) fn config(v: &mut SettingsReader<'_>, raw: RawConfig, sources: Vec<Op
         control_socket: v.path_or(raw.control_socket.as_ref(), defaults::CONTROL_SOCKET),
         keys,
         limits,
+        scrub_period,
         replicas,
         datasets,
         warnings,

@@ -1,14 +1,17 @@
 //! Keep: what happens to snapshots after their commit.
 //!
 //! [Verify](verify) checks what every replica holds. [Catch-up](catch_up) copies to a replica what
-//! it lacks. [Repair](repair) puts back what is known and names what is lost. [Prune](prune)
-//! removes snapshots that no retention rule keeps.
+//! it lacks. [Scrub](scrub) reads all of it again over time, and replaces what is damaged.
+//! [Repair](repair) puts back what is known and names what is lost. [Prune](prune) removes
+//! snapshots that no retention rule keeps.
 
 pub mod catch_up;
 mod false_times;
 pub(crate) mod gaps;
 pub mod prune;
 pub(crate) mod put_back;
+pub mod reading;
 pub mod repair;
 mod retention;
+pub mod scrub;
 pub mod verify;

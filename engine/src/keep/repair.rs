@@ -1,6 +1,11 @@
 //! Repair puts back what replicas have lost and this host or another replica still has. Then it
 //! looks again, and names what is missing. Only if the operator accepts that, it is written down as
 //! lost.
+//!
+//! It compares listings. For whoever has verified the replicas (`verify --repair`), it also
+//! replaces what is damaged ([`Scrub`]).
+
+use std::collections::BTreeMap;
 
 use lifeboat_base::{Error, Result};
 use lifeboat_format::id::Name;
@@ -11,6 +16,7 @@ use super::catch_up::{ReplicaState, catch_up};
 use super::gaps::Gap;
 use super::prune::{Accept, Prune};
 use super::put_back::put_back;
+use super::scrub::{Mended, Scrub};
 use crate::catalog::documents::Documents;
 use crate::catalog::inventory::Inventory;
 use crate::catalog::removals::prune_records;
@@ -21,6 +27,8 @@ use crate::state::cache::ObjectCache;
 pub struct RepairReport {
     /// The dataset.
     pub dataset: Name,
+    /// Objects that were damaged.
+    pub mended: Vec<Mended>,
     /// Keys of objects that this host put back.
     pub put_back: Vec<String>,
     /// What was copied from one replica to another.
@@ -38,20 +46,37 @@ pub struct RepairReport {
 }
 
 impl RepairReport {
-    /// Whether nothing is missing that could be looked at.
+    /// Objects that are damaged, and that nothing whole could replace.
+    pub fn still_damaged(&self) -> impl Iterator<Item = &Mended> {
+        self.mended.iter().filter(|mended| mended.unrepaired.is_some())
+    }
+
+    /// Whether nothing is missing or damaged that could be looked at.
     #[must_use]
     pub fn is_whole(&self) -> bool {
-        self.gaps.iter().all(Gap::is_unread) && self.unrestorable.is_empty()
+        let is_settled = self.gaps.iter().all(Gap::is_unread) && self.unrestorable.is_empty();
+        is_settled && self.still_damaged().next().is_none()
     }
 }
 
 /// Puts back what is known, and looks what is missing then. The caller holds the dataset's lock.
 /// `prune` says what to look at, and with which keys; nothing is deleted.
 ///
+/// With `suspects`, what is damaged is replaced first: of these objects, each with its replica, and
+/// of all objects that are no packs.
+///
 /// # Errors
 /// No replica can be used, or the state directory fails.
-pub async fn repair(prune: &Prune<'_>) -> Result<RepairReport> {
-    let Prune { config, dataset, keys, replicas, state, cancel, .. } = prune;
+pub async fn repair(prune: &Prune<'_>, suspects: Option<&[(Name, String)]>) -> Result<RepairReport> {
+    let Prune { config, dataset, keys, replicas, state, cancel, clock } = prune;
+    let scrub = Scrub { config, dataset, keys, replicas, state, clock: clock.clone() };
+    let (mended, failed) = match suspects {
+        None => (Vec::new(), BTreeMap::new()),
+        Some(suspects) => tokio::select! {
+            scrubbed = scrub.repair(suspects) => scrubbed,
+            () = cancel.cancelled() => return Err(cancelled()),
+        },
+    };
     let (mut inventories, _) = Inventory::take_all_to_write(replicas, &keys.vault, &dataset.name).await;
     let cache = ObjectCache::open(state, &dataset.name);
     let (reader, memory) = (keys.reader(), config.limits.memory);
@@ -61,10 +86,14 @@ pub async fn repair(prune: &Prune<'_>) -> Result<RepairReport> {
     let returned = put_back(&documents, keys, &cache, &mut inventories, &records).await;
     let states = catch_up(dataset, keys, replicas, state, &config.limits, cancel).await?;
     if cancel.is_cancelled() {
-        return Err(Error::cancelled("the repair").hint("what was put back stays; repair again"));
+        return Err(cancelled());
     }
     let mut report = look(prune).await?;
-    (report.put_back, report.replicas) = (returned.into_iter().collect(), states);
+    (report.put_back, report.replicas, report.mended) = (returned.into_iter().collect(), states, mended);
+    // One that could not be listed is told already.
+    let failed = failed.into_iter().filter(|_| report.doubts.is_empty());
+    let failed: Vec<String> = failed.map(|(_, error)| error.chain_and_hint()).collect();
+    report.doubts.extend(failed);
     Ok(report)
 }
 
@@ -75,7 +104,11 @@ pub async fn repair(prune: &Prune<'_>) -> Result<RepairReport> {
 pub async fn accept(prune: &Prune<'_>, accepted: Accept, report: RepairReport) -> Result<RepairReport> {
     prune.accept(accepted, &report.gaps).await?;
     let now = look(prune).await?;
-    Ok(RepairReport { put_back: report.put_back, replicas: report.replicas, ..now })
+    Ok(RepairReport { mended: report.mended, put_back: report.put_back, replicas: report.replicas, ..now })
+}
+
+fn cancelled() -> Error {
+    Error::cancelled("the repair").hint("what was put back stays; repair again")
 }
 
 async fn look(prune: &Prune<'_>) -> Result<RepairReport> {
@@ -89,6 +122,7 @@ async fn look(prune: &Prune<'_>) -> Result<RepairReport> {
     let manifests = view.manifests.values().filter(|_| seen_by_all);
     Ok(RepairReport {
         dataset: prune.dataset.name.clone(),
+        mended: Vec::new(),
         put_back: Vec::new(),
         replicas: Vec::new(),
         missing: told(|gap| !gap.is_branch() && !gap.is_unread()).collect(),

@@ -29,6 +29,7 @@ use crate::catalog::records::RecordReader;
 use crate::catalog::removals::{PrunedSnapshots, prune_records};
 use crate::drill::DrillReport;
 use crate::keep::gaps::settled;
+use crate::keep::reading::{Coverage, PackReading};
 use crate::keys::sign::SignerKey;
 use crate::keys::{PackKeys, ReaderKeys};
 use crate::restore::VaultReader;
@@ -57,8 +58,11 @@ pub struct VerifyReport {
     pub packs: u64,
     /// Bytes of whole packs that were read, summed over all replicas.
     pub bytes: u64,
-    /// Bytes of chunks that were decompressed and checked. 0 without `read_data`.
+    /// Bytes of chunks that were decompressed and checked. 0 without
+    /// [`PackReading::decrypt`].
     pub decrypted_bytes: u64,
+    /// How much of the packs was read.
+    pub coverage: Coverage,
     /// What is wrong. Empty if all is well.
     pub findings: Vec<Finding>,
     /// What is not wrong, but worth knowing: for example, a replica is behind.
@@ -66,20 +70,22 @@ pub struct VerifyReport {
 }
 
 /// Verifies all snapshots of a dataset, or `only` one, in every replica of `reader`, at the time
-/// `now`. With `read_data`, it also decrypts and decompresses every pack and checks each chunk.
+/// `now`. With `reading.decrypt`, it also decrypts and decompresses the packs that it reads, and
+/// checks each chunk.
 ///
 /// # Errors
-/// [`Class::Usage`] if no replica lists the snapshot `only`. [`Class::Keys`] if `read_data` is set
+/// [`Class::Usage`] if no replica lists the snapshot `only`. [`Class::Keys`] if it is to decrypt,
 /// and no identity opens the dataset's keyring. [`Class::Failed`] if `cancel` fired. A replica that
 /// cannot be listed is a finding.
 pub async fn verify(
     reader: &VaultReader,
     dataset: &Name,
     only: Option<&SnapshotId>,
-    read_data: bool,
+    reading: impl Into<PackReading>,
     now: DateTime<Utc>,
     cancel: &CancellationToken,
 ) -> Result<VerifyReport> {
+    let reading = reading.into();
     let (inventories, failed) = Inventory::take_all(reader.replicas(), reader.vault_id(), dataset).await;
     let keys = reader.document_keys(dataset).await;
     let records = prune_records(&reader.documents(dataset, &keys), &inventories).await;
@@ -112,8 +118,8 @@ pub async fn verify(
             let (holders, _) = all_links.entry(snapshot).or_insert((Vec::new(), link));
             holders.push(inventory.replica.name().clone());
         }
-        judge.keyring(&manifests, read_data).await?;
-        judge.packs(&manifests, read_data, cancel).await?;
+        judge.keyring(&manifests, reading.decrypt).await?;
+        judge.packs(&manifests, &reading, cancel).await?;
         if only.is_none() {
             judge.others(cancel).await?;
             judge.leftovers(&manifests, newest, pruned);
@@ -247,7 +253,7 @@ impl Judge<'_> {
     async fn packs(
         &mut self,
         manifests: &BTreeMap<SnapshotId, Manifest>,
-        read_data: bool,
+        reading: &PackReading,
         cancel: &CancellationToken,
     ) -> Result<()> {
         let mut packs: BTreeMap<PackId, (PackRef, SnapshotId)> = BTreeMap::new();
@@ -256,6 +262,21 @@ impl Judge<'_> {
                 packs.entry(pack.id).or_insert_with(|| (*pack, manifest.snapshot.clone()));
             }
         }
+        let chosen = reading.packs.choose(&packs.values().map(|(pack, _)| pack).collect::<Vec<_>>());
+        let coverage = &mut self.report.coverage;
+        for (pack, _) in packs.values() {
+            coverage.of_packs += 1;
+            coverage.of_bytes += pack.size;
+            coverage.packs += u64::from(chosen.contains(&pack.id));
+            coverage.bytes += if chosen.contains(&pack.id) { pack.size } else { 0 };
+        }
+        let unread: Vec<(PackRef, SnapshotId)> =
+            packs.extract_if(.., |id, _| !chosen.contains(id)).map(|(_, of)| of).collect();
+        for (pack, snapshot) in unread.iter().filter(|(pack, _)| !self.inventory.has(pack)) {
+            let problem = format!("is missing, or has the wrong size (needed by {snapshot} and perhaps others)");
+            self.finding(layout::pack(self.dataset, &pack.id), problem);
+        }
+        let read_data = reading.decrypt;
         let (replica, dataset, pack_keys) = (&self.inventory.replica, self.dataset, &self.pack_keys);
         let looked: Vec<(PackRef, SnapshotId, Result<u64>)> = futures::stream::iter(packs.into_values())
             .map(|(pack, snapshot)| async move {

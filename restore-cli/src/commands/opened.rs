@@ -10,6 +10,18 @@ use lifeboat_engine::{Error, Result};
 
 use crate::session::Session;
 
+/// Refuses flags by which a repair would see one replica alone.
+pub(super) fn refuse_single_replica(session: &Session) -> Result<()> {
+    if session.globals.replica.is_some() {
+        return Err(Error::usage("repair always looks at every replica, because one may hold what another lacks")
+            .hint("leave --replica out"));
+    }
+    if session.globals.given.is_named() {
+        session.configuration()?;
+    }
+    Ok(())
+}
+
 /// What a repair works on.
 pub(super) struct OpenedDataset {
     config: Config,
@@ -21,11 +33,8 @@ pub(super) struct OpenedDataset {
 
 impl OpenedDataset {
     pub(super) async fn open(dataset: &Name, session: &Session) -> Result<Self> {
+        refuse_single_replica(session)?;
         let config = session.configuration()?;
-        if session.globals.replica.is_some() {
-            return Err(Error::usage("repair always looks at every replica, because one may hold what another lacks")
-                .hint("leave --replica out"));
-        }
         if config.dataset(dataset).is_none() {
             return Err(Error::usage(format!("the configuration has no dataset {dataset}"))
                 .hint("name a dataset of this configuration"));

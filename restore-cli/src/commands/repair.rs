@@ -1,4 +1,5 @@
 //! `repair`: puts back what replicas lost and this host or another replica has, and names the rest.
+//! `verify --repair` does so, too, after it has replaced what is damaged.
 //!
 //! The dataset's lock is not held while a question is open, so that it holds up no backup. What is
 //! accepted after the answer is what was shown: if other things are missing by then, nothing is.
@@ -9,12 +10,16 @@ use lifeboat_engine::base::escape;
 use lifeboat_engine::format::id::Name;
 use lifeboat_engine::keep::prune::Accept;
 use lifeboat_engine::keep::repair::{self, RepairReport};
+use lifeboat_engine::keep::scrub::Mended;
 use lifeboat_engine::{Class, Error, Result};
 
 use super::opened::OpenedDataset;
 use super::repair_clock;
 use crate::human;
 use crate::session::Session;
+
+/// What to do about what no repair mends.
+pub(super) const STILL_DAMAGED: &str = "what is left is whole in no replica that answers: look for old copies of it, and see \"LifeboatScrubDamage\" in OPERATIONS.md";
 
 /// Put back what replicas have lost, and name what is lost everywhere (exit 6); deletes nothing;
 /// runs on a backup host
@@ -56,7 +61,7 @@ pub(crate) async fn run(args: &Args, session: &Session) -> Result<()> {
     let prune = opened.prune(session)?;
     let lock = opened.lock()?;
     // Not dropped half-way: the copying stops by itself between two objects.
-    let mut report = repair::repair(&prune).await?;
+    let mut report = repair::repair(&prune, None).await?;
     let gives_up = accepted.loss && !report.missing.is_empty();
     if gives_up || (accepted.branches && !report.branches.is_empty()) {
         session.out.text(ReportView(&report))?;
@@ -81,13 +86,16 @@ fn verdict(report: &RepairReport) -> Result<()> {
     let not_looked_at = report.doubts.iter().chain(of_replicas).next();
     // What was not looked at may hold what is missing.
     if !report.is_whole() && report.doubts.is_empty() {
-        let count = report.missing.len() + report.branches.len() + report.unrestorable.len();
+        let count =
+            report.missing.len() + report.branches.len() + report.unrestorable.len() + report.still_damaged().count();
         let hint = if !report.missing.is_empty() {
             format!(
                 "find what is missing and put it back, then repair again; if it is lost for ever, run `lifeboat repair {dataset} --accept-loss`"
             )
         } else if !report.branches.is_empty() {
             format!("both can be restored: run `lifeboat repair {dataset} --accept-branches` to keep both")
+        } else if report.unrestorable.is_empty() {
+            STILL_DAMAGED.to_owned()
         } else {
             format!(
                 "look for the packs in old copies of a bucket; prune goes on, and retention lets these snapshots go: `lifeboat verify {dataset}` names all"
@@ -107,12 +115,26 @@ fn verdict(report: &RepairReport) -> Result<()> {
 /// The report, as people or programs read it.
 #[derive(serde::Serialize)]
 #[serde(transparent)]
-struct ReportView<'a>(&'a RepairReport);
+pub(super) struct ReportView<'a>(pub(super) &'a RepairReport);
 
 impl fmt::Display for ReportView<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let report = self.0;
         write!(f, "Dataset {}", report.dataset)?;
+        for Mended { replica, object, problem, repaired_from, unrepaired } in &report.mended {
+            let (object, problem) = (escape::line(object), escape::line(problem));
+            match (repaired_from, unrepaired) {
+                (Some(from), _) => write!(f, "\n repaired in replica {replica}, from {from}: {object}\n  {problem}")?,
+                (None, why) => {
+                    let why = why.as_deref().unwrap_or_default();
+                    write!(
+                        f,
+                        "\n DAMAGED in replica {replica}: {object}\n  {problem}\n  not repaired: {}",
+                        escape::line(why)
+                    )?;
+                }
+            }
+        }
         for key in &report.put_back {
             write!(f, "\n put back: {}", escape::line(key))?;
         }

@@ -1,16 +1,25 @@
 //! `verify`: whether every object of the vault exists and is what was signed.
+//!
+//! With `--repair`, what is damaged is replaced, and what `lifeboat repair` does follows. Then what
+//! was wrong is looked at again.
 
 use std::collections::BTreeMap;
 use std::fmt;
 
 use lifeboat_engine::base::escape;
 use lifeboat_engine::format::id::Name;
+use lifeboat_engine::format::layout;
+use lifeboat_engine::keep::reading::{Coverage, PackReading, PackShare, PacksRead};
+use lifeboat_engine::keep::repair::{self, RepairReport};
+use lifeboat_engine::keep::scrub::Mended;
 use lifeboat_engine::keep::verify;
 use lifeboat_engine::keep::verify::VerifyReport;
 use lifeboat_engine::restore::Selector;
 use lifeboat_engine::{Class, Error, Result};
 use serde::Serialize;
 
+use super::opened::{OpenedDataset, refuse_single_replica};
+use super::repair::{ReportView, STILL_DAMAGED};
 use crate::access::Need;
 use crate::flags::{Moment, parse_snapshot};
 use crate::human;
@@ -29,8 +38,26 @@ pub(crate) struct Args {
     /// Also decrypt all data and check every chunk; needs an identity that opens the data
     #[arg(long)]
     read_data: bool,
+    /// Of the packs, read only a random share of their bytes, such as 5%; of the others, check that
+    /// they are there and how long they are
+    #[arg(long, value_name = "PERCENT", value_parser = parse_percent)]
+    read_data_subset: Option<f64>,
+    /// Choose the packs as the run did that told this seed
+    #[arg(long, value_name = "NUMBER", requires = "read_data_subset")]
+    seed: Option<u64>,
+    /// Replace what is damaged with a whole copy of another replica, then put back what is missing
+    /// as `lifeboat repair` does; runs on a backup host
+    #[arg(long, conflicts_with_all = ["snapshot", "as_of"])]
+    repair: bool,
     #[command(flatten)]
     moment: Moment,
+}
+
+fn parse_percent(text: &str) -> Result<f64, String> {
+    let percent = text.strip_suffix('%').unwrap_or(text).parse::<f64>().ok();
+    percent
+        .filter(|percent| *percent > 0.0 && *percent <= 100.0)
+        .ok_or_else(|| format!("`{text}` is no share: write more than 0 % and up to 100 %, such as 5%"))
 }
 
 #[derive(Serialize)]
@@ -40,11 +67,25 @@ struct Verification {
     /// Replicas that could not be verified, and why.
     unreachable: BTreeMap<Name, String>,
     read_data: bool,
+    /// The share of the packs that was read, if not all.
+    subset: Option<PackShare>,
     datasets: BTreeMap<Name, VerifyReport>,
+    /// What `--repair` did.
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    repairs: BTreeMap<Name, RepairReport>,
 }
 
 pub(crate) async fn run(args: &Args, session: &Session) -> Result<()> {
     let place = session.place()?.read_as_of(&args.moment);
+    if args.repair {
+        refuse_single_replica(session)?;
+    }
+    let share = args.read_data_subset.map(|percent| match args.seed {
+        Some(seed) => PackShare { percent, seed },
+        None => PackShare::random(percent),
+    });
+    let packs = share.map_or(PacksRead::All, PacksRead::Share);
+    let reading = PackReading { decrypt: args.read_data, packs };
     let need = if args.read_data { Need::Packs } else { Need::Manifests };
     let reader = session.reader(&place, need).await?;
     let mut verification = Verification {
@@ -52,7 +93,9 @@ pub(crate) async fn run(args: &Args, session: &Session) -> Result<()> {
         replicas: reader.replicas().iter().map(|replica| replica.name().clone()).collect(),
         unreachable: reader.unreachable().clone(),
         read_data: args.read_data,
+        subset: share,
         datasets: BTreeMap::new(),
+        repairs: BTreeMap::new(),
     };
     for dataset in session.datasets(&reader, args.dataset.as_ref()).await? {
         let look = async {
@@ -61,23 +104,56 @@ pub(crate) async fn run(args: &Args, session: &Session) -> Result<()> {
                 None => None,
             };
             let now = session.clock.now();
-            verify::verify(&reader, &dataset, only.as_ref(), args.read_data, now, &session.cancel).await
+            verify::verify(&reader, &dataset, only.as_ref(), reading.clone(), now, &session.cancel).await
         };
-        let report = session.cancellable("the verification", look).await?;
+        let mut report = session.cancellable("the verification", look).await?;
+        let is_ours = place.config.as_ref().is_some_and(|config| config.dataset(&dataset).is_some());
+        if args.repair && (is_ours || args.dataset.is_some()) {
+            let repaired = repair_all(&dataset, &report, session).await?;
+            if !report.findings.is_empty() {
+                let damaged = report.findings.iter().filter_map(|found| layout::parse_pack(&dataset, &found.object));
+                let again = PackReading { decrypt: args.read_data, packs: PacksRead::Only(damaged.collect()) };
+                let look = verify::verify(&reader, &dataset, None, again, session.clock.now(), &session.cancel);
+                let left = session.cancellable("the verification", look).await?;
+                report = VerifyReport { findings: left.findings, notes: left.notes, ..report };
+            }
+            verification.repairs.insert(dataset.clone(), repaired);
+        }
         verification.datasets.insert(dataset, report);
     }
     session.out.result(&verification)?;
     verification.verdict()
 }
 
+/// Does what `lifeboat repair` does, and looks at what `report` calls wrong.
+async fn repair_all(dataset: &Name, report: &VerifyReport, session: &Session) -> Result<RepairReport> {
+    let suspects: Vec<(Name, String)> =
+        report.findings.iter().map(|finding| (finding.replica.clone(), finding.object.clone())).collect();
+    let opened = OpenedDataset::open(dataset, session).await?;
+    let _lock = opened.lock()?;
+    // Not dropped half-way: it stops by itself between two objects.
+    repair::repair(&opened.prune(session)?, Some(&suspects)).await
+}
+
 impl Verification {
     /// What cannot be looked at is not verified.
     fn verdict(&self) -> Result<()> {
         let findings: usize = self.datasets.values().map(|report| report.findings.len()).sum();
-        if findings > 0 {
-            return Err(Error::integrity(format!("{} found", human::count(findings as u64, "problem"))).hint(
-                "leave lifeboatd running: it repairs a replica from one that is whole; then run `lifeboat verify` again, or `lifeboat drill` to see what still restores",
-            ));
+        let is_told = |mended: &&Mended| {
+            self.datasets.values().flat_map(|report| &report.findings).any(|found| found.object == mended.object)
+        };
+        let damaged = self.repairs.values().flat_map(RepairReport::still_damaged).filter(|mended| !is_told(mended));
+        let problems = findings + damaged.count();
+        if problems > 0 {
+            let (left, hint) = if self.repairs.is_empty() {
+                (
+                    "found",
+                    "run `lifeboat verify --repair` on the backup host, which repairs a replica from one that is whole, or leave lifeboatd running, which does so in its idle time; `lifeboat drill` shows what still restores",
+                )
+            } else {
+                ("left", STILL_DAMAGED)
+            };
+            return Err(Error::integrity(format!("{} {left}", human::count(problems as u64, "problem"))).hint(hint));
         }
         if self.unreachable.is_empty() {
             return Ok(());
@@ -109,6 +185,19 @@ impl fmt::Display for Verification {
             let (object, problem) = (escape::line(&finding.object), escape::line(&finding.problem));
             write!(f, "\n\nPROBLEM in replica {}: {object}\n  {problem}", finding.replica)?;
         }
+        if let Some(PackShare { percent, seed }) = self.subset {
+            for (dataset, report) in &self.datasets {
+                let Coverage { packs, of_packs, bytes, of_bytes } = report.coverage;
+                let (bytes, of_bytes) = (human::bytes(bytes), human::bytes(of_bytes));
+                write!(
+                    f,
+                    "\n read {percent} % of {dataset}: {packs} of {of_packs} packs, {bytes} of {of_bytes}; the same again with --seed {seed}"
+                )?;
+            }
+        }
+        for report in self.repairs.values() {
+            write!(f, "\n\n{}", ReportView(report))?;
+        }
         for note in self.datasets.values().flat_map(|report| &report.notes) {
             write!(f, "\n note: {}", escape::line(note))?;
         }
@@ -128,6 +217,8 @@ mod tests {
             replicas: vec!["north".parse().unwrap()],
             unreachable: BTreeMap::new(),
             read_data: false,
+            subset: None,
+            repairs: BTreeMap::new(),
             datasets: BTreeMap::from([("shop".parse().unwrap(), VerifyReport::default())]),
         }
     }

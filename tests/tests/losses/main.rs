@@ -7,6 +7,7 @@
 
 mod prepared;
 mod repairs;
+mod scrubs;
 
 use std::collections::BTreeSet;
 use std::path::PathBuf;

@@ -18,7 +18,7 @@ const BRANCHES: Accept = Accept { loss: false, branches: true };
 /// Repairs, and accepts what the operator would.
 async fn repaired(vault: &TestVault, accepted: Option<Accept>) -> lifeboat_engine::Result<RepairReport> {
     let work = async |prune: &Prune<'_>| {
-        let report = repair(prune).await?;
+        let report = repair(prune, None).await?;
         match accepted {
             Some(accepted) => accept(prune, accepted, report).await,
             None => Ok(report),

@@ -1,0 +1,167 @@
+//! Finds a whole copy of an object in another replica, or on this host. What nothing else proves is
+//! compared with the other copies.
+//!
+//! Of a keyring object, nothing here can tell that one byte is wrong. It is replaced only if this
+//! host made it and another replica has it as this host does, or if several replicas agree against
+//! it. Others may have changed who can read: so where one copy stands against one, nothing is
+//! written.
+
+use std::collections::BTreeMap;
+
+use bytes::Bytes;
+use lifeboat_base::{Error, Result};
+use lifeboat_format::id::Name;
+use lifeboat_store::SharedReplica;
+
+use super::folders::{Proof, proof};
+use super::look::{Copy, Looked, Looker};
+
+/// What is to be written in place of an object, if anything.
+pub(super) enum Judged {
+    /// It is whole, or gone, or not ours.
+    Good,
+    /// It is damaged. With it comes what belongs there and who has it, or why nobody has.
+    Damaged(Error, Result<(Copy, String)>),
+}
+
+impl Looker<'_> {
+    /// Judges what was found under a key in `replica`.
+    ///
+    /// # Errors
+    /// A replica fails on which the verdict depends.
+    pub(super) async fn judge(&self, replica: &SharedReplica, key: &str, looked: Looked) -> Result<Judged> {
+        let Some((proof, _)) = proof(&self.dataset.name, key) else { return Ok(Judged::Good) };
+        match (looked, proof) {
+            (Looked::Gone, _) => Ok(Judged::Good),
+            (Looked::Whole(copy), Proof::Keyring(_) | Proof::Copies) => {
+                let body = copy.into_iter().next().map(|(_, body)| body).unwrap_or_default();
+                self.compare(replica, key, proof, &body).await
+            }
+            (Looked::Whole(_), _) => Ok(Judged::Good),
+            (Looked::Damaged(problem), Proof::Keyring(_) | Proof::Copies) => {
+                let own = self.own(proof).map(|own| (own, "this host".to_owned()));
+                let best = match own {
+                    Some(own) if self.dataset.hosts.len() < 2 => Ok(own),
+                    own => self.copies(replica.name(), key).await.most(key).or_else(|error| own.ok_or(error)),
+                };
+                Ok(Judged::Damaged(problem, best.map(|(body, of)| (vec![(key.to_owned(), body)], of))))
+            }
+            (Looked::Damaged(problem), _) => {
+                let found = self.elsewhere(replica.name(), key, proof).await;
+                Ok(Judged::Damaged(problem, found))
+            }
+            // If nobody has it of a trusted signer, it is somebody else's, and none of ours.
+            (Looked::Strange(problem), _) => match self.elsewhere(replica.name(), key, proof).await {
+                Ok(found) => Ok(Judged::Damaged(problem, Ok(found))),
+                Err(_) => Ok(Judged::Good),
+            },
+        }
+    }
+
+    /// What this host holds itself of a keyring object.
+    fn own(&self, proof: Proof) -> Option<Bytes> {
+        let Proof::Keyring(generation) = proof else { return None };
+        let own = self.keys.datasets.get(&self.dataset.name).filter(|own| own.generation == generation);
+        own.map(|own| own.wrapped.clone())
+    }
+
+    /// Compares an object of good form with its other copies.
+    async fn compare(&self, replica: &SharedReplica, key: &str, proof: Proof, body: &Bytes) -> Result<Judged> {
+        let own = self.own(proof);
+        if own.as_ref() == Some(body) {
+            return Ok(Judged::Good);
+        }
+        let copies = self.copies(replica.name(), key).await;
+        // What another replica holds, too, was written so.
+        if copies.bodies.contains_key(body) {
+            return Ok(Judged::Good);
+        }
+        let best = match own {
+            Some(own) if self.dataset.hosts.len() < 2 && copies.bodies.contains_key(&own) => {
+                Ok((own, "this host".to_owned()))
+            }
+            _ if copies.bodies.values().any(|holders| holders.len() > 1) => copies.most(key),
+            Some(_) => Err(differs(key)),
+            // A host describes itself anew; what another host holds of itself is not known here.
+            None if copies.bodies.is_empty() || proof == Proof::Copies => return Ok(Judged::Good),
+            None => Err(differs(key)),
+        };
+        let problem = Error::integrity(format!("replica {}: {key} differs from its other copies", replica.name()));
+        Ok(Judged::Damaged(problem, best.map(|(body, of)| (vec![(key.to_owned(), body)], of))))
+    }
+
+    /// The first whole copy in another replica, and its name.
+    async fn elsewhere(&self, replica: &Name, key: &str, proof: Proof) -> Result<(Copy, String)> {
+        let (mut found, mut errors): (Option<(Copy, String)>, Vec<Error>) = (None, Vec::new());
+        for other in self.replicas.iter().filter(|other| other.name() != replica) {
+            match self.look(other, key).await {
+                Ok(Looked::Whole(copy)) => {
+                    match &found {
+                        None => found = Some((copy, format!("replica {}", other.name()))),
+                        Some((first, _)) if *first != copy => {
+                            return Err(Error::integrity(format!("other replicas hold different objects under {key}"))
+                            .hint("two hosts did not see each other: see \"Two hosts on one dataset\" in OPERATIONS.md"));
+                        }
+                        Some(_) => {}
+                    }
+                }
+                Ok(Looked::Gone) => {}
+                Ok(Looked::Damaged(error) | Looked::Strange(error)) | Err(error) => errors.push(error),
+            }
+            // Two hosts may have taken one number in different replicas. Nothing else can differ.
+            if found.is_some() && !matches!(proof, Proof::Act(_)) {
+                break;
+            }
+        }
+        found.ok_or_else(|| nobody(&errors))
+    }
+
+    /// What other replicas hold, of good form.
+    async fn copies(&self, replica: &Name, key: &str) -> Copies {
+        let mut copies = Copies::default();
+        for other in self.replicas.iter().filter(|other| other.name() != replica) {
+            match self.look(other, key).await {
+                Ok(Looked::Whole(copy)) => {
+                    for (_, body) in copy {
+                        copies.bodies.entry(body).or_default().push(format!("replica {}", other.name()));
+                    }
+                }
+                Ok(Looked::Gone) => {}
+                Ok(Looked::Damaged(error) | Looked::Strange(error)) | Err(error) => copies.errors.push(error),
+            }
+        }
+        copies
+    }
+}
+
+fn nobody(errors: &[Error]) -> Error {
+    let error = Error::integrity("no other replica returns it whole");
+    let reasons: Vec<String> = errors.iter().map(Error::chain).collect();
+    if reasons.is_empty() { error } else { error.because(reasons.join("; ")) }
+}
+
+/// Copies of an object in other replicas.
+#[derive(Default)]
+struct Copies {
+    bodies: BTreeMap<Bytes, Vec<String>>,
+    errors: Vec<Error>,
+}
+
+impl Copies {
+    /// The only copy, or the one that more replicas hold than any other.
+    fn most(&self, key: &str) -> Result<(Bytes, String)> {
+        let mut found: Vec<_> = self.bodies.iter().collect();
+        found.sort_by_key(|(_, holders)| std::cmp::Reverse(holders.len()));
+        match found[..] {
+            [] => Err(nobody(&self.errors)),
+            [(_, one), (_, other), ..] if one.len() == other.len() => Err(differs(key)),
+            [(body, holders), ..] => Ok((body.clone(), holders.join(" and "))),
+        }
+    }
+}
+
+fn differs(key: &str) -> Error {
+    Error::integrity(format!("its copies differ, and nothing here tells which {key} is right")).hint(
+        "find out with `lifeboat restore --replica` which one opens the backups, and run `lifeboat init` on the host that made it",
+    )
+}
