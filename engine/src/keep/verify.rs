@@ -13,13 +13,14 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use chrono::{DateTime, Utc};
-use futures::{StreamExt, TryStreamExt};
+use futures::{Stream, StreamExt, TryStreamExt};
 use lifeboat_base::{Class, Context, Error, Result};
 use lifeboat_format::id::{Name, PackId, SnapshotId};
 use lifeboat_format::layout;
 use lifeboat_format::manifest::{Manifest, PackRef, Previous};
 use lifeboat_format::record::{MarkRecord, PruneRecord, RecordBody};
 use serde::Serialize;
+use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 
 use self::together::{Link, Links, Together, forks, missing};
@@ -35,8 +36,11 @@ use crate::keys::{PackKeys, ReaderKeys};
 use crate::restore::VaultReader;
 use crate::restore::fetch;
 
-/// How many packs are read at once from one replica.
-const PACKS_AT_ONCE: usize = 4;
+/// How many objects are asked for at once from one replica, so that a far one does not make each of
+/// them wait for the one before, …
+const OBJECTS_AT_ONCE: usize = 16;
+/// … and how many MiB of packs.
+const PACK_MIBS_AT_ONCE: usize = 64;
 
 /// Something that is wrong in a replica.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
@@ -144,6 +148,25 @@ pub async fn verify(
     Ok(report)
 }
 
+/// What `looked` finds wrong: objects, and why.
+async fn problems(
+    looked: impl Stream<Item = (String, Result<()>)>,
+    cancel: &CancellationToken,
+) -> Result<Vec<(String, String)>> {
+    let (mut looked, mut problems) = (std::pin::pin!(looked), Vec::new());
+    while let Some((object, looked)) = unless(cancel, looked.next()).await? {
+        problems.extend(looked.err().map(|error| (object, error.chain())));
+    }
+    Ok(problems)
+}
+
+async fn unless<T>(cancel: &CancellationToken, next: impl Future<Output = T>) -> Result<T> {
+    tokio::select! {
+        next = next => Ok(next),
+        () = cancel.cancelled() => Err(Error::failed("the verification was cancelled")),
+    }
+}
+
 /// Judges one replica.
 struct Judge<'a> {
     reader: &'a VaultReader,
@@ -160,6 +183,12 @@ impl Judge<'_> {
         self.report.findings.push(Finding { replica, object, problem: problem.into() });
     }
 
+    fn report_all(&mut self, problems: Vec<(String, String)>) {
+        for (object, problem) in problems {
+            self.finding(object, problem);
+        }
+    }
+
     fn note(&mut self, note: &str) {
         self.report.notes.push(format!("replica {}: {note}", self.inventory.replica.name()));
     }
@@ -174,32 +203,33 @@ impl Judge<'_> {
             Some(snapshot) => vec![snapshot.clone()],
             None => self.inventory.snapshots.iter().cloned().collect(),
         };
-        for snapshot in wanted {
-            if cancel.is_cancelled() {
-                return Err(Error::failed("the verification was cancelled"));
-            }
-            let documents = self.reader.documents(self.dataset, self.keys);
-            let replica = std::slice::from_ref(&self.inventory.replica);
-            let error = match documents.manifest(replica, &snapshot).await {
+        let documents = self.reader.documents(self.dataset, self.keys);
+        let replica = std::slice::from_ref(&self.inventory.replica);
+        let look = |snapshot: SnapshotId| async {
+            let looked = match documents.manifest(replica, &snapshot).await {
                 Ok((manifest, hash)) => {
-                    links.insert(snapshot.clone(), Link::of(&manifest, hash));
-                    let checked = manifest.check_extents();
-                    manifests.insert(snapshot.clone(), manifest.without_extents());
-                    checked.err()
+                    let (link, checked) = (Link::of(&manifest, hash), manifest.check_extents());
+                    (Some(link), checked.map(|()| manifest.without_extents()))
                 }
                 Err(error) => {
                     // What a newer program requires does not hide where its snapshot stands.
-                    if let Ok((head, hash)) = documents.manifest_head(replica, &snapshot).await {
-                        links.insert(snapshot.clone(), Link { sequence: head.sequence, previous: head.previous, hash });
-                    }
-                    Some(error)
+                    let head = documents.manifest_head(replica, &snapshot).await.ok();
+                    let link = head.map(|(head, hash)| Link { sequence: head.sequence, previous: head.previous, hash });
+                    (link, Err(error))
                 }
             };
-            if let Some(error) = error {
-                manifests.remove(&snapshot);
-                self.finding(layout::manifest(self.dataset, &snapshot), error.chain());
+            (snapshot, looked)
+        };
+        let mut looked = std::pin::pin!(futures::stream::iter(wanted).map(look).buffered(OBJECTS_AT_ONCE));
+        let mut problems = Vec::new();
+        while let Some((snapshot, (link, manifest))) = unless(cancel, looked.next()).await? {
+            links.extend(link.map(|link| (snapshot.clone(), link)));
+            match manifest {
+                Ok(manifest) => drop(manifests.insert(snapshot, manifest)),
+                Err(error) => problems.push((layout::manifest(self.dataset, &snapshot), error.chain())),
             }
         }
+        self.report_all(problems);
         Ok((manifests, links))
     }
 
@@ -278,8 +308,11 @@ impl Judge<'_> {
         }
         let read_data = reading.decrypt;
         let (replica, dataset, pack_keys) = (&self.inventory.replica, self.dataset, &self.pack_keys);
+        let room = &Semaphore::new(PACK_MIBS_AT_ONCE);
         let looked: Vec<(PackRef, SnapshotId, Result<u64>)> = futures::stream::iter(packs.into_values())
             .map(|(pack, snapshot)| async move {
+                let mibs = pack.size.max(pack.content).div_ceil(1 << 20).clamp(1, PACK_MIBS_AT_ONCE as u64);
+                let _room = room.acquire_many(mibs as u32).await;
                 if cancel.is_cancelled() {
                     return Err(Error::failed("the verification was cancelled"));
                 }
@@ -304,7 +337,7 @@ impl Judge<'_> {
                 };
                 Ok((pack, snapshot, looked.await))
             })
-            .buffer_unordered(PACKS_AT_ONCE)
+            .buffer_unordered(OBJECTS_AT_ONCE)
             .try_collect()
             .await?;
         for (pack, snapshot, looked) in looked {
@@ -326,19 +359,15 @@ impl Judge<'_> {
     /// Checks index segments and records.
     async fn others(&mut self, cancel: &CancellationToken) -> Result<()> {
         let inventory = self.inventory;
-        for snapshot in &inventory.indexes {
-            if cancel.is_cancelled() {
-                return Err(Error::failed("the verification was cancelled"));
-            }
-            let segment = self
-                .reader
-                .documents(self.dataset, self.keys)
-                .index(std::slice::from_ref(&inventory.replica), snapshot)
-                .await;
-            if let Err(error) = segment.and_then(|segment| segment.packs().try_for_each(|pack| pack.map(drop))) {
-                self.finding(layout::index(self.dataset, snapshot), error.chain());
-            }
-        }
+        let (dataset, documents) = (self.dataset, &self.reader.documents(self.dataset, self.keys));
+        let look = |snapshot: SnapshotId| async move {
+            let segment = documents.index(std::slice::from_ref(&inventory.replica), &snapshot).await;
+            let checked = segment.and_then(|segment| segment.packs().try_for_each(|pack| pack.map(drop)));
+            (layout::index(dataset, &snapshot), checked)
+        };
+        let looked = futures::stream::iter(inventory.indexes.iter().cloned()).map(look).buffered(OBJECTS_AT_ONCE);
+        let problems = problems(looked, cancel).await?;
+        self.report_all(problems);
         self.records::<PruneRecord>(&self.keys.trusted_signers, cancel).await?;
         self.records::<MarkRecord>(&self.keys.trusted_signers, cancel).await?;
         if !self.keys.trusted_drill_signers.is_empty() {
@@ -354,14 +383,14 @@ impl Judge<'_> {
     async fn records<B: RecordBody>(&mut self, trusted: &[SignerKey], cancel: &CancellationToken) -> Result<()> {
         let (inventory, dataset) = (self.inventory, self.dataset);
         let reader = RecordReader { vault: self.reader.vault_id(), dataset, trusted };
-        for id in inventory.records(B::TYPE) {
-            if cancel.is_cancelled() {
-                return Err(Error::failed("the verification was cancelled"));
-            }
-            if let Err(error) = reader.read::<B>(&[&inventory.replica], id).await {
-                self.finding(layout::record(dataset, B::TYPE, id), error.chain());
-            }
-        }
+        let reader = &reader;
+        let look = |id: SnapshotId| async move {
+            let read = reader.read::<B>(&[&inventory.replica], &id).await.map(drop);
+            (layout::record(dataset, B::TYPE, &id), read)
+        };
+        let ids = inventory.records(B::TYPE).iter().cloned();
+        let problems = problems(futures::stream::iter(ids).map(look).buffered(OBJECTS_AT_ONCE), cancel).await?;
+        self.report_all(problems);
         Ok(())
     }
 
