@@ -12,7 +12,7 @@ use lifeboat_engine::format::id::SnapshotId;
 use lifeboat_engine::format::layout;
 use lifeboat_engine::keep::catch_up::catch_up;
 use lifeboat_engine::keep::prune::Prune;
-use lifeboat_engine::keep::verify::verify;
+use lifeboat_engine::keep::verify::{Finding, verify};
 use lifeboat_engine::keys::{InitOptions, init};
 use lifeboat_engine::restore::VaultReader;
 use lifeboat_engine::state::StateDirectory;
@@ -328,7 +328,14 @@ impl<'a> World<'a> {
         let report = verify(&reader, &name(DATASET), None, false, self.clock.now(), &CancellationToken::new()).await;
         let report = report.unwrap_or_else(|error| panic!("{error:?}"));
         let excused = self.is_harmed || self.is_one_away();
-        assert!(excused || report.findings.is_empty(), "{:?}", report.findings);
+        // A run that crashed between its act and its signature is told when hours have passed.
+        let has_crashed = !self.reference.pending.is_empty();
+        let is_signed = |key: &str| objects.iter().any(|objects| objects.contains_key(&layout::signature(key)));
+        let is_left = |finding: &&Finding| {
+            has_crashed && finding.problem.contains("its backup was killed") && !is_signed(&finding.object)
+        };
+        let wrong: Vec<&Finding> = report.findings.iter().filter(|finding| !is_left(finding)).collect();
+        assert!(excused || wrong.is_empty(), "{wrong:?}");
         // A replica that shows what it cannot restore is found out.
         for (region, objects) in self.regions.iter().zip(objects) {
             let shown = Reference::shown(objects);
