@@ -306,7 +306,7 @@ async fn acts_that_cannot_be_fetched_are_not_called_missing() {
         let told = format!("{told} there and cannot be read");
         assert_eq!(found.len(), 2, "{acts}: {found:#?}");
         assert!(found.iter().all(|problem| problem.starts_with(&told)), "{acts}: {found:#?}");
-        let report = vault.with_prune_in(&silent, async |prune| repair(prune).await).await.unwrap();
+        let report = vault.with_prune_in(&silent, async |prune| repair(prune, None).await).await.unwrap();
         assert!(report.missing.is_empty(), "{acts}: {report:?}");
         assert!(report.doubts.iter().any(|doubt| doubt.contains(&told)), "{acts}: {report:?}");
         let refused = vault.prune_in(&silent).await.unwrap_err();

@@ -100,7 +100,7 @@ async fn a_flipped_byte_in_any_object_is_found_and_repaired() {
         }
         for file in &files {
             let length = usize::try_from(file.metadata().unwrap().len()).unwrap();
-            flip(file, if of_length == 0 { 0 } else { length / of_length });
+            flip(file, length.checked_div(of_length).unwrap_or_default());
         }
         let progress = round(&vault).await;
         let left: Vec<PathBuf> = changed(&before, &contents(&places));
