@@ -1,9 +1,10 @@
 """Measures Lifeboat beside its peers: the same bytes, interleaved, in one run.
 
-Every tool works in a local directory, so that programs are measured and not a network. Peers read the data as their standard
-input, as a dump comes to them; Lifeboat reads the same file by its `file` source. Before each run, what was written is synced and
-the machine's memory touched. Every restore is compared with what went in. Figures are medians over the rounds. Writes
-target/bench/results.json and results.svg, and prints a table. Peers that are not installed are left out, and that is said.
+Every tool works in a local directory, so that programs are measured and not a network; the cases `-rtt200` alone use an S3 server
+behind 200 ms of round trip. Peers read the data as their standard input, as a dump comes to them; Lifeboat reads the same file by its
+`file` source. Before each run, what was written is synced and the machine's memory touched. Every restore is compared with what went
+in. Figures are medians over the rounds. Writes target/bench/results.json and results.svg, and prints a table. Peers that are not
+installed are left out, and that is said.
 """
 
 import argparse
@@ -18,6 +19,7 @@ import tempfile
 
 import cases
 import chart
+import distance
 import many
 import measure
 import postgres
@@ -31,6 +33,7 @@ GROUPS = [
     (cases.LONG, cases.long_streams),
     (postgres.CASES, postgres.run),
     (many.CASES, many.run),
+    (distance.CASES, distance.run),
 ]
 CASES = [name for names, _ in GROUPS for name in names]
 
@@ -45,6 +48,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--pg-mib", type=int, default=1024, help="size of the PostgreSQL dump in MiB, in steps of 230 (default 1024)")
     parser.add_argument("--thousands", type=int, default=100, help="thousands of snapshots (default 100)")
     parser.add_argument("--millions", type=int, default=10, help="millions of chunks in the index (default 10)")
+    parser.add_argument("--far-mib", type=int, default=64, help="size of the data that goes far, in MiB (default 64)")
     parser.add_argument("--case", nargs="+", choices=CASES, metavar="CASE", help=f"only these: {' '.join(CASES)}")
     parser.add_argument("--file", type=pathlib.Path, help="first, unchanged and restore-fresh with these bytes instead of made ones")
     parser.add_argument(
@@ -53,7 +57,7 @@ def parse() -> argparse.Namespace:
     )
     arguments = parser.parse_args()
     arguments.case = arguments.case or CASES
-    if min(arguments.mib, arguments.rounds, arguments.gib, arguments.pg_mib, arguments.thousands, arguments.millions) < 1:
+    if min(arguments.mib, arguments.rounds, arguments.gib, arguments.pg_mib, arguments.thousands, arguments.millions, arguments.far_mib) < 1:
         parser.error("sizes and rounds begin at 1")
     return arguments
 
@@ -101,7 +105,7 @@ def main() -> None:
         for names, run in GROUPS:
             if set(names) & set(arguments.case):
                 results += [case for case in run(place, arguments) if case["name"] in arguments.case]
-    setup = {key: getattr(arguments, key) for key in ("mib", "rounds", "gib", "pg_mib", "thousands", "millions")}
+    setup = {key: getattr(arguments, key) for key in ("mib", "rounds", "gib", "pg_mib", "thousands", "millions", "far_mib")}
     if arguments.file:
         setup["file"] = str(arguments.file)
     target = tools.ROOT / "target/bench"

@@ -66,18 +66,26 @@ class Lifeboat(Tool):
         super().__init__(place)
         self.master, self.config, self.data = place / "master.txt", place / "lifeboat.toml", place / "data"
         recipient = age_key(self.master)
-        text = (
+        text = self.head() + (
             f'host = "bench"\nstate_directory = "{place}/state"\ncontrol_socket = "{place}/control"\n'
             f'[keys]\ndirectory = "{place}/keys"\nmaster_recipients = ["{recipient}"]\n'
         )
         for number in range(replicas):
             folder = self.repository if number == 0 else place / f"replica-{number}"
             folder.mkdir()
-            text += f'[[replica]]\nname = "local{number}"\nkind = "directory"\nregion = "far{number}"\npath = "{folder}"\n'
+            text += self.replica(number, folder)
         source = source or f'kind = "file"\npath = "{self.data}"'
         text += f'[[dataset]]\nname = "data"\nhome_region = "near"\ndedup = "{self.dedup}"\n[dataset.source]\n{source}\n{more}'
         self.config.write_text(text)
         measure.tell(self.programs / "lifeboat", "--config", self.config, "init")
+
+    def head(self) -> str:
+        """What else the configuration begins with."""
+        return ""
+
+    def replica(self, number: int, folder: pathlib.Path) -> str:
+        """Its section of the configuration."""
+        return f'[[replica]]\nname = "local{number}"\nkind = "directory"\nregion = "far{number}"\npath = "{folder}"\n'
 
     def command(self, *words, master: bool = False) -> dict:
         identity = ["--identity", self.master] if master else []

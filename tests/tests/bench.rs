@@ -134,6 +134,9 @@ fn the_scripts_compile_and_know_their_cases() {
         "list-100k",
         "prune-plan-100k",
         "index-10m",
+        "first-rtt200",
+        "unchanged-rtt200",
+        "restore-rtt200",
     ] {
         assert!(help.contains(case), "{case} is missing:\n{help}");
     }

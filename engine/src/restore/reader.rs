@@ -72,6 +72,8 @@ pub struct VaultReader {
     limits: Limits,
     cancel: CancellationToken,
     dataset_identities: Mutex<BTreeMap<Name, Vec<SharedIdentity>>>,
+    /// What the keyrings of datasets were seen to hold.
+    keyrings: Mutex<BTreeMap<Name, BTreeSet<String>>>,
     /// Keys of packs, by dataset and generation, that were opened already.
     opened: Mutex<BTreeMap<(Name, u32), Vec<PackKeys>>>,
 }
@@ -133,6 +135,7 @@ impl VaultReader {
                 limits: limits.clone(),
                 cancel: cancel.clone(),
                 dataset_identities: Mutex::default(),
+                keyrings: Mutex::default(),
                 opened: Mutex::default(),
             });
         }
@@ -233,7 +236,7 @@ impl VaultReader {
     /// # Errors
     /// No replica can be listed.
     pub async fn has_dataset(&self, dataset: &Name) -> Result<bool> {
-        Ok(!self.list_any(&layout::keyring(dataset)).await?.objects.is_empty())
+        Ok(!self.keyring(dataset).await?.is_empty())
     }
 
     /// The datasets that have a keyring object, in the order of their names. A replica that names
@@ -330,6 +333,7 @@ impl VaultReader {
             limits: self.limits.clone(),
             cancel: self.cancel.clone(),
             dataset_identities: Mutex::default(),
+            keyrings: Mutex::default(),
             opened: Mutex::default(),
         }
     }

@@ -76,6 +76,21 @@ impl VaultReader {
         })
     }
 
+    /// The keyring objects of a dataset that any replica shows. A keyring that was seen is not
+    /// listed again.
+    pub(super) async fn keyring(&self, dataset: &Name) -> Result<BTreeSet<String>> {
+        let mut known = self.keyrings.lock().await;
+        if let Some(keys) = known.get(dataset) {
+            return Ok(keys.clone());
+        }
+        let listed = self.list_any(&layout::keyring(dataset)).await?.objects;
+        let keys: BTreeSet<String> = listed.into_iter().map(|(_, key)| key).collect();
+        if !keys.is_empty() {
+            known.insert(dataset.clone(), keys.clone());
+        }
+        Ok(keys)
+    }
+
     /// The keys that open the documents of a dataset. These are encrypted to operations identities
     /// and to the dataset's own. A master or drill identity gets the latter from the keyring.
     pub(crate) async fn document_keys(&self, dataset: &Name) -> ReaderKeys {
@@ -96,9 +111,9 @@ impl VaultReader {
     }
 
     async fn dataset_identities(&self, dataset: &Name) -> Result<Vec<SharedIdentity>> {
-        let keys = self.list_any(&layout::keyring(dataset)).await?.objects;
+        let keys = self.keyring(dataset).await?;
         let generations: BTreeSet<u32> =
-            keys.iter().filter_map(|(_, key)| layout::parse_keyring_generation(dataset, key)).collect();
+            keys.iter().filter_map(|key| layout::parse_keyring_generation(dataset, key)).collect();
         // Generations count from 1. Anybody can name more, but not make a reader fetch them all.
         let generations = generations.into_iter().take(MAX_GENERATIONS);
         let mut identities: Vec<SharedIdentity> = Vec::new();
