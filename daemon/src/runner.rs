@@ -3,6 +3,7 @@
 //! - **Success** is the committed snapshot. What fails after it (prune, the status file) is a
 //!   warning of the report. A prune that does not delete what is due, in all replicas or in some,
 //!   is remembered, too.
+//! - **Prune** ends before the next backup of its dataset is due: what is left is deleted later.
 //! - **Deadline**: a run that takes longer than `limits.run` is cancelled, and aborted if it does
 //!   not obey. A commit that has begun is never aborted.
 //! - **Retry**: a scheduled run that failed is tried again (`retry` of the dataset), unless nothing
@@ -41,6 +42,8 @@ use crate::words;
 
 /// How often a run reports its progress.
 const PROGRESS: Duration = Duration::from_secs(10);
+/// A prune may take this long although the next backup of its dataset is due.
+const SHORTEST_PRUNE: Duration = Duration::from_secs(60);
 /// How long cancelled work may take to clean up before it is dropped.
 pub(crate) const OBEY: Duration = Duration::from_millis(if cfg!(test) { 200 } else { 10_000 });
 
@@ -292,15 +295,24 @@ impl Runner {
             replicas: &installation.replicas,
             state: &self.state,
             clock: self.clock.clone(),
-            cancel: cancel.clone(),
+            cancel: cancel.child_token(),
         };
+        let patience = prune_time(dataset, installation.config.limits.run, self.clock.now());
         let work = async { prune.execute(&prune.plan().await?).await };
+        tokio::pin!(work);
         let outcome = tokio::select! {
-            result = work => result,
-            () = async { cancel.cancelled().await; tokio::time::sleep(OBEY).await } => Err(Error::cancelled("prune")),
+            result = &mut work => result,
+            () = cancel.cancelled() => obeyed(work).await.unwrap_or_else(|| Err(Error::cancelled("prune"))),
+            () = tokio::time::sleep(patience) => {
+                prune.cancel.cancel();
+                let late = || {
+                    Err(Error::failed(format!("it would have held up the next backup ({})", words::duration(patience.as_secs_f64()))))
+                };
+                obeyed(work).await.filter(Result::is_ok).unwrap_or_else(late)
+            }
         };
         let outcome = outcome.map_err(|error| {
-            if cancel.is_cancelled() {
+            if prune.cancel.is_cancelled() {
                 error.hint("Completed deletions are not undone. The next run prunes again.")
             } else {
                 error
@@ -391,6 +403,18 @@ fn crashed(dataset: &Name, is_committing: bool) -> Error {
     } else {
         Error::failed(what).hint(report)
     }
+}
+
+/// What cancelled work ends with, if it obeys in time.
+async fn obeyed<T>(work: impl Future<Output = T>) -> Option<T> {
+    tokio::time::timeout(OBEY, work).await.ok()
+}
+
+/// How long a prune may take: until the next backup of its dataset is due, but a minute at least.
+fn prune_time(dataset: &Dataset, longest: Duration, now: DateTime<Utc>) -> Duration {
+    let next = dataset.schedule.as_ref().and_then(|schedule| schedule.next_after(now));
+    let until = next.and_then(|next| (next - now).to_std().ok()).unwrap_or(longest);
+    until.min(longest).max(SHORTEST_PRUNE)
 }
 
 /// When a run that failed is tried again.

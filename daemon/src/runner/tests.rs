@@ -161,3 +161,15 @@ async fn a_prune_whose_marks_are_refused_in_every_replica_counts_as_stopped() {
     let why = status.deletion_stopped.unwrap();
     assert!(why.contains("some deletions failed") && why.contains("replica frankfurt"), "{why}");
 }
+
+#[test]
+fn a_prune_ends_before_the_next_backup_is_due_but_has_a_minute() {
+    let of = |schedule: &str, now: &str| {
+        let config = sample::config(&[("shop", schedule)]);
+        prune_time(&config.datasets[0], Duration::from_secs(86_400), now.parse().unwrap()).as_secs()
+    };
+    assert_eq!(of("schedule = \"@hourly\"", "2026-03-01T12:10:00Z"), 50 * 60);
+    assert_eq!(of("schedule = \"@hourly\"", "2026-03-01T12:59:50Z"), 60);
+    assert_eq!(of("", "2026-03-01T12:10:00Z"), 86_400);
+    assert_eq!(of("schedule = \"@monthly\"", "2026-03-02T00:00:00Z"), 86_400);
+}
