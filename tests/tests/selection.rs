@@ -17,10 +17,10 @@ use lifeboat_tests::vault::{DATASET, MemorySource, TestVault, limits, name, nois
 use serde_json::json;
 use tokio_util::sync::CancellationToken;
 
-/// A reader's calls to a replica: `vault.json`, the list of snapshots, then a manifest with its
-/// signature.
+/// A reader's calls to a replica: `vault.json`; at once the lists of snapshots, prune records and
+/// keys; a key; then a manifest with its signature.
 const LISTING: u64 = 2;
-const FIRST_MANIFEST: [u64; 2] = [3, 4];
+const FIRST_MANIFEST: [u64; 2] = [6, 7];
 
 /// Three snapshots in two replicas.
 async fn vault() -> (TestVault, Hand, Vec<SnapshotId>) {
@@ -92,7 +92,8 @@ async fn a_replica_that_could_not_be_listed_is_asked_all_the_same() {
     for selector in selectors(&vault) {
         assert_eq!(selected(&vault, Some((1, &[LISTING])), &selector).await.unwrap(), snapshots[2]);
         // If it then fails, it may hold what only the other shows.
-        let error = selected(&vault, Some((1, &[2, 3, 4])), &selector).await.unwrap_err();
+        let error =
+            selected(&vault, Some((1, &[LISTING, FIRST_MANIFEST[0], FIRST_MANIFEST[1]])), &selector).await.unwrap_err();
         assert_eq!(error.class(), Class::Storage, "{error:?}");
     }
 }

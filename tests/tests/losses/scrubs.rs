@@ -180,8 +180,8 @@ async fn damage_in_transit_and_objects_of_strangers_are_no_damage() {
     vault.clock.advance(DAY);
     scrub(&vault, &replicas).await;
     vault.clock.advance(29 * DAY);
-    // Some answers are wrong, and the second look at an object is right.
-    for call in (1..900).step_by(7) {
+    // Some answers are wrong, and the second look at an object is right: it follows soon.
+    for call in (1..900).step_by(61) {
         failing.fail(failing.calls() + call, Failure::Flipped);
     }
     let progress = scrub(&vault, &replicas).await;
