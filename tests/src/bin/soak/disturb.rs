@@ -149,6 +149,7 @@ pub(crate) async fn daemon(
             Trouble::ClockWrong(seconds) => {
                 place.set_clock(seconds)?;
                 pause(&mut chance, 8..30, calm).await;
+                restart_at_times(daemon, &mut chance).await?;
                 place.set_clock(0)?;
                 // It looks at the file once a second.
                 tokio::time::sleep(Duration::from_secs(2)).await;
@@ -157,6 +158,15 @@ pub(crate) async fn daemon(
         }
         troubles.end(span);
     }
+}
+
+/// Kills the daemon in the middle of another trouble, or not.
+async fn restart_at_times(daemon: &mut Daemon, chance: &mut ChaCha8Rng) -> Result<()> {
+    if chance.random_range(0..3) == 0 {
+        daemon.kill().await?;
+        daemon.start().await?;
+    }
+    Ok(())
 }
 
 /// Reloads a configuration that says something else, or one that is invalid.
@@ -179,11 +189,13 @@ fn replace(path: &Path, text: &str) -> Result<()> {
 
 /// Leaves no room in the state directory: on its own small file system if there is one, else by the
 /// limit of the process.
-async fn fill(daemon: &Daemon, place: &Place, chance: &mut ChaCha8Rng, calm: &CancellationToken) -> Result<()> {
+async fn fill(daemon: &mut Daemon, place: &Place, chance: &mut ChaCha8Rng, calm: &CancellationToken) -> Result<()> {
     if chance.random() && is_mounted(&place.state())? {
         let filler = place.state().join("filler");
+        // Until it is full.
         let _ = std::fs::write(&filler, vec![1; STATE_MIB << 20]);
         pause(chance, 5..20, calm).await;
+        restart_at_times(daemon, chance).await?;
         std::fs::remove_file(filler)?;
     } else {
         let before = daemon.limit(Resource::Fsize, Some(0))?;

@@ -173,6 +173,7 @@ impl Verdict {
         zero("failures without a hint", self.judged.without_hint);
         zero("failures that nothing explains", self.judged.unexplained);
         zero("silent misses", self.seen.silent);
+        zero("attempts have no outcome", self.seen.lost);
         zero("starts waited too long", self.seen.stuck);
         let mut most = |what: &str, value: u64, limit: u64| {
             if value > limit {
@@ -210,7 +211,7 @@ impl fmt::Display for Verdict {
             seen.successes + seen.failures,
             seen.failures,
             seen.starts,
-            seen.silent,
+            seen.silent + seen.lost,
             seen.longest_wait,
             judged.good,
             judged.failed,

@@ -35,6 +35,11 @@ impl Place {
         self.root.join("lifeboat.toml")
     }
 
+    /// The same configuration for the CLI, as that of the daemon is replaced at times.
+    pub(crate) fn steady_config(&self) -> PathBuf {
+        self.root.join("steady.toml")
+    }
+
     pub(crate) fn state(&self) -> PathBuf {
         self.root.join("state")
     }

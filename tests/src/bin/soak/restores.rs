@@ -132,7 +132,7 @@ impl<'a> Restores<'a> {
 /// The CLI with the configuration of the host.
 pub(crate) fn lifeboat(place: &Place) -> Command {
     let mut command = Command::new(programs::lifeboat());
-    command.arg("--config").arg(place.config()).env("TMPDIR", place.temporary());
+    command.arg("--config").arg(place.steady_config()).env("TMPDIR", place.temporary());
     command
 }
 

@@ -93,6 +93,8 @@ pub(crate) struct Seen {
     pub(crate) failures: f64,
     pub(crate) silent: usize,
     pub(crate) stuck: usize,
+    /// Attempts that neither succeeded nor failed.
+    pub(crate) lost: usize,
     pub(crate) starts: usize,
     pub(crate) longest_wait: f64,
 }
@@ -111,6 +113,8 @@ struct Inner {
     due: HashMap<&'static str, Due>,
     /// Since when each dataset waits, in seconds of an answering daemon.
     waits: HashMap<&'static str, f64>,
+    /// How many runs had ended before the attempt that is shown.
+    ended: HashMap<&'static str, f64>,
     complete: HashMap<(usize, usize), f64>,
     metrics: Metrics,
 }
@@ -178,6 +182,7 @@ impl Inner {
             if self.last_scrape > 0.0 {
                 self.count(&before, &shown);
             }
+            self.watch_attempt(dataset, &before, &shown);
             self.watch_wait(dataset, &shown, passed);
             if minute > since && self.last_scrape > 0.0 {
                 self.seen.starts += 1;
@@ -203,6 +208,22 @@ impl Inner {
         let more = |at: usize| (shown.counted[at] - before.counted[at]).max(0.0);
         self.seen.successes += more(0);
         self.seen.failures += more(1) + more(2);
+    }
+
+    /// An attempt is followed by another one only when it has ended, and that is counted.
+    fn watch_attempt(&mut self, dataset: &'static str, before: &Shown, shown: &Shown) {
+        if shown.attempt < before.attempt {
+            // A daemon that could not write was killed, and remembers less.
+            self.ended.remove(dataset);
+        }
+        if shown.attempt > before.attempt {
+            let ended = |shown: &Shown| shown.counted.iter().sum::<f64>();
+            let counted = self.ended.insert(dataset, ended(before));
+            if counted.is_some_and(|counted| ended(shown) == counted) {
+                crate::say(&format!("LOST: the attempt of {dataset} at {} never ended: {shown:?}", before.attempt));
+                self.seen.lost += 1;
+            }
+        }
     }
 
     fn watch_wait(&mut self, dataset: &'static str, shown: &Shown, passed: f64) {

@@ -79,7 +79,9 @@ impl World {
             place.cellar().display()
         );
         let replicas: String = replicas.chain([cellar]).collect();
-        std::fs::write(place.config(), configuration(&place, public.stdout.trim(), &replicas, &sources)?)?;
+        let text = configuration(&place, public.stdout.trim(), &replicas, &sources)?;
+        std::fs::write(place.config(), &text)?;
+        std::fs::write(place.steady_config(), &text)?;
         finished(run(lifeboat(&place).args(["--json", "init"]), DEADLINE).await?)?;
         let on = if state.is_some() { "a file system of its own" } else { "the common file system" };
         say(&format!("twelve datasets in {}, the state on {on}", root.display()));
