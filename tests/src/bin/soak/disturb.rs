@@ -10,10 +10,12 @@ use lifeboat_tests::s3::Region;
 use rand::RngExt;
 use rand::seq::SliceRandom;
 use rand_chacha::ChaCha8Rng;
+use rustix::fs::statvfs;
 use rustix::process::{Resource, Signal};
 use tokio_util::sync::CancellationToken;
 
 use crate::process::{Daemon, Place};
+use crate::sources::{FILES, Sources};
 use crate::troubles::{Trouble, Troubles};
 use crate::{CLOCK_SKEW, Result};
 
@@ -63,6 +65,28 @@ pub(crate) async fn store(
         proxy.set(Mode::Pass);
         troubles.end(span);
     }
+}
+
+/// Takes files away that are to be backed up, longer than a minute, so that it shows. They are back
+/// in the end.
+///
+/// # Errors
+/// One cannot be renamed.
+pub(crate) async fn sources(
+    sources: &Sources,
+    mut chance: ChaCha8Rng,
+    troubles: &Troubles,
+    calm: &CancellationToken,
+) -> Result<()> {
+    while !pause(&mut chance, 20..40, calm).await {
+        let dataset = chance.random_range(FILES);
+        let span = troubles.begin(Trouble::SourceAway(dataset));
+        sources.set_away(Some(dataset))?;
+        pause(&mut chance, 62..75, calm).await;
+        sources.set_away(None)?;
+        troubles.end(span);
+    }
+    Ok(())
 }
 
 /// Takes the directory away and brings it back until `calm`. It is then there.
@@ -191,12 +215,11 @@ fn replace(path: &Path, text: &str) -> Result<()> {
 /// limit of the process.
 async fn fill(daemon: &mut Daemon, place: &Place, chance: &mut ChaCha8Rng, calm: &CancellationToken) -> Result<()> {
     if chance.random() && is_mounted(&place.state())? {
-        let filler = place.state().join("filler");
-        // Until it is full.
-        let _ = std::fs::write(&filler, vec![1; STATE_MIB << 20]);
+        let used = statvfs(place.state())?;
+        resize(&place.state(), (used.f_blocks - used.f_bfree) * used.f_frsize).await?;
         pause(chance, 5..20, calm).await;
         restart_at_times(daemon, chance).await?;
-        std::fs::remove_file(filler)?;
+        resize(&place.state(), STATE_BYTES).await?;
     } else {
         let before = daemon.limit(Resource::Fsize, Some(0))?;
         pause(chance, 5..20, calm).await;
@@ -205,7 +228,19 @@ async fn fill(daemon: &mut Daemon, place: &Place, chance: &mut ChaCha8Rng, calm:
     Ok(())
 }
 
-const STATE_MIB: usize = 96;
+/// More than the 1 GiB below which rows are not found again. It is a limit, and takes no memory.
+const STATE_BYTES: u64 = 2 << 30;
+
+/// Sets the size of the small file system.
+async fn resize(path: &Path, bytes: u64) -> Result<()> {
+    let mut mount = tokio::process::Command::new("mount");
+    let resized = mount.args(["-o", &format!("remount,size={bytes}")]).arg(path).status().await?;
+    // What has grown meanwhile cannot become smaller than it is, and then there is some room left.
+    if !resized.success() {
+        crate::say("the file system of the state has grown meanwhile");
+    }
+    Ok(())
+}
 
 fn is_mounted(path: &Path) -> Result<bool> {
     let mounts = std::fs::read_to_string("/proc/self/mounts")?;
@@ -221,7 +256,7 @@ impl StateMount {
         use std::os::unix::fs::DirBuilderExt;
         std::fs::DirBuilder::new().mode(0o700).create(path)?;
         let mut mount = tokio::process::Command::new("mount");
-        mount.args(["-t", "tmpfs", "-o", &format!("size={STATE_MIB}m,mode=0700"), "soak"]).arg(path);
+        mount.args(["-t", "tmpfs", "-o", &format!("size={STATE_BYTES},mode=0700"), "soak"]).arg(path);
         let mounted = mount.stderr(Stdio::null()).status().await.is_ok_and(|status| status.success());
         Ok(mounted.then(|| Self(path.to_owned())))
     }

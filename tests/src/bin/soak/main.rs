@@ -127,6 +127,7 @@ async fn soak(minutes: u64, seed: u64) -> Result<Verdict> {
         tokio::try_join!(
             timer,
             stores,
+            disturb::sources(&world.sources, chance(6), &troubles, &calm),
             disturb::directory(&place, chance(5), &troubles, &calm),
             disturb::daemon(&mut world.daemon, &place, chance(2), &troubles, &calm),
             restores.run(chance(3), &calm),

@@ -30,6 +30,8 @@ pub(crate) const DATASETS: [&str; 12] = [
 ];
 const SHOP: usize = 0;
 const WIKI: usize = 1;
+/// Those that are one file.
+pub(crate) const FILES: std::ops::Range<usize> = 2..12;
 /// Rows in each database.
 const ROWS: usize = 60;
 /// What stays of a file, and what is new in each of its contents.
@@ -52,6 +54,8 @@ pub(crate) struct Sources {
     /// By dataset, in their order.
     contents: Mutex<[Vec<Content>; DATASETS.len()]>,
     numbers: Mutex<HashMap<blake3::Hash, (usize, usize)>>,
+    /// The dataset whose source is not there.
+    away: Mutex<Option<usize>>,
 }
 
 impl Sources {
@@ -63,7 +67,8 @@ impl Sources {
         postgres.run_sql("shop", "CREATE TABLE soak (number int, place int, word text)").await;
         Connection::open(folder.join("wiki"))?
             .execute_batch("CREATE TABLE soak (number INTEGER, place INTEGER, word TEXT)")?;
-        let sources = Self { folder, postgres, contents: Mutex::default(), numbers: Mutex::default() };
+        let sources =
+            Self { folder, postgres, contents: Mutex::default(), numbers: Mutex::default(), away: Mutex::default() };
         for dataset in 0..DATASETS.len() {
             sources.change(dataset).await?;
         }
@@ -93,8 +98,28 @@ impl Sources {
         }
     }
 
-    /// Gives a dataset its next content, all of it at once.
+    /// Takes the file of a dataset away, or brings back the one that is away.
+    ///
+    /// # Errors
+    /// It cannot be renamed.
+    pub(crate) fn set_away(&self, dataset: Option<usize>) -> Result<()> {
+        let mut away = self.away.lock().unwrap_or_else(PoisonError::into_inner);
+        let aside = self.folder.join("aside");
+        if let Some(before) = away.take() {
+            std::fs::rename(&aside, self.path(before))?;
+        }
+        if let Some(dataset) = dataset {
+            std::fs::rename(self.path(dataset), &aside)?;
+        }
+        *away = dataset;
+        Ok(())
+    }
+
+    /// Gives a dataset its next content, all of it at once, unless it is away.
     pub(crate) async fn change(&self, dataset: usize) -> Result<()> {
+        if *self.away.lock().unwrap_or_else(PoisonError::into_inner) == Some(dataset) {
+            return Ok(());
+        }
         let number = self.contents()[dataset].len();
         let content = match dataset {
             SHOP | WIKI => rows(dataset, number).into_bytes(),
@@ -175,7 +200,10 @@ impl Sources {
         }
         let text = String::from_utf8(output.stdout)?;
         let rows = text.lines().skip_while(|line| !line.starts_with("COPY public.soak "));
-        Ok(rows.skip(1).take_while(|line| *line != "\\.").map(|row| format!("{row}\n")).collect())
+        let mut rows: Vec<&str> = rows.skip(1).take_while(|line| *line != "\\.").collect();
+        // The server puts a row wherever there is room.
+        rows.sort_by_key(|row| row.split('\t').nth(1).and_then(|place| place.parse::<usize>().ok()));
+        Ok(rows.iter().map(|row| format!("{row}\n")).collect())
     }
 
     /// Whether no two contents are equal, so that a hash tells which one it is.

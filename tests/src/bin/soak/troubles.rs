@@ -19,6 +19,8 @@ pub(crate) enum Trouble {
     StoreFull(usize),
     /// The directory is not there, as if it were not mounted.
     DirectoryAway,
+    /// The file of a dataset is not there.
+    SourceAway(usize),
     /// SIGKILL.
     DaemonKilled,
     /// SIGTERM, and a start some seconds later.

@@ -2,7 +2,8 @@
 //!
 //! Each dataset is due at each minute. From then on the metrics must show within [`BOUND`] that it
 //! began, runs, waits or failed. Time counts only while the daemon answers and nothing keeps it
-//! from its work. Several starts that passed meanwhile are made up for by one run.
+//! from its work. Several starts that passed meanwhile are made up for by one run. A minute that
+//! passes while the daemon's clock is wrong is none to the daemon.
 
 use std::collections::HashMap;
 use std::net::SocketAddr;
@@ -113,8 +114,8 @@ struct Inner {
     due: HashMap<&'static str, Due>,
     /// Since when each dataset waits, in seconds of an answering daemon.
     waits: HashMap<&'static str, f64>,
-    /// How many runs had ended before the attempt that is shown.
-    ended: HashMap<&'static str, f64>,
+    /// How many runs had ended before the attempt that is shown, and since when it is.
+    ended: HashMap<&'static str, (f64, f64)>,
     complete: HashMap<(usize, usize), f64>,
     metrics: Metrics,
 }
@@ -176,15 +177,19 @@ impl Inner {
         });
         let passed = if is_hindered { 0.0 } else { now - since };
         let minute = (now / 60.0).floor() * 60.0;
+        let is_due = self.last_scrape > 0.0
+            && minute > since
+            && !troubles
+                .within(minute, minute, AFTER)
+                .iter()
+                .any(|span| matches!(span.trouble, Trouble::ClockWrong(_)));
         for dataset in DATASETS {
             let shown = Shown::of(&metrics, dataset);
             let before = self.last.insert(dataset, shown).unwrap_or(shown);
-            if self.last_scrape > 0.0 {
-                self.count(&before, &shown);
-            }
-            self.watch_attempt(dataset, &before, &shown);
+            self.count(&before, &shown);
+            self.watch_attempt(dataset, (&before, &shown), now, troubles);
             self.watch_wait(dataset, &shown, passed);
-            if minute > since && self.last_scrape > 0.0 {
+            if is_due {
                 self.seen.starts += 1;
                 self.due.entry(dataset).or_insert(Due { at: minute, before, answered: 0.0 });
             }
@@ -210,16 +215,24 @@ impl Inner {
         self.seen.failures += more(1) + more(2);
     }
 
-    /// An attempt is followed by another one only when it has ended, and that is counted.
-    fn watch_attempt(&mut self, dataset: &'static str, before: &Shown, shown: &Shown) {
-        if shown.attempt < before.attempt {
-            // A daemon that could not write was killed, and remembers less.
+    /// An attempt is followed by another one only when it has ended, and that is counted. A daemon
+    /// that could not write, and was then killed, remembers less.
+    fn watch_attempt(
+        &mut self,
+        dataset: &'static str,
+        (before, shown): (&Shown, &Shown),
+        now: f64,
+        troubles: &Troubles,
+    ) {
+        let ended = |shown: &Shown| shown.counted.iter().sum::<f64>();
+        if shown.attempt < before.attempt || ended(shown) < ended(before) {
             self.ended.remove(dataset);
-        }
-        if shown.attempt > before.attempt {
-            let ended = |shown: &Shown| shown.counted.iter().sum::<f64>();
-            let counted = self.ended.insert(dataset, ended(before));
-            if counted.is_some_and(|counted| ended(shown) == counted) {
+        } else if shown.attempt > before.attempt
+            && let Some((counted, since)) = self.ended.insert(dataset, (ended(before), now))
+        {
+            let forgets = |trouble| matches!(trouble, Trouble::StateFull | Trouble::NoDescriptors);
+            let is_excused = troubles.within(since, now, AFTER).iter().any(|span| forgets(span.trouble));
+            if ended(shown) == counted && !is_excused {
                 crate::say(&format!("LOST: the attempt of {dataset} at {} never ended: {shown:?}", before.attempt));
                 self.seen.lost += 1;
             }
