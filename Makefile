@@ -18,7 +18,7 @@ scripts        = scripts/setup scripts/advisories scripts/coverage scripts/fuzz 
 # again.
 built          = $(or $(CARGO_TARGET_DIR),$(CURDIR)/target)
 
-.PHONY: help setup demo test lint check bench coverage fuzz torture install
+.PHONY: help setup demo test lint check bench coverage fuzz torture soak install
 
 help: ## list the targets
 	@sed -n 's/^\([a-z]*\):[^#]*## \(.*\)/  make \1\t\2/p' $(firstword $(MAKEFILE_LIST)) | expand -t 18
@@ -30,10 +30,15 @@ demo: setup ## lose a region, restore from the other, prove it equal: on real se
 	$(CARGO) build --locked --workspace --bins
 	LIFEBOAT_BIN_DIR='$(built)/debug' '$(built)/debug/demo'
 
-test: lint ## format, lints and all tests, those in documentation too
+test: lint ## format, lints and all tests, those in documentation too, and three minutes of soak beside them
 	scripts/msrv
 	$(CARGO) build --locked --workspace --bins --tests
-	LIFEBOAT_BIN_DIR='$(built)/debug' $(CARGO) test --locked --workspace
+	export LIFEBOAT_BIN_DIR='$(built)/debug'; \
+		'$(built)/debug/soak' 3 > '$(built)/soak.log' 2>&1 & soak=$$!; trap 'kill $$soak 2> /dev/null || true' EXIT; \
+		tested=0; $(CARGO) test --locked --workspace || tested=$$?; \
+		soaked=0; wait $$soak || soaked=$$?; \
+		if [ $$soaked -eq 0 ]; then tail -n 1 '$(built)/soak.log'; else cat '$(built)/soak.log'; fi; \
+		exit $$((tested ? tested : soaked))
 
 lint: setup check ## format, lints, checks of the repository and of what it depends on
 	$(CARGO) fmt --all --check
@@ -59,6 +64,10 @@ torture: setup ## the model for STEPS=20000, CRASHES=300 killed programs, every 
 	LIFEBOAT_BIN_DIR='$(built)/debug' CARGO='$(CARGO)' LIFEBOAT_EVERY_FAULT=1 \
 		LIFEBOAT_MODEL_STEPS=$(or $(STEPS),20000) LIFEBOAT_MODEL_SEED=$(or $(SEED),1) \
 		LIFEBOAT_CRASHES=$(or $(CRASHES),300) LIFEBOAT_CRASH_SEED=$(or $(SEED),1) python3 -B scripts/torture
+
+soak: setup ## twelve datasets, each backed up every minute, for MINUTES=20, while stores, daemon, disk and clock are disturbed; SEED=; one line of sums
+	$(CARGO) build --locked --workspace --bins
+	LIFEBOAT_BIN_DIR='$(built)/debug' '$(built)/debug/soak' $(or $(MINUTES),20) $(SEED)
 
 bench: ## speed, memory and size beside peers, into target/bench/; all cases, or CASES="first unchanged"; SIZE= and PG_MIB= in MiB, GIB=, ROUNDS=; BEFORE=DIR beside older programs alone
 	@scripts/setup --bench

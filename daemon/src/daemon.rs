@@ -139,6 +139,7 @@ impl Daemon {
         );
         let budget = RunBudget::new(&config.limits);
         let runner = Runner { state, ledger, clock, tools: origin.tools.clone(), budget };
+        config.datasets.iter().for_each(|dataset| runner.take_in_killed(dataset));
         let scheduler = Scheduler::new(config, |dataset| considered(&runner, dataset));
         let upkeep = Upkeep::new(runner.clone(), live.clone());
         let mut daemon = Self {

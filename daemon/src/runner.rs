@@ -7,7 +7,7 @@
 //! - **Deadline**: a run that takes longer than `limits.run` is cancelled, and aborted if it does
 //!   not obey. A commit that has begun is never aborted.
 //! - **Retry**: a scheduled run that failed is tried again (`retry` of the dataset), unless nothing
-//!   but an operator can mend the cause.
+//!   but an operator can mend the cause. So is one that never ended, as what ran it was killed.
 //! - **Cancellation**: nothing is committed, unless the commit had begun. The run counts as missed,
 //!   and starts again after the next start of the daemon. One that an operator cancelled counts as
 //!   failed, and waits for its next time.
@@ -105,6 +105,8 @@ impl Runner {
         // Remembered before it starts, so that a run that takes the daemon down with it is not
         // started at once again.
         self.ledger.update(&dataset.name, |status| {
+            status.count_killed();
+            status.under_way = Some(began);
             status.last_attempt = Some(began);
             status.considered = Some(began);
             status.retry_at = None;
@@ -123,6 +125,7 @@ impl Runner {
         });
         self.ledger.update(&dataset.name, |status| match &result {
             Ok(report) => {
+                status.under_way = None;
                 status.succeeded = true;
                 status.error = None;
                 status.successes += 1;
@@ -146,6 +149,7 @@ impl Runner {
                 }
             }
             Err(error) => {
+                status.under_way = None;
                 status.succeeded = false;
                 status.error = Some(error.chain());
                 match error.class() {
@@ -332,6 +336,26 @@ impl Runner {
             status.space = outcome.space;
         });
         Ok(Some(outcome))
+    }
+
+    /// Counts a run of `dataset` that never ended, if there is one, and has it tried again.
+    pub(crate) fn take_in_killed(&self, dataset: &Dataset) {
+        let now = self.clock.now();
+        self.remember(&dataset.name, |status| {
+            if let Some(began) = status.count_killed() {
+                let error = Error::failed(status.error.clone().unwrap_or_default())
+                    .hint("read the system's log from that time on: `journalctl -u lifeboatd`, `journalctl -k`");
+                status.retry_at = retry_at(dataset, &error, now);
+                tracing::error!(
+                    dataset = %dataset.name,
+                    class = error.class().as_str(),
+                    hint = error.hint_text().unwrap_or_default(),
+                    "the backup that began at {} failed: {}",
+                    words::time(began),
+                    error.chain_and_hint()
+                );
+            }
+        });
     }
 
     /// Brings replicas up to date for `dataset`. Returns early when `cancel` fires; what was copied

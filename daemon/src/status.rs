@@ -34,6 +34,8 @@ pub(crate) struct DatasetStatus {
     pub considered: Option<DateTime<Utc>>,
     /// When the last run began.
     pub last_attempt: Option<DateTime<Utc>>,
+    /// When the run began that has not ended. If nobody holds the dataset's lock, it never will.
+    pub under_way: Option<DateTime<Utc>>,
     /// When the capture of the newest committed snapshot began: the age of the data.
     pub last_success: Option<DateTime<Utc>>,
     /// Snapshots whose times are probably false, and these times: they lie in the future, or the
@@ -86,6 +88,19 @@ pub(crate) struct DatasetStatus {
     #[serde(skip_deserializing)]
     pub anomalies: Vec<Anomaly>,
 }
+
+impl DatasetStatus {
+    /// Counts a run that never ended, if there is one, as failed. The caller holds the lock.
+    pub(crate) fn count_killed(&mut self) -> Option<DateTime<Utc>> {
+        let began = self.under_way.take()?;
+        self.failures += 1;
+        (self.succeeded, self.error) = (false, Some(KILLED.to_owned()));
+        Some(began)
+    }
+}
+
+/// Why a run never ended.
+const KILLED: &str = "the program that ran the backup was killed, or the machine went down";
 
 /// A snapshot that departs from its history.
 #[derive(Debug, Clone, PartialEq, Serialize)]

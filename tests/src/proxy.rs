@@ -10,6 +10,7 @@ use std::collections::VecDeque;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
@@ -29,6 +30,13 @@ pub enum Mode {
     Refuse,
     /// Requests are read and answered with this HTTP status and no body, without asking upstream.
     Status(u16),
+    /// Requests are read and answered as S3 answers too many: `SlowDown`, and a `Retry-After` of so
+    /// many seconds.
+    Throttle(u64),
+    /// Everything passes, but each piece of an answer comes later by so much.
+    Slow(Duration),
+    /// A store without room: what writes is answered with 507, everything else passes.
+    Full,
     /// Requests pass; after so many bytes of answer the connection is reset. With 0 upstream has
     /// done its work and begun to answer, and the client never learns it.
     CutAfter(usize),
@@ -45,6 +53,12 @@ pub enum Mode {
 const LISTING_WITHOUT_TOKEN: &str = "<?xml version=\"1.0\" encoding=\"UTF-8\"?>\
     <ListBucketResult xmlns=\"http://s3.amazonaws.com/doc/2006-03-01/\"><Name>backups</Name><Prefix>vault/</Prefix>\
     <KeyCount>0</KeyCount><MaxKeys>1000</MaxKeys><IsTruncated>true</IsTruncated></ListBucketResult>";
+
+const SLOW_DOWN: &str = "<?xml version=\"1.0\" encoding=\"UTF-8\"?>\
+    <Error><Code>SlowDown</Code><Message>Please reduce your request rate.</Message></Error>";
+
+const NO_ROOM: &str = "<?xml version=\"1.0\" encoding=\"UTF-8\"?>\
+    <Error><Code>InsufficientStorage</Code><Message>The store is full.</Message></Error>";
 
 /// A listening proxy; dropping it closes everything.
 pub struct Proxy {
@@ -82,7 +96,8 @@ impl Proxy {
     }
 
     /// A server of its own, which never passes anything on: for every mode but [`Mode::Pass`],
-    /// [`Mode::CutAfter`], [`Mode::CutRequestAfter`] and [`Mode::DamageAt`], which reset here.
+    /// [`Mode::CutAfter`], [`Mode::CutRequestAfter`], [`Mode::DamageAt`], [`Mode::Full`] and
+    /// [`Mode::Slow`], which reset here.
     ///
     /// # Panics
     /// If no port can be bound.
@@ -187,8 +202,15 @@ async fn accept(listener: TcpListener, address: SocketAddr, shared: Arc<Shared>,
 async fn treat(mut client: TcpStream, mode: Mode, shared: Arc<Shared>) {
     match (mode, shared.upstream) {
         (Mode::Hang, _) => std::future::pending().await,
-        (Mode::Status(status), _) => answer(&mut client, status, "").await,
-        (Mode::ListingWithoutToken, _) => answer(&mut client, 200, LISTING_WITHOUT_TOKEN).await,
+        (Mode::Status(status), _) => answer(&mut client, status, "", "").await,
+        (Mode::ListingWithoutToken, _) => answer(&mut client, 200, "", LISTING_WITHOUT_TOKEN).await,
+        (Mode::Throttle(seconds), _) => {
+            answer(&mut client, 503, &format!("retry-after: {seconds}\r\n"), SLOW_DOWN).await;
+        }
+        (Mode::Full, Some(upstream)) => without_room(client, upstream, &shared).await,
+        (Mode::Slow(delay), Some(upstream)) => {
+            forward(client, upstream, Fate { delay, ..Fate::WHOLE }, &shared).await;
+        }
         (Mode::Pass, Some(upstream)) => forward(client, upstream, Fate::WHOLE, &shared).await,
         (Mode::CutAfter(bytes), Some(upstream)) => {
             forward(client, upstream, Fate { limit: bytes, ..Fate::WHOLE }, &shared).await;
@@ -199,7 +221,10 @@ async fn treat(mut client: TcpStream, mode: Mode, shared: Arc<Shared>) {
         (Mode::DamageAt(place), Some(upstream)) => {
             forward(client, upstream, Fate { damage: Some(place), ..Fate::WHOLE }, &shared).await;
         }
-        (Mode::Pass | Mode::CutAfter(_) | Mode::CutRequestAfter(_) | Mode::DamageAt(_), None)
+        (
+            Mode::Pass | Mode::CutAfter(_) | Mode::CutRequestAfter(_) | Mode::DamageAt(_) | Mode::Full | Mode::Slow(_),
+            None,
+        )
         | (Mode::Reset | Mode::Refuse, _) => reset(&client),
     }
 }
@@ -218,17 +243,23 @@ struct Fate {
     limit: usize,
     /// The byte that is changed.
     damage: Option<usize>,
+    /// Each piece of an answer comes later by so much.
+    delay: Duration,
 }
 
 impl Fate {
-    const WHOLE: Self = Self { request_limit: usize::MAX, limit: usize::MAX, damage: None };
+    const WHOLE: Self = Self { request_limit: usize::MAX, limit: usize::MAX, damage: None, delay: Duration::ZERO };
 }
 
 /// Passes bytes until either side closes, or until as many were passed as may be and another one is
 /// due.
-async fn forward(mut client: TcpStream, upstream: SocketAddr, fate: Fate, shared: &Shared) {
+async fn forward(client: TcpStream, upstream: SocketAddr, fate: Fate, shared: &Shared) {
+    let Ok(server) = TcpStream::connect(upstream).await else { return reset(&client) };
+    pass(client, server, fate, shared).await;
+}
+
+async fn pass(mut client: TcpStream, mut server: TcpStream, fate: Fate, shared: &Shared) {
     let (mut requested, mut answered) = (0, 0);
-    let Ok(mut server) = TcpStream::connect(upstream).await else { return reset(&client) };
     let (mut request, mut answer) = (vec![0; 64 * 1024], vec![0; 64 * 1024]);
     loop {
         let passed = tokio::select! {
@@ -248,6 +279,7 @@ async fn forward(mut client: TcpStream, upstream: SocketAddr, fate: Fate, shared
             },
             read = server.read(&mut answer) => match read {
                 Ok(length @ 1..) => {
+                    tokio::time::sleep(fate.delay).await;
                     if let Some(place) = fate.damage.and_then(|place| place.checked_sub(answered)) {
                         answer[..length].get_mut(place).into_iter().for_each(|byte| *byte ^= 1);
                     }
@@ -269,29 +301,62 @@ async fn forward(mut client: TcpStream, upstream: SocketAddr, fate: Fate, shared
     }
 }
 
+/// Passes one request that does not write, and answers one that does. The connection ends after
+/// it, so that the next request is looked at as well.
+async fn without_room(mut client: TcpStream, upstream: SocketAddr, shared: &Shared) {
+    let Some((mut request, head)) = read_head(&mut client).await else { return };
+    let text = String::from_utf8_lossy(&request[..head]).into_owned();
+    // Deleting several objects at once is a POST, too.
+    if text.starts_with("PUT ") || (text.starts_with("POST ") && !text.contains("?delete")) {
+        if read_body(&mut client, &mut request, head).await.is_some() {
+            reply(&mut client, 507, "", NO_ROOM).await;
+        }
+        return;
+    }
+    let Ok(mut server) = TcpStream::connect(upstream).await else { return reset(&client) };
+    request.splice(head - 2..head - 2, *b"connection: close\r\n");
+    if server.write_all(&request).await.is_ok() {
+        pass(client, server, Fate::WHOLE, shared).await;
+    }
+}
+
 /// Reads one request whole, its body included, and answers it.
-async fn answer(client: &mut TcpStream, status: u16, body: &str) {
+async fn answer(client: &mut TcpStream, status: u16, headers: &str, body: &str) {
+    let Some((mut request, head)) = read_head(client).await else { return };
+    if read_body(client, &mut request, head).await.is_some() {
+        reply(client, status, headers, body).await;
+    }
+}
+
+/// What has come up to the end of the head at least, and where that is.
+async fn read_head(client: &mut TcpStream) -> Option<(Vec<u8>, usize)> {
     let mut request = Vec::new();
-    let head = loop {
-        match client.read_buf(&mut request).await {
-            Ok(1..) => {}
-            _ => return,
+    loop {
+        if !matches!(client.read_buf(&mut request).await, Ok(1..)) {
+            return None;
         }
         if let Some(end) = request.windows(4).position(|window| window == b"\r\n\r\n") {
-            break end + 4;
+            return Some((request, end + 4));
         }
-    };
+    }
+}
+
+async fn read_body(client: &mut TcpStream, request: &mut Vec<u8>, head: usize) -> Option<()> {
     let text = String::from_utf8_lossy(&request[..head]).to_ascii_lowercase();
     let length = text.lines().find_map(|line| line.strip_prefix("content-length:"));
     let length: usize = length.and_then(|length| length.trim().parse().ok()).unwrap_or_default();
     while request.len() < head + length {
-        match client.read_buf(&mut request).await {
-            Ok(1..) => {}
-            _ => return,
+        if !matches!(client.read_buf(request).await, Ok(1..)) {
+            return None;
         }
     }
+    Some(())
+}
+
+async fn reply(client: &mut TcpStream, status: u16, headers: &str, body: &str) {
     let length = body.len();
-    let answer = format!("HTTP/1.1 {status} as told\r\ncontent-length: {length}\r\nconnection: close\r\n\r\n{body}");
+    let answer =
+        format!("HTTP/1.1 {status} as told\r\n{headers}content-length: {length}\r\nconnection: close\r\n\r\n{body}");
     let _ = client.write_all(answer.as_bytes()).await;
     let _ = client.shutdown().await;
 }

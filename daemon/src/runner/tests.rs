@@ -173,3 +173,34 @@ fn a_prune_ends_before_the_next_backup_is_due_but_has_a_minute() {
     assert_eq!(of("", "2026-03-01T12:10:00Z"), 86_400);
     assert_eq!(of("schedule = \"@monthly\"", "2026-03-02T00:00:00Z"), 86_400);
 }
+
+#[test]
+fn a_backup_that_was_killed_counts_as_failed_once_and_is_tried_again() {
+    let place = tempfile::tempdir().unwrap();
+    let state = StateDirectory::open(place.path()).unwrap();
+    let config = sample::config(&[("shop", "schedule = \"@hourly\"\nretry = \"5m\"")]);
+    let (shop, clock) = (&config.datasets[0], SystemClock::shared());
+    let began = clock.now();
+    let start = || Runner {
+        state: state.clone(),
+        ledger: Arc::new(Ledger::open(&state, [&shop.name])),
+        clock: clock.clone(),
+        tools: ToolEnvironment::default(),
+        budget: RunBudget::new(&config.limits),
+    };
+    let first = start();
+    first.remember(&shop.name, |status| status.under_way = Some(began));
+    for _ in 0..2 {
+        let again = start();
+        again.take_in_killed(shop);
+        let status = again.ledger.get(&shop.name);
+        assert_eq!((status.failures, status.under_way, status.succeeded), (1, None, false));
+        assert!(status.retry_at.is_some_and(|at| at >= began + chrono::TimeDelta::minutes(5)), "{status:?}");
+    }
+    // One that runs elsewhere is left alone.
+    first.remember(&shop.name, |status| status.under_way = Some(began));
+    let _running = state.lock_dataset(&shop.name).unwrap();
+    let again = start();
+    again.take_in_killed(shop);
+    assert_eq!(again.ledger.get(&shop.name).failures, 1);
+}
