@@ -39,6 +39,9 @@ use crate::state::seen;
 /// What to do about a manifest that no replica returns whole.
 const UNREADABLE_MANIFEST: &str =
     "run `lifeboat verify` to see why; remove the manifest by hand only if no replica has a good one";
+/// What to do about one that a trusted host signed, and this one cannot decrypt.
+const UNOPENED_MANIFEST: &str = "another host wrote it for itself: name both in `hosts` of the dataset, and run \
+    `lifeboat init --identity MASTER` on this one";
 /// What to do about a mark that no replica returns whole.
 const UNREADABLE_MARK: &str = "remove the mark by hand: nothing that it names is deleted by it then";
 
@@ -237,7 +240,9 @@ impl Prune<'_> {
                 inventories.iter().filter(|inventory| inventory.snapshots.contains(&snapshot)).collect();
             let of = holders.iter().map(|holder| &holder.replica);
             let signed = documents.signed(of, &snapshot).await;
-            doubts.add(&holders, signed, &error, UNREADABLE_MANIFEST);
+            let is_unopened = signed == Signed::Trusted && error.class() == Class::Keys;
+            let hint = if is_unopened { UNOPENED_MANIFEST } else { UNREADABLE_MANIFEST };
+            doubts.add(&holders, signed, &error, hint);
         }
         let times = settled.among(manifests.values().map(TimeClaim::from));
         let [proved, proved_whole] = self.newest_proved(&inventories, &manifests, &times, &mut doubts).await;
