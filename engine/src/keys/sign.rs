@@ -16,6 +16,10 @@ use zeroize::Zeroizing;
 pub(crate) const MAX_SIGNATURE_BYTES: usize = 4096;
 /// Bytes of an Ed25519 signature.
 const SIGNATURE_BYTES: usize = 64;
+/// The bytes of a secret key that tell how it was made from a password; zero: it has none.
+const KDF: std::ops::Range<usize> = 2..4;
+/// Bytes of the checksum at the end of a secret key.
+const CHECKSUM_BYTES: usize = 32;
 
 /// A minisign public key, written as its base64 line.
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord)]
@@ -78,11 +82,19 @@ impl Signer {
     pub fn parse(text: &Secret) -> Result<Self> {
         let read = || -> Result<SecretKey, Box<dyn std::error::Error + Send + Sync>> {
             let text = Zeroizing::new(std::str::from_utf8(text.expose())?.to_owned());
-            Ok(SecretKeyBox::from_string(&text)?.into_unencrypted_secret_key()?)
+            match without_checksum(&text) {
+                Some(bytes) => Ok(SecretKey::from_bytes(&bytes)?),
+                None => Ok(SecretKeyBox::from_string(&text)?.into_unencrypted_secret_key()?),
+            }
         };
         let secret = read().map_err(|_| Error::keys("this is not a minisign secret key, or it has a password"))?;
         let public = PublicKey::from_secret_key(&secret).context(Class::Keys, || "the signing key is damaged")?;
-        Ok(Self { public: SignerKey(public.to_base64()), secret })
+        let signer = Self { public: SignerKey(public.to_base64()), secret };
+        // Not every key has a checksum.
+        let signature = signer.sign(b"", "")?;
+        verify(std::slice::from_ref(&signer.public), b"", signature.as_bytes(), "")
+            .context(Class::Keys, || "the signing key is damaged")?;
+        Ok(signer)
     }
 
     /// The key as the text of a minisign secret key file without a password.
@@ -112,6 +124,15 @@ impl Signer {
             .context(Class::Keys, || "cannot make a minisign signature")?;
         Ok(signature.into_string())
     }
+}
+
+/// The key in a secret key file, if it has neither a password nor a checksum: `minisign -G -W` of
+/// version 0.11 writes no checksum, and the crate refuses its keys.
+fn without_checksum(text: &str) -> Option<Zeroizing<Vec<u8>>> {
+    let bytes = Zeroizing::new(BASE64.decode(text.lines().nth(1)?.trim().as_bytes()).ok()?);
+    let (head, checksum) = bytes.split_at_checked(bytes.len().checked_sub(CHECKSUM_BYTES)?)?;
+    let has_neither = head.get(KDF)? == [0; 2] && checksum.iter().all(|byte| *byte == 0);
+    has_neither.then_some(bytes)
 }
 
 /// Checks that one of `trusted` signed `data` with exactly this trusted comment. Returns its key.
@@ -224,6 +245,26 @@ mod tests {
         let again = Signer::parse(&Secret::new(signer.to_text()?.as_bytes().to_vec()))?;
         assert_eq!(signer.public(), again.public());
         assert!(Signer::parse(&Secret::new(b"nonsense".to_vec())).is_err());
+        Ok(())
+    }
+
+    #[test]
+    fn a_key_without_a_checksum_is_taken_if_it_is_whole() -> Result<()> {
+        let signer = Signer::generate()?;
+        let text = signer.to_text()?;
+        let (comment, line) = text.trim().split_once('\n').unwrap();
+        let mut bytes = BASE64.decode(line.as_bytes()).unwrap();
+        let checksum = bytes.len() - CHECKSUM_BYTES;
+        bytes[checksum..].fill(0);
+        let parse =
+            |bytes: &[u8]| Signer::parse(&Secret::new(format!("{comment}\n{}\n", BASE64.encode(bytes)).into_bytes()));
+        assert_eq!(parse(&bytes)?.public(), signer.public());
+        // The seed and the public key are the 64 bytes before the checksum.
+        for at in [checksum - 64, checksum - 1] {
+            let mut damaged = bytes.clone();
+            damaged[at] ^= 1;
+            assert!(parse(&damaged).is_err(), "byte {at}");
+        }
         Ok(())
     }
 }
