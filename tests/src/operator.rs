@@ -84,10 +84,7 @@ impl Operator {
     }
 
     /// Writes the configuration.
-    ///
-    /// # Panics
-    /// It cannot be written.
-    pub fn configure(&self) {
+    fn configure(&self) {
         let home = self.home.display();
         let text = format!(
             "host = \"{}\"\nvault_prefix = \"{}\"\nmin_replicas = {}\nstate_directory = \"{home}/state\"\n\
@@ -127,11 +124,24 @@ impl Operator {
         init.json().expect("a report")["signer"].as_str().expect("a signer").to_owned()
     }
 
-    /// Runs a line of shell.
+    /// Runs a line of shell. The configuration is what the fields say. While the daemon holds the
+    /// lock, it is run again, as its hint says: a catch-up takes a moment.
     ///
     /// # Panics
     /// The shell cannot be run, or takes too long.
     pub async fn shell(&self, line: &str) -> Output {
+        self.configure();
+        let began = Instant::now();
+        loop {
+            let output = self.run_shell(line).await;
+            if !output.stderr.contains("and holds its lock") || began.elapsed() > DEADLINE {
+                return output;
+            }
+            tokio::time::sleep(Duration::from_millis(100)).await;
+        }
+    }
+
+    async fn run_shell(&self, line: &str) -> Output {
         let mut shell = match self.clock {
             None => Command::new("bash"),
             Some(offset) => {
@@ -207,6 +217,7 @@ impl Operator {
     /// It does not answer.
     pub async fn start(&mut self) {
         self.stop().await;
+        self.configure();
         let log = std::fs::File::create(self.file("log")).expect("a log");
         let mut daemon = Command::new(programs::lifeboatd());
         daemon.arg("--config").arg(self.file("lifeboat.toml")).args(["--log", "text"]);

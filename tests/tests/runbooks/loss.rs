@@ -34,13 +34,11 @@ async fn a_database_is_restored_at_night() {
         )
     };
     db1.datasets = vec![source("jobs = 1")];
-    db1.configure();
     let first = db1.backup().await["started"].as_str().unwrap().to_owned();
     let sum = "SELECT count(*), sum(hashtext(t::text)) FROM orders t";
     let before = database.query("shop", sum).await;
     database.run_sql("shop", "INSERT INTO orders VALUES (0, 'new')").await;
     db1.datasets = vec![source("jobs = 2\nlarge_table = \"64KiB\"")];
-    db1.configure();
     db1.backup().await;
     let after = database.query("shop", sum).await;
 
@@ -105,7 +103,6 @@ async fn a_lost_region_is_replaced() {
     db1.replicas = vec![section(&frankfurt.replica_config("frankfurt")), section(&ireland.replica_config("ireland"))];
     db1.datasets = vec![file_dataset("shop", &place.path().join("data"), "")];
     db1.limits = "run = \"1m\"".to_owned();
-    db1.configure();
     db1.init("").await;
     db1.start().await;
     write(&place, "one");
@@ -123,7 +120,6 @@ async fn a_lost_region_is_replaced() {
 
     db1.replicas.remove(0);
     db1.replicas.push(directory_replica(place.path(), "stockholm"));
-    db1.configure();
     db1.follow(&mut add, "lifeboat init", &[]).await;
     db1.follow(&mut add, "lifeboat check", &[]).await;
     db1.follow(&mut add, "systemctl restart lifeboatd", &[]).await;
@@ -149,7 +145,6 @@ async fn a_lost_backup_host_is_replaced() {
     let drill = Operator::at(place.path(), "drill");
     drill.make_identity("drill-identity").await;
     old.drill_recipients = vec![drill.must("age-keygen -y drill-identity").await.stdout.trim().to_owned()];
-    old.configure();
     let signer = old.init("--identity master.txt").await;
     old.backup().await;
     let (masters, replicas, datasets) = (old.masters.clone(), old.replicas.clone(), old.datasets.clone());
@@ -164,7 +159,6 @@ async fn a_lost_backup_host_is_replaced() {
     new.trusted_signers = vec![signer];
     let recipient = new.follow(&mut book, "age-keygen -y drill-identity", &[]).await.stdout;
     new.drill_recipients = vec![recipient.trim().to_owned()];
-    new.configure();
 
     // Somebody put other keys into a replica, or took them away.
     let keyring = place.path().join("ireland/vault/keyring");
@@ -276,7 +270,6 @@ async fn as_of(book: &mut Runbook) {
     db1.min_replicas = 1;
     db1.datasets = vec![file_dataset("shop", &place.path().join("data"), "")];
     db1.limits = String::new();
-    db1.configure();
     db1.init("").await;
     write(&place, "kept");
     db1.backup().await;
