@@ -252,8 +252,8 @@ mod tests {
     fn a_key_without_a_checksum_is_taken_if_it_is_whole() -> Result<()> {
         let signer = Signer::generate()?;
         let text = signer.to_text()?;
-        let (comment, line) = text.trim().split_once('\n').unwrap();
-        let mut bytes = BASE64.decode(line.as_bytes()).unwrap();
+        let (comment, line) = text.trim().split_once('\n').ok_or_else(|| Error::keys("one line"))?;
+        let mut bytes = BASE64.decode(line.as_bytes()).context(Class::Keys, || "no base64")?;
         let checksum = bytes.len() - CHECKSUM_BYTES;
         bytes[checksum..].fill(0);
         let parse =
