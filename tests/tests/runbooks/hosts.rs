@@ -46,9 +46,9 @@ async fn a_deputy_is_set_up_and_takes_over() {
     let real = [("lifeboat init", "lifeboat --json init")];
     for host in [&mut db1, &mut db2] {
         let init = host.follow(&mut book, "lifeboat init", &real).await.json().unwrap();
-        let signer = vec![init["signer"].as_str().unwrap().to_owned()];
+        let signer = init["signer"].as_str().unwrap();
         host.drill_recipients = host.masters.clone();
-        std::fs::write(place.path().join(&host.host).join("signer"), &signer[0]).unwrap();
+        std::fs::write(place.path().join(&host.host).join("signer"), signer).unwrap();
     }
     let signer = |name: &str| vec![std::fs::read_to_string(place.path().join(name).join("signer")).unwrap()];
     (db1.trusted_signers, db2.trusted_signers) = (signer("db2"), signer("db1"));
