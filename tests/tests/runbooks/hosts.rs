@@ -202,7 +202,7 @@ async fn a_replica_that_is_behind_and_damaged_catches_up() {
     db1.follow(&mut book, "lifeboat check", &[]).await;
     let verify = db1.try_follow(&mut book, "lifeboat verify --replica NAME", &[("NAME", "ireland")]).await;
     assert!(verify.code() == Some(6) && verify.stdout.contains("snapshots/"), "{verify}");
-    std::fs::remove_file(manifest).unwrap();
+    db1.follow(&mut book, "lifeboat verify --repair", &[]).await;
     db1.start().await;
     db1.until_metric(behind, 0.0).await;
     db1.follow(&mut book, "lifeboat verify --replica NAME", &[("NAME", "ireland --read-data --identity master.txt")])
@@ -212,6 +212,42 @@ async fn a_replica_that_is_behind_and_damaged_catches_up() {
 
 fn is_in(file: &Path, folder: &str) -> bool {
     file.components().any(|part| part.as_os_str() == folder) && file.extension().is_none_or(|end| end != "minisig")
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn damaged_objects_are_replaced_and_missing_ones_put_back() {
+    let mut book = Runbook::open("Damaged objects");
+    let place = place();
+    let mut db1 = host(&place, "").await;
+    db1.backup().await;
+    let files = files_below(&place.path().join("ireland"));
+    let one = |folder: &str| files.iter().find(|file| is_in(file, folder)).unwrap();
+    let (pack, manifest) = (one("packs"), one("snapshots"));
+    let whole = std::fs::read(pack).unwrap();
+    let mut rotten = whole.clone();
+    rotten[whole.len() / 2] ^= 1;
+    std::fs::write(pack, &rotten).unwrap();
+    let verify = db1.try_follow(&mut book, "lifeboat verify", &[]).await;
+    assert!(verify.code() == Some(6) && verify.stdout.contains("packs/"), "{verify}");
+    // A part may miss it; all of it does not.
+    let subset = [("5%", "100%")];
+    let verify = db1.try_follow(&mut book, "lifeboat verify --read-data-subset 5%", &subset).await;
+    assert_eq!(verify.code(), Some(6), "{verify}");
+    db1.follow(&mut book, "lifeboat verify --repair", &[]).await;
+    assert!(std::fs::read(pack).unwrap() == whole);
+    std::fs::remove_file(manifest).unwrap();
+    db1.follow(&mut book, "lifeboat repair DATASET", &[("DATASET", "shop")]).await;
+    assert!(manifest.exists());
+    db1.follow(&mut book, "lifeboat verify --read-data --identity FILE", &[("FILE", "master.txt")]).await;
+    // A keyring object that is whole nowhere.
+    for replica in ["frankfurt", "ireland"] {
+        std::fs::write(place.path().join(replica).join("vault/keyring/datasets/shop/1.age"), "rotten").unwrap();
+    }
+    assert_eq!(db1.shell("lifeboat verify").await.code(), Some(6));
+    db1.must("rm ../*/vault/keyring/datasets/shop/1.age").await;
+    db1.follow(&mut book, "lifeboat init", &[]).await;
+    db1.must("lifeboat verify").await;
+    assert_eq!(db1.restored("--identity master.txt --replica ireland").await, "one");
 }
 
 #[tokio::test(flavor = "multi_thread")]
