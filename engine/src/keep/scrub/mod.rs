@@ -2,7 +2,7 @@
 //! of another replica.
 //!
 //! - **What is whole**: a pack matches the hash that is its name. Manifests, index segments,
-//!   records and acts are signed. Keyring objects are compared ([`compare`](mod@compare)). No key
+//!   records and acts are signed. Keyring objects are compared (`compare.rs`). No key
 //!   that opens a pack is needed.
 //! - **What is written**: a damaged object alone is overwritten, and only with a copy that was
 //!   checked in the same way. Nothing is deleted. It is looked at a second time first, while the
