@@ -119,8 +119,7 @@ impl Commit<'_> {
         Ok((act.act.number, targets))
     }
 
-    /// Writes index segments, their signatures, and the manifest. No reader needs the segments, so
-    /// the manifest does not wait for the last one.
+    /// Writes index segments, their signatures, and the manifest.
     async fn store(
         &self,
         generation: u32,
@@ -130,7 +129,6 @@ impl Commit<'_> {
         cache: &ObjectCache,
     ) -> Result<(SignedObject, Vec<SharedReplica>)> {
         let (fleet, dataset) = (self.fleet, &manifest.dataset);
-        let mut last_index = None;
         for (packs, last) in segments(&captured.unindexed) {
             // Segments are found by listing, so the ids of all but the last may be random.
             let id = if last {
@@ -141,27 +139,12 @@ impl Commit<'_> {
             let segment = IndexSegment::write(generation, packs)?;
             let index = sign_encrypted(layout::index(dataset, &id), &segment, self.dataset, self.keys)?;
             manifest.accounting.stored_bytes += index.object.len() as u64;
-            if last {
-                last_index = Some(index);
-            } else {
-                targets = self.store_index(&index, targets, cache).await?;
-            }
+            targets = self.store_index(&index, targets, cache).await?;
         }
         let plaintext = manifest.to_plaintext()?;
         let signed =
             sign_encrypted(layout::manifest(dataset, &manifest.snapshot), &plaintext, self.dataset, self.keys)?;
-        let store_last = async {
-            match &last_index {
-                Some(index) => self.store_index(index, targets.clone(), cache).await,
-                None => Ok(targets.clone()),
-            }
-        };
-        let store_manifest = fleet.put_to(&targets, &signed.key, &signed.object, "the manifest");
-        let (indexed, mut targets) = futures::try_join!(store_last, store_manifest)?;
-        targets.retain(|target| indexed.iter().any(|other| other.name() == target.name()));
-        if targets.len() < self.required {
-            return Err(fleet.too_few("the snapshot", targets.len()));
-        }
+        targets = fleet.put_to(&targets, &signed.key, &signed.object, "the manifest").await?;
         Ok((signed, targets))
     }
 
