@@ -173,17 +173,12 @@ impl Witnesses<'_> {
     }
 
     /// Whether a run that was killed has left this manifest: the chain has gone on past it, and it
-    /// was written when there were acts, as the one before it has one. Where there is none before
-    /// it, the one that became the first has one. What is older than all acts may have been
-    /// committed without one, and have lost its signature.
+    /// was written when there were acts, as the one before it has one. What is older than all acts
+    /// may have been committed without one, and have lost its signature.
     pub(crate) fn is_leftover(&self, snapshot: &SnapshotId, head: &ManifestHead) -> bool {
+        let before = head.previous.as_ref().map(|previous| &previous.snapshot);
         let mut commits = self.acts.found.values().filter(|found| found.act.act == ActKind::Commit);
-        let is_first = |snapshot| self.manifests.get(snapshot).is_some_and(|manifest| manifest.sequence == 1);
-        let when_there_were_acts = match &head.previous {
-            Some(previous) => commits.any(|found| found.act.id == previous.snapshot),
-            None => head.sequence == 1 && commits.any(|found| is_first(&found.act.id)),
-        };
-        self.is_passed_by(snapshot, head) && when_there_were_acts
+        self.is_passed_by(snapshot, head) && before.is_some_and(|before| commits.any(|found| found.act.id == *before))
     }
 
     /// Whether the chain has gone on past this manifest, which has no signature. Until then, nobody
