@@ -21,7 +21,6 @@ use lifeboat_engine::databases::ToolEnvironment;
 use lifeboat_engine::format::id::Name;
 use lifeboat_engine::state::{Lock, StateDirectory};
 use tokio::net::TcpListener;
-use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::{mpsc, oneshot};
 use tokio::task::JoinHandle;
 use tokio::time::timeout;
@@ -37,6 +36,7 @@ use crate::notify;
 use crate::runner::{OBEY, Runner};
 use crate::runs::{Run, Runs};
 use crate::scheduler::{Cause, Scheduler};
+use crate::signals::{Signals, Told};
 use crate::start::{Start, Stop};
 use crate::status::Ledger;
 use crate::turn::Ended;
@@ -75,12 +75,6 @@ pub(crate) struct Daemon {
     signals: Signals,
     endpoints: Endpoints,
     _lock: Lock,
-}
-
-struct Signals {
-    terminate: Signal,
-    interrupt: Signal,
-    hangup: Signal,
 }
 
 struct Endpoints {
@@ -215,7 +209,8 @@ impl Daemon {
             running: self.runs.shown(),
             queue: self.scheduler.queue(self.runner.clock.now()),
             next: names.filter_map(|name| Some((name.clone(), self.scheduler.next_start(name)?))).collect(),
-            held: self.held.since(),
+            // What has got the lock waits no more.
+            held: self.held.since().into_iter().filter(|(name, _)| !self.scheduler.runs(name)).collect(),
         });
         notify::status(&if self.runs.is_empty() { self.idle() } else { self.runs.line() });
         notify::alive();
@@ -235,12 +230,12 @@ impl Daemon {
         let Some(answer) = self.runs.cancel(dataset, answer) else { return };
         let now = self.runner.clock.now();
         let waited = self.held.waits(dataset);
-        let withdrawn = self.scheduler.withdraw(dataset, now);
+        let withdrawn = self.scheduler.withdraw(dataset, now, waited);
         self.held.done(dataset);
         self.takeovers.remove(dataset);
-        let told = if withdrawn || waited {
+        let told = if withdrawn {
             tracing::info!(%dataset, "a backup that waited was cancelled by an operator");
-            // So that no restart makes up for it.
+            // So that no restart makes up for it, unless another program holds the lock.
             self.runner.remember(dataset, |status| status.considered = Some(now));
             Answer::from(Cancelled { dataset: dataset.clone(), ran: false })
         } else {
@@ -260,7 +255,10 @@ impl Daemon {
         tokio::select! {
             (dataset, result) = self.runs.end() => Event::Ended(dataset, Box::new(result)),
             Some(wish) = self.wishes.recv() => Event::Wish(wish),
-            event = self.signals.next() => event,
+            signal = self.signals.next() => match signal {
+                Told::Stop => Event::Stop,
+                Told::Reload => Event::Reload,
+            },
             () = self.upkeep.job_ended() => Event::Turn,
             () = tokio::time::sleep(due.unwrap_or(pause).min(pause)) => Event::Turn,
         }
@@ -273,7 +271,11 @@ impl Daemon {
         let report = match result {
             Ok(Ended::BackedUp(report)) => Ok(*report),
             Ok(Ended::Locked(error)) => {
-                self.wait_for_lock(dataset, &error, was_due);
+                if run.cancelling.is_empty() {
+                    self.wait_for_lock(dataset, &error, was_due);
+                } else {
+                    self.held.done(dataset);
+                }
                 answer_all(run.waiting, &error.into());
                 answer_all(run.cancelling, &Cancelled { dataset: dataset.clone(), ran: false }.into());
                 return;
@@ -294,6 +296,10 @@ impl Daemon {
                 let error =
                     Error::failed(format!("the backup of {dataset} was committed before it could be cancelled"));
                 error.hint(format!("its snapshot is {}", report.backup.snapshot)).into()
+            }
+            // It may be committed.
+            Err(error) if error.class() == Class::Unknown => {
+                Error::new(Class::Unknown, error.chain()).hint(error.hint_text().unwrap_or_default()).into()
             }
             Err(_) => Answer::from(Cancelled { dataset: dataset.clone(), ran: true }),
         };
@@ -488,27 +494,4 @@ fn considered(runner: &Runner, dataset: &Name) -> DateTime<Utc> {
         runner.ledger.update(dataset, |status| status.considered = Some(now));
     }
     known.unwrap_or(now)
-}
-
-impl Signals {
-    fn listen() -> Result<Self> {
-        let listen = |kind| signal(kind).context(Class::Failed, || "cannot listen for signals");
-        Ok(Self {
-            terminate: listen(SignalKind::terminate())?,
-            interrupt: listen(SignalKind::interrupt())?,
-            hangup: listen(SignalKind::hangup())?,
-        })
-    }
-
-    async fn next(&mut self) -> Event {
-        tokio::select! {
-            _ = self.terminate.recv() => Event::Stop,
-            _ = self.interrupt.recv() => Event::Stop,
-            _ = self.hangup.recv() => Event::Reload,
-        }
-    }
-
-    async fn stop(&mut self) {
-        tokio::select! { _ = self.terminate.recv() => {}, _ = self.interrupt.recv() => {} }
-    }
 }

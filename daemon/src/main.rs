@@ -21,6 +21,7 @@ mod runner;
 mod runs;
 mod scheduler;
 mod scrubber;
+mod signals;
 mod start;
 mod status;
 mod turn;

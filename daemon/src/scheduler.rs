@@ -156,13 +156,14 @@ impl Scheduler {
         }
     }
 
-    /// Drops the start of `dataset` that waits for a place or is due. Tells whether there was one.
-    pub(crate) fn withdraw(&mut self, dataset: &Name, now: DateTime<Utc>) -> bool {
+    /// Drops the start of `dataset` that waits for a place or is due, or, if it `waits` for another
+    /// program, the next look at its lock. Tells whether there was one.
+    pub(crate) fn withdraw(&mut self, dataset: &Name, now: DateTime<Utc>, waits: bool) -> bool {
         let asked = self.requested.len();
         self.requested.retain(|requested| requested != dataset);
         let was_asked = self.requested.len() < asked;
         let Some(entry) = self.entries.get_mut(dataset) else { return was_asked };
-        let was_due = entry.next().is_some_and(|next| next <= now);
+        let was_due = waits || entry.next().is_some_and(|next| next <= now);
         if was_due {
             entry.consider(now);
         }

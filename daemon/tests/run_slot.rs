@@ -158,6 +158,23 @@ async fn two_datasets_are_backed_up_at_once_and_the_third_waits_for_a_place() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn an_operator_cancels_a_backup_that_waits_for_another_program() {
+    let host = Host::new(&[("shop", HOURLY)]).await;
+    make_due(&host, "shop");
+    let held = lock(&host, "shop");
+    let _daemon = host.start();
+    until("it waits", || said(&host.run(&["status"])).contains("a backup WAITS since"));
+    // For a moment, each look at the lock is a run.
+    let cancelled = host.run(&["cancel", "shop"]);
+    assert!(cancelled.status.success() && said(&cancelled).contains("does not start"), "{}", said(&cancelled));
+    drop(held);
+    tokio::time::sleep(Duration::from_secs(5)).await;
+    let status = said(&host.run(&["status"]));
+    assert!(!status.contains("WAITS") && host.snapshots("ireland", "shop") == 0, "{status}");
+    assert!(host.run(&["trigger", "shop"]).status.success());
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn an_operator_cancels_a_backup_that_runs_or_waits() {
     let host = Host::new(&[("shop", HOURLY), ("wiki", HOURLY)]).await;
     hold(&host, &["shop", "wiki"]);

@@ -239,11 +239,15 @@ fn a_start_that_waits_is_withdrawn_and_the_next_one_stays() {
     let mut scheduler = scheduler(&[("a", HOURLY), ("b", HOURLY)], "2026-03-01T00:30:00Z");
     let (now, b) = ("2026-03-01T01:00:00Z", "b".parse().unwrap());
     assert_eq!(started(&mut scheduler, now), ["a"]);
-    assert!(scheduler.withdraw(&b, time(now)));
-    assert!(!scheduler.withdraw(&b, time(now)), "nothing is left");
+    assert!(scheduler.withdraw(&b, time(now), false));
+    assert!(!scheduler.withdraw(&b, time(now), false), "nothing is left");
+    assert_eq!(scheduler.next_start(&b), Some(time("2026-03-01T02:00:00Z")));
+    // One that waits for another program looks again soon, unless it is withdrawn.
+    scheduler.again(&b, time("2026-03-01T01:00:02Z"));
+    assert!(scheduler.withdraw(&b, time(now), true));
     assert_eq!(scheduler.next_start(&b), Some(time("2026-03-01T02:00:00Z")));
     scheduler.request(&b);
-    assert!(scheduler.withdraw(&b, time(now)) && scheduler.queue(time(now)).is_empty());
+    assert!(scheduler.withdraw(&b, time(now), false) && scheduler.queue(time(now)).is_empty());
 }
 
 #[test]
