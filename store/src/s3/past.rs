@@ -73,7 +73,13 @@ impl PastS3Replica {
             let status = match asked.map_err(|error| errors::classify(&error)) {
                 Ok(answer) => answer.status,
                 // Credentials that may read versions need not be allowed to ask this.
-                Err(ReplicaErrorKind::Denied(_)) => return Ok(()),
+                Err(ReplicaErrorKind::Denied(why)) => {
+                    tracing::warn!(
+                        replica = %self.bucket.name,
+                        "It is not known whether the bucket keeps old versions, as these credentials may not ask: {why}. If it keeps none, only what is left is shown"
+                    );
+                    return Ok(());
+                }
                 Err(kind) => return Err(kind),
             };
             match status {
