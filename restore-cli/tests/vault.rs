@@ -15,11 +15,12 @@ use lifeboat_engine::format::id::SnapshotId;
 use lifeboat_engine::format::layout;
 use lifeboat_engine::state::StateDirectory;
 use lifeboat_tests::by_hand::{changed, contents};
+use lifeboat_tests::fake_clock;
 use lifeboat_tests::vault::{DATASET, MemorySource, TestVault, files_below, name, noise};
 use serde_json::Value;
 
-/// For `faketime`.
-const AFTER_GRACE: [&str; 3] = ["--exclude-monotonic", "-f", "+3d"];
+/// What is added to the clock, so that the grace period is over.
+const AFTER_GRACE: &str = "+3d";
 
 /// A vault with two replicas and two snapshots, and a configuration file for each host.
 struct Installation {
@@ -97,9 +98,9 @@ impl Installation {
     /// When the grace period of what was marked now is over.
     fn after_grace(&self, arguments: &[&str]) -> Output {
         let config = self.path("backup.toml");
-        let mut command = Command::new(lifeboat_tests::tools::find("faketime"));
-        command.args(AFTER_GRACE).arg(env!("CARGO_BIN_EXE_lifeboat")).arg("--config").arg(config).args(arguments);
-        command.current_dir(self.vault.place.path()).stdin(Stdio::null()).output().expect("faketime starts")
+        let mut command = Command::new(env!("CARGO_BIN_EXE_lifeboat"));
+        command.envs(fake_clock::environment(AFTER_GRACE)).arg("--config").arg(config).args(arguments);
+        command.current_dir(self.vault.place.path()).stdin(Stdio::null()).output().expect("lifeboat starts")
     }
 
     fn run(&self, arguments: &[&str]) -> Output {
@@ -552,11 +553,10 @@ fn on_a_terminal<Kept>(
     after_grace: bool,
     meanwhile: impl FnOnce(StateDirectory) -> Kept,
 ) -> Output {
-    let faketime = format!("{} {} ", lifeboat_tests::tools::find("faketime").display(), AFTER_GRACE.join(" "));
-    let under = if after_grace { faketime.as_str() } else { "" };
-    let line = format!("{under}{} --config backup.toml {arguments}", env!("CARGO_BIN_EXE_lifeboat"));
+    let line = format!("{} --config backup.toml {arguments}", env!("CARGO_BIN_EXE_lifeboat"));
     let mut script = Command::new("script");
     script.args(["--quiet", "--return", "--command", &line, "/dev/null"]).current_dir(place.vault.place.path());
+    script.envs(after_grace.then(|| fake_clock::environment(AFTER_GRACE)).into_iter().flatten());
     let mut child = script.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().expect("script, of bsdutils");
     let (mut said, mut stdout) = (Vec::new(), child.stdout.take().unwrap());
     while !String::from_utf8_lossy(&said).contains("Type `yes`") {

@@ -6,6 +6,7 @@ pub mod by_hand;
 pub mod checksum;
 pub mod corpus;
 pub mod crash_proxy;
+pub mod fake_clock;
 pub mod fuzz;
 pub mod host;
 pub mod liar;

@@ -13,7 +13,7 @@ use tokio::process::{Child, Command};
 
 use crate::programs::{self, Output, run};
 use crate::runbook::Runbook;
-use crate::{ports, tools};
+use crate::{fake_clock, ports, tools};
 
 const DEADLINE: Duration = Duration::from_secs(60);
 /// Commands that ask. Nobody sits at a terminal, so they are told the answer.
@@ -44,7 +44,7 @@ pub struct Operator {
     pub limits: String,
     /// `[[dataset]]` sections.
     pub datasets: Vec<String>,
-    /// What `faketime` adds to the clock of what the shell runs, such as `+2m`.
+    /// What is added to the clock of what the shell runs, such as `+2m`.
     pub clock: Option<&'static str>,
     daemon: Option<Child>,
     listen: String,
@@ -142,14 +142,8 @@ impl Operator {
     }
 
     async fn run_shell(&self, line: &str) -> Output {
-        let mut shell = match self.clock {
-            None => Command::new("bash"),
-            Some(offset) => {
-                let mut faked = Command::new(tools::find("faketime"));
-                faked.args(["--exclude-monotonic", "-f", offset, "bash"]);
-                faked
-            }
-        };
+        let mut shell = Command::new("bash");
+        shell.envs(self.clock.into_iter().flat_map(fake_clock::environment));
         let path = std::env::var("PATH").unwrap_or_default();
         let postgresql = tools::postgresql();
         shell.args(["-c", line]).current_dir(&self.home).env("LIFEBOAT_CONFIG", self.file("lifeboat.toml"));

@@ -14,10 +14,10 @@ use lifeboat_engine::restore::Selector;
 use lifeboat_engine::schedule::Schedule;
 use lifeboat_engine::store::bandwidth::Bandwidth;
 use lifeboat_engine::store::{MemoryReplica, Replica, SharedReplica, open};
+use lifeboat_tests::fake_clock;
 use lifeboat_tests::host::{BackupHost, section};
 use lifeboat_tests::programs::{Output, run};
 use lifeboat_tests::s3::Region;
-use lifeboat_tests::tools;
 use lifeboat_tests::vault::{DATASET, MemorySource, TestVault, files_below, name, noise};
 use serde_json::Value;
 use tokio::process::Command;
@@ -196,12 +196,9 @@ async fn a_real_store_tells_how_wrong_a_clock_is() {
     }
 }
 
-/// `command` on a host whose clock is wrong by `offset`, as `faketime` writes it.
-async fn under(offset: &str, command: &Command) -> Output {
-    let mut faked = Command::new(tools::find("faketime"));
-    let inner = command.as_std();
-    faked.args(["--exclude-monotonic", "-f", offset]).arg(inner.get_program()).args(inner.get_args());
-    run(&mut faked, DEADLINE).await.unwrap()
+/// `command` on a host whose clock is wrong by `offset`, as libfaketime writes it.
+async fn under(offset: &str, mut command: Command) -> Output {
+    run(command.envs(fake_clock::environment(offset)), DEADLINE).await.unwrap()
 }
 
 fn once(host: &BackupHost) -> Command {
@@ -223,7 +220,7 @@ async fn a_host_with_a_wrong_clock_commits_nothing_to_a_real_store() {
     assert_eq!(runs(), 1);
     // Stores accept requests whose time is wrong by up to a quarter of an hour, and refuse others.
     for offset in ["+7m", "-7m", "+10y", "-1d"] {
-        let failed = under(offset, &once(&host)).await;
+        let failed = under(offset, once(&host)).await;
         assert_eq!(failed.code(), Some(i32::from(Class::Configuration.exit_code())), "{offset}: {failed}");
         for part in ["this host's clock differs", "north", "timedatectl"] {
             assert!(failed.stderr.contains(part), "{offset}: {part} is not in {failed}");
@@ -244,7 +241,7 @@ async fn a_host_with_a_wrong_clock_and_directories_flags_its_snapshot_and_later_
     let report = |output: &Output| -> Value { serde_json::from_str(output.stdout.lines().next().unwrap()).unwrap() };
     let (first, _) = host.once().await;
     assert!(first.status.success(), "{}", first.stderr);
-    let wrong = under("+10y", &once(&host)).await;
+    let wrong = under("+10y", once(&host)).await;
     assert!(wrong.status.success() && wrong.stderr.contains("is this host's clock right?"), "{wrong}");
     let wrong = report(&wrong)["snapshot"].as_str().unwrap().to_owned();
     let status = || -> Value {
@@ -329,7 +326,7 @@ async fn a_real_store_tells_when_it_stored_a_snapshot_with_a_false_time() {
     let host = BackupHost::set_up(std::slice::from_ref(&disk), source).await;
     let (first, _) = host.once().await;
     assert!(first.status.success(), "{}", first.stderr);
-    let wrong = under("+10y", &once(&host)).await;
+    let wrong = under("+10y", once(&host)).await;
     assert!(wrong.status.success(), "{wrong}");
     // A store in another region is added later, and gets a copy. So it knows only when that was.
     host.configure(1, &[disk, section(&region.replica_config("north"))], source).await;
@@ -357,7 +354,7 @@ async fn one_run_under_a_clock_that_was_years_ahead_costs_no_day() {
     let days = ["2026-11-01", "2026-11-02", "2029-01-01", "2026-11-03", "2026-11-04", "2026-11-05"];
     let at = |day: &str| format!("@{day} 03:00:00");
     for day in days {
-        let ran = under(&at(day), &once(&host)).await;
+        let ran = under(&at(day), once(&host)).await;
         // Prune may be stopped by the doubtful time; the backup is committed.
         assert!(ran.stdout.contains("\"snapshot\""), "{day}: {ran}");
     }
@@ -366,10 +363,10 @@ async fn one_run_under_a_clock_that_was_years_ahead_costs_no_day() {
         command.arg("--config").arg(host.config()).args(words);
         command
     };
-    let settled = under(&at("2026-11-06"), &lifeboat(&["--json", "repair", "clock", "data", "--yes"])).await;
+    let settled = under(&at("2026-11-06"), lifeboat(&["--json", "repair", "clock", "data", "--yes"])).await;
     assert!(settled.status.success(), "{settled}");
     let master = host.master().display().to_string();
-    let list = under(&at("2026-11-06"), &lifeboat(&["--json", "--identity", &master, "list", "data"])).await;
+    let list = under(&at("2026-11-06"), lifeboat(&["--json", "--identity", &master, "list", "data"])).await;
     let list = list.json().unwrap();
     let taken: Vec<String> = list["snapshots"].as_array().unwrap().iter().map(|row| row["time"].to_string()).collect();
     let day = |time: &String| time[1..11].to_owned();

@@ -9,10 +9,10 @@ use lifeboat_engine::config::{Config, ReplicaKind, Secret, Surroundings};
 use lifeboat_engine::keys::{HostKeys, ReaderKeys, parse_identities};
 use lifeboat_engine::store::SharedReplica;
 use lifeboat_tests::crash_proxy::{CrashProxy, Moment, Watch};
+use lifeboat_tests::fake_clock;
 use lifeboat_tests::host::{BackupHost, section};
 use lifeboat_tests::programs::{self, run};
 use lifeboat_tests::s3::Region;
-use lifeboat_tests::tools;
 use lifeboat_tests::vault::noise;
 use rand::{RngExt, SeedableRng};
 use rand_chacha::ChaCha8Rng;
@@ -64,8 +64,6 @@ pub(crate) struct Case<'a> {
     host: BackupHost,
     watch: Arc<Watch>,
     proxies: [CrashProxy; 2],
-    /// `LD_PRELOAD` of a program whose clock is put forward.
-    preload: String,
     /// So many seconds the programs and the stores are ahead of the real time.
     ahead: u64,
     began: Instant,
@@ -92,10 +90,6 @@ impl<'a> Case<'a> {
         let (vault_prefix, min_replicas) = (format!("vault-{number}"), 1 + usize::try_from(number % 2).unwrap());
         let sections = Self::sections(regions, &proxies);
         let host = BackupHost::set_up_in(&vault_prefix, min_replicas, &sections, "kind = \"file\"\npath = \"/\"").await;
-        let mut faketime = Command::new(tools::find("faketime"));
-        let told = run(faketime.args(["-f", "+0s", "printenv", "LD_PRELOAD"]), DEADLINE).await.unwrap();
-        let preload = told.stdout.trim().to_owned();
-        assert!(preload.contains("faketime"), "`faketime` does not work (`make setup` installs it): {told}");
         let (replicas, owner) = Self::direct(regions, &host, &vault_prefix).await;
         Self {
             label: format!("LIFEBOAT_CRASH_SEED={seed}, case {number}, min_replicas = {min_replicas}"),
@@ -106,7 +100,6 @@ impl<'a> Case<'a> {
             host,
             watch,
             proxies,
-            preload,
             ahead: 0,
             began: Instant::now(),
             chance,
@@ -167,8 +160,7 @@ impl<'a> Case<'a> {
     fn timed(&self, program: std::path::PathBuf, arguments: &[&str]) -> Command {
         let mut command = Command::new(program);
         command.arg("--config").arg(self.host.config()).args(arguments);
-        command.env("LD_PRELOAD", &self.preload).env("FAKETIME", format!("+{}s", self.ahead));
-        command.env("DONT_FAKE_MONOTONIC", "1").env("FAKETIME_DONT_FAKE_MONOTONIC", "1");
+        command.envs(fake_clock::environment(&format!("+{}s", self.ahead)));
         command
     }
 

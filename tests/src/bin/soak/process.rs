@@ -2,13 +2,13 @@
 //! of a real machine, and measured.
 
 use std::fs;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::Stdio;
 use std::sync::atomic::{AtomicI32, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-use lifeboat_tests::programs;
+use lifeboat_tests::{fake_clock, programs};
 use rustix::process::{Pid, Resource, Rlimit, Signal, kill_process, prlimit};
 use tokio::io::{AsyncBufReadExt, BufReader};
 use tokio::process::{Child, Command};
@@ -26,8 +26,6 @@ const LONGEST_START: Duration = Duration::from_secs(60);
 pub(crate) struct Place {
     pub(crate) root: PathBuf,
     pub(crate) address: std::net::SocketAddr,
-    /// `LD_PRELOAD` of a program whose clock is told by a file.
-    pub(crate) preload: String,
 }
 
 impl Place {
@@ -92,9 +90,8 @@ impl Daemon {
         // A write beyond a limit is then told by an error, as on a full disk.
         command.args(["-c", "trap '' XFSZ; exec \"$@\"", "sh"]).arg(programs::lifeboatd());
         command.arg("--config").arg(self.place.config()).args(["--log", "json"]);
-        command.env("TMPDIR", self.place.temporary()).env("LD_PRELOAD", &self.place.preload);
+        command.env("TMPDIR", self.place.temporary()).envs(fake_clock::environment("+0s")).env_remove("FAKETIME");
         command.env("FAKETIME_TIMESTAMP_FILE", self.place.root.join("clock")).env("FAKETIME_CACHE_DURATION", "1");
-        command.env("DONT_FAKE_MONOTONIC", "1").env("FAKETIME_DONT_FAKE_MONOTONIC", "1");
         command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped()).kill_on_drop(true);
         let mut child = command.spawn()?;
         let stderr = child.stderr.take().ok_or("no standard error")?;
@@ -170,9 +167,7 @@ impl Daemon {
     /// The clock's library leaves its own files when a process is killed.
     fn gone(&self) {
         let process = self.process.swap(0, Ordering::SeqCst);
-        for file in ["faketime_shm_", "sem.faketime_sem_"] {
-            let _ = fs::remove_file(Path::new("/dev/shm").join(format!("{file}{process}")));
-        }
+        fake_clock::clean_up_after(process);
     }
 
     /// Sets a limit of the running process. Returns the old one.
