@@ -448,6 +448,10 @@ fn classify(error: &io::Error) -> ReplicaErrorKind {
         let problem = "there is a link in its path, and links in a replica are never followed";
         return ReplicaErrorKind::Misconfigured(problem.to_owned());
     }
+    // A sector that cannot be read stays so.
+    if Errno::from_io_error(error) == Some(Errno::IO) {
+        return ReplicaErrorKind::Other(error.to_string());
+    }
     match error.kind() {
         ErrorKind::PermissionDenied | ErrorKind::ReadOnlyFilesystem => ReplicaErrorKind::Denied(error.to_string()),
         ErrorKind::NotADirectory | ErrorKind::IsADirectory => ReplicaErrorKind::Misconfigured(error.to_string()),

@@ -244,3 +244,69 @@ async fn nothing_is_written_while_another_run_holds_the_lock() {
     // Backups go on.
     vault.backup(&MemorySource::of(noise(10_000, 5))).await.unwrap();
 }
+
+/// A master was lost, say, and `init` has written the keys anew in one replica, and failed at the
+/// others.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_keyring_object_that_was_written_later_is_not_put_back() {
+    let vault = vault(3).await;
+    let places = places(&vault);
+    round(&vault).await;
+    let key = layout::keyring_generation(&name(DATASET), 1);
+    let file = places[0].join(&key);
+    flip(&file, usize::try_from(file.metadata().unwrap().len()).unwrap() / 2);
+    let later = std::time::SystemTime::now() + Duration::from_secs(3600);
+    std::fs::File::options().write(true).open(&file).unwrap().set_modified(later).unwrap();
+    let before = contents(&places);
+    let progress = round(&vault).await;
+    assert!(changed(&before, &contents(&places)).is_empty(), "it was overwritten");
+    assert!(of(&progress, 1).damaged.contains_key(&key), "{progress:?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_vault_json_of_a_newer_program_is_never_overwritten() {
+    let vault = vault(2).await;
+    let places = places(&vault);
+    round(&vault).await;
+    let file = places[0].join(layout::VAULT);
+    let newer = std::fs::read_to_string(&file).unwrap().replace("\"format\": 2", "\"format\": 3");
+    assert!(newer.contains("\"format\": 3"), "{newer}");
+    std::fs::write(&file, newer).unwrap();
+    let before = contents(&places);
+    let (keys, state) = (vault.keys().unwrap(), StateDirectory::open(&vault.config.state_directory).unwrap());
+    let scrub = Scrub {
+        config: &vault.config,
+        dataset: &vault.config.datasets[0],
+        keys: &keys,
+        replicas: &vault.replicas,
+        state: &state,
+        clock: vault.clock.clone(),
+    };
+    let error = scrub.slice(&vault.replicas[0], &mut ReplicaScrub::default()).await.unwrap_err();
+    assert!(error.chain().contains("format 3"), "{error:?}");
+    assert!(changed(&before, &contents(&places)).is_empty(), "something was written");
+}
+
+/// A host whose signer is not trusted here has committed in one replica, and this one in the other.
+#[tokio::test(flavor = "multi_thread")]
+async fn another_act_of_the_same_number_is_not_overwritten() {
+    let vault = vault(2).await;
+    let places = places(&vault);
+    round(&vault).await;
+    let stranger = lifeboat_engine::keys::sign::Signer::generate().unwrap();
+    let act = files_below(&places[0].join(format!("datasets/{DATASET}/order")))
+        .into_iter()
+        .find(|file| file.extension().is_some_and(|end| end == "act"))
+        .unwrap();
+    let stored = std::fs::read_to_string(&act).unwrap();
+    let (line, _) = stored.split_once('\n').unwrap();
+    let line = format!("{}\n", line.replacen("\"time\":\"20", "\"time\":\"19", 1));
+    let key = act.strip_prefix(&places[0]).unwrap().to_str().unwrap().to_owned();
+    let comment = layout::trusted_comment(&vault.keys().unwrap().vault, &key);
+    let signature = stranger.sign(line.as_bytes(), &comment).unwrap();
+    std::fs::write(&act, format!("{line}{signature}")).unwrap();
+    let before = contents(&places);
+    let progress = round(&vault).await;
+    assert!(changed(&before, &contents(&places)).is_empty(), "it was overwritten");
+    assert!(of(&progress, 1).damaged.contains_key(&key), "{progress:?}");
+}

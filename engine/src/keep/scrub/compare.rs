@@ -1,20 +1,26 @@
 //! Finds a whole copy of an object in another replica, or on this host. What nothing else proves is
 //! compared with the other copies.
 //!
-//! Of a keyring object, nothing here can tell that one byte is wrong. It is replaced only if this
-//! host made it and another replica has it as this host does, or if several replicas agree against
-//! it. Others may have changed who can read: so where one copy stands against one, nothing is
-//! written.
+//! Of a keyring object, nothing here can tell that one byte is wrong. One of good form is replaced
+//! only if this host made it and another replica has it as this host does, or if several replicas
+//! agree against it; and never if it was written after these copies: somebody may have changed who
+//! can read, in this replica first. Where one copy stands against one, nothing is written. What is
+//! no keyring object at all is replaced by any that is one. What cannot be read is left, as nobody
+//! knows what it was.
 
 use std::collections::BTreeMap;
 
 use bytes::Bytes;
+use chrono::TimeDelta;
 use lifeboat_base::{Error, Result};
+use lifeboat_format::act;
 use lifeboat_format::id::Name;
 use lifeboat_store::SharedReplica;
 
 use super::folders::{Proof, proof};
 use super::look::{Copy, Looked, Looker};
+
+const BRANCHES: &str = "two hosts did not see each other: see \"Two hosts on one dataset\" in OPERATIONS.md";
 
 /// What is to be written in place of an object, if anything.
 pub(super) enum Judged {
@@ -46,12 +52,22 @@ impl Looker<'_> {
                 };
                 Ok(Judged::Damaged(problem, best.map(|(body, of)| (vec![(key.to_owned(), body)], of))))
             }
-            (Looked::Damaged(problem), _) => {
+            (Looked::Unreadable(problem), Proof::Keyring(_) | Proof::Copies) => {
+                let unknown = Error::integrity("nobody knows what it was: it may be newer than its other copies");
+                let hint = "delete it in this replica, and run `lifeboat init` on the host that made it";
+                Ok(Judged::Damaged(problem, Err(unknown.hint(hint))))
+            }
+            (Looked::Damaged(problem) | Looked::Unreadable(problem), _) => {
                 let found = self.elsewhere(replica.name(), key, proof).await;
                 Ok(Judged::Damaged(problem, found))
             }
             // If nobody has it of a trusted signer, it is somebody else's, and none of ours.
-            (Looked::Strange(problem), _) => match self.elsewhere(replica.name(), key, proof).await {
+            (Looked::Strange(problem, strange), _) => match self.elsewhere(replica.name(), key, proof).await {
+                // Another act of this number is another host's, however little it is trusted here.
+                Ok((copy, _)) if matches!(proof, Proof::Act(_)) && !says_the_same(&strange, &copy) => {
+                    let other = Error::integrity("another replica holds another act of this number").hint(BRANCHES);
+                    Ok(Judged::Damaged(problem, Err(other)))
+                }
                 Ok(found) => Ok(Judged::Damaged(problem, Ok(found))),
                 Err(_) => Ok(Judged::Good),
             },
@@ -76,11 +92,12 @@ impl Looker<'_> {
         if copies.bodies.contains_key(body) {
             return Ok(Judged::Good);
         }
+        let is_newer = self.was_written_after(replica, key).await?;
         let best = match own {
-            Some(own) if self.dataset.hosts.len() < 2 && copies.bodies.contains_key(&own) => {
+            Some(own) if !is_newer && self.dataset.hosts.len() < 2 && copies.bodies.contains_key(&own) => {
                 Ok((own, "this host".to_owned()))
             }
-            _ if copies.bodies.values().any(|holders| holders.len() > 1) => copies.most(key),
+            _ if !is_newer && copies.bodies.values().any(|holders| holders.len() > 1) => copies.most(key),
             Some(_) => Err(differs(key)),
             // A host describes itself anew; what another host holds of itself is not known here.
             None if copies.bodies.is_empty() || proof == Proof::Copies => return Ok(Judged::Good),
@@ -90,23 +107,35 @@ impl Looker<'_> {
         Ok(Judged::Damaged(problem, best.map(|(body, of)| (vec![(key.to_owned(), body)], of))))
     }
 
+    /// Whether the object was written after every other copy of it, by the clocks of the replicas.
+    /// What is damaged where it lies keeps its time.
+    async fn was_written_after(&self, replica: &SharedReplica, key: &str) -> Result<bool> {
+        let Some(own) = replica.head(key).await? else { return Ok(true) };
+        let mut newest = None;
+        for other in self.replicas.iter().filter(|other| other.name() != replica.name()) {
+            newest = newest.max(other.head(key).await?.map(|copy| copy.modified));
+        }
+        let skew = TimeDelta::from_std(self.skew).unwrap_or(TimeDelta::MAX);
+        Ok(newest.and_then(|newest| newest.checked_add_signed(skew)).is_none_or(|newest| own.modified > newest))
+    }
+
     /// The first whole copy in another replica, and its name.
     async fn elsewhere(&self, replica: &Name, key: &str, proof: Proof) -> Result<(Copy, String)> {
         let (mut found, mut errors): (Option<(Copy, String)>, Vec<Error>) = (None, Vec::new());
         for other in self.replicas.iter().filter(|other| other.name() != replica) {
             match self.look(other, key).await {
-                Ok(Looked::Whole(copy)) => {
-                    match &found {
-                        None => found = Some((copy, format!("replica {}", other.name()))),
-                        Some((first, _)) if *first != copy => {
-                            return Err(Error::integrity(format!("other replicas hold different objects under {key}"))
-                            .hint("two hosts did not see each other: see \"Two hosts on one dataset\" in OPERATIONS.md"));
-                        }
-                        Some(_) => {}
+                Ok(Looked::Whole(copy)) => match &found {
+                    None => found = Some((copy, format!("replica {}", other.name()))),
+                    Some((first, _)) if *first != copy => {
+                        return Err(Error::integrity(format!("other replicas hold different objects under {key}"))
+                            .hint(BRANCHES));
                     }
-                }
+                    Some(_) => {}
+                },
                 Ok(Looked::Gone) => {}
-                Ok(Looked::Damaged(error) | Looked::Strange(error)) | Err(error) => errors.push(error),
+                Ok(Looked::Damaged(error) | Looked::Unreadable(error) | Looked::Strange(error, _)) | Err(error) => {
+                    errors.push(error);
+                }
             }
             // Two hosts may have taken one number in different replicas. Nothing else can differ.
             if found.is_some() && !matches!(proof, Proof::Act(_)) {
@@ -127,11 +156,19 @@ impl Looker<'_> {
                     }
                 }
                 Ok(Looked::Gone) => {}
-                Ok(Looked::Damaged(error) | Looked::Strange(error)) | Err(error) => copies.errors.push(error),
+                Ok(Looked::Damaged(error) | Looked::Unreadable(error) | Looked::Strange(error, _)) | Err(error) => {
+                    copies.errors.push(error);
+                }
             }
         }
         copies
     }
+}
+
+/// Whether two copies of an act differ in nothing but the signature.
+fn says_the_same(one: &Copy, other: &Copy) -> bool {
+    let line = |copy: &Copy| copy.first().and_then(|(_, body)| act::split(body).map(|(line, _)| line.to_vec()));
+    line(one).is_some_and(|one| line(other) == Some(one))
 }
 
 fn nobody(errors: &[Error]) -> Error {

@@ -1,12 +1,15 @@
 //! Looks at one object in one replica: whether it is what its key, its signature or its other
 //! copies say. No key that opens a pack is needed, and no more than one object is held.
 
+use std::time::Duration;
+
 use bytes::Bytes;
 use lifeboat_base::{Class, Context, Error, Result};
 use lifeboat_format::id::{Digest, Name};
 use lifeboat_format::info::{HostInfo, MAX_VAULT_INFO_BYTES, VaultInfo};
 use lifeboat_format::layout;
 use lifeboat_store::{Replica, ReplicaError, ReplicaErrorKind, SharedReplica};
+use serde::de::IgnoredAny;
 
 use super::folders::{Proof, proof};
 use crate::catalog::documents::{SMALL_DOCUMENT_BYTES, held_of, take_turn};
@@ -26,9 +29,11 @@ pub(super) enum Looked {
     /// back what is lost.
     Gone,
     /// It was signed by somebody who is not trusted here, or is damaged so that it seems so.
-    Strange(Error),
-    /// Nothing that anybody wrote who is trusted, or it cannot be read, though the replica answers.
+    Strange(Error, Copy),
+    /// Nothing that anybody wrote who is trusted.
     Damaged(Error),
+    /// It cannot be read, though the replica answers: nobody knows what it was.
+    Unreadable(Error),
 }
 
 /// Who looks.
@@ -40,6 +45,8 @@ pub(super) struct Looker<'a> {
     pub(super) replicas: &'a [SharedReplica],
     /// `limits.memory`, in bytes.
     pub(super) memory: u64,
+    /// `limits.clock_skew`.
+    pub(super) skew: Duration,
 }
 
 impl Looker<'_> {
@@ -99,6 +106,8 @@ impl Looker<'_> {
             }
             Proof::Keyring(_) | Proof::Copies => match self.check_form(replica.name(), key, &body) {
                 Ok(()) => Ok(Looked::Whole(vec![(key.to_owned(), body)])),
+                // A newer program may have written it, or it is of another vault.
+                Err(error) if key == layout::VAULT && serde_json::from_slice::<IgnoredAny>(&body).is_ok() => Err(error),
                 Err(error) => Ok(Looked::Damaged(error.within(format!("replica {name}: {key} is damaged")))),
             },
         }
@@ -154,7 +163,7 @@ impl Looker<'_> {
             // returns nothing else either says nothing about this object.
             ReplicaErrorKind::Other(_) | ReplicaErrorKind::Corrupt(_) => {
                 replica.get(layout::VAULT, MAX_VAULT_INFO_BYTES as u64).await?;
-                Ok(Looked::Damaged(error.into()))
+                Ok(Looked::Unreadable(error.into()))
             }
             _ => Err(error.into()),
         }
@@ -167,7 +176,7 @@ fn judged(checked: Result<()>, copy: impl FnOnce() -> Copy) -> Looked {
         Ok(()) => Looked::Whole(copy()),
         Err(error) => match error.class() {
             Class::Integrity => Looked::Damaged(error),
-            Class::Keys => Looked::Strange(error),
+            Class::Keys => Looked::Strange(error, copy()),
             // A trusted signer signed what a newer version understands.
             _ => Looked::Whole(copy()),
         },

@@ -264,8 +264,8 @@ impl Scrub<'_> {
         }
     }
 
-    /// Repairs `vault.json` if it is damaged, and refuses a replica that holds no vault, or another
-    /// one.
+    /// Repairs `vault.json` if it is nothing that any program wrote, and refuses a replica that
+    /// holds no vault, another one, or one of a newer program.
     async fn check_vault(&self, replica: &SharedReplica, locked: Locked<'_>) -> Result<Option<Mended>> {
         let looker = self.looker();
         if looker.check_vault_of(replica).await.is_ok() {
@@ -276,7 +276,7 @@ impl Scrub<'_> {
             Ok(_) => Ok(None),
             Err(error) if error.class() == Class::Integrity => match self.mend(replica, layout::VAULT, locked).await? {
                 Some(mended) if mended.unrepaired.is_some() => Err(error),
-                mended => Ok(mended),
+                mended => looker.check_vault_of(replica).await.map(|_| mended),
             },
             Err(error) => Err(error),
         }
@@ -290,7 +290,7 @@ impl Scrub<'_> {
             }
             Some(why) => {
                 if !scrub.damaged.contains_key(&mended.object) {
-                    tracing::error!(dataset = %self.dataset.name, replica = %mended.replica, key = %mended.object, "A damaged object cannot be repaired: {}: {why}", mended.problem);
+                    tracing::error!(dataset = %self.dataset.name, replica = %mended.replica, key = %mended.object, "A damaged object is not repaired: {}: {why}", mended.problem);
                 }
                 scrub.note_damage(&mended.object, &mended.problem, why, self.clock.now());
             }
@@ -299,7 +299,7 @@ impl Scrub<'_> {
 
     fn looker(&self) -> Looker<'_> {
         let Self { config, dataset, keys, replicas, .. } = self;
-        Looker { dataset, keys, replicas, memory: config.limits.memory }
+        Looker { dataset, keys, replicas, memory: config.limits.memory, skew: config.limits.clock_skew }
     }
 
     /// What belongs to no dataset is scrubbed with the first one.
