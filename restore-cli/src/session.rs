@@ -1,5 +1,6 @@
 //! What the commands share: the flags, the output, and the vault that configuration or flags name.
 
+use std::collections::BTreeMap;
 use std::fs::Permissions;
 use std::os::unix::fs::PermissionsExt;
 use std::path::PathBuf;
@@ -112,9 +113,9 @@ impl Session {
     pub(crate) async fn reader(&self, place: &Place, need: Need) -> Result<VaultReader> {
         let keys = access::reader_keys(&self.globals, place.config.as_ref(), need);
         let keys = self.cancellable("reading an identity", keys).await?;
-        let replicas = place.open_for_reading(self.out, &self.clock).await?;
+        let (replicas, unopened) = place.open_for_reading(&self.clock).await?;
         let opened = VaultReader::open(&replicas, keys, place.limits.clone(), self.cancel.clone());
-        let reader = self.cancellable("opening the vault", opened).await?;
+        let reader = self.cancellable("opening the vault", opened).await?.without(unopened);
         for (replica, why) in reader.unreachable() {
             self.out.warning(format!("skipping replica {replica}: {}", human::without_name(replica, why)));
         }
@@ -213,9 +214,9 @@ impl Place {
     }
 
     /// Opens what can be opened: one replica whose files are broken must not stop a restore from
-    /// another.
-    async fn open_for_reading(&self, out: Output, clock: &SharedClock) -> Result<Vec<SharedReplica>> {
-        let (mut replicas, mut first) = (Vec::new(), None);
+    /// another. Of the others, tells why they cannot be opened.
+    async fn open_for_reading(&self, clock: &SharedClock) -> Result<(Vec<SharedReplica>, BTreeMap<Name, String>)> {
+        let (mut replicas, mut unopened, mut first) = (Vec::new(), BTreeMap::new(), None);
         for replica in &self.replicas {
             let opened = match self.as_of {
                 Some(moment) => store::open_as_of(replica, &self.vault_prefix, clock, moment).await,
@@ -224,20 +225,14 @@ impl Place {
             match opened {
                 Ok(replica) => replicas.push(replica),
                 Err(error) => {
-                    if self.replicas.len() > 1 {
-                        out.warning(format!(
-                            "skipping replica {}: {}",
-                            replica.name,
-                            human::without_name(&replica.name, &error.chain())
-                        ));
-                    }
+                    unopened.insert(replica.name.clone(), error.chain());
                     first = first.or(Some(error));
                 }
             }
         }
         match first {
             Some(error) if replicas.is_empty() => Err(error),
-            _ => Ok(replicas),
+            _ => Ok((replicas, unopened)),
         }
     }
 }

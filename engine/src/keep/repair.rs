@@ -90,9 +90,7 @@ pub async fn repair(prune: &Prune<'_>, suspects: Option<&[(Name, String)]>) -> R
     }
     let mut report = look(prune).await?;
     (report.put_back, report.replicas, report.mended) = (returned.into_iter().collect(), states, mended);
-    // One that could not be listed is told already.
-    let failed = failed.into_iter().filter(|_| report.doubts.is_empty());
-    let failed: Vec<String> = failed.map(|(_, error)| error.chain_and_hint()).collect();
+    let failed: Vec<String> = failed.into_values().map(|error| error.chain_and_hint()).collect();
     report.doubts.extend(failed);
     Ok(report)
 }

@@ -219,6 +219,13 @@ impl VaultReader {
         each.map(|(replica, format)| (replica, info::check_writable(*format, replica.name())))
     }
 
+    /// The same reader, which tells of these replicas, too, that they could not be opened.
+    #[must_use]
+    pub fn without(mut self, unopened: BTreeMap<Name, String>) -> Self {
+        self.unreachable.extend(unopened);
+        self
+    }
+
     /// The replicas that could not be opened, and why.
     #[must_use]
     pub fn unreachable(&self) -> &BTreeMap<Name, String> {

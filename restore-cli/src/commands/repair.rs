@@ -80,7 +80,7 @@ pub(crate) async fn run(args: &Args, session: &Session) -> Result<()> {
 }
 
 /// What remains to be done, as an error.
-fn verdict(report: &RepairReport) -> Result<()> {
+pub(super) fn verdict(report: &RepairReport) -> Result<()> {
     let dataset = &report.dataset;
     let of_replicas = report.replicas.iter().filter_map(|state| state.error.as_ref());
     let not_looked_at = report.doubts.iter().chain(of_replicas).next();

@@ -19,7 +19,7 @@ use lifeboat_engine::{Class, Error, Result};
 use serde::Serialize;
 
 use super::opened::{OpenedDataset, refuse_single_replica};
-use super::repair::{ReportView, STILL_DAMAGED};
+use super::repair::{ReportView, STILL_DAMAGED, verdict};
 use crate::access::Need;
 use crate::flags::{Moment, parse_snapshot};
 use crate::human;
@@ -97,19 +97,29 @@ pub(crate) async fn run(args: &Args, session: &Session) -> Result<()> {
         datasets: BTreeMap::new(),
         repairs: BTreeMap::new(),
     };
+    let mut failed = None;
     for dataset in session.datasets(&reader, args.dataset.as_ref()).await? {
         let look = async {
             let only = match &args.snapshot {
                 Some(selector) => Some(reader.select(&dataset, selector, session.clock.now()).await?),
                 None => None,
             };
-            let now = session.clock.now();
+            // The past is not judged by what has become of it.
+            let now = args.moment.as_of.unwrap_or_else(|| session.clock.now());
             verify::verify(&reader, &dataset, only.as_ref(), reading.clone(), now, &session.cancel).await
         };
         let mut report = session.cancellable("the verification", look).await?;
         let is_ours = place.config.as_ref().is_some_and(|config| config.dataset(&dataset).is_some());
         if args.repair && (is_ours || args.dataset.is_some()) {
-            let repaired = repair_all(&dataset, &report, session).await?;
+            // What was found is shown, whatever becomes of a repair.
+            let repaired = match repair_all(&dataset, &report, session).await {
+                Ok(repaired) => repaired,
+                Err(error) => {
+                    failed.get_or_insert(error.within(format!("dataset {dataset} was not repaired")));
+                    verification.datasets.insert(dataset, report);
+                    continue;
+                }
+            };
             if !report.findings.is_empty() {
                 let damaged = report.findings.iter().filter_map(|found| layout::parse_pack(&dataset, &found.object));
                 let again = PackReading { decrypt: args.read_data, packs: PacksRead::Only(damaged.collect()) };
@@ -122,7 +132,10 @@ pub(crate) async fn run(args: &Args, session: &Session) -> Result<()> {
         verification.datasets.insert(dataset, report);
     }
     session.out.result(&verification)?;
-    verification.verdict()
+    match failed {
+        Some(error) => Err(error),
+        None => verification.verdict(),
+    }
 }
 
 /// Does what `lifeboat repair` does, and looks at what `report` calls wrong.
@@ -145,15 +158,25 @@ impl Verification {
         let damaged = self.repairs.values().flat_map(RepairReport::still_damaged).filter(|mended| !is_told(mended));
         let problems = findings + damaged.count();
         if problems > 0 {
-            let (left, hint) = if self.repairs.is_empty() {
+            let unrepaired = self
+                .datasets
+                .iter()
+                .any(|(dataset, report)| !report.findings.is_empty() && !self.repairs.contains_key(dataset));
+            let (left, hint) = if unrepaired {
                 (
                     "found",
-                    "run `lifeboat verify --repair` on the backup host, which repairs a replica from one that is whole, or leave lifeboatd running, which does so in its idle time; `lifeboat drill` shows what still restores",
+                    "run `lifeboat verify --repair` on the backup host of the dataset, which repairs a replica from one that is whole, or leave lifeboatd running there, which does so in its idle time; `lifeboat drill` shows what still restores",
                 )
             } else {
                 ("left", STILL_DAMAGED)
             };
             return Err(Error::integrity(format!("{} {left}", human::count(problems as u64, "problem"))).hint(hint));
+        }
+        // What is lost is graver than what could not be looked at.
+        let mut failed: Vec<Error> = self.repairs.values().filter_map(|report| verdict(report).err()).collect();
+        failed.sort_by_key(|error| error.class() != Class::Integrity);
+        if let Some(error) = failed.into_iter().next() {
+            return Err(error);
         }
         if self.unreachable.is_empty() {
             return Ok(());
