@@ -24,7 +24,7 @@ use super::{MAX_TOKEN_BYTES, S3Replica, describe, errors, to_chrono};
 use crate::key;
 use crate::replica::{ObjectMeta, Page, Probe, Replica, ReplicaError, ReplicaErrorKind};
 
-/// A thousand versions each: more than a thief makes of one key within days.
+/// A thousand versions each. Whoever writes more of one key hides it from `--as-of`.
 const MAX_PAGES_OF_A_KEY: usize = 1000;
 
 /// A [`Replica`] that shows what was in a bucket at a moment.
@@ -134,28 +134,40 @@ impl PastS3Replica {
         Ok(Page { objects, next })
     }
 
-    /// What `key` was; `full` is the key with the vault's prefix.
-    async fn find(&self, full: &str) -> Result<Then, ReplicaErrorKind> {
-        self.check_versions().await?;
+    /// What `key` was. Each page of its versions has a deadline of its own.
+    async fn find(&self, operation: &'static str, key: &str) -> Result<Then, ReplicaError> {
         let root = key::below(&self.bucket.vault_prefix, "");
+        let full = key::below(&self.bucket.vault_prefix, key);
         let mut from = Mark::default();
         for _ in 0..MAX_PAGES_OF_A_KEY {
-            let (versions, next) = self.versions(full, &from).await?;
+            let page = async {
+                key::check(key)?;
+                self.check_versions().await?;
+                self.versions(&full, &from).await
+            };
+            let (versions, next) = self.bucket.request(operation, key, page).await?;
             // Keys that only begin like this one come after it.
             let beyond = versions.iter().any(|version| version.key != full);
             let then = versions.into_iter().find(|version| version.key == full && version.modified <= self.moment);
             match (then, next) {
-                (Some(version), _) => return version.then(&root),
+                (Some(version), _) => {
+                    return version.then(&root).map_err(|kind| self.error(operation, key, kind));
+                }
                 (None, Some(next)) if !beyond => from = next,
                 (None, _) => return Ok(Then::Gone),
             }
         }
-        Err(ReplicaErrorKind::BadListing("this object has too many newer versions".to_owned()))
+        let why = format!("it has more than {} versions since then", MAX_PAGES_OF_A_KEY * 1000);
+        Err(self.error(operation, key, ReplicaErrorKind::BadListing(why)))
+    }
+
+    fn error(&self, operation: &'static str, key: &str, kind: ReplicaErrorKind) -> ReplicaError {
+        ReplicaError { replica: self.bucket.name.clone(), operation, key: key.to_owned(), kind }
     }
 
     fn refuse(&self, operation: &'static str, key: &str) -> ReplicaError {
-        let kind = ReplicaErrorKind::Other(format!("the vault is read as of {}: nothing is written", self.moment));
-        ReplicaError { replica: self.bucket.name.clone(), operation, key: key.to_owned(), kind }
+        let why = format!("the vault is read as of {}: nothing is written", self.moment);
+        self.error(operation, key, ReplicaErrorKind::Other(why))
     }
 }
 
@@ -254,21 +266,19 @@ impl Replica for PastS3Replica {
     }
 
     async fn get(&self, key: &str, limit: u64) -> Result<Bytes, ReplicaError> {
-        self.bucket
-            .with_key("get", key, async |full| match self.find(&full).await? {
-                Then::There { id, .. } => self.bucket.fetch(full, Some(id), limit).await,
-                Then::Gone => Err(ReplicaErrorKind::NotFound),
-            })
-            .await
+        match self.find("get", key).await? {
+            Then::There { id, .. } => {
+                self.bucket.with_key("get", key, |full| self.bucket.fetch(full, Some(id), limit)).await
+            }
+            Then::Gone => Err(self.error("get", key, ReplicaErrorKind::NotFound)),
+        }
     }
 
     async fn head(&self, key: &str) -> Result<Option<ObjectMeta>, ReplicaError> {
-        self.bucket
-            .with_key("look up", key, async |full| match self.find(&full).await? {
-                Then::There { meta, .. } => Ok(Some(meta)),
-                Then::Gone => Ok(None),
-            })
-            .await
+        match self.find("look up", key).await? {
+            Then::There { meta, .. } => Ok(Some(meta)),
+            Then::Gone => Ok(None),
+        }
     }
 
     async fn list_page(&self, prefix: &str, next: Option<&str>) -> Result<Page, ReplicaError> {
