@@ -7,8 +7,9 @@ use lifeboat_base::{Class, Error, Result};
 use lifeboat_format::id::Name;
 use lifeboat_format::keyring::{self, DatasetSecrets, MAX_KEYRING_OBJECT_BYTES};
 use lifeboat_format::layout;
+use lifeboat_store::ReplicaError;
 
-use super::VaultReader;
+use super::{Listings, VaultReader};
 use crate::catalog::verdict::combine;
 use crate::keys::crypt;
 use crate::keys::{PackKeys, ReaderKeys, SharedIdentity};
@@ -26,17 +27,23 @@ impl VaultReader {
         if let Some(keys) = opened.get(&known) {
             return Ok(keys.clone());
         }
-        let keys = self.open_pack_keys(dataset, generation).await?;
-        Ok(opened.entry(known).or_insert(keys).clone())
+        let (keys, all_answered) = self.open_pack_keys(dataset, generation).await?;
+        // A replica that was away may hold the right ones.
+        if all_answered {
+            opened.insert(known, keys.clone());
+        }
+        Ok(keys)
     }
 
-    async fn open_pack_keys(&self, dataset: &Name, generation: u32) -> Result<Vec<PackKeys>> {
+    /// The keys, and whether every replica answered.
+    async fn open_pack_keys(&self, dataset: &Name, generation: u32) -> Result<(Vec<PackKeys>, bool)> {
         let key = layout::keyring_generation(dataset, generation);
         let fetched = futures::future::join_all(
             self.replicas.iter().map(|replica| replica.get(&key, MAX_KEYRING_OBJECT_BYTES as u64)),
         );
-        let (mut found, mut errors) = (Vec::<PackKeys>::new(), Vec::new());
+        let (mut found, mut errors, mut all_answered) = (Vec::<PackKeys>::new(), Vec::new(), true);
         for (replica, wrapped) in self.replicas.iter().zip(fetched.await) {
+            all_answered &= wrapped.as_ref().err().is_none_or(ReplicaError::is_not_found);
             let open = || {
                 let wrapped = wrapped.map_err(|error| {
                     if error.is_not_found() { Error::integrity(error.to_string()) } else { error.into() }
@@ -65,7 +72,7 @@ impl VaultReader {
             for error in errors {
                 tracing::warn!(error = %error.chain(), "Leaving aside a keyring object");
             }
-            return Ok(found);
+            return Ok((found, all_answered));
         }
         let error = combine(format!("the keys of dataset {dataset} cannot be opened"), &errors);
         Err(match error.class() {
@@ -83,9 +90,9 @@ impl VaultReader {
         if let Some(keys) = known.get(dataset) {
             return Ok(keys.clone());
         }
-        let listed = self.list_any(&layout::keyring(dataset)).await?.objects;
-        let keys: BTreeSet<String> = listed.into_iter().map(|(_, key)| key).collect();
-        if !keys.is_empty() {
+        let Listings { objects, unlisted } = self.list_any(&layout::keyring(dataset)).await?;
+        let keys: BTreeSet<String> = objects.into_iter().map(|(_, key)| key).collect();
+        if !keys.is_empty() && unlisted.is_empty() {
             known.insert(dataset.clone(), keys.clone());
         }
         Ok(keys)
