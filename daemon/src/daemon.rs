@@ -228,23 +228,29 @@ impl Daemon {
     /// An operator wants that no backup of `dataset` runs, or waits to run.
     fn cancel(&mut self, dataset: &Name, answer: oneshot::Sender<Answer>) {
         let Some(answer) = self.runs.cancel(dataset, answer) else { return };
-        let now = self.runner.clock.now();
-        let waited = self.held.waits(dataset);
-        let withdrawn = self.scheduler.withdraw(dataset, now, waited);
-        self.held.done(dataset);
-        self.takeovers.remove(dataset);
-        let told = if withdrawn {
+        let told = if self.withdraw(dataset) {
             tracing::info!(%dataset, "a backup that waited was cancelled by an operator");
-            // So that no restart makes up for it, unless another program holds the lock.
-            self.runner.remember(dataset, |status| status.considered = Some(now));
             Answer::from(Cancelled { dataset: dataset.clone(), ran: false })
         } else {
             let error = Error::usage(format!("no backup of {dataset} runs or waits"));
             error.hint("run `lifeboatd status` to see what does").into()
         };
+        let _ = answer.send(told);
+    }
+
+    /// Drops every start of `dataset` that waits or is due. Tells whether there was one.
+    fn withdraw(&mut self, dataset: &Name) -> bool {
+        let (now, waited) = (self.runner.clock.now(), self.held.waits(dataset));
+        let withdrawn = self.scheduler.withdraw(dataset, now, waited);
+        self.held.done(dataset);
+        self.takeovers.remove(dataset);
+        if withdrawn {
+            // So that no restart makes up for it, unless another program holds the lock.
+            self.runner.remember(dataset, |status| status.considered = Some(now));
+        }
         let cancelled = Error::cancelled(&format!("the backup of {dataset}")).hint("an operator cancelled it");
         answer_all(self.waiting.remove(dataset).unwrap_or_default(), &cancelled.into());
-        let _ = answer.send(told);
+        withdrawn
     }
 
     /// Waits until something happens, but not for long.
@@ -274,7 +280,7 @@ impl Daemon {
                 if run.cancelling.is_empty() {
                     self.wait_for_lock(dataset, &error, was_due);
                 } else {
-                    self.held.done(dataset);
+                    self.withdraw(dataset);
                 }
                 answer_all(run.waiting, &error.into());
                 answer_all(run.cancelling, &Cancelled { dataset: dataset.clone(), ran: false }.into());
@@ -303,6 +309,10 @@ impl Daemon {
             }
             Err(_) => Answer::from(Cancelled { dataset: dataset.clone(), ran: true }),
         };
+        if !run.cancelling.is_empty() {
+            // A start that came while it ran would begin it anew at once.
+            self.withdraw(dataset);
+        }
         answer_all(run.cancelling, &cancelled);
         answer_all(run.waiting, &Answer::from(report));
     }

@@ -13,7 +13,7 @@ use lifeboat_engine::base::escape;
 use lifeboat_engine::base::memory;
 use lifeboat_engine::base::{Class, Context, Error, Result};
 use lifeboat_engine::clock::{SharedClock, SystemClock};
-use lifeboat_engine::config::{Config, Surroundings};
+use lifeboat_engine::config::{Config, MAX_RUNS, Surroundings};
 use lifeboat_engine::databases::{ToolEnvironment, registry};
 use lifeboat_engine::format::id::Name;
 use lifeboat_engine::state::StateDirectory;
@@ -31,6 +31,11 @@ use crate::runner::Runner;
 use crate::start::{Start, Stop};
 use crate::status::Ledger;
 use crate::turn::Ended;
+
+/// The threads that one run may need: `limits.cpu` compress, and each of as many streams has two.
+const THREADS_OF_A_RUN: usize = 64;
+/// For files, name look-ups and the work beside runs.
+const THREADS_BESIDE: usize = 64;
 
 /// Runs the command line `arguments`, program name first.
 pub(crate) fn run(arguments: impl Iterator<Item = OsString>) -> ExitCode {
@@ -63,8 +68,12 @@ fn execute(cli: Cli) -> Result<()> {
             json!({ "ok": true, "replicas": replicas, "datasets": datasets, "warnings": config.warnings.as_slice() });
         return say(&if cli.json { json.to_string() } else { summary(&config) });
     }
-    let runtime =
-        tokio::runtime::Builder::new_multi_thread().enable_all().build().context(Class::Failed, || "cannot start")?;
+    // Each run has threads that wait for work: if they took all, nothing else would go on.
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .enable_all()
+        .max_blocking_threads(MAX_RUNS * THREADS_OF_A_RUN.max(4 * config.limits.cpu) + THREADS_BESIDE)
+        .build()
+        .context(Class::Failed, || "cannot start")?;
     let clock = SystemClock::shared();
     let result = runtime.block_on(async {
         match (cli.command, cli.mode.once) {

@@ -309,10 +309,17 @@ impl Runner {
             () = cancel.cancelled() => obeyed(work).await.unwrap_or_else(|| Err(Error::cancelled("prune"))),
             () = tokio::time::sleep(patience) => {
                 prune.cancel.cancel();
-                let late = || {
-                    Err(Error::failed(format!("it would have held up the next backup ({})", words::duration(patience.as_secs_f64()))))
-                };
-                obeyed(work).await.filter(Result::is_ok).unwrap_or_else(late)
+                let why = format!("it would have held up the next backup ({})", words::duration(patience.as_secs_f64()));
+                match obeyed(work).await {
+                    // What it did counts, and why it did no more is told first.
+                    Some(Ok(mut outcome)) if !outcome.failures.is_empty() => {
+                        outcome.failures.insert(0, why);
+                        Ok(outcome)
+                    }
+                    Some(Err(error)) if error.class() != Class::Failed => Err(error),
+                    Some(Ok(outcome)) => Ok(outcome),
+                    Some(Err(_)) | None => Err(Error::failed(why)),
+                }
             }
         };
         let outcome = outcome.map_err(|error| {

@@ -8,7 +8,7 @@ use std::task::Poll;
 
 use chrono::{DateTime, Utc};
 use lifeboat_engine::backup::Progress;
-use lifeboat_engine::base::{Error, Result};
+use lifeboat_engine::base::{Class, Error, Result};
 use lifeboat_engine::format::id::Name;
 use tokio::sync::oneshot;
 use tokio::task::JoinHandle;
@@ -60,7 +60,8 @@ impl Runs {
             for (dataset, run) in &mut self.0 {
                 if let Poll::Ready(ended) = Pin::new(&mut run.task).poll(cx) {
                     let aborted = |error| {
-                        Err(Error::failed(format!("the backup of {dataset} was aborted"))
+                        // It may have been committing.
+                        Err(Error::new(Class::Unknown, format!("the backup of {dataset} was aborted"))
                             .because(error)
                             .hint("read the log of lifeboatd, then run it again"))
                     };

@@ -66,6 +66,8 @@ struct DatasetStarts {
     retry: Option<DateTime<Utc>>,
     /// How long it probably takes; zero if nobody knows.
     lasts: TimeDelta,
+    /// Whether `due` is another look at a start that has begun, at a lock or at the leader.
+    looks: bool,
 }
 
 /// A start that waits for a place.
@@ -137,6 +139,7 @@ impl Scheduler {
     /// Starts `dataset` at `time`, if nothing else starts it before.
     pub(crate) fn again(&mut self, dataset: &Name, time: DateTime<Utc>) {
         if let Some(entry) = self.entries.get_mut(dataset) {
+            entry.looks = entry.due.is_none_or(|due| time <= due);
             entry.due = Some(entry.due.map_or(time, |due| due.min(time)));
         }
     }
@@ -188,7 +191,7 @@ impl Scheduler {
     /// What waits for a place at `now`, the first to start first.
     pub(crate) fn queue(&self, now: DateTime<Utc>) -> Vec<Queued> {
         let asked = self.requested.iter().map(|dataset| Queued { dataset: dataset.clone(), due: None });
-        let mut due: Vec<_> = self.waiting().filter(|(_, _, next)| *next <= now).collect();
+        let mut due: Vec<_> = self.waiting().filter(|(_, entry, next)| *next <= now && entry.is_open(now)).collect();
         due.retain(|(name, _, _)| !self.requested.contains(name));
         due.sort_by_key(|(name, entry, next)| (end(entry, *next), (*name).clone()));
         asked.chain(due.into_iter().map(|(name, _, next)| Queued { dataset: name.clone(), due: Some(next) })).collect()
@@ -245,13 +248,15 @@ impl DatasetStarts {
         let epoch = DateTime::UNIX_EPOCH;
         let jitter = dataset.schedule.as_ref().map_or(TimeDelta::zero(), |s| s.jittered(epoch, &seed) - epoch);
         let (schedule, lasts) = (dataset.schedule.clone(), TimeDelta::zero());
-        let mut entry = Self { schedule, jitter, considered, due: None, retry: None, lasts };
+        let mut entry = Self { schedule, jitter, considered, due: None, retry: None, lasts, looks: false };
         entry.consider(considered);
         entry
     }
 
+    /// Whether it may start. Its jitter may take a start beyond the end of a window.
     fn is_open(&self, now: DateTime<Utc>) -> bool {
-        self.schedule.as_ref().is_none_or(|schedule| schedule.is_open(now))
+        let is_open = |schedule: &Schedule| schedule.is_open(now) || schedule.is_open(now - self.jitter);
+        self.looks || self.schedule.as_ref().is_none_or(is_open)
     }
 
     /// The next start, by schedule or because the last run failed.
@@ -260,7 +265,7 @@ impl DatasetStarts {
     }
 
     fn consider(&mut self, time: DateTime<Utc>) {
-        (self.considered, self.retry) = (time, None);
+        (self.considered, self.retry, self.looks) = (time, None, false);
         let fire = self.schedule.as_ref().and_then(|schedule| schedule.next_after(time - self.jitter));
         self.due = fire.map(|fire| fire + self.jitter);
     }

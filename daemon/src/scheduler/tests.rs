@@ -267,3 +267,17 @@ fn outside_its_windows_a_dataset_starts_only_for_an_operator() {
     scheduler.finished(&shop);
     assert_eq!(started(&mut scheduler, "2026-03-01T22:00:00Z"), ["shop"]);
 }
+
+#[test]
+fn jitter_may_take_a_start_beyond_its_window_and_nothing_closed_waits_for_a_place() {
+    let narrow = "schedule = \"15 2 * * *\"\njitter = \"23h\"\nwindows = [{ from = \"02:00\", to = \"02:30\" }]";
+    let mut scheduler = scheduler(&[("shop", narrow)], "2026-03-01T00:00:00Z");
+    let shop: Name = "shop".parse().unwrap();
+    let due = scheduler.next_start(&shop).unwrap();
+    assert!(due > time("2026-03-01T02:30:00Z"), "{due}");
+    assert_eq!(scheduler.start(due).map(|(_, cause)| cause), Some(Cause::Schedule));
+    scheduler.finished(&shop);
+    let noon = time("2026-03-02T01:30:00Z");
+    scheduler.retry(&shop, Some(noon));
+    assert!(scheduler.queue(noon).is_empty());
+}

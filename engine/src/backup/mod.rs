@@ -226,11 +226,7 @@ impl Backup<'_> {
         warnings.extend(facts.warnings.iter().cloned());
         let skipped = facts.skipped.clone();
         let finished = self.clock.now();
-        if self.cancel.is_cancelled() {
-            return Err(
-                Error::cancelled(&format!("the backup of {dataset}")).hint("nothing was committed; run it again")
-            );
-        }
+        self.check_cancelled()?;
 
         let commit = Commit {
             fleet: &shared.fleet,
@@ -267,6 +263,8 @@ impl Backup<'_> {
             streams,
         };
         manifest.check_writable()?;
+        // Packs may have been copied meanwhile.
+        self.check_cancelled()?;
         self.progress.committing.store(true, Ordering::SeqCst);
         let (number, targets) = commit.write(generation, &captured, &mut manifest, targets, &cache).await?;
         // What cannot be read was told at the beginning.
@@ -314,6 +312,14 @@ impl Backup<'_> {
             figures,
             figures_before,
         })
+    }
+
+    fn check_cancelled(&self) -> Result<()> {
+        if self.cancel.is_cancelled() {
+            let what = format!("the backup of {}", self.dataset.name);
+            return Err(Error::cancelled(&what).hint("nothing was committed; run it again"));
+        }
+        Ok(())
     }
 
     /// Lists every replica. Returns the usable ones, and the errors of the others, such as replicas

@@ -111,13 +111,17 @@ pub struct KeysConfig {
     pub drill_signer: SecretRef,
 }
 
+/// No more datasets are backed up at once.
+pub const MAX_RUNS: usize = 16;
+
 /// `[limits]`.
 #[derive(Debug, Clone)]
 pub struct Limits {
     /// Threads that compress in a backup, and that decrypt and decompress in a restore. At least 1.
     pub cpu: usize,
-    /// Bytes of memory that all runs together, or a restore, may hold. A configuration gives at
-    /// least 128 MiB.
+    /// Bytes of memory that all runs together, or a restore, may hold in queues and packs. A
+    /// configuration gives at least 128 MiB, and 64 MiB for each run. Large chunks and many
+    /// processors take more.
     pub memory: u64,
     /// How many datasets the daemon backs up at once, 1 to 16.
     pub runs: usize,

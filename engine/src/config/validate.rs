@@ -10,12 +10,12 @@ use toml::Spanned;
 
 use super::fields::name;
 use super::raw::{RawConfig, RawKeys, RawLimits};
-use super::{Config, Dataset, KeysConfig, Limits, dataset, defaults, replica};
+use super::{Config, Dataset, KeysConfig, Limits, MAX_RUNS, dataset, defaults, replica};
 use crate::keys::sign::SignerKey;
 use crate::keys::ssh::{self, SshRecipient};
 
-/// Each run needs a few buffers whatever its share of the memory is.
-const MAX_RUNS: usize = 16;
+/// Each run needs buffers whatever its share of the memory is.
+const MIN_RUN_MEMORY: u64 = 64 << 20;
 
 /// Returns `None` if a value without a default cannot be used. There may be findings in any case.
 pub(crate) fn config(v: &mut SettingsReader<'_>, raw: RawConfig, sources: Vec<Option<Section<'_>>>) -> Option<Config> {
@@ -139,6 +139,10 @@ fn limits(v: &mut SettingsReader<'_>, raw: &RawLimits) -> Limits {
     if !(1..=MAX_RUNS).contains(&runs) {
         let span = raw.runs.as_ref().map_or(0..0, Spanned::span);
         v.findings.add(span, format!("runs = {runs}"), format!("use 1 to {MAX_RUNS}"));
+    } else if memory < runs as u64 * MIN_RUN_MEMORY {
+        let span = raw.runs.as_ref().map_or(0..0, Spanned::span);
+        let problem = format!("{runs} runs at once need more memory than `memory` allows");
+        v.findings.add(span, problem, format!("set memory = \"{}MiB\" or more, or lower `runs`", runs * 64));
     }
     Limits {
         cpu,

@@ -24,6 +24,8 @@ use self::fields::Fields;
 
 /// More than clocks are ever shifted at once, but less than a day.
 const MAX_CLOCK_SHIFT: TimeDelta = TimeDelta::hours(3);
+/// Windows come again each week.
+const MINUTES_OF_WINDOWS: i64 = 7 * 24 * 60;
 /// [`Schedule::expected_interval`] looks at a month, but at no fewer than [`MIN_FIRES`] fires.
 const LOOKED_AT: TimeDelta = TimeDelta::days(35);
 const MIN_FIRES: usize = 8;
@@ -96,7 +98,8 @@ impl Schedule {
     /// The first fire strictly after `time`, without jitter. `None` if it never fires again.
     #[must_use]
     pub fn next_after(&self, time: DateTime<Utc>) -> Option<DateTime<Utc>> {
-        let mut candidate = time.with_timezone(&self.time_zone).naive_local() - MAX_CLOCK_SHIFT;
+        let local = time.with_timezone(&self.time_zone).naive_local();
+        let mut candidate = self.last_open(local) - MAX_CLOCK_SHIFT;
         let mut best: Option<(DateTime<Utc>, NaiveDateTime)> = None;
         loop {
             let next = self.next_naive(candidate);
@@ -175,6 +178,16 @@ impl Schedule {
             return Some(fire);
         }
         self.windows.iter().filter_map(|window| window.next_beginning(fire)).min()
+    }
+
+    /// The last minute at or before this time in which a window was open: what has fired since is
+    /// put off. This time itself if there are no windows.
+    fn last_open(&self, local: NaiveDateTime) -> NaiveDateTime {
+        if self.windows.is_empty() {
+            return local;
+        }
+        let mut minutes = (0..MINUTES_OF_WINDOWS).map(|minutes| local - TimeDelta::minutes(minutes));
+        minutes.find(|minute| self.holds(*minute)).unwrap_or(local - TimeDelta::minutes(MINUTES_OF_WINDOWS))
     }
 
     fn holds(&self, local: NaiveDateTime) -> bool {

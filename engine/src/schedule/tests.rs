@@ -147,3 +147,17 @@ fn fires_outside_the_windows_are_put_off_until_one_opens() {
     let last = schedule.last_before("2026-11-23T12:00:00Z".parse().unwrap()).unwrap();
     assert_eq!(last.to_rfc3339(), "2026-11-23T04:30:00+00:00");
 }
+
+#[test]
+fn a_fire_that_is_put_off_is_not_lost_whenever_one_looks() {
+    let nights = Hours { days: Days::parse("mon-fri").unwrap(), from: 22 * 60, to: 6 * 60 };
+    let schedule = Schedule::parse("0 12 * * *", Tz::UTC, Duration::ZERO).unwrap().within(vec![nights]);
+    let next = |time: &str| schedule.next_after(time.parse().unwrap()).unwrap().to_rfc3339();
+    // The 23rd is a Monday.
+    for time in ["2026-11-23T11:00:00Z", "2026-11-23T15:00:00Z", "2026-11-23T21:59:59Z"] {
+        assert_eq!(next(time), "2026-11-23T22:00:00+00:00", "{time}");
+    }
+    assert_eq!(next("2026-11-23T22:00:00Z"), "2026-11-24T22:00:00+00:00");
+    // Friday's window ends on Saturday.
+    assert_eq!(next("2026-11-29T20:00:00Z"), "2026-11-30T22:00:00+00:00");
+}
