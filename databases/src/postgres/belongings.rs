@@ -1,6 +1,6 @@
 //! What belongs to the roles of a server besides their attributes: settings, the end of their
 //! validity and comments. Roles that exist keep these in a restore, so what the snapshot says
-//! otherwise must be told.
+//! otherwise must be told. Passwords and security labels are kept, too, and not compared.
 
 use std::collections::{BTreeMap, BTreeSet};
 

@@ -21,13 +21,15 @@ const HIDDEN_OPTIONS: &str = "SELECT DISTINCT v.srvname FROM pg_user_mapping m \
 const PERHAPS_HIDDEN_OPTIONS: &str = "SELECT DISTINCT srvname FROM pg_user_mappings WHERE umoptions IS NULL AND NOT \
     (SELECT rolsuper FROM pg_roles WHERE rolname = current_user) ORDER BY 1";
 
-/// Objects of the server's own whose owner is another than when the server was made. The schema
-/// `public` is dumped with its owner, as are large objects with small numbers.
+/// Objects of the server's own whose owner is another than when the server was made. Large objects
+/// with small numbers are dumped with theirs.
 const OTHER_OWNERS: &str = "SELECT concat(i.type, ' ', i.identity, ' (of ', r.rolname, ')') FROM pg_shdepend d \
     JOIN pg_roles r ON r.oid = d.refobjid CROSS JOIN LATERAL pg_identify_object(d.classid, d.objid, d.objsubid) i \
     WHERE d.dbid = (SELECT oid FROM pg_database WHERE datname = current_database()) AND d.deptype = 'o' \
-    AND d.refclassid = 'pg_authid'::regclass AND d.objid < 16384 AND d.classid <> 'pg_largeobject'::regclass \
-    AND NOT (d.classid = 'pg_namespace'::regclass AND d.objid = 2200) ORDER BY 1";
+    AND d.refclassid = 'pg_authid'::regclass AND d.objid < 16384 AND d.classid <> 'pg_largeobject'::regclass";
+/// From this version on, `pg_dump` holds the owner of the schema `public`.
+const PUBLIC_HAS_OWNER: u32 = 15;
+const NOT_PUBLIC: &str = " AND NOT (d.classid = 'pg_namespace'::regclass AND d.objid = 2200)";
 
 /// What no dump of `database` holds.
 ///
@@ -53,7 +55,8 @@ pub(super) async fn of_database(server: &Server<'_>, facts: &ServerFacts, databa
             some(&servers)
         ));
     }
-    let owned = rows(&server.query_in(database, OTHER_OWNERS).await?);
+    let but = if server.clients.major >= PUBLIC_HAS_OWNER { NOT_PUBLIC } else { "" };
+    let owned = rows(&server.query_in(database, &format!("{OTHER_OWNERS}{but} ORDER BY 1")).await?);
     if !owned.is_empty() {
         warnings.push(format!(
             "database {database}: pg_dump does not hold the owners of the server's own objects, and these were changed; set them by hand after a restore: {}",

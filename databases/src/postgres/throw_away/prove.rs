@@ -151,12 +151,14 @@ impl Sides<'_> {
             )
             .await?;
             for title in settled {
-                let what = if title.starts_with("ACL ") {
-                    "a right is granted by another role after a restore, as its grantor may no longer grant it"
+                // Only so many notes are kept, so those that are more than words come first.
+                if title.starts_with("ACL ") {
+                    let what =
+                        "a right is granted by another role after a restore, as its grantor may no longer grant it";
+                    notes.insert(0, format!("definition of {title}: {what}"));
                 } else {
-                    "PostgreSQL prints it in other words after a restore"
-                };
-                notes.push(format!("definition of {title}: {what}"));
+                    notes.push(format!("definition of {title}: PostgreSQL prints it in other words after a restore"));
+                }
                 restored.definitions.insert(title.clone(), stored.definitions.get(&title).copied().unwrap_or_default());
             }
         }
@@ -172,7 +174,8 @@ impl Sides<'_> {
         tell("table", "rows", &stored.tables, &restored.tables, &mut differences);
         tell("large object", "contents", &stored.large_objects, &restored.large_objects, &mut differences);
         if differences.is_empty() {
-            notes.extend(other_owners(&stored, &restored));
+            // Somebody has to set these by hand.
+            notes.splice(0..0, other_owners(&stored, &restored));
         }
         Ok(Compared { stored, differences, notes })
     }
