@@ -99,6 +99,7 @@ impl Call {
 pub struct FailingReplica {
     inner: SharedReplica,
     calls: AtomicU64,
+    cut_listings: AtomicU64,
     planned: Mutex<BTreeMap<u64, Failure>>,
     /// What was changed through it, oldest first: the key, and what was there before.
     changes: Mutex<Vec<(String, Option<ObjectMeta>)>>,
@@ -108,7 +109,8 @@ impl FailingReplica {
     /// A replica that passes every call on to `inner` until it is told to fail one.
     #[must_use]
     pub fn new(inner: SharedReplica) -> Self {
-        Self { inner, calls: AtomicU64::new(0), planned: Mutex::default(), changes: Mutex::default() }
+        let (planned, changes) = (Mutex::default(), Mutex::default());
+        Self { inner, calls: AtomicU64::new(0), cut_listings: AtomicU64::new(0), planned, changes }
     }
 
     /// Makes the call of this number, counted from 1, fail with `failure`.
@@ -120,6 +122,12 @@ impl FailingReplica {
     #[must_use]
     pub fn calls(&self) -> u64 {
         self.calls.load(Ordering::SeqCst)
+    }
+
+    /// How many listings [`Failure::ListingCut`] has really cut.
+    #[must_use]
+    pub fn cut_listings(&self) -> u64 {
+        self.cut_listings.load(Ordering::SeqCst)
     }
 
     fn changes(&self) -> MutexGuard<'_, Vec<(String, Option<ObjectMeta>)>> {
@@ -277,7 +285,10 @@ impl Replica for FailingReplica {
             }
         };
         let spoil = |page: Page, failure| match failure {
-            Failure::ListingCut => Page { next: None, ..page },
+            Failure::ListingCut => {
+                self.cut_listings.fetch_add(u64::from(page.next.is_some()), Ordering::SeqCst);
+                Page { next: None, ..page }
+            }
             Failure::ListingStale(changes) if next.is_none() => {
                 Page { objects: self.before(changes, prefix, page.objects), ..page }
             }

@@ -3,7 +3,8 @@
 //! A section's commands are the lines of its code blocks, and the code spans of its sentences that
 //! begin with a program. A test takes each of them by its text, in the order of the document, or
 //! says why it cannot be run. So a command that is new or was changed fails the test of its section
-//! until the test runs it.
+//! until the test runs it. One that a section shows a second time counts as run. What stands below
+//! "Alerts" is not taken.
 
 use std::collections::BTreeMap;
 

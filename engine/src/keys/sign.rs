@@ -90,7 +90,8 @@ impl Signer {
         let secret = read().map_err(|_| Error::keys("this is not a minisign secret key, or it has a password"))?;
         let public = PublicKey::from_secret_key(&secret).context(Class::Keys, || "the signing key is damaged")?;
         let signer = Self { public: SignerKey(public.to_base64()), secret };
-        // Not every key has a checksum.
+        // Not every key has a checksum. The key's number is not covered: a key with a wrong one
+        // signs what nobody trusts.
         let signature = signer.sign(b"", "")?;
         verify(std::slice::from_ref(&signer.public), b"", signature.as_bytes(), "")
             .context(Class::Keys, || "the signing key is damaged")?;

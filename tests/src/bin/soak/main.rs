@@ -2,9 +2,10 @@
 //! its stores and the daemon itself are killed, hung, throttled, slowed, filled, stopped, starved
 //! and told wrong times. Meanwhile their newest snapshots are restored.
 //!
-//! It fails if a restore gives wrong or old bytes, if a start shows nowhere, if a failure has no
-//! hint or no cause, if the daemon takes more memory than it may, if not everything is complete and
-//! verified once the troubles are over, if something is left behind, or if nothing was tried.
+//! It fails if a restore gives wrong or old bytes, if a start shows nowhere, if a restore fails
+//! without a hint or a cause, if the daemon takes more memory than it may, if not everything is
+//! complete and verified once the troubles are over, if something is left behind, or if nothing was
+//! tried.
 #![allow(clippy::print_stdout, clippy::print_stderr)]
 
 mod disturb;

@@ -1,5 +1,4 @@
-//! What is wrong, since when and until when. A failure counts as told only if something explains
-//! it.
+//! What is wrong, since when and until when. A restore may fail only if something explains it.
 
 use std::fmt;
 use std::sync::{Mutex, MutexGuard, PoisonError};
