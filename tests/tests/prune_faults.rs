@@ -7,7 +7,6 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use lifeboat_engine::Result;
 use lifeboat_engine::clock::Clock;
 use lifeboat_engine::format::id::{Name, SnapshotId};
 use lifeboat_engine::format::layout;
@@ -17,6 +16,7 @@ use lifeboat_engine::keys::{HostKeys, ReaderKeys};
 use lifeboat_engine::restore::VaultReader;
 use lifeboat_engine::state::StateDirectory;
 use lifeboat_engine::store::{FailingReplica, Failure, MemoryReplica, Replica, SharedReplica};
+use lifeboat_engine::{Class, Result};
 use lifeboat_tests::tally::Tally;
 use lifeboat_tests::vault::{DATASET, MemorySource, TestVault, files_below, limits, name, noise, read_all};
 use tempfile::TempDir;
@@ -38,7 +38,8 @@ struct Prepared {
 impl Prepared {
     /// Two days with two snapshots each, of which the first of each day goes. That of the first day
     /// is gone already: only an older prune record tells why the second one misses its predecessor.
-    /// If `marked`, what goes is marked already.
+    /// Behind the one that goes, a killed run has left a manifest. If `marked`, what goes is marked
+    /// already.
     async fn new(marked: bool) -> Self {
         let mut vault = TestVault::new(1, 1).await;
         vault.config.datasets[0].retention.daily = 9;
@@ -56,12 +57,17 @@ impl Prepared {
                 let source = source(seed);
                 let snapshot = vault.backup(&source).await.unwrap().snapshot;
                 snapshots.push((snapshot, source.streams.into_iter().collect()));
+                if seed == 2 {
+                    leave_a_manifest(&vault, &MemorySource::of(noise(80_000, 99))).await;
+                }
             }
             if day == 0 {
                 vault.sweep().await.unwrap();
                 vault.clock.advance(Duration::from_secs(86_400 - 1));
             }
         }
+        // What a run left is marked once no run can still be at it.
+        vault.clock.advance(vault.config.limits.longest_run());
         if marked {
             vault.prune().await.unwrap();
             vault.clock.advance(Duration::from_secs(1));
@@ -98,6 +104,20 @@ impl Prepared {
         all[0] = failing.clone();
         Copy { prepared: self, state, failing, replicas: all, sound }
     }
+}
+
+/// A backup that stores one pack makes so many calls before it writes its act.
+const CALLS_BEFORE_THE_ACT: u64 = 7;
+
+/// Cuts a backup short between its manifest and its act.
+async fn leave_a_manifest(vault: &TestVault, source: &MemorySource) {
+    let failing = FailingReplica::new(vault.replicas[0].clone());
+    (1..100).for_each(|call| failing.fail(CALLS_BEFORE_THE_ACT + call, Failure::Denied));
+    let error = vault.backup_to(source, &[Arc::new(failing)]).await.unwrap_err();
+    assert_eq!(error.class(), Class::Storage, "{error:?}");
+    let left = files_below(&vault.replica_path(1).join(layout::snapshots(&name(DATASET))));
+    let is_signature = |file: &&std::path::PathBuf| file.extension().is_some_and(|ending| ending == "minisig");
+    assert_eq!(left.len(), 2 * left.iter().filter(is_signature).count() + 1, "{left:?}");
 }
 
 struct Copy<'a> {
@@ -229,7 +249,7 @@ async fn fail_every_call(replicas: usize, marked: bool, failures: &[Failure]) {
     let done = (plan.removed().count(), outcome.snapshots, outcome.packs, plan.segments.len());
     let calls = undisturbed.failing.calls();
     if marked {
-        assert_eq!(done, (1, 1, replicas as u64, replicas), "{plan:?}");
+        assert_eq!((done, plan.objects.len()), ((1, 1, replicas as u64, replicas), 1), "{plan:?}");
     } else {
         assert_eq!((outcome.marked_snapshots, outcome.marked_packs, done), (1, 1, (0, 0, 0, 0)), "{plan:?}");
     }

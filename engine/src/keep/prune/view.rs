@@ -269,9 +269,9 @@ impl Prune<'_> {
             acts.any(|act| act.act == ActKind::Mark && act.id == mark.id && act.blake3 == mark.hash)
         };
         let current_marks: BTreeSet<SnapshotId> = marks.iter().filter(is_current).map(|mark| mark.id.clone()).collect();
-        // What was a leftover when it was marked stays one, though acts have gone that showed it.
-        let of_current = marks.iter().filter(|mark| current_marks.contains(&mark.id));
-        let marked: HashSet<&String> = of_current.flat_map(|mark| &mark.body.objects).collect();
+        // What was a leftover when it was marked stays one, though acts have gone that showed it,
+        // and though a sweep has carried the mark out in another replica, and was then cut short.
+        let marked: HashSet<&String> = marks.iter().flat_map(|mark| &mark.body.objects).collect();
         let is_leftover = |snapshot: &SnapshotId| {
             marked.contains(&layout::manifest(dataset, snapshot))
                 || unfinished.get(snapshot).is_some_and(|head| known.is_leftover(snapshot, head))
