@@ -12,6 +12,7 @@ use lifeboat_engine::base::{Class, Context, Result};
 use lifeboat_engine::config::Config;
 use lifeboat_engine::format::id::Name;
 use lifeboat_engine::is_future;
+use lifeboat_engine::keep::scrub;
 use prometheus::{GaugeVec, IntCounterVec, Opts, Registry, TextEncoder};
 
 use crate::status::DatasetStatus;
@@ -286,7 +287,9 @@ fn replicas(page: &Page, snapshot: &Snapshot<'_>) -> prometheus::Result<()> {
 }
 
 fn scrubs(page: &Page, snapshot: &Snapshot<'_>) -> prometheus::Result<()> {
-    let (mut checked, mut repaired, mut damaged, mut oldest) = (Vec::new(), Vec::new(), Vec::new(), Vec::new());
+    let (mut checked, mut repaired, mut damaged) = (Vec::new(), Vec::new(), Vec::new());
+    let (mut oldest, mut late) = (Vec::new(), Vec::new());
+    let period = snapshot.config.scrub_period;
     for (dataset, status) in datasets(snapshot) {
         for replica in snapshot.config.replicas.iter().map(|replica| &replica.name) {
             let (at, scrub) =
@@ -295,6 +298,8 @@ fn scrubs(page: &Page, snapshot: &Snapshot<'_>) -> prometheus::Result<()> {
             repaired.push((at(), scrub.repaired_objects));
             damaged.push((at(), scrub.damaged_objects as f64));
             oldest.push((at(), timestamp(scrub.oldest_check)));
+            let by = scrub::late_by(scrub.oldest_check.or(scrub.since), period, snapshot.now);
+            late.push((at(), by.as_secs_f64()));
         }
     }
     let labels = ["dataset", "replica"];
@@ -316,6 +321,12 @@ fn scrubs(page: &Page, snapshot: &Snapshot<'_>) -> prometheus::Result<()> {
         "Every object that was there at this time has been checked since. 0: not every one was checked yet.",
         &labels,
         oldest,
+    )?;
+    page.gauge(
+        "lifeboat_scrub_late_seconds",
+        "By how much the scrub is late. It is not while every object that was there two periods ago has been checked since.",
+        &labels,
+        late,
     )
 }
 

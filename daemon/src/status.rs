@@ -123,6 +123,8 @@ pub(crate) struct ScrubStanding {
     pub damaged: BTreeMap<String, Damage>,
     /// Every object was checked at this time or later.
     pub oldest_check: Option<DateTime<Utc>>,
+    /// When the first round began.
+    pub since: Option<DateTime<Utc>>,
 }
 
 impl ScrubStanding {
@@ -134,6 +136,7 @@ impl ScrubStanding {
             damaged_objects: scrub.damaged_objects(),
             damaged: damaged.map(|(key, damage)| (key.clone(), damage.clone())).collect(),
             oldest_check: scrub.oldest_check(),
+            since: scrub.since,
         }
     }
 }

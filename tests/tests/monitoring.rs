@@ -35,6 +35,7 @@ const METRICS: &[&str] = &[
     "lifeboat_replica_up",
     "lifeboat_schedule_expected_interval_seconds",
     "lifeboat_scrub_damaged_objects",
+    "lifeboat_scrub_late_seconds",
     "lifeboat_scrub_objects_total",
     "lifeboat_scrub_oldest_check_timestamp_seconds",
     "lifeboat_scrub_repaired_objects_total",

@@ -72,6 +72,7 @@ fn every_series_exists_from_the_start() {
                 "scrub_repaired_objects_total",
                 "scrub_damaged_objects",
                 "scrub_oldest_check_timestamp_seconds",
+                "scrub_late_seconds",
             ] {
                 let line = format!("lifeboat_{metric}{{dataset=\"{dataset}\",replica=\"{replica}\"}} 0\n");
                 assert!(page.contains(&line), "{line}\n{page}");

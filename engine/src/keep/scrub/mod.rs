@@ -35,7 +35,7 @@ use tokio::sync::Mutex;
 use self::compare::Judged;
 use self::folders::{SMALL_PARTS, prefix, proof};
 use self::look::Looker;
-pub use self::progress::{Damage, ReplicaScrub, ScrubProgress};
+pub use self::progress::{Damage, ReplicaScrub, ScrubProgress, late_by};
 use crate::config::{Config, Dataset};
 use crate::keys::HostKeys;
 use crate::state::StateDirectory;

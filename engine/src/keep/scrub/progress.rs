@@ -34,6 +34,8 @@ pub struct ScrubProgress {
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct ReplicaScrub {
+    /// When the first round began, or one after a clock that was set back.
+    pub since: Option<DateTime<Utc>>,
     /// When the round began. `None`: no round did.
     began: Option<DateTime<Utc>>,
     /// The part that comes next; after the last one, the round is over.
@@ -163,6 +165,7 @@ impl ReplicaScrub {
     pub(super) fn begin_part(&mut self, now: DateTime<Utc>) -> usize {
         if self.began.is_none_or(|began| began > now) || self.next >= PARTS {
             (self.began, self.next, self.after, self.untold) = (Some(now), 0, None, 0);
+            self.since = self.since.filter(|since| *since <= now).or(Some(now));
             self.part_began = None;
         }
         self.part_began.get_or_insert(now);
@@ -204,6 +207,15 @@ impl ReplicaScrub {
     }
 }
 
+/// By how much a scrub is late that has not checked every object since then. It is not while
+/// whatever was there two periods ago has been checked since. Zero without a period.
+#[must_use]
+pub fn late_by(unchecked_since: Option<DateTime<Utc>>, period: Duration, now: DateTime<Utc>) -> Duration {
+    let waited = unchecked_since.filter(|_| !period.is_zero()).map(|since| now - since);
+    let waited = waited.and_then(|waited| waited.to_std().ok()).unwrap_or_default();
+    waited.saturating_sub(period.saturating_mul(2))
+}
+
 #[cfg(test)]
 #[allow(clippy::unwrap_used, reason = "tests")]
 mod tests {
@@ -213,6 +225,10 @@ mod tests {
 
     fn at(day: i64) -> DateTime<Utc> {
         DateTime::from_timestamp(1_795_459_999 + 86_400 * day, 0).unwrap()
+    }
+
+    fn late(scrub: &ReplicaScrub, period: Duration, now: DateTime<Utc>) -> Duration {
+        late_by(scrub.oldest_check().or(scrub.since), period, now)
     }
 
     #[test]
@@ -230,12 +246,33 @@ mod tests {
                 let oldest = scrub.oldest_check().unwrap();
                 assert!(at(day) - oldest <= TimeDelta::days(30), "on day {day}, some part is older: {oldest}");
             }
+            assert_eq!(late(&scrub, period, at(day)), Duration::ZERO);
         }
         assert!(days[1..].iter().all(|parts| (8..=12).contains(parts)), "{days:?}");
         // A clock that was set back.
         assert!(scrub.is_due(period, at(-100)));
         scrub.begin_part(at(-100));
         assert!(!scrub.is_due(period, at(-200) + TimeDelta::days(100)) || scrub.next == 0);
+    }
+
+    #[test]
+    fn it_is_late_when_two_periods_pass_without_a_whole_round() {
+        let (period, mut scrub) = (30 * DAY, ReplicaScrub::default());
+        assert_eq!(late(&scrub, period, at(1000)), Duration::ZERO, "no round began");
+        scrub.begin_part(at(0));
+        scrub.end_part(Some("x"));
+        assert_eq!(late(&scrub, period, at(60)), Duration::ZERO);
+        assert_eq!(late(&scrub, period, at(61)), DAY);
+        assert_eq!(late(&scrub, Duration::ZERO, at(61)), Duration::ZERO, "there is no scrub");
+        for _ in 1..PARTS {
+            scrub.begin_part(at(61));
+            scrub.end_part(Some("x"));
+        }
+        // What the first part looked at is as old as before.
+        assert_eq!(late(&scrub, period, at(61)), DAY);
+        scrub.begin_part(at(62));
+        scrub.end_part(Some("x"));
+        assert_eq!(late(&scrub, period, at(62)), Duration::ZERO);
     }
 
     #[test]
