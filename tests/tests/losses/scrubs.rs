@@ -254,7 +254,8 @@ async fn a_keyring_object_that_was_written_later_is_not_put_back() {
     round(&vault).await;
     let key = layout::keyring_generation(&name(DATASET), 1);
     let file = places[0].join(&key);
-    flip(&file, usize::try_from(file.metadata().unwrap().len()).unwrap() / 2);
+    // In the body, so that it is still an age file.
+    flip(&file, usize::try_from(file.metadata().unwrap().len()).unwrap() - 1);
     let later = std::time::SystemTime::now() + Duration::from_secs(3600);
     std::fs::File::options().write(true).open(&file).unwrap().set_modified(later).unwrap();
     let before = contents(&places);
