@@ -196,8 +196,8 @@ impl Copy<'_> {
     }
 
     /// The keys of each replica, without index segments and marks that have lost their signatures:
-    /// they count for nothing. A prune that was cut short between the two leaves the segment for
-    /// good, and the mark for another grace period.
+    /// they count for nothing. A prune that was cut short between the two leaves both until they
+    /// are old enough to be marked.
     async fn keys(&self) -> Vec<BTreeSet<String>> {
         let mut all = Vec::new();
         for replica in &self.sound {

@@ -38,7 +38,7 @@ pub(crate) struct Inventory {
     pub marks: BTreeSet<SnapshotId>,
     /// The numbers of acts.
     pub acts: BTreeSet<u64>,
-    /// Keys of manifests, marks and prune records that have no signature.
+    /// Keys of manifests, index segments, marks and prune records that have no signature.
     pub unfinished: BTreeSet<String>,
     /// Keys of objects that are of no known kind.
     pub strangers: Vec<String>,
@@ -167,6 +167,8 @@ impl Inventory {
                 if signed() {
                     self.indexes.insert(snapshot);
                     self.index_bytes = self.index_bytes.saturating_add(object.size);
+                } else {
+                    self.unfinished.insert(key.to_owned());
                 }
             } else if let Some(id) = layout::parse_json(&layout::drills(dataset), key) {
                 if signed() {

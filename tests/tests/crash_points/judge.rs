@@ -191,7 +191,7 @@ impl Judge {
         let mut found = Found::default();
         for region in regions {
             let keys = keys(region, vault_prefix).await;
-            let signed = [layout::snapshots, layout::prunes, layout::marks].map(|of| of(&dataset()));
+            let signed = [layout::snapshots, layout::indexes, layout::prunes, layout::marks].map(|of| of(&dataset()));
             for key in &keys {
                 let is_orphan = if let Some(object) = key.strip_suffix(".minisig") {
                     !keys.contains(object)
@@ -201,7 +201,7 @@ impl Judge {
                     !keys.contains(&layout::signature(key))
                 } else {
                     !["vault.json", "keyring/", "hosts/"].iter().any(|place| key.starts_with(place))
-                        && ![layout::order, layout::indexes].iter().any(|of| key.starts_with(&of(&dataset())))
+                        && !key.starts_with(&layout::order(&dataset()))
                 };
                 if is_orphan {
                     found.orphans.push(format!("{label}: {key} is left in {}", region.name()));

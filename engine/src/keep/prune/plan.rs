@@ -191,6 +191,7 @@ impl Prune<'_> {
         let is_old = |key: &str| {
             let of_record = |folder: String| layout::parse_json(&folder, key);
             let id = layout::parse_manifest(dataset, key)
+                .or_else(|| layout::parse_index(dataset, key))
                 .or_else(|| of_record(layout::marks(dataset)))
                 .or_else(|| of_record(layout::prunes(dataset)));
             id.is_some_and(|id| plan.made - id.time() >= longest_run)

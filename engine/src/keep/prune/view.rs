@@ -294,6 +294,8 @@ impl Prune<'_> {
         let leftover_objects = others
             .into_iter()
             .filter(|key| layout::parse_manifest(dataset, key).is_none_or(|id| is_leftover(&id)))
+            // That of a snapshot has lost its signature, and may get it back.
+            .filter(|key| layout::parse_index(dataset, key).is_none_or(|id| !manifests.contains_key(&id)))
             .collect();
         inventories.retain(|inventory| !doubts.replicas.contains_key(inventory.replica.name()));
         let mut unusable = Vec::new();
