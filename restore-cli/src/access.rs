@@ -75,7 +75,7 @@ pub(crate) async fn given_identities(files: &[PathBuf]) -> Result<Vec<SharedIden
 }
 
 /// This host's keys, where it has some that this user may read.
-fn host_keys(config: &Config) -> Option<HostKeys> {
+pub(crate) fn host_keys(config: &Config) -> Option<HostKeys> {
     if !config.keys.host_key.path().exists() || !config.keys.host_bundle.path().exists() {
         return None;
     }

@@ -213,6 +213,11 @@ impl Place {
         Self { as_of: moment.as_of, ..self }
     }
 
+    /// The configuration of a host that may know the vault as it is; none for a moment in the past.
+    pub(crate) fn host(&self) -> Option<&Config> {
+        self.config.as_ref().filter(|_| self.as_of.is_none())
+    }
+
     /// Opens what can be opened: one replica whose files are broken must not stop a restore from
     /// another. Of the others, tells why they cannot be opened.
     async fn open_for_reading(&self, clock: &SharedClock) -> Result<(Vec<SharedReplica>, BTreeMap<Name, String>)> {

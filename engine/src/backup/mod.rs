@@ -331,7 +331,7 @@ impl Backup<'_> {
         let (inventories, mut failed) = Inventory::take_all_to_write(self.replicas, &self.keys.vault, dataset).await;
         let (mut members, lacking): (Vec<_>, Vec<_>) =
             inventories.into_iter().partition(|inventory| inventory.keyring.contains(&keyring));
-        members.iter_mut().for_each(|member| member.packs.retain(|pack, _| !sparse.contains(pack)));
+        members.iter_mut().for_each(|member| member.forget(sparse));
         for inventory in lacking {
             let replica = inventory.replica.name();
             let error =

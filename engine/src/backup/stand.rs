@@ -5,7 +5,7 @@
 //! they do not stop the backup. But a host that believes no act at all, and finds one of a host
 //! that it does not trust, begins no second chain beside it.
 
-use std::collections::{BTreeMap, HashSet};
+use std::collections::{BTreeMap, BTreeSet};
 
 use lifeboat_base::{Class, Error, Result};
 use lifeboat_format::id::{Name, PackId, SnapshotId};
@@ -82,7 +82,8 @@ impl Backup<'_> {
         *members = level;
         self.refuse_a_taken_number(order, members, number.max(seen).saturating_add(1)).await?;
         let marked = marked_packs(&reader, members, failed, warnings).await;
-        members.iter_mut().for_each(|member| member.packs.retain(|pack, _| !marked.contains(pack)));
+        drop(all);
+        members.iter_mut().for_each(|member| member.forget(&marked));
         Ok(Standing { last, seen })
     }
 
@@ -179,9 +180,9 @@ async fn marked_packs(
     members: &mut Vec<Inventory>,
     failed: &mut BTreeMap<Name, Error>,
     warnings: &mut Vec<String>,
-) -> HashSet<PackId> {
+) -> BTreeSet<PackId> {
     let (marks, unreadable) = reader.read_all::<MarkRecord>(members).await;
-    let mut marked: HashSet<PackId> = marks.into_iter().flat_map(|mark| mark.body.packs).collect();
+    let mut marked: BTreeSet<PackId> = marks.into_iter().flat_map(|mark| mark.body.packs).collect();
     for (mark, error) in unreadable {
         if !is_verdict(&error) {
             set_aside(members, failed, &error, |member| member.marks.contains(&mark));

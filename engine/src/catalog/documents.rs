@@ -7,11 +7,8 @@
 //! replica sends in their place must not add up. A document that takes more than half of
 //! `limits.memory` is refused.
 
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-
 use age::Identity;
 use bytes::Bytes;
-use futures::{Stream, StreamExt};
 use lifeboat_base::{Class, Context, Error, Result};
 use lifeboat_format::act::{Act, ActKind};
 use lifeboat_format::id::{Digest, Name, PackId, SnapshotId};
@@ -22,23 +19,19 @@ use lifeboat_format::record::MAX_RECORD_BYTES;
 use lifeboat_store::{Replica, ReplicaError, ReplicaErrorKind, SharedReplica};
 use tokio::sync::{Semaphore, SemaphorePermit};
 
-use super::inventory::Inventory;
 use super::signed::{check_pair, fetch_pair};
-use super::unbelieved::Unbelieved;
 use super::verdict::{Signed, combine};
 use crate::keys::ReaderKeys;
 use crate::keys::crypt;
 use crate::state::cache::ObjectCache;
 
-/// How many manifests are fetched and opened at once.
-const MANIFESTS_AT_ONCE: usize = 16;
 /// A longer object is large, and so is a document with more JSON.
 pub(crate) const SMALL_DOCUMENT_BYTES: u64 = 2 << 20;
 /// This much may be held of a document whatever `limits.memory` says.
 const MIN_HELD_BYTES: u64 = 32 << 20;
 /// Taken by whoever fetches or opens a large document. One that waits for it must not keep the one
-/// that has it from going on, so nobody reads documents while looking at the items of
-/// [`Documents::manifests`].
+/// that has it from going on, so nobody reads documents while others are being read and wait to be
+/// looked at.
 static LARGE_DOCUMENT: Semaphore = Semaphore::const_new(1);
 
 /// Reads documents of one dataset.
@@ -68,6 +61,14 @@ const MANIFEST: DocumentKind =
 const INDEX_SEGMENT: DocumentKind =
     DocumentKind { name: "index segment", max_bytes: MAX_INDEX_OBJECT_BYTES, unpacked: |_| 0 };
 
+/// A document's object as it is stored.
+#[derive(Clone, Copy)]
+pub(crate) struct StoredAs {
+    pub(crate) hash: Digest,
+    /// Its length.
+    pub(crate) bytes: u64,
+}
+
 /// Why an object was not fetched.
 struct Unfetched {
     error: Error,
@@ -95,11 +96,22 @@ impl Documents<'_> {
         replicas: &[SharedReplica],
         snapshot: &SnapshotId,
     ) -> Result<(Manifest, Digest)> {
+        self.look(replicas, snapshot, |manifest, stored| Ok((manifest, stored.hash))).await
+    }
+
+    /// What `look` finds in this manifest. A large one is gone before the next one is read.
+    pub(crate) async fn look<T: Send + 'static>(
+        &self,
+        replicas: &[SharedReplica],
+        snapshot: &SnapshotId,
+        look: impl Fn(Manifest, StoredAs) -> Result<T> + Clone + Send + 'static,
+    ) -> Result<T> {
         let (vault, dataset, id) = (self.vault.to_owned(), self.dataset.clone(), snapshot.clone());
-        let parse = move |plaintext: Vec<u8>| Manifest::parse(plaintext, &vault, &dataset, &id);
+        let parse = move |plaintext: Vec<u8>, stored: StoredAs| {
+            look(Manifest::parse(plaintext, &vault, &dataset, &id)?, stored)
+        };
         let key = layout::manifest(self.dataset, snapshot);
-        let (manifest, object) = self.read(MANIFEST, snapshot, key, replicas, parse).await?;
-        Ok((manifest, Digest::of(&object)))
+        self.read(MANIFEST, snapshot, key, replicas, parse).await
     }
 
     /// As [`Self::manifest`], of a manifest that requires what this program does not know.
@@ -109,58 +121,19 @@ impl Documents<'_> {
         snapshot: &SnapshotId,
     ) -> Result<(ManifestHead, Digest)> {
         let (vault, dataset, id) = (self.vault.to_owned(), self.dataset.clone(), snapshot.clone());
-        let parse = move |plaintext: Vec<u8>| Manifest::parse_head(plaintext, &vault, &dataset, &id);
+        let parse = move |plaintext: Vec<u8>, stored: StoredAs| {
+            Ok((Manifest::parse_head(plaintext, &vault, &dataset, &id)?, stored.hash))
+        };
         let key = layout::manifest(self.dataset, snapshot);
-        let (head, object) = self.read(MANIFEST, snapshot, key, replicas, parse).await?;
-        Ok((head, Digest::of(&object)))
+        self.read(MANIFEST, snapshot, key, replicas, parse).await
     }
 
     /// The index segment from the cache, or else from the first of `replicas` that returns a valid
     /// one.
     pub(crate) async fn index(&self, replicas: &[SharedReplica], snapshot: &SnapshotId) -> Result<IndexSegment> {
         let key = layout::index(self.dataset, snapshot);
-        let parse = |plaintext: Vec<u8>| IndexSegment::open(&plaintext);
-        Ok(self.read(INDEX_SEGMENT, snapshot, key, replicas, parse).await?.0)
-    }
-
-    /// Reads many manifests, several at once, and returns them in order. They come without their
-    /// extents: these may be long, and whoever looks through many manifests does not need them.
-    ///
-    /// Replicas that show too many that none returns signed are left aside, so some of `snapshots`
-    /// may not be returned ([`MAX_UNBELIEVED`](super::unbelieved::MAX_UNBELIEVED)). Hence the
-    /// newest should come first.
-    pub(crate) fn manifests<'b>(
-        &'b self,
-        inventories: &'b [Inventory],
-        snapshots: impl IntoIterator<Item = SnapshotId> + 'b,
-    ) -> impl Stream<Item = (SnapshotId, Result<(Manifest, Digest)>)> + 'b {
-        let unbelieved = Arc::new(Mutex::new(Unbelieved::new("a snapshot that no replica returns signed")));
-        let at_end = unbelieved.clone();
-        let read = move |snapshot: SnapshotId| {
-            let unbelieved = unbelieved.clone();
-            async move {
-                let holders = inventories.iter().filter(|inventory| inventory.snapshots.contains(&snapshot));
-                let holders: Vec<SharedReplica> = holders.map(|inventory| inventory.replica.clone()).collect();
-                let names = || holders.iter().map(|holder| holder.name());
-                if lock(&unbelieved).leaves_aside(names()) {
-                    return None;
-                }
-                let manifest = self.manifest(&holders, &snapshot).await;
-                // A replica that fails may well hold it signed.
-                if let Err(error) = &manifest
-                    && self.signed(holders.iter(), &snapshot).await < Signed::Unknown
-                {
-                    lock(&unbelieved).add(names(), &snapshot, error);
-                }
-                Some((snapshot, manifest.map(|(manifest, hash)| (manifest.without_extents(), hash))))
-            }
-        };
-        let warned = futures::stream::once(async move {
-            lock(&at_end).log("it is left aside");
-            None
-        });
-        let read = futures::stream::iter(snapshots).map(read).buffered(MANIFESTS_AT_ONCE);
-        read.chain(warned).filter_map(std::future::ready)
+        let parse = |plaintext: Vec<u8>, _| IndexSegment::open(&plaintext);
+        self.read(INDEX_SEGMENT, snapshot, key, replicas, parse).await
     }
 
     /// Whether one of `replicas` returns the manifest as a trusted signer signed it. It is not
@@ -235,23 +208,25 @@ impl Documents<'_> {
     /// nothing: it can only be a reason to delete nothing.
     pub(crate) async fn unsigned_head(&self, replica: &SharedReplica, snapshot: &SnapshotId) -> Result<ManifestHead> {
         let (vault, dataset, id) = (self.vault.to_owned(), self.dataset.clone(), snapshot.clone());
-        let parse = move |plaintext: Vec<u8>| Manifest::parse_head(plaintext, &vault, &dataset, &id);
+        let parse = move |plaintext: Vec<u8>, _| Manifest::parse_head(plaintext, &vault, &dataset, &id);
         self.unsigned(replica, snapshot, parse).await
     }
 
     /// The packs that such a manifest names.
     pub(crate) async fn unsigned_packs(&self, replica: &SharedReplica, snapshot: &SnapshotId) -> Result<Vec<PackId>> {
         let (vault, dataset, id) = (self.vault.to_owned(), self.dataset.clone(), snapshot.clone());
-        let parse = move |plaintext: Vec<u8>| Manifest::parse(plaintext, &vault, &dataset, &id);
-        let manifest = self.unsigned(replica, snapshot, parse).await?;
-        Ok(manifest.packs.iter().map(|pack| pack.id).collect())
+        let parse = move |plaintext: Vec<u8>, _| {
+            let manifest = Manifest::parse(plaintext, &vault, &dataset, &id)?;
+            Ok(manifest.packs.iter().map(|pack| pack.id).collect())
+        };
+        self.unsigned(replica, snapshot, parse).await
     }
 
     async fn unsigned<T: Send + 'static>(
         &self,
         replica: &SharedReplica,
         snapshot: &SnapshotId,
-        parse: impl FnOnce(Vec<u8>) -> Result<T> + Send + 'static,
+        parse: impl FnOnce(Vec<u8>, StoredAs) -> Result<T> + Send + 'static,
     ) -> Result<T> {
         let key = layout::manifest(self.dataset, snapshot);
         let turn = take_turn().await?;
@@ -259,27 +234,25 @@ impl Documents<'_> {
         self.open(MANIFEST, &key, object, Some(turn), parse).await
     }
 
-    /// Returns the object as it is stored, too.
     async fn read<T: Send + 'static>(
         &self,
         kind: DocumentKind,
         snapshot: &SnapshotId,
         key: String,
         replicas: &[SharedReplica],
-        parse: impl Fn(Vec<u8>) -> Result<T> + Clone + Send + 'static,
-    ) -> Result<(T, Bytes)> {
-        if let Some(object) = self.cached(&key)
-            && let Ok(document) = self.open(kind, &key, object.clone(), None, parse.clone()).await
+        parse: impl Fn(Vec<u8>, StoredAs) -> Result<T> + Clone + Send + 'static,
+    ) -> Result<T> {
+        if let Some((object, turn)) = self.cached(&key).await?
+            && let Ok(document) = self.open(kind, &key, object, turn, parse.clone()).await
         {
-            return Ok((document, object));
+            return Ok(document);
         }
         let mut errors = Vec::new();
         for replica in replicas {
             let read = async {
                 let (object, turn) = self.fetch(replica.as_ref(), kind, &key).await?;
-                let document = self.open(kind, &key, object.clone(), turn, parse.clone()).await;
-                let document = document.map_err(|error| error.within(format!("replica {}", replica.name())));
-                Ok((document?, object))
+                let document = self.open(kind, &key, object, turn, parse.clone()).await;
+                document.map_err(|error| error.within(format!("replica {}", replica.name())))
             };
             match read.await {
                 Ok(found) => return Ok(found),
@@ -291,8 +264,15 @@ impl Documents<'_> {
         Err(combine(format!("no replica returns a valid {} of {}/{snapshot}", kind.name, self.dataset), &errors))
     }
 
-    fn cached(&self, key: &str) -> Option<Bytes> {
-        self.cache?.get(key).map(Bytes::from)
+    /// The copy in the cache. If it is large, the turn comes with it.
+    async fn cached(&self, key: &str) -> Result<Option<(Bytes, Option<LargeTurn>)>> {
+        let Some(cache) = self.cache else { return Ok(None) };
+        let turn = match cache.length(key) {
+            None => return Ok(None),
+            Some(length) if length > SMALL_DOCUMENT_BYTES => Some(take_turn().await?),
+            Some(_) => None,
+        };
+        Ok(cache.get(key).map(|object| (Bytes::from(object), turn)))
     }
 
     /// Fetches an object, checks its signature, and adds it to the cache. If it is large, the turn
@@ -337,15 +317,16 @@ impl Documents<'_> {
         key: &str,
         object: Bytes,
         turn: Option<LargeTurn>,
-        parse: impl FnOnce(Vec<u8>) -> Result<T> + Send + 'static,
+        parse: impl FnOnce(Vec<u8>, StoredAs) -> Result<T> + Send + 'static,
     ) -> Result<T> {
         let failed = || "the thread that opens documents failed";
         let identities = self.keys.identities.clone();
         let decrypted = tokio::task::spawn_blocking(move || {
             let identities = identities.iter().map(|identity| identity.as_ref() as &dyn Identity);
-            crypt::decrypt(identities, &object, MAX_MANIFEST_BYTES)
+            let stored = StoredAs { hash: Digest::of(&object), bytes: object.len() as u64 };
+            (crypt::decrypt(identities, &object, MAX_MANIFEST_BYTES), stored)
         });
-        let decrypted = decrypted.await.context(Class::Failed, failed)?;
+        let (decrypted, stored) = decrypted.await.context(Class::Failed, failed)?;
         let opened = async {
             let plaintext = decrypted?;
             // A few bytes may decompress to many.
@@ -361,7 +342,7 @@ impl Documents<'_> {
                 turn => turn,
             };
             let parsed = tokio::task::spawn_blocking(move || {
-                let parsed = parse(plaintext);
+                let parsed = parse(plaintext, stored);
                 drop(turn);
                 parsed
             });
@@ -374,10 +355,6 @@ impl Documents<'_> {
 /// How much may be held of one document under this `limits.memory`, in bytes.
 pub(crate) fn held_of(memory: u64) -> u64 {
     MIN_HELD_BYTES.max(memory / 2)
-}
-
-fn lock(unbelieved: &Mutex<Unbelieved>) -> MutexGuard<'_, Unbelieved> {
-    unbelieved.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 fn raise_memory(bytes: u64) -> String {

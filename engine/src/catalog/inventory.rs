@@ -1,6 +1,7 @@
 //! What each replica holds of one dataset, as its listing shows.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::sync::Arc;
 
 use chrono::{DateTime, Utc};
 use lifeboat_base::{Class, Error, Result};
@@ -8,7 +9,7 @@ use lifeboat_format::Format;
 use lifeboat_format::id::{Name, PackId, SnapshotId};
 use lifeboat_format::info::{self, MAX_VAULT_INFO_BYTES, VaultInfo};
 use lifeboat_format::layout;
-use lifeboat_format::manifest::{Manifest, PackRef};
+use lifeboat_format::manifest::PackRef;
 use lifeboat_store::{Listing, ObjectMeta, ReplicaError, SharedReplica};
 
 /// What one replica holds of one dataset.
@@ -18,7 +19,7 @@ pub(crate) struct Inventory {
     /// The format of the vault that it holds.
     pub format: Format,
     /// Packs, each with its size in bytes.
-    pub packs: HashMap<PackId, u64>,
+    pub packs: Arc<HashMap<PackId, u64>>,
     /// Committed snapshots: they have a manifest and its signature.
     pub snapshots: BTreeSet<SnapshotId>,
     /// When the replica stored each of these, by its own clock: the manifest or its signature,
@@ -128,7 +129,7 @@ impl Inventory {
         let mut inventory = Self {
             replica: replica.clone(),
             format,
-            packs,
+            packs: Arc::new(packs),
             snapshots: BTreeSet::new(),
             written: BTreeMap::new(),
             unsigned: BTreeSet::new(),
@@ -259,6 +260,13 @@ impl Inventory {
         }
     }
 
+    /// Forgets that it lists these packs.
+    pub(crate) fn forget(&mut self, packs: &BTreeSet<PackId>) {
+        if packs.iter().any(|pack| self.packs.contains_key(pack)) {
+            Arc::make_mut(&mut self.packs).retain(|pack, _| !packs.contains(pack));
+        }
+    }
+
     /// Whether the replica lists this pack with the right size.
     pub(crate) fn has(&self, pack: &PackRef) -> bool {
         self.packs.get(&pack.id) == Some(&pack.size)
@@ -267,13 +275,6 @@ impl Inventory {
     /// Whether the replica has the keyring object of this generation.
     pub(crate) fn has_keys(&self, dataset: &Name, generation: u32) -> bool {
         self.keyring.contains(&layout::keyring_generation(dataset, generation))
-    }
-
-    /// Whether this replica alone can restore the snapshot, as far as a listing tells.
-    pub(crate) fn is_complete(&self, manifest: &Manifest) -> bool {
-        self.snapshots.contains(&manifest.snapshot)
-            && manifest.generations().iter().all(|generation| self.has_keys(&manifest.dataset, *generation))
-            && manifest.packs.iter().all(|pack| self.has(pack))
     }
 }
 

@@ -10,13 +10,13 @@
 //!   the act puts it there.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 
 use bytes::Bytes;
 use futures::StreamExt;
 use lifeboat_base::{Class, Error, Result};
-use lifeboat_format::act::{self, Act, MAX_ACT_BYTES};
-use lifeboat_format::id::{Digest, Name};
+use lifeboat_format::act::{self, Act, ActKind, MAX_ACT_BYTES};
+use lifeboat_format::id::{Digest, Name, SnapshotId};
 use lifeboat_format::layout;
 use lifeboat_format::record::PruneRecord;
 use lifeboat_store::SharedReplica;
@@ -24,9 +24,11 @@ use lifeboat_store::SharedReplica;
 use super::ciphertext::put_once;
 use super::documents::Documents;
 use super::inventory::Inventory;
+use super::kept_acts::KeptActs;
 use super::unbelieved::Unbelieved;
 use super::verdict::{combine_looks, is_verdict};
 use crate::keys::HostKeys;
+use crate::keys::seal::HostKey;
 use crate::keys::sign::{SignerKey, verify};
 use crate::state::cache::ObjectCache;
 
@@ -57,11 +59,19 @@ pub(crate) struct OrderReader<'a> {
     pub(crate) trusted: &'a [SignerKey],
     /// Holds only acts whose signature was checked.
     pub(crate) cache: Option<&'a ObjectCache>,
+    /// Seals what is kept beside the cache.
+    pub(crate) host_key: Option<&'a HostKey>,
 }
 
 impl<'a> OrderReader<'a> {
     pub(crate) fn of_host(keys: &'a HostKeys, dataset: &'a Name, cache: &'a ObjectCache) -> Self {
-        Self { vault: &keys.vault, dataset, trusted: &keys.trusted_signers, cache: Some(cache) }
+        Self {
+            vault: &keys.vault,
+            dataset,
+            trusted: &keys.trusted_signers,
+            cache: Some(cache),
+            host_key: Some(&keys.host_key),
+        }
     }
 
     /// The act of a number, from the cache or else from the first of `replicas` that returns it.
@@ -194,6 +204,17 @@ impl<'a> OrderReader<'a> {
     /// Every act that a replica shows, and why others cannot be believed. Replicas that show too
     /// many of these are left aside ([`MAX_UNBELIEVED`](super::unbelieved::MAX_UNBELIEVED)).
     pub(crate) async fn all(&self, inventories: &[Inventory]) -> Acts {
+        let kept = self.cache.zip(self.host_key);
+        let mut kept = kept.map(|(cache, key)| KeptActs::read(cache, key, self.trusted, self.vault, self.dataset));
+        let (mut acts, mut unknown) = (Acts::default(), Vec::new());
+        // The newest are the last that may be left aside.
+        for number in all_numbers(inventories).into_iter().rev() {
+            match kept.as_mut().and_then(|kept| self.believed(number, kept.known.get(&number)?.clone())) {
+                Some(found) => acts.insert(number, found),
+                None => unknown.push(number),
+            }
+        }
+        let is_new = !unknown.is_empty();
         let unbelieved = Mutex::new(Unbelieved::new("an act that cannot be believed"));
         let lock = || unbelieved.lock().unwrap_or_else(PoisonError::into_inner);
         let read = |number| async move {
@@ -208,10 +229,7 @@ impl<'a> OrderReader<'a> {
             }
             (number, Some(found))
         };
-        // The newest are the last that may be left aside.
-        let numbers = futures::stream::iter(all_numbers(inventories).into_iter().rev());
-        let mut read = std::pin::pin!(numbers.map(read).buffered(ACTS_AT_ONCE));
-        let mut acts = Acts::default();
+        let mut read = std::pin::pin!(futures::stream::iter(unknown).map(read).buffered(ACTS_AT_ONCE));
         while let Some((number, found)) = read.next().await {
             match found {
                 Some(Ok(found)) => acts.insert(number, found),
@@ -221,7 +239,17 @@ impl<'a> OrderReader<'a> {
         }
         lock().log("it counts for nothing");
         acts.left_aside = lock().left_aside().cloned().collect();
+        if let Some(kept) = kept.filter(|_| is_new) {
+            kept.keep(&acts.found.iter().map(|(number, found)| (*number, found.stored.clone())).collect());
+        }
         acts
+    }
+
+    /// An act whose signature was checked before.
+    fn believed(&self, number: u64, stored: Bytes) -> Option<FoundAct> {
+        let (line, _) = act::split(&stored)?;
+        let act = Act::of_line(line, self.vault, self.dataset, number, "an act that was kept").ok()?;
+        Some(FoundAct { act, stored })
     }
 
     /// Copies to `inventory` the acts that came after its newest one, of those that `others` show.
@@ -263,7 +291,7 @@ impl OrderReader<'_> {
         acts: &Acts,
     ) -> Result<Vec<String>> {
         let mut finished = Vec::new();
-        for FoundAct { act, .. } in acts.found.values() {
+        for act in acts.found.values().map(|found| &found.act) {
             let key = act.object();
             if !inventory.unfinished.contains(&key) {
                 continue;
@@ -310,20 +338,21 @@ impl OrderReader<'_> {
 #[derive(Default)]
 pub(crate) struct Acts {
     /// Those that are believed.
-    pub(crate) found: BTreeMap<u64, FoundAct>,
+    pub(crate) found: BTreeMap<u64, Arc<FoundAct>>,
     pub(crate) unreadable: BTreeMap<u64, Error>,
     /// The replicas that show too many of which nobody can believe any.
     pub(crate) left_aside: BTreeSet<Name>,
     /// What they alone show beside these. It is neither found nor unreadable.
     pub(crate) not_looked_at: BTreeSet<u64>,
-    /// The keys of what `found` are about.
-    objects: BTreeSet<String>,
+    /// What `found` are about.
+    objects: BTreeSet<(ActKind, SnapshotId)>,
 }
 
 impl Acts {
     /// Adds an act that is believed.
-    pub(crate) fn insert(&mut self, number: u64, found: FoundAct) {
-        self.objects.insert(found.act.object());
+    pub(crate) fn insert(&mut self, number: u64, found: impl Into<Arc<FoundAct>>) {
+        let found = found.into();
+        self.objects.insert((found.act.act, found.act.id.clone()));
         self.found.insert(number, found);
     }
 
@@ -341,7 +370,15 @@ impl Acts {
 
     /// Whether an act is about this object.
     pub(crate) fn names(&self, key: &str) -> bool {
-        self.objects.contains(key)
+        let of_record = |folder: String| layout::parse_json(&folder, key);
+        let dataset = self.found.values().next().map(|found| &found.act.dataset);
+        let object = dataset.and_then(|dataset| {
+            layout::parse_manifest(dataset, key)
+                .map(|id| (ActKind::Commit, id))
+                .or_else(|| Some((ActKind::Mark, of_record(layout::marks(dataset))?)))
+                .or_else(|| Some((ActKind::Sweep, of_record(layout::prunes(dataset))?)))
+        });
+        object.is_some_and(|object| self.objects.contains(&object))
     }
 
     /// The number of the newest one.

@@ -16,6 +16,7 @@ use lifeboat_format::record::{PruneRecord, SettledTime};
 use lifeboat_store::SharedReplica;
 
 use super::documents::Documents;
+use super::outlines::Outline;
 
 /// The clocks of hosts may differ by so much, so a smaller difference contradicts nothing.
 pub(crate) const CLOCKS_DIFFER: TimeDelta = TimeDelta::minutes(10);
@@ -45,6 +46,13 @@ pub struct TimeClaim {
 impl From<&Manifest> for TimeClaim {
     fn from(manifest: &Manifest) -> Self {
         let Manifest { snapshot, sequence, started, .. } = manifest;
+        Self { snapshot: snapshot.clone(), sequence: *sequence, time: *started }
+    }
+}
+
+impl From<&Outline> for TimeClaim {
+    fn from(outline: &Outline) -> Self {
+        let Outline { snapshot, sequence, started, .. } = outline;
         Self { snapshot: snapshot.clone(), sequence: *sequence, time: *started }
     }
 }
@@ -123,8 +131,8 @@ impl TakenTimes {
     }
 
     /// The time that counts.
-    pub(crate) fn time(&self, manifest: &Manifest) -> DateTime<Utc> {
-        self.of(&manifest.snapshot, manifest.started).time
+    pub(crate) fn time(&self, outline: &Outline) -> DateTime<Utc> {
+        self.of(&outline.snapshot, outline.started).time
     }
 
     /// Whether an operator vouches for the time of this snapshot.
@@ -238,8 +246,8 @@ impl Documents<'_> {
         claims: &mut BTreeMap<&'s SnapshotId, Option<TimeClaim>>,
     ) -> Option<u64> {
         if !claims.contains_key(snapshot) {
-            let read = self.manifest(replicas, snapshot).await;
-            claims.insert(snapshot, read.ok().map(|(manifest, _)| TimeClaim::from(&manifest)));
+            let read = self.look(replicas, snapshot, |manifest, _| Ok(TimeClaim::from(&manifest))).await;
+            claims.insert(snapshot, read.ok());
         }
         claims.get(snapshot)?.as_ref().map(|claim| claim.sequence)
     }

@@ -6,16 +6,16 @@
 //! snapshots are not brought back. Packs that are missing or have the wrong size are replaced.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 
 use bytes::Bytes;
 use chrono::{DateTime, Utc};
-use futures::StreamExt;
 use lifeboat_base::{Class, Error, Result};
 use lifeboat_format::id::{Name, SnapshotId};
 use lifeboat_format::index::MAX_INDEX_OBJECT_BYTES;
 use lifeboat_format::keyring::MAX_KEYRING_OBJECT_BYTES;
 use lifeboat_format::layout;
-use lifeboat_format::manifest::{MAX_MANIFEST_OBJECT_BYTES, Manifest};
+use lifeboat_format::manifest::MAX_MANIFEST_OBJECT_BYTES;
 use lifeboat_format::record::MAX_RECORD_BYTES;
 use lifeboat_store::SharedReplica;
 use serde::Serialize;
@@ -25,6 +25,7 @@ use super::put_back::put_back;
 use crate::catalog::ciphertext::{copy_pack, put_once};
 use crate::catalog::documents::Documents;
 use crate::catalog::inventory::{Inventory, all_snapshots};
+use crate::catalog::outlines::{KeptOutlines, Outline, ReadOutlines};
 use crate::catalog::removals::prune_records;
 use crate::catalog::signed::fetch_signed_pair;
 use crate::catalog::taken::TimeClaim;
@@ -92,18 +93,14 @@ pub async fn catch_up(
     }
     unread.log("what it removed may be copied again");
     put_back(&documents, keys, &cache, &mut inventories, &records).await;
-    let (mut manifests, mut unreadable, mut unread_signed) = (Vec::new(), Vec::new(), Vec::new());
+    let mut unread_signed = Vec::new();
     let snapshots = all_snapshots(&inventories);
     let snapshots = snapshots.into_iter().rev().filter(|snapshot| !records.snapshots.contains_key(snapshot));
-    let mut read = std::pin::pin!(documents.manifests(&inventories, snapshots));
-    while let Some((snapshot, manifest)) = read.next().await {
-        match manifest {
-            Ok((manifest, _)) => manifests.push(manifest),
-            Err(error) => unreadable.push((snapshot, error)),
-        }
-    }
-    manifests.reverse();
-    let times = records.settled_times().among(manifests.iter().map(TimeClaim::from));
+    let kept = KeptOutlines::open(&cache, keys, name);
+    let ReadOutlines { outlines, by_snapshot, unreadable } =
+        documents.outlines(&inventories, snapshots, Some(&kept)).await;
+    let all: Vec<&Outline> = by_snapshot.values().map(AsRef::as_ref).collect();
+    let times = records.settled_times().among(all.iter().map(|outline| TimeClaim::from(*outline)));
     for (snapshot, error) in unreadable {
         // What nobody signed is missing nowhere.
         let holders = inventories.iter().filter(|inventory| inventory.snapshots.contains(&snapshot));
@@ -116,38 +113,43 @@ pub async fn catch_up(
     let newest_prune = records.found.last().map(|record| &record.id);
     let mut states = Vec::new();
     for at in 0..inventories.len() {
-        let others: Vec<&Inventory> =
-            inventories.iter().enumerate().filter(|(n, _)| *n != at).map(|(_, other)| other).collect();
+        let target = inventories.remove(at);
         let mut run = CatchUp {
             dataset: name,
+            documents: &documents,
             keys,
-            target: inventories[at].clone(),
-            others,
+            target,
+            others: &inventories,
             all_answer: failed.is_empty(),
             newest_prune,
             objects: 0,
             bytes: 0,
             cancel,
         };
-        let result = run.bring_up(&manifests).await;
-        let complete: Vec<&Manifest> = manifests.iter().filter(|manifest| run.target.is_complete(manifest)).collect();
+        let is_complete = outlines.complete(name, &run.target);
+        let incomplete = all.iter().filter(|outline| !is_complete[outline.place()]);
+        let result = run.bring_up(&incomplete.map(|outline| &outline.snapshot).collect::<Vec<_>>()).await;
+        let is_complete = outlines.complete(name, &run.target);
+        let complete: Vec<&Outline> = all.iter().copied().filter(|outline| is_complete[outline.place()]).collect();
         // Of what cannot be read, no more is known than whether it is there.
         let lacking = unread_signed.iter().filter(|snapshot| !run.target.snapshots.contains(snapshot));
         states.push(ReplicaState {
             replica: run.target.replica.name().clone(),
             copied_objects: run.objects,
             copied_bytes: run.bytes,
-            last_complete: complete.last().map(|manifest| manifest.snapshot.clone()),
-            complete_since: complete.iter().map(|manifest| times.time(manifest)).collect(),
+            last_complete: complete.last().map(|outline| outline.snapshot.clone()),
+            complete_since: complete.iter().map(|outline| times.time(outline)).collect(),
             vouched_for: complete
                 .iter()
-                .map(|manifest| &manifest.snapshot)
+                .map(|outline| &outline.snapshot)
                 .filter(|snapshot| times.is_vouched_for(snapshot))
                 .cloned()
                 .collect(),
-            behind: (manifests.len() - complete.len() + lacking.count()) as u64,
+            behind: (all.len() - complete.len() + lacking.count()) as u64,
             error: result.err().map(|error| error.chain()),
         });
+        let target = run.target;
+        inventories.insert(at, target);
     }
     states.extend(failed.into_iter().map(|(replica, error)| ReplicaState {
         replica,
@@ -156,7 +158,7 @@ pub async fn catch_up(
         last_complete: None,
         complete_since: BTreeSet::new(),
         vouched_for: BTreeSet::new(),
-        behind: manifests.len() as u64,
+        behind: all.len() as u64,
         error: Some(error.chain()),
     }));
     Ok(states)
@@ -164,9 +166,10 @@ pub async fn catch_up(
 
 struct CatchUp<'a> {
     dataset: &'a Name,
+    documents: &'a Documents<'a>,
     keys: &'a HostKeys,
     target: Inventory,
-    others: Vec<&'a Inventory>,
+    others: &'a [Inventory],
     /// Whether every replica could be listed.
     all_answer: bool,
     /// The newest prune record that was believed.
@@ -187,20 +190,16 @@ struct Lacking<'a> {
 }
 
 impl CatchUp<'_> {
-    /// Copies snapshots, newest first. What is damaged everywhere costs the snapshots that need it,
-    /// and no others.
-    async fn bring_up(&mut self, manifests: &[Manifest]) -> Result<()> {
+    /// Copies these snapshots, newest first. What is damaged everywhere costs the snapshots that
+    /// need it, and no others.
+    async fn bring_up(&mut self, incomplete: &[&SnapshotId]) -> Result<()> {
         let mut damaged = None;
-        for manifest in manifests.iter().rev() {
+        for snapshot in incomplete.iter().rev() {
             if self.cancel.is_cancelled() {
                 return Err(cancelled());
             }
-            if self.target.is_complete(manifest) {
-                continue;
-            }
-            match self.copy_snapshot(manifest).await {
+            match self.copy_snapshot(snapshot).await {
                 Err(error) if matches!(error.class(), Class::Integrity | Class::Keys) => {
-                    let snapshot = &manifest.snapshot;
                     tracing::warn!(%snapshot, error = %error.chain(), "A snapshot cannot be copied");
                     damaged.get_or_insert(error);
                 }
@@ -211,7 +210,12 @@ impl CatchUp<'_> {
         damaged.map_or(Ok(()), Err)
     }
 
-    async fn copy_snapshot(&mut self, manifest: &Manifest) -> Result<()> {
+    async fn copy_snapshot(&mut self, snapshot: &SnapshotId) -> Result<()> {
+        let holders = self.others.iter().chain([&self.target]);
+        let holders = holders.filter(|holder| holder.snapshots.contains(snapshot));
+        let holders: Vec<SharedReplica> = holders.map(|holder| holder.replica.clone()).collect();
+        let (manifest, _) = self.documents.manifest(&holders, snapshot).await?;
+        let manifest = manifest.without_extents();
         for generation in manifest.generations() {
             self.copy_keyring(generation).await?;
         }
@@ -226,9 +230,9 @@ impl CatchUp<'_> {
                 self.others.iter().filter(|other| other.has(pack)).map(|other| &other.replica).collect();
             self.bytes += copy_pack(self.dataset, pack, &holders, self.target.replica.as_ref()).await?;
             self.objects += 1;
-            self.target.packs.insert(pack.id, pack.size);
+            Arc::make_mut(&mut self.target.packs).insert(pack.id, pack.size);
         }
-        let (snapshot, dataset) = (&manifest.snapshot, self.dataset);
+        let dataset = self.dataset;
         if !self.target.indexes.contains(snapshot) && self.others.iter().any(|other| other.indexes.contains(snapshot)) {
             let key = layout::index(dataset, snapshot);
             let copied = self.copy_signed(&key, MAX_INDEX_OBJECT_BYTES, |other| other.indexes.contains(snapshot));
@@ -241,11 +245,11 @@ impl CatchUp<'_> {
             }
             self.target.indexes.insert(snapshot.clone());
         }
-        if !self.target.snapshots.contains(&manifest.snapshot) {
-            let key = layout::manifest(self.dataset, &manifest.snapshot);
+        if !self.target.snapshots.contains(snapshot) {
+            let key = layout::manifest(dataset, snapshot);
             let limit = MAX_MANIFEST_OBJECT_BYTES;
-            self.copy_signed(&key, limit, |other| other.snapshots.contains(&manifest.snapshot)).await?;
-            self.target.snapshots.insert(manifest.snapshot.clone());
+            self.copy_signed(&key, limit, |other| other.snapshots.contains(snapshot)).await?;
+            self.target.snapshots.insert(snapshot.clone());
         }
         Ok(())
     }

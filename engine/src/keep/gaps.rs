@@ -11,12 +11,13 @@ use lifeboat_base::Error;
 use lifeboat_format::act::ActKind;
 use lifeboat_format::id::{Name, SnapshotId};
 use lifeboat_format::layout;
-use lifeboat_format::manifest::{Manifest, ManifestHead};
+use lifeboat_format::manifest::ManifestHead;
 use lifeboat_format::record::PruneRecord;
 
 use crate::catalog::documents::Documents;
 use crate::catalog::inventory::{Inventory, all_snapshots};
 use crate::catalog::order::Acts;
+use crate::catalog::outlines::{Outline, OutlineMap};
 use crate::catalog::removals::PrunedSnapshots;
 use crate::catalog::unbelieved::MAX_UNBELIEVED;
 use crate::catalog::verdict::is_verdict;
@@ -112,7 +113,7 @@ pub(crate) struct Witnesses<'a> {
     /// Every replica that could be listed.
     pub(crate) inventories: &'a [Inventory],
     pub(crate) acts: &'a Acts,
-    pub(crate) manifests: &'a BTreeMap<SnapshotId, Manifest>,
+    pub(crate) outlines: &'a OutlineMap,
     /// Manifests that have no signature, and that no act names.
     pub(crate) unfinished: &'a BTreeMap<SnapshotId, ManifestHead>,
     pub(crate) pruned: &'a PrunedSnapshots,
@@ -137,9 +138,9 @@ impl Witnesses<'_> {
         }
         let is_known = |snapshot: &SnapshotId| everywhere.contains(snapshot) || self.pruned.contains_key(snapshot);
         let mut lost: BTreeMap<&SnapshotId, String> = BTreeMap::new();
-        for manifest in self.manifests.values() {
-            if let Some(before) = manifest.predecessor().filter(|before| !is_known(before)) {
-                lost.entry(before).or_insert_with(|| format!("{} follows it", manifest.snapshot));
+        for outline in self.outlines.values() {
+            if let Some(before) = outline.predecessor().filter(|before| !is_known(before)) {
+                lost.entry(before).or_insert_with(|| format!("{} follows it", outline.snapshot));
             }
         }
         for (snapshot, head) in self.unfinished.iter().filter(|(snapshot, head)| !self.is_passed_by(snapshot, head)) {
@@ -186,8 +187,9 @@ impl Witnesses<'_> {
     fn is_passed_by(&self, snapshot: &SnapshotId, head: &ManifestHead) -> bool {
         let named = |before: Option<&SnapshotId>| before == Some(snapshot);
         let heads = self.unfinished.values().map(|head| head.previous.as_ref().map(|previous| &previous.snapshot));
-        !self.manifests.values().map(Manifest::predecessor).chain(heads).any(named)
-            && self.manifests.values().any(|manifest| manifest.sequence >= head.sequence)
+        let outlines = || self.outlines.values().map(AsRef::as_ref);
+        !outlines().map(Outline::predecessor).chain(heads).any(named)
+            && outlines().any(|outline| outline.sequence >= head.sequence)
     }
 
     /// Whether the act of this number is gone on purpose.
@@ -239,8 +241,8 @@ impl Witnesses<'_> {
     fn branches(&self) -> Vec<Gap> {
         let settled = settled(self.records.iter().copied());
         let mut places: BTreeMap<u64, Vec<&SnapshotId>> = BTreeMap::new();
-        for manifest in self.manifests.values().filter(|manifest| manifest.sequence > 0) {
-            places.entry(manifest.sequence).or_default().push(&manifest.snapshot);
+        for outline in self.outlines.values().filter(|outline| outline.sequence > 0) {
+            places.entry(outline.sequence).or_default().push(&outline.snapshot);
         }
         let unsettled = |snapshots: &Vec<&SnapshotId>| {
             snapshots.iter().filter(|snapshot| !settled.contains(**snapshot)).count() > 1

@@ -88,10 +88,11 @@ async fn manifests(
     let mut returned = BTreeSet::new();
     for act in current.found.values().map(|found| &found.act).filter(|act| act.act == ActKind::Commit) {
         let key = act.object();
-        let object = cache.get(&key).filter(|object| Digest::of(object) == act.blake3);
-        let Some(object) = object.filter(|_| !inventories.iter().any(|other| other.snapshots.contains(&act.id))) else {
+        if inventories.iter().any(|other| other.snapshots.contains(&act.id)) {
             continue;
-        };
+        }
+        let object = cache.get(&key).filter(|object| Digest::of(object) == act.blake3);
+        let Some(object) = object else { continue };
         let Ok((manifest, _)) = documents.manifest(&[], &act.id).await else { continue };
         for inventory in inventories.iter_mut() {
             if !manifest.packs.iter().all(|pack| inventory.has(pack)) {

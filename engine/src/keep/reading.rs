@@ -66,28 +66,53 @@ pub struct Coverage {
 }
 
 impl PacksRead {
-    /// The packs to read, of all that snapshots need in a replica.
-    pub(crate) fn choose(&self, packs: &[&PackRef]) -> BTreeSet<PackId> {
-        let all = packs.iter().map(|pack| pack.id);
+    /// The packs to read, of all `packs` that snapshots need in a replica.
+    pub(crate) fn choose<P: Iterator<Item = PackRef>>(&self, packs: impl Fn() -> P) -> Chosen<'_> {
         match self {
-            Self::All => all.collect(),
-            Self::Only(these) => all.filter(|pack| these.contains(pack)).collect(),
+            Self::All => Chosen::All,
+            Self::Only(these) => Chosen::Only(these),
             Self::Share(PackShare { percent, seed }) => {
                 let key = blake3::derive_key("lifeboat verify --read-data-subset", &seed.to_le_bytes());
-                let rank = |pack: &&&PackRef| *blake3::keyed_hash(&key, pack.id.to_string().as_bytes()).as_bytes();
-                let mut ranked: Vec<&&PackRef> = packs.iter().collect();
-                ranked.sort_by_cached_key(rank);
-                let total: u64 = packs.iter().map(|pack| pack.size).sum();
-                let (wanted, mut bytes) = (total as f64 * percent / 100.0, 0_u64);
-                let needed = |pack: &&&PackRef| {
-                    let takes = (bytes as f64) < wanted;
-                    bytes += pack.size;
-                    takes
-                };
-                ranked.into_iter().take_while(needed).map(|pack| pack.id).collect()
+                let mut ranked: Vec<(u64, u32)> =
+                    packs().map(|pack| (rank(&key, &pack.id), pack.size.min(u32::MAX.into()) as u32)).collect();
+                ranked.sort_unstable();
+                let total: u64 = ranked.iter().map(|(_, size)| u64::from(*size)).sum();
+                let (wanted, mut bytes, mut last) = (total as f64 * percent / 100.0, 0_u64, None);
+                for (rank, size) in ranked {
+                    if bytes as f64 >= wanted {
+                        break;
+                    }
+                    bytes += u64::from(size);
+                    last = Some(rank);
+                }
+                Chosen::UpTo(key, last)
             }
         }
     }
+}
+
+/// The packs that were chosen.
+pub(crate) enum Chosen<'a> {
+    All,
+    Only(&'a BTreeSet<PackId>),
+    /// Those whose rank under this key is no higher.
+    UpTo([u8; 32], Option<u64>),
+}
+
+impl Chosen<'_> {
+    pub(crate) fn contain(&self, pack: &PackId) -> bool {
+        match self {
+            Self::All => true,
+            Self::Only(these) => these.contains(pack),
+            Self::UpTo(key, last) => last.is_some_and(|last| rank(key, pack) <= last),
+        }
+    }
+}
+
+/// The place of a pack in the order of this key. It is as good as random.
+fn rank(key: &[u8; 32], pack: &PackId) -> u64 {
+    let hash = blake3::keyed_hash(key, pack.to_string().as_bytes());
+    hash.as_bytes().first_chunk().map_or(0, |first| u64::from_be_bytes(*first))
 }
 
 #[cfg(test)]
@@ -99,9 +124,12 @@ mod tests {
         let pack =
             |n: u64| PackRef { id: PackId::of(&n.to_le_bytes()), size: 1000 + 10 * n, content: 1, generation: 1 };
         let packs: Vec<PackRef> = (0..200).map(pack).collect();
-        let all: Vec<&PackRef> = packs.iter().collect();
         let total: u64 = packs.iter().map(|pack| pack.size).sum();
-        let chosen = |percent: f64, seed: u64| PacksRead::Share(PackShare { percent, seed }).choose(&all);
+        let chosen = |percent: f64, seed: u64| -> BTreeSet<PackId> {
+            let reading = PacksRead::Share(PackShare { percent, seed });
+            let chosen = reading.choose(|| packs.iter().copied());
+            packs.iter().map(|pack| pack.id).filter(|pack| chosen.contain(pack)).collect()
+        };
         for (percent, seed) in [(5.0, 1), (5.0, 2), (33.3, 1), (100.0, 1)] {
             let found = chosen(percent, seed);
             let bytes: u64 = packs.iter().filter(|pack| found.contains(&pack.id)).map(|pack| pack.size).sum();

@@ -5,20 +5,22 @@
 //! It compares listings. For whoever has verified the replicas (`verify --repair`), it also
 //! replaces what is damaged ([`Scrub`]).
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 
 use lifeboat_base::{Error, Result};
-use lifeboat_format::id::Name;
-use lifeboat_format::manifest::Manifest;
+use lifeboat_format::id::{Name, SnapshotId};
+use lifeboat_format::manifest::PackRef;
 use serde::Serialize;
 
 use super::catch_up::{ReplicaState, catch_up};
 use super::gaps::Gap;
-use super::prune::{Accept, Prune};
+use super::prune::{Accept, Prune, View};
 use super::put_back::put_back;
 use super::scrub::{Mended, Scrub};
 use crate::catalog::documents::Documents;
 use crate::catalog::inventory::Inventory;
+use crate::catalog::outlines::{ABSENT, Outline};
 use crate::catalog::removals::prune_records;
 use crate::state::cache::ObjectCache;
 
@@ -117,7 +119,7 @@ async fn look(prune: &Prune<'_>) -> Result<RepairReport> {
     let skipped = view.skipped.iter().map(|(replica, why)| format!("replica {replica}: {why}"));
     // Who does not answer may hold what others lack.
     let seen_by_all = view.skipped.is_empty();
-    let manifests = view.manifests.values().filter(|_| seen_by_all);
+    let unrestorable = if seen_by_all { unrestorable(&prune.dataset.name, &view) } else { Vec::new() };
     Ok(RepairReport {
         dataset: prune.dataset.name.clone(),
         mended: Vec::new(),
@@ -125,24 +127,35 @@ async fn look(prune: &Prune<'_>) -> Result<RepairReport> {
         replicas: Vec::new(),
         missing: told(|gap| !gap.is_branch() && !gap.is_unread()).collect(),
         branches: told(Gap::is_branch).collect(),
-        unrestorable: manifests.filter_map(|manifest| unrestorable(manifest, &view.inventories)).collect(),
+        unrestorable,
         doubts: doubts.chain(skipped).collect(),
         gaps,
     })
 }
 
-/// Why no replica can restore a snapshot, as far as listings tell.
-fn unrestorable(manifest: &Manifest, inventories: &[Inventory]) -> Option<String> {
-    let (snapshot, dataset) = (&manifest.snapshot, &manifest.dataset);
+/// The snapshots that no replica can restore, as far as listings tell, and why.
+fn unrestorable(dataset: &Name, view: &View) -> Vec<String> {
+    let View { by_snapshot, outlines, inventories, .. } = view;
     let has_keys = |generation: &u32| inventories.iter().any(|inventory| inventory.has_keys(dataset, *generation));
-    if let Some(generation) = manifest.generations().iter().find(|generation| !has_keys(generation)) {
-        return Some(format!("snapshot {snapshot}: no replica holds the keyring of generation {generation}"));
+    let has_pack = |pack: &PackRef| inventories.iter().any(|inventory| inventory.has(pack));
+    let lacking = outlines.lacking(has_pack);
+    let lost: BTreeSet<u32> =
+        (0..).zip(outlines.packs().iter()).filter(|(_, pack)| !has_pack(pack)).map(|(number, _)| number).collect();
+    let (mut walk, mut first) = (outlines.walk(), BTreeMap::new());
+    while let Some(outline) = walk.step().filter(|_| !lost.is_empty()) {
+        let pack = lost.iter().find(|number| walk.unused(**number) != ABSENT);
+        first.extend(pack.map(|number| (outline.place(), outlines.packs().get(*number).id)));
     }
-    let mut lost = manifest.packs.iter().filter(|pack| !inventories.iter().any(|inventory| inventory.has(pack)));
-    let first = lost.next()?;
-    let more = match lost.count() {
-        0 => String::new(),
-        more => format!(", nor {more} others"),
+    let why = |(snapshot, outline): (&SnapshotId, &Arc<Outline>)| {
+        if let Some(generation) = outline.generations.iter().find(|generation| !has_keys(generation)) {
+            return Some(format!("snapshot {snapshot}: no replica holds the keyring of generation {generation}"));
+        }
+        let pack = first.get(&outline.place())?;
+        let more = match lacking[outline.place()] - 1 {
+            0 => String::new(),
+            more => format!(", nor {more} others"),
+        };
+        Some(format!("snapshot {snapshot}: no replica holds pack {pack} whole{more}"))
     };
-    Some(format!("snapshot {snapshot}: no replica holds pack {} whole{more}", first.id))
+    by_snapshot.iter().filter_map(why).collect()
 }

@@ -10,7 +10,7 @@
 mod together;
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 
 use chrono::{DateTime, Utc};
 use futures::{Stream, StreamExt, TryStreamExt};
@@ -25,7 +25,9 @@ use tokio_util::sync::CancellationToken;
 
 use self::together::{Link, Links, Together, forks, missing};
 use crate::catalog::ciphertext::fetch_ciphertext;
+use crate::catalog::documents::StoredAs;
 use crate::catalog::inventory::Inventory;
+use crate::catalog::outlines::{OutlineMap, Outlines};
 use crate::catalog::records::RecordReader;
 use crate::catalog::removals::{PrunedSnapshots, prune_records};
 use crate::drill::DrillReport;
@@ -112,31 +114,30 @@ pub async fn verify(
         object: layout::dataset(dataset),
         problem: format!("cannot be listed: {}", error.chain()),
     }));
-    let (mut all_manifests, mut all_links) = (BTreeMap::new(), BTreeMap::new());
+    let (mut all_outlines, mut all_links) = (OutlineMap::new(), BTreeMap::new());
     for inventory in &inventories {
         let mut judge =
             Judge { reader, dataset, keys: &keys, inventory, pack_keys: BTreeMap::new(), report: &mut report };
-        let (manifests, links) = judge.manifests(only, cancel).await?;
+        let (outlines, links) = judge.manifests(only, cancel).await?;
         judge.chain(&links, pruned);
         for (snapshot, link) in links {
             let (holders, _) = all_links.entry(snapshot).or_insert((Vec::new(), link));
             holders.push(inventory.replica.name().clone());
         }
-        judge.keyring(&manifests, reading.decrypt).await?;
-        judge.packs(&manifests, &reading, cancel).await?;
+        judge.keyring(&outlines, reading.decrypt).await?;
+        judge.packs(&outlines, &reading, cancel).await?;
         if only.is_none() {
             judge.others(cancel).await?;
-            judge.leftovers(&manifests, newest, pruned);
+            judge.leftovers(&outlines, newest, pruned);
         }
-        all_manifests.extend(manifests);
+        all_outlines.extend(outlines.by_snapshot());
     }
     let found = match only {
         // What is missing elsewhere says nothing about one snapshot.
         Some(_) => Vec::new(),
         None => {
-            let manifests = &all_manifests;
-            let all =
-                Together { reader, dataset, keys: &keys, inventories: &inventories, records: &records, manifests };
+            let outlines = &all_outlines;
+            let all = Together { reader, dataset, keys: &keys, inventories: &inventories, records: &records, outlines };
             all.gaps(now, &mut report).await
         }
     };
@@ -144,7 +145,7 @@ pub async fn verify(
     let settled = settled(records.found.iter().map(|record| &record.body));
     all_links.retain(|snapshot, _| !settled.contains(snapshot));
     report.findings.extend(forks(dataset, &all_links));
-    report.snapshots = all_manifests.len() as u64;
+    report.snapshots = all_outlines.len() as u64;
     Ok(report)
 }
 
@@ -193,12 +194,8 @@ impl Judge<'_> {
         self.report.notes.push(format!("replica {}: {note}", self.inventory.replica.name()));
     }
 
-    async fn manifests(
-        &mut self,
-        only: Option<&SnapshotId>,
-        cancel: &CancellationToken,
-    ) -> Result<(BTreeMap<SnapshotId, Manifest>, Links)> {
-        let (mut manifests, mut links) = (BTreeMap::new(), Links::new());
+    async fn manifests(&mut self, only: Option<&SnapshotId>, cancel: &CancellationToken) -> Result<(Outlines, Links)> {
+        let (outlines, mut links) = (Arc::new(Mutex::new(Outlines::default())), Links::new());
         let wanted: Vec<SnapshotId> = match only {
             Some(snapshot) => vec![snapshot.clone()],
             None => self.inventory.snapshots.iter().cloned().collect(),
@@ -206,31 +203,36 @@ impl Judge<'_> {
         let documents = self.reader.documents(self.dataset, self.keys);
         let replica = std::slice::from_ref(&self.inventory.replica);
         let look = |snapshot: SnapshotId| async {
-            let looked = match documents.manifest(replica, &snapshot).await {
-                Ok((manifest, hash)) => {
-                    let (link, checked) = (Link::of(&manifest, hash), manifest.check_extents());
-                    (Some(link), checked.map(|()| manifest.without_extents()))
-                }
+            let outlines = outlines.clone();
+            // Before the next one is opened, this manifest is gone.
+            let look = move |manifest: Manifest, stored: StoredAs| {
+                let (link, checked) = (Link::of(&manifest, stored.hash), manifest.check_extents());
+                let noted = checked.and_then(|()| {
+                    outlines.lock().unwrap_or_else(PoisonError::into_inner).insert(&manifest, stored).map(drop)
+                });
+                Ok((link, noted.err()))
+            };
+            let looked = match documents.look(replica, &snapshot, look).await {
+                Ok((link, wrong)) => (Some(link), wrong),
                 Err(error) => {
                     // What a newer program requires does not hide where its snapshot stands.
                     let head = documents.manifest_head(replica, &snapshot).await.ok();
                     let link = head.map(|(head, hash)| Link { sequence: head.sequence, previous: head.previous, hash });
-                    (link, Err(error))
+                    (link, Some(error))
                 }
             };
             (snapshot, looked)
         };
         let mut looked = std::pin::pin!(futures::stream::iter(wanted).map(look).buffered(OBJECTS_AT_ONCE));
         let mut problems = Vec::new();
-        while let Some((snapshot, (link, manifest))) = unless(cancel, looked.next()).await? {
+        while let Some((snapshot, (link, wrong))) = unless(cancel, looked.next()).await? {
             links.extend(link.map(|link| (snapshot.clone(), link)));
-            match manifest {
-                Ok(manifest) => drop(manifests.insert(snapshot, manifest)),
-                Err(error) => problems.push((layout::manifest(self.dataset, &snapshot), error.chain())),
-            }
+            problems.extend(wrong.map(|error| (layout::manifest(self.dataset, &snapshot), error.chain())));
         }
+        drop(looked);
         self.report_all(problems);
-        Ok((manifests, links))
+        let outlines = std::mem::take(&mut *outlines.lock().unwrap_or_else(PoisonError::into_inner));
+        Ok((outlines, links))
     }
 
     /// Checks that every predecessor is the one that is meant.
@@ -256,8 +258,8 @@ impl Judge<'_> {
         }
     }
 
-    async fn keyring(&mut self, manifests: &BTreeMap<SnapshotId, Manifest>, read_data: bool) -> Result<()> {
-        let generations: BTreeSet<u32> = manifests.values().flat_map(Manifest::generations).collect();
+    async fn keyring(&mut self, outlines: &Outlines, read_data: bool) -> Result<()> {
+        let generations: BTreeSet<u32> = outlines.packs().iter().map(|pack| pack.generation).collect();
         let alone = self.reader.only(&self.inventory.replica);
         for generation in generations {
             let key = layout::keyring_generation(self.dataset, generation);
@@ -280,78 +282,76 @@ impl Judge<'_> {
         Ok(())
     }
 
-    async fn packs(
-        &mut self,
-        manifests: &BTreeMap<SnapshotId, Manifest>,
-        reading: &PackReading,
-        cancel: &CancellationToken,
-    ) -> Result<()> {
-        let mut packs: BTreeMap<PackId, (PackRef, SnapshotId)> = BTreeMap::new();
-        for manifest in manifests.values() {
-            for pack in &manifest.packs {
-                packs.entry(pack.id).or_insert_with(|| (*pack, manifest.snapshot.clone()));
-            }
-        }
-        let chosen = reading.packs.choose(&packs.values().map(|(pack, _)| pack).collect::<Vec<_>>());
+    async fn packs(&mut self, outlines: &Outlines, reading: &PackReading, cancel: &CancellationToken) -> Result<()> {
+        // Of what manifests contradict each other in, the first counts.
+        let table = outlines.packs();
+        let is_first = |(number, pack): &(u32, PackRef)| table.numbers(&pack.id).min() == Some(*number);
+        let packs = || (0_u32..).zip(table.iter()).filter(is_first);
+        let chosen = reading.packs.choose(|| packs().map(|(_, pack)| pack));
         let coverage = &mut self.report.coverage;
-        for (pack, _) in packs.values() {
+        let mut problems: BTreeMap<u32, String> = BTreeMap::new();
+        for (number, pack) in packs() {
             coverage.of_packs += 1;
             coverage.of_bytes += pack.size;
-            coverage.packs += u64::from(chosen.contains(&pack.id));
-            coverage.bytes += if chosen.contains(&pack.id) { pack.size } else { 0 };
-        }
-        let unread: Vec<(PackRef, SnapshotId)> =
-            packs.extract_if(.., |id, _| !chosen.contains(id)).map(|(_, of)| of).collect();
-        for (pack, snapshot) in unread.iter().filter(|(pack, _)| !self.inventory.has(pack)) {
-            let problem = format!("is missing, or has the wrong size (needed by {snapshot} and perhaps others)");
-            self.finding(layout::pack(self.dataset, &pack.id), problem);
+            if chosen.contain(&pack.id) {
+                coverage.packs += 1;
+                coverage.bytes += pack.size;
+            } else if !self.inventory.has(&pack) {
+                problems.insert(number, "is missing, or has the wrong size".to_owned());
+            }
         }
         let read_data = reading.decrypt;
         let (replica, dataset, pack_keys) = (&self.inventory.replica, self.dataset, &self.pack_keys);
         let room = &Semaphore::new(PACK_MIBS_AT_ONCE);
-        let looked: Vec<(PackRef, SnapshotId, Result<u64>)> = futures::stream::iter(packs.into_values())
-            .map(|(pack, snapshot)| async move {
-                let mibs = pack.size.max(pack.content).div_ceil(1 << 20).clamp(1, PACK_MIBS_AT_ONCE as u64);
-                let _room = room.acquire_many(mibs as u32).await;
-                if cancel.is_cancelled() {
-                    return Err(Error::failed("the verification was cancelled"));
-                }
-                let looked = async {
-                    let ciphertext = fetch_ciphertext(replica.as_ref(), dataset, &pack).await?;
-                    let Some(pack_keys) = pack_keys.get(&pack.generation).filter(|_| read_data).cloned() else {
-                        return Ok(0);
-                    };
-                    let opened = tokio::task::spawn_blocking(move || {
-                        let all = fetch::open(&ciphertext, pack.content, &pack_keys, &[(0, pack.content)])?;
-                        drop(ciphertext);
-                        // A restore does not check chunks one by one. It checks the hash of the
-                        // ciphertext, which the signed manifest names, and that of the whole
-                        // stream. Verify is to find out which chunk is wrong.
-                        // Of several keys, one names the chunks.
-                        let checked = pack_keys.iter().map(|keys| all.check(&keys.chunk_id_key));
-                        let mut checked: Vec<Result<u64>> = checked.collect();
-                        let good = checked.iter().position(Result::is_ok).unwrap_or_default();
-                        checked.swap_remove(good)
-                    });
-                    opened.await.context(Class::Failed, || "the thread that opens a pack failed")?
-                };
-                Ok((pack, snapshot, looked.await))
-            })
-            .buffer_unordered(OBJECTS_AT_ONCE)
-            .try_collect()
-            .await?;
-        for (pack, snapshot, looked) in looked {
-            self.report.packs += 1;
-            match looked {
-                Ok(decrypted) => {
-                    self.report.bytes += pack.size;
-                    self.report.decrypted_bytes += decrypted;
-                }
-                Err(error) => self.finding(
-                    layout::pack(self.dataset, &pack.id),
-                    format!("{} (needed by {snapshot} and perhaps others)", error.chain()),
-                ),
+        let read = packs().filter(|(_, pack)| chosen.contain(&pack.id)).map(|(number, pack)| async move {
+            let mibs = pack.size.max(pack.content).div_ceil(1 << 20).clamp(1, PACK_MIBS_AT_ONCE as u64);
+            let _room = room.acquire_many(mibs as u32).await;
+            if cancel.is_cancelled() {
+                return Err(Error::failed("the verification was cancelled"));
             }
+            let looked = async {
+                let ciphertext = fetch_ciphertext(replica.as_ref(), dataset, &pack).await?;
+                let Some(pack_keys) = pack_keys.get(&pack.generation).filter(|_| read_data).cloned() else {
+                    return Ok(0);
+                };
+                let opened = tokio::task::spawn_blocking(move || {
+                    let all = fetch::open(&ciphertext, pack.content, &pack_keys, &[(0, pack.content)])?;
+                    drop(ciphertext);
+                    // A restore does not check chunks one by one. It checks the hash of the
+                    // ciphertext, which the signed manifest names, and that of the whole stream.
+                    // Verify is to find out which chunk is wrong.
+                    // Of several keys, one names the chunks.
+                    let checked = pack_keys.iter().map(|keys| all.check(&keys.chunk_id_key));
+                    let mut checked: Vec<Result<u64>> = checked.collect();
+                    let good = checked.iter().position(Result::is_ok).unwrap_or_default();
+                    checked.swap_remove(good)
+                });
+                opened.await.context(Class::Failed, || "the thread that opens a pack failed")?
+            };
+            Ok((number, pack.size, looked.await))
+        });
+        let (mut packs_read, mut bytes_read, mut decrypted_bytes) = (0, 0, 0);
+        {
+            let mut looked = std::pin::pin!(futures::stream::iter(read).buffer_unordered(OBJECTS_AT_ONCE));
+            while let Some((number, size, looked)) = looked.try_next().await? {
+                packs_read += 1;
+                match looked {
+                    Ok(decrypted) => {
+                        bytes_read += size;
+                        decrypted_bytes += decrypted;
+                    }
+                    Err(error) => drop(problems.insert(number, error.chain())),
+                }
+            }
+        }
+        self.report.packs += packs_read;
+        self.report.bytes += bytes_read;
+        self.report.decrypted_bytes += decrypted_bytes;
+        let needed_by = outlines.oldest_with(&problems.keys().copied().collect());
+        for (number, problem) in problems {
+            let snapshot = needed_by.get(&number).map_or_else(String::new, ToString::to_string);
+            let pack = layout::pack(self.dataset, &table.get(number).id);
+            self.finding(pack, format!("{problem} (needed by {snapshot} and perhaps others)"));
         }
         Ok(())
     }
@@ -395,16 +395,10 @@ impl Judge<'_> {
     }
 
     /// Notes what is not wrong, but worth knowing.
-    fn leftovers(
-        &mut self,
-        manifests: &BTreeMap<SnapshotId, Manifest>,
-        newest: Option<&SnapshotId>,
-        pruned: &PrunedSnapshots,
-    ) {
+    fn leftovers(&mut self, outlines: &Outlines, newest: Option<&SnapshotId>, pruned: &PrunedSnapshots) {
         let inventory = self.inventory;
-        let referenced: BTreeSet<PackId> =
-            manifests.values().flat_map(|manifest| manifest.packs.iter().map(|pack| pack.id)).collect();
-        let unreferenced = inventory.packs.keys().filter(|pack| !referenced.contains(pack)).count();
+        let is_referenced = |pack: &PackId| outlines.packs().numbers(pack).next().is_some();
+        let unreferenced = inventory.packs.keys().filter(|pack| !is_referenced(pack)).count();
         if unreferenced > 0 {
             self.note(&format!(
                 "{unreferenced} packs are needed by no snapshot; prune removes them after the grace period"

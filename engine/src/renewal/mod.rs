@@ -33,8 +33,6 @@ pub(crate) mod sparse;
 #[cfg(test)]
 mod tests;
 
-use lifeboat_format::manifest::Manifest;
-
 /// A run stores again at most this part of the newest snapshot: a 32nd.
 const MAX_PART_RENEWED: u64 = 32;
 /// If that is less than this, so much may be stored again.
@@ -52,9 +50,9 @@ pub(crate) struct Budget {
 }
 
 impl Budget {
-    /// The whole budget of the run that follows the newest snapshot.
-    fn after(newest: &Manifest) -> Self {
-        Self { left: share(newest.accounting.raw_bytes) }
+    /// The whole budget of the run that follows the newest snapshot, whose streams are so long.
+    fn after(raw_bytes: u64) -> Self {
+        Self { left: share(raw_bytes) }
     }
 
     /// Without the bytes that are stored again in any case.

@@ -14,14 +14,15 @@
 //! lost, backups may refer to these packs again until the next prune. That costs storage and
 //! nothing else.
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::BTreeSet;
 
 use lifeboat_base::{Class, Context, Result};
-use lifeboat_format::id::{Name, PackId};
+use lifeboat_format::id::{Name, PackId, SnapshotId};
 use lifeboat_format::manifest::{Manifest, PackRef};
 use serde::{Deserialize, Serialize};
 
 use super::Budget;
+use crate::catalog::outlines::{ABSENT, Outline, Outlines, PackTable};
 use crate::state::{StateDirectory, replace_file};
 
 /// A pack is sparse if at most this part of its content is needed: a quarter.
@@ -41,9 +42,15 @@ pub struct Space {
 
 /// The packs that a number of snapshots need.
 pub(crate) struct Packs<'a> {
-    packs: HashMap<PackId, PackUse>,
-    newest: Option<&'a Manifest>,
+    table: &'a PackTable,
+    /// How many bytes of each pack's content are needed, by number; [`NOT_NEEDED`] if no snapshot
+    /// names it.
+    needed: Vec<u32>,
+    /// Its length, and how much of it the newest snapshot needs of each of its packs.
+    newest: Option<(u64, Vec<(u32, u32)>)>,
 }
+
+const NOT_NEEDED: u32 = u32::MAX;
 
 #[derive(Clone, Copy)]
 struct PackUse {
@@ -72,36 +79,87 @@ impl PackUse {
 }
 
 impl<'a> Packs<'a> {
-    /// The packs of these snapshots, which come oldest first.
-    pub(crate) fn of(snapshots: impl IntoIterator<Item = &'a Manifest>) -> Self {
-        let (mut packs, mut newest) = (HashMap::<PackId, PackUse>::new(), None);
-        for manifest in snapshots {
-            for (PackRef { id, size, content, .. }, unused) in manifest.packs_and_unused() {
-                let pack = packs.entry(*id).or_insert(PackUse { size: *size, content: *content, needed: 0 });
-                pack.needed = pack.needed.max(pack.content.saturating_sub(unused));
+    /// The packs of those snapshots that `count`.
+    pub(crate) fn of(outlines: &'a Outlines, count: impl Fn(&Outline) -> bool) -> Self {
+        let table = outlines.packs();
+        let mut packs = Self { table, needed: vec![NOT_NEEDED; table.len()], newest: None };
+        let mut newest: Option<&SnapshotId> = None;
+        // What has changed since the last one that counts. The rest is needed as it was.
+        let (mut walk, mut changed) = (outlines.walk(), Vec::new());
+        while let Some(outline) = walk.step() {
+            changed.extend(walk.changes().iter().map(|(number, _)| *number));
+            if !count(outline) {
+                continue;
             }
-            newest = Some(manifest);
+            for number in changed.drain(..) {
+                packs.need(number, walk.unused(number));
+            }
+            if newest.is_none_or(|newest| *newest < outline.snapshot) {
+                newest = Some(&outline.snapshot);
+                packs.newest = Some((outline.raw_bytes, Vec::new()));
+            }
         }
-        Self { packs, newest }
+        let mut walk = outlines.walk();
+        while let (Some(newest), Some(outline)) = (newest, walk.step()) {
+            if outline.snapshot == *newest
+                && let Some((_, needs)) = &mut packs.newest
+            {
+                *needs = walk.packs().map(|(number, unused)| (number, content_needed(table, number, unused))).collect();
+                break;
+            }
+        }
+        packs
+    }
+
+    /// A snapshot needs all of this pack but so many bytes; [`ABSENT`]: it does not need it.
+    fn need(&mut self, number: u32, unused: u32) {
+        if unused == ABSENT {
+            return;
+        }
+        let (pack, more) = (self.table.get(number), content_needed(self.table, number, unused));
+        // If manifests contradict each other, what is needed of it by any counts for all.
+        for number in self.table.numbers(&pack.id) {
+            let needed = &mut self.needed[number as usize];
+            *needed = if *needed == NOT_NEEDED { more } else { more.max(*needed) };
+        }
+    }
+
+    /// The packs, each once.
+    fn packs(&self) -> impl Iterator<Item = PackUse> {
+        let needed = (0..).zip(&self.needed).filter(|(_, needed)| **needed != NOT_NEEDED);
+        needed.filter_map(|(number, _)| self.pack(number).filter(|_| self.is_first(number)))
+    }
+
+    fn is_first(&self, number: u32) -> bool {
+        self.table.numbers(&self.table.get(number).id).min() == Some(number)
+    }
+
+    fn pack(&self, number: u32) -> Option<PackUse> {
+        let needed = u64::from(self.needed[number as usize]);
+        let PackRef { size, content, .. } = self.table.get(number);
+        (needed != u64::from(NOT_NEEDED)).then_some(PackUse { size, content, needed: needed.min(content) })
     }
 
     pub(crate) fn contains(&self, pack: &PackId) -> bool {
-        self.packs.contains_key(pack)
+        self.table.numbers(pack).any(|number| self.needed[number as usize] != NOT_NEEDED)
     }
 
     pub(crate) fn space(&self) -> Space {
-        Space {
-            stored_bytes: self.packs.values().map(|pack| pack.size).sum(),
-            unused_bytes: self.packs.values().map(PackUse::unused_bytes).sum(),
+        let (mut stored_bytes, mut unused_bytes) = (0, 0);
+        for pack in self.packs() {
+            stored_bytes += pack.size;
+            unused_bytes += pack.unused_bytes();
         }
+        Space { stored_bytes, unused_bytes }
     }
 
     /// The packs that become sparse, besides those that are `known` to be. None if they waste too
     /// little.
     pub(crate) fn sparse(&self, known: &BTreeSet<PackId>) -> Vec<PackId> {
-        let Some(newest) = self.newest else { return Vec::new() };
-        let others = needs(newest).filter(|(id, _)| !known.contains(id));
-        let others = others.filter_map(|(id, needed)| Some((id, needed, *self.packs.get(&id)?)));
+        let Some((raw_bytes, needs)) = &self.newest else { return Vec::new() };
+        let others = needs.iter().map(|(number, needed)| (self.table.get(*number).id, *number, *needed));
+        let others = others.filter(|(id, ..)| !known.contains(id));
+        let others = others.filter_map(|(id, number, needed)| Some((id, needed, self.pack(number)?)));
         let mut sparse: Vec<_> = others.filter(|(.., pack)| pack.is_sparse()).collect();
         if sparse.iter().map(|(.., pack)| pack.unused_bytes()).sum::<u64>()
             <= self.space().stored_bytes / MIN_PART_WORTH_REWRITING
@@ -109,14 +167,21 @@ impl<'a> Packs<'a> {
             return Vec::new();
         }
         sparse.sort_by_key(|(id, _, pack)| (pack.share(), *id));
-        let mut budget = budget_beside(known, newest);
-        sparse.into_iter().map_while(|(id, needed, _)| budget.take(needed).then_some(id)).collect()
+        let mut budget = Budget::after(*raw_bytes).without(self.due(known));
+        sparse.into_iter().map_while(|(id, needed, _)| budget.take(needed.into()).then_some(id)).collect()
     }
 
     /// How many bytes of these packs the next backup stores again.
     pub(crate) fn due(&self, sparse: &BTreeSet<PackId>) -> u64 {
-        self.newest.map_or(0, |newest| due(sparse, newest))
+        let needs = self.newest.iter().flat_map(|(_, needs)| needs);
+        let due = needs.filter(|(number, _)| sparse.contains(&self.table.get(*number).id));
+        due.map(|(_, needed)| u64::from(*needed)).sum()
     }
+}
+
+/// How many bytes of its content are needed of a pack.
+fn content_needed(table: &PackTable, number: u32, unused: u32) -> u32 {
+    (table.get(number).content as u32).saturating_sub(unused)
 }
 
 /// How many bytes of the content of each of its packs a snapshot needs.
@@ -133,7 +198,7 @@ fn due(sparse: &BTreeSet<PackId>, newest: &Manifest) -> u64 {
 
 /// The budget of the run that follows the newest snapshot, without what is due of these packs.
 pub(crate) fn budget_beside(sparse: &BTreeSet<PackId>, newest: &Manifest) -> Budget {
-    Budget::after(newest).without(due(sparse, newest))
+    Budget::after(newest.accounting.raw_bytes).without(due(sparse, newest))
 }
 
 /// Reads the list. It is empty if the file is missing or damaged.
@@ -151,55 +216,69 @@ pub(crate) fn write(state: &StateDirectory, dataset: &Name, packs: &BTreeSet<Pac
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::catalog::documents::StoredAs;
     use crate::renewal::tests::{MIB, ids, snapshot};
+    use lifeboat_base::Error;
+    use lifeboat_format::id::Digest;
     use lifeboat_format::manifest::Accounting;
 
-    fn sparse(snapshots: &[Manifest], known: &[u8]) -> BTreeSet<PackId> {
-        Packs::of(snapshots).sparse(&ids(known)).into_iter().collect()
+    /// The outlines of these, each an hour later than the one before it.
+    fn outlines(snapshots: &[Manifest]) -> Result<Outlines> {
+        let mut outlines = Outlines::default();
+        for (hour, manifest) in (0..).zip(snapshots) {
+            let time = manifest.snapshot.time() + chrono::TimeDelta::hours(hour);
+            let manifest = Manifest { snapshot: SnapshotId::new(time, 0), ..manifest.clone() };
+            outlines.insert(&manifest, StoredAs { hash: Digest([7; 32]), bytes: 1000 })?;
+        }
+        Ok(outlines)
+    }
+
+    fn sparse(snapshots: &[Manifest], known: &[u8]) -> Result<BTreeSet<PackId>> {
+        Ok(Packs::of(&outlines(snapshots)?, |_| true).sparse(&ids(known)).into_iter().collect())
     }
 
     #[test]
     fn what_the_neediest_snapshot_leaves_is_unused() -> Result<()> {
-        let space = |snapshots: &[Manifest]| Packs::of(snapshots).space();
+        let space = |snapshots: &[Manifest]| Ok::<_, Error>(Packs::of(&outlines(snapshots)?, |_| true).space());
         let snapshots = [snapshot(100, &[(1, 40), (2, 30)])?, snapshot(100, &[(2, 20), (3, 10)])?];
-        assert_eq!(space(&snapshots), Space { stored_bytes: 30 * MIB, unused_bytes: 10 * MIB });
-        assert_eq!(space(&snapshots[1..]), Space { stored_bytes: 20 * MIB, unused_bytes: (5 + 7) * MIB + MIB / 2 });
+        assert_eq!(space(&snapshots)?, Space { stored_bytes: 30 * MIB, unused_bytes: 10 * MIB });
+        assert_eq!(space(&snapshots[1..])?, Space { stored_bytes: 20 * MIB, unused_bytes: (5 + 7) * MIB + MIB / 2 });
         let with =
             |unused| Manifest { accounting: Accounting { unused, ..Accounting::default() }, ..snapshots[1].clone() };
         let told_nothing = with(Vec::new());
-        assert_eq!(space(&[told_nothing]), Space { stored_bytes: 20 * MIB, unused_bytes: 0 });
+        assert_eq!(space(&[told_nothing])?, Space { stored_bytes: 20 * MIB, unused_bytes: 0 });
         let nonsense = with(vec![u64::MAX; 9]);
-        assert_eq!(space(&[nonsense]), Space { stored_bytes: 20 * MIB, unused_bytes: 20 * MIB });
-        assert_eq!(space(&[]), Space::default());
+        assert_eq!(space(&[nonsense])?, Space { stored_bytes: 20 * MIB, unused_bytes: 20 * MIB });
+        assert_eq!(space(&[])?, Space::default());
         Ok(())
     }
 
     #[test]
     fn packs_are_sparse_if_no_snapshot_needs_more_than_a_quarter_and_that_is_worth_it() -> Result<()> {
         let newest = snapshot(300, &[(1, 10), (2, 11), (3, 40)])?;
-        assert_eq!(sparse(std::slice::from_ref(&newest), &[]), ids(&[1]));
-        assert_eq!(sparse(&[snapshot(300, &[(1, 40)])?, newest.clone()], &[]), ids(&[]), "an older one needs it");
+        assert_eq!(sparse(std::slice::from_ref(&newest), &[])?, ids(&[1]));
+        assert_eq!(sparse(&[snapshot(300, &[(1, 40)])?, newest.clone()], &[])?, ids(&[]), "an older one needs it");
         assert_eq!(
-            sparse(&[snapshot(9, &[(4, 1)])?, newest.clone()], &[]),
+            sparse(&[snapshot(9, &[(4, 1)])?, newest.clone()], &[])?,
             ids(&[1]),
             "the newest does not refer to 4"
         );
         let full = (10..22).map(|pack| (pack, 40));
         let large: Vec<_> = [(1, 10)].into_iter().chain(full).collect();
-        assert_eq!(sparse(&[snapshot(400, &large)?], &[]), ids(&[]), "7.5 MiB of 130");
+        assert_eq!(sparse(&[snapshot(400, &large)?], &[])?, ids(&[]), "7.5 MiB of 130");
         Ok(())
     }
 
     #[test]
     fn the_emptiest_go_first_and_not_all_at_once() -> Result<()> {
         let needs = [(1, 9), (2, 1), (3, 10), (4, 2), (5, 8)];
-        assert_eq!(sparse(&[snapshot(100, &needs)?], &[]), ids(&[2, 4, 5]), "16 MiB");
-        assert_eq!(sparse(&[snapshot(30 * 32, &needs)?], &[]), ids(&[1, 2, 3, 4, 5]), "a 32nd");
-        assert_eq!(sparse(&[snapshot(100, &needs)?], &[5]), ids(&[2, 4]), "what is still due counts");
+        assert_eq!(sparse(&[snapshot(100, &needs)?], &[])?, ids(&[2, 4, 5]), "16 MiB");
+        assert_eq!(sparse(&[snapshot(30 * 32, &needs)?], &[])?, ids(&[1, 2, 3, 4, 5]), "a 32nd");
+        assert_eq!(sparse(&[snapshot(100, &needs)?], &[5])?, ids(&[2, 4]), "what is still due counts");
         let older = snapshot(100, &[(1, 10), (2, 10)])?;
         let newest = snapshot(100, &[(1, 8), (2, 8)])?;
-        assert_eq!(sparse(&[older, newest], &[]), ids(&[1, 2]), "what older ones need is not stored again");
-        assert_eq!(Packs::of(&[snapshot(9, &needs)?]).due(&ids(&[2, 5, 7])), 9 * MIB);
+        assert_eq!(sparse(&[older, newest], &[])?, ids(&[1, 2]), "what older ones need is not stored again");
+        assert_eq!(Packs::of(&outlines(&[snapshot(9, &needs)?])?, |_| true).due(&ids(&[2, 5, 7])), 9 * MIB);
         Ok(())
     }
 }

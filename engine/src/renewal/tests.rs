@@ -6,12 +6,11 @@ use lifeboat_base::facts::SourceFacts;
 use lifeboat_format::Format;
 use lifeboat_format::extents::Extent;
 use lifeboat_format::id::{Digest, PackId};
-use lifeboat_format::manifest::{Accounting, PackRef};
+use lifeboat_format::manifest::{Accounting, Manifest, PackRef};
 use lifeboat_format::requirements::Requirements;
 
 use super::scatter::{Scatter, ScatteredStretch, keep_within};
 use super::sparse::budget_beside;
-use super::*;
 
 pub(super) const MIB: u64 = 1 << 20;
 

@@ -21,6 +21,6 @@ mod streams;
 mod wanted;
 pub(crate) mod workers;
 
-pub use self::reader::{Listed, VaultReader};
+pub use self::reader::{HostMemory, Listed, Summary, VaultReader};
 pub use self::select::Selector;
 pub use self::streams::{Reading, SnapshotStreams};

@@ -5,8 +5,9 @@
 
 mod keys;
 mod settled;
+mod summaries;
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::time::Duration;
 
 use lifeboat_base::{Error, Result};
@@ -20,6 +21,7 @@ use tokio::sync::Mutex;
 use tokio_util::sync::CancellationToken;
 
 pub(super) use self::settled::FoundSettled;
+pub use self::summaries::{HostMemory, Summary};
 use super::fetch::PackFetcher;
 use super::streams::SnapshotStreams;
 use super::workers::Workers;
@@ -43,6 +45,8 @@ pub struct Listed {
     pub snapshot: SnapshotId,
     /// The replicas that hold its manifest and signature.
     pub replicas: Vec<Name>,
+    /// How long its manifest is, as all of them say, in bytes; `None` if they differ.
+    pub bytes: Option<u64>,
 }
 
 /// The snapshots that the replicas show, oldest first.
@@ -57,6 +61,8 @@ pub(super) struct Shown {
 struct Listings {
     /// The keys of the objects, each with the replica that shows it.
     objects: Vec<(Name, String)>,
+    /// How long these are, in bytes.
+    lengths: Vec<u64>,
     /// The replicas that could not be listed.
     unlisted: BTreeSet<Name>,
 }
@@ -289,16 +295,20 @@ impl VaultReader {
 
     /// As [`Self::snapshots`], with the replicas that could not be listed.
     pub(super) async fn shown(&self, dataset: &Name) -> Result<Shown> {
-        let Listings { objects, unlisted } = self.list_any(&layout::snapshots(dataset)).await?;
-        let present: BTreeSet<(&Name, &str)> = objects.iter().map(|(replica, key)| (replica, key.as_str())).collect();
-        let mut listed: BTreeMap<SnapshotId, Vec<Name>> = BTreeMap::new();
-        for (replica, key) in &objects {
+        let Listings { objects, lengths, unlisted } = self.list_any(&layout::snapshots(dataset)).await?;
+        let present: HashSet<(&Name, &str)> = objects.iter().map(|(replica, key)| (replica, key.as_str())).collect();
+        let mut listed: BTreeMap<SnapshotId, Listed> = BTreeMap::new();
+        for ((replica, key), length) in objects.iter().zip(lengths) {
             let Some(snapshot) = layout::parse_manifest(dataset, key) else { continue };
-            if present.contains(&(replica, layout::signature(key).as_str())) {
-                listed.entry(snapshot).or_default().push(replica.clone());
+            if !present.contains(&(replica, layout::signature(key).as_str())) {
+                continue;
             }
+            let new = || Listed { snapshot: snapshot.clone(), replicas: Vec::new(), bytes: Some(length) };
+            let listed = listed.entry(snapshot.clone()).or_insert_with(new);
+            listed.replicas.push(replica.clone());
+            listed.bytes = listed.bytes.filter(|others| *others == length);
         }
-        let snapshots = listed.into_iter().map(|(snapshot, replicas)| Listed { snapshot, replicas }).collect();
+        let snapshots = listed.into_values().collect();
         Ok(Shown { snapshots, unlisted })
     }
 
@@ -356,6 +366,7 @@ impl VaultReader {
         for (replica, list) in self.replicas.iter().zip(lists) {
             match list {
                 Ok(list) => {
+                    listings.lengths.extend(list.iter().map(|object| object.size));
                     listings.objects.extend(list.into_iter().map(|object| (replica.name().clone(), object.key)));
                 }
                 Err(error) => {

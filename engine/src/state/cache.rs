@@ -5,13 +5,13 @@
 //! An object enters the cache only after its signature was checked, so nobody checks it again. The
 //! caller fetches a copy again if it is damaged or missing.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::{Arc, OnceLock};
 
 use lifeboat_base::{Error, Result};
 use lifeboat_format::id::Name;
 
-use super::{StateDirectory, create_private, replace_file};
+use super::{StateDirectory, UNFINISHED, create_private, replace_file};
 
 /// The cache of one dataset.
 #[derive(Debug, Clone)]
@@ -26,10 +26,15 @@ impl ObjectCache {
     /// empty.
     #[must_use]
     pub fn open(state: &StateDirectory, dataset: &Name) -> Self {
-        let folder = state.path().join("datasets").join(dataset.as_str()).join("cache");
-        let cache = Self { folder, failed: Arc::default() };
+        let cache = Self::at(state.path(), dataset);
         cache.note(&create_private(&cache.folder));
         cache
+    }
+
+    /// The cache of `dataset` below this state directory, whether there is one or not.
+    #[must_use]
+    pub fn at(state: &Path, dataset: &Name) -> Self {
+        Self { folder: state.join("datasets").join(dataset.as_str()).join("cache"), failed: Arc::default() }
     }
 
     /// Why copies cannot be kept, if so.
@@ -39,7 +44,7 @@ impl ObjectCache {
     }
 
     /// Only the first failure is logged.
-    fn note(&self, done: &Result<()>) {
+    pub(crate) fn note(&self, done: &Result<()>) {
         if let Err(error) = done.as_ref().map_err(Error::chain)
             && self.failed.set(error.clone()).is_ok()
         {
@@ -66,19 +71,34 @@ impl ObjectCache {
     /// The keys of all copies.
     #[must_use]
     pub fn keys(&self) -> std::collections::BTreeSet<String> {
-        let entries = std::fs::read_dir(&self.folder).into_iter().flatten().flatten();
-        entries.filter_map(|entry| entry.file_name().into_string().ok()).map(|name| name.replace('!', "/")).collect()
+        self.names().map(|name| name.replace('!', "/")).collect()
     }
 
     /// Removes every copy for whose key `keep` returns false.
     pub fn retain(&self, keep: impl Fn(&str) -> bool) {
-        let entries = std::fs::read_dir(&self.folder).into_iter().flatten().flatten();
-        for name in entries.filter_map(|entry| entry.file_name().into_string().ok()) {
+        for name in self.names() {
             let key = name.replace('!', "/");
             if !keep(&key) {
                 self.remove(&key);
             }
         }
+    }
+
+    /// The names of all copies, and of files that a killed program has left.
+    fn names(&self) -> impl Iterator<Item = String> {
+        let entries = std::fs::read_dir(&self.folder).into_iter().flatten().flatten();
+        let names = entries.filter_map(|entry| entry.file_name().into_string().ok());
+        names.filter(|name| !name.starts_with('.') || name.starts_with(UNFINISHED))
+    }
+
+    /// Where a file lies that is no copy. Its name begins with a dot.
+    pub(crate) fn beside(&self, name: &str) -> PathBuf {
+        self.folder.join(name)
+    }
+
+    /// How long a copy is, in bytes.
+    pub(crate) fn length(&self, key: &str) -> Option<u64> {
+        Some(std::fs::metadata(self.path(key)).ok()?.len())
     }
 
     fn path(&self, key: &str) -> PathBuf {

@@ -6,6 +6,7 @@
 //! datasets/<dataset>/status.json  what the metrics show; the daemon writes it, so it survives a restart
 //! datasets/<dataset>/lock         held by the one run (of the daemon, --once or prune) that works on the dataset; its process id
 //! datasets/<dataset>/cache/…      exact copies of small vault objects whose signatures were checked (ciphertext)
+//! datasets/<dataset>/cache/.…     what these objects said, so that nobody opens and checks them twice (sealed)
 //! datasets/<dataset>/journal      packs uploaded since the last commit (sealed)
 //! datasets/<dataset>/rows/…       keyed hashes of the newest snapshot's rows, up to 4 % of its size, and maps, up to 2 %; up to twice that during a run (sealed)
 //! datasets/<dataset>/unreferenced which packs no snapshot refers to, and since when (plain: ids and times)
@@ -24,6 +25,7 @@ pub mod cache;
 pub(crate) mod chunk_table;
 pub mod journal;
 pub mod row_index;
+pub(crate) mod sealed_log;
 pub(crate) mod seen;
 pub mod watch;
 
@@ -36,6 +38,8 @@ use lifeboat_base::{Class, Context, Error, Result};
 use lifeboat_format::id::Name;
 
 const LOCK: &str = "lock";
+/// How the name of a file begins that is not whole yet.
+const UNFINISHED: &str = ".new-";
 
 /// The state directory, which only its owner can read (mode 0700).
 #[derive(Debug, Clone)]
@@ -210,7 +214,7 @@ fn try_lock(path: &Path) -> Result<Option<Lock>> {
 pub fn replace_file(path: &Path, content: &[u8]) -> Result<()> {
     let write = || -> std::io::Result<()> {
         let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
-        let mut file = tempfile::Builder::new().prefix(".new-").tempfile_in(folder)?;
+        let mut file = tempfile::Builder::new().prefix(UNFINISHED).tempfile_in(folder)?;
         file.write_all(content)?;
         file.as_file().sync_all()?;
         file.persist(path)?;

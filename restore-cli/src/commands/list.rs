@@ -2,23 +2,21 @@
 
 use std::collections::BTreeMap;
 use std::fmt;
+use std::path::PathBuf;
 
 use chrono::{DateTime, Utc};
-use futures::StreamExt;
 use lifeboat_engine::config::Limits;
 use lifeboat_engine::format::id::{Name, SnapshotId};
-use lifeboat_engine::restore::{Listed, VaultReader};
-use lifeboat_engine::{Class, Error, Result, SnapshotTime, TimeClaim, is_future};
+use lifeboat_engine::keys::HostKeys;
+use lifeboat_engine::restore::{HostMemory, Listed, Summary, VaultReader};
+use lifeboat_engine::{Class, Error, Result, SnapshotTime, is_future};
 use serde::Serialize;
 
-use crate::access::Need;
+use crate::access::{self, Need};
 use crate::flags::Moment;
 use crate::human;
 use crate::session::Session;
 use crate::table::Plain;
-
-/// Manifests that are fetched at once.
-const MANIFESTS_AT_ONCE: usize = 16;
 
 /// List snapshots: age, size, and the replicas that hold them
 #[derive(Debug, clap::Args)]
@@ -57,10 +55,12 @@ struct Row {
 pub(crate) async fn run(args: &Args, session: &Session) -> Result<()> {
     let place = session.place()?.read_as_of(&args.moment);
     let reader = session.reader(&place, Need::Manifests).await?;
+    let host = place.host().and_then(|config| Some((config.state_directory.clone(), access::host_keys(config)?)));
     let mut snapshots = Vec::new();
     let mut locked = None;
     for dataset in session.datasets(&reader, args.dataset.as_ref()).await? {
-        let rows = session.cancellable("listing", rows(session, &reader, &dataset, &mut locked)).await?;
+        let rows = rows(session, &reader, &dataset, host.as_ref(), &mut locked);
+        let rows = session.cancellable("listing", rows).await?;
         snapshots.extend(rows);
     }
     if let Some(error) = locked {
@@ -78,7 +78,13 @@ pub(crate) async fn run(args: &Args, session: &Session) -> Result<()> {
     session.out.result(&Listing { vault, unreachable, snapshots })
 }
 
-async fn rows(session: &Session, reader: &VaultReader, dataset: &Name, locked: &mut Option<Error>) -> Result<Vec<Row>> {
+async fn rows(
+    session: &Session,
+    reader: &VaultReader,
+    dataset: &Name,
+    host: Option<&(PathBuf, HostKeys)>,
+    locked: &mut Option<Error>,
+) -> Result<Vec<Row>> {
     let (listed, settled) = futures::join!(reader.snapshots(dataset), reader.settled_times(dataset));
     let listed = listed?;
     let (now, limits) = (session.clock.now(), reader.limits());
@@ -86,27 +92,15 @@ async fn rows(session: &Session, reader: &VaultReader, dataset: &Name, locked: &
         locked.get_or_insert_with(|| Error::keys("no identity is given"));
         return Ok(listed.into_iter().map(|listed| row(dataset, listed, now, limits)).collect());
     }
-    // Nothing of a manifest is kept but what is shown.
-    let opened: Vec<(Listed, Result<ShownManifest>)> = futures::stream::iter(listed)
-        .map(|listed| async move {
-            let manifest = reader.manifest(dataset, &listed.snapshot).await;
-            let shown = manifest.map(|manifest| ShownManifest {
-                claim: TimeClaim::from(&manifest),
-                raw_bytes: manifest.accounting.raw_bytes,
-                stored_bytes: manifest.accounting.stored_bytes,
-            });
-            (listed, shown)
-        })
-        .buffered(MANIFESTS_AT_ONCE)
-        .collect()
-        .await;
+    let memory = host.map(|(state, keys)| HostMemory { state, keys });
+    let opened = reader.summaries(dataset, listed, memory).await;
     let claims = opened.iter().filter_map(|(_, shown)| Some(shown.as_ref().ok()?.claim.clone()));
     let times = settled?.among(claims);
     let mut rows = Vec::with_capacity(opened.len());
     for (listed, manifest) in opened {
         let mut row = row(dataset, listed, now, limits);
         match manifest {
-            Ok(ShownManifest { claim, raw_bytes, stored_bytes }) => {
+            Ok(Summary { claim, raw_bytes, stored_bytes }) => {
                 (row.raw_bytes, row.stored_bytes) = (Some(raw_bytes), Some(stored_bytes));
                 row.take_time(times.of(&claim.snapshot, claim.time), now, limits);
             }
@@ -146,13 +140,6 @@ impl Row {
     }
 }
 
-/// What is shown of a manifest.
-struct ShownManifest {
-    claim: TimeClaim,
-    raw_bytes: u64,
-    stored_bytes: u64,
-}
-
 impl fmt::Display for Listing {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         if self.snapshots.is_empty() {
@@ -190,6 +177,7 @@ mod tests {
         let listed = |id: &str| Listed {
             snapshot: id.parse().unwrap(),
             replicas: vec!["north".parse().unwrap(), "south".parse().unwrap()],
+            bytes: None,
         };
         let dataset: Name = "shop".parse().unwrap();
         let mut good = row(&dataset, listed("20261123T183244123Z-9f2c81aa"), now, &Limits::default());

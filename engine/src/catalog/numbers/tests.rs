@@ -32,7 +32,7 @@ impl Place {
     }
 
     fn reader(&self) -> OrderReader<'_> {
-        OrderReader { vault: VAULT, dataset: &self.dataset, trusted: &self.trusted, cache: None }
+        OrderReader { vault: VAULT, dataset: &self.dataset, trusted: &self.trusted, cache: None, host_key: None }
     }
 
     /// A commit of this number, signed by `signer`.

@@ -42,7 +42,7 @@ impl Prune<'_> {
         if let Some(doubt) = doubt {
             return Err(nothing(doubt));
         }
-        self.check_time(&view.manifests, &view.times).map_err(nothing)?;
+        self.check_time(&view.by_snapshot, &view.times).map_err(nothing)?;
         if let Some((replica, why)) = view.skipped.first() {
             return Err(nothing(
                 Error::storage(format!("replica {replica} may hold what is missing, and cannot be used: {why}"))

@@ -6,7 +6,6 @@ use lifeboat_base::{Error, Result};
 use lifeboat_format::act::ActKind;
 use lifeboat_format::id::{Name, SnapshotId};
 use lifeboat_format::layout;
-use lifeboat_format::manifest::Manifest;
 use lifeboat_format::record::{PruneRecord, RemovedSnapshot};
 use lifeboat_store::SharedReplica;
 
@@ -16,6 +15,7 @@ use super::unreferenced::Unreferenced;
 use super::view::View;
 use super::{DeadPack, Prune, PruneOutcome, PrunePlan, shown};
 use crate::catalog::inventory::Inventory;
+use crate::catalog::outlines::Outline;
 use crate::catalog::records::RecordWriter;
 use crate::catalog::signed::SignedObject;
 use crate::keep::gaps::{ShownSnapshots, with_numbers};
@@ -116,16 +116,16 @@ impl Prune<'_> {
     /// names it as predecessor, or while a replica may still show it.
     fn record(&self, plan: &PrunePlan, view: &View, sweep: &Sweep<'_>) -> Result<(SnapshotId, SignedObject)> {
         let removed = &sweep.removed;
-        let stays = || view.manifests.values().filter(|manifest| !removed.contains(&manifest.snapshot));
-        let predecessors: BTreeSet<&SnapshotId> = stays().filter_map(Manifest::predecessor).collect();
+        let all = || view.by_snapshot.values().map(AsRef::as_ref);
+        let stays = || all().filter(|outline: &&Outline| !removed.contains(&outline.snapshot));
+        let predecessors: BTreeSet<&SnapshotId> = stays().filter_map(Outline::predecessor).collect();
         let everywhere_gone = view.skipped.is_empty() && plan.skipped.is_empty();
         let matters = |snapshot: &&SnapshotId| {
             !everywhere_gone || predecessors.contains(snapshot) || view.leftovers.contains(snapshot)
         };
-        let hash =
-            |snapshot: &SnapshotId| view.hashes.get(snapshot).copied().or(view.pruned.get(snapshot).copied().flatten());
+        let hash = |snapshot: &SnapshotId| view.hash(snapshot).or(view.pruned.get(snapshot).copied().flatten());
         let all: BTreeSet<&SnapshotId> = removed.iter().chain(view.pruned.keys().filter(matters)).collect();
-        let stays: BTreeSet<&SnapshotId> = stays().map(|manifest| &manifest.snapshot).collect();
+        let stays: BTreeSet<&SnapshotId> = stays().map(|outline| &outline.snapshot).collect();
         let settled = view.records.iter().flat_map(|record| &record.body.branches);
         let branches: BTreeSet<&SnapshotId> = settled.filter(|snapshot| stays.contains(snapshot)).collect();
         // What only a replica shows that is away stays as well.

@@ -30,7 +30,7 @@ pub(super) struct Acting<'p> {
 
 impl<'p> Acting<'p> {
     pub(super) fn new(prune: &'p Prune<'p>, view: &View) -> Self {
-        let last = view.acts.found.last_key_value().map(|(_, found)| found.clone());
+        let last = view.acts.found.last_key_value().map(|(_, found)| FoundAct::clone(found));
         Self { prune, last, newest: view.newest, failed: BTreeMap::new() }
     }
 
@@ -53,7 +53,7 @@ impl<'p> Acting<'p> {
         let act = actor.act(kind, id, record, self.last.as_ref(), self.newest, self.prune.clock.now())?;
         let number = act.act.number;
         let trusted = &self.prune.keys.trusted_signers;
-        let order = OrderReader { vault, dataset, trusted, cache: None };
+        let order = OrderReader { vault, dataset, trusted, cache: None, host_key: None };
         let mut has_place = false;
         for inventory in inventories {
             let replica = &inventory.replica;
@@ -96,7 +96,7 @@ impl Prune<'_> {
         view: &View,
         outcome: &mut PruneOutcome,
     ) -> Result<()> {
-        let hash = |snapshot: &SnapshotId| view.hashes.get(snapshot).copied();
+        let hash = |snapshot: &SnapshotId| view.hash(snapshot);
         let snapshots = plan.mark_snapshots.intersection(&fresh.mark_snapshots);
         let body = MarkRecord {
             snapshots: snapshots

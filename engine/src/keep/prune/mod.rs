@@ -53,6 +53,7 @@ use lifeboat_store::SharedReplica;
 
 pub use self::accept::Accept;
 pub use self::settle::{ClockReport, Settled};
+pub(in crate::keep) use self::view::View;
 use crate::config::{Config, Dataset};
 pub use crate::keep::false_times::FalseTime;
 use crate::keys::HostKeys;

@@ -6,13 +6,13 @@ use chrono::{DateTime, TimeDelta, Utc};
 use lifeboat_base::Result;
 use lifeboat_format::id::{Name, PackId, SnapshotId};
 use lifeboat_format::layout;
-use lifeboat_format::manifest::Manifest;
 use lifeboat_format::record::{MAX_MARKED_OBJECTS, MAX_MARKED_PACKS, MarkRecord, RemovedSnapshot};
 
 use super::view::View;
 use super::{DeadPack, Prune, PrunePlan, Verdict, unreferenced};
 use crate::catalog::documents::Documents;
 use crate::catalog::future::is_future;
+use crate::catalog::outlines::Outline;
 use crate::catalog::records::FoundRecord;
 use crate::catalog::unbelieved::Unbelieved;
 use crate::keep::retention;
@@ -62,7 +62,7 @@ impl Prune<'_> {
         }
         let stays: HashSet<&SnapshotId> =
             plan.verdicts.iter().filter(|verdict| verdict.goes_at.is_none()).map(|verdict| &verdict.snapshot).collect();
-        let needed = Packs::of(view.manifests.values().filter(|manifest| stays.contains(&manifest.snapshot)));
+        let needed = Packs::of(&view.outlines, |outline| stays.contains(&outline.snapshot));
         plan.sparse = self.sparse(view, &needed);
         plan.space = needed.space();
         plan.again_bytes = needed.due(&plan.sparse);
@@ -79,17 +79,18 @@ impl Prune<'_> {
         goes_at: impl Fn(&SnapshotId) -> DateTime<Utc>,
     ) -> Vec<Verdict> {
         let limits = &self.config.limits;
-        let (shown, elsewhere): (Vec<&Manifest>, Vec<&Manifest>) =
-            view.manifests.values().partition(|manifest| view.shown.contains(&manifest.snapshot));
-        let (future, past): (Vec<&Manifest>, Vec<&Manifest>) =
-            shown.into_iter().partition(|manifest| is_future(view.times.time(manifest), now, limits));
-        let told = |manifest: &&Manifest| retention::Told {
-            counts: view.times.time(manifest),
-            claimed: Some(manifest.started).filter(|claimed| !is_future(*claimed, now, limits)),
+        let all = view.by_snapshot.values().map(AsRef::as_ref);
+        let (shown, elsewhere): (Vec<&Outline>, Vec<&Outline>) =
+            all.partition(|outline: &&Outline| view.shown.contains(&outline.snapshot));
+        let (future, past): (Vec<&Outline>, Vec<&Outline>) =
+            shown.into_iter().partition(|outline| is_future(view.times.time(outline), now, limits));
+        let told = |outline: &&Outline| retention::Told {
+            counts: view.times.time(outline),
+            claimed: Some(outline.started).filter(|claimed| !is_future(*claimed, now, limits)),
         };
         let told: Vec<retention::Told> = past.iter().map(told).collect();
         let reasons = retention::reasons_as_settled(&told, &self.dataset.retention, now);
-        let because = |why: &'static str| move |manifest| (manifest, vec![why.to_owned()]);
+        let because = |why: &'static str| move |outline| (outline, vec![why.to_owned()]);
         let of_future = future.into_iter().map(because("its time lies in the future"));
         let of_others = elsewhere.into_iter().map(because("only replicas that are left alone show it"));
         let mut verdicts: Vec<Verdict> = past
@@ -98,14 +99,14 @@ impl Prune<'_> {
             .zip(reasons)
             .chain(of_future)
             .chain(of_others)
-            .map(|(manifest, keep_because)| Verdict {
-                snapshot: manifest.snapshot.clone(),
-                taken: view.times.time(manifest),
+            .map(|(outline, keep_because)| Verdict {
+                snapshot: outline.snapshot.clone(),
+                taken: view.times.time(outline),
                 keep_because,
                 goes_at: None,
             })
             .collect();
-        protect(view, &past, &mut verdicts);
+        self.protect(view, &past, &mut verdicts);
         for verdict in verdicts.iter_mut().filter(|verdict| verdict.keep_because.is_empty()) {
             verdict.goes_at = Some(goes_at(&verdict.snapshot));
         }
@@ -140,9 +141,10 @@ impl Prune<'_> {
         let known = unreferenced::read(self.state, &self.dataset.name)?;
         let longest_run = delta(self.config.limits.longest_run());
         let removed: HashSet<&SnapshotId> = plan.removed().collect();
-        let remains = view.manifests.values().filter(|manifest| !removed.contains(&manifest.snapshot));
-        let needed_until_then = Packs::of(remains);
-        let named = Packs::of(view.manifests.values());
+        let is_there = |outline: &Outline| view.by_snapshot.contains_key(&outline.snapshot);
+        let remains = |outline: &Outline| is_there(outline) && !removed.contains(&outline.snapshot);
+        let needed_until_then = Packs::of(&view.outlines, remains);
+        let named = Packs::of(&view.outlines, is_there);
         let due: HashSet<&SnapshotId> = plan.due.iter().collect();
         let (mut packs, mut waiting, mut mark_packs) = (Vec::new(), Vec::new(), BTreeSet::new());
         for inventory in &view.inventories {
@@ -224,7 +226,7 @@ impl Prune<'_> {
             let replica = inventory.replica.name();
             let mut unreadable = Unbelieved::new("an index segment that cannot be read");
             for snapshot in &inventory.indexes {
-                if view.manifests.contains_key(snapshot) && !removed.contains(snapshot) {
+                if view.by_snapshot.contains_key(snapshot) && !removed.contains(snapshot) {
                     continue;
                 }
                 if unreadable.leaves_aside([replica]) {
@@ -290,29 +292,32 @@ impl Marks {
     }
 }
 
-/// Adds the reasons that hold whatever the retention rules are. `past` is what replicas show from
-/// which something may go, oldest first, without what lies in the future. One that lacks a database
-/// is no reason for another to go.
-fn protect(view: &View, past: &[&Manifest], verdicts: &mut [Verdict]) {
-    let mut keep = |snapshot: Option<&SnapshotId>, because: String| {
-        if let Some(verdict) = verdicts.iter_mut().find(|verdict| Some(&verdict.snapshot) == snapshot) {
-            verdict.keep_because.push(because);
+impl Prune<'_> {
+    /// Adds the reasons that hold whatever the retention rules are. `past` is what replicas show
+    /// from which something may go, oldest first, without what lies in the future. One that lacks a
+    /// database is no reason for another to go.
+    fn protect(&self, view: &View, past: &[&Outline], verdicts: &mut [Verdict]) {
+        let mut keep = |snapshot: Option<&SnapshotId>, because: String| {
+            if let Some(verdict) = verdicts.iter_mut().find(|verdict| Some(&verdict.snapshot) == snapshot) {
+                verdict.keep_because.push(because);
+            }
+        };
+        let mut keep_newest = |fits: &dyn Fn(&Outline) -> bool, because: &str| {
+            let mut fitting = past.iter().rev().filter(|outline| fits(outline));
+            let Some(newest) = fitting.next() else { return };
+            keep(Some(&newest.snapshot), because.to_owned());
+            if newest.is_partial {
+                let whole = fitting.find(|outline| !outline.is_partial);
+                keep(whole.map(|outline| &outline.snapshot), format!("{because} that lacks no database"));
+            }
+        };
+        keep_newest(&|_| true, "the newest");
+        for inventory in &view.inventories {
+            let because = format!("the newest complete one in {}", inventory.replica.name());
+            let complete = view.outlines.complete(&self.dataset.name, inventory);
+            keep_newest(&|outline| complete[outline.place()], &because);
         }
-    };
-    let mut keep_newest = |fits: &dyn Fn(&Manifest) -> bool, because: &str| {
-        let mut fitting = past.iter().rev().filter(|manifest| fits(manifest));
-        let Some(newest) = fitting.next() else { return };
-        keep(Some(&newest.snapshot), because.to_owned());
-        if !newest.source.skipped.is_empty() {
-            let whole = fitting.find(|manifest| manifest.source.skipped.is_empty());
-            keep(whole.map(|manifest| &manifest.snapshot), format!("{because} that lacks no database"));
-        }
-    };
-    keep_newest(&|_| true, "the newest");
-    for inventory in &view.inventories {
-        let because = format!("the newest complete one in {}", inventory.replica.name());
-        keep_newest(&|manifest| inventory.is_complete(manifest), &because);
+        keep(view.proved.as_ref(), "the newest proved one".to_owned());
+        keep(view.proved_whole.as_ref(), "the newest proved one that lacks no database".to_owned());
     }
-    keep(view.proved.as_ref(), "the newest proved one".to_owned());
-    keep(view.proved_whole.as_ref(), "the newest proved one that lacks no database".to_owned());
 }

@@ -6,7 +6,6 @@ use lifeboat_base::{Class, Error, Result};
 use lifeboat_databases::proof::ProofLevel;
 use lifeboat_format::id::{Name, SnapshotId};
 use lifeboat_format::layout;
-use lifeboat_format::manifest::Manifest;
 use lifeboat_format::record::{self, MAX_RECORD_BYTES, RecordBody, RecordType};
 use lifeboat_store::SharedReplica;
 use serde::{Deserialize, Serialize};
@@ -15,6 +14,7 @@ use super::Prune;
 use super::doubts::Doubts;
 use crate::catalog::future::is_future;
 use crate::catalog::inventory::Inventory;
+use crate::catalog::outlines::{Outline, OutlineMap};
 use crate::catalog::records::RecordReader;
 use crate::catalog::taken::TakenTimes;
 use crate::catalog::unbelieved::Unbelieved;
@@ -55,7 +55,7 @@ impl Prune<'_> {
     pub(super) async fn newest_proved(
         &self,
         inventories: &[Inventory],
-        manifests: &BTreeMap<SnapshotId, Manifest>,
+        outlines: &OutlineMap,
         times: &TakenTimes,
         doubts: &mut Doubts,
     ) -> [Option<SnapshotId>; 2] {
@@ -64,21 +64,22 @@ impl Prune<'_> {
             let mut unbelieved = Unbelieved::new("a drill report that cannot be believed");
             let sound = inventories.iter().filter(|inventory| !doubts.replicas.contains_key(inventory.replica.name()));
             let shown: BTreeSet<&SnapshotId> = sound.flat_map(|inventory| &inventory.snapshots).collect();
-            let counts = |(snapshot, manifest): &(_, &Manifest)| {
-                shown.contains(*snapshot) && !is_future(times.time(manifest), now, &self.config.limits)
+            let counts = |(snapshot, outline): &(&SnapshotId, &Outline)| {
+                shown.contains(*snapshot) && !is_future(times.time(outline), now, &self.config.limits)
             };
-            let mut candidates: BTreeMap<&SnapshotId, &Manifest> = manifests.iter().filter(counts).collect();
+            let all = outlines.iter().map(|(snapshot, outline)| (snapshot, outline.as_ref()));
+            let mut candidates: BTreeMap<&SnapshotId, &Outline> = all.filter(counts).collect();
             let doubted = doubts.replicas.len();
             let newest = self.newest_proved_of(&candidates, times, inventories, doubts, &mut unbelieved).await;
             let mut whole = None;
-            if newest.is_some_and(|newest| !newest.source.skipped.is_empty()) {
-                candidates.retain(|_, manifest| manifest.source.skipped.is_empty());
+            if newest.is_some_and(|newest| newest.is_partial) {
+                candidates.retain(|_, outline| !outline.is_partial);
                 whole = self.newest_proved_of(&candidates, times, inventories, doubts, &mut unbelieved).await;
             }
             // A replica that is doubted since then may have been the only one to show it.
             if doubts.replicas.len() == doubted {
                 unbelieved.log("it is ignored");
-                return [newest, whole].map(|found| found.map(|manifest| manifest.snapshot.clone()));
+                return [newest, whole].map(|found| found.map(|outline| outline.snapshot.clone()));
             }
         }
     }
@@ -86,18 +87,18 @@ impl Prune<'_> {
     /// As [`Self::newest_proved`], of these.
     async fn newest_proved_of<'m>(
         &self,
-        candidates: &BTreeMap<&SnapshotId, &'m Manifest>,
+        candidates: &BTreeMap<&SnapshotId, &'m Outline>,
         times: &TakenTimes,
         inventories: &[Inventory],
         doubts: &mut Doubts,
         unbelieved: &mut Unbelieved,
-    ) -> Option<&'m Manifest> {
-        let mut newest: Option<&Manifest> = None;
+    ) -> Option<&'m Outline> {
+        let mut newest: Option<&Outline> = None;
         let drills: BTreeSet<&SnapshotId> = inventories.iter().flat_map(|inventory| &inventory.drills).collect();
         for drill in drills.into_iter().rev() {
             // A drill is younger than the snapshot that it proves. So no older report can name a
             // newer snapshot. A settled time must not end the search early.
-            if newest.is_some_and(|manifest| times.time(manifest).min(manifest.started) >= drill.time()) {
+            if newest.is_some_and(|outline| times.time(outline).min(outline.started) >= drill.time()) {
                 break;
             }
             let holders: Vec<&Inventory> =
@@ -128,7 +129,7 @@ impl Prune<'_> {
             };
             let proved = Some(report).filter(|report| report.reached == Some(ProofLevel::Proved));
             let proved = proved.and_then(|report| candidates.get(&report.snapshot?).copied());
-            newest = newest.into_iter().chain(proved).max_by_key(|manifest| &manifest.snapshot);
+            newest = newest.into_iter().chain(proved).max_by_key(|outline| &outline.snapshot);
         }
         newest
     }

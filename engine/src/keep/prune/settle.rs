@@ -1,6 +1,8 @@
 //! Settles when snapshots were taken whose manifests tell false times. A settled time is written
 //! down as what an operator accepts of gaps is: in a sweep that deletes nothing.
 
+use std::sync::Arc;
+
 use chrono::{DateTime, TimeDelta, Utc};
 use lifeboat_base::{Error, Result};
 use lifeboat_format::id::{Name, SnapshotId};
@@ -11,6 +13,7 @@ use super::accept::accepted;
 use super::view::{Survey, View};
 use super::{Accept, Prune};
 use crate::catalog::future::is_future;
+use crate::catalog::outlines::Outline;
 use crate::catalog::taken::TimeClaim;
 use crate::keep::false_times::{FalseTime, StoredTimes, false_times};
 
@@ -97,7 +100,7 @@ impl Prune<'_> {
             settled: now.max(wrong.time),
         };
         let all = view.settled.with(report.doubtful.iter().map(entry));
-        let times = all.among(view.manifests.values().map(TimeClaim::from));
+        let times = all.among(view.by_snapshot.values().map(|outline| TimeClaim::from(outline.as_ref())));
         if let Some(wrong) = report.doubtful.iter().find(|wrong| !times.is_vouched_for(&wrong.snapshot)) {
             return Err(again(format!(
                 "{} is no time that snapshot {} can have been taken",
@@ -115,14 +118,15 @@ impl Prune<'_> {
     /// `is_silent`: no replica tells the time.
     fn doubtful(&self, view: &View, now: DateTime<Utc>, is_silent: bool) -> Vec<FalseTime> {
         let limits = &self.config.limits;
-        let claims: Vec<TimeClaim> = view.manifests.values().map(TimeClaim::from).collect();
+        let claims: Vec<TimeClaim> =
+            view.by_snapshot.values().map(|outline| TimeClaim::from(outline.as_ref())).collect();
         let tolerance = TimeDelta::from_std(limits.clock_skew.saturating_mul(2)).unwrap_or(TimeDelta::MAX);
         let mut found = false_times(&claims, &view.times, &self.stored(view), now, tolerance);
-        let past = view.manifests.values().filter(|manifest| !is_future(view.times.time(manifest), now, limits));
-        let newest = past.max_by_key(|manifest| (manifest.sequence, &manifest.snapshot));
+        let past = view.by_snapshot.values().filter(|outline| !is_future(view.times.time(outline), now, limits));
+        let newest = past.max_by_key(|outline| (outline.sequence, &outline.snapshot));
         let newest = newest.filter(|newest| !found.iter().any(|wrong| wrong.snapshot == newest.snapshot));
         if let Some(newest) = newest.filter(|newest| is_silent && newest.started <= now)
-            && let Some(pause) = self.jump(&view.manifests, &view.times, newest)
+            && let Some(pause) = self.jump(&view.by_snapshot, &view.times, newest)
         {
             found.push(FalseTime {
                 snapshot: newest.snapshot.clone(),
@@ -144,9 +148,9 @@ impl Prune<'_> {
             if inventory.replica.clock_offset(skew).is_none_or(|offset| offset.abs() > skew) {
                 continue;
             }
-            for (snapshot, manifest) in &view.manifests {
+            for (snapshot, outline) in &view.by_snapshot {
                 let Some(written) = inventory.written.get(snapshot) else { continue };
-                let took = manifest.finished.signed_duration_since(manifest.started);
+                let took = outline.finished.signed_duration_since(outline.started);
                 let could = took >= TimeDelta::zero() && took.to_std().is_ok_and(|took| took <= self.config.limits.run);
                 let began = if could { *written - took } else { *written };
                 let first = stored.get(snapshot).is_none_or(|(_, known)| began < *known);
@@ -160,9 +164,9 @@ impl Prune<'_> {
 }
 
 fn settled(view: &View) -> Vec<Settled> {
-    let told = |(snapshot, manifest): (&SnapshotId, &lifeboat_format::manifest::Manifest)| {
-        let taken = view.times.of(snapshot, manifest.started);
+    let told = |(snapshot, outline): (&SnapshotId, &Arc<Outline>)| {
+        let taken = view.times.of(snapshot, outline.started);
         Some(Settled { snapshot: snapshot.clone(), claimed: taken.claimed?, time: taken.time })
     };
-    view.manifests.iter().filter_map(told).collect()
+    view.by_snapshot.iter().filter_map(told).collect()
 }

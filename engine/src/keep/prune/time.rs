@@ -5,40 +5,39 @@
 //! it goes on as it did. After a long pause, that takes two backups: the first one shows the new
 //! time, and the next one confirms it. A clock that is wrong for longer than that is believed.
 
-use std::collections::BTreeMap;
 use std::ops::Range;
 
 use chrono::{DateTime, Utc};
 use lifeboat_base::{Error, Result};
 use lifeboat_format::id::SnapshotId;
-use lifeboat_format::manifest::Manifest;
 
 use super::Prune;
 use crate::catalog::clocks::{self, ClockWitnesses, longest_pause};
 use crate::catalog::future::is_future;
+use crate::catalog::outlines::{Outline, OutlineMap};
 use crate::catalog::taken::TakenTimes;
 
 impl Prune<'_> {
     /// # Errors
     /// The time cannot be believed. The replicas were just asked something.
-    pub(super) fn check_time(&self, manifests: &BTreeMap<SnapshotId, Manifest>, times: &TakenTimes) -> Result<()> {
+    pub(super) fn check_time(&self, outlines: &OutlineMap, times: &TakenTimes) -> Result<()> {
         let witnesses = self.check_clock()?;
         let now = self.clock.now();
         // What lies in the future counts for nothing. A clock that is behind lets nothing go early.
-        let past = manifests.values().filter(|manifest| !is_future(times.time(manifest), now, &self.config.limits));
-        let newest = past.max_by_key(|manifest| (manifest.sequence, &manifest.snapshot));
+        let past = outlines.values().filter(|outline| !is_future(times.time(outline), now, &self.config.limits));
+        let newest = past.max_by_key(|outline| (outline.sequence, &outline.snapshot));
         let Some(newest) = newest.filter(|_| witnesses.are_silent()) else { return Ok(()) };
         let doubt = |what: String| {
             Error::configuration(format!(
                 "it is doubtful whether this host's clock is right: {what}, and no replica tells the time"
             ))
         };
-        if let Some(pause) = self.long_pause(manifests, times, &newest.snapshot, times.time(newest)..now) {
+        if let Some(pause) = self.long_pause(outlines, times, &newest.snapshot, times.time(newest)..now) {
             return Err(doubt(format!("the newest snapshot, {}, is {pause} old", newest.snapshot)).hint(
                 "if the clock is right (see `timedatectl`), back up twice: the second backup confirms the time; then prune",
             ));
         }
-        match self.jump(manifests, times, newest) {
+        match self.jump(outlines, times, newest) {
             None => Ok(()),
             Some(pause) => {
                 let what = format!("snapshot {} is {pause} later than the one before it", newest.snapshot);
@@ -64,26 +63,21 @@ impl Prune<'_> {
 
     /// How much later than the one before it this snapshot was taken, if that is doubtful and
     /// nobody vouches for it.
-    pub(super) fn jump(
-        &self,
-        manifests: &BTreeMap<SnapshotId, Manifest>,
-        times: &TakenTimes,
-        newest: &Manifest,
-    ) -> Option<String> {
+    pub(super) fn jump(&self, outlines: &OutlineMap, times: &TakenTimes, newest: &Outline) -> Option<String> {
         let before = newest.predecessor().filter(|_| !times.is_vouched_for(&newest.snapshot))?;
-        let time = manifests.get(before).map_or_else(|| before.time(), |manifest| times.time(manifest));
-        self.long_pause(manifests, times, before, time..times.time(newest))
+        let time = outlines.get(before).map_or_else(|| before.time(), |outline| times.time(outline));
+        self.long_pause(outlines, times, before, time..times.time(newest))
     }
 
     /// The pause between these times, if it is so long after this snapshot that it is doubtful.
     fn long_pause(
         &self,
-        manifests: &BTreeMap<SnapshotId, Manifest>,
+        outlines: &OutlineMap,
         times: &TakenTimes,
         after: &SnapshotId,
         between: Range<DateTime<Utc>>,
     ) -> Option<String> {
-        let before = manifests.range(..=after).map(|(_, manifest)| times.time(manifest));
+        let before = outlines.range(..=after).map(|(_, outline)| times.time(outline));
         let longest = longest_pause(self.dataset.schedule.as_ref(), before);
         Some(between.end.signed_duration_since(between.start)).filter(|pause| *pause > longest).map(clocks::words)
     }

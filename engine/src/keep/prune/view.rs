@@ -13,12 +13,10 @@
 
 use std::collections::{BTreeMap, BTreeSet, HashSet};
 
-use futures::StreamExt;
 use lifeboat_base::{Class, Error, Result};
 use lifeboat_format::act::ActKind;
 use lifeboat_format::id::{Digest, Name, PackId, SnapshotId};
 use lifeboat_format::layout;
-use lifeboat_format::manifest::Manifest;
 use lifeboat_format::record::{MarkRecord, PruneRecord, RecordType};
 use lifeboat_store::SharedReplica;
 
@@ -27,6 +25,7 @@ use super::{Prune, shown};
 use crate::catalog::documents::Documents;
 use crate::catalog::inventory::{Inventory, NotListed, all_snapshots};
 use crate::catalog::order::{Acts, OrderReader};
+use crate::catalog::outlines::{KeptOutlines, OutlineMap, Outlines, ReadOutlines};
 use crate::catalog::records::{FoundRecord, RecordReader};
 use crate::catalog::removals::{PrunedSnapshots, prune_records};
 use crate::catalog::taken::{SettledTimes, TakenTimes, TimeClaim};
@@ -50,11 +49,11 @@ pub(in crate::keep) struct View {
     /// The replicas from which something may go.
     pub(in crate::keep) inventories: Vec<Inventory>,
     /// Every snapshot that any replica shows and that no prune record names.
-    pub(in crate::keep) manifests: BTreeMap<SnapshotId, Manifest>,
+    pub(in crate::keep) by_snapshot: OutlineMap,
+    /// These, with the packs that they name; and others that are gone.
+    pub(in crate::keep) outlines: Outlines,
     /// Every snapshot that `inventories` show. Rules of retention count no others.
     pub(super) shown: BTreeSet<SnapshotId>,
-    /// The hashes of these manifests as they are stored.
-    pub(super) hashes: BTreeMap<SnapshotId, Digest>,
     /// When these snapshots were taken.
     pub(in crate::keep) times: TakenTimes,
     pub(super) records: Vec<FoundRecord<PruneRecord>>,
@@ -90,6 +89,13 @@ pub(in crate::keep) struct View {
     pub(super) cache: ObjectCache,
 }
 
+impl View {
+    /// The hash of a snapshot's manifest as it is stored.
+    pub(super) fn hash(&self, snapshot: &SnapshotId) -> Option<Digest> {
+        self.by_snapshot.get(snapshot).map(|outline| outline.hash)
+    }
+}
+
 /// What a look found, whether something may be deleted after it or not.
 pub(in crate::keep) struct Survey {
     pub(in crate::keep) view: View,
@@ -116,7 +122,7 @@ impl Prune<'_> {
                     view.skipped.iter().map(|(name, _)| name).filter(|name| !doubted(name)).collect();
                 (!gaps.is_empty()).then(|| refusal(dataset, &gaps, &away))
             })
-            .or_else(|| self.check_time(&view.manifests, &view.times).err());
+            .or_else(|| self.check_time(&view.by_snapshot, &view.times).err());
         let reasons = doubt.map_or(unusable, |doubt| vec![doubt]);
         if reasons.is_empty() {
             return Ok(view);
@@ -220,21 +226,10 @@ impl Prune<'_> {
         let current = acts.without_passed(records.iter().map(|record| &record.body));
         let to_finish = if all_records_known { &current } else { &Acts::default() };
         self.bring_level(&order, &documents, acts.newest(), to_finish, &mut inventories, &mut doubts).await;
-        let (mut manifests, mut hashes, mut unreadable) = (BTreeMap::new(), BTreeMap::new(), Vec::new());
-        {
-            let snapshots =
-                all_snapshots(&inventories).into_iter().rev().filter(|snapshot| !pruned.contains_key(snapshot));
-            let mut read = std::pin::pin!(documents.manifests(&inventories, snapshots));
-            while let Some((snapshot, manifest)) = read.next().await {
-                match manifest {
-                    Ok((manifest, hash)) => {
-                        hashes.insert(snapshot.clone(), hash);
-                        manifests.insert(snapshot, manifest);
-                    }
-                    Err(error) => unreadable.push((snapshot, error)),
-                }
-            }
-        }
+        let snapshots = all_snapshots(&inventories).into_iter().rev().filter(|snapshot| !pruned.contains_key(snapshot));
+        let kept = KeptOutlines::open(&cache, self.keys, dataset);
+        let ReadOutlines { outlines, by_snapshot, unreadable } =
+            documents.outlines(&inventories, snapshots, Some(&kept)).await;
         for (snapshot, error) in unreadable {
             let holders: Vec<&Inventory> =
                 inventories.iter().filter(|inventory| inventory.snapshots.contains(&snapshot)).collect();
@@ -244,8 +239,8 @@ impl Prune<'_> {
             let hint = if is_unopened { UNOPENED_MANIFEST } else { UNREADABLE_MANIFEST };
             doubts.add(&holders, signed, &error, hint);
         }
-        let times = settled.among(manifests.values().map(TimeClaim::from));
-        let [proved, proved_whole] = self.newest_proved(&inventories, &manifests, &times, &mut doubts).await;
+        let times = settled.among(by_snapshot.values().map(|outline| TimeClaim::from(outline.as_ref())));
+        let [proved, proved_whole] = self.newest_proved(&inventories, &by_snapshot, &times, &mut doubts).await;
         let (unfinished, headless) = unfinished(&documents, &inventories, &current, &pruned).await;
         for UnreadableHead { inventory, snapshot, error } in headless {
             let error = error.within(format!("{} has no signature", layout::manifest(dataset, snapshot)));
@@ -254,7 +249,7 @@ impl Prune<'_> {
         let known = Witnesses {
             inventories: &inventories,
             acts: &acts,
-            manifests: &manifests,
+            outlines: &by_snapshot,
             unfinished: &unfinished,
             pruned: &pruned,
             records: records.iter().map(|record| &record.body).collect(),
@@ -317,9 +312,9 @@ impl Prune<'_> {
         let newest = acts.newest().max(seen);
         let view = View {
             inventories,
-            manifests,
+            by_snapshot,
+            outlines,
             shown,
-            hashes,
             times,
             records,
             settled,

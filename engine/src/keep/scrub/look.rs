@@ -100,6 +100,7 @@ impl Looker<'_> {
                     dataset: &self.dataset.name,
                     trusted: &self.keys.trusted_signers,
                     cache: None,
+                    host_key: None,
                 };
                 let believed = order.believe(body.clone(), number, &format!("replica {name}: {key}"));
                 Ok(judged(believed.map(drop), || vec![(key.to_owned(), body)]))

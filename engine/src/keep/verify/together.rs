@@ -11,7 +11,8 @@ use lifeboat_format::manifest::{Manifest, Previous};
 
 use super::{Finding, VerifyReport};
 use crate::catalog::inventory::Inventory;
-use crate::catalog::order::{Acts, FoundAct, OrderReader};
+use crate::catalog::order::{Acts, OrderReader};
+use crate::catalog::outlines::OutlineMap;
 use crate::catalog::removals::{PruneRecords, PrunedSnapshots};
 use crate::keep::gaps::{Gap, ShownSnapshots, UnreadableHead, Witnesses, unfinished};
 use crate::keys::ReaderKeys;
@@ -27,15 +28,21 @@ pub(super) struct Together<'a> {
     pub(super) keys: &'a ReaderKeys,
     pub(super) inventories: &'a [Inventory],
     pub(super) records: &'a PruneRecords,
-    pub(super) manifests: &'a BTreeMap<SnapshotId, Manifest>,
+    pub(super) outlines: &'a OutlineMap,
 }
 
 impl Together<'_> {
     /// What stops deletions, as findings in every replica. Returns it, too.
     pub(super) async fn gaps(&self, now: DateTime<Utc>, report: &mut VerifyReport) -> Vec<Gap> {
-        let Self { reader, dataset, keys, inventories, records, manifests } = *self;
+        let Self { reader, dataset, keys, inventories, records, outlines } = *self;
         let documents = reader.documents(dataset, keys);
-        let order = OrderReader { vault: reader.vault_id(), dataset, trusted: &keys.trusted_signers, cache: None };
+        let order = OrderReader {
+            vault: reader.vault_id(),
+            dataset,
+            trusted: &keys.trusted_signers,
+            cache: None,
+            host_key: None,
+        };
         let acts = order.all(inventories).await;
         let current = acts.without_passed(records.found.iter().map(|record| &record.body));
         let (unfinished, headless) = unfinished(&documents, inventories, &current, &records.snapshots).await;
@@ -47,7 +54,7 @@ impl Together<'_> {
         let known = Witnesses {
             inventories,
             acts: &acts,
-            manifests,
+            outlines,
             unfinished: &unfinished,
             pruned: &records.snapshots,
             records: records.found.iter().map(|record| &record.body).collect(),
@@ -100,7 +107,7 @@ impl Together<'_> {
 /// signs after its act. Nothing but the newest act can be so for long, as whoever acts next signs
 /// before.
 fn unsigned_newest<'a>(current: &'a Acts, inventories: &[Inventory]) -> Option<&'a Act> {
-    let (_, FoundAct { act, .. }) = current.found.last_key_value()?;
+    let act = &current.found.last_key_value()?.1.act;
     let is_there = inventories.iter().any(|inventory| inventory.unsigned.contains(&act.id));
     let is_signed = inventories.iter().any(|inventory| inventory.snapshots.contains(&act.id));
     (act.act == ActKind::Commit && is_there && !is_signed).then_some(act)

@@ -90,7 +90,7 @@ impl VaultReader {
         if let Some(keys) = known.get(dataset) {
             return Ok(keys.clone());
         }
-        let Listings { objects, unlisted } = self.list_any(&layout::keyring(dataset)).await?;
+        let Listings { objects, unlisted, .. } = self.list_any(&layout::keyring(dataset)).await?;
         let keys: BTreeSet<String> = objects.into_iter().map(|(_, key)| key).collect();
         if !keys.is_empty() && unlisted.is_empty() {
             known.insert(dataset.clone(), keys.clone());

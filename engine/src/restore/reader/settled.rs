@@ -37,7 +37,7 @@ impl VaultReader {
     /// A replica that could not be listed is asked for what others show, too.
     pub(in crate::restore) async fn find_settled(&self, dataset: &Name) -> Result<FoundSettled> {
         let folder = layout::prunes(dataset);
-        let Listings { objects, unlisted } = self.list_any(&folder).await?;
+        let Listings { objects, unlisted, .. } = self.list_any(&folder).await?;
         let present: BTreeSet<(&Name, &str)> = objects.iter().map(|(replica, key)| (replica, key.as_str())).collect();
         let mut shown: BTreeMap<&Name, BTreeSet<SnapshotId>> = BTreeMap::new();
         for (replica, key) in &objects {

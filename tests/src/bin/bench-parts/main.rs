@@ -12,7 +12,7 @@ use std::process::ExitCode;
 
 type Result<T> = std::result::Result<T, Box<dyn std::error::Error>>;
 
-const USAGE: &str = "usage: bench-parts data MIB [EDITS] | stages FILE LEVEL SCRATCH | index CHUNKS | seed-snapshots CONFIG COUNT | seed-index CONFIG CHUNKS";
+const USAGE: &str = "usage: bench-parts data MIB [EDITS] | stages FILE LEVEL SCRATCH | index CHUNKS | seed-snapshots CONFIG COUNT | seed-large CONFIG COUNT PACKS | seed-index CONFIG CHUNKS";
 
 fn main() -> ExitCode {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
@@ -23,6 +23,7 @@ fn main() -> ExitCode {
         ["stages", file, level, scratch] => stages::measure(Path::new(file), level, Path::new(scratch)),
         ["index", chunks] => index::measure(chunks),
         ["seed-snapshots", config, count] => seed::snapshots(Path::new(config), count),
+        ["seed-large", config, count, packs] => seed::large(Path::new(config), count, packs),
         ["seed-index", config, chunks] => seed::index(Path::new(config), chunks),
         _ => Err(USAGE.into()),
     };

@@ -1,5 +1,5 @@
-//! Fills the first replica of a configuration, which must be a directory, with many small snapshots
-//! or a large index: signed and encrypted as the daemon does it, under the keys of that
+//! Fills the first replica of a configuration, which must be a directory, with many small snapshots,
+//! some very large ones, or a large index: signed and encrypted as the daemon does it, under the keys of that
 //! configuration.
 
 use std::fs::{self, File};
@@ -9,6 +9,7 @@ use chrono::{DateTime, TimeDelta, Utc};
 use lifeboat_engine::base::facts::SourceFacts;
 use lifeboat_engine::config::{Config, ReplicaKind, Surroundings};
 use lifeboat_engine::format::Format;
+use lifeboat_engine::format::act::{Act, ActKind};
 use lifeboat_engine::format::extents::{Extent, ExtentsWriter};
 use lifeboat_engine::format::id::{Digest, Name, SnapshotId};
 use lifeboat_engine::format::index::{IndexSegment, IndexedPack, MAX_SEGMENT_CHUNKS};
@@ -52,14 +53,15 @@ impl Seed {
         Ok(fs::write(place, bytes)?)
     }
 
-    /// Returns the hash of the object.
-    fn put_signed(&self, key: &str, plaintext: &[u8]) -> Result<Digest> {
+    /// Returns the hash of the object, and its signature.
+    fn put_signed(&self, key: &str, plaintext: &[u8]) -> Result<(Digest, String)> {
         let readers = [self.keys.operations.to_public(), self.keys.dataset(&self.dataset)?.recipient.clone()];
         let sealed = stages::encrypt(readers.iter().map(|reader| reader as &dyn age::Recipient), plaintext)?;
         let comment = layout::trusted_comment(&self.keys.vault, key);
-        self.put(&layout::signature(key), self.keys.signer.sign(&sealed, &comment)?.as_bytes())?;
+        let signature = self.keys.signer.sign(&sealed, &comment)?;
+        self.put(&layout::signature(key), signature.as_bytes())?;
         self.put(key, &sealed)?;
-        Ok(Digest::of(&sealed))
+        Ok((Digest::of(&sealed), signature))
     }
 
     /// A pack that a listing shows; nobody reads it.
@@ -74,27 +76,45 @@ fn number(kind: &str, number: u64) -> Digest {
     Digest(*blake3::Hasher::new().update(kind.as_bytes()).update(&number.to_le_bytes()).finalize().as_bytes())
 }
 
-/// `count` snapshots, one an hour, that refer to a few packs each.
-pub(super) fn snapshots(config: &Path, count: &str) -> Result<()> {
-    let seed = Seed::open(config)?;
-    let count: u64 = count.parse()?;
-    let begin: DateTime<Utc> = "2014-01-01T00:00:00Z".parse()?;
-    let mut previous = None;
-    let generation = seed.keys.dataset(&seed.dataset)?.generation;
-    let size = 1 << 16;
-    for snapshot in 0..count {
-        // Packs are shared with the ones before, as increments share them.
-        let packs: Vec<PackRef> = (snapshot / 8..snapshot / 8 + 4)
-            .map(|pack| PackRef { id: number("pack", pack), size, content: size, generation })
-            .collect();
-        if snapshot % 8 == 0 {
-            let new = if snapshot == 0 { 0 } else { 3 };
-            packs[new..].iter().try_for_each(|pack| seed.put_pack(&pack.id, size))?;
-        }
-        let started = begin + TimeDelta::hours(i64::try_from(snapshot)?);
+/// The snapshots of one dataset, one after the other, as runs commit them.
+struct Chain {
+    seed: Seed,
+    generation: u32,
+    begin: DateTime<Utc>,
+    previous: Option<Previous>,
+    last_act: Option<Digest>,
+}
+
+/// What the next snapshot refers to.
+struct Contents {
+    packs: Vec<PackRef>,
+    unused: Vec<u64>,
+    new_packs: usize,
+}
+
+impl Chain {
+    fn open(config: &Path) -> Result<Self> {
+        let seed = Seed::open(config)?;
+        let generation = seed.keys.dataset(&seed.dataset)?.generation;
+        Ok(Self { seed, generation, begin: "2014-01-01T00:00:00Z".parse()?, previous: None, last_act: None })
+    }
+
+    fn pack(&self, pack: u64, size: u64) -> PackRef {
+        PackRef { id: number("pack", pack), size, content: size, generation: self.generation }
+    }
+
+    /// Writes the snapshot of this number, from 0, and its act.
+    fn commit(&mut self, snapshot: u64, contents: Contents) -> Result<()> {
+        let Contents { packs, unused, new_packs } = contents;
+        let seed = &self.seed;
+        let started = self.begin + TimeDelta::hours(i64::try_from(snapshot)?);
         let id = SnapshotId::new(started, u32::try_from(snapshot)?);
+        let raw_bytes: u64 = packs.iter().map(|pack| pack.content).sum();
+        let stored_bytes: u64 = packs[packs.len() - new_packs..].iter().map(|pack| pack.size).sum();
         let mut extents = ExtentsWriter::default();
-        (0..4).try_for_each(|pack| extents.push(Extent { pack, offset: 0, length: size }))?;
+        (0..)
+            .zip(&packs)
+            .try_for_each(|(at, pack)| extents.push(Extent { pack: at, offset: 0, length: pack.content }))?;
         let manifest = Manifest {
             format: Format::Two,
             requires: Requirements::default(),
@@ -102,31 +122,92 @@ pub(super) fn snapshots(config: &Path, count: &str) -> Result<()> {
             dataset: seed.dataset.clone(),
             snapshot: id.clone(),
             sequence: snapshot + 1,
-            previous: previous.take(),
+            previous: self.previous.take(),
             host: seed.host.clone(),
             started,
             finished: started,
             source: SourceFacts { engine: "file".to_owned(), ..SourceFacts::default() },
             accounting: Accounting {
-                unused: vec![0; packs.len()],
-                raw_bytes: 4 * size,
-                deduplicated_bytes: 3 * size,
+                unused,
+                raw_bytes,
+                deduplicated_bytes: raw_bytes - stored_bytes,
                 row_bytes: 0,
-                stored_bytes: size,
-                new_packs: 1,
+                stored_bytes,
+                new_packs: new_packs as u64,
             },
             packs,
             streams: vec![StreamEntry {
                 name: "data".to_owned(),
-                length: 4 * size,
+                length: raw_bytes,
                 blake3: number("stream", snapshot),
                 exit: 0,
                 extents: extents.finish()?.bytes().clone(),
                 map: None,
             }],
         };
-        let hash = seed.put_signed(&layout::manifest(&seed.dataset, &id), &manifest.to_plaintext()?)?;
-        previous = Some(Previous { snapshot: id, blake3: Some(hash) });
+        let (hash, signature) = seed.put_signed(&layout::manifest(&seed.dataset, &id), &manifest.to_plaintext()?)?;
+        let act = Act {
+            act: ActKind::Commit,
+            requires: Requirements::default(),
+            vault: seed.keys.vault.clone(),
+            dataset: seed.dataset.clone(),
+            principal: seed.host.clone(),
+            number: snapshot + 1,
+            previous: self.last_act,
+            time: started,
+            id: id.clone(),
+            blake3: hash,
+            signature,
+        };
+        let key = layout::act(&seed.dataset, act.number);
+        let mut stored = act.to_line()?;
+        let signature = seed.keys.signer.sign(&stored, &layout::trusted_comment(&seed.keys.vault, &key))?;
+        stored.extend_from_slice(signature.as_bytes());
+        seed.put(&key, &stored)?;
+        self.last_act = Some(Digest::of(&stored));
+        self.previous = Some(Previous { snapshot: id, blake3: Some(hash) });
+        Ok(())
+    }
+}
+
+/// `count` snapshots, one an hour, that refer to a few packs each.
+pub(super) fn snapshots(config: &Path, count: &str) -> Result<()> {
+    let mut chain = Chain::open(config)?;
+    let size = 1 << 16;
+    for snapshot in 0..count.parse()? {
+        // Packs are shared with the ones before, as increments share them.
+        let packs: Vec<PackRef> = (snapshot / 8..snapshot / 8 + 4).map(|pack| chain.pack(pack, size)).collect();
+        if snapshot % 8 == 0 {
+            let new = if snapshot == 0 { 0 } else { 3 };
+            packs[new..].iter().try_for_each(|pack| chain.seed.put_pack(&pack.id, size))?;
+        }
+        chain.commit(snapshot, Contents { unused: vec![0; packs.len()], packs, new_packs: 1 })?;
+    }
+    Ok(())
+}
+
+/// `count` snapshots of `packs` packs of 16 MiB each, that nobody reads: with every one, a
+/// thousandth of the packs is replaced, and of a hundredth a little more is unused.
+pub(super) fn large(config: &Path, count: &str, packs: &str) -> Result<()> {
+    const SIZE: u64 = 16 << 20;
+    let mut chain = Chain::open(config)?;
+    let (count, in_each): (u64, u64) = (count.parse()?, packs.parse()?);
+    let changed = in_each / 1000;
+    let (mut packs, mut unused) = (Vec::new(), Vec::new());
+    for snapshot in 0..count {
+        let new = if snapshot == 0 { in_each } else { changed };
+        let first = if snapshot == 0 { 0 } else { in_each + (snapshot - 1) * changed };
+        let kept = packs.len().min((in_each - new) as usize);
+        packs.drain(..packs.len() - kept);
+        unused.drain(..unused.len() - kept);
+        for pack in first..first + new {
+            let pack = chain.pack(pack, SIZE);
+            chain.seed.put_pack(&pack.id, SIZE)?;
+            packs.push(pack);
+            unused.push(0);
+        }
+        (snapshot as usize % 100..kept).step_by(100).for_each(|at| unused[at] += 4096);
+        chain.commit(snapshot, Contents { packs: packs.clone(), unused: unused.clone(), new_packs: new as usize })?;
     }
     Ok(())
 }

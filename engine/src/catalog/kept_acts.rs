@@ -1,0 +1,86 @@
+//! Acts that this host has believed, in one file, so that it checks no signature twice and opens no
+//! file for each. If they are lost, acts are read and checked again.
+//!
+//! A record of the file holds acts one after the other: number, length, and the act as it is
+//! stored.
+
+use std::collections::BTreeMap;
+
+use bytes::Bytes;
+use lifeboat_format::id::Name;
+use lifeboat_format::varint;
+
+use crate::keys::seal::HostKey;
+use crate::keys::sign::SignerKey;
+use crate::state::cache::ObjectCache;
+use crate::state::sealed_log::{LogEnd, SealedLog};
+
+/// The name of their file. What other programs would not understand needs another name.
+const ACTS_FILE: &str = ".acts-1";
+/// So many acts make a record.
+const ACTS_IN_RECORD: usize = 4096;
+/// The file is written anew once so many acts in it are gone, if …
+const MIN_GONE_ACTS: usize = 64;
+/// … they are this part of all: a fifth.
+const GONE_ACTS_PART: usize = 5;
+
+/// The acts of one dataset that this host keeps.
+pub(super) struct KeptActs<'a> {
+    log: SealedLog<'a>,
+    /// As they are stored, by number.
+    pub(super) known: BTreeMap<u64, Bytes>,
+    end: Option<LogEnd>,
+}
+
+impl<'a> KeptActs<'a> {
+    pub(super) fn read(
+        cache: &'a ObjectCache,
+        key: &'a HostKey,
+        trusted: &'a [SignerKey],
+        vault: &str,
+        dataset: &Name,
+    ) -> Self {
+        let log = SealedLog::new(cache, ACTS_FILE, format!("lifeboat acts of {vault}/{dataset}"), key, trusted);
+        let mut known = BTreeMap::new();
+        let end = log.read(|record| {
+            let record = Bytes::copy_from_slice(record);
+            let mut rest = &record[..];
+            while !rest.is_empty() {
+                let (number, length) = (varint::take(&mut rest)?, usize::try_from(varint::take(&mut rest)?).ok()?);
+                let (act, after) = rest.split_at_checked(length)?;
+                known.insert(number, record.slice_ref(act));
+                rest = after;
+            }
+            Some(())
+        });
+        if end.is_none() {
+            known.clear();
+        }
+        Self { log, known, end }
+    }
+
+    /// Keeps those of `acts`, as they are stored, that are not kept already. The others are written
+    /// anew if many are gone.
+    pub(super) fn keep(self, acts: &BTreeMap<u64, Bytes>) {
+        let Self { log, known, end } = self;
+        let gone = known.keys().filter(|number| !acts.contains_key(number)).count();
+        let many_gone = gone >= MIN_GONE_ACTS && gone * GONE_ACTS_PART >= known.len();
+        let end = end.filter(|end| !many_gone && !end.is_far());
+        let is_new = |number: &u64| end.is_none() || !known.contains_key(number);
+        let new: Vec<_> = acts.iter().filter(|(number, _)| is_new(number)).collect();
+        let records = new.chunks(ACTS_IN_RECORD).map(|acts| {
+            let mut record = Vec::new();
+            for (number, stored) in acts {
+                varint::put(&mut record, **number);
+                varint::put(&mut record, stored.len() as u64);
+                record.extend_from_slice(stored);
+            }
+            record
+        });
+        match &end {
+            Some(_) if new.is_empty() => {}
+            Some(end) => log.append(end, records),
+            None => log.replace(records),
+        }
+    }
+}

@@ -1,0 +1,84 @@
+//! What a list shows of many snapshots.
+
+use std::path::Path;
+
+use futures::StreamExt;
+use lifeboat_base::Result;
+use lifeboat_format::id::{Name, SnapshotId};
+use lifeboat_format::manifest::Manifest;
+
+use super::{Listed, VaultReader};
+use crate::catalog::documents::Documents;
+use crate::catalog::outlines::{KeptOutlines, OutlineMap};
+use crate::catalog::taken::TimeClaim;
+use crate::keys::HostKeys;
+use crate::state::cache::ObjectCache;
+
+/// Manifests that are fetched at once.
+const MANIFESTS_AT_ONCE: usize = 16;
+
+/// What a list shows of a snapshot.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Summary {
+    /// When it was taken, as it says.
+    pub claim: TimeClaim,
+    /// The length of its streams.
+    pub raw_bytes: u64,
+    /// What it added to each replica.
+    pub stored_bytes: u64,
+}
+
+/// What a backup host knows of manifests that it has checked before.
+pub struct HostMemory<'a> {
+    /// Its state directory. It need not exist, and nothing is written there.
+    pub state: &'a Path,
+    /// Its keys.
+    pub keys: &'a HostKeys,
+}
+
+impl VaultReader {
+    /// Summaries of these snapshots, in their order. What `memory` knows is not read again, if each
+    /// replica shows the manifest with the same length. Whether its bytes are still the same,
+    /// verify and scrub tell.
+    pub async fn summaries(
+        &self,
+        dataset: &Name,
+        listed: Vec<Listed>,
+        memory: Option<HostMemory<'_>>,
+    ) -> Vec<(Listed, Result<Summary>)> {
+        let memory = memory.filter(|memory| memory.keys.vault == self.vault);
+        let known = memory.map_or_else(OutlineMap::new, |HostMemory { state, keys }| {
+            KeptOutlines::open(&ObjectCache::at(state, dataset), keys, dataset).known()
+        });
+        let keys = self.document_keys(dataset).await;
+        let documents = &self.documents(dataset, &keys);
+        let summaries = futures::stream::iter(listed).map(|listed| {
+            let outline = known.get(&listed.snapshot);
+            let known = outline.filter(|outline| listed.bytes == Some(outline.object_bytes)).map(|outline| Summary {
+                claim: TimeClaim::from(outline.as_ref()),
+                raw_bytes: outline.raw_bytes,
+                stored_bytes: outline.stored_bytes,
+            });
+            async move {
+                let summary = match known {
+                    Some(known) => Ok(known),
+                    None => self.summary(documents, &listed.snapshot).await,
+                };
+                (listed, summary)
+            }
+        });
+        summaries.buffered(MANIFESTS_AT_ONCE).collect().await
+    }
+
+    async fn summary(&self, documents: &Documents<'_>, snapshot: &SnapshotId) -> Result<Summary> {
+        // Nothing of a manifest is kept but what is shown.
+        let look = |manifest: Manifest, _| {
+            Ok(Summary {
+                claim: TimeClaim::from(&manifest),
+                raw_bytes: manifest.accounting.raw_bytes,
+                stored_bytes: manifest.accounting.stored_bytes,
+            })
+        };
+        documents.look(&self.replicas, snapshot, look).await
+    }
+}

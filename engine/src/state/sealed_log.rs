@@ -1,0 +1,204 @@
+//! A file of records that continue each other, sealed under the host key: what this host has checked
+//! and need not check again.
+//!
+//! Each record is prefixed with its length, and sealed for its place after the records before it.
+//! So it shows if a disk lost some, or if two programs appended at the same time. The first record
+//! names the signers that were trusted when the others were made. They count as long as all of
+//! these are trusted still, and are made anew else. Where nothing can be kept, nothing is.
+
+use std::fs::{File, OpenOptions};
+use std::io::{BufReader, Read, Write};
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::PathBuf;
+
+use lifeboat_base::{Class, Context, Result};
+use lifeboat_format::id::Digest;
+
+use super::cache::ObjectCache;
+use super::replace_file;
+use crate::keys::seal::HostKey;
+use crate::keys::sign::SignerKey;
+
+/// No record is longer. What is longer is not kept.
+const MAX_LOG_RECORD_BYTES: usize = 1 << 30;
+/// With so many records, the file is better written anew.
+const MANY_RECORDS: usize = 4096;
+
+/// A file of sealed records, in the cache of a dataset.
+pub(crate) struct SealedLog<'a> {
+    cache: &'a ObjectCache,
+    path: PathBuf,
+    purpose: String,
+    key: &'a HostKey,
+    signers: &'a [SignerKey],
+}
+
+/// The end of such a file, after which a record can be appended.
+#[derive(Clone)]
+pub(crate) struct LogEnd {
+    bytes: u64,
+    records: usize,
+    last: Digest,
+}
+
+/// The end of an empty file.
+impl Default for LogEnd {
+    fn default() -> Self {
+        Self { bytes: 0, records: 0, last: Digest::of(b"") }
+    }
+}
+
+impl LogEnd {
+    /// The end after one more record.
+    fn after(&self, sealed: &[u8]) -> Self {
+        let bytes = self.bytes + 8 + sealed.len() as u64;
+        Self { bytes, records: self.records + 1, last: Digest::of(sealed) }
+    }
+
+    /// Whether the file has so many records that it is better written anew.
+    pub(crate) fn is_far(&self) -> bool {
+        self.records >= MANY_RECORDS
+    }
+}
+
+impl<'a> SealedLog<'a> {
+    /// The file of this name. `purpose` says what its records are, and of what.
+    pub(crate) fn new(
+        cache: &'a ObjectCache,
+        name: &str,
+        purpose: String,
+        key: &'a HostKey,
+        signers: &'a [SignerKey],
+    ) -> Self {
+        Self { cache, path: cache.beside(name), purpose, key, signers }
+    }
+
+    /// Gives every record to `each`. `None`: there is no such file, it does not count any more, or
+    /// is damaged somewhere, or `each` refused a record.
+    pub(crate) fn read(&self, mut each: impl FnMut(&[u8]) -> Option<()>) -> Option<LogEnd> {
+        let mut file = BufReader::new(File::open(&self.path).ok()?);
+        let mut end = LogEnd::default();
+        loop {
+            let mut length = [0; 8];
+            match file.read(&mut length).ok()? {
+                0 => break,
+                some => file.read_exact(&mut length[some..]).ok()?,
+            }
+            let length =
+                usize::try_from(u64::from_le_bytes(length)).ok().filter(|length| *length <= MAX_LOG_RECORD_BYTES);
+            let mut sealed = Vec::new();
+            let length = length?;
+            file.by_ref().take(length as u64).read_to_end(&mut sealed).ok()?;
+            let record = self.key.open(&self.purpose(&end), &sealed).ok()?;
+            end = end.after(&sealed);
+            drop(sealed);
+            if end.records == 1 {
+                self.are_trusted(&record).then_some(())?;
+            } else {
+                each(&record)?;
+            }
+        }
+        Some(end).filter(|end| end.records > 0)
+    }
+
+    /// Whether all are trusted whom the first record names.
+    fn are_trusted(&self, first: &[u8]) -> bool {
+        let named = std::str::from_utf8(first).unwrap_or("?");
+        named.lines().all(|named| self.signers.iter().any(|signer| signer.as_str() == named))
+    }
+
+    /// Appends records after `end`, if it still is the end.
+    pub(crate) fn append(&self, end: &LogEnd, records: impl IntoIterator<Item = Vec<u8>>) {
+        self.cache.note(&self.try_append(end, records));
+    }
+
+    fn try_append(&self, end: &LogEnd, records: impl IntoIterator<Item = Vec<u8>>) -> Result<()> {
+        let mut sealed = Vec::new();
+        self.seal_all(end.clone(), records, &mut sealed)?;
+        let write = || -> std::io::Result<()> {
+            let mut file = OpenOptions::new().append(true).mode(0o600).open(&self.path)?;
+            // Another program has appended meanwhile: what it wrote counts.
+            if file.metadata()?.len() == end.bytes { file.write_all(&sealed) } else { Ok(()) }
+        };
+        write().context(Class::Storage, || format!("cannot write {}", self.path.display()))
+    }
+
+    /// Writes the file anew, with these records.
+    pub(crate) fn replace(&self, records: impl IntoIterator<Item = Vec<u8>>) {
+        self.cache.note(&self.try_replace(records));
+    }
+
+    fn try_replace(&self, records: impl IntoIterator<Item = Vec<u8>>) -> Result<()> {
+        let signers: Vec<&str> = self.signers.iter().map(SignerKey::as_str).collect();
+        let first = signers.join("\n").into_bytes();
+        let mut file = Vec::new();
+        self.seal_all(LogEnd::default(), std::iter::once(first).chain(records), &mut file)?;
+        replace_file(&self.path, &file)
+    }
+
+    /// Appends records to `file` as they stand in it after `end`.
+    fn seal_all(&self, mut end: LogEnd, records: impl IntoIterator<Item = Vec<u8>>, file: &mut Vec<u8>) -> Result<()> {
+        for record in records {
+            let sealed = self.key.seal(&self.purpose(&end), &record)?;
+            file.extend((sealed.len() as u64).to_le_bytes());
+            file.extend_from_slice(&sealed);
+            end = end.after(&sealed);
+        }
+        Ok(())
+    }
+
+    fn purpose(&self, end: &LogEnd) -> String {
+        format!("{}, after {} bytes and {}", self.purpose, end.bytes, end.last)
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used, reason = "tests")]
+mod tests {
+    use super::*;
+    use crate::keys::sign::Signer;
+    use crate::state::StateDirectory;
+
+    fn records(log: &SealedLog<'_>) -> Option<(Vec<Vec<u8>>, LogEnd)> {
+        let mut found = Vec::new();
+        let end = log.read(|record| {
+            found.push(record.to_vec());
+            Some(())
+        });
+        end.map(|end| (found, end))
+    }
+
+    #[test]
+    fn records_count_in_their_order_and_while_their_signers_are_trusted() {
+        let place = tempfile::tempdir().unwrap();
+        let cache = ObjectCache::open(&StateDirectory::open(place.path()).unwrap(), &"shop".parse().unwrap());
+        let (key, other) = (HostKey::generate(), HostKey::generate());
+        let signers = [Signer::generate().unwrap().public(), Signer::generate().unwrap().public()];
+        let log = |key, signers| SealedLog::new(&cache, ".log", "a log".to_owned(), key, signers);
+        let own = log(&key, &signers[..1]);
+        assert!(records(&own).is_none(), "there is none");
+        own.replace([b"one".to_vec(), b"two".to_vec()]);
+        let (found, end) = records(&own).unwrap();
+        assert_eq!(found, [&b"one"[..], b"two"]);
+        own.append(&end, [b"three".to_vec()]);
+        own.append(&end, [b"four".to_vec()]);
+        assert_eq!(records(&own).unwrap().0, [&b"one"[..], b"two", b"three"], "one that came too late is dropped");
+        assert!(cache.failure().is_none() && cache.keys().is_empty());
+
+        assert!(records(&log(&key, &signers)).is_some(), "one more signer is trusted");
+        assert!(records(&log(&key, &signers[1..])).is_none(), "the signer is trusted no more");
+        assert!(records(&log(&other, &signers)).is_none(), "another host key");
+        assert!(own.read(|record| (record != b"two").then_some(())).is_none());
+
+        let file = std::fs::read(cache.beside(".log")).unwrap();
+        for at in [0, 9, 30, file.len() / 2, file.len() - 1] {
+            let mut changed = file.clone();
+            changed[at] ^= 1;
+            std::fs::write(cache.beside(".log"), &changed).unwrap();
+            assert!(records(&own).is_none(), "a flipped bit in byte {at} passed");
+        }
+        let (first, rest) = file.split_at(file.len() - 1);
+        std::fs::write(cache.beside(".log"), first).unwrap();
+        assert!(records(&own).is_none(), "{} bytes are missing", rest.len());
+    }
+}
