@@ -135,6 +135,12 @@ impl IndexSegment {
         Ok((Self { generation, packs, bytes, records }, format))
     }
 
+    /// What [`Self::of_content`] reads again, unless it is longer than `limit` bytes.
+    #[must_use]
+    pub fn short_content(&self, limit: usize) -> Option<&[u8]> {
+        Some(self.bytes.as_slice()).filter(|bytes| bytes.len() <= limit)
+    }
+
     /// Its packs. Where the bytes are damaged, an error comes and nothing after it.
     pub fn packs(&self) -> impl Iterator<Item = Result<IndexedPack>> {
         let (mut input, mut left) = (&self.bytes[self.records..], self.packs);

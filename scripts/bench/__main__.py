@@ -47,6 +47,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--gib", type=int, default=8, help="size of the long stream in GiB (default 8)")
     parser.add_argument("--pg-mib", type=int, default=1024, help="size of the PostgreSQL dump in MiB, in steps of 230 (default 1024)")
     parser.add_argument("--thousands", type=int, default=100, help="thousands of snapshots (default 100)")
+    parser.add_argument("--tib", type=int, default=10, help="size of each of a hundred large snapshots in TiB (default 10)")
     parser.add_argument("--millions", type=int, default=10, help="millions of chunks in the index (default 10)")
     parser.add_argument("--far-mib", type=int, default=64, help="size of the data that goes far, in MiB (default 64)")
     parser.add_argument("--case", nargs="+", choices=CASES, metavar="CASE", help=f"only these: {' '.join(CASES)}")
@@ -57,7 +58,7 @@ def parse() -> argparse.Namespace:
     )
     arguments = parser.parse_args()
     arguments.case = arguments.case or CASES
-    if min(arguments.mib, arguments.rounds, arguments.gib, arguments.pg_mib, arguments.thousands, arguments.millions, arguments.far_mib) < 1:
+    if min(arguments.mib, arguments.rounds, arguments.gib, arguments.pg_mib, arguments.thousands, arguments.tib, arguments.millions, arguments.far_mib) < 1:
         parser.error("sizes and rounds begin at 1")
     return arguments
 
@@ -74,6 +75,7 @@ def check(arguments: argparse.Namespace) -> None:
     wanted = set(arguments.case)
     needed = [(cases.BACKUPS + cases.INCREMENTS + rows.CASES, 6 * arguments.mib), (cases.LONG, 3072 * arguments.gib)]
     needed.append((postgres.CASES, 8 * arguments.pg_mib))
+    needed += [(many.SNAPSHOTS, 180 * arguments.thousands), (["keep-10tib"], 900 * arguments.tib)]
     mib = max((size for names, size in needed if wanted & set(names)), default=0)
     free = shutil.disk_usage(arguments.directory).free >> 20
     if free < mib:
@@ -105,7 +107,7 @@ def main() -> None:
         for names, run in GROUPS:
             if set(names) & set(arguments.case):
                 results += [case for case in run(place, arguments) if case["name"] in arguments.case]
-    setup = {key: getattr(arguments, key) for key in ("mib", "rounds", "gib", "pg_mib", "thousands", "millions", "far_mib")}
+    setup = {key: getattr(arguments, key) for key in ("mib", "rounds", "gib", "pg_mib", "thousands", "tib", "millions", "far_mib")}
     if arguments.file:
         setup["file"] = str(arguments.file)
     target = tools.ROOT / "target/bench"

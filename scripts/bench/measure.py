@@ -135,8 +135,10 @@ def unmeasured():
         _careful.pop()
 
 
-def run(command: list | str, environment: dict[str, str] | None = None, source: pathlib.Path | None = None) -> dict:
-    """Runs a command to its success; `source` is its standard input. Gives its figures and its standard output."""
+def run(
+    command: list | str, environment: dict[str, str] | None = None, source: pathlib.Path | None = None, code: int = 0
+) -> dict:
+    """Runs a command to its end, which is `code`; `source` is its standard input. Gives its figures and its standard output."""
     argv = ["bash", "-o", "pipefail", "-c", command] if isinstance(command, str) else [str(word) for word in command]
     with tempfile.TemporaryFile() as said, tempfile.TemporaryFile() as out, open(source or os.devnull, "rb") as stdin:
         if _careful[-1]:
@@ -160,7 +162,7 @@ def run(command: list | str, environment: dict[str, str] | None = None, source: 
         watch.join()
         said.seek(0)
         out.seek(0)
-        if child.returncode != 0:
+        if child.returncode != code:
             sys.exit(f"{argv}: exit {child.returncode}: {(said.read() + out.read()[-2000:]).decode(errors='replace')}")
         return {
             "seconds": seconds,

@@ -87,9 +87,9 @@ class Lifeboat(Tool):
         """Its section of the configuration."""
         return f'[[replica]]\nname = "local{number}"\nkind = "directory"\nregion = "far{number}"\npath = "{folder}"\n'
 
-    def command(self, *words, master: bool = False) -> dict:
+    def command(self, *words, master: bool = False, code: int = 0) -> dict:
         identity = ["--identity", self.master] if master else []
-        return measure.run([self.programs / "lifeboat", "--config", self.config, "--quiet", *identity, *words])
+        return measure.run([self.programs / "lifeboat", "--config", self.config, "--quiet", *identity, *words], code=code)
 
     def daemon(self) -> dict:
         return measure.run([self.programs / "lifeboatd", "--config", self.config, "--log-level", "warn", "--once"])

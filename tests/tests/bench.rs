@@ -133,6 +133,8 @@ fn the_scripts_compile_and_know_their_cases() {
         "pg-restore",
         "list-100k",
         "prune-plan-100k",
+        "run-100k",
+        "keep-10tib",
         "index-10m",
         "first-rtt200",
         "unchanged-rtt200",

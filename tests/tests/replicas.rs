@@ -303,3 +303,57 @@ async fn what_a_replica_that_is_away_may_hold_is_not_called_lost() {
     assert!(error.chain().contains("while r1 cannot be used"), "{error:?}");
     assert!(!error.hint_text().unwrap().contains("repair"), "{error:?}");
 }
+
+/// Removes this host's copies of objects. What it has noted of them stays.
+fn forget_copies(vault: &TestVault) -> std::path::PathBuf {
+    let cache = vault.config.state_directory.join("datasets").join(DATASET).join("cache");
+    let is_note = |path: &std::path::Path| path.file_name().unwrap().to_str().unwrap().starts_with('.');
+    for copy in files_below(&cache).into_iter().filter(|path| !is_note(path)) {
+        std::fs::remove_file(copy).unwrap();
+    }
+    cache
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_look_and_a_run_cost_as_many_requests_however_many_snapshots_are_kept() {
+    let vault = TestVault::new(1, 1).await;
+    let (mut runs, mut looks) = (Vec::new(), Vec::new());
+    for round in 1..=8 {
+        let counting = Arc::new(FailingReplica::new(vault.replicas[0].clone()));
+        vault.backup_to(&MemorySource::of(noise(5000, round)), &[counting.clone()]).await.unwrap();
+        runs.push(counting.calls());
+        let plan = vault.with_prune(async |prune| prune.plan().await).await.unwrap();
+        forget_copies(&vault);
+        let counting = Arc::new(FailingReplica::new(vault.replicas[0].clone()));
+        let again = vault.with_prune_in(&[counting.clone()], async |prune| prune.plan().await).await.unwrap();
+        assert_eq!(again.verdicts, plan.verdicts);
+        assert_eq!(again.verdicts.len() as u64, round);
+        looks.push(counting.calls());
+    }
+    assert!(looks.iter().all(|calls| *calls == looks[0]), "{looks:?}");
+    assert!(runs[1..].iter().all(|calls| *calls == runs[1]), "{runs:?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_a_host_has_noted_of_manifests_and_acts_may_be_lost_or_damaged() {
+    let vault = TestVault::new(2, 1).await;
+    for version in 0..4 {
+        vault.backup(&MemorySource::of(noise(200_000, version))).await.unwrap();
+    }
+    let plan = vault.with_prune(async |prune| prune.plan().await).await.unwrap();
+    let cache = forget_copies(&vault);
+    let notes: Vec<_> = [".outlines-1", ".acts-1", ".segments-1"].map(|name| cache.join(name)).into();
+    for note in &notes {
+        let whole = std::fs::read(note).unwrap();
+        for damaged in [&whole[..whole.len() - 1], &whole[1..], b"", &[&whole[..], b"more"].concat()] {
+            std::fs::write(note, damaged).unwrap();
+            let again = vault.with_prune(async |prune| prune.plan().await).await.unwrap();
+            assert_eq!((&again.verdicts, &again.space), (&plan.verdicts, &plan.space), "{}", note.display());
+        }
+        std::fs::remove_file(note).ok();
+    }
+    let again = vault.backup(&MemorySource::of(noise(200_000, 3))).await.unwrap();
+    assert_eq!(again.new_packs, 0, "what is stored was forgotten");
+    assert!(caught_up(&vault).await.iter().all(|state| state.behind == 0 && state.error.is_none()));
+    assert!(problems(&vault).await.is_empty());
+}

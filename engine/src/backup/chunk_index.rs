@@ -12,10 +12,11 @@ use std::collections::{BTreeSet, HashMap};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use lifeboat_format::id::{ChunkId, PackId, SnapshotId};
-use lifeboat_format::index::IndexedPack;
+use lifeboat_format::index::{IndexSegment, IndexedPack};
 use lifeboat_format::manifest::PackRef;
 use lifeboat_store::SharedReplica;
 
+use super::kept_segments::KeptSegments;
 use crate::catalog::documents::Documents;
 use crate::catalog::inventory::Inventory;
 use crate::catalog::unbelieved::Unbelieved;
@@ -156,6 +157,7 @@ impl ChunkIndex {
         inventories: &[Inventory],
         generation: u32,
         journalled: Vec<IndexedPack>,
+        mut kept: KeptSegments<'_>,
         warnings: &mut Vec<String>,
     ) -> Self {
         let present =
@@ -164,10 +166,20 @@ impl ChunkIndex {
         // A listing may say anything about sizes, so no more is reserved at once than a run may
         // hold.
         let segment_bytes = most(|inventory| inventory.index_bytes).min(documents.memory / 2);
-        let mut index = IndexBuilder::new(segment_bytes, most(|inventory| inventory.packs.len() as u64));
+        let empty = || IndexBuilder::new(segment_bytes, most(|inventory| inventory.packs.len() as u64));
+        let mut index = empty();
         let segments: BTreeSet<&SnapshotId> = inventories.iter().flat_map(|inventory| &inventory.indexes).collect();
+        let add = |index: &mut IndexBuilder, segment: &IndexSegment| {
+            let packs = segment.packs().filter(|_| segment.generation == generation);
+            packs
+                .filter(|pack| pack.as_ref().map_or(true, present))
+                .try_for_each(|pack| pack.map(|pack| _ = index.add(&pack)))
+        };
+        if kept.read(&segments, |segment| add(&mut index, &segment).ok()).is_none() {
+            index = empty();
+        }
         let mut unreadable = Unbelieved::new("an index segment that cannot be read");
-        for snapshot in segments {
+        for snapshot in segments.into_iter().filter(|segment| !kept.knows(segment)).collect::<Vec<_>>() {
             let holders: Vec<SharedReplica> = inventories
                 .iter()
                 .filter(|inventory| inventory.indexes.contains(snapshot))
@@ -177,24 +189,15 @@ impl ChunkIndex {
             if unreadable.leaves_aside(names()) {
                 continue;
             }
-            let mut error = None;
-            match documents.index(&holders, snapshot).await {
-                Ok(segment) if segment.generation == generation => {
-                    for pack in segment.packs() {
-                        match pack {
-                            Ok(pack) if present(&pack) => drop(index.add(&pack)),
-                            Ok(_) => {}
-                            Err(damaged) => error = Some(damaged),
-                        }
-                    }
-                }
-                Ok(_) => {}
-                Err(unread) => error = Some(unread),
-            }
-            if let Some(error) = error {
+            let added = match documents.index(&holders, snapshot).await {
+                Ok(segment) => add(&mut index, &segment).map(|()| kept.add(snapshot, &segment)),
+                Err(unread) => Err(unread),
+            };
+            if let Err(error) = added {
                 unreadable.add(names(), snapshot, &error);
             }
         }
+        kept.keep();
         warnings.extend(unreadable.warnings("less data is deduplicated"));
         index.finish(generation, journalled.into_iter().filter(present).collect())
     }

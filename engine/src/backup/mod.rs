@@ -24,6 +24,7 @@ mod figures;
 mod fleet;
 mod fragments;
 mod intake;
+mod kept_segments;
 mod messages;
 mod outbox;
 mod packer;
@@ -62,6 +63,7 @@ use self::entries::entries;
 use self::figures::{figures_of_captured, figures_of_manifest};
 use self::fleet::Fleet;
 use self::intake::Sink;
+use self::kept_segments::KeptSegments;
 use self::messages::Captured;
 use self::pipeline::Pipeline;
 use self::place::{Place, PlaceFound};
@@ -188,7 +190,10 @@ impl Backup<'_> {
         };
         let doubtful_times = new.doubts(&place, &mut warnings).await;
         let journal = Journal::open(self.state, dataset, &self.keys.host_key, generation)?;
-        let index = ChunkIndex::build(&documents, fleet.members(), generation, journal.read(), &mut warnings).await;
+        let index = {
+            let kept = KeptSegments::open(&cache, self.keys, dataset);
+            ChunkIndex::build(&documents, fleet.members(), generation, journal.read(), kept, &mut warnings).await
+        };
 
         let Place { previous, sequence, manifest: predecessor } = place;
         let rows = self.rows(&keys, predecessor.as_ref(), fleet.members(), &sparse, &mut warnings)?;

@@ -43,7 +43,7 @@ impl<'a> KeptActs<'a> {
         let log = SealedLog::new(cache, ACTS_FILE, format!("lifeboat acts of {vault}/{dataset}"), key, trusted);
         let mut known = BTreeMap::new();
         let end = log.read(|record| {
-            let record = Bytes::copy_from_slice(record);
+            let record = Bytes::from(record);
             let mut rest = &record[..];
             while !rest.is_empty() {
                 let (number, length) = (varint::take(&mut rest)?, usize::try_from(varint::take(&mut rest)?).ok()?);

@@ -11,7 +11,7 @@ use std::sync::{Arc, OnceLock};
 use lifeboat_base::{Error, Result};
 use lifeboat_format::id::Name;
 
-use super::{StateDirectory, UNFINISHED, create_private, replace_file};
+use super::{StateDirectory, UNFINISHED, create_private, replace_cheaply};
 
 /// The cache of one dataset.
 #[derive(Debug, Clone)]
@@ -60,7 +60,7 @@ impl ObjectCache {
 
     /// Keeps a copy, if that is possible.
     pub fn put(&self, key: &str, object: &[u8]) {
-        self.note(&replace_file(&self.path(key), object));
+        self.note(&replace_cheaply(&self.path(key), object));
     }
 
     /// Removes a copy.

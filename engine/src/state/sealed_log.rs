@@ -1,5 +1,5 @@
-//! A file of records that continue each other, sealed under the host key: what this host has checked
-//! and need not check again.
+//! A file of records that continue each other, sealed under the host key: what this host has
+//! checked and need not check again.
 //!
 //! Each record is prefixed with its length, and sealed for its place after the records before it.
 //! So it shows if a disk lost some, or if two programs appended at the same time. The first record
@@ -15,7 +15,7 @@ use lifeboat_base::{Class, Context, Result};
 use lifeboat_format::id::Digest;
 
 use super::cache::ObjectCache;
-use super::replace_file;
+use super::replace_cheaply;
 use crate::keys::seal::HostKey;
 use crate::keys::sign::SignerKey;
 
@@ -75,7 +75,7 @@ impl<'a> SealedLog<'a> {
 
     /// Gives every record to `each`. `None`: there is no such file, it does not count any more, or
     /// is damaged somewhere, or `each` refused a record.
-    pub(crate) fn read(&self, mut each: impl FnMut(&[u8]) -> Option<()>) -> Option<LogEnd> {
+    pub(crate) fn read(&self, mut each: impl FnMut(Vec<u8>) -> Option<()>) -> Option<LogEnd> {
         let mut file = BufReader::new(File::open(&self.path).ok()?);
         let mut end = LogEnd::default();
         loop {
@@ -89,13 +89,13 @@ impl<'a> SealedLog<'a> {
             let mut sealed = Vec::new();
             let length = length?;
             file.by_ref().take(length as u64).read_to_end(&mut sealed).ok()?;
-            let record = self.key.open(&self.purpose(&end), &sealed).ok()?;
+            let record = self.key.open_plain(&self.purpose(&end), &sealed).ok()?;
             end = end.after(&sealed);
             drop(sealed);
             if end.records == 1 {
                 self.are_trusted(&record).then_some(())?;
             } else {
-                each(&record)?;
+                each(record)?;
             }
         }
         Some(end).filter(|end| end.records > 0)
@@ -123,6 +123,11 @@ impl<'a> SealedLog<'a> {
         write().context(Class::Storage, || format!("cannot write {}", self.path.display()))
     }
 
+    /// Removes the file.
+    pub(crate) fn remove(&self) {
+        let _ = std::fs::remove_file(&self.path);
+    }
+
     /// Writes the file anew, with these records.
     pub(crate) fn replace(&self, records: impl IntoIterator<Item = Vec<u8>>) {
         self.cache.note(&self.try_replace(records));
@@ -133,7 +138,7 @@ impl<'a> SealedLog<'a> {
         let first = signers.join("\n").into_bytes();
         let mut file = Vec::new();
         self.seal_all(LogEnd::default(), std::iter::once(first).chain(records), &mut file)?;
-        replace_file(&self.path, &file)
+        replace_cheaply(&self.path, &file)
     }
 
     /// Appends records to `file` as they stand in it after `end`.
@@ -162,7 +167,7 @@ mod tests {
     fn records(log: &SealedLog<'_>) -> Option<(Vec<Vec<u8>>, LogEnd)> {
         let mut found = Vec::new();
         let end = log.read(|record| {
-            found.push(record.to_vec());
+            found.push(record);
             Some(())
         });
         end.map(|end| (found, end))

@@ -45,7 +45,7 @@ impl<'a> KeptOutlines<'a> {
     /// What is kept.
     pub(super) fn read(&self) -> (Outlines, KeptUntil) {
         let mut outlines = Outlines::default();
-        let end = self.log.read(|record| outlines.read(record));
+        let end = self.log.read(|record| outlines.read(&record));
         if end.is_none() {
             outlines = Outlines::default();
         }

@@ -4,7 +4,7 @@
 //! packs have numbers here ([`PackTable`]), and of each snapshot only that is held in which it
 //! differs from the one before it, in the order in which they were read. What a hundred snapshots
 //! of ten TiB take is little more than what one takes. Whoever needs the packs themselves walks
-//! over all snapshots ([`Walk`]).
+//! over all snapshots ([`OutlineWalk`]).
 
 mod kept;
 mod pack_table;
@@ -29,7 +29,7 @@ pub(crate) use self::reading::ReadOutlines;
 use super::documents::StoredAs;
 use super::inventory::Inventory;
 
-/// What stands in a [`Walk`] for a pack that the snapshot does not name.
+/// What stands in a [`OutlineWalk`] for a pack that the snapshot does not name.
 pub(crate) const ABSENT: u32 = u32::MAX;
 
 /// What upkeep needs to know of one manifest, beside its packs.
@@ -115,6 +115,11 @@ impl Outlines {
         self.all.iter().map(|outline| (outline.snapshot.clone(), outline.clone())).collect()
     }
 
+    /// As [`Self::by_snapshot`], to find a few among many.
+    fn find_all(&self) -> HashMap<&SnapshotId, &Arc<Outline>> {
+        self.all.iter().map(|outline| (&outline.snapshot, outline)).collect()
+    }
+
     /// How many snapshots were read.
     pub(crate) fn len(&self) -> usize {
         self.all.len()
@@ -175,8 +180,8 @@ impl Outlines {
     }
 
     /// Goes from snapshot to snapshot.
-    pub(crate) fn walk(&self) -> Walk<'_> {
-        Walk { of: self, next: 0, unused: vec![ABSENT; self.packs.len()], changes: Vec::new() }
+    pub(crate) fn walk(&self) -> OutlineWalk<'_> {
+        OutlineWalk { of: self, next: 0, unused: vec![ABSENT; self.packs.len()], changes: Vec::new() }
     }
 
     /// Which snapshots this replica alone can restore, as far as a listing tells, by their places.
@@ -277,7 +282,7 @@ fn differences(before: &[(u32, u32)], now: &[(u32, u32)]) -> Vec<(u32, u32)> {
 }
 
 /// Goes over snapshots in the order in which they were read.
-pub(crate) struct Walk<'a> {
+pub(crate) struct OutlineWalk<'a> {
     of: &'a Outlines,
     /// The place of the next one.
     next: usize,
@@ -285,7 +290,7 @@ pub(crate) struct Walk<'a> {
     changes: Vec<(u32, u32)>,
 }
 
-impl<'a> Walk<'a> {
+impl<'a> OutlineWalk<'a> {
     /// Goes on to the next snapshot.
     pub(crate) fn step(&mut self) -> Option<&'a Arc<Outline>> {
         let outline = self.of.all.get(self.next)?;

@@ -33,8 +33,7 @@ impl Documents<'_> {
     /// from their manifests. New ones are kept.
     ///
     /// Replicas that show too many that none returns signed are left aside, so some of `snapshots`
-    /// may be neither read nor unreadable ([`MAX_UNBELIEVED`](super::super::unbelieved::MAX_UNBELIEVED)).
-    /// Hence the newest should come first.
+    /// may be neither read nor unreadable: see `unbelieved.rs`. Hence the newest should come first.
     pub(crate) async fn outlines(
         &self,
         inventories: &[Inventory],
@@ -43,11 +42,11 @@ impl Documents<'_> {
     ) -> ReadOutlines {
         let (outlines, until) = kept.map(KeptOutlines::read).unzip();
         let outlines = outlines.unwrap_or_default();
-        let known = outlines.by_snapshot();
+        let known = outlines.find_all();
         let (mut by_snapshot, mut unknown) = (OutlineMap::new(), Vec::new());
         for snapshot in snapshots {
             match known.get(&snapshot) {
-                Some(outline) => drop(by_snapshot.insert(snapshot, outline.clone())),
+                Some(outline) => drop(by_snapshot.insert(snapshot, Arc::clone(outline))),
                 None => unknown.push(snapshot),
             }
         }

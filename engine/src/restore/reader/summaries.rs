@@ -15,7 +15,7 @@ use crate::keys::HostKeys;
 use crate::state::cache::ObjectCache;
 
 /// Manifests that are fetched at once.
-const MANIFESTS_AT_ONCE: usize = 16;
+const SUMMARIES_AT_ONCE: usize = 16;
 
 /// What a list shows of a snapshot.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -67,7 +67,7 @@ impl VaultReader {
                 (listed, summary)
             }
         });
-        summaries.buffered(MANIFESTS_AT_ONCE).collect().await
+        summaries.buffered(SUMMARIES_AT_ONCE).collect().await
     }
 
     async fn summary(&self, documents: &Documents<'_>, snapshot: &SnapshotId) -> Result<Summary> {

@@ -1,12 +1,13 @@
-//! Fills the first replica of a configuration, which must be a directory, with many small snapshots,
-//! some very large ones, or a large index: signed and encrypted as the daemon does it, under the keys of that
-//! configuration.
+//! Fills the first replica of a configuration, which must be a directory, with many small
+//! snapshots, some very large ones, or a large index: signed and encrypted as the daemon does it,
+//! under the keys of that configuration.
 
 use std::fs::{self, File};
 use std::path::{Path, PathBuf};
 
 use chrono::{DateTime, TimeDelta, Utc};
 use lifeboat_engine::base::facts::SourceFacts;
+use lifeboat_engine::clock::SystemClock;
 use lifeboat_engine::config::{Config, ReplicaKind, Surroundings};
 use lifeboat_engine::format::Format;
 use lifeboat_engine::format::act::{Act, ActKind};
@@ -93,14 +94,28 @@ struct Contents {
 }
 
 impl Chain {
-    fn open(config: &Path) -> Result<Self> {
+    /// Begins so long ago that the last of `count` snapshots, one an hour, is new.
+    fn open(config: &Path, count: u64) -> Result<Self> {
         let seed = Seed::open(config)?;
         let generation = seed.keys.dataset(&seed.dataset)?.generation;
-        Ok(Self { seed, generation, begin: "2014-01-01T00:00:00Z".parse()?, previous: None, last_act: None })
+        let begin = SystemClock::shared().now() - TimeDelta::hours(i64::try_from(count)?);
+        Ok(Self { seed, generation, begin, previous: None, last_act: None })
     }
 
     fn pack(&self, pack: u64, size: u64) -> PackRef {
         PackRef { id: number("pack", pack), size, content: size, generation: self.generation }
+    }
+
+    fn id(&self, snapshot: u64) -> Result<SnapshotId> {
+        Ok(SnapshotId::new(self.begin + TimeDelta::hours(i64::try_from(snapshot)?), u32::try_from(snapshot)?))
+    }
+
+    /// Writes a segment that names one pack with one chunk.
+    fn index(&self, snapshot: u64, pack: &PackRef) -> Result<()> {
+        let chunks = vec![(number("chunk", snapshot), u32::try_from(pack.content)?)];
+        let packs = [IndexedPack { id: pack.id, size: pack.size, chunks }];
+        let key = layout::index(&self.seed.dataset, &self.id(snapshot)?);
+        self.seed.put_signed(&key, &IndexSegment::write(self.generation, &packs)?).map(drop)
     }
 
     /// Writes the snapshot of this number, from 0, and its act.
@@ -108,7 +123,7 @@ impl Chain {
         let Contents { packs, unused, new_packs } = contents;
         let seed = &self.seed;
         let started = self.begin + TimeDelta::hours(i64::try_from(snapshot)?);
-        let id = SnapshotId::new(started, u32::try_from(snapshot)?);
+        let id = self.id(snapshot)?;
         let raw_bytes: u64 = packs.iter().map(|pack| pack.content).sum();
         let stored_bytes: u64 = packs[packs.len() - new_packs..].iter().map(|pack| pack.size).sum();
         let mut extents = ExtentsWriter::default();
@@ -172,14 +187,15 @@ impl Chain {
 
 /// `count` snapshots, one an hour, that refer to a few packs each.
 pub(super) fn snapshots(config: &Path, count: &str) -> Result<()> {
-    let mut chain = Chain::open(config)?;
-    let size = 1 << 16;
-    for snapshot in 0..count.parse()? {
+    let (count, size) = (count.parse()?, 1 << 16);
+    let mut chain = Chain::open(config, count)?;
+    for snapshot in 0..count {
         // Packs are shared with the ones before, as increments share them.
         let packs: Vec<PackRef> = (snapshot / 8..snapshot / 8 + 4).map(|pack| chain.pack(pack, size)).collect();
         if snapshot % 8 == 0 {
             let new = if snapshot == 0 { 0 } else { 3 };
             packs[new..].iter().try_for_each(|pack| chain.seed.put_pack(&pack.id, size))?;
+            chain.index(snapshot, &packs[3])?;
         }
         chain.commit(snapshot, Contents { unused: vec![0; packs.len()], packs, new_packs: 1 })?;
     }
@@ -190,8 +206,8 @@ pub(super) fn snapshots(config: &Path, count: &str) -> Result<()> {
 /// thousandth of the packs is replaced, and of a hundredth a little more is unused.
 pub(super) fn large(config: &Path, count: &str, packs: &str) -> Result<()> {
     const SIZE: u64 = 16 << 20;
-    let mut chain = Chain::open(config)?;
     let (count, in_each): (u64, u64) = (count.parse()?, packs.parse()?);
+    let mut chain = Chain::open(config, count)?;
     let changed = in_each / 1000;
     let (mut packs, mut unused) = (Vec::new(), Vec::new());
     for snapshot in 0..count {
