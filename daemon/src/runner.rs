@@ -302,7 +302,7 @@ impl Runner {
             cancel: cancel.child_token(),
         };
         let patience = prune_time(dataset, installation.config.limits.run, self.clock.now());
-        let work = async { prune.execute(&prune.plan().await?).await };
+        let work = async { prune.run().await };
         tokio::pin!(work);
         let outcome = tokio::select! {
             result = &mut work => result,

@@ -6,7 +6,7 @@
 use std::fmt;
 use std::str::FromStr;
 
-use chrono::{DateTime, NaiveDateTime, Utc};
+use chrono::{DateTime, NaiveDate, Utc};
 use data_encoding::HEXLOWER;
 use lifeboat_base::{Error, Result};
 use serde::{Deserialize, Serialize};
@@ -88,9 +88,22 @@ impl SnapshotId {
         Self::parse_time(&self.0).unwrap_or_default()
     }
 
+    /// As [`TIME_FORMAT`] writes it. Listings have hundreds of thousands of ids, so this is no
+    /// matter for a general parser.
     fn parse_time(text: &str) -> Option<DateTime<Utc>> {
-        let stamp = text.get(..19)?;
-        NaiveDateTime::parse_from_str(stamp, TIME_FORMAT).ok().map(|naive| naive.and_utc())
+        let stamp = text.as_bytes().get(..19).filter(|stamp| (stamp[8], stamp[18]) == (b'T', b'Z'))?;
+        let number = |digits: std::ops::Range<usize>| {
+            stamp[digits]
+                .iter()
+                .try_fold(0, |sum: u32, digit| digit.is_ascii_digit().then(|| sum * 10 + u32::from(digit - b'0')))
+        };
+        let date = NaiveDate::from_ymd_opt(number(0..4)? as i32, number(4..6)?, number(6..8)?)?;
+        // A leap second is told as more than a second after the one before it.
+        let (second, millis) = match (number(13..15)?, number(15..18)?) {
+            (60, millis) => (59, 1000 + millis),
+            other => other,
+        };
+        Some(date.and_hms_milli_opt(number(9..11)?, number(11..13)?, second, millis)?.and_utc())
     }
 }
 
@@ -203,6 +216,16 @@ mod tests {
         assert_eq!(early.time().timestamp_millis(), 1_795_459_999_999);
         assert_eq!(early.as_str().parse::<SnapshotId>()?, early);
         Ok(())
+    }
+
+    #[test]
+    fn times_are_those_that_a_general_parser_finds() {
+        let stamps = ["20261123T183244123Z", "20240229T000000000Z", "20230229T000000000Z", "20261301T000000000Z"];
+        let more = ["20261123T240000000Z", "20261123T235960999Z", "20261123T235961000Z", "00000101T000000000Z"];
+        for stamp in stamps.into_iter().chain(more) {
+            let found = chrono::NaiveDateTime::parse_from_str(stamp, TIME_FORMAT).ok().map(|naive| naive.and_utc());
+            assert_eq!(SnapshotId::parse_time(stamp), found, "{stamp}");
+        }
     }
 
     #[test]

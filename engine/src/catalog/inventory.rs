@@ -149,7 +149,7 @@ impl Inventory {
 
     /// Notes all objects that are not packs.
     fn note(&mut self, dataset: &Name, objects: &[ObjectMeta]) {
-        let keys: BTreeMap<&str, DateTime<Utc>> =
+        let keys: HashMap<&str, DateTime<Utc>> =
             objects.iter().map(|object| (object.key.as_str(), object.modified)).collect();
         for object in objects {
             let key = object.key.as_str();

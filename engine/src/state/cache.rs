@@ -5,6 +5,7 @@
 //! An object enters the cache only after its signature was checked, so nobody checks it again. The
 //! caller fetches a copy again if it is damaged or missing.
 
+use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, OnceLock};
 
@@ -60,7 +61,7 @@ impl ObjectCache {
 
     /// Keeps a copy, if that is possible.
     pub fn put(&self, key: &str, object: &[u8]) {
-        self.note(&replace_cheaply(&self.path(key), object));
+        self.note(&replace_cheaply(&self.path(key), |file| file.write_all(object)));
     }
 
     /// Removes a copy.

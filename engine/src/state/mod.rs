@@ -212,20 +212,20 @@ fn try_lock(path: &Path) -> Result<Option<Lock>> {
 /// [`Class::Storage`] if the disk fails or is full. The old file is still in place, unless only the
 /// last sync failed.
 pub fn replace_file(path: &Path, content: &[u8]) -> Result<()> {
-    replace(path, content, true)
+    replace(path, true, |file| file.write_all(content))
 }
 
 /// As [`replace_file`], for what is checked when it is read: where the machine loses its power, the
 /// file may be damaged. Thousands of such files are written in the time of a few durable ones.
-fn replace_cheaply(path: &Path, content: &[u8]) -> Result<()> {
-    replace(path, content, false)
+fn replace_cheaply(path: &Path, write: impl FnOnce(&mut File) -> std::io::Result<()>) -> Result<()> {
+    replace(path, false, write)
 }
 
-fn replace(path: &Path, content: &[u8], durably: bool) -> Result<()> {
-    let write = || -> std::io::Result<()> {
+fn replace(path: &Path, durably: bool, write: impl FnOnce(&mut File) -> std::io::Result<()>) -> Result<()> {
+    let written = || -> std::io::Result<()> {
         let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
         let mut file = tempfile::Builder::new().prefix(UNFINISHED).tempfile_in(folder)?;
-        file.write_all(content)?;
+        write(file.as_file_mut())?;
         if !durably {
             file.persist(path)?;
             return Ok(());
@@ -234,7 +234,7 @@ fn replace(path: &Path, content: &[u8], durably: bool) -> Result<()> {
         file.persist(path)?;
         File::open(folder)?.sync_all()
     };
-    let written = write().context(Class::Storage, || format!("cannot write {}", path.display()));
+    let written = written().context(Class::Storage, || format!("cannot write {}", path.display()));
     written.map_err(|error| error.hint("check that its disk is not full and works"))
 }
 

@@ -8,7 +8,6 @@
 
 use std::fs::{File, OpenOptions};
 use std::io::{BufReader, Read, Write};
-use std::os::unix::fs::OpenOptionsExt;
 use std::path::PathBuf;
 
 use lifeboat_base::{Class, Context, Result};
@@ -113,12 +112,16 @@ impl<'a> SealedLog<'a> {
     }
 
     fn try_append(&self, end: &LogEnd, records: impl IntoIterator<Item = Vec<u8>>) -> Result<()> {
-        let mut sealed = Vec::new();
-        self.seal_all(end.clone(), records, &mut sealed)?;
         let write = || -> std::io::Result<()> {
-            let mut file = OpenOptions::new().append(true).mode(0o600).open(&self.path)?;
+            let mut file = OpenOptions::new().append(true).open(&self.path)?;
             // Another program has appended meanwhile: what it wrote counts.
-            if file.metadata()?.len() == end.bytes { file.write_all(&sealed) } else { Ok(()) }
+            if file.metadata()?.len() != end.bytes {
+                return Ok(());
+            }
+            let mut sealed = Vec::new();
+            self.seal_all(end.clone(), records, &mut sealed)?;
+            // What was written of it, if it cannot all be.
+            file.write_all(&sealed).inspect_err(|_| drop(file.set_len(end.bytes)))
         };
         write().context(Class::Storage, || format!("cannot write {}", self.path.display()))
     }
@@ -136,17 +139,24 @@ impl<'a> SealedLog<'a> {
     fn try_replace(&self, records: impl IntoIterator<Item = Vec<u8>>) -> Result<()> {
         let signers: Vec<&str> = self.signers.iter().map(SignerKey::as_str).collect();
         let first = signers.join("\n").into_bytes();
-        let mut file = Vec::new();
-        self.seal_all(LogEnd::default(), std::iter::once(first).chain(records), &mut file)?;
-        replace_cheaply(&self.path, &file)
+        replace_cheaply(&self.path, |file| {
+            self.seal_all(LogEnd::default(), std::iter::once(first).chain(records), file)
+        })
     }
 
-    /// Appends records to `file` as they stand in it after `end`.
-    fn seal_all(&self, mut end: LogEnd, records: impl IntoIterator<Item = Vec<u8>>, file: &mut Vec<u8>) -> Result<()> {
+    /// Writes records as they stand in the file after `end`.
+    fn seal_all(
+        &self,
+        mut end: LogEnd,
+        records: impl IntoIterator<Item = Vec<u8>>,
+        file: &mut impl Write,
+    ) -> std::io::Result<()> {
         for record in records {
-            let sealed = self.key.seal(&self.purpose(&end), &record)?;
-            file.extend((sealed.len() as u64).to_le_bytes());
-            file.extend_from_slice(&sealed);
+            let sealed =
+                self.key.seal(&self.purpose(&end), &record).map_err(|error| std::io::Error::other(error.chain()))?;
+            drop(record);
+            file.write_all(&(sealed.len() as u64).to_le_bytes())?;
+            file.write_all(&sealed)?;
             end = end.after(&sealed);
         }
         Ok(())

@@ -39,6 +39,35 @@ struct Sweep<'a> {
 }
 
 impl Prune<'_> {
+    /// Makes a plan and executes it. Where there is nothing to do, one look is enough.
+    ///
+    /// # Errors
+    /// As [`Self::plan`] and [`Self::execute`].
+    pub async fn run(&self) -> Result<PruneOutcome> {
+        let view = self.look().await?;
+        let plan = self.plan_of(&view).await?;
+        if !plan.is_empty() {
+            drop(view);
+            return self.execute(&plan).await;
+        }
+        watch::permit(self.state, &self.dataset.name)?;
+        let mut outcome = Self::begun(&plan, &view);
+        self.remember(&plan, &view, &BTreeSet::new(), &mut outcome);
+        Ok(outcome)
+    }
+
+    /// The outcome before anything was done: which replicas are left alone.
+    fn begun(plan: &PrunePlan, view: &View) -> PruneOutcome {
+        let mut outcome = PruneOutcome { space: plan.space, ..PruneOutcome::default() };
+        let known = |name: &Name| plan.skipped.iter().chain(&view.doubted).any(|(known, _)| known == name);
+        let unlisted = view.skipped.iter().filter(|(name, _)| !known(name));
+        outcome.failures.extend(unlisted.map(|(name, why)| format!("replica {name} was left out: {why}")));
+        let doubted = view.doubted.iter().map(|(name, why)| format!("replica {name}: {why}"));
+        outcome.failures.extend(doubted);
+        outcome.stopped = view.doubted.iter().map(|(name, _)| name.clone()).collect();
+        outcome
+    }
+
     /// Executes `plan`, as far as a second look confirms it. The caller holds the dataset's lock.
     ///
     /// # Errors
@@ -47,15 +76,9 @@ impl Prune<'_> {
     /// [`PruneOutcome::failures`], and the next prune tries again.
     pub async fn execute(&self, plan: &PrunePlan) -> Result<PruneOutcome> {
         watch::permit(self.state, &self.dataset.name)?;
-        let mut outcome = PruneOutcome { space: plan.space, ..PruneOutcome::default() };
         let view = self.look().await?;
         let fresh = self.plan_of(&view).await?;
-        let known = |name: &Name| plan.skipped.iter().chain(&view.doubted).any(|(known, _)| known == name);
-        let unlisted = view.skipped.iter().filter(|(name, _)| !known(name));
-        outcome.failures.extend(unlisted.map(|(name, why)| format!("replica {name} was left out: {why}")));
-        let doubted = view.doubted.iter().map(|(name, why)| format!("replica {name}: {why}"));
-        outcome.failures.extend(doubted);
-        outcome.stopped = view.doubted.iter().map(|(name, _)| name.clone()).collect();
+        let mut outcome = Self::begun(plan, &view);
         let mut acting = Acting::new(self, &view);
         self.mark(&mut acting, plan, &fresh, &view, &mut outcome).await?;
         let mut gone = BTreeSet::new();
