@@ -32,6 +32,7 @@ use tokio::sync::Notify;
 use tokio::time::Instant;
 
 use crate::replica::{ObjectMeta, Page, Probe, Replica, ReplicaError, ReplicaErrorKind, SharedReplica};
+use crate::versions::VersionsPage;
 use crate::waiting::Waiting;
 
 const MIN_TRANSFERS: usize = 1;
@@ -323,6 +324,22 @@ impl Replica for Gate {
 
     async fn probe(&self, write: bool) -> Result<Probe, ReplicaError> {
         self.inner.probe(write).await
+    }
+
+    async fn versions_page(&self, prefix: &str, next: Option<&str>) -> Result<VersionsPage, ReplicaError> {
+        self.inner.versions_page(prefix, next).await
+    }
+
+    async fn get_version(&self, key: &str, version: &str, limit: u64) -> Result<Bytes, ReplicaError> {
+        self.pass(is_pack(key), self.inner.get_version(key, version, limit), Bytes::len).await
+    }
+
+    async fn uncover(&self, key: &str, marker: &str) -> Result<(), ReplicaError> {
+        self.inner.uncover(key, marker).await
+    }
+
+    async fn copy_version(&self, key: &str, version: &str) -> Result<(), ReplicaError> {
+        self.inner.copy_version(key, version).await
     }
 }
 

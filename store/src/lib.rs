@@ -46,6 +46,7 @@ mod retry;
 mod s3;
 mod settings;
 mod trial;
+mod versions;
 mod waiting;
 
 pub use self::breaker::Breaker;
@@ -59,3 +60,4 @@ pub use self::replica::{Down, ObjectMeta, Page, Probe, Replica, ReplicaError, Re
 pub use self::retry::{Retry, RetryPolicy};
 pub use self::s3::S3Replica;
 pub use self::settings::{ReplicaConfig, ReplicaKind, S3Config, S3Credentials};
+pub use self::versions::{KeptVersion, ThenAndNow, VersionKind, VersionWalk, VersionsPage};

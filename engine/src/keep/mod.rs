@@ -3,7 +3,8 @@
 //! [Verify](verify) checks what every replica holds. [Catch-up](catch_up) copies to a replica what
 //! it lacks. [Scrub](scrub) reads all of it again over time, and replaces what is damaged.
 //! [Repair](repair) puts back what is known and names what is lost. [Prune](prune) removes
-//! snapshots that no retention rule keeps.
+//! snapshots that no retention rule keeps. [Undelete](undelete) brings back what somebody hid or
+//! overwrote in a bucket that keeps versions.
 
 pub mod catch_up;
 mod false_times;
@@ -14,4 +15,5 @@ pub mod reading;
 pub mod repair;
 mod retention;
 pub mod scrub;
+pub mod undelete;
 pub mod verify;

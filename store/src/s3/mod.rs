@@ -32,6 +32,7 @@ use lifeboat_format::id::Name;
 use self::date::StoreClock;
 use crate::replica::{MAX_DELETED_AT_ONCE, ObjectMeta, Page, Probe, Replica, ReplicaError, ReplicaErrorKind};
 use crate::settings::{ReplicaConfig, S3Config};
+use crate::versions::VersionsPage;
 use crate::{key, waiting};
 
 mod batch;
@@ -43,6 +44,7 @@ mod errors;
 mod paced;
 pub(crate) mod past;
 mod probe;
+mod versions;
 
 /// No more memory is reserved because a store announces a length; larger objects grow as they
 /// arrive.
@@ -297,6 +299,22 @@ impl Replica for S3Replica {
 
     async fn probe(&self, write: bool) -> Result<Probe, ReplicaError> {
         probe::run(self, write).await
+    }
+
+    async fn versions_page(&self, prefix: &str, next: Option<&str>) -> Result<VersionsPage, ReplicaError> {
+        self.request("list the versions of", prefix, self.page_of_versions(prefix, next)).await
+    }
+
+    async fn get_version(&self, key: &str, version: &str, limit: u64) -> Result<Bytes, ReplicaError> {
+        self.with_key("get", key, |full| self.fetch(full, Some(version.to_owned()), limit)).await
+    }
+
+    async fn uncover(&self, key: &str, marker: &str) -> Result<(), ReplicaError> {
+        self.remove_marker(key, marker).await
+    }
+
+    async fn copy_version(&self, key: &str, version: &str) -> Result<(), ReplicaError> {
+        self.copy_up(key, version).await
     }
 }
 
