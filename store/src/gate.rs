@@ -26,11 +26,12 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use bytes::Bytes;
-use chrono::TimeDelta;
+use chrono::{DateTime, TimeDelta, Utc};
 use lifeboat_format::id::Name;
 use tokio::sync::Notify;
 use tokio::time::Instant;
 
+use crate::guards::Lock;
 use crate::replica::{ObjectMeta, Page, Probe, Replica, ReplicaError, ReplicaErrorKind, SharedReplica};
 use crate::versions::VersionsPage;
 use crate::waiting::Waiting;
@@ -324,6 +325,18 @@ impl Replica for Gate {
 
     async fn probe(&self, write: bool) -> Result<Probe, ReplicaError> {
         self.inner.probe(write).await
+    }
+
+    fn lock(&self) -> Option<Lock> {
+        self.inner.lock()
+    }
+
+    async fn locked_until(&self, key: &str) -> Result<Option<DateTime<Utc>>, ReplicaError> {
+        self.inner.locked_until(key).await
+    }
+
+    async fn lock_until(&self, key: &str, until: DateTime<Utc>) -> Result<(), ReplicaError> {
+        self.inner.lock_until(key, until).await
     }
 
     async fn versions_page(&self, prefix: &str, next: Option<&str>) -> Result<VersionsPage, ReplicaError> {

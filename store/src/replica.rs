@@ -23,6 +23,7 @@ use chrono::{DateTime, TimeDelta, Utc};
 use lifeboat_base::{Class, Error, Result};
 use lifeboat_format::id::Name;
 
+use crate::guards::{Guards, Lock};
 use crate::listing::Listing;
 use crate::versions::VersionsPage;
 
@@ -284,6 +285,22 @@ pub trait Replica: Send + Sync + fmt::Debug {
     /// nothing behind. If `write` is false, it only reads.
     async fn probe(&self, write: bool) -> Result<Probe, ReplicaError>;
 
+    /// How objects are locked when they are uploaded; `None`: not at all.
+    fn lock(&self) -> Option<Lock> {
+        None
+    }
+
+    /// Until when an object is locked; `None`: it is not.
+    async fn locked_until(&self, _: &str) -> Result<Option<DateTime<Utc>>, ReplicaError> {
+        Ok(None)
+    }
+
+    /// Locks an object until `until`, or until later if it is already. It does nothing where
+    /// [`lock`](Self::lock) is `None`.
+    async fn lock_until(&self, _: &str, _: DateTime<Utc>) -> Result<(), ReplicaError> {
+        Ok(())
+    }
+
     /// A page of all versions of the objects whose key begins with `prefix`, as
     /// [`list_page`](Self::list_page). A replica that keeps none refuses.
     async fn versions_page(&self, prefix: &str, _: Option<&str>) -> Result<VersionsPage, ReplicaError> {
@@ -337,6 +354,8 @@ pub struct Probe {
     pub can_delete: Option<bool>,
     /// [`Replica::clock_offset`] in seconds; `None` if the replica does not say.
     pub clock_skew_seconds: Option<i64>,
+    /// What keeps a thief of the credentials from deleting for good.
+    pub guards: Guards,
 }
 
 /// A replica that several owners share.

@@ -17,10 +17,11 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use bytes::Bytes;
-use chrono::TimeDelta;
+use chrono::{DateTime, TimeDelta, Utc};
 use lifeboat_format::id::Name;
 use tokio::time::Instant;
 
+use crate::guards::Lock;
 use crate::replica::{
     Down, MAX_DELETED_AT_ONCE, ObjectMeta, Page, Probe, Replica, ReplicaError, ReplicaErrorKind, SharedReplica,
 };
@@ -224,6 +225,18 @@ impl Replica for Retry {
 
     async fn probe(&self, write: bool) -> Result<Probe, ReplicaError> {
         self.repeat(|| self.inner.probe(write)).await
+    }
+
+    fn lock(&self) -> Option<Lock> {
+        self.inner.lock()
+    }
+
+    async fn locked_until(&self, key: &str) -> Result<Option<DateTime<Utc>>, ReplicaError> {
+        self.repeat(|| self.inner.locked_until(key)).await
+    }
+
+    async fn lock_until(&self, key: &str, until: DateTime<Utc>) -> Result<(), ReplicaError> {
+        self.repeat(|| self.inner.lock_until(key, until)).await
     }
 
     async fn versions_page(&self, prefix: &str, next: Option<&str>) -> Result<VersionsPage, ReplicaError> {

@@ -188,6 +188,7 @@ impl Region {
                 path_style: true,
                 ca_file: Some(self.ca_file().to_owned()),
                 storage_class: None,
+                lock: None,
                 credentials: S3Credentials::File(SecretRef::file(&self.credential_file)),
             }),
             timeout: Duration::from_secs(30),

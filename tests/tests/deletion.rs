@@ -3,11 +3,17 @@
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
 use std::path::Path;
+use std::time::Duration;
 
+use lifeboat_engine::clock::{Clock, SystemClock};
+use lifeboat_engine::config::{ReplicaKind, Retention};
+use lifeboat_engine::format::layout;
+use lifeboat_engine::keep::locks;
+use lifeboat_engine::store::{Lock, LockMode, MemoryReplica, Replica, SharedReplica};
 use lifeboat_tests::host::{BackupHost, section};
 use lifeboat_tests::programs::Output;
 use lifeboat_tests::s3::{Bucket, Region};
-use lifeboat_tests::vault::noise;
+use lifeboat_tests::vault::{MemorySource, TestVault, name, noise};
 use serde_json::Value;
 
 /// A host with one bucket, and the file that it backs up.
@@ -96,9 +102,9 @@ fn objects(replica: &Value, of: &str) -> u64 {
 
 /// Whole seconds: stores date their versions so.
 async fn moment() -> String {
-    tokio::time::sleep(std::time::Duration::from_millis(1100)).await;
+    tokio::time::sleep(Duration::from_millis(1100)).await;
     let now = chrono::Utc::now().to_rfc3339();
-    tokio::time::sleep(std::time::Duration::from_millis(1100)).await;
+    tokio::time::sleep(Duration::from_millis(1100)).await;
     now
 }
 
@@ -194,6 +200,163 @@ async fn newer_valid_objects_and_what_prunes_deleted_stay_unless_somebody_wants_
     assert!(read(&out.join("data")) == noise(2 << 20, 1), "other bytes");
 }
 
+/// What `check` says of the only replica, its exit code and all that it prints.
+async fn checked(scene: &Scene) -> (Value, i32, String) {
+    let output = scene.lifeboat("--json check").await;
+    let report = output.json().unwrap();
+    (report["replicas"][0].clone(), output.status.code().unwrap(), output.to_string())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn check_names_the_level_and_the_policy_of_a_host_makes_it_versions() {
+    let scene = Scene::set(Bucket::Versioned, "").await;
+    let (replica, _, all) = checked(&scene).await;
+    assert_eq!(replica["level"], "none", "{all}");
+    assert!(all.contains("lets these credentials remove old versions"), "{all}");
+    scene.restrict().await;
+    let (replica, code, all) = checked(&scene).await;
+    assert!(replica["level"] == "versions" && code == 0, "{all}");
+    assert!(all.contains("no lifecycle rule that ends old versions"), "{all}");
+
+    // The lifecycle rule, as operators paste it.
+    let file = lifeboat_tests::tools::workspace().join("config/s3/lifecycle.json");
+    let rules: Value = serde_json::from_slice(&read(&file)).unwrap();
+    let rule = &rules["Rules"][0];
+    let days = i32::try_from(rule["NoncurrentVersionExpiration"]["NoncurrentDays"].as_i64().unwrap()).unwrap();
+    let set = async |days: i32, deletes: bool| {
+        use aws_sdk_s3::types as s3;
+        let end = s3::NoncurrentVersionExpiration::builder().noncurrent_days(days).build();
+        let mut all = s3::LifecycleRule::builder().id("r").status(s3::ExpirationStatus::Enabled);
+        all = all.filter(s3::LifecycleRuleFilter::builder().prefix("").build()).noncurrent_version_expiration(end);
+        if deletes {
+            all = all.expiration(s3::LifecycleExpiration::builder().days(400).build());
+        }
+        let rules = s3::BucketLifecycleConfiguration::builder().rules(all.build().unwrap()).build().unwrap();
+        let client = scene.region.client();
+        let put = client.put_bucket_lifecycle_configuration().bucket(scene.region.bucket());
+        put.lifecycle_configuration(rules).send().await.unwrap();
+    };
+    set(days, false).await;
+    let (replica, _, all) = checked(&scene).await;
+    assert!(replica["thief"].as_str().unwrap().contains("takes back within 30 days"), "{all}");
+    set(days, true).await;
+    let (_, code, all) = checked(&scene).await;
+    assert!(code == 3 && all.contains("deletes objects in use"), "{all}");
+    // And with the policy, backups and prunes work.
+    scene.back_up(1).await;
+    scene.must("prune --yes").await;
+}
+
+#[test]
+fn the_policies_to_paste_are_json_and_let_a_host_remove_no_version() {
+    let folder = lifeboat_tests::tools::workspace().join("config/s3");
+    for file in ["aws-policy.json", "ceph-bucket-policy.json", "minio-policy.json", "seaweedfs-policy.json"] {
+        let policy: Value = serde_json::from_slice(&read(&folder.join(file))).unwrap();
+        let statements = policy["Statement"].as_array().unwrap();
+        let actions: Vec<&str> = statements
+            .iter()
+            .flat_map(|statement| statement["Action"].as_array().unwrap())
+            .map(|action| action.as_str().unwrap())
+            .collect();
+        assert!(statements.iter().all(|statement| statement["Effect"] == "Allow"), "{file}");
+        for needed in ["s3:ListBucket", "s3:GetObject", "s3:PutObject", "s3:DeleteObject", "s3:ListBucketVersions"] {
+            assert!(actions.contains(&needed), "{file} lacks {needed}");
+        }
+        for denied in ["DeleteObjectVersion", "Bypass", "PutBucket", "PutLifecycle", "*"] {
+            assert!(actions.iter().all(|action| !action.contains(denied)), "{file} allows {denied}");
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_bucket_whose_lock_has_no_effect_is_broken_and_with_lock_nothing_can_be_deleted() {
+    let scene = Scene::set(Bucket::Locked, "").await;
+    let (_, code, all) = checked(&scene).await;
+    assert!(code == 3 && all.contains("nothing in it is locked"), "{all}");
+    let section = section(&scene.region.replica_config("far"));
+    scene.host.configure(1, &[format!("{section}lock = \"30d\"\n")], &scene.source).await;
+    let (replica, code, all) = checked(&scene).await;
+    assert!(replica["level"] == "lock" && code == 0, "{all}");
+    scene.back_up(1).await;
+    let (client, bucket) = (scene.region.client(), scene.region.bucket());
+    let listed = client.list_object_versions().bucket(bucket).prefix("vault/datasets/").send().await.unwrap();
+    assert!(listed.versions().iter().any(|version| version.key().unwrap().contains("/packs/")));
+    for version in listed.versions() {
+        let (key, id) = (version.key().unwrap(), version.version_id().unwrap());
+        let delete = client.delete_object().bucket(bucket).key(key).version_id(id).send().await;
+        assert!(delete.is_err(), "{key} was deleted");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn locks_are_extended_at_half_of_their_time_and_prune_waits_for_their_end() {
+    let region = Region::start_with("far", Bucket::Locked).await;
+    let mut vault = TestVault::new(1, 1).await;
+    let mut config = region.replica_config("r1");
+    let ReplicaKind::S3(s3) = &mut config.kind else { unreachable!() };
+    // A day is some seconds.
+    s3.lock = Some(Lock { mode: LockMode::Compliance, period: Duration::from_secs(16) });
+    let clock = SystemClock::shared();
+    let replica = lifeboat_engine::store::open(&config, "vault", &clock).await.unwrap();
+    for object in vault.replicas[0].list("").await.unwrap() {
+        let body = vault.replicas[0].get(&object.key, 1 << 20).await.unwrap();
+        replica.put_new(&object.key, body).await.unwrap();
+    }
+    vault.replicas = vec![replica.clone()];
+    vault.backup(&MemorySource::of(noise(1 << 20, 1))).await.unwrap();
+    let pack = replica.list("datasets/shop/packs/").await.unwrap()[0].key.clone();
+    let first = replica.locked_until(&pack).await.unwrap().unwrap();
+    let extend = async || {
+        vault.clock.set(clock.now());
+        vault.with_prune(async |prune| locks::extend(prune).await).await.unwrap()[&name("r1")].clone()
+    };
+    let standing = extend().await;
+    assert!(standing.extended > 5 && !standing.is_late(clock.now()), "{standing:?}");
+    let second = replica.locked_until(&pack).await.unwrap().unwrap();
+    assert!(second >= first, "{first} {second}");
+    assert_eq!(extend().await.extended, standing.extended, "it is not due");
+    tokio::time::sleep(Duration::from_secs(9)).await;
+    assert!(extend().await.extended > standing.extended);
+    let third = replica.locked_until(&pack).await.unwrap().unwrap();
+    assert!(third > second + chrono::TimeDelta::seconds(7), "{second} {third}");
+}
+
+/// Whatever a kept snapshot needs is locked at any time, and what is not needed ends.
+#[tokio::test(flavor = "multi_thread")]
+async fn over_three_months_nothing_that_is_needed_outlives_its_lock() {
+    let mut vault = TestVault::new(1, 1).await;
+    vault.config.datasets[0].retention = Retention { daily: 2, monthly: 2, ..vault.config.datasets[0].retention };
+    let day = Duration::from_secs(86_400);
+    let lock = Lock { mode: LockMode::Compliance, period: 32 * day };
+    let memory = MemoryReplica::new(name("r1"), "east", vault.clock.clone()).with_lock(lock);
+    for object in vault.replicas[0].list("").await.unwrap() {
+        let body = vault.replicas[0].get(&object.key, 1 << 20).await.unwrap();
+        memory.put_new(&object.key, body).await.unwrap();
+    }
+    let replica: SharedReplica = std::sync::Arc::new(memory);
+    vault.replicas = vec![replica.clone()];
+    let (shop, mut waited, mut swept) = (name("shop"), 0, 0);
+    for round in 0..24 {
+        vault.backup(&MemorySource::of([noise(40_000, 0), noise(20_000, round)].concat())).await.unwrap();
+        let (plan, outcome) = vault.prune().await.unwrap();
+        waited += plan.locked.len();
+        swept += outcome.packs;
+        vault.with_prune(async |prune| locks::extend(prune).await).await.unwrap();
+        // The next look comes no sooner.
+        vault.clock.advance(4 * day);
+        let (now, reader) = (vault.clock.now(), vault.open(vault.owner()).await.unwrap());
+        for kept in plan.verdicts.iter().filter(|verdict| verdict.goes_at.is_none()) {
+            let manifest = reader.manifest(&shop, &kept.snapshot).await.unwrap();
+            let packs = manifest.packs.iter().map(|pack| layout::pack(&shop, &pack.id));
+            for key in packs.chain([layout::manifest(&shop, &kept.snapshot)]) {
+                let until = replica.locked_until(&key).await.unwrap();
+                assert!(until.is_some_and(|until| until > now), "{round}: {key} is locked until {until:?}");
+            }
+        }
+    }
+    assert!(waited > 0 && swept > 0, "waited {waited}, swept {swept}");
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn where_no_versions_are_kept_nothing_is_brought_back() {
     let scene = Scene::set(Bucket::Plain, "").await;
@@ -203,7 +366,7 @@ async fn where_no_versions_are_kept_nothing_is_brought_back() {
     assert!(future.status.code() == Some(2) && future.stderr.contains("future"), "{future}");
     let words = ["undelete", "--dry-run", "--as-of", "2026-01-01T00:00:00Z", "--directory", "/tmp"];
     let mut directory = tokio::process::Command::new(lifeboat_tests::programs::lifeboat());
-    let directory = lifeboat_tests::programs::run(directory.args(words), std::time::Duration::from_secs(60)).await;
+    let directory = lifeboat_tests::programs::run(directory.args(words), Duration::from_secs(60)).await;
     let directory = directory.unwrap();
     let hint = directory.stderr.contains("lifeboat repair");
     assert!(directory.status.code() == Some(2) && hint, "{directory}");

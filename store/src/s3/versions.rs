@@ -68,6 +68,7 @@ impl S3Replica {
     /// Copies an old version to the top, within the store.
     pub(super) async fn copy_up(&self, key: &str, version: &str) -> Result<(), ReplicaError> {
         let storage_class = self.storage_class.clone().filter(|_| key.contains("/packs/"));
+        let lock = self.lock_of(key);
         self.with_key("bring back", key, async |full| {
             let id: String = form_urlencoded::byte_serialize(version.as_bytes()).collect();
             let copied = self
@@ -77,6 +78,8 @@ impl S3Replica {
                 .bucket(&self.bucket)
                 .key(full)
                 .set_storage_class(storage_class)
+                .set_object_lock_mode(lock.as_ref().map(|(mode, _)| mode.clone()))
+                .set_object_lock_retain_until_date(lock.map(|(_, until)| until))
                 .send()
                 .await
                 .map_err(|error| errors::classify(&error))?;

@@ -17,11 +17,11 @@ use lifeboat_format::record::MAX_RECORD_BYTES;
 pub(super) const SMALL_PARTS: usize = 9;
 const PACK_PARTS: usize = 256;
 /// A round goes through so many parts.
-pub(super) const PARTS: usize = SMALL_PARTS + PACK_PARTS;
+pub(in crate::keep) const PARTS: usize = SMALL_PARTS + PACK_PARTS;
 
 /// What the keys of a part begin with. `None`: it belongs to the vault, and this dataset is not the
 /// one with which the vault is scrubbed.
-pub(super) fn prefix(dataset: &Name, part: usize, with_vault: bool) -> Option<String> {
+pub(in crate::keep) fn prefix(dataset: &Name, part: usize, with_vault: bool) -> Option<String> {
     Some(match part {
         0 => layout::keyring(dataset),
         1 => layout::order(dataset),
