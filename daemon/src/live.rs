@@ -12,8 +12,9 @@ use lifeboat_engine::base::{Result, escape};
 use lifeboat_engine::clock::SharedClock;
 use lifeboat_engine::format::id::Name;
 use lifeboat_engine::is_future;
+use lifeboat_engine::keep::locks::LockStandings;
 use lifeboat_engine::state::StateDirectory;
-use lifeboat_engine::store::{Down, SharedReplica};
+use lifeboat_engine::store::{DeletionLevel, Down, SharedReplica};
 use serde::Serialize;
 
 use crate::installation::Installation;
@@ -37,6 +38,10 @@ struct State {
     turn: Turn,
     /// Replicas that answered when they were last asked. Empty before they were.
     up: BTreeMap<Name, bool>,
+    /// How far deletion was apart from this host when that was last tried.
+    guards: BTreeMap<Name, DeletionLevel>,
+    /// How the locks of each dataset stand.
+    locks: BTreeMap<Name, LockStandings>,
     /// When the loop last turned.
     turned: Duration,
     stopping: bool,
@@ -140,6 +145,8 @@ impl Live {
             installation,
             turn: Turn::default(),
             up: BTreeMap::new(),
+            guards: BTreeMap::new(),
+            locks: BTreeMap::new(),
             turned: clock.elapsed(),
             stopping: false,
         };
@@ -166,6 +173,16 @@ impl Live {
     /// A replica was asked. Tells whether that is news.
     pub(crate) fn heard(&self, replica: &Name, up: bool) -> bool {
         self.lock().up.insert(replica.clone(), up) != Some(up)
+    }
+
+    /// It was tried how far deletion is apart from this host. Returns what was found before.
+    pub(crate) fn guarded(&self, replica: &Name, level: DeletionLevel) -> Option<DeletionLevel> {
+        self.lock().guards.insert(replica.clone(), level)
+    }
+
+    /// Locks were extended, or not.
+    pub(crate) fn locked(&self, dataset: &Name, standings: LockStandings) {
+        self.lock().locks.insert(dataset.clone(), standings);
     }
 
     /// The daemon begins to stop.
@@ -202,10 +219,11 @@ impl Live {
     /// As [`metrics::render`].
     pub(crate) fn metrics(&self) -> Result<String> {
         let now = self.clock.now();
-        let (installation, running, waiting, up) = {
+        let (installation, running, waiting, up, guards, locks) = {
             let state = self.lock();
             let running = state.turn.running.iter().map(|run| run.dataset.clone()).collect();
-            (state.installation.clone(), running, state.turn.waiting(), state.up())
+            let (guards, locks) = (state.guards.clone(), state.locks.clone());
+            (state.installation.clone(), running, state.turn.waiting(), state.up(), guards, locks)
         };
         metrics::render(&metrics::Snapshot {
             config: &installation.config,
@@ -214,6 +232,8 @@ impl Live {
             running: &running,
             waiting: &waiting,
             up: &up,
+            guards: &guards,
+            locks: &locks,
             now,
         })
     }

@@ -12,7 +12,9 @@ use lifeboat_engine::base::{Class, Context, Result};
 use lifeboat_engine::config::Config;
 use lifeboat_engine::format::id::Name;
 use lifeboat_engine::is_future;
+use lifeboat_engine::keep::locks::LockStandings;
 use lifeboat_engine::keep::scrub;
+use lifeboat_engine::store::DeletionLevel;
 use prometheus::{GaugeVec, IntCounterVec, Opts, Registry, TextEncoder};
 
 use crate::status::DatasetStatus;
@@ -28,6 +30,10 @@ pub(crate) struct Snapshot<'a> {
     pub waiting: &'a BTreeMap<Name, DateTime<Utc>>,
     /// Replicas that answered when they were last asked.
     pub up: &'a BTreeMap<Name, bool>,
+    /// How far deletion was apart from this host when that was last tried.
+    pub guards: &'a BTreeMap<Name, DeletionLevel>,
+    /// How the locks of each dataset stand.
+    pub locks: &'a BTreeMap<Name, LockStandings>,
     pub now: DateTime<Utc>,
 }
 
@@ -283,7 +289,43 @@ fn replicas(page: &Page, snapshot: &Snapshot<'_>) -> prometheus::Result<()> {
         &labels,
         behind,
     )?;
+    guards(page, snapshot)?;
     scrubs(page, snapshot)
+}
+
+fn guards(page: &Page, snapshot: &Snapshot<'_>) -> prometheus::Result<()> {
+    let level = |level: &DeletionLevel| match level {
+        DeletionLevel::None => 0.0,
+        DeletionLevel::Versions => 1.0,
+        DeletionLevel::Lock => 2.0,
+    };
+    page.gauge(
+        "lifeboat_replica_deletion_level",
+        "How far deletion is apart from this host, as tried once a day: 0 its credentials delete for good, 1 old versions stay, 2 what is needed is locked.",
+        &["replica"],
+        snapshot.guards.iter().map(|(name, found)| (vec![name.as_str()], level(found))).collect(),
+    )?;
+    let (mut until, mut late) = (Vec::new(), Vec::new());
+    for (dataset, standings) in snapshot.locks {
+        for (replica, standing) in standings {
+            let labels = || vec![dataset.as_str(), replica.as_str()];
+            until.push((labels(), timestamp(standing.locked_until())));
+            late.push((labels(), f64::from(u8::from(standing.is_late(snapshot.now)))));
+        }
+    }
+    let labels = ["dataset", "replica"];
+    page.gauge(
+        "lifeboat_locked_until_timestamp_seconds",
+        "Until when everything that snapshots need is locked, if no lock is extended any more. 0: not all was locked yet.",
+        &labels,
+        until,
+    )?;
+    page.gauge(
+        "lifeboat_lock_late",
+        "1 if the locks of what snapshots need should have been extended by now.",
+        &labels,
+        late,
+    )
 }
 
 fn scrubs(page: &Page, snapshot: &Snapshot<'_>) -> prometheus::Result<()> {

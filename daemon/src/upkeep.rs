@@ -2,7 +2,8 @@
 //! it answers.
 //!
 //! A catch-up may take days (a new replica), so a run of its dataset interrupts it; what was copied
-//! stays. While there is neither, the replicas are scrubbed (`scrubber.rs`).
+//! stays. While there is neither, the replicas are scrubbed (`scrubber.rs`). Beside all of it,
+//! deletion is kept apart from this host (`guardian.rs`).
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -16,6 +17,7 @@ use lifeboat_engine::keep::catch_up::ReplicaState;
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
+use crate::guardian::Guardian;
 use crate::live::Live;
 use crate::runner::Runner;
 use crate::scrubber::Scrubber;
@@ -35,6 +37,7 @@ pub(crate) struct Upkeep {
     failed: BTreeSet<Name>,
     job: Option<Job>,
     scrubber: Scrubber,
+    guardian: Guardian,
     asking: Option<JoinHandle<()>>,
     next_pass: Duration,
     next_ask: Duration,
@@ -55,6 +58,7 @@ impl Upkeep {
         let now = runner.clock.elapsed();
         Self {
             scrubber: Scrubber::new(runner.clone(), live.clone()),
+            guardian: Guardian::new(runner.clone(), live.clone()),
             runner,
             live,
             wanted,
@@ -74,6 +78,7 @@ impl Upkeep {
     /// Starts what is due and takes in what has ended.
     pub(crate) async fn turn(&mut self, runs: impl Fn(&Name) -> bool) {
         let now = self.runner.clock.elapsed();
+        self.guardian.turn();
         if now >= self.next_ask && self.asking.as_ref().is_none_or(JoinHandle::is_finished) {
             self.next_ask = now + ASK;
             self.asking = Some(tokio::spawn(ask(self.live.clone())));
@@ -119,6 +124,7 @@ impl Upkeep {
         if let Some(asking) = self.asking.take() {
             asking.abort();
         }
+        self.guardian.stop();
         self.scrubber.make_way().await;
         if let Some(job) = &self.job {
             job.cancel.cancel();

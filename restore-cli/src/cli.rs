@@ -6,7 +6,7 @@ use clap::{CommandFactory, FromArgMatches, Parser, Subcommand};
 
 use crate::commands::{
     acknowledge, cancel, check, completions, drill, init, list, man, prune, repair, restore, show, takeover, trigger,
-    verify,
+    undelete, verify,
 };
 use crate::exit;
 use crate::flags::Globals;
@@ -32,6 +32,7 @@ pub(crate) enum Command {
     Drill(drill::Args),
     Prune(prune::Args),
     Repair(repair::Args),
+    Undelete(undelete::Args),
     Init(init::Args),
     Check(check::Args),
     Trigger(trigger::Args),

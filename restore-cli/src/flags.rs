@@ -87,7 +87,8 @@ pub(crate) fn parse_snapshot(text: &str) -> Result<Selector, String> {
     })
 }
 
-fn parse_time(text: &str) -> Result<DateTime<Utc>, String> {
+/// A time as RFC 3339 writes it.
+pub(crate) fn parse_time(text: &str) -> Result<DateTime<Utc>, String> {
     DateTime::parse_from_rfc3339(text)
         .map(|time| time.to_utc())
         .map_err(|error| format!("{error}; a time looks like 2026-11-23T18:00:00Z or 2026-11-23T20:00:00+02:00"))

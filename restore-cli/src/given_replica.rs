@@ -84,6 +84,7 @@ impl GivenReplica {
                     path_style: self.s3_path_style,
                     ca_file: self.s3_ca_file.clone(),
                     storage_class: None,
+                    lock: None,
                     credentials: self
                         .s3_credentials
                         .as_ref()

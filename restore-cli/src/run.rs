@@ -101,6 +101,7 @@ async fn dispatch(command: Command, session: &Session) -> Result<()> {
         Command::Drill(args) => commands::drill::run(&args, session).await,
         Command::Prune(args) => commands::prune::run(&args, session).await,
         Command::Repair(args) => commands::repair::run(&args, session).await,
+        Command::Undelete(args) => commands::undelete::run(&args, session).await,
         Command::Init(args) => commands::init::run(&args, session).await,
         Command::Check(args) => commands::check::run(&args, session).await,
         Command::Trigger(args) => commands::trigger::run(&args, session).await,

@@ -7,7 +7,7 @@ use std::path::PathBuf;
 
 use chrono::{DateTime, Utc};
 use lifeboat_engine::clock::SharedClock;
-use lifeboat_engine::config::{Config, Limits, ReplicaConfig, Surroundings};
+use lifeboat_engine::config::{Config, Limits, ReplicaConfig, ReplicaKind, Surroundings};
 use lifeboat_engine::databases::ToolEnvironment;
 use lifeboat_engine::format::id::Name;
 use lifeboat_engine::restore::VaultReader;
@@ -216,6 +216,18 @@ impl Place {
     /// The configuration of a host that may know the vault as it is; none for a moment in the past.
     pub(crate) fn host(&self) -> Option<&Config> {
         self.config.as_ref().filter(|_| self.as_of.is_none())
+    }
+
+    /// Opens the buckets among the replicas, as they are now. A directory keeps no versions.
+    ///
+    /// # Errors
+    /// There is none; one cannot be opened.
+    pub(crate) async fn open_buckets(&self, clock: &SharedClock) -> Result<Vec<SharedReplica>> {
+        let mut opened = Vec::new();
+        for replica in self.replicas.iter().filter(|replica| matches!(replica.kind, ReplicaKind::S3(_))) {
+            opened.push(store::open(replica, &self.vault_prefix, clock).await?);
+        }
+        Ok(opened)
     }
 
     /// Opens what can be opened: one replica whose files are broken must not stop a restore from

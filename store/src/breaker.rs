@@ -21,6 +21,7 @@ use lifeboat_format::id::Name;
 use lifeboat_format::layout;
 use tokio::time::Instant;
 
+use crate::guards::Lock;
 use crate::replica::{Down, ObjectMeta, Page, Probe, Replica, ReplicaError, ReplicaErrorKind, SharedReplica};
 use crate::waiting;
 
@@ -197,6 +198,18 @@ impl Replica for Breaker {
     async fn delete_all(&self, keys: &[String]) -> Result<(), ReplicaError> {
         let first = keys.first().map_or("", String::as_str);
         self.pass("delete", first, self.inner.delete_all(keys)).await
+    }
+
+    fn lock(&self) -> Option<Lock> {
+        self.inner.lock()
+    }
+
+    async fn locked_until(&self, key: &str) -> Result<Option<DateTime<Utc>>, ReplicaError> {
+        self.pass("look up", key, self.inner.locked_until(key)).await
+    }
+
+    async fn lock_until(&self, key: &str, until: DateTime<Utc>) -> Result<(), ReplicaError> {
+        self.pass("lock", key, self.inner.lock_until(key, until)).await
     }
 
     async fn probe(&self, write: bool) -> Result<Probe, ReplicaError> {

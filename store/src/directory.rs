@@ -32,6 +32,7 @@ use rustix::io::Errno;
 
 use crate::directory::beneath::Folder;
 use crate::directory::leaves::Leaves;
+use crate::guards::Guards;
 use crate::pacer::Pacer;
 use crate::replica::{ObjectMeta, Page, Probe, Replica, ReplicaError, ReplicaErrorKind};
 use crate::settings::ReplicaConfig;
@@ -161,6 +162,7 @@ impl Replica for DirectoryReplica {
             can_write: trial.map(|trial| trial.can_write),
             can_delete: trial.and_then(|trial| trial.can_delete),
             clock_skew_seconds: None,
+            guards: Guards::default(),
         })
     }
 }

@@ -26,12 +26,14 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use bytes::Bytes;
-use chrono::TimeDelta;
+use chrono::{DateTime, TimeDelta, Utc};
 use lifeboat_format::id::Name;
 use tokio::sync::Notify;
 use tokio::time::Instant;
 
+use crate::guards::Lock;
 use crate::replica::{ObjectMeta, Page, Probe, Replica, ReplicaError, ReplicaErrorKind, SharedReplica};
+use crate::versions::VersionsPage;
 use crate::waiting::Waiting;
 
 const MIN_TRANSFERS: usize = 1;
@@ -323,6 +325,34 @@ impl Replica for Gate {
 
     async fn probe(&self, write: bool) -> Result<Probe, ReplicaError> {
         self.inner.probe(write).await
+    }
+
+    fn lock(&self) -> Option<Lock> {
+        self.inner.lock()
+    }
+
+    async fn locked_until(&self, key: &str) -> Result<Option<DateTime<Utc>>, ReplicaError> {
+        self.inner.locked_until(key).await
+    }
+
+    async fn lock_until(&self, key: &str, until: DateTime<Utc>) -> Result<(), ReplicaError> {
+        self.inner.lock_until(key, until).await
+    }
+
+    async fn versions_page(&self, prefix: &str, next: Option<&str>) -> Result<VersionsPage, ReplicaError> {
+        self.inner.versions_page(prefix, next).await
+    }
+
+    async fn get_version(&self, key: &str, version: &str, limit: u64) -> Result<Bytes, ReplicaError> {
+        self.pass(is_pack(key), self.inner.get_version(key, version, limit), Bytes::len).await
+    }
+
+    async fn uncover(&self, key: &str, marker: &str) -> Result<(), ReplicaError> {
+        self.inner.uncover(key, marker).await
+    }
+
+    async fn copy_version(&self, key: &str, version: &str) -> Result<(), ReplicaError> {
+        self.inner.copy_version(key, version).await
     }
 }
 

@@ -11,6 +11,7 @@ use chrono::{DateTime, TimeDelta, Utc};
 use lifeboat_base::clock::SharedClock;
 use lifeboat_format::id::Name;
 
+use crate::guards::{Guards, Lock};
 use crate::key;
 use crate::replica::{ObjectMeta, Page, Probe, Replica, ReplicaError, ReplicaErrorKind};
 
@@ -24,13 +25,38 @@ pub struct MemoryReplica {
     clock: SharedClock,
     clock_offset: Mutex<Option<TimeDelta>>,
     objects: Mutex<BTreeMap<String, (Bytes, DateTime<Utc>)>>,
+    lock: Option<Lock>,
+    /// Until when objects are locked.
+    locks: Mutex<BTreeMap<String, DateTime<Utc>>>,
 }
 
 impl MemoryReplica {
     /// An empty replica; `clock` dates its objects.
     #[must_use]
     pub fn new(name: Name, region: impl Into<String>, clock: SharedClock) -> Self {
-        Self { name, region: region.into(), clock, clock_offset: Mutex::default(), objects: Mutex::default() }
+        Self {
+            name,
+            region: region.into(),
+            clock,
+            clock_offset: Mutex::default(),
+            objects: Mutex::default(),
+            lock: None,
+            locks: Mutex::default(),
+        }
+    }
+
+    /// The same replica, which locks what it is given. A locked object can be hidden all the same.
+    #[must_use]
+    pub fn with_lock(self, lock: Lock) -> Self {
+        Self { lock: Some(lock), ..self }
+    }
+
+    fn lock_new(&self, key: &str) {
+        let period = self.lock.and_then(|lock| TimeDelta::from_std(lock.period).ok());
+        if let Some(period) = period {
+            let mut locks = self.locks.lock().unwrap_or_else(PoisonError::into_inner);
+            locks.insert(key.to_owned(), self.clock.now() + period);
+        }
     }
 
     /// What [`Replica::clock_offset`] tells from now on.
@@ -78,12 +104,14 @@ impl Replica for MemoryReplica {
             return Err(self.error("put", key, ReplicaErrorKind::AlreadyExists));
         }
         objects.insert(key.to_owned(), (body, self.clock.now()));
+        self.lock_new(key);
         Ok(())
     }
 
     async fn put_replace(&self, key: &str, body: Bytes) -> Result<(), ReplicaError> {
         self.check("put", key)?;
         self.objects().insert(key.to_owned(), (body, self.clock.now()));
+        self.lock_new(key);
         Ok(())
     }
 
@@ -118,6 +146,21 @@ impl Replica for MemoryReplica {
         Ok(())
     }
 
+    fn lock(&self) -> Option<Lock> {
+        self.lock
+    }
+
+    async fn locked_until(&self, key: &str) -> Result<Option<DateTime<Utc>>, ReplicaError> {
+        Ok(self.locks.lock().unwrap_or_else(PoisonError::into_inner).get(key).copied())
+    }
+
+    async fn lock_until(&self, key: &str, until: DateTime<Utc>) -> Result<(), ReplicaError> {
+        let mut locks = self.locks.lock().unwrap_or_else(PoisonError::into_inner);
+        let lock = locks.entry(key.to_owned()).or_insert(until);
+        *lock = until.max(*lock);
+        Ok(())
+    }
+
     async fn probe(&self, write: bool) -> Result<Probe, ReplicaError> {
         Ok(Probe {
             conditional_writes: write.then_some(true),
@@ -126,6 +169,7 @@ impl Replica for MemoryReplica {
             can_write: write.then_some(true),
             can_delete: write.then_some(true),
             clock_skew_seconds: self.clock_offset(TimeDelta::MAX).map(|offset| offset.num_seconds()),
+            guards: Guards::default(),
         })
     }
 }

@@ -23,7 +23,9 @@ use chrono::{DateTime, TimeDelta, Utc};
 use lifeboat_base::{Class, Error, Result};
 use lifeboat_format::id::Name;
 
+use crate::guards::{Guards, Lock};
 use crate::listing::Listing;
+use crate::versions::VersionsPage;
 
 /// What a listing says about an object.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -100,7 +102,7 @@ pub enum ReplicaErrorKind {
 pub struct ReplicaError {
     /// Its name.
     pub replica: Name,
-    /// `put`, `get`, `look up`, `list`, `delete`, `probe`.
+    /// `put`, `get`, `look up`, `list`, `delete`, `probe`, and others.
     pub operation: &'static str,
     /// The object's key, or the prefix.
     pub key: String,
@@ -282,6 +284,50 @@ pub trait Replica: Send + Sync + fmt::Debug {
     /// Tries out what the replica can do, with a throw-away object below `probe/`, and leaves
     /// nothing behind. If `write` is false, it only reads.
     async fn probe(&self, write: bool) -> Result<Probe, ReplicaError>;
+
+    /// How objects are locked when they are uploaded; `None`: not at all.
+    fn lock(&self) -> Option<Lock> {
+        None
+    }
+
+    /// Until when an object is locked; `None`: it is not.
+    async fn locked_until(&self, _: &str) -> Result<Option<DateTime<Utc>>, ReplicaError> {
+        Ok(None)
+    }
+
+    /// Locks an object until `until`, or until later if it is already. It does nothing where
+    /// [`lock`](Self::lock) is `None`.
+    async fn lock_until(&self, _: &str, _: DateTime<Utc>) -> Result<(), ReplicaError> {
+        Ok(())
+    }
+
+    /// A page of all versions of the objects whose key begins with `prefix`, as
+    /// [`list_page`](Self::list_page). A replica that keeps none refuses.
+    async fn versions_page(&self, prefix: &str, _: Option<&str>) -> Result<VersionsPage, ReplicaError> {
+        Err(self.keeps_no_versions("list the versions of", prefix))
+    }
+
+    /// As [`get`](Self::get), of an old version.
+    async fn get_version(&self, key: &str, _: &str, _: u64) -> Result<Bytes, ReplicaError> {
+        Err(self.keeps_no_versions("get", key))
+    }
+
+    /// Removes a delete marker of an object, so that what lies below it is there again. It is no
+    /// error if the marker is missing.
+    async fn uncover(&self, key: &str, _: &str) -> Result<(), ReplicaError> {
+        Err(self.keeps_no_versions("remove a delete marker of", key))
+    }
+
+    /// Copies an old version of an object to the top. What was there becomes an old version.
+    async fn copy_version(&self, key: &str, _: &str) -> Result<(), ReplicaError> {
+        Err(self.keeps_no_versions("bring back", key))
+    }
+
+    /// The error of a replica that keeps no versions.
+    fn keeps_no_versions(&self, operation: &'static str, key: &str) -> ReplicaError {
+        let kind = ReplicaErrorKind::Misconfigured("it keeps no old versions".to_owned());
+        ReplicaError { replica: self.name().clone(), operation, key: key.to_owned(), kind }
+    }
 }
 
 /// A replica that does not answer.
@@ -308,6 +354,8 @@ pub struct Probe {
     pub can_delete: Option<bool>,
     /// [`Replica::clock_offset`] in seconds; `None` if the replica does not say.
     pub clock_skew_seconds: Option<i64>,
+    /// What keeps a thief of the credentials from deleting for good.
+    pub guards: Guards,
 }
 
 /// A replica that several owners share.

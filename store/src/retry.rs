@@ -17,13 +17,15 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use bytes::Bytes;
-use chrono::TimeDelta;
+use chrono::{DateTime, TimeDelta, Utc};
 use lifeboat_format::id::Name;
 use tokio::time::Instant;
 
+use crate::guards::Lock;
 use crate::replica::{
     Down, MAX_DELETED_AT_ONCE, ObjectMeta, Page, Probe, Replica, ReplicaError, ReplicaErrorKind, SharedReplica,
 };
+use crate::versions::VersionsPage;
 use crate::waiting::Waiting;
 
 /// A replica that asks to slow down is asked again for so long.
@@ -223,6 +225,34 @@ impl Replica for Retry {
 
     async fn probe(&self, write: bool) -> Result<Probe, ReplicaError> {
         self.repeat(|| self.inner.probe(write)).await
+    }
+
+    fn lock(&self) -> Option<Lock> {
+        self.inner.lock()
+    }
+
+    async fn locked_until(&self, key: &str) -> Result<Option<DateTime<Utc>>, ReplicaError> {
+        self.repeat(|| self.inner.locked_until(key)).await
+    }
+
+    async fn lock_until(&self, key: &str, until: DateTime<Utc>) -> Result<(), ReplicaError> {
+        self.repeat(|| self.inner.lock_until(key, until)).await
+    }
+
+    async fn versions_page(&self, prefix: &str, next: Option<&str>) -> Result<VersionsPage, ReplicaError> {
+        self.repeat(|| self.inner.versions_page(prefix, next)).await
+    }
+
+    async fn get_version(&self, key: &str, version: &str, limit: u64) -> Result<Bytes, ReplicaError> {
+        self.repeat(|| self.inner.get_version(key, version, limit)).await
+    }
+
+    async fn uncover(&self, key: &str, marker: &str) -> Result<(), ReplicaError> {
+        self.repeat(|| self.inner.uncover(key, marker)).await
+    }
+
+    async fn copy_version(&self, key: &str, version: &str) -> Result<(), ReplicaError> {
+        self.repeat(|| self.inner.copy_version(key, version)).await
     }
 }
 

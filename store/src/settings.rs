@@ -7,6 +7,7 @@ use lifeboat_base::secret::SecretRef;
 use lifeboat_format::id::Name;
 
 use crate::bandwidth::Bandwidth;
+use crate::guards::Lock;
 
 /// One `[[replica]]`.
 #[derive(Debug, Clone)]
@@ -53,6 +54,8 @@ pub struct S3Config {
     pub ca_file: Option<PathBuf>,
     /// The storage class of packs, as S3 spells it.
     pub storage_class: Option<String>,
+    /// How objects are locked when they are uploaded.
+    pub lock: Option<Lock>,
     /// Where the credentials come from.
     pub credentials: S3Credentials,
 }

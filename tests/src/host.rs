@@ -184,6 +184,9 @@ pub fn section(replica: &ReplicaConfig) -> String {
             if let Some(file) = &s3.ca_file {
                 writeln!(text, "ca_file = \"{}\"", file.display()).expect("text");
             }
+            if let Some(lock) = &s3.lock {
+                writeln!(text, "lock = \"{}s\"", lock.period.as_secs()).expect("text");
+            }
             if let S3Credentials::File(secret) = &s3.credentials {
                 writeln!(text, "credentials = \"{}\"", secret.path().display()).expect("text");
             }

@@ -17,7 +17,8 @@ use crate::{fake_clock, ports, tools};
 
 const DEADLINE: Duration = Duration::from_secs(60);
 /// Commands that ask. Nobody sits at a terminal, so they are told the answer.
-const ASKING: [&str; 4] = ["lifeboat acknowledge", "lifeboat prune", "lifeboat repair", "lifeboat takeover"];
+const ASKING: [&str; 5] =
+    ["lifeboat acknowledge", "lifeboat prune", "lifeboat repair", "lifeboat takeover", "lifeboat undelete"];
 /// Answered in the command itself, or not asked for.
 const ANSWERED: [&str; 2] = ["--dry-run", "--yes"];
 

@@ -42,6 +42,9 @@ use crate::{ports, tools};
 const ACCESS_KEY: &str = "lifeboat-test";
 const SECRET_KEY: &str = "not-a-secret-outside-tests";
 const BUCKET: &str = "backups";
+/// The credential of a backup host, which `config/s3/seaweedfs-policy.json` restricts.
+const HOST_ACCESS_KEY: &str = "lifeboat-host";
+const HOST_SECRET_KEY: &str = "not-a-secret-of-a-host";
 /// Boots in about one second; the rest is for a loaded machine.
 const LONGEST_START: Duration = Duration::from_secs(40);
 
@@ -107,11 +110,17 @@ impl Region {
         let certificates = Certificates::create(directory.path());
         let credential_file = directory.path().join("credentials");
         write_credential_file(&credential_file, ACCESS_KEY, SECRET_KEY);
+        write_credential_file(&directory.path().join("host-credentials"), HOST_ACCESS_KEY, HOST_SECRET_KEY);
         let identities = serde_json::json!({"identities": [{
             "name": "lifeboat",
             "credentials": [{"accessKey": ACCESS_KEY, "secretKey": SECRET_KEY}],
             "actions": ["Admin", "Read", "Write", "List", "Tagging"],
-        }]});
+        }, {
+            "name": "host",
+            "credentials": [{"accessKey": HOST_ACCESS_KEY, "secretKey": HOST_SECRET_KEY}],
+            "actions": [],
+            "policyNames": ["lifeboat-host"],
+        }], "policies": [{"name": "lifeboat-host", "content": host_policy()}]});
         fs::write(directory.path().join("s3.json"), identities.to_string()).expect("a writable directory");
         fs::create_dir(directory.path().join("data")).expect("a writable directory");
         let ports = Ports::probe();
@@ -157,6 +166,13 @@ impl Region {
         &self.credential_file
     }
 
+    /// As [`credential_file`](Self::credential_file), of a backup host that may hide objects, and
+    /// remove no version: `config/s3/seaweedfs-policy.json` holds for it.
+    #[must_use]
+    pub fn host_credential_file(&self) -> PathBuf {
+        self.directory.path().join("host-credentials")
+    }
+
     /// The region as a replica called `name`, with a deadline of 30 s.
     ///
     /// # Panics
@@ -172,6 +188,7 @@ impl Region {
                 path_style: true,
                 ca_file: Some(self.ca_file().to_owned()),
                 storage_class: None,
+                lock: None,
                 credentials: S3Credentials::File(SecretRef::file(&self.credential_file)),
             }),
             timeout: Duration::from_secs(30),
@@ -303,6 +320,12 @@ impl Drop for Region {
     fn drop(&mut self) {
         self.kill();
     }
+}
+
+/// The policy of a backup host, as operators paste it.
+fn host_policy() -> String {
+    let file = tools::workspace().join("config/s3/seaweedfs-policy.json");
+    fs::read_to_string(file).expect("the policy").replace("BUCKET", BUCKET)
 }
 
 /// Writes an AWS shared-credentials file, mode 0600.

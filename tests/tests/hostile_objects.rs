@@ -47,6 +47,7 @@ fn lying_config(liar: &Liar, credentials: &Path) -> ReplicaConfig {
             path_style: true,
             ca_file: None,
             storage_class: None,
+            lock: None,
             credentials: S3Credentials::File(SecretRef::file(credentials)),
         }),
         timeout: Duration::from_secs(30),

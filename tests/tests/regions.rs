@@ -32,7 +32,8 @@ fn source(database: &Postgres) -> String {
 async fn one_region_and_the_master_identity_restore_without_configuration_or_keys() {
     let (mut near, far) = (Region::start("near").await, Region::start_with("far", Bucket::Locked).await);
     let database = shop().await;
-    let replicas = [section(&near.replica_config("near")), section(&far.replica_config("far"))];
+    let locked = format!("{}lock = \"1d\"\n", section(&far.replica_config("far")));
+    let replicas = [section(&near.replica_config("near")), locked];
     let host = BackupHost::set_up(&replicas, &source(&database)).await;
     host.configure(2, &replicas, &source(&database)).await;
     let check = host.lifeboat(&["check"]).await;

@@ -36,6 +36,7 @@ fn all_permitted() -> Probe {
         can_write: Some(true),
         can_delete: Some(true),
         clock_skew_seconds: None,
+        guards: lifeboat_engine::store::Guards::default(),
     }
 }
 
@@ -299,6 +300,7 @@ async fn missing_credentials_are_denied_and_said_so() {
             path_style: true,
             ca_file: None,
             storage_class: None,
+            lock: None,
             credentials: S3Credentials::Profile("no-such-profile-here".to_owned()),
         }),
         timeout: Duration::from_secs(5),
@@ -323,6 +325,7 @@ async fn unusable_ca_and_credential_files_are_refused_at_once() {
             path_style: true,
             ca_file: Some(directory.path().join(ca_file)),
             storage_class: None,
+            lock: None,
             credentials: S3Credentials::File(SecretRef::file(&credentials)),
         }),
         timeout: Duration::from_secs(5),

@@ -3,7 +3,9 @@
 use std::io::Write;
 use std::process::{Command, Stdio};
 
+use lifeboat_engine::keep::locks::LockStanding;
 use lifeboat_engine::keep::prune::Space;
+use lifeboat_engine::store::DeletionLevel;
 
 use super::*;
 use crate::sample;
@@ -26,6 +28,8 @@ fn page(statuses: &BTreeMap<Name, DatasetStatus>) -> String {
         running: &BTreeSet::from([name("shop")]),
         waiting: &BTreeMap::from([(name("wiki"), since)]),
         up: &up,
+        guards: &BTreeMap::from([(name("ireland"), DeletionLevel::Versions)]),
+        locks: &BTreeMap::from([(name("shop"), BTreeMap::from([(name("ireland"), LockStanding::default())]))]),
         now,
     })
     .unwrap()
@@ -90,6 +94,9 @@ fn every_series_exists_from_the_start() {
         "lifeboat_objective_seconds{dataset=\"wiki\",objective=\"rto\"} 0\n",
         "lifeboat_replica_up{replica=\"frankfurt\"} 0\n",
         "lifeboat_replica_up{replica=\"ireland\"} 1\n",
+        "lifeboat_replica_deletion_level{replica=\"ireland\"} 1\n",
+        "lifeboat_locked_until_timestamp_seconds{dataset=\"shop\",replica=\"ireland\"} 0\n",
+        "lifeboat_lock_late{dataset=\"shop\",replica=\"ireland\"} 1\n",
         concat!("lifeboat_build_info{version=\"", env!("CARGO_PKG_VERSION"), "\"} 1\n"),
     ] {
         assert!(page.contains(line), "{line}\n{page}");

@@ -88,6 +88,8 @@ pub(crate) struct RawReplica {
     pub allow_http: Option<Spanned<bool>>,
     pub ca_file: Option<Text>,
     pub storage_class: Option<Text>,
+    pub lock: Option<Text>,
+    pub lock_mode: Option<Text>,
     pub profile: Option<Text>,
     pub credentials: Option<Text>,
 }

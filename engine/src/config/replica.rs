@@ -4,14 +4,18 @@ use std::collections::BTreeSet;
 use std::ops::Range;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use lifeboat_base::settings::{SettingsReader, Text, units};
-use lifeboat_store::{ReplicaConfig, ReplicaKind, S3Config, S3Credentials};
+use lifeboat_store::{Lock, LockMode, ReplicaConfig, ReplicaKind, S3Config, S3Credentials};
 use toml::Spanned;
 
 use super::fields::name;
 use super::raw::RawReplica;
 use super::{bandwidth, defaults};
+
+/// A shorter lock could end before a daemon that was down has extended it.
+const SHORTEST_LOCK: Duration = Duration::from_secs(86_400);
 
 /// Returns `None` if a value without a default cannot be used. The findings say what is wrong.
 pub(super) fn validate(v: &mut SettingsReader<'_>, raw: Spanned<RawReplica>) -> Option<ReplicaConfig> {
@@ -24,6 +28,8 @@ pub(super) fn validate(v: &mut SettingsReader<'_>, raw: Spanned<RawReplica>) -> 
         ("allow_http", raw.allow_http.as_ref().map(Spanned::span)),
         ("ca_file", raw.ca_file.as_ref().map(Spanned::span)),
         ("storage_class", raw.storage_class.as_ref().map(Spanned::span)),
+        ("lock", raw.lock.as_ref().map(Spanned::span)),
+        ("lock_mode", raw.lock_mode.as_ref().map(Spanned::span)),
         ("profile", raw.profile.as_ref().map(Spanned::span)),
         ("credentials", raw.credentials.as_ref().map(Spanned::span)),
     ];
@@ -69,8 +75,32 @@ fn s3(v: &mut SettingsReader<'_>, raw: &RawReplica, whole: &Range<usize>) -> Opt
         path_style: is(&raw.path_style),
         ca_file: raw.ca_file.as_ref().map(|path| v.path(path)),
         storage_class: raw.storage_class.as_ref().map(|class| class.get_ref().clone()),
+        lock: lock(v, raw),
         credentials,
     })
+}
+
+fn lock(v: &mut SettingsReader<'_>, raw: &RawReplica) -> Option<Lock> {
+    let mode = match raw.lock_mode.as_ref().map(|mode| (mode.get_ref().as_str(), mode.span())) {
+        None | Some(("governance", _)) => LockMode::Governance,
+        Some(("compliance", _)) => LockMode::Compliance,
+        Some((other, span)) => {
+            v.findings.add(span, format!("a lock cannot be of mode `{other}`"), "use governance or compliance");
+            return None;
+        }
+    };
+    if let (Some(mode), None) = (&raw.lock_mode, &raw.lock) {
+        v.findings.add(mode.span(), "lock_mode is set, and nothing is locked", "set lock, too, such as lock = \"30d\"");
+        return None;
+    }
+    let text = raw.lock.as_ref()?;
+    let period = v.unit(Some(text), units::duration)?;
+    if period < SHORTEST_LOCK {
+        let problem = "a lock is extended at half of its time, and this is too short for that";
+        v.findings.add(text.span(), problem, "lock for 1d at least");
+        return None;
+    }
+    Some(Lock { mode, period })
 }
 
 fn endpoint(v: &mut SettingsReader<'_>, text: &Text, allow_http: bool) -> Option<url::Url> {

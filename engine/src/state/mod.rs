@@ -12,6 +12,7 @@
 //! datasets/<dataset>/unreferenced which packs no snapshot refers to, and since when (plain: ids and times)
 //! datasets/<dataset>/seen         the number of the newest act that this host has seen (plain)
 //! datasets/<dataset>/shown        which snapshots each replica has shown (plain: ids)
+//! datasets/<dataset>/locks        when the locks of each replica were extended last, and how far that is (plain)
 //! datasets/<dataset>/sparse       packs that new snapshots must not refer to (plain: ids)
 //! datasets/<dataset>/history      sizes and compressibility of each stream in the last 62 days with runs (plain)
 //! datasets/<dataset>/flagged      snapshots that depart from it and wait for `lifeboat acknowledge` (plain)

@@ -10,12 +10,12 @@ use std::time::Duration;
 
 use lifeboat_engine::base::escape;
 use lifeboat_engine::clock::SharedClock;
-use lifeboat_engine::config::{Config, Dataset, ReplicaConfig, ReplicaKind};
+use lifeboat_engine::config::{Config, Dataset, ReplicaConfig};
 use lifeboat_engine::databases::{ToolFound, WorkContext, registry};
 use lifeboat_engine::format::info::{MAX_VAULT_INFO_BYTES, VaultInfo};
 use lifeboat_engine::format::layout;
 use lifeboat_engine::keys::{DRILL_HOST_FOLDER, HostKeys};
-use lifeboat_engine::store::{self, Probe};
+use lifeboat_engine::store::{self, Probe, Protection};
 use lifeboat_engine::{Class, Error, Result};
 use serde::Serialize;
 
@@ -58,6 +58,10 @@ struct ReplicaCheck {
     region: String,
     /// Why it cannot be used.
     error: Option<String>,
+    /// How far deletion is apart from this host: `none`, `versions` or `lock`.
+    level: Option<String>,
+    /// What a thief of the credentials could still do.
+    thief: Option<String>,
     has_vault: Option<bool>,
     conditional_writes: Option<bool>,
     versioning: Option<bool>,
@@ -149,6 +153,8 @@ impl Checked {
             replica: name.to_string(),
             region: config.region.clone(),
             error: None,
+            level: None,
+            thief: None,
             has_vault: None,
             conditional_writes: None,
             versioning: None,
@@ -178,6 +184,13 @@ impl Checked {
                 check.can_delete = probe.can_delete;
                 check.clock_skew_seconds = probe.clock_skew_seconds;
                 self.judge_probe(config, &probe, has_vault, write);
+                let Protection { level, thief, weak, broken } = Protection::of(config, &probe, write);
+                check.level = level.map(|level| level.to_string());
+                check.thief = Some(thief);
+                self.weak.extend(weak.into_iter().map(|what| format!("replica {name} {what}")));
+                for what in broken {
+                    self.broken(Class::Configuration, format!("replica {name} {what}"));
+                }
             }
         }
         self.replicas.push(check);
@@ -203,21 +216,6 @@ impl Checked {
             probe.conditional_writes == Some(false),
             "ignores conditional writes: two hosts that create a vault or a key at the same moment could overwrite each other's; run `lifeboat init` on one host at a time",
         );
-        if matches!(config.kind, ReplicaKind::Directory { .. }) {
-            weak(
-                true,
-                "is a directory: whoever can write to it can delete every backup in it; turn on Object Lock in at least one other replica",
-            );
-        } else {
-            weak(
-                probe.versioning == Some(false),
-                "keeps no old versions: whoever steals the write credentials can delete every backup in it; turn on versioning and Object Lock",
-            );
-            weak(
-                probe.versioning != Some(false) && probe.object_lock == Some(false),
-                "has no Object Lock: whoever has the permission can delete old versions; turn it on in at least one replica",
-            );
-        }
         weak(
             write && probe.can_delete == Some(false),
             "does not let this host delete: that is safe, but prune cannot free space there",
@@ -415,6 +413,7 @@ impl fmt::Display for Checked {
             "CONDITIONAL",
             "VERSIONS",
             "LOCK",
+            "LEVEL",
             ">CLOCK",
         ]);
         for check in &self.replicas {
@@ -428,10 +427,17 @@ impl fmt::Display for Checked {
                 word(check.conditional_writes),
                 word(check.versioning),
                 word(check.object_lock),
+                check.level.clone().unwrap_or_else(|| "-".to_owned()),
                 check.clock_skew_seconds.map_or("-".to_owned(), |skew| format!("{skew:+} s")),
             ]);
         }
         write!(f, "{replicas}\n\n")?;
+        for check in &self.replicas {
+            if let Some(thief) = &check.thief {
+                writeln!(f, " {}: {thief}", check.replica)?;
+            }
+        }
+        writeln!(f)?;
         let mut tools = Plain::new(&["TOOL", "VERSION", "PATH"]);
         for tool in &self.tools {
             tools.row([tool.tool.clone(), tool.version.clone(), tool.path.display().to_string()]);

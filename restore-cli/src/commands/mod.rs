@@ -17,4 +17,5 @@ pub(crate) mod restore;
 pub(crate) mod show;
 pub(crate) mod takeover;
 pub(crate) mod trigger;
+pub(crate) mod undelete;
 pub(crate) mod verify;

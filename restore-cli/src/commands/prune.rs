@@ -210,6 +210,9 @@ impl fmt::Display for PlanView<'_> {
         if !plan.waiting.is_empty() {
             write!(f, "\n {} unused, but still within the grace period", sum(&plan.waiting))?;
         }
+        for (replica, until) in &plan.locked {
+            write!(f, "\n replica {replica} locks some of what would go, until {}", human::time(*until))?;
+        }
         if !plan.mark_packs.is_empty() {
             let packs = human::count(plan.mark_packs.len() as u64, "pack");
             write!(f, "\n {packs} to mark, which begins their grace period")?;
@@ -311,6 +314,7 @@ mod tests {
             ],
             packs: vec![pack.clone()],
             waiting: vec![pack.clone(), pack],
+            locked: [("north".parse().unwrap(), "2026-12-24T00:00:00Z".parse().unwrap())].into(),
             segments: Vec::new(),
             due: Vec::new(),
             mark_snapshots: BTreeSet::new(),
@@ -335,6 +339,7 @@ mod tests {
             "100.0 MiB in packs that snapshots need, in each complete replica; of this, no snapshot needs 5.0 MiB",
             "the next backups store 1.0 MiB of the newest snapshot again",
             "skipping replica south: timed out",
+            "replica north locks some of what would go, until 2026-12-24 00:00:00 UTC",
         ] {
             assert!(text.contains(part), "{part} is not in\n{text}");
         }

@@ -30,8 +30,10 @@ use lifeboat_base::clock::SharedClock;
 use lifeboat_format::id::Name;
 
 use self::date::StoreClock;
+use crate::guards::Lock;
 use crate::replica::{MAX_DELETED_AT_ONCE, ObjectMeta, Page, Probe, Replica, ReplicaError, ReplicaErrorKind};
 use crate::settings::{ReplicaConfig, S3Config};
+use crate::versions::VersionsPage;
 use crate::{key, waiting};
 
 mod batch;
@@ -40,9 +42,11 @@ mod client;
 mod credentials;
 mod date;
 mod errors;
+mod locked;
 mod paced;
 pub(crate) mod past;
 mod probe;
+mod versions;
 
 /// No more memory is reserved because a store announces a length; larger objects grow as they
 /// arrive.
@@ -58,6 +62,8 @@ pub struct S3Replica {
     bucket: String,
     vault_prefix: String,
     storage_class: Option<StorageClass>,
+    lock: Option<Lock>,
+    clock: SharedClock,
     timeout: Duration,
     client: Client,
     store_clock: StoreClock,
@@ -90,7 +96,9 @@ impl S3Replica {
             vault_prefix: vault_prefix.to_owned(),
             storage_class: s3.storage_class.as_deref().map(StorageClass::from),
             timeout: replica.timeout,
-            client: client::build(replica, s3, clock, store_clock.clone()).await?,
+            lock: s3.lock,
+            client: client::build(replica, s3, clock.clone(), store_clock.clone()).await?,
+            clock,
             store_clock,
             bucket_seen: AtomicBool::new(false),
             deletes_many: AtomicBool::new(true),
@@ -128,6 +136,7 @@ impl S3Replica {
 
     async fn put(&self, key: &str, body: Bytes, only_new: bool) -> Result<(), ReplicaError> {
         let storage_class = self.storage_class.clone().filter(|_| key.contains("/packs/"));
+        let lock = self.lock_of(key);
         self.with_key("put", key, async |full| {
             self.client
                 .put_object()
@@ -136,6 +145,8 @@ impl S3Replica {
                 .checksum_algorithm(ChecksumAlgorithm::Crc64Nvme)
                 .set_storage_class(storage_class)
                 .set_if_none_match(only_new.then(|| "*".to_owned()))
+                .set_object_lock_mode(lock.as_ref().map(|(mode, _)| mode.clone()))
+                .set_object_lock_retain_until_date(lock.map(|(_, until)| until))
                 .body(ByteStream::from(body))
                 .send()
                 .await
@@ -297,6 +308,34 @@ impl Replica for S3Replica {
 
     async fn probe(&self, write: bool) -> Result<Probe, ReplicaError> {
         probe::run(self, write).await
+    }
+
+    fn lock(&self) -> Option<Lock> {
+        self.lock
+    }
+
+    async fn locked_until(&self, key: &str) -> Result<Option<DateTime<Utc>>, ReplicaError> {
+        self.end_of_lock(key).await
+    }
+
+    async fn lock_until(&self, key: &str, until: DateTime<Utc>) -> Result<(), ReplicaError> {
+        self.extend_lock(key, until).await
+    }
+
+    async fn versions_page(&self, prefix: &str, next: Option<&str>) -> Result<VersionsPage, ReplicaError> {
+        self.request("list the versions of", prefix, self.page_of_versions(prefix, next)).await
+    }
+
+    async fn get_version(&self, key: &str, version: &str, limit: u64) -> Result<Bytes, ReplicaError> {
+        self.with_key("get", key, |full| self.fetch(full, Some(version.to_owned()), limit)).await
+    }
+
+    async fn uncover(&self, key: &str, marker: &str) -> Result<(), ReplicaError> {
+        self.remove_marker(key, marker).await
+    }
+
+    async fn copy_version(&self, key: &str, version: &str) -> Result<(), ReplicaError> {
+        self.copy_up(key, version).await
     }
 }
 

@@ -13,16 +13,17 @@
 use std::collections::HashSet;
 
 use async_trait::async_trait;
-use aws_sdk_s3::operation::list_object_versions::ListObjectVersionsOutput;
 use aws_sdk_s3::types::BucketVersioningStatus;
 use bytes::Bytes;
 use chrono::{DateTime, TimeDelta, Utc};
 use lifeboat_format::id::Name;
 use tokio::sync::OnceCell;
 
-use super::{MAX_TOKEN_BYTES, S3Replica, describe, errors, to_chrono};
+use super::versions::Mark;
+use super::{S3Replica, errors};
 use crate::key;
 use crate::replica::{ObjectMeta, Page, Probe, Replica, ReplicaError, ReplicaErrorKind};
+use crate::versions::{KeptVersion, VersionKind};
 
 /// A thousand versions each. Whoever writes more of one key hides it from `--as-of`.
 const MAX_PAGES_OF_A_KEY: usize = 1000;
@@ -36,29 +37,10 @@ pub(crate) struct PastS3Replica {
     keeps_versions: OnceCell<()>,
 }
 
-/// One version of a key, or one of its delete markers.
-struct Version {
-    key: String,
-    /// `None`: a delete marker.
-    id: Option<String>,
-    size: Option<i64>,
-    modified: DateTime<Utc>,
-    is_latest: bool,
-}
-
 /// What was found of a key at the moment.
 enum Then {
     There { meta: ObjectMeta, id: String },
     Gone,
-}
-
-/// Where a listing goes on.
-#[derive(Debug, Default, PartialEq, Eq)]
-struct Mark {
-    key: String,
-    version: String,
-    /// Whether the pages before have decided about `key`: what comes of it next is older.
-    is_decided: bool,
 }
 
 impl PastS3Replica {
@@ -92,29 +74,10 @@ impl PastS3Replica {
         self.keeps_versions.get_or_try_init(|| ask).await.copied()
     }
 
-    /// One page of versions and where the next one begins. `prefix` includes the vault's own.
-    async fn versions(&self, prefix: &str, from: &Mark) -> Result<(Vec<Version>, Option<Mark>), ReplicaErrorKind> {
-        let marker = |text: &String| Some(text.clone()).filter(|text| !text.is_empty());
-        let page = self
-            .bucket
-            .client
-            .list_object_versions()
-            .bucket(&self.bucket.bucket)
-            .prefix(prefix)
-            .set_key_marker(marker(&from.key))
-            .set_version_id_marker(marker(&from.version))
-            .send()
-            .await
-            .map_err(|error| errors::classify(&error))?;
-        let next = next_mark(&page)?;
-        Ok((in_order(page)?, next))
-    }
-
     async fn page(&self, prefix: &str, next: Option<&str>) -> Result<Page, ReplicaErrorKind> {
         self.check_versions().await?;
-        let root = key::below(&self.bucket.vault_prefix, "");
         let from = next.map(Mark::parse).transpose()?.unwrap_or_default();
-        let (versions, next) = self.versions(&format!("{root}{prefix}"), &from).await?;
+        let (versions, next) = self.bucket.versions(prefix, &from).await?;
         let mut decided = HashSet::new();
         if from.is_decided {
             decided.insert(from.key);
@@ -124,7 +87,7 @@ impl PastS3Replica {
             if version.modified > self.moment || !decided.insert(version.key.clone()) {
                 continue;
             }
-            if let Then::There { meta, .. } = version.then(&root)?
+            if let Then::There { meta, .. } = then(version)
                 && key::check(&meta.key).is_ok()
             {
                 objects.push(meta);
@@ -136,23 +99,19 @@ impl PastS3Replica {
 
     /// What `key` was. Each page of its versions has a deadline of its own.
     async fn find(&self, operation: &'static str, key: &str) -> Result<Then, ReplicaError> {
-        let root = key::below(&self.bucket.vault_prefix, "");
-        let full = key::below(&self.bucket.vault_prefix, key);
         let mut from = Mark::default();
         for _ in 0..MAX_PAGES_OF_A_KEY {
             let page = async {
                 key::check(key)?;
                 self.check_versions().await?;
-                self.versions(&full, &from).await
+                self.bucket.versions(key, &from).await
             };
             let (versions, next) = self.bucket.request(operation, key, page).await?;
             // Keys that only begin like this one come after it.
-            let beyond = versions.iter().any(|version| version.key != full);
-            let then = versions.into_iter().find(|version| version.key == full && version.modified <= self.moment);
-            match (then, next) {
-                (Some(version), _) => {
-                    return version.then(&root).map_err(|kind| self.error(operation, key, kind));
-                }
+            let beyond = versions.iter().any(|version| version.key != key);
+            let newest = versions.into_iter().find(|version| version.key == key && version.modified <= self.moment);
+            match (newest, next) {
+                (Some(version), _) => return Ok(then(version)),
                 (None, Some(next)) if !beyond => from = next,
                 (None, _) => return Ok(Then::Gone),
             }
@@ -171,75 +130,12 @@ impl PastS3Replica {
     }
 }
 
-impl Version {
-    fn then(self, root: &str) -> Result<Then, ReplicaErrorKind> {
-        let Some(id) = self.id else { return Ok(Then::Gone) };
-        let key = self.key.strip_prefix(root).unwrap_or_default();
-        Ok(Then::There { meta: describe(key, self.size, Some(self.modified))?, id })
-    }
-}
-
-/// Versions and markers of a page: by key, the newest first. The store's order between the two
-/// kinds is lost, so within a second the current one comes first, then a version: what it holds is
-/// checked wherever it is read.
-fn in_order(page: ListObjectVersionsOutput) -> Result<Vec<Version>, ReplicaErrorKind> {
-    let lacks = |what: &str| ReplicaErrorKind::BadListing(format!("a version has no {what}"));
-    let time = |time: Option<_>| time.and_then(to_chrono).ok_or_else(|| lacks("time"));
-    let mut all = Vec::new();
-    for version in page.versions.unwrap_or_default() {
-        all.push(Version {
-            key: version.key.ok_or_else(|| lacks("key"))?,
-            id: Some(version.version_id.ok_or_else(|| lacks("id"))?),
-            size: version.size,
-            modified: time(version.last_modified)?,
-            is_latest: version.is_latest.unwrap_or_default(),
-        });
-    }
-    for marker in page.delete_markers.unwrap_or_default() {
-        all.push(Version {
-            key: marker.key.ok_or_else(|| lacks("key"))?,
-            id: None,
-            size: None,
-            modified: time(marker.last_modified)?,
-            is_latest: marker.is_latest.unwrap_or_default(),
-        });
-    }
-    all.sort_by(|a, b| {
-        let newest_first = (b.modified, b.is_latest, b.id.is_some()).cmp(&(a.modified, a.is_latest, a.id.is_some()));
-        a.key.cmp(&b.key).then(newest_first)
-    });
-    Ok(all)
-}
-
-fn next_mark(page: &ListObjectVersionsOutput) -> Result<Option<Mark>, ReplicaErrorKind> {
-    if !page.is_truncated.unwrap_or_default() {
-        return Ok(None);
-    }
-    let key = page.next_key_marker.clone().filter(|key| !key.is_empty());
-    let key =
-        key.ok_or_else(|| ReplicaErrorKind::BadListing("it goes on, but the store does not say how".to_owned()))?;
-    Ok(Some(Mark { key, version: page.next_version_id_marker.clone().unwrap_or_default(), is_decided: false }))
-}
-
-impl Mark {
-    /// Lengths, then texts: markers are whatever the store says.
-    fn to_token(&self) -> Result<String, ReplicaErrorKind> {
-        let Self { key, version, is_decided } = self;
-        let token = format!("{}:{}:{key}{version}", u8::from(*is_decided), key.len());
-        if token.len() > MAX_TOKEN_BYTES {
-            return Err(ReplicaErrorKind::BadListing("its token is too long".to_owned()));
-        }
-        Ok(token)
-    }
-
-    fn parse(token: &str) -> Result<Self, ReplicaErrorKind> {
-        let parse = || {
-            let (is_decided, rest) = token.split_once(':')?;
-            let (length, rest) = rest.split_once(':')?;
-            let (key, version) = rest.split_at_checked(length.parse().ok()?)?;
-            Some(Self { key: key.to_owned(), version: version.to_owned(), is_decided: is_decided == "1" })
-        };
-        parse().ok_or_else(|| ReplicaErrorKind::Other("this is no token of this listing".to_owned()))
+/// What this version says of its key, at the moment at which it was the newest.
+fn then(version: KeptVersion) -> Then {
+    let KeptVersion { key, id, kind, modified, .. } = version;
+    match kind {
+        VersionKind::Content { size, .. } => Then::There { meta: ObjectMeta { key, size, modified }, id },
+        VersionKind::DeleteMarker => Then::Gone,
     }
 }
 
@@ -291,24 +187,5 @@ impl Replica for PastS3Replica {
 
     async fn probe(&self, _: bool) -> Result<Probe, ReplicaError> {
         self.bucket.probe(false).await
-    }
-}
-
-#[cfg(test)]
-#[allow(clippy::unwrap_used, reason = "tests")]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_mark_survives_as_a_token_whatever_its_texts_are() {
-        for (key, version, is_decided) in [("a/b", "null", true), ("3:4:", ":", false), ("é", "", true)] {
-            let mark = Mark { key: key.to_owned(), version: version.to_owned(), is_decided };
-            assert_eq!(Mark::parse(&mark.to_token().unwrap()).unwrap(), mark);
-        }
-        let long = Mark { key: "k".repeat(MAX_TOKEN_BYTES), ..Mark::default() };
-        assert!(matches!(long.to_token(), Err(ReplicaErrorKind::BadListing(_))));
-        for bad in ["", "1", "1:1", "1:9:ab", "1:x:ab", "1:1:é"] {
-            assert!(Mark::parse(bad).is_err(), "{bad}");
-        }
     }
 }

@@ -1,22 +1,30 @@
 //! Finds out what an S3 replica can do, by asking and by trying.
 
 use aws_sdk_s3::error::ProvideErrorMetadata;
-use aws_sdk_s3::types::{BucketVersioningStatus, ObjectLockEnabled};
+use aws_sdk_s3::types::{
+    BucketVersioningStatus, ExpirationStatus, LifecycleRule, ObjectLockEnabled, VersioningConfiguration,
+};
 use chrono::TimeDelta;
 
 use super::{S3Replica, errors};
+use crate::guards::{Guards, Lifecycle};
 use crate::replica::{Probe, Replica, ReplicaError, ReplicaErrorKind};
 use crate::{key, trial};
 
 pub(super) async fn run(replica: &S3Replica, write: bool) -> Result<Probe, ReplicaError> {
     let clock_skew_seconds = replica.request("probe", "", read(replica)).await?;
     let versioning = replica.request("probe", "", versioning(replica)).await?;
-    let object_lock = replica.request("probe", "", object_lock(replica)).await?;
+    let (object_lock, default_lock_days) = replica.request("probe", "", object_lock(replica)).await?;
+    let lifecycle = replica.request("probe", "", lifecycle(replica)).await?;
+    let mut guards = Guards { lifecycle, default_lock_days, ..Guards::default() };
     let trial = if write {
         let key = trial::fresh_key();
         let trial = trial::run(replica, &key).await?;
         if trial.can_delete == Some(true) && versioning != Some(false) {
-            replica.request("probe", &key, remove_versions(replica, &key)).await?;
+            guards.removes_versions = replica.request("probe", &key, remove_versions(replica, &key)).await?;
+        }
+        if versioning == Some(true) {
+            guards.changes_versioning = replica.request("probe", "", keep_versions(replica)).await?;
         }
         Some(trial)
     } else {
@@ -29,6 +37,7 @@ pub(super) async fn run(replica: &S3Replica, write: bool) -> Result<Probe, Repli
         can_write: trial.map(|trial| trial.can_write),
         can_delete: trial.and_then(|trial| trial.can_delete),
         clock_skew_seconds,
+        guards,
     })
 }
 
@@ -53,14 +62,71 @@ async fn versioning(replica: &S3Replica) -> Result<Option<bool>, ReplicaErrorKin
     }
 }
 
-async fn object_lock(replica: &S3Replica) -> Result<Option<bool>, ReplicaErrorKind> {
+/// Whether Object Lock is on, and for how many days it locks by itself.
+async fn object_lock(replica: &S3Replica) -> Result<(Option<bool>, Option<u32>), ReplicaErrorKind> {
     match replica.client.get_object_lock_configuration().bucket(&replica.bucket).send().await {
         Ok(answer) => {
-            let enabled = answer.object_lock_configuration.and_then(|lock| lock.object_lock_enabled);
-            Ok(Some(enabled == Some(ObjectLockEnabled::Enabled)))
+            let lock = answer.object_lock_configuration;
+            let rule = lock.as_ref().and_then(|lock| lock.rule.as_ref()?.default_retention.as_ref());
+            let days = rule.and_then(|rule| rule.days.or(rule.years.map(|years| years.saturating_mul(365))));
+            let enabled = lock.as_ref().and_then(|lock| lock.object_lock_enabled.clone());
+            let days = days.and_then(|days| u32::try_from(days).ok());
+            Ok((Some(enabled == Some(ObjectLockEnabled::Enabled)), days))
         }
-        Err(error) if error.code() == Some("ObjectLockConfigurationNotFoundError") => Ok(Some(false)),
-        Err(error) => unknown(errors::classify(&error)),
+        Err(error) if error.code() == Some("ObjectLockConfigurationNotFoundError") => Ok((Some(false), None)),
+        Err(error) => unknown(errors::classify(&error)).map(|found| (found, None)),
+    }
+}
+
+/// What lifecycle rules do below the vault's prefix.
+async fn lifecycle(replica: &S3Replica) -> Result<Option<Lifecycle>, ReplicaErrorKind> {
+    let asked = replica.client.get_bucket_lifecycle_configuration().bucket(&replica.bucket).send().await;
+    let rules = match asked {
+        Ok(answer) => answer.rules.unwrap_or_default(),
+        Err(error) if error.code() == Some("NoSuchLifecycleConfiguration") => Vec::new(),
+        Err(error) => return unknown(errors::classify(&error)).map(|_| None),
+    };
+    let (root, mut found) = (key::below(&replica.vault_prefix, ""), Lifecycle::default());
+    for rule in rules.iter().filter(|rule| rule.status == ExpirationStatus::Enabled) {
+        let (prefix, is_narrow) = scope(rule);
+        let expires = rule.expiration.as_ref();
+        let touches = root.starts_with(prefix) || prefix.starts_with(&root);
+        found.ends_objects |=
+            touches && expires.is_some_and(|end| end.date.is_some() || end.days.is_some_and(|days| days > 0));
+        let days = rule.noncurrent_version_expiration.as_ref().and_then(|end| end.noncurrent_days);
+        if let Some(days) = days.and_then(|days| u32::try_from(days).ok()).filter(|_| touches) {
+            let ends_all = root.starts_with(prefix) && !is_narrow;
+            // The shortest one decides how long there is to notice, wherever it is.
+            found.old_versions_days = match found.old_versions_days {
+                None if !ends_all => None,
+                before => Some(before.map_or(days, |before| before.min(days))),
+            };
+        }
+    }
+    Ok(Some(found))
+}
+
+/// The prefix of a rule, and whether it holds for some of the objects below it only.
+#[allow(deprecated, reason = "older rules have their prefix there, and stores return it so")]
+fn scope(rule: &LifecycleRule) -> (&str, bool) {
+    let Some(filter) = &rule.filter else { return (rule.prefix.as_deref().unwrap_or_default(), false) };
+    let is_narrow = filter.tag.is_some()
+        || filter.object_size_greater_than.is_some()
+        || filter.object_size_less_than.is_some()
+        || filter.and.is_some();
+    let and = filter.and.as_ref().and_then(|and| and.prefix.as_deref());
+    (filter.prefix.as_deref().or(and).unwrap_or_default(), is_narrow)
+}
+
+/// Asks to keep versions, as the bucket does already: so nothing changes. Tells whether these
+/// credentials may.
+async fn keep_versions(replica: &S3Replica) -> Result<Option<bool>, ReplicaErrorKind> {
+    let kept = VersioningConfiguration::builder().status(BucketVersioningStatus::Enabled).build();
+    let ask = replica.client.put_bucket_versioning().bucket(&replica.bucket).versioning_configuration(kept);
+    match ask.send().await.map_err(|error| errors::classify(&error)) {
+        Ok(_) => Ok(Some(true)),
+        Err(ReplicaErrorKind::Denied(_)) => Ok(Some(false)),
+        Err(kind) => unknown(kind),
     }
 }
 
@@ -75,21 +141,24 @@ fn unknown(kind: ReplicaErrorKind) -> Result<Option<bool>, ReplicaErrorKind> {
 }
 
 /// Deleting has hidden the trial object. This removes its versions too, as far as that is
-/// permitted.
-async fn remove_versions(replica: &S3Replica, key: &str) -> Result<(), ReplicaErrorKind> {
+/// permitted, and tells whether it was. A version may be locked, but its delete marker is not.
+async fn remove_versions(replica: &S3Replica, key: &str) -> Result<Option<bool>, ReplicaErrorKind> {
     let full = key::below(&replica.vault_prefix, key);
     let listed = replica.client.list_object_versions().bucket(&replica.bucket).prefix(&full).send().await;
     let listed = match listed.map_err(|error| errors::classify(&error)) {
         Ok(listed) => listed,
-        Err(kind) => return unknown(kind).map(drop),
+        Err(kind) => return unknown(kind),
     };
     let versions = listed.versions.unwrap_or_default().into_iter().map(|version| version.version_id);
     let markers = listed.delete_markers.unwrap_or_default().into_iter().map(|marker| marker.version_id);
+    let mut removes = None;
     for version in versions.chain(markers).flatten() {
         let delete = replica.client.delete_object().bucket(&replica.bucket).key(&full).version_id(version);
-        if let Err(error) = delete.send().await {
-            unknown(errors::classify(&error))?;
+        match delete.send().await.map_err(|error| errors::classify(&error)) {
+            Ok(_) => removes = Some(true),
+            Err(ReplicaErrorKind::Denied(_)) => removes = removes.or(Some(false)),
+            Err(kind) => drop(unknown(kind)?),
         }
     }
-    Ok(())
+    Ok(removes)
 }

@@ -291,4 +291,10 @@ async fn as_of(book: &mut Runbook) {
         "lifeboat restore shop --as-of 2026-11-28T18:00:00Z --identity master.txt --to-directory /srv/restored";
     db1.follow(book, restore, &real).await;
     assert_eq!(only_file(&db1.file("restored")), "kept");
+
+    // All of it is brought back.
+    db1.follow(book, "lifeboat undelete --dry-run --as-of 2026-11-28T18:00:00Z", &real).await;
+    db1.follow(book, "lifeboat undelete --as-of 2026-11-28T18:00:00Z", &real).await;
+    db1.follow(book, "lifeboat verify", &[]).await;
+    assert_eq!(db1.restored("--identity master.txt").await, "kept");
 }

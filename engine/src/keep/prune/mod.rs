@@ -31,6 +31,7 @@
 mod accept;
 mod doubts;
 mod execute;
+mod locked;
 mod mark;
 mod plan;
 mod proved;
@@ -40,7 +41,7 @@ mod time;
 mod unreferenced;
 mod view;
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use chrono::{DateTime, Utc};
 use serde::Serialize;
@@ -118,8 +119,10 @@ pub struct PrunePlan {
     pub verdicts: Vec<Verdict>,
     /// Packs that go, because their grace period is over.
     pub packs: Vec<DeadPack>,
-    /// Packs that will go when their grace period is over.
+    /// Packs that will go when their grace period is over, or their lock.
     pub waiting: Vec<DeadPack>,
+    /// Until when what would go now is locked, by replica: the last of its locks.
+    pub locked: BTreeMap<Name, DateTime<Utc>>,
     /// Index segments that go, because all their packs will be gone: replica and object key.
     pub segments: Vec<(Name, String)>,
     /// Marks that are carried out, because their grace period is over.

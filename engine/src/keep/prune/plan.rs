@@ -42,6 +42,7 @@ impl Prune<'_> {
             verdicts,
             packs: Vec::new(),
             waiting: Vec::new(),
+            locked: BTreeMap::new(),
             segments: Vec::new(),
             due: due.map(|mark| mark.id.clone()).collect(),
             mark_snapshots: BTreeSet::new(),
@@ -66,7 +67,9 @@ impl Prune<'_> {
         plan.sparse = self.sparse(view, &needed);
         plan.space = needed.space();
         plan.again_bytes = needed.due(&plan.sparse);
+        self.leave_locked_snapshots(view, &mut plan).await?;
         self.plan_packs(view, &needed, &marks, &mut plan)?;
+        self.leave_locked_packs(view, &mut plan).await?;
         self.plan_objects(view, &mut plan);
         self.plan_segments(view, &mut plan).await;
         Ok(plan)

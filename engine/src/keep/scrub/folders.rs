@@ -17,11 +17,11 @@ use lifeboat_format::record::MAX_RECORD_BYTES;
 pub(super) const SMALL_PARTS: usize = 9;
 const PACK_PARTS: usize = 256;
 /// A round goes through so many parts.
-pub(super) const PARTS: usize = SMALL_PARTS + PACK_PARTS;
+pub(in crate::keep) const PARTS: usize = SMALL_PARTS + PACK_PARTS;
 
 /// What the keys of a part begin with. `None`: it belongs to the vault, and this dataset is not the
 /// one with which the vault is scrubbed.
-pub(super) fn prefix(dataset: &Name, part: usize, with_vault: bool) -> Option<String> {
+pub(in crate::keep) fn prefix(dataset: &Name, part: usize, with_vault: bool) -> Option<String> {
     Some(match part {
         0 => layout::keyring(dataset),
         1 => layout::order(dataset),
@@ -39,7 +39,7 @@ pub(super) fn prefix(dataset: &Name, part: usize, with_vault: bool) -> Option<St
 
 /// How an object shows that it is whole.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Proof {
+pub(in crate::keep) enum Proof {
     /// Its key is the hash of its content.
     Name(PackId),
     /// A trusted signer signed it: the signature is beside it.
@@ -56,7 +56,7 @@ pub(super) enum Proof {
 
 /// How the object with this key shows that it is whole, and how long it can be, in bytes. `None`:
 /// it is of no known kind, or belongs to another object.
-pub(super) fn proof(dataset: &Name, key: &str) -> Option<(Proof, u64)> {
+pub(in crate::keep) fn proof(dataset: &Name, key: &str) -> Option<(Proof, u64)> {
     let record = |folder: String| layout::parse_json(&folder, key).is_some();
     if let Some(pack) = layout::parse_pack(dataset, key) {
         Some((Proof::Name(pack), MAX_PACK_BYTES))

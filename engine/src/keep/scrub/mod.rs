@@ -14,7 +14,7 @@
 //!   [`ReplicaScrub`]; a repair that was cut off is found damaged again.
 
 mod compare;
-mod folders;
+pub(super) mod folders;
 mod look;
 mod progress;
 

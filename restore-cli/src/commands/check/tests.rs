@@ -1,7 +1,8 @@
 #![allow(clippy::unwrap_used, reason = "tests")]
 
-use lifeboat_engine::config::{S3Config, S3Credentials};
+use lifeboat_engine::config::{ReplicaKind, S3Config, S3Credentials};
 use lifeboat_engine::store::bandwidth::Bandwidth;
+use lifeboat_engine::store::{Guards, Lifecycle};
 
 use super::*;
 
@@ -15,6 +16,7 @@ fn replica() -> ReplicaConfig {
             path_style: false,
             ca_file: None,
             storage_class: None,
+            lock: None,
             credentials: S3Credentials::Default,
         }),
         timeout: Duration::from_secs(1),
@@ -30,11 +32,21 @@ fn probe() -> Probe {
     Probe {
         conditional_writes: Some(true),
         versioning: Some(true),
-        object_lock: Some(true),
+        object_lock: Some(false),
         can_write: Some(true),
         can_delete: Some(true),
         clock_skew_seconds: Some(LARGEST_SKEW_SECONDS),
+        guards: Guards {
+            removes_versions: Some(false),
+            changes_versioning: Some(false),
+            lifecycle: Some(ended_after(Some(30))),
+            default_lock_days: None,
+        },
     }
+}
+
+fn ended_after(days: Option<u32>) -> Lifecycle {
+    Lifecycle { old_versions_days: days, ends_objects: false }
 }
 
 fn judged(probed: Probed, write: bool) -> Checked {
@@ -58,12 +70,54 @@ fn a_good_replica_has_no_weakness_and_an_unknown_is_none() {
     assert!(judged(Ok((unknown, vault())), true).weak.is_empty());
 }
 
+fn guarded(change: impl FnOnce(&mut Guards)) -> Probe {
+    let mut probe = probe();
+    change(&mut probe.guards);
+    probe
+}
+
+#[test]
+fn the_level_is_named_with_what_a_thief_could_do() {
+    let level = |probe: Probe| {
+        let checked = judged(Ok((probe, vault())), true);
+        let replica = &checked.replicas[0];
+        (replica.level.clone().unwrap_or_default(), replica.thief.clone().unwrap_or_default())
+    };
+    for (probe, expected, words) in [
+        (probe(), "versions", "takes back within 30 days"),
+        (Probe { versioning: Some(false), ..probe() }, "none", "delete every backup in it for good"),
+        (guarded(|guards| guards.removes_versions = Some(true)), "none", "for good"),
+        (guarded(|guards| guards.changes_versioning = Some(true)), "none", "for good"),
+        (guarded(|guards| guards.removes_versions = None), "", "not known"),
+    ] {
+        let (level, thief) = level(probe);
+        assert!(level == expected && thief.contains(words), "{level}: {thief}");
+    }
+}
+
+#[test]
+fn a_lock_without_effect_and_a_rule_that_deletes_are_broken() {
+    let unlocked = Probe { object_lock: Some(true), ..probe() };
+    let deleting = guarded(|guards| guards.lifecycle = Some(Lifecycle { ends_objects: true, ..ended_after(Some(30)) }));
+    for (broken, words) in [(unlocked.clone(), "nothing in it is locked"), (deleting, "deletes objects in use")] {
+        let checked = judged(Ok((broken, vault())), true);
+        let error = checked.verdict().unwrap_err();
+        assert!(error.class() == Class::Configuration && error.message().contains(words), "{error}");
+    }
+    // A drill host does not know the configuration of the backup host.
+    assert!(judged(Ok((unlocked, vault())), false).verdict().is_ok());
+}
+
 #[test]
 fn each_weakness_is_said_in_plain_words_and_breaks_nothing() {
     for (weak, words) in [
         (Probe { conditional_writes: Some(false), ..probe() }, "ignores conditional writes"),
         (Probe { versioning: Some(false), object_lock: Some(false), ..probe() }, "keeps no old versions"),
-        (Probe { object_lock: Some(false), ..probe() }, "no Object Lock"),
+        (guarded(|guards| guards.removes_versions = None), "no Object Lock"),
+        (guarded(|guards| guards.removes_versions = Some(true)), "remove old versions"),
+        (guarded(|guards| guards.changes_versioning = Some(true)), "stop keeping versions"),
+        (guarded(|guards| guards.lifecycle = Some(ended_after(Some(3)))), "ends old versions after 3 days"),
+        (guarded(|guards| guards.lifecycle = Some(ended_after(None))), "takes space for ever"),
         (Probe { can_delete: Some(false), ..probe() }, "prune cannot free space"),
         (Probe { clock_skew_seconds: Some(-31), ..probe() }, "is 31 s behind this host's"),
     ] {

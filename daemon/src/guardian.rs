@@ -1,0 +1,138 @@
+//! Looks after deletion apart from this host: once a day, whether the credentials still cannot
+//! delete for good; and every hour, whether locks are to be extended.
+//!
+//! It runs beside everything else and holds no dataset's lock. It ends with the daemon at once, and
+//! goes on later.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use lifeboat_engine::base::Result;
+use lifeboat_engine::config::Dataset;
+use lifeboat_engine::keep::locks::{self, LockStandings};
+use lifeboat_engine::keep::prune::Prune;
+use lifeboat_engine::store::Protection;
+use tokio::task::JoinHandle;
+use tokio_util::sync::CancellationToken;
+
+use crate::installation::Installation;
+use crate::live::Live;
+use crate::runner::Runner;
+
+/// The first look comes so long after the start.
+const FIRST: Duration = Duration::from_secs(60);
+/// Then it looks again and again.
+const TURN: Duration = Duration::from_secs(3600);
+/// Credentials are tried so often.
+const TRY: Duration = Duration::from_secs(24 * 3600);
+/// A turn ends after this long. What is left comes with the next one.
+const LONGEST_TURN: Duration = Duration::from_secs(12 * 3600);
+
+pub(crate) struct Guardian {
+    runner: Runner,
+    live: Arc<Live>,
+    next: Duration,
+    next_try: Duration,
+    job: Option<JoinHandle<()>>,
+}
+
+impl Guardian {
+    pub(crate) fn new(runner: Runner, live: Arc<Live>) -> Self {
+        let first = runner.clock.elapsed() + FIRST;
+        Self { runner, live, next: first, next_try: first, job: None }
+    }
+
+    /// Starts what is due. Never waits.
+    pub(crate) fn turn(&mut self) {
+        let now = self.runner.clock.elapsed();
+        if now < self.next || self.job.as_ref().is_some_and(|job| !job.is_finished()) {
+            return;
+        }
+        self.next = now + TURN;
+        let is_try_due = now >= self.next_try;
+        if is_try_due {
+            self.next_try = now + TRY;
+        }
+        let (runner, live) = (self.runner.clone(), self.live.clone());
+        self.job = Some(tokio::spawn(async move {
+            let work = async {
+                if is_try_due {
+                    try_credentials(&live).await;
+                }
+                extend_locks(&runner, &live).await;
+            };
+            if tokio::time::timeout(LONGEST_TURN, work).await.is_err() {
+                tracing::warn!("extending locks takes long, and goes on in an hour");
+            }
+        }));
+    }
+
+    /// Ends at once.
+    pub(crate) fn stop(&mut self) {
+        if let Some(job) = self.job.take() {
+            job.abort();
+        }
+    }
+}
+
+/// Tries with throw-away objects what a thief of the credentials could do.
+async fn try_credentials(live: &Live) {
+    let installation = live.installation();
+    for (config, replica) in installation.config.replicas.iter().zip(&installation.replicas) {
+        let name = &config.name;
+        let found = match replica.probe(true).await {
+            Ok(probe) => Protection::of(config, &probe, true),
+            Err(error) => {
+                tracing::warn!(replica = %name, "it is not known whether deletion is apart from this host: {}", error.kind);
+                continue;
+            }
+        };
+        for what in &found.broken {
+            tracing::error!(replica = %name, "replica {name} {what}");
+        }
+        let Some(level) = found.level else { continue };
+        if let Some(before) = live.guarded(name, level).filter(|before| *before > level) {
+            tracing::error!(replica = %name, %before, now = %level, "{} (next: run `lifeboat check`)", found.thief);
+        }
+    }
+}
+
+async fn extend_locks(runner: &Runner, live: &Live) {
+    let installation = live.installation();
+    if installation.replicas.iter().all(|replica| replica.lock().is_none()) {
+        return;
+    }
+    for dataset in &installation.config.datasets {
+        if runner.ledger.is_led_elsewhere(&dataset.name) {
+            continue;
+        }
+        let (standings, failed) = runner.extend_locks(&installation, dataset).await;
+        live.locked(&dataset.name, standings);
+        if let Some(error) = failed {
+            tracing::error!(dataset = %dataset.name, hint = error.hint_text().unwrap_or_default(), "locks were not extended: {}", error.chain());
+        }
+    }
+}
+
+impl Runner {
+    async fn extend_locks(
+        &self,
+        installation: &Installation,
+        dataset: &Dataset,
+    ) -> (LockStandings, Option<lifeboat_engine::Error>) {
+        let prune = Prune {
+            config: &installation.config,
+            dataset,
+            keys: &installation.keys,
+            replicas: &installation.replicas,
+            state: &self.state,
+            clock: self.clock.clone(),
+            cancel: CancellationToken::new(),
+        };
+        let standings: Result<LockStandings> = locks::extend(&prune).await;
+        match standings {
+            Ok(standings) => (standings, None),
+            Err(error) => (locks::standings(&prune).unwrap_or_default(), Some(error)),
+        }
+    }
+}

@@ -1,0 +1,165 @@
+//! Judges how far deletion is apart from a host, and what a thief of its credentials could still
+//! do, as far as it was asked and tried.
+
+use std::fmt;
+
+use crate::guards::{Guards, Lock, LockMode};
+use crate::replica::Probe;
+use crate::settings::{ReplicaConfig, ReplicaKind};
+
+/// A rule that ends old versions sooner leaves little time to notice a thief.
+const SHORTEST_DELAY_DAYS: u32 = 7;
+
+/// How far deletion is apart from this host.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum DeletionLevel {
+    /// Its credentials delete for good.
+    None,
+    /// Its credentials hide objects, and remove no version.
+    Versions,
+    /// What is there is locked.
+    Lock,
+}
+
+impl fmt::Display for DeletionLevel {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::None => "none",
+            Self::Versions => "versions",
+            Self::Lock => "lock",
+        })
+    }
+}
+
+/// What was found, in words. Each text goes on after the name of the replica.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Protection {
+    /// The level; `None` if it is not known.
+    pub level: Option<DeletionLevel>,
+    /// What a thief of the credentials could still do, in one sentence.
+    pub thief: String,
+    /// What works, but may fail on a bad day.
+    pub weak: Vec<String>,
+    /// What does not work.
+    pub broken: Vec<String>,
+}
+
+impl Protection {
+    /// Judges what a probe found. `is_host` tells whether these are the credentials of a host that
+    /// backs up.
+    #[must_use]
+    pub fn of(config: &ReplicaConfig, probe: &Probe, is_host: bool) -> Self {
+        let mut all = Self::default();
+        let ReplicaKind::S3(s3) = &config.kind else {
+            all.weak.push(
+                "is a directory: whoever can write to it can delete every backup in it; turn on Object Lock in at least one other replica"
+                    .to_owned(),
+            );
+            return all.at(DeletionLevel::None, "delete every backup in it for good".to_owned());
+        };
+        let guards = &probe.guards;
+        if guards.lifecycle.as_ref().is_some_and(|lifecycle| lifecycle.ends_objects) {
+            all.broken.push(
+                "has a lifecycle rule that deletes objects in use, and with them snapshots that are kept: let the rule end noncurrent versions only, as config/s3/lifecycle.json does"
+                    .to_owned(),
+            );
+        }
+        if s3.lock.is_some() && probe.object_lock == Some(false) {
+            all.broken.push(
+                "has no Object Lock, so it refuses every object that `lock` wants to be locked: make a bucket with Object Lock, or remove `lock`"
+                    .to_owned(),
+            );
+        }
+        match (probe.object_lock, s3.lock, guards.default_lock_days) {
+            (Some(true), Some(lock), _) => return all.locked(lock),
+            (Some(true), None, Some(days)) => {
+                all.weak.push(format!(
+                    "locks objects for {days} days, and nothing extends that: objects that are older, and still in use, are not locked; set `lock`"
+                ));
+                let what = format!(
+                    "hide every object, which `lifeboat undelete` takes back; for good, he can delete what is older than {days} days, unless his credentials may not remove versions"
+                );
+                return all.at(DeletionLevel::Lock, what);
+            }
+            (Some(true), None, None) if is_host => all.broken.push(
+                "has Object Lock, and nothing in it is locked: set `lock` in its section, such as lock = \"30d\""
+                    .to_owned(),
+            ),
+            _ => {}
+        }
+        all.versioned(probe)
+    }
+
+    fn locked(self, lock: Lock) -> Self {
+        let days = lock.period.as_secs().div_ceil(86_400);
+        let bypass = match lock.mode {
+            LockMode::Governance => ", and before that only if he may bypass governance",
+            LockMode::Compliance => "",
+        };
+        let what = format!(
+            "hide every object, which `lifeboat undelete` takes back; for good, he can delete nothing that is needed before its lock ends, half of {days} days after the theft at the earliest{bypass}"
+        );
+        self.at(DeletionLevel::Lock, what)
+    }
+
+    fn versioned(mut self, probe: &Probe) -> Self {
+        let Guards { removes_versions, changes_versioning, lifecycle, .. } = &probe.guards;
+        let for_good = || "delete every backup in it for good".to_owned();
+        if probe.versioning == Some(false) {
+            self.weak.push(
+                "keeps no old versions: whoever steals the write credentials can delete every backup in it; turn on versioning, as OPERATIONS.md says under \"Deletion apart\""
+                    .to_owned(),
+            );
+            return self.at(DeletionLevel::None, for_good());
+        }
+        for (can, what) in [(removes_versions, "remove old versions"), (changes_versioning, "stop keeping versions")] {
+            if *can == Some(true) {
+                self.weak.push(format!(
+                    "lets these credentials {what}: whoever steals them can delete every backup in it; give them a policy of config/s3/"
+                ));
+            }
+        }
+        if *removes_versions == Some(true) || *changes_versioning == Some(true) {
+            return self.at(DeletionLevel::None, for_good());
+        }
+        if probe.versioning.is_none() || removes_versions.is_none() || changes_versioning.is_none() {
+            if probe.versioning.is_some() && probe.object_lock == Some(false) {
+                self.weak.push(
+                    "has no Object Lock: whoever has the permission can delete old versions; turn it on in at least one replica"
+                        .to_owned(),
+                );
+            }
+            self.thief = "it is not known what a thief of these credentials could do".to_owned();
+            return self;
+        }
+        let days = lifecycle.as_ref().map(|lifecycle| lifecycle.old_versions_days);
+        let until = match days {
+            Some(Some(days)) => {
+                if days < SHORTEST_DELAY_DAYS {
+                    self.weak.push(format!(
+                        "ends old versions after {days} days: what a thief deletes must be noticed by then; raise NoncurrentDays of its lifecycle rule"
+                    ));
+                }
+                format!(" within {days} days")
+            }
+            Some(None) => {
+                self.weak.push(
+                    "has no lifecycle rule that ends old versions, so what prune deletes takes space for ever; set the one of config/s3/lifecycle.json"
+                        .to_owned(),
+                );
+                String::new()
+            }
+            None => ", until a lifecycle rule ends old versions".to_owned(),
+        };
+        let what = format!(
+            "hide or overwrite every object, which `lifeboat undelete` takes back{until}; whether he may change lifecycle rules is not tried"
+        );
+        self.at(DeletionLevel::Versions, what)
+    }
+
+    fn at(mut self, level: DeletionLevel, what: String) -> Self {
+        self.level = Some(level);
+        self.thief = format!("a thief of these credentials can {what}");
+        self
+    }
+}

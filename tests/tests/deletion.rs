@@ -1,0 +1,373 @@
+//! Deletion apart from the backup host: what a thief of its credentials hides comes back, and what
+//! he cannot remove.
+#![allow(clippy::unwrap_used, clippy::expect_used)]
+
+use std::path::Path;
+use std::time::Duration;
+
+use lifeboat_engine::clock::{Clock, SystemClock};
+use lifeboat_engine::config::{ReplicaKind, Retention};
+use lifeboat_engine::format::layout;
+use lifeboat_engine::keep::locks;
+use lifeboat_engine::store::{Lock, LockMode, MemoryReplica, Replica, SharedReplica};
+use lifeboat_tests::host::{BackupHost, section};
+use lifeboat_tests::programs::Output;
+use lifeboat_tests::s3::{Bucket, Region};
+use lifeboat_tests::vault::{MemorySource, TestVault, name, noise};
+use serde_json::Value;
+
+/// A host with one bucket, and the file that it backs up.
+struct Scene {
+    host: BackupHost,
+    region: Region,
+    data: tempfile::TempDir,
+    /// What the host's configuration says of its source.
+    source: String,
+}
+
+impl Scene {
+    async fn set(bucket: Bucket, more: &str) -> Self {
+        let (region, data) = (Region::start_with("far", bucket).await, tempfile::tempdir().unwrap());
+        let source = format!("kind = \"file\"\npath = \"{}\"\n{more}", data.path().join("data").display());
+        let host = BackupHost::set_up(&[section(&region.replica_config("far"))], &source).await;
+        Self { host, region, data, source }
+    }
+
+    async fn back_up(&self, seed: u64) {
+        std::fs::write(self.data.path().join("data"), noise(2 << 20, seed)).unwrap();
+        let (output, _) = self.host.once().await;
+        assert!(output.status.success(), "{}", output.stderr);
+    }
+
+    /// The host's own credentials from now on, which remove no version.
+    async fn restrict(&self) {
+        let section = section(&self.region.replica_config("far"));
+        let (all, own) = (self.region.credential_file().to_owned(), self.region.host_credential_file());
+        let section = section.replace(&all.display().to_string(), &own.display().to_string());
+        self.host.configure(1, &[section], &self.source).await;
+    }
+
+    async fn lifeboat(&self, words: &str) -> Output {
+        let words = format!("--identity {} {words}", self.host.master().display());
+        self.host.lifeboat(&words.split(' ').collect::<Vec<_>>()).await
+    }
+
+    async fn must(&self, words: &str) -> Output {
+        let output = self.lifeboat(words).await;
+        assert!(output.status.success(), "{words}: {output}");
+        output
+    }
+
+    /// What `undelete` says that it did in the only replica.
+    async fn undelete(&self, words: &str) -> Value {
+        let output = self.must(&format!("--json undelete {words}")).await;
+        output.json().unwrap()["replicas"][0].clone()
+    }
+
+    /// The vault is whole, and its newest snapshot is the one of `seed`.
+    async fn is_whole(&self, seed: u64) {
+        let verify = self.lifeboat("verify --read-data").await;
+        assert!(verify.status.success(), "{verify}");
+        let out = tempfile::tempdir().unwrap();
+        self.must(&format!("restore data --to-directory {}", out.path().join("out").display())).await;
+        assert!(read(&out.path().join("out/data")) == noise(2 << 20, seed), "other bytes");
+    }
+
+    async fn keys(&self) -> Vec<String> {
+        let (client, mut keys) = (self.region.client(), Vec::new());
+        let mut pages = client.list_objects_v2().bucket(self.region.bucket()).into_paginator().send();
+        while let Some(page) = pages.next().await {
+            keys.extend(page.unwrap().contents().iter().filter_map(|object| object.key().map(str::to_owned)));
+        }
+        keys
+    }
+
+    async fn hide(&self, key: &str) {
+        self.region.client().delete_object().bucket(self.region.bucket()).key(key).send().await.unwrap();
+    }
+
+    async fn overwrite(&self, key: &str, body: &[u8]) {
+        let put = self.region.client().put_object().bucket(self.region.bucket()).key(key);
+        put.body(body.to_vec().into()).send().await.unwrap();
+    }
+}
+
+fn read(file: &Path) -> Vec<u8> {
+    std::fs::read(file).unwrap()
+}
+
+fn objects(replica: &Value, of: &str) -> u64 {
+    replica[of]["objects"].as_u64().unwrap()
+}
+
+/// Whole seconds: stores date their versions so.
+async fn moment() -> String {
+    tokio::time::sleep(Duration::from_millis(1100)).await;
+    let now = chrono::Utc::now().to_rfc3339();
+    tokio::time::sleep(Duration::from_millis(1100)).await;
+    now
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_a_thief_hid_or_overwrote_is_brought_back_and_the_vault_is_whole() {
+    let scene = Scene::set(Bucket::Versioned, "").await;
+    scene.back_up(1).await;
+    scene.back_up(2).await;
+    let before = moment().await;
+    let all = scene.keys().await;
+
+    // Everything was deleted. The host's own credentials suffice to copy it to the top.
+    for key in &all {
+        scene.hide(key).await;
+    }
+    assert!(!scene.lifeboat("list").await.status.success());
+    scene.restrict().await;
+    let plan = scene.must(&format!("undelete --dry-run --as-of {before}")).await;
+    assert!(plan.stdout.contains("deleted since, to bring back"), "{plan}");
+    assert!(scene.keys().await.is_empty(), "a plan changed something");
+    let asked = scene.lifeboat(&format!("undelete --as-of {before}")).await;
+    assert_eq!(asked.status.code(), Some(2), "{asked}");
+    let done = scene.undelete(&format!("--yes --as-of {before}")).await;
+    assert_eq!(objects(&done, "done"), all.len() as u64, "{done}");
+    assert_eq!(scene.keys().await, all);
+    scene.is_whole(2).await;
+    let again = scene.undelete(&format!("--yes --as-of {before}")).await;
+    assert_eq!((objects(&again, "hidden"), objects(&again, "overwritten")), (0, 0), "{again}");
+
+    // Half of it was deleted, the other half overwritten: with more rights, markers are removed.
+    let section = section(&scene.region.replica_config("far"));
+    scene.host.configure(1, &[section], &scene.source).await;
+    let before = moment().await;
+    for (number, key) in all.iter().enumerate() {
+        if number % 2 == 0 { scene.hide(key).await } else { scene.overwrite(key, &[7; 99]).await }
+    }
+    let done = scene.undelete(&format!("--yes --as-of {before}")).await;
+    assert_eq!(objects(&done, "hidden"), all.len().div_ceil(2) as u64, "{done}");
+    assert_eq!(objects(&done, "overwritten"), (all.len() / 2) as u64, "{done}");
+    let versions = scene.region.client().list_object_versions().bucket(scene.region.bucket()).send().await.unwrap();
+    let hidden_twice = versions.delete_markers().iter().filter(|marker| marker.is_latest() == Some(true)).count();
+    assert_eq!(hidden_twice, 0);
+    scene.is_whole(2).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn newer_valid_objects_and_what_prunes_deleted_stay_unless_somebody_wants_them() {
+    let scene = Scene::set(Bucket::Versioned, "[dataset.retention]\nkeep_last = 1").await;
+    scene.back_up(1).await;
+    let early = moment().await;
+    let first: Vec<String> = scene.keys().await.into_iter().filter(|key| key.contains("/packs/")).collect();
+    scene.back_up(2).await;
+    scene.must("prune --yes").await;
+    let swept = scene.host.swept().await;
+    assert!(swept.snapshots == 1 && swept.packs > 0, "{swept:?}");
+    // Somebody hides the rest, and writes what describes the host anew.
+    let description = "vault/hosts/host.json";
+    for key in scene.keys().await.iter().filter(|key| key.as_str() != description) {
+        scene.hide(key).await;
+    }
+    let mut host: Value = {
+        let object = scene.region.client().get_object().bucket(scene.region.bucket()).key(description).send().await;
+        serde_json::from_slice(&object.unwrap().body.collect().await.unwrap().into_bytes()).unwrap()
+    };
+    host["note"] = "newer".into();
+    scene.overwrite(description, host.to_string().as_bytes()).await;
+
+    // The time is before the prune, whose record was hidden, too: nobody says that it pruned.
+    let plan = scene.undelete(&format!("--dry-run --as-of {early}")).await;
+    assert_eq!(objects(&plan, "pruned"), 0, "{plan}");
+    assert!(plan["newer_hidden"].as_u64().unwrap() > 0, "{plan}");
+    assert_eq!(plan["rewritten"], serde_json::json!(["hosts/host.json"]), "{plan}");
+    // With its record, it is believed.
+    let (client, bucket) = (scene.region.client(), scene.region.bucket());
+    let records = client.list_object_versions().bucket(bucket).prefix("vault/datasets/data/prunes/");
+    for marker in records.send().await.unwrap().delete_markers() {
+        let (key, version) = (marker.key().unwrap(), marker.version_id().unwrap());
+        client.delete_object().bucket(bucket).key(key).version_id(version).send().await.unwrap();
+    }
+    let plan = scene.undelete(&format!("--dry-run --as-of {early}")).await;
+    assert_eq!(plan["prunes"][0]["snapshots"], 1, "{plan}");
+    let pruned = objects(&plan, "pruned");
+    assert!(pruned > first.len() as u64, "{plan}");
+    let done = scene.undelete(&format!("--yes --as-of {early}")).await;
+    let keys = scene.keys().await;
+    assert!(first.iter().all(|pack| !keys.contains(pack)), "{done}");
+    let done = scene.undelete(&format!("--yes --also-pruned --also-rewritten --as-of {early}")).await;
+    assert!(objects(&done, "done") >= pruned, "{done}");
+    let keys = scene.keys().await;
+    assert!(first.iter().all(|pack| keys.contains(pack)), "{done}");
+    let out = scene.data.path().join("early");
+    scene.must(&format!("restore data --to-directory {}", out.display())).await;
+    assert!(read(&out.join("data")) == noise(2 << 20, 1), "other bytes");
+}
+
+/// What `check` says of the only replica, its exit code and all that it prints.
+async fn checked(scene: &Scene) -> (Value, i32, String) {
+    let output = scene.lifeboat("--json check").await;
+    let report = output.json().unwrap();
+    (report["replicas"][0].clone(), output.status.code().unwrap(), output.to_string())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn check_names_the_level_and_the_policy_of_a_host_makes_it_versions() {
+    let scene = Scene::set(Bucket::Versioned, "").await;
+    let (replica, _, all) = checked(&scene).await;
+    assert_eq!(replica["level"], "none", "{all}");
+    assert!(all.contains("lets these credentials remove old versions"), "{all}");
+    scene.restrict().await;
+    let (replica, code, all) = checked(&scene).await;
+    assert!(replica["level"] == "versions" && code == 0, "{all}");
+    assert!(all.contains("no lifecycle rule that ends old versions"), "{all}");
+
+    // The lifecycle rule, as operators paste it.
+    let file = lifeboat_tests::tools::workspace().join("config/s3/lifecycle.json");
+    let rules: Value = serde_json::from_slice(&read(&file)).unwrap();
+    let rule = &rules["Rules"][0];
+    let days = i32::try_from(rule["NoncurrentVersionExpiration"]["NoncurrentDays"].as_i64().unwrap()).unwrap();
+    let set = async |days: i32, deletes: bool| {
+        use aws_sdk_s3::types as s3;
+        let end = s3::NoncurrentVersionExpiration::builder().noncurrent_days(days).build();
+        let mut all = s3::LifecycleRule::builder().id("r").status(s3::ExpirationStatus::Enabled);
+        all = all.filter(s3::LifecycleRuleFilter::builder().prefix("").build()).noncurrent_version_expiration(end);
+        if deletes {
+            all = all.expiration(s3::LifecycleExpiration::builder().days(400).build());
+        }
+        let rules = s3::BucketLifecycleConfiguration::builder().rules(all.build().unwrap()).build().unwrap();
+        let client = scene.region.client();
+        let put = client.put_bucket_lifecycle_configuration().bucket(scene.region.bucket());
+        put.lifecycle_configuration(rules).send().await.unwrap();
+    };
+    set(days, false).await;
+    let (replica, _, all) = checked(&scene).await;
+    assert!(replica["thief"].as_str().unwrap().contains("takes back within 30 days"), "{all}");
+    set(days, true).await;
+    let (_, code, all) = checked(&scene).await;
+    assert!(code == 3 && all.contains("deletes objects in use"), "{all}");
+    // And with the policy, backups and prunes work.
+    scene.back_up(1).await;
+    scene.must("prune --yes").await;
+}
+
+#[test]
+fn the_policies_to_paste_are_json_and_let_a_host_remove_no_version() {
+    let folder = lifeboat_tests::tools::workspace().join("config/s3");
+    for file in ["aws-policy.json", "ceph-bucket-policy.json", "minio-policy.json", "seaweedfs-policy.json"] {
+        let policy: Value = serde_json::from_slice(&read(&folder.join(file))).unwrap();
+        let statements = policy["Statement"].as_array().unwrap();
+        let actions: Vec<&str> = statements
+            .iter()
+            .flat_map(|statement| statement["Action"].as_array().unwrap())
+            .map(|action| action.as_str().unwrap())
+            .collect();
+        assert!(statements.iter().all(|statement| statement["Effect"] == "Allow"), "{file}");
+        for needed in ["s3:ListBucket", "s3:GetObject", "s3:PutObject", "s3:DeleteObject", "s3:ListBucketVersions"] {
+            assert!(actions.contains(&needed), "{file} lacks {needed}");
+        }
+        for denied in ["DeleteObjectVersion", "Bypass", "PutBucket", "PutLifecycle", "*"] {
+            assert!(actions.iter().all(|action| !action.contains(denied)), "{file} allows {denied}");
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_bucket_whose_lock_has_no_effect_is_broken_and_with_lock_nothing_can_be_deleted() {
+    let scene = Scene::set(Bucket::Locked, "").await;
+    let (_, code, all) = checked(&scene).await;
+    assert!(code == 3 && all.contains("nothing in it is locked"), "{all}");
+    let section = section(&scene.region.replica_config("far"));
+    scene.host.configure(1, &[format!("{section}lock = \"30d\"\n")], &scene.source).await;
+    let (replica, code, all) = checked(&scene).await;
+    assert!(replica["level"] == "lock" && code == 0, "{all}");
+    scene.back_up(1).await;
+    let (client, bucket) = (scene.region.client(), scene.region.bucket());
+    let listed = client.list_object_versions().bucket(bucket).prefix("vault/datasets/").send().await.unwrap();
+    assert!(listed.versions().iter().any(|version| version.key().unwrap().contains("/packs/")));
+    for version in listed.versions() {
+        let (key, id) = (version.key().unwrap(), version.version_id().unwrap());
+        let delete = client.delete_object().bucket(bucket).key(key).version_id(id).send().await;
+        assert!(delete.is_err(), "{key} was deleted");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn locks_are_extended_at_half_of_their_time_and_prune_waits_for_their_end() {
+    let region = Region::start_with("far", Bucket::Locked).await;
+    let mut vault = TestVault::new(1, 1).await;
+    let mut config = region.replica_config("r1");
+    let ReplicaKind::S3(s3) = &mut config.kind else { unreachable!() };
+    // A day is some seconds.
+    s3.lock = Some(Lock { mode: LockMode::Compliance, period: Duration::from_secs(16) });
+    let clock = SystemClock::shared();
+    let replica = lifeboat_engine::store::open(&config, "vault", &clock).await.unwrap();
+    for object in vault.replicas[0].list("").await.unwrap() {
+        let body = vault.replicas[0].get(&object.key, 1 << 20).await.unwrap();
+        replica.put_new(&object.key, body).await.unwrap();
+    }
+    vault.replicas = vec![replica.clone()];
+    vault.backup(&MemorySource::of(noise(1 << 20, 1))).await.unwrap();
+    let pack = replica.list("datasets/shop/packs/").await.unwrap()[0].key.clone();
+    let first = replica.locked_until(&pack).await.unwrap().unwrap();
+    let extend = async || {
+        vault.clock.set(clock.now());
+        vault.with_prune(async |prune| locks::extend(prune).await).await.unwrap()[&name("r1")].clone()
+    };
+    let standing = extend().await;
+    assert!(standing.extended > 5 && !standing.is_late(clock.now()), "{standing:?}");
+    let second = replica.locked_until(&pack).await.unwrap().unwrap();
+    assert!(second >= first, "{first} {second}");
+    assert_eq!(extend().await.extended, standing.extended, "it is not due");
+    tokio::time::sleep(Duration::from_secs(9)).await;
+    assert!(extend().await.extended > standing.extended);
+    let third = replica.locked_until(&pack).await.unwrap().unwrap();
+    assert!(third > second + chrono::TimeDelta::seconds(7), "{second} {third}");
+}
+
+/// Whatever a kept snapshot needs is locked at any time, and what is not needed ends.
+#[tokio::test(flavor = "multi_thread")]
+async fn over_three_months_nothing_that_is_needed_outlives_its_lock() {
+    let mut vault = TestVault::new(1, 1).await;
+    vault.config.datasets[0].retention = Retention { daily: 2, monthly: 2, ..vault.config.datasets[0].retention };
+    let day = Duration::from_secs(86_400);
+    let lock = Lock { mode: LockMode::Compliance, period: 32 * day };
+    let memory = MemoryReplica::new(name("r1"), "east", vault.clock.clone()).with_lock(lock);
+    for object in vault.replicas[0].list("").await.unwrap() {
+        let body = vault.replicas[0].get(&object.key, 1 << 20).await.unwrap();
+        memory.put_new(&object.key, body).await.unwrap();
+    }
+    let replica: SharedReplica = std::sync::Arc::new(memory);
+    vault.replicas = vec![replica.clone()];
+    let (shop, mut waited, mut swept) = (name("shop"), 0, 0);
+    for round in 0..24 {
+        vault.backup(&MemorySource::of([noise(40_000, 0), noise(20_000, round)].concat())).await.unwrap();
+        let (plan, outcome) = vault.prune().await.unwrap();
+        waited += plan.locked.len();
+        swept += outcome.packs;
+        vault.with_prune(async |prune| locks::extend(prune).await).await.unwrap();
+        // The next look comes no sooner.
+        vault.clock.advance(4 * day);
+        let (now, reader) = (vault.clock.now(), vault.open(vault.owner()).await.unwrap());
+        for kept in plan.verdicts.iter().filter(|verdict| verdict.goes_at.is_none()) {
+            let manifest = reader.manifest(&shop, &kept.snapshot).await.unwrap();
+            let packs = manifest.packs.iter().map(|pack| layout::pack(&shop, &pack.id));
+            for key in packs.chain([layout::manifest(&shop, &kept.snapshot)]) {
+                let until = replica.locked_until(&key).await.unwrap();
+                assert!(until.is_some_and(|until| until > now), "{round}: {key} is locked until {until:?}");
+            }
+        }
+    }
+    assert!(waited > 0 && swept > 0, "waited {waited}, swept {swept}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn where_no_versions_are_kept_nothing_is_brought_back() {
+    let scene = Scene::set(Bucket::Plain, "").await;
+    let plain = scene.lifeboat("undelete --dry-run --as-of 2026-01-01T00:00:00Z").await;
+    assert!(!plain.status.success() && plain.stderr.contains("keeps no old versions"), "{plain}");
+    let future = scene.lifeboat("undelete --dry-run --as-of 2999-01-01T00:00:00Z").await;
+    assert!(future.status.code() == Some(2) && future.stderr.contains("future"), "{future}");
+    let words = ["undelete", "--dry-run", "--as-of", "2026-01-01T00:00:00Z", "--directory", "/tmp"];
+    let mut directory = tokio::process::Command::new(lifeboat_tests::programs::lifeboat());
+    let directory = lifeboat_tests::programs::run(directory.args(words), Duration::from_secs(60)).await;
+    let directory = directory.unwrap();
+    let hint = directory.stderr.contains("lifeboat repair");
+    assert!(directory.status.code() == Some(2) && hint, "{directory}");
+}
