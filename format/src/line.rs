@@ -138,8 +138,7 @@ mod tests {
 
     #[test]
     fn a_line_comes_back_however_it_was_typed() -> Result<()> {
-        let owner =
-            OwnerLine { name: "ann".parse()?, recipient: "age1x".to_owned(), signer: "RWx".to_owned() };
+        let owner = OwnerLine { name: "ann".parse()?, recipient: "age1x".to_owned(), signer: "RWx".to_owned() };
         let line = write(&owner)?;
         assert!(line.bytes().all(|byte| byte.is_ascii_graphic()) && is_of::<OwnerLine>(&line));
         assert_eq!(read::<OwnerLine>(&line)?, owner);

@@ -293,7 +293,8 @@ impl Root {
             return Some("two owners have one name");
         }
         let operations = self.hosts.iter().map(|host| &host.operations);
-        let recipients = self.masters.iter().chain(operations).chain(self.drill_hosts.iter().map(|host| &host.recipient));
+        let recipients =
+            self.masters.iter().chain(operations).chain(self.drill_hosts.iter().map(|host| &host.recipient));
         if !recipients.into_iter().all(|recipient| is_recipient(recipient)) {
             return Some("a recipient is no line of text");
         }

@@ -5,8 +5,8 @@ use std::ffi::OsString;
 use clap::{CommandFactory, FromArgMatches, Parser, Subcommand};
 
 use crate::commands::{
-    acknowledge, cancel, check, completions, drill, init, list, man, prune, repair, restore, show, takeover, trigger,
-    verify,
+    acknowledge, cancel, check, completions, drill, init, list, man, owner, prune, repair, restore, root, show,
+    takeover, trigger, verify,
 };
 use crate::exit;
 use crate::flags::Globals;
@@ -33,6 +33,8 @@ pub(crate) enum Command {
     Prune(prune::Args),
     Repair(repair::Args),
     Init(init::Args),
+    Owner(owner::Args),
+    Root(root::Args),
     Check(check::Args),
     Trigger(trigger::Args),
     Cancel(cancel::Args),

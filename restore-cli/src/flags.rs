@@ -35,6 +35,10 @@ pub(crate) struct Globals {
     /// Minisign public key of a backup host whose snapshots you trust; may be repeated
     #[arg(long = "trusted-signer", global = true, value_name = "KEY")]
     pub(crate) trusted_signers: Vec<String>,
+    /// Owner of the vault, by signing key or line: the newest root that one of them signed tells whom
+    /// to trust; may be repeated
+    #[arg(long = "owner", global = true, value_name = "KEY")]
+    pub(crate) owners: Vec<String>,
     /// Log more; pass it twice for details
     #[arg(short, long, global = true, action = ArgAction::Count)]
     pub(crate) verbose: u8,
@@ -87,7 +91,7 @@ pub(crate) fn parse_snapshot(text: &str) -> Result<Selector, String> {
     })
 }
 
-fn parse_time(text: &str) -> Result<DateTime<Utc>, String> {
+pub(crate) fn parse_time(text: &str) -> Result<DateTime<Utc>, String> {
     DateTime::parse_from_rfc3339(text)
         .map(|time| time.to_utc())
         .map_err(|error| format!("{error}; a time looks like 2026-11-23T18:00:00Z or 2026-11-23T20:00:00+02:00"))

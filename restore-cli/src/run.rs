@@ -102,6 +102,8 @@ async fn dispatch(command: Command, session: &Session) -> Result<()> {
         Command::Prune(args) => commands::prune::run(&args, session).await,
         Command::Repair(args) => commands::repair::run(&args, session).await,
         Command::Init(args) => commands::init::run(&args, session).await,
+        Command::Owner(args) => commands::owner::run(&args, session).await,
+        Command::Root(args) => commands::root::run(&args, session).await,
         Command::Check(args) => commands::check::run(&args, session).await,
         Command::Trigger(args) => commands::trigger::run(&args, session).await,
         Command::Cancel(args) => commands::cancel::run(&args, session).await,

@@ -35,7 +35,6 @@ pub async fn replica(directory: &str) -> Result<SharedReplica> {
 pub fn keys(identity: &str, signer: &str) -> Result<ReaderKeys> {
     Ok(ReaderKeys {
         identities: parse_identities(&SecretRef::file(identity).read()?, identity)?,
-        trusted_signers: parse_signers([&signer.to_owned()])?,
-        trusted_drill_signers: Vec::new(),
+        trust: Trust::listed(parse_signers([&signer.to_owned()])?, Vec::new()),
     })
 }

@@ -23,14 +23,22 @@ pub struct ObjectCache {
 
 impl ObjectCache {
     /// Opens the cache of `dataset`, and creates it if necessary. If that cannot be, it stays
-    /// empty.
+    /// empty. `trust` changes whenever somebody is trusted with less or more: what was believed
+    /// before is then fetched and checked again.
     #[must_use]
-    pub fn open(state: &StateDirectory, dataset: &Name) -> Self {
+    pub fn open(state: &StateDirectory, dataset: &Name, trust: &str) -> Self {
         let folder = state.path().join("datasets").join(dataset.as_str()).join("cache");
-        let cache = Self { folder, failed: Arc::default() };
+        let (cache, mark) = (Self { folder, failed: Arc::default() }, Self::MARK);
         cache.note(&create_private(&cache.folder));
+        if cache.get(mark).is_none_or(|before| before != trust.as_bytes()) {
+            cache.retain(|_| false);
+            cache.put(mark, trust.as_bytes());
+        }
         cache
     }
+
+    /// Beside the copies: whom they were believed by.
+    const MARK: &'static str = "trust";
 
     /// Why copies cannot be kept, if so.
     #[must_use]
@@ -67,7 +75,8 @@ impl ObjectCache {
     #[must_use]
     pub fn keys(&self) -> std::collections::BTreeSet<String> {
         let entries = std::fs::read_dir(&self.folder).into_iter().flatten().flatten();
-        entries.filter_map(|entry| entry.file_name().into_string().ok()).map(|name| name.replace('!', "/")).collect()
+        let names = entries.filter_map(|entry| entry.file_name().into_string().ok());
+        names.filter(|name| name != Self::MARK).map(|name| name.replace('!', "/")).collect()
     }
 
     /// Removes every copy for whose key `keep` returns false.
@@ -75,7 +84,7 @@ impl ObjectCache {
         let entries = std::fs::read_dir(&self.folder).into_iter().flatten().flatten();
         for name in entries.filter_map(|entry| entry.file_name().into_string().ok()) {
             let key = name.replace('!', "/");
-            if !keep(&key) {
+            if key != Self::MARK && !keep(&key) {
                 self.remove(&key);
             }
         }
