@@ -3,8 +3,8 @@
 //! Identities: those of `--identity`. Without any, the drill identity of the configuration, if this
 //! host has it, and, where manifests are enough, this host's operations identity.
 //!
-//! Signers: those of `--trusted-signer` and of the configuration, and on a backup host its own. With
-//! owners, those of the newest root, and of `--trusted-signer`.
+//! Signers: those of `--trusted-signer` and of the configuration, and on a backup host its own.
+//! With owners, those of the newest root, and of `--trusted-signer`.
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;

@@ -35,8 +35,8 @@ pub(crate) struct Globals {
     /// Minisign public key of a backup host whose snapshots you trust; may be repeated
     #[arg(long = "trusted-signer", global = true, value_name = "KEY")]
     pub(crate) trusted_signers: Vec<String>,
-    /// Owner of the vault, by signing key or line: the newest root that one of them signed tells whom
-    /// to trust; may be repeated
+    /// Owner of the vault, by signing key or line: the newest root that one of them signed tells
+    /// whom to trust; may be repeated
     #[arg(long = "owner", global = true, value_name = "KEY")]
     pub(crate) owners: Vec<String>,
     /// Log more; pass it twice for details

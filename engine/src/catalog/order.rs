@@ -151,7 +151,8 @@ impl<'a> OrderReader<'a> {
         let before = match self.trust.judge(self.vault, &key, line, signature) {
             Ok(signature) => signature.before,
             Err(error) => {
-                // Nobody can check a stranger's signature. But what is no act of this place is none.
+                // Nobody can check a stranger's signature. But what is no act of this place is
+                // none.
                 if error.class() == Class::Keys {
                     read?;
                 }

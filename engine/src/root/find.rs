@@ -33,12 +33,12 @@ pub struct FoundRoot {
 }
 
 /// What one replica lists below `root/`.
-struct Shown<'a> {
+struct RootListing<'a> {
     replica: &'a SharedReplica,
     keys: BTreeSet<String>,
 }
 
-impl Shown<'_> {
+impl RootListing<'_> {
     /// The root of this version as the replica has it; `None` if it shows none.
     async fn read(&self, version: u64, before: Option<&Root>) -> Result<Option<SignedRoot>> {
         let key = layout::root(version);
@@ -86,7 +86,7 @@ pub async fn find(
     for (replica, listed) in listings.await {
         match listed {
             Ok(objects) => {
-                shown.push(Shown { replica, keys: objects.into_iter().map(|object| object.key).collect() });
+                shown.push(RootListing { replica, keys: objects.into_iter().map(|object| object.key).collect() });
             }
             Err(error) => drop(found.unanswered.insert(replica.name().clone(), error.into())),
         }
@@ -149,7 +149,7 @@ struct Chain {
 
 impl Chain {
     /// The different valid roots that follow.
-    async fn next(&self, shown: &[Shown<'_>], junk: &mut Vec<String>) -> Vec<SignedRoot> {
+    async fn next(&self, shown: &[RootListing<'_>], junk: &mut Vec<String>) -> Vec<SignedRoot> {
         let before = self.newest.as_ref();
         let version = before.map_or(1, |before| before.root.version + 1);
         let of = before.map(|before| &before.root);

@@ -21,10 +21,10 @@ use crate::keys::sign::SignerKey;
 use crate::keys::trust::Trust;
 use crate::state::{StateDirectory, replace_file};
 
-const FILE: &str = "root.json";
+const PIN_FILE: &str = "root.json";
 
 fn place(state: &StateDirectory) -> PathBuf {
-    state.path().join(FILE)
+    state.path().join(PIN_FILE)
 }
 
 /// The root that this host has pinned; `None` if it has seen none.

@@ -1,5 +1,5 @@
-//! Lines as they are given: in the argument itself, on standard input, or in a file. None of them is
-//! secret.
+//! Lines as they are given: in the argument itself, on standard input, or in a file. None of them
+//! is secret.
 
 use std::io::Read;
 

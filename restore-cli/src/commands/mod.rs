@@ -17,6 +17,7 @@ pub(crate) mod repair;
 mod repair_clock;
 pub(crate) mod restore;
 pub(crate) mod root;
+mod root_found;
 mod root_request;
 pub(crate) mod show;
 pub(crate) mod takeover;

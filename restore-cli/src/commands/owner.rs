@@ -16,13 +16,13 @@ use crate::session::Session;
 #[derive(Debug, clap::Args)]
 pub(crate) struct Args {
     #[command(subcommand)]
-    what: What,
+    what: OwnerVerb,
 }
 
 #[derive(Debug, clap::Subcommand)]
-enum What {
-    /// Make the master identity and the signing key of an owner, in a folder; prints the owner's line,
-    /// for [keys] owners
+enum OwnerVerb {
+    /// Make the master identity and the signing key of an owner, in a folder; prints the owner's
+    /// line, for [keys] owners
     Init {
         /// The folder to make; keep it offline
         #[arg(long, value_name = "DIR")]
@@ -59,7 +59,7 @@ impl fmt::Display for OneLine {
 
 pub(crate) async fn run(args: &Args, session: &Session) -> Result<()> {
     match &args.what {
-        What::Init { directory, name } => {
+        OwnerVerb::Init { directory, name } => {
             let line = OwnerFolder::make(directory, name)?;
             session.out.note(format!(
                 "made {0}/identity (opens everything) and {0}/signer (signs roots): keep copies of {0} offline",
@@ -67,7 +67,7 @@ pub(crate) async fn run(args: &Args, session: &Session) -> Result<()> {
             ));
             session.out.result(&OneLine { line })
         }
-        What::Sign { request, directory, yes } => {
+        OwnerVerb::Sign { request, directory, yes } => {
             if session.out.is_json() && !yes {
                 return Err(Error::usage("owner sign cannot ask with --json").hint("pass --yes to confirm"));
             }

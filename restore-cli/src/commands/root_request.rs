@@ -18,7 +18,7 @@ use lifeboat_engine::{Error, Result};
 
 use super::lines;
 use super::owner::OneLine;
-use super::root::{found, newest, vault_of};
+use super::root_found::{found, newest, vault_of};
 use crate::flags::parse_time;
 use crate::session::Session;
 
