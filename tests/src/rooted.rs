@@ -69,8 +69,8 @@ impl RootedVault {
         self.path(&format!("{host}.toml"))
     }
 
-    /// Writes the configuration of a host. `keys` are lines of `[keys]`. Each dataset is the file of
-    /// its name in the folder of the host.
+    /// Writes the configuration of a host. `keys` are lines of `[keys]`. Each dataset is the file
+    /// of its name in the folder of the host.
     ///
     /// # Panics
     /// As [`Self::new`].

@@ -34,12 +34,12 @@ enum RootVerb {
     },
     /// Print a request for the next root, which an owner signs
     Request(root_request::Args),
-    /// Print a request for root 1 of a vault without a root, from the configuration as it is now;
-    /// give the owners with --owner
+    /// Print a request for root 1 of a vault without one, from the configuration as it is now; give
+    /// the owners with --owner
     Adopt(root_request::Adopt),
     /// Put what owners signed into every replica
     Install {
-        /// RootVerb `lifeboat owner sign` printed, by as many owners as must sign; `-` reads standard
+        /// What `lifeboat owner sign` printed, by as many owners as must sign; `-` reads standard
         /// input, @FILE a file
         #[arg(value_name = "LINE", required = true)]
         lines: Vec<String>,

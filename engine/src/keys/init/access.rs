@@ -56,8 +56,8 @@ impl Access {
             (Some(owners), None) => owners.lines()?.into_iter().map(|line| line.recipient).collect(),
         };
         if masters.is_empty() {
-            return Err(Error::configuration("[keys] master_recipients is empty, so nobody could restore")
-                .hint("make an identity with `age-keygen` on another machine, keep it there, and add its public key"));
+            return Err(Error::configuration("[keys] names neither owners nor master_recipients, so nobody could restore")
+                .hint("run `lifeboat owner init --directory owner` on another machine, keep that folder there, and put the line that it prints into owners"));
         }
         let trust =
             root.as_ref().map(|root| Trust::of_root(Arc::new(root.root.clone()), Vec::new(), now)).transpose()?;
