@@ -22,6 +22,7 @@ use lifeboat_engine::store::SharedReplica;
 use lifeboat_engine::{Error, Result};
 
 use crate::flags::Globals;
+use crate::lines;
 
 /// What a command must be able to open.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -79,7 +80,8 @@ fn listed(globals: &Globals, config: Option<&Config>, host: Option<&HostKeys>) -
 /// [`Class::Configuration`](lifeboat_engine::Class::Configuration): one cannot be read.
 pub(crate) fn owners(globals: &Globals, config: Option<&Config>) -> Result<Option<Owners>> {
     if !globals.owners.is_empty() {
-        return Owners::parse(&globals.owners, 1);
+        let given: Vec<String> = globals.owners.iter().map(|owner| lines::given(owner)).collect::<Result<_>>()?;
+        return Owners::parse(&given, 1);
     }
     config.map_or(Ok(None), |config| Owners::parse(&config.keys.owners, config.keys.owner_threshold))
 }

@@ -136,7 +136,7 @@ fn open(identities: &[SharedIdentity], ciphertext: &[u8]) -> Vec<u8> {
 }
 
 /// The first root of the vault.
-fn root(vault: &TestVault) -> Vec<u8> {
+fn root_of(vault: &TestVault) -> Vec<u8> {
     let signer = || good(Signer::generate()).public().to_string();
     let owner = OwnerLine { name: name("ann"), recipient: "age1ann".to_owned(), signer: signer() };
     let host = GrantedMachine {
@@ -168,7 +168,7 @@ fn stored(vault: &TestVault, seeds: &mut Seeds) {
     let owner = good(parse_identities(&Secret::new(secrets.clone()), "the keyring"));
     seeds.add("keyring", "shop-1", secrets);
 
-    seeds.add("root", "first", root(vault));
+    seeds.add("root", "first", root_of(vault));
 
     let folders = [layout::drills(&shop), layout::prunes(&shop), layout::marks(&shop)];
     let mut ids = vec!["shop".to_owned(), "db1".to_owned()];

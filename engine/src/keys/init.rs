@@ -113,6 +113,7 @@ pub async fn init(
     let host_key = local_host_key(config, &mut files)?;
     let known = open_bundle(config, &host_key, &mut files)?;
     let vault = remote.vault_info(known.as_ref(), clock)?;
+    access.check_vault(&vault.vault)?;
     let mut bundle = match known {
         Some(bundle) => bundle,
         None => new_bundle(config, &vault, &remote, options)?,

@@ -195,7 +195,7 @@ impl Trust {
     ///
     /// # Errors
     /// [`Class::Keys`]: the root does not let this signer work on the dataset.
-    pub(crate) fn check_may_sign(&self, signer: &SignerKey, dataset: &Name) -> Result<()> {
+    pub fn check_may_sign(&self, signer: &SignerKey, dataset: &Name) -> Result<()> {
         let rules = self.rules();
         let claim = Claim::Act(dataset.clone());
         if rules.grants.iter().any(|grant| grant.signer == *signer && claim.may_be_made_by(grant)) {

@@ -58,7 +58,7 @@ pub async fn install(
                     "this is root {}, and the newest is already root {}",
                     root.root.version, newest.root.version
                 ))
-                .hint("make the request again with `lifeboat root request`, and let an owner sign that"));
+                .hint("make the request again with `lifeboat root request`, and let an owner sign that; if others put that root there, pass your owner with --owner"));
             }
             root.check(newest.as_ref()).map_err(|error| {
                 error.hint("let the others sign it, too: `lifeboat owner sign` takes this line, and `lifeboat root install` takes several")

@@ -19,6 +19,7 @@ use lifeboat_engine::store::{self, Probe};
 use lifeboat_engine::{Class, Error, Result};
 use serde::Serialize;
 
+use super::root_found;
 use crate::human;
 use crate::session::{Place, Session};
 use crate::table::Plain;
@@ -96,6 +97,9 @@ pub(crate) async fn run(_: &Args, session: &Session) -> Result<()> {
     }
     if let Some(config) = &place.config {
         checked.judge_installation(config);
+        if let Err(error) = root_found::check(config, session).await {
+            checked.broken(error.class(), error.chain_and_hint());
+        }
     }
     session.out.result(&checked)?;
     checked.verdict()

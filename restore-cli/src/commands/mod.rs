@@ -7,7 +7,6 @@ pub(crate) mod completions;
 pub(crate) mod drill;
 mod drill_view;
 pub(crate) mod init;
-mod lines;
 pub(crate) mod list;
 pub(crate) mod man;
 mod opened;

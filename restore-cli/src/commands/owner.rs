@@ -9,7 +9,7 @@ use lifeboat_engine::root::{OwnerFolder, ToSign};
 use lifeboat_engine::{Error, Result};
 use serde::Serialize;
 
-use super::lines;
+use crate::lines;
 use crate::session::Session;
 
 /// Make an owner's keys, and sign roots with them; works offline, and reads no configuration

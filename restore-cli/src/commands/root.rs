@@ -13,8 +13,9 @@ use serde::Serialize;
 
 use super::owner::OneLine;
 use super::root_found::{newest, vault_of};
-use super::{lines, root_request};
+use super::root_request;
 use crate::access;
+use crate::lines;
 use crate::session::Session;
 
 /// Show, request and install the root, which says who and what is trusted in the vault

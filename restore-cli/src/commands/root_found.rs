@@ -1,8 +1,12 @@
 //! The root and the vault that replicas show, for the commands that are about them.
 
+use std::sync::Arc;
+
 use lifeboat_engine::config::Config;
 use lifeboat_engine::format::info::{MAX_VAULT_INFO_BYTES, VaultInfo};
 use lifeboat_engine::format::layout;
+use lifeboat_engine::keys::HostKeys;
+use lifeboat_engine::keys::trust::Trust;
 use lifeboat_engine::root::{self, FoundRoot, SignedRoot};
 use lifeboat_engine::state::StateDirectory;
 use lifeboat_engine::store::SharedReplica;
@@ -55,4 +59,21 @@ pub(super) async fn vault_of(replicas: &[SharedReplica]) -> Result<String> {
         }
     }
     Err(first.unwrap_or_else(|| Error::configuration("there is no replica")))
+}
+
+/// Whether there is a root, and lets this host work on its datasets, where the configuration names
+/// owners.
+pub(super) async fn check(config: &Config, session: &Session) -> Result<()> {
+    if config.keys.owners.is_empty() {
+        return Ok(());
+    }
+    let (_, newest) = newest(session).await?;
+    if config.keys.host_bundle.path().exists() {
+        let keys = HostKeys::load(&config.keys)?;
+        let trust = Trust::of_root(Arc::new(newest.root), Vec::new(), session.clock.now())?;
+        for dataset in &config.datasets {
+            trust.check_may_sign(&keys.signer.public(), &dataset.name)?;
+        }
+    }
+    Ok(())
 }

@@ -11,15 +11,15 @@ use lifeboat_engine::format::layout;
 use lifeboat_engine::format::line::{self, OwnerLine, RequestLine};
 use lifeboat_engine::format::root::{self as format_root, Pattern, Root};
 use lifeboat_engine::keys::HostKeys;
-use lifeboat_engine::keys::owners::Owners;
 use lifeboat_engine::root::{self, Change, GrantedMachine, NewDrillHost};
 use lifeboat_engine::store::SharedReplica;
 use lifeboat_engine::{Error, Result};
 
-use super::lines;
 use super::owner::OneLine;
 use super::root_found::{found, newest, vault_of};
+use crate::access;
 use crate::flags::parse_time;
+use crate::lines;
 use crate::session::Session;
 
 #[derive(Debug, clap::Args)]
@@ -158,7 +158,7 @@ pub(crate) async fn adopt(args: &Adopt, session: &Session) -> Result<()> {
         return Err(Error::usage("the configuration has owners already")
             .hint("`lifeboat init` prints the request for a vault that has no root yet; to adopt another vault, leave [keys] owners out until its root is installed"));
     }
-    let owners = Owners::parse(&session.globals.owners, 1)?.ok_or_else(|| {
+    let owners = access::owners(&session.globals, None)?.ok_or_else(|| {
         Error::usage("root 1 needs an owner").hint("pass the line that `lifeboat owner init` printed with --owner")
     })?;
     let (_, replicas, shown) = found(session).await?;

@@ -51,7 +51,7 @@ async fn a_vault_adopts_a_root_which_changes_with_its_machines_and_owners() {
     let init = db2.follow(&mut book, shown, &[(shown, real), ("MASTER", &master)]).await;
     let request = init.json().unwrap()["request"].as_str().unwrap().to_owned();
     sign_and_install(&db1, &request, &["ann"]).await;
-    db2.backup().await;
+    db2.must("lifeboatd --once").await;
     let add = "lifeboat root request add-host --dataset shop --dataset 'wiki-*'";
     let request = db2.follow(&mut book, add, &[]).await.stdout;
     sign_and_install(&db1, &request, &["ann"]).await;

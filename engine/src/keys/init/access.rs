@@ -68,6 +68,18 @@ impl Access {
         self.root.as_ref().map(|root| &root.root)
     }
 
+    /// Refuses another vault than that of the root.
+    pub(super) fn check_vault(&self, vault: &str) -> Result<()> {
+        match self.root() {
+            Some(root) if root.vault != vault => Err(Error::configuration(format!(
+                "the replicas hold vault {vault}, and the root is of vault {}",
+                root.vault
+            ))
+            .hint("correct vault_prefix, or the buckets or paths of the replicas")),
+            _ => Ok(()),
+        }
+    }
+
     /// The masters, sorted.
     pub(super) fn sorted_masters(&self) -> Vec<String> {
         self.masters.iter().cloned().collect::<BTreeSet<_>>().into_iter().collect()

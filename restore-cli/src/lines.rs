@@ -10,7 +10,7 @@ use lifeboat_engine::{Error, Result};
 ///
 /// # Errors
 /// It cannot be read, or is too long.
-pub(super) fn given(argument: &str) -> Result<String> {
+pub(crate) fn given(argument: &str) -> Result<String> {
     let unread = |error: std::io::Error| Error::usage(format!("cannot read a line from {argument}")).because(error);
     let mut text = String::new();
     let limit = MAX_LINE_BYTES as u64 + 1;
