@@ -12,7 +12,6 @@ use lifeboat_engine::format::id::SnapshotId;
 use lifeboat_engine::keep::verify::verify;
 use lifeboat_engine::keys::ReaderKeys;
 use lifeboat_engine::keys::trust::Trust;
-use lifeboat_engine::keys::trust::Trust;
 use lifeboat_tests::vault::{DATASET, MemorySource, TestVault, files_below, name, noise};
 use tokio_util::sync::CancellationToken;
 

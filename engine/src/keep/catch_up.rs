@@ -31,6 +31,7 @@ use crate::catalog::taken::TimeClaim;
 use crate::catalog::unbelieved::Unbelieved;
 use crate::catalog::verdict::{Signed, combine};
 use crate::config::{Dataset, Limits};
+use crate::keys::sign::{MAX_SIGNATURE_BYTES, verify};
 use crate::keys::{HostKeys, crypt};
 use crate::state::StateDirectory;
 use crate::state::cache::ObjectCache;
@@ -332,14 +333,31 @@ impl CatchUp<'_> {
             None => self.keyring_of_others(&key).await?,
         };
         if own.is_some() {
-            let signed = sign_plain(key.clone(), body.to_vec(), &self.keys.vault, &self.keys.signer)?;
-            self.target.replica.put_replace(&layout::signature(&key), signed.signature).await?;
+            self.sign_keyring(&key, &body).await?;
         }
         self.bytes += body.len() as u64;
         put_once(self.target.replica.as_ref(), &key, body).await?;
         self.objects += 1;
         self.target.keyring.insert(key);
         Ok(())
+    }
+
+    /// Puts the signature of this host's own keyring object beside it: one that another replica has,
+    /// or else a new one.
+    async fn sign_keyring(&self, key: &str, body: &Bytes) -> Result<()> {
+        let (at, keys) = (layout::signature(key), self.keys);
+        let comment = layout::trusted_comment(&keys.vault, key);
+        let mut found = None;
+        for other in self.others.iter().filter(|other| other.keyring.contains(&at)) {
+            let signature = other.replica.get(&at, MAX_SIGNATURE_BYTES as u64).await.ok();
+            let is_good = |text: &Bytes| verify(&[keys.signer.public()], body, text, &comment).is_ok();
+            found = found.or(signature.filter(is_good));
+        }
+        let signature = match found {
+            Some(signature) => signature,
+            None => keys.signer.sign(body, &comment)?.into(),
+        };
+        Ok(self.target.replica.put_replace(&at, signature).await?)
     }
 
     /// The keyring object that more replicas hold than any other. One replica alone is believed

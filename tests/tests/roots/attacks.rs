@@ -9,6 +9,7 @@ use chrono::{SecondsFormat, Utc};
 use lifeboat_engine::format::chunk_id::ChunkIdKey;
 use lifeboat_engine::format::keyring::DatasetSecrets;
 use lifeboat_engine::format::layout;
+use lifeboat_engine::format::line::{self, RootLine};
 use lifeboat_engine::keys::parse_recipients;
 use lifeboat_engine::keys::sign::Signer;
 use lifeboat_engine::stages::encrypt;
@@ -192,10 +193,7 @@ async fn a_revoked_signer_counts_only_for_what_a_store_has_from_before() {
     vault.configure("thief", &vault.owners(), &["shop"]);
     put_back(&thief.join("keys"), &keys);
     put_back(&thief.join("state"), &state);
-    for file in files(&thief.join("keys")).keys() {
-        use std::os::unix::fs::PermissionsExt;
-        std::fs::set_permissions(thief.join("keys").join(file), std::fs::Permissions::from_mode(0o600)).unwrap();
-    }
+    keep_private(&thief.join("keys"));
     std::fs::write(thief.join("shop"), "forged").unwrap();
     let committed = vault.once("thief").await;
     assert!(committed.status.success(), "{committed}");
@@ -293,24 +291,33 @@ async fn a_root_never_goes_back() {
     assert!(healed.status.success(), "{healed}");
     assert!(vault.once("db1").await.status.success());
 
-    // A valid root is never overwritten.
-    let request = vault.lifeboat("db1", &["root", "request", "set", "--least-retention", "9"]).await.stdout;
-    let line = vault.signed("ann", request.trim()).await;
-    assert!(vault.lifeboat("db1", &["root", "install", &line]).await.status.success());
-    put_back(&vault.path("forked"), &files(&vault.path("ann")));
-    std::fs::remove_file(vault.path("forked/last-root.json")).unwrap();
-    let again = report(&vault, &["root", "show"]).await["version"].clone();
-    assert_eq!(again, 3);
-    let old = vault.lifeboat("db1", &["root", "install", &healed_line(&vault, &request).await]).await;
-    assert!(!old.status.success() || old.stdout.contains("Root 3"), "{old}");
+    // Somebody else has the owner's key: two roots of one version, both signed.
+    put_back(&vault.path("thief"), &files(&vault.path("ann")));
+    keep_private(&vault.path("thief"));
+    std::fs::remove_file(vault.path("thief/last-root.json")).unwrap();
+    let request =
+        async |days| vault.lifeboat("db1", &["root", "request", "set", "--least-retention", days]).await.stdout;
+    let [ours, theirs] = [request("9").await, request("0").await];
+    let [ours, theirs] = [vault.signed("ann", ours.trim()).await, vault.signed("thief", theirs.trim()).await];
+    assert!(vault.lifeboat("db1", &["root", "install", &ours]).await.status.success());
+    let refused = vault.lifeboat("db1", &["root", "install", &theirs]).await;
+    assert!(refused.stderr.contains("the newest is already root 3"), "{refused}");
+    let RootLine(carried) = line::read(&theirs).unwrap();
+    std::fs::write(vault.path("r2/root/3.json"), &carried.root).unwrap();
+    std::fs::write(vault.path("r2/root/3.json.ann.minisig"), &carried.signatures["ann"]).unwrap();
+    vault.configure("reader", &vault.owners(), &[]);
+    let torn = vault.lifeboat("reader", &["--identity", &vault.identity("ann"), "list"]).await;
+    assert!(torn.stderr.contains("different valid roots of version 3"), "{torn}");
+    // Who has seen ours goes on with it, and mends the other replica.
+    let went_on = vault.once("db1").await;
+    assert!(went_on.status.success() && went_on.stderr.contains("does not show root 3"), "{went_on}");
+    assert_eq!(files(&vault.path("r1/root")).get("3.json"), files(&vault.path("r2/root")).get("3.json"));
 }
 
-/// The same root again, as an owner signs it who has forgotten.
-async fn healed_line(vault: &RootedVault, request: &str) -> String {
+/// As key files must be.
+fn keep_private(folder: &Path) {
     use std::os::unix::fs::PermissionsExt;
-    for file in ["identity", "signer"] {
-        let path = vault.path("forked").join(file);
-        std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o600)).unwrap();
+    for file in files(folder).keys() {
+        std::fs::set_permissions(folder.join(file), std::fs::Permissions::from_mode(0o600)).unwrap();
     }
-    vault.signed("forked", request.trim()).await
 }

@@ -37,6 +37,8 @@ pub(super) async fn upload(
     };
     let host_key = layout::host(&config.host);
     own.insert(host_key.clone(), json(serde_json::to_vec_pretty(&host))?);
+    // No two signatures are the same, and replicas shall be.
+    let mut signatures: BTreeMap<&String, Bytes> = BTreeMap::new();
     let signer = bundle.signer()?;
     let signed: Vec<String> = own.keys().filter(|key| key.starts_with(layout::KEYRING)).cloned().collect();
     let mut agreed = remote.agreed(&own);
@@ -74,12 +76,19 @@ pub(super) async fn upload(
             // What is there may be another wrapping of the same keys, by another host.
             let Some(body) = own.get(key).filter(|body| lies == Some(body)) else { continue };
             let comment = layout::trusted_comment(&vault.vault, key);
-            let signature = reached.signatures.get(key);
             let is_good = |signature: &&Bytes| verify(&[signer.public()], body, signature, &comment).is_ok();
-            if signature.filter(is_good).is_some() {
+            if reached.signatures.get(key).filter(is_good).is_some() {
                 continue;
             }
-            let (at, text) = (layout::signature(key), Bytes::from(signer.sign(body, &comment)?));
+            let text = match signatures.get(key) {
+                Some(text) => text,
+                None => {
+                    let found = remote.reached.iter().filter_map(|other| other.signatures.get(key)).find(is_good);
+                    let made = || signer.sign(body, &comment).map(Bytes::from);
+                    signatures.entry(key).or_insert(found.cloned().map_or_else(made, Ok)?)
+                }
+            };
+            let (at, text) = (layout::signature(key), text.clone());
             replica.put_replace(&at, text).await?;
             written.entry(at).or_default().push(replica.name().as_str());
         }
