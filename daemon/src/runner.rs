@@ -29,6 +29,7 @@ use lifeboat_engine::is_future;
 use lifeboat_engine::keep::catch_up::{ReplicaState, catch_up};
 use lifeboat_engine::keep::prune::{Prune, PruneOutcome};
 use lifeboat_engine::lead::lease;
+use lifeboat_engine::root;
 use lifeboat_engine::state::watch::FlaggedSnapshot;
 use lifeboat_engine::state::{Lock, StateDirectory, watch};
 use tokio_util::sync::CancellationToken;
@@ -378,6 +379,7 @@ impl Runner {
     ) -> Result<Vec<ReplicaState>> {
         let dataset = installation.dataset(dataset)?;
         let _lock = self.state.lock_dataset(&dataset.name)?;
+        root::keep(&installation.keys, &installation.replicas, &self.state, self.clock.now()).await?;
         let states = tokio::select! {
             states = catch_up(
                 dataset,

@@ -11,6 +11,7 @@ use std::time::Duration;
 use lifeboat_engine::base::{Error, Result};
 use lifeboat_engine::format::id::Name;
 use lifeboat_engine::keep::scrub::{self, Scrub};
+use lifeboat_engine::root;
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
@@ -141,6 +142,7 @@ impl Runner {
         cancel: &CancellationToken,
     ) -> Result<()> {
         let Some(found) = installation.replicas.iter().find(|other| other.name() == replica) else { return Ok(()) };
+        root::renew(&installation.keys, &installation.replicas, &self.state, self.clock.now()).await?;
         let scrub = Scrub {
             config: &installation.config,
             dataset: installation.dataset(dataset)?,

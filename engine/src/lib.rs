@@ -112,6 +112,7 @@ pub mod keys;
 pub mod lead;
 mod renewal;
 pub mod restore;
+pub mod root;
 mod rows;
 pub mod schedule;
 pub mod state;

@@ -110,15 +110,16 @@ fn the_annotated_example_means_what_it_says() {
 fn a_recipient_that_was_never_filled_in_is_nobody() {
     for name in ["lifeboat.toml", "minimal.toml"] {
         let config = parse(&text(name), name);
-        assert!(config.keys.master_recipients.is_empty(), "{name}: `init` must refuse an example as it stands");
+        let nobody = config.keys.master_recipients.is_empty() && config.keys.owners.is_empty();
+        assert!(nobody, "{name}: `init` must refuse an example as it stands");
         assert!(config.keys.drill_recipients.is_empty() && config.keys.trusted_signers.is_empty());
     }
 }
 
 #[test]
-fn the_drill_host_believes_a_signer_and_keeps_its_own_state() {
+fn the_drill_host_believes_an_owner_and_keeps_its_own_state() {
     let config = parse(&text("drill-host.toml"), "drill-host.toml");
-    assert_eq!(config.keys.trusted_signers.len(), 1);
+    assert_eq!(config.keys.owners.len(), 1);
     assert_eq!(config.state_directory, Path::new("/var/lib/lifeboat-drill"));
     assert!(config.datasets[0].schedule.is_none(), "a drill host backs nothing up");
 }

@@ -13,6 +13,9 @@ pub const KEYRING: &str = "keyring/";
 /// All host descriptions lie below it.
 pub const HOSTS: &str = "hosts/";
 
+/// All roots lie below it.
+pub const ROOTS: &str = "root/";
+
 /// All datasets lie below it.
 pub const DATASETS: &str = "datasets/";
 
@@ -20,6 +23,25 @@ const SIGNATURE_SUFFIX: &str = ".minisig";
 const PACK_SUFFIX: &str = ".zst.age";
 const INDEX_SUFFIX: &str = ".zst.age";
 const MANIFEST_SUFFIX: &str = ".json.zst.age";
+
+/// The root of this version.
+#[must_use]
+pub fn root(version: u64) -> String {
+    format!("{ROOTS}{version}.json")
+}
+
+/// The version of the root that a key names.
+#[must_use]
+pub fn parse_root(key: &str) -> Option<u64> {
+    let version = key.strip_prefix(ROOTS)?.strip_suffix(".json")?.parse().ok()?;
+    (root(version) == key).then_some(version)
+}
+
+/// An owner's signature of a root.
+#[must_use]
+pub fn root_signature(version: u64, owner: &Name) -> String {
+    format!("{}.{owner}{SIGNATURE_SUFFIX}", root(version))
+}
 
 /// A host's public half.
 #[must_use]
@@ -254,6 +276,8 @@ mod tests {
             assert_eq!(parse_keyring_generation(&shop, &format!("{}{other_form}.age", keyring(&shop))), None);
         }
         assert_eq!(parse_keyring(&keyring_generation(&shop, 7)), Some((shop.clone(), 7)));
+        assert_eq!(parse_root(&root(7)), Some(7));
+        assert_eq!((parse_root("root/07.json"), parse_root(&root_signature(7, &shop))), (None, None));
         assert_eq!(parse_host(&host(&shop)), Some(shop.clone()));
         assert_eq!(parse_host_identity(&host_identity(&shop)), Some(shop.clone()));
         for stranger in

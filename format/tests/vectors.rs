@@ -19,6 +19,7 @@ use lifeboat_format::keyring::DatasetSecrets;
 use lifeboat_format::manifest::Manifest;
 use lifeboat_format::map::StreamMap;
 use lifeboat_format::record::{self, MarkRecord, PruneRecord, RecordBody, RecordType};
+use lifeboat_format::root::Root;
 use lifeboat_format::{pack, padding, planes, varint};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
@@ -126,6 +127,7 @@ impl File {
             "record" => read_record(&data, &self.place()),
             "act" => read_act(&data, &self.place()),
             "vault" => VaultInfo::parse(&data, &"near".parse()?).map(|_| Value::Null),
+            "root" => Root::parse(&data, "root").map(|_| Value::Null),
             "keyring" => read_keyring(&data, &self.place()),
             kind => panic!("{kind} is no kind of file"),
         }

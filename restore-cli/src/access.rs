@@ -4,16 +4,25 @@
 //! host has it, and, where manifests are enough, this host's operations identity.
 //!
 //! Signers: those of `--trusted-signer` and of the configuration, and on a backup host its own.
+//! With owners, those of the newest root, and of `--trusted-signer`.
 
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
+use chrono::{DateTime, Utc};
 use lifeboat_engine::base::secret;
 use lifeboat_engine::config::{Config, Secret};
+use lifeboat_engine::keys::owners::Owners;
 use lifeboat_engine::keys::sign::SignerKey;
+use lifeboat_engine::keys::trust::Trust;
 use lifeboat_engine::keys::{HostKeys, ReaderKeys, SharedIdentity, parse_identities, parse_signers};
+use lifeboat_engine::root;
+use lifeboat_engine::state::StateDirectory;
+use lifeboat_engine::store::SharedReplica;
 use lifeboat_engine::{Error, Result};
 
 use crate::flags::Globals;
+use crate::lines;
 
 /// What a command must be able to open.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -47,16 +56,50 @@ pub(crate) async fn reader_keys(globals: &Globals, config: Option<&Config>, need
             "pass --identity with the master identity, or with a drill identity that may read the dataset; a backup host cannot read its own backups",
         ));
     }
-    let (mut trusted_signers, trusted_drill_signers) = match (host, config) {
-        (Some(host), _) => (host.trusted_signers, host.trusted_drill_signers),
-        (None, Some(config)) => {
-            (parse_signers(&config.keys.trusted_signers)?, parse_signers(&config.keys.trusted_drill_signers)?)
-        }
-        (None, None) => (Vec::new(), Vec::new()),
-    };
-    let given: Vec<SignerKey> = parse_signers(&globals.trusted_signers)?;
-    trusted_signers.extend(given);
-    Ok(ReaderKeys { identities, trusted_signers, trusted_drill_signers })
+    Ok(ReaderKeys { identities, trust: listed(globals, config, host.as_ref())? })
+}
+
+/// Whom flags and configuration list, and a host's own signer.
+fn listed(globals: &Globals, config: Option<&Config>, host: Option<&HostKeys>) -> Result<Arc<Trust>> {
+    let mut signers: Vec<SignerKey> = parse_signers(&globals.trusted_signers)?;
+    let mut drill_signers = Vec::new();
+    if let Some(keys) = config.map(|config| &config.keys) {
+        signers.extend(parse_signers(&keys.trusted_signers)?);
+        drill_signers = parse_signers(&keys.trusted_drill_signers)?;
+    }
+    if let Some(host) = host.filter(|host| host.owners.is_none()) {
+        signers.push(host.signer.public());
+        drill_signers.extend(host.own_drill_signer.clone());
+    }
+    Ok(Trust::listed(signers, drill_signers))
+}
+
+/// The owners that flags name, or else the configuration.
+///
+/// # Errors
+/// [`Class::Configuration`](lifeboat_engine::Class::Configuration): one cannot be read.
+pub(crate) fn owners(globals: &Globals, config: Option<&Config>) -> Result<Option<Owners>> {
+    if !globals.owners.is_empty() {
+        let given: Vec<String> = globals.owners.iter().map(|owner| lines::given(owner)).collect::<Result<_>>()?;
+        return Owners::parse(&given, 1);
+    }
+    config.map_or(Ok(None), |config| Owners::parse(&config.keys.owners, config.keys.owner_threshold))
+}
+
+/// Whom the root of these owners lets a reader believe, and the signers of `--trusted-signer`.
+/// Where flags name the replica, nothing was pinned.
+///
+/// # Errors
+/// There is no root that they signed.
+pub(crate) async fn rooted(
+    owners: &Owners,
+    globals: &Globals,
+    config: Option<&Config>,
+    replicas: &[SharedReplica],
+    now: DateTime<Utc>,
+) -> Result<(Arc<Trust>, Vec<String>)> {
+    let state = config.and_then(|config| StateDirectory::open(&config.state_directory).ok());
+    root::trust_of_reader(owners, replicas, state.as_ref(), parse_signers(&globals.trusted_signers)?, now).await
 }
 
 /// What `--identity` names. Reading one may block, as it may be a pipe or the terminal.

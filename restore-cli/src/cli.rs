@@ -5,8 +5,8 @@ use std::ffi::OsString;
 use clap::{CommandFactory, FromArgMatches, Parser, Subcommand};
 
 use crate::commands::{
-    acknowledge, cancel, check, completions, drill, init, list, man, prune, repair, restore, show, takeover, trigger,
-    undelete, verify,
+    acknowledge, cancel, check, completions, drill, init, list, man, owner, prune, repair, restore, root, show,
+    takeover, trigger, undelete, verify,
 };
 use crate::exit;
 use crate::flags::Globals;
@@ -34,6 +34,8 @@ pub(crate) enum Command {
     Repair(repair::Args),
     Undelete(undelete::Args),
     Init(init::Args),
+    Owner(owner::Args),
+    Root(root::Args),
     Check(check::Args),
     Trigger(trigger::Args),
     Cancel(cancel::Args),

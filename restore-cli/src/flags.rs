@@ -35,6 +35,10 @@ pub(crate) struct Globals {
     /// Minisign public key of a backup host whose snapshots you trust; may be repeated
     #[arg(long = "trusted-signer", global = true, value_name = "KEY")]
     pub(crate) trusted_signers: Vec<String>,
+    /// Owner of the vault, by signing key or line: the newest root that one of them signed tells
+    /// whom to trust; may be repeated; @FILE reads a file
+    #[arg(long = "owner", global = true, value_name = "KEY")]
+    pub(crate) owners: Vec<String>,
     /// Log more; pass it twice for details
     #[arg(short, long, global = true, action = ArgAction::Count)]
     pub(crate) verbose: u8,

@@ -10,6 +10,7 @@ mod exit;
 mod flags;
 mod given_replica;
 mod human;
+mod lines;
 mod output;
 mod progress;
 #[allow(clippy::disallowed_methods, reason = "`run` reads the environment, and nobody else")]

@@ -103,6 +103,8 @@ async fn dispatch(command: Command, session: &Session) -> Result<()> {
         Command::Repair(args) => commands::repair::run(&args, session).await,
         Command::Undelete(args) => commands::undelete::run(&args, session).await,
         Command::Init(args) => commands::init::run(&args, session).await,
+        Command::Owner(args) => commands::owner::run(&args, session).await,
+        Command::Root(args) => commands::root::run(&args, session).await,
         Command::Check(args) => commands::check::run(&args, session).await,
         Command::Trigger(args) => commands::trigger::run(&args, session).await,
         Command::Cancel(args) => commands::cancel::run(&args, session).await,

@@ -112,8 +112,15 @@ impl Session {
     /// No identity or trusted signer is at hand, or no replica answers.
     pub(crate) async fn reader(&self, place: &Place, need: Need) -> Result<VaultReader> {
         let keys = access::reader_keys(&self.globals, place.config.as_ref(), need);
-        let keys = self.cancellable("reading an identity", keys).await?;
+        let mut keys = self.cancellable("reading an identity", keys).await?;
         let (replicas, unopened) = place.open_for_reading(&self.clock).await?;
+        let config = place.config.as_ref();
+        if let Some(owners) = access::owners(&self.globals, config)? {
+            let rooted = access::rooted(&owners, &self.globals, config, &replicas, self.clock.now());
+            let (trust, warnings) = self.cancellable("reading the root", rooted).await?;
+            warnings.into_iter().for_each(|warning| self.out.warning(warning));
+            keys.trust = trust;
+        }
         let opened = VaultReader::open(&replicas, keys, place.limits.clone(), self.cancel.clone());
         let reader = self.cancellable("opening the vault", opened).await?.without(unopened);
         for (replica, why) in reader.unreachable() {
@@ -232,7 +239,10 @@ impl Place {
 
     /// Opens what can be opened: one replica whose files are broken must not stop a restore from
     /// another. Of the others, tells why they cannot be opened.
-    async fn open_for_reading(&self, clock: &SharedClock) -> Result<(Vec<SharedReplica>, BTreeMap<Name, String>)> {
+    pub(crate) async fn open_for_reading(
+        &self,
+        clock: &SharedClock,
+    ) -> Result<(Vec<SharedReplica>, BTreeMap<Name, String>)> {
         let (mut replicas, mut unopened, mut first) = (Vec::new(), BTreeMap::new(), None);
         for replica in &self.replicas {
             let opened = match self.as_of {

@@ -171,7 +171,8 @@ impl Hand {
     #[must_use]
     pub fn dataset_identities(&self) -> Vec<SharedIdentity> {
         let keyring = files_below(&self.replicas[0].join(layout::keyring(&self.dataset)));
-        let parsed = keyring.iter().map(|file| {
+        let objects = keyring.iter().filter(|file| file.extension().is_some_and(|ending| ending == "age"));
+        let parsed = objects.map(|file| {
             let text = open(&self.master, &std::fs::read(file).expect("a keyring object"));
             parse_identities(&Secret::new(text), "the keyring").expect("identities")
         });

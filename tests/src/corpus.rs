@@ -9,15 +9,19 @@ use lifeboat_engine::base::secret::Secret;
 use lifeboat_engine::clock::{Clock, SharedClock};
 use lifeboat_engine::config::{Objectives, ProofLevel};
 use lifeboat_engine::drill::{Drill, publish};
+use lifeboat_engine::keys::sign::Signer;
 use lifeboat_engine::keys::{SharedIdentity, parse_identities};
 use lifeboat_engine::restore::Selector;
+use lifeboat_engine::root::{GrantedMachine, NewDrillHost, first_root};
 use lifeboat_engine::stages::decrypt;
 use lifeboat_engine::worker::WorkerPlace;
 use lifeboat_format::extents::{Bounds, Extent, Extents, OLDER};
 use lifeboat_format::id::{PackId, SnapshotId};
 use lifeboat_format::info::VaultInfo;
+use lifeboat_format::line::OwnerLine;
 use lifeboat_format::manifest::{Manifest, MapEntry, MapPlace};
 use lifeboat_format::map::StreamMap;
+use lifeboat_format::root::Pattern;
 use lifeboat_format::{frames, layout, pack, varint};
 use tokio_util::sync::CancellationToken;
 
@@ -131,6 +135,27 @@ fn open(identities: &[SharedIdentity], ciphertext: &[u8]) -> Vec<u8> {
     good(decrypt(identities.iter().map(|identity| identity.as_ref() as &dyn Identity), ciphertext, MAX_PLAIN))
 }
 
+/// The first root of the vault.
+fn root_of(vault: &TestVault) -> Vec<u8> {
+    let signer = || good(Signer::generate()).public().to_string();
+    let owner = OwnerLine { name: name("ann"), recipient: "age1ann".to_owned(), signer: signer() };
+    let host = GrantedMachine {
+        name: name("db1"),
+        signer: signer(),
+        operations: "age1db1".to_owned(),
+        datasets: vec![Pattern::of(&name(DATASET)), good("eu-*".parse())],
+    };
+    let drill = NewDrillHost {
+        name: name("drill"),
+        recipient: "age1drill".to_owned(),
+        signer: signer(),
+        datasets: vec![Pattern::all()],
+    };
+    let (id, now) = (&vault.init.vault, vault.clock.now());
+    let root = first_root(id, (&[owner], 1), Vec::new(), vec![host], vec![drill], (now, now));
+    good(good(root).to_json())
+}
+
 /// What lies in the vault.
 fn stored(vault: &TestVault, seeds: &mut Seeds) {
     let root = vault.replica_path(1);
@@ -142,6 +167,8 @@ fn stored(vault: &TestVault, seeds: &mut Seeds) {
     let secrets = open(&master, &read(&layout::keyring_generation(&shop, 1)));
     let owner = good(parse_identities(&Secret::new(secrets.clone()), "the keyring"));
     seeds.add("keyring", "shop-1", secrets);
+
+    seeds.add("root", "first", root_of(vault));
 
     let folders = [layout::drills(&shop), layout::prunes(&shop), layout::marks(&shop)];
     let mut ids = vec!["shop".to_owned(), "db1".to_owned()];

@@ -9,7 +9,7 @@ pub mod stored;
 pub type Drive = fn(&[u8]) -> bool;
 
 /// Every target.
-pub const TARGETS: [(&str, Drive); 15] = [
+pub const TARGETS: [(&str, Drive); 16] = [
     ("act", stored::act::drive),
     ("configuration", given::configuration::drive),
     ("document", stored::document::drive),
@@ -23,6 +23,7 @@ pub const TARGETS: [(&str, Drive); 15] = [
     ("map", stored::map::drive),
     ("pack", stored::pack::drive),
     ("records", given::records::drive),
+    ("root", stored::root::drive),
     ("signature", given::signature::drive),
     ("varint", stored::varint::drive),
 ];

@@ -16,6 +16,7 @@ pub mod postgres;
 pub mod programs;
 pub mod proxy;
 pub mod recovery;
+pub mod rooted;
 pub mod runbook;
 pub mod s3;
 pub mod sample;

@@ -34,6 +34,8 @@ pub struct Operator {
     /// `[[replica]]` sections.
     pub replicas: Vec<String>,
     /// Keys of `[keys]` that are lists.
+    pub owners: Vec<String>,
+    /// As above.
     pub masters: Vec<String>,
     /// As above.
     pub drill_recipients: Vec<String>,
@@ -66,6 +68,7 @@ impl Operator {
             vault_prefix: "vault".to_owned(),
             min_replicas: 2,
             replicas: Vec::new(),
+            owners: Vec::new(),
             masters: Vec::new(),
             drill_recipients: Vec::new(),
             trusted_signers: Vec::new(),
@@ -90,13 +93,14 @@ impl Operator {
         let text = format!(
             "host = \"{}\"\nvault_prefix = \"{}\"\nmin_replicas = {}\nstate_directory = \"{home}/state\"\n\
              control_socket = \"{home}/control.sock\"\nlisten = \"{}\"\n\
-             [keys]\ndirectory = \"{home}/keys\"\nmaster_recipients = {:?}\ndrill_recipients = {:?}\n\
+             [keys]\ndirectory = \"{home}/keys\"\nowners = {:?}\nmaster_recipients = {:?}\ndrill_recipients = {:?}\n\
              trusted_signers = {:?}\ntrusted_drill_signers = {:?}\n\
              [limits]\ncpu = 2\n{}\n{}\n{}\n",
             self.host,
             self.vault_prefix,
             self.min_replicas,
             self.listen,
+            self.owners,
             self.masters,
             self.drill_recipients,
             self.trusted_signers,

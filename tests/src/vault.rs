@@ -359,6 +359,8 @@ fn keys_config(directory: PathBuf, master_recipients: Vec<String>) -> KeysConfig
         drill_identity: SecretRef::file(directory.join("drill-identity")),
         drill_signer: SecretRef::file(directory.join("drill-signer")),
         directory,
+        owners: Vec::new(),
+        owner_threshold: 1,
         master_recipients,
         drill_recipients: Vec::new(),
         trusted_signers: Vec::new(),

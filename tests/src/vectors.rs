@@ -59,6 +59,7 @@ fn inputs(kind: &str, place: &Value, data: Vec<u8>) -> Vec<(&'static str, Vec<u8
         }
         "act" => vec![("act", data)],
         "record" | "vault" => vec![("records", data)],
+        "root" => vec![("root", data)],
         "keyring" => vec![("keyring", data)],
         other => panic!("no target takes a {other}"),
     }

@@ -11,6 +11,7 @@ use lifeboat_engine::clock::Clock;
 use lifeboat_engine::format::id::SnapshotId;
 use lifeboat_engine::keep::verify::verify;
 use lifeboat_engine::keys::ReaderKeys;
+use lifeboat_engine::keys::trust::Trust;
 use lifeboat_tests::vault::{DATASET, MemorySource, TestVault, files_below, name, noise};
 use tokio_util::sync::CancellationToken;
 
@@ -162,7 +163,7 @@ async fn refuses_a_manifest_signed_by_a_stranger() {
     let (vault, snapshot) = vault_with_snapshot(1).await;
     // The same vault, read by somebody who trusts another host only.
     let stranger = TestVault::new(1, 1).await;
-    let keys = ReaderKeys { trusted_signers: stranger.owner().trusted_signers, ..vault.owner() };
+    let keys = ReaderKeys { trust: stranger.owner().trust, ..vault.owner() };
     let reader = vault.open(keys).await.unwrap();
     let error = reader.manifest(&name(DATASET), &snapshot).await.unwrap_err();
     assert_eq!(error.class(), Class::Keys, "{error:?}");
@@ -172,7 +173,7 @@ async fn refuses_a_manifest_signed_by_a_stranger() {
 #[tokio::test(flavor = "multi_thread")]
 async fn without_a_trusted_signer_nothing_is_believed() {
     let (vault, _) = vault_with_snapshot(1).await;
-    let keys = ReaderKeys { trusted_signers: Vec::new(), ..vault.owner() };
+    let keys = ReaderKeys { trust: Trust::listed(Vec::new(), Vec::new()), ..vault.owner() };
     let error = vault.open(keys).await.err().unwrap();
     assert_eq!(error.class(), Class::Keys);
 }

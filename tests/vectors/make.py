@@ -16,6 +16,7 @@ import integers
 import manifests
 import packs
 import segments
+import roots
 import texts
 from corpus import Corpus
 from encode import CHUNK_ID_KEY, DATASET, SNAPSHOT, VAULT, frame
@@ -39,7 +40,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         packs.Packs(corpus, folder).add()
         write("chunks.json", **chunks.vectors(folder))
-    for module in (manifests, extents, segments, texts, acts):
+    for module in (manifests, extents, segments, texts, acts, roots):
         module.add(corpus)
     for folder in ("good", "malformed"):
         shutil.rmtree(HERE / folder, ignore_errors=True)

@@ -7,6 +7,7 @@ use std::process::exit;
 use lifeboat_engine::Result;
 use lifeboat_engine::clock::SystemClock;
 use lifeboat_engine::config::{ReplicaConfig, ReplicaKind, SecretRef};
+use lifeboat_engine::keys::trust::Trust;
 use lifeboat_engine::keys::{ReaderKeys, parse_identities, parse_signers};
 use lifeboat_engine::store::bandwidth::Bandwidth;
 use lifeboat_engine::store::{self, SharedReplica};
@@ -35,7 +36,6 @@ pub async fn replica(directory: &str) -> Result<SharedReplica> {
 pub fn keys(identity: &str, signer: &str) -> Result<ReaderKeys> {
     Ok(ReaderKeys {
         identities: parse_identities(&SecretRef::file(identity).read()?, identity)?,
-        trusted_signers: parse_signers([&signer.to_owned()])?,
-        trusted_drill_signers: Vec::new(),
+        trust: Trust::listed(parse_signers([&signer.to_owned()])?, Vec::new()),
     })
 }

@@ -149,7 +149,7 @@ impl Decision<'_> {
                     );
                 }
                 ActKind::Mark => {
-                    let reader = RecordReader { vault: self.reader.vault, dataset, trusted: self.reader.trusted };
+                    let reader = RecordReader { vault: self.reader.vault, dataset, trust: self.reader.trust };
                     let holders: Vec<&SharedReplica> = targets.iter().collect();
                     // Its signature may not be there yet; the act holds it.
                     let mark = reader.read_ordered::<MarkRecord>(&holders, found).await.map_err(|error| {

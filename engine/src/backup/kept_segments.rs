@@ -40,7 +40,7 @@ pub(super) struct KeptSegments<'a> {
 impl<'a> KeptSegments<'a> {
     pub(super) fn open(cache: &'a ObjectCache, keys: &'a HostKeys, dataset: &Name) -> Self {
         let purpose = format!("lifeboat index segments of {}/{dataset}", keys.vault);
-        let log = SealedLog::new(cache, SEGMENTS_FILE, purpose, &keys.host_key, &keys.trusted_signers);
+        let log = SealedLog::new(cache, SEGMENTS_FILE, purpose, &keys.host_key, keys.trust.mark());
         Self { log, known: BTreeSet::new(), gone: 0, end: None, new: Vec::new() }
     }
 

@@ -79,6 +79,7 @@ use crate::catalog::order::OrderReader;
 use crate::config::{Config, Dataset, Dedup, Limits};
 use crate::keys::{DatasetKeys, HostKeys};
 use crate::renewal::sparse;
+use crate::root;
 use crate::rows::units::UnitCutter;
 use crate::state::StateDirectory;
 use crate::state::cache::ObjectCache;
@@ -136,6 +137,8 @@ impl Backup<'_> {
     pub async fn run(&self) -> Result<BackupReport> {
         let (began, now) = (self.clock.elapsed(), self.clock.now());
         let dataset = &self.dataset.name;
+        root::renew(self.keys, self.replicas, self.state, now).await?;
+        self.keys.trust.check_may_sign(&self.keys.signer.public(), dataset)?;
         let keys = self.keys.dataset(dataset)?.clone();
         let generation = keys.generation;
         let sparse = sparse::read(self.state, dataset);
@@ -143,7 +146,7 @@ impl Backup<'_> {
         // Replicas that refuse tell the time, too: they may refuse because of this host's clock.
         let witnesses = ClockWitnesses::of(self.replicas, self.config.limits.clock_skew);
         let mut warnings = witnesses.check()?;
-        let cache = ObjectCache::open(self.state, dataset);
+        let cache = ObjectCache::open(self.state, dataset, &self.keys.trust.mark());
         let reader = self.keys.reader();
         let documents = Documents {
             vault: &self.keys.vault,

@@ -58,7 +58,7 @@ impl Backup<'_> {
                 "{who} acts of {dataset} up to number {number} only, and this host has seen {seen}: they were emptied or rolled back; run `lifeboat repair {dataset}`"
             ));
         }
-        let reader = RecordReader { vault: order.vault, dataset, trusted: order.trusted };
+        let reader = RecordReader { vault: order.vault, dataset, trust: order.trust };
         let acts = self.current_acts(order, &reader, members, failed).await;
         let (mut level, all) = (Vec::new(), members.clone());
         for mut member in members.drain(..) {

@@ -284,12 +284,12 @@ impl Documents<'_> {
         key: &str,
     ) -> Result<(Bytes, Option<LargeTurn>), Unfetched> {
         let held = kind.max_bytes.min(self.held());
-        let (vault, trusted) = (self.vault, &self.keys.trusted_signers);
+        let (vault, trust) = (self.vault, &self.keys.trust);
         let mut turn = None;
         let (object, _) = match fetch_pair(replica, key, held.min(SMALL_DOCUMENT_BYTES)).await {
             Err(ReplicaError { kind: ReplicaErrorKind::TooLong { size, .. }, .. }) if size <= held => {
                 turn = Some(take_turn().await?);
-                check_pair(fetch_pair(replica, key, held).await, replica, key, vault, trusted).await
+                check_pair(fetch_pair(replica, key, held).await, replica, key, vault, trust).await
             }
             Err(error @ ReplicaError { kind: ReplicaErrorKind::TooLong { size, .. }, .. })
                 if size <= kind.max_bytes && error.key == key =>
@@ -297,7 +297,7 @@ impl Documents<'_> {
                 let error = Error::integrity(error.to_string()).hint(raise_memory(size));
                 return Err(Unfetched { error, is_long: true });
             }
-            fetched => check_pair(fetched, replica, key, vault, trusted).await,
+            fetched => check_pair(fetched, replica, key, vault, trust).await,
         }?;
         if let Some(cache) = self.cache {
             cache.put(key, &object);

@@ -11,7 +11,7 @@ use lifeboat_format::id::Name;
 use lifeboat_format::varint;
 
 use crate::keys::seal::HostKey;
-use crate::keys::sign::SignerKey;
+use crate::keys::trust::Trust;
 use crate::state::cache::ObjectCache;
 use crate::state::sealed_log::{LogEnd, SealedLog};
 
@@ -33,14 +33,8 @@ pub(super) struct KeptActs<'a> {
 }
 
 impl<'a> KeptActs<'a> {
-    pub(super) fn read(
-        cache: &'a ObjectCache,
-        key: &'a HostKey,
-        trusted: &'a [SignerKey],
-        vault: &str,
-        dataset: &Name,
-    ) -> Self {
-        let log = SealedLog::new(cache, ACTS_FILE, format!("lifeboat acts of {vault}/{dataset}"), key, trusted);
+    pub(super) fn read(cache: &'a ObjectCache, key: &'a HostKey, trust: &Trust, vault: &str, dataset: &Name) -> Self {
+        let log = SealedLog::new(cache, ACTS_FILE, format!("lifeboat acts of {vault}/{dataset}"), key, trust.mark());
         let mut known = BTreeMap::new();
         let end = log.read(|record| {
             let record = Bytes::from(record);

@@ -180,7 +180,7 @@ impl OrderReader<'_> {
         let folder = layout::prunes(self.dataset);
         let keys = keys_below(replica, &folder).await?;
         let ids: BTreeSet<SnapshotId> = keys.iter().filter_map(|key| layout::parse_json(&folder, key)).collect();
-        let reader = RecordReader { vault: self.vault, dataset: self.dataset, trusted: self.trusted };
+        let reader = RecordReader { vault: self.vault, dataset: self.dataset, trust: self.trust };
         for id in ids.iter().rev().take(MAX_FALSE_NAMES) {
             match reader.read::<PruneRecord>(&[replica], id).await {
                 Ok(record) => return Ok(record.body.has_passed(number)),

@@ -13,6 +13,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use bytes::Bytes;
+use chrono::{DateTime, Utc};
 use futures::StreamExt;
 use lifeboat_base::{Class, Error, Result};
 use lifeboat_format::act::{self, Act, ActKind, MAX_ACT_BYTES};
@@ -25,11 +26,12 @@ use super::ciphertext::put_once;
 use super::documents::Documents;
 use super::inventory::Inventory;
 use super::kept_acts::KeptActs;
+use super::signed::check_time;
 use super::unbelieved::Unbelieved;
 use super::verdict::{combine_looks, is_verdict};
 use crate::keys::HostKeys;
 use crate::keys::seal::HostKey;
-use crate::keys::sign::{SignerKey, verify};
+use crate::keys::trust::{Trust, revoked};
 use crate::state::cache::ObjectCache;
 
 /// How many acts are fetched at once.
@@ -56,7 +58,7 @@ impl FoundAct {
 pub(crate) struct OrderReader<'a> {
     pub(crate) vault: &'a str,
     pub(crate) dataset: &'a Name,
-    pub(crate) trusted: &'a [SignerKey],
+    pub(crate) trust: &'a Trust,
     /// Holds only acts whose signature was checked.
     pub(crate) cache: Option<&'a ObjectCache>,
     /// Seals what is kept beside the cache.
@@ -65,13 +67,7 @@ pub(crate) struct OrderReader<'a> {
 
 impl<'a> OrderReader<'a> {
     pub(crate) fn of_host(keys: &'a HostKeys, dataset: &'a Name, cache: &'a ObjectCache) -> Self {
-        Self {
-            vault: &keys.vault,
-            dataset,
-            trusted: &keys.trusted_signers,
-            cache: Some(cache),
-            host_key: Some(&keys.host_key),
-        }
+        Self { vault: &keys.vault, dataset, trust: &keys.trust, cache: Some(cache), host_key: Some(&keys.host_key) }
     }
 
     /// The act of a number, from the cache or else from the first of `replicas` that returns it.
@@ -107,7 +103,9 @@ impl<'a> OrderReader<'a> {
             .get(&key, MAX_ACT_BYTES as u64)
             .await
             .map_err(|error| if error.is_not_found() { Error::integrity(error.to_string()) } else { error.into() })?;
-        self.believe(stored, number, &format!("replica {}: {key}", replica.name()))
+        let (found, before) = self.judge(stored, number, &format!("replica {}: {key}", replica.name()))?;
+        check_time(replica.as_ref(), &key, before).await?;
+        Ok(found)
     }
 
     /// Why the listing of a replica is not believed: it lacks the act `seen`, which this host has
@@ -142,23 +140,35 @@ impl<'a> OrderReader<'a> {
     /// of a signer who is not trusted. [`Class::Failed`]: a trusted signer signed it, and it is not
     /// understood here.
     pub(crate) fn believe(&self, stored: Bytes, number: u64, what: &str) -> Result<FoundAct> {
-        let comment = layout::trusted_comment(self.vault, &layout::act(self.dataset, number));
+        match self.judge(stored, number, what)? {
+            (found, None) => Ok(found),
+            (_, Some(until)) => Err(revoked(until, "nothing tells when it was stored")),
+        }
+    }
+
+    /// As [`Self::believe`], with the time before which it must have been stored.
+    fn judge(&self, stored: Bytes, number: u64, what: &str) -> Result<(FoundAct, Option<DateTime<Utc>>)> {
+        let key = layout::act(self.dataset, number);
         let damaged = || Error::integrity(format!("{what} is damaged"));
         let (line, signature) = act::split(&stored).ok_or_else(damaged)?;
         let read = Act::of_line(line, self.vault, self.dataset, number, what);
-        if let Err(error) = verify(self.trusted, line, signature, &comment) {
-            // Nobody can check a stranger's signature. But what is no act of this place is none.
-            if error.class() == Class::Keys {
-                read?;
+        let before = match self.trust.judge(self.vault, &key, line, signature) {
+            Ok(signature) => signature.before,
+            Err(error) => {
+                // Nobody can check a stranger's signature. But what is no act of this place is
+                // none.
+                if error.class() == Class::Keys {
+                    read?;
+                }
+                return Err(error.within(format!("{what} cannot be trusted")));
             }
-            return Err(error.within(format!("{what} cannot be trusted")));
-        }
+        };
         let act = read.map_err(|error| {
             Error::failed(format!("{what} was signed by a trusted signer, and is not understood"))
                 .because(error.chain())
                 .hint("use a newer version of Lifeboat here, too")
         })?;
-        Ok(FoundAct { act, stored })
+        Ok((FoundAct { act, stored }, before))
     }
 
     /// The newest act that is believed, of all that replicas show. Names of newer ones that nobody
@@ -169,17 +179,23 @@ impl<'a> OrderReader<'a> {
     /// not understood; or there are too many such names.
     pub(crate) async fn newest(&self, inventories: &[Inventory]) -> Result<Option<FoundAct>, (u64, Error)> {
         let mut false_names = 0;
+        let is_false = |error: &Error| match error.class() {
+            Class::Integrity => true,
+            // A root names everybody who may write, so there is nobody to wait for.
+            Class::Keys => self.trust.root().is_some(),
+            _ => false,
+        };
         for number in all_numbers(inventories).into_iter().rev() {
             let error = match self.act(&holders(inventories, number), number).await {
                 Ok(found) => return Ok(Some(found)),
                 Err(error) => error,
             };
             match error.class() {
-                Class::Integrity if false_names < MAX_FALSE_NAMES => {
+                _ if is_false(&error) && false_names < MAX_FALSE_NAMES => {
                     tracing::warn!(error = %error.chain(), "Passing over an act that cannot be believed");
                     false_names += 1;
                 }
-                Class::Integrity => return Err((number, self.too_many_false_names())),
+                _ if is_false(&error) => return Err((number, self.too_many_false_names())),
                 Class::Keys => {
                     let what = format!(
                         "no backup of {} can be committed: a host that this one does not trust has written act {number}",
@@ -205,7 +221,7 @@ impl<'a> OrderReader<'a> {
     /// many of these are left aside ([`MAX_UNBELIEVED`](super::unbelieved::MAX_UNBELIEVED)).
     pub(crate) async fn all(&self, inventories: &[Inventory]) -> Acts {
         let kept = self.cache.zip(self.host_key);
-        let mut kept = kept.map(|(cache, key)| KeptActs::read(cache, key, self.trusted, self.vault, self.dataset));
+        let mut kept = kept.map(|(cache, key)| KeptActs::read(cache, key, self.trust, self.vault, self.dataset));
         let (mut acts, mut unknown) = (Acts::default(), Vec::new());
         // The newest are the last that may be left aside.
         for number in all_numbers(inventories).into_iter().rev() {
@@ -300,8 +316,8 @@ impl OrderReader<'_> {
                 tracing::warn!(replica = %inventory.replica.name(), %key, "Not signing an object: it is longer than any can be");
                 continue;
             };
-            let (comment, signature) = (layout::trusted_comment(self.vault, &key), Bytes::from(act.signature.clone()));
-            if let Err(error) = verify(self.trusted, &object, &signature, &comment) {
+            let signature = Bytes::from(act.signature.clone());
+            if let Err(error) = self.trust.verify(self.vault, &key, &object, &signature) {
                 tracing::warn!(replica = %inventory.replica.name(), %key, error = %error.chain(), "Not signing an object: it is not the one that was ordered");
                 continue;
             }

@@ -18,7 +18,8 @@ use super::order::FoundAct;
 use super::signed::{SignedObject, fetch_signed, sign_plain};
 use super::unbelieved::Unbelieved;
 use super::verdict::{Signed, combine_looks};
-use crate::keys::sign::{Signer, SignerKey, verify};
+use crate::keys::sign::Signer;
+use crate::keys::trust::Trust;
 
 /// A record that was read and believed.
 pub(crate) struct FoundRecord<B> {
@@ -35,7 +36,7 @@ pub(crate) struct FoundRecord<B> {
 pub(crate) struct RecordReader<'a> {
     pub vault: &'a str,
     pub dataset: &'a Name,
-    pub trusted: &'a [SignerKey],
+    pub trust: &'a Trust,
 }
 
 impl RecordReader<'_> {
@@ -53,7 +54,7 @@ impl RecordReader<'_> {
         for replica in replicas {
             let read = async {
                 let json =
-                    fetch_signed(replica.as_ref(), &key, MAX_RECORD_BYTES as u64, self.vault, self.trusted).await?;
+                    fetch_signed(replica.as_ref(), &key, MAX_RECORD_BYTES as u64, self.vault, self.trust).await?;
                 let what = format!("replica {}: {key}", replica.name());
                 let (envelope, body) = record::read(&json, self.vault, self.dataset, &what)?;
                 Ok(FoundRecord { id: id.clone(), envelope, body, hash: Digest::of(&json) })
@@ -79,8 +80,7 @@ impl RecordReader<'_> {
         for replica in replicas {
             let read = async {
                 let json = replica.get(&key, MAX_RECORD_BYTES as u64).await?;
-                let comment = layout::trusted_comment(self.vault, &key);
-                verify(self.trusted, &json, of.act.signature.as_bytes(), &comment)?;
+                self.trust.verify(self.vault, &key, &json, of.act.signature.as_bytes())?;
                 let what = format!("replica {}: {key}", replica.name());
                 Ok::<_, Error>(record::read::<B>(&json, self.vault, self.dataset, &what)?.1)
             };
@@ -96,7 +96,7 @@ impl RecordReader<'_> {
     pub(crate) async fn signed(&self, of: RecordType, replicas: &[&SharedReplica], id: &SnapshotId) -> Signed {
         let (key, limit, mut signed) = (layout::record(self.dataset, of, id), MAX_RECORD_BYTES as u64, None);
         for replica in replicas {
-            match fetch_signed(replica.as_ref(), &key, limit, self.vault, self.trusted).await {
+            match fetch_signed(replica.as_ref(), &key, limit, self.vault, self.trust).await {
                 Ok(_) => return Signed::Trusted,
                 Err(error) => signed = signed.max(Some(Signed::of(&error))),
             }

@@ -34,7 +34,7 @@ impl PruneRecords {
 /// Reads every prune record that some replica shows.
 pub(crate) async fn prune_records(documents: &Documents<'_>, inventories: &[Inventory]) -> PruneRecords {
     let Documents { vault, dataset, keys, .. } = documents;
-    let reader = RecordReader { vault, dataset, trusted: &keys.trusted_signers };
+    let reader = RecordReader { vault, dataset, trust: &keys.trust };
     let (found, unreadable) = reader.read_all::<PruneRecord>(inventories).await;
     let mut snapshots = PrunedSnapshots::new();
     for removed in found.iter().flat_map(|record| &record.body.removed) {

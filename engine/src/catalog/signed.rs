@@ -2,6 +2,7 @@
 
 use age::Recipient;
 use bytes::Bytes;
+use chrono::{DateTime, TimeDelta, Utc};
 use lifeboat_base::{Class, Context, Error, Result};
 use lifeboat_format::layout;
 use lifeboat_store::{Replica, ReplicaError};
@@ -9,7 +10,8 @@ use lifeboat_store::{Replica, ReplicaError};
 use crate::config::Dataset;
 use crate::keys::HostKeys;
 use crate::keys::crypt;
-use crate::keys::sign::{MAX_SIGNATURE_BYTES, Signer, SignerKey, verify};
+use crate::keys::sign::{MAX_SIGNATURE_BYTES, Signer};
+use crate::keys::trust::{Trust, revoked};
 
 /// Fetches an object of at most `limit` bytes, and its signature. Nothing is checked yet.
 pub(super) async fn fetch_pair(replica: &dyn Replica, key: &str, limit: u64) -> Result<(Bytes, Bytes), ReplicaError> {
@@ -23,16 +25,46 @@ pub(super) async fn check_pair(
     replica: &dyn Replica,
     key: &str,
     vault: &str,
-    trusted: &[SignerKey],
+    trust: &Trust,
 ) -> Result<(Bytes, Bytes)> {
     let (object, signature) = fetched.map_err(|error| {
         let missing = error.is_not_found();
         let error = Error::from(error);
         if missing { Error::integrity(error.message()) } else { error }
     })?;
-    verify(trusted, &object, &signature, &layout::trusted_comment(vault, key))
+    believe(trust, replica, vault, key, (&object, &signature), &layout::signature(key))
+        .await
         .map_err(|error| error.within(format!("replica {}: {key} cannot be trusted", replica.name())))?;
     Ok((object, signature))
+}
+
+/// Checks that somebody signed an object who may, and may still have when `replica` stored
+/// `holder`, which holds the signature.
+pub(super) async fn believe(
+    trust: &Trust,
+    replica: &dyn Replica,
+    vault: &str,
+    key: &str,
+    (object, signature): (&[u8], &[u8]),
+    holder: &str,
+) -> Result<()> {
+    check_time(replica, holder, trust.judge(vault, key, object, signature)?.before).await
+}
+
+/// Checks that `replica` has stored the object `holder`, which holds a signature, before the time
+/// at which its signer was revoked.
+pub(super) async fn check_time(replica: &dyn Replica, holder: &str, before: Option<DateTime<Utc>>) -> Result<()> {
+    let Some(until) = before else { return Ok(()) };
+    // Whoever holds the key says what he likes of the time. A store sets it by its own clock; in a
+    // directory, anybody can.
+    let stored = replica.head(holder).await?.map(|found| found.modified);
+    if replica.clock_offset(TimeDelta::MAX).is_none() {
+        return Err(revoked(until, "this replica cannot tell when it was stored"));
+    }
+    match stored {
+        Some(stored) if stored < until => Ok(()),
+        _ => Err(revoked(until, "it was stored after that")),
+    }
 }
 
 /// Fetches an object of at most `limit` bytes. Checks that a trusted signer signed it for this key.
@@ -41,9 +73,9 @@ pub(crate) async fn fetch_signed(
     key: &str,
     limit: u64,
     vault: &str,
-    trusted: &[SignerKey],
+    trust: &Trust,
 ) -> Result<Bytes> {
-    Ok(fetch_signed_pair(replica, key, limit, vault, trusted).await?.0)
+    Ok(fetch_signed_pair(replica, key, limit, vault, trust).await?.0)
 }
 
 /// As [`fetch_signed`], with the signature that was checked.
@@ -52,9 +84,9 @@ pub(crate) async fn fetch_signed_pair(
     key: &str,
     limit: u64,
     vault: &str,
-    trusted: &[SignerKey],
+    trust: &Trust,
 ) -> Result<(Bytes, Bytes)> {
-    check_pair(fetch_pair(replica, key, limit).await, replica, key, vault, trusted).await
+    check_pair(fetch_pair(replica, key, limit).await, replica, key, vault, trust).await
 }
 
 /// An object and its signature, ready for upload.

@@ -92,6 +92,11 @@ impl Config {
 pub struct KeysConfig {
     /// The directory of `credential:NAME`, if systemd hands over no credentials.
     pub directory: PathBuf,
+    /// The owners: minisign public keys (base64), or whole lines of owners. If there are any, the
+    /// root says what the four lists below would.
+    pub owners: Vec<String>,
+    /// So many owners must have signed the root, at least 1.
+    pub owner_threshold: usize,
     /// Who can open the whole keyring: `age1…`, `ssh-ed25519 …`, `age1PLUGIN1…`. `init` needs at
     /// least one.
     pub master_recipients: Vec<String>,

@@ -36,6 +36,9 @@ pub(crate) struct RawConfig {
 pub(crate) struct RawKeys {
     pub directory: Option<Text>,
     #[serde(default)]
+    pub owners: Vec<Text>,
+    pub owner_threshold: Option<Spanned<usize>>,
+    #[serde(default)]
     pub master_recipients: Vec<Text>,
     #[serde(default)]
     pub drill_recipients: Vec<Text>,

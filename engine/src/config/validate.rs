@@ -11,6 +11,7 @@ use toml::Spanned;
 use super::fields::name;
 use super::raw::{RawConfig, RawKeys, RawLimits};
 use super::{Config, Dataset, KeysConfig, Limits, MAX_RUNS, dataset, defaults, replica};
+use crate::keys::owners::OwnerKey;
 use crate::keys::sign::SignerKey;
 use crate::keys::ssh::{self, SshRecipient};
 
@@ -106,9 +107,12 @@ fn keys(v: &mut SettingsReader<'_>, raw: &RawKeys) -> KeysConfig {
             v.findings.add(signer.span(), problem, "use the line that begins with RW, as `lifeboat init` prints it");
         }
     }
+    let owner_threshold = owners(v, raw);
     let texts = |list: &[Text]| list.iter().map(|text| text.get_ref().clone()).collect();
     KeysConfig {
         directory,
+        owners: texts(&raw.owners),
+        owner_threshold,
         master_recipients: texts(&raw.master_recipients),
         drill_recipients: texts(&raw.drill_recipients),
         trusted_signers: texts(&raw.trusted_signers),
@@ -118,6 +122,34 @@ fn keys(v: &mut SettingsReader<'_>, raw: &RawKeys) -> KeysConfig {
         drill_identity: v.secret_or(raw.drill_identity.as_ref(), defaults::DRILL_IDENTITY),
         drill_signer: v.secret_or(raw.drill_signer.as_ref(), defaults::DRILL_SIGNER),
     }
+}
+
+/// Checks the owners. Returns how many of them must sign a root.
+fn owners(v: &mut SettingsReader<'_>, raw: &RawKeys) -> usize {
+    for owner in &raw.owners {
+        if let Err(error) = OwnerKey::parse(owner.get_ref()) {
+            v.findings.add(owner.span(), error.chain(), "use what `lifeboat owner init` printed");
+        }
+    }
+    let threshold = raw.owner_threshold.as_ref().map_or(1, |threshold| *threshold.get_ref());
+    if let Some(told) = &raw.owner_threshold
+        && !(1..=raw.owners.len()).contains(&threshold)
+    {
+        v.findings.add(
+            told.span(),
+            "owner_threshold is not from 1 to the number of owners",
+            "correct it, or leave it out for 1",
+        );
+    }
+    let lists = [&raw.master_recipients, &raw.drill_recipients, &raw.trusted_signers, &raw.trusted_drill_signers];
+    if let Some(told) = lists.into_iter().flatten().next().filter(|_| !raw.owners.is_empty()) {
+        v.findings.add(
+            told.span(),
+            "with `owners`, the root tells masters, drill hosts and signers, and nothing else may",
+            "remove master_recipients, drill_recipients, trusted_signers and trusted_drill_signers",
+        );
+    }
+    threshold
 }
 
 fn limits(v: &mut SettingsReader<'_>, raw: &RawLimits) -> Limits {

@@ -15,6 +15,7 @@ use crate::catalog::future::is_future;
 use crate::catalog::records::{RecordReader, RecordWriter};
 use crate::config::Limits;
 use crate::keys::sign::Signer;
+use crate::keys::trust::Trust;
 use crate::restore::VaultReader;
 
 /// How many of the newest records are tried for the last one of this host. Those of other drill
@@ -64,8 +65,8 @@ pub async fn publish(
     let report = &report.for_publication();
     let (vault, dataset) = (reader.vault_id(), &report.dataset);
     let writer = RecordWriter { vault, dataset, principal, signer };
-    let trusted = [signer.public()];
-    let own = RecordReader { vault, dataset, trusted: &trusted };
+    let trust = Trust::listed(Vec::new(), vec![signer.public()]);
+    let own = RecordReader { vault, dataset, trust: &trust };
     let (replicas, mut published) = (reader.writable(), Published { replicas: Vec::new(), refused: BTreeMap::new() });
     let folder = layout::drills(dataset);
     let listing = reader.replicas().iter().map(|replica| async { (replica.name(), replica.list(&folder).await) });

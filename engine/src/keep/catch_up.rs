@@ -27,12 +27,12 @@ use crate::catalog::documents::Documents;
 use crate::catalog::inventory::{Inventory, all_snapshots};
 use crate::catalog::outlines::{KeptOutlines, Outline, ReadOutlines};
 use crate::catalog::removals::prune_records;
-use crate::catalog::signed::fetch_signed_pair;
+use crate::catalog::signed::{fetch_signed_pair, sign_plain};
 use crate::catalog::taken::TimeClaim;
 use crate::catalog::unbelieved::Unbelieved;
 use crate::catalog::verdict::{Signed, combine};
 use crate::config::{Dataset, Limits};
-use crate::keys::sign::SignerKey;
+use crate::keys::sign::{MAX_SIGNATURE_BYTES, verify};
 use crate::keys::{HostKeys, crypt};
 use crate::state::StateDirectory;
 use crate::state::cache::ObjectCache;
@@ -81,7 +81,7 @@ pub async fn catch_up(
             &failed.into_values().collect::<Vec<_>>(),
         ));
     }
-    let cache = ObjectCache::open(state, name);
+    let cache = ObjectCache::open(state, name, &keys.trust.mark());
     let reader = keys.reader();
     let documents =
         Documents { vault: &keys.vault, dataset: name, keys: &reader, cache: Some(&cache), memory: limits.memory };
@@ -180,13 +180,12 @@ struct CatchUp<'a> {
 }
 
 /// Signed objects of one kind that others show and a replica lacks.
-struct Lacking<'a> {
+struct Lacking {
     /// What one is that is not copied, with its article.
     kind: &'static str,
     shown: fn(&Inventory) -> &BTreeSet<SnapshotId>,
     key: fn(&Name, &SnapshotId) -> String,
     limit: u64,
-    trusted: &'a [SignerKey],
 }
 
 impl CatchUp<'_> {
@@ -262,13 +261,11 @@ impl CatchUp<'_> {
             let key = layout::prune(self.dataset, id);
             self.copy_signed(&key, MAX_RECORD_BYTES as u64, |other| other.prunes.contains(id)).await?;
         }
-        let keys = self.keys;
         let marks = Lacking {
             kind: "a mark that no replica returns signed",
             shown: |inventory| &inventory.marks,
             key: layout::mark,
             limit: MAX_RECORD_BYTES as u64,
-            trusted: &keys.trusted_signers,
         };
         self.copy_lacking(&marks).await?;
         let indexes = Lacking {
@@ -276,10 +273,9 @@ impl CatchUp<'_> {
             shown: |inventory| &inventory.indexes,
             key: layout::index,
             limit: MAX_INDEX_OBJECT_BYTES,
-            trusted: &keys.trusted_signers,
         };
         self.copy_lacking(&indexes).await?;
-        if keys.trusted_drill_signers.is_empty() {
+        if !self.keys.trust.knows_drill_hosts() {
             return Ok(());
         }
         let drills = Lacking {
@@ -287,7 +283,6 @@ impl CatchUp<'_> {
             shown: |inventory| &inventory.drills,
             key: layout::drill,
             limit: MAX_RECORD_BYTES as u64,
-            trusted: &keys.trusted_drill_signers,
         };
         self.copy_lacking(&drills).await
     }
@@ -295,7 +290,7 @@ impl CatchUp<'_> {
     /// Copies what a trusted signer signed, newest first. What no replica returns signed is not
     /// missing anywhere: anybody can put it there. So that is warned of, and is no failure of the
     /// replica that lacks it.
-    async fn copy_lacking(&mut self, lacking: &Lacking<'_>) -> Result<()> {
+    async fn copy_lacking(&mut self, lacking: &Lacking) -> Result<()> {
         let shown = lacking.shown;
         let own = shown(&self.target);
         let ids = self.others.iter().flat_map(|other| shown(other)).filter(|id| !own.contains(id));
@@ -308,7 +303,7 @@ impl CatchUp<'_> {
                 continue;
             }
             let key = (lacking.key)(self.dataset, id);
-            let copied = self.copy_signed_by(lacking.trusted, &key, lacking.limit, |other| shown(other).contains(id));
+            let copied = self.copy_signed(&key, lacking.limit, |other| shown(other).contains(id));
             match copied.await {
                 Ok(()) => {}
                 Err(error) if Signed::of(&error) < Signed::Unknown => unbelieved.add(&holders, &key, &error),
@@ -322,8 +317,8 @@ impl CatchUp<'_> {
         result
     }
 
-    /// Nobody signs a keyring object, and nothing here opens it. So this host's own copy counts, if
-    /// it has one.
+    /// Nothing here opens a keyring object, so this host's own copy counts, if it has one. Of other
+    /// generations, one counts that somebody signed who may; without a root nobody need have.
     async fn copy_keyring(&mut self, generation: u32) -> Result<()> {
         let key = layout::keyring_generation(self.dataset, generation);
         if self.target.keyring.contains(&key) {
@@ -332,13 +327,41 @@ impl CatchUp<'_> {
         let own = self.keys.datasets.get(self.dataset).filter(|own| own.generation == generation);
         let body = match own {
             Some(own) => own.wrapped.clone(),
+            None if self.keys.trust.root().is_some() => {
+                let copied =
+                    self.copy_signed(&key, MAX_KEYRING_OBJECT_BYTES as u64, |other| other.keyring.contains(&key));
+                copied.await?;
+                self.target.keyring.insert(key);
+                return Ok(());
+            }
             None => self.keyring_of_others(&key).await?,
         };
+        if own.is_some() {
+            self.sign_keyring(&key, &body).await?;
+        }
         self.bytes += body.len() as u64;
         put_once(self.target.replica.as_ref(), &key, body).await?;
         self.objects += 1;
         self.target.keyring.insert(key);
         Ok(())
+    }
+
+    /// Puts the signature of this host's own keyring object beside it: one that another replica has,
+    /// or else a new one.
+    async fn sign_keyring(&self, key: &str, body: &Bytes) -> Result<()> {
+        let (at, keys) = (layout::signature(key), self.keys);
+        let comment = layout::trusted_comment(&keys.vault, key);
+        let mut found = None;
+        for other in self.others.iter().filter(|other| other.keyring.contains(&at)) {
+            let signature = other.replica.get(&at, MAX_SIGNATURE_BYTES as u64).await.ok();
+            let is_good = |text: &Bytes| verify(&[keys.signer.public()], body, text, &comment).is_ok();
+            found = found.or(signature.filter(is_good));
+        }
+        let signature = match found {
+            Some(signature) => signature,
+            None => keys.signer.sign(body, &comment)?.into(),
+        };
+        Ok(self.target.replica.put_replace(&at, signature).await?)
     }
 
     /// The keyring object that more replicas hold than any other. One replica alone is believed
@@ -379,23 +402,20 @@ impl CatchUp<'_> {
 
     /// Copies an object, then its signature, from the first replica that has a valid pair.
     async fn copy_signed(&mut self, key: &str, limit: u64, holds: impl Fn(&Inventory) -> bool) -> Result<()> {
-        let keys = self.keys;
-        self.copy_signed_by(&keys.trusted_signers, key, limit, holds).await
-    }
-
-    async fn copy_signed_by(
-        &mut self,
-        trusted: &[SignerKey],
-        key: &str,
-        limit: u64,
-        holds: impl Fn(&Inventory) -> bool,
-    ) -> Result<()> {
         let signature_key = layout::signature(key);
         let mut errors = Vec::new();
         for other in self.others.iter().filter(|other| holds(other)) {
             let source = other.replica.as_ref();
-            match fetch_signed_pair(source, key, limit, &self.keys.vault, trusted).await {
+            match fetch_signed_pair(source, key, limit, &self.keys.vault, &self.keys.trust).await {
                 Ok((object, signature)) => {
+                    // What a revoked signer signed counts for its date, which the copy does not have. So
+                    // this host signs for it.
+                    let is_dated = self.keys.trust.verify(&self.keys.vault, key, &object, &signature).is_err();
+                    let signature = if is_dated && !key.starts_with(&layout::drills(self.dataset)) {
+                        sign_plain(key.to_owned(), object.to_vec(), &self.keys.vault, &self.keys.signer)?.signature
+                    } else {
+                        signature
+                    };
                     self.bytes += (object.len() + signature.len()) as u64;
                     self.objects += 2;
                     put_once(self.target.replica.as_ref(), key, object).await?;

@@ -80,7 +80,7 @@ pub async fn repair(prune: &Prune<'_>, suspects: Option<&[(Name, String)]>) -> R
         },
     };
     let (mut inventories, _) = Inventory::take_all_to_write(replicas, &keys.vault, &dataset.name).await;
-    let cache = ObjectCache::open(state, &dataset.name);
+    let cache = ObjectCache::open(state, &dataset.name, &keys.trust.mark());
     let (reader, memory) = (keys.reader(), config.limits.memory);
     let documents =
         Documents { vault: &keys.vault, dataset: &dataset.name, keys: &reader, cache: Some(&cache), memory };

@@ -33,7 +33,6 @@ use crate::catalog::removals::{PrunedSnapshots, prune_records};
 use crate::drill::DrillReport;
 use crate::keep::gaps::settled;
 use crate::keep::reading::{Coverage, PackReading};
-use crate::keys::sign::SignerKey;
 use crate::keys::{PackKeys, ReaderKeys};
 use crate::restore::VaultReader;
 use crate::restore::fetch;
@@ -368,10 +367,10 @@ impl Judge<'_> {
         let looked = futures::stream::iter(inventory.indexes.iter().cloned()).map(look).buffered(OBJECTS_AT_ONCE);
         let problems = problems(looked, cancel).await?;
         self.report_all(problems);
-        self.records::<PruneRecord>(&self.keys.trusted_signers, cancel).await?;
-        self.records::<MarkRecord>(&self.keys.trusted_signers, cancel).await?;
-        if !self.keys.trusted_drill_signers.is_empty() {
-            return self.records::<DrillReport>(&self.keys.trusted_drill_signers, cancel).await;
+        self.records::<PruneRecord>(cancel).await?;
+        self.records::<MarkRecord>(cancel).await?;
+        if self.keys.trust.knows_drill_hosts() {
+            return self.records::<DrillReport>(cancel).await;
         }
         if !inventory.drills.is_empty() {
             self.note("drill reports were not checked, because no trusted drill signer is configured");
@@ -380,9 +379,9 @@ impl Judge<'_> {
     }
 
     /// Reads every record of a type.
-    async fn records<B: RecordBody>(&mut self, trusted: &[SignerKey], cancel: &CancellationToken) -> Result<()> {
+    async fn records<B: RecordBody>(&mut self, cancel: &CancellationToken) -> Result<()> {
         let (inventory, dataset) = (self.inventory, self.dataset);
-        let reader = RecordReader { vault: self.reader.vault_id(), dataset, trusted };
+        let reader = RecordReader { vault: self.reader.vault_id(), dataset, trust: &self.keys.trust };
         let reader = &reader;
         let look = |id: SnapshotId| async move {
             let read = reader.read::<B>(&[&inventory.replica], &id).await.map(drop);

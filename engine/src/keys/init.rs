@@ -6,14 +6,17 @@
 //! **It believes no replica.** Beside what this host made, it copies from one replica to another
 //! only objects that it knows by name, that are what they claim to be, that two replicas hold, and
 //! on which all agree (`init/remote.rs`). It takes over only keys on which all agree
-//! (`init/takeover.rs`). What is wrong in one replica is named and left aside.
+//! (`init/takeover.rs`). What is wrong in one replica is named and left aside. With a root, only
+//! keyring objects count that somebody signed who may.
 //!
 //! **It never overwrites a key.** It replaces only `hosts/<host>.json`, and keyring objects whose
 //! recipients changed. It wraps this host's own object again by itself. For the object of a
 //! dataset, it needs an identity that opens it.
 
+mod access;
 mod remote;
 mod takeover;
+mod upload;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs::OpenOptions;
@@ -22,19 +25,20 @@ use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::Path;
 
 use age::secrecy::ExposeSecret;
-use bytes::Bytes;
 use lifeboat_base::clock::SharedClock;
 use lifeboat_base::{Class, Context, Error, Result};
 use lifeboat_format::chunk_id::ChunkIdKey;
 use lifeboat_format::id::Name;
-use lifeboat_format::info::{HostInfo, VaultInfo};
+use lifeboat_format::info::VaultInfo;
 use lifeboat_format::keyring::DatasetSecrets;
 use lifeboat_format::layout;
 use lifeboat_store::SharedReplica;
 use serde::Serialize;
 use zeroize::Zeroizing;
 
+use self::access::Access;
 use self::remote::Remote;
+use self::upload::upload;
 use super::PackKeys;
 use super::bundle::{Bundle, BundledDataset};
 use super::crypt;
@@ -77,6 +81,10 @@ pub struct InitReport {
     pub drill_signer: Option<String>,
     /// The drill host's recipient, if `init` made it.
     pub drill_recipient: Option<String>,
+    /// What an owner has to sign before anybody believes this host. `None`: nothing.
+    pub request: Option<String>,
+    /// The eight words of the root in `request`.
+    pub request_words: Option<String>,
     /// The local key files.
     pub files: Vec<InitItem>,
     /// The objects that were written, by key.
@@ -98,16 +106,14 @@ pub async fn init(
     options: &InitOptions,
     clock: &SharedClock,
 ) -> Result<InitReport> {
-    if config.keys.master_recipients.is_empty() {
-        return Err(Error::configuration("[keys] master_recipients is empty, so nobody could restore")
-            .hint("make an identity with `age-keygen` on another machine, keep it there, and add its public key"));
-    }
-    let mut remote = Remote::look(replicas).await?;
+    let access = Access::find(config, replicas, clock.now()).await?;
+    let mut remote = Remote::look(replicas, access.trust.as_deref()).await?;
     remote.check_writable()?;
     let (mut files, mut notes) = (Vec::new(), Vec::new());
     let host_key = local_host_key(config, &mut files)?;
     let known = open_bundle(config, &host_key, &mut files)?;
     let vault = remote.vault_info(known.as_ref(), clock)?;
+    access.check_vault(&vault.vault)?;
     let mut bundle = match known {
         Some(bundle) => bundle,
         None => new_bundle(config, &vault, &remote, options)?,
@@ -121,10 +127,12 @@ pub async fn init(
         }
     }
     know_other_hosts(config, &mut bundle, &remote, options, &mut notes)?;
-    make_drill_keys(config, &mut bundle, &mut files)?;
-    let granted = granted(config, &bundle);
+    if !access.names_drill_hosts() {
+        make_drill_keys(config, &mut bundle, &mut files)?;
+    }
     let mut rewrapped = BTreeSet::new();
     for dataset in config.datasets.iter().map(|dataset| &dataset.name) {
+        let granted = access.granted(dataset, &bundle);
         match bundle.datasets.get(dataset) {
             None => {
                 let secrets = match found.remove(dataset).flatten() {
@@ -149,21 +157,24 @@ pub async fn init(
             Some(_) => {}
         }
     }
-    let masters: Vec<String> =
-        config.keys.master_recipients.iter().cloned().collect::<BTreeSet<_>>().into_iter().collect();
+    let masters = access.sorted_masters();
     if bundle.masters != masters {
-        let wrapped = wrap_operations(config, &vault.vault, &bundle.operations()?)?;
+        let wrapped = wrap_operations(&config.host, &masters, &vault.vault, &bundle.operations()?)?;
         bundle.set_wrapped_operations(&wrapped, masters);
         rewrapped.insert(layout::host_identity(&config.host));
     }
     bundle.write(&config.keys.host_bundle, &host_key)?;
     let objects = upload(config, &vault, &bundle, &mut remote, &rewrapped).await?;
     notes.extend(remote.notes);
+    let request = access.request(config, &bundle, vault.created, clock.now())?;
+    let (request, request_words) = request.unzip();
     Ok(InitReport {
         vault: vault.vault,
         signer: bundle.signer()?.public().to_string(),
         drill_signer: bundle.drill_signer.clone(),
         drill_recipient: bundle.drill_recipient.clone(),
+        request,
+        request_words,
         files,
         objects,
         unreached: remote.unreached,
@@ -235,18 +246,17 @@ fn know_other_hosts(
 }
 
 /// Makes the keyring object of this host: its operations identity, encrypted to the masters.
-fn wrap_operations(config: &Config, vault: &str, identity: &age::x25519::Identity) -> Result<Vec<u8>> {
-    let masters = parse_recipients(&config.keys.master_recipients)?;
+fn wrap_operations(host: &Name, masters: &[String], vault: &str, identity: &age::x25519::Identity) -> Result<Vec<u8>> {
+    let masters = parse_recipients(masters)?;
     let text = Zeroizing::new(format!(
-        "# lifeboat operations key\n# vault: {vault}\n# host: {}\n{}\n",
-        config.host,
+        "# lifeboat operations key\n# vault: {vault}\n# host: {host}\n{}\n",
         age::secrecy::ExposeSecret::expose_secret(&identity.to_string())
     ));
     crypt::encrypt(masters.iter().map(|master| master.as_ref() as &dyn age::Recipient), text.as_bytes())
 }
 
 fn make_drill_keys(config: &Config, bundle: &mut Bundle, files: &mut Vec<InitItem>) -> Result<()> {
-    if !config.keys.drill_recipients.is_empty() || bundle.drill_recipient.is_some() {
+    if bundle.drill_recipient.is_some() {
         return Ok(());
     }
     let folder = config.keys.directory.join(DRILL_HOST_FOLDER);
@@ -277,14 +287,6 @@ fn make_drill_keys(config: &Config, bundle: &mut Bundle, files: &mut Vec<InitIte
     Ok(())
 }
 
-/// Everybody who may open a dataset, sorted. The drill recipient that `init` made counts only until
-/// the configuration names drill recipients.
-fn granted(config: &Config, bundle: &Bundle) -> Vec<String> {
-    let made = bundle.drill_recipient.iter().filter(|_| config.keys.drill_recipients.is_empty());
-    let all = config.keys.master_recipients.iter().chain(&config.keys.drill_recipients).chain(made);
-    all.cloned().collect::<BTreeSet<_>>().into_iter().collect()
-}
-
 fn fresh_secrets(dataset: &Name, vault: &str) -> Result<DatasetSecrets> {
     Ok(DatasetSecrets {
         vault: vault.to_owned(),
@@ -304,66 +306,6 @@ fn wrap(secrets: DatasetSecrets, granted: &[String]) -> Result<BundledDataset> {
     let (generation, keys) = (secrets.generation, PackKeys::of(secrets)?);
     let public = keys.identity.to_public();
     Ok(BundledDataset::new(generation, &public, &keys.chunk_id_key, &wrapped, granted.to_vec()))
-}
-
-/// Uploads to every reached replica what the bundle or another replica holds and it lacks.
-async fn upload(
-    config: &Config,
-    vault: &VaultInfo,
-    bundle: &Bundle,
-    remote: &mut Remote<'_>,
-    rewrapped: &BTreeSet<String>,
-) -> Result<Vec<InitItem>> {
-    let json = |value: serde_json::Result<Vec<u8>>| {
-        value.map(Bytes::from).context(Class::Failed, || "cannot serialise an object")
-    };
-    let mut own = BTreeMap::new();
-    own.insert(layout::VAULT.to_owned(), json(serde_json::to_vec_pretty(vault))?);
-    own.insert(layout::host_identity(&config.host), bundle.wrapped_operations()?);
-    for (dataset, keys) in &bundle.datasets {
-        own.insert(layout::keyring_generation(dataset, keys.generation), keys.wrapped(dataset)?);
-    }
-    let host = HostInfo {
-        host: config.host.clone(),
-        operations_recipient: bundle.operations()?.to_public().to_string(),
-        signer: bundle.signer()?.public().to_string(),
-    };
-    let host_key = layout::host(&config.host);
-    own.insert(host_key.clone(), json(serde_json::to_vec_pretty(&host))?);
-    let mut agreed = remote.agreed(&own);
-    // What this host has made itself counts more than what the replicas hold.
-    agreed.retain(|key, _| !own.contains_key(key));
-
-    let (mut written, mut notes): (BTreeMap<String, Vec<&str>>, _) = (BTreeMap::new(), Vec::new());
-    for reached in &remote.reached {
-        let replica = reached.replica;
-        let copied = if reached.has_room_for(own.keys().chain(agreed.keys())) {
-            Some(&agreed)
-        } else {
-            notes.push(format!("replica {}: it holds too many keys and hosts to copy those of others", replica.name()));
-            None
-        };
-        // vault.json comes first, because all other objects belong to the vault that it names.
-        let (first, others): (Vec<_>, Vec<_>) = own.iter().partition(|(key, _)| *key == layout::VAULT);
-        for (key, body) in first.into_iter().chain(others).chain(copied.into_iter().flatten()) {
-            let replace = rewrapped.contains(key) || *key == host_key;
-            match reached.objects.get(key) {
-                _ if reached.has(key) && !replace => continue,
-                Some(there) if there == body => continue,
-                None if !reached.has(key) => replica.put_new(key, body.clone()).await?,
-                _ => replica.put_replace(key, body.clone()).await?,
-            }
-            written.entry(key.clone()).or_default().push(replica.name().as_str());
-        }
-    }
-    let item = |(key, places): (String, Vec<&str>)| InitItem {
-        what: key,
-        created: true,
-        advice: format!("in {}", places.join(", ")),
-    };
-    let written = written.into_iter().map(item).collect();
-    remote.notes.extend(notes);
-    Ok(written)
 }
 
 fn write_new(path: &Path, content: &[u8]) -> Result<()> {

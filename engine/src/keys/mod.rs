@@ -7,10 +7,12 @@ mod bundle;
 pub(crate) mod crypt;
 mod identities;
 mod init;
+pub mod owners;
 mod recipients;
 pub mod seal;
 pub mod sign;
 pub(crate) mod ssh;
+pub mod trust;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -21,8 +23,10 @@ use lifeboat_format::chunk_id::ChunkIdKey;
 use lifeboat_format::id::Name;
 use lifeboat_format::keyring::DatasetSecrets;
 
+use self::owners::Owners;
 use self::seal::HostKey;
 use self::sign::{Signer, SignerKey};
+use self::trust::Trust;
 use crate::config::KeysConfig;
 
 pub use identities::parse_identities;
@@ -47,10 +51,15 @@ pub struct HostKeys {
     pub signer: Signer,
     /// The keys of each dataset that this host backs up.
     pub datasets: BTreeMap<Name, DatasetKeys>,
-    /// The signers whose snapshots this host trusts: its own and the configured ones.
-    pub trusted_signers: Vec<SignerKey>,
-    /// The signers whose drill reports protect a snapshot from prune.
-    pub trusted_drill_signers: Vec<SignerKey>,
+    /// Whom this host believes. If there are owners, it believes nobody until a root was found
+    /// ([`crate::root::renew`]).
+    pub trust: Arc<Trust>,
+    /// The signer of the drill host whose keys `init` made here.
+    pub own_drill_signer: Option<SignerKey>,
+    /// That drill host's recipient.
+    pub own_drill_recipient: Option<String>,
+    /// Whose root tells that. `None`: the configuration lists signers.
+    pub owners: Option<Owners>,
 }
 
 /// The keys of one dataset on a backup host.
@@ -82,18 +91,26 @@ impl HostKeys {
         let host_key = HostKey::parse(&config.host_key.read()?)?;
         let bundle = bundle::Bundle::read(&config.host_bundle, &host_key)?;
         let signer = bundle.signer()?;
-        let mut trusted_signers = vec![signer.public()];
-        trusted_signers.extend(parse_signers(&config.trusted_signers)?);
-        let drill_signers = config.trusted_drill_signers.iter().chain(&bundle.drill_signer);
+        let owners = Owners::parse(&config.owners, config.owner_threshold)?;
+        let trust = if owners.is_some() {
+            Trust::listed(Vec::new(), Vec::new())
+        } else {
+            let mut signers = vec![signer.public()];
+            signers.extend(parse_signers(&config.trusted_signers)?);
+            let drill_signers = config.trusted_drill_signers.iter().chain(&bundle.drill_signer);
+            Trust::listed(signers, parse_signers(drill_signers)?)
+        };
         Ok(Self {
             operations: bundle.operations()?,
             others: bundle.others()?,
             datasets: bundle.dataset_keys()?,
-            trusted_drill_signers: parse_signers(drill_signers)?,
+            trust,
+            owners,
+            own_drill_recipient: bundle.drill_recipient.clone(),
+            own_drill_signer: bundle.drill_signer.as_deref().map(SignerKey::parse).transpose()?,
             vault: bundle.vault.clone(),
             host_key,
             signer,
-            trusted_signers,
         })
     }
 
@@ -116,8 +133,7 @@ impl HostKeys {
                 .chain(self.others.values())
                 .map(|identity| Arc::new(identity.clone()) as SharedIdentity)
                 .collect(),
-            trusted_signers: self.trusted_signers.clone(),
-            trusted_drill_signers: self.trusted_drill_signers.clone(),
+            trust: self.trust.clone(),
         }
     }
 }
@@ -148,10 +164,8 @@ impl PackKeys {
 pub struct ReaderKeys {
     /// The identities, which are tried in order.
     pub identities: Vec<SharedIdentity>,
-    /// The signers whose snapshots are accepted. A reader needs at least one.
-    pub trusted_signers: Vec<SignerKey>,
-    /// The signers whose drill reports are accepted.
-    pub trusted_drill_signers: Vec<SignerKey>,
+    /// Whom it believes. A reader must believe somebody.
+    pub trust: Arc<Trust>,
 }
 
 /// Parses minisign public keys.

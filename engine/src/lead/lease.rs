@@ -14,7 +14,6 @@ use lifeboat_format::requirements::Requirements;
 use lifeboat_store::SharedReplica;
 
 use super::Lead;
-use crate::keys::sign::verify;
 
 /// How long a lease says that its host works.
 const TERM: Duration = Duration::from_secs(5 * 60);
@@ -31,9 +30,11 @@ pub(super) async fn read(lead: &Lead<'_>, replica: &SharedReplica) -> Option<Lea
     let key = layout::lease(&lead.dataset.name);
     let stored = replica.get(&key, MAX_LEASE_BYTES as u64).await.ok()?;
     let (line, signature) = act::split(&stored)?;
-    let comment = layout::trusted_comment(&lead.keys.vault, &key);
     let what = format!("replica {}: {key}", replica.name());
-    let believed = verify(&lead.keys.trusted_signers, line, signature, &comment)
+    let believed = lead
+        .keys
+        .trust
+        .verify(&lead.keys.vault, &key, line, signature)
         .and_then(|_| Lease::of_line(line, &lead.keys.vault, &lead.dataset.name, &what));
     believed.inspect_err(|error| tracing::warn!(error = %error.chain(), "Passing over a lease")).ok()
 }

@@ -31,6 +31,7 @@ use crate::catalog::order::OrderReader;
 use crate::catalog::verdict::{combine, is_verdict};
 use crate::config::{Config, Dataset};
 use crate::keys::HostKeys;
+use crate::root;
 use crate::state::StateDirectory;
 use crate::state::cache::ObjectCache;
 
@@ -95,6 +96,7 @@ impl Lead<'_> {
     /// Fewer than `min_replicas` replicas answer, or what they show cannot be read.
     pub async fn look(&self) -> Result<Leadership> {
         let dataset = &self.dataset.name;
+        root::renew(self.keys, self.replicas, self.state, self.clock.now()).await?;
         let asked = self.replicas.iter().map(|replica| numbers(replica, dataset, 1));
         let (mut shown, mut failed) = (Vec::new(), Vec::new());
         for (replica, found) in self.replicas.iter().zip(futures::future::join_all(asked).await) {
@@ -115,7 +117,7 @@ impl Lead<'_> {
     }
 
     async fn newest_commit(&self, shown: &[(&SharedReplica, BTreeSet<u64>)]) -> Result<Option<NewestCommit>> {
-        let cache = ObjectCache::open(self.state, &self.dataset.name);
+        let cache = ObjectCache::open(self.state, &self.dataset.name, &self.keys.trust.mark());
         let order = OrderReader::of_host(self.keys, &self.dataset.name, &cache);
         let all: BTreeSet<u64> = shown.iter().flat_map(|(_, numbers)| numbers.iter().copied()).collect();
         for (read, number) in all.into_iter().rev().enumerate() {

@@ -97,7 +97,7 @@ impl VaultReader {
         limits: Limits,
         cancel: CancellationToken,
     ) -> Result<Self> {
-        if keys.trusted_signers.is_empty() {
+        if keys.trust.is_empty() {
             return Err(Error::keys("no signer is trusted, so no snapshot can be trusted").hint(
                 "pass the backup host's signer key with --trusted-signer, or add it to [keys] trusted_signers; `lifeboat init` printed it on the backup host",
             ));
@@ -120,7 +120,7 @@ impl VaultReader {
         for (replica, info) in replicas.iter().zip(infos) {
             match info {
                 Ok(info) => {
-                    let holders: &mut Vec<_> = vaults.entry(info.vault.clone()).or_default();
+                    let holders: &mut Vec<(SharedReplica, Format)> = vaults.entry(info.vault.clone()).or_default();
                     holders.push((replica.clone(), info.format()));
                 }
                 Err(error) => {
@@ -128,6 +128,17 @@ impl VaultReader {
                     errors.push(error);
                 }
             }
+        }
+        if let Some(root) = keys.trust.root() {
+            vaults.retain(|vault, holders| {
+                let why = format!("it holds vault {vault}, and the root is of vault {}", root.vault);
+                let is_right = *vault == root.vault;
+                if !is_right {
+                    errors.push(Error::configuration(why.clone()));
+                    unreachable.extend(holders.iter().map(|(replica, _)| (replica.name().clone(), why.clone())));
+                }
+                is_right
+            });
         }
         let mut readers = Vec::new();
         for (vault, holders) in vaults {

@@ -14,6 +14,9 @@ use lifeboat_format::id::Name;
 
 use super::{StateDirectory, UNFINISHED, create_private, replace_cheaply};
 
+/// Beside the copies: whom they were believed by.
+const TRUST_FILE: &str = ".trust";
+
 /// The cache of one dataset.
 #[derive(Debug, Clone)]
 pub struct ObjectCache {
@@ -24,11 +27,17 @@ pub struct ObjectCache {
 
 impl ObjectCache {
     /// Opens the cache of `dataset`, and creates it if necessary. If that cannot be, it stays
-    /// empty.
+    /// empty. `trust` changes whenever somebody is trusted with less or more: what was believed
+    /// before is then fetched and checked again.
     #[must_use]
-    pub fn open(state: &StateDirectory, dataset: &Name) -> Self {
+    pub fn open(state: &StateDirectory, dataset: &Name, trust: &str) -> Self {
         let cache = Self::at(state.path(), dataset);
         cache.note(&create_private(&cache.folder));
+        let mark = cache.beside(TRUST_FILE);
+        if std::fs::read(&mark).ok().is_none_or(|before| before != trust.as_bytes()) {
+            cache.retain(|_| false);
+            cache.note(&replace_cheaply(&mark, |file| file.write_all(trust.as_bytes())));
+        }
         cache
     }
 

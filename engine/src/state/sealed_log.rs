@@ -3,8 +3,8 @@
 //!
 //! Each record is prefixed with its length, and sealed for its place after the records before it.
 //! So it shows if a disk lost some, or if two programs appended at the same time. The first record
-//! names the signers that were trusted when the others were made. They count as long as all of
-//! these are trusted still, and are made anew else. Where nothing can be kept, nothing is.
+//! tells whom the others were believed by ([`Trust::mark`](crate::keys::trust::Trust)). If that has
+//! changed, they are made anew. Where nothing can be kept, nothing is.
 
 use std::fs::{File, OpenOptions};
 use std::io::{BufReader, Read, Write};
@@ -16,7 +16,6 @@ use lifeboat_format::id::Digest;
 use super::cache::ObjectCache;
 use super::replace_cheaply;
 use crate::keys::seal::HostKey;
-use crate::keys::sign::SignerKey;
 
 /// No record is longer. What is longer is not kept.
 const MAX_LOG_RECORD_BYTES: usize = 1 << 30;
@@ -29,7 +28,7 @@ pub(crate) struct SealedLog<'a> {
     path: PathBuf,
     purpose: String,
     key: &'a HostKey,
-    signers: &'a [SignerKey],
+    trust: String,
 }
 
 /// The end of such a file, after which a record can be appended.
@@ -61,15 +60,10 @@ impl LogEnd {
 }
 
 impl<'a> SealedLog<'a> {
-    /// The file of this name. `purpose` says what its records are, and of what.
-    pub(crate) fn new(
-        cache: &'a ObjectCache,
-        name: &str,
-        purpose: String,
-        key: &'a HostKey,
-        signers: &'a [SignerKey],
-    ) -> Self {
-        Self { cache, path: cache.beside(name), purpose, key, signers }
+    /// The file of this name. `purpose` says what its records are, and of what; `trust` is the mark
+    /// of whom they are believed by.
+    pub(crate) fn new(cache: &'a ObjectCache, name: &str, purpose: String, key: &'a HostKey, trust: String) -> Self {
+        Self { cache, path: cache.beside(name), purpose, key, trust }
     }
 
     /// Gives every record to `each`. `None`: there is no such file, it does not count any more, or
@@ -92,18 +86,12 @@ impl<'a> SealedLog<'a> {
             end = end.after(&sealed);
             drop(sealed);
             if end.records == 1 {
-                self.are_trusted(&record).then_some(())?;
+                (record == self.trust.as_bytes()).then_some(())?;
             } else {
                 each(record)?;
             }
         }
         Some(end).filter(|end| end.records > 0)
-    }
-
-    /// Whether all are trusted whom the first record names.
-    fn are_trusted(&self, first: &[u8]) -> bool {
-        let named = std::str::from_utf8(first).unwrap_or("?");
-        named.lines().all(|named| self.signers.iter().any(|signer| signer.as_str() == named))
     }
 
     /// Appends records after `end`, if it still is the end.
@@ -137,8 +125,7 @@ impl<'a> SealedLog<'a> {
     }
 
     fn try_replace(&self, records: impl IntoIterator<Item = Vec<u8>>) -> Result<()> {
-        let signers: Vec<&str> = self.signers.iter().map(SignerKey::as_str).collect();
-        let first = signers.join("\n").into_bytes();
+        let first = self.trust.clone().into_bytes();
         replace_cheaply(&self.path, |file| {
             self.seal_all(LogEnd::default(), std::iter::once(first).chain(records), file)
         })
@@ -171,7 +158,6 @@ impl<'a> SealedLog<'a> {
 #[allow(clippy::unwrap_used, reason = "tests")]
 mod tests {
     use super::*;
-    use crate::keys::sign::Signer;
     use crate::state::StateDirectory;
 
     fn records(log: &SealedLog<'_>) -> Option<(Vec<Vec<u8>>, LogEnd)> {
@@ -184,13 +170,12 @@ mod tests {
     }
 
     #[test]
-    fn records_count_in_their_order_and_while_their_signers_are_trusted() {
+    fn records_count_in_their_order_and_while_trust_is_the_same() {
         let place = tempfile::tempdir().unwrap();
-        let cache = ObjectCache::open(&StateDirectory::open(place.path()).unwrap(), &"shop".parse().unwrap());
+        let cache = ObjectCache::open(&StateDirectory::open(place.path()).unwrap(), &"shop".parse().unwrap(), "");
         let (key, other) = (HostKey::generate(), HostKey::generate());
-        let signers = [Signer::generate().unwrap().public(), Signer::generate().unwrap().public()];
-        let log = |key, signers| SealedLog::new(&cache, ".log", "a log".to_owned(), key, signers);
-        let own = log(&key, &signers[..1]);
+        let log = |key, trust: &str| SealedLog::new(&cache, ".log", "a log".to_owned(), key, trust.to_owned());
+        let own = log(&key, "us");
         assert!(records(&own).is_none(), "there is none");
         own.replace([b"one".to_vec(), b"two".to_vec()]);
         let (found, end) = records(&own).unwrap();
@@ -200,9 +185,8 @@ mod tests {
         assert_eq!(records(&own).unwrap().0, [&b"one"[..], b"two", b"three"], "one that came too late is dropped");
         assert!(cache.failure().is_none() && cache.keys().is_empty());
 
-        assert!(records(&log(&key, &signers)).is_some(), "one more signer is trusted");
-        assert!(records(&log(&key, &signers[1..])).is_none(), "the signer is trusted no more");
-        assert!(records(&log(&other, &signers)).is_none(), "another host key");
+        assert!(records(&log(&key, "others")).is_none(), "others are trusted");
+        assert!(records(&log(&other, "us")).is_none(), "another host key");
         assert!(own.read(|record| (record != b"two").then_some(())).is_none());
 
         let file = std::fs::read(cache.beside(".log")).unwrap();

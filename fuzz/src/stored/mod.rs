@@ -10,4 +10,5 @@ pub mod layout;
 pub mod manifest;
 pub mod map;
 pub mod pack;
+pub mod root;
 pub mod varint;

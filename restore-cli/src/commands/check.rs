@@ -19,6 +19,7 @@ use lifeboat_engine::store::{self, Probe, Protection};
 use lifeboat_engine::{Class, Error, Result};
 use serde::Serialize;
 
+use super::root_found;
 use crate::human;
 use crate::session::{Place, Session};
 use crate::table::Plain;
@@ -100,6 +101,9 @@ pub(crate) async fn run(_: &Args, session: &Session) -> Result<()> {
     }
     if let Some(config) = &place.config {
         checked.judge_installation(config);
+        if let Err(error) = root_found::check(config, session).await {
+            checked.broken(error.class(), error.chain_and_hint());
+        }
     }
     session.out.result(&checked)?;
     checked.verdict()
@@ -298,7 +302,7 @@ impl Checked {
                 "dataset {name} has deputies, but min_replicas is not more than half of the replicas: two hosts could commit beside each other, so no takeover is automatic; raise min_replicas, or add a replica"
             ));
         }
-        if config.keys.trusted_signers.is_empty() {
+        if config.keys.trusted_signers.is_empty() && config.keys.owners.is_empty() {
             self.weak.push(format!(
                 "dataset {name} is backed up by other hosts, too, and none of their signers is trusted here; add them to trusted_signers"
             ));
@@ -347,6 +351,12 @@ impl Checked {
     }
 
     fn judge_keys(&mut self, config: &Config) {
+        if config.keys.owners.is_empty() && backs_up(config) {
+            self.weak.push(
+                "there is no root: whoever steals the signer of one host can sign for every dataset and every time, and whoever writes into all buckets can exchange keys before a new host takes them over; run `lifeboat owner init`, then `lifeboat root adopt`"
+                    .to_owned(),
+            );
+        }
         if config.keys.directory.join(DRILL_HOST_FOLDER).join("drill-identity").exists() {
             self.weak.push(format!(
                 "the drill identity is still on this host, in {}: with it, this host can read its own backups; move it to the drill host",
@@ -357,7 +367,8 @@ impl Checked {
             if let Err(error) = config.keys.drill_identity.read() {
                 self.broken(error.class(), error.chain());
             }
-            if config.keys.trusted_signers.is_empty() && !config.keys.host_bundle.path().exists() {
+            let lists_nobody = config.keys.trusted_signers.is_empty() && config.keys.owners.is_empty();
+            if lists_nobody && !config.keys.host_bundle.path().exists() {
                 self.broken(
                     Class::Keys,
                     "trusted_signers is empty, so no snapshot can be trusted: add the signer that `lifeboat init` printed"

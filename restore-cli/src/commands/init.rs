@@ -62,6 +62,14 @@ impl fmt::Display for Made {
             keys.push(("drill recipient", recipient.clone()));
         }
         write!(f, "{}", Plain::facts(keys))?;
+        if let (Some(request), Some(words)) = (&report.request, &report.request_words) {
+            write!(
+                f,
+                "\n\nNobody believes this host yet. Let an owner sign this root, and compare the words: {words}\n\n\
+                 lifeboat owner sign --directory DIR '{request}'\n\n\
+                 Then run `lifeboat root install` here with what that prints."
+            )?;
+        }
         for note in &report.notes {
             write!(f, "\n\n note: {}", escape::line(note))?;
         }
@@ -89,6 +97,8 @@ mod tests {
             signer: "RWsigner".to_owned(),
             drill_signer: Some("RWdrill".to_owned()),
             drill_recipient: None,
+            request: None,
+            request_words: None,
             files: vec![InitItem {
                 what: "/etc/lifeboat/keys/drill-host/drill-identity".to_owned(),
                 created: true,

@@ -4,6 +4,7 @@ use lifeboat_engine::config::Config;
 use lifeboat_engine::format::id::Name;
 use lifeboat_engine::keep::prune::Prune;
 use lifeboat_engine::keys::HostKeys;
+use lifeboat_engine::root;
 use lifeboat_engine::state::{Lock, StateDirectory};
 use lifeboat_engine::store::SharedReplica;
 use lifeboat_engine::{Error, Result};
@@ -42,6 +43,7 @@ impl OpenedDataset {
         let keys = HostKeys::load(&config.keys)?;
         let replicas = config.open_replicas(&session.clock).await?;
         let state = StateDirectory::open(&config.state_directory)?;
+        root::keep(&keys, &replicas, &state, session.clock.now()).await?;
         Ok(Self { config, dataset: dataset.clone(), keys, replicas, state })
     }
 

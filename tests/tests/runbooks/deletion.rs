@@ -135,7 +135,7 @@ async fn what_is_missing_is_put_back_or_given_up() {
     // The keys are gone, and then the packs.
     delete(&objects(&place, "/keyring/datasets/"));
     db1.follow(&mut book, "lifeboat repair shop", &[]).await;
-    assert_eq!(objects(&place, "/keyring/datasets/").len(), 2);
+    assert_eq!(objects(&place, "/keyring/datasets/").len(), 4, "each with its signature");
     let kept = delete(&objects(&place, "/packs/"));
     let repair = db1.try_follow(&mut book, "lifeboat repair shop", &[]).await;
     assert!(repair.code() == Some(6) && repair.stdout.contains("CANNOT BE RESTORED"), "{repair}");

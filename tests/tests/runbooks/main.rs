@@ -7,14 +7,20 @@ mod hosts;
 mod keys;
 
 mod loss;
+mod roots;
 
 use lifeboat_tests::operator::{Operator, directory_replica, file_dataset};
 use lifeboat_tests::runbook;
 use tempfile::TempDir;
 
 /// All tests that follow a runbook.
-const FOLLOWED: [&str; 4] =
-    [include_str!("deletion.rs"), include_str!("hosts.rs"), include_str!("keys.rs"), include_str!("loss.rs")];
+const FOLLOWED: [&str; 5] = [
+    include_str!("deletion.rs"),
+    include_str!("hosts.rs"),
+    include_str!("keys.rs"),
+    include_str!("loss.rs"),
+    include_str!("roots.rs"),
+];
 
 /// A directory for hosts, replicas and the file that is backed up.
 fn place() -> TempDir {

@@ -9,13 +9,14 @@ use lifeboat_store::{FailingReplica, Failure, MemoryReplica};
 use super::*;
 use crate::catalog::inventory::Inventory;
 use crate::catalog::records::RecordWriter;
+use crate::keys::trust::Trust;
 
 const VAULT: &str = "0a0a0a0a0a0a0a0a0a0a0a0a0a0a0a0a";
 
 struct Place {
     dataset: Name,
     signer: Signer,
-    trusted: Vec<crate::keys::sign::SignerKey>,
+    trust: Arc<Trust>,
     sound: SharedReplica,
     failing: Arc<FailingReplica>,
     replica: SharedReplica,
@@ -27,12 +28,12 @@ impl Place {
         let memory = MemoryReplica::new("r1".parse().unwrap(), "east", SystemClock::shared());
         let sound: SharedReplica = Arc::new(memory);
         let failing = Arc::new(FailingReplica::new(sound.clone()));
-        let (replica, trusted) = (failing.clone() as SharedReplica, vec![signer.public()]);
-        Self { dataset: "shop".parse().unwrap(), signer, trusted, sound, failing, replica }
+        let (replica, trust) = (failing.clone() as SharedReplica, Trust::listed(vec![signer.public()], Vec::new()));
+        Self { dataset: "shop".parse().unwrap(), signer, trust, sound, failing, replica }
     }
 
     fn reader(&self) -> OrderReader<'_> {
-        OrderReader { vault: VAULT, dataset: &self.dataset, trusted: &self.trusted, cache: None, host_key: None }
+        OrderReader { vault: VAULT, dataset: &self.dataset, trust: &self.trust, cache: None, host_key: None }
     }
 
     /// A commit of this number, signed by `signer`.

@@ -34,7 +34,7 @@ pub(super) struct KeptUntil {
 impl<'a> KeptOutlines<'a> {
     pub(crate) fn open(cache: &'a ObjectCache, keys: &'a HostKeys, dataset: &Name) -> Self {
         let purpose = format!("lifeboat outlines of {}/{dataset}", keys.vault);
-        Self { log: SealedLog::new(cache, OUTLINES_FILE, purpose, &keys.host_key, &keys.trusted_signers) }
+        Self { log: SealedLog::new(cache, OUTLINES_FILE, purpose, &keys.host_key, keys.trust.mark()) }
     }
 
     /// What is kept, with the snapshots that are gone.

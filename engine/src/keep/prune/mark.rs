@@ -52,8 +52,7 @@ impl<'p> Acting<'p> {
         let actor = Actor { vault, dataset, principal, signer };
         let act = actor.act(kind, id, record, self.last.as_ref(), self.newest, self.prune.clock.now())?;
         let number = act.act.number;
-        let trusted = &self.prune.keys.trusted_signers;
-        let order = OrderReader { vault, dataset, trusted, cache: None, host_key: None };
+        let order = OrderReader { vault, dataset, trust: &self.prune.keys.trust, cache: None, host_key: None };
         let mut has_place = false;
         for inventory in inventories {
             let replica = &inventory.replica;

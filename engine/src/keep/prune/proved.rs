@@ -118,7 +118,7 @@ impl Prune<'_> {
                     // snapshot.
                     if error.class() != Class::Keys {
                         let (vault, dataset) = (&self.keys.vault, &self.dataset.name);
-                        let reader = RecordReader { vault, dataset, trusted: &self.keys.trusted_drill_signers };
+                        let reader = RecordReader { vault, dataset, trust: &self.keys.trust };
                         let of: Vec<&SharedReplica> = holders.iter().map(|holder| &holder.replica).collect();
                         let signed = reader.signed(RecordType::Drill, &of, drill).await;
                         let hint = "back up the dataset and drill that snapshot, then prune again";
@@ -135,10 +135,10 @@ impl Prune<'_> {
     }
 
     async fn drill_report(&self, holders: &[&Inventory], drill: &SnapshotId) -> Result<ProvedSnapshot> {
-        let (vault, dataset, trusted) = (&self.keys.vault, &self.dataset.name, &self.keys.trusted_drill_signers);
+        let (vault, dataset, trust) = (&self.keys.vault, &self.dataset.name, &self.keys.trust);
         let holders = holders.iter().map(|holder| &holder.replica);
-        if !trusted.is_empty() {
-            let (reader, mut refused) = (RecordReader { vault, dataset, trusted }, None);
+        if trust.knows_drill_hosts() || trust.root().is_some() {
+            let (reader, mut refused) = (RecordReader { vault, dataset, trust }, None);
             for holder in holders {
                 match reader.read(&[holder], drill).await {
                     Ok(record) => return Ok(record.body),

@@ -32,6 +32,7 @@ use crate::catalog::taken::{SettledTimes, TakenTimes, TimeClaim};
 use crate::catalog::unbelieved::Unbelieved;
 use crate::catalog::verdict::{Signed, combine, is_verdict};
 use crate::keep::gaps::{Gap, UnreadableHead, Witnesses, refusal, unfinished};
+use crate::root;
 use crate::state::cache::ObjectCache;
 use crate::state::seen;
 
@@ -143,6 +144,7 @@ impl Prune<'_> {
     /// No replica can be used, or the state directory fails.
     pub(in crate::keep) async fn survey(&self) -> Result<Survey> {
         let dataset = &self.dataset.name;
+        root::renew(self.keys, self.replicas, self.state, self.clock.now()).await?;
         let (mut inventories, not_listed) =
             Inventory::take_each_to_write(self.replicas, &self.keys.vault, dataset).await;
         let (mut failed, mut doubts) = (BTreeMap::new(), Doubts::default());
@@ -163,7 +165,7 @@ impl Prune<'_> {
         // What this host has seen may be the only witness of a loss.
         let shown_before = doubts.unless_read(shown::read(self.state, dataset));
         let seen = doubts.unless_read(seen::read(self.state, dataset));
-        let cache = ObjectCache::open(self.state, dataset);
+        let cache = ObjectCache::open(self.state, dataset, &self.keys.trust.mark());
         let order = OrderReader::of_host(self.keys, dataset, &cache);
         let acts = order.all(&inventories).await;
         if let Some((number, error)) = acts.unreadable.iter().find(|(_, error)| !is_verdict(error)) {
@@ -188,7 +190,7 @@ impl Prune<'_> {
         let memory = self.config.limits.memory;
         let documents = Documents { vault: &self.keys.vault, dataset, keys: &reader, cache: Some(&cache), memory };
         let records = prune_records(&documents, &inventories).await;
-        let record_reader = RecordReader { vault: &self.keys.vault, dataset, trusted: &reader.trusted_signers };
+        let record_reader = RecordReader { vault: &self.keys.vault, dataset, trust: &reader.trust };
         let (marks, unreadable) = record_reader.read_all::<MarkRecord>(&inventories).await;
         for (id, error) in unreadable {
             let error = error.within(format!("{} cannot be read", layout::mark(dataset, &id)));
@@ -211,7 +213,7 @@ impl Prune<'_> {
             let error = error.within(format!("{} cannot be read", layout::prune(dataset, &id))).hint(own);
             let holders: Vec<&Inventory> =
                 inventories.iter().filter(|inventory| inventory.prunes.contains(&id)).collect();
-            let record_reader = RecordReader { vault: &self.keys.vault, dataset, trusted: &reader.trusted_signers };
+            let record_reader = RecordReader { vault: &self.keys.vault, dataset, trust: &reader.trust };
             let of: Vec<&SharedReplica> = holders.iter().map(|holder| &holder.replica).collect();
             let signed = record_reader.signed(RecordType::Prune, &of, &id).await;
             if signed == Signed::ByStrangers {
@@ -290,7 +292,7 @@ impl Prune<'_> {
             .into_iter()
             .filter(|key| layout::parse_manifest(dataset, key).is_none_or(|id| is_leftover(&id)))
             // That of a snapshot has lost its signature, and may get it back.
-            .filter(|key| layout::parse_index(dataset, key).is_none_or(|id| !manifests.contains_key(&id)))
+            .filter(|key| layout::parse_index(dataset, key).is_none_or(|id| !by_snapshot.contains_key(&id)))
             .collect();
         inventories.retain(|inventory| !doubts.replicas.contains_key(inventory.replica.name()));
         let mut unusable = Vec::new();

@@ -44,8 +44,6 @@ pub(in crate::keep) enum Proof {
     Name(PackId),
     /// A trusted signer signed it: the signature is beside it.
     Signature,
-    /// As `Signature`, of a drill host.
-    DrillSignature,
     /// It is an act of this number, and holds a signature.
     Act(u64),
     /// None but other copies. It is this host's own if it is of this generation.
@@ -66,10 +64,8 @@ pub(in crate::keep) fn proof(dataset: &Name, key: &str) -> Option<(Proof, u64)> 
         Some((Proof::Signature, MAX_MANIFEST_OBJECT_BYTES))
     } else if layout::parse_index(dataset, key).is_some() {
         Some((Proof::Signature, MAX_INDEX_OBJECT_BYTES))
-    } else if record(layout::prunes(dataset)) || record(layout::marks(dataset)) {
+    } else if [layout::prunes, layout::marks, layout::drills].into_iter().any(|folder| record(folder(dataset))) {
         Some((Proof::Signature, MAX_RECORD_BYTES as u64))
-    } else if record(layout::drills(dataset)) {
-        Some((Proof::DrillSignature, MAX_RECORD_BYTES as u64))
     } else if let Some(generation) = layout::parse_keyring_generation(dataset, key) {
         Some((Proof::Keyring(generation), MAX_KEYRING_OBJECT_BYTES as u64))
     } else if layout::parse_host_identity(key).is_some() {

@@ -15,7 +15,7 @@ use super::folders::{Proof, proof};
 use crate::catalog::documents::{SMALL_DOCUMENT_BYTES, held_of, take_turn};
 use crate::catalog::order::OrderReader;
 use crate::config::Dataset;
-use crate::keys::sign::{MAX_SIGNATURE_BYTES, verify};
+use crate::keys::sign::MAX_SIGNATURE_BYTES;
 use crate::keys::{HostKeys, crypt};
 
 /// Objects that belong together, as they are written: key and content.
@@ -91,14 +91,13 @@ impl Looker<'_> {
                     Looked::Damaged(Error::integrity(format!("replica {name}: {key} does not match its name")))
                 })
             }
-            Proof::Signature => self.signed(replica, key, body, false).await,
-            Proof::DrillSignature => self.signed(replica, key, body, true).await,
+            Proof::Signature => self.signed(replica, key, body).await,
             Proof::Act(number) => {
                 let vault = &self.keys.vault;
                 let order = OrderReader {
                     vault,
                     dataset: &self.dataset.name,
-                    trusted: &self.keys.trusted_signers,
+                    trust: &self.keys.trust,
                     cache: None,
                     host_key: None,
                 };
@@ -143,14 +142,13 @@ impl Looker<'_> {
     }
 
     /// Checks the signature beside an object.
-    async fn signed(&self, replica: &SharedReplica, key: &str, body: Bytes, is_drill: bool) -> Result<Looked> {
+    async fn signed(&self, replica: &SharedReplica, key: &str, body: Bytes) -> Result<Looked> {
         let signature_key = layout::signature(key);
         let signature = match replica.get(&signature_key, MAX_SIGNATURE_BYTES as u64).await {
             Ok(signature) => signature,
             Err(error) => return self.unread(replica.as_ref(), error).await,
         };
-        let trusted = if is_drill { &self.keys.trusted_drill_signers } else { &self.keys.trusted_signers };
-        let checked = verify(trusted, &body, &signature, &layout::trusted_comment(&self.keys.vault, key));
+        let checked = self.keys.trust.verify(&self.keys.vault, key, &body, &signature);
         let checked = checked.map(drop).map_err(|error| error.within(format!("replica {}: {key}", replica.name())));
         Ok(judged(checked, || vec![(key.to_owned(), body), (signature_key, signature)]))
     }

@@ -21,7 +21,7 @@ use lifeboat_store::{KeptVersion, ReplicaErrorKind, SharedReplica, ThenAndNow, V
 use serde::Serialize;
 
 use crate::catalog::order::OrderReader;
-use crate::keys::sign::{MAX_SIGNATURE_BYTES, verify};
+use crate::keys::sign::MAX_SIGNATURE_BYTES;
 use crate::restore::VaultReader;
 
 /// A prune that began so long before the moment may have gone on after it.
@@ -123,7 +123,7 @@ impl Pruned {
         let Place { reader, dataset, .. } = place;
         let versions = place.versions(&layout::marks(dataset)).await?;
         let order =
-            OrderReader { vault: reader.vault_id(), dataset, trusted: &reader.keys().trusted_signers, cache: None };
+            OrderReader { vault: reader.vault_id(), dataset, trust: &reader.keys().trust, cache: None, host_key: None };
         for (key, history) in place.versions(&layout::order(dataset)).await? {
             let Some(number) = layout::parse_act(dataset, &key).filter(|_| history.now.is_none()) else { continue };
             if !self.explains(&key) {
@@ -208,8 +208,7 @@ impl Place<'_> {
         let Some(json) = self.newest(record, MAX_RECORD_BYTES as u64).await? else { return Ok(None) };
         let Some(signature) = self.newest(signature, MAX_SIGNATURE_BYTES as u64).await? else { return Ok(None) };
         let vault = self.reader.vault_id();
-        let comment = layout::trusted_comment(vault, key);
-        if verify(&self.reader.keys().trusted_signers, &json, &signature, &comment).is_err() {
+        if self.reader.keys().trust.verify(vault, key, &json, &signature).is_err() {
             return Ok(None);
         }
         let read = record::read::<B>(&json, vault, self.dataset, &format!("replica {}: {key}", self.now.name()));

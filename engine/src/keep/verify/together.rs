@@ -36,13 +36,7 @@ impl Together<'_> {
     pub(super) async fn gaps(&self, now: DateTime<Utc>, report: &mut VerifyReport) -> Vec<Gap> {
         let Self { reader, dataset, keys, inventories, records, outlines } = *self;
         let documents = reader.documents(dataset, keys);
-        let order = OrderReader {
-            vault: reader.vault_id(),
-            dataset,
-            trusted: &keys.trusted_signers,
-            cache: None,
-            host_key: None,
-        };
+        let order = OrderReader { vault: reader.vault_id(), dataset, trust: &keys.trust, cache: None, host_key: None };
         let acts = order.all(inventories).await;
         let current = acts.without_passed(records.found.iter().map(|record| &record.body));
         let (unfinished, headless) = unfinished(&documents, inventories, &current, &records.snapshots).await;

@@ -16,6 +16,8 @@ use lifeboat_store::SharedReplica;
 use crate::catalog::verdict::combine;
 use crate::keys::bundle::Bundle;
 use crate::keys::crypt;
+use crate::keys::sign::MAX_SIGNATURE_BYTES;
+use crate::keys::trust::Trust;
 
 /// So many objects of a replica are looked at.
 const MAX_REMOTE_OBJECTS: usize = 4096;
@@ -26,6 +28,10 @@ pub(super) struct Reached<'a> {
     info: Option<VaultInfo>,
     /// Good ones, by key.
     pub(super) objects: BTreeMap<String, Bytes>,
+    /// The signatures of keyring objects, by the keys of these. Nobody need have checked them.
+    pub(super) signatures: BTreeMap<String, Bytes>,
+    /// Keyring objects that nobody signed who may, where somebody must.
+    pub(super) unsigned: BTreeMap<String, Bytes>,
     /// The keys of those that are not what they claim to be.
     pub(super) damaged: BTreeSet<String>,
 }
@@ -35,7 +41,7 @@ impl Reached<'_> {
     /// more than so many.
     pub(super) fn has_room_for<'k>(&self, more: impl Iterator<Item = &'k String>) -> bool {
         let lacking = more.filter(|key| !self.has(key)).count();
-        self.objects.len() + self.damaged.len() + lacking <= MAX_REMOTE_OBJECTS
+        self.objects.len() + self.unsigned.len() + self.damaged.len() + lacking <= MAX_REMOTE_OBJECTS
     }
 
     /// Whether it holds the vault, and not just room for one.
@@ -45,7 +51,8 @@ impl Reached<'_> {
 
     /// Whether there is something under this key, of whatever kind.
     pub(super) fn has(&self, key: &str) -> bool {
-        self.objects.contains_key(key) || self.damaged.contains(key) || (key == layout::VAULT && self.info.is_some())
+        let is_bad = self.damaged.contains(key) || self.unsigned.contains_key(key);
+        self.objects.contains_key(key) || is_bad || (key == layout::VAULT && self.info.is_some())
     }
 }
 
@@ -58,14 +65,19 @@ pub(super) struct Remote<'a> {
     pub(super) unreached: Vec<String>,
     /// What was left aside in those that were reached.
     pub(super) notes: Vec<String>,
+    /// Whether every keyring object was signed by somebody who may.
+    is_signed: bool,
 }
 
 impl<'a> Remote<'a> {
-    pub(super) async fn look(replicas: &'a [SharedReplica]) -> Result<Self> {
-        let mut remote = Self { reached: Vec::new(), read_only: Vec::new(), unreached: Vec::new(), notes: Vec::new() };
+    /// With `trust`, keyring objects count only if somebody signed them who may.
+    pub(super) async fn look(replicas: &'a [SharedReplica], trust: Option<&Trust>) -> Result<Self> {
+        let (reached, read_only) = (Vec::new(), Vec::new());
+        let is_signed = trust.is_some();
+        let mut remote = Self { reached, read_only, unreached: Vec::new(), notes: Vec::new(), is_signed };
         let mut errors = Vec::new();
         for replica in replicas {
-            match look_at(replica, &mut remote.notes).await {
+            match look_at(replica, trust, &mut remote.notes).await {
                 Ok(reached) => remote.reached.push(reached),
                 Err(error) => {
                     remote.unreached.push(error.chain());
@@ -177,6 +189,12 @@ impl<'a> Remote<'a> {
         Ok(())
     }
 
+    /// The signature of an object, where a replica holds that object.
+    pub(super) fn signature_of(&self, key: &str, body: &Bytes) -> Option<&Bytes> {
+        let holder = self.reached.iter().filter(|reached| reached.objects.get(key) == Some(body));
+        holder.filter_map(|reached| reached.signatures.get(key)).next()
+    }
+
     /// The different objects that the replicas hold under a key, each with a replica that holds it.
     pub(super) fn get(&self, key: &str) -> Vec<(&Name, &Bytes)> {
         let mut found: Vec<(&Name, &Bytes)> = Vec::new();
@@ -197,7 +215,11 @@ impl<'a> Remote<'a> {
         let (mut agreed, mut notes) = (BTreeMap::new(), Vec::new());
         let mut alone: BTreeMap<&Name, Vec<&String>> = BTreeMap::new();
         for key in keys {
+            let is_alone_enough = self.is_signed && key.starts_with(layout::KEYRING);
             match self.get(key)[..] {
+                [(_, body)] if is_alone_enough => {
+                    agreed.insert(key.clone(), body.clone());
+                }
                 [(_, body)] if self.reached.iter().filter(|reached| reached.objects.contains_key(key)).count() > 1 => {
                     agreed.insert(key.clone(), body.clone());
                 }
@@ -225,18 +247,25 @@ impl<'a> Remote<'a> {
     }
 }
 
-async fn look_at<'a>(replica: &'a SharedReplica, notes: &mut Vec<String>) -> Result<Reached<'a>> {
+async fn look_at<'a>(
+    replica: &'a SharedReplica,
+    trust: Option<&Trust>,
+    notes: &mut Vec<String>,
+) -> Result<Reached<'a>> {
     let name = replica.name();
     let info = match replica.get(layout::VAULT, MAX_VAULT_INFO_BYTES as u64).await {
         Ok(data) => Some(VaultInfo::parse(&data, name)?),
         Err(error) if error.is_not_found() => None,
         Err(error) => return Err(error.into()),
     };
-    let mut reached = Reached { replica, info, objects: BTreeMap::new(), damaged: BTreeSet::new() };
+    let (objects, signatures) = (BTreeMap::new(), BTreeMap::new());
+    let (unsigned, damaged) = (BTreeMap::new(), BTreeSet::new());
+    let mut reached = Reached { replica, info, objects, signatures, unsigned, damaged };
     let mut keys = Vec::new();
     for folder in [layout::KEYRING, layout::HOSTS] {
         keys.extend(replica.list(folder).await?.into_iter().map(|object| object.key));
     }
+    let listed: BTreeSet<String> = keys.iter().cloned().collect();
     keys.retain(|key| known_limit(key).is_some());
     if keys.len() > MAX_REMOTE_OBJECTS {
         return Err(Error::integrity(format!(
@@ -247,8 +276,39 @@ async fn look_at<'a>(replica: &'a SharedReplica, notes: &mut Vec<String>) -> Res
     }
     for key in keys {
         let Some(limit) = known_limit(&key) else { continue };
+        let signature_key = layout::signature(&key);
+        if key.starts_with(layout::KEYRING) && listed.contains(&signature_key) {
+            match replica.get(&signature_key, MAX_SIGNATURE_BYTES as u64).await {
+                Ok(signature) => drop(reached.signatures.insert(key.clone(), signature)),
+                Err(error) => {
+                    let error = Error::from(error);
+                    if error.class() != Class::Integrity {
+                        return Err(error);
+                    }
+                }
+            }
+        }
+        let vault = reached.info.as_ref().map_or("", |info| info.vault.as_str());
+        let is_signed = |body: &Bytes| match trust.filter(|_| key.starts_with(layout::KEYRING)) {
+            None => Ok(()),
+            Some(trust) => {
+                let signature = reached.signatures.get(&key).map(|signature| &signature[..]).unwrap_or_default();
+                let signed = trust.verify(vault, &key, body, signature);
+                signed.map(drop).map_err(|error| Error::integrity("nobody signed it who may").because(error.message()))
+            }
+        };
         let checked = match replica.get(&key, limit).await {
-            Ok(body) => check(&key, &body).map(|()| body),
+            Ok(body) => match check(&key, &body).map(|()| is_signed(&body)) {
+                Ok(Err(error)) => {
+                    notes.push(format!(
+                        "replica {name}: {key} is left aside ({}): run `lifeboat init` on the host that made it, which signs it; if none did, delete it there",
+                        error.chain()
+                    ));
+                    reached.unsigned.insert(key.clone(), body);
+                    continue;
+                }
+                checked => checked.map(|_| body),
+            },
             Err(error) if error.is_not_found() => continue,
             Err(error) => Err(error.into()),
         };

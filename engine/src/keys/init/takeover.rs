@@ -1,10 +1,10 @@
 //! Opens keyring objects for `init`, and decides which of them it believes.
 //!
-//! Nobody signs a keyring object, and whoever knows the masters' public keys can wrap keys of his
-//! own to them. So keys are **taken over** only if the newest that can be opened are the same in
-//! every replica that answers and holds the vault. Damaged objects are left aside; where there is
-//! nothing else, keys are lost, and none are made in their place. To **wrap known keys again**,
-//! only those count that this host already uses.
+//! Without a root, nothing tells who signed a keyring object, and whoever knows the masters' public
+//! keys can wrap keys of his own to them. So keys are **taken over** only if the newest that can be
+//! opened are the same in every replica that answers and holds the vault. Damaged objects are left
+//! aside; where there is nothing else, keys are lost, and none are made in their place. To **wrap
+//! known keys again**, only those count that this host already uses.
 
 use std::collections::BTreeMap;
 
@@ -34,7 +34,7 @@ pub(super) fn dataset_secrets(
         let of_dataset = |key: &String| layout::parse_keyring_generation(dataset, key);
         let mut generations: Vec<u32> = reached.objects.keys().filter_map(of_dataset).collect();
         if generations.is_empty() {
-            generations.extend(reached.damaged.iter().find_map(of_dataset));
+            generations.extend(reached.damaged.iter().chain(reached.unsigned.keys()).find_map(of_dataset));
         }
         generations.sort_unstable_by(|one, other| other.cmp(one));
         let tried = generations.into_iter().take(MAX_GENERATIONS_TRIED);
@@ -151,7 +151,10 @@ fn take_over<G: Copy, T>(
             None if keys.is_empty() && reached.holds_the_vault() => {
                 against.push(format!("{replica} holds the vault, and none of these keys"));
             }
-            None => damaged.extend(keys.first().map(|(key, _)| format!("{key} in {replica}"))),
+            None => damaged.extend(keys.first().map(|(key, _)| {
+                let unsigned = reached.unsigned.contains_key(key);
+                format!("{key} in {replica}{}", if unsigned { " (nobody signed it who may)" } else { "" })
+            })),
         }
     }
     let find_out = "find out with `lifeboat restore --replica` which one opens the backups";

@@ -52,7 +52,7 @@ impl VaultReader {
         let others = self.replicas.iter().filter(|replica| unlisted.contains(replica.name()));
         let holders = listed.chain(others.map(|replica| (replica, &anywhere)));
         let holders: Vec<(&SharedReplica, &BTreeSet<SnapshotId>)> = holders.collect();
-        let reader = RecordReader { vault: &self.vault, dataset, trusted: &self.keys.trusted_signers };
+        let reader = RecordReader { vault: &self.vault, dataset, trust: &self.keys.trust };
         let (found, unreadable) = reader.read_shown::<PruneRecord>(&holders).await;
         let mut unbelieved = Unbelieved::new("a prune record that cannot be read");
         for (record, error) in &unreadable {

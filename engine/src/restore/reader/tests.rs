@@ -7,6 +7,7 @@ use lifeboat_store::{FailingReplica, Failure, MemoryReplica, Replica};
 
 use super::*;
 use crate::keys::sign::Signer;
+use crate::keys::trust::Trust;
 
 const GOOD: &str = "0123456789abcdef0123456789abcdef";
 
@@ -23,11 +24,7 @@ async fn replica(name: &str, vault: &str, datasets: impl IntoIterator<Item = Str
 }
 
 async fn open(replicas: &[SharedReplica], signer: &Signer) -> Result<VaultReader> {
-    let keys = ReaderKeys {
-        identities: Vec::new(),
-        trusted_signers: vec![signer.public()],
-        trusted_drill_signers: Vec::new(),
-    };
+    let keys = ReaderKeys { identities: Vec::new(), trust: Trust::listed(vec![signer.public()], Vec::new()) };
     VaultReader::open(replicas, keys, Limits::default(), CancellationToken::new()).await
 }
 

@@ -20,20 +20,29 @@ use crate::{DATASET, NORTH, Result};
 
 const DEADLINE: Duration = Duration::from_secs(600);
 
-/// Holds the master identity, offline.
+/// Holds the master identity and the key that signs roots, offline.
 pub(crate) struct Owner {
-    _safe: TempDir,
-    recipient: String,
+    safe: TempDir,
+    line: String,
 }
 
 impl Owner {
-    /// Makes the master identity with the stock tool.
+    /// Makes both keys.
     pub(crate) async fn prepare(stop: &CancellationToken) -> Result<Self> {
         let safe = machine()?;
-        let identity = safe.path().join("master.age");
-        finish(run_until(Command::new("age-keygen").arg("-o").arg(&identity), DEADLINE, stop).await?)?;
-        let public = finish(run_until(Command::new("age-keygen").arg("-y").arg(&identity), DEADLINE, stop).await?)?;
-        Ok(Self { _safe: safe, recipient: public.stdout.trim().to_owned() })
+        let line = Self::command(&safe, &["init"], stop).await?;
+        Ok(Self { safe, line })
+    }
+
+    /// Signs a root. Nobody sits at a terminal, so the question is answered beforehand.
+    pub(crate) async fn sign(&self, request: &str, stop: &CancellationToken) -> Result<String> {
+        Self::command(&self.safe, &["sign", "--yes", request], stop).await
+    }
+
+    async fn command(safe: &TempDir, words: &[&str], stop: &CancellationToken) -> Result<String> {
+        let mut lifeboat = Command::new(programs::lifeboat());
+        lifeboat.arg("owner").args(words).arg("--directory").arg(safe.path().join("owner"));
+        Ok(finish(run_until(&mut lifeboat, DEADLINE, stop).await?)?.stdout.trim().to_owned())
     }
 }
 
@@ -58,10 +67,10 @@ min_replicas = 2
 
 [keys]
 directory = "{root}/keys"
-master_recipients = ["{master}"]
+owners = ["{owner}"]
 "#,
             port = ports::free(),
-            master = owner.recipient,
+            owner = owner.line,
         );
         write_replicas(&mut config, home.path(), regions)?;
         write_dataset(&mut config, database)?;
@@ -72,6 +81,11 @@ master_recipients = ["{master}"]
     /// Makes vault and keys.
     pub(crate) async fn init(&self, stop: &CancellationToken) -> Result<Value> {
         Ok(self.lifeboat(&["init", "--json"], stop).await?.json()?)
+    }
+
+    /// Puts a root that was signed into every region.
+    pub(crate) async fn install(&self, root: &str, stop: &CancellationToken) -> Result<()> {
+        self.lifeboat(&["root", "install", root], stop).await.map(drop)
     }
 
     /// Everything is as it must be.
@@ -102,17 +116,16 @@ pub(crate) struct DrillHost {
 }
 
 impl DrillHost {
-    /// Takes over the keys that `init` made for it, and pins the signer that `init` named.
+    /// Takes over the keys that `init` made for it, and pins the owner.
     pub(crate) fn prepare(
-        made: &Value,
+        owner: &Owner,
         backup_host: &BackupHost,
         database: &Postgres,
         regions: [&Region; 2],
     ) -> Result<Self> {
         let home = machine()?;
         let root = home.path().display();
-        let signer = made["signer"].as_str().ok_or("init did not name the host's signer")?;
-        let drill_signer = made["drill_signer"].as_str().ok_or("init did not name the drill host's signer")?;
+        let owner = &owner.line;
         let mut config = format!(
             r#"
 host = "drill"
@@ -121,8 +134,7 @@ state_directory = "{root}/state"
 
 [keys]
 directory = "{root}/keys"
-trusted_signers = ["{signer}"]
-trusted_drill_signers = ["{drill_signer}"]
+owners = ["{owner}"]
 "#
         );
         write_replicas(&mut config, home.path(), regions)?;

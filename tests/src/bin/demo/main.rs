@@ -102,10 +102,15 @@ async fn tell(stop: &CancellationToken) -> Result<()> {
 
     println!("The keys");
     let owner =
-        step(stop, "  the owner's master identity, by age-keygen; it goes into the safe", Owner::prepare(stop)).await?;
+        step(stop, "  lifeboat owner init: the owner's keys; they go into the safe", Owner::prepare(stop)).await?;
     let backup_host = BackupHost::prepare(&owner, &database, [&north, &south])?;
     let made = step(stop, "  lifeboat init: vault, keyring, host keys", backup_host.init(stop)).await?;
-    let drill_host = DrillHost::prepare(&made, &backup_host, &database, [&north, &south])?;
+    step(stop, "  lifeboat owner sign, root install: who is trusted, signed by the owner", async {
+        let request = made["request"].as_str().ok_or("init did not print a request")?;
+        backup_host.install(&owner.sign(request, stop).await?, stop).await
+    })
+    .await?;
+    let drill_host = DrillHost::prepare(&owner, &backup_host, &database, [&north, &south])?;
     step(stop, "  lifeboat check: both regions answer and keep what they promise", backup_host.check(stop)).await?;
 
     println!("The backups");

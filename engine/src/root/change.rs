@@ -1,0 +1,285 @@
+//! What a new root changes: made from a wish, told in words, and refused where it would lock
+//! everybody out.
+
+use std::collections::BTreeSet;
+
+use chrono::{DateTime, SecondsFormat, SubsecRound, TimeDelta, Utc};
+use lifeboat_base::{Error, Result};
+use lifeboat_format::id::Name;
+use lifeboat_format::line::OwnerLine;
+use lifeboat_format::requirements::Requirements;
+use lifeboat_format::root::{BackupHost, DrillHost, Floors, Pattern, Principal, Root};
+
+use super::signed::SignedRoot;
+
+/// A machine is trusted from so long before the request on, because clocks differ.
+const EARLIER: TimeDelta = TimeDelta::minutes(10);
+
+/// A backup host, as it describes itself.
+#[derive(Debug, Clone)]
+pub struct GrantedMachine {
+    /// Its name.
+    pub name: Name,
+    /// Its minisign public key.
+    pub signer: String,
+    /// The recipient that opens what it reads.
+    pub operations: String,
+    /// The datasets that it backs up.
+    pub datasets: Vec<Pattern>,
+}
+
+/// A drill host.
+#[derive(Debug, Clone)]
+pub struct NewDrillHost {
+    /// Its name.
+    pub name: Name,
+    /// Its age recipient.
+    pub recipient: String,
+    /// Its minisign public key.
+    pub signer: String,
+    /// The datasets that it may open and drill.
+    pub datasets: Vec<Pattern>,
+}
+
+/// What is to be different in the next root.
+#[derive(Debug, Clone)]
+pub enum Change {
+    /// A backup host is trusted. If it was already, then with these datasets from now on.
+    AddHost(GrantedMachine),
+    /// A backup host is trusted no more, from a time on.
+    RemoveHost {
+        /// Its name.
+        name: Name,
+        /// Its signer, if several hosts have had this name.
+        signer: Option<String>,
+        /// The time.
+        from: DateTime<Utc>,
+    },
+    /// A drill host is trusted. If it was already, then with these datasets from now on.
+    AddDrillHost(NewDrillHost),
+    /// As `RemoveHost`.
+    RemoveDrillHost {
+        /// Its name.
+        name: Name,
+        /// Its signer, if several hosts have had this name.
+        signer: Option<String>,
+        /// The time.
+        from: DateTime<Utc>,
+    },
+    /// Somebody owns the vault, too. The recipient of the line becomes a master.
+    AddOwner(OwnerLine),
+    /// Somebody owns it no more. The master stays.
+    RemoveOwner(Name),
+    /// Anything else. What is `None` or empty stays.
+    Set {
+        /// So many owners must sign.
+        threshold: Option<usize>,
+        /// How long every snapshot is kept, in seconds.
+        retention: Option<u64>,
+        /// How long nothing is deleted after it was marked, in seconds.
+        delay: Option<u64>,
+        /// Recipients that open the keyring, too.
+        add_masters: Vec<String>,
+        /// Recipients that do so no more.
+        remove_masters: Vec<String>,
+    },
+}
+
+/// Root 1 of a vault.
+///
+/// # Errors
+/// It breaks a rule.
+pub fn first_root(
+    vault: &str,
+    (owners, threshold): (&[OwnerLine], usize),
+    masters: Vec<String>,
+    hosts: Vec<GrantedMachine>,
+    drill_hosts: Vec<NewDrillHost>,
+    (from, now): (DateTime<Utc>, DateTime<Utc>),
+) -> Result<Root> {
+    let (from, now) = (from.trunc_subsecs(0), now.trunc_subsecs(0));
+    let mut all: Vec<String> = owners.iter().map(|owner| owner.recipient.clone()).chain(masters).collect();
+    let mut seen = BTreeSet::new();
+    all.retain(|master| seen.insert(master.clone()));
+    let root = Root {
+        requires: Requirements::default(),
+        vault: vault.to_owned(),
+        version: 1,
+        time: now,
+        previous: None,
+        threshold,
+        owners: owners.iter().map(owner).collect(),
+        masters: all,
+        hosts: hosts.into_iter().map(|host| backup_host(host, from)).collect(),
+        drill_hosts: drill_hosts.into_iter().map(|host| drill_host(host, from)).collect(),
+        witnesses: Vec::new(),
+        warden: None,
+        approvers: Vec::new(),
+        floors: Floors::default(),
+    };
+    root.to_json().map(|_| root)
+}
+
+fn owner(line: &OwnerLine) -> Principal {
+    Principal { name: line.name.clone(), signer: line.signer.clone() }
+}
+
+fn backup_host(host: GrantedMachine, from: DateTime<Utc>) -> BackupHost {
+    let GrantedMachine { name, signer, operations, datasets } = host;
+    BackupHost { name, signer, operations, datasets, from, until: None }
+}
+
+fn drill_host(host: NewDrillHost, from: DateTime<Utc>) -> DrillHost {
+    let NewDrillHost { name, recipient, signer, datasets } = host;
+    DrillHost { name, recipient, signer, datasets, from, until: None }
+}
+
+/// The root after `before`.
+///
+/// # Errors
+/// There is nothing to change, or the result breaks a rule.
+pub fn apply(before: &SignedRoot, change: Change, now: DateTime<Utc>) -> Result<Root> {
+    let (now, mut root) = (now.trunc_subsecs(0), before.root.clone());
+    (root.version, root.previous, root.time) = (root.version + 1, Some(before.hash()), now);
+    let from = now - EARLIER;
+    match change {
+        Change::AddHost(host) => match root.hosts.iter_mut().find(|known| known.signer == host.signer) {
+            Some(known) => (known.datasets, known.until) = (host.datasets, None),
+            None => root.hosts.push(backup_host(host, from)),
+        },
+        Change::AddDrillHost(host) => match root.drill_hosts.iter_mut().find(|known| known.signer == host.signer) {
+            Some(known) => (known.datasets, known.until) = (host.datasets, None),
+            None => root.drill_hosts.push(drill_host(host, from)),
+        },
+        Change::RemoveHost { name, signer, from } => {
+            let hosts = root.hosts.iter_mut().map(|host| (&host.name, &host.signer, &mut host.until));
+            revoke(hosts, &name, signer.as_deref(), from)?;
+        }
+        Change::RemoveDrillHost { name, signer, from } => {
+            let hosts = root.drill_hosts.iter_mut().map(|host| (&host.name, &host.signer, &mut host.until));
+            revoke(hosts, &name, signer.as_deref(), from)?;
+        }
+        Change::AddOwner(line) => {
+            root.owners.push(owner(&line));
+            if !root.masters.contains(&line.recipient) {
+                root.masters.push(line.recipient);
+            }
+        }
+        Change::RemoveOwner(name) => {
+            let count = root.owners.len();
+            root.owners.retain(|owner| owner.name != name);
+            if root.owners.len() == count {
+                return Err(unknown("owner", &name));
+            }
+        }
+        Change::Set { threshold, retention, delay, add_masters, remove_masters } => {
+            root.threshold = threshold.unwrap_or(root.threshold);
+            root.floors.retention = retention.or(root.floors.retention);
+            root.floors.delay = delay.or(root.floors.delay);
+            root.masters.extend(add_masters);
+            root.masters.retain(|master| !remove_masters.contains(master));
+        }
+    }
+    if differences(Some(&before.root), &root).is_empty() {
+        return Err(Error::usage("the root says that already").hint("`lifeboat root show` tells what it says"));
+    }
+    if let Some(why) = locks_out(Some(&before.root), &root) {
+        return Err(Error::usage("this would lock everybody out").because(why).hint(KEEP_ONE));
+    }
+    root.to_json().map(|_| root)
+}
+
+fn revoke<'a>(
+    hosts: impl Iterator<Item = (&'a Name, &'a String, &'a mut Option<DateTime<Utc>>)>,
+    name: &Name,
+    signer: Option<&str>,
+    from: DateTime<Utc>,
+) -> Result<()> {
+    let named = hosts.filter(|(known, key, until)| {
+        *known == name && signer.map_or(until.is_none(), |signer| signer == key.as_str())
+    });
+    let mut named: Vec<_> = named.collect();
+    match &mut named[..] {
+        [] => Err(unknown("machine", name)),
+        [(_, _, until)] => {
+            **until = Some(from.trunc_subsecs(0));
+            Ok(())
+        }
+        _ => Err(Error::usage(format!("the root has several signers of a machine {name}"))
+            .hint("say which one with --signer; `lifeboat root show` lists them")),
+    }
+}
+
+fn unknown(what: &str, name: &Name) -> Error {
+    Error::usage(format!("the root has no {what} {name} that could be removed"))
+        .hint("`lifeboat root show` lists all that it names")
+}
+
+/// What to do where [`locks_out`] refuses.
+pub(super) const KEEP_ONE: &str = "keep one that was there: add the new one first, and remove the old one with a later root, when `lifeboat init --identity MASTER` has run on every host";
+
+/// Why nobody could restore, or sign another root, after this one.
+pub(super) fn locks_out(before: Option<&Root>, after: &Root) -> Option<&'static str> {
+    let before = before?;
+    // The keyring is wrapped to the old ones until a host has wrapped it anew.
+    (!after.masters.iter().any(|master| before.masters.contains(master)))
+        .then_some("none of the masters stays, and the keyring is encrypted to them")
+}
+
+/// What is different, in words; `before` is `None` for whoever has seen no root of the vault.
+#[must_use]
+pub fn differences(before: Option<&Root>, after: &Root) -> Vec<String> {
+    let (mut told, old) = (Vec::new(), |list: fn(&Root) -> Vec<String>| before.map(list).unwrap_or_default());
+    let mut compare = |list: fn(&Root) -> Vec<String>, gone: &str, new: &str| {
+        let (was, is) = (old(list), list(after));
+        told.extend(was.iter().filter(|item| !is.contains(item)).map(|item| format!("{gone} {item}")));
+        told.extend(is.iter().filter(|item| !was.contains(item)).map(|item| format!("{new} {item}")));
+    };
+    compare(|root| root.owners.iter().map(principal).collect(), "no more signs roots: owner", "signs roots: owner");
+    compare(|root| root.masters.clone(), "opens everything no more: master", "opens everything: master");
+    compare(|root| root.hosts.iter().map(host_words).collect(), "before: host", "now: host");
+    compare(|root| root.drill_hosts.iter().map(drill_words).collect(), "before: drill host", "now: drill host");
+    compare(|root| root.witnesses.iter().map(Name::to_string).collect(), "no more a witness:", "a witness:");
+    compare(|root| root.warden.iter().map(principal).collect(), "deletes no more: warden", "deletes: warden");
+    compare(|root| root.approvers.iter().map(principal).collect(), "may veto no more:", "may veto:");
+    let floors = |root: &Root| {
+        let Floors { retention, delay } = &root.floors;
+        let retention = retention.map(|seconds| format!("every snapshot is kept for {seconds} s"));
+        retention.into_iter().chain(delay.map(|seconds| format!("{seconds} s between mark and deletion"))).collect()
+    };
+    compare(floors, "no more at least:", "at least:");
+    if before.is_none_or(|before| before.threshold != after.threshold) {
+        told.push(format!("so many owners must sign a root: {} of {}", after.threshold, after.owners.len()));
+    }
+    told
+}
+
+fn principal(who: &Principal) -> String {
+    format!("{} ({})", who.name, who.signer)
+}
+
+fn host_words(host: &BackupHost) -> String {
+    let what = format!("{} backs up {} (signer {})", host.name, patterns(&host.datasets), host.signer);
+    format!("{what}{}", times(host.from, host.until))
+}
+
+fn drill_words(host: &DrillHost) -> String {
+    let what = format!(
+        "{} opens and drills {} (signer {}, recipient {})",
+        host.name,
+        patterns(&host.datasets),
+        host.signer,
+        host.recipient
+    );
+    format!("{what}{}", times(host.from, host.until))
+}
+
+fn patterns(patterns: &[Pattern]) -> String {
+    patterns.iter().map(Pattern::as_str).collect::<Vec<_>>().join(", ")
+}
+
+fn times(from: DateTime<Utc>, until: Option<DateTime<Utc>>) -> String {
+    let text = |time: DateTime<Utc>| time.to_rfc3339_opts(SecondsFormat::Secs, true);
+    let until = until.map(|until| format!(", until {}", text(until))).unwrap_or_default();
+    format!(", from {}{until}", text(from))
+}

@@ -1,0 +1,172 @@
+//! An owner's folder, on a machine that need not be connected to anything: the master identity, the
+//! key that signs roots, and the root that this owner signed last.
+
+use std::fs::OpenOptions;
+use std::io::Write;
+use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
+use std::path::{Path, PathBuf};
+
+use age::secrecy::ExposeSecret;
+use lifeboat_base::secret::{self};
+use lifeboat_base::{Class, Context, Error, Result};
+use lifeboat_format::id::Name;
+use lifeboat_format::layout;
+use lifeboat_format::line::{self, OwnerLine, RequestLine, RootLine};
+use lifeboat_format::root::{MAX_ROOT_BYTES, Root};
+use zeroize::Zeroizing;
+
+use super::change::{KEEP_ONE, differences, locks_out};
+use super::signed::SignedRoot;
+use crate::keys::sign::Signer;
+use crate::state::replace_file;
+
+const IDENTITY: &str = "identity";
+const SIGNER: &str = "signer";
+const LINE: &str = "line";
+const LAST_ROOT: &str = "last-root.json";
+
+/// An owner's folder.
+pub struct OwnerFolder {
+    directory: PathBuf,
+    signer: Signer,
+}
+
+/// A root that this owner may sign.
+pub struct ToSign {
+    root: SignedRoot,
+    /// What changes against the root that this owner signed last.
+    pub differences: Vec<String>,
+    /// Whether this owner has signed no root of this vault before.
+    pub is_first: bool,
+    owner: Name,
+}
+
+impl ToSign {
+    /// The root.
+    #[must_use]
+    pub fn root(&self) -> &SignedRoot {
+        &self.root
+    }
+}
+
+impl OwnerFolder {
+    /// Makes a folder with a master identity and a signing key. Returns the owner's line.
+    ///
+    /// # Errors
+    /// [`Class::Keys`]: there is one already, or it cannot be written.
+    pub fn make(directory: &Path, name: &Name) -> Result<String> {
+        let failed = || format!("cannot make the owner's folder {}", directory.display());
+        std::fs::DirBuilder::new().recursive(true).mode(0o700).create(directory).context(Class::Keys, failed)?;
+        let present = [IDENTITY, SIGNER, LINE].into_iter().find(|file| directory.join(file).exists());
+        if let Some(file) = present {
+            return Err(Error::keys(failed())
+                .because(format!("it has a file `{file}` already"))
+                .hint("name another directory: keys are never overwritten"));
+        }
+        let (identity, signer) = (age::x25519::Identity::generate(), Signer::generate()?);
+        let recipient = identity.to_public().to_string();
+        let owner = OwnerLine { name: name.clone(), recipient, signer: signer.public().to_string() };
+        let told = line::write(&owner)?;
+        let text = Zeroizing::new(format!(
+            "# lifeboat master identity\n# public key: {}\n{}\n",
+            owner.recipient,
+            identity.to_string().expose_secret()
+        ));
+        for (file, content) in [
+            (IDENTITY, text.as_bytes()),
+            (SIGNER, signer.to_text()?.as_bytes()),
+            (LINE, format!("{told}\n").as_bytes()),
+        ] {
+            let path = directory.join(file);
+            let opened = OpenOptions::new().create_new(true).write(true).mode(0o600).open(&path);
+            let written = opened.and_then(|mut file| file.write_all(content).and_then(|()| file.sync_all()));
+            written.context(Class::Keys, || format!("cannot write {}", path.display()))?;
+        }
+        Ok(told)
+    }
+
+    /// Opens a folder.
+    ///
+    /// # Errors
+    /// [`Class::Keys`]: its signing key cannot be read.
+    pub fn open(directory: &Path) -> Result<Self> {
+        let signer = Signer::parse(&secret::read_given(&directory.join(SIGNER))?)
+            .map_err(|error| error.hint("name the directory that `lifeboat owner init` made"))?;
+        Ok(Self { directory: directory.to_owned(), signer })
+    }
+
+    /// What a request, or a root that others have signed, would change.
+    ///
+    /// # Errors
+    /// [`Class::Usage`]: it is no such line; it is not newer than what this owner has signed, or
+    /// follows something else; it is of another vault; it would lock everybody out; or this owner
+    /// has no part in it.
+    pub fn read(&self, text: &str) -> Result<ToSign> {
+        let carried: RequestLine =
+            if line::is_of::<RootLine>(text) { line::read::<RootLine>(text)?.0 } else { line::read(text)? };
+        let last = self.last()?;
+        let root =
+            SignedRoot::read(carried.root, &carried.signatures, last.as_ref().map(|(root, _)| root), "the root")?;
+        let own = self.signer.public();
+        if let Some((last, text)) = last.as_ref().filter(|(_, text)| *text != root.text) {
+            let refused = |why: String| {
+                Error::usage(format!("root {} of vault {} is refused", root.root.version, root.root.vault)).because(why)
+            };
+            if last.vault != root.root.vault {
+                return Err(refused(format!("this owner has signed roots of vault {}", last.vault))
+                    .hint("make a folder of its own for each vault, with `lifeboat owner init`"));
+            }
+            if root.root.version <= last.version {
+                return Err(refused(format!("this owner has already signed root {}", last.version))
+                    .hint("make the request again with `lifeboat root request`"));
+            }
+            let hash = lifeboat_format::id::Digest::of(text.as_bytes());
+            if root.root.version == last.version + 1
+                && let Some(why) = root.root.breaks_chain(last, hash)
+            {
+                return Err(refused(format!("{why} than the one that this owner has signed"))
+                    .hint("find out who made the request: the vault does not show what you have signed"));
+            }
+        }
+        let before = last.as_ref().map(|(root, _)| root);
+        if let Some(why) = locks_out(before, &root.root) {
+            return Err(Error::usage("this would lock everybody out").because(why).hint(KEEP_ONE));
+        }
+        let owners = root.root.owners.iter().chain(before.into_iter().flat_map(|before| &before.owners));
+        let mut of_own = owners.filter(|owner| owner.signer == own.as_str()).map(|owner| owner.name.clone());
+        let owner = of_own.next().ok_or_else(|| {
+            Error::usage("the root does not name this owner").hint("pass the --directory of an owner whom it names")
+        })?;
+        Ok(ToSign { differences: differences(before, &root.root), is_first: last.is_none(), root, owner })
+    }
+
+    /// Signs it, and remembers that. Returns the line to be installed, or to be signed by others,
+    /// too.
+    ///
+    /// # Errors
+    /// [`Class::Keys`] if minisign cannot sign, [`Class::Storage`] if it cannot be remembered.
+    pub fn sign(&self, to_sign: &ToSign) -> Result<String> {
+        let root = &to_sign.root;
+        let comment = layout::trusted_comment(&root.root.vault, &layout::root(root.root.version));
+        let signature = self.signer.sign(root.text.as_bytes(), &comment)?;
+        replace_file(&self.directory.join(LAST_ROOT), root.text.as_bytes())?;
+        let mut carried = root.carried();
+        carried.signatures.insert(to_sign.owner.to_string(), signature);
+        line::write(&RootLine(carried))
+    }
+
+    fn last(&self) -> Result<Option<(Root, String)>> {
+        let path = self.directory.join(LAST_ROOT);
+        let text = match std::fs::read(&path) {
+            Ok(text) => text,
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(None),
+            Err(error) => return Err(Error::storage(format!("cannot read {}", path.display())).because(error)),
+        };
+        let damaged = || Error::integrity(format!("{} is damaged", path.display()));
+        if text.len() > MAX_ROOT_BYTES {
+            return Err(damaged());
+        }
+        let text = String::from_utf8(text).map_err(|_| damaged())?;
+        Ok(Some((Root::parse(text.as_bytes(), &path.display().to_string())?, text)))
+    }
+}

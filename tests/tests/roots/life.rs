@@ -1,0 +1,158 @@
+//! How a root comes into being, and how it changes.
+
+use lifeboat_tests::rooted::RootedVault;
+use lifeboat_tests::tools;
+use tokio::process::Command;
+
+/// Two commands more than without a root: `owner sign` and `root install`.
+#[tokio::test(flavor = "multi_thread")]
+async fn one_person_sets_up_a_vault_and_a_new_machine_and_nothing_is_stored_anew() {
+    let vault = RootedVault::new().await;
+    vault.configure("db1", &vault.owners(), &["shop"]);
+    let init = vault.lifeboat("db1", &["--json", "init"]).await;
+    assert!(init.status.success(), "{init}");
+    let refused = vault.once("db1").await;
+    assert!(!refused.status.success() && refused.stderr.contains("no replica shows a root"), "{refused}");
+    let report = init.json().unwrap();
+    vault.sign_and_install("db1", report["request"].as_str().unwrap()).await;
+    assert!(vault.once("db1").await.status.success());
+    assert_eq!(vault.restored("shop", "r1", &[]).await.unwrap(), "shop of db1");
+
+    // The machine is lost. Another one is set up from the root and the master.
+    for lost in ["keys", "state"] {
+        std::fs::remove_dir_all(vault.path("db1").join(lost)).unwrap();
+    }
+    let init = vault.lifeboat("db1", &["--json", "init", "--identity", &vault.identity("ann")]).await;
+    assert!(init.status.success(), "{init}");
+    let refused = vault.once("db1").await;
+    assert!(refused.stderr.contains("does not let this host back up dataset shop"), "{refused}");
+    let report = init.json().unwrap();
+    vault.sign_and_install("db1", report["request"].as_str().unwrap()).await;
+    let packs = || walk(&vault.path("r1/datasets/shop/packs"));
+    let before = packs();
+    let second = vault.once("db1").await;
+    assert!(second.status.success(), "{second}");
+    assert_eq!(packs(), before, "a new machine stored data anew");
+    let shown = vault.lifeboat("db1", &["--json", "root", "show"]).await.json().unwrap();
+    assert_eq!((&shown["version"], &shown["signed_by"][0]), (&2.into(), &"ann".into()), "{shown}");
+
+    // Stock minisign checks a root.
+    let signer = shown["says"][0].as_str().unwrap().split(['(', ')']).nth(1).unwrap().to_owned();
+    let root = vault.path("r2/root/2.json");
+    let mut minisign = Command::new(tools::find("minisign"));
+    let minisign = minisign.args(["-V", "-H", "-Q", "-P", &signer, "-m"]).arg(&root);
+    let checked = minisign.arg("-x").arg(root.with_extension("json.ann.minisig")).output().await.unwrap();
+    let comment = String::from_utf8(checked.stdout).unwrap();
+    assert_eq!(comment.trim(), format!("lifeboat {} root/2.json", shown["vault"].as_str().unwrap()));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_owner_signs_nothing_that_is_older_of_another_vault_or_locks_everybody_out() {
+    let vault = RootedVault::new().await;
+    vault.set_up("db1", &["shop"], &[]).await;
+    let request = async |words: &[&str]| vault.lifeboat("db1", &[&["root", "request"], words].concat()).await;
+    let first = request(&["set", "--least-retention", "7"]).await.stdout;
+    let other = request(&["set", "--least-retention", "8"]).await.stdout;
+    vault.signed("ann", first.trim()).await;
+    let refused = vault.sign("ann", other.trim()).await;
+    assert!(refused.stderr.contains("already signed root 2"), "{refused}");
+    let elsewhere = RootedVault::new().await;
+    elsewhere.configure("db1", &vault.owners(), &["shop"]);
+    let init = elsewhere.lifeboat("db1", &["--json", "init"]).await.json().unwrap();
+    let refused = vault.sign("ann", init["request"].as_str().unwrap()).await;
+    assert!(refused.stderr.contains("has signed roots of vault"), "{refused}");
+    let refused = request(&["remove-owner", "ann"]).await;
+    assert!(refused.stderr.contains("threshold"), "{refused}");
+    let master = vault.lifeboat("db1", &["--json", "root", "show"]).await.json().unwrap();
+    let master = master["says"][1].as_str().unwrap().rsplit(' ').next().unwrap().to_owned();
+    let stranger = "age1vcamj97jj90ell5av6ja5kh4erf7vs6lgekuvx8zpn2kraxy85rqucw2c3";
+    let refused = request(&["set", "--remove-master", &master, "--add-master", stranger]).await;
+    assert!(refused.stderr.contains("lock everybody out"), "{refused}");
+    let typed = vault.sign("ann", &other.trim().replacen('A', "B", 1)).await;
+    assert!(!typed.status.success() && typed.stderr.contains("whole line"), "{typed}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn two_of_two_owners_must_sign_and_one_can_be_replaced() {
+    let vault = RootedVault::new().await;
+    vault.set_up("db1", &["shop"], &[]).await;
+    let bob = vault.new_owner("bob").await;
+    vault.change("db1", &["add-owner", &bob]).await;
+    vault.change_by("db1", &["set", "--threshold", "2"], &["ann", "bob"]).await;
+    let request = vault.lifeboat("db1", &["root", "request", "set", "--least-delay", "3"]).await.stdout;
+    let [ann, of_bob] = [vault.signed("ann", request.trim()).await, vault.signed("bob", request.trim()).await];
+    let one = vault.lifeboat("db1", &["root", "install", &ann]).await;
+    assert!(one.stderr.contains("1 more of its owners must sign it"), "{one}");
+    let both = vault.lifeboat("db1", &["root", "install", &ann, &of_bob]).await;
+    assert!(both.status.success(), "{both}");
+    // The same, by a line that goes from one owner to the other. Ann is replaced.
+    vault.change_by("db1", &["set", "--threshold", "1"], &["ann", "bob"]).await;
+    vault.change_by("db1", &["remove-owner", "ann"], &["ann", "bob"]).await;
+    vault.change_by("db1", &["set", "--least-delay", "4"], &["bob"]).await;
+    let shown = vault.lifeboat("db1", &["--json", "root", "show"]).await.json().unwrap();
+    assert_eq!(shown["signed_by"], serde_json::json!(["bob"]));
+    assert!(vault.once("db1").await.status.success());
+    // Who knows only the owner of before follows the chain; who knows a stranger finds none.
+    assert_eq!(vault.restored("shop", "r1", &[]).await.unwrap(), "shop of db1");
+    let stranger = RootedVault::new().await;
+    let (r1, identity) = (vault.path("r1").display().to_string(), vault.identity("ann"));
+    let words = ["list", "--directory", &r1, "--owner", &stranger.owner, "--identity", &identity];
+    let refused = vault.plain(&words).await;
+    assert!(refused.stderr.contains("no replica shows a root that the owners signed"), "{refused}");
+}
+
+/// A vault of before: its configuration lists signers.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_vault_without_a_root_adopts_one_and_loses_nothing() {
+    let vault = RootedVault::new().await;
+    let listed = |more: &str| format!("master_recipients = [\"{}\"]\n{more}", master(&vault));
+    vault.configure("db1", &listed(""), &["shop", "wiki"]);
+    assert!(vault.lifeboat("db1", &["init"]).await.status.success());
+    assert!(vault.once("db1").await.status.success());
+    let weak = vault.lifeboat("db1", &["--json", "check"]).await;
+    assert!(weak.stdout.contains("there is no root"), "{weak}");
+    // As a version without roots left it.
+    for key in walk(&vault.path("r1/keyring")).iter().chain(&walk(&vault.path("r2/keyring"))) {
+        if key.ends_with(".minisig") {
+            std::fs::remove_file(key).unwrap();
+        }
+    }
+    let packs = || [walk(&vault.path("r1/datasets/shop/packs")), walk(&vault.path("r2/datasets/wiki/packs"))];
+    let before = packs();
+    let request = vault.lifeboat("db1", &["root", "adopt", "--owner", &vault.owner]).await;
+    assert!(request.status.success(), "{request}");
+    vault.sign_and_install("db1", request.stdout.trim()).await;
+    // Nothing has changed yet for whoever goes by lists.
+    assert!(vault.once("db1").await.status.success());
+    vault.configure("db1", &listed(&vault.owners()), &["shop", "wiki"]);
+    let both = vault.lifeboat("db1", &["list"]).await;
+    assert!(both.stderr.contains("the root tells masters"), "{both}");
+    vault.configure("db1", &vault.owners(), &["shop", "wiki"]);
+    let init = vault.lifeboat("db1", &["--json", "init"]).await;
+    assert!(init.status.success() && init.json().unwrap()["request"].is_null(), "{init}");
+    let again = vault.once("db1").await;
+    assert!(again.status.success(), "{again}");
+    assert_eq!(packs(), before);
+    let listed = vault.lifeboat("db1", &["--json", "list"]).await.json().unwrap();
+    assert_eq!(listed.as_array().or(listed["snapshots"].as_array()).unwrap().len(), 6, "{listed}");
+    assert_eq!(vault.restored("wiki", "r2", &[]).await.unwrap(), "wiki of db1");
+    // Now its keyring is signed, so a host takes it over.
+    vault.set_up("db2", &["shop"], &["--identity", &vault.identity("ann")]).await;
+    assert!(!vault.lifeboat("db1", &["check"]).await.stdout.contains("there is no root"));
+}
+
+fn master(vault: &RootedVault) -> String {
+    let text = std::fs::read_to_string(vault.identity("ann")).unwrap();
+    text.lines().find_map(|line| line.strip_prefix("# public key: ")).unwrap().to_owned()
+}
+
+/// The files below a folder.
+fn walk(folder: &std::path::Path) -> Vec<String> {
+    let mut found = Vec::new();
+    for entry in std::fs::read_dir(folder).into_iter().flatten().flatten() {
+        let path = entry.path();
+        if path.is_dir() { found.extend(walk(&path)) } else { found.push(path.display().to_string()) }
+    }
+    found.sort_unstable();
+    found
+}

@@ -1,0 +1,101 @@
+//! The runbook of the root: a vault adopts one, and the root changes.
+
+use lifeboat_tests::operator::Operator;
+use lifeboat_tests::runbook::Runbook;
+
+use crate::{host, place, write};
+
+/// What an owner answers to a request, installed from a host.
+async fn sign_and_install(host: &Operator, request: &str, owners: &[&str]) {
+    let mut line = request.trim().to_owned();
+    for owner in owners {
+        let signed = host.must(&format!("lifeboat owner sign --directory {owner} --yes '{line}'")).await;
+        line = signed.stdout.trim().to_owned();
+    }
+    host.must(&format!("lifeboat root install '{line}'")).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_vault_adopts_a_root_which_changes_with_its_machines_and_owners() {
+    let mut book = Runbook::open("Who is believed")
+        .leaving_out("lifeboat owner init", "the owners are there from the start")
+        .leaving_out(
+            "lifeboat root request set --remove-master age1…",
+            "no master may go before another has the keyring; life.rs shows the refusal",
+        );
+    let place = place();
+    let mut db1 = host(&place, "").await;
+    db1.backup().await;
+    for owner in ["ann", "bob"] {
+        db1.must(&format!("lifeboat owner init --directory {owner} --name {owner} > {owner}.line")).await;
+    }
+    book.take("lifeboat owner sign");
+    book.take("lifeboat root install");
+    let adopt = db1.follow(&mut book, "lifeboat root adopt --owner @ann.line", &[]).await;
+    sign_and_install(&db1, &adopt.stdout, &["ann"]).await;
+    db1.owners = vec![db1.must("cat ann.line").await.stdout.trim().to_owned()];
+    db1.masters = Vec::new();
+    db1.follow(&mut book, "lifeboat init", &[]).await;
+    db1.must("lifeboat init --identity master.txt").await;
+    write(&place, "two");
+    db1.backup().await;
+    assert_eq!(db1.restored("--identity ann/identity").await, "two");
+
+    let shown = db1.follow(&mut book, "lifeboat root show", &[]).await;
+    assert!(shown.stdout.contains("host db1 backs up shop"), "{shown}");
+    let mut db2 = Operator::at(place.path(), "db2");
+    (db2.owners, db2.replicas) = (db1.owners.clone(), db1.replicas.clone());
+    db2.datasets = vec![db1.datasets[0].replace("\"shop\"", "\"wiki\"")];
+    let master = db1.file("ann/identity").display().to_string();
+    let (shown, real) = ("lifeboat init --identity MASTER", "lifeboat --json init --identity MASTER");
+    let init = db2.follow(&mut book, shown, &[(shown, real), ("MASTER", &master)]).await;
+    let request = init.json().unwrap()["request"].as_str().unwrap().to_owned();
+    sign_and_install(&db1, &request, &["ann"]).await;
+    db2.must("lifeboatd --once").await;
+    let add = "lifeboat root request add-host --dataset shop --dataset 'wiki-*'";
+    let request = db2.follow(&mut book, add, &[]).await.stdout;
+    sign_and_install(&db1, &request, &["ann"]).await;
+    let recipient = db1.make_identity("drill2.txt").await;
+    let public = db1.must("minisign -G -W -p drill2.pub -s drill2.key > /dev/null && tail -n 1 drill2.pub").await;
+    let add = "lifeboat root request add-drill-host drill2 --recipient age1… --signer RW… --dataset shop";
+    let real = [("age1…", recipient.as_str()), ("RW…", public.stdout.trim())];
+    let request = db1.follow(&mut book, add, &real).await.stdout;
+    sign_and_install(&db1, &request, &["ann"]).await;
+    db1.must("lifeboat init --identity ann/identity").await;
+    assert_eq!(db1.restored("--identity drill2.txt").await, "two");
+
+    let [host, drill] = ["remove-host db2", "remove-drill-host drill2"]
+        .map(|what| format!("lifeboat root request {what} --from 2026-11-23T18:00:00Z"));
+    for remove in [host, drill] {
+        let request = db1.follow(&mut book, &remove, &[]).await.stdout;
+        sign_and_install(&db1, &request, &["ann"]).await;
+    }
+    write(&place, "three");
+    let refused = db2.shell("lifeboatd --once").await;
+    assert!(!refused.status.success() && refused.stderr.contains("does not let this host"), "{refused}");
+    db1.backup().await;
+
+    for (shown, owners) in [
+        ("lifeboat root request add-owner @bob.line", &["ann"][..]),
+        ("lifeboat root request set --threshold 2", &["ann", "bob"]),
+    ] {
+        let request = db1.follow(&mut book, shown, &[]).await.stdout;
+        sign_and_install(&db1, &request, owners).await;
+    }
+    for (shown, owners) in [
+        ("lifeboat root request set --threshold 1", &["ann", "bob"][..]),
+        ("lifeboat root request remove-owner bob", &["ann"]),
+    ] {
+        let request = db1.follow(&mut book, shown, &[]).await.stdout;
+        sign_and_install(&db1, &request, owners).await;
+    }
+
+    for replica in ["frankfurt", "ireland"] {
+        std::fs::remove_dir_all(place.path().join(replica).join("vault/root")).unwrap();
+    }
+    let refused = db1.shell("lifeboatd --once").await;
+    assert!(refused.stderr.contains("and none of the replicas that answer shows it"), "{refused}");
+    db1.follow(&mut book, "lifeboat root install \"$(lifeboat root show --line)\"", &[]).await;
+    db1.backup().await;
+    assert_eq!(db1.restored("--identity ann/identity").await, "three");
+}
