@@ -1,7 +1,7 @@
 //! Finds the newest valid root in replicas, each of which may be hostile.
 //!
-//! The way goes from the root that is known, or from root 1, to the next, as long as a replica
-//! shows a valid one. So what a replica invents costs a request for each root that somebody could
+//! The way goes from the root that is known, or from the oldest that is there, to the next, as long
+//! as a replica shows a valid one. So what a replica invents costs a request for each root that somebody could
 //! sign, and nothing more.
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -10,7 +10,7 @@ use futures::future::join_all;
 use lifeboat_base::{Class, Error, Result};
 use lifeboat_format::id::Name;
 use lifeboat_format::layout;
-use lifeboat_format::root::{MAX_ROOT_BYTES, Root};
+use lifeboat_format::root::{MAX_ROOT_BYTES, MAX_ROOT_VERSION, Root};
 use lifeboat_store::SharedReplica;
 
 use super::signed::SignedRoot;
@@ -91,40 +91,29 @@ pub async fn find(
             Err(error) => drop(found.unanswered.insert(replica.name().clone(), error.into())),
         }
     }
-    // Without owners to go by, nothing is believed for its signatures alone, so chains are kept
-    // apart until one has a root that enough of the owners signed.
-    let mut chains = match known {
-        Some(known) => vec![Chain { newest: Some(known.clone()), is_owners: true }],
-        None => vec![Chain { newest: None, is_owners: owners.is_none() }],
-    };
-    let mut ends: Vec<Chain> = Vec::new();
-    while let Some(chain) = chains.pop() {
-        let next = chain.next(&shown, &mut found.junk).await;
-        if next.is_empty() {
-            ends.push(chain);
-            continue;
+    let is_enough = |root: &SignedRoot| owners.is_none_or(|owners| owners.are_enough(root.signers()));
+    let mut good = Vec::new();
+    if let Some(known) = known {
+        let chains = vec![Chain { newest: known.clone(), is_owners: true }];
+        good = walk(chains, &shown, &is_enough, &mut found.junk).await;
+    } else {
+        // Old roots may have been lost everywhere. Then the oldest that is there is the first.
+        let listed = shown.iter().flat_map(|shown| &shown.keys).filter_map(|key| layout::parse_root(key));
+        for first in listed.filter(|version| *version <= MAX_ROOT_VERSION).collect::<BTreeSet<_>>() {
+            let begin = next(&shown, first, None, &mut found.junk).await;
+            let begin = begin.into_iter().map(|newest| Chain { is_owners: is_enough(&newest), newest });
+            // Whoever owns a bucket can show long ways that lead nowhere: one of them is enough.
+            let begin = begin.filter(|chain| first == 1 || chain.is_owners).collect();
+            good = walk(begin, &shown, &is_enough, &mut found.junk).await;
+            if !good.is_empty() {
+                break;
+            }
         }
-        if next.len() > 1 && chain.is_owners && known.is_some() {
-            return Err(forked(&next[0]));
-        }
-        chains.extend(next.into_iter().map(|newest| Chain {
-            is_owners: chain.is_owners || owners.is_some_and(|owners| owners.are_enough(newest.signers())),
-            newest: Some(newest),
-        }));
     }
-    ends.retain(|chain| chain.newest.is_some());
-    let (mut good, bad): (Vec<Chain>, Vec<Chain>) = ends.into_iter().partition(|chain| chain.is_owners);
-    for root in bad.iter().filter_map(|chain| chain.newest.as_ref()) {
-        found
-            .junk
-            .push(format!("root {} of vault {} is left aside: others own it", root.root.version, root.root.vault));
+    if let [one, _, ..] = &good[..] {
+        return Err(forked(one));
     }
-    if let [one, _, ..] = &good[..]
-        && let Some(newest) = &one.newest
-    {
-        return Err(forked(newest));
-    }
-    found.newest = good.pop().and_then(|chain| chain.newest);
+    found.newest = good.pop();
     if let Some(newest) = &found.newest {
         for shown in &shown {
             let has = match shown.read(newest.root.version, None).await {
@@ -140,42 +129,66 @@ pub async fn find(
     Ok(found)
 }
 
-/// A root, and those before it.
+/// A root that is valid after those before it.
 struct Chain {
-    newest: Option<SignedRoot>,
+    newest: SignedRoot,
     /// Whether enough of the owners that were asked for signed one of them.
     is_owners: bool,
 }
 
-impl Chain {
-    /// The different valid roots that follow.
-    async fn next(&self, shown: &[RootListing<'_>], junk: &mut Vec<String>) -> Vec<SignedRoot> {
-        let before = self.newest.as_ref();
-        let version = before.map_or(1, |before| before.root.version + 1);
-        let of = before.map(|before| &before.root);
-        let reads = shown.iter().map(|shown| async move { (shown.replica.name(), shown.read(version, of).await) });
-        let mut next: Vec<SignedRoot> = Vec::new();
-        for (replica, read) in join_all(reads).await {
-            let root = match read {
-                Ok(Some(root)) => root,
-                Ok(None) => continue,
-                Err(error) => {
-                    junk.push(format!("replica {replica}: root {version} is left aside: {}", error.chain()));
-                    continue;
-                }
-            };
-            match next.iter_mut().find(|known| known.text == root.text) {
-                Some(known) => known.merge(root),
-                None => next.push(root),
-            }
+/// Follows each chain to its end. Returns the newest roots of those that the owners signed.
+async fn walk(
+    mut chains: Vec<Chain>,
+    shown: &[RootListing<'_>],
+    is_enough: &impl Fn(&SignedRoot) -> bool,
+    junk: &mut Vec<String>,
+) -> Vec<SignedRoot> {
+    let mut good = Vec::new();
+    while let Some(Chain { newest, is_owners }) = chains.pop() {
+        let next = next(shown, newest.root.version + 1, Some(&newest), junk).await;
+        if !next.is_empty() {
+            chains
+                .extend(next.into_iter().map(|next| Chain { is_owners: is_owners || is_enough(&next), newest: next }));
+        } else if is_owners {
+            good.push(newest);
+        } else {
+            let Root { version, vault, .. } = &newest.root;
+            junk.push(format!("root {version} of vault {vault} is left aside: others own it"));
         }
-        next.retain(|root| {
-            let flaw = root.flaw(before);
-            junk.extend(flaw.iter().map(|flaw| format!("a root {version} is left aside: {flaw}")));
-            flaw.is_none()
-        });
-        next
     }
+    good
+}
+
+/// The different valid roots of a version that follow `before`.
+async fn next(
+    shown: &[RootListing<'_>],
+    version: u64,
+    before: Option<&SignedRoot>,
+    junk: &mut Vec<String>,
+) -> Vec<SignedRoot> {
+    let of = before.map(|before| &before.root);
+    let reads = shown.iter().map(|shown| async move { (shown.replica.name(), shown.read(version, of).await) });
+    let mut next: Vec<SignedRoot> = Vec::new();
+    for (replica, read) in join_all(reads).await {
+        let root = match read {
+            Ok(Some(root)) => root,
+            Ok(None) => continue,
+            Err(error) => {
+                junk.push(format!("replica {replica}: root {version} is left aside: {}", error.chain()));
+                continue;
+            }
+        };
+        match next.iter_mut().find(|known| known.text == root.text) {
+            Some(known) => known.merge(root),
+            None => next.push(root),
+        }
+    }
+    next.retain(|root| {
+        let flaw = root.flaw(before);
+        junk.extend(flaw.iter().map(|flaw| format!("a root {version} is left aside: {flaw}")));
+        flaw.is_none()
+    });
+    next
 }
 
 fn forked(root: &SignedRoot) -> Error {

@@ -103,7 +103,6 @@ impl SignedRoot {
             (lacking > 0).then(|| format!("{lacking} more of {whose} must sign it"))
         };
         match before {
-            None if self.root.version != 1 => Some("the root before it is missing".to_owned()),
             None => lacks(&self.root, "its owners"),
             Some(before) => {
                 let chain = self.root.breaks_chain(&before.root, before.hash()).map(str::to_owned);
