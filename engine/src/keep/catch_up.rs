@@ -346,8 +346,8 @@ impl CatchUp<'_> {
         Ok(())
     }
 
-    /// Puts the signature of this host's own keyring object beside it: one that another replica has,
-    /// or else a new one.
+    /// Puts the signature of this host's own keyring object beside it: one that another replica
+    /// has, or else a new one.
     async fn sign_keyring(&self, key: &str, body: &Bytes) -> Result<()> {
         let (at, keys) = (layout::signature(key), self.keys);
         let comment = layout::trusted_comment(&keys.vault, key);
@@ -408,8 +408,8 @@ impl CatchUp<'_> {
             let source = other.replica.as_ref();
             match fetch_signed_pair(source, key, limit, &self.keys.vault, &self.keys.trust).await {
                 Ok((object, signature)) => {
-                    // What a revoked signer signed counts for its date, which the copy does not have. So
-                    // this host signs for it.
+                    // What a revoked signer signed counts for its date, which the copy does not
+                    // have. So this host signs for it.
                     let is_dated = self.keys.trust.verify(&self.keys.vault, key, &object, &signature).is_err();
                     let signature = if is_dated && !key.starts_with(&layout::drills(self.dataset)) {
                         sign_plain(key.to_owned(), object.to_vec(), &self.keys.vault, &self.keys.signer)?.signature

@@ -1,8 +1,8 @@
 //! Finds the newest valid root in replicas, each of which may be hostile.
 //!
 //! The way goes from the root that is known, or from the oldest that is there, to the next, as long
-//! as a replica shows a valid one. So what a replica invents costs a request for each root that somebody could
-//! sign, and nothing more.
+//! as a replica shows a valid one. So what a replica invents costs a request for each root that
+//! somebody could sign, and nothing more.
 
 use std::collections::{BTreeMap, BTreeSet};
 

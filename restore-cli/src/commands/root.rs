@@ -125,7 +125,7 @@ impl fmt::Display for RootView {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let signed: Vec<&str> = self.signed_by.iter().map(Name::as_str).collect();
         writeln!(f, "Root {} of vault {}, signed by {}", self.version, self.vault, signed.join(", "))?;
-        write!(f, "Fingerprint: {}\n", self.fingerprint)?;
+        writeln!(f, "Fingerprint: {}", self.fingerprint)?;
         for line in &self.says {
             write!(f, "\n  {}", escape::line(line))?;
         }
