@@ -39,6 +39,19 @@ const MIN_SPARE_BYTES: usize = 64 << 10;
 /// any longer. With half as much, large ones are given back to the system and soon asked for again.
 const MAX_SPARES_BYTES: usize = 48 << 20;
 
+/// Where a buffer is longer than this, …
+const LONG_BYTES: usize = 18 << 20;
+/// … it gets at least this capacity: the system's allocator gives larger ones back at once, and
+/// keeps smaller ones for each thread that ever made one. Of pages that nobody touches, none is
+/// taken.
+const RETURNED_BYTES: usize = 33 << 20;
+
+/// The capacity with which a buffer of this length should be made.
+#[must_use]
+pub fn roomy(length: usize) -> usize {
+    if length > LONG_BYTES { length.max(RETURNED_BYTES) } else { length }
+}
+
 /// Buffers that nobody uses now; the one that came back last is the last.
 static SPARES: Mutex<VecDeque<Vec<u8>>> = Mutex::new(VecDeque::new());
 
@@ -55,7 +68,7 @@ pub fn spare(length: usize) -> Buffer {
     let fits = |spare: &&Vec<u8>| (length..=2 * capacity).contains(&spare.capacity());
     let smallest = spares.iter().filter(fits).map(Vec::capacity).min();
     let found = spares.iter().rposition(|spare| Some(spare.capacity()) == smallest).and_then(|at| spares.remove(at));
-    Buffer { bytes: found.unwrap_or_else(|| Vec::with_capacity(capacity)), home: Home::Spares }
+    Buffer { bytes: found.unwrap_or_else(|| Vec::with_capacity(roomy(capacity))), home: Home::Spares }
 }
 
 fn keep_spare(bytes: Vec<u8>) {

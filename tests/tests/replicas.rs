@@ -320,12 +320,15 @@ async fn a_look_and_a_run_cost_as_many_requests_however_many_snapshots_are_kept(
     let (mut runs, mut looks) = (Vec::new(), Vec::new());
     for round in 1..=8 {
         let counting = Arc::new(FailingReplica::new(vault.replicas[0].clone()));
-        vault.backup_to(&MemorySource::of(noise(5000, round)), &[counting.clone()]).await.unwrap();
+        let replica: SharedReplica = counting.clone();
+        vault.backup_to(&MemorySource::of(noise(5000, round)), std::slice::from_ref(&replica)).await.unwrap();
         runs.push(counting.calls());
         let plan = vault.with_prune(async |prune| prune.plan().await).await.unwrap();
         forget_copies(&vault);
         let counting = Arc::new(FailingReplica::new(vault.replicas[0].clone()));
-        let again = vault.with_prune_in(&[counting.clone()], async |prune| prune.plan().await).await.unwrap();
+        let replica: SharedReplica = counting.clone();
+        let replicas = std::slice::from_ref(&replica);
+        let again = vault.with_prune_in(replicas, async |prune| prune.plan().await).await.unwrap();
         assert_eq!(again.verdicts, plan.verdicts);
         assert_eq!(again.verdicts.len() as u64, round);
         looks.push(counting.calls());

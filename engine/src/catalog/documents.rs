@@ -17,7 +17,7 @@ use lifeboat_format::layout;
 use lifeboat_format::manifest::{self, MAX_MANIFEST_BYTES, MAX_MANIFEST_OBJECT_BYTES, Manifest, ManifestHead};
 use lifeboat_format::record::MAX_RECORD_BYTES;
 use lifeboat_store::{Replica, ReplicaError, ReplicaErrorKind, SharedReplica};
-use tokio::sync::{Semaphore, SemaphorePermit};
+use tokio::sync::{Semaphore, SemaphorePermit, oneshot};
 
 use super::signed::{check_pair, fetch_pair};
 use super::verdict::{Signed, combine};
@@ -319,14 +319,13 @@ impl Documents<'_> {
         turn: Option<LargeTurn>,
         parse: impl FnOnce(Vec<u8>, StoredAs) -> Result<T> + Send + 'static,
     ) -> Result<T> {
-        let failed = || "the thread that opens documents failed";
         let identities = self.keys.identities.clone();
-        let decrypted = tokio::task::spawn_blocking(move || {
+        let (decrypted, stored) = on_a_thread(turn.is_some(), move || {
             let identities = identities.iter().map(|identity| identity.as_ref() as &dyn Identity);
             let stored = StoredAs { hash: Digest::of(&object), bytes: object.len() as u64 };
             (crypt::decrypt(identities, &object, MAX_MANIFEST_BYTES), stored)
-        });
-        let (decrypted, stored) = decrypted.await.context(Class::Failed, failed)?;
+        })
+        .await?;
         let opened = async {
             let plaintext = decrypted?;
             // A few bytes may decompress to many.
@@ -341,15 +340,29 @@ impl Documents<'_> {
                 None if unpacked > SMALL_DOCUMENT_BYTES => Some(take_turn().await?),
                 turn => turn,
             };
-            let parsed = tokio::task::spawn_blocking(move || {
+            on_a_thread(turn.is_some(), move || {
                 let parsed = parse(plaintext, stored);
                 drop(turn);
                 parsed
-            });
-            parsed.await.context(Class::Failed, failed)?
+            })
+            .await?
         };
         opened.await.map_err(|error: Error| error.within(format!("cannot open {key}")))
     }
+}
+
+/// Does this work on a thread for blocking work. For large documents it is a new one each time: the
+/// allocator keeps what a thread has freed for the next one that begins, but for all at once if
+/// they go on.
+async fn on_a_thread<T: Send + 'static>(is_large: bool, work: impl FnOnce() -> T + Send + 'static) -> Result<T> {
+    let failed = || "the thread that opens documents failed";
+    if !is_large {
+        return tokio::task::spawn_blocking(work).await.context(Class::Failed, failed);
+    }
+    let (done, result) = oneshot::channel();
+    let thread = std::thread::Builder::new().name("large-document".to_owned());
+    thread.spawn(move || drop(done.send(work()))).context(Class::Failed, failed)?;
+    result.await.context(Class::Failed, failed)
 }
 
 /// How much may be held of one document under this `limits.memory`, in bytes.

@@ -293,7 +293,7 @@ impl CatchUp<'_> {
     async fn copy_lacking(&mut self, lacking: &Lacking) -> Result<()> {
         let shown = lacking.shown;
         let own = shown(&self.target);
-        let ids = self.others.iter().flat_map(|other| shown(other)).filter(|id| !own.contains(id));
+        let ids = self.others.iter().flat_map(shown).filter(|id| !own.contains(id));
         let ids: BTreeSet<SnapshotId> = ids.cloned().collect();
         let (mut unbelieved, mut result) = (Unbelieved::new(lacking.kind), Ok(()));
         for id in ids.iter().rev() {

@@ -222,13 +222,14 @@ impl Judge<'_> {
             };
             (snapshot, looked)
         };
-        let mut looked = std::pin::pin!(futures::stream::iter(wanted).map(look).buffered(OBJECTS_AT_ONCE));
         let mut problems = Vec::new();
-        while let Some((snapshot, (link, wrong))) = unless(cancel, looked.next()).await? {
-            links.extend(link.map(|link| (snapshot.clone(), link)));
-            problems.extend(wrong.map(|error| (layout::manifest(self.dataset, &snapshot), error.chain())));
+        {
+            let mut looked = std::pin::pin!(futures::stream::iter(wanted).map(look).buffered(OBJECTS_AT_ONCE));
+            while let Some((snapshot, (link, wrong))) = unless(cancel, looked.next()).await? {
+                links.extend(link.map(|link| (snapshot.clone(), link)));
+                problems.extend(wrong.map(|error| (layout::manifest(self.dataset, &snapshot), error.chain())));
+            }
         }
-        drop(looked);
         self.report_all(problems);
         let outlines = std::mem::take(&mut *outlines.lock().unwrap_or_else(PoisonError::into_inner));
         Ok((outlines, links))

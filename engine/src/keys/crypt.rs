@@ -5,6 +5,7 @@ use std::io::{Cursor, Read, Write};
 
 use age::stream::{StreamReader, StreamWriter};
 use age::{DecryptError, Decryptor, Encryptor, Identity, Recipient};
+use lifeboat_base::buffers::roomy;
 use lifeboat_base::{Class, Context, Error, Result};
 
 /// The message of the error with which a read of [`decrypting`] fails.
@@ -68,7 +69,7 @@ pub fn decrypt<'a>(
     ciphertext: &[u8],
     limit: usize,
 ) -> Result<Vec<u8>> {
-    let mut plaintext = Vec::with_capacity(ciphertext.len().min(limit));
+    let mut plaintext = Vec::with_capacity(roomy(ciphertext.len()).min(limit));
     decrypting(identities, ciphertext)?
         .take(limit as u64 + 1)
         .read_to_end(&mut plaintext)

@@ -15,7 +15,7 @@ const MIB: u64 = 1 << 20;
 const STORED: StoredAs = StoredAs { hash: Digest([7; 32]), bytes: 1000 };
 
 fn pack(number: u64) -> PackRef {
-    let generation = if number % 50 == 0 { 2 } else { 1 };
+    let generation = if number.is_multiple_of(50) { 2 } else { 1 };
     PackRef { id: PackId::of(&number.to_le_bytes()), size: 1000 + number, content: MIB, generation }
 }
 
@@ -78,7 +78,7 @@ fn check(outlines: &Outlines, manifests: &[Manifest]) {
         assert_eq!(told.map(|(pack, unused)| (pack.id, (pack, unused))).collect::<BTreeMap<_, _>>(), named);
     }
     assert!(walk.step().is_none());
-    let there = |pack: &PackRef| pack.size % 3 != 0;
+    let there = |pack: &PackRef| !pack.size.is_multiple_of(3);
     let lacking = |manifest: &Manifest| manifest.packs.iter().filter(|pack| !there(pack)).count() as u32;
     assert_eq!(outlines.lacking(there), manifests.iter().map(lacking).collect::<Vec<_>>());
     for number in 0..outlines.packs().len() as u32 {
