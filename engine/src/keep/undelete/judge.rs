@@ -1,8 +1,8 @@
 //! Decides what becomes of one key.
 //!
 //! What was written after the moment is valid if it shows so by itself: a pack by its name, what is
-//! signed by a trusted signature beside it, an act by its own. A host and `vault.json`, and without a
-//! root a keyring object, show nothing but their form: so they are told, and a person decides.
+//! signed by a trusted signature beside it, an act by its own. A keyring object, a host and
+//! `vault.json` show nothing but their form: so they are told, and a person decides.
 
 use std::collections::BTreeMap;
 
@@ -18,7 +18,7 @@ use crate::catalog::documents::held_of;
 use crate::catalog::order::OrderReader;
 use crate::keep::scrub::folders::{Proof, proof};
 use crate::keys::crypt;
-use crate::keys::sign::MAX_SIGNATURE_BYTES;
+use crate::keys::sign::{MAX_SIGNATURE_BYTES, verify};
 use crate::restore::VaultReader;
 
 /// What becomes of a key.
@@ -42,14 +42,14 @@ pub(super) enum Fate {
     Unknown(String),
 }
 
-pub(super) struct Judge<'a> {
+pub(super) struct FateJudge<'a> {
     pub(super) past: &'a VaultReader,
     pub(super) now: &'a SharedReplica,
     pub(super) pruned: &'a BTreeMap<Name, Pruned>,
 }
 
 /// An object without its signature, and how it shows that it is whole.
-struct Known<'k> {
+struct KnownKey<'k> {
     object: &'k str,
     dataset: Option<Name>,
     proof: Proof,
@@ -57,18 +57,17 @@ struct Known<'k> {
 }
 
 /// `None`: it is of no kind that belongs to a vault.
-fn known(key: &str) -> Option<Known<'_>> {
+fn known(key: &str) -> Option<KnownKey<'_>> {
     // What belongs to no dataset is the same with any.
     let (dataset, any) = (dataset_of(key), "any".parse().ok()?);
     let name = dataset.as_ref().unwrap_or(&any);
     let object = key.strip_suffix(&layout::signature("")).unwrap_or(key);
     let (proof, longest) = proof(name, object)?;
-    // Those of the keyring have signatures in vaults with a root.
-    let is_signed = proof == Proof::Signature || object.starts_with(layout::KEYRING);
-    (object == key || is_signed).then_some(Known { object, dataset, proof, longest })
+    let is_signed = matches!(proof, Proof::Signature | Proof::DrillSignature);
+    (object == key || is_signed).then_some(KnownKey { object, dataset, proof, longest })
 }
 
-impl Judge<'_> {
+impl FateJudge<'_> {
     /// What becomes of this key.
     ///
     /// # Errors
@@ -99,11 +98,11 @@ impl Judge<'_> {
     /// # Errors
     /// [`Class::Integrity`] or [`Class::Keys`]: it is not. [`Class::Failed`]: it cannot be told.
     /// Others: the replica fails.
-    async fn is_valid(&self, known: &Known<'_>) -> Result<()> {
+    async fn is_valid(&self, known: &KnownKey<'_>) -> Result<()> {
         let (vault, keys) = (self.past.vault_id(), self.past.keys());
         let (object, what) = (known.object, format!("replica {}: {}", self.now.name(), known.object));
         let body = self.read(object, known.longest).await?;
-        match known.proof {
+        let trusted = match known.proof {
             Proof::Name(id) => {
                 let hashed = tokio::task::spawn_blocking(move || Digest::of(&body)).await;
                 let hashed = hashed.map_err(|error| Error::failed("cannot hash a pack").because(error))?;
@@ -111,23 +110,19 @@ impl Judge<'_> {
             }
             Proof::Act(number) => {
                 let Some(dataset) = &known.dataset else { return Ok(()) };
-                let reader = OrderReader { vault, dataset, trust: &keys.trust, cache: None, host_key: None };
+                let reader = OrderReader { vault, dataset, trusted: &keys.trusted_signers, cache: None };
                 return match reader.believe(body, number, &what) {
                     // A trusted signer signed what a newer version understands.
                     Err(error) if error.class() == Class::Failed => Ok(()),
                     believed => believed.map(drop),
                 };
             }
-            Proof::Keyring(_) | Proof::Copies => {
-                self.check_form(object, &body)?;
-                if keys.trust.root().is_none() || !object.starts_with(layout::KEYRING) {
-                    return Ok(());
-                }
-            }
-            Proof::Signature => {}
-        }
+            Proof::Keyring(_) | Proof::Copies => return self.check_form(object, &body),
+            Proof::Signature => &keys.trusted_signers,
+            Proof::DrillSignature => &keys.trusted_drill_signers,
+        };
         let signature = self.read(&layout::signature(object), MAX_SIGNATURE_BYTES as u64).await?;
-        keys.trust.verify(vault, object, &body, &signature).map(drop)
+        verify(trusted, &body, &signature, &layout::trusted_comment(vault, object)).map(drop)
     }
 
     fn check_form(&self, key: &str, body: &[u8]) -> Result<()> {
