@@ -1,8 +1,8 @@
 //! Decides what becomes of one key.
 //!
 //! What was written after the moment is valid if it shows so by itself: a pack by its name, what is
-//! signed by a trusted signature beside it, an act by its own. A keyring object, a host and
-//! `vault.json` show nothing but their form: so they are told, and a person decides.
+//! signed by a trusted signature beside it, an act by its own. A host and `vault.json`, and without
+//! a root a keyring object, show nothing but their form: so they are told, and a person decides.
 
 use std::collections::BTreeMap;
 
@@ -18,7 +18,7 @@ use crate::catalog::documents::held_of;
 use crate::catalog::order::OrderReader;
 use crate::keep::scrub::folders::{Proof, proof};
 use crate::keys::crypt;
-use crate::keys::sign::{MAX_SIGNATURE_BYTES, verify};
+use crate::keys::sign::MAX_SIGNATURE_BYTES;
 use crate::restore::VaultReader;
 
 /// What becomes of a key.
@@ -63,7 +63,8 @@ fn known(key: &str) -> Option<KnownKey<'_>> {
     let name = dataset.as_ref().unwrap_or(&any);
     let object = key.strip_suffix(&layout::signature("")).unwrap_or(key);
     let (proof, longest) = proof(name, object)?;
-    let is_signed = matches!(proof, Proof::Signature | Proof::DrillSignature);
+    // Those of the keyring have signatures in vaults with a root.
+    let is_signed = proof == Proof::Signature || object.starts_with(layout::KEYRING);
     (object == key || is_signed).then_some(KnownKey { object, dataset, proof, longest })
 }
 
@@ -102,7 +103,7 @@ impl FateJudge<'_> {
         let (vault, keys) = (self.past.vault_id(), self.past.keys());
         let (object, what) = (known.object, format!("replica {}: {}", self.now.name(), known.object));
         let body = self.read(object, known.longest).await?;
-        let trusted = match known.proof {
+        match known.proof {
             Proof::Name(id) => {
                 let hashed = tokio::task::spawn_blocking(move || Digest::of(&body)).await;
                 let hashed = hashed.map_err(|error| Error::failed("cannot hash a pack").because(error))?;
@@ -110,19 +111,23 @@ impl FateJudge<'_> {
             }
             Proof::Act(number) => {
                 let Some(dataset) = &known.dataset else { return Ok(()) };
-                let reader = OrderReader { vault, dataset, trusted: &keys.trusted_signers, cache: None };
+                let reader = OrderReader { vault, dataset, trust: &keys.trust, cache: None, host_key: None };
                 return match reader.believe(body, number, &what) {
                     // A trusted signer signed what a newer version understands.
                     Err(error) if error.class() == Class::Failed => Ok(()),
                     believed => believed.map(drop),
                 };
             }
-            Proof::Keyring(_) | Proof::Copies => return self.check_form(object, &body),
-            Proof::Signature => &keys.trusted_signers,
-            Proof::DrillSignature => &keys.trusted_drill_signers,
-        };
+            Proof::Keyring(_) | Proof::Copies => {
+                self.check_form(object, &body)?;
+                if keys.trust.root().is_none() || !object.starts_with(layout::KEYRING) {
+                    return Ok(());
+                }
+            }
+            Proof::Signature => {}
+        }
         let signature = self.read(&layout::signature(object), MAX_SIGNATURE_BYTES as u64).await?;
-        verify(trusted, &body, &signature, &layout::trusted_comment(vault, object)).map(drop)
+        keys.trust.verify(vault, object, &body, &signature).map(drop)
     }
 
     fn check_form(&self, key: &str, body: &[u8]) -> Result<()> {
