@@ -22,7 +22,7 @@ use crate::runner::Runner;
 /// The first look comes so long after the start.
 const FIRST: Duration = Duration::from_secs(60);
 /// Then it looks again and again.
-const TURN: Duration = Duration::from_secs(3600);
+const GUARD_TURN: Duration = Duration::from_secs(3600);
 /// Credentials are tried so often.
 const TRY: Duration = Duration::from_secs(24 * 3600);
 /// A turn ends after this long. What is left comes with the next one.
@@ -48,7 +48,7 @@ impl Guardian {
         if now < self.next || self.job.as_ref().is_some_and(|job| !job.is_finished()) {
             return;
         }
-        self.next = now + TURN;
+        self.next = now + GUARD_TURN;
         let is_try_due = now >= self.next_try;
         if is_try_due {
             self.next_try = now + TRY;

@@ -48,6 +48,7 @@ mod retry;
 mod s3;
 mod settings;
 mod trial;
+mod version_walk;
 mod versions;
 mod waiting;
 
@@ -64,4 +65,5 @@ pub use self::replica::{Down, ObjectMeta, Page, Probe, Replica, ReplicaError, Re
 pub use self::retry::{Retry, RetryPolicy};
 pub use self::s3::S3Replica;
 pub use self::settings::{ReplicaConfig, ReplicaKind, S3Config, S3Credentials};
-pub use self::versions::{KeptVersion, ThenAndNow, VersionKind, VersionWalk, VersionsPage};
+pub use self::version_walk::{ThenAndNow, VersionWalk};
+pub use self::versions::{KeptVersion, VersionKind, VersionsPage};

@@ -10,6 +10,9 @@ use crate::settings::{ReplicaConfig, ReplicaKind};
 /// A rule that ends old versions sooner leaves little time to notice a thief.
 const SHORTEST_DELAY_DAYS: u32 = 7;
 
+/// What a thief can do where nothing stops him.
+const FOR_GOOD: &str = "delete every backup in it for good";
+
 /// How far deletion is apart from this host.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum DeletionLevel {
@@ -55,7 +58,7 @@ impl Protection {
                 "is a directory: whoever can write to it can delete every backup in it; turn on Object Lock in at least one other replica"
                     .to_owned(),
             );
-            return all.at(DeletionLevel::None, "delete every backup in it for good".to_owned());
+            return all.at(DeletionLevel::None, FOR_GOOD);
         };
         let guards = &probe.guards;
         if guards.lifecycle.as_ref().is_some_and(|lifecycle| lifecycle.ends_objects) {
@@ -79,7 +82,7 @@ impl Protection {
                 let what = format!(
                     "hide every object, which `lifeboat undelete` takes back; for good, he can delete what is older than {days} days, unless his credentials may not remove versions"
                 );
-                return all.at(DeletionLevel::Lock, what);
+                return all.at(DeletionLevel::Lock, &what);
             }
             (Some(true), None, None) if is_host => all.broken.push(
                 "has Object Lock, and nothing in it is locked: set `lock` in its section, such as lock = \"30d\""
@@ -99,18 +102,17 @@ impl Protection {
         let what = format!(
             "hide every object, which `lifeboat undelete` takes back; for good, he can delete nothing that is needed before its lock ends, half of {days} days after the theft at the earliest{bypass}"
         );
-        self.at(DeletionLevel::Lock, what)
+        self.at(DeletionLevel::Lock, &what)
     }
 
     fn versioned(mut self, probe: &Probe) -> Self {
         let Guards { removes_versions, changes_versioning, lifecycle, .. } = &probe.guards;
-        let for_good = || "delete every backup in it for good".to_owned();
         if probe.versioning == Some(false) {
             self.weak.push(
                 "keeps no old versions: whoever steals the write credentials can delete every backup in it; turn on versioning, as OPERATIONS.md says under \"Deletion apart\""
                     .to_owned(),
             );
-            return self.at(DeletionLevel::None, for_good());
+            return self.at(DeletionLevel::None, FOR_GOOD);
         }
         for (can, what) in [(removes_versions, "remove old versions"), (changes_versioning, "stop keeping versions")] {
             if *can == Some(true) {
@@ -120,7 +122,7 @@ impl Protection {
             }
         }
         if *removes_versions == Some(true) || *changes_versioning == Some(true) {
-            return self.at(DeletionLevel::None, for_good());
+            return self.at(DeletionLevel::None, FOR_GOOD);
         }
         if probe.versioning.is_none() || removes_versions.is_none() || changes_versioning.is_none() {
             if probe.versioning.is_some() && probe.object_lock == Some(false) {
@@ -154,10 +156,10 @@ impl Protection {
         let what = format!(
             "hide or overwrite every object, which `lifeboat undelete` takes back{until}; whether he may change lifecycle rules is not tried"
         );
-        self.at(DeletionLevel::Versions, what)
+        self.at(DeletionLevel::Versions, &what)
     }
 
-    fn at(mut self, level: DeletionLevel, what: String) -> Self {
+    fn at(mut self, level: DeletionLevel, what: &str) -> Self {
         self.level = Some(level);
         self.thief = format!("a thief of these credentials can {what}");
         self

@@ -1,9 +1,9 @@
 //! Extends the locks of what snapshots need that stay, in replicas with `lock`.
 //!
 //! - **A round** goes through all objects of a dataset once, at half of the period of the lock, and
-//!   locks for the whole period again what is needed and not new. So at its end no lock of these
-//!   ends before half a period has passed, and an eighth of it is left if the next round takes its
-//!   time.
+//!   locks for the whole period again what is needed. What is written later is locked for as long
+//!   from then on. So at any time half a period is left of each lock, less the time that a round
+//!   takes and is late.
 //! - **What is needed** is all but the packs, manifests and index segments that prune lets go. If
 //!   prune is stopped, all is needed: whoever stops prune must not end locks.
 //! - **Progress** is kept in the state directory, part by part (`scrub/folders.rs`). If it is lost,
@@ -51,7 +51,7 @@ impl LockStanding {
     /// Until when everything that is needed is locked, if nothing more is done.
     #[must_use]
     pub fn locked_until(&self) -> Option<DateTime<Utc>> {
-        self.last?.checked_add_signed(self.share(5, 8))
+        self.last?.checked_add_signed(self.share(1, 1))
     }
 
     /// Whether a round should have ended.
@@ -154,8 +154,6 @@ async fn round(prune: &Prune<'_>, replica: &SharedReplica, going: &Going, standi
     let is_first = prune.config.datasets.first().is_some_and(|first| first.name == *dataset);
     let Some(mut standing) = standings.get(name).cloned() else { return Ok(()) };
     let (began, from) = standing.under_way.unwrap_or((prune.clock.now(), 0));
-    // Younger ones are locked for longer than until the end of the next round.
-    let young = standing.last.map(|_| began - standing.share(3, 8));
     for part in from..=PARTS {
         if part == PARTS {
             if is_first {
@@ -164,8 +162,7 @@ async fn round(prune: &Prune<'_>, replica: &SharedReplica, going: &Going, standi
         } else if let Some(prefix) = prefix(dataset, part, is_first) {
             let mut listing = Listing::new(&prefix);
             while let Some(objects) = replica.next_page(&mut listing).await? {
-                let is_old = |object: &ObjectMeta| young.is_none_or(|young| object.modified < young);
-                let wanted = |object: &ObjectMeta| is_old(object) && going.needs(dataset, &object.key);
+                let wanted = |object: &ObjectMeta| going.needs(dataset, &object.key);
                 let wanted = objects.into_iter().filter(wanted).map(|object| object.key);
                 let extended = futures::stream::iter(wanted)
                     .map(|key| async { lock(prune, replica, &standing, &{ key }).await })

@@ -1,8 +1,8 @@
 //! Decides what becomes of one key.
 //!
 //! What was written after the moment is valid if it shows so by itself: a pack by its name, what is
-//! signed by a trusted signature beside it, an act by its own. A host and `vault.json`, and without a
-//! root a keyring object, show nothing but their form: so they are told, and a person decides.
+//! signed by a trusted signature beside it, an act by its own. A host and `vault.json`, and without
+//! a root a keyring object, show nothing but their form: so they are told, and a person decides.
 
 use std::collections::BTreeMap;
 
@@ -42,14 +42,14 @@ pub(super) enum Fate {
     Unknown(String),
 }
 
-pub(super) struct Judge<'a> {
+pub(super) struct FateJudge<'a> {
     pub(super) past: &'a VaultReader,
     pub(super) now: &'a SharedReplica,
     pub(super) pruned: &'a BTreeMap<Name, Pruned>,
 }
 
 /// An object without its signature, and how it shows that it is whole.
-struct Known<'k> {
+struct KnownKey<'k> {
     object: &'k str,
     dataset: Option<Name>,
     proof: Proof,
@@ -57,7 +57,7 @@ struct Known<'k> {
 }
 
 /// `None`: it is of no kind that belongs to a vault.
-fn known(key: &str) -> Option<Known<'_>> {
+fn known(key: &str) -> Option<KnownKey<'_>> {
     // What belongs to no dataset is the same with any.
     let (dataset, any) = (dataset_of(key), "any".parse().ok()?);
     let name = dataset.as_ref().unwrap_or(&any);
@@ -65,10 +65,10 @@ fn known(key: &str) -> Option<Known<'_>> {
     let (proof, longest) = proof(name, object)?;
     // Those of the keyring have signatures in vaults with a root.
     let is_signed = proof == Proof::Signature || object.starts_with(layout::KEYRING);
-    (object == key || is_signed).then_some(Known { object, dataset, proof, longest })
+    (object == key || is_signed).then_some(KnownKey { object, dataset, proof, longest })
 }
 
-impl Judge<'_> {
+impl FateJudge<'_> {
     /// What becomes of this key.
     ///
     /// # Errors
@@ -99,7 +99,7 @@ impl Judge<'_> {
     /// # Errors
     /// [`Class::Integrity`] or [`Class::Keys`]: it is not. [`Class::Failed`]: it cannot be told.
     /// Others: the replica fails.
-    async fn is_valid(&self, known: &Known<'_>) -> Result<()> {
+    async fn is_valid(&self, known: &KnownKey<'_>) -> Result<()> {
         let (vault, keys) = (self.past.vault_id(), self.past.keys());
         let (object, what) = (known.object, format!("replica {}: {}", self.now.name(), known.object));
         let body = self.read(object, known.longest).await?;

@@ -5,8 +5,8 @@
 //!   it keeps its time, costs nothing, and no lifecycle rule ends it. Where that is not permitted,
 //!   and where something else lies above it, the version is copied to the top within the store.
 //!   That needs no more than the rights to read and to write. No version is ever removed.
-//! - **What stays**: an object that was written after the moment and is valid (`judge.rs`), and what
-//!   a prune has deleted (`pruned.rs`), unless the caller wants these, too.
+//! - **What stays**: an object that was written after the moment and is valid (`judge.rs`), and
+//!   what a prune has deleted (`pruned.rs`), unless the caller wants these, too.
 //! - **The order**: keys, packs and index segments first, then manifests and records, then
 //!   signatures, and `vault.json` last. So no snapshot is there before its packs, and a bucket
 //!   without `vault.json` is left alone by everybody until all is there.
@@ -27,7 +27,7 @@ use lifeboat_store::{ReplicaErrorKind, SharedReplica, ThenAndNow, VersionWalk};
 use serde::Serialize;
 use tokio_util::sync::CancellationToken;
 
-use self::judge::{Fate, Judge};
+use self::judge::{Fate, FateJudge};
 pub use self::pruned::PruneFound;
 use self::pruned::Pruned;
 use crate::restore::VaultReader;
@@ -37,7 +37,7 @@ const BROUGHT_AT_ONCE: usize = 16;
 /// So many objects are judged at once, each of which may be a pack.
 const JUDGED_AT_ONCE: usize = 4;
 /// No more names or failures of a replica are told.
-const MAX_TOLD: usize = 1000;
+const MAX_TOLD_OBJECTS: usize = 1000;
 
 /// Everything that undelete needs.
 pub struct Undelete<'a> {
@@ -105,7 +105,7 @@ impl ReplicaUndelete {
     }
 
     fn fail(&mut self, why: String) {
-        if self.failures.len() < MAX_TOLD {
+        if self.failures.len() < MAX_TOLD_OBJECTS {
             self.failures.push(why);
         }
     }
@@ -132,7 +132,7 @@ impl ReplicaUndelete {
                 true
             }
             Fate::Rewritten => {
-                if self.rewritten.len() < MAX_TOLD {
+                if self.rewritten.len() < MAX_TOLD_OBJECTS {
                     self.rewritten.push(key.key.clone());
                 }
                 if also.rewritten {
@@ -223,7 +223,7 @@ impl Undelete<'_> {
             found.prunes.extend(of.found.iter().cloned());
             pruned.insert(dataset, of);
         }
-        let judge = Judge { past: self.past, now, pruned: &pruned };
+        let judge = FateJudge { past: self.past, now, pruned: &pruned };
         let bringer = Bringer { now, may_uncover: AtomicBool::new(true) };
         let (mut walk, mut later) = (VersionWalk::new("", self.moment), Vec::new());
         while let Some(keys) = walk.next(now.as_ref()).await? {

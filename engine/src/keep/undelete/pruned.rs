@@ -53,7 +53,7 @@ pub(super) struct Pruned {
 
 /// Where it is looked for.
 #[derive(Clone, Copy)]
-struct Place<'a> {
+struct Searched<'a> {
     reader: &'a VaultReader,
     now: &'a SharedReplica,
     dataset: &'a Name,
@@ -72,7 +72,7 @@ impl Pruned {
         dataset: &Name,
         moment: DateTime<Utc>,
     ) -> Result<Self> {
-        let place = Place { reader, now, dataset, moment };
+        let place = Searched { reader, now, dataset, moment };
         let mut pruned = Self { dataset: Some(dataset.clone()), ..Self::default() };
         let folder = layout::prunes(dataset);
         let versions = place.versions(&folder).await?;
@@ -119,8 +119,8 @@ impl Pruned {
     }
 
     /// Notes the marks that were carried out, and what they name.
-    async fn take_marks(&mut self, place: Place<'_>) -> Result<()> {
-        let Place { reader, dataset, .. } = place;
+    async fn take_marks(&mut self, place: Searched<'_>) -> Result<()> {
+        let Searched { reader, dataset, .. } = place;
         let versions = place.versions(&layout::marks(dataset)).await?;
         let order =
             OrderReader { vault: reader.vault_id(), dataset, trust: &reader.keys().trust, cache: None, host_key: None };
@@ -145,7 +145,7 @@ impl Pruned {
     }
 
     /// Spares the packs that a snapshot needs that is there now, or comes back.
-    async fn spare_needed(&mut self, place: Place<'_>, past: &SharedReplica) -> Result<()> {
+    async fn spare_needed(&mut self, place: Searched<'_>, past: &SharedReplica) -> Result<()> {
         let dataset = place.dataset;
         let (then, now) = (place.reader.only(past), place.reader.only(place.now));
         for reader in [&then, &now] {
@@ -173,7 +173,7 @@ impl Pruned {
     }
 }
 
-impl Place<'_> {
+impl Searched<'_> {
     /// The keys of a folder.
     async fn versions(&self, folder: &str) -> Result<BTreeMap<String, ThenAndNow>> {
         let (mut walk, mut all) = (VersionWalk::new(folder, self.moment), BTreeMap::new());

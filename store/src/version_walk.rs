@@ -1,0 +1,142 @@
+//! What a bucket that keeps versions has of each key: what was there at a moment, and what is there
+//! now.
+//!
+//! - **Then**: of the versions and delete markers of a key, the newest that the store dates at or
+//!   before the moment, as in `s3/past.rs`.
+//! - **Bounds**: a walk has the budget of every listing, and holds one page and one key.
+
+use chrono::{DateTime, Utc};
+
+use crate::listing::Listing;
+use crate::replica::{Replica, ReplicaError};
+use crate::versions::KeptVersion;
+
+/// More delete markers than this above one version are not remembered.
+const MAX_COVERS: usize = 64;
+
+/// One key at the moment, and now.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct ThenAndNow {
+    /// The object's key, relative to the vault's prefix.
+    pub key: String,
+    /// What was there then.
+    pub then: Option<KeptVersion>,
+    /// What is there now.
+    pub now: Option<KeptVersion>,
+    /// The newest version that is no delete marker.
+    pub newest: Option<KeptVersion>,
+    /// The delete markers above `then`, if nothing else is above it.
+    pub covers: Option<Vec<String>>,
+    /// Whether the moment has been reached.
+    is_decided: bool,
+}
+
+impl ThenAndNow {
+    fn of(key: &str) -> Self {
+        Self { key: key.to_owned(), covers: Some(Vec::new()), ..Self::default() }
+    }
+
+    /// Takes in the next older version.
+    fn take(&mut self, version: KeptVersion, moment: DateTime<Utc>) {
+        let content = (!version.is_marker()).then(|| version.clone());
+        if version.is_latest {
+            self.now.clone_from(&content);
+        }
+        if self.newest.is_none() {
+            self.newest.clone_from(&content);
+        }
+        if self.is_decided {
+            return;
+        }
+        if version.modified <= moment {
+            self.is_decided = true;
+            self.then = content;
+        } else if content.is_some() {
+            self.covers = None;
+        } else if let Some(covers) = &mut self.covers {
+            covers.push(version.id);
+            if covers.len() > MAX_COVERS {
+                self.covers = None;
+            }
+        }
+    }
+}
+
+/// Walks through all keys of a replica.
+pub struct VersionWalk {
+    listing: Listing,
+    moment: DateTime<Utc>,
+    /// The key whose versions may go on with the next page.
+    open: Option<ThenAndNow>,
+}
+
+impl VersionWalk {
+    /// Will walk through the keys that begin with `prefix`.
+    #[must_use]
+    pub fn new(prefix: &str, moment: DateTime<Utc>) -> Self {
+        Self { listing: Listing::new(prefix), moment, open: None }
+    }
+
+    /// Some more keys, in order; `None` after the last.
+    ///
+    /// # Errors
+    /// The replica fails, keeps no versions, or exceeds the budget of a listing.
+    pub async fn next(&mut self, replica: &dyn Replica) -> Result<Option<Vec<ThenAndNow>>, ReplicaError> {
+        let Some(token) = self.listing.take_token() else {
+            return Ok(self.open.take().map(|last| vec![last]));
+        };
+        let waiting = self.listing.waiting.clone();
+        let page = waiting.count(replica.versions_page(self.listing.prefix(), token.as_deref())).await?;
+        let admitted = self.listing.admit_page(page.versions.len(), page.next);
+        admitted.map_err(|why| replica.bad_listing(&self.listing, why))?;
+        let mut whole = Vec::new();
+        for version in page.versions {
+            if self.open.as_ref().is_none_or(|open| open.key != version.key) {
+                whole.extend(self.open.replace(ThenAndNow::of(&version.key)));
+            }
+            if let Some(open) = &mut self.open {
+                open.take(version, self.moment);
+            }
+        }
+        Ok(Some(whole))
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used, reason = "tests")]
+mod tests {
+    use super::*;
+    use crate::versions::VersionKind;
+
+    fn walked(versions: &[(&str, i64, bool)]) -> ThenAndNow {
+        let mut key = ThenAndNow::of("k");
+        for (at, (id, seconds, is_marker)) in versions.iter().enumerate() {
+            let kind = if *is_marker {
+                VersionKind::DeleteMarker
+            } else {
+                VersionKind::Content { size: 1, tag: (*id).to_owned() }
+            };
+            let modified = DateTime::from_timestamp(*seconds, 0).unwrap();
+            let version = KeptVersion { key: "k".to_owned(), id: (*id).to_owned(), kind, modified, is_latest: at == 0 };
+            key.take(version, DateTime::from_timestamp(10, 0).unwrap());
+        }
+        key
+    }
+
+    #[test]
+    fn a_key_is_told_as_it_was_and_as_it_is() {
+        let id = |version: &Option<KeptVersion>| version.as_ref().map(|version| version.id.clone()).unwrap_or_default();
+        for (versions, then, now, newest, covers) in [
+            (vec![("a", 9, false)], "a", "a", "a", Some(vec![])),
+            (vec![("m", 12, true), ("l", 11, true), ("a", 10, false)], "a", "", "a", Some(vec!["m", "l"])),
+            (vec![("m", 12, true), ("b", 11, false), ("a", 9, false)], "a", "", "b", None),
+            (vec![("b", 11, false), ("m", 9, true), ("a", 8, false)], "", "b", "b", None),
+            (vec![("m", 12, true), ("b", 11, false)], "", "", "b", None),
+        ] {
+            let key = walked(&versions);
+            let covers = covers.map(|all| all.into_iter().map(str::to_owned).collect::<Vec<_>>());
+            let told = (id(&key.then), id(&key.now), id(&key.newest), key.covers.clone());
+            assert_eq!(told, (then.to_owned(), now.to_owned(), newest.to_owned(), covers), "{versions:?}");
+        }
+    }
+}
