@@ -22,7 +22,7 @@ pub(crate) struct Args {
 #[derive(Debug, clap::Subcommand)]
 enum OwnerVerb {
     /// Make the master identity and the signing key of an owner, in a folder; prints the owner's
-    /// line, for [keys] owners
+    /// line, which configurations list as `owners`
     Init {
         /// The folder to make; keep it offline
         #[arg(long, value_name = "DIR")]
