@@ -44,6 +44,8 @@ pub struct HostKeys {
     pub host_key: HostKey,
     /// Opens this host's manifests and index segments.
     pub operations: age::x25519::Identity,
+    /// The keyring object of this host, as `init` made it; empty before.
+    pub wrapped_operations: Bytes,
     /// The operations identities of other hosts that back up the same datasets: they open what
     /// these hosts wrote.
     pub others: BTreeMap<Name, age::x25519::Identity>,
@@ -102,6 +104,7 @@ impl HostKeys {
         };
         Ok(Self {
             operations: bundle.operations()?,
+            wrapped_operations: bundle.wrapped_operations()?,
             others: bundle.others()?,
             datasets: bundle.dataset_keys()?,
             trust,

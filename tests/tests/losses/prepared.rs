@@ -256,7 +256,8 @@ impl Prepared {
         let is_back = |file: &PathBuf| match now.get(file) {
             Some(content) => {
                 let key = self.key(file);
-                before.get(file) == Some(content) || (key.contains("/index/") && key.ends_with(".minisig"))
+                let is_made_again = key.contains("/index/") || key.starts_with(layout::KEYRING);
+                before.get(file) == Some(content) || (is_made_again && key.ends_with(".minisig"))
             }
             None => false,
         };

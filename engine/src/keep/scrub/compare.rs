@@ -7,18 +7,24 @@
 //! can read, in this replica first. Where one copy stands against one, nothing is written. What is
 //! no keyring object at all is replaced by any that is one. What cannot be read is left, as nobody
 //! knows what it was.
+//!
+//! Beside a keyring object lies its signature. One that is damaged is replaced with one that
+//! verifies: from another replica, or made anew, if this host holds the same object. With a root,
+//! so is one that is missing, or by somebody who may not sign.
 
 use std::collections::BTreeMap;
 
 use bytes::Bytes;
 use chrono::TimeDelta;
-use lifeboat_base::{Error, Result};
+use lifeboat_base::{Class, Error, Result};
 use lifeboat_format::act;
 use lifeboat_format::id::Name;
+use lifeboat_format::layout;
 use lifeboat_store::SharedReplica;
 
 use super::folders::{Proof, proof};
 use super::look::{Copy, Looked, Looker};
+use crate::keys::sign::MAX_SIGNATURE_BYTES;
 
 const BRANCHES: &str = "two hosts did not see each other: see \"Two hosts on one dataset\" in OPERATIONS.md";
 
@@ -41,7 +47,12 @@ impl Looker<'_> {
             (Looked::Gone, _) => Ok(Judged::Good),
             (Looked::Whole(copy), Proof::Keyring(_) | Proof::Copies) => {
                 let body = copy.into_iter().next().map(|(_, body)| body).unwrap_or_default();
-                self.compare(replica, key, proof, &body).await
+                match self.compare(replica, key, proof, &body).await? {
+                    Judged::Good if key.starts_with(layout::KEYRING) => {
+                        self.judge_signature(replica, key, proof, &body).await
+                    }
+                    judged => self.with_signature(replica, key, proof, judged).await,
+                }
             }
             (Looked::Whole(_), _) => Ok(Judged::Good),
             (Looked::Damaged(problem), Proof::Keyring(_) | Proof::Copies) => {
@@ -50,7 +61,8 @@ impl Looker<'_> {
                     Some(own) if self.dataset.hosts.len() < 2 => Ok(own),
                     own => self.copies(replica.name(), key).await.most(key).or_else(|error| own.ok_or(error)),
                 };
-                Ok(Judged::Damaged(problem, best.map(|(body, of)| (vec![(key.to_owned(), body)], of))))
+                let judged = Judged::Damaged(problem, best.map(|(body, of)| (vec![(key.to_owned(), body)], of)));
+                self.with_signature(replica, key, proof, judged).await
             }
             (Looked::Unreadable(problem), Proof::Keyring(_) | Proof::Copies) => {
                 let unknown = Error::integrity("nobody knows what it was: it may be newer than its other copies");
@@ -72,6 +84,72 @@ impl Looker<'_> {
                 Err(_) => Ok(Judged::Good),
             },
         }
+    }
+
+    /// Judges the signature beside a keyring object that is whole.
+    async fn judge_signature(&self, replica: &SharedReplica, key: &str, proof: Proof, body: &Bytes) -> Result<Judged> {
+        let Some(error) = self.flaw_of_signature(replica, key, body).await? else { return Ok(Judged::Good) };
+        let found = self.signature(replica.name(), key, proof, body).await;
+        let is_damaged = error.class() == Class::Integrity;
+        Ok(match found {
+            Ok((signature, of)) if is_damaged || self.keys.trust.root().is_some() => {
+                Judged::Damaged(error, Ok((vec![(layout::signature(key), signature)], of)))
+            }
+            Err(nobody) if is_damaged => Judged::Damaged(error, Err(nobody)),
+            // It is somebody else's, or of a version that signed no keyring objects.
+            _ => Judged::Good,
+        })
+    }
+
+    /// With a keyring object that is put back comes its signature, if that is not there.
+    async fn with_signature(&self, replica: &SharedReplica, key: &str, proof: Proof, judged: Judged) -> Result<Judged> {
+        let Judged::Damaged(problem, Ok((mut copy, of))) = judged else { return Ok(judged) };
+        if key.starts_with(layout::KEYRING)
+            && let Some(body) = copy.first().map(|(_, body)| body.clone())
+            && self.flaw_of_signature(replica, key, &body).await?.is_some()
+            && let Ok((signature, _)) = self.signature(replica.name(), key, proof, &body).await
+        {
+            copy.push((layout::signature(key), signature));
+        }
+        Ok(Judged::Damaged(problem, Ok((copy, of))))
+    }
+
+    /// Why the signature in a replica does not count for this object. [`Class::Integrity`]: it is
+    /// damaged. [`Class::Keys`]: nobody signed who may.
+    async fn flaw_of_signature(&self, replica: &SharedReplica, key: &str, body: &Bytes) -> Result<Option<Error>> {
+        let (at, name) = (layout::signature(key), replica.name());
+        let signature = match replica.get(&at, MAX_SIGNATURE_BYTES as u64).await {
+            Ok(signature) => signature,
+            Err(error) => {
+                return Ok(match self.unread(replica.as_ref(), error).await? {
+                    Looked::Damaged(error) | Looked::Unreadable(error) => Some(error),
+                    _ => Some(Error::keys(format!("replica {name}: {at} is missing"))),
+                });
+            }
+        };
+        let checked = self.keys.trust.verify(&self.keys.vault, key, body, &signature);
+        Ok(checked.err().map(|error| error.within(format!("replica {name}: {at}"))))
+    }
+
+    /// A signature of a keyring object that counts, and whose it is.
+    async fn signature(&self, replica: &Name, key: &str, proof: Proof, body: &Bytes) -> Result<(Bytes, String)> {
+        let (at, mut errors) = (layout::signature(key), Vec::new());
+        for other in self.replicas.iter().filter(|other| other.name() != replica) {
+            match other.get(&at, MAX_SIGNATURE_BYTES as u64).await {
+                Ok(text) => match self.keys.trust.verify(&self.keys.vault, key, body, &text) {
+                    Ok(_) => return Ok((text, format!("replica {}", other.name()))),
+                    Err(error) => errors.push(error.within(format!("replica {}", other.name()))),
+                },
+                Err(error) => errors.push(error.into()),
+            }
+        }
+        let own_host = layout::parse_host_identity(key).filter(|host| host == self.host);
+        let own = self.own(proof).or_else(|| own_host.map(|_| self.keys.wrapped_operations.clone()));
+        if own.as_ref() != Some(body) {
+            return Err(nobody(&errors));
+        }
+        let comment = layout::trusted_comment(&self.keys.vault, key);
+        Ok((self.keys.signer.sign(body, &comment)?.into(), "this host".to_owned()))
     }
 
     /// What this host holds itself of a keyring object.

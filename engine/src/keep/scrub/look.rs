@@ -40,6 +40,8 @@ pub(super) enum Looked {
 #[derive(Clone, Copy)]
 pub(super) struct Looker<'a> {
     pub(super) dataset: &'a Dataset,
+    /// The name of this host.
+    pub(super) host: &'a Name,
     pub(super) keys: &'a HostKeys,
     /// Every replica.
     pub(super) replicas: &'a [SharedReplica],
@@ -154,7 +156,7 @@ impl Looker<'_> {
     }
 
     /// What it means that an object cannot be read.
-    async fn unread(&self, replica: &dyn Replica, error: ReplicaError) -> Result<Looked> {
+    pub(super) async fn unread(&self, replica: &dyn Replica, error: ReplicaError) -> Result<Looked> {
         match error.kind {
             ReplicaErrorKind::NotFound => Ok(Looked::Gone),
             ReplicaErrorKind::TooLong { .. } => Ok(Looked::Damaged(error.into())),

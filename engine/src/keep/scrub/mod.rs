@@ -2,8 +2,8 @@
 //! of another replica.
 //!
 //! - **What is whole**: a pack matches the hash that is its name. Manifests, index segments,
-//!   records and acts are signed. Keyring objects are compared (`compare.rs`). No key
-//!   that opens a pack is needed.
+//!   records and acts are signed. Keyring objects are compared, and their
+//!   signatures checked (`compare.rs`). No key that opens a pack is needed.
 //! - **What is written**: a damaged object alone is overwritten, and only with a copy that was
 //!   checked in the same way. Nothing is deleted. It is looked at a second time first, while the
 //!   dataset's lock is held, which reading needs not.
@@ -299,7 +299,8 @@ impl Scrub<'_> {
 
     fn looker(&self) -> Looker<'_> {
         let Self { config, dataset, keys, replicas, .. } = self;
-        Looker { dataset, keys, replicas, memory: config.limits.memory, skew: config.limits.clock_skew }
+        let (host, memory, skew) = (&config.host, config.limits.memory, config.limits.clock_skew);
+        Looker { dataset, host, keys, replicas, memory, skew }
     }
 
     /// What belongs to no dataset is scrubbed with the first one.
