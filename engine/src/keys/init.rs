@@ -7,7 +7,8 @@
 //! only objects that it knows by name, that are what they claim to be, that two replicas hold, and
 //! on which all agree (`init/remote.rs`). It takes over only keys on which all agree
 //! (`init/takeover.rs`). What is wrong in one replica is named and left aside. With a root, only
-//! keyring objects count that somebody signed who may.
+//! keyring objects count that somebody signed who may. With owners and no root yet, none counts but
+//! this host's own.
 //!
 //! **It never overwrites a key.** It replaces only `hosts/<host>.json`, and keyring objects whose
 //! recipients changed. It wraps this host's own object again by itself. For the object of a
@@ -112,6 +113,7 @@ pub async fn init(
     let (mut files, mut notes) = (Vec::new(), Vec::new());
     let host_key = local_host_key(config, &mut files)?;
     let known = open_bundle(config, &host_key, &mut files)?;
+    access.check_keys(&config.host, &remote, known.as_ref())?;
     let vault = remote.vault_info(known.as_ref(), clock)?;
     access.check_vault(&vault.vault)?;
     let mut bundle = match known {

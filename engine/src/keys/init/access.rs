@@ -1,16 +1,19 @@
 //! Who may open what, as the configuration says, or else the root; and what of a host is not in the
 //! root yet.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use chrono::{DateTime, TimeDelta, Utc};
 use lifeboat_base::{Error, Result};
 use lifeboat_format::id::Name;
+use lifeboat_format::layout;
 use lifeboat_format::line::{self, RequestLine};
 use lifeboat_format::root::{self, Pattern, Root};
 use lifeboat_store::SharedReplica;
 
+use super::remote::Remote;
+use crate::catalog::verdict::combine;
 use crate::config::Config;
 use crate::keys::bundle::Bundle;
 use crate::keys::owners::Owners;
@@ -46,7 +49,13 @@ impl Access {
             Some(owners) => {
                 let state = config.state_directory.exists().then(|| StateDirectory::open(&config.state_directory));
                 let known = state.transpose()?.map(|state| pinned(&state)).transpose()?.flatten();
-                let FoundRoot { newest, .. } = find(replicas, Some(owners), known.as_ref()).await?;
+                let FoundRoot { newest, unanswered, .. } = find(replicas, Some(owners), known.as_ref()).await?;
+                // Whoever hides the root could else have his own keys adopted.
+                if newest.is_none() && !unanswered.is_empty() {
+                    let errors: Vec<Error> = unanswered.into_values().collect();
+                    return Err(combine("nobody can tell whether there is a root".to_owned(), &errors)
+                        .hint("run `lifeboat init` again when every replica answers, or leave a lost one out of the configuration"));
+                }
                 newest
             }
         };
@@ -78,6 +87,29 @@ impl Access {
             .hint("correct vault_prefix, or the buckets or paths of the replicas")),
             _ => Ok(()),
         }
+    }
+
+    /// Refuses keys of others while there is no root that could tell who signs keys. Whoever hides
+    /// the root, or comes before it, can put keys of his own there.
+    ///
+    /// # Errors
+    /// [`Class::Keys`](lifeboat_base::Class::Keys): a replica holds a keyring object that this
+    /// host did not make.
+    pub(super) fn check_keys(&self, host: &Name, remote: &Remote<'_>, bundle: Option<&Bundle>) -> Result<()> {
+        if self.owners.is_none() || self.root.is_some() {
+            return Ok(());
+        }
+        let mut own = BTreeMap::new();
+        if let Some(bundle) = bundle {
+            own.insert(layout::host_identity(host), bundle.wrapped_operations()?);
+            for (dataset, keys) in &bundle.datasets {
+                own.insert(layout::keyring_generation(dataset, keys.generation), keys.wrapped(dataset)?);
+            }
+        }
+        let Some((replica, key)) = remote.foreign_key(&own) else { return Ok(()) };
+        Err(Error::keys(format!("replica {replica} holds {key}, which this host did not make, and no replica shows a root"))
+            .because("without a root, nobody can tell whose keys these are, so they are not adopted")
+            .hint("if there was a root, find out who removed it, and put it back with `lifeboat root install`; for a vault from before there were roots, leave [keys] owners out and run `lifeboat root adopt`"))
     }
 
     /// The masters, sorted.

@@ -189,6 +189,16 @@ impl<'a> Remote<'a> {
         Ok(())
     }
 
+    /// A keyring object that is not one of `own`, byte for byte, and the replica that holds it.
+    pub(super) fn foreign_key(&self, own: &BTreeMap<String, Bytes>) -> Option<(&Name, &String)> {
+        self.witnesses().find_map(|reached| {
+            let objects = reached.objects.iter().chain(&reached.unsigned);
+            let foreign = objects.filter(|(key, body)| own.get(*key) != Some(body)).map(|(key, _)| key);
+            let mut foreign = foreign.chain(&reached.damaged).filter(|key| key.starts_with(layout::KEYRING));
+            foreign.next().map(|key| (reached.replica.name(), key))
+        })
+    }
+
     /// The signature of an object, where a replica holds that object.
     pub(super) fn signature_of(&self, key: &str, body: &Bytes) -> Option<&Bytes> {
         let holder = self.reached.iter().filter(|reached| reached.objects.get(key) == Some(body));
