@@ -26,7 +26,7 @@ use super::ciphertext::put_once;
 use super::documents::Documents;
 use super::inventory::Inventory;
 use super::kept_acts::KeptActs;
-use super::signed::check_time;
+use super::signed::{check_claim, check_time};
 use super::unbelieved::Unbelieved;
 use super::verdict::{combine_looks, is_verdict};
 use crate::keys::HostKeys;
@@ -104,6 +104,7 @@ impl<'a> OrderReader<'a> {
             .await
             .map_err(|error| if error.is_not_found() { Error::integrity(error.to_string()) } else { error.into() })?;
         let (found, before) = self.judge(stored, number, &format!("replica {}: {key}", replica.name()))?;
+        check_claim(Some(found.act.time), before)?;
         check_time(replica.as_ref(), &key, before).await?;
         Ok(found)
     }

@@ -4,6 +4,7 @@ use age::Recipient;
 use bytes::Bytes;
 use chrono::{DateTime, TimeDelta, Utc};
 use lifeboat_base::{Class, Context, Error, Result};
+use lifeboat_format::id::SnapshotId;
 use lifeboat_format::layout;
 use lifeboat_store::{Replica, ReplicaError};
 
@@ -48,7 +49,22 @@ pub(super) async fn believe(
     (object, signature): (&[u8], &[u8]),
     holder: &str,
 ) -> Result<()> {
-    check_time(replica, holder, trust.judge(vault, key, object, signature)?.before).await
+    let before = trust.judge(vault, key, object, signature)?.before;
+    let name = key.rsplit('/').next().and_then(|name| name.split('.').next());
+    let named = name.and_then(|name| name.parse().ok()).map(|id: SnapshotId| id.time());
+    check_claim(named, before)?;
+    check_time(replica, holder, before).await
+}
+
+/// Checks that an object of a signer who was revoked does not itself tell a later time. A false
+/// date of a store does not hide what is signed.
+pub(super) fn check_claim(claimed: Option<DateTime<Utc>>, before: Option<DateTime<Utc>>) -> Result<()> {
+    match before {
+        Some(until) if claimed.is_some_and(|claimed| claimed >= until) => {
+            Err(revoked(until, "it tells a later time itself"))
+        }
+        _ => Ok(()),
+    }
 }
 
 /// Checks that `replica` has stored the object `holder`, which holds a signature, before the time

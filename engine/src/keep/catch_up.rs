@@ -4,6 +4,7 @@
 //! packs, index segment, manifest and signature, in this order. So a replica never shows a snapshot
 //! that it cannot restore. The keyring object is this host's own copy, if it has one. Pruned
 //! snapshots are not brought back. Packs that are missing or have the wrong size are replaced.
+//! What a revoked signer signed is signed anew by this host, if two replicas date it from before.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -412,6 +413,10 @@ impl CatchUp<'_> {
                     // have. So this host signs for it.
                     let is_dated = self.keys.trust.verify(&self.keys.vault, key, &object, &signature).is_err();
                     let signature = if is_dated && !key.starts_with(&layout::drills(self.dataset)) {
+                        if !self.is_dated_besides(other, key, limit, &object, &holds).await {
+                            errors.push(dated_once(other.replica.name(), key));
+                            continue;
+                        }
                         sign_plain(key.to_owned(), object.to_vec(), &self.keys.vault, &self.keys.signer)?.signature
                     } else {
                         signature
@@ -426,6 +431,30 @@ impl CatchUp<'_> {
         }
         Err(combine(format!("no replica returns a valid {key}"), &errors))
     }
+
+    /// Whether another replica than `first`, too, dates this object before its signer was revoked:
+    /// the owner of one bucket can write any date there.
+    async fn is_dated_besides(
+        &self,
+        first: &Inventory,
+        key: &str,
+        limit: u64,
+        object: &Bytes,
+        holds: &impl Fn(&Inventory) -> bool,
+    ) -> bool {
+        for other in self.others.iter().filter(|other| other.replica.name() != first.replica.name() && holds(other)) {
+            let pair = fetch_signed_pair(other.replica.as_ref(), key, limit, &self.keys.vault, &self.keys.trust).await;
+            if pair.is_ok_and(|(found, _)| found == *object) {
+                return true;
+            }
+        }
+        false
+    }
+}
+
+fn dated_once(replica: &Name, key: &str) -> Error {
+    Error::keys(format!("replica {replica} alone dates {key} before its signer was revoked, so it is not copied"))
+        .hint("it can still be restored from that replica, with --replica; it is copied when a second one has it")
 }
 
 /// An object of which a replica gives the same bytes twice, so that none of them changed on its
