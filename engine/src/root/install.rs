@@ -1,5 +1,5 @@
-//! Puts a root that was signed into every replica. It overwrites junk that stands under its name,
-//! but never a valid root.
+//! Puts a root that was signed, and those before it, into every replica. It overwrites junk that
+//! stands under their names, but never a valid root.
 
 use std::collections::BTreeMap;
 
@@ -41,8 +41,8 @@ pub async fn install(
     state: &StateDirectory,
 ) -> Result<Installed> {
     let known = pinned(state)?;
-    let found = find(replicas, owners, known.as_ref()).await?;
-    let newest = found.newest;
+    let found = find(replicas, owners, &known).await?;
+    let (newest, mut chain) = (found.newest, found.chain);
     let again = newest.as_ref().filter(|newest| lines.iter().all(|line| line.root == newest.text)).cloned();
     let root = match again {
         // Replicas that lack it get it.
@@ -68,18 +68,19 @@ pub async fn install(
                 return Err(Error::keys("the owners of this root are not those of the configuration")
                     .hint("compare [keys] owners with what `lifeboat owner init` printed"));
             }
+            chain.push(root.clone());
             root
         }
     };
     let (mut done, mut failed) = (Vec::new(), BTreeMap::new());
     for replica in replicas {
-        match put_in_replica(&root, replica).await {
+        match put_in_replica(&chain, replica).await {
             Ok(()) => done.push(replica.name().clone()),
             Err(error) => drop(failed.insert(replica.name().clone(), error)),
         }
     }
     if !done.is_empty() {
-        remember(state, &root)?;
+        remember(state, &chain)?;
     }
     Ok(Installed { root, replicas: done, failed })
 }

@@ -4,9 +4,9 @@
 //!   before, which it names by its hash. Versions count up by one.
 //! - **A replica is hostile.** What it shows counts only by its signatures. Of several roots the
 //!   newest valid one counts; what is not valid is named and left aside. Two valid ones that follow
-//!   the same root stop everything: an owner's key was stolen, or used twice.
-//! - **A host pins** the newest root that it has seen. It never goes back, and where every replica
-//!   has gone back, it neither commits nor deletes.
+//!   the same root stop whoever sees both: an owner's key was stolen, or used twice.
+//! - **A host pins** the newest root that it has seen, and those before it. It never goes back, and
+//!   where every replica that answers has gone back, it neither commits nor deletes.
 //!
 //! Owners act offline (`owner.rs`): they sign what a request asks for (`change.rs`). What they have
 //! signed is installed (`install.rs`), found again (`find.rs`) and pinned (`pin.rs`).
@@ -17,6 +17,7 @@ mod install;
 mod owner;
 mod pin;
 mod put;
+mod shown;
 mod signed;
 
 pub use change::{Change, GrantedMachine, NewDrillHost, apply, differences, first_root};

@@ -1,14 +1,14 @@
-//! The newest root that this host has seen. It is kept whole, with its signatures, so that a
-//! replica which lost it can be given it again.
+//! The newest root that this host has seen, and those before it. They are kept whole, with their
+//! signatures, so that a replica which lost them can be given them again.
 
 use std::os::unix::fs::MetadataExt;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use chrono::{DateTime, Utc};
 use lifeboat_base::{Class, Context, Error, Result};
 use lifeboat_format::line::RequestLine;
-use lifeboat_format::root::MAX_ROOT_BYTES;
+use lifeboat_format::root::{MAX_ROOT_BYTES, Root};
 use lifeboat_store::SharedReplica;
 
 use super::find::{FoundRoot, find};
@@ -19,55 +19,97 @@ use crate::keys::HostKeys;
 use crate::keys::owners::Owners;
 use crate::keys::sign::SignerKey;
 use crate::keys::trust::Trust;
-use crate::state::{StateDirectory, replace_file};
+use crate::state::{StateDirectory, create_private, replace_file};
 
 const PIN_FILE: &str = "root.json";
+/// Below it are those before it, by their versions.
+const OLDER_ROOTS: &str = "roots";
 
 fn place(state: &StateDirectory) -> PathBuf {
     state.path().join(PIN_FILE)
 }
 
-/// The root that this host has pinned; `None` if it has seen none.
+fn place_of(state: &StateDirectory, version: u64) -> PathBuf {
+    state.path().join(OLDER_ROOTS).join(format!("{version}.json"))
+}
+
+/// The roots that this host has pinned, the oldest first; the last one is the newest that it has
+/// seen. Older ones may be lacking. Empty: it has seen none.
 ///
 /// # Errors
-/// [`Class::Storage`]: it cannot be read. [`Class::Integrity`]: it is damaged.
-pub fn pinned(state: &StateDirectory) -> Result<Option<SignedRoot>> {
-    let (path, hint) = (
-        place(state),
-        "mend the disk; or remove the file: then the next root that the owners signed is taken, even an older one",
-    );
-    let text = match std::fs::read(&path) {
+/// [`Class::Storage`]: the newest cannot be read. [`Class::Integrity`]: it is damaged.
+pub fn pinned(state: &StateDirectory) -> Result<Vec<SignedRoot>> {
+    let path = place(state);
+    let hint =
+        "mend the disk; or remove the file: then the next root that the owners signed is taken, even an older one";
+    let Some(newest) = read_carried(&path).map_err(|error| error.hint(hint))? else { return Ok(Vec::new()) };
+    let what = path.display().to_string();
+    let version = Root::parse(newest.root.as_bytes(), &what).map_err(|error| error.hint(hint))?.version;
+    let mut carried = vec![newest.clone()];
+    for older in (1..version).rev() {
+        let Ok(Some(older)) = read_carried(&place_of(state, older)) else { break };
+        carried.push(older);
+    }
+    let mut chain: Vec<SignedRoot> = Vec::new();
+    for root in carried.into_iter().rev() {
+        let before = chain.last().map(|before| &before.root);
+        match SignedRoot::read(root.root, &root.signatures, before, &what) {
+            Ok(root) if chain.is_empty() || root.flaw(chain.last()).is_none() => chain.push(root),
+            // What is older and damaged may be missing.
+            Ok(root) => chain = vec![root],
+            Err(_) => chain.clear(),
+        }
+    }
+    if chain.last().is_some_and(|newest| newest.root.version == version) {
+        return Ok(chain);
+    }
+    let newest = SignedRoot::read(newest.root, &newest.signatures, None, &what);
+    newest.map(|newest| vec![newest]).map_err(|error| error.hint(hint))
+}
+
+fn read_carried(path: &Path) -> Result<Option<RequestLine>> {
+    let text = match std::fs::read(path) {
         Ok(text) => text,
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(None),
-        Err(error) => {
-            return Err(Error::storage(format!("cannot read {}", path.display())).because(error).hint(hint));
-        }
+        Err(error) => return Err(Error::storage(format!("cannot read {}", path.display())).because(error)),
     };
     let damaged = || format!("{} is damaged", path.display());
     if text.len() > 4 * MAX_ROOT_BYTES {
-        return Err(Error::integrity(damaged()).hint(hint));
+        return Err(Error::integrity(damaged()));
     }
-    let read: RequestLine =
-        serde_json::from_slice(&text).context(Class::Integrity, damaged).map_err(|error| error.hint(hint))?;
-    let read = SignedRoot::read(read.root, &read.signatures, None, &path.display().to_string());
-    read.map(Some).map_err(|error| error.hint(hint))
+    serde_json::from_slice(&text).context(Class::Integrity, damaged).map(Some)
 }
 
-/// Remembers a root, if it is newer than the one that is pinned.
+/// Remembers a chain of roots, if it is newer than what is pinned, or older roots or signatures are
+/// lacking there.
 ///
 /// # Errors
 /// [`Class::Storage`]: the disk fails, or what is pinned cannot be read.
-pub(super) fn remember(state: &StateDirectory, root: &SignedRoot) -> Result<()> {
+pub(super) fn remember(state: &StateDirectory, chain: &[SignedRoot]) -> Result<()> {
     // A file of root's in the directory of the daemon would lock the daemon out.
     let owner = std::fs::metadata(state.path()).map(|found| found.uid());
+    let Some((newest, older)) = chain.split_last() else { return Ok(()) };
     if owner.is_ok_and(|owner| owner != rustix::process::geteuid().as_raw()) {
         return Ok(());
     }
-    if pinned(state)?.is_some_and(|pinned| pinned.root.version >= root.root.version) {
+    let pinned = pinned(state)?;
+    if pinned.last().is_some_and(|pinned| pinned.root.version > newest.root.version) {
         return Ok(());
     }
-    let text = serde_json::to_vec_pretty(&root.carried()).context(Class::Failed, || "cannot write a root as JSON")?;
-    replace_file(&place(state), &text)
+    let is_pinned = |root: &&SignedRoot| {
+        pinned.iter().any(|pinned| pinned.text == root.text && pinned.signatures() == root.signatures())
+    };
+    let write = |path: &Path, root: &SignedRoot| {
+        let text =
+            serde_json::to_vec_pretty(&root.carried()).context(Class::Failed, || "cannot write a root as JSON")?;
+        replace_file(path, &text)
+    };
+    for root in older.iter().filter(|root| !is_pinned(root)) {
+        let path = place_of(state, root.root.version);
+        path.parent().map_or(Ok(()), create_private)?;
+        write(&path, root)?;
+    }
+    if is_pinned(&newest) { Ok(()) } else { write(&place(state), newest) }
 }
 
 /// Looks for a newer root, pins it, and lets `keys` go by it. Without owners in the configuration,
@@ -84,11 +126,11 @@ pub async fn renew(
 ) -> Result<Option<(SignedRoot, FoundRoot)>> {
     let Some(owners) = &keys.owners else { return Ok(None) };
     let known = pinned(state)?;
-    if let Some(known) = &known {
+    if let Some(known) = known.last() {
         check_vault(known, &keys.vault)?;
         keys.trust.follow(Arc::new(known.root.clone()), now)?;
     }
-    let found = find(replicas, Some(owners), known.as_ref()).await?;
+    let found = find(replicas, Some(owners), &known).await?;
     for junk in &found.junk {
         tracing::warn!("{junk}");
     }
@@ -98,17 +140,20 @@ pub async fn renew(
     };
     check_vault(&newest, &keys.vault)?;
     keys.trust.follow(Arc::new(newest.root.clone()), now)?;
-    remember(state, &newest)?;
+    remember(state, &found.chain)?;
     if found.holders.is_empty() && !found.lacking.is_empty() {
         return Err(gone_back(&newest, &found));
     }
     for replica in &found.lacking {
         tracing::warn!(%replica, "This replica does not show root {}; catch-up puts it there", newest.root.version);
     }
+    for (replica, error) in &found.unanswered {
+        tracing::warn!(%replica, error = %error.chain(), "Nobody can tell whether this replica shows a newer root");
+    }
     Ok(Some((newest, found)))
 }
 
-/// As [`renew`], and gives the root to the replicas that lack it. Those that do not take it are
+/// As [`renew`], and gives the root and those before it to the replicas that lack any. Those that do not take it are
 /// warned of.
 ///
 /// # Errors
@@ -119,9 +164,9 @@ pub async fn keep(
     state: &StateDirectory,
     now: DateTime<Utc>,
 ) -> Result<()> {
-    let Some((root, found)) = renew(keys, replicas, state, now).await? else { return Ok(()) };
-    for replica in replicas.iter().filter(|replica| found.lacking.contains(replica.name())) {
-        if let Err(error) = put_in_replica(&root, replica).await {
+    let Some((_, found)) = renew(keys, replicas, state, now).await? else { return Ok(()) };
+    for replica in replicas.iter().filter(|replica| found.incomplete.contains(replica.name())) {
+        if let Err(error) = put_in_replica(&found.chain, replica).await {
             tracing::warn!(replica = %replica.name(), error = %error.chain(), "The root cannot be put there");
         }
     }
@@ -140,19 +185,22 @@ pub async fn trust_of_reader(
     besides: Vec<SignerKey>,
     now: DateTime<Utc>,
 ) -> Result<(Arc<Trust>, Vec<String>)> {
-    let known = state.map(pinned).transpose()?.flatten();
-    let found = find(replicas, Some(owners), known.as_ref()).await?;
+    let known = state.map(pinned).transpose()?.unwrap_or_default();
+    let found = find(replicas, Some(owners), &known).await?;
     let mut warnings = found.junk.clone();
     let Some(newest) = &found.newest else {
         let errors: Vec<Error> = found.unanswered.into_values().collect();
         return Err(if errors.is_empty() { no_root() } else { combine("no root can be read".to_owned(), &errors) });
     };
-    if found.holders.is_empty() && known.is_some() {
+    if found.holders.is_empty() && !known.is_empty() {
         warnings
             .push(format!("{}; going on with the one that this host has seen", gone_back(newest, &found).message()));
     }
+    for (replica, error) in &found.unanswered {
+        warnings.push(format!("nobody can tell whether replica {replica} shows a newer root: {}", error.chain()));
+    }
     // A reader may have a directory that it cannot write into.
-    if let Some(error) = state.and_then(|state| remember(state, newest).err()) {
+    if let Some(error) = state.and_then(|state| remember(state, &found.chain).err()) {
         warnings.push(format!("root {} was not pinned: {}", newest.root.version, error.chain()));
     }
     Ok((Trust::of_root(Arc::new(newest.root.clone()), besides, now)?, warnings))

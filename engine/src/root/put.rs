@@ -1,4 +1,4 @@
-//! Writes a root into one replica.
+//! Writes roots into one replica.
 
 use bytes::Bytes;
 use lifeboat_base::Result;
@@ -6,15 +6,36 @@ use lifeboat_format::layout;
 use lifeboat_format::root::MAX_ROOT_BYTES;
 use lifeboat_store::{ReplicaErrorKind, SharedReplica};
 
+use super::find::forked;
+use super::shown::ShownRoots;
 use super::signed::SignedRoot;
+use crate::catalog::verdict::is_verdict;
 use crate::keys::sign::MAX_SIGNATURE_BYTES;
 
-/// Gives a replica the root and its signatures, the signatures first: a root is there only when it
-/// can be believed. Whoever calls it knows that the root is valid.
+/// Gives a replica a chain of roots and their signatures, the oldest first, and each one after its
+/// signatures: a root is there only when it can be believed. Whoever calls it knows that the chain
+/// is valid. Junk under their names is overwritten, a valid root never.
 ///
 /// # Errors
-/// The replica fails, or shows another root of this version.
-pub(super) async fn put_in_replica(root: &SignedRoot, replica: &SharedReplica) -> Result<()> {
+/// The replica fails, or shows another valid root in the place of one of these.
+pub(super) async fn put_in_replica(chain: &[SignedRoot], replica: &SharedReplica) -> Result<()> {
+    let shown = ShownRoots::list(replica).await?;
+    let mut before: Option<&SignedRoot> = None;
+    for root in chain {
+        match shown.read(root.root.version, before.map(|before| &before.root)).await {
+            Ok(Some(read)) if read.is_rival_of(root, before) => {
+                return Err(forked(root.root.version, Some(replica.name())));
+            }
+            Err(error) if !is_verdict(&error) => return Err(error),
+            _ => {}
+        }
+        put_one(root, replica).await?;
+        before = Some(root);
+    }
+    Ok(())
+}
+
+async fn put_one(root: &SignedRoot, replica: &SharedReplica) -> Result<()> {
     let version = root.root.version;
     let signatures = root.signatures().iter();
     let signatures =
@@ -24,7 +45,6 @@ pub(super) async fn put_in_replica(root: &SignedRoot, replica: &SharedReplica) -
         match replica.get(&key, limit as u64).await {
             Ok(there) if there == body => {}
             Err(error) if error.is_not_found() => replica.put_new(&key, body).await?,
-            // What is there is no valid root, or a root would have been found.
             Ok(_) => replica.put_replace(&key, body).await?,
             Err(error) if matches!(error.kind, ReplicaErrorKind::TooLong { .. }) => {
                 replica.put_replace(&key, body).await?;

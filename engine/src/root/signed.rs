@@ -113,6 +113,17 @@ impl SignedRoot {
         }
     }
 
+    /// Whether it is valid in the place of `known`, which follows `before`: an owner's key was used
+    /// twice. Where nobody has `before` any more, the owners of `known` tell.
+    #[must_use]
+    pub(super) fn is_rival_of(&self, known: &Self, before: Option<&Self>) -> bool {
+        let owners =
+            known.root.owners.iter().filter(|owner| self.signers.iter().any(|key| key.as_str() == owner.signer));
+        let is_another = self.root.version == known.root.version && self.text != known.text;
+        let is_by_them = || self.flaw(None).is_none() && owners.count() >= known.root.threshold;
+        is_another && before.map_or_else(is_by_them, |_| self.flaw(before).is_none())
+    }
+
     /// Refuses a root that does not count.
     ///
     /// # Errors

@@ -178,7 +178,7 @@ impl StateDirectory {
     }
 }
 
-fn create_private(path: &Path) -> Result<()> {
+pub(crate) fn create_private(path: &Path) -> Result<()> {
     DirBuilder::new().recursive(true).mode(0o700).create(path).map_err(|error| {
         Error::storage(format!("cannot create {}", path.display()))
             .because(error)

@@ -25,8 +25,8 @@ pub(super) async fn found(session: &Session) -> Result<(Option<Config>, Vec<Shar
         session.out.warning(format!("skipping replica {replica}: {why}"));
     }
     let state = config.and_then(|config| StateDirectory::open(&config.state_directory).ok());
-    let known = state.as_ref().map(root::pinned).transpose()?.flatten();
-    let looked = root::find(&replicas, owners.as_ref(), known.as_ref());
+    let known = state.as_ref().map(root::pinned).transpose()?.unwrap_or_default();
+    let looked = root::find(&replicas, owners.as_ref(), &known);
     let found = session.cancellable("the look for the root", looked).await?;
     found.junk.iter().for_each(|junk| session.out.warning(junk));
     for (replica, error) in &found.unanswered {

@@ -128,6 +128,22 @@ async fn keys_that_a_buckets_owner_invented_are_never_adopted() {
             }
         }
     }
+    // The root is hidden, too, and the machine has seen none.
+    let roots = ["r1", "r2"].map(|replica| files(&vault.path(replica).join("root")));
+    let (key, body) = (layout::keyring_generation(&name("shop"), 1), forged(1));
+    for replica in ["r1", "r2"] {
+        std::fs::remove_dir_all(vault.path(replica).join("root")).unwrap();
+        std::fs::write(vault.path(replica).join(&key), &body).unwrap();
+    }
+    for folder in ["db1/keys", "db1/state"] {
+        let _ = std::fs::remove_dir_all(vault.path(folder));
+    }
+    let refused = vault.lifeboat("db1", &["init", "--identity", &vault.identity("ann")]).await;
+    assert!(!refused.status.success() && refused.stderr.contains("no replica shows a root"), "{refused}");
+    assert!(!vault.path("r1").join("root").exists() && !vault.path("db1/keys/host-keys").exists(), "{refused}");
+    for (replica, files) in ["r1", "r2"].iter().zip(&roots) {
+        put_back(&vault.path(replica).join("root"), files);
+    }
     // In the end a machine takes over, and all old data opens with what it wrote.
     for (replica, files) in ["r1", "r2"].iter().zip(&before) {
         put_back(&vault.path(replica).join("keyring"), files);
@@ -289,6 +305,11 @@ async fn a_root_never_goes_back() {
     }
     let healed = vault.lifeboat("db1", &["root", "install", &line]).await;
     assert!(healed.status.success(), "{healed}");
+    // Whoever knows none of them finds the whole chain again.
+    assert_eq!(files(&vault.path("r2/root")).len(), 4, "two roots, two signatures");
+    vault.configure("newcomer", &vault.owners(), &[]);
+    let listed = vault.lifeboat("newcomer", &["--identity", &vault.identity("ann"), "list"]).await;
+    assert!(listed.status.success(), "{listed}");
     assert!(vault.once("db1").await.status.success());
 
     // Somebody else has the owner's key: two roots of one version, both signed.
@@ -308,10 +329,15 @@ async fn a_root_never_goes_back() {
     vault.configure("reader", &vault.owners(), &[]);
     let torn = vault.lifeboat("reader", &["--identity", &vault.identity("ann"), "list"]).await;
     assert!(torn.stderr.contains("different valid roots of version 3"), "{torn}");
-    // Who has seen ours goes on with it, and mends the other replica.
-    let went_on = vault.once("db1").await;
-    assert!(went_on.status.success() && went_on.stderr.contains("does not show root 3"), "{went_on}");
-    assert_eq!(files(&vault.path("r1/root")).get("3.json"), files(&vault.path("r2/root")).get("3.json"));
+    // Who has seen ours stops, too, and overwrites nothing: somebody has an owner's key.
+    let stopped = vault.once("db1").await;
+    assert!(!stopped.status.success() && stopped.stderr.contains("different valid roots of version 3"), "{stopped}");
+    assert!(stopped.stderr.contains("replica r2"), "{stopped}");
+    assert_eq!(std::fs::read_to_string(vault.path("r2/root/3.json")).unwrap(), carried.root);
+    std::fs::remove_dir_all(vault.path("r2/root")).unwrap();
+    let healed = vault.once("db1").await;
+    assert!(healed.status.success() && healed.stderr.contains("does not show root 3"), "{healed}");
+    assert_eq!(files(&vault.path("r1/root")), files(&vault.path("r2/root")));
 }
 
 /// As key files must be.

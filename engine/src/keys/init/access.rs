@@ -48,8 +48,8 @@ impl Access {
             None => None,
             Some(owners) => {
                 let state = config.state_directory.exists().then(|| StateDirectory::open(&config.state_directory));
-                let known = state.transpose()?.map(|state| pinned(&state)).transpose()?.flatten();
-                let FoundRoot { newest, unanswered, .. } = find(replicas, Some(owners), known.as_ref()).await?;
+                let known = state.transpose()?.map(|state| pinned(&state)).transpose()?.unwrap_or_default();
+                let FoundRoot { newest, unanswered, .. } = find(replicas, Some(owners), &known).await?;
                 // Whoever hides the root could else have his own keys adopted.
                 if newest.is_none() && !unanswered.is_empty() {
                     let errors: Vec<Error> = unanswered.into_values().collect();
