@@ -81,7 +81,7 @@ fn listed(globals: &Globals, config: Option<&Config>, host: Option<&HostKeys>) -
 pub(crate) fn owners(globals: &Globals, config: Option<&Config>) -> Result<Option<Owners>> {
     if !globals.owners.is_empty() {
         let given: Vec<String> = globals.owners.iter().map(|owner| lines::given(owner)).collect::<Result<_>>()?;
-        return Owners::parse(&given, 1);
+        return Owners::parse(&given, globals.owner_threshold);
     }
     config.map_or(Ok(None), |config| Owners::parse(&config.keys.owners, config.keys.owner_threshold))
 }

@@ -39,6 +39,9 @@ pub(crate) struct Globals {
     /// whom to trust; may be repeated; @FILE reads a file
     #[arg(long = "owner", global = true, value_name = "KEY")]
     pub(crate) owners: Vec<String>,
+    /// So many of the owners of --owner must have signed the first root that is seen
+    #[arg(long, global = true, value_name = "N", default_value = "1")]
+    pub(crate) owner_threshold: usize,
     /// Log more; pass it twice for details
     #[arg(short, long, global = true, action = ArgAction::Count)]
     pub(crate) verbose: u8,

@@ -98,7 +98,12 @@ impl VaultReader {
         cancel: CancellationToken,
     ) -> Result<Self> {
         if keys.trust.is_empty() {
-            return Err(Error::keys("no signer is trusted, so no snapshot can be trusted").hint(
+            let error = Error::keys("no signer is trusted, so no snapshot can be trusted");
+            if keys.trust.root().is_some() {
+                return Err(error
+                    .hint("the root names no backup host: let an owner sign one that does, see `lifeboat root show`"));
+            }
+            return Err(error.hint(
                 "pass the backup host's signer key with --trusted-signer, or add it to [keys] trusted_signers; `lifeboat init` printed it on the backup host",
             ));
         }

@@ -183,7 +183,7 @@ pub fn apply(before: &SignedRoot, change: Change, now: DateTime<Utc>) -> Result<
     if differences(Some(&before.root), &root).is_empty() {
         return Err(Error::usage("the root says that already").hint("`lifeboat root show` tells what it says"));
     }
-    if let Some(why) = locks_out(Some(&before.root), &root) {
+    if let Some(why) = locks_out(Some(&before.root), &root, None) {
         return Err(Error::usage("this would lock everybody out").because(why).hint(KEEP_ONE));
     }
     root.to_json().map(|_| root)
@@ -218,9 +218,13 @@ fn unknown(what: &str, name: &Name) -> Error {
 /// What to do where [`locks_out`] refuses.
 pub(super) const KEEP_ONE: &str = "keep one that was there: add the new one first, and remove the old one with a later root, when `lifeboat init --identity MASTER` has run on every host";
 
-/// Why nobody could restore, or sign another root, after this one.
-pub(super) fn locks_out(before: Option<&Root>, after: &Root) -> Option<&'static str> {
-    let before = before?;
+/// Why nobody could open the keyring after this root. `own` is the recipient of the owner who is to
+/// sign it. Whether enough owners could sign the next one is a rule of every root.
+pub(super) fn locks_out(before: Option<&Root>, after: &Root, own: Option<&str>) -> Option<&'static str> {
+    let Some(before) = before else {
+        let is_left_out = own.is_some_and(|own| after.masters.iter().all(|master| master != own));
+        return (after.version == 1 && is_left_out).then_some("your own master identity opens nothing of it");
+    };
     // The keyring is wrapped to the old ones until a host has wrapped it anew.
     (!after.masters.iter().any(|master| before.masters.contains(master)))
         .then_some("none of the masters stays, and the keyring is encrypted to them")
@@ -248,6 +252,7 @@ pub fn differences(before: Option<&Root>, after: &Root) -> Vec<String> {
         retention.into_iter().chain(delay.map(|seconds| format!("{seconds} s between mark and deletion"))).collect()
     };
     compare(floors, "no more at least:", "at least:");
+    compare(|root| root.requires.0.clone(), "needs no more of programs:", "needs of programs:");
     if before.is_none_or(|before| before.threshold != after.threshold) {
         told.push(format!("so many owners must sign a root: {} of {}", after.threshold, after.owners.len()));
     }
@@ -259,7 +264,9 @@ fn principal(who: &Principal) -> String {
 }
 
 fn host_words(host: &BackupHost) -> String {
-    let what = format!("{} backs up {} (signer {})", host.name, patterns(&host.datasets), host.signer);
+    let BackupHost { name, signer, operations, .. } = host;
+    let datasets = patterns(&host.datasets);
+    let what = format!("{name} backs up {datasets} (signer {signer}, operations {operations})");
     format!("{what}{}", times(host.from, host.until))
 }
 

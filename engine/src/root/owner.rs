@@ -38,6 +38,8 @@ pub struct ToSign {
     pub differences: Vec<String>,
     /// Whether this owner has signed no root of this vault before.
     pub is_first: bool,
+    /// What this owner should think about before signing.
+    pub warning: Option<&'static str>,
     owner: Name,
 }
 
@@ -129,7 +131,20 @@ impl OwnerFolder {
             }
         }
         let before = last.as_ref().map(|(root, _)| root);
-        if let Some(why) = locks_out(before, &root.root) {
+        // What this program does not know cannot be told, so nobody should sign it.
+        if root.root.to_json()? != root.text.as_bytes() {
+            return Err(Error::usage("the root says something that this version does not know").hint(
+                "make the request again with `lifeboat root request`, or sign with the newest version of Lifeboat",
+            ));
+        }
+        let mut differences = differences(before, &root.root);
+        let is_same = last.as_ref().is_some_and(|(_, text)| *text == root.text);
+        if last.is_some() && !is_same && differences.is_empty() {
+            return Err(Error::usage(format!("root {} changes nothing that this owner has signed", root.root.version))
+                .hint("find out who made the request, and why: there is nothing to sign"));
+        }
+        let recipient = self.recipient()?;
+        if let Some(why) = locks_out(before, &root.root, Some(&recipient)) {
             return Err(Error::usage("this would lock everybody out").because(why).hint(KEEP_ONE));
         }
         let owners = root.root.owners.iter().chain(before.into_iter().flat_map(|before| &before.owners));
@@ -137,7 +152,20 @@ impl OwnerFolder {
         let owner = of_own.next().ok_or_else(|| {
             Error::usage("the root does not name this owner").hint("pass the --directory of an owner whom it names")
         })?;
-        Ok(ToSign { differences: differences(before, &root.root), is_first: last.is_none(), root, owner })
+        let is_own = |difference: &String| difference.contains(own.as_str()) || difference.contains(&recipient);
+        for difference in differences.iter_mut().filter(|difference| is_own(difference)) {
+            difference.push_str(" (you)");
+        }
+        let warning = (!root.root.masters.contains(&recipient))
+            .then_some("your own master identity opens nothing after this root");
+        Ok(ToSign { differences, is_first: last.is_none(), warning, root, owner })
+    }
+
+    /// The recipient of this owner's master identity.
+    fn recipient(&self) -> Result<String> {
+        let path = self.directory.join(LINE);
+        let text = std::fs::read_to_string(&path).context(Class::Keys, || format!("cannot read {}", path.display()))?;
+        Ok(line::read::<OwnerLine>(text.trim())?.recipient)
     }
 
     /// Signs it, and remembers that. Returns the line to be installed, or to be signed by others,

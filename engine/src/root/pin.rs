@@ -96,20 +96,21 @@ pub(super) fn remember(state: &StateDirectory, chain: &[SignedRoot]) -> Result<(
     if pinned.last().is_some_and(|pinned| pinned.root.version > newest.root.version) {
         return Ok(());
     }
-    let is_pinned = |root: &&SignedRoot| {
+    let is_among = |pinned: &[SignedRoot], root: &SignedRoot| {
         pinned.iter().any(|pinned| pinned.text == root.text && pinned.signatures() == root.signatures())
     };
+    let (pinned_older, pinned_newest) = pinned.split_at(pinned.len().saturating_sub(1));
     let write = |path: &Path, root: &SignedRoot| {
         let text =
             serde_json::to_vec_pretty(&root.carried()).context(Class::Failed, || "cannot write a root as JSON")?;
         replace_file(path, &text)
     };
-    for root in older.iter().filter(|root| !is_pinned(root)) {
+    for root in older.iter().filter(|root| !is_among(pinned_older, root)) {
         let path = place_of(state, root.root.version);
         path.parent().map_or(Ok(()), create_private)?;
         write(&path, root)?;
     }
-    if is_pinned(&newest) { Ok(()) } else { write(&place(state), newest) }
+    if is_among(pinned_newest, newest) { Ok(()) } else { write(&place(state), newest) }
 }
 
 /// Looks for a newer root, pins it, and lets `keys` go by it. Without owners in the configuration,

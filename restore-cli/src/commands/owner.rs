@@ -75,6 +75,9 @@ pub(crate) async fn run(args: &Args, session: &Session) -> Result<()> {
             let text = lines::given(request)?;
             let to_sign = folder.read(&text)?;
             session.out.note(told(&to_sign));
+            if let Some(warning) = to_sign.warning {
+                session.out.warning(warning);
+            }
             session.confirm(*yes, "Sign this root?".to_owned()).await?;
             session.out.result(&OneLine { line: folder.sign(&to_sign)? })
         }

@@ -48,15 +48,25 @@ pub(super) async fn newest(session: &Session) -> Result<(Option<Config>, SignedR
     Ok((config, newest))
 }
 
-/// The vault that the replicas hold.
+/// The vault that the replicas hold. All that answer must hold the same one.
 pub(super) async fn vault_of(replicas: &[SharedReplica]) -> Result<String> {
-    let mut first = None;
+    let (mut first, mut vault): (_, Option<String>) = (None, None);
     for replica in replicas {
         let read = replica.get(layout::VAULT, MAX_VAULT_INFO_BYTES as u64).await.map_err(Error::from);
         match read.and_then(|data| VaultInfo::parse(&data, replica.name())) {
-            Ok(info) => return Ok(info.vault),
+            Ok(info) if vault.as_ref().is_some_and(|vault| *vault != info.vault) => {
+                return Err(Error::configuration(format!(
+                    "replica {} holds another vault than the others",
+                    replica.name()
+                ))
+                .hint("correct vault_prefix, or the bucket or path of this replica"));
+            }
+            Ok(info) => vault = Some(info.vault),
             Err(error) => first = first.or(Some(error)),
         }
+    }
+    if let Some(vault) = vault {
+        return Ok(vault);
     }
     Err(first.unwrap_or_else(|| Error::configuration("there is no replica")))
 }

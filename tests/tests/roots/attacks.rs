@@ -245,6 +245,13 @@ async fn a_revoked_signer_counts_only_for_what_a_store_has_from_before() {
     // Whoever knows better says so.
     let told = vault.restored("shop", "r1", &["--snapshot", ids[0], "--trusted-signer", &stolen]).await;
     assert_eq!(told.unwrap(), "shop of db1");
+    // One replica's date is not enough for this host to sign it anew for another.
+    let manifest = vault.path("r1").join(layout::manifest(&name("shop"), &ids[0].parse().unwrap()));
+    std::fs::remove_file(&manifest).unwrap();
+    std::fs::remove_file(layout::signature(&manifest.display().to_string())).unwrap();
+    let run = vault.once("db1").await;
+    assert!(run.stderr.contains("s3 alone dates"), "{run}");
+    assert!(!manifest.exists(), "{run}");
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -1,5 +1,8 @@
 //! How a root comes into being, and how it changes.
 
+use lifeboat_engine::format::id::Digest;
+use lifeboat_engine::format::line::{self, RequestLine};
+use lifeboat_engine::format::root::Root;
 use lifeboat_tests::rooted::RootedVault;
 use lifeboat_tests::tools;
 use tokio::process::Command;
@@ -68,6 +71,29 @@ async fn an_owner_signs_nothing_that_is_older_of_another_vault_or_locks_everybod
     let stranger = "age1vcamj97jj90ell5av6ja5kh4erf7vs6lgekuvx8zpn2kraxy85rqucw2c3";
     let refused = request(&["set", "--remove-master", &master, "--add-master", stranger]).await;
     assert!(refused.stderr.contains("lock everybody out"), "{refused}");
+    // What changes nothing, and what this program cannot tell.
+    let text = std::fs::read_to_string(vault.path("r1/root/1.json")).unwrap();
+    let mut root = Root::parse(text.as_bytes(), "root 1").unwrap();
+    (root.version, root.previous) = (3, Some(Digest::of(text.as_bytes())));
+    let of = |root: String| line::write(&RequestLine { root, signatures: Default::default() }).unwrap();
+    let same = String::from_utf8(root.to_json().unwrap()).unwrap();
+    let strange = same.replacen('{', "{\n  \"more\": true,", 1);
+    for (root, why) in [(same, "changes nothing"), (strange, "does not know")] {
+        std::fs::write(vault.path("ann/last-root.json"), &text).unwrap();
+        let refused = vault.sign("ann", &of(root)).await;
+        assert!(!refused.status.success() && refused.stderr.contains(why), "{refused}");
+    }
+    // The first root without his master; with it, he finds himself.
+    elsewhere.configure("db1", &elsewhere.owners(), &["shop"]);
+    let init = elsewhere.lifeboat("db1", &["--json", "init"]).await.json().unwrap();
+    let first = init["request"].as_str().unwrap();
+    let mut left_out = Root::parse(line::read::<RequestLine>(first).unwrap().root.as_bytes(), "").unwrap();
+    left_out.masters = vec![stranger.to_owned()];
+    let refused = elsewhere.sign("ann", &of(String::from_utf8(left_out.to_json().unwrap()).unwrap())).await;
+    assert!(refused.stderr.contains("your own master identity"), "{refused}");
+    let signed = elsewhere.sign("ann", first).await;
+    assert_eq!(signed.stderr.matches("(you)").count(), 2, "{signed}");
+    assert!(signed.stderr.contains("operations age1"), "{signed}");
     let typed = vault.sign("ann", &other.trim().replacen('A', "B", 1)).await;
     assert!(!typed.status.success() && typed.stderr.contains("whole line"), "{typed}");
 }
@@ -85,6 +111,14 @@ async fn two_of_two_owners_must_sign_and_one_can_be_replaced() {
     assert!(one.stderr.contains("1 more of its owners must sign it"), "{one}");
     let both = vault.lifeboat("db1", &["root", "install", &ann, &of_bob]).await;
     assert!(both.status.success(), "{both}");
+    let (r1, identity) = (vault.path("r1").display().to_string(), vault.identity("ann"));
+    let nobody = RootedVault::new().await.owner;
+    for (second, is_enough) in [(&bob, true), (&nobody, false)] {
+        let owners = ["--owner", &vault.owner, "--owner", second, "--owner-threshold", "2"];
+        let words = [&["list", "--directory", &r1, "--identity", &identity], &owners[..]].concat();
+        let listed = vault.plain(&words).await;
+        assert_eq!(listed.status.success(), is_enough, "{listed}");
+    }
     // The same, by a line that goes from one owner to the other. Ann is replaced.
     vault.change_by("db1", &["set", "--threshold", "1"], &["ann", "bob"]).await;
     vault.change_by("db1", &["remove-owner", "ann"], &["ann", "bob"]).await;

@@ -1,4 +1,5 @@
-//! Opens the keys of a dataset from its keyring, which nobody signs.
+//! Opens the keys of a dataset from its keyring. A reader needs no signature of these objects: packs
+//! that a signed manifest names open with the right keys only.
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -18,9 +19,9 @@ use crate::keys::{PackKeys, ReaderKeys, SharedIdentity};
 const MAX_GENERATIONS: usize = 64;
 
 impl VaultReader {
-    /// The keys of the packs of one key generation of a dataset, from the keyring. It is not
-    /// signed, so the keys of every replica count: where replicas disagree there are several, of
-    /// which one opens the packs.
+    /// The keys of the packs of one key generation of a dataset, from the keyring. No
+    /// signature is asked for, so the keys of every replica count: where replicas disagree there
+    /// are several, of which one opens the packs.
     pub(crate) async fn pack_keys(&self, dataset: &Name, generation: u32) -> Result<Vec<PackKeys>> {
         let mut opened = self.opened.lock().await;
         let known = (dataset.clone(), generation);
