@@ -41,7 +41,7 @@ pub(super) async fn check_pair(
 
 /// Checks that somebody signed an object who may, and may still have when `replica` stored
 /// `holder`, which holds the signature.
-pub(super) async fn believe(
+pub(crate) async fn believe(
     trust: &Trust,
     replica: &dyn Replica,
     vault: &str,

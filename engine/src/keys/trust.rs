@@ -5,9 +5,9 @@
 //! sign for every dataset, or the newest root says what each of its machines may sign, and until
 //! when.
 //!
-//! **A signer that was revoked** counts only for snapshots and drill reports, and only where a
-//! store says that it has the signature from before. A mark, a prune record, a lease or a key of
-//! his never counts: nobody can tell when it was made.
+//! **A signer that was revoked** counts only for snapshots, drill reports and keys, and only where
+//! a store says that it has the signature from before; keys only where two say so. A mark, a prune
+//! record or a lease of his never counts.
 
 use std::fmt;
 use std::sync::{Arc, PoisonError, RwLock};
@@ -237,8 +237,9 @@ impl Claim {
         let is_now = grant.until.is_none();
         match (self, &grant.role) {
             (Self::Snapshot(dataset), Role::Host(_)) | (Self::Drill(dataset), Role::DrillHost) => covers(dataset),
-            (Self::Act(dataset) | Self::DatasetKeys(dataset), Role::Host(_)) => is_now && covers(dataset),
-            (Self::HostKeys(host), Role::Host(name)) => is_now && name.as_ref().is_none_or(|name| name == host),
+            (Self::DatasetKeys(dataset), Role::Host(_)) => covers(dataset),
+            (Self::Act(dataset), Role::Host(_)) => is_now && covers(dataset),
+            (Self::HostKeys(host), Role::Host(name)) => name.as_ref().is_none_or(|name| name == host),
             (Self::DatasetKeys(_) | Self::HostKeys(_), Role::Owner) => true,
             _ => false,
         }

@@ -254,6 +254,43 @@ async fn a_revoked_signer_counts_only_for_what_a_store_has_from_before() {
     assert!(!manifest.exists(), "{run}");
 }
 
+/// The only host is revoked before another one takes over.
+#[tokio::test(flavor = "multi_thread")]
+async fn keys_of_a_revoked_host_are_taken_over_only_if_two_stores_date_them() {
+    let start = |name| Region::start_with(name, Bucket::Plain);
+    let (one, two, other) = tokio::join!(start("s1"), start("s2"), start("other"));
+    for are_dated in [false, true] {
+        let mut vault = RootedVault::new().await;
+        if are_dated {
+            vault.replicas = vec![section(&one.replica_config("s1")), section(&two.replica_config("s2"))];
+        } else {
+            vault.replicas[0] = section(&other.replica_config("s1"));
+        }
+        vault.set_up("db1", &["shop"], &[]).await;
+        assert!(vault.once("db1").await.status.success());
+        tokio::time::sleep(Duration::from_millis(2100)).await;
+        let theft = Utc::now().to_rfc3339_opts(SecondsFormat::Secs, true);
+        tokio::time::sleep(Duration::from_millis(1100)).await;
+        vault.change("db1", &["remove-host", "db1", "--from", &theft]).await;
+        for folder in ["db1/keys", "db1/state"] {
+            std::fs::remove_dir_all(vault.path(folder)).unwrap();
+        }
+        let init = vault.lifeboat("db1", &["--json", "init", "--identity", &vault.identity("ann")]).await;
+        assert_eq!(init.status.success(), are_dated, "{init}");
+        if !are_dated {
+            assert!(init.stderr.contains("the host that signed it was revoked"), "{init}");
+            assert!(!init.stderr.contains("damaged"), "{init}");
+            continue;
+        }
+        vault.sign_and_install("db1", init.json().unwrap()["request"].as_str().unwrap()).await;
+        assert!(vault.once("db1").await.status.success());
+        let (identity, out) = (vault.identity("ann"), vault.path("out").display().to_string());
+        let words = ["--replica", "s1", "--identity", &identity, "restore", "shop", "--to-directory", &out];
+        let restored = vault.lifeboat("db1", &words).await;
+        assert!(restored.status.success(), "{restored}");
+    }
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn another_vault_in_the_place_of_this_one_is_refused() {
     let (production, staging) = (RootedVault::new().await, RootedVault::new().await);

@@ -13,6 +13,7 @@ use lifeboat_format::keyring::MAX_KEYRING_OBJECT_BYTES;
 use lifeboat_format::layout;
 use lifeboat_store::SharedReplica;
 
+use crate::catalog::signed::believe;
 use crate::catalog::verdict::combine;
 use crate::keys::bundle::Bundle;
 use crate::keys::crypt;
@@ -32,6 +33,10 @@ pub(super) struct Reached<'a> {
     pub(super) signatures: BTreeMap<String, Bytes>,
     /// Keyring objects that nobody signed who may, where somebody must.
     pub(super) unsigned: BTreeMap<String, Bytes>,
+    /// Those of them that a host signed which was revoked.
+    pub(super) revoked: BTreeSet<String>,
+    /// Those of these that this replica dates before that.
+    dated: BTreeSet<String>,
     /// The keys of those that are not what they claim to be.
     pub(super) damaged: BTreeSet<String>,
 }
@@ -85,12 +90,33 @@ impl<'a> Remote<'a> {
                 }
             }
         }
+        remote.count_dated();
         if remote.reached.is_empty() {
             let error = combine("no replica can be used".to_owned(), &errors);
             let has_hint = error.hint_text().is_some();
             return Err(if has_hint { error } else { error.hint("run `lifeboat check` for details") });
         }
         Ok(remote)
+    }
+
+    /// What a revoked host signed counts if two replicas hold it and date it from before: the owner
+    /// of one bucket can write any date there.
+    fn count_dated(&mut self) {
+        let dated = self.reached.iter().flat_map(|reached| {
+            reached.dated.iter().filter_map(|key| Some((key.clone(), reached.unsigned.get(key)?.clone())))
+        });
+        let dated: Vec<(String, Bytes)> = dated.collect();
+        for (key, body) in &dated {
+            if dated.iter().filter(|(other, same)| other == key && same == body).count() < 2 {
+                continue;
+            }
+            for reached in &mut self.reached {
+                if reached.unsigned.get(key) == Some(body) && reached.dated.contains(key) {
+                    reached.unsigned.remove(key);
+                    reached.objects.insert(key.clone(), body.clone());
+                }
+            }
+        }
     }
 
     /// Refuses vaults of a format that is only read, before anything is made. If a replica holds a
@@ -270,7 +296,8 @@ async fn look_at<'a>(
     };
     let (objects, signatures) = (BTreeMap::new(), BTreeMap::new());
     let (unsigned, damaged) = (BTreeMap::new(), BTreeSet::new());
-    let mut reached = Reached { replica, info, objects, signatures, unsigned, damaged };
+    let (revoked, dated) = (BTreeSet::new(), BTreeSet::new());
+    let mut reached = Reached { replica, info, objects, signatures, unsigned, revoked, dated, damaged };
     let mut keys = Vec::new();
     for folder in [layout::KEYRING, layout::HOSTS] {
         keys.extend(replica.list(folder).await?.into_iter().map(|object| object.key));
@@ -314,6 +341,17 @@ async fn look_at<'a>(
                         "replica {name}: {key} is left aside ({}): run `lifeboat init` on the host that made it, which signs it; if none did, delete it there",
                         error.chain()
                     ));
+                    let signature = reached.signatures.get(&key).cloned().unwrap_or_default();
+                    let signed = (&body[..], &signature[..]);
+                    if let Some(trust) = trust.filter(|trust| trust.judge(vault, &key, signed.0, signed.1).is_ok()) {
+                        reached.revoked.insert(key.clone());
+                        let holder = layout::signature(&key);
+                        match believe(trust, replica.as_ref(), vault, &key, signed, &holder).await {
+                            Ok(()) => drop(reached.dated.insert(key.clone())),
+                            Err(error) if error.class() == Class::Keys => {}
+                            Err(error) => return Err(error),
+                        }
+                    }
                     reached.unsigned.insert(key.clone(), body);
                     continue;
                 }

@@ -118,7 +118,7 @@ fn take_over<G: Copy, T>(
     // Why those speak against it that hold the vault and no such keys.
     let mut against = Vec::new();
     // Where there is nothing but damage.
-    let mut damaged: Vec<String> = Vec::new();
+    let (mut damaged, mut are_revoked): (Vec<String>, bool) = (Vec::new(), false);
     // Each object is opened once: an identity may be a token that must be touched.
     let mut tried: BTreeMap<(String, &Bytes), Option<usize>> = BTreeMap::new();
     for reached in remote.witnesses() {
@@ -152,8 +152,13 @@ fn take_over<G: Copy, T>(
                 against.push(format!("{replica} holds the vault, and none of these keys"));
             }
             None => damaged.extend(keys.first().map(|(key, _)| {
-                let unsigned = reached.unsigned.contains_key(key);
-                format!("{key} in {replica}{}", if unsigned { " (nobody signed it who may)" } else { "" })
+                let why = match (reached.revoked.contains(key), reached.unsigned.contains_key(key)) {
+                    (true, _) => " (the host that signed it was revoked)",
+                    (_, true) => " (nobody signed it who may)",
+                    _ => "",
+                };
+                are_revoked |= reached.revoked.contains(key);
+                format!("{key} in {replica}{why}")
             })),
         }
     }
@@ -170,6 +175,9 @@ fn take_over<G: Copy, T>(
     }
     match (held.pop(), first) {
         (None, Some(error)) => Err(error),
+        (None, None) if are_revoked => Err(Error::keys(format!("{what} has keys, but none that counts: {}", damaged.join(", ")))
+            .because("two replicas must date them from before the revocation, and these do not")
+            .hint("let `lifeboat root request remove-host NAME --signer RW… --from TIME`, with a time in an hour, be signed and installed, and run this again before that: see \"A machine is stolen\" in OPERATIONS.md")),
         (None, None) if !damaged.is_empty() => {
             Err(Error::integrity(format!("{what} has keys, but they are damaged: {}", damaged.join(", "))).hint(
                 "put a good copy back, such as an older version of the object, and run `lifeboat init` again; new keys open no backup that is there: delete the object only if there is none to lose",
