@@ -41,8 +41,8 @@ pub struct FoundRoot {
 /// empty, for the newest of these owners.
 ///
 /// # Errors
-/// [`Class::Keys`](lifeboat_base::Class::Keys): two valid roots follow the same one, or a replica shows another valid one in
-/// the place of a known one.
+/// [`Class::Keys`](lifeboat_base::Class::Keys): two valid roots follow the same one, or a replica
+/// shows another valid one in the place of a known one.
 pub async fn find(replicas: &[SharedReplica], owners: Option<&Owners>, known: &[SignedRoot]) -> Result<FoundRoot> {
     let mut found = FoundRoot::default();
     let listings = replicas.iter().map(|replica| async move { (replica, ShownRoots::list(replica).await) });

@@ -154,8 +154,8 @@ pub async fn renew(
     Ok(Some((newest, found)))
 }
 
-/// As [`renew`], and gives the root and those before it to the replicas that lack any. Those that do not take it are
-/// warned of.
+/// As [`renew`], and gives the root and those before it to the replicas that lack any. Those that
+/// do not take them are warned of.
 ///
 /// # Errors
 /// As [`renew`].

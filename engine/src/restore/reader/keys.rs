@@ -1,5 +1,5 @@
-//! Opens the keys of a dataset from its keyring. A reader needs no signature of these objects: packs
-//! that a signed manifest names open with the right keys only.
+//! Opens the keys of a dataset from its keyring. A reader needs no signature of these objects: the
+//! packs that a signed manifest names open with the right keys only.
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
