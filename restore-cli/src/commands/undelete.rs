@@ -159,6 +159,10 @@ impl fmt::Display for Undeleted {
                 let count = human::count(replica.newer_hidden, "object");
                 write!(f, "\n written later and deleted since: {count}; a later TIME brings them back")?;
             }
+            if replica.strange_hidden > 0 {
+                let count = human::count(replica.strange_hidden, "object");
+                write!(f, "\n of no kind that belongs to a vault, and left deleted: {count}")?;
+            }
             for failure in replica.failures.iter().take(MAX_SHOWN) {
                 write!(f, "\n FAILED: {}", escape::line(failure))?;
             }

@@ -14,6 +14,7 @@ use lifeboat_format::layout;
 use lifeboat_store::{KeptVersion, ReplicaErrorKind, SharedReplica, ThenAndNow};
 
 use super::pruned::Pruned;
+use super::roots::{RightRoots, RootKey};
 use crate::catalog::documents::held_of;
 use crate::catalog::order::OrderReader;
 use crate::keep::scrub::folders::{Proof, proof};
@@ -46,6 +47,7 @@ pub(super) struct FateJudge<'a> {
     pub(super) past: &'a VaultReader,
     pub(super) now: &'a SharedReplica,
     pub(super) pruned: &'a BTreeMap<Name, Pruned>,
+    pub(super) roots: &'a RightRoots,
 }
 
 /// An object without its signature, and how it shows that it is whole.
@@ -74,6 +76,9 @@ impl FateJudge<'_> {
     /// # Errors
     /// The replica fails.
     pub(super) async fn fate(&self, key: &ThenAndNow) -> Result<Fate> {
+        if let Some(root) = RootKey::parse(&key.key) {
+            return self.roots.fate(&root, key, self.now).await;
+        }
         let Some(known) = known(&key.key) else { return Ok(Fate::Strange) };
         let Some(then) = &key.then else { return Ok(Fate::Newer) };
         let Some(now) = &key.now else {

@@ -10,11 +10,14 @@
 //! - **The order**: keys, packs and index segments first, then manifests and records, then
 //!   signatures, and `vault.json` last. So no snapshot is there before its packs, and a bucket
 //!   without `vault.json` is left alone by everybody until all is there.
+//! - **What fails** ends its replica before the next of these turns: nothing appears without what
+//!   it needs. It is told, and so is each bucket that shows no vault of then.
 //! - **Again**: what is there is passed over, so whoever was interrupted does it again.
 //! - **Bounds**: a page of a listing, the names of small objects, four objects that are judged.
 
 mod judge;
 mod pruned;
+mod roots;
 
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -30,6 +33,7 @@ use tokio_util::sync::CancellationToken;
 use self::judge::{Fate, FateJudge};
 pub use self::pruned::PruneFound;
 use self::pruned::Pruned;
+use self::roots::RightRoots;
 use crate::restore::VaultReader;
 
 /// So many objects are brought back at once.
@@ -91,6 +95,8 @@ pub struct ReplicaUndelete {
     pub newer: u64,
     /// Objects that did not exist at the moment and have been deleted since.
     pub newer_hidden: u64,
+    /// Objects of no kind that belongs to a vault, which were deleted since. They stay deleted.
+    pub strange_hidden: u64,
     /// What was brought back so far.
     pub done: Tally,
     /// What went wrong.
@@ -118,7 +124,13 @@ impl ReplicaUndelete {
             tally.bytes += size;
         };
         match fate {
-            Fate::Same | Fate::Strange => false,
+            Fate::Same => false,
+            Fate::Strange => {
+                // Probes and leases come and go.
+                let passes = key.key.starts_with("probe/") || key.key.ends_with("/lease");
+                self.strange_hidden += u64::from(key.then.is_some() && key.now.is_none() && !passes);
+                false
+            }
             Fate::Newer => {
                 *(if key.now.is_some() { &mut self.newer } else { &mut self.newer_hidden }) += 1;
                 false
@@ -169,6 +181,10 @@ impl Turn {
         if key == layout::VAULT {
             return Self::Vault;
         }
+        // A root is there only when it can be believed, so its signatures come first.
+        if layout::parse_root(key).is_some() {
+            return Self::Documents;
+        }
         let folder = key.strip_prefix(layout::DATASETS).and_then(|rest| rest.split('/').nth(1));
         match folder {
             Some("packs" | "index") | None => Self::First,
@@ -197,9 +213,14 @@ impl Undelete<'_> {
 
     async fn each(&self, write: bool) -> Result<Vec<ReplicaUndelete>> {
         let mut all = Vec::new();
-        for past in self.past.replicas() {
-            let Some(now) = self.replicas.iter().find(|now| now.name() == past.name()) else { continue };
+        for now in self.replicas {
             let mut found = ReplicaUndelete { replica: now.name().to_string(), ..ReplicaUndelete::default() };
+            let Some(past) = self.past.replicas().iter().find(|past| past.name() == now.name()) else {
+                let why = self.past.unreachable().get(now.name()).map_or("it shows no vault of then", String::as_str);
+                found.fail(format!("replica {}: nothing was brought back: {why}", now.name()));
+                all.push(found);
+                continue;
+            };
             match self.in_replica(past, now, write, &mut found).await {
                 Err(error) if self.cancel.is_cancelled() => return Err(error),
                 Err(error) => found.fail(error.chain_and_hint()),
@@ -223,7 +244,8 @@ impl Undelete<'_> {
             found.prunes.extend(of.found.iter().cloned());
             pruned.insert(dataset, of);
         }
-        let judge = FateJudge { past: self.past, now, pruned: &pruned };
+        let roots = RightRoots::look(self.past, past, now).await;
+        let judge = FateJudge { past: self.past, now, pruned: &pruned, roots: &roots };
         let bringer = Bringer { now, may_uncover: AtomicBool::new(true) };
         let (mut walk, mut later) = (VersionWalk::new("", self.moment), Vec::new());
         while let Some(keys) = walk.next(now.as_ref()).await? {
@@ -240,6 +262,14 @@ impl Undelete<'_> {
         }
         later.sort_by_key(|(turn, _)| *turn);
         for part in later.chunk_by(|(a, _), (b, _)| a == b) {
+            if !found.failures.is_empty() {
+                let count = later.iter().filter(|(turn, _)| *turn >= part[0].0).count();
+                found.fail(format!(
+                    "replica {}: {count} more objects, which need what failed, were left as they are",
+                    now.name()
+                ));
+                break;
+            }
             self.bring(&bringer, part.iter().map(|(_, key)| key.clone()).collect(), found).await?;
         }
         Ok(())
