@@ -160,7 +160,10 @@ impl Live {
 
     /// After a reload.
     pub(crate) fn install(&self, installation: Arc<Installation>) {
-        self.lock().installation = installation;
+        let mut state = self.lock();
+        let replicas = &installation.config.replicas;
+        state.guards.retain(|name, _| replicas.iter().any(|replica| replica.name == *name));
+        state.installation = installation;
     }
 
     /// The loop turned.
@@ -180,9 +183,14 @@ impl Live {
         self.lock().guards.insert(replica.clone(), level)
     }
 
-    /// Locks were extended, or not.
-    pub(crate) fn locked(&self, dataset: &Name, standings: LockStandings) {
-        self.lock().locks.insert(dataset.clone(), standings);
+    /// It is no longer known how far deletion is apart from this host.
+    pub(crate) fn unguarded(&self, replica: &Name) {
+        self.lock().guards.remove(replica);
+    }
+
+    /// How locks stand now, of each dataset that this host extends.
+    pub(crate) fn locked(&self, all: BTreeMap<Name, LockStandings>) {
+        self.lock().locks = all;
     }
 
     /// The daemon begins to stop.

@@ -21,6 +21,9 @@ pub struct ThenAndNow {
     pub key: String,
     /// What was there then.
     pub then: Option<KeptVersion>,
+    /// If that was uploaded in parts, and so may have come later than its date: the newest version
+    /// below it that was not.
+    pub whole: Option<KeptVersion>,
     /// What is there now.
     pub now: Option<KeptVersion>,
     /// The newest version that is no delete marker.
@@ -46,6 +49,9 @@ impl ThenAndNow {
             self.newest.clone_from(&content);
         }
         if self.is_decided {
+            if self.whole.is_none() && self.then.as_ref().is_some_and(KeptVersion::is_in_parts) {
+                self.whole = content.filter(|version| !version.is_in_parts());
+            }
             return;
         }
         if version.modified <= moment {
@@ -121,6 +127,14 @@ mod tests {
             key.take(version, DateTime::from_timestamp(10, 0).unwrap());
         }
         key
+    }
+
+    #[test]
+    fn below_what_was_uploaded_in_parts_the_whole_version_is_known() {
+        let whole = |versions: &[(&str, i64, bool)]| walked(versions).whole.map(|version| version.id);
+        let two = [("\"ab-2\"", 9, false), ("m", 8, true), ("\"cd-1\"", 7, false), ("a", 6, false), ("b", 5, false)];
+        assert_eq!(whole(&two), Some("a".to_owned()));
+        assert_eq!((whole(&two[3..]), whole(&[("x-", 9, false), ("a", 8, false)])), (None, None));
     }
 
     #[test]

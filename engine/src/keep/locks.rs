@@ -13,6 +13,7 @@
 //! - **Bounds**: one page of a listing, and sixteen objects at once.
 
 use std::collections::{BTreeMap, BTreeSet, HashSet};
+use std::path::Path;
 use std::time::Duration;
 
 use chrono::{DateTime, TimeDelta, Utc};
@@ -119,6 +120,21 @@ pub fn standings(prune: &Prune<'_>) -> Result<LockStandings> {
             (name, standing)
         })
         .collect())
+}
+
+/// Whether all that is needed has been locked once, by replica, as far as these datasets are
+/// remembered in a state directory. It needs no keys.
+#[must_use]
+pub fn are_set<'a>(state: &Path, datasets: impl IntoIterator<Item = &'a Name>) -> BTreeMap<Name, bool> {
+    let mut all = BTreeMap::new();
+    for dataset in datasets {
+        let text = std::fs::read(state.join("datasets").join(dataset.as_str()).join(LOCKS_FILE));
+        let known: Option<LockStandings> = text.ok().and_then(|text| serde_json::from_slice(&text).ok());
+        for (replica, standing) in known.into_iter().flatten() {
+            *all.entry(replica).or_insert(true) &= standing.last.is_some();
+        }
+    }
+    all
 }
 
 /// Goes on with each round that is due. The caller need not hold the dataset's lock. It may be

@@ -99,6 +99,10 @@ pub(crate) async fn run(args: &Args, session: &Session) -> Result<()> {
             let Tally { objects, bytes } = replica.done;
             let (objects, bytes) = (human::count(objects, "object"), human::bytes(bytes));
             session.out.text(format!(" brought back in replica {}: {objects}, {bytes}\n", replica.replica))?;
+            if replica.frozen > 0 {
+                let count = human::count(replica.frozen, "object");
+                session.out.text(format!(" in an archive, to be thawed first: {count}\n"))?;
+            }
         }
         if args.also_pruned && done.replicas.iter().any(|replica| !replica.prunes.is_empty()) {
             session.out.warning(

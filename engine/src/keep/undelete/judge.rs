@@ -37,6 +37,8 @@ pub(super) enum Fate {
     Pruned,
     /// What is there now is not valid.
     Overwritten,
+    /// As that, and it bears an earlier date than it came. The version below it comes back.
+    Backdated,
     /// What is there now is other than it was, and valid.
     Rewritten,
     /// What is there now could not be looked at.
@@ -87,7 +89,7 @@ impl FateJudge<'_> {
             return Ok(if is_pruned { Fate::Pruned } else { Fate::Hidden });
         };
         if now.id == then.id || now.is_same_content(then) {
-            return Ok(Fate::Same);
+            return if then.is_in_parts() { self.backdated(key, &known).await } else { Ok(Fate::Same) };
         }
         match self.is_valid(&known).await {
             Err(error) if error.class() == Class::Integrity => Ok(Fate::Overwritten),
@@ -96,6 +98,19 @@ impl FateJudge<'_> {
             Err(error) => Err(error),
             Ok(()) if matches!(known.proof, Proof::Name(_)) => Ok(Fate::Same),
             Ok(()) => self.compare(&key.key, then, known.longest).await,
+        }
+    }
+
+    /// What becomes of a version that was uploaded in parts: it may have come later than its date.
+    async fn backdated(&self, key: &ThenAndNow, known: &KnownKey<'_>) -> Result<Fate> {
+        match self.is_valid(known).await {
+            Ok(()) => Ok(Fate::Same),
+            Err(error) if matches!(error.class(), Class::Integrity | Class::Keys) => Ok(match key.whole {
+                Some(_) => Fate::Backdated,
+                None => Fate::Unknown(error.chain_and_hint()),
+            }),
+            Err(error) if error.class() == Class::Failed => Ok(Fate::Unknown(error.chain_and_hint())),
+            Err(error) => Err(error),
         }
     }
 
@@ -153,6 +168,7 @@ impl FateJudge<'_> {
         let limit = self.limit(longest);
         self.now.get(key, limit).await.map_err(|error| match error.kind {
             ReplicaErrorKind::TooLong { size, .. } if size <= longest => too_long_here(&error),
+            ReplicaErrorKind::Frozen(_) => frozen(&error),
             ReplicaErrorKind::NotFound | ReplicaErrorKind::TooLong { .. } => Error::integrity(error.to_string()),
             _ => error.into(),
         })
@@ -174,6 +190,10 @@ impl FateJudge<'_> {
         let then = self.now.get_version(key, &then.id, now.len() as u64).await?;
         Ok(if then == now { Fate::Same } else { Fate::Rewritten })
     }
+}
+
+fn frozen(error: &lifeboat_store::ReplicaError) -> Error {
+    Error::failed(error.to_string()).hint("thaw it first, and run undelete again")
 }
 
 fn too_long_here(error: &lifeboat_store::ReplicaError) -> Error {

@@ -20,7 +20,7 @@ mod pruned;
 mod roots;
 
 use std::collections::BTreeMap;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use chrono::{DateTime, Utc};
 use futures::StreamExt;
@@ -97,6 +97,8 @@ pub struct ReplicaUndelete {
     pub newer_hidden: u64,
     /// Objects of no kind that belongs to a vault, which were deleted since. They stay deleted.
     pub strange_hidden: u64,
+    /// Objects that lie in an archive, so that they could not be brought back yet.
+    pub frozen: u64,
     /// What was brought back so far.
     pub done: Tally,
     /// What went wrong.
@@ -139,7 +141,7 @@ impl ReplicaUndelete {
                 add(&mut self.hidden);
                 true
             }
-            Fate::Overwritten => {
+            Fate::Overwritten | Fate::Backdated => {
                 add(&mut self.overwritten);
                 true
             }
@@ -246,14 +248,18 @@ impl Undelete<'_> {
         }
         let roots = RightRoots::look(self.past, past, now).await;
         let judge = FateJudge { past: self.past, now, pruned: &pruned, roots: &roots };
-        let bringer = Bringer { now, may_uncover: AtomicBool::new(true) };
+        let bringer = Bringer { now, may_uncover: AtomicBool::new(true), frozen: AtomicU64::new(0) };
         let (mut walk, mut later) = (VersionWalk::new("", self.moment), Vec::new());
         while let Some(keys) = walk.next(now.as_ref()).await? {
             let judged = futures::stream::iter(keys).map(|key| async { (judge.fate(&key).await, key) });
             let judged: Vec<_> = judged.buffered(JUDGED_AT_ONCE).collect().await;
             let mut first = Vec::new();
-            for (fate, key) in judged {
-                if found.count(&key, fate?, self.also) && write {
+            for (fate, mut key) in judged {
+                let fate = fate?;
+                if fate == Fate::Backdated {
+                    (key.then, key.covers) = (key.whole.take(), None);
+                }
+                if found.count(&key, fate, self.also) && write {
                     let turn = Turn::of(&key.key);
                     if turn == Turn::First { first.push(key) } else { later.push((turn, key)) }
                 }
@@ -280,6 +286,7 @@ impl Undelete<'_> {
         let brought = futures::stream::iter(keys).map(|key| async { (bringer.bring(&key).await, key) });
         let mut brought = std::pin::pin!(brought.buffer_unordered(BROUGHT_AT_ONCE));
         loop {
+            found.frozen = bringer.frozen.load(Ordering::Relaxed);
             let next = tokio::select! {
                 next = brought.next() => next,
                 () = self.cancel.cancelled() => return Err(cancelled()),
@@ -291,7 +298,7 @@ impl Undelete<'_> {
                     found.done.bytes += key.then.map_or(0, |then| then.size());
                 }
                 Err(error) if error.class() == Class::Keys => return Err(error),
-                Err(error) => found.fail(error.chain()),
+                Err(error) => found.fail(error.chain_and_hint()),
             }
         }
     }
@@ -302,6 +309,8 @@ struct Bringer<'a> {
     now: &'a SharedReplica,
     /// Whether delete markers may be removed: no answer has shown otherwise.
     may_uncover: AtomicBool,
+    /// How many lie in an archive.
+    frozen: AtomicU64,
 }
 
 impl Bringer<'_> {
@@ -322,6 +331,10 @@ impl Bringer<'_> {
         self.now.copy_version(&key.key, &then.id).await.map_err(|error| match error.kind {
             ReplicaErrorKind::Denied(_) => Error::keys(error.to_string())
                 .hint("use credentials that may read old versions and write (s3:GetObjectVersion, s3:PutObject)"),
+            ReplicaErrorKind::Frozen(_) => {
+                self.frozen.fetch_add(1, Ordering::Relaxed);
+                error.into()
+            }
             _ => error.into(),
         })
     }
