@@ -25,7 +25,7 @@ use lifeboat_store::{Listing, Lock, LockMode, ObjectMeta, ReplicaError, SharedRe
 use serde::{Deserialize, Serialize};
 
 use super::prune::Prune;
-use super::scrub::folders::{PARTS, prefix};
+use super::scrub::folders::{LOCK_PARTS, prefix};
 use crate::state::replace_or_forget;
 
 /// So many locks are extended at once.
@@ -184,8 +184,8 @@ async fn round(prune: &Prune<'_>, replica: &SharedReplica, going: &Going, standi
     let Some(mut standing) = standings.get(name).cloned() else { return Ok(()) };
     let (began, from) = standing.under_way.unwrap_or((prune.clock.now(), 0));
     let mut first = None;
-    for part in from..=PARTS {
-        if part == PARTS {
+    for part in from..=LOCK_PARTS {
+        if part == LOCK_PARTS {
             lock_all(prune, replica, &mut standing, vec![layout::VAULT.to_owned()], &mut first).await?;
         } else if let Some(prefix) = prefix(dataset, part, true) {
             let mut listing = Listing::new(&prefix);
@@ -196,7 +196,7 @@ async fn round(prune: &Prune<'_>, replica: &SharedReplica, going: &Going, standi
             }
         }
         standing.under_way = Some((began, part + 1));
-        if part == PARTS {
+        if part == LOCK_PARTS {
             standing.under_way = None;
             if std::mem::take(&mut standing.refused) == 0 {
                 standing.last = Some(began);

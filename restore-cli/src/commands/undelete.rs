@@ -104,6 +104,13 @@ pub(crate) async fn run(args: &Args, session: &Session) -> Result<()> {
                 session.out.text(format!(" in an archive, to be thawed first: {count}\n"))?;
             }
         }
+        let redated: u64 = done.replicas.iter().map(|replica| replica.redated).sum();
+        if redated > 0 {
+            session.out.warning(format!(
+                "{} of signers whom the root has revoked were copied, and are believed no more: restore what they sign with --as-of",
+                human::count(redated, "signature")
+            ));
+        }
         if args.also_pruned && done.replicas.iter().any(|replica| !replica.prunes.is_empty()) {
             session.out.warning(
                 "the next prune deletes again what prunes had deleted: restore what you need first, or retire the signer of these prunes",

@@ -40,8 +40,8 @@ impl S3Replica {
         .await
     }
 
-    /// A store refuses a shorter lock than there is: then nothing is to be done. It refuses a weaker
-    /// mode, too: then the object keeps its own.
+    /// A store refuses a shorter lock than there is: then nothing is to be done. It refuses a
+    /// weaker mode, too: then the object keeps its own.
     pub(super) async fn extend_lock(&self, key: &str, until: DateTime<Utc>) -> Result<(), ReplicaError> {
         let Some(lock) = self.lock else { return Ok(()) };
         let refused = match self.put_retention(key, lock.mode, until).await {

@@ -16,10 +16,11 @@ use lifeboat_format::record::MAX_RECORD_BYTES;
 /// The parts that hold no packs come first.
 pub(super) const SMALL_PARTS: usize = 9;
 const PACK_PARTS: usize = 256;
-/// The roots come last: they became a part later than the others.
-const ROOT_PART: usize = SMALL_PARTS + PACK_PARTS;
-/// A round goes through so many parts.
-pub(in crate::keep) const PARTS: usize = ROOT_PART + 1;
+/// A round of the scrub goes through so many parts. Each reader looks for roots by itself.
+pub(super) const PARTS: usize = SMALL_PARTS + PACK_PARTS;
+/// A round of locks goes on with the roots.
+const ROOT_PART: usize = PARTS;
+pub(in crate::keep) const LOCK_PARTS: usize = ROOT_PART + 1;
 
 /// What the keys of a part begin with. `None`: it belongs to the vault, and this dataset is not the
 /// one with which the vault is scrubbed.
@@ -110,7 +111,7 @@ mod tests {
         }
         let root = layout::root(3);
         let is_in = |part: &usize| prefix(&shop, *part, true).is_some_and(|prefix| root.starts_with(&prefix));
-        assert_eq!((0..PARTS).filter(is_in).count(), 1);
+        assert_eq!((0..LOCK_PARTS).filter(is_in).collect::<Vec<_>>(), [PARTS]);
         for key in [layout::lease(&shop), "datasets/shop/packs/aa/x".to_owned(), "probe/x".to_owned()] {
             assert_eq!(proof(&shop, &key), None, "{key}");
         }

@@ -13,6 +13,7 @@ use lifeboat_format::info::{HostInfo, VaultInfo};
 use lifeboat_format::layout;
 use lifeboat_store::{KeptVersion, ReplicaErrorKind, SharedReplica, ThenAndNow};
 
+use super::fate::Fate;
 use super::pruned::Pruned;
 use super::roots::{RightRoots, RootKey};
 use crate::catalog::documents::held_of;
@@ -21,29 +22,6 @@ use crate::keep::scrub::folders::{Proof, proof};
 use crate::keys::crypt;
 use crate::keys::sign::MAX_SIGNATURE_BYTES;
 use crate::restore::VaultReader;
-
-/// What becomes of a key.
-#[derive(Debug, PartialEq, Eq)]
-pub(super) enum Fate {
-    /// It is as it was.
-    Same,
-    /// It is of no kind that belongs to a vault.
-    Strange,
-    /// It was not there then.
-    Newer,
-    /// It was deleted.
-    Hidden,
-    /// It was deleted by a prune.
-    Pruned,
-    /// What is there now is not valid.
-    Overwritten,
-    /// As that, and it bears an earlier date than it came. The version below it comes back.
-    Backdated,
-    /// What is there now is other than it was, and valid.
-    Rewritten,
-    /// What is there now could not be looked at.
-    Unknown(String),
-}
 
 pub(super) struct FateJudge<'a> {
     pub(super) past: &'a VaultReader,

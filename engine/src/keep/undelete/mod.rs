@@ -15,8 +15,10 @@
 //! - **Again**: what is there is passed over, so whoever was interrupted does it again.
 //! - **Bounds**: a page of a listing, the names of small objects, four objects that are judged.
 
+mod fate;
 mod judge;
 mod pruned;
+mod revoked;
 mod roots;
 
 use std::collections::BTreeMap;
@@ -30,10 +32,13 @@ use lifeboat_store::{ReplicaErrorKind, SharedReplica, ThenAndNow, VersionWalk};
 use serde::Serialize;
 use tokio_util::sync::CancellationToken;
 
-use self::judge::{Fate, FateJudge};
+use self::fate::Fate;
+use self::judge::FateJudge;
 pub use self::pruned::PruneFound;
 use self::pruned::Pruned;
+use self::revoked::RevokedSigners;
 use self::roots::RightRoots;
+use crate::keys::sign::MAX_SIGNATURE_BYTES;
 use crate::restore::VaultReader;
 
 /// So many objects are brought back at once.
@@ -99,6 +104,9 @@ pub struct ReplicaUndelete {
     pub strange_hidden: u64,
     /// Objects that lie in an archive, so that they could not be brought back yet.
     pub frozen: u64,
+    /// Signatures of signers whom the root has revoked, which were copied: they are dated anew, so
+    /// nobody believes them any more.
+    pub redated: u64,
     /// What was brought back so far.
     pub done: Tally,
     /// What went wrong.
@@ -248,7 +256,9 @@ impl Undelete<'_> {
         }
         let roots = RightRoots::look(self.past, past, now).await;
         let judge = FateJudge { past: self.past, now, pruned: &pruned, roots: &roots };
-        let bringer = Bringer { now, may_uncover: AtomicBool::new(true), frozen: AtomicU64::new(0) };
+        let revoked = RevokedSigners::of(self.past.keys().trust.root().as_deref());
+        let (frozen, redated) = (AtomicU64::new(0), AtomicU64::new(0));
+        let bringer = Bringer { now, may_uncover: AtomicBool::new(true), frozen, revoked, redated };
         let (mut walk, mut later) = (VersionWalk::new("", self.moment), Vec::new());
         while let Some(keys) = walk.next(now.as_ref()).await? {
             let judged = futures::stream::iter(keys).map(|key| async { (judge.fate(&key).await, key) });
@@ -261,7 +271,12 @@ impl Undelete<'_> {
                 }
                 if found.count(&key, fate, self.also) && write {
                     let turn = Turn::of(&key.key);
-                    if turn == Turn::First { first.push(key) } else { later.push((turn, key)) }
+                    if turn == Turn::First {
+                        first.push(key);
+                    } else {
+                        walk.admit(now.as_ref(), &key)?;
+                        later.push((turn, key));
+                    }
                 }
             }
             self.bring(&bringer, first, found).await?;
@@ -287,6 +302,7 @@ impl Undelete<'_> {
         let mut brought = std::pin::pin!(brought.buffer_unordered(BROUGHT_AT_ONCE));
         loop {
             found.frozen = bringer.frozen.load(Ordering::Relaxed);
+            found.redated = bringer.redated.load(Ordering::Relaxed);
             let next = tokio::select! {
                 next = brought.next() => next,
                 () = self.cancel.cancelled() => return Err(cancelled()),
@@ -311,6 +327,9 @@ struct Bringer<'a> {
     may_uncover: AtomicBool,
     /// How many lie in an archive.
     frozen: AtomicU64,
+    revoked: RevokedSigners,
+    /// How many of their signatures were copied.
+    redated: AtomicU64,
 }
 
 impl Bringer<'_> {
@@ -336,7 +355,12 @@ impl Bringer<'_> {
                 error.into()
             }
             _ => error.into(),
-        })
+        })?;
+        if layout::is_signature(&key.key) && !self.revoked.is_empty() {
+            let signature = self.now.get_version(&key.key, &then.id, MAX_SIGNATURE_BYTES as u64).await?;
+            self.redated.fetch_add(u64::from(self.revoked.made(&signature)), Ordering::Relaxed);
+        }
+        Ok(())
     }
 }
 

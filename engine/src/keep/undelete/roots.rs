@@ -1,7 +1,7 @@
 //! Decides what becomes of a root and of an owner's signature of one.
 //!
-//! - **The right root of a version** is the one that is trusted, and of those before it the one that
-//!   the next names by its hash. What is there now and right is never overwritten.
+//! - **The right root of a version** is the one that is trusted, and of those before it the one
+//!   that the next names by its hash. What is there now and right is never overwritten.
 //! - **A signature** is right if an owner made it of the root that is there now.
 //! - **In doubt**, where no hash tells which one is right, a person decides.
 
@@ -14,7 +14,7 @@ use lifeboat_format::layout;
 use lifeboat_format::root::{MAX_ROOT_BYTES, Root};
 use lifeboat_store::{KeptVersion, ReplicaErrorKind, SharedReplica, ThenAndNow};
 
-use super::judge::Fate;
+use super::fate::Fate;
 use crate::keys::sign::MAX_SIGNATURE_BYTES;
 use crate::restore::VaultReader;
 use crate::root::SignedRoot;
