@@ -4,7 +4,6 @@
 //! It runs beside everything else and holds no dataset's lock. It ends with the daemon at once, and
 //! goes on later.
 
-use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -106,21 +105,17 @@ async fn try_credentials(runner: &Runner, live: &Live) {
 
 async fn extend_locks(runner: &Runner, live: &Live) {
     let installation = live.installation();
-    let mut all = BTreeMap::new();
-    if installation.replicas.iter().all(|replica| replica.lock().is_none()) {
-        return live.locked(all);
-    }
-    for dataset in &installation.config.datasets {
-        if runner.ledger.is_led_elsewhere(&dataset.name) {
-            continue;
-        }
+    let has_locks = installation.replicas.iter().any(|replica| replica.lock().is_some());
+    let is_ours = |dataset: &&Dataset| has_locks && !runner.ledger.is_led_elsewhere(&dataset.name);
+    let ours: Vec<&Dataset> = installation.config.datasets.iter().filter(is_ours).collect();
+    live.locks_only(&ours.iter().map(|dataset| &dataset.name).collect());
+    for dataset in ours {
         let (standings, failed) = runner.extend_locks(&installation, dataset).await;
-        all.insert(dataset.name.clone(), standings);
+        live.locked(&dataset.name, standings);
         if let Some(error) = failed {
             tracing::error!(dataset = %dataset.name, hint = error.hint_text().unwrap_or_default(), "locks were not extended: {}", error.chain());
         }
     }
-    live.locked(all);
 }
 
 impl Runner {

@@ -1,7 +1,7 @@
 //! What the endpoints show of the daemon: the loop writes it, `http` and `control` read it. Nothing
 //! here waits.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -188,9 +188,14 @@ impl Live {
         self.lock().guards.remove(replica);
     }
 
-    /// How locks stand now, of each dataset that this host extends.
-    pub(crate) fn locked(&self, all: BTreeMap<Name, LockStandings>) {
-        self.lock().locks = all;
+    /// This host extends the locks of these datasets, and of no others any more.
+    pub(crate) fn locks_only(&self, datasets: &BTreeSet<&Name>) {
+        self.lock().locks.retain(|dataset, _| datasets.contains(dataset));
+    }
+
+    /// Locks were extended, or not.
+    pub(crate) fn locked(&self, dataset: &Name, standings: LockStandings) {
+        self.lock().locks.insert(dataset.clone(), standings);
     }
 
     /// The daemon begins to stop.

@@ -2,19 +2,16 @@
 //! he cannot remove.
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
+mod locks;
+
 use std::path::Path;
 use std::time::Duration;
 
-use lifeboat_engine::clock::{Clock, SystemClock};
-use lifeboat_engine::config::{ReplicaKind, Retention};
-use lifeboat_engine::format::layout;
-use lifeboat_engine::keep::locks;
-use lifeboat_engine::store::{Lock, LockMode, MemoryReplica, Replica, SharedReplica};
 use lifeboat_tests::host::{BackupHost, section};
 use lifeboat_tests::programs::Output;
 use lifeboat_tests::rooted::RootedVault;
 use lifeboat_tests::s3::{Bucket, Region};
-use lifeboat_tests::vault::{MemorySource, TestVault, name, noise};
+use lifeboat_tests::vault::noise;
 use serde_json::Value;
 
 /// A host with one bucket, and the file that it backs up.
@@ -265,6 +262,27 @@ async fn roots_come_back_and_a_newer_one_stays() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn after_a_failure_nothing_appears_that_may_need_what_failed() {
+    let scene = Scene::set(Bucket::Versioned, "").await;
+    scene.back_up(1).await;
+    // Nobody can tell which of two is right where there is no root that is trusted.
+    scene.overwrite("vault/root/1.json", b"one").await;
+    let (before, all) = (moment().await, scene.keys().await);
+    for key in &all {
+        scene.hide(key).await;
+    }
+    scene.overwrite("vault/root/1.json", b"two").await;
+    let failed = scene.lifeboat(&format!("undelete --yes --as-of {before}")).await;
+    assert!(failed.status.code() == Some(5) && failed.stderr.contains("root/1.json"), "{failed}");
+    let there = scene.keys().await;
+    assert!(there.iter().any(|key| key.contains("/packs/")), "{there:?}");
+    assert!(!there.iter().any(|key| key.contains("/snapshots/") || key.ends_with("vault.json")), "{there:?}");
+    scene.overwrite("vault/root/1.json", b"one").await;
+    scene.undelete(&format!("--yes --as-of {before}")).await;
+    assert_eq!(scene.keys().await, all);
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_bucket_that_shows_no_vault_of_then_is_no_success() {
     let scene = Scene::set(Bucket::Versioned, "").await;
     scene.back_up(1).await;
@@ -377,82 +395,6 @@ async fn a_bucket_whose_lock_has_no_effect_is_broken_and_with_lock_nothing_can_b
         let delete = client.delete_object().bucket(bucket).key(key).version_id(id).send().await;
         assert!(delete.is_err(), "{key} was deleted");
     }
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn locks_are_extended_at_half_of_their_time_in_a_real_bucket() {
-    let region = Region::start_with("far", Bucket::Locked).await;
-    let mut vault = TestVault::new(1, 1).await;
-    let mut config = region.replica_config("r1");
-    let ReplicaKind::S3(s3) = &mut config.kind else { unreachable!() };
-    s3.lock = Some(Lock { mode: LockMode::Compliance, period: Duration::from_secs(3600) });
-    let clock = SystemClock::shared();
-    let replica = lifeboat_engine::store::open(&config, "vault", &clock).await.unwrap();
-    for object in vault.replicas[0].list("").await.unwrap() {
-        let body = vault.replicas[0].get(&object.key, 1 << 20).await.unwrap();
-        replica.put_new(&object.key, body).await.unwrap();
-    }
-    vault.replicas = vec![replica.clone()];
-    vault.backup(&MemorySource::of(noise(1 << 20, 1))).await.unwrap();
-    let pack = replica.list("datasets/shop/packs/").await.unwrap()[0].key.clone();
-    let first = replica.locked_until(&pack).await.unwrap().unwrap();
-    let extend =
-        async || vault.with_prune(async |prune| locks::extend(prune).await).await.unwrap()[&name("r1")].clone();
-    let standing = extend().await;
-    assert!(standing.extended > 5 && !standing.is_late(vault.clock.now()), "{standing:?}");
-    let second = replica.locked_until(&pack).await.unwrap().unwrap();
-    assert!(second + chrono::TimeDelta::seconds(60) > first, "{first} {second}");
-    assert_eq!(extend().await.extended, standing.extended, "it is not due");
-    vault.clock.advance(Duration::from_secs(1801));
-    assert!(extend().await.extended > standing.extended);
-    let third = replica.locked_until(&pack).await.unwrap().unwrap();
-    assert!(third > second + chrono::TimeDelta::minutes(29), "{second} {third}");
-    // A store refuses a weaker mode: the object keeps its own.
-    let ReplicaKind::S3(s3) = &mut config.kind else { unreachable!() };
-    s3.lock = Some(Lock { mode: LockMode::Governance, period: Duration::from_secs(3600) });
-    let weaker = lifeboat_engine::store::open(&config, "vault", &clock).await.unwrap();
-    let later = third + chrono::TimeDelta::minutes(5);
-    weaker.lock_until(&pack, later).await.unwrap();
-    assert!(weaker.locked_until(&pack).await.unwrap().unwrap() > third);
-    vault.replicas = vec![weaker];
-    let changed = vault.with_prune(async |prune| locks::standings(prune)).await.unwrap();
-    assert_eq!(changed[&name("r1")].last, None, "another mode begins anew");
-}
-
-/// Whatever a kept snapshot needs is locked at any time, and what is not needed ends.
-#[tokio::test(flavor = "multi_thread")]
-async fn over_three_months_nothing_that_is_needed_outlives_its_lock() {
-    let mut vault = TestVault::new(1, 1).await;
-    vault.config.datasets[0].retention = Retention { daily: 2, monthly: 2, ..vault.config.datasets[0].retention };
-    let day = Duration::from_secs(86_400);
-    let lock = Lock { mode: LockMode::Compliance, period: 32 * day };
-    let memory = MemoryReplica::new(name("r1"), "east", vault.clock.clone()).with_lock(lock);
-    for object in vault.replicas[0].list("").await.unwrap() {
-        let body = vault.replicas[0].get(&object.key, 1 << 20).await.unwrap();
-        memory.put_new(&object.key, body).await.unwrap();
-    }
-    let replica: SharedReplica = std::sync::Arc::new(memory);
-    vault.replicas = vec![replica.clone()];
-    let (shop, mut waited, mut swept) = (name("shop"), 0, 0);
-    for round in 0..24 {
-        vault.backup(&MemorySource::of([noise(40_000, 0), noise(20_000, round)].concat())).await.unwrap();
-        let (plan, outcome) = vault.prune().await.unwrap();
-        waited += plan.locked.len();
-        swept += outcome.packs;
-        vault.with_prune(async |prune| locks::extend(prune).await).await.unwrap();
-        // The next look comes no sooner.
-        vault.clock.advance(4 * day);
-        let (now, reader) = (vault.clock.now(), vault.open(vault.owner()).await.unwrap());
-        for kept in plan.verdicts.iter().filter(|verdict| verdict.goes_at.is_none()) {
-            let manifest = reader.manifest(&shop, &kept.snapshot).await.unwrap();
-            let packs = manifest.packs.iter().map(|pack| layout::pack(&shop, &pack.id));
-            for key in packs.chain([layout::manifest(&shop, &kept.snapshot)]) {
-                let until = replica.locked_until(&key).await.unwrap();
-                assert!(until.is_some_and(|until| until > now), "{round}: {key} is locked until {until:?}");
-            }
-        }
-    }
-    assert!(waited > 0 && swept > 0, "waited {waited}, swept {swept}");
 }
 
 #[tokio::test(flavor = "multi_thread")]
