@@ -236,7 +236,7 @@ async fn lock_all(
             Err(error) => {
                 standing.refused += 1;
                 let error = first.get_or_insert_with(|| error.into());
-                if standing.refused % MAX_REFUSED == 0 {
+                if standing.refused.is_multiple_of(MAX_REFUSED) {
                     return Err(std::mem::replace(error, Error::storage("told already")));
                 }
             }
