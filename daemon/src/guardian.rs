@@ -57,7 +57,7 @@ impl Guardian {
         self.job = Some(tokio::spawn(async move {
             let work = async {
                 if is_try_due {
-                    try_credentials(&live).await;
+                    try_credentials(&runner, &live).await;
                 }
                 extend_locks(&runner, &live).await;
             };
@@ -76,21 +76,27 @@ impl Guardian {
 }
 
 /// Tries with throw-away objects what a thief of the credentials could do.
-async fn try_credentials(live: &Live) {
+async fn try_credentials(runner: &Runner, live: &Live) {
     let installation = live.installation();
+    let datasets = installation.config.datasets.iter().map(|dataset| &dataset.name);
+    let are_set = locks::are_set(runner.state.path(), datasets);
     for (config, replica) in installation.config.replicas.iter().zip(&installation.replicas) {
         let name = &config.name;
         let found = match replica.probe(true).await {
-            Ok(probe) => Protection::of(config, &probe, true),
+            Ok(probe) => Protection::of(config, &probe, true, are_set.get(name).copied()),
             Err(error) => {
                 tracing::warn!(replica = %name, "it is not known whether deletion is apart from this host: {}", error.kind);
+                live.unguarded(name);
                 continue;
             }
         };
         for what in &found.broken {
             tracing::error!(replica = %name, "replica {name} {what}");
         }
-        let Some(level) = found.level else { continue };
+        let Some(level) = found.level else {
+            live.unguarded(name);
+            continue;
+        };
         if let Some(before) = live.guarded(name, level).filter(|before| *before > level) {
             tracing::error!(replica = %name, %before, now = %level, "{} (next: run `lifeboat check`)", found.thief);
         }
@@ -99,13 +105,11 @@ async fn try_credentials(live: &Live) {
 
 async fn extend_locks(runner: &Runner, live: &Live) {
     let installation = live.installation();
-    if installation.replicas.iter().all(|replica| replica.lock().is_none()) {
-        return;
-    }
-    for dataset in &installation.config.datasets {
-        if runner.ledger.is_led_elsewhere(&dataset.name) {
-            continue;
-        }
+    let has_locks = installation.replicas.iter().any(|replica| replica.lock().is_some());
+    let is_ours = |dataset: &&Dataset| has_locks && !runner.ledger.is_led_elsewhere(&dataset.name);
+    let ours: Vec<&Dataset> = installation.config.datasets.iter().filter(is_ours).collect();
+    live.locks_only(&ours.iter().map(|dataset| &dataset.name).collect());
+    for dataset in ours {
         let (standings, failed) = runner.extend_locks(&installation, dataset).await;
         live.locked(&dataset.name, standings);
         if let Some(error) = failed {

@@ -1,7 +1,7 @@
 //! What the endpoints show of the daemon: the loop writes it, `http` and `control` read it. Nothing
 //! here waits.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -160,7 +160,10 @@ impl Live {
 
     /// After a reload.
     pub(crate) fn install(&self, installation: Arc<Installation>) {
-        self.lock().installation = installation;
+        let mut state = self.lock();
+        let replicas = &installation.config.replicas;
+        state.guards.retain(|name, _| replicas.iter().any(|replica| replica.name == *name));
+        state.installation = installation;
     }
 
     /// The loop turned.
@@ -178,6 +181,16 @@ impl Live {
     /// It was tried how far deletion is apart from this host. Returns what was found before.
     pub(crate) fn guarded(&self, replica: &Name, level: DeletionLevel) -> Option<DeletionLevel> {
         self.lock().guards.insert(replica.clone(), level)
+    }
+
+    /// It is no longer known how far deletion is apart from this host.
+    pub(crate) fn unguarded(&self, replica: &Name) {
+        self.lock().guards.remove(replica);
+    }
+
+    /// This host extends the locks of these datasets, and of no others any more.
+    pub(crate) fn locks_only(&self, datasets: &BTreeSet<&Name>) {
+        self.lock().locks.retain(|dataset, _| datasets.contains(dataset));
     }
 
     /// Locks were extended, or not.

@@ -43,6 +43,14 @@ pub fn root_signature(version: u64, owner: &Name) -> String {
     format!("{}.{owner}{SIGNATURE_SUFFIX}", root(version))
 }
 
+/// The version of the root and the owner of a signature that a key names.
+#[must_use]
+pub fn parse_root_signature(key: &str) -> Option<(u64, Name)> {
+    let (version, owner) = key.strip_prefix(ROOTS)?.strip_suffix(SIGNATURE_SUFFIX)?.split_once(".json.")?;
+    let (version, owner) = (version.parse().ok()?, owner.parse().ok()?);
+    (root_signature(version, &owner) == key).then_some((version, owner))
+}
+
 /// A host's public half.
 #[must_use]
 pub fn host(host: &Name) -> String {
@@ -278,6 +286,8 @@ mod tests {
         assert_eq!(parse_keyring(&keyring_generation(&shop, 7)), Some((shop.clone(), 7)));
         assert_eq!(parse_root(&root(7)), Some(7));
         assert_eq!((parse_root("root/07.json"), parse_root(&root_signature(7, &shop))), (None, None));
+        assert_eq!(parse_root_signature(&root_signature(7, &shop)), Some((7, shop.clone())));
+        assert_eq!(parse_root_signature("root/07.json.shop.minisig"), None);
         assert_eq!(parse_host(&host(&shop)), Some(shop.clone()));
         assert_eq!(parse_host_identity(&host_identity(&shop)), Some(shop.clone()));
         for stranger in

@@ -149,6 +149,7 @@ fn is_silence(kind: &ReplicaErrorKind) -> bool {
         | ReplicaErrorKind::Throttled { .. }
         | ReplicaErrorKind::TooLong { .. }
         | ReplicaErrorKind::BadListing(_)
+        | ReplicaErrorKind::Frozen(_)
         | ReplicaErrorKind::Other(_) => false,
     }
 }

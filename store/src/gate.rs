@@ -250,6 +250,7 @@ impl Gate {
                 | ReplicaErrorKind::Corrupt(_)
                 | ReplicaErrorKind::TooLong { .. }
                 | ReplicaErrorKind::BadListing(_)
+                | ReplicaErrorKind::Frozen(_)
                 | ReplicaErrorKind::Other(_) => None,
             },
         };

@@ -12,6 +12,9 @@ pub struct Guards {
     pub changes_versioning: Option<bool>,
     /// The lifecycle rules; `None` if the replica does not say.
     pub lifecycle: Option<Lifecycle>,
+    /// Whether these credentials can lock an object for longer, and the store tells so afterwards;
+    /// `None` if that was not tried.
+    pub sets_locks: Option<bool>,
     /// For how many days the bucket locks new objects by itself.
     pub default_lock_days: Option<u32>,
 }

@@ -20,6 +20,8 @@ const MAX_NAME_BYTES: usize = 64 << 20;
 const BYTES_PER_NAME: usize = 64;
 /// A listing ends within this time, not counting waits for a cap on the bandwidth.
 const MAX_LISTING_TIME: Duration = Duration::from_secs(3600);
+/// A walk through versions may have so many times as much.
+const VERSIONS_SHARE: usize = 16;
 
 /// A listing under way: what was asked and what it has taken so far.
 /// [`Replica::next_page`](crate::Replica::next_page) goes on with it.
@@ -34,6 +36,11 @@ pub struct Listing {
     objects: usize,
     name_bytes: usize,
     began: Instant,
+    /// How many times as much as a listing it may have.
+    share: usize,
+    /// When the caller last got a page, if its time does not count, and how much that was so far.
+    paused: Option<Instant>,
+    idle: Duration,
     pub(crate) waiting: Waiting,
 }
 
@@ -50,8 +57,26 @@ impl Listing {
             objects: 0,
             name_bytes: 0,
             began: Instant::now(),
+            share: 1,
+            paused: None,
+            idle: Duration::ZERO,
             waiting: Waiting::default(),
         }
+    }
+
+    /// The same for the versions of objects, of which there are more.
+    pub(crate) fn of_versions(prefix: &str) -> Self {
+        Self { share: VERSIONS_SHARE, ..Self::new(prefix) }
+    }
+
+    /// From now on time does not count, …
+    pub(crate) fn pause(&mut self) {
+        self.paused = Some(Instant::now());
+    }
+
+    /// … and from now on it does again.
+    pub(crate) fn go_on(&mut self) {
+        self.idle += self.paused.take().map_or(Duration::ZERO, |since| since.elapsed());
     }
 
     /// What the keys begin with.
@@ -72,18 +97,21 @@ impl Listing {
     pub(crate) fn admit_page(&mut self, objects: usize, next: Option<String>) -> Result<(), String> {
         self.pages += 1;
         self.objects += objects;
-        if self.objects > MAX_LISTED_OBJECTS {
-            return Err(format!("it has more than {MAX_LISTED_OBJECTS} objects"));
+        let most = MAX_LISTED_OBJECTS * self.share;
+        if self.objects > most {
+            return Err(format!("it has more than {most} objects"));
         }
         let Some(next) = next else { return Ok(()) };
         if !self.tokens.insert(self.hasher.hash_one(&next)) {
             return Err("it goes round in circles".to_owned());
         }
-        if self.pages >= MAX_PAGES {
-            return Err(format!("it has more than {MAX_PAGES} pages"));
+        let most = MAX_PAGES * self.share;
+        if self.pages >= most {
+            return Err(format!("it has more than {most} pages"));
         }
-        if self.began.elapsed().saturating_sub(self.waiting.total()) > MAX_LISTING_TIME {
-            return Err(format!("it takes more than {MAX_LISTING_TIME:?}"));
+        let longest = MAX_LISTING_TIME.saturating_mul(u32::try_from(self.share).unwrap_or(u32::MAX));
+        if self.began.elapsed().saturating_sub(self.waiting.total() + self.idle) > longest {
+            return Err(format!("it takes more than {longest:?}"));
         }
         self.next = Some(Some(next));
         Ok(())
@@ -142,6 +170,18 @@ mod tests {
         assert_eq!(page(&mut listing, 1, Some(1)), Ok(true));
         tokio::time::advance(Duration::from_secs(1)).await;
         assert!(page(&mut listing, 1, Some(2)).is_err_and(|why| why.contains("takes")));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_walk_has_more_and_the_time_of_the_caller_does_not_count() {
+        let mut walk = Listing::of_versions("");
+        assert_eq!(page(&mut walk, MAX_LISTED_OBJECTS + 1, Some(1)), Ok(true));
+        walk.pause();
+        tokio::time::advance(MAX_LISTING_TIME * 100).await;
+        walk.go_on();
+        assert_eq!(page(&mut walk, 1, Some(2)), Ok(true));
+        tokio::time::advance(MAX_LISTING_TIME * 17).await;
+        assert!(page(&mut walk, 1, Some(3)).is_err_and(|why| why.contains("takes")));
     }
 
     #[tokio::test]

@@ -28,6 +28,8 @@ pub struct MemoryReplica {
     lock: Option<Lock>,
     /// Until when objects are locked.
     locks: Mutex<BTreeMap<String, DateTime<Utc>>>,
+    /// The lock of this object is not extended.
+    refused: Mutex<Option<String>>,
 }
 
 impl MemoryReplica {
@@ -42,6 +44,7 @@ impl MemoryReplica {
             objects: Mutex::default(),
             lock: None,
             locks: Mutex::default(),
+            refused: Mutex::default(),
         }
     }
 
@@ -49,6 +52,11 @@ impl MemoryReplica {
     #[must_use]
     pub fn with_lock(self, lock: Lock) -> Self {
         Self { lock: Some(lock), ..self }
+    }
+
+    /// From now on it refuses to extend the lock of this object, and of no other.
+    pub fn refuse_lock_of(&self, key: Option<String>) {
+        *self.refused.lock().unwrap_or_else(PoisonError::into_inner) = key;
     }
 
     fn lock_new(&self, key: &str) {
@@ -155,6 +163,9 @@ impl Replica for MemoryReplica {
     }
 
     async fn lock_until(&self, key: &str, until: DateTime<Utc>) -> Result<(), ReplicaError> {
+        if self.refused.lock().unwrap_or_else(PoisonError::into_inner).as_deref() == Some(key) {
+            return Err(self.error("lock", key, ReplicaErrorKind::Denied("this lock is refused".to_owned())));
+        }
         let mut locks = self.locks.lock().unwrap_or_else(PoisonError::into_inner);
         let lock = locks.entry(key.to_owned()).or_insert(until);
         *lock = until.max(*lock);

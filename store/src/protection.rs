@@ -49,9 +49,9 @@ pub struct Protection {
 
 impl Protection {
     /// Judges what a probe found. `is_host` tells whether these are the credentials of a host that
-    /// backs up.
+    /// backs up. `are_set` tells whether that host has locked all that is needed, if it knows.
     #[must_use]
-    pub fn of(config: &ReplicaConfig, probe: &Probe, is_host: bool) -> Self {
+    pub fn of(config: &ReplicaConfig, probe: &Probe, is_host: bool, are_set: Option<bool>) -> Self {
         let mut all = Self::default();
         let ReplicaKind::S3(s3) = &config.kind else {
             all.weak.push(
@@ -74,7 +74,18 @@ impl Protection {
             );
         }
         match (probe.object_lock, s3.lock, guards.default_lock_days) {
-            (Some(true), Some(lock), _) => return all.locked(lock),
+            (Some(true), Some(lock), _) => match (guards.sets_locks, are_set) {
+                (Some(true), None | Some(true)) => return all.locked(lock, guards),
+                (Some(false), _) => all.broken.push(
+                    "has Object Lock, and these credentials cannot extend a lock, so locks run out: allow them s3:PutObjectRetention and s3:GetObjectRetention"
+                        .to_owned(),
+                ),
+                (Some(true), Some(false)) => all.weak.push(
+                    "has locks not set yet: the daemon has not locked all that is needed; it begins a minute after its start, and goes on every hour"
+                        .to_owned(),
+                ),
+                (None, _) => {}
+            },
             (Some(true), None, Some(days)) => {
                 all.weak.push(format!(
                     "locks objects for {days} days, and nothing extends that: objects that are older, and still in use, are not locked; set `lock`"
@@ -93,7 +104,14 @@ impl Protection {
         all.versioned(probe)
     }
 
-    fn locked(self, lock: Lock) -> Self {
+    fn locked(mut self, lock: Lock, guards: &Guards) -> Self {
+        if guards.removes_versions == Some(true) {
+            self.weak.push(
+                "lets these credentials remove old versions as soon as no lock holds them: give them a policy of config/s3/"
+                    .to_owned(),
+            );
+        }
+        self.judge_end_of_versions(guards);
         let days = lock.period.as_secs().div_ceil(86_400);
         let bypass = match lock.mode {
             LockMode::Governance => ", and before that only if he may bypass governance",
@@ -106,7 +124,7 @@ impl Protection {
     }
 
     fn versioned(mut self, probe: &Probe) -> Self {
-        let Guards { removes_versions, changes_versioning, lifecycle, .. } = &probe.guards;
+        let Guards { removes_versions, changes_versioning, .. } = &probe.guards;
         if probe.versioning == Some(false) {
             self.weak.push(
                 "keeps no old versions: whoever steals the write credentials can delete every backup in it; turn on versioning, as OPERATIONS.md says under \"Deletion apart\""
@@ -134,8 +152,17 @@ impl Protection {
             self.thief = "it is not known what a thief of these credentials could do".to_owned();
             return self;
         }
-        let days = lifecycle.as_ref().map(|lifecycle| lifecycle.old_versions_days);
-        let until = match days {
+        let until = self.judge_end_of_versions(&probe.guards);
+        let what = format!(
+            "hide or overwrite every object, which `lifeboat undelete` takes back{until}; whether he may change lifecycle rules is not tried"
+        );
+        self.at(DeletionLevel::Versions, &what)
+    }
+
+    /// When old versions end, in words.
+    fn judge_end_of_versions(&mut self, guards: &Guards) -> String {
+        let days = guards.lifecycle.as_ref().map(|lifecycle| lifecycle.old_versions_days);
+        match days {
             Some(Some(days)) => {
                 if days < SHORTEST_DELAY_DAYS {
                     self.weak.push(format!(
@@ -152,11 +179,7 @@ impl Protection {
                 String::new()
             }
             None => ", until a lifecycle rule ends old versions".to_owned(),
-        };
-        let what = format!(
-            "hide or overwrite every object, which `lifeboat undelete` takes back{until}; whether he may change lifecycle rules is not tried"
-        );
-        self.at(DeletionLevel::Versions, &what)
+        }
     }
 
     fn at(mut self, level: DeletionLevel, what: &str) -> Self {

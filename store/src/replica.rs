@@ -91,6 +91,9 @@ pub enum ReplicaErrorKind {
     /// The listing is beyond its budget, or contradicts itself.
     #[error("the listing cannot be believed: {0}")]
     BadListing(String),
+    /// It lies in an archive that must be thawed before anything is read.
+    #[error("it lies in an archive: {0}")]
+    Frozen(String),
     /// Anything else.
     #[error("{0}")]
     Other(String),
@@ -125,6 +128,7 @@ impl ReplicaError {
             | ReplicaErrorKind::Misconfigured(_)
             | ReplicaErrorKind::TooLong { .. }
             | ReplicaErrorKind::BadListing(_)
+            | ReplicaErrorKind::Frozen(_)
             | ReplicaErrorKind::Other(_) => false,
         }
     }
@@ -152,6 +156,9 @@ impl From<ReplicaError> for Error {
             ReplicaErrorKind::TooLong { .. } | ReplicaErrorKind::BadListing(_) => {
                 Some("somebody else writes into this replica, or it lies: use another one with --replica, and find out")
             }
+            ReplicaErrorKind::Frozen(_) => Some(
+                "thaw it first, such as with `aws s3api restore-object`, wait until that is done, and run it again",
+            ),
             ReplicaErrorKind::NotFound
             | ReplicaErrorKind::AlreadyExists
             | ReplicaErrorKind::Corrupt(_)

@@ -3,7 +3,9 @@
 //!
 //! - **Then**: of the versions and delete markers of a key, the newest that the store dates at or
 //!   before the moment, as in `s3/past.rs`.
-//! - **Bounds**: a walk has the budget of every listing, and holds one page and one key.
+//! - **Bounds**: a walk holds one page and one key. It may have sixteen times the pages and objects
+//!   of a listing, as a bucket has more versions than objects, and for each such share the time of
+//!   one. What the caller does between two pages takes none of it.
 
 use chrono::{DateTime, Utc};
 
@@ -21,6 +23,9 @@ pub struct ThenAndNow {
     pub key: String,
     /// What was there then.
     pub then: Option<KeptVersion>,
+    /// If that was uploaded in parts, and so may have come later than its date: the newest version
+    /// below it that was not.
+    pub whole: Option<KeptVersion>,
     /// What is there now.
     pub now: Option<KeptVersion>,
     /// The newest version that is no delete marker.
@@ -46,6 +51,9 @@ impl ThenAndNow {
             self.newest.clone_from(&content);
         }
         if self.is_decided {
+            if self.whole.is_none() && self.then.as_ref().is_some_and(KeptVersion::is_in_parts) {
+                self.whole = content.filter(|version| !version.is_in_parts());
+            }
             return;
         }
         if version.modified <= moment {
@@ -74,7 +82,18 @@ impl VersionWalk {
     /// Will walk through the keys that begin with `prefix`.
     #[must_use]
     pub fn new(prefix: &str, moment: DateTime<Utc>) -> Self {
-        Self { listing: Listing::new(prefix), moment, open: None }
+        Self { listing: Listing::of_versions(prefix), moment, open: None }
+    }
+
+    /// Counts a key that the caller keeps.
+    ///
+    /// # Errors
+    /// What is kept takes too much memory.
+    pub fn admit(&mut self, replica: &dyn Replica, key: &ThenAndNow) -> Result<(), ReplicaError> {
+        let versions = [&key.then, &key.whole, &key.now, &key.newest].into_iter().flatten();
+        let ids = versions.map(|version| version.id.as_str()).chain(key.covers.iter().flatten().map(String::as_str));
+        let admitted = std::iter::once(key.key.as_str()).chain(ids).try_for_each(|text| self.listing.admit_name(text));
+        admitted.map_err(|why| replica.bad_listing(&self.listing, why))
     }
 
     /// Some more keys, in order; `None` after the last.
@@ -85,6 +104,7 @@ impl VersionWalk {
         let Some(token) = self.listing.take_token() else {
             return Ok(self.open.take().map(|last| vec![last]));
         };
+        self.listing.go_on();
         let waiting = self.listing.waiting.clone();
         let page = waiting.count(replica.versions_page(self.listing.prefix(), token.as_deref())).await?;
         let admitted = self.listing.admit_page(page.versions.len(), page.next);
@@ -98,6 +118,7 @@ impl VersionWalk {
                 open.take(version, self.moment);
             }
         }
+        self.listing.pause();
         Ok(Some(whole))
     }
 }
@@ -121,6 +142,14 @@ mod tests {
             key.take(version, DateTime::from_timestamp(10, 0).unwrap());
         }
         key
+    }
+
+    #[test]
+    fn below_what_was_uploaded_in_parts_the_whole_version_is_known() {
+        let whole = |versions: &[(&str, i64, bool)]| walked(versions).whole.map(|version| version.id);
+        let two = [("\"ab-2\"", 9, false), ("m", 8, true), ("\"cd-1\"", 7, false), ("a", 6, false), ("b", 5, false)];
+        assert_eq!(whole(&two), Some("a".to_owned()));
+        assert_eq!((whole(&two[3..]), whole(&[("x-", 9, false), ("a", 8, false)])), (None, None));
     }
 
     #[test]

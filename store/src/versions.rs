@@ -38,6 +38,15 @@ impl KeptVersion {
         self.kind == VersionKind::DeleteMarker
     }
 
+    /// Whether it was uploaded in parts. Stores date such a version by the beginning of its upload,
+    /// as AWS does, or by its end.
+    #[must_use]
+    pub fn is_in_parts(&self) -> bool {
+        let VersionKind::Content { tag, .. } = &self.kind else { return false };
+        let parts = tag.trim_matches('"').rsplit_once('-').map(|(_, parts)| parts);
+        parts.is_some_and(|parts| !parts.is_empty() && parts.bytes().all(|byte| byte.is_ascii_digit()))
+    }
+
     /// Its size in bytes; 0 for a delete marker.
     #[must_use]
     pub fn size(&self) -> u64 {

@@ -6,27 +6,32 @@
 //!   takes and is late.
 //! - **What is needed** is all but the packs, manifests and index segments that prune lets go. If
 //!   prune is stopped, all is needed: whoever stops prune must not end locks.
+//! - **One that cannot be locked** is passed over. Then the round does not count, and begins anew.
+//! - **What belongs to no dataset** is locked with each dataset.
 //! - **Progress** is kept in the state directory, part by part (`scrub/folders.rs`). If it is lost,
 //!   a round begins anew.
 //! - **Bounds**: one page of a listing, and sixteen objects at once.
 
 use std::collections::{BTreeMap, BTreeSet, HashSet};
+use std::path::Path;
 use std::time::Duration;
 
 use chrono::{DateTime, TimeDelta, Utc};
-use futures::{StreamExt, TryStreamExt};
-use lifeboat_base::{Class, Context, Result};
+use futures::StreamExt;
+use lifeboat_base::{Class, Context, Error, Result};
 use lifeboat_format::id::{Name, PackId, SnapshotId};
 use lifeboat_format::layout;
-use lifeboat_store::{Listing, Lock, ObjectMeta, SharedReplica};
+use lifeboat_store::{Listing, Lock, LockMode, ObjectMeta, ReplicaError, SharedReplica};
 use serde::{Deserialize, Serialize};
 
 use super::prune::Prune;
-use super::scrub::folders::{PARTS, prefix};
+use super::scrub::folders::{LOCK_PARTS, prefix};
 use crate::state::replace_or_forget;
 
 /// So many locks are extended at once.
 const EXTENDED_AT_ONCE: usize = 16;
+/// After so many that were refused, a round goes on in its next turn.
+const MAX_REFUSED: u64 = 1000;
 const LOCKS_FILE: &str = "locks";
 
 /// How a replica stands.
@@ -34,10 +39,16 @@ const LOCKS_FILE: &str = "locks";
 pub struct LockStanding {
     /// The period of the lock, in seconds.
     pub period: u64,
+    /// Whether nobody can end the locks early.
+    #[serde(default)]
+    pub is_compliance: bool,
     /// When the last whole round began.
     pub last: Option<DateTime<Utc>>,
     /// When the round under way began, and the next part of it.
     under_way: Option<(DateTime<Utc>, usize)>,
+    /// How many objects could not be locked in the round under way.
+    #[serde(default)]
+    refused: u64,
     /// How many locks were extended so far.
     pub extended: u64,
 }
@@ -72,15 +83,16 @@ pub type LockStandings = BTreeMap<Name, LockStanding>;
 /// What is not needed.
 #[derive(Default)]
 struct Going {
-    packs: HashSet<PackId>,
+    /// By replica.
+    packs: BTreeMap<Name, HashSet<PackId>>,
     snapshots: BTreeSet<SnapshotId>,
 }
 
 impl Going {
-    fn needs(&self, dataset: &Name, key: &str) -> bool {
+    fn needs(&self, replica: &Name, dataset: &Name, key: &str) -> bool {
         let object = key.strip_suffix(&layout::signature("")).unwrap_or(key);
         if let Some(pack) = layout::parse_pack(dataset, object) {
-            return !self.packs.contains(&pack);
+            return self.packs.get(replica).is_none_or(|packs| !packs.contains(&pack));
         }
         let snapshot = layout::parse_manifest(dataset, object).or_else(|| layout::parse_index(dataset, object));
         snapshot.is_none_or(|snapshot| !self.snapshots.contains(&snapshot))
@@ -97,16 +109,32 @@ pub fn standings(prune: &Prune<'_>) -> Result<LockStandings> {
     let mut known: LockStandings = text.and_then(|text| serde_json::from_slice(&text).ok()).unwrap_or_default();
     let locked = prune.replicas.iter().filter_map(|replica| Some((replica.name().clone(), replica.lock()?)));
     Ok(locked
-        .map(|(name, Lock { period, .. })| {
-            let period = period.as_secs();
+        .map(|(name, Lock { mode, period })| {
+            let (period, is_compliance) = (period.as_secs(), mode == LockMode::Compliance);
             let mut standing = known.remove(&name).unwrap_or_default();
-            if standing.period != period {
-                // What was locked for another time is locked anew.
-                standing = LockStanding { period, extended: standing.extended, ..LockStanding::default() };
+            if (standing.period, standing.is_compliance) != (period, is_compliance) {
+                // What was locked otherwise is locked anew.
+                let extended = standing.extended;
+                standing = LockStanding { period, is_compliance, extended, ..LockStanding::default() };
             }
             (name, standing)
         })
         .collect())
+}
+
+/// Whether all that is needed has been locked once, by replica, as far as these datasets are
+/// remembered in a state directory. It needs no keys.
+#[must_use]
+pub fn are_set<'a>(state: &Path, datasets: impl IntoIterator<Item = &'a Name>) -> BTreeMap<Name, bool> {
+    let mut all = BTreeMap::new();
+    for dataset in datasets {
+        let text = std::fs::read(state.join("datasets").join(dataset.as_str()).join(LOCKS_FILE));
+        let known: Option<LockStandings> = text.ok().and_then(|text| serde_json::from_slice(&text).ok());
+        for (replica, standing) in known.into_iter().flatten() {
+            *all.entry(replica).or_insert(true) &= standing.last.is_some();
+        }
+    }
+    all
 }
 
 /// Goes on with each round that is due. The caller need not hold the dataset's lock. It may be
@@ -136,11 +164,13 @@ async fn going(prune: &Prune<'_>) -> Going {
     match prune.plan().await {
         Ok(plan) => {
             let going = plan.verdicts.iter().filter(|verdict| verdict.goes_at.is_some());
-            let packs = plan.packs.iter().chain(&plan.waiting);
-            Going {
-                packs: packs.filter_map(|pack| layout::parse_pack(&plan.dataset, &pack.key)).collect(),
-                snapshots: going.map(|verdict| verdict.snapshot.clone()).collect(),
+            let snapshots = going.map(|verdict| verdict.snapshot.clone()).collect();
+            let mut going = Going { snapshots, ..Going::default() };
+            for dead in plan.packs.iter().chain(&plan.waiting) {
+                let pack = layout::parse_pack(&plan.dataset, &dead.key);
+                going.packs.entry(dead.replica.clone()).or_default().extend(pack);
             }
+            going
         }
         Err(error) => {
             tracing::warn!(dataset = %prune.dataset.name, "Extending every lock, as it is not known what is needed: {}", error.chain());
@@ -151,44 +181,81 @@ async fn going(prune: &Prune<'_>) -> Going {
 
 async fn round(prune: &Prune<'_>, replica: &SharedReplica, going: &Going, standings: &mut LockStandings) -> Result<()> {
     let (dataset, name) = (&prune.dataset.name, replica.name());
-    let is_first = prune.config.datasets.first().is_some_and(|first| first.name == *dataset);
     let Some(mut standing) = standings.get(name).cloned() else { return Ok(()) };
     let (began, from) = standing.under_way.unwrap_or((prune.clock.now(), 0));
-    for part in from..=PARTS {
-        if part == PARTS {
-            if is_first {
-                lock(prune, replica, &standing, layout::VAULT).await?;
-            }
-        } else if let Some(prefix) = prefix(dataset, part, is_first) {
+    let mut first = None;
+    for part in from..=LOCK_PARTS {
+        if part == LOCK_PARTS {
+            lock_all(prune, replica, &mut standing, vec![layout::VAULT.to_owned()], &mut first).await?;
+        } else if let Some(prefix) = prefix(dataset, part, true) {
             let mut listing = Listing::new(&prefix);
             while let Some(objects) = replica.next_page(&mut listing).await? {
-                let wanted = |object: &ObjectMeta| going.needs(dataset, &object.key);
-                let wanted = objects.into_iter().filter(wanted).map(|object| object.key);
-                let extended = futures::stream::iter(wanted)
-                    .map(|key| async { lock(prune, replica, &standing, &{ key }).await })
-                    .buffer_unordered(EXTENDED_AT_ONCE)
-                    .try_fold(0, async |count, ()| Ok(count + 1))
-                    .await?;
-                standing.extended += extended;
+                let wanted = |object: &ObjectMeta| going.needs(name, dataset, &object.key);
+                let wanted = objects.into_iter().filter(wanted).map(|object| object.key).collect();
+                lock_all(prune, replica, &mut standing, wanted, &mut first).await?;
             }
         }
         standing.under_way = Some((began, part + 1));
-        if part == PARTS {
-            (standing.last, standing.under_way) = (Some(began), None);
+        if part == LOCK_PARTS {
+            standing.under_way = None;
+            if std::mem::take(&mut standing.refused) == 0 {
+                standing.last = Some(began);
+            } else {
+                let again = || Error::storage(format!("replica {name}: some objects could not be locked"));
+                first.get_or_insert_with(again);
+            }
         }
         standings.insert(name.clone(), standing.clone());
         write(prune, standings)?;
+    }
+    if let Some(error) = first {
+        return Err(error);
     }
     tracing::info!(%dataset, replica = %name, "The locks of what is needed were extended");
     Ok(())
 }
 
+/// Locks objects. One that the replica refuses to lock is counted, and the others are locked.
+///
+/// # Errors
+/// The replica fails, or refuses very many.
+async fn lock_all(
+    prune: &Prune<'_>,
+    replica: &SharedReplica,
+    standing: &mut LockStanding,
+    keys: Vec<String>,
+    first: &mut Option<Error>,
+) -> Result<()> {
+    let at = standing.clone();
+    let locked = futures::stream::iter(keys).map(|key| async { lock(prune, replica, &at, &{ key }).await });
+    let mut locked = std::pin::pin!(locked.buffer_unordered(EXTENDED_AT_ONCE));
+    while let Some(locked) = locked.next().await {
+        match locked {
+            Ok(()) => standing.extended += 1,
+            Err(error) if error.is_retryable() => return Err(error.into()),
+            Err(error) => {
+                standing.refused += 1;
+                let error = first.get_or_insert_with(|| error.into());
+                if standing.refused.is_multiple_of(MAX_REFUSED) {
+                    return Err(std::mem::replace(error, Error::storage("told already")));
+                }
+            }
+        }
+    }
+    Ok(())
+}
+
 /// Locks an object for the whole period. One that is gone meanwhile needs no lock.
-async fn lock(prune: &Prune<'_>, replica: &SharedReplica, standing: &LockStanding, key: &str) -> Result<()> {
+async fn lock(
+    prune: &Prune<'_>,
+    replica: &SharedReplica,
+    standing: &LockStanding,
+    key: &str,
+) -> Result<(), ReplicaError> {
     let until = prune.clock.now() + standing.share(1, 1);
     match replica.lock_until(key, until).await {
         Err(error) if error.is_not_found() => Ok(()),
-        locked => Ok(locked?),
+        locked => locked,
     }
 }
 

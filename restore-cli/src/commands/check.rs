@@ -14,6 +14,7 @@ use lifeboat_engine::config::{Config, Dataset, ReplicaConfig};
 use lifeboat_engine::databases::{ToolFound, WorkContext, registry};
 use lifeboat_engine::format::info::{MAX_VAULT_INFO_BYTES, VaultInfo};
 use lifeboat_engine::format::layout;
+use lifeboat_engine::keep::locks;
 use lifeboat_engine::keys::{DRILL_HOST_FOLDER, HostKeys};
 use lifeboat_engine::store::{self, Probe, Protection};
 use lifeboat_engine::{Class, Error, Result};
@@ -91,8 +92,14 @@ pub(crate) async fn run(_: &Args, session: &Session) -> Result<()> {
 
     let mut checked =
         Checked { replicas: Vec::new(), tools, broken: Vec::new(), weak: Vec::new(), vaults: BTreeMap::new() };
+    let are_set = place
+        .config
+        .as_ref()
+        .filter(|_| write)
+        .map(|config| locks::are_set(&config.state_directory, config.datasets.iter().map(|dataset| &dataset.name)));
     for (replica, result) in probed {
-        checked.judge_replica(replica, result, write);
+        let are_set = are_set.as_ref().and_then(|set| set.get(&replica.name)).copied();
+        checked.judge_replica(replica, result, write, are_set);
     }
     checked.judge_vaults();
     if let Some(problem) = session.worker.problem() {
@@ -151,7 +158,7 @@ impl Checked {
         self.broken.push(Broken { class: class.as_str(), error_class: class, what });
     }
 
-    fn judge_replica(&mut self, config: &ReplicaConfig, probed: Probed, write: bool) {
+    fn judge_replica(&mut self, config: &ReplicaConfig, probed: Probed, write: bool, are_set: Option<bool>) {
         let name = &config.name;
         let mut check = ReplicaCheck {
             replica: name.to_string(),
@@ -188,7 +195,7 @@ impl Checked {
                 check.can_delete = probe.can_delete;
                 check.clock_skew_seconds = probe.clock_skew_seconds;
                 self.judge_probe(config, &probe, has_vault, write);
-                let Protection { level, thief, weak, broken } = Protection::of(config, &probe, write);
+                let Protection { level, thief, weak, broken } = Protection::of(config, &probe, write, are_set);
                 check.level = level.map(|level| level.to_string());
                 check.thief = Some(thief);
                 self.weak.extend(weak.into_iter().map(|what| format!("replica {name} {what}")));

@@ -99,6 +99,17 @@ pub(crate) async fn run(args: &Args, session: &Session) -> Result<()> {
             let Tally { objects, bytes } = replica.done;
             let (objects, bytes) = (human::count(objects, "object"), human::bytes(bytes));
             session.out.text(format!(" brought back in replica {}: {objects}, {bytes}\n", replica.replica))?;
+            if replica.frozen > 0 {
+                let count = human::count(replica.frozen, "object");
+                session.out.text(format!(" in an archive, to be thawed first: {count}\n"))?;
+            }
+        }
+        let redated: u64 = done.replicas.iter().map(|replica| replica.redated).sum();
+        if redated > 0 {
+            session.out.warning(format!(
+                "{} of signers whom the root has revoked were copied, and are believed no more: restore what they sign with --as-of",
+                human::count(redated, "signature")
+            ));
         }
         if args.also_pruned && done.replicas.iter().any(|replica| !replica.prunes.is_empty()) {
             session.out.warning(
@@ -158,6 +169,10 @@ impl fmt::Display for Undeleted {
             if replica.newer_hidden > 0 {
                 let count = human::count(replica.newer_hidden, "object");
                 write!(f, "\n written later and deleted since: {count}; a later TIME brings them back")?;
+            }
+            if replica.strange_hidden > 0 {
+                let count = human::count(replica.strange_hidden, "object");
+                write!(f, "\n of no kind that belongs to a vault, and left deleted: {count}")?;
             }
             for failure in replica.failures.iter().take(MAX_SHOWN) {
                 write!(f, "\n FAILED: {}", escape::line(failure))?;

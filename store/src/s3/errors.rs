@@ -106,6 +106,7 @@ fn classify_answer(status: u16, code: &str, message: &str, after: Option<Duratio
             Kind::Throttled { why: text(), after }
         }
         (_, "RequestTimeout") => Kind::Unavailable(text()),
+        (_, "InvalidObjectState") => Kind::Frozen(text()),
         (_, "NotImplemented") | (501, _) => Kind::Misconfigured(text()),
         (401 | 403, _) => Kind::Denied(text()),
         (404, "" | "NoSuchKey" | "NotFound") => Kind::NotFound,
@@ -176,6 +177,7 @@ mod tests {
             Kind::TimedOut(_) => "timed out",
             Kind::TooLong { .. } => "too long",
             Kind::BadListing(_) => "bad listing",
+            Kind::Frozen(_) => "frozen",
             Kind::Other(_) => "other",
         }
     }
@@ -190,6 +192,7 @@ mod tests {
             (400, "InvalidArgument", "other"),
             (400, "RequestTimeout", "unavailable"),
             (403, "", "denied"),
+            (403, "InvalidObjectState", "frozen"),
             (403, "RequestTimeTooSkewed", "denied"),
             (404, "", "not found"),
             (404, "NoSuchBucket", "misconfigured"),

@@ -24,11 +24,15 @@ impl S3Replica {
         Some((mode, to_sdk(self.clock.now().checked_add_signed(period)?)))
     }
 
-    pub(super) async fn end_of_lock(&self, key: &str) -> Result<Option<DateTime<Utc>>, ReplicaError> {
+    /// Until when an object is locked, and how.
+    pub(super) async fn lock_there(&self, key: &str) -> Result<Option<(DateTime<Utc>, LockMode)>, ReplicaError> {
         self.with_key("look up", key, async |full| {
             let found = self.client.head_object().bucket(&self.bucket).key(full).send().await;
             match found.map_err(|error| errors::classify(&error)) {
-                Ok(found) => Ok(found.object_lock_retain_until_date.and_then(to_chrono)),
+                Ok(found) => Ok(found.object_lock_retain_until_date.and_then(to_chrono).map(|end| {
+                    let is_compliance = found.object_lock_mode == Some(ObjectLockMode::Compliance);
+                    (end, if is_compliance { LockMode::Compliance } else { LockMode::Governance })
+                })),
                 Err(ReplicaErrorKind::NotFound) => Ok(None),
                 Err(kind) => Err(kind),
             }
@@ -36,27 +40,35 @@ impl S3Replica {
         .await
     }
 
-    /// A store refuses a shorter lock than there is: then nothing is to be done.
+    /// A store refuses a shorter lock than there is: then nothing is to be done. It refuses a
+    /// weaker mode, too: then the object keeps its own.
     pub(super) async fn extend_lock(&self, key: &str, until: DateTime<Utc>) -> Result<(), ReplicaError> {
         let Some(lock) = self.lock else { return Ok(()) };
-        let mode = match lock.mode {
+        let refused = match self.put_retention(key, lock.mode, until).await {
+            Err(error) if !error.is_retryable() && !error.is_not_found() => error,
+            other => return other,
+        };
+        match self.lock_there(key).await? {
+            Some((end, _)) if end >= until => Ok(()),
+            Some((_, LockMode::Compliance)) if lock.mode == LockMode::Governance => {
+                self.put_retention(key, LockMode::Compliance, until).await
+            }
+            _ => Err(refused),
+        }
+    }
+
+    async fn put_retention(&self, key: &str, mode: LockMode, until: DateTime<Utc>) -> Result<(), ReplicaError> {
+        let mode = match mode {
             LockMode::Governance => ObjectLockRetentionMode::Governance,
             LockMode::Compliance => ObjectLockRetentionMode::Compliance,
         };
         let retention = ObjectLockRetention::builder().mode(mode).retain_until_date(to_sdk(until)).build();
-        let extended = self
-            .with_key("lock", key, async |full| {
-                let extend = self.client.put_object_retention().bucket(&self.bucket).key(full);
-                let extend = extend.checksum_algorithm(ChecksumAlgorithm::Crc64Nvme).retention(retention);
-                extend.send().await.map(drop).map_err(|error| errors::classify(&error))
-            })
-            .await;
-        match extended {
-            Err(error) if matches!(error.kind, ReplicaErrorKind::Denied(_)) => {
-                if self.end_of_lock(key).await?.is_some_and(|end| end >= until) { Ok(()) } else { Err(error) }
-            }
-            other => other,
-        }
+        self.with_key("lock", key, async |full| {
+            let extend = self.client.put_object_retention().bucket(&self.bucket).key(full);
+            let extend = extend.checksum_algorithm(ChecksumAlgorithm::Crc64Nvme).retention(retention);
+            extend.send().await.map(drop).map_err(|error| errors::classify(&error))
+        })
+        .await
     }
 }
 

@@ -315,7 +315,7 @@ impl Replica for S3Replica {
     }
 
     async fn locked_until(&self, key: &str) -> Result<Option<DateTime<Utc>>, ReplicaError> {
-        self.end_of_lock(key).await
+        Ok(self.lock_there(key).await?.map(|(end, _)| end))
     }
 
     async fn lock_until(&self, key: &str, until: DateTime<Utc>) -> Result<(), ReplicaError> {

@@ -4,8 +4,9 @@
 //! - **What counts**: of the versions and delete markers of a key, the newest that the store dates
 //!   at or before the moment. The key is there if that one is a version.
 //! - **The store's word**: the times are the store's own, in whole seconds on most. Whoever may
-//!   remove single versions can take away what was there then; he cannot add to it, but by
-//!   rewinding the store's clock.
+//!   remove single versions can take away what was there then. He can add to it by rewinding the
+//!   store's clock; and by an upload in parts that he began before, where a store dates it by its
+//!   beginning, as AWS does. What is read is checked all the same.
 //! - **Cost**: each object takes one more request, which finds its version.
 //! - **Bounds**: a listing has the budget of every listing. A key with more pages of versions than
 //!   `MAX_PAGES_OF_A_KEY` after the moment is refused.

@@ -4,12 +4,16 @@ use aws_sdk_s3::error::ProvideErrorMetadata;
 use aws_sdk_s3::types::{
     BucketVersioningStatus, ExpirationStatus, LifecycleRule, ObjectLockEnabled, VersioningConfiguration,
 };
+use bytes::Bytes;
 use chrono::TimeDelta;
 
 use super::{S3Replica, errors};
 use crate::guards::{Guards, Lifecycle};
 use crate::replica::{Probe, Replica, ReplicaError, ReplicaErrorKind};
 use crate::{key, trial};
+
+/// More than what an object below `probe/` is locked for at its upload.
+const LOCK_TRIED: TimeDelta = TimeDelta::seconds(120);
 
 pub(super) async fn run(replica: &S3Replica, write: bool) -> Result<Probe, ReplicaError> {
     let clock_skew_seconds = replica.request("probe", "", read(replica)).await?;
@@ -25,6 +29,9 @@ pub(super) async fn run(replica: &S3Replica, write: bool) -> Result<Probe, Repli
         }
         if versioning == Some(true) {
             guards.changes_versioning = replica.request("probe", "", keep_versions(replica)).await?;
+        }
+        if replica.lock.is_some() && object_lock == Some(true) && trial.can_write {
+            guards.sets_locks = Some(set_lock(replica).await?);
         }
         Some(trial)
     } else {
@@ -127,6 +134,25 @@ async fn keep_versions(replica: &S3Replica) -> Result<Option<bool>, ReplicaError
         Ok(_) => Ok(Some(true)),
         Err(ReplicaErrorKind::Denied(_)) => Ok(Some(false)),
         Err(kind) => unknown(kind),
+    }
+}
+
+/// Locks a throw-away object for a little longer, and reads that back. It stays hidden for as long.
+async fn set_lock(replica: &S3Replica) -> Result<bool, ReplicaError> {
+    let key = trial::fresh_key();
+    replica.put_replace(&key, Bytes::from_static(b"Lifeboat tries out a lock; this can be deleted.\n")).await?;
+    let until = replica.clock.now() + LOCK_TRIED;
+    let is_set = match replica.extend_lock(&key, until).await {
+        // A store may keep whole seconds.
+        Ok(()) => {
+            replica.lock_there(&key).await.map(|lock| lock.is_some_and(|(end, _)| end > until - TimeDelta::seconds(2)))
+        }
+        Err(error) if error.is_retryable() => Err(error),
+        Err(_) => Ok(false),
+    };
+    match replica.delete(&key).await {
+        Err(error) if error.is_retryable() => Err(error),
+        _ => is_set,
     }
 }
 

@@ -16,8 +16,11 @@ use lifeboat_format::record::MAX_RECORD_BYTES;
 /// The parts that hold no packs come first.
 pub(super) const SMALL_PARTS: usize = 9;
 const PACK_PARTS: usize = 256;
-/// A round goes through so many parts.
-pub(in crate::keep) const PARTS: usize = SMALL_PARTS + PACK_PARTS;
+/// A round of the scrub goes through so many parts. Each reader looks for roots by itself.
+pub(super) const PARTS: usize = SMALL_PARTS + PACK_PARTS;
+/// A round of locks goes on with the roots.
+const ROOT_PART: usize = PARTS;
+pub(in crate::keep) const LOCK_PARTS: usize = ROOT_PART + 1;
 
 /// What the keys of a part begin with. `None`: it belongs to the vault, and this dataset is not the
 /// one with which the vault is scrubbed.
@@ -32,7 +35,8 @@ pub(in crate::keep) fn prefix(dataset: &Name, part: usize, with_vault: bool) -> 
         6 => layout::drills(dataset),
         7 if with_vault => layout::HOSTS.to_owned(),
         8 if with_vault => format!("{}hosts/", layout::KEYRING),
-        7 | 8 => return None,
+        ROOT_PART if with_vault => layout::ROOTS.to_owned(),
+        7 | 8 | ROOT_PART => return None,
         pack => format!("{}{:02x}/", layout::packs(dataset), pack - SMALL_PARTS),
     })
 }
@@ -105,6 +109,9 @@ mod tests {
             assert!(proof(&shop, &key).is_some(), "{key}");
             assert!(proof(&shop, &layout::signature(&key)).is_none(), "{key}");
         }
+        let root = layout::root(3);
+        let is_in = |part: &usize| prefix(&shop, *part, true).is_some_and(|prefix| root.starts_with(&prefix));
+        assert_eq!((0..LOCK_PARTS).filter(is_in).collect::<Vec<_>>(), [PARTS]);
         for key in [layout::lease(&shop), "datasets/shop/packs/aa/x".to_owned(), "probe/x".to_owned()] {
             assert_eq!(proof(&shop, &key), None, "{key}");
         }

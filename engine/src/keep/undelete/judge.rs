@@ -13,7 +13,9 @@ use lifeboat_format::info::{HostInfo, VaultInfo};
 use lifeboat_format::layout;
 use lifeboat_store::{KeptVersion, ReplicaErrorKind, SharedReplica, ThenAndNow};
 
+use super::fate::Fate;
 use super::pruned::Pruned;
+use super::roots::{RightRoots, RootKey};
 use crate::catalog::documents::held_of;
 use crate::catalog::order::OrderReader;
 use crate::keep::scrub::folders::{Proof, proof};
@@ -21,31 +23,11 @@ use crate::keys::crypt;
 use crate::keys::sign::MAX_SIGNATURE_BYTES;
 use crate::restore::VaultReader;
 
-/// What becomes of a key.
-#[derive(Debug, PartialEq, Eq)]
-pub(super) enum Fate {
-    /// It is as it was.
-    Same,
-    /// It is of no kind that belongs to a vault.
-    Strange,
-    /// It was not there then.
-    Newer,
-    /// It was deleted.
-    Hidden,
-    /// It was deleted by a prune.
-    Pruned,
-    /// What is there now is not valid.
-    Overwritten,
-    /// What is there now is other than it was, and valid.
-    Rewritten,
-    /// What is there now could not be looked at.
-    Unknown(String),
-}
-
 pub(super) struct FateJudge<'a> {
     pub(super) past: &'a VaultReader,
     pub(super) now: &'a SharedReplica,
     pub(super) pruned: &'a BTreeMap<Name, Pruned>,
+    pub(super) roots: &'a RightRoots,
 }
 
 /// An object without its signature, and how it shows that it is whole.
@@ -74,6 +56,9 @@ impl FateJudge<'_> {
     /// # Errors
     /// The replica fails.
     pub(super) async fn fate(&self, key: &ThenAndNow) -> Result<Fate> {
+        if let Some(root) = RootKey::parse(&key.key) {
+            return self.roots.fate(&root, key, self.now).await;
+        }
         let Some(known) = known(&key.key) else { return Ok(Fate::Strange) };
         let Some(then) = &key.then else { return Ok(Fate::Newer) };
         let Some(now) = &key.now else {
@@ -82,7 +67,7 @@ impl FateJudge<'_> {
             return Ok(if is_pruned { Fate::Pruned } else { Fate::Hidden });
         };
         if now.id == then.id || now.is_same_content(then) {
-            return Ok(Fate::Same);
+            return if then.is_in_parts() { self.backdated(key, &known).await } else { Ok(Fate::Same) };
         }
         match self.is_valid(&known).await {
             Err(error) if error.class() == Class::Integrity => Ok(Fate::Overwritten),
@@ -91,6 +76,19 @@ impl FateJudge<'_> {
             Err(error) => Err(error),
             Ok(()) if matches!(known.proof, Proof::Name(_)) => Ok(Fate::Same),
             Ok(()) => self.compare(&key.key, then, known.longest).await,
+        }
+    }
+
+    /// What becomes of a version that was uploaded in parts: it may have come later than its date.
+    async fn backdated(&self, key: &ThenAndNow, known: &KnownKey<'_>) -> Result<Fate> {
+        match self.is_valid(known).await {
+            Ok(()) => Ok(Fate::Same),
+            Err(error) if matches!(error.class(), Class::Integrity | Class::Keys) => Ok(match key.whole {
+                Some(_) => Fate::Backdated,
+                None => Fate::Unknown(error.chain_and_hint()),
+            }),
+            Err(error) if error.class() == Class::Failed => Ok(Fate::Unknown(error.chain_and_hint())),
+            Err(error) => Err(error),
         }
     }
 
@@ -148,6 +146,7 @@ impl FateJudge<'_> {
         let limit = self.limit(longest);
         self.now.get(key, limit).await.map_err(|error| match error.kind {
             ReplicaErrorKind::TooLong { size, .. } if size <= longest => too_long_here(&error),
+            ReplicaErrorKind::Frozen(_) => frozen(&error),
             ReplicaErrorKind::NotFound | ReplicaErrorKind::TooLong { .. } => Error::integrity(error.to_string()),
             _ => error.into(),
         })
@@ -169,6 +168,10 @@ impl FateJudge<'_> {
         let then = self.now.get_version(key, &then.id, now.len() as u64).await?;
         Ok(if then == now { Fate::Same } else { Fate::Rewritten })
     }
+}
+
+fn frozen(error: &lifeboat_store::ReplicaError) -> Error {
+    Error::failed(error.to_string()).hint("thaw it first, and run undelete again")
 }
 
 fn too_long_here(error: &lifeboat_store::ReplicaError) -> Error {

@@ -10,14 +10,19 @@
 //! - **The order**: keys, packs and index segments first, then manifests and records, then
 //!   signatures, and `vault.json` last. So no snapshot is there before its packs, and a bucket
 //!   without `vault.json` is left alone by everybody until all is there.
+//! - **What fails** ends its replica before the next of these turns: nothing appears without what
+//!   it needs. It is told, and so is each bucket that shows no vault of then.
 //! - **Again**: what is there is passed over, so whoever was interrupted does it again.
 //! - **Bounds**: a page of a listing, the names of small objects, four objects that are judged.
 
+mod fate;
 mod judge;
 mod pruned;
+mod revoked;
+mod roots;
 
 use std::collections::BTreeMap;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use chrono::{DateTime, Utc};
 use futures::StreamExt;
@@ -27,9 +32,13 @@ use lifeboat_store::{ReplicaErrorKind, SharedReplica, ThenAndNow, VersionWalk};
 use serde::Serialize;
 use tokio_util::sync::CancellationToken;
 
-use self::judge::{Fate, FateJudge};
+use self::fate::Fate;
+use self::judge::FateJudge;
 pub use self::pruned::PruneFound;
 use self::pruned::Pruned;
+use self::revoked::RevokedSigners;
+use self::roots::RightRoots;
+use crate::keys::sign::MAX_SIGNATURE_BYTES;
 use crate::restore::VaultReader;
 
 /// So many objects are brought back at once.
@@ -91,6 +100,13 @@ pub struct ReplicaUndelete {
     pub newer: u64,
     /// Objects that did not exist at the moment and have been deleted since.
     pub newer_hidden: u64,
+    /// Objects of no kind that belongs to a vault, which were deleted since. They stay deleted.
+    pub strange_hidden: u64,
+    /// Objects that lie in an archive, so that they could not be brought back yet.
+    pub frozen: u64,
+    /// Signatures of signers whom the root has revoked, which were copied: they are dated anew, so
+    /// nobody believes them any more.
+    pub redated: u64,
     /// What was brought back so far.
     pub done: Tally,
     /// What went wrong.
@@ -118,7 +134,13 @@ impl ReplicaUndelete {
             tally.bytes += size;
         };
         match fate {
-            Fate::Same | Fate::Strange => false,
+            Fate::Same => false,
+            Fate::Strange => {
+                // Probes and leases come and go.
+                let passes = key.key.starts_with("probe/") || key.key.ends_with("/lease");
+                self.strange_hidden += u64::from(key.then.is_some() && key.now.is_none() && !passes);
+                false
+            }
             Fate::Newer => {
                 *(if key.now.is_some() { &mut self.newer } else { &mut self.newer_hidden }) += 1;
                 false
@@ -127,7 +149,7 @@ impl ReplicaUndelete {
                 add(&mut self.hidden);
                 true
             }
-            Fate::Overwritten => {
+            Fate::Overwritten | Fate::Backdated => {
                 add(&mut self.overwritten);
                 true
             }
@@ -169,6 +191,10 @@ impl Turn {
         if key == layout::VAULT {
             return Self::Vault;
         }
+        // A root is there only when it can be believed, so its signatures come first.
+        if layout::parse_root(key).is_some() {
+            return Self::Documents;
+        }
         let folder = key.strip_prefix(layout::DATASETS).and_then(|rest| rest.split('/').nth(1));
         match folder {
             Some("packs" | "index") | None => Self::First,
@@ -197,9 +223,14 @@ impl Undelete<'_> {
 
     async fn each(&self, write: bool) -> Result<Vec<ReplicaUndelete>> {
         let mut all = Vec::new();
-        for past in self.past.replicas() {
-            let Some(now) = self.replicas.iter().find(|now| now.name() == past.name()) else { continue };
+        for now in self.replicas {
             let mut found = ReplicaUndelete { replica: now.name().to_string(), ..ReplicaUndelete::default() };
+            let Some(past) = self.past.replicas().iter().find(|past| past.name() == now.name()) else {
+                let why = self.past.unreachable().get(now.name()).map_or("it shows no vault of then", String::as_str);
+                found.fail(format!("replica {}: nothing was brought back: {why}", now.name()));
+                all.push(found);
+                continue;
+            };
             match self.in_replica(past, now, write, &mut found).await {
                 Err(error) if self.cancel.is_cancelled() => return Err(error),
                 Err(error) => found.fail(error.chain_and_hint()),
@@ -223,23 +254,43 @@ impl Undelete<'_> {
             found.prunes.extend(of.found.iter().cloned());
             pruned.insert(dataset, of);
         }
-        let judge = FateJudge { past: self.past, now, pruned: &pruned };
-        let bringer = Bringer { now, may_uncover: AtomicBool::new(true) };
+        let roots = RightRoots::look(self.past, past, now).await;
+        let judge = FateJudge { past: self.past, now, pruned: &pruned, roots: &roots };
+        let revoked = RevokedSigners::of(self.past.keys().trust.root().as_deref());
+        let (frozen, redated) = (AtomicU64::new(0), AtomicU64::new(0));
+        let bringer = Bringer { now, may_uncover: AtomicBool::new(true), frozen, revoked, redated };
         let (mut walk, mut later) = (VersionWalk::new("", self.moment), Vec::new());
         while let Some(keys) = walk.next(now.as_ref()).await? {
             let judged = futures::stream::iter(keys).map(|key| async { (judge.fate(&key).await, key) });
             let judged: Vec<_> = judged.buffered(JUDGED_AT_ONCE).collect().await;
             let mut first = Vec::new();
-            for (fate, key) in judged {
-                if found.count(&key, fate?, self.also) && write {
+            for (fate, mut key) in judged {
+                let fate = fate?;
+                if fate == Fate::Backdated {
+                    (key.then, key.covers) = (key.whole.take(), None);
+                }
+                if found.count(&key, fate, self.also) && write {
                     let turn = Turn::of(&key.key);
-                    if turn == Turn::First { first.push(key) } else { later.push((turn, key)) }
+                    if turn == Turn::First {
+                        first.push(key);
+                    } else {
+                        walk.admit(now.as_ref(), &key)?;
+                        later.push((turn, key));
+                    }
                 }
             }
             self.bring(&bringer, first, found).await?;
         }
         later.sort_by_key(|(turn, _)| *turn);
         for part in later.chunk_by(|(a, _), (b, _)| a == b) {
+            if !found.failures.is_empty() {
+                let count = later.iter().filter(|(turn, _)| *turn >= part[0].0).count();
+                found.fail(format!(
+                    "replica {}: {count} more objects, which need what failed, were left as they are",
+                    now.name()
+                ));
+                break;
+            }
             self.bring(&bringer, part.iter().map(|(_, key)| key.clone()).collect(), found).await?;
         }
         Ok(())
@@ -250,6 +301,8 @@ impl Undelete<'_> {
         let brought = futures::stream::iter(keys).map(|key| async { (bringer.bring(&key).await, key) });
         let mut brought = std::pin::pin!(brought.buffer_unordered(BROUGHT_AT_ONCE));
         loop {
+            found.frozen = bringer.frozen.load(Ordering::Relaxed);
+            found.redated = bringer.redated.load(Ordering::Relaxed);
             let next = tokio::select! {
                 next = brought.next() => next,
                 () = self.cancel.cancelled() => return Err(cancelled()),
@@ -261,7 +314,7 @@ impl Undelete<'_> {
                     found.done.bytes += key.then.map_or(0, |then| then.size());
                 }
                 Err(error) if error.class() == Class::Keys => return Err(error),
-                Err(error) => found.fail(error.chain()),
+                Err(error) => found.fail(error.chain_and_hint()),
             }
         }
     }
@@ -272,6 +325,11 @@ struct Bringer<'a> {
     now: &'a SharedReplica,
     /// Whether delete markers may be removed: no answer has shown otherwise.
     may_uncover: AtomicBool,
+    /// How many lie in an archive.
+    frozen: AtomicU64,
+    revoked: RevokedSigners,
+    /// How many of their signatures were copied.
+    redated: AtomicU64,
 }
 
 impl Bringer<'_> {
@@ -292,8 +350,17 @@ impl Bringer<'_> {
         self.now.copy_version(&key.key, &then.id).await.map_err(|error| match error.kind {
             ReplicaErrorKind::Denied(_) => Error::keys(error.to_string())
                 .hint("use credentials that may read old versions and write (s3:GetObjectVersion, s3:PutObject)"),
+            ReplicaErrorKind::Frozen(_) => {
+                self.frozen.fetch_add(1, Ordering::Relaxed);
+                error.into()
+            }
             _ => error.into(),
-        })
+        })?;
+        if layout::is_signature(&key.key) && !self.revoked.is_empty() {
+            let signature = self.now.get_version(&key.key, &then.id, MAX_SIGNATURE_BYTES as u64).await?;
+            self.redated.fetch_add(u64::from(self.revoked.made(&signature)), Ordering::Relaxed);
+        }
+        Ok(())
     }
 }
 

@@ -178,7 +178,10 @@ impl Searched<'_> {
     async fn versions(&self, folder: &str) -> Result<BTreeMap<String, ThenAndNow>> {
         let (mut walk, mut all) = (VersionWalk::new(folder, self.moment), BTreeMap::new());
         while let Some(keys) = walk.next(self.now.as_ref()).await? {
-            all.extend(keys.into_iter().map(|key| (key.key.clone(), key)));
+            for key in keys {
+                walk.admit(self.now.as_ref(), &key)?;
+                all.insert(key.key.clone(), key);
+            }
         }
         Ok(all)
     }

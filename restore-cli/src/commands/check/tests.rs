@@ -40,6 +40,7 @@ fn probe() -> Probe {
             removes_versions: Some(false),
             changes_versioning: Some(false),
             lifecycle: Some(ended_after(Some(30))),
+            sets_locks: None,
             default_lock_days: None,
         },
     }
@@ -57,7 +58,7 @@ fn judged(probed: Probed, write: bool) -> Checked {
         weak: Vec::new(),
         vaults: BTreeMap::new(),
     };
-    checked.judge_replica(&replica(), probed, write);
+    checked.judge_replica(&replica(), probed, write, None);
     checked
 }
 

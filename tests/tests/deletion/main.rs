@@ -2,18 +2,16 @@
 //! he cannot remove.
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
+mod locks;
+
 use std::path::Path;
 use std::time::Duration;
 
-use lifeboat_engine::clock::{Clock, SystemClock};
-use lifeboat_engine::config::{ReplicaKind, Retention};
-use lifeboat_engine::format::layout;
-use lifeboat_engine::keep::locks;
-use lifeboat_engine::store::{Lock, LockMode, MemoryReplica, Replica, SharedReplica};
 use lifeboat_tests::host::{BackupHost, section};
 use lifeboat_tests::programs::Output;
+use lifeboat_tests::rooted::RootedVault;
 use lifeboat_tests::s3::{Bucket, Region};
-use lifeboat_tests::vault::{MemorySource, TestVault, name, noise};
+use lifeboat_tests::vault::noise;
 use serde_json::Value;
 
 /// A host with one bucket, and the file that it backs up.
@@ -74,22 +72,34 @@ impl Scene {
     }
 
     async fn keys(&self) -> Vec<String> {
-        let (client, mut keys) = (self.region.client(), Vec::new());
-        let mut pages = client.list_objects_v2().bucket(self.region.bucket()).into_paginator().send();
-        while let Some(page) = pages.next().await {
-            keys.extend(page.unwrap().contents().iter().filter_map(|object| object.key().map(str::to_owned)));
-        }
-        keys
+        keys(&self.region).await
     }
 
     async fn hide(&self, key: &str) {
-        self.region.client().delete_object().bucket(self.region.bucket()).key(key).send().await.unwrap();
+        hide(&self.region, key).await;
     }
 
     async fn overwrite(&self, key: &str, body: &[u8]) {
-        let put = self.region.client().put_object().bucket(self.region.bucket()).key(key);
-        put.body(body.to_vec().into()).send().await.unwrap();
+        overwrite(&self.region, key, body).await;
     }
+}
+
+async fn keys(region: &Region) -> Vec<String> {
+    let (client, mut keys) = (region.client(), Vec::new());
+    let mut pages = client.list_objects_v2().bucket(region.bucket()).into_paginator().send();
+    while let Some(page) = pages.next().await {
+        keys.extend(page.unwrap().contents().iter().filter_map(|object| object.key().map(str::to_owned)));
+    }
+    keys
+}
+
+async fn hide(region: &Region, key: &str) {
+    region.client().delete_object().bucket(region.bucket()).key(key).send().await.unwrap();
+}
+
+async fn overwrite(region: &Region, key: &str, body: &[u8]) {
+    let put = region.client().put_object().bucket(region.bucket()).key(key);
+    put.body(body.to_vec().into()).send().await.unwrap();
 }
 
 fn read(file: &Path) -> Vec<u8> {
@@ -200,6 +210,90 @@ async fn newer_valid_objects_and_what_prunes_deleted_stay_unless_somebody_wants_
     assert!(read(&out.join("data")) == noise(2 << 20, 1), "other bytes");
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn roots_come_back_and_a_newer_one_stays() {
+    let region = Region::start_with("far", Bucket::Versioned).await;
+    let mut vault = RootedVault::new().await;
+    vault.replicas = vec![section(&region.replica_config("far"))];
+    vault.set_up("db1", &["shop"], &[]).await;
+    vault.change("db1", &["set", "--least-delay", "3"]).await;
+    let once = vault.once("db1").await;
+    assert!(once.status.success(), "{once}");
+    let (before, all) = (moment().await, keys(&region).await);
+    let root = |version: u8| all.iter().find(|key| key.ends_with(&format!("root/{version}.json"))).unwrap();
+    let signature = |version: u8| format!("{}.ann.minisig", root(version));
+    let identity = vault.identity("ann");
+    let undelete = async || {
+        let words = ["--json", "--identity", &identity, "undelete", "--yes", "--as-of", &before];
+        let done = vault.lifeboat("db1", &words).await;
+        assert!(done.status.success(), "{done}");
+        done.json().unwrap()["replicas"][0].clone()
+    };
+    let is_sound = async |version: u8| {
+        let shown = vault.lifeboat("db1", &["--json", "root", "show"]).await;
+        assert_eq!(shown.json().unwrap()["version"], version, "{shown}");
+        let verify = vault.lifeboat("db1", &["--identity", &identity, "verify"]).await;
+        assert!(verify.status.success(), "{verify}");
+    };
+    for key in &all {
+        hide(&region, key).await;
+    }
+    let done = undelete().await;
+    assert_eq!((objects(&done, "done"), keys(&region).await), (all.len() as u64, all.clone()), "{done}");
+    assert_eq!(done["strange_hidden"], 0, "{done}");
+    is_sound(2).await;
+
+    // An older root lies in place of a newer one; a signature is rubbish, another one gone.
+    let older = region.client().get_object().bucket(region.bucket()).key(root(1)).send().await.unwrap();
+    let older = older.body.collect().await.unwrap().into_bytes();
+    overwrite(&region, root(2), &older).await;
+    overwrite(&region, &signature(2), b"rubbish").await;
+    hide(&region, &signature(1)).await;
+    let done = undelete().await;
+    assert_eq!((objects(&done, "hidden"), objects(&done, "overwritten")), (1, 2), "{done}");
+    is_sound(2).await;
+
+    // One that was made later stays.
+    vault.change("db1", &["set", "--least-delay", "4"]).await;
+    hide(&region, root(2)).await;
+    let done = undelete().await;
+    assert_eq!((objects(&done, "hidden"), objects(&done, "overwritten")), (1, 0), "{done}");
+    is_sound(3).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn after_a_failure_nothing_appears_that_may_need_what_failed() {
+    let scene = Scene::set(Bucket::Versioned, "").await;
+    scene.back_up(1).await;
+    // Nobody can tell which of two is right where there is no root that is trusted.
+    scene.overwrite("vault/root/1.json", b"one").await;
+    let (before, all) = (moment().await, scene.keys().await);
+    for key in &all {
+        scene.hide(key).await;
+    }
+    scene.overwrite("vault/root/1.json", b"two").await;
+    let failed = scene.lifeboat(&format!("undelete --yes --as-of {before}")).await;
+    assert!(failed.status.code() == Some(5) && failed.stderr.contains("root/1.json"), "{failed}");
+    let there = scene.keys().await;
+    assert!(there.iter().any(|key| key.contains("/packs/")), "{there:?}");
+    assert!(!there.iter().any(|key| key.contains("/snapshots/") || key.ends_with("vault.json")), "{there:?}");
+    scene.overwrite("vault/root/1.json", b"one").await;
+    scene.undelete(&format!("--yes --as-of {before}")).await;
+    assert_eq!(scene.keys().await, all);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_bucket_that_shows_no_vault_of_then_is_no_success() {
+    let scene = Scene::set(Bucket::Versioned, "").await;
+    scene.back_up(1).await;
+    let before = moment().await;
+    let near = Region::start_with("near", Bucket::Versioned).await;
+    let sections = [section(&scene.region.replica_config("far")), section(&near.replica_config("near"))];
+    scene.host.configure(1, &sections, &scene.source).await;
+    let done = scene.lifeboat(&format!("undelete --yes --as-of {before}")).await;
+    assert!(done.status.code() == Some(5) && done.stderr.contains("replica near: nothing was brought back"), "{done}");
+}
+
 /// What `check` says of the only replica, its exit code and all that it prints.
 async fn checked(scene: &Scene) -> (Value, i32, String) {
     let output = scene.lifeboat("--json check").await;
@@ -253,18 +347,25 @@ fn the_policies_to_paste_are_json_and_let_a_host_remove_no_version() {
     for file in ["aws-policy.json", "ceph-bucket-policy.json", "minio-policy.json", "seaweedfs-policy.json"] {
         let policy: Value = serde_json::from_slice(&read(&folder.join(file))).unwrap();
         let statements = policy["Statement"].as_array().unwrap();
-        let actions: Vec<&str> = statements
-            .iter()
-            .flat_map(|statement| statement["Action"].as_array().unwrap())
-            .map(|action| action.as_str().unwrap())
-            .collect();
-        assert!(statements.iter().all(|statement| statement["Effect"] == "Allow"), "{file}");
+        let actions = |effect: &str| -> Vec<&str> {
+            let of = statements.iter().filter(|statement| statement["Effect"] == effect);
+            of.flat_map(|statement| statement["Action"].as_array().unwrap())
+                .map(|action| action.as_str().unwrap())
+                .collect()
+        };
+        let (allowed, denied) = (actions("Allow"), actions("Deny"));
         for needed in ["s3:ListBucket", "s3:GetObject", "s3:PutObject", "s3:DeleteObject", "s3:ListBucketVersions"] {
-            assert!(actions.contains(&needed), "{file} lacks {needed}");
+            assert!(allowed.contains(&needed), "{file} lacks {needed}");
         }
-        for denied in ["DeleteObjectVersion", "Bypass", "PutBucket", "PutLifecycle", "*"] {
-            assert!(actions.iter().all(|action| !action.contains(denied)), "{file} allows {denied}");
+        for forbidden in ["DeleteObjectVersion", "Bypass", "PutBucket", "PutLifecycle", "*"] {
+            assert!(allowed.iter().all(|action| !action.contains(forbidden)), "{file} allows {forbidden}");
         }
+        // In MinIO, whoever may delete objects may delete versions, unless that is denied.
+        assert_eq!(denied, ["s3:DeleteObjectVersion", "s3:BypassGovernanceRetention"], "{file}");
+        // A thief locks for no longer than the host, where the store can tell.
+        let locks = statements.iter().find(|statement| statement["Action"][0] == "s3:PutObjectRetention").unwrap();
+        let is_bounded = locks["Condition"]["NumericLessThanEquals"]["s3:object-lock-remaining-retention-days"] == "31";
+        assert_eq!(is_bounded, ["aws-policy.json", "minio-policy.json"].contains(&file), "{file}");
     }
 }
 
@@ -277,6 +378,14 @@ async fn a_bucket_whose_lock_has_no_effect_is_broken_and_with_lock_nothing_can_b
     scene.host.configure(1, &[format!("{section}lock = \"30d\"\n")], &scene.source).await;
     let (replica, code, all) = checked(&scene).await;
     assert!(replica["level"] == "lock" && code == 0, "{all}");
+    // The daemon remembers that it has not locked everything.
+    let state = scene.host.path().join("state/datasets/data");
+    std::fs::create_dir_all(&state).unwrap();
+    std::fs::write(state.join("locks"), r#"{"far":{"period":2592000,"last":null,"under_way":null,"extended":0}}"#)
+        .unwrap();
+    let (replica, _, all) = checked(&scene).await;
+    assert!(replica["level"] != "lock" && all.contains("locks not set yet"), "{all}");
+    std::fs::remove_file(state.join("locks")).unwrap();
     scene.back_up(1).await;
     let (client, bucket) = (scene.region.client(), scene.region.bucket());
     let listed = client.list_object_versions().bucket(bucket).prefix("vault/datasets/").send().await.unwrap();
@@ -286,72 +395,6 @@ async fn a_bucket_whose_lock_has_no_effect_is_broken_and_with_lock_nothing_can_b
         let delete = client.delete_object().bucket(bucket).key(key).version_id(id).send().await;
         assert!(delete.is_err(), "{key} was deleted");
     }
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn locks_are_extended_at_half_of_their_time_in_a_real_bucket() {
-    let region = Region::start_with("far", Bucket::Locked).await;
-    let mut vault = TestVault::new(1, 1).await;
-    let mut config = region.replica_config("r1");
-    let ReplicaKind::S3(s3) = &mut config.kind else { unreachable!() };
-    s3.lock = Some(Lock { mode: LockMode::Compliance, period: Duration::from_secs(3600) });
-    let clock = SystemClock::shared();
-    let replica = lifeboat_engine::store::open(&config, "vault", &clock).await.unwrap();
-    for object in vault.replicas[0].list("").await.unwrap() {
-        let body = vault.replicas[0].get(&object.key, 1 << 20).await.unwrap();
-        replica.put_new(&object.key, body).await.unwrap();
-    }
-    vault.replicas = vec![replica.clone()];
-    vault.backup(&MemorySource::of(noise(1 << 20, 1))).await.unwrap();
-    let pack = replica.list("datasets/shop/packs/").await.unwrap()[0].key.clone();
-    let first = replica.locked_until(&pack).await.unwrap().unwrap();
-    let extend =
-        async || vault.with_prune(async |prune| locks::extend(prune).await).await.unwrap()[&name("r1")].clone();
-    let standing = extend().await;
-    assert!(standing.extended > 5 && !standing.is_late(vault.clock.now()), "{standing:?}");
-    let second = replica.locked_until(&pack).await.unwrap().unwrap();
-    assert!(second + chrono::TimeDelta::seconds(60) > first, "{first} {second}");
-    assert_eq!(extend().await.extended, standing.extended, "it is not due");
-    vault.clock.advance(Duration::from_secs(1801));
-    assert!(extend().await.extended > standing.extended);
-    let third = replica.locked_until(&pack).await.unwrap().unwrap();
-    assert!(third > second + chrono::TimeDelta::minutes(29), "{second} {third}");
-}
-
-/// Whatever a kept snapshot needs is locked at any time, and what is not needed ends.
-#[tokio::test(flavor = "multi_thread")]
-async fn over_three_months_nothing_that_is_needed_outlives_its_lock() {
-    let mut vault = TestVault::new(1, 1).await;
-    vault.config.datasets[0].retention = Retention { daily: 2, monthly: 2, ..vault.config.datasets[0].retention };
-    let day = Duration::from_secs(86_400);
-    let lock = Lock { mode: LockMode::Compliance, period: 32 * day };
-    let memory = MemoryReplica::new(name("r1"), "east", vault.clock.clone()).with_lock(lock);
-    for object in vault.replicas[0].list("").await.unwrap() {
-        let body = vault.replicas[0].get(&object.key, 1 << 20).await.unwrap();
-        memory.put_new(&object.key, body).await.unwrap();
-    }
-    let replica: SharedReplica = std::sync::Arc::new(memory);
-    vault.replicas = vec![replica.clone()];
-    let (shop, mut waited, mut swept) = (name("shop"), 0, 0);
-    for round in 0..24 {
-        vault.backup(&MemorySource::of([noise(40_000, 0), noise(20_000, round)].concat())).await.unwrap();
-        let (plan, outcome) = vault.prune().await.unwrap();
-        waited += plan.locked.len();
-        swept += outcome.packs;
-        vault.with_prune(async |prune| locks::extend(prune).await).await.unwrap();
-        // The next look comes no sooner.
-        vault.clock.advance(4 * day);
-        let (now, reader) = (vault.clock.now(), vault.open(vault.owner()).await.unwrap());
-        for kept in plan.verdicts.iter().filter(|verdict| verdict.goes_at.is_none()) {
-            let manifest = reader.manifest(&shop, &kept.snapshot).await.unwrap();
-            let packs = manifest.packs.iter().map(|pack| layout::pack(&shop, &pack.id));
-            for key in packs.chain([layout::manifest(&shop, &kept.snapshot)]) {
-                let until = replica.locked_until(&key).await.unwrap();
-                assert!(until.is_some_and(|until| until > now), "{round}: {key} is locked until {until:?}");
-            }
-        }
-    }
-    assert!(waited > 0 && swept > 0, "waited {waited}, swept {swept}");
 }
 
 #[tokio::test(flavor = "multi_thread")]
