@@ -12,6 +12,9 @@ use lifeboat_format::layout;
 use lifeboat_format::manifest::PackRef;
 use lifeboat_store::{Listing, ObjectMeta, ReplicaError, SharedReplica};
 
+/// No keyring of a dataset has more objects, signatures included.
+const MAX_KEYRING_OBJECTS: usize = 4096;
+
 /// What one replica holds of one dataset.
 #[derive(Clone)]
 pub(crate) struct Inventory {
@@ -115,6 +118,19 @@ async fn list_objects(
     Ok((packs, others))
 }
 
+/// The keys of objects that are never many. More are somebody else's, and are not held beside the
+/// other listings.
+async fn list_few(replica: &SharedReplica, mut listing: Listing) -> Result<BTreeSet<String>, ReplicaError> {
+    let mut keys = BTreeSet::new();
+    while let Some(objects) = replica.next_page(&mut listing).await? {
+        keys.extend(objects.into_iter().map(|object| object.key));
+        if keys.len() > MAX_KEYRING_OBJECTS {
+            return Err(replica.bad_listing(&listing, format!("it has more than {MAX_KEYRING_OBJECTS} objects")));
+        }
+    }
+    Ok(keys)
+}
+
 impl Inventory {
     /// Lists a replica. Fails if it holds no vault, or another one than `vault`. All is asked at
     /// once, because a replica may be far away; nothing counts unless the vault is the right one.
@@ -122,7 +138,7 @@ impl Inventory {
         let (folder, keyring) = (layout::dataset(dataset), layout::keyring(dataset));
         let (format, keyring, objects) = futures::join!(
             format_of(replica, vault),
-            replica.list(&keyring),
+            list_few(replica, Listing::new(&keyring)),
             list_objects(replica, dataset, Listing::new(&folder)),
         );
         let (format, keyring, (packs, others)) = (format?, keyring?, objects?);
@@ -141,7 +157,7 @@ impl Inventory {
             acts: BTreeSet::new(),
             unfinished: BTreeSet::new(),
             strangers: Vec::new(),
-            keyring: keyring.into_iter().map(|object| object.key).collect(),
+            keyring,
         };
         inventory.note(dataset, &others);
         Ok(inventory)
