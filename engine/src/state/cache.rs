@@ -2,8 +2,10 @@
 //!
 //! Where nothing can be kept, objects are fetched again. That costs time and nothing else.
 //!
-//! An object enters the cache only after its signature was checked, so nobody checks it again. The
-//! caller fetches a copy again if it is damaged or missing.
+//! An object enters the cache only after its signature was checked, so nobody checks it again. So
+//! there is a folder for what was believed by the same signers, and the others are removed: a
+//! program that still believes them writes into a folder that nobody reads. The caller fetches a
+//! copy again if it is damaged or missing.
 
 use std::io::Write;
 use std::path::{Path, PathBuf};
@@ -14,8 +16,8 @@ use lifeboat_format::id::Name;
 
 use super::{StateDirectory, UNFINISHED, create_private, replace_cheaply};
 
-/// Beside the copies: whom they were believed by.
-const TRUST_FILE: &str = ".trust";
+/// So many characters of a mark name a folder.
+const MARK_CHARACTERS: usize = 32;
 
 /// The cache of one dataset.
 #[derive(Debug, Clone)]
@@ -31,20 +33,26 @@ impl ObjectCache {
     /// before is then fetched and checked again.
     #[must_use]
     pub fn open(state: &StateDirectory, dataset: &Name, trust: &str) -> Self {
-        let cache = Self::at(state.path(), dataset);
-        cache.note(&create_private(&cache.folder));
-        let mark = cache.beside(TRUST_FILE);
-        if std::fs::read(&mark).ok().is_none_or(|before| before != trust.as_bytes()) {
-            cache.retain(|_| false);
-            cache.note(&replace_cheaply(&mark, |file| file.write_all(trust.as_bytes())));
+        let cache = Self::at(state.path(), dataset, trust);
+        if !cache.folder.is_dir() {
+            cache.remove_others();
+            cache.note(&create_private(&cache.folder));
         }
         cache
     }
 
     /// The cache of `dataset` below this state directory, whether there is one or not.
-    #[must_use]
-    pub fn at(state: &Path, dataset: &Name) -> Self {
-        Self { folder: state.join("datasets").join(dataset.as_str()).join("cache"), failed: Arc::default() }
+    pub(crate) fn at(state: &Path, dataset: &Name, trust: &str) -> Self {
+        let all = state.join("datasets").join(dataset.as_str()).join("cache");
+        Self { folder: all.join(trust.get(..MARK_CHARACTERS).unwrap_or(trust)), failed: Arc::default() }
+    }
+
+    /// Removes what was believed by others. What stays is read by nobody.
+    fn remove_others(&self) {
+        let all = self.folder.parent().and_then(|all| std::fs::read_dir(all).ok());
+        for entry in all.into_iter().flatten().flatten().map(|entry| entry.path()) {
+            let _ = if entry.is_dir() { std::fs::remove_dir_all(entry) } else { std::fs::remove_file(entry) };
+        }
     }
 
     /// Why copies cannot be kept, if so.
@@ -113,5 +121,31 @@ impl ObjectCache {
 
     fn path(&self, key: &str) -> PathBuf {
         self.folder.join(key.replace('/', "!"))
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used, reason = "tests")]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_others_believed_is_never_read_whoever_writes_last() {
+        let place = tempfile::tempdir().unwrap();
+        let (state, shop) = (StateDirectory::open(place.path()).unwrap(), "shop".parse().unwrap());
+        let before = ObjectCache::open(&state, &shop, "before");
+        before.put("a/manifest", b"one");
+        let after = ObjectCache::open(&state, &shop, "after");
+        assert!(after.get("a/manifest").is_none() && after.keys().is_empty());
+        // A program that was started before goes on with whom it believed.
+        before.put("a/manifest", b"one");
+        assert!(before.failure().is_some(), "its folder is gone");
+        let late = ObjectCache::open(&state, &shop, "before");
+        late.put("a/manifest", b"one");
+        assert!(ObjectCache::open(&state, &shop, "after").get("a/manifest").is_none());
+        // Under the same name as what programs kept that knew no folders.
+        std::fs::write(place.path().join("datasets/shop/cache/x!manifest"), b"two").unwrap();
+        assert!(ObjectCache::open(&state, &shop, "later").get("x/manifest").is_none());
+        assert_eq!(std::fs::read_dir(place.path().join("datasets/shop/cache")).unwrap().count(), 1);
     }
 }

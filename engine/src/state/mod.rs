@@ -5,8 +5,8 @@
 //! lock                            held by the one daemon that uses the directory
 //! datasets/<dataset>/status.json  what the metrics show; the daemon writes it, so it survives a restart
 //! datasets/<dataset>/lock         held by the one run (of the daemon, --once or prune) that works on the dataset; its process id
-//! datasets/<dataset>/cache/…      exact copies of small vault objects whose signatures were checked (ciphertext)
-//! datasets/<dataset>/cache/.…     what these objects said, so that nobody opens and checks them twice (sealed)
+//! datasets/<dataset>/cache/<t>/…  exact copies of small vault objects whose signatures were checked (ciphertext)
+//! datasets/<dataset>/cache/<t>/.… what these objects said, so that nobody opens and checks them twice (sealed); <t> tells whom this host believed
 //! datasets/<dataset>/journal      packs uploaded since the last commit (sealed)
 //! datasets/<dataset>/rows/…       keyed hashes of the newest snapshot's rows, up to 4 % of its size, and maps, up to 2 %; up to twice that during a run (sealed)
 //! datasets/<dataset>/unreferenced which packs no snapshot refers to, and since when (plain: ids and times)

@@ -172,7 +172,7 @@ mod tests {
     #[test]
     fn records_count_in_their_order_and_while_trust_is_the_same() {
         let place = tempfile::tempdir().unwrap();
-        let cache = ObjectCache::open(&StateDirectory::open(place.path()).unwrap(), &"shop".parse().unwrap(), "");
+        let cache = ObjectCache::open(&StateDirectory::open(place.path()).unwrap(), &"shop".parse().unwrap(), "us");
         let (key, other) = (HostKey::generate(), HostKey::generate());
         let log = |key, trust: &str| SealedLog::new(&cache, ".log", "a log".to_owned(), key, trust.to_owned());
         let own = log(&key, "us");
