@@ -35,11 +35,11 @@ pub(crate) struct Globals {
     /// Minisign public key of a backup host whose snapshots you trust; may be repeated
     #[arg(long = "trusted-signer", global = true, value_name = "KEY")]
     pub(crate) trusted_signers: Vec<String>,
-    /// Owner of the vault, by signing key or line: the newest root that one of them signed tells
-    /// whom to trust; may be repeated; @FILE reads a file
+    /// Owner of the vault, by signing key or line; whoever the newest root names is trusted, if the
+    /// owners given here signed it or one before it; may be repeated; @FILE reads a file
     #[arg(long = "owner", global = true, value_name = "KEY")]
     pub(crate) owners: Vec<String>,
-    /// So many of the owners of --owner must have signed the first root that is seen
+    /// So many of the owners of --owner must have signed one of these roots
     #[arg(long, global = true, value_name = "N", default_value = "1")]
     pub(crate) owner_threshold: usize,
     /// Log more; pass it twice for details
