@@ -14,22 +14,18 @@ use std::time::Duration;
 
 use chrono::{DateTime, TimeDelta, Utc};
 use lifeboat_engine::backup::{Progress, RunBudget};
-use lifeboat_engine::base::{Class, Context, Error, Result};
+use lifeboat_engine::base::{Class, Error, Result};
 use lifeboat_engine::clock::SharedClock;
 use lifeboat_engine::config::{Config, Surroundings};
 use lifeboat_engine::databases::ToolEnvironment;
 use lifeboat_engine::format::id::Name;
 use lifeboat_engine::state::{Lock, StateDirectory};
-use tokio::net::TcpListener;
 use tokio::sync::{mpsc, oneshot};
-use tokio::task::JoinHandle;
-use tokio::time::timeout;
-use tokio_util::sync::CancellationToken;
 
+use crate::control::Wish;
 use crate::control::protocol::{Answer, Cancelled};
-use crate::control::{self, Wish};
+use crate::endpoints::{Endpoints, FAREWELL};
 use crate::held::{HeldStarts, Verdict};
-use crate::http;
 use crate::installation::Installation;
 use crate::live::{Live, Turn};
 use crate::notify;
@@ -47,8 +43,6 @@ use crate::words;
 const TURN: Duration = Duration::from_secs(5);
 /// How many requests may wait for the loop.
 const WISHES: usize = 32;
-/// How long the endpoints may take to end.
-const FAREWELL: Duration = Duration::from_secs(2);
 
 /// Where the configuration came from.
 pub(crate) struct Origin {
@@ -77,14 +71,6 @@ pub(crate) struct Daemon {
     _lock: Lock,
 }
 
-struct Endpoints {
-    http: JoinHandle<Result<()>>,
-    stop_http: CancellationToken,
-    control: JoinHandle<()>,
-    stop_control: CancellationToken,
-    socket: PathBuf,
-}
-
 enum Event {
     Turn,
     Wish(Wish),
@@ -107,23 +93,8 @@ impl Daemon {
         let ledger = Arc::new(Ledger::open(&state, config.datasets.iter().map(|dataset| &dataset.name)));
         let live = Arc::new(Live::new(installation.clone(), state.clone(), ledger.clone(), clock.clone()));
 
-        let listener = TcpListener::bind(config.listen).await.map_err(|error| {
-            Error::failed(format!("cannot listen on {}", config.listen))
-                .because(error)
-                .hint("stop the program that listens there, or set `listen` to a free address of this host")
-        })?;
-        let address = listener.local_addr().context(Class::Failed, || "cannot tell the address of the endpoint")?;
-        let (stop_http, stop_control) = (CancellationToken::new(), CancellationToken::new());
         let (sender, wishes) = mpsc::channel(WISHES);
-        let socket = config.control_socket.clone();
-        let control = control::serve(control::bind(&socket)?, live.clone(), sender, stop_control.clone());
-        let endpoints = Endpoints {
-            http: tokio::spawn(http::serve(listener, live.clone(), stop_http.clone())),
-            control: tokio::spawn(control),
-            stop_http,
-            stop_control,
-            socket,
-        };
+        let (endpoints, address) = Endpoints::open(config, &live, sender).await?;
         tracing::info!(
             version = env!("CARGO_PKG_VERSION"),
             %address,
@@ -177,7 +148,7 @@ impl Daemon {
                 Event::Reload => self.reload().await,
                 Event::Stop => break,
             }
-            if self.endpoints.http.is_finished() {
+            if self.endpoints.have_crashed() {
                 self.stop().await;
                 return Err(
                     Error::failed("the metrics endpoint crashed").hint("start lifeboatd again, if systemd does not")
@@ -414,22 +385,13 @@ impl Daemon {
         self.live.stop();
         self.wishes.close();
         self.waiting.clear();
-        self.endpoints.stop_control.cancel();
+        self.endpoints.refuse_wishes();
         self.upkeep.stop().await;
         self.drain().await;
         while let Ok(wish) = self.wishes.try_recv() {
             drop(wish);
         }
-        if timeout(FAREWELL, &mut self.endpoints.control).await.is_err() {
-            self.endpoints.control.abort();
-        }
-        if let Err(error) = std::fs::remove_file(&self.endpoints.socket) {
-            tracing::debug!(%error, "the control socket cannot be removed");
-        }
-        self.endpoints.stop_http.cancel();
-        if timeout(FAREWELL, &mut self.endpoints.http).await.is_err() {
-            self.endpoints.http.abort();
-        }
+        self.endpoints.end().await;
         tracing::info!("stopped");
     }
 

@@ -7,6 +7,7 @@
 mod cli;
 mod control;
 mod daemon;
+mod endpoints;
 mod guardian;
 mod held;
 mod http;
