@@ -267,7 +267,9 @@ impl Daemon {
         };
         self.held.done(dataset);
         self.remember_run(dataset);
-        self.upkeep.want(dataset);
+        if report.as_ref().map_or(true, |report| self.runner.needs_catch_up(&report.backup)) {
+            self.upkeep.want(dataset);
+        }
         let cancelled = match &report {
             Ok(report) => {
                 let error =

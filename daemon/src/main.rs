@@ -12,6 +12,7 @@ mod guardian;
 mod held;
 mod http;
 mod installation;
+mod level;
 mod live;
 mod log;
 mod metrics;

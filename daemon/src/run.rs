@@ -141,7 +141,9 @@ async fn once(config: Config, datasets: Vec<Name>, json: bool, clock: SharedCloc
         match run {
             Ok(report) => {
                 say(&if json { to_json(&report)? } else { report.line() })?;
-                if let Err(error) = runner.catch_up(&installation, dataset, &cancel).await {
+                if runner.needs_catch_up(&report.backup)
+                    && let Err(error) = runner.catch_up(&installation, dataset, &cancel).await
+                {
                     tracing::warn!(%dataset, "replicas were not caught up: {}", error.chain_and_hint());
                 }
                 for error in partial.into_iter().chain(report.stopped()) {

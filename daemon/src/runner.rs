@@ -17,7 +17,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-use chrono::{DateTime, Utc};
+use chrono::{DateTime, TimeDelta, Utc};
 use futures::FutureExt;
 use lifeboat_engine::backup::{Backup, BackupReport, Progress, RunBudget};
 use lifeboat_engine::base::{Class, Error, Result};
@@ -26,10 +26,8 @@ use lifeboat_engine::config::Dataset;
 use lifeboat_engine::databases::ToolEnvironment;
 use lifeboat_engine::format::id::Name;
 use lifeboat_engine::is_future;
-use lifeboat_engine::keep::catch_up::{ReplicaState, catch_up};
 use lifeboat_engine::keep::prune::{Prune, PruneOutcome};
 use lifeboat_engine::lead::lease;
-use lifeboat_engine::root;
 use lifeboat_engine::state::watch::FlaggedSnapshot;
 use lifeboat_engine::state::{Lock, StateDirectory, watch};
 use tokio_util::sync::CancellationToken;
@@ -365,62 +363,6 @@ impl Runner {
             }
         });
     }
-
-    /// Brings replicas up to date for `dataset`. Returns early when `cancel` fires; what was copied
-    /// stays.
-    ///
-    /// # Errors
-    /// The dataset is in use, no replica can be listed, or the work was cancelled.
-    pub(crate) async fn catch_up(
-        &self,
-        installation: &Installation,
-        dataset: &Name,
-        cancel: &CancellationToken,
-    ) -> Result<Vec<ReplicaState>> {
-        let dataset = installation.dataset(dataset)?;
-        let _lock = self.state.lock_dataset(&dataset.name)?;
-        root::keep(&installation.keys, &installation.replicas, &self.state, self.clock.now()).await?;
-        let states = tokio::select! {
-            states = catch_up(
-                dataset,
-                &installation.keys,
-                &installation.replicas,
-                &self.state,
-                &installation.config.limits,
-                cancel,
-            ) => states?,
-            () = cancel.cancelled() => return Err(Error::cancelled("the catch-up")),
-        };
-        for state in states.iter().filter(|state| state.copied_objects > 0) {
-            let (objects, bytes) = (state.copied_objects, state.copied_bytes);
-            tracing::info!(dataset = %dataset.name, replica = %state.replica, objects, bytes, "replica caught up");
-        }
-        let (now, limits) = (self.clock.now(), &installation.config.limits);
-        let newest = |state: &ReplicaState| {
-            state.complete_since.iter().rev().find(|time| !is_future(**time, now, limits)).copied()
-        };
-        self.ledger.update(&dataset.name, |status| {
-            for state in &states {
-                let replica = status.replicas.entry(state.replica.clone()).or_default();
-                replica.behind = state.behind;
-                // A replica that did not answer holds what it held.
-                if state.error.is_none() || state.last_complete.is_some() {
-                    replica.last_complete = newest(state);
-                }
-            }
-            let is_settled = |snapshot: &_| states.iter().any(|state| state.vouched_for.contains(snapshot));
-            status.doubtful_times.retain(|snapshot, _| !is_settled(snapshot));
-            if states.iter().all(|state| state.error.is_none()) {
-                let is_there = |time: &DateTime<Utc>| states.iter().any(|state| state.complete_since.contains(time));
-                status.doubtful_times.retain(|_, time| is_there(time));
-            }
-            // A false time would hide that backups fail from now on.
-            if status.last_success.is_some_and(|time| is_future(time, now, limits)) {
-                status.last_success = states.iter().filter_map(newest).max();
-            }
-        });
-        Ok(states)
-    }
 }
 
 /// The error of a backup that a bug has ended.
@@ -456,7 +398,7 @@ fn retry_at(dataset: &Dataset, error: &Error, now: DateTime<Utc>) -> Option<Date
     if only_people_mend || dataset.retry.is_zero() || dataset.schedule.is_none() {
         return None;
     }
-    chrono::TimeDelta::from_std(dataset.retry).ok().and_then(|pause| now.checked_add_signed(pause))
+    TimeDelta::from_std(dataset.retry).ok().and_then(|pause| now.checked_add_signed(pause))
 }
 
 fn bug(what: &str) -> Error {

@@ -78,6 +78,8 @@ pub(crate) struct DatasetStatus {
     /// What each complete replica stored after the daemon's last prune, and how much of that no
     /// snapshot needs.
     pub space: Space,
+    /// When a catch-up last found that no replica lacks anything.
+    pub level_at: Option<DateTime<Utc>>,
     /// How each replica stands.
     pub replicas: BTreeMap<Name, ReplicaStatus>,
     /// How the scrub of each replica stands. It stands in a file of its own.

@@ -111,6 +111,15 @@ impl Session {
     /// # Errors
     /// No identity or trusted signer is at hand, or no replica answers.
     pub(crate) async fn reader(&self, place: &Place, need: Need) -> Result<VaultReader> {
+        self.open(place, need, None).await
+    }
+
+    /// As [`Self::reader`], for whoever reads `dataset` next.
+    pub(crate) async fn reader_for(&self, dataset: &Name, place: &Place, need: Need) -> Result<VaultReader> {
+        self.open(place, need, Some(dataset)).await
+    }
+
+    async fn open(&self, place: &Place, need: Need, dataset: Option<&Name>) -> Result<VaultReader> {
         let keys = access::reader_keys(&self.globals, place.config.as_ref(), need);
         let mut keys = self.cancellable("reading an identity", keys).await?;
         let (replicas, unopened) = place.open_for_reading(&self.clock).await?;
@@ -121,7 +130,13 @@ impl Session {
             warnings.into_iter().for_each(|warning| self.out.warning(warning));
             keys.trust = trust;
         }
-        let opened = VaultReader::open(&replicas, keys, place.limits.clone(), self.cancel.clone());
+        let (limits, cancel) = (place.limits.clone(), self.cancel.clone());
+        let opened = async {
+            match dataset {
+                Some(dataset) => VaultReader::open_for(dataset, &replicas, keys, limits, cancel).await,
+                None => VaultReader::open(&replicas, keys, limits, cancel).await,
+            }
+        };
         let reader = self.cancellable("opening the vault", opened).await?.without(unopened);
         for (replica, why) in reader.unreachable() {
             self.out.warning(format!("skipping replica {replica}: {}", human::without_name(replica, why)));

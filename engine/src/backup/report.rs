@@ -46,6 +46,10 @@ pub struct BackupReport {
     pub new_packs: u64,
     /// The result in each replica.
     pub replicas: Vec<ReplicaOutcome>,
+    /// Whether all replicas listed the same when the run began, and hold the new snapshot: as far
+    /// as that tells, none lacks what another has.
+    #[serde(skip)]
+    pub are_level: bool,
     /// What an operator should know, although the backup succeeded.
     pub warnings: Vec<String>,
     /// Of this snapshot and the one before it, those whose times are probably false, and these

@@ -283,6 +283,23 @@ impl Inventory {
         }
     }
 
+    /// Whether both replicas list the same, and neither an object that is not finished.
+    pub(crate) fn is_level_with(&self, other: &Self) -> bool {
+        self.unfinished.is_empty()
+            && other.unfinished.is_empty()
+            && (&self.snapshots, &self.indexes, &self.drills, &self.prunes, &self.marks, &self.acts, &self.keyring)
+                == (
+                    &other.snapshots,
+                    &other.indexes,
+                    &other.drills,
+                    &other.prunes,
+                    &other.marks,
+                    &other.acts,
+                    &other.keyring,
+                )
+            && self.packs == other.packs
+    }
+
     /// Whether the replica lists this pack with the right size.
     pub(crate) fn has(&self, pack: &PackRef) -> bool {
         self.packs.get(&pack.id) == Some(&pack.size)

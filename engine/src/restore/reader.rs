@@ -3,6 +3,7 @@
 //!
 //! All replicas count the same. If one lacks an object or returns it damaged, the next is asked.
 
+mod ahead;
 mod keys;
 mod settled;
 mod summaries;
@@ -20,6 +21,7 @@ use lifeboat_store::SharedReplica;
 use tokio::sync::Mutex;
 use tokio_util::sync::CancellationToken;
 
+use self::ahead::Ahead;
 pub(super) use self::settled::FoundSettled;
 pub use self::summaries::{HostMemory, Summary};
 use super::fetch::PackFetcher;
@@ -82,6 +84,7 @@ pub struct VaultReader {
     keyrings: Mutex<BTreeMap<Name, BTreeSet<String>>>,
     /// Keys of packs, by dataset and generation, that were opened already.
     opened: Mutex<BTreeMap<(Name, u32), Vec<PackKeys>>>,
+    ahead: Ahead,
 }
 
 impl VaultReader {
@@ -159,6 +162,7 @@ impl VaultReader {
                 dataset_identities: Mutex::default(),
                 keyrings: Mutex::default(),
                 opened: Mutex::default(),
+                ahead: Ahead::default(),
             });
         }
         let mut reader = match readers.len() {
@@ -168,6 +172,22 @@ impl VaultReader {
         };
         reader.unreachable = unreachable;
         Ok(reader)
+    }
+
+    /// As [`Self::open`], for whoever reads `dataset` next: what that begins with is asked for
+    /// at the same time.
+    ///
+    /// # Errors
+    /// As [`Self::open`].
+    pub async fn open_for(
+        dataset: &Name,
+        replicas: &[SharedReplica],
+        keys: ReaderKeys,
+        limits: Limits,
+        cancel: CancellationToken,
+    ) -> Result<Self> {
+        let (reader, ahead) = futures::join!(Self::open(replicas, keys, limits, cancel), Ahead::ask(replicas, dataset));
+        Ok(Self { ahead, ..reader? })
     }
 
     /// Of readers of different vaults, the one in which a trusted signer has signed a snapshot. A
@@ -368,6 +388,7 @@ impl VaultReader {
             dataset_identities: Mutex::default(),
             keyrings: Mutex::default(),
             opened: Mutex::default(),
+            ahead: Ahead::default(),
         }
     }
 
@@ -377,7 +398,8 @@ impl VaultReader {
 
     /// Lists all replicas. Those that fail are skipped, unless all fail.
     async fn list_any(&self, prefix: &str) -> Result<Listings> {
-        let lists = futures::future::join_all(self.replicas.iter().map(|replica| replica.list(prefix))).await;
+        let lists =
+            futures::future::join_all(self.replicas.iter().map(|replica| self.ahead.list(replica, prefix))).await;
         let (mut listings, mut errors) = (Listings::default(), Vec::new());
         for (replica, list) in self.replicas.iter().zip(lists) {
             match list {

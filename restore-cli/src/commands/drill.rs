@@ -107,7 +107,7 @@ impl Plan {
             None => &session.worker,
         };
         session.tell_what_guards_the_keys(worker, "as root, or by lifeboat-worker.socket, another user does it");
-        let reader = session.reader(&self.place, Need::Packs).await?;
+        let reader = session.reader_for(&args.dataset, &self.place, Need::Packs).await?;
         let scratch = session.scratch()?;
         let drill = Drill {
             environment: &session.tools,

@@ -118,7 +118,7 @@ pub(crate) async fn run(args: &Args, session: &Session) -> Result<()> {
     args.server.server(&session.worker, None, None)?;
     let place = session.place()?.read_as_of(&args.moment);
     let target = target(args, session, place.config.as_ref()).await?;
-    let reader = session.reader(&place, Need::Packs).await?;
+    let reader = session.reader_for(&args.dataset, &place, Need::Packs).await?;
     let began = session.clock.elapsed();
     let open = async {
         let (selector, now) = (args.selection.selector(), session.clock.now());

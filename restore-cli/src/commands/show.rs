@@ -71,7 +71,7 @@ struct Stream {
 
 pub(crate) async fn run(args: &Args, session: &Session) -> Result<()> {
     let place = session.place()?.read_as_of(&args.moment);
-    let reader = session.reader(&place, Need::Manifests).await?;
+    let reader = session.reader_for(&args.dataset, &place, Need::Manifests).await?;
     let look = async {
         let (known, snapshot, listed) = futures::join!(
             session.datasets(&reader, Some(&args.dataset)),

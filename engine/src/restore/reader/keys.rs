@@ -39,9 +39,8 @@ impl VaultReader {
     /// The keys, and whether every replica answered.
     async fn open_pack_keys(&self, dataset: &Name, generation: u32) -> Result<(Vec<PackKeys>, bool)> {
         let key = layout::keyring_generation(dataset, generation);
-        let fetched = futures::future::join_all(
-            self.replicas.iter().map(|replica| replica.get(&key, MAX_KEYRING_OBJECT_BYTES as u64)),
-        );
+        let fetched =
+            futures::future::join_all(self.replicas.iter().map(|replica| self.ahead.keyring_object(replica, &key)));
         let (mut found, mut errors, mut all_answered) = (Vec::<PackKeys>::new(), Vec::new(), true);
         for (replica, wrapped) in self.replicas.iter().zip(fetched.await) {
             all_answered &= wrapped.as_ref().err().is_none_or(ReplicaError::is_not_found);
