@@ -23,7 +23,7 @@ impl Runner {
         let is_behind = status.replicas.values().any(|replica| replica.behind > 0);
         let age = status.level_at.map(|level| self.clock.now() - level);
         let is_recent = age.is_some_and(|age| age >= TimeDelta::zero() && age < BETWEEN_LOOKS);
-        !report.are_level || is_behind || !is_recent
+        !report.are_level || is_behind || !(is_recent || report.is_first)
     }
 
     /// Brings replicas up to date for `dataset`. Returns early when `cancel` fires; what was copied

@@ -157,6 +157,28 @@ async fn after_the_clock_was_set_right_prune_goes_on_and_the_false_time_fills_no
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_mark_of_a_clock_that_was_behind_waits_its_whole_grace_period() {
+    let mut vault = TestVault::new(1, 1).await;
+    let dataset = &mut vault.config.datasets[0];
+    (dataset.schedule, dataset.retention.keep_last, dataset.retention.grace) = (None, 1, DAY);
+    let mut made = Vec::new();
+    for seed in 1..=9 {
+        made.push(vault.backup(&data(seed)).await.unwrap().snapshot);
+        vault.clock.advance(DAY);
+    }
+    let right = vault.clock.now();
+    vault.clock.set(right - TimeDelta::days(4));
+    let (plan, _) = vault.prune().await.unwrap();
+    assert!(plan.mark_snapshots.contains(&made[0]), "{plan:?}");
+    vault.clock.set(right);
+    let (plan, outcome) = vault.prune().await.unwrap();
+    assert!(plan.removed().next().is_none() && outcome.snapshots == 0, "{plan:?} {outcome:?}");
+    vault.clock.advance(DAY);
+    let (plan, _) = vault.prune().await.unwrap();
+    assert!(plan.removed().any(|snapshot| *snapshot == made[0]), "{plan:?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_time_finds_true_times_also_when_a_false_one_is_past() {
     let vault = TestVault::new(1, 1).await;
     let first = vault.backup(&data(1)).await.unwrap();

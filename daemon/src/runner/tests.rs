@@ -1,5 +1,6 @@
 #![allow(clippy::unwrap_used, clippy::disallowed_methods, reason = "tests")]
 
+use std::path::Path;
 use std::sync::atomic::AtomicBool;
 
 use async_trait::async_trait;
@@ -89,40 +90,68 @@ impl Replica for Troubled {
     }
 }
 
-/// Runs once, and returns what is remembered of it, too.
-async fn run(then: Then) -> (Result<RunReport>, crate::status::DatasetStatus) {
-    let (place, clock) = (tempfile::tempdir().unwrap(), SystemClock::shared());
+/// A runner of dataset `shop` and its installation, below `place`.
+async fn prepared(place: &Path, keep_last: u32) -> (Runner, Installation) {
+    let clock = SystemClock::shared();
     for replica in ["frankfurt", "ireland"] {
-        std::fs::create_dir(place.path().join(replica)).unwrap();
+        std::fs::create_dir(place.join(replica)).unwrap();
     }
-    let keep_last = if then == Then::NoMoreActs { 1 } else { 9 };
     let retention = format!("retention = {{ keep_last = {keep_last} }}");
-    let text = sample::text(place.path(), sample::KEY, &[("shop", &retention)]);
-    let config = Config::parse(&text, &place.path().join("lifeboat.toml"), &Surroundings::default()).unwrap();
+    let text = sample::text(place, sample::KEY, &[("shop", &retention)]);
+    let config = Config::parse(&text, &place.join("lifeboat.toml"), &Surroundings::default()).unwrap();
     let replicas = config.open_replicas(&clock).await.unwrap();
     init(&config, &replicas, &InitOptions::default(), &clock).await.unwrap();
     let state = StateDirectory::open(&config.state_directory).unwrap();
+    let ledger = Arc::new(Ledger::open(&state, [&config.datasets[0].name]));
+    let installation = Installation::open(config, &clock).await.unwrap();
+    let tools = lifeboat_engine::databases::registry::tool_environment(|name| std::env::var_os(name));
+    let budget = RunBudget::new(&installation.config.limits);
+    (Runner { state, ledger, clock, tools, budget }, installation)
+}
+
+/// Runs once, and returns what is remembered of it, too.
+async fn run(then: Then) -> (Result<RunReport>, crate::status::DatasetStatus) {
+    let place = tempfile::tempdir().unwrap();
+    let (runner, mut installation) = prepared(place.path(), if then == Then::NoMoreActs { 1 } else { 9 }).await;
     let shop: Name = "shop".parse().unwrap();
-    let ledger = Arc::new(Ledger::open(&state, [&shop]));
-    let mut installation = Installation::open(config, &clock).await.unwrap();
     let cancel = CancellationToken::new();
+    let stop = Stop::from(cancel.clone());
+    let lock = || (Start::Asked, runner.state.lock_dataset(&shop).unwrap());
+    if then == Then::NoMoreActs {
+        // Of two snapshots, one is to be marked.
+        runner.run(&installation, &shop, lock(), &Arc::default(), &stop).await.unwrap();
+    }
     let slow = |inner: &SharedReplica| -> SharedReplica {
         Arc::new(Troubled { inner: inner.clone(), then, cancel: cancel.clone(), decides: AtomicBool::default() })
     };
     installation.replicas = installation.replicas.iter().map(slow).collect();
-    let environment = lifeboat_engine::databases::registry::tool_environment(|name| std::env::var_os(name));
-    let (budget, stop) = (RunBudget::new(&installation.config.limits), Stop::from(cancel.clone()));
-    let runner = Runner { state, ledger: ledger.clone(), clock, tools: environment, budget };
-    let lock = || (Start::Asked, runner.state.lock_dataset(&shop).unwrap());
-    if then == Then::NoMoreActs {
-        // Of two snapshots, one is to be marked.
-        let replicas = std::mem::replace(&mut installation.replicas, replicas);
-        runner.run(&installation, &shop, lock(), &Arc::default(), &stop).await.unwrap();
-        installation.replicas = replicas;
-    }
     let report = runner.run(&installation, &shop, lock(), &Arc::default(), &stop).await;
     assert_eq!(cancel.is_cancelled(), then == Then::Cancelled);
-    (report, ledger.get(&shop))
+    (report, runner.ledger.get(&shop))
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn replicas_are_looked_at_after_a_run_unless_it_saw_them_level() {
+    let place = tempfile::tempdir().unwrap();
+    let (runner, installation) = prepared(place.path(), 9).await;
+    let (shop, stop): (Name, _) = ("shop".parse().unwrap(), Stop::from(CancellationToken::new()));
+    let needs_catch_up = async || {
+        let start = (Start::Asked, runner.state.lock_dataset(&shop).unwrap());
+        let report = runner.run(&installation, &shop, start, &Arc::default(), &stop).await.unwrap();
+        runner.needs_catch_up(&report.backup)
+    };
+    let caught_up = async || runner.catch_up(&installation, &shop, &stop.token).await.unwrap();
+    assert!(!needs_catch_up().await, "the first run has seen all that there is");
+    assert!(needs_catch_up().await, "nobody has looked since");
+    caught_up().await;
+    assert!(!needs_catch_up().await);
+    let packs = place.path().join("ireland").join(layout::dataset(&shop)).join("packs");
+    std::fs::remove_dir_all(packs).unwrap();
+    assert!(needs_catch_up().await, "a replica lacks packs");
+    caught_up().await;
+    assert!(!needs_catch_up().await);
+    runner.remember(&shop, |status| status.level_at = Some(runner.clock.now() - chrono::TimeDelta::days(2)));
+    assert!(needs_catch_up().await, "nobody has looked for two days");
 }
 
 #[tokio::test(flavor = "multi_thread")]

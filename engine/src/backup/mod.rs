@@ -143,6 +143,7 @@ impl Backup<'_> {
         let generation = keys.generation;
         let sparse = sparse::read(self.state, dataset);
         let (mut members, mut failed) = self.look(generation, &sparse).await;
+        let is_first = members.iter().all(Inventory::is_empty);
         let were_level = failed.is_empty() && members.windows(2).all(|pair| pair[0].is_level_with(&pair[1]));
         // Replicas that refuse tell the time, too: they may refuse because of this host's clock.
         let witnesses = ClockWitnesses::of(self.replicas, self.config.limits.clock_skew);
@@ -315,6 +316,7 @@ impl Backup<'_> {
             row_bytes: manifest.accounting.row_bytes,
             stored_bytes: manifest.accounting.stored_bytes,
             new_packs: manifest.accounting.new_packs,
+            is_first,
             are_level: were_level && replicas.iter().all(|outcome| outcome.complete),
             replicas,
             warnings,

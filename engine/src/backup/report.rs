@@ -46,6 +46,9 @@ pub struct BackupReport {
     pub new_packs: u64,
     /// The result in each replica.
     pub replicas: Vec<ReplicaOutcome>,
+    /// Whether no replica held anything of the dataset but its keys when the run began.
+    #[serde(skip)]
+    pub is_first: bool,
     /// Whether all replicas listed the same when the run began, and hold the new snapshot: as far
     /// as that tells, none lacks what another has.
     #[serde(skip)]

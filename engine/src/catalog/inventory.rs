@@ -283,6 +283,16 @@ impl Inventory {
         }
     }
 
+    /// Whether the replica lists nothing of the dataset but its keys.
+    pub(crate) fn is_empty(&self) -> bool {
+        self.packs.is_empty()
+            && [&self.snapshots, &self.indexes, &self.drills, &self.prunes, &self.marks]
+                .iter()
+                .all(|ids| ids.is_empty())
+            && self.acts.is_empty()
+            && self.unfinished.is_empty()
+    }
+
     /// Whether both replicas list the same, and neither an object that is not finished.
     pub(crate) fn is_level_with(&self, other: &Self) -> bool {
         self.unfinished.is_empty()

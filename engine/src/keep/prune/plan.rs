@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 
 use chrono::{DateTime, TimeDelta, Utc};
 use lifeboat_base::Result;
+use lifeboat_format::act::ActKind;
 use lifeboat_format::id::{Name, PackId, SnapshotId};
 use lifeboat_format::layout;
 use lifeboat_format::record::{MAX_MARKED_OBJECTS, MAX_MARKED_PACKS, MarkRecord, RemovedSnapshot};
@@ -32,10 +33,11 @@ impl Prune<'_> {
         let now = self.clock.now();
         let grace = delta(self.dataset.retention.grace);
         let since = |mark: DateTime<Utc>| mark.checked_add_signed(grace).unwrap_or(DateTime::<Utc>::MAX_UTC);
-        let marks = Marks::of(view);
+        let ordered = OrderedTimes::of(view, now);
+        let marks = Marks::of(view, &ordered);
         let verdicts =
             self.verdicts(view, now, |snapshot| since(marks.snapshots.get(snapshot).copied().unwrap_or(now)));
-        let due = view.marks.iter().filter(|mark| since(marked_at(mark)) <= now);
+        let due = view.marks.iter().filter(|mark| since(ordered.marked_at(mark)) <= now);
         let mut plan = PrunePlan {
             dataset: self.dataset.name.clone(),
             made: now,
@@ -262,9 +264,28 @@ fn delta(duration: std::time::Duration) -> TimeDelta {
     TimeDelta::from_std(duration).unwrap_or(TimeDelta::MAX)
 }
 
-/// When a mark was written, as it says.
-fn marked_at(mark: &FoundRecord<MarkRecord>) -> DateTime<Utc> {
-    mark.envelope.as_ref().map_or(mark.id.time(), |envelope| envelope.time)
+/// The earliest times at which marks can have been written, as the order of acts shows.
+struct OrderedTimes<'v>(HashMap<&'v SnapshotId, DateTime<Utc>>);
+
+impl<'v> OrderedTimes<'v> {
+    fn of(view: &'v View, now: DateTime<Utc>) -> Self {
+        let (mut times, mut newest) = (HashMap::new(), DateTime::<Utc>::MIN_UTC);
+        for act in view.acts.found.values().map(|found| &found.act) {
+            // One of the future tells nothing.
+            newest = newest.max(Some(act.time).filter(|time| *time <= now).unwrap_or(newest));
+            if act.act == ActKind::Mark {
+                times.insert(&act.id, newest);
+            }
+        }
+        Self(times)
+    }
+
+    /// When a mark was written, as it says. But if its host's clock was behind, an act before it
+    /// tells a later time, and the grace period begins then.
+    fn marked_at(&self, mark: &FoundRecord<MarkRecord>) -> DateTime<Utc> {
+        let told = mark.envelope.as_ref().map_or(mark.id.time(), |envelope| envelope.time);
+        self.0.get(&mark.id).map_or(told, |ordered| told.max(*ordered))
+    }
 }
 
 /// What marks name that no sweep has carried out.
@@ -276,10 +297,10 @@ struct Marks {
 }
 
 impl Marks {
-    fn of(view: &View) -> Self {
+    fn of(view: &View, ordered: &OrderedTimes<'_>) -> Self {
         let (mut snapshots, mut packs) = (BTreeMap::new(), HashMap::new());
         for mark in &view.marks {
-            let time = marked_at(mark);
+            let time = ordered.marked_at(mark);
             // A mark that a sweep has carried out elsewhere counts for what that sweep has named.
             let counts = |marked: &&RemovedSnapshot| {
                 view.current_marks.contains(&mark.id) || view.leftovers.contains(&marked.snapshot)
