@@ -17,13 +17,14 @@ const BETWEEN_LOOKS: TimeDelta = TimeDelta::days(1);
 
 impl Runner {
     /// Whether a replica may lack something after this run. What all of them lack, only a look of
-    /// its own finds, so there is one a day.
+    /// its own finds, so there is one a day. It also finds times that were settled meanwhile.
     pub(crate) fn needs_catch_up(&self, report: &BackupReport) -> bool {
         let status = self.ledger.get(&report.dataset);
         let is_behind = status.replicas.values().any(|replica| replica.behind > 0);
         let age = status.level_at.map(|level| self.clock.now() - level);
         let is_recent = age.is_some_and(|age| age >= TimeDelta::zero() && age < BETWEEN_LOOKS);
-        !report.are_level || is_behind || !(is_recent || report.is_first)
+        let is_due = !(is_recent || report.is_first);
+        !report.are_level || is_behind || is_due || !status.doubtful_times.is_empty()
     }
 
     /// Brings replicas up to date for `dataset`. Returns early when `cancel` fires; what was copied

@@ -160,7 +160,7 @@ async fn after_the_clock_was_set_right_prune_goes_on_and_the_false_time_fills_no
 async fn a_mark_of_a_clock_that_was_behind_waits_its_whole_grace_period() {
     let mut vault = TestVault::new(1, 1).await;
     let dataset = &mut vault.config.datasets[0];
-    (dataset.schedule, dataset.retention.keep_last, dataset.retention.grace) = (None, 1, DAY);
+    (dataset.schedule, dataset.retention.keep_last, dataset.retention.grace) = (None, 1, 2 * DAY);
     let mut made = Vec::new();
     for seed in 1..=9 {
         made.push(vault.backup(&data(seed)).await.unwrap().snapshot);
