@@ -222,7 +222,7 @@ impl<'a> OrderReader<'a> {
     /// many of these are left aside ([`MAX_UNBELIEVED`](super::unbelieved::MAX_UNBELIEVED)).
     pub(crate) async fn all(&self, inventories: &[Inventory]) -> Acts {
         let kept = self.cache.zip(self.host_key);
-        let mut kept = kept.map(|(cache, key)| KeptActs::read(cache, key, self.trust, self.vault, self.dataset));
+        let mut kept = kept.map(|(cache, key)| KeptActs::read(cache, key, self.vault, self.dataset));
         let (mut acts, mut unknown) = (Acts::default(), Vec::new());
         // The newest are the last that may be left aside.
         for number in all_numbers(inventories).into_iter().rev() {

@@ -94,7 +94,7 @@ impl Documents<'_> {
             && is_new
         {
             let shown: BTreeSet<&SnapshotId> = inventories.iter().flat_map(|inventory| &inventory.snapshots).collect();
-            kept.keep(&outlines, &until, |outline| shown.contains(&outline.snapshot));
+            kept.keep(&outlines, until, |outline| shown.contains(&outline.snapshot));
         }
         ReadOutlines { outlines, by_snapshot, unreadable }
     }

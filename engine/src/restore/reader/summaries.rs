@@ -48,7 +48,13 @@ impl VaultReader {
     ) -> Vec<(Listed, Result<Summary>)> {
         let memory = memory.filter(|memory| memory.keys.vault == self.vault);
         let known = memory.map_or_else(OutlineMap::new, |HostMemory { state, keys }| {
-            KeptOutlines::open(&ObjectCache::at(state, dataset, &keys.trust.mark()), keys, dataset).known()
+            KeptOutlines::open(
+                &ObjectCache::at(state, dataset, &keys.trust.mark()),
+                &keys.host_key,
+                &keys.vault,
+                dataset,
+            )
+            .known()
         });
         let keys = self.document_keys(dataset).await;
         let documents = &self.documents(dataset, &keys);
