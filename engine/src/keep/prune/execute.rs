@@ -247,8 +247,18 @@ impl Prune<'_> {
             .collect();
         let segments: BTreeSet<&str> = fresh.segments.iter().map(|(_, key)| key.as_str()).collect();
         let acts: BTreeSet<String> = view.acts.found.keys().map(|number| layout::act(dataset, *number)).collect();
+        // What a replica that is left alone shows may be lost there, too.
+        let may_be_shown = |key: &str| match (layout::parse_manifest(dataset, key), layout::parse_act(dataset, key)) {
+            _ if view.skipped.is_empty() => false,
+            (Some(snapshot), _) => !gone.contains(&snapshot) && !view.pruned.contains_key(&snapshot),
+            (_, Some(number)) => !view.records.iter().any(|record| record.body.has_passed(number)),
+            _ => false,
+        };
         view.cache.retain(|key| {
-            keep.contains(key) || acts.contains(key) || (key.contains("/index/") && !segments.contains(key))
+            keep.contains(key)
+                || acts.contains(key)
+                || may_be_shown(key)
+                || (key.contains("/index/") && !segments.contains(key))
         });
     }
 
