@@ -173,6 +173,12 @@ fn another_snapshot_of_the_same_packs_takes_few_bytes() -> Result<()> {
     }
     let each = (outlines.changes.len() - first) / 100;
     assert!(each <= 20, "a snapshot takes {each} bytes");
+    // At worst, something else of every pack.
+    let before = outlines.changes.len();
+    packs.values_mut().enumerate().for_each(|(at, unused)| *unused = MIB / 2 + at as u64);
+    outlines.insert(&manifest(101, &packs)?, STORED)?;
+    let each = (outlines.changes.len() - before) as f64 / packs.len() as f64;
+    assert!(each < 4.1, "a pack takes {each} bytes in each snapshot");
     Ok(())
 }
 
