@@ -1,8 +1,8 @@
 //! A replica that fails the calls that a test names, so that a failure can be repeated exactly.
 //!
 //! Calls are counted from 1, in the order in which they begin, over all methods but
-//! [`name`](Replica::name), [`region`](Replica::region) and
-//! [`clock_offset`](Replica::clock_offset). Each page of a listing is a call.
+//! [`name`](Replica::name), [`region`](Replica::region), [`clock_offset`](Replica::clock_offset) and
+//! [`lock`](Replica::lock). Each page of a listing is a call.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -12,9 +12,10 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use bytes::Bytes;
-use chrono::TimeDelta;
+use chrono::{DateTime, TimeDelta, Utc};
 use lifeboat_format::id::Name;
 
+use crate::guards::Lock;
 use crate::replica::{ObjectMeta, Page, Probe, Replica, ReplicaError, ReplicaErrorKind, SharedReplica};
 
 /// How a call fails.
@@ -299,6 +300,18 @@ impl Replica for FailingReplica {
 
     async fn delete(&self, key: &str) -> Result<(), ReplicaError> {
         self.pass(Call::Other("delete"), key, self.change(key, self.inner.delete(key)), as_it_is).await
+    }
+
+    fn lock(&self) -> Option<Lock> {
+        self.inner.lock()
+    }
+
+    async fn locked_until(&self, key: &str) -> Result<Option<DateTime<Utc>>, ReplicaError> {
+        self.pass(Call::Other("look up the lock of"), key, self.inner.locked_until(key), as_it_is).await
+    }
+
+    async fn lock_until(&self, key: &str, until: DateTime<Utc>) -> Result<(), ReplicaError> {
+        self.pass(Call::Other("lock"), key, self.inner.lock_until(key, until), as_it_is).await
     }
 
     async fn probe(&self, write: bool) -> Result<Probe, ReplicaError> {

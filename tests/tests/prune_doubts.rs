@@ -74,6 +74,10 @@ impl Fleet {
 async fn packs_of_a_signed_snapshot_stay_everywhere_though_only_a_doubted_replica_shows_it() {
     let fleet = Fleet::new(2).await;
     fleet.hide(&fleet.snapshots[1]);
+    let index = layout::index(&name(DATASET), &fleet.snapshots[1]);
+    for key in [layout::signature(&index), index] {
+        std::fs::remove_file(fleet.vault.replica_path(1).join(key)).unwrap();
+    }
     fleet.doubt(&layout::manifest(&name(DATASET), &FUTURE.parse().unwrap()));
     let whole = [layout::packs(&name(DATASET)), layout::indexes(&name(DATASET))];
     let before = whole.each_ref().map(|folder| fleet.in_first(folder));
@@ -85,6 +89,10 @@ async fn packs_of_a_signed_snapshot_stay_everywhere_though_only_a_doubted_replic
         assert!(plan.is_empty() && plan.waiting.is_empty(), "{plan:?}");
     }
     assert!(fleet.in_first(&layout::marks(&name(DATASET))).is_empty(), "something was marked");
+    // That replica may lose it, too.
+    let copy = layout::manifest(&name(DATASET), &fleet.snapshots[1]).replace('/', "!");
+    let copies = files_below(&fleet.vault.config.state_directory);
+    assert!(copies.iter().any(|file| file.ends_with(&copy)), "{copies:?}");
 }
 
 #[tokio::test(flavor = "multi_thread")]

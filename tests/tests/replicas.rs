@@ -304,12 +304,12 @@ async fn what_a_replica_that_is_away_may_hold_is_not_called_lost() {
     assert!(!error.hint_text().unwrap().contains("repair"), "{error:?}");
 }
 
-/// Removes this host's copies of objects. What it has noted of them stays.
-fn forget_copies(vault: &TestVault) -> std::path::PathBuf {
+/// Damages this host's copies of objects. What it has noted of them stays.
+fn damage_copies(vault: &TestVault) -> std::path::PathBuf {
     let cache = vault.config.state_directory.join("datasets").join(DATASET).join("cache");
     let is_note = |path: &std::path::Path| path.file_name().unwrap().to_str().unwrap().starts_with('.');
     for copy in files_below(&cache).into_iter().filter(|path| !is_note(path)) {
-        std::fs::remove_file(copy).unwrap();
+        std::fs::write(copy, "damaged").unwrap();
     }
     // One folder, for those whom this host believes.
     let folders: Vec<_> = std::fs::read_dir(&cache).unwrap().map(|entry| entry.unwrap().path()).collect();
@@ -327,7 +327,7 @@ async fn a_look_and_a_run_cost_as_many_requests_however_many_snapshots_are_kept(
         vault.backup_to(&MemorySource::of(noise(5000, round)), std::slice::from_ref(&replica)).await.unwrap();
         runs.push(counting.calls());
         let plan = vault.with_prune(async |prune| prune.plan().await).await.unwrap();
-        forget_copies(&vault);
+        damage_copies(&vault);
         let counting = Arc::new(FailingReplica::new(vault.replicas[0].clone()));
         let replica: SharedReplica = counting.clone();
         let replicas = std::slice::from_ref(&replica);
@@ -347,7 +347,7 @@ async fn what_a_host_has_noted_of_manifests_and_acts_may_be_lost_or_damaged() {
         vault.backup(&MemorySource::of(noise(200_000, version))).await.unwrap();
     }
     let plan = vault.with_prune(async |prune| prune.plan().await).await.unwrap();
-    let cache = forget_copies(&vault);
+    let cache = damage_copies(&vault);
     let notes: Vec<_> = [".outlines-1", ".acts-1", ".segments-1"].map(|name| cache.join(name)).into();
     for note in &notes {
         let whole = std::fs::read(note).unwrap();

@@ -13,18 +13,12 @@ use lifeboat_format::varint;
 
 use crate::keys::HostKeys;
 use crate::state::cache::ObjectCache;
-use crate::state::sealed_log::{LogEnd, SealedLog};
+use crate::state::sealed_log::{LogEnd, RECORD_BYTES, SealedLog};
 
 /// The name of their file. What other programs would not understand needs another name.
 const SEGMENTS_FILE: &str = ".segments-1";
 /// A longer content is not kept.
 const MAX_KEPT_BYTES: usize = 16 << 10;
-/// A record is closed once it is so long.
-const RECORD_BYTES: usize = 1 << 20;
-/// The file is given up once so many segments in it are gone, if …
-const MIN_GONE_SEGMENTS: usize = 64;
-/// … they are this part of all: a fifth.
-const GONE_SEGMENTS_PART: usize = 5;
 
 /// The segments of one dataset that this host keeps.
 pub(super) struct KeptSegments<'a> {
@@ -40,7 +34,7 @@ pub(super) struct KeptSegments<'a> {
 impl<'a> KeptSegments<'a> {
     pub(super) fn open(cache: &'a ObjectCache, keys: &'a HostKeys, dataset: &Name) -> Self {
         let purpose = format!("lifeboat index segments of {}/{dataset}", keys.vault);
-        let log = SealedLog::new(cache, SEGMENTS_FILE, purpose, &keys.host_key, keys.trust.mark());
+        let log = SealedLog::new(cache, SEGMENTS_FILE, purpose, &keys.host_key);
         Self { log, known: BTreeSet::new(), gone: 0, end: None, new: Vec::new() }
     }
 
@@ -81,7 +75,7 @@ impl<'a> KeptSegments<'a> {
     /// Notes a segment that was opened.
     pub(super) fn add(&mut self, id: &SnapshotId, segment: &IndexSegment) {
         let Some(content) = segment.short_content(MAX_KEPT_BYTES) else { return };
-        if self.new.last().is_none_or(|record| record.len() > RECORD_BYTES) {
+        if self.new.last().is_none_or(|record| record.len() >= RECORD_BYTES) {
             self.new.push(Vec::new());
         }
         let Some(record) = self.new.last_mut() else { return };
@@ -91,14 +85,13 @@ impl<'a> KeptSegments<'a> {
         }
     }
 
-    /// Keeps what was added. If many are gone, the next run begins the file anew.
+    /// Keeps what was added. If the file is worn, the next run begins it anew.
     pub(super) fn keep(self) {
         let Self { log, known, gone, end, new } = self;
-        let many_gone = gone >= MIN_GONE_SEGMENTS && gone * GONE_SEGMENTS_PART >= known.len();
-        match end {
-            Some(end) if many_gone || end.is_far() => log.remove(),
-            Some(end) if !new.is_empty() => log.append(&end, new),
-            None if !new.is_empty() => log.replace(new),
+        let is_there = end.is_some();
+        match end.and_then(|end| end.unless_worn(gone, known.len())) {
+            None if is_there => log.remove(),
+            end if !new.is_empty() => log.write(end.as_ref(), new),
             _ => {}
         }
     }

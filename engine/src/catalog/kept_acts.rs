@@ -11,18 +11,11 @@ use lifeboat_format::id::Name;
 use lifeboat_format::varint;
 
 use crate::keys::seal::HostKey;
-use crate::keys::trust::Trust;
 use crate::state::cache::ObjectCache;
-use crate::state::sealed_log::{LogEnd, SealedLog};
+use crate::state::sealed_log::{LogEnd, RECORD_BYTES, SealedLog};
 
 /// The name of their file. What other programs would not understand needs another name.
 const ACTS_FILE: &str = ".acts-1";
-/// So many acts make a record.
-const ACTS_IN_RECORD: usize = 4096;
-/// The file is written anew once so many acts in it are gone, if …
-const MIN_GONE_ACTS: usize = 64;
-/// … they are this part of all: a fifth.
-const GONE_ACTS_PART: usize = 5;
 
 /// The acts of one dataset that this host keeps.
 pub(super) struct KeptActs<'a> {
@@ -33,8 +26,8 @@ pub(super) struct KeptActs<'a> {
 }
 
 impl<'a> KeptActs<'a> {
-    pub(super) fn read(cache: &'a ObjectCache, key: &'a HostKey, trust: &Trust, vault: &str, dataset: &Name) -> Self {
-        let log = SealedLog::new(cache, ACTS_FILE, format!("lifeboat acts of {vault}/{dataset}"), key, trust.mark());
+    pub(super) fn read(cache: &'a ObjectCache, key: &'a HostKey, vault: &str, dataset: &Name) -> Self {
+        let log = SealedLog::new(cache, ACTS_FILE, format!("lifeboat acts of {vault}/{dataset}"), key);
         let mut known = BTreeMap::new();
         let end = log.read(|record| {
             let record = Bytes::from(record);
@@ -53,28 +46,25 @@ impl<'a> KeptActs<'a> {
         Self { log, known, end }
     }
 
-    /// Keeps those of `acts`, as they are stored, that are not kept already. The others are written
-    /// anew if many are gone.
+    /// Keeps those of `acts`, as they are stored, that are not kept already. If the file is worn,
+    /// all are written anew.
     pub(super) fn keep(self, acts: &BTreeMap<u64, Bytes>) {
         let Self { log, known, end } = self;
         let gone = known.keys().filter(|number| !acts.contains_key(number)).count();
-        let many_gone = gone >= MIN_GONE_ACTS && gone * GONE_ACTS_PART >= known.len();
-        let end = end.filter(|end| !many_gone && !end.is_far());
+        let end = end.and_then(|end| end.unless_worn(gone, known.len()));
         let is_new = |number: &u64| end.is_none() || !known.contains_key(number);
-        let new: Vec<_> = acts.iter().filter(|(number, _)| is_new(number)).collect();
-        let records = new.chunks(ACTS_IN_RECORD).map(|acts| {
+        let mut new = acts.iter().filter(|(number, _)| is_new(number));
+        let records = std::iter::from_fn(|| {
             let mut record = Vec::new();
-            for (number, stored) in acts {
-                varint::put(&mut record, **number);
+            while record.len() < RECORD_BYTES
+                && let Some((number, stored)) = new.next()
+            {
+                varint::put(&mut record, *number);
                 varint::put(&mut record, stored.len() as u64);
                 record.extend_from_slice(stored);
             }
-            record
+            (!record.is_empty()).then_some(record)
         });
-        match &end {
-            Some(_) if new.is_empty() => {}
-            Some(end) => log.append(end, records),
-            None => log.replace(records),
-        }
+        log.write(end.as_ref(), records);
     }
 }

@@ -222,14 +222,22 @@ impl<'a> OrderReader<'a> {
     /// many of these are left aside ([`MAX_UNBELIEVED`](super::unbelieved::MAX_UNBELIEVED)).
     pub(crate) async fn all(&self, inventories: &[Inventory]) -> Acts {
         let kept = self.cache.zip(self.host_key);
-        let mut kept = kept.map(|(cache, key)| KeptActs::read(cache, key, self.trust, self.vault, self.dataset));
+        let kept = kept.map(|(cache, key)| KeptActs::read(cache, key, self.vault, self.dataset));
         let (mut acts, mut unknown) = (Acts::default(), Vec::new());
+        let copied = self.cache.filter(|_| kept.is_some()).map(ObjectCache::keys).unwrap_or_default();
         // The newest are the last that may be left aside.
         for number in all_numbers(inventories).into_iter().rev() {
-            match kept.as_mut().and_then(|kept| self.believed(number, kept.known.get(&number)?.clone())) {
-                Some(found) => acts.insert(number, found),
-                None => unknown.push(number),
+            let known = kept.as_ref().and_then(|kept| self.believed(number, kept.known.get(&number)?.clone()));
+            let Some(found) = known else {
+                unknown.push(number);
+                continue;
+            };
+            // What replicas lose is put back from the copies.
+            let key = layout::act(self.dataset, number);
+            if let Some(cache) = self.cache.filter(|_| !copied.contains(&key)) {
+                cache.put(&key, &found.stored);
             }
+            acts.insert(number, found);
         }
         let is_new = !unknown.is_empty();
         let unbelieved = Mutex::new(Unbelieved::new("an act that cannot be believed"));

@@ -97,7 +97,7 @@ pub async fn catch_up(
     let mut unread_signed = Vec::new();
     let snapshots = all_snapshots(&inventories);
     let snapshots = snapshots.into_iter().rev().filter(|snapshot| !records.snapshots.contains_key(snapshot));
-    let kept = KeptOutlines::open(&cache, keys, name);
+    let kept = KeptOutlines::open(&cache, &keys.host_key, &keys.vault, name);
     let ReadOutlines { outlines, by_snapshot, unreadable } =
         documents.outlines(&inventories, snapshots, Some(&kept)).await;
     let all: Vec<&Outline> = by_snapshot.values().map(AsRef::as_ref).collect();

@@ -283,21 +283,26 @@ impl Judge<'_> {
     }
 
     async fn packs(&mut self, outlines: &Outlines, reading: &PackReading, cancel: &CancellationToken) -> Result<()> {
-        // Of what manifests contradict each other in, the first counts.
+        // One of which manifests say different things has several numbers. It counts once, and each
+        // of them is checked, with a reading of its own.
         let table = outlines.packs();
+        let packs = || (0_u32..).zip(table.iter());
         let is_first = |(number, pack): &(u32, PackRef)| table.numbers(&pack.id).min() == Some(*number);
-        let packs = || (0_u32..).zip(table.iter()).filter(is_first);
-        let chosen = reading.packs.choose(|| packs().map(|(_, pack)| pack));
+        let chosen = reading.packs.choose(|| packs().filter(is_first).map(|(_, pack)| pack));
         let coverage = &mut self.report.coverage;
         let mut problems: BTreeMap<u32, String> = BTreeMap::new();
         for (number, pack) in packs() {
+            if !chosen.contain(&pack.id) && !self.inventory.has(&pack) {
+                problems.insert(number, "is missing, or has the wrong size".to_owned());
+            }
+            if !is_first(&(number, pack)) {
+                continue;
+            }
             coverage.of_packs += 1;
             coverage.of_bytes += pack.size;
             if chosen.contain(&pack.id) {
                 coverage.packs += 1;
                 coverage.bytes += pack.size;
-            } else if !self.inventory.has(&pack) {
-                problems.insert(number, "is missing, or has the wrong size".to_owned());
             }
         }
         let read_data = reading.decrypt;
@@ -347,6 +352,12 @@ impl Judge<'_> {
         self.report.packs += packs_read;
         self.report.bytes += bytes_read;
         self.report.decrypted_bytes += decrypted_bytes;
+        for (number, pack) in packs().filter(|(_, pack)| table.numbers(&pack.id).nth(1).is_some()) {
+            let PackRef { size, content, generation, .. } = pack;
+            problems.entry(number).or_insert_with(|| {
+                format!("is said to have {size} bytes, {content} before compression and keys of generation {generation}, and other manifests say something else")
+            });
+        }
         let needed_by = outlines.oldest_with(&problems.keys().copied().collect());
         for (number, problem) in problems {
             let snapshot = needed_by.get(&number).map_or_else(String::new, ToString::to_string);

@@ -23,6 +23,8 @@ const MARK_CHARACTERS: usize = 32;
 #[derive(Debug, Clone)]
 pub struct ObjectCache {
     folder: PathBuf,
+    /// The mark of whom it is believed by.
+    trust: String,
     /// Why the first copy that was not kept was not.
     failed: Arc<OnceLock<String>>,
 }
@@ -44,7 +46,8 @@ impl ObjectCache {
     /// The cache of `dataset` below this state directory, whether there is one or not.
     pub(crate) fn at(state: &Path, dataset: &Name, trust: &str) -> Self {
         let all = state.join("datasets").join(dataset.as_str()).join("cache");
-        Self { folder: all.join(trust.get(..MARK_CHARACTERS).unwrap_or(trust)), failed: Arc::default() }
+        let folder = all.join(trust.get(..MARK_CHARACTERS).unwrap_or(trust));
+        Self { folder, trust: trust.to_owned(), failed: Arc::default() }
     }
 
     /// Removes what was believed by others. What stays is read by nobody.
@@ -53,6 +56,11 @@ impl ObjectCache {
         for entry in all.into_iter().flatten().flatten().map(|entry| entry.path()) {
             let _ = if entry.is_dir() { std::fs::remove_dir_all(entry) } else { std::fs::remove_file(entry) };
         }
+    }
+
+    /// The mark of whom its objects are believed by, as it was opened with.
+    pub(crate) fn trust(&self) -> &str {
+        &self.trust
     }
 
     /// Why copies cannot be kept, if so.

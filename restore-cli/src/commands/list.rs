@@ -92,7 +92,7 @@ async fn rows(
         locked.get_or_insert_with(|| Error::keys("no identity is given"));
         return Ok(listed.into_iter().map(|listed| row(dataset, listed, now, limits)).collect());
     }
-    let memory = host.map(|(state, keys)| HostMemory { state, keys });
+    let memory = host.map(|(state, keys)| HostMemory { state, host_key: &keys.host_key });
     let opened = reader.summaries(dataset, listed, memory).await;
     let claims = opened.iter().filter_map(|(_, shown)| Some(shown.as_ref().ok()?.claim.clone()));
     let times = settled?.among(claims);

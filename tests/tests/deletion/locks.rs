@@ -6,7 +6,8 @@ use lifeboat_engine::clock::{Clock, SystemClock};
 use lifeboat_engine::config::{ReplicaKind, Retention};
 use lifeboat_engine::format::layout;
 use lifeboat_engine::keep::locks;
-use lifeboat_engine::store::{Lock, LockMode, MemoryReplica, Replica, SharedReplica};
+use lifeboat_engine::keep::prune::PrunePlan;
+use lifeboat_engine::store::{FailingReplica, Failure, Lock, LockMode, MemoryReplica, Replica, SharedReplica};
 use lifeboat_tests::s3::{Bucket, Region};
 use lifeboat_tests::vault::{MemorySource, TestVault, name, noise};
 
@@ -113,4 +114,45 @@ async fn over_three_months_nothing_that_is_needed_outlives_its_lock() {
         }
     }
     assert!(waited > 0 && swept > 0, "waited {waited}, swept {swept}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_replica_that_does_not_tell_its_locks_is_left_alone_and_the_others_are_pruned() {
+    let mut vault = TestVault::new(2, 1).await;
+    vault.config.datasets[0].retention = Retention { keep_last: 1, grace: Duration::ZERO, ..Retention::default() };
+    let lock = Lock { mode: LockMode::Compliance, period: Duration::from_secs(60) };
+    let memory = MemoryReplica::new(name("r2"), "west", vault.clock.clone()).with_lock(lock);
+    for object in vault.replicas[1].list("").await.unwrap() {
+        let body = vault.replicas[1].get(&object.key, 1 << 20).await.unwrap();
+        memory.put_new(&object.key, body).await.unwrap();
+    }
+    let failing = std::sync::Arc::new(FailingReplica::new(std::sync::Arc::new(memory)));
+    vault.replicas[1] = failing.clone();
+    for seed in 0..2 {
+        vault.backup(&MemorySource::of(noise(200_000, seed))).await.unwrap();
+    }
+    vault.prune().await.unwrap();
+    vault.clock.advance(Duration::from_secs(61));
+    let plan = async || vault.with_prune(async |prune| prune.plan().await).await;
+    let begin = failing.calls();
+    let whole = plan().await.unwrap();
+    let calls = failing.calls() - begin;
+    let of = |plan: &PrunePlan, replica| plan.packs.iter().filter(|pack| pack.replica == name(replica)).count();
+    assert!(of(&whole, "r1") > 0 && of(&whole, "r2") > 0 && whole.skipped.is_empty(), "{whole:?}");
+    let mut left_alone = None;
+    for call in 1..=calls {
+        failing.fail(failing.calls() + call, Failure::Denied);
+        let Ok(plan) = plan().await else { continue };
+        if plan.skipped.iter().any(|(replica, why)| *replica == name("r2") && why.contains("look up the lock of")) {
+            assert_eq!((of(&plan, "r1"), of(&plan, "r2")), (of(&whole, "r1"), 0), "{plan:?}");
+            left_alone.get_or_insert(plan);
+        }
+    }
+    let left_alone = left_alone.expect("no look-up failed");
+    let outcome = vault.with_prune(async |prune| prune.execute(&left_alone).await).await.unwrap();
+    assert!(outcome.failures.len() == 1 && outcome.failures[0].contains("r2 is left alone"), "{outcome:?}");
+    assert_eq!(outcome.packs, of(&whole, "r1") as u64);
+    let (_, outcome) = vault.prune().await.unwrap();
+    assert_eq!(outcome.packs, of(&whole, "r2") as u64, "{outcome:?}");
+    assert!(outcome.failures.is_empty(), "{outcome:?}");
 }

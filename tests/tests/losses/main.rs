@@ -13,12 +13,14 @@ use std::collections::BTreeSet;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use lifeboat_engine::clock::Clock;
 use lifeboat_engine::config::Retention;
 use lifeboat_engine::format::layout;
-use lifeboat_engine::keep::verify::Finding;
-use lifeboat_tests::by_hand::{changed, harmed};
+use lifeboat_engine::keep::verify::{Finding, verify};
+use lifeboat_tests::by_hand::{Hand, changed, harmed};
 use lifeboat_tests::vault::{DATASET, TestVault, name};
 use serde_json::json;
+use tokio_util::sync::CancellationToken;
 
 use self::prepared::{Prepared, source};
 
@@ -343,4 +345,33 @@ async fn a_manifest_of_a_killed_run_is_no_witness_of_a_loss() {
     }
     assert!(!place.join(layout::manifest(&name(DATASET), &before[0])).exists(), "the predecessor was not pruned");
     vault.prune().await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn each_manifest_that_contradicts_others_about_a_pack_is_found() {
+    let vault = TestVault::new(1, 1).await;
+    let good = vault.backup(&source(0)).await.unwrap().snapshot;
+    let hand = Hand::of(&vault.config, &vault.master);
+    let mut wrong = [1, 2].map(|number| hand.successor(&good, number));
+    wrong[0].packs[0].size += 1;
+    wrong[1].packs[0].content += 1;
+    for manifest in &wrong {
+        hand.put_manifest(manifest);
+    }
+    let pack = layout::pack(&name(DATASET), &hand.manifest(&good).packs[0].id);
+    let reader = vault.open(vault.owner()).await.unwrap();
+    for read_data in [false, true] {
+        let (now, token) = (vault.clock.now(), CancellationToken::new());
+        let dataset = name(DATASET);
+        let report = verify(&reader, &dataset, Some(&good), read_data, now, &token).await.unwrap();
+        assert!(report.findings.is_empty(), "{report:?}");
+        let report = verify(&reader, &dataset, None, read_data, now, &token).await.unwrap();
+        let told: Vec<&str> =
+            report.findings.iter().filter(|found| found.object == pack).map(|found| found.problem.as_str()).collect();
+        assert_eq!(told.len(), 3, "{told:?}");
+        for snapshot in wrong.iter().map(|manifest| &manifest.snapshot).chain([&good]) {
+            assert!(told.iter().any(|told| told.contains(&format!("needed by {snapshot}"))), "{snapshot}: {told:?}");
+        }
+        assert_eq!(report.coverage.of_packs, hand.manifest(&good).packs.len() as u64);
+    }
 }

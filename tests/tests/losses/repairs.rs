@@ -1,13 +1,13 @@
 //! What `lifeboat repair` puts back, names, and writes down as lost.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use lifeboat_engine::Class;
 use lifeboat_engine::format::layout;
 use lifeboat_engine::keep::prune::{Accept, Prune};
 use lifeboat_engine::keep::repair::{RepairReport, accept, repair};
 use lifeboat_tests::by_hand::harmed;
-use lifeboat_tests::vault::{DATASET, MemorySource, TestVault, name, noise};
+use lifeboat_tests::vault::{DATASET, MemorySource, TestVault, files_below, name, noise};
 
 use crate::prepared::{Prepared, source};
 use crate::{CASES, Harm, Then};
@@ -51,6 +51,29 @@ async fn a_repair_alone_brings_back_what_is_known_or_names_what_stops_prune() {
             let refused = pruned.as_ref().is_err_and(|error| error.class() == Class::Integrity);
             assert_eq!(refused, !report.missing.is_empty(), "{when}: {report:?}, and prune {pruned:?}");
         }
+    }
+}
+
+/// What is noted of manifests and acts does not hide that there is no copy of them.
+#[tokio::test(flavor = "multi_thread")]
+async fn copies_that_are_lost_are_made_again_before_the_replicas_lose_the_objects() {
+    let mut prepared = Prepared::new().await;
+    for harm in [Harm::SignaturesAndManifests, Harm::Acts] {
+        prepared.reset();
+        let cache = prepared.vault.config.state_directory.join(format!("datasets/{DATASET}/cache"));
+        let is_note = |file: &Path| file.file_name().unwrap().to_str().unwrap().starts_with('.');
+        for copy in files_below(&cache).into_iter().filter(|file| !is_note(file)) {
+            std::fs::remove_file(copy).unwrap();
+        }
+        prepared.catch_up().await;
+        let before = prepared.contents();
+        prepared.harm(harm, &[1, 2]);
+        let report = repaired(&prepared.vault, None).await.unwrap();
+        assert!(report.is_whole() && !report.put_back.is_empty(), "{harm:?}: {report:?}");
+        let lost = harmed(&before, &prepared.contents());
+        let lost: Vec<String> = lost.iter().map(|file| prepared.key(file)).collect();
+        let lost: Vec<&String> = lost.iter().filter(|key| !prepared.is_in_a_mark(key)).collect();
+        assert!(lost.is_empty(), "{harm:?}: {lost:?}");
     }
 }
 

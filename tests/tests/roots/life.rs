@@ -1,8 +1,10 @@
 //! How a root comes into being, and how it changes.
 
+use chrono::{SecondsFormat, Utc};
 use lifeboat_engine::format::id::Digest;
 use lifeboat_engine::format::line::{self, RequestLine};
 use lifeboat_engine::format::root::Root;
+use lifeboat_tests::programs::Output;
 use lifeboat_tests::rooted::RootedVault;
 use lifeboat_tests::tools;
 use tokio::process::Command;
@@ -173,6 +175,50 @@ async fn a_vault_without_a_root_adopts_one_and_loses_nothing() {
     // Now its keyring is signed, so a host takes it over.
     vault.set_up("db2", &["shop"], &["--identity", &vault.identity("ann")]).await;
     assert!(!vault.lifeboat("db1", &["check"]).await.stdout.contains("there is no root"));
+}
+
+/// A list reads no manifest that its host remembers, if its reader believes whom the host believed.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_list_takes_from_the_memory_of_its_host_only_what_its_reader_believes() {
+    let vault = RootedVault::new().await;
+    vault.set_up("db1", &["shop"], &[]).await;
+    assert!(vault.once("db1").await.status.success());
+    let list = async |more: &[&str]| vault.lifeboat("db1", &[&["--json", "list"], more].concat()).await;
+    let sizes = |listed: &Output| {
+        let listed = listed.json().unwrap_or_else(|_| panic!("{listed}"));
+        let sizes = listed["snapshots"].as_array().unwrap().iter().map(|row| row["raw_bytes"].as_u64());
+        sizes.collect::<Vec<_>>()
+    };
+    let manifests = || {
+        let all = ["r1", "r2"].map(|replica| walk(&vault.path(replica).join("datasets/shop/snapshots"))).concat();
+        all.into_iter().filter(|file| !file.ends_with(".minisig")).collect::<Vec<_>>()
+    };
+    // While they cannot be read, only the memory tells sizes.
+    let listed_from_memory = async |more: &[&str]| {
+        let whole: Vec<(String, Vec<u8>)> =
+            manifests().into_iter().map(|file| (file.clone(), std::fs::read(&file).unwrap())).collect();
+        whole.iter().for_each(|(file, content)| std::fs::write(file, vec![0; content.len()]).unwrap());
+        let listed = list(more).await;
+        whole.iter().for_each(|(file, content)| std::fs::write(file, content).unwrap());
+        listed
+    };
+    let listed = listed_from_memory(&[]).await;
+    assert_eq!(sizes(&listed), [Some(11)], "{listed}");
+
+    // The owner revokes this host, which goes by its list of signers from now on.
+    let now = Utc::now().to_rfc3339_opts(SecondsFormat::Secs, true);
+    vault.change("db1", &["remove-host", "db1", "--from", &now]).await;
+    let revoked = list(&[]).await;
+    assert_eq!(sizes(&revoked), [None], "{revoked}");
+    vault.configure("db1", "", &["shop"]);
+    let run = vault.once("db1").await;
+    assert!(run.status.success(), "{run}");
+    let listed = listed_from_memory(&[]).await;
+    assert_eq!(sizes(&listed), [Some(11); 2], "{listed}");
+    let of_owner = list(&["--owner", &vault.owner]).await;
+    assert_eq!(sizes(&of_owner), [None; 2], "{of_owner}");
+    let told = vault.lifeboat("db1", &["list", "--owner", &vault.owner]).await;
+    assert!(told.stderr.contains("revoked"), "{told}");
 }
 
 fn master(vault: &RootedVault) -> String {

@@ -2,9 +2,12 @@
 //!
 //! A manifest names every pack of its snapshot, and the next one names nearly the same packs. So
 //! packs have numbers here ([`PackTable`]), and of each snapshot only that is held in which it
-//! differs from the one before it, in the order in which they were read. What a hundred snapshots
-//! of ten TiB take is little more than what one takes. Whoever needs the packs themselves walks
-//! over all snapshots ([`OutlineWalk`]).
+//! differs from the one before it, in the order in which they were read: the packs that are new,
+//! gone, or of which it needs more or less. Such a difference takes a few bytes. So what a
+//! hundred snapshots take is little more than what one takes, where most packs are used as before;
+//! if each snapshot needs something else of every pack, it is about ten times as much. Bytes are
+//! not rounded for that: operators see their sums, and they decide which packs are sparse.
+//! Whoever needs the packs themselves walks over all snapshots ([`OutlineWalk`]).
 
 mod kept;
 mod pack_table;

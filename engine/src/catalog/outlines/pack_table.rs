@@ -13,7 +13,7 @@ use lifeboat_format::manifest::PackRef;
 /// A slot that holds no number.
 const FREE: u32 = u32::MAX;
 /// Bytes of a row as it is kept on disk: id, size, content, generation.
-const ROW_BYTES: usize = 44;
+pub(super) const ROW_BYTES: usize = 44;
 
 /// A [`PackRef`], shorter.
 #[derive(Clone, Copy, PartialEq, Eq)]

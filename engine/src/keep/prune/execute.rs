@@ -51,17 +51,19 @@ impl Prune<'_> {
             return self.execute(&plan).await;
         }
         watch::permit(self.state, &self.dataset.name)?;
-        let mut outcome = Self::begun(&plan, &view);
+        let mut outcome = Self::begun(&plan, &plan, &view);
         self.remember(&plan, &view, &BTreeSet::new(), &mut outcome);
         Ok(outcome)
     }
 
-    /// The outcome before anything was done: which replicas are left alone.
-    fn begun(plan: &PrunePlan, view: &View) -> PruneOutcome {
+    /// The outcome before anything was done: which replicas are left alone. Whoever has seen `plan`
+    /// knows which could not be listed.
+    fn begun(plan: &PrunePlan, fresh: &PrunePlan, view: &View) -> PruneOutcome {
         let mut outcome = PruneOutcome { space: plan.space, ..PruneOutcome::default() };
-        let known = |name: &Name| plan.skipped.iter().chain(&view.doubted).any(|(known, _)| known == name);
-        let unlisted = view.skipped.iter().filter(|(name, _)| !known(name));
-        outcome.failures.extend(unlisted.map(|(name, why)| format!("replica {name} was left out: {why}")));
+        let is_known = |name: &Name| plan.leaves_alone(name) || view.doubted.iter().any(|(known, _)| known == name);
+        let is_listed = |name: &Name| view.inventories.iter().any(|inventory| inventory.replica.name() == name);
+        let left_out = fresh.skipped.iter().filter(|(name, _)| is_listed(name) || !is_known(name));
+        outcome.failures.extend(left_out.map(|(name, why)| format!("replica {name} was left out: {why}")));
         let doubted = view.doubted.iter().map(|(name, why)| format!("replica {name}: {why}"));
         outcome.failures.extend(doubted);
         outcome.stopped = view.doubted.iter().map(|(name, _)| name.clone()).collect();
@@ -78,18 +80,19 @@ impl Prune<'_> {
         watch::permit(self.state, &self.dataset.name)?;
         let view = self.look().await?;
         let fresh = self.plan_of(&view).await?;
-        let mut outcome = Self::begun(plan, &view);
+        let mut outcome = Self::begun(plan, &fresh, &view);
         let mut acting = Acting::new(self, &view);
         self.mark(&mut acting, plan, &fresh, &view, &mut outcome).await?;
         let mut gone = BTreeSet::new();
         if let Some(sweep) = self.sweep_of(plan, &fresh, &view) {
-            let (id, record) = self.record(plan, &view, &sweep)?;
             // The plan did not look at what must stay in the others.
-            let was_skipped =
-                |inventory: &Inventory| plan.skipped.iter().any(|(skipped, _)| skipped == inventory.replica.name());
-            let (skipped, swept): (Vec<Inventory>, Vec<Inventory>) =
-                view.inventories.iter().cloned().partition(was_skipped);
-            let names = skipped.iter().map(|inventory| inventory.replica.name());
+            let is_swept = |name: &Name| !plan.leaves_alone(name) && !fresh.leaves_alone(name);
+            let swept: Vec<Inventory> =
+                view.inventories.iter().filter(|inventory| is_swept(inventory.replica.name())).cloned().collect();
+            let is_everywhere = swept.len() == view.inventories.len() && view.skipped.is_empty();
+            let (id, record) = self.record(is_everywhere, &view, &sweep)?;
+            let names = view.inventories.iter().map(|inventory| inventory.replica.name());
+            let names = names.filter(|name| plan.leaves_alone(name) && !fresh.leaves_alone(name));
             outcome.failures.extend(names.map(|name| format!("replica {name} is left alone until the next prune")));
             acting.act(ActKind::Sweep, &id, &record, &swept).await?;
             for inventory in swept.iter().filter(|inventory| acting.writes_to(inventory)) {
@@ -136,15 +139,15 @@ impl Prune<'_> {
     }
 
     /// The record of this sweep. It repeats a snapshot from an older record while one that stays
-    /// names it as predecessor, or while a replica may still show it.
-    fn record(&self, plan: &PrunePlan, view: &View, sweep: &Sweep<'_>) -> Result<(SnapshotId, SignedObject)> {
+    /// names it as predecessor, or while a replica may still show it: unless the sweep is
+    /// everywhere.
+    fn record(&self, is_everywhere: bool, view: &View, sweep: &Sweep<'_>) -> Result<(SnapshotId, SignedObject)> {
         let removed = &sweep.removed;
         let all = || view.by_snapshot.values().map(AsRef::as_ref);
         let stays = || all().filter(|outline: &&Outline| !removed.contains(&outline.snapshot));
         let predecessors: BTreeSet<&SnapshotId> = stays().filter_map(Outline::predecessor).collect();
-        let everywhere_gone = view.skipped.is_empty() && plan.skipped.is_empty();
         let matters = |snapshot: &&SnapshotId| {
-            !everywhere_gone || predecessors.contains(snapshot) || view.leftovers.contains(snapshot)
+            !is_everywhere || predecessors.contains(snapshot) || view.leftovers.contains(snapshot)
         };
         let hash = |snapshot: &SnapshotId| view.hash(snapshot).or(view.pruned.get(snapshot).copied().flatten());
         let all: BTreeSet<&SnapshotId> = removed.iter().chain(view.pruned.keys().filter(matters)).collect();
@@ -154,7 +157,7 @@ impl Prune<'_> {
         // What only a replica shows that is away stays as well.
         let may_stay = |snapshot: &SnapshotId| {
             stays.contains(snapshot)
-                || (!everywhere_gone && !removed.contains(snapshot) && !view.pruned.contains_key(snapshot))
+                || (!is_everywhere && !removed.contains(snapshot) && !view.pruned.contains_key(snapshot))
         };
         let body = PruneRecord {
             removed: all
@@ -247,8 +250,18 @@ impl Prune<'_> {
             .collect();
         let segments: BTreeSet<&str> = fresh.segments.iter().map(|(_, key)| key.as_str()).collect();
         let acts: BTreeSet<String> = view.acts.found.keys().map(|number| layout::act(dataset, *number)).collect();
+        // What a replica that is left alone shows may be lost there, too.
+        let may_be_shown = |key: &str| match (layout::parse_manifest(dataset, key), layout::parse_act(dataset, key)) {
+            _ if view.skipped.is_empty() => false,
+            (Some(snapshot), _) => !gone.contains(&snapshot) && !view.pruned.contains_key(&snapshot),
+            (_, Some(number)) => !view.records.iter().any(|record| record.body.has_passed(number)),
+            _ => false,
+        };
         view.cache.retain(|key| {
-            keep.contains(key) || acts.contains(key) || (key.contains("/index/") && !segments.contains(key))
+            keep.contains(key)
+                || acts.contains(key)
+                || may_be_shown(key)
+                || (key.contains("/index/") && !segments.contains(key))
         });
     }
 

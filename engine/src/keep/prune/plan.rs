@@ -69,9 +69,9 @@ impl Prune<'_> {
         plan.sparse = self.sparse(view, &needed);
         plan.space = needed.space();
         plan.again_bytes = needed.due(&plan.sparse);
-        self.leave_locked_snapshots(view, &mut plan).await?;
+        self.leave_locked_snapshots(view, &mut plan).await;
         self.plan_packs(view, &needed, &marks, &mut plan)?;
-        self.leave_locked_packs(view, &mut plan).await?;
+        self.leave_locked_packs(view, &mut plan).await;
         self.plan_objects(view, &mut plan);
         self.plan_segments(view, &mut plan).await;
         Ok(plan)
@@ -227,7 +227,8 @@ impl Prune<'_> {
         let going: HashSet<(&Name, &str)> = plan.packs.iter().map(|pack| (&pack.replica, pack.key.as_str())).collect();
         let removed: HashSet<&SnapshotId> = plan.removed().collect();
         let mut segments = Vec::new();
-        for inventory in &view.inventories {
+        let looked_at = view.inventories.iter().filter(|inventory| !plan.leaves_alone(inventory.replica.name()));
+        for inventory in looked_at {
             let replica = inventory.replica.name();
             let mut unreadable = Unbelieved::new("an index segment that cannot be read");
             for snapshot in &inventory.indexes {

@@ -229,7 +229,7 @@ impl Prune<'_> {
         let to_finish = if all_records_known { &current } else { &Acts::default() };
         self.bring_level(&order, &documents, acts.newest(), to_finish, &mut inventories, &mut doubts).await;
         let snapshots = all_snapshots(&inventories).into_iter().rev().filter(|snapshot| !pruned.contains_key(snapshot));
-        let kept = KeptOutlines::open(&cache, self.keys, dataset);
+        let kept = KeptOutlines::open(&cache, &self.keys.host_key, &self.keys.vault, dataset);
         let ReadOutlines { outlines, by_snapshot, unreadable } =
             documents.outlines(&inventories, snapshots, Some(&kept)).await;
         for (snapshot, error) in unreadable {

@@ -11,7 +11,7 @@ use super::{Listed, VaultReader};
 use crate::catalog::documents::Documents;
 use crate::catalog::outlines::{KeptOutlines, OutlineMap};
 use crate::catalog::taken::TimeClaim;
-use crate::keys::HostKeys;
+use crate::keys::seal::HostKey;
 use crate::state::cache::ObjectCache;
 
 /// Manifests that are fetched at once.
@@ -32,23 +32,23 @@ pub struct Summary {
 pub struct HostMemory<'a> {
     /// Its state directory. It need not exist, and nothing is written there.
     pub state: &'a Path,
-    /// Its keys.
-    pub keys: &'a HostKeys,
+    /// Opens what lies there, if it is of this vault. Whom that host believes does not matter.
+    pub host_key: &'a HostKey,
 }
 
 impl VaultReader {
-    /// Summaries of these snapshots, in their order. What `memory` knows is not read again, if each
-    /// replica shows the manifest with the same length. Whether its bytes are still the same,
-    /// verify and scrub tell.
+    /// Summaries of these snapshots, in their order. What `memory` knows and was believed by the
+    /// same signers is not read again, if each replica shows the manifest with the same length.
+    /// Whether its bytes are still the same, verify and scrub tell.
     pub async fn summaries(
         &self,
         dataset: &Name,
         listed: Vec<Listed>,
         memory: Option<HostMemory<'_>>,
     ) -> Vec<(Listed, Result<Summary>)> {
-        let memory = memory.filter(|memory| memory.keys.vault == self.vault);
-        let known = memory.map_or_else(OutlineMap::new, |HostMemory { state, keys }| {
-            KeptOutlines::open(&ObjectCache::at(state, dataset, &keys.trust.mark()), keys, dataset).known()
+        let known = memory.map_or_else(OutlineMap::new, |HostMemory { state, host_key }| {
+            let cache = ObjectCache::at(state, dataset, &self.keys.trust.mark());
+            KeptOutlines::open(&cache, host_key, &self.vault, dataset).known()
         });
         let keys = self.document_keys(dataset).await;
         let documents = &self.documents(dataset, &keys);
