@@ -250,6 +250,12 @@ pub fn signature(key: &str) -> String {
     format!("{key}{SIGNATURE_SUFFIX}")
 }
 
+/// The key of the object that the signature of this key signs; `None` if it is no signature.
+#[must_use]
+pub fn signed_object(key: &str) -> Option<&str> {
+    key.strip_suffix(SIGNATURE_SUFFIX)
+}
+
 /// Whether a key is that of a signature.
 #[must_use]
 pub fn is_signature(key: &str) -> bool {

@@ -206,6 +206,29 @@ async fn a_prune_record_of_a_signer_that_is_not_trusted_decides_nothing() {
     assert!(told(&lost, "is missing") && told(&key, "is not trusted"), "{:?}", report.findings);
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn a_signature_whose_object_is_nowhere_goes_after_the_grace_period() {
+    let fleet = Fleet::new(2).await;
+    let (dataset, first) = (name(DATASET), fleet.snapshots[0].clone());
+    let stranger = SnapshotId::new(first.time(), 7);
+    let lone = [layout::manifest(&dataset, &stranger), layout::index(&dataset, &stranger)];
+    for key in &lone {
+        fleet.hand.put(&layout::signature(key), b"a signature");
+    }
+    // Its other replica has the object, so that one is copied and its signature stays.
+    let kept = layout::manifest(&dataset, &fleet.snapshots[1]);
+    std::fs::remove_file(fleet.vault.replica_path(1).join(&kept)).unwrap();
+    fleet.vault.clock.advance(3 * DAY);
+    let there = |key: &String| fleet.hand.replicas[0].join(layout::signature(key)).exists();
+    let (plan, _) = fleet.vault.prune().await.unwrap();
+    assert_eq!(plan.mark_objects.iter().collect::<Vec<_>>(), lone.iter().rev().collect::<Vec<_>>(), "{plan:?}");
+    assert!(lone.iter().all(there), "nothing goes unmarked");
+    fleet.vault.clock.advance(DAY);
+    fleet.vault.prune().await.unwrap();
+    assert!(!lone.iter().any(there));
+    assert!(fleet.vault.replica_path(1).join(layout::signature(&kept)).exists());
+}
+
 /// Whether a plan keeps a snapshot.
 fn stays(plan: &PrunePlan, snapshot: &SnapshotId) -> bool {
     plan.verdicts.iter().any(|verdict| verdict.snapshot == *snapshot && !verdict.keep_because.is_empty())

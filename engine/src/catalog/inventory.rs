@@ -44,6 +44,8 @@ pub(crate) struct Inventory {
     pub acts: BTreeSet<u64>,
     /// Keys of manifests, index segments, marks and prune records that have no signature.
     pub unfinished: BTreeSet<String>,
+    /// Keys of objects of these kinds that it does not list, though it lists their signatures.
+    pub lone_signatures: BTreeSet<String>,
     /// Keys of objects that are of no known kind.
     pub strangers: Vec<String>,
     /// Keys of the dataset's keyring objects.
@@ -156,6 +158,7 @@ impl Inventory {
             marks: BTreeSet::new(),
             acts: BTreeSet::new(),
             unfinished: BTreeSet::new(),
+            lone_signatures: BTreeSet::new(),
             strangers: Vec::new(),
             keyring,
         };
@@ -203,7 +206,11 @@ impl Inventory {
                 } else {
                     self.unfinished.insert(key.to_owned());
                 }
-            } else if !layout::is_signature(key) && key != layout::lease(dataset) {
+            } else if let Some(object) = layout::signed_object(key) {
+                if !keys.contains_key(object) && is_signed_kind(dataset, object) {
+                    self.lone_signatures.insert(object.to_owned());
+                }
+            } else if key != layout::lease(dataset) {
                 self.strangers.push(key.to_owned());
             }
         }
@@ -283,6 +290,16 @@ impl Inventory {
         }
     }
 
+    /// Whether the replica lists the object of this key, which is one that is signed.
+    pub(crate) fn lists(&self, dataset: &Name, key: &str) -> bool {
+        let is_in = |ids: &BTreeSet<SnapshotId>, id: Option<SnapshotId>| id.is_some_and(|id| ids.contains(&id));
+        self.unfinished.contains(key)
+            || is_in(&self.snapshots, layout::parse_manifest(dataset, key))
+            || is_in(&self.indexes, layout::parse_index(dataset, key))
+            || is_in(&self.prunes, layout::parse_json(&layout::prunes(dataset), key))
+            || is_in(&self.marks, layout::parse_json(&layout::marks(dataset), key))
+    }
+
     /// Whether the replica lists nothing of the dataset but its keys.
     pub(crate) fn is_empty(&self) -> bool {
         self.packs.is_empty()
@@ -291,12 +308,14 @@ impl Inventory {
                 .all(|ids| ids.is_empty())
             && self.acts.is_empty()
             && self.unfinished.is_empty()
+            && self.lone_signatures.is_empty()
     }
 
     /// Whether both replicas list the same, and neither an object that is not finished.
     pub(crate) fn is_level_with(&self, other: &Self) -> bool {
-        self.unfinished.is_empty()
-            && other.unfinished.is_empty()
+        let is_whole = |of: &Self| of.unfinished.is_empty() && of.lone_signatures.is_empty();
+        is_whole(self)
+            && is_whole(other)
             && (&self.snapshots, &self.indexes, &self.drills, &self.prunes, &self.marks, &self.acts, &self.keyring)
                 == (
                     &other.snapshots,
@@ -319,6 +338,16 @@ impl Inventory {
     pub(crate) fn has_keys(&self, dataset: &Name, generation: u32) -> bool {
         self.keyring.contains(&layout::keyring_generation(dataset, generation))
     }
+}
+
+/// Whether an object of this key is a manifest, an index segment, a mark or a prune record.
+fn is_signed_kind(dataset: &Name, key: &str) -> bool {
+    let of_record = |folder: String| layout::parse_json(&folder, key);
+    let id = layout::parse_manifest(dataset, key)
+        .or_else(|| layout::parse_index(dataset, key))
+        .or_else(|| of_record(layout::prunes(dataset)))
+        .or_else(|| of_record(layout::marks(dataset)));
+    id.is_some()
 }
 
 fn errors(failed: BTreeMap<Name, NotListed>) -> BTreeMap<Name, Error> {

@@ -215,6 +215,8 @@ impl Prune<'_> {
         self.go_on()?;
         let objects = sweep.objects.iter().filter(|key| inventory.unfinished.contains(**key));
         replica.delete_all(&objects.map(|key| (*key).clone()).collect::<Vec<_>>()).await?;
+        let lone = sweep.objects.iter().filter(|key| inventory.lone_signatures.contains(**key));
+        replica.delete_all(&lone.map(|key| layout::signature(key)).collect::<Vec<_>>()).await?;
         let due = sweep.due.iter().filter(|mark| inventory.marks.contains(mark));
         delete_signed(replica, due.map(|mark| layout::mark(dataset, mark))).await?;
         // The new record repeats what still matters of them.

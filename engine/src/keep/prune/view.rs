@@ -280,9 +280,12 @@ impl Prune<'_> {
             let snapshot = layout::parse_manifest(dataset, key);
             snapshot.is_some_and(|snapshot| pruned.contains_key(&snapshot)) || acts.names(key)
         };
+        let all_answer = inventories.len() == self.replicas.len();
+        let lone = if all_answer { lone_signatures(dataset, &inventories) } else { BTreeSet::new() };
         let without_act: BTreeSet<String> = inventories
             .iter()
             .flat_map(|inventory| &inventory.unfinished)
+            .chain(&lone)
             .filter(|key| !current.names(key))
             .cloned()
             .collect();
@@ -290,7 +293,7 @@ impl Prune<'_> {
             without_act.into_iter().partition(|key| is_removed(key));
         let leftover_objects = others
             .into_iter()
-            .filter(|key| layout::parse_manifest(dataset, key).is_none_or(|id| is_leftover(&id)))
+            .filter(|key| layout::parse_manifest(dataset, key).is_none_or(|id| is_leftover(&id)) || lone.contains(key))
             // That of a snapshot has lost its signature, and may get it back.
             .filter(|key| layout::parse_index(dataset, key).is_none_or(|id| !by_snapshot.contains_key(&id)))
             .collect();
@@ -365,6 +368,13 @@ impl Prune<'_> {
             }
         }
     }
+}
+
+/// The keys of objects of which some replicas list the signature, and none the object. No writer
+/// leaves any: it writes the object first, and deletes it last.
+fn lone_signatures(dataset: &Name, inventories: &[Inventory]) -> BTreeSet<String> {
+    let is_held = |key: &String| inventories.iter().any(|inventory| inventory.lists(dataset, key));
+    inventories.iter().flat_map(|inventory| &inventory.lone_signatures).filter(|key| !is_held(key)).cloned().collect()
 }
 
 /// The packs that each replica holds and that manifests of `unsettled` snapshots name there. A
