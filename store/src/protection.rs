@@ -86,15 +86,10 @@ impl Protection {
                 ),
                 (None, _) => {}
             },
-            (Some(true), None, Some(days)) => {
-                all.weak.push(format!(
-                    "locks objects for {days} days, and nothing extends that: objects that are older, and still in use, are not locked; set `lock`"
-                ));
-                let what = format!(
-                    "hide every object, which `lifeboat undelete` takes back; for good, he can delete what is older than {days} days, unless his credentials may not remove versions"
-                );
-                return all.at(DeletionLevel::Lock, &what);
-            }
+            // Nobody has tried whether it does, and what is still in use outlives it.
+            (Some(true), None, Some(days)) => all.weak.push(format!(
+                "locks objects for {days} days, and nothing extends that: objects that are older, and still in use, are not locked; set `lock`"
+            )),
             (Some(true), None, None) if is_host => all.broken.push(
                 "has Object Lock, and nothing in it is locked: set `lock` in its section, such as lock = \"30d\""
                     .to_owned(),

@@ -77,6 +77,11 @@ fn guarded(change: impl FnOnce(&mut Guards)) -> Probe {
     probe
 }
 
+fn locked_by_default(removes: bool) -> Probe {
+    let guards = |guards: &mut Guards| (guards.default_lock_days, guards.removes_versions) = (Some(90), Some(removes));
+    Probe { object_lock: Some(true), ..guarded(guards) }
+}
+
 #[test]
 fn the_level_is_named_with_what_a_thief_could_do() {
     let level = |probe: Probe| {
@@ -90,6 +95,9 @@ fn the_level_is_named_with_what_a_thief_could_do() {
         (guarded(|guards| guards.removes_versions = Some(true)), "none", "for good"),
         (guarded(|guards| guards.changes_versioning = Some(true)), "none", "for good"),
         (guarded(|guards| guards.removes_versions = None), "", "not known"),
+        // A default retention is no lock of what is needed.
+        (locked_by_default(false), "versions", "takes back within 30 days"),
+        (locked_by_default(true), "none", "for good"),
     ] {
         let (level, thief) = level(probe);
         assert!(level == expected && thief.contains(words), "{level}: {thief}");
@@ -119,6 +127,7 @@ fn each_weakness_is_said_in_plain_words_and_breaks_nothing() {
         (guarded(|guards| guards.changes_versioning = Some(true)), "stop keeping versions"),
         (guarded(|guards| guards.lifecycle = Some(ended_after(Some(3)))), "ends old versions after 3 days"),
         (guarded(|guards| guards.lifecycle = Some(ended_after(None))), "takes space for ever"),
+        (locked_by_default(false), "locks objects for 90 days, and nothing extends that"),
         (Probe { can_delete: Some(false), ..probe() }, "prune cannot free space"),
         (Probe { clock_skew_seconds: Some(-31), ..probe() }, "is 31 s behind this host's"),
     ] {
