@@ -10,7 +10,6 @@ use std::time::Duration;
 use lifeboat_engine::base::Result;
 use lifeboat_engine::config::Dataset;
 use lifeboat_engine::keep::locks::{self, LockStandings};
-use lifeboat_engine::keep::prune::Prune;
 use lifeboat_engine::store::Protection;
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
@@ -124,15 +123,7 @@ impl Runner {
         installation: &Installation,
         dataset: &Dataset,
     ) -> (LockStandings, Option<lifeboat_engine::Error>) {
-        let prune = Prune {
-            config: &installation.config,
-            dataset,
-            keys: &installation.keys,
-            replicas: &installation.replicas,
-            state: &self.state,
-            clock: self.clock.clone(),
-            cancel: CancellationToken::new(),
-        };
+        let prune = self.prune_of(installation, dataset, CancellationToken::new());
         let standings: Result<LockStandings> = locks::extend(&prune).await;
         match standings {
             Ok(standings) => (standings, None),

@@ -281,6 +281,24 @@ impl Runner {
         }
     }
 
+    /// What prunes, and what asks a prune what is needed.
+    pub(crate) fn prune_of<'a>(
+        &'a self,
+        installation: &'a Installation,
+        dataset: &'a Dataset,
+        cancel: CancellationToken,
+    ) -> Prune<'a> {
+        Prune {
+            config: &installation.config,
+            dataset,
+            keys: &installation.keys,
+            replicas: &installation.replicas,
+            state: &self.state,
+            clock: self.clock.clone(),
+            cancel,
+        }
+    }
+
     async fn prune(
         &self,
         installation: &Installation,
@@ -291,15 +309,7 @@ impl Runner {
             return Ok(None);
         }
         watch::permit(&self.state, &dataset.name)?;
-        let prune = Prune {
-            config: &installation.config,
-            dataset,
-            keys: &installation.keys,
-            replicas: &installation.replicas,
-            state: &self.state,
-            clock: self.clock.clone(),
-            cancel: cancel.child_token(),
-        };
+        let prune = self.prune_of(installation, dataset, cancel.child_token());
         let patience = prune_time(dataset, installation.config.limits.run, self.clock.now());
         let work = async { prune.run().await };
         tokio::pin!(work);

@@ -32,10 +32,25 @@ use futures::stream::{self, StreamExt};
 use lifeboat_base::clock::SystemClock;
 use tokio::time::Instant;
 
+use crate::guards::Guards;
 use crate::replica::{Probe, Replica, ReplicaError, ReplicaErrorKind, SharedReplica};
 
 /// No body of the suite is longer.
 const MAX_BODY_BYTES: u64 = 17 << 20;
+
+/// What a probe finds in a replica without versions and locks, where all is permitted.
+#[must_use]
+pub fn all_permitted() -> Probe {
+    Probe {
+        conditional_writes: Some(true),
+        versioning: Some(false),
+        object_lock: Some(false),
+        can_write: Some(true),
+        can_delete: Some(true),
+        clock_skew_seconds: None,
+        guards: Guards::default(),
+    }
+}
 
 /// Tests every guarantee on an empty replica, and leaves it empty. `expected` is what its probe
 /// must find; of the clock's skew, only whether it is known is compared.
@@ -304,29 +319,17 @@ mod tests {
     use super::*;
     use crate::{FailingReplica, MemoryReplica};
 
-    fn expected() -> Probe {
-        Probe {
-            conditional_writes: Some(true),
-            versioning: Some(false),
-            object_lock: Some(false),
-            can_write: Some(true),
-            can_delete: Some(true),
-            clock_skew_seconds: None,
-            guards: crate::Guards::default(),
-        }
-    }
-
     fn memory() -> MemoryReplica {
         MemoryReplica::new("memory".parse().unwrap(), "nowhere", SystemClock::shared())
     }
 
     #[tokio::test]
     async fn a_replica_in_memory_conforms() {
-        conforms(Arc::new(memory()), &expected()).await;
+        conforms(Arc::new(memory()), &all_permitted()).await;
     }
 
     #[tokio::test]
     async fn a_failing_replica_that_is_to_fail_nothing_conforms() {
-        conforms(Arc::new(FailingReplica::new(Arc::new(memory()))), &expected()).await;
+        conforms(Arc::new(FailingReplica::new(Arc::new(memory()))), &all_permitted()).await;
     }
 }

@@ -328,6 +328,15 @@ fn host_policy() -> String {
     fs::read_to_string(file).expect("the policy").replace("BUCKET", BUCKET)
 }
 
+/// A time after all that was written, and before all that will be. Stores date their versions in
+/// whole seconds.
+pub async fn moment() -> String {
+    tokio::time::sleep(Duration::from_millis(1100)).await;
+    let now = chrono::Utc::now().to_rfc3339();
+    tokio::time::sleep(Duration::from_millis(1100)).await;
+    now
+}
+
 /// Writes an AWS shared-credentials file, mode 0600.
 ///
 /// # Panics

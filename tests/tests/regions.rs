@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use lifeboat_tests::host::{BackupHost, section};
 use lifeboat_tests::postgres::Postgres;
 use lifeboat_tests::programs::{self, run, signal, terminate};
-use lifeboat_tests::s3::{Bucket, Region};
+use lifeboat_tests::s3::{Bucket, Region, moment};
 use lifeboat_tests::vault::noise;
 use lifeboat_tests::{ports, sample, tools};
 use tokio::process::Command;
@@ -196,14 +196,6 @@ async fn ravage(region: &Region) {
             put.unwrap();
         }
     }
-}
-
-/// Whole seconds: stores date their versions so.
-async fn moment() -> String {
-    tokio::time::sleep(Duration::from_millis(1100)).await;
-    let now = chrono::Utc::now().to_rfc3339();
-    tokio::time::sleep(Duration::from_millis(1100)).await;
-    now
 }
 
 #[tokio::test(flavor = "multi_thread")]

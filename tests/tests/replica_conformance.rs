@@ -17,7 +17,7 @@ use lifeboat_engine::Class;
 use lifeboat_engine::clock::SystemClock;
 use lifeboat_engine::config::{ReplicaConfig, ReplicaKind, S3Config, S3Credentials, SecretRef};
 use lifeboat_engine::store::bandwidth::Bandwidth;
-use lifeboat_engine::store::conformance::conforms;
+use lifeboat_engine::store::conformance::{all_permitted, conforms};
 use lifeboat_engine::store::{DirectoryReplica, Probe, ReplicaError, ReplicaErrorKind, S3Replica, open};
 use lifeboat_tests::checksum::crc64nvme;
 use lifeboat_tests::s3::{Bucket, Region, write_credential_file};
@@ -27,18 +27,6 @@ use tempfile::TempDir;
 
 /// No body of these tests is longer.
 const MAX_BODY_BYTES: u64 = 64 << 20;
-
-fn all_permitted() -> Probe {
-    Probe {
-        conditional_writes: Some(true),
-        versioning: Some(false),
-        object_lock: Some(false),
-        can_write: Some(true),
-        can_delete: Some(true),
-        clock_skew_seconds: None,
-        guards: lifeboat_engine::store::Guards::default(),
-    }
-}
 
 fn directory_config(directory: &TempDir) -> ReplicaConfig {
     ReplicaConfig {

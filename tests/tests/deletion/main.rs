@@ -10,7 +10,7 @@ use std::time::Duration;
 use lifeboat_tests::host::{BackupHost, section};
 use lifeboat_tests::programs::Output;
 use lifeboat_tests::rooted::RootedVault;
-use lifeboat_tests::s3::{Bucket, Region};
+use lifeboat_tests::s3::{Bucket, Region, moment};
 use lifeboat_tests::vault::noise;
 use serde_json::Value;
 
@@ -108,14 +108,6 @@ fn read(file: &Path) -> Vec<u8> {
 
 fn objects(replica: &Value, of: &str) -> u64 {
     replica[of]["objects"].as_u64().unwrap()
-}
-
-/// Whole seconds: stores date their versions so.
-async fn moment() -> String {
-    tokio::time::sleep(Duration::from_millis(1100)).await;
-    let now = chrono::Utc::now().to_rfc3339();
-    tokio::time::sleep(Duration::from_millis(1100)).await;
-    now
 }
 
 #[tokio::test(flavor = "multi_thread")]
