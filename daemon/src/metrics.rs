@@ -295,13 +295,14 @@ fn replicas(page: &Page, snapshot: &Snapshot<'_>) -> prometheus::Result<()> {
 
 fn guards(page: &Page, snapshot: &Snapshot<'_>) -> prometheus::Result<()> {
     let level = |level: &DeletionLevel| match level {
+        DeletionLevel::Untold => -1.0,
         DeletionLevel::None => 0.0,
         DeletionLevel::Versions => 1.0,
         DeletionLevel::Lock => 2.0,
     };
     page.gauge(
         "lifeboat_replica_deletion_level",
-        "How far deletion is apart from this host, as tried once a day: 0 its credentials delete for good, 1 old versions stay, 2 what is needed is locked.",
+        "How far deletion is apart from this host, as tried once a day: -1 the store cannot tell, 0 its credentials delete for good, 1 old versions stay, 2 what is needed is locked.",
         &["replica"],
         snapshot.guards.iter().map(|(name, found)| (vec![name.as_str()], level(found))).collect(),
     )?;

@@ -13,7 +13,7 @@
 //! - An illegal key is refused by every operation.
 //! - A listing is complete, sorted, and takes any prefix.
 //! - `delete` succeeds also if the object is gone.
-//! - `probe` tells the truth, leaves nothing behind, and without `write` only reads.
+//! - `probe` tells the truth, leaves nothing to be seen, and without `write` only reads.
 //! - A `put_new` that is dropped midway leaves the whole object or nothing.
 //!
 //! Every replica of this crate passes it: directory, memory, S3 against real servers, and each with

@@ -16,6 +16,8 @@ const FOR_GOOD: &str = "delete every backup in it for good";
 /// How far deletion is apart from this host.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum DeletionLevel {
+    /// The store offers no requests that would tell.
+    Untold,
     /// Its credentials delete for good.
     None,
     /// Its credentials hide objects, and remove no version.
@@ -27,6 +29,7 @@ pub enum DeletionLevel {
 impl fmt::Display for DeletionLevel {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
+            Self::Untold => "untold",
             Self::None => "none",
             Self::Versions => "versions",
             Self::Lock => "lock",
@@ -143,6 +146,11 @@ impl Protection {
                     "has no Object Lock: whoever has the permission can delete old versions; turn it on in at least one replica"
                         .to_owned(),
                 );
+            }
+            if probe.guards.cannot_say {
+                self.level = Some(DeletionLevel::Untold);
+                self.thief = "the store cannot tell what a thief of these credentials could do".to_owned();
+                return self;
             }
             self.thief = "it is not known what a thief of these credentials could do".to_owned();
             return self;

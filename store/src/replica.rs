@@ -288,8 +288,9 @@ pub trait Replica: Send + Sync + fmt::Debug {
         Ok(())
     }
 
-    /// Tries out what the replica can do, with a throw-away object below `probe/`, and leaves
-    /// nothing behind. If `write` is false, it only reads.
+    /// Tries out what the replica can do, with a throw-away object below `probe/`. It stays where
+    /// the replica lets nobody delete it; hidden versions of it stay where they cannot be removed,
+    /// or not yet. If `write` is false, it only reads.
     async fn probe(&self, write: bool) -> Result<Probe, ReplicaError>;
 
     /// How objects are locked when they are uploaded; `None`: not at all.

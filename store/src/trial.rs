@@ -24,21 +24,33 @@ pub(super) fn fresh_key() -> String {
 
 /// Writes `key`, tries to create it again, and deletes it, whatever happened between.
 pub(super) async fn run(replica: &dyn Replica, key: &str) -> Result<Trial, ReplicaError> {
+    Ok(run_with(replica, key, async { Ok(()) }).await?.0)
+}
+
+/// As [`run`], with something else to try before it is deleted. What that found is `None` if
+/// nothing could be written.
+pub(super) async fn run_with<T: Send>(
+    replica: &dyn Replica,
+    key: &str,
+    meanwhile: impl Future<Output = Result<T, ReplicaError>> + Send,
+) -> Result<(Trial, Option<T>), ReplicaError> {
     let first = Bytes::from_static(b"Lifeboat tries out this replica; this object can be deleted.\n");
     match replica.put_replace(key, first.clone()).await {
         Ok(()) => {}
         Err(ReplicaError { kind: ReplicaErrorKind::Denied(_), .. }) => {
-            return Ok(Trial { can_write: false, conditional_writes: None, can_delete: None });
+            return Ok((Trial { can_write: false, conditional_writes: None, can_delete: None }, None));
         }
         Err(error) => return Err(error),
     }
     let refused = existing_key_is_refused(replica, key, &first).await;
+    let found = meanwhile.await;
     let can_delete = match replica.delete(key).await {
         Ok(()) => true,
         Err(ReplicaError { kind: ReplicaErrorKind::Denied(_), .. }) => false,
         Err(error) => return Err(error),
     };
-    Ok(Trial { can_write: true, conditional_writes: Some(refused?), can_delete: Some(can_delete) })
+    let trial = Trial { can_write: true, conditional_writes: Some(refused?), can_delete: Some(can_delete) };
+    Ok((trial, Some(found?)))
 }
 
 async fn existing_key_is_refused(replica: &dyn Replica, key: &str, first: &Bytes) -> Result<bool, ReplicaError> {

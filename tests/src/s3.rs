@@ -45,6 +45,9 @@ const BUCKET: &str = "backups";
 /// The credential of a backup host, which `config/s3/seaweedfs-policy.json` restricts.
 const HOST_ACCESS_KEY: &str = "lifeboat-host";
 const HOST_SECRET_KEY: &str = "not-a-secret-of-a-host";
+/// As that, of a host that may not even hide objects.
+const WRITER_ACCESS_KEY: &str = "lifeboat-writer";
+const WRITER_SECRET_KEY: &str = "not-a-secret-of-a-writer";
 /// Boots in about one second; the rest is for a loaded machine.
 const LONGEST_START: Duration = Duration::from_secs(40);
 
@@ -111,6 +114,7 @@ impl Region {
         let credential_file = directory.path().join("credentials");
         write_credential_file(&credential_file, ACCESS_KEY, SECRET_KEY);
         write_credential_file(&directory.path().join("host-credentials"), HOST_ACCESS_KEY, HOST_SECRET_KEY);
+        write_credential_file(&directory.path().join("writer-credentials"), WRITER_ACCESS_KEY, WRITER_SECRET_KEY);
         let identities = serde_json::json!({"identities": [{
             "name": "lifeboat",
             "credentials": [{"accessKey": ACCESS_KEY, "secretKey": SECRET_KEY}],
@@ -120,7 +124,15 @@ impl Region {
             "credentials": [{"accessKey": HOST_ACCESS_KEY, "secretKey": HOST_SECRET_KEY}],
             "actions": [],
             "policyNames": ["lifeboat-host"],
-        }], "policies": [{"name": "lifeboat-host", "content": host_policy()}]});
+        }, {
+            "name": "writer",
+            "credentials": [{"accessKey": WRITER_ACCESS_KEY, "secretKey": WRITER_SECRET_KEY}],
+            "actions": [],
+            "policyNames": ["lifeboat-writer"],
+        }], "policies": [
+            {"name": "lifeboat-host", "content": host_policy()},
+            {"name": "lifeboat-writer", "content": writer_policy()},
+        ]});
         fs::write(directory.path().join("s3.json"), identities.to_string()).expect("a writable directory");
         fs::create_dir(directory.path().join("data")).expect("a writable directory");
         let ports = Ports::probe();
@@ -171,6 +183,13 @@ impl Region {
     #[must_use]
     pub fn host_credential_file(&self) -> PathBuf {
         self.directory.path().join("host-credentials")
+    }
+
+    /// As [`host_credential_file`](Self::host_credential_file), of a host that may not hide
+    /// objects, either.
+    #[must_use]
+    pub fn writer_credential_file(&self) -> PathBuf {
+        self.directory.path().join("writer-credentials")
     }
 
     /// The region as a replica called `name`, with a deadline of 30 s.
@@ -326,6 +345,13 @@ impl Drop for Region {
 fn host_policy() -> String {
     let file = tools::workspace().join("config/s3/seaweedfs-policy.json");
     fs::read_to_string(file).expect("the policy").replace("BUCKET", BUCKET)
+}
+
+/// The same without the right to delete.
+fn writer_policy() -> String {
+    let (policy, delete) = (host_policy(), "\"s3:PutObject\",\n        \"s3:DeleteObject\"");
+    assert!(policy.contains(delete), "the policy is written otherwise");
+    policy.replace(delete, "\"s3:PutObject\"")
 }
 
 /// A time after all that was written, and before all that will be. Stores date their versions in

@@ -60,7 +60,7 @@ struct ReplicaCheck {
     region: String,
     /// Why it cannot be used.
     error: Option<String>,
-    /// How far deletion is apart from this host: `none`, `versions` or `lock`.
+    /// How far deletion is apart from this host: `untold`, `none`, `versions` or `lock`.
     level: Option<String>,
     /// What a thief of the credentials could still do.
     thief: Option<String>,

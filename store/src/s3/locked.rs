@@ -12,16 +12,28 @@ use crate::replica::{ReplicaError, ReplicaErrorKind};
 const PROBE_LOCK: TimeDelta = TimeDelta::seconds(60);
 
 impl S3Replica {
+    /// The time by the store's clock, as far as it is known.
+    pub(super) fn store_now(&self) -> DateTime<Utc> {
+        let ours = self.clock.now();
+        let offset = self.store_clock.offset(TimeDelta::MAX).unwrap_or_default();
+        ours.checked_add_signed(offset).unwrap_or(ours)
+    }
+
     /// The lock that an object gets at its upload.
     pub(super) fn lock_of(&self, key: &str) -> Option<(ObjectLockMode, SdkDateTime)> {
         let lock = self.lock?;
         let period = TimeDelta::from_std(lock.period).ok()?;
-        let period = if key.starts_with("probe/") { period.min(PROBE_LOCK) } else { period };
+        // A short lock must not have ended by the store's clock before it begins.
+        let (from, period) = if key.starts_with("probe/") {
+            (self.store_now(), period.min(PROBE_LOCK))
+        } else {
+            (self.clock.now(), period)
+        };
         let mode = match lock.mode {
             LockMode::Governance => ObjectLockMode::Governance,
             LockMode::Compliance => ObjectLockMode::Compliance,
         };
-        Some((mode, to_sdk(self.clock.now().checked_add_signed(period)?)))
+        Some((mode, to_sdk(from.checked_add_signed(period)?)))
     }
 
     /// Until when an object is locked, and how.

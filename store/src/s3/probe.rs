@@ -4,10 +4,9 @@ use aws_sdk_s3::error::ProvideErrorMetadata;
 use aws_sdk_s3::types::{
     BucketVersioningStatus, ExpirationStatus, LifecycleRule, ObjectLockEnabled, VersioningConfiguration,
 };
-use bytes::Bytes;
 use chrono::TimeDelta;
 
-use super::{S3Replica, errors};
+use super::{S3Replica, batch, errors};
 use crate::guards::{Guards, Lifecycle};
 use crate::replica::{Probe, Replica, ReplicaError, ReplicaErrorKind};
 use crate::{key, trial};
@@ -17,21 +16,28 @@ const LOCK_TRIED: TimeDelta = TimeDelta::seconds(120);
 
 pub(super) async fn run(replica: &S3Replica, write: bool) -> Result<Probe, ReplicaError> {
     let clock_skew_seconds = replica.request("probe", "", read(replica)).await?;
-    let versioning = replica.request("probe", "", versioning(replica)).await?;
+    let mut guards = Guards::default();
+    let versioning = replica.request("probe", "", versioning(replica, &mut guards)).await?;
     let (object_lock, default_lock_days) = replica.request("probe", "", object_lock(replica)).await?;
-    let lifecycle = replica.request("probe", "", lifecycle(replica)).await?;
-    let mut guards = Guards { lifecycle, default_lock_days, ..Guards::default() };
+    guards.lifecycle = replica.request("probe", "", lifecycle(replica)).await?;
+    guards.default_lock_days = default_lock_days;
     let trial = if write {
         let key = trial::fresh_key();
-        let trial = trial::run(replica, &key).await?;
-        if trial.can_delete == Some(true) && versioning != Some(false) {
-            guards.removes_versions = replica.request("probe", &key, remove_versions(replica, &key)).await?;
+        let locks = replica.lock.is_some() && object_lock == Some(true);
+        let lock = async { if locks { set_lock(replica, &key).await.map(Some) } else { Ok(None) } };
+        let (trial, sets_locks) = trial::run_with(replica, &key, lock).await?;
+        guards.sets_locks = sets_locks.flatten();
+        if trial.can_write && versioning != Some(false) {
+            let may_be_locked = object_lock != Some(false) && (locks || default_lock_days.is_some());
+            let removed = remove_versions(replica, &key, may_be_locked, &mut guards);
+            let removed = replica.request("probe", &key, removed).await?;
+            guards.removes_versions = removed.may;
+            if removed.is_seen_again && trial.can_delete == Some(true) {
+                replica.delete(&key).await?;
+            }
         }
         if versioning == Some(true) {
-            guards.changes_versioning = replica.request("probe", "", keep_versions(replica)).await?;
-        }
-        if replica.lock.is_some() && object_lock == Some(true) && trial.can_write {
-            guards.sets_locks = Some(set_lock(replica).await?);
+            guards.changes_versioning = replica.request("probe", "", keep_versions(replica, &mut guards)).await?;
         }
         Some(trial)
     } else {
@@ -62,10 +68,10 @@ async fn read(replica: &S3Replica) -> Result<Option<i64>, ReplicaErrorKind> {
     Ok(replica.clock_offset(TimeDelta::MAX).map(|offset| TimeDelta::num_seconds(&offset)))
 }
 
-async fn versioning(replica: &S3Replica) -> Result<Option<bool>, ReplicaErrorKind> {
+async fn versioning(replica: &S3Replica, guards: &mut Guards) -> Result<Option<bool>, ReplicaErrorKind> {
     match replica.client.get_bucket_versioning().bucket(&replica.bucket).send().await {
         Ok(answer) => Ok(Some(answer.status == Some(BucketVersioningStatus::Enabled))),
-        Err(error) => unknown(errors::classify(&error)),
+        Err(error) => unsaid(errors::classify(&error), guards),
     }
 }
 
@@ -127,33 +133,34 @@ fn scope(rule: &LifecycleRule) -> (&str, bool) {
 
 /// Asks to keep versions, as the bucket does already: so nothing changes. Tells whether these
 /// credentials may.
-async fn keep_versions(replica: &S3Replica) -> Result<Option<bool>, ReplicaErrorKind> {
+async fn keep_versions(replica: &S3Replica, guards: &mut Guards) -> Result<Option<bool>, ReplicaErrorKind> {
     let kept = VersioningConfiguration::builder().status(BucketVersioningStatus::Enabled).build();
     let ask = replica.client.put_bucket_versioning().bucket(&replica.bucket).versioning_configuration(kept);
     match ask.send().await.map_err(|error| errors::classify(&error)) {
         Ok(_) => Ok(Some(true)),
         Err(ReplicaErrorKind::Denied(_)) => Ok(Some(false)),
-        Err(kind) => unknown(kind),
+        Err(kind) => unsaid(kind, guards),
     }
 }
 
-/// Locks a throw-away object for a little longer, and reads that back. It stays hidden for as long.
-async fn set_lock(replica: &S3Replica) -> Result<bool, ReplicaError> {
-    let key = trial::fresh_key();
-    replica.put_replace(&key, Bytes::from_static(b"Lifeboat tries out a lock; this can be deleted.\n")).await?;
-    let until = replica.clock.now() + LOCK_TRIED;
-    let is_set = match replica.extend_lock(&key, until).await {
+/// Locks the trial object for a little longer, and reads that back.
+async fn set_lock(replica: &S3Replica, key: &str) -> Result<bool, ReplicaError> {
+    let until = replica.store_now() + LOCK_TRIED;
+    match replica.extend_lock(key, until).await {
         // A store may keep whole seconds.
         Ok(()) => {
-            replica.lock_there(&key).await.map(|lock| lock.is_some_and(|(end, _)| end > until - TimeDelta::seconds(2)))
+            let lock = replica.lock_there(key).await?;
+            Ok(lock.is_some_and(|(end, _)| end > until - TimeDelta::seconds(2)))
         }
         Err(error) if error.is_retryable() => Err(error),
         Err(_) => Ok(false),
-    };
-    match replica.delete(&key).await {
-        Err(error) if error.is_retryable() => Err(error),
-        _ => is_set,
     }
+}
+
+/// As [`unknown`]. Notes a store that does not offer the request.
+fn unsaid(kind: ReplicaErrorKind, guards: &mut Guards) -> Result<Option<bool>, ReplicaErrorKind> {
+    guards.cannot_say |= batch::is_not_offered(&kind);
+    unknown(kind)
 }
 
 /// `None` if the store refuses to say; an error if it cannot be asked.
@@ -166,25 +173,46 @@ fn unknown(kind: ReplicaErrorKind) -> Result<Option<bool>, ReplicaErrorKind> {
     }
 }
 
-/// Deleting has hidden the trial object. This removes its versions too, as far as that is
-/// permitted, and tells whether it was. A version may be locked, but its delete marker is not.
-async fn remove_versions(replica: &S3Replica, key: &str) -> Result<Option<bool>, ReplicaErrorKind> {
+/// What became of the versions of the trial object.
+struct RemovedVersions {
+    /// Whether these credentials may remove versions.
+    may: Option<bool>,
+    /// Whether its delete marker was removed, and a version stays.
+    is_seen_again: bool,
+}
+
+/// Deleting has hidden the trial object, where that was permitted. This removes its versions too,
+/// as far as that is permitted, and tells whether it was. A version may be locked, so that its
+/// refusal shows nothing. Its delete marker is not.
+async fn remove_versions(
+    replica: &S3Replica,
+    key: &str,
+    may_be_locked: bool,
+    guards: &mut Guards,
+) -> Result<RemovedVersions, ReplicaErrorKind> {
     let full = key::below(&replica.vault_prefix, key);
     let listed = replica.client.list_object_versions().bucket(&replica.bucket).prefix(&full).send().await;
     let listed = match listed.map_err(|error| errors::classify(&error)) {
         Ok(listed) => listed,
-        Err(kind) => return unknown(kind),
+        Err(kind) => return Ok(RemovedVersions { may: unsaid(kind, guards)?, is_seen_again: false }),
     };
-    let versions = listed.versions.unwrap_or_default().into_iter().map(|version| version.version_id);
-    let markers = listed.delete_markers.unwrap_or_default().into_iter().map(|marker| marker.version_id);
-    let mut removes = None;
-    for version in versions.chain(markers).flatten() {
+    let versions = listed.versions.unwrap_or_default().into_iter().map(|version| (version.version_id, true));
+    let markers = listed.delete_markers.unwrap_or_default().into_iter().map(|marker| (marker.version_id, false));
+    let (mut may, mut stays, mut uncovered) = (None, false, false);
+    for (version, is_content) in versions.chain(markers) {
+        let Some(version) = version else { continue };
         let delete = replica.client.delete_object().bucket(&replica.bucket).key(&full).version_id(version);
         match delete.send().await.map_err(|error| errors::classify(&error)) {
-            Ok(_) => removes = Some(true),
-            Err(ReplicaErrorKind::Denied(_)) => removes = removes.or(Some(false)),
-            Err(kind) => drop(unknown(kind)?),
+            Ok(_) => {
+                may = Some(true);
+                uncovered |= !is_content;
+                continue;
+            }
+            Err(ReplicaErrorKind::Denied(_)) if is_content && may_be_locked => {}
+            Err(ReplicaErrorKind::Denied(_)) => may = may.or(Some(false)),
+            Err(kind) => drop(unsaid(kind, guards)?),
         }
+        stays |= is_content;
     }
-    Ok(removes)
+    Ok(RemovedVersions { may, is_seen_again: uncovered && stays })
 }

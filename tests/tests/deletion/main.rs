@@ -39,8 +39,12 @@ impl Scene {
 
     /// The host's own credentials from now on, which remove no version.
     async fn restrict(&self) {
+        self.restrict_to(&self.region.host_credential_file()).await;
+    }
+
+    async fn restrict_to(&self, own: &Path) {
         let section = section(&self.region.replica_config("far"));
-        let (all, own) = (self.region.credential_file().to_owned(), self.region.host_credential_file());
+        let all = self.region.credential_file().to_owned();
         let section = section.replace(&all.display().to_string(), &own.display().to_string());
         self.host.configure(1, &[section], &self.source).await;
     }
@@ -299,6 +303,10 @@ async fn check_names_the_level_and_the_policy_of_a_host_makes_it_versions() {
     let (replica, _, all) = checked(&scene).await;
     assert_eq!(replica["level"], "none", "{all}");
     assert!(all.contains("lets these credentials remove old versions"), "{all}");
+    // Whoever may not even hide removes no version, either.
+    scene.restrict_to(&scene.region.writer_credential_file()).await;
+    let (replica, _, all) = checked(&scene).await;
+    assert!(replica["level"] == "versions" && replica["can_delete"] == false, "{all}");
     scene.restrict().await;
     let (replica, code, all) = checked(&scene).await;
     assert!(replica["level"] == "versions" && code == 0, "{all}");
@@ -385,7 +393,8 @@ async fn a_bucket_whose_lock_has_no_effect_is_broken_and_with_lock_nothing_can_b
     for version in listed.versions() {
         let (key, id) = (version.key().unwrap(), version.version_id().unwrap());
         let delete = client.delete_object().bucket(bucket).key(key).version_id(id).send().await;
-        assert!(delete.is_err(), "{key} was deleted");
+        let refused = delete.map_err(|error| error.code().unwrap_or_default().to_owned());
+        assert_eq!(refused.unwrap_err(), "AccessDenied", "{key}");
     }
 }
 

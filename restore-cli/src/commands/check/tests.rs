@@ -41,6 +41,7 @@ fn probe() -> Probe {
             changes_versioning: Some(false),
             lifecycle: Some(ended_after(Some(30))),
             sets_locks: None,
+            cannot_say: false,
             default_lock_days: None,
         },
     }
@@ -95,6 +96,13 @@ fn the_level_is_named_with_what_a_thief_could_do() {
         (guarded(|guards| guards.removes_versions = Some(true)), "none", "for good"),
         (guarded(|guards| guards.changes_versioning = Some(true)), "none", "for good"),
         (guarded(|guards| guards.removes_versions = None), "", "not known"),
+        (
+            guarded(|guards| (guards.removes_versions, guards.cannot_say) = (None, true)),
+            "untold",
+            "the store cannot tell",
+        ),
+        (Probe { versioning: None, ..guarded(|guards| guards.cannot_say = true) }, "untold", "the store cannot tell"),
+        (guarded(|guards| (guards.changes_versioning, guards.cannot_say) = (Some(true), true)), "none", "for good"),
         // A default retention is no lock of what is needed.
         (locked_by_default(false), "versions", "takes back within 30 days"),
         (locked_by_default(true), "none", "for good"),
