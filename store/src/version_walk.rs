@@ -41,6 +41,18 @@ impl ThenAndNow {
         Self { key: key.to_owned(), covers: Some(Vec::new()), ..Self::default() }
     }
 
+    /// Takes [`whole`](Self::whole) for what was there then.
+    pub fn take_whole(&mut self) {
+        (self.then, self.covers) = (self.whole.take(), None);
+    }
+
+    /// Whether the same is there now as then.
+    #[must_use]
+    pub fn is_as_then(&self) -> bool {
+        let both = self.then.as_ref().zip(self.now.as_ref());
+        both.is_some_and(|(then, now)| now.id == then.id || now.is_same_content(then))
+    }
+
     /// Takes in the next older version.
     fn take(&mut self, version: KeptVersion, moment: DateTime<Utc>) {
         let content = (!version.is_marker()).then(|| version.clone());

@@ -174,6 +174,10 @@ impl fmt::Display for Undeleted {
                 let count = human::count(replica.strange_hidden, "object");
                 write!(f, "\n of no kind that belongs to a vault, and left deleted: {count}")?;
             }
+            if replica.not_valid > 0 {
+                let count = human::count(replica.not_valid, "object");
+                write!(f, "\n not valid then, with nothing better below, and left as they are: {count}")?;
+            }
             for failure in replica.failures.iter().take(MAX_SHOWN) {
                 write!(f, "\n FAILED: {}", escape::line(failure))?;
             }

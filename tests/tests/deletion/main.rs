@@ -3,6 +3,7 @@
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
 mod locks;
+mod parts;
 
 use std::path::Path;
 use std::time::Duration;
@@ -215,9 +216,14 @@ async fn roots_come_back_and_a_newer_one_stays() {
     vault.change("db1", &["set", "--least-delay", "3"]).await;
     let once = vault.once("db1").await;
     assert!(once.status.success(), "{once}");
-    let (before, all) = (moment().await, keys(&region).await);
+    let all = keys(&region).await;
     let root = |version: u8| all.iter().find(|key| key.ends_with(&format!("root/{version}.json"))).unwrap();
     let signature = |version: u8| format!("{}.ann.minisig", root(version));
+    // What was uploaded in parts may have come later than its date.
+    for key in [root(1), &signature(1)] {
+        parts::overwrite_in_parts(&region, key, b"rubbish").await;
+    }
+    let before = moment().await;
     let identity = vault.identity("ann");
     let undelete = async || {
         let words = ["--json", "--identity", &identity, "undelete", "--yes", "--as-of", &before];

@@ -15,10 +15,11 @@ pub(super) enum Fate {
     Pruned,
     /// What is there now is not valid.
     Overwritten,
-    /// As that, and it bears an earlier date than it came. The version below it comes back.
-    Backdated,
     /// What is there now is other than it was, and valid.
     Rewritten,
+    /// What was there then is not valid, and has come later than its date: nothing better lies
+    /// below it.
+    NotValid,
     /// What is there now could not be looked at.
     Unknown(String),
 }

@@ -3,6 +3,7 @@
 //! What was written after the moment is valid if it shows so by itself: a pack by its name, what is
 //! signed by a trusted signature beside it, an act by its own. A host and `vault.json`, and without
 //! a root a keyring object, show nothing but their form: so they are told, and a person decides.
+//! So must a version of before that was uploaded in parts: a thief can give it an earlier date.
 
 use std::collections::BTreeMap;
 
@@ -25,6 +26,8 @@ use crate::restore::VaultReader;
 
 pub(super) struct FateJudge<'a> {
     pub(super) past: &'a VaultReader,
+    /// The replica as it was.
+    pub(super) then: &'a SharedReplica,
     pub(super) now: &'a SharedReplica,
     pub(super) pruned: &'a BTreeMap<Name, Pruned>,
     pub(super) roots: &'a RightRoots,
@@ -36,6 +39,34 @@ struct KnownKey<'k> {
     dataset: Option<Name>,
     proof: Proof,
     longest: u64,
+    /// Whether a signature lies beside it.
+    is_signed: bool,
+}
+
+/// Which version of an object is read.
+#[derive(Clone, Copy)]
+enum VersionAt<'v> {
+    Now,
+    Then,
+    /// The one of this id.
+    Old(&'v str),
+}
+
+enum Validity {
+    Valid,
+    Not,
+    Unknown(String),
+}
+
+/// # Errors
+/// The replica fails.
+fn validity(checked: Result<()>) -> Result<Validity> {
+    match checked {
+        Ok(()) => Ok(Validity::Valid),
+        Err(error) if matches!(error.class(), Class::Integrity | Class::Keys) => Ok(Validity::Not),
+        Err(error) if error.class() == Class::Failed => Ok(Validity::Unknown(error.chain_and_hint())),
+        Err(error) => Err(error),
+    }
 }
 
 /// `None`: it is of no kind that belongs to a vault.
@@ -47,48 +78,59 @@ fn known(key: &str) -> Option<KnownKey<'_>> {
     let (proof, longest) = proof(name, object)?;
     // Those of the keyring have signatures in vaults with a root.
     let is_signed = proof == Proof::Signature || object.starts_with(layout::KEYRING);
-    (object == key || is_signed).then_some(KnownKey { object, dataset, proof, longest })
+    (object == key || is_signed).then_some(KnownKey { object, dataset, proof, longest, is_signed })
 }
 
 impl FateJudge<'_> {
     /// What becomes of this key.
     ///
+    /// What was uploaded in parts may have come later than its date, so it counts only if it is
+    /// valid. Else `key.then` becomes the newest version below it that was not.
+    ///
     /// # Errors
     /// The replica fails.
-    pub(super) async fn fate(&self, key: &ThenAndNow) -> Result<Fate> {
+    pub(super) async fn fate(&self, key: &mut ThenAndNow) -> Result<Fate> {
         if let Some(root) = RootKey::parse(&key.key) {
-            return self.roots.fate(&root, key, self.now).await;
+            return self.roots.fate(&root, key, self.then, self.now).await;
         }
-        let Some(known) = known(&key.key) else { return Ok(Fate::Strange) };
-        let Some(then) = &key.then else { return Ok(Fate::Newer) };
-        let Some(now) = &key.now else {
+        let name = key.key.clone();
+        let Some(known) = known(&name) else { return Ok(Fate::Strange) };
+        let Some(then) = key.then.clone() else { return Ok(Fate::Newer) };
+        if key.now.is_none() {
             let of = known.dataset.as_ref().and_then(|dataset| self.pruned.get(dataset));
-            let is_pruned = of.is_some_and(|pruned| pruned.explains(&key.key));
-            return Ok(if is_pruned { Fate::Pruned } else { Fate::Hidden });
-        };
-        if now.id == then.id || now.is_same_content(then) {
-            return if then.is_in_parts() { self.backdated(key, &known).await } else { Ok(Fate::Same) };
+            let is_pruned = of.is_some_and(|pruned| pruned.explains(&name));
+            let gone = || if is_pruned { Fate::Pruned } else { Fate::Hidden };
+            return self.settle(key, &known, gone(), gone()).await;
         }
-        match self.is_valid(&known).await {
-            Err(error) if error.class() == Class::Integrity => Ok(Fate::Overwritten),
-            Err(error) if error.class() == Class::Keys => Ok(Fate::Overwritten),
-            Err(error) if error.class() == Class::Failed => Ok(Fate::Unknown(error.chain_and_hint())),
-            Err(error) => Err(error),
-            Ok(()) if matches!(known.proof, Proof::Name(_)) => Ok(Fate::Same),
-            Ok(()) => self.compare(&key.key, then, known.longest).await,
+        if key.is_as_then() {
+            return self.settle(key, &known, Fate::Same, Fate::Overwritten).await;
+        }
+        match validity(self.is_valid(&known).await)? {
+            Validity::Not => self.settle(key, &known, Fate::Overwritten, Fate::Overwritten).await,
+            Validity::Unknown(why) => Ok(Fate::Unknown(why)),
+            Validity::Valid if matches!(known.proof, Proof::Name(_)) => Ok(Fate::Same),
+            Validity::Valid => match self.compare(&name, &then, known.longest).await? {
+                Fate::Rewritten => self.settle(key, &known, Fate::Rewritten, Fate::Rewritten).await,
+                other => Ok(other),
+            },
         }
     }
 
-    /// What becomes of a version that was uploaded in parts: it may have come later than its date.
-    async fn backdated(&self, key: &ThenAndNow, known: &KnownKey<'_>) -> Result<Fate> {
-        match self.is_valid(known).await {
-            Ok(()) => Ok(Fate::Same),
-            Err(error) if matches!(error.class(), Class::Integrity | Class::Keys) => Ok(match key.whole {
-                Some(_) => Fate::Backdated,
-                None => Fate::Unknown(error.chain_and_hint()),
-            }),
-            Err(error) if error.class() == Class::Failed => Ok(Fate::Unknown(error.chain_and_hint())),
-            Err(error) => Err(error),
+    /// Looks at a version that was uploaded in parts. If it is not valid, the one below it counts,
+    /// so that the key may have another fate.
+    async fn settle(&self, key: &mut ThenAndNow, known: &KnownKey<'_>, fate: Fate, other: Fate) -> Result<Fate> {
+        let Some(then) = key.then.as_ref().filter(|then| then.is_in_parts()) else { return Ok(fate) };
+        match validity(self.was_valid(&key.key, known, &then.id).await)? {
+            Validity::Valid => Ok(fate),
+            Validity::Unknown(why) => Ok(Fate::Unknown(why)),
+            Validity::Not => {
+                key.take_whole();
+                Ok(match &key.then {
+                    None => Fate::NotValid,
+                    Some(_) if key.is_as_then() => Fate::Same,
+                    Some(_) => other,
+                })
+            }
         }
     }
 
@@ -98,9 +140,28 @@ impl FateJudge<'_> {
     /// [`Class::Integrity`] or [`Class::Keys`]: it is not. [`Class::Failed`]: it cannot be told.
     /// Others: the replica fails.
     async fn is_valid(&self, known: &KnownKey<'_>) -> Result<()> {
+        self.check(known, VersionAt::Now, VersionAt::Now).await
+    }
+
+    /// As [`Self::is_valid`], of an old version of an object or a signature. The other one of the
+    /// two may be what is there now, or was then.
+    async fn was_valid(&self, key: &str, known: &KnownKey<'_>, id: &str) -> Result<()> {
+        let of = |other| match key == known.object {
+            true => self.check(known, VersionAt::Old(id), other),
+            false => self.check(known, other, VersionAt::Old(id)),
+        };
+        match of(VersionAt::Now).await {
+            Err(error) if known.is_signed && matches!(error.class(), Class::Integrity | Class::Keys) => {
+                of(VersionAt::Then).await
+            }
+            checked => checked,
+        }
+    }
+
+    async fn check(&self, known: &KnownKey<'_>, of: VersionAt<'_>, signed: VersionAt<'_>) -> Result<()> {
         let (vault, keys) = (self.past.vault_id(), self.past.keys());
         let (object, what) = (known.object, format!("replica {}: {}", self.now.name(), known.object));
-        let body = self.read(object, known.longest).await?;
+        let body = self.read(object, known.longest, of).await?;
         match known.proof {
             Proof::Name(id) => {
                 let hashed = tokio::task::spawn_blocking(move || Digest::of(&body)).await;
@@ -124,7 +185,7 @@ impl FateJudge<'_> {
             }
             Proof::Signature => {}
         }
-        let signature = self.read(&layout::signature(object), MAX_SIGNATURE_BYTES as u64).await?;
+        let signature = self.read(&layout::signature(object), MAX_SIGNATURE_BYTES as u64, signed).await?;
         keys.trust.verify(vault, object, &body, &signature).map(drop)
     }
 
@@ -141,10 +202,15 @@ impl FateJudge<'_> {
         }
     }
 
-    /// Reads what is there now. What is too long for its kind, or gone, is not valid.
-    async fn read(&self, key: &str, longest: u64) -> Result<Bytes> {
+    /// Reads a version. What is too long for its kind, or gone, is not valid.
+    async fn read(&self, key: &str, longest: u64, at: VersionAt<'_>) -> Result<Bytes> {
         let limit = self.limit(longest);
-        self.now.get(key, limit).await.map_err(|error| match error.kind {
+        let read = match at {
+            VersionAt::Now => self.now.get(key, limit).await,
+            VersionAt::Then => self.then.get(key, limit).await,
+            VersionAt::Old(id) => self.now.get_version(key, id, limit).await,
+        };
+        read.map_err(|error| match error.kind {
             ReplicaErrorKind::TooLong { size, .. } if size <= longest => too_long_here(&error),
             ReplicaErrorKind::Frozen(_) => frozen(&error),
             ReplicaErrorKind::NotFound | ReplicaErrorKind::TooLong { .. } => Error::integrity(error.to_string()),
@@ -158,7 +224,7 @@ impl FateJudge<'_> {
 
     /// Whether what was there then has the same bytes as what is there now.
     async fn compare(&self, key: &str, then: &KeptVersion, longest: u64) -> Result<Fate> {
-        let now = match self.read(key, longest).await {
+        let now = match self.read(key, longest, VersionAt::Now).await {
             Err(error) if error.class() == Class::Failed => return Ok(Fate::Unknown(error.chain_and_hint())),
             now => now?,
         };
@@ -179,7 +245,7 @@ fn too_long_here(error: &lifeboat_store::ReplicaError) -> Error {
 }
 
 /// The dataset of a key, if it has one.
-fn dataset_of(key: &str) -> Option<Name> {
+pub(super) fn dataset_of(key: &str) -> Option<Name> {
     let keyring = key.strip_prefix(layout::KEYRING).and_then(|rest| rest.strip_prefix("datasets/"));
     keyring.or_else(|| key.strip_prefix(layout::DATASETS))?.split('/').next()?.parse().ok()
 }

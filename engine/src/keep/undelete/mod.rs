@@ -102,6 +102,9 @@ pub struct ReplicaUndelete {
     pub newer_hidden: u64,
     /// Objects of no kind that belongs to a vault, which were deleted since. They stay deleted.
     pub strange_hidden: u64,
+    /// Objects that were not valid then, as they came later than their date, and with nothing
+    /// better below. They stay as they are.
+    pub not_valid: u64,
     /// Objects that lie in an archive, so that they could not be brought back yet.
     pub frozen: u64,
     /// Signatures of signers whom the root has revoked, which were copied: they are dated anew, so
@@ -149,7 +152,11 @@ impl ReplicaUndelete {
                 add(&mut self.hidden);
                 true
             }
-            Fate::Overwritten | Fate::Backdated => {
+            Fate::NotValid => {
+                self.not_valid += 1;
+                false
+            }
+            Fate::Overwritten => {
                 add(&mut self.overwritten);
                 true
             }
@@ -255,21 +262,17 @@ impl Undelete<'_> {
             pruned.insert(dataset, of);
         }
         let roots = RightRoots::look(self.past, past, now).await;
-        let judge = FateJudge { past: self.past, now, pruned: &pruned, roots: &roots };
+        let judge = FateJudge { past: self.past, then: past, now, pruned: &pruned, roots: &roots };
         let revoked = RevokedSigners::of(self.past.keys().trust.root().as_deref());
         let (frozen, redated) = (AtomicU64::new(0), AtomicU64::new(0));
         let bringer = Bringer { now, may_uncover: AtomicBool::new(true), frozen, revoked, redated };
         let (mut walk, mut later) = (VersionWalk::new("", self.moment), Vec::new());
         while let Some(keys) = walk.next(now.as_ref()).await? {
-            let judged = futures::stream::iter(keys).map(|key| async { (judge.fate(&key).await, key) });
+            let judged = futures::stream::iter(keys).map(|mut key| async { (judge.fate(&mut key).await, key) });
             let judged: Vec<_> = judged.buffered(JUDGED_AT_ONCE).collect().await;
             let mut first = Vec::new();
-            for (fate, mut key) in judged {
-                let fate = fate?;
-                if fate == Fate::Backdated {
-                    (key.then, key.covers) = (key.whole.take(), None);
-                }
-                if found.count(&key, fate, self.also) && write {
+            for (fate, key) in judged {
+                if found.count(&key, fate?, self.also) && write {
                     let turn = Turn::of(&key.key);
                     if turn == Turn::First {
                         first.push(key);

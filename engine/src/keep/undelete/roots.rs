@@ -2,8 +2,11 @@
 //!
 //! - **The right root of a version** is the one that is trusted, and of those before it the one
 //!   that the next names by its hash. What is there now and right is never overwritten.
-//! - **A signature** is right if an owner made it of the root that is there now.
+//! - **A signature** is right if an owner made it of the right root. Where nothing shows which one
+//!   that is, of the one that is there now, or was then.
 //! - **In doubt**, where no hash tells which one is right, a person decides.
+//! - **What was uploaded in parts** may have come later than its date, so it counts only if it is
+//!   right. Else the newest version below it that was not counts in its place.
 
 use std::collections::BTreeMap;
 
@@ -63,74 +66,104 @@ impl RightRoots {
     ///
     /// # Errors
     /// The replica fails.
-    pub(super) async fn fate(&self, root: &RootKey, key: &ThenAndNow, replica: &SharedReplica) -> Result<Fate> {
-        let Some(then) = &key.then else { return Ok(Fate::Newer) };
-        let place = RootPlace { replica, key: &key.key };
-        match (root, &key.now) {
-            (_, Some(now)) if now.id == then.id || now.is_same_content(then) => Ok(Fate::Same),
-            (RootKey::Root(version), now) => {
-                let right = self.0.get(version);
-                let was_right = match right {
-                    Some(right) => place.hash(then).await?.as_ref() == Some(right),
-                    None => now.is_none(),
-                };
-                let is_right = match (right, now) {
-                    (Some(right), Some(now)) => place.hash(now).await?.as_ref() == Some(right),
-                    _ => false,
-                };
-                Ok(match now {
-                    Some(_) if is_right => Fate::Same,
-                    Some(_) if was_right => Fate::Overwritten,
-                    None if was_right => Fate::Hidden,
-                    None => Fate::Strange,
-                    Some(_) => Fate::Unknown(format!(
-                        "replica {}: {} was overwritten, and nothing shows which one is right; compare it with `lifeboat root show`",
-                        replica.name(),
-                        key.key
-                    )),
-                })
-            }
-            (RootKey::Signature(..), None) => Ok(Fate::Hidden),
-            (RootKey::Signature(version, owner), Some(_)) => {
-                let is_right = place.is_signed(*version, owner).await?;
-                Ok(if is_right { Fate::Same } else { Fate::Overwritten })
+    pub(super) async fn fate(
+        &self,
+        root: &RootKey,
+        key: &mut ThenAndNow,
+        past: &SharedReplica,
+        now: &SharedReplica,
+    ) -> Result<Fate> {
+        let Some(then) = key.then.clone() else { return Ok(Fate::Newer) };
+        if key.is_as_then() && !then.is_in_parts() {
+            return Ok(Fate::Same);
+        }
+        let name = key.key.clone();
+        let place = RootPlace { right: self, root, past, now, key: &name };
+        if let Some(now) = &key.now
+            && place.is_right(now).await? == Some(true)
+        {
+            return Ok(Fate::Same);
+        }
+        let mut was_right = place.is_right(&then).await?;
+        if then.is_in_parts() && was_right != Some(true) {
+            key.take_whole();
+            match &key.then {
+                None => return Ok(Fate::NotValid),
+                Some(_) if key.is_as_then() => return Ok(Fate::Same),
+                Some(whole) => was_right = place.is_right(whole).await?,
             }
         }
+        Ok(match (root, &key.now, was_right) {
+            (RootKey::Signature(..), Some(_), _) | (RootKey::Root(_), Some(_), Some(true)) => Fate::Overwritten,
+            (RootKey::Signature(..), None, _) | (RootKey::Root(_), None, None | Some(true)) => Fate::Hidden,
+            (RootKey::Root(_), None, Some(false)) => Fate::Strange,
+            (RootKey::Root(_), Some(_), _) => Fate::Unknown(format!(
+                "replica {}: {name} was overwritten, and nothing shows which one is right; compare it with `lifeboat root show`",
+                now.name()
+            )),
+        })
     }
 }
 
 /// Where a root or a signature of one lies.
 struct RootPlace<'a> {
-    replica: &'a SharedReplica,
+    right: &'a RightRoots,
+    root: &'a RootKey,
+    /// The replica as it was.
+    past: &'a SharedReplica,
+    now: &'a SharedReplica,
     key: &'a str,
 }
 
 impl RootPlace<'_> {
-    /// The hash of a version; `None` if it is gone, or longer than a root can be.
-    async fn hash(&self, version: &KeptVersion) -> Result<Option<Digest>> {
-        let read = self.replica.get_version(self.key, &version.id, MAX_ROOT_BYTES as u64).await;
-        Ok(found(read)?.map(|text| Digest::of(&text)))
+    /// Whether a version is right; `None` if nothing shows which one is.
+    async fn is_right(&self, version: &KeptVersion) -> Result<Option<bool>> {
+        match self.root {
+            RootKey::Root(number) => {
+                let Some(right) = self.right.0.get(number) else { return Ok(None) };
+                let read = self.now.get_version(self.key, &version.id, MAX_ROOT_BYTES as u64).await;
+                Ok(Some(found(read)?.is_some_and(|text| Digest::of(&text) == *right)))
+            }
+            RootKey::Signature(number, owner) => {
+                let read = self.now.get_version(self.key, &version.id, MAX_SIGNATURE_BYTES as u64).await;
+                let Some(signature) = text(found(read)?) else { return Ok(Some(false)) };
+                for replica in [self.now, self.past] {
+                    if self.is_signed(replica, *number, owner, &signature).await? {
+                        return Ok(Some(true));
+                    }
+                }
+                Ok(Some(false))
+            }
+        }
     }
 
-    /// Whether the signature that is there now is one of this owner, of the root that is there now.
-    async fn is_signed(&self, version: u64, owner: &Name) -> Result<bool> {
-        let root = found(self.replica.get(&layout::root(version), MAX_ROOT_BYTES as u64).await)?;
-        let signature = found(self.replica.get(self.key, MAX_SIGNATURE_BYTES as u64).await)?;
-        let text = |bytes: Option<Bytes>| bytes.and_then(|bytes| String::from_utf8(bytes.to_vec()).ok());
-        let (Some(root), Some(signature)) = (text(root), text(signature)) else { return Ok(false) };
+    /// Whether this owner made this signature of the root that a replica shows.
+    async fn is_signed(&self, replica: &SharedReplica, number: u64, owner: &Name, signature: &str) -> Result<bool> {
+        let Some(root) = self.root(replica, number).await? else { return Ok(false) };
         // An owner who left signed the next root, too: the owners of before count.
-        let before = match version.checked_sub(1).filter(|before| *before > 0) {
-            Some(before) => found(self.replica.get(&layout::root(before), MAX_ROOT_BYTES as u64).await)?,
+        let before = match number.checked_sub(1).filter(|before| *before > 0) {
+            Some(before) => self.root(replica, before).await?,
             None => None,
         };
-        let before = before.and_then(|text| Root::parse(&text, self.key).ok());
-        let signatures = BTreeMap::from([(owner.to_string(), signature)]);
+        let before = before.and_then(|text| Root::parse(text.as_bytes(), self.key).ok());
+        let signatures = BTreeMap::from([(owner.to_string(), signature.to_owned())]);
         match SignedRoot::read(root, &signatures, before.as_ref(), self.key) {
             Ok(read) => Ok(!read.signers().is_empty()),
             Err(error) if error.class() == Class::Integrity => Ok(false),
             Err(error) => Err(error),
         }
     }
+
+    /// The root that a replica shows, unless it is known to be wrong.
+    async fn root(&self, replica: &SharedReplica, number: u64) -> Result<Option<String>> {
+        let root = found(replica.get(&layout::root(number), MAX_ROOT_BYTES as u64).await)?;
+        let right = self.right.0.get(&number);
+        Ok(text(root.filter(|root| right.is_none_or(|right| Digest::of(root) == *right))))
+    }
+}
+
+fn text(bytes: Option<Bytes>) -> Option<String> {
+    String::from_utf8(bytes?.to_vec()).ok()
 }
 
 fn found(read: Result<Bytes, lifeboat_store::ReplicaError>) -> Result<Option<Bytes>> {
