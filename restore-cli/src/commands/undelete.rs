@@ -107,8 +107,8 @@ pub(crate) async fn run(args: &Args, session: &Session) -> Result<()> {
         let redated: u64 = done.replicas.iter().map(|replica| replica.redated).sum();
         if redated > 0 {
             session.out.warning(format!(
-                "{} of signers whom the root has revoked were copied, and are believed no more: restore what they sign with --as-of",
-                human::count(redated, "signature")
+                "signatures and acts of signers whom the root has revoked were copied ({}), and are believed no more: restore what they sign with --as-of",
+                human::count(redated, "object")
             ));
         }
         if args.also_pruned && done.replicas.iter().any(|replica| !replica.prunes.is_empty()) {

@@ -27,6 +27,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use chrono::{DateTime, Utc};
 use futures::StreamExt;
 use lifeboat_base::{Class, Error, Result};
+use lifeboat_format::act::MAX_ACT_BYTES;
 use lifeboat_format::layout;
 use lifeboat_store::{ReplicaErrorKind, SharedReplica, ThenAndNow, VersionWalk};
 use serde::Serialize;
@@ -107,8 +108,8 @@ pub struct ReplicaUndelete {
     pub not_valid: u64,
     /// Objects that lie in an archive, so that they could not be brought back yet.
     pub frozen: u64,
-    /// Signatures of signers whom the root has revoked, which were copied: they are dated anew, so
-    /// nobody believes them any more.
+    /// Signatures and acts of signers whom the root has revoked, which were copied: they are dated
+    /// anew, so nobody believes them any more.
     pub redated: u64,
     /// What was brought back so far.
     pub done: Tally,
@@ -331,7 +332,7 @@ struct Bringer<'a> {
     /// How many lie in an archive.
     frozen: AtomicU64,
     revoked: RevokedSigners,
-    /// How many of their signatures were copied.
+    /// How many of their signatures and acts were copied.
     redated: AtomicU64,
 }
 
@@ -359,9 +360,11 @@ impl Bringer<'_> {
             }
             _ => error.into(),
         })?;
-        if layout::is_signature(&key.key) && !self.revoked.is_empty() {
-            let signature = self.now.get_version(&key.key, &then.id, MAX_SIGNATURE_BYTES as u64).await?;
-            self.redated.fetch_add(u64::from(self.revoked.made(&signature)), Ordering::Relaxed);
+        let is_act = judge::dataset_of(&key.key).is_some_and(|of| layout::parse_act(&of, &key.key).is_some());
+        if (is_act || layout::is_signature(&key.key)) && !self.revoked.is_empty() {
+            let longest = if is_act { MAX_ACT_BYTES } else { MAX_SIGNATURE_BYTES };
+            let copied = self.now.get_version(&key.key, &then.id, longest as u64).await?;
+            self.redated.fetch_add(u64::from(self.revoked.made(&copied)), Ordering::Relaxed);
         }
         Ok(())
     }

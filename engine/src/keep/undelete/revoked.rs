@@ -1,9 +1,10 @@
-//! Knows the signatures of signers whom the root has revoked. Such a signature is believed where
+//! Knows the signatures and acts of signers whom the root has revoked. Such a one is believed where
 //! the store dates it before that. A copy of it is dated anew, so nobody believes it any more.
 
 use std::collections::HashSet;
 
 use data_encoding::BASE64;
+use lifeboat_format::act;
 use lifeboat_format::root::Root;
 
 /// The number of a key, in public keys and signatures, comes after two bytes that name the method.
@@ -24,10 +25,13 @@ impl RevokedSigners {
         self.0.is_empty()
     }
 
-    /// Whether one of them made this signature.
-    pub(super) fn made(&self, signature: &[u8]) -> bool {
-        let text = std::str::from_utf8(signature).ok();
-        text.and_then(|text| number(text.lines().nth(1)?)).is_some_and(|number| self.0.contains(&number))
+    /// Whether one of them made this signature, or this act.
+    pub(super) fn made(&self, stored: &[u8]) -> bool {
+        let of_act = act::split(stored).map(|(_, signature)| signature);
+        std::iter::once(stored).chain(of_act).any(|signature| {
+            let text = std::str::from_utf8(signature).ok();
+            text.and_then(|text| number(text.lines().nth(1)?)).is_some_and(|number| self.0.contains(&number))
+        })
     }
 }
 
@@ -42,11 +46,13 @@ mod tests {
     use crate::keys::sign::Signer;
 
     #[test]
-    fn the_signature_of_a_revoked_key_is_known() {
+    fn a_signature_and_an_act_of_a_revoked_key_are_known() {
         let (revoked, other) = (Signer::generate().unwrap(), Signer::generate().unwrap());
         let known = RevokedSigners(number(revoked.public().as_str()).into_iter().collect());
         assert!(known.made(revoked.sign(b"x", "comment").unwrap().as_bytes()));
         assert!(!known.made(other.sign(b"x", "comment").unwrap().as_bytes()));
+        let act = |by: &Signer| format!("{{\"number\":1}}\n{}", by.sign(b"x", "comment").unwrap());
+        assert!(known.made(act(&revoked).as_bytes()) && !known.made(act(&other).as_bytes()));
         assert!(!known.made(b"") && RevokedSigners::of(None).is_empty());
     }
 }
