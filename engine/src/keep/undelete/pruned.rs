@@ -5,8 +5,8 @@
 //! - **What they explain**: snapshots that a record names, acts that have passed, records that were
 //!   replaced, marks that were carried out, and of what these marks name, packs that no snapshot
 //!   needs that is there afterwards.
-//! - **In doubt it comes back**: index segments, which the next prune removes; and packs, if a
-//!   manifest cannot be opened.
+//! - **In doubt it comes back**: index segments, which the next prune removes; packs, if a manifest
+//!   cannot be opened; and all, if there are too many objects to look at.
 
 use std::collections::{BTreeMap, HashSet};
 
@@ -73,6 +73,20 @@ impl Pruned {
         moment: DateTime<Utc>,
     ) -> Result<Self> {
         let place = Searched { reader, now, dataset, moment };
+        match Self::search(place, past).await {
+            // Whoever writes very much there must not stop what brings back.
+            Err(error) if error.class() == Class::Integrity => {
+                tracing::warn!(%dataset, error = %error.chain(), "It cannot be told what prunes deleted, so all comes back");
+                Ok(Self { dataset: Some(dataset.clone()), ..Self::default() })
+            }
+            looked => looked,
+        }
+    }
+
+    /// # Errors
+    /// [`Class::Integrity`]: there is too much. Others: the replica fails.
+    async fn search(place: Searched<'_>, past: &SharedReplica) -> Result<Self> {
+        let Searched { dataset, moment, .. } = place;
         let mut pruned = Self { dataset: Some(dataset.clone()), ..Self::default() };
         let folder = layout::prunes(dataset);
         let versions = place.versions(&folder).await?;
@@ -174,11 +188,11 @@ impl Pruned {
 }
 
 impl Searched<'_> {
-    /// The keys of a folder.
+    /// The keys of a folder of records or acts. What is named otherwise than these is passed over.
     async fn versions(&self, folder: &str) -> Result<BTreeMap<String, ThenAndNow>> {
         let (mut walk, mut all) = (VersionWalk::new(folder, self.moment), BTreeMap::new());
         while let Some(keys) = walk.next(self.now.as_ref()).await? {
-            for key in keys {
+            for key in keys.into_iter().filter(|key| is_record_or_act(self.dataset, folder, &key.key)) {
                 walk.admit(self.now.as_ref(), &key)?;
                 all.insert(key.key.clone(), key);
             }
@@ -216,5 +230,29 @@ impl Searched<'_> {
         }
         let read = record::read::<B>(&json, vault, self.dataset, &format!("replica {}: {key}", self.now.name()));
         Ok(read.inspect_err(|error| tracing::warn!("Not counting a record: {}", error.chain())).ok())
+    }
+}
+
+fn is_record_or_act(dataset: &Name, folder: &str, key: &str) -> bool {
+    let object = key.strip_suffix(&layout::signature("")).unwrap_or(key);
+    layout::parse_json(folder, object).is_some() || layout::parse_act(dataset, key).is_some()
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used, reason = "tests")]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_names_of_records_and_acts_take_memory() {
+        let shop: Name = "shop".parse().unwrap();
+        let id: SnapshotId = "20261123T183244123Z-9f2c81aa".parse().unwrap();
+        let (folder, prune) = (layout::prunes(&shop), layout::prune(&shop, &id));
+        for key in [prune.clone(), layout::signature(&prune), layout::act(&shop, 7)] {
+            assert!(is_record_or_act(&shop, &folder, &key), "{key}");
+        }
+        for key in [format!("{folder}x"), format!("{prune}.x"), layout::mark(&shop, &id), layout::signature("")] {
+            assert!(!is_record_or_act(&shop, &folder, &key), "{key}");
+        }
     }
 }
