@@ -55,12 +55,14 @@ impl Guardian {
         let (runner, live) = (self.runner.clone(), self.live.clone());
         self.job = Some(tokio::spawn(async move {
             let work = async {
+                // What is tried then is what holds from now on.
+                let is_in_time = tokio::time::timeout(LONGEST_TURN, extend_locks(&runner, &live)).await.is_ok();
                 if is_try_due {
                     try_credentials(&runner, &live).await;
                 }
-                extend_locks(&runner, &live).await;
+                is_in_time
             };
-            if tokio::time::timeout(LONGEST_TURN, work).await.is_err() {
+            if !work.await {
                 tracing::warn!("extending locks takes long, and goes on in an hour");
             }
         }));
@@ -77,8 +79,7 @@ impl Guardian {
 /// Tries with throw-away objects what a thief of the credentials could do.
 async fn try_credentials(runner: &Runner, live: &Live) {
     let installation = live.installation();
-    let datasets = installation.config.datasets.iter().map(|dataset| &dataset.name);
-    let are_set = locks::are_set(runner.state.path(), datasets);
+    let are_set = locks::are_set(&installation.config, runner.clock.now());
     for (config, replica) in installation.config.replicas.iter().zip(&installation.replicas) {
         let name = &config.name;
         let found = match replica.probe(true).await {

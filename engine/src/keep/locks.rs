@@ -26,13 +26,16 @@ use serde::{Deserialize, Serialize};
 
 use super::prune::Prune;
 use super::scrub::folders::{LOCK_PARTS, prefix};
-use crate::state::replace_or_forget;
+use crate::config::{Config, ReplicaConfig, ReplicaKind};
+use crate::state::{self, replace_or_forget};
 
 /// So many locks are extended at once.
 const EXTENDED_AT_ONCE: usize = 16;
 /// After so many that were refused, a round goes on in its next turn.
 const MAX_REFUSED: u64 = 1000;
 const LOCKS_FILE: &str = "locks";
+/// The daemon writes it.
+const STATUS_FILE: &str = "status.json";
 
 /// How a replica stands.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -54,6 +57,17 @@ pub struct LockStanding {
 }
 
 impl LockStanding {
+    /// Whether it is of locks like this one.
+    fn is_of(&self, lock: Lock) -> bool {
+        (self.period, self.is_compliance) == (lock.period.as_secs(), lock.mode == LockMode::Compliance)
+    }
+
+    /// As it stands before the first lock. What was locked otherwise is locked anew.
+    fn new(lock: Lock, extended: u64) -> Self {
+        let (period, is_compliance) = (lock.period.as_secs(), lock.mode == LockMode::Compliance);
+        Self { period, is_compliance, extended, ..Self::default() }
+    }
+
     fn share(&self, numerator: u64, denominator: u64) -> TimeDelta {
         let seconds = (self.period / denominator).saturating_mul(numerator);
         TimeDelta::from_std(Duration::from_secs(seconds)).unwrap_or(TimeDelta::MAX)
@@ -104,37 +118,58 @@ impl Going {
 /// # Errors
 /// The state directory fails.
 pub fn standings(prune: &Prune<'_>) -> Result<LockStandings> {
-    let path = prune.state.dataset(&prune.dataset.name)?.join(LOCKS_FILE);
-    let text = std::fs::read(path).ok();
-    let mut known: LockStandings = text.and_then(|text| serde_json::from_slice(&text).ok()).unwrap_or_default();
+    let mut known = read(&prune.state.dataset(&prune.dataset.name)?).unwrap_or_default();
     let locked = prune.replicas.iter().filter_map(|replica| Some((replica.name().clone(), replica.lock()?)));
     Ok(locked
-        .map(|(name, Lock { mode, period })| {
-            let (period, is_compliance) = (period.as_secs(), mode == LockMode::Compliance);
-            let mut standing = known.remove(&name).unwrap_or_default();
-            if (standing.period, standing.is_compliance) != (period, is_compliance) {
-                // What was locked otherwise is locked anew.
-                let extended = standing.extended;
-                standing = LockStanding { period, is_compliance, extended, ..LockStanding::default() };
-            }
+        .map(|(name, lock)| {
+            let standing = known.remove(&name).unwrap_or_default();
+            let standing = if standing.is_of(lock) { standing } else { LockStanding::new(lock, standing.extended) };
             (name, standing)
         })
         .collect())
 }
 
-/// Whether all that is needed has been locked once, by replica, as far as these datasets are
-/// remembered in a state directory. It needs no keys.
+/// Whether all that is needed is locked now as the configuration says, by replica, as far as this
+/// host remembers of the datasets that it leads. Replicas without `lock` are left out, and all are
+/// if it leads none. It needs no keys.
 #[must_use]
-pub fn are_set<'a>(state: &Path, datasets: impl IntoIterator<Item = &'a Name>) -> BTreeMap<Name, bool> {
-    let mut all = BTreeMap::new();
-    for dataset in datasets {
-        let text = std::fs::read(state.join("datasets").join(dataset.as_str()).join(LOCKS_FILE));
-        let known: Option<LockStandings> = text.ok().and_then(|text| serde_json::from_slice(&text).ok());
-        for (replica, standing) in known.into_iter().flatten() {
-            *all.entry(replica).or_insert(true) &= standing.last.is_some();
-        }
+pub fn are_set(config: &Config, now: DateTime<Utc>) -> BTreeMap<Name, bool> {
+    let folders = config.datasets.iter().map(|dataset| state::folder_of(&config.state_directory, &dataset.name));
+    let standings: Vec<LockStandings> =
+        folders.filter(|folder| !is_led_elsewhere(folder)).map(|folder| read(&folder).unwrap_or_default()).collect();
+    let is_set = |name: &Name, lock: Lock| {
+        standings.iter().all(|all| {
+            let standing = all.get(name).filter(|standing| standing.is_of(lock));
+            standing.and_then(LockStanding::locked_until).is_some_and(|until| until > now)
+        })
+    };
+    let locked = config.replicas.iter().filter(|_| !standings.is_empty()).filter_map(|replica| {
+        let lock = lock_of(replica)?;
+        Some((replica.name.clone(), is_set(&replica.name, lock)))
+    });
+    locked.collect()
+}
+
+fn lock_of(replica: &ReplicaConfig) -> Option<Lock> {
+    match &replica.kind {
+        ReplicaKind::S3(s3) => s3.lock,
+        ReplicaKind::Directory { .. } => None,
     }
-    all
+}
+
+fn read(folder: &Path) -> Option<LockStandings> {
+    serde_json::from_slice(&std::fs::read(folder.join(LOCKS_FILE)).ok()?).ok()
+}
+
+/// Whether the daemon has found that another host backs this dataset up.
+fn is_led_elsewhere(folder: &Path) -> bool {
+    #[derive(Deserialize)]
+    struct Led {
+        led_by: Option<Name>,
+    }
+    let status = std::fs::read(folder.join(STATUS_FILE)).ok();
+    let status: Option<Led> = status.and_then(|text| serde_json::from_slice(&text).ok());
+    status.is_some_and(|status| status.led_by.is_some())
 }
 
 /// Goes on with each round that is due. The caller need not hold the dataset's lock. It may be

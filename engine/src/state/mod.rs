@@ -153,7 +153,7 @@ impl StateDirectory {
 
     /// Where [`Self::dataset`] is.
     fn dataset_path(&self, dataset: &Name) -> PathBuf {
-        self.root.join("datasets").join(dataset.as_str())
+        folder_of(&self.root, dataset)
     }
 
     /// What a file of a dataset says that remembers what this host has seen. `None`: there is no
@@ -204,6 +204,11 @@ fn try_lock(path: &Path) -> Result<Option<Lock>> {
             Err(Error::storage(format!("cannot lock {}", path.display())).because(error))
         }
     }
+}
+
+/// The directory of a dataset in the state directory `root`.
+pub(crate) fn folder_of(root: &Path, dataset: &Name) -> PathBuf {
+    root.join("datasets").join(dataset.as_str())
 }
 
 /// Replaces `path` with `content`, atomically and durably. A reader sees the whole old file or the

@@ -92,11 +92,7 @@ pub(crate) async fn run(_: &Args, session: &Session) -> Result<()> {
 
     let mut checked =
         Checked { replicas: Vec::new(), tools, broken: Vec::new(), weak: Vec::new(), vaults: BTreeMap::new() };
-    let are_set = place
-        .config
-        .as_ref()
-        .filter(|_| write)
-        .map(|config| locks::are_set(&config.state_directory, config.datasets.iter().map(|dataset| &dataset.name)));
+    let are_set = place.config.as_ref().filter(|_| write).map(|config| locks::are_set(config, session.clock.now()));
     for (replica, result) in probed {
         let are_set = are_set.as_ref().and_then(|set| set.get(&replica.name)).copied();
         checked.judge_replica(replica, result, write, are_set);

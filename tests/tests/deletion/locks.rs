@@ -1,13 +1,14 @@
 //! Locks: what is extended, when, and what is not.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use lifeboat_engine::clock::{Clock, SystemClock};
 use lifeboat_engine::config::{ReplicaKind, Retention};
 use lifeboat_engine::format::layout;
-use lifeboat_engine::keep::locks;
+use lifeboat_engine::keep::locks::{self, LockStanding};
 use lifeboat_engine::keep::prune::PrunePlan;
-use lifeboat_engine::store::{FailingReplica, Failure, Lock, LockMode, MemoryReplica, Replica, SharedReplica};
+use lifeboat_engine::store::{FailingReplica, Failure, Lock, LockMode, MemoryReplica, Replica};
 use lifeboat_tests::s3::{Bucket, Region};
 use lifeboat_tests::vault::{MemorySource, TestVault, name, noise};
 
@@ -25,18 +26,25 @@ async fn locks_are_extended_at_half_of_their_time_in_a_real_bucket() {
         replica.put_new(&object.key, body).await.unwrap();
     }
     vault.replicas = vec![replica.clone()];
+    vault.config.replicas = vec![config.clone()];
     vault.backup(&MemorySource::of(noise(1 << 20, 1))).await.unwrap();
     let pack = replica.list("datasets/shop/packs/").await.unwrap()[0].key.clone();
     let first = replica.locked_until(&pack).await.unwrap().unwrap();
-    let extend =
-        async || vault.with_prune(async |prune| locks::extend(prune).await).await.unwrap()[&name("r1")].clone();
-    let standing = extend().await;
-    assert!(standing.extended > 5 && !standing.is_late(vault.clock.now()), "{standing:?}");
+    let are_set = |vault: &TestVault| locks::are_set(&vault.config, vault.clock.now()).get(&name("r1")).copied();
+    assert_eq!(are_set(&vault), Some(false), "nothing was locked yet");
+    let locked = extend(&vault).await.unwrap();
+    assert_eq!(are_set(&vault), Some(true));
+    assert!(locked.extended > 5 && !locked.is_late(vault.clock.now()), "{locked:?}");
     let second = replica.locked_until(&pack).await.unwrap().unwrap();
     assert!(second + chrono::TimeDelta::seconds(60) > first, "{first} {second}");
-    assert_eq!(extend().await.extended, standing.extended, "it is not due");
+    assert_eq!(extend(&vault).await.unwrap().extended, locked.extended, "it is not due");
+    // A host that only stands by does not know.
+    let status = vault.config.state_directory.join("datasets/shop/status.json");
+    std::fs::write(&status, r#"{"led_by":"db2"}"#).unwrap();
+    assert_eq!(are_set(&vault), None);
+    std::fs::remove_file(status).unwrap();
     vault.clock.advance(Duration::from_secs(1801));
-    assert!(extend().await.extended > standing.extended);
+    assert!(extend(&vault).await.unwrap().extended > locked.extended);
     let third = replica.locked_until(&pack).await.unwrap().unwrap();
     assert!(third > second + chrono::TimeDelta::minutes(29), "{second} {third}");
     // A store refuses a weaker mode: the object keeps its own.
@@ -47,60 +55,72 @@ async fn locks_are_extended_at_half_of_their_time_in_a_real_bucket() {
     weaker.lock_until(&pack, later).await.unwrap();
     assert!(weaker.locked_until(&pack).await.unwrap().unwrap() > third);
     vault.replicas = vec![weaker];
-    let changed = vault.with_prune(async |prune| locks::standings(prune)).await.unwrap();
-    assert_eq!(changed[&name("r1")].last, None, "another mode begins anew");
+    let before = vault.clock.now();
+    assert_eq!(standing(&vault).await.last, None, "another mode begins anew");
+    vault.clock.advance(Duration::from_secs(3601));
+    assert_eq!(are_set(&vault), Some(false), "the locks have ended");
+    vault.clock.set(before);
+    assert_eq!(are_set(&vault), Some(true));
+    vault.config.replicas = vec![config];
+    assert_eq!(are_set(&vault), Some(false), "another mode");
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn one_object_that_cannot_be_locked_stops_no_round_and_the_round_does_not_count() {
+/// A vault of one replica, in which everything is locked.
+async fn locking(period: Duration) -> (TestVault, Arc<MemoryReplica>) {
     let mut vault = TestVault::new(1, 1).await;
-    let period = Duration::from_secs(86_400);
     let lock = Lock { mode: LockMode::Compliance, period };
     let memory = MemoryReplica::new(name("r1"), "east", vault.clock.clone()).with_lock(lock);
     for object in vault.replicas[0].list("").await.unwrap() {
         let body = vault.replicas[0].get(&object.key, 1 << 20).await.unwrap();
         memory.put_new(&object.key, body).await.unwrap();
     }
-    let replica = std::sync::Arc::new(memory);
+    let replica = Arc::new(memory);
     vault.replicas = vec![replica.clone()];
+    (vault, replica)
+}
+
+async fn extend(vault: &TestVault) -> lifeboat_engine::Result<LockStanding> {
+    let standings = vault.with_prune(async |prune| locks::extend(prune).await).await?;
+    Ok(standings[&name("r1")].clone())
+}
+
+async fn standing(vault: &TestVault) -> LockStanding {
+    vault.with_prune(async |prune| locks::standings(prune)).await.unwrap()[&name("r1")].clone()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn one_object_that_cannot_be_locked_stops_no_round_and_the_round_does_not_count() {
+    let period = Duration::from_secs(86_400);
+    let (vault, replica) = locking(period).await;
     vault.backup(&MemorySource::of(noise(1 << 20, 1))).await.unwrap();
     let keyring = replica.list("keyring/").await.unwrap()[0].key.clone();
     vault.clock.advance(period / 2);
     replica.refuse_lock_of(Some(keyring.clone()));
-    let failed = vault.with_prune(async |prune| locks::extend(prune).await).await.unwrap_err();
+    let failed = extend(&vault).await.unwrap_err();
     assert!(failed.chain().contains(&keyring), "{failed}");
     let end = vault.clock.now() + chrono::TimeDelta::days(1);
     for object in replica.list("").await.unwrap().iter().filter(|object| object.key != keyring) {
         assert_eq!(replica.locked_until(&object.key).await.unwrap(), Some(end), "{}", object.key);
     }
-    let standing = vault.with_prune(async |prune| locks::standings(prune)).await.unwrap()[&name("r1")].clone();
-    assert_eq!((standing.last, standing.is_late(vault.clock.now())), (None, true));
+    let late = standing(&vault).await;
+    assert_eq!((late.last, late.is_late(vault.clock.now())), (None, true));
     replica.refuse_lock_of(None);
-    let standing = vault.with_prune(async |prune| locks::extend(prune).await).await.unwrap()[&name("r1")].clone();
-    assert!(standing.last.is_some());
+    assert!(extend(&vault).await.unwrap().last.is_some());
 }
 
 /// Whatever a kept snapshot needs is locked at any time, and what is not needed ends.
 #[tokio::test(flavor = "multi_thread")]
 async fn over_three_months_nothing_that_is_needed_outlives_its_lock() {
-    let mut vault = TestVault::new(1, 1).await;
-    vault.config.datasets[0].retention = Retention { daily: 2, monthly: 2, ..vault.config.datasets[0].retention };
     let day = Duration::from_secs(86_400);
-    let lock = Lock { mode: LockMode::Compliance, period: 32 * day };
-    let memory = MemoryReplica::new(name("r1"), "east", vault.clock.clone()).with_lock(lock);
-    for object in vault.replicas[0].list("").await.unwrap() {
-        let body = vault.replicas[0].get(&object.key, 1 << 20).await.unwrap();
-        memory.put_new(&object.key, body).await.unwrap();
-    }
-    let replica: SharedReplica = std::sync::Arc::new(memory);
-    vault.replicas = vec![replica.clone()];
+    let (mut vault, replica) = locking(32 * day).await;
+    vault.config.datasets[0].retention = Retention { daily: 2, monthly: 2, ..vault.config.datasets[0].retention };
     let (shop, mut waited, mut swept) = (name("shop"), 0, 0);
     for round in 0..24 {
         vault.backup(&MemorySource::of([noise(40_000, 0), noise(20_000, round)].concat())).await.unwrap();
         let (plan, outcome) = vault.prune().await.unwrap();
         waited += plan.locked.len();
         swept += outcome.packs;
-        vault.with_prune(async |prune| locks::extend(prune).await).await.unwrap();
+        extend(&vault).await.unwrap();
         // The next look comes no sooner.
         vault.clock.advance(4 * day);
         let (now, reader) = (vault.clock.now(), vault.open(vault.owner()).await.unwrap());

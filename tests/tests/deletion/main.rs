@@ -8,6 +8,7 @@ mod parts;
 use std::path::Path;
 use std::time::Duration;
 
+use aws_sdk_s3::error::ProvideErrorMetadata;
 use lifeboat_tests::host::{BackupHost, section};
 use lifeboat_tests::programs::Output;
 use lifeboat_tests::rooted::RootedVault;
@@ -26,9 +27,15 @@ struct Scene {
 
 impl Scene {
     async fn set(bucket: Bucket, more: &str) -> Self {
+        Self::set_with(bucket, "", more).await
+    }
+
+    /// The same with more settings of its replica.
+    async fn set_with(bucket: Bucket, replica: &str, more: &str) -> Self {
         let (region, data) = (Region::start_with("far", bucket).await, tempfile::tempdir().unwrap());
         let source = format!("kind = \"file\"\npath = \"{}\"\n{more}", data.path().join("data").display());
-        let host = BackupHost::set_up(&[section(&region.replica_config("far"))], &source).await;
+        let section = format!("{}{replica}", section(&region.replica_config("far")));
+        let host = BackupHost::set_up(&[section], &source).await;
         Self { host, region, data, source }
     }
 
@@ -377,31 +384,35 @@ fn the_policies_to_paste_are_json_and_let_a_host_remove_no_version() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_bucket_whose_lock_has_no_effect_is_broken_and_with_lock_nothing_can_be_deleted() {
-    let scene = Scene::set(Bucket::Locked, "").await;
-    let (_, code, all) = checked(&scene).await;
-    assert!(code == 3 && all.contains("nothing in it is locked"), "{all}");
-    let section = section(&scene.region.replica_config("far"));
-    scene.host.configure(1, &[format!("{section}lock = \"30d\"\n")], &scene.source).await;
-    let (replica, code, all) = checked(&scene).await;
-    assert!(replica["level"] == "lock" && code == 0, "{all}");
-    // The daemon remembers that it has not locked everything.
-    let state = scene.host.path().join("state/datasets/data");
-    std::fs::create_dir_all(&state).unwrap();
-    std::fs::write(state.join("locks"), r#"{"far":{"period":2592000,"last":null,"under_way":null,"extended":0}}"#)
-        .unwrap();
+    let scene = Scene::set_with(Bucket::Locked, "lock = \"30d\"\n", "").await;
+    // Nothing shows yet that all is locked.
     let (replica, _, all) = checked(&scene).await;
     assert!(replica["level"] != "lock" && all.contains("locks not set yet"), "{all}");
-    std::fs::remove_file(state.join("locks")).unwrap();
     scene.back_up(1).await;
+    let state = scene.host.path().join("state/datasets/data/locks");
+    let day = chrono::TimeDelta::days(1);
+    for (age, mode, is_locked) in [(day, false, true), (day, true, false), (day * 31, false, false)] {
+        let last = (chrono::Utc::now() - age).to_rfc3339();
+        let far = serde_json::json!({"period": 2_592_000, "is_compliance": mode, "last": last, "extended": 9});
+        std::fs::write(&state, serde_json::json!({"far": far}).to_string()).unwrap();
+        let (replica, code, all) = checked(&scene).await;
+        assert!((replica["level"] == "lock") == is_locked && code == 0, "{all}");
+    }
     let (client, bucket) = (scene.region.client(), scene.region.bucket());
-    let listed = client.list_object_versions().bucket(bucket).prefix("vault/datasets/").send().await.unwrap();
-    assert!(listed.versions().iter().any(|version| version.key().unwrap().contains("/packs/")));
+    let listed = client.list_object_versions().bucket(bucket).prefix("vault/").send().await.unwrap();
+    for part in ["vault.json", "/packs/", "/snapshots/", "/order/", "keyring/", "hosts/"] {
+        assert!(listed.versions().iter().any(|version| version.key().unwrap().contains(part)), "no {part}");
+    }
     for version in listed.versions() {
         let (key, id) = (version.key().unwrap(), version.version_id().unwrap());
         let delete = client.delete_object().bucket(bucket).key(key).version_id(id).send().await;
         let refused = delete.map_err(|error| error.code().unwrap_or_default().to_owned());
         assert_eq!(refused.unwrap_err(), "AccessDenied", "{key}");
     }
+    let section = section(&scene.region.replica_config("far"));
+    scene.host.configure(1, &[section], &scene.source).await;
+    let (_, code, all) = checked(&scene).await;
+    assert!(code == 3 && all.contains("nothing in it is locked"), "{all}");
 }
 
 #[tokio::test(flavor = "multi_thread")]
