@@ -24,6 +24,8 @@ const FIRST: Duration = Duration::from_secs(60);
 const GUARD_TURN: Duration = Duration::from_secs(3600);
 /// Credentials are tried so often.
 const TRY: Duration = Duration::from_secs(24 * 3600);
+/// After so many objects of a replica that cannot be locked, the next turn goes on behind them.
+const MOST_REFUSED: u64 = 1000;
 /// A turn ends after this long. What is left comes with the next one.
 const LONGEST_TURN: Duration = Duration::from_secs(12 * 3600);
 
@@ -125,7 +127,7 @@ impl Runner {
         dataset: &Dataset,
     ) -> (LockStandings, Option<lifeboat_engine::Error>) {
         let prune = self.prune_of(installation, dataset, CancellationToken::new());
-        let standings: Result<LockStandings> = locks::extend(&prune).await;
+        let standings: Result<LockStandings> = locks::extend(&prune, MOST_REFUSED).await;
         match standings {
             Ok(standings) => (standings, None),
             Err(error) => (locks::standings(&prune).unwrap_or_default(), Some(error)),

@@ -54,9 +54,9 @@ impl MemoryReplica {
         Self { lock: Some(lock), ..self }
     }
 
-    /// From now on it refuses to extend the lock of this object, and of no other.
-    pub fn refuse_lock_of(&self, key: Option<String>) {
-        *self.refused.lock().unwrap_or_else(PoisonError::into_inner) = key;
+    /// From now on it refuses to extend the locks of objects whose key begins so, and of no others.
+    pub fn refuse_locks_below(&self, prefix: Option<&str>) {
+        *self.refused.lock().unwrap_or_else(PoisonError::into_inner) = prefix.map(str::to_owned);
     }
 
     fn lock_new(&self, key: &str) {
@@ -163,7 +163,8 @@ impl Replica for MemoryReplica {
     }
 
     async fn lock_until(&self, key: &str, until: DateTime<Utc>) -> Result<(), ReplicaError> {
-        if self.refused.lock().unwrap_or_else(PoisonError::into_inner).as_deref() == Some(key) {
+        let refused = self.refused.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        if refused.is_some_and(|prefix| key.starts_with(&prefix)) {
             return Err(self.error("lock", key, ReplicaErrorKind::Denied("this lock is refused".to_owned())));
         }
         let mut locks = self.locks.lock().unwrap_or_else(PoisonError::into_inner);

@@ -31,8 +31,6 @@ use crate::state::{self, replace_or_forget};
 
 /// So many locks are extended at once.
 const EXTENDED_AT_ONCE: usize = 16;
-/// After so many that were refused, a round goes on in its next turn.
-const MAX_REFUSED: u64 = 1000;
 const LOCKS_FILE: &str = "locks";
 /// The daemon writes it.
 const STATUS_FILE: &str = "status.json";
@@ -172,12 +170,13 @@ fn is_led_elsewhere(folder: &Path) -> bool {
     status.is_some_and(|status| status.led_by.is_some())
 }
 
-/// Goes on with each round that is due. The caller need not hold the dataset's lock. It may be
-/// dropped at any time.
+/// Goes on with each round that is due. Where `most_refused` objects of a replica could not be
+/// locked, the next call goes on behind their part. The caller need not hold the dataset's lock. It
+/// may be dropped at any time.
 ///
 /// # Errors
 /// The first replica that fails, after all others were tried.
-pub async fn extend(prune: &Prune<'_>) -> Result<LockStandings> {
+pub async fn extend(prune: &Prune<'_>, most_refused: u64) -> Result<LockStandings> {
     let mut standings = standings(prune)?;
     let now = prune.clock.now();
     if !standings.values().any(|standing| standing.is_due(now)) {
@@ -189,7 +188,7 @@ pub async fn extend(prune: &Prune<'_>) -> Result<LockStandings> {
         if !standings.get(replica.name()).is_some_and(|standing| standing.is_due(now)) {
             continue;
         }
-        let round = round(prune, replica, &going, &mut standings).await;
+        let round = round(prune, replica, &going, (&mut standings, most_refused)).await;
         failed = failed.or(round.err());
     }
     failed.map_or(Ok(standings), Err)
@@ -214,11 +213,16 @@ async fn going(prune: &Prune<'_>) -> Going {
     }
 }
 
-async fn round(prune: &Prune<'_>, replica: &SharedReplica, going: &Going, standings: &mut LockStandings) -> Result<()> {
+async fn round(
+    prune: &Prune<'_>,
+    replica: &SharedReplica,
+    going: &Going,
+    (standings, most_refused): (&mut LockStandings, u64),
+) -> Result<()> {
     let (dataset, name) = (&prune.dataset.name, replica.name());
     let Some(mut standing) = standings.get(name).cloned() else { return Ok(()) };
     let (began, from) = standing.under_way.unwrap_or((prune.clock.now(), 0));
-    let mut first = None;
+    let (before, mut first) = (standing.refused, None);
     for part in from..=LOCK_PARTS {
         if part == LOCK_PARTS {
             lock_all(prune, replica, &mut standing, vec![layout::VAULT.to_owned()], &mut first).await?;
@@ -231,6 +235,7 @@ async fn round(prune: &Prune<'_>, replica: &SharedReplica, going: &Going, standi
             }
         }
         standing.under_way = Some((began, part + 1));
+        let refused = standing.refused - before;
         if part == LOCK_PARTS {
             standing.under_way = None;
             if std::mem::take(&mut standing.refused) == 0 {
@@ -242,6 +247,9 @@ async fn round(prune: &Prune<'_>, replica: &SharedReplica, going: &Going, standi
         }
         standings.insert(name.clone(), standing.clone());
         write(prune, standings)?;
+        if refused >= most_refused {
+            break;
+        }
     }
     if let Some(error) = first {
         return Err(error);
@@ -253,7 +261,7 @@ async fn round(prune: &Prune<'_>, replica: &SharedReplica, going: &Going, standi
 /// Locks objects. One that the replica refuses to lock is counted, and the others are locked.
 ///
 /// # Errors
-/// The replica fails, or refuses very many.
+/// The replica fails.
 async fn lock_all(
     prune: &Prune<'_>,
     replica: &SharedReplica,
@@ -270,10 +278,7 @@ async fn lock_all(
             Err(error) if error.is_retryable() => return Err(error.into()),
             Err(error) => {
                 standing.refused += 1;
-                let error = first.get_or_insert_with(|| error.into());
-                if standing.refused.is_multiple_of(MAX_REFUSED) {
-                    return Err(std::mem::replace(error, Error::storage("told already")));
-                }
+                first.get_or_insert_with(|| error.into());
             }
         }
     }

@@ -32,19 +32,19 @@ async fn locks_are_extended_at_half_of_their_time_in_a_real_bucket() {
     let first = replica.locked_until(&pack).await.unwrap().unwrap();
     let are_set = |vault: &TestVault| locks::are_set(&vault.config, vault.clock.now()).get(&name("r1")).copied();
     assert_eq!(are_set(&vault), Some(false), "nothing was locked yet");
-    let locked = extend(&vault).await.unwrap();
+    let locked = extend(&vault, 1000).await.unwrap();
     assert_eq!(are_set(&vault), Some(true));
     assert!(locked.extended > 5 && !locked.is_late(vault.clock.now()), "{locked:?}");
     let second = replica.locked_until(&pack).await.unwrap().unwrap();
     assert!(second + chrono::TimeDelta::seconds(60) > first, "{first} {second}");
-    assert_eq!(extend(&vault).await.unwrap().extended, locked.extended, "it is not due");
+    assert_eq!(extend(&vault, 1000).await.unwrap().extended, locked.extended, "it is not due");
     // A host that only stands by does not know.
     let status = vault.config.state_directory.join("datasets/shop/status.json");
     std::fs::write(&status, r#"{"led_by":"db2"}"#).unwrap();
     assert_eq!(are_set(&vault), None);
     std::fs::remove_file(status).unwrap();
     vault.clock.advance(Duration::from_secs(1801));
-    assert!(extend(&vault).await.unwrap().extended > locked.extended);
+    assert!(extend(&vault, 1000).await.unwrap().extended > locked.extended);
     let third = replica.locked_until(&pack).await.unwrap().unwrap();
     assert!(third > second + chrono::TimeDelta::minutes(29), "{second} {third}");
     // A store refuses a weaker mode: the object keeps its own.
@@ -79,8 +79,8 @@ async fn locking(period: Duration) -> (TestVault, Arc<MemoryReplica>) {
     (vault, replica)
 }
 
-async fn extend(vault: &TestVault) -> lifeboat_engine::Result<LockStanding> {
-    let standings = vault.with_prune(async |prune| locks::extend(prune).await).await?;
+async fn extend(vault: &TestVault, most_refused: u64) -> lifeboat_engine::Result<LockStanding> {
+    let standings = vault.with_prune(async |prune| locks::extend(prune, most_refused).await).await?;
     Ok(standings[&name("r1")].clone())
 }
 
@@ -89,14 +89,34 @@ async fn standing(vault: &TestVault) -> LockStanding {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn after_many_that_cannot_be_locked_the_next_turn_goes_on_behind_them() {
+    let period = Duration::from_secs(86_400);
+    let (vault, replica) = locking(period).await;
+    vault.backup(&MemorySource::of(noise(1 << 20, 1))).await.unwrap();
+    vault.clock.advance(period / 2);
+    replica.refuse_locks_below(Some("datasets/shop/"));
+    let is_locked = async |key: &str| replica.locked_until(key).await.unwrap() == Some(vault.clock.now() + period);
+    let mut turns = 0;
+    while !is_locked(layout::VAULT).await {
+        let failed = extend(&vault, 1).await.unwrap_err();
+        assert!(failed.chain().contains("could not be locked") || failed.chain().contains("refused"), "{failed}");
+        turns += 1;
+        assert!(turns < 100, "no turn goes on");
+    }
+    assert!(turns > 3 && standing(&vault).await.last.is_none(), "{turns}");
+    replica.refuse_locks_below(None);
+    assert!(extend(&vault, 1).await.unwrap().last.is_some());
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn one_object_that_cannot_be_locked_stops_no_round_and_the_round_does_not_count() {
     let period = Duration::from_secs(86_400);
     let (vault, replica) = locking(period).await;
     vault.backup(&MemorySource::of(noise(1 << 20, 1))).await.unwrap();
-    let keyring = replica.list("keyring/").await.unwrap()[0].key.clone();
+    let keyring = replica.list("keyring/").await.unwrap().pop().unwrap().key;
     vault.clock.advance(period / 2);
-    replica.refuse_lock_of(Some(keyring.clone()));
-    let failed = extend(&vault).await.unwrap_err();
+    replica.refuse_locks_below(Some(&keyring));
+    let failed = extend(&vault, 1000).await.unwrap_err();
     assert!(failed.chain().contains(&keyring), "{failed}");
     let end = vault.clock.now() + chrono::TimeDelta::days(1);
     for object in replica.list("").await.unwrap().iter().filter(|object| object.key != keyring) {
@@ -104,8 +124,8 @@ async fn one_object_that_cannot_be_locked_stops_no_round_and_the_round_does_not_
     }
     let late = standing(&vault).await;
     assert_eq!((late.last, late.is_late(vault.clock.now())), (None, true));
-    replica.refuse_lock_of(None);
-    assert!(extend(&vault).await.unwrap().last.is_some());
+    replica.refuse_locks_below(None);
+    assert!(extend(&vault, 1000).await.unwrap().last.is_some());
 }
 
 /// Whatever a kept snapshot needs is locked at any time, and what is not needed ends.
@@ -120,7 +140,7 @@ async fn over_three_months_nothing_that_is_needed_outlives_its_lock() {
         let (plan, outcome) = vault.prune().await.unwrap();
         waited += plan.locked.len();
         swept += outcome.packs;
-        extend(&vault).await.unwrap();
+        extend(&vault, 1000).await.unwrap();
         // The next look comes no sooner.
         vault.clock.advance(4 * day);
         let (now, reader) = (vault.clock.now(), vault.open(vault.owner()).await.unwrap());
