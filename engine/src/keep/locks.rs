@@ -7,6 +7,9 @@
 //! - **What is needed** is all but the packs, manifests and index segments that prune lets go. If
 //!   prune is stopped, all is needed: whoever stops prune must not end locks.
 //! - **One that cannot be locked** is passed over. Then the round does not count, and begins anew.
+//!   Nor does it count while the replica lacks `vault.json`, or the newest act or manifest that
+//!   this host knows, or while a snapshot is lost everywhere: then somebody has deleted, and nobody
+//!   knows what else was not there to be locked.
 //! - **What belongs to no dataset** is locked with each dataset.
 //! - **Progress** is kept in the state directory, part by part (`scrub/folders.rs`). If it is lost,
 //!   a round begins anew.
@@ -24,10 +27,11 @@ use lifeboat_format::layout;
 use lifeboat_store::{Listing, Lock, LockMode, ObjectMeta, ReplicaError, SharedReplica};
 use serde::{Deserialize, Serialize};
 
+use super::gaps::Gap;
 use super::prune::Prune;
 use super::scrub::folders::{LOCK_PARTS, prefix};
 use crate::config::{Config, ReplicaConfig, ReplicaKind};
-use crate::state::{self, replace_or_forget};
+use crate::state::{self, replace_or_forget, seen};
 
 /// So many locks are extended at once.
 const EXTENDED_AT_ONCE: usize = 16;
@@ -98,6 +102,10 @@ struct Going {
     /// By replica.
     packs: BTreeMap<Name, HashSet<PackId>>,
     snapshots: BTreeSet<SnapshotId>,
+    /// The newest snapshot that stays.
+    newest: Option<SnapshotId>,
+    /// What is missing everywhere and in no record, if something is.
+    lost: Option<String>,
 }
 
 impl Going {
@@ -170,6 +178,25 @@ fn is_led_elsewhere(folder: &Path) -> bool {
     status.is_some_and(|status| status.led_by.is_some())
 }
 
+/// Has all rounds begin anew, as objects were not there to be locked, and are again.
+///
+/// # Errors
+/// The state directory fails.
+pub fn begin_anew(config: &Config) -> Result<()> {
+    for dataset in &config.datasets {
+        let file = state::folder_of(&config.state_directory, &dataset.name).join(LOCKS_FILE);
+        match std::fs::remove_file(&file) {
+            Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+                return Err(Error::failed(format!("{}: cannot remove it", file.display()))
+                    .because(error)
+                    .hint("remove it, so that everything that came back is locked soon"));
+            }
+            _ => {}
+        }
+    }
+    Ok(())
+}
+
 /// Goes on with each round that is due. Where `most_refused` objects of a replica could not be
 /// locked, the next call goes on behind their part. The caller need not hold the dataset's lock. It
 /// may be dropped at any time.
@@ -199,7 +226,9 @@ async fn going(prune: &Prune<'_>) -> Going {
         Ok(plan) => {
             let going = plan.verdicts.iter().filter(|verdict| verdict.goes_at.is_some());
             let snapshots = going.map(|verdict| verdict.snapshot.clone()).collect();
-            let mut going = Going { snapshots, ..Going::default() };
+            let stays = plan.verdicts.iter().rev().find(|verdict| verdict.goes_at.is_none());
+            let newest = stays.map(|verdict| verdict.snapshot.clone());
+            let mut going = Going { snapshots, newest, ..Going::default() };
             for dead in plan.packs.iter().chain(&plan.waiting) {
                 let pack = layout::parse_pack(&plan.dataset, &dead.key);
                 going.packs.entry(dead.replica.clone()).or_default().extend(pack);
@@ -208,7 +237,9 @@ async fn going(prune: &Prune<'_>) -> Going {
         }
         Err(error) => {
             tracing::warn!(dataset = %prune.dataset.name, "Extending every lock, as it is not known what is needed: {}", error.chain());
-            Going::default()
+            let survey = prune.survey().await.ok();
+            let is_lost = survey.is_some_and(|survey| !survey.gaps.iter().all(Gap::is_unread));
+            Going { lost: is_lost.then(|| error.chain()), ..Going::default() }
         }
     }
 }
@@ -223,9 +254,11 @@ async fn round(
     let Some(mut standing) = standings.get(name).cloned() else { return Ok(()) };
     let (began, from) = standing.under_way.unwrap_or((prune.clock.now(), 0));
     let (before, mut first) = (standing.refused, None);
+    miss(prune, replica, going, &mut standing, &mut first).await?;
     for part in from..=LOCK_PARTS {
         if part == LOCK_PARTS {
             lock_all(prune, replica, &mut standing, vec![layout::VAULT.to_owned()], &mut first).await?;
+            miss(prune, replica, going, &mut standing, &mut first).await?;
         } else if let Some(prefix) = prefix(dataset, part, true) {
             let mut listing = Listing::new(&prefix);
             while let Some(objects) = replica.next_page(&mut listing).await? {
@@ -255,6 +288,34 @@ async fn round(
         return Err(error);
     }
     tracing::info!(%dataset, replica = %name, "The locks of what is needed were extended");
+    Ok(())
+}
+
+/// Counts what should be there, and is not, as what could not be locked.
+async fn miss(
+    prune: &Prune<'_>,
+    replica: &SharedReplica,
+    going: &Going,
+    standing: &mut LockStanding,
+    first: &mut Option<Error>,
+) -> Result<()> {
+    let dataset = &prune.dataset.name;
+    let act = Some(seen::read(prune.state, dataset)?).filter(|number| *number > 0);
+    let act = act.map(|number| layout::act(dataset, number));
+    let manifest = going.newest.as_ref().map(|newest| layout::manifest(dataset, newest));
+    let mut missing = going.lost.clone();
+    for key in [Some(layout::VAULT.to_owned()), act, manifest].into_iter().flatten() {
+        if replica.head(&key).await?.is_none() {
+            missing.get_or_insert_with(|| format!("it lacks {key}"));
+        }
+    }
+    if let Some(missing) = missing {
+        standing.refused += 1;
+        first.get_or_insert_with(|| {
+            Error::storage(format!("the locks in replica {} do not count: {missing}", replica.name()))
+                .hint("if somebody deleted it, bring it back with `lifeboat undelete`; else run `lifeboat repair`")
+        });
+    }
     Ok(())
 }
 

@@ -5,6 +5,7 @@ use std::fmt;
 
 use chrono::{DateTime, Utc};
 use lifeboat_engine::base::escape;
+use lifeboat_engine::keep::locks;
 use lifeboat_engine::keep::undelete::{ReplicaUndelete, Tally, Undelete, UndeleteAlso};
 use lifeboat_engine::{Class, Error, Result};
 use serde::Serialize;
@@ -91,7 +92,12 @@ pub(crate) async fn run(args: &Args, session: &Session) -> Result<()> {
     }
     session.out.text(&shown)?;
     session.confirm(args.yes, format!("Bring these back as of {}?", human::time(args.as_of))).await?;
-    let done = told(false, undelete.execute().await?);
+    let done = undelete.execute().await;
+    // What was hidden meanwhile was not there to be locked.
+    if let Some(Err(error)) = place.config.as_ref().map(locks::begin_anew) {
+        session.out.warning(error.chain_and_hint());
+    }
+    let done = told(false, done?);
     if session.out.is_json() {
         session.out.result(&done)?;
     } else {

@@ -109,6 +109,34 @@ async fn after_many_that_cannot_be_locked_the_next_turn_goes_on_behind_them() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_round_over_an_emptied_bucket_does_not_count() {
+    let period = Duration::from_secs(86_400);
+    let (vault, replica) = locking(period).await;
+    vault.backup(&MemorySource::of(noise(1 << 20, 1))).await.unwrap();
+    assert!(extend(&vault, 1000).await.unwrap().last.is_some());
+    for lost in [layout::VAULT, "datasets/shop/snapshots/", "datasets/shop/order/"] {
+        vault.clock.advance(period / 2);
+        let last = standing(&vault).await.last;
+        let mut hidden = Vec::new();
+        for object in replica.list(lost).await.unwrap() {
+            hidden.push((object.key.clone(), replica.get(&object.key, 1 << 20).await.unwrap()));
+            replica.delete(&object.key).await.unwrap();
+        }
+        let failed = extend(&vault, 1000).await.unwrap_err();
+        assert!(failed.chain().contains("do not count"), "{lost}: {failed}");
+        assert_eq!(standing(&vault).await.last, last, "{lost}");
+        for (key, body) in hidden {
+            replica.put_new(&key, body).await.unwrap();
+        }
+        assert!(extend(&vault, 1000).await.unwrap().last > last, "{lost}");
+    }
+    // What undelete brought back is locked at once.
+    locks::begin_anew(&vault.config).unwrap();
+    assert_eq!(standing(&vault).await.last, None);
+    assert!(extend(&vault, 1000).await.unwrap().last.is_some());
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn one_object_that_cannot_be_locked_stops_no_round_and_the_round_does_not_count() {
     let period = Duration::from_secs(86_400);
     let (vault, replica) = locking(period).await;
