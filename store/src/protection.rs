@@ -58,7 +58,7 @@ impl Protection {
         let mut all = Self::default();
         let ReplicaKind::S3(s3) = &config.kind else {
             all.weak.push(
-                "is a directory: whoever can write to it can delete every backup in it; turn on Object Lock in at least one other replica"
+                "is a directory: whoever can write to it can delete every backup in it; in at least one other replica, turn on Object Lock and set `lock`, such as lock = \"30d\""
                     .to_owned(),
             );
             return all.at(DeletionLevel::None, FOR_GOOD);
@@ -143,7 +143,7 @@ impl Protection {
         if probe.versioning.is_none() || removes_versions.is_none() || changes_versioning.is_none() {
             if probe.versioning.is_some() && probe.object_lock == Some(false) {
                 self.weak.push(
-                    "has no Object Lock: whoever has the permission can delete old versions; turn it on in at least one replica"
+                    "has no Object Lock: whoever has the permission can delete old versions; in at least one replica, turn it on and set `lock`, such as lock = \"30d\""
                         .to_owned(),
                 );
             }

@@ -30,8 +30,8 @@ pub(crate) struct Args {
     /// Also bring back what a prune has deleted since then, as a signed record says
     #[arg(long)]
     also_pruned: bool,
-    /// Also bring back what was there in place of newer objects that are valid, such as keys and
-    /// descriptions of hosts
+    /// Also put back the old version of objects that were rewritten since and are valid, such as
+    /// keys and descriptions of hosts
     #[arg(long)]
     also_rewritten: bool,
     /// Show the plan; change nothing
@@ -68,7 +68,9 @@ pub(crate) async fn run(args: &Args, session: &Session) -> Result<()> {
         return Err(Error::usage(
             "a directory keeps no old versions of its files, so nothing can be brought back in it",
         )
-        .hint("restore the directory from its own snapshots, or have `lifeboat repair` copy from another replica"));
+        .hint(
+            "restore the directory from file-system snapshots, or have `lifeboat repair` copy from another replica",
+        ));
     }
     let place = place.read_as_of(&Moment { as_of: Some(args.as_of) });
     let past = session.reader(&place, Need::Manifests).await?;
