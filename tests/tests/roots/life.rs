@@ -182,7 +182,13 @@ async fn a_vault_without_a_root_adopts_one_and_loses_nothing() {
 async fn a_list_takes_from_the_memory_of_its_host_only_what_its_reader_believes() {
     let vault = RootedVault::new().await;
     vault.set_up("db1", &["shop"], &[]).await;
-    assert!(vault.once("db1").await.status.success());
+    let back_up_and_look = async || {
+        let run = vault.once("db1").await;
+        assert!(run.status.success(), "{run}");
+        let looked = vault.lifeboat("db1", &["prune", "shop", "--dry-run"]).await;
+        assert!(looked.status.success(), "{looked}");
+    };
+    back_up_and_look().await;
     let list = async |more: &[&str]| vault.lifeboat("db1", &[&["--json", "list"], more].concat()).await;
     let sizes = |listed: &Output| {
         let listed = listed.json().unwrap_or_else(|_| panic!("{listed}"));
@@ -211,8 +217,7 @@ async fn a_list_takes_from_the_memory_of_its_host_only_what_its_reader_believes(
     let revoked = list(&[]).await;
     assert_eq!(sizes(&revoked), [None], "{revoked}");
     vault.configure("db1", "", &["shop"]);
-    let run = vault.once("db1").await;
-    assert!(run.status.success(), "{run}");
+    back_up_and_look().await;
     let listed = listed_from_memory(&[]).await;
     assert_eq!(sizes(&listed), [Some(11); 2], "{listed}");
     let of_owner = list(&["--owner", &vault.owner]).await;
