@@ -1,8 +1,8 @@
 //! A replica that fails the calls that a test names, so that a failure can be repeated exactly.
 //!
 //! Calls are counted from 1, in the order in which they begin, over all methods but
-//! [`name`](Replica::name), [`region`](Replica::region), [`clock_offset`](Replica::clock_offset) and
-//! [`lock`](Replica::lock). Each page of a listing is a call.
+//! [`name`](Replica::name), [`region`](Replica::region), [`clock_offset`](Replica::clock_offset)
+//! and [`lock`](Replica::lock). Each page of a listing is a call.
 
 use std::collections::BTreeMap;
 use std::fmt;
