@@ -46,14 +46,14 @@ pub struct NewDrillHost {
 pub enum Change {
     /// A backup host is trusted. If it was already, then with these datasets from now on.
     AddHost(GrantedMachine),
-    /// A backup host is trusted no more, from a time on.
+    /// A backup host is trusted only until a time.
     RemoveHost {
         /// Its name.
         name: Name,
         /// Its signer, if several hosts have had this name.
         signer: Option<String>,
         /// The time.
-        from: DateTime<Utc>,
+        until: DateTime<Utc>,
     },
     /// A drill host is trusted. If it was already, then with these datasets from now on.
     AddDrillHost(NewDrillHost),
@@ -64,7 +64,7 @@ pub enum Change {
         /// Its signer, if several hosts have had this name.
         signer: Option<String>,
         /// The time.
-        from: DateTime<Utc>,
+        until: DateTime<Utc>,
     },
     /// Somebody owns the vault, too. The recipient of the line becomes a master.
     AddOwner(OwnerLine),
@@ -151,13 +151,13 @@ pub fn apply(before: &SignedRoot, change: Change, now: DateTime<Utc>) -> Result<
             Some(known) => (known.datasets, known.until) = (host.datasets, None),
             None => root.drill_hosts.push(drill_host(host, from)),
         },
-        Change::RemoveHost { name, signer, from } => {
+        Change::RemoveHost { name, signer, until } => {
             let hosts = root.hosts.iter_mut().map(|host| (&host.name, &host.signer, &mut host.until));
-            revoke(hosts, &name, signer.as_deref(), from)?;
+            revoke(hosts, &name, signer.as_deref(), until)?;
         }
-        Change::RemoveDrillHost { name, signer, from } => {
+        Change::RemoveDrillHost { name, signer, until } => {
             let hosts = root.drill_hosts.iter_mut().map(|host| (&host.name, &host.signer, &mut host.until));
-            revoke(hosts, &name, signer.as_deref(), from)?;
+            revoke(hosts, &name, signer.as_deref(), until)?;
         }
         Change::AddOwner(line) => {
             root.owners.push(owner(&line));
@@ -193,7 +193,7 @@ fn revoke<'a>(
     hosts: impl Iterator<Item = (&'a Name, &'a String, &'a mut Option<DateTime<Utc>>)>,
     name: &Name,
     signer: Option<&str>,
-    from: DateTime<Utc>,
+    time: DateTime<Utc>,
 ) -> Result<()> {
     let named = hosts.filter(|(known, key, until)| {
         *known == name && signer.map_or(until.is_none(), |signer| signer == key.as_str())
@@ -202,7 +202,7 @@ fn revoke<'a>(
     match &mut named[..] {
         [] => Err(unknown("machine", name)),
         [(_, _, until)] => {
-            **until = Some(from.trunc_subsecs(0));
+            **until = Some(time.trunc_subsecs(0));
             Ok(())
         }
         _ => Err(Error::usage(format!("the root has several signers of a machine {name}"))

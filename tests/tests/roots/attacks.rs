@@ -223,7 +223,7 @@ async fn a_revoked_signer_counts_only_for_what_a_store_has_from_before() {
     let cached = || files(&vault.path("db1/state/datasets/shop/cache"));
     assert!(cached().keys().any(|key| key.contains(ids[2])), "{:?}", cached().keys());
 
-    vault.change("db1", &["remove-host", "db1", "--signer", &stolen, "--from", &theft]).await;
+    vault.change("db1", &["remove-host", "db1", "--signer", &stolen, "--until", &theft]).await;
     let went_on = vault.once("db1").await;
     assert!(went_on.status.success(), "{went_on}");
     assert!(!cached().keys().any(|key| key.contains(ids[2])), "he is believed from the cache");
@@ -271,7 +271,7 @@ async fn keys_of_a_revoked_host_are_taken_over_only_if_two_stores_date_them() {
         tokio::time::sleep(Duration::from_millis(2100)).await;
         let theft = Utc::now().to_rfc3339_opts(SecondsFormat::Secs, true);
         tokio::time::sleep(Duration::from_millis(1100)).await;
-        vault.change("db1", &["remove-host", "db1", "--from", &theft]).await;
+        vault.change("db1", &["remove-host", "db1", "--until", &theft]).await;
         for folder in ["db1/keys", "db1/state"] {
             std::fs::remove_dir_all(vault.path(folder)).unwrap();
         }

@@ -207,7 +207,7 @@ async fn a_list_takes_from_the_memory_of_its_host_only_what_its_reader_believes(
 
     // The owner revokes this host, which goes by its list of signers from now on.
     let now = Utc::now().to_rfc3339_opts(SecondsFormat::Secs, true);
-    vault.change("db1", &["remove-host", "db1", "--from", &now]).await;
+    vault.change("db1", &["remove-host", "db1", "--until", &now]).await;
     let revoked = list(&[]).await;
     assert_eq!(sizes(&revoked), [None], "{revoked}");
     vault.configure("db1", "", &["shop"]);

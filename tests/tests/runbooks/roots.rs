@@ -65,7 +65,7 @@ async fn a_vault_adopts_a_root_which_changes_with_its_machines_and_owners() {
     assert_eq!(db1.restored("--identity drill2.txt").await, "two");
 
     let [host, drill] = ["remove-host db2", "remove-drill-host drill2"]
-        .map(|what| format!("lifeboat root request {what} --from 2026-11-23T18:00:00Z"));
+        .map(|what| format!("lifeboat root request {what} --until 2026-11-23T18:00:00Z"));
     for remove in [host, drill] {
         let request = db1.follow(&mut book, &remove, &[]).await.stdout;
         sign_and_install(&db1, &request, &["ann"]).await;

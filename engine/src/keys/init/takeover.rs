@@ -177,7 +177,7 @@ fn take_over<G: Copy, T>(
         (None, Some(error)) => Err(error),
         (None, None) if are_revoked => Err(Error::keys(format!("{what} has keys, but none that counts: {}", damaged.join(", ")))
             .because("two replicas must date them from before the revocation, and these do not")
-            .hint("let `lifeboat root request remove-host NAME --signer RW… --from TIME`, with a time in an hour, be signed and installed, and run this again before that: see \"A machine is stolen\" in OPERATIONS.md")),
+            .hint("let `lifeboat root request remove-host NAME --signer RW… --until TIME`, with a time in an hour, be signed and installed, and run this again before that: see \"A machine is stolen\" in OPERATIONS.md")),
         (None, None) if !damaged.is_empty() => {
             Err(Error::integrity(format!("{what} has keys, but they are damaged: {}", damaged.join(", "))).hint(
                 "put a good copy back, such as an older version of the object, and run `lifeboat init` again; new keys open no backup that is there: delete the object only if there is none to lose",
