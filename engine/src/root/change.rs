@@ -74,9 +74,9 @@ pub enum Change {
     Set {
         /// So many owners must sign.
         threshold: Option<usize>,
-        /// How long every snapshot is kept, in seconds.
+        /// How long every snapshot is kept, in seconds. Nothing enforces it yet.
         retention: Option<u64>,
-        /// How long nothing is deleted after it was marked, in seconds.
+        /// How long nothing is deleted after it was marked, in seconds. Nothing enforces it yet.
         delay: Option<u64>,
         /// Recipients that open the keyring, too.
         add_masters: Vec<String>,
@@ -230,7 +230,8 @@ pub(super) fn locks_out(before: Option<&Root>, after: &Root, own: Option<&str>) 
         .then_some("none of the masters stays, and the keyring is encrypted to them")
 }
 
-/// What is different, in words; `before` is `None` for whoever has seen no root of the vault.
+/// What is different, in words; `before` is `None` for whoever has seen no root of the vault. The
+/// words say what no program uses or enforces yet.
 #[must_use]
 pub fn differences(before: Option<&Root>, after: &Root) -> Vec<String> {
     let (mut told, old) = (Vec::new(), |list: fn(&Root) -> Vec<String>| before.map(list).unwrap_or_default());
@@ -243,15 +244,23 @@ pub fn differences(before: Option<&Root>, after: &Root) -> Vec<String> {
     compare(|root| root.masters.clone(), "opens everything no more: master", "opens everything: master");
     compare(|root| root.hosts.iter().map(host_words).collect(), "before: host", "now: host");
     compare(|root| root.drill_hosts.iter().map(drill_words).collect(), "before: drill host", "now: drill host");
-    compare(|root| root.witnesses.iter().map(Name::to_string).collect(), "no more a witness:", "a witness:");
-    compare(|root| root.warden.iter().map(principal).collect(), "deletes no more: warden", "deletes: warden");
-    compare(|root| root.approvers.iter().map(principal).collect(), "may veto no more:", "may veto:");
+    compare(
+        |root| root.witnesses.iter().map(Name::to_string).collect(),
+        "no more a witness:",
+        "a witness (not used yet):",
+    );
+    compare(
+        |root| root.warden.iter().map(principal).collect(),
+        "deletes no more: warden",
+        "deletes (not used yet): warden",
+    );
+    compare(|root| root.approvers.iter().map(principal).collect(), "may veto no more:", "may veto (not used yet):");
     let floors = |root: &Root| {
         let Floors { retention, delay } = &root.floors;
         let retention = retention.map(|seconds| format!("every snapshot is kept for {seconds} s"));
         retention.into_iter().chain(delay.map(|seconds| format!("{seconds} s between mark and deletion"))).collect()
     };
-    compare(floors, "no more at least:", "at least:");
+    compare(floors, "no more at least:", "at least (not enforced yet):");
     compare(|root| root.requires.0.clone(), "needs no more of programs:", "needs of programs:");
     if before.is_none_or(|before| before.threshold != after.threshold) {
         told.push(format!("so many owners must sign a root: {} of {}", after.threshold, after.owners.len()));

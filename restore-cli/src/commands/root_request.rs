@@ -71,10 +71,11 @@ enum Requested {
         /// So many owners must sign a root
         #[arg(long, value_name = "N")]
         threshold: Option<usize>,
-        /// Keep every snapshot for at least so many days, whatever a configuration says
+        /// Keep every snapshot for at least so many days, whatever a configuration says; signed,
+        /// but not enforced yet
         #[arg(long, value_name = "DAYS")]
         least_retention: Option<u64>,
-        /// Wait at least so many days between a mark and its deletion
+        /// Wait at least so many days between a mark and its deletion; signed, but not enforced yet
         #[arg(long, value_name = "DAYS")]
         least_delay: Option<u64>,
         /// Recipient that opens everything, too; may be repeated
