@@ -203,3 +203,6 @@ pub(super) fn forked(version: u64, replica: Option<&Name>) -> Error {
         .because("an owner's key was used twice, or somebody else has it")
         .hint("find out who signed the wrong one; remove it from the replicas, or start anew with other owners")
 }
+
+#[cfg(test)]
+mod tests;
