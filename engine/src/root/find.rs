@@ -221,7 +221,7 @@ pub(super) fn forked(version: u64, replica: Option<&Name>) -> Error {
     };
     Error::keys(what)
         .because("an owner's key was used twice, or somebody else has it")
-        .hint("find out who signed the wrong one; remove it from the replicas, or start anew with other owners")
+        .hint("find out who signed the wrong one, and remove it from the replicas; on each host that pinned the wrong one, remove root.json and roots/ from the state directory")
 }
 
 #[cfg(test)]

@@ -150,7 +150,7 @@ async fn another_vault_in_the_place_of_this_one_is_refused() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_root_never_goes_back() {
-    let vault = RootedVault::new().await;
+    let mut vault = RootedVault::new().await;
     vault.set_up("db1", &["shop"], &[]).await;
     let first = ["r1", "r2"].map(|replica| files(&vault.path(replica).join("root")));
     vault.change("db1", &["set", "--least-retention", "7"]).await;
@@ -215,8 +215,25 @@ async fn a_root_never_goes_back() {
     assert!(!stopped.status.success() && stopped.stderr.contains("different valid roots of version 3"), "{stopped}");
     assert!(stopped.stderr.contains("replica r2"), "{stopped}");
     assert_eq!(std::fs::read_to_string(vault.path("r2/root/3.json")).unwrap(), carried.root);
+    // A host saw the wrong one alone.
+    let both = std::mem::take(&mut vault.replicas);
+    vault.replicas = vec![both[1].clone()];
+    vault.configure("misled", &vault.owners(), &["shop"]);
+    put_back(&vault.path("misled/keys"), &files(&vault.path("db1/keys")));
+    keep_private(&vault.path("misled/keys"));
+    let misled = vault.once("misled").await;
+    assert!(misled.status.success(), "{misled}");
+    vault.replicas = both;
+    vault.configure("misled", &vault.owners(), &["shop"]);
     std::fs::remove_dir_all(vault.path("r2/root")).unwrap();
     let healed = vault.once("db1").await;
     assert!(healed.status.success() && healed.stderr.contains("does not show root 3"), "{healed}");
     assert_eq!(files(&vault.path("r1/root")), files(&vault.path("r2/root")));
+    let stopped = vault.once("misled").await;
+    assert!(!stopped.status.success() && stopped.stderr.contains("different valid roots of version 3"), "{stopped}");
+    assert!(stopped.stderr.contains("remove root.json and roots/ from the state directory"), "{stopped}");
+    std::fs::remove_file(vault.path("misled/state/root.json")).unwrap();
+    std::fs::remove_dir_all(vault.path("misled/state/roots")).unwrap();
+    let healed = vault.once("misled").await;
+    assert!(healed.status.success(), "{healed}");
 }
