@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use chrono::{DateTime, Utc};
+use futures::future::join_all;
 use lifeboat_base::{Class, Context, Error, Result};
 use lifeboat_format::line::RequestLine;
 use lifeboat_format::root::{MAX_ROOT_BYTES, Root};
@@ -166,9 +167,14 @@ pub async fn keep(
     now: DateTime<Utc>,
 ) -> Result<()> {
     let Some((_, found)) = renew(keys, replicas, state, now).await? else { return Ok(()) };
-    for replica in replicas.iter().filter(|replica| found.incomplete.contains(replica.name())) {
-        if let Err(error) = put_in_replica(&found.chain, replica).await {
-            tracing::warn!(replica = %replica.name(), error = %error.chain(), "The root cannot be put there");
+    let incomplete = replicas.iter().filter(|replica| found.incomplete.contains(replica.name()));
+    let puts = incomplete.map(|replica| {
+        let chain = &found.chain;
+        async move { (replica.name(), put_in_replica(chain, replica).await) }
+    });
+    for (replica, put) in join_all(puts).await {
+        if let Err(error) = put {
+            tracing::warn!(%replica, error = %error.chain(), "The root cannot be put there");
         }
     }
     Ok(())
