@@ -115,3 +115,38 @@ async fn keys_of_a_revoked_host_are_taken_over_only_if_two_stores_date_them() {
         assert!(restored.status.success(), "{restored}");
     }
 }
+
+/// A root that revokes somebody counts for what is read as of a time before it. The root of that
+/// time counts only where none is left.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_read_as_of_a_time_is_believed_as_the_root_of_now_says() {
+    let region = Region::start_with("far", Bucket::Versioned).await;
+    let mut vault = RootedVault::new().await;
+    vault.replicas = vec![section(&region.replica_config("far"))];
+    vault.set_up("db1", &["shop"], &[]).await;
+    assert!(vault.once("db1").await.status.success());
+    tokio::time::sleep(Duration::from_millis(1100)).await;
+    let early = Utc::now().to_rfc3339();
+    tokio::time::sleep(Duration::from_millis(1100)).await;
+    let until = (Utc::now() - Duration::from_secs(300)).to_rfc3339_opts(SecondsFormat::Secs, true);
+    vault.change("db1", &["remove-host", "db1", "--until", &until]).await;
+    vault.configure("reader", &vault.owners(), &[]);
+    let identity = vault.identity("ann");
+    let restored = async |out: &str| {
+        let out = vault.path(out).display().to_string();
+        let words = ["--identity", &identity, "restore", "shop", "--as-of", &early, "--to-directory", &out];
+        vault.lifeboat("reader", &words).await
+    };
+    let refused = restored("out").await;
+    assert!(!refused.status.success() && refused.stderr.contains("revoked"), "{refused}");
+    let _ = std::fs::remove_dir_all(vault.path("reader/state"));
+    let client = region.client();
+    let listed = client.list_objects_v2().bucket(region.bucket()).send().await.unwrap();
+    for key in listed.contents().iter().filter_map(|object| object.key()).filter(|key| key.contains("root/")) {
+        client.delete_object().bucket(region.bucket()).key(key).send().await.unwrap();
+    }
+    let went_on = restored("again").await;
+    assert!(went_on.status.success(), "{went_on}");
+    assert!(went_on.stderr.contains("going on with root 1 of that time"), "{went_on}");
+    assert!(!went_on.stderr.contains("none of the replicas"), "{went_on}");
+}
