@@ -167,7 +167,7 @@ pub async fn init(
     }
     bundle.write(&config.keys.host_bundle, &host_key)?;
     let objects = upload(config, &vault, &bundle, &mut remote, &rewrapped).await?;
-    notes.extend(remote.notes);
+    notes.extend(access.notes.iter().cloned().chain(remote.notes));
     let request = access.request(config, &bundle, vault.created, clock.now())?;
     let (request, request_words) = request.unzip();
     Ok(InitReport {
