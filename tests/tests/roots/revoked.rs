@@ -116,6 +116,59 @@ async fn keys_of_a_revoked_host_are_taken_over_only_if_two_stores_date_them() {
     }
 }
 
+/// Where nobody answers for what is below `root/`, it cannot be told whether a newer root revokes
+/// somebody.
+#[tokio::test(flavor = "multi_thread")]
+async fn without_an_answer_backups_go_on_and_deletion_and_new_machines_wait() {
+    let vault = RootedVault::new().await;
+    vault.set_up("db1", &["shop"], &[]).await;
+    assert!(vault.once("db1").await.status.success());
+    // A directory replica follows no link, so it fails there.
+    let answers = |replica: &str, does: bool| {
+        let (root, aside) = (vault.path(replica).join("root"), vault.path(&format!("{replica}-root")));
+        if does {
+            std::fs::remove_file(&root).unwrap();
+            std::fs::rename(&aside, &root).unwrap();
+        } else {
+            std::fs::rename(&root, &aside).unwrap();
+            std::os::unix::fs::symlink(&aside, &root).unwrap();
+        }
+    };
+    let init = async || vault.lifeboat("db1", &["init", "--identity", &vault.identity("ann")]).await;
+    answers("r2", false);
+    let pinned = init().await;
+    let told = "nobody can tell whether replica r2 shows a newer root";
+    assert!(pinned.status.success() && pinned.to_string().contains(told), "{pinned}");
+    let pruned = vault.lifeboat("db1", &["prune", "--yes"]).await;
+    assert!(pruned.status.success(), "{pruned}");
+    let [keys, state] = ["db1/keys", "db1/state"].map(|folder| vault.path(folder));
+    for folder in [&keys, &state] {
+        std::fs::rename(folder, folder.with_extension("aside")).unwrap();
+    }
+    let refused = init().await;
+    assert!(!refused.status.success() && refused.stderr.contains("which root is the newest"), "{refused}");
+    assert!(!keys.exists(), "{refused}");
+    for folder in [&keys, &state] {
+        let _ = std::fs::remove_dir_all(folder);
+        std::fs::rename(folder.with_extension("aside"), folder).unwrap();
+    }
+
+    answers("r1", false);
+    let went_on = vault.once("db1").await;
+    assert!(
+        went_on.status.success() && went_on.stderr.contains("whether this replica shows a newer root"),
+        "{went_on}"
+    );
+    let pruned = vault.lifeboat("db1", &["prune", "--yes"]).await;
+    assert!(
+        !pruned.status.success() && pruned.to_string().contains("no replica shows root 1, or a newer one"),
+        "{pruned}"
+    );
+    answers("r1", true);
+    let pruned = vault.lifeboat("db1", &["prune", "--yes"]).await;
+    assert!(pruned.status.success(), "{pruned}");
+}
+
 /// A root that revokes somebody counts for what is read as of a time before it. The root of that
 /// time counts only where none is left.
 #[tokio::test(flavor = "multi_thread")]
