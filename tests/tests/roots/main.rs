@@ -10,9 +10,10 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
 use age::secrecy::ExposeSecret;
+use lifeboat_engine::config::{Config, Surroundings};
 use lifeboat_engine::format::chunk_id::ChunkIdKey;
 use lifeboat_engine::format::keyring::DatasetSecrets;
-use lifeboat_engine::keys::parse_recipients;
+use lifeboat_engine::keys::{HostKeys, parse_recipients};
 use lifeboat_engine::stages::encrypt;
 use lifeboat_tests::rooted::RootedVault;
 use lifeboat_tests::vault::{files_below, name};
@@ -49,6 +50,12 @@ fn keep_private(folder: &Path) {
     for file in files(folder).keys() {
         std::fs::set_permissions(folder.join(file), std::fs::Permissions::from_mode(0o600)).unwrap();
     }
+}
+
+/// The keys of a host.
+fn keys_of(vault: &RootedVault, host: &str) -> HostKeys {
+    let config = Config::load(&vault.config(host), &Surroundings::default()).unwrap();
+    HostKeys::load(&config.keys).unwrap()
 }
 
 /// Keys of a dataset that an attacker made, for the owner's master.

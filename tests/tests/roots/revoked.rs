@@ -5,12 +5,13 @@ use std::time::Duration;
 
 use chrono::{SecondsFormat, Utc};
 use lifeboat_engine::format::layout;
+use lifeboat_engine::keys::HostKeys;
 use lifeboat_tests::host::section;
 use lifeboat_tests::rooted::RootedVault;
 use lifeboat_tests::s3::{Bucket, Region};
 use lifeboat_tests::vault::name;
 
-use crate::{files, keep_private, put_back, report};
+use crate::{files, forged, keep_private, keys_of, put_back, report};
 
 /// A thief goes on after his signer was revoked, and dates nothing: he has what the machine had.
 /// The machine that took its place believed him before, and remembers what he wrote.
@@ -93,6 +94,7 @@ async fn keys_of_a_revoked_host_are_taken_over_only_if_two_stores_date_them() {
         }
         vault.set_up("db1", &["shop"], &[]).await;
         assert!(vault.once("db1").await.status.success());
+        let stolen = keys_of(&vault, "db1");
         tokio::time::sleep(Duration::from_millis(2100)).await;
         let theft = Utc::now().to_rfc3339_opts(SecondsFormat::Secs, true);
         tokio::time::sleep(Duration::from_millis(1100)).await;
@@ -105,6 +107,7 @@ async fn keys_of_a_revoked_host_are_taken_over_only_if_two_stores_date_them() {
         if !are_dated {
             assert!(init.stderr.contains("the host that signed it was revoked"), "{init}");
             assert!(!init.stderr.contains("damaged"), "{init}");
+            takes_over_the_keys_that_are_named(&vault, &stolen).await;
             continue;
         }
         vault.sign_and_install("db1", init.json().unwrap()["request"].as_str().unwrap()).await;
@@ -114,6 +117,42 @@ async fn keys_of_a_revoked_host_are_taken_over_only_if_two_stores_date_them() {
         let restored = vault.lifeboat("db1", &words).await;
         assert!(restored.status.success(), "{restored}");
     }
+}
+
+/// The operator has restored an old snapshot, and names the keys that opened it. The thief has put
+/// others beside them, which his signer signed.
+async fn takes_over_the_keys_that_are_named(vault: &RootedVault, stolen: &HostKeys) {
+    let before = Utc::now().to_rfc3339();
+    for generation in 1..=2 {
+        let key = layout::keyring_generation(&name("shop"), generation);
+        let body = forged(vault, &stolen.vault, generation);
+        let signature = stolen.signer.sign(&body, &layout::trusted_comment(&stolen.vault, &key)).unwrap();
+        std::fs::write(vault.path("r2").join(&key), &body).unwrap();
+        std::fs::write(vault.path("r2").join(layout::signature(&key)), signature).unwrap();
+    }
+    let identity = vault.identity("ann");
+    let refused = vault.lifeboat("db1", &["init", "--identity", &identity]).await;
+    let recipient = |key: &str| {
+        let told =
+            refused.stderr.split_once(&format!("{key} (recipient ")).unwrap_or_else(|| panic!("{key}: {refused}"));
+        told.1.split(';').next().unwrap().to_owned()
+    };
+    let key = |generation| layout::keyring_generation(&name("shop"), generation);
+    let honest = recipient(&format!("{} in s1", key(1)));
+    let others = [recipient(&format!("{} in r2", key(1))), recipient(&format!("{} in r2", key(2)))];
+    assert!(!others.contains(&honest), "{refused}");
+    let init = ["--json", "init", "--identity", &identity, "--accept-keys", &honest];
+    let init = vault.lifeboat("db1", &init).await;
+    assert!(init.status.success(), "{init}");
+    vault.sign_and_install("db1", init.json().unwrap()["request"].as_str().unwrap()).await;
+    std::fs::write(vault.path("db1/shop"), "shop of the new machine").unwrap();
+    let once = vault.once("db1").await;
+    assert!(once.status.success(), "{once}");
+    assert_eq!(keys_of(vault, "db1").datasets[&name("shop")].generation, 1);
+    assert_eq!(vault.restored("shop", "r2", &[]).await.unwrap(), "shop of the new machine");
+    let signer = stolen.signer.public().to_string();
+    let old = vault.restored("shop", "r2", &["--at", &before, "--trusted-signer", &signer]).await;
+    assert_eq!(old.unwrap(), "shop of db1");
 }
 
 /// Where nobody answers for what is below `root/`, it cannot be told whether a newer root revokes

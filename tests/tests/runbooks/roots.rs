@@ -45,7 +45,7 @@ async fn a_vault_adopts_a_root_which_changes_with_its_machines_and_owners() {
     assert!(shown.stdout.contains("host db1 backs up shop"), "{shown}");
     let mut db2 = Operator::at(place.path(), "db2");
     (db2.owners, db2.replicas) = (db1.owners.clone(), db1.replicas.clone());
-    db2.datasets = vec![db1.datasets[0].replace("\"shop\"", "\"wiki\"")];
+    db2.datasets = vec![db1.datasets[0].replace("\"shop\"", "\"wiki-en\"")];
     let master = db1.file("ann/identity").display().to_string();
     let (shown, real) = ("lifeboat init --identity MASTER", "lifeboat --json init --identity MASTER");
     let init = db2.follow(&mut book, shown, &[(shown, real), ("MASTER", &master)]).await;
@@ -66,6 +66,7 @@ async fn a_vault_adopts_a_root_which_changes_with_its_machines_and_owners() {
 
     let [host, drill] = ["remove-host db2", "remove-drill-host drill2"]
         .map(|what| format!("lifeboat root request {what} --until 2026-11-23T18:00:00Z"));
+    let old = db2.must("lifeboat --json init").await.json().unwrap()["signer"].as_str().unwrap().to_owned();
     for remove in [host, drill] {
         let request = db1.follow(&mut book, &remove, &[]).await.stdout;
         sign_and_install(&db1, &request, &["ann"]).await;
@@ -74,6 +75,36 @@ async fn a_vault_adopts_a_root_which_changes_with_its_machines_and_owners() {
     let refused = db2.shell("lifeboatd --once").await;
     assert!(!refused.status.success() && refused.stderr.contains("does not let this host"), "{refused}");
     db1.backup().await;
+    // Another machine takes its place. No store dates the keys.
+    for lost in ["keys", "state"] {
+        std::fs::remove_dir_all(db2.file(lost)).unwrap();
+    }
+    let refused = db2.shell(&format!("lifeboat init --identity {master}")).await;
+    let told = refused.stderr.split_once("wiki-en/1.age in frankfurt (recipient ").expect(&refused.stderr).1;
+    let recipient = told.split(';').next().unwrap().to_owned();
+    let as_before = format!("--identity {master} --trusted-signer {old}");
+    let listed = db2.must(&format!("lifeboat --json list {as_before}")).await.json().unwrap();
+    let snapshot = listed["snapshots"].as_array().unwrap().iter().find(|one| one["dataset"] == "wiki-en").unwrap();
+    let id = snapshot["snapshot"].as_str().unwrap();
+    let real =
+        [("shop", "wiki-en"), ("ID", id), ("NAME", "frankfurt"), ("OUT", "old"), ("MASTER", &master), ("RW…", &old)];
+    let show = "lifeboat show shop ID --identity MASTER --trusted-signer RW…";
+    let shown = db2.follow(&mut book, show, &real).await;
+    assert!(shown.stdout.contains("generation 1"), "{shown}");
+    let restore = "lifeboat restore shop --snapshot ID --replica NAME --identity MASTER --trusted-signer RW… \
+                   --to-directory OUT";
+    db2.follow(&mut book, restore, &real).await;
+    let accept = "lifeboat init --identity MASTER --accept-keys age1…";
+    let real = [("lifeboat init", "lifeboat --json init"), ("MASTER", &master), ("age1…", &recipient)];
+    let init = db2.follow(&mut book, accept, &real).await;
+    sign_and_install(&db1, init.json().unwrap()["request"].as_str().unwrap(), &["ann"]).await;
+    // By its own time, all that the old one wrote is the thief's.
+    let refused = db2.shell("lifeboatd --once").await;
+    assert!(!refused.status.success() && refused.stderr.contains("act 1 has been written"), "{refused}");
+    for replica in ["frankfurt", "ireland"] {
+        std::fs::remove_dir_all(place.path().join(replica).join("vault/datasets/wiki-en/order")).unwrap();
+    }
+    db2.must("lifeboatd --once").await;
 
     for (shown, owners) in [
         ("lifeboat root request add-owner @bob.line", &["ann"][..]),

@@ -88,6 +88,12 @@ impl Access {
         Ok(Self { masters, drill_recipients: keys.drill_recipients.clone(), owners, root, trust, notes })
     }
 
+    /// The recipients that the root names of hosts of this name.
+    pub(super) fn operations_of(&self, host: &Name) -> impl Iterator<Item = &String> {
+        let hosts = self.root().into_iter().flat_map(|root| &root.hosts);
+        hosts.filter(move |known| known.name == *host).map(|known| &known.operations)
+    }
+
     fn root(&self) -> Option<&Root> {
         self.root.as_ref().map(|root| &root.root)
     }
