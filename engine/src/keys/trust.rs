@@ -6,8 +6,9 @@
 //! when.
 //!
 //! **A signer that was revoked** counts only for snapshots, drill reports and keys, and only where
-//! a store says that it has the signature from before; keys only where two say so. A mark, a prune
-//! record or a lease of his never counts.
+//! a store says that it has the signature from before. So one store that lies about dates makes
+//! those believe who read from it. Keys, and snapshots that a host is to copy, count only where two
+//! stores say so. A mark, a prune record or a lease of his never counts.
 
 use std::fmt;
 use std::sync::{Arc, PoisonError, RwLock};
