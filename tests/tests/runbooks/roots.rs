@@ -1,7 +1,10 @@
 //! The runbook of the root: a vault adopts one, and the root changes.
 
+use std::path::PathBuf;
+
 use lifeboat_tests::operator::Operator;
 use lifeboat_tests::runbook::Runbook;
+use lifeboat_tests::vault::files_below;
 
 use crate::{host, place, write};
 
@@ -15,14 +18,27 @@ async fn sign_and_install(host: &Operator, request: &str, owners: &[&str]) {
     host.must(&format!("lifeboat root install '{line}'")).await;
 }
 
+/// The keyring objects in all replicas.
+fn keyring(host: &Operator) -> Vec<PathBuf> {
+    let folders = ["frankfurt", "ireland"].map(|replica| host.file(&format!("../{replica}/vault/keyring")));
+    let objects = folders.iter().flat_map(|folder| files_below(folder));
+    objects.filter(|path| path.extension().is_some_and(|end| end == "age")).collect()
+}
+
+/// How many of them an owner opens.
+async fn opened(host: &Operator, owner: &str) -> usize {
+    let mut opened = 0;
+    for object in keyring(host) {
+        let age = host.shell(&format!("age -d -i {owner}/identity '{}' > /dev/null", object.display())).await;
+        opened += usize::from(age.status.success());
+    }
+    opened
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_vault_adopts_a_root_which_changes_with_its_machines_and_owners() {
-    let mut book = Runbook::open("Who is believed")
-        .leaving_out("lifeboat owner init", "the owners are there from the start")
-        .leaving_out(
-            "lifeboat root request set --remove-master age1…",
-            "no master may go before another has the keyring; life.rs shows the refusal",
-        );
+    let mut book =
+        Runbook::open("Who is believed").leaving_out("lifeboat owner init", "the owners are there from the start");
     let place = place();
     let mut db1 = host(&place, "").await;
     db1.backup().await;
@@ -113,6 +129,11 @@ async fn a_vault_adopts_a_root_which_changes_with_its_machines_and_owners() {
         let request = db1.follow(&mut book, shown, &[]).await.stdout;
         sign_and_install(&db1, &request, owners).await;
     }
+    for host in [&db1, &db2] {
+        host.must(&format!("lifeboat init --identity {master}")).await;
+    }
+    let all = keyring(&db1).len();
+    assert_eq!((opened(&db1, "ann").await, opened(&db1, "bob").await, all), (all, all, 8));
     for (shown, owners) in [
         ("lifeboat root request set --threshold 1", &["ann", "bob"][..]),
         ("lifeboat root request remove-owner bob", &["ann"]),
@@ -120,6 +141,15 @@ async fn a_vault_adopts_a_root_which_changes_with_its_machines_and_owners() {
         let request = db1.follow(&mut book, shown, &[]).await.stdout;
         sign_and_install(&db1, &request, owners).await;
     }
+    assert_eq!(opened(&db1, "bob").await, all, "without anything more, it still opens them");
+    let bobs = db1.must("age-keygen -y bob/identity").await.stdout.trim().to_owned();
+    let remove = "lifeboat root request set --remove-master age1…";
+    let request = db1.follow(&mut book, remove, &[("age1…", &bobs)]).await.stdout;
+    sign_and_install(&db1, &request, &["ann"]).await;
+    for host in [&db1, &db2] {
+        host.must(&format!("lifeboat init --identity {master}")).await;
+    }
+    assert_eq!((opened(&db1, "ann").await, opened(&db1, "bob").await), (all, 0));
 
     for replica in ["frankfurt", "ireland"] {
         std::fs::remove_dir_all(place.path().join(replica).join("vault/root")).unwrap();
