@@ -107,6 +107,7 @@ fn fake(name: &str, hangs: bool) -> (Arc<Fake>, Inventory) {
         marks: Default::default(),
         acts: Default::default(),
         unfinished: Default::default(),
+        lone_signatures: Default::default(),
         strangers: Vec::new(),
         keyring: Default::default(),
     };
