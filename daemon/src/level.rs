@@ -39,17 +39,15 @@ impl Runner {
         cancel: &CancellationToken,
     ) -> Result<Vec<ReplicaState>> {
         let dataset = installation.dataset(dataset)?;
-        let _lock = self.state.lock_dataset(&dataset.name)?;
-        root::keep(&installation.keys, &installation.replicas, &self.state, self.clock.now()).await?;
-        let states = tokio::select! {
-            states = catch_up(
-                dataset,
-                &installation.keys,
-                &installation.replicas,
-                &self.state,
-                &installation.config.limits,
-                cancel,
-            ) => states?,
+        let Installation { keys, replicas, config, .. } = installation;
+        let work = async {
+            // A slow replica must not keep the dataset from its backups.
+            root::keep(keys, replicas, &self.state, self.clock.now()).await?;
+            let lock = self.state.lock_dataset(&dataset.name)?;
+            Ok::<_, Error>((lock, catch_up(dataset, keys, replicas, &self.state, &config.limits, cancel).await?))
+        };
+        let (_lock, states) = tokio::select! {
+            done = work => done?,
             () = cancel.cancelled() => return Err(Error::cancelled("the catch-up")),
         };
         for state in states.iter().filter(|state| state.copied_objects > 0) {

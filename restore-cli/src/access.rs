@@ -87,7 +87,8 @@ pub(crate) fn owners(globals: &Globals, config: Option<&Config>) -> Result<Optio
 }
 
 /// Whom the root of these owners lets a reader believe, and the signers of `--trusted-signer`.
-/// Where flags name the replica, nothing was pinned.
+/// Where flags name the replica, nothing was pinned. Replicas that are read as of a moment show
+/// their root as of now, or else that of the `past`.
 ///
 /// # Errors
 /// There is no root that they signed.
@@ -95,11 +96,12 @@ pub(crate) async fn rooted(
     owners: &Owners,
     globals: &Globals,
     config: Option<&Config>,
-    replicas: &[SharedReplica],
+    (replicas, past): (&[SharedReplica], &[SharedReplica]),
     now: DateTime<Utc>,
 ) -> Result<(Arc<Trust>, Vec<String>)> {
     let state = config.and_then(|config| StateDirectory::open(&config.state_directory).ok());
-    root::trust_of_reader(owners, replicas, state.as_ref(), parse_signers(&globals.trusted_signers)?, now).await
+    let besides = parse_signers(&globals.trusted_signers)?;
+    root::trust_of_reader(owners, replicas, past, state.as_ref(), besides, now).await
 }
 
 /// What `--identity` names. Reading one may block, as it may be a pipe or the terminal.

@@ -125,7 +125,12 @@ impl Session {
         let (replicas, unopened) = place.open_for_reading(&self.clock).await?;
         let config = place.config.as_ref();
         if let Some(owners) = access::owners(&self.globals, config)? {
-            let rooted = access::rooted(&owners, &self.globals, config, &replicas, self.clock.now());
+            // A root that revokes somebody counts for what was there before it, too.
+            let (now, past) = match place.as_of {
+                None => (replicas.clone(), Vec::new()),
+                Some(_) => (place.open_each(None, &self.clock).await?.0, replicas.clone()),
+            };
+            let rooted = access::rooted(&owners, &self.globals, config, (&now, &past), self.clock.now());
             let (trust, warnings) = self.cancellable("reading the root", rooted).await?;
             warnings.into_iter().for_each(|warning| self.out.warning(warning));
             keys.trust = trust;
@@ -258,9 +263,17 @@ impl Place {
         &self,
         clock: &SharedClock,
     ) -> Result<(Vec<SharedReplica>, BTreeMap<Name, String>)> {
+        self.open_each(self.as_of, clock).await
+    }
+
+    async fn open_each(
+        &self,
+        as_of: Option<DateTime<Utc>>,
+        clock: &SharedClock,
+    ) -> Result<(Vec<SharedReplica>, BTreeMap<Name, String>)> {
         let (mut replicas, mut unopened, mut first) = (Vec::new(), BTreeMap::new(), None);
         for replica in &self.replicas {
-            let opened = match self.as_of {
+            let opened = match as_of {
                 Some(moment) => store::open_as_of(replica, &self.vault_prefix, clock, moment).await,
                 None => store::open(replica, &self.vault_prefix, clock).await,
             };

@@ -63,6 +63,17 @@ impl RootedVault {
         self.path(owner).join("identity").display().to_string()
     }
 
+    /// The recipient of that identity.
+    ///
+    /// # Panics
+    /// As [`Self::new`].
+    #[must_use]
+    pub fn master(&self, owner: &str) -> String {
+        let text = std::fs::read_to_string(self.identity(owner)).expect("an identity");
+        let recipient = text.lines().find_map(|line| line.strip_prefix("# public key: "));
+        recipient.expect("a recipient").to_owned()
+    }
+
     /// The configuration of a host.
     #[must_use]
     pub fn config(&self, host: &str) -> PathBuf {
@@ -131,9 +142,7 @@ impl RootedVault {
     /// # Panics
     /// As [`Self::new`].
     pub async fn change(&self, host: &str, words: &[&str]) {
-        let request = self.lifeboat(host, &[&["root", "request"], words].concat()).await;
-        assert!(request.status.success(), "{request}");
-        self.sign_and_install(host, request.stdout.trim()).await;
+        self.change_by(host, words, &["ann"]).await;
     }
 
     /// As [`Self::change`], signed by these owners, one after the other.

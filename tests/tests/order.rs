@@ -68,7 +68,7 @@ async fn a_long_manifest_whose_signature_is_missing_gets_it_as_far_as_memory_goe
 async fn lose_the_host(vault: &TestVault) {
     std::fs::remove_dir_all(&vault.config.keys.directory).unwrap();
     std::fs::remove_dir_all(&vault.config.state_directory).unwrap();
-    let options = InitOptions { identities: vault.master_identities() };
+    let options = InitOptions { identities: vault.master_identities(), ..InitOptions::default() };
     let clock: SharedClock = vault.clock.clone();
     init(&vault.config, &vault.replicas, &options, &clock).await.unwrap();
 }

@@ -123,7 +123,7 @@ async fn a_new_host_takes_over_with_the_master_identity_and_not_without() {
     assert!(refused.hint_text().unwrap().contains("--identity"), "{refused:?}");
 
     std::fs::remove_dir_all(&vault.config.keys.directory).unwrap();
-    let options = InitOptions { identities: vault.master_identities() };
+    let options = InitOptions { identities: vault.master_identities(), ..InitOptions::default() };
     init(&vault.config, &vault.replicas, &options, &clock).await.unwrap();
     // The new host trusts its predecessor's snapshots because the operator says so, and
     // deduplicates against them.
@@ -148,7 +148,7 @@ async fn recipients_that_changed_are_applied_only_with_an_identity() {
     assert_eq!(report.notes.len(), 1, "{report:?}");
     let newcomers = ReaderKeys { identities: vec![Arc::new(newcomer)], ..vault.owner() };
     assert!(!opens(&vault, newcomers.clone(), &snapshot).await);
-    let options = InitOptions { identities: vault.master_identities() };
+    let options = InitOptions { identities: vault.master_identities(), ..InitOptions::default() };
     init(&vault.config, &vault.replicas, &options, &clock).await.unwrap();
     assert!(opens(&vault, newcomers, &snapshot).await);
     let revoked = ReaderKeys { identities: old, ..vault.owner() };
@@ -165,7 +165,7 @@ async fn a_new_master_opens_everything_also_for_a_takeover() {
     let new_master = age::x25519::Identity::generate();
     vault.config.keys.master_recipients = vec![new_master.to_public().to_string()];
     let clock: SharedClock = vault.clock.clone();
-    let options = InitOptions { identities: vault.master_identities() };
+    let options = InitOptions { identities: vault.master_identities(), ..InitOptions::default() };
     init(&vault.config, &vault.replicas, &options, &clock).await.unwrap();
     let masters = ReaderKeys { identities: vec![Arc::new(new_master.clone())], ..vault.owner() };
     assert!(opens(&vault, masters, &snapshot).await);
@@ -174,7 +174,7 @@ async fn a_new_master_opens_everything_also_for_a_takeover() {
     // The backup host is lost; the new master alone makes its successor, with another drill host.
     std::fs::remove_dir_all(&vault.config.keys.directory).unwrap();
     std::fs::remove_dir_all(&vault.config.state_directory).unwrap();
-    let options = InitOptions { identities: vec![Arc::new(new_master)] };
+    let options = InitOptions { identities: vec![Arc::new(new_master)], ..InitOptions::default() };
     init(&vault.config, &vault.replicas, &options, &clock).await.unwrap();
     let made = std::fs::read(vault.config.keys.directory.join(DRILL_HOST_FOLDER).join("drill-identity")).unwrap();
     // It cannot take a place in an order that it does not believe.
@@ -203,7 +203,7 @@ async fn an_ssh_key_can_be_the_master() {
     let (key, public) = ssh_keygen(&vault, "ed25519", "");
     vault.config.keys.master_recipients.push(public.clone());
     let clock: SharedClock = vault.clock.clone();
-    let options = InitOptions { identities: vault.master_identities() };
+    let options = InitOptions { identities: vault.master_identities(), ..InitOptions::default() };
     init(&vault.config, &vault.replicas, &options, &clock).await.unwrap();
     let snapshot = vault.backup(&MemorySource::of("x")).await.unwrap().snapshot;
     let identities = parse_identities(&Secret::new(std::fs::read(&key).unwrap()), "id_ed25519").unwrap();

@@ -137,14 +137,16 @@ impl Backup<'_> {
     pub async fn run(&self) -> Result<BackupReport> {
         let (began, now) = (self.clock.elapsed(), self.clock.now());
         let dataset = &self.dataset.name;
-        root::renew(self.keys, self.replicas, self.state, now).await?;
+        let found = root::renew(self.keys, self.replicas, self.state, now).await?;
+        let have_root = found.is_none_or(|(_, found)| found.incomplete.is_empty() && found.unanswered.is_empty());
         self.keys.trust.check_may_sign(&self.keys.signer.public(), dataset)?;
         let keys = self.keys.dataset(dataset)?.clone();
         let generation = keys.generation;
         let sparse = sparse::read(self.state, dataset);
         let (mut members, mut failed) = self.look(generation, &sparse).await;
         let is_first = members.iter().all(Inventory::is_empty);
-        let were_level = failed.is_empty() && members.windows(2).all(|pair| pair[0].is_level_with(&pair[1]));
+        let were_level =
+            have_root && failed.is_empty() && members.windows(2).all(|pair| pair[0].is_level_with(&pair[1]));
         // Replicas that refuse tell the time, too: they may refuse because of this host's clock.
         let witnesses = ClockWitnesses::of(self.replicas, self.config.limits.clock_skew);
         let mut warnings = witnesses.check()?;

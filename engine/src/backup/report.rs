@@ -49,8 +49,8 @@ pub struct BackupReport {
     /// Whether no replica held anything of the dataset but its keys when the run began.
     #[serde(skip)]
     pub is_first: bool,
-    /// Whether all replicas listed the same when the run began, and hold the new snapshot: as far
-    /// as that tells, none lacks what another has.
+    /// Whether all replicas listed the same when the run began, the whole root among it, and hold
+    /// the new snapshot: as far as that tells, none lacks what another has.
     #[serde(skip)]
     pub are_level: bool,
     /// What an operator should know, although the backup succeeded.

@@ -7,13 +7,14 @@
 //! only objects that it knows by name, that are what they claim to be, that two replicas hold, and
 //! on which all agree (`init/remote.rs`). It takes over only keys on which all agree
 //! (`init/takeover.rs`). What is wrong in one replica is named and left aside. With a root, only
-//! keyring objects count that somebody signed who may. With owners and no root yet, none counts but
-//! this host's own.
+//! keyring objects count that somebody signed who may, or that people name by their recipients
+//! (`init/accept.rs`). With owners and no root yet, none counts but this host's own.
 //!
 //! **It never overwrites a key.** It replaces only `hosts/<host>.json`, and keyring objects whose
 //! recipients changed. It wraps this host's own object again by itself. For the object of a
 //! dataset, it needs an identity that opens it.
 
+mod accept;
 mod access;
 mod remote;
 mod takeover;
@@ -57,6 +58,9 @@ pub struct InitOptions {
     /// Identities that open the keyring. They are needed on a host that takes over, and to change
     /// who may open a dataset.
     pub identities: Vec<SharedIdentity>,
+    /// Recipients of keys that are taken over although nobody signed them but a revoked host, and
+    /// no two stores date them from before.
+    pub accepted: Vec<String>,
 }
 
 /// A file that `init` made or found, or an object that it wrote.
@@ -114,6 +118,7 @@ pub async fn init(
     let host_key = local_host_key(config, &mut files)?;
     let known = open_bundle(config, &host_key, &mut files)?;
     access.check_keys(&config.host, &remote, known.as_ref())?;
+    accept::accept(config, known.as_ref(), &mut remote, &access, &options.identities, &options.accepted);
     let vault = remote.vault_info(known.as_ref(), clock)?;
     access.check_vault(&vault.vault)?;
     let mut bundle = match known {
@@ -167,7 +172,7 @@ pub async fn init(
     }
     bundle.write(&config.keys.host_bundle, &host_key)?;
     let objects = upload(config, &vault, &bundle, &mut remote, &rewrapped).await?;
-    notes.extend(remote.notes);
+    notes.extend(access.notes.iter().cloned().chain(remote.notes));
     let request = access.request(config, &bundle, vault.created, clock.now())?;
     let (request, request_words) = request.unzip();
     Ok(InitReport {

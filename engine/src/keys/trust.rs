@@ -6,8 +6,9 @@
 //! when.
 //!
 //! **A signer that was revoked** counts only for snapshots, drill reports and keys, and only where
-//! a store says that it has the signature from before; keys only where two say so. A mark, a prune
-//! record or a lease of his never counts.
+//! a store says that it has the signature from before. So one store that lies about dates makes
+//! those believe who read from it. Keys, and snapshots that a host is to copy, count only where two
+//! stores say so. A mark, a prune record or a lease of his never counts.
 
 use std::fmt;
 use std::sync::{Arc, PoisonError, RwLock};
@@ -56,8 +57,8 @@ enum Role {
 enum Claim {
     /// A snapshot or its place in the order.
     Snapshot(Name),
-    /// What deletes, or keeps others from work.
-    Act(Name),
+    /// What deletes, or keeps others from work: a mark, a prune record, a lease.
+    Deletion(Name),
     Drill(Name),
     /// The keys of a dataset.
     DatasetKeys(Name),
@@ -197,7 +198,7 @@ impl Trust {
     /// [`Class::Keys`]: the root does not let this signer work on the dataset.
     pub fn check_may_sign(&self, signer: &SignerKey, dataset: &Name) -> Result<()> {
         let rules = self.rules();
-        let claim = Claim::Act(dataset.clone());
+        let claim = Claim::Deletion(dataset.clone());
         if rules.grants.iter().any(|grant| grant.signer == *signer && claim.may_be_made_by(grant)) {
             return Ok(());
         }
@@ -227,7 +228,7 @@ impl Claim {
         Some(match rest.split_once('/').map_or(rest, |(folder, _)| folder) {
             "drills" => Self::Drill(dataset),
             "snapshots" | "index" | "order" => Self::Snapshot(dataset),
-            _ => Self::Act(dataset),
+            _ => Self::Deletion(dataset),
         })
     }
 
@@ -238,7 +239,7 @@ impl Claim {
         match (self, &grant.role) {
             (Self::Snapshot(dataset), Role::Host(_)) | (Self::Drill(dataset), Role::DrillHost) => covers(dataset),
             (Self::DatasetKeys(dataset), Role::Host(_)) => covers(dataset),
-            (Self::Act(dataset), Role::Host(_)) => is_now && covers(dataset),
+            (Self::Deletion(dataset), Role::Host(_)) => is_now && covers(dataset),
             (Self::HostKeys(host), Role::Host(name)) => name.as_ref().is_none_or(|name| name == host),
             (Self::DatasetKeys(_) | Self::HostKeys(_), Role::Owner) => true,
             _ => false,

@@ -46,14 +46,14 @@ pub struct NewDrillHost {
 pub enum Change {
     /// A backup host is trusted. If it was already, then with these datasets from now on.
     AddHost(GrantedMachine),
-    /// A backup host is trusted no more, from a time on.
+    /// A backup host is trusted only until a time.
     RemoveHost {
         /// Its name.
         name: Name,
         /// Its signer, if several hosts have had this name.
         signer: Option<String>,
         /// The time.
-        from: DateTime<Utc>,
+        until: DateTime<Utc>,
     },
     /// A drill host is trusted. If it was already, then with these datasets from now on.
     AddDrillHost(NewDrillHost),
@@ -64,7 +64,7 @@ pub enum Change {
         /// Its signer, if several hosts have had this name.
         signer: Option<String>,
         /// The time.
-        from: DateTime<Utc>,
+        until: DateTime<Utc>,
     },
     /// Somebody owns the vault, too. The recipient of the line becomes a master.
     AddOwner(OwnerLine),
@@ -74,9 +74,9 @@ pub enum Change {
     Set {
         /// So many owners must sign.
         threshold: Option<usize>,
-        /// How long every snapshot is kept, in seconds.
+        /// How long every snapshot is kept, in seconds. Nothing enforces it yet.
         retention: Option<u64>,
-        /// How long nothing is deleted after it was marked, in seconds.
+        /// How long nothing is deleted after it was marked, in seconds. Nothing enforces it yet.
         delay: Option<u64>,
         /// Recipients that open the keyring, too.
         add_masters: Vec<String>,
@@ -151,13 +151,13 @@ pub fn apply(before: &SignedRoot, change: Change, now: DateTime<Utc>) -> Result<
             Some(known) => (known.datasets, known.until) = (host.datasets, None),
             None => root.drill_hosts.push(drill_host(host, from)),
         },
-        Change::RemoveHost { name, signer, from } => {
+        Change::RemoveHost { name, signer, until } => {
             let hosts = root.hosts.iter_mut().map(|host| (&host.name, &host.signer, &mut host.until));
-            revoke(hosts, &name, signer.as_deref(), from)?;
+            revoke(hosts, &name, signer.as_deref(), until)?;
         }
-        Change::RemoveDrillHost { name, signer, from } => {
+        Change::RemoveDrillHost { name, signer, until } => {
             let hosts = root.drill_hosts.iter_mut().map(|host| (&host.name, &host.signer, &mut host.until));
-            revoke(hosts, &name, signer.as_deref(), from)?;
+            revoke(hosts, &name, signer.as_deref(), until)?;
         }
         Change::AddOwner(line) => {
             root.owners.push(owner(&line));
@@ -193,7 +193,7 @@ fn revoke<'a>(
     hosts: impl Iterator<Item = (&'a Name, &'a String, &'a mut Option<DateTime<Utc>>)>,
     name: &Name,
     signer: Option<&str>,
-    from: DateTime<Utc>,
+    time: DateTime<Utc>,
 ) -> Result<()> {
     let named = hosts.filter(|(known, key, until)| {
         *known == name && signer.map_or(until.is_none(), |signer| signer == key.as_str())
@@ -202,7 +202,7 @@ fn revoke<'a>(
     match &mut named[..] {
         [] => Err(unknown("machine", name)),
         [(_, _, until)] => {
-            **until = Some(from.trunc_subsecs(0));
+            **until = Some(time.trunc_subsecs(0));
             Ok(())
         }
         _ => Err(Error::usage(format!("the root has several signers of a machine {name}"))
@@ -230,7 +230,8 @@ pub(super) fn locks_out(before: Option<&Root>, after: &Root, own: Option<&str>) 
         .then_some("none of the masters stays, and the keyring is encrypted to them")
 }
 
-/// What is different, in words; `before` is `None` for whoever has seen no root of the vault.
+/// What is different, in words; `before` is `None` for whoever has seen no root of the vault. The
+/// words say what no program uses or enforces yet.
 #[must_use]
 pub fn differences(before: Option<&Root>, after: &Root) -> Vec<String> {
     let (mut told, old) = (Vec::new(), |list: fn(&Root) -> Vec<String>| before.map(list).unwrap_or_default());
@@ -243,15 +244,23 @@ pub fn differences(before: Option<&Root>, after: &Root) -> Vec<String> {
     compare(|root| root.masters.clone(), "opens everything no more: master", "opens everything: master");
     compare(|root| root.hosts.iter().map(host_words).collect(), "before: host", "now: host");
     compare(|root| root.drill_hosts.iter().map(drill_words).collect(), "before: drill host", "now: drill host");
-    compare(|root| root.witnesses.iter().map(Name::to_string).collect(), "no more a witness:", "a witness:");
-    compare(|root| root.warden.iter().map(principal).collect(), "deletes no more: warden", "deletes: warden");
-    compare(|root| root.approvers.iter().map(principal).collect(), "may veto no more:", "may veto:");
+    compare(
+        |root| root.witnesses.iter().map(Name::to_string).collect(),
+        "no more a witness:",
+        "a witness (not used yet):",
+    );
+    compare(
+        |root| root.warden.iter().map(principal).collect(),
+        "deletes no more: warden",
+        "deletes (not used yet): warden",
+    );
+    compare(|root| root.approvers.iter().map(principal).collect(), "may veto no more:", "may veto (not used yet):");
     let floors = |root: &Root| {
         let Floors { retention, delay } = &root.floors;
         let retention = retention.map(|seconds| format!("every snapshot is kept for {seconds} s"));
         retention.into_iter().chain(delay.map(|seconds| format!("{seconds} s between mark and deletion"))).collect()
     };
-    compare(floors, "no more at least:", "at least:");
+    compare(floors, "no more at least:", "at least (not enforced yet):");
     compare(|root| root.requires.0.clone(), "needs no more of programs:", "needs of programs:");
     if before.is_none_or(|before| before.threshold != after.threshold) {
         told.push(format!("so many owners must sign a root: {} of {}", after.threshold, after.owners.len()));

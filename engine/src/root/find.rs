@@ -1,9 +1,10 @@
 //! Finds the newest valid root in replicas, each of which may be hostile.
 //!
 //! The way goes from the root that is known, or from the oldest that is there, to the next, as long
-//! as a replica shows a valid one. A replica can invent a chain of its own, of
-//! [`MAX_ROOT_VERSION`] roots at most, and it costs the time that a replica may take at most
-//! (`shown.rs`). It does not count, as none of the owners signed it.
+//! as a replica shows a valid one. A replica can invent a chain of its own. It does not count, as
+//! none of the owners signed it, and it costs no more than [`MAX_STRANGE_BYTES`] and the time that
+//! a replica may take (`shown.rs`). So a chain that begins with other owners than those who were
+//! given must be signed by enough of these before it is so long.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -17,6 +18,9 @@ use super::shown::ShownRoots;
 use super::signed::SignedRoot;
 use crate::catalog::verdict::is_verdict;
 use crate::keys::owners::Owners;
+
+/// A chain that none of the owners has signed is followed no further.
+const MAX_STRANGE_BYTES: usize = 64 << 20;
 
 /// What replicas show of roots.
 #[derive(Debug, Default)]
@@ -60,7 +64,8 @@ pub async fn find(replicas: &[SharedReplica], owners: Option<&Owners>, known: &[
         let listed = shown.iter().flat_map(ShownRoots::versions).filter(|version| *version <= MAX_ROOT_VERSION);
         for first in listed.collect::<BTreeSet<_>>() {
             let begin = next(&shown, first, None, &mut found).await;
-            let begin = begin.into_iter().map(|root| Chain { is_owners: is_enough(&root), roots: vec![root] });
+            let begin =
+                begin.into_iter().map(|root| Chain { is_owners: is_enough(&root), roots: vec![root], bytes: 0 });
             // Whoever owns a bucket can show long ways that lead nowhere: one of them is enough.
             let begin = begin.filter(|chain| first == 1 || chain.is_owners).collect();
             good = walk(begin, &shown, &is_enough, &mut found).await;
@@ -69,7 +74,7 @@ pub async fn find(replicas: &[SharedReplica], owners: Option<&Owners>, known: &[
             }
         }
     } else {
-        let chains = vec![Chain { roots: known.to_vec(), is_owners: true }];
+        let chains = vec![Chain { roots: known.to_vec(), is_owners: true, bytes: 0 }];
         good = walk(chains, &shown, &is_enough, &mut found).await;
     }
     if let [one, other, ..] = &good[..] {
@@ -120,11 +125,27 @@ async fn compare(shown: &[ShownRoots<'_>], found: &mut FoundRoot) -> Result<()> 
 }
 
 /// Roots of which each is valid after the one before.
+#[derive(Clone)]
 struct Chain {
     /// The oldest first; never empty.
     roots: Vec<SignedRoot>,
     /// Whether enough of the owners that were asked for signed one of them.
     is_owners: bool,
+    /// How long those are that come after the first.
+    bytes: usize,
+}
+
+impl Chain {
+    fn followed_by(mut self, next: SignedRoot, is_enough: &impl Fn(&SignedRoot) -> bool) -> Self {
+        self.is_owners = self.is_owners || is_enough(&next);
+        self.bytes += next.text.len();
+        self.roots.push(next);
+        self
+    }
+
+    fn is_too_long(&self) -> bool {
+        !self.is_owners && self.bytes > MAX_STRANGE_BYTES
+    }
 }
 
 /// Follows each chain to its end. Returns those that the owners signed.
@@ -135,18 +156,17 @@ async fn walk(
     found: &mut FoundRoot,
 ) -> Vec<Vec<SignedRoot>> {
     let mut good = Vec::new();
-    while let Some(Chain { roots, is_owners }) = chains.pop() {
-        let Some(newest) = roots.last() else { continue };
-        let next = next(shown, newest.root.version + 1, Some(newest), found).await;
-        if !next.is_empty() {
-            chains.extend(next.into_iter().map(|next| Chain {
-                is_owners: is_owners || is_enough(&next),
-                roots: [roots.clone(), vec![next]].concat(),
-            }));
-        } else if is_owners {
-            good.push(roots);
+    while let Some(chain) = chains.pop() {
+        let Some(newest) = chain.roots.last() else { continue };
+        let Root { version, ref vault, .. } = newest.root;
+        let mut all_next =
+            if chain.is_too_long() { Vec::new() } else { next(shown, version + 1, Some(newest), found).await };
+        if let Some(last) = all_next.pop() {
+            chains.extend(all_next.into_iter().map(|next| chain.clone().followed_by(next, is_enough)));
+            chains.push(chain.followed_by(last, is_enough));
+        } else if chain.is_owners {
+            good.push(chain.roots);
         } else {
-            let Root { version, vault, .. } = &newest.root;
             found.junk.push(format!("root {version} of vault {vault} is left aside: others own it"));
         }
     }
@@ -201,5 +221,8 @@ pub(super) fn forked(version: u64, replica: Option<&Name>) -> Error {
     };
     Error::keys(what)
         .because("an owner's key was used twice, or somebody else has it")
-        .hint("find out who signed the wrong one; remove it from the replicas, or start anew with other owners")
+        .hint("find out who signed the wrong one, and remove it from the replicas; on each host that pinned the wrong one, remove root.json and roots/ from the state directory")
 }
+
+#[cfg(test)]
+mod tests;

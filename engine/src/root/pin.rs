@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use chrono::{DateTime, Utc};
+use futures::future::join_all;
 use lifeboat_base::{Class, Context, Error, Result};
 use lifeboat_format::line::RequestLine;
 use lifeboat_format::root::{MAX_ROOT_BYTES, Root};
@@ -166,34 +167,51 @@ pub async fn keep(
     now: DateTime<Utc>,
 ) -> Result<()> {
     let Some((_, found)) = renew(keys, replicas, state, now).await? else { return Ok(()) };
-    for replica in replicas.iter().filter(|replica| found.incomplete.contains(replica.name())) {
-        if let Err(error) = put_in_replica(&found.chain, replica).await {
-            tracing::warn!(replica = %replica.name(), error = %error.chain(), "The root cannot be put there");
+    let incomplete = replicas.iter().filter(|replica| found.incomplete.contains(replica.name()));
+    let puts = incomplete.map(|replica| {
+        let chain = &found.chain;
+        async move { (replica.name(), put_in_replica(chain, replica).await) }
+    });
+    for (replica, put) in join_all(puts).await {
+        if let Err(error) = put {
+            tracing::warn!(%replica, error = %error.chain(), "The root cannot be put there");
         }
     }
     Ok(())
 }
 
-/// Whom a reader believes who goes by owners: the newest root that replicas show, or that was
-/// pinned. `besides` are signers that are trusted whatever the root says. Returns warnings, too.
+/// Whom a reader believes who goes by owners: the newest root that replicas show now, or that was
+/// pinned, or else what they showed in the `past`. `besides` are signers that are trusted whatever
+/// the root says. Returns warnings, too.
 ///
 /// # Errors
 /// No root is known, or two are valid.
 pub async fn trust_of_reader(
     owners: &Owners,
     replicas: &[SharedReplica],
+    past: &[SharedReplica],
     state: Option<&StateDirectory>,
     besides: Vec<SignerKey>,
     now: DateTime<Utc>,
 ) -> Result<(Arc<Trust>, Vec<String>)> {
     let known = state.map(pinned).transpose()?.unwrap_or_default();
-    let found = find(replicas, Some(owners), &known).await?;
-    let mut warnings = found.junk.clone();
+    let mut found = find(replicas, Some(owners), &known).await?;
+    let mut warnings = std::mem::take(&mut found.junk);
+    if found.newest.is_none() && !past.is_empty() {
+        let before = find(past, Some(owners), &known).await?;
+        if let Some(newest) = &before.newest {
+            let version = newest.root.version;
+            warnings.push(format!("no replica shows a root any more; going on with root {version} of that time"));
+            let unanswered = std::mem::replace(&mut found, before).unanswered;
+            found.unanswered.extend(unanswered);
+            warnings.append(&mut found.junk);
+        }
+    }
     let Some(newest) = &found.newest else {
         let errors: Vec<Error> = found.unanswered.into_values().collect();
         return Err(if errors.is_empty() { no_root() } else { combine("no root can be read".to_owned(), &errors) });
     };
-    if found.holders.is_empty() && !known.is_empty() {
+    if found.holders.is_empty() && !found.lacking.is_empty() {
         warnings
             .push(format!("{}; going on with the one that this host has seen", gone_back(newest, &found).message()));
     }

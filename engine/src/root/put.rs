@@ -1,10 +1,13 @@
 //! Writes roots into one replica.
 
+use std::time::Duration;
+
 use bytes::Bytes;
-use lifeboat_base::Result;
+use lifeboat_base::{Error, Result};
 use lifeboat_format::layout;
 use lifeboat_format::root::MAX_ROOT_BYTES;
 use lifeboat_store::{ReplicaErrorKind, SharedReplica};
+use tokio::time::timeout;
 
 use super::find::forked;
 use super::shown::ShownRoots;
@@ -12,13 +15,25 @@ use super::signed::SignedRoot;
 use crate::catalog::verdict::is_verdict;
 use crate::keys::sign::MAX_SIGNATURE_BYTES;
 
+/// A replica that takes longer gets the rest another time.
+const LONGEST_PUT: Duration = Duration::from_secs(600);
+
 /// Gives a replica a chain of roots and their signatures, the oldest first, and each one after its
 /// signatures: a root is there only when it can be believed. Whoever calls it knows that the chain
 /// is valid. Junk under their names is overwritten, a valid root never.
 ///
 /// # Errors
-/// The replica fails, or shows another valid root in the place of one of these.
+/// The replica fails or is too slow, or shows another valid root in the place of one of these.
 pub(super) async fn put_in_replica(chain: &[SignedRoot], replica: &SharedReplica) -> Result<()> {
+    let too_slow = |_| {
+        let seconds = LONGEST_PUT.as_secs();
+        Error::storage(format!("replica {} has not taken the roots within {seconds} s", replica.name()))
+            .hint("check that the replica is reachable")
+    };
+    timeout(LONGEST_PUT, put_chain(chain, replica)).await.map_err(too_slow)?
+}
+
+async fn put_chain(chain: &[SignedRoot], replica: &SharedReplica) -> Result<()> {
     let shown = ShownRoots::list(replica).await?;
     let mut before: Option<&SignedRoot> = None;
     for root in chain {

@@ -1,6 +1,7 @@
 //! What one replica shows below `root/`. It may be hostile, and it may be slow.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
 use futures::future::join_all;
@@ -9,12 +10,13 @@ use lifeboat_format::id::Name;
 use lifeboat_format::layout;
 use lifeboat_format::root::{MAX_ROOT_BYTES, Root};
 use lifeboat_store::{ReplicaError, SharedReplica};
-use tokio::time::{Instant, timeout_at};
+use tokio::time::{Instant, timeout};
 
 use super::signed::SignedRoot;
 use crate::keys::sign::MAX_SIGNATURE_BYTES;
 
-/// A replica that does not answer for so long is left aside, however much it shows.
+/// A replica whose own requests take longer together is left aside, however much it shows. The time
+/// that others take does not count: else one slow replica would silence those that answer.
 const LONGEST_LOOK: Duration = Duration::from_secs(180);
 
 /// A replica with what it lists below `root/`.
@@ -22,8 +24,21 @@ pub(super) struct ShownRoots<'a> {
     pub(super) replica: &'a SharedReplica,
     /// The keys, each with the length of its object in bytes.
     keys: BTreeMap<String, u64>,
-    /// Nothing is read after this.
-    deadline: Instant,
+    left: TimeLeft,
+}
+
+/// What a replica may still take for its requests.
+struct TimeLeft(Mutex<Duration>);
+
+impl TimeLeft {
+    /// Waits for one request, and counts what it takes.
+    async fn spend<T>(&self, replica: &Name, request: impl Future<Output = T>) -> Result<T> {
+        let (left, began) = (*self.0.lock().unwrap_or_else(PoisonError::into_inner), Instant::now());
+        let answer = if left.is_zero() { None } else { timeout(left, request).await.ok() };
+        let left = answer.as_ref().map_or(Duration::ZERO, |_| left.saturating_sub(began.elapsed()));
+        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = left;
+        answer.ok_or_else(|| too_slow(replica))
+    }
 }
 
 impl<'a> ShownRoots<'a> {
@@ -32,11 +47,10 @@ impl<'a> ShownRoots<'a> {
     /// # Errors
     /// It fails, or does not answer in time.
     pub(super) async fn list(replica: &'a SharedReplica) -> Result<Self> {
-        let deadline = Instant::now() + LONGEST_LOOK;
-        let listed =
-            timeout_at(deadline, replica.list(layout::ROOTS)).await.map_err(|_| too_slow(replica.name()))??;
+        let left = TimeLeft(Mutex::new(LONGEST_LOOK));
+        let listed = left.spend(replica.name(), replica.list(layout::ROOTS)).await??;
         let keys = listed.into_iter().map(|object| (object.key, object.size)).collect();
-        Ok(Self { replica, keys, deadline })
+        Ok(Self { replica, keys, left })
     }
 
     /// The name of the replica.
@@ -65,8 +79,7 @@ impl<'a> ShownRoots<'a> {
         if !self.keys.contains_key(&key) {
             return Ok(None);
         }
-        let slow = |_| too_slow(self.name());
-        timeout_at(self.deadline, self.read_listed(&key, version, before)).await.map_err(slow)?.map(Some)
+        self.left.spend(self.name(), self.read_listed(&key, version, before)).await?.map(Some)
     }
 
     async fn read_listed(&self, key: &str, version: u64, before: Option<&Root>) -> Result<SignedRoot> {

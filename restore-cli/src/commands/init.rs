@@ -18,19 +18,25 @@ use crate::table::Plain;
 /// With --identity MASTER it takes over for a lost host, or applies changed master and drill
 /// recipients.
 #[derive(Debug, clap::Args)]
-pub(crate) struct Args {}
+pub(crate) struct Args {
+    /// Recipient of keys that are taken over although the host that signed them was revoked, and no
+    /// two stores date them from before: only of keys that opened an old snapshot; may be repeated
+    #[arg(long, value_name = "RECIPIENT")]
+    accept_keys: Vec<String>,
+}
 
 #[derive(Serialize)]
 #[serde(transparent)]
 struct Made(InitReport);
 
-pub(crate) async fn run(_: &Args, session: &Session) -> Result<()> {
+pub(crate) async fn run(args: &Args, session: &Session) -> Result<()> {
     let config = session.configuration()?;
     if session.globals.replica.is_some() {
         return Err(Error::usage("init works on every replica").hint("leave --replica out"));
     }
     let identities = access::given_identities(&session.globals.identities);
-    let options = InitOptions { identities: session.cancellable("reading an identity", identities).await? };
+    let identities = session.cancellable("reading an identity", identities).await?;
+    let options = InitOptions { identities, accepted: args.accept_keys.clone() };
     let replicas = config.open_replicas(&session.clock).await?;
     let work = keys::init(&config, &replicas, &options, &session.clock);
     let report = session.cancellable("init", work).await?;

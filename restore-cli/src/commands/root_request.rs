@@ -71,10 +71,11 @@ enum Requested {
         /// So many owners must sign a root
         #[arg(long, value_name = "N")]
         threshold: Option<usize>,
-        /// Keep every snapshot for at least so many days, whatever a configuration says
+        /// Keep every snapshot for at least so many days, whatever a configuration says; signed,
+        /// but not enforced yet
         #[arg(long, value_name = "DAYS")]
         least_retention: Option<u64>,
-        /// Wait at least so many days between a mark and its deletion
+        /// Wait at least so many days between a mark and its deletion; signed, but not enforced yet
         #[arg(long, value_name = "DAYS")]
         least_delay: Option<u64>,
         /// Recipient that opens everything, too; may be repeated
@@ -93,9 +94,9 @@ struct Removed {
     /// Its signer, if several machines have had this name
     #[arg(long, value_name = "KEY")]
     signer: Option<String>,
-    /// Since when it is not to be trusted (RFC 3339), such as the time of a theft; now if left out
+    /// Until when it is to be trusted (RFC 3339), such as the time of a theft; now if left out
     #[arg(long, value_name = "TIME", value_parser = parse_time)]
-    from: Option<DateTime<Utc>>,
+    until: Option<DateTime<Utc>>,
 }
 
 #[derive(Debug, clap::Args)]
@@ -116,8 +117,8 @@ pub(crate) async fn run(args: &Args, session: &Session) -> Result<()> {
             })?;
             Change::AddHost(this_host(&config, &HostKeys::load(&config.keys)?, datasets))
         }
-        Requested::RemoveHost(Removed { name, signer, from }) => {
-            Change::RemoveHost { name: name.clone(), signer: signer.clone(), from: from.unwrap_or(now) }
+        Requested::RemoveHost(Removed { name, signer, until }) => {
+            Change::RemoveHost { name: name.clone(), signer: signer.clone(), until: until.unwrap_or(now) }
         }
         Requested::AddDrillHost { name, recipient, signer, datasets } => Change::AddDrillHost(NewDrillHost {
             name: name.clone(),
@@ -125,8 +126,8 @@ pub(crate) async fn run(args: &Args, session: &Session) -> Result<()> {
             signer: signer.clone(),
             datasets: if datasets.is_empty() { all() } else { datasets.clone() },
         }),
-        Requested::RemoveDrillHost(Removed { name, signer, from }) => {
-            Change::RemoveDrillHost { name: name.clone(), signer: signer.clone(), from: from.unwrap_or(now) }
+        Requested::RemoveDrillHost(Removed { name, signer, until }) => {
+            Change::RemoveDrillHost { name: name.clone(), signer: signer.clone(), until: until.unwrap_or(now) }
         }
         Requested::AddOwner { line } => Change::AddOwner(line::read::<OwnerLine>(&lines::given(line)?)?),
         Requested::RemoveOwner { name } => Change::RemoveOwner(name.clone()),

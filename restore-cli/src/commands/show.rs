@@ -1,5 +1,6 @@
 //! `show`: what one snapshot consists of.
 
+use std::collections::BTreeSet;
 use std::fmt;
 
 use chrono::{DateTime, Utc};
@@ -49,6 +50,8 @@ struct Description {
     streams: Vec<Stream>,
     totals: Totals,
     packs: usize,
+    /// The key generations of these packs.
+    generations: BTreeSet<u32>,
     replicas: Vec<Name>,
 }
 
@@ -97,6 +100,7 @@ fn describe(manifest: Manifest, replicas: Vec<Name>) -> Description {
         blake3: entry.blake3,
         exit: entry.exit,
     };
+    let generations = manifest.generations();
     let Accounting { raw_bytes, deduplicated_bytes, row_bytes, stored_bytes, new_packs, .. } = manifest.accounting;
     Description {
         vault: manifest.vault,
@@ -112,6 +116,7 @@ fn describe(manifest: Manifest, replicas: Vec<Name>) -> Description {
         source: manifest.source,
         streams: manifest.streams.into_iter().map(stream).collect(),
         totals: Totals { raw_bytes, deduplicated_bytes, row_bytes, stored_bytes, new_packs },
+        generations,
         packs: manifest.packs.len(),
         replicas,
     }
@@ -125,6 +130,7 @@ impl fmt::Display for Description {
         let totals = &self.totals;
         let taken = human::taken(self.taken, Some(self.started).filter(|claimed| *claimed != self.taken));
         let future = if self.in_future { " (this time lies in the FUTURE)" } else { "" };
+        let generations: Vec<String> = self.generations.iter().map(|one| format!("generation {one}")).collect();
         let mut facts = vec![
             ("dataset", self.dataset.to_string()),
             ("snapshot", self.snapshot.to_string()),
@@ -147,6 +153,7 @@ impl fmt::Display for Description {
                 format!("{} in {}", human::bytes(totals.stored_bytes), human::count(totals.new_packs, "new pack")),
             ),
             ("needs", human::count(self.packs as u64, "pack")),
+            ("keys", generations.join(", ")),
             ("replicas", self.replicas.iter().map(Name::as_str).collect::<Vec<_>>().join(", ")),
         ];
         facts.retain(|(_, value)| !value.is_empty());

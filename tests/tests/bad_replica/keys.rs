@@ -44,7 +44,7 @@ async fn a_host_that_takes_over_adopts_no_keys_that_one_replica_alone_has() {
     vault.config.keys.trusted_signers = vec![vault.init.signer.clone()];
     std::fs::remove_dir_all(&vault.config.state_directory).unwrap();
     let clock: SharedClock = vault.clock.clone();
-    let options = InitOptions { identities: vault.master_identities() };
+    let options = InitOptions { identities: vault.master_identities(), ..InitOptions::default() };
     let generation = layout::keyring_generation(&name(DATASET), 2);
     let of_host = layout::host_identity(&vault.config.host);
     for (key, forged) in
@@ -79,7 +79,7 @@ async fn a_host_that_takes_over_adopts_no_keys_that_another_replica_lacks_or_hol
     vault.backup(&MemorySource::of(noise(200_000, 1))).await.unwrap();
     std::fs::remove_dir_all(&vault.config.state_directory).unwrap();
     let clock: SharedClock = vault.clock.clone();
-    let options = InitOptions { identities: vault.master_identities() };
+    let options = InitOptions { identities: vault.master_identities(), ..InitOptions::default() };
     vault.config.keys.trusted_signers = vec![vault.init.signer.clone()];
     let mut second = vault.config.datasets[0].clone();
     second.name = name("next");
@@ -125,7 +125,7 @@ async fn a_host_that_takes_over_makes_no_keys_where_all_are_damaged() {
     vault.config.keys.trusted_signers = vec![vault.init.signer.clone()];
     std::fs::remove_dir_all(&vault.config.state_directory).unwrap();
     let clock: SharedClock = vault.clock.clone();
-    let options = InitOptions { identities: vault.master_identities() };
+    let options = InitOptions { identities: vault.master_identities(), ..InitOptions::default() };
     let (first, second) = (vault.replica_path(1), vault.replica_path(2));
     for key in [layout::keyring_generation(&name(DATASET), 1), layout::host_identity(&vault.config.host)] {
         let ours = std::fs::read(first.join(&key)).unwrap();
@@ -180,7 +180,7 @@ async fn replicas_of_a_format_that_is_only_read_still_tell_whose_keys_are_right(
     std::fs::write(vault.replica_path(1).join(key), forged_keys(&vault, DATASET, 1)).unwrap();
     std::fs::remove_dir_all(&vault.config.keys.directory).unwrap();
     let clock: SharedClock = vault.clock.clone();
-    let options = InitOptions { identities: vault.master_identities() };
+    let options = InitOptions { identities: vault.master_identities(), ..InitOptions::default() };
     let refused = init(&vault.config, &vault.replicas, &options, &clock).await.unwrap_err();
     assert!(refused.message().contains("different keys in r1 and in r2"), "{refused:?}");
 }
@@ -218,7 +218,7 @@ async fn recipients_change_and_the_keys_stay_whatever_a_replica_holds() {
     let newcomer = age::x25519::Identity::generate();
     vault.config.keys.drill_recipients = vec![newcomer.to_public().to_string()];
     let clock: SharedClock = vault.clock.clone();
-    let options = InitOptions { identities: vault.master_identities() };
+    let options = InitOptions { identities: vault.master_identities(), ..InitOptions::default() };
     init(&vault.config, &vault.replicas, &options, &clock).await.unwrap();
     let next = vault.backup(&MemorySource::of(noise(200_000, 1))).await.unwrap();
     assert_eq!(next.stored_bytes, 0, "another key names the chunks");

@@ -343,7 +343,7 @@ async fn init_carries_no_garbage_to_another_replica() {
         // A host that takes over takes over the right keys, or none.
         std::fs::remove_dir_all(&vault.config.keys.directory).unwrap();
         std::fs::remove_dir_all(&vault.config.state_directory).unwrap();
-        let options = InitOptions { identities: vault.master_identities() };
+        let options = InitOptions { identities: vault.master_identities(), ..InitOptions::default() };
         let taken = init(&vault.config, &vault.replicas, &options, &clock).await;
         match how {
             Attack::OtherKeys | Attack::OtherGeneration => {

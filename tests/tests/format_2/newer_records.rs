@@ -137,7 +137,7 @@ async fn nobody_reads_or_writes_a_vault_that_requires_it() {
     let keys = vault.keys().unwrap();
     let cancel = CancellationToken::new();
     let clock: SharedClock = vault.clock.clone();
-    let options = InitOptions { identities: vault.master_identities() };
+    let options = InitOptions { identities: vault.master_identities(), ..InitOptions::default() };
     let dataset = &vault.config.datasets[0];
 
     let refused: [(&str, Result<()>); 5] = [

@@ -144,10 +144,18 @@ impl Prune<'_> {
     /// No replica can be used, or the state directory fails.
     pub(in crate::keep) async fn survey(&self) -> Result<Survey> {
         let dataset = &self.dataset.name;
-        root::renew(self.keys, self.replicas, self.state, self.clock.now()).await?;
+        let renewed = root::renew(self.keys, self.replicas, self.state, self.clock.now()).await?;
         let (mut inventories, not_listed) =
             Inventory::take_each_to_write(self.replicas, &self.keys.vault, dataset).await;
         let (mut failed, mut doubts) = (BTreeMap::new(), Doubts::default());
+        if let Some((root, found)) = renewed
+            && found.holders.is_empty()
+        {
+            // A newer root may revoke whoever signed what asks for a deletion.
+            let errors: Vec<Error> = found.unanswered.into_values().collect();
+            let doubt = combine(format!("no replica shows root {}, or a newer one", root.root.version), &errors);
+            doubts.everywhere = Some(doubt.hint(NO_ANSWER));
+        }
         let mut emptied = Vec::new();
         for (name, NotListed { error, answered, is_empty }) in not_listed {
             if is_empty {

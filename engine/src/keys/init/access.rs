@@ -34,6 +34,8 @@ pub(super) struct Access {
     root: Option<SignedRoot>,
     /// Whom the root trusts. `None`: there is no root.
     pub(super) trust: Option<Arc<Trust>>,
+    /// What was left aside in the look for the root, for people to read.
+    pub(super) notes: Vec<String>,
 }
 
 impl Access {
@@ -44,17 +46,30 @@ impl Access {
     pub(super) async fn find(config: &Config, replicas: &[SharedReplica], now: DateTime<Utc>) -> Result<Self> {
         let keys = &config.keys;
         let owners = Owners::parse(&keys.owners, keys.owner_threshold)?;
+        let mut notes = Vec::new();
         let root = match &owners {
             None => None,
             Some(owners) => {
                 let state = config.state_directory.exists().then(|| StateDirectory::open(&config.state_directory));
                 let known = state.transpose()?.map(|state| pinned(&state)).transpose()?.unwrap_or_default();
-                let FoundRoot { newest, unanswered, .. } = find(replicas, Some(owners), &known).await?;
-                // Whoever hides the root could else have his own keys adopted.
-                if newest.is_none() && !unanswered.is_empty() {
+                let FoundRoot { newest, junk, lacking, unanswered, .. } = find(replicas, Some(owners), &known).await?;
+                // Whoever hides the root, or a newer one, could else have his own keys adopted.
+                if known.is_empty() && !unanswered.is_empty() {
                     let errors: Vec<Error> = unanswered.into_values().collect();
-                    return Err(combine("nobody can tell whether there is a root".to_owned(), &errors)
+                    return Err(combine("nobody can tell which root is the newest".to_owned(), &errors)
                         .hint("run `lifeboat init` again when every replica answers, or leave a lost one out of the configuration"));
+                }
+                notes = junk;
+                for replica in lacking {
+                    notes.push(format!(
+                        "replica {replica} does not show the newest root: it was emptied or rolled back, or is new"
+                    ));
+                }
+                for (replica, error) in unanswered {
+                    notes.push(format!(
+                        "nobody can tell whether replica {replica} shows a newer root: {}",
+                        error.chain()
+                    ));
                 }
                 newest
             }
@@ -70,7 +85,13 @@ impl Access {
         }
         let trust =
             root.as_ref().map(|root| Trust::of_root(Arc::new(root.root.clone()), Vec::new(), now)).transpose()?;
-        Ok(Self { masters, drill_recipients: keys.drill_recipients.clone(), owners, root, trust })
+        Ok(Self { masters, drill_recipients: keys.drill_recipients.clone(), owners, root, trust, notes })
+    }
+
+    /// The recipients that the root names of hosts of this name.
+    pub(super) fn operations_of(&self, host: &Name) -> impl Iterator<Item = &String> {
+        let hosts = self.root().into_iter().flat_map(|root| &root.hosts);
+        hosts.filter(move |known| known.name == *host).map(|known| &known.operations)
     }
 
     fn root(&self) -> Option<&Root> {
@@ -109,7 +130,7 @@ impl Access {
         let Some((replica, key)) = remote.foreign_key(&own) else { return Ok(()) };
         Err(Error::keys(format!("replica {replica} holds {key}, which this host did not make, and no replica shows a root"))
             .because("without a root, nobody can tell whose keys these are, so they are not adopted")
-            .hint("if there was a root, find out who removed it, and put it back with `lifeboat root install`; for a vault from before there were roots, leave [keys] owners out and run `lifeboat root adopt`"))
+            .hint("if another host of a new vault made it, install the root, then run `lifeboat init` here; if there was a root, find out who removed it, and put it back with `lifeboat root install`; for a vault from before there were roots, leave [keys] owners out and run `lifeboat root adopt`"))
     }
 
     /// The masters, sorted.

@@ -35,6 +35,8 @@ pub(super) struct Reached<'a> {
     pub(super) unsigned: BTreeMap<String, Bytes>,
     /// Those of them that a host signed which was revoked.
     pub(super) revoked: BTreeSet<String>,
+    /// The recipients of these, as far as they were opened.
+    pub(super) recipients: BTreeMap<String, String>,
     /// Those of these that this replica dates before that.
     dated: BTreeSet<String>,
     /// The keys of those that are not what they claim to be.
@@ -296,8 +298,8 @@ async fn look_at<'a>(
     };
     let (objects, signatures) = (BTreeMap::new(), BTreeMap::new());
     let (unsigned, damaged) = (BTreeMap::new(), BTreeSet::new());
-    let (revoked, dated) = (BTreeSet::new(), BTreeSet::new());
-    let mut reached = Reached { replica, info, objects, signatures, unsigned, revoked, dated, damaged };
+    let (revoked, recipients, dated) = (BTreeSet::new(), BTreeMap::new(), BTreeSet::new());
+    let mut reached = Reached { replica, info, objects, signatures, unsigned, revoked, recipients, dated, damaged };
     let mut keys = Vec::new();
     for folder in [layout::KEYRING, layout::HOSTS] {
         keys.extend(replica.list(folder).await?.into_iter().map(|object| object.key));

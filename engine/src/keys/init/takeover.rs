@@ -8,6 +8,7 @@
 
 use std::collections::BTreeMap;
 
+use age::x25519::Identity;
 use bytes::Bytes;
 use lifeboat_base::{Error, Result};
 use lifeboat_format::id::Name;
@@ -21,7 +22,7 @@ use crate::keys::{SharedIdentity, crypt};
 
 /// So many generations of one dataset are tried in each replica, from the newest. Anybody can name
 /// more, and each may ask the operator to touch a key.
-const MAX_GENERATIONS_TRIED: usize = 16;
+pub(super) const MAX_GENERATIONS_TRIED: usize = 16;
 
 /// The keys of a dataset that the replicas hold; `None` if they hold none.
 pub(super) fn dataset_secrets(
@@ -33,6 +34,9 @@ pub(super) fn dataset_secrets(
     let newest_first = |reached: &Reached<'_>| -> Vec<(String, u32)> {
         let of_dataset = |key: &String| layout::parse_keyring_generation(dataset, key);
         let mut generations: Vec<u32> = reached.objects.keys().filter_map(of_dataset).collect();
+        if generations.is_empty() {
+            generations.extend(reached.recipients.keys().filter_map(of_dataset));
+        }
         if generations.is_empty() {
             generations.extend(reached.damaged.iter().chain(reached.unsigned.keys()).find_map(of_dataset));
         }
@@ -51,14 +55,13 @@ pub(super) fn operations_identity(
     host: &Name,
     remote: &Remote<'_>,
     identities: &[SharedIdentity],
-) -> Result<Option<age::x25519::Identity>> {
+) -> Result<Option<Identity>> {
     let only = |reached: &Reached<'_>| {
         let key = layout::host_identity(host);
         if reached.has(&key) { vec![(key, ())] } else { Vec::new() }
     };
     take_over(&format!("host {host}"), remote, identities, only, |text, (), key| {
-        let line = std::str::from_utf8(text).ok().and_then(|text| text.lines().find_map(|line| line.parse().ok()));
-        let identity: age::x25519::Identity = line.ok_or_else(|| Error::integrity(format!("{key} is damaged")))?;
+        let identity = identity_in(text, key)?;
         Ok((Zeroizing::new(identity.to_public().to_string()), identity))
     })
 }
@@ -151,11 +154,14 @@ fn take_over<G: Copy, T>(
             None if keys.is_empty() && reached.holds_the_vault() => {
                 against.push(format!("{replica} holds the vault, and none of these keys"));
             }
-            None => damaged.extend(keys.first().map(|(key, _)| {
+            None => damaged.extend(keys.iter().map(|(key, _)| {
                 let why = match (reached.revoked.contains(key), reached.unsigned.contains_key(key)) {
-                    (true, _) => " (the host that signed it was revoked)",
-                    (_, true) => " (nobody signed it who may)",
-                    _ => "",
+                    (true, _) => match reached.recipients.get(key) {
+                        Some(recipient) => format!(" (recipient {recipient}; the host that signed it was revoked)"),
+                        None => " (the host that signed it was revoked)".to_owned(),
+                    },
+                    (_, true) => " (nobody signed it who may)".to_owned(),
+                    _ => String::new(),
                 };
                 are_revoked |= reached.revoked.contains(key);
                 format!("{key} in {replica}{why}")
@@ -177,7 +183,7 @@ fn take_over<G: Copy, T>(
         (None, Some(error)) => Err(error),
         (None, None) if are_revoked => Err(Error::keys(format!("{what} has keys, but none that counts: {}", damaged.join(", ")))
             .because("two replicas must date them from before the revocation, and these do not")
-            .hint("let `lifeboat root request remove-host NAME --signer RW… --from TIME`, with a time in an hour, be signed and installed, and run this again before that: see \"A machine is stolen\" in OPERATIONS.md")),
+            .hint("run it with --identity MASTER, which tells their recipients; find out which keys open an old snapshot, and name their recipient with --accept-keys: see \"A machine is stolen\" in OPERATIONS.md")),
         (None, None) if !damaged.is_empty() => {
             Err(Error::integrity(format!("{what} has keys, but they are damaged: {}", damaged.join(", "))).hint(
                 "put a good copy back, such as an older version of the object, and run `lifeboat init` again; new keys open no backup that is there: delete the object only if there is none to lose",
@@ -194,7 +200,13 @@ fn take_over<G: Copy, T>(
     }
 }
 
-fn open_with(identities: &[SharedIdentity], wrapped: &[u8], key: &str) -> Result<Zeroizing<Vec<u8>>> {
+/// The identity that a keyring object holds.
+pub(super) fn identity_in(text: &[u8], key: &str) -> Result<Identity> {
+    let line = std::str::from_utf8(text).ok().and_then(|text| text.lines().find_map(|line| line.parse().ok()));
+    line.ok_or_else(|| Error::integrity(format!("{key} is damaged")))
+}
+
+pub(super) fn open_with(identities: &[SharedIdentity], wrapped: &[u8], key: &str) -> Result<Zeroizing<Vec<u8>>> {
     if identities.is_empty() {
         return Err(Error::keys(format!("the vault already holds {key}, and this host cannot open it"))
             .hint("run `lifeboat init --identity MASTER` if this is the same host or dataset; else choose another name for it"));
