@@ -13,6 +13,7 @@ use lifeboat_engine::config::Secret;
 use lifeboat_engine::format::id::SnapshotId;
 use lifeboat_engine::keys::{DRILL_HOST_FOLDER, InitOptions, ReaderKeys, init, parse_identities, parse_recipients};
 use lifeboat_engine::stages::decrypt;
+use lifeboat_engine::store::{FailingReplica, Failure};
 use lifeboat_tests::tools;
 use lifeboat_tests::vault::{DATASET, MemorySource, TestVault, files_below, name, noise, read_all};
 
@@ -133,6 +134,29 @@ async fn a_new_host_takes_over_with_the_master_identity_and_not_without() {
     for snapshot in [&first, &second.snapshot] {
         assert!(vault.restore(snapshot).await.unwrap()["data"] == data);
     }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_replica_that_was_away_when_recipients_changed_gets_the_new_keyring_later() {
+    let mut vault = TestVault::new(2, 1).await;
+    let snapshot = vault.backup(&MemorySource::of("x")).await.unwrap().snapshot;
+    let folder = vault.config.keys.directory.join(DRILL_HOST_FOLDER);
+    let old = parse_identities(&Secret::new(std::fs::read(folder.join("drill-identity")).unwrap()), "old").unwrap();
+    let newcomer = age::x25519::Identity::generate();
+    vault.config.keys.drill_recipients = vec![newcomer.to_public().to_string()];
+    let clock: SharedClock = vault.clock.clone();
+    let options = InitOptions { identities: vault.master_identities(), ..InitOptions::default() };
+    let silent = Arc::new(FailingReplica::new(vault.replicas[1].clone()));
+    silent.fail(1, Failure::Unavailable);
+    let half = init(&vault.config, &[vault.replicas[0].clone(), silent], &options, &clock).await.unwrap();
+    assert_eq!(half.unreached.len(), 1, "{half:?}");
+    // No identity is needed, for what is to be there was made then.
+    init(&vault.config, &vault.replicas, &InitOptions::default(), &clock).await.unwrap();
+    vault.replicas.remove(0);
+    let newcomers = ReaderKeys { identities: vec![Arc::new(newcomer)], ..vault.owner() };
+    assert!(opens(&vault, newcomers, &snapshot).await);
+    let removed = ReaderKeys { identities: old, ..vault.owner() };
+    assert!(!opens(&vault, removed, &snapshot).await, "the second replica still grants a removed identity");
 }
 
 #[tokio::test(flavor = "multi_thread")]

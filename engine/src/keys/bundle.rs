@@ -4,7 +4,7 @@
 //! It also keeps the wrapped keyring objects that `init` made, because this host cannot make them
 //! again. A later `init` uploads them if the first was cut short, or to a new replica.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use age::secrecy::ExposeSecret;
 use bytes::Bytes;
@@ -42,6 +42,10 @@ pub(crate) struct Bundle {
     /// The operations identities of other hosts that back up the same datasets.
     #[serde(default)]
     others: BTreeMap<Name, String>,
+    /// Keys of keyring objects that were wrapped anew, and that some replica may still hold as they
+    /// were before.
+    #[serde(default, skip_serializing_if = "BTreeSet::is_empty")]
+    pub unreplaced: BTreeSet<String>,
 }
 
 #[derive(Serialize, Deserialize)]
@@ -118,6 +122,7 @@ impl Bundle {
             drill_signer: None,
             datasets: BTreeMap::new(),
             others: BTreeMap::new(),
+            unreplaced: BTreeSet::new(),
         })
     }
 

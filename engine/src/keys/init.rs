@@ -137,7 +137,8 @@ pub async fn init(
     if !access.names_drill_hosts() {
         make_drill_keys(config, &mut bundle, &mut files)?;
     }
-    let mut rewrapped = BTreeSet::new();
+    // Until every replica has them, also those of an earlier run.
+    let mut rewrapped = bundle.unreplaced.clone();
     for dataset in config.datasets.iter().map(|dataset| &dataset.name) {
         let granted = access.granted(dataset, &bundle);
         match bundle.datasets.get(dataset) {
@@ -170,8 +171,13 @@ pub async fn init(
         bundle.set_wrapped_operations(&wrapped, masters);
         rewrapped.insert(layout::host_identity(&config.host));
     }
+    bundle.unreplaced = rewrapped;
     bundle.write(&config.keys.host_bundle, &host_key)?;
-    let objects = upload(config, &vault, &bundle, &mut remote, &rewrapped).await?;
+    let objects = upload(config, &vault, &bundle, &mut remote).await?;
+    if remote.unreached.is_empty() && !bundle.unreplaced.is_empty() {
+        bundle.unreplaced.clear();
+        bundle.write(&config.keys.host_bundle, &host_key)?;
+    }
     notes.extend(access.notes.iter().cloned().chain(remote.notes));
     let request = access.request(config, &bundle, vault.created, clock.now())?;
     let (request, request_words) = request.unzip();

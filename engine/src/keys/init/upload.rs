@@ -19,7 +19,6 @@ pub(super) async fn upload(
     vault: &VaultInfo,
     bundle: &Bundle,
     remote: &mut Remote<'_>,
-    rewrapped: &BTreeSet<String>,
 ) -> Result<Vec<InitItem>> {
     let json = |value: serde_json::Result<Vec<u8>>| {
         value.map(Bytes::from).context(Class::Failed, || "cannot serialise an object")
@@ -60,7 +59,7 @@ pub(super) async fn upload(
         for (key, body) in first.into_iter().chain(others).chain(copied.into_iter().flatten()) {
             // Where keyring objects must be signed, what nobody signed is no key.
             let is_junk = own.contains_key(key) && reached.unsigned.get(key).is_some_and(|there| there != body);
-            let replace = rewrapped.contains(key) || *key == host_key || is_junk;
+            let replace = bundle.unreplaced.contains(key) || *key == host_key || is_junk;
             match reached.objects.get(key) {
                 _ if reached.has(key) && !replace => continue,
                 Some(there) if there == body => continue,
