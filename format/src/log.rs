@@ -403,7 +403,8 @@ mod tests {
 
     #[test]
     fn each_broken_rule_is_refused() {
-        let head = |kind: &str, name: &str| json!({ "kind": kind, "name": name, "number": 1, "blake3": "11".repeat(32) });
+        let head =
+            |kind: &str, name: &str| json!({ "kind": kind, "name": name, "number": 1, "blake3": "11".repeat(32) });
         let own = head("drill-hosts", "drill1");
         let many: Vec<Value> = (0..=MAX_LOG_HEADS).map(|number| head("hosts", &format!("h{number:04}"))).collect();
         for (field, value, why) in [
