@@ -78,8 +78,8 @@ impl Act {
     /// Reads the line of act `number`, whose signature was checked. `what` names it in errors.
     ///
     /// # Errors
-    /// [`Class::Integrity`](lifeboat_base::Class::Integrity): it is damaged, requires what this program does not know, or belongs to
-    /// another place.
+    /// [`Class::Integrity`](lifeboat_base::Class::Integrity): it is damaged, requires what this
+    /// program does not know, or belongs to another place.
     pub fn of_line(line: &[u8], vault: &str, dataset: &Name, number: u64, what: &str) -> Result<Self> {
         let act: Self = signed_line::read(line, what)?;
         if (act.vault.as_str(), &act.dataset, act.number) != (vault, dataset, number) {

@@ -46,8 +46,8 @@ impl Lease {
     /// Reads the line of a lease whose signature was checked. `what` names it in errors.
     ///
     /// # Errors
-    /// [`Class::Integrity`](lifeboat_base::Class::Integrity): it is damaged, requires what this program does not know, or belongs to
-    /// another place.
+    /// [`Class::Integrity`](lifeboat_base::Class::Integrity): it is damaged, requires what this
+    /// program does not know, or belongs to another place.
     pub fn of_line(line: &[u8], vault: &str, dataset: &Name, what: &str) -> Result<Self> {
         let lease: Self = signed_line::read(line, what)?;
         if (lease.vault.as_str(), &lease.dataset) != (vault, dataset) {

@@ -196,20 +196,19 @@ pub enum LogEvent {
     Mark {
         /// The dataset.
         dataset: Name,
-        /// How many snapshots it names.
-        #[serde(deserialize_with = "strict::number")]
-        snapshots: u64,
-        /// How many packs it names.
-        #[serde(deserialize_with = "strict::number")]
-        packs: u64,
+        /// The id of the mark.
+        id: SnapshotId,
+        /// The hash of its object.
+        blake3: Digest,
     },
     /// What marks name is about to be deleted.
     Sweep {
         /// The dataset.
         dataset: Name,
-        /// The marks that are due.
-        #[serde(deserialize_with = "strict::list::<MAX_LOG_HEADS, _, _>")]
-        marks: Vec<SnapshotId>,
+        /// The id of the prune record that says what.
+        id: SnapshotId,
+        /// The hash of its object.
+        blake3: Digest,
     },
     /// Keys are about to be made or written into the keyring.
     Keyring {

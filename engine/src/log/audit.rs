@@ -20,7 +20,7 @@ use crate::catalog::verdict::is_verdict;
 use crate::state::StateDirectory;
 
 /// So many records are asked for at once.
-const AT_ONCE: usize = 16;
+const AUDITED_AT_ONCE: usize = 16;
 /// No more is told of one log.
 const MAX_FINDINGS: usize = 100;
 
@@ -79,7 +79,8 @@ pub async fn audit(
         }
     }
     for log in &logs {
-        let chain = Chain::read(reader, replicas, log, &mut audit, &mut visit, &mut told, &mut expected).await?;
+        let chain =
+            BelievedChain::read(reader, replicas, log, &mut audit, &mut visit, &mut told, &mut expected).await?;
         audit.logs.push(AuditedLog { log: log.clone(), head: chain.head(log), records: chain.hashes.len() as u64 });
         chains.insert(log.clone(), chain);
     }
@@ -119,7 +120,7 @@ async fn others(replicas: &[SharedReplica], logs: &[LogName], audit: &mut Audit)
             match layout::parse_log_record(&object.key) {
                 Some((log, _)) if logs.contains(&log) => {}
                 Some((log, _)) => {
-                    *strange.entry(format!("log {log}, which nobody writes whom the root names")).or_default() += 1
+                    *strange.entry(format!("log {log}, which nobody writes whom the root names")).or_default() += 1;
                 }
                 None => *strange.entry("no log at all".to_owned()).or_default() += 1,
             }
@@ -133,12 +134,12 @@ async fn others(replicas: &[SharedReplica], logs: &[LogName], audit: &mut Audit)
 
 /// The records of a log that are believed.
 #[derive(Default)]
-struct Chain {
+struct BelievedChain {
     hashes: BTreeMap<u64, Digest>,
 }
 
 /// What replicas have under one number.
-struct Looked {
+struct FoundAtNumber {
     number: u64,
     /// Those that are believed, each with the replicas that have it.
     found: Vec<(LoggedRecord, BTreeSet<Name>)>,
@@ -147,7 +148,7 @@ struct Looked {
     unanswered: Vec<String>,
 }
 
-impl Chain {
+impl BelievedChain {
     fn head(&self, log: &LogName) -> Option<LogHead> {
         let (number, hash) = self.hashes.last_key_value()?;
         Some(LogHead { kind: log.kind, name: log.name.clone(), number: *number, blake3: *hash })
@@ -184,8 +185,8 @@ impl Chain {
         let mut lacking: BTreeMap<Name, Vec<u64>> = BTreeMap::new();
         let mut before = 0;
         let looks = holders.into_iter().map(|(number, holders)| look(reader, log, number, holders));
-        let mut looks = std::pin::pin!(futures::stream::iter(looks).buffered(AT_ONCE));
-        while let Some(Looked { number, mut found, wrong, unanswered }) = looks.next().await {
+        let mut looks = std::pin::pin!(futures::stream::iter(looks).buffered(AUDITED_AT_ONCE));
+        while let Some(FoundAtNumber { number, mut found, wrong, unanswered }) = looks.next().await {
             findings.extend(wrong);
             audit.notes.extend(unanswered);
             if found.len() > 1 {
@@ -230,8 +231,8 @@ impl Chain {
     }
 }
 
-async fn look(reader: &LogReader<'_>, log: &LogName, number: u64, holders: Vec<&SharedReplica>) -> Looked {
-    let mut looked = Looked { number, found: Vec::new(), wrong: Vec::new(), unanswered: Vec::new() };
+async fn look(reader: &LogReader<'_>, log: &LogName, number: u64, holders: Vec<&SharedReplica>) -> FoundAtNumber {
+    let mut looked = FoundAtNumber { number, found: Vec::new(), wrong: Vec::new(), unanswered: Vec::new() };
     for replica in holders {
         match reader.fetch(replica, log, number).await {
             Ok(Some(record)) => match looked.found.iter_mut().find(|(known, _)| *known == record) {

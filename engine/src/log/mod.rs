@@ -8,7 +8,7 @@
 //! - **Anybody can check** (`audit.rs`): all logs, in one replica, several, or a copy on disk.
 //!
 //! A replica is hostile: what it shows counts by its signature and its place in the chain alone.
-//! Only vaults with a root have logs, because the root says who writes which (`keys/trust/logs.rs`).
+//! Only vaults with a root have logs: the root says who writes which (`keys/trust/logs.rs`).
 
 mod append;
 mod audit;

@@ -13,7 +13,7 @@ use crate::catalog::verdict::is_verdict;
 use crate::keys::trust::Trust;
 
 /// No more of the names that a replica shows are tried for the newest record of a log.
-const MAX_TRIED: usize = 64;
+const MAX_TRIED_NAMES: usize = 64;
 
 /// Reads logs of a vault.
 #[derive(Clone, Copy)]
@@ -121,7 +121,7 @@ impl LogReader<'_> {
     pub(super) async fn newest(&self, replica: &SharedReplica, log: &LogName) -> Result<Option<LoggedRecord>> {
         let numbers = self.numbers(replica, log).await?;
         let mut last = None;
-        for number in numbers.iter().rev().take(MAX_TRIED) {
+        for number in numbers.iter().rev().take(MAX_TRIED_NAMES) {
             match self.fetch(replica, log, *number).await {
                 Ok(Some(found)) => return Ok(Some(found)),
                 Ok(None) => {}
@@ -130,9 +130,12 @@ impl LogReader<'_> {
             }
         }
         match last {
-            Some(error) if numbers.len() > MAX_TRIED => Err(Error::new(
+            Some(error) if numbers.len() > MAX_TRIED_NAMES => Err(Error::new(
                 Class::Integrity,
-                format!("the newest {MAX_TRIED} records of log {log} in replica {} cannot be believed", replica.name()),
+                format!(
+                    "the newest {MAX_TRIED_NAMES} records of log {log} in replica {} cannot be believed",
+                    replica.name()
+                ),
             )
             .because(error.chain())),
             _ => Ok(None),

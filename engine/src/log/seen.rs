@@ -15,13 +15,13 @@ use super::reader::{LogReader, LoggedRecord};
 use crate::catalog::verdict::is_verdict;
 use crate::state::{StateDirectory, create_private, replace_file};
 
-const FILE: &str = "log/seen.json";
+const SEEN_FILE: &str = "log/seen.json";
 /// No such file is longer.
 const MAX_FILE_BYTES: u64 = 1 << 20;
 /// So many records are asked for at once.
-const AT_ONCE: usize = 8;
+const RECORDS_AT_ONCE: usize = 8;
 /// A replica that takes longer for one log is left aside.
-const LONGEST_LOOK: Duration = Duration::from_secs(180);
+const LONGEST_LOOK_AT_A_LOG: Duration = Duration::from_secs(180);
 
 /// What became of the records that were remembered.
 #[derive(Debug, Default)]
@@ -45,7 +45,7 @@ pub(super) fn heads(home: &StateDirectory, own: &LogName) -> Result<Vec<LogHead>
 /// # Errors
 /// [`Class::Storage`]: they cannot be read. [`Class::Integrity`]: they are damaged.
 pub(super) fn read(home: &StateDirectory) -> Result<BTreeMap<LogName, LogHead>> {
-    let path = home.path().join(FILE);
+    let path = home.path().join(SEEN_FILE);
     let hint = "mend the disk; or remove the file: then a log that was cut since is not noticed here";
     let damaged = || Error::integrity(format!("{} is damaged", path.display())).hint(hint);
     if path.metadata().is_ok_and(|found| found.len() > MAX_FILE_BYTES) {
@@ -63,7 +63,7 @@ pub(super) fn read(home: &StateDirectory) -> Result<BTreeMap<LogName, LogHead>> 
 }
 
 fn write(home: &StateDirectory, heads: &BTreeMap<LogName, LogHead>) -> Result<()> {
-    let path = home.path().join(FILE);
+    let path = home.path().join(SEEN_FILE);
     path.parent().map_or(Ok(()), create_private)?;
     let heads: Vec<&LogHead> = heads.values().collect();
     let text = serde_json::to_vec_pretty(&heads).context(Class::Failed, || "cannot write heads of logs as JSON")?;
@@ -103,7 +103,7 @@ pub async fn look(
         async move {
             let (of, known) = (&log, head.as_ref());
             let shown = replicas.iter().map(|replica| async move {
-                let shown = tokio::time::timeout(LONGEST_LOOK, show(reader, replica, of, known)).await;
+                let shown = tokio::time::timeout(LONGEST_LOOK_AT_A_LOG, show(reader, replica, of, known)).await;
                 let slow = |_| Err(Error::storage(format!("replica {} took too long", replica.name())));
                 (replica, shown.unwrap_or_else(slow))
             });
@@ -111,7 +111,7 @@ pub async fn look(
             (log, head, shown)
         }
     });
-    let mut looks = std::pin::pin!(futures::stream::iter(looks).buffered(AT_ONCE));
+    let mut looks = std::pin::pin!(futures::stream::iter(looks).buffered(RECORDS_AT_ONCE));
     while let Some((log, head, shown)) = looks.next().await {
         if let Some(newest) = judge(&log, head.as_ref(), shown, &mut back) {
             remembered.insert(log, newest);
@@ -124,7 +124,7 @@ pub async fn look(
 }
 
 /// What one replica shows of a log.
-enum Shown {
+enum ShownLog {
     /// The remembered record, if there is one, and those after it by number.
     Follows(BTreeMap<u64, LogHead>),
     /// Not the remembered record.
@@ -138,22 +138,22 @@ async fn show(
     replica: &SharedReplica,
     log: &LogName,
     known: Option<&LogHead>,
-) -> Result<Shown> {
+) -> Result<ShownLog> {
     let Some(known) = known else {
         let newest = reader.newest(replica, log).await?;
-        return Ok(Shown::Follows(newest.iter().map(|found| (found.record.number, found.head())).collect()));
+        return Ok(ShownLog::Follows(newest.iter().map(|found| (found.record.number, found.head())).collect()));
     };
     match reader.fetch(replica, log, known.number).await {
         Ok(Some(found)) if found.hash() == known.blake3 => {}
-        Ok(Some(_)) => return Ok(Shown::Differs),
-        Ok(None) => return Ok(Shown::Lacks),
-        Err(error) if is_verdict(&error) => return Ok(Shown::Lacks),
+        Ok(Some(_)) => return Ok(ShownLog::Differs),
+        Ok(None) => return Ok(ShownLog::Lacks),
+        Err(error) if is_verdict(&error) => return Ok(ShownLog::Lacks),
         Err(error) => return Err(error),
     }
     let mut heads = BTreeMap::from([(known.number, known.clone())]);
     let mut hash: Digest = known.blake3;
     let fetch = |number| reader.fetch(replica, log, number);
-    let mut later = std::pin::pin!(futures::stream::iter(known.number + 1..).map(fetch).buffered(AT_ONCE));
+    let mut later = std::pin::pin!(futures::stream::iter(known.number + 1..).map(fetch).buffered(RECORDS_AT_ONCE));
     while let Some(found) = later.next().await {
         match found {
             Ok(Some(found)) if found.record.previous == Some(hash) => {
@@ -165,14 +165,14 @@ async fn show(
             Err(error) => return Err(error),
         }
     }
-    Ok(Shown::Follows(heads))
+    Ok(ShownLog::Follows(heads))
 }
 
 /// Adds to `back` what the answers of replicas tell of one log. Returns the head to be remembered.
 fn judge(
     log: &LogName,
     known: Option<&LogHead>,
-    shown: Vec<(&SharedReplica, Result<Shown>)>,
+    shown: Vec<(&SharedReplica, Result<ShownLog>)>,
     back: &mut LooksBack,
 ) -> Option<LogHead> {
     let (mut lacking, mut unanswered, mut differing) = (Vec::new(), Vec::new(), Vec::new());
@@ -180,14 +180,14 @@ fn judge(
     let (mut holders, mut forks) = (0, false);
     for (replica, shown) in shown {
         match shown {
-            Ok(Shown::Follows(shown)) => {
+            Ok(ShownLog::Follows(shown)) => {
                 holders += 1;
                 for (number, head) in shown {
                     forks |= heads.insert(number, head.clone()).is_some_and(|other| other != head);
                 }
             }
-            Ok(Shown::Lacks) => lacking.push(replica.name().as_str()),
-            Ok(Shown::Differs) => differing.push(replica.name().as_str()),
+            Ok(ShownLog::Lacks) => lacking.push(replica.name().as_str()),
+            Ok(ShownLog::Differs) => differing.push(replica.name().as_str()),
             Err(error) => {
                 unanswered.push(replica.name().as_str());
                 back.warnings.push(format!(
