@@ -20,7 +20,7 @@ use lifeboat_format::requirements::Requirements;
 use lifeboat_store::{ReplicaErrorKind, SharedReplica};
 
 use super::own::OwnRecords;
-use super::reader::LogReader;
+use super::reader::{LogReader, LoggedRecord};
 use super::seen;
 use crate::catalog::verdict::is_verdict;
 use crate::keys::sign::Signer;
@@ -181,25 +181,13 @@ impl Logbook<'_> {
     async fn last(&self, own: &OwnRecords<'_>) -> Result<Option<(u64, Digest)>> {
         let reader = LogReader { vault: self.vault, trust: self.trust };
         let mut last = own.head()?.map(|head| (head.number, head.blake3));
-        let remembers = last.is_some();
-        for replica in self.replicas {
-            let look = async {
-                if !remembers {
-                    let newest = reader.newest(replica, self.log).await?;
-                    return Ok(newest.into_iter().collect::<Vec<_>>());
-                }
-                let (mut found, mut hash) = (Vec::new(), last.map(|(_, hash)| hash));
-                let mut number = last.map_or(0, |(number, _)| number);
-                while let Some(next) = reader.fetch(replica, self.log, number + 1).await? {
-                    if next.record.previous != hash {
-                        return Err(self.forked(replica, number + 1));
-                    }
-                    (number, hash) = (number + 1, Some(next.hash()));
-                    found.push(next);
-                }
-                Ok::<_, Error>(found)
-            };
-            let looked = tokio::time::timeout(LONGEST_SEND, look).await.unwrap_or_else(|_| Err(too_slow(replica)));
+        let known = last;
+        let looks = self.replicas.iter().map(|replica| async move {
+            let look = self.later(&reader, replica, known);
+            let looked = tokio::time::timeout(LONGEST_SEND, look).await;
+            (replica, looked.unwrap_or_else(|_| Err(too_slow(replica))))
+        });
+        for (replica, looked) in join_all(looks).await {
             match looked {
                 Ok(found) => {
                     for next in found {
@@ -215,6 +203,28 @@ impl Logbook<'_> {
             }
         }
         Ok(last)
+    }
+
+    /// What a replica has of the own log after the known record, or its newest record if none is
+    /// known.
+    async fn later(
+        &self,
+        reader: &LogReader<'_>,
+        replica: &SharedReplica,
+        known: Option<(u64, Digest)>,
+    ) -> Result<Vec<LoggedRecord>> {
+        let Some((mut number, mut hash)) = known else {
+            return Ok(reader.newest(replica, self.log).await?.into_iter().collect());
+        };
+        let mut found = Vec::new();
+        while let Some(next) = reader.fetch(replica, self.log, number + 1).await? {
+            if next.record.previous != Some(hash) {
+                return Err(self.forked(replica, number + 1));
+            }
+            (number, hash) = (number + 1, next.hash());
+            found.push(next);
+        }
+        Ok(found)
     }
 
     /// Gives a replica the records up to `newest` that it lacks. Returns the first of them.

@@ -12,11 +12,13 @@
 
 mod append;
 mod audit;
+mod host;
 mod own;
 mod reader;
 mod seen;
 
 pub use append::{Logbook, Recorded};
 pub use audit::{Audit, AuditedLog, Expected, audit};
+pub use host::HostLog;
 pub use reader::{LogReader, LoggedRecord};
 pub use seen::{LooksBack, accept_what_is_there, look};
