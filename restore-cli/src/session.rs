@@ -253,10 +253,8 @@ impl Place {
         if self.as_of.is_none() {
             return Ok(opened.to_vec());
         }
-        let mut replicas = Vec::new();
-        for replica in self.replicas.iter().filter(|replica| opened.iter().any(|known| *known.name() == replica.name)) {
-            replicas.push(store::open(replica, &self.vault_prefix, clock).await?);
-        }
+        let (mut replicas, _) = self.open_each(None, clock).await?;
+        replicas.retain(|replica| opened.iter().any(|known| known.name() == replica.name()));
         Ok(replicas)
     }
 

@@ -135,7 +135,7 @@ impl Opened {
             session.out.warning(format!("skipping replica {replica}: {why}"));
         }
         let config = place.config.as_ref();
-        let rooted = access::rooted(&owners, &session.globals, config, &replicas, session.clock.now());
+        let rooted = access::rooted(&owners, &session.globals, config, (&replicas, &[]), session.clock.now());
         let (trust, warnings) = session.cancellable("reading the root", rooted).await?;
         warnings.into_iter().for_each(|warning| session.out.warning(warning));
         let root = trust.root().ok_or_else(|| Error::keys("there is no root"))?;

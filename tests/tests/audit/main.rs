@@ -2,6 +2,7 @@
 //! unnoticed.
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
+mod hosts;
 mod kept;
 mod tampering;
 
