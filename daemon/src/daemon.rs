@@ -29,6 +29,7 @@ use crate::held::{HeldStarts, Verdict};
 use crate::installation::Installation;
 use crate::live::{Live, Turn};
 use crate::notify;
+use crate::recorded;
 use crate::runner::{OBEY, Runner};
 use crate::runs::{Run, Runs};
 use crate::scheduler::{Cause, Scheduler};
@@ -123,6 +124,7 @@ impl Daemon {
             _lock: lock,
         };
         daemon.remember_runs();
+        daemon.record_configuration();
         Ok(daemon)
     }
 
@@ -330,6 +332,11 @@ impl Daemon {
         }
     }
 
+    fn record_configuration(&self) {
+        let Runner { state, clock, .. } = &self.runner;
+        recorded::configuration(self.live.installation(), &self.origin.path, state, clock);
+    }
+
     async fn reload(&mut self) {
         notify::reloading();
         match self.installation().await {
@@ -365,6 +372,7 @@ impl Daemon {
                 );
                 self.held.retain(|dataset| installation.config.dataset(dataset).is_some());
                 self.live.install(Arc::new(installation));
+                self.record_configuration();
                 self.remember_runs();
             }
             Err(error) => tracing::error!(

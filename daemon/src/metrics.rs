@@ -193,6 +193,12 @@ fn backups(page: &Page, snapshot: &Snapshot<'_>) -> prometheus::Result<()> {
         each(|status| f64::from(u8::from(status.deletion_stopped.is_some()))),
     )?;
     page.gauge(
+        "lifeboat_log_failed",
+        "1 if no replica took the record of the newest commit into this host's log.",
+        &label,
+        each(|status| f64::from(u8::from(status.unlogged.is_some()))),
+    )?;
+    page.gauge(
         "lifeboat_backup_anomalies",
         "Snapshots that depart from their history and wait for `lifeboat acknowledge`. This host deletes nothing of the dataset meanwhile.",
         &label,

@@ -138,6 +138,7 @@ impl Runner {
                 status.row_bytes = report.row_bytes;
                 status.stored_bytes = report.stored_bytes;
                 status.skipped = report.skipped.len() as u64;
+                status.unlogged = report.unlogged.clone();
                 for outcome in report.replicas.iter() {
                     let replica = status.replicas.entry(outcome.replica.clone()).or_default();
                     if outcome.complete {

@@ -73,6 +73,8 @@ pub(crate) struct DatasetStatus {
     pub takeover_needed: bool,
     /// Why the last prune deleted nothing, or nothing in some replica, if so.
     pub deletion_stopped: Option<String>,
+    /// Why the host's log does not tell of the newest commit, if it does not.
+    pub unlogged: Option<String>,
     /// Snapshots that prune removed.
     pub pruned_snapshots: u64,
     /// What each complete replica stored after the daemon's last prune, and how much of that no

@@ -110,6 +110,7 @@ pub mod drill;
 pub mod keep;
 pub mod keys;
 pub mod lead;
+pub mod log;
 mod renewal;
 pub mod restore;
 pub mod root;

@@ -6,12 +6,13 @@
 //! then its own minisign signature.
 
 use chrono::{DateTime, Utc};
-use lifeboat_base::{Class, Context, Error, Result};
+use lifeboat_base::{Error, Result};
 use serde::{Deserialize, Serialize};
 
 use crate::id::{Digest, Name, SEQUENCE_END, SnapshotId};
 use crate::layout;
-use crate::requirements::{self, Requirements};
+use crate::requirements::Requirements;
+use crate::signed_line;
 use crate::strict;
 use crate::utc;
 
@@ -69,25 +70,18 @@ impl Act {
     /// The line that its signature covers.
     ///
     /// # Errors
-    /// [`Class::Failed`]: it is longer than an act can be.
+    /// [`Class::Failed`](lifeboat_base::Class::Failed): it is longer than an act can be.
     pub fn to_line(&self) -> Result<Vec<u8>> {
-        let mut line = serde_json::to_vec(self).context(Class::Failed, || "cannot write an act as JSON")?;
-        line.push(b'\n');
-        if line.len() > MAX_ACT_BYTES / 2 {
-            return Err(Error::failed(format!("act {} of {} would be too long", self.number, self.dataset)));
-        }
-        Ok(line)
+        signed_line::write(self, MAX_ACT_BYTES / 2, &format!("act {} of {}", self.number, self.dataset))
     }
 
     /// Reads the line of act `number`, whose signature was checked. `what` names it in errors.
     ///
     /// # Errors
-    /// [`Class::Integrity`]: it is damaged, requires what this program does not know, or belongs to
-    /// another place.
+    /// [`Class::Integrity`](lifeboat_base::Class::Integrity): it is damaged, requires what this
+    /// program does not know, or belongs to another place.
     pub fn of_line(line: &[u8], vault: &str, dataset: &Name, number: u64, what: &str) -> Result<Self> {
-        let damaged = || Error::integrity(format!("{what} is damaged"));
-        let json = line.strip_suffix(b"\n").filter(|json| !json.contains(&b'\n'));
-        let act: Self = requirements::read_json(json.ok_or_else(damaged)?, what)?;
+        let act: Self = signed_line::read(line, what)?;
         if (act.vault.as_str(), &act.dataset, act.number) != (vault, dataset, number) {
             let (vault, dataset, number) = (&act.vault, &act.dataset, act.number);
             return Err(Error::integrity(format!(
@@ -95,7 +89,7 @@ impl Act {
             )));
         }
         if !(1..SEQUENCE_END).contains(&number) {
-            return Err(damaged());
+            return Err(Error::integrity(format!("{what} is damaged")));
         }
         Ok(act)
     }
@@ -115,9 +109,7 @@ pub fn object(dataset: &Name, act: ActKind, id: &SnapshotId) -> String {
 /// or too long.
 #[must_use]
 pub fn split(stored: &[u8]) -> Option<(&[u8], &[u8])> {
-    let stored = Some(stored).filter(|stored| stored.len() <= MAX_ACT_BYTES)?;
-    let end = stored.iter().position(|byte| *byte == b'\n')?;
-    Some(stored.split_at(end + 1))
+    signed_line::split(stored, MAX_ACT_BYTES)
 }
 
 #[cfg(test)]

@@ -2,6 +2,7 @@
 //! back.
 
 use crate::id::{Name, PackId, SnapshotId};
+use crate::log::{LogName, MAX_LOG_NUMBER};
 use crate::record::RecordType;
 
 /// What the vault is: its format, what it requires, its id.
@@ -15,6 +16,9 @@ pub const HOSTS: &str = "hosts/";
 
 /// All roots lie below it.
 pub const ROOTS: &str = "root/";
+
+/// All logs of principals lie below it.
+pub const LOGS: &str = "log/";
 
 /// All datasets lie below it.
 pub const DATASETS: &str = "datasets/";
@@ -49,6 +53,26 @@ pub fn parse_root_signature(key: &str) -> Option<(u64, Name)> {
     let (version, owner) = key.strip_prefix(ROOTS)?.strip_suffix(SIGNATURE_SUFFIX)?.split_once(".json.")?;
     let (version, owner) = (version.parse().ok()?, owner.parse().ok()?);
     (root_signature(version, &owner) == key).then_some((version, owner))
+}
+
+/// The records of one log lie below it.
+#[must_use]
+pub fn log(log: &LogName) -> String {
+    format!("{LOGS}{log}/")
+}
+
+/// The record of this number.
+#[must_use]
+pub fn log_record(of: &LogName, number: u64) -> String {
+    format!("{}{number}.record", log(of))
+}
+
+/// The log and the number of the record that a key names.
+#[must_use]
+pub fn parse_log_record(key: &str) -> Option<(LogName, u64)> {
+    let (of, record) = key.strip_prefix(LOGS)?.rsplit_once('/')?;
+    let (of, number) = (of.parse().ok()?, record.strip_suffix(".record")?.parse().ok()?);
+    ((1..=MAX_LOG_NUMBER).contains(&number) && log_record(&of, number) == key).then_some((of, number))
 }
 
 /// A host's public half.
@@ -294,6 +318,11 @@ mod tests {
         assert_eq!((parse_root("root/07.json"), parse_root(&root_signature(7, &shop))), (None, None));
         assert_eq!(parse_root_signature(&root_signature(7, &shop)), Some((7, shop.clone())));
         assert_eq!(parse_root_signature("root/07.json.shop.minisig"), None);
+        let own: LogName = "drill-hosts/shop".parse()?;
+        assert_eq!(parse_log_record(&log_record(&own, 7)), Some((own, 7)));
+        for other in ["log/drill-hosts/shop/07.record", "log/drill-hosts/shop/0.record", "log/kings/shop/7.record"] {
+            assert_eq!(parse_log_record(other), None, "{other}");
+        }
         assert_eq!(parse_host(&host(&shop)), Some(shop.clone()));
         assert_eq!(parse_host_identity(&host_identity(&shop)), Some(shop.clone()));
         for stranger in

@@ -4,11 +4,12 @@
 //! of acts. A line of JSON comes first, then its own minisign signature, as in an act.
 
 use chrono::{DateTime, Utc};
-use lifeboat_base::{Class, Context, Error, Result};
+use lifeboat_base::{Error, Result};
 use serde::{Deserialize, Serialize};
 
 use crate::id::Name;
-use crate::requirements::{self, Requirements};
+use crate::requirements::Requirements;
+use crate::signed_line;
 use crate::utc;
 
 /// No lease is longer.
@@ -37,22 +38,18 @@ impl Lease {
     /// The line that its signature covers.
     ///
     /// # Errors
-    /// [`Class::Failed`]: it cannot be written as JSON.
+    /// [`Class::Failed`](lifeboat_base::Class::Failed): it is longer than a lease can be.
     pub fn to_line(&self) -> Result<Vec<u8>> {
-        let mut line = serde_json::to_vec(self).context(Class::Failed, || "cannot write a lease as JSON")?;
-        line.push(b'\n');
-        Ok(line)
+        signed_line::write(self, MAX_LEASE_BYTES, "a lease")
     }
 
     /// Reads the line of a lease whose signature was checked. `what` names it in errors.
     ///
     /// # Errors
-    /// [`Class::Integrity`]: it is damaged, requires what this program does not know, or belongs to
-    /// another place.
+    /// [`Class::Integrity`](lifeboat_base::Class::Integrity): it is damaged, requires what this
+    /// program does not know, or belongs to another place.
     pub fn of_line(line: &[u8], vault: &str, dataset: &Name, what: &str) -> Result<Self> {
-        let damaged = || Error::integrity(format!("{what} is damaged"));
-        let json = line.strip_suffix(b"\n").filter(|json| !json.contains(&b'\n'));
-        let lease: Self = requirements::read_json(json.ok_or_else(damaged)?, what)?;
+        let lease: Self = signed_line::read(line, what)?;
         if (lease.vault.as_str(), &lease.dataset) != (vault, dataset) {
             let (vault, dataset) = (&lease.vault, &lease.dataset);
             return Err(Error::integrity(format!("{what} belongs to dataset {dataset} of vault {vault}")));

@@ -16,6 +16,7 @@ use lifeboat_format::id::{Digest, Name, SnapshotId};
 use lifeboat_format::index::IndexSegment;
 use lifeboat_format::info::VaultInfo;
 use lifeboat_format::keyring::DatasetSecrets;
+use lifeboat_format::log::{self, LogRecord};
 use lifeboat_format::manifest::Manifest;
 use lifeboat_format::map::StreamMap;
 use lifeboat_format::record::{self, MarkRecord, PruneRecord, RecordBody, RecordType};
@@ -99,6 +100,13 @@ struct ActPlace {
 }
 
 #[derive(Deserialize)]
+struct LogPlace {
+    vault: String,
+    log: String,
+    number: u64,
+}
+
+#[derive(Deserialize)]
 struct KeyringPlace {
     vault: String,
     dataset: Name,
@@ -126,6 +134,7 @@ impl File {
             "manifest" => read_manifest(data, &self.place()),
             "record" => read_record(&data, &self.place()),
             "act" => read_act(&data, &self.place()),
+            "log" => read_log_record(&data, &self.place()),
             "vault" => VaultInfo::parse(&data, &"near".parse()?).map(|_| Value::Null),
             "root" => Root::parse(&data, "root").map(|_| Value::Null),
             "keyring" => read_keyring(&data, &self.place()),
@@ -213,6 +222,13 @@ fn read_act(data: &[u8], place: &ActPlace) -> Result<Value> {
     let act = Act::of_line(line, &place.vault, &place.dataset, place.number, "act")?;
     assert!(signature.starts_with(b"untrusted comment: ") && act.signature.contains("\ntrusted comment: "));
     Ok(json!({ "object": act.object() }))
+}
+
+fn read_log_record(data: &[u8], place: &LogPlace) -> Result<Value> {
+    let (line, signature) = log::split_record(data).ok_or_else(damaged)?;
+    let record = LogRecord::of_line(line, &place.vault, &place.log.parse()?, place.number, "record")?;
+    assert!(signature.starts_with(b"untrusted comment: "));
+    Ok(json!({ "object": lifeboat_format::layout::log_record(&record.log(), record.number) }))
 }
 
 fn read_keyring(data: &[u8], place: &KeyringPlace) -> Result<Value> {

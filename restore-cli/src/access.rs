@@ -13,7 +13,7 @@ use chrono::{DateTime, Utc};
 use lifeboat_engine::base::secret;
 use lifeboat_engine::config::{Config, Secret};
 use lifeboat_engine::keys::owners::Owners;
-use lifeboat_engine::keys::sign::SignerKey;
+use lifeboat_engine::keys::sign::{Signer, SignerKey};
 use lifeboat_engine::keys::trust::Trust;
 use lifeboat_engine::keys::{HostKeys, ReaderKeys, SharedIdentity, parse_identities, parse_signers};
 use lifeboat_engine::root;
@@ -117,6 +117,17 @@ pub(crate) async fn given_identities(files: &[PathBuf]) -> Result<Vec<SharedIden
         identities.extend(parse_identities(&text, if shown == "-" { "standard input" } else { &shown })?);
     }
     Ok(identities)
+}
+
+/// The drill host's signing key, where it has one.
+///
+/// # Errors
+/// [`Class::Keys`](lifeboat_engine::Class::Keys): it cannot be used.
+pub(crate) fn drill_signer(config: &Config) -> Result<Option<Signer>> {
+    let place = &config.keys.drill_signer;
+    let Some(text) = place.read_if_any()? else { return Ok(None) };
+    let named = |error: Error| error.within(format!("the drill signer {} cannot be used", place.path().display()));
+    Signer::parse(&text).map(Some).map_err(named)
 }
 
 /// This host's keys, where it has some that this user may read.

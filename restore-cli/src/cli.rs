@@ -5,7 +5,7 @@ use std::ffi::OsString;
 use clap::{CommandFactory, FromArgMatches, Parser, Subcommand};
 
 use crate::commands::{
-    acknowledge, cancel, check, completions, drill, init, list, man, owner, prune, repair, restore, root, show,
+    acknowledge, audit, cancel, check, completions, drill, init, list, man, owner, prune, repair, restore, root, show,
     takeover, trigger, undelete, verify,
 };
 use crate::exit;
@@ -36,6 +36,7 @@ pub(crate) enum Command {
     Init(init::Args),
     Owner(owner::Args),
     Root(root::Args),
+    Audit(audit::Args),
     Check(check::Args),
     Trigger(trigger::Args),
     Cancel(cancel::Args),

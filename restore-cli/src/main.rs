@@ -13,6 +13,7 @@ mod human;
 mod lines;
 mod output;
 mod progress;
+mod recording;
 #[allow(clippy::disallowed_methods, reason = "`run` reads the environment, and nobody else")]
 mod run;
 mod server;

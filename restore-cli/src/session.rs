@@ -245,6 +245,19 @@ impl Place {
         self.config.as_ref().filter(|_| self.as_of.is_none())
     }
 
+    /// The replicas as they are now, to write into: those of `opened`, unless they show the past.
+    ///
+    /// # Errors
+    /// None can be opened.
+    pub(crate) async fn as_it_is(&self, opened: &[SharedReplica], clock: &SharedClock) -> Result<Vec<SharedReplica>> {
+        if self.as_of.is_none() {
+            return Ok(opened.to_vec());
+        }
+        let (mut replicas, _) = self.open_each(None, clock).await?;
+        replicas.retain(|replica| opened.iter().any(|known| known.name() == replica.name()));
+        Ok(replicas)
+    }
+
     /// Opens the buckets among the replicas, as they are now. A directory keeps no versions.
     ///
     /// # Errors

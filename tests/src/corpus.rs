@@ -16,11 +16,13 @@ use lifeboat_engine::root::{GrantedMachine, NewDrillHost, first_root};
 use lifeboat_engine::stages::decrypt;
 use lifeboat_engine::worker::WorkerPlace;
 use lifeboat_format::extents::{Bounds, Extent, Extents, OLDER};
-use lifeboat_format::id::{PackId, SnapshotId};
+use lifeboat_format::id::{Digest, PackId, SnapshotId};
 use lifeboat_format::info::VaultInfo;
 use lifeboat_format::line::OwnerLine;
+use lifeboat_format::log::{LogEvent, LogHead, LogName, LogRecord};
 use lifeboat_format::manifest::{Manifest, MapEntry, MapPlace};
 use lifeboat_format::map::StreamMap;
+use lifeboat_format::requirements::Requirements;
 use lifeboat_format::root::Pattern;
 use lifeboat_format::{frames, layout, pack, varint};
 use tokio_util::sync::CancellationToken;
@@ -156,6 +158,36 @@ fn root_of(vault: &TestVault) -> Vec<u8> {
     good(good(root).to_json())
 }
 
+/// A record of a log, as a restore writes it.
+fn record_of(vault: &TestVault) -> Vec<u8> {
+    let [own, other]: [LogName; 2] = ["owners/ann", "hosts/db1"].map(|log| good(log.parse()));
+    let head = LogHead { kind: other.kind, name: other.name, number: 3, blake3: Digest::of(b"3") };
+    let record = LogRecord {
+        requires: Requirements::default(),
+        vault: vault.init.vault.clone(),
+        kind: own.kind,
+        principal: own.name.clone(),
+        number: 2,
+        previous: Some(Digest::of(b"1")),
+        time: vault.clock.now(),
+        event: LogEvent::Restore {
+            dataset: name(DATASET),
+            snapshot: "latest".to_owned(),
+            target: "a directory".to_owned(),
+            user: "root (uid 0)".to_owned(),
+            unrecorded: false,
+        },
+        why: Some("the disk is broken".to_owned()),
+        heads: vec![head],
+        acts: Vec::new(),
+    };
+    let mut stored = good(record.to_line());
+    let comment = layout::trusted_comment(&record.vault, &layout::log_record(&own, 2));
+    let signature = good(good(Signer::generate()).sign(&stored, &comment));
+    stored.extend_from_slice(signature.as_bytes());
+    stored
+}
+
 /// What lies in the vault.
 fn stored(vault: &TestVault, seeds: &mut Seeds) {
     let root = vault.replica_path(1);
@@ -169,6 +201,7 @@ fn stored(vault: &TestVault, seeds: &mut Seeds) {
     seeds.add("keyring", "shop-1", secrets);
 
     seeds.add("root", "first", root_of(vault));
+    seeds.add("log", "restore", record_of(vault));
 
     let folders = [layout::drills(&shop), layout::prunes(&shop), layout::marks(&shop)];
     let mut ids = vec!["shop".to_owned(), "db1".to_owned()];

@@ -9,7 +9,7 @@ pub mod stored;
 pub type Drive = fn(&[u8]) -> bool;
 
 /// Every target.
-pub const TARGETS: [(&str, Drive); 16] = [
+pub const TARGETS: [(&str, Drive); 17] = [
     ("act", stored::act::drive),
     ("configuration", given::configuration::drive),
     ("document", stored::document::drive),
@@ -19,6 +19,7 @@ pub const TARGETS: [(&str, Drive); 16] = [
     ("index", stored::index::drive),
     ("keyring", stored::keyring::drive),
     ("layout", stored::layout::drive),
+    ("log", stored::log::drive),
     ("manifest", stored::manifest::drive),
     ("map", stored::map::drive),
     ("pack", stored::pack::drive),

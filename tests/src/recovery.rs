@@ -20,6 +20,19 @@ pub fn script() -> String {
     format!("{text}\n")
 }
 
+/// The commands that FORMAT.md shows after these words.
+///
+/// # Panics
+/// It shows none.
+#[must_use]
+pub fn block_after(words: &str) -> String {
+    let format = std::fs::read_to_string(tools::workspace().join("FORMAT.md")).expect("FORMAT.md");
+    let (_, rest) = format.split_once(words).expect("FORMAT.md has the words");
+    let (_, block) = rest.split_once("\n```\n").expect("a block follows");
+    let (block, _) = block.split_once("\n```\n").expect("the block ends");
+    format!("{block}\n")
+}
+
 /// What the script needs, beside the usual tools of Unix.
 pub const TOOLS: [&str; 5] = ["age", "zstd", "minisign", "b3sum", "python3"];
 

@@ -218,7 +218,9 @@ impl RootedVault {
         let out = tempfile::tempdir_in(self.place.path()).expect("a directory");
         let target = out.path().join("out").display().to_string();
         let (replica, identity) = (self.path(replica).display().to_string(), self.identity("ann"));
+        let owner = self.path("ann").display().to_string();
         let words = ["restore", dataset, "--directory", &replica, "--owner", &self.owner, "--identity", &identity];
+        let words = [&words[..], &["--owner-directory", &owner]].concat();
         let restored = self.plain(&[&words[..], &["--to-directory", &target], more].concat()).await;
         if !restored.status.success() {
             return Err(restored);

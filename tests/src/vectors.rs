@@ -58,6 +58,7 @@ fn inputs(kind: &str, place: &Value, data: Vec<u8>) -> Vec<(&'static str, Vec<u8
             vec![("map", map::input(number("covers"), &data, &header, &[]))]
         }
         "act" => vec![("act", data)],
+        "log" => vec![("log", data)],
         "record" | "vault" => vec![("records", data)],
         "root" => vec![("root", data)],
         "keyring" => vec![("keyring", data)],

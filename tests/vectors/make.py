@@ -13,6 +13,7 @@ import acts
 import chunks
 import extents
 import integers
+import logs
 import manifests
 import packs
 import segments
@@ -40,7 +41,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         packs.Packs(corpus, folder).add()
         write("chunks.json", **chunks.vectors(folder))
-    for module in (manifests, extents, segments, texts, acts, roots):
+    for module in (manifests, extents, segments, texts, acts, roots, logs):
         module.add(corpus)
     for folder in ("good", "malformed"):
         shutil.rmtree(HERE / folder, ignore_errors=True)

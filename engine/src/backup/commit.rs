@@ -20,7 +20,7 @@ use super::stand::Standing;
 use crate::catalog::ciphertext::copy_pack;
 use crate::catalog::inventory::Inventory;
 use crate::catalog::numbers::Actor;
-use crate::catalog::order::OrderReader;
+use crate::catalog::order::{FoundAct, OrderReader};
 use crate::catalog::signed::{SignedObject, sign_encrypted};
 use crate::config::Dataset;
 use crate::keys::HostKeys;
@@ -79,8 +79,8 @@ impl Commit<'_> {
         Ok(())
     }
 
-    /// Writes index segments, manifest, act and signatures, and returns the number of the act and
-    /// the replicas that hold them all. Each step is durable in `min_replicas` replicas before the
+    /// Writes index segments, manifest, act and signatures, and returns the act and the replicas
+    /// that hold them all. Each step is durable in `min_replicas` replicas before the
     /// next begins.
     ///
     /// # Errors
@@ -92,7 +92,7 @@ impl Commit<'_> {
         manifest: &mut Manifest,
         targets: Vec<SharedReplica>,
         cache: &ObjectCache,
-    ) -> Result<(u64, Vec<SharedReplica>)> {
+    ) -> Result<(FoundAct, Vec<SharedReplica>)> {
         let stored = self.store(generation, captured, manifest, targets, cache).await;
         let (signed, targets) = stored.map_err(|error| not_committed(&manifest.snapshot, &manifest.dataset, error))?;
         let (fleet, dataset) = (self.fleet, &manifest.dataset);
@@ -116,7 +116,7 @@ impl Commit<'_> {
             .put_to(&decided, &signature, &signed.signature, "the manifest's signature")
             .await
             .map_err(|error| unknown(&manifest.snapshot, dataset, &error.chain()))?;
-        Ok((act.act.number, targets))
+        Ok((act, targets))
     }
 
     /// Writes index segments, their signatures, and the manifest.

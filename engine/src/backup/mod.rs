@@ -25,6 +25,7 @@ mod fleet;
 mod fragments;
 mod intake;
 mod kept_segments;
+mod logged;
 mod messages;
 mod outbox;
 mod packer;
@@ -278,13 +279,14 @@ impl Backup<'_> {
         // Packs may have been copied meanwhile.
         self.check_cancelled()?;
         self.progress.committing.store(true, Ordering::SeqCst);
-        let (number, targets) = commit.write(generation, &captured, &mut manifest, targets, &cache).await?;
+        let (act, targets) = commit.write(generation, &captured, &mut manifest, targets, &cache).await?;
         // What cannot be read was told at the beginning.
-        if let Err(error) = seen::remember(self.state, dataset, number)
+        if let Err(error) = seen::remember(self.state, dataset, act.act.number)
             && !warnings.iter().any(|warning| warning.contains(&error.chain()))
         {
             warnings.push(error.chain());
         }
+        let unlogged = self.record(&act, &mut warnings).await;
         if let Err(error) = shared.journal.clear() {
             warnings.push(error.chain());
         }
@@ -321,6 +323,7 @@ impl Backup<'_> {
             is_first,
             are_level: were_level && replicas.iter().all(|outcome| outcome.complete),
             replicas,
+            unlogged,
             warnings,
             doubtful_times,
             skipped,

@@ -53,6 +53,9 @@ pub struct BackupReport {
     /// the new snapshot: as far as that tells, none lacks what another has.
     #[serde(skip)]
     pub are_level: bool,
+    /// Why this host's log does not tell of the commit, if it does not.
+    #[serde(skip)]
+    pub unlogged: Option<String>,
     /// What an operator should know, although the backup succeeded.
     pub warnings: Vec<String>,
     /// Of this snapshot and the one before it, those whose times are probably false, and these

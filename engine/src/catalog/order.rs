@@ -19,6 +19,7 @@ use lifeboat_base::{Class, Error, Result};
 use lifeboat_format::act::{self, Act, ActKind, MAX_ACT_BYTES};
 use lifeboat_format::id::{Digest, Name, SnapshotId};
 use lifeboat_format::layout;
+use lifeboat_format::log::SeenAct;
 use lifeboat_format::record::PruneRecord;
 use lifeboat_store::SharedReplica;
 
@@ -50,6 +51,11 @@ pub(crate) struct FoundAct {
 impl FoundAct {
     pub(crate) fn hash(&self) -> Digest {
         Digest::of(&self.stored)
+    }
+
+    /// It as a record of a log names it.
+    pub(crate) fn seen(&self) -> SeenAct {
+        SeenAct { dataset: self.act.dataset.clone(), number: self.act.number, blake3: self.hash() }
     }
 }
 

@@ -58,7 +58,7 @@ pub(crate) async fn believe(
 
 /// Checks that an object of a signer who was revoked does not itself tell a later time. A false
 /// date of a store does not hide what is signed.
-pub(super) fn check_claim(claimed: Option<DateTime<Utc>>, before: Option<DateTime<Utc>>) -> Result<()> {
+pub(crate) fn check_claim(claimed: Option<DateTime<Utc>>, before: Option<DateTime<Utc>>) -> Result<()> {
     match before {
         Some(until) if claimed.is_some_and(|claimed| claimed >= until) => {
             Err(revoked(until, "it tells a later time itself"))
@@ -69,7 +69,7 @@ pub(super) fn check_claim(claimed: Option<DateTime<Utc>>, before: Option<DateTim
 
 /// Checks that `replica` has stored the object `holder`, which holds a signature, before the time
 /// at which its signer was revoked.
-pub(super) async fn check_time(replica: &dyn Replica, holder: &str, before: Option<DateTime<Utc>>) -> Result<()> {
+pub(crate) async fn check_time(replica: &dyn Replica, holder: &str, before: Option<DateTime<Utc>>) -> Result<()> {
     let Some(until) = before else { return Ok(()) };
     // Whoever holds the key says what he likes of the time. A store sets it by its own clock; in a
     // directory, anybody can.

@@ -10,6 +10,8 @@
 //! those believe who read from it. Keys, and snapshots that a host is to copy, count only where two
 //! stores say so. A mark, a prune record or a lease of his never counts.
 
+mod logs;
+
 use std::fmt;
 use std::sync::{Arc, PoisonError, RwLock};
 

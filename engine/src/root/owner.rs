@@ -97,6 +97,12 @@ impl OwnerFolder {
         Ok(Self { directory: directory.to_owned(), signer })
     }
 
+    /// The key that signs roots and the owner's log.
+    #[must_use]
+    pub fn into_signer(self) -> Signer {
+        self.signer
+    }
+
     /// What a request, or a root that others have signed, would change.
     ///
     /// # Errors

@@ -17,6 +17,9 @@
 //! datasets/<dataset>/history      sizes and compressibility of each stream in the last 62 days with runs (plain)
 //! datasets/<dataset>/flagged      snapshots that depart from it and wait for `lifeboat acknowledge` (plain)
 //! datasets/<dataset>/scratch/…    a run's temporary files
+//! log/lock                        held by the one process that adds a record to this principal's log
+//! log/seen.json                   the newest records of other logs that were seen (plain: names, numbers, hashes)
+//! log/<kind>/<name>/<n>.record    the newest 4,096 records of the own log, as they are stored
 //! drills/<dataset>/…              on a drill host: reports that could not be uploaded to the vault
 //! ```
 //!
@@ -39,6 +42,8 @@ use lifeboat_base::{Class, Context, Error, Result};
 use lifeboat_format::id::Name;
 
 const LOCK: &str = "lock";
+/// The folder of logs.
+const LOG: &str = "log";
 /// How the name of a file begins that is not whole yet.
 const UNFINISHED: &str = ".new-";
 
@@ -112,6 +117,16 @@ impl StateDirectory {
         let holder = self.holder(dataset);
         Error::failed(format!("{holder} works on dataset {dataset} and holds its lock"))
             .hint("wait until that run ends; `lifeboatd status` shows what is running")
+    }
+
+    /// Takes the lock of the one process that may add to a log; `None` if another holds it.
+    ///
+    /// # Errors
+    /// [`Class::Storage`] if the disk fails.
+    pub(crate) fn try_lock_log(&self) -> Result<Option<Lock>> {
+        let folder = self.root.join(LOG);
+        create_private(&folder)?;
+        try_lock(&folder.join(LOCK))
     }
 
     /// Who holds the lock of a dataset, in words.

@@ -18,6 +18,7 @@ pub fn drive(data: &[u8]) -> bool {
         layout::parse_json(&prunes, key).map(|id| layout::prune(&dataset, &id)),
         layout::parse_json(&marks, key).map(|id| layout::mark(&dataset, &id)),
         layout::parse_act(&dataset, key).map(|number| layout::act(&dataset, number)),
+        layout::parse_log_record(key).map(|(log, number)| layout::log_record(&log, number)),
     ];
     let known: Vec<String> = known.into_iter().flatten().collect();
     assert!(known.len() <= 1, "{key} is of several kinds: {known:?}");
@@ -31,5 +32,5 @@ pub fn drive(data: &[u8]) -> bool {
 
 /// Whether it stands before a dataset in keys.
 fn is_folder(part: &str) -> bool {
-    [layout::DATASETS, layout::KEYRING].iter().any(|folder| folder.trim_end_matches('/') == part)
+    [layout::DATASETS, layout::KEYRING, layout::LOGS].iter().any(|folder| folder.trim_end_matches('/') == part)
 }

@@ -7,6 +7,7 @@ pub mod ids;
 pub mod index;
 pub mod keyring;
 pub mod layout;
+pub mod log;
 pub mod manifest;
 pub mod map;
 pub mod pack;

@@ -11,6 +11,7 @@ use lifeboat_engine::base::Context;
 use lifeboat_engine::config::{Config, DrillConfig, Objectives, ProofLevel};
 use lifeboat_engine::drill::{self as flow, Drill, DrillReport};
 use lifeboat_engine::format::id::Name;
+use lifeboat_engine::format::log::LogEvent;
 use lifeboat_engine::keys::sign::Signer;
 use lifeboat_engine::restore::VaultReader;
 use lifeboat_engine::state::replace_file;
@@ -18,8 +19,9 @@ use lifeboat_engine::worker::WorkerPlace;
 use lifeboat_engine::{Class, Error, Result};
 
 use super::drill_view::Drilled;
-use crate::access::Need;
+use crate::access::{self, Need};
 use crate::flags::Selection;
+use crate::recording::{self, Recording, Shorter};
 use crate::session::{Place, Session};
 use crate::textfile::{Outcome, Textfile};
 
@@ -52,6 +54,8 @@ pub(crate) struct Args {
     /// Do not write the report into the vault
     #[arg(long)]
     no_publish: bool,
+    #[command(flatten)]
+    recording: Recording,
 }
 
 fn level(word: &str) -> ProofLevel {
@@ -95,7 +99,7 @@ impl Plan {
         let mut settings = dataset.map_or_else(without_settings, |dataset| dataset.drill.clone());
         settings.level = args.level.unwrap_or(settings.level);
         let objectives = dataset.map(|dataset| dataset.objectives).unwrap_or_default();
-        let signer = place.config.as_ref().map(signer).transpose()?.flatten();
+        let signer = place.config.as_ref().map(access::drill_signer).transpose()?.flatten();
         Ok(Self { place, settings, objectives, signer })
     }
 
@@ -108,6 +112,13 @@ impl Plan {
         };
         session.tell_what_guards_the_keys(worker, "as root, or by lifeboat-worker.socket, another user does it");
         let reader = session.reader_for(&args.dataset, &self.place, Need::Packs).await?;
+        let event = |unrecorded| LogEvent::Drill {
+            dataset: args.dataset.clone(),
+            snapshot: recording::wanted(&args.selection.selector()),
+            user: recording::user(),
+            unrecorded,
+        };
+        args.recording.record(session, &self.place, &reader, Shorter::Refuse, event).await?;
         let scratch = session.scratch()?;
         let drill = Drill {
             environment: &session.tools,
@@ -168,14 +179,6 @@ impl Plan {
 /// queries.
 fn without_settings() -> DrillConfig {
     DrillConfig { level: ProofLevel::Proved, queries: Vec::new(), server_directories: Vec::new() }
-}
-
-/// The drill host's signing key, where it has one.
-fn signer(config: &Config) -> Result<Option<Signer>> {
-    let place = &config.keys.drill_signer;
-    let Some(text) = place.read_if_any()? else { return Ok(None) };
-    let named = |error: Error| error.within(format!("the drill signer {} cannot be used", place.path().display()));
-    Signer::parse(&text).map(Some).map_err(named)
 }
 
 fn local_file(config: &Config, report: &DrillReport) -> PathBuf {

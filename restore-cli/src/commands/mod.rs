@@ -1,6 +1,8 @@
 //! One file for each command: its flags, what it does, how its result reads.
 
 pub(crate) mod acknowledge;
+pub(crate) mod audit;
+mod audit_view;
 pub(crate) mod cancel;
 pub(crate) mod check;
 pub(crate) mod completions;

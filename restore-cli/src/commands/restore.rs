@@ -15,6 +15,7 @@ use lifeboat_engine::config::Config;
 use lifeboat_engine::databases::streams::{StoredStreams, StreamReader};
 use lifeboat_engine::databases::{RestoreOutcome, Target, Wanted, WorkContext, load, registry};
 use lifeboat_engine::format::id::{Name, SnapshotId};
+use lifeboat_engine::format::log::{LogEvent, cut_to_fit};
 use lifeboat_engine::format::manifest::Manifest;
 use lifeboat_engine::restore::SnapshotStreams;
 use lifeboat_engine::{Class, Error, Result};
@@ -25,6 +26,7 @@ use crate::access::{self, Need};
 use crate::flags::{Moment, Selection};
 use crate::human;
 use crate::progress::Progress;
+use crate::recording::{self, Recording, Shorter};
 use crate::server::{ServerFlag, TARGETS};
 use crate::session::Session;
 use crate::table::Plain;
@@ -84,6 +86,12 @@ pub(crate) struct Args {
     /// Do not ask before overwriting
     #[arg(long)]
     yes: bool,
+    /// Restore although somebody's log is shorter than this machine has seen it, so that snapshots
+    /// may be missing, too
+    #[arg(long)]
+    accept_older: bool,
+    #[command(flatten)]
+    recording: Recording,
 }
 
 #[derive(Serialize)]
@@ -119,6 +127,15 @@ pub(crate) async fn run(args: &Args, session: &Session) -> Result<()> {
     let place = session.place()?.read_as_of(&args.moment);
     let target = target(args, session, place.config.as_ref()).await?;
     let reader = session.reader_for(&args.dataset, &place, Need::Packs).await?;
+    let shorter = Shorter::Ask { accepted: args.accept_older, expected: args.moment.as_of.is_some() };
+    let event = |unrecorded| LogEvent::Restore {
+        dataset: args.dataset.clone(),
+        snapshot: recording::wanted(&args.selection.selector()),
+        target: cut_to_fit(&target.as_ref().map_or_else(|| "standard output".to_owned(), describe)),
+        user: recording::user(),
+        unrecorded,
+    };
+    args.recording.record(session, &place, &reader, shorter, event).await?;
     let began = session.clock.elapsed();
     let open = async {
         let (selector, now) = (args.selection.selector(), session.clock.now());

@@ -130,8 +130,12 @@ async fn two_of_two_owners_must_sign_and_one_can_be_replaced() {
     let shown = vault.lifeboat("db1", &["--json", "root", "show"]).await.json().unwrap();
     assert_eq!(shown["signed_by"], serde_json::json!(["bob"]));
     assert!(vault.once("db1").await.status.success());
-    // Who knows only the owner of before follows the chain; who knows a stranger finds none.
-    assert_eq!(vault.restored("shop", "r1", &[]).await.unwrap(), "shop of db1");
+    // Who knows only the owner of before follows the chain; who knows a stranger finds none. He who
+    // is an owner no more has no log, either.
+    let refused = vault.restored("shop", "r1", &[]).await.expect_err("nobody recorded it");
+    assert!(refused.stderr.contains("does not name the owner"), "{refused}");
+    let restored = vault.restored("shop", "r1", &["--unrecorded", "ann is no owner"]).await;
+    assert_eq!(restored.unwrap(), "shop of db1");
     let stranger = RootedVault::new().await;
     let (r1, identity) = (vault.path("r1").display().to_string(), vault.identity("ann"));
     let words = ["list", "--directory", &r1, "--owner", &stranger.owner, "--identity", &identity];

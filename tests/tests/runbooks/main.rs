@@ -2,6 +2,7 @@
 //! that the document shows, in its order, and looks whether the situation is cured.
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
+mod audit;
 mod deletion;
 mod hosts;
 mod keys;
@@ -14,7 +15,8 @@ use lifeboat_tests::runbook;
 use tempfile::TempDir;
 
 /// All tests that follow a runbook.
-const FOLLOWED: [&str; 5] = [
+const FOLLOWED: [&str; 6] = [
+    include_str!("audit.rs"),
     include_str!("deletion.rs"),
     include_str!("hosts.rs"),
     include_str!("keys.rs"),

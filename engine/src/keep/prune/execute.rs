@@ -51,6 +51,7 @@ impl Prune<'_> {
             return self.execute(&plan).await;
         }
         watch::permit(self.state, &self.dataset.name)?;
+        self.log().permit_deletion().await?;
         let mut outcome = Self::begun(&plan, &plan, &view);
         self.remember(&plan, &view, &BTreeSet::new(), &mut outcome);
         Ok(outcome)
@@ -78,6 +79,7 @@ impl Prune<'_> {
     /// [`PruneOutcome::failures`], and the next prune tries again.
     pub async fn execute(&self, plan: &PrunePlan) -> Result<PruneOutcome> {
         watch::permit(self.state, &self.dataset.name)?;
+        self.log().permit_deletion().await?;
         let view = self.look().await?;
         let fresh = self.plan_of(&view).await?;
         let mut outcome = Self::begun(plan, &fresh, &view);

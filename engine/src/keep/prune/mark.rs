@@ -4,8 +4,9 @@ use std::collections::BTreeMap;
 
 use lifeboat_base::{Error, Result};
 use lifeboat_format::act::ActKind;
-use lifeboat_format::id::{Name, SnapshotId};
+use lifeboat_format::id::{Digest, Name, SnapshotId};
 use lifeboat_format::layout;
+use lifeboat_format::log::LogEvent;
 use lifeboat_format::record::{MarkRecord, RemovedSnapshot};
 
 use super::view::View;
@@ -52,6 +53,7 @@ impl<'p> Acting<'p> {
         let actor = Actor { vault, dataset, principal, signer };
         let act = actor.act(kind, id, record, self.last.as_ref(), self.newest, self.prune.clock.now())?;
         let number = act.act.number;
+        self.record(kind, id, record).await?;
         let order = OrderReader { vault, dataset, trust: &self.prune.keys.trust, cache: None, host_key: None };
         let mut has_place = false;
         for inventory in inventories {
@@ -80,6 +82,24 @@ impl<'p> Acting<'p> {
         }
         if has_place {
             self.last = Some(act);
+        }
+        Ok(())
+    }
+}
+
+impl Acting<'_> {
+    /// Records in this host's log what it is about to write, and so to delete.
+    async fn record(&self, kind: ActKind, id: &SnapshotId, record: &SignedObject) -> Result<()> {
+        let (dataset, id, blake3) = (self.prune.dataset.name.clone(), id.clone(), Digest::of(&record.object));
+        let event = match kind {
+            ActKind::Mark => LogEvent::Mark { dataset, id, blake3 },
+            ActKind::Sweep => LogEvent::Sweep { dataset, id, blake3 },
+            ActKind::Commit => return Ok(()),
+        };
+        let acts = self.last.iter().map(FoundAct::seen).collect();
+        let recorded = self.prune.log().record(event, acts, self.prune.clock.now()).await;
+        for warning in recorded.map_err(|error| error.within("nothing is deleted, because it could not be recorded"))? {
+            tracing::warn!("{warning}");
         }
         Ok(())
     }

@@ -11,6 +11,8 @@
 //! - **Packs that no snapshot ever named** may belong to a run of another host that is not at its
 //!   end. They are marked only when prune has known them for longer than a run may take.
 //! - **Gaps**: what is missing and in no record stops every deletion: see `gaps.rs`.
+//! - **Logs**: where there is a root, marks and sweeps are recorded in this host's log before, and
+//!   a log that is shorter than it was stops every deletion (`crate::log`).
 //! - **Doubt**: what a trusted signer has signed and this program does not understand stops every
 //!   deletion. So does what may be signed: a manifest or a record that is listed and cannot be
 //!   fetched. What no replica returns signed, and a `vault.json` that is not the vault's, stop
@@ -58,6 +60,7 @@ pub(in crate::keep) use self::view::View;
 use crate::config::{Config, Dataset};
 pub use crate::keep::false_times::FalseTime;
 use crate::keys::HostKeys;
+use crate::log::HostLog;
 pub use crate::renewal::sparse::Space;
 use crate::state::StateDirectory;
 
@@ -144,6 +147,13 @@ pub struct PrunePlan {
     pub sparse: BTreeSet<PackId>,
     /// How many bytes of these the next backup stores again, before compression.
     pub again_bytes: u64,
+}
+
+impl Prune<'_> {
+    /// Where what is marked and deleted is recorded before.
+    fn log(&self) -> HostLog<'_> {
+        HostLog { keys: self.keys, replicas: self.replicas, state: self.state }
+    }
 }
 
 impl PrunePlan {

@@ -1,0 +1,144 @@
+//! Reads single records of logs.
+
+use bytes::Bytes;
+use chrono::TimeDelta;
+use lifeboat_base::{Class, Error, Result};
+use lifeboat_format::id::Digest;
+use lifeboat_format::layout;
+use lifeboat_format::log::{LogHead, LogName, LogRecord, MAX_LOG_RECORD_BYTES, split_record};
+use lifeboat_store::{ReplicaErrorKind, SharedReplica};
+
+use crate::catalog::signed::{check_claim, check_time};
+use crate::catalog::verdict::is_verdict;
+use crate::keys::trust::Trust;
+
+/// No more of the names that a replica shows are tried for the newest record of a log.
+const MAX_TRIED_NAMES: usize = 64;
+
+/// Reads logs of a vault.
+#[derive(Clone, Copy)]
+pub struct LogReader<'a> {
+    /// The vault.
+    pub vault: &'a str,
+    /// Says who may write which log.
+    pub trust: &'a Trust,
+}
+
+/// A record that was read and believed.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct LoggedRecord {
+    /// What it says.
+    pub record: LogRecord,
+    /// It as it is stored.
+    pub stored: Bytes,
+}
+
+impl LoggedRecord {
+    /// The hash of the stored record.
+    #[must_use]
+    pub fn hash(&self) -> Digest {
+        Digest::of(&self.stored)
+    }
+
+    /// It as the newest record of its log.
+    #[must_use]
+    pub fn head(&self) -> LogHead {
+        let LogRecord { kind, principal, number, .. } = &self.record;
+        LogHead { kind: *kind, name: principal.clone(), number: *number, blake3: self.hash() }
+    }
+}
+
+impl LogReader<'_> {
+    /// A record as one replica has it; `None` if it has none.
+    ///
+    /// # Errors
+    /// What is there cannot be believed, which is a verdict ([`Class::Integrity`] or
+    /// [`Class::Keys`]). Or it is not understood here ([`Class::Failed`]), or the replica fails.
+    pub(super) async fn fetch(
+        &self,
+        replica: &SharedReplica,
+        log: &LogName,
+        number: u64,
+    ) -> Result<Option<LoggedRecord>> {
+        let key = layout::log_record(log, number);
+        let stored = match replica.get(&key, MAX_LOG_RECORD_BYTES as u64).await {
+            Ok(stored) => stored,
+            Err(error) if error.is_not_found() => return Ok(None),
+            Err(error) if matches!(error.kind, ReplicaErrorKind::TooLong { .. }) => {
+                return Err(Error::integrity(error.to_string()));
+            }
+            Err(error) => return Err(error.into()),
+        };
+        self.believe(replica, stored, log, number).await.map(Some)
+    }
+
+    /// What a replica has stored as record `number`, if somebody signed it who may, and may still
+    /// have when it was stored.
+    async fn believe(
+        &self,
+        replica: &SharedReplica,
+        stored: Bytes,
+        log: &LogName,
+        number: u64,
+    ) -> Result<LoggedRecord> {
+        let key = layout::log_record(log, number);
+        let what = format!("replica {}: {key}", replica.name());
+        let damaged = || Error::integrity(format!("{what} is damaged"));
+        let (line, signature) = split_record(&stored).ok_or_else(damaged)?;
+        let signed = self.trust.judge_record(self.vault, log, number, (line, signature));
+        let before = signed.map_err(|error| error.within(format!("{what} cannot be trusted")))?.before;
+        let record = LogRecord::of_line(line, self.vault, log, number, &what).map_err(|error| {
+            Error::failed(format!("{what} was signed by a trusted signer, and is not understood"))
+                .because(error.chain())
+                .hint("use a newer version of Lifeboat here, too")
+        })?;
+        check_claim(Some(record.time), before)?;
+        // A directory does not tell when. A log grants nothing, so what it tells itself must do.
+        if before.is_some() && replica.clock_offset(TimeDelta::MAX).is_some() {
+            check_time(replica.as_ref(), &key, before).await?;
+        }
+        Ok(LoggedRecord { record, stored })
+    }
+
+    /// The numbers of the records that a replica lists in a log, in order.
+    ///
+    /// # Errors
+    /// It cannot be listed.
+    pub(super) async fn numbers(&self, replica: &SharedReplica, log: &LogName) -> Result<Vec<u64>> {
+        let listed = replica.list(&layout::log(log)).await?;
+        let parse = |key: &str| layout::parse_log_record(key).filter(|(of, _)| of == log);
+        let mut numbers: Vec<u64> =
+            listed.iter().filter_map(|object| parse(&object.key)).map(|found| found.1).collect();
+        numbers.sort_unstable();
+        Ok(numbers)
+    }
+
+    /// The newest record of a log that a replica shows and that is believed. Nothing is known of
+    /// those before it.
+    ///
+    /// # Errors
+    /// The replica fails, or shows too many that cannot be believed.
+    pub(super) async fn newest(&self, replica: &SharedReplica, log: &LogName) -> Result<Option<LoggedRecord>> {
+        let numbers = self.numbers(replica, log).await?;
+        let mut last = None;
+        for number in numbers.iter().rev().take(MAX_TRIED_NAMES) {
+            match self.fetch(replica, log, *number).await {
+                Ok(Some(found)) => return Ok(Some(found)),
+                Ok(None) => {}
+                Err(error) if is_verdict(&error) => last = Some(error),
+                Err(error) => return Err(error),
+            }
+        }
+        match last {
+            Some(error) if numbers.len() > MAX_TRIED_NAMES => Err(Error::new(
+                Class::Integrity,
+                format!(
+                    "the newest {MAX_TRIED_NAMES} records of log {log} in replica {} cannot be believed",
+                    replica.name()
+                ),
+            )
+            .because(error.chain())),
+            _ => Ok(None),
+        }
+    }
+}

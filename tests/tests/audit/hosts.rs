@@ -1,0 +1,70 @@
+//! What backup hosts record, and what they do not do while a log is shorter than it was.
+
+use super::{Logs, drill, restore_as_owner, shown, vault};
+
+/// A daemon with this configuration; two snapshots, of which retention keeps one.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_host_records_commits_and_what_it_deletes_before_and_deletes_nothing_beside_a_cut_log() {
+    let vault = vault().await;
+    let config = std::fs::read_to_string(vault.config("db1")).unwrap();
+    let config = config.replace("home_region = \"home\"\n", "home_region = \"home\"\nretention = { keep_last = 1 }\n");
+    std::fs::write(vault.config("db1"), config).unwrap();
+    restore_as_owner(&vault).await;
+    assert!(drill(&vault).await.status.success());
+    let events = async || -> Vec<String> {
+        let records = shown(&vault, "r1").await;
+        let of_host = records.iter().filter(|row| row["log"] == "hosts/db1");
+        of_host.map(|row| row["event"]["what"].as_str().unwrap().to_owned()).collect()
+    };
+    assert_eq!(events().await, ["commit"], "of the backup that made the vault");
+    std::fs::write(vault.path("db1/shop"), "a second day").unwrap();
+    let second = vault.once("db1").await;
+    assert!(second.status.success(), "{second}");
+    // The first snapshot is marked after its act: the newest proved one stays.
+    assert_eq!(events().await, ["commit", "commit", "mark"], "{second}");
+    let records = shown(&vault, "r2").await;
+    let mark = records.iter().find(|row| row["event"]["what"] == "mark").unwrap();
+    let object = vault.path(&format!("r2/datasets/shop/marks/{}.json", mark["event"]["id"].as_str().unwrap()));
+    let hash = lifeboat_engine::format::id::Digest::of(&std::fs::read(object).unwrap());
+    assert_eq!(mark["event"]["blake3"], hash.to_string());
+
+    // Somebody cuts a log that this host has seen.
+    let logs = Logs::of(&vault);
+    for replica in ["r1", "r2"] {
+        std::fs::remove_file(vault.path(replica).join("log/owners/ann/1.record")).unwrap();
+    }
+    std::fs::write(vault.path("db1/shop"), "a third day").unwrap();
+    let stopped = vault.once("db1").await;
+    assert_eq!(stopped.status.code(), Some(6), "{stopped}");
+    assert!(stopped.stderr.contains("log owners/ann is shorter than it was"), "{stopped}");
+    assert!(stopped.stdout.contains("snapshot"), "the backup goes on: {stopped}");
+    assert_eq!(events().await.last().unwrap(), "commit");
+    let pruned = vault.lifeboat("db1", &["prune", "--yes"]).await;
+    assert!(!pruned.status.success() && pruned.stderr.contains("is shorter"), "{pruned}");
+    let kept = vault.path("db1/state/log/hosts/db1/4.record");
+    assert!(kept.exists(), "{}", kept.display());
+    logs.put_back(&vault);
+
+    // Its own log cannot be written: backups go on, and nothing is deleted.
+    for replica in ["r1", "r2"] {
+        let log = vault.path(replica).join("log/hosts/db1");
+        std::fs::rename(&log, vault.path(&format!("{replica}-kept"))).unwrap();
+        std::fs::write(&log, "no folder").unwrap();
+    }
+    std::fs::write(vault.path("db1/shop"), "a fourth day").unwrap();
+    let unlogged = vault.once("db1").await;
+    assert!(unlogged.stdout.contains("snapshot"), "{unlogged}");
+    assert!(unlogged.stderr.contains("this commit is not in this host's log"), "{unlogged}");
+    assert!(!unlogged.status.success() && unlogged.stderr.contains("it could not be recorded"), "{unlogged}");
+    for replica in ["r1", "r2"] {
+        let log = vault.path(replica).join("log/hosts/db1");
+        std::fs::remove_file(&log).unwrap();
+        std::fs::rename(vault.path(&format!("{replica}-kept")), &log).unwrap();
+    }
+    let healed = vault.once("db1").await;
+    assert!(healed.status.success(), "{healed}");
+    let checked = vault.lifeboat("db1", &["audit", "verify"]).await;
+    assert!(checked.status.success(), "{checked}");
+    let told = events().await;
+    assert_eq!(told.iter().filter(|what| *what == "commit").count(), 5, "{told:?}");
+}

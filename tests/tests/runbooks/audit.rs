@@ -1,0 +1,59 @@
+//! The runbooks of logs: what was recorded is read, and a log that was cut is noticed.
+
+use lifeboat_tests::operator::Operator;
+use lifeboat_tests::runbook::Runbook;
+
+use crate::{host, place};
+
+/// A host whose vault has a root, signed by `ann`.
+async fn rooted(place: &tempfile::TempDir) -> Operator {
+    let mut db1 = host(place, "").await;
+    db1.backup().await;
+    db1.must("lifeboat owner init --directory ann --name ann > ann.line").await;
+    let request = db1.must("lifeboat root adopt --owner @ann.line").await.stdout;
+    let signed = db1.must(&format!("lifeboat owner sign --directory ann --yes '{}'", request.trim())).await.stdout;
+    db1.must(&format!("lifeboat root install '{}'", signed.trim())).await;
+    db1.owners = vec![db1.must("cat ann.line").await.stdout.trim().to_owned()];
+    db1.masters = Vec::new();
+    db1.must("lifeboat init --identity master.txt").await;
+    db1
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn who_restored_is_read_and_checked() {
+    let mut book = Runbook::open("Who did what")
+        .leaving_out("lifeboat owner init", "the owner is there from the start")
+        .leaving_out("lifeboat audit verify --head", "audit/tampering.rs passes what it printed");
+    let place = place();
+    let mut db1 = rooted(&place).await;
+    let owner = "--identity ann/identity --owner-directory ann --reason test";
+    db1.restored(owner).await;
+    let show = "lifeboat audit show --dataset shop --since 2026-11-23T18:00:00Z";
+    let shown = db1.follow(&mut book, show, &[]).await;
+    assert!(shown.stdout.contains("owners/ann") && shown.stdout.contains("restore: dataset shop"), "{shown}");
+    let checked = db1.follow(&mut book, "lifeboat audit verify", &[]).await;
+    assert!(checked.stdout.contains("owners/ann=1:"), "{checked}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_log_that_was_cut_is_noticed_and_accepted() {
+    let mut book = Runbook::open("Somebody's log is shorter");
+    let place = place();
+    let mut db1 = rooted(&place).await;
+    db1.restored("--identity ann/identity --owner-directory ann").await;
+    // The host sees it.
+    db1.restored("--identity ann/identity").await;
+    for replica in ["frankfurt", "ireland"] {
+        std::fs::remove_file(place.path().join(replica).join("vault/log/owners/ann/1.record")).unwrap();
+    }
+    let refused = db1.shell("lifeboat restore shop --identity ann/identity --to-directory out").await;
+    assert!(refused.stderr.contains("log owners/ann is shorter than it was"), "{refused}");
+    book.take("lifeboat audit verify");
+    let found = db1.shell("lifeboat audit verify").await;
+    assert!(found.code() == Some(6) && found.stdout.contains("log owners/ann was cut"), "{found}");
+    db1.follow(&mut book, "lifeboat verify", &[]).await;
+    book.take("lifeboat audit verify --accept-older");
+    // The host's own record still tells of it: who reads that knows what is gone.
+    db1.shell("lifeboat audit verify --accept-older --yes").await;
+    db1.must("lifeboat restore shop --identity ann/identity --to-directory out").await;
+}
