@@ -17,6 +17,7 @@ mod live;
 mod log;
 mod metrics;
 mod notify;
+mod pruning;
 #[allow(clippy::disallowed_methods, reason = "`run` reads the environment, and nobody else")]
 mod run;
 mod run_report;
