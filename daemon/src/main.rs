@@ -36,6 +36,8 @@ mod words;
 mod documents;
 #[cfg(test)]
 mod sample;
+#[cfg(test)]
+mod slow;
 
 use std::process::ExitCode;
 

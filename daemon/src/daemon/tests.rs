@@ -1,83 +1,24 @@
 //! The loop itself, in this process, so that its replicas can be made slow.
 #![allow(clippy::unwrap_used, reason = "tests")]
 
-use async_trait::async_trait;
-use bytes::Bytes;
 use lifeboat_engine::clock::SystemClock;
 use lifeboat_engine::keys::{InitOptions, init};
-use lifeboat_engine::store::{ObjectMeta, Page, Probe, Replica, ReplicaError, SharedReplica};
 use serde_json::Value;
 use tempfile::TempDir;
-use tokio::sync::watch;
 use tokio::task::JoinHandle;
 
 use super::*;
 use crate::control::client::ask;
 use crate::control::protocol::Request;
 use crate::sample;
-
-/// While it is held, it neither takes marks of a prune nor deletes.
-#[derive(Debug)]
-struct SlowReplica {
-    inner: SharedReplica,
-    held: watch::Receiver<bool>,
-}
-
-impl SlowReplica {
-    async fn wait(&self) {
-        self.held.clone().wait_for(|held| !held).await.unwrap();
-    }
-}
-
-#[async_trait]
-impl Replica for SlowReplica {
-    fn name(&self) -> &Name {
-        self.inner.name()
-    }
-
-    fn region(&self) -> &str {
-        self.inner.region()
-    }
-
-    async fn put_new(&self, key: &str, body: Bytes) -> Result<(), ReplicaError> {
-        if key.contains("/marks/") {
-            self.wait().await;
-        }
-        self.inner.put_new(key, body).await
-    }
-
-    async fn put_replace(&self, key: &str, body: Bytes) -> Result<(), ReplicaError> {
-        self.inner.put_replace(key, body).await
-    }
-
-    async fn get(&self, key: &str, limit: u64) -> Result<Bytes, ReplicaError> {
-        self.inner.get(key, limit).await
-    }
-
-    async fn head(&self, key: &str) -> Result<Option<ObjectMeta>, ReplicaError> {
-        self.inner.head(key).await
-    }
-
-    async fn list_page(&self, prefix: &str, next: Option<&str>) -> Result<Page, ReplicaError> {
-        self.inner.list_page(prefix, next).await
-    }
-
-    async fn delete(&self, key: &str) -> Result<(), ReplicaError> {
-        self.wait().await;
-        self.inner.delete(key).await
-    }
-
-    async fn probe(&self, write: bool) -> Result<Probe, ReplicaError> {
-        self.inner.probe(write).await
-    }
-}
+use crate::slow::Gate;
 
 /// A daemon with one place, whose prunes can be held.
 struct Slow {
     _place: TempDir,
     socket: PathBuf,
     daemon: JoinHandle<Result<()>>,
-    hold: watch::Sender<bool>,
+    gate: Arc<Gate>,
 }
 
 impl Drop for Slow {
@@ -103,14 +44,11 @@ impl Slow {
         let (socket, slow) = (config.control_socket.clone(), config.clone());
         let origin = Origin { path, surroundings: Surroundings::default(), tools };
         let daemon = Daemon::start(config, origin, clock.clone()).await.unwrap();
-        let (hold, held) = watch::channel(false);
+        let gate = Arc::<Gate>::default();
         let mut installation = Installation::open(slow, &clock).await.unwrap();
-        let slowed = |inner: &SharedReplica| -> SharedReplica {
-            Arc::new(SlowReplica { inner: inner.clone(), held: held.clone() })
-        };
-        installation.replicas = installation.replicas.iter().map(slowed).collect();
+        installation.replicas = gate.before(&installation.replicas);
         daemon.live.install(Arc::new(installation));
-        Self { _place: place, socket, daemon: tokio::spawn(daemon.run()), hold }
+        Self { _place: place, socket, daemon: tokio::spawn(daemon.run()), gate }
     }
 
     async fn ask(&self, request: Request) -> (Value, String) {
@@ -142,7 +80,7 @@ impl Slow {
 async fn a_prune_takes_no_place_and_ends_when_its_dataset_is_wanted() {
     let slow = Slow::start(&["shop", "wiki"]).await;
     slow.trigger("shop").await;
-    slow.hold.send(true).unwrap();
+    slow.gate.hold(&[("put", "/marks/"), ("delete", "")], 0);
     // Of two snapshots, one is to be marked.
     let first = slow.begin("shop");
     slow.until("dataset shop: is backed up, and prunes since ").await;
@@ -162,7 +100,7 @@ async fn a_prune_takes_no_place_and_ends_when_its_dataset_is_wanted() {
     let newer = second.await.unwrap().unwrap().0;
     assert!(cancelled["pruned_after"] == newer["snapshot"] && newer["snapshot"] != report["snapshot"], "{cancelled}");
 
-    slow.hold.send(false).unwrap();
+    slow.gate.release();
     let report = slow.trigger("shop").await;
     assert!(report["pruned"]["marked_snapshots"] == 3 && report["deletion_stopped"].is_null(), "{report}");
     let (status, told) = slow.ask(Request::Status {}).await;
