@@ -67,7 +67,9 @@ impl Runner {
         start: Start,
         cancel: &CancellationToken,
     ) -> (Option<PruneOutcome>, Option<Stopped>) {
-        let pruned = AssertUnwindSafe(self.prune(installation, dataset, start, cancel)).catch_unwind().await;
+        let patience = prune_time(dataset, installation.config.limits.run, self.clock.now());
+        let pruned = self.prune(installation, dataset, (start, patience), cancel);
+        let pruned = AssertUnwindSafe(pruned).catch_unwind().await;
         let pruned = match pruned.unwrap_or_else(|_| Err(bug(&format!("the prune of {}", dataset.name)))) {
             Ok(Pruned::Left) => return (None, None),
             Ok(Pruned::Needless) => None,
@@ -104,18 +106,18 @@ impl Runner {
         }
     }
 
+    /// Prunes for no longer than `patience`. `start` began the run.
     async fn prune(
         &self,
         installation: &Installation,
         dataset: &Dataset,
-        start: Start,
+        (start, patience): (Start, Duration),
         cancel: &CancellationToken,
     ) -> Result<Pruned> {
         if dataset.retention.keeps_everything() || cancel.is_cancelled() {
             return Ok(Pruned::Needless);
         }
         watch::permit(&self.state, &dataset.name)?;
-        let patience = prune_time(dataset, installation.config.limits.run, self.clock.now());
         let late = tokio::time::sleep(patience);
         tokio::pin!(late);
         let turn = tokio::select! {
@@ -203,19 +205,4 @@ fn in_some(pruned: &PruneOutcome) -> Error {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::sample;
-
-    #[test]
-    fn a_prune_ends_before_the_next_backup_is_due_but_has_a_minute() {
-        let of = |schedule: &str, now: &str| {
-            let config = sample::config(&[("shop", schedule)]);
-            prune_time(&config.datasets[0], Duration::from_secs(86_400), now.parse().unwrap()).as_secs()
-        };
-        assert_eq!(of("schedule = \"@hourly\"", "2026-03-01T12:10:00Z"), 50 * 60);
-        assert_eq!(of("schedule = \"@hourly\"", "2026-03-01T12:59:50Z"), 60);
-        assert_eq!(of("", "2026-03-01T12:10:00Z"), 86_400);
-        assert_eq!(of("schedule = \"@monthly\"", "2026-03-02T00:00:00Z"), 86_400);
-    }
-}
+mod tests;
