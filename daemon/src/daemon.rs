@@ -29,9 +29,11 @@ use crate::held::{HeldStarts, Verdict};
 use crate::installation::Installation;
 use crate::live::{Live, Turn};
 use crate::notify;
+use crate::pruning::SHORTEST_PRUNE;
 use crate::recorded;
-use crate::runner::{OBEY, Runner};
-use crate::runs::{Run, Runs};
+use crate::run_report::RunReport;
+use crate::runner::{OBEY, Runner, one_prune};
+use crate::runs::{Run, RunEvent, Runs};
 use crate::scheduler::{Cause, Scheduler};
 use crate::signals::{Signals, Told};
 use crate::start::{Start, Stop};
@@ -75,7 +77,7 @@ pub(crate) struct Daemon {
 enum Event {
     Turn,
     Wish(Wish),
-    Ended(Name, Box<Result<Ended>>),
+    Run(RunEvent),
     Reload,
     Stop,
 }
@@ -104,7 +106,7 @@ impl Daemon {
             "lifeboatd started"
         );
         let budget = RunBudget::new(&config.limits);
-        let runner = Runner { state, ledger, clock, tools: origin.tools.clone(), budget };
+        let runner = Runner { state, ledger, clock, tools: origin.tools.clone(), budget, prunes: one_prune() };
         config.datasets.iter().for_each(|dataset| runner.take_in_killed(dataset));
         let scheduler = Scheduler::new(config, |dataset| considered(&runner, dataset));
         let upkeep = Upkeep::new(runner.clone(), live.clone());
@@ -146,7 +148,7 @@ impl Daemon {
                     self.waiting.entry(dataset).or_default().push(answer);
                 }
                 Event::Wish(Wish { dataset, start: None, answer }) => self.cancel(&dataset, answer),
-                Event::Ended(dataset, result) => self.ended(&dataset, *result),
+                Event::Run(event) => self.take_in(event),
                 Event::Reload => self.reload().await,
                 Event::Stop => break,
             }
@@ -174,7 +176,11 @@ impl Daemon {
             };
             self.start_run(dataset, start);
         }
-        let scheduler = &self.scheduler;
+        let (scheduler, now) = (&self.scheduler, self.runner.clock.now());
+        self.runs.make_way(|dataset, since| {
+            let had_its_time = (now - since).to_std().is_ok_and(|time| time >= SHORTEST_PRUNE);
+            scheduler.is_asked(dataset) || had_its_time && scheduler.is_due(dataset, now)
+        });
         self.upkeep.turn(|dataset| scheduler.runs(dataset)).await;
         let installation = self.live.installation();
         let names = installation.config.datasets.iter().map(|dataset| &dataset.name);
@@ -195,7 +201,8 @@ impl Daemon {
         let (name, told, stopped) = (dataset.clone(), progress.clone(), stop.clone());
         let task = tokio::spawn(async move { runner.start(&installation, &name, start, &told, &stopped).await });
         let (since, waiting) = (self.runner.clock.now(), self.waiting.remove(&dataset).unwrap_or_default());
-        self.runs.add(dataset, Run { since, progress, stop, task, waiting, cancelling: Vec::new() });
+        let run = Run { since, progress, stop, prunes_since: None, task, waiting, cancelling: Vec::new() };
+        self.runs.add(dataset, run);
     }
 
     /// An operator wants that no backup of `dataset` runs, or waits to run.
@@ -203,7 +210,7 @@ impl Daemon {
         let Some(answer) = self.runs.cancel(dataset, answer) else { return };
         let told = if self.withdraw(dataset) {
             tracing::info!(%dataset, "a backup that waited was cancelled by an operator");
-            Answer::from(Cancelled { dataset: dataset.clone(), ran: false })
+            Answer::from(Cancelled { dataset: dataset.clone(), ran: false, pruned_after: None })
         } else {
             let error = Error::usage(format!("no backup of {dataset} runs or waits"));
             error.hint("run `lifeboatd status` to see what does").into()
@@ -232,7 +239,7 @@ impl Daemon {
         let now = self.runner.clock.now();
         let due = self.scheduler.wake_at(now).map(|due| (due - now).to_std().unwrap_or_default());
         tokio::select! {
-            (dataset, result) = self.runs.end() => Event::Ended(dataset, Box::new(result)),
+            event = self.runs.event() => Event::Run(event),
             Some(wish) = self.wishes.recv() => Event::Wish(wish),
             signal = self.signals.next() => match signal {
                 Told::Stop => Event::Stop,
@@ -240,6 +247,16 @@ impl Daemon {
             },
             () = self.upkeep.job_ended() => Event::Turn,
             () = tokio::time::sleep(due.unwrap_or(pause).min(pause)) => Event::Turn,
+        }
+    }
+
+    fn take_in(&mut self, event: RunEvent) {
+        match event {
+            RunEvent::BackedUp(dataset) => {
+                self.scheduler.released(&dataset);
+                self.runs.prunes(&dataset, self.runner.clock.now());
+            }
+            RunEvent::Ended(dataset, result) => self.ended(&dataset, *result),
         }
     }
 
@@ -256,7 +273,8 @@ impl Daemon {
                     self.withdraw(dataset);
                 }
                 answer_all(run.waiting, &error.into());
-                answer_all(run.cancelling, &Cancelled { dataset: dataset.clone(), ran: false }.into());
+                let cancelled = Cancelled { dataset: dataset.clone(), ran: false, pruned_after: None };
+                answer_all(run.cancelling, &cancelled.into());
                 return;
             }
             Ok(Ended::Left(again)) => {
@@ -273,6 +291,10 @@ impl Daemon {
             self.upkeep.want(dataset);
         }
         let cancelled = match &report {
+            Ok(RunReport { backup, .. }) if run.prunes_since.is_some() => {
+                let pruned_after = Some(backup.snapshot.clone());
+                Cancelled { dataset: dataset.clone(), ran: true, pruned_after }.into()
+            }
             Ok(report) => {
                 let error =
                     Error::failed(format!("the backup of {dataset} was committed before it could be cancelled"));
@@ -282,7 +304,7 @@ impl Daemon {
             Err(error) if error.class() == Class::Unknown => {
                 Error::new(Class::Unknown, error.chain()).hint(error.hint_text().unwrap_or_default()).into()
             }
-            Err(_) => Answer::from(Cancelled { dataset: dataset.clone(), ran: true }),
+            Err(_) => Cancelled { dataset: dataset.clone(), ran: true, pruned_after: None }.into(),
         };
         if !run.cancelling.is_empty() {
             // A start that came while it ran would begin it anew at once.
@@ -416,7 +438,7 @@ impl Daemon {
         let mut alive = tokio::time::interval(notify::watchdog().map_or(TURN, |watchdog| TURN.min(watchdog)));
         while !self.runs.is_empty() {
             tokio::select! {
-                (dataset, result) = self.runs.end() => self.ended(&dataset, result),
+                event = self.runs.event() => self.take_in(event),
                 () = &mut patience => break,
                 () = self.signals.stop() => break,
                 _ = alive.tick() => {
@@ -434,15 +456,15 @@ impl Daemon {
         tokio::pin!(patience);
         while !self.runs.is_empty() {
             tokio::select! {
-                (dataset, result) = self.runs.end() => self.ended(&dataset, result),
+                event = self.runs.event() => self.take_in(event),
                 () = &mut patience, if !self.runs.commit() => break,
                 _ = alive.tick() => notify::alive(),
             }
         }
         self.runs.abort_all();
         while !self.runs.is_empty() {
-            let (dataset, result) = self.runs.end().await;
-            self.ended(&dataset, result);
+            let event = self.runs.event().await;
+            self.take_in(event);
         }
     }
 
@@ -477,3 +499,6 @@ fn considered(runner: &Runner, dataset: &Name) -> DateTime<Utc> {
     }
     known.unwrap_or(now)
 }
+
+#[cfg(test)]
+mod tests;

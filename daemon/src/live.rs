@@ -53,6 +53,8 @@ pub(crate) struct RunningBackup {
     pub dataset: Name,
     pub since: DateTime<Utc>,
     pub progress: Arc<Progress>,
+    /// Since when it prunes. `None`: it backs up.
+    pub prunes_since: Option<DateTime<Utc>>,
 }
 
 /// What the loop knew at its last turn.
@@ -95,6 +97,8 @@ pub(crate) struct RunReported {
     pub stored_bytes: u64,
     /// Whether its commit has begun, which is finished.
     pub committing: bool,
+    /// Since when it prunes: its snapshot is committed, and it takes no place of `limits.runs`.
+    pub prunes_since: Option<DateTime<Utc>>,
 }
 
 impl RunReported {
@@ -108,6 +112,7 @@ impl RunReported {
             deduplicated_bytes: deduplicated.load(Ordering::Relaxed),
             stored_bytes: stored.load(Ordering::Relaxed),
             committing: committing.load(Ordering::SeqCst),
+            prunes_since: run.prunes_since,
         }
     }
 }
@@ -234,7 +239,8 @@ impl Live {
         let now = self.clock.now();
         let (installation, running, waiting, up, guards, locks) = {
             let state = self.lock();
-            let running = state.turn.running.iter().map(|run| run.dataset.clone()).collect();
+            let backing_up = state.turn.running.iter().filter(|run| run.prunes_since.is_none());
+            let running = backing_up.map(|run| run.dataset.clone()).collect();
             let (guards, locks) = (state.guards.clone(), state.locks.clone());
             (state.installation.clone(), running, state.turn.waiting(), state.up(), guards, locks)
         };
@@ -323,6 +329,10 @@ impl StatusReport {
             lines.push("idle".to_owned());
         }
         for run in &self.running {
+            if let Some(since) = run.prunes_since {
+                lines.push(format!("dataset {}: is backed up, and prunes since {}", run.dataset, words::time(since)));
+                continue;
+            }
             let (took, commits) = (words::duration(run.elapsed_seconds), if run.committing { ", commits" } else { "" });
             let [read, known, stored] = [run.read_bytes, run.deduplicated_bytes, run.stored_bytes].map(words::bytes);
             lines.push(format!(

@@ -17,6 +17,7 @@ mod live;
 mod log;
 mod metrics;
 mod notify;
+mod pruning;
 mod recorded;
 #[allow(clippy::disallowed_methods, reason = "`run` reads the environment, and nobody else")]
 mod run;
@@ -36,6 +37,8 @@ mod words;
 mod documents;
 #[cfg(test)]
 mod sample;
+#[cfg(test)]
+mod slow;
 
 use std::process::ExitCode;
 

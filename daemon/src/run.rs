@@ -27,7 +27,7 @@ use crate::control::protocol::Request;
 use crate::daemon::{Daemon, Origin};
 use crate::installation::Installation;
 use crate::log;
-use crate::runner::Runner;
+use crate::runner::{Runner, one_prune};
 use crate::start::{Start, Stop};
 use crate::status::Ledger;
 use crate::turn::Ended;
@@ -127,7 +127,7 @@ async fn once(config: Config, datasets: Vec<Name>, json: bool, clock: SharedCloc
     }
     let cancel = cancelled_by_signals()?;
     let (ledger, budget) = (Arc::new(Ledger::open(&state, &datasets)), RunBudget::new(&installation.config.limits));
-    let runner = Runner { ledger, state, clock, tools: tool_environment(), budget };
+    let runner = Runner { ledger, state, clock, tools: tool_environment(), budget, prunes: one_prune() };
     let stop = Stop::from(cancel.clone());
     let mut worst: Option<Error> = None;
     for dataset in &datasets {

@@ -3,7 +3,7 @@
 //! - **Success** is the committed snapshot. What fails after it (prune, the status file) is a
 //!   warning of the report. A prune that does not delete what is due, in all replicas or in some,
 //!   is remembered, too.
-//! - **Prune** ends before the next backup of its dataset is due: what is left is deleted later.
+//! - **Prune** (`pruning.rs`) follows when the backup has its report, and takes nobody's place.
 //! - **Deadline**: a run that takes longer than `limits.run` is cancelled, and aborted if it does
 //!   not obey. A commit that has begun is never aborted.
 //! - **Retry**: a scheduled run that failed is tried again (`retry` of the dataset), unless nothing
@@ -26,23 +26,21 @@ use lifeboat_engine::config::Dataset;
 use lifeboat_engine::databases::ToolEnvironment;
 use lifeboat_engine::format::id::Name;
 use lifeboat_engine::is_future;
-use lifeboat_engine::keep::prune::{Prune, PruneOutcome};
 use lifeboat_engine::lead::lease;
 use lifeboat_engine::state::watch::FlaggedSnapshot;
 use lifeboat_engine::state::{Lock, StateDirectory, watch};
+use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 use tracing::Instrument;
 
 use crate::installation::Installation;
-use crate::run_report::{RunReport, Stopped};
+use crate::run_report::RunReport;
 use crate::start::{Start, Stop};
 use crate::status::Ledger;
 use crate::words;
 
 /// How often a run reports its progress.
 const PROGRESS: Duration = Duration::from_secs(10);
-/// A prune may take this long although the next backup of its dataset is due.
-const SHORTEST_PRUNE: Duration = Duration::from_secs(60);
 /// How long cancelled work may take to clean up before it is dropped.
 pub(crate) const OBEY: Duration = Duration::from_millis(if cfg!(test) { 200 } else { 10_000 });
 
@@ -56,6 +54,8 @@ pub(crate) struct Runner {
     pub tools: ToolEnvironment,
     /// What all runs share.
     pub budget: Arc<RunBudget>,
+    /// Who has it prunes.
+    pub prunes: Arc<Semaphore>,
 }
 
 impl Runner {
@@ -166,6 +166,8 @@ impl Runner {
             }
         });
         let mut backup = result?;
+        progress.committing.store(false, Ordering::SeqCst);
+        stop.backed_up.cancel();
         // The snapshot is committed, whatever a bug in what follows does.
         let BackupReport { snapshot, figures, figures_before, .. } = &backup;
         let compare = || watch::compare(&self.state, &dataset.name, snapshot, figures, figures_before.as_ref());
@@ -176,31 +178,10 @@ impl Runner {
             let (snapshot, how) = (&backup.snapshot, anomalies.join("; "));
             backup.warnings.push(format!("snapshot {snapshot} departs from its history: {how}"));
         }
-        let pruned = match compared {
-            Ok(_) => AssertUnwindSafe(self.prune(installation, dataset, cancel))
-                .catch_unwind()
-                .await
-                .unwrap_or_else(|_| Err(bug(&format!("the prune of {}", dataset.name)))),
-            Err(error) => Err(error),
+        let (pruned, deletion_stopped) = match compared {
+            Ok(_) => self.prune_after(installation, dataset, &mut backup, start, &stop.prune).await,
+            Err(error) => self.not_pruned(dataset, &mut backup, &stop.prune, &error),
         };
-        let (pruned, deletion_stopped) = match pruned {
-            Ok(pruned) => {
-                // What was cancelled is done by the next run.
-                let failed = pruned.as_ref().filter(|pruned| !pruned.failures.is_empty() && !cancel.is_cancelled());
-                let stopped = failed.map(in_some);
-                backup.warnings.extend(stopped.iter().map(Error::chain_and_hint));
-                let stopped = stopped.as_ref().map(Stopped::from);
-                (pruned, stopped)
-            }
-            Err(error) => {
-                backup.warnings.push(format!("old snapshots were not pruned: {}", error.chain_and_hint()));
-                (None, (!cancel.is_cancelled()).then(|| Stopped::from(&error)))
-            }
-        };
-        if !cancel.is_cancelled() {
-            let why = deletion_stopped.as_ref().map(|stopped| stopped.why.clone());
-            self.ledger.update(&dataset.name, |status| status.deletion_stopped = why);
-        }
         for warning in &backup.warnings {
             tracing::warn!("{warning}");
         }
@@ -282,79 +263,6 @@ impl Runner {
         }
     }
 
-    /// What prunes, and what asks a prune what is needed.
-    pub(crate) fn prune_of<'a>(
-        &'a self,
-        installation: &'a Installation,
-        dataset: &'a Dataset,
-        cancel: CancellationToken,
-    ) -> Prune<'a> {
-        Prune {
-            config: &installation.config,
-            dataset,
-            keys: &installation.keys,
-            replicas: &installation.replicas,
-            state: &self.state,
-            clock: self.clock.clone(),
-            cancel,
-        }
-    }
-
-    async fn prune(
-        &self,
-        installation: &Installation,
-        dataset: &Dataset,
-        cancel: &CancellationToken,
-    ) -> Result<Option<PruneOutcome>> {
-        if dataset.retention.keeps_everything() || cancel.is_cancelled() {
-            return Ok(None);
-        }
-        watch::permit(&self.state, &dataset.name)?;
-        let prune = self.prune_of(installation, dataset, cancel.child_token());
-        let patience = prune_time(dataset, installation.config.limits.run, self.clock.now());
-        let work = async { prune.run().await };
-        tokio::pin!(work);
-        let outcome = tokio::select! {
-            result = &mut work => result,
-            () = cancel.cancelled() => obeyed(work).await.unwrap_or_else(|| Err(Error::cancelled("prune"))),
-            () = tokio::time::sleep(patience) => {
-                prune.cancel.cancel();
-                let why = format!("it would have held up the next backup ({})", words::duration(patience.as_secs_f64()));
-                match obeyed(work).await {
-                    // What it did counts, and why it did no more is told first.
-                    Some(Ok(mut outcome)) if !outcome.failures.is_empty() => {
-                        outcome.failures.insert(0, why);
-                        Ok(outcome)
-                    }
-                    Some(Err(error)) if error.class() != Class::Failed => Err(error),
-                    Some(Ok(outcome)) => Ok(outcome),
-                    Some(Err(_)) | None => Err(Error::failed(why)),
-                }
-            }
-        };
-        let outcome = outcome.map_err(|error| {
-            if prune.cancel.is_cancelled() {
-                error.hint("Completed deletions are not undone. The next run prunes again.")
-            } else {
-                error
-            }
-        })?;
-        for failure in &outcome.failures {
-            tracing::warn!("prune: {failure}");
-        }
-        for forgotten in &outcome.forgotten {
-            tracing::warn!("prune: this host cannot remember it: {forgotten}");
-        }
-        if outcome.snapshots + outcome.packs > 0 {
-            tracing::info!(snapshots = outcome.snapshots, packs = outcome.packs, bytes = outcome.bytes, "pruned");
-        }
-        self.ledger.update(&dataset.name, |status| {
-            status.pruned_snapshots += outcome.snapshots;
-            status.space = outcome.space;
-        });
-        Ok(Some(outcome))
-    }
-
     /// Counts a run of `dataset` that never ended, if there is one, and has it tried again.
     pub(crate) fn take_in_killed(&self, dataset: &Dataset) {
         let now = self.clock.now();
@@ -376,6 +284,11 @@ impl Runner {
     }
 }
 
+/// The turn to prune, for [`Runner::prunes`].
+pub(crate) fn one_prune() -> Arc<Semaphore> {
+    Arc::new(Semaphore::new(1))
+}
+
 /// The error of a backup that a bug has ended.
 fn crashed(dataset: &Name, is_committing: bool) -> Error {
     let what = format!("the backup of {dataset} crashed");
@@ -391,18 +304,6 @@ fn crashed(dataset: &Name, is_committing: bool) -> Error {
     }
 }
 
-/// What cancelled work ends with, if it obeys in time.
-async fn obeyed<T>(work: impl Future<Output = T>) -> Option<T> {
-    tokio::time::timeout(OBEY, work).await.ok()
-}
-
-/// How long a prune may take: until the next backup of its dataset is due, but a minute at least.
-fn prune_time(dataset: &Dataset, longest: Duration, now: DateTime<Utc>) -> Duration {
-    let next = dataset.schedule.as_ref().and_then(|schedule| schedule.next_after(now));
-    let until = next.and_then(|next| (next - now).to_std().ok()).unwrap_or(longest);
-    until.min(longest).max(SHORTEST_PRUNE)
-}
-
 /// When a run that failed is tried again.
 fn retry_at(dataset: &Dataset, error: &Error, now: DateTime<Utc>) -> Option<DateTime<Utc>> {
     let only_people_mend = matches!(error.class(), Class::Configuration | Class::Keys | Class::Usage);
@@ -412,21 +313,10 @@ fn retry_at(dataset: &Dataset, error: &Error, now: DateTime<Utc>) -> Option<Date
     TimeDelta::from_std(dataset.retry).ok().and_then(|pause| now.checked_add_signed(pause))
 }
 
-fn bug(what: &str) -> Error {
+/// The error of what a bug has ended.
+pub(crate) fn bug(what: &str) -> Error {
     Error::failed(format!("{what} crashed"))
         .hint("this is a bug in Lifeboat: report it with the log lines around this one")
-}
-
-/// Why nothing, or not everything, is deleted in some replicas.
-fn in_some(pruned: &PruneOutcome) -> Error {
-    let names: Vec<&str> = pruned.stopped.iter().map(Name::as_str).collect();
-    let what = match names.as_slice() {
-        [] => "some deletions failed".to_owned(),
-        names => format!("nothing is deleted in {}", names.join(", ")),
-    };
-    Error::storage(what)
-        .because(pruned.failures.join("; "))
-        .hint("run `lifeboat check` and `lifeboat verify` to see why")
 }
 
 /// Reports the progress of a run, for as long as it is polled.

@@ -1,4 +1,5 @@
-//! The runs under way, one for each dataset at most.
+//! The runs under way, one for each dataset at most. One that has its report prunes: it takes no
+//! place, and ends at once when its dataset is to be backed up again.
 
 use std::collections::BTreeMap;
 use std::pin::Pin;
@@ -7,6 +8,8 @@ use std::sync::atomic::Ordering;
 use std::task::Poll;
 
 use chrono::{DateTime, Utc};
+use futures::StreamExt;
+use futures::stream::FuturesUnordered;
 use lifeboat_engine::backup::Progress;
 use lifeboat_engine::base::{Class, Error, Result};
 use lifeboat_engine::format::id::Name;
@@ -24,11 +27,21 @@ pub(crate) struct Run {
     pub since: DateTime<Utc>,
     pub progress: Arc<Progress>,
     pub stop: Stop,
+    /// Since when it prunes. `None`: it backs up.
+    pub prunes_since: Option<DateTime<Utc>>,
     pub task: JoinHandle<Result<Ended>>,
     /// Who waits for its report.
     pub waiting: Vec<oneshot::Sender<Answer>>,
     /// Who asked to cancel it.
     pub cancelling: Vec<oneshot::Sender<Answer>>,
+}
+
+/// What comes of a run.
+pub(crate) enum RunEvent {
+    /// The backup has its report. All that may follow is the prune.
+    BackedUp(Name),
+    /// It has ended, and is to be removed.
+    Ended(Name, Box<Result<Ended>>),
 }
 
 /// The runs under way.
@@ -54,8 +67,17 @@ impl Runs {
         self.0.is_empty()
     }
 
-    /// The end of one of them, which is to be removed then. Never, if there is none.
-    pub(crate) async fn end(&mut self) -> (Name, Result<Ended>) {
+    /// What comes next of one of them. Never, if there is none.
+    pub(crate) async fn event(&mut self) -> RunEvent {
+        let backing_up = self.0.iter().filter(|(_, run)| run.prunes_since.is_none());
+        let backed_up = backing_up.map(|(dataset, run)| {
+            let (dataset, backed_up) = (dataset.clone(), run.stop.backed_up.clone());
+            async move {
+                backed_up.cancelled().await;
+                dataset
+            }
+        });
+        let mut backed_up: FuturesUnordered<_> = backed_up.collect();
         std::future::poll_fn(|cx| {
             for (dataset, run) in &mut self.0 {
                 if let Poll::Ready(ended) = Pin::new(&mut run.task).poll(cx) {
@@ -65,23 +87,47 @@ impl Runs {
                             .because(error)
                             .hint("read the log of lifeboatd, then run it again"))
                     };
-                    return Poll::Ready((dataset.clone(), ended.unwrap_or_else(aborted)));
+                    return Poll::Ready(RunEvent::Ended(dataset.clone(), Box::new(ended.unwrap_or_else(aborted))));
                 }
             }
-            Poll::Pending
+            match backed_up.poll_next_unpin(cx) {
+                Poll::Ready(Some(dataset)) => Poll::Ready(RunEvent::BackedUp(dataset)),
+                _ => Poll::Pending,
+            }
         })
         .await
     }
 
-    /// Cancels the run of `dataset` for an operator, who gets the answer when it has ended. Gives
-    /// him back if nothing runs.
+    /// The run of `dataset` prunes from now on.
+    pub(crate) fn prunes(&mut self, dataset: &Name, now: DateTime<Utc>) {
+        if let Some(run) = self.0.get_mut(dataset) {
+            run.prunes_since = Some(now);
+        }
+    }
+
+    /// Ends the prunes that are in the way: those of datasets that `is_wanted` tells, to whom it is
+    /// told since when each of them prunes.
+    pub(crate) fn make_way(&self, is_wanted: impl Fn(&Name, DateTime<Utc>) -> bool) {
+        for (dataset, run) in &self.0 {
+            if run.prunes_since.is_some_and(|since| is_wanted(dataset, since)) && !run.stop.prune.is_cancelled() {
+                tracing::info!(%dataset, "the prune ends, because the next backup starts");
+                run.stop.prune.cancel();
+            }
+        }
+    }
+
+    /// Cancels the run of `dataset`, or its prune, for an operator, who gets the answer when it has
+    /// ended. Gives him back if nothing runs.
     pub(crate) fn cancel(
         &mut self,
         dataset: &Name,
         answer: oneshot::Sender<Answer>,
     ) -> Option<oneshot::Sender<Answer>> {
         let Some(run) = self.0.get_mut(dataset) else { return Some(answer) };
-        if run.commits() {
+        if run.prunes_since.is_some() {
+            run.stop.prune.cancel();
+            run.cancelling.push(answer);
+        } else if run.commits() {
             let error = Error::failed(format!("the commit of the backup of {dataset} has begun, and is finished"));
             let _ = answer.send(error.hint(format!("run `lifeboat list {dataset}` to see the snapshot")).into());
         } else {
@@ -111,15 +157,19 @@ impl Runs {
             dataset: dataset.clone(),
             since: run.since,
             progress: run.progress.clone(),
+            prunes_since: run.prunes_since,
         };
         self.0.iter().map(shown).collect()
     }
 
     /// In a line for systemd.
     pub(crate) fn line(&self) -> String {
-        let each = self.0.iter().map(|(dataset, Run { progress, .. })| {
+        let each = self.0.iter().map(|(dataset, Run { progress, prunes_since, .. })| {
             let bytes = |count: &std::sync::atomic::AtomicU64| words::bytes(count.load(Ordering::Relaxed));
-            format!("{dataset}: {} read, {} stored", bytes(&progress.read), bytes(&progress.stored))
+            match prunes_since {
+                Some(_) => format!("{dataset}: prunes"),
+                None => format!("{dataset}: {} read, {} stored", bytes(&progress.read), bytes(&progress.stored)),
+            }
         });
         format!("Backing up {}", each.collect::<Vec<_>>().join("; "))
     }

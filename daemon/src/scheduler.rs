@@ -6,7 +6,7 @@
 //! - **Downtime**: starts that passed while the daemon was down, or while another run took its
 //!   time, are made up for by one run, however many they were.
 //! - **Side by side**: as many datasets at once as there are places (`limits.runs`), none of them
-//!   twice. Requests of operators go first, in their order.
+//!   twice. One that only prunes takes no place. Requests of operators go first, in their order.
 //! - **Short before long**: of those that are due, the one goes first whose end would come first
 //!   had each started when it was due. So a long one does not wait for ever either. Runs that last
 //!   take all places but one, if there are others: a short one always finds a place soon.
@@ -14,7 +14,7 @@
 //! - **Windows**: outside those of a dataset nothing of it starts unless an operator asks.
 //! - **Clock**: a clock that was set back does not silence a dataset.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use chrono::{DateTime, TimeDelta, Utc};
 use lifeboat_engine::config::{Config, Dataset};
@@ -49,6 +49,8 @@ pub(crate) struct Scheduler {
     requested: VecDeque<Name>,
     /// What runs, and whether that was due by schedule, whoever asked for it.
     running: BTreeMap<Name, bool>,
+    /// Of these, what takes no place any more.
+    released: BTreeSet<Name>,
     /// How many may run at once.
     places: usize,
 }
@@ -82,8 +84,13 @@ impl Scheduler {
     /// For every dataset of `config`. `considered` tells up to which time its starts are done with:
     /// the start of the last attempt, or when the dataset was first seen.
     pub(crate) fn new(config: &Config, considered: impl Fn(&Name) -> DateTime<Utc>) -> Self {
-        let mut scheduler =
-            Self { entries: BTreeMap::new(), requested: VecDeque::new(), running: BTreeMap::new(), places: 1 };
+        let mut scheduler = Self {
+            entries: BTreeMap::new(),
+            requested: VecDeque::new(),
+            running: BTreeMap::new(),
+            released: BTreeSet::new(),
+            places: 1,
+        };
         scheduler.reload(config, considered);
         scheduler
     }
@@ -109,7 +116,7 @@ impl Scheduler {
         for entry in self.entries.values_mut().filter(|entry| entry.considered > now) {
             entry.consider(now);
         }
-        if self.running.len() >= self.places {
+        if !self.is_place_free() {
             return None;
         }
         let asked = self.requested.iter().position(|dataset| !self.running.contains_key(dataset));
@@ -178,9 +185,29 @@ impl Scheduler {
         self.running.get(dataset).copied().unwrap_or_default()
     }
 
+    /// The run has a place no more, for it has backed up. Until it has ended, no other of the same
+    /// dataset starts.
+    pub(crate) fn released(&mut self, dataset: &Name) {
+        if self.running.contains_key(dataset) {
+            self.released.insert(dataset.clone());
+        }
+    }
+
     /// The run has ended.
     pub(crate) fn finished(&mut self, dataset: &Name) {
         self.running.remove(dataset);
+        self.released.remove(dataset);
+    }
+
+    /// Whether an operator asked for a run of `dataset` that has not started.
+    pub(crate) fn is_asked(&self, dataset: &Name) -> bool {
+        self.requested.contains(dataset)
+    }
+
+    /// Whether `dataset` is due, whether or not it runs.
+    pub(crate) fn is_due(&self, dataset: &Name, now: DateTime<Utc>) -> bool {
+        let is_due = |entry: &DatasetStarts| entry.next().is_some_and(|next| next <= now) && entry.is_open(now);
+        self.entries.get(dataset).is_some_and(is_due)
     }
 
     /// Whether `dataset` runs.
@@ -200,7 +227,7 @@ impl Scheduler {
     /// When [`Self::start`] may have something next. None: not before a request or the end of a
     /// run.
     pub(crate) fn wake_at(&self, now: DateTime<Utc>) -> Option<DateTime<Utc>> {
-        if self.running.len() >= self.places {
+        if !self.is_place_free() {
             return None;
         }
         if self.requested.iter().any(|dataset| !self.running.contains_key(dataset)) {
@@ -228,10 +255,15 @@ impl Scheduler {
         waiting.filter_map(|(name, entry)| Some((name, entry, entry.next()?)))
     }
 
+    fn is_place_free(&self) -> bool {
+        self.running.len() - self.released.len() < self.places
+    }
+
     /// Whether a start of `entry` leaves a place for short ones, where there are such.
     fn has_place(&self, entry: &DatasetStarts) -> bool {
         let is_long = |entry: &&DatasetStarts| entry.lasts > LONGEST_SHORT_RUN;
-        let long = self.running.keys().filter_map(|name| self.entries.get(name)).filter(is_long).count();
+        let placed = self.running.keys().filter(|name| !self.released.contains(*name));
+        let long = placed.filter_map(|name| self.entries.get(name)).filter(is_long).count();
         let short = || self.entries.values().any(|entry| entry.schedule.is_some() && !is_long(&entry));
         self.places == 1 || !is_long(&entry) || long + 1 < self.places || !short()
     }

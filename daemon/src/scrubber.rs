@@ -59,6 +59,16 @@ impl Scrubber {
         }
     }
 
+    /// Whether a slice goes on.
+    pub(crate) fn is_busy(&self) -> bool {
+        self.job.as_ref().is_some_and(|job| !job.ended.is_cancelled())
+    }
+
+    /// Whether a slice would begin if the daemon were idle.
+    pub(crate) fn is_due(&self) -> bool {
+        self.next(&self.live.installation()).is_some()
+    }
+
     /// Waits until a slice has ended, so that the next one begins at once.
     pub(crate) async fn ended(&self) {
         match &self.job {

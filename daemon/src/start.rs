@@ -18,10 +18,14 @@ pub(crate) enum Start {
     Takeover,
 }
 
-/// Stops a run, unless its commit has begun.
-#[derive(Debug, Clone, Default)]
+/// Stops a run, unless its commit has begun. After the commit, it stops the prune that follows.
+#[derive(Debug, Clone)]
 pub(crate) struct Stop {
     pub token: CancellationToken,
+    /// Stops the prune alone. Fires with `token`, too.
+    pub prune: CancellationToken,
+    /// Fires when the backup has its report: all that may follow is the prune.
+    pub backed_up: CancellationToken,
     by_operator: Arc<AtomicBool>,
 }
 
@@ -38,8 +42,15 @@ impl Stop {
     }
 }
 
+impl Default for Stop {
+    fn default() -> Self {
+        CancellationToken::new().into()
+    }
+}
+
 impl From<CancellationToken> for Stop {
     fn from(token: CancellationToken) -> Self {
-        Self { token, ..Self::default() }
+        let (prune, backed_up) = (token.child_token(), CancellationToken::new());
+        Self { token, prune, backed_up, by_operator: Arc::default() }
     }
 }

@@ -2,10 +2,11 @@
 //! it answers.
 //!
 //! A catch-up may take days (a new replica), so a run of its dataset interrupts it; what was copied
-//! stays. While there is neither, the replicas are scrubbed (`scrubber.rs`). Beside all of it,
-//! deletion is kept apart from this host (`guardian.rs`).
+//! stays. So does a [`SLICE`] that is over, if others wait: it goes on behind them. While there is
+//! nothing else, and after each such slice, the replicas are scrubbed (`scrubber.rs`). Beside all
+//! of it, deletion is kept apart from this host (`guardian.rs`).
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeSet, VecDeque};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -24,6 +25,8 @@ use crate::scrubber::Scrubber;
 
 /// How often replicas that are behind are looked at.
 const CATCH_UP: Duration = Duration::from_secs(5 * 60);
+/// A catch-up that others wait for goes on for so long.
+const SLICE: Duration = Duration::from_secs(10 * 60);
 /// How often replicas are asked whether they answer.
 const ASK: Duration = Duration::from_secs(60);
 
@@ -31,12 +34,14 @@ const ASK: Duration = Duration::from_secs(60);
 pub(crate) struct Upkeep {
     runner: Runner,
     live: Arc<Live>,
-    /// Datasets to catch up, one after the other.
-    wanted: BTreeSet<Name>,
+    /// Datasets to catch up, one after the other, each of them once.
+    wanted: VecDeque<Name>,
     /// Datasets whose last catch-up failed.
     failed: BTreeSet<Name>,
     job: Option<Job>,
     scrubber: Scrubber,
+    /// A slice of catch-up is over, so a slice of scrub comes before the next one.
+    scrub_first: bool,
     guardian: Guardian,
     asking: Option<JoinHandle<()>>,
     next_pass: Duration,
@@ -45,6 +50,7 @@ pub(crate) struct Upkeep {
 
 struct Job {
     dataset: Name,
+    began: Duration,
     cancel: CancellationToken,
     /// Fires when it has ended, however.
     ended: CancellationToken,
@@ -64,6 +70,7 @@ impl Upkeep {
             wanted,
             failed: BTreeSet::new(),
             job: None,
+            scrub_first: false,
             asking: None,
             next_pass: now + CATCH_UP,
             next_ask: now,
@@ -72,7 +79,9 @@ impl Upkeep {
 
     /// Catches `dataset` up soon.
     pub(crate) fn want(&mut self, dataset: &Name) {
-        self.wanted.insert(dataset.clone());
+        if !self.wanted.contains(dataset) {
+            self.wanted.push_back(dataset.clone());
+        }
     }
 
     /// Starts what is due and takes in what has ended.
@@ -90,14 +99,21 @@ impl Upkeep {
         if self.job.as_ref().is_some_and(|job| job.ended.is_cancelled()) {
             self.settle().await;
         }
+        let is_idle = self.live.installation().config.datasets.iter().all(|dataset| !runs(&dataset.name));
+        let is_over = self.job.as_ref().is_some_and(|job| now.saturating_sub(job.began) >= SLICE);
+        if is_over && (self.wanted.iter().any(|dataset| !runs(dataset)) || is_idle && self.scrubber.is_due()) {
+            self.end_slice().await;
+            self.scrubber.turn(is_idle).await;
+        }
         if self.job.is_none()
-            && let Some(dataset) = self.wanted.iter().find(|dataset| !runs(dataset)).cloned()
+            && !(self.scrub_first && self.scrubber.is_busy())
+            && let Some(at) = self.wanted.iter().position(|dataset| !runs(dataset))
+            && let Some(dataset) = self.wanted.remove(at)
         {
-            self.wanted.remove(&dataset);
+            self.scrub_first = false;
             self.scrubber.make_way().await;
             self.start(dataset);
         }
-        let is_idle = self.live.installation().config.datasets.iter().all(|dataset| !runs(&dataset.name));
         self.scrubber.turn(is_idle && self.job.is_none()).await;
     }
 
@@ -132,13 +148,23 @@ impl Upkeep {
         }
     }
 
+    /// Interrupts the job, which goes on when all others have had their turn.
+    async fn end_slice(&mut self) {
+        let Some(job) = &self.job else { return };
+        let dataset = job.dataset.clone();
+        job.cancel.cancel();
+        self.settle().await;
+        self.want(&dataset);
+        self.scrub_first = true;
+    }
+
     fn want_those_behind(&mut self) {
         let installation = self.live.installation();
         for dataset in &installation.config.datasets {
             let status = self.runner.ledger.get(&dataset.name);
             let behind = status.replicas.values().any(|replica| replica.behind > 0);
             if behind || self.failed.contains(&dataset.name) {
-                self.wanted.insert(dataset.name.clone());
+                self.want(&dataset.name);
             }
         }
     }
@@ -152,7 +178,7 @@ impl Upkeep {
             let _ending = ending;
             runner.catch_up(&installation, &name, &stop).await
         });
-        self.job = Some(Job { dataset, cancel, ended, task });
+        self.job = Some(Job { dataset, began: self.runner.clock.elapsed(), cancel, ended, task });
     }
 
     /// Waits for the end of the job, which is near.
@@ -202,3 +228,6 @@ async fn ask(live: Arc<Live>) {
     }))
     .await;
 }
+
+#[cfg(test)]
+mod tests;

@@ -1,7 +1,7 @@
 //! The messages of the control socket: one JSON document per line, in each direction.
 
 use lifeboat_engine::base::{Class, Error, Result};
-use lifeboat_engine::format::id::Name;
+use lifeboat_engine::format::id::{Name, SnapshotId};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
@@ -56,6 +56,9 @@ pub(crate) struct Cancelled {
     pub dataset: Name,
     /// Whether it ran; else it waited.
     pub ran: bool,
+    /// The snapshot of the backup, if that was committed and only its prune was cancelled.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub pruned_after: Option<SnapshotId>,
 }
 
 impl Answer {
@@ -105,8 +108,15 @@ impl From<Result<RunReport>> for Answer {
 
 impl From<Cancelled> for Answer {
     fn from(report: Cancelled) -> Self {
-        let what = if report.ran { "was cancelled, and nothing was committed" } else { "does not start this time" };
-        Self::good(&report, format!("the backup of {} {what}", report.dataset))
+        let dataset = &report.dataset;
+        let told = match (&report.pruned_after, report.ran) {
+            (Some(snapshot), _) => {
+                format!("the prune of {dataset} was cancelled; its backup has ended before, as snapshot {snapshot}")
+            }
+            (None, true) => format!("the backup of {dataset} was cancelled, and nothing was committed"),
+            (None, false) => format!("the backup of {dataset} does not start this time"),
+        };
+        Self::good(&report, told)
     }
 }
 

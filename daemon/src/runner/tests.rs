@@ -106,7 +106,7 @@ async fn prepared(place: &Path, keep_last: u32) -> (Runner, Installation) {
     let installation = Installation::open(config, &clock).await.unwrap();
     let tools = lifeboat_engine::databases::registry::tool_environment(|name| std::env::var_os(name));
     let budget = RunBudget::new(&installation.config.limits);
-    (Runner { state, ledger, clock, tools, budget }, installation)
+    (Runner { state, ledger, clock, tools, budget, prunes: one_prune() }, installation)
 }
 
 /// Runs once, and returns what is remembered of it, too.
@@ -192,18 +192,6 @@ async fn a_prune_whose_marks_are_refused_in_every_replica_counts_as_stopped() {
 }
 
 #[test]
-fn a_prune_ends_before_the_next_backup_is_due_but_has_a_minute() {
-    let of = |schedule: &str, now: &str| {
-        let config = sample::config(&[("shop", schedule)]);
-        prune_time(&config.datasets[0], Duration::from_secs(86_400), now.parse().unwrap()).as_secs()
-    };
-    assert_eq!(of("schedule = \"@hourly\"", "2026-03-01T12:10:00Z"), 50 * 60);
-    assert_eq!(of("schedule = \"@hourly\"", "2026-03-01T12:59:50Z"), 60);
-    assert_eq!(of("", "2026-03-01T12:10:00Z"), 86_400);
-    assert_eq!(of("schedule = \"@monthly\"", "2026-03-02T00:00:00Z"), 86_400);
-}
-
-#[test]
 fn a_backup_that_was_killed_counts_as_failed_once_and_is_tried_again() {
     let place = tempfile::tempdir().unwrap();
     let state = StateDirectory::open(place.path()).unwrap();
@@ -216,6 +204,7 @@ fn a_backup_that_was_killed_counts_as_failed_once_and_is_tried_again() {
         clock: clock.clone(),
         tools: ToolEnvironment::default(),
         budget: RunBudget::new(&config.limits),
+        prunes: one_prune(),
     };
     let first = start();
     first.remember(&shop.name, |status| status.under_way = Some(began));

@@ -10,6 +10,7 @@ use lifeboat_engine::state::StateDirectory;
 use lifeboat_engine::store::{FailingReplica, Failure, SharedReplica};
 
 use super::*;
+use crate::runner::one_prune;
 use crate::sample;
 use crate::start::Start;
 use crate::status::Ledger;
@@ -46,8 +47,14 @@ impl Place {
         let clock = ManualClock::at(system.now());
         let environment = lifeboat_engine::databases::registry::tool_environment(|name| std::env::var_os(name));
         let budget = RunBudget::new(&installation.config.limits);
-        let runner =
-            Runner { state: state.clone(), ledger: ledger.clone(), clock: clock.clone(), tools: environment, budget };
+        let runner = Runner {
+            state: state.clone(),
+            ledger: ledger.clone(),
+            clock: clock.clone(),
+            tools: environment,
+            budget,
+            prunes: one_prune(),
+        };
         let lock = (Start::Asked, state.lock_dataset(&shop).unwrap());
         runner.run(&installation, &shop, lock, &Arc::default(), &CancellationToken::new().into()).await.unwrap();
         let failing = Arc::new(FailingReplica::new(installation.replicas[0].clone()));

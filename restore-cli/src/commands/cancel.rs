@@ -37,6 +37,12 @@ pub(crate) async fn run(args: &Args, session: &Session) -> Result<()> {
 impl fmt::Display for Cancelled {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let dataset = self.0["dataset"].as_str().unwrap_or_default();
+        if let Some(snapshot) = self.0["pruned_after"].as_str() {
+            return write!(
+                f,
+                "The prune of {dataset} was cancelled. Its backup has ended before, as snapshot {snapshot}."
+            );
+        }
         match self.0["ran"].as_bool() {
             Some(true) => write!(f, "The backup of {dataset} was cancelled, and nothing was committed."),
             _ => write!(f, "The backup of {dataset} does not start this time."),
