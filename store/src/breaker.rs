@@ -22,7 +22,7 @@ use lifeboat_format::layout;
 use tokio::time::Instant;
 
 use crate::guards::Lock;
-use crate::replica::{Down, ObjectMeta, Page, Probe, Replica, ReplicaError, ReplicaErrorKind, SharedReplica};
+use crate::replica::{Down, ObjectMeta, Page, Probe, Removal, Replica, ReplicaError, ReplicaErrorKind, SharedReplica};
 use crate::waiting;
 
 /// A probe takes no longer than this, nor than `timeout`.
@@ -196,7 +196,7 @@ impl Replica for Breaker {
         self.pass("delete", key, self.inner.delete(key)).await
     }
 
-    async fn delete_all(&self, keys: &[String]) -> Result<(), ReplicaError> {
+    async fn delete_all(&self, keys: &[String]) -> Result<Removal, ReplicaError> {
         let first = keys.first().map_or("", String::as_str);
         self.pass("delete", first, self.inner.delete_all(keys)).await
     }

@@ -32,7 +32,7 @@ use tokio::sync::Notify;
 use tokio::time::Instant;
 
 use crate::guards::Lock;
-use crate::replica::{ObjectMeta, Page, Probe, Replica, ReplicaError, ReplicaErrorKind, SharedReplica};
+use crate::replica::{ObjectMeta, Page, Probe, Removal, Replica, ReplicaError, ReplicaErrorKind, SharedReplica};
 use crate::versions::VersionsPage;
 use crate::waiting::Waiting;
 
@@ -320,7 +320,7 @@ impl Replica for Gate {
         self.inner.delete(key).await
     }
 
-    async fn delete_all(&self, keys: &[String]) -> Result<(), ReplicaError> {
+    async fn delete_all(&self, keys: &[String]) -> Result<Removal, ReplicaError> {
         self.inner.delete_all(keys).await
     }
 

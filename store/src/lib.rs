@@ -61,7 +61,9 @@ pub use self::listing::Listing;
 pub use self::memory::MemoryReplica;
 pub use self::open::{open, open_all, open_as_of};
 pub use self::protection::{DeletionLevel, Protection};
-pub use self::replica::{Down, ObjectMeta, Page, Probe, Replica, ReplicaError, ReplicaErrorKind, SharedReplica};
+pub use self::replica::{
+    Down, ObjectMeta, Page, Probe, Removal, Replica, ReplicaError, ReplicaErrorKind, SharedReplica,
+};
 pub use self::retry::{Retry, RetryPolicy};
 pub use self::s3::S3Replica;
 pub use self::settings::{ReplicaConfig, ReplicaKind, S3Config, S3Credentials};

@@ -48,7 +48,7 @@ pub struct Page {
 }
 
 /// Why an operation failed, as far as callers must tell the cases apart.
-#[derive(Debug, thiserror::Error)]
+#[derive(Debug, Clone, thiserror::Error)]
 #[non_exhaustive]
 pub enum ReplicaErrorKind {
     /// There is no such object.
@@ -100,7 +100,7 @@ pub enum ReplicaErrorKind {
 }
 
 /// A failed operation: which one, on which object, on which replica, and why.
-#[derive(Debug, thiserror::Error)]
+#[derive(Debug, Clone, thiserror::Error)]
 #[error("replica {replica}: cannot {operation} {}: {kind}", if key.is_empty() { "the vault" } else { key })]
 pub struct ReplicaError {
     /// Its name.
@@ -178,6 +178,35 @@ impl From<ReplicaError> for Error {
 
 /// So many objects are removed by one request.
 pub(crate) const MAX_DELETED_AT_ONCE: usize = 1000;
+/// After so many removals in a row without an answer, no more are tried.
+const MAX_UNANSWERED: u32 = 3;
+
+/// What became of objects that were to be removed.
+#[derive(Debug, Default)]
+pub struct Removal {
+    /// Of those that are not certain to be gone: why, an error for each key.
+    pub failed: Vec<ReplicaError>,
+    unanswered: u32,
+}
+
+impl Removal {
+    /// Takes down what became of one of them.
+    ///
+    /// # Errors
+    /// The replica has not answered for so long that the others are not worth a try.
+    pub(crate) fn note(&mut self, outcome: Result<(), ReplicaError>) -> Result<(), ReplicaError> {
+        let Err(error) = outcome else {
+            self.unanswered = 0;
+            return Ok(());
+        };
+        self.unanswered = if error.is_retryable() { self.unanswered + 1 } else { 0 };
+        if self.unanswered == MAX_UNANSWERED {
+            return Err(error);
+        }
+        self.failed.push(error);
+        Ok(())
+    }
+}
 
 /// One copy of the vault.
 ///
@@ -276,16 +305,17 @@ pub trait Replica: Send + Sync + fmt::Debug {
     /// current version is hidden, not removed.
     async fn delete(&self, key: &str) -> Result<(), ReplicaError>;
 
-    /// Removes objects, in few requests where the store can. After an error, some of them may be
-    /// gone: repeat it.
+    /// Removes objects, in few requests where the store can. One that cannot be removed is in
+    /// [`Removal::failed`], and holds up no other.
     ///
     /// # Errors
-    /// The first one of them that is not certain to be gone.
-    async fn delete_all(&self, keys: &[String]) -> Result<(), ReplicaError> {
+    /// The replica fails as such. Some of the objects may be gone: repeat it.
+    async fn delete_all(&self, keys: &[String]) -> Result<Removal, ReplicaError> {
+        let mut removal = Removal::default();
         for key in keys {
-            self.delete(key).await?;
+            removal.note(self.delete(key).await)?;
         }
-        Ok(())
+        Ok(removal)
     }
 
     /// Tries out what the replica can do, with a throw-away object below `probe/`. It stays where

@@ -23,7 +23,7 @@ use tokio::time::Instant;
 
 use crate::guards::Lock;
 use crate::replica::{
-    Down, MAX_DELETED_AT_ONCE, ObjectMeta, Page, Probe, Replica, ReplicaError, ReplicaErrorKind, SharedReplica,
+    Down, MAX_DELETED_AT_ONCE, ObjectMeta, Page, Probe, Removal, Replica, ReplicaError, ReplicaErrorKind, SharedReplica,
 };
 use crate::versions::VersionsPage;
 use crate::waiting::Waiting;
@@ -81,7 +81,7 @@ impl Retry {
     }
 
     fn not_before(&self) -> MutexGuard<'_, Option<Instant>> {
-        self.not_before.lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.not_before)
     }
 
     fn slow_down(&self, pause: Duration) {
@@ -151,6 +151,10 @@ impl Retry {
     }
 }
 
+fn lock<T>(shared: &Mutex<T>) -> MutexGuard<'_, T> {
+    shared.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
 /// The error of an object of which nobody knows whether it was stored: an attempt had no answer,
 /// and what came `later` says nothing about that.
 fn may_be_stored(unanswered: &ReplicaError, later: ReplicaError) -> ReplicaError {
@@ -216,11 +220,34 @@ impl Replica for Retry {
         self.repeat(|| self.inner.delete(key)).await
     }
 
-    async fn delete_all(&self, keys: &[String]) -> Result<(), ReplicaError> {
+    async fn delete_all(&self, keys: &[String]) -> Result<Removal, ReplicaError> {
+        let mut removal = Removal::default();
         for batch in keys.chunks(MAX_DELETED_AT_ONCE) {
-            self.repeat(|| self.inner.delete_all(batch)).await?;
+            // What is left to do, and why some of it was not done.
+            let left = Mutex::new((batch.to_vec(), Vec::new()));
+            let refused = Mutex::new(Vec::new());
+            let attempt = || async {
+                let keys = {
+                    let mut left = lock(&left);
+                    left.1.clear();
+                    left.0.clone()
+                };
+                let (again, failed): (Vec<_>, Vec<_>) =
+                    self.inner.delete_all(&keys).await?.failed.into_iter().partition(ReplicaError::is_retryable);
+                lock(&refused).extend(failed);
+                let why = again.first().cloned();
+                *lock(&left) = (again.iter().map(|error| error.key.clone()).collect(), again);
+                why.map_or(Ok(()), Err)
+            };
+            let outcome = self.repeat(attempt).await;
+            let unanswered = std::mem::take(&mut lock(&left).1);
+            if unanswered.is_empty() {
+                outcome?;
+            }
+            removal.failed.extend(std::mem::take(&mut *lock(&refused)));
+            removal.failed.extend(unanswered);
         }
-        Ok(())
+        Ok(removal)
     }
 
     async fn probe(&self, write: bool) -> Result<Probe, ReplicaError> {

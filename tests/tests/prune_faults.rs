@@ -6,6 +6,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
+use async_trait::async_trait;
 use bytes::Bytes;
 use lifeboat_engine::clock::Clock;
 use lifeboat_engine::format::id::{Name, SnapshotId};
@@ -15,12 +16,65 @@ use lifeboat_engine::keep::verify::{Finding, verify};
 use lifeboat_engine::keys::{HostKeys, ReaderKeys};
 use lifeboat_engine::restore::VaultReader;
 use lifeboat_engine::state::StateDirectory;
-use lifeboat_engine::store::{FailingReplica, Failure, MemoryReplica, Replica, SharedReplica};
-use lifeboat_engine::{Class, Result};
+use lifeboat_engine::store::{
+    FailingReplica, Failure, MemoryReplica, ObjectMeta, Page, Probe, Replica, ReplicaError, ReplicaErrorKind,
+    SharedReplica,
+};
+use lifeboat_engine::{Class, Error};
 use lifeboat_tests::tally::Tally;
 use lifeboat_tests::vault::{DATASET, MemorySource, TestVault, files_below, limits, name, noise, read_all};
 use tempfile::TempDir;
 use tokio_util::sync::CancellationToken;
+
+/// A replica that does not delete one of its objects.
+#[derive(Debug)]
+struct Stubborn {
+    inner: SharedReplica,
+    key: String,
+}
+
+#[async_trait]
+impl Replica for Stubborn {
+    fn name(&self) -> &Name {
+        self.inner.name()
+    }
+
+    fn region(&self) -> &str {
+        self.inner.region()
+    }
+
+    async fn put_new(&self, key: &str, body: Bytes) -> Result<(), ReplicaError> {
+        self.inner.put_new(key, body).await
+    }
+
+    async fn put_replace(&self, key: &str, body: Bytes) -> Result<(), ReplicaError> {
+        self.inner.put_replace(key, body).await
+    }
+
+    async fn get(&self, key: &str, limit: u64) -> Result<Bytes, ReplicaError> {
+        self.inner.get(key, limit).await
+    }
+
+    async fn head(&self, key: &str) -> Result<Option<ObjectMeta>, ReplicaError> {
+        self.inner.head(key).await
+    }
+
+    async fn list_page(&self, prefix: &str, next: Option<&str>) -> Result<Page, ReplicaError> {
+        self.inner.list_page(prefix, next).await
+    }
+
+    async fn delete(&self, key: &str) -> Result<(), ReplicaError> {
+        if key == self.key {
+            let kind = ReplicaErrorKind::Denied("it is held".to_owned());
+            return Err(ReplicaError { replica: self.name().clone(), operation: "delete", key: key.to_owned(), kind });
+        }
+        self.inner.delete(key).await
+    }
+
+    async fn probe(&self, write: bool) -> Result<Probe, ReplicaError> {
+        self.inner.probe(write).await
+    }
+}
 
 /// What verify says where the only record of a removal is gone.
 const FORGOTTEN: &str = "no prune record explains it";
@@ -131,7 +185,7 @@ struct Copy<'a> {
 }
 
 impl Copy<'_> {
-    async fn prune(&self) -> Result<(PrunePlan, PruneOutcome)> {
+    async fn prune(&self) -> Result<(PrunePlan, PruneOutcome), Error> {
         let config = &self.prepared.vault.config;
         let state = StateDirectory::open(self.state.path())?;
         let prune = Prune {
@@ -149,7 +203,7 @@ impl Copy<'_> {
     }
 
     /// Prunes until nothing is left to do.
-    async fn finish(&self) -> Result<()> {
+    async fn finish(&self) -> Result<(), Error> {
         for _ in 0..4 {
             self.prepared.vault.clock.advance(Duration::from_millis(10));
             let (plan, outcome) = self.prune().await?;
@@ -302,4 +356,51 @@ async fn a_fault_at_any_call_to_the_only_replica_is_told_and_made_good() {
 async fn a_fault_at_any_call_to_one_of_two_replicas_is_told_and_made_good() {
     fail_every_call(2, false, &[Failure::AnswerLost]).await;
     fail_every_call(2, true, &[Failure::Unavailable, Failure::AnswerLost]).await;
+}
+
+/// An object that cannot be deleted keeps what depends on it, and nothing else.
+#[tokio::test(flavor = "multi_thread")]
+async fn one_object_that_cannot_be_deleted_does_not_end_the_rest_of_a_sweep() {
+    let prepared = Prepared::new(true).await;
+    let undisturbed = prepared.copy(1).await;
+    let before = undisturbed.keys().await.remove(0);
+    undisturbed.finish().await.unwrap();
+    let finished = undisturbed.keys().await;
+    let going: BTreeSet<&String> = before.difference(&finished[0]).collect();
+    let folders = ["/snapshots/", "/packs/", "/index/", "/marks/", "/prunes/", "/order/"];
+    assert!(folders.iter().all(|folder| going.iter().any(|key| key.contains(folder))), "{going:?}");
+    let is_in = |key: &str, folders: &[&str]| folders.iter().any(|folder| key.contains(folder));
+    for key in &going {
+        let mut copy = prepared.copy(1).await;
+        copy.replicas[0] = Arc::new(Stubborn { inner: copy.sound[0].clone(), key: (*key).clone() });
+        let (_, outcome) = copy.prune().await.unwrap();
+        assert!(outcome.failures.len() == 1 && outcome.failures[0].contains(key.as_str()), "{key}: {outcome:?}");
+        let when = format!("{key} cannot be deleted");
+        assert!(!copy.assert_whole(&when).await, "{when}: a record is lost");
+        let (listed, is_signature) = (copy.sound[0].list("").await.unwrap(), layout::is_signature(key));
+        let left: Vec<String> = listed.into_iter().map(|meta| meta.key).filter(|key| going.contains(key)).collect();
+        assert!(left.contains(key), "{when}: it is gone");
+        let object = layout::signed_object(key).unwrap_or(key);
+        // While a snapshot is shown, its packs and their index stay.
+        let depends = |left: &str| match is_in(key, &["/snapshots/"]) && is_signature {
+            true => is_in(left, &["/packs/", "/index/"]),
+            false => is_in(key, &["/packs/"]) && is_in(left, &["/index/"]),
+        };
+        // The mark, the older record and their acts name it.
+        let more: Vec<&String> = left
+            .iter()
+            .filter(|left| layout::signed_object(left).unwrap_or(left) != object && !depends(left))
+            .filter(|left| !is_in(left, &["/marks/", "/prunes/", "/order/"]))
+            .collect();
+        assert!(more.is_empty(), "{when}, and neither was {more:?}");
+        let is_named = is_in(key, &["/snapshots/", "/packs/"]);
+        assert!(!is_named || left.iter().any(|left| is_in(left, &["/marks/"])), "{when}, and its mark is gone");
+        // It is tried again, and tells so again.
+        let (_, again) = copy.prune().await.unwrap();
+        assert!(!is_named || !again.failures.is_empty(), "{when}: the next prune is silent");
+        copy.replicas = copy.sound.clone();
+        copy.finish().await.unwrap_or_else(|error| panic!("{when}: {error:?}"));
+        copy.assert_restores(&when).await;
+        assert_eq!(lasting(&copy.keys().await), lasting(&finished), "{when}: the next prune left work");
+    }
 }

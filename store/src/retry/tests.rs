@@ -289,3 +289,24 @@ async fn a_replica_that_asks_for_no_pause_gets_one_and_fails_the_request_in_the_
     assert!(matches!(failed.kind, ReplicaErrorKind::Throttled { .. }), "{failed}");
     assert!(calls(&fake) < 100, "{} calls", calls(&fake));
 }
+
+#[tokio::test(start_paused = true)]
+async fn of_many_removals_only_those_without_an_answer_are_sent_again() {
+    let keys = |keys: &[&str]| keys.iter().map(|key| (*key).to_owned()).collect::<Vec<_>>();
+    let (fake, retry) = scripted([Answer::Fails(unavailable())]);
+    assert!(retry.delete_all(&keys(&["k", "other"])).await.unwrap().failed.is_empty());
+    assert_eq!(calls(&fake), 3, "both, then the first");
+
+    let (fake, retry) = scripted([Answer::Fails(ReplicaErrorKind::Denied("no".to_owned()))]);
+    let failed = retry.delete_all(&keys(&["k", "other"])).await.unwrap().failed;
+    assert_eq!((failed.len(), failed[0].key.as_str(), calls(&fake)), (1, "k", 2));
+
+    // One that is never answered is a failure of this one.
+    let (fake, retry) = scripted((0..4).map(|_| Answer::Fails(unavailable())));
+    let failed = retry.delete_all(&keys(&["k"])).await.unwrap().failed;
+    assert_eq!((failed.len(), calls(&fake)), (1, 4));
+
+    let (fake, retry) = scripted((0..99).map(|_| Answer::Fails(unavailable())));
+    assert!(retry.delete_all(&keys(&["k"; 10])).await.is_err(), "it does not answer at all");
+    assert_eq!(calls(&fake), 12);
+}

@@ -1,7 +1,7 @@
 //! Removes several objects by one request (`DeleteObjects`).
 //!
 //! An answer of 200 says nothing by itself: it names what is gone and what is not. What it does not
-//! name counts as there.
+//! name counts as there. An error for one object is a failure of that one.
 
 use std::collections::BTreeMap;
 
@@ -12,46 +12,53 @@ use crate::key;
 use crate::replica::{ReplicaError, ReplicaErrorKind};
 
 impl S3Replica {
-    /// Removes at most [`MAX_DELETED_AT_ONCE`](crate::replica::MAX_DELETED_AT_ONCE) objects.
-    pub(super) async fn delete_many(&self, keys: &[String]) -> Result<(), ReplicaError> {
-        let Some(first) = keys.first() else { return Ok(()) };
-        let mut failed = first.clone();
-        let work = async {
-            let mut left = BTreeMap::new();
-            for key in keys {
-                key::check(key).inspect_err(|_| failed.clone_from(key))?;
-                left.insert(key::below(&self.vault_prefix, key), key);
+    /// Removes at most [`MAX_DELETED_AT_ONCE`](crate::replica::MAX_DELETED_AT_ONCE) objects. Returns
+    /// the errors of those that are not certain to be gone.
+    ///
+    /// # Errors
+    /// The request as such fails.
+    pub(super) async fn delete_many(&self, keys: &[String]) -> Result<Vec<ReplicaError>, ReplicaError> {
+        let failure = |key: &str, kind| ReplicaError {
+            replica: self.name.clone(),
+            operation: "delete",
+            key: key.to_owned(),
+            kind,
+        };
+        let (mut failed, mut asked) = (Vec::new(), BTreeMap::new());
+        for key in keys {
+            match key::check(key) {
+                Ok(()) => drop(asked.insert(key::below(&self.vault_prefix, key), key)),
+                Err(kind) => failed.push(failure(key, kind)),
             }
+        }
+        let Some(first) = asked.values().next() else { return Ok(failed) };
+        let work = async {
             let identify = |full: &String| ObjectIdentifier::builder().key(full).build();
-            let objects: Result<Vec<_>, _> = left.keys().map(identify).collect();
+            let objects: Result<Vec<_>, _> = asked.keys().map(identify).collect();
             let delete = objects.and_then(|objects| Delete::builder().set_objects(Some(objects)).build());
             let delete = delete.map_err(|error| ReplicaErrorKind::Other(error.to_string()))?;
             let answer = self.client.delete_objects().bucket(&self.bucket).delete(delete).send().await;
-            let answer = answer.map_err(|error| errors::classify(&error))?;
-            for error in answer.errors() {
-                let (code, message) = (error.code().unwrap_or_default(), error.message().unwrap_or_default());
-                if code == "NoSuchKey" {
-                    left.remove(error.key().unwrap_or_default());
-                    continue;
-                }
-                if let Some(key) = left.get(error.key().unwrap_or_default()) {
-                    failed.clone_from(key);
-                }
-                return Err(errors::classify_code(code, message));
-            }
-            for gone in answer.deleted() {
-                left.remove(gone.key().unwrap_or_default());
-            }
-            match left.into_values().next() {
-                None => Ok(()),
-                Some(key) => {
-                    failed.clone_from(key);
-                    Err(ReplicaErrorKind::Unavailable("the store does not say whether it is gone".to_owned()))
-                }
-            }
+            answer.map_err(|error| errors::classify(&error))
         };
-        let outcome = self.request("delete", first, work).await;
-        outcome.map_err(|error| ReplicaError { key: failed, ..error })
+        let answer = self.request("delete", first, work).await?;
+        let mut left = asked.clone();
+        for gone in answer.deleted() {
+            left.remove(gone.key().unwrap_or_default());
+        }
+        for error in answer.errors() {
+            let (code, message) = (error.code().unwrap_or_default(), error.message().unwrap_or_default());
+            let full = error.key().unwrap_or_default();
+            left.remove(full);
+            // What it calls gone and failed is not certain to be gone.
+            if code != "NoSuchKey"
+                && let Some(key) = asked.get(full)
+            {
+                failed.push(failure(key, errors::classify_code(code, message)));
+            }
+        }
+        let unknown = "the store does not say whether it is gone";
+        failed.extend(left.into_values().map(|key| failure(key, ReplicaErrorKind::Unavailable(unknown.to_owned()))));
+        Ok(failed)
     }
 }
 

@@ -31,7 +31,7 @@ use lifeboat_format::id::Name;
 
 use self::date::StoreClock;
 use crate::guards::Lock;
-use crate::replica::{MAX_DELETED_AT_ONCE, ObjectMeta, Page, Probe, Replica, ReplicaError, ReplicaErrorKind};
+use crate::replica::{MAX_DELETED_AT_ONCE, ObjectMeta, Page, Probe, Removal, Replica, ReplicaError, ReplicaErrorKind};
 use crate::settings::{ReplicaConfig, S3Config};
 use crate::versions::VersionsPage;
 use crate::{key, waiting};
@@ -289,21 +289,25 @@ impl Replica for S3Replica {
         .await
     }
 
-    async fn delete_all(&self, keys: &[String]) -> Result<(), ReplicaError> {
+    async fn delete_all(&self, keys: &[String]) -> Result<Removal, ReplicaError> {
+        let mut removal = Removal::default();
         for batch in keys.chunks(MAX_DELETED_AT_ONCE) {
             if self.deletes_many.load(Ordering::Relaxed) {
-                let Err(failed) = self.delete_many(batch).await else { continue };
-                if !batch::is_not_offered(&failed.kind) {
-                    return Err(failed);
+                match self.delete_many(batch).await {
+                    Ok(failed) => {
+                        removal.failed.extend(failed);
+                        continue;
+                    }
+                    Err(error) if !batch::is_not_offered(&error.kind) => return Err(error),
+                    Err(error) => tracing::debug!(%error, "The store removes objects one at a time only"),
                 }
-                tracing::debug!(error = %failed, "The store removes objects one at a time only");
                 self.deletes_many.store(false, Ordering::Relaxed);
             }
             for key in batch {
-                self.delete(key).await?;
+                removal.note(self.delete(key).await)?;
             }
         }
-        Ok(())
+        Ok(removal)
     }
 
     async fn probe(&self, write: bool) -> Result<Probe, ReplicaError> {

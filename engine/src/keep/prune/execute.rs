@@ -7,7 +7,6 @@ use lifeboat_format::act::ActKind;
 use lifeboat_format::id::{Name, SnapshotId};
 use lifeboat_format::layout;
 use lifeboat_format::record::{PruneRecord, RemovedSnapshot};
-use lifeboat_store::SharedReplica;
 
 use super::mark::Acting;
 use super::unreferenced;
@@ -23,19 +22,16 @@ use crate::keys::HostKeys;
 use crate::renewal::sparse;
 use crate::state::{seen, watch};
 
-/// A sweep can be interrupted after so many objects.
-const MAX_AT_ONCE: usize = 1000;
-
 /// What a sweep deletes: what the plan says, and a second look confirms.
-struct Sweep<'a> {
-    removed: BTreeSet<SnapshotId>,
-    packs: Vec<&'a DeadPack>,
-    segments: Vec<&'a (Name, String)>,
-    objects: Vec<&'a String>,
+pub(super) struct Sweep<'a> {
+    pub(super) removed: BTreeSet<SnapshotId>,
+    pub(super) packs: Vec<&'a DeadPack>,
+    pub(super) segments: Vec<&'a (Name, String)>,
+    pub(super) objects: Vec<&'a String>,
     /// The marks that it carries out.
-    due: BTreeSet<SnapshotId>,
+    pub(super) due: BTreeSet<SnapshotId>,
     /// Acts that do not matter any more.
-    passed: PruneRecord,
+    pub(super) passed: PruneRecord,
 }
 
 impl Prune<'_> {
@@ -75,8 +71,9 @@ impl Prune<'_> {
     ///
     /// # Errors
     /// As [`Self::plan`]; [`Class::Failed`](lifeboat_base::Class::Failed) if a snapshot is flagged.
-    /// If a replica fails, or `cancel` fires, the rest of its deletions is not done. That is in
-    /// [`PruneOutcome::failures`], and the next prune tries again.
+    /// If a replica fails, or `cancel` fires, the rest of its deletions is not done. If an object
+    /// cannot be deleted, what depends on it stays, too. Both are in [`PruneOutcome::failures`], and
+    /// the next prune tries again.
     pub async fn execute(&self, plan: &PrunePlan) -> Result<PruneOutcome> {
         watch::permit(self.state, &self.dataset.name)?;
         self.log().permit_deletion().await?;
@@ -98,10 +95,7 @@ impl Prune<'_> {
             outcome.failures.extend(names.map(|name| format!("replica {name} is left alone until the next prune")));
             acting.act(ActKind::Sweep, &id, &record, &swept).await?;
             for inventory in swept.iter().filter(|inventory| acting.writes_to(inventory)) {
-                let swept = self.sweep(inventory, &view, &sweep, &mut gone, &mut outcome);
-                if let Err(error) = swept.await {
-                    outcome.failures.push(error.chain());
-                }
+                self.sweep(inventory, &view, &sweep, &mut gone, &mut outcome).await;
             }
         }
         outcome.failures.extend(acting.failed.values().map(Error::chain));
@@ -186,50 +180,6 @@ impl Prune<'_> {
         Ok((id, record))
     }
 
-    /// Deletes in one replica. It has the record of this sweep, and its act.
-    async fn sweep(
-        &self,
-        inventory: &Inventory,
-        view: &View,
-        sweep: &Sweep<'_>,
-        gone: &mut BTreeSet<SnapshotId>,
-        outcome: &mut PruneOutcome,
-    ) -> Result<()> {
-        let (replica, dataset) = (&inventory.replica, &self.dataset.name);
-        let removed: Vec<&SnapshotId> =
-            sweep.removed.iter().filter(|snapshot| inventory.snapshots.contains(snapshot)).collect();
-        for snapshots in removed.chunks(MAX_AT_ONCE) {
-            self.go_on()?;
-            delete_signed(replica, snapshots.iter().map(|snapshot| layout::manifest(dataset, snapshot))).await?;
-            gone.extend(snapshots.iter().copied().cloned());
-        }
-        let packs: Vec<&&DeadPack> = sweep.packs.iter().filter(|pack| pack.replica == *replica.name()).collect();
-        for packs in packs.chunks(MAX_AT_ONCE) {
-            self.go_on()?;
-            let keys: Vec<String> = packs.iter().map(|pack| pack.key.clone()).collect();
-            replica.delete_all(&keys).await?;
-            outcome.packs += packs.len() as u64;
-            outcome.bytes += packs.iter().map(|pack| pack.size).sum::<u64>();
-        }
-        self.go_on()?;
-        let segments = sweep.segments.iter().filter(|(name, _)| name == replica.name());
-        delete_signed(replica, segments.map(|(_, key)| key.clone())).await?;
-        self.go_on()?;
-        let objects = sweep.objects.iter().filter(|key| inventory.unfinished.contains(**key));
-        replica.delete_all(&objects.map(|key| (*key).clone()).collect::<Vec<_>>()).await?;
-        let lone = sweep.objects.iter().filter(|key| inventory.lone_signatures.contains(**key));
-        replica.delete_all(&lone.map(|key| layout::signature(key)).collect::<Vec<_>>()).await?;
-        let due = sweep.due.iter().filter(|mark| inventory.marks.contains(mark));
-        delete_signed(replica, due.map(|mark| layout::mark(dataset, mark))).await?;
-        // The new record repeats what still matters of them.
-        let old = view.records.iter().filter(|old| inventory.prunes.contains(&old.id));
-        delete_signed(replica, old.map(|old| layout::prune(dataset, &old.id))).await?;
-        self.go_on()?;
-        let acts = inventory.acts.iter().filter(|number| sweep.passed.has_passed(**number));
-        replica.delete_all(&acts.map(|number| layout::act(dataset, *number)).collect::<Vec<_>>()).await?;
-        Ok(())
-    }
-
     /// Remembers what the next prune and the next backup want to know. None of it is needed: grace
     /// periods begin again, and a witness of losses is gone.
     fn remember(&self, fresh: &PrunePlan, view: &View, gone: &BTreeSet<SnapshotId>, outcome: &mut PruneOutcome) {
@@ -283,10 +233,6 @@ impl Prune<'_> {
         remembered.retain(|name, _| self.replicas.iter().any(|replica| replica.name() == name));
         outcome.remembered(shown::write(self.state, dataset, &remembered));
     }
-
-    fn go_on(&self) -> Result<()> {
-        if self.cancel.is_cancelled() { Err(cancelled()) } else { Ok(()) }
-    }
 }
 
 /// The numbers from 1 to `newest` that are not in `kept`, as ranges.
@@ -302,22 +248,6 @@ fn without(kept: &[u64], newest: u64) -> Vec<[u64; 2]> {
         ranges.push([next, newest]);
     }
     ranges
-}
-
-fn cancelled() -> Error {
-    // `PruneOutcome` shows the chain of causes, not the hint.
-    Error::cancelled("the prune")
-        .because("completed deletions are not undone")
-        .hint("Completed deletions are not undone. Run `lifeboat prune` again.")
-}
-
-/// Deletes the signatures first: from then on, no reader accepts the objects.
-async fn delete_signed(replica: &SharedReplica, keys: impl Iterator<Item = String>) -> Result<()> {
-    let keys: Vec<String> = keys.collect();
-    let signatures: Vec<String> = keys.iter().map(|key| layout::signature(key)).collect();
-    replica.delete_all(&signatures).await?;
-    replica.delete_all(&keys).await?;
-    Ok(())
 }
 
 #[cfg(test)]

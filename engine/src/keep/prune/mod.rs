@@ -39,6 +39,7 @@ mod plan;
 mod proved;
 mod settle;
 mod shown;
+mod sweep;
 mod time;
 mod unreferenced;
 mod view;

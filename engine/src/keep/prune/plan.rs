@@ -13,6 +13,7 @@ use super::view::View;
 use super::{DeadPack, Prune, PrunePlan, Verdict, unreferenced};
 use crate::catalog::documents::Documents;
 use crate::catalog::future::is_future;
+use crate::catalog::inventory::Inventory;
 use crate::catalog::outlines::Outline;
 use crate::catalog::records::FoundRecord;
 use crate::catalog::unbelieved::Unbelieved;
@@ -215,8 +216,29 @@ impl Prune<'_> {
     }
 
     async fn plan_segments(&self, view: &View, plan: &mut PrunePlan) {
-        let reader = self.keys.reader();
-        let dataset = &self.dataset.name;
+        let going: HashSet<(&Name, &str)> = plan.packs.iter().map(|pack| (&pack.replica, pack.key.as_str())).collect();
+        let removed: HashSet<&SnapshotId> = plan.removed().collect();
+        let mut segments = Vec::new();
+        let looked_at = view.inventories.iter().filter(|inventory| !plan.leaves_alone(inventory.replica.name()));
+        for inventory in looked_at {
+            let replica = inventory.replica.name();
+            let goes = |key: &str| going.contains(&(replica, key));
+            let useless = self.useless_segments(view, inventory, |snapshot| removed.contains(snapshot), goes).await;
+            segments.extend(useless.into_iter().map(|key| (replica.clone(), key)));
+        }
+        plan.segments = segments;
+    }
+
+    /// The index segments in a replica of which all packs are gone, once these snapshots and these
+    /// packs are.
+    pub(super) async fn useless_segments(
+        &self,
+        view: &View,
+        inventory: &Inventory,
+        is_removed: impl Fn(&SnapshotId) -> bool,
+        goes: impl Fn(&str) -> bool,
+    ) -> Vec<String> {
+        let (reader, dataset) = (self.keys.reader(), &self.dataset.name);
         let documents = Documents {
             vault: &self.keys.vault,
             dataset,
@@ -224,40 +246,29 @@ impl Prune<'_> {
             cache: Some(&view.cache),
             memory: self.config.limits.memory,
         };
-        let going: HashSet<(&Name, &str)> = plan.packs.iter().map(|pack| (&pack.replica, pack.key.as_str())).collect();
-        let removed: HashSet<&SnapshotId> = plan.removed().collect();
-        let mut segments = Vec::new();
-        let looked_at = view.inventories.iter().filter(|inventory| !plan.leaves_alone(inventory.replica.name()));
-        for inventory in looked_at {
-            let replica = inventory.replica.name();
-            let mut unreadable = Unbelieved::new("an index segment that cannot be read");
-            for snapshot in &inventory.indexes {
-                if view.by_snapshot.contains_key(snapshot) && !removed.contains(snapshot) {
+        let replica = inventory.replica.name();
+        let (mut useless, mut unreadable) = (Vec::new(), Unbelieved::new("an index segment that cannot be read"));
+        for snapshot in &inventory.indexes {
+            if view.by_snapshot.contains_key(snapshot) && !is_removed(snapshot) {
+                continue;
+            }
+            if unreadable.leaves_aside([replica]) {
+                break;
+            }
+            let segment = match documents.index(std::slice::from_ref(&inventory.replica), snapshot).await {
+                Ok(segment) => segment,
+                Err(error) => {
+                    unreadable.add([replica], snapshot, &error);
                     continue;
                 }
-                if unreadable.leaves_aside([replica]) {
-                    break;
-                }
-                let segment = match documents.index(std::slice::from_ref(&inventory.replica), snapshot).await {
-                    Ok(segment) => segment,
-                    Err(error) => {
-                        unreadable.add([replica], snapshot, &error);
-                        continue;
-                    }
-                };
-                let gone = segment.packs().all(|pack| {
-                    pack.is_ok_and(|pack| {
-                        !inventory.packs.contains_key(&pack.id)
-                            || going.contains(&(replica, layout::pack(dataset, &pack.id).as_str()))
-                    })
-                });
-                if gone {
-                    segments.push((replica.clone(), layout::index(dataset, snapshot)));
-                }
+            };
+            let is_gone = |id: &PackId| !inventory.packs.contains_key(id) || goes(&layout::pack(dataset, id));
+            if segment.packs().all(|pack| pack.is_ok_and(|pack| is_gone(&pack.id))) {
+                useless.push(layout::index(dataset, snapshot));
             }
-            unreadable.log("it is not removed");
         }
-        plan.segments = segments;
+        unreadable.log("it is not removed");
+        useless
     }
 }
 
