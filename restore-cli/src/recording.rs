@@ -12,10 +12,11 @@ use lifeboat_engine::config::Config;
 use lifeboat_engine::format::log::{LogEvent, LogKind, LogName, cut_to_fit};
 use lifeboat_engine::keys::sign::Signer;
 use lifeboat_engine::keys::trust::Trust;
-use lifeboat_engine::log::{LogReader, Logbook, LooksBack, look};
+use lifeboat_engine::log::{HostLog, LogReader, Logbook, LooksBack, look};
 use lifeboat_engine::restore::{Selector, VaultReader};
-use lifeboat_engine::root::OwnerFolder;
+use lifeboat_engine::root::{self, OwnerFolder};
 use lifeboat_engine::state::StateDirectory;
+use lifeboat_engine::store::SharedReplica;
 use lifeboat_engine::{Error, Result};
 
 use crate::access;
@@ -136,8 +137,7 @@ impl Recording {
             found = Principal::of(LogKind::Hosts, host.signer, state, trust)?;
         }
         let found = found.ok_or_else(|| nobody("the root names no key that this machine has".to_owned()))?;
-        let owner = found.home.path().metadata().map(|found| found.uid());
-        if owner.is_ok_and(|owner| owner != rustix::process::geteuid().as_raw()) {
+        if is_of_another_user(&found.home) {
             return Err(nobody(format!("the state directory {} belongs to another user, who could", state.display())));
         }
         Ok(found)
@@ -186,6 +186,31 @@ impl Shorter {
             }
         }
     }
+}
+
+/// Records in the log of this backup host, if it has one, what it is about to do. What weakens or
+/// mends trust must not wait for a log, so a failure is a warning.
+pub(crate) async fn by_host(session: &Session, config: &Config, replicas: &[SharedReplica], event: LogEvent) {
+    let Some(keys) = access::host_keys(config).filter(|keys| keys.owners.is_some()) else { return };
+    let record = async {
+        let state = StateDirectory::open(&config.state_directory)?;
+        if root::pinned(&state)?.is_empty() || is_of_another_user(&state) {
+            return Ok(Vec::new());
+        }
+        root::renew(&keys, replicas, &state, session.clock.now()).await?;
+        let log = HostLog { keys: &keys, replicas, state: &state };
+        log.record(event, Vec::new(), session.clock.now()).await
+    };
+    match session.cancellable("recording this", record).await {
+        Ok(warnings) => warnings.into_iter().for_each(|warning| session.out.warning(warning)),
+        Err(error) => session.out.warning(format!("this is not in the host's log: {}", error.chain())),
+    }
+}
+
+/// Whether files that this user makes there would lock the directory's owner out.
+fn is_of_another_user(state: &StateDirectory) -> bool {
+    let owner = state.path().metadata().map(|found| found.uid());
+    owner.is_ok_and(|owner| owner != rustix::process::geteuid().as_raw())
 }
 
 /// Which snapshot is asked for, for a record.

@@ -1,7 +1,8 @@
 //! `audit`: shows and checks the logs of all principals. It needs owners and a replica, or a copy
 //! of one on disk, and no key that opens anything.
 
-use std::path::PathBuf;
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use chrono::{DateTime, Utc};
@@ -14,6 +15,7 @@ use lifeboat_engine::state::StateDirectory;
 use lifeboat_engine::store::SharedReplica;
 use lifeboat_engine::{Error, Result};
 
+use super::audit_export;
 use super::audit_view::{AuditReport, RecordRow, Records};
 use crate::access;
 use crate::flags::parse_time;
@@ -42,7 +44,12 @@ enum AuditVerb {
         /// Only before this time (RFC 3339)
         #[arg(long, value_name = "TIME", value_parser = parse_time)]
         until: Option<DateTime<Utc>>,
+        /// Read what `audit export` printed, instead of replicas
+        #[arg(long, value_name = "FILE")]
+        export: Option<PathBuf>,
     },
+    /// Print all logs, roots and signatures as lines of JSON, to be kept elsewhere
+    Export,
     /// Check that no record is missing, changed or out of order; exit 6 if one is
     Verify {
         /// A record that must be there, as an earlier `audit verify` printed it; may be repeated
@@ -57,6 +64,9 @@ enum AuditVerb {
         /// Do not ask before that
         #[arg(long)]
         yes: bool,
+        /// Check what `audit export` printed, instead of replicas
+        #[arg(long, value_name = "FILE", conflicts_with = "accept_older")]
+        export: Option<PathBuf>,
     },
 }
 
@@ -70,8 +80,15 @@ fn parse_head(text: &str) -> Result<LogHead, String> {
 
 pub(crate) async fn run(args: &Args, session: &Session) -> Result<()> {
     match &args.what {
-        AuditVerb::Show { log, dataset, since, until } => {
-            let opened = Opened::open(session).await?;
+        AuditVerb::Export => {
+            let (replicas, unopened) = session.place()?.open_for_reading(&session.clock).await?;
+            for (replica, why) in unopened {
+                session.out.warning(format!("skipping replica {replica}: {why}"));
+            }
+            session.cancellable("the export", audit_export::write(session, &replicas)).await
+        }
+        AuditVerb::Show { log, dataset, since, until, export } => {
+            let opened = Opened::open(session, export.as_deref()).await?;
             let mut rows = Vec::new();
             let reader = opened.reader();
             let checked = audit(&reader, &opened.replicas, Vec::new(), None, |found| {
@@ -93,8 +110,8 @@ pub(crate) async fn run(args: &Args, session: &Session) -> Result<()> {
             }
             session.out.result(&Records::sorted(rows))
         }
-        AuditVerb::Verify { heads, owner_directory, accept_older, yes } => {
-            let opened = Opened::open(session).await?;
+        AuditVerb::Verify { heads, owner_directory, accept_older, yes, export } => {
+            let opened = Opened::open(session, export.as_deref()).await?;
             let by = |head: &LogHead| Expected { head: head.clone(), by: "--head says so".to_owned() };
             let home = home(owner_directory.as_ref(), opened.config.as_ref())?;
             let expected = heads.iter().map(by).collect();
@@ -124,22 +141,28 @@ struct Opened {
 }
 
 impl Opened {
-    async fn open(session: &Session) -> Result<Self> {
-        let place = session.place()?;
-        let owners = access::owners(&session.globals, place.config.as_ref())?.ok_or_else(|| {
+    /// `export` names a file in place of replicas.
+    async fn open(session: &Session, export: Option<&Path>) -> Result<Self> {
+        // With an export, the configuration need only tell the owners, if flags do not.
+        let place = if export.is_some() && !session.globals.owners.is_empty() { None } else { Some(session.place()?) };
+        let config = place.as_ref().and_then(|place| place.config.as_ref());
+        let owners = access::owners(&session.globals, config)?.ok_or_else(|| {
             Error::keys("no owners are named, so nobody tells who may write which log")
                 .hint("pass --owner with the owner's line or signing key; a vault without a root has no logs")
         })?;
-        let (replicas, unopened) = place.open_for_reading(&session.clock).await?;
+        let (replicas, unopened) = match (export, &place) {
+            (Some(file), _) => (audit_export::read(file, &session.clock).await?, BTreeMap::new()),
+            (None, Some(place)) => place.open_for_reading(&session.clock).await?,
+            (None, None) => return Err(Error::usage("there is no replica")),
+        };
         for (replica, why) in unopened {
             session.out.warning(format!("skipping replica {replica}: {why}"));
         }
-        let config = place.config.as_ref();
         let rooted = access::rooted(&owners, &session.globals, config, (&replicas, &[]), session.clock.now());
         let (trust, warnings) = session.cancellable("reading the root", rooted).await?;
         warnings.into_iter().for_each(|warning| session.out.warning(warning));
         let root = trust.root().ok_or_else(|| Error::keys("there is no root"))?;
-        Ok(Self { vault: root.vault.clone(), config: place.config, replicas, trust })
+        Ok(Self { vault: root.vault.clone(), config: place.and_then(|place| place.config), replicas, trust })
     }
 
     fn reader(&self) -> LogReader<'_> {

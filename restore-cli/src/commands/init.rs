@@ -3,12 +3,14 @@
 use std::fmt;
 
 use lifeboat_engine::base::escape;
+use lifeboat_engine::format::log::LogEvent;
 use lifeboat_engine::keys;
 use lifeboat_engine::keys::{InitItem, InitOptions, InitReport};
 use lifeboat_engine::{Error, Result};
 use serde::Serialize;
 
 use crate::access;
+use crate::recording;
 use crate::session::Session;
 use crate::table::Plain;
 
@@ -38,6 +40,7 @@ pub(crate) async fn run(args: &Args, session: &Session) -> Result<()> {
     let identities = session.cancellable("reading an identity", identities).await?;
     let options = InitOptions { identities, accepted: args.accept_keys.clone() };
     let replicas = config.open_replicas(&session.clock).await?;
+    recording::by_host(session, &config, &replicas, LogEvent::Keyring { user: recording::user() }).await;
     let work = keys::init(&config, &replicas, &options, &session.clock);
     let report = session.cancellable("init", work).await?;
     let unreached = report.unreached.clone();

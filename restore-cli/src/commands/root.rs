@@ -4,8 +4,10 @@ use std::fmt;
 
 use chrono::{DateTime, Utc};
 use lifeboat_engine::base::escape;
-use lifeboat_engine::format::id::Name;
+use lifeboat_engine::format::id::{Digest, Name};
 use lifeboat_engine::format::line::{self, RootLine};
+use lifeboat_engine::format::log::LogEvent;
+use lifeboat_engine::format::root::Root;
 use lifeboat_engine::root::{self, SignedRoot};
 use lifeboat_engine::state::StateDirectory;
 use lifeboat_engine::{Error, Result};
@@ -16,6 +18,7 @@ use super::root_found::{newest, vault_of};
 use super::root_request;
 use crate::access;
 use crate::lines;
+use crate::recording;
 use crate::session::Session;
 
 /// Show, request and install the root, which says who and what is trusted in the vault
@@ -85,6 +88,12 @@ async fn install(lines: &[String], session: &Session) -> Result<()> {
         Some(vault) => vault,
         None => vault_of(&replicas).await?,
     };
+    if let Some(text) = given.first().map(|line| line.root.as_bytes())
+        && let Ok(root) = Root::parse(text, "the root")
+    {
+        let event = LogEvent::Root { version: root.version, blake3: Digest::of(text) };
+        recording::by_host(session, &config, &replicas, event).await;
+    }
     let work = root::install(given, &vault, owners.as_ref(), &replicas, &state);
     let installed = session.cancellable("installing the root", work).await?;
     if owners.is_none() {

@@ -1,8 +1,16 @@
 //! What backup hosts record, and what they do not do while a log is shorter than it was.
 
+use std::path::PathBuf;
+use std::process::Stdio;
+use std::time::Duration;
+
+use lifeboat_engine::format::id::Digest;
+use lifeboat_tests::programs;
+use tokio::process::Command;
+
 use super::{Logs, drill, restore_as_owner, shown, vault};
 
-/// A daemon with this configuration; two snapshots, of which retention keeps one.
+/// Retention keeps the newest snapshot alone.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_host_records_commits_and_what_it_deletes_before_and_deletes_nothing_beside_a_cut_log() {
     let vault = vault().await;
@@ -25,7 +33,7 @@ async fn a_host_records_commits_and_what_it_deletes_before_and_deletes_nothing_b
     let records = shown(&vault, "r2").await;
     let mark = records.iter().find(|row| row["event"]["what"] == "mark").unwrap();
     let object = vault.path(&format!("r2/datasets/shop/marks/{}.json", mark["event"]["id"].as_str().unwrap()));
-    let hash = lifeboat_engine::format::id::Digest::of(&std::fs::read(object).unwrap());
+    let hash = Digest::of(&std::fs::read(object).unwrap());
     assert_eq!(mark["event"]["blake3"], hash.to_string());
 
     // Somebody cuts a log that this host has seen.
@@ -67,4 +75,29 @@ async fn a_host_records_commits_and_what_it_deletes_before_and_deletes_nothing_b
     assert!(checked.status.success(), "{checked}");
     let told = events().await;
     assert_eq!(told.iter().filter(|what| *what == "commit").count(), 5, "{told:?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_host_records_roots_keys_and_the_configuration() {
+    let vault = vault().await;
+    vault.change("db1", &["set", "--least-retention", "7"]).await;
+    let again = vault.lifeboat("db1", &["init"]).await;
+    assert!(again.status.success(), "{again}");
+    let mut daemon = Command::new(programs::lifeboatd());
+    daemon.arg("--config").arg(vault.config("db1")).args(["--log", "text"]).stderr(Stdio::null()).kill_on_drop(true);
+    let mut daemon = daemon.spawn().unwrap();
+    let mut of_host = Vec::new();
+    for _ in 0..100 {
+        tokio::time::sleep(Duration::from_millis(200)).await;
+        of_host = shown(&vault, "r1").await.into_iter().filter(|row| row["log"] == "hosts/db1").collect();
+        if of_host.len() == 4 {
+            break;
+        }
+    }
+    programs::terminate(&mut daemon).await.unwrap();
+    let told: Vec<&str> = of_host.iter().map(|row| row["event"]["what"].as_str().unwrap()).collect();
+    assert_eq!(told, ["commit", "root", "keyring", "configuration"]);
+    let hash = |file: PathBuf| Digest::of(&std::fs::read(file).unwrap()).to_string();
+    assert_eq!(of_host[1]["event"]["blake3"], hash(vault.path("r1/root/2.json")));
+    assert_eq!(of_host[3]["event"]["blake3"], hash(vault.config("db1")));
 }

@@ -55,6 +55,21 @@ async fn a_record_removed_changed_or_elsewhere_is_found() {
     let logs = Logs::of(&vault);
     let clean = vault.lifeboat("db1", &["audit", "verify"]).await;
     assert!(clean.status.success(), "{clean}");
+    // An export tells the same, without replicas.
+    let exported = vault.lifeboat("db1", &["audit", "export"]).await;
+    assert!(exported.status.success(), "{exported}");
+    let file = vault.path("export");
+    std::fs::write(&file, &exported.stdout).unwrap();
+    let of_export = async || {
+        let file = file.display().to_string();
+        vault.plain(&["audit", "verify", "--export", &file, "--owner", &vault.owner]).await
+    };
+    assert!(of_export().await.status.success(), "{}", of_export().await);
+    let second = |line: &&str| !line.contains("log/owners/ann/2.record");
+    let cut: Vec<&str> = exported.stdout.lines().filter(second).collect();
+    std::fs::write(&file, cut.join("\n")).unwrap();
+    let found = of_export().await;
+    assert!(found.code() == Some(6) && found.stdout.contains("record 2 is missing everywhere"), "{found}");
     for (how, told) in TAMPERINGS {
         for places in [&REPLICAS[..1], &REPLICAS] {
             places.iter().for_each(|replica| tamper(&vault, how, replica));

@@ -226,8 +226,9 @@ async fn what_is_read_as_of_a_time_is_believed_as_the_root_of_now_says() {
     let identity = vault.identity("ann");
     let restored = async |out: &str| {
         let out = vault.path(out).display().to_string();
+        let owner = vault.path("ann").display().to_string();
         let words = ["--identity", &identity, "restore", "shop", "--as-of", &early, "--to-directory", &out];
-        vault.lifeboat("reader", &words).await
+        vault.lifeboat("reader", &[&words[..], &["--owner-directory", &owner]].concat()).await
     };
     let refused = restored("out").await;
     assert!(!refused.status.success() && refused.stderr.contains("revoked"), "{refused}");

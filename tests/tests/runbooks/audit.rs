@@ -33,6 +33,8 @@ async fn who_restored_is_read_and_checked() {
     assert!(shown.stdout.contains("owners/ann") && shown.stdout.contains("restore: dataset shop"), "{shown}");
     let checked = db1.follow(&mut book, "lifeboat audit verify", &[]).await;
     assert!(checked.stdout.contains("owners/ann=1:"), "{checked}");
+    db1.follow(&mut book, "lifeboat audit export > logs.jsonl", &[]).await;
+    db1.must("lifeboat audit verify --export logs.jsonl").await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
