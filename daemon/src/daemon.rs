@@ -495,7 +495,7 @@ fn considered(runner: &Runner, dataset: &Name) -> DateTime<Utc> {
     if known.is_none()
         && let Ok(_lock) = runner.state.lock_dataset(dataset)
     {
-        runner.ledger.update(dataset, |status| status.considered = Some(now));
+        runner.ledger.update(dataset, |status| (status.first_seen, status.considered) = (Some(now), Some(now)));
     }
     known.unwrap_or(now)
 }

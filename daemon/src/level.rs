@@ -63,9 +63,9 @@ impl Runner {
             status.level_at = are_level.then_some(now);
             for state in &states {
                 let replica = status.replicas.entry(state.replica.clone()).or_default();
-                replica.behind = state.behind;
-                // A replica that did not answer holds what it held.
+                // A replica that did not answer holds, and lacks, what it did.
                 if state.error.is_none() || state.last_complete.is_some() {
+                    replica.behind = state.behind;
                     replica.last_complete = newest(state);
                 }
             }

@@ -127,8 +127,10 @@ pub(crate) struct LeftAlone {
 /// One dataset in [`StatusReport`].
 #[derive(Debug, Serialize)]
 pub(crate) struct DatasetReport {
-    /// When it starts next by schedule.
+    /// When it starts next by schedule. `None` if that start is due, too.
     pub next: Option<DateTime<Utc>>,
+    /// Since when a start by schedule is due.
+    pub due_since: Option<DateTime<Utc>>,
     /// Since when a start waits because another program works on the dataset, …
     pub waits_since: Option<DateTime<Utc>>,
     /// … and which one.
@@ -264,11 +266,12 @@ impl Live {
         let state = self.lock();
         let datasets = statuses.into_iter().map(|(name, status)| {
             let next = state.turn.next.get(&name).copied();
+            let (due_since, next) = (next.filter(|time| *time <= now), next.filter(|time| *time > now));
             let in_future = |time: &DateTime<Utc>| is_future(*time, now, limits);
             let newest_in_future = status.last_success.as_ref().is_some_and(in_future);
             let waits_since = state.turn.held.get(&name).copied();
             let waits_for = waits_since.map(|_| self.state_directory.holder(&name));
-            (name, DatasetReport { next, waits_since, waits_for, newest_in_future, status })
+            (name, DatasetReport { next, due_since, waits_since, waits_for, newest_in_future, status })
         });
         StatusReport {
             version: env!("CARGO_PKG_VERSION"),
@@ -348,7 +351,11 @@ impl StatusReport {
             let status = &dataset.status;
             let newest =
                 status.last_success.map_or("never backed up".to_owned(), |t| format!("newest {}", words::time(t)));
-            let next = dataset.next.map_or("not scheduled".to_owned(), |t| format!("next {}", words::time(t)));
+            let next = match (dataset.due_since, dataset.next) {
+                (Some(due), _) => format!("due since {}", words::time(due)),
+                (None, Some(next)) => format!("next {}", words::time(next)),
+                (None, None) => "not scheduled".to_owned(),
+            };
             let failed = match &status.error {
                 Some(error) => format!("; the last run FAILED: {}", escape::line(error)),
                 None => String::new(),
@@ -447,6 +454,7 @@ mod tests {
                 "shop".parse().unwrap(),
                 DatasetReport {
                     next: None,
+                    due_since: None,
                     waits_since: newest,
                     waits_for: Some("another run".to_owned()),
                     newest_in_future: false,
@@ -461,5 +469,12 @@ mod tests {
         assert!(text.contains("\ndataset shop: deletion is STOPPED, at least in part: act 5 is missing"), "{text}");
         assert!(text.contains(" until another run ends"), "{text}");
         assert!(text.contains("; runs only probe it: no answer within 5s"), "{text}");
+
+        let mut report = report;
+        for (due_since, next, told) in [(newest, None, "due since 2026-"), (None, newest, "next 2026-")] {
+            let dataset = report.datasets.values_mut().next().unwrap();
+            (dataset.due_since, dataset.next) = (due_since, next);
+            assert!(report.summary().contains(told), "{}", report.summary());
+        }
     }
 }

@@ -94,6 +94,12 @@ fn backups(page: &Page, snapshot: &Snapshot<'_>) -> prometheus::Result<()> {
         datasets(snapshot).map(|(name, status)| (vec![name], timestamp(snapshot.past(status.last_success)))).collect(),
     )?;
     page.gauge(
+        "lifeboat_dataset_first_seen_timestamp_seconds",
+        "When the daemon of this host first knew the dataset. 0: it is not known.",
+        &label,
+        each(|status| timestamp(status.first_seen)),
+    )?;
+    page.gauge(
         "lifeboat_backup_doubtful_times",
         "Snapshots whose times are probably false, because a clock was or is wrong.",
         &label,

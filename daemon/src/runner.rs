@@ -39,7 +39,7 @@ use crate::start::{Start, Stop};
 use crate::status::Ledger;
 use crate::words;
 
-/// How often a run reports its progress.
+/// How often a run logs its progress, for debugging: `lifeboatd status` tells it, too.
 const PROGRESS: Duration = Duration::from_secs(10);
 /// How long cancelled work may take to clean up before it is dropped.
 pub(crate) const OBEY: Duration = Duration::from_millis(if cfg!(test) { 200 } else { 10_000 });
@@ -331,7 +331,7 @@ async fn tell(progress: &Progress) -> std::convert::Infallible {
         let stored = progress.stored.load(Ordering::Relaxed);
         let rate = (read - before) / PROGRESS.as_secs();
         before = read;
-        tracing::info!(read, deduplicated, stored, rate, "backing up");
+        tracing::debug!(read, deduplicated, stored, rate, "backing up");
     }
 }
 

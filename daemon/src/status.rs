@@ -30,6 +30,8 @@ const MAX_TOLD_DAMAGED: usize = 16;
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 #[serde(default)]
 pub(crate) struct DatasetStatus {
+    /// Since when this host knows the dataset. `None`: an older version saw it first.
+    pub first_seen: Option<DateTime<Utc>>,
     /// The scheduler is done with starts up to this time.
     pub considered: Option<DateTime<Utc>>,
     /// When the last run began.

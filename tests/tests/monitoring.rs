@@ -22,6 +22,7 @@ const METRICS: &[&str] = &[
     "lifeboat_backup_stored_bytes",
     "lifeboat_backup_waiting_seconds",
     "lifeboat_build_info",
+    "lifeboat_dataset_first_seen_timestamp_seconds",
     "lifeboat_dataset_led",
     "lifeboat_deletion_stopped",
     "lifeboat_drill_last_attempt_timestamp_seconds",

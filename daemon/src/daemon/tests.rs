@@ -90,6 +90,8 @@ async fn a_prune_takes_no_place_and_ends_when_its_dataset_is_wanted() {
     let shop = &status["running"][0];
     assert!(shop["dataset"] == "shop" && shop["prunes_since"].is_string(), "{status}");
     assert_eq!(shop["committing"], false, "its commit has ended");
+    let first_seen = &status["datasets"]["shop"]["first_seen"];
+    assert!(first_seen.is_string(), "{status}");
 
     let second = slow.begin("shop");
     let (report, _) = first.await.unwrap().unwrap();

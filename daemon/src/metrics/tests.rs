@@ -55,6 +55,8 @@ fn every_series_exists_from_the_start() {
                 "{metric}\n{page}"
             );
         }
+        let unknown = format!("lifeboat_dataset_first_seen_timestamp_seconds{{dataset=\"{dataset}\"}} 0\n");
+        assert!(page.contains(&unknown), "{page}");
         for by in ["chunks", "rows"] {
             let line = format!("lifeboat_backup_deduplicated_bytes{{by=\"{by}\",dataset=\"{dataset}\"}} 0\n");
             assert!(page.contains(&line), "{line}\n{page}");

@@ -150,6 +150,14 @@ async fn replicas_are_looked_at_after_a_run_unless_it_saw_them_level() {
     assert!(needs_catch_up().await, "a replica lacks packs");
     caught_up().await;
     assert!(!needs_catch_up().await);
+    // What does not answer is not known to lack what it held.
+    let (ireland, away) = (place.path().join("ireland"), place.path().join("away"));
+    std::fs::rename(&ireland, &away).unwrap();
+    caught_up().await;
+    let standings = runner.ledger.get(&shop).replicas;
+    assert!(standings.len() == 2 && standings.values().all(|standing| standing.behind == 0), "{standings:?}");
+    std::fs::rename(&away, &ireland).unwrap();
+    caught_up().await;
     runner.remember(&shop, |status| status.level_at = Some(runner.clock.now() - chrono::TimeDelta::days(2)));
     assert!(needs_catch_up().await, "nobody has looked for two days");
 }

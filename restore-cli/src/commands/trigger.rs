@@ -4,6 +4,7 @@
 
 use std::fmt;
 use std::path::Path;
+use std::time::Duration;
 
 use lifeboat_engine::format::id::Name;
 use lifeboat_engine::{Class, Error, Result};
@@ -18,6 +19,8 @@ use crate::session::Session;
 use crate::table::Plain;
 
 const LONGEST_ANSWER: u64 = 1 << 20;
+/// Who has waited for so long is told for what.
+const TELLS_AFTER: Duration = Duration::from_secs(3);
 
 /// Ask the daemon to back up a dataset now, and wait for the result
 #[derive(Debug, clap::Args)]
@@ -30,6 +33,7 @@ pub(crate) struct Args {
 struct Answer {
     ok: bool,
     report: Option<Value>,
+    summary: Option<String>,
     error: Option<String>,
     class: Option<String>,
     hint: Option<String>,
@@ -52,7 +56,20 @@ pub(crate) async fn run(args: &Args, session: &Session) -> Result<()> {
 
 /// Asks the daemon for a run, waits for it, and shows its report.
 pub(crate) async fn ask_and_show(socket: &Path, command: &str, dataset: &Name, session: &Session) -> Result<()> {
-    let answer = ask(socket, command, dataset);
+    let answer = async {
+        let answer = ask(socket, command, dataset);
+        tokio::pin!(answer);
+        tokio::select! {
+            answer = &mut answer => return answer,
+            () = tokio::time::sleep(TELLS_AFTER) => {}
+        }
+        let told = tokio::time::timeout(TELLS_AFTER, standing(socket, dataset)).await.unwrap_or_default();
+        for line in &told {
+            session.out.note(line);
+        }
+        session.out.note("the answer comes when the backup has ended; Ctrl-C ends only the waiting");
+        answer.await
+    };
     let report = session.cancellable("waiting for lifeboatd (whose run goes on)", answer).await?;
     session.out.result(&Report(report.clone()))?;
     if let Some(error) = stopped(&report) {
@@ -77,15 +94,38 @@ fn stopped(report: &Value) -> Option<Error> {
     Some(told("hint").into_iter().fold(error, Error::hint))
 }
 
+/// How the backup of `dataset` stands, and what it waits for, in the words of the daemon. Empty if
+/// nobody knows.
+async fn standing(socket: &Path, dataset: &Name) -> Vec<String> {
+    let Ok(answer) = converse(socket, &json!({ "command": "status" })).await else { return Vec::new() };
+    let summary = serde_json::from_str::<Answer>(&answer).ok().and_then(|answer| answer.summary).unwrap_or_default();
+    let starts = [
+        format!("backing up {dataset} for "),
+        format!("dataset {dataset}: a backup "),
+        format!("dataset {dataset}: is backed up, and prunes "),
+    ];
+    let own: Vec<&str> =
+        summary.lines().filter(|line| starts.iter().any(|start| line.starts_with(start.as_str()))).collect();
+    // What waits for a place waits for these.
+    let waits_for_place = own.iter().any(|line| line.contains("for a place"));
+    let others = summary.lines().filter(|line| waits_for_place && line.starts_with("backing up "));
+    own.iter().copied().chain(others).map(str::to_owned).collect()
+}
+
 /// Sends the command and waits as long as the run takes.
 pub(super) async fn ask(socket: &Path, command: &str, dataset: &Name) -> Result<Value> {
+    interpret(&converse(socket, &json!({ "command": command, "dataset": dataset })).await?, dataset)
+}
+
+/// Sends one request, and returns the answer.
+async fn converse(socket: &Path, request: &Value) -> Result<String> {
     let unreachable = |error: std::io::Error| {
         Error::failed(format!("lifeboatd does not answer on {}", socket.display())).because(error).hint(
             "run `systemctl start lifeboatd`, and run this as root or as a member of the daemon's group; or back up without it: `lifeboatd --once`",
         )
     };
     let mut stream = UnixStream::connect(socket).await.map_err(unreachable)?;
-    let line = format!("{}\n", json!({ "command": command, "dataset": dataset }));
+    let line = format!("{request}\n");
     stream.write_all(line.as_bytes()).await.map_err(unreachable)?;
     let mut answer = String::new();
     BufReader::new(stream.take(LONGEST_ANSWER)).read_line(&mut answer).await.map_err(unreachable)?;
@@ -93,7 +133,7 @@ pub(super) async fn ask(socket: &Path, command: &str, dataset: &Name) -> Result<
         return Err(Error::failed("lifeboatd closed the connection without an answer")
             .hint("lifeboatd stopped or aborted the run; read its log"));
     }
-    interpret(&answer, dataset)
+    Ok(answer)
 }
 
 fn interpret(answer: &str, dataset: &Name) -> Result<Value> {
@@ -170,6 +210,30 @@ mod tests {
         assert_eq!(daemon.await.unwrap(), "{\"command\":\"trigger\",\"dataset\":\"shop\"}\n");
         let text = Report(report).to_string();
         assert!(text.contains("s1") && text.contains("2.0 KiB") && !text.contains("took"), "{text}");
+    }
+
+    #[tokio::test]
+    async fn who_waits_is_told_for_what() {
+        let place = tempfile::tempdir().unwrap();
+        let socket = place.path().join("control.sock");
+        let listener = UnixListener::bind(&socket).unwrap();
+        let summary = "backing up wiki for 2m: 1 GiB read\ndataset shop: a backup waits for a place (an operator asked)\n\
+            dataset shop: never backed up, next soon\ndataset wiki: never backed up, not scheduled\nreplica a: up";
+        let daemon = tokio::spawn(async move {
+            let (stream, _) = listener.accept().await.unwrap();
+            let mut stream = BufReader::new(stream);
+            let mut line = String::new();
+            stream.read_line(&mut line).await.unwrap();
+            let answer = json!({ "ok": true, "report": {}, "summary": summary });
+            stream.write_all(format!("{answer}\n").as_bytes()).await.unwrap();
+            line
+        });
+        let told = standing(&socket, &shop()).await;
+        assert_eq!(daemon.await.unwrap(), "{\"command\":\"status\"}\n");
+        let expected =
+            ["dataset shop: a backup waits for a place (an operator asked)", "backing up wiki for 2m: 1 GiB read"];
+        assert_eq!(told, expected);
+        assert!(standing(&place.path().join("none"), &shop()).await.is_empty());
     }
 
     #[tokio::test]
