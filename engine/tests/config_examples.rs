@@ -117,6 +117,17 @@ fn a_recipient_that_was_never_filled_in_is_nobody() {
 }
 
 #[test]
+fn no_example_lets_a_backup_go_when_the_next_one_is_made() {
+    for name in ["lifeboat.toml", "minimal.toml"] {
+        for dataset in parse(&text(name), name).datasets {
+            let Some(schedule) = &dataset.schedule else { continue };
+            let interval = schedule.expected_interval("2026-11-23T18:00:00Z".parse().unwrap());
+            assert_eq!(dataset.retention.coarser_than(interval), None, "{name}: {}", dataset.name);
+        }
+    }
+}
+
+#[test]
 fn the_drill_host_believes_an_owner_and_keeps_its_own_state() {
     let config = parse(&text("drill-host.toml"), "drill-host.toml");
     assert_eq!(config.keys.owners.len(), 1);

@@ -672,7 +672,14 @@ async fn check_says_what_is_weak_and_fails_on_what_is_broken() {
     let place = Installation::new().await;
     let weak = place.on("backup", &["check"]);
     assert_eq!(code(&weak), 0, "{}{}", stdout(&weak), stderr(&weak));
-    for words in ["has no schedule", "no RPO or RTO objective", "the drill identity is still on this host"] {
+    for words in ["has no schedule", "no RPO and no RTO objective", "the drill identity is still on this host"] {
+        assert!(stdout(&weak).contains(words), "{words} is not in\n{}", stdout(&weak));
+    }
+    let hourly = fs::read_to_string(place.path("backup.toml")).unwrap();
+    let hourly = hourly.replace("retention =", "schedule = \"@hourly\"\nobjectives = { rpo = \"2h\" }\nretention =");
+    fs::write(place.path("hourly.toml"), hourly).unwrap();
+    let weak = place.on("hourly", &["check"]);
+    for words in ["is backed up every 1 h, but its retention keeps no more than the newest", "no RTO objective"] {
         assert!(stdout(&weak).contains(words), "{words} is not in\n{}", stdout(&weak));
     }
     let drill_host = json(&place.on("drill", &["check", "--json"]));

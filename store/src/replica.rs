@@ -144,9 +144,7 @@ impl From<ReplicaError> for Error {
     fn from(error: ReplicaError) -> Self {
         let hint = match &error.kind {
             ReplicaErrorKind::Denied(_) => Some("check the credentials and the bucket policy of this replica"),
-            ReplicaErrorKind::Misconfigured(_) => {
-                Some("check this replica's section of the configuration, then run `lifeboat check`")
-            }
+            ReplicaErrorKind::Misconfigured(_) => Some("check this replica's section of the configuration"),
             ReplicaErrorKind::Unavailable(_) | ReplicaErrorKind::TimedOut(_) => {
                 Some("check that the replica is reachable, or name another replica with --replica")
             }

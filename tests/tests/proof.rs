@@ -2,6 +2,7 @@
 //! must be found and named, and nothing else.
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
+use lifeboat_engine::Class;
 use lifeboat_engine::Result;
 use lifeboat_engine::base::facts::SourceFacts;
 use lifeboat_engine::databases::proof::DrillQuery;
@@ -113,6 +114,15 @@ async fn prove_and_sabotage(streams: &MemoryStreams) {
     let checks = server.check(&queries).await.unwrap();
     let passed: Vec<bool> = checks.iter().map(|check| check.passed).collect();
     assert_eq!(passed, [true, true, true, true, false, false], "{checks:?}");
+
+    let typed = DrillQuery { sql: "SELEC count(*) FROM plain".to_owned(), ..queries[0].clone() };
+    let error = server.check(&[queries[0].clone(), typed]).await.unwrap_err();
+    assert!(error.class() == Class::Configuration && error.message().contains("SELEC"), "{error:?}");
+    let function = "CREATE FUNCTION damaged() RETURNS int LANGUAGE plpgsql AS 'BEGIN EXECUTE ''SELEC''; RETURN 1; END'";
+    sabotage(server.as_ref(), "shop", function).await;
+    let calls = DrillQuery { sql: "SELECT damaged()".to_owned(), ..queries[2].clone() };
+    assert!(!server.check(&[calls]).await.unwrap().last().unwrap().passed, "a damaged function is no typing error");
+    sabotage(server.as_ref(), "shop", "DROP FUNCTION damaged()").await;
 
     let proof = server.prove(streams).await.unwrap();
     assert!(proof.is_equal(), "{:?}", proof.differences);

@@ -255,7 +255,7 @@ async fn unknown_buckets_are_misconfigured(region: &Region) {
     for outcome in outcomes {
         let error = outcome.unwrap_err();
         assert!(matches!(error.kind, ReplicaErrorKind::Misconfigured(_)), "{error}");
-        assert!(error.to_string().contains("no such bucket"), "{error}");
+        assert!(error.to_string().contains("no such bucket: "), "{error}");
     }
 }
 

@@ -122,7 +122,7 @@ impl<'a> SettingsReader<'a> {
             }
         };
         if let Err(error) = secret.check_mode() {
-            self.findings.add(span, error.message(), error.hint_text().unwrap_or_default());
+            self.findings.add_elsewhere(error.message(), error.hint_text().unwrap_or_default());
         }
         secret
     }

@@ -46,9 +46,8 @@ impl ServerFacts {
     pub(crate) async fn ask(clients: &Clients, connection: &Connection, cx: &WorkContext) -> Result<Self> {
         let database = connection.maintenance_database();
         let answer = query(clients, connection, database, FACTS, cx).await.map_err(|error| {
-            error.within("cannot query the PostgreSQL server").hint(
-                "check address, role and password; use a role that may read all data: a superuser, or a member of pg_read_all_data",
-            )
+            let hint = what_to_do(&error.chain());
+            error.within("cannot query the PostgreSQL server").hint(hint)
         })?;
         let fields: Vec<&str> = answer.split('\u{1f}').collect();
         let [version, superuser, encoding, collate, ctype, tablespaces, reads_passwords, in_recovery, settings_of_all] =
@@ -72,6 +71,36 @@ impl ServerFacts {
             settings_of_all: settings_of_all != "0",
         })
     }
+}
+
+/// What to do if the first query fails, by what `psql` said. Servers may say it in their own
+/// language, so the last answer fits whatever it is.
+fn what_to_do(said: &str) -> &'static str {
+    const HINTS: [(&[&str], &str); 5] = [
+        (
+            &["Peer authentication failed", "Ident authentication failed", "role \"root\" does not exist"],
+            "the server lets in the role that has the name of the system's user: name the role (`user`, or user=postgres in the address), and run this as the system's user whom the server takes for it, such as with `sudo -u postgres`",
+        ),
+        (
+            &["password authentication failed", "no password supplied", "no pg_hba.conf entry"],
+            "check role and password (`password`, or --password-file), and pg_hba.conf of the server",
+        ),
+        (
+            &[
+                "Connection refused",
+                "No such file or directory",
+                "could not translate host name",
+                "timeout expired",
+                "No route to host",
+                "Network is unreachable",
+            ],
+            "check host and port, and that the server runs and listens there",
+        ),
+        (&["permission denied"], "use a role that may read all data: a superuser, or a member of pg_read_all_data"),
+        (&["does not exist"], "check the names of database and role"),
+    ];
+    let fits = |(words, _): &&(&[&str], &str)| words.iter().any(|word| said.contains(word));
+    HINTS.iter().find(fits).map_or("check address, role and password", |(_, hint)| hint)
 }
 
 /// A server: how to connect to it, and the client tools that fit it.
@@ -151,5 +180,30 @@ impl<'a> Server<'a> {
     pub(crate) fn outside(&self, target: &str) -> &str {
         let usual = self.connection.maintenance_database();
         if usual == target { "template1" } else { usual }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_hint_of_a_first_query_fits_what_the_server_said() {
+        for (said, expected) in [
+            ("FATAL:  Peer authentication failed for user \"postgres\"", "name the role"),
+            ("FATAL:  role \"root\" does not exist", "name the role"),
+            ("FATAL:  password authentication failed for user \"x\"", "check role and password"),
+            ("fe_sendauth: no password supplied", "check role and password"),
+            ("connection to server at \"db\", port 5432 failed: Connection refused", "runs and listens there"),
+            ("socket \"/run/.s.PGSQL.5432\" failed: No such file or directory", "runs and listens there"),
+            ("could not translate host name \"db\" to address", "runs and listens there"),
+            ("ERROR:  permission denied for table pg_authid", "may read all data"),
+            ("FATAL:  database \"shop\" does not exist", "names of database and role"),
+            ("FATAL:  das ist mir neu", "check address, role and password"),
+        ] {
+            let hint = what_to_do(said);
+            assert!(hint.contains(expected), "{said}: {hint}");
+            assert_eq!(hint.contains("read all data"), said.contains("permission denied"), "{said}: {hint}");
+        }
     }
 }

@@ -2,6 +2,7 @@
 
 pub(crate) mod multiset;
 
+use lifeboat_base::{Error, Result};
 use serde::{Deserialize, Serialize};
 
 /// How far a drill went. Each level includes those before it.
@@ -52,6 +53,22 @@ pub struct CheckResult {
     pub passed: bool,
     /// What the check said, in one line.
     pub detail: String,
+}
+
+/// A query that is no SQL, whatever the database holds.
+pub(crate) fn no_sql(query: &str, said: &str) -> Error {
+    Error::configuration(format!("the drill's query `{query}` is no SQL: {said}"))
+        .hint("correct it in [dataset.drill] queries")
+}
+
+/// The results of all checks. If those that failed are nothing but typing errors, the first of
+/// these: then nothing says that data is damaged.
+pub(crate) fn answered(results: Vec<CheckResult>, typing_errors: Vec<Error>) -> Result<Vec<CheckResult>> {
+    let failed = results.iter().filter(|result| !result.passed).count();
+    match typing_errors.len() == failed {
+        true => typing_errors.into_iter().next().map_or(Ok(results), Err),
+        false => Ok(results),
+    }
 }
 
 /// What was compared to call a restored database equal.

@@ -15,7 +15,7 @@ use tokio::io::AsyncWriteExt;
 use super::DATABASE_STREAM;
 use crate::database::{ThrowAway, WorkContext};
 use crate::proof::multiset::{Multiset, ProofKey, Titled, shorten, tell};
-use crate::proof::{CheckResult, DrillQuery, ProofResult};
+use crate::proof::{CheckResult, DrillQuery, ProofResult, answered, no_sql};
 use crate::streams::StoredStreams;
 
 /// A restored file in the scratch directory.
@@ -125,7 +125,14 @@ fn check(path: &Path, queries: &[DrillQuery]) -> Result<Vec<CheckResult>> {
             detail: first.unwrap_or_else(|| "nothing found".to_owned()),
         });
     }
+    let mut typing_errors = Vec::new();
     for wanted in queries {
+        if let Err(error) = connection.prepare(&wanted.sql) {
+            let said = error.to_string();
+            if ["syntax error", "incomplete input", "unrecognized token"].iter().any(|word| said.contains(word)) {
+                typing_errors.push(no_sql(&wanted.sql, &said));
+            }
+        }
         let answer: rusqlite::Result<Option<String>> = connection.prepare(&wanted.sql).and_then(|mut statement| {
             let mut rows = statement.query([])?;
             let row = rows.next()?;
@@ -141,7 +148,7 @@ fn check(path: &Path, queries: &[DrillQuery]) -> Result<Vec<CheckResult>> {
         };
         results.push(CheckResult { check: wanted.sql.clone(), passed, detail });
     }
-    Ok(results)
+    answered(results, typing_errors)
 }
 
 fn text_of(value: ValueRef<'_>) -> rusqlite::Result<String> {
@@ -227,4 +234,26 @@ fn table_rows(connection: &Connection, name: &str, key: &ProofKey) -> rusqlite::
         multiset.add(&hasher);
     }
     Ok(multiset)
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used, reason = "tests")]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_typing_error_in_a_query_is_no_damage() {
+        let place = tempfile::tempdir().unwrap();
+        let path = place.path().join("shop.db");
+        Connection::open(&path).unwrap().execute_batch("CREATE TABLE orders (id INTEGER)").unwrap();
+        let query = |sql: &str| DrillQuery { database: None, sql: sql.to_owned(), expect: None };
+        let (good, typed) = (query("SELECT count(*) FROM orders"), query("SELEC count(*) FROM orders"));
+        let error = check(&path, &[good.clone(), typed.clone()]).unwrap_err();
+        assert!(error.class() == Class::Configuration && error.message().contains("SELEC"), "{error}");
+        // A table that is missing may be lost, and counts for more.
+        for queries in [vec![query("SELECT 1 FROM items")], vec![typed, query("SELECT 1 FROM items"), good]] {
+            let checks = check(&path, &queries).unwrap();
+            assert!(checks.len() == 2 + queries.len() && checks.iter().any(|check| !check.passed), "{checks:?}");
+        }
+    }
 }

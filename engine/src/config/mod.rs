@@ -242,6 +242,27 @@ impl Retention {
         self.within.is_none()
             && [self.keep_last, self.hourly, self.daily, self.weekly, self.monthly, self.yearly].iter().all(|n| *n == 0)
     }
+
+    /// How much is kept of backups that are `interval` apart, if a backup may let the one before it
+    /// go at once: such as `one a day`.
+    #[must_use]
+    pub fn coarser_than(&self, interval: Duration) -> Option<&'static str> {
+        const HOUR: u64 = 3600;
+        if self.keeps_everything() || self.keep_last > 1 || self.within.is_some_and(|within| within > interval) {
+            return None;
+        }
+        let rules = [
+            (self.hourly, HOUR, "one an hour"),
+            (self.daily, 24 * HOUR, "one a day"),
+            (self.weekly, 7 * 24 * HOUR, "one a week"),
+            (self.monthly, 28 * 24 * HOUR, "one a month"),
+            (self.yearly, 365 * 24 * HOUR, "one a year"),
+        ];
+        match rules.into_iter().find(|(count, ..)| *count > 0) {
+            Some((_, period, kept)) => (interval < Duration::from_secs(period)).then_some(kept),
+            None => Some("the newest"),
+        }
+    }
 }
 
 /// The objectives of a dataset. A drill that misses one says so.

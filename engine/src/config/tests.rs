@@ -124,6 +124,11 @@ fn each_refusal_names_file_line_and_remedy() {
         ("backup@db/postgres", "backup:hunter2@db/postgres", 23, "must not hold a password"),
         ("url = \"postgresql", "password = \"hunter2\"\nurl = \"postgresql", 23, "names no secret"),
         ("host = \"db1\"", "host = \"db1\"\nmin_replicas = \"hunter2\"", 2, "invalid type: text"),
+        ("host = \"db1\"", "host = \"db1\"\nmin_replicas = \"hunter2\"", 2, "write the number without quotes"),
+        ("bucket = \"backups-a\"", "bucket = \"b\"\npath_style = \"hunter2\"", 11, "true or false without quotes"),
+        ("kind = \"postgres\"", "kind = \"postgres\"\nport = \"5433\"", 23, "write the number without quotes"),
+        ("[dataset.source]", "[datasets.source]", 21, "did you mean `dataset`?"),
+        ("host = \"db1\"", "host = \"db1\"\nmin_replicas = 3", 2, "usable replicas: 2"),
         ("name = \"ireland\"", "name = \"frankfurt\"", 1, "a name of its own"),
         ("schedule = \"15 2 * * *\"", "chunk_size = \"3MiB\"", 20, "power of two"),
         ("kind = \"postgres\"", "kind = \"postgres\"\njobs = 0", 23, "at least 1"),
@@ -149,6 +154,35 @@ fn each_refusal_names_file_line_and_remedy() {
         assert!(message.contains(&format!("lifeboat.toml:{line}:")), "{to}: expected line {line}: {message}");
         assert!(!message.contains("hunter2"), "a password is shown: {message}");
     }
+}
+
+#[test]
+fn a_key_that_others_can_read_is_no_fault_of_a_line() -> std::io::Result<()> {
+    use std::os::unix::fs::PermissionsExt;
+    let place = tempfile::tempdir()?;
+    let key = place.path().join("host.key");
+    std::fs::write(&key, "AGE-SECRET-KEY-1")?;
+    std::fs::set_permissions(&key, std::fs::Permissions::from_mode(0o644))?;
+    let text = good().replace("/nonexistent/keys", &place.path().display().to_string());
+    let Err(error) = parse(&text) else { panic!("a key that others can read passed") };
+    let remedy = format!("chmod 0600 {}", key.display());
+    assert!(error.message().contains(&remedy) && !error.message().contains("lifeboat.toml"), "{error:?}");
+    assert!(error.hint_text().is_some_and(|hint| !hint.contains("correct the file")), "{error:?}");
+    Ok(())
+}
+
+#[test]
+fn a_retention_coarser_than_the_schedule_is_told() {
+    let hours = |hours: u64| Duration::from_secs(hours * 3600);
+    let daily = Retention { daily: 14, monthly: 12, ..Retention::default() };
+    assert_eq!(daily.coarser_than(hours(1)), Some("one a day"));
+    assert_eq!(daily.coarser_than(hours(24)), None);
+    assert_eq!(Retention { hourly: 1, ..daily.clone() }.coarser_than(hours(1)), None);
+    assert_eq!(Retention { keep_last: 2, ..daily.clone() }.coarser_than(hours(1)), None);
+    assert_eq!(Retention { within: Some(hours(48)), ..daily.clone() }.coarser_than(hours(1)), None);
+    assert_eq!(Retention { within: Some(hours(1)), ..daily }.coarser_than(hours(1)), Some("one a day"));
+    assert_eq!(Retention { keep_last: 1, ..Retention::default() }.coarser_than(hours(24 * 99)), Some("the newest"));
+    assert_eq!(Retention::default().coarser_than(hours(1)), None);
 }
 
 #[test]

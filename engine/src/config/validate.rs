@@ -46,7 +46,7 @@ pub(crate) fn config(v: &mut SettingsReader<'_>, raw: RawConfig, sources: Vec<Op
     let min_replicas = match raw.min_replicas {
         Some(count) if *count.get_ref() == 0 || *count.get_ref() > replicas.len() => {
             let problem =
-                format!("min_replicas = {} is not possible with {} usable replicas", count.get_ref(), replicas.len());
+                format!("min_replicas = {} is not possible: usable replicas: {}", count.get_ref(), replicas.len());
             v.findings.add(count.span(), problem, "use a number from 1 to the number of replicas");
             1
         }

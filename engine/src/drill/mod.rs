@@ -217,8 +217,8 @@ impl Drill<'_> {
     fn judge(&self, report: &DrillReport) -> Result<()> {
         if report.reached < Some(self.settings.level) {
             return Err(Error::failed(format!(
-                "the drill reached `{}`, but `{}` is required",
-                report.reached.map_or("nothing", ProofLevel::as_str),
+                "the drill {}, but `{}` is required",
+                report.reached.map_or("fetched nothing".to_owned(), |level| format!("reached `{}`", level.as_str())),
                 self.settings.level.as_str()
             ))
             .hint("set [dataset.drill] level = \"fetched\", as a source of this kind has no throw-away database"));

@@ -8,6 +8,7 @@ use std::fmt;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use chrono::{DateTime, Utc};
 use lifeboat_engine::base::escape;
 use lifeboat_engine::clock::SharedClock;
 use lifeboat_engine::config::{Config, Dataset, ReplicaConfig};
@@ -103,7 +104,7 @@ pub(crate) async fn run(_: &Args, session: &Session) -> Result<()> {
         checked.broken.push(Broken { class: problem.class().as_str(), error_class: problem.class(), what });
     }
     if let Some(config) = &place.config {
-        checked.judge_installation(config);
+        checked.judge_installation(config, session.clock.now());
         if let Err(error) = root_found::check(config, session).await {
             checked.broken(error.class(), error.chain_and_hint());
         }
@@ -250,13 +251,13 @@ impl Checked {
         }
     }
 
-    fn judge_installation(&mut self, config: &Config) {
+    fn judge_installation(&mut self, config: &Config, now: DateTime<Utc>) {
         self.weak.extend(config.warnings.iter().cloned());
         // With --replica the others are not known.
         if self.replicas.len() == config.replicas.len() {
             self.judge_spread(config);
         }
-        self.judge_datasets(config);
+        self.judge_datasets(config, now);
         self.judge_keys(config);
     }
 
@@ -323,14 +324,18 @@ impl Checked {
         }
     }
 
-    fn judge_datasets(&mut self, config: &Config) {
+    fn judge_datasets(&mut self, config: &Config, now: DateTime<Utc>) {
         for dataset in &config.datasets {
             self.judge_deputies(config, dataset);
             let name = &dataset.name;
-            if dataset.objectives.rpo.is_none() || dataset.objectives.rto.is_none() {
-                self.weak.push(format!(
-                    "dataset {name} has no RPO or RTO objective: a drill measures, but cannot judge; set objectives"
-                ));
+            let lacks = match (dataset.objectives.rpo, dataset.objectives.rto) {
+                (None, None) => Some("no RPO and no RTO objective: a drill measures, but cannot judge"),
+                (None, _) => Some("no RPO objective: a drill measures the recovery point, but cannot judge it"),
+                (_, None) => Some("no RTO objective: a drill measures the recovery time, but cannot judge it"),
+                (Some(_), Some(_)) => None,
+            };
+            if let Some(lacks) = lacks {
+                self.weak.push(format!("dataset {name} has {lacks}; set objectives"));
             }
             if !backs_up(config) {
                 continue;
@@ -342,6 +347,14 @@ impl Checked {
             }
             if dataset.retention.keeps_everything() {
                 self.weak.push(format!("dataset {name} has no retention rule: nothing is ever removed; set retention"));
+            }
+            if let Some(interval) = dataset.schedule.as_ref().map(|schedule| schedule.expected_interval(now))
+                && let Some(kept) = dataset.retention.coarser_than(interval)
+            {
+                self.weak.push(format!(
+                    "dataset {name} is backed up every {}, but its retention keeps no more than {kept}, so a backup soon lets the one before it go; set a finer rule, such as hourly, or within",
+                    human::seconds(interval.as_secs_f64())
+                ));
             }
             let needed = dataset.source.database().client_tool();
             if let Some(needed) = needed.filter(|needed| self.tools.iter().all(|found| found.tool != needed.tool)) {

@@ -53,11 +53,15 @@ impl fmt::Display for Drilled {
 }
 
 fn verdict(report: &DrillReport) -> String {
-    let reached = report.reached.map_or("NOTHING", ProofLevel::as_str).to_uppercase();
-    let mut verdict = match (report.passed, report.objectives_missed().as_slice()) {
-        (true, []) => reached,
-        (true, missed) => format!("{reached}, OBJECTIVE MISSED ({})", missed.join(", ")),
-        (false, _) => format!("FAILED, reached {reached} of {}", report.required.as_str().to_uppercase()),
+    let word = |level: ProofLevel| level.as_str().to_uppercase();
+    let required = word(report.required);
+    let mut verdict = match (report.reached.filter(|_| report.passed), report.objectives_missed().as_slice()) {
+        (Some(reached), []) => word(reached),
+        (Some(reached), missed) => format!("{}, OBJECTIVE MISSED ({})", word(reached), missed.join(", ")),
+        (None, _) => match report.reached {
+            Some(reached) => format!("FAILED: it reached {}, and {required} is required", word(reached)),
+            None => format!("FAILED before everything was fetched, and {required} is required"),
+        },
     };
     if !report.skipped.is_empty() {
         verdict.push_str(&format!(", PARTIAL: the snapshot lacks {}", human::databases(&report.skipped)));
@@ -197,7 +201,10 @@ mod tests {
         (failed.report.passed, failed.report.reached) = (false, Some(ProofLevel::Checked));
         failed.report.proof.as_mut().unwrap().differences.push("table items: 1 row is missing".to_owned());
         let text = failed.to_string();
-        assert!(text.starts_with("Drill of shop: FAILED, reached CHECKED of PROVED"), "{text}");
+        assert!(text.starts_with("Drill of shop: FAILED: it reached CHECKED, and PROVED is required"), "{text}");
+        failed.report.reached = None;
+        let nothing = failed.to_string();
+        assert!(nothing.starts_with("Drill of shop: FAILED before everything was fetched"), "{nothing}");
         assert!(text.contains("NOT EQUAL") && text.contains("DIFFERS: table items: 1 row is missing"), "{text}");
     }
 

@@ -26,6 +26,26 @@ const THROTTLING_CODES: [&str; 7] = [
     "TooManyRequestsException",
 ];
 
+/// The answer for a bucket that does not exist. [`named`] adds its name.
+pub(super) const NO_BUCKET: &str = "no such bucket";
+
+/// What resolvers say of a host that does not exist.
+const NO_HOST: [&str; 4] = ["lookup address", "Name or service not known", "nodename nor servname", "No such host"];
+
+/// Adds to a failed request what it asked for, where that is what is wrong: the bucket, or the
+/// host that the bucket's name made.
+pub(super) fn named(kind: Kind, bucket: &str, bucket_host: Option<&str>) -> Kind {
+    match (kind, bucket_host) {
+        (Kind::Misconfigured(why), _) if why == NO_BUCKET => Kind::Misconfigured(format!("{NO_BUCKET}: {bucket}")),
+        (Kind::Unavailable(why), Some(host)) if NO_HOST.iter().any(|no_host| why.contains(no_host)) => {
+            Kind::Unavailable(format!(
+                "{why}: it asked for the host {host}; if the store addresses buckets as endpoint/bucket, set path_style = true (--s3-path-style)"
+            ))
+        }
+        (kind, _) => kind,
+    }
+}
+
 /// Classifies any failed request. The caller keeps the deadline, so a timeout here is that of the
 /// connection.
 pub(super) fn classify<E>(error: &SdkError<E, HttpResponse>) -> Kind
@@ -92,7 +112,7 @@ fn classify_answer(status: u16, code: &str, message: &str, after: Option<Duratio
         tidy(&format!("HTTP {status}{code}{message}"))
     };
     match (status, code) {
-        (_, "NoSuchBucket") => Kind::Misconfigured("no such bucket".to_owned()),
+        (_, "NoSuchBucket") => Kind::Misconfigured(NO_BUCKET.to_owned()),
         (_, "ExpiredToken" | "InvalidToken" | "InvalidAccessKeyId" | "SignatureDoesNotMatch") => Kind::Denied(text()),
         (
             _,
@@ -131,6 +151,11 @@ fn classify_credentials(error: &CredentialsError) -> Kind {
 
 fn classify_tls(error: &rustls::Error) -> Kind {
     match error {
+        rustls::Error::InvalidCertificate(reason @ rustls::CertificateError::UnknownIssuer) => {
+            Kind::Misconfigured(format!(
+                "the certificate of the server is not trusted: {reason}; if an authority of your own signed it, name that one's certificate in ca_file (--s3-ca-file)"
+            ))
+        }
         rustls::Error::InvalidCertificate(reason) => {
             Kind::Misconfigured(format!("the certificate of the server is not trusted: {reason}"))
         }
@@ -207,6 +232,25 @@ mod tests {
         ] {
             assert_eq!(word(&classify_answer(status, code, "", None)), expected, "{status} {code}");
         }
+    }
+
+    #[test]
+    fn what_was_asked_for_is_named_where_that_is_wrong() {
+        let missing = named(classify_answer(404, "NoSuchBucket", "", None), "shop-far", None).to_string();
+        assert!(missing.contains("no such bucket: shop-far"), "{missing}");
+        let lookup = || Kind::Unavailable("failed to lookup address information: Name or service not known".to_owned());
+        let told = named(lookup(), "shop-far", Some("shop-far.s3.example.com")).to_string();
+        assert!(told.contains("shop-far.s3.example.com") && told.contains("path_style = true"), "{told}");
+        assert!(!named(lookup(), "shop-far", None).to_string().contains("path_style"));
+        let refused = named(Kind::Unavailable("Connection refused".to_owned()), "shop-far", Some("h")).to_string();
+        assert!(!refused.contains("path_style"), "{refused}");
+    }
+
+    #[test]
+    fn an_authority_of_ones_own_is_named_in_ca_file() {
+        let tls = |reason| classify_tls(&rustls::Error::InvalidCertificate(reason)).to_string();
+        assert!(tls(rustls::CertificateError::UnknownIssuer).contains("ca_file"));
+        assert!(!tls(rustls::CertificateError::Expired).contains("ca_file"));
     }
 
     #[test]

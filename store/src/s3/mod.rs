@@ -60,6 +60,8 @@ pub struct S3Replica {
     name: Name,
     region: String,
     bucket: String,
+    /// The host that the bucket's name makes: none on AWS, or if the path names the bucket.
+    bucket_host: Option<String>,
     vault_prefix: String,
     storage_class: Option<StorageClass>,
     lock: Option<Lock>,
@@ -93,6 +95,12 @@ impl S3Replica {
             name: replica.name.clone(),
             region: replica.region.clone(),
             bucket: s3.bucket.clone(),
+            bucket_host: s3
+                .endpoint
+                .as_ref()
+                .filter(|_| !s3.path_style)
+                .and_then(|endpoint| endpoint.host_str())
+                .map(|host| format!("{}.{host}", s3.bucket)),
             vault_prefix: vault_prefix.to_owned(),
             storage_class: s3.storage_class.as_deref().map(StorageClass::from),
             timeout: replica.timeout,
@@ -114,6 +122,7 @@ impl S3Replica {
     ) -> Result<T, ReplicaError> {
         let outcome = waiting::within(self.timeout, work).await;
         let outcome = outcome.unwrap_or(Err(ReplicaErrorKind::TimedOut(self.timeout)));
+        let outcome = outcome.map_err(|kind| errors::named(kind, &self.bucket, self.bucket_host.as_deref()));
         outcome.map_err(|kind| ReplicaError { replica: self.name.clone(), operation, key: key.to_owned(), kind })
     }
 
@@ -219,7 +228,7 @@ impl S3Replica {
                 Ok(())
             }
             Err(error) => match errors::classify(&error) {
-                ReplicaErrorKind::NotFound => Err(ReplicaErrorKind::Misconfigured("no such bucket".to_owned())),
+                ReplicaErrorKind::NotFound => Err(ReplicaErrorKind::Misconfigured(errors::NO_BUCKET.to_owned())),
                 // Credentials that may read objects need not be allowed to look at the bucket.
                 ReplicaErrorKind::Denied(_) => Ok(()),
                 kind => Err(kind),

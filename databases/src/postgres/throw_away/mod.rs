@@ -25,7 +25,7 @@ use super::parts::by_database;
 use super::query::query;
 use super::sql::{conninfo, rows};
 use crate::database::{ServerAddress, ThrowAway, WorkContext};
-use crate::proof::{CheckResult, DrillQuery, ProofResult};
+use crate::proof::{CheckResult, DrillQuery, ProofResult, answered, no_sql};
 use crate::streams::StoredStreams;
 use crate::tool::process::output;
 
@@ -91,10 +91,15 @@ impl ThrowAway for PostgresThrowAway {
         for database in self.databases.clone() {
             results.push(self.amcheck(&database).await?);
         }
+        let mut typing_errors = Vec::new();
         for wanted in queries {
-            results.push(self.ask(wanted).await?);
+            let result = self.ask(wanted).await?;
+            if !result.passed && self.is_no_sql(wanted, &result.detail).await? {
+                typing_errors.push(no_sql(&wanted.sql, &result.detail));
+            }
+            results.push(result);
         }
-        Ok(results)
+        answered(results, typing_errors)
     }
 
     async fn prove(&mut self, streams: &dyn StoredStreams) -> Result<ProofResult> {
@@ -142,16 +147,37 @@ impl PostgresThrowAway {
         })
     }
 
-    /// Runs one query of the operator, read-only.
-    async fn ask(&self, wanted: &DrillQuery) -> Result<CheckResult> {
-        let database = match (&wanted.database, self.databases.as_slice()) {
+    fn database_of(&self, wanted: &DrillQuery) -> String {
+        match (&wanted.database, self.databases.as_slice()) {
             (Some(database), _) => database.clone(),
             (None, [only]) => only.clone(),
             (None, several) => several.iter().find(|name| *name != "postgres").cloned().unwrap_or_default(),
-        };
+        }
+    }
+
+    /// The answer to one statement, which may only read.
+    async fn read_only(&self, database: &str, sql: &str) -> Result<Result<String>> {
         let connection = Connection::new(&self.server.connection(), None, &self.cx)?
             .with_settings("-c default_transaction_read_only=on");
-        let answer = query(&self.server.clients, &connection, &database, &wanted.sql, &self.cx).await;
+        Ok(query(&self.server.clients, &connection, database, sql, &self.cx).await)
+    }
+
+    /// Whether a query that failed with `detail` is a typing error of the operator. A function that
+    /// it calls may fail in the same way, and then data is lost; to prepare a query calls none.
+    async fn is_no_sql(&self, wanted: &DrillQuery, detail: &str) -> Result<bool> {
+        const SYNTAX: &str = "syntax error";
+        if !detail.contains(SYNTAX) {
+            return Ok(false);
+        }
+        let prepare = format!("PREPARE lifeboat AS {}", wanted.sql);
+        let prepared = self.read_only(&self.database_of(wanted), &prepare).await?;
+        Ok(prepared.is_err_and(|error| error.chain().contains(SYNTAX)))
+    }
+
+    /// Runs one query of the operator, read-only.
+    async fn ask(&self, wanted: &DrillQuery) -> Result<CheckResult> {
+        let database = self.database_of(wanted);
+        let answer = self.read_only(&database, &wanted.sql).await?;
         let check = format!("{database}: {}", wanted.sql);
         Ok(match (answer, &wanted.expect) {
             (Err(error), _) => CheckResult { check, passed: false, detail: error.chain() },
