@@ -3,9 +3,9 @@
 //!
 //! - **Flagged** is a snapshot until an operator acknowledges it. Meanwhile, nothing of the dataset
 //!   is deleted: the snapshots before it may be the last good ones.
-//! - **Before the verdict**: the figures of a run are written down before its snapshot is committed,
-//!   and go when it was compared. Where a program dies between the two, they count until the next
-//!   run compares them: if they depart, the snapshot is as good as flagged.
+//! - **Before the verdict**: the figures of a run are written down before its snapshot is
+//!   committed, and go when it was compared. Where a program dies between the two, they count until
+//!   the next run compares them: if they depart, the snapshot is as good as flagged.
 //! - **Damage**: history begins anew if it is lost. A file that cannot be understood counts as a
 //!   flag, so that damage never lets deletion go on.
 //! - **Writers** hold the dataset's lock.
