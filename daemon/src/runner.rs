@@ -170,7 +170,7 @@ impl Runner {
         stop.backed_up.cancel();
         // The snapshot is committed, whatever a bug in what follows does.
         let BackupReport { snapshot, figures, figures_before, .. } = &backup;
-        let compare = || watch::compare(&self.state, &dataset.name, snapshot, figures, figures_before.as_ref());
+        let compare = || watch::compare(&self.state, &dataset.name, snapshot, figures, figures_before);
         let compared = std::panic::catch_unwind(AssertUnwindSafe(compare));
         let compared = compared.unwrap_or_else(|_| Err(bug(&format!("the look at the history of {}", dataset.name))));
         let anomalies = compared.as_ref().ok().and_then(Option::as_ref).map(FlaggedSnapshot::told).unwrap_or_default();

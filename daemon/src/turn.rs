@@ -158,7 +158,7 @@ impl Runner {
 
 /// Refuses a takeover unless enough stores are seen to keep two hosts apart. One that does not
 /// answer takes no part in the run, either.
-async fn check_stores(installation: &Installation, dataset: &Name) -> Result<()> {
+pub(crate) async fn check_stores(installation: &Installation, dataset: &Name) -> Result<()> {
     let probes = installation.replicas.iter().map(async |replica| (replica.name(), replica.probe(true).await));
     let (mut good, mut away) = (0, Vec::new());
     for (name, probed) in futures::future::join_all(probes).await {

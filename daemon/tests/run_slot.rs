@@ -4,6 +4,7 @@
 
 mod support;
 
+use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use lifeboat_engine::state::{Lock, StateDirectory};
@@ -87,6 +88,50 @@ async fn a_run_that_failed_is_tried_again_until_it_succeeds() {
     assert_eq!(ended(&host, "failure"), tried, "the first run and all retries but the last failed");
     tokio::time::sleep(Duration::from_secs(5)).await;
     assert_eq!((retries(), ended(&host, "success")), (tried, 1.0), "it is tried again although it succeeded");
+}
+
+/// Every file below a folder, and what is in it.
+fn files_below(folder: &Path) -> Vec<(PathBuf, Vec<u8>)> {
+    let Ok(entries) = std::fs::read_dir(folder) else { return Vec::new() };
+    let paths = entries.map(|entry| entry.unwrap().path());
+    paths
+        .flat_map(|path| {
+            if path.is_dir() {
+                files_below(&path)
+            } else {
+                vec![(path.clone(), std::fs::read(path).unwrap_or_default())]
+            }
+        })
+        .collect()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn while_all_replicas_are_away_each_try_fails_and_nothing_is_kept_for_later() {
+    let host = Host::new(&[("shop", "schedule = \"@hourly\"\nretry = \"2s\"")]).await;
+    let secret = "what stands in the database and nowhere else";
+    replace(&host, "\"printf\", \"shop\"", &format!("\"printf\", \"{secret}\""));
+    let replicas = ["frankfurt", "ireland"].map(|replica| host.place.path().join(replica));
+    let away = |replica: &Path| replica.with_extension("away");
+    replicas.iter().for_each(|replica| std::fs::rename(replica, away(replica)).unwrap());
+    make_due(&host, "shop");
+    let _daemon = host.start();
+    let retries = || host.metric("lifeboat_backup_retries_total{dataset=\"shop\"}");
+    until("the third attempt", || retries() >= 2.0 && ended(&host, "failure") >= 3.0);
+    assert_eq!(ended(&host, "success"), 0.0);
+    assert_eq!(host.metric("lifeboat_backup_last_status{dataset=\"shop\"}"), 0.0);
+    assert!(host.log().contains("backup failed"), "{}", host.log());
+    let kept = files_below(&host.place.path().join("state"));
+    let in_clear = kept.iter().filter(|(_, body)| body.windows(secret.len()).any(|part| part == secret.as_bytes()));
+    assert_eq!(in_clear.map(|(file, _)| file).collect::<Vec<_>>(), Vec::<&PathBuf>::new(), "it lies there in clear");
+    let scratch: Vec<&PathBuf> = kept
+        .iter()
+        .map(|(file, _)| file)
+        .filter(|file| file.components().any(|part| part.as_os_str() == "scratch"))
+        .collect();
+    assert!(scratch.is_empty(), "{scratch:?} are left");
+    replicas.iter().for_each(|replica| std::fs::rename(away(replica), replica).unwrap());
+    until("an attempt that succeeds", || ended(&host, "success") == 1.0);
+    assert_eq!([host.snapshots("frankfurt", "shop"), host.snapshots("ireland", "shop")], [1, 1]);
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -131,6 +131,12 @@ impl FailingReplica {
         self.cut_listings.load(Ordering::SeqCst)
     }
 
+    /// The keys of what was changed through it, oldest first.
+    #[must_use]
+    pub fn changed(&self) -> Vec<String> {
+        self.changes().iter().map(|(key, _)| key.clone()).collect()
+    }
+
     fn changes(&self) -> MutexGuard<'_, Vec<(String, Option<ObjectMeta>)>> {
         self.changes.lock().unwrap_or_else(PoisonError::into_inner)
     }

@@ -184,18 +184,24 @@ const MAX_UNANSWERED: u32 = 3;
 pub struct Removal {
     /// Of those that are not certain to be gone: why, an error for each key.
     pub failed: Vec<ReplicaError>,
+    /// How many are only hidden, because the replica keeps versions: they still take space.
+    pub hidden: u64,
     unanswered: u32,
 }
 
 impl Removal {
-    /// Takes down what became of one of them.
+    /// Takes down what became of one of them: whether it is only hidden.
     ///
     /// # Errors
     /// The replica has not answered for so long that the others are not worth a try.
-    pub(crate) fn note(&mut self, outcome: Result<(), ReplicaError>) -> Result<(), ReplicaError> {
-        let Err(error) = outcome else {
-            self.unanswered = 0;
-            return Ok(());
+    pub(crate) fn note(&mut self, outcome: Result<bool, ReplicaError>) -> Result<(), ReplicaError> {
+        let error = match outcome {
+            Ok(is_hidden) => {
+                self.hidden += u64::from(is_hidden);
+                self.unanswered = 0;
+                return Ok(());
+            }
+            Err(error) => error,
         };
         self.unanswered = if error.is_retryable() { self.unanswered + 1 } else { 0 };
         if self.unanswered == MAX_UNANSWERED {
@@ -311,7 +317,7 @@ pub trait Replica: Send + Sync + fmt::Debug {
     async fn delete_all(&self, keys: &[String]) -> Result<Removal, ReplicaError> {
         let mut removal = Removal::default();
         for key in keys {
-            removal.note(self.delete(key).await)?;
+            removal.note(self.delete(key).await.map(|()| false))?;
         }
         Ok(removal)
     }

@@ -12,6 +12,7 @@
 //!   error is one without an answer: the first attempt may have stored the object.
 
 use std::future::Future;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -225,15 +226,17 @@ impl Replica for Retry {
         for batch in keys.chunks(MAX_DELETED_AT_ONCE) {
             // What is left to do, and why some of it was not done.
             let left = Mutex::new((batch.to_vec(), Vec::new()));
-            let refused = Mutex::new(Vec::new());
+            let (refused, hidden) = (Mutex::new(Vec::new()), AtomicU64::new(0));
             let attempt = || async {
                 let keys = {
                     let mut left = lock(&left);
                     left.1.clear();
                     left.0.clone()
                 };
+                let removed = self.inner.delete_all(&keys).await?;
+                hidden.fetch_add(removed.hidden, Ordering::Relaxed);
                 let (again, failed): (Vec<_>, Vec<_>) =
-                    self.inner.delete_all(&keys).await?.failed.into_iter().partition(ReplicaError::is_retryable);
+                    removed.failed.into_iter().partition(ReplicaError::is_retryable);
                 lock(&refused).extend(failed);
                 let why = again.first().cloned();
                 *lock(&left) = (again.iter().map(|error| error.key.clone()).collect(), again);
@@ -246,6 +249,7 @@ impl Replica for Retry {
             }
             removal.failed.extend(std::mem::take(&mut *lock(&refused)));
             removal.failed.extend(unanswered);
+            removal.hidden += hidden.into_inner();
         }
         Ok(removal)
     }

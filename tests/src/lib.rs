@@ -7,6 +7,7 @@ pub mod checksum;
 pub mod corpus;
 pub mod crash_proxy;
 pub mod fake_clock;
+pub mod faults;
 pub mod fuzz;
 pub mod host;
 pub mod liar;

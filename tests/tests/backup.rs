@@ -2,6 +2,8 @@
 //! claimed early.
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
+use std::sync::Arc;
+
 use async_trait::async_trait;
 use bytes::Bytes;
 use lifeboat_engine::base::facts::SourceFacts;
@@ -12,6 +14,8 @@ use lifeboat_engine::databases::{Source, WorkContext};
 use lifeboat_engine::format::id::SnapshotId;
 use lifeboat_engine::format::layout;
 use lifeboat_engine::format::manifest::PackRef;
+use lifeboat_engine::state::{StateDirectory, watch};
+use lifeboat_engine::store::{FailingReplica, Failure, SharedReplica};
 use lifeboat_engine::{Class, Result};
 use lifeboat_tests::tools;
 use lifeboat_tests::vault::{DATASET, MemorySource, TestVault, files_below, name, noise};
@@ -152,6 +156,43 @@ async fn a_source_that_fails_or_is_cut_short_commits_nothing() {
         reader.snapshots(&name(DATASET)).await.unwrap().into_iter().map(|listed| listed.snapshot).collect();
     assert_eq!(listed, [good.snapshot]);
     assert_eq!(objects(&vault, 1, "/snapshots/").len(), 2);
+}
+
+/// Whoever calls the backup judges what it captured, and may die before that.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_a_run_measured_is_known_to_the_next_one_until_it_was_judged() {
+    let (vault, dataset) = (TestVault::new(2, 2).await, name(DATASET));
+    let state = StateDirectory::open(&vault.config.state_directory).unwrap();
+    let report = vault.backup(&MemorySource::of(noise(100_000, 1))).await.unwrap();
+    let first = (report.snapshot.clone(), report.figures.clone());
+    assert!(report.figures.measured && report.figures.at == report.started, "{:?}", report.figures);
+    assert_eq!(watch::unjudged(&state, &dataset).unwrap(), std::slice::from_ref(&first));
+    // What is certain not to be committed is not judged.
+    let mut refused = 0;
+    for calls in 1..60 {
+        let failing = FailingReplica::new(vault.replicas[1].clone());
+        (calls..200).for_each(|call| failing.fail(call, Failure::Denied));
+        let replicas = [vault.replicas[0].clone(), Arc::new(failing) as SharedReplica];
+        match vault.backup_to(&MemorySource::of(noise(100_000, 2)), &replicas).await {
+            Err(error) if error.class() == Class::Unknown => break,
+            Ok(_) => panic!("there is no act without the second replica"),
+            Err(_) => refused += 1,
+        }
+        assert_eq!(watch::unjudged(&state, &dataset).unwrap(), std::slice::from_ref(&first), "after {calls} calls");
+    }
+    assert!(refused > 4, "{refused} refusals");
+    let report = vault.backup(&MemorySource::of(noise(100_000, 3))).await.unwrap();
+    assert_eq!(report.figures_before[0], first, "with all that was measured");
+    watch::compare(&state, &dataset, &report.snapshot, &report.figures, &report.figures_before).unwrap();
+    assert_eq!(watch::unjudged(&state, &dataset).unwrap(), []);
+    let before = report.snapshot;
+    let report = vault.backup(&MemorySource::of(noise(100_000, 4))).await.unwrap();
+    assert!(matches!(&report.figures_before[..], [(snapshot, figures)] if *snapshot == before && !figures.measured));
+    // One that was about to be committed when the program died, and was not.
+    let never = SnapshotId::new(report.started, 1);
+    watch::expect(&state, &dataset, &never, &report.figures).unwrap();
+    let report = vault.backup(&MemorySource::of(noise(100_000, 5))).await.unwrap();
+    assert!(report.figures_before.iter().all(|(snapshot, _)| *snapshot != never), "{:?}", report.figures_before);
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -70,4 +70,15 @@ async fn a_state_directory_without_room_costs_deduplication_and_not_the_backup()
     assert!(swept.failures.is_empty() && swept.snapshots >= 2, "{swept:?}");
     let repair = host.lifeboat(&["repair", "data"]).await;
     assert!(repair.status.success(), "{repair}");
+
+    // A flag that cannot be written stops deletion, and is told. It is found again by the next run.
+    let rows = rows(4);
+    std::fs::write(&data, &rows[..rows.len() / 10]).unwrap();
+    let (output, report) = once_without_room(&host).await;
+    assert_eq!(report["deletion_stopped"]["class"], "storage", "{output}");
+    assert!(warnings(&report).contains("this cannot be written down"), "{output}");
+    let (output, report) = host.once().await;
+    assert!(report["anomalies"].as_array().is_some_and(|found| !found.is_empty()), "{output}");
+    let flagged = host.lifeboat(&["acknowledge", "data"]).await;
+    assert!(flagged.stdout.contains("2 flags not acknowledged"), "{flagged}");
 }

@@ -6,15 +6,18 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 
+use async_trait::async_trait;
+use bytes::Bytes;
 use lifeboat_engine::Class;
 use lifeboat_engine::clock::Clock;
-use lifeboat_engine::format::id::SnapshotId;
+use lifeboat_engine::format::id::{Name, SnapshotId};
 use lifeboat_engine::format::layout;
 use lifeboat_engine::keep::catch_up::{ReplicaState, catch_up};
 use lifeboat_engine::keep::verify::verify;
+use lifeboat_engine::restore::VaultReader;
 use lifeboat_engine::stages::encrypt;
 use lifeboat_engine::state::StateDirectory;
-use lifeboat_engine::store::{FailingReplica, Failure, SharedReplica};
+use lifeboat_engine::store::{FailingReplica, Failure, ObjectMeta, Page, Probe, Replica, ReplicaError, SharedReplica};
 use lifeboat_tests::by_hand::Hand;
 use lifeboat_tests::vault::{DATASET, MemorySource, TestVault, files_below, limits, name, noise};
 use tokio_util::sync::CancellationToken;
@@ -63,6 +66,137 @@ async fn a_replica_that_was_away_falls_behind_and_is_caught_up_with_ciphertext()
     assert_eq!(problems(&vault).await, Vec::<String>::new());
     away(&vault, 1);
     assert!(vault.restore(&report.snapshot).await.unwrap()["data"] == noise(900_000, 2));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_empty_replica_gets_the_newest_first_and_a_lost_pack_costs_its_snapshots_alone() {
+    let vault = TestVault::new(3, 2).await;
+    away(&vault, 3);
+    let mut made = Vec::new();
+    for seed in 0..5 {
+        made.push(vault.backup(&MemorySource::of(noise(60_000, seed))).await.unwrap().snapshot);
+    }
+    back(&vault, 3);
+    let lost = Hand::of(&vault.config, &vault.master).manifest(&made[2]).packs[0].id;
+    for replica in [1, 2] {
+        std::fs::remove_file(vault.replica_path(replica).join(layout::pack(&name(DATASET), &lost))).unwrap();
+    }
+    let watched = Arc::new(FailingReplica::new(vault.replicas[2].clone()));
+    let replicas = [vault.replicas[0].clone(), vault.replicas[1].clone(), watched.clone() as SharedReplica];
+    let (state, token) = (StateDirectory::open(&vault.config.state_directory).unwrap(), CancellationToken::new());
+    let keys = vault.keys().unwrap();
+    let states = catch_up(&vault.config.datasets[0], &keys, &replicas, &state, &limits(), &token).await.unwrap();
+    let filled = states.iter().find(|state| state.replica == name("r3")).unwrap();
+    assert_eq!((filled.behind, filled.last_complete.as_ref()), (1, made.last()), "{filled:?}");
+    assert!(filled.error.as_ref().is_some_and(|error| error.contains(&lost.to_string())), "{filled:?}");
+
+    let copied = watched.changed();
+    let manifests = copied.iter().filter_map(|key| layout::parse_manifest(&name(DATASET), key));
+    let newest_first = [4, 3, 1, 0].map(|at: usize| made[at].clone());
+    assert_eq!(manifests.collect::<Vec<_>>(), newest_first, "{copied:?}");
+    let place = |key: String| copied.iter().position(|copied| *copied == key).unwrap();
+    let hand = Hand::of(&vault.config, &vault.master);
+    for snapshot in &newest_first {
+        let packs = hand.manifest(snapshot).packs.into_iter().map(|pack| layout::pack(&name(DATASET), &pack.id));
+        let shown = place(layout::manifest(&name(DATASET), snapshot));
+        assert!(packs.into_iter().all(|pack| place(pack) < shown), "{snapshot} is shown before its packs are there");
+    }
+    for (n, gone) in [(1, "gone-1"), (2, "gone-2")] {
+        std::fs::rename(vault.replica_path(n), vault.place.path().join(gone)).unwrap();
+    }
+    for (seed, snapshot) in made.iter().enumerate().filter(|(seed, _)| *seed != 2) {
+        assert!(vault.restore(snapshot).await.unwrap()["data"] == noise(60_000, seed as u64), "{snapshot} differs");
+    }
+}
+
+/// A replica that answers no request for a manifest before so many wait for it.
+#[derive(Debug)]
+struct Patient {
+    inner: SharedReplica,
+    waits_for: usize,
+    under_way: tokio::sync::watch::Sender<(usize, usize)>,
+}
+
+impl Patient {
+    /// The most that were under way at once since the last time that this was asked.
+    fn most(&self) -> usize {
+        self.under_way.send_replace((0, 0)).1
+    }
+}
+
+#[async_trait]
+impl Replica for Patient {
+    fn name(&self) -> &Name {
+        self.inner.name()
+    }
+
+    fn region(&self) -> &str {
+        self.inner.region()
+    }
+
+    async fn put_new(&self, key: &str, body: Bytes) -> Result<(), ReplicaError> {
+        self.inner.put_new(key, body).await
+    }
+
+    async fn put_replace(&self, key: &str, body: Bytes) -> Result<(), ReplicaError> {
+        self.inner.put_replace(key, body).await
+    }
+
+    async fn get(&self, key: &str, limit: u64) -> Result<Bytes, ReplicaError> {
+        if layout::parse_manifest(&name(DATASET), key).is_some() {
+            self.under_way.send_modify(|(now, most)| (*now, *most) = (*now + 1, (*most).max(*now + 1)));
+            let mut seen = self.under_way.subscribe();
+            // If they come one after the other, it takes a second each until the test fails.
+            let enough = seen.wait_for(|(_, most)| *most >= self.waits_for);
+            drop(tokio::time::timeout(Duration::from_secs(1), enough).await);
+            self.under_way.send_modify(|(now, _)| *now = now.saturating_sub(1));
+        }
+        self.inner.get(key, limit).await
+    }
+
+    async fn head(&self, key: &str) -> Result<Option<ObjectMeta>, ReplicaError> {
+        self.inner.head(key).await
+    }
+
+    async fn list_page(&self, prefix: &str, next: Option<&str>) -> Result<Page, ReplicaError> {
+        self.inner.list_page(prefix, next).await
+    }
+
+    async fn delete(&self, key: &str) -> Result<(), ReplicaError> {
+        self.inner.delete(key).await
+    }
+
+    async fn probe(&self, write: bool) -> Result<Probe, ReplicaError> {
+        self.inner.probe(write).await
+    }
+}
+
+/// A far replica would make each wait for the one before.
+#[tokio::test(flavor = "multi_thread")]
+async fn verify_list_and_plan_ask_for_sixteen_manifests_at_once() {
+    const AT_ONCE: usize = 16;
+    let vault = TestVault::new(1, 1).await;
+    for seed in 0..AT_ONCE as u64 + 4 {
+        vault.backup(&MemorySource::of(noise(1000, seed))).await.unwrap();
+    }
+    let patient = Arc::new(Patient {
+        inner: vault.replicas[0].clone(),
+        waits_for: AT_ONCE,
+        under_way: tokio::sync::watch::Sender::new((0, 0)),
+    });
+    let far = [patient.clone() as SharedReplica];
+    let reader = VaultReader::open(&far, vault.owner(), limits(), CancellationToken::new()).await.unwrap();
+    patient.most();
+    let (now, token) = (vault.clock.now(), CancellationToken::new());
+    verify(&reader, &name(DATASET), None, false, now, &token).await.unwrap();
+    assert_eq!(patient.most(), AT_ONCE, "verify");
+    let listed = reader.snapshots(&name(DATASET)).await.unwrap();
+    patient.most();
+    assert_eq!(reader.summaries(&name(DATASET), listed, None).await.len(), AT_ONCE + 4);
+    assert_eq!(patient.most(), AT_ONCE, "list");
+    std::fs::remove_dir_all(&vault.config.state_directory).unwrap();
+    vault.with_prune_in(&far, async |prune| prune.plan().await).await.unwrap();
+    assert_eq!(patient.most(), AT_ONCE, "plan");
 }
 
 #[tokio::test(flavor = "multi_thread")]

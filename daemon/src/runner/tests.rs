@@ -13,6 +13,7 @@ use lifeboat_engine::store::{ObjectMeta, Page, Probe, Replica, ReplicaError, Rep
 
 use super::*;
 use crate::sample;
+use crate::turn::check_stores;
 
 /// What happens to a run once its commit is about to be decided.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -25,6 +26,8 @@ enum Then {
     CrashItself,
     /// Nothing is marked any more: the replicas take no acts but its own.
     NoMoreActs,
+    /// The replica lets two hosts overwrite each other's objects, and a probe shows it.
+    Careless,
 }
 
 #[derive(Debug)]
@@ -86,7 +89,9 @@ impl Replica for Troubled {
     }
 
     async fn probe(&self, write: bool) -> Result<Probe, ReplicaError> {
-        self.inner.probe(write).await
+        let probe = self.inner.probe(write).await?;
+        let kept = probe.conditional_writes.filter(|_| self.then != Then::Careless);
+        Ok(Probe { conditional_writes: kept.or(Some(false)), ..probe })
     }
 }
 
@@ -229,4 +234,18 @@ fn a_backup_that_was_killed_counts_as_failed_once_and_is_tried_again() {
     let again = start();
     again.take_in_killed(shop);
     assert_eq!(again.ledger.get(&shop.name).failures, 1);
+}
+
+#[tokio::test]
+async fn no_host_takes_over_where_a_store_ignores_conditional_writes() {
+    let place = tempfile::tempdir().unwrap();
+    let (_, mut installation) = prepared(place.path(), 1).await;
+    let dataset = installation.config.datasets[0].name.clone();
+    check_stores(&installation, &dataset).await.unwrap();
+    let (inner, cancel) = (installation.replicas[0].clone(), CancellationToken::new());
+    let careless = Troubled { inner, then: Then::Careless, cancel, decides: AtomicBool::new(false) };
+    installation.replicas[0] = Arc::new(careless);
+    let refused = check_stores(&installation, &dataset).await.unwrap_err();
+    assert_eq!(refused.class(), Class::Configuration, "{refused:?}");
+    assert!(refused.chain().contains("cannot have a deputy: replica frankfurt ignores"), "{refused:?}");
 }

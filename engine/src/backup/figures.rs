@@ -1,9 +1,13 @@
 //! The figures of snapshots by which their history is judged.
 
+use lifeboat_format::id::SnapshotId;
 use lifeboat_format::manifest::Manifest;
 
+use super::Backup;
+use super::fleet::Fleet;
 use super::messages::{Captured, MAP_OF};
 use crate::anomaly::{RunFigures, StreamFigures};
+use crate::state::watch;
 
 /// What this run captured. When, and what it could be compared with, is not known here.
 pub(super) fn figures_of_captured(captured: &Captured) -> RunFigures {
@@ -24,4 +28,23 @@ pub(super) fn figures_of_manifest(manifest: &Manifest) -> RunFigures {
         streams: manifest.streams.iter().map(|stream| (stream.name.clone(), size(stream.length))).collect(),
         ..RunFigures::default()
     }
+}
+
+/// The figures of snapshots before this run that may not have been judged, oldest first. One that
+/// no replica shows was not committed, if all of them answer.
+pub(super) fn figures_before(
+    run: &Backup<'_>,
+    fleet: &Fleet,
+    predecessor: Option<&Manifest>,
+) -> Vec<(SnapshotId, RunFigures)> {
+    let members = fleet.members();
+    let stands = |snapshot: &SnapshotId| {
+        members.len() < run.replicas.len() || members.iter().any(|member| member.snapshots.contains(snapshot))
+    };
+    // Where they cannot be read, the verdict on this run fails, too.
+    let mut unjudged = watch::unjudged(run.state, &run.dataset.name).unwrap_or_default();
+    unjudged.retain(|(snapshot, _)| stands(snapshot));
+    let before = predecessor.filter(|before| unjudged.iter().all(|(snapshot, _)| *snapshot != before.snapshot));
+    unjudged.extend(before.map(|before| (before.snapshot.clone(), figures_of_manifest(before))));
+    unjudged
 }

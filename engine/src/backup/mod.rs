@@ -46,7 +46,7 @@ use std::sync::{Arc, OnceLock};
 use chrono::TimeDelta;
 use lifeboat_base::clock::SharedClock;
 use lifeboat_base::facts::SourceFacts;
-use lifeboat_base::{Error, Result};
+use lifeboat_base::{Class, Error, Result};
 use lifeboat_databases::{Source, ToolEnvironment, WorkContext};
 use lifeboat_format::Format;
 use lifeboat_format::id::{Name, PackId, SnapshotId};
@@ -61,7 +61,7 @@ use self::buffers::Buffers;
 use self::chunk_index::ChunkIndex;
 use self::commit::Commit;
 use self::entries::entries;
-use self::figures::{figures_of_captured, figures_of_manifest};
+use self::figures::{figures_before, figures_of_captured};
 use self::fleet::Fleet;
 use self::intake::Sink;
 use self::kept_segments::KeptSegments;
@@ -86,7 +86,7 @@ use crate::state::StateDirectory;
 use crate::state::cache::ObjectCache;
 use crate::state::journal::Journal;
 use crate::state::row_index::RowIndex;
-use crate::state::seen;
+use crate::state::{seen, watch};
 
 /// How far a run has come, in bytes.
 #[derive(Debug, Default)]
@@ -205,7 +205,7 @@ impl Backup<'_> {
 
         let Place { previous, sequence, manifest: predecessor } = place;
         let rows = self.rows(&keys, predecessor.as_ref(), fleet.members(), &sparse, &mut warnings)?;
-        let figures_before = predecessor.as_ref().map(|before| (before.snapshot.clone(), figures_of_manifest(before)));
+        let before = figures_before(self, &fleet, predecessor.as_ref());
         let comparable =
             predecessor.is_some_and(|before| before.packs.iter().all(|pack| pack.generation == generation));
 
@@ -228,6 +228,7 @@ impl Backup<'_> {
         });
         let (mut captured, facts) = self.capture(&shared).await?;
         let mut figures = figures_of_captured(&captured);
+        (figures.at, figures.comparable) = (started, comparable);
         if let Some((name, _)) = figures.streams.iter().find(|(_, stream)| stream.bytes == 0)
             && !self.source.may_be_empty()
         {
@@ -238,6 +239,7 @@ impl Backup<'_> {
             entries(&mut captured, &shared.rows.as_ref().map(|rows| rows.maps()).unwrap_or_default())?;
         warnings.extend(facts.warnings.iter().cloned());
         let skipped = facts.skipped.clone();
+        figures.partial = !skipped.is_empty();
         let finished = self.clock.now();
         self.check_cancelled()?;
 
@@ -279,7 +281,17 @@ impl Backup<'_> {
         // Packs may have been copied meanwhile.
         self.check_cancelled()?;
         self.progress.committing.store(true, Ordering::SeqCst);
-        let (act, targets) = commit.write(generation, &captured, &mut manifest, targets, &cache).await?;
+        if let Err(error) = watch::expect(self.state, dataset, &snapshot, &figures) {
+            warnings.push(format!("if this run is killed, nobody compares it with its history: {}", error.chain()));
+        }
+        let committed = commit.write(generation, &captured, &mut manifest, targets, &cache).await;
+        if let Err(error) = &committed
+            && error.class() != Class::Unknown
+        {
+            // What stays is only judged too often.
+            drop(watch::expect_no_more(self.state, dataset, &snapshot));
+        }
+        let (act, targets) = committed?;
         // What cannot be read was told at the beginning.
         if let Err(error) = seen::remember(self.state, dataset, act.act.number)
             && !warnings.iter().any(|warning| warning.contains(&error.chain()))
@@ -307,7 +319,6 @@ impl Backup<'_> {
                 warnings.push(error.chain());
             }
         }
-        (figures.at, figures.comparable, figures.partial) = (started, comparable, !skipped.is_empty());
         let replicas = self.outcomes(&shared.fleet, &targets);
         Ok(BackupReport {
             dataset: dataset.clone(),
@@ -328,7 +339,7 @@ impl Backup<'_> {
             doubtful_times,
             skipped,
             figures,
-            figures_before,
+            figures_before: before,
         })
     }
 

@@ -69,10 +69,10 @@ pub struct BackupReport {
     /// What its history is judged by.
     #[serde(skip)]
     pub figures: RunFigures,
-    /// The same of the snapshot before it, as far as its manifest tells; `None` if there is none,
-    /// or it is not understood.
+    /// The same of snapshots before it that may not have been judged: those of which this host's
+    /// runs died before that, and the one before it, as far as its manifest tells.
     #[serde(skip)]
-    pub figures_before: Option<(SnapshotId, RunFigures)>,
+    pub figures_before: Vec<(SnapshotId, RunFigures)>,
 }
 
 impl BackupReport {

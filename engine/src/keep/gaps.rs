@@ -1,8 +1,9 @@
 //! Finds what is missing from a dataset and in no record. Such a gap stops every deletion: what is
 //! not seen is not garbage.
 //!
-//! Witnesses are the numbers of acts, the predecessors that manifests name, and what this host
-//! remembers of earlier looks. So a gap is noticed even where one witness is gone with the rest.
+//! Witnesses are the numbers of acts, the predecessors that manifests name, objects from before the
+//! first snapshot (`beginning.rs`), and what this host remembers of earlier looks. So a gap is
+//! noticed even where one witness is gone with the rest.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
@@ -52,6 +53,8 @@ pub(crate) enum Gap {
     Snapshot(SnapshotId, String),
     /// A replica has shown a snapshot, and does not any more.
     LostBy(Name, SnapshotId),
+    /// All that tells of an object is gone: that of this key.
+    Beginning(String),
     /// Snapshots with the same place in the chain.
     Branches(Vec<SnapshotId>),
 }
@@ -63,6 +66,7 @@ impl Gap {
             Self::Numbers(first, _) | Self::Unread(first, _) => layout::act(dataset, *first),
             Self::OldOrder(_, seen) => layout::act(dataset, *seen),
             Self::Snapshot(snapshot, _) | Self::LostBy(_, snapshot) => layout::manifest(dataset, snapshot),
+            Self::Beginning(object) => object.clone(),
             Self::Branches(snapshots) => {
                 snapshots.first().map_or(layout::dataset(dataset), |snapshot| layout::manifest(dataset, snapshot))
             }
@@ -100,6 +104,9 @@ impl fmt::Display for Gap {
             Self::LostBy(replica, snapshot) => {
                 write!(f, "replica {replica} has lost snapshot {snapshot}, which it has shown")
             }
+            Self::Beginning(object) => {
+                write!(f, "{object} is there, and no manifest, act or prune record from its time is")
+            }
             Self::Branches(snapshots) => {
                 let names: Vec<&str> = snapshots.iter().map(SnapshotId::as_str).collect();
                 write!(f, "snapshots {} are two branches", names.join(" and "))
@@ -124,6 +131,8 @@ pub(crate) struct Witnesses<'a> {
     pub(crate) shown: &'a ShownSnapshots,
     /// Replicas that hold no vault at all.
     pub(crate) emptied: &'a [Name],
+    /// An object from before the beginning of all that is known.
+    pub(crate) before: Option<String>,
 }
 
 impl Witnesses<'_> {
@@ -169,6 +178,7 @@ impl Witnesses<'_> {
             };
             gaps.extend(before.filter(is_lost).map(|(snapshot, _)| Gap::LostBy(replica.clone(), snapshot.clone())));
         }
+        gaps.extend(self.before.clone().map(Gap::Beginning));
         gaps.extend(self.branches());
         gaps
     }
@@ -318,6 +328,11 @@ pub(crate) fn refusal(dataset: &Name, gaps: &[Gap], away: &[&Name]) -> Error {
         ))
         .hint("prune again when every replica answers; take one that is gone for ever out of the configuration");
     }
-    Error::integrity(format!("something of dataset {dataset} is missing: {named}{more}"))
-        .hint(format!("run `lifeboat repair {dataset}`: it puts back what is known, and names what is lost"))
+    let error = Error::integrity(format!("something of dataset {dataset} is missing: {named}{more}"));
+    if gaps.iter().all(|gap| matches!(gap, Gap::Beginning(_))) {
+        return error.hint(format!(
+            "bring back what was deleted, such as by `lifeboat undelete` where a bucket keeps versions; if nothing was, and only a first backup was killed, run `lifeboat repair {dataset} --accept-loss`"
+        ));
+    }
+    error.hint(format!("run `lifeboat repair {dataset}`: it puts back what is known, and names what is lost"))
 }

@@ -6,6 +6,7 @@
 //! snapshots that no retention rule keeps. [Undelete](undelete) brings back what somebody hid or
 //! overwrote in a bucket that keeps versions. [Locks](locks) are extended for what is needed.
 
+pub(crate) mod beginning;
 pub mod catch_up;
 mod false_times;
 pub(crate) mod gaps;

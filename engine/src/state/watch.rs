@@ -3,6 +3,9 @@
 //!
 //! - **Flagged** is a snapshot until an operator acknowledges it. Meanwhile, nothing of the dataset
 //!   is deleted: the snapshots before it may be the last good ones.
+//! - **Before the verdict**: the figures of a run are written down before its snapshot is
+//!   committed, and go when it was compared. Where a program dies between the two, they count until
+//!   the next run compares them: if they depart, the snapshot is as good as flagged.
 //! - **Damage**: history begins anew if it is lost. A file that cannot be understood counts as a
 //!   flag, so that damage never lets deletion go on.
 //! - **Writers** hold the dataset's lock.
@@ -20,6 +23,9 @@ use crate::anomaly::{Departure, History, RunFigures, judge};
 
 const HISTORY_FILE: &str = "history";
 const FLAGGED_FILE: &str = "flagged";
+const UNJUDGED_FILE: &str = "unjudged";
+/// The figures of so many runs without a verdict are kept: of the first ones, and of the newest.
+const MAX_UNJUDGED: usize = 8;
 /// So many flagged runs are learnt once they are acknowledged: the first ones.
 const MAX_LEARNT_FLAGS: usize = 16;
 /// So many flags are kept.
@@ -59,9 +65,40 @@ impl FlaggedSnapshot {
     }
 }
 
-/// Compares a committed snapshot with the runs before it, and remembers both. `before` is the
-/// snapshot before it, as far as its manifest tells: sizes. The caller holds the
-/// dataset's lock.
+/// Writes down the figures of a snapshot that is about to be committed. The caller holds the
+/// dataset's lock, and calls [`compare`] after the commit.
+///
+/// # Errors
+/// [`Class::Storage`] if the disk fails; [`Class::Integrity`] if what is there is damaged.
+pub fn expect(state: &StateDirectory, dataset: &Name, snapshot: &SnapshotId, figures: &RunFigures) -> Result<()> {
+    let mut all = unjudged(state, dataset)?;
+    all.truncate(MAX_UNJUDGED - 1);
+    all.push((snapshot.clone(), figures.clone()));
+    write(state, dataset, UNJUDGED_FILE, &all)
+}
+
+/// Takes [`expect`] back: the snapshot is certain not to be committed.
+///
+/// # Errors
+/// As [`expect`].
+pub fn expect_no_more(state: &StateDirectory, dataset: &Name, snapshot: &SnapshotId) -> Result<()> {
+    let mut all = unjudged(state, dataset)?;
+    all.retain(|(expected, _)| expected != snapshot);
+    if all.is_empty() { remove(state, dataset, UNJUDGED_FILE) } else { write(state, dataset, UNJUDGED_FILE, &all) }
+}
+
+/// The figures of snapshots that were about to be committed, and were not compared since, oldest
+/// first.
+///
+/// # Errors
+/// As [`flagged`].
+pub fn unjudged(state: &StateDirectory, dataset: &Name) -> Result<Vec<(SnapshotId, RunFigures)>> {
+    read(state, dataset, UNJUDGED_FILE)
+}
+
+/// Compares a committed snapshot with the runs before it, and remembers all. `before` are snapshots
+/// before it that may not have been compared, oldest first; where only the manifest tells of one,
+/// with sizes alone. The caller holds the dataset's lock.
 ///
 /// # Errors
 /// [`Class::Storage`] if a flag cannot be written, or what is remembered cannot be read;
@@ -71,17 +108,17 @@ pub fn compare(
     dataset: &Name,
     snapshot: &SnapshotId,
     figures: &RunFigures,
-    before: Option<&(SnapshotId, RunFigures)>,
+    before: &[(SnapshotId, RunFigures)],
 ) -> Result<Option<FlaggedSnapshot>> {
     let mut history: History = read(state, dataset, HISTORY_FILE)?;
-    let mut flagged = self::flagged(state, dataset)?;
+    let mut flagged: Vec<FlaggedSnapshot> = read(state, dataset, FLAGGED_FILE)?;
     let before_this = flagged.clone();
     history.is_before(figures.at);
     // Another host made the one before, its verdict could not be written, or the history was lost.
-    if let Some((older, before)) = before
-        && flagged.is_empty()
-        && history.last().is_none_or(|at| at < before.at)
-    {
+    for (older, before) in before {
+        if !flagged.is_empty() || history.last().is_some_and(|at| at >= before.at) {
+            break;
+        }
         let departures = judge(&history, before);
         if departures.is_empty() {
             history.learn(before);
@@ -100,11 +137,21 @@ pub fn compare(
         Some(found)
     };
     if flagged != before_this {
-        write(state, dataset, FLAGGED_FILE, &flagged)?;
+        write(state, dataset, FLAGGED_FILE, &flagged).map_err(|error| match &found {
+            // Whoever hears of this run hears of it.
+            Some(found) => error.within(format!(
+                "snapshot {snapshot} of {dataset} departs from its history ({}), and this cannot be written down",
+                found.told().join("; ")
+            )),
+            None => error,
+        })?;
     }
     // A run that is not learnt makes the next verdict a little worse, and is no reason to stop.
     if let Err(error) = write(state, dataset, HISTORY_FILE, &history) {
         tracing::warn!(%dataset, error = %error.chain(), "This run is not remembered as normal");
+    }
+    if let Err(error) = remove(state, dataset, UNJUDGED_FILE) {
+        tracing::warn!(%dataset, error = %error.chain(), "The next run compares this one again");
     }
     Ok(found)
 }
@@ -115,12 +162,25 @@ fn flag(flagged: &mut Vec<FlaggedSnapshot>, new: FlaggedSnapshot) {
     flagged.push(new);
 }
 
-/// The flagged snapshots of a dataset that nobody acknowledged, oldest first.
+/// The flagged snapshots of a dataset that nobody acknowledged, oldest first; at the end those that
+/// depart, and of which the run died before it could flag them.
 ///
 /// # Errors
 /// [`Class::Storage`] if the disk fails; [`Class::Integrity`] if the file is damaged.
 pub fn flagged(state: &StateDirectory, dataset: &Name) -> Result<Vec<FlaggedSnapshot>> {
-    read(state, dataset, FLAGGED_FILE)
+    let mut flagged: Vec<FlaggedSnapshot> = read(state, dataset, FLAGGED_FILE)?;
+    let unjudged = unjudged(state, dataset)?;
+    if unjudged.is_empty() {
+        return Ok(flagged);
+    }
+    let history: History = read(state, dataset, HISTORY_FILE)?;
+    for (snapshot, figures) in &unjudged {
+        let departures = judge(&history, figures);
+        if !departures.is_empty() && flagged.iter().all(|flag| flag.snapshot != *snapshot) {
+            flagged.push(FlaggedSnapshot::new(snapshot, departures, Some(figures)));
+        }
+    }
+    Ok(flagged)
 }
 
 /// Whether snapshots of the dataset may be deleted.
@@ -151,7 +211,12 @@ pub fn acknowledge(state: &StateDirectory, dataset: &Name) -> Result<()> {
         self::flagged(state, dataset).or_else(|error| if is_damaged(&error) { Ok(Vec::new()) } else { Err(error) })?;
     flagged.iter().filter_map(|flag| flag.figures.as_ref()).for_each(|figures| history.learn(figures));
     write(state, dataset, HISTORY_FILE, &history)?;
-    let path = path(state, dataset, FLAGGED_FILE);
+    remove(state, dataset, UNJUDGED_FILE)?;
+    remove(state, dataset, FLAGGED_FILE)
+}
+
+fn remove(state: &StateDirectory, dataset: &Name, file: &str) -> Result<()> {
+    let path = path(state, dataset, file);
     match std::fs::remove_file(&path) {
         Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
             Err(Error::storage(format!("cannot remove {}", path.display())).because(error))
@@ -215,8 +280,8 @@ mod tests {
 
     /// Compares the run of a day with those before it.
     fn compared(state: &StateDirectory, day: i64, before: Option<RunFigures>, now: &[(&str, u64)]) -> Result<bool> {
-        let before = before.map(|before| (SnapshotId::new(before.at, 0), before));
-        compare(state, &"shop".parse()?, &id(day), &figures(day, now), before.as_ref()).map(|found| found.is_some())
+        let before: Vec<_> = before.into_iter().map(|before| (SnapshotId::new(before.at, 0), before)).collect();
+        compare(state, &"shop".parse()?, &id(day), &figures(day, now), &before).map(|found| found.is_some())
     }
 
     const WHOLE: [(&str, u64); 2] = [("orders", 9_000_000), ("customers", 5_000_000)];
@@ -237,6 +302,42 @@ mod tests {
         assert!(permit(&state, &shop).is_err());
         acknowledge(&state, &shop)?;
         assert!(permit(&state, &shop).is_ok() && !compared(&state, 5, Some(figures(4, &CUT)), &CUT)?);
+        Ok(())
+    }
+
+    #[test]
+    fn figures_written_before_a_commit_stop_deletion_until_they_are_compared() -> Result<()> {
+        let (place, shop) = (tempfile::tempdir().unwrap(), "shop".parse()?);
+        let state = StateDirectory::open(place.path())?;
+        for day in 0..3 {
+            expect(&state, &shop, &id(day), &figures(day, &WHOLE))?;
+            assert!(permit(&state, &shop).is_ok(), "day {day}");
+            assert!(!compared(&state, day, None, &WHOLE)?, "day {day}");
+            assert_eq!(unjudged(&state, &shop)?, [], "day {day}");
+        }
+        // The program dies after this commit.
+        expect(&state, &shop, &id(3), &figures(3, &CUT))?;
+        assert!(permit(&state, &shop).is_err());
+        let flagged =
+            || Ok::<_, Error>(flagged(&state, &shop)?.into_iter().map(|flag| flag.snapshot).collect::<Vec<_>>());
+        assert_eq!(flagged()?, [id(3)]);
+        // The next run finds it, though its own data is as before.
+        let unjudged = unjudged(&state, &shop)?;
+        expect(&state, &shop, &id(4), &figures(4, &WHOLE))?;
+        assert_eq!(compare(&state, &shop, &id(4), &figures(4, &WHOLE), &unjudged)?, None);
+        assert_eq!(flagged()?, [id(3)]);
+        acknowledge(&state, &shop)?;
+        assert!(permit(&state, &shop).is_ok());
+        // One that was not committed after all is as if it had never been.
+        expect(&state, &shop, &id(5), &figures(5, &CUT[..1]))?;
+        assert!(permit(&state, &shop).is_err());
+        expect_no_more(&state, &shop, &id(5))?;
+        assert!(permit(&state, &shop).is_ok());
+        // What was never compared can be acknowledged.
+        expect(&state, &shop, &id(6), &figures(6, &CUT[..1]))?;
+        acknowledge(&state, &shop)?;
+        assert!(permit(&state, &shop).is_ok());
+        assert!(!compared(&state, 7, None, &CUT[..1])?, "what was acknowledged is flagged again");
         Ok(())
     }
 

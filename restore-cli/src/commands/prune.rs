@@ -14,7 +14,7 @@ use lifeboat_engine::format::id::Name;
 use lifeboat_engine::keep::prune::{DeadPack, Prune, PruneOutcome, PrunePlan, Space};
 use lifeboat_engine::keys::HostKeys;
 use lifeboat_engine::state::{StateDirectory, watch};
-use lifeboat_engine::store::SharedReplica;
+use lifeboat_engine::store::{Probe, SharedReplica};
 use lifeboat_engine::{Class, Error, Result};
 use serde::Serialize;
 
@@ -158,8 +158,9 @@ async fn prune(args: &Args, session: &Session, context: &Context<'_>, dataset: &
             || !plan.segments.is_empty()
             || !plan.objects.is_empty()
             || plan.removed().next().is_some();
-        let (verb, end) = if removes { ("Permanently delete", "") } else { ("Mark", " for deletion") };
-        session.confirm(args.yes, format!("{verb} these of dataset {}{end}?", dataset.name)).await?;
+        // Whoever is not asked need not wait for that.
+        let keepers = if removes && !args.yes { keepers_of_versions(context.replicas).await } else { Vec::new() };
+        session.confirm(args.yes, question(&dataset.name, removes, &keepers, context.replicas.len())).await?;
     }
     match execute(&prune, plan).await {
         Err(error) if session.cancel.is_cancelled() => return Err(error.hint(AGAIN)),
@@ -172,6 +173,32 @@ async fn prune(args: &Args, session: &Session, context: &Context<'_>, dataset: &
         }
     }
     Ok(pruned)
+}
+
+/// The replicas that keep versions, as far as they tell.
+async fn keepers_of_versions(replicas: &[SharedReplica]) -> Vec<&Name> {
+    let probes = replicas.iter().map(async |replica| (replica.name(), replica.probe(false).await));
+    let probed = futures::future::join_all(probes).await.into_iter();
+    let keeps = |probe: &Probe| probe.versioning == Some(true);
+    probed.filter(|(_, probe)| probe.as_ref().is_ok_and(keeps)).map(|(name, _)| name).collect()
+}
+
+/// What is asked before a plan is carried out.
+fn question(dataset: &Name, removes: bool, keepers: &[&Name], replicas: usize) -> String {
+    if !removes {
+        return format!("Mark these of dataset {dataset} for deletion?");
+    }
+    let names: Vec<&str> = keepers.iter().map(|name| name.as_str()).collect();
+    match keepers.len() {
+        0 => format!("Permanently delete these of dataset {dataset}?"),
+        all if all == replicas => {
+            format!("Hide these of dataset {dataset}? Every replica keeps versions, and frees the space later.")
+        }
+        _ => format!(
+            "Permanently delete these of dataset {dataset}? Replicas that keep versions hide them, and free the space later: {}.",
+            names.join(", ")
+        ),
+    }
 }
 
 /// Not dropped half-way: it stops by itself between two deletions.
@@ -262,7 +289,15 @@ impl fmt::Display for OutcomeView<'_> {
             human::count(outcome.snapshots, "snapshot"),
             human::count(outcome.packs, "pack"),
             human::bytes(outcome.bytes)
-        )
+        )?;
+        match outcome.hidden {
+            0 => Ok(()),
+            hidden => writeln!(
+                f,
+                " only hidden, because the bucket keeps versions and frees the space later: {}",
+                human::count(hidden, "object")
+            ),
+        }
     }
 }
 
@@ -343,5 +378,19 @@ mod tests {
         ] {
             assert!(text.contains(part), "{part} is not in\n{text}");
         }
+    }
+
+    #[test]
+    fn what_versions_keep_is_not_called_deleted() {
+        let [dataset, north, south]: [Name; 3] = ["shop", "north", "south"].map(|name| name.parse().unwrap());
+        assert_eq!(question(&dataset, false, &[&north], 2), "Mark these of dataset shop for deletion?");
+        assert_eq!(question(&dataset, true, &[], 2), "Permanently delete these of dataset shop?");
+        let some = question(&dataset, true, &[&north], 2);
+        assert!(some.contains("Permanently delete") && some.ends_with("free the space later: north."), "{some}");
+        let all = question(&dataset, true, &[&north, &south], 2);
+        assert!(all.starts_with("Hide these of dataset shop?") && !all.contains("ermanently"), "{all}");
+        let outcome = PruneOutcome { packs: 2, hidden: 7, ..PruneOutcome::default() };
+        assert!(OutcomeView(&outcome).to_string().contains("frees the space later: 7 objects"));
+        assert!(!OutcomeView(&PruneOutcome::default()).to_string().contains("hidden"));
     }
 }

@@ -9,29 +9,28 @@ use aws_sdk_s3::types::{Delete, ObjectIdentifier};
 
 use super::{S3Replica, errors};
 use crate::key;
-use crate::replica::{ReplicaError, ReplicaErrorKind};
+use crate::replica::{Removal, ReplicaError, ReplicaErrorKind};
 
 impl S3Replica {
-    /// Removes at most [`MAX_DELETED_AT_ONCE`](crate::replica::MAX_DELETED_AT_ONCE) objects. Returns
-    /// the errors of those that are not certain to be gone.
+    /// Removes at most [`MAX_DELETED_AT_ONCE`](crate::replica::MAX_DELETED_AT_ONCE) objects.
     ///
     /// # Errors
     /// The request as such fails.
-    pub(super) async fn delete_many(&self, keys: &[String]) -> Result<Vec<ReplicaError>, ReplicaError> {
+    pub(super) async fn delete_many(&self, keys: &[String]) -> Result<Removal, ReplicaError> {
         let failure = |key: &str, kind| ReplicaError {
             replica: self.name.clone(),
             operation: "delete",
             key: key.to_owned(),
             kind,
         };
-        let (mut failed, mut asked) = (Vec::new(), BTreeMap::new());
+        let (mut removal, mut asked) = (Removal::default(), BTreeMap::new());
         for key in keys {
             match key::check(key) {
                 Ok(()) => drop(asked.insert(key::below(&self.vault_prefix, key), key)),
-                Err(kind) => failed.push(failure(key, kind)),
+                Err(kind) => removal.failed.push(failure(key, kind)),
             }
         }
-        let Some(first) = asked.values().next() else { return Ok(failed) };
+        let Some(first) = asked.values().next() else { return Ok(removal) };
         let work = async {
             let identify = |full: &String| ObjectIdentifier::builder().key(full).build();
             let objects: Result<Vec<_>, _> = asked.keys().map(identify).collect();
@@ -43,7 +42,8 @@ impl S3Replica {
         let answer = self.request("delete", first, work).await?;
         let mut left = asked.clone();
         for gone in answer.deleted() {
-            left.remove(gone.key().unwrap_or_default());
+            let was_there = left.remove(gone.key().unwrap_or_default()).is_some();
+            removal.hidden += u64::from(was_there && gone.delete_marker() == Some(true));
         }
         for error in answer.errors() {
             let (code, message) = (error.code().unwrap_or_default(), error.message().unwrap_or_default());
@@ -53,12 +53,14 @@ impl S3Replica {
             if code != "NoSuchKey"
                 && let Some(key) = asked.get(full)
             {
-                failed.push(failure(key, errors::classify_code(code, message)));
+                removal.failed.push(failure(key, errors::classify_code(code, message)));
             }
         }
         let unknown = "the store does not say whether it is gone";
-        failed.extend(left.into_values().map(|key| failure(key, ReplicaErrorKind::Unavailable(unknown.to_owned()))));
-        Ok(failed)
+        removal
+            .failed
+            .extend(left.into_values().map(|key| failure(key, ReplicaErrorKind::Unavailable(unknown.to_owned()))));
+        Ok(removal)
     }
 }
 

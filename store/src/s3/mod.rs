@@ -217,6 +217,19 @@ impl S3Replica {
         Ok(Page { objects, next: next_page(page.is_truncated, page.next_continuation_token)? })
     }
 
+    /// Removes an object. Returns whether it is only hidden.
+    async fn delete_one(&self, key: &str) -> Result<bool, ReplicaError> {
+        self.with_key("delete", key, async |full| {
+            let deleted = self.client.delete_object().bucket(&self.bucket).key(full).send().await;
+            match deleted.map_err(|error| errors::classify(&error)) {
+                Ok(deleted) => Ok(deleted.delete_marker() == Some(true)),
+                Err(ReplicaErrorKind::NotFound) => Ok(false),
+                Err(kind) => Err(kind),
+            }
+        })
+        .await
+    }
+
     /// Tells a missing bucket from a missing object, which HEAD does not: its answer has no body.
     async fn check_bucket(&self) -> Result<(), ReplicaErrorKind> {
         if self.bucket_seen.load(Ordering::Relaxed) {
@@ -281,21 +294,7 @@ impl Replica for S3Replica {
     }
 
     async fn delete(&self, key: &str) -> Result<(), ReplicaError> {
-        self.with_key("delete", key, async |full| {
-            match self
-                .client
-                .delete_object()
-                .bucket(&self.bucket)
-                .key(full)
-                .send()
-                .await
-                .map_err(|error| errors::classify(&error))
-            {
-                Ok(_) | Err(ReplicaErrorKind::NotFound) => Ok(()),
-                Err(kind) => Err(kind),
-            }
-        })
-        .await
+        self.delete_one(key).await.map(drop)
     }
 
     async fn delete_all(&self, keys: &[String]) -> Result<Removal, ReplicaError> {
@@ -303,8 +302,9 @@ impl Replica for S3Replica {
         for batch in keys.chunks(MAX_DELETED_AT_ONCE) {
             if self.deletes_many.load(Ordering::Relaxed) {
                 match self.delete_many(batch).await {
-                    Ok(failed) => {
-                        removal.failed.extend(failed);
+                    Ok(removed) => {
+                        removal.failed.extend(removed.failed);
+                        removal.hidden += removed.hidden;
                         continue;
                     }
                     Err(error) if !batch::is_not_offered(&error.kind) => return Err(error),
@@ -313,7 +313,7 @@ impl Replica for S3Replica {
                 self.deletes_many.store(false, Ordering::Relaxed);
             }
             for key in batch {
-                removal.note(self.delete(key).await)?;
+                removal.note(self.delete_one(key).await)?;
             }
         }
         Ok(removal)

@@ -4,6 +4,7 @@
 use lifeboat_engine::format::layout;
 use lifeboat_engine::store::Failure;
 use lifeboat_engine::{Class, Error};
+use lifeboat_tests::faults::takes_every_fault;
 use lifeboat_tests::tally::Tally;
 use lifeboat_tests::vault::{DATASET, name};
 
@@ -87,8 +88,7 @@ const STALE: [u64; 4] = [1, 2, 3, u64::MAX];
 /// The call that is told something old; `None` means that all are. The third call lists the
 /// dataset. Others are tried if `LIFEBOAT_EVERY_FAULT` is set.
 fn stale_calls() -> Vec<(u64, Option<u64>)> {
-    let takes_all = std::env::var_os("LIFEBOAT_EVERY_FAULT").is_some();
-    let calls = (0..=8).filter(|call| takes_all || [0, 3].contains(call));
+    let calls = (0..=8).filter(|call| takes_every_fault() || [0, 3].contains(call));
     let calls = calls.map(|call| Some(call).filter(|call| *call > 0));
     calls.flat_map(|call| STALE.map(|changes| (changes, call))).collect()
 }

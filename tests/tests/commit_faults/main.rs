@@ -13,6 +13,7 @@ use std::time::Duration;
 use lifeboat_engine::Class;
 use lifeboat_engine::format::layout;
 use lifeboat_engine::store::Failure;
+use lifeboat_tests::faults::kinds;
 use lifeboat_tests::tally::Tally;
 use lifeboat_tests::vault::{DATASET, name};
 
@@ -47,11 +48,12 @@ struct Outcomes {
     unknown: u64,
 }
 
-/// Fails each call of a backup, in each of these ways, and judges what the backup says.
+/// Fails each call of a backup, in each of these ways (see `faults::kinds`), and judges what the
+/// backup says.
 async fn fail_every_call(fleet: (usize, usize), faults: Faults, failures: &[Failure]) -> Outcomes {
     let prepared = Prepared::new(2).await;
     let (mut seen, mut tally) = (Outcomes::default(), Tally::of("commit_faults"));
-    for failure in failures {
+    for failure in &kinds(failures, HANG_TIME) {
         for call in 1..MOST_CALLS {
             let copy = prepared.copy(fleet).await;
             let last = if faults == Faults::One { call } else { call + MOST_CALLS };

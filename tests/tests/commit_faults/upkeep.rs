@@ -13,6 +13,7 @@ use lifeboat_engine::keep::repair::repair;
 use lifeboat_engine::restore::VaultReader;
 use lifeboat_engine::state::StateDirectory;
 use lifeboat_engine::store::{Failure, SharedReplica};
+use lifeboat_tests::faults::takes_every_fault;
 use lifeboat_tests::tally::Tally;
 use lifeboat_tests::vault::{DATASET, limits, name, read_all};
 use tokio_util::sync::CancellationToken;
@@ -70,7 +71,7 @@ async fn behind(prepared: &Prepared, behind: usize) -> (VaultCopy<'_>, SnapshotI
 /// The kinds of fault that are tried at this call: all if `LIFEBOAT_EVERY_FAULT` is set. Otherwise
 /// two, others at the next call, so that each kind is met by every seventh call.
 fn failures_at(call: u64) -> Vec<Failure> {
-    let takes_all = std::env::var_os("LIFEBOAT_EVERY_FAULT").is_some();
+    let takes_all = takes_every_fault();
     let all = Failure::all(HANG_TIME).into_iter().zip(0..);
     all.filter(|(_, at)| takes_all || (call + at).is_multiple_of(7)).map(|(failure, _)| failure).collect()
 }

@@ -173,7 +173,7 @@ async fn newer_valid_objects_and_what_prunes_deleted_stay_unless_somebody_wants_
     scene.back_up(2).await;
     scene.must("prune --yes").await;
     let swept = scene.host.swept().await;
-    assert!(swept.snapshots == 1 && swept.packs > 0, "{swept:?}");
+    assert!(swept.snapshots == 1 && swept.packs > 0 && swept.hidden > swept.packs, "{swept:?}");
     // Somebody hides the rest, and writes what describes the host anew.
     let description = "vault/hosts/host.json";
     for key in scene.keys().await.iter().filter(|key| key.as_str() != description) {

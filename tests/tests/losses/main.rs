@@ -23,6 +23,7 @@ use serde_json::json;
 use tokio_util::sync::CancellationToken;
 
 use self::prepared::{Prepared, source};
+use self::repairs::{LOSS, repaired};
 
 /// What is lost.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -36,6 +37,10 @@ pub(crate) enum Harm {
     Keyring,
     Marks,
     PruneRecords,
+    /// All that tells of snapshots: manifests, acts, records, marks.
+    History,
+    /// The same, and the index segments: only packs are left.
+    HistoryAndIndexes,
     /// All of the dataset but its keyring.
     Dataset,
     /// All of the vault, as if an empty bucket were put in its place.
@@ -51,6 +56,8 @@ impl Harm {
         let in_snapshots = key.starts_with(&layout::snapshots(&dataset));
         let is_signature = layout::is_signature(key);
         let is_act = key.starts_with(&layout::order(&dataset));
+        let records = [layout::marks(&dataset), layout::prunes(&dataset)];
+        let is_history = in_snapshots || is_act || records.iter().any(|folder| key.starts_with(folder));
         match self {
             Self::Signatures => in_snapshots && is_signature,
             Self::Manifests => in_snapshots && !is_signature,
@@ -61,6 +68,8 @@ impl Harm {
             Self::Keyring => key.starts_with(&layout::keyring(&dataset)),
             Self::Marks => key.starts_with(&layout::marks(&dataset)),
             Self::PruneRecords => key.starts_with(&layout::prunes(&dataset)),
+            Self::History => is_history,
+            Self::HistoryAndIndexes => is_history || key.starts_with(&layout::indexes(&dataset)),
             Self::Dataset => key.starts_with(&layout::dataset(&dataset)),
             Self::Bucket => true,
             Self::RolledBack => false,
@@ -85,7 +94,7 @@ pub(crate) enum Then {
 type Expected = (Then, &'static str);
 
 /// What is lost; what must be then if one of two replicas lost it, and why; and if both did.
-const CASES: [(Harm, Expected, Expected); 12] = [
+const CASES: [(Harm, Expected, Expected); 14] = [
     (
         Harm::Signatures,
         (Then::Back, "the acts hold the signatures"),
@@ -126,6 +135,16 @@ const CASES: [(Harm, Expected, Expected); 12] = [
         Harm::PruneRecords,
         (Then::Back, "the other replica has the newest"),
         (Then::BackOrTold, "without them, a snapshot that was pruned looks lost"),
+    ),
+    (
+        Harm::History,
+        (Then::Back, "the other replica has it"),
+        (Then::BackOrTold, "this host has seen the acts and the snapshots"),
+    ),
+    (
+        Harm::HistoryAndIndexes,
+        (Then::Back, "the other replica has it"),
+        (Then::BackOrTold, "this host has seen the acts and the snapshots"),
     ),
     (
         Harm::Dataset,
@@ -170,8 +189,36 @@ async fn nothing_that_is_needed_goes_though_this_host_lost_its_memory_too() {
     {
         prepared.endure(harm, &[1, 2], Then::BackOrTold, true, both).await;
     }
-    for harm in [Harm::Signatures, Harm::Manifests, Harm::Dataset, Harm::RolledBack] {
+    // The next backup begins anew. Index segments from before it are left.
+    prepared.endure(Harm::History, &[1, 2], Then::Told, true, both).await;
+    for harm in [Harm::Signatures, Harm::Manifests, Harm::History, Harm::Dataset, Harm::RolledBack] {
         prepared.endure(harm, &[1], Then::Back, true, both).await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn packs_of_which_nothing_tells_any_more_stay_until_an_operator_gives_them_up() {
+    let mut prepared = Prepared::new().await;
+    for (harm, left) in [(Harm::History, "/index/"), (Harm::HistoryAndIndexes, "/packs/")] {
+        prepared.reset();
+        prepared.harm(harm, &[1, 2]);
+        std::fs::remove_dir_all(&prepared.vault.config.state_directory).unwrap();
+        let before = prepared.contents();
+        for _ in 0..3 {
+            let refused = prepared.vault.prune().await.unwrap_err();
+            let (told, hint) = (refused.chain(), refused.hint_text().unwrap_or_default().to_owned());
+            assert!(told.contains(left) && told.contains("no manifest, act or prune record"), "{harm:?}: {told}");
+            assert!(hint.contains("undelete") && hint.contains("--accept-loss"), "{harm:?}: {hint}");
+            prepared.vault.clock.advance(Duration::from_secs(5 * 24 * 3600));
+        }
+        assert!(changed(&before, &prepared.contents()).is_empty(), "{harm:?}");
+        assert!(!prepared.verify().await.is_empty(), "{harm:?}: verify finds nothing");
+        let given_up = repaired(&prepared.vault, Some(LOSS)).await.unwrap();
+        assert!(given_up.missing.is_empty() && given_up.is_whole(), "{harm:?}: {given_up:?}");
+        // They are of use to nobody, so they go as those of a killed run do.
+        prepared.vault.prune().await.unwrap();
+        prepared.vault.backup(&source(9)).await.unwrap();
+        prepared.vault.prune().await.unwrap();
     }
 }
 

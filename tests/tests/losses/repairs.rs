@@ -12,11 +12,11 @@ use lifeboat_tests::vault::{DATASET, MemorySource, TestVault, files_below, name,
 use crate::prepared::{Prepared, source};
 use crate::{CASES, Harm, Then};
 
-const LOSS: Accept = Accept { loss: true, branches: false };
+pub(crate) const LOSS: Accept = Accept { loss: true, branches: false };
 const BRANCHES: Accept = Accept { loss: false, branches: true };
 
 /// Repairs, and accepts what the operator would.
-async fn repaired(vault: &TestVault, accepted: Option<Accept>) -> lifeboat_engine::Result<RepairReport> {
+pub(crate) async fn repaired(vault: &TestVault, accepted: Option<Accept>) -> lifeboat_engine::Result<RepairReport> {
     let work = async |prune: &Prune<'_>| {
         let report = repair(prune, None).await?;
         match accepted {

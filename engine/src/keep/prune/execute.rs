@@ -72,8 +72,8 @@ impl Prune<'_> {
     /// # Errors
     /// As [`Self::plan`]; [`Class::Failed`](lifeboat_base::Class::Failed) if a snapshot is flagged.
     /// If a replica fails, or `cancel` fires, the rest of its deletions is not done. If an object
-    /// cannot be deleted, what depends on it stays, too. Both are in [`PruneOutcome::failures`], and
-    /// the next prune tries again.
+    /// cannot be deleted, what depends on it stays, too. Both are in [`PruneOutcome::failures`],
+    /// and the next prune tries again.
     pub async fn execute(&self, plan: &PrunePlan) -> Result<PruneOutcome> {
         watch::permit(self.state, &self.dataset.name)?;
         self.log().permit_deletion().await?;

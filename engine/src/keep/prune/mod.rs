@@ -191,6 +191,9 @@ pub struct PruneOutcome {
     pub packs: u64,
     /// The size of these packs in bytes.
     pub bytes: u64,
+    /// How many objects of all kinds, summed over all replicas, are only hidden: their buckets keep
+    /// versions, and free the space when they end them.
+    pub hidden: u64,
     /// The size of the packs that snapshots need, and how much of it is unused.
     pub space: Space,
     /// Replicas in which nothing is deleted because something there is doubted. `failures` says

@@ -27,13 +27,15 @@ const MAX_AT_ONCE: usize = 1000;
 /// So many objects that cannot be deleted are told one by one.
 const MAX_TOLD_STUCK: usize = 3;
 
-/// Objects of one replica that were to go, and stay.
+/// What became of objects of one replica that were to go: which of them stay.
 #[derive(Default)]
 struct Stuck {
     /// Their keys. That of a signature stands for the object that it signs.
     keys: BTreeSet<String>,
     /// Why some of them could not be deleted.
     errors: Vec<ReplicaError>,
+    /// How many others are only hidden.
+    hidden: u64,
 }
 
 impl Stuck {
@@ -64,7 +66,9 @@ impl Stuck {
     }
 
     async fn delete(&mut self, replica: &SharedReplica, keys: &[String]) -> Result<()> {
-        self.add(replica.delete_all(keys).await?.failed);
+        let removal = replica.delete_all(keys).await?;
+        self.hidden += removal.hidden;
+        self.add(removal.failed);
         Ok(())
     }
 
@@ -96,6 +100,7 @@ impl Prune<'_> {
     ) {
         let mut stuck = Stuck::default();
         let done = self.sweep_but(inventory, view, sweep, gone, outcome, &mut stuck).await;
+        outcome.hidden += stuck.hidden;
         let failed = stuck.told().into_iter().chain(done.err().map(|error| error.chain()));
         let failed: Vec<String> = failed.collect();
         if !failed.is_empty() {
@@ -127,7 +132,7 @@ impl Prune<'_> {
         }
         let packs: Vec<&DeadPack> =
             sweep.packs.iter().copied().filter(|pack| pack.replica == *replica.name()).collect();
-        let needed = Needed::by(view, &shown);
+        let needed = StillNeeded::by(view, &shown);
         let needs = |pack: &DeadPack| layout::parse_pack(dataset, &pack.key).is_none_or(|id| needed.has(&id));
         let packs = stuck.hold(packs, |pack| pack.key.clone(), |_, pack| !needs(pack));
         for packs in packs.chunks(MAX_AT_ONCE) {
@@ -203,13 +208,13 @@ impl Stuck {
 }
 
 /// The packs that snapshots need which could not be taken away.
-enum Needed<'v> {
+enum StillNeeded<'v> {
     These(Packs<'v>),
     /// It is not known which: no manifest of one of them was read.
     All,
 }
 
-impl<'v> Needed<'v> {
+impl<'v> StillNeeded<'v> {
     fn by(view: &'v View, shown: &BTreeSet<&SnapshotId>) -> Self {
         let known = if shown.is_empty() { OutlineMap::new() } else { view.outlines.by_snapshot() };
         match shown.iter().all(|snapshot| known.contains_key(*snapshot)) {

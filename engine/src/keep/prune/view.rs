@@ -31,6 +31,7 @@ use crate::catalog::removals::{PrunedSnapshots, prune_records};
 use crate::catalog::taken::{SettledTimes, TakenTimes, TimeClaim};
 use crate::catalog::unbelieved::Unbelieved;
 use crate::catalog::verdict::{Signed, combine, is_verdict};
+use crate::keep::beginning::object_before_the_beginning;
 use crate::keep::gaps::{Gap, UnreadableHead, Witnesses, refusal, unfinished};
 use crate::root;
 use crate::state::cache::ObjectCache;
@@ -256,6 +257,10 @@ impl Prune<'_> {
             let error = error.within(format!("{} has no signature", layout::manifest(dataset, snapshot)));
             doubts.add(&[inventory], Signed::ByNobody, &error, UNREADABLE_MANIFEST);
         }
+        let before = match records.is_empty() {
+            true => object_before_the_beginning(&documents, &inventories, &acts, &by_snapshot).await,
+            false => None,
+        };
         let known = Witnesses {
             inventories: &inventories,
             acts: &acts,
@@ -266,6 +271,7 @@ impl Prune<'_> {
             seen,
             shown: &shown_before,
             emptied: &emptied,
+            before,
         };
         // Where nothing was listed, nothing is known.
         let gaps = if inventories.is_empty() { Vec::new() } else { known.gaps() };

@@ -14,6 +14,7 @@ use crate::catalog::inventory::Inventory;
 use crate::catalog::order::{Acts, OrderReader};
 use crate::catalog::outlines::OutlineMap;
 use crate::catalog::removals::{PruneRecords, PrunedSnapshots};
+use crate::keep::beginning::object_before_the_beginning;
 use crate::keep::gaps::{Gap, ShownSnapshots, UnreadableHead, Witnesses, unfinished};
 use crate::keys::ReaderKeys;
 use crate::restore::VaultReader;
@@ -45,6 +46,10 @@ impl Together<'_> {
             object: layout::manifest(dataset, snapshot),
             problem: format!("has no signature, so nothing is deleted in this replica, because: {}", error.chain()),
         }));
+        let before = match records.found.is_empty() {
+            true => object_before_the_beginning(&documents, inventories, &acts, outlines).await,
+            false => None,
+        };
         let known = Witnesses {
             inventories,
             acts: &acts,
@@ -55,6 +60,7 @@ impl Together<'_> {
             seen: 0,
             shown: &ShownSnapshots::new(),
             emptied: &[],
+            before,
         };
         // Branches are told as forks.
         let mut gaps: Vec<Gap> = known.gaps().into_iter().filter(|gap| !gap.is_branch()).collect();

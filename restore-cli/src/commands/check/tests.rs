@@ -1,6 +1,8 @@
 #![allow(clippy::unwrap_used, reason = "tests")]
 
-use lifeboat_engine::config::{ReplicaKind, S3Config, S3Credentials};
+use std::path::Path;
+
+use lifeboat_engine::config::{Config, ReplicaKind, S3Config, S3Credentials, Surroundings};
 use lifeboat_engine::store::bandwidth::Bandwidth;
 use lifeboat_engine::store::{Guards, Lifecycle};
 
@@ -157,4 +159,24 @@ fn a_dead_or_read_only_replica_decides_the_exit_code() {
     assert_eq!(judged(Ok((read_only.clone(), vault())), true).verdict().unwrap_err().class(), Class::Storage);
     // A drill host need not write.
     assert!(judged(Ok((read_only, vault())), false).verdict().is_ok());
+}
+
+#[test]
+fn a_dataset_cannot_have_a_deputy_where_a_store_ignores_conditional_writes() {
+    let place = Path::new("/nonexistent/lifeboat.toml");
+    let text = include_str!("../../../../config/lifeboat.toml");
+    for (hosts, kept, broken) in [(2, false, true), (2, true, false), (1, false, false)] {
+        let mut config = Config::parse(text, place, &Surroundings::default()).unwrap();
+        config.datasets.truncate(1);
+        config.datasets[0].hosts = ["one", "two"].map(|host| host.parse().unwrap()).into_iter().take(hosts).collect();
+        let probe = Probe { conditional_writes: Some(kept), ..probe() };
+        let mut checked = judged(Ok((probe, vault())), true);
+        checked.judge_deputies(&config, &config.datasets[0]);
+        let verdict = checked.verdict();
+        assert_eq!(verdict.is_err(), broken, "{hosts} hosts, kept: {kept}: {checked}");
+        let told = verdict.err().filter(|error| {
+            error.class() == Class::Configuration && error.message().contains("cannot have a deputy: north ignores")
+        });
+        assert_eq!(told.is_some(), broken, "{checked}");
+    }
 }
