@@ -102,13 +102,20 @@ async fn a_vault_adopts_a_root_which_changes_with_its_machines_and_owners() {
     let listed = db2.must(&format!("lifeboat --json list {as_before}")).await.json().unwrap();
     let snapshot = listed["snapshots"].as_array().unwrap().iter().find(|one| one["dataset"] == "wiki-en").unwrap();
     let id = snapshot["snapshot"].as_str().unwrap();
-    let real =
-        [("shop", "wiki-en"), ("ID", id), ("NAME", "frankfurt"), ("OUT", "old"), ("MASTER", &master), ("RW…", &old)];
+    let real = [
+        ("shop", "wiki-en"),
+        ("ID", id),
+        ("NAME", "frankfurt"),
+        ("OUT", "old"),
+        ("MASTER", &master),
+        ("RW…", &old),
+        ("DIR", "ann"),
+    ];
     let show = "lifeboat show shop ID --identity MASTER --trusted-signer RW…";
     let shown = db2.follow(&mut book, show, &real).await;
     assert!(shown.stdout.contains("generation 1"), "{shown}");
     let restore = "lifeboat restore shop --snapshot ID --replica NAME --identity MASTER --trusted-signer RW… \
-                   --to-directory OUT";
+                   --to-directory OUT --owner-directory DIR";
     db2.follow(&mut book, restore, &real).await;
     let accept = "lifeboat init --identity MASTER --accept-keys age1…";
     let real = [("lifeboat init", "lifeboat --json init"), ("MASTER", &master), ("age1…", &recipient)];
