@@ -332,7 +332,7 @@ impl Daemon {
             Verdict::Missed(since, look) => {
                 let why = format!("it could not start, and had waited since {}: {}", words::time(since), error.chain());
                 tracing::error!(%dataset, class = error.class().as_str(), "backup failed: {why}");
-                self.runner.ledger.missed(dataset, why);
+                self.runner.ledger.missed(dataset, why, None);
                 if let Some(look) = look {
                     self.scheduler.again(dataset, look);
                 }

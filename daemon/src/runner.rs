@@ -305,7 +305,7 @@ fn crashed(dataset: &Name, is_committing: bool) -> Error {
 }
 
 /// When a run that failed is tried again.
-fn retry_at(dataset: &Dataset, error: &Error, now: DateTime<Utc>) -> Option<DateTime<Utc>> {
+pub(crate) fn retry_at(dataset: &Dataset, error: &Error, now: DateTime<Utc>) -> Option<DateTime<Utc>> {
     let only_people_mend = matches!(error.class(), Class::Configuration | Class::Keys | Class::Usage);
     if only_people_mend || dataset.retry.is_zero() || dataset.schedule.is_none() {
         return None;

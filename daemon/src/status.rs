@@ -175,17 +175,27 @@ struct StatusFile {
     status: DatasetStatus,
     /// Of the file when it was last read or written here.
     version: Option<Version>,
-    /// Starts that came to nothing before they had the lock, and why the last one did.
-    missed: Option<(u64, String)>,
+    missed: Option<MissedStarts>,
+}
+
+/// Starts that came to nothing before they had the lock.
+#[derive(Debug)]
+struct MissedStarts {
+    count: u64,
+    /// Why the last one did, …
+    why: String,
+    /// … and when that is tried again.
+    retry_at: Option<DateTime<Utc>>,
 }
 
 impl StatusFile {
     /// The status, with starts that came to nothing.
     fn told(&self) -> DatasetStatus {
         let mut status = self.status.clone();
-        if let Some((count, why)) = &self.missed {
+        if let Some(MissedStarts { count, why, retry_at }) = &self.missed {
             status.failures += count;
             (status.succeeded, status.error) = (false, Some(why.clone()));
+            status.retry_at = retry_at.or(status.retry_at);
         }
         status
     }
@@ -266,11 +276,12 @@ impl Ledger {
     }
 
     /// A start of `dataset` came to nothing before it had the lock, so this cannot be written yet.
-    pub(crate) fn missed(&self, dataset: &Name, why: String) {
+    /// It is tried again at `retry_at`.
+    pub(crate) fn missed(&self, dataset: &Name, why: String, retry_at: Option<DateTime<Utc>>) {
         let mut files = self.lock();
         let file = files.entry(dataset.clone()).or_default();
-        let before = file.missed.take().map_or(0, |(count, _)| count);
-        file.missed = Some((before + 1, why));
+        let before = file.missed.take().map_or(0, |missed| missed.count);
+        file.missed = Some(MissedStarts { count: before + 1, why, retry_at });
     }
 
     fn path(&self, dataset: &Name) -> PathBuf {
@@ -368,8 +379,9 @@ mod tests {
         let (place, shop) = Place::new();
         let ledger = place.ledger(&shop);
         ledger.update(&shop, |status| status.succeeded = true);
-        ledger.missed(&shop, "it was held".to_owned());
-        ledger.missed(&shop, "it was held again".to_owned());
+        ledger.missed(&shop, "it was held".to_owned(), DateTime::from_timestamp(1_795_459_999, 0));
+        ledger.missed(&shop, "it was held again".to_owned(), None);
+        assert_eq!(ledger.get(&shop).retry_at, None);
         let told = ledger.get(&shop);
         assert_eq!((told.failures, told.succeeded, told.error.as_deref()), (2, false, Some("it was held again")));
         assert_eq!(place.ledger(&shop).get(&shop).failures, 0, "it was written without the lock");

@@ -15,7 +15,7 @@ use lifeboat_engine::lead::{Lead, Leadership, StartTurn};
 
 use crate::installation::Installation;
 use crate::run_report::RunReport;
-use crate::runner::Runner;
+use crate::runner::{Runner, retry_at};
 use crate::start::{Start, Stop};
 
 /// How a start ended.
@@ -44,7 +44,7 @@ impl Runner {
     ) -> Result<Ended> {
         let (of, mut takes_over) = (installation.dataset(dataset)?, false);
         // Before anybody is asked.
-        let early = |error: &Error| self.note_failure(dataset, error);
+        let early = |error: &Error| self.note_failure(of, error, matches!(start, Start::Scheduled | Start::Retry));
         if self.state.try_lock_dataset(dataset).inspect_err(early)?.is_none() {
             return Ok(Ended::Locked(self.state.taken(dataset)));
         }
@@ -82,7 +82,7 @@ impl Runner {
                 Err(error) if start == Start::Asked => return Err(error),
                 Err(error) => {
                     let error = error.within(format!("this deputy cannot see who backs up dataset {dataset}"));
-                    self.note_failure(dataset, &error);
+                    self.note_failure(of, &error, false);
                     let again = chrono::TimeDelta::from_std(of.takeover_after).ok();
                     return Ok(Ended::Left(again.map(|wait| self.clock.now() + wait)));
                 }
@@ -112,16 +112,18 @@ impl Runner {
         }
     }
 
-    /// Tells that a start failed before its run began.
-    fn note_failure(&self, dataset: &Name, error: &Error) {
+    /// Tells that a start failed before its run began. If `again`, it is tried again as a run is
+    /// that failed.
+    fn note_failure(&self, dataset: &Dataset, error: &Error, again: bool) {
         tracing::error!(
-            %dataset,
+            dataset = %dataset.name,
             class = error.class().as_str(),
             hint = error.hint_text().unwrap_or_default(),
             "no backup was begun: {}",
             error.chain_and_hint()
         );
-        self.ledger.missed(dataset, error.chain());
+        let retry_at = again.then(|| retry_at(dataset, error, self.clock.now())).flatten();
+        self.ledger.missed(&dataset.name, error.chain(), retry_at);
     }
 
     /// Whether this host led when it last knew: it has backed up since, or it is the first of the

@@ -135,6 +135,22 @@ async fn while_all_replicas_are_away_each_try_fails_and_nothing_is_kept_for_late
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_start_that_fails_before_it_has_the_lock_is_tried_again() {
+    let host = Host::new(&[("shop", "schedule = \"@hourly\"\nretry = \"2s\"")]).await;
+    make_due(&host, "shop");
+    // A link to itself, which nobody can open.
+    let lock = host.place.path().join("state/datasets/shop/lock");
+    std::os::unix::fs::symlink("lock", &lock).unwrap();
+    let _daemon = host.start();
+    until("the failure", || ended(&host, "failure") >= 1.0);
+    until("the next attempt is told", || said(&host.run(&["status"])).contains("dataset shop: tried again at "));
+    std::fs::remove_file(&lock).unwrap();
+    until("an attempt that succeeds", || ended(&host, "success") == 1.0);
+    assert_eq!(host.metric("lifeboat_backup_retries_total{dataset=\"shop\"}"), 1.0);
+    assert!(!said(&host.run(&["status"])).contains("tried again"));
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_run_that_failed_is_not_tried_again_if_that_is_switched_off() {
     let host = Host::new(&[("shop", "schedule = \"@hourly\"\nretry = \"0s\"")]).await;
     replace(&host, "\"printf\", \"shop\"", "\"cat\", \"/nonexistent\"");

@@ -1,5 +1,5 @@
 //! The loop itself, in this process, so that its replicas can be made slow.
-#![allow(clippy::unwrap_used, reason = "tests")]
+#![allow(clippy::unwrap_used, clippy::disallowed_methods, reason = "tests")]
 
 use lifeboat_engine::clock::SystemClock;
 use lifeboat_engine::keys::{InitOptions, init};

@@ -1,4 +1,4 @@
-#![allow(clippy::unwrap_used, reason = "tests")]
+#![allow(clippy::unwrap_used, clippy::disallowed_methods, reason = "tests")]
 
 use lifeboat_engine::backup::RunBudget;
 use lifeboat_engine::clock::{ManualClock, SystemClock};
