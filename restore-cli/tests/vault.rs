@@ -209,6 +209,12 @@ async fn a_restore_without_the_right_keys_is_exit_7_and_says_where_they_are() {
 async fn an_identity_may_come_through_a_pipe() {
     let place = Installation::new().await;
     let arguments =
+    assert!(stderr(&wrong).contains("master_recipients of the backup host has its public half"), "{}", stderr(&wrong));
+    let other = place.vault.init.drill_signer.clone().unwrap();
+    let distrusted = place.run(&[&one[..], &["--trusted-signer", &other, "-i", master, "list"]].concat());
+    let said = stderr(&distrusted);
+    assert!(said.contains("trusted_signers") && !said.contains("pass --identity"), "{said}");
+
         ["--directory", "r1", "--vault-prefix", "vault", "-i", "-", "--trusted-signer", &place.vault.init.signer];
     let mut child = place.command(&[&arguments[..], &["restore", DATASET, "--stdout", "data"]].concat());
     let mut child = child.stdin(Stdio::piped()).spawn().unwrap();
