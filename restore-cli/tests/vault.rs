@@ -170,8 +170,20 @@ async fn one_replica_and_an_identity_are_enough_to_restore() {
     assert!(latest.stdout == place.contents[1], "the newest snapshot is not what was captured");
     let first = place.with_one_replica(&["restore", DATASET, "--snapshot", &place.snapshots[0], "--stdout", "data"]);
     assert!(first.stdout == place.contents[0], "the first snapshot is not what was captured");
+    // As `list` prints it, and the beginning of an id.
+    let listed = stdout(&place.with_one_replica(&["list"]));
+    let mut cells = listed.lines().nth(1).unwrap().split("  ").map(str::trim);
+    let time = cells.find(|cell| cell.ends_with(" UTC")).unwrap();
+    let id = &place.snapshots[0][..26];
+    for selection in [["--at", time], ["--snapshot", id]] {
+        let first = place.with_one_replica(&[&["restore", DATASET, "--stdout", "data"], &selection[..]].concat());
+        assert!(first.stdout == place.contents[0], "{selection:?}: {}", stderr(&first));
+    }
+    let several = place.with_one_replica(&["show", DATASET, &place.snapshots[0][..8]]);
+    assert_eq!(code(&several), 2);
+    assert!(stderr(&several).contains("2 snapshots of dataset shop begin with"), "{}", stderr(&several));
 
-    let shown = place.with_one_replica(&["show", DATASET, "latest"]);
+    let shown = place.with_one_replica(&["show", DATASET]);
     assert!(stdout(&shown).contains(&place.snapshots[0]), "its predecessor is named: {}", stdout(&shown));
 }
 

@@ -32,7 +32,7 @@ use crate::table::Plain;
 pub(crate) struct Args {
     /// Only this dataset
     dataset: Option<Name>,
-    /// Only this snapshot: an id, or `latest`
+    /// Only this snapshot: an id or the beginning of one, or `latest`
     #[arg(long, value_name = "ID", value_parser = parse_snapshot, requires = "dataset")]
     snapshot: Option<Selector>,
     /// Also decrypt all data and check every chunk; needs an identity that opens the data
@@ -76,7 +76,7 @@ struct Verification {
 }
 
 pub(crate) async fn run(args: &Args, session: &Session) -> Result<()> {
-    let place = session.place()?.read_as_of(&args.moment);
+    let place = session.place()?.read_as_of(args.moment.seen_from(session.clock.now()));
     if args.repair {
         refuse_single_replica(session)?;
     }
@@ -105,7 +105,7 @@ pub(crate) async fn run(args: &Args, session: &Session) -> Result<()> {
                 None => None,
             };
             // The past is not judged by what has become of it.
-            let now = args.moment.as_of.unwrap_or_else(|| session.clock.now());
+            let now = place.as_of.unwrap_or_else(|| session.clock.now());
             verify::verify(&reader, &dataset, only.as_ref(), reading.clone(), now, &session.cancel).await
         };
         let mut report = session.cancellable("the verification", look).await?;
