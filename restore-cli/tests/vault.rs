@@ -209,6 +209,12 @@ async fn a_restore_without_the_right_keys_is_exit_7_and_says_where_they_are() {
     assert_eq!(code(&wrong), 7, "{}", stderr(&wrong));
     assert!(wrong.stdout.is_empty());
 
+    assert!(stderr(&wrong).contains("master_recipients of the backup host has its public half"), "{}", stderr(&wrong));
+    let other = place.vault.init.drill_signer.clone().unwrap();
+    let distrusted = place.run(&[&one[..], &["--trusted-signer", &other, "-i", master, "list"]].concat());
+    let said = stderr(&distrusted);
+    assert!(said.contains("trusted_signers") && !said.contains("pass --identity"), "{said}");
+
     fs::set_permissions(master, fs::Permissions::from_mode(0o644)).unwrap();
     let readable = place.with_one_replica(&restore);
     assert_eq!(code(&readable), 7);
@@ -221,12 +227,6 @@ async fn a_restore_without_the_right_keys_is_exit_7_and_says_where_they_are() {
 async fn an_identity_may_come_through_a_pipe() {
     let place = Installation::new().await;
     let arguments =
-    assert!(stderr(&wrong).contains("master_recipients of the backup host has its public half"), "{}", stderr(&wrong));
-    let other = place.vault.init.drill_signer.clone().unwrap();
-    let distrusted = place.run(&[&one[..], &["--trusted-signer", &other, "-i", master, "list"]].concat());
-    let said = stderr(&distrusted);
-    assert!(said.contains("trusted_signers") && !said.contains("pass --identity"), "{said}");
-
         ["--directory", "r1", "--vault-prefix", "vault", "-i", "-", "--trusted-signer", &place.vault.init.signer];
     let mut child = place.command(&[&arguments[..], &["restore", DATASET, "--stdout", "data"]].concat());
     let mut child = child.stdin(Stdio::piped()).spawn().unwrap();
@@ -277,6 +277,29 @@ async fn verify_tells_good_from_damaged_from_unreachable() {
     let unreachable = place.on("backup", &["verify", "--json"]);
     assert_eq!(code(&unreachable), 5, "{}", stderr(&unreachable));
     assert!(json(&unreachable)["unreachable"].get("r1").is_some());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn verify_leaves_out_what_another_host_backs_up_unless_it_is_named() {
+    let place = Installation::new().await;
+    let (root, text) = (place.path(""), fs::read_to_string(place.path("backup.toml")).unwrap());
+    let keys = format!("{}keys", root.display());
+    let text = text.replace("\"db1\"", "\"db2\"").replace(&keys, &format!("{keys}-2"));
+    let text = text.replace(&format!("name = \"{DATASET}\""), "name = \"wiki\"").replace("/state\"", "/state-2\"");
+    fs::write(place.path("other.toml"), text).unwrap();
+    let init = place.on("other", &["init"]);
+    assert_eq!(code(&init), 0, "{}", stderr(&init));
+    let verified = place.on("other", &["verify", "--json"]);
+    assert_eq!(code(&verified), 0, "{}", stderr(&verified));
+    assert_eq!(json(&verified)["left_out"], serde_json::json!([DATASET]));
+    let told = stderr(&place.on("other", &["verify"]));
+    assert!(told.contains("dataset shop was not verified, because this host does not back it up"), "{told}");
+    assert_ne!(code(&place.on("other", &["verify", DATASET])), 0, "no key of this host opens it");
+    let master = place.vault.master.to_str().unwrap();
+    let signer = &place.vault.init.signer;
+    let asked = place.on("other", &["verify", "--json", "-i", master, "--trusted-signer", signer]);
+    assert_eq!(code(&asked), 0, "{}", stderr(&asked));
+    assert!(json(&asked)["datasets"][DATASET].is_object());
 }
 
 #[tokio::test(flavor = "multi_thread")]
