@@ -88,6 +88,20 @@ impl SnapshotId {
         Self::parse_time(&self.0).unwrap_or_default()
     }
 
+    /// Whether a text is the beginning of an id, from its day on, and not a whole one.
+    #[must_use]
+    pub fn is_beginning(text: &str) -> bool {
+        const SAMPLE: &str = "00000000T000000000Z-00000000";
+        let fits = |(byte, sample): (u8, u8)| match sample {
+            b'0' => byte.is_ascii_digit(),
+            other => byte == other,
+        };
+        let (stamp, entropy) = text.as_bytes().split_at(text.len().min(20));
+        (8..SAMPLE.len()).contains(&text.len())
+            && stamp.iter().copied().zip(SAMPLE.bytes()).all(fits)
+            && entropy.iter().all(|byte| byte.is_ascii_digit() || (b'a'..=b'f').contains(byte))
+    }
+
     /// As [`TIME_FORMAT`] writes it. Listings have hundreds of thousands of ids, so this is no
     /// matter for a general parser.
     fn parse_time(text: &str) -> Option<DateTime<Utc>> {

@@ -119,7 +119,14 @@ mod tests {
         let Command::Drill(args) = parsed(&format!("{base} --at 2026-11-23T20:00:00+02:00")).unwrap().command else {
             panic!("not a drill")
         };
-        assert_eq!(args.selection.selector(), Selector::At("2026-11-23T18:00:00Z".parse().unwrap()));
+        let time = "2026-11-23T18:00:00Z".parse().unwrap();
+        assert_eq!(args.selection.selector(time), Selector::At(time));
+        let Command::Drill(args) = parsed(&format!("{base} --snapshot 20261123T18")).unwrap().command else {
+            panic!("not a drill")
+        };
+        assert_eq!(args.selection.selector(time), Selector::Beginning("20261123T18".to_owned()));
+        let Command::Show(args) = parsed("lifeboat show shop").unwrap().command else { panic!("no show") };
+        assert_eq!(args.snapshot, Selector::Latest);
         assert!(parsed(&format!("{base} --at yesterday")).is_err());
         assert!(parsed(&format!("{base} --snapshot nonsense")).is_err());
         assert!(parsed(&format!("{base} --snapshot latest --at 2026-11-23T18:00:00Z")).is_err());

@@ -4,10 +4,11 @@ use std::path::PathBuf;
 
 use chrono::{DateTime, Utc};
 use clap::{ArgAction, Args};
-use lifeboat_engine::format::id::Name;
+use lifeboat_engine::format::id::{Name, SnapshotId};
 use lifeboat_engine::restore::Selector;
 
 use crate::given_replica::GivenReplica;
+use crate::when::When;
 
 /// Flags that every command takes.
 #[derive(Debug, Clone, Args)]
@@ -55,20 +56,20 @@ pub(crate) struct Globals {
 /// Which snapshot of a dataset.
 #[derive(Debug, Clone, Args)]
 pub(crate) struct Selection {
-    /// Snapshot id, or `latest` (the default)
+    /// Snapshot id or the beginning of one, such as 20261123T1832; or `latest` (the default)
     #[arg(long, value_name = "ID", value_parser = parse_snapshot, conflicts_with = "at")]
     pub(crate) snapshot: Option<Selector>,
-    /// The newest snapshot that began at or before this time (RFC 3339), such as
-    /// 2026-11-23T18:00:00Z
-    #[arg(long, value_name = "TIME", value_parser = parse_time)]
-    pub(crate) at: Option<DateTime<Utc>>,
+    /// The newest snapshot that began at or before this time, such as 2026-11-23T20:00:00+02:00,
+    /// "2026-11-23 18:00:00 UTC" (as `list` prints it), "yesterday 18:00" (UTC) or "2h ago"
+    #[arg(long, value_name = "TIME")]
+    pub(crate) at: Option<When>,
 }
 
 impl Selection {
-    /// What was asked for.
-    pub(crate) fn selector(&self) -> Selector {
-        match (&self.snapshot, self.at) {
-            (_, Some(time)) => Selector::At(time),
+    /// What was asked for, seen from `now`.
+    pub(crate) fn selector(&self, now: DateTime<Utc>) -> Selector {
+        match (&self.snapshot, &self.at) {
+            (_, Some(when)) => Selector::At(when.end_seen_from(now)),
             (Some(selector), None) => selector.clone(),
             (None, None) => Selector::Latest,
         }
@@ -78,16 +79,26 @@ impl Selection {
 /// When the vault is read as of.
 #[derive(Debug, Clone, Args)]
 pub(crate) struct Moment {
-    /// Read the vault as it was at this time (RFC 3339), deleted and overwritten objects included.
-    /// The bucket must keep versions
-    #[arg(long, value_name = "TIME", value_parser = parse_time)]
-    pub(crate) as_of: Option<DateTime<Utc>>,
+    /// Read the vault as it was at this time, deleted and overwritten objects included. The bucket
+    /// must keep versions. A time is written as for `restore --at`
+    #[arg(long, value_name = "TIME")]
+    as_of: Option<When>,
 }
 
-/// `latest` or an id.
+impl Moment {
+    /// The time that was asked for, seen from `now`.
+    pub(crate) fn seen_from(&self, now: DateTime<Utc>) -> Option<DateTime<Utc>> {
+        self.as_of.as_ref().map(|when| when.seen_from(now))
+    }
+}
+
+/// `latest`, an id, or the beginning of one.
 pub(crate) fn parse_snapshot(text: &str) -> Result<Selector, String> {
     if text == "latest" {
         return Ok(Selector::Latest);
+    }
+    if SnapshotId::is_beginning(text) {
+        return Ok(Selector::Beginning(text.to_owned()));
     }
     text.parse().map(Selector::Id).map_err(|error: lifeboat_engine::Error| {
         format!("{error}; {}", error.hint_text().unwrap_or("`lifeboat list` shows the ids"))

@@ -20,6 +20,7 @@ mod server;
 mod session;
 mod table;
 mod textfile;
+mod when;
 
 #[cfg(test)]
 mod documents;

@@ -218,6 +218,7 @@ pub(crate) fn wanted(selector: &Selector) -> String {
     match selector {
         Selector::Latest => "latest".to_owned(),
         Selector::Id(id) => id.to_string(),
+        Selector::Beginning(beginning) => beginning.clone(),
         Selector::At(time) => format!("at {}", time.to_rfc3339_opts(chrono::SecondsFormat::AutoSi, true)),
     }
 }

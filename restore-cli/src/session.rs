@@ -19,7 +19,7 @@ use tempfile::TempDir;
 use tokio_util::sync::CancellationToken;
 
 use crate::access::{self, Need};
-use crate::flags::{Globals, Moment};
+use crate::flags::Globals;
 use crate::human;
 use crate::output::Output;
 
@@ -48,7 +48,7 @@ pub(crate) struct Place {
     pub(crate) vault_prefix: String,
     pub(crate) limits: Limits,
     /// The moment to read it as of; `None`: as it is.
-    as_of: Option<DateTime<Utc>>,
+    pub(crate) as_of: Option<DateTime<Utc>>,
 }
 
 impl Session {
@@ -236,8 +236,8 @@ impl Session {
 
 impl Place {
     /// The same place at the moment that was asked for.
-    pub(crate) fn read_as_of(self, moment: &Moment) -> Self {
-        Self { as_of: moment.as_of, ..self }
+    pub(crate) fn read_as_of(self, as_of: Option<DateTime<Utc>>) -> Self {
+        Self { as_of, ..self }
     }
 
     /// The configuration of a host that may know the vault as it is; none for a moment in the past.

@@ -170,8 +170,20 @@ async fn one_replica_and_an_identity_are_enough_to_restore() {
     assert!(latest.stdout == place.contents[1], "the newest snapshot is not what was captured");
     let first = place.with_one_replica(&["restore", DATASET, "--snapshot", &place.snapshots[0], "--stdout", "data"]);
     assert!(first.stdout == place.contents[0], "the first snapshot is not what was captured");
+    // As `list` prints it, and the beginning of an id.
+    let listed = stdout(&place.with_one_replica(&["list"]));
+    let mut cells = listed.lines().nth(1).unwrap().split("  ").map(str::trim);
+    let time = cells.find(|cell| cell.ends_with(" UTC")).unwrap();
+    let id = &place.snapshots[0][..26];
+    for selection in [["--at", time], ["--snapshot", id]] {
+        let first = place.with_one_replica(&[&["restore", DATASET, "--stdout", "data"], &selection[..]].concat());
+        assert!(first.stdout == place.contents[0], "{selection:?}: {}", stderr(&first));
+    }
+    let several = place.with_one_replica(&["show", DATASET, &place.snapshots[0][..8]]);
+    assert_eq!(code(&several), 2);
+    assert!(stderr(&several).contains("2 snapshots of dataset shop begin with"), "{}", stderr(&several));
 
-    let shown = place.with_one_replica(&["show", DATASET, "latest"]);
+    let shown = place.with_one_replica(&["show", DATASET]);
     assert!(stdout(&shown).contains(&place.snapshots[0]), "its predecessor is named: {}", stdout(&shown));
 }
 
@@ -196,6 +208,12 @@ async fn a_restore_without_the_right_keys_is_exit_7_and_says_where_they_are() {
         place.run(&[&one[..], &["--trusted-signer", &signer, "-i", stranger.to_str().unwrap()], &restore].concat());
     assert_eq!(code(&wrong), 7, "{}", stderr(&wrong));
     assert!(wrong.stdout.is_empty());
+
+    assert!(stderr(&wrong).contains("master_recipients of the backup host has its public half"), "{}", stderr(&wrong));
+    let other = place.vault.init.drill_signer.clone().unwrap();
+    let distrusted = place.run(&[&one[..], &["--trusted-signer", &other, "-i", master, "list"]].concat());
+    let said = stderr(&distrusted);
+    assert!(said.contains("trusted_signers") && !said.contains("pass --identity"), "{said}");
 
     fs::set_permissions(master, fs::Permissions::from_mode(0o644)).unwrap();
     let readable = place.with_one_replica(&restore);
@@ -259,6 +277,29 @@ async fn verify_tells_good_from_damaged_from_unreachable() {
     let unreachable = place.on("backup", &["verify", "--json"]);
     assert_eq!(code(&unreachable), 5, "{}", stderr(&unreachable));
     assert!(json(&unreachable)["unreachable"].get("r1").is_some());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn verify_leaves_out_what_another_host_backs_up_unless_it_is_named() {
+    let place = Installation::new().await;
+    let (root, text) = (place.path(""), fs::read_to_string(place.path("backup.toml")).unwrap());
+    let keys = format!("{}keys", root.display());
+    let text = text.replace("\"db1\"", "\"db2\"").replace(&keys, &format!("{keys}-2"));
+    let text = text.replace(&format!("name = \"{DATASET}\""), "name = \"wiki\"").replace("/state\"", "/state-2\"");
+    fs::write(place.path("other.toml"), text).unwrap();
+    let init = place.on("other", &["init"]);
+    assert_eq!(code(&init), 0, "{}", stderr(&init));
+    let verified = place.on("other", &["verify", "--json"]);
+    assert_eq!(code(&verified), 0, "{}", stderr(&verified));
+    assert_eq!(json(&verified)["left_out"], serde_json::json!([DATASET]));
+    let told = stderr(&place.on("other", &["verify"]));
+    assert!(told.contains("dataset shop was not verified, because this host does not back it up"), "{told}");
+    assert_ne!(code(&place.on("other", &["verify", DATASET])), 0, "no key of this host opens it");
+    let master = place.vault.master.to_str().unwrap();
+    let signer = &place.vault.init.signer;
+    let asked = place.on("other", &["verify", "--json", "-i", master, "--trusted-signer", signer]);
+    assert_eq!(code(&asked), 0, "{}", stderr(&asked));
+    assert!(json(&asked)["datasets"][DATASET].is_object());
 }
 
 #[tokio::test(flavor = "multi_thread")]

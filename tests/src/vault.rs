@@ -393,6 +393,7 @@ fn dataset(text: &str) -> Dataset {
             allow_empty: false,
             stream: "data".to_owned(),
         })),
+        replaces: None,
         // The longest pauses that no test doubts: see `clocks.rs`.
         schedule: Schedule::parse("@monthly", Tz::UTC, Duration::ZERO).ok(),
         retention: Retention { grace: Duration::from_secs(86_400), ..Retention::default() },

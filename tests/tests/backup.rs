@@ -9,6 +9,7 @@ use bytes::Bytes;
 use lifeboat_engine::base::facts::SourceFacts;
 use lifeboat_engine::databases::Database;
 use lifeboat_engine::databases::command::Command;
+use lifeboat_engine::databases::file::File;
 use lifeboat_engine::databases::streams::StreamSink;
 use lifeboat_engine::databases::{Source, WorkContext};
 use lifeboat_engine::format::id::SnapshotId;
@@ -76,6 +77,41 @@ impl Source for Twins {
         }
         Ok(SourceFacts { engine: "command".to_owned(), ..SourceFacts::default() })
     }
+}
+
+/// A file with the content of another source.
+#[derive(Debug)]
+struct AsFile(MemorySource);
+
+#[async_trait]
+impl Source for AsFile {
+    fn database(&self) -> &'static dyn Database {
+        &File
+    }
+
+    async fn capture(&self, sink: &dyn StreamSink, cx: &WorkContext) -> Result<SourceFacts> {
+        Ok(SourceFacts { engine: "file".to_owned(), ..self.0.capture(sink, cx).await? })
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_source_of_another_kind_is_refused_until_somebody_means_it() {
+    let mut vault = TestVault::new(1, 1).await;
+    vault.backup(&MemorySource::of(noise(10_000, 20))).await.unwrap();
+    let other = AsFile(MemorySource::of(noise(10_000, 21)));
+    let error = vault.backup(&other).await.unwrap_err();
+    assert_eq!(error.class(), Class::Configuration, "{error:?}");
+    assert!(error.message().contains("from command, and its source is of kind file"), "{error:?}");
+    assert!(error.hint_text().unwrap().contains("replaces = \"command\""), "{error:?}");
+    assert_eq!(objects(&vault, 1, "/snapshots/").len(), 2, "something was committed");
+
+    vault.config.datasets[0].replaces = Some("command");
+    let replaced = vault.backup(&other).await.unwrap();
+    assert!(vault.restore(&replaced.snapshot).await.unwrap()["data"] == other.0.streams[0].1);
+    // From now on it is a file, with or without the word.
+    vault.config.datasets[0].replaces = None;
+    vault.backup(&other).await.unwrap();
+    assert!(vault.backup(&MemorySource::of(noise(10_000, 20))).await.is_err());
 }
 
 #[tokio::test(flavor = "multi_thread")]

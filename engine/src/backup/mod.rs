@@ -181,6 +181,9 @@ impl Backup<'_> {
                 }
             }
         };
+        if let Some(before) = &place.manifest {
+            self.check_kind(&before.source.engine)?;
+        }
         let fleet = Fleet::new(dataset, members, failed, self.config.min_replicas)?;
         let started = now;
         // An id is later than the one before, whatever the clock says; what began when stays true.
@@ -341,6 +344,21 @@ impl Backup<'_> {
             figures,
             figures_before: before,
         })
+    }
+
+    /// Refuses a source of another kind than the dataset's newest snapshot has, unless somebody said
+    /// that this is meant: it may well be another database, whose snapshots would push out those of
+    /// the right one.
+    fn check_kind(&self, before: &str) -> Result<()> {
+        let now = self.source.database().kind();
+        if before == now || self.dataset.replaces == Some(before) {
+            return Ok(());
+        }
+        let name = &self.dataset.name;
+        Err(Error::configuration(format!("dataset {name} was backed up from {before}, and its source is of kind {now}"))
+            .hint(format!(
+                "correct [dataset.source]; or give the new source a [[dataset]] of its own; or, if it takes the place of the old one, set replaces = \"{before}\" in this one"
+            )))
     }
 
     fn check_cancelled(&self) -> Result<()> {

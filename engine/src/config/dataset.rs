@@ -56,6 +56,7 @@ pub(crate) fn validate(
         rto: v.unit(raw.objectives.rto.as_ref(), units::duration),
     };
     let schedule = schedule(v, &raw);
+    let replaces = raw.replaces.as_ref().and_then(|text| replaces(v, text));
     let chunk_size = chunk_size(v, raw.chunk_size.as_ref());
     let compression = compression(v, raw.compression.as_ref());
     let source: Arc<dyn Source> = source?.into();
@@ -64,6 +65,7 @@ pub(crate) fn validate(
         name: name(v, &raw.name)?,
         home_region,
         source,
+        replaces,
         schedule,
         retry: v.unit(raw.retry.as_ref(), units::duration).unwrap_or(defaults::RETRY),
         retention,
@@ -75,6 +77,17 @@ pub(crate) fn validate(
         takeover_after: v.unit(raw.takeover_after.as_ref(), units::duration).unwrap_or(defaults::TAKEOVER_AFTER),
         drill,
     })
+}
+
+/// The kind of source that another one replaces.
+fn replaces(v: &mut SettingsReader<'_>, text: &Text) -> Option<&'static str> {
+    let known = registry::find(text.get_ref());
+    if known.is_none() {
+        let kinds: Vec<&str> = registry::ENGINES.iter().map(|engine| engine.kind()).collect();
+        let problem = format!("no source is of kind `{}`", text.get_ref());
+        v.findings.add(text.span(), problem, format!("use one of: {}", kinds.join(", ")));
+    }
+    known.map(|engine| engine.kind())
 }
 
 /// The hosts of a dataset, if they are named. This host is one of them.

@@ -183,6 +183,8 @@ pub struct Dataset {
     pub home_region: String,
     /// The database to capture.
     pub source: Arc<dyn Source>,
+    /// The kind of source that the dataset had before, if another takes its place on purpose.
+    pub replaces: Option<&'static str>,
     /// When backups run. `None`: only with `lifeboatd --once` or `lifeboat trigger`.
     pub schedule: Option<Schedule>,
     /// A scheduled run that failed is tried again after this long, if nothing starts before. Zero:

@@ -119,6 +119,7 @@ pub(crate) struct RawBandwidthWindow {
 pub(crate) struct RawDataset {
     pub name: Text,
     pub home_region: Text,
+    pub replaces: Option<Text>,
     pub schedule: Option<Text>,
     pub time_zone: Option<Text>,
     pub jitter: Option<Text>,

@@ -355,7 +355,8 @@ impl VaultReader {
     /// In every replica, the manifest is missing, damaged or forged, or no identity opens it.
     pub async fn manifest(&self, dataset: &Name, snapshot: &SnapshotId) -> Result<Manifest> {
         let keys = self.document_keys(dataset).await;
-        Ok(self.documents(dataset, &keys).manifest(&self.replicas, snapshot).await?.0)
+        let found = self.documents(dataset, &keys).manifest(&self.replicas, snapshot).await;
+        found.map(|(manifest, ..)| manifest).map_err(|error| self.told_who_opens(dataset, error))
     }
 
     /// The streams of a snapshot.

@@ -22,6 +22,8 @@ pub enum Selector {
     Latest,
     /// The snapshot with this id.
     Id(SnapshotId),
+    /// The only snapshot whose id begins with this.
+    Beginning(String),
     /// The newest snapshot that was taken at or before this time.
     At(DateTime<Utc>),
 }
@@ -56,7 +58,7 @@ impl VaultReader {
         // selected.
         let settled = async {
             match selector {
-                Selector::Id(_) => None,
+                Selector::Id(_) | Selector::Beginning(_) => None,
                 Selector::Latest | Selector::At(_) => Some(self.find_settled(dataset).await),
             }
         };
@@ -70,6 +72,19 @@ impl VaultReader {
             Selector::Id(id) => {
                 let found = shown.snapshots.into_iter().map(|listed| listed.snapshot).find(|snapshot| snapshot == id);
                 return found.ok_or_else(|| none(format!("snapshot {id}")));
+            }
+            Selector::Beginning(beginning) => {
+                let ids = shown.snapshots.into_iter().map(|listed| listed.snapshot);
+                let fit: Vec<SnapshotId> = ids.filter(|id| id.as_str().starts_with(beginning)).collect();
+                return match fit.as_slice() {
+                    [only] => Ok(only.clone()),
+                    [] => Err(none(format!("snapshot whose id begins with {beginning}"))),
+                    [first, .., last] => Err(Error::usage(format!(
+                        "{} snapshots of dataset {dataset} begin with {beginning}, from {first} to {last}",
+                        fit.len()
+                    ))
+                    .hint("give more of the id")),
+                };
             }
             Selector::Latest => (DateTime::<Utc>::MAX_UTC, "snapshot".to_owned()),
             Selector::At(time) => (*time, format!("snapshot from {} or before", time.to_rfc3339())),

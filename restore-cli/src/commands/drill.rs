@@ -112,9 +112,11 @@ impl Plan {
         };
         session.tell_what_guards_the_keys(worker, "as root, or by lifeboat-worker.socket, another user does it");
         let reader = session.reader_for(&args.dataset, &self.place, Need::Packs).await?;
+        // What is recorded is what is drilled.
+        let selector = args.selection.selector(session.clock.now());
         let event = |unrecorded| LogEvent::Drill {
             dataset: args.dataset.clone(),
-            snapshot: recording::wanted(&args.selection.selector()),
+            snapshot: recording::wanted(&selector),
             user: recording::user(),
             unrecorded,
         };
@@ -125,7 +127,7 @@ impl Plan {
             worker,
             reader: &reader,
             dataset: &args.dataset,
-            selector: args.selection.selector(),
+            selector,
             settings: &self.settings,
             objectives: self.objectives,
             jobs: self.place.limits.cpu,

@@ -53,7 +53,7 @@ struct Row {
 }
 
 pub(crate) async fn run(args: &Args, session: &Session) -> Result<()> {
-    let place = session.place()?.read_as_of(&args.moment);
+    let place = session.place()?.read_as_of(args.moment.seen_from(session.clock.now()));
     let reader = session.reader(&place, Need::Manifests).await?;
     let host = place.host().and_then(|config| Some((config.state_directory.clone(), access::host_keys(config)?)));
     let mut snapshots = Vec::new();
@@ -65,8 +65,9 @@ pub(crate) async fn run(args: &Args, session: &Session) -> Result<()> {
     }
     if let Some(error) = locked {
         session.out.note(format!(
-            "the sizes are unknown, because no manifest can be opened ({}); pass --identity",
-            error.chain()
+            "the sizes are unknown, because no manifest can be opened and trusted ({}); {}",
+            error.chain(),
+            error.hint_text().unwrap_or("pass --identity")
         ));
     }
     for row in &snapshots {

@@ -124,13 +124,15 @@ pub(crate) async fn run(args: &Args, session: &Session) -> Result<()> {
     }
     // A wrong address is refused before anything is asked or read.
     args.server.server(&session.worker, None, None)?;
-    let place = session.place()?.read_as_of(&args.moment);
+    let place = session.place()?.read_as_of(args.moment.seen_from(session.clock.now()));
     let target = target(args, session, place.config.as_ref()).await?;
     let reader = session.reader_for(&args.dataset, &place, Need::Packs).await?;
-    let shorter = Shorter::Ask { accepted: args.accept_older, expected: args.moment.as_of.is_some() };
+    // What is recorded is what is restored.
+    let selector = args.selection.selector(session.clock.now());
+    let shorter = Shorter::Ask { accepted: args.accept_older, expected: place.as_of.is_some() };
     let event = |unrecorded| LogEvent::Restore {
         dataset: args.dataset.clone(),
-        snapshot: recording::wanted(&args.selection.selector()),
+        snapshot: recording::wanted(&selector),
         target: cut_to_fit(&target.as_ref().map_or_else(|| "standard output".to_owned(), describe)),
         user: recording::user(),
         unrecorded,
@@ -138,7 +140,7 @@ pub(crate) async fn run(args: &Args, session: &Session) -> Result<()> {
     args.recording.record(session, &place, &reader, shorter, event).await?;
     let began = session.clock.elapsed();
     let open = async {
-        let (selector, now) = (args.selection.selector(), session.clock.now());
+        let now = session.clock.now();
         let (known, snapshot) = futures::join!(
             session.datasets(&reader, Some(&args.dataset)),
             reader.select(&args.dataset, &selector, now)

@@ -24,9 +24,9 @@ use crate::table::Plain;
 pub(crate) struct Args {
     /// Name of the dataset
     dataset: Name,
-    /// Snapshot id, or `latest`
-    #[arg(value_parser = parse_snapshot)]
-    snapshot: Selector,
+    /// Snapshot id, the beginning of one, or `latest`
+    #[arg(value_parser = parse_snapshot, default_value = "latest")]
+    pub(crate) snapshot: Selector,
     #[command(flatten)]
     moment: Moment,
 }
@@ -73,7 +73,7 @@ struct Stream {
 }
 
 pub(crate) async fn run(args: &Args, session: &Session) -> Result<()> {
-    let place = session.place()?.read_as_of(&args.moment);
+    let place = session.place()?.read_as_of(args.moment.seen_from(session.clock.now()));
     let reader = session.reader_for(&args.dataset, &place, Need::Manifests).await?;
     let look = async {
         let (known, snapshot, listed) = futures::join!(

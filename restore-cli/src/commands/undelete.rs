@@ -12,9 +12,9 @@ use serde::Serialize;
 use tokio_util::sync::CancellationToken;
 
 use crate::access::Need;
-use crate::flags::{Moment, parse_time};
 use crate::human;
 use crate::session::Session;
+use crate::when::When;
 
 /// So many names are shown to people.
 const MAX_SHOWN: usize = 20;
@@ -23,10 +23,10 @@ const MAX_SHOWN: usize = 20;
 /// the plan, then asks; removes no version
 #[derive(Debug, clap::Args)]
 pub(crate) struct Args {
-    /// Bring back what was there at this time (RFC 3339), such as 2026-11-23T18:00:00Z: a time
+    /// Bring back what was there at this time, such as 2026-11-23T18:00:00Z or "2h ago": a time
     /// shortly before somebody began to delete
-    #[arg(long, value_name = "TIME", value_parser = parse_time)]
-    as_of: DateTime<Utc>,
+    #[arg(long, value_name = "TIME")]
+    as_of: When,
     /// Also bring back what a prune has deleted since then, as a signed record says
     #[arg(long)]
     also_pruned: bool,
@@ -58,8 +58,9 @@ pub(crate) async fn run(args: &Args, session: &Session) -> Result<()> {
             Error::usage("undelete cannot ask with --json").hint("pass --yes to confirm, or --dry-run to see the plan")
         );
     }
-    if args.as_of > session.clock.now() {
-        return Err(Error::usage(format!("{} lies in the future", human::time(args.as_of)))
+    let as_of = args.as_of.seen_from(session.clock.now());
+    if as_of > session.clock.now() {
+        return Err(Error::usage(format!("{} lies in the future", human::time(as_of)))
             .hint("name a time shortly before somebody began to delete"));
     }
     let place = session.place()?;
@@ -72,19 +73,19 @@ pub(crate) async fn run(args: &Args, session: &Session) -> Result<()> {
             "restore the directory from file-system snapshots, or have `lifeboat repair` copy from another replica",
         ));
     }
-    let place = place.read_as_of(&Moment { as_of: Some(args.as_of) });
+    let place = place.read_as_of(Some(as_of));
     let past = session.reader(&place, Need::Manifests).await?;
     let undelete = Undelete {
         past: &past,
         replicas: &replicas,
-        moment: args.as_of,
+        moment: as_of,
         also: UndeleteAlso { pruned: args.also_pruned, rewritten: args.also_rewritten },
         cancel: CancellationToken::clone(&session.cancel),
     };
     let plan = session.cancellable("planning", undelete.plan()).await?;
     let nothing = plan.iter().all(ReplicaUndelete::is_empty);
     let told = |dry_run, replicas| {
-        let Args { as_of, also_pruned, also_rewritten, .. } = *args;
+        let Args { also_pruned, also_rewritten, .. } = *args;
         Undeleted { as_of, dry_run, also_pruned, also_rewritten, replicas }
     };
     let shown = told(args.dry_run || nothing, plan);
@@ -93,7 +94,7 @@ pub(crate) async fn run(args: &Args, session: &Session) -> Result<()> {
         return verdict(&shown);
     }
     session.out.text(&shown)?;
-    session.confirm(args.yes, format!("Bring these back as of {}?", human::time(args.as_of))).await?;
+    session.confirm(args.yes, format!("Bring these back as of {}?", human::time(as_of))).await?;
     let done = undelete.execute().await;
     // What was hidden meanwhile was not there to be locked.
     if let Some(Err(error)) = place.config.as_ref().map(locks::begin_anew) {

@@ -32,7 +32,7 @@ use crate::table::Plain;
 pub(crate) struct Args {
     /// Only this dataset
     dataset: Option<Name>,
-    /// Only this snapshot: an id, or `latest`
+    /// Only this snapshot: an id or the beginning of one, or `latest`
     #[arg(long, value_name = "ID", value_parser = parse_snapshot, requires = "dataset")]
     snapshot: Option<Selector>,
     /// Also decrypt all data and check every chunk; needs an identity that opens the data
@@ -70,13 +70,16 @@ struct Verification {
     /// The share of the packs that was read, if not all.
     subset: Option<PackShare>,
     datasets: BTreeMap<Name, VerifyReport>,
+    /// Datasets of other hosts, which this one cannot read.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    left_out: Vec<Name>,
     /// What `--repair` did.
     #[serde(skip_serializing_if = "BTreeMap::is_empty")]
     repairs: BTreeMap<Name, RepairReport>,
 }
 
 pub(crate) async fn run(args: &Args, session: &Session) -> Result<()> {
-    let place = session.place()?.read_as_of(&args.moment);
+    let place = session.place()?.read_as_of(args.moment.seen_from(session.clock.now()));
     if args.repair {
         refuse_single_replica(session)?;
     }
@@ -95,17 +98,32 @@ pub(crate) async fn run(args: &Args, session: &Session) -> Result<()> {
         read_data: args.read_data,
         subset: share,
         datasets: BTreeMap::new(),
+        left_out: Vec::new(),
         repairs: BTreeMap::new(),
     };
     let mut failed = None;
+    // What nobody asked for, and this host's own keys do not open, says nothing about the vault.
+    let others = place.config.as_ref().filter(|config| {
+        args.dataset.is_none()
+            && session.globals.identities.is_empty()
+            && !config.datasets.is_empty()
+            && config.keys.host_bundle.path().exists()
+    });
     for dataset in session.datasets(&reader, args.dataset.as_ref()).await? {
+        if others.is_some_and(|config| config.dataset(&dataset).is_none()) {
+            session.out.note(format!(
+                "dataset {dataset} was not verified, because this host does not back it up: name it, or pass --identity with one that opens it"
+            ));
+            verification.left_out.push(dataset);
+            continue;
+        }
         let look = async {
             let only = match &args.snapshot {
                 Some(selector) => Some(reader.select(&dataset, selector, session.clock.now()).await?),
                 None => None,
             };
             // The past is not judged by what has become of it.
-            let now = args.moment.as_of.unwrap_or_else(|| session.clock.now());
+            let now = place.as_of.unwrap_or_else(|| session.clock.now());
             verify::verify(&reader, &dataset, only.as_ref(), reading.clone(), now, &session.cancel).await
         };
         let mut report = session.cancellable("the verification", look).await?;
@@ -241,6 +259,7 @@ mod tests {
             unreachable: BTreeMap::new(),
             read_data: false,
             subset: None,
+            left_out: Vec::new(),
             repairs: BTreeMap::new(),
             datasets: BTreeMap::from([("shop".parse().unwrap(), VerifyReport::default())]),
         }

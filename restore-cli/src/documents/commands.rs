@@ -86,8 +86,11 @@ fn command_of(line: &str, program: &str) -> Vec<Vec<String>> {
     commands
 }
 
-/// What stands for anything becomes a word that fits where a name does.
+/// What stands for anything becomes a word that fits where a name does, and `ID` a snapshot.
 fn placeholder(word: &str) -> String {
+    if word == "ID" {
+        return "20261123T183244123Z-9f2c81aa".to_owned();
+    }
     let stands_for_a_word = !word.is_empty() && word.chars().all(|letter| letter.is_ascii_uppercase() || letter == '-');
     if word == "…" || (stands_for_a_word && !word.starts_with('-')) { "word".to_owned() } else { word.to_owned() }
 }

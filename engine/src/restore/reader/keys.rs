@@ -8,6 +8,7 @@ use lifeboat_base::{Class, Error, Result};
 use lifeboat_format::id::Name;
 use lifeboat_format::keyring::{self, DatasetSecrets, MAX_KEYRING_OBJECT_BYTES};
 use lifeboat_format::layout;
+use lifeboat_format::root::DrillHost;
 use lifeboat_store::ReplicaError;
 
 use super::{Listings, VaultReader};
@@ -76,11 +77,32 @@ impl VaultReader {
         }
         let error = combine(format!("the keys of dataset {dataset} cannot be opened"), &errors);
         Err(match error.class() {
+            Class::Keys => self.told_who_opens(dataset, error),
             _ if error.hint_text().is_some() => error,
-            Class::Keys => error
-                .hint("pass --identity with a master identity, or with a drill identity that may open this dataset"),
             _ => error.hint("run `lifeboat verify` to see which replica holds a good one"),
         })
+    }
+
+    /// Adds who opens a dataset to an error that says nothing better of a key.
+    pub(super) fn told_who_opens(&self, dataset: &Name, error: Error) -> Error {
+        match error.class() == Class::Keys && error.hint_text().is_none() {
+            true => error.hint(self.who_opens(dataset)),
+            false => error,
+        }
+    }
+
+    /// Which identities open a dataset, as far as somebody signed that.
+    fn who_opens(&self, dataset: &Name) -> String {
+        let Some(root) = self.keys.trust.root() else {
+            return "pass --identity with a master identity (master_recipients of the backup host has its public half), or with a drill identity that was granted this dataset (drill_recipients)".to_owned();
+        };
+        let masters = root.masters.iter().map(|master| format!("a master ({master})"));
+        let open =
+            |host: &&DrillHost| host.until.is_none() && host.datasets.iter().any(|datasets| datasets.covers(dataset));
+        let drill_hosts =
+            root.drill_hosts.iter().filter(open).map(|host| format!("drill host {} ({})", host.name, host.recipient));
+        let all: Vec<String> = masters.chain(drill_hosts).collect();
+        format!("pass --identity with the identity of {}", all.join(", or of "))
     }
 
     /// The keyring objects of a dataset that any replica shows. A keyring that was seen is not
