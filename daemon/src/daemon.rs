@@ -108,7 +108,7 @@ impl Daemon {
         let budget = RunBudget::new(&config.limits);
         let runner = Runner { state, ledger, clock, tools: origin.tools.clone(), budget, prunes: one_prune() };
         config.datasets.iter().for_each(|dataset| runner.take_in_killed(dataset));
-        let scheduler = Scheduler::new(config, |dataset| considered(&runner, dataset));
+        let scheduler = Scheduler::new(config, |dataset| runner.considered(dataset));
         let upkeep = Upkeep::new(runner.clone(), live.clone());
         let mut daemon = Self {
             origin,
@@ -374,7 +374,7 @@ impl Daemon {
                 }
                 let runner = &self.runner;
                 runner.budget.set(&after.limits);
-                self.scheduler.reload(after, |dataset| considered(runner, dataset));
+                self.scheduler.reload(after, |dataset| runner.considered(dataset));
                 self.takeovers.retain(|dataset| after.dataset(dataset).is_some());
                 let gone: Vec<Name> =
                     self.waiting.keys().filter(|name| after.dataset(name).is_none()).cloned().collect();
@@ -484,20 +484,6 @@ fn answer_all(waiting: Vec<oneshot::Sender<Answer>>, answer: &Answer) {
         // Whoever hung up does not want it any more.
         let _ = waiting.send(answer.clone());
     }
-}
-
-/// Up to when the starts of `dataset` are done with. One that was never seen begins now, and that
-/// is remembered, so that a start which passes while the daemon is down is made up for.
-fn considered(runner: &Runner, dataset: &Name) -> DateTime<Utc> {
-    runner.ledger.refresh(dataset);
-    let now = runner.clock.now();
-    let known = runner.ledger.get(dataset).considered;
-    if known.is_none()
-        && let Ok(_lock) = runner.state.lock_dataset(dataset)
-    {
-        runner.ledger.update(dataset, |status| (status.first_seen, status.considered) = (Some(now), Some(now)));
-    }
-    known.unwrap_or(now)
 }
 
 #[cfg(test)]

@@ -112,6 +112,20 @@ impl Runner {
         }
     }
 
+    /// Up to when the starts of `dataset` are done with. One that was never seen begins now, and
+    /// that is remembered, so that a start which passes while the daemon is down is made up for.
+    pub(crate) fn considered(&self, dataset: &Name) -> DateTime<Utc> {
+        self.ledger.refresh(dataset);
+        let now = self.clock.now();
+        let known = self.ledger.get(dataset).considered;
+        if known.is_none()
+            && let Ok(_lock) = self.state.lock_dataset(dataset)
+        {
+            self.ledger.update(dataset, |status| (status.first_seen, status.considered) = (Some(now), Some(now)));
+        }
+        known.unwrap_or(now)
+    }
+
     /// Tells that a start failed before its run began. If `again`, it is tried again as a run is
     /// that failed.
     fn note_failure(&self, dataset: &Dataset, error: &Error, again: bool) {

@@ -346,9 +346,9 @@ impl Backup<'_> {
         })
     }
 
-    /// Refuses a source of another kind than the dataset's newest snapshot has, unless somebody said
-    /// that this is meant: it may well be another database, whose snapshots would push out those of
-    /// the right one.
+    /// Refuses a source of another kind than the dataset's newest snapshot has, unless somebody
+    /// said that this is meant: it may well be another database, whose snapshots would push out
+    /// those of the right one.
     fn check_kind(&self, before: &str) -> Result<()> {
         let now = self.source.database().kind();
         if before == now || self.dataset.replaces == Some(before) {
