@@ -12,7 +12,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-use chrono::{DateTime, TimeDelta, Utc};
+use chrono::TimeDelta;
 use lifeboat_engine::backup::{Progress, RunBudget};
 use lifeboat_engine::base::{Class, Error, Result};
 use lifeboat_engine::clock::SharedClock;
