@@ -101,7 +101,7 @@ async fn a_vault_adopts_a_root_which_changes_with_its_machines_and_owners() {
     let as_before = format!("--identity {master} --trusted-signer {old}");
     let listed = db2.must(&format!("lifeboat --json list {as_before}")).await.json().unwrap();
     let snapshot = listed["snapshots"].as_array().unwrap().iter().find(|one| one["dataset"] == "wiki-en").unwrap();
-    let id = snapshot["snapshot"].as_str().unwrap();
+    let (id, owner) = (snapshot["snapshot"].as_str().unwrap(), db1.file("ann").display().to_string());
     let real = [
         ("shop", "wiki-en"),
         ("ID", id),
@@ -109,7 +109,7 @@ async fn a_vault_adopts_a_root_which_changes_with_its_machines_and_owners() {
         ("OUT", "old"),
         ("MASTER", &master),
         ("RW…", &old),
-        ("DIR", "ann"),
+        ("DIR", &owner),
     ];
     let show = "lifeboat show shop ID --identity MASTER --trusted-signer RW…";
     let shown = db2.follow(&mut book, show, &real).await;
