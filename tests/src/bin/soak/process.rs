@@ -92,6 +92,8 @@ impl Daemon {
         command.arg("--config").arg(self.place.config()).args(["--log", "json"]);
         command.env("TMPDIR", self.place.temporary()).envs(fake_clock::environment("+0s")).env_remove("FAKETIME");
         command.env("FAKETIME_TIMESTAMP_FILE", self.place.root.join("clock")).env("FAKETIME_CACHE_DURATION", "1");
+        // As in its unit.
+        command.env("MALLOC_ARENA_MAX", "2");
         command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped()).kill_on_drop(true);
         let mut child = command.spawn()?;
         let stderr = child.stderr.take().ok_or("no standard error")?;

@@ -34,9 +34,11 @@ const WIKI: usize = 1;
 pub(crate) const FILES: std::ops::Range<usize> = 2..12;
 /// Rows in each database.
 const ROWS: usize = 60;
-/// What stays of a file, and what is new in each of its contents.
+/// What stays of a small file, and what is new in each of its contents. Of a large one, sixteen
+/// times as much is new.
 const OLD_BYTES: usize = 60_000;
 const NEW_BYTES: usize = 4_000;
+const NEW_TIMES: usize = 16;
 
 /// One content of a dataset.
 #[derive(Debug, Clone, Copy)]
@@ -124,8 +126,8 @@ impl Sources {
         let content = match dataset {
             SHOP | WIKI => rows(dataset, number).into_bytes(),
             _ => {
-                let seed = (dataset * 1_000_000) as u64;
-                [noise(OLD_BYTES, seed), noise(NEW_BYTES, seed + 1 + number as u64)].concat()
+                let (seed, (old, new)) = ((dataset * 1_000_000) as u64, sizes(dataset));
+                [noise(old, seed), noise(new, seed + 1 + number as u64)].concat()
             }
         };
         let hash = blake3::hash(&content);
@@ -209,6 +211,15 @@ impl Sources {
     /// Whether no two contents are equal, so that a hash tells which one it is.
     pub(crate) fn are_distinct(&self) -> bool {
         self.numbers().len() == self.contents().iter().map(Vec::len).sum::<usize>()
+    }
+}
+
+/// How much of a file stays, and how much of it is new each time. Every second file is large, of 2
+/// to 12 MiB, as the memory of the daemon grows with what it reads.
+fn sizes(dataset: usize) -> (usize, usize) {
+    match (dataset - FILES.start, dataset % 2) {
+        (place, 0) => ((2 << 20) + place * (10 << 20) / 8, NEW_TIMES * NEW_BYTES),
+        _ => (OLD_BYTES, NEW_BYTES),
     }
 }
 
