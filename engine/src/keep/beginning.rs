@@ -2,11 +2,11 @@
 //! are gone together, and this host may have lost its memory, too. Then no number is missed, and no
 //! predecessor. What such a loss leaves are packs, and the index segments of what was committed.
 //!
-//! - **Before the next backup** not one manifest, act or record is there beside them. A first run
-//!   that was killed leaves packs, too. Until one has come to its end, nothing is deleted.
-//! - **After it** the order begins anew, with a snapshot that follows none. Signed index segments
-//!   from before that snapshot are witnesses, for as long as no sweep has ever been written down.
-//!   Packs alone are none: they are no other than those of a run that was killed.
+//! - **Before the next backup** not one manifest, act or record is there beside the segments.
+//! - **After it** the order begins anew, with a snapshot that follows none, and the segments are
+//!   from before it. They are witnesses for as long as no sweep has ever been written down.
+//! - **No witness** are packs alone, and segments of one run alone: a first run that was killed
+//!   leaves such packs, and such segments if that was in the midst of its commit.
 
 use std::collections::BTreeSet;
 
@@ -31,7 +31,10 @@ pub(crate) async fn object_before_the_beginning(
 ) -> Option<String> {
     let is_bare = outlines.is_empty() && acts.found.is_empty();
     if is_bare && inventories.iter().all(|inventory| inventory.unsigned.is_empty()) {
-        return left_alone(documents, inventories);
+        let segments: BTreeSet<&SnapshotId> = inventories.iter().flat_map(|inventory| &inventory.indexes).collect();
+        let oldest = segments.first()?;
+        let is_of_several_runs = segments.last().is_some_and(|newest| newest.time() != oldest.time());
+        return is_of_several_runs.then(|| layout::index(documents.dataset, oldest));
     }
     let first = &acts.found.get(&1)?.act;
     let begins = |outline: &Outline| first.act == ActKind::Commit && outline.predecessor().is_none();
@@ -39,7 +42,7 @@ pub(crate) async fn object_before_the_beginning(
     // The segments of one run have the time of its manifest.
     let unsigned = inventories.iter().flat_map(|inventory| &inventory.unsigned);
     let known: BTreeSet<DateTime<Utc>> = outlines.keys().chain(unsigned).map(SnapshotId::time).collect();
-    let mut unbelieved = Unbelieved::new("an index segment that cannot be read");
+    let (mut unbelieved, mut witness) = (Unbelieved::new("an index segment that cannot be read"), None::<SnapshotId>);
     for inventory in inventories {
         let name = inventory.replica.name();
         let older = inventory.indexes.iter().take_while(|segment| segment.time() < first.id.time());
@@ -50,17 +53,14 @@ pub(crate) async fn object_before_the_beginning(
             match documents.index(std::slice::from_ref(&inventory.replica), segment).await {
                 // Anybody can put objects into a bucket. One that cannot be looked at may be true.
                 Err(error) if is_verdict(&error) => unbelieved.add([name], segment, &error),
-                Ok(_) | Err(_) => return Some(layout::index(documents.dataset, segment)),
+                Ok(_) | Err(_) => match &witness {
+                    Some(other) if other.time() != segment.time() => {
+                        return Some(layout::index(documents.dataset, segment.min(other)));
+                    }
+                    _ => witness = Some(segment.clone()),
+                },
             }
         }
     }
     None
-}
-
-/// An object of a dataset of which there is nothing else.
-fn left_alone(documents: &Documents<'_>, inventories: &[Inventory]) -> Option<String> {
-    let segment = inventories.iter().filter_map(|inventory| inventory.indexes.first()).min();
-    let pack = || inventories.iter().flat_map(|inventory| inventory.packs.keys()).min();
-    let of_pack = || pack().map(|pack| layout::pack(documents.dataset, pack));
-    segment.map(|segment| layout::index(documents.dataset, segment)).or_else(of_pack)
 }

@@ -331,7 +331,7 @@ pub(crate) fn refusal(dataset: &Name, gaps: &[Gap], away: &[&Name]) -> Error {
     let error = Error::integrity(format!("something of dataset {dataset} is missing: {named}{more}"));
     if gaps.iter().all(|gap| matches!(gap, Gap::Beginning(_))) {
         return error.hint(format!(
-            "bring back what was deleted, such as by `lifeboat undelete` where a bucket keeps versions; if nothing was, and only a first backup was killed, run `lifeboat repair {dataset} --accept-loss`"
+            "bring back what was deleted, such as by `lifeboat undelete` where a bucket keeps versions; if nothing was, and only first backups were killed, run `lifeboat repair {dataset} --accept-loss`"
         ));
     }
     error.hint(format!("run `lifeboat repair {dataset}`: it puts back what is known, and names what is lost"))

@@ -197,29 +197,28 @@ async fn nothing_that_is_needed_goes_though_this_host_lost_its_memory_too() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn packs_of_which_nothing_tells_any_more_stay_until_an_operator_gives_them_up() {
+async fn what_nothing_tells_of_any_more_stays_until_an_operator_gives_it_up() {
     let mut prepared = Prepared::new().await;
-    for (harm, left) in [(Harm::History, "/index/"), (Harm::HistoryAndIndexes, "/packs/")] {
-        prepared.reset();
-        prepared.harm(harm, &[1, 2]);
-        std::fs::remove_dir_all(&prepared.vault.config.state_directory).unwrap();
-        let before = prepared.contents();
-        for _ in 0..3 {
-            let refused = prepared.vault.prune().await.unwrap_err();
-            let (told, hint) = (refused.chain(), refused.hint_text().unwrap_or_default().to_owned());
-            assert!(told.contains(left) && told.contains("no manifest, act or prune record"), "{harm:?}: {told}");
-            assert!(hint.contains("undelete") && hint.contains("--accept-loss"), "{harm:?}: {hint}");
-            prepared.vault.clock.advance(Duration::from_secs(5 * 24 * 3600));
-        }
-        assert!(changed(&before, &prepared.contents()).is_empty(), "{harm:?}");
-        assert!(!prepared.verify().await.is_empty(), "{harm:?}: verify finds nothing");
-        let given_up = repaired(&prepared.vault, Some(LOSS)).await.unwrap();
-        assert!(given_up.missing.is_empty() && given_up.is_whole(), "{harm:?}: {given_up:?}");
-        // They are of use to nobody, so they go as those of a killed run do.
-        prepared.vault.prune().await.unwrap();
-        prepared.vault.backup(&source(9)).await.unwrap();
-        prepared.vault.prune().await.unwrap();
+    let (harm, left) = (Harm::History, "/index/");
+    prepared.reset();
+    prepared.harm(harm, &[1, 2]);
+    std::fs::remove_dir_all(&prepared.vault.config.state_directory).unwrap();
+    let before = prepared.contents();
+    for _ in 0..3 {
+        let refused = prepared.vault.prune().await.unwrap_err();
+        let (told, hint) = (refused.chain(), refused.hint_text().unwrap_or_default().to_owned());
+        assert!(told.contains(left) && told.contains("no manifest, act or prune record"), "{harm:?}: {told}");
+        assert!(hint.contains("undelete") && hint.contains("--accept-loss"), "{harm:?}: {hint}");
+        prepared.vault.clock.advance(Duration::from_secs(5 * 24 * 3600));
     }
+    assert!(changed(&before, &prepared.contents()).is_empty(), "{harm:?}");
+    assert!(!prepared.verify().await.is_empty(), "{harm:?}: verify finds nothing");
+    let given_up = repaired(&prepared.vault, Some(LOSS)).await.unwrap();
+    assert!(given_up.missing.is_empty() && given_up.is_whole(), "{harm:?}: {given_up:?}");
+    // They are of use to nobody, so they go as those of a killed run do.
+    prepared.vault.prune().await.unwrap();
+    prepared.vault.backup(&source(9)).await.unwrap();
+    prepared.vault.prune().await.unwrap();
 }
 
 #[tokio::test(flavor = "multi_thread")]
