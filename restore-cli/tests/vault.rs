@@ -685,6 +685,36 @@ async fn init_run_again_keeps_every_key_and_names_the_signer() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn init_that_was_cut_short_goes_on_with_the_keys_that_it_made() {
+    let place = Installation::new().await;
+    let keys = place.path("new-keys");
+    let text = fs::read_to_string(place.path("backup.toml")).unwrap().replace("\"db1\"", "\"db2\"");
+    let text = text.replace(&place.path("keys").display().to_string(), &keys.display().to_string());
+    let text = text.replace(&format!("name = \"{DATASET}\""), "name = \"wiki\"");
+    let bundle = format!("[keys]\nhost_bundle = \"{}/later/host-keys\"\n", keys.display());
+    fs::write(place.path("other.toml"), text.replace("[keys]\n", &bundle)).unwrap();
+
+    let cut = place.on("other", &["init"]);
+    assert!(code(&cut) != 0 && stderr(&cut).contains("later/host-keys"), "{}", stderr(&cut));
+    let identity = fs::read(keys.join("drill-host/drill-identity")).unwrap();
+    fs::remove_file(keys.join("drill-host/drill-signer")).unwrap();
+    fs::create_dir(keys.join("later")).unwrap();
+    let again = place.on("other", &["init", "--json"]);
+    assert_eq!(code(&again), 0, "{}", stderr(&again));
+    assert_eq!(fs::read(keys.join("drill-host/drill-identity")).unwrap(), identity);
+    let opens = Command::new("age-keygen").arg("-y").arg(keys.join("drill-host/drill-identity")).output().unwrap();
+    assert_eq!(json(&again)["drill_recipient"], stdout(&opens).trim());
+    assert!(json(&again)["drill_signer"].is_string() && keys.join("drill-host/drill-signer").exists());
+
+    // What is no key is not taken for one, and the way out is told.
+    fs::remove_file(keys.join("later/host-keys")).unwrap();
+    fs::write(keys.join("drill-host/drill-identity"), "").unwrap();
+    let torn = place.on("other", &["init", "--identity", place.vault.master.to_str().unwrap()]);
+    assert_eq!(code(&torn), 7, "{}", stderr(&torn));
+    assert!(stderr(&torn).contains("drill-host away"), "{}", stderr(&torn));
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_restore_into_a_directory_overwrites_only_when_it_is_meant() {
     let place = Installation::new().await;
     let restore = ["restore", DATASET, "--to-directory", "out"];

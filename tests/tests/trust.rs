@@ -125,7 +125,10 @@ async fn a_new_host_takes_over_with_the_master_identity_and_not_without() {
 
     std::fs::remove_dir_all(&vault.config.keys.directory).unwrap();
     let options = InitOptions { identities: vault.master_identities(), ..InitOptions::default() };
-    init(&vault.config, &vault.replicas, &options, &clock).await.unwrap();
+    let taken_over = init(&vault.config, &vault.replicas, &options, &clock).await.unwrap();
+    let told = |note: &String| note.contains("a drill host of before cannot open what is backed up from now on");
+    assert!(taken_over.notes.iter().any(told), "{:?}", taken_over.notes);
+    assert!(!vault.init.notes.iter().any(told), "{:?}", vault.init.notes);
     // The new host trusts its predecessor's snapshots because the operator says so, and
     // deduplicates against them.
     vault.config.keys.trusted_signers = vec![old_signer.to_string()];

@@ -5,8 +5,8 @@ use std::time::Duration;
 
 use lifeboat_base::hours::Hours;
 use lifeboat_base::settings::{Section, SettingsReader, Text, units};
-use lifeboat_databases::Source;
 use lifeboat_databases::registry;
+use lifeboat_databases::{Database, Source};
 use lifeboat_format::id::Name;
 use lifeboat_store::ReplicaConfig;
 use toml::Spanned;
@@ -87,7 +87,7 @@ fn replaces(v: &mut SettingsReader<'_>, text: &Text) -> Option<&'static str> {
         let problem = format!("no source is of kind `{}`", text.get_ref());
         v.findings.add(text.span(), problem, format!("use one of: {}", kinds.join(", ")));
     }
-    known.map(|engine| engine.kind())
+    known.map(Database::kind)
 }
 
 /// The hosts of a dataset, if they are named. This host is one of them.

@@ -21,13 +21,14 @@ mod takeover;
 mod upload;
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::fs::OpenOptions;
+use std::fs::File;
 use std::io::Write;
-use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
+use std::os::unix::fs::DirBuilderExt;
 use std::path::Path;
 
 use age::secrecy::ExposeSecret;
 use lifeboat_base::clock::SharedClock;
+use lifeboat_base::secret::{Secret, SecretRef};
 use lifeboat_base::{Class, Context, Error, Result};
 use lifeboat_format::chunk_id::ChunkIdKey;
 use lifeboat_format::id::Name;
@@ -145,6 +146,11 @@ pub async fn init(
             None => {
                 let secrets = match found.remove(dataset).flatten() {
                     Some(secrets) => {
+                        if !access.names_drill_hosts() {
+                            notes.push(format!(
+                                "dataset {dataset} was taken over, and only the drill identity that was made here opens it: a drill host of before cannot open what is backed up from now on; to let it, add its recipient (`age-keygen -y drill-identity` there) to drill_recipients, and run `lifeboat init --identity MASTER`"
+                            ));
+                        }
                         // The object in the vault may be wrapped to others, so it is replaced.
                         rewrapped.insert(layout::keyring_generation(dataset, secrets.generation));
                         secrets
@@ -263,7 +269,7 @@ fn wrap_operations(host: &Name, masters: &[String], vault: &str, identity: &age:
     let masters = parse_recipients(masters)?;
     let text = Zeroizing::new(format!(
         "# lifeboat operations key\n# vault: {vault}\n# host: {host}\n{}\n",
-        age::secrecy::ExposeSecret::expose_secret(&identity.to_string())
+        identity.to_string().expose_secret()
     ));
     crypt::encrypt(masters.iter().map(|master| master.as_ref() as &dyn age::Recipient), text.as_bytes())
 }
@@ -273,23 +279,38 @@ fn make_drill_keys(config: &Config, bundle: &mut Bundle, files: &mut Vec<InitIte
         return Ok(());
     }
     let folder = config.keys.directory.join(DRILL_HOST_FOLDER);
-    std::fs::DirBuilder::new()
-        .recursive(true)
-        .mode(0o700)
-        .create(&folder)
-        .context(Class::Keys, || format!("cannot create {}", folder.display()))?;
-    let identity = age::x25519::Identity::generate();
-    let signer = Signer::generate()?;
-    let text = Zeroizing::new(format!(
-        "# lifeboat drill identity\n{}\n",
-        age::secrecy::ExposeSecret::expose_secret(&identity.to_string())
-    ));
-    for (name, content) in [("drill-identity", text.as_bytes()), ("drill-signer", signer.to_text()?.as_bytes())] {
-        let place = folder.join(name);
-        write_new(&place, content)?;
+    let (identity_file, signer_file) = (folder.join("drill-identity"), folder.join("drill-signer"));
+    // A run that was cut short has made them, or this host lost its other keys: they are as good.
+    let found = |file: &Path| {
+        let named = |error: Error| {
+            error
+                .within(format!("the key {} is there already, and cannot be used", file.display()))
+                .hint(format!("move {} away, and run `lifeboat init` again", folder.display()))
+        };
+        SecretRef::file(file).read_if_any().map_err(named)
+    };
+    let unusable = |file: &Path| {
+        Error::keys(format!("{} is there already, and is no key", file.display()))
+            .hint(format!("move {} away, and run `lifeboat init` again", folder.display()))
+    };
+    let identity =
+        found(&identity_file)?.map(|text| parse_drill_identity(&text).ok_or_else(|| unusable(&identity_file)));
+    let signer =
+        found(&signer_file)?.map(|text| Signer::parse(&text).map_err(|error| unusable(&signer_file).because(error)));
+    let (identity, signer) = (identity.transpose()?, signer.transpose()?);
+    let created = [identity.is_none(), signer.is_none()];
+    let identity = identity.unwrap_or_else(age::x25519::Identity::generate);
+    let signer = signer.map_or_else(Signer::generate, Ok)?;
+    let text = Zeroizing::new(format!("# lifeboat drill identity\n{}\n", identity.to_string().expose_secret()));
+    let signer_text = signer.to_text()?;
+    let files_and_contents = [(identity_file, text.as_bytes()), (signer_file, signer_text.as_bytes())];
+    for ((place, content), created) in files_and_contents.into_iter().zip(created) {
+        if created {
+            write_new(&place, content)?;
+        }
         files.push(InitItem {
             what: place.display().to_string(),
-            created: true,
+            created,
             advice:
                 "MOVE it to the drill host's key directory: as long as it is here, this host can read its own backups"
                     .to_owned(),
@@ -298,6 +319,11 @@ fn make_drill_keys(config: &Config, bundle: &mut Bundle, files: &mut Vec<InitIte
     bundle.drill_recipient = Some(identity.to_public().to_string());
     bundle.drill_signer = Some(signer.public().to_string());
     Ok(())
+}
+
+fn parse_drill_identity(text: &Secret) -> Option<age::x25519::Identity> {
+    let text = std::str::from_utf8(text.expose()).ok()?;
+    text.lines().map(str::trim).find(|line| !line.is_empty() && !line.starts_with('#'))?.parse().ok()
 }
 
 fn fresh_secrets(dataset: &Name, vault: &str) -> Result<DatasetSecrets> {
@@ -323,12 +349,14 @@ fn wrap(secrets: DatasetSecrets, granted: &[String]) -> Result<BundledDataset> {
 
 fn write_new(path: &Path, content: &[u8]) -> Result<()> {
     let write = || -> std::io::Result<()> {
-        if let Some(folder) = path.parent() {
-            std::fs::DirBuilder::new().recursive(true).mode(0o700).create(folder)?;
-        }
-        let mut file = OpenOptions::new().create_new(true).write(true).mode(0o600).open(path)?;
+        let folder = path.parent().unwrap_or(Path::new("/"));
+        std::fs::DirBuilder::new().recursive(true).mode(0o700).create(folder)?;
+        // With the mode 0600. Who is cut short leaves no half of a key where the key belongs.
+        let mut file = tempfile::Builder::new().prefix(".unfinished-").tempfile_in(folder)?;
         file.write_all(content)?;
-        file.sync_all()
+        file.as_file().sync_all()?;
+        file.persist_noclobber(path)?;
+        File::open(folder)?.sync_all()
     };
     write().context(Class::Keys, || format!("cannot write the key file {}", path.display()))
 }
