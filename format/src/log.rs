@@ -157,7 +157,7 @@ pub enum LogEvent {
     Restore {
         /// The dataset.
         dataset: Name,
-        /// Which snapshot was asked for: `latest`, an id, or `at` and a time.
+        /// Which snapshot was asked for: `latest`, an id or its beginning, or `at` and a time.
         #[serde(deserialize_with = "bounded_text")]
         snapshot: String,
         /// Where it goes.

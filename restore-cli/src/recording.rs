@@ -4,7 +4,6 @@
 //! key the configuration names. If no replica takes the record, nothing is decrypted, unless
 //! `--unrecorded` says why it must be. Vaults without a root have no logs.
 
-use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
 use clap::Args;
@@ -137,7 +136,7 @@ impl Recording {
             found = Principal::of(LogKind::Hosts, host.signer, state, trust)?;
         }
         let found = found.ok_or_else(|| nobody("the root names no key that this machine has".to_owned()))?;
-        if is_of_another_user(&found.home) {
+        if found.home.is_of_another_user() {
             return Err(nobody(format!("the state directory {} belongs to another user, who could", state.display())));
         }
         Ok(found)
@@ -194,7 +193,7 @@ pub(crate) async fn by_host(session: &Session, config: &Config, replicas: &[Shar
     let Some(keys) = access::host_keys(config).filter(|keys| keys.owners.is_some()) else { return };
     let record = async {
         let state = StateDirectory::open(&config.state_directory)?;
-        if root::pinned(&state)?.is_empty() || is_of_another_user(&state) {
+        if root::pinned(&state)?.is_empty() || state.is_of_another_user() {
             return Ok(Vec::new());
         }
         root::renew(&keys, replicas, &state, session.clock.now()).await?;
@@ -205,12 +204,6 @@ pub(crate) async fn by_host(session: &Session, config: &Config, replicas: &[Shar
         Ok(warnings) => warnings.into_iter().for_each(|warning| session.out.warning(warning)),
         Err(error) => session.out.warning(format!("this is not in the host's log: {}", error.chain())),
     }
-}
-
-/// Whether files that this user makes there would lock the directory's owner out.
-fn is_of_another_user(state: &StateDirectory) -> bool {
-    let owner = state.path().metadata().map(|found| found.uid());
-    owner.is_ok_and(|owner| owner != rustix::process::geteuid().as_raw())
 }
 
 /// Which snapshot is asked for, for a record.

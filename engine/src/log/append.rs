@@ -1,5 +1,5 @@
 //! Adds a record to the own log. A copy is kept here first; then every replica gets what it lacks
-//! and the new one.
+//! at the end of the log, and the new one.
 //!
 //! A record says what is about to be done, so one that no replica took stays: it is sent with the
 //! next one, whatever its caller did meanwhile.

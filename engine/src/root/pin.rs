@@ -1,7 +1,6 @@
 //! The newest root that this host has seen, and those before it. They are kept whole, with their
 //! signatures, so that a replica which lost them can be given them again.
 
-use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -87,10 +86,8 @@ fn read_carried(path: &Path) -> Result<Option<RequestLine>> {
 /// # Errors
 /// [`Class::Storage`]: the disk fails, or what is pinned cannot be read.
 pub(super) fn remember(state: &StateDirectory, chain: &[SignedRoot]) -> Result<()> {
-    // A file of root's in the directory of the daemon would lock the daemon out.
-    let owner = std::fs::metadata(state.path()).map(|found| found.uid());
     let Some((newest, older)) = chain.split_last() else { return Ok(()) };
-    if owner.is_ok_and(|owner| owner != rustix::process::geteuid().as_raw()) {
+    if state.is_of_another_user() {
         return Ok(());
     }
     let pinned = pinned(state)?;

@@ -35,7 +35,7 @@ pub mod watch;
 
 use std::fs::{DirBuilder, File, OpenOptions, TryLockError};
 use std::io::Write;
-use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt};
+use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
 use lifeboat_base::{Class, Context, Error, Result};
@@ -81,6 +81,13 @@ impl StateDirectory {
     #[must_use]
     pub fn path(&self) -> &Path {
         &self.root
+    }
+
+    /// Whether files that this user makes there would lock the directory's owner out.
+    #[must_use]
+    pub fn is_of_another_user(&self) -> bool {
+        let owner = self.root.metadata().map(|found| found.uid());
+        owner.is_ok_and(|owner| owner != rustix::process::geteuid().as_raw())
     }
 
     /// Takes the lock of the one daemon that may use this directory.

@@ -123,6 +123,10 @@ pub(crate) async fn run(args: &Args, session: &Session) -> Result<()> {
                 let home = home.ok_or_else(|| {
                     Error::usage("this machine remembers nothing of logs").hint("leave --accept-older out")
                 })?;
+                if home.is_of_another_user() {
+                    let what = format!("the state directory {} belongs to another user", home.path().display());
+                    return Err(Error::usage(what).hint("run this as the user who owns it: it writes there"));
+                }
                 session.confirm(*yes, "Forget what this machine has seen of these logs?".to_owned()).await?;
                 accept_what_is_there(&reader, &opened.replicas, &home).await?;
                 session.out.note("this machine now remembers what the replicas show");
