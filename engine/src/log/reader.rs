@@ -1,7 +1,7 @@
 //! Reads single records of logs.
 
 use bytes::Bytes;
-use chrono::TimeDelta;
+use chrono::{DateTime, TimeDelta, Utc};
 use lifeboat_base::{Class, Error, Result};
 use lifeboat_format::id::Digest;
 use lifeboat_format::layout;
@@ -82,22 +82,37 @@ impl LogReader<'_> {
         number: u64,
     ) -> Result<LoggedRecord> {
         let key = layout::log_record(log, number);
-        let what = format!("replica {}: {key}", replica.name());
+        let (found, before) = self.judge(stored, log, number, &format!("replica {}: {key}", replica.name()))?;
+        // A directory does not tell when. A log grants nothing, so what it tells itself must do.
+        if before.is_some() && replica.clock_offset(TimeDelta::MAX).is_some() {
+            check_time(replica.as_ref(), &key, before).await?;
+        }
+        Ok(found)
+    }
+
+    /// A record that somebody signed who may, and may still have at the time that it tells; with
+    /// the time before which it must have been stored.
+    ///
+    /// # Errors
+    /// As [`Self::fetch`]; no replica is asked.
+    pub(crate) fn judge(
+        &self,
+        stored: Bytes,
+        log: &LogName,
+        number: u64,
+        what: &str,
+    ) -> Result<(LoggedRecord, Option<DateTime<Utc>>)> {
         let damaged = || Error::integrity(format!("{what} is damaged"));
         let (line, signature) = split_record(&stored).ok_or_else(damaged)?;
         let signed = self.trust.judge_record(self.vault, log, number, (line, signature));
         let before = signed.map_err(|error| error.within(format!("{what} cannot be trusted")))?.before;
-        let record = LogRecord::of_line(line, self.vault, log, number, &what).map_err(|error| {
+        let record = LogRecord::of_line(line, self.vault, log, number, what).map_err(|error| {
             Error::failed(format!("{what} was signed by a trusted signer, and is not understood"))
                 .because(error.chain())
                 .hint("use a newer version of Lifeboat here, too")
         })?;
         check_claim(Some(record.time), before)?;
-        // A directory does not tell when. A log grants nothing, so what it tells itself must do.
-        if before.is_some() && replica.clock_offset(TimeDelta::MAX).is_some() {
-            check_time(replica.as_ref(), &key, before).await?;
-        }
-        Ok(LoggedRecord { record, stored })
+        Ok((LoggedRecord { record, stored }, before))
     }
 
     /// The numbers of the records that a replica lists in a log, in order.

@@ -1,9 +1,10 @@
 //! Decides what becomes of one key.
 //!
 //! What was written after the moment is valid if it shows so by itself: a pack by its name, what is
-//! signed by a trusted signature beside it, an act by its own. A host and `vault.json`, and without
-//! a root a keyring object, show nothing but their form: so they are told, and a person decides.
-//! So must a version of before that was uploaded in parts: a thief can give it an earlier date.
+//! signed by a trusted signature beside it, an act and a log's record by its own. A host and
+//! `vault.json`, and without a root a keyring object, show nothing but their form: so they are told,
+//! and a person decides. So must a version of before that was uploaded in parts: a thief can give it
+//! an earlier date.
 
 use std::collections::BTreeMap;
 
@@ -12,6 +13,7 @@ use lifeboat_base::{Class, Error, Result};
 use lifeboat_format::id::{Digest, Name};
 use lifeboat_format::info::{HostInfo, VaultInfo};
 use lifeboat_format::layout;
+use lifeboat_format::log::{LogName, MAX_LOG_RECORD_BYTES};
 use lifeboat_store::{KeptVersion, ReplicaErrorKind, SharedReplica, ThenAndNow};
 
 use super::fate::Fate;
@@ -22,6 +24,7 @@ use crate::catalog::order::OrderReader;
 use crate::keep::scrub::folders::{Proof, proof};
 use crate::keys::crypt;
 use crate::keys::sign::MAX_SIGNATURE_BYTES;
+use crate::log::LogReader;
 use crate::restore::VaultReader;
 
 pub(super) struct FateJudge<'a> {
@@ -41,6 +44,8 @@ struct KnownKey<'k> {
     longest: u64,
     /// Whether a signature lies beside it.
     is_signed: bool,
+    /// Which record of which log it is, if it is one.
+    record: Option<(LogName, u64)>,
 }
 
 /// Which version of an object is read.
@@ -71,6 +76,10 @@ fn validity(checked: Result<()>) -> Result<Validity> {
 
 /// `None`: it is of no kind that belongs to a vault.
 fn known(key: &str) -> Option<KnownKey<'_>> {
+    if let Some(record) = layout::parse_log_record(key) {
+        let (proof, longest) = (Proof::Copies, MAX_LOG_RECORD_BYTES as u64);
+        return Some(KnownKey { object: key, dataset: None, proof, longest, is_signed: false, record: Some(record) });
+    }
     // What belongs to no dataset is the same with any.
     let (dataset, any) = (dataset_of(key), "any".parse().ok()?);
     let name = dataset.as_ref().unwrap_or(&any);
@@ -78,7 +87,7 @@ fn known(key: &str) -> Option<KnownKey<'_>> {
     let (proof, longest) = proof(name, object)?;
     // Those of the keyring have signatures in vaults with a root.
     let is_signed = proof == Proof::Signature || object.starts_with(layout::KEYRING);
-    (object == key || is_signed).then_some(KnownKey { object, dataset, proof, longest, is_signed })
+    (object == key || is_signed).then_some(KnownKey { object, dataset, proof, longest, is_signed, record: None })
 }
 
 impl FateJudge<'_> {
@@ -162,6 +171,14 @@ impl FateJudge<'_> {
         let (vault, keys) = (self.past.vault_id(), self.past.keys());
         let (object, what) = (known.object, format!("replica {}: {}", self.now.name(), known.object));
         let body = self.read(object, known.longest, of).await?;
+        if let Some((log, number)) = &known.record {
+            let reader = LogReader { vault, trust: &keys.trust };
+            return match reader.judge(body, log, *number, &what) {
+                // A trusted signer signed what a newer version understands.
+                Err(error) if error.class() == Class::Failed => Ok(()),
+                judged => judged.map(drop),
+            };
+        }
         match known.proof {
             Proof::Name(id) => {
                 let hashed = tokio::task::spawn_blocking(move || Digest::of(&body)).await;
