@@ -2,9 +2,9 @@
 //!
 //! What was written after the moment is valid if it shows so by itself: a pack by its name, what is
 //! signed by a trusted signature beside it, an act and a log's record by its own. A host and
-//! `vault.json`, and without a root a keyring object, show nothing but their form: so they are told,
-//! and a person decides. So must a version of before that was uploaded in parts: a thief can give it
-//! an earlier date.
+//! `vault.json`, and without a root a keyring object, show nothing but their form: so they are
+//! told, and a person decides. So must a version of before that was uploaded in parts: a thief can
+//! give it an earlier date.
 
 use std::collections::BTreeMap;
 
