@@ -6,7 +6,7 @@ use std::fs;
 use std::net::TcpListener;
 use std::os::unix::fs::{PermissionsExt, chown};
 use std::path::{Path, PathBuf};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use lifeboat_engine::config::{ReplicaConfig, ReplicaKind};
 use lifeboat_engine::keys::DRILL_HOST_FOLDER;
@@ -127,13 +127,21 @@ async fn the_units_prove_a_benign_snapshot_and_leave_nothing() {
     let booted = boot(&files);
     let (passed, report) = drill(&booted);
     assert!(passed && report["reached"] == "proved", "{report:#}");
-    let left = booted.run(&[
-        "sh",
-        "-c",
-        "ls -A /var/tmp | grep -E 'lifeboat|systemd-private'; pgrep -a postgres; systemctl list-units --plain --no-legend 'lifeboat-worker@*'",
-    ]);
-    let left = String::from_utf8_lossy(&left.stdout).into_owned();
-    assert!(left.trim().is_empty(), "left: {left}");
+    // systemd removes the worker's private directory a moment after the worker has ended.
+    let began = Instant::now();
+    let left = loop {
+        let left = booted.run(&[
+            "sh",
+            "-c",
+            "ls -A /var/tmp | grep -E 'lifeboat|systemd-private'; pgrep -a postgres; systemctl list-units --plain --no-legend 'lifeboat-worker@*'",
+        ]);
+        let left = String::from_utf8_lossy(&left.stdout).trim().to_owned();
+        if left.is_empty() || began.elapsed() > Duration::from_secs(20) {
+            break left;
+        }
+        tokio::time::sleep(Duration::from_millis(200)).await;
+    };
+    assert_eq!(left, "", "this is left");
 }
 
 #[tokio::test(flavor = "multi_thread")]
