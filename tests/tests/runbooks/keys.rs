@@ -34,7 +34,7 @@ async fn lost_keys_are_replaced() {
     let mut drill = Operator::at(place.path(), "drill");
     db1.drill_recipients = vec![drill.make_identity("drill-identity").await];
     db1.datasets = vec![format!(
-        "[[dataset]]\nname = \"shop\"\nhome_region = \"home\"\nretention = {{ keep_last = 1, grace = \"1s\" }}\n\
+        "[[dataset]]\nname = \"shop\"\nhome_region = \"home\"\nreplaces = \"file\"\nretention = {{ keep_last = 1, grace = \"1s\" }}\n\
          source = {{ kind = \"sqlite\", path = \"{}\" }}\n",
         database.display()
     )];

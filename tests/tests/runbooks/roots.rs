@@ -165,5 +165,6 @@ async fn a_vault_adopts_a_root_which_changes_with_its_machines_and_owners() {
     assert!(refused.stderr.contains("and none of the replicas that answer shows it"), "{refused}");
     db1.follow(&mut book, "lifeboat root install \"$(lifeboat root show --line)\"", &[]).await;
     db1.backup().await;
-    assert_eq!(db1.restored("--identity ann/identity").await, "three");
+    // The log of a stolen machine begins anew with its new key, which looks like one that was cut.
+    assert_eq!(db1.restored("--identity ann/identity --accept-older").await, "three");
 }
