@@ -44,7 +44,7 @@ pub(crate) enum Shorter {
     Ask {
         /// `--accept-older`.
         accepted: bool,
-        /// The vault is read as of a time, so it is older anyway.
+        /// The vault is read as of a time: whoever does that knows that something was lost.
         expected: bool,
     },
 }
@@ -82,8 +82,17 @@ impl Recording {
         let (vault, home) = (reader.vault_id(), &principal.home);
         let logs = LogReader { vault, trust };
         let looked = look(&logs, &replicas, home, Some(&principal.log));
-        let back = session.cancellable("the look at the logs", looked).await?;
-        shorter.judge(session, back).await?;
+        match session.cancellable("the look at the logs", looked).await {
+            Ok(back) => shorter.judge(session, back).await?,
+            Err(error) if self.may_go_on(session) && matches!(shorter, Shorter::Ask { .. }) => {
+                session.out.warning(format!("whether a log was cut is not looked at: {}", error.chain()));
+            }
+            Err(error) => {
+                let hint = error.hint_text().unwrap_or("mend the directory that remembers logs").to_owned();
+                let error = error.within("nothing was decrypted, because the logs cannot be looked at");
+                return Err(error.hint(format!("{hint}; in an emergency, pass --unrecorded REASON")));
+            }
+        }
         let book = Logbook { log: &principal.log, signer: &principal.signer, vault, trust, replicas: &replicas, home };
         let why = match (&self.reason, &self.unrecorded) {
             (Some(reason), Some(unrecorded)) => Some(format!("{reason}; unrecorded: {unrecorded}")),
@@ -96,7 +105,7 @@ impl Recording {
             recorded.in_a_replica()
         });
         match recorded {
-            Err(error) if self.unrecorded.is_some() => {
+            Err(error) if self.may_go_on(session) => {
                 session.out.warning(format!("going on unrecorded: {}", error.chain()));
                 Ok(())
             }
@@ -106,6 +115,11 @@ impl Recording {
                     .hint("mend a replica, or the right to write below log/; in an emergency, pass --unrecorded REASON")
             }),
         }
+    }
+
+    /// Whether it was said that the work goes on without a record, and nobody has cancelled it.
+    fn may_go_on(&self, session: &Session) -> bool {
+        self.unrecorded.is_some() && !session.cancel.is_cancelled()
     }
 
     /// Who is here.

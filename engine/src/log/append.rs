@@ -4,7 +4,7 @@
 //! A record says what is about to be done, so one that no replica took stays: it is sent with the
 //! next one, whatever its caller did meanwhile.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -127,7 +127,7 @@ impl Logbook<'_> {
             time: now,
             event,
             why: why.map(cut_to_fit),
-            heads: seen::heads(self.home, self.log)?,
+            heads: seen::heads(self.home, self.log, self.trust)?,
             acts,
         };
         let key = layout::log_record(self.log, record.number);
@@ -181,7 +181,8 @@ impl Logbook<'_> {
     async fn last(&self, own: &OwnRecords<'_>) -> Result<Option<(u64, Digest)>> {
         let reader = LogReader { vault: self.vault, trust: self.trust };
         let mut last = own.head()?.map(|head| (head.number, head.blake3));
-        let known = last;
+        let (known, mut answered) = (last, false);
+        let mut unanswered = None;
         let looks = self.replicas.iter().map(|replica| async move {
             let look = self.later(&reader, replica, known);
             let looked = tokio::time::timeout(LONGEST_SEND, look).await;
@@ -190,6 +191,7 @@ impl Logbook<'_> {
         for (replica, looked) in join_all(looks).await {
             match looked {
                 Ok(found) => {
+                    answered = true;
                     for next in found {
                         if last.is_none_or(|(number, _)| next.record.number > number) {
                             own.keep(next.record.number, &next.stored)?;
@@ -197,12 +199,20 @@ impl Logbook<'_> {
                         }
                     }
                 }
+                // What goes on beside it would be a second log.
+                Err(error) if is_verdict(&error) => return Err(error),
                 Err(error) => {
                     tracing::warn!(replica = %replica.name(), error = %error.chain(), "Nobody can tell whether this replica has a newer record of the own log");
+                    unanswered = Some(error);
                 }
             }
         }
-        Ok(last)
+        match unanswered {
+            Some(error) if last.is_none() && !answered => {
+                Err(error.within(format!("nobody can tell where log {} ends", self.log)))
+            }
+            _ => Ok(last),
+        }
     }
 
     /// What a replica has of the own log after the known record, or its newest record if none is
@@ -214,10 +224,21 @@ impl Logbook<'_> {
         known: Option<(u64, Digest)>,
     ) -> Result<Vec<LoggedRecord>> {
         let Some((mut number, mut hash)) = known else {
-            return Ok(reader.newest(replica, self.log).await?.into_iter().collect());
+            return match reader.newest(replica, self.log).await {
+                // So much junk lies there that nobody knows what is below it.
+                Err(error) if is_verdict(&error) => Err(Error::storage(error.chain())),
+                newest => Ok(newest?.into_iter().collect()),
+            };
         };
         let mut found = Vec::new();
-        while let Some(next) = reader.fetch(replica, self.log, number + 1).await? {
+        loop {
+            let next = match reader.fetch(replica, self.log, number + 1).await {
+                Ok(Some(next)) => next,
+                Ok(None) => break,
+                // What nobody believes ends no log, and is overwritten.
+                Err(error) if is_verdict(&error) => break,
+                Err(error) => return Err(error),
+            };
             if next.record.previous != Some(hash) {
                 return Err(self.forked(replica, number + 1));
             }
@@ -229,8 +250,14 @@ impl Logbook<'_> {
 
     /// Gives a replica the records up to `newest` that it lacks. Returns the first of them.
     async fn send(&self, own: &OwnRecords<'_>, replica: &SharedReplica, newest: u64) -> Result<u64> {
+        let there: BTreeSet<u64> =
+            LogReader { vault: self.vault, trust: self.trust }.numbers(replica, self.log).await?.into_iter().collect();
         let mut first = newest;
         while first > 1 {
+            if !there.contains(&(first - 1)) && own.read(first - 1)?.is_some() {
+                first -= 1;
+                continue;
+            }
             let Some(kept) = own.read(first - 1)? else { break };
             let key = layout::log_record(self.log, first - 1);
             match replica.get(&key, MAX_LOG_RECORD_BYTES as u64).await {

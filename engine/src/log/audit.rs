@@ -21,6 +21,8 @@ use crate::state::StateDirectory;
 
 /// So many records are asked for at once.
 const AUDITED_AT_ONCE: usize = 16;
+/// Of a record that is kept until a replica takes it.
+const OWN: &str = "this machine has written it; if no replica ever took it, its next record sends it";
 /// No more is told of one log.
 const MAX_FINDINGS: usize = 100;
 
@@ -51,7 +53,9 @@ pub struct Audit {
     pub logs: Vec<AuditedLog>,
     /// What is wrong, for people to read.
     pub findings: Vec<String>,
-    /// What could not be looked at, and what nobody can check.
+    /// What could not be looked at, so that nobody can tell whether it is as it was written.
+    pub doubts: Vec<String>,
+    /// What nobody can check.
     pub notes: Vec<String>,
 }
 
@@ -68,14 +72,18 @@ pub async fn audit(
     mut visit: impl FnMut(&LoggedRecord) -> Result<()>,
 ) -> Result<Audit> {
     let mut audit = Audit::default();
-    for (_, head) in home.map(seen::read).transpose()?.unwrap_or_default() {
-        expected.push(Expected { head, by: "this machine has seen it".to_owned() });
+    let logs = reader.trust.logs();
+    for Expected { head, by } in expected.extract_if(.., |expected| !logs.contains(&expected.head.log())) {
+        let log = head.log();
+        audit.findings.push(format!("nobody can check log {log}: the root names nobody who writes it: {by}"));
+    }
+    for (_, seen) in home.map(|home| seen::read(home, reader.trust)).transpose()?.unwrap_or_default() {
+        expected.push(Expected { head: seen.head, by: "this machine has seen it".to_owned() });
     }
     let (mut chains, mut told) = (BTreeMap::new(), BTreeSet::new());
-    let logs = reader.trust.logs();
     for log in logs.iter().filter(|_| home.is_some()) {
         if let Some(head) = home.map(|home| OwnRecords::of(home, log).head()).transpose()?.flatten() {
-            expected.push(Expected { head, by: "this machine has written it".to_owned() });
+            expected.push(Expected { head, by: OWN.to_owned() });
         }
     }
     for log in &logs {
@@ -95,16 +103,19 @@ pub async fn audit(
         if found == Some(&head.blake3) {
             continue;
         }
-        audit.findings.push(match found {
+        let told = match found {
             Some(_) => format!("record {number} of log {log} is another one than it was: {by}"),
             None if number > newest => {
                 format!("log {log} was cut: it ends with record {newest}, and there was {number}: {by}")
             }
             None => format!("record {number} of log {log} is missing: {by}"),
-        });
+        };
+        let is_certain = found.is_some() || !chain.is_doubted;
+        if is_certain { &mut audit.findings } else { &mut audit.doubts }.push(told);
     }
     others(replicas, &logs, &mut audit).await;
     audit.findings.dedup();
+    audit.doubts.dedup();
     audit.notes.sort_unstable();
     audit.notes.dedup();
     Ok(audit)
@@ -136,6 +147,8 @@ async fn others(replicas: &[SharedReplica], logs: &[LogName], audit: &mut Audit)
 #[derive(Default)]
 struct BelievedChain {
     hashes: BTreeMap<u64, Digest>,
+    /// Whether some of it could not be looked at.
+    is_doubted: bool,
 }
 
 /// What replicas have under one number.
@@ -145,7 +158,7 @@ struct FoundAtNumber {
     found: Vec<(LoggedRecord, BTreeSet<Name>)>,
     /// What else is there.
     wrong: Vec<String>,
-    unanswered: Vec<String>,
+    unanswered: BTreeMap<Name, String>,
 }
 
 impl BelievedChain {
@@ -165,7 +178,7 @@ impl BelievedChain {
     ) -> Result<Self> {
         let lists = replicas.iter().map(|replica| async move { (replica, reader.numbers(replica, log).await) });
         let mut holders: BTreeMap<u64, Vec<&SharedReplica>> = BTreeMap::new();
-        let mut listed = BTreeSet::new();
+        let (mut listed, mut doubts) = (BTreeSet::new(), Vec::new());
         for (replica, numbers) in join_all(lists).await {
             match numbers {
                 Ok(numbers) => {
@@ -173,11 +186,8 @@ impl BelievedChain {
                     numbers.into_iter().for_each(|number| holders.entry(number).or_default().push(replica));
                 }
                 Err(error) => {
-                    audit.notes.push(format!(
-                        "log {log} is not looked at in replica {}: {}",
-                        replica.name(),
-                        error.chain()
-                    ));
+                    let (name, why) = (replica.name(), error.chain());
+                    doubts.push(format!("log {log} is not looked at in replica {name}: {why}"));
                 }
             }
         }
@@ -188,7 +198,7 @@ impl BelievedChain {
         let mut looks = std::pin::pin!(futures::stream::iter(looks).buffered(AUDITED_AT_ONCE));
         while let Some(FoundAtNumber { number, mut found, wrong, unanswered }) = looks.next().await {
             findings.extend(wrong);
-            audit.notes.extend(unanswered);
+            doubts.extend(unanswered.values().cloned());
             if found.len() > 1 {
                 findings.push(format!("the replicas have different records {number} of log {log}"));
             }
@@ -200,11 +210,12 @@ impl BelievedChain {
             }
             let (record, has) = found.swap_remove(follows);
             if number > before + 1 {
-                findings.push(format!("log {log}: {} missing everywhere", range(before + 1, number - 1)));
+                let told = format!("log {log}: {} missing everywhere", range(before + 1, number - 1));
+                if doubts.is_empty() { &mut findings } else { &mut doubts }.push(told);
             } else if record.record.previous != last {
                 findings.push(format!("record {number} of log {log} does not follow record {before} as it is now"));
             }
-            for replica in listed.difference(&has) {
+            for replica in listed.difference(&has).filter(|replica| !unanswered.contains_key(*replica)) {
                 lacking.entry(replica.clone()).or_default().push(number);
             }
             for head in &record.record.heads {
@@ -227,12 +238,15 @@ impl BelievedChain {
             findings.push(format!("log {log}: {more} more findings"));
         }
         audit.findings.extend(findings);
+        chain.is_doubted = !doubts.is_empty();
+        doubts.truncate(MAX_FINDINGS);
+        audit.doubts.extend(doubts);
         Ok(chain)
     }
 }
 
 async fn look(reader: &LogReader<'_>, log: &LogName, number: u64, holders: Vec<&SharedReplica>) -> FoundAtNumber {
-    let mut looked = FoundAtNumber { number, found: Vec::new(), wrong: Vec::new(), unanswered: Vec::new() };
+    let mut looked = FoundAtNumber { number, found: Vec::new(), wrong: Vec::new(), unanswered: BTreeMap::new() };
     for replica in holders {
         match reader.fetch(replica, log, number).await {
             Ok(Some(record)) => match looked.found.iter_mut().find(|(known, _)| *known == record) {
@@ -245,7 +259,7 @@ async fn look(reader: &LogReader<'_>, log: &LogName, number: u64, holders: Vec<&
             Err(error) if is_verdict(&error) || error.class() == lifeboat_base::Class::Failed => {
                 looked.wrong.push(error.chain());
             }
-            Err(error) => looked.unanswered.push(error.chain()),
+            Err(error) => drop(looked.unanswered.insert(replica.name().clone(), error.chain())),
         }
     }
     looked

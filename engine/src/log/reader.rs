@@ -10,7 +10,8 @@ use lifeboat_store::{ReplicaErrorKind, SharedReplica};
 
 use crate::catalog::signed::{check_claim, check_time};
 use crate::catalog::verdict::is_verdict;
-use crate::keys::trust::Trust;
+use crate::keys::sign::SignerKey;
+use crate::keys::trust::{Signature, Trust};
 
 /// No more of the names that a replica shows are tried for the newest record of a log.
 const MAX_TRIED_NAMES: usize = 64;
@@ -31,6 +32,8 @@ pub struct LoggedRecord {
     pub record: LogRecord,
     /// It as it is stored.
     pub stored: Bytes,
+    /// Whose key signed it.
+    pub signer: SignerKey,
 }
 
 impl LoggedRecord {
@@ -105,14 +108,14 @@ impl LogReader<'_> {
         let damaged = || Error::integrity(format!("{what} is damaged"));
         let (line, signature) = split_record(&stored).ok_or_else(damaged)?;
         let signed = self.trust.judge_record(self.vault, log, number, (line, signature));
-        let before = signed.map_err(|error| error.within(format!("{what} cannot be trusted")))?.before;
+        let Signature { signer, before } = signed.map_err(|error| error.within(format!("{what} cannot be trusted")))?;
         let record = LogRecord::of_line(line, self.vault, log, number, what).map_err(|error| {
             Error::failed(format!("{what} was signed by a trusted signer, and is not understood"))
                 .because(error.chain())
                 .hint("use a newer version of Lifeboat here, too")
         })?;
         check_claim(Some(record.time), before)?;
-        Ok((LoggedRecord { record, stored }, before))
+        Ok((LoggedRecord { record, stored, signer }, before))
     }
 
     /// The numbers of the records that a replica lists in a log, in order.

@@ -4,15 +4,18 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
+use chrono::{DateTime, Utc};
 use futures::StreamExt;
 use futures::future::join_all;
 use lifeboat_base::{Class, Context, Error, Result};
 use lifeboat_format::id::Digest;
 use lifeboat_format::log::{LogHead, LogName, MAX_LOG_HEADS};
 use lifeboat_store::SharedReplica;
+use serde::{Deserialize, Serialize};
 
 use super::reader::{LogReader, LoggedRecord};
 use crate::catalog::verdict::is_verdict;
+use crate::keys::trust::Trust;
 use crate::state::{StateDirectory, create_private, replace_file};
 
 const SEEN_FILE: &str = "log/seen.json";
@@ -22,6 +25,21 @@ const MAX_FILE_BYTES: u64 = 1 << 20;
 const RECORDS_AT_ONCE: usize = 8;
 /// A replica that takes longer for one log is left aside.
 const LONGEST_LOOK_AT_A_LOG: Duration = Duration::from_secs(180);
+
+/// A record that was seen as the newest of its log.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct SeenRecord {
+    pub(super) head: LogHead,
+    /// The key that signed it, and the time that it tells.
+    signer: String,
+    time: DateTime<Utc>,
+}
+
+impl From<&LoggedRecord> for SeenRecord {
+    fn from(found: &LoggedRecord) -> Self {
+        Self { head: found.head(), signer: found.signer.as_str().to_owned(), time: found.record.time }
+    }
+}
 
 /// What became of the records that were remembered.
 #[derive(Debug, Default)]
@@ -35,16 +53,18 @@ pub struct LooksBack {
 }
 
 /// The remembered heads of logs other than `own`, sorted.
-pub(super) fn heads(home: &StateDirectory, own: &LogName) -> Result<Vec<LogHead>> {
-    let others = read(home)?.into_iter().filter(|(log, _)| log != own).map(|(_, head)| head);
+pub(super) fn heads(home: &StateDirectory, own: &LogName, trust: &Trust) -> Result<Vec<LogHead>> {
+    let others = read(home, trust)?.into_iter().filter(|(log, _)| log != own).map(|(_, seen)| seen.head);
     Ok(others.take(MAX_LOG_HEADS).collect())
 }
 
-/// All remembered heads.
+/// The remembered records, without those that count for nothing any more, because owners
+/// have revoked their signer as of a time before they were written. Nobody else can have
+/// them forgotten.
 ///
 /// # Errors
 /// [`Class::Storage`]: they cannot be read. [`Class::Integrity`]: they are damaged.
-pub(super) fn read(home: &StateDirectory) -> Result<BTreeMap<LogName, LogHead>> {
+pub(super) fn read(home: &StateDirectory, trust: &Trust) -> Result<BTreeMap<LogName, SeenRecord>> {
     let path = home.path().join(SEEN_FILE);
     let hint = "mend the disk; or remove the file: then a log that was cut since is not noticed here";
     let damaged = || Error::integrity(format!("{} is damaged", path.display())).hint(hint);
@@ -58,29 +78,41 @@ pub(super) fn read(home: &StateDirectory) -> Result<BTreeMap<LogName, LogHead>> 
             return Err(Error::storage(format!("cannot read {}", path.display())).because(error).hint(hint));
         }
     };
-    let heads: Vec<LogHead> = serde_json::from_slice(&text).map_err(|_| damaged())?;
-    Ok(heads.into_iter().map(|head| (head.log(), head)).collect())
+    let records: Vec<SeenRecord> = serde_json::from_slice(&text).map_err(|_| damaged())?;
+    let records = records.into_iter().map(|seen| (seen.head.log(), seen));
+    // A log of nobody whom the root names is not looked at, and its memory waits.
+    let names = trust.logs();
+    let counts =
+        |log: &LogName, seen: &SeenRecord| !names.contains(log) || trust.lets_count(log, &seen.signer, seen.time);
+    Ok(records.filter(|(log, seen)| counts(log, seen)).collect())
 }
 
-fn write(home: &StateDirectory, heads: &BTreeMap<LogName, LogHead>) -> Result<()> {
+fn write(home: &StateDirectory, records: &BTreeMap<LogName, SeenRecord>) -> Result<()> {
     let path = home.path().join(SEEN_FILE);
     path.parent().map_or(Ok(()), create_private)?;
-    let heads: Vec<&LogHead> = heads.values().collect();
-    let text = serde_json::to_vec_pretty(&heads).context(Class::Failed, || "cannot write heads of logs as JSON")?;
+    let records: Vec<&SeenRecord> = records.values().collect();
+    let text = serde_json::to_vec_pretty(&records).context(Class::Failed, || "cannot write heads of logs as JSON")?;
     replace_file(&path, &text)
 }
 
 /// Forgets what was remembered of all logs, and remembers what replicas show now.
 ///
 /// # Errors
-/// As [`look`].
+/// As [`look`]; [`Class::Storage`] if one of them does not show all that it has. Then all stays as
+/// it was.
 pub async fn accept_what_is_there(
     reader: &LogReader<'_>,
     replicas: &[SharedReplica],
     home: &StateDirectory,
 ) -> Result<LooksBack> {
-    write(home, &BTreeMap::new())?;
-    look(reader, replicas, home, None).await
+    let (back, remembered) = compare(reader, replicas, &BTreeMap::new(), None).await;
+    if let Some(why) = back.warnings.iter().chain(&back.doubts).next() {
+        return Err(Error::storage("nothing was forgotten, because not all replicas could be looked at")
+            .because(why.clone())
+            .hint("mend the replica, or take it out of the configuration, and run it again"));
+    }
+    write(home, &remembered)?;
+    Ok(back)
 }
 
 /// Compares what replicas show of all logs but `own` with what is remembered, and remembers what is
@@ -94,39 +126,50 @@ pub async fn look(
     home: &StateDirectory,
     own: Option<&LogName>,
 ) -> Result<LooksBack> {
-    let known = read(home)?;
-    let mut remembered = known.clone();
-    let mut back = LooksBack::default();
-    let logs = reader.trust.logs().into_iter().filter(|log| Some(log) != own);
-    let looks = logs.map(|log| {
-        let head = known.get(&log).cloned();
-        async move {
-            let (of, known) = (&log, head.as_ref());
-            let shown = replicas.iter().map(|replica| async move {
-                let shown = tokio::time::timeout(LONGEST_LOOK_AT_A_LOG, show(reader, replica, of, known)).await;
-                let slow = |_| Err(Error::storage(format!("replica {} took too long", replica.name())));
-                (replica, shown.unwrap_or_else(slow))
-            });
-            let shown = join_all(shown).await;
-            (log, head, shown)
-        }
-    });
-    let mut looks = std::pin::pin!(futures::stream::iter(looks).buffered(RECORDS_AT_ONCE));
-    while let Some((log, head, shown)) = looks.next().await {
-        if let Some(newest) = judge(&log, head.as_ref(), shown, &mut back) {
-            remembered.insert(log, newest);
-        }
-    }
+    let known = read(home, reader.trust)?;
+    let (back, remembered) = compare(reader, replicas, &known, own).await;
     if remembered != known {
         write(home, &remembered)?;
     }
     Ok(back)
 }
 
+/// As [`look`], with what is `known`. Returns what is to be remembered, too.
+async fn compare(
+    reader: &LogReader<'_>,
+    replicas: &[SharedReplica],
+    known: &BTreeMap<LogName, SeenRecord>,
+    own: Option<&LogName>,
+) -> (LooksBack, BTreeMap<LogName, SeenRecord>) {
+    let mut remembered = known.clone();
+    let mut back = LooksBack::default();
+    let logs = reader.trust.logs().into_iter().filter(|log| Some(log) != own);
+    let looks = logs.map(|log| {
+        let seen = known.get(&log).cloned();
+        async move {
+            let (of, known) = (&log, seen.as_ref());
+            let shown = replicas.iter().map(|replica| async move {
+                let shown = tokio::time::timeout(LONGEST_LOOK_AT_A_LOG, show(reader, replica, of, known)).await;
+                let slow = |_| Err(Error::storage(format!("replica {} took too long", replica.name())));
+                (replica, shown.unwrap_or_else(slow))
+            });
+            let shown = join_all(shown).await;
+            (log, seen, shown)
+        }
+    });
+    let mut looks = std::pin::pin!(futures::stream::iter(looks).buffered(RECORDS_AT_ONCE));
+    while let Some((log, seen, shown)) = looks.next().await {
+        if let Some(newest) = judge(&log, seen.as_ref(), shown, &mut back) {
+            remembered.insert(log, newest);
+        }
+    }
+    (back, remembered)
+}
+
 /// What one replica shows of a log.
 enum ShownLog {
     /// The remembered record, if there is one, and those after it by number.
-    Follows(BTreeMap<u64, LogHead>),
+    Follows(BTreeMap<u64, SeenRecord>),
     /// Not the remembered record.
     Lacks,
     /// Another valid one in its place.
@@ -137,28 +180,29 @@ async fn show(
     reader: &LogReader<'_>,
     replica: &SharedReplica,
     log: &LogName,
-    known: Option<&LogHead>,
+    known: Option<&SeenRecord>,
 ) -> Result<ShownLog> {
     let Some(known) = known else {
         let newest = reader.newest(replica, log).await?;
-        return Ok(ShownLog::Follows(newest.iter().map(|found| (found.record.number, found.head())).collect()));
+        return Ok(ShownLog::Follows(newest.iter().map(|found| (found.record.number, found.into())).collect()));
     };
-    match reader.fetch(replica, log, known.number).await {
-        Ok(Some(found)) if found.hash() == known.blake3 => {}
+    let LogHead { number, blake3, .. } = known.head;
+    match reader.fetch(replica, log, number).await {
+        Ok(Some(found)) if found.hash() == blake3 => {}
         Ok(Some(_)) => return Ok(ShownLog::Differs),
         Ok(None) => return Ok(ShownLog::Lacks),
         Err(error) if is_verdict(&error) => return Ok(ShownLog::Lacks),
         Err(error) => return Err(error),
     }
-    let mut heads = BTreeMap::from([(known.number, known.clone())]);
-    let mut hash: Digest = known.blake3;
+    let mut heads = BTreeMap::from([(number, known.clone())]);
+    let mut hash: Digest = blake3;
     let fetch = |number| reader.fetch(replica, log, number);
-    let mut later = std::pin::pin!(futures::stream::iter(known.number + 1..).map(fetch).buffered(RECORDS_AT_ONCE));
+    let mut later = std::pin::pin!(futures::stream::iter(number + 1..).map(fetch).buffered(RECORDS_AT_ONCE));
     while let Some(found) = later.next().await {
         match found {
             Ok(Some(found)) if found.record.previous == Some(hash) => {
                 hash = found.hash();
-                heads.insert(found.record.number, LoggedRecord::head(&found));
+                heads.insert(found.record.number, SeenRecord::from(&found));
             }
             Ok(_) => break,
             Err(error) if is_verdict(&error) => break,
@@ -171,12 +215,12 @@ async fn show(
 /// Adds to `back` what the answers of replicas tell of one log. Returns the head to be remembered.
 fn judge(
     log: &LogName,
-    known: Option<&LogHead>,
+    known: Option<&SeenRecord>,
     shown: Vec<(&SharedReplica, Result<ShownLog>)>,
     back: &mut LooksBack,
-) -> Option<LogHead> {
+) -> Option<SeenRecord> {
     let (mut lacking, mut unanswered, mut differing) = (Vec::new(), Vec::new(), Vec::new());
-    let mut heads: BTreeMap<u64, LogHead> = BTreeMap::new();
+    let mut heads: BTreeMap<u64, SeenRecord> = BTreeMap::new();
     let (mut holders, mut forks) = (0, false);
     for (replica, shown) in shown {
         match shown {
@@ -203,7 +247,7 @@ fn judge(
         return None;
     }
     let Some(known) = known else { return heads.pop_last().map(|(_, head)| head) };
-    let number = known.number;
+    let number = known.head.number;
     if !differing.is_empty() {
         let names = differing.join(", ");
         back.findings.push(format!("record {number} of log {log} is another one than before in replica {names}"));

@@ -117,7 +117,7 @@ pub(crate) async fn run(args: &Args, session: &Session) -> Result<()> {
             let expected = heads.iter().map(by).collect();
             let reader = opened.reader();
             let checked = audit(&reader, &opened.replicas, expected, home.as_ref(), |_| Ok(()));
-            let report = AuditReport::of(session.cancellable("checking the logs", checked).await?);
+            let report = AuditReport::of(session.cancellable("checking the logs", checked).await?, &opened.unopened);
             session.out.result(&report)?;
             if *accept_older {
                 let home = home.ok_or_else(|| {
@@ -128,7 +128,8 @@ pub(crate) async fn run(args: &Args, session: &Session) -> Result<()> {
                     return Err(Error::usage(what).hint("run this as the user who owns it: it writes there"));
                 }
                 session.confirm(*yes, "Forget what this machine has seen of these logs?".to_owned()).await?;
-                accept_what_is_there(&reader, &opened.replicas, &home).await?;
+                let back = accept_what_is_there(&reader, &opened.replicas, &home).await?;
+                back.findings.into_iter().for_each(|finding| session.out.warning(finding));
                 session.out.note("this machine now remembers what the replicas show");
             }
             report.verdict()
@@ -140,6 +141,8 @@ pub(crate) async fn run(args: &Args, session: &Session) -> Result<()> {
 struct Opened {
     config: Option<Config>,
     replicas: Vec<SharedReplica>,
+    /// Replicas that could not be opened, and why.
+    unopened: BTreeMap<Name, String>,
     trust: Arc<Trust>,
     vault: String,
 }
@@ -159,14 +162,14 @@ impl Opened {
             (None, Some(place)) => place.open_for_reading(&session.clock).await?,
             (None, None) => return Err(Error::usage("there is no replica")),
         };
-        for (replica, why) in unopened {
+        for (replica, why) in &unopened {
             session.out.warning(format!("skipping replica {replica}: {why}"));
         }
         let rooted = access::rooted(&owners, &session.globals, config, (&replicas, &[]), session.clock.now());
         let (trust, warnings) = session.cancellable("reading the root", rooted).await?;
         warnings.into_iter().for_each(|warning| session.out.warning(warning));
         let root = trust.root().ok_or_else(|| Error::keys("there is no root"))?;
-        Ok(Self { vault: root.vault.clone(), config: place.and_then(|place| place.config), replicas, trust })
+        Ok(Self { vault: root.vault.clone(), config: place.and_then(|place| place.config), replicas, unopened, trust })
     }
 
     fn reader(&self) -> LogReader<'_> {

@@ -10,7 +10,7 @@ use lifeboat_engine::clock::SharedClock;
 use lifeboat_engine::format::id::Name;
 use lifeboat_engine::format::layout;
 use lifeboat_engine::format::log::MAX_LOG_RECORD_BYTES;
-use lifeboat_engine::store::{MemoryReplica, Replica, SharedReplica};
+use lifeboat_engine::store::{MemoryReplica, Replica, ReplicaErrorKind, SharedReplica};
 use lifeboat_engine::{Error, Result};
 use serde::{Deserialize, Serialize};
 
@@ -55,7 +55,14 @@ async fn write_replica(session: &Session, replica: &SharedReplica) -> Result<()>
         let fetched = futures::stream::iter(listed.into_iter().map(|object| object.key)).map(fetch);
         let mut fetched = std::pin::pin!(fetched.buffered(EXPORTED_AT_ONCE));
         while let Some((name, fetched)) = fetched.next().await {
-            let Ok(text) = String::from_utf8(fetched?.to_vec()) else {
+            let fetched = match fetched {
+                Err(error) if error.is_not_found() || matches!(error.kind, ReplicaErrorKind::TooLong { .. }) => {
+                    session.out.warning(format!("{error}, and is left out"));
+                    continue;
+                }
+                fetched => fetched?,
+            };
+            let Ok(text) = String::from_utf8(fetched.to_vec()) else {
                 session.out.warning(format!("replica {}: {name} is no text, and is left out", replica.name()));
                 continue;
             };

@@ -1,5 +1,6 @@
 //! How logs read: one row for each record, one for each log that was checked.
 
+use std::collections::BTreeMap;
 use std::fmt;
 
 use chrono::{DateTime, Utc};
@@ -79,6 +80,8 @@ impl fmt::Display for Records {
 pub(super) struct AuditReport {
     logs: Vec<LogRow>,
     findings: Vec<String>,
+    /// What could not be looked at.
+    doubts: Vec<String>,
     notes: Vec<String>,
 }
 
@@ -91,19 +94,27 @@ struct LogRow {
 }
 
 impl AuditReport {
-    pub(super) fn of(audit: Audit) -> Self {
+    /// `unopened` are replicas that were not looked at, and why.
+    pub(super) fn of(audit: Audit, unopened: &BTreeMap<Name, String>) -> Self {
         let row = |log: lifeboat_engine::log::AuditedLog| LogRow {
             log: log.log.to_string(),
             records: log.records,
             head: log.head.map(|head| head.to_string()),
         };
-        Self { logs: audit.logs.into_iter().map(row).collect(), findings: audit.findings, notes: audit.notes }
+        let unopened = unopened.iter().map(|(name, why)| format!("replica {name} is not looked at: {why}"));
+        let doubts = unopened.chain(audit.doubts).collect();
+        let logs = audit.logs.into_iter().map(row).collect();
+        Self { logs, findings: audit.findings, doubts, notes: audit.notes }
     }
 
-    /// The error of logs with findings.
+    /// The error of logs with findings, or that could not be looked at whole.
     pub(super) fn verdict(&self) -> Result<()> {
         if self.findings.is_empty() {
-            return Ok(());
+            return match self.doubts.first() {
+                None => Ok(()),
+                Some(_) => Err(Error::storage("not all records could be looked at, see above")
+                    .hint("mend the replica, or the right to read below log/, and run it again")),
+            };
         }
         let found = human::count(self.findings.len() as u64, "finding");
         Err(Error::integrity(format!("the logs are not as they were written: {found}, see above"))
@@ -118,12 +129,12 @@ impl fmt::Display for AuditReport {
             table.row([row.log.clone(), row.records.to_string(), row.head.clone().unwrap_or_default()]);
         }
         write!(f, "{table}")?;
-        for (word, lines) in [("note", &self.notes), ("FOUND", &self.findings)] {
+        for (word, lines) in [("note", &self.notes), ("not looked at", &self.doubts), ("FOUND", &self.findings)] {
             for line in lines {
                 write!(f, "\n{word}: {}", lifeboat_engine::base::escape::line(line))?;
             }
         }
-        if self.findings.is_empty() {
+        if self.findings.is_empty() && self.doubts.is_empty() {
             write!(f, "\nEvery record follows the one before it, and none is missing.")?;
         }
         Ok(())

@@ -92,11 +92,14 @@ async fn stock_minisign_checks_a_chain() {
     let signer = std::fs::read_to_string(vault.path("r1/root/1.json")).unwrap();
     let root: serde_json::Value = serde_json::from_str(&signer).unwrap();
     let script = recovery::block_after("checks a whole log so");
-    let check = || {
+    let of = |vault: &str| {
         let mut command = Command::new("bash");
-        command.args(["-c", &script, "-", root["owners"][0]["signer"].as_str().unwrap()]).current_dir(&folder);
+        let signer = root["owners"][0]["signer"].as_str().unwrap();
+        command.args(["-c", &script, "-", signer, vault]).current_dir(&folder);
         command.output().unwrap()
     };
+    let check = || of(root["vault"].as_str().unwrap());
+    assert!(!of(&"0a".repeat(16)).status.success(), "it is of another vault");
     let checked = check();
     let told = String::from_utf8(checked.stdout).unwrap();
     assert!(checked.status.success(), "{told}{}", String::from_utf8_lossy(&checked.stderr));

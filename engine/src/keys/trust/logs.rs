@@ -1,6 +1,7 @@
 //! Who may sign which log. Only a root tells it: the signer must be that of a principal of this
 //! kind and name. A host that was given new keys goes on with the log of its name.
 
+use chrono::{DateTime, Utc};
 use lifeboat_base::{Class, Error, Result};
 use lifeboat_format::layout;
 use lifeboat_format::log::{LogKind, LogName};
@@ -27,6 +28,16 @@ impl Trust {
         let may = |grant: &Grant| is_of_kind(&grant.role, kind) && grant.signer == *signer && grant.until.is_none();
         let root = rules.root.as_ref().filter(|_| rules.grants.iter().any(may))?;
         principals(root).find(|(log, key)| log.kind == kind && *key == signer.as_str()).map(|(log, _)| log)
+    }
+
+    /// Whether a record of a log, with this time and signer, is one that the root still lets count.
+    #[must_use]
+    pub(crate) fn lets_count(&self, log: &LogName, signer: &str, time: DateTime<Utc>) -> bool {
+        let rules = self.rules();
+        let is_named = |root: &Root| principals(root).any(|(of, key)| of == *log && key == signer);
+        let may = |grant: &Grant| is_of_kind(&grant.role, log.kind) && grant.signer.as_str() == signer;
+        rules.root.as_ref().is_some_and(|root| is_named(root))
+            && rules.grants.iter().any(|grant| may(grant) && grant.until.is_none_or(|until| time < until))
     }
 
     /// Who signed record `number` of a log, if that signer may have.
