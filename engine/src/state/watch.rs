@@ -110,14 +110,17 @@ pub fn compare(
     figures: &RunFigures,
     before: &[(SnapshotId, RunFigures)],
 ) -> Result<Option<FlaggedSnapshot>> {
+    // What it says of earlier runs is in `before`, unless it is damaged.
+    unjudged(state, dataset)?;
     let mut history: History = read(state, dataset, HISTORY_FILE)?;
     let mut flagged: Vec<FlaggedSnapshot> = read(state, dataset, FLAGGED_FILE)?;
     let before_this = flagged.clone();
     history.is_before(figures.at);
     // Another host made the one before, its verdict could not be written, or the history was lost.
     for (older, before) in before {
-        if !flagged.is_empty() || history.last().is_some_and(|at| at >= before.at) {
-            break;
+        let is_judged = history.last().is_some_and(|at| at >= before.at);
+        if is_judged || flagged.iter().any(|flag| flag.snapshot == *older) {
+            continue;
         }
         let departures = judge(&history, before);
         if departures.is_empty() {
@@ -338,6 +341,33 @@ mod tests {
         acknowledge(&state, &shop)?;
         assert!(permit(&state, &shop).is_ok());
         assert!(!compared(&state, 7, None, &CUT[..1])?, "what was acknowledged is flagged again");
+        Ok(())
+    }
+
+    #[test]
+    fn every_run_that_died_before_its_verdict_gets_it_and_damage_stops_deletion() -> Result<()> {
+        let (place, shop) = (tempfile::tempdir().unwrap(), "shop".parse()?);
+        let state = StateDirectory::open(place.path())?;
+        for day in 0..3 {
+            assert!(!compared(&state, day, None, &WHOLE)?, "day {day}");
+        }
+        assert!(compared(&state, 3, None, &CUT)?);
+        // Two more die while one is flagged, and what remained of an older one is harmless.
+        for day in [2, 4, 5] {
+            expect(&state, &shop, &id(day), &figures(day, &CUT))?;
+        }
+        let before = unjudged(&state, &shop)?;
+        assert_eq!(compare(&state, &shop, &id(6), &figures(6, &WHOLE), &before)?, None);
+        let found: Vec<SnapshotId> = flagged(&state, &shop)?.into_iter().map(|flag| flag.snapshot).collect();
+        assert_eq!(found, [id(3), id(4), id(5)]);
+        acknowledge(&state, &shop)?;
+
+        std::fs::write(path(&state, &shop, UNJUDGED_FILE), b"{").unwrap();
+        let error = compare(&state, &shop, &id(7), &figures(7, &WHOLE), &[]).unwrap_err();
+        assert_eq!(error.class(), Class::Integrity, "{error:?}");
+        assert!(permit(&state, &shop).is_err(), "the next run has removed what is damaged");
+        acknowledge(&state, &shop)?;
+        assert!(permit(&state, &shop).is_ok());
         Ok(())
     }
 
