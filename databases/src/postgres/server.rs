@@ -76,7 +76,12 @@ impl ServerFacts {
 /// What to do if the first query fails, by what `psql` said. Servers may say it in their own
 /// language, so the last answer fits whatever it is.
 fn what_to_do(said: &str) -> &'static str {
-    const HINTS: [(&[&str], &str); 5] = [
+    const HINTS: [(&[&str], &str); 6] = [
+        // It also says "does not exist" or "No such file".
+        (
+            &["root certificate file", "certificate verify failed", "server certificate for"],
+            "check `sslrootcert` in the address or the service, which names the authority that signed the server's certificate, and the host name",
+        ),
         (
             &["Peer authentication failed", "Ident authentication failed", "role \"root\" does not exist"],
             "the server lets in the role that has the name of the system's user: name the role (`user`, or user=postgres in the address), and run this as the system's user whom the server takes for it, such as with `sudo -u postgres`",
@@ -197,6 +202,8 @@ mod tests {
             ("connection to server at \"db\", port 5432 failed: Connection refused", "runs and listens there"),
             ("socket \"/run/.s.PGSQL.5432\" failed: No such file or directory", "runs and listens there"),
             ("could not translate host name \"db\" to address", "runs and listens there"),
+            ("root certificate file \"/root/.postgresql/root.crt\" does not exist", "check `sslrootcert`"),
+            ("could not read root certificate file \"ca.pem\": No such file or directory", "check `sslrootcert`"),
             ("ERROR:  permission denied for table pg_authid", "may read all data"),
             ("FATAL:  database \"shop\" does not exist", "names of database and role"),
             ("FATAL:  das ist mir neu", "check address, role and password"),

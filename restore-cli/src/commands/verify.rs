@@ -7,6 +7,7 @@ use std::collections::BTreeMap;
 use std::fmt;
 
 use lifeboat_engine::base::escape;
+use lifeboat_engine::config::Config;
 use lifeboat_engine::format::id::Name;
 use lifeboat_engine::format::layout;
 use lifeboat_engine::keep::reading::{Coverage, PackReading, PackShare, PacksRead};
@@ -20,7 +21,7 @@ use serde::Serialize;
 
 use super::opened::{OpenedDataset, refuse_single_replica};
 use super::repair::{ReportView, STILL_DAMAGED, verdict};
-use crate::access::Need;
+use crate::access::{self, Need};
 use crate::flags::{Moment, parse_snapshot};
 use crate::human;
 use crate::session::Session;
@@ -70,7 +71,7 @@ struct Verification {
     /// The share of the packs that was read, if not all.
     subset: Option<PackShare>,
     datasets: BTreeMap<Name, VerifyReport>,
-    /// Datasets of other hosts, which this one cannot read.
+    /// Datasets of other hosts, for which this one has no keys.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     left_out: Vec<Name>,
     /// What `--repair` did.
@@ -103,16 +104,14 @@ pub(crate) async fn run(args: &Args, session: &Session) -> Result<()> {
     };
     let mut failed = None;
     // What nobody asked for, and this host's own keys do not open, says nothing about the vault.
-    let others = place.config.as_ref().filter(|config| {
-        args.dataset.is_none()
-            && session.globals.identities.is_empty()
-            && !config.datasets.is_empty()
-            && config.keys.host_bundle.path().exists()
-    });
+    let is_hosts_own = |config: &&Config| {
+        args.dataset.is_none() && session.globals.identities.is_empty() && !config.datasets.is_empty()
+    };
+    let host = place.config.as_ref().filter(is_hosts_own).and_then(access::host_keys);
     for dataset in session.datasets(&reader, args.dataset.as_ref()).await? {
-        if others.is_some_and(|config| config.dataset(&dataset).is_none()) {
+        if host.as_ref().is_some_and(|keys| keys.dataset(&dataset).is_err()) {
             session.out.note(format!(
-                "dataset {dataset} was not verified, because this host does not back it up: name it, or pass --identity with one that opens it"
+                "dataset {dataset} was not verified, because this host has no keys for it: pass --identity with one that opens it"
             ));
             verification.left_out.push(dataset);
             continue;
@@ -195,6 +194,10 @@ impl Verification {
         failed.sort_by_key(|error| error.class() != Class::Integrity);
         if let Some(error) = failed.into_iter().next() {
             return Err(error);
+        }
+        if self.datasets.is_empty() && !self.left_out.is_empty() {
+            return Err(Error::keys("nothing was verified: this host has the keys of no dataset in the vault")
+                .hint("pass --identity with one that opens them"));
         }
         if self.unreachable.is_empty() {
             return Ok(());
