@@ -71,7 +71,11 @@ impl Runner {
         let pruned = self.prune(installation, dataset, (start, patience), cancel);
         let pruned = AssertUnwindSafe(pruned).catch_unwind().await;
         let pruned = match pruned.unwrap_or_else(|_| Err(bug(&format!("the prune of {}", dataset.name)))) {
-            Ok(Pruned::Left) => return (None, None),
+            Ok(Pruned::Left) => {
+                let why = "old snapshots were not pruned this time, because another dataset is being pruned";
+                backup.warnings.push(why.to_owned());
+                return (None, None);
+            }
             Ok(Pruned::Needless) => None,
             Ok(Pruned::Done(outcome)) => Some(outcome),
             Err(error) => return self.not_pruned(dataset, backup, cancel, &error),
@@ -127,10 +131,7 @@ impl Runner {
             () = cancel.cancelled() => return Err(cancelled()),
             () = &mut late => None,
         };
-        let Some(_turn) = turn else {
-            tracing::info!("not pruned this time, because another dataset is being pruned");
-            return Ok(Pruned::Left);
-        };
+        let Some(_turn) = turn else { return Ok(Pruned::Left) };
         let prune = self.prune_of(installation, dataset, cancel.child_token());
         let work = prune.run();
         tokio::pin!(work);
@@ -140,6 +141,8 @@ impl Runner {
             () = &mut late => {
                 prune.cancel.cancel();
                 let why = format!("it would have held up the next backup ({})", words::duration(patience.as_secs_f64()));
+                // The next start may cancel this prune before it obeys.
+                self.ledger.update(&dataset.name, |status| status.deletion_stopped = Some(why.clone()));
                 match obeyed(work).await {
                     // What it did counts, and why it did no more is told first.
                     Some(Ok(mut outcome)) if !outcome.failures.is_empty() => {

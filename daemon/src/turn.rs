@@ -158,7 +158,7 @@ impl Runner {
                 status.last_success = newest.or(status.last_success);
                 // What was wrong with its own last run is the leader's concern now.
                 (status.succeeded, status.error, status.retry_at) = (true, None, None);
-                (status.deletion_stopped, status.skipped) = (None, 0);
+                (status.deletion_stopped, status.unlogged, status.skipped) = (None, None, 0);
             }
             status.led_by = led_by;
         });

@@ -88,6 +88,9 @@ async fn a_sweep_that_is_cut_by_its_deadline_goes_on_with_the_next_prune() {
     let cut = prune(Duration::from_secs(2)).await;
     let Err(error) = cut else { panic!("it had no deadline") };
     assert!(error.chain().contains("it would have held up the next backup (2"), "{error:?}");
+    // Whoever cancels it after that, for the next backup, does not hide it.
+    let why = runner.ledger.get(&shop).deletion_stopped.unwrap();
+    assert!(why.contains("it would have held up the next backup"), "{why}");
     let left = files("snapshots");
     assert!(left < 24 && left > 12, "{left} are left: it was not cut half-way");
 

@@ -182,27 +182,14 @@ async fn marked_packs(
     warnings: &mut Vec<String>,
 ) -> BTreeSet<PackId> {
     let (marks, unreadable) = reader.read_all::<MarkRecord>(members).await;
-    let mut marked: BTreeSet<PackId> = marks.into_iter().flat_map(|mark| mark.body.packs).collect();
+    let marked: BTreeSet<PackId> = marks.into_iter().flat_map(|mark| mark.body.packs).collect();
     for (mark, error) in unreadable {
         if !is_verdict(&error) {
             set_aside(members, failed, &error, |member| member.marks.contains(&mark));
             continue;
         }
-        // The answer may have been damaged on its way.
-        let holders: Vec<&SharedReplica> = holders(members, &mark).collect();
-        match reader.read::<MarkRecord>(&holders, &mark).await {
-            Ok(read) => {
-                marked.extend(read.body.packs);
-                continue;
-            }
-            Err(error) if !is_verdict(&error) => {
-                set_aside(members, failed, &error, |member| member.marks.contains(&mark));
-                continue;
-            }
-            Err(_) => {}
-        }
         let mut doubted: BTreeMap<Name, Error> = BTreeMap::new();
-        for holder in holders {
+        for holder in holders(members, &mark) {
             if let Err(error) = check_still_there(reader.dataset, holder, &mark).await {
                 doubted.insert(holder.name().clone(), error);
             }

@@ -17,7 +17,7 @@ use super::inventory::Inventory;
 use super::order::FoundAct;
 use super::signed::{SignedObject, fetch_signed, sign_plain};
 use super::unbelieved::Unbelieved;
-use super::verdict::{Signed, combine_looks};
+use super::verdict::{Signed, combine_looks, is_verdict};
 use crate::keys::sign::Signer;
 use crate::keys::trust::Trust;
 
@@ -130,7 +130,12 @@ impl RecordReader<'_> {
             if unbelieved.leaves_aside(names()) {
                 continue;
             }
-            match self.read(&holders, id).await {
+            let mut read = self.read(&holders, id).await;
+            if read.as_ref().err().is_some_and(is_verdict) {
+                // The answer may have been damaged on its way.
+                read = self.read(&holders, id).await;
+            }
+            match read {
                 Ok(record) => found.push(record),
                 Err(error) => {
                     if self.signed(B::TYPE, &holders, id).await != Signed::Trusted {

@@ -237,8 +237,7 @@ async fn going(prune: &Prune<'_>) -> Going {
         }
         Err(error) => {
             tracing::warn!(dataset = %prune.dataset.name, "Extending every lock, as it is not known what is needed: {}", error.chain());
-            let survey = prune.survey().await.ok();
-            let is_lost = survey.is_some_and(|survey| !survey.gaps.iter().all(Gap::is_unread));
+            let is_lost = prune.survey().await.map_or(true, |survey| !survey.gaps.iter().all(Gap::is_unread));
             Going { lost: is_lost.then(|| error.chain()), ..Going::default() }
         }
     }

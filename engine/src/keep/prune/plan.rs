@@ -284,7 +284,9 @@ impl<'v> OrderedTimes<'v> {
         let (mut times, mut newest) = (HashMap::new(), DateTime::<Utc>::MIN_UTC);
         for act in view.acts.found.values().map(|found| &found.act) {
             // One of the future tells nothing.
-            newest = newest.max(Some(act.time).filter(|time| *time <= now).unwrap_or(newest));
+            if act.time <= now {
+                newest = newest.max(act.time);
+            }
             if act.act == ActKind::Mark {
                 times.insert(&act.id, newest);
             }

@@ -44,7 +44,7 @@ const UNREADABLE_MANIFEST: &str =
 const UNOPENED_MANIFEST: &str = "another host wrote it for itself: name both in `hosts` of the dataset, and run \
     `lifeboat init --identity MASTER` on this one";
 /// What to do about a mark that no replica returns whole.
-const UNREADABLE_MARK: &str = "remove the mark by hand: nothing that it names is deleted by it then";
+const UNREADABLE_MARK: &str = "prune again: another host may just have carried the mark out; if it stays, remove the mark by hand, and nothing that it names is deleted by it";
 
 /// What the replicas hold, and what could not be looked at.
 pub(in crate::keep) struct View {
