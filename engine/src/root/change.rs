@@ -137,18 +137,21 @@ fn drill_host(host: NewDrillHost, from: DateTime<Utc>) -> DrillHost {
 /// The root after `before`.
 ///
 /// # Errors
-/// There is nothing to change, or the result breaks a rule.
+/// There is nothing to change, or the result breaks a rule. Or a machine asks to be believed again
+/// with a key that was revoked: then all that its thief has signed since would count again.
 pub fn apply(before: &SignedRoot, change: Change, now: DateTime<Utc>) -> Result<Root> {
     let (now, mut root) = (now.trunc_subsecs(0), before.root.clone());
     (root.version, root.previous, root.time) = (root.version + 1, Some(before.hash()), now);
     let from = now - EARLIER;
     match change {
         Change::AddHost(host) => match root.hosts.iter_mut().find(|known| known.signer == host.signer) {
-            Some(known) => (known.datasets, known.until) = (host.datasets, None),
+            Some(known) if known.until.is_some() => return Err(revoked_for_good(&known.name)),
+            Some(known) => known.datasets = host.datasets,
             None => root.hosts.push(backup_host(host, from)),
         },
         Change::AddDrillHost(host) => match root.drill_hosts.iter_mut().find(|known| known.signer == host.signer) {
-            Some(known) => (known.datasets, known.until) = (host.datasets, None),
+            Some(known) if known.until.is_some() => return Err(revoked_for_good(&known.name)),
+            Some(known) => known.datasets = host.datasets,
             None => root.drill_hosts.push(drill_host(host, from)),
         },
         Change::RemoveHost { name, signer, until } => {
@@ -208,6 +211,13 @@ fn revoke<'a>(
         _ => Err(Error::usage(format!("the root has several signers of a machine {name}"))
             .hint("say which one with --signer; `lifeboat root show` lists them")),
     }
+}
+
+/// The error of a machine that asks to be believed with a key that was revoked.
+pub(crate) fn revoked_for_good(host: &Name) -> Error {
+    Error::keys(format!("the root has revoked this key of host {host}")).hint(
+        "give the machine new keys: move its old ones away, run `lifeboat init --identity MASTER` on a backup host, or make a new signer on a drill host",
+    )
 }
 
 fn unknown(what: &str, name: &Name) -> Error {

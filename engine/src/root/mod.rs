@@ -20,6 +20,7 @@ mod put;
 mod shown;
 mod signed;
 
+pub(crate) use change::revoked_for_good;
 pub use change::{Change, GrantedMachine, NewDrillHost, apply, differences, first_root};
 pub use find::{FoundRoot, find};
 pub use install::{Installed, install};

@@ -38,6 +38,11 @@ pub(crate) async fn run(args: &Args, session: &Session) -> Result<()> {
     }
     let identities = access::given_identities(&session.globals.identities);
     let identities = session.cancellable("reading an identity", identities).await?;
+    if identities.is_empty() && !args.accept_keys.is_empty() {
+        return Err(
+            Error::usage("--accept-keys takes over keys that an identity opens").hint("pass --identity MASTER, too")
+        );
+    }
     let options = InitOptions { identities, accepted: args.accept_keys.clone() };
     let replicas = config.open_replicas(&session.clock).await?;
     recording::by_host(session, &config, &replicas, LogEvent::Keyring { user: recording::user() }).await;

@@ -224,6 +224,11 @@ async fn a_list_takes_from_the_memory_of_its_host_only_what_its_reader_believes(
     vault.change("db1", &["remove-host", "db1", "--until", &now]).await;
     let revoked = list(&[]).await;
     assert_eq!(sizes(&revoked), [None], "{revoked}");
+    // It does not ask to be believed again with the key that may be a thief's.
+    for words in [&["init"][..], &["root", "request", "add-host", "--dataset", "shop"]] {
+        let asked = vault.lifeboat("db1", words).await;
+        assert!(!asked.status.success() && asked.stderr.contains("has revoked this key of host db1"), "{asked}");
+    }
     vault.configure("db1", "", &["shop"]);
     back_up_and_look().await;
     let listed = listed_from_memory(&[]).await;

@@ -37,8 +37,9 @@ async fn opened(host: &Operator, owner: &str) -> usize {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_vault_adopts_a_root_which_changes_with_its_machines_and_owners() {
-    let mut book =
-        Runbook::open("Who is believed").leaving_out("lifeboat owner init", "the owners are there from the start");
+    let mut book = Runbook::open("Who is believed")
+        .leaving_out("lifeboat owner init", "the owners are there from the start")
+        .leaving_out("lifeboat audit export", "the runbook of the logs runs it");
     let place = place();
     let mut db1 = host(&place, "").await;
     db1.backup().await;
@@ -165,6 +166,5 @@ async fn a_vault_adopts_a_root_which_changes_with_its_machines_and_owners() {
     assert!(refused.stderr.contains("and none of the replicas that answer shows it"), "{refused}");
     db1.follow(&mut book, "lifeboat root install \"$(lifeboat root show --line)\"", &[]).await;
     db1.backup().await;
-    // The log of a stolen machine begins anew with its new key, which looks like one that was cut.
-    assert_eq!(db1.restored("--identity ann/identity --accept-older").await, "three");
+    assert_eq!(db1.restored("--identity ann/identity").await, "three");
 }

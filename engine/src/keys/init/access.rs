@@ -18,7 +18,9 @@ use crate::config::Config;
 use crate::keys::bundle::Bundle;
 use crate::keys::owners::Owners;
 use crate::keys::trust::Trust;
-use crate::root::{Change, FoundRoot, GrantedMachine, NewDrillHost, SignedRoot, apply, find, first_root, pinned};
+use crate::root::{
+    Change, FoundRoot, GrantedMachine, NewDrillHost, SignedRoot, apply, find, first_root, pinned, revoked_for_good,
+};
 use crate::state::StateDirectory;
 
 /// The drill host whose keys `init` makes.
@@ -117,6 +119,12 @@ impl Access {
     /// [`Class::Keys`](lifeboat_base::Class::Keys): a replica holds a keyring object that this
     /// host did not make.
     pub(super) fn check_keys(&self, host: &Name, remote: &Remote<'_>, bundle: Option<&Bundle>) -> Result<()> {
+        if let (Some(root), Some(bundle)) = (self.root(), bundle) {
+            let own = bundle.signer()?.public().to_string();
+            if root.hosts.iter().any(|known| known.signer == own && known.until.is_some()) {
+                return Err(revoked_for_good(host));
+            }
+        }
         if self.owners.is_none() || self.root.is_some() {
             return Ok(());
         }
