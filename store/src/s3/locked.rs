@@ -61,6 +61,9 @@ impl S3Replica {
             other => return other,
         };
         match self.lock_there(key).await? {
+            Some((end, LockMode::Governance)) if lock.mode == LockMode::Compliance && end >= until => {
+                self.put_retention(key, LockMode::Compliance, end).await
+            }
             Some((end, _)) if end >= until => Ok(()),
             Some((_, LockMode::Compliance)) if lock.mode == LockMode::Governance => {
                 self.put_retention(key, LockMode::Compliance, until).await

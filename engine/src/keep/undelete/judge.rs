@@ -3,8 +3,8 @@
 //! What was written after the moment is valid if it shows so by itself: a pack by its name, what is
 //! signed by a trusted signature beside it, an act and a log's record by its own. A host and
 //! `vault.json`, and without a root a keyring object, show nothing but their form: so they are
-//! told, and a person decides. So must a version of before that was uploaded in parts: a thief can
-//! give it an earlier date.
+//! told, and a person decides. A version of before that was uploaded in parts must show it, too: a
+//! thief can give it an earlier date. One that shows only its form gives way to a whole one below.
 
 use std::collections::BTreeMap;
 
@@ -24,6 +24,7 @@ use crate::catalog::order::OrderReader;
 use crate::keep::scrub::folders::{Proof, proof};
 use crate::keys::crypt;
 use crate::keys::sign::MAX_SIGNATURE_BYTES;
+use crate::keys::trust::revoked;
 use crate::log::LogReader;
 use crate::restore::VaultReader;
 
@@ -129,10 +130,14 @@ impl FateJudge<'_> {
     /// so that the key may have another fate.
     async fn settle(&self, key: &mut ThenAndNow, known: &KnownKey<'_>, fate: Fate, other: Fate) -> Result<Fate> {
         let Some(then) = key.then.as_ref().filter(|then| then.is_in_parts()) else { return Ok(fate) };
+        // What shows nothing but its form gives way to a whole one below it.
+        let is_form_only = known.record.is_none()
+            && matches!(known.proof, Proof::Keyring(_) | Proof::Copies)
+            && !(known.is_signed && self.past.keys().trust.root().is_some());
         match validity(self.was_valid(&key.key, known, &then.id).await)? {
-            Validity::Valid => Ok(fate),
+            Validity::Valid if !(is_form_only && key.whole.is_some()) => Ok(fate),
             Validity::Unknown(why) => Ok(Fate::Unknown(why)),
-            Validity::Not => {
+            Validity::Valid | Validity::Not => {
                 key.take_whole();
                 Ok(match &key.then {
                     None => Fate::NotValid,
@@ -176,7 +181,10 @@ impl FateJudge<'_> {
             return match reader.judge(body, log, *number, &what) {
                 // A trusted signer signed what a newer version understands.
                 Err(error) if error.class() == Class::Failed => Ok(()),
-                judged => judged.map(drop),
+                judged => judged.and_then(|(_, before)| match before {
+                    None => Ok(()),
+                    Some(until) => Err(revoked(until, "nothing tells when it was stored")),
+                }),
             };
         }
         match known.proof {

@@ -29,6 +29,7 @@ use futures::StreamExt;
 use lifeboat_base::{Class, Error, Result};
 use lifeboat_format::act::MAX_ACT_BYTES;
 use lifeboat_format::layout;
+use lifeboat_format::log::MAX_LOG_RECORD_BYTES;
 use lifeboat_store::{ReplicaErrorKind, SharedReplica, ThenAndNow, VersionWalk};
 use serde::Serialize;
 use tokio_util::sync::CancellationToken;
@@ -361,8 +362,13 @@ impl Bringer<'_> {
             _ => error.into(),
         })?;
         let is_act = judge::dataset_of(&key.key).is_some_and(|of| layout::parse_act(&of, &key.key).is_some());
-        if (is_act || layout::is_signature(&key.key)) && !self.revoked.is_empty() {
-            let longest = if is_act { MAX_ACT_BYTES } else { MAX_SIGNATURE_BYTES };
+        let is_record = layout::parse_log_record(&key.key).is_some();
+        if (is_act || is_record || layout::is_signature(&key.key)) && !self.revoked.is_empty() {
+            let longest = match (is_act, is_record) {
+                (true, _) => MAX_ACT_BYTES,
+                (_, true) => MAX_LOG_RECORD_BYTES,
+                _ => MAX_SIGNATURE_BYTES,
+            };
             let copied = self.now.get_version(&key.key, &then.id, longest as u64).await?;
             self.redated.fetch_add(u64::from(self.revoked.made(&copied)), Ordering::Relaxed);
         }

@@ -5,6 +5,7 @@ use std::collections::HashSet;
 
 use data_encoding::BASE64;
 use lifeboat_format::act;
+use lifeboat_format::log::split_record;
 use lifeboat_format::root::Root;
 
 /// The number of a key, in public keys and signatures, comes after two bytes that name the method.
@@ -25,10 +26,11 @@ impl RevokedSigners {
         self.0.is_empty()
     }
 
-    /// Whether one of them made this signature, or this act.
+    /// Whether one of them made this signature, this act or this record of a log.
     pub(super) fn made(&self, stored: &[u8]) -> bool {
         let of_act = act::split(stored).map(|(_, signature)| signature);
-        std::iter::once(stored).chain(of_act).any(|signature| {
+        let of_record = split_record(stored).map(|(_, signature)| signature);
+        std::iter::once(stored).chain(of_act).chain(of_record).any(|signature| {
             let text = std::str::from_utf8(signature).ok();
             text.and_then(|text| number(text.lines().nth(1)?)).is_some_and(|number| self.0.contains(&number))
         })
