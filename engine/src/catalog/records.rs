@@ -130,20 +130,23 @@ impl RecordReader<'_> {
             if unbelieved.leaves_aside(names()) {
                 continue;
             }
-            let mut read = self.read(&holders, id).await;
-            if read.as_ref().err().is_some_and(is_verdict) {
-                // The answer may have been damaged on its way.
-                read = self.read(&holders, id).await;
-            }
-            match read {
-                Ok(record) => found.push(record),
-                Err(error) => {
-                    if self.signed(B::TYPE, &holders, id).await != Signed::Trusted {
-                        unbelieved.add(names(), id, &error);
-                    }
-                    unreadable.insert(id.clone(), error);
+            let error = match self.read(&holders, id).await {
+                Ok(record) => {
+                    found.push(record);
+                    continue;
                 }
+                Err(error) => error,
+            };
+            if self.signed(B::TYPE, &holders, id).await != Signed::Trusted {
+                unbelieved.add(names(), id, &error);
+            } else if is_verdict(&error)
+                && let Ok(record) = self.read(&holders, id).await
+            {
+                // The first answer was damaged on its way.
+                found.push(record);
+                continue;
             }
+            unreadable.insert(id.clone(), error);
         }
         found.reverse();
         (found, unreadable)
