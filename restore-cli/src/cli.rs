@@ -5,8 +5,8 @@ use std::ffi::OsString;
 use clap::{CommandFactory, FromArgMatches, Parser, Subcommand};
 
 use crate::commands::{
-    acknowledge, audit, cancel, check, completions, drill, init, list, man, owner, prune, repair, restore, root, show,
-    takeover, trigger, undelete, verify,
+    acknowledge, audit, cancel, check, completions, drill, drills, init, list, man, owner, prune, repair, restore,
+    root, show, status, takeover, trigger, undelete, verify,
 };
 use crate::exit;
 use crate::flags::Globals;
@@ -25,11 +25,13 @@ pub(crate) struct Cli {
 /// What is to be done.
 #[derive(Debug, Subcommand)]
 pub(crate) enum Command {
+    Status(status::Args),
     List(list::Args),
     Show(show::Args),
     Restore(restore::Args),
     Verify(verify::Args),
     Drill(drill::Args),
+    Drills(drills::Args),
     Prune(prune::Args),
     Repair(repair::Args),
     Undelete(undelete::Args),

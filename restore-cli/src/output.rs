@@ -53,6 +53,14 @@ impl Output {
         if self.json { Ok(()) } else { write_out(format!("{}\n", escape::lines(&text.to_string())).as_bytes()) }
     }
 
+    /// Begins a new page where somebody looks at a terminal.
+    pub(crate) fn clear_screen(self) {
+        if !self.json && io::stdout().is_terminal() {
+            // Whatever is wrong with the terminal, the page itself tells.
+            let _ = write_out(b"\x1b[2J\x1b[H");
+        }
+    }
+
     /// Bytes on standard output, whatever the flags: a manual, a completion script.
     ///
     /// # Errors

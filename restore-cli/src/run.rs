@@ -94,11 +94,13 @@ fn execute(cli: Cli, out: Output) -> Result<()> {
 
 async fn dispatch(command: Command, session: &Session) -> Result<()> {
     match command {
+        Command::Status(args) => commands::status::run(&args, session).await,
         Command::List(args) => commands::list::run(&args, session).await,
         Command::Show(args) => commands::show::run(&args, session).await,
         Command::Restore(args) => commands::restore::run(&args, session).await,
         Command::Verify(args) => commands::verify::run(&args, session).await,
         Command::Drill(args) => commands::drill::run(&args, session).await,
+        Command::Drills(args) => commands::drills::run(&args, session).await,
         Command::Prune(args) => commands::prune::run(&args, session).await,
         Command::Repair(args) => commands::repair::run(&args, session).await,
         Command::Undelete(args) => commands::undelete::run(&args, session).await,

@@ -114,7 +114,13 @@ async fn standing(socket: &Path, dataset: &Name) -> Vec<String> {
 
 /// Sends the command and waits as long as the run takes.
 pub(super) async fn ask(socket: &Path, command: &str, dataset: &Name) -> Result<Value> {
-    interpret(&converse(socket, &json!({ "command": command, "dataset": dataset })).await?, dataset)
+    let what = format!("the backup of {dataset}");
+    interpret(&converse(socket, &json!({ "command": command, "dataset": dataset })).await?, &what)
+}
+
+/// The daemon's answer to `status`.
+pub(super) async fn ask_status(socket: &Path) -> Result<Value> {
+    interpret(&converse(socket, &json!({ "command": "status" })).await?, "the status")
 }
 
 /// Sends one request, and returns the answer.
@@ -136,7 +142,7 @@ async fn converse(socket: &Path, request: &Value) -> Result<String> {
     Ok(answer)
 }
 
-fn interpret(answer: &str, dataset: &Name) -> Result<Value> {
+fn interpret(answer: &str, what: &str) -> Result<Value> {
     let answer: Answer = serde_json::from_str(answer).map_err(|error| {
         Error::failed("lifeboatd sent an answer that this program does not understand")
             .because(error)
@@ -146,7 +152,7 @@ fn interpret(answer: &str, dataset: &Name) -> Result<Value> {
         return Ok(answer.report.unwrap_or(Value::Null));
     }
     let class = answer.class.as_deref().map_or(Class::Failed, exit::class_of);
-    let message = answer.error.unwrap_or_else(|| format!("the backup of {dataset} failed"));
+    let message = answer.error.unwrap_or_else(|| format!("{what} failed"));
     let error = Error::new(class, message);
     Err(match answer.hint {
         Some(hint) => error.hint(hint),
@@ -254,9 +260,9 @@ mod tests {
     #[test]
     fn a_failed_run_keeps_the_class_and_hint_of_the_daemon() {
         let answer = r#"{"ok":false,"error":"replica north: full","class":"storage","hint":"make room"}"#;
-        let error = interpret(answer, &shop()).unwrap_err();
+        let error = interpret(answer, "the backup of shop").unwrap_err();
         assert_eq!((error.class(), error.hint_text()), (Class::Storage, Some("make room")));
-        assert!(interpret("garbage", &shop()).is_err());
-        assert_eq!(interpret(r#"{"ok":false}"#, &shop()).unwrap_err().class(), Class::Failed);
+        assert!(interpret("garbage", "it").is_err());
+        assert_eq!(interpret(r#"{"ok":false}"#, "it").unwrap_err().class(), Class::Failed);
     }
 }

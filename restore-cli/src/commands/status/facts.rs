@@ -1,0 +1,174 @@
+//! What the replicas show of each dataset, and what the daemon says.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use chrono::{DateTime, Utc};
+use lifeboat_engine::config::{Config, Limits, Objectives, ProofLevel};
+use lifeboat_engine::drill::{DrillHistory, history};
+use lifeboat_engine::format::id::{Name, SnapshotId};
+use lifeboat_engine::restore::{Listed, VaultReader};
+use lifeboat_engine::{Error, Result, is_future};
+
+use super::daemon::{self, DaemonStatus};
+use crate::access::{self, Need};
+use crate::session::Session;
+
+/// So many of the newest drills are looked at: a daily drill that fails for a month hides no proof.
+const DRILLS_LOOKED_AT: usize = 32;
+
+/// Everything that the page is made of.
+pub(super) struct Facts {
+    pub now: DateTime<Utc>,
+    /// The regions, each with its replicas.
+    pub regions: BTreeMap<String, Vec<Name>>,
+    /// Replicas that do not answer, and why.
+    pub unreachable: BTreeMap<Name, String>,
+    pub daemon: DaemonAnswer,
+    pub datasets: Vec<DatasetFacts>,
+}
+
+/// What the daemon of this host says.
+pub(super) enum DaemonAnswer {
+    /// This host has none.
+    NotHere,
+    Silent(Error),
+    Answered(DaemonStatus),
+}
+
+/// One dataset.
+pub(super) struct DatasetFacts {
+    pub name: Name,
+    /// Whether it is to be backed up by a schedule.
+    pub is_scheduled: bool,
+    pub objectives: Objectives,
+    /// What a drill of it has to reach.
+    pub required: ProofLevel,
+    /// The newest snapshot that each region shows whole.
+    pub newest: BTreeMap<String, Option<RegionSnapshot>>,
+    /// Snapshots whose times lie in the future.
+    pub future: Vec<SnapshotId>,
+    pub drills: DrillHistory,
+}
+
+/// The newest snapshot of a region.
+#[derive(Debug, Clone)]
+pub(super) struct RegionSnapshot {
+    pub id: SnapshotId,
+    pub age_seconds: f64,
+}
+
+impl Facts {
+    /// Reads the replicas, and asks the daemon.
+    ///
+    /// # Errors
+    /// No replica answers; nobody is trusted; the vault has no such dataset.
+    pub(super) async fn gather(only: Option<&Name>, session: &Session) -> Result<Self> {
+        let place = session.place()?;
+        let config = place.config.as_ref();
+        let reader = session.reader(&place, Need::Manifests).await?;
+        let mut regions: BTreeMap<String, Vec<Name>> = BTreeMap::new();
+        for replica in &place.replicas {
+            regions.entry(replica.region.clone()).or_default().push(replica.name.clone());
+        }
+        let mut names: BTreeSet<Name> =
+            config.iter().flat_map(|config| &config.datasets).map(|of| of.name.clone()).collect();
+        match only {
+            Some(only) if names.contains(only) => names = BTreeSet::from([only.clone()]),
+            Some(_) => names = session.datasets(&reader, only).await?.into_iter().collect(),
+            // Without a configuration, or on a host that only drills, all there is.
+            None if names.is_empty() => names = session.datasets(&reader, None).await?.into_iter().collect(),
+            None => {}
+        }
+        let (mut datasets, now) = (Vec::new(), session.clock.now());
+        for name in names {
+            let facts = DatasetFacts::gather(name, config, &reader, &regions, now);
+            datasets.push(session.cancellable("reading the replicas", facts).await?);
+        }
+        let daemon = match config.filter(|config| access::host_keys(config).is_some()) {
+            None => DaemonAnswer::NotHere,
+            Some(config) => {
+                daemon::ask(&config.control_socket).await.map_or_else(DaemonAnswer::Silent, DaemonAnswer::Answered)
+            }
+        };
+        Ok(Self { now, regions, unreachable: reader.unreachable().clone(), daemon, datasets })
+    }
+}
+
+impl DatasetFacts {
+    async fn gather(
+        name: Name,
+        config: Option<&Config>,
+        reader: &VaultReader,
+        regions: &BTreeMap<String, Vec<Name>>,
+        now: DateTime<Utc>,
+    ) -> Result<Self> {
+        let dataset = config.and_then(|config| config.dataset(&name));
+        let (listed, drills) =
+            futures::try_join!(reader.snapshots(&name), history(reader, &name, DRILLS_LOOKED_AT, now))?;
+        let (newest, future) = newest(&listed, regions, now, reader.limits());
+        let required = dataset.map(|dataset| dataset.drill.level);
+        let of_last_drill = drills.drills.first().map(|drill| drill.report.required);
+        Ok(Self {
+            is_scheduled: dataset.is_some_and(|dataset| dataset.schedule.is_some()),
+            objectives: dataset.map(|dataset| dataset.objectives).unwrap_or_default(),
+            required: required.or(of_last_drill).unwrap_or(ProofLevel::Proved),
+            newest,
+            future,
+            drills,
+            name,
+        })
+    }
+}
+
+/// The newest snapshot that each region shows, and those of the future, which are the newest of
+/// none.
+fn newest(
+    listed: &[Listed],
+    regions: &BTreeMap<String, Vec<Name>>,
+    now: DateTime<Utc>,
+    limits: &Limits,
+) -> (BTreeMap<String, Option<RegionSnapshot>>, Vec<SnapshotId>) {
+    let (future, past): (Vec<&Listed>, Vec<&Listed>) =
+        listed.iter().partition(|listed| is_future(listed.snapshot.time(), now, limits));
+    let of_region = |replicas: &Vec<Name>| {
+        let shown = |listed: &&&Listed| listed.replicas.iter().any(|replica| replicas.contains(replica));
+        past.iter().rev().find(shown).map(|newest| RegionSnapshot {
+            id: newest.snapshot.clone(),
+            age_seconds: (now - newest.snapshot.time()).as_seconds_f64().max(0.0),
+        })
+    };
+    let newest = regions.iter().map(|(region, replicas)| (region.clone(), of_region(replicas))).collect();
+    (newest, future.into_iter().map(|listed| listed.snapshot.clone()).collect())
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used, reason = "tests")]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_region_has_what_any_of_its_replicas_shows_and_nothing_of_the_future() {
+        let name = |text: &str| text.parse::<Name>().unwrap();
+        let now = "2026-11-23T20:00:00Z".parse().unwrap();
+        let listed = |id: &str, replicas: &[&str]| Listed {
+            snapshot: id.parse().unwrap(),
+            replicas: replicas.iter().map(|replica| name(replica)).collect(),
+            bytes: None,
+        };
+        let shown = [
+            listed("20261123T180000000Z-9f2c81aa", &["a1", "b"]),
+            listed("20261123T190000000Z-9f2c81ab", &["a2"]),
+            listed("20361123T190000000Z-9f2c81ac", &["b"]),
+        ];
+        let regions = BTreeMap::from([
+            ("a".to_owned(), vec![name("a1"), name("a2")]),
+            ("b".to_owned(), vec![name("b")]),
+            ("c".to_owned(), vec![name("c")]),
+        ]);
+        let (newest, future) = newest(&shown, &regions, now, &Limits::default());
+        let ages: Vec<Option<f64>> =
+            newest.values().map(|newest| newest.as_ref().map(|newest| newest.age_seconds)).collect();
+        assert_eq!(ages, [Some(3600.0), Some(7200.0), None]);
+        assert_eq!(future, [shown[2].snapshot.clone()]);
+    }
+}

@@ -1,0 +1,101 @@
+//! What an operator sees at a glance, on a backup host and on a drill host, before and after things
+//! go wrong.
+#![allow(clippy::unwrap_used, clippy::expect_used)]
+
+use lifeboat_tests::operator::{Operator, directory_replica, file_dataset};
+use serde_json::{Value, json};
+
+/// The page, and the exit code.
+async fn page(host: &Operator) -> (Value, Option<i32>) {
+    let shown = host.shell("lifeboat --json status").await;
+    (shown.json().unwrap_or_else(|error| panic!("{error}: {shown}")), shown.code())
+}
+
+fn told(page: &Value) -> Vec<&str> {
+    page["attention"].as_array().unwrap().iter().map(|of| of["what"].as_str().unwrap()).collect()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn status_tells_what_is_protected_and_proved_and_what_needs_attention() {
+    let place = tempfile::tempdir().unwrap();
+    let mut db1 = Operator::at(place.path(), "db1");
+    let file = place.path().join("shop.txt");
+    std::fs::write(&file, "one\n").unwrap();
+    db1.masters = vec![db1.make_identity("master").await];
+    db1.replicas = ["frankfurt", "ireland"].map(|name| directory_replica(place.path(), name)).to_vec();
+    db1.datasets = vec![file_dataset("shop", &file, "schedule = \"@daily\"\nobjectives = { rpo = \"1d\" }")];
+    let signer = db1.init("").await;
+
+    let (before, code) = page(&db1).await;
+    assert_eq!((code, &before["datasets"][0]["standing"]), (Some(8), &json!("unprotected")), "{before:#}");
+    assert!(told(&before).iter().any(|told| told.starts_with("no backup runs by schedule")), "{before:#}");
+    assert!(told(&before).iter().any(|told| told.contains("never backed up")), "{before:#}");
+
+    db1.start().await;
+    db1.must("lifeboat trigger shop").await;
+    let (unproved, code) = page(&db1).await;
+    assert_eq!((code, &unproved["datasets"][0]["standing"]), (Some(8), &json!("unproved")), "{unproved:#}");
+    assert_eq!(told(&unproved), ["no drill has ever restored it, so nobody knows that it can be"]);
+    assert_eq!(unproved["daemon"], "answers");
+
+    let mut drill = Operator::at(place.path(), "drill");
+    (drill.replicas, drill.datasets) = (db1.replicas.clone(), db1.datasets.clone());
+    (drill.masters, drill.trusted_signers) = (db1.masters.clone(), vec![signer]);
+    drill.must("cp -r ../db1/keys/drill-host keys").await;
+    drill.must("lifeboat drill shop").await;
+
+    let (good, code) = page(&db1).await;
+    assert_eq!((code, &good["datasets"][0]["standing"]), (Some(0), &json!("proved")), "{good:#}");
+    assert!(good["datasets"][0]["next"].is_string(), "{good:#}");
+    let text = db1.must("lifeboat status").await.stdout;
+    assert!(text.starts_with("Any one region alone can restore everything. Oldest recovery point: "), "{text}");
+    assert!(text.contains("protected, proved") && text.contains("2 of 2"), "{text}");
+    let drills = db1.must("lifeboat --json drills shop").await.json().unwrap();
+    assert_eq!(drills["drills"][0]["host"], "drill", "{drills:#}");
+    assert_eq!(drills["drills"][0]["snapshot"], good["datasets"][0]["newest"], "{drills:#}");
+    let text = db1.must("lifeboat drills").await.stdout;
+    assert!(text.contains(good["datasets"][0]["newest"].as_str().unwrap()), "{text}");
+
+    // A drill host has no daemon. It trusts no drill signer yet, and says so.
+    let (blind, code) = page(&drill).await;
+    assert_eq!((code, &blind["daemon"]), (Some(8), &json!("not on this host")), "{blind:#}");
+    assert!(told(&blind)[0].contains("no drill signer is trusted"), "{blind:#}");
+
+    // A forged report proves nothing; a region that is gone is a risk, and what is left is told.
+    let drills = place.path().join("ireland/vault/datasets/shop/drills");
+    for entry in std::fs::read_dir(&drills).unwrap() {
+        let path = entry.unwrap().path();
+        if path.extension().is_some_and(|extension| extension == "json") {
+            std::fs::remove_file(&path).unwrap();
+            std::fs::write(&path, "{}").unwrap();
+        }
+    }
+    std::fs::rename(place.path().join("frankfurt"), place.path().join("burnt")).unwrap();
+    let (burnt, code) = page(&db1).await;
+    assert_eq!((code, &burnt["datasets"][0]["standing"]), (Some(8), &json!("at_risk")), "{burnt:#}");
+    assert!(told(&burnt)[0].starts_with("replica frankfurt does not answer"), "{burnt:#}");
+    assert!(told(&burnt).iter().any(|told| told.contains("cannot be read")), "{burnt:#}");
+    assert_eq!(burnt["datasets"][0]["proof"], Value::Null);
+    let text = db1.shell("lifeboat status").await.stdout;
+    assert!(text.starts_with("NOT SAFE: shop is at risk."), "{text}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn status_of_one_replica_needs_no_configuration() {
+    let place = tempfile::tempdir().unwrap();
+    let mut db1 = Operator::at(place.path(), "db1");
+    let file = place.path().join("shop.txt");
+    std::fs::write(&file, "one\n").unwrap();
+    db1.masters = vec![db1.make_identity("master").await];
+    db1.replicas = ["frankfurt", "ireland"].map(|name| directory_replica(place.path(), name)).to_vec();
+    db1.datasets = vec![file_dataset("shop", &file, "")];
+    let signer = db1.init("").await;
+    db1.backup().await;
+    let flags = format!("--directory ../ireland --vault-prefix vault --trusted-signer {signer}");
+    let shown = db1.shell(&format!("lifeboat --json {flags} status")).await;
+    let page = shown.json().unwrap();
+    assert_eq!(page["datasets"][0]["region_age_seconds"].as_object().unwrap().len(), 1, "{page:#}");
+    assert!(page["sentence"].as_str().unwrap().starts_with("This region alone can restore everything."), "{page:#}");
+    let missing = db1.shell(&format!("lifeboat {flags} status wiki")).await;
+    assert_eq!(missing.code(), Some(2), "{missing}");
+}
