@@ -77,7 +77,7 @@ async fn a_run_that_failed_is_tried_again_until_it_succeeds() {
     let data = host.place.path().join("data");
     replace(&host, "\"printf\", \"shop\"", &format!("\"cat\", \"{}\"", data.display()));
     make_due(&host, "shop");
-    let _daemon = host.start();
+    let _daemon = host.start_until("/healthz");
     let retries = || host.metric("lifeboat_backup_retries_total{dataset=\"shop\"}");
     until("the second attempt", || retries() >= 1.0);
     until("the next attempt is told", || said(&host.run(&["status"])).contains("dataset shop: tried again at "));
@@ -114,7 +114,7 @@ async fn while_all_replicas_are_away_each_try_fails_and_nothing_is_kept_for_late
     let away = |replica: &Path| replica.with_extension("away");
     replicas.iter().for_each(|replica| std::fs::rename(replica, away(replica)).unwrap());
     make_due(&host, "shop");
-    let _daemon = host.start();
+    let _daemon = host.start_until("/healthz");
     let retries = || host.metric("lifeboat_backup_retries_total{dataset=\"shop\"}");
     until("the third attempt", || retries() >= 2.0 && ended(&host, "failure") >= 3.0);
     assert_eq!(ended(&host, "success"), 0.0);

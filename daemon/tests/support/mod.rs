@@ -79,11 +79,17 @@ impl Host {
     }
 
     pub(crate) fn start(&self) -> Daemon {
+        self.start_until("/readyz")
+    }
+
+    /// Starts the daemon, and waits until it answers that all is well there: at `/readyz` once
+    /// enough replicas answer it, at `/healthz` whether they do or not.
+    pub(crate) fn start_until(&self, path: &str) -> Daemon {
         let log = std::fs::File::create(self.place.path().join("log")).unwrap();
         let mut daemon = Daemon(self.command(&["--log", "json"]).stderr(log).spawn().unwrap());
         until("the daemon is ready", || {
             assert!(daemon.0.try_wait().unwrap().is_none(), "{}", self.log());
-            self.get("/readyz").is_some_and(|(status, _)| status == 200)
+            self.get(path).is_some_and(|(status, _)| status == 200)
         });
         daemon
     }
