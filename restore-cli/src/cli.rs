@@ -5,7 +5,7 @@ use std::ffi::OsString;
 use clap::{CommandFactory, FromArgMatches, Parser, Subcommand};
 
 use crate::commands::{
-    acknowledge, audit, cancel, check, completions, drill, drills, init, list, man, owner, prune, repair, restore,
+    acknowledge, audit, cancel, check, completions, drill, drills, init, kit, list, man, owner, prune, repair, restore,
     root, show, status, takeover, trigger, undelete, verify,
 };
 use crate::exit;
@@ -40,6 +40,7 @@ pub(crate) enum Command {
     Root(root::Args),
     Audit(audit::Args),
     Check(check::Args),
+    Kit(kit::Args),
     Trigger(trigger::Args),
     Cancel(cancel::Args),
     Takeover(takeover::Args),

@@ -109,6 +109,7 @@ async fn dispatch(command: Command, session: &Session) -> Result<()> {
         Command::Root(args) => commands::root::run(&args, session).await,
         Command::Audit(args) => commands::audit::run(&args, session).await,
         Command::Check(args) => commands::check::run(&args, session).await,
+        Command::Kit(args) => commands::kit::run(&args, session).await,
         Command::Trigger(args) => commands::trigger::run(&args, session).await,
         Command::Cancel(args) => commands::cancel::run(&args, session).await,
         Command::Acknowledge(args) => commands::acknowledge::run(&args, session).await,

@@ -99,3 +99,43 @@ async fn status_of_one_replica_needs_no_configuration() {
     let missing = db1.shell(&format!("lifeboat {flags} status wiki")).await;
     assert_eq!(missing.code(), Some(2), "{missing}");
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn whoever_has_the_printed_kit_and_the_identity_restores() {
+    let place = tempfile::tempdir().unwrap();
+    let mut db1 = Operator::at(place.path(), "db1");
+    let file = place.path().join("shop's.txt");
+    std::fs::write(&file, "one\n").unwrap();
+    db1.masters = vec![db1.make_identity("master.txt").await];
+    db1.replicas = ["frankfurt", "ireland"].map(|name| directory_replica(place.path(), name)).to_vec();
+    db1.datasets = vec![file_dataset("shop", &file, "")];
+    db1.init("").await;
+    db1.backup().await;
+    let kit = db1.must("lifeboat kit").await.stdout;
+    let secret = std::fs::read_to_string(db1.file("master.txt")).unwrap();
+    let secret = secret.lines().find(|line| line.starts_with("AGE-SECRET-KEY-1")).unwrap();
+    assert!(!kit.contains(secret), "{kit}");
+
+    // Another machine, with the sheet and the identity, and one region.
+    std::fs::rename(place.path().join("frankfurt"), place.path().join("burnt")).unwrap();
+    let owner = Operator::at(place.path(), "owner");
+    owner.must("cp ../db1/master.txt .").await;
+    let line = |starts: &str, has: &str| {
+        let found = kit.lines().map(str::trim).find(|line| line.starts_with(starts) && line.contains(has));
+        found.unwrap_or_else(|| panic!("{starts} {has}: {kit}")).to_owned()
+    };
+    let flags = line("FLAGS=(", "ireland");
+    let list = line("lifeboat", "list");
+    let listed = owner.must(&format!("{flags}; {list}")).await.stdout;
+    assert!(listed.contains("shop"), "{listed}");
+    let restore = line("lifeboat", "restore shop");
+    owner.must(&format!("{flags}; {restore}")).await;
+    let restored = lifeboat_tests::operator::only_file(&owner.file("restored-shop"));
+    assert_eq!(restored, "one\n");
+
+    let (_, script) = kit.split_once("--- recover.sh ---\n").unwrap();
+    let (script, _) = script.split_once("--- end of recover.sh ---").unwrap();
+    std::fs::write(owner.file("recover.sh"), script).unwrap();
+    owner.must(&format!("{}\n{}", line("cp -r ", "ireland"), line("bash recover.sh", "shop"))).await;
+    assert_eq!(lifeboat_tests::operator::only_file(&owner.file("recovered-shop")), "one\n");
+}

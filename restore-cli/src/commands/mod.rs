@@ -11,6 +11,8 @@ pub(crate) mod drill;
 mod drill_view;
 pub(crate) mod drills;
 pub(crate) mod init;
+pub(crate) mod kit;
+mod kit_view;
 pub(crate) mod list;
 pub(crate) mod man;
 mod opened;
