@@ -65,14 +65,20 @@ impl Slow {
         tokio::spawn(async move { ask(&socket, &Request::Trigger { dataset }).await })
     }
 
-    /// Waits until the status tells `text`.
-    async fn until(&self, text: &str) {
+    /// Waits until the status tells of a prune that is not the one that began at `before`. Returns
+    /// when it began.
+    async fn until_it_prunes(&self, before: &Value) -> Value {
         let told = async {
-            while !self.ask(Request::Status {}).await.1.contains(text) {
+            loop {
+                let status = self.ask(Request::Status {}).await.0;
+                let since = &status["running"][0]["prunes_since"];
+                if since.is_string() && since != before {
+                    return since.clone();
+                }
                 tokio::time::sleep(Duration::from_millis(20)).await;
             }
         };
-        tokio::time::timeout(Duration::from_secs(20), told).await.unwrap_or_else(|_| panic!("it never tells: {text}"));
+        tokio::time::timeout(Duration::from_secs(20), told).await.unwrap()
     }
 }
 
@@ -83,20 +89,22 @@ async fn a_prune_takes_no_place_and_ends_when_its_dataset_is_wanted() {
     slow.gate.hold(&[("put", "/marks/"), ("delete", "")], 0);
     // Of two snapshots, one is to be marked.
     let first = slow.begin("shop");
-    slow.until("dataset shop: is backed up, and prunes since ").await;
+    let since = slow.until_it_prunes(&Value::Null).await;
     let report = slow.trigger("wiki").await;
     assert!(report["pruned"].is_null() && report["deletion_stopped"].is_null(), "two prunes at once: {report}");
     let (status, _) = slow.ask(Request::Status {}).await;
     let shop = &status["running"][0];
     assert!(shop["dataset"] == "shop" && shop["prunes_since"].is_string(), "{status}");
     assert_eq!(shop["committing"], false, "its commit has ended");
+    let (_, told) = slow.ask(Request::Status {}).await;
+    assert!(told.contains("dataset shop: is backed up, and prunes since "), "{told}");
     let first_seen = &status["datasets"]["shop"]["first_seen"];
     assert!(first_seen.is_string(), "{status}");
 
     let second = slow.begin("shop");
     let (report, _) = first.await.unwrap().unwrap();
     assert!(report["pruned"].is_null() && report["deletion_stopped"].is_null(), "{report}");
-    slow.until("dataset shop: is backed up, and prunes since ").await;
+    slow.until_it_prunes(&since).await;
     let (cancelled, told) = slow.ask(Request::Cancel { dataset: "shop".parse().unwrap() }).await;
     assert!(told.starts_with("the prune of shop was cancelled; its backup has ended before, as snapshot "), "{told}");
     let newer = second.await.unwrap().unwrap().0;
