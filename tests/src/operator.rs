@@ -198,7 +198,7 @@ impl Operator {
     async fn systemctl(&mut self, verb: &str) {
         self.configure();
         match verb {
-            "stop" => self.stop().await,
+            "stop" | "disable --now" => self.stop().await,
             "start" | "restart" | "enable --now" => self.start().await,
             "reload" => {
                 let reloads = || self.log().matches("configuration reloaded").count();

@@ -75,6 +75,31 @@ async fn a_deputy_is_set_up_and_takes_over() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_host_moves_to_another_machine_and_stores_nothing_anew() {
+    let mut book = Runbook::open("Move a backup host");
+    let place = place();
+    let mut old = host(&place, "").await;
+    old.start().await;
+    old.must("lifeboat trigger shop").await;
+    old.follow(&mut book, "systemctl disable --now lifeboatd", &[]).await;
+    let mut new = Operator::at(place.path(), "new");
+    (new.host, new.masters) = (old.host.clone(), old.masters.clone());
+    (new.replicas, new.datasets) = (old.replicas.clone(), old.datasets.clone());
+    let real = [("-C / etc/lifeboat var/lib/lifeboat", "keys state"), ("ssh root@NEW ", ""), ("-C /", "-C ../new")];
+    let copy = "tar -cpf - -C / etc/lifeboat var/lib/lifeboat | ssh root@NEW tar -xpf - -C /";
+    old.follow(&mut book, copy, &real).await;
+    std::fs::remove_dir_all(old.file("keys")).unwrap();
+    for command in ["lifeboatd --check-config", "lifeboat check", "systemctl enable --now lifeboatd"] {
+        new.follow(&mut book, command, &[]).await;
+    }
+    let real = [("lifeboat trigger", "lifeboat --json trigger")];
+    let report = new.follow(&mut book, "lifeboat trigger shop", &real).await.json().unwrap();
+    assert_eq!(report["stored_bytes"], 0, "{report:#}");
+    new.must("lifeboat verify").await;
+    assert_eq!(listed(&new).await, 2);
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn two_hosts_that_did_not_see_each_other_are_brought_together() {
     let mut book = Runbook::open("Two hosts on one dataset");
     let place = place();
