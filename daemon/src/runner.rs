@@ -27,6 +27,7 @@ use lifeboat_engine::databases::ToolEnvironment;
 use lifeboat_engine::format::id::Name;
 use lifeboat_engine::is_future;
 use lifeboat_engine::lead::lease;
+use lifeboat_engine::state::past_runs::{self, PastRun};
 use lifeboat_engine::state::watch::FlaggedSnapshot;
 use lifeboat_engine::state::{Lock, StateDirectory, watch};
 use tokio::sync::Semaphore;
@@ -36,7 +37,7 @@ use tracing::Instrument;
 use crate::installation::Installation;
 use crate::run_report::RunReport;
 use crate::start::{Start, Stop};
-use crate::status::Ledger;
+use crate::status::{KILLED, Ledger};
 use crate::words;
 
 /// How often a run logs its progress, for debugging: `lifeboatd status` tells it, too.
@@ -74,7 +75,9 @@ impl Runner {
         let run = format!("{:016x}", rand::random::<u64>());
         let span = tracing::info_span!("run", %dataset, %run);
         let work = async {
+            let began = self.clock.now();
             let result = self.locked(installation, dataset, start, progress, stop).await;
+            self.ended(dataset, past_run(start, began, Some(self.clock.now()), &result));
             drop(lock);
             match &result {
                 Ok(report) => tracing::info!("{}", report.line()),
@@ -103,14 +106,18 @@ impl Runner {
         let began = self.clock.now();
         // Remembered before it starts, so that a run that takes the daemon down with it is not
         // started at once again.
+        let mut killed = None;
         self.ledger.update(&dataset.name, |status| {
-            status.count_killed();
+            killed = status.count_killed();
             status.under_way = Some(began);
             status.last_attempt = Some(began);
             status.considered = Some(began);
             status.retry_at = None;
             status.retries += u64::from(start == Start::Retry);
         });
+        if let Some(killed) = killed {
+            self.was_killed(&dataset.name, killed);
+        }
         // A bug must neither end the daemon nor go unnoticed.
         let result =
             AssertUnwindSafe(self.within_deadline(installation, dataset, progress, cancel)).catch_unwind().await;
@@ -263,11 +270,27 @@ impl Runner {
         }
     }
 
+    /// Adds a run to the history. The caller holds the dataset's lock.
+    fn ended(&self, dataset: &Name, run: PastRun) {
+        if let Err(error) = past_runs::append(&self.state, dataset, &run) {
+            tracing::warn!(%dataset, "`lifeboat runs` will not tell of this run: {}", error.chain());
+        }
+    }
+
+    /// Adds a run to the history that began then and never ended.
+    fn was_killed(&self, dataset: &Name, began: DateTime<Utc>) {
+        let mut run = past_run(Start::Scheduled, began, None, &Err(Error::failed(KILLED)));
+        // Whoever started it took that along.
+        "unknown".clone_into(&mut run.start);
+        self.ended(dataset, run);
+    }
+
     /// Counts a run of `dataset` that never ended, if there is one, and has it tried again.
     pub(crate) fn take_in_killed(&self, dataset: &Dataset) {
         let now = self.clock.now();
         self.remember(&dataset.name, |status| {
             if let Some(began) = status.count_killed() {
+                self.was_killed(&dataset.name, began);
                 let error = Error::failed(status.error.clone().unwrap_or_default())
                     .hint("read the system's log from that time on: `journalctl -u lifeboatd`, `journalctl -k`");
                 status.retry_at = retry_at(dataset, &error, now);
@@ -281,6 +304,37 @@ impl Runner {
                 );
             }
         });
+    }
+}
+
+/// How a run ended, for the history.
+fn past_run(start: Start, began: DateTime<Utc>, ended: Option<DateTime<Utc>>, result: &Result<RunReport>) -> PastRun {
+    let run = PastRun {
+        began,
+        ended,
+        start: start.as_str().to_owned(),
+        snapshot: None,
+        error: None,
+        class: None,
+        raw_bytes: 0,
+        stored_bytes: 0,
+        behind: Vec::new(),
+        warnings: Vec::new(),
+    };
+    match result {
+        Err(error) => run.with_error(error),
+        Ok(RunReport { backup, deletion_stopped, .. }) => {
+            let behind = backup.replicas.iter().filter(|replica| !replica.complete);
+            let stopped = deletion_stopped.iter().map(|stopped| format!("old snapshots stay: {}", stopped.why));
+            PastRun {
+                snapshot: Some(backup.snapshot.clone()),
+                raw_bytes: backup.raw_bytes,
+                stored_bytes: backup.stored_bytes,
+                behind: behind.map(|replica| replica.replica.clone()).collect(),
+                warnings: backup.warnings.iter().cloned().chain(stopped).collect(),
+                ..run
+            }
+        }
     }
 }
 

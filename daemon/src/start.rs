@@ -18,6 +18,18 @@ pub(crate) enum Start {
     Takeover,
 }
 
+impl Start {
+    /// As the history of runs tells it.
+    pub(crate) fn as_str(self) -> &'static str {
+        match self {
+            Self::Scheduled => "schedule",
+            Self::Retry => "retry",
+            Self::Asked => "operator",
+            Self::Takeover => "takeover",
+        }
+    }
+}
+
 /// Stops a run, unless its commit has begun. After the commit, it stops the prune that follows.
 #[derive(Debug, Clone)]
 pub(crate) struct Stop {

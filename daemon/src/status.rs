@@ -106,7 +106,7 @@ impl DatasetStatus {
 }
 
 /// Why a run never ended.
-const KILLED: &str = "the program that ran the backup was killed, or the machine went down";
+pub(crate) const KILLED: &str = "the program that ran the backup was killed, or the machine went down";
 
 /// A snapshot that departs from its history.
 #[derive(Debug, Clone, PartialEq, Serialize)]

@@ -6,7 +6,7 @@ use clap::{CommandFactory, FromArgMatches, Parser, Subcommand};
 
 use crate::commands::{
     acknowledge, audit, cancel, check, completions, drill, drills, init, kit, list, man, owner, prune, repair, restore,
-    root, show, status, takeover, trigger, undelete, verify,
+    root, runs, show, status, takeover, trigger, undelete, verify,
 };
 use crate::exit;
 use crate::flags::Globals;
@@ -41,6 +41,7 @@ pub(crate) enum Command {
     Audit(audit::Args),
     Check(check::Args),
     Kit(kit::Args),
+    Runs(runs::Args),
     Trigger(trigger::Args),
     Cancel(cancel::Args),
     Takeover(takeover::Args),

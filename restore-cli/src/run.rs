@@ -110,6 +110,7 @@ async fn dispatch(command: Command, session: &Session) -> Result<()> {
         Command::Audit(args) => commands::audit::run(&args, session).await,
         Command::Check(args) => commands::check::run(&args, session).await,
         Command::Kit(args) => commands::kit::run(&args, session).await,
+        Command::Runs(args) => commands::runs::run(&args, session).await,
         Command::Trigger(args) => commands::trigger::run(&args, session).await,
         Command::Cancel(args) => commands::cancel::run(&args, session).await,
         Command::Acknowledge(args) => commands::acknowledge::run(&args, session).await,

@@ -56,6 +56,16 @@ async fn status_tells_what_is_protected_and_proved_and_what_needs_attention() {
     let text = db1.must("lifeboat drills").await.stdout;
     assert!(text.contains(good["datasets"][0]["newest"].as_str().unwrap()), "{text}");
 
+    let runs = db1.must("lifeboat --json runs").await.json().unwrap();
+    let run = &runs["runs"][0];
+    assert!(run["start"] == "operator" && run["snapshot"] == good["datasets"][0]["newest"], "{runs:#}");
+    std::fs::rename(&file, place.path().join("moved")).unwrap();
+    assert_eq!(db1.shell("lifeboat trigger shop").await.code(), Some(4));
+    std::fs::rename(place.path().join("moved"), &file).unwrap();
+    let text = db1.must("lifeboat runs shop --last 1").await.stdout;
+    assert!(text.contains("FAILED: ") && text.lines().count() == 2, "{text}");
+    db1.must("lifeboat trigger shop").await;
+
     // A drill host has no daemon. It trusts no drill signer yet, and says so.
     let (blind, code) = page(&drill).await;
     assert_eq!((code, &blind["daemon"]), (Some(8), &json!("not on this host")), "{blind:#}");

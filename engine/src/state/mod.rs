@@ -16,6 +16,7 @@
 //! datasets/<dataset>/sparse       packs that new snapshots must not refer to (plain: ids)
 //! datasets/<dataset>/history      sizes and compressibility of each stream in the last 62 days with runs (plain)
 //! datasets/<dataset>/flagged      snapshots that depart from it and wait for `lifeboat acknowledge` (plain)
+//! datasets/<dataset>/runs         how the last runs ended (plain)
 //! datasets/<dataset>/scratch/…    a run's temporary files
 //! log/lock                        held by the one process that adds a record to this principal's log
 //! log/seen.json                   the newest records of other logs that were seen (plain: names, numbers, hashes)
@@ -28,6 +29,7 @@
 pub mod cache;
 pub(crate) mod chunk_table;
 pub mod journal;
+pub mod past_runs;
 pub mod row_index;
 pub(crate) mod sealed_log;
 pub(crate) mod seen;

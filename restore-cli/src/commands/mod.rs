@@ -24,6 +24,7 @@ pub(crate) mod restore;
 pub(crate) mod root;
 mod root_found;
 mod root_request;
+pub(crate) mod runs;
 pub(crate) mod show;
 pub(crate) mod status;
 pub(crate) mod takeover;
