@@ -195,6 +195,7 @@ impl Copy<'_> {
             dataset: &config.datasets[0],
             keys: &self.prepared.keys,
             replicas: &self.replicas,
+            records: &[],
             state: &state,
             clock: self.prepared.vault.clock.clone(),
             cancel: CancellationToken::new(),

@@ -97,6 +97,7 @@ impl Prune<'_> {
             for inventory in swept.iter().filter(|inventory| acting.writes_to(inventory)) {
                 self.sweep(inventory, &view, &sweep, &mut gone, &mut outcome).await;
             }
+            self.sweep_records(&sweep, &mut outcome).await;
         }
         outcome.failures.extend(acting.failed.values().map(Error::chain));
         outcome.snapshots = gone.len() as u64;
