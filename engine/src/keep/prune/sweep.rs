@@ -109,13 +109,14 @@ impl Prune<'_> {
         }
     }
 
-    /// Deletes acts that have passed from the places that hold records alone.
-    pub(super) async fn sweep_records(&self, sweep: &Sweep<'_>, outcome: &mut PruneOutcome) {
+    /// Deletes acts that have passed, as one of these records says, from the places that hold
+    /// records alone.
+    pub(super) async fn sweep_records(&self, says: &[&PruneRecord], outcome: &mut PruneOutcome) {
         let dataset = &self.dataset.name;
         for place in self.records {
             let deleted = async {
                 let shown = numbers(place, dataset, 1).await?;
-                let passed = shown.into_iter().filter(|number| sweep.passed.has_passed(*number));
+                let passed = shown.into_iter().filter(|number| says.iter().any(|record| record.has_passed(*number)));
                 let mut stuck = Stuck::default();
                 stuck.delete(place, &passed.map(|number| layout::act(dataset, number)).collect::<Vec<_>>()).await?;
                 Ok::<_, Error>(stuck)
