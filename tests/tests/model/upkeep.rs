@@ -8,7 +8,7 @@ use lifeboat_engine::keep::repair::{RepairReport, accept, repair};
 use lifeboat_engine::keys::{InitOptions, init};
 use lifeboat_engine::lead::Lead;
 use lifeboat_engine::state::StateDirectory;
-use lifeboat_tests::vault::limits;
+use lifeboat_tests::vault::{DATASET, limits, name};
 use tokio_util::sync::CancellationToken;
 
 use crate::reference::Reference;
@@ -78,7 +78,7 @@ impl World<'_> {
         let outcome = self.with_prune(host, work).await;
         self.totals.repairs.add(1);
         if let Ok((report, _)) = outcome.as_ref()
-            && self.has_records()
+            && self.records_place().is_some()
         {
             assert!(report.branches.is_empty(), "two commits did not meet: {report:?}");
         }
@@ -95,6 +95,15 @@ impl World<'_> {
         }
         let (report, _) = outcome.unwrap();
         assert!(self.has_wrong_clock(host) || is_well(&report), "nothing is wrong, and yet: {report:?}");
+    }
+
+    /// The place for records holds no data.
+    pub(crate) async fn judge_records(&self) {
+        let Some(place) = self.records_place() else { return };
+        let (order, lease) = (layout::order(&name(DATASET)), layout::lease(&name(DATASET)));
+        let is_record = |key: &String| key == layout::VAULT || *key == lease || key.starts_with(&order);
+        let others: Vec<String> = place.objects().await.into_keys().filter(|key| !is_record(key)).collect();
+        assert!(others.is_empty(), "{others:?} with the records");
     }
 
     /// Asks who leads, as a deputy does.

@@ -112,8 +112,8 @@ impl<'a> World<'a> {
         self.regions.iter().chain(&self.records).any(|place| place.is_away())
     }
 
-    pub(crate) fn has_records(&self) -> bool {
-        self.records.is_some()
+    pub(crate) fn records_place(&self) -> Option<&Region> {
+        self.records.as_deref()
     }
 
     /// Whether something was taken away, or cannot be seen.
@@ -200,6 +200,7 @@ impl<'a> World<'a> {
             }
         }
         self.judge(step, &after);
+        self.judge_records().await;
         self.totals.steps.add(1);
     }
 
