@@ -15,6 +15,8 @@ pub(crate) struct Installation {
     pub config: Config,
     pub keys: HostKeys,
     pub replicas: Vec<SharedReplica>,
+    /// Places that hold records alone.
+    pub records: Vec<SharedReplica>,
     /// The longest time between two scheduled starts of each scheduled dataset. It is computed
     /// only once, because that takes a while.
     pub intervals: BTreeMap<Name, Duration>,
@@ -30,11 +32,11 @@ impl Installation {
             tracing::warn!("{warning}");
         }
         let keys = HostKeys::load(&config.keys)?;
-        let replicas = config.open_replicas(clock).await?;
+        let (replicas, records) = (config.open_replicas(clock).await?, config.open_records(clock).await?);
         let scheduled = config.datasets.iter().filter_map(|dataset| Some((&dataset.name, dataset.schedule.as_ref()?)));
         let intervals =
             scheduled.map(|(name, schedule)| (name.clone(), schedule.expected_interval(clock.now()))).collect();
-        Ok(Self { config, keys, replicas, intervals })
+        Ok(Self { config, keys, replicas, records, intervals })
     }
 
     /// The dataset of that name.

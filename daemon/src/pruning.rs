@@ -51,6 +51,7 @@ impl Runner {
             dataset,
             keys: &installation.keys,
             replicas: &installation.replicas,
+            records: &installation.records,
             state: &self.state,
             clock: self.clock.clone(),
             cancel,

@@ -249,6 +249,7 @@ impl Runner {
             environment: &self.tools,
             keys: &installation.keys,
             replicas: &installation.replicas,
+            records: &installation.records,
             state: &self.state,
             clock: self.clock.clone(),
             budget: self.budget.clone(),

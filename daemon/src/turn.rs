@@ -107,6 +107,7 @@ impl Runner {
             dataset,
             keys: &installation.keys,
             replicas: &installation.replicas,
+            records: &installation.records,
             state: &self.state,
             clock: self.clock.clone(),
         }
@@ -175,7 +176,8 @@ impl Runner {
 /// Refuses a takeover unless enough stores are seen to keep two hosts apart. One that does not
 /// answer takes no part in the run, either.
 pub(crate) async fn check_stores(installation: &Installation, dataset: &Name) -> Result<()> {
-    let probes = installation.replicas.iter().map(async |replica| (replica.name(), replica.probe(true).await));
+    let places = installation.replicas.iter().chain(&installation.records);
+    let probes = places.map(async |replica| (replica.name(), replica.probe(true).await));
     let (mut good, mut away) = (0, Vec::new());
     for (name, probed) in futures::future::join_all(probes).await {
         match probed.map(|probe| probe.conditional_writes) {
@@ -190,10 +192,10 @@ pub(crate) async fn check_stores(installation: &Installation, dataset: &Name) ->
             Err(error) => away.push(error.to_string()),
         }
     }
-    if good < installation.config.min_replicas {
+    let required = installation.config.min_places();
+    if good < required {
         return Err(Error::storage(format!(
-            "min_replicas requires {} replicas that keep two hosts apart, and {good} are seen to",
-            installation.config.min_replicas
+            "a commit needs {required} places that keep two hosts apart, and {good} are seen to"
         ))
         .because(away.join("; "))
         .hint("run `lifeboat check` to find the cause, then take over again"));

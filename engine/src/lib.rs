@@ -78,6 +78,7 @@
 //!     environment: &Default::default(),
 //!     keys: &keys,
 //!     replicas: &replicas,
+//!     records: &[],
 //!     state: &StateDirectory::open(&config.state_directory)?,
 //!     clock,
 //!     budget: RunBudget::new(&config.limits),

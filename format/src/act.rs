@@ -58,6 +58,9 @@ pub struct Act {
     pub blake3: Digest,
     /// The content of the signature file of this object.
     pub signature: String,
+    /// Of a commit: the place of its snapshot in the chain. `None` in acts of older programs.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub sequence: Option<u64>,
 }
 
 impl Act {
@@ -146,6 +149,8 @@ mod tests {
         let stored = [line.as_slice(), b"a\nb\n"].concat();
         assert_eq!(split(&stored), Some((line.as_slice(), b"a\nb\n".as_slice())));
         assert_eq!(act.object(), layout::manifest(&act.dataset, &act.id));
+        let act = Act { sequence: Some(5), ..act };
+        assert_eq!(Act::of_line(&act.to_line()?, "v", &act.dataset, 7, "act 7")?, act);
         Ok(())
     }
 
@@ -164,6 +169,7 @@ mod tests {
             ("id", json!("../../x"), "damaged"),
             ("blake3", Value::Null, "damaged"),
             ("signature", json!({}), "damaged"),
+            ("sequence", json!("1"), "damaged"),
         ] {
             let mut changed = good();
             changed[field] = value.clone();

@@ -293,6 +293,7 @@ impl Hand {
             id: id.clone(),
             blake3: Digest::of(object),
             signature: signer.sign(object, &layout::trusted_comment(&vault, &key)).expect("a signature"),
+            sequence: None,
         };
         let line = act.to_line().expect("a line");
         let comment = layout::trusted_comment(&vault, &layout::act(&self.dataset, number));

@@ -145,6 +145,7 @@ impl BackupHost {
             dataset: &config.datasets[0],
             keys: &HostKeys::load(&config.keys).expect("keys"),
             replicas: &replicas,
+            records: &[],
             state: &StateDirectory::open(&config.state_directory).expect("a state directory"),
             clock,
             cancel: CancellationToken::new(),

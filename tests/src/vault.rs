@@ -176,6 +176,7 @@ impl TestVault {
                     bandwidth: Bandwidth::default(),
                 })
                 .collect(),
+            records: Vec::new(),
             datasets: vec![dataset(DATASET)],
             warnings: Vec::new(),
         };
@@ -238,6 +239,7 @@ impl TestVault {
             environment: &tools::environment(),
             keys: &keys,
             replicas,
+            records: &[],
             state: &state,
             clock: self.clock.clone(),
             budget: RunBudget::new(&self.config.limits),
@@ -327,6 +329,7 @@ impl TestVault {
             dataset: &self.config.datasets[0],
             keys: &keys,
             replicas,
+            records: &[],
             state: &state,
             clock: self.clock.clone(),
             cancel: CancellationToken::new(),

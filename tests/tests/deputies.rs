@@ -1,11 +1,12 @@
 //! A leader and its deputy: two hosts with their own names, keys and state, run as the built
-//! daemons, that back up one dataset into two replicas.
+//! daemons, that back up one dataset into two replicas; and a third place that holds records alone.
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
 use std::time::{Duration, Instant};
 
+use lifeboat_tests::by_hand::{Contents, changed, contents};
 use lifeboat_tests::programs::{self, Output, run};
 use lifeboat_tests::{ports, tools};
 use serde_json::Value;
@@ -13,24 +14,38 @@ use tempfile::TempDir;
 use tokio::process::{Child, Command};
 
 const DEADLINE: Duration = Duration::from_secs(120);
+/// A start is due each minute, and a deputy waits 3 s for the leader, and 1 s for clocks. The rest
+/// is for its run.
+const LONGEST_TAKEOVER: Duration = Duration::from_secs(60 + 3 + 1 + 26);
+/// What a host writes while nothing runs would be seen in this time: a lease is renewed each
+/// minute.
+const IDLE: Duration = Duration::from_secs(65);
+const RECORDS: &str = "role = \"records\"\n";
 
 struct Pair {
     place: TempDir,
     master: String,
     min_replicas: usize,
+    /// There is a place `r3` that holds records alone.
+    has_records: bool,
     signers: Vec<String>,
 }
 
 impl Pair {
     /// Two hosts. The first makes the vault; the second takes over its keys with the master's.
     async fn new(min_replicas: usize) -> Self {
+        Self::with(min_replicas, false).await
+    }
+
+    async fn with(min_replicas: usize, has_records: bool) -> Self {
         let place = tempfile::Builder::new().prefix("lifeboat-pair-").tempdir_in("/tmp").unwrap();
         let mut keygen = Command::new(tools::find("age-keygen"));
         run(keygen.arg("-o").arg(place.path().join("master.txt")), DEADLINE).await.unwrap();
         let mut keygen = Command::new(tools::find("age-keygen"));
         let public = run(keygen.arg("-y").arg(place.path().join("master.txt")), DEADLINE).await.unwrap();
-        let mut pair = Self { master: public.stdout.trim().to_owned(), place, min_replicas, signers: Vec::new() };
-        for replica in ["r1", "r2"] {
+        let (master, signers) = (public.stdout.trim().to_owned(), Vec::new());
+        let mut pair = Self { master, place, min_replicas, has_records, signers };
+        for replica in ["r1", "r2", "r3"] {
             std::fs::create_dir(pair.place.path().join(replica)).unwrap();
         }
         std::fs::write(pair.data(), "one").unwrap();
@@ -59,9 +74,9 @@ impl Pair {
         let shown = home.display();
         std::fs::create_dir_all(&home).unwrap();
         let trusted: Vec<String> = self.signers.iter().map(|signer| format!("\"{signer}\"")).collect();
-        let replica = |name: &str| {
+        let replica = |name: &str, role: &str| {
             format!(
-                "[[replica]]\nname = \"{name}\"\nkind = \"directory\"\nregion = \"{name}\"\npath = \"{root}/{name}\"\n"
+                "[[replica]]\n{role}name = \"{name}\"\nkind = \"directory\"\nregion = \"{name}\"\npath = \"{root}/{name}\"\n"
             )
         };
         let text = format!(
@@ -74,8 +89,12 @@ impl Pair {
             self.min_replicas,
             ports::free(),
             trusted.join(", "),
-            replica("r1"),
-            replica("r2"),
+            replica("r1", ""),
+            format_args!(
+                "{}{}",
+                replica("r2", ""),
+                if self.has_records { replica("r3", RECORDS) } else { String::new() }
+            ),
             self.data().display(),
             master = self.master,
         );
@@ -149,6 +168,18 @@ impl Pair {
         }
         makers
     }
+}
+
+/// Puts a region out of reach, or back.
+fn set_away(pair: &Pair, replica: &str, is_away: bool) {
+    let (here, away) = (pair.place.path().join(replica), pair.place.path().join(format!("{replica}-away")));
+    let (from, to) = if is_away { (here, away) } else { (away, here) };
+    std::fs::rename(from, to).unwrap();
+}
+
+/// All that lies in the three places.
+fn stored(pair: &Pair) -> Contents {
+    contents(&["r1", "r2", "r3"].map(|name| pair.place.path().join(name)))
 }
 
 fn exit_code(output: &Output) -> Option<i32> {
@@ -231,4 +262,96 @@ async fn where_commits_need_not_meet_a_deputy_asks_an_operator() {
     let status = pair.until("db2", "it leads", |status| status["successes"] == 1 && status["led_by"].is_null()).await;
     assert!(status["takeover_needed"] == false, "{status}");
     drop(deputy);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn with_a_place_for_records_a_deputy_takes_over_though_the_leader_is_lost_with_its_region() {
+    let pair = Pair::with(1, true).await;
+    let check = pair.lifeboat("db2", &["check"]).await;
+    assert!(check.stdout.contains("r3 (records)") && !check.stdout.contains("no takeover is automatic"), "{check}");
+    let first = pair.once("db1").await;
+    assert!(first.status.success(), "{first}");
+    // The newest snapshot is in the leader's own region alone. The other region and the records are
+    // a majority all the same.
+    std::fs::write(pair.data(), "two").unwrap();
+    set_away(&pair, "r2", true);
+    let second = pair.once("db1").await;
+    assert!(second.stdout.contains("\"snapshot\""), "{second}");
+    let (lost, _) = second.stdout.split_once('\n').unwrap();
+    let lost: Value = serde_json::from_str(lost).unwrap();
+    let lost = lost["snapshot"].as_str().unwrap();
+    set_away(&pair, "r2", false);
+    set_away(&pair, "r1", true);
+
+    std::fs::write(pair.data(), "three").unwrap();
+    pair.configure("db2", "schedule = \"* * * * *\"");
+    let began = Instant::now();
+    let deputy = pair.daemon("db2").await;
+    let status =
+        pair.until("db2", "it has taken over", |status| status["successes"] == 1 && status["led_by"].is_null()).await;
+    assert!(began.elapsed() < LONGEST_TAKEOVER, "it took {:?}", began.elapsed());
+    assert!(status["takeover_needed"] == false, "{status}");
+    drop(deputy);
+    let log = std::fs::read_to_string(pair.home("db2").join("log")).unwrap();
+    assert!(log.contains(&format!("snapshot {lost}, which host db1 committed, is in no replica")), "{log}");
+
+    // The region comes back, and nothing has branched.
+    set_away(&pair, "r1", false);
+    let repair = pair.lifeboat("db2", &["--json", "repair", "data"]).await;
+    assert!(repair.status.success(), "{repair}");
+    let verified = pair.lifeboat("db2", &["verify", "data"]).await;
+    assert!(verified.status.success(), "{verified}");
+    assert_eq!(pair.makers().await, ["db1", "db1", "db2"]);
+    assert_eq!(restored(&pair, &pair.place.path().join("restored")).await, "three");
+    let records = pair.place.path().join("r3");
+    for file in lifeboat_tests::vault::files_below(&records) {
+        let key = file.strip_prefix(&records).unwrap().display().to_string();
+        let is_record = key.ends_with("vault.json") || key.contains("/order/") || key.ends_with("/lease");
+        assert!(is_record, "{key} is in the place for records");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn with_a_place_for_records_a_host_that_reaches_one_place_commits_nothing() {
+    let pair = Pair::with(1, true).await;
+    for away in [["r2", "r3"], ["r1", "r3"]] {
+        away.iter().for_each(|replica| set_away(&pair, replica, true));
+        let before = stored(&pair);
+        let once = pair.once("db1").await;
+        assert_eq!(exit_code(&once), Some(5), "{once}");
+        assert!(once.stderr.contains("a commit must be known in 2 of the 3 places, and 1 can be used"), "{once}");
+        let changed = changed(&before, &stored(&pair));
+        assert!(changed.iter().all(|file| file.ends_with("lease")), "{changed:?}");
+        away.iter().for_each(|replica| set_away(&pair, replica, false));
+    }
+    // Without the records, both replicas are a majority; but nothing is deleted.
+    set_away(&pair, "r3", true);
+    for _ in 0..3 {
+        let once = pair.once("db1").await;
+        assert!(once.stdout.contains("\"snapshot\"") && once.stderr.contains("r3, which holds records"), "{once}");
+    }
+    let prune = pair.lifeboat("db1", &["prune", "data", "--yes"]).await;
+    assert!(exit_code(&prune) == Some(5) && prune.stderr.contains("nothing is marked or deleted: r3"), "{prune}");
+    set_away(&pair, "r3", false);
+    let once = pair.once("db1").await;
+    assert!(once.status.success(), "{once}");
+    let prune = pair.lifeboat("db1", &["prune", "data", "--yes"]).await;
+    assert!(prune.status.success(), "{prune}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn while_nothing_runs_leader_and_deputy_write_nothing() {
+    let pair = Pair::with(1, true).await;
+    ["db1", "db2"].iter().for_each(|host| pair.configure(host, "schedule = \"0 0 29 2 *\""));
+    let leader = pair.daemon("db1").await;
+    let trigger = pair.lifeboat("db1", &["trigger", "data"]).await;
+    assert!(trigger.status.success(), "{trigger}");
+    let deputy = pair.daemon("db2").await;
+    // What follows a run is over.
+    tokio::time::sleep(Duration::from_secs(10)).await;
+    let before = stored(&pair);
+    tokio::time::sleep(IDLE).await;
+    let changed = changed(&before, &stored(&pair));
+    assert!(changed.is_empty(), "{changed:?} while nothing ran");
+    drop((leader, deputy));
 }

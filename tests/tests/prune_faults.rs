@@ -158,7 +158,24 @@ impl Prepared {
         let failing = Arc::new(FailingReplica::new(all[0].clone()));
         let (state, sound) = (TempDir::new().unwrap(), all.clone());
         all[0] = failing.clone();
-        Copy { prepared: self, state, failing, replicas: all, sound }
+        Copy { prepared: self, state, failing, replicas: all, sound, records: Vec::new() }
+    }
+
+    /// A copy beside a place that holds records alone, which can be made to fail; and that place as
+    /// it does not.
+    async fn copy_beside_records(&self) -> (Copy<'_>, SharedReplica) {
+        let mut copy = self.copy(1).await;
+        let records = MemoryReplica::new(name("records"), "east", self.vault.clock.clone());
+        let is_record = |key: &str| key == layout::VAULT || layout::parse_act(&name(DATASET), key).is_some();
+        for (key, body) in self.objects.iter().filter(|(key, _)| is_record(key)) {
+            records.put_new(key, body.clone()).await.unwrap();
+        }
+        let records: SharedReplica = Arc::new(records);
+        let failing = Arc::new(FailingReplica::new(records.clone()));
+        copy.replicas = copy.sound.clone();
+        copy.records = vec![failing.clone()];
+        copy.failing = failing;
+        (copy, records)
     }
 }
 
@@ -184,6 +201,8 @@ struct Copy<'a> {
     replicas: Vec<SharedReplica>,
     /// The same, none of which fails.
     sound: Vec<SharedReplica>,
+    /// Places that hold records alone.
+    records: Vec<SharedReplica>,
 }
 
 impl Copy<'_> {
@@ -195,6 +214,7 @@ impl Copy<'_> {
             dataset: &config.datasets[0],
             keys: &self.prepared.keys,
             replicas: &self.replicas,
+            records: &self.records,
             state: &state,
             clock: self.prepared.vault.clock.clone(),
             cancel: CancellationToken::new(),
@@ -369,6 +389,51 @@ async fn a_fault_at_any_call_to_the_only_replica_is_told_and_made_good() {
 async fn a_fault_at_any_call_to_one_of_two_replicas_is_told_and_made_good() {
     fail_every_call(2, false, &[Failure::AnswerLost]).await;
     fail_every_call(2, true, &[Failure::Unavailable, Failure::AnswerLost]).await;
+}
+
+/// Without its number there, a mark or a sweep deletes nothing.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_fault_at_any_call_to_the_place_for_records_is_told_and_made_good() {
+    let (prepared, mut tally) = (Prepared::new(true).await, Tally::of("prune_faults"));
+    let (undisturbed, _) = prepared.copy_beside_records().await;
+    undisturbed.finish().await.unwrap();
+    let finished = undisturbed.keys().await;
+    let failures = [Failure::Unavailable, Failure::Denied, Failure::AnswerLost, Failure::Conflict, Failure::Exists];
+    for failure in kinds(&failures, HANG_TIME) {
+        let (mut told, mut stopped) = (0, 0);
+        for call in 1.. {
+            let (mut copy, records) = prepared.copy_beside_records().await;
+            let before = copy.keys().await;
+            copy.failing.fail(call, failure);
+            let pruned = copy.prune().await;
+            if copy.failing.calls() < call {
+                assert!(call > 8, "{failure:?}: only {call} calls");
+                break;
+            }
+            tally.faults += 1;
+            let when = format!("{failure:?} at call {call} to the records");
+            assert!(!copy.assert_whole(&when).await, "{when}: a record is lost");
+            match &pruned {
+                Ok((plan, outcome)) => told += u64::from(tells(plan, outcome)),
+                Err(error) => {
+                    let now = copy.keys().await.remove(0);
+                    let mut gone = before[0].iter().filter(|key| !now.contains(*key));
+                    assert!(gone.next().is_none(), "{when}: prune refused ({error:?}) and deleted {gone:?}");
+                    stopped += 1;
+                }
+            }
+            copy.records = vec![records.clone()];
+            copy.finish().await.unwrap_or_else(|error| panic!("{when}: {error:?}"));
+            copy.assert_restores(&when).await;
+            assert_eq!(lasting(&copy.keys().await), lasting(&finished), "{when}: the next prune left work");
+            let listed = records.list("").await.unwrap().into_iter().map(|meta| meta.key);
+            let acts = listed.filter(|key| key != layout::VAULT).collect::<BTreeSet<String>>();
+            let in_replica: BTreeSet<String> = copy.keys().await.remove(0);
+            assert!(acts.is_subset(&in_replica), "{when}: {acts:?} are left with the records");
+        }
+        let harms = matches!(failure, Failure::Unavailable | Failure::Denied);
+        assert!(!harms || (stopped > 0 && told > 0), "{failure:?}: {stopped} prunes stopped, {told} told");
+    }
 }
 
 /// An object that cannot be deleted keeps what depends on it, and nothing else.

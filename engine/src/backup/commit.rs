@@ -33,6 +33,10 @@ pub(super) struct Commit<'a> {
     pub(super) keys: &'a HostKeys,
     /// How many replicas must hold each step before the next.
     pub(super) required: usize,
+    /// In how many places its act must be.
+    pub(super) required_places: usize,
+    /// Places that hold records alone.
+    pub(super) records: Vec<SharedReplica>,
     pub(super) reader: OrderReader<'a>,
     pub(super) standing: &'a Standing,
     pub(super) host: &'a Name,
@@ -101,11 +105,13 @@ impl Commit<'_> {
         let decision = Decision {
             fleet,
             reader: self.reader,
-            actor: Actor { vault, dataset, principal: self.host, signer },
+            actor: Actor { vault, dataset, principal: self.host, signer, sequence: Some(manifest.sequence) },
             clock: self.clock,
             snapshot: &manifest.snapshot,
             packs: &needed,
             required: self.required,
+            required_places: self.required_places,
+            records: &self.records,
         };
         let (act, decided) = decision.take(&signed, targets, self.standing).await?;
         cache.put(&layout::act(dataset, act.act.number), &act.stored);

@@ -11,7 +11,7 @@
 //! If another host took the number first, what it did decides: a mark that names no pack of this
 //! snapshot is stepped over, and anything else means that this run has seen too little.
 
-use std::collections::{BTreeMap, BTreeSet, HashSet};
+use std::collections::{BTreeMap, HashSet};
 
 use lifeboat_base::clock::SharedClock;
 use lifeboat_base::{Class, Error, Result};
@@ -41,11 +41,17 @@ pub(super) struct Decision<'a> {
     pub(super) snapshot: &'a SnapshotId,
     /// Every pack that the snapshot needs.
     pub(super) packs: &'a HashSet<PackId>,
+    /// In how many replicas the act must be.
     pub(super) required: usize,
+    /// In how many places, these replicas among them.
+    pub(super) required_places: usize,
+    /// Places that hold records alone.
+    pub(super) records: &'a [SharedReplica],
 }
 
 impl Decision<'_> {
-    /// Takes the next number in each of `targets`. Returns the act, and the replicas that have it.
+    /// Takes the next number in each of `targets`, and in the places for records. Returns the act,
+    /// and the replicas that have it.
     ///
     /// # Errors
     /// Not committed ([`Class::Failed`] or [`Class::Storage`]), or unknown ([`Class::Unknown`]).
@@ -56,6 +62,8 @@ impl Decision<'_> {
         standing: &Standing,
     ) -> Result<(FoundAct, Vec<SharedReplica>)> {
         let (mut last, mut doubtful) = (standing.last.clone(), BTreeMap::new());
+        targets.extend(self.records.iter().cloned());
+        let is_replica = |place: &&SharedReplica| !self.records.iter().any(|record| record.name() == place.name());
         for _ in 0..MAX_TRIES {
             let now = self.clock.now();
             let act = self.actor.act(ActKind::Commit, self.snapshot, manifest, last.as_ref(), standing.seen, now)?;
@@ -81,11 +89,17 @@ impl Decision<'_> {
                 }
             };
             if others.is_empty() {
-                if taken.len() >= self.required {
-                    return Ok((act, taken));
+                let replicas: Vec<SharedReplica> = taken.iter().filter(is_replica).cloned().collect();
+                if replicas.len() >= self.required && taken.len() >= self.required_places {
+                    return Ok((act, replicas));
                 }
                 doubtful.extend(self.withdraw(&act, &taken).await);
-                let few = self.fleet.too_few("its place in the order", taken.len());
+                let what = "its place in the order";
+                let few = if replicas.len() < self.required {
+                    self.fleet.too_few(what, replicas.len())
+                } else {
+                    self.fleet.too_few_places(what, self.required_places, taken.len())
+                };
                 let hint = strangers.as_ref().and_then(Error::hint_text).map(ToOwned::to_owned);
                 let few = if let Some(hint) = hint { few.hint(hint) } else { few };
                 return Err(self.outcome(&doubtful, few));
@@ -95,9 +109,7 @@ impl Decision<'_> {
                 return Err(self.outcome(&doubtful, error));
             }
             last = others.into_values().next_back();
-            let healthy: BTreeSet<Name> =
-                self.fleet.healthy().into_iter().map(|member| member.replica.name().clone()).collect();
-            targets.retain(|target| healthy.contains(target.name()));
+            targets.retain(|target| !self.fleet.is_behind(target.name()));
         }
         Err(self.outcome(&doubtful, Error::failed("other hosts act in this dataset all the time")))
     }

@@ -63,7 +63,8 @@ impl Fleet {
         self.behind.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
-    fn is_behind(&self, replica: &Name) -> bool {
+    /// Whether a replica, or a place that holds records alone, has failed in this run.
+    pub(crate) fn is_behind(&self, replica: &Name) -> bool {
         self.behind.lock().unwrap_or_else(PoisonError::into_inner).contains_key(replica)
     }
 
@@ -95,13 +96,19 @@ impl Fleet {
 
     /// The error of a run of which `what` reached too few replicas.
     pub(crate) fn too_few(&self, what: &str, reached: usize) -> Error {
+        self.failed(format!("min_replicas requires {} replicas, but {what} reached {reached}", self.required))
+    }
+
+    /// The error of a run of which `what` reached enough replicas, and too few places.
+    pub(crate) fn too_few_places(&self, what: &str, required: usize, reached: usize) -> Error {
+        self.failed(format!("{what} must be known in {required} places, replicas or records, and reached {reached}"))
+    }
+
+    fn failed(&self, what: String) -> Error {
         let reasons: Vec<String> = self.behind().into_iter().map(|(name, why)| format!("{name}: {why}")).collect();
-        Error::new(
-            Class::Storage,
-            format!("min_replicas requires {} replicas, but {what} reached {reached}", self.required),
-        )
-        .because(reasons.join("; "))
-        .hint("run `lifeboat check` to find the cause, then back up again; uploaded packs are reused")
+        Error::new(Class::Storage, what)
+            .because(reasons.join("; "))
+            .hint("run `lifeboat check` to find the cause, then back up again; uploaded packs are reused")
     }
 
     /// Puts one object into all of `replicas` at once. Replicas that fail fall behind, and replicas

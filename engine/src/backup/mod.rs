@@ -32,6 +32,7 @@ mod packer;
 mod pipeline;
 mod place;
 mod predecessor;
+mod records;
 mod report;
 mod row_search;
 mod sequence;
@@ -115,6 +116,8 @@ pub struct Backup<'a> {
     pub keys: &'a HostKeys,
     /// The replicas that receive the backup.
     pub replicas: &'a [SharedReplica],
+    /// The places that hold records alone: of this backup, its act.
+    pub records: &'a [SharedReplica],
     /// The state directory. The caller must hold the dataset's lock.
     pub state: &'a StateDirectory,
     /// The clock.
@@ -161,8 +164,9 @@ impl Backup<'_> {
             memory: self.config.limits.memory,
         };
         let order = OrderReader::of_host(self.keys, dataset, &cache);
-        let standing = self.stand(&order, &documents, &mut members, &mut failed, &mut warnings).await?;
-        let place = loop {
+        let mut records = self.look_at_records(&mut failed, &mut warnings).await;
+        let standing = self.stand(&order, &documents, (&mut members, &mut records), &mut failed, &mut warnings).await?;
+        let mut place = loop {
             match Place::find(&documents, &members, &mut warnings).await? {
                 PlaceFound::After(place) => break *place,
                 // Replicas that show a snapshot and do not give it are as good as away: if there
@@ -181,9 +185,11 @@ impl Backup<'_> {
                 }
             }
         };
+        self.follow_unseen(&order, &members, &records, &mut place, &mut warnings).await?;
         if let Some(before) = &place.manifest {
             self.check_kind(&before.source.engine)?;
         }
+        self.check_places(members.len(), records.len(), &failed)?;
         let fleet = Fleet::new(dataset, members, failed, self.config.min_replicas)?;
         let started = now;
         // An id is later than the one before, whatever the clock says; what began when stays true.
@@ -251,6 +257,8 @@ impl Backup<'_> {
             dataset: self.dataset,
             keys: self.keys,
             required: self.config.min_replicas,
+            required_places: self.config.min_places(),
+            records: records.iter().map(|place| place.replica.clone()).collect(),
             reader: order,
             standing: &standing,
             host: &self.config.host,

@@ -14,6 +14,7 @@ use lifeboat_format::record::{MarkRecord, PruneRecord};
 use lifeboat_store::SharedReplica;
 
 use super::Backup;
+use crate::catalog::ciphertext::put_once;
 use crate::catalog::documents::Documents;
 use crate::catalog::inventory::Inventory;
 use crate::catalog::order::{Acts, FoundAct, OrderReader};
@@ -37,12 +38,12 @@ impl Backup<'_> {
         &self,
         order: &OrderReader<'_>,
         documents: &Documents<'_>,
-        members: &mut Vec<Inventory>,
+        (members, records): (&mut Vec<Inventory>, &mut Vec<Inventory>),
         failed: &mut BTreeMap<Name, Error>,
         warnings: &mut Vec<String>,
     ) -> Result<Standing> {
         let dataset = &self.dataset.name;
-        let last = self.newest_act(order, members, failed).await?;
+        let last = self.newest_act(order, members, records, failed).await?;
         let number = last.as_ref().map_or(0, |last| last.act.number);
         let seen = seen::read(self.state, dataset).unwrap_or_else(|error| {
             warnings.push(format!(
@@ -59,8 +60,8 @@ impl Backup<'_> {
             ));
         }
         let reader = RecordReader { vault: order.vault, dataset, trust: order.trust };
-        let acts = self.current_acts(order, &reader, members, failed).await;
-        let (mut level, all) = (Vec::new(), members.clone());
+        let acts = self.current_acts(order, &reader, (&mut *members, records.as_slice()), failed).await;
+        let (mut level, all) = (Vec::new(), [members.as_slice(), records.as_slice()].concat());
         for mut member in members.drain(..) {
             let brought = async {
                 order.level(&mut member, &all, number).await?;
@@ -80,6 +81,9 @@ impl Backup<'_> {
             }
         }
         *members = level;
+        if let Some(last) = &last {
+            level_records(order, records, last, failed).await;
+        }
         self.refuse_a_taken_number(order, members, number.max(seen).saturating_add(1)).await?;
         let marked = marked_packs(&reader, members, failed, warnings).await;
         drop(all);
@@ -92,15 +96,17 @@ impl Backup<'_> {
         &self,
         order: &OrderReader<'_>,
         members: &mut Vec<Inventory>,
+        records: &mut Vec<Inventory>,
         failed: &mut BTreeMap<Name, Error>,
     ) -> Result<Option<FoundAct>> {
         let mut stranger = None;
         loop {
-            match order.newest(members).await {
+            match order.newest(&[members.as_slice(), records.as_slice()].concat()).await {
                 Ok(None) if stranger.is_some() => return stranger.map_or(Ok(None), Err),
                 Ok(last) => return Ok(last),
                 Err((number, error)) => {
                     set_aside(members, failed, &error, |member| member.acts.contains(&number));
+                    set_aside(records, failed, &error, |place| place.acts.contains(&number));
                     if members.len() < self.config.min_replicas.max(1) {
                         return Err(error);
                     }
@@ -118,17 +124,18 @@ impl Backup<'_> {
         &self,
         order: &OrderReader<'_>,
         reader: &RecordReader<'_>,
-        members: &mut Vec<Inventory>,
+        (members, records): (&mut Vec<Inventory>, &[Inventory]),
         failed: &mut BTreeMap<Name, Error>,
     ) -> Acts {
         if members.iter().all(|member| member.unfinished.is_empty()) {
             return Acts::default();
         }
-        let (records, unreadable) = reader.read_all::<PruneRecord>(members).await;
+        let (prunes, unreadable) = reader.read_all::<PruneRecord>(members).await;
         for (record, error) in unreadable.iter().filter(|(_, error)| !is_verdict(error)) {
             set_aside(members, failed, error, |member| member.prunes.contains(record));
         }
-        order.all(members).await.without_passed(records.iter().map(|record| &record.body))
+        let all = [members.as_slice(), records].concat();
+        order.all(&all).await.without_passed(prunes.iter().map(|record| &record.body))
     }
 
     /// Refuses before the capture what the commit would refuse after it: in so many replicas that
@@ -149,6 +156,26 @@ impl Backup<'_> {
             }
         }
     }
+}
+
+/// Gives the newest act to places that hold records alone, and lack it. With it, they show every
+/// writer that slept that others have acted; so they need no older ones.
+async fn level_records(
+    order: &OrderReader<'_>,
+    records: &mut Vec<Inventory>,
+    last: &FoundAct,
+    failed: &mut BTreeMap<Name, Error>,
+) {
+    let number = last.act.number;
+    for place in records.iter_mut().filter(|place| !place.acts.contains(&number)) {
+        match put_once(place.replica.as_ref(), &layout::act(order.dataset, number), last.stored.clone()).await {
+            Ok(()) => {
+                place.acts.insert(number);
+            }
+            Err(error) => drop(failed.insert(place.replica.name().clone(), error)),
+        }
+    }
+    records.retain(|place| !failed.contains_key(place.replica.name()));
 }
 
 /// Refuses to go on if no replica lists the newest act that this host has seen, and one has it:

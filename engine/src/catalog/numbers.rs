@@ -33,6 +33,8 @@ pub(crate) struct Actor<'a> {
     pub(crate) dataset: &'a Name,
     pub(crate) principal: &'a Name,
     pub(crate) signer: &'a Signer,
+    /// Of who commits: the place of the snapshot in the chain.
+    pub(crate) sequence: Option<u64>,
 }
 
 impl Actor<'_> {
@@ -59,6 +61,7 @@ impl Actor<'_> {
             id: id.clone(),
             blake3: Digest::of(&object.object),
             signature,
+            sequence: self.sequence,
         };
         let mut stored = act.to_line()?;
         let comment = layout::trusted_comment(self.vault, &layout::act(self.dataset, act.number));

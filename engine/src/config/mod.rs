@@ -59,6 +59,9 @@ pub struct Config {
     pub scrub_period: Duration,
     /// The replicas, at least one.
     pub replicas: Vec<ReplicaConfig>,
+    /// Places that hold records alone: acts and leases, and never data (`role = "records"`). They
+    /// count where commits are to meet, and never as replicas.
+    pub records: Vec<ReplicaConfig>,
     /// The datasets that this host backs up. Empty on a host that only restores or drills.
     pub datasets: Vec<Dataset>,
     /// What an operator should know, although the configuration can be used.
@@ -74,10 +77,29 @@ impl Config {
         lifeboat_store::open_all(&self.replicas, &self.vault_prefix, clock).await
     }
 
-    /// Whether any two commits meet in a replica, so that two hosts never commit beside each other.
+    /// Opens every place that holds records alone.
+    ///
+    /// # Errors
+    /// As [`Self::open_replicas`].
+    pub async fn open_records(&self, clock: &SharedClock) -> Result<Vec<SharedReplica>> {
+        lifeboat_store::open_all(&self.records, &self.vault_prefix, clock).await
+    }
+
+    /// A commit counts only if its act is in at least this many places: replicas, and places that
+    /// hold records alone. With one of these, it is more than half of all.
+    #[must_use]
+    pub fn min_places(&self) -> usize {
+        if self.records.is_empty() { self.min_replicas } else { self.min_replicas.max(self.places() / 2 + 1) }
+    }
+
+    /// Whether any two commits meet in a place, so that two hosts never commit beside each other.
     #[must_use]
     pub fn commits_meet(&self) -> bool {
-        2 * self.min_replicas > self.replicas.len()
+        2 * self.min_places() > self.places()
+    }
+
+    fn places(&self) -> usize {
+        self.replicas.len() + self.records.len()
     }
 
     /// The dataset of that name.

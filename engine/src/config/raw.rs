@@ -75,6 +75,7 @@ pub(crate) struct RawScrub {
 #[serde(deny_unknown_fields)]
 pub(crate) struct RawReplica {
     pub name: Text,
+    pub role: Option<Text>,
     pub kind: Text,
     pub region: Text,
     pub timeout: Option<Text>,

@@ -17,10 +17,20 @@ use super::{bandwidth, defaults};
 /// A shorter lock could end before a daemon that was down has extended it.
 const SHORTEST_LOCK: Duration = Duration::from_secs(86_400);
 
+/// What a place holds.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum PlaceRole {
+    /// A whole copy of the vault.
+    Replica,
+    /// Acts and leases alone.
+    Records,
+}
+
 /// Returns `None` if a value without a default cannot be used. The findings say what is wrong.
-pub(super) fn validate(v: &mut SettingsReader<'_>, raw: Spanned<RawReplica>) -> Option<ReplicaConfig> {
+pub(super) fn validate(v: &mut SettingsReader<'_>, raw: Spanned<RawReplica>) -> Option<(PlaceRole, ReplicaConfig)> {
     let whole = raw.span();
     let raw = raw.into_inner();
+    let role = role(v, &raw)?;
     let s3_keys = [
         ("bucket", raw.bucket.as_ref().map(Spanned::span)),
         ("endpoint", raw.endpoint.as_ref().map(Spanned::span)),
@@ -48,13 +58,30 @@ pub(super) fn validate(v: &mut SettingsReader<'_>, raw: Spanned<RawReplica>) -> 
             return None;
         }
     };
-    Some(ReplicaConfig {
+    let config = ReplicaConfig {
         kind,
         timeout: v.unit(raw.timeout.as_ref(), units::duration).unwrap_or(defaults::REPLICA_TIMEOUT),
         bandwidth: bandwidth::validate(v, &raw),
         name: name(v, &raw.name)?,
         region: v.filled(&raw.region)?,
-    })
+    };
+    Some((role, config))
+}
+
+fn role(v: &mut SettingsReader<'_>, raw: &RawReplica) -> Option<PlaceRole> {
+    let role = match raw.role.as_ref().map(|role| (role.get_ref().as_str(), role.span())) {
+        None | Some(("replica", _)) => PlaceRole::Replica,
+        Some(("records", _)) => PlaceRole::Records,
+        Some((other, span)) => {
+            v.findings.add(span, format!("there is no role `{other}`"), "use replica, or records");
+            return None;
+        }
+    };
+    if let (PlaceRole::Records, Some(lock)) = (role, &raw.lock) {
+        let problem = "acts go when they have passed, so what holds records alone locks nothing";
+        v.findings.add(lock.span(), problem, "leave lock out");
+    }
+    Some(role)
 }
 
 fn s3(v: &mut SettingsReader<'_>, raw: &RawReplica, whole: &Range<usize>) -> Option<S3Config> {
@@ -133,7 +160,7 @@ fn endpoint(v: &mut SettingsReader<'_>, text: &Text, allow_http: bool) -> Option
 }
 
 /// Refuses two replicas in one place, because they are only one copy.
-pub(super) fn apart(v: &mut SettingsReader<'_>, replicas: &[ReplicaConfig]) {
+pub(super) fn apart<'r>(v: &mut SettingsReader<'_>, replicas: impl Iterator<Item = &'r ReplicaConfig>) {
     let place = |replica: &ReplicaConfig| match &replica.kind {
         ReplicaKind::Directory { path } => real_place(path),
         ReplicaKind::S3(s3) => {

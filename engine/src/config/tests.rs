@@ -1,3 +1,5 @@
+#![allow(clippy::unwrap_used, reason = "tests")]
+
 use super::*;
 use crate::backup::compress::Compression;
 
@@ -297,5 +299,41 @@ fn caps_that_mean_nothing_are_refused_with_line_and_remedy() {
         };
         assert!(message.contains(said), "{lines}: {message}");
         assert!(message.contains(&format!("lifeboat.toml:{line}:")), "{lines}: expected line {line}: {message}");
+    }
+}
+
+#[test]
+fn a_place_for_records_counts_where_commits_meet_and_never_as_a_replica() {
+    let place = |more: &str| {
+        let place = "[[replica]]\nname = \"paris\"\nrole = \"records\"\nkind = \"s3\"\nregion = \"eu-west-3\"\n";
+        format!("{place}bucket = \"records\"\n{more}[[dataset]]\n")
+    };
+    let with = |min_replicas: usize, more: &str| {
+        let text = format!("min_replicas = {min_replicas}\n{}", good());
+        parse(&text.replacen("[[dataset]]\n", more, 1))
+    };
+    for (min_replicas, more, min_places, meet) in [
+        (1, "[[dataset]]\n", 1, false),
+        (2, "[[dataset]]\n", 2, true),
+        (1, &place(""), 2, true),
+        (2, &place(""), 2, true),
+    ] {
+        let config = with(min_replicas, more).unwrap();
+        assert_eq!((config.min_places(), config.commits_meet()), (min_places, meet), "{min_replicas} {more}");
+        assert_eq!(config.replicas.len(), 2, "{more}");
+    }
+    // It is no third replica.
+    assert!(with(3, &place("")).is_err());
+    for (more, why) in [
+        (place("lock = \"30d\"\n"), "locks nothing"),
+        (place("").replace("\"records\"\nkind", "\"spare\"\nkind"), "there is no role `spare`"),
+        (place("").replace("paris", "ireland"), "ireland"),
+        (
+            place("").replace("\"records\"\n[", "\"backups-a\"\n[").replace("eu-west-3", "eu-central-1"),
+            "in the same place",
+        ),
+    ] {
+        let told = with(1, &more).map(|_| ()).unwrap_err();
+        assert!(told.message().contains(why), "{why}: {told:?}");
     }
 }

@@ -10,6 +10,7 @@ use toml::Spanned;
 
 use super::fields::name;
 use super::raw::{RawConfig, RawKeys, RawLimits};
+use super::replica::PlaceRole;
 use super::{Config, Dataset, KeysConfig, Limits, MAX_RUNS, dataset, defaults, replica};
 use crate::keys::owners::OwnerKey;
 use crate::keys::sign::SignerKey;
@@ -24,8 +25,13 @@ pub(crate) fn config(v: &mut SettingsReader<'_>, raw: RawConfig, sources: Vec<Op
     let keys = keys(v, &raw.keys);
     let limits = limits(v, &raw.limits);
     let scrub_period = v.unit(raw.scrub.period.as_ref(), units::duration).unwrap_or(defaults::SCRUB_PERIOD);
-    let replicas: Vec<ReplicaConfig> =
+    let places: Vec<(PlaceRole, ReplicaConfig)> =
         raw.replica.into_iter().filter_map(|replica| replica::validate(v, replica)).collect();
+    unique(v, "replica", places.iter().map(|(_, place)| &place.name));
+    replica::apart(v, places.iter().map(|(_, place)| place));
+    let of_role = |role| places.iter().filter(move |(of, _)| *of == role).map(|(_, place)| place.clone());
+    let (replicas, records): (Vec<ReplicaConfig>, Vec<ReplicaConfig>) =
+        (of_role(PlaceRole::Replica).collect(), of_role(PlaceRole::Records).collect());
     if replicas.is_empty() {
         v.findings.add(
             whole,
@@ -33,8 +39,6 @@ pub(crate) fn config(v: &mut SettingsReader<'_>, raw: RawConfig, sources: Vec<Op
             "add at least one in another region than the databases",
         );
     }
-    unique(v, "replica", replicas.iter().map(|replica| &replica.name));
-    replica::apart(v, &replicas);
     let host = raw.host.get_ref().parse::<Name>().ok();
     let mut datasets: Vec<_> = raw
         .dataset
@@ -68,6 +72,7 @@ pub(crate) fn config(v: &mut SettingsReader<'_>, raw: RawConfig, sources: Vec<Op
         limits,
         scrub_period,
         replicas,
+        records,
         datasets,
         warnings,
     })

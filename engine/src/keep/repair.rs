@@ -70,7 +70,7 @@ impl RepairReport {
 /// # Errors
 /// No replica can be used, or the state directory fails.
 pub async fn repair(prune: &Prune<'_>, suspects: Option<&[(Name, String)]>) -> Result<RepairReport> {
-    let Prune { config, dataset, keys, replicas, state, cancel, clock } = prune;
+    let Prune { config, dataset, keys, replicas, state, cancel, clock, .. } = prune;
     let scrub = Scrub { config, dataset, keys, replicas, state, clock: clock.clone() };
     let (mended, failed) = match suspects {
         None => (Vec::new(), BTreeMap::new()),

@@ -16,6 +16,7 @@
 
 mod accept;
 mod access;
+mod records;
 mod remote;
 mod takeover;
 mod upload;

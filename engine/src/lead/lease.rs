@@ -64,7 +64,7 @@ async fn renew(lead: &Lead<'_>) -> Result<()> {
     stored.extend_from_slice(signature.as_bytes());
     let stored = Bytes::from(stored);
     // One that is slow lets no lease end in the others.
-    let puts = lead.replicas.iter().map(async |replica| {
+    let puts = lead.places().map(async |replica| {
         let put = tokio::time::timeout(RENEWAL, replica.put_replace(&key, stored.clone())).await;
         (
             replica.name(),

@@ -8,8 +8,8 @@
 //! - **Safety** does not rest on any of this. Where two hosts begin, the order of acts lets one of
 //!   them commit.
 //! - **Automatic takeover** needs commits that meet: `min_replicas` is more than half of the
-//!   replicas. Else two hosts that reach different replicas could both commit, so an operator
-//!   decides.
+//!   replicas, or there is a place that holds records alone. Else two hosts that reach different
+//!   replicas could both commit, so an operator decides.
 
 pub mod lease;
 
@@ -48,6 +48,8 @@ pub struct Lead<'a> {
     pub keys: &'a HostKeys,
     /// Every replica.
     pub replicas: &'a [SharedReplica],
+    /// Every place that holds records alone.
+    pub records: &'a [SharedReplica],
     /// Where acts are cached.
     pub state: &'a StateDirectory,
     /// The clock.
@@ -93,19 +95,20 @@ impl Lead<'_> {
     /// Asks the replicas who leads.
     ///
     /// # Errors
-    /// Fewer than `min_replicas` replicas answer, or what they show cannot be read.
+    /// So few places answer that they may not show the newest commit, or what they show cannot be
+    /// read.
     pub async fn look(&self) -> Result<Leadership> {
         let dataset = &self.dataset.name;
         root::renew(self.keys, self.replicas, self.state, self.clock.now()).await?;
-        let asked = self.replicas.iter().map(|replica| numbers(replica, dataset, 1));
+        let asked = self.places().map(|place| numbers(place, dataset, 1));
         let (mut shown, mut failed) = (Vec::new(), Vec::new());
-        for (replica, found) in self.replicas.iter().zip(futures::future::join_all(asked).await) {
+        for (replica, found) in self.places().zip(futures::future::join_all(asked).await) {
             match found {
                 Ok(found) => shown.push((replica, found)),
                 Err(error) => failed.push(error),
             }
         }
-        if shown.len() < self.config.min_replicas {
+        if shown.len() < self.config.min_places() {
             return Err(combine(format!("too few replicas tell who backs {dataset} up"), &failed));
         }
         let newest = self.newest_commit(&shown).await?;
@@ -114,6 +117,11 @@ impl Lead<'_> {
         let holders: Vec<&SharedReplica> = shown.iter().map(|(replica, _)| *replica).collect();
         let running = self.running(&holders, newest.as_ref()).await;
         Ok(Leadership { leader, newest, running })
+    }
+
+    /// Where acts and leases lie.
+    fn places(&self) -> impl Iterator<Item = &SharedReplica> {
+        self.replicas.iter().chain(self.records)
     }
 
     async fn newest_commit(&self, shown: &[(&SharedReplica, BTreeSet<u64>)]) -> Result<Option<NewestCommit>> {

@@ -3,6 +3,8 @@
 //! Broken is what would make a backup or a restore fail; it decides the exit code. Weak is what
 //! works today, but may fail on a bad day.
 
+mod replicas;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::path::PathBuf;
@@ -17,17 +19,15 @@ use lifeboat_engine::format::info::{MAX_VAULT_INFO_BYTES, VaultInfo};
 use lifeboat_engine::format::layout;
 use lifeboat_engine::keep::locks;
 use lifeboat_engine::keys::{DRILL_HOST_FOLDER, HostKeys};
-use lifeboat_engine::store::{self, Probe, Protection};
+use lifeboat_engine::store::{self, Probe};
 use lifeboat_engine::{Class, Error, Result};
 use serde::Serialize;
 
+use self::replicas::ReplicaCheck;
 use super::root_found;
 use crate::human;
 use crate::session::{Place, Session};
 use crate::table::Plain;
-
-/// S3 refuses requests whose time is 15 minutes off; long before that, times in reports mislead.
-const LARGEST_SKEW_SECONDS: i64 = 30;
 
 /// A client tool that does not print its version within this time counts as missing.
 const TOOL_ANSWER: Duration = Duration::from_secs(10);
@@ -39,6 +39,8 @@ pub(crate) struct Args {}
 #[derive(Serialize)]
 struct Checked {
     replicas: Vec<ReplicaCheck>,
+    /// The places that hold records alone.
+    records: Vec<ReplicaCheck>,
     tools: Vec<ToolFound>,
     broken: Vec<Broken>,
     weak: Vec<String>,
@@ -55,31 +57,18 @@ struct Broken {
     what: String,
 }
 
-#[derive(Serialize)]
-struct ReplicaCheck {
-    replica: String,
-    region: String,
-    /// Why it cannot be used.
-    error: Option<String>,
-    /// How far deletion is apart from this host: `untold`, `none`, `versions` or `lock`.
-    level: Option<String>,
-    /// What a thief of the credentials could still do.
-    thief: Option<String>,
-    has_vault: Option<bool>,
-    conditional_writes: Option<bool>,
-    versioning: Option<bool>,
-    object_lock: Option<bool>,
-    can_write: Option<bool>,
-    can_delete: Option<bool>,
-    clock_skew_seconds: Option<i64>,
-}
-
 pub(crate) async fn run(_: &Args, session: &Session) -> Result<()> {
     let place = session.place()?;
     let write = place.config.as_ref().is_some_and(backs_up);
     let probes =
         futures::future::join_all(place.replicas.iter().map(|replica| probe(&place, replica, write, &session.clock)));
     let probed = session.cancellable("the check", async { Ok(probes.await) }).await?;
+    // With --replica, or a replica that flags name, nobody asks for them.
+    let records = place.config.as_ref().filter(|_| session.globals.replica.is_none());
+    let records = records.map(|config| config.records.as_slice()).unwrap_or_default();
+    let of_records =
+        futures::future::join_all(records.iter().map(|record| probe(&place, record, write, &session.clock)));
+    let of_records = session.cancellable("the check", async { Ok(of_records.await) }).await?;
     let directories = client_directories(place.config.as_ref());
     let cx = WorkContext {
         scratch: session.temporary.clone(),
@@ -91,12 +80,21 @@ pub(crate) async fn run(_: &Args, session: &Session) -> Result<()> {
     let tools = registry::client_tools(&directories, &cx);
     let tools = session.cancellable("the check", async { Ok(tools.await) }).await?;
 
-    let mut checked =
-        Checked { replicas: Vec::new(), tools, broken: Vec::new(), weak: Vec::new(), vaults: BTreeMap::new() };
+    let mut checked = Checked {
+        replicas: Vec::new(),
+        records: Vec::new(),
+        tools,
+        broken: Vec::new(),
+        weak: Vec::new(),
+        vaults: BTreeMap::new(),
+    };
     let are_set = place.config.as_ref().filter(|_| write).map(|config| locks::are_set(config, session.clock.now()));
     for (replica, result) in probed {
         let are_set = are_set.as_ref().and_then(|set| set.get(&replica.name)).copied();
         checked.judge_replica(replica, result, write, are_set);
+    }
+    for (record, result) in of_records {
+        checked.judge_records(record, result, write);
     }
     checked.judge_vaults();
     if let Some(problem) = session.worker.problem() {
@@ -153,88 +151,6 @@ fn client_directories(config: Option<&Config>) -> Vec<PathBuf> {
 impl Checked {
     fn broken(&mut self, class: Class, what: String) {
         self.broken.push(Broken { class: class.as_str(), error_class: class, what });
-    }
-
-    fn judge_replica(&mut self, config: &ReplicaConfig, probed: Probed, write: bool, are_set: Option<bool>) {
-        let name = &config.name;
-        let mut check = ReplicaCheck {
-            replica: name.to_string(),
-            region: config.region.clone(),
-            error: None,
-            level: None,
-            thief: None,
-            has_vault: None,
-            conditional_writes: None,
-            versioning: None,
-            object_lock: None,
-            can_write: None,
-            can_delete: None,
-            clock_skew_seconds: None,
-        };
-        match probed {
-            Err(error) => {
-                let chain = error.chain();
-                let why = human::without_name(name, &chain);
-                let hint = error.hint_text().map(|hint| format!(" ({hint})")).unwrap_or_default();
-                check.error = Some(why.to_owned());
-                self.broken(error.class(), format!("replica {name} cannot be used: {why}{hint}"));
-            }
-            Ok((probe, vault)) => {
-                let has_vault = vault.is_some();
-                if let Some(vault) = vault {
-                    self.vaults.entry(vault.vault).or_default().push(name.to_string());
-                }
-                check.has_vault = Some(has_vault);
-                check.conditional_writes = probe.conditional_writes;
-                check.versioning = probe.versioning;
-                check.object_lock = probe.object_lock;
-                check.can_write = probe.can_write;
-                check.can_delete = probe.can_delete;
-                check.clock_skew_seconds = probe.clock_skew_seconds;
-                self.judge_probe(config, &probe, has_vault, write);
-                let Protection { level, thief, weak, broken } = Protection::of(config, &probe, write, are_set);
-                check.level = level.map(|level| level.to_string());
-                check.thief = Some(thief);
-                self.weak.extend(weak.into_iter().map(|what| format!("replica {name} {what}")));
-                for what in broken {
-                    self.broken(Class::Configuration, format!("replica {name} {what}"));
-                }
-            }
-        }
-        self.replicas.push(check);
-    }
-
-    fn judge_probe(&mut self, config: &ReplicaConfig, probe: &Probe, has_vault: bool, write: bool) {
-        let name = &config.name;
-        if write && probe.can_write == Some(false) {
-            self.broken(
-                Class::Storage,
-                format!(
-                    "replica {name} refuses writes, so no backup reaches it: allow its credentials to write (PutObject)"
-                ),
-            );
-        }
-        let mut weak = |when: bool, what: &str| {
-            if when {
-                self.weak.push(format!("replica {name} {what}"));
-            }
-        };
-        weak(!has_vault, "holds no vault at this prefix yet: run `lifeboat init`");
-        weak(
-            probe.conditional_writes == Some(false),
-            "ignores conditional writes: two hosts that create a vault or a key at the same moment could overwrite each other's; run `lifeboat init` on one host at a time",
-        );
-        weak(
-            write && probe.can_delete == Some(false),
-            "does not let this host delete: that is safe, but prune cannot free space there",
-        );
-        if let Some(skew) = probe.clock_skew_seconds.filter(|skew| skew.abs() > LARGEST_SKEW_SECONDS) {
-            let way = if skew > 0 { "ahead of" } else { "behind" };
-            self.weak.push(format!(
-                "the clock of replica {name} is {} s {way} this host's: make sure that this host synchronises its clock",
-                skew.abs()
-            ));
-        }
     }
 
     fn judge_vaults(&mut self) {
@@ -303,7 +219,7 @@ impl Checked {
         }
         if !config.commits_meet() {
             self.weak.push(format!(
-                "dataset {name} has deputies, but min_replicas is not more than half of the replicas: two hosts could commit beside each other, so no takeover is automatic; raise min_replicas, or add a replica"
+                "dataset {name} has deputies, but min_replicas is not more than half of the replicas: two hosts could commit beside each other, so no takeover is automatic; raise min_replicas, or add a replica or a place for records (role = \"records\")"
             ));
         }
         if config.keys.trusted_signers.is_empty() && config.keys.owners.is_empty() {
@@ -311,7 +227,8 @@ impl Checked {
                 "dataset {name} is backed up by other hosts, too, and none of their signers is trusted here; add them to trusted_signers"
             ));
         }
-        let careless = self.replicas.iter().filter(|replica| replica.conditional_writes == Some(false));
+        let careless =
+            self.replicas.iter().chain(&self.records).filter(|replica| replica.conditional_writes == Some(false));
         let careless: Vec<String> = careless.map(|replica| replica.replica.clone()).collect();
         if !careless.is_empty() {
             self.broken(
@@ -443,9 +360,10 @@ impl fmt::Display for Checked {
             "LEVEL",
             ">CLOCK",
         ]);
-        for check in &self.replicas {
+        let records = self.records.iter().map(|check| (check, format!("{} (records)", check.replica)));
+        for (check, name) in self.replicas.iter().map(|check| (check, check.replica.clone())).chain(records) {
             replicas.row([
-                check.replica.clone(),
+                name,
                 check.region.clone(),
                 word(Some(check.error.is_none())),
                 word(check.has_vault),

@@ -46,7 +46,12 @@ pub(crate) async fn run(args: &Args, session: &Session) -> Result<()> {
     let options = InitOptions { identities, accepted: args.accept_keys.clone() };
     let replicas = config.open_replicas(&session.clock).await?;
     recording::by_host(session, &config, &replicas, LogEvent::Keyring { user: recording::user() }).await;
-    let work = keys::init(&config, &replicas, &options, &session.clock);
+    let records = config.open_records(&session.clock).await?;
+    let work = async {
+        let mut report = keys::init(&config, &replicas, &options, &session.clock).await?;
+        report.init_records(&replicas, &records).await?;
+        Ok(report)
+    };
     let report = session.cancellable("init", work).await?;
     let unreached = report.unreached.clone();
     session.out.result(&Made(report))?;

@@ -29,6 +29,7 @@ pub(super) struct OpenedDataset {
     dataset: Name,
     keys: HostKeys,
     replicas: Vec<SharedReplica>,
+    records: Vec<SharedReplica>,
     state: StateDirectory,
 }
 
@@ -42,10 +43,11 @@ impl OpenedDataset {
         }
         let keys = HostKeys::load(&config.keys)?;
         let replicas = config.open_replicas(&session.clock).await?;
+        let records = config.open_records(&session.clock).await?;
         let state = StateDirectory::open(&config.state_directory)?;
         let kept = root::keep(&keys, &replicas, &state, session.clock.now());
         session.cancellable("the look for the root", kept).await?;
-        Ok(Self { config, dataset: dataset.clone(), keys, replicas, state })
+        Ok(Self { config, dataset: dataset.clone(), keys, replicas, records, state })
     }
 
     /// Locks the dataset. Nobody holds the lock while a question is open.
@@ -61,6 +63,7 @@ impl OpenedDataset {
             dataset: found.ok_or_else(|| Error::usage(format!("the configuration has no dataset {name}")))?,
             keys: &self.keys,
             replicas: &self.replicas,
+            records: &self.records,
             state: &self.state,
             clock: session.clock.clone(),
             cancel: session.cancel.clone(),

@@ -90,10 +90,11 @@ pub(crate) async fn run(args: &Args, session: &Session) -> Result<()> {
     }
     let keys = HostKeys::load(&config.keys)?;
     let replicas = config.open_replicas(&session.clock).await?;
+    let records = config.open_records(&session.clock).await?;
     let state = StateDirectory::open(&config.state_directory)?;
     let mut all = Vec::new();
     for dataset in chosen(&config, args.dataset.as_ref())? {
-        let context = Context { config: &config, keys: &keys, replicas: &replicas, state: &state };
+        let context = Context { config: &config, keys: &keys, replicas: &replicas, records: &records, state: &state };
         all.push(prune(args, session, &context, dataset).await?);
     }
     let failures: Vec<Error> = all.iter().filter_map(Pruned::failure).collect();
@@ -115,6 +116,7 @@ struct Context<'a> {
     config: &'a Config,
     keys: &'a HostKeys,
     replicas: &'a [SharedReplica],
+    records: &'a [SharedReplica],
     state: &'a StateDirectory,
 }
 
@@ -134,6 +136,7 @@ async fn prune(args: &Args, session: &Session, context: &Context<'_>, dataset: &
         dataset,
         keys: context.keys,
         replicas: context.replicas,
+        records: context.records,
         state: context.state,
         clock: session.clock.clone(),
         cancel: session.cancel.clone(),

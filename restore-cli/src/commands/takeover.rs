@@ -35,10 +35,11 @@ pub(crate) async fn run(args: &Args, session: &Session) -> Result<()> {
         return Err(Error::usage("takeover cannot ask with --json").hint("pass --yes to confirm"));
     }
     let keys = HostKeys::load(&config.keys)?;
-    let replicas = config.open_replicas(&session.clock).await?;
+    let (replicas, records) = (config.open_replicas(&session.clock).await?, config.open_records(&session.clock).await?);
     let state = StateDirectory::open(&config.state_directory)?;
     let clock = session.clock.clone();
-    let lead = Lead { config: &config, dataset, keys: &keys, replicas: &replicas, state: &state, clock };
+    let lead =
+        Lead { config: &config, dataset, keys: &keys, replicas: &replicas, records: &records, state: &state, clock };
     let found = session.cancellable("the look at the replicas", lead.look()).await?;
     if found.leader == config.host {
         return Err(Error::usage(format!("this host leads dataset {name} already"))

@@ -33,6 +33,15 @@ enum Faults {
     AllFrom,
 }
 
+/// What is backed up to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Places {
+    /// So many replicas, of which the first fails, and of which so many must hold a snapshot.
+    Replicas(usize, usize),
+    /// One of two replicas, and a place that holds records alone and fails.
+    ReplicaAndRecords,
+}
+
 /// Whether the caller cannot know if the work was done.
 fn leaves_no_answer(failure: Failure) -> bool {
     matches!(failure, Failure::AnswerLost | Failure::Hang(_) | Failure::Unavailable | Failure::Conflict)
@@ -50,16 +59,19 @@ struct Outcomes {
 
 /// Fails each call of a backup, in each of these ways (see `faults::kinds`), and judges what the
 /// backup says.
-async fn fail_every_call(fleet: (usize, usize), faults: Faults, failures: &[Failure]) -> Outcomes {
+async fn fail_every_call(places: Places, faults: Faults, failures: &[Failure]) -> Outcomes {
     let prepared = Prepared::new(2).await;
     let (mut seen, mut tally) = (Outcomes::default(), Tally::of("commit_faults"));
     for failure in &kinds(failures, HANG_TIME) {
         for call in 1..MOST_CALLS {
-            let copy = prepared.copy(fleet).await;
+            let copy = match places {
+                Places::Replicas(replicas, required) => prepared.copy((replicas, required)).await,
+                Places::ReplicaAndRecords => prepared.copy_beside_records().await,
+            };
             let last = if faults == Faults::One { call } else { call + MOST_CALLS };
             (call..=last).for_each(|call| copy.failing.fail(call, *failure));
             let outcome = copy.backup(&copy.replicas, ATTEMPT).await;
-            let when = format!("{fleet:?}, {faults:?}, {failure:?} at call {call}");
+            let when = format!("{places:?}, {faults:?}, {failure:?} at call {call}");
             let is_met = copy.failing.calls() >= call;
             match outcome {
                 Ok(report) => {
@@ -84,7 +96,8 @@ async fn fail_every_call(fleet: (usize, usize), faults: Faults, failures: &[Fail
             }
             tally.faults += u64::from(is_met);
             if !is_met {
-                assert!(call > 8, "{when}: a backup made no more calls");
+                let least = if places == Places::ReplicaAndRecords { 4 } else { 8 };
+                assert!(call > least, "{when}: a backup made no more calls");
                 break;
             }
         }
@@ -107,14 +120,14 @@ async fn one_fault_at_any_call_to_the_only_replica_is_answered_truly() {
         Failure::ListingContradicts,
         Failure::ListingStale(u64::MAX),
     ];
-    let seen = fail_every_call((1, 1), Faults::One, &failures).await;
+    let seen = fail_every_call(Places::Replicas(1, 1), Faults::One, &failures).await;
     assert!(seen.committed > 0 && seen.not_committed > 0, "{seen:?}");
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn an_only_replica_that_is_lost_at_any_call_is_answered_truly() {
     let failures = [Failure::Unavailable, Failure::Denied, Failure::AnswerLost, HANG];
-    let seen = fail_every_call((1, 1), Faults::AllFrom, &failures).await;
+    let seen = fail_every_call(Places::Replicas(1, 1), Faults::AllFrom, &failures).await;
     assert!(seen.not_committed > 0 && seen.said > 0 && seen.unknown > 0, "{seen:?}");
 }
 
@@ -128,19 +141,43 @@ async fn a_fault_in_one_of_two_replicas_that_are_both_needed_is_answered_truly()
         Failure::Exists,
         Failure::ListingContradicts,
     ];
-    let one = fail_every_call((2, 2), Faults::One, &failures).await;
+    let one = fail_every_call(Places::Replicas(2, 2), Faults::One, &failures).await;
     assert!(one.committed > 0 && one.not_committed > 0, "{one:?}");
-    let all = fail_every_call((2, 2), Faults::AllFrom, &[Failure::Unavailable, Failure::AnswerLost, HANG]).await;
+    let all =
+        fail_every_call(Places::Replicas(2, 2), Faults::AllFrom, &[Failure::Unavailable, Failure::AnswerLost, HANG])
+            .await;
     assert!(all.not_committed > 0 && all.said > 0, "{all:?}");
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_fault_in_one_of_two_replicas_of_which_one_is_enough_is_answered_truly() {
     let failures = [Failure::Unavailable, Failure::AnswerLost, HANG];
-    let one = fail_every_call((2, 1), Faults::One, &failures).await;
+    let one = fail_every_call(Places::Replicas(2, 1), Faults::One, &failures).await;
     assert!(one.committed > 0, "{one:?}");
-    let all = fail_every_call((2, 1), Faults::AllFrom, &failures).await;
+    let all = fail_every_call(Places::Replicas(2, 1), Faults::AllFrom, &failures).await;
     assert!(all.committed > 0, "{all:?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_fault_in_the_place_for_records_that_a_commit_needs_is_answered_truly() {
+    let failures = [
+        Failure::Unavailable,
+        Failure::Denied,
+        Failure::NotFound,
+        Failure::AnswerLost,
+        HANG,
+        Failure::Truncated,
+        Failure::Flipped,
+        Failure::Conflict,
+        Failure::Exists,
+        Failure::ListingContradicts,
+        Failure::ListingStale(u64::MAX),
+    ];
+    let one = fail_every_call(Places::ReplicaAndRecords, Faults::One, &failures).await;
+    assert!(one.committed > 0 && one.not_committed > 0, "{one:?}");
+    let failures = [Failure::Unavailable, Failure::AnswerLost, HANG];
+    let all = fail_every_call(Places::ReplicaAndRecords, Faults::AllFrom, &failures).await;
+    assert!(all.not_committed > 0 && all.unknown > 0, "{all:?}");
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -54,7 +54,7 @@ pub(crate) struct Prepared {
     pub(crate) objects: Vec<(String, Bytes)>,
     pub(crate) snapshots: BTreeMap<SnapshotId, Streams>,
     /// How many acts there are.
-    pub(crate) acts: usize,
+    pub(crate) acts: u64,
 }
 
 impl Prepared {
@@ -71,7 +71,7 @@ impl Prepared {
             (key, Bytes::from(std::fs::read(file).unwrap()))
         };
         let objects: Vec<(String, Bytes)> = files_below(&root).iter().map(object).collect();
-        let acts = objects.iter().filter(|(key, _)| layout::parse_act(&name(DATASET), key).is_some()).count();
+        let acts = objects.iter().filter(|(key, _)| layout::parse_act(&name(DATASET), key).is_some()).count() as u64;
         let (keys, owner) = (vault.keys().unwrap(), vault.owner());
         Self { vault, keys, owner, objects, snapshots: made, acts }
     }
@@ -91,8 +91,32 @@ impl Prepared {
         let (state, sound) = (TempDir::new().unwrap(), all.clone());
         all[0] = failing.clone();
         let config = Config { min_replicas, ..self.vault.config.clone() };
-        VaultCopy { prepared: self, config, clock, state, failing, replicas: all, sound }
+        VaultCopy { prepared: self, config, clock, state, failing, replicas: all, sound, records: None }
     }
+
+    /// A copy of which one of two replicas is lost. So a commit needs the other one, and a place
+    /// that holds records alone, which can be made to fail.
+    pub(crate) async fn copy_beside_records(&self) -> VaultCopy<'_> {
+        let mut copy = self.copy((1, 1)).await;
+        let place = copy.config.replicas[0].clone();
+        copy.config.replicas = vec![place.clone(), place.clone()];
+        copy.config.records = vec![place];
+        let records = MemoryReplica::new(name("records"), "east", copy.clock.clone());
+        let vault = copy.sound[0].get(layout::VAULT, u64::MAX).await.unwrap();
+        records.put_new(layout::VAULT, vault).await.unwrap();
+        let sound: SharedReplica = Arc::new(records);
+        let failing = Arc::new(FailingReplica::new(sound.clone()));
+        copy.replicas = copy.sound.clone();
+        copy.records = Some(Records { failing: [failing.clone()], sound: [sound] });
+        copy.failing = failing;
+        copy
+    }
+}
+
+/// A place that holds records alone, as it fails and as it does not.
+pub(crate) struct Records {
+    failing: [SharedReplica; 1],
+    sound: [SharedReplica; 1],
 }
 
 pub(crate) struct VaultCopy<'a> {
@@ -105,9 +129,19 @@ pub(crate) struct VaultCopy<'a> {
     pub(crate) replicas: Vec<SharedReplica>,
     /// The same, none of which fails.
     pub(crate) sound: Vec<SharedReplica>,
+    pub(crate) records: Option<Records>,
 }
 
 impl VaultCopy<'_> {
+    /// The place for records that goes with these replicas.
+    fn records_of(&self, replicas: &[SharedReplica]) -> &[SharedReplica] {
+        match &self.records {
+            None => &[],
+            Some(records) if std::ptr::eq(replicas, self.sound.as_slice()) => &records.sound,
+            Some(records) => &records.failing,
+        }
+    }
+
     pub(crate) async fn backup(&self, replicas: &[SharedReplica], seed: u64) -> Result<BackupReport> {
         self.clock.advance(Duration::from_secs(1));
         let state = StateDirectory::open(self.state.path())?;
@@ -118,6 +152,7 @@ impl VaultCopy<'_> {
             environment: &tools::environment(),
             keys: &self.prepared.keys,
             replicas,
+            records: self.records_of(replicas),
             state: &state,
             clock: self.clock.clone(),
             budget: RunBudget::new(&self.config.limits),
@@ -136,6 +171,7 @@ impl VaultCopy<'_> {
             dataset: &self.config.datasets[0],
             keys: &self.prepared.keys,
             replicas,
+            records: self.records_of(replicas),
             state: &state,
             clock: self.clock.clone(),
             cancel: CancellationToken::new(),
@@ -177,11 +213,15 @@ impl VaultCopy<'_> {
 
     /// Whether the dataset has an act more than before.
     pub(crate) async fn has_a_new_act(&self) -> bool {
-        let mut acts = 0;
-        for replica in &self.sound {
-            acts = acts.max(replica.list(&layout::order(&name(DATASET))).await.unwrap().len());
+        let records = self.records.iter().flat_map(|records| &records.sound);
+        for place in self.sound.iter().chain(records) {
+            let listed = place.list(&layout::order(&name(DATASET))).await.unwrap();
+            let mut numbers = listed.iter().filter_map(|object| layout::parse_act(&name(DATASET), &object.key));
+            if numbers.any(|number| number > self.prepared.acts) {
+                return true;
+            }
         }
-        acts > self.prepared.acts
+        false
     }
 
     /// A success is true in each replica that it names, alone.

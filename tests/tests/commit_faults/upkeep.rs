@@ -48,7 +48,8 @@ async fn spread(copy: &VaultCopy<'_>, upkeep: Upkeep, replicas: &[SharedReplica]
         Upkeep::CatchUp => (catch_up(dataset, keys, replicas, &state, &limits(), &cancel).await?, true),
         Upkeep::Repair => {
             let clock = copy.clock.clone();
-            let prune = Prune { config: &copy.config, dataset, keys, replicas, state: &state, clock, cancel };
+            let prune =
+                Prune { config: &copy.config, dataset, keys, replicas, records: &[], state: &state, clock, cancel };
             let report = repair(&prune, None).await?;
             let is_well = report.is_whole() && report.doubts.is_empty();
             (report.replicas, is_well)

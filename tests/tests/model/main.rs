@@ -1,11 +1,13 @@
-//! A model of what can happen to a dataset, in random order: two hosts that back up, crash and
-//! prune, two regions that are away, emptied, rolled back or robbed, and hours that pass. A plain
+//! A model of what can happen to a dataset, in random order: two hosts that back up, crash, prune
+//! and repair, whose clocks jump and whose leases are lost; two regions that are away, emptied,
+//! rolled back or robbed; a place that holds records alone, or none; and hours that pass. A plain
 //! reference says which snapshots must exist, with which bytes.
 //!
 //! After each step: what was reported as committed is whole in some region, unless something was
 //! taken away from the regions; what is shown was committed; nothing is deleted but by a prune, and
 //! only what retention lets go, what a mark named, and whose grace period is over; a prune that
-//! refuses deletes nothing; and it refuses while a snapshot that its host has seen is lost.
+//! refuses deletes nothing; it refuses while a snapshot that its host has seen is lost; and under a
+//! clock that the regions contradict nothing is committed or deleted.
 //!
 //! `LIFEBOAT_MODEL_STEPS` says how many steps are taken, and `LIFEBOAT_MODEL_SEED` which. A failure
 //! is shrunk and shows the steps that led to it.
@@ -14,12 +16,15 @@
 mod beginning;
 mod reference;
 mod region;
+mod upkeep;
 mod world;
 
 use std::str::FromStr;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
+use lifeboat_engine::format::layout;
 use lifeboat_tests::tally::Tally;
+use lifeboat_tests::vault::{DATASET, name};
 use proptest::prelude::*;
 use proptest::test_runner::{RngAlgorithm, TestRng, TestRunner};
 
@@ -47,26 +52,97 @@ pub(crate) enum Lost {
     Marks,
     PruneRecords,
     Keyring,
+    Lease,
     Packs(u8),
+}
+
+impl Lost {
+    /// Whether it is the object of this key.
+    pub(crate) fn is(self, key: &str) -> bool {
+        let dataset = name(DATASET);
+        let in_snapshots = key.starts_with(&layout::snapshots(&dataset));
+        match self {
+            Self::Signatures => in_snapshots && layout::is_signature(key),
+            Self::Manifests => in_snapshots && !layout::is_signature(key),
+            Self::Acts => key.starts_with(&layout::order(&dataset)),
+            Self::Indexes => key.starts_with(&layout::indexes(&dataset)),
+            Self::Marks => key.starts_with(&layout::marks(&dataset)),
+            Self::PruneRecords => key.starts_with(&layout::prunes(&dataset)),
+            Self::Keyring => key.starts_with(&layout::keyring(&dataset)),
+            Self::Lease => key == layout::lease(&dataset),
+            // A sixteenth of them.
+            Self::Packs(digit) => layout::parse_pack(&dataset, key).is_some_and(|pack| pack.0[0] % 16 == digit % 16),
+        }
+    }
 }
 
 /// One step. Hosts and regions are 0 and 1.
 #[derive(Debug, Clone, Copy)]
 pub(crate) enum Step {
-    Backup { host: usize, content: Content },
-    Crash { host: usize, content: Content, call: u64, does_work: bool },
-    Prune { host: usize },
-    Sleep { hours: u8 },
+    Backup {
+        host: usize,
+        content: Content,
+    },
+    Crash {
+        host: usize,
+        content: Content,
+        call: u64,
+        does_work: bool,
+    },
+    Prune {
+        host: usize,
+    },
+    Sleep {
+        hours: u8,
+    },
     Verify,
-    CatchUp { host: usize },
-    Restore { which: prop::sample::Index },
-    Leave { region: usize },
+    CatchUp {
+        host: usize,
+    },
+    /// If `accepts`, the operator gives up what is missing then.
+    Repair {
+        host: usize,
+        accepts: bool,
+    },
+    /// A look who leads, as a deputy takes it.
+    Look {
+        host: usize,
+    },
+    /// The host's clock is wrong by so many hours from now on; 0: it is right again.
+    SetClock {
+        host: usize,
+        hours: i32,
+    },
+    Restore {
+        which: prop::sample::Index,
+    },
+    Leave {
+        region: usize,
+    },
     Return,
-    Remember { region: usize },
-    RollBack { region: usize },
-    Empty { region: usize, all: bool },
-    Lose { region: usize, what: Lost },
-    Forget { host: usize },
+    /// The place that holds records alone is away from now on, or back.
+    Records {
+        are_away: bool,
+    },
+    Remember {
+        region: usize,
+    },
+    RollBack {
+        region: usize,
+    },
+    /// Region 2 is both.
+    Empty {
+        region: usize,
+        all: bool,
+    },
+    /// Region 2 is both.
+    Lose {
+        region: usize,
+        what: Lost,
+    },
+    Forget {
+        host: usize,
+    },
 }
 
 impl Step {
@@ -77,7 +153,7 @@ impl Step {
 
     /// Whether it happens where nothing goes wrong.
     fn is_calm(self) -> bool {
-        !self.is_harm() && !matches!(self, Self::Leave { .. })
+        !self.is_harm() && !matches!(self, Self::Leave { .. } | Self::Records { are_away: true })
     }
 }
 
@@ -86,6 +162,10 @@ impl Step {
 pub(crate) struct Case {
     pub(crate) min_replicas: usize,
     pub(crate) rows: bool,
+    /// The regions tell the time, as stores do and directories do not.
+    pub(crate) tells_time: bool,
+    /// There is a place that holds records alone.
+    pub(crate) has_records: bool,
     /// Nothing is taken away, and no region is away: then nothing may be refused.
     is_calm: bool,
     steps: Vec<Step>,
@@ -102,6 +182,7 @@ fn step() -> impl Strategy<Value = Step> {
         1 => Just(Lost::Marks),
         1 => Just(Lost::PruneRecords),
         1 => Just(Lost::Keyring),
+        1 => Just(Lost::Lease),
         3 => any::<u8>().prop_map(Lost::Packs),
     ];
     prop_oneof![
@@ -112,22 +193,36 @@ fn step() -> impl Strategy<Value = Step> {
         14 => (1_u8..12).prop_map(|hours| Step::Sleep { hours }),
         4 => Just(Step::Verify),
         8 => one().prop_map(|host| Step::CatchUp { host }),
+        6 => (one(), any::<bool>()).prop_map(|(host, accepts)| Step::Repair { host, accepts }),
+        3 => one().prop_map(|host| Step::Look { host }),
+        2 => (one(), hours_wrong()).prop_map(|(host, hours)| Step::SetClock { host, hours }),
+        3 => one().prop_map(|host| Step::SetClock { host, hours: 0 }),
         6 => any::<prop::sample::Index>().prop_map(|which| Step::Restore { which }),
         2 => one().prop_map(|region| Step::Leave { region }),
         3 => Just(Step::Return),
+        1 => Just(Step::Records { are_away: true }),
+        2 => Just(Step::Records { are_away: false }),
         3 => one().prop_map(|region| Step::Remember { region }),
         2 => one().prop_map(|region| Step::RollBack { region }),
-        1 => (one(), any::<bool>()).prop_map(|(region, all)| Step::Empty { region, all }),
-        3 => (one(), lost).prop_map(|(region, what)| Step::Lose { region, what }),
+        2 => (0_usize..3, any::<bool>()).prop_map(|(region, all)| Step::Empty { region, all }),
+        4 => (0_usize..3, lost).prop_map(|(region, what)| Step::Lose { region, what }),
         1 => one().prop_map(|host| Step::Forget { host }),
     ]
 }
 
+/// By how much a clock is wrong: hours, a day of a wrong zone, or years.
+fn hours_wrong() -> impl Strategy<Value = i32> {
+    prop_oneof![Just(1), Just(-1), Just(-24), Just(11), Just(24 * 3650), Just(-24 * 300)]
+}
+
 fn case() -> impl Strategy<Value = Case> {
     let steps = prop::collection::vec(step(), LEAST_STEPS..=MOST_STEPS);
-    (1_usize..=2, any::<bool>(), any::<bool>(), steps).prop_map(|(min_replicas, rows, is_calm, steps)| Case {
+    let choices = (any::<bool>(), any::<bool>(), any::<bool>(), any::<bool>());
+    (1_usize..=2, choices, steps).prop_map(|(min_replicas, (rows, tells_time, has_records, is_calm), steps)| Case {
         min_replicas,
         rows,
+        tells_time,
+        has_records,
         is_calm,
         steps,
     })
@@ -163,6 +258,13 @@ pub(crate) struct Totals {
     /// Objects that prune deleted.
     pub(crate) deleted: Count,
     pub(crate) restores: Count,
+    pub(crate) repairs: Count,
+    /// Repairs in which an operator gave up what was missing, or settled branches.
+    pub(crate) given_up: Count,
+    /// Looks who leads.
+    pub(crate) looks: Count,
+    /// Runs that were refused because of the host's clock.
+    pub(crate) wrong_clocks: Count,
 }
 
 /// Notes a failure: from then on, cases are shrunk, and none may be left out.
@@ -233,32 +335,29 @@ fn whatever_happens_nothing_committed_is_lost_and_nothing_lost_is_called_safe() 
             }
         }
     });
-    let Totals { steps: taken, commits, refused, unknown, crashes, prunes, told, marks, deleted, restores } = &totals;
-    println!(
-        "model: {} steps, {} snapshots committed, {} refused, {} unknown, {} crashes, {} prunes and {} that told, \
-         {} marks, {} objects deleted, {} restores, lost 0, false successes 0",
-        taken.get(),
-        commits.get(),
-        refused.get(),
-        unknown.get(),
-        crashes.get(),
-        prunes.get(),
-        told.get(),
-        marks.get(),
-        deleted.get(),
-        restores.get(),
-    );
-    (tally.steps, tally.crashes, tally.committed) = (taken.get(), crashes.get(), commits.get());
-    assert!(taken.get() >= steps);
-    for (what, count) in [
-        ("commit", commits),
-        ("crash", crashes),
-        ("prune", prunes),
-        ("prune that tells", told),
-        ("mark", marks),
-        ("deletion", deleted),
-        ("restore", restores),
-    ] {
-        assert!(count.get() > 0, "not a single {what} in {} steps", taken.get());
+    let counted = [
+        ("steps", &totals.steps),
+        ("snapshots committed", &totals.commits),
+        ("refused", &totals.refused),
+        ("unknown", &totals.unknown),
+        ("crashes", &totals.crashes),
+        ("prunes", &totals.prunes),
+        ("prunes that told", &totals.told),
+        ("marks", &totals.marks),
+        ("objects deleted", &totals.deleted),
+        ("restores", &totals.restores),
+        ("repairs", &totals.repairs),
+        ("losses given up", &totals.given_up),
+        ("looks who leads", &totals.looks),
+        ("wrong clocks", &totals.wrong_clocks),
+    ];
+    let told: Vec<String> = counted.iter().map(|(what, count)| format!("{} {what}", count.get())).collect();
+    println!("model: {}, lost 0, false successes 0", told.join(", "));
+    (tally.steps, tally.crashes, tally.committed) = (totals.steps.get(), totals.crashes.get(), totals.commits.get());
+    assert!(totals.steps.get() >= steps);
+    // These are rare.
+    let may_be_none = |what: &str| matches!(what, "refused" | "unknown" | "losses given up");
+    for (what, count) in counted.iter().filter(|(what, _)| !may_be_none(what)) {
+        assert!(count.get() > 0, "no {what} in {} steps", totals.steps.get());
     }
 }

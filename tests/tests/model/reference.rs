@@ -111,6 +111,20 @@ impl Reference {
         marks
     }
 
+    /// What an operator has given up, as new prune records say. It need not be there any more.
+    pub(crate) fn note_given_up(&mut self, before: &Objects, after: &Objects) {
+        let folder = layout::prunes(&name(DATASET));
+        let is_new = |key: &str| key.starts_with(&folder) && !layout::is_signature(key) && !before.contains_key(key);
+        for (key, body) in after.iter().filter(|(key, _)| is_new(key)) {
+            for snapshot in removed(body) {
+                let known = self.known.get(&snapshot).filter(|_| !self.is_marked(snapshot.as_str()));
+                let is_whole = known.is_some_and(|known| known.is_whole_in(after));
+                assert!(!is_whole, "{key} gives up {snapshot}, which is whole");
+                self.known.remove(&snapshot);
+            }
+        }
+    }
+
     pub(crate) fn is_marked(&self, id: &str) -> bool {
         self.marked.contains_key(id)
     }
@@ -151,4 +165,12 @@ fn named(mark: &Bytes) -> (Vec<String>, Vec<String>) {
     let snapshots = mark["body"]["snapshots"].as_array().unwrap().iter().map(|marked| text(&marked["snapshot"]));
     let packs = mark["body"]["packs"].as_array().unwrap().iter().map(text);
     (snapshots.collect(), packs.collect())
+}
+
+/// The snapshots that a prune record names as removed.
+fn removed(record: &Bytes) -> Vec<SnapshotId> {
+    let record: Value = serde_json::from_slice(record).unwrap();
+    let removed = record["body"]["removed"].as_array();
+    let id = |removed: &Value| removed["snapshot"].as_str().unwrap().parse().unwrap();
+    removed.map(|removed| removed.iter().map(id).collect()).unwrap_or_default()
 }

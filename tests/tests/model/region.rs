@@ -7,6 +7,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use async_trait::async_trait;
 use bytes::Bytes;
+use chrono::TimeDelta;
 use lifeboat_engine::clock::SharedClock;
 use lifeboat_engine::format::id::Name;
 use lifeboat_engine::store::{
@@ -121,11 +122,13 @@ impl Crash {
 pub(crate) struct Line {
     region: Arc<Region>,
     crash: Arc<Crash>,
+    /// The region's clock minus the host's, if it tells the time.
+    offset: Option<TimeDelta>,
 }
 
 impl Line {
-    pub(crate) fn to(region: &Arc<Region>, crash: &Arc<Crash>) -> SharedReplica {
-        Arc::new(Self { region: region.clone(), crash: crash.clone() })
+    pub(crate) fn to(region: &Arc<Region>, crash: &Arc<Crash>, offset: Option<TimeDelta>) -> SharedReplica {
+        Arc::new(Self { region: region.clone(), crash: crash.clone(), offset })
     }
 
     async fn pass<T>(
@@ -164,6 +167,10 @@ impl Replica for Line {
 
     fn region(&self) -> &str {
         "east"
+    }
+
+    fn clock_offset(&self, _: TimeDelta) -> Option<TimeDelta> {
+        self.offset.filter(|_| !self.region.is_away())
     }
 
     async fn put_new(&self, key: &str, body: Bytes) -> Result<(), ReplicaError> {

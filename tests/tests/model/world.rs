@@ -5,15 +5,15 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 
+use chrono::{DateTime, TimeDelta, Utc};
 use lifeboat_engine::backup::{Backup, BackupReport, Progress, RunBudget};
 use lifeboat_engine::clock::{Clock, ManualClock, SharedClock};
 use lifeboat_engine::config::{Config, Dedup, Retention};
 use lifeboat_engine::format::id::SnapshotId;
 use lifeboat_engine::format::layout;
-use lifeboat_engine::keep::catch_up::catch_up;
-use lifeboat_engine::keep::prune::Prune;
 use lifeboat_engine::keep::verify::{Finding, verify};
-use lifeboat_engine::keys::{InitOptions, init};
+use lifeboat_engine::lead::Lead;
+use lifeboat_engine::lead::lease::keep;
 use lifeboat_engine::restore::VaultReader;
 use lifeboat_engine::state::StateDirectory;
 use lifeboat_engine::store::SharedReplica;
@@ -27,22 +27,32 @@ use tokio_util::sync::CancellationToken;
 use crate::beginning::{Beginning, scratch};
 use crate::reference::{Content, DAILY, GRACE, KEEP_LAST, Known, Reference};
 use crate::region::{Crash, Line, Objects, Region};
-use crate::{Case, Lost, Step, Totals};
+use crate::upkeep::run_prune;
+use crate::{Case, Step, Totals};
+
+/// Not one region, but both.
+const BOTH: usize = 2;
 
 /// See the [module](self).
 pub(crate) struct World<'a> {
-    beginning: &'a Beginning,
-    config: Config,
-    clock: Arc<ManualClock>,
-    regions: [Arc<Region>; 2],
+    pub(crate) beginning: &'a Beginning,
+    pub(crate) config: Config,
+    pub(crate) clock: Arc<ManualClock>,
+    pub(crate) regions: [Arc<Region>; 2],
+    /// See [`Case`].
+    tells_time: bool,
+    /// By how much the clock of each host is wrong.
+    wrong: [TimeDelta; 2],
+    /// The place that holds records alone, if there is one.
+    records: Option<Arc<Region>>,
     /// The state directory of each host.
-    states: [TempDir; 2],
+    pub(crate) states: [TempDir; 2],
     /// The snapshots that each host has seen, as far as it still has its state.
     seen: [BTreeSet<SnapshotId>; 2],
-    reference: Reference,
+    pub(crate) reference: Reference,
     /// Whether anything was taken away from a region, or its hosts could not see it.
-    is_harmed: bool,
-    totals: &'a Totals,
+    pub(crate) is_harmed: bool,
+    pub(crate) totals: &'a Totals,
 }
 
 impl<'a> World<'a> {
@@ -53,6 +63,14 @@ impl<'a> World<'a> {
         dataset.dedup = if case.rows { Dedup::Rows } else { Dedup::Chunks };
         let clock = ManualClock::at("2027-03-01T08:00:00Z".parse().unwrap());
         let shared: SharedClock = clock.clone();
+        let mut records = None;
+        if case.has_records {
+            let place = config.replicas[0].clone();
+            config.records = vec![place];
+            let vault = beginning.objects.get_key_value(layout::VAULT).unwrap();
+            let objects = Objects::from([(vault.0.clone(), vault.1.clone())]);
+            records = Some(Region::with(name("records"), &objects, &shared).await);
+        }
         let regions = [
             Region::with(name("r1"), &beginning.objects, &shared).await,
             Region::with(name("r2"), &beginning.objects, &shared).await,
@@ -62,6 +80,9 @@ impl<'a> World<'a> {
             config,
             clock,
             regions,
+            records,
+            tells_time: case.tells_time,
+            wrong: [TimeDelta::zero(); 2],
             states: [scratch(), scratch()],
             seen: [BTreeSet::new(), BTreeSet::new()],
             reference: Reference::default(),
@@ -70,26 +91,57 @@ impl<'a> World<'a> {
         }
     }
 
-    fn lines(&self, crash: &Arc<Crash>) -> Vec<SharedReplica> {
-        self.regions.iter().map(|region| Line::to(region, crash)).collect()
+    /// The regions as a host reaches them.
+    pub(crate) fn lines(&self, host: usize, crash: &Arc<Crash>) -> Vec<SharedReplica> {
+        let offset = self.tells_time.then(|| -self.wrong[host]);
+        self.regions.iter().map(|region| Line::to(region, crash, offset)).collect()
+    }
+
+    /// The place for records, as a host reaches it.
+    pub(crate) fn records(&self, host: usize, crash: &Arc<Crash>) -> Vec<SharedReplica> {
+        let offset = self.tells_time.then(|| -self.wrong[host]);
+        self.records.iter().map(|place| Line::to(place, crash, offset)).collect()
+    }
+
+    /// The regions as somebody else reaches them.
+    fn direct(&self) -> Vec<SharedReplica> {
+        self.regions.iter().map(|region| Line::to(region, &Crash::never(), None)).collect()
     }
 
     fn is_one_away(&self) -> bool {
-        self.regions.iter().any(|region| region.is_away())
+        self.regions.iter().chain(&self.records).any(|place| place.is_away())
     }
 
-    async fn objects(&self) -> [Objects; 2] {
+    pub(crate) fn records_place(&self) -> Option<&Region> {
+        self.records.as_deref()
+    }
+
+    /// Whether something was taken away, or cannot be seen.
+    pub(crate) fn is_troubled(&self) -> bool {
+        self.is_harmed || self.is_one_away()
+    }
+
+    pub(crate) fn has_wrong_clock(&self, host: usize) -> bool {
+        self.wrong[host] != TimeDelta::zero()
+    }
+
+    /// The clock of a host.
+    pub(crate) fn clock_of(&self, host: usize) -> SharedClock {
+        Arc::new(WrongClock { real: self.clock.clone(), by: self.wrong[host] })
+    }
+
+    pub(crate) async fn objects(&self) -> [Objects; 2] {
         [self.regions[0].objects().await, self.regions[1].objects().await]
     }
 
-    fn shared_clock(&self) -> SharedClock {
+    pub(crate) fn shared_clock(&self) -> SharedClock {
         self.clock.clone()
     }
 
     /// Opens the vault as its owner does; `None` if no region that is not away has one.
     async fn reader(&self) -> Option<VaultReader> {
         let (owner, token) = (self.beginning.owner.clone(), CancellationToken::new());
-        let reader = VaultReader::open(&self.lines(&Crash::never()), owner, limits(), token).await;
+        let reader = VaultReader::open(&self.direct(), owner, limits(), token).await;
         assert!(reader.is_ok() || self.is_harmed, "the vault cannot be opened: {:?}", reader.err());
         reader.ok()
     }
@@ -106,6 +158,13 @@ impl<'a> World<'a> {
             Step::Sleep { hours } => self.clock.advance(Duration::from_secs(u64::from(hours) * 3600)),
             Step::Verify => self.verify(&before).await,
             Step::CatchUp { host } => self.catch_up(host, &before).await,
+            Step::Repair { host, accepts } => self.repair(host, accepts, &before).await,
+            Step::Look { host } => self.look(host).await,
+            Step::SetClock { host, hours } => {
+                if self.tells_time {
+                    self.wrong[host] = TimeDelta::hours(hours.into());
+                }
+            }
             Step::Restore { which } => self.restore(which, &before).await,
             Step::Leave { region } => {
                 self.regions[region].set_away(true);
@@ -113,6 +172,7 @@ impl<'a> World<'a> {
                 // Commits may then be in one region alone, and be lost with it, or branch.
                 self.is_harmed |= self.config.min_replicas == 1;
             }
+            Step::Records { are_away } => self.records.iter().for_each(|place| place.set_away(are_away)),
             Step::Return => self.regions.iter().for_each(|region| region.set_away(false)),
             Step::Remember { region } => self.regions[region].remember().await,
             Step::RollBack { region } => {
@@ -140,6 +200,7 @@ impl<'a> World<'a> {
             }
         }
         self.judge(step, &after);
+        self.judge_records().await;
         self.totals.steps.add(1);
     }
 
@@ -148,30 +209,44 @@ impl<'a> World<'a> {
         self.is_harmed = true;
     }
 
+    /// Of one region, or of both.
     async fn keep_only(&mut self, region: usize, before: &[Objects; 2], is_left: impl Fn(&str) -> bool) {
-        let left = before[region].iter().filter(|(key, _)| is_left(key.as_str()));
-        let left: Objects = left.map(|(key, body)| (key.clone(), body.clone())).collect();
-        self.harm(region, &left).await;
+        for one in (0..before.len()).filter(|one| region == *one || region == BOTH) {
+            let left = before[one].iter().filter(|(key, _)| is_left(key.as_str()));
+            let left: Objects = left.map(|(key, body)| (key.clone(), body.clone())).collect();
+            self.harm(one, &left).await;
+        }
     }
 
     async fn run(&self, host: usize, content: Content, crash: &Arc<Crash>) -> Result<BackupReport> {
         let state = StateDirectory::open(self.states[host].path())?;
-        let replicas = self.lines(crash);
-        Backup {
-            config: &self.config,
-            dataset: &self.config.datasets[0],
-            source: &content.source(),
-            environment: &tools::environment(),
-            keys: &self.beginning.keys,
+        let (replicas, records, clock) = (self.lines(host, crash), self.records(host, crash), self.clock_of(host));
+        let (config, keys) = (&self.config, &self.beginning.keys);
+        let dataset = &config.datasets[0];
+        let lead =
+            Lead { config, dataset, keys, replicas: &replicas, records: &records, state: &state, clock: clock.clone() };
+        let source = content.source();
+        let environment = tools::environment();
+        let backup = Backup {
+            config,
+            dataset,
+            source: &source,
+            environment: &environment,
+            keys,
             replicas: &replicas,
+            records: &records,
             state: &state,
-            clock: self.shared_clock(),
-            budget: RunBudget::new(&self.config.limits),
+            clock,
+            budget: RunBudget::new(&config.limits),
             progress: Arc::new(Progress::default()),
             cancel: CancellationToken::new(),
+        };
+        // As the daemon does.
+        tokio::select! {
+            biased;
+            never = keep(&lead) => match never {},
+            outcome = backup.run() => outcome,
         }
-        .run()
-        .await
     }
 
     async fn backup(&mut self, host: usize, content: Content, crash: &Arc<Crash>) {
@@ -181,6 +256,12 @@ impl<'a> World<'a> {
     }
 
     async fn judge_backup(&mut self, host: usize, content: Content, outcome: Result<BackupReport>) {
+        if self.has_wrong_clock(host) {
+            let error = outcome.expect_err("a backup under a clock that the regions contradict");
+            assert!(error.class() != Class::Unknown, "{error:?}");
+            self.totals.wrong_clocks.add(1);
+            return;
+        }
         match outcome {
             Ok(report) => {
                 self.totals.commits.add(1);
@@ -190,13 +271,12 @@ impl<'a> World<'a> {
                 self.seen[host].extend(here.flat_map(|(_, objects)| Reference::shown(objects)));
             }
             Err(error) if error.class() == Class::Unknown => {
-                assert!(self.is_harmed || self.is_one_away(), "nothing is wrong, and yet unknown: {error:?}");
+                assert!(self.is_troubled(), "nothing is wrong, and yet unknown: {error:?}");
                 self.totals.unknown.add(1);
                 self.reference.pending.push(content);
             }
             Err(error) => {
-                let excused = self.is_harmed || self.is_one_away();
-                assert!(excused, "a backup was refused though nothing is wrong: {error:?}");
+                assert!(self.is_troubled(), "a backup was refused though nothing is wrong: {error:?}");
                 self.totals.refused.add(1);
             }
         }
@@ -260,7 +340,7 @@ impl<'a> World<'a> {
     }
 
     async fn prune(&mut self, host: usize, before: &[Objects; 2]) {
-        let outcome = self.run_prune(host).await;
+        let outcome = self.with_prune(host, run_prune).await;
         let after = self.objects().await;
         let shown: BTreeSet<SnapshotId> = before.iter().chain(&after).flat_map(Reference::shown).collect();
         self.reference.let_go(&shown);
@@ -274,10 +354,14 @@ impl<'a> World<'a> {
             self.totals.deleted.add(gone.len() as u64);
             self.totals.marks.add(self.reference.note_marks(before, after, now));
         }
+        if self.has_wrong_clock(host) {
+            assert!(outcome.is_err(), "a prune under a clock that the regions contradict: {outcome:?}");
+            self.totals.wrong_clocks.add(1);
+            return;
+        }
         let is_silent = outcome.as_ref().is_ok_and(Vec::is_empty);
         if !is_silent {
-            let excused = self.is_harmed || self.is_one_away();
-            assert!(excused, "prune complains though nothing is wrong: {outcome:?}");
+            assert!(self.is_troubled(), "prune complains though nothing is wrong: {outcome:?}");
             self.totals.told.add(1);
             return;
         }
@@ -292,42 +376,11 @@ impl<'a> World<'a> {
         assert!(lost.is_empty(), "prune goes on without a word, and {lost:?} are lost");
     }
 
-    async fn run_prune(&self, host: usize) -> Result<Vec<String>> {
-        let state = StateDirectory::open(self.states[host].path())?;
-        let replicas = self.lines(&Crash::never());
-        let prune = Prune {
-            config: &self.config,
-            dataset: &self.config.datasets[0],
-            keys: &self.beginning.keys,
-            replicas: &replicas,
-            state: &state,
-            clock: self.shared_clock(),
-            cancel: CancellationToken::new(),
-        };
-        let plan = prune.plan().await?;
-        Ok(prune.execute(&plan).await?.failures)
-    }
-
-    async fn catch_up(&self, host: usize, before: &[Objects; 2]) {
-        let replicas = self.lines(&Crash::never());
-        if before.iter().any(|objects| !objects.contains_key(layout::VAULT)) {
-            // An empty bucket becomes a replica by `init`; if no vault is left, by nothing.
-            let _ = init(&self.config, &replicas, &InitOptions::default(), &self.shared_clock()).await;
-        }
-        let state = StateDirectory::open(self.states[host].path()).unwrap();
-        let (dataset, keys) = (&self.config.datasets[0], &self.beginning.keys);
-        let states = catch_up(dataset, keys, &replicas, &state, &limits(), &CancellationToken::new()).await;
-        if !self.is_harmed && !self.is_one_away() {
-            let states = states.unwrap();
-            assert!(states.iter().all(|state| state.error.is_none() && state.behind == 0), "{states:?}");
-        }
-    }
-
     async fn verify(&self, objects: &[Objects; 2]) {
         let Some(reader) = self.reader().await else { return };
         let report = verify(&reader, &name(DATASET), None, false, self.clock.now(), &CancellationToken::new()).await;
         let report = report.unwrap_or_else(|error| panic!("{error:?}"));
-        let excused = self.is_harmed || self.is_one_away();
+        let excused = self.is_troubled();
         // A run that crashed between its act and its signature is told when hours have passed.
         let has_crashed = !self.reference.pending.is_empty();
         let is_signed = |key: &str| objects.iter().any(|objects| objects.contains_key(&layout::signature(key)));
@@ -405,7 +458,7 @@ impl<'a> World<'a> {
                     self.reference.known.insert(snapshot, known);
                 }
                 // It may be shown by what is left of a region, or by one that is away.
-                None => assert!(self.is_harmed || self.is_one_away(), "{snapshot} is shown, and nobody made it"),
+                None => assert!(self.is_troubled(), "{snapshot} is shown, and nobody made it"),
             }
         }
     }
@@ -425,21 +478,22 @@ impl<'a> World<'a> {
     }
 }
 
-impl Lost {
-    /// Whether it is the object of this key.
-    fn is(self, key: &str) -> bool {
-        let dataset = name(DATASET);
-        let in_snapshots = key.starts_with(&layout::snapshots(&dataset));
-        match self {
-            Self::Signatures => in_snapshots && layout::is_signature(key),
-            Self::Manifests => in_snapshots && !layout::is_signature(key),
-            Self::Acts => key.starts_with(&layout::order(&dataset)),
-            Self::Indexes => key.starts_with(&layout::indexes(&dataset)),
-            Self::Marks => key.starts_with(&layout::marks(&dataset)),
-            Self::PruneRecords => key.starts_with(&layout::prunes(&dataset)),
-            Self::Keyring => key.starts_with(&layout::keyring(&dataset)),
-            // A sixteenth of them.
-            Self::Packs(digit) => layout::parse_pack(&dataset, key).is_some_and(|pack| pack.0[0] % 16 == digit % 16),
-        }
+/// The clock of a host.
+struct WrongClock {
+    real: Arc<ManualClock>,
+    by: TimeDelta,
+}
+
+impl Clock for WrongClock {
+    fn now(&self) -> DateTime<Utc> {
+        self.real.now() + self.by
+    }
+
+    fn elapsed(&self) -> Duration {
+        self.real.elapsed()
+    }
+
+    fn elapsed_with_sleep(&self) -> Duration {
+        self.real.elapsed_with_sleep()
     }
 }

@@ -42,7 +42,7 @@ impl Place {
         let (key, object) = (layout::manifest(&self.dataset, &id), Bytes::from_static(b"manifest"));
         let object = SignedObject { key, object, signature: Bytes::from_static(b"signature") };
         let principal: Name = "db1".parse().unwrap();
-        let actor = Actor { vault: VAULT, dataset: &self.dataset, principal: &principal, signer };
+        let actor = Actor { vault: VAULT, dataset: &self.dataset, principal: &principal, signer, sequence: None };
         actor.act(ActKind::Commit, &id, &object, None, number - 1, id.time()).unwrap()
     }
 

@@ -97,6 +97,11 @@ impl Prune<'_> {
             for inventory in swept.iter().filter(|inventory| acting.writes_to(inventory)) {
                 self.sweep(inventory, &view, &sweep, &mut gone, &mut outcome).await;
             }
+            self.sweep_records(&[&sweep.passed], &mut outcome).await;
+        } else {
+            // What a sweep before could not delete there.
+            let passed: Vec<&PruneRecord> = view.records.iter().map(|record| &record.body).collect();
+            self.sweep_records(&passed, &mut outcome).await;
         }
         outcome.failures.extend(acting.failed.values().map(Error::chain));
         outcome.snapshots = gone.len() as u64;

@@ -50,11 +50,12 @@ impl<'p> Acting<'p> {
     ) -> Result<()> {
         let HostKeys { vault, signer, .. } = self.prune.keys;
         let (dataset, principal) = (&self.prune.dataset.name, &self.prune.config.host);
-        let actor = Actor { vault, dataset, principal, signer };
+        let actor = Actor { vault, dataset, principal, signer, sequence: None };
         let act = actor.act(kind, id, record, self.last.as_ref(), self.newest, self.prune.clock.now())?;
         let number = act.act.number;
         self.record(kind, id, record).await?;
         let order = OrderReader { vault, dataset, trust: &self.prune.keys.trust, cache: None, host_key: None };
+        self.take_in_records(&order, &act).await?;
         let mut has_place = false;
         for inventory in inventories {
             let replica = &inventory.replica;
@@ -88,6 +89,30 @@ impl<'p> Acting<'p> {
 }
 
 impl Acting<'_> {
+    /// Takes the number in each place that holds records alone, before any replica: so a commit of
+    /// which these replicas show nothing is not missed.
+    async fn take_in_records(&self, order: &OrderReader<'_>, act: &FoundAct) -> Result<()> {
+        let number = act.act.number;
+        for place in self.prune.records {
+            let error = match order.take(act, place).await {
+                Taken::Yes => continue,
+                Taken::Collided => Error::failed(format!(
+                    "another host took number {number}, and the replicas that answer do not show what for"
+                ))
+                .hint("back up once when every replica answers, then prune again"),
+                Taken::No(error) | Taken::Unknown(error) => {
+                    let hint = "prune again when it answers: `lifeboat check` tells why it does not";
+                    error.hint(hint)
+                }
+            };
+            let hint = error.hint_text().unwrap_or_default().to_owned();
+            let what =
+                format!("nothing is marked or deleted: {} holds the records, and did not take this", place.name());
+            return Err(error.within(what).hint(hint));
+        }
+        Ok(())
+    }
+
     /// Records in this host's log what it is about to write, and so to delete.
     async fn record(&self, kind: ActKind, id: &SnapshotId, record: &SignedObject) -> Result<()> {
         let (dataset, id, blake3) = (self.prune.dataset.name.clone(), id.clone(), Digest::of(&record.object));

@@ -75,6 +75,8 @@ pub struct Prune<'a> {
     pub keys: &'a HostKeys,
     /// Every configured replica. One that cannot be listed is left alone.
     pub replicas: &'a [SharedReplica],
+    /// Every place that holds records alone. Without them, nothing is marked or deleted.
+    pub records: &'a [SharedReplica],
     /// The directory that remembers since when packs are unreferenced. The caller holds the
     /// dataset's lock, but for a plan.
     pub state: &'a StateDirectory,

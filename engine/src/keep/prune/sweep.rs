@@ -19,6 +19,7 @@ use super::execute::Sweep;
 use super::view::View;
 use super::{DeadPack, Prune, PruneOutcome};
 use crate::catalog::inventory::Inventory;
+use crate::catalog::numbers::numbers;
 use crate::catalog::outlines::OutlineMap;
 use crate::renewal::sparse::Packs;
 
@@ -105,6 +106,28 @@ impl Prune<'_> {
         let failed: Vec<String> = failed.collect();
         if !failed.is_empty() {
             outcome.failures.push(failed.join("; "));
+        }
+    }
+
+    /// Deletes acts that have passed, as one of these records says, from the places that hold
+    /// records alone.
+    pub(super) async fn sweep_records(&self, says: &[&PruneRecord], outcome: &mut PruneOutcome) {
+        let dataset = &self.dataset.name;
+        for place in self.records {
+            let deleted = async {
+                let shown = numbers(place, dataset, 1).await?;
+                let passed = shown.into_iter().filter(|number| says.iter().any(|record| record.has_passed(*number)));
+                let mut stuck = Stuck::default();
+                stuck.delete(place, &passed.map(|number| layout::act(dataset, number)).collect::<Vec<_>>()).await?;
+                Ok::<_, Error>(stuck)
+            };
+            match deleted.await {
+                Ok(stuck) => {
+                    outcome.hidden += stuck.hidden;
+                    outcome.failures.extend(stuck.told());
+                }
+                Err(error) => outcome.failures.push(error.chain()),
+            }
         }
     }
 

@@ -176,7 +176,9 @@ impl Prune<'_> {
         let seen = doubts.unless_read(seen::read(self.state, dataset));
         let cache = ObjectCache::open(self.state, dataset, &self.keys.trust.mark());
         let order = OrderReader::of_host(self.keys, dataset, &cache);
-        let acts = order.all(&inventories).await;
+        // One that cannot be used takes no act either, so nothing is deleted.
+        let (of_records, _) = Inventory::take_all_to_write(self.records, &self.keys.vault, dataset).await;
+        let acts = order.all(&[inventories.as_slice(), of_records.as_slice()].concat()).await;
         if let Some((number, error)) = acts.unreadable.iter().find(|(_, error)| !is_verdict(error)) {
             let doubt = Error::new(error.class(), error.chain()).within(format!("act {number} cannot be read"));
             let hint = doubt.hint_text().filter(|_| error.class() != Class::Storage).unwrap_or(NO_ANSWER).to_owned();
@@ -236,7 +238,8 @@ impl Prune<'_> {
         let (pruned, records) = (records.snapshots, records.found);
         let current = acts.without_passed(records.iter().map(|record| &record.body));
         let to_finish = if all_records_known { &current } else { &Acts::default() };
-        self.bring_level(&order, &documents, acts.newest(), to_finish, &mut inventories, &mut doubts).await;
+        let level = (&of_records[..], acts.newest(), to_finish);
+        self.bring_level(&order, &documents, level, &mut inventories, &mut doubts).await;
         let snapshots = all_snapshots(&inventories).into_iter().rev().filter(|snapshot| !pruned.contains_key(snapshot));
         let kept = KeptOutlines::open(&cache, &self.keys.host_key, &self.keys.vault, dataset);
         let ReadOutlines { outlines, by_snapshot, unreadable } =
@@ -355,18 +358,18 @@ impl Prune<'_> {
         Ok(Survey { view, gaps, doubt: doubts.everywhere, unusable })
     }
 
-    /// Gives each replica the acts that it lacks, and the signatures that `to_finish` hold. One
-    /// that fails is doubted: what it lists still counts for what is missing.
+    /// Gives each replica the acts that it lacks of the others and of `records`, and the signatures
+    /// that `to_finish` hold. One that fails is doubted: what it lists still counts for what is
+    /// missing.
     async fn bring_level(
         &self,
         order: &OrderReader<'_>,
         documents: &Documents<'_>,
-        newest: u64,
-        to_finish: &Acts,
+        (records, newest, to_finish): (&[Inventory], u64, &Acts),
         inventories: &mut [Inventory],
         doubts: &mut Doubts,
     ) {
-        let all = inventories.to_vec();
+        let all = [&*inventories, records].concat();
         for inventory in inventories {
             let brought = async {
                 order.level(inventory, &all, newest).await?;

@@ -6,6 +6,7 @@ use lifeboat_engine::config::{Config, ReplicaKind, S3Config, S3Credentials, Surr
 use lifeboat_engine::store::bandwidth::Bandwidth;
 use lifeboat_engine::store::{Guards, Lifecycle};
 
+use super::replicas::LARGEST_SKEW_SECONDS;
 use super::*;
 
 fn replica() -> ReplicaConfig {
@@ -56,6 +57,7 @@ fn ended_after(days: Option<u32>) -> Lifecycle {
 fn judged(probed: Probed, write: bool) -> Checked {
     let mut checked = Checked {
         replicas: Vec::new(),
+        records: Vec::new(),
         tools: Vec::new(),
         broken: Vec::new(),
         weak: Vec::new(),

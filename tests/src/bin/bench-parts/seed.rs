@@ -173,6 +173,7 @@ impl Chain {
             id: id.clone(),
             blake3: hash,
             signature,
+            sequence: Some(snapshot + 1),
         };
         let key = layout::act(&seed.dataset, act.number);
         let mut stored = act.to_line()?;
