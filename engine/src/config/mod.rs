@@ -116,6 +116,16 @@ pub struct KeysConfig {
     pub drill_signer: SecretRef,
 }
 
+impl KeysConfig {
+    /// Whether the keys on this host let it back up, or tell nothing, as before `init`. A drill
+    /// host has a drill identity, and no key of a backup host.
+    #[must_use]
+    pub fn may_back_up(&self) -> bool {
+        let host_keys = self.host_key.path().exists() || self.host_bundle.path().exists();
+        host_keys || !self.drill_identity.path().exists()
+    }
+}
+
 /// No more datasets are backed up at once.
 pub const MAX_RUNS: usize = 16;
 
@@ -179,7 +189,8 @@ pub enum Dedup {
 pub struct Dataset {
     /// The name of the dataset in the vault.
     pub name: Name,
-    /// The region of the database. At least one replica is in another region.
+    /// The region of the database. Where this host backs up, at least one replica is in another
+    /// region.
     pub home_region: String,
     /// The database to capture.
     pub source: Arc<dyn Source>,

@@ -173,6 +173,29 @@ fn a_key_that_others_can_read_is_no_fault_of_a_line() -> std::io::Result<()> {
 }
 
 #[test]
+fn only_a_host_without_host_keys_needs_no_replica_far_away() -> std::io::Result<()> {
+    let place = tempfile::tempdir()?;
+    let near =
+        good().replace("eu-west-1", "eu-central-1").replace("/nonexistent/keys", &place.path().display().to_string());
+    let key = |name: &str| {
+        std::fs::write(place.path().join(name), "x")?;
+        let private = std::os::unix::fs::PermissionsExt::from_mode(0o600);
+        std::fs::set_permissions(place.path().join(name), private)
+    };
+    let refused = || parse(&near).err().map(|error| error.message().to_owned()).unwrap_or_default();
+    // Before `init`, nothing tells what kind of host this is.
+    assert!(refused().contains("every replica is in eu-central-1"), "{}", refused());
+    key("drill-identity")?;
+    assert_eq!(refused(), "", "a drill host stores nothing");
+    for host_key in ["host.key", "host-keys"] {
+        key(host_key)?;
+        assert!(refused().contains("every replica is in eu-central-1"), "{host_key}: {}", refused());
+        std::fs::remove_file(place.path().join(host_key))?;
+    }
+    Ok(())
+}
+
+#[test]
 fn a_retention_coarser_than_the_schedule_is_told() {
     let hours = |hours: u64| Duration::from_secs(hours * 3600);
     let daily = Retention { daily: 14, monthly: 12, ..Retention::default() };

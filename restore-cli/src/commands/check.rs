@@ -137,8 +137,7 @@ async fn probe<'a>(
 
 /// A drill host names datasets too, for their objectives: its keys tell it apart.
 fn backs_up(config: &Config) -> bool {
-    let host_keys = config.keys.host_key.path().exists() || config.keys.host_bundle.path().exists();
-    !config.datasets.is_empty() && (host_keys || !config.keys.drill_identity.path().exists())
+    !config.datasets.is_empty() && config.keys.may_back_up()
 }
 
 fn client_directories(config: Option<&Config>) -> Vec<PathBuf> {
