@@ -407,6 +407,7 @@ async fn a_drill_leaves_signed_evidence_and_metrics() {
     assert!(metrics.contains("lifeboat_drill_last_status{dataset=\"shop\"} 1\n"), "{metrics}");
     assert!(metrics.contains("lifeboat_drill_last_level{dataset=\"shop\"} 1\n"), "{metrics}");
     assert!(metrics.contains("lifeboat_objective_seconds{dataset=\"shop\",objective=\"rto\"} 600.000\n"), "{metrics}");
+    assert!(metrics.contains("lifeboat_drill_highest_level{dataset=\"shop\"} 1\n"), "{metrics}");
 
     // No replica answers: there is nothing to report on, and the metrics say so all the same.
     for replica in ["r1", "r2"] {
@@ -419,6 +420,22 @@ async fn a_drill_leaves_signed_evidence_and_metrics() {
     let success =
         |text: &str| text.lines().find(|line| line.starts_with("lifeboat_drill_last_success")).map(str::to_owned);
     assert_eq!(success(&after), success(&metrics));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_drill_without_settings_goes_as_far_as_the_source_does() {
+    let place = Installation::new().await;
+    let config = fs::read_to_string(place.path("drill.toml")).unwrap();
+    let (without, _) = config.split_once("[[dataset]]").unwrap();
+    fs::write(place.path("drill.toml"), without).unwrap();
+    let output = place.on("drill", &["drill", DATASET, "--json"]);
+    assert_eq!(code(&output), 0, "{}{}", stdout(&output), stderr(&output));
+    let report = json(&output);
+    assert_eq!((&report["required"], &report["reached"]), (&Value::from("fetched"), &Value::from("fetched")));
+    // Who insists on more is told that there is no more.
+    let more = place.on("drill", &["drill", DATASET, "--level", "proved"]);
+    assert_eq!(code(&more), 1, "{}{}", stdout(&more), stderr(&more));
+    assert!(stderr(&more).contains("it can be `fetched` and no more"), "{}", stderr(&more));
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -25,6 +25,7 @@ const METRICS: &[&str] = &[
     "lifeboat_dataset_first_seen_timestamp_seconds",
     "lifeboat_dataset_led",
     "lifeboat_deletion_stopped",
+    "lifeboat_drill_highest_level",
     "lifeboat_drill_last_attempt_timestamp_seconds",
     "lifeboat_drill_last_level",
     "lifeboat_drill_last_status",

@@ -179,7 +179,7 @@ fn drill(v: &mut SettingsReader<'_>, raw: RawDrill, source: &dyn Source) -> Dril
     };
     let queries = raw.queries.into_iter();
     DrillConfig {
-        level,
+        level: Some(level),
         queries: queries
             .map(|query| DrillQuery { database: query.database, sql: query.sql, expect: query.expect })
             .collect(),

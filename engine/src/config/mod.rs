@@ -290,8 +290,9 @@ pub struct Objectives {
 /// `[dataset.drill]`.
 #[derive(Debug, Clone)]
 pub struct DrillConfig {
-    /// The level a drill must reach to succeed.
-    pub level: ProofLevel,
+    /// The level a drill must reach to succeed. `None`: what a source of the snapshot's kind can
+    /// reach.
+    pub level: Option<ProofLevel>,
     /// Queries, each with the result that it must return.
     pub queries: Vec<DrillQuery>,
     /// Directories in which server binaries are looked for before those of the system.

@@ -103,7 +103,7 @@ fn a_good_file_gets_its_defaults() -> Result<()> {
     let shop = &config.datasets[0];
     assert_eq!(
         (shop.chunk_size, shop.compression, shop.drill.level),
-        (512 << 10, Compression::Auto, ProofLevel::Proved)
+        (512 << 10, Compression::Auto, Some(ProofLevel::Proved))
     );
     assert!(shop.retention.keeps_everything());
     Ok(())
@@ -217,7 +217,7 @@ fn a_source_without_a_throw_away_database_is_drilled_to_fetched() -> Result<()> 
             source,
             1,
         );
-        assert_eq!(parse(&text)?.datasets[0].drill.level, ProofLevel::Fetched, "{source}");
+        assert_eq!(parse(&text)?.datasets[0].drill.level, Some(ProofLevel::Fetched), "{source}");
         let proved = format!("{text}[dataset.drill]\nlevel = \"proved\"\n");
         let message = parse(&proved).map(|_| ()).map_err(|error| error.message().to_owned());
         assert!(message.clone().is_err_and(|message| message.contains("use one of: fetched")), "{source}: {message:?}");

@@ -37,7 +37,8 @@ pub struct Drill<'a> {
     pub dataset: &'a Name,
     /// Which of its snapshots to restore.
     pub selector: Selector,
-    /// The level to reach, the queries, and where server binaries are.
+    /// The level to reach (`None`: the highest that the snapshot's kind allows), the queries, and
+    /// where server binaries are.
     pub settings: &'a DrillConfig,
     /// The objectives to compare the measured times with.
     pub objectives: Objectives,
@@ -115,11 +116,15 @@ impl Drill<'_> {
             cancel: self.cancel.clone(),
         };
         let facts = streams.facts();
+        report.highest = registry::find(&facts.engine).map(|engine| engine.highest_level());
+        // Of a kind that this version does not know, as much is asked as of any.
+        report.required = self.settings.level.or(report.highest).unwrap_or(ProofLevel::Proved);
         report.skipped = facts.skipped.clone();
         report.engine =
             Some(format!("{} {}", facts.engine, facts.server_version.as_deref().unwrap_or_default()).trim().to_owned());
         let mut server = None;
-        if self.settings.level > ProofLevel::Fetched {
+        // Where the kind allows no more, nothing need be started to find that out.
+        if report.required > ProofLevel::Fetched && report.highest != Some(ProofLevel::Fetched) {
             let phase = Stopwatch::start(self, "start");
             let directories = &self.settings.server_directories;
             server = lifeboat_worker::throw_away(self.worker, &streams, directories, &cx).await?;
@@ -172,7 +177,7 @@ impl Drill<'_> {
         report.reached = Some(ProofLevel::Loaded);
         report.rto_seconds = Some(self.clock.elapsed().saturating_sub(began).as_secs_f64());
 
-        if self.settings.level >= ProofLevel::Checked {
+        if report.required >= ProofLevel::Checked {
             let phase = Stopwatch::start(self, "check");
             let checks = server.check(&self.settings.queries).await?;
             phase.stop(report);
@@ -183,7 +188,7 @@ impl Drill<'_> {
             }
             report.reached = Some(ProofLevel::Checked);
         }
-        if self.settings.level >= ProofLevel::Proved {
+        if report.required >= ProofLevel::Proved {
             let phase = Stopwatch::start(self, "prove");
             let mut proof = server.prove(streams).await?;
             phase.stop(report);
@@ -215,13 +220,13 @@ impl Drill<'_> {
 
     /// Fails if the required level was not reached, or if an objective was missed.
     fn judge(&self, report: &DrillReport) -> Result<()> {
-        if report.reached < Some(self.settings.level) {
+        if report.reached < Some(report.required) {
             return Err(Error::failed(format!(
                 "the drill {}, but `{}` is required",
                 report.reached.map_or("fetched nothing".to_owned(), |level| format!("reached `{}`", level.as_str())),
-                self.settings.level.as_str()
+                report.required.as_str()
             ))
-            .hint("set [dataset.drill] level = \"fetched\", as a source of this kind has no throw-away database"));
+            .hint("leave out --level and [dataset.drill] level, and name the dataset's own kind of source: this one has no throw-away database, so it can be `fetched` and no more"));
         }
         if report.objectives_missed().is_empty() {
             return Ok(());
@@ -246,7 +251,8 @@ impl Drill<'_> {
             finished: started,
             replicas_used: Vec::new(),
             replicas_unreachable: self.reader.unreachable().clone(),
-            required: self.settings.level,
+            required: self.settings.level.unwrap_or(ProofLevel::Proved),
+            highest: None,
             reached: None,
             passed: false,
             error: None,
