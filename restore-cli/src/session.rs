@@ -144,7 +144,7 @@ impl Session {
         };
         let reader = self.cancellable("opening the vault", opened).await?.without(unopened);
         for (replica, why) in reader.unreachable() {
-            self.out.warning(format!("skipping replica {replica}: {}", human::without_name(replica, why)));
+            self.out.warning(human::skipping(replica, why));
         }
         Ok(reader)
     }

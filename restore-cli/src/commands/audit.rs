@@ -19,6 +19,7 @@ use super::audit_export;
 use super::audit_view::{AuditReport, RecordRow, Records};
 use crate::access;
 use crate::flags::parse_time;
+use crate::human;
 use crate::session::Session;
 
 /// Show and check the logs: who did what with backups and their keys
@@ -83,7 +84,7 @@ pub(crate) async fn run(args: &Args, session: &Session) -> Result<()> {
         AuditVerb::Export => {
             let (replicas, unopened) = session.place()?.open_for_reading(&session.clock).await?;
             for (replica, why) in unopened {
-                session.out.warning(format!("skipping replica {replica}: {why}"));
+                session.out.warning(human::skipping(&replica, &why));
             }
             session.cancellable("the export", audit_export::write(session, &replicas)).await
         }
@@ -163,7 +164,7 @@ impl Opened {
             (None, None) => return Err(Error::usage("there is no replica")),
         };
         for (replica, why) in &unopened {
-            session.out.warning(format!("skipping replica {replica}: {why}"));
+            session.out.warning(human::skipping(replica, why));
         }
         let rooted = access::rooted(&owners, &session.globals, config, (&replicas, &[]), session.clock.now());
         let (trust, warnings) = session.cancellable("reading the root", rooted).await?;

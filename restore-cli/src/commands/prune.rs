@@ -264,7 +264,7 @@ impl fmt::Display for PlanView<'_> {
             )?;
         }
         for (replica, why) in &plan.skipped {
-            write!(f, "\n skipping replica {replica}: {}", escape::line(human::without_name(replica, why)))?;
+            write!(f, "\n {}", escape::line(&human::skipping(replica, why)))?;
         }
         Ok(())
     }

@@ -13,6 +13,7 @@ use lifeboat_engine::store::SharedReplica;
 use lifeboat_engine::{Error, Result};
 
 use crate::access;
+use crate::human;
 use crate::session::Session;
 
 /// The replicas of the configuration or the flags, and the newest root that they show.
@@ -22,7 +23,7 @@ pub(super) async fn found(session: &Session) -> Result<(Option<Config>, Vec<Shar
     let owners = access::owners(&session.globals, config)?;
     let (replicas, unopened) = place.open_for_reading(&session.clock).await?;
     for (replica, why) in unopened {
-        session.out.warning(format!("skipping replica {replica}: {why}"));
+        session.out.warning(human::skipping(&replica, &why));
     }
     let state = config.and_then(|config| StateDirectory::open(&config.state_directory).ok());
     let known = state.as_ref().map(root::pinned).transpose()?.unwrap_or_default();
@@ -30,7 +31,7 @@ pub(super) async fn found(session: &Session) -> Result<(Option<Config>, Vec<Shar
     let found = session.cancellable("the look for the root", looked).await?;
     found.junk.iter().for_each(|junk| session.out.warning(junk));
     for (replica, error) in &found.unanswered {
-        session.out.warning(format!("skipping replica {replica}: {}", error.chain()));
+        session.out.warning(human::skipping(replica, &error.chain()));
     }
     if owners.is_none() && found.newest.is_some() {
         session.out.warning("no owners are given, so nobody tells whether this is the owners' root");
