@@ -120,7 +120,7 @@ fn tool_environment() -> ToolEnvironment {
 
 /// Runs `datasets`, or all, one after the other. The daemon may be running.
 async fn once(config: Config, datasets: Vec<Name>, json: bool, clock: SharedClock) -> Result<()> {
-    let state = StateDirectory::open(&config.state_directory)?;
+    let state = StateDirectory::open_for_writing(&config.state_directory)?;
     let installation = Installation::open(config, &clock).await?;
     let all = || installation.config.datasets.iter().map(|dataset| dataset.name.clone()).collect();
     let datasets: Vec<Name> = if datasets.is_empty() { all() } else { datasets };

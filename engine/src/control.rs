@@ -75,6 +75,12 @@ impl From<Error> for Answer {
     }
 }
 
+impl<R: Into<Answer>> From<Result<R>> for Answer {
+    fn from(result: Result<R>) -> Self {
+        result.map_or_else(Self::from, R::into)
+    }
+}
+
 /// Asks the daemon, and waits as long as its answer takes.
 ///
 /// # Errors

@@ -1,6 +1,5 @@
 //! The messages of the control socket: one JSON document per line, in each direction.
 
-use lifeboat_engine::base::Result;
 pub(crate) use lifeboat_engine::control::Answer;
 use lifeboat_engine::format::id::{Name, SnapshotId};
 use serde::{Deserialize, Serialize};
@@ -42,12 +41,9 @@ pub(crate) struct Cancelled {
     pub pruned_after: Option<SnapshotId>,
 }
 
-impl From<Result<RunReport>> for Answer {
-    fn from(result: Result<RunReport>) -> Self {
-        match result {
-            Ok(report) => Self::good(&report, report.line()),
-            Err(error) => error.into(),
-        }
+impl From<RunReport> for Answer {
+    fn from(report: RunReport) -> Self {
+        Self::good(&report, report.line())
     }
 }
 

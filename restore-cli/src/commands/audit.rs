@@ -124,10 +124,7 @@ pub(crate) async fn run(args: &Args, session: &Session) -> Result<()> {
                 let home = home.ok_or_else(|| {
                     Error::usage("this machine remembers nothing of logs").hint("leave --accept-older out")
                 })?;
-                if home.is_of_another_user() {
-                    let what = format!("the state directory {} belongs to another user", home.path().display());
-                    return Err(Error::usage(what).hint("run this as the user who owns it: it writes there"));
-                }
+                let home = StateDirectory::open_for_writing(home.path())?;
                 session.confirm(*yes, "Forget what this machine has seen of these logs?".to_owned()).await?;
                 let back = accept_what_is_there(&reader, &opened.replicas, &home).await?;
                 back.findings.into_iter().for_each(|finding| session.out.warning(finding));

@@ -90,7 +90,7 @@ pub(crate) async fn run(args: &Args, session: &Session) -> Result<()> {
     }
     let keys = HostKeys::load(&config.keys)?;
     let replicas = config.open_replicas(&session.clock).await?;
-    let state = StateDirectory::open(&config.state_directory)?;
+    let state = StateDirectory::open_for_writing(&config.state_directory)?;
     let mut all = Vec::new();
     for dataset in chosen(&config, args.dataset.as_ref())? {
         let context = Context { config: &config, keys: &keys, replicas: &replicas, state: &state };

@@ -36,7 +36,7 @@ pub(crate) async fn run(args: &Args, session: &Session) -> Result<()> {
     }
     let keys = HostKeys::load(&config.keys)?;
     let replicas = config.open_replicas(&session.clock).await?;
-    let state = StateDirectory::open(&config.state_directory)?;
+    let state = StateDirectory::open_for_writing(&config.state_directory)?;
     let clock = session.clock.clone();
     let lead = Lead { config: &config, dataset, keys: &keys, replicas: &replicas, state: &state, clock };
     let found = session.cancellable("the look at the replicas", lead.look()).await?;
