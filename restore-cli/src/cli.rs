@@ -5,8 +5,8 @@ use std::ffi::OsString;
 use clap::{CommandFactory, FromArgMatches, Parser, Subcommand};
 
 use crate::commands::{
-    acknowledge, audit, cancel, check, completions, drill, init, list, man, owner, prune, repair, restore, root, show,
-    takeover, trigger, undelete, verify,
+    acknowledge, audit, cancel, check, completions, drill, init, list, man, owner, prune, remove_dataset, repair,
+    restore, root, show, takeover, trigger, undelete, verify,
 };
 use crate::exit;
 use crate::flags::Globals;
@@ -31,6 +31,7 @@ pub(crate) enum Command {
     Verify(verify::Args),
     Drill(drill::Args),
     Prune(prune::Args),
+    RemoveDataset(remove_dataset::Args),
     Repair(repair::Args),
     Undelete(undelete::Args),
     Init(init::Args),

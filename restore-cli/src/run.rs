@@ -100,6 +100,7 @@ async fn dispatch(command: Command, session: &Session) -> Result<()> {
         Command::Verify(args) => commands::verify::run(&args, session).await,
         Command::Drill(args) => commands::drill::run(&args, session).await,
         Command::Prune(args) => commands::prune::run(&args, session).await,
+        Command::RemoveDataset(args) => commands::remove_dataset::run(&args, session).await,
         Command::Repair(args) => commands::repair::run(&args, session).await,
         Command::Undelete(args) => commands::undelete::run(&args, session).await,
         Command::Init(args) => commands::init::run(&args, session).await,

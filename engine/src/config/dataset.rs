@@ -55,6 +55,7 @@ pub(crate) fn validate(
         grace: v
             .unit(raw.retention.grace.as_ref(), units::duration)
             .unwrap_or_else(|| longest_run.saturating_add(defaults::GRACE_AFTER_RUN)),
+        removes_dataset: false,
     };
     let objectives = Objectives {
         rpo: v.unit(raw.objectives.rpo.as_ref(), units::duration),

@@ -123,7 +123,7 @@ fn chosen<'a>(config: &'a Config, only: Option<&Name>) -> Result<Vec<&'a Dataset
         None => Ok(config.datasets.iter().collect()),
         Some(name) => config.dataset(name).map(|dataset| vec![dataset]).ok_or_else(|| {
             Error::usage(format!("the configuration has no dataset {name}"))
-                .hint("name a dataset of this configuration: prune follows its retention")
+                .hint(format!("name a dataset of this configuration: prune follows its retention; to remove all of one that is in no configuration any more, run `lifeboat remove-dataset {name}`"))
         }),
     }
 }
