@@ -776,6 +776,35 @@ async fn check_says_what_is_weak_and_fails_on_what_is_broken() {
     assert_eq!(drill_host["weak"].as_array().unwrap().len(), 2, "only that its replicas are directories: {drill_host}");
     assert_eq!(drill_host["replicas"][0]["can_write"], Value::Null, "a drill host is not asked to write");
 
+    // What it tried is gone, and where it may not write its reports, it says so.
+    let drills = place.path("r1/vault/datasets/shop/drills");
+    assert!(fs::read_dir(&drills).map_or(0, Iterator::count) == 0);
+    let _ = fs::remove_dir_all(&drills);
+    fs::write(&drills, "").unwrap();
+    let told = stdout(&place.on("drill", &["check"]));
+    assert!(told.contains("replica r1 takes no report below datasets/shop/drills/"), "{told}");
+    fs::remove_file(&drills).unwrap();
+    // An identity of somebody else opens nothing.
+    let identity = place.path("keys/drill-host/drill-identity");
+    let own = fs::read(&identity).unwrap();
+    fs::write(&identity, Command::new("age-keygen").output().unwrap().stdout).unwrap();
+    let told = place.on("drill", &["check"]);
+    assert_eq!(code(&told), 7, "{}", stderr(&told));
+    assert!(stdout(&told).contains("dataset shop cannot be drilled"), "{}", stdout(&told));
+    fs::write(&identity, own).unwrap();
+    // A source that is not there, and the owner of the example.
+    let text = fs::read_to_string(place.path("backup.toml")).unwrap();
+    fs::write(place.path("gone.toml"), text.replace("[\"true\"]", "[\"gone-program\"]")).unwrap();
+    let told = place.on("gone", &["check"]);
+    assert!(code(&told) == 4 && stdout(&told).contains("install gone-program"), "{}", stdout(&told));
+    let text = fs::read_to_string(place.path("drill.toml")).unwrap();
+    let example = "owners = [\"RWTJ09VYtv37H61y+KvFkmBbuNgYIqCfCn4H5sgGCL8kOEKarvGpmqVf\"]\n[[replica]]";
+    let signers = text.lines().find(|line| line.starts_with("trusted_signers")).unwrap().to_owned();
+    let text = text.replace(&signers, "").replacen("[[replica]]", example, 1);
+    fs::write(place.path("example.toml"), text).unwrap();
+    let told = stdout(&place.on("example", &["check"]));
+    assert!(told.contains("is that of the example"), "{told}");
+
     fs::rename(place.path("r1"), place.path("unmounted")).unwrap();
     let broken = place.on("backup", &["check", "--json"]);
     assert!(matches!(code(&broken), 3 | 5), "{}", stderr(&broken));
