@@ -233,6 +233,35 @@ fn all_findings_come_at_once() {
 }
 
 #[test]
+fn keys_that_do_not_fit_are_all_told_and_the_rest_is_validated() {
+    let text = good()
+        .replacen("host = \"db1\"", "host = \"db1\"\nmin_replica = 1", 1)
+        .replacen("bucket = \"backups-a\"", "bucket = \"b\"\npath_style = \"yes\"\nstorage_clas = \"x\"", 1)
+        .replacen("[dataset.source]", "[dataset.objectives]\nrto = 5\n[dataset.source]", 1)
+        .replacen("kind = \"postgres\"", "kind = \"postgres\"\nport = \"5433\"\njob = 2", 1)
+        .replacen("15 2 * * *", "never", 1);
+    let message = parse(&text).map(|_| ()).map_err(|error| error.message().to_owned()).err().unwrap_or_default();
+    let told = [
+        "toml:2: unknown key `min_replica`",
+        "toml:12: invalid type: text, expected a boolean: write true or false without quotes",
+        "toml:13: unknown key `storage_clas`",
+        "toml:25: invalid type: integer `5`",
+        "toml:28: invalid type: text, expected u16: write the number without quotes",
+        "toml:29: unknown key `job`",
+        "toml:23: ",
+    ];
+    for told in told {
+        assert!(message.contains(told), "{told} is not in\n{message}");
+    }
+    assert_eq!(message.lines().count(), told.len(), "{message}");
+    // One that lacks what it must have is told once, and so are those after it.
+    let text =
+        good().replacen("region = \"eu-central-1\"\n", "", 1).replacen("name = \"ireland\"", "nam = \"ireland\"", 1);
+    let message = parse(&text).map(|_| ()).map_err(|error| error.message().to_owned()).err().unwrap_or_default();
+    assert!(message.contains("missing field `region`") && message.contains("unknown key `nam`"), "{message}");
+}
+
+#[test]
 fn min_replicas_is_between_one_and_all() {
     for (count, good_count) in [(0, false), (1, true), (2, true), (3, false)] {
         let text = good().replacen("host =", &format!("min_replicas = {count}\nhost ="), 1);
