@@ -15,7 +15,7 @@ use std::path::PathBuf;
 
 use lifeboat_base::clock::SharedClock;
 use lifeboat_base::{Class, Error, Result};
-use lifeboat_databases::proof::ProofLevel;
+use lifeboat_databases::proof::{CheckResult, ProofLevel};
 use lifeboat_databases::streams::{StoredStreams, StreamReader};
 use lifeboat_databases::{ThrowAway, ToolEnvironment, WorkContext, registry};
 use lifeboat_format::id::{Name, SnapshotId};
@@ -184,7 +184,9 @@ impl Drill<'_> {
             self.known_checks(streams).confirm(&checks)?;
             report.checks = checks;
             if let Some(failed) = report.checks.iter().find(|check| !check.passed) {
-                return Err(Error::integrity(format!("check `{}` failed: {}", failed.check, failed.detail)));
+                let error = Error::integrity(format!("check `{}` failed: {}", failed.check, failed.detail));
+                let queries = self.settings.queries.iter().map(|query| query.sql.as_str());
+                return Err(hint_of(failed, queries).into_iter().fold(error, Error::hint));
             }
             report.reached = Some(ProofLevel::Checked);
         }
@@ -269,6 +271,15 @@ impl Drill<'_> {
     }
 }
 
+/// What to do if a query names what is not there. It may be lost, so this stays a failed check.
+fn hint_of<'q>(failed: &CheckResult, mut queries: impl Iterator<Item = &'q str>) -> Option<&'static str> {
+    let is_query = queries.any(|sql| failed.check.ends_with(sql));
+    let lacks = ["does not exist", "no such table", "no such column"].iter().any(|words| failed.detail.contains(words));
+    (is_query && lacks).then_some(
+        "look first whether [dataset.drill] queries spells the table or column as the source does; if it does, the snapshot lacks it",
+    )
+}
+
 /// Measures one phase. A phase that fails is not in the report.
 struct Stopwatch<'a> {
     drill: &'a Drill<'a>,
@@ -285,5 +296,27 @@ impl<'a> Stopwatch<'a> {
     fn stop(self, report: &mut DrillReport) {
         let seconds = self.drill.clock.elapsed().saturating_sub(self.began).as_secs_f64();
         report.phases.push(Phase { phase: self.phase.to_owned(), seconds });
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_query_that_names_what_is_not_there_has_a_hint_of_its_own() {
+        let failed = |check: &str, detail: &str| CheckResult {
+            check: check.to_owned(),
+            passed: false,
+            detail: detail.to_owned(),
+        };
+        let sql = "SELECT count(*) FROM ordres";
+        let hint = |check: &str, detail: &str| hint_of(&failed(check, detail), [sql].into_iter());
+        let query = format!("shop: {sql}");
+        for detail in ["ERROR:  relation \"ordres\" does not exist", "no such table: ordres", "no such column: a"] {
+            assert!(hint(&query, detail).is_some_and(|hint| hint.contains("spells")), "{detail}");
+        }
+        assert_eq!(hint(&query, "3001 is not 3000"), None);
+        assert_eq!(hint("pg_amcheck shop", "relation \"x\" does not exist"), None);
     }
 }
