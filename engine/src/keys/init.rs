@@ -62,6 +62,9 @@ pub struct InitOptions {
     /// Recipients of keys that are taken over although nobody signed them but a revoked host, and
     /// no two stores date them from before.
     pub accepted: Vec<String>,
+    /// Take a dataset over only if the configuration, or a root, says who drills it. Else a new
+    /// drill identity is made, and the drill host of before opens nothing from then on.
+    pub only_whole: bool,
 }
 
 /// A file that `init` made or found, or an object that it wrote.
@@ -133,6 +136,10 @@ pub async fn init(
             let secrets = takeover::dataset_secrets(dataset, &vault.vault, &remote, &options.identities)?;
             found.insert(dataset, secrets);
         }
+    }
+    let drill_identity = config.keys.directory.join(DRILL_HOST_FOLDER).join("drill-identity");
+    if options.only_whole && !access.names_drill_hosts() && !drill_identity.exists() {
+        takeover::refuse_partial(&config.keys, found.iter().filter(|(_, keys)| keys.is_some()).map(|(name, _)| *name))?;
     }
     know_other_hosts(config, &mut bundle, &remote, options, &mut notes)?;
     if !access.names_drill_hosts() {
