@@ -792,6 +792,15 @@ async fn check_says_what_is_weak_and_fails_on_what_is_broken() {
     assert_eq!(code(&told), 7, "{}", stderr(&told));
     assert!(stdout(&told).contains("dataset shop cannot be drilled"), "{}", stdout(&told));
     fs::write(&identity, own).unwrap();
+    // Somebody is to drill to whom the keys were not given.
+    let newcomer = String::from_utf8(Command::new("age-keygen").output().unwrap().stdout).unwrap();
+    let recipient = newcomer.lines().find_map(|line| line.strip_prefix("# public key: ")).unwrap();
+    let text = fs::read_to_string(place.path("backup.toml")).unwrap();
+    let text = text.replacen("[[replica]]", &format!("drill_recipients = [\"{recipient}\"]\n[[replica]]"), 1);
+    fs::write(place.path("granted.toml"), text).unwrap();
+    assert!(!stdout(&place.on("backup", &["check"])).contains("were written for other"));
+    let told = stdout(&place.on("granted", &["check"]));
+    assert!(told.contains("the keys of dataset shop were written for other masters or drill hosts"), "{told}");
     // A source that is not there, and the owner of the example.
     let text = fs::read_to_string(place.path("backup.toml")).unwrap();
     fs::write(place.path("gone.toml"), text.replace("[\"true\"]", "[\"gone-program\"]")).unwrap();

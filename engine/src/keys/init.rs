@@ -27,6 +27,7 @@ use std::os::unix::fs::DirBuilderExt;
 use std::path::Path;
 
 use age::secrecy::ExposeSecret;
+use chrono::{DateTime, Utc};
 use lifeboat_base::clock::SharedClock;
 use lifeboat_base::secret::{Secret, SecretRef};
 use lifeboat_base::{Class, Context, Error, Result};
@@ -206,6 +207,21 @@ pub async fn init(
         unreached: remote.unreached,
         notes,
     })
+}
+
+/// The datasets of this host whose keyring was written for others than the configuration, or the
+/// root, names now. Nothing is changed.
+///
+/// # Errors
+/// The root or the host's keys cannot be read.
+pub async fn outdated_keyrings(config: &Config, replicas: &[SharedReplica], now: DateTime<Utc>) -> Result<Vec<Name>> {
+    let access = Access::find(config, replicas, now).await?;
+    let host_key = HostKey::parse(&config.keys.host_key.read()?)?;
+    let bundle = Bundle::read(&config.keys.host_bundle, &host_key)?;
+    let names = config.datasets.iter().map(|dataset| &dataset.name);
+    let is_outdated =
+        |name: &&Name| bundle.datasets.get(name).is_some_and(|known| known.granted != access.granted(name, &bundle));
+    Ok(names.filter(is_outdated).cloned().collect())
 }
 
 fn local_host_key(config: &Config, files: &mut Vec<InitItem>) -> Result<HostKey> {

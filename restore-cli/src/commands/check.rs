@@ -114,6 +114,7 @@ pub(crate) async fn run(_: &Args, session: &Session) -> Result<()> {
         }
         if write {
             sources::check(&mut checked, config, session).await?;
+            keys::check_keyrings(&mut checked, config, session).await?;
         }
         if config.keys.drill_identity.path().exists() && !config.keys.may_back_up() {
             drill_host::check(&mut checked, &place, config, session).await?;

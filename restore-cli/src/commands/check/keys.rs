@@ -1,10 +1,11 @@
 //! Whether this host holds the keys that it should hold, and no others.
 
-use lifeboat_engine::Class;
 use lifeboat_engine::config::Config;
-use lifeboat_engine::keys::{DRILL_HOST_FOLDER, HostKeys};
+use lifeboat_engine::keys::{DRILL_HOST_FOLDER, HostKeys, outdated_keyrings};
+use lifeboat_engine::{Class, Result};
 
 use super::{Checked, backs_up};
+use crate::session::Session;
 
 /// The owner in `config/drill-host.toml`, which everybody is to replace.
 const EXAMPLE_OWNER: &str = "RWTJ09VYtv37H61y+KvFkmBbuNgYIqCfCn4H5sgGCL8kOEKarvGpmqVf";
@@ -68,4 +69,24 @@ impl Checked {
             }
         }
     }
+}
+
+/// Tells which keyrings do not open to those whom the configuration, or the root, names now.
+///
+/// # Errors
+/// The check was cancelled, or no replica can be opened.
+pub(super) async fn check_keyrings(checked: &mut Checked, config: &Config, session: &Session) -> Result<()> {
+    if !config.keys.host_key.path().exists() || !config.keys.host_bundle.path().exists() {
+        return Ok(());
+    }
+    let (replicas, _) = session.place()?.open_for_reading(&session.clock).await?;
+    let look = async { Ok(outdated_keyrings(config, &replicas, session.clock.now()).await) };
+    // What hinders this look is told by the look for the root, and by that at the keys.
+    let outdated = session.cancellable("the check of the keyring", look).await?.unwrap_or_default();
+    for dataset in outdated {
+        checked.weak.push(format!(
+            "the keys of dataset {dataset} were written for other masters or drill hosts than are named now, so one of these cannot restore it: run `lifeboat init --identity MASTER`"
+        ));
+    }
+    Ok(())
 }
