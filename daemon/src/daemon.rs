@@ -89,7 +89,7 @@ impl Daemon {
     /// Another daemon runs, the keys are missing, or an address is in use.
     pub(crate) async fn start(config: Config, origin: Origin, clock: SharedClock) -> Result<Self> {
         let signals = Signals::listen()?;
-        let state = StateDirectory::open(&config.state_directory)?;
+        let state = StateDirectory::open_for_writing(&config.state_directory)?;
         let lock = state.lock_daemon()?;
         let installation = Arc::new(Installation::open(config, &clock).await?);
         let config = &installation.config;

@@ -14,7 +14,7 @@ use lifeboat_engine::format::id::Name;
 use lifeboat_engine::is_future;
 use lifeboat_engine::keep::locks::LockStandings;
 use lifeboat_engine::state::StateDirectory;
-use lifeboat_engine::store::{DeletionLevel, Down, SharedReplica};
+use lifeboat_engine::store::{DeletionLevel, Down, SharedReplica, without_name};
 use serde::Serialize;
 
 use crate::installation::Installation;
@@ -417,7 +417,11 @@ impl StatusReport {
         for (name, up) in &self.replicas {
             let stands = match self.left_alone.get(name) {
                 Some(LeftAlone { since, why }) => {
-                    format!("DOWN since {}; runs only probe it: {}", words::time(*since), escape::line(why))
+                    format!(
+                        "DOWN since {}; runs only probe it: {}",
+                        words::time(*since),
+                        escape::line(without_name(name, why))
+                    )
                 }
                 None if *up => "up".to_owned(),
                 None => "DOWN; run `lifeboat check` to see why".to_owned(),

@@ -14,6 +14,7 @@ use lifeboat_engine::base::memory;
 use lifeboat_engine::base::{Class, Context, Error, Result};
 use lifeboat_engine::clock::{SharedClock, SystemClock};
 use lifeboat_engine::config::{Config, MAX_RUNS, Surroundings};
+use lifeboat_engine::control::{ask, ask_and_tell};
 use lifeboat_engine::databases::{ToolEnvironment, registry};
 use lifeboat_engine::format::id::Name;
 use lifeboat_engine::state::StateDirectory;
@@ -22,7 +23,6 @@ use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 
 use crate::cli::{Cli, Command};
-use crate::control::client::ask;
 use crate::control::protocol::Request;
 use crate::daemon::{Daemon, Origin};
 use crate::installation::Installation;
@@ -87,7 +87,13 @@ fn execute(cli: Cli) -> Result<()> {
                     Command::Cancel { dataset } => Request::Cancel { dataset },
                     Command::Status => Request::Status {},
                 };
-                let (report, summary) = ask(&config.control_socket, &request).await?;
+                let socket = &config.control_socket;
+                let (report, summary) = match &request {
+                    Request::Trigger { dataset } | Request::Takeover { dataset } => {
+                        ask_and_tell(socket, &request, dataset, note).await?
+                    }
+                    Request::Cancel { .. } | Request::Status {} => ask(socket, &request).await?,
+                };
                 say(&if cli.json { report.to_string() } else { summary })
             }
             (None, Some(datasets)) => {
@@ -114,7 +120,7 @@ fn tool_environment() -> ToolEnvironment {
 
 /// Runs `datasets`, or all, one after the other. The daemon may be running.
 async fn once(config: Config, datasets: Vec<Name>, json: bool, clock: SharedClock) -> Result<()> {
-    let state = StateDirectory::open(&config.state_directory)?;
+    let state = StateDirectory::open_for_writing(&config.state_directory)?;
     let installation = Installation::open(config, &clock).await?;
     let all = || installation.config.datasets.iter().map(|dataset| dataset.name.clone()).collect();
     let datasets: Vec<Name> = if datasets.is_empty() { all() } else { datasets };
@@ -229,6 +235,11 @@ fn under_journald() -> bool {
 fn say(text: &str) -> Result<()> {
     let text = if text.starts_with('{') { escape::json(text) } else { escape::lines(text) };
     writeln!(std::io::stdout().lock(), "{text}").context(Class::Failed, || "cannot write to standard output")
+}
+
+/// What a person who waits is told beside the result.
+fn note(text: &str) {
+    let _ = writeln!(std::io::stderr().lock(), "note: {}", escape::line(text));
 }
 
 /// What failed, every cause, what to do next.

@@ -246,6 +246,8 @@ async fn an_operator_cancels_a_backup_that_runs_or_waits() {
     until("it runs", || status().contains("backing up shop for "));
     let waiting = host.command(&["trigger", "wiki"]).stderr(std::process::Stdio::piped()).spawn().unwrap();
     until("the other one waits", || status().contains("dataset wiki: a backup waits for a place (an operator asked)"));
+    // Who waits is told for what after three seconds.
+    tokio::time::sleep(Duration::from_secs(4)).await;
     let cancel = |dataset: &str| host.run(&["cancel", dataset]);
     let cancelled = cancel("wiki");
     assert!(
@@ -255,6 +257,13 @@ async fn an_operator_cancels_a_backup_that_runs_or_waits() {
     );
     let asked = waiting.wait_with_output().unwrap();
     assert!(asked.status.code() == Some(1) && said(&asked).contains("an operator cancelled it"), "{}", said(&asked));
+    for told in [
+        "note: dataset wiki: a backup waits for a place (an operator asked)",
+        "note: backing up shop for ",
+        "note: the answer comes when the backup has ended; Ctrl-C ends only the waiting",
+    ] {
+        assert!(said(&asked).contains(told), "{told} is not in {}", said(&asked));
+    }
     let cancelled = cancel("shop");
     assert!(cancelled.status.success() && said(&cancelled).contains("was cancelled"), "{}", said(&cancelled));
     assert!(status().contains("the last run FAILED: the backup of shop was cancelled by an operator"), "{}", status());

@@ -115,6 +115,16 @@ pub trait Database: fmt::Debug + Send + Sync {
         None
     }
 
+    /// Whether a throw-away database of the version in `facts` could start here. Nothing is
+    /// started.
+    ///
+    /// # Errors
+    /// As [`Self::throw_away`].
+    async fn has_server_programs(&self, facts: &SourceFacts, directories: &[PathBuf], cx: &WorkContext) -> Result<()> {
+        let _ = (facts, directories, cx);
+        Ok(())
+    }
+
     /// The client tools on this machine. Those in `directories` come first.
     async fn client_tools(&self, directories: &[PathBuf], cx: &WorkContext) -> Vec<ToolFound> {
         let _ = (directories, cx);
@@ -125,6 +135,25 @@ pub trait Database: fmt::Debug + Send + Sync {
     /// and `HOME`.
     fn inherited_variables(&self) -> &'static [&'static str] {
         &[]
+    }
+}
+
+/// What [`Source::check`] found.
+#[derive(Debug, Default)]
+pub struct SourceCheck {
+    /// What makes a capture fail, or leaves out what it should hold. Each error has its hint.
+    pub broken: Vec<Error>,
+    /// What a capture lives with, in plain words, with the one thing to do.
+    pub weak: Vec<String>,
+    /// How many bytes a capture needs in the state directory for a while.
+    pub scratch_bytes: u64,
+}
+
+impl SourceCheck {
+    /// One thing that is broken.
+    #[must_use]
+    pub fn of(error: Error) -> Self {
+        Self { broken: vec![error], ..Self::default() }
     }
 }
 
@@ -142,6 +171,13 @@ pub trait Source: fmt::Debug + Send + Sync {
 
     /// Writes every stream of a consistent capture to `sink`. See [above](Self) for the contract.
     async fn capture(&self, sink: &dyn StreamSink, cx: &WorkContext) -> Result<SourceFacts>;
+
+    /// Looks whether a capture would find what it needs. It changes nothing, and reads of the
+    /// source only what names it and grants rights to it.
+    async fn check(&self, cx: &WorkContext) -> SourceCheck {
+        let _ = cx;
+        SourceCheck::default()
+    }
 
     /// Whether a stream without a byte is a snapshot. It hardly ever is: a dump has a header.
     fn may_be_empty(&self) -> bool {

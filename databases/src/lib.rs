@@ -21,8 +21,8 @@ mod target;
 mod tool;
 
 pub use self::database::{
-    ClientTool, Database, LoadFailure, RestoreOutcome, ServerAddress, ServerTarget, Source, ThrowAway, ToolFound,
-    Wanted, WorkContext,
+    ClientTool, Database, LoadFailure, RestoreOutcome, ServerAddress, ServerTarget, Source, SourceCheck, ThrowAway,
+    ToolFound, Wanted, WorkContext,
 };
 pub use self::target::{Target, load};
 pub use self::tool::environment::ToolEnvironment;

@@ -107,6 +107,7 @@ pub mod anomaly;
 pub mod backup;
 mod catalog;
 pub mod config;
+pub mod control;
 pub mod drill;
 pub mod keep;
 pub mod keys;

@@ -5,8 +5,8 @@ use std::ffi::OsString;
 use clap::{CommandFactory, FromArgMatches, Parser, Subcommand};
 
 use crate::commands::{
-    acknowledge, audit, cancel, check, completions, drill, drills, init, kit, list, man, owner, prune, repair, restore,
-    root, runs, show, status, takeover, trigger, undelete, verify,
+    acknowledge, audit, cancel, check, completions, drill, drills, init, kit, list, man, owner, prune, remove_dataset,
+    repair, restore, root, runs, show, status, takeover, trigger, undelete, verify,
 };
 use crate::exit;
 use crate::flags::Globals;
@@ -33,6 +33,7 @@ pub(crate) enum Command {
     Drill(drill::Args),
     Drills(drills::Args),
     Prune(prune::Args),
+    RemoveDataset(remove_dataset::Args),
     Repair(repair::Args),
     Undelete(undelete::Args),
     Init(init::Args),

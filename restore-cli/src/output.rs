@@ -104,12 +104,12 @@ impl Output {
         !self.json && io::stdin().is_terminal() && io::stderr().is_terminal()
     }
 
-    /// Asks, and waits for a line. Only `yes` means yes.
-    pub(crate) fn ask(self, question: &str) -> bool {
+    /// Asks, and waits for a line. Only `word` means yes.
+    pub(crate) fn ask(self, question: &str, word: &str) -> bool {
         let (mut stderr, question) = (io::stderr().lock(), escape::line(question));
-        let asked = write!(stderr, "{question} Type `yes` to continue: ").and_then(|()| stderr.flush());
+        let asked = write!(stderr, "{question} Type `{word}` to continue: ").and_then(|()| stderr.flush());
         let mut answer = String::new();
-        asked.and_then(|()| io::stdin().lock().read_line(&mut answer)).is_ok() && answer.trim() == "yes"
+        asked.and_then(|()| io::stdin().lock().read_line(&mut answer)).is_ok() && answer.trim() == word
     }
 }
 

@@ -14,7 +14,7 @@ use lifeboat_engine::keys::trust::Trust;
 use lifeboat_engine::log::{HostLog, LogReader, Logbook, LooksBack, look};
 use lifeboat_engine::restore::{Selector, VaultReader};
 use lifeboat_engine::root::{self, OwnerFolder};
-use lifeboat_engine::state::StateDirectory;
+use lifeboat_engine::state::{StateDirectory, user_named};
 use lifeboat_engine::store::SharedReplica;
 use lifeboat_engine::{Error, Result};
 
@@ -240,11 +240,5 @@ pub(crate) fn user() -> String {
 }
 
 fn named(uid: u32) -> String {
-    let users = std::fs::read_to_string("/etc/passwd").unwrap_or_default();
-    let name = users.lines().find_map(|line| {
-        let mut fields = line.split(':');
-        let name = fields.next()?;
-        (fields.nth(1)? == uid.to_string()).then_some(name)
-    });
-    name.map_or_else(|| format!("uid {uid}"), |name| format!("{name} (uid {uid})"))
+    user_named(uid).map_or_else(|| format!("uid {uid}"), |name| format!("{name} (uid {uid})"))
 }

@@ -102,6 +102,7 @@ async fn dispatch(command: Command, session: &Session) -> Result<()> {
         Command::Drill(args) => commands::drill::run(&args, session).await,
         Command::Drills(args) => commands::drills::run(&args, session).await,
         Command::Prune(args) => commands::prune::run(&args, session).await,
+        Command::RemoveDataset(args) => commands::remove_dataset::run(&args, session).await,
         Command::Repair(args) => commands::repair::run(&args, session).await,
         Command::Undelete(args) => commands::undelete::run(&args, session).await,
         Command::Init(args) => commands::init::run(&args, session).await,

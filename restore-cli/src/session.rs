@@ -144,7 +144,7 @@ impl Session {
         };
         let reader = self.cancellable("opening the vault", opened).await?.without(unopened);
         for (replica, why) in reader.unreachable() {
-            self.out.warning(format!("skipping replica {replica}: {}", human::without_name(replica, why)));
+            self.out.warning(human::skipping(replica, why));
         }
         Ok(reader)
     }
@@ -190,16 +190,21 @@ impl Session {
     /// # Errors
     /// The person refused, or there is nobody to ask.
     pub(crate) async fn confirm(&self, yes: bool, question: String) -> Result<()> {
+        self.confirm_by(yes, question, "yes".to_owned(), "pass --yes to confirm".to_owned()).await
+    }
+
+    /// As [`Self::confirm`], by a `word` that is not typed without thinking. `hint` says how to
+    /// confirm without a terminal.
+    pub(crate) async fn confirm_by(&self, yes: bool, question: String, word: String, hint: String) -> Result<()> {
         if yes {
             return Ok(());
         }
         if !self.out.can_ask() {
-            return Err(Error::usage("this needs your consent, and there is no terminal to ask on")
-                .hint("pass --yes to confirm"));
+            return Err(Error::usage("this needs your consent, and there is no terminal to ask on").hint(hint));
         }
         let out = self.out;
         let answer = async {
-            let asked = tokio::task::spawn_blocking(move || out.ask(&question)).await;
+            let asked = tokio::task::spawn_blocking(move || out.ask(&question, &word)).await;
             asked.map_err(|error| Error::failed("cannot ask").because(error))
         };
         if self.cancellable("the question", answer).await? {

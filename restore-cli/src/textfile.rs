@@ -22,16 +22,18 @@ const LAST_SUCCESS: &str = "lifeboat_drill_last_success_timestamp_seconds";
 const LAST_ATTEMPT: &str = "lifeboat_drill_last_attempt_timestamp_seconds";
 const LAST_STATUS: &str = "lifeboat_drill_last_status";
 const LAST_LEVEL: &str = "lifeboat_drill_last_level";
+const HIGHEST_LEVEL: &str = "lifeboat_drill_highest_level";
 const RESTORE_DURATION: &str = "lifeboat_drill_restore_duration_seconds";
 const RECOVERY_POINT_AGE: &str = "lifeboat_drill_recovery_point_age_seconds";
 const OBJECTIVE: &str = "lifeboat_objective_seconds";
 
 /// All gauges, in the order they are written.
-const FAMILIES: [(&str, &str); 7] = [
+const FAMILIES: [(&str, &str); 8] = [
     (LAST_SUCCESS, "When the last drill that reached its level ended; 0 if none ever did."),
     (LAST_ATTEMPT, "When the last drill ended, whether it passed or not."),
     (LAST_STATUS, "1 if the last drill reached its level, else 0."),
     (LAST_LEVEL, "The level that the last drill reached: 0 nothing, 1 fetched, 2 loaded, 3 checked, 4 proved."),
+    (HIGHEST_LEVEL, "The highest level that a drill of this kind of source can reach, as of the last known snapshot."),
     (RESTORE_DURATION, "How long the last drill that restored took, from its start until the database was loaded."),
     (RECOVERY_POINT_AGE, "The age of the data when the last drill that found a snapshot began."),
     (OBJECTIVE, "The configured objectives: rpo is the age of restored data, rto the time a restore takes."),
@@ -43,6 +45,8 @@ pub(crate) struct Outcome {
     pub(crate) ended: DateTime<Utc>,
     pub(crate) passed: bool,
     pub(crate) reached: Option<ProofLevel>,
+    /// `None`: not known this time.
+    pub(crate) highest: Option<ProofLevel>,
     pub(crate) rto_seconds: Option<f64>,
     pub(crate) rpo_seconds: Option<f64>,
     /// `None`: not known this time.
@@ -121,6 +125,9 @@ fn update(samples: &mut Samples, dataset: &Name, outcome: &Outcome) {
     set(LAST_ATTEMPT, labels(""), ended.clone());
     set(LAST_STATUS, labels(""), u8::from(outcome.passed).to_string());
     set(LAST_LEVEL, labels(""), outcome.reached.map_or(0, |level| level as u8).to_string());
+    if let Some(highest) = outcome.highest {
+        set(HIGHEST_LEVEL, labels(""), (highest as u8).to_string());
+    }
     if outcome.passed {
         set(LAST_SUCCESS, labels(""), ended);
     }
@@ -187,6 +194,7 @@ mod tests {
             ended: DateTime::from_timestamp(ended, 0).unwrap(),
             passed,
             reached: passed.then_some(ProofLevel::Proved),
+            highest: passed.then_some(ProofLevel::Proved),
             rto_seconds: passed.then_some(41.25),
             rpo_seconds: passed.then_some(600.0),
             objectives: passed.then_some(Objectives { rpo: Some(Duration::from_secs(3600)), rto: None }),
@@ -228,6 +236,7 @@ mod tests {
             "lifeboat_drill_last_attempt_timestamp_seconds{dataset=\"shop\"} 2000.000",
             "lifeboat_drill_last_status{dataset=\"shop\"} 0",
             "lifeboat_drill_last_level{dataset=\"shop\"} 0",
+            "lifeboat_drill_highest_level{dataset=\"shop\"} 4",
             "lifeboat_drill_restore_duration_seconds{dataset=\"shop\"} 41.250",
             "lifeboat_objective_seconds{dataset=\"shop\",objective=\"rpo\"} 3600.000",
         ] {

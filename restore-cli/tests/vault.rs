@@ -412,6 +412,7 @@ async fn a_drill_leaves_signed_evidence_and_metrics() {
     assert!(metrics.contains("lifeboat_drill_last_status{dataset=\"shop\"} 1\n"), "{metrics}");
     assert!(metrics.contains("lifeboat_drill_last_level{dataset=\"shop\"} 1\n"), "{metrics}");
     assert!(metrics.contains("lifeboat_objective_seconds{dataset=\"shop\",objective=\"rto\"} 600.000\n"), "{metrics}");
+    assert!(metrics.contains("lifeboat_drill_highest_level{dataset=\"shop\"} 1\n"), "{metrics}");
 
     // No replica answers: there is nothing to report on, and the metrics say so all the same.
     for replica in ["r1", "r2"] {
@@ -424,6 +425,22 @@ async fn a_drill_leaves_signed_evidence_and_metrics() {
     let success =
         |text: &str| text.lines().find(|line| line.starts_with("lifeboat_drill_last_success")).map(str::to_owned);
     assert_eq!(success(&after), success(&metrics));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_drill_without_settings_goes_as_far_as_the_source_does() {
+    let place = Installation::new().await;
+    let config = fs::read_to_string(place.path("drill.toml")).unwrap();
+    let (without, _) = config.split_once("[[dataset]]").unwrap();
+    fs::write(place.path("drill.toml"), without).unwrap();
+    let output = place.on("drill", &["drill", DATASET, "--json"]);
+    assert_eq!(code(&output), 0, "{}{}", stdout(&output), stderr(&output));
+    let report = json(&output);
+    assert_eq!((&report["required"], &report["reached"]), (&Value::from("fetched"), &Value::from("fetched")));
+    // Who insists on more is told that there is no more.
+    let more = place.on("drill", &["drill", DATASET, "--level", "proved"]);
+    assert_eq!(code(&more), 1, "{}{}", stdout(&more), stderr(&more));
+    assert!(stderr(&more).contains("it can be `fetched` and no more"), "{}", stderr(&more));
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -763,6 +780,44 @@ async fn check_says_what_is_weak_and_fails_on_what_is_broken() {
     assert_eq!(drill_host["broken"], serde_json::json!([]));
     assert_eq!(drill_host["weak"].as_array().unwrap().len(), 2, "only that its replicas are directories: {drill_host}");
     assert_eq!(drill_host["replicas"][0]["can_write"], Value::Null, "a drill host is not asked to write");
+
+    // What it tried is gone, and where it may not write its reports, it says so.
+    let drills = place.path("r1/vault/datasets/shop/drills");
+    assert!(fs::read_dir(&drills).map_or(0, Iterator::count) == 0);
+    let _ = fs::remove_dir_all(&drills);
+    fs::write(&drills, "").unwrap();
+    let told = stdout(&place.on("drill", &["check"]));
+    assert!(told.contains("replica r1 takes no report below datasets/shop/drills/"), "{told}");
+    fs::remove_file(&drills).unwrap();
+    // An identity of somebody else opens nothing.
+    let identity = place.path("keys/drill-host/drill-identity");
+    let own = fs::read(&identity).unwrap();
+    fs::write(&identity, Command::new("age-keygen").output().unwrap().stdout).unwrap();
+    let told = place.on("drill", &["check"]);
+    assert_eq!(code(&told), 7, "{}", stderr(&told));
+    assert!(stdout(&told).contains("dataset shop cannot be drilled"), "{}", stdout(&told));
+    fs::write(&identity, own).unwrap();
+    // Somebody is to drill to whom the keys were not given.
+    let newcomer = String::from_utf8(Command::new("age-keygen").output().unwrap().stdout).unwrap();
+    let recipient = newcomer.lines().find_map(|line| line.strip_prefix("# public key: ")).unwrap();
+    let text = fs::read_to_string(place.path("backup.toml")).unwrap();
+    let text = text.replacen("[[replica]]", &format!("drill_recipients = [\"{recipient}\"]\n[[replica]]"), 1);
+    fs::write(place.path("granted.toml"), text).unwrap();
+    assert!(!stdout(&place.on("backup", &["check"])).contains("were written for other"));
+    let told = stdout(&place.on("granted", &["check"]));
+    assert!(told.contains("the keys of dataset shop were written for other masters or drill hosts"), "{told}");
+    // A source that is not there, and the owner of the example.
+    let text = fs::read_to_string(place.path("backup.toml")).unwrap();
+    fs::write(place.path("gone.toml"), text.replace("[\"true\"]", "[\"gone-program\"]")).unwrap();
+    let told = place.on("gone", &["check"]);
+    assert!(code(&told) == 4 && stdout(&told).contains("install gone-program"), "{}", stdout(&told));
+    let text = fs::read_to_string(place.path("drill.toml")).unwrap();
+    let example = "owners = [\"RWTJ09VYtv37H61y+KvFkmBbuNgYIqCfCn4H5sgGCL8kOEKarvGpmqVf\"]\n[[replica]]";
+    let signers = text.lines().find(|line| line.starts_with("trusted_signers")).unwrap().to_owned();
+    let text = text.replace(&signers, "").replacen("[[replica]]", example, 1);
+    fs::write(place.path("example.toml"), text).unwrap();
+    let told = stdout(&place.on("example", &["check"]));
+    assert!(told.contains("is that of the example"), "{told}");
 
     fs::rename(place.path("r1"), place.path("unmounted")).unwrap();
     let broken = place.on("backup", &["check", "--json"]);

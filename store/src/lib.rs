@@ -62,7 +62,7 @@ pub use self::memory::MemoryReplica;
 pub use self::open::{open, open_all, open_as_of};
 pub use self::protection::{DeletionLevel, Protection};
 pub use self::replica::{
-    Down, ObjectMeta, Page, Probe, Removal, Replica, ReplicaError, ReplicaErrorKind, SharedReplica,
+    Down, ObjectMeta, Page, Probe, Removal, Replica, ReplicaError, ReplicaErrorKind, SharedReplica, without_name,
 };
 pub use self::retry::{Retry, RetryPolicy};
 pub use self::s3::S3Replica;

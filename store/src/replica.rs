@@ -402,3 +402,26 @@ pub struct Probe {
 
 /// A replica that several owners share.
 pub type SharedReplica = Arc<dyn Replica>;
+
+/// Why something is wrong with `replica`, without the name that most errors of replicas begin with:
+/// for a line that says the name already.
+#[must_use]
+pub fn without_name<'a>(replica: &Name, why: &'a str) -> &'a str {
+    let rest = why.strip_prefix("replica ").and_then(|why| why.strip_prefix(replica.as_str()));
+    rest.and_then(|rest| rest.strip_prefix(": ")).unwrap_or(why)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_replica_is_named_once() -> Result<(), lifeboat_base::Error> {
+        let near = "near".parse()?;
+        assert_eq!(without_name(&near, "replica near: cannot list: full"), "cannot list: full");
+        for other in ["replica nearer: full", "replica near", "no credentials"] {
+            assert_eq!(without_name(&near, other), other);
+        }
+        Ok(())
+    }
+}

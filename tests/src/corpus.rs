@@ -84,7 +84,7 @@ async fn vault() -> TestVault {
     good(vault.prune().await);
     let reader = good(vault.open(vault.owner()).await);
     let mut settings = vault.config.datasets[0].drill.clone();
-    settings.level = ProofLevel::Fetched;
+    settings.level = Some(ProofLevel::Fetched);
     let clock: SharedClock = vault.clock.clone();
     let drill = Drill {
         reader: &reader,

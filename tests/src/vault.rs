@@ -407,7 +407,7 @@ fn dataset(text: &str) -> Dataset {
         hosts: Vec::new(),
         takeover_after: Duration::from_secs(15 * 60),
         retry: Duration::from_secs(15 * 60),
-        drill: DrillConfig { level: ProofLevel::Fetched, queries: Vec::new(), server_directories: Vec::new() },
+        drill: DrillConfig { level: Some(ProofLevel::Fetched), queries: Vec::new(), server_directories: Vec::new() },
     }
 }
 

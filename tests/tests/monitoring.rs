@@ -25,6 +25,7 @@ const METRICS: &[&str] = &[
     "lifeboat_dataset_first_seen_timestamp_seconds",
     "lifeboat_dataset_led",
     "lifeboat_deletion_stopped",
+    "lifeboat_drill_highest_level",
     "lifeboat_drill_last_attempt_timestamp_seconds",
     "lifeboat_drill_last_level",
     "lifeboat_drill_last_status",
@@ -114,6 +115,32 @@ fn dashboard_shows_every_metric_and_no_other() {
         }
     }
     assert_eq!(shown, METRICS.iter().copied().collect());
+}
+
+/// An age since the year 1970 is no age.
+#[test]
+fn the_dashboard_says_never_and_not_57_years() {
+    let dashboard: serde_json::Value = serde_json::from_str(&read("grafana-dashboard.json")).unwrap();
+    let mut ages = 0;
+    for panel in dashboard["panels"].as_array().unwrap() {
+        let asks = |target: &serde_json::Value| target["expr"].as_str().unwrap_or_default().to_owned();
+        let targets = panel["targets"].as_array().into_iter().flatten().map(asks);
+        for expression in targets.filter(|expression| expression.contains("time() - ")) {
+            ages += 1;
+            // Either nothing that never was is shown, or it is shown as a word.
+            let left_out = expression.contains("> 0)");
+            let mappings = panel["fieldConfig"]["defaults"]["mappings"].as_array();
+            let never = mappings.into_iter().flatten().any(|mapping| {
+                let options = &mapping["options"];
+                mapping["type"] == "range"
+                    && options["from"].as_f64().is_some_and(|from| from <= 1e9)
+                    && options["to"].is_null()
+                    && options["result"]["text"] == "never"
+            });
+            assert!(left_out || never, "{} shows what never was as years: {expression}", panel["title"]);
+        }
+    }
+    assert!(ages >= 6, "only {ages} ages were looked at");
 }
 
 #[test]

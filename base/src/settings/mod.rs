@@ -6,6 +6,7 @@
 
 mod findings;
 mod section;
+pub mod shape;
 pub mod units;
 
 use std::ops::Range;

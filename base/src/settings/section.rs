@@ -4,9 +4,10 @@ use std::ops::Range;
 
 use serde::de::DeserializeOwned;
 use toml::Spanned;
-use toml::de::{DeTable, DeValue, ValueDeserializer};
+use toml::de::{DeTable, DeValue};
 
-use super::{SettingsReader, Text, explain};
+use super::shape::{self, Shape};
+use super::{SettingsReader, Text};
 
 /// A table with a `kind`, taken out of the file before the rest of it is read.
 pub struct Section<'t> {
@@ -65,13 +66,9 @@ impl<'t> Section<'t> {
     /// why.
     pub fn read<T: DeserializeOwned>(self, reader: &mut SettingsReader<'_>) -> Option<T> {
         let span = self.table.span();
-        let value = Spanned::new(span.clone(), DeValue::Table(self.table.into_inner()));
-        match T::deserialize(ValueDeserializer::from(value)) {
-            Ok(read) => Some(read),
-            Err(error) => {
-                reader.findings.add(error.span().unwrap_or(span), explain(error.message()), "");
-                None
-            }
+        match shape::read(self.table.into_inner(), span, &mut reader.findings) {
+            Shape::Whole(read) => Some(read),
+            Shape::Rest(_) | Shape::Lacking => None,
         }
     }
 }

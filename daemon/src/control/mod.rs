@@ -7,7 +7,6 @@
 //! - **Stale sockets** of a daemon that died are removed; the caller holds the daemon's lock, so
 //!   that nobody else can be alive.
 
-pub(crate) mod client;
 pub(crate) mod protocol;
 
 use std::io::ErrorKind;

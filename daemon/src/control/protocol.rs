@@ -1,9 +1,8 @@
 //! The messages of the control socket: one JSON document per line, in each direction.
 
-use lifeboat_engine::base::{Class, Error, Result};
+pub(crate) use lifeboat_engine::control::Answer;
 use lifeboat_engine::format::id::{Name, SnapshotId};
 use serde::{Deserialize, Serialize};
-use serde_json::Value;
 
 use crate::live::StatusReport;
 use crate::run_report::RunReport;
@@ -31,25 +30,6 @@ pub(crate) enum Request {
     Status {},
 }
 
-/// What the daemon answers.
-#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
-#[serde(default)]
-pub(crate) struct Answer {
-    pub ok: bool,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub report: Option<Value>,
-    /// The report in words.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub summary: Option<String>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub error: Option<String>,
-    /// As [`Class::as_str`].
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub class: Option<String>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub hint: Option<String>,
-}
-
 /// The answer to [`Request::Cancel`].
 #[derive(Debug, Serialize)]
 pub(crate) struct Cancelled {
@@ -61,48 +41,9 @@ pub(crate) struct Cancelled {
     pub pruned_after: Option<SnapshotId>,
 }
 
-impl Answer {
-    fn good(report: &impl Serialize, summary: String) -> Self {
-        match serde_json::to_value(report) {
-            Ok(report) => Self { ok: true, report: Some(report), summary: Some(summary), ..Self::default() },
-            Err(error) => Error::failed("cannot write the report").because(error).into(),
-        }
-    }
-
-    /// The answer as the client takes it.
-    ///
-    /// # Errors
-    /// What the daemon answered.
-    pub(crate) fn into_result(self) -> Result<(Value, String)> {
-        if self.ok {
-            return Ok((self.report.unwrap_or_default(), self.summary.unwrap_or_default()));
-        }
-        let class = self.class.and_then(|word| Class::of_word(&word)).unwrap_or(Class::Failed);
-        let error = Error::new(class, self.error.unwrap_or_else(|| "lifeboatd refused".to_owned()));
-        Err(match self.hint {
-            Some(hint) => error.hint(hint),
-            None => error,
-        })
-    }
-}
-
-impl From<Error> for Answer {
-    fn from(error: Error) -> Self {
-        Self {
-            error: Some(error.chain()),
-            class: Some(error.class().as_str().to_owned()),
-            hint: error.hint_text().map(str::to_owned),
-            ..Self::default()
-        }
-    }
-}
-
-impl From<Result<RunReport>> for Answer {
-    fn from(result: Result<RunReport>) -> Self {
-        match result {
-            Ok(report) => Self::good(&report, report.line()),
-            Err(error) => error.into(),
-        }
+impl From<RunReport> for Answer {
+    fn from(report: RunReport) -> Self {
+        Self::good(&report, report.line())
     }
 }
 

@@ -2,11 +2,11 @@
 
 use lifeboat_engine::clock::{ManualClock, SharedClock, SystemClock};
 use lifeboat_engine::config::{Config, Surroundings};
+use lifeboat_engine::control::ask;
 use lifeboat_engine::keys::{InitOptions, init};
 use lifeboat_engine::state::StateDirectory;
 use tempfile::TempDir;
 
-use super::client::ask;
 use super::*;
 use crate::installation::Installation;
 use crate::sample;

@@ -8,10 +8,10 @@ use tempfile::TempDir;
 use tokio::task::JoinHandle;
 
 use super::*;
-use crate::control::client::ask;
 use crate::control::protocol::Request;
 use crate::sample;
 use crate::slow::Gate;
+use lifeboat_engine::control::ask;
 
 /// A daemon with one place, whose prunes can be held.
 struct Slow {

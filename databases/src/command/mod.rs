@@ -11,7 +11,7 @@ use lifeboat_base::{Error, Result};
 use serde::Deserialize;
 use toml::Spanned;
 
-use crate::database::{Database, Source, WorkContext};
+use crate::database::{Database, Source, SourceCheck, WorkContext};
 use crate::proof::ProofLevel;
 use crate::streams::{MAX_STREAM_NAME_BYTES, StreamSink};
 use crate::tool::process::Invocation;
@@ -127,6 +127,24 @@ impl Source for CommandSource {
 
     fn may_be_empty(&self) -> bool {
         self.0.allow_empty
+    }
+
+    /// It is not run: only the configuration's author knows what that does.
+    async fn check(&self, cx: &WorkContext) -> SourceCheck {
+        let program = self.0.argv.first().map(String::as_str).unwrap_or_default();
+        let runs = |path: &Path| path.is_file() && rustix::fs::access(path, rustix::fs::Access::EXEC_OK).is_ok();
+        let found = if program.contains('/') {
+            runs(Path::new(program))
+        } else {
+            std::env::split_paths(cx.environment.path()).any(|folder| runs(&folder.join(program)))
+        };
+        if found {
+            return SourceCheck::default();
+        }
+        SourceCheck::of(
+            Error::source_failed(format!("the program {program} cannot be run here"))
+                .hint(format!("install {program}, or correct the first word of argv; a path from the root is surest")),
+        )
     }
 
     async fn capture(&self, sink: &dyn StreamSink, cx: &WorkContext) -> Result<SourceFacts> {

@@ -15,7 +15,7 @@ use lifeboat_base::{Class, Context, Error, Result};
 use serde::Deserialize;
 
 use crate::database::Database;
-use crate::database::{Source, WorkContext};
+use crate::database::{Source, SourceCheck, WorkContext};
 use crate::proof::ProofLevel;
 use crate::streams::{StreamSink, StreamWriter};
 
@@ -74,6 +74,27 @@ impl Source for FileSource {
 
     fn may_be_empty(&self) -> bool {
         self.allow_empty
+    }
+
+    async fn check(&self, _: &WorkContext) -> SourceCheck {
+        let readable = || {
+            let metadata = look(&self.path)?;
+            let opened = std::fs::File::open(&self.path);
+            let opened = opened.context(Class::Source, || format!("cannot read {}", self.path.display()));
+            opened.map_err(|error| error.hint("let Lifeboat's user read it"))?;
+            Ok(metadata.len())
+        };
+        match readable() {
+            Err(error) => SourceCheck::of(error),
+            Ok(0) if !self.allow_empty => SourceCheck {
+                weak: vec![format!(
+                    "{} is empty now, and a backup of it fails as long as it is: see to its writer, or set allow_empty = true",
+                    self.path.display()
+                )],
+                ..SourceCheck::default()
+            },
+            Ok(_) => SourceCheck::default(),
+        }
     }
 
     async fn capture(&self, sink: &dyn StreamSink, cx: &WorkContext) -> Result<SourceFacts> {

@@ -16,8 +16,8 @@ use super::parts::{DumpPart, Table};
 use super::server::{Server, ServerFacts};
 use super::settings::PostgresConfig;
 use super::sql::{DATABASES, FIELD_SEPARATOR, conninfo, rows};
-use super::{POSTGRES_KIND, Postgres, losses, tables};
-use crate::database::{Database, Source, WorkContext};
+use super::{POSTGRES_KIND, Postgres, check, losses, tables};
+use crate::database::{Database, Source, SourceCheck, WorkContext};
 use crate::streams::StreamSink;
 
 const ARCHIVE_MAGIC: &[u8] = b"PGDMP";
@@ -48,6 +48,14 @@ impl Source for PostgresSource {
 
     fn client_directories(&self) -> &[PathBuf] {
         &self.0.client_directories
+    }
+
+    async fn check(&self, cx: &WorkContext) -> SourceCheck {
+        let mut found = SourceCheck::default();
+        if let Err(error) = self.look(cx, &mut found).await {
+            found.broken.push(error);
+        }
+        found
     }
 
     async fn capture(&self, sink: &dyn StreamSink, cx: &WorkContext) -> Result<SourceFacts> {
@@ -117,6 +125,20 @@ async fn answers(server: &Server<'_>) -> bool {
 }
 
 impl PostgresSource {
+    async fn look(&self, cx: &WorkContext, found: &mut SourceCheck) -> Result<()> {
+        let password: Option<Secret> = self.0.password.as_ref().map(SecretRef::read).transpose()?;
+        let (server, facts) =
+            Server::reach(&self.0.connection, password.as_ref(), &self.0.client_directories, cx).await?;
+        found.weak = check::weak(&server, &facts);
+        for database in self.databases(&server).await? {
+            if let Err(error) = check::rights(&server, &facts, &database).await {
+                found.broken.push(error.within(format!("database {} cannot be dumped", database.escape_debug())));
+            }
+        }
+        Ok(())
+    }
+
+    /// The databases to capture.
     async fn databases(&self, server: &Server<'_>) -> Result<Vec<String>> {
         let there = rows(&server.query(DATABASES).await?);
         if self.0.databases.is_empty() {

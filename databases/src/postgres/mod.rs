@@ -9,6 +9,7 @@ mod archive;
 mod belongings;
 mod builds;
 mod capture;
+mod check;
 mod clients;
 mod connect;
 mod contents;
@@ -120,6 +121,10 @@ impl Database for Postgres {
         cx: &WorkContext,
     ) -> Result<Option<Box<dyn ThrowAway>>> {
         Ok(Some(Box::new(throw_away::start(facts, directories, cx).await?)))
+    }
+
+    async fn has_server_programs(&self, facts: &SourceFacts, directories: &[PathBuf], cx: &WorkContext) -> Result<()> {
+        throw_away::has_programs(facts, directories, cx).await
     }
 
     fn client_tool(&self) -> Option<ClientTool> {

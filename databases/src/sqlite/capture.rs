@@ -1,6 +1,7 @@
 //! Captures a database file: SQLite's Online Backup API makes a consistent copy of it, also while
 //! writers are active, and the copy is streamed.
 
+use std::io::Read;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -13,7 +14,7 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use super::{DATABASE_STREAM, SQLITE_KIND, Sqlite, at_rest};
-use crate::database::{Database, Source, WorkContext};
+use crate::database::{Database, Source, SourceCheck, WorkContext};
 use crate::file::stream_file;
 use crate::streams::StreamSink;
 
@@ -22,6 +23,7 @@ const PAGES_A_STEP: i32 = 2000;
 /// How long one attempt waits for a lock.
 const STEP_PAUSE: Duration = Duration::from_millis(50);
 const LOCKED_HINT: &str = "end the exclusive transaction of the writer, or raise stall in [limits]";
+const NO_DATABASE_HINT: &str = "it is another kind of file, or encrypted: use kind = \"file\"";
 const SQLITE_MAGIC: &[u8; 16] = b"SQLite format 3\0";
 
 /// Captures one database file.
@@ -35,6 +37,17 @@ pub struct SqliteSource {
 impl Source for SqliteSource {
     fn database(&self) -> &'static dyn Database {
         &Sqlite
+    }
+
+    async fn check(&self, _: &WorkContext) -> SourceCheck {
+        let source = self.path.clone();
+        let looked = tokio::task::spawn_blocking(move || look(&source)).await;
+        let looked = looked.context(Class::Failed, || "a worker thread failed");
+        match looked.and_then(|looked| looked) {
+            // The capture is a copy.
+            Ok(size) => SourceCheck { scratch_bytes: size, ..SourceCheck::default() },
+            Err(error) => SourceCheck::of(error),
+        }
     }
 
     async fn capture(&self, sink: &dyn StreamSink, cx: &WorkContext) -> Result<SourceFacts> {
@@ -61,6 +74,42 @@ impl Source for SqliteSource {
     }
 }
 
+/// Whether it can be read; its size. One that is locked is read by a capture later.
+fn look(source: &Path) -> Result<u64> {
+    if !source.is_file() {
+        return Err(no_database(source));
+    }
+    let asked = || {
+        let from = Connection::open_with_flags(source, OpenFlags::SQLITE_OPEN_READ_ONLY)?;
+        from.busy_timeout(STEP_PAUSE)?;
+        from.query_row("SELECT count(*) FROM sqlite_schema", [], |row| row.get::<_, i64>(0))
+    };
+    match asked() {
+        Err(error) if !is_locked(&error) && at_rest::Obstacle::of(&error).is_none() => Err(explained(source, error)),
+        _ => {
+            let begin = || {
+                let (mut file, mut begin) = (std::fs::File::open(source)?, Vec::new());
+                (&mut file).take(SQLITE_MAGIC.len() as u64).read_to_end(&mut begin)?;
+                Ok::<_, std::io::Error>((file.metadata()?.len(), begin))
+            };
+            let read = begin().context(Class::Source, || format!("cannot read {}", source.display()));
+            match read.map_err(|error| error.hint("let Lifeboat's user read the database"))? {
+                // SQLite takes a file that is too short for a database for an empty one.
+                (1.., begin) if begin != SQLITE_MAGIC => {
+                    Err(Error::source_failed(format!("{} is no SQLite database", source.display()))
+                        .hint(NO_DATABASE_HINT))
+                }
+                (size, _) => Ok(size),
+            }
+        }
+    }
+}
+
+fn no_database(source: &Path) -> Error {
+    Error::source_failed(format!("there is no SQLite database at {}", source.display()))
+        .hint("check the path, and that Lifeboat's user may read it and its directory")
+}
+
 /// Copies page by page within one read transaction, so a writer can delay the copy, but the copy
 /// never holds half of a change. Returns a warning.
 fn copy_database(
@@ -69,10 +118,8 @@ fn copy_database(
     stall: Duration,
     stop: &CancellationToken,
 ) -> Result<Option<&'static str>> {
-    let shown = source.display();
     if !source.is_file() {
-        return Err(Error::source_failed(format!("there is no SQLite database at {shown}"))
-            .hint("check the path, and that Lifeboat's user may read it and its directory"));
+        return Err(no_database(source));
     }
     let _ = std::fs::remove_file(target);
     let copied = backup(source, target, stall, stop);
@@ -152,7 +199,7 @@ fn explained(source: &Path, error: rusqlite::Error) -> Error {
     let hint = match code {
         Some(ErrorCode::DiskFull) => "make room in the state directory: a whole copy of the database must fit".to_owned(),
         Some(ErrorCode::DatabaseBusy | ErrorCode::DatabaseLocked) => LOCKED_HINT.to_owned(),
-        Some(ErrorCode::NotADatabase) => "it is another kind of file, or encrypted: use kind = \"file\"".to_owned(),
+        Some(ErrorCode::NotADatabase) => NO_DATABASE_HINT.to_owned(),
         Some(ErrorCode::DatabaseCorrupt) => "run PRAGMA integrity_check, and restore it from a snapshot".to_owned(),
         _ if extended == ffi::SQLITE_READONLY_ROLLBACK => {
             "a crash left a journal that is still in use: open the database once with its own program, and run the backup again"

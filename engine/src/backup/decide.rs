@@ -19,7 +19,7 @@ use lifeboat_format::act::ActKind;
 use lifeboat_format::id::{Name, PackId, SnapshotId};
 use lifeboat_format::layout;
 use lifeboat_format::record::MarkRecord;
-use lifeboat_store::SharedReplica;
+use lifeboat_store::{SharedReplica, without_name};
 
 use super::fleet::Fleet;
 use super::stand::Standing;
@@ -205,7 +205,8 @@ impl Decision<'_> {
         if doubtful.is_empty() {
             return not_committed(snapshot, dataset, error);
         }
-        let reasons: Vec<String> = doubtful.iter().map(|(replica, why)| format!("{replica}: {why}")).collect();
+        let reasons: Vec<String> =
+            doubtful.iter().map(|(replica, why)| format!("{replica}: {}", without_name(replica, why))).collect();
         unknown(snapshot, dataset, &format!("{} ({})", error.chain(), reasons.join("; ")))
     }
 }

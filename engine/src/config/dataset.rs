@@ -19,6 +19,9 @@ use crate::schedule::Schedule;
 
 const LEVELS: &str = "use \"auto\", or 1 (fast) to 19 (small)";
 
+/// A host that does not back up (`backs_up`) need not reach a replica in another region: it stores
+/// nothing.
+///
 /// Returns `None` if a value without a default cannot be used. The findings say what is wrong.
 pub(crate) fn validate(
     v: &mut SettingsReader<'_>,
@@ -27,14 +30,16 @@ pub(crate) fn validate(
     replicas: &[ReplicaConfig],
     longest_run: Duration,
     host: Option<&Name>,
+    backs_up: bool,
 ) -> Option<Dataset> {
     let raw = raw.into_inner();
     let home_region = v.filled(&raw.home_region)?;
-    if !replicas.is_empty() && replicas.iter().all(|replica| replica.region == home_region) {
+    let all_near = !replicas.is_empty() && replicas.iter().all(|replica| replica.region == home_region);
+    if all_near && backs_up {
         v.findings.add(
             raw.home_region.span(),
             format!("every replica is in {home_region}, where the database lives"),
-            "add a replica in another region, so that a copy survives the loss of this one",
+            "add a replica in another region, so that a copy survives the loss of this one; only a host with a drill identity and no host keys needs none",
         );
     }
     let hosts = hosts(v, &raw.hosts, host);
@@ -50,6 +55,7 @@ pub(crate) fn validate(
         grace: v
             .unit(raw.retention.grace.as_ref(), units::duration)
             .unwrap_or_else(|| longest_run.saturating_add(defaults::GRACE_AFTER_RUN)),
+        removes_dataset: false,
     };
     let objectives = Objectives {
         rpo: v.unit(raw.objectives.rpo.as_ref(), units::duration),
@@ -174,7 +180,7 @@ fn drill(v: &mut SettingsReader<'_>, raw: RawDrill, source: &dyn Source) -> Dril
     };
     let queries = raw.queries.into_iter();
     DrillConfig {
-        level,
+        level: Some(level),
         queries: queries
             .map(|query| DrillQuery { database: query.database, sql: query.sql, expect: query.expect })
             .collect(),

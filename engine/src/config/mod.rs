@@ -17,8 +17,10 @@ use lifeboat_base::settings::SettingsReader;
 pub use lifeboat_base::settings::Surroundings;
 use lifeboat_base::{Error, Result};
 use lifeboat_databases::Source;
+use lifeboat_databases::file::FileSource;
 pub use lifeboat_databases::proof::{DrillQuery, ProofLevel};
 use lifeboat_format::id::Name;
+use lifeboat_format::root::Floors;
 pub use lifeboat_store::{ReplicaConfig, ReplicaKind, S3Config, S3Credentials};
 
 use lifeboat_store::SharedReplica;
@@ -138,6 +140,16 @@ pub struct KeysConfig {
     pub drill_signer: SecretRef,
 }
 
+impl KeysConfig {
+    /// Whether the keys on this host let it back up, or tell nothing, as before `init`. A drill
+    /// host has a drill identity, and no key of a backup host.
+    #[must_use]
+    pub fn may_back_up(&self) -> bool {
+        let host_keys = self.host_key.path().exists() || self.host_bundle.path().exists();
+        host_keys || !self.drill_identity.path().exists()
+    }
+}
+
 /// No more datasets are backed up at once.
 pub const MAX_RUNS: usize = 16;
 
@@ -201,7 +213,8 @@ pub enum Dedup {
 pub struct Dataset {
     /// The name of the dataset in the vault.
     pub name: Name,
-    /// The region of the database. At least one replica is in another region.
+    /// The region of the database. Where this host backs up, at least one replica is in another
+    /// region.
     pub home_region: String,
     /// The database to capture.
     pub source: Arc<dyn Source>,
@@ -232,6 +245,36 @@ pub struct Dataset {
 }
 
 impl Dataset {
+    /// A dataset that this configuration no longer names, so that all of it can go. What the floors
+    /// of a root keep stays for as long, and nothing goes before the delay that they set.
+    #[must_use]
+    pub fn to_remove(name: Name, limits: &Limits, floors: &Floors) -> Self {
+        let grace = limits.longest_run().saturating_add(defaults::GRACE_AFTER_RUN);
+        let within = floors.retention.map(Duration::from_secs);
+        Self {
+            name,
+            home_region: String::new(),
+            // Nobody captures it.
+            source: Arc::new(FileSource { path: PathBuf::new(), allow_empty: false }),
+            replaces: None,
+            schedule: None,
+            retry: Duration::ZERO,
+            retention: Retention {
+                within,
+                grace: grace.max(Duration::from_secs(floors.delay.unwrap_or_default())),
+                removes_dataset: true,
+                ..Retention::default()
+            },
+            objectives: Objectives::default(),
+            chunk_size: defaults::CHUNK_SIZE,
+            dedup: defaults::DEDUP,
+            compression: defaults::COMPRESSION,
+            hosts: Vec::new(),
+            takeover_after: defaults::TAKEOVER_AFTER,
+            drill: DrillConfig { level: None, queries: Vec::new(), server_directories: Vec::new() },
+        }
+    }
+
     /// The other hosts that back this dataset up.
     pub fn other_hosts<'a>(&'a self, host: &'a Name) -> impl Iterator<Item = &'a Name> {
         self.hosts.iter().filter(move |other| *other != host)
@@ -257,6 +300,9 @@ pub struct Retention {
     pub within: Option<Duration>,
     /// How long a pack stays in a replica after prune first found that no snapshot refers to it.
     pub grace: Duration,
+    /// The whole dataset goes: no rule keeps all, and the newest snapshot is not kept for its own
+    /// sake. No configuration says so: see [`Dataset::to_remove`].
+    pub removes_dataset: bool,
 }
 
 impl Retention {
@@ -264,6 +310,7 @@ impl Retention {
     #[must_use]
     pub fn keeps_everything(&self) -> bool {
         self.within.is_none()
+            && !self.removes_dataset
             && [self.keep_last, self.hourly, self.daily, self.weekly, self.monthly, self.yearly].iter().all(|n| *n == 0)
     }
 
@@ -301,8 +348,9 @@ pub struct Objectives {
 /// `[dataset.drill]`.
 #[derive(Debug, Clone)]
 pub struct DrillConfig {
-    /// The level a drill must reach to succeed.
-    pub level: ProofLevel,
+    /// The level a drill must reach to succeed. `None`: what a source of the snapshot's kind can
+    /// reach.
+    pub level: Option<ProofLevel>,
     /// Queries, each with the result that it must return.
     pub queries: Vec<DrillQuery>,
     /// Directories in which server binaries are looked for before those of the system.

@@ -2,6 +2,7 @@
 //!
 //! Values that validation may refuse carry their position in the file ([`Spanned`]).
 
+use lifeboat_base::settings::shape::{self, Shape};
 use lifeboat_base::settings::{Section, SettingsReader, Text, explain};
 use serde::Deserialize;
 use toml::Spanned;
@@ -202,13 +203,10 @@ pub(super) fn parse<'t>(
     text: &'t str,
     reader: &mut SettingsReader<'_>,
 ) -> Option<(RawConfig, Vec<Option<Section<'t>>>)> {
-    let refuse = |error: toml::de::Error, reader: &mut SettingsReader<'_>| {
-        reader.findings.add(error.span().unwrap_or_default(), explain(error.message()), "");
-    };
     let mut document = match DeTable::parse(text) {
         Ok(document) => document,
         Err(error) => {
-            refuse(error, reader);
+            reader.findings.add(error.span().unwrap_or_default(), explain(error.message()), "");
             return None;
         }
     };
@@ -221,11 +219,10 @@ pub(super) fn parse<'t>(
             }
         }
     }
-    match RawConfig::deserialize(toml::de::Deserializer::from(document)) {
-        Ok(raw) => Some((raw, sources)),
-        Err(error) => {
-            refuse(error, reader);
-            None
-        }
+    // What fits is validated, too, so that all is told at once. It is refused in any case.
+    let place = document.span();
+    match shape::read(document.into_inner(), place, &mut reader.findings) {
+        Shape::Whole(raw) | Shape::Rest(raw) => Some((raw, sources)),
+        Shape::Lacking => None,
     }
 }

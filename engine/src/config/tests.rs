@@ -105,7 +105,7 @@ fn a_good_file_gets_its_defaults() -> Result<()> {
     let shop = &config.datasets[0];
     assert_eq!(
         (shop.chunk_size, shop.compression, shop.drill.level),
-        (512 << 10, Compression::Auto, ProofLevel::Proved)
+        (512 << 10, Compression::Auto, Some(ProofLevel::Proved))
     );
     assert!(shop.retention.keeps_everything());
     Ok(())
@@ -175,6 +175,29 @@ fn a_key_that_others_can_read_is_no_fault_of_a_line() -> std::io::Result<()> {
 }
 
 #[test]
+fn only_a_host_without_host_keys_needs_no_replica_far_away() -> std::io::Result<()> {
+    let place = tempfile::tempdir()?;
+    let near =
+        good().replace("eu-west-1", "eu-central-1").replace("/nonexistent/keys", &place.path().display().to_string());
+    let key = |name: &str| {
+        std::fs::write(place.path().join(name), "x")?;
+        let private = std::os::unix::fs::PermissionsExt::from_mode(0o600);
+        std::fs::set_permissions(place.path().join(name), private)
+    };
+    let refused = || parse(&near).err().map(|error| error.message().to_owned()).unwrap_or_default();
+    // Before `init`, nothing tells what kind of host this is.
+    assert!(refused().contains("every replica is in eu-central-1"), "{}", refused());
+    key("drill-identity")?;
+    assert_eq!(refused(), "", "a drill host stores nothing");
+    for host_key in ["host.key", "host-keys"] {
+        key(host_key)?;
+        assert!(refused().contains("every replica is in eu-central-1"), "{host_key}: {}", refused());
+        std::fs::remove_file(place.path().join(host_key))?;
+    }
+    Ok(())
+}
+
+#[test]
 fn a_retention_coarser_than_the_schedule_is_told() {
     let hours = |hours: u64| Duration::from_secs(hours * 3600);
     let daily = Retention { daily: 14, monthly: 12, ..Retention::default() };
@@ -196,7 +219,7 @@ fn a_source_without_a_throw_away_database_is_drilled_to_fetched() -> Result<()> 
             source,
             1,
         );
-        assert_eq!(parse(&text)?.datasets[0].drill.level, ProofLevel::Fetched, "{source}");
+        assert_eq!(parse(&text)?.datasets[0].drill.level, Some(ProofLevel::Fetched), "{source}");
         let proved = format!("{text}[dataset.drill]\nlevel = \"proved\"\n");
         let message = parse(&proved).map(|_| ()).map_err(|error| error.message().to_owned());
         assert!(message.clone().is_err_and(|message| message.contains("use one of: fetched")), "{source}: {message:?}");
@@ -209,6 +232,35 @@ fn all_findings_come_at_once() {
     let text = good().replace("15 2 * * *", "never").replace("https://s3", "http://s3");
     let message = parse(&text).map(|_| ()).map_err(|error| error.message().to_owned());
     assert_eq!(message.map_err(|message| message.lines().count()), Err(2));
+}
+
+#[test]
+fn keys_that_do_not_fit_are_all_told_and_the_rest_is_validated() {
+    let text = good()
+        .replacen("host = \"db1\"", "host = \"db1\"\nmin_replica = 1", 1)
+        .replacen("bucket = \"backups-a\"", "bucket = \"b\"\npath_style = \"yes\"\nstorage_clas = \"x\"", 1)
+        .replacen("[dataset.source]", "[dataset.objectives]\nrto = 5\n[dataset.source]", 1)
+        .replacen("kind = \"postgres\"", "kind = \"postgres\"\nport = \"5433\"\njob = 2", 1)
+        .replacen("15 2 * * *", "never", 1);
+    let message = parse(&text).map(|_| ()).map_err(|error| error.message().to_owned()).err().unwrap_or_default();
+    let told = [
+        "toml:2: unknown key `min_replica`",
+        "toml:12: invalid type: text, expected a boolean: write true or false without quotes",
+        "toml:13: unknown key `storage_clas`",
+        "toml:25: invalid type: integer `5`",
+        "toml:28: invalid type: text, expected u16: write the number without quotes",
+        "toml:29: unknown key `job`",
+        "toml:23: ",
+    ];
+    for told in told {
+        assert!(message.contains(told), "{told} is not in\n{message}");
+    }
+    assert_eq!(message.lines().count(), told.len(), "{message}");
+    // One that lacks what it must have is told once, and so are those after it.
+    let text =
+        good().replacen("region = \"eu-central-1\"\n", "", 1).replacen("name = \"ireland\"", "nam = \"ireland\"", 1);
+    let message = parse(&text).map(|_| ()).map_err(|error| error.message().to_owned()).err().unwrap_or_default();
+    assert!(message.contains("missing field `region`") && message.contains("unknown key `nam`"), "{message}");
 }
 
 #[test]

@@ -44,7 +44,9 @@ pub(crate) fn config(v: &mut SettingsReader<'_>, raw: RawConfig, sources: Vec<Op
         .dataset
         .into_iter()
         .zip(sources)
-        .filter_map(|(raw, source)| dataset::validate(v, raw, source, &replicas, limits.longest_run(), host.as_ref()))
+        .filter_map(|(raw, source)| {
+            dataset::validate(v, raw, source, &replicas, limits.longest_run(), host.as_ref(), keys.may_back_up())
+        })
         .collect();
     unique(v, "dataset", datasets.iter().map(|dataset| &dataset.name));
     let min_replicas = match raw.min_replicas {

@@ -16,7 +16,7 @@ use std::path::PathBuf;
 
 use lifeboat_base::clock::SharedClock;
 use lifeboat_base::{Class, Error, Result};
-use lifeboat_databases::proof::ProofLevel;
+use lifeboat_databases::proof::{CheckResult, ProofLevel};
 use lifeboat_databases::streams::{StoredStreams, StreamReader};
 use lifeboat_databases::{ThrowAway, ToolEnvironment, WorkContext, registry};
 use lifeboat_format::id::{Name, SnapshotId};
@@ -39,7 +39,8 @@ pub struct Drill<'a> {
     pub dataset: &'a Name,
     /// Which of its snapshots to restore.
     pub selector: Selector,
-    /// The level to reach, the queries, and where server binaries are.
+    /// The level to reach (`None`: the highest that the snapshot's kind allows), the queries, and
+    /// where server binaries are.
     pub settings: &'a DrillConfig,
     /// The objectives to compare the measured times with.
     pub objectives: Objectives,
@@ -117,11 +118,15 @@ impl Drill<'_> {
             cancel: self.cancel.clone(),
         };
         let facts = streams.facts();
+        report.highest = registry::find(&facts.engine).map(|engine| engine.highest_level());
+        // Of a kind that this version does not know, as much is asked as of any.
+        report.required = self.settings.level.or(report.highest).unwrap_or(ProofLevel::Proved);
         report.skipped = facts.skipped.clone();
         report.engine =
             Some(format!("{} {}", facts.engine, facts.server_version.as_deref().unwrap_or_default()).trim().to_owned());
         let mut server = None;
-        if self.settings.level > ProofLevel::Fetched {
+        // Where the kind allows no more, nothing need be started to find that out.
+        if report.required > ProofLevel::Fetched && report.highest != Some(ProofLevel::Fetched) {
             let phase = Stopwatch::start(self, "start");
             let directories = &self.settings.server_directories;
             server = lifeboat_worker::throw_away(self.worker, &streams, directories, &cx).await?;
@@ -174,18 +179,20 @@ impl Drill<'_> {
         report.reached = Some(ProofLevel::Loaded);
         report.rto_seconds = Some(self.clock.elapsed().saturating_sub(began).as_secs_f64());
 
-        if self.settings.level >= ProofLevel::Checked {
+        if report.required >= ProofLevel::Checked {
             let phase = Stopwatch::start(self, "check");
             let checks = server.check(&self.settings.queries).await?;
             phase.stop(report);
             self.known_checks(streams).confirm(&checks)?;
             report.checks = checks;
             if let Some(failed) = report.checks.iter().find(|check| !check.passed) {
-                return Err(Error::integrity(format!("check `{}` failed: {}", failed.check, failed.detail)));
+                let error = Error::integrity(format!("check `{}` failed: {}", failed.check, failed.detail));
+                let queries = self.settings.queries.iter().map(|query| query.sql.as_str());
+                return Err(hint_of(failed, queries).into_iter().fold(error, Error::hint));
             }
             report.reached = Some(ProofLevel::Checked);
         }
-        if self.settings.level >= ProofLevel::Proved {
+        if report.required >= ProofLevel::Proved {
             let phase = Stopwatch::start(self, "prove");
             let mut proof = server.prove(streams).await?;
             phase.stop(report);
@@ -217,13 +224,13 @@ impl Drill<'_> {
 
     /// Fails if the required level was not reached, or if an objective was missed.
     fn judge(&self, report: &DrillReport) -> Result<()> {
-        if report.reached < Some(self.settings.level) {
+        if report.reached < Some(report.required) {
             return Err(Error::failed(format!(
                 "the drill {}, but `{}` is required",
                 report.reached.map_or("fetched nothing".to_owned(), |level| format!("reached `{}`", level.as_str())),
-                self.settings.level.as_str()
+                report.required.as_str()
             ))
-            .hint("set [dataset.drill] level = \"fetched\", as a source of this kind has no throw-away database"));
+            .hint("leave out --level and [dataset.drill] level, and name the dataset's own kind of source: this one has no throw-away database, so it can be `fetched` and no more"));
         }
         if report.objectives_missed().is_empty() {
             return Ok(());
@@ -248,7 +255,8 @@ impl Drill<'_> {
             finished: started,
             replicas_used: Vec::new(),
             replicas_unreachable: self.reader.unreachable().clone(),
-            required: self.settings.level,
+            required: self.settings.level.unwrap_or(ProofLevel::Proved),
+            highest: None,
             reached: None,
             passed: false,
             error: None,
@@ -263,6 +271,15 @@ impl Drill<'_> {
             proof: None,
         }
     }
+}
+
+/// What to do if a query names what is not there. It may be lost, so this stays a failed check.
+fn hint_of<'q>(failed: &CheckResult, mut queries: impl Iterator<Item = &'q str>) -> Option<&'static str> {
+    let is_query = queries.any(|sql| failed.check.ends_with(sql));
+    let lacks = ["does not exist", "no such table", "no such column"].iter().any(|words| failed.detail.contains(words));
+    (is_query && lacks).then_some(
+        "look first whether [dataset.drill] queries spells the table or column as the source does; if it does, the snapshot lacks it",
+    )
 }
 
 /// Measures one phase. A phase that fails is not in the report.
@@ -281,5 +298,27 @@ impl<'a> Stopwatch<'a> {
     fn stop(self, report: &mut DrillReport) {
         let seconds = self.drill.clock.elapsed().saturating_sub(self.began).as_secs_f64();
         report.phases.push(Phase { phase: self.phase.to_owned(), seconds });
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_query_that_names_what_is_not_there_has_a_hint_of_its_own() {
+        let failed = |check: &str, detail: &str| CheckResult {
+            check: check.to_owned(),
+            passed: false,
+            detail: detail.to_owned(),
+        };
+        let sql = "SELECT count(*) FROM ordres";
+        let hint = |check: &str, detail: &str| hint_of(&failed(check, detail), [sql].into_iter());
+        let query = format!("shop: {sql}");
+        for detail in ["ERROR:  relation \"ordres\" does not exist", "no such table: ordres", "no such column: a"] {
+            assert!(hint(&query, detail).is_some_and(|hint| hint.contains("spells")), "{detail}");
+        }
+        assert_eq!(hint(&query, "3001 is not 3000"), None);
+        assert_eq!(hint("pg_amcheck shop", "relation \"x\" does not exist"), None);
     }
 }

@@ -43,8 +43,14 @@ pub struct DrillReport {
     pub replicas_used: Vec<Name>,
     /// Replicas that did not answer, and why.
     pub replicas_unreachable: BTreeMap<Name, String>,
-    /// The level that the drill had to reach.
+    /// The level that the drill had to reach. If nobody set one, and no manifest was opened, it is
+    /// `proved`.
     pub required: ProofLevel,
+    /// The highest level that a source of the snapshot's kind can reach. `None` if no manifest was
+    /// opened, or this version does not know the kind. The snapshot tells the kind, so this is not
+    /// published.
+    #[serde(skip)]
+    pub highest: Option<ProofLevel>,
     /// The level that the drill reached. `None` if not even `fetched`.
     pub reached: Option<ProofLevel>,
     /// Whether the drill reached `required` without an error. A missed objective does not count

@@ -11,6 +11,7 @@ use std::sync::Arc;
 use lifeboat_base::{Error, Result};
 use lifeboat_format::id::{Name, SnapshotId};
 use lifeboat_format::manifest::PackRef;
+use lifeboat_store::without_name;
 use serde::Serialize;
 
 use super::catch_up::{ReplicaState, catch_up};
@@ -116,7 +117,8 @@ async fn look(prune: &Prune<'_>) -> Result<RepairReport> {
     let (view, gaps) = (survey.view, survey.gaps);
     let told = |of: fn(&Gap) -> bool| gaps.iter().filter(move |gap| of(gap)).map(Gap::to_string);
     let doubts = survey.doubt.iter().map(Error::chain_and_hint).chain(told(Gap::is_unread));
-    let skipped = view.skipped.iter().map(|(replica, why)| format!("replica {replica}: {why}"));
+    let skipped =
+        view.skipped.iter().map(|(replica, why)| format!("replica {replica}: {}", without_name(replica, why)));
     // Who does not answer may hold what others lack.
     let seen_by_all = view.skipped.is_empty();
     let unrestorable = if seen_by_all { unrestorable(&prune.dataset.name, &view) } else { Vec::new() };

@@ -28,6 +28,7 @@ use std::os::unix::fs::DirBuilderExt;
 use std::path::Path;
 
 use age::secrecy::ExposeSecret;
+use chrono::{DateTime, Utc};
 use lifeboat_base::clock::SharedClock;
 use lifeboat_base::secret::{Secret, SecretRef};
 use lifeboat_base::{Class, Context, Error, Result};
@@ -63,6 +64,9 @@ pub struct InitOptions {
     /// Recipients of keys that are taken over although nobody signed them but a revoked host, and
     /// no two stores date them from before.
     pub accepted: Vec<String>,
+    /// Take a dataset over only if the configuration, or a root, says who drills it. Else a new
+    /// drill identity is made, and the drill host of before opens nothing from then on.
+    pub only_whole: bool,
 }
 
 /// A file that `init` made or found, or an object that it wrote.
@@ -135,6 +139,10 @@ pub async fn init(
             found.insert(dataset, secrets);
         }
     }
+    let drill_identity = config.keys.directory.join(DRILL_HOST_FOLDER).join("drill-identity");
+    if options.only_whole && !access.names_drill_hosts() && !drill_identity.exists() {
+        takeover::refuse_partial(&config.keys, found.iter().filter(|(_, keys)| keys.is_some()).map(|(name, _)| *name))?;
+    }
     know_other_hosts(config, &mut bundle, &remote, options, &mut notes)?;
     if !access.names_drill_hosts() {
         make_drill_keys(config, &mut bundle, &mut files)?;
@@ -200,6 +208,21 @@ pub async fn init(
         unreached: remote.unreached,
         notes,
     })
+}
+
+/// The datasets of this host whose keyring was written for others than the configuration, or the
+/// root, names now. Nothing is changed.
+///
+/// # Errors
+/// The root or the host's keys cannot be read.
+pub async fn outdated_keyrings(config: &Config, replicas: &[SharedReplica], now: DateTime<Utc>) -> Result<Vec<Name>> {
+    let access = Access::find(config, replicas, now).await?;
+    let host_key = HostKey::parse(&config.keys.host_key.read()?)?;
+    let bundle = Bundle::read(&config.keys.host_bundle, &host_key)?;
+    let names = config.datasets.iter().map(|dataset| &dataset.name);
+    let is_outdated =
+        |name: &&Name| bundle.datasets.get(name).is_some_and(|known| known.granted != access.granted(name, &bundle));
+    Ok(names.filter(is_outdated).cloned().collect())
 }
 
 fn local_host_key(config: &Config, files: &mut Vec<InitItem>) -> Result<HostKey> {

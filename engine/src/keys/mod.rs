@@ -30,7 +30,7 @@ use self::trust::Trust;
 use crate::config::KeysConfig;
 
 pub use identities::parse_identities;
-pub use init::{DRILL_HOST_FOLDER, InitItem, InitOptions, InitReport, init};
+pub use init::{DRILL_HOST_FOLDER, InitItem, InitOptions, InitReport, init, outdated_keyrings};
 pub use recipients::parse_recipients;
 
 /// An age identity of any kind that this program can use.

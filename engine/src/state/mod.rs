@@ -79,6 +79,32 @@ impl StateDirectory {
         Ok(Self { root: root.to_owned() })
     }
 
+    /// As [`Self::open`], for a program that changes what is in it.
+    ///
+    /// # Errors
+    /// As [`Self::open`]; [`Class::Usage`] if it belongs to another user. Even root is refused:
+    /// what root writes there, the daemon cannot read or replace.
+    pub fn open_for_writing(root: &Path) -> Result<Self> {
+        let state = Self::open(root)?;
+        state.refuse_another_user()?;
+        Ok(state)
+    }
+
+    /// Refuses to change files in the directory of another user.
+    fn refuse_another_user(&self) -> Result<()> {
+        if !self.is_of_another_user() {
+            return Ok(());
+        }
+        let owner = self.root.metadata().map(|found| found.uid()).unwrap_or_default();
+        let (owner, user) = match user_named(owner) {
+            Some(name) => (format!("user {name}"), name),
+            None => (format!("the user with id {owner}"), format!("'#{owner}'")),
+        };
+        let root = self.root.display();
+        Err(Error::usage(format!("the state directory {root} belongs to {owner}, whom files of this user would lock out"))
+            .hint(format!("run the same command as that user: put `sudo -u {user}` before it, or, if it needs keys that only root can read, use `systemd-run` as OPERATIONS.md shows")))
+    }
+
     /// The path of the state directory.
     #[must_use]
     pub fn path(&self) -> &Path {
@@ -95,8 +121,10 @@ impl StateDirectory {
     /// Takes the lock of the one daemon that may use this directory.
     ///
     /// # Errors
-    /// [`Class::Failed`] if another process holds the lock; [`Class::Storage`] if the disk fails.
+    /// [`Class::Failed`] if another process holds the lock; [`Class::Usage`] if the directory
+    /// belongs to another user; [`Class::Storage`] if the disk fails.
     pub fn lock_daemon(&self) -> Result<Lock> {
+        self.refuse_another_user()?;
         let path = self.root.join(LOCK);
         try_lock(&path)?.ok_or_else(|| {
             Error::failed(format!("another lifeboatd holds {}", path.display()))
@@ -107,7 +135,7 @@ impl StateDirectory {
     /// Takes the lock of the one run that may work on a dataset. It does not wait.
     ///
     /// # Errors
-    /// [`Class::Failed`] if another run holds the lock; [`Class::Storage`] if the disk fails.
+    /// As [`Self::try_lock_dataset`]; [`Class::Failed`] if another run holds the lock.
     pub fn lock_dataset(&self, dataset: &Name) -> Result<Lock> {
         self.try_lock_dataset(dataset)?.ok_or_else(|| self.taken(dataset))
     }
@@ -115,8 +143,10 @@ impl StateDirectory {
     /// As [`Self::lock_dataset`]; `None` if another run holds the lock.
     ///
     /// # Errors
-    /// [`Class::Storage`] if the disk fails.
+    /// [`Class::Usage`] if the directory belongs to another user; [`Class::Storage`] if the disk
+    /// fails.
     pub fn try_lock_dataset(&self, dataset: &Name) -> Result<Option<Lock>> {
+        self.refuse_another_user()?;
         try_lock(&self.dataset(dataset)?.join(LOCK))
     }
 
@@ -200,6 +230,17 @@ impl StateDirectory {
         let hint = "mend the disk or the rights of the file; or remove it if `lifeboat verify` finds nothing: then a loss that only this file tells of is not noticed";
         found.map(Some).map_err(|error| error.hint(hint))
     }
+}
+
+/// The name of the user with this id, if this machine knows one.
+#[must_use]
+pub fn user_named(uid: u32) -> Option<String> {
+    let users = std::fs::read_to_string("/etc/passwd").ok()?;
+    users.lines().find_map(|line| {
+        let mut fields = line.split(':');
+        let name = fields.next()?;
+        (fields.nth(1)? == uid.to_string()).then(|| name.to_owned())
+    })
 }
 
 pub(crate) fn create_private(path: &Path) -> Result<()> {
@@ -291,6 +332,34 @@ mod tests {
         assert!(state.lock_dataset(&"other".parse()?).is_ok());
         drop(held);
         assert!(state.lock_daemon().is_ok() && state.lock_dataset(&shop).is_ok());
+        Ok(())
+    }
+
+    /// Only root can make a directory that belongs to somebody else, and is who would write there.
+    #[test]
+    fn root_leaves_no_files_in_the_directory_of_another_user() -> Result<()> {
+        assert!(rustix::process::geteuid().is_root(), "run as root: only root meets this refusal");
+        let place = tempfile::tempdir().context(Class::Failed, || "no temporary directory")?;
+        let shop: Name = "shop".parse()?;
+        for (owner, told) in [(65534, "`sudo -u nobody`"), (54321, "`sudo -u '#54321'`")] {
+            let root = place.path().join(owner.to_string());
+            let state = StateDirectory::open_for_writing(&root)?;
+            std::os::unix::fs::chown(&root, Some(owner), None).context(Class::Failed, || "cannot chown")?;
+            let refusals = [
+                StateDirectory::open_for_writing(&root).err(),
+                state.lock_dataset(&shop).err(),
+                state.try_lock_dataset(&shop).err(),
+                state.lock_daemon().err(),
+            ];
+            for refusal in refusals {
+                let refusal = refusal.ok_or_else(|| Error::failed("root wrote there"))?;
+                assert_eq!(refusal.class(), Class::Usage);
+                assert!(refusal.hint_text().is_some_and(|hint| hint.contains(told)), "{refusal:?}");
+            }
+            let left = std::fs::read_dir(&root).context(Class::Failed, || "cannot list")?.count();
+            assert_eq!(left, 0, "something was written");
+            assert!(StateDirectory::open(&root).is_ok(), "it can still be read");
+        }
         Ok(())
     }
 

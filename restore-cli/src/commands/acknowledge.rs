@@ -50,7 +50,7 @@ pub(crate) async fn run(args: &Args, session: &Session) -> Result<()> {
     if session.out.is_json() && !args.yes {
         return Err(Error::usage("acknowledge cannot ask with --json").hint("pass --yes to confirm"));
     }
-    let state = StateDirectory::open(&config.state_directory)?;
+    let state = StateDirectory::open_for_writing(&config.state_directory)?;
     let found = Acknowledged { dataset: name, acknowledged: look(&state, name)? };
     session.out.text(&found)?;
     if !found.acknowledged.is_empty() {

@@ -19,6 +19,7 @@ use super::audit_export;
 use super::audit_view::{AuditReport, RecordRow, Records};
 use crate::access;
 use crate::flags::parse_time;
+use crate::human;
 use crate::session::Session;
 
 /// Show and check the logs: who did what with backups and their keys
@@ -83,7 +84,7 @@ pub(crate) async fn run(args: &Args, session: &Session) -> Result<()> {
         AuditVerb::Export => {
             let (replicas, unopened) = session.place()?.open_for_reading(&session.clock).await?;
             for (replica, why) in unopened {
-                session.out.warning(format!("skipping replica {replica}: {why}"));
+                session.out.warning(human::skipping(&replica, &why));
             }
             session.cancellable("the export", audit_export::write(session, &replicas)).await
         }
@@ -123,10 +124,7 @@ pub(crate) async fn run(args: &Args, session: &Session) -> Result<()> {
                 let home = home.ok_or_else(|| {
                     Error::usage("this machine remembers nothing of logs").hint("leave --accept-older out")
                 })?;
-                if home.is_of_another_user() {
-                    let what = format!("the state directory {} belongs to another user", home.path().display());
-                    return Err(Error::usage(what).hint("run this as the user who owns it: it writes there"));
-                }
+                let home = StateDirectory::open_for_writing(home.path())?;
                 session.confirm(*yes, "Forget what this machine has seen of these logs?".to_owned()).await?;
                 let back = accept_what_is_there(&reader, &opened.replicas, &home).await?;
                 back.findings.into_iter().for_each(|finding| session.out.warning(finding));
@@ -163,7 +161,7 @@ impl Opened {
             (None, None) => return Err(Error::usage("there is no replica")),
         };
         for (replica, why) in &unopened {
-            session.out.warning(format!("skipping replica {replica}: {why}"));
+            session.out.warning(human::skipping(replica, why));
         }
         let rooted = access::rooted(&owners, &session.globals, config, (&replicas, &[]), session.clock.now());
         let (trust, warnings) = session.cancellable("reading the root", rooted).await?;

@@ -14,6 +14,7 @@ use lifeboat_engine::store::{MemoryReplica, Replica, ReplicaErrorKind, SharedRep
 use lifeboat_engine::{Error, Result};
 use serde::{Deserialize, Serialize};
 
+use crate::human;
 use crate::session::Session;
 
 /// So many objects are asked for at once.
@@ -38,7 +39,8 @@ pub(super) async fn write(session: &Session, replicas: &[SharedReplica]) -> Resu
     let mut failed = None;
     for replica in replicas {
         if let Err(error) = write_replica(session, replica).await {
-            session.out.warning(format!("replica {} is not exported whole: {}", replica.name(), error.chain()));
+            let (name, why) = (replica.name(), error.chain());
+            session.out.warning(format!("replica {name} is not exported whole: {}", human::without_name(name, &why)));
             failed = Some(error);
         }
     }

@@ -101,7 +101,9 @@ impl AuditReport {
             records: log.records,
             head: log.head.map(|head| head.to_string()),
         };
-        let unopened = unopened.iter().map(|(name, why)| format!("replica {name} is not looked at: {why}"));
+        let unopened = unopened
+            .iter()
+            .map(|(name, why)| format!("replica {name} is not looked at: {}", human::without_name(name, why)));
         let doubts = unopened.chain(audit.doubts).collect();
         let logs = audit.logs.into_iter().map(row).collect();
         Self { logs, findings: audit.findings, doubts, notes: audit.notes }

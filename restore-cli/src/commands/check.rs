@@ -3,7 +3,10 @@
 //! Broken is what would make a backup or a restore fail; it decides the exit code. Weak is what
 //! works today, but may fail on a bad day.
 
+mod drill_host;
+mod keys;
 mod replicas;
+mod sources;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
@@ -18,7 +21,6 @@ use lifeboat_engine::databases::{ToolFound, WorkContext, registry};
 use lifeboat_engine::format::info::{MAX_VAULT_INFO_BYTES, VaultInfo};
 use lifeboat_engine::format::layout;
 use lifeboat_engine::keep::locks;
-use lifeboat_engine::keys::{DRILL_HOST_FOLDER, HostKeys};
 use lifeboat_engine::store::{self, Probe};
 use lifeboat_engine::{Class, Error, Result};
 use serde::Serialize;
@@ -103,8 +105,16 @@ pub(crate) async fn run(_: &Args, session: &Session) -> Result<()> {
     }
     if let Some(config) = &place.config {
         checked.judge_installation(config, session.clock.now());
-        if let Err(error) = root_found::check(config, session).await {
-            checked.broken(error.class(), error.chain_and_hint());
+        match root_found::check(config, session).await {
+            Ok(weak) => checked.weak.extend(weak),
+            Err(error) => checked.broken(error.class(), error.chain_and_hint()),
+        }
+        if write {
+            sources::check(&mut checked, config, session).await?;
+            keys::check_keyrings(&mut checked, config, session).await?;
+        }
+        if config.keys.drill_identity.path().exists() && !config.keys.may_back_up() {
+            drill_host::check(&mut checked, &place, config, session).await?;
         }
     }
     session.out.result(&checked)?;
@@ -135,8 +145,7 @@ async fn probe<'a>(
 
 /// A drill host names datasets too, for their objectives: its keys tell it apart.
 fn backs_up(config: &Config) -> bool {
-    let host_keys = config.keys.host_key.path().exists() || config.keys.host_bundle.path().exists();
-    !config.datasets.is_empty() && (host_keys || !config.keys.drill_identity.path().exists())
+    !config.datasets.is_empty() && config.keys.may_back_up()
 }
 
 fn client_directories(config: Option<&Config>) -> Vec<PathBuf> {
@@ -279,52 +288,6 @@ impl Checked {
                     Class::Configuration,
                     format!("dataset {name} needs {}, which was not found: {}", needed.tool, needed.remedy),
                 );
-            }
-        }
-    }
-
-    fn judge_keys(&mut self, config: &Config) {
-        if config.keys.owners.is_empty() && backs_up(config) {
-            self.weak.push(
-                "there is no root: whoever steals the signer of one host can sign for every dataset and every time, and whoever writes into all buckets can exchange keys before a new host takes them over; run `lifeboat owner init`, then `lifeboat root adopt`"
-                    .to_owned(),
-            );
-        }
-        if config.keys.directory.join(DRILL_HOST_FOLDER).join("drill-identity").exists() {
-            self.weak.push(format!(
-                "the drill identity is still on this host, in {}: with it, this host can read its own backups; move it to the drill host",
-                config.keys.directory.join(DRILL_HOST_FOLDER).display()
-            ));
-        }
-        if config.keys.drill_identity.path().exists() {
-            if let Err(error) = config.keys.drill_identity.read() {
-                self.broken(error.class(), error.chain());
-            }
-            let lists_nobody = config.keys.trusted_signers.is_empty() && config.keys.owners.is_empty();
-            if lists_nobody && !config.keys.host_bundle.path().exists() {
-                self.broken(
-                    Class::Keys,
-                    "trusted_signers is empty, so no snapshot can be trusted: add the signer that `lifeboat init` printed"
-                        .to_owned(),
-                );
-            }
-        }
-        if !backs_up(config) {
-            return;
-        }
-        if !config.keys.host_key.path().exists() && !config.keys.host_bundle.path().exists() {
-            self.weak.push("this host has no keys yet, so it cannot back up: run `lifeboat init`".to_owned());
-            return;
-        }
-        match HostKeys::load(&config.keys) {
-            Err(error) => self.broken(error.class(), error.chain()),
-            Ok(keys) => {
-                for dataset in config.datasets.iter().filter(|dataset| !keys.datasets.contains_key(&dataset.name)) {
-                    self.broken(
-                        Class::Keys,
-                        format!("dataset {} has no keys: run `lifeboat init` again", dataset.name),
-                    );
-                }
             }
         }
     }

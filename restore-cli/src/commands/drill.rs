@@ -37,7 +37,8 @@ pub(crate) struct Args {
     dataset: Name,
     #[command(flatten)]
     pub(crate) selection: Selection,
-    /// The level to reach [default: that of the configuration, or proved]
+    /// The level to reach [default: that of the configuration, or the highest that the kind of
+    /// source allows]
     #[arg(long, value_parser = PossibleValuesParser::new(LEVELS.map(ProofLevel::as_str)).map(|word| level(&word)))]
     level: Option<ProofLevel>,
     /// Also write the report to this file, and its signature beside it if this host has a drill
@@ -73,6 +74,7 @@ pub(crate) async fn run(args: &Args, session: &Session) -> Result<()> {
         ended: report.map_or_else(|| session.clock.now(), |report| report.finished),
         passed: report.is_some_and(|report| report.passed),
         reached: report.and_then(|report| report.reached),
+        highest: report.and_then(|report| report.highest),
         rto_seconds: report.and_then(|report| report.rto_seconds),
         rpo_seconds: report.and_then(|report| report.rpo_seconds),
         objectives,
@@ -97,7 +99,7 @@ impl Plan {
         let place = session.place()?;
         let dataset = place.config.as_ref().and_then(|config| config.dataset(&args.dataset));
         let mut settings = dataset.map_or_else(without_settings, |dataset| dataset.drill.clone());
-        settings.level = args.level.unwrap_or(settings.level);
+        settings.level = args.level.or(settings.level);
         let objectives = dataset.map(|dataset| dataset.objectives).unwrap_or_default();
         let signer = place.config.as_ref().map(access::drill_signer).transpose()?.flatten();
         Ok(Self { place, settings, objectives, signer })
@@ -177,10 +179,10 @@ impl Plan {
     }
 }
 
-/// Where a dataset has no settings here, as on a drill host: all the way, and the operator has no
-/// queries.
+/// Where a dataset has no settings here, as on a drill host: as far as its kind of source goes, and
+/// the operator has no queries.
 fn without_settings() -> DrillConfig {
-    DrillConfig { level: ProofLevel::Proved, queries: Vec::new(), server_directories: Vec::new() }
+    DrillConfig { level: None, queries: Vec::new(), server_directories: Vec::new() }
 }
 
 fn local_file(config: &Config, report: &DrillReport) -> PathBuf {

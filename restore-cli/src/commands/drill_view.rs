@@ -151,6 +151,7 @@ mod tests {
             replicas_used: vec!["south".parse().unwrap()],
             replicas_unreachable: BTreeMap::from([("north".parse().unwrap(), "timed out".to_owned())]),
             required: ProofLevel::Proved,
+            highest: None,
             reached: Some(ProofLevel::Proved),
             passed: true,
             error: None,

@@ -25,6 +25,10 @@ pub(crate) struct Args {
     /// two stores date them from before: only of keys that opened an old snapshot; may be repeated
     #[arg(long, value_name = "RECIPIENT")]
     accept_keys: Vec<String>,
+    /// Take datasets over although the configuration names no drill host of before: make keys for a
+    /// new one, which alone can open what is backed up from then on
+    #[arg(long)]
+    new_drill_host: bool,
 }
 
 #[derive(Serialize)]
@@ -43,7 +47,8 @@ pub(crate) async fn run(args: &Args, session: &Session) -> Result<()> {
             Error::usage("--accept-keys takes over keys that an identity opens").hint("pass --identity MASTER, too")
         );
     }
-    let options = InitOptions { identities, accepted: args.accept_keys.clone() };
+    let only_whole = !args.new_drill_host;
+    let options = InitOptions { identities, accepted: args.accept_keys.clone(), only_whole };
     let replicas = config.open_replicas(&session.clock).await?;
     recording::by_host(session, &config, &replicas, LogEvent::Keyring { user: recording::user() }).await;
     let records = config.open_records(&session.clock).await?;

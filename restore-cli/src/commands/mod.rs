@@ -18,6 +18,7 @@ pub(crate) mod man;
 mod opened;
 pub(crate) mod owner;
 pub(crate) mod prune;
+pub(crate) mod remove_dataset;
 pub(crate) mod repair;
 mod repair_clock;
 pub(crate) mod restore;

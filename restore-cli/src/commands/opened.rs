@@ -44,7 +44,7 @@ impl OpenedDataset {
         let keys = HostKeys::load(&config.keys)?;
         let replicas = config.open_replicas(&session.clock).await?;
         let records = config.open_records(&session.clock).await?;
-        let state = StateDirectory::open(&config.state_directory)?;
+        let state = StateDirectory::open_for_writing(&config.state_directory)?;
         let kept = root::keep(&keys, &replicas, &state, session.clock.now());
         session.cancellable("the look for the root", kept).await?;
         Ok(Self { config, dataset: dataset.clone(), keys, replicas, records, state })

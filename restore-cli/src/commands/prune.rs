@@ -91,7 +91,7 @@ pub(crate) async fn run(args: &Args, session: &Session) -> Result<()> {
     let keys = HostKeys::load(&config.keys)?;
     let replicas = config.open_replicas(&session.clock).await?;
     let records = config.open_records(&session.clock).await?;
-    let state = StateDirectory::open(&config.state_directory)?;
+    let state = StateDirectory::open_for_writing(&config.state_directory)?;
     let mut all = Vec::new();
     for dataset in chosen(&config, args.dataset.as_ref())? {
         let context = Context { config: &config, keys: &keys, replicas: &replicas, records: &records, state: &state };
@@ -125,7 +125,7 @@ fn chosen<'a>(config: &'a Config, only: Option<&Name>) -> Result<Vec<&'a Dataset
         None => Ok(config.datasets.iter().collect()),
         Some(name) => config.dataset(name).map(|dataset| vec![dataset]).ok_or_else(|| {
             Error::usage(format!("the configuration has no dataset {name}"))
-                .hint("name a dataset of this configuration: prune follows its retention")
+                .hint(format!("name a dataset of this configuration: prune follows its retention; to remove all of one that is in no configuration any more, run `lifeboat remove-dataset {name}`"))
         }),
     }
 }
@@ -267,7 +267,7 @@ impl fmt::Display for PlanView<'_> {
             )?;
         }
         for (replica, why) in &plan.skipped {
-            write!(f, "\n skipping replica {replica}: {}", escape::line(human::without_name(replica, why)))?;
+            write!(f, "\n {}", escape::line(&human::skipping(replica, why)))?;
         }
         Ok(())
     }

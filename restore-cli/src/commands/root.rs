@@ -17,6 +17,7 @@ use super::owner::OneLine;
 use super::root_found::{newest, vault_of};
 use super::root_request;
 use crate::access;
+use crate::human;
 use crate::lines;
 use crate::recording;
 use crate::session::Session;
@@ -100,8 +101,11 @@ async fn install(lines: &[String], session: &Session) -> Result<()> {
         session.out.warning("the configuration names no owners, so nobody goes by this root yet: set [keys] owners");
     }
     session.out.result(&RootView::of(&installed.root))?;
-    let failed: Vec<String> =
-        installed.failed.iter().map(|(replica, error)| format!("{replica}: {}", error.chain())).collect();
+    let failed: Vec<String> = installed
+        .failed
+        .iter()
+        .map(|(replica, error)| format!("{replica}: {}", human::without_name(replica, &error.chain())))
+        .collect();
     if failed.is_empty() {
         return Ok(());
     }

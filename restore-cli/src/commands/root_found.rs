@@ -13,6 +13,7 @@ use lifeboat_engine::store::SharedReplica;
 use lifeboat_engine::{Error, Result};
 
 use crate::access;
+use crate::human;
 use crate::session::Session;
 
 /// The replicas of the configuration or the flags, and the newest root that they show.
@@ -22,7 +23,7 @@ pub(super) async fn found(session: &Session) -> Result<(Option<Config>, Vec<Shar
     let owners = access::owners(&session.globals, config)?;
     let (replicas, unopened) = place.open_for_reading(&session.clock).await?;
     for (replica, why) in unopened {
-        session.out.warning(format!("skipping replica {replica}: {why}"));
+        session.out.warning(human::skipping(&replica, &why));
     }
     let state = config.and_then(|config| StateDirectory::open(&config.state_directory).ok());
     let known = state.as_ref().map(root::pinned).transpose()?.unwrap_or_default();
@@ -30,7 +31,7 @@ pub(super) async fn found(session: &Session) -> Result<(Option<Config>, Vec<Shar
     let found = session.cancellable("the look for the root", looked).await?;
     found.junk.iter().for_each(|junk| session.out.warning(junk));
     for (replica, error) in &found.unanswered {
-        session.out.warning(format!("skipping replica {replica}: {}", error.chain()));
+        session.out.warning(human::skipping(replica, &error.chain()));
     }
     if owners.is_none() && found.newest.is_some() {
         session.out.warning("no owners are given, so nobody tells whether this is the owners' root");
@@ -41,10 +42,7 @@ pub(super) async fn found(session: &Session) -> Result<(Option<Config>, Vec<Shar
 /// The newest root, where there must be one.
 pub(super) async fn newest(session: &Session) -> Result<(Option<Config>, SignedRoot)> {
     let (config, _, found) = found(session).await?;
-    let newest = found.newest.ok_or_else(|| {
-        Error::keys("there is no root that the owners signed")
-            .hint("run `lifeboat init` on the backup host, or `lifeboat root adopt` for an older vault: they print what an owner has to sign")
-    })?;
+    let newest = found.newest.ok_or_else(no_root)?;
     Ok((config, newest))
 }
 
@@ -72,12 +70,20 @@ pub(super) async fn vault_of(replicas: &[SharedReplica]) -> Result<String> {
 }
 
 /// Whether there is a root, and lets this host work on its datasets, where the configuration names
-/// owners.
-pub(super) async fn check(config: &Config, session: &Session) -> Result<()> {
+/// owners. Returns what is weak about it.
+pub(super) async fn check(config: &Config, session: &Session) -> Result<Vec<String>> {
     if config.keys.owners.is_empty() {
-        return Ok(());
+        return Ok(Vec::new());
     }
-    let (_, newest) = newest(session).await?;
+    let (_, _, found) = found(session).await?;
+    let newest = found.newest.ok_or_else(no_root)?;
+    let lacking = found.lacking.iter().map(|replica| {
+        format!(
+            "replica {replica} does not show the newest root, number {}: it was emptied or rolled back, or is new; the next catch-up of lifeboatd puts it there",
+            newest.root.version
+        )
+    });
+    let weak = lacking.collect();
     if config.keys.host_bundle.path().exists() {
         let keys = HostKeys::load(&config.keys)?;
         let trust = Trust::of_root(Arc::new(newest.root), Vec::new(), session.clock.now())?;
@@ -85,5 +91,10 @@ pub(super) async fn check(config: &Config, session: &Session) -> Result<()> {
             trust.check_may_sign(&keys.signer.public(), &dataset.name)?;
         }
     }
-    Ok(())
+    Ok(weak)
+}
+
+fn no_root() -> Error {
+    Error::keys("there is no root that the owners signed")
+        .hint("run `lifeboat init` on the backup host, or `lifeboat root adopt` for an older vault: they print what an owner has to sign")
 }

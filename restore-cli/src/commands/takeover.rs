@@ -36,7 +36,7 @@ pub(crate) async fn run(args: &Args, session: &Session) -> Result<()> {
     }
     let keys = HostKeys::load(&config.keys)?;
     let (replicas, records) = (config.open_replicas(&session.clock).await?, config.open_records(&session.clock).await?);
-    let state = StateDirectory::open(&config.state_directory)?;
+    let state = StateDirectory::open_for_writing(&config.state_directory)?;
     let clock = session.clock.clone();
     let lead =
         Lead { config: &config, dataset, keys: &keys, replicas: &replicas, records: &records, state: &state, clock };

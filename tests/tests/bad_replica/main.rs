@@ -202,7 +202,11 @@ async fn the_newest_snapshot_is_restored_and_drilled_whatever_one_replica_holds(
             reader: &reader,
             dataset: &name(DATASET),
             selector: Selector::Latest,
-            settings: &DrillConfig { level: ProofLevel::Fetched, queries: Vec::new(), server_directories: Vec::new() },
+            settings: &DrillConfig {
+                level: Some(ProofLevel::Fetched),
+                queries: Vec::new(),
+                server_directories: Vec::new(),
+            },
             objectives: Objectives::default(),
             jobs: 1,
             environment: &tools::environment(),

@@ -133,7 +133,7 @@ async fn a_drill_proves_them_equal() {
         expect: Some(database.to_owned()),
     };
     let settings = DrillConfig {
-        level: ProofLevel::Proved,
+        level: Some(ProofLevel::Proved),
         queries: DATABASES.map(query).into(),
         server_directories: vec![server.programs().to_owned()],
     };

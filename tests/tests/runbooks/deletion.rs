@@ -2,7 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
-use lifeboat_tests::operator::only_file;
+use lifeboat_tests::operator::{file_dataset, only_file};
 use lifeboat_tests::programs::Output;
 use lifeboat_tests::runbook::Runbook;
 use lifeboat_tests::vault::files_below;
@@ -82,6 +82,75 @@ async fn a_mark_is_called_back_and_what_stays_marked_is_deleted() {
     assert_eq!(number_of(&list.stdout, "frankfurt"), 1, "{list}");
     db1.must("lifeboat verify shop").await;
     assert_eq!(db1.restored("--identity master.txt").await, "two");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_dataset_that_no_configuration_names_is_marked_and_then_deleted() {
+    let mut book = Runbook::open("Remove a dataset")
+        .leaving_out("systemctl disable --now lifeboat-drill@NAME.timer", "there is no drill host here");
+    let place = place();
+    let mut db1 = host(&place, "").await;
+    db1.datasets.push(file_dataset("wiki", &place.path().join("data"), ""));
+    db1.must("lifeboat init").await;
+    db1.backup().await;
+    write(&place, "two");
+    db1.backup().await;
+    db1.must("lifeboatd --once wiki").await;
+    db1.start().await;
+    let refused = db1.shell("lifeboat remove-dataset shop --yes shop").await;
+    assert!(refused.code() == Some(2) && refused.stderr.contains("still in the configuration"), "{refused}");
+    let shop = db1.datasets.remove(0);
+    db1.follow(&mut book, "systemctl reload lifeboatd", &[]).await;
+
+    // Without consent, and with the wrong one, nothing changes.
+    let name = ("NAME", "shop");
+    let snapshots = || number_of(&files_shown(&place), "/shop/snapshots/");
+    let before = snapshots();
+    let shown = db1.follow(&mut book, "lifeboat remove-dataset NAME", &[name]).await;
+    assert!(shown.stdout.contains("2 snapshots") && shown.stderr.contains("nothing was marked"), "{shown}");
+    let other = db1.shell("lifeboat remove-dataset shop --yes wiki").await;
+    assert_eq!(other.code(), Some(2), "{other}");
+    assert!(objects(&place, "/shop/marks/").is_empty());
+
+    // A replica that is away stops it.
+    let remove = "lifeboat remove-dataset NAME --yes NAME";
+    let (ireland, away) = (place.path().join("ireland"), place.path().join("away"));
+    std::fs::rename(&ireland, &away).unwrap();
+    let stopped = db1.shell("lifeboat remove-dataset shop --yes shop").await;
+    assert!(stopped.code() == Some(5) && stopped.stderr.contains("ireland"), "{stopped}");
+    std::fs::rename(&away, &ireland).unwrap();
+    assert!(objects(&place, "/shop/marks/").is_empty());
+
+    // It marks; what is marked can still be restored.
+    let marked = db1.must("lifeboat remove-dataset shop --yes shop").await;
+    assert!(marked.stdout.contains("Marked 2 snapshots; deleted 0 snapshots"), "{marked}");
+    assert_eq!(snapshots(), before);
+    assert_eq!(db1.restored("--identity master.txt").await, "two");
+    let early = db1.must("lifeboat remove-dataset shop --yes shop").await;
+    assert!(early.stdout.contains("waits") && snapshots() == before, "{early}");
+
+    // After the grace period it deletes, and leaves the other dataset alone.
+    db1.stop().await;
+    let wiki = objects(&place, "/wiki/");
+    db1.clock = Some("+49h");
+    let removed = db1.follow(&mut book, remove, &[name]).await;
+    assert!(removed.stdout.contains("deleted 2 snapshots"), "{removed}");
+    assert_eq!((snapshots(), objects(&place, "/shop/packs/").len()), (0, 0), "{removed}");
+    assert_eq!(objects(&place, "/wiki/"), wiki);
+    let nothing = db1.must("lifeboat remove-dataset shop --yes shop").await;
+    assert!(nothing.stdout.contains("Nothing of it is left to remove"), "{nothing}");
+
+    // The same name can begin anew.
+    db1.datasets.push(shop);
+    write(&place, "three");
+    db1.must("lifeboatd --once shop").await;
+    assert_eq!(db1.restored("--identity master.txt").await, "three");
+}
+
+/// All objects of both replicas, one a line.
+fn files_shown(place: &TempDir) -> String {
+    let all: Vec<String> = objects(place, "").iter().map(|file| file.display().to_string()).collect();
+    all.join("\n")
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -160,6 +160,10 @@ async fn a_lost_backup_host_is_replaced() {
     (new.masters, new.replicas, new.datasets) = (masters, replicas, datasets);
     new.trusted_signers = vec![signer];
     let recipient = new.follow(&mut book, "age-keygen -y drill-identity", &[]).await.stdout;
+    // Without what it needs to take over whole, it stops, and makes nothing.
+    let partly = new.shell("lifeboat init --identity master.txt").await;
+    assert!(partly.code() == Some(7) && partly.stderr.contains("drill_recipients"), "{partly}");
+    assert!(!partly.stderr.contains("trusted_signers with") && !new.file("keys/drill-host").exists(), "{partly}");
     new.drill_recipients = vec![recipient.trim().to_owned()];
 
     // Somebody put other keys into a replica, or took them away.

@@ -42,13 +42,19 @@ pub(crate) struct PostgresThrowAway {
 
 /// Starts a throw-away server of the version that the snapshot was taken from.
 pub(super) async fn start(facts: &SourceFacts, directories: &[PathBuf], cx: &WorkContext) -> Result<PostgresThrowAway> {
-    let major = facts
-        .server_version
-        .as_deref()
-        .and_then(major_of)
-        .ok_or_else(|| Error::integrity("the snapshot does not name its PostgreSQL version"))?;
+    let major = major_in(facts)?;
     let server = ThrowAwayServer::start(major, &facts.details, directories, cx).await?;
     Ok(PostgresThrowAway { server, databases: Vec::new(), cx: cx.clone() })
+}
+
+/// Whether the programs for [`start`] are installed.
+pub(super) async fn has_programs(facts: &SourceFacts, directories: &[PathBuf], cx: &WorkContext) -> Result<()> {
+    server::programs(major_in(facts)?, directories, cx).await.map(drop)
+}
+
+fn major_in(facts: &SourceFacts) -> Result<u32> {
+    let major = facts.server_version.as_deref().and_then(major_of);
+    major.ok_or_else(|| Error::integrity("the snapshot does not name its PostgreSQL version"))
 }
 
 #[async_trait]

@@ -266,7 +266,7 @@ async fn init(
     run(plain).await.map(drop).map_err(|_| first.within("cannot make a throw-away PostgreSQL cluster"))
 }
 
-async fn programs(major: u32, directories: &[PathBuf], cx: &WorkContext) -> Result<Clients> {
+pub(super) async fn programs(major: u32, directories: &[PathBuf], cx: &WorkContext) -> Result<Clients> {
     let found = clients::installed(directories, cx).await;
     let whole =
         |clients: &&Clients| clients.major == major && SERVER_PROGRAMS.iter().all(|name| clients.tool(name).is_file());

@@ -10,6 +10,7 @@
 //!   each replica; where one of these lacks a database, also the newest before it that lacks none.
 //! - **Packs that no snapshot ever named** may belong to a run of another host that is not at its
 //!   end. They are marked only when prune has known them for longer than a run may take.
+//!   A dataset that is removed as a whole is the exception: then only a root's floors keep.
 //! - **Gaps**: what is missing and in no record stops every deletion: see `gaps.rs`.
 //! - **Logs**: where there is a root, marks and sweeps are recorded in this host's log before, and
 //!   a log that is shorter than it was stops every deletion (`crate::log`).

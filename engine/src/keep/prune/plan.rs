@@ -335,6 +335,9 @@ impl Prune<'_> {
     /// from which something may go, oldest first, without what lies in the future. One that lacks a
     /// database is no reason for another to go.
     fn protect(&self, view: &View, past: &[&Outline], verdicts: &mut [Verdict]) {
+        if self.dataset.retention.removes_dataset {
+            return;
+        }
         let mut keep = |snapshot: Option<&SnapshotId>, because: String| {
             if let Some(verdict) = verdicts.iter_mut().find(|verdict| Some(&verdict.snapshot) == snapshot) {
                 verdict.keep_because.push(because);

@@ -7,6 +7,7 @@ use chrono::{DateTime, TimeDelta, Utc};
 use lifeboat_base::{Error, Result};
 use lifeboat_format::id::{Name, SnapshotId};
 use lifeboat_format::record::SettledTime;
+use lifeboat_store::without_name;
 use serde::Serialize;
 
 use super::accept::accepted;
@@ -55,7 +56,8 @@ impl Prune<'_> {
         let now = self.clock.now();
         let doubts = survey.doubt.iter().map(Error::chain_and_hint);
         let view = &survey.view;
-        let skipped = view.skipped.iter().map(|(replica, why)| format!("replica {replica}: {why}"));
+        let skipped =
+            view.skipped.iter().map(|(replica, why)| format!("replica {replica}: {}", without_name(replica, why)));
         Ok(ClockReport {
             dataset: self.dataset.name.clone(),
             now,

@@ -4,6 +4,9 @@
 //! all of them contradict it. If none does, the newest snapshots decide: the time is believed while
 //! it goes on as it did. After a long pause, that takes two backups: the first one shows the new
 //! time, and the next one confirms it. A clock that is wrong for longer than that is believed.
+//!
+//! A dataset that is removed gets no more backups, so its age says nothing: there, whoever consents
+//! to each step has seen this host's time.
 
 use std::ops::Range;
 
@@ -32,7 +35,8 @@ impl Prune<'_> {
                 "it is doubtful whether this host's clock is right: {what}, and no replica tells the time"
             ))
         };
-        if let Some(pause) = self.long_pause(outlines, times, &newest.snapshot, times.time(newest)..now) {
+        let pause = self.long_pause(outlines, times, &newest.snapshot, times.time(newest)..now);
+        if let Some(pause) = pause.filter(|_| !self.dataset.retention.removes_dataset) {
             return Err(doubt(format!("the newest snapshot, {}, is {pause} old", newest.snapshot)).hint(
                 "if the clock is right (see `timedatectl`), back up twice: the second backup confirms the time; then prune",
             ));

@@ -10,7 +10,7 @@ use lifeboat_format::id::Name;
 use lifeboat_format::layout;
 use lifeboat_format::line::{self, RequestLine};
 use lifeboat_format::root::{self, Pattern, Root};
-use lifeboat_store::SharedReplica;
+use lifeboat_store::{SharedReplica, without_name};
 
 use super::remote::Remote;
 use crate::catalog::verdict::combine;
@@ -70,7 +70,7 @@ impl Access {
                 for (replica, error) in unanswered {
                     notes.push(format!(
                         "nobody can tell whether replica {replica} shows a newer root: {}",
-                        error.chain()
+                        without_name(&replica, &error.chain())
                     ));
                 }
                 newest

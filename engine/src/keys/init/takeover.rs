@@ -17,6 +17,7 @@ use lifeboat_format::layout;
 use zeroize::Zeroizing;
 
 use super::remote::{Reached, Remote};
+use crate::config::KeysConfig;
 use crate::keys::bundle::BundledDataset;
 use crate::keys::{SharedIdentity, crypt};
 
@@ -198,6 +199,24 @@ fn take_over<G: Copy, T>(
         .hint(format!("{find_out}, copy it to the others, and run `lifeboat init` again; if it opens none, somebody put it there: delete it"))),
         (found, _) => Ok(found.map(|held| held.value)),
     }
+}
+
+/// Refuses to take datasets over from a host that this configuration does not know whole.
+///
+/// # Errors
+/// [`Class::Keys`](lifeboat_base::Class::Keys): there is such a dataset.
+pub(super) fn refuse_partial<'n>(keys: &KeysConfig, mut taken_over: impl Iterator<Item = &'n Name>) -> Result<()> {
+    let Some(dataset) = taken_over.next() else { return Ok(()) };
+    let mut lacking = vec!["drill_recipients and trusted_drill_signers of its drill host"];
+    if keys.trusted_signers.is_empty() {
+        lacking.push("trusted_signers with the signer of the host before");
+    }
+    Err(Error::keys(format!(
+        "dataset {dataset} is in the vault already, and the configuration does not say who drills it; it lacks {}",
+        lacking.join(", and ")
+    ))
+    .because("a drill identity that is made now would take the place of the one before, which then opens nothing new")
+    .hint("add them, as \"Backup host lost\" in OPERATIONS.md says, and run the same command again; or pass --new-drill-host if there is no drill host"))
 }
 
 /// The identity that a keyring object holds.

@@ -5,11 +5,11 @@ use std::path::Path;
 use std::time::Duration;
 
 use chrono::{DateTime, Utc};
+use lifeboat_engine::control;
 use lifeboat_engine::format::id::{Name, SnapshotId};
 use lifeboat_engine::{Error, Result};
 use serde::Deserialize;
-
-use crate::commands::trigger;
+use serde_json::json;
 
 /// A daemon that has not answered for this long hangs.
 const LONGEST_WAIT: Duration = Duration::from_secs(10);
@@ -80,8 +80,8 @@ pub(super) struct Scrub {
 /// # Errors
 /// It does not answer, or not in time, or in words that this program does not know.
 pub(super) async fn ask(socket: &Path) -> Result<DaemonStatus> {
-    let asked = tokio::time::timeout(LONGEST_WAIT, trigger::ask_status(socket)).await;
-    let report = asked.map_err(|_| {
+    let asked = tokio::time::timeout(LONGEST_WAIT, control::ask(socket, &json!({ "command": "status" }))).await;
+    let (report, _) = asked.map_err(|_| {
         Error::failed(format!("lifeboatd has not answered within {} seconds", LONGEST_WAIT.as_secs()))
             .hint("read `journalctl -u lifeboatd`, and run `systemctl restart lifeboatd`")
     })??;

@@ -106,7 +106,7 @@ impl DatasetFacts {
         let (listed, drills) =
             futures::try_join!(reader.snapshots(&name), history(reader, &name, DRILLS_LOOKED_AT, now))?;
         let (newest, future) = newest(&listed, regions, now, reader.limits());
-        let required = dataset.map(|dataset| dataset.drill.level);
+        let required = dataset.and_then(|dataset| dataset.drill.level);
         let of_last_drill = drills.drills.first().map(|drill| drill.report.required);
         Ok(Self {
             is_scheduled: dataset.is_some_and(|dataset| dataset.schedule.is_some()),

@@ -1,0 +1,120 @@
+//! Whether this drill host could drill: its identity opens the newest snapshots, a server of their
+//! version can start, there is room, and the proof can be written where prune looks for it.
+//!
+//! What is tried is one object at a fixed key below `drills/`, which looks like a report whose
+//! upload was cut off: readers pass it over. It is deleted where this host may delete. The right to
+//! write the log is not tried: an object that is no record would stay there, and a drill without
+//! that right stops before it decrypts, and says so.
+
+use std::collections::BTreeSet;
+
+use lifeboat_engine::config::{Config, DrillConfig, ReplicaConfig, ReplicaKind};
+use lifeboat_engine::databases::streams::StoredStreams;
+use lifeboat_engine::databases::{WorkContext, registry};
+use lifeboat_engine::format::id::{Name, SnapshotId};
+use lifeboat_engine::format::layout;
+use lifeboat_engine::restore::{Selector, VaultReader};
+use lifeboat_engine::state::StateDirectory;
+use lifeboat_engine::store::{ReplicaErrorKind, SharedReplica};
+use lifeboat_engine::{Class, Error, Result};
+
+use super::{Checked, TOOL_ANSWER};
+use crate::access::Need;
+use crate::human;
+use crate::session::{Place, Session};
+
+/// The id of the report that is tried: none was ever made in 1970.
+const TRIED_REPORT: &str = "19700101T000000000Z-00000000";
+
+/// Tries what a drill needs, for each dataset that the configuration names, or that the vault has.
+///
+/// # Errors
+/// The check was cancelled.
+pub(super) async fn check(checked: &mut Checked, place: &Place, config: &Config, session: &Session) -> Result<()> {
+    let reader = match session.reader(place, Need::Packs).await {
+        Err(error) if session.cancel.is_cancelled() => return Err(error),
+        Err(error) => {
+            checked.broken(error.class(), error.chain_and_hint());
+            return Ok(());
+        }
+        Ok(reader) => reader,
+    };
+    // A folder that root makes in a directory would keep the drill's own user out.
+    let is_others = config.state_directory.exists()
+        && StateDirectory::open(&config.state_directory).is_ok_and(|state| state.is_of_another_user());
+    let is_directory = |replica: &&ReplicaConfig| is_others && matches!(replica.kind, ReplicaKind::Directory { .. });
+    let left_alone: BTreeSet<&Name> = place.replicas.iter().filter(is_directory).map(|replica| &replica.name).collect();
+    let named: Vec<Name> = config.datasets.iter().map(|dataset| dataset.name.clone()).collect();
+    let datasets = if named.is_empty() { reader.datasets().await.unwrap_or_default() } else { named };
+    for dataset in &datasets {
+        let settings = config.dataset(dataset).map(|dataset| &dataset.drill);
+        let drilled = could_drill(&reader, dataset, settings, session);
+        if let Err(error) = session.cancellable("the check of the drill", async { Ok(drilled.await) }).await? {
+            checked.broken(error.class(), format!("dataset {dataset} cannot be drilled: {}", error.chain_and_hint()));
+        }
+        let writes = async { Ok(may_write(&reader, dataset, &left_alone).await) };
+        for (replica, refused) in session.cancellable("the check of drills/", writes).await? {
+            let Some(why) = refused else { continue };
+            checked.weak.push(format!(
+                "replica {replica} takes no report below {}: prune does not learn there which snapshot is proved; allow this host's credentials to write datasets/*/drills/* ({})",
+                layout::drills(dataset),
+                human::without_name(&replica, &why)
+            ));
+        }
+    }
+    Ok(())
+}
+
+async fn could_drill(
+    reader: &VaultReader,
+    dataset: &Name,
+    settings: Option<&DrillConfig>,
+    session: &Session,
+) -> Result<()> {
+    let snapshot = reader.select(dataset, &Selector::Latest, session.clock.now()).await?;
+    let streams = reader.streams(dataset, &snapshot).await?;
+    let cx = WorkContext {
+        scratch: session.temporary.clone(),
+        stall: TOOL_ANSWER,
+        jobs: 1,
+        environment: session.tools.clone(),
+        cancel: session.cancel.clone(),
+    };
+    let directories = settings.map(|settings| settings.server_directories.clone()).unwrap_or_default();
+    let engine = registry::find(&streams.facts().engine);
+    let engine = engine.ok_or_else(|| {
+        Error::configuration(format!("this version knows no sources of kind {}", streams.facts().engine))
+            .hint("install the version that the backup host runs")
+    })?;
+    engine.has_server_programs(streams.facts(), &directories, &cx).await?;
+    let needed = streams.manifest().length();
+    let free = rustix::fs::statvfs(&session.temporary).map(|found| found.f_bavail * found.f_frsize);
+    if engine.highest_level() > lifeboat_engine::config::ProofLevel::Fetched && free.is_ok_and(|free| free < needed) {
+        let (shown, needed) = (session.temporary.display(), human::bytes(needed));
+        return Err(Error::new(
+            Class::Storage,
+            format!("{shown} has less room than the {needed} of the newest snapshot"),
+        )
+        .hint("set TMPDIR to a larger disk"));
+    }
+    Ok(())
+}
+
+/// Why each replica refuses a report, if it does.
+async fn may_write(reader: &VaultReader, dataset: &Name, left_alone: &BTreeSet<&Name>) -> Vec<(Name, Option<String>)> {
+    let Ok(id) = TRIED_REPORT.parse::<SnapshotId>() else { return Vec::new() };
+    let key = layout::drill(dataset, &id);
+    let tried = reader.replicas().iter().filter(|replica| !left_alone.contains(replica.name())).map(
+        async |replica: &SharedReplica| {
+            let text = "Lifeboat has tried whether drill reports can be written here; this object can be deleted.\n";
+            let refused = match replica.put_new(&key, text.into()).await {
+                Ok(()) => None,
+                Err(error) if matches!(error.kind, ReplicaErrorKind::AlreadyExists) => None,
+                Err(error) => Some(Error::from(error).chain()),
+            };
+            let _ = replica.delete(&key).await;
+            (replica.name().clone(), refused)
+        },
+    );
+    futures::future::join_all(tried).await
+}
