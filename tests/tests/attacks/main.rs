@@ -24,9 +24,10 @@ fn place() -> TempDir {
     tempfile::Builder::new().prefix("lifeboat-attack-").tempdir_in("/tmp").unwrap()
 }
 
-/// What the next backup finds: much is as before, and some is new.
+/// What the next backup finds: much is as before, and some is new. Wherever chunks are cut, some
+/// of them are as before.
 fn data(seed: u64) -> Vec<u8> {
-    [noise(150_000, 1), noise(60_000, 100 + seed)].concat()
+    [noise(1_000_000, 1), noise(60_000, 100 + seed)].concat()
 }
 
 fn write(place: &Path, seed: u64) {
