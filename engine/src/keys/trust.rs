@@ -10,6 +10,7 @@
 //! those believe who read from it. Keys, and snapshots that a host is to copy, count only where two
 //! stores say so. A mark, a prune record or a lease of his never counts.
 
+mod floors;
 mod logs;
 
 use std::fmt;
@@ -34,6 +35,8 @@ struct Rules {
     /// `None`: the signers were listed.
     root: Option<Arc<Root>>,
     grants: Vec<Grant>,
+    /// When the root was looked up.
+    as_of: DateTime<Utc>,
 }
 
 /// What one signer may sign.
@@ -85,7 +88,7 @@ impl Trust {
         };
         let hosts = signers.into_iter().map(everything(Role::Host(None)));
         let grants = hosts.chain(drill_signers.into_iter().map(everything(Role::DrillHost))).collect();
-        Arc::new(Self { rules: RwLock::new(Arc::new(Rules { root: None, grants })) })
+        Arc::new(Self { rules: RwLock::new(Arc::new(Rules { grants, ..Rules::default() })) })
     }
 
     /// Trusts whom `root` names, and besides these backup hosts with every dataset, at this time.
@@ -124,7 +127,8 @@ impl Trust {
             let datasets = vec![Pattern::all()];
             grants.push(Grant { signer: key(&owner.signer)?, role: Role::Owner, datasets, until: None });
         }
-        *self.rules.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(Rules { root: Some(root), grants });
+        *self.rules.write().unwrap_or_else(PoisonError::into_inner) =
+            Arc::new(Rules { root: Some(root), grants, as_of: now });
         Ok(())
     }
 

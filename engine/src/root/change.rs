@@ -74,10 +74,8 @@ pub enum Change {
     Set {
         /// So many owners must sign.
         threshold: Option<usize>,
-        /// How long every snapshot is kept, in seconds. Nothing enforces it yet.
-        retention: Option<u64>,
-        /// How long nothing is deleted after it was marked, in seconds. Nothing enforces it yet.
-        delay: Option<u64>,
+        /// What no configuration goes below.
+        floors: Floors,
         /// Recipients that open the keyring, too.
         add_masters: Vec<String>,
         /// Recipients that do so no more.
@@ -93,8 +91,8 @@ pub fn first_root(
     vault: &str,
     (owners, threshold): (&[OwnerLine], usize),
     masters: Vec<String>,
-    hosts: Vec<GrantedMachine>,
-    drill_hosts: Vec<NewDrillHost>,
+    (hosts, drill_hosts): (Vec<GrantedMachine>, Vec<NewDrillHost>),
+    floors: Floors,
     (from, now): (DateTime<Utc>, DateTime<Utc>),
 ) -> Result<Root> {
     let (from, now) = (from.trunc_subsecs(0), now.trunc_subsecs(0));
@@ -115,7 +113,7 @@ pub fn first_root(
         witnesses: Vec::new(),
         warden: None,
         approvers: Vec::new(),
-        floors: Floors::default(),
+        floors,
     };
     root.to_json().map(|_| root)
 }
@@ -175,10 +173,10 @@ pub fn apply(before: &SignedRoot, change: Change, now: DateTime<Utc>) -> Result<
                 return Err(unknown("owner", &name));
             }
         }
-        Change::Set { threshold, retention, delay, add_masters, remove_masters } => {
+        Change::Set { threshold, floors, add_masters, remove_masters } => {
             root.threshold = threshold.unwrap_or(root.threshold);
-            root.floors.retention = retention.or(root.floors.retention);
-            root.floors.delay = delay.or(root.floors.delay);
+            root.floors.retention = floors.retention.or(root.floors.retention);
+            root.floors.delay = floors.delay.or(root.floors.delay);
             root.masters.extend(add_masters);
             root.masters.retain(|master| !remove_masters.contains(master));
         }
@@ -267,15 +265,24 @@ pub fn differences(before: Option<&Root>, after: &Root) -> Vec<String> {
     compare(|root| root.approvers.iter().map(principal).collect(), "may veto no more:", "may veto (not used yet):");
     let floors = |root: &Root| {
         let Floors { retention, delay } = &root.floors;
-        let retention = retention.map(|seconds| format!("every snapshot is kept for {seconds} s"));
-        retention.into_iter().chain(delay.map(|seconds| format!("{seconds} s between mark and deletion"))).collect()
+        let retention = retention.map(|seconds| format!("every snapshot is kept for {}", length(seconds)));
+        let delay = delay.map(|seconds| format!("{} between mark and deletion", length(seconds)));
+        retention.into_iter().chain(delay).collect()
     };
-    compare(floors, "no more at least:", "at least (not enforced yet):");
+    compare(floors, "no more at least:", "at least:");
     compare(|root| root.requires.0.clone(), "needs no more of programs:", "needs of programs:");
     if before.is_none_or(|before| before.threshold != after.threshold) {
         told.push(format!("so many owners must sign a root: {} of {}", after.threshold, after.owners.len()));
     }
     told
+}
+
+fn length(seconds: u64) -> String {
+    match (seconds / 86_400, seconds % 86_400) {
+        (1, 0) => "1 day".to_owned(),
+        (days, 0) if days > 0 => format!("{days} days"),
+        _ => format!("{seconds} s"),
+    }
 }
 
 fn principal(who: &Principal) -> String {

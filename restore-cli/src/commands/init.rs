@@ -9,6 +9,7 @@ use lifeboat_engine::keys::{InitItem, InitOptions, InitReport};
 use lifeboat_engine::{Error, Result};
 use serde::Serialize;
 
+use super::root_request::FloorFlags;
 use crate::access;
 use crate::recording;
 use crate::session::Session;
@@ -25,6 +26,8 @@ pub(crate) struct Args {
     /// two stores date them from before: only of keys that opened an old snapshot; may be repeated
     #[arg(long, value_name = "RECIPIENT")]
     accept_keys: Vec<String>,
+    #[command(flatten)]
+    floors: FloorFlags,
 }
 
 #[derive(Serialize)]
@@ -43,7 +46,7 @@ pub(crate) async fn run(args: &Args, session: &Session) -> Result<()> {
             Error::usage("--accept-keys takes over keys that an identity opens").hint("pass --identity MASTER, too")
         );
     }
-    let options = InitOptions { identities, accepted: args.accept_keys.clone() };
+    let options = InitOptions { identities, accepted: args.accept_keys.clone(), floors: args.floors.floors() };
     let replicas = config.open_replicas(&session.clock).await?;
     recording::by_host(session, &config, &replicas, LogEvent::Keyring { user: recording::user() }).await;
     let work = keys::init(&config, &replicas, &options, &session.clock);

@@ -1,18 +1,23 @@
 //! The root and the vault that replicas show, for the commands that are about them.
 
+use std::fmt;
 use std::sync::Arc;
+use std::time::Duration;
 
 use lifeboat_engine::config::Config;
 use lifeboat_engine::format::info::{MAX_VAULT_INFO_BYTES, VaultInfo};
 use lifeboat_engine::format::layout;
+use lifeboat_engine::format::root::Floors;
 use lifeboat_engine::keys::HostKeys;
 use lifeboat_engine::keys::trust::Trust;
 use lifeboat_engine::root::{self, FoundRoot, SignedRoot};
 use lifeboat_engine::state::StateDirectory;
 use lifeboat_engine::store::SharedReplica;
 use lifeboat_engine::{Error, Result};
+use serde::Serialize;
 
 use crate::access;
+use crate::human;
 use crate::session::Session;
 
 /// The replicas of the configuration or the flags, and the newest root that they show.
@@ -71,13 +76,54 @@ pub(super) async fn vault_of(replicas: &[SharedReplica]) -> Result<String> {
     Err(first.unwrap_or_else(|| Error::configuration("there is no replica")))
 }
 
-/// Whether there is a root, and lets this host work on its datasets, where the configuration names
-/// owners.
-pub(super) async fn check(config: &Config, session: &Session) -> Result<()> {
+/// What `check` tells of the root.
+#[derive(Serialize)]
+pub(super) struct CheckedRoot {
+    version: u64,
+    least_retention_seconds: Option<u64>,
+    least_delay_seconds: Option<u64>,
+}
+
+impl CheckedRoot {
+    /// What is weak about it.
+    pub(super) fn weak(&self) -> Option<String> {
+        let missing = match (self.least_retention_seconds.unwrap_or(0), self.least_delay_seconds.unwrap_or(0)) {
+            (0, 0) => "no least retention and no least delay",
+            (0, _) => "no least retention",
+            (_, 0) => "no least delay",
+            _ => return None,
+        };
+        Some(format!(
+            "the root has {missing}: whoever steals a backup host decides how soon snapshots go, and other hosts delete them; run `lifeboat root request set --least-retention DAYS --least-delay DAYS`"
+        ))
+    }
+}
+
+impl fmt::Display for CheckedRoot {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let length = |seconds: Option<u64>| match seconds {
+            None | Some(0) => "no time".to_owned(),
+            Some(seconds) => human::seconds(Duration::from_secs(seconds).as_secs_f64()),
+        };
+        write!(
+            f,
+            "root {}: every snapshot is kept for at least {}, and at least {} passes between a mark and its deletion",
+            self.version,
+            length(self.least_retention_seconds),
+            length(self.least_delay_seconds)
+        )
+    }
+}
+
+/// The root, where the configuration names owners. It must let this host work on its datasets.
+pub(super) async fn check(config: &Config, session: &Session) -> Result<Option<CheckedRoot>> {
     if config.keys.owners.is_empty() {
-        return Ok(());
+        return Ok(None);
     }
     let (_, newest) = newest(session).await?;
+    let Floors { retention, delay } = newest.root.floors;
+    let checked =
+        CheckedRoot { version: newest.root.version, least_retention_seconds: retention, least_delay_seconds: delay };
     if config.keys.host_bundle.path().exists() {
         let keys = HostKeys::load(&config.keys)?;
         let trust = Trust::of_root(Arc::new(newest.root), Vec::new(), session.clock.now())?;
@@ -85,5 +131,5 @@ pub(super) async fn check(config: &Config, session: &Session) -> Result<()> {
             trust.check_may_sign(&keys.signer.public(), &dataset.name)?;
         }
     }
-    Ok(())
+    Ok(Some(checked))
 }

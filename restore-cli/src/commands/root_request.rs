@@ -9,7 +9,7 @@ use lifeboat_engine::format::id::Name;
 use lifeboat_engine::format::info::{HostInfo, MAX_VAULT_INFO_BYTES};
 use lifeboat_engine::format::layout;
 use lifeboat_engine::format::line::{self, OwnerLine, RequestLine};
-use lifeboat_engine::format::root::{self as format_root, Pattern, Root};
+use lifeboat_engine::format::root::{self as format_root, Floors, Pattern, Root};
 use lifeboat_engine::keys::HostKeys;
 use lifeboat_engine::root::{self, Change, GrantedMachine, NewDrillHost};
 use lifeboat_engine::store::SharedReplica;
@@ -71,13 +71,8 @@ enum Requested {
         /// So many owners must sign a root
         #[arg(long, value_name = "N")]
         threshold: Option<usize>,
-        /// Keep every snapshot for at least so many days, whatever a configuration says; signed,
-        /// but not enforced yet
-        #[arg(long, value_name = "DAYS")]
-        least_retention: Option<u64>,
-        /// Wait at least so many days between a mark and its deletion; signed, but not enforced yet
-        #[arg(long, value_name = "DAYS")]
-        least_delay: Option<u64>,
+        #[command(flatten)]
+        floors: FloorFlags,
         /// Recipient that opens everything, too; may be repeated
         #[arg(long, value_name = "RECIPIENT")]
         add_master: Vec<String>,
@@ -85,6 +80,24 @@ enum Requested {
         #[arg(long, value_name = "RECIPIENT")]
         remove_master: Vec<String>,
     },
+}
+
+/// What no configuration goes below.
+#[derive(Debug, clap::Args)]
+pub(super) struct FloorFlags {
+    /// Keep every snapshot for at least so many days, whatever a configuration says
+    #[arg(long, value_name = "DAYS")]
+    least_retention: Option<u64>,
+    /// Wait at least so many days between a mark and its deletion
+    #[arg(long, value_name = "DAYS")]
+    least_delay: Option<u64>,
+}
+
+impl FloorFlags {
+    pub(super) fn floors(&self) -> Floors {
+        let seconds = |days: Option<u64>| days.map(|days| days.saturating_mul(86_400));
+        Floors { retention: seconds(self.least_retention), delay: seconds(self.least_delay) }
+    }
 }
 
 #[derive(Debug, clap::Args)]
@@ -104,12 +117,13 @@ pub(crate) struct Adopt {
     /// So many owners must sign a root
     #[arg(long, value_name = "N", default_value = "1")]
     threshold: usize,
+    #[command(flatten)]
+    floors: FloorFlags,
 }
 
 pub(crate) async fn run(args: &Args, session: &Session) -> Result<()> {
     let (config, newest) = newest(session).await?;
     let (now, all) = (session.clock.now(), || vec![Pattern::all()]);
-    let seconds = |days: Option<u64>| days.map(|days| days.saturating_mul(86_400));
     let change = match &args.change {
         Requested::AddHost { datasets } => {
             let config = config.ok_or_else(|| {
@@ -131,10 +145,9 @@ pub(crate) async fn run(args: &Args, session: &Session) -> Result<()> {
         }
         Requested::AddOwner { line } => Change::AddOwner(line::read::<OwnerLine>(&lines::given(line)?)?),
         Requested::RemoveOwner { name } => Change::RemoveOwner(name.clone()),
-        Requested::Set { threshold, least_retention, least_delay, add_master, remove_master } => Change::Set {
+        Requested::Set { threshold, floors, add_master, remove_master } => Change::Set {
             threshold: *threshold,
-            retention: seconds(*least_retention),
-            delay: seconds(*least_delay),
+            floors: floors.floors(),
             add_masters: add_master.clone(),
             remove_masters: remove_master.clone(),
         },
@@ -185,7 +198,8 @@ pub(crate) async fn adopt(args: &Adopt, session: &Session) -> Result<()> {
     let drill = drill_hosts(&config, &keys)?;
     let owners = (&owners.lines()?[..], args.threshold);
     let masters = config.keys.master_recipients.clone();
-    let root = root::first_root(&keys.vault, owners, masters, hosts, drill, (now - TimeDelta::minutes(10), now))?;
+    let times = (now - TimeDelta::minutes(10), now);
+    let root = root::first_root(&keys.vault, owners, masters, (hosts, drill), args.floors.floors(), times)?;
     print(&root, None, session)
 }
 

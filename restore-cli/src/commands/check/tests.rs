@@ -54,13 +54,7 @@ fn ended_after(days: Option<u32>) -> Lifecycle {
 }
 
 fn judged(probed: Probed, write: bool) -> Checked {
-    let mut checked = Checked {
-        replicas: Vec::new(),
-        tools: Vec::new(),
-        broken: Vec::new(),
-        weak: Vec::new(),
-        vaults: BTreeMap::new(),
-    };
+    let mut checked = Checked::default();
     checked.judge_replica(&replica(), probed, write, None);
     checked
 }
