@@ -6,7 +6,7 @@ use clap::{CommandFactory, FromArgMatches, Parser, Subcommand};
 
 use crate::commands::{
     acknowledge, audit, cancel, check, completions, drill, init, list, man, owner, prune, repair, restore, root, show,
-    takeover, trigger, undelete, verify,
+    takeover, trigger, undelete, verify, witness,
 };
 use crate::exit;
 use crate::flags::Globals;
@@ -37,6 +37,7 @@ pub(crate) enum Command {
     Owner(owner::Args),
     Root(root::Args),
     Audit(audit::Args),
+    Witness(witness::Args),
     Check(check::Args),
     Trigger(trigger::Args),
     Cancel(cancel::Args),

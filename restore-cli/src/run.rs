@@ -106,6 +106,7 @@ async fn dispatch(command: Command, session: &Session) -> Result<()> {
         Command::Owner(args) => commands::owner::run(&args, session).await,
         Command::Root(args) => commands::root::run(&args, session).await,
         Command::Audit(args) => commands::audit::run(&args, session).await,
+        Command::Witness(args) => commands::witness::run(&args, session).await,
         Command::Check(args) => commands::check::run(&args, session).await,
         Command::Trigger(args) => commands::trigger::run(&args, session).await,
         Command::Cancel(args) => commands::cancel::run(&args, session).await,

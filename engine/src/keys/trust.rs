@@ -6,12 +6,14 @@
 //! when.
 //!
 //! **A signer that was revoked** counts only for snapshots, drill reports and keys, and only where
-//! a store says that it has the signature from before. So one store that lies about dates makes
+//! a store says that it has the signature from before or, of a snapshot, a witness that it saw it
+//! (`trust/witnessed.rs`). So one store that lies about dates makes
 //! those believe who read from it. Keys, and snapshots that a host is to copy, count only where two
 //! stores say so. A mark, a prune record or a lease of his never counts.
 
 mod floors;
 mod logs;
+mod witnessed;
 
 use std::fmt;
 use std::sync::{Arc, PoisonError, RwLock};
@@ -22,12 +24,14 @@ use lifeboat_format::id::Name;
 use lifeboat_format::layout;
 use lifeboat_format::root::{Pattern, Root};
 
+pub(crate) use self::witnessed::SeenManifests;
 use super::sign::{self, SignerKey};
 
 /// Whom to believe. What it says changes when a newer root is found.
 #[derive(Debug)]
 pub struct Trust {
     rules: RwLock<Arc<Rules>>,
+    witnessed: RwLock<Arc<SeenManifests>>,
 }
 
 #[derive(Debug, Clone, Default)]
@@ -88,7 +92,8 @@ impl Trust {
         };
         let hosts = signers.into_iter().map(everything(Role::Host(None)));
         let grants = hosts.chain(drill_signers.into_iter().map(everything(Role::DrillHost))).collect();
-        Arc::new(Self { rules: RwLock::new(Arc::new(Rules { grants, ..Rules::default() })) })
+        let rules = Rules { grants, ..Rules::default() };
+        Arc::new(Self { rules: RwLock::new(Arc::new(rules)), witnessed: RwLock::default() })
     }
 
     /// Trusts whom `root` names, and besides these backup hosts with every dataset, at this time.

@@ -80,6 +80,10 @@ pub enum Change {
         add_masters: Vec<String>,
         /// Recipients that do so no more.
         remove_masters: Vec<String>,
+        /// Drill hosts that are witnesses, too.
+        add_witnesses: Vec<Name>,
+        /// Drill hosts that are witnesses no more.
+        remove_witnesses: Vec<Name>,
     },
 }
 
@@ -99,6 +103,8 @@ pub fn first_root(
     let mut all: Vec<String> = owners.iter().map(|owner| owner.recipient.clone()).chain(masters).collect();
     let mut seen = BTreeSet::new();
     all.retain(|master| seen.insert(master.clone()));
+    // A name stands there once, though several machines may have it.
+    let witnesses: BTreeSet<Name> = drill_hosts.iter().map(|host| host.name.clone()).collect();
     let root = Root {
         requires: Requirements::default(),
         vault: vault.to_owned(),
@@ -110,7 +116,7 @@ pub fn first_root(
         masters: all,
         hosts: hosts.into_iter().map(|host| backup_host(host, from)).collect(),
         drill_hosts: drill_hosts.into_iter().map(|host| drill_host(host, from)).collect(),
-        witnesses: Vec::new(),
+        witnesses: witnesses.into_iter().collect(),
         warden: None,
         approvers: Vec::new(),
         floors,
@@ -150,7 +156,12 @@ pub fn apply(before: &SignedRoot, change: Change, now: DateTime<Utc>) -> Result<
         Change::AddDrillHost(host) => match root.drill_hosts.iter_mut().find(|known| known.signer == host.signer) {
             Some(known) if known.until.is_some() => return Err(revoked_for_good(&known.name)),
             Some(known) => known.datasets = host.datasets,
-            None => root.drill_hosts.push(drill_host(host, from)),
+            None => {
+                if !root.witnesses.contains(&host.name) {
+                    root.witnesses.push(host.name.clone());
+                }
+                root.drill_hosts.push(drill_host(host, from));
+            }
         },
         Change::RemoveHost { name, signer, until } => {
             let hosts = root.hosts.iter_mut().map(|host| (&host.name, &host.signer, &mut host.until));
@@ -173,12 +184,21 @@ pub fn apply(before: &SignedRoot, change: Change, now: DateTime<Utc>) -> Result<
                 return Err(unknown("owner", &name));
             }
         }
-        Change::Set { threshold, floors, add_masters, remove_masters } => {
+        Change::Set { threshold, floors, add_masters, remove_masters, add_witnesses, remove_witnesses } => {
             root.threshold = threshold.unwrap_or(root.threshold);
             root.floors.retention = floors.retention.or(root.floors.retention);
             root.floors.delay = floors.delay.or(root.floors.delay);
             root.masters.extend(add_masters);
             root.masters.retain(|master| !remove_masters.contains(master));
+            for name in add_witnesses {
+                if root.drill_hosts.iter().all(|host| host.name != name) {
+                    return Err(unknown("drill host", &name));
+                }
+                if !root.witnesses.contains(&name) {
+                    root.witnesses.push(name);
+                }
+            }
+            root.witnesses.retain(|name| !remove_witnesses.contains(name));
         }
     }
     if differences(Some(&before.root), &root).is_empty() {
@@ -219,8 +239,7 @@ pub(crate) fn revoked_for_good(host: &Name) -> Error {
 }
 
 fn unknown(what: &str, name: &Name) -> Error {
-    Error::usage(format!("the root has no {what} {name} that could be removed"))
-        .hint("`lifeboat root show` lists all that it names")
+    Error::usage(format!("the root has no {what} {name}")).hint("`lifeboat root show` lists all that it names")
 }
 
 /// What to do where [`locks_out`] refuses.
@@ -252,11 +271,7 @@ pub fn differences(before: Option<&Root>, after: &Root) -> Vec<String> {
     compare(|root| root.masters.clone(), "opens everything no more: master", "opens everything: master");
     compare(|root| root.hosts.iter().map(host_words).collect(), "before: host", "now: host");
     compare(|root| root.drill_hosts.iter().map(drill_words).collect(), "before: drill host", "now: drill host");
-    compare(
-        |root| root.witnesses.iter().map(Name::to_string).collect(),
-        "no more a witness:",
-        "a witness (not used yet):",
-    );
+    compare(|root| root.witnesses.iter().map(Name::to_string).collect(), "no more a witness:", "a witness:");
     compare(
         |root| root.warden.iter().map(principal).collect(),
         "deletes no more: warden",

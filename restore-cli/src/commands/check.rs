@@ -107,7 +107,8 @@ pub(crate) async fn run(_: &Args, session: &Session) -> Result<()> {
         checked.judge_installation(config, session.clock.now());
         match root_found::check(config, session).await {
             Ok(root) => {
-                checked.weak.extend(root.as_ref().filter(|_| backs_up(config)).and_then(CheckedRoot::weak));
+                let of_host = root.as_ref().filter(|_| backs_up(config));
+                checked.weak.extend(of_host.iter().flat_map(|root| root.weak(session.clock.now())));
                 checked.root = root;
             }
             Err(error) => checked.broken(error.class(), error.chain_and_hint()),

@@ -39,7 +39,7 @@ enum Requested {
     },
     /// Trust a backup host no more
     RemoveHost(Removed),
-    /// Trust a drill host
+    /// Trust a drill host, also as a witness
     AddDrillHost {
         /// Its name
         name: Name,
@@ -79,6 +79,12 @@ enum Requested {
         /// Recipient that opens everything no more; may be repeated
         #[arg(long, value_name = "RECIPIENT")]
         remove_master: Vec<String>,
+        /// Drill host that is a witness, too; may be repeated
+        #[arg(long, value_name = "NAME")]
+        add_witness: Vec<Name>,
+        /// Drill host that is a witness no more; may be repeated
+        #[arg(long, value_name = "NAME")]
+        remove_witness: Vec<Name>,
     },
 }
 
@@ -145,11 +151,13 @@ pub(crate) async fn run(args: &Args, session: &Session) -> Result<()> {
         }
         Requested::AddOwner { line } => Change::AddOwner(line::read::<OwnerLine>(&lines::given(line)?)?),
         Requested::RemoveOwner { name } => Change::RemoveOwner(name.clone()),
-        Requested::Set { threshold, floors, add_master, remove_master } => Change::Set {
+        Requested::Set { threshold, floors, add_master, remove_master, add_witness, remove_witness } => Change::Set {
             threshold: *threshold,
             floors: floors.floors(),
             add_masters: add_master.clone(),
             remove_masters: remove_master.clone(),
+            add_witnesses: add_witness.clone(),
+            remove_witnesses: remove_witness.clone(),
         },
     };
     print(&root::apply(&newest, change, now)?, Some(&newest.root), session)

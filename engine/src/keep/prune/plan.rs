@@ -86,6 +86,8 @@ impl Prune<'_> {
         let all = view.by_snapshot.values().map(AsRef::as_ref);
         let (shown, elsewhere): (Vec<&Outline>, Vec<&Outline>) =
             all.partition(|outline: &&Outline| view.shown.contains(&outline.snapshot));
+        let (postdated, shown): (Vec<&Outline>, Vec<&Outline>) =
+            shown.into_iter().partition(|outline| view.times.is_postdated(&outline.snapshot));
         let (future, past): (Vec<&Outline>, Vec<&Outline>) =
             shown.into_iter().partition(|outline| is_future(view.times.time(outline), now, limits));
         let told = |outline: &&Outline| retention::Told {
@@ -97,12 +99,14 @@ impl Prune<'_> {
         self.keep_above_floor(&told, &mut reasons);
         let because = |why: &'static str| move |outline| (outline, vec![why.to_owned()]);
         let of_future = future.into_iter().map(because("its time lies in the future"));
+        let of_later = postdated.into_iter().map(because("it was there before the time that it claims"));
         let of_others = elsewhere.into_iter().map(because("only replicas that are left alone show it"));
         let mut verdicts: Vec<Verdict> = past
             .iter()
             .copied()
             .zip(reasons)
             .chain(of_future)
+            .chain(of_later)
             .chain(of_others)
             .map(|(outline, keep_because)| Verdict {
                 snapshot: outline.snapshot.clone(),
@@ -271,7 +275,7 @@ impl Prune<'_> {
     }
 }
 
-pub(super) fn delta(duration: std::time::Duration) -> TimeDelta {
+fn delta(duration: std::time::Duration) -> TimeDelta {
     TimeDelta::from_std(duration).unwrap_or(TimeDelta::MAX)
 }
 

@@ -34,6 +34,8 @@ fn two_roots(clock: &ManualClock) -> (Owners, Vec<SignedRoot>) {
         floors: Floors { retention: Some(9), delay: None },
         add_masters: Vec::new(),
         remove_masters: Vec::new(),
+        add_witnesses: Vec::new(),
+        remove_witnesses: Vec::new(),
     };
     let second = signed(&apply(&first, longer, clock.now()).unwrap(), Some(&first.root));
     (owners, vec![first, second])
