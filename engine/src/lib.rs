@@ -120,6 +120,7 @@ mod rows;
 pub mod schedule;
 pub mod state;
 mod vault;
+pub mod witness;
 
 /// For `benches/` and `make bench` alone: no promise is made of what is in it.
 #[doc(hidden)]
@@ -138,6 +139,7 @@ pub use lifeboat_format as format;
 pub use lifeboat_store as store;
 pub use lifeboat_worker as worker;
 
+pub use self::catalog::first_seen::{Contradicted, FalseClaim};
 pub use self::catalog::future::is_future;
 pub use self::catalog::taken::{SettledTimes, SnapshotTime, TakenTimes, TimeClaim};
 pub use self::vault::Vault;

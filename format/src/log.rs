@@ -29,6 +29,10 @@ pub const MAX_LOG_NUMBER: u64 = SEQUENCE_END - 1;
 pub const MAX_LOG_HEADS: usize = 1024;
 /// No record names acts of more datasets.
 pub const MAX_LOG_ACTS: usize = 1024;
+/// No look of a witness names more snapshots.
+pub const MAX_SEEN_SNAPSHOTS: usize = 1024;
+/// No look of a witness is at more datasets.
+pub const MAX_LOOKED_DATASETS: usize = 1024;
 /// No text in a record is longer, in bytes.
 pub const MAX_LOG_TEXT_BYTES: usize = 1024;
 
@@ -149,6 +153,17 @@ pub struct SeenAct {
     pub blake3: Digest,
 }
 
+/// A snapshot that a witness has seen.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+pub struct SeenSnapshot {
+    /// The dataset.
+    pub dataset: Name,
+    /// The snapshot.
+    pub snapshot: SnapshotId,
+    /// The hash of its manifest as it is stored.
+    pub blake3: Digest,
+}
+
 /// What is recorded.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "what", rename_all = "kebab-case")]
@@ -229,6 +244,16 @@ pub enum LogEvent {
         /// The hash of the file.
         blake3: Digest,
     },
+    /// A witness has looked at what is there.
+    Witness {
+        /// The datasets in which it has seen all: what neither this record nor an earlier one names
+        /// was not there.
+        #[serde(deserialize_with = "strict::list::<MAX_LOOKED_DATASETS, _, _>")]
+        looked: Vec<Name>,
+        /// The snapshots that it has not recorded before.
+        #[serde(deserialize_with = "bounded_objects::<MAX_SEEN_SNAPSHOTS, _, _>")]
+        snapshots: Vec<SeenSnapshot>,
+    },
     /// What a newer program writes.
     #[serde(other)]
     Unknown,
@@ -305,6 +330,14 @@ impl LogRecord {
         }
         if !record.acts.is_sorted_by(|one, next| one.dataset < next.dataset) {
             return Err(damaged("`acts` are not sorted by dataset, each once"));
+        }
+        if let LogEvent::Witness { looked, snapshots } = &record.event {
+            let places = |seen: &SeenSnapshot, next: &SeenSnapshot| {
+                (&seen.dataset, &seen.snapshot) < (&next.dataset, &next.snapshot)
+            };
+            if !looked.is_sorted_by(|one, next| one < next) || !snapshots.is_sorted_by(places) {
+                return Err(damaged("`looked` or `snapshots` are not sorted, each once"));
+            }
         }
         Ok(record)
     }
@@ -397,6 +430,31 @@ mod tests {
         let mut changed = good();
         (changed["new"], changed["event"]) = (json!(5), json!({ "what": "song", "tune": [1.5] }));
         assert_eq!(parse(&changed)?.event, LogEvent::Unknown);
+        Ok(())
+    }
+
+    #[test]
+    fn what_a_witness_saw_is_sorted_and_comes_back() -> Result<()> {
+        let seen = |dataset: &str, snapshot: &str| json!({ "dataset": dataset, "snapshot": snapshot, "blake3": "33".repeat(32) });
+        let (early, late) = ("20261129T070000000Z-00000001", "20261129T070000001Z-00000000");
+        let look = |looked: Value, snapshots: Value| {
+            let mut changed = good();
+            changed["event"] = json!({ "what": "witness", "looked": looked, "snapshots": snapshots });
+            changed
+        };
+        let right = look(json!(["a", "b"]), json!([seen("a", late), seen("b", early)]));
+        assert_eq!(serde_json::from_slice::<Value>(&parse(&right)?.to_line()?).unwrap_or_default(), right);
+        for wrong in [
+            look(json!(["b", "a"]), json!([])),
+            look(json!(["a", "a"]), json!([])),
+            look(json!(["A"]), json!([])),
+            look(json!([]), json!([seen("a", late), seen("a", early)])),
+            look(json!([]), json!([seen("a", early), seen("a", early)])),
+            look(json!([]), json!([["a", early, "33".repeat(32)]])),
+            look(json!([]), Value::Null),
+        ] {
+            assert!(parse(&wrong).is_err(), "{wrong}");
+        }
         Ok(())
     }
 

@@ -6,7 +6,7 @@ use clap::{CommandFactory, FromArgMatches, Parser, Subcommand};
 
 use crate::commands::{
     acknowledge, audit, cancel, check, completions, drill, drills, init, kit, list, man, owner, prune, remove_dataset,
-    repair, restore, root, runs, show, status, takeover, trigger, undelete, verify,
+    repair, restore, root, runs, show, status, takeover, trigger, undelete, verify, witness,
 };
 use crate::exit;
 use crate::flags::Globals;
@@ -40,6 +40,7 @@ pub(crate) enum Command {
     Owner(owner::Args),
     Root(root::Args),
     Audit(audit::Args),
+    Witness(witness::Args),
     Check(check::Args),
     Kit(kit::Args),
     Runs(runs::Args),

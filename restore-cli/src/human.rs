@@ -1,6 +1,7 @@
 //! Sizes, durations, times and reasons as people read them.
 
 use chrono::{DateTime, Utc};
+use lifeboat_engine::FalseClaim;
 use lifeboat_engine::format::id::Name;
 pub(crate) use lifeboat_engine::store::without_name;
 
@@ -52,9 +53,16 @@ pub(crate) fn time(time: DateTime<Utc>) -> String {
 }
 
 /// When a snapshot was taken, with what its manifest claims instead, if another time was settled.
-pub(crate) fn taken(taken: DateTime<Utc>, claimed: Option<DateTime<Utc>>) -> String {
-    let told = |claimed| format!("{} (settled; its manifest tells {})", time(taken), time(claimed));
-    claimed.map_or_else(|| time(taken), told)
+pub(crate) fn taken(taken: DateTime<Utc>, claimed: Option<DateTime<Utc>>, contradicted: Option<FalseClaim>) -> String {
+    let why = match contradicted {
+        Some(FalseClaim::Backdated) => "first seen; BACKDATED",
+        _ => "settled",
+    };
+    match (claimed, contradicted) {
+        (Some(claimed), _) => format!("{} ({why}; its manifest tells {})", time(taken), time(claimed)),
+        (None, Some(_)) => format!("{} (it was there BEFORE)", time(taken)),
+        (None, None) => time(taken),
+    }
 }
 
 /// `1 pack`, `2 packs`, `1,204,332 rows`.

@@ -15,6 +15,8 @@ pub struct Guards {
     /// Whether these credentials can lock an object for longer, and the store tells so afterwards;
     /// `None` if that was not tried.
     pub sets_locks: Option<bool>,
+    /// Whether the store removed a version that was locked.
+    pub removes_locked: bool,
     /// Whether the store does not offer a request that would tell more of this.
     pub cannot_say: bool,
     /// For how many days the bucket locks new objects by itself.

@@ -76,6 +76,13 @@ impl Protection {
                     .to_owned(),
             );
         }
+        if guards.removes_locked {
+            all.broken.push(
+                "has Object Lock, and removes what is locked all the same, so its locks have no effect: do not count on them; use another store, or remove `lock`"
+                    .to_owned(),
+            );
+            return all.versioned(probe);
+        }
         match (probe.object_lock, s3.lock, guards.default_lock_days) {
             (Some(true), Some(lock), _) => match (guards.sets_locks, are_set) {
                 (Some(true), None | Some(true)) => return all.locked(lock, guards),

@@ -23,7 +23,7 @@ use lifeboat_format::log::{LogEvent, LogHead, LogName, LogRecord};
 use lifeboat_format::manifest::{Manifest, MapEntry, MapPlace};
 use lifeboat_format::map::StreamMap;
 use lifeboat_format::requirements::Requirements;
-use lifeboat_format::root::Pattern;
+use lifeboat_format::root::{Floors, Pattern};
 use lifeboat_format::{frames, layout, pack, varint};
 use tokio_util::sync::CancellationToken;
 
@@ -154,7 +154,7 @@ fn root_of(vault: &TestVault) -> Vec<u8> {
         datasets: vec![Pattern::all()],
     };
     let (id, now) = (&vault.init.vault, vault.clock.now());
-    let root = first_root(id, (&[owner], 1), Vec::new(), vec![host], vec![drill], (now, now));
+    let root = first_root(id, (&[owner], 1), Vec::new(), (vec![host], vec![drill]), Floors::default(), (now, now));
     good(good(root).to_json())
 }
 

@@ -7,6 +7,7 @@ use std::time::Duration;
 use tempfile::TempDir;
 use tokio::process::Command;
 
+use crate::fake_clock;
 use crate::ports;
 use crate::programs::{self, Output, run};
 
@@ -19,6 +20,8 @@ pub struct RootedVault {
     pub replicas: Vec<String>,
     /// The line of the owner.
     pub owner: String,
+    /// What is added to the clock of the programs, such as `+2d`.
+    pub clock: Option<String>,
 }
 
 impl RootedVault {
@@ -28,7 +31,7 @@ impl RootedVault {
     /// As all of the harness does, on any failure.
     pub async fn new() -> Self {
         let place = tempfile::Builder::new().prefix("lifeboat-root-").tempdir_in("/tmp").expect("a directory");
-        let mut vault = Self { place, replicas: Vec::new(), owner: String::new() };
+        let mut vault = Self { place, replicas: Vec::new(), owner: String::new(), clock: None };
         for name in ["r1", "r2"] {
             std::fs::create_dir(vault.path(name)).expect("a directory");
             vault.replicas.push(format!(
@@ -109,6 +112,16 @@ impl RootedVault {
         std::fs::write(self.config(host), text).expect("a configuration");
     }
 
+    /// Changes the text of a host's configuration.
+    ///
+    /// # Panics
+    /// `from` is not in it.
+    pub fn reconfigure(&self, host: &str, from: &str, to: &str) {
+        let text = std::fs::read_to_string(self.config(host)).expect("a configuration");
+        assert!(text.contains(from), "{text}");
+        std::fs::write(self.config(host), text.replace(from, to)).expect("a configuration");
+    }
+
     /// The line of `[keys]` that names the owner.
     #[must_use]
     pub fn owners(&self) -> String {
@@ -184,7 +197,9 @@ impl RootedVault {
     /// # Panics
     /// The program cannot be run.
     pub async fn plain(&self, words: &[&str]) -> Output {
-        run(Command::new(programs::lifeboat()).args(words), DEADLINE).await.expect("lifeboat runs")
+        let mut program = Command::new(programs::lifeboat());
+        program.envs(self.clock.iter().flat_map(|offset| fake_clock::environment(offset)));
+        run(program.args(words), DEADLINE).await.expect("lifeboat runs")
     }
 
     /// The CLI with the configuration of a host.
@@ -202,6 +217,7 @@ impl RootedVault {
     /// The program cannot be run.
     pub async fn once(&self, host: &str) -> Output {
         let mut daemon = Command::new(programs::lifeboatd());
+        daemon.envs(self.clock.iter().flat_map(|offset| fake_clock::environment(offset)));
         let daemon = daemon.arg("--config").arg(self.config(host)).args(["--log", "text", "--once"]);
         run(daemon, DEADLINE).await.expect("lifeboatd runs")
     }

@@ -40,6 +40,8 @@ pub(crate) struct Inventory {
     pub prunes: BTreeSet<SnapshotId>,
     /// Marks with a signature.
     pub marks: BTreeSet<SnapshotId>,
+    /// When the replica stored the signatures of these, by its own clock, as it listed them.
+    pub marked: BTreeMap<SnapshotId, DateTime<Utc>>,
     /// The numbers of acts.
     pub acts: BTreeSet<u64>,
     /// Keys of manifests, index segments, marks and prune records that have no signature.
@@ -156,6 +158,7 @@ impl Inventory {
             drills: BTreeSet::new(),
             prunes: BTreeSet::new(),
             marks: BTreeSet::new(),
+            marked: BTreeMap::new(),
             acts: BTreeSet::new(),
             unfinished: BTreeSet::new(),
             lone_signatures: BTreeSet::new(),
@@ -201,7 +204,8 @@ impl Inventory {
                     self.unfinished.insert(key.to_owned());
                 }
             } else if let Some(id) = layout::parse_json(&layout::marks(dataset), key) {
-                if signed() {
+                if let Some(signed) = keys.get(layout::signature(key).as_str()) {
+                    self.marked.insert(id.clone(), *signed);
                     self.marks.insert(id);
                 } else {
                     self.unfinished.insert(key.to_owned());

@@ -1,6 +1,11 @@
 //! What signed prune records say: which snapshots were removed on purpose, and what was settled.
+//!
+//! No record removes what a floor of the root still keeps, whoever signed it: a snapshot that a
+//! replica shows and that is younger stays, and comes back where it is missing.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
+
+use chrono::{DateTime, Utc};
 
 use lifeboat_base::Error;
 use lifeboat_format::id::{Digest, SnapshotId};
@@ -16,7 +21,7 @@ pub(crate) type PrunedSnapshots = BTreeMap<SnapshotId, Option<Digest>>;
 
 /// What signed prune records say.
 pub(crate) struct PruneRecords {
-    /// Every snapshot that one of them names.
+    /// Every snapshot that one of them names, but those that stay.
     pub(crate) snapshots: PrunedSnapshots,
     /// The records that could be read and believed, oldest first.
     pub(crate) found: Vec<FoundRecord<PruneRecord>>,
@@ -41,5 +46,32 @@ pub(crate) async fn prune_records(documents: &Documents<'_>, inventories: &[Inve
         let hash = snapshots.entry(removed.snapshot.clone()).or_default();
         *hash = hash.or(removed.blake3);
     }
+    let kept = kept_by_floor(documents, inventories, &snapshots);
+    snapshots.retain(|snapshot, _| !kept.contains(snapshot));
     PruneRecords { snapshots, found, unreadable }
+}
+
+/// Those of `named` that some replica shows, and that the root keeps.
+fn kept_by_floor(
+    Documents { dataset, keys, .. }: &Documents<'_>,
+    inventories: &[Inventory],
+    named: &PrunedSnapshots,
+) -> BTreeSet<SnapshotId> {
+    let keeps_until = |snapshot: &SnapshotId| keys.trust.keeps_until(taken(snapshot, keys.trust.as_of(), inventories)?);
+    let shown: BTreeSet<&SnapshotId> = inventories.iter().flat_map(|inventory| &inventory.snapshots).collect();
+    let mut kept = BTreeSet::new();
+    for snapshot in named.keys().filter(|snapshot| shown.contains(snapshot)) {
+        if let Some(until) = keeps_until(snapshot) {
+            tracing::warn!(%dataset, %snapshot, %until, "A prune record removes a snapshot that the root still keeps, so it stays");
+            kept.insert(snapshot.clone());
+        }
+    }
+    kept
+}
+
+/// When a snapshot was taken, as far as a listing tells: as its id says or, if that lies in the
+/// future, when the first replica stored it.
+fn taken(snapshot: &SnapshotId, now: DateTime<Utc>, inventories: &[Inventory]) -> Option<DateTime<Utc>> {
+    let stored = || inventories.iter().filter_map(|inventory| inventory.written.get(snapshot).copied()).min();
+    Some(snapshot.time()).filter(|told| *told <= now).or_else(stored)
 }

@@ -16,6 +16,7 @@ use lifeboat_format::record::{PruneRecord, SettledTime};
 use lifeboat_store::SharedReplica;
 
 use super::documents::Documents;
+use super::first_seen::{Contradicted, FalseClaim};
 use super::outlines::Outline;
 
 /// The clocks of hosts may differ by so much, so a smaller difference contradicts nothing.
@@ -26,10 +27,44 @@ const MAX_NEIGHBOURS_TRIED: usize = 8;
 /// When a snapshot was taken.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct SnapshotTime {
-    /// The time that counts.
+    /// The time that counts. Of one that is backdated, when it was first seen.
     pub time: DateTime<Utc>,
-    /// What the manifest says instead, if another time was settled.
+    /// What the manifest says instead, if another time counts.
     pub claimed: Option<DateTime<Utc>>,
+    /// What stores or witnesses say against it.
+    pub contradicted: Option<Contradicted>,
+}
+
+impl SnapshotTime {
+    /// As its manifest tells.
+    #[must_use]
+    pub fn told(time: DateTime<Utc>) -> Self {
+        Self { time, claimed: None, contradicted: None }
+    }
+
+    /// With what stores or witnesses say against it.
+    #[must_use]
+    pub fn against(self, contradicted: Contradicted) -> Self {
+        let found = Self { contradicted: Some(contradicted), ..self };
+        match contradicted.claim {
+            FalseClaim::Backdated => {
+                Self { time: contradicted.seen, claimed: Some(self.claimed.unwrap_or(self.time)), ..found }
+            }
+            FalseClaim::Postdated => found,
+        }
+    }
+
+    /// Whether it claims to be older than it was when it was first seen.
+    #[must_use]
+    pub fn is_backdated(&self) -> bool {
+        self.contradicted.is_some_and(|found| found.claim == FalseClaim::Backdated)
+    }
+
+    /// Whether it was there before the time that it claims.
+    #[must_use]
+    pub fn is_postdated(&self) -> bool {
+        self.contradicted.is_some_and(|found| found.claim == FalseClaim::Postdated)
+    }
 }
 
 /// What a manifest says of its place and its time.
@@ -106,7 +141,7 @@ impl SettledTimes {
             let Some(settled) = self.0.get(&claim.snapshot) else { continue };
             let between = neighbours.around(claim.sequence, settled.settled);
             if !between.hold(claim.time) && between.hold(settled.time) {
-                let counts = SnapshotTime { time: settled.time, claimed: Some(claim.time) };
+                let counts = SnapshotTime { claimed: Some(claim.time), ..SnapshotTime::told(settled.time) };
                 taken.settled.insert(claim.snapshot.clone(), counts);
             }
         }
@@ -121,13 +156,26 @@ pub struct TakenTimes {
     settled: BTreeMap<SnapshotId, SnapshotTime>,
     /// Those whose own times the operator has confirmed.
     confirmed: BTreeSet<SnapshotId>,
+    /// Those whose times stores or witnesses contradict, settled or not.
+    contradicted: BTreeMap<SnapshotId, Contradicted>,
 }
 
 impl TakenTimes {
     /// When this snapshot was taken.
     #[must_use]
     pub fn of(&self, snapshot: &SnapshotId, claimed: DateTime<Utc>) -> SnapshotTime {
-        self.settled.get(snapshot).copied().unwrap_or(SnapshotTime { time: claimed, claimed: None })
+        let taken = self.settled.get(snapshot).copied().unwrap_or_else(|| SnapshotTime::told(claimed));
+        self.contradicted.get(snapshot).map_or(taken, |found| taken.against(*found))
+    }
+
+    /// These, with what stores or witnesses say against them.
+    pub(crate) fn against(self, contradicted: BTreeMap<SnapshotId, Contradicted>) -> Self {
+        Self { contradicted, ..self }
+    }
+
+    /// Whether it was there before the time that it claims.
+    pub(crate) fn is_postdated(&self, snapshot: &SnapshotId) -> bool {
+        self.contradicted.get(snapshot).is_some_and(|found| found.claim == FalseClaim::Postdated)
     }
 
     /// The time that counts.
@@ -138,6 +186,11 @@ impl TakenTimes {
     /// Whether an operator vouches for the time of this snapshot.
     pub(crate) fn is_vouched_for(&self, snapshot: &SnapshotId) -> bool {
         self.settled.contains_key(snapshot) || self.confirmed.contains(snapshot)
+    }
+
+    /// The time that was settled, if it counts.
+    pub(crate) fn settled_time(&self, snapshot: &SnapshotId) -> Option<DateTime<Utc>> {
+        self.settled.get(snapshot).map(|settled| settled.time)
     }
 
     /// Whether another time than the manifest's counts.
@@ -334,6 +387,7 @@ mod tests {
         let claims = [claim(1, 1, 10), claim(2, 2, 9000), claim(3, 3, 40)];
         let times = SettledTimes::default().with([entry(3, 40), entry(2, 20)]).among(claims.clone());
         assert!(times.is_vouched_for(&id(3)) && !times.is_settled(&id(3)) && !times.is_vouched_for(&id(1)));
-        assert_eq!(times.of(&id(2), at(9000)), SnapshotTime { time: at(20), claimed: Some(at(9000)) });
+        let settled = SnapshotTime { claimed: Some(at(9000)), ..SnapshotTime::told(at(20)) };
+        assert_eq!(times.of(&id(2), at(9000)), settled);
     }
 }

@@ -7,6 +7,7 @@
 //! What stops deletions (`gaps.rs`) is a finding, too, but for what only a backup host knows:
 //! what replicas have shown before, and whether its clock is right.
 
+mod keyring;
 mod together;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -126,6 +127,7 @@ pub async fn verify(
         judge.keyring(&outlines, reading.decrypt).await?;
         judge.packs(&outlines, &reading, cancel).await?;
         if only.is_none() {
+            judge.keyring_signatures().await;
             judge.others(cancel).await?;
             judge.leftovers(&outlines, newest, pruned);
         }

@@ -37,6 +37,7 @@ use lifeboat_format::id::Name;
 use lifeboat_format::info::VaultInfo;
 use lifeboat_format::keyring::DatasetSecrets;
 use lifeboat_format::layout;
+use lifeboat_format::root::Floors;
 use lifeboat_store::SharedReplica;
 use serde::Serialize;
 use zeroize::Zeroizing;
@@ -67,6 +68,8 @@ pub struct InitOptions {
     /// Take a dataset over only if the configuration, or a root, says who drills it. Else a new
     /// drill identity is made, and the drill host of before opens nothing from then on.
     pub only_whole: bool,
+    /// What root 1 shall say that no configuration goes below.
+    pub floors: Floors,
 }
 
 /// A file that `init` made or found, or an object that it wrote.
@@ -118,6 +121,7 @@ pub async fn init(
     clock: &SharedClock,
 ) -> Result<InitReport> {
     let access = Access::find(config, replicas, clock.now()).await?;
+    access.check_floors(&options.floors)?;
     let mut remote = Remote::look(replicas, access.trust.as_deref()).await?;
     remote.check_writable()?;
     let (mut files, mut notes) = (Vec::new(), Vec::new());
@@ -194,7 +198,7 @@ pub async fn init(
         bundle.write(&config.keys.host_bundle, &host_key)?;
     }
     notes.extend(access.notes.iter().cloned().chain(remote.notes));
-    let request = access.request(config, &bundle, vault.created, clock.now())?;
+    let request = access.request(config, &bundle, &options.floors, (vault.created, clock.now()))?;
     let (request, request_words) = request.unzip();
     Ok(InitReport {
         vault: vault.vault,

@@ -6,11 +6,14 @@
 //! when.
 //!
 //! **A signer that was revoked** counts only for snapshots, drill reports and keys, and only where
-//! a store says that it has the signature from before. So one store that lies about dates makes
+//! a store says that it has the signature from before or, of a snapshot, a witness that it saw it
+//! (`trust/witnessed.rs`). So one store that lies about dates makes
 //! those believe who read from it. Keys, and snapshots that a host is to copy, count only where two
 //! stores say so. A mark, a prune record or a lease of his never counts.
 
+mod floors;
 mod logs;
+mod witnessed;
 
 use std::fmt;
 use std::sync::{Arc, PoisonError, RwLock};
@@ -21,12 +24,14 @@ use lifeboat_format::id::Name;
 use lifeboat_format::layout;
 use lifeboat_format::root::{Pattern, Root};
 
+pub(crate) use self::witnessed::SeenManifests;
 use super::sign::{self, SignerKey};
 
 /// Whom to believe. What it says changes when a newer root is found.
 #[derive(Debug)]
 pub struct Trust {
     rules: RwLock<Arc<Rules>>,
+    witnessed: RwLock<Arc<SeenManifests>>,
 }
 
 #[derive(Debug, Clone, Default)]
@@ -34,6 +39,8 @@ struct Rules {
     /// `None`: the signers were listed.
     root: Option<Arc<Root>>,
     grants: Vec<Grant>,
+    /// When the root was looked up.
+    as_of: DateTime<Utc>,
 }
 
 /// What one signer may sign.
@@ -85,7 +92,8 @@ impl Trust {
         };
         let hosts = signers.into_iter().map(everything(Role::Host(None)));
         let grants = hosts.chain(drill_signers.into_iter().map(everything(Role::DrillHost))).collect();
-        Arc::new(Self { rules: RwLock::new(Arc::new(Rules { root: None, grants })) })
+        let rules = Rules { grants, ..Rules::default() };
+        Arc::new(Self { rules: RwLock::new(Arc::new(rules)), witnessed: RwLock::default() })
     }
 
     /// Trusts whom `root` names, and besides these backup hosts with every dataset, at this time.
@@ -124,7 +132,8 @@ impl Trust {
             let datasets = vec![Pattern::all()];
             grants.push(Grant { signer: key(&owner.signer)?, role: Role::Owner, datasets, until: None });
         }
-        *self.rules.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(Rules { root: Some(root), grants });
+        *self.rules.write().unwrap_or_else(PoisonError::into_inner) =
+            Arc::new(Rules { root: Some(root), grants, as_of: now });
         Ok(())
     }
 

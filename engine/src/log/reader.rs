@@ -57,7 +57,7 @@ impl LogReader<'_> {
     /// # Errors
     /// What is there cannot be believed, which is a verdict ([`Class::Integrity`] or
     /// [`Class::Keys`]). Or it is not understood here ([`Class::Failed`]), or the replica fails.
-    pub(super) async fn fetch(
+    pub(crate) async fn fetch(
         &self,
         replica: &SharedReplica,
         log: &LogName,
@@ -122,7 +122,7 @@ impl LogReader<'_> {
     ///
     /// # Errors
     /// It cannot be listed.
-    pub(super) async fn numbers(&self, replica: &SharedReplica, log: &LogName) -> Result<Vec<u64>> {
+    pub(crate) async fn numbers(&self, replica: &SharedReplica, log: &LogName) -> Result<Vec<u64>> {
         let listed = replica.list(&layout::log(log)).await?;
         let parse = |key: &str| layout::parse_log_record(key).filter(|(of, _)| of == log);
         let mut numbers: Vec<u64> =

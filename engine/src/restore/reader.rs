@@ -5,12 +5,14 @@
 
 mod ahead;
 mod keys;
+mod seen_times;
 mod settled;
 mod summaries;
 
-use std::collections::{BTreeMap, BTreeSet, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::time::Duration;
 
+use chrono::{DateTime, Utc};
 use lifeboat_base::{Error, Result};
 use lifeboat_format::Format;
 use lifeboat_format::id::{Name, SnapshotId};
@@ -32,6 +34,7 @@ use crate::catalog::unbelieved::Unbelieved;
 use crate::catalog::verdict::combine;
 use crate::config::Limits;
 use crate::keys::{PackKeys, ReaderKeys, SharedIdentity};
+use crate::witness::tell_what_was_seen;
 
 /// So many snapshots of a dataset are looked at to find out whether a vault is the right one.
 const MAX_SNAPSHOTS_AS_PROOF: usize = 8;
@@ -49,6 +52,9 @@ pub struct Listed {
     pub replicas: Vec<Name>,
     /// How long its manifest is, as all of them say, in bytes; `None` if they differ.
     pub bytes: Option<u64>,
+    /// When the first store took its manifest or its signature, of those whose clocks agree with
+    /// this machine's.
+    pub stored: Option<DateTime<Utc>>,
 }
 
 /// The snapshots that the replicas show, oldest first.
@@ -63,8 +69,8 @@ pub(super) struct Shown {
 struct Listings {
     /// The keys of the objects, each with the replica that shows it.
     objects: Vec<(Name, String)>,
-    /// How long these are, in bytes.
-    lengths: Vec<u64>,
+    /// How long each of these is, in bytes, and when it was stored.
+    details: Vec<(u64, DateTime<Utc>)>,
     /// The replicas that could not be listed.
     unlisted: BTreeSet<Name>,
 }
@@ -171,6 +177,7 @@ impl VaultReader {
             _ => Self::the_proved_one(readers, &mut unreachable).await?,
         };
         reader.unreachable = unreachable;
+        tell_what_was_seen(&reader.vault, &reader.keys.trust, &reader.replicas).await;
         Ok(reader)
     }
 
@@ -331,16 +338,19 @@ impl VaultReader {
 
     /// As [`Self::snapshots`], with the replicas that could not be listed.
     pub(super) async fn shown(&self, dataset: &Name) -> Result<Shown> {
-        let Listings { objects, lengths, unlisted } = self.list_any(&layout::snapshots(dataset)).await?;
-        let present: HashSet<(&Name, &str)> = objects.iter().map(|(replica, key)| (replica, key.as_str())).collect();
+        let Listings { objects, details, unlisted } = self.list_any(&layout::snapshots(dataset)).await?;
+        let dated = objects.iter().zip(&details).map(|((replica, key), (_, time))| ((replica, key.as_str()), *time));
+        let present: HashMap<(&Name, &str), DateTime<Utc>> = dated.collect();
+        let dating = self.dating();
         let mut listed: BTreeMap<SnapshotId, Listed> = BTreeMap::new();
-        for ((replica, key), length) in objects.iter().zip(lengths) {
+        for ((replica, key), (length, time)) in objects.iter().zip(details) {
             let Some(snapshot) = layout::parse_manifest(dataset, key) else { continue };
-            if !present.contains(&(replica, layout::signature(key).as_str())) {
-                continue;
-            }
-            let new = || Listed { snapshot: snapshot.clone(), replicas: Vec::new(), bytes: Some(length) };
+            let signature = layout::signature(key);
+            let Some(signed) = present.get(&(replica, signature.as_str())).copied() else { continue };
+            let new = || Listed { snapshot: snapshot.clone(), replicas: Vec::new(), bytes: Some(length), stored: None };
             let listed = listed.entry(snapshot.clone()).or_insert_with(new);
+            let stored = dating.contains(replica).then(|| time.min(signed));
+            listed.stored = listed.stored.into_iter().chain(stored).min();
             listed.replicas.push(replica.clone());
             listed.bytes = listed.bytes.filter(|others| *others == length);
         }
@@ -405,7 +415,7 @@ impl VaultReader {
         for (replica, list) in self.replicas.iter().zip(lists) {
             match list {
                 Ok(list) => {
-                    listings.lengths.extend(list.iter().map(|object| object.size));
+                    listings.details.extend(list.iter().map(|object| (object.size, object.modified)));
                     listings.objects.extend(list.into_iter().map(|object| (replica.name().clone(), object.key)));
                 }
                 Err(error) => {

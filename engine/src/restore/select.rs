@@ -11,7 +11,9 @@ use lifeboat_format::layout;
 
 use super::reader::{FoundSettled, Listed, Shown, VaultReader};
 use crate::catalog::clocks::CROWDED;
+use crate::catalog::first_seen::FalseClaim;
 use crate::catalog::future::is_future;
+use crate::catalog::taken::TakenTimes;
 use crate::catalog::unbelieved::Unbelieved;
 use crate::catalog::verdict::{Signed, combine};
 
@@ -31,8 +33,9 @@ pub enum Selector {
 impl VaultReader {
     /// The snapshot that `selector` means at the time `now`.
     ///
-    /// For [`Selector::Latest`] and [`Selector::At`], a snapshot is left aside with a warning if
-    /// its time lies in the future ([`is_future`]), or if only some
+    /// For [`Selector::At`], one is left aside that claims to be older than it was when a store or
+    /// a witness first saw it. For [`Selector::Latest`] and [`Selector::At`], a snapshot is left
+    /// aside with a warning if its time lies in the future ([`is_future`]), or if only some
     /// replicas show it and no replica returns it signed. One that every replica shows is selected
     /// even so, and then fails aloud. A replica that shows too many of the former is left aside.
     ///
@@ -99,7 +102,7 @@ impl VaultReader {
         if let Some((record, error)) = unread {
             return Err(unsettled(dataset, &record, error));
         }
-        let mut taken = None;
+        let (mut taken, mut backdated) = (None, 0);
         for (at, listed) in shown.snapshots.iter().enumerate().rev() {
             let snapshot = &listed.snapshot;
             // After a backup under a wrong clock, the ids of later ones follow its false time
@@ -137,9 +140,32 @@ impl VaultReader {
                     continue;
                 }
             }
+            if matches!(selector, Selector::At(_)) && self.is_backdated(dataset, listed, taken.as_ref()).await {
+                backdated += 1;
+                continue;
+            }
             return Ok(snapshot.clone());
         }
-        Err(none(what))
+        match backdated {
+            0 => Err(none(what)),
+            count => Err(none(what).because(format!("{count} of them are backdated")).hint(format!(
+                "`lifeboat list {dataset}` shows them, and when each was first seen; whoever knows better names one with --snapshot"
+            ))),
+        }
+    }
+
+    /// Whether a snapshot claims to be older than it was when a store or a witness first saw it.
+    /// One that cannot be read is not: whoever reads it is told why.
+    async fn is_backdated(&self, dataset: &Name, listed: &Listed, taken: Option<&TakenTimes>) -> bool {
+        let settled = taken.and_then(|taken| taken.settled_time(&listed.snapshot));
+        match self.contradicted(dataset, listed, settled).await {
+            Ok(Some(found)) if found.claim == FalseClaim::Backdated => {
+                let (snapshot, seen) = (&listed.snapshot, found.seen);
+                tracing::warn!(%snapshot, %seen, "Leaving aside a snapshot: it claims to be older than it was when it was first seen");
+                true
+            }
+            _ => false,
+        }
     }
 
     /// Why a snapshot is nobody's; `None` if every replica shows it, or one returns it signed.

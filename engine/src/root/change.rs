@@ -74,14 +74,16 @@ pub enum Change {
     Set {
         /// So many owners must sign.
         threshold: Option<usize>,
-        /// How long every snapshot is kept, in seconds. Nothing enforces it yet.
-        retention: Option<u64>,
-        /// How long nothing is deleted after it was marked, in seconds. Nothing enforces it yet.
-        delay: Option<u64>,
+        /// What no configuration goes below.
+        floors: Floors,
         /// Recipients that open the keyring, too.
         add_masters: Vec<String>,
         /// Recipients that do so no more.
         remove_masters: Vec<String>,
+        /// Drill hosts that are witnesses, too.
+        add_witnesses: Vec<Name>,
+        /// Drill hosts that are witnesses no more.
+        remove_witnesses: Vec<Name>,
     },
 }
 
@@ -93,14 +95,16 @@ pub fn first_root(
     vault: &str,
     (owners, threshold): (&[OwnerLine], usize),
     masters: Vec<String>,
-    hosts: Vec<GrantedMachine>,
-    drill_hosts: Vec<NewDrillHost>,
+    (hosts, drill_hosts): (Vec<GrantedMachine>, Vec<NewDrillHost>),
+    floors: Floors,
     (from, now): (DateTime<Utc>, DateTime<Utc>),
 ) -> Result<Root> {
     let (from, now) = (from.trunc_subsecs(0), now.trunc_subsecs(0));
     let mut all: Vec<String> = owners.iter().map(|owner| owner.recipient.clone()).chain(masters).collect();
     let mut seen = BTreeSet::new();
     all.retain(|master| seen.insert(master.clone()));
+    // A name stands there once, though several machines may have it.
+    let witnesses: BTreeSet<Name> = drill_hosts.iter().map(|host| host.name.clone()).collect();
     let root = Root {
         requires: Requirements::default(),
         vault: vault.to_owned(),
@@ -112,10 +116,10 @@ pub fn first_root(
         masters: all,
         hosts: hosts.into_iter().map(|host| backup_host(host, from)).collect(),
         drill_hosts: drill_hosts.into_iter().map(|host| drill_host(host, from)).collect(),
-        witnesses: Vec::new(),
+        witnesses: witnesses.into_iter().collect(),
         warden: None,
         approvers: Vec::new(),
-        floors: Floors::default(),
+        floors,
     };
     root.to_json().map(|_| root)
 }
@@ -152,7 +156,12 @@ pub fn apply(before: &SignedRoot, change: Change, now: DateTime<Utc>) -> Result<
         Change::AddDrillHost(host) => match root.drill_hosts.iter_mut().find(|known| known.signer == host.signer) {
             Some(known) if known.until.is_some() => return Err(revoked_for_good(&known.name)),
             Some(known) => known.datasets = host.datasets,
-            None => root.drill_hosts.push(drill_host(host, from)),
+            None => {
+                if !root.witnesses.contains(&host.name) {
+                    root.witnesses.push(host.name.clone());
+                }
+                root.drill_hosts.push(drill_host(host, from));
+            }
         },
         Change::RemoveHost { name, signer, until } => {
             let hosts = root.hosts.iter_mut().map(|host| (&host.name, &host.signer, &mut host.until));
@@ -175,12 +184,21 @@ pub fn apply(before: &SignedRoot, change: Change, now: DateTime<Utc>) -> Result<
                 return Err(unknown("owner", &name));
             }
         }
-        Change::Set { threshold, retention, delay, add_masters, remove_masters } => {
+        Change::Set { threshold, floors, add_masters, remove_masters, add_witnesses, remove_witnesses } => {
             root.threshold = threshold.unwrap_or(root.threshold);
-            root.floors.retention = retention.or(root.floors.retention);
-            root.floors.delay = delay.or(root.floors.delay);
+            root.floors.retention = floors.retention.or(root.floors.retention);
+            root.floors.delay = floors.delay.or(root.floors.delay);
             root.masters.extend(add_masters);
             root.masters.retain(|master| !remove_masters.contains(master));
+            for name in add_witnesses {
+                if root.drill_hosts.iter().all(|host| host.name != name) {
+                    return Err(unknown("drill host", &name));
+                }
+                if !root.witnesses.contains(&name) {
+                    root.witnesses.push(name);
+                }
+            }
+            root.witnesses.retain(|name| !remove_witnesses.contains(name));
         }
     }
     if differences(Some(&before.root), &root).is_empty() {
@@ -221,8 +239,7 @@ pub(crate) fn revoked_for_good(host: &Name) -> Error {
 }
 
 fn unknown(what: &str, name: &Name) -> Error {
-    Error::usage(format!("the root has no {what} {name} that could be removed"))
-        .hint("`lifeboat root show` lists all that it names")
+    Error::usage(format!("the root has no {what} {name}")).hint("`lifeboat root show` lists all that it names")
 }
 
 /// What to do where [`locks_out`] refuses.
@@ -254,11 +271,7 @@ pub fn differences(before: Option<&Root>, after: &Root) -> Vec<String> {
     compare(|root| root.masters.clone(), "opens everything no more: master", "opens everything: master");
     compare(|root| root.hosts.iter().map(host_words).collect(), "before: host", "now: host");
     compare(|root| root.drill_hosts.iter().map(drill_words).collect(), "before: drill host", "now: drill host");
-    compare(
-        |root| root.witnesses.iter().map(Name::to_string).collect(),
-        "no more a witness:",
-        "a witness (not used yet):",
-    );
+    compare(|root| root.witnesses.iter().map(Name::to_string).collect(), "no more a witness:", "a witness:");
     compare(
         |root| root.warden.iter().map(principal).collect(),
         "deletes no more: warden",
@@ -267,15 +280,24 @@ pub fn differences(before: Option<&Root>, after: &Root) -> Vec<String> {
     compare(|root| root.approvers.iter().map(principal).collect(), "may veto no more:", "may veto (not used yet):");
     let floors = |root: &Root| {
         let Floors { retention, delay } = &root.floors;
-        let retention = retention.map(|seconds| format!("every snapshot is kept for {seconds} s"));
-        retention.into_iter().chain(delay.map(|seconds| format!("{seconds} s between mark and deletion"))).collect()
+        let retention = retention.map(|seconds| format!("every snapshot is kept for {}", length(seconds)));
+        let delay = delay.map(|seconds| format!("{} between mark and deletion", length(seconds)));
+        retention.into_iter().chain(delay).collect()
     };
-    compare(floors, "no more at least:", "at least (not enforced yet):");
+    compare(floors, "no more at least:", "at least:");
     compare(|root| root.requires.0.clone(), "needs no more of programs:", "needs of programs:");
     if before.is_none_or(|before| before.threshold != after.threshold) {
         told.push(format!("so many owners must sign a root: {} of {}", after.threshold, after.owners.len()));
     }
     told
+}
+
+fn length(seconds: u64) -> String {
+    match (seconds / 86_400, seconds % 86_400) {
+        (1, 0) => "1 day".to_owned(),
+        (days, 0) if days > 0 => format!("{days} days"),
+        _ => format!("{seconds} s"),
+    }
 }
 
 fn principal(who: &Principal) -> String {

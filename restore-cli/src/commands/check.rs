@@ -26,7 +26,7 @@ use lifeboat_engine::{Class, Error, Result};
 use serde::Serialize;
 
 use self::replicas::ReplicaCheck;
-use super::root_found;
+use super::root_found::{self, CheckedRoot};
 use crate::human;
 use crate::session::{Place, Session};
 use crate::table::Plain;
@@ -38,12 +38,13 @@ const TOOL_ANSWER: Duration = Duration::from_secs(10);
 #[derive(Debug, clap::Args)]
 pub(crate) struct Args {}
 
-#[derive(Serialize)]
+#[derive(Default, Serialize)]
 struct Checked {
     replicas: Vec<ReplicaCheck>,
     /// The places that hold records alone.
     records: Vec<ReplicaCheck>,
     tools: Vec<ToolFound>,
+    root: Option<CheckedRoot>,
     broken: Vec<Broken>,
     weak: Vec<String>,
     /// Which vaults the replicas hold.
@@ -82,14 +83,7 @@ pub(crate) async fn run(_: &Args, session: &Session) -> Result<()> {
     let tools = registry::client_tools(&directories, &cx);
     let tools = session.cancellable("the check", async { Ok(tools.await) }).await?;
 
-    let mut checked = Checked {
-        replicas: Vec::new(),
-        records: Vec::new(),
-        tools,
-        broken: Vec::new(),
-        weak: Vec::new(),
-        vaults: BTreeMap::new(),
-    };
+    let mut checked = Checked { tools, ..Checked::default() };
     let are_set = place.config.as_ref().filter(|_| write).map(|config| locks::are_set(config, session.clock.now()));
     for (replica, result) in probed {
         let are_set = are_set.as_ref().and_then(|set| set.get(&replica.name)).copied();
@@ -106,7 +100,12 @@ pub(crate) async fn run(_: &Args, session: &Session) -> Result<()> {
     if let Some(config) = &place.config {
         checked.judge_installation(config, session.clock.now());
         match root_found::check(config, session).await {
-            Ok(weak) => checked.weak.extend(weak),
+            Ok(root) => {
+                checked.weak.extend(root.iter().flat_map(CheckedRoot::lacking));
+                let of_host = root.as_ref().filter(|_| backs_up(config));
+                checked.weak.extend(of_host.iter().flat_map(|root| root.weak(session.clock.now())));
+                checked.root = root;
+            }
             Err(error) => checked.broken(error.class(), error.chain_and_hint()),
         }
         if write {
@@ -351,6 +350,9 @@ impl fmt::Display for Checked {
             tools.row([tool.tool.clone(), tool.version.clone(), tool.path.display().to_string()]);
         }
         writeln!(f, "{tools}")?;
+        if let Some(root) = &self.root {
+            writeln!(f, "\n {root}")?;
+        }
         let findings = self.broken.iter().map(|broken| ("BROKEN", &broken.what));
         for (word, what) in findings.chain(self.weak.iter().map(|weak| ("weak", weak))) {
             write!(f, "\n {word}: {}", escape::line(what))?;

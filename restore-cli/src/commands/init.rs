@@ -9,6 +9,7 @@ use lifeboat_engine::keys::{InitItem, InitOptions, InitReport};
 use lifeboat_engine::{Error, Result};
 use serde::Serialize;
 
+use super::root_request::FloorFlags;
 use crate::access;
 use crate::recording;
 use crate::session::Session;
@@ -29,6 +30,8 @@ pub(crate) struct Args {
     /// new one, which alone can open what is backed up from then on
     #[arg(long)]
     new_drill_host: bool,
+    #[command(flatten)]
+    floors: FloorFlags,
 }
 
 #[derive(Serialize)]
@@ -48,7 +51,8 @@ pub(crate) async fn run(args: &Args, session: &Session) -> Result<()> {
         );
     }
     let only_whole = !args.new_drill_host;
-    let options = InitOptions { identities, accepted: args.accept_keys.clone(), only_whole };
+    let options =
+        InitOptions { identities, accepted: args.accept_keys.clone(), only_whole, floors: args.floors.floors() };
     let replicas = config.open_replicas(&session.clock).await?;
     recording::by_host(session, &config, &replicas, LogEvent::Keyring { user: recording::user() }).await;
     let records = config.open_records(&session.clock).await?;

@@ -9,7 +9,7 @@ use lifeboat_engine::config::Limits;
 use lifeboat_engine::format::id::{Name, SnapshotId};
 use lifeboat_engine::keys::HostKeys;
 use lifeboat_engine::restore::{HostMemory, Listed, Summary, VaultReader};
-use lifeboat_engine::{Class, Error, Result, SnapshotTime, is_future};
+use lifeboat_engine::{Class, Error, FalseClaim, Result, SnapshotTime, is_future};
 use serde::Serialize;
 
 use crate::access::{self, Need};
@@ -40,8 +40,12 @@ struct Row {
     snapshot: SnapshotId,
     /// The time that counts.
     time: DateTime<Utc>,
-    /// What its manifest says instead, if another time was settled.
+    /// What its manifest says instead, if another time counts.
     claimed: Option<DateTime<Utc>>,
+    /// What stores or witnesses say against its time.
+    false_claim: Option<FalseClaim>,
+    /// When it was first seen, if that contradicts it.
+    first_seen: Option<DateTime<Utc>>,
     /// `None`: its time lies in the future, so it has none.
     age_seconds: Option<f64>,
     /// Known only if the manifest can be opened and trusted.
@@ -97,11 +101,13 @@ async fn rows(
     let opened = reader.summaries(dataset, listed, memory).await;
     let claims = opened.iter().filter_map(|(_, shown)| Some(shown.as_ref().ok()?.claim.clone()));
     let times = settled?.among(claims);
+    let shown = opened.iter().filter_map(|(listed, shown)| Some((listed, shown.as_ref().ok()?)));
+    let times = reader.seen_by_others(dataset, shown, times).await;
     let mut rows = Vec::with_capacity(opened.len());
     for (listed, manifest) in opened {
         let mut row = row(dataset, listed, now, limits);
         match manifest {
-            Ok(Summary { claim, raw_bytes, stored_bytes }) => {
+            Ok(Summary { claim, raw_bytes, stored_bytes, .. }) => {
                 (row.raw_bytes, row.stored_bytes) = (Some(raw_bytes), Some(stored_bytes));
                 row.take_time(times.of(&claim.snapshot, claim.time), now, limits);
             }
@@ -120,13 +126,15 @@ fn row(dataset: &Name, listed: Listed, now: DateTime<Utc>, limits: &Limits) -> R
         snapshot: listed.snapshot,
         time,
         claimed: None,
+        false_claim: None,
+        first_seen: None,
         age_seconds: None,
         raw_bytes: None,
         stored_bytes: None,
         replicas: listed.replicas,
         problem: None,
     };
-    row.take_time(SnapshotTime { time, claimed: None }, now, limits);
+    row.take_time(SnapshotTime::told(time), now, limits);
     row
 }
 
@@ -135,9 +143,21 @@ impl Row {
     fn take_time(&mut self, taken: SnapshotTime, now: DateTime<Utc>, limits: &Limits) {
         let time = taken.time;
         (self.time, self.claimed) = (time, taken.claimed);
+        self.false_claim = taken.contradicted.map(|found| found.claim);
+        self.first_seen = taken.contradicted.map(|found| found.seen);
         let in_future = is_future(time, now, limits);
         self.age_seconds = (!in_future).then(|| (now - time).as_seconds_f64().max(0.0));
-        self.problem = in_future.then(|| "its time lies in the future, so it is not the latest".to_owned());
+        self.problem = match self.first_seen {
+            _ if in_future => Some("its time lies in the future, so it is not the latest".to_owned()),
+            Some(seen) if taken.is_backdated() => {
+                let (seen, claimed) = (human::time(seen), human::time(taken.claimed.unwrap_or(time)));
+                Some(format!("it is backdated: it claims {claimed}, and was first seen {seen}; --at never takes it"))
+            }
+            Some(seen) => {
+                Some(format!("it was there before the time that it claims: it was first seen {}", human::time(seen)))
+            }
+            None => None,
+        };
     }
 }
 
@@ -156,7 +176,7 @@ impl fmt::Display for Listing {
             table.row([
                 row.dataset.to_string(),
                 row.snapshot.to_string(),
-                human::taken(row.time, row.claimed),
+                human::taken(row.time, row.claimed, row.false_claim),
                 row.age_seconds.map_or("FUTURE".to_owned(), human::seconds),
                 size(row, row.raw_bytes),
                 size(row, row.stored_bytes),
@@ -179,6 +199,7 @@ mod tests {
             snapshot: id.parse().unwrap(),
             replicas: vec!["north".parse().unwrap(), "south".parse().unwrap()],
             bytes: None,
+            stored: None,
         };
         let dataset: Name = "shop".parse().unwrap();
         let mut good = row(&dataset, listed("20261123T183244123Z-9f2c81aa"), now, &Limits::default());
@@ -190,7 +211,8 @@ mod tests {
         assert!(false_time.problem.as_ref().unwrap().contains("future"));
         let mut settled = row(&dataset, listed("20361123T195959124Z-9f2c81ae"), now, &Limits::default());
         let claimed = Some(settled.time);
-        settled.take_time(SnapshotTime { time: now - chrono::TimeDelta::hours(2), claimed }, now, &Limits::default());
+        let time = SnapshotTime { claimed, ..SnapshotTime::told(now - chrono::TimeDelta::hours(2)) };
+        settled.take_time(time, now, &Limits::default());
         assert!(settled.problem.is_none(), "{:?}", settled.problem);
         let snapshots = vec![good, unknown, bad, false_time, settled];
         let listing = Listing { vault: "v".to_owned(), unreachable: BTreeMap::new(), snapshots };

@@ -32,3 +32,4 @@ pub(crate) mod takeover;
 pub(crate) mod trigger;
 pub(crate) mod undelete;
 pub(crate) mod verify;
+pub(crate) mod witness;

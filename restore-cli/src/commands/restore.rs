@@ -18,7 +18,7 @@ use lifeboat_engine::format::id::{Name, SnapshotId};
 use lifeboat_engine::format::log::{LogEvent, cut_to_fit};
 use lifeboat_engine::format::manifest::Manifest;
 use lifeboat_engine::restore::SnapshotStreams;
-use lifeboat_engine::{Class, Error, Result};
+use lifeboat_engine::{Class, Error, Result, SnapshotTime};
 use serde::Serialize;
 use tokio::io::AsyncWriteExt;
 
@@ -155,10 +155,18 @@ pub(crate) async fn run(args: &Args, session: &Session) -> Result<()> {
             Ok(settled) => reader.taken_as(streams.manifest(), &settled).await,
             Err(error) => Err(error),
         };
-        let taken = taken.map_or(streams.manifest().started, |taken| taken.time);
+        let taken = taken.unwrap_or_else(|_| SnapshotTime::told(streams.manifest().started));
         Ok((streams, taken))
     };
     let (streams, taken) = session.cancellable("opening the snapshot", open).await?;
+    if taken.is_backdated() {
+        session.out.warning(format!(
+            "this snapshot is backdated: it claims {}, and was first seen {}",
+            human::time(taken.claimed.unwrap_or(taken.time)),
+            human::time(taken.time)
+        ));
+    }
+    let taken = taken.time;
     let manifest = streams.manifest();
     let age = human::seconds((session.clock.now() - taken).as_seconds_f64());
     session.out.note(format!("snapshot {} of {}, data {age} old", manifest.snapshot, args.dataset));

@@ -1,16 +1,24 @@
 //! The root and the vault that replicas show, for the commands that are about them.
 
+use std::collections::{BTreeMap, BTreeSet};
+use std::fmt;
 use std::sync::Arc;
+use std::time::Duration;
 
+use chrono::{DateTime, TimeDelta, Utc};
 use lifeboat_engine::config::Config;
+use lifeboat_engine::format::id::Name;
 use lifeboat_engine::format::info::{MAX_VAULT_INFO_BYTES, VaultInfo};
 use lifeboat_engine::format::layout;
+use lifeboat_engine::format::root::Floors;
 use lifeboat_engine::keys::HostKeys;
 use lifeboat_engine::keys::trust::Trust;
 use lifeboat_engine::root::{self, FoundRoot, SignedRoot};
 use lifeboat_engine::state::StateDirectory;
 use lifeboat_engine::store::SharedReplica;
+use lifeboat_engine::witness::last_looks;
 use lifeboat_engine::{Error, Result};
+use serde::Serialize;
 
 use crate::access;
 use crate::human;
@@ -46,6 +54,11 @@ pub(super) async fn newest(session: &Session) -> Result<(Option<Config>, SignedR
     Ok((config, newest))
 }
 
+fn no_root() -> Error {
+    Error::keys("there is no root that the owners signed")
+        .hint("run `lifeboat init` on the backup host, or `lifeboat root adopt` for an older vault: they print what an owner has to sign")
+}
+
 /// The vault that the replicas hold. All that answer must hold the same one.
 pub(super) async fn vault_of(replicas: &[SharedReplica]) -> Result<String> {
     let (mut first, mut vault): (_, Option<String>) = (None, None);
@@ -69,32 +82,106 @@ pub(super) async fn vault_of(replicas: &[SharedReplica]) -> Result<String> {
     Err(first.unwrap_or_else(|| Error::configuration("there is no replica")))
 }
 
-/// Whether there is a root, and lets this host work on its datasets, where the configuration names
-/// owners. Returns what is weak about it.
-pub(super) async fn check(config: &Config, session: &Session) -> Result<Vec<String>> {
-    if config.keys.owners.is_empty() {
-        return Ok(Vec::new());
+/// A witness looks every hour.
+const LATEST_LOOK: TimeDelta = TimeDelta::hours(3);
+
+/// What `check` tells of the root.
+#[derive(Serialize)]
+pub(super) struct CheckedRoot {
+    version: u64,
+    least_retention_seconds: Option<u64>,
+    least_delay_seconds: Option<u64>,
+    /// When each witness looked last; null: never, as far as the replicas show.
+    witnesses: BTreeMap<Name, Option<DateTime<Utc>>>,
+    /// Replicas that do not show it.
+    #[serde(skip)]
+    lacking: BTreeSet<Name>,
+}
+
+impl CheckedRoot {
+    /// What is weak about the replicas.
+    pub(super) fn lacking(&self) -> Vec<String> {
+        let told = |replica: &Name| {
+            format!(
+                "replica {replica} does not show the newest root, number {}: it was emptied or rolled back, or is new; the next catch-up of lifeboatd puts it there",
+                self.version
+            )
+        };
+        self.lacking.iter().map(told).collect()
     }
-    let (_, _, found) = found(session).await?;
-    let newest = found.newest.ok_or_else(no_root)?;
-    let lacking = found.lacking.iter().map(|replica| {
-        format!(
-            "replica {replica} does not show the newest root, number {}: it was emptied or rolled back, or is new; the next catch-up of lifeboatd puts it there",
-            newest.root.version
+
+    /// What is weak about it.
+    pub(super) fn weak(&self, now: DateTime<Utc>) -> Vec<String> {
+        let mut weak: Vec<String> = self.floors_missing().into_iter().collect();
+        if self.witnesses.is_empty() {
+            weak.push(
+                "the root has no witness: where a store does not tell the time, whoever steals a backup host can backdate snapshots; add a drill host"
+                    .to_owned(),
+            );
+        }
+        let is_late = |last: &Option<DateTime<Utc>>| last.is_none_or(|last| now - last > LATEST_LOOK);
+        for (name, last) in self.witnesses.iter().filter(|(_, last)| is_late(last)) {
+            let since = last
+                .map_or_else(|| "never looked".to_owned(), |last| format!("not looked since {}", human::time(last)));
+            weak.push(format!(
+                "witness {name} has {since}: on drill host {name}, run `systemctl enable --now lifeboat-witness.timer`, or see `journalctl -u lifeboat-witness`"
+            ));
+        }
+        weak
+    }
+
+    fn floors_missing(&self) -> Option<String> {
+        let missing = match (self.least_retention_seconds.unwrap_or(0), self.least_delay_seconds.unwrap_or(0)) {
+            (0, 0) => "no least retention and no least delay",
+            (0, _) => "no least retention",
+            (_, 0) => "no least delay",
+            _ => return None,
+        };
+        Some(format!(
+            "the root has {missing}: whoever steals a backup host decides how soon snapshots go, and other hosts delete them; run `lifeboat root request set --least-retention DAYS --least-delay DAYS`"
+        ))
+    }
+}
+
+impl fmt::Display for CheckedRoot {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let length = |seconds: Option<u64>| match seconds {
+            None | Some(0) => "no time".to_owned(),
+            Some(seconds) => human::seconds(Duration::from_secs(seconds).as_secs_f64()),
+        };
+        write!(
+            f,
+            "root {}: every snapshot is kept for at least {}, and at least {} passes between a mark and its deletion",
+            self.version,
+            length(self.least_retention_seconds),
+            length(self.least_delay_seconds)
         )
-    });
-    let weak = lacking.collect();
+    }
+}
+
+/// The root, where the configuration names owners. It must let this host work on its datasets.
+pub(super) async fn check(config: &Config, session: &Session) -> Result<Option<CheckedRoot>> {
+    if config.keys.owners.is_empty() {
+        return Ok(None);
+    }
+    let (_, replicas, found) = found(session).await?;
+    let newest = found.newest.ok_or_else(no_root)?;
+    let Floors { retention, delay } = newest.root.floors.clone();
+    let (version, vault) = (newest.root.version, newest.root.vault.clone());
+    let trust = Trust::of_root(Arc::new(newest.root), Vec::new(), session.clock.now())?;
+    let looks = async { Ok(last_looks(&vault, &trust, &replicas).await) };
+    let checked = CheckedRoot {
+        version,
+        least_retention_seconds: retention,
+        least_delay_seconds: delay,
+        witnesses: session.cancellable("the check", looks).await?,
+        lacking: found.lacking,
+    };
     if config.keys.host_bundle.path().exists() {
         let keys = HostKeys::load(&config.keys)?;
-        let trust = Trust::of_root(Arc::new(newest.root), Vec::new(), session.clock.now())?;
         for dataset in &config.datasets {
             trust.check_may_sign(&keys.signer.public(), &dataset.name)?;
         }
     }
-    Ok(weak)
-}
-
-fn no_root() -> Error {
-    Error::keys("there is no root that the owners signed")
-        .hint("run `lifeboat init` on the backup host, or `lifeboat root adopt` for an older vault: they print what an owner has to sign")
+    Ok(Some(checked))
 }

@@ -9,7 +9,7 @@ use lifeboat_engine::format::id::Name;
 use lifeboat_engine::format::info::{HostInfo, MAX_VAULT_INFO_BYTES};
 use lifeboat_engine::format::layout;
 use lifeboat_engine::format::line::{self, OwnerLine, RequestLine};
-use lifeboat_engine::format::root::{self as format_root, Pattern, Root};
+use lifeboat_engine::format::root::{self as format_root, Floors, Pattern, Root};
 use lifeboat_engine::keys::HostKeys;
 use lifeboat_engine::root::{self, Change, GrantedMachine, NewDrillHost};
 use lifeboat_engine::store::SharedReplica;
@@ -39,7 +39,7 @@ enum Requested {
     },
     /// Trust a backup host no more
     RemoveHost(Removed),
-    /// Trust a drill host
+    /// Trust a drill host, also as a witness
     AddDrillHost {
         /// Its name
         name: Name,
@@ -71,20 +71,39 @@ enum Requested {
         /// So many owners must sign a root
         #[arg(long, value_name = "N")]
         threshold: Option<usize>,
-        /// Keep every snapshot for at least so many days, whatever a configuration says; signed,
-        /// but not enforced yet
-        #[arg(long, value_name = "DAYS")]
-        least_retention: Option<u64>,
-        /// Wait at least so many days between a mark and its deletion; signed, but not enforced yet
-        #[arg(long, value_name = "DAYS")]
-        least_delay: Option<u64>,
+        #[command(flatten)]
+        floors: FloorFlags,
         /// Recipient that opens everything, too; may be repeated
         #[arg(long, value_name = "RECIPIENT")]
         add_master: Vec<String>,
         /// Recipient that opens everything no more; may be repeated
         #[arg(long, value_name = "RECIPIENT")]
         remove_master: Vec<String>,
+        /// Drill host that is a witness, too; may be repeated
+        #[arg(long, value_name = "NAME")]
+        add_witness: Vec<Name>,
+        /// Drill host that is a witness no more; may be repeated
+        #[arg(long, value_name = "NAME")]
+        remove_witness: Vec<Name>,
     },
+}
+
+/// What no configuration goes below.
+#[derive(Debug, clap::Args)]
+pub(super) struct FloorFlags {
+    /// Keep every snapshot for at least so many days, whatever a configuration says
+    #[arg(long, value_name = "DAYS")]
+    least_retention: Option<u64>,
+    /// Wait at least so many days between a mark and its deletion
+    #[arg(long, value_name = "DAYS")]
+    least_delay: Option<u64>,
+}
+
+impl FloorFlags {
+    pub(super) fn floors(&self) -> Floors {
+        let seconds = |days: Option<u64>| days.map(|days| days.saturating_mul(86_400));
+        Floors { retention: seconds(self.least_retention), delay: seconds(self.least_delay) }
+    }
 }
 
 #[derive(Debug, clap::Args)]
@@ -104,12 +123,13 @@ pub(crate) struct Adopt {
     /// So many owners must sign a root
     #[arg(long, value_name = "N", default_value = "1")]
     threshold: usize,
+    #[command(flatten)]
+    floors: FloorFlags,
 }
 
 pub(crate) async fn run(args: &Args, session: &Session) -> Result<()> {
     let (config, newest) = newest(session).await?;
     let (now, all) = (session.clock.now(), || vec![Pattern::all()]);
-    let seconds = |days: Option<u64>| days.map(|days| days.saturating_mul(86_400));
     let change = match &args.change {
         Requested::AddHost { datasets } => {
             let config = config.ok_or_else(|| {
@@ -131,12 +151,13 @@ pub(crate) async fn run(args: &Args, session: &Session) -> Result<()> {
         }
         Requested::AddOwner { line } => Change::AddOwner(line::read::<OwnerLine>(&lines::given(line)?)?),
         Requested::RemoveOwner { name } => Change::RemoveOwner(name.clone()),
-        Requested::Set { threshold, least_retention, least_delay, add_master, remove_master } => Change::Set {
+        Requested::Set { threshold, floors, add_master, remove_master, add_witness, remove_witness } => Change::Set {
             threshold: *threshold,
-            retention: seconds(*least_retention),
-            delay: seconds(*least_delay),
+            floors: floors.floors(),
             add_masters: add_master.clone(),
             remove_masters: remove_master.clone(),
+            add_witnesses: add_witness.clone(),
+            remove_witnesses: remove_witness.clone(),
         },
     };
     print(&root::apply(&newest, change, now)?, Some(&newest.root), session)
@@ -185,7 +206,8 @@ pub(crate) async fn adopt(args: &Adopt, session: &Session) -> Result<()> {
     let drill = drill_hosts(&config, &keys)?;
     let owners = (&owners.lines()?[..], args.threshold);
     let masters = config.keys.master_recipients.clone();
-    let root = root::first_root(&keys.vault, owners, masters, hosts, drill, (now - TimeDelta::minutes(10), now))?;
+    let times = (now - TimeDelta::minutes(10), now);
+    let root = root::first_root(&keys.vault, owners, masters, (hosts, drill), args.floors.floors(), times)?;
     print(&root, None, session)
 }
 

@@ -4,13 +4,12 @@ use std::collections::BTreeSet;
 use std::fmt;
 
 use chrono::{DateTime, Utc};
-use lifeboat_engine::Result;
 use lifeboat_engine::base::escape;
 use lifeboat_engine::base::facts::SourceFacts;
 use lifeboat_engine::format::id::{Digest, Name, SnapshotId};
 use lifeboat_engine::format::manifest::{Accounting, Manifest};
-use lifeboat_engine::is_future;
 use lifeboat_engine::restore::Selector;
+use lifeboat_engine::{FalseClaim, Result, is_future};
 use serde::Serialize;
 
 use crate::access::Need;
@@ -45,6 +44,10 @@ struct Description {
     taken: DateTime<Utc>,
     /// `started` lies in the future: a clock was wrong.
     in_future: bool,
+    /// What stores or witnesses say against its time.
+    false_claim: Option<FalseClaim>,
+    /// When it was first seen, if that contradicts it.
+    first_seen: Option<DateTime<Utc>>,
     finished: DateTime<Utc>,
     source: SourceFacts,
     streams: Vec<Stream>,
@@ -90,7 +93,9 @@ pub(crate) async fn run(args: &Args, session: &Session) -> Result<()> {
     };
     let (manifest, taken, replicas) = session.cancellable("reading the snapshot", look).await?;
     let in_future = is_future(taken.time, session.clock.now(), reader.limits());
-    session.out.result(&Description { taken: taken.time, in_future, ..describe(manifest, replicas) })
+    let (false_claim, first_seen) = taken.contradicted.map(|found| (found.claim, found.seen)).unzip();
+    let described = describe(manifest, replicas);
+    session.out.result(&Description { taken: taken.time, in_future, false_claim, first_seen, ..described })
 }
 
 fn describe(manifest: Manifest, replicas: Vec<Name>) -> Description {
@@ -112,6 +117,8 @@ fn describe(manifest: Manifest, replicas: Vec<Name>) -> Description {
         started: manifest.started,
         taken: manifest.started,
         in_future: false,
+        false_claim: None,
+        first_seen: None,
         finished: manifest.finished,
         source: manifest.source,
         streams: manifest.streams.into_iter().map(stream).collect(),
@@ -128,7 +135,8 @@ impl fmt::Display for Description {
         let version = self.source.server_version.as_deref().unwrap_or_default();
         let tools: Vec<String> = self.source.tools.iter().map(|(tool, version)| format!("{tool} {version}")).collect();
         let totals = &self.totals;
-        let taken = human::taken(self.taken, Some(self.started).filter(|claimed| *claimed != self.taken));
+        let claimed = Some(self.started).filter(|claimed| *claimed != self.taken);
+        let taken = human::taken(self.taken, claimed, self.false_claim);
         let future = if self.in_future { " (this time lies in the FUTURE)" } else { "" };
         let generations: Vec<String> = self.generations.iter().map(|one| format!("generation {one}")).collect();
         let mut facts = vec![

@@ -29,7 +29,12 @@ pub(super) async fn run(replica: &S3Replica, write: bool) -> Result<Probe, Repli
         guards.sets_locks = sets_locks.flatten();
         if trial.can_write && versioning != Some(false) {
             let may_be_locked = object_lock != Some(false) && (locks || default_lock_days.is_some());
-            let removed = remove_versions(replica, &key, may_be_locked, &mut guards);
+            let lock = match guards.sets_locks {
+                Some(true) => TrialLock::Set,
+                _ if may_be_locked => TrialLock::Perhaps,
+                _ => TrialLock::No,
+            };
+            let removed = remove_versions(replica, &key, lock, &mut guards);
             let removed = replica.request("probe", &key, removed).await?;
             guards.removes_versions = removed.may;
             if removed.is_seen_again && trial.can_delete == Some(true) {
@@ -173,6 +178,15 @@ fn unknown(kind: ReplicaErrorKind) -> Result<Option<bool>, ReplicaErrorKind> {
     }
 }
 
+/// Whether the versions of the trial object are locked.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum TrialLock {
+    No,
+    Perhaps,
+    /// The store has told so.
+    Set,
+}
+
 /// What became of the versions of the trial object.
 struct RemovedVersions {
     /// Whether these credentials may remove versions.
@@ -187,7 +201,7 @@ struct RemovedVersions {
 async fn remove_versions(
     replica: &S3Replica,
     key: &str,
-    may_be_locked: bool,
+    lock: TrialLock,
     guards: &mut Guards,
 ) -> Result<RemovedVersions, ReplicaErrorKind> {
     let full = key::below(&replica.vault_prefix, key);
@@ -206,9 +220,10 @@ async fn remove_versions(
             Ok(_) => {
                 may = Some(true);
                 uncovered |= !is_content;
+                guards.removes_locked |= is_content && lock == TrialLock::Set;
                 continue;
             }
-            Err(ReplicaErrorKind::Denied(_)) if is_content && may_be_locked => {}
+            Err(ReplicaErrorKind::Denied(_)) if is_content && lock != TrialLock::No => {}
             Err(ReplicaErrorKind::Denied(_)) => may = may.or(Some(false)),
             Err(kind) => drop(unsaid(kind, guards)?),
         }

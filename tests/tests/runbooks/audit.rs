@@ -37,6 +37,52 @@ async fn who_restored_is_read_and_checked() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_backdated_snapshot_is_told_by_a_witness() {
+    let mut book = Runbook::open("A snapshot is backdated").leaving_out(
+        "systemctl enable --now lifeboat-witness.timer",
+        "no manager runs here; what the unit runs comes next",
+    );
+    let place = place();
+    let mut db1 = rooted(&place).await;
+    let mut drill1 = Operator::at(place.path(), "drill1");
+    (drill1.owners, drill1.replicas) = (db1.owners.clone(), db1.replicas.clone());
+    drill1.limits = db1.limits.clone();
+    std::fs::create_dir_all(drill1.file("keys")).unwrap();
+    std::fs::copy(db1.file("keys/drill-host/drill-signer"), drill1.file("keys/drill-signer")).unwrap();
+    db1.must("lifeboat root request set --remove-witness drill > removal").await;
+    sign(&db1, "removal").await;
+    book.take("lifeboat witness");
+    let refused = drill1.shell("lifeboat witness").await;
+    assert!(refused.stderr.contains("--add-witness drill"), "{refused}");
+    let request = "lifeboat root request set --add-witness drill1";
+    let line = db1.follow(&mut book, request, &[("drill1", "drill")]).await.stdout;
+    std::fs::write(db1.file("addition"), line.trim()).unwrap();
+    sign(&db1, "addition").await;
+    drill1.must("lifeboat witness").await;
+    let checked = db1.follow(&mut book, "lifeboat check", &[]).await;
+    assert!(!checked.stdout.contains("witness drill has"), "{checked}");
+    // Whoever has its keys leaves the root out.
+    let own = db1.must("lifeboat --json init").await.json().unwrap()["signer"].as_str().unwrap().to_owned();
+    let owners = std::mem::take(&mut db1.owners);
+    (db1.trusted_signers, db1.clock) = (vec![own], Some("-20d"));
+    db1.backup().await;
+    (db1.trusted_signers, db1.clock, db1.owners) = (Vec::new(), None, owners);
+    drill1.must("lifeboat witness").await;
+    let listed = db1.follow(&mut book, "lifeboat list shop", &[]).await;
+    assert!(listed.stdout.contains("BACKDATED"), "{listed}");
+    let rows = db1.must("lifeboat --json list shop").await.json().unwrap();
+    let id = rows["snapshots"][1]["snapshot"].as_str().unwrap().to_owned();
+    let shown = db1.follow(&mut book, "lifeboat show shop ID", &[("ID", &id)]).await;
+    assert!(shown.stdout.contains("by host db1") && shown.stdout.contains("BACKDATED"), "{shown}");
+}
+
+/// Lets `ann` sign the request in a file, and installs that.
+async fn sign(host: &Operator, request: &str) {
+    let signed = host.must(&format!("lifeboat owner sign --directory ann --yes @{request}")).await.stdout;
+    host.must(&format!("lifeboat root install '{}'", signed.trim())).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_log_that_was_cut_is_noticed_and_accepted() {
     let mut book = Runbook::open("Somebody's log is shorter");
     let place = place();

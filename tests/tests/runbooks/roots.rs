@@ -60,6 +60,11 @@ async fn a_vault_adopts_a_root_which_changes_with_its_machines_and_owners() {
 
     let shown = db1.follow(&mut book, "lifeboat root show", &[]).await;
     assert!(shown.stdout.contains("host db1 backs up shop"), "{shown}");
+    let floors = "lifeboat root request set --least-retention 7 --least-delay 3";
+    let request = db1.follow(&mut book, floors, &[]).await.stdout;
+    sign_and_install(&db1, &request, &["ann"]).await;
+    let checked = db1.must("lifeboat check").await;
+    assert!(checked.stdout.contains("every snapshot is kept for at least 7 d"), "{checked}");
     let mut db2 = Operator::at(place.path(), "db2");
     (db2.owners, db2.replicas) = (db1.owners.clone(), db1.replicas.clone());
     db2.datasets = vec![db1.datasets[0].replace("\"shop\"", "\"wiki-en\"")];

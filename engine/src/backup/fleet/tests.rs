@@ -105,6 +105,7 @@ fn fake(name: &str, hangs: bool) -> (Arc<Fake>, Inventory) {
         drills: Default::default(),
         prunes: Default::default(),
         marks: Default::default(),
+        marked: Default::default(),
         acts: Default::default(),
         unfinished: Default::default(),
         lone_signatures: Default::default(),

@@ -28,16 +28,22 @@
 //!   (`time.rs`).
 //! - **The future**: a snapshot whose capture lies in the future stays. It counts for no retention
 //!   rule, and is never the newest one: under a wrong clock, it would let others go.
+//! - **Floors**: nothing goes that the root still keeps, and no mark is carried out sooner than the
+//!   root says (`due.rs`).
+//! - **Backdated and postdated snapshots**: the former count as of when a store or a witness first
+//!   saw them, the latter stay, as those of the future do.
 //! - **Settled times**: what an operator settles can let only that snapshot go whose manifest tells
 //!   a time in the future. Others stay if the rules keep them by what all manifests say.
 
 mod accept;
 mod doubts;
+mod due;
 mod execute;
 mod locked;
 mod mark;
 mod plan;
 mod proved;
+mod seen_times;
 mod settle;
 mod shown;
 mod sweep;

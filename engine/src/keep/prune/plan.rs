@@ -4,18 +4,17 @@ use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 
 use chrono::{DateTime, TimeDelta, Utc};
 use lifeboat_base::Result;
-use lifeboat_format::act::ActKind;
 use lifeboat_format::id::{Name, PackId, SnapshotId};
 use lifeboat_format::layout;
-use lifeboat_format::record::{MAX_MARKED_OBJECTS, MAX_MARKED_PACKS, MarkRecord, RemovedSnapshot};
+use lifeboat_format::record::{MAX_MARKED_OBJECTS, MAX_MARKED_PACKS, RemovedSnapshot};
 
+use super::due::MarkTimes;
 use super::view::View;
 use super::{DeadPack, Prune, PrunePlan, Verdict, unreferenced};
 use crate::catalog::documents::Documents;
 use crate::catalog::future::is_future;
 use crate::catalog::inventory::Inventory;
 use crate::catalog::outlines::Outline;
-use crate::catalog::records::FoundRecord;
 use crate::catalog::unbelieved::Unbelieved;
 use crate::keep::retention;
 use crate::renewal::sparse::{self, Packs};
@@ -32,13 +31,12 @@ impl Prune<'_> {
 
     pub(super) async fn plan_of(&self, view: &View) -> Result<PrunePlan> {
         let now = self.clock.now();
-        let grace = delta(self.dataset.retention.grace);
-        let since = |mark: DateTime<Utc>| mark.checked_add_signed(grace).unwrap_or(DateTime::<Utc>::MAX_UTC);
-        let ordered = OrderedTimes::of(view, now);
-        let marks = Marks::of(view, &ordered);
-        let verdicts =
-            self.verdicts(view, now, |snapshot| since(marks.snapshots.get(snapshot).copied().unwrap_or(now)));
-        let due = view.marks.iter().filter(|mark| since(ordered.marked_at(mark)) <= now);
+        let times = self.mark_times(view, now);
+        let marks = Marks::of(view, &times);
+        let verdicts = self.verdicts(view, now, |snapshot| {
+            marks.snapshots.get(snapshot).copied().unwrap_or_else(|| times.due_if_marked_now())
+        });
+        let due = view.marks.iter().filter(|mark| times.due(mark) <= now);
         let mut plan = PrunePlan {
             dataset: self.dataset.name.clone(),
             made: now,
@@ -88,6 +86,8 @@ impl Prune<'_> {
         let all = view.by_snapshot.values().map(AsRef::as_ref);
         let (shown, elsewhere): (Vec<&Outline>, Vec<&Outline>) =
             all.partition(|outline: &&Outline| view.shown.contains(&outline.snapshot));
+        let (postdated, shown): (Vec<&Outline>, Vec<&Outline>) =
+            shown.into_iter().partition(|outline| view.times.is_postdated(&outline.snapshot));
         let (future, past): (Vec<&Outline>, Vec<&Outline>) =
             shown.into_iter().partition(|outline| is_future(view.times.time(outline), now, limits));
         let told = |outline: &&Outline| retention::Told {
@@ -95,15 +95,18 @@ impl Prune<'_> {
             claimed: Some(outline.started).filter(|claimed| !is_future(*claimed, now, limits)),
         };
         let told: Vec<retention::Told> = past.iter().map(told).collect();
-        let reasons = retention::reasons_as_settled(&told, &self.dataset.retention, now);
+        let mut reasons = retention::reasons_as_settled(&told, &self.dataset.retention, now);
+        self.keep_above_floor(&told, &mut reasons);
         let because = |why: &'static str| move |outline| (outline, vec![why.to_owned()]);
         let of_future = future.into_iter().map(because("its time lies in the future"));
+        let of_later = postdated.into_iter().map(because("it was there before the time that it claims"));
         let of_others = elsewhere.into_iter().map(because("only replicas that are left alone show it"));
         let mut verdicts: Vec<Verdict> = past
             .iter()
             .copied()
             .zip(reasons)
             .chain(of_future)
+            .chain(of_later)
             .chain(of_others)
             .map(|(outline, keep_because)| Verdict {
                 snapshot: outline.snapshot.clone(),
@@ -276,51 +279,25 @@ fn delta(duration: std::time::Duration) -> TimeDelta {
     TimeDelta::from_std(duration).unwrap_or(TimeDelta::MAX)
 }
 
-/// The earliest times at which marks can have been written, as the order of acts shows.
-struct OrderedTimes<'v>(HashMap<&'v SnapshotId, DateTime<Utc>>);
-
-impl<'v> OrderedTimes<'v> {
-    fn of(view: &'v View, now: DateTime<Utc>) -> Self {
-        let (mut times, mut newest) = (HashMap::new(), DateTime::<Utc>::MIN_UTC);
-        for act in view.acts.found.values().map(|found| &found.act) {
-            // One of the future tells nothing.
-            if act.time <= now {
-                newest = newest.max(act.time);
-            }
-            if act.act == ActKind::Mark {
-                times.insert(&act.id, newest);
-            }
-        }
-        Self(times)
-    }
-
-    /// When a mark was written, as it says. But if its host's clock was behind, an act before it
-    /// tells a later time, and the grace period begins then.
-    fn marked_at(&self, mark: &FoundRecord<MarkRecord>) -> DateTime<Utc> {
-        let told = mark.envelope.as_ref().map_or(mark.id.time(), |envelope| envelope.time);
-        self.0.get(&mark.id).map_or(told, |ordered| told.max(*ordered))
-    }
-}
-
 /// What marks name that no sweep has carried out.
 struct Marks {
-    /// Snapshots, each with the time of the first mark that names it.
+    /// Snapshots, each with the time at which the first mark is due that names it.
     snapshots: BTreeMap<SnapshotId, DateTime<Utc>>,
     /// Packs, each with time and id of the first mark that names it.
     packs: HashMap<PackId, (DateTime<Utc>, SnapshotId)>,
 }
 
 impl Marks {
-    fn of(view: &View, ordered: &OrderedTimes<'_>) -> Self {
+    fn of(view: &View, times: &MarkTimes<'_>) -> Self {
         let (mut snapshots, mut packs) = (BTreeMap::new(), HashMap::new());
         for mark in &view.marks {
-            let time = ordered.marked_at(mark);
+            let (time, due) = (times.marked_at(mark), times.due(mark));
             // A mark that a sweep has carried out elsewhere counts for what that sweep has named.
             let counts = |marked: &&RemovedSnapshot| {
                 view.current_marks.contains(&mark.id) || view.leftovers.contains(&marked.snapshot)
             };
             for marked in mark.body.snapshots.iter().filter(counts) {
-                snapshots.entry(marked.snapshot.clone()).or_insert(time);
+                snapshots.entry(marked.snapshot.clone()).or_insert(due);
             }
             for pack in &mark.body.packs {
                 packs.entry(*pack).or_insert_with(|| (time, mark.id.clone()));

@@ -104,7 +104,10 @@ impl Pruned {
             if is_old {
                 continue;
             }
-            let removed = body.removed.iter().map(|removed| layout::manifest(dataset, &removed.snapshot));
+            // No record removes what the root still keeps.
+            let trust = &place.reader.keys().trust;
+            let removed = body.removed.iter().filter(|removed| trust.keeps_until(removed.snapshot.time()).is_none());
+            let removed = removed.map(|removed| layout::manifest(dataset, &removed.snapshot));
             pruned.keys.extend(removed);
             let host = envelope.map(|envelope| envelope.principal);
             let snapshots = body.removed.len();

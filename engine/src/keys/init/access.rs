@@ -9,7 +9,7 @@ use lifeboat_base::{Error, Result};
 use lifeboat_format::id::Name;
 use lifeboat_format::layout;
 use lifeboat_format::line::{self, RequestLine};
-use lifeboat_format::root::{self, Pattern, Root};
+use lifeboat_format::root::{self, Floors, Pattern, Root};
 use lifeboat_store::{SharedReplica, without_name};
 
 use super::remote::Remote;
@@ -141,6 +141,22 @@ impl Access {
             .hint("if another host of a new vault made it, install the root, then run `lifeboat init` here; if there was a root, find out who removed it, and put it back with `lifeboat root install`; for a vault from before there were roots, leave [keys] owners out and run `lifeboat root adopt`"))
     }
 
+    /// Refuses floors that no root 1 would say.
+    ///
+    /// # Errors
+    /// [`Class::Usage`](lifeboat_base::Class::Usage).
+    pub(super) fn check_floors(&self, floors: &Floors) -> Result<()> {
+        let why = match &self.owners {
+            _ if *floors == Floors::default() => return Ok(()),
+            None => "the configuration names no owners, so there is no root that would say them",
+            Some(_) if self.root.is_some() => "the vault has a root already",
+            Some(_) => return Ok(()),
+        };
+        Err(Error::usage("init sets the least retention and the least delay in root 1 alone")
+            .because(why)
+            .hint("leave them out; `lifeboat root request set` takes them once there is a root"))
+    }
+
     /// The masters, sorted.
     pub(super) fn sorted_masters(&self) -> Vec<String> {
         self.masters.iter().cloned().collect::<BTreeSet<_>>().into_iter().collect()
@@ -176,8 +192,8 @@ impl Access {
         &self,
         config: &Config,
         bundle: &Bundle,
-        created: DateTime<Utc>,
-        now: DateTime<Utc>,
+        floors: &Floors,
+        (created, now): (DateTime<Utc>, DateTime<Utc>),
     ) -> Result<Option<(String, String)>> {
         let Some(owners) = &self.owners else { return Ok(None) };
         let signer = bundle.signer()?.public().to_string();
@@ -207,7 +223,7 @@ impl Access {
                 let drill = drill.transpose()?.into_iter().collect();
                 let from = created.min(now - TimeDelta::minutes(10));
                 let owners = (&owners.lines()?[..], owners.threshold());
-                first_root(&bundle.vault, owners, Vec::new(), vec![host], drill, (from, now))?
+                first_root(&bundle.vault, owners, Vec::new(), (vec![host], drill), floors.clone(), (from, now))?
             }
         };
         let text = root.to_json()?;

@@ -81,10 +81,11 @@ impl VaultReader {
     pub async fn taken_as(&self, manifest: &Manifest, settled: &SettledTimes) -> Result<SnapshotTime> {
         let (dataset, snapshot) = (&manifest.dataset, &manifest.snapshot);
         if !settled.names(snapshot) {
-            return Ok(SnapshotTime { time: manifest.started, claimed: None });
+            return self.as_seen(manifest, SnapshotTime::told(manifest.started)).await;
         }
         let shown = self.snapshots(dataset).await?;
-        Ok(self.taken_times(dataset, &shown, settled).await.of(snapshot, manifest.started))
+        let taken = self.taken_times(dataset, &shown, settled).await.of(snapshot, manifest.started);
+        self.as_seen(manifest, taken).await
     }
 
     /// When those of the snapshots `shown`, oldest first, were taken whose times are settled.

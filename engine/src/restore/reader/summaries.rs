@@ -2,13 +2,14 @@
 
 use std::path::Path;
 
+use chrono::{DateTime, Utc};
 use futures::StreamExt;
 use lifeboat_base::Result;
-use lifeboat_format::id::{Name, SnapshotId};
+use lifeboat_format::id::{Digest, Name, SnapshotId};
 use lifeboat_format::manifest::Manifest;
 
 use super::{Listed, VaultReader};
-use crate::catalog::documents::Documents;
+use crate::catalog::documents::{Documents, StoredAs};
 use crate::catalog::outlines::{KeptOutlines, OutlineMap};
 use crate::catalog::taken::TimeClaim;
 use crate::keys::seal::HostKey;
@@ -26,6 +27,10 @@ pub struct Summary {
     pub raw_bytes: u64,
     /// What it added to each replica.
     pub stored_bytes: u64,
+    /// When its capture ended, as it says.
+    pub finished: DateTime<Utc>,
+    /// The hash of its manifest as it is stored.
+    pub hash: Digest,
 }
 
 /// What a backup host knows of manifests that it has checked before.
@@ -58,6 +63,8 @@ impl VaultReader {
                 claim: TimeClaim::from(outline.as_ref()),
                 raw_bytes: outline.raw_bytes,
                 stored_bytes: outline.stored_bytes,
+                finished: outline.finished,
+                hash: outline.hash,
             });
             async move {
                 let summary = match known {
@@ -72,11 +79,13 @@ impl VaultReader {
 
     async fn summary(&self, documents: &Documents<'_>, snapshot: &SnapshotId) -> Result<Summary> {
         // Nothing of a manifest is kept but what is shown.
-        let look = |manifest: Manifest, _| {
+        let look = |manifest: Manifest, stored: StoredAs| {
             Ok(Summary {
                 claim: TimeClaim::from(&manifest),
                 raw_bytes: manifest.accounting.raw_bytes,
                 stored_bytes: manifest.accounting.stored_bytes,
+                finished: manifest.finished,
+                hash: stored.hash,
             })
         };
         documents.look(&self.replicas, snapshot, look).await

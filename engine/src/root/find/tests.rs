@@ -7,6 +7,7 @@ use std::time::Duration;
 use lifeboat_base::clock::{Clock, ManualClock};
 use lifeboat_format::layout;
 use lifeboat_format::line::OwnerLine;
+use lifeboat_format::root::Floors;
 use lifeboat_store::{FailingReplica, Failure, MemoryReplica};
 
 use super::*;
@@ -25,15 +26,16 @@ fn two_roots(clock: &ManualClock) -> (Owners, Vec<SignedRoot>) {
         SignedRoot::read(text, &BTreeMap::from([("ann".to_owned(), signature)]), before, "a root").unwrap()
     };
     let owners = Owners::parse(std::slice::from_ref(&ann.signer), 1).unwrap().unwrap();
-    let first =
-        first_root(&"0123".repeat(8), (&[ann], 1), vec![master], vec![], vec![], (clock.now(), clock.now())).unwrap();
+    let (vault, times) = ("0123".repeat(8), (clock.now(), clock.now()));
+    let first = first_root(&vault, (&[ann], 1), vec![master], (vec![], vec![]), Floors::default(), times).unwrap();
     let first = signed(&first, None);
     let longer = Change::Set {
         threshold: None,
-        retention: Some(9),
-        delay: None,
+        floors: Floors { retention: Some(9), delay: None },
         add_masters: Vec::new(),
         remove_masters: Vec::new(),
+        add_witnesses: Vec::new(),
+        remove_witnesses: Vec::new(),
     };
     let second = signed(&apply(&first, longer, clock.now()).unwrap(), Some(&first.root));
     (owners, vec![first, second])

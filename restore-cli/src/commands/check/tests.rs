@@ -44,6 +44,7 @@ fn probe() -> Probe {
             changes_versioning: Some(false),
             lifecycle: Some(ended_after(Some(30))),
             sets_locks: None,
+            removes_locked: false,
             cannot_say: false,
             default_lock_days: None,
         },
@@ -55,14 +56,7 @@ fn ended_after(days: Option<u32>) -> Lifecycle {
 }
 
 fn judged(probed: Probed, write: bool) -> Checked {
-    let mut checked = Checked {
-        replicas: Vec::new(),
-        records: Vec::new(),
-        tools: Vec::new(),
-        broken: Vec::new(),
-        weak: Vec::new(),
-        vaults: BTreeMap::new(),
-    };
+    let mut checked = Checked::default();
     checked.judge_replica(&replica(), probed, write, None);
     checked
 }
@@ -120,7 +114,12 @@ fn the_level_is_named_with_what_a_thief_could_do() {
 fn a_lock_without_effect_and_a_rule_that_deletes_are_broken() {
     let unlocked = Probe { object_lock: Some(true), ..probe() };
     let deleting = guarded(|guards| guards.lifecycle = Some(Lifecycle { ends_objects: true, ..ended_after(Some(30)) }));
-    for (broken, words) in [(unlocked.clone(), "nothing in it is locked"), (deleting, "deletes objects in use")] {
+    let idle = Probe { object_lock: Some(true), ..guarded(|guards| guards.removes_locked = true) };
+    for (broken, words) in [
+        (unlocked.clone(), "nothing in it is locked"),
+        (deleting, "deletes objects in use"),
+        (idle, "its locks have no effect"),
+    ] {
         let checked = judged(Ok((broken, vault())), true);
         let error = checked.verdict().unwrap_err();
         assert!(error.class() == Class::Configuration && error.message().contains(words), "{error}");

@@ -1,0 +1,105 @@
+//! When what is marked may go, and what a floor of the root keeps.
+//!
+//! - **The grace period** of the configuration counts from when a mark was written, as it says
+//!   itself. But if its host's clock was behind, an act before it tells a later time.
+//! - **The least delay** of the root counts from then, too, and besides from when the first store
+//!   took the mark, by the store's clock: whoever writes marks cannot set that. Where no store
+//!   tells the time, as directories do not, what the mark says must do.
+//! - **The least retention** of the root keeps every snapshot that is younger, whatever the rules
+//!   of the configuration say.
+
+use std::collections::HashMap;
+use std::time::Duration;
+
+use chrono::{DateTime, TimeDelta, Utc};
+use lifeboat_format::act::ActKind;
+use lifeboat_format::id::SnapshotId;
+use lifeboat_format::record::MarkRecord;
+
+use super::Prune;
+use super::view::View;
+use crate::catalog::records::FoundRecord;
+use crate::keep::retention::Told;
+
+/// When marks were written, and when they are due.
+pub(super) struct MarkTimes<'v> {
+    /// The earliest times at which they can have been written, as the order of acts shows.
+    ordered: HashMap<&'v SnapshotId, DateTime<Utc>>,
+    /// When the first store took them.
+    stored: HashMap<&'v SnapshotId, DateTime<Utc>>,
+    grace: TimeDelta,
+    delay: TimeDelta,
+    now: DateTime<Utc>,
+}
+
+impl Prune<'_> {
+    pub(super) fn mark_times<'v>(&self, view: &'v View, now: DateTime<Utc>) -> MarkTimes<'v> {
+        let (mut ordered, mut newest) = (HashMap::new(), DateTime::<Utc>::MIN_UTC);
+        for act in view.acts.found.values().map(|found| &found.act) {
+            // One of the future tells nothing.
+            if act.time <= now {
+                newest = newest.max(act.time);
+            }
+            if act.act == ActKind::Mark {
+                ordered.insert(&act.id, newest);
+            }
+        }
+        let skew = length(self.config.limits.clock_skew);
+        let mut stored = HashMap::new();
+        for inventory in &view.inventories {
+            if inventory.replica.clock_offset(skew).is_none_or(|offset| offset.abs() > skew) {
+                continue;
+            }
+            for mark in &inventory.marks {
+                // One that was listed without its signature has it since this look.
+                let time = inventory.marked.get(mark).copied().unwrap_or(now);
+                stored.entry(mark).and_modify(|first: &mut DateTime<Utc>| *first = time.min(*first)).or_insert(time);
+            }
+        }
+        let marks = view.marks.iter().map(|mark| &mark.id);
+        let stored = marks.filter_map(|mark| Some((mark, *stored.get(mark)?))).collect();
+        let (grace, delay) = (length(self.dataset.retention.grace), self.keys.trust.least_delay());
+        MarkTimes { ordered, stored, grace, delay, now }
+    }
+
+    /// Adds the floor to the reasons why snapshots stay. Of two times of a snapshot, the later one
+    /// counts.
+    pub(super) fn keep_above_floor(&self, told: &[Told], reasons: &mut [Vec<String>]) {
+        for (told, reasons) in told.iter().zip(reasons) {
+            let taken = told.claimed.map_or(told.counts, |claimed| claimed.max(told.counts));
+            if let Some(until) = self.keys.trust.keeps_until(taken) {
+                reasons.push(format!("the root keeps it until {}", until.format("%Y-%m-%d %H:%M UTC")));
+            }
+        }
+    }
+}
+
+impl MarkTimes<'_> {
+    /// When a mark was written.
+    pub(super) fn marked_at(&self, mark: &FoundRecord<MarkRecord>) -> DateTime<Utc> {
+        let told = mark.envelope.as_ref().map_or(mark.id.time(), |envelope| envelope.time);
+        self.ordered.get(&mark.id).map_or(told, |ordered| told.max(*ordered))
+    }
+
+    /// When a mark may be carried out.
+    pub(super) fn due(&self, mark: &FoundRecord<MarkRecord>) -> DateTime<Utc> {
+        let due = after(self.marked_at(mark), self.grace.max(self.delay));
+        match self.stored.get(&mark.id).filter(|_| self.delay > TimeDelta::zero()) {
+            Some(stored) => due.max(after(*stored, self.delay)),
+            None => due,
+        }
+    }
+
+    /// As [`Self::due`], of a mark that would be written now.
+    pub(super) fn due_if_marked_now(&self) -> DateTime<Utc> {
+        after(self.now, self.grace.max(self.delay))
+    }
+}
+
+fn length(duration: Duration) -> TimeDelta {
+    TimeDelta::from_std(duration).unwrap_or(TimeDelta::MAX)
+}
+
+fn after(time: DateTime<Utc>, length: TimeDelta) -> DateTime<Utc> {
+    time.checked_add_signed(length).unwrap_or(DateTime::<Utc>::MAX_UTC)
+}

@@ -1,0 +1,44 @@
+//! When others than its writer first saw a snapshot: stores, and the witnesses of the root.
+
+use chrono::{DateTime, TimeDelta, Utc};
+use lifeboat_format::id::SnapshotId;
+
+use super::Prune;
+use crate::catalog::first_seen::DatedClaim;
+use crate::catalog::inventory::Inventory;
+use crate::catalog::outlines::{Outline, OutlineMap};
+use crate::catalog::taken::TakenTimes;
+use crate::witness::{Evidence, ended};
+
+impl Prune<'_> {
+    /// Adds to `times` what stores and witnesses say against them.
+    pub(super) async fn seen_by_others(
+        &self,
+        inventories: &[Inventory],
+        outlines: &OutlineMap,
+        times: TakenTimes,
+    ) -> TakenTimes {
+        let limits = &self.config.limits;
+        let skew = TimeDelta::from_std(limits.clock_skew).unwrap_or(TimeDelta::MAX);
+        let agrees =
+            |inventory: &&Inventory| inventory.replica.clock_offset(skew).is_some_and(|offset| offset.abs() <= skew);
+        let stores: Vec<&Inventory> = inventories.iter().filter(agrees).collect();
+        let stored = |snapshot: &SnapshotId| -> Option<DateTime<Utc>> {
+            stores.iter().filter_map(|store| store.written.get(snapshot).copied()).min()
+        };
+        let claim = |outline: &Outline| {
+            let began = times.time(outline);
+            DatedClaim {
+                snapshot: outline.snapshot.clone(),
+                hash: outline.hash,
+                began,
+                ended: ended(began, outline.started, outline.finished, limits),
+                stored: stored(&outline.snapshot),
+            }
+        };
+        let claims: Vec<DatedClaim> = outlines.values().map(|outline| claim(outline)).collect();
+        let evidence = Evidence { vault: &self.keys.vault, trust: &self.keys.trust, replicas: self.replicas, limits };
+        let contradicted = evidence.against(&self.dataset.name, &claims).await;
+        times.against(contradicted)
+    }
+}
