@@ -165,6 +165,8 @@ impl Daemon {
 
     /// Starts what is due.
     async fn turn(&mut self) {
+        let runner = &self.runner;
+        self.scheduler.set_back(runner.clock.now(), |dataset| runner.considered(dataset));
         while let Some((dataset, cause)) = self.scheduler.start(self.runner.clock.now()) {
             tracing::debug!(%dataset, ?cause, "due");
             self.upkeep.make_way(&dataset).await;

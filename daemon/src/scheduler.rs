@@ -12,7 +12,7 @@
 //!   take all places but one, if there are others: a short one always finds a place soon.
 //! - **Retries**: a failed run is started again, unless the schedule starts it before.
 //! - **Windows**: outside those of a dataset nothing of it starts unless an operator asks.
-//! - **Clock**: a clock that was set back does not silence a dataset.
+//! - **Clock**: a clock that was set back does not silence a dataset ([`Scheduler::set_back`]).
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
@@ -111,11 +111,19 @@ impl Scheduler {
         }
     }
 
+    /// Tells the time before [`Self::start`] is asked. Where the clock was set back, starts are
+    /// still to come that were done with, and others have passed under the true time that never
+    /// took place. `considered` tells up to which time they are done with, as in [`Self::new`].
+    pub(crate) fn set_back(&mut self, now: DateTime<Utc>, considered: impl Fn(&Name) -> DateTime<Utc>) {
+        let ahead = self.entries.iter_mut().filter(|(_, entry)| entry.considered > now);
+        // Of one that runs, its end tells.
+        for (name, entry) in ahead.filter(|(name, _)| !self.running.contains_key(*name)) {
+            entry.consider(considered(name).min(now));
+        }
+    }
+
     /// A run that is to start now, if any. It counts as running until [`Self::finished`].
     pub(crate) fn start(&mut self, now: DateTime<Utc>) -> Option<(Name, Cause)> {
-        for entry in self.entries.values_mut().filter(|entry| entry.considered > now) {
-            entry.consider(now);
-        }
         if !self.is_place_free() {
             return None;
         }

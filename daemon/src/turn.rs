@@ -115,16 +115,22 @@ impl Runner {
 
     /// Up to when the starts of `dataset` are done with. One that was never seen begins now, and
     /// that is remembered, so that a start which passes while the daemon is down is made up for.
+    ///
+    /// A run that failed under a clock that was ahead did none of the starts up to that time. They
+    /// are done with up to the last snapshot.
     pub(crate) fn considered(&self, dataset: &Name) -> DateTime<Utc> {
         self.ledger.refresh(dataset);
-        let now = self.clock.now();
-        let known = self.ledger.get(dataset).considered;
+        let (now, status) = (self.clock.now(), self.ledger.get(dataset));
+        let known = match status.considered {
+            Some(time) if time > now && !status.succeeded => status.last_success.or(status.first_seen).or(Some(now)),
+            known => known,
+        };
         if known.is_none()
             && let Ok(_lock) = self.state.lock_dataset(dataset)
         {
             self.ledger.update(dataset, |status| (status.first_seen, status.considered) = (Some(now), Some(now)));
         }
-        known.unwrap_or(now)
+        known.unwrap_or(now).min(now)
     }
 
     /// Tells that a start failed before its run began. If `again`, it is tried again as a run is

@@ -80,9 +80,10 @@ pub(crate) fn read_head<T: for<'a> Deserialize<'a>>(json: &[u8], what: &str) -> 
     Ok(value)
 }
 
+/// What is read first.
 #[derive(Deserialize)]
-struct Head {
-    requires: Requirements,
+pub(crate) struct Head {
+    pub(crate) requires: Requirements,
 }
 
 #[cfg(test)]

@@ -16,27 +16,48 @@ use serde::{Deserialize, Deserializer};
 const MAX_DEPTH: usize = 128;
 /// No more is reserved for a list before its items are read.
 const MAX_RESERVED_ITEMS: usize = 1024;
+/// Once a list takes so many bytes, …
+const LONG_LIST_BYTES: usize = 4 << 20;
+/// … it gets room for so many: the system's allocator moves lists of this size without a copy, and
+/// gives them back at once. Of pages that nobody touches, none is taken.
+const ROOM_BYTES: usize = 40 << 20;
 
 /// Whether JSON is nested deeper than any that is read. It need not be JSON at all.
 pub(crate) fn is_too_deep(json: &[u8]) -> bool {
-    let (mut depth, mut in_text, mut escaped) = (0_usize, false, false);
-    for byte in json {
-        match byte {
-            _ if escaped => escaped = false,
-            b'\\' if in_text => escaped = true,
-            b'"' => in_text = !in_text,
-            _ if in_text => {}
-            b'[' | b'{' => {
-                depth += 1;
-                if depth > MAX_DEPTH {
-                    return true;
+    Nesting::default().is_too_deep(json)
+}
+
+/// How deep JSON is nested that is read piece by piece.
+#[derive(Default)]
+pub(crate) struct Nesting {
+    depth: usize,
+    in_text: bool,
+    escaped: bool,
+}
+
+impl Nesting {
+    /// As [`is_too_deep`], of the next piece.
+    pub(crate) fn is_too_deep(&mut self, piece: &[u8]) -> bool {
+        let Self { mut depth, mut in_text, mut escaped } = *self;
+        for byte in piece {
+            match byte {
+                _ if escaped => escaped = false,
+                b'\\' if in_text => escaped = true,
+                b'"' => in_text = !in_text,
+                _ if in_text => {}
+                b'[' | b'{' => {
+                    depth += 1;
+                    if depth > MAX_DEPTH {
+                        return true;
+                    }
                 }
+                b']' | b'}' => depth = depth.saturating_sub(1),
+                _ => {}
             }
-            b']' | b'}' => depth = depth.saturating_sub(1),
-            _ => {}
         }
+        *self = Self { depth, in_text, escaped };
+        false
     }
-    false
 }
 
 /// For `#[serde(deserialize_with)]`: a list of at most `MAX` items. A longer one is refused before
@@ -57,6 +78,10 @@ pub(crate) fn list<'de, const MAX: usize, T: Deserialize<'de>, D: Deserializer<'
             while let Some(item) = items.next_element()? {
                 if found.len() == MAX {
                     return Err(A::Error::custom(format!("a list has too many items: more than {MAX}")));
+                }
+                let item_bytes = size_of::<T>().max(1);
+                if found.len() == found.capacity() && found.len() * item_bytes >= LONG_LIST_BYTES {
+                    found.reserve((ROOM_BYTES / item_bytes).max(found.len()).min(MAX - found.len()));
                 }
                 found.push(item);
             }

@@ -2,6 +2,7 @@
 //! nothing committed is lost.
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
+use std::os::unix::fs::PermissionsExt;
 use std::os::unix::process::ExitStatusExt;
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
@@ -10,11 +11,17 @@ use std::time::{Duration, Instant};
 use lifeboat_engine::config::{ReplicaConfig, ReplicaKind};
 use lifeboat_engine::store::bandwidth::Bandwidth;
 use lifeboat_tests::host::{BackupHost, section};
+use lifeboat_tests::postgres::Postgres;
 use lifeboat_tests::proxy::{Mode, Proxy};
 use lifeboat_tests::s3::Region;
 use lifeboat_tests::vault::{name, noise};
 use serde_json::Value;
 use tokio::process::Child;
+
+/// How long a region answers everything with SlowDown, …
+const THROTTLED: Duration = Duration::from_secs(16);
+/// … and what it says in `Retry-After`.
+const THROTTLED_PAUSE: Duration = Duration::from_secs(3);
 
 fn directory(replica: &str, path: &Path) -> String {
     std::fs::create_dir_all(path).unwrap();
@@ -94,6 +101,42 @@ async fn a_failing_region_falls_behind_or_fails_the_run_as_min_replicas_says() {
     assert_whole(&host, modes.len() + 2).await;
     drop(near);
     assert!(host.restored_from("far").await == noise(600_000, modes.len() as u64));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_region_that_asks_to_slow_down_gets_its_pauses_and_the_snapshot() {
+    let (near, far) = (Region::start("near").await, Region::start("far").await);
+    let proxy = Proxy::start(far.plain_address()).await;
+    let mut through = far.replica_config("far");
+    through.timeout = Duration::from_secs(2);
+    if let ReplicaKind::S3(s3) = &mut through.kind {
+        s3.endpoint = Some(format!("http://{}", proxy.address()).parse().unwrap());
+        s3.ca_file = None;
+    }
+    let replicas = [section(&near.replica_config("near")), section(&through)];
+    let data = tempfile::NamedTempFile::new().unwrap();
+    let host = BackupHost::set_up(&replicas, &source(&format!("cat {}", data.path().display()))).await;
+    host.configure(2, &replicas, &source(&format!("cat {}", data.path().display()))).await;
+    std::fs::write(data.path(), noise(600_000, 1)).unwrap();
+
+    // Longer than the deadline of a request and than all attempts at one together.
+    proxy.set(Mode::Throttle(THROTTLED_PAUSE.as_secs()));
+    let began = Instant::now();
+    let (run, asked) = tokio::join!(host.once(), async {
+        tokio::time::sleep(THROTTLED).await;
+        let asked = proxy.connections();
+        proxy.set(Mode::Pass);
+        asked
+    });
+    let (output, report) = run;
+    assert!(output.status.success(), "{output}");
+    assert!(began.elapsed() >= THROTTLED && replica(&report, "far")["complete"] == true, "{report}");
+    assert!(output.stderr.contains("asks to slow down"), "{output}");
+    // A run asks for a few things at once, and for each of them again after the pause.
+    let rounds = THROTTLED.as_secs().div_ceil(THROTTLED_PAUSE.as_secs()) as usize;
+    assert!(asked >= 2 && asked <= 8 * rounds, "{asked} requests in {THROTTLED:?}");
+    assert_whole(&host, 1).await;
+    assert!(host.restored_from("far").await == noise(600_000, 1));
 }
 
 /// Starts a backup whose source waits, after its data, until `hold` is gone.
@@ -242,6 +285,16 @@ async fn a_full_disk_under_the_state_directory_fails_only_what_needs_room_there_
     let sqlite = format!("kind = \"sqlite\"\npath = \"{}\"", database.display());
     let host = BackupHost::set_up(&replicas, &source("echo good")).await;
     assert!(host.once().await.0.status.success());
+    let server = Postgres::start_with_password("hush-4711").await;
+    server.run_sql("postgres", "CREATE TABLE t AS SELECT generate_series(1, 1000) AS n").await;
+    let secret = place.path().join("password");
+    std::fs::write(&secret, "hush-4711").unwrap();
+    std::fs::set_permissions(&secret, std::fs::Permissions::from_mode(0o600)).unwrap();
+    let postgres = format!(
+        "kind = \"postgres\"\nurl = \"{}\"\ndatabases = [\"postgres\"]\npassword = \"{}\"",
+        server.url("postgres"),
+        secret.display()
+    );
     std::fs::remove_dir_all(host.path().join("state")).unwrap();
     let disk = FullDisk::mount(&host.path().join("state"));
     disk.fill();
@@ -252,9 +305,14 @@ async fn a_full_disk_under_the_state_directory_fails_only_what_needs_room_there_
         assert_eq!(output.status.code(), Some(exit), "{what}: {} {}", output.stdout, output.stderr);
         assert!(output.stderr.contains("No space left") || output.stderr.contains("full"), "{what}: {}", output.stderr);
     }
+    // Nor does a password. Other streams than before are a flag, which cannot be written down.
+    host.configure(1, &replicas, &postgres).await;
+    let (output, report) = host.once().await;
+    assert!(report["snapshot"].is_string(), "{output}");
+    assert!(output.stderr.contains("No space left"), "{output}");
     std::fs::remove_file(host.path().join("state/filler")).unwrap();
     host.configure(1, &replicas, &sqlite).await;
     let (output, _) = host.once().await;
     assert!(output.status.success(), "{}", output.stderr);
-    assert_whole(&host, 3).await;
+    assert_whole(&host, 4).await;
 }

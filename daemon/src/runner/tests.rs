@@ -5,7 +5,7 @@ use std::sync::atomic::AtomicBool;
 
 use async_trait::async_trait;
 use bytes::Bytes;
-use lifeboat_engine::clock::SystemClock;
+use lifeboat_engine::clock::{ManualClock, SystemClock};
 use lifeboat_engine::config::{Config, Surroundings};
 use lifeboat_engine::format::layout;
 use lifeboat_engine::keys::{InitOptions, init};
@@ -234,6 +234,33 @@ fn a_backup_that_was_killed_counts_as_failed_once_and_is_tried_again() {
     let again = start();
     again.take_in_killed(shop);
     assert_eq!(again.ledger.get(&shop.name).failures, 1);
+}
+
+#[test]
+fn a_run_that_failed_under_a_clock_that_was_ahead_did_no_start() {
+    let place = tempfile::tempdir().unwrap();
+    let state = StateDirectory::open(place.path()).unwrap();
+    let config = sample::config(&[("shop", "schedule = \"@hourly\"")]);
+    let (shop, now) = (&config.datasets[0].name, SystemClock::shared().now());
+    let runner = Runner {
+        state: state.clone(),
+        ledger: Arc::new(Ledger::open(&state, [shop])),
+        clock: ManualClock::at(now),
+        tools: ToolEnvironment::default(),
+        budget: RunBudget::new(&config.limits),
+        prunes: one_prune(),
+    };
+    let (ahead, before) = (now + chrono::TimeDelta::days(2), now - chrono::TimeDelta::hours(3));
+    let mut considered = |time, succeeded, last_success| {
+        runner.remember(shop, |status| {
+            (status.considered, status.succeeded, status.last_success) = (Some(time), succeeded, last_success);
+        });
+        runner.considered(shop)
+    };
+    assert_eq!(considered(ahead, false, Some(before)), before);
+    assert_eq!(considered(ahead, true, Some(ahead)), now, "it took place, whatever time it was");
+    assert_eq!(considered(ahead, false, None), now, "there is nothing to make up for");
+    assert_eq!(considered(before, false, None), before, "a retry is enough");
 }
 
 #[tokio::test]

@@ -115,8 +115,31 @@ fn jitter_moves_every_start_by_the_same_and_loses_none() {
 #[test]
 fn a_clock_that_was_set_back_silences_nobody() {
     let mut scheduler = scheduler(&[("shop", HOURLY)], "2031-01-01T00:00:00Z");
-    assert_eq!(scheduler.start(time("2026-03-01T00:10:00Z")), None);
-    assert_eq!(scheduler.wake_at(time("2026-03-01T00:10:00Z")), Some(time("2026-03-01T01:00:00Z")));
+    let now = time("2026-03-01T00:10:00Z");
+    scheduler.set_back(now, |_| time("2031-01-01T00:00:00Z"));
+    assert_eq!(scheduler.start(now), None);
+    assert_eq!(scheduler.wake_at(now), Some(time("2026-03-01T01:00:00Z")));
+}
+
+#[test]
+fn a_start_that_a_clock_jumped_past_takes_place_when_it_is_set_back() {
+    let shop: Name = "shop".parse().unwrap();
+    let (before, ahead, back) =
+        (time("2026-03-01T00:05:00Z"), time("2026-03-01T02:30:00Z"), time("2026-03-01T01:01:00Z"));
+    for (done_until, cause) in [(before, Some(Cause::Schedule)), (back, None)] {
+        let mut scheduler = scheduler(&[("shop", HOURLY)], "2026-03-01T00:05:00Z");
+        scheduler.set_back(ahead, |_| unreachable!("no clock was set back"));
+        assert_eq!(scheduler.start(ahead), Some((shop.clone(), Cause::CatchUp)));
+        // What runs is done with when it ends.
+        scheduler.set_back(back, |_| unreachable!("it runs"));
+        scheduler.finished(&shop);
+        scheduler.set_back(back, |_| done_until);
+        assert_eq!(scheduler.start(back), cause.map(|cause| (shop.clone(), cause)));
+        scheduler.set_back(back, |_| unreachable!("it is set back no more"));
+        scheduler.finished(&shop);
+        assert_eq!(scheduler.start(back), None);
+        assert_eq!(scheduler.next_start(&shop), Some(time("2026-03-01T02:00:00Z")));
+    }
 }
 
 #[test]

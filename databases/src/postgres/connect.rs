@@ -1,18 +1,24 @@
-//! Tells client tools where to connect: by environment variables and a private password file, never
-//! by argv.
+//! Tells client tools where to connect: by environment variables and a password file, never by
+//! argv.
+//!
+//! The password file lies in memory alone. Only tools that are to connect get it, as a descriptor:
+//! nothing is left behind, and a full disk costs no backup.
 
-use std::ffi::{OsStr, OsString};
+use std::ffi::OsString;
+use std::fs::{File, Permissions};
 use std::io::Write;
-use std::os::unix::fs::OpenOptionsExt;
-use std::path::PathBuf;
+use std::os::unix::fs::PermissionsExt;
+use std::sync::Arc;
 
 use lifeboat_base::secret::Secret;
 use lifeboat_base::{Class, Context, Error, Result};
+use rustix::fs::{MemfdFlags, memfd_create};
 use zeroize::Zeroizing;
 
 use super::settings::{PostgresConnection, is_place};
 use super::sql::{conninfo, conninfo_value};
 use crate::database::WorkContext;
+use crate::tool::process::{INHERITED_FILE, Invocation};
 
 /// Variables that say where the service files and passwords of Lifeboat's user are.
 pub(super) const INHERITED_VARIABLES: [&str; 3] = ["PGSERVICEFILE", "PGSYSCONFDIR", "PGPASSFILE"];
@@ -38,11 +44,11 @@ pub(super) const SETTLED_TEXT: &str = "settled_text";
 /// The variable that hands settings to a session.
 const SETTINGS_VARIABLE: &str = "PGOPTIONS";
 
-/// The environment of client tools for one server. Its password file is removed on drop.
+/// What client tools get to reach one server.
 #[derive(Debug)]
 pub(crate) struct Connection {
     variables: Vec<(&'static str, OsString)>,
-    password_file: Option<PathBuf>,
+    password_file: Option<Arc<File>>,
     database: Option<String>,
     /// The role to connect as, whatever else says so.
     role: Option<String>,
@@ -51,10 +57,10 @@ pub(crate) struct Connection {
 }
 
 impl Connection {
-    /// Prepares the environment. A password goes into a 0600 file in `cx.scratch`.
+    /// Prepares the environment.
     ///
     /// # Errors
-    /// The file cannot be written, or the URL has an unknown option.
+    /// There is no memory for the password file, or the URL has an unknown option.
     pub(crate) fn new(to: &PostgresConnection, password: Option<&Secret>, cx: &WorkContext) -> Result<Self> {
         let mut variables: Vec<(&'static str, OsString)> =
             vec![("PGCONNECT_TIMEOUT", "20".into()), ("PGAPPNAME", "lifeboat".into())];
@@ -77,17 +83,25 @@ impl Connection {
             .extend(INHERITED_VARIABLES.iter().filter_map(|name| Some((*name, cx.environment.get(name)?.to_owned()))));
         let mut connection = Self { variables, password_file: None, database, role: None, newer: String::new() };
         if let Some(password) = password {
-            let path = write_password(password, cx)?;
-            connection.variables.retain(|(name, _)| *name != "PGPASSFILE");
-            connection.variables.push(("PGPASSFILE", path.clone().into()));
-            connection.password_file = Some(path);
+            connection.set_password(password)?;
         }
         Ok(connection)
     }
 
-    /// The variables for an [`Invocation`](crate::tool::process::Invocation).
-    pub(crate) fn variables(&self) -> impl Iterator<Item = (&str, &OsStr)> {
-        self.variables.iter().map(|(name, value)| (*name, value.as_os_str()))
+    /// Lets a tool connect.
+    pub(crate) fn give(&self, tool: Invocation) -> Invocation {
+        let tool = tool.envs(self.variables.iter().map(|(name, value)| (*name, value.as_os_str())));
+        match &self.password_file {
+            Some(file) => tool.inherits(file.clone()),
+            None => tool,
+        }
+    }
+
+    fn set_password(&mut self, password: &Secret) -> Result<()> {
+        self.variables.retain(|(name, _)| *name != "PGPASSFILE");
+        self.variables.push(("PGPASSFILE", INHERITED_FILE.into()));
+        self.password_file = Some(Arc::new(password_file(password)?));
+        Ok(())
     }
 
     /// With all settings that a server of this version knows.
@@ -124,14 +138,12 @@ impl Connection {
     /// To the same server as another role, with its password.
     ///
     /// # Errors
-    /// The password file cannot be written.
-    pub(crate) fn as_role(&self, role: &str, password: &Secret, cx: &WorkContext) -> Result<Self> {
-        let path = write_password(password, cx)?;
-        let mut variables = self.variables.clone();
-        variables.retain(|(name, _)| *name != "PGPASSFILE");
-        variables.push(("PGPASSFILE", path.clone().into()));
-        let (database, role, newer) = (self.database.clone(), Some(role.to_owned()), self.newer.clone());
-        Ok(Self { variables, password_file: Some(path), database, role, newer })
+    /// There is no memory for the password file.
+    pub(crate) fn as_role(&self, role: &str, password: &Secret) -> Result<Self> {
+        let (variables, database, newer) = (self.variables.clone(), self.database.clone(), self.newer.clone());
+        let mut other = Self { variables, password_file: None, database, role: Some(role.to_owned()), newer };
+        other.set_password(password)?;
+        Ok(other)
     }
 
     /// A database as a connection string. It prevails over what variables and a service file say.
@@ -148,30 +160,23 @@ impl Connection {
     }
 }
 
-impl Drop for Connection {
-    fn drop(&mut self) {
-        if let Some(path) = &self.password_file {
-            let _ = std::fs::remove_file(path);
-        }
-    }
-}
-
-fn write_password(password: &Secret, cx: &WorkContext) -> Result<PathBuf> {
+/// A password file in memory, which tools believe: it is a regular file, and closed to others.
+fn password_file(password: &Secret) -> Result<File> {
     let text = std::str::from_utf8(password.expose()).context(Class::Keys, || "the database password is not UTF-8")?;
     let text = text.trim_end_matches(['\r', '\n']);
     if text.contains('\n') {
         return Err(Error::keys("the database password holds a line break").hint("write the password on one line"));
     }
     let escaped = Zeroizing::new(text.replace('\\', "\\\\").replace(':', "\\:"));
-    let path = cx.scratch.join(format!("pgpass-{:08x}", rand::random::<u32>()));
-    let write = || -> std::io::Result<()> {
-        let mut file = std::fs::OpenOptions::new().create_new(true).write(true).mode(0o600).open(&path)?;
+    let write = || -> std::io::Result<File> {
+        let mut file = File::from(memfd_create("lifeboat-password", MemfdFlags::CLOEXEC)?);
+        file.set_permissions(Permissions::from_mode(0o600))?;
         file.write_all(b"*:*:*:*:")?;
         file.write_all(escaped.as_bytes())?;
-        file.write_all(b"\n")
+        file.write_all(b"\n")?;
+        Ok(file)
     };
-    write().context(Class::Storage, || format!("cannot write the password file {}", path.display()))?;
-    Ok(path)
+    write().context(Class::Failed, || "cannot hold the database password in memory")
 }
 
 fn from_url(url: &url::Url, variables: &mut Vec<(&'static str, OsString)>) -> Result<Option<String>> {

@@ -109,13 +109,13 @@ impl Loader {
     /// The server as the keeper reaches it.
     ///
     /// # Errors
-    /// The password cannot be written to a file.
+    /// There is no memory for its password.
     pub(crate) fn keeper<'a>(&self, server: &Server<'a>) -> Result<Server<'a>> {
         self.server_as(&self.keeper, server)
     }
 
     fn server_as<'a>(&self, role: &str, server: &Server<'a>) -> Result<Server<'a>> {
-        let connection = server.connection.as_role(role, &self.password, server.cx)?;
+        let connection = server.connection.as_role(role, &self.password)?;
         Ok(Server { clients: server.clients.clone(), connection, cx: server.cx })
     }
 

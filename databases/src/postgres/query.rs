@@ -40,7 +40,7 @@ pub(crate) async fn query(
         sql,
     ];
     let encoding = [("PGCLIENTENCODING", OsStr::new("UTF8"))];
-    let psql = Invocation::new(&clients.tool("psql"), arguments, cx).envs(connection.variables()).envs(encoding);
+    let psql = connection.give(Invocation::new(&clients.tool("psql"), arguments, cx)).envs(encoding);
     // Only the end of the last row goes: a name may end in a line break.
     output(psql).await.map(|answer| answer.strip_suffix('\0').unwrap_or(&answer).to_owned())
 }

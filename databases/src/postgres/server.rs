@@ -158,7 +158,7 @@ impl<'a> Server<'a> {
 
     /// A client tool that connects to it.
     pub(crate) fn tool<A: AsRef<OsStr>>(&self, name: &str, arguments: impl IntoIterator<Item = A>) -> Invocation {
-        Invocation::new(&self.clients.tool(name), arguments, self.cx).envs(self.connection.variables())
+        self.connection.give(Invocation::new(&self.clients.tool(name), arguments, self.cx))
     }
 
     /// `pg_dump` of a database, as a custom-format archive in `encoding`.

@@ -3,6 +3,8 @@
 //!
 //! - **Environment**: a tool gets `PATH`, `HOME`, `LC_ALL=C.UTF-8` and what the caller gives, and
 //!   inherits nothing else.
+//! - **Descriptors**: beside the three usual ones, a tool gets at most one file of the caller's
+//!   ([`INHERITED_FILE`]). No other tool that starts meanwhile gets that.
 //! - **Bounds**: of stderr only the tail is kept. Of stdout there is at most about a megabyte in
 //!   memory at a time.
 //! - **Stall**: a tool that we wait for is killed if it gives no byte for longer than the limit.
@@ -10,6 +12,7 @@
 //! - **Cancellation**: when a [`Tool`] is dropped, its whole process group is killed.
 
 use std::ffi::OsStr;
+use std::fs::File;
 use std::os::fd::AsFd;
 use std::path::Path;
 use std::process::{ExitStatus, Stdio};
@@ -17,6 +20,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
+use command_fds::{CommandFdExt, FdMapping};
 use lifeboat_base::{Class, Context, Error, Result};
 use rustix::process::{Pid, Signal, kill_process_group};
 use tokio::io::AsyncReadExt;
@@ -39,6 +43,11 @@ const STATEMENT_MARKS: [&str; 2] = ["Command was:", "CONTEXT:"];
 /// [`output`] collects no more.
 const MAX_OUTPUT_BYTES: usize = 64 << 20;
 
+/// The descriptor of the caller's file in the tool, …
+const INHERITED_DESCRIPTOR: i32 = 3;
+/// … and the path by which the tool opens it, from its beginning.
+pub(crate) const INHERITED_FILE: &str = "/proc/self/fd/3";
+
 /// Sees a piece of what a tool says, and gives what of it is to be told in an error.
 type Watch = Box<dyn FnMut(&[u8]) -> Vec<u8> + Send>;
 
@@ -49,6 +58,7 @@ pub(crate) struct Invocation {
     stall: Duration,
     cancel: CancellationToken,
     watch: Option<Watch>,
+    file: Option<Arc<File>>,
 }
 
 impl Invocation {
@@ -71,12 +81,18 @@ impl Invocation {
             .process_group(0)
             .kill_on_drop(true);
         let name = program.file_name().unwrap_or(program.as_os_str()).to_string_lossy().into_owned();
-        Self { command, name, stall: cx.stall, cancel: cx.cancel.clone(), watch: None }
+        Self { command, name, stall: cx.stall, cancel: cx.cancel.clone(), watch: None, file: None }
     }
 
     /// Adds variables to its environment.
     pub(crate) fn envs<'a>(mut self, variables: impl IntoIterator<Item = (&'a str, &'a OsStr)>) -> Self {
         self.command.envs(variables);
+        self
+    }
+
+    /// Hands it this file, as [`INHERITED_FILE`].
+    pub(crate) fn inherits(mut self, file: Arc<File>) -> Self {
+        self.file = Some(file);
         self
     }
 
@@ -110,7 +126,15 @@ impl Invocation {
             self.command.stdin(Stdio::piped());
         }
         let name = self.name;
-        let mut child = self.command.spawn().map_err(|error| {
+        let spawn = || -> std::io::Result<Child> {
+            if let Some(file) = &self.file {
+                let parent_fd = file.as_fd().try_clone_to_owned()?;
+                let mapping = FdMapping { parent_fd, child_fd: INHERITED_DESCRIPTOR };
+                self.command.fd_mappings(vec![mapping]).map_err(std::io::Error::other)?;
+            }
+            self.command.spawn()
+        };
+        let mut child = { spawn }().map_err(|error| {
             let missing = error.kind() == std::io::ErrorKind::NotFound;
             let error = Error::source_failed(format!("cannot run {name}")).because(error);
             if missing { error.hint(format!("install {name}, or correct its path")) } else { error }

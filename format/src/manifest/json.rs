@@ -9,6 +9,7 @@ use lifeboat_base::facts::SourceFacts;
 use lifeboat_base::{Class, Context, Error, Result};
 use serde::Deserialize;
 
+use super::long_json::{self, LONG_JSON_BYTES};
 use super::{
     Accounting, MAX_FACTS, MAX_MANIFEST_PACKS, MAX_STREAMS, Manifest, ManifestHead, MapEntry, MapPlace, PackRef,
     Previous, StreamEntry,
@@ -66,12 +67,7 @@ pub(super) fn divide(plaintext: &Bytes, what: &str) -> Result<Parts> {
         let problem = format!("{what} has the mark {mark}, which this version of Lifeboat does not know");
         return Err(Error::integrity(problem).hint(NEWER_HINT));
     }
-    let mut header = SKIPPABLE_MAGIC.to_vec();
-    header.extend(HEADER_PAYLOAD_BYTES.to_le_bytes());
-    header.extend(MANIFEST_MAGIC);
-    let length =
-        plaintext.strip_prefix(&header[..]).and_then(|rest| rest.first_chunk()).copied().map(u64::from_le_bytes);
-    let length = length.and_then(|length| usize::try_from(length).ok()).ok_or_else(damaged)?;
+    let length = frame_length(plaintext).ok_or_else(damaged)?;
     let from_json = plaintext.slice(HEADER_BYTES..);
     let within = |error: Error| error.within(format!("{what} is damaged"));
     let (json, rest) = frames::take_frame(&from_json, MAX_JSON_BYTES).map_err(within)?;
@@ -81,6 +77,28 @@ pub(super) fn divide(plaintext: &Bytes, what: &str) -> Result<Parts> {
         return Err(damaged().because("its first frame is not one line of JSON, as long as its header says"));
     }
     Ok(Parts { extents: plaintext.slice(HEADER_BYTES + length..), json })
+}
+
+/// How long the frame with the JSON is, as the header says.
+fn frame_length(plaintext: &[u8]) -> Option<usize> {
+    let mut header = SKIPPABLE_MAGIC.to_vec();
+    header.extend(HEADER_PAYLOAD_BYTES.to_le_bytes());
+    header.extend(MANIFEST_MAGIC);
+    let length = plaintext.strip_prefix(&header[..])?.first_chunk().copied().map(u64::from_le_bytes)?;
+    usize::try_from(length).ok()
+}
+
+/// What a long manifest says, and the extents of its streams. `None`: it is not long, or is better
+/// read as a whole.
+fn read_long(plaintext: &Bytes) -> Option<(ReadManifest, Bytes)> {
+    let length = frame_length(plaintext)?;
+    let (content, found) = frames::measure(plaintext.get(HEADER_BYTES..)?)?;
+    let is_long = content > LONG_JSON_BYTES && content <= MAX_JSON_BYTES as u64;
+    if !is_long || found != length || plaintext.len() > MAX_MANIFEST_BYTES {
+        return None;
+    }
+    let (frame, extents) = (&plaintext[HEADER_BYTES..HEADER_BYTES + length], plaintext.slice(HEADER_BYTES + length..));
+    Some((long_json::read(frame)?, extents))
 }
 
 /// The JSON as it is read.
@@ -186,11 +204,18 @@ pub(super) fn read_head(plaintext: &Bytes, what: &str) -> Result<ManifestHead> {
 }
 
 /// Reads a manifest. What its fields say is not checked yet.
-pub(super) fn read(plaintext: &Bytes, what: &str) -> Result<Manifest> {
-    let Parts { json, extents } = divide(plaintext, what)?;
-    let read: ReadManifest = requirements::read_json(&json, what)?;
-    drop(json);
-    let mut rest = extents;
+pub(super) fn read(plaintext: Bytes, what: &str) -> Result<Manifest> {
+    let length = plaintext.len();
+    let (read, extents) = match read_long(&plaintext) {
+        Some(found) => found,
+        None => {
+            let Parts { json, extents } = divide(&plaintext, what)?;
+            (requirements::read_json::<ReadManifest>(&json, what)?, extents)
+        }
+    };
+    // They would keep the whole plaintext, which may be much longer.
+    let mut rest = if extents.len() < length / 2 { Bytes::copy_from_slice(&extents) } else { extents };
+    drop(plaintext);
     let mut streams = Vec::with_capacity(read.streams.len());
     for Object(ReadStream { name, length, blake3, exit, extents, map }) in read.streams {
         let extents = usize::try_from(extents).ok().filter(|length| *length <= rest.len());
@@ -203,7 +228,7 @@ pub(super) fn read(plaintext: &Bytes, what: &str) -> Result<Manifest> {
         });
         streams.push(StreamEntry { name, length, blake3, exit, extents: rest.split_to(extents), map });
     }
-    if !padding::is_right(&rest, plaintext.len() - rest.len(), 0) {
+    if !padding::is_right(&rest, length - rest.len(), 0) {
         return Err(Error::integrity(format!("{what} is damaged")).because("its padding is wrong"));
     }
     Ok(Manifest {
