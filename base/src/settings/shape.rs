@@ -55,7 +55,11 @@ fn take(table: &mut DeTable<'_>, at: &Range<usize>) -> Option<String> {
     let stands = |(key, value): &(&Spanned<_>, &Spanned<DeValue<'_>>)| key.span() == *at || value.span() == *at;
     let found = table.iter().find(stands).map(|(key, _)| key.get_ref().to_string());
     if let Some(name) = found {
-        table.remove(name.as_str());
+        // An array of tables has the place of its first table.
+        let list = table.get_mut(name.as_str()).map(Spanned::get_mut).filter(|value| value.is_array());
+        if list.and_then(|list| take_from(list, at)).is_none() {
+            table.remove(name.as_str());
+        }
         return Some(name);
     }
     let names: Vec<String> = table.iter().map(|(key, _)| key.get_ref().to_string()).collect();

@@ -24,7 +24,7 @@ use crate::restore::VaultReader;
 /// Reports that cannot be believed, after which older ones are not looked at.
 const MAX_DISBELIEVED: usize = 256;
 /// Reports that are read at once.
-const READ_AT_ONCE: usize = 16;
+const REPORTS_AT_ONCE: usize = 16;
 
 /// A drill of the past, as its host published it.
 #[derive(Debug, Clone)]
@@ -104,7 +104,7 @@ pub async fn history(reader: &VaultReader, dataset: &Name, most: usize, now: Dat
             (id, read)
         }
     };
-    let mut reports = std::pin::pin!(futures::stream::iter(shown.into_iter().rev()).map(read).buffered(READ_AT_ONCE));
+    let mut reports = std::pin::pin!(futures::stream::iter(shown.into_iter().rev()).map(read).buffered(REPORTS_AT_ONCE));
     let mut disbelieved = 0;
     while history.drills.len() < most
         && let Some((id, read)) = reports.next().await

@@ -18,7 +18,7 @@ use lifeboat_base::clock::SharedClock;
 use lifeboat_base::{Class, Error, Result};
 use lifeboat_databases::proof::{CheckResult, ProofLevel};
 use lifeboat_databases::streams::{StoredStreams, StreamReader};
-use lifeboat_databases::{ThrowAway, ToolEnvironment, WorkContext, registry};
+use lifeboat_databases::{Database, ThrowAway, ToolEnvironment, WorkContext, registry};
 use lifeboat_format::id::{Name, SnapshotId};
 use lifeboat_worker::WorkerPlace;
 use tokio_util::sync::CancellationToken;
@@ -118,7 +118,7 @@ impl Drill<'_> {
             cancel: self.cancel.clone(),
         };
         let facts = streams.facts();
-        report.highest = registry::find(&facts.engine).map(|engine| engine.highest_level());
+        report.highest = registry::find(&facts.engine).map(Database::highest_level);
         // Of a kind that this version does not know, as much is asked as of any.
         report.required = self.settings.level.or(report.highest).unwrap_or(ProofLevel::Proved);
         report.skipped = facts.skipped.clone();
