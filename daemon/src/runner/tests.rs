@@ -251,7 +251,7 @@ fn a_run_that_failed_under_a_clock_that_was_ahead_did_no_start() {
         prunes: one_prune(),
     };
     let (ahead, before) = (now + chrono::TimeDelta::days(2), now - chrono::TimeDelta::hours(3));
-    let mut considered = |time, succeeded, last_success| {
+    let considered = |time, succeeded, last_success| {
         runner.remember(shop, |status| {
             (status.considered, status.succeeded, status.last_success) = (Some(time), succeeded, last_success);
         });
