@@ -312,6 +312,8 @@ async fn a_full_disk_under_the_state_directory_fails_only_what_needs_room_there_
     assert!(output.stderr.contains("No space left"), "{output}");
     std::fs::remove_file(host.path().join("state/filler")).unwrap();
     host.configure(1, &replicas, &sqlite).await;
+    let text = std::fs::read_to_string(host.config()).unwrap();
+    std::fs::write(host.config(), text.replace("replaces = \"command\"", "replaces = \"postgres\"")).unwrap();
     let (output, _) = host.once().await;
     assert!(output.status.success(), "{}", output.stderr);
     assert_whole(&host, 4).await;

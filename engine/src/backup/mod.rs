@@ -185,10 +185,10 @@ impl Backup<'_> {
                 }
             }
         };
-        self.follow_unseen(&order, &members, &records, &mut place, &mut warnings).await?;
         if let Some(before) = &place.manifest {
             self.check_kind(&before.source.engine)?;
         }
+        self.follow_unseen(&order, &members, &records, &mut place, &mut warnings).await?;
         self.check_places(members.len(), records.len(), &failed)?;
         let fleet = Fleet::new(dataset, members, failed, self.config.min_replicas)?;
         let started = now;

@@ -205,7 +205,9 @@ impl Inventory {
                 }
             } else if let Some(id) = layout::parse_json(&layout::marks(dataset), key) {
                 if let Some(signed) = keys.get(layout::signature(key).as_str()) {
-                    self.marked.insert(id.clone(), *signed);
+                    // Whoever puts a signature first and the mark later dates nothing back.
+                    let whole = keys.get(key).map_or(*signed, |own| *signed.max(own));
+                    self.marked.insert(id.clone(), whole);
                     self.marks.insert(id);
                 } else {
                     self.unfinished.insert(key.to_owned());

@@ -104,7 +104,8 @@ pub async fn history(reader: &VaultReader, dataset: &Name, most: usize, now: Dat
             (id, read)
         }
     };
-    let mut reports = std::pin::pin!(futures::stream::iter(shown.into_iter().rev()).map(read).buffered(REPORTS_AT_ONCE));
+    let mut reports =
+        std::pin::pin!(futures::stream::iter(shown.into_iter().rev()).map(read).buffered(REPORTS_AT_ONCE));
     let mut disbelieved = 0;
     while history.drills.len() < most
         && let Some((id, read)) = reports.next().await

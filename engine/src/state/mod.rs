@@ -101,8 +101,15 @@ impl StateDirectory {
             None => (format!("the user with id {owner}"), format!("'#{owner}'")),
         };
         let root = self.root.display();
-        Err(Error::usage(format!("the state directory {root} belongs to {owner}, whom files of this user would lock out"))
-            .hint(format!("run the same command as that user: put `sudo -u {user}` before it, or, if it needs keys that only root can read, use `systemd-run` as OPERATIONS.md shows")))
+        let refused = Error::usage(format!(
+            "the state directory {root} belongs to {owner}, whom files of this user would lock out"
+        ));
+        if self.root.metadata().is_ok_and(|found| found.uid() == 0) {
+            return Err(refused.hint(format!(
+                "a command of root made it before the daemon did: if it is the daemon's, run `chown -R lifeboat: {root}`"
+            )));
+        }
+        Err(refused.hint(format!("run the same command as that user: put `sudo -u {user}` before it, or, if it needs keys that only root can read, use `systemd-run` as OPERATIONS.md shows")))
     }
 
     /// The path of the state directory.

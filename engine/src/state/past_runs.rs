@@ -138,7 +138,7 @@ mod tests {
         append(&state, &shop, &run(1, "full\nof rows")).unwrap();
         let file = path(&state, &shop);
         let mut text = std::fs::read(&file).unwrap();
-        text.extend(b"{\"began\": \xff\n");
+        text.extend(b"{\"began\": \xff");
         std::fs::write(&file, text).unwrap();
         append(&state, &shop, &run(2, "away")).unwrap();
         let told = newest(&state, &shop, 9).unwrap();

@@ -121,6 +121,10 @@ pub(crate) async fn tell_what_was_seen(vault: &str, trust: &Trust, replicas: &[S
         let mut records = WitnessRecords::of(reader, &log, replicas).await;
         while let Some(found) = records.next().await {
             let LogEvent::Witness { snapshots, .. } = &found.record.event else { continue };
+            // A directory tells not when it came: one revoked signer must not vouch for another.
+            if trust.log_of(LogKind::DrillHosts, &found.signer).is_none() {
+                continue;
+            }
             for seen in snapshots.iter().take(MAX_HELD_MANIFESTS.saturating_sub(all.len())) {
                 let place = (seen.dataset.clone(), seen.snapshot.clone(), seen.blake3);
                 let first = all.entry(place).or_insert(found.record.time);

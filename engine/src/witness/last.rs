@@ -22,8 +22,10 @@ pub async fn last_looks(
 ) -> BTreeMap<Name, Option<DateTime<Utc>>> {
     let reader = LogReader { vault, trust };
     let mut all = BTreeMap::new();
-    let witnesses = trust.root().map(|root| root.witnesses.clone()).unwrap_or_default();
-    for name in witnesses {
+    let Some(root) = trust.root() else { return all };
+    // What one that is gone has seen still counts, but it looks no more.
+    let is_there = |name: &&Name| root.drill_hosts.iter().any(|host| host.name == **name && host.until.is_none());
+    for name in root.witnesses.iter().filter(is_there) {
         let log = LogName { kind: LogKind::DrillHosts, name: name.clone() };
         let mut holders: BTreeMap<u64, Vec<SharedReplica>> = BTreeMap::new();
         for replica in replicas {
@@ -39,7 +41,7 @@ pub async fn last_looks(
                 break;
             }
         }
-        all.insert(name, last);
+        all.insert(name.clone(), last);
     }
     all
 }

@@ -96,6 +96,7 @@ impl WitnessLook<'_> {
             look(&LogReader { vault: self.vault, trust: self.trust }, self.replicas, self.home, Some(&log)).await?;
         looked.findings = back.findings;
         looked.warnings.extend(back.warnings.into_iter().chain(back.doubts));
+        let began = clock.now();
         let (datasets, all_answer) = self.datasets(&patterns, &mut looked.warnings).await?;
         let mut acts = Vec::new();
         for dataset in &datasets {
@@ -110,7 +111,12 @@ impl WitnessLook<'_> {
         known.retain(&datasets);
         let clocks = ClockWitnesses::of(self.replicas, self.limits.clock_skew);
         looked.warnings.extend(clocks.check().map_err(|error| error.within("a wrong clock witnesses nothing"))?);
-        self.record(&log, &mut looked, &acts, clock.now()).await?;
+        let now = clock.now();
+        if (now - began).to_std().is_ok_and(|took| took > self.limits.clock_skew) {
+            // What came meanwhile would seem not to have been there yet.
+            looked.whole.clear();
+        }
+        self.record(&log, &mut looked, &acts, now).await?;
         if let Err(error) = known.write(self.home) {
             looked.warnings.push(format!("all will be recorded once more: {}", error.chain()));
         }

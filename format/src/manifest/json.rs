@@ -98,7 +98,7 @@ fn read_long(plaintext: &Bytes) -> Option<(ReadManifest, Bytes)> {
         return None;
     }
     let (frame, extents) = (&plaintext[HEADER_BYTES..HEADER_BYTES + length], plaintext.slice(HEADER_BYTES + length..));
-    Some((long_json::read(frame)?, extents))
+    Some((long_json::read(frame, content)?, extents))
 }
 
 /// The JSON as it is read.

@@ -18,16 +18,18 @@ const PIECE_BYTES: usize = 64 << 10;
 
 /// What a frame of JSON says that requires nothing unknown. `None`: it is damaged, requires what is
 /// not known, or cannot be read in this way. Whoever holds the whole of it can tell which.
-pub(super) fn read<T: DeserializeOwned>(frame: &[u8]) -> Option<T> {
-    let head: Head = read_as(frame)?;
+///
+/// `length` is how many bytes its JSON has, as the frame claims: more are not read.
+pub(super) fn read<T: DeserializeOwned>(frame: &[u8], length: u64) -> Option<T> {
+    let head: Head = read_as(frame, length)?;
     head.requires.check("").ok()?;
-    read_as(frame)
+    read_as(frame, length)
 }
 
-fn read_as<T: DeserializeOwned>(frame: &[u8]) -> Option<T> {
+fn read_as<T: DeserializeOwned>(frame: &[u8], left: u64) -> Option<T> {
     let mut decoder = zstd::stream::read::Decoder::with_buffer(frame).ok()?.single_frame();
     decoder.window_log_max(WINDOW_LOG).ok()?;
-    let mut line = JsonLine { inner: decoder, nesting: Nesting::default(), cut: Vec::new(), ended: false };
+    let mut line = JsonLine { inner: decoder, nesting: Nesting::default(), cut: Vec::new(), ended: false, left };
     let mut json = serde_json::Deserializer::from_reader(BufReader::with_capacity(PIECE_BYTES, &mut line));
     let Object(found) = Object::<T>::deserialize(&mut json).ok()?;
     json.end().ok()?;
@@ -43,11 +45,15 @@ struct JsonLine<R> {
     cut: Vec<u8>,
     /// Its line break has come.
     ended: bool,
+    /// So many bytes may still come.
+    left: u64,
 }
 
 impl<R: Read> Read for JsonLine<R> {
     fn read(&mut self, out: &mut [u8]) -> io::Result<usize> {
         let length = self.inner.read(out)?;
+        self.left =
+            self.left.checked_sub(length as u64).ok_or_else(|| io::Error::other("this is longer than it claims"))?;
         let piece = &out[..length];
         let is_right = piece.is_empty()
             || !self.ended && self.is_one_line(piece) && !self.nesting.is_too_deep(piece) && self.is_text(piece);
@@ -102,7 +108,7 @@ mod tests {
     fn both(line: &[u8]) -> Result<(Option<Sample>, Option<Sample>)> {
         let whole = line.strip_suffix(b"\n").filter(|line| !line.contains(&b'\n'));
         let whole = whole.and_then(|_| requirements::read_json(line, "a line").ok());
-        Ok((whole, read(&frames::compress(3, line)?)))
+        Ok((whole, read(&frames::compress(3, line)?, line.len() as u64)))
     }
 
     #[test]
@@ -134,8 +140,17 @@ mod tests {
         }
         let frame = frames::compress(3, good.as_bytes())?;
         for length in [0, 10, frame.len() / 2, frame.len() - 1] {
-            assert_eq!(read::<Sample>(&frame[..length]), None, "a frame of {length} bytes passed");
+            assert_eq!(read::<Sample>(&frame[..length], LONG_JSON_BYTES), None, "a frame of {length} bytes passed");
         }
+        Ok(())
+    }
+
+    #[test]
+    fn no_more_is_read_than_the_frame_claims() -> Result<()> {
+        let line = b"{\"text\":\"one\"}\n";
+        let frame = frames::compress(3, line)?;
+        assert!(read::<Sample>(&frame, line.len() as u64).is_some());
+        assert!(read::<Sample>(&frame, line.len() as u64 - 1).is_none());
         Ok(())
     }
 }

@@ -9,8 +9,9 @@
 //!   says, snapshots that its floors keep.
 
 use std::fmt;
+use std::time::Duration;
 
-use chrono::{DateTime, Utc};
+use chrono::{DateTime, TimeDelta, Utc};
 use lifeboat_engine::config::Dataset;
 use lifeboat_engine::format::id::Name;
 use lifeboat_engine::keep::prune::{Prune, PruneOutcome, PrunePlan};
@@ -83,14 +84,23 @@ pub(crate) async fn run(args: &Args, session: &Session) -> Result<()> {
         cancel: session.cancel.clone(),
     };
     let plan = session.cancellable("planning", prune.plan()).await?;
-    let mut removal = Removal { dataset: name.clone(), again_after: again_after(&plan), plan, outcome: None };
+    let mut removal = Removal {
+        dataset: name.clone(),
+        again_after: again_after(&plan, dataset.retention.grace),
+        plan,
+        outcome: None,
+    };
     session.out.text(&removal)?;
     if let Some((replica, why)) = removal.plan.skipped.first() {
         let what = format!("not every replica can be looked at: {replica}: {}", human::without_name(replica, why));
         return Err(Error::storage(what)
-            .hint("run this again when it answers; take a replica that is lost for good out of the configuration"));
+            .hint("mend what is said of it, then run this again: a removal needs every replica, and none about which anything is doubtful"));
     }
-    if !removal.plan.is_empty() && consents(args, session, &removal.plan).await? {
+    if removal.plan.is_empty() {
+        let _lock = state.lock_dataset(name)?;
+        // What waits for its time must be remembered from now on.
+        prune.run().await?;
+    } else if consents(args, session, &removal.plan).await? {
         let _lock = state.lock_dataset(name)?;
         removal.outcome = Some(prune.execute(&removal.plan).await?);
         session.out.text(RemovalView(&removal))?;
@@ -124,10 +134,13 @@ async fn consents(args: &Args, session: &Session, plan: &PrunePlan) -> Result<bo
     Ok(true)
 }
 
-/// When the last of what waits may go.
-fn again_after(plan: &PrunePlan) -> Option<DateTime<Utc>> {
+/// When the last of what waits may go, as far as that is known: what has no time yet gets it by the
+/// next run.
+fn again_after(plan: &PrunePlan, grace: Duration) -> Option<DateTime<Utc>> {
     let goes = plan.verdicts.iter().filter_map(|verdict| verdict.goes_at).filter(|time| *time > plan.made);
-    goes.max()
+    let waits = !plan.waiting.is_empty() || !plan.mark_packs.is_empty() || !plan.mark_objects.is_empty();
+    let later = TimeDelta::from_std(grace).ok().filter(|_| waits).map(|grace| plan.made + grace);
+    goes.chain(later).max()
 }
 
 impl fmt::Display for Removal {
@@ -155,7 +168,7 @@ impl fmt::Display for Removal {
             facts.push(("locked", format!("in {replica} until {}", human::time(*until))));
         }
         write!(f, "{}", Plain::facts(facts))?;
-        if plan.is_empty() && plan.verdicts.is_empty() {
+        if plan.is_empty() && plan.verdicts.is_empty() && plan.waiting.is_empty() {
             write!(f, "\n\n Nothing of it is left to remove, but its keys, its drill reports and the last record.")?;
         }
         Ok(())

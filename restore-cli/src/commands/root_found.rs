@@ -33,7 +33,8 @@ pub(super) async fn found(session: &Session) -> Result<(Option<Config>, Vec<Shar
     for (replica, why) in unopened {
         session.out.warning(human::skipping(&replica, &why));
     }
-    let state = config.and_then(|config| StateDirectory::open(&config.state_directory).ok());
+    let state = config.filter(|config| config.state_directory.exists());
+    let state = state.and_then(|config| StateDirectory::open(&config.state_directory).ok());
     let known = state.as_ref().map(root::pinned).transpose()?.unwrap_or_default();
     let looked = root::find(&replicas, owners.as_ref(), &known);
     let found = session.cancellable("the look for the root", looked).await?;

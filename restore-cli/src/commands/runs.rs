@@ -37,6 +37,9 @@ struct DatasetRun {
 
 pub(crate) async fn run(args: &Args, session: &Session) -> Result<()> {
     let config = session.configuration()?;
+    if !config.state_directory.exists() {
+        return session.out.result(&Runs { runs: Vec::new() });
+    }
     let state = StateDirectory::open(&config.state_directory)?;
     let mut runs = Vec::new();
     let configured = config.datasets.iter().map(|dataset| &dataset.name);

@@ -35,6 +35,7 @@ impl Scene {
         let (region, data) = (Region::start_with("far", bucket).await, tempfile::tempdir().unwrap());
         let source = format!("kind = \"file\"\npath = \"{}\"\n{more}", data.path().join("data").display());
         let section = format!("{}{replica}", section(&region.replica_config("far")));
+        std::fs::write(data.path().join("data"), "nothing yet").unwrap();
         let host = BackupHost::set_up(&[section], &source).await;
         Self { host, region, data, source }
     }

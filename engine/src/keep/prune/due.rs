@@ -25,7 +25,7 @@ use crate::keep::retention::Told;
 pub(super) struct MarkTimes<'v> {
     /// The earliest times at which they can have been written, as the order of acts shows.
     ordered: HashMap<&'v SnapshotId, DateTime<Utc>>,
-    /// When the first store took them.
+    /// When the last store took them: another mark may have stood under the same name before.
     stored: HashMap<&'v SnapshotId, DateTime<Utc>>,
     grace: TimeDelta,
     delay: TimeDelta,
@@ -53,7 +53,7 @@ impl Prune<'_> {
             for mark in &inventory.marks {
                 // One that was listed without its signature has it since this look.
                 let time = inventory.marked.get(mark).copied().unwrap_or(now);
-                stored.entry(mark).and_modify(|first: &mut DateTime<Utc>| *first = time.min(*first)).or_insert(time);
+                stored.entry(mark).and_modify(|last: &mut DateTime<Utc>| *last = time.max(*last)).or_insert(time);
             }
         }
         let marks = view.marks.iter().map(|mark| &mark.id);

@@ -34,6 +34,11 @@ pub(super) struct Sweep<'a> {
     pub(super) passed: PruneRecord,
 }
 
+/// What sweeps before could not delete in the places that hold records alone, and perhaps more.
+fn passed(view: &View) -> Vec<&PruneRecord> {
+    view.records.iter().map(|record| &record.body).collect()
+}
+
 impl Prune<'_> {
     /// Makes a plan and executes it. Where there is nothing to do, one look is enough.
     ///
@@ -49,6 +54,7 @@ impl Prune<'_> {
         watch::permit(self.state, &self.dataset.name)?;
         self.log().permit_deletion().await?;
         let mut outcome = Self::begun(&plan, &plan, &view);
+        self.sweep_records(&passed(&view), &mut outcome).await;
         self.remember(&plan, &view, &BTreeSet::new(), &mut outcome);
         Ok(outcome)
     }
@@ -99,9 +105,7 @@ impl Prune<'_> {
             }
             self.sweep_records(&[&sweep.passed], &mut outcome).await;
         } else {
-            // What a sweep before could not delete there.
-            let passed: Vec<&PruneRecord> = view.records.iter().map(|record| &record.body).collect();
-            self.sweep_records(&passed, &mut outcome).await;
+            self.sweep_records(&passed(&view), &mut outcome).await;
         }
         outcome.failures.extend(acting.failed.values().map(Error::chain));
         outcome.snapshots = gone.len() as u64;

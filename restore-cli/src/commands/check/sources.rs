@@ -25,9 +25,12 @@ pub(super) async fn check(checked: &mut Checked, config: &Config, session: &Sess
         environment: session.tools.clone(),
         cancel: session.cancel.clone(),
     };
-    // Who runs this may be let in where the daemon is not, and the other way round.
+    // Who runs this may be let in where the daemon is not, and the other way round. Root is not the
+    // daemon, either, even before the daemon has a state directory.
     let state = config.state_directory.exists().then(|| StateDirectory::open(&config.state_directory));
-    let other = state.as_ref().and_then(|state| state.as_ref().ok()).filter(|state| state.is_of_another_user());
+    let is_of_another = |state: &StateDirectory| state.is_of_another_user();
+    let is_other = rustix::process::geteuid().is_root()
+        || state.as_ref().and_then(|state| state.as_ref().ok()).is_some_and(is_of_another);
     if let Some(Err(error)) = &state {
         checked.broken(error.class(), error.chain_and_hint());
     }
@@ -38,9 +41,9 @@ pub(super) async fn check(checked: &mut Checked, config: &Config, session: &Sess
         let name = &dataset.name;
         for error in found.broken {
             let what = format!("dataset {name}: {}", error.chain_and_hint());
-            match other {
-                None => checked.broken(error.class(), what),
-                Some(_) => checked.weak.push(format!(
+            match is_other && depends_on_who_asks(&error.chain()) {
+                false => checked.broken(error.class(), what),
+                true => checked.weak.push(format!(
                     "{what} (that is what this user met; run `lifeboat check` as the daemon's user to see what it meets)"
                 )),
             }
@@ -52,6 +55,13 @@ pub(super) async fn check(checked: &mut Checked, config: &Config, session: &Sess
         checked.broken(error.class(), error.chain_and_hint());
     }
     Ok(())
+}
+
+/// Whether another user might have got another answer.
+fn depends_on_who_asks(said: &str) -> bool {
+    let of_user =
+        ["Peer authentication", "Ident authentication", "role \"root\"", "Permission denied", "permission denied"];
+    of_user.iter().any(|words| said.contains(words))
 }
 
 fn room(config: &Config, needed: u64) -> Result<()> {

@@ -103,11 +103,15 @@ impl DatasetFacts {
         now: DateTime<Utc>,
     ) -> Result<Self> {
         let dataset = config.and_then(|config| config.dataset(&name));
+        // `[dataset.drill]` is the drill host's. Elsewhere, its reports tell what it requires.
+        let drills_here = config.is_some_and(|config| !config.keys.may_back_up());
         let (listed, drills) =
             futures::try_join!(reader.snapshots(&name), history(reader, &name, DRILLS_LOOKED_AT, now))?;
         let (newest, future) = newest(&listed, regions, now, reader.limits());
-        let required = dataset.and_then(|dataset| dataset.drill.level);
-        let of_last_drill = drills.drills.first().map(|drill| drill.report.required);
+        let required = dataset.filter(|_| drills_here).and_then(|dataset| dataset.drill.level);
+        // One that failed before it knew the snapshot tells only the highest level.
+        let restored = drills.drills.iter().find(|drill| drill.report.reached.is_some());
+        let of_last_drill = restored.map(|drill| drill.report.required);
         Ok(Self {
             is_scheduled: dataset.is_some_and(|dataset| dataset.schedule.is_some()),
             objectives: dataset.map(|dataset| dataset.objectives).unwrap_or_default(),
