@@ -143,9 +143,8 @@ pub async fn init(
             found.insert(dataset, secrets);
         }
     }
-    // A takeover that was cut short goes on.
-    let goes_on = bundle.drill_recipient.is_some() && bundle.datasets.is_empty();
-    if options.only_whole && !access.names_drill_hosts() && !goes_on {
+    let drill_identity = config.keys.directory.join(DRILL_HOST_FOLDER).join("drill-identity");
+    if options.only_whole && !access.names_drill_hosts() && !drill_identity.exists() {
         takeover::refuse_partial(&config.keys, found.iter().filter(|(_, keys)| keys.is_some()).map(|(name, _)| *name))?;
     }
     know_other_hosts(config, &mut bundle, &remote, options, &mut notes)?;

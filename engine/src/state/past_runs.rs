@@ -70,6 +70,11 @@ pub fn append(state: &StateDirectory, dataset: &Name, run: &PastRun) -> Result<(
     let cannot = || format!("cannot write {}", path.display());
     let mut line = serde_json::to_vec(run).context(Class::Storage, cannot)?;
     line.push(b'\n');
+    // After a line that was cut, one begins anew.
+    let before = read_text(state, dataset)?;
+    if !before.is_empty() && !before.ends_with('\n') {
+        line.insert(0, b'\n');
+    }
     let mut file =
         OpenOptions::new().append(true).create(true).mode(0o600).open(&path).context(Class::Storage, cannot)?;
     file.write_all(&line).context(Class::Storage, cannot)?;
