@@ -147,7 +147,7 @@ mod tests {
 
     #[test]
     fn no_more_is_read_than_the_frame_claims() -> Result<()> {
-        let line = b"{\"text\":\"one\"}\n";
+        let line = b"{\"requires\":[],\"text\":\"one\"}\n";
         let frame = frames::compress(3, line)?;
         assert!(read::<Sample>(&frame, line.len() as u64).is_some());
         assert!(read::<Sample>(&frame, line.len() as u64 - 1).is_none());
