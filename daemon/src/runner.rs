@@ -77,7 +77,7 @@ impl Runner {
         let work = async {
             let began = self.clock.now();
             let result = self.locked(installation, dataset, start, progress, stop).await;
-            self.ended(dataset, past_run(start, began, Some(self.clock.now()), &result));
+            self.ended(dataset, &past_run(start, began, Some(self.clock.now()), &result));
             drop(lock);
             match &result {
                 Ok(report) => tracing::info!("{}", report.line()),
@@ -272,8 +272,8 @@ impl Runner {
     }
 
     /// Adds a run to the history. The caller holds the dataset's lock.
-    fn ended(&self, dataset: &Name, run: PastRun) {
-        if let Err(error) = past_runs::append(&self.state, dataset, &run) {
+    fn ended(&self, dataset: &Name, run: &PastRun) {
+        if let Err(error) = past_runs::append(&self.state, dataset, run) {
             tracing::warn!(%dataset, "`lifeboat runs` will not tell of this run: {}", error.chain());
         }
     }
@@ -283,7 +283,7 @@ impl Runner {
         let mut run = past_run(Start::Scheduled, began, None, &Err(Error::failed(KILLED)));
         // Whoever started it took that along.
         "unknown".clone_into(&mut run.start);
-        self.ended(dataset, run);
+        self.ended(dataset, &run);
     }
 
     /// Counts a run of `dataset` that never ended, if there is one, and has it tried again.

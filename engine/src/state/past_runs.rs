@@ -2,7 +2,7 @@
 //!
 //! - **Writers** hold the dataset's lock. A line is written once its run has ended, so one that was
 //!   killed is told by whoever finds that.
-//! - **Bounds**: beyond [`MAX_BYTES`], the older half goes.
+//! - **Bounds**: beyond 1 MiB, the older half goes.
 //! - **Damage**: a line that cannot be understood, such as one that was cut by a crash, is skipped.
 //!   All of it can be lost: nothing but people reads it.
 

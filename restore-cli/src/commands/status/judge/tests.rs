@@ -99,7 +99,7 @@ fn a_region_that_lacks_something_or_does_not_answer_is_a_risk() {
 #[test]
 fn an_old_backup_misses_its_objective_and_a_silent_daemon_promises_none() {
     let (told, standing, _) = after(|facts| {
-        facts.datasets[0].newest.values_mut().flatten().for_each(|newest| newest.age_seconds = HOUR + 1.0)
+        facts.datasets[0].newest.values_mut().flatten().for_each(|newest| newest.age_seconds = HOUR + 1.0);
     });
     assert_eq!(told, ["Critical the newest backup is 1 h old, and the objective is 1 h"]);
     assert_eq!(standing, Standing::AtRisk);
