@@ -54,7 +54,7 @@ impl Prune<'_> {
         watch::permit(self.state, &self.dataset.name)?;
         self.log().permit_deletion().await?;
         let mut outcome = Self::begun(&plan, &plan, &view);
-        self.sweep_records(&passed(&view), &mut outcome).await;
+        self.sweep_records(&passed(&view), &view, &mut outcome).await;
         self.remember(&plan, &view, &BTreeSet::new(), &mut outcome);
         Ok(outcome)
     }
@@ -103,9 +103,9 @@ impl Prune<'_> {
             for inventory in swept.iter().filter(|inventory| acting.writes_to(inventory)) {
                 self.sweep(inventory, &view, &sweep, &mut gone, &mut outcome).await;
             }
-            self.sweep_records(&[&sweep.passed], &mut outcome).await;
+            self.sweep_records(&[&sweep.passed], &view, &mut outcome).await;
         } else {
-            self.sweep_records(&passed(&view), &mut outcome).await;
+            self.sweep_records(&passed(&view), &view, &mut outcome).await;
         }
         outcome.failures.extend(acting.failed.values().map(Error::chain));
         outcome.snapshots = gone.len() as u64;

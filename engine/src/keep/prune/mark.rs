@@ -27,12 +27,15 @@ pub(super) struct Acting<'p> {
     newest: u64,
     /// Why replicas are left alone from now on.
     pub(super) failed: BTreeMap<Name, Error>,
+    /// As [`View::refused_records`].
+    refused_records: &'p BTreeMap<Name, Error>,
 }
 
 impl<'p> Acting<'p> {
-    pub(super) fn new(prune: &'p Prune<'p>, view: &View) -> Self {
+    pub(super) fn new(prune: &'p Prune<'p>, view: &'p View) -> Self {
         let last = view.acts.found.last_key_value().map(|(_, found)| FoundAct::clone(found));
-        Self { prune, last, newest: view.newest, failed: BTreeMap::new() }
+        let refused_records = &view.refused_records;
+        Self { prune, last, newest: view.newest, failed: BTreeMap::new(), refused_records }
     }
 
     pub(super) fn writes_to(&self, inventory: &Inventory) -> bool {
@@ -93,6 +96,11 @@ impl Acting<'_> {
     /// which these replicas show nothing is not missed.
     async fn take_in_records(&self, order: &OrderReader<'_>, act: &FoundAct) -> Result<()> {
         let number = act.act.number;
+        if let Some((place, refused)) = self.refused_records.first_key_value() {
+            let hint = refused.hint_text().unwrap_or("run `lifeboat check` to see what it needs").to_owned();
+            let what = format!("nothing is marked or deleted: {place} holds the records, and cannot be used");
+            return Err(Error::new(refused.class(), refused.chain()).within(what).hint(hint));
+        }
         for place in self.prune.records {
             let error = match order.take(act, place).await {
                 Taken::Yes => continue,

@@ -111,9 +111,13 @@ impl Prune<'_> {
 
     /// Deletes acts that have passed, as one of these records says, from the places that hold
     /// records alone.
-    pub(super) async fn sweep_records(&self, says: &[&PruneRecord], outcome: &mut PruneOutcome) {
+    pub(super) async fn sweep_records(&self, says: &[&PruneRecord], view: &View, outcome: &mut PruneOutcome) {
         let dataset = &self.dataset.name;
         for place in self.records {
+            if let Some(refused) = view.refused_records.get(place.name()) {
+                outcome.failures.push(refused.chain());
+                continue;
+            }
             let deleted = async {
                 let shown = numbers(place, dataset, 1).await?;
                 let passed = shown.into_iter().filter(|number| says.iter().any(|record| record.has_passed(*number)));

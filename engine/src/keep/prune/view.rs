@@ -73,6 +73,9 @@ pub(in crate::keep) struct View {
     /// that shows such a manifest.
     pub(super) pinned: BTreeMap<Name, HashSet<PackId>>,
     pub(super) acts: Acts,
+    /// The places for records alone that cannot be used, and why: one may hold another vault. They
+    /// take no act, so nothing is marked or deleted, and nothing is deleted there.
+    pub(super) refused_records: BTreeMap<Name, Error>,
     /// The marks that some replica shows, oldest first.
     pub(super) marks: Vec<FoundRecord<MarkRecord>>,
     /// Those of them that no sweep has carried out in any replica. The others are left in replicas
@@ -176,8 +179,7 @@ impl Prune<'_> {
         let seen = doubts.unless_read(seen::read(self.state, dataset));
         let cache = ObjectCache::open(self.state, dataset, &self.keys.trust.mark());
         let order = OrderReader::of_host(self.keys, dataset, &cache);
-        // One that cannot be used takes no act either, so nothing is deleted.
-        let (of_records, _) = Inventory::take_all_to_write(self.records, &self.keys.vault, dataset).await;
+        let (of_records, refused_records) = Inventory::take_all_to_write(self.records, &self.keys.vault, dataset).await;
         let acts = order.all(&[inventories.as_slice(), of_records.as_slice()].concat()).await;
         if let Some((number, error)) = acts.unreadable.iter().find(|(_, error)| !is_verdict(error)) {
             let doubt = Error::new(error.class(), error.chain()).within(format!("act {number} cannot be read"));
@@ -334,6 +336,7 @@ impl Prune<'_> {
         skipped.extend(doubted.iter().cloned());
         let newest = acts.newest().max(seen);
         let view = View {
+            refused_records,
             inventories,
             by_snapshot,
             outlines,
