@@ -9,6 +9,7 @@ use chrono::{DateTime, Utc};
 
 use lifeboat_base::Error;
 use lifeboat_format::id::{Digest, SnapshotId};
+use lifeboat_format::layout;
 use lifeboat_format::record::PruneRecord;
 
 use super::documents::Documents;
@@ -58,9 +59,13 @@ fn kept_by_floor(
     named: &PrunedSnapshots,
 ) -> BTreeSet<SnapshotId> {
     let keeps_until = |snapshot: &SnapshotId| keys.trust.keeps_until(taken(snapshot, keys.trust.as_of(), inventories)?);
-    let shown: BTreeSet<&SnapshotId> = inventories.iter().flat_map(|inventory| &inventory.snapshots).collect();
+    let mut shown: BTreeSet<SnapshotId> =
+        inventories.iter().flat_map(|inventory| &inventory.snapshots).cloned().collect();
+    // Whoever removes the signature alone does not make it one that may go.
+    let unfinished = inventories.iter().flat_map(|inventory| &inventory.unfinished);
+    shown.extend(unfinished.filter_map(|key| layout::parse_manifest(dataset, key)));
     let mut kept = BTreeSet::new();
-    for snapshot in named.keys().filter(|snapshot| shown.contains(snapshot)) {
+    for snapshot in named.keys().filter(|snapshot| shown.contains(*snapshot)) {
         if let Some(until) = keeps_until(snapshot) {
             tracing::warn!(%dataset, %snapshot, %until, "A prune record removes a snapshot that the root still keeps, so it stays");
             kept.insert(snapshot.clone());
