@@ -3,7 +3,7 @@
 
 use std::fs::Metadata;
 use std::io::Read;
-use std::os::unix::fs::MetadataExt;
+use std::os::unix::fs::{FileTypeExt, MetadataExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -79,14 +79,19 @@ impl Source for FileSource {
     async fn check(&self, _: &WorkContext) -> SourceCheck {
         let readable = || {
             let metadata = look(&self.path)?;
+            if metadata.file_type().is_fifo() {
+                // To open it would wait for whoever writes into it.
+                return Ok(None);
+            }
             let opened = std::fs::File::open(&self.path);
             let opened = opened.context(Class::Source, || format!("cannot read {}", self.path.display()));
             opened.map_err(|error| error.hint("let Lifeboat's user read it"))?;
-            Ok(metadata.len())
+            // Of a device, nothing tells how much it holds.
+            Ok(metadata.is_file().then(|| metadata.len()))
         };
         match readable() {
             Err(error) => SourceCheck::of(error),
-            Ok(0) if !self.allow_empty => SourceCheck {
+            Ok(Some(0)) if !self.allow_empty => SourceCheck {
                 weak: vec![format!(
                     "{} is empty now, and a backup of it fails as long as it is: see to its writer, or set allow_empty = true",
                     self.path.display()
