@@ -312,7 +312,7 @@ async fn miss(
         standing.refused += 1;
         first.get_or_insert_with(|| {
             Error::storage(format!("the locks in replica {} do not count: {missing}", replica.name()))
-                .hint("if somebody deleted it, bring it back with `lifeboat undelete`; else run `lifeboat repair`")
+                .hint(format!("run `lifeboat prune {dataset} --dry-run` to see what is missing or cannot be read; what somebody deleted comes back with `lifeboat undelete`"))
         });
     }
     Ok(())
