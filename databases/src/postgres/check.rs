@@ -9,7 +9,7 @@ use super::sql::FIELD_SEPARATOR;
 /// What `pg_dump` would read, and the role may not: how many relations, the first of them, how many
 /// of them hide rows from the role, and the role. Members of extensions are not dumped.
 const UNREADABLE: &str = "SELECT count(*), min(quote_ident(n.nspname) || '.' || quote_ident(c.relname)), \
-    count(*) FILTER (WHERE row_security_active(c.oid)), current_user \
+    count(*) FILTER (WHERE row_security_active(c.oid)), quote_ident(current_user) \
     FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace \
     WHERE c.relkind IN ('r', 'p', 'S') AND c.relpersistence <> 't' \
     AND n.nspname !~ '^pg_' AND n.nspname <> 'information_schema' \
@@ -49,6 +49,8 @@ pub(super) async fn rights(server: &Server<'_>, facts: &ServerFacts, database: &
         Error::source_failed(format!("role {role} may not read {count} of its tables and sequences, such as {first}"));
     Err(if hidden == count {
         error.hint(format!("row security hides rows from it: ALTER ROLE {role} BYPASSRLS"))
+    } else if facts.major >= 14 && hidden != "0" {
+        error.hint(format!("GRANT pg_read_all_data TO {role}, and ALTER ROLE {role} BYPASSRLS: some hide rows"))
     } else if facts.major >= 14 {
         error.hint(format!("GRANT pg_read_all_data TO {role}"))
     } else {
