@@ -36,7 +36,9 @@ pub async fn last_looks(
         let mut last = None;
         for (number, holders) in holders.into_iter().rev().take(MAX_TRIED_RECORDS) {
             let found = fetch(&reader, &holders, &log, number).await;
-            if let Some(found) = found.filter(|found| matches!(found.record.event, LogEvent::Witness { .. })) {
+            // One that saw no dataset whole tells of nothing that it was not there yet.
+            let is_whole = |event: &LogEvent| matches!(event, LogEvent::Witness { looked, .. } if !looked.is_empty());
+            if let Some(found) = found.filter(|found| is_whole(&found.record.event)) {
                 last = Some(found.record.time);
                 break;
             }

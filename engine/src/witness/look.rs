@@ -115,6 +115,7 @@ impl WitnessLook<'_> {
         if (now - began).to_std().is_ok_and(|took| took > self.limits.clock_skew) {
             // What came meanwhile would seem not to have been there yet.
             looked.whole.clear();
+            looked.warnings.push("the look took longer than limits.clock_skew, so it tells of nothing that it was not there yet: see which store is slow, or let this machine witness fewer datasets".to_owned());
         }
         self.record(&log, &mut looked, &acts, now).await?;
         if let Err(error) = known.write(self.home) {
