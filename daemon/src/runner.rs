@@ -280,10 +280,8 @@ impl Runner {
 
     /// Adds a run to the history that began then and never ended.
     fn was_killed(&self, dataset: &Name, began: DateTime<Utc>) {
-        let mut run = past_run(Start::Scheduled, began, None, &Err(Error::failed(KILLED)));
         // Whoever started it took that along.
-        "unknown".clone_into(&mut run.start);
-        self.ended(dataset, &run);
+        self.ended(dataset, &PastRun::new("unknown", began, None).with_error(&Error::failed(KILLED)));
     }
 
     /// Counts a run of `dataset` that never ended, if there is one, and has it tried again.
@@ -310,18 +308,7 @@ impl Runner {
 
 /// How a run ended, for the history.
 fn past_run(start: Start, began: DateTime<Utc>, ended: Option<DateTime<Utc>>, result: &Result<RunReport>) -> PastRun {
-    let run = PastRun {
-        began,
-        ended,
-        start: start.as_str().to_owned(),
-        snapshot: None,
-        error: None,
-        class: None,
-        raw_bytes: 0,
-        stored_bytes: 0,
-        behind: Vec::new(),
-        warnings: Vec::new(),
-    };
+    let run = PastRun::new(start.as_str(), began, ended);
     match result {
         Err(error) => run.with_error(error),
         Ok(RunReport { backup, deletion_stopped, .. }) => {

@@ -53,6 +53,23 @@ pub struct PastRun {
 }
 
 impl PastRun {
+    /// A run of which nothing else is known yet.
+    #[must_use]
+    pub fn new(start: &str, began: DateTime<Utc>, ended: Option<DateTime<Utc>>) -> Self {
+        Self {
+            began,
+            ended,
+            start: start.to_owned(),
+            snapshot: None,
+            error: None,
+            class: None,
+            raw_bytes: 0,
+            stored_bytes: 0,
+            behind: Vec::new(),
+            warnings: Vec::new(),
+        }
+    }
+
     /// The run had this error.
     #[must_use]
     pub fn with_error(self, error: &Error) -> Self {
@@ -119,18 +136,7 @@ mod tests {
     use super::*;
 
     fn run(second: i64, error: &str) -> PastRun {
-        let run = PastRun {
-            began: DateTime::from_timestamp(second, 0).unwrap(),
-            ended: None,
-            start: "schedule".to_owned(),
-            snapshot: None,
-            error: None,
-            class: None,
-            raw_bytes: 0,
-            stored_bytes: 0,
-            behind: Vec::new(),
-            warnings: Vec::new(),
-        };
+        let run = PastRun::new("schedule", DateTime::from_timestamp(second, 0).unwrap(), None);
         run.with_error(&Error::storage(error))
     }
 
