@@ -146,7 +146,8 @@ impl KeysConfig {
     #[must_use]
     pub fn may_back_up(&self) -> bool {
         let host_keys = self.host_key.path().exists() || self.host_bundle.path().exists();
-        host_keys || !self.drill_identity.path().exists()
+        // The witness of a drill host is given the signer alone.
+        host_keys || !(self.drill_identity.path().exists() || self.drill_signer.path().exists())
     }
 }
 

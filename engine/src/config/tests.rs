@@ -194,6 +194,9 @@ fn only_a_host_without_host_keys_needs_no_replica_far_away() -> std::io::Result<
         assert!(refused().contains("every replica is in eu-central-1"), "{host_key}: {}", refused());
         std::fs::remove_file(place.path().join(host_key))?;
     }
+    std::fs::remove_file(place.path().join("drill-identity"))?;
+    key("drill-signer")?;
+    assert_eq!(refused(), "", "its witness is given the signer alone");
     Ok(())
 }
 
