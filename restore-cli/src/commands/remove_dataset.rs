@@ -98,8 +98,8 @@ pub(crate) async fn run(args: &Args, session: &Session) -> Result<()> {
     }
     if removal.plan.is_empty() {
         let _lock = state.lock_dataset(name)?;
-        // What waits for its time must be remembered from now on.
-        prune.run().await?;
+        // Nothing goes that the plan does not show, but since when packs wait is remembered.
+        removal.outcome = Some(prune.execute(&removal.plan).await?);
     } else if consents(args, session, &removal.plan).await? {
         let _lock = state.lock_dataset(name)?;
         removal.outcome = Some(prune.execute(&removal.plan).await?);
