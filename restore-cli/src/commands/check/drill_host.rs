@@ -45,7 +45,7 @@ pub(super) async fn check(checked: &mut Checked, place: &Place, config: &Config,
     let is_directory = |replica: &&ReplicaConfig| is_others && matches!(replica.kind, ReplicaKind::Directory { .. });
     let left_alone: BTreeSet<&Name> = place.replicas.iter().filter(is_directory).map(|replica| &replica.name).collect();
     let named: Vec<Name> = config.datasets.iter().map(|dataset| dataset.name.clone()).collect();
-    let datasets = if named.is_empty() { reader.datasets().await.unwrap_or_default() } else { named };
+    let datasets = if named.is_empty() { all(checked, &reader, session).await? } else { named };
     for dataset in &datasets {
         let settings = config.dataset(dataset).map(|dataset| &dataset.drill);
         let drilled = could_drill(&reader, dataset, settings, session);
@@ -63,6 +63,25 @@ pub(super) async fn check(checked: &mut Checked, place: &Place, config: &Config,
         }
     }
     Ok(())
+}
+
+/// Every dataset of the vault. What hinders this look hides what it would have found.
+async fn all(checked: &mut Checked, reader: &VaultReader, session: &Session) -> Result<Vec<Name>> {
+    let listed = session.cancellable("listing the vault", async { Ok(reader.datasets().await) }).await?;
+    match listed {
+        Err(error) => {
+            checked.broken(error.class(), error.chain_and_hint());
+            Ok(Vec::new())
+        }
+        Ok(datasets) => {
+            if datasets.is_empty() {
+                checked
+                    .weak
+                    .push("the vault has no dataset yet, so it was not tried whether this host can drill".to_owned());
+            }
+            Ok(datasets)
+        }
+    }
 }
 
 async fn could_drill(

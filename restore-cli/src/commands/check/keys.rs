@@ -74,12 +74,13 @@ impl Checked {
 /// Tells which keyrings do not open to those whom the configuration, or the root, names now.
 ///
 /// # Errors
-/// The check was cancelled, or no replica can be opened.
+/// The check was cancelled.
 pub(super) async fn check_keyrings(checked: &mut Checked, config: &Config, session: &Session) -> Result<()> {
     if !config.keys.host_key.path().exists() || !config.keys.host_bundle.path().exists() {
         return Ok(());
     }
-    let (replicas, _) = session.place()?.open_for_reading(&session.clock).await?;
+    // Why none can be opened is told by the look at each.
+    let Ok((replicas, _)) = session.place()?.open_for_reading(&session.clock).await else { return Ok(()) };
     let look = async { Ok(outdated_keyrings(config, &replicas, session.clock.now()).await) };
     // What hinders this look is told by the look for the root, and by that at the keys.
     let outdated = session.cancellable("the check of the keyring", look).await?.unwrap_or_default();

@@ -15,9 +15,15 @@ const MIN_FREE_BYTES: u64 = 1 << 30;
 /// Asks each source of this host.
 ///
 /// # Errors
-/// The check was cancelled, or there is no temporary directory.
+/// The check was cancelled.
 pub(super) async fn check(checked: &mut Checked, config: &Config, session: &Session) -> Result<()> {
-    let scratch = session.scratch()?;
+    let scratch = match session.scratch() {
+        Ok(scratch) => scratch,
+        Err(error) => {
+            checked.broken(error.class(), error.chain_and_hint());
+            return Ok(());
+        }
+    };
     let cx = WorkContext {
         scratch: scratch.path().to_owned(),
         stall: TOOL_ANSWER,
