@@ -5,6 +5,7 @@
 //! that somebody keeps them elsewhere.
 
 use std::collections::BTreeSet;
+use std::path::PathBuf;
 
 use chrono::{DateTime, Utc};
 use lifeboat_engine::config::{Dataset, ReplicaConfig, ReplicaKind};
@@ -61,6 +62,8 @@ pub(super) struct KitOwner {
 pub(super) struct KitReplica {
     pub(super) replica: Name,
     pub(super) region: String,
+    /// Where the authorities are that its store is checked with, if they are not the system's.
+    pub(super) ca_file: Option<PathBuf>,
     /// The flags that name it and say whom to believe.
     pub(super) flags: String,
     /// Copies it into the directory `vault-copy`, for the script.
@@ -79,6 +82,10 @@ pub(crate) async fn run(Args {}: &Args, session: &Session) -> Result<()> {
     let (_, replicas, found) = root_found::found(session).await?;
     let has_owners = access::owners(&session.globals, Some(&config))?.is_some();
     let root = found.newest.filter(|_| has_owners);
+    if has_owners && root.is_none() {
+        // A sheet without it would have snapshots believed that the owners have revoked.
+        return Err(root_found::no_root());
+    }
     let keys = access::host_keys(&config);
     let vault = match (&root, &keys) {
         (Some(root), _) => root.root.vault.clone(),
@@ -106,6 +113,10 @@ pub(crate) async fn run(Args {}: &Args, session: &Session) -> Result<()> {
     let place = |replica: &ReplicaConfig| KitReplica {
         replica: replica.name.clone(),
         region: replica.region.clone(),
+        ca_file: match &replica.kind {
+            ReplicaKind::S3(s3) => s3.ca_file.clone(),
+            ReplicaKind::Directory { .. } => None,
+        },
         flags: format!("{} {believed}", where_it_is(replica, &config.vault_prefix)),
         copy: copy(replica, &config.vault_prefix),
     };
@@ -165,8 +176,8 @@ fn where_it_is(replica: &ReplicaConfig, prefix: &str) -> String {
             if s3.path_style {
                 flags.push_str(" --s3-path-style");
             }
-            if let Some(file) = &s3.ca_file {
-                flags.push_str(&format!(" --s3-ca-file {}", quoted(&file.display().to_string())));
+            if s3.ca_file.is_some() {
+                flags.push_str(" --s3-ca-file ca.pem");
             }
             format!("{flags} --s3-credentials credentials")
         }
@@ -187,7 +198,13 @@ fn copy(replica: &ReplicaConfig, prefix: &str) -> String {
             let from = format!("s3://{}/{prefix}", s3.bucket);
             let endpoint =
                 s3.endpoint.as_ref().map(|endpoint| format!(" --endpoint-url {}", quoted(endpoint.as_str())));
-            format!("aws s3 sync {} vault-copy{}", quoted(&from), endpoint.unwrap_or_default())
+            let authorities = s3.ca_file.as_ref().map_or("", |_| " --ca-bundle ca.pem");
+            format!(
+                "AWS_SHARED_CREDENTIALS_FILE=credentials aws s3 sync {} vault-copy --region {}{}{authorities}",
+                quoted(&from),
+                quoted(&replica.region),
+                endpoint.unwrap_or_default()
+            )
         }
     }
 }

@@ -36,6 +36,17 @@ impl fmt::Display for Kit {
         )?;
         writeln!(f, "   may read the store, as the file `credentials`:\n")?;
         writeln!(f, "     [default]\n     aws_access_key_id = …\n     aws_secret_access_key = …")?;
+        for replica in &self.replicas {
+            if let Some(file) = &replica.ca_file {
+                let file = file.display().to_string();
+                writeln!(
+                    f,
+                    "\n   For {}, also a copy of {}, as the file ca.pem.",
+                    replica.replica,
+                    escape::line(&file)
+                )?;
+            }
+        }
         writeln!(f, "\n2. Any ONE of these regions is enough. Take one that answers, and see what it has:")?;
         for replica in &self.replicas {
             writeln!(f, "\n   # {}, region {}", replica.replica, escape::line(&replica.region))?;

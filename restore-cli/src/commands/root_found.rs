@@ -55,7 +55,8 @@ pub(super) async fn newest(session: &Session) -> Result<(Option<Config>, SignedR
     Ok((config, newest))
 }
 
-fn no_root() -> Error {
+/// The error of replicas that show no root which the owners signed.
+pub(super) fn no_root() -> Error {
     Error::keys("there is no root that the owners signed")
         .hint("run `lifeboat init` on the backup host, or `lifeboat root adopt` for an older vault: they print what an owner has to sign")
 }
