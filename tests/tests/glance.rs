@@ -4,11 +4,36 @@
 
 use lifeboat_tests::operator::{Operator, directory_replica, file_dataset};
 use serde_json::{Value, json};
+use tempfile::TempDir;
+
+/// Its name needs quotes in a shell.
+const FILE: &str = "shop's.txt";
+
+/// A host with two regions, which backs up a file; and its signer.
+async fn host(place: &TempDir, more: &str) -> (Operator, String) {
+    let mut host = Operator::at(place.path(), "db1");
+    let file = place.path().join(FILE);
+    std::fs::write(&file, "one\n").unwrap();
+    host.masters = vec![host.make_identity("master.txt").await];
+    host.replicas = ["frankfurt", "ireland"].map(|name| directory_replica(place.path(), name)).to_vec();
+    host.datasets = vec![file_dataset("shop", &file, more)];
+    let signer = host.init("").await;
+    (host, signer)
+}
 
 /// The page, and the exit code.
 async fn page(host: &Operator) -> (Value, Option<i32>) {
     let shown = host.shell("lifeboat --json status").await;
     (shown.json().unwrap_or_else(|error| panic!("{error}: {shown}")), shown.code())
+}
+
+async fn good_newest(host: &Operator) -> Value {
+    page(host).await.0["datasets"][0]["newest"].clone()
+}
+
+/// The id of a snapshot that would be the newest.
+fn forged_now() -> String {
+    format!("{}-00000001", chrono::Utc::now().format("%Y%m%dT%H%M%S999Z"))
 }
 
 fn told(page: &Value) -> Vec<&str> {
@@ -18,13 +43,8 @@ fn told(page: &Value) -> Vec<&str> {
 #[tokio::test(flavor = "multi_thread")]
 async fn status_tells_what_is_protected_and_proved_and_what_needs_attention() {
     let place = tempfile::tempdir().unwrap();
-    let mut db1 = Operator::at(place.path(), "db1");
-    let file = place.path().join("shop.txt");
-    std::fs::write(&file, "one\n").unwrap();
-    db1.masters = vec![db1.make_identity("master").await];
-    db1.replicas = ["frankfurt", "ireland"].map(|name| directory_replica(place.path(), name)).to_vec();
-    db1.datasets = vec![file_dataset("shop", &file, "schedule = \"@daily\"\nobjectives = { rpo = \"1d\" }")];
-    let signer = db1.init("").await;
+    let (mut db1, signer) = host(&place, "schedule = \"@daily\"\nobjectives = { rpo = \"1d\" }").await;
+    let file = place.path().join(FILE);
 
     let (before, code) = page(&db1).await;
     assert_eq!((code, &before["datasets"][0]["standing"]), (Some(8), &json!("unprotected")), "{before:#}");
@@ -71,6 +91,17 @@ async fn status_tells_what_is_protected_and_proved_and_what_needs_attention() {
     assert_eq!((code, &blind["daemon"]), (Some(8), &json!("not on this host")), "{blind:#}");
     assert!(told(&blind)[0].contains("no drill signer is trusted"), "{blind:#}");
 
+    // Names that nobody signed are no recovery point.
+    let newest = good_newest(&db1).await;
+    let snapshots = place.path().join("ireland/vault/datasets/shop/snapshots");
+    for ending in ["json.zst.age", "json.zst.age.minisig"] {
+        let forged = snapshots.join(format!("{}.{ending}", forged_now()));
+        std::fs::write(forged, "forged").unwrap();
+    }
+    let (forged, _) = page(&db1).await;
+    assert_eq!(forged["datasets"][0]["newest"], newest, "{forged:#}");
+    assert!(told(&forged).iter().any(|told| told.contains("does not count")), "{forged:#}");
+
     // A forged report proves nothing; a region that is gone is a risk, and what is left is told.
     let drills = place.path().join("ireland/vault/datasets/shop/drills");
     for entry in std::fs::read_dir(&drills).unwrap() {
@@ -93,13 +124,7 @@ async fn status_tells_what_is_protected_and_proved_and_what_needs_attention() {
 #[tokio::test(flavor = "multi_thread")]
 async fn status_of_one_replica_needs_no_configuration() {
     let place = tempfile::tempdir().unwrap();
-    let mut db1 = Operator::at(place.path(), "db1");
-    let file = place.path().join("shop.txt");
-    std::fs::write(&file, "one\n").unwrap();
-    db1.masters = vec![db1.make_identity("master").await];
-    db1.replicas = ["frankfurt", "ireland"].map(|name| directory_replica(place.path(), name)).to_vec();
-    db1.datasets = vec![file_dataset("shop", &file, "")];
-    let signer = db1.init("").await;
+    let (db1, signer) = host(&place, "").await;
     db1.backup().await;
     let flags = format!("--directory ../ireland --vault-prefix vault --trusted-signer {signer}");
     let shown = db1.shell(&format!("lifeboat --json {flags} status")).await;
@@ -113,13 +138,7 @@ async fn status_of_one_replica_needs_no_configuration() {
 #[tokio::test(flavor = "multi_thread")]
 async fn whoever_has_the_printed_kit_and_the_identity_restores() {
     let place = tempfile::tempdir().unwrap();
-    let mut db1 = Operator::at(place.path(), "db1");
-    let file = place.path().join("shop's.txt");
-    std::fs::write(&file, "one\n").unwrap();
-    db1.masters = vec![db1.make_identity("master.txt").await];
-    db1.replicas = ["frankfurt", "ireland"].map(|name| directory_replica(place.path(), name)).to_vec();
-    db1.datasets = vec![file_dataset("shop", &file, "")];
-    db1.init("").await;
+    let (db1, _) = host(&place, "").await;
     db1.backup().await;
     let kit = db1.must("lifeboat kit").await.stdout;
     let secret = std::fs::read_to_string(db1.file("master.txt")).unwrap();

@@ -358,6 +358,17 @@ impl VaultReader {
         Ok(Shown { snapshots, unlisted })
     }
 
+    /// Whether one of these replicas returns the manifest of a snapshot as a trusted signer signed
+    /// it. It is not opened.
+    ///
+    /// # Errors
+    /// Why none does.
+    pub async fn check_signed(&self, dataset: &Name, snapshot: &SnapshotId, of: &[Name]) -> Result<()> {
+        let keys = self.document_keys(dataset).await;
+        let replicas = self.replicas.iter().filter(|replica| of.contains(replica.name()));
+        self.documents(dataset, &keys).check_signed(replicas, snapshot).await
+    }
+
     /// The manifest of a snapshot, from the first replica that returns a valid one. Its signature
     /// was checked.
     ///

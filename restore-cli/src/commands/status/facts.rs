@@ -10,11 +10,14 @@ use lifeboat_engine::restore::{Listed, VaultReader};
 use lifeboat_engine::{Error, Result, is_future};
 
 use super::daemon::{self, DaemonStatus};
-use crate::access::{self, Need};
+use crate::access::Need;
 use crate::session::Session;
 
 /// So many of the newest drills are looked at: a daily drill that fails for a month hides no proof.
 const DRILLS_LOOKED_AT: usize = 32;
+
+/// So many of the newest snapshots of a region are tried until one is believed.
+const MAX_TRIED_SNAPSHOTS: usize = 16;
 
 /// Everything that the page is made of.
 pub(super) struct Facts {
@@ -43,8 +46,10 @@ pub(super) struct DatasetFacts {
     pub objectives: Objectives,
     /// What a drill of it has to reach.
     pub required: ProofLevel,
-    /// The newest snapshot that each region shows whole.
+    /// The newest snapshot that each region shows, and that a trusted signer signed.
     pub newest: BTreeMap<String, Option<RegionSnapshot>>,
+    /// Newer ones that nobody signed whom this host trusts, and why they do not count.
+    pub unbelieved: Vec<String>,
     /// Snapshots whose times lie in the future.
     pub future: Vec<SnapshotId>,
     pub drills: DrillHistory,
@@ -84,7 +89,8 @@ impl Facts {
             let facts = DatasetFacts::gather(name, config, &reader, &regions, now);
             datasets.push(session.cancellable("reading the replicas", facts).await?);
         }
-        let daemon = match config.filter(|config| access::host_keys(config).is_some()) {
+        // Keys that this user cannot read make no host without a daemon.
+        let daemon = match config.filter(|config| config.keys.may_back_up()) {
             None => DaemonAnswer::NotHere,
             Some(config) => {
                 daemon::ask(&config.control_socket).await.map_or_else(DaemonAnswer::Silent, DaemonAnswer::Answered)
@@ -107,7 +113,12 @@ impl DatasetFacts {
         let drills_here = config.is_some_and(|config| !config.keys.may_back_up());
         let (listed, drills) =
             futures::try_join!(reader.snapshots(&name), history(reader, &name, DRILLS_LOOKED_AT, now))?;
-        let (newest, future) = newest(&listed, regions, now, reader.limits());
+        let (shown, future) = shown(&listed, regions, now, reader.limits());
+        let (mut newest, mut unbelieved) = (BTreeMap::new(), Vec::new());
+        for (region, candidates) in shown {
+            let signed = newest_signed(reader, &name, &regions[&region], candidates, &mut unbelieved).await;
+            newest.insert(region, signed);
+        }
         let required = dataset.filter(|_| drills_here).and_then(|dataset| dataset.drill.level);
         // One that failed before it knew the snapshot tells only the highest level.
         let restored = drills.drills.iter().find(|drill| drill.report.reached.is_some());
@@ -117,6 +128,7 @@ impl DatasetFacts {
             objectives: dataset.map(|dataset| dataset.objectives).unwrap_or_default(),
             required: required.or(of_last_drill).unwrap_or(ProofLevel::Proved),
             newest,
+            unbelieved,
             future,
             drills,
             name,
@@ -124,25 +136,44 @@ impl DatasetFacts {
     }
 }
 
-/// The newest snapshot that each region shows, and those of the future, which are the newest of
-/// none.
-fn newest(
+/// The first of `candidates` that a replica returns as a trusted signer signed it: a listing is
+/// anybody's word.
+async fn newest_signed(
+    reader: &VaultReader,
+    dataset: &Name,
+    replicas: &[Name],
+    candidates: Vec<RegionSnapshot>,
+    unbelieved: &mut Vec<String>,
+) -> Option<RegionSnapshot> {
+    for candidate in candidates.into_iter().take(MAX_TRIED_SNAPSHOTS) {
+        match reader.check_signed(dataset, &candidate.id, replicas).await {
+            Ok(()) => return Some(candidate),
+            Err(error) => unbelieved.push(format!("snapshot {} does not count: {}", candidate.id, error.chain())),
+        }
+    }
+    None
+}
+
+/// The snapshots that each region shows, newest first, and those of the future, which are the
+/// newest of none.
+fn shown(
     listed: &[Listed],
     regions: &BTreeMap<String, Vec<Name>>,
     now: DateTime<Utc>,
     limits: &Limits,
-) -> (BTreeMap<String, Option<RegionSnapshot>>, Vec<SnapshotId>) {
+) -> (BTreeMap<String, Vec<RegionSnapshot>>, Vec<SnapshotId>) {
     let (future, past): (Vec<&Listed>, Vec<&Listed>) =
         listed.iter().partition(|listed| is_future(listed.snapshot.time(), now, limits));
     let of_region = |replicas: &Vec<Name>| {
         let shown = |listed: &&&Listed| listed.replicas.iter().any(|replica| replicas.contains(replica));
-        past.iter().rev().find(shown).map(|newest| RegionSnapshot {
-            id: newest.snapshot.clone(),
-            age_seconds: (now - newest.snapshot.time()).as_seconds_f64().max(0.0),
-        })
+        let shown = past.iter().rev().filter(shown).map(|listed| RegionSnapshot {
+            id: listed.snapshot.clone(),
+            age_seconds: (now - listed.snapshot.time()).as_seconds_f64().max(0.0),
+        });
+        shown.collect()
     };
-    let newest = regions.iter().map(|(region, replicas)| (region.clone(), of_region(replicas))).collect();
-    (newest, future.into_iter().map(|listed| listed.snapshot.clone()).collect())
+    let all = regions.iter().map(|(region, replicas)| (region.clone(), of_region(replicas))).collect();
+    (all, future.into_iter().map(|listed| listed.snapshot.clone()).collect())
 }
 
 #[cfg(test)]
@@ -170,10 +201,9 @@ mod tests {
             ("b".to_owned(), vec![name("b")]),
             ("c".to_owned(), vec![name("c")]),
         ]);
-        let (newest, future) = newest(&shown, &regions, now, &Limits::default());
-        let ages: Vec<Option<f64>> =
-            newest.values().map(|newest| newest.as_ref().map(|newest| newest.age_seconds)).collect();
-        assert_eq!(ages, [Some(3600.0), Some(7200.0), None]);
+        let (all, future) = super::shown(&shown, &regions, now, &Limits::default());
+        let ages = |region: &str| all[region].iter().map(|shown| shown.age_seconds).collect::<Vec<_>>();
+        assert_eq!([ages("a"), ages("b"), ages("c")], [vec![3600.0, 7200.0], vec![7200.0], vec![]]);
         assert_eq!(future, [shown[2].snapshot.clone()]);
     }
 }

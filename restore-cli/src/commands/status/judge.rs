@@ -68,9 +68,15 @@ pub(super) fn standing(facts: &Facts, dataset: &DatasetFacts) -> Standing {
     };
     let is_too_old = dataset.objectives.rpo.is_some_and(|rpo| oldest > rpo.as_secs_f64());
     let is_known = facts.unreachable.is_empty();
+    // Without an objective, no age is too old: then every region must have the newest.
+    let mut ids = dataset.newest.values().flatten().map(|newest| &newest.id);
+    let first = ids.next();
+    let is_behind = dataset.objectives.rpo.is_none() && ids.any(|id| Some(id) != first);
+    let is_bad = standing_at_the_daemon(facts, &dataset.name)
+        .is_some_and(|told| told.skipped > 0 || told.scrubs.values().any(|scrub| scrub.damaged_objects > 0));
     let is_silent = dataset.is_scheduled && matches!(facts.daemon, DaemonAnswer::Silent(_));
     match proof(dataset) {
-        _ if is_too_old || !is_known || is_silent => Standing::AtRisk,
+        _ if is_too_old || is_behind || is_bad || !is_known || is_silent => Standing::AtRisk,
         Some(proof) if proof_age(facts, proof) <= OLDEST_PROOF_SECONDS => Standing::Proved,
         _ => Standing::Unproved,
     }
@@ -125,6 +131,9 @@ pub(super) fn attention(facts: &Facts) -> Vec<Attention> {
 
 fn of_snapshots(facts: &Facts, dataset: &DatasetFacts, found: &mut Found) {
     let name = &dataset.name;
+    for unbelieved in &dataset.unbelieved {
+        found.warning(unbelieved.clone(), "run `lifeboat verify`: it names what is damaged, and who is not trusted");
+    }
     if dataset.newest.values().all(Option::is_none) {
         let next = format!("run `lifeboat trigger {name}`; if that fails, it says why");
         found.critical("it was never backed up, or no replica that answers shows a snapshot".to_owned(), &next);

@@ -103,6 +103,18 @@ impl DatasetRow {
     }
 }
 
+impl DatasetRow {
+    /// In words. What no drill has to prove is not called proved.
+    fn stands(&self) -> String {
+        match self.proof.as_ref().and_then(|proof| proof.reached) {
+            Some(reached) if self.standing == Standing::Proved && reached < ProofLevel::Proved => {
+                format!("protected, {}", reached.as_str())
+            }
+            _ => self.standing.words().to_owned(),
+        }
+    }
+}
+
 impl ProofRow {
     fn of(facts: &Facts, proof: &PastDrill) -> Self {
         let report = &proof.report;
@@ -174,7 +186,7 @@ impl fmt::Display for StatusPage {
             let next = row.next.map(|next| format!("next {}", human::time(next)));
             table.row([
                 row.dataset.to_string(),
-                row.standing.words().to_owned(),
+                row.stands(),
                 against(oldest.or(row.age_seconds), row.rpo_objective_seconds),
                 proof.map_or("NEVER".to_owned(), |proof| {
                     let reached = proof.reached.map_or("", ProofLevel::as_str);

@@ -48,6 +48,7 @@ fn good() -> Facts {
         objectives: Objectives { rpo: Some(Duration::from_secs(3600)), rto: None },
         required: ProofLevel::Proved,
         newest: regions.map(|region| (region.to_owned(), Some(snapshot.clone()))).into(),
+        unbelieved: Vec::new(),
         future: Vec::new(),
         drills: DrillHistory { drills: vec![drill(&facts, 1, true, None)], gaps: Vec::new() },
     });
@@ -94,6 +95,24 @@ fn a_region_that_lacks_something_or_does_not_answer_is_a_risk() {
     let (told, standing, _) = after(|facts| facts.datasets[0].newest.values_mut().for_each(|newest| *newest = None));
     assert!(told[0].contains("never backed up"), "{told:?}");
     assert_eq!(standing, Standing::Unprotected);
+}
+
+#[test]
+fn what_is_partial_damaged_or_behind_is_at_risk_whatever_its_age() {
+    let told = |field: &str, value: serde_json::Value| {
+        let status = json!({ "datasets": { "shop": { field: value } } });
+        after(|facts| facts.daemon = DaemonAnswer::Answered(serde_json::from_value(status).unwrap()))
+    };
+    assert_eq!(told("skipped", json!(1)).1, Standing::AtRisk);
+    assert_eq!(told("scrubs", json!({ "us": { "damaged_objects": 1 } })).1, Standing::AtRisk);
+    let old = RegionSnapshot { id: "20261001T191500000Z-9f2c81aa".parse().unwrap(), age_seconds: 1000.0 * HOUR };
+    let (_, standing, _) = after(|facts| {
+        facts.datasets[0].objectives.rpo = None;
+        facts.datasets[0].newest.insert("us".to_owned(), Some(old));
+    });
+    assert_eq!(standing, Standing::AtRisk);
+    let (told, ..) = after(|facts| facts.datasets[0].unbelieved.push("snapshot x does not count: forged".to_owned()));
+    assert_eq!(told, ["Warning snapshot x does not count: forged"]);
 }
 
 #[test]
