@@ -87,7 +87,7 @@ impl Source for FileSource {
             let opened = opened.context(Class::Source, || format!("cannot read {}", self.path.display()));
             opened.map_err(|error| error.hint("let Lifeboat's user read it"))?;
             // Of a device, nothing tells how much it holds.
-            Ok(metadata.is_file().then(|| metadata.len()))
+            Ok(metadata.is_file().then_some(metadata.len()))
         };
         match readable() {
             Err(error) => SourceCheck::of(error),
