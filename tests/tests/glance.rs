@@ -69,7 +69,8 @@ async fn status_tells_what_is_protected_and_proved_and_what_needs_attention() {
     assert!(good["datasets"][0]["next"].is_string(), "{good:#}");
     let text = db1.must("lifeboat status").await.stdout;
     assert!(text.starts_with("Any one region alone can restore everything. Oldest recovery point: "), "{text}");
-    assert!(text.contains("protected, proved") && text.contains("2 of 2"), "{text}");
+    // Nothing proves a file: a drill only fetches it.
+    assert!(text.contains("protected, fetched") && text.contains("2 of 2"), "{text}");
     let drills = db1.must("lifeboat --json drills shop").await.json().unwrap();
     assert_eq!(drills["drills"][0]["host"], "drill", "{drills:#}");
     assert_eq!(drills["drills"][0]["snapshot"], good["datasets"][0]["newest"], "{drills:#}");
