@@ -436,6 +436,38 @@ async fn a_fault_at_any_call_to_the_place_for_records_is_told_and_made_good() {
     }
 }
 
+/// Its owner configured the wrong bucket: another vault may have a dataset of the same name there.
+#[tokio::test(flavor = "multi_thread")]
+async fn nothing_is_deleted_with_a_place_for_records_that_holds_another_vault() {
+    let prepared = Prepared::new(true).await;
+    let (mut copy, own) = prepared.copy_beside_records().await;
+    let other = MemoryReplica::new(name("records"), "east", prepared.vault.clock.clone());
+    for object in own.list("").await.unwrap() {
+        let mut body = own.get(&object.key, 1 << 20).await.unwrap();
+        if object.key == layout::VAULT {
+            let text = String::from_utf8(body.to_vec()).unwrap();
+            assert!(text.contains(&prepared.keys.vault), "{text}");
+            body = text.replace(&prepared.keys.vault, &"0123".repeat(8)).into();
+        }
+        other.put_new(&object.key, body).await.unwrap();
+    }
+    let other: SharedReplica = Arc::new(other);
+    let held = other.list("").await.unwrap().len();
+    let before = copy.keys().await;
+    copy.records = vec![other.clone()];
+    let refused = copy.prune().await.err().expect("it is refused");
+    assert!(refused.chain().contains("holds the records, and cannot be used"), "{refused:?}");
+    let now = copy.keys().await;
+    assert!(before.iter().zip(&now).all(|(before, now)| before.is_subset(now)), "{before:?} {now:?}");
+    // Nor does a prune with nothing to do tidy there.
+    copy.records = vec![own];
+    copy.finish().await.unwrap();
+    copy.records = vec![other.clone()];
+    let (plan, outcome) = copy.prune().await.unwrap();
+    assert!(plan.is_empty() && !outcome.failures.is_empty(), "{outcome:?}");
+    assert_eq!(other.list("").await.unwrap().len(), held);
+}
+
 /// An object that cannot be deleted keeps what depends on it, and nothing else.
 #[tokio::test(flavor = "multi_thread")]
 async fn one_object_that_cannot_be_deleted_does_not_end_the_rest_of_a_sweep() {
