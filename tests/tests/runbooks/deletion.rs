@@ -162,15 +162,16 @@ async fn what_is_missing_is_put_back_or_given_up() {
     let first = db1.backup().await["snapshot"].as_str().unwrap().to_owned();
     write(&place, "two");
     db1.backup().await;
-    db1.start().await;
 
-    // A lifecycle rule took signatures everywhere, and a snapshot in one replica.
+    // A lifecycle rule took signatures everywhere, and a snapshot in one replica. No daemon runs
+    // that would put them back.
     delete(&objects(&place, ".minisig").into_iter().filter(|file| in_folder(file, "snapshots")).collect::<Vec<_>>());
     delete(&objects(&place, &format!("ireland/vault/datasets/shop/snapshots/{first}")));
     let prune = db1.try_follow(&mut book, "lifeboat prune", &[]).await;
     assert!(prune.code() == Some(6) && prune.stderr.contains("something of dataset shop is missing"), "{prune}");
     db1.follow(&mut book, "lifeboat repair shop", &[]).await;
     db1.follow(&mut book, "lifeboat prune", &[]).await;
+    db1.start().await;
 
     // A snapshot is gone everywhere, and nobody has a copy.
     let lost = objects(&place, &format!("/{first}"));
