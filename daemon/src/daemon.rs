@@ -12,27 +12,29 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-use chrono::TimeDelta;
+use chrono::{DateTime, TimeDelta, Utc};
 use lifeboat_engine::backup::{Progress, RunBudget};
 use lifeboat_engine::base::{Class, Error, Result};
 use lifeboat_engine::clock::SharedClock;
 use lifeboat_engine::config::{Config, Surroundings};
 use lifeboat_engine::databases::ToolEnvironment;
 use lifeboat_engine::format::id::Name;
+use lifeboat_engine::state::pause::Pause;
 use lifeboat_engine::state::{Lock, StateDirectory};
 use tokio::sync::{mpsc, oneshot};
 
-use crate::control::Wish;
-use crate::control::protocol::{Answer, Cancelled};
-use crate::endpoints::{Endpoints, FAREWELL};
+use crate::control::protocol::{Answer, Cancelled, Paused};
+use crate::control::{What, Wish};
+use crate::endpoints::Endpoints;
 use crate::held::{HeldStarts, Verdict};
 use crate::installation::Installation;
 use crate::live::{Live, Turn};
 use crate::notify;
+use crate::pauses::Pauses;
 use crate::pruning::SHORTEST_PRUNE;
 use crate::recorded;
 use crate::run_report::RunReport;
-use crate::runner::{OBEY, Runner, one_prune};
+use crate::runner::{Runner, one_prune};
 use crate::runs::{Run, RunEvent, Runs};
 use crate::scheduler::{Cause, Scheduler};
 use crate::signals::{Signals, Told};
@@ -64,6 +66,7 @@ pub(crate) struct Daemon {
     upkeep: Upkeep,
     runs: Runs,
     held: HeldStarts,
+    pauses: Pauses,
     /// Who waits for the next run of a dataset.
     waiting: BTreeMap<Name, Vec<oneshot::Sender<Answer>>>,
     /// Datasets that an operator wants this host to lead.
@@ -109,6 +112,8 @@ impl Daemon {
         let runner = Runner { state, ledger, clock, tools: origin.tools.clone(), budget, prunes: one_prune() };
         config.datasets.iter().for_each(|dataset| runner.take_in_killed(dataset));
         let scheduler = Scheduler::new(config, |dataset| runner.considered(dataset));
+        let names = config.datasets.iter().map(|dataset| &dataset.name);
+        let pauses = Pauses::open(&runner.state, &runner.clock, names);
         let upkeep = Upkeep::new(runner.clone(), live.clone());
         let mut daemon = Self {
             origin,
@@ -118,6 +123,7 @@ impl Daemon {
             upkeep,
             runs: Runs::default(),
             held: HeldStarts::default(),
+            pauses,
             waiting: BTreeMap::new(),
             takeovers: BTreeSet::new(),
             wishes,
@@ -140,14 +146,7 @@ impl Daemon {
             self.turn().await;
             match self.event().await {
                 Event::Turn => {}
-                Event::Wish(Wish { dataset, start: Some(start), answer }) => {
-                    self.scheduler.request(&dataset);
-                    if start == Start::Takeover {
-                        self.takeovers.insert(dataset.clone());
-                    }
-                    self.waiting.entry(dataset).or_default().push(answer);
-                }
-                Event::Wish(Wish { dataset, start: None, answer }) => self.cancel(&dataset, answer),
+                Event::Wish(wish) => self.obey(wish),
                 Event::Run(event) => self.take_in(event),
                 Event::Reload => self.reload().await,
                 Event::Stop => break,
@@ -163,8 +162,32 @@ impl Daemon {
         Ok(())
     }
 
+    fn obey(&mut self, Wish { dataset, what, answer }: Wish) {
+        let answered: Answer = match what {
+            What::Start(start) => {
+                self.scheduler.request(&dataset);
+                if start == Start::Takeover {
+                    self.takeovers.insert(dataset.clone());
+                }
+                return self.waiting.entry(dataset).or_default().push(answer);
+            }
+            What::Cancel => return self.cancel(&dataset, answer),
+            What::Pause(lasts, why) => {
+                self.held.done(&dataset);
+                let begun = self.pauses.begin(&dataset, lasts, why);
+                let begun =
+                    begun.inspect(|pause| recorded::pause(&self.runner, self.live.installation(), &dataset, pause));
+                begun.map(|Pause { until, .. }| Paused { dataset, until }).into()
+            }
+            What::Resume => self.pauses.end(&dataset).into(),
+        };
+        let _ = answer.send(answered);
+    }
+
     /// Starts what is due.
     async fn turn(&mut self) {
+        let paused = self.pauses.now();
+        self.scheduler.pause(paused.keys().cloned().collect());
         let runner = &self.runner;
         self.scheduler.set_back(runner.clock.now(), |dataset| runner.considered(dataset));
         while let Some((dataset, cause)) = self.scheduler.start(self.runner.clock.now()) {
@@ -186,14 +209,17 @@ impl Daemon {
         self.upkeep.turn(|dataset| scheduler.runs(dataset)).await;
         let installation = self.live.installation();
         let names = installation.config.datasets.iter().map(|dataset| &dataset.name);
+        let next = |name: &Name| Some((name.clone(), self.next_start(name, paused.get(name))?));
+        let next: BTreeMap<Name, DateTime<Utc>> = names.filter_map(next).collect();
+        notify::status(&if self.runs.is_empty() { idle(&next) } else { self.runs.line() });
         self.live.turned(Turn {
             running: self.runs.shown(),
             queue: self.scheduler.queue(self.runner.clock.now()),
-            next: names.filter_map(|name| Some((name.clone(), self.scheduler.next_start(name)?))).collect(),
+            next,
             // What has got the lock waits no more.
             held: self.held.since().into_iter().filter(|(name, _)| !self.scheduler.runs(name)).collect(),
+            paused,
         });
-        notify::status(&if self.runs.is_empty() { self.idle() } else { self.runs.line() });
         notify::alive();
     }
 
@@ -387,6 +413,7 @@ impl Daemon {
                     }
                 }
                 for dataset in &after.datasets {
+                    self.pauses.read(&dataset.name);
                     self.upkeep.want(&dataset.name);
                 }
                 tracing::info!(
@@ -413,71 +440,17 @@ impl Daemon {
         Installation::open(config, &self.runner.clock).await
     }
 
-    async fn stop(mut self) {
-        tracing::info!("stopping");
-        notify::stopping();
-        self.live.stop();
-        self.wishes.close();
-        self.waiting.clear();
-        self.endpoints.refuse_wishes();
-        self.upkeep.stop().await;
-        self.drain().await;
-        while let Ok(wish) = self.wishes.try_recv() {
-            drop(wish);
-        }
-        self.endpoints.end().await;
-        tracing::info!("stopped");
+    /// When `dataset` starts next by schedule. A pause puts it off.
+    fn next_start(&self, dataset: &Name, pause: Option<&Pause>) -> Option<DateTime<Utc>> {
+        let due = self.scheduler.next_start(dataset)?;
+        Some(pause.map_or(due, |pause| due.max(pause.until)))
     }
+}
 
-    /// Lets the runs finish, then cancels them, then drops them.
-    async fn drain(&mut self) {
-        let limit = self.live.installation().config.limits.shutdown;
-        for run in self.runs.shown() {
-            tracing::info!(dataset = %run.dataset, seconds = limit.as_secs(), "waiting for the run to finish");
-        }
-        let patience = tokio::time::sleep(limit);
-        tokio::pin!(patience);
-        let mut alive = tokio::time::interval(notify::watchdog().map_or(TURN, |watchdog| TURN.min(watchdog)));
-        while !self.runs.is_empty() {
-            tokio::select! {
-                event = self.runs.event() => self.take_in(event),
-                () = &mut patience => break,
-                () = self.signals.stop() => break,
-                _ = alive.tick() => {
-                    self.live.turned(Turn { running: self.runs.shown(), ..Turn::default() });
-                    notify::alive();
-                }
-            }
-        }
-        for run in self.runs.shown() {
-            tracing::warn!(dataset = %run.dataset, "Run cancelled. Unless its commit has begun, it starts again after the next start.");
-        }
-        self.runs.cancel_all();
-        // The run itself gives the flow `OBEY` to obey, and a commit all the time that it takes.
-        let patience = tokio::time::sleep(OBEY + FAREWELL);
-        tokio::pin!(patience);
-        while !self.runs.is_empty() {
-            tokio::select! {
-                event = self.runs.event() => self.take_in(event),
-                () = &mut patience, if !self.runs.commit() => break,
-                _ = alive.tick() => notify::alive(),
-            }
-        }
-        self.runs.abort_all();
-        while !self.runs.is_empty() {
-            let event = self.runs.event().await;
-            self.take_in(event);
-        }
-    }
-
-    fn idle(&self) -> String {
-        let installation = self.live.installation();
-        let names = installation.config.datasets.iter().map(|dataset| &dataset.name);
-        let next = names.filter_map(|name| Some((self.scheduler.next_start(name)?, name))).min();
-        match next {
-            Some((at, dataset)) => format!("Idle; next is {dataset} at {}", words::time(at)),
-            None => "Idle; nothing is scheduled".to_owned(),
-        }
+fn idle(next: &BTreeMap<Name, DateTime<Utc>>) -> String {
+    match next.iter().min_by_key(|(_, at)| **at) {
+        Some((dataset, at)) => format!("Idle; next is {dataset} at {}", words::time(*at)),
+        None => "Idle; nothing is scheduled".to_owned(),
     }
 }
 
@@ -488,5 +461,6 @@ fn answer_all(waiting: Vec<oneshot::Sender<Answer>>, answer: &Answer) {
     }
 }
 
+mod ending;
 #[cfg(test)]
 mod tests;

@@ -17,6 +17,7 @@ mod live;
 mod log;
 mod metrics;
 mod notify;
+mod pauses;
 mod pruning;
 mod recorded;
 #[allow(clippy::disallowed_methods, reason = "`run` reads the environment, and nobody else")]
@@ -29,6 +30,7 @@ mod scrubber;
 mod signals;
 mod start;
 mod status;
+mod summary;
 mod turn;
 mod upkeep;
 mod words;

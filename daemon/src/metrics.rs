@@ -14,6 +14,7 @@ use lifeboat_engine::format::id::Name;
 use lifeboat_engine::is_future;
 use lifeboat_engine::keep::locks::LockStandings;
 use lifeboat_engine::keep::scrub;
+use lifeboat_engine::state::pause::Pause;
 use lifeboat_engine::store::DeletionLevel;
 use prometheus::{GaugeVec, IntCounterVec, Opts, Registry, TextEncoder};
 
@@ -28,6 +29,8 @@ pub(crate) struct Snapshot<'a> {
     pub running: &'a BTreeSet<Name>,
     /// Since when each start waits that was due.
     pub waiting: &'a BTreeMap<Name, DateTime<Utc>>,
+    /// What the schedule does not start for a while.
+    pub paused: &'a BTreeMap<Name, Pause>,
     /// Replicas that answered when they were last asked.
     pub up: &'a BTreeMap<Name, bool>,
     /// How far deletion was apart from this host when that was last tried.
@@ -167,6 +170,15 @@ fn backups(page: &Page, snapshot: &Snapshot<'_>) -> prometheus::Result<()> {
         "How long a backup that is due has been waiting for a place (limits.runs) or for another program. 0: none waits.",
         &label,
         datasets(snapshot).map(|(name, _)| (vec![name], waits(name).map_or(0.0, |(_, since)| seconds(*since)))).collect(),
+    )?;
+    let until = |name: &str| snapshot.paused.iter().find(|(paused, _)| paused.as_str() == name);
+    page.gauge(
+        "lifeboat_backup_paused_until_timestamp_seconds",
+        "When backups start by schedule again, for an operator paused them. 0: they are not paused.",
+        &label,
+        datasets(snapshot)
+            .map(|(name, _)| (vec![name], timestamp(until(name).map(|(_, pause)| pause.until))))
+            .collect(),
     )?;
     page.counter(
         "lifeboat_backup_runs_total",

@@ -92,7 +92,7 @@ fn execute(cli: Cli) -> Result<()> {
                     Request::Trigger { dataset } | Request::Takeover { dataset } => {
                         ask_and_tell(socket, &request, dataset, note).await?
                     }
-                    Request::Cancel { .. } | Request::Status {} => ask(socket, &request).await?,
+                    _ => ask(socket, &request).await?,
                 };
                 say(&if cli.json { report.to_string() } else { summary })
             }

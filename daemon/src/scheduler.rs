@@ -12,6 +12,7 @@
 //!   take all places but one, if there are others: a short one always finds a place soon.
 //! - **Retries**: a failed run is started again, unless the schedule starts it before.
 //! - **Windows**: outside those of a dataset nothing of it starts unless an operator asks.
+//! - **Pauses**: nor does anything while it is paused. What was due meanwhile starts once, then.
 //! - **Clock**: a clock that was set back does not silence a dataset ([`Scheduler::set_back`]).
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
@@ -51,6 +52,8 @@ pub(crate) struct Scheduler {
     running: BTreeMap<Name, bool>,
     /// Of these, what takes no place any more.
     released: BTreeSet<Name>,
+    /// Of these, nothing starts unless an operator asks.
+    paused: BTreeSet<Name>,
     /// How many may run at once.
     places: usize,
 }
@@ -89,6 +92,7 @@ impl Scheduler {
             requested: VecDeque::new(),
             running: BTreeMap::new(),
             released: BTreeSet::new(),
+            paused: BTreeSet::new(),
             places: 1,
         };
         scheduler.reload(config, considered);
@@ -109,6 +113,11 @@ impl Scheduler {
         if self.entries.contains_key(dataset) && !self.requested.contains(dataset) {
             self.requested.push_back(dataset.clone());
         }
+    }
+
+    /// Tells which datasets are paused from now on, and that no others are.
+    pub(crate) fn pause(&mut self, datasets: BTreeSet<Name>) {
+        self.paused = datasets;
     }
 
     /// Tells the time before [`Self::start`] is asked. Where the clock was set back, starts are
@@ -215,7 +224,7 @@ impl Scheduler {
     /// Whether `dataset` is due, whether or not it runs.
     pub(crate) fn is_due(&self, dataset: &Name, now: DateTime<Utc>) -> bool {
         let is_due = |entry: &DatasetStarts| entry.next().is_some_and(|next| next <= now) && entry.is_open(now);
-        self.entries.get(dataset).is_some_and(is_due)
+        !self.paused.contains(dataset) && self.entries.get(dataset).is_some_and(is_due)
     }
 
     /// Whether `dataset` runs.
@@ -257,9 +266,10 @@ impl Scheduler {
         due.min_by_key(|(name, entry, next)| (end(entry, *next), *name)).map(|(name, _, _)| name)
     }
 
-    /// Datasets that do not run, and their next starts.
+    /// Datasets that neither run nor are paused, and their next starts.
     fn waiting(&self) -> impl Iterator<Item = (&Name, &DatasetStarts, DateTime<Utc>)> {
-        let waiting = self.entries.iter().filter(|(name, _)| !self.running.contains_key(*name));
+        let is_waiting = |name: &Name| !self.running.contains_key(name) && !self.paused.contains(name);
+        let waiting = self.entries.iter().filter(move |(name, _)| is_waiting(name));
         waiting.filter_map(|(name, entry)| Some((name, entry, entry.next()?)))
     }
 

@@ -7,10 +7,15 @@ mod support;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
+use lifeboat_engine::base::Class;
+use lifeboat_engine::control;
+use lifeboat_engine::state::pause::{self, Pause};
 use lifeboat_engine::state::{Lock, StateDirectory};
+use serde_json::{Value, json};
 use support::{Host, ends, said, signal, until};
 
 const HOURLY: &str = "schedule = \"@hourly\"";
+const PAUSED: &str = "lifeboat_backup_paused_until_timestamp_seconds{dataset=\"shop\"}";
 
 /// Whatever was scheduled for `dataset` has passed while the daemon was down, so it is due.
 fn make_due(host: &Host, dataset: &str) {
@@ -314,4 +319,43 @@ async fn idle_time_repairs_what_one_replica_has_whole_and_names_what_none_has() 
     assert!(host.metric(&of("damaged_objects", "ireland")) == 1.0);
     assert!(host.metric(&of("repaired_objects_total", "frankfurt")) == 1.0);
     assert!(ireland.exists() && frankfurt.exists(), "something was deleted");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_pause_holds_through_a_restart_and_ends_by_itself() {
+    let host = Host::new(&[("shop", HOURLY)]).await;
+    make_due(&host, "shop");
+    let (state, shop) = (StateDirectory::open(&host.place.path().join("state")).unwrap(), "shop".parse().unwrap());
+    let pause = Pause::new(chrono::Utc::now(), Duration::from_secs(12), Some("a\nmove".to_owned())).unwrap();
+    pause::write(&state, &shop, Some(&pause)).unwrap();
+    let daemon = host.start();
+    let status = || said(&host.run(&["status"]));
+    until("it is told", || status().contains("dataset shop: is PAUSED until ") && status().contains(": a\\nmove"));
+    let told: serde_json::Value = serde_json::from_str(&said(&host.run(&["--json", "status"]))).unwrap();
+    let shown = &told["datasets"]["shop"];
+    assert_eq!(
+        (shown["next"].clone(), &shown["due_since"]),
+        (shown["paused"]["until"].clone(), &Value::Null),
+        "{shown}"
+    );
+    assert!(host.metric(PAUSED) > 1e9 && ended(&host, "success") == 0.0);
+    assert!(host.run(&["trigger", "shop"]).status.success(), "an operator may");
+    drop(daemon);
+    make_due(&host, "shop");
+    let _daemon = host.start();
+    assert_eq!(host.snapshots("ireland", "shop"), 1);
+    until("what was due starts when the pause has ended", || host.snapshots("ireland", "shop") == 2);
+    assert!(chrono::Utc::now() >= pause.until && host.metric(PAUSED) == 0.0);
+
+    let socket = host.place.path().join("control.sock");
+    let ask = async |request: Value| control::ask(&socket, &request).await;
+    let hour = json!({ "command": "pause", "dataset": "shop", "seconds": 3600 });
+    assert!(ask(hour).await.unwrap().1.contains("no backup of shop starts by schedule until 20"));
+    until("it is paused", || host.metric(PAUSED) > 1e9);
+    let resume = json!({ "command": "resume", "dataset": "shop" });
+    assert_eq!(ask(resume.clone()).await.unwrap().1, "dataset shop: the pause has ended");
+    assert!(ask(resume).await.unwrap().0["paused_until"].is_null());
+    until("it is not paused", || host.metric(PAUSED) == 0.0);
+    let long = json!({ "command": "pause", "dataset": "shop", "seconds": 7 * 86_400 + 1 });
+    assert_eq!(ask(long).await.unwrap_err().class(), Class::Usage);
 }

@@ -244,6 +244,14 @@ pub enum LogEvent {
         /// The hash of the file.
         blake3: Digest,
     },
+    /// The schedule starts no backup for a while, for an operator paused it.
+    Pause {
+        /// The dataset.
+        dataset: Name,
+        /// When the pause ends.
+        #[serde(with = "utc")]
+        until: DateTime<Utc>,
+    },
     /// A witness has looked at what is there.
     Witness {
         /// The datasets in which it has seen all: what neither this record nor an earlier one names

@@ -5,8 +5,8 @@ use std::ffi::OsString;
 use clap::{CommandFactory, FromArgMatches, Parser, Subcommand};
 
 use crate::commands::{
-    acknowledge, audit, cancel, check, completions, drill, drills, init, kit, list, man, owner, prune, remove_dataset,
-    repair, restore, root, runs, show, status, takeover, trigger, undelete, verify, witness,
+    acknowledge, audit, cancel, check, completions, drill, drills, init, kit, list, man, owner, pause, prune,
+    remove_dataset, repair, restore, root, runs, show, status, takeover, trigger, undelete, verify, witness,
 };
 use crate::exit;
 use crate::flags::Globals;
@@ -46,6 +46,8 @@ pub(crate) enum Command {
     Runs(runs::Args),
     Trigger(trigger::Args),
     Cancel(cancel::Args),
+    Pause(pause::Args),
+    Resume(pause::ResumeArgs),
     Takeover(takeover::Args),
     Acknowledge(acknowledge::Args),
     Completions(completions::Args),

@@ -115,6 +115,8 @@ async fn dispatch(command: Command, session: &Session) -> Result<()> {
         Command::Runs(args) => commands::runs::run(&args, session).await,
         Command::Trigger(args) => commands::trigger::run(&args, session).await,
         Command::Cancel(args) => commands::cancel::run(&args, session).await,
+        Command::Pause(args) => commands::pause::run(&args, session).await,
+        Command::Resume(args) => commands::pause::resume(&args, session).await,
         Command::Acknowledge(args) => commands::acknowledge::run(&args, session).await,
         Command::Takeover(args) => commands::takeover::run(&args, session).await,
         Command::Completions(args) => commands::completions::run(&args, session, cli::command()),

@@ -21,6 +21,7 @@ const METRICS: &[&str] = &[
     "lifeboat_backup_skipped_databases",
     "lifeboat_backup_stored_bytes",
     "lifeboat_backup_waiting_seconds",
+    "lifeboat_backup_paused_until_timestamp_seconds",
     "lifeboat_build_info",
     "lifeboat_dataset_first_seen_timestamp_seconds",
     "lifeboat_dataset_led",

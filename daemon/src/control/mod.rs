@@ -35,9 +35,21 @@ const CONNECTIONS: usize = 32;
 /// What somebody asks of the loop, and waits for.
 pub(crate) struct Wish {
     pub dataset: Name,
-    /// `None`: that its backup is cancelled.
-    pub start: Option<Start>,
+    pub what: What,
     pub answer: oneshot::Sender<Answer>,
+}
+
+/// What is to happen to a dataset.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) enum What {
+    /// A backup.
+    Start(Start),
+    /// Its backup is cancelled.
+    Cancel,
+    /// The schedule starts no backup for so long.
+    Pause(Duration, Option<String>),
+    /// Its pause ends.
+    Resume,
 }
 
 /// Binds the socket, mode 0660. The caller holds the daemon's lock.
@@ -131,21 +143,28 @@ async fn converse(
 
 async fn respond(line: &[u8], live: &Live, wishes: &mpsc::Sender<Wish>) -> Answer {
     match serde_json::from_slice(line) {
-        Ok(Request::Status {}) => live.report().into(),
-        Ok(Request::Trigger { dataset }) => ask_loop(dataset, Some(Start::Asked), live, wishes).await,
-        Ok(Request::Takeover { dataset }) => ask_loop(dataset, Some(Start::Takeover), live, wishes).await,
-        Ok(Request::Cancel { dataset }) => ask_loop(dataset, None, live, wishes).await,
+        Ok(request) => {
+            let (dataset, what) = match request {
+                Request::Status {} => return live.report().into(),
+                Request::Trigger { dataset } => (dataset, What::Start(Start::Asked)),
+                Request::Takeover { dataset } => (dataset, What::Start(Start::Takeover)),
+                Request::Cancel { dataset } => (dataset, What::Cancel),
+                Request::Pause { dataset, seconds, why } => (dataset, What::Pause(Duration::from_secs(seconds), why)),
+                Request::Resume { dataset } => (dataset, What::Resume),
+            };
+            ask_loop(dataset, what, live, wishes).await
+        }
         Err(error) => malformed(&error.to_string()),
     }
 }
 
-async fn ask_loop(dataset: Name, start: Option<Start>, live: &Live, wishes: &mpsc::Sender<Wish>) -> Answer {
+async fn ask_loop(dataset: Name, what: What, live: &Live, wishes: &mpsc::Sender<Wish>) -> Answer {
     if let Err(error) = live.installation().dataset(&dataset) {
         return error.into();
     }
     let (answer, answered) = oneshot::channel();
     let ended = || Error::failed("lifeboatd is stopping").hint("ask again when it has started again").into();
-    match wishes.send(Wish { dataset, start, answer }).await {
+    match wishes.send(Wish { dataset, what, answer }).await {
         Ok(()) => answered.await.unwrap_or_else(|_| ended()),
         Err(_) => ended(),
     }

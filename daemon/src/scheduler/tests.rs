@@ -304,3 +304,26 @@ fn jitter_may_take_a_start_beyond_its_window_and_nothing_closed_waits_for_a_plac
     scheduler.retry(&shop, Some(noon));
     assert!(scheduler.queue(noon).is_empty());
 }
+
+#[test]
+fn what_is_paused_starts_only_for_an_operator_and_what_was_due_starts_once_afterwards() {
+    let mut scheduler = scheduler(&[("shop", HOURLY), ("wiki", HOURLY)], "2026-03-01T00:30:00Z");
+    let shop: Name = "shop".parse().unwrap();
+    scheduler.pause([shop.clone()].into());
+    assert_eq!(started(&mut scheduler, "2026-03-01T01:00:00Z"), ["wiki"]);
+    scheduler.finished(&"wiki".parse().unwrap());
+    let now = time("2026-03-01T01:30:00Z");
+    assert!(!scheduler.is_due(&shop, now) && scheduler.queue(now).is_empty());
+    assert_eq!(scheduler.wake_at(now), Some(time("2026-03-01T02:00:00Z")), "of the other one");
+    // A failed run is not tried again, either, and a reload ends no pause.
+    scheduler.retry(&shop, Some(time("2026-03-01T01:20:00Z")));
+    scheduler.reload(&config(&[("shop", HOURLY), ("wiki", "")], 1), |_| time("2026-03-01T00:30:00Z"));
+    assert_eq!(scheduler.start(time("2026-03-01T03:30:00Z")), None);
+    scheduler.pause(BTreeSet::new());
+    assert_eq!(scheduler.start(time("2026-03-01T03:30:00Z")), Some((shop.clone(), Cause::CatchUp)));
+    scheduler.finished(&shop);
+    assert_eq!(scheduler.next_start(&shop), Some(time("2026-03-01T04:00:00Z")));
+    scheduler.pause([shop.clone()].into());
+    scheduler.request(&shop);
+    assert_eq!(scheduler.start(time("2026-03-01T03:40:00Z")), Some((shop, Cause::Trigger)));
+}

@@ -42,6 +42,20 @@ impl HostLog<'_> {
     /// # Errors
     /// No replica took the record.
     pub async fn record(&self, event: LogEvent, acts: Vec<SeenAct>, now: DateTime<Utc>) -> Result<Vec<String>> {
+        self.record_because(event, None, acts, now).await
+    }
+
+    /// As [`Self::record`]; `why`, as somebody said.
+    ///
+    /// # Errors
+    /// As [`Self::record`].
+    pub async fn record_because(
+        &self,
+        event: LogEvent,
+        why: Option<String>,
+        acts: Vec<SeenAct>,
+        now: DateTime<Utc>,
+    ) -> Result<Vec<String>> {
         let Some(log) = self.log()? else { return Ok(Vec::new()) };
         let book = Logbook {
             log: &log,
@@ -51,7 +65,7 @@ impl HostLog<'_> {
             replicas: self.replicas,
             home: self.state,
         };
-        let recorded = book.append(event, None, acts, now).await?;
+        let recorded = book.append(event, why.as_deref(), acts, now).await?;
         recorded.in_a_replica().map_err(|error| {
             error
                 .hint("allow this host to write below log/ in its replicas; the record is kept, and sent with the next")

@@ -16,6 +16,7 @@
 //! datasets/<dataset>/sparse       packs that new snapshots must not refer to (plain: ids)
 //! datasets/<dataset>/history      sizes and compressibility of each stream in the last 62 days with runs (plain)
 //! datasets/<dataset>/flagged      snapshots that depart from it and wait for `lifeboat acknowledge` (plain)
+//! datasets/<dataset>/pause.json   until when an operator wants no backup by schedule (plain)
 //! datasets/<dataset>/runs         how the last runs ended (plain)
 //! datasets/<dataset>/scratch/…    a run's temporary files
 //! log/lock                        held by the one process that adds a record to this principal's log
@@ -30,6 +31,7 @@ pub mod cache;
 pub(crate) mod chunk_table;
 pub mod journal;
 pub mod past_runs;
+pub mod pause;
 pub mod row_index;
 pub(crate) mod sealed_log;
 pub(crate) mod seen;

@@ -17,6 +17,7 @@ pub(crate) mod list;
 pub(crate) mod man;
 mod opened;
 pub(crate) mod owner;
+pub(crate) mod pause;
 pub(crate) mod prune;
 pub(crate) mod remove_dataset;
 pub(crate) mod repair;

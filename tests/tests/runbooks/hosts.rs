@@ -299,6 +299,14 @@ async fn a_backup_that_must_not_go_on_is_cancelled() {
     db1.follow(&mut book, "lifeboat trigger shop", &[]).await;
     assert_eq!(listed(&db1).await, 1);
     assert_eq!(db1.restored("--identity master.txt").await, "quick\n");
+    let pause = "lifeboat pause shop --for 4h --reason \"upgrade of the server\"";
+    let paused = db1.follow(&mut book, pause, &[]).await;
+    assert!(paused.stdout.contains("No backup of shop starts by schedule until 2"), "{paused}");
+    let status = db1.try_follow(&mut book, "lifeboat status", &[]).await;
+    assert!(status.code() == Some(8) && status.stdout.contains("PAUSED until 2"), "{status}");
+    assert!(status.stdout.contains(": upgrade of the server"), "{status}");
+    let resumed = db1.follow(&mut book, "lifeboat resume shop", &[]).await;
+    assert!(resumed.stdout.contains("The pause of shop has ended"), "{resumed}");
 }
 
 #[tokio::test(flavor = "multi_thread")]

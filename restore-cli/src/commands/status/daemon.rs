@@ -49,6 +49,7 @@ pub(super) struct DatasetStanding {
     pub next: Option<DateTime<Utc>>,
     pub due_since: Option<DateTime<Utc>>,
     pub waits_for: Option<String>,
+    pub paused: Option<PausedSchedule>,
     pub error: Option<String>,
     pub last_attempt: Option<DateTime<Utc>>,
     pub retry_at: Option<DateTime<Utc>>,
@@ -60,6 +61,12 @@ pub(super) struct DatasetStanding {
     pub doubtful_times: BTreeMap<SnapshotId, DateTime<Utc>>,
     pub anomalies: Vec<Anomaly>,
     pub scrubs: BTreeMap<Name, Scrub>,
+}
+
+#[derive(Debug, Deserialize)]
+pub(super) struct PausedSchedule {
+    pub until: DateTime<Utc>,
+    pub why: Option<String>,
 }
 
 #[derive(Debug, Deserialize)]

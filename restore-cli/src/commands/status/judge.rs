@@ -216,6 +216,11 @@ fn of_daemon(name: &Name, standing: &DatasetStanding, found: &mut Found) {
             "mend what it names; `journalctl -u lifeboatd` has the hint",
         );
     }
+    if let Some(paused) = &standing.paused {
+        let why = paused.why.as_ref().map_or(String::new(), |why| format!(": {why}"));
+        let what = format!("no backup of it starts by schedule until {}{why}", human::time(paused.until));
+        found.warning(what, &format!("run `lifeboat resume {name}` if the reason is gone"));
+    }
     if standing.takeover_needed {
         let leader = standing.led_by.as_ref().map_or("its leader", Name::as_str);
         let next = format!("if that host is gone, run `lifeboat takeover {name}`");
