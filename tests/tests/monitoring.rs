@@ -6,6 +6,9 @@ use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
+/// The unit tests of the alerts: those that take minutes or hours, and those that take days.
+const RULE_TESTS: [&str; 2] = ["prometheus-rules.test.yml", "prometheus-rules-days.test.yml"];
+
 /// What `lifeboatd` and `lifeboat drill` export.
 const METRICS: &[&str] = &[
     "lifeboat_backup_anomalies",
@@ -15,13 +18,13 @@ const METRICS: &[&str] = &[
     "lifeboat_backup_last_attempt_timestamp_seconds",
     "lifeboat_backup_last_status",
     "lifeboat_backup_last_success_timestamp_seconds",
+    "lifeboat_backup_paused_until_timestamp_seconds",
     "lifeboat_backup_raw_bytes",
     "lifeboat_backup_retries_total",
     "lifeboat_backup_runs_total",
     "lifeboat_backup_skipped_databases",
     "lifeboat_backup_stored_bytes",
     "lifeboat_backup_waiting_seconds",
-    "lifeboat_backup_paused_until_timestamp_seconds",
     "lifeboat_build_info",
     "lifeboat_dataset_first_seen_timestamp_seconds",
     "lifeboat_dataset_led",
@@ -79,13 +82,13 @@ fn alert_rules_are_valid() {
 
 #[test]
 fn alerts_fire_beyond_their_limits_and_are_silent_within() {
-    promtool(&["test", "rules", "prometheus-rules.test.yml"]);
+    promtool(&["test", "rules", RULE_TESTS[0], RULE_TESTS[1]]);
 }
 
 #[test]
 fn every_alert_is_unit_tested_to_fire() {
     let rules = read("prometheus-rules.yml");
-    let tests = read("prometheus-rules.test.yml");
+    let tests = RULE_TESTS.map(read).concat();
     let alerts: Vec<&str> = rules.lines().filter_map(|line| line.trim().strip_prefix("- alert: ")).collect();
     assert!(!alerts.is_empty());
     for alert in alerts {

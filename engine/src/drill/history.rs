@@ -9,7 +9,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use chrono::{DateTime, Utc};
 use futures::StreamExt;
-use lifeboat_base::{Class, Result};
+use lifeboat_base::{Class, Error, Result};
 use lifeboat_databases::proof::ProofLevel;
 use lifeboat_format::id::{Name, SnapshotId};
 use lifeboat_format::layout;
@@ -53,6 +53,12 @@ pub struct DrillHistory {
 }
 
 impl DrillHistory {
+    /// Nobody knows, because of this error.
+    #[must_use]
+    pub fn unknown(error: &Error) -> Self {
+        Self { drills: Vec::new(), gaps: vec![format!("what drills proved is not known: {}", error.chain())] }
+    }
+
     /// The newest drill that reached `level`.
     #[must_use]
     pub fn newest_that_reached(&self, level: ProofLevel) -> Option<&PastDrill> {

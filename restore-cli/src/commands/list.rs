@@ -1,11 +1,13 @@
-//! `list`: which snapshots there are, how old and how large they are, and which replicas hold them.
+//! `list`: which snapshots there are, how old and how large they are, what drills proved of them,
+//! and which replicas hold them.
 
 use std::collections::BTreeMap;
 use std::fmt;
 use std::path::PathBuf;
 
 use chrono::{DateTime, Utc};
-use lifeboat_engine::config::Limits;
+use lifeboat_engine::config::{Limits, ProofLevel};
+use lifeboat_engine::drill::{DrillHistory, DrillReport, PastDrill, history};
 use lifeboat_engine::format::id::{Name, SnapshotId};
 use lifeboat_engine::keys::HostKeys;
 use lifeboat_engine::restore::{HostMemory, Listed, Summary, VaultReader};
@@ -18,7 +20,10 @@ use crate::human;
 use crate::session::Session;
 use crate::table::Plain;
 
-/// List snapshots: age, size, and the replicas that hold them
+/// So many of a dataset's newest drills are read.
+const MAX_LISTED_DRILLS: usize = 64;
+
+/// List snapshots: age, size, what drills proved of them, and the replicas that hold them
 #[derive(Debug, clap::Args)]
 pub(crate) struct Args {
     /// Only this dataset
@@ -52,8 +57,41 @@ struct Row {
     raw_bytes: Option<u64>,
     stored_bytes: Option<u64>,
     replicas: Vec<Name>,
+    /// The best of the newest drills of it. `None`: no drill of late restored it.
+    proof: Option<Proof>,
     /// Why the manifest must not be used.
     problem: Option<String>,
+}
+
+/// What a drill of a snapshot proved.
+#[derive(Serialize)]
+struct Proof {
+    drill: SnapshotId,
+    finished: DateTime<Utc>,
+    passed: bool,
+    reached: Option<ProofLevel>,
+}
+
+impl Proof {
+    fn of(drill: &PastDrill) -> Self {
+        let DrillReport { drill, finished, passed, reached, .. } = &drill.report;
+        Self { drill: drill.clone(), finished: *finished, passed: *passed, reached: *reached }
+    }
+
+    /// A drill that passed goes before one that failed, then the one that reached more, then the
+    /// newer one.
+    fn rank(&self) -> (bool, Option<ProofLevel>, DateTime<Utc>) {
+        (self.passed, self.reached, self.finished)
+    }
+}
+
+impl fmt::Display for Proof {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.reached {
+            Some(reached) if self.passed => f.write_str(reached.as_str()),
+            _ => f.write_str("FAILED"),
+        }
+    }
 }
 
 pub(crate) async fn run(args: &Args, session: &Session) -> Result<()> {
@@ -63,8 +101,15 @@ pub(crate) async fn run(args: &Args, session: &Session) -> Result<()> {
     let mut snapshots = Vec::new();
     let mut locked = None;
     for dataset in session.datasets(&reader, args.dataset.as_ref()).await? {
-        let rows = rows(session, &reader, &dataset, host.as_ref(), &mut locked);
-        let rows = session.cancellable("listing", rows).await?;
+        let (now, rows) = (session.clock.now(), rows(session, &reader, &dataset, host.as_ref(), &mut locked));
+        let listed = async { futures::join!(rows, history(&reader, &dataset, MAX_LISTED_DRILLS, now)) };
+        let (rows, drills) = session.cancellable("listing", async { Ok(listed.await) }).await?;
+        let (mut rows, drills) = (rows?, drills.unwrap_or_else(|error| DrillHistory::unknown(&error)));
+        drills.gaps.iter().for_each(|gap| session.out.warning(format!("{dataset}: {gap}")));
+        for row in &mut rows {
+            let of_it = drills.drills.iter().filter(|drill| drill.report.snapshot.as_ref() == Some(&row.snapshot));
+            row.proof = of_it.map(Proof::of).max_by_key(Proof::rank);
+        }
         snapshots.extend(rows);
     }
     if let Some(error) = locked {
@@ -132,6 +177,7 @@ fn row(dataset: &Name, listed: Listed, now: DateTime<Utc>, limits: &Limits) -> R
         raw_bytes: None,
         stored_bytes: None,
         replicas: listed.replicas,
+        proof: None,
         problem: None,
     };
     row.take_time(SnapshotTime::told(time), now, limits);
@@ -166,7 +212,7 @@ impl fmt::Display for Listing {
         if self.snapshots.is_empty() {
             return write!(f, "No snapshots.");
         }
-        let mut table = Plain::new(&["DATASET", "SNAPSHOT", "TAKEN", ">AGE", ">SIZE", ">STORED", "REPLICAS"]);
+        let mut table = Plain::new(&["DATASET", "SNAPSHOT", "TAKEN", ">AGE", ">SIZE", ">STORED", "PROOF", "REPLICAS"]);
         let size = |row: &Row, bytes: Option<u64>| match bytes {
             Some(bytes) => human::bytes(bytes),
             None if row.problem.is_some() => "BAD".to_owned(),
@@ -180,6 +226,7 @@ impl fmt::Display for Listing {
                 row.age_seconds.map_or("FUTURE".to_owned(), human::seconds),
                 size(row, row.raw_bytes),
                 size(row, row.stored_bytes),
+                row.proof.as_ref().map_or("-".to_owned(), Proof::to_string),
                 row.replicas.iter().map(Name::as_str).collect::<Vec<_>>().join(", "),
             ]);
         }
@@ -204,7 +251,13 @@ mod tests {
         let dataset: Name = "shop".parse().unwrap();
         let mut good = row(&dataset, listed("20261123T183244123Z-9f2c81aa"), now, &Limits::default());
         (good.raw_bytes, good.stored_bytes) = (Some(211_077_529), Some(1024));
-        let unknown = row(&dataset, listed("20261123T193244123Z-9f2c81ab"), now, &Limits::default());
+        let drill = |passed, reached| {
+            let (drill, finished) = ("20261123T193000000Z-9f2c81af".parse().unwrap(), now);
+            Some(Proof { drill, finished, passed, reached })
+        };
+        good.proof = drill(true, Some(ProofLevel::Proved));
+        let mut unknown = row(&dataset, listed("20261123T193244123Z-9f2c81ab"), now, &Limits::default());
+        unknown.proof = drill(false, Some(ProofLevel::Loaded));
         let mut bad = row(&dataset, listed("20261123T195959123Z-9f2c81ac"), now, &Limits::default());
         bad.problem = Some("forged".to_owned());
         let false_time = row(&dataset, listed("20361123T195959123Z-9f2c81ad"), now, &Limits::default());
@@ -219,7 +272,8 @@ mod tests {
         let text = listing.to_string();
         let lines: Vec<&str> = text.lines().collect();
         assert_eq!(lines.len(), 6);
-        assert!(lines[1].contains("1 h 27 min  201.3 MiB  1.0 KiB  north, south"), "{text}");
+        assert!(lines[1].contains("1 h 27 min  201.3 MiB  1.0 KiB  proved  north, south"), "{text}");
+        assert!(lines[2].contains("FAILED  north"), "{text}");
         assert!(lines[2].contains(" -  ") && lines[3].contains("BAD"), "{text}");
         assert!(lines[4].contains(" FUTURE "), "{text}");
         let both = "  2026-11-23 18:00:00 UTC (settled; its manifest tells 2036-11-23 19:59:59 UTC)  ";
