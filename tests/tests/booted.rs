@@ -29,7 +29,7 @@ const DEADLINE: Duration = Duration::from_secs(120);
 async fn drill_host(server: &Postgres, drill: &str) -> TempDir {
     let files = TempDir::new().unwrap();
     let path = |below: &str| files.path().join(below);
-    for folder in ["srv/vault", "etc/lifeboat/keys", "usr/local/bin", "var/lib/prometheus/node-exporter"] {
+    for folder in ["srv/vault", "etc/lifeboat/keys/credentials", "usr/local/bin", "var/lib/prometheus/node-exporter"] {
         fs::create_dir_all(path(folder)).unwrap();
     }
     let replica = |directory: PathBuf| ReplicaConfig {
@@ -53,11 +53,15 @@ async fn drill_host(server: &Postgres, drill: &str) -> TempDir {
         fs::copy(keys.join(key), path("etc/lifeboat/keys").join(key)).unwrap();
         fs::set_permissions(path("etc/lifeboat/keys").join(key), fs::Permissions::from_mode(0o600)).unwrap();
     }
+    // A credential of the directory, which only root can read there.
+    let signer = path("etc/lifeboat/keys/credentials/signer");
+    fs::copy(keys.join("drill-signer"), &signer).unwrap();
+    fs::set_permissions(&signer, fs::Permissions::from_mode(0o600)).unwrap();
     // Not the real modes: each layer of the sandbox must hold alone.
     fs::write(path("etc/lifeboat/keys/canary"), "CANARY").unwrap();
     let config = format!(
         "host = \"drill1\"\nvault_prefix = \"vault\"\nstate_directory = \"/var/lib/lifeboat-drill\"\n\
-         [keys]\ntrusted_signers = [\"{}\"]\n{}\n[[dataset]]\nname = \"data\"\nhome_region = \"home\"\n\
+         [keys]\ntrusted_signers = [\"{}\"]\ndrill_signer = \"credential:signer\"\n{}\n[[dataset]]\nname = \"data\"\nhome_region = \"home\"\n\
          [dataset.source]\nkind = \"postgres\"\nsocket = \"/var/run/postgresql\"\n[dataset.drill]\n{drill}\n",
         host.signer,
         section(&replica("/srv/vault".into())),

@@ -19,6 +19,10 @@ pub use self::findings::{Findings, explain};
 pub use self::section::Section;
 use crate::secret::SecretRef;
 
+/// The folder of secrets that are handed over together, in the key directory. systemd names each
+/// `credentials_NAME`.
+pub const CREDENTIALS: &str = "credentials";
+
 /// A text and where it stands in the file.
 pub type Text = Spanned<String>;
 
@@ -109,9 +113,14 @@ impl<'a> SettingsReader<'a> {
     fn resolve(&mut self, text: &str, span: Range<usize>) -> SecretRef {
         let secret = match text.strip_prefix("credential:") {
             Some(name) if !name.is_empty() && !name.contains('/') && !name.starts_with('.') => {
-                let handed = self.surroundings.credentials_directory.as_ref().map(|folder| folder.join(name));
-                match handed.filter(|path| path.exists()) {
+                // systemd puts those of a directory beside the others, with its name before theirs.
+                let of_directory = format!("{CREDENTIALS}_{name}");
+                let folder = self.surroundings.credentials_directory.as_ref();
+                let mut handed = folder.into_iter().flat_map(|folder| [folder.join(name), folder.join(&of_directory)]);
+                let own = self.key_directory.join(CREDENTIALS).join(name);
+                match handed.find(|path| path.exists()) {
                     Some(path) => SecretRef::handed_over(path),
+                    None if own.exists() => SecretRef::file(own),
                     None => SecretRef::file(self.key_directory.join(name)),
                 }
             }

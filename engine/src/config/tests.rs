@@ -294,11 +294,17 @@ fn credentials_come_from_systemd_where_it_hands_them_over() -> Result<()> {
     let place = tempfile::tempdir().map_err(|error| Error::failed(error.to_string()))?;
     let handed = place.path().join("host.key");
     std::fs::write(&handed, "x").map_err(|error| Error::failed(error.to_string()))?;
-    let mode = std::os::unix::fs::PermissionsExt::from_mode(0o440);
-    std::fs::set_permissions(&handed, mode).map_err(|error| Error::failed(error.to_string()))?;
+    // One of a directory of credentials.
+    let signer = place.path().join("credentials_drill-signer");
+    std::fs::write(&signer, "x").map_err(|error| Error::failed(error.to_string()))?;
+    for file in [&handed, &signer] {
+        let mode = std::os::unix::fs::PermissionsExt::from_mode(0o440);
+        std::fs::set_permissions(file, mode).map_err(|error| Error::failed(error.to_string()))?;
+    }
     let surroundings = Surroundings { credentials_directory: Some(place.path().to_owned()) };
     let config = Config::parse(&good(), Path::new("lifeboat.toml"), &surroundings)?;
     assert_eq!(config.keys.host_key.path(), handed);
+    assert_eq!(config.keys.drill_signer.path(), signer);
     assert_eq!(config.keys.drill_identity.path(), Path::new("/nonexistent/keys/drill-identity"));
     Ok(())
 }
