@@ -393,11 +393,11 @@ impl Daemon {
             Ok(installation) => {
                 let old = self.live.installation();
                 let (before, after) = (&old.config, &installation.config);
-                if (before.listen, &before.control_socket, &before.state_directory)
-                    != (after.listen, &after.control_socket, &after.state_directory)
+                if (before.listen, before.listen_tls.is_some(), &before.control_socket, &before.state_directory)
+                    != (after.listen, after.listen_tls.is_some(), &after.control_socket, &after.state_directory)
                 {
                     tracing::warn!(
-                        "listen, control_socket and state_directory change only with a restart: run `systemctl restart lifeboatd`"
+                        "listen, listen_tls, control_socket and state_directory change only with a restart: run `systemctl restart lifeboatd`"
                     );
                 }
                 let runner = &self.runner;
@@ -422,6 +422,7 @@ impl Daemon {
                     "configuration reloaded"
                 );
                 self.held.retain(|dataset| installation.config.dataset(dataset).is_some());
+                self.endpoints.renew(&installation.config);
                 self.live.install(Arc::new(installation));
                 self.record_configuration();
                 self.remember_runs();

@@ -19,12 +19,15 @@ use tokio_util::sync::CancellationToken;
 use crate::control::{self, Wish};
 use crate::http;
 use crate::live::Live;
+use crate::tls::{Certificates, TlsListener};
 
 /// How long each of them may take to end.
 pub(crate) const FAREWELL: Duration = Duration::from_secs(2);
 
 pub(crate) struct Endpoints {
     http: JoinHandle<Result<()>>,
+    /// `None`: it speaks no TLS.
+    certificates: Option<Certificates>,
     stop_http: CancellationToken,
     control: JoinHandle<()>,
     stop_control: CancellationToken,
@@ -50,14 +53,25 @@ impl Endpoints {
         let (stop_http, stop_control) = (CancellationToken::new(), CancellationToken::new());
         let socket = config.control_socket.clone();
         let control = control::serve(control::bind(&socket)?, live.clone(), wishes, stop_control.clone());
-        let endpoints = Self {
-            http: tokio::spawn(http::serve(listener, live.clone(), stop_http.clone())),
-            control: tokio::spawn(control),
-            stop_http,
-            stop_control,
-            socket,
+        let certificates = config.listen_tls.as_ref().map(Certificates::read).transpose()?;
+        let http = match &certificates {
+            None => tokio::spawn(http::serve(listener, live.clone(), stop_http.clone())),
+            Some(certificates) => {
+                let listener = TlsListener::new(listener, certificates.clone());
+                let listener = listener.context(Class::Failed, || "cannot tell the address of the endpoint")?;
+                tokio::spawn(http::serve(listener, live.clone(), stop_http.clone()))
+            }
         };
+        let endpoints = Self { http, certificates, control: tokio::spawn(control), stop_http, stop_control, socket };
         Ok((endpoints, address))
+    }
+
+    /// Takes in certificates that were replaced. One that does not fit changes nothing.
+    pub(crate) fn renew(&self, config: &Config) {
+        let Some((certificates, tls)) = self.certificates.as_ref().zip(config.listen_tls.as_ref()) else { return };
+        if let Err(error) = certificates.renew(tls) {
+            tracing::error!("the metrics endpoint keeps its old certificate: {}", error.chain_and_hint());
+        }
     }
 
     /// Whether the metrics endpoint has ended by itself.

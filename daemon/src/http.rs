@@ -2,7 +2,7 @@
 //! now).
 //!
 //! It shows no secret and takes no input. Bind it to the loopback or a network that Prometheus
-//! reaches.
+//! reaches; there, `listen_tls` keeps others out.
 
 use std::sync::Arc;
 
@@ -11,8 +11,8 @@ use axum::extract::State;
 use axum::http::{StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use axum::routing::get;
+use axum::serve::Listener;
 use lifeboat_engine::base::{Class, Context, Result};
-use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 
 use crate::live::Live;
@@ -21,7 +21,11 @@ use crate::live::Live;
 ///
 /// # Errors
 /// The listener fails.
-pub(crate) async fn serve(listener: TcpListener, live: Arc<Live>, stop: CancellationToken) -> Result<()> {
+pub(crate) async fn serve<L>(listener: L, live: Arc<Live>, stop: CancellationToken) -> Result<()>
+where
+    L: Listener,
+    L::Addr: std::fmt::Debug,
+{
     let router = Router::new()
         .route("/metrics", get(metrics))
         .route("/healthz", get(healthz))

@@ -31,6 +31,7 @@ mod signals;
 mod start;
 mod status;
 mod summary;
+mod tls;
 mod turn;
 mod upkeep;
 mod words;

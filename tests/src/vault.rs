@@ -163,6 +163,7 @@ impl TestVault {
             state_directory: place.path().join("state"),
             min_replicas,
             listen: ([127, 0, 0, 1], 0).into(),
+            listen_tls: None,
             control_socket: place.path().join("control.sock"),
             keys: keys_config(place.path().join("keys"), vec![recipient]),
             limits: limits(),

@@ -51,6 +51,8 @@ pub struct Config {
     pub min_replicas: usize,
     /// The address and port that serve `/metrics`, `/healthz` and `/readyz`.
     pub listen: SocketAddr,
+    /// What it shows and asks for. `None`: it speaks no TLS.
+    pub listen_tls: Option<ListenTls>,
     /// The path of the daemon's control socket.
     pub control_socket: PathBuf,
     /// Who may do what, and where the secrets are.
@@ -109,6 +111,18 @@ impl Config {
     pub fn dataset(&self, name: &Name) -> Option<&Dataset> {
         self.datasets.iter().find(|dataset| dataset.name == *name)
     }
+}
+
+/// TLS of the metrics endpoint (`listen_tls`).
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ListenTls {
+    /// A PEM file: the certificate of the daemon, and those that lead to its authority.
+    pub certificate: PathBuf,
+    /// Its private key, PEM.
+    pub key: SecretRef,
+    /// A PEM file: who does not show a certificate of one of these authorities is refused. `None`:
+    /// nobody is.
+    pub client_ca: Option<PathBuf>,
 }
 
 /// `[keys]`.

@@ -19,6 +19,7 @@ pub(crate) struct RawConfig {
     pub state_directory: Option<Text>,
     pub min_replicas: Option<Spanned<usize>>,
     pub listen: Option<Text>,
+    pub listen_tls: Option<RawListenTls>,
     pub control_socket: Option<Text>,
     #[serde(default)]
     pub keys: RawKeys,
@@ -63,6 +64,14 @@ pub(crate) struct RawLimits {
     pub run: Option<Text>,
     pub shutdown: Option<Text>,
     pub clock_skew: Option<Text>,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct RawListenTls {
+    pub certificate: Text,
+    pub key: Text,
+    pub client_ca: Option<Text>,
 }
 
 #[derive(Deserialize, Default)]

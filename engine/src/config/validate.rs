@@ -11,7 +11,7 @@ use toml::Spanned;
 use super::fields::name;
 use super::raw::{RawConfig, RawKeys, RawLimits};
 use super::replica::PlaceRole;
-use super::{Config, Dataset, KeysConfig, Limits, MAX_RUNS, dataset, defaults, replica};
+use super::{Config, Dataset, KeysConfig, Limits, ListenTls, MAX_RUNS, dataset, defaults, replica};
 use crate::keys::owners::OwnerKey;
 use crate::keys::sign::SignerKey;
 use crate::keys::ssh::{self, SshRecipient};
@@ -69,6 +69,11 @@ pub(crate) fn config(v: &mut SettingsReader<'_>, raw: RawConfig, sources: Vec<Op
         state_directory: v.path_or(raw.state_directory.as_ref(), defaults::STATE_DIRECTORY),
         min_replicas,
         listen: v.parsed(raw.listen.as_ref(), defaults::LISTEN, "an address and port such as 127.0.0.1:9847")?,
+        listen_tls: raw.listen_tls.as_ref().map(|raw| ListenTls {
+            certificate: v.path(&raw.certificate),
+            key: v.secret(&raw.key),
+            client_ca: raw.client_ca.as_ref().map(|text| v.path(text)),
+        }),
         control_socket: v.path_or(raw.control_socket.as_ref(), defaults::CONTROL_SOCKET),
         keys,
         limits,
