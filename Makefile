@@ -77,10 +77,11 @@ bench: ## speed, memory and size beside peers, into target/bench/; all cases, or
 
 install: ## install programs, manuals, units and examples; DESTDIR= and PREFIX= as usual
 	$(CARGO) build --locked --release --package lifeboat --package lifeboatd --package lifeboat-worker
-	install -d '$(bindir)' '$(unitdir)' '$(libdir)/sysusers.d' '$(libdir)/tmpfiles.d' '$(sysconfdir)' '$(sharedir)/man/man1' \
+	install -d '$(bindir)' '$(unitdir)' '$(libdir)/sysusers.d' '$(libdir)/tmpfiles.d' '$(sysconfdir)' '$(sharedir)/man' \
 		'$(sharedir)/bash-completion/completions' '$(sharedir)/zsh/site-functions' '$(sharedir)/fish/vendor_completions.d' '$(sharedir)/lifeboat'
 	install -m 0755 '$(built)/release/lifeboat' '$(built)/release/lifeboatd' '$(built)/release/lifeboat-worker' '$(bindir)'
-	'$(built)/release/lifeboat' man '$(sharedir)/man/man1'
+	'$(built)/release/lifeboat' man '$(sharedir)/man'
+	'$(built)/release/lifeboatd' man '$(sharedir)/man'
 	'$(built)/release/lifeboat' completions bash > '$(sharedir)/bash-completion/completions/lifeboat'
 	'$(built)/release/lifeboat' completions zsh > '$(sharedir)/zsh/site-functions/_lifeboat'
 	'$(built)/release/lifeboat' completions fish > '$(sharedir)/fish/vendor_completions.d/lifeboat.fish'

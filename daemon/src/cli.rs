@@ -93,4 +93,10 @@ pub(crate) enum Command {
     },
     /// Ask the running daemon for the state of every dataset and replica
     Status,
+    /// Write the manual of this program
+    Man {
+        /// The directory of manuals, such as /usr/local/share/man; `man1` in it is created if
+        /// missing
+        directory: PathBuf,
+    },
 }

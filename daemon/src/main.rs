@@ -15,6 +15,7 @@ mod installation;
 mod level;
 mod live;
 mod log;
+mod man;
 mod metrics;
 mod notify;
 mod pauses;

@@ -59,6 +59,9 @@ pub(crate) fn run(arguments: impl Iterator<Item = OsString>) -> ExitCode {
 }
 
 fn execute(cli: Cli) -> Result<()> {
+    if let Some(Command::Man { directory }) = &cli.command {
+        return man::write(directory);
+    }
     let surroundings =
         Surroundings { credentials_directory: std::env::var_os("CREDENTIALS_DIRECTORY").map(Into::into) };
     let config = Config::load(&cli.config, &surroundings)?;
@@ -85,7 +88,7 @@ fn execute(cli: Cli) -> Result<()> {
                     Command::Trigger { dataset } => Request::Trigger { dataset },
                     Command::Takeover { dataset } => Request::Takeover { dataset },
                     Command::Cancel { dataset } => Request::Cancel { dataset },
-                    Command::Status => Request::Status {},
+                    Command::Status | Command::Man { .. } => Request::Status {},
                 };
                 let socket = &config.control_socket;
                 let (report, summary) = match &request {

@@ -15,6 +15,7 @@ pub(crate) mod kit;
 mod kit_view;
 pub(crate) mod list;
 pub(crate) mod man;
+mod man_examples;
 mod opened;
 pub(crate) mod owner;
 pub(crate) mod pause;

@@ -1,0 +1,84 @@
+//! What the manual shows of each command: what for, and the line. Tests parse every line.
+
+/// An example: what it does, and the command line.
+pub(super) type Example = (&'static str, &'static str);
+
+/// The examples of a command, by its words after `lifeboat`. Empty: what the command does is said
+/// with one line.
+pub(super) fn of(command: &str) -> &'static [Example] {
+    match command {
+        "" => &[
+            ("Is everything protected, and what needs attention?", "lifeboat status"),
+            ("Which snapshots are there?", "lifeboat list shop"),
+            ("Restore the newest one into a server", "lifeboat restore shop --to-postgres socket:/var/run/postgresql"),
+            ("Prove that it can be restored", "lifeboat drill shop"),
+        ],
+        "status" => &[
+            ("At a glance", "lifeboat status"),
+            ("For a script: the exit code is 8 while something needs attention", "lifeboat --json status"),
+        ],
+        "list" => &[
+            ("The snapshots of one dataset", "lifeboat list shop"),
+            ("As the bucket was before somebody deleted", "lifeboat list --as-of 2h\\ ago"),
+        ],
+        "show" => &[("What a snapshot holds", "lifeboat show shop 20261123T1832")],
+        "restore" => &[
+            (
+                "Into a new PostgreSQL server, with the owner's identity",
+                "lifeboat restore shop --identity master.txt --to-postgres socket:/var/run/postgresql",
+            ),
+            (
+                "One database of it, under another name, as it was yesterday evening",
+                "lifeboat restore shop --at yesterday\\ 18:00 --database orders --rename orders_old --to-postgres socket:/var/run/postgresql",
+            ),
+            ("Into files", "lifeboat restore shop --to-directory /srv/restored"),
+            (
+                "On a machine that has nothing but the owner's files",
+                "lifeboat restore shop --identity master.txt --owner @owner.line --s3-bucket example-backup --s3-region eu-west-1 --to-directory out",
+            ),
+        ],
+        "verify" => &[
+            ("Is everything there, in every replica?", "lifeboat verify"),
+            ("Read a twentieth of it", "lifeboat verify --read-data-subset 5%"),
+            ("Replace what is damaged from another replica", "lifeboat verify shop --repair"),
+        ],
+        "drill" => &[
+            ("Restore into a throw-away server and prove it equal", "lifeboat drill shop"),
+            ("From one region, and only until it is loaded", "lifeboat drill shop --replica far --level loaded"),
+        ],
+        "drills" => &[("The last drills of a dataset", "lifeboat drills shop --last 5")],
+        "prune" => &[
+            ("What would go?", "lifeboat prune shop --dry-run"),
+            ("Let it go without a question", "lifeboat prune shop --yes"),
+        ],
+        "remove-dataset" => &[("Show what would go, and ask", "lifeboat remove-dataset shop")],
+        "repair" => &[
+            ("Put back what some replica lost", "lifeboat repair shop"),
+            ("Give up what is lost everywhere", "lifeboat repair shop --accept-loss"),
+        ],
+        "repair clock" => &[("Settle the times of snapshots made under a wrong clock", "lifeboat repair clock shop")],
+        "undelete" => &[
+            ("What would come back?", "lifeboat undelete --as-of 2h\\ ago --dry-run"),
+            ("Bring it back", "lifeboat undelete --as-of 2h\\ ago"),
+        ],
+        "init" => &[
+            ("Make a vault, and the keys of this host", "lifeboat init"),
+            ("Take over for a host that is lost", "lifeboat init --identity master.txt"),
+        ],
+        "owner init" => &[("Make an owner's keys, offline", "lifeboat owner init --directory owner")],
+        "root show" => &[("Who is believed?", "lifeboat root show")],
+        "audit show" => &[("Who restored what?", "lifeboat audit show --dataset shop")],
+        "audit verify" => &[("Did somebody cut a log?", "lifeboat audit verify")],
+        "witness" => &[("Record what is there, by this host's clock", "lifeboat witness")],
+        "check" => &[("Does everything answer, with the rights it needs?", "lifeboat check")],
+        "kit" => &[("A sheet for the safe", "lifeboat kit")],
+        "runs" => &[("The last backups, and why some failed", "lifeboat runs shop")],
+        "trigger" => &[("Back up now", "lifeboat trigger shop")],
+        "cancel" => &[("Stop a backup that must not go on", "lifeboat cancel shop")],
+        "pause" => &[("Start none while the server is worked on", "lifeboat pause shop --for 4h --reason upgrade")],
+        "resume" => &[("Start them again", "lifeboat resume --all")],
+        "takeover" => &[("Lead a dataset whose host is gone", "lifeboat takeover shop")],
+        "acknowledge" => &[("A snapshot that departs from its history is right", "lifeboat acknowledge shop")],
+        _ => &[],
+    }
+}
