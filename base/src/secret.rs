@@ -21,7 +21,7 @@ use crate::opened;
 const MAX_SECRET_BYTES: u64 = 1 << 20;
 
 /// Where a secret is. `credential:NAME` is resolved when the configuration is read: it is the file
-/// NAME in `$CREDENTIALS_DIRECTORY` under systemd, else in `keys.directory`.
+/// NAME in `$CREDENTIALS_DIRECTORY` under systemd, else in `keys.directory` or `credentials` in it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct SecretRef {
     path: PathBuf,
@@ -116,7 +116,12 @@ impl SecretRef {
     fn refuse(&self, problem: Problem) -> Error {
         let shown = self.path.display();
         match problem {
-            Problem::Unreadable(error) => Error::keys(format!("cannot read the secret {shown}")).because(error),
+            Problem::Unreadable(error) => {
+                let is_missing = error.kind() == io::ErrorKind::NotFound;
+                let unreadable = Error::keys(format!("cannot read the secret {shown}")).because(error);
+                let put = "put it there, mode 0600; a unit is handed a new secret when it is restarted";
+                if is_missing { unreadable.hint(put) } else { unreadable }
+            }
             Problem::NotAFile => Error::keys(format!("the secret {shown} is not a regular file"))
                 .hint("name the file that holds the secret"),
             Problem::Foreign(owner) => Error::keys(format!("the secret {shown} belongs to another user (uid {owner})"))

@@ -173,7 +173,6 @@ impl Daemon {
             }
             What::Cancel => return self.cancel(&dataset, answer),
             What::Pause(lasts, why) => {
-                self.held.done(&dataset);
                 let begun = self.pauses.begin(&dataset, lasts, why);
                 let begun =
                     begun.inspect(|pause| recorded::pause(&self.runner, self.live.installation(), &dataset, pause));
@@ -188,6 +187,7 @@ impl Daemon {
     async fn turn(&mut self) {
         let paused = self.pauses.now();
         self.scheduler.pause(paused.keys().cloned().collect());
+        paused.keys().for_each(|dataset| self.held.done(dataset));
         let runner = &self.runner;
         self.scheduler.set_back(runner.clock.now(), |dataset| runner.considered(dataset));
         while let Some((dataset, cause)) = self.scheduler.start(self.runner.clock.now()) {

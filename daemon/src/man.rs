@@ -25,7 +25,9 @@ pub(crate) fn write(directory: &Path) -> Result<()> {
         let folder = directory.join("man1");
         std::fs::create_dir_all(&folder)?;
         let mut page = Vec::new();
-        clap_mangen::Man::new(Cli::command()).render(&mut page)?;
+        let program = Cli::command().disable_help_subcommand(true);
+        clap_mangen::generate_to(program.clone(), &folder)?;
+        clap_mangen::Man::new(program).render(&mut page)?;
         writeln!(page, ".SH EXAMPLES")?;
         for (what, line) in EXAMPLES {
             writeln!(page, ".TP\n{what}:\n.B {line}")?;

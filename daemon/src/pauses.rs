@@ -38,7 +38,10 @@ impl Pauses {
             Ok(None) => {
                 self.known.remove(dataset);
             }
-            Err(error) => tracing::warn!(%dataset, "it is not paused any more: {}", error.chain()),
+            Err(error) => {
+                self.known.remove(dataset);
+                tracing::warn!(%dataset, "it is not paused: {}", error.chain());
+            }
         }
     }
 

@@ -27,9 +27,11 @@ use crate::control::protocol::Request;
 use crate::daemon::{Daemon, Origin};
 use crate::installation::Installation;
 use crate::log;
+use crate::man;
 use crate::runner::{Runner, one_prune};
 use crate::start::{Start, Stop};
 use crate::status::Ledger;
+use crate::tls::Certificates;
 use crate::turn::Ended;
 
 /// The threads that one run may need: `limits.cpu` compress, and each of as many streams has two.
@@ -66,6 +68,7 @@ fn execute(cli: Cli) -> Result<()> {
         Surroundings { credentials_directory: std::env::var_os("CREDENTIALS_DIRECTORY").map(Into::into) };
     let config = Config::load(&cli.config, &surroundings)?;
     if cli.mode.check_config {
+        config.listen_tls.as_ref().map(Certificates::read).transpose()?;
         let (replicas, datasets) = (config.replicas.len(), config.datasets.len());
         let json =
             json!({ "ok": true, "replicas": replicas, "datasets": datasets, "warnings": config.warnings.as_slice() });

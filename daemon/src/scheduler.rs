@@ -115,8 +115,11 @@ impl Scheduler {
         }
     }
 
-    /// Tells which datasets are paused from now on, and that no others are.
+    /// Tells which datasets are paused from now on, and that no others are. A start that looks for
+    /// a lock, or at the leader, is due like any other when the pause has ended.
     pub(crate) fn pause(&mut self, datasets: BTreeSet<Name>) {
+        let paused = self.entries.iter_mut().filter(|(name, _)| datasets.contains(*name));
+        paused.for_each(|(_, entry)| entry.looks = false);
         self.paused = datasets;
     }
 

@@ -2,11 +2,12 @@
 //! with a certificate of one authority.
 //!
 //! - **Version**: TLS 1.3 alone.
-//! - **Bounds**: so many handshakes go on at once, and each has little time. Whoever dawdles holds
-//!   up no other.
+//! - **Bounds**: so many handshakes go on at once, and each has little time. Beyond them, the
+//!   oldest is given up, so whoever dawdles holds up no other.
 //! - **Reload**: a new certificate is used from the next connection on. Files that do not fit
 //!   change nothing.
 
+use std::collections::VecDeque;
 use std::io;
 use std::net::SocketAddr;
 use std::path::Path;
@@ -21,7 +22,7 @@ use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use rustls::server::WebPkiClientVerifier;
 use rustls::{RootCertStore, ServerConfig};
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::{Semaphore, mpsc};
+use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
 use tokio_rustls::TlsAcceptor;
 use tokio_rustls::server::TlsStream;
@@ -36,6 +37,8 @@ pub(crate) struct Certificates {
 }
 
 impl Certificates {
+    /// Reads the files.
+    ///
     /// # Errors
     /// [`Class::Keys`]: a file cannot be read, or they do not fit each other.
     pub(crate) fn read(tls: &ListenTls) -> Result<Self> {
@@ -85,7 +88,7 @@ fn acceptor(tls: &ListenTls) -> Result<TlsAcceptor> {
     let mut config = builder.with_single_cert(certificates(&tls.certificate)?, key).map_err(|error| {
         Error::keys(format!("the certificate {shown} and its key cannot be used"))
             .because(error)
-            .hint("name the key that belongs to this certificate")
+            .hint("name the key that belongs to this certificate; one in a credential is handed over only at a restart")
     })?;
     config.alpn_protocols = vec![b"http/1.1".to_vec()];
     Ok(TlsAcceptor::from(Arc::new(config)))
@@ -150,19 +153,23 @@ async fn shake_hands(
     certificates: Certificates,
     ready: mpsc::Sender<(TlsStream<TcpStream>, SocketAddr)>,
 ) {
-    let permits = Arc::new(Semaphore::new(HANDSHAKES));
+    let mut shaking: VecDeque<JoinHandle<()>> = VecDeque::new();
     loop {
-        let Ok(permit) = permits.clone().acquire_owned().await else { return };
         // This one waits and goes on when the system has no descriptors left.
         let (stream, from) = Listener::accept(&mut listener).await;
+        shaking.retain(|task| !task.is_finished());
+        if shaking.len() >= HANDSHAKES
+            && let Some(oldest) = shaking.pop_front()
+        {
+            oldest.abort();
+        }
         let (acceptor, ready) = (certificates.acceptor(), ready.clone());
-        tokio::spawn(async move {
+        shaking.push_back(tokio::spawn(async move {
             match tokio::time::timeout(TIME_TO_SHAKE_HANDS, acceptor.accept(stream)).await {
                 Ok(Ok(stream)) => drop(ready.send((stream, from)).await),
                 Ok(Err(error)) => tracing::debug!(%from, %error, "refused a connection to the metrics"),
                 Err(_) => tracing::debug!(%from, "a connection to the metrics did not shake hands in time"),
             }
-            drop(permit);
-        });
+        }));
     }
 }

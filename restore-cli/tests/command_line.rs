@@ -136,8 +136,10 @@ fn the_manual_has_a_page_for_every_command_and_names_the_exit_codes() {
     let page = stdout(&lifeboat(&["man"]));
     assert!(page.contains(".TH lifeboat 1") && page.contains("Exit codes"), "{page}");
     let place = tempfile::tempdir().unwrap();
-    let directory = place.path().join("share/man1");
-    assert!(lifeboat(&["man", directory.to_str().unwrap()]).status.success());
+    let manuals = place.path().join("share");
+    assert!(lifeboat(&["man", manuals.to_str().unwrap()]).status.success());
+    assert!(manuals.join("man5/lifeboat.toml.5").is_file());
+    let directory = manuals.join("man1");
     for page in ["lifeboat.1", "lifeboat-restore.1", "lifeboat-drill.1", "lifeboat-completions.1"] {
         assert!(directory.join(page).is_file(), "{page}");
     }

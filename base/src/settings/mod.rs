@@ -97,31 +97,35 @@ impl<'a> SettingsReader<'a> {
         text.map_or_else(|| PathBuf::from(default), |text| self.path(text))
     }
 
-    /// Where a secret is: `credential:NAME`, or the absolute path of a 0600 file.
+    /// Where a secret is that others made: `credential:NAME`, or the absolute path of a 0600 file.
+    /// One that is nowhere belongs into the folder of credentials.
     pub fn secret(&mut self, text: &Text) -> SecretRef {
-        self.resolve(text.get_ref(), text.span())
+        let folder = self.key_directory.join(CREDENTIALS);
+        self.resolve(text.get_ref(), text.span(), &folder)
     }
 
-    /// A secret, or the `default` place.
-    pub fn secret_or(&mut self, text: Option<&Text>, default: &str) -> SecretRef {
+    /// Where a key of this program is, or its `default` place. One that is nowhere belongs into the
+    /// key directory.
+    pub fn key_or(&mut self, text: Option<&Text>, default: &str) -> SecretRef {
+        let folder = self.key_directory.clone();
         match text {
-            Some(text) => self.secret(text),
-            None => self.resolve(default, 0..0),
+            Some(text) => self.resolve(text.get_ref(), text.span(), &folder),
+            None => self.resolve(default, 0..0, &folder),
         }
     }
 
-    fn resolve(&mut self, text: &str, span: Range<usize>) -> SecretRef {
+    fn resolve(&mut self, text: &str, span: Range<usize>, belongs: &Path) -> SecretRef {
         let secret = match text.strip_prefix("credential:") {
             Some(name) if !name.is_empty() && !name.contains('/') && !name.starts_with('.') => {
                 // systemd puts those of a directory beside the others, with its name before theirs.
                 let of_directory = format!("{CREDENTIALS}_{name}");
                 let folder = self.surroundings.credentials_directory.as_ref();
                 let mut handed = folder.into_iter().flat_map(|folder| [folder.join(name), folder.join(&of_directory)]);
-                let own = self.key_directory.join(CREDENTIALS).join(name);
+                let own = [self.key_directory.join(CREDENTIALS), self.key_directory.clone()];
+                let mut own = own.into_iter().map(|folder| folder.join(name));
                 match handed.find(|path| path.exists()) {
                     Some(path) => SecretRef::handed_over(path),
-                    None if own.exists() => SecretRef::file(own),
-                    None => SecretRef::file(self.key_directory.join(name)),
+                    None => SecretRef::file(own.find(|path| path.exists()).unwrap_or_else(|| belongs.join(name))),
                 }
             }
             None if Path::new(text).is_absolute() => SecretRef::file(text),

@@ -327,3 +327,18 @@ fn what_is_paused_starts_only_for_an_operator_and_what_was_due_starts_once_after
     scheduler.request(&shop);
     assert_eq!(scheduler.start(time("2026-03-01T03:40:00Z")), Some((shop, Cause::Trigger)));
 }
+
+#[test]
+fn a_start_that_looked_for_a_lock_does_not_begin_outside_its_window_when_a_pause_ends() {
+    let nightly = "schedule = \"@hourly\"\nwindows = [{ from = \"22:00\", to = \"04:00\" }]";
+    let mut scheduler = scheduler(&[("shop", nightly)], "2026-03-01T02:30:00Z");
+    let shop: Name = "shop".parse().unwrap();
+    assert_eq!(started(&mut scheduler, "2026-03-01T03:50:00Z"), ["shop"]);
+    scheduler.finished(&shop);
+    scheduler.again(&shop, time("2026-03-01T03:50:05Z"));
+    scheduler.pause([shop].into());
+    assert_eq!(scheduler.start(time("2026-03-01T11:00:00Z")), None);
+    scheduler.pause(BTreeSet::new());
+    assert_eq!(scheduler.start(time("2026-03-01T11:50:00Z")), None);
+    assert_eq!(started(&mut scheduler, "2026-03-01T22:00:00Z"), ["shop"]);
+}

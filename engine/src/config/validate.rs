@@ -129,10 +129,10 @@ fn keys(v: &mut SettingsReader<'_>, raw: &RawKeys) -> KeysConfig {
         drill_recipients: texts(&raw.drill_recipients),
         trusted_signers: texts(&raw.trusted_signers),
         trusted_drill_signers: texts(&raw.trusted_drill_signers),
-        host_key: v.secret_or(raw.host_key.as_ref(), defaults::HOST_KEY),
-        host_bundle: v.secret_or(raw.host_bundle.as_ref(), defaults::HOST_BUNDLE),
-        drill_identity: v.secret_or(raw.drill_identity.as_ref(), defaults::DRILL_IDENTITY),
-        drill_signer: v.secret_or(raw.drill_signer.as_ref(), defaults::DRILL_SIGNER),
+        host_key: v.key_or(raw.host_key.as_ref(), defaults::HOST_KEY),
+        host_bundle: v.key_or(raw.host_bundle.as_ref(), defaults::HOST_BUNDLE),
+        drill_identity: v.key_or(raw.drill_identity.as_ref(), defaults::DRILL_IDENTITY),
+        drill_signer: v.key_or(raw.drill_signer.as_ref(), defaults::DRILL_SIGNER),
     }
 }
 

@@ -32,17 +32,18 @@ pub(crate) fn run(args: &Args, session: &Session, program: clap::Command) -> Res
         .context(Class::Storage, || format!("cannot write the manual into {}", directory.display()))
 }
 
-fn write(directory: &Path, mut program: clap::Command) -> std::io::Result<()> {
+fn write(directory: &Path, program: clap::Command) -> std::io::Result<()> {
     let (commands, files) = (directory.join("man1"), directory.join("man5"));
     std::fs::create_dir_all(&commands)?;
     std::fs::create_dir_all(&files)?;
     std::fs::write(files.join("lifeboat.toml.5"), configuration()?)?;
+    let mut program = program.disable_help_subcommand(true);
     program.build();
     let mut all = vec![(String::new(), program)];
     while let Some((words, command)) = all.pop() {
         let name = command.get_display_name().unwrap_or(command.get_name()).to_owned();
-        let of_people = command.get_subcommands().filter(|inner| inner.get_name() != "help");
-        all.extend(of_people.map(|inner| (format!("{words} {}", inner.get_name()).trim().to_owned(), inner.clone())));
+        let inner = command.get_subcommands();
+        all.extend(inner.map(|inner| (format!("{words} {}", inner.get_name()).trim().to_owned(), inner.clone())));
         std::fs::write(commands.join(format!("{name}.1")), page(&command, &words)?)?;
     }
     Ok(())

@@ -85,22 +85,43 @@ struct Resumes {
 
 pub(crate) async fn run(args: &Args, session: &Session) -> Result<()> {
     let config = session.configuration()?;
-    let mut paused = Vec::new();
-    for dataset in args.which.of(&config)? {
-        let request =
-            json!({ "command": "pause", "dataset": dataset, "seconds": args.lasts.as_secs(), "why": args.reason });
-        paused.push(ask(session, &config, request).await?);
-    }
-    session.out.result(&Pauses { paused })
+    let request = |dataset: &Name| json!({ "command": "pause", "dataset": dataset, "seconds": args.lasts.as_secs(), "why": args.reason });
+    let (paused, failed) = ask_for_each(session, &config, &args.which, request).await?;
+    show(session, &Pauses { paused }, failed)
 }
 
 pub(crate) async fn resume(args: &ResumeArgs, session: &Session) -> Result<()> {
     let config = session.configuration()?;
-    let mut resumed = Vec::new();
-    for dataset in args.which.of(&config)? {
-        resumed.push(ask(session, &config, json!({ "command": "resume", "dataset": dataset })).await?);
+    let request = |dataset: &Name| json!({ "command": "resume", "dataset": dataset });
+    let (resumed, failed) = ask_for_each(session, &config, &args.which, request).await?;
+    show(session, &Resumes { resumed }, failed)
+}
+
+/// Asks for one dataset after the other, up to the first that fails. What the others answered, and
+/// that error.
+async fn ask_for_each<T: for<'a> Deserialize<'a>>(
+    session: &Session,
+    config: &Config,
+    which: &Which,
+    request: impl Fn(&Name) -> Value,
+) -> Result<(Vec<T>, Option<Error>)> {
+    let mut answers = Vec::new();
+    for dataset in which.of(config)? {
+        match ask(session, config, request(dataset)).await {
+            Ok(answer) => answers.push(answer),
+            Err(error) => return Ok((answers, Some(error))),
+        }
     }
-    session.out.result(&Resumes { resumed })
+    Ok((answers, None))
+}
+
+/// Shows what was done, and gives the error of what was not.
+fn show(session: &Session, done: &(impl Serialize + fmt::Display), failed: Option<Error>) -> Result<()> {
+    let shown = done.to_string();
+    if failed.is_none() || !shown.is_empty() {
+        session.out.result(done)?;
+    }
+    failed.map_or(Ok(()), Err)
 }
 
 /// What the daemon answers.

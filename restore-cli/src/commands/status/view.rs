@@ -143,10 +143,10 @@ fn activity(status: &DaemonStatus, dataset: &Name) -> Option<String> {
     }
     let standing = status.datasets.get(dataset)?;
     let waits = standing.waits_for.as_ref().map(|holder| format!("waits for {holder}"));
-    let paused = || standing.paused.as_ref().map(|paused| format!("PAUSED until {}", human::time(paused.until)));
+    let paused = standing.paused.as_ref().map(|paused| format!("PAUSED until {}", human::time(paused.until)));
     let led = || standing.led_by.as_ref().map(|host| format!("{host} backs it up"));
     let due = || standing.due_since.map(|since| format!("due since {}", human::time(since)));
-    waits.or_else(paused).or_else(led).or_else(due)
+    paused.or(waits).or_else(led).or_else(due)
 }
 
 impl Standing {
