@@ -292,6 +292,8 @@ impl Daemon {
         let was_due = self.scheduler.was_due(dataset);
         self.scheduler.finished(dataset);
         let Some(run) = self.runs.remove(dataset) else { return };
+        // Whoever gets the answer and asks for the status sees that it has ended.
+        self.live.ended(dataset);
         let report = match result {
             Ok(Ended::BackedUp(report)) => Ok(*report),
             Ok(Ended::Locked(error)) => {

@@ -184,6 +184,11 @@ impl Live {
         state.turn = turn;
     }
 
+    /// A run has ended.
+    pub(crate) fn ended(&self, dataset: &Name) {
+        self.lock().turn.running.retain(|run| run.dataset != *dataset);
+    }
+
     /// A replica was asked. Tells whether that is news.
     pub(crate) fn heard(&self, replica: &Name, up: bool) -> bool {
         self.lock().up.insert(replica.clone(), up) != Some(up)

@@ -114,10 +114,8 @@ mod tests {
             let page = page.unwrap_or_else(|error| panic!("{error}: no page of {name:?}"));
             for (_, line) in examples::of(name.trim()) {
                 assert!(page.contains(&roff(line)), "{line}");
-                assert!(
-                    line.starts_with(&format!("lifeboat{name} ")) || name.is_empty() || line.contains("--json"),
-                    "{line}"
-                );
+                let own = format!("{line} ").starts_with(&format!("lifeboat{name} "));
+                assert!(own || line.contains("--json"), "{line} is of another command than{name}");
                 if let Err(error) = cli::parse(words(line)) {
                     panic!("{line}: {error}");
                 }
