@@ -455,7 +455,7 @@ async fn nothing_is_deleted_with_a_place_for_records_that_holds_another_vault() 
     let held = other.list("").await.unwrap().len();
     let before = copy.keys().await;
     copy.records = vec![other.clone()];
-    let refused = copy.prune().await.err().expect("it is refused");
+    let refused = copy.prune().await.expect_err("it is refused");
     assert!(refused.chain().contains("holds the records, and cannot be used"), "{refused:?}");
     let now = copy.keys().await;
     assert!(before.iter().zip(&now).all(|(before, now)| before.is_subset(now)), "{before:?} {now:?}");
