@@ -132,6 +132,8 @@ pub struct TestVault {
     pub config: Config,
     /// The configured replicas.
     pub replicas: Vec<SharedReplica>,
+    /// The places that hold records alone: none, until [`Self::with_records`] makes one.
+    pub records: Vec<SharedReplica>,
     /// Stands still until it is told to move.
     pub clock: Arc<ManualClock>,
     /// The owner's identity file, made by the real `age-keygen`.
@@ -189,7 +191,23 @@ impl TestVault {
         let shared: SharedClock = clock.clone();
         let init =
             init(&config, &opened, &InitOptions::default(), &shared).await.unwrap_or_else(|error| panic!("{error:?}"));
-        Self { place, config, replicas: opened, clock, master, init }
+        Self { place, config, replicas: opened, records: Vec::new(), clock, master, init }
+    }
+
+    /// With a place `records` that holds records alone.
+    ///
+    /// # Panics
+    /// On any failure, as all of the harness does.
+    pub async fn with_records(mut self) -> Self {
+        let path = self.place.path().join("records");
+        std::fs::create_dir(&path).unwrap_or_else(|error| panic!("{error}"));
+        let kind = ReplicaKind::Directory { path };
+        self.config.records = vec![ReplicaConfig { name: name("records"), kind, ..self.config.replicas[0].clone() }];
+        let clock = SystemClock::shared();
+        self.records = self.config.open_records(&clock).await.unwrap_or_else(|error| panic!("{error:?}"));
+        let made = self.init.init_records(&self.replicas, &self.records).await;
+        made.unwrap_or_else(|error| panic!("{error:?}"));
+        self
     }
 
     /// Where replica `n` (from 1) keeps its objects.
@@ -240,7 +258,7 @@ impl TestVault {
             environment: &tools::environment(),
             keys: &keys,
             replicas,
-            records: &[],
+            records: &self.records,
             state: &state,
             clock: self.clock.clone(),
             budget: RunBudget::new(&self.config.limits),
@@ -330,7 +348,7 @@ impl TestVault {
             dataset: &self.config.datasets[0],
             keys: &keys,
             replicas,
-            records: &[],
+            records: &self.records,
             state: &state,
             clock: self.clock.clone(),
             cancel: CancellationToken::new(),

@@ -22,6 +22,7 @@ mod dedup;
 mod entries;
 mod figures;
 mod fleet;
+mod follow;
 mod fragments;
 mod intake;
 mod kept_segments;
@@ -64,6 +65,7 @@ use self::commit::Commit;
 use self::entries::entries;
 use self::figures::{figures_before, figures_of_captured};
 use self::fleet::Fleet;
+use self::follow::InView;
 use self::intake::Sink;
 use self::kept_segments::KeptSegments;
 use self::messages::Captured;
@@ -188,7 +190,9 @@ impl Backup<'_> {
         if let Some(before) = &place.manifest {
             self.check_kind(&before.source.engine)?;
         }
-        self.follow_unseen(&order, &members, &records, &mut place, &mut warnings).await?;
+        let newest = standing.seen;
+        let view = InView { order: &order, documents: &documents, members: &members, records: &records, newest };
+        view.follow(&mut place, &mut warnings).await?;
         self.check_places(members.len(), records.len(), &failed)?;
         let fleet = Fleet::new(dataset, members, failed, self.config.min_replicas)?;
         let started = now;

@@ -61,6 +61,9 @@ impl Place {
             match Self::ask(documents, &holders, &snapshot, warnings).await? {
                 Holders::Signed(found) => {
                     place = *found;
+                    if let Some(longer) = Self::longer_branch(documents, members, &snapshot, &place).await {
+                        place = longer;
+                    }
                     break;
                 }
                 // An older one in its place would be a fork.
@@ -70,6 +73,22 @@ impl Place {
         }
         warnings.extend(unreadable.warnings("it is not used for deduplication"));
         Ok(PlaceFound::After(Box::new(place)))
+    }
+
+    /// If the one that is listed before `newest` is not its predecessor, it may belong to a branch
+    /// that is as long or longer: then the place after it.
+    async fn longer_branch(
+        documents: &Documents<'_>,
+        members: &[Inventory],
+        newest: &SnapshotId,
+        place: &Self,
+    ) -> Option<Self> {
+        let predecessor = place.manifest.as_ref()?.previous.as_ref().map(|previous| &previous.snapshot);
+        let all = all_snapshots(members);
+        let other = all.range(..newest).next_back().filter(|other| predecessor != Some(*other))?;
+        let holders: Vec<&Inventory> = members.iter().filter(|member| member.snapshots.contains(other)).collect();
+        let found = Self::whole(documents, &holders, other, &mut Vec::new()).await;
+        found.ok().flatten().filter(|found| found.sequence > place.sequence)
     }
 
     /// Asks one after the other, because what one returns says nothing of what another holds.
@@ -117,6 +136,22 @@ impl Place {
         }
         let problem = format!("snapshot {snapshot}, which the new one follows, cannot be fetched");
         Ok(Holders::Failed(combine(problem, &failed).hint("back up again when a replica that holds it answers")))
+    }
+
+    /// The place after a snapshot, if one of `holders` returns it whole.
+    ///
+    /// # Errors
+    /// As [`Self::find`].
+    pub(super) async fn whole(
+        documents: &Documents<'_>,
+        holders: &[&Inventory],
+        snapshot: &SnapshotId,
+        warnings: &mut Vec<String>,
+    ) -> Result<Option<Self>> {
+        Ok(match Self::ask(documents, holders, snapshot, warnings).await? {
+            Holders::Signed(found) => Some(*found),
+            Holders::Failed(_) | Holders::Unreadable(_) => None,
+        })
     }
 
     fn after(snapshot: &SnapshotId, hash: Digest, sequence: u64, manifest: Option<Manifest>) -> Self {

@@ -150,8 +150,15 @@ impl Backup<'_> {
             // Another host has taken it meanwhile.
             Ok(_) => Ok(()),
             Err(error) => {
-                let hint = error.hint_text().unwrap_or("find out who writes there").to_owned();
-                let what = format!("no backup of {} can be committed: act {number} has been written", order.dataset);
+                let dataset = order.dataset;
+                let hint = match error.hint_text() {
+                    Some(hint) => hint.to_owned(),
+                    None if error.class() == Class::Integrity => format!(
+                        "run `lifeboat verify {dataset} --repair` when every replica answers: it replaces what is damaged"
+                    ),
+                    None => "find out who writes there".to_owned(),
+                };
+                let what = format!("no backup of {dataset} can be committed: act {number} has been written");
                 Err(error.within(what).hint(hint))
             }
         }

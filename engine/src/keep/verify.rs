@@ -251,7 +251,7 @@ impl Judge<'_> {
                 );
             } else if let Some(found) = found
                 && found.sequence > 0
-                && found.sequence.checked_add(1) != Some(link.sequence)
+                && found.sequence >= link.sequence
             {
                 let (own, of_before) = (link.sequence, found.sequence);
                 let problem = format!("has sequence {own}, and its predecessor {before} has {of_before}");
