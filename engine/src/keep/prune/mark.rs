@@ -43,7 +43,7 @@ impl<'p> Acting<'p> {
     }
 
     /// Writes a record, its act, and its signature to each replica. Whoever fails, or has seen
-    /// another act, is left alone from then on.
+    /// another act, is left alone from then on. No number is taken for a record that is nowhere.
     pub(super) async fn act(
         &mut self,
         kind: ActKind,
@@ -51,59 +51,72 @@ impl<'p> Acting<'p> {
         record: &SignedObject,
         inventories: &[Inventory],
     ) -> Result<()> {
+        self.check_records()?;
         let HostKeys { vault, signer, .. } = self.prune.keys;
         let (dataset, principal) = (&self.prune.dataset.name, &self.prune.config.host);
+        if !inventories.iter().any(|inventory| self.writes_to(inventory)) {
+            return Ok(());
+        }
         let actor = Actor { vault, dataset, principal, signer, sequence: None };
         let act = actor.act(kind, id, record, self.last.as_ref(), self.newest, self.prune.clock.now())?;
-        let number = act.act.number;
         self.record(kind, id, record).await?;
-        let order = OrderReader { vault, dataset, trust: &self.prune.keys.trust, cache: None, host_key: None };
-        self.take_in_records(&order, &act).await?;
-        let mut has_place = false;
-        for inventory in inventories {
-            let replica = &inventory.replica;
+        let mut holders = Vec::new();
+        for replica in inventories.iter().map(|inventory| &inventory.replica) {
             if self.failed.contains_key(replica.name()) {
                 continue;
             }
-            let written = async {
-                put_once(replica.as_ref(), &record.key, record.object.clone()).await?;
-                match order.take(&act, replica).await {
-                    Taken::Yes => has_place = true,
-                    Taken::Collided => {
-                        return Err(Error::failed(format!(
-                            "replica {}: another host has acted in dataset {dataset} meanwhile: it took number {number}",
-                            replica.name()
-                        ))
-                        .hint("prune again"));
-                    }
-                    Taken::No(error) | Taken::Unknown(error) => return Err(error),
-                }
-                put_once(replica.as_ref(), &layout::signature(&record.key), record.signature.clone()).await
-            };
-            if let Err(error) = written.await {
-                self.failed.insert(replica.name().clone(), error);
+            match put_once(replica.as_ref(), &record.key, record.object.clone()).await {
+                Ok(()) => holders.push(replica),
+                Err(error) => drop(self.failed.insert(replica.name().clone(), error)),
             }
         }
-        if has_place {
-            self.last = Some(act);
+        if holders.is_empty() {
+            return Ok(());
+        }
+        let order = OrderReader { vault, dataset, trust: &self.prune.keys.trust, cache: None, host_key: None };
+        self.take_in_records(&order, &act).await?;
+        for replica in holders {
+            let written = match order.take(&act, replica).await {
+                Taken::Yes => {
+                    self.last = Some(act.clone());
+                    put_once(replica.as_ref(), &layout::signature(&record.key), record.signature.clone()).await
+                }
+                Taken::Collided => Err(Error::failed(format!(
+                    "replica {}: another host has acted in dataset {dataset} meanwhile: it took number {}",
+                    replica.name(),
+                    act.act.number
+                ))
+                .hint("prune again")),
+                Taken::No(error) | Taken::Unknown(error) => Err(error),
+            };
+            if let Err(error) = written {
+                self.failed.insert(replica.name().clone(), error);
+            }
         }
         Ok(())
     }
 }
 
 impl Acting<'_> {
+    /// Refuses if a place that holds records alone cannot be used.
+    fn check_records(&self) -> Result<()> {
+        let Some((place, refused)) = self.refused_records.first_key_value() else { return Ok(()) };
+        let hint = refused.hint_text().unwrap_or("run `lifeboat check` to see what it needs").to_owned();
+        let what = format!("nothing is marked or deleted: {place} holds the records, and cannot be used");
+        Err(Error::new(refused.class(), refused.chain()).within(what).hint(hint))
+    }
+
     /// Takes the number in each place that holds records alone, before any replica: so a commit of
-    /// which these replicas show nothing is not missed.
-    async fn take_in_records(&self, order: &OrderReader<'_>, act: &FoundAct) -> Result<()> {
+    /// which these replicas show nothing is not missed. From then on it is this host's, whatever
+    /// becomes of it in the replicas.
+    async fn take_in_records(&mut self, order: &OrderReader<'_>, act: &FoundAct) -> Result<()> {
         let number = act.act.number;
-        if let Some((place, refused)) = self.refused_records.first_key_value() {
-            let hint = refused.hint_text().unwrap_or("run `lifeboat check` to see what it needs").to_owned();
-            let what = format!("nothing is marked or deleted: {place} holds the records, and cannot be used");
-            return Err(Error::new(refused.class(), refused.chain()).within(what).hint(hint));
-        }
         for place in self.prune.records {
             let error = match order.take(act, place).await {
-                Taken::Yes => continue,
+                Taken::Yes => {
+                    self.last = Some(act.clone());
+                    continue;
+                }
                 Taken::Collided => Error::failed(format!(
                     "another host took number {number}, and the replicas that answer do not show what for"
                 ))

@@ -2,6 +2,8 @@
 //! next one finishes its work.
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
+mod records;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
@@ -128,15 +130,20 @@ impl Prepared {
             vault.prune().await.unwrap();
             vault.clock.advance(Duration::from_secs(1));
         }
-        let root = vault.replica_path(1);
-        let object = |file: &std::path::PathBuf| {
-            let key = file.strip_prefix(&root).unwrap().to_str().unwrap().to_owned();
-            (key, Bytes::from(std::fs::read(file).unwrap()))
-        };
-        let objects = files_below(&root).iter().map(object).collect();
+        let objects = objects(&vault);
         let (keys, owner) = (vault.keys().unwrap(), vault.owner());
         let stays = vec![snapshots.remove(1), snapshots.remove(2)];
         Self { vault, keys, owner, objects, stays }
+    }
+
+    /// As [`Self::new`], where a prune has something to mark, and something that is marked already.
+    async fn with_both() -> Self {
+        let mut prepared = Self::new(true).await;
+        let source = MemorySource::of(noise(80_000, 77));
+        let newest = prepared.vault.backup(&source).await.unwrap().snapshot;
+        prepared.objects = objects(&prepared.vault);
+        prepared.stays[1] = (newest, source.streams.into_iter().collect());
+        prepared
     }
 
     /// Reads one replica as the owner.
@@ -177,6 +184,16 @@ impl Prepared {
         copy.failing = failing;
         (copy, records)
     }
+}
+
+/// Every object of the only replica.
+fn objects(vault: &TestVault) -> Vec<(String, Bytes)> {
+    let root = vault.replica_path(1);
+    let object = |file: &std::path::PathBuf| {
+        let key = file.strip_prefix(&root).unwrap().to_str().unwrap().to_owned();
+        (key, Bytes::from(std::fs::read(file).unwrap()))
+    };
+    files_below(&root).iter().map(object).collect()
 }
 
 /// A backup that stores one pack makes so many calls before it writes its act.
@@ -389,83 +406,6 @@ async fn a_fault_at_any_call_to_the_only_replica_is_told_and_made_good() {
 async fn a_fault_at_any_call_to_one_of_two_replicas_is_told_and_made_good() {
     fail_every_call(2, false, &[Failure::AnswerLost]).await;
     fail_every_call(2, true, &[Failure::Unavailable, Failure::AnswerLost]).await;
-}
-
-/// Without its number there, a mark or a sweep deletes nothing.
-#[tokio::test(flavor = "multi_thread")]
-async fn a_fault_at_any_call_to_the_place_for_records_is_told_and_made_good() {
-    let (prepared, mut tally) = (Prepared::new(true).await, Tally::of("prune_faults"));
-    let (undisturbed, _) = prepared.copy_beside_records().await;
-    undisturbed.finish().await.unwrap();
-    let finished = undisturbed.keys().await;
-    let failures = [Failure::Unavailable, Failure::Denied, Failure::AnswerLost, Failure::Conflict, Failure::Exists];
-    for failure in kinds(&failures, HANG_TIME) {
-        let (mut told, mut stopped) = (0, 0);
-        for call in 1.. {
-            let (mut copy, records) = prepared.copy_beside_records().await;
-            let before = copy.keys().await;
-            copy.failing.fail(call, failure);
-            let pruned = copy.prune().await;
-            if copy.failing.calls() < call {
-                assert!(call > 8, "{failure:?}: only {call} calls");
-                break;
-            }
-            tally.faults += 1;
-            let when = format!("{failure:?} at call {call} to the records");
-            assert!(!copy.assert_whole(&when).await, "{when}: a record is lost");
-            match &pruned {
-                Ok((plan, outcome)) => told += u64::from(tells(plan, outcome)),
-                Err(error) => {
-                    let now = copy.keys().await.remove(0);
-                    let mut gone = before[0].iter().filter(|key| !now.contains(*key));
-                    assert!(gone.next().is_none(), "{when}: prune refused ({error:?}) and deleted {gone:?}");
-                    stopped += 1;
-                }
-            }
-            copy.records = vec![records.clone()];
-            copy.finish().await.unwrap_or_else(|error| panic!("{when}: {error:?}"));
-            copy.assert_restores(&when).await;
-            assert_eq!(lasting(&copy.keys().await), lasting(&finished), "{when}: the next prune left work");
-            let listed = records.list("").await.unwrap().into_iter().map(|meta| meta.key);
-            let acts = listed.filter(|key| key != layout::VAULT).collect::<BTreeSet<String>>();
-            let in_replica: BTreeSet<String> = copy.keys().await.remove(0);
-            assert!(acts.is_subset(&in_replica), "{when}: {acts:?} are left with the records");
-        }
-        let harms = matches!(failure, Failure::Unavailable | Failure::Denied);
-        assert!(!harms || (stopped > 0 && told > 0), "{failure:?}: {stopped} prunes stopped, {told} told");
-    }
-}
-
-/// Its owner configured the wrong bucket: another vault may have a dataset of the same name there.
-#[tokio::test(flavor = "multi_thread")]
-async fn nothing_is_deleted_with_a_place_for_records_that_holds_another_vault() {
-    let prepared = Prepared::new(true).await;
-    let (mut copy, own) = prepared.copy_beside_records().await;
-    let other = MemoryReplica::new(name("records"), "east", prepared.vault.clock.clone());
-    for object in own.list("").await.unwrap() {
-        let mut body = own.get(&object.key, 1 << 20).await.unwrap();
-        if object.key == layout::VAULT {
-            let text = String::from_utf8(body.to_vec()).unwrap();
-            assert!(text.contains(&prepared.keys.vault), "{text}");
-            body = text.replace(&prepared.keys.vault, &"0123".repeat(8)).into();
-        }
-        other.put_new(&object.key, body).await.unwrap();
-    }
-    let other: SharedReplica = Arc::new(other);
-    let held = other.list("").await.unwrap().len();
-    let before = copy.keys().await;
-    copy.records = vec![other.clone()];
-    let refused = copy.prune().await.expect_err("it is refused");
-    assert!(refused.chain().contains("holds the records, and cannot be used"), "{refused:?}");
-    let now = copy.keys().await;
-    assert!(before.iter().zip(&now).all(|(before, now)| before.is_subset(now)), "{before:?} {now:?}");
-    // Nor does a prune with nothing to do tidy there.
-    copy.records = vec![own];
-    copy.finish().await.unwrap();
-    copy.records = vec![other.clone()];
-    let (plan, outcome) = copy.prune().await.unwrap();
-    assert!(plan.is_empty() && !outcome.failures.is_empty(), "{outcome:?}");
-    assert_eq!(other.list("").await.unwrap().len(), held);
 }
 
 /// An object that cannot be deleted keeps what depends on it, and nothing else.
