@@ -54,16 +54,24 @@ pub(crate) enum Action {
 
 pub(crate) const ACTIONS: [Action; 5] = [Action::Backup, Action::Mark, Action::Sweep, Action::CatchUp, Action::Repair];
 
+/// Where replicas lie, and what holds records alone.
+pub(crate) struct Stores {
+    pub(crate) regions: [Region; 2],
+    pub(crate) records: Region,
+}
+
 /// One vault in the two regions, and the host that backs up to it.
 pub(crate) struct Case<'a> {
     pub(crate) label: String,
     pub(crate) totals: &'a Totals,
     pub(crate) judge: Judge,
-    pub(crate) regions: &'a [Region; 2],
+    pub(crate) stores: &'a Stores,
     pub(crate) vault_prefix: String,
     host: BackupHost,
     watch: Arc<Watch>,
     proxies: [CrashProxy; 2],
+    /// Before the place for records, if the vault has one.
+    records: Option<CrashProxy>,
     /// So many seconds the programs and the stores are ahead of the real time.
     ahead: u64,
     began: Instant,
@@ -79,27 +87,37 @@ fn source(host: &BackupHost) -> std::path::PathBuf {
 }
 
 impl<'a> Case<'a> {
-    pub(crate) async fn begin(regions: &'a [Region; 2], seed: u64, number: u64, totals: &'a Totals) -> Self {
+    /// Every other case has two replicas of which one suffices, and every other two have a place
+    /// for records.
+    pub(crate) async fn begin(stores: &'a Stores, seed: u64, number: u64, totals: &'a Totals) -> Self {
         let mut chance = ChaCha8Rng::seed_from_u64(seed);
         chance.set_stream(number);
-        let watch = Arc::new(Watch::default());
+        let (watch, regions) = (Arc::new(Watch::default()), &stores.regions);
         let proxies = [
             CrashProxy::start(regions[0].plain_address(), watch.clone()).await,
             CrashProxy::start(regions[1].plain_address(), watch.clone()).await,
         ];
+        let records = match number / 2 % 2 {
+            0 => None,
+            _ => Some(CrashProxy::start(stores.records.plain_address(), watch.clone()).await),
+        };
         let (vault_prefix, min_replicas) = (format!("vault-{number}"), 1 + usize::try_from(number % 2).unwrap());
-        let sections = Self::sections(regions, &proxies);
+        let sections = Self::sections(stores, &proxies, records.as_ref());
         let host = BackupHost::set_up_in(&vault_prefix, min_replicas, &sections, "kind = \"file\"\npath = \"/\"").await;
         let (replicas, owner) = Self::direct(regions, &host, &vault_prefix).await;
         Self {
-            label: format!("LIFEBOAT_CRASH_SEED={seed}, case {number}, min_replicas = {min_replicas}"),
+            label: format!(
+                "LIFEBOAT_CRASH_SEED={seed}, case {number}, min_replicas = {min_replicas}, records: {}",
+                records.is_some()
+            ),
             totals,
             judge: Judge::new(replicas, owner),
-            regions,
+            stores,
             vault_prefix,
             host,
             watch,
             proxies,
+            records,
             ahead: 0,
             began: Instant::now(),
             chance,
@@ -109,17 +127,23 @@ impl<'a> Case<'a> {
         }
     }
 
-    /// The regions as the programs reach them, behind what belongs to `[limits]`.
-    fn sections(regions: &[Region; 2], proxies: &[CrashProxy; 2]) -> Vec<String> {
+    /// The stores as the programs reach them, behind what belongs to `[limits]`.
+    fn sections(stores: &Stores, proxies: &[CrashProxy; 2], records: Option<&CrashProxy>) -> Vec<String> {
         let limits = format!("run = \"{LONGEST_RUN}s\"\nclock_skew = \"{}s\"\n", (GRACE - LONGEST_RUN) / 2);
-        let replicas = ["north", "south"].iter().zip(regions).zip(proxies).map(|((name, region), proxy)| {
+        let place = |name: &str, region: &Region, proxy: &CrashProxy| {
             let mut replica = region.replica_config(name);
             let ReplicaKind::S3(s3) = &mut replica.kind else { unreachable!("regions are S3") };
             s3.endpoint = Some(format!("http://{}", proxy.address()).parse().unwrap());
             s3.ca_file = None;
             section(&replica)
+        };
+        let [north, south] = &stores.regions;
+        let replicas = [place("north", north, &proxies[0]), place("south", south, &proxies[1])];
+        let records = records.map(|proxy| {
+            let section = place("records", &stores.records, proxy);
+            section.replace("[[replica]]\n", "[[replica]]\nrole = \"records\"\n")
         });
-        std::iter::once(limits).chain(replicas).collect()
+        std::iter::once(limits).chain(replicas).chain(records).collect()
     }
 
     /// The regions without a proxy, and the keys of the owner.
@@ -142,7 +166,7 @@ impl<'a> Case<'a> {
         let source = format!("kind = \"file\"\npath = \"{}\"", source(&self.host).display());
         let keep = if is_on { format!("keep_last = {KEEP_LAST}\n") } else { String::new() };
         let source = format!("{source}\n[dataset.retention]\n{keep}grace = \"{GRACE}s\"");
-        let sections = Self::sections(self.regions, &self.proxies);
+        let sections = Self::sections(self.stores, &self.proxies, self.records.as_ref());
         self.host.configure(self.min_replicas, &sections, &source).await;
     }
 
@@ -340,7 +364,7 @@ impl<'a> Case<'a> {
             self.prune(&format!("at the end, {pause} s later")).await;
         }
         self.succeed("at the end", &["--json", "verify", "data"]).await;
-        let found = self.judge.orphans(&self.label, self.regions, &self.vault_prefix).await;
+        let found = self.judge.orphans(&self.label, self.stores, &self.vault_prefix).await;
         self.totals.add(found);
         self.totals.add_committed(self.judge.committed());
         // As an operator restores it.

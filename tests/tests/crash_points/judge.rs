@@ -12,7 +12,7 @@ use lifeboat_tests::vault::{limits, name, read_all};
 use serde::Deserialize;
 use tokio_util::sync::CancellationToken;
 
-use crate::case::{GRACE, KEEP_LAST};
+use crate::case::{GRACE, KEEP_LAST, Stores};
 
 /// What is wrong, in words.
 #[derive(Debug, Default)]
@@ -178,18 +178,19 @@ impl Judge {
         }
     }
 
-    /// What nobody needs: in each region, packs that no manifest needs, manifests and records
-    /// without a signature, signatures without an object, and whatever has no place in a vault.
-    /// Index segments without a signature do not count: nobody reads them, and they stay for good.
-    pub(crate) async fn orphans(&self, label: &str, regions: &[Region; 2], vault_prefix: &str) -> Found {
+    /// What nobody needs: in a place for records, whatever is no act of a region; in each region,
+    /// packs that no manifest needs, manifests and records without a signature, signatures without
+    /// an object, and whatever has no place in a vault. Index segments without a signature do not
+    /// count: nobody reads them, and they stay for good.
+    pub(crate) async fn orphans(&self, label: &str, stores: &Stores, vault_prefix: &str) -> Found {
         let reader = self.reader(&self.replicas).await;
         let mut needed = BTreeSet::new();
         for listed in reader.snapshots(&dataset()).await.unwrap() {
             let manifest = reader.manifest(&dataset(), &listed.snapshot).await.unwrap();
             needed.extend(manifest.packs.iter().map(|pack| layout::pack(&dataset(), &pack.id)));
         }
-        let mut found = Found::default();
-        for region in regions {
+        let (mut found, mut all) = (Found::default(), BTreeSet::new());
+        for region in &stores.regions {
             let keys = keys(region, vault_prefix).await;
             let signed = [layout::snapshots, layout::indexes, layout::prunes, layout::marks].map(|of| of(&dataset()));
             for key in &keys {
@@ -209,6 +210,12 @@ impl Judge {
             }
             let missing: Vec<&String> = needed.iter().filter(|key| !keys.contains(*key)).collect();
             assert!(missing.is_empty(), "{label}: {} lacks {missing:?}", region.name());
+            all.extend(keys);
+        }
+        let order = layout::order(&dataset());
+        let is_act = |key: &&String| *key == layout::VAULT || (key.starts_with(&order) && all.contains(*key));
+        for key in keys(&stores.records, vault_prefix).await.iter().filter(|key| !is_act(key)) {
+            found.orphans.push(format!("{label}: {key} is left in the place for records"));
         }
         found
     }

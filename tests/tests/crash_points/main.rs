@@ -1,5 +1,6 @@
 //! The programs, killed at random requests to two real stores, in the middle of a backup, of a
-//! prune that marks, of one that sweeps, of a catch-up and of a repair.
+//! prune that marks, of one that sweeps, of a catch-up and of a repair. Half of the vaults have a
+//! third store that holds records alone.
 //!
 //! After each kill: verify finds nothing wrong, what was reported as committed comes back byte by
 //! byte unless retention let it go and its grace period is over, and the next run exits with 0.
@@ -21,7 +22,7 @@ use lifeboat_tests::s3::Region;
 use lifeboat_tests::tally::Tally;
 use tokio::task::JoinSet;
 
-use self::case::{ACTIONS, Action, Case};
+use self::case::{ACTIONS, Action, Case, Stores};
 use self::judge::Found;
 
 /// How often programs are killed if nothing else is asked for.
@@ -65,14 +66,14 @@ impl Totals {
 }
 
 /// Takes case after case, until there are no more.
-async fn work(regions: &[Region; 2], seed: u64, crashes: u64, next: &AtomicU64, totals: &Totals) {
+async fn work(stores: &Stores, seed: u64, crashes: u64, next: &AtomicU64, totals: &Totals) {
     loop {
         let number = next.fetch_add(1, Ordering::SeqCst);
         let before = number * CRASHES_PER_CASE;
         if before >= crashes {
             return;
         }
-        let mut case = Case::begin(regions, seed, number, totals).await;
+        let mut case = Case::begin(stores, seed, number, totals).await;
         case.run(CRASHES_PER_CASE.min(crashes - before)).await;
         case.finish().await;
     }
@@ -83,12 +84,14 @@ async fn programs_that_are_killed_at_any_request_lose_nothing_and_leave_nothing(
     let crashes = asked("LIFEBOAT_CRASHES").unwrap_or(DEFAULT_CRASHES);
     let seed = asked("LIFEBOAT_CRASH_SEED").unwrap_or(1);
     let mut tally = Tally::of("crash_points");
-    let (north, south) = tokio::join!(Region::start("eu-north-1"), Region::start("eu-south-1"));
-    let (regions, totals, next) = (Arc::new([north, south]), Arc::new(Totals::default()), Arc::new(AtomicU64::new(0)));
+    let (north, south, records) =
+        tokio::join!(Region::start("eu-north-1"), Region::start("eu-south-1"), Region::start("eu-west-1"));
+    let stores = Arc::new(Stores { regions: [north, south], records });
+    let (totals, next) = (Arc::new(Totals::default()), Arc::new(AtomicU64::new(0)));
     let mut workers = JoinSet::new();
     for _ in 0..SIDE_BY_SIDE {
-        let (regions, totals, next) = (regions.clone(), totals.clone(), next.clone());
-        workers.spawn(async move { work(&regions, seed, crashes, &next, &totals).await });
+        let (stores, totals, next) = (stores.clone(), totals.clone(), next.clone());
+        workers.spawn(async move { work(&stores, seed, crashes, &next, &totals).await });
     }
     // A panic of one of them is a panic here.
     workers.join_all().await;
