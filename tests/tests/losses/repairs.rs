@@ -168,3 +168,28 @@ async fn two_branches_stop_prune_until_they_are_accepted_and_both_stay() {
     vault.backup(&MemorySource::of(noise(200_000, 3))).await.unwrap();
     vault.prune().await.unwrap();
 }
+
+/// Of acts that one replica lost, nothing is missing while the other answers. But that one may go.
+#[tokio::test(flavor = "multi_thread")]
+async fn acts_that_one_replica_lost_are_told_and_put_back() {
+    let mut prepared = Prepared::new().await;
+    let order = prepared.vault.replica_path(2).join(layout::order(&name(DATASET)));
+    let acts = files_below(&order);
+    for lost in [&acts[..1], &acts[1..2], &acts[acts.len() - 1..], &acts[..]] {
+        prepared.reset();
+        assert_eq!(prepared.verify().await, [""; 0]);
+        let before = prepared.contents();
+        lost.iter().for_each(|act| std::fs::remove_file(act).unwrap());
+        let told = prepared.verify().await;
+        let is_told =
+            |told: &String| told.contains("replica r2") && told.contains("`lifeboat repair shop` puts it back");
+        // The newest act is a mark, which a replica that was away lacks, too.
+        let is_newest = lost.len() == 1 && lost[0] == acts[acts.len() - 1];
+        assert_eq!(told.len(), usize::from(!is_newest), "{lost:?}: {told:?}");
+        assert!(told.iter().all(is_told), "{lost:?}: {told:?}");
+        let report = repaired(&prepared.vault, None).await.unwrap();
+        assert!(report.is_whole() && report.doubts.is_empty(), "{lost:?}: {report:?}");
+        assert_eq!(harmed(&before, &prepared.contents()), [PathBuf::new(); 0], "{lost:?}");
+        assert_eq!(prepared.verify().await, [""; 0], "{lost:?}");
+    }
+}

@@ -4,12 +4,14 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use chrono::{DateTime, SecondsFormat, TimeDelta, Utc};
+use futures::StreamExt;
+use lifeboat_base::Class;
 use lifeboat_format::act::{Act, ActKind};
 use lifeboat_format::id::{Digest, Name, SnapshotId};
 use lifeboat_format::layout;
 use lifeboat_format::manifest::{Manifest, Previous};
 
-use super::{Finding, VerifyReport};
+use super::{Finding, OBJECTS_AT_ONCE, VerifyReport};
 use crate::catalog::inventory::Inventory;
 use crate::catalog::order::{Acts, OrderReader};
 use crate::catalog::outlines::OutlineMap;
@@ -62,6 +64,10 @@ impl Together<'_> {
             emptied: &[],
             before,
         };
+        report.findings.extend(self.lacking(&current));
+        if inventories.len() > 1 {
+            report.findings.extend(self.damaged(&order, &current).await);
+        }
         // Branches are told as forks.
         let mut gaps: Vec<Gap> = known.gaps().into_iter().filter(|gap| !gap.is_branch()).collect();
         if let Some(act) = unsigned_newest(&current, inventories) {
@@ -100,6 +106,67 @@ impl Together<'_> {
             })
         }));
         gaps
+    }
+}
+
+impl Together<'_> {
+    /// A finding for each replica that lacks acts which others hold, and which it has had: it holds
+    /// newer ones, or the snapshots that they commit. One that was away lacks only the newest.
+    fn lacking(&self, current: &Acts) -> Vec<Finding> {
+        let dataset = self.dataset;
+        let lacks = |inventory: &Inventory| {
+            let had = |number: u64, act: &Act| {
+                inventory.acts.last().is_some_and(|newest| number < *newest)
+                    || (act.act == ActKind::Commit && inventory.snapshots.contains(&act.id))
+            };
+            let lost = current
+                .found
+                .iter()
+                .filter(|(number, found)| !inventory.acts.contains(number) && had(**number, &found.act));
+            let lost: Vec<u64> = lost.map(|(number, _)| *number).collect();
+            let (first, more) = (*lost.first()?, lost.len() - 1);
+            let others = if more > 0 { format!(", and so are {more} others") } else { String::new() };
+            Some(Finding {
+                replica: inventory.replica.name().clone(),
+                object: layout::act(dataset, first),
+                problem: format!(
+                    "is missing{others}, and another replica holds it: `lifeboat repair {dataset}` puts it back"
+                ),
+            })
+        };
+        self.inventories.iter().filter_map(lacks).collect()
+    }
+
+    /// A finding for each act that a replica holds damaged, or does not return, and another holds
+    /// whole.
+    async fn damaged(&self, order: &OrderReader<'_>, current: &Acts) -> Vec<Finding> {
+        let dataset = self.dataset;
+        let held = self.inventories.iter().flat_map(|inventory| {
+            let numbers = current.found.keys().filter(move |number| inventory.acts.contains(number));
+            numbers.map(move |number| (&inventory.replica, *number))
+        });
+        let looks = held.map(|(replica, number)| async move {
+            let error = order.fetch(replica, number).await.err().filter(|error| error.class() != Class::Keys)?;
+            let key = layout::act(dataset, number);
+            let is_damaged = error.class() == Class::Integrity;
+            if is_damaged && replica.head(&key).await.is_ok_and(|found| found.is_none()) {
+                // It was swept since it was listed.
+                return None;
+            }
+            let way_on = format!(". Another replica holds it: `lifeboat verify {dataset} --repair` replaces it");
+            let way_on = if is_damaged { way_on.as_str() } else { "" };
+            Some(Finding {
+                replica: replica.name().clone(),
+                object: key,
+                problem: format!("{}{way_on}", error.chain()),
+            })
+        });
+        let mut found = futures::stream::iter(looks).buffered(OBJECTS_AT_ONCE);
+        let mut findings = Vec::new();
+        while let Some(finding) = found.next().await {
+            findings.extend(finding);
+        }
+        findings
     }
 }
 
