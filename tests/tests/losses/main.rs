@@ -399,7 +399,7 @@ async fn what_a_killed_first_run_left_goes_after_the_grace_period() {
     let mut vault = TestVault::new(1, 1).await;
     let grace = vault.config.limits.longest_run();
     vault.config.datasets[0].retention = Retention { keep_last: 9, grace, ..Retention::default() };
-    let killed = vault.backup(&MemorySource::of(noise(90_000, 99))).await.unwrap().snapshot;
+    let killed = vault.backup(&MemorySource::of(noise(90_000, 12_345))).await.unwrap().snapshot;
     let (place, hand) = (vault.replica_path(1), Hand::of(&vault.config, &vault.master));
     let manifest = layout::manifest(&name(DATASET), &killed);
     std::fs::remove_file(place.join(layout::signature(&manifest))).unwrap();
