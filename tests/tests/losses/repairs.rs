@@ -189,7 +189,7 @@ async fn acts_that_one_replica_lost_are_told_and_put_back() {
         assert!(told.iter().all(is_told), "{lost:?}: {told:?}");
         let report = repaired(&prepared.vault, None).await.unwrap();
         assert!(report.is_whole() && report.doubts.is_empty(), "{lost:?}: {report:?}");
-        assert_eq!(harmed(&before, &prepared.contents()), [PathBuf::new(); 0], "{lost:?}");
+        assert!(harmed(&before, &prepared.contents()).is_empty(), "{lost:?}");
         assert_eq!(prepared.verify().await, [""; 0], "{lost:?}");
     }
 }
