@@ -31,7 +31,7 @@ enum Upkeep {
     Repair,
 }
 
-async fn objects(replica: &SharedReplica) -> BTreeMap<String, Bytes> {
+pub(crate) async fn objects(replica: &SharedReplica) -> BTreeMap<String, Bytes> {
     let mut objects = BTreeMap::new();
     for object in replica.list("").await.unwrap() {
         let body = replica.get(&object.key, u64::MAX).await.unwrap();
@@ -71,7 +71,7 @@ async fn behind(prepared: &Prepared, behind: usize) -> (VaultCopy<'_>, SnapshotI
 
 /// The kinds of fault that are tried at this call: all if `LIFEBOAT_EVERY_FAULT` is set. Otherwise
 /// two, others at the next call, so that each kind is met by every seventh call.
-fn failures_at(call: u64) -> Vec<Failure> {
+pub(crate) fn failures_at(call: u64) -> Vec<Failure> {
     let takes_all = takes_every_fault();
     let all = Failure::all(HANG_TIME).into_iter().zip(0..);
     all.filter(|(_, at)| takes_all || (call + at).is_multiple_of(7)).map(|(failure, _)| failure).collect()
